@@ -1,0 +1,254 @@
+//! What each command does: from what was typed to a call into the library and a printed report.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use log::warn;
+
+use crate::catalogue;
+use crate::cli::{Check, Cli, Command, Fetch, Output, Paths, Providers, Run, Small};
+use crate::compile::{Names, compile};
+use crate::config::{AttachMode, Config};
+use crate::control;
+use crate::daemon::{self, Daemon};
+use crate::dataplane;
+use crate::gather::{gather, used};
+use crate::policy::{Snapshot, Source};
+use crate::record::Record;
+use crate::report::{self, Plan, Status};
+use crate::source::Fetcher;
+
+const CONFIG: &str = "/etc/allowlist/allowlist.toml";
+
+/// Warnings and errors as lines on standard error; `RUST_LOG` says which (default: info and up).
+pub fn start_log() {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"))
+        .format(|out, record| {
+            let level = match record.level() {
+                log::Level::Error => "error: ",
+                log::Level::Warn => "warning: ",
+                _ => "",
+            };
+            writeln!(out, "{level}{}", record.args())
+        })
+        .init();
+}
+
+/// Carries out what was typed.
+pub fn run(cli: Cli) -> Result<()> {
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let done = runtime.block_on(async {
+        let paths = cli.paths;
+        match cli.command {
+            Command::Run(run) => filter(paths, run).await,
+            Command::Check(check) => print_plan(&paths, check).await,
+            Command::Fetch(fetch) => print_feed(&paths, &fetch).await,
+            Command::Providers(providers) => print_providers(&providers),
+            Command::Status(output) => print_status(&paths, output).await,
+            Command::List(output) => print_list(&paths, output),
+            Command::Detach(output) => detach(&paths, output),
+        }
+    });
+    // A fetch that hangs in a resolver must not hold up the exit.
+    runtime.shutdown_background();
+    done
+}
+
+async fn filter(paths: Paths, run: Run) -> Result<()> {
+    let mut config = config(&paths, run.small)?;
+    if let Some(mode) = run.attach_mode {
+        config.attach = AttachMode::from(mode);
+    }
+    if config.interfaces.is_empty() {
+        bail!("no interface to filter on; set `interfaces` in the configuration, or give --iface");
+    }
+    for warning in config.warnings() {
+        warn!("{warning}");
+    }
+    let options = daemon::Options {
+        paths,
+        keep: run.keep,
+        trace: run.trace,
+    };
+    Daemon::start(config, options).await?.serve().await
+}
+
+async fn print_plan(paths: &Paths, check: Check) -> Result<()> {
+    let config = config(paths, check.small)?;
+    let mut warnings = config.warnings();
+    if check.output.json {
+        for warning in &warnings {
+            warn!("{warning}");
+        }
+        warnings.clear();
+    }
+    let mut snapshot = Snapshot::new();
+    let mut failed = 0;
+    for (source, fetched) in gather(used(&config.policy).cloned().collect()).await {
+        match fetched {
+            Ok(feed) => {
+                snapshot.insert(source.name.clone(), feed);
+            }
+            Err(error) => {
+                failed += 1;
+                log::error!("{error}");
+            }
+        }
+    }
+    if failed > 0 {
+        bail!("{failed} of the sources could not be had, so nothing would be published");
+    }
+    let tables = compile(
+        &config.policy,
+        &snapshot,
+        config.max_prefixes,
+        &Names::default(),
+    )?;
+    let record = Record::of(
+        1,
+        &tables.names,
+        &config.policy,
+        &snapshot,
+        &BTreeMap::new(),
+    );
+    let plan = Plan {
+        config: &config,
+        record: &record,
+        tables: &tables,
+        warnings: &warnings,
+    };
+    if check.output.json {
+        print_json(&plan.json())
+    } else {
+        print(&plan.text())
+    }
+}
+
+async fn print_feed(paths: &Paths, fetch: &Fetch) -> Result<()> {
+    let source = source(paths, &fetch.name)?;
+    if let Some(warning) = &source.warning {
+        warn!("{}: {warning}", source.name);
+    }
+    let feed = Fetcher::new().fetch(&source).await?;
+    if fetch.output.json {
+        print_json(&report::feed_json(&source, &feed))
+    } else {
+        print(&report::feed_text(&feed))
+    }
+}
+
+/// A source of the configuration; without one of that name, the catalogued provider.
+fn source(paths: &Paths, name: &str) -> Result<Source> {
+    let provider = catalogue::find(name).map(|provider| provider.source(name, &[]));
+    let configured = match (&paths.config, Path::new(CONFIG).exists(), &provider) {
+        (Some(file), ..) => Some(Config::load(file)?),
+        (None, true, None) => Some(Config::load(Path::new(CONFIG))?),
+        _ => None,
+    };
+    if let Some(source) = configured
+        .as_ref()
+        .and_then(|config| config.policy.source(name))
+    {
+        return Ok(source.clone());
+    }
+    provider.with_context(|| {
+        let sources = configured.map_or_else(Vec::new, |config| config.policy.sources);
+        let names: Vec<_> = sources.iter().map(|source| &*source.name).collect();
+        format!(
+            "there is no source or provider {name:?}; the configuration has {}, and `allowlist providers` lists the catalogue",
+            if names.is_empty() { "no source".to_owned() } else { names.join(", ") }
+        )
+    })
+}
+
+fn print_providers(providers: &Providers) -> Result<()> {
+    let word = providers.word.as_deref().unwrap_or_default().to_lowercase();
+    let found: Vec<_> = catalogue::all()
+        .iter()
+        .filter(|provider| {
+            provider.name.contains(&word) || provider.title.to_lowercase().contains(&word)
+        })
+        .collect();
+    if providers.output.json {
+        return print_json(&report::providers_json(&found));
+    }
+    if found.is_empty() {
+        bail!("no provider has {word:?} in its name or title; `allowlist providers` lists all");
+    }
+    print(&report::providers_text(&found))
+}
+
+async fn print_status(paths: &Paths, output: Output) -> Result<()> {
+    // The kernel is asked, not the daemon: what is in force counts, whoever is still running.
+    let mut status = Status::read(&paths.pin_dir, &paths.state_dir)?;
+    status.daemon = control::ask(&paths.socket).await;
+    if output.json {
+        print_json(&status.json())
+    } else {
+        print(&status.text())
+    }
+}
+
+fn print_list(paths: &Paths, output: Output) -> Result<()> {
+    let list = report::List::read(&paths.pin_dir, &paths.state_dir)?;
+    if output.json {
+        print_json(&list.json())
+    } else {
+        print(&list.text())
+    }
+}
+
+fn detach(paths: &Paths, output: Output) -> Result<()> {
+    let interfaces = dataplane::detach_all(&paths.pin_dir)?;
+    if output.json {
+        return print_json(&serde_json::json!({ "detached": interfaces }));
+    }
+    if interfaces.is_empty() {
+        print("no interface was filtered; what was left of a filter is removed\n")
+    } else {
+        print(&format!(
+            "detached from {}: everything passes\n",
+            interfaces.join(", ")
+        ))
+    }
+}
+
+/// The file, or the small configuration that the options make.
+fn config(paths: &Paths, small: Small) -> Result<Config> {
+    if small.is_policy() {
+        if let Some(file) = &paths.config {
+            bail!(
+                "--allow, --provider and --port make a configuration of their own, and {} is another; leave one out",
+                file.display()
+            );
+        }
+        return Ok(Config::small(
+            small.iface,
+            small.allow,
+            small.provider,
+            small.port,
+        )?);
+    }
+    let mut config = Config::load(paths.config.as_deref().unwrap_or(Path::new(CONFIG)))?;
+    if !small.iface.is_empty() {
+        config.interfaces = small.iface;
+    }
+    Ok(config)
+}
+
+fn print_json(document: &serde_json::Value) -> Result<()> {
+    print(&format!("{document:#}\n"))
+}
+
+/// Prints to standard output. A reader that has seen enough (`| head`) is no error.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output")
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,314 @@
+//! The configuration: TOML text, or what was typed instead of it, to validated words.
+//!
+//! Invariants: a `Config` that exists is right by itself: every name that it uses exists, every
+//! prefix, port, URL and duration is one, and nothing in the text was ignored. All that is wrong is
+//! reported at once, each with its place, its key and what would be right. `parse` does no input or
+//! output: whether a file, an interface or a vendor is there is for others to find out.
+
+mod document;
+mod read;
+mod sources;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use crate::catalogue;
+use crate::feed;
+use crate::policy::{DefaultVerdict, Mode, Origin, Policy, Ports, Service, Source};
+use document::Problems;
+
+/// Everything that a run needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where packets are filtered; may be empty, for the command line to fill in.
+    pub interfaces: Vec<String>,
+    /// Whether verdicts are carried out.
+    pub mode: Mode,
+    /// For traffic that no service covers.
+    pub default: DefaultVerdict,
+    /// How the program is attached.
+    pub attach: AttachMode,
+    /// Room that is set aside in the kernel.
+    pub max_prefixes: u32,
+    /// Who may reach what.
+    pub policy: Policy,
+}
+
+/// How the kernel runs the program: `attach_mode = "…"`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttachMode {
+    /// Native where the driver can, else generic with a warning.
+    #[default]
+    Auto,
+    /// In the driver, before the kernel's network stack.
+    Native,
+    /// In the network stack: slower, works on every interface.
+    Generic,
+    /// On the network card.
+    Offload,
+}
+
+/// `max_prefixes`, unless it is configured.
+const MAX_PREFIXES: u32 = 250_000;
+/// IFNAMSIZ without its terminating zero.
+const MAX_INTERFACE_BYTES: usize = 15;
+/// How many problems an error prints; the rest are counted.
+const SHOWN_PROBLEMS: usize = 20;
+
+impl Config {
+    /// Reads and validates a file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let unreadable = |cause| ConfigError::Unreadable {
+            file: path.to_owned(),
+            cause,
+        };
+        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        Self::parse(&text, path)
+    }
+
+    /// Validates `text`; `file` is named in errors, and its folder is where relative paths start.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
+        let mut problems = Problems::default();
+        let config = match document::parse(text, &mut problems) {
+            Some(document) => {
+                let folder = file.parent().unwrap_or(Path::new(""));
+                read::config(&document, folder, &mut problems)
+            }
+            None => Self::new(Vec::new(), Policy::default()),
+        };
+        problems.result(config, text, file)
+    }
+
+    /// One service, `cli`, from the options that do without a file.
+    pub fn small(
+        interfaces: Vec<String>,
+        allow: Vec<IpNet>,
+        providers: Vec<String>,
+        ports: Vec<Ports>,
+    ) -> Result<Self, ConfigError> {
+        let mut problems = Vec::new();
+        let mut wrong = |option: &str, message: String| {
+            problems.push(Problem {
+                place: None,
+                key: option.to_owned(),
+                message,
+            });
+        };
+        for name in &interfaces {
+            if let Err(message) = check_interface(name) {
+                wrong("--iface", message);
+            }
+        }
+        for prefix in &allow {
+            if let Err(error) = feed::check_prefix(*prefix) {
+                wrong("--allow", error.to_string());
+            }
+        }
+        let providers: BTreeSet<String> = providers.into_iter().collect();
+        let mut sources = Vec::new();
+        for name in &providers {
+            match catalogue::find(name) {
+                Some(provider) => sources.push(provider.source(name, &[])),
+                None => wrong("--provider", unknown_provider(name)),
+            }
+        }
+        if allow.is_empty() && providers.is_empty() {
+            wrong(
+                "--allow",
+                "nobody is let in; give --allow PREFIX or --provider NAME".to_owned(),
+            );
+        }
+        if ports.is_empty() {
+            wrong(
+                "--port",
+                "nothing is protected; give --port, such as --port tcp/443".to_owned(),
+            );
+        }
+        if !problems.is_empty() {
+            return Err(ConfigError::Invalid(problems));
+        }
+        if !allow.is_empty() {
+            sources.push(Source::new("cli", Origin::Prefixes(sorted(allow))));
+        }
+        sources.sort_by(|a, b| a.name.cmp(&b.name));
+        let service = Service {
+            name: "cli".to_owned(),
+            ports,
+            allow: sources.iter().map(|source| source.name.clone()).collect(),
+        };
+        Ok(Self::new(
+            interfaces,
+            Policy {
+                services: vec![service],
+                sources,
+            },
+        ))
+    }
+
+    /// What is legal, and yet probably not what was meant.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.interfaces.is_empty() {
+            warnings.push("no interface is named: set `interfaces` or give --iface".to_owned());
+        }
+        if self.policy.services.is_empty() {
+            warnings.push("no service is protected: add a [services.NAME] table".to_owned());
+        }
+        if self.default == DefaultVerdict::Drop {
+            warnings.push(
+                "default = \"drop\" also drops the answers to this host's own connections: name \
+                 resolution, time and updates will fail unless a service covers them"
+                    .to_owned(),
+            );
+        }
+        for service in &self.policy.services {
+            for source in service
+                .allow
+                .iter()
+                .filter_map(|name| self.policy.source(name))
+            {
+                if let Origin::Prefixes(prefixes) = &source.origin {
+                    for everyone in prefixes.iter().filter(|prefix| prefix.prefix_len() == 0) {
+                        warnings.push(format!(
+                            "services.{} is open to everyone: sources.{} holds {everyone}",
+                            service.name, source.name,
+                        ));
+                    }
+                }
+            }
+        }
+        for source in &self.policy.sources {
+            if !self
+                .policy
+                .services
+                .iter()
+                .any(|service| service.allow.contains(&source.name))
+            {
+                warnings.push(format!(
+                    "sources.{} is not used: name it in a service's `allow`, or remove it",
+                    source.name,
+                ));
+            } else if let Some(warning) = &source.warning {
+                warnings.push(format!("sources.{}: {warning}", source.name));
+            }
+        }
+        warnings
+    }
+
+    fn new(interfaces: Vec<String>, policy: Policy) -> Self {
+        Self {
+            interfaces,
+            mode: Mode::default(),
+            default: DefaultVerdict::default(),
+            attach: AttachMode::default(),
+            max_prefixes: MAX_PREFIXES,
+            policy,
+        }
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is not there, or is not text, or may not be read.
+    #[error("{}: cannot be read: {cause}; check the path and its permissions", file.display())]
+    Unreadable {
+        /// As it was given.
+        file: PathBuf,
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
+    /// Everything that is wrong, in the order of the text. Printed a line each.
+    #[error("{}", Lines(.0))]
+    Invalid(Vec<Problem>),
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// File, line and column, both from 1; none for what was typed on the command line.
+    pub place: Option<(PathBuf, usize, usize)>,
+    /// The key, such as `sources.office.prefixes[1]`, or the option; may be empty.
+    pub key: String,
+    /// What is wrong, then what would be right.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((file, line, column)) = &self.place {
+            write!(out, "{}:{line}:{column}: ", file.display())?;
+        }
+        if !self.key.is_empty() {
+            write!(out, "{}: ", self.key)?;
+        }
+        out.write_str(&self.message)
+    }
+}
+
+struct Lines<'p>(&'p [Problem]);
+
+impl fmt::Display for Lines<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().take(SHOWN_PROBLEMS).enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(out, "{separator}{problem}")?;
+        }
+        match self.0.len().saturating_sub(SHOWN_PROBLEMS) {
+            0 => Ok(()),
+            more => write!(out, "\nand {more} more"),
+        }
+    }
+}
+
+fn check_interface(name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Err("is empty; write an interface's name, such as \"eth0\"".to_owned());
+    }
+    if name.len() > MAX_INTERFACE_BYTES || name.contains(|c: char| c == '/' || c.is_whitespace()) {
+        return Err(format!(
+            "{name:?} cannot be an interface; the kernel's names have up to {MAX_INTERFACE_BYTES} \
+             bytes, without spaces and slashes"
+        ));
+    }
+    Ok(())
+}
+
+fn unknown_provider(name: &str) -> String {
+    let names: Vec<_> = catalogue::all()
+        .iter()
+        .map(|provider| provider.name)
+        .collect();
+    match nearest(name, &names) {
+        Some(near) => format!("there is no provider {name:?}; did you mean {near:?}?"),
+        None => format!(
+            "there is no provider {name:?}; there are {}",
+            names.join(", ")
+        ),
+    }
+}
+
+/// What was probably meant by `name`, if anything comes near.
+fn nearest<'n>(name: &str, known: &[&'n str]) -> Option<&'n str> {
+    let near = |known: &&'n str| strsim::jaro_winkler(name, known);
+    let best = known
+        .iter()
+        .copied()
+        .max_by(|a, b| near(a).total_cmp(&near(b)))?;
+    (near(&best) > 0.8).then_some(best)
+}
+
+fn sorted(mut prefixes: Vec<IpNet>) -> Vec<IpNet> {
+    prefixes.sort_unstable();
+    prefixes.dedup();
+    prefixes
+}

@@ -1,0 +1,210 @@
+//! A TOML document whose values know where they stand, and the list of what is wrong with it.
+//!
+//! Invariants: a value of the wrong type or an unknown key is reported where it is read, and reading
+//! goes on, so that one run shows every mistake. Knows TOML, and nothing of what the keys mean.
+
+use std::path::Path;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::{ConfigError, Problem, nearest};
+
+/// The document, if its text is TOML.
+pub(super) fn parse<'t>(text: &'t str, problems: &mut Problems) -> Option<Spanned<DeTable<'t>>> {
+    let (document, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        let at = error.span().map_or(text.len(), |span| span.start);
+        problems.add(at, "", format!("is not TOML: {}", error.message()));
+    }
+    errors.is_empty().then_some(document)
+}
+
+/// What is wrong so far, by position in the text.
+#[derive(Default)]
+pub(super) struct Problems(Vec<(usize, String, String)>);
+
+impl Problems {
+    pub(super) fn add(&mut self, at: usize, key: &str, message: impl Into<String>) {
+        self.0.push((at, key.to_owned(), message.into()));
+    }
+
+    /// `value` if nothing was wrong, else everything that was, in the order of the text.
+    pub(super) fn result<T>(mut self, value: T, text: &str, file: &Path) -> Result<T, ConfigError> {
+        if self.0.is_empty() {
+            return Ok(value);
+        }
+        self.0.sort();
+        let (mut line, mut line_start, mut seen) = (1, 0, 0);
+        let problems = self.0.into_iter().map(|(at, key, message)| {
+            // One walk over the text for all: they are in order.
+            for (newline, _) in text[seen..at].match_indices('\n') {
+                line += 1;
+                line_start = seen + newline + 1;
+            }
+            seen = at;
+            let column = text[line_start..at].chars().count() + 1;
+            Problem {
+                place: Some((file.to_owned(), line, column)),
+                key,
+                message,
+            }
+        });
+        Err(ConfigError::Invalid(problems.collect()))
+    }
+}
+
+/// A value, the path of keys that leads to it, and where it stands.
+pub(super) struct Node<'d> {
+    pub(super) key: String,
+    pub(super) at: usize,
+    value: &'d DeValue<'d>,
+}
+
+impl<'d> Node<'d> {
+    /// Reports that this value is wrong.
+    pub(super) fn wrong(&self, problems: &mut Problems, message: impl Into<String>) {
+        problems.add(self.at, &self.key, message);
+    }
+
+    pub(super) fn text(&self, problems: &mut Problems) -> Option<&'d str> {
+        match self.value {
+            DeValue::String(text) => Some(text),
+            _ => self.wrong_type(problems, "a string"),
+        }
+    }
+
+    /// None, with nothing reported, if it is not an integer that fits.
+    pub(super) fn integer(&self) -> Option<u64> {
+        match self.value {
+            DeValue::Integer(integer) => {
+                u64::from_str_radix(integer.as_str(), integer.radix()).ok()
+            }
+            _ => None,
+        }
+    }
+
+    /// None, with nothing reported, if it is not a string.
+    pub(super) fn string(&self) -> Option<&'d str> {
+        match self.value {
+            DeValue::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_empty_array(&self) -> bool {
+        matches!(self.value, DeValue::Array(items) if items.is_empty())
+    }
+
+    pub(super) fn items(&self, problems: &mut Problems) -> Option<Vec<Node<'d>>> {
+        let DeValue::Array(items) = self.value else {
+            return self.wrong_type(problems, "an array");
+        };
+        let item = |(index, item): (usize, &'d Spanned<DeValue<'d>>)| Node {
+            key: format!("{}[{index}]", self.key),
+            at: item.span().start,
+            value: item.get_ref(),
+        };
+        Some(items.iter().enumerate().map(item).collect())
+    }
+
+    pub(super) fn table(&self, problems: &mut Problems) -> Option<Table<'d>> {
+        match self.value {
+            DeValue::Table(table) => Some(Table {
+                key: self.key.clone(),
+                at: self.at,
+                entries: table,
+            }),
+            _ => self.wrong_type(problems, "a table"),
+        }
+    }
+
+    fn wrong_type<T>(&self, problems: &mut Problems, wanted: &str) -> Option<T> {
+        let found = match self.value {
+            DeValue::String(_) => "a string",
+            DeValue::Integer(_) => "an integer",
+            DeValue::Float(_) => "a float",
+            DeValue::Boolean(_) => "a boolean",
+            DeValue::Datetime(_) => "a date",
+            DeValue::Array(_) => "an array",
+            DeValue::Table(_) => "a table",
+        };
+        self.wrong(problems, format!("is {found}; it must be {wanted}"));
+        None
+    }
+}
+
+/// A table, and where it (or, if it has a header or a key, its name) stands.
+pub(super) struct Table<'d> {
+    pub(super) key: String,
+    pub(super) at: usize,
+    entries: &'d DeTable<'d>,
+}
+
+impl<'d> Table<'d> {
+    pub(super) fn root(document: &'d Spanned<DeTable<'d>>) -> Self {
+        Self {
+            key: String::new(),
+            at: 0,
+            entries: document.get_ref(),
+        }
+    }
+
+    /// Reports every key that is not among `known`.
+    pub(super) fn only(&self, known: &[&str], problems: &mut Problems) {
+        for name in self.entries.keys() {
+            if !known.contains(&name.get_ref().as_ref()) {
+                let message = match nearest(name.get_ref(), known) {
+                    Some(near) => format!("unknown key; did you mean `{near}`?"),
+                    None => format!("unknown key; the keys here are {}", known.join(", ")),
+                };
+                problems.add(name.span().start, &self.path(name.get_ref()), message);
+            }
+        }
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<Node<'d>> {
+        let value = self.entries.get(name)?;
+        Some(Node {
+            key: self.path(name),
+            at: value.span().start,
+            value: value.get_ref(),
+        })
+    }
+
+    /// Every entry, by name; each stands where its name stands.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&'d str, Node<'d>)> {
+        self.entries.iter().map(|(name, value)| {
+            let (at, name) = (name.span().start, name.get_ref().as_ref());
+            (
+                name,
+                Node {
+                    key: self.path(name),
+                    at,
+                    value: value.get_ref(),
+                },
+            )
+        })
+    }
+
+    pub(super) fn wrong(&self, problems: &mut Problems, message: impl Into<String>) {
+        problems.add(self.at, &self.key, message);
+    }
+
+    fn path(&self, name: &str) -> String {
+        let bare = !name.is_empty()
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        let name = if bare {
+            name.to_owned()
+        } else {
+            format!("{name:?}")
+        };
+        if self.key.is_empty() {
+            name
+        } else {
+            format!("{}.{name}", self.key)
+        }
+    }
+}

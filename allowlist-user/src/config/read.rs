@@ -1,0 +1,230 @@
+//! What each key of a configuration means, and what it may say; for sources see `sources`.
+//!
+//! Invariant: whatever is wrong is reported with its remedy, its default stands in for it, and reading
+//! goes on. Does no input or output.
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+use toml::Spanned;
+use toml::de::DeTable;
+
+use super::document::{Node, Problems, Table};
+use super::sources::read_sources;
+use super::{AttachMode, Config, MAX_PREFIXES, check_interface, nearest};
+use crate::policy::{DefaultVerdict, Mode, Policy, Service};
+
+const MAX_PREFIXES_RANGE: RangeInclusive<u64> = 1..=4_000_000;
+/// The kernel's value for a source is a set of services in 64 bits.
+const MAX_SERVICES: usize = 64;
+/// A name is also a file name and a metric's label.
+const MAX_NAME_BYTES: usize = 63;
+
+/// The document as a configuration; what is wrong with it is in `problems`, and stands as its default.
+pub(super) fn config(
+    document: &Spanned<DeTable>,
+    folder: &Path,
+    problems: &mut Problems,
+) -> Config {
+    let root = &Table::root(document);
+    let keys = [
+        "interfaces",
+        "mode",
+        "default",
+        "attach_mode",
+        "max_prefixes",
+        "services",
+        "sources",
+    ];
+    root.only(&keys, problems);
+    let modes = [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
+    let verdicts = [
+        ("pass", DefaultVerdict::Pass),
+        ("drop", DefaultVerdict::Drop),
+    ];
+    let attach_modes = [
+        ("auto", AttachMode::Auto),
+        ("native", AttachMode::Native),
+        ("generic", AttachMode::Generic),
+        ("offload", AttachMode::Offload),
+    ];
+    let sources = read_sources(root, folder, problems);
+    let services = read_services(root, problems);
+    Config {
+        interfaces: read_interfaces(root, problems),
+        mode: read_choice(root, "mode", &modes, problems),
+        default: read_choice(root, "default", &verdicts, problems),
+        attach: read_choice(root, "attach_mode", &attach_modes, problems),
+        max_prefixes: read_max_prefixes(root, problems),
+        policy: Policy { services, sources },
+    }
+}
+
+fn read_interfaces(root: &Table, problems: &mut Problems) -> Vec<String> {
+    let Some(node) = root.get("interfaces") else {
+        return Vec::new();
+    };
+    read_distinct(&node, problems, |name| {
+        check_interface(name).map(|()| name.to_owned())
+    })
+}
+
+pub(super) fn read_choice<T: Copy + Default>(
+    table: &Table,
+    key: &str,
+    choices: &[(&str, T)],
+    problems: &mut Problems,
+) -> T {
+    let Some(node) = table.get(key) else {
+        return T::default();
+    };
+    let Some(text) = node.text(problems) else {
+        return T::default();
+    };
+    let choice = choices.iter().find(|(name, _)| *name == text);
+    if choice.is_none() {
+        let names: Vec<_> = choices
+            .iter()
+            .map(|(name, _)| format!("\"{name}\""))
+            .collect();
+        node.wrong(
+            problems,
+            format!("{text:?} is not known here; write {}", names.join(" or ")),
+        );
+    }
+    choice.map_or_else(T::default, |(_, value)| *value)
+}
+
+fn read_max_prefixes(root: &Table, problems: &mut Problems) -> u32 {
+    let Some(node) = root.get("max_prefixes") else {
+        return MAX_PREFIXES;
+    };
+    match node.integer() {
+        Some(number) if MAX_PREFIXES_RANGE.contains(&number) => number as u32,
+        _ => {
+            let (low, high) = (MAX_PREFIXES_RANGE.start(), MAX_PREFIXES_RANGE.end());
+            node.wrong(
+                problems,
+                format!("is out of range; write an integer from {low} to {high}"),
+            );
+            MAX_PREFIXES
+        }
+    }
+}
+
+fn read_services(root: &Table, problems: &mut Problems) -> Vec<Service> {
+    let Some(table) = root.get("services").and_then(|node| node.table(problems)) else {
+        return Vec::new();
+    };
+    let defined = root
+        .get("sources")
+        .and_then(|node| node.table(&mut Problems::default()));
+    let defined: Vec<_> = defined
+        .iter()
+        .flat_map(Table::entries)
+        .map(|(name, _)| name)
+        .collect();
+    let mut services = Vec::new();
+    for (count, (name, node)) in table.entries().enumerate() {
+        if count == MAX_SERVICES {
+            node.wrong(
+                problems,
+                format!(
+                    "is one service too many; {MAX_SERVICES} are possible: merge some that allow \
+                     the same sources"
+                ),
+            );
+        }
+        check_name(name, &node, problems);
+        if let Some(table) = node.table(problems) {
+            services.push(read_service(name, &table, &defined, problems));
+        }
+    }
+    services
+}
+
+fn read_service(name: &str, table: &Table, defined: &[&str], problems: &mut Problems) -> Service {
+    table.only(&["ports", "allow"], problems);
+    let otherwise = "it protects nothing; write what it covers, such as ports = [\"tcp/443\"]";
+    let ports = read_filled(table, "ports", otherwise, problems, str::parse);
+    let otherwise =
+        "nobody could reach it; name its sources, such as allow = [\"office\"], or remove it";
+    let allow = read_filled(table, "allow", otherwise, problems, |name| {
+        let is_defined = defined.contains(&name);
+        is_defined
+            .then(|| name.to_owned())
+            .ok_or_else(|| unknown_source(name, defined))
+    });
+    Service {
+        name: name.to_owned(),
+        ports,
+        allow,
+    }
+}
+
+/// The items of an array of strings; what `read` refuses is reported, and left out.
+pub(super) fn read_list<T>(
+    node: &Node,
+    problems: &mut Problems,
+    mut read: impl FnMut(&str) -> Result<T, String>,
+) -> Vec<T> {
+    let items = node.items(problems).unwrap_or_default();
+    let mut read_item = |item: Node| {
+        let value = read(item.text(problems)?);
+        value.map_err(|message| item.wrong(problems, message)).ok()
+    };
+    items.into_iter().filter_map(&mut read_item).collect()
+}
+
+/// `read_list` where a repetition is a slip of the pen. Not for prefixes, whose lists
+/// are pasted together.
+fn read_distinct<T>(
+    node: &Node,
+    problems: &mut Problems,
+    read: impl Fn(&str) -> Result<T, String>,
+) -> Vec<T> {
+    let mut seen = BTreeSet::new();
+    read_list(node, problems, |text| {
+        if !seen.insert(text.to_owned()) {
+            return Err(format!("{text:?} is named twice; remove one"));
+        }
+        read(text)
+    })
+}
+
+/// `read_distinct` of an array that must be there and hold something; `otherwise` says why, and what
+/// to write.
+pub(super) fn read_filled<T>(
+    table: &Table,
+    key: &str,
+    otherwise: &str,
+    problems: &mut Problems,
+    read: impl Fn(&str) -> Result<T, String>,
+) -> Vec<T> {
+    let Some(node) = table.get(key) else {
+        table.wrong(problems, format!("has no `{key}`: {otherwise}"));
+        return Vec::new();
+    };
+    if node.is_empty_array() {
+        node.wrong(problems, format!("is empty: {otherwise}"));
+    }
+    read_distinct(&node, problems, read)
+}
+
+pub(super) fn check_name(name: &str, node: &Node, problems: &mut Problems) {
+    let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+    if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.bytes().all(is_plain) {
+        node.wrong(
+            problems,
+            format!("is not a name; use a-z, 0-9, - and _, up to {MAX_NAME_BYTES} characters"),
+        );
+    }
+}
+
+fn unknown_source(name: &str, defined: &[&str]) -> String {
+    match nearest(name, defined) {
+        Some(near) => format!("there is no source {name:?}; did you mean {near:?}?"),
+        None => format!("there is no source {name:?}; add a [sources.{name}] table"),
+    }
+}

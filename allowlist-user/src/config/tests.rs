@@ -1,0 +1,611 @@
+//! Configurations and what is said about them.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::policy::Http;
+
+/// A service and a source of everything right, for the case's own text to be wrong beside.
+const RIGHT: &str = r#"
+[services.web]
+ports = ["tcp/443"]
+allow = ["office"]
+[sources.office]
+prefixes = ["203.0.113.0/24"]
+"#;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(text, Path::new("/etc/allowlist/a.toml"))
+}
+
+fn parse_right(text: &str) -> Config {
+    parse(text).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// `expected` is what is printed, without the file's folder.
+#[track_caller]
+fn check_wrong(text: &str, expected: &str) {
+    let error = parse(text).expect_err("must be refused").to_string();
+    assert_eq!(
+        error.replace("/etc/allowlist/", ""),
+        expected,
+        "\nof {text}"
+    );
+}
+
+#[test]
+fn reads_everything() {
+    let config = parse_right(
+        r#"
+        interfaces = ["eth0", "eth1"]
+        mode = "observe"
+        default = "drop"
+        attach_mode = "generic"
+        max_prefixes = 1_000_000
+
+        [services.webhooks]
+        ports = ["tcp/443", "udp/5000-5010", "icmp", "any"]
+        allow = ["pagerduty", "workato", "mirror", "list", "office"]
+
+        [sources.pagerduty]
+        provider = "pagerduty-webhooks-eu"
+        every = "15m"
+
+        [sources.workato]
+        provider = "workato"
+        regions = ["EU", "kr"]
+
+        [sources.mirror]
+        provider = "pagerduty-webhooks-legacy"
+        url = "http://localhost:8080/webhook_ips"
+
+        [sources.list]
+        url = "https://me:secret@example.com/list?all"
+        format = "json"
+        every = "1day"
+        timeout = "5s"
+        max_size = "512KiB"
+        ca_file = "ca.pem"
+
+        [sources.office]
+        file = "/srv/office.txt"
+        "#,
+    );
+    assert_eq!(config.interfaces, ["eth0", "eth1"]);
+    assert_eq!(config.mode, Mode::Observe);
+    assert_eq!(config.default, DefaultVerdict::Drop);
+    assert_eq!(config.attach, AttachMode::Generic);
+    assert_eq!(config.max_prefixes, 1_000_000);
+
+    let [service] = &config.policy.services[..] else {
+        panic!("{:?}", config.policy)
+    };
+    assert_eq!(service.name, "webhooks");
+    assert_eq!(
+        service.ports,
+        [
+            Ports::Tcp(443..=443),
+            Ports::Udp(5000..=5010),
+            Ports::Icmp,
+            Ports::Any
+        ]
+    );
+    assert_eq!(
+        service.allow,
+        ["pagerduty", "workato", "mirror", "list", "office"]
+    );
+
+    let names: Vec<_> = config
+        .policy
+        .sources
+        .iter()
+        .map(|source| source.name.as_str())
+        .collect();
+    assert_eq!(names, ["list", "mirror", "office", "pagerduty", "workato"]);
+    let [list, mirror, office, pagerduty, workato] = &config.policy.sources[..] else {
+        panic!("{names:?}")
+    };
+    assert_eq!(list.every, Duration::from_hours(24));
+    assert_eq!(
+        list.origin,
+        Origin::Http(Http {
+            url: "https://me:secret@example.com/list?all"
+                .parse()
+                .expect("a URL"),
+            ca_file: Some("/etc/allowlist/ca.pem".into()),
+            timeout: Duration::from_secs(5),
+            max_bytes: 512 << 10,
+        })
+    );
+    assert_eq!(
+        mirror.origin,
+        Origin::Http(Http::new(
+            "http://localhost:8080/webhook_ips".parse().expect("a URL")
+        ))
+    );
+    assert!(mirror.warning.is_some());
+    assert_eq!(office.origin, Origin::File("/srv/office.txt".into()));
+    assert_eq!(pagerduty.provider.as_deref(), Some("pagerduty-webhooks-eu"));
+    assert_eq!(pagerduty.every, Duration::from_mins(15));
+    let Origin::BuiltIn { prefixes, .. } = &workato.origin else {
+        panic!("{workato:?}")
+    };
+    assert_eq!(prefixes.len(), 6);
+}
+
+#[test]
+fn defaults() {
+    let config = parse_right(RIGHT);
+    assert_eq!(config.interfaces, [""; 0]);
+    assert_eq!(
+        (config.mode, config.default),
+        (Mode::Enforce, DefaultVerdict::Pass)
+    );
+    assert_eq!(
+        (config.attach, config.max_prefixes),
+        (AttachMode::Auto, 250_000)
+    );
+    assert_eq!(config.policy.sources[0].every, Duration::from_hours(1));
+    assert_eq!(parse_right("").policy, Policy::default());
+}
+
+#[test]
+fn static_prefixes_may_be_addresses_wide_or_repeated() {
+    let config = parse_right(
+        r#"
+        [sources.office]
+        prefixes = ["::/0", "203.0.113.9", "2001:db8::1", "0.0.0.0/0", "203.0.113.9/32"]
+        "#,
+    );
+    let Origin::Prefixes(prefixes) = &config.policy.sources[0].origin else {
+        panic!("{config:?}")
+    };
+    let prefixes: Vec<_> = prefixes.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        prefixes,
+        ["0.0.0.0/0", "203.0.113.9/32", "::/0", "2001:db8::1/128"]
+    );
+}
+
+#[test]
+fn names_what_is_wrong_at_the_top() {
+    let cases = [
+        (
+            "mode = \"monitor\"",
+            "1:8: mode: \"monitor\" is not known here; write \"enforce\" or \"observe\"",
+        ),
+        (
+            "default = true",
+            "1:11: default: is a boolean; it must be a string",
+        ),
+        (
+            "attach_mode = \"skb\"",
+            "1:15: attach_mode: \"skb\" is not known here; write \"auto\" or \"native\" or \"generic\" or \"offload\"",
+        ),
+        (
+            "interface = [\"eth0\"]",
+            "1:1: interface: unknown key; did you mean `interfaces`?",
+        ),
+        (
+            "zzz = 1",
+            "1:1: zzz: unknown key; the keys here are interfaces, mode, default, attach_mode, max_prefixes, services, sources",
+        ),
+        (
+            "interfaces = \"eth0\"",
+            "1:14: interfaces: is a string; it must be an array",
+        ),
+        (
+            "interfaces = [\"eth0\", \"\"]",
+            "1:23: interfaces[1]: is empty; write an interface's name, such as \"eth0\"",
+        ),
+        (
+            "interfaces = [\"eth0\", \"eth0\"]",
+            "1:23: interfaces[1]: \"eth0\" is named twice; remove one",
+        ),
+        (
+            "interfaces = [\"sixteen-bytes-xx\"]",
+            "1:15: interfaces[0]: \"sixteen-bytes-xx\" cannot be an interface; the kernel's names have up to 15 bytes, without spaces and slashes",
+        ),
+        (
+            "max_prefixes = 0",
+            "1:16: max_prefixes: is out of range; write an integer from 1 to 4000000",
+        ),
+        (
+            "max_prefixes = 4_000_001",
+            "1:16: max_prefixes: is out of range; write an integer from 1 to 4000000",
+        ),
+        (
+            "max_prefixes = -1",
+            "1:16: max_prefixes: is out of range; write an integer from 1 to 4000000",
+        ),
+        (
+            "mode = ",
+            "1:8: is not TOML: string values must be quoted, expected literal string",
+        ),
+        (
+            "mode = \"enforce\"\nmode = \"observe\"",
+            "2:1: is not TOML: duplicate key",
+        ),
+    ];
+    for (text, expected) in cases {
+        check_wrong(text, &format!("a.toml:{expected}"));
+    }
+}
+
+#[test]
+fn names_what_is_wrong_with_a_service() {
+    let cases = [
+        (
+            "allow = [\"office\"]",
+            "2:2: services.ssh: has no `ports`: it protects nothing; write what it covers, such as ports = [\"tcp/443\"]",
+        ),
+        (
+            "ports = []\nallow = [\"office\"]",
+            "2:9: services.ssh.ports: is empty: it protects nothing; write what it covers, such as ports = [\"tcp/443\"]",
+        ),
+        (
+            "ports = [\"tcp/22\"]",
+            "2:2: services.ssh: has no `allow`: nobody could reach it; name its sources, such as allow = [\"office\"], or remove it",
+        ),
+        (
+            "ports = [\"tcp/22\"]\nallow = []",
+            "3:9: services.ssh.allow: is empty: nobody could reach it; name its sources, such as allow = [\"office\"], or remove it",
+        ),
+        (
+            "ports = [\"tcp/22\"]\nallow = [\"ofice\"]",
+            "3:10: services.ssh.allow[0]: there is no source \"ofice\"; did you mean \"office\"?",
+        ),
+        (
+            "ports = [\"tcp/22\"]\nallow = [\"vpn\"]",
+            "3:10: services.ssh.allow[0]: there is no source \"vpn\"; add a [sources.vpn] table",
+        ),
+        (
+            "ports = [\"tcp/22\"]\nallow = [\"office\"]\nport = 1",
+            "4:1: services.ssh.port: unknown key; did you mean `ports`?",
+        ),
+        (
+            "ports = [22]\nallow = [\"office\"]",
+            "2:10: services.ssh.ports[0]: is an integer; it must be a string",
+        ),
+        (
+            "ports = [\"22\"]\nallow = [\"office\"]",
+            "2:10: services.ssh.ports[0]: \"22\" is not a port; write \"tcp/443\", \"udp/5000-5010\", \"icmp\" or \"any\"",
+        ),
+        (
+            "ports = [\"sctp/22\"]\nallow = [\"office\"]",
+            "2:10: services.ssh.ports[0]: \"sctp/22\" is not a port; write \"tcp/443\", \"udp/5000-5010\", \"icmp\" or \"any\"",
+        ),
+        (
+            "ports = [\"tcp/0\"]\nallow = [\"office\"]",
+            "2:10: services.ssh.ports[0]: \"0\" in \"tcp/0\" is not a port number; write one from 1 to 65535",
+        ),
+        (
+            "ports = [\"tcp/+22\"]\nallow = [\"office\"]",
+            "2:10: services.ssh.ports[0]: \"+22\" in \"tcp/+22\" is not a port number; write one from 1 to 65535",
+        ),
+        (
+            "ports = [\"tcp/90-80\"]\nallow = [\"office\"]",
+            "2:10: services.ssh.ports[0]: \"tcp/90-80\" runs backwards; write \"tcp/80-90\"",
+        ),
+    ];
+    for (text, expected) in cases {
+        let text = format!("{text}\n[sources.office]\nprefixes = [\"203.0.113.0/24\"]");
+        let expected = expected.replacen("2:2: ", "1:11: ", 1);
+        check_wrong(
+            &format!("[services.ssh]\n{text}"),
+            &format!("a.toml:{expected}"),
+        );
+    }
+}
+
+#[test]
+fn names_what_is_wrong_with_a_source() {
+    let cases = [
+        (
+            "",
+            "1:10: sources.x: has no origin; add `provider`, `url`, `file` or `prefixes`",
+        ),
+        (
+            "file = \"a\"\nprefixes = [\"192.0.2.1\"]",
+            "1:10: sources.x: has `file` and `prefixes`, and one origin is possible; make each a source",
+        ),
+        (
+            "url = \"https://example.com/\"\nfile = \"a\"",
+            "1:10: sources.x: has `file` and `url`, and one origin is possible; make each a source",
+        ),
+        (
+            "prefixes = []",
+            "2:12: sources.x.prefixes: is empty; write a prefix such as \"203.0.113.0/24\"",
+        ),
+        (
+            "prefixes = [\"192.0.2.0/24\",\n \"203.0.113.9/24\"]",
+            "3:2: sources.x.prefixes[1]: \"203.0.113.9/24\" has host bits set; write \"203.0.113.0/24\" for the network or \"203.0.113.9/32\" for the one address",
+        ),
+        (
+            "prefixes = [\"::ffff:192.0.2.1\"]",
+            "2:13: sources.x.prefixes[0]: \"::ffff:192.0.2.1/128\" is IPv4 written as IPv6, which no packet carries; write \"192.0.2.1/32\"",
+        ),
+        (
+            "prefixes = [\"example.com\"]",
+            "2:13: sources.x.prefixes[0]: \"example.com\" is not a prefix; write one such as \"203.0.113.0/24\", \"2001:db8::/32\" or \"203.0.113.9\"",
+        ),
+        (
+            "prefixes = [\"192.0.2.1\"]\nevery = \"1h\"",
+            "3:9: sources.x.every: makes no sense for a list of prefixes; remove it",
+        ),
+        (
+            "file = \"\"",
+            "2:8: sources.x.file: is empty; write the path of a file",
+        ),
+        (
+            "file = \"a\"\nformat = \"json\"",
+            "3:10: sources.x.format: makes no sense for a file; remove it",
+        ),
+        (
+            "url = \"https://example.com/\"",
+            "1:10: sources.x: has a `url` and no `format`; add format = \"json\", an array of addresses",
+        ),
+        (
+            "url = \"https://example.com/\"\nformat = \"text\"",
+            "3:10: sources.x.format: \"text\" is not known here; write \"json\"",
+        ),
+        (
+            "url = \"http://me:hush@example.com/\"\nformat = \"json\"",
+            "2:7: sources.x.url: would be fetched unprotected; write https:// (http:// is for loopback only)",
+        ),
+        (
+            "url = \"ftp://example.com/\"\nformat = \"json\"",
+            "2:7: sources.x.url: has the scheme \"ftp\"; write https://",
+        ),
+        (
+            "url = \"example.com/list\"\nformat = \"json\"",
+            "2:7: sources.x.url: is not a URL: relative URL without a base; write one such as \"https://example.com/list.json\"",
+        ),
+        (
+            "url = \"https://example.com/\"\nformat = \"json\"\nregions = [\"EU\"]",
+            "4:11: sources.x.regions: makes no sense for a list that is fetched; remove it",
+        ),
+        (
+            "provider = \"pagerduty-webhook-us\"",
+            "2:12: sources.x.provider: there is no provider \"pagerduty-webhook-us\"; did you mean \"pagerduty-webhooks-us\"?",
+        ),
+        (
+            "provider = \"acme\"",
+            "2:12: sources.x.provider: there is no provider \"acme\"; there are freshchat, pagerduty-webhooks-eu, pagerduty-webhooks-legacy, pagerduty-webhooks-us, workato",
+        ),
+        (
+            "provider = \"pagerduty-webhooks-us\"\nregions = [\"EU\"]",
+            "3:11: sources.x.regions: makes no sense for pagerduty-webhooks-us, which has no regions; remove it",
+        ),
+        (
+            "provider = \"freshchat\"\nregions = [\"EU\", \"JP\"]",
+            "3:18: sources.x.regions[1]: there is no region \"JP\"; freshchat has US, EU, IN, AU",
+        ),
+        (
+            "provider = \"freshchat\"\nregions = []",
+            "3:11: sources.x.regions: is empty: freshchat has US, EU, IN, AU; remove the key to take the usual ones",
+        ),
+        (
+            "provider = \"freshchat\"\nurl = \"https://example.com/\"",
+            "3:7: sources.x.url: makes no sense for freshchat, whose list is compiled in; remove it",
+        ),
+        (
+            "file = \"a\"\nevery = \"often\"",
+            "3:9: sources.x.every: \"often\" is not a duration; write one such as \"30s\", \"15m\" or \"1h\"",
+        ),
+        (
+            "file = \"a\"\nevery = \"0s\"",
+            "3:9: sources.x.every: \"0s\" is out of range; write 1s to 30days",
+        ),
+        (
+            "provider = \"pagerduty-webhooks-us\"\ntimeout = \"1h\"",
+            "3:11: sources.x.timeout: \"1h\" is out of range; write 100ms to 10m",
+        ),
+        (
+            "provider = \"pagerduty-webhooks-us\"\nmax_size = \"1GB\"",
+            "3:12: sources.x.max_size: is not a size; write bytes, or \"512KiB\" or \"4MiB\", up to \"64MiB\"",
+        ),
+        (
+            "provider = \"pagerduty-webhooks-us\"\nmax_size = 67_108_865",
+            "3:12: sources.x.max_size: is not a size; write bytes, or \"512KiB\" or \"4MiB\", up to \"64MiB\"",
+        ),
+        (
+            "provider = 1",
+            "2:12: sources.x.provider: is an integer; it must be a string",
+        ),
+    ];
+    for (text, expected) in cases {
+        check_wrong(
+            &format!("[sources.x]\n{text}"),
+            &format!("a.toml:{expected}"),
+        );
+    }
+}
+
+#[test]
+fn names_are_plain() {
+    let remedy = "is not a name; use a-z, 0-9, - and _, up to 63 characters";
+    let long = "x".repeat(64);
+    for (name, key) in [
+        ("Office", "Office"),
+        ("\"the office\"", "\"the office\""),
+        ("\"../../etc\"", "\"../../etc\""),
+        ("\"\"", "\"\""),
+        (&long, &long),
+    ] {
+        let text = format!("[sources.{name}]\nprefixes = [\"192.0.2.1\"]");
+        check_wrong(&text, &format!("a.toml:1:10: sources.{key}: {remedy}"));
+    }
+}
+
+#[test]
+fn names_every_mistake_in_the_order_of_the_text() {
+    check_wrong(
+        "mode = \"off\"\n# größer\n[services.ssh]\nallow = [\"vpn\"]\n[sources.a]\nprefixes = [ \"x\", \"y\" ]\n",
+        "a.toml:1:8: mode: \"off\" is not known here; write \"enforce\" or \"observe\"\n\
+         a.toml:3:11: services.ssh: has no `ports`: it protects nothing; write what it covers, such as ports = [\"tcp/443\"]\n\
+         a.toml:4:10: services.ssh.allow[0]: there is no source \"vpn\"; add a [sources.vpn] table\n\
+         a.toml:6:14: sources.a.prefixes[0]: \"x\" is not a prefix; write one such as \"203.0.113.0/24\", \"2001:db8::/32\" or \"203.0.113.9\"\n\
+         a.toml:6:19: sources.a.prefixes[1]: \"y\" is not a prefix; write one such as \"203.0.113.0/24\", \"2001:db8::/32\" or \"203.0.113.9\"",
+    );
+}
+
+#[test]
+fn columns_count_characters() {
+    check_wrong(
+        "sources.a = { file = \"größer\", mode = 1 }",
+        "a.toml:1:32: sources.a.mode: unknown key; the keys here are provider, regions, url, format, file, prefixes, every, timeout, max_size, ca_file",
+    );
+}
+
+#[test]
+fn prints_no_more_than_a_screenful() {
+    let bad = vec!["\"x\""; 1000].join(",");
+    let error = parse(&format!("[sources.a]\nprefixes = [{bad}]")).expect_err("must be refused");
+    let ConfigError::Invalid(problems) = &error else {
+        panic!("{error}")
+    };
+    assert_eq!(problems.len(), 1000);
+    assert_eq!(error.to_string().lines().count(), 21);
+    assert!(error.to_string().ends_with("\nand 980 more"));
+}
+
+#[test]
+fn has_room_for_64_services() {
+    let services = |count| {
+        (0..count).fold(RIGHT.to_owned(), |text, n| {
+            format!(
+                "{text}\n[services.s{n:02}]\nports = [\"tcp/{}\"]\nallow = [\"office\"]",
+                n + 1
+            )
+        })
+    };
+    assert_eq!(parse_right(&services(63)).policy.services.len(), 64);
+    check_wrong(
+        &services(64),
+        "a.toml:2:11: services.web: is one service too many; 64 are possible: merge some that allow the same sources",
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let error = Config::load(Path::new("/nowhere/a.toml")).expect_err("must be refused");
+    assert_eq!(
+        error.to_string(),
+        "/nowhere/a.toml: cannot be read: No such file or directory (os error 2); check the path and its permissions"
+    );
+}
+
+#[test]
+fn warns_of_what_is_legal_and_odd() {
+    let config = parse_right(
+        r#"
+        default = "drop"
+        [services.web]
+        ports = ["tcp/443"]
+        allow = ["office", "old"]
+        [sources.office]
+        prefixes = ["192.0.2.1", "::/0"]
+        [sources.old]
+        provider = "pagerduty-webhooks-legacy"
+        [sources.spare]
+        file = "spare.txt"
+        "#,
+    );
+    assert_eq!(
+        config.warnings(),
+        [
+            "no interface is named: set `interfaces` or give --iface",
+            "default = \"drop\" also drops the answers to this host's own connections: name \
+             resolution, time and updates will fail unless a service covers them",
+            "services.web is open to everyone: sources.office holds ::/0",
+            "sources.old: PagerDuty has not updated this list since 2022-05-05: webhooks now come \
+             from other addresses; use pagerduty-webhooks-us or pagerduty-webhooks-eu",
+            "sources.spare is not used: name it in a service's `allow`, or remove it",
+        ]
+    );
+    let right = parse_right(&format!("interfaces = [\"eth0\"]\n{RIGHT}"));
+    assert_eq!(right.warnings(), [""; 0]);
+}
+
+#[test]
+fn the_command_line_makes_a_small_one() {
+    let prefix = |text| feed::parse_prefix(text).expect("a prefix");
+    let names = |names: &[&str]| {
+        names
+            .iter()
+            .map(|&name| name.to_owned())
+            .collect::<Vec<_>>()
+    };
+    let config = Config::small(
+        names(&["eth0"]),
+        vec![prefix("203.0.113.0/24"), prefix("2001:db8::1")],
+        names(&["workato", "freshchat", "workato"]),
+        vec![Ports::Tcp(443..=443)],
+    );
+    let config = config.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(
+        config.policy.services[0].allow,
+        ["cli", "freshchat", "workato"]
+    );
+    assert_eq!(config.policy.sources.len(), 3);
+    assert_eq!(config.warnings(), [""; 0]);
+
+    let wrong = Config::small(
+        names(&[""]),
+        vec!["203.0.113.9/24".parse().expect("a prefix")],
+        names(&["freshdesk"]),
+        Vec::new(),
+    );
+    assert_eq!(
+        wrong.expect_err("must be refused").to_string(),
+        "--iface: is empty; write an interface's name, such as \"eth0\"\n\
+         --allow: \"203.0.113.9/24\" has host bits set; write \"203.0.113.0/24\" for the network or \"203.0.113.9/32\" for the one address\n\
+         --provider: there is no provider \"freshdesk\"; did you mean \"freshchat\"?\n\
+         --port: nothing is protected; give --port, such as --port tcp/443"
+    );
+    let nobody = Config::small(Vec::new(), Vec::new(), Vec::new(), vec![Ports::Any]);
+    assert_eq!(
+        nobody.expect_err("must be refused").to_string(),
+        "--allow: nobody is let in; give --allow PREFIX or --provider NAME"
+    );
+}
+
+#[test]
+fn ten_thousand_prefixes_are_read_at_once() {
+    let mut text = "[sources.many]\nprefixes = [\n".to_owned();
+    for n in 0..10_000 {
+        writeln!(text, "  \"10.{}.{}.0/24\",", n / 256, n % 256).expect("a string takes all");
+    }
+    text.push_str("]\n");
+    let start = std::time::Instant::now();
+    let config = parse_right(&text);
+    let elapsed = start.elapsed();
+    let Origin::Prefixes(prefixes) = &config.policy.sources[0].origin else {
+        panic!()
+    };
+    assert_eq!(prefixes.len(), 10_000);
+    println!("10,000 prefixes in {elapsed:?}");
+    // Without optimisation, on a busy machine: it notices a quadratic, and nothing less.
+    assert!(elapsed < Duration::from_secs(2), "{elapsed:?}");
+}
+
+proptest! {
+    #[test]
+    fn never_panics(text in "(\\[(sources|services)\\.[a-z\"]{0,3}\\]\n|[a-z_]{1,8} ?= ?[\\[\"a-z0-9,\\]]{0,9}\n|\\PC){0,12}") {
+        if let Err(error) = parse(&text) {
+            prop_assert!(!error.to_string().is_empty());
+        }
+    }
+
+    #[test]
+    fn ports_read_back(first in 1..=u16::MAX, more: u16, udp: bool) {
+        let range = first..=first.saturating_add(more);
+        let ports = if udp { Ports::Udp(range) } else { Ports::Tcp(range) };
+        prop_assert_eq!(ports.to_string().parse::<Ports>(), Ok(ports));
+    }
+}

@@ -1,0 +1,375 @@
+//! The loop that keeps the kernel in step with the sources: fetch, compile, publish, on a timer.
+//!
+//! Invariants: before the first packet is judged a whole generation is published; a source that
+//! fails keeps its last good prefixes, and so does the kernel; nothing is attached by a start that
+//! fails. Start is strict, refresh is not.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use jiff::Timestamp;
+use log::{info, warn};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use crate::cli::Paths;
+use crate::compile::{Names, compile};
+use crate::config::Config;
+use crate::control::{Control, Live};
+use crate::dataplane::{Dataplane, detach_all, print_trace};
+use crate::gather::{Fetched, gather, used};
+use crate::interface;
+use crate::policy::{Snapshot, Source};
+use crate::record::Record;
+use crate::state::{StateDir, StateLock};
+
+/// How long after a first failure a source is tried again; doubles with each further one.
+const FIRST_RETRY: Duration = Duration::from_secs(15);
+/// How often to look whether somebody detached the filter.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What `run` was asked for besides the configuration.
+pub struct Options {
+    /// Where everything is.
+    pub paths: Paths,
+    /// Leave the filter in force on Ctrl-C.
+    pub keep: bool,
+    /// Print a line a packet.
+    pub trace: bool,
+}
+
+/// A running filter.
+pub struct Daemon {
+    config: Config,
+    options: Options,
+    state: StateDir,
+    _lock: StateLock,
+    control: Control,
+    dataplane: Dataplane,
+    names: Names,
+    snapshot: Snapshot,
+    /// By source name: why it could not be fetched last time, and how often in a row.
+    failures: BTreeMap<String, Failure>,
+    /// By source name: when to fetch it next. Sources that cannot change are not in it.
+    due: BTreeMap<String, Instant>,
+}
+
+struct Failure {
+    reason: String,
+    times: u32,
+}
+
+impl Daemon {
+    /// Gets every source, publishes, attaches. On an error nothing is left behind.
+    pub async fn start(config: Config, options: Options) -> Result<Self> {
+        let mut interfaces = Vec::new();
+        for name in &config.interfaces {
+            interfaces.push(interface::look_up(name).await?);
+        }
+        let state = StateDir::open(&options.paths.state_dir)?;
+        let lock = state.lock()?;
+        let snapshot = first_snapshot(&config, &state).await?;
+        let record = Record::load(&options.paths.state_dir).unwrap_or_else(|error| {
+            warn!("{error:#}");
+            None
+        });
+        let previous = record
+            .as_ref()
+            .map_or_else(Names::default, |record| record.names.clone());
+        // Before the kernel is touched: most of what can be wrong is found here.
+        let tables = compile(&config.policy, &snapshot, config.max_prefixes, &previous)?;
+
+        let dataplane = Dataplane::open(&options.paths.pin_dir)?;
+        let adopted = dataplane.generation();
+        let mut daemon = Self {
+            names: tables.names.clone(),
+            control: Control::listen(&options.paths.socket)
+                .inspect_err(|_| clean_up(&options, adopted))?,
+            config,
+            options,
+            state,
+            _lock: lock,
+            snapshot,
+            failures: BTreeMap::new(),
+            due: BTreeMap::new(),
+            dataplane,
+        };
+        let started = async {
+            // Written before its generation is in force, so it may be one ahead of the kernel.
+            if adopted != 0
+                && record.is_none_or(|record| record.generation.wrapping_sub(adopted) > 1)
+            {
+                warn!(
+                    "what was counted by source before is not known to this state directory; those counts start anew"
+                );
+                daemon.dataplane.forget_matches()?;
+            }
+            daemon.put_in_force(&tables)?;
+            for facts in &interfaces {
+                let attached =
+                    daemon
+                        .dataplane
+                        .attach(facts, daemon.config.attach, daemon.options.trace)?;
+                if let Some(warning) = attached.warning {
+                    warn!("{warning}");
+                }
+                info!("{}: attached in {} mode", facts.name, attached.mode.name());
+                if daemon.options.trace {
+                    print_trace(attached.object)?;
+                }
+            }
+            for name in daemon.dataplane.detach_others(&daemon.config.interfaces)? {
+                info!("{name}: detached, since the configuration does not name it any more");
+            }
+            anyhow::Ok(())
+        };
+        if let Err(error) = started.await {
+            clean_up(&daemon.options, adopted);
+            return Err(error);
+        }
+        daemon.schedule_all();
+        Ok(daemon)
+    }
+
+    /// Keeps the kernel in step until a signal, or until somebody detaches the filter.
+    pub async fn serve(mut self) -> Result<()> {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut fetching: Option<JoinHandle<Vec<Fetched>>> = None;
+        self.tell();
+        println!("{}", self.ready_line());
+        loop {
+            let next = self.due.values().min().copied();
+            tokio::select! {
+                _ = interrupt.recv() => return self.interrupted(),
+                _ = terminate.recv() => {
+                    info!("stopped; the filter stays in force, and `allowlist detach` takes it off");
+                    return Ok(());
+                }
+                _ = look.tick() => if !self.dataplane.is_attached() {
+                    info!("stopped: the filter was detached");
+                    return Ok(());
+                },
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() && fetching.is_none() => {
+                    fetching = Some(self.fetch_due());
+                }
+                fetched = async { fetching.as_mut().expect("the branch's condition").await }, if fetching.is_some() => {
+                    fetching = None;
+                    self.take_in(fetched.context("a fetch ended unexpectedly")?);
+                    self.tell();
+                }
+            }
+        }
+    }
+
+    /// Starts fetching what is due, beside this loop.
+    fn fetch_due(&mut self) -> JoinHandle<Vec<Fetched>> {
+        let now = Instant::now();
+        let due: Vec<Source> = used(&self.config.policy)
+            .filter(|source| self.due.get(&source.name).is_some_and(|due| *due <= now))
+            .cloned()
+            .collect();
+        tokio::spawn(gather(due))
+    }
+
+    /// Takes in what was fetched; what failed stays as it is.
+    fn take_in(&mut self, fetched: Vec<Fetched>) {
+        let before = self.snapshot.clone();
+        for (source, feed) in fetched {
+            match feed {
+                Ok(feed) => {
+                    if let Err(error) = self.state.store(&source, &feed) {
+                        warn!("{}: not kept for the next start: {error}", source.name);
+                    }
+                    self.failures.remove(&source.name);
+                    self.snapshot.insert(source.name.clone(), feed);
+                    self.schedule(&source, source.every);
+                }
+                Err(error) => {
+                    warn!("{error}; its last good list stays in force");
+                    let failure = self.failures.entry(source.name.clone()).or_insert(Failure {
+                        reason: String::new(),
+                        times: 0,
+                    });
+                    failure.reason = error.to_string();
+                    let wait = FIRST_RETRY.saturating_mul(1 << failure.times.min(10));
+                    failure.times += 1;
+                    self.schedule(&source, wait.min(source.every));
+                }
+            }
+        }
+        let changed: Vec<String> = self
+            .snapshot
+            .iter()
+            .filter(|(name, feed)| {
+                before
+                    .get(*name)
+                    .is_none_or(|old| old.prefixes != feed.prefixes)
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        let done = if changed.is_empty() {
+            self.record(self.dataplane.generation())
+        } else {
+            self.publish_changes(&before, &changed)
+        };
+        if let Err(error) = done {
+            self.snapshot = before;
+            log::error!("{error:#}; what was in force stays in force");
+        }
+    }
+
+    fn publish_changes(&mut self, before: &Snapshot, changed: &[String]) -> Result<()> {
+        let tables = compile(
+            &self.config.policy,
+            &self.snapshot,
+            self.config.max_prefixes,
+            &self.names,
+        )?;
+        self.names = tables.names.clone();
+        let generation = self.put_in_force(&tables)?;
+        for name in changed {
+            let old = before.get(name).map_or(0, |feed| feed.prefixes.len());
+            let new = self.snapshot[name].prefixes.len();
+            info!("{name}: changed, {old} prefixes before and {new} now; generation {generation}");
+        }
+        Ok(())
+    }
+
+    /// Publishes, with the record on disk first: a record may name what the kernel does not have
+    /// yet, but the kernel never has what no record names.
+    fn put_in_force(&mut self, tables: &crate::compile::Tables) -> Result<u32> {
+        self.record(self.dataplane.generation().wrapping_add(1))?;
+        self.dataplane
+            .publish(tables, self.config.mode, self.config.default)
+    }
+
+    fn record(&self, generation: u32) -> Result<()> {
+        let failures = self
+            .failures
+            .iter()
+            .map(|(name, failure)| (name.clone(), failure.reason.clone()))
+            .collect();
+        Record::of(
+            generation,
+            &self.names,
+            &self.config.policy,
+            &self.snapshot,
+            &failures,
+        )
+        .store(&self.state)
+    }
+
+    /// What came from disk is fetched anew at once; what was just fetched, when its time has come.
+    fn schedule_all(&mut self) {
+        for source in used(&self.config.policy).cloned().collect::<Vec<_>>() {
+            if !source.can_change() {
+                continue;
+            }
+            let age = self
+                .snapshot
+                .get(&source.name)
+                .map_or(source.every, |feed| {
+                    Timestamp::now()
+                        .duration_since(feed.fetched)
+                        .try_into()
+                        .unwrap_or_default()
+                });
+            self.schedule(&source, source.every.saturating_sub(age));
+        }
+    }
+
+    fn schedule(&mut self, source: &Source, wait: Duration) {
+        self.due.insert(source.name.clone(), Instant::now() + wait);
+    }
+
+    fn interrupted(self) -> Result<()> {
+        if self.options.keep {
+            info!(
+                "stopped; the filter stays in force, as --keep asks; `allowlist detach` takes it off"
+            );
+            return Ok(());
+        }
+        let interfaces = detach_all(&self.options.paths.pin_dir)?;
+        info!(
+            "stopped; detached from {}: everything passes",
+            interfaces.join(", ")
+        );
+        Ok(())
+    }
+
+    /// Tells whoever asks the socket.
+    fn tell(&self) {
+        let now = (Instant::now(), Timestamp::now());
+        let next = self.due.iter().map(|(name, due)| {
+            let wait = due.saturating_duration_since(now.0);
+            (name.clone(), now.1 + wait)
+        });
+        self.control.tell(Live {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            next_fetch: next.collect(),
+        });
+    }
+
+    fn ready_line(&self) -> String {
+        let prefixes: usize = self.snapshot.values().map(|feed| feed.prefixes.len()).sum();
+        format!(
+            "ready: filtering {} by {prefixes} prefixes of {} sources, generation {}",
+            self.config.interfaces.join(", "),
+            self.snapshot.len(),
+            self.dataplane.generation()
+        )
+    }
+}
+
+/// Every used source's prefixes: from disk where a fetch was kept, else fetched now.
+async fn first_snapshot(config: &Config, state: &StateDir) -> Result<Snapshot> {
+    let mut snapshot = Snapshot::new();
+    let mut missing = Vec::new();
+    for source in used(&config.policy) {
+        match state.load(source) {
+            Ok(Some(feed)) => {
+                snapshot.insert(source.name.clone(), feed);
+                continue;
+            }
+            Ok(None) => {}
+            Err(error) => warn!("{error}"),
+        }
+        missing.push(source.clone());
+    }
+    let mut failed = 0;
+    for (source, fetched) in gather(missing).await {
+        match fetched {
+            Ok(feed) => {
+                if let Err(error) = state.store(&source, &feed) {
+                    warn!("{}: not kept for the next start: {error}", source.name);
+                }
+                snapshot.insert(source.name.clone(), feed);
+            }
+            Err(error) => {
+                failed += 1;
+                log::error!("{error}");
+            }
+        }
+    }
+    if failed > 0 {
+        bail!(
+            "{failed} of the sources could not be had and have no last good list, so nothing was attached"
+        );
+    }
+    Ok(snapshot)
+}
+
+/// After a start that failed: removes what it made, but not what it found.
+fn clean_up(options: &Options, adopted: u32) {
+    if adopted == 0
+        && let Err(error) = detach_all(&options.paths.pin_dir)
+    {
+        warn!("could not clean up: {error:#}");
+    }
+}

@@ -1,0 +1,286 @@
+//! The program on an interface, by a pinned link: put there, replaced in place, taken off.
+//!
+//! Invariant: this process keeps no link open. The pin alone holds it, so removing the pin is
+//! detaching, whoever does it, and nothing else is.
+
+use std::path::Path;
+
+use allowlist_common::abi::{self, Interface, MAX_INTERFACES};
+use anyhow::{Context as _, Result, anyhow, bail};
+use aya::Ebpf;
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::xdp::{XdpLink, XdpMode};
+use aya::programs::{Xdp, loaded_programs};
+use serde::Serialize;
+
+use super::pins::{Pins, require_privileges};
+use super::{Dataplane, View, load};
+use crate::config::AttachMode;
+use crate::interface::Facts;
+
+/// Where in the kernel the program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttachedIn {
+    /// In the driver, before anything is allocated.
+    Native,
+    /// In the network stack: works everywhere, slower.
+    Generic,
+    /// On the card.
+    Offload,
+}
+
+impl AttachedIn {
+    const ALL: [Self; 3] = [Self::Native, Self::Generic, Self::Offload];
+
+    const fn flags(self) -> XdpMode {
+        match self {
+            Self::Native => XdpMode::Driver,
+            Self::Generic => XdpMode::Skb,
+            Self::Offload => XdpMode::Hardware,
+        }
+    }
+
+    /// The number in the interface map.
+    const fn number(self) -> u32 {
+        self as u32 + 1
+    }
+
+    pub(super) fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.number() == number)
+    }
+
+    /// The word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+            Self::Offload => "offload",
+        }
+    }
+}
+
+/// A program that was attached.
+pub struct Attached {
+    /// Where it runs.
+    pub mode: AttachedIn,
+    /// Why it does not run in the driver, though nobody asked otherwise.
+    pub warning: Option<String>,
+    /// The loaded object, for its log.
+    pub object: Ebpf,
+}
+
+impl Dataplane {
+    /// Attaches the program to an interface, or replaces the one that is there by this one without
+    /// a gap. Call it after a publish: from here on packets are judged.
+    pub fn attach(&mut self, facts: &Facts, wanted: AttachMode, trace: bool) -> Result<Attached> {
+        let slot = self.slot_of(facts)?;
+        let mut object = load(&self.pins, slot, trace)?;
+        let program: &mut Xdp = object
+            .program_mut(abi::PROGRAM)
+            .with_context(|| format!("the kernel object has no program {}", abi::PROGRAM))?
+            .try_into()?;
+        program.load().with_context(|| {
+            format!(
+                "the kernel refused the program for {} (its verifier's log follows)",
+                facts.name
+            )
+        })?;
+
+        let recorded = self.interfaces.get(&slot, 0)?;
+        let pin = self.pins.link(slot);
+        if pin.exists() {
+            let mode = AttachedIn::from_number(recorded.attach_mode);
+            let fits = wanted.fits(mode) && recorded.index == facts.index;
+            if let (true, Some(mode)) = (fits, mode)
+                && replace(program, &pin).is_ok()
+            {
+                return Ok(Attached {
+                    mode,
+                    warning: None,
+                    object,
+                });
+            }
+            // Of an interface that is gone, or in a mode that nobody wants now.
+            std::fs::remove_file(&pin)
+                .with_context(|| format!("cannot unpin {}", pin.display()))?;
+        } else if let Some(id) = facts.xdp_program {
+            bail!(
+                "{} has another XDP program, id {id} ({}), and there can be only one; take it off first (`ip link set dev {} xdp off`, or stop what attached it)",
+                facts.name,
+                program_name(id),
+                facts.name
+            );
+        }
+
+        let (link, mode, warning) = new_link(program, facts, wanted)?;
+        // Recorded before the pin: a pin that nobody can name would be worse than a name without one.
+        self.interfaces.set(slot, interface(facts, mode), 0)?;
+        link.pin(&pin)
+            .with_context(|| format!("cannot pin the link of {}", facts.name))?;
+        Ok(Attached {
+            mode,
+            warning,
+            object,
+        })
+    }
+
+    /// Whether the filter is on any interface: not so once somebody detached it.
+    pub fn is_attached(&self) -> bool {
+        self.pins.have_links()
+    }
+
+    /// Takes the filter off interfaces that are attached but not in `keep`.
+    ///
+    /// # Returns
+    /// Their names.
+    pub fn detach_others(&mut self, keep: &[String]) -> Result<Vec<String>> {
+        let mut detached = Vec::new();
+        for slot in 0..MAX_INTERFACES {
+            let name = name_of(&self.interfaces.get(&slot, 0)?);
+            let pin = self.pins.link(slot);
+            if pin.exists() && !keep.contains(&name) {
+                std::fs::remove_file(&pin)
+                    .with_context(|| format!("cannot unpin the link of {name}"))?;
+                detached.push(name);
+            }
+        }
+        Ok(detached)
+    }
+
+    /// The slot that counts for this interface already, else a free one, else one whose interface
+    /// has no link any more.
+    fn slot_of(&self, facts: &Facts) -> Result<u32> {
+        let mut free = None;
+        for slot in 0..MAX_INTERFACES {
+            let recorded = self.interfaces.get(&slot, 0)?;
+            if recorded.index != 0 && name_of(&recorded) == facts.name {
+                return Ok(slot);
+            }
+            if recorded.index == 0 {
+                free = free.or(Some(slot));
+            }
+        }
+        free.with_context(|| {
+            format!(
+                "{MAX_INTERFACES} interfaces have been filtered and no more fit; `allowlist detach` starts anew"
+            )
+        })
+    }
+}
+
+impl AttachMode {
+    /// Whether a program that runs there is what this asks for.
+    fn fits(self, mode: Option<AttachedIn>) -> bool {
+        match self {
+            Self::Auto => true,
+            Self::Native => mode == Some(AttachedIn::Native),
+            Self::Generic => mode == Some(AttachedIn::Generic),
+            Self::Offload => mode == Some(AttachedIn::Offload),
+        }
+    }
+}
+
+/// Takes the filter off every interface and removes all pins.
+///
+/// # Returns
+/// The names of the interfaces.
+pub fn detach_all(pin_dir: &Path) -> Result<Vec<String>> {
+    require_privileges()?;
+    let pins = Pins::open(pin_dir)?;
+    // A folder that lacks a map still has links to take off, so names are worth only a try.
+    let names = View::open(pin_dir).and_then(|view| view.attachments());
+    let mut detached = Vec::new();
+    for slot in 0..MAX_INTERFACES {
+        let pin = pins.link(slot);
+        if pin.exists() {
+            std::fs::remove_file(&pin)
+                .with_context(|| format!("cannot unpin {}", pin.display()))?;
+            detached.push(
+                names
+                    .iter()
+                    .flatten()
+                    .find(|attachment| attachment.slot == slot)
+                    .map_or_else(
+                        || format!("slot {slot}"),
+                        |attachment| attachment.name.clone(),
+                    ),
+            );
+        }
+    }
+    pins.remove()?;
+    Ok(detached)
+}
+
+/// Puts `program` in the place of the one that the pinned link holds: no packet is missed.
+fn replace(program: &mut Xdp, pin: &Path) -> Result<()> {
+    let link: FdLink = PinnedLink::from_pin(pin)?.into();
+    let link: XdpLink = link.try_into()?;
+    let id = program.attach_to_link(link)?;
+    drop(program.take_link(id)?); // the pin holds it
+    Ok(())
+}
+
+fn new_link(
+    program: &mut Xdp,
+    facts: &Facts,
+    wanted: AttachMode,
+) -> Result<(FdLink, AttachedIn, Option<String>)> {
+    let mut attach = |mode: AttachedIn| -> Result<FdLink> {
+        let id = program
+            .attach_to_if_index(facts.index, mode.flags())
+            .with_context(|| format!("cannot attach to {} in {} mode", facts.name, mode.name()))?;
+        program.take_link(id)?.try_into().map_err(|_| {
+            anyhow!(
+                "the kernel attaches to {} without a link, which would not outlive this process; it takes Linux 5.9",
+                facts.name
+            )
+        })
+    };
+    let mode = match wanted {
+        AttachMode::Native | AttachMode::Auto => AttachedIn::Native,
+        AttachMode::Generic => AttachedIn::Generic,
+        AttachMode::Offload => AttachedIn::Offload,
+    };
+    match attach(mode) {
+        Ok(link) => Ok((link, mode, None)),
+        Err(native) if wanted == AttachMode::Auto => {
+            let warning = format!(
+                "{} runs the filter in generic mode, which is several times slower: its driver took no native program ({})",
+                facts.name,
+                native.root_cause()
+            );
+            Ok((
+                attach(AttachedIn::Generic)?,
+                AttachedIn::Generic,
+                Some(warning),
+            ))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn interface(facts: &Facts, mode: AttachedIn) -> Interface {
+    let mut name = [0; 16];
+    let length = facts.name.len().min(name.len() - 1);
+    name[..length].copy_from_slice(&facts.name.as_bytes()[..length]);
+    Interface {
+        index: facts.index,
+        attach_mode: mode.number(),
+        name,
+    }
+}
+
+pub(super) fn name_of(interface: &Interface) -> String {
+    let length = interface.name.iter().position(|byte| *byte == 0);
+    String::from_utf8_lossy(&interface.name[..length.unwrap_or(interface.name.len())]).into_owned()
+}
+
+fn program_name(id: u32) -> String {
+    loaded_programs()
+        .flatten()
+        .find(|program| program.id() == id)
+        .and_then(|program| program.name_as_str().map(str::to_owned))
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "unnamed".to_owned())
+}

@@ -1,0 +1,235 @@
+//! The kernel's side as userspace sees it, and the only user of aya: maps, programs, links, pins.
+//!
+//! - this file writes: makes or adopts the maps, and publishes generations
+//! - `attach` puts the program on interfaces and takes it off
+//! - `view` reads, and needs no daemon
+//! - `pins` knows where everything is pinned
+//! - `trace` prints the program's log lines
+//!
+//! Invariants: maps and links are pinned from the moment they exist, so the kernel goes on
+//! filtering whatever becomes of this process; a publish changes one word, last, and everything
+//! that can fail has succeeded by then. Knows nothing of sources, files or time.
+
+mod attach;
+mod pins;
+mod trace;
+mod view;
+
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use allowlist_common::abi::{self, Control, Grant, Interface, ServiceTable, Traffic};
+use allowlist_common::verdict::Verdict;
+use anyhow::{Context as _, Result, bail};
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, ArrayOfMaps, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues};
+use aya::util::nr_cpus;
+use aya::{Ebpf, EbpfLoader};
+use memmap2::{MmapOptions, MmapRaw};
+
+pub use self::attach::{AttachedIn, detach_all};
+pub use self::trace::print_trace;
+pub use self::view::{Attachment, Entry, View};
+use crate::compile::Tables;
+use crate::policy::{DefaultVerdict, Mode};
+use pins::Pins;
+
+/// The object that allowlist-ebpf compiles to: part of this program, so it needs no other file.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/allowlist-ebpf"));
+
+type Trie<K> = LpmTrie<MapData, K, Grant>;
+type Services = Array<MapData, ServiceTable>;
+
+/// The maps, open for writing. One process at a time may hold one for a pin folder.
+pub struct Dataplane {
+    pins: Pins,
+    control: ControlWord,
+    services: ArrayOfMaps<MapData, Services>,
+    v4: ArrayOfMaps<MapData, Trie<[u8; 4]>>,
+    v6: ArrayOfMaps<MapData, Trie<[u8; 16]>>,
+    matches: PerCpuArray<MapData, Traffic>,
+    interfaces: Array<MapData, Interface>,
+}
+
+impl Dataplane {
+    /// Adopts the maps pinned under `pin_dir`, or makes and pins them. Filters nothing by itself.
+    pub fn open(pin_dir: &Path) -> Result<Self> {
+        pins::require_privileges()?;
+        let pins = Pins::create(pin_dir)?;
+        let mut object = load(&pins, 0, false).inspect_err(|_| {
+            if !pins.have_links() {
+                let _ = pins.remove(); // half of the maps would be in the way of the next start
+            }
+        })?;
+        let mut take = |name: &str| {
+            object
+                .take_map(name)
+                .with_context(|| format!("the kernel object has no map {name}"))
+        };
+        Ok(Self {
+            control: ControlWord::map(take(abi::CONTROL)?)?,
+            services: take(abi::SERVICES)?.try_into()?,
+            v4: take(abi::SOURCES_V4)?.try_into()?,
+            v6: take(abi::SOURCES_V6)?.try_into()?,
+            matches: take(abi::MATCHES)?.try_into()?,
+            interfaces: take(abi::INTERFACES)?.try_into()?,
+            pins,
+        })
+    }
+
+    /// The generation in force; 0 before the first publish.
+    pub fn generation(&self) -> u32 {
+        self.control.load().generation
+    }
+
+    /// Makes `tables` the generation that every interface uses, for both families at once.
+    ///
+    /// New maps are filled first, then put into the slot that no packet is looked up in, and only
+    /// then one store flips to it. On an error the generation in force stays in force.
+    ///
+    /// # Returns
+    /// The new generation's number.
+    pub fn publish(
+        &mut self,
+        tables: &Tables,
+        mode: Mode,
+        default_verdict: DefaultVerdict,
+    ) -> Result<u32> {
+        let current = self.control.load();
+        let idle = abi::SLOTS - 1 - current.slot;
+
+        let mut services = Services::create(1, 0).context("cannot make a service table")?;
+        services.set(0, &*tables.services, 0)?;
+        let v4 = trie(
+            tables.v4.iter().map(|(prefix, grant)| {
+                let key = Key::new(prefix.prefix_len().into(), prefix.network().octets());
+                (key, *grant)
+            }),
+            tables.v4.len(),
+        )?;
+        let v6 = trie(
+            tables.v6.iter().map(|(prefix, grant)| {
+                let key = Key::new(prefix.prefix_len().into(), prefix.network().octets());
+                (key, *grant)
+            }),
+            tables.v6.len(),
+        )?;
+
+        self.wait_for_readers(current)?;
+        self.services.set(idle, &services, 0)?;
+        self.v4.set(idle, &v4, 0)?;
+        self.v6.set(idle, &v6, 0)?;
+        let next = Control {
+            generation: current.generation.wrapping_add(1).max(1),
+            slot: idle,
+            default_verdict: match default_verdict {
+                DefaultVerdict::Pass => Verdict::Pass,
+                DefaultVerdict::Drop => Verdict::Drop,
+            },
+            observe: mode == Mode::Observe,
+        };
+        self.control.store(next);
+        Ok(next.generation)
+    }
+
+    /// Sets what was counted by match id to nothing: for when nobody knows what the ids meant.
+    pub fn forget_matches(&mut self) -> Result<()> {
+        let nothing = || {
+            Ok::<_, anyhow::Error>(PerCpuValues::try_from(vec![
+                Traffic::default();
+                nr_cpus().map_err(
+                    |(_, error)| error
+                )?
+            ])?)
+        };
+        for id in 0..abi::MAX_MATCHES {
+            self.matches.set(id, nothing()?, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Returns when no packet is being judged by a generation older than `current`.
+    ///
+    /// A packet that read the control word before the last flip may still be looking into the idle
+    /// slot. Storing into an array of maps returns after an RCU grace period (the kernel's
+    /// `maybe_wait_bpf_programs`), so storing what is there already waits for exactly that.
+    fn wait_for_readers(&mut self, current: Control) -> Result<()> {
+        if current.generation != 0 {
+            let services = self.services.get(&current.slot, 0)?;
+            self.services.set(current.slot, &services, 0)?;
+        }
+        Ok(())
+    }
+}
+
+/// A new trie with room for exactly what goes in. The kernel allocates its nodes one by one.
+fn trie<K: aya::Pod>(
+    entries: impl Iterator<Item = (Key<K>, Grant)>,
+    length: usize,
+) -> Result<Trie<K>> {
+    const BPF_F_NO_PREALLOC: u32 = 1;
+    let room = u32::try_from(length.max(1))?;
+    let mut trie = Trie::create(room, BPF_F_NO_PREALLOC)
+        .context("cannot make a prefix table in the kernel")?;
+    for (key, grant) in entries {
+        trie.insert(&key, grant, 0).with_context(|| {
+            format!("the kernel took no more prefixes than some of {length}; is memory short?")
+        })?;
+    }
+    Ok(trie)
+}
+
+/// One copy of the program for the interface in `slot`, with the pinned maps, not yet loaded.
+fn load(pins: &Pins, slot: u32, trace: bool) -> Result<Ebpf> {
+    let trace = u8::from(trace);
+    let paths: Vec<_> = abi::PINNED
+        .iter()
+        .map(|name| (*name, pins.map(name)))
+        .collect();
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global(abi::GLOBAL_INTERFACE, &slot, true)
+        .override_global(abi::GLOBAL_TRACE, &trace, true);
+    for (name, path) in &paths {
+        loader.map_pin_path(name, path);
+    }
+    loader
+        .load(OBJECT)
+        .context("cannot make or open the kernel maps; is the kernel older than 5.15?")
+}
+
+/// The control word, mapped into memory: the one store that must be atomic is a plain store, not
+/// a copy by a system call.
+struct ControlWord {
+    memory: MmapRaw,
+}
+
+impl ControlWord {
+    fn map(map: Map) -> Result<Self> {
+        let Map::Array(array) = map else {
+            bail!("the control word is not in an array");
+        };
+        let fd = array.fd().as_fd().as_raw_fd();
+        let memory = MmapOptions::new()
+            .len(size_of::<u64>())
+            .map_raw(fd)
+            .context("cannot map the control word into memory")?;
+        Ok(Self { memory })
+    }
+
+    #[expect(unsafe_code, reason = "an atomic in memory shared with the kernel")]
+    fn word(&self) -> &AtomicU64 {
+        // SAFETY: the mapping is page-aligned, at least 8 bytes, and lives as long as `self`; the
+        // kernel program only reads it, and every access from here is atomic.
+        unsafe { AtomicU64::from_ptr(self.memory.as_mut_ptr().cast()) }
+    }
+
+    fn load(&self) -> Control {
+        Control::decode(self.word().load(Ordering::Acquire))
+    }
+
+    fn store(&self, control: Control) {
+        self.word().store(control.encode(), Ordering::Release);
+    }
+}

@@ -1,0 +1,142 @@
+//! Where maps and links are pinned, and what that needs: a BPF file system and privileges.
+//!
+//! Layout: `PIN_DIR/v<ABI version>/<MAP>` and `PIN_DIR/v<ABI version>/link_<interface slot>`.
+//! Links go by slot and not by interface, since a BPF file system takes no dot in a name.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use allowlist_common::abi;
+use anyhow::{Context as _, Result, bail};
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+/// Where a BPF file system is expected, and mounted when it is missing.
+const BPF_FS: &str = "/sys/fs/bpf";
+
+/// A pin folder of this ABI version.
+#[derive(Debug)]
+pub(super) struct Pins {
+    root: PathBuf,
+    folder: PathBuf,
+}
+
+impl Pins {
+    /// Opens a pin folder, and makes it if it is missing.
+    pub(super) fn create(root: &Path) -> Result<Self> {
+        let pins = Self::at(root);
+        mount_bpf_fs(root)?;
+        fs::create_dir_all(&pins.folder).with_context(|| {
+            format!(
+                "cannot make the pin folder {}; its name must be without dots, and its place a BPF file system",
+                pins.folder.display()
+            )
+        })?;
+        if statfs(&pins.folder)?.filesystem_type() != BPF_FS_MAGIC {
+            // What was just made is an ordinary folder: of no use, and not to be left behind.
+            let _ = fs::remove_dir(&pins.folder);
+            let _ = fs::remove_dir(root);
+            bail!(
+                "{} is not on a BPF file system, so nothing can be pinned there; choose a --pin-dir under {BPF_FS}",
+                root.display()
+            );
+        }
+        Ok(pins)
+    }
+
+    /// Opens a pin folder that must be there.
+    pub(super) fn open(root: &Path) -> Result<Self> {
+        let pins = Self::at(root);
+        let control = pins.map(abi::CONTROL);
+        match fs::metadata(&control) {
+            Ok(_) => Ok(pins),
+            Err(error) if error.kind() == ErrorKind::NotFound => bail!(
+                "no filter is in force: nothing is pinned under {}; start one with `allowlist run`",
+                root.display()
+            ),
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                bail!(
+                    "cannot look into {}: only root may; try sudo",
+                    root.display()
+                )
+            }
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", control.display())),
+        }
+    }
+
+    fn at(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            folder: root.join(format!("v{}", abi::VERSION)),
+        }
+    }
+
+    /// Where a map is pinned.
+    pub(super) fn map(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Where the link of an interface slot is pinned.
+    pub(super) fn link(&self, slot: u32) -> PathBuf {
+        self.folder.join(format!("link_{slot}"))
+    }
+
+    /// Whether any interface has its link here.
+    pub(super) fn have_links(&self) -> bool {
+        (0..abi::MAX_INTERFACES).any(|slot| self.link(slot).exists())
+    }
+
+    /// Unpins every map and removes the folders. Links must be gone.
+    pub(super) fn remove(&self) -> Result<()> {
+        for name in abi::PINNED {
+            match fs::remove_file(self.map(name)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("cannot unpin {name}"));
+                }
+                _ => {}
+            }
+        }
+        fs::remove_dir(&self.folder)
+            .with_context(|| format!("cannot remove {}", self.folder.display()))?;
+        // Another ABI version's pins may be beside these, and keep the folder.
+        let _ = fs::remove_dir(&self.root);
+        Ok(())
+    }
+}
+
+/// Mounts the BPF file system if `root` is to be on it and it is not there.
+fn mount_bpf_fs(root: &Path) -> Result<()> {
+    let mounted = statfs(BPF_FS).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC);
+    if !root.starts_with(BPF_FS) || mounted {
+        return Ok(());
+    }
+    mount(
+        Some("bpf"),
+        BPF_FS,
+        Some("bpf"),
+        MsFlags::empty(),
+        None::<&str>,
+    )
+    .with_context(|| format!("cannot mount the BPF file system; try `mount -t bpf bpf {BPF_FS}`"))
+}
+
+/// Fails with what to do where this process may not load programs and attach them.
+pub(super) fn require_privileges() -> Result<()> {
+    const NET_ADMIN: u64 = 1 << 12;
+    const SYS_ADMIN: u64 = 1 << 21;
+    const BPF: u64 = 1 << 39;
+    let status =
+        fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .context("cannot find this process's capabilities in /proc/self/status")?;
+    if effective & NET_ADMIN == 0 || effective & (BPF | SYS_ADMIN) == 0 {
+        bail!(
+            "no privileges: loading a filter and attaching it takes root, or the capabilities CAP_BPF and CAP_NET_ADMIN; try sudo"
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,26 @@
+//! The program's own log lines, for `--trace`: one a packet, printed as they come.
+
+use anyhow::{Context as _, Result};
+use aya::Ebpf;
+use aya_log::EbpfLogger;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Prints the lines of a program loaded with trace on, through the `log` crate, until the runtime ends.
+pub fn print_trace(mut object: Ebpf) -> Result<()> {
+    let logger = EbpfLogger::init(&mut object).context("cannot read the program's log")?;
+    #[expect(
+        unsafe_code,
+        reason = "the only constructor that tokio does not deprecate"
+    )]
+    // SAFETY: the logger owns its descriptor, never replaces it, and is moved in here.
+    let mut logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) }?;
+    tokio::spawn(async move {
+        let _loaded = object; // its maps hold the log's ring buffer
+        while let Ok(mut ready) = logger.readable_mut().await {
+            ready.get_inner_mut().flush();
+            ready.clear_ready();
+        }
+    });
+    Ok(())
+}

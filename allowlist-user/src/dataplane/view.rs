@@ -1,0 +1,152 @@
+//! What the kernel does now, read from the pinned maps alone: works with no daemon running.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use allowlist_common::abi::{self, Control, Counters, Grant, Interface, MAX_INTERFACES, Traffic};
+use allowlist_common::verdict::{Reason, Verdict};
+use anyhow::{Context as _, Result};
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, ArrayOfMaps, LpmTrie, Map, MapData, PerCpuArray};
+use ipnet::IpNet;
+use serde::Serialize;
+
+use super::attach::{AttachedIn, name_of};
+use super::pins::Pins;
+
+/// The pinned maps, open for reading.
+pub struct View {
+    pins: Pins,
+}
+
+/// An interface with the program on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Attachment {
+    /// The interface's name.
+    pub name: String,
+    /// Where the program runs; `None` where the record is damaged.
+    pub mode: Option<AttachedIn>,
+    #[serde(skip)]
+    pub(super) slot: u32,
+}
+
+/// A prefix in the kernel's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Where packets come from.
+    pub prefix: IpNet,
+    /// What they reach.
+    pub grant: Grant,
+}
+
+impl View {
+    /// Opens what is pinned under `pin_dir`; an error where nothing is.
+    pub fn open(pin_dir: &Path) -> Result<Self> {
+        Ok(Self {
+            pins: Pins::open(pin_dir)?,
+        })
+    }
+
+    /// The generation in force and how it is in force.
+    pub fn control(&self) -> Result<Control> {
+        let control: Array<_, u64> = self.map(abi::CONTROL)?.try_into()?;
+        Ok(Control::decode(control.get(&0, 0)?))
+    }
+
+    /// The interfaces that have the program on them.
+    pub fn attachments(&self) -> Result<Vec<Attachment>> {
+        let recorded = self.interfaces()?;
+        Ok(recorded
+            .into_iter()
+            .filter(|attachment| self.pins.link(attachment.slot).exists())
+            .collect())
+    }
+
+    /// Packets by verdict and reason since the maps were made, by interface.
+    pub fn counters(&self) -> Result<BTreeMap<String, Counters>> {
+        let counters: PerCpuArray<_, Counters> = self.map(abi::COUNTERS)?.try_into()?;
+        self.interfaces()?
+            .into_iter()
+            .map(|interface| {
+                let mut sum = Counters::ZERO;
+                for of_cpu in counters.get(&interface.slot, 0)?.iter() {
+                    for verdict in Verdict::ALL {
+                        for reason in Reason::ALL {
+                            *sum.cell(verdict, reason) += of_cpu.get(verdict, reason);
+                        }
+                    }
+                }
+                Ok((interface.name, sum))
+            })
+            .collect()
+    }
+
+    /// What passed under match ids 0 to `ids`, exclusive.
+    pub fn traffic(&self, ids: usize) -> Result<Vec<Traffic>> {
+        let matches: PerCpuArray<_, Traffic> = self.map(abi::MATCHES)?.try_into()?;
+        (0..(ids as u32).min(abi::MAX_MATCHES))
+            .map(|id| {
+                let mut sum = Traffic::default();
+                for of_cpu in matches.get(&id, 0)?.iter() {
+                    sum.packets += of_cpu.packets;
+                    sum.bytes += of_cpu.bytes;
+                }
+                Ok(sum)
+            })
+            .collect()
+    }
+
+    /// Every prefix of the generation in force, IPv4 first, in order.
+    pub fn entries(&self) -> Result<Vec<Entry>> {
+        let control = self.control()?;
+        if control.generation == 0 {
+            return Ok(Vec::new());
+        }
+        let mut entries = self.family::<[u8; 4]>(abi::SOURCES_V4, control.slot)?;
+        entries.extend(self.family::<[u8; 16]>(abi::SOURCES_V6, control.slot)?);
+        entries.sort_unstable_by_key(|entry| entry.prefix);
+        Ok(entries)
+    }
+
+    fn family<K>(&self, map: &str, slot: u32) -> Result<Vec<Entry>>
+    where
+        K: aya::Pod + Into<std::net::IpAddr>,
+    {
+        let slots: ArrayOfMaps<_, LpmTrie<MapData, K, Grant>> = self.map(map)?.try_into()?;
+        slots
+            .get(&slot, 0)?
+            .iter()
+            .map(|entry| {
+                let (key, grant): (Key<K>, Grant) = entry?;
+                let (address, length) = (key.data(), key.prefix_len());
+                Ok(Entry {
+                    prefix: IpNet::new(address.into(), length as u8)?,
+                    grant,
+                })
+            })
+            .collect()
+    }
+
+    fn interfaces(&self) -> Result<Vec<Attachment>> {
+        let interfaces: Array<_, Interface> = self.map(abi::INTERFACES)?.try_into()?;
+        let mut found = Vec::new();
+        for slot in 0..MAX_INTERFACES {
+            let interface = interfaces.get(&slot, 0)?;
+            if interface.index != 0 {
+                found.push(Attachment {
+                    name: name_of(&interface),
+                    mode: AttachedIn::from_number(interface.attach_mode),
+                    slot,
+                });
+            }
+        }
+        Ok(found)
+    }
+
+    fn map(&self, name: &str) -> Result<Map> {
+        let path = self.pins.map(name);
+        let data = MapData::from_pin(&path)
+            .with_context(|| format!("cannot open the map {}", path.display()))?;
+        Ok(Map::from_map_data(data)?)
+    }
+}

@@ -1,0 +1,264 @@
+//! Who may reach which service: the validated words that the rest of the program speaks.
+//!
+//! Invariants: a `Policy` made by `config` names only sources that exist, its names are unique and
+//! in order, and no prefix has host bits set. Knows no file, no network, no clock and no kernel.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::Serialize;
+use url::{Host, Url};
+
+/// Services and the sources that they name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// In order of name.
+    pub services: Vec<Service>,
+    /// In order of name.
+    pub sources: Vec<Source>,
+}
+
+/// Ports that are protected, and the sources that reach them. All others are dropped there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// The key under `[services]`.
+    pub name: String,
+    /// What it covers.
+    pub ports: Vec<Ports>,
+    /// Names of sources, as configured.
+    pub allow: Vec<String>,
+}
+
+/// One entry of a service's `ports`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ports {
+    /// `"tcp/443"` or `"tcp/8443-8450"`.
+    Tcp(RangeInclusive<u16>),
+    /// `"udp/53"` or `"udp/5000-5010"`.
+    Udp(RangeInclusive<u16>),
+    /// `"icmp"`: queries of both families' ICMP, such as echo; errors are not a service.
+    Icmp,
+    /// `"any"`: every protocol and every port.
+    Any,
+}
+
+/// Where prefixes come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The key under `[sources]`.
+    pub name: String,
+    /// How to get them.
+    pub origin: Origin,
+    /// The catalogue entry that filled this in, if one did.
+    pub provider: Option<String>,
+    /// How long a feed is good for before it is fetched again.
+    pub every: Duration,
+    /// What the operator should know about this source whenever it is used.
+    pub warning: Option<String>,
+}
+
+/// How a source's prefixes are got.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// `prefixes = […]`.
+    Prefixes(Vec<IpNet>),
+    /// `file = "…"`: a prefix or address a line, `#` starts a comment.
+    File(PathBuf),
+    /// `url = "…"`: a JSON array of prefixes or addresses.
+    Http(Http),
+    /// A list that is compiled in, from the vendor's page as it stood on `checked`.
+    BuiltIn {
+        /// The list.
+        prefixes: Vec<IpNet>,
+        /// The day on which somebody compared it with the vendor's page, `YYYY-MM-DD`.
+        checked: &'static str,
+    },
+}
+
+/// How to fetch a feed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Http {
+    /// https, or http to loopback.
+    pub url: Url,
+    /// PEM certificates to trust besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// For the whole request, from connect to the last byte.
+    pub timeout: Duration,
+    /// A longer body (after decompression) is an error.
+    pub max_bytes: u64,
+}
+
+/// One source's prefixes at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Feed {
+    /// Sorted, distinct; not merged, so that an operator finds what the vendor wrote.
+    pub prefixes: Vec<IpNet>,
+    /// When the vendor (or the file, or the configuration) gave them.
+    pub fetched: Timestamp,
+}
+
+/// All sources' prefixes of one moment, by source name.
+pub type Snapshot = BTreeMap<String, Feed>;
+
+/// Whether a verdict is carried out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Drops are dropped.
+    #[default]
+    Enforce,
+    /// Everything passes; decisions are counted as if they were carried out.
+    Observe,
+}
+
+/// What happens to traffic that no service covers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DefaultVerdict {
+    /// It passes.
+    #[default]
+    Pass,
+    /// It is dropped: a closed host.
+    Drop,
+}
+
+impl Source {
+    /// `every`, unless it is configured.
+    pub const EVERY: Duration = Duration::from_hours(1);
+
+    /// With defaults for all but its name and origin.
+    pub fn new(name: &str, origin: Origin) -> Self {
+        Self {
+            name: name.to_owned(),
+            origin,
+            provider: None,
+            every: Self::EVERY,
+            warning: None,
+        }
+    }
+
+    /// Whether it may have other prefixes later; those of the configuration and of the program do not.
+    pub fn can_change(&self) -> bool {
+        matches!(self.origin, Origin::File(_) | Origin::Http(_))
+    }
+}
+
+/// In words, without credentials.
+impl fmt::Display for Origin {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Prefixes(_) => out.write_str("the configuration"),
+            Self::File(path) => write!(out, "{}", path.display()),
+            Self::Http(http) => out.write_str(&public_url(&http.url)),
+            Self::BuiltIn { checked, .. } => {
+                write!(out, "the list compiled in, as published on {checked}")
+            }
+        }
+    }
+}
+
+impl Http {
+    /// `timeout`, unless it is configured.
+    pub const TIMEOUT: Duration = Duration::from_secs(30);
+    /// `max_size`, unless it is configured.
+    pub const MAX_BYTES: u64 = 4 << 20;
+
+    /// With defaults for all but the URL.
+    pub fn new(url: Url) -> Self {
+        Self {
+            url,
+            ca_file: None,
+            timeout: Self::TIMEOUT,
+            max_bytes: Self::MAX_BYTES,
+        }
+    }
+}
+
+/// The URL without what may be secret in it: for messages, logs and reports.
+pub fn public_url(url: &Url) -> String {
+    let mut url = url.clone();
+    // These fail for URLs that cannot hold credentials.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url.set_fragment(None);
+    url.into()
+}
+
+/// Whether a request to this URL stays on this host.
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
+}
+
+impl Policy {
+    /// The source of that name.
+    pub fn source(&self, name: &str) -> Option<&Source> {
+        self.sources.iter().find(|source| source.name == name)
+    }
+}
+
+impl FromStr for Ports {
+    type Err = String;
+
+    /// Errors say what would be right.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "icmp" => return Ok(Self::Icmp),
+            "any" => return Ok(Self::Any),
+            _ => {}
+        }
+        let expected = || {
+            format!(
+                "{text:?} is not a port; write \"tcp/443\", \"udp/5000-5010\", \"icmp\" or \"any\""
+            )
+        };
+        let (protocol, range) = text.split_once('/').ok_or_else(expected)?;
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let port = |digits: &str| match digits.parse::<u16>() {
+            Ok(port) if port > 0 && digits.bytes().all(|b| b.is_ascii_digit()) => Ok(port),
+            _ => Err(format!(
+                "{digits:?} in {text:?} is not a port number; write one from 1 to 65535"
+            )),
+        };
+        let (first, last) = (port(first)?, port(last)?);
+        if first > last {
+            return Err(format!(
+                "{text:?} runs backwards; write \"{protocol}/{last}-{first}\""
+            ));
+        }
+        match protocol {
+            "tcp" => Ok(Self::Tcp(first..=last)),
+            "udp" => Ok(Self::Udp(first..=last)),
+            _ => Err(expected()),
+        }
+    }
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let range = |out: &mut fmt::Formatter<'_>, protocol: &str, ports: &RangeInclusive<u16>| {
+            if ports.start() == ports.end() {
+                write!(out, "{protocol}/{}", ports.start())
+            } else {
+                write!(out, "{protocol}/{}-{}", ports.start(), ports.end())
+            }
+        };
+        match self {
+            Self::Tcp(ports) => range(out, "tcp", ports),
+            Self::Udp(ports) => range(out, "udp", ports),
+            Self::Icmp => out.write_str("icmp"),
+            Self::Any => out.write_str("any"),
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What the numbers of the generation in force mean, on disk beside last-good: written by the
+//! daemon, read by any command, also when the daemon is gone and the kernel filters on.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::compile::Names;
+use crate::policy::{Policy, Snapshot};
+use crate::state::StateDir;
+
+/// No source's file can have this name, since a source's name has no dot.
+const FILE: &str = "record.v1.json";
+
+/// A generation in words.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The generation.
+    pub generation: u32,
+    /// What its numbers mean.
+    pub names: Names,
+    /// By name: what each service covers, and whom it allows.
+    pub services: BTreeMap<String, ServiceRecord>,
+    /// By name: the sources that are in use.
+    pub sources: BTreeMap<String, SourceRecord>,
+}
+
+/// A service in words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceRecord {
+    /// As configured.
+    pub ports: Vec<String>,
+    /// Names of sources.
+    pub allow: Vec<String>,
+}
+
+/// A source at the time of the record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceRecord {
+    /// Where it comes from, in words.
+    pub origin: String,
+    /// How many prefixes it has.
+    pub prefixes: usize,
+    /// When they were got.
+    pub fetched: Timestamp,
+    /// Why the last attempt to get them anew failed, if it did: these are the last good ones.
+    pub failure: Option<String>,
+}
+
+impl Record {
+    /// Describes a generation.
+    pub fn of(
+        generation: u32,
+        names: &Names,
+        policy: &Policy,
+        snapshot: &Snapshot,
+        failures: &BTreeMap<String, String>,
+    ) -> Self {
+        Self {
+            generation,
+            names: names.clone(),
+            services: policy
+                .services
+                .iter()
+                .map(|service| {
+                    let record = ServiceRecord {
+                        ports: service.ports.iter().map(ToString::to_string).collect(),
+                        allow: service.allow.clone(),
+                    };
+                    (service.name.clone(), record)
+                })
+                .collect(),
+            sources: policy
+                .sources
+                .iter()
+                .filter_map(|source| {
+                    let feed = snapshot.get(&source.name)?;
+                    let record = SourceRecord {
+                        origin: source.origin.to_string(),
+                        prefixes: feed.prefixes.len(),
+                        fetched: feed.fetched,
+                        failure: failures.get(&source.name).cloned(),
+                    };
+                    Some((source.name.clone(), record))
+                })
+                .collect(),
+        }
+    }
+
+    /// The services that any of these sources may reach, in order of name.
+    pub fn services_of(&self, sources: &[String]) -> Vec<String> {
+        self.services
+            .iter()
+            .filter(|(_, service)| service.allow.iter().any(|name| sources.contains(name)))
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// Puts it on disk, whole or not at all.
+    pub fn store(&self, state: &StateDir) -> Result<()> {
+        let bytes = serde_json::to_vec(self).context("cannot write the record")?;
+        Ok(state.write(FILE, &bytes)?)
+    }
+
+    /// Reads it; `None` where there is none.
+    pub fn load(state_dir: &Path) -> Result<Option<Self>> {
+        let path = state_dir.join(FILE);
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .with_context(|| format!("{} is damaged; it will be replaced", path.display())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+
+    /// Removes it. Not being there is fine.
+    pub fn remove(state_dir: &Path) -> Result<()> {
+        let path = state_dir.join(FILE);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+}

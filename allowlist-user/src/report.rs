@@ -1,0 +1,106 @@
+//! What is known, as text for people and as JSON for programs. Pure but for reading the pinned maps.
+
+mod list;
+mod plan;
+mod status;
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde_json::{Value, json};
+
+pub use list::List;
+pub use plan::Plan;
+pub use status::Status;
+
+use crate::catalogue::{List as Catalogued, Provider};
+use crate::policy::{Feed, Source};
+
+/// A feed's prefixes, a line each: what `file = "…"` reads.
+pub fn feed_text(feed: &Feed) -> String {
+    feed.prefixes
+        .iter()
+        .map(|prefix| format!("{prefix}\n"))
+        .collect()
+}
+
+/// A feed with where it came from.
+pub fn feed_json(source: &Source, feed: &Feed) -> Value {
+    json!({
+        "source": source.name,
+        "provider": source.provider,
+        "origin": source.origin.to_string(),
+        "fetched": feed.fetched,
+        "prefixes": feed.prefixes,
+    })
+}
+
+/// The catalogue as a table.
+pub fn providers_text(providers: &[&Provider]) -> String {
+    let mut table = table(&["provider", "regions", "list", "checked", "title"], &[]);
+    for provider in providers {
+        let regions: Vec<_> = provider
+            .regions()
+            .iter()
+            .map(|region| region.code)
+            .collect();
+        table.add_row([
+            provider.name.to_owned(),
+            regions.join(" "),
+            match provider.list {
+                Catalogued::Url(_) => "fetched".to_owned(),
+                Catalogued::BuiltIn(_) => "compiled in".to_owned(),
+            },
+            provider.checked.to_owned(),
+            provider.title.to_owned(),
+        ]);
+    }
+    let mut text = format!("{table}\n");
+    for provider in providers {
+        if let Some(warning) = provider.warning {
+            text += &format!("warning: {}: {warning}\n", provider.name);
+        }
+    }
+    text
+}
+
+/// The catalogue as data.
+pub fn providers_json(providers: &[&Provider]) -> Value {
+    let entry = |provider: &&Provider| {
+        json!({
+            "name": provider.name,
+            "title": provider.title,
+            "direction": provider.direction,
+            "url": match provider.list {
+                Catalogued::Url(url) => Some(url),
+                Catalogued::BuiltIn(_) => None,
+            },
+            "regions": provider.regions().iter().map(|region| region.code).collect::<Vec<_>>(),
+            "documented": provider.documented,
+            "checked": provider.checked,
+            "warning": provider.warning,
+        })
+    };
+    json!({ "providers": providers.iter().map(entry).collect::<Vec<_>>() })
+}
+
+/// A table without lines, with these columns' numbers to the right.
+fn table(header: &[&str], right: &[usize]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header);
+    for (place, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if right.contains(&place) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+/// How long ago, in the one unit that matters.
+fn ago(seconds: i64) -> String {
+    match seconds {
+        ..120 => format!("{}s", seconds.max(0)),
+        120..7200 => format!("{}m", seconds / 60),
+        7200..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86400),
+    }
+}

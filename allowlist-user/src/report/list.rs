@@ -1,0 +1,83 @@
+//! The prefixes that the kernel has now, and what each reaches.
+
+use std::path::Path;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::table;
+use crate::dataplane::{Entry, View};
+use crate::record::Record;
+
+/// The kernel's table of prefixes, in words.
+pub struct List {
+    generation: u32,
+    rows: Vec<Row>,
+}
+
+struct Row {
+    prefix: ipnet::IpNet,
+    services: Vec<String>,
+    sources: Vec<String>,
+}
+
+impl List {
+    /// Reads the table from the kernel and the words from the record.
+    pub fn read(pin_dir: &Path, state_dir: &Path) -> Result<Self> {
+        let view = View::open(pin_dir)?;
+        let record = Record::load(state_dir)?.unwrap_or_default();
+        Ok(Self {
+            generation: view.control()?.generation,
+            rows: rows(view.entries()?, &record),
+        })
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let mut table = table(&["prefix", "reaches", "listed by"], &[]);
+        for row in &self.rows {
+            table.add_row([
+                row.prefix.to_string(),
+                row.services.join(" "),
+                row.sources.join(" "),
+            ]);
+        }
+        format!(
+            "{table}\n{} prefixes, generation {}\n",
+            self.rows.len(),
+            self.generation
+        )
+    }
+
+    /// For programs.
+    pub fn json(&self) -> Value {
+        json!({ "generation": self.generation, "prefixes": rows_json(&self.rows) })
+    }
+}
+
+/// Entries that were compiled and not read from a kernel, as data.
+pub(super) fn entries_json(entries: Vec<Entry>, record: &Record) -> Value {
+    rows_json(&rows(entries, record))
+}
+
+fn rows(entries: Vec<Entry>, record: &Record) -> Vec<Row> {
+    entries
+        .into_iter()
+        .map(|entry| {
+            let sources = record.names.sources_of(entry.grant.matched);
+            Row {
+                prefix: entry.prefix,
+                services: record.services_of(&sources),
+                sources,
+            }
+        })
+        .collect()
+}
+
+fn rows_json(rows: &[Row]) -> Value {
+    rows.iter()
+        .map(
+            |row| json!({ "prefix": row.prefix, "services": row.services, "sources": row.sources }),
+        )
+        .collect()
+}

@@ -1,0 +1,84 @@
+//! What would be published, for `check`.
+
+use serde_json::{Value, json};
+
+use super::list::entries_json;
+use super::table;
+use crate::compile::Tables;
+use crate::config::Config;
+use crate::dataplane::Entry;
+use crate::record::Record;
+
+/// A configuration, fetched and compiled, that nobody published.
+pub struct Plan<'a> {
+    /// What was configured.
+    pub config: &'a Config,
+    /// It in words.
+    pub record: &'a Record,
+    /// It as the kernel would have it.
+    pub tables: &'a Tables,
+    /// What the operator should think about.
+    pub warnings: &'a [String],
+}
+
+impl Plan<'_> {
+    /// For people.
+    pub fn text(&self) -> String {
+        let mut services = table(&["service", "ports", "allows"], &[]);
+        for (name, service) in &self.record.services {
+            services.add_row([
+                name.clone(),
+                service.ports.join(" "),
+                service.allow.join(" "),
+            ]);
+        }
+        let mut sources = table(&["source", "prefixes", "from"], &[1]);
+        for (name, source) in &self.record.sources {
+            sources.add_row([
+                name.clone(),
+                source.prefixes.to_string(),
+                source.origin.clone(),
+            ]);
+        }
+        let mut text = format!("{services}\n\n{sources}\n\n");
+        for warning in self.warnings {
+            text += &format!("warning: {warning}\n");
+        }
+        text + &format!(
+            "ok: {} IPv4 and {} IPv6 prefixes of {} allowed; mode {}, default {}\n",
+            self.tables.v4.len(),
+            self.tables.v6.len(),
+            self.config.max_prefixes,
+            word(&self.config.mode),
+            word(&self.config.default),
+        )
+    }
+
+    /// For programs.
+    pub fn json(&self) -> Value {
+        let v4 = self.tables.v4.iter().map(|(prefix, grant)| Entry {
+            prefix: (*prefix).into(),
+            grant: *grant,
+        });
+        let v6 = self.tables.v6.iter().map(|(prefix, grant)| Entry {
+            prefix: (*prefix).into(),
+            grant: *grant,
+        });
+        json!({
+            "interfaces": self.config.interfaces,
+            "mode": self.config.mode,
+            "default": self.config.default,
+            "services": self.record.services,
+            "sources": self.record.sources,
+            "prefixes": entries_json(v4.chain(v6).collect(), self.record),
+        })
+    }
+}
+
+/// A configuration word as it is written in the file.
+pub(super) fn word(value: &impl serde::Serialize) -> String {
+    match json!(value) {
+        Value::String(word) => word,
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,462 @@
+//! Last-good: the feeds that a host fell back on, kept on disk for its next boot.
+//!
+//! Invariants: a feed is stored whole or not at all; one that is damaged, or that came from another
+//! origin than the one configured now, is never returned; nobody but the owner can have written it;
+//! and one process at a time holds the directory. Does not know whether a feed is too old to use.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
+use thiserror::Error;
+
+use crate::policy::{Feed, Origin, Source, public_url};
+
+/// Counts up when a reader of the old form would misread the new one.
+const FORMAT: u32 = 1;
+
+/// A directory of feeds, a file a source.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+}
+
+/// Holds the directory until it is dropped.
+#[derive(Debug)]
+#[must_use = "the directory is free again as soon as this is dropped"]
+pub struct StateLock {
+    _file: File,
+}
+
+impl StateDir {
+    /// Opens the directory, and makes it (mode 0700) if there is none.
+    pub fn open(path: &Path) -> Result<Self, StateError> {
+        let io = |cause| StateError::Io {
+            path: path.to_owned(),
+            cause,
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(io)?;
+        let mode = fs::metadata(path).map_err(io)?.mode();
+        if mode & 0o022 != 0 {
+            return Err(StateError::Shared {
+                path: path.to_owned(),
+            });
+        }
+        Ok(Self {
+            path: path.to_owned(),
+        })
+    }
+
+    /// Keeps other processes out; fails if another one got there first.
+    pub fn lock(&self) -> Result<StateLock, StateError> {
+        let path = self.path.join("lock");
+        let io = |cause| StateError::Io {
+            path: path.clone(),
+            cause,
+        };
+        let mut options = OpenOptions::new();
+        options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600);
+        let mut file = options.open(&path).map_err(io)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                // Only for the message: who holds it may not have written its number yet.
+                let _ = file.read_to_string(&mut holder);
+                let holder = holder.trim().parse().ok();
+                return Err(StateError::Locked {
+                    path: self.path.clone(),
+                    holder,
+                });
+            }
+            Err(TryLockError::Error(cause)) => return Err(io(cause)),
+        }
+        file.set_len(0).map_err(io)?;
+        file.rewind().map_err(io)?;
+        writeln!(file, "{}", std::process::id()).map_err(io)?;
+        Ok(StateLock { _file: file })
+    }
+
+    /// The feed that was stored last for this source, if it can be used.
+    ///
+    /// An error means that there is something which must not be used: log it, and go on without.
+    pub fn load(&self, source: &Source) -> Result<Option<Feed>, StateError> {
+        let Some(origin) = fingerprint(source) else {
+            return Ok(None);
+        };
+        let path = self.file(source);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(cause) => return Err(StateError::Io { path, cause }),
+        };
+        let content = match Stored::decode(&bytes) {
+            Ok(content) => content,
+            Err(Undecodable::Format(format)) => return Err(StateError::Format { path, format }),
+            Err(Undecodable::Damaged(problem)) => {
+                let kept = self.path.join(format!("{}.damaged", source.name));
+                let io = |cause| StateError::Io {
+                    path: path.clone(),
+                    cause,
+                };
+                fs::rename(&path, &kept).map_err(io)?;
+                return Err(StateError::Damaged {
+                    path,
+                    problem,
+                    kept,
+                });
+            }
+        };
+        if content.origin != origin {
+            return Err(StateError::OtherOrigin {
+                path,
+                stored: content.origin,
+                configured: origin,
+            });
+        }
+        Ok(Some(Feed {
+            prefixes: content.prefixes,
+            fetched: content.fetched,
+        }))
+    }
+
+    /// Replaces what is stored for this source; on return it has reached the disk.
+    ///
+    /// What the configuration or the program itself holds is always there, and is not stored.
+    pub fn store(&self, source: &Source, feed: &Feed) -> Result<(), StateError> {
+        let Some(origin) = fingerprint(source) else {
+            return Ok(());
+        };
+        let path = self.file(source);
+        let content = Content {
+            origin,
+            fetched: feed.fetched,
+            prefixes: feed.prefixes.clone(),
+        };
+        self.replace(&path, &Stored::encode(content))
+            .map_err(|cause| StateError::Io { path, cause })
+    }
+
+    /// Replaces a file of this directory whole; on return it has reached the disk.
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
+        let path = self.path.join(name);
+        self.replace(&path, bytes)
+            .map_err(|cause| StateError::Io { path, cause })
+    }
+
+    fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut file = NamedTempFile::new_in(&self.path)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        // The new name, too, must survive a power cut.
+        File::open(&self.path)?.sync_all()
+    }
+
+    fn file(&self, source: &Source) -> PathBuf {
+        self.path.join(format!("{}.json", source.name))
+    }
+}
+
+/// Why a feed could not be kept or found again.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// The system said no.
+    #[error("{}: {cause}; check the state directory and its permissions", path.display())]
+    Io {
+        /// The file or the directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
+    /// Others could plant a list of their own.
+    #[error("{}: others than its owner may write there; chmod 0700 it, or choose another --state-dir", path.display())]
+    Shared {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Another process holds the directory.
+    #[error(
+        "{}: is in use by {}; stop it, or choose another --state-dir",
+        path.display(),
+        holder.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+    )]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+        /// That process, if it said so.
+        holder: Option<u32>,
+    },
+    /// A disk error, or an editor.
+    #[error("{}: is damaged: {problem}; it is not used, and kept as {}", path.display(), kept.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+        /// Where it is now.
+        kept: PathBuf,
+    },
+    /// A newer version of this program wrote it.
+    #[error("{}: has format {format}, and this version knows format {FORMAT}; it is not used, and will be replaced", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        format: u32,
+    },
+    /// The source was pointed elsewhere.
+    #[error("{}: came from {stored}, and the source is {configured} now; it is not used, and will be replaced", path.display())]
+    OtherOrigin {
+        /// The file.
+        path: PathBuf,
+        /// Where it came from.
+        stored: String,
+        /// What is configured.
+        configured: String,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    format: u32,
+    /// Of the content as this program writes it.
+    crc32: u32,
+    content: Content,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Content {
+    origin: String,
+    fetched: Timestamp,
+    prefixes: Vec<IpNet>,
+}
+
+enum Undecodable {
+    Format(u32),
+    Damaged(String),
+}
+
+impl Stored {
+    fn encode(content: Content) -> Vec<u8> {
+        let stored = Self {
+            format: FORMAT,
+            crc32: content.crc32(),
+            content,
+        };
+        serde_json::to_vec(&stored).expect("strings and numbers are JSON")
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Content, Undecodable> {
+        /// What every format has.
+        #[derive(Deserialize)]
+        struct Header {
+            format: u32,
+        }
+        let damaged = |error: serde_json::Error| Undecodable::Damaged(error.to_string());
+        let Header { format } = serde_json::from_slice(bytes).map_err(damaged)?;
+        if format != FORMAT {
+            return Err(Undecodable::Format(format));
+        }
+        let stored: Self = serde_json::from_slice(bytes).map_err(damaged)?;
+        if stored.crc32 != stored.content.crc32() {
+            return Err(Undecodable::Damaged(
+                "its checksum does not match".to_owned(),
+            ));
+        }
+        Ok(stored.content)
+    }
+}
+
+impl Content {
+    fn crc32(&self) -> u32 {
+        crc32fast::hash(&serde_json::to_vec(self).expect("strings and numbers are JSON"))
+    }
+}
+
+/// What must be the same for a stored feed to stand for this source; none if it is never stored.
+///
+/// Credentials may change, and do not reach the disk; a query may choose another list, and reaches
+/// it as a checksum.
+fn fingerprint(source: &Source) -> Option<String> {
+    match &source.origin {
+        Origin::Prefixes(_) | Origin::BuiltIn { .. } => None,
+        Origin::File(path) => Some(path.display().to_string()),
+        Origin::Http(http) => {
+            let query = http
+                .url
+                .query()
+                .map(|query| format!("?crc32={:08x}", crc32fast::hash(query.as_bytes())));
+            Some(public_url(&http.url) + &query.unwrap_or_default())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::policy::Http;
+
+    fn state() -> (TempDir, StateDir) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = StateDir::open(&folder.path().join("a/state")).expect("is made");
+        (folder, state)
+    }
+
+    fn source(url: &str) -> Source {
+        Source::new(
+            "vendor",
+            Origin::Http(Http::new(url.parse().expect("a URL"))),
+        )
+    }
+
+    fn feed() -> Feed {
+        let prefixes = ["192.0.2.0/24", "2001:db8::/32"];
+        Feed {
+            prefixes: prefixes
+                .map(|prefix| prefix.parse().expect("a prefix"))
+                .to_vec(),
+            fetched: "2026-11-22T10:11:12.123456789Z".parse().expect("a time"),
+        }
+    }
+
+    const URL: &str = "https://me:hush@example.com/list?region=us&key=hush";
+
+    #[test]
+    fn what_is_stored_is_found_again() {
+        let (_folder, state) = state();
+        assert_eq!(state.load(&source(URL)).expect("is readable"), None);
+        state.store(&source(URL), &feed()).expect("is stored");
+        state.store(&source(URL), &feed()).expect("is replaced");
+        assert_eq!(state.load(&source(URL)).expect("is readable"), Some(feed()));
+        let names: Vec<_> = fs::read_dir(&state.path).expect("a folder").collect();
+        assert_eq!(names.len(), 1, "{names:?}");
+    }
+
+    #[test]
+    fn no_secret_reaches_the_disk_and_nobody_else_reads_it() {
+        let (_folder, state) = state();
+        state.store(&source(URL), &feed()).expect("is stored");
+        let path = state.path.join("vendor.json");
+        assert!(
+            !fs::read_to_string(&path)
+                .expect("is readable")
+                .contains("hush")
+        );
+        for (path, mode) in [(&path, 0o600), (&state.path, 0o700)] {
+            let metadata = fs::metadata(path).expect("is there");
+            assert_eq!(
+                metadata.permissions().mode() & 0o777,
+                mode,
+                "{}",
+                path.display()
+            );
+        }
+    }
+
+    #[test]
+    fn another_origin_is_another_list() {
+        let (_folder, state) = state();
+        state.store(&source(URL), &feed()).expect("is stored");
+        let cases = [
+            ("https://me:new@example.com/list?region=us&key=hush", true),
+            ("https://example.com/list?region=us&key=hush", true),
+            ("https://example.com/list?region=eu&key=hush", false),
+            ("https://example.com/list", false),
+            ("https://example.org/list?region=us&key=hush", false),
+        ];
+        for (url, same) in cases {
+            match state.load(&source(url)) {
+                Ok(Some(_)) => assert!(same, "{url}"),
+                Err(StateError::OtherOrigin { .. }) => assert!(!same, "{url}"),
+                other => panic!("{url}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn damage_is_noticed_and_kept() {
+        let (_folder, state) = state();
+        let path = state.path.join("vendor.json");
+        state.store(&source(URL), &feed()).expect("is stored");
+        let whole = fs::read(&path).expect("is readable");
+        let text = String::from_utf8(whole.clone()).expect("is text");
+        let cases = [
+            Vec::new(),
+            b"[]".to_vec(),
+            whole[..whole.len() - 1].to_vec(),
+            text.replace("192.0.2.0", "192.0.3.0").into_bytes(),
+            text.replace("2026-11-22", "2026-11-23").into_bytes(),
+            text.replace("192.0.2.0/24", "192.0.2.0/99").into_bytes(),
+        ];
+        for bytes in cases {
+            fs::write(&path, &bytes).expect("is written");
+            let error = state.load(&source(URL)).expect_err("must be refused");
+            assert!(matches!(error, StateError::Damaged { .. }), "{error}");
+            assert_eq!(
+                fs::read(state.path.join("vendor.damaged")).expect("is kept"),
+                bytes
+            );
+            assert_eq!(state.load(&source(URL)).expect("is gone"), None);
+        }
+    }
+
+    #[test]
+    fn a_newer_format_is_left_alone() {
+        let (_folder, state) = state();
+        let path = state.path.join("vendor.json");
+        fs::write(&path, r#"{"format":2,"content":"?"}"#).expect("is written");
+        for _ in 0..2 {
+            let error = state.load(&source(URL)).expect_err("must be refused");
+            assert!(
+                matches!(error, StateError::Format { format: 2, .. }),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn one_process_holds_it() {
+        let (_folder, state) = state();
+        let lock = state.lock().expect("is free");
+        let error = state.lock().expect_err("is held").to_string();
+        assert_eq!(
+            error,
+            format!(
+                "{}: is in use by process {}; stop it, or choose another --state-dir",
+                state.path.display(),
+                std::process::id()
+            )
+        );
+        drop(lock);
+        let _lock = state.lock().expect("is free again");
+    }
+
+    #[test]
+    fn others_may_not_write_there() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let permissions = fs::Permissions::from_mode(0o777);
+        fs::set_permissions(folder.path(), permissions).expect("is ours");
+        let error = StateDir::open(folder.path()).expect_err("must be refused");
+        assert!(matches!(error, StateError::Shared { .. }), "{error}");
+    }
+}
