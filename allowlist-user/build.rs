@@ -9,14 +9,18 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use aya_build::{Package, Toolchain};
 
-fn main() -> Result<()> {
+fn main() {
+    if let Err(error) = build() {
+        println!("cargo::error={error:#}");
+    }
+}
+
+fn build() -> Result<()> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
-        .context("no workspace")?;
-    let Some(tools) = tools(workspace)? else {
-        println!("cargo::error=bpf-linker is missing: run `cargo xtask build` once, which gets it");
-        return Ok(());
-    };
+        .context("no workspace around this crate")?;
+    let tools = tools(workspace)
+        .context("bpf-linker is missing: run `cargo xtask build` once, which gets it")?;
     // aya-build watches the eBPF crate alone.
     for input in [
         "allowlist-common",
@@ -56,23 +60,22 @@ fn main() -> Result<()> {
         root_dir: ebpf.to_str().context("the workspace's path is not UTF-8")?,
         ..Package::default()
     };
-    aya_build::build_ebpf([package], Toolchain::Custom(channel.trim_matches('"'))).inspect_err(|_| {
-        println!(
-            "cargo::error=the eBPF object was not built: the warnings say why (if it is rust-src \
-             that is missing, `cargo xtask build` gets it)"
-        );
-    })
+    let channel = channel.trim_matches('"');
+    aya_build::build_ebpf([package], Toolchain::Custom(channel)).context(
+        "the eBPF object was not built: the warnings say why (if it is rust-src that is missing, \
+         `cargo xtask build` gets it)",
+    )
 }
 
 /// The folder of bpf-linker: in the target folder that this build writes to, else the workspace's.
-fn tools(workspace: &Path) -> Result<Option<PathBuf>> {
-    let out_dir = PathBuf::from(env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
+fn tools(workspace: &Path) -> Option<PathBuf> {
+    let out_dir = PathBuf::from(env::var_os("OUT_DIR")?);
     let workspaces_target = workspace.join("target");
-    Ok(out_dir
+    out_dir
         .ancestors()
         .chain([workspaces_target.as_path()])
         .map(|target| target.join("tools/bin"))
-        .find(|folder| folder.join("bpf-linker").exists()))
+        .find(|folder| folder.join("bpf-linker").exists())
 }
 
 fn path_with(first: PathBuf) -> Result<String> {

@@ -148,8 +148,12 @@ pub struct ServiceTable {
     pub any_of_protocol: [u64; 1 << 8],
 }
 
+#[expect(
+    clippy::large_stack_arrays,
+    reason = "a constant, which is copied to where it is boxed"
+)]
 impl ServiceTable {
-    /// A table in which no service covers anything.
+    /// A table in which no service covers anything. A constant: never on a stack.
     pub const EMPTY: Self = Self {
         tcp: [0; 1 << 16],
         udp: [0; 1 << 16],
@@ -219,16 +223,16 @@ pub struct Interface {
 mod user {
     use super::{Counters, Grant, Interface, ServiceTable, Traffic};
 
-    // SAFETY (all five): `#[repr(C)]` structures of integers and arrays of them, without padding
-    // (the test below holds their sizes) and with no invalid bit pattern.
-    #[expect(unsafe_code, reason = "aya asks for a promise about the memory layout")]
-    const _: () = {
-        unsafe impl aya::Pod for Counters {}
-        unsafe impl aya::Pod for Grant {}
-        unsafe impl aya::Pod for Interface {}
-        unsafe impl aya::Pod for ServiceTable {}
-        unsafe impl aya::Pod for Traffic {}
-    };
+    macro_rules! plain_old_data {
+        ($($value:ty),*) => {$(
+            // SAFETY: `#[repr(C)]`, integers and arrays of them only, so no bit pattern is
+            // invalid; without padding, since the test below holds the sizes.
+            #[expect(unsafe_code, reason = "aya asks for a promise about the memory layout")]
+            unsafe impl aya::Pod for $value {}
+        )*};
+    }
+
+    plain_old_data!(Counters, Grant, Interface, ServiceTable, Traffic);
 }
 
 #[cfg(test)]

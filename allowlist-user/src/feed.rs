@@ -113,7 +113,7 @@ pub fn check_prefix(prefix: IpNet) -> Result<IpNet, PrefixError> {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum FeedError {
     /// Zero bytes, or nothing but white space.
-    #[error("is empty; a vendor's list never is: check the address and try again")]
+    #[error("is empty; a list names at least one prefix: check where it comes from")]
     Empty,
     /// An error page, a login page, a challenge, the human-readable page about the list.
     #[error(
@@ -165,7 +165,7 @@ pub enum FeedError {
         found: String,
     },
     /// Well-formed, and names nobody.
-    #[error("names no prefix; a vendor's list never does: check the address and try again")]
+    #[error("names no prefix; a list names at least one: check where it comes from")]
     NoPrefixes,
     /// An item that is not a prefix.
     #[error("{place}: {error}")]
@@ -407,15 +407,15 @@ mod tests {
             (r#"["10.0.0.0/8","2000::/16"]"#, "10.0.0.0/8 2000::/16"),
             (
                 "",
-                "is empty; a vendor's list never is: check the address and try again",
+                "is empty; a list names at least one prefix: check where it comes from",
             ),
             (
                 " \r\n",
-                "is empty; a vendor's list never is: check the address and try again",
+                "is empty; a list names at least one prefix: check where it comes from",
             ),
             (
                 "[]",
-                "names no prefix; a vendor's list never does: check the address and try again",
+                "names no prefix; a list names at least one: check where it comes from",
             ),
             (
                 "<!DOCTYPE html>",
@@ -501,11 +501,11 @@ mod tests {
             ("\u{feff}203.0.113.9", "203.0.113.9/32"),
             (
                 "",
-                "is empty; a vendor's list never is: check the address and try again",
+                "is empty; a list names at least one prefix: check where it comes from",
             ),
             (
                 "# merged into another list\n",
-                "names no prefix; a vendor's list never does: check the address and try again",
+                "names no prefix; a list names at least one: check where it comes from",
             ),
             (
                 "203.0.113.0/24\n\n203.0.113.0/24 203.0.114.0/24\n",
@@ -619,11 +619,10 @@ mod tests {
         #[test]
         fn bytes_never_panic(bytes: Vec<u8>, text in "[\\[\\]\"0-9a-f.:/# \n]{0,60}|\\PC{0,20}") {
             for input in [&bytes[..], text.as_bytes()] {
-                for parsed in [parse_json_array(input), parse_lines(input)] {
-                    if let Ok(prefixes) = parsed {
-                        prop_assert!(prefixes.is_sorted());
-                        prop_assert!(prefixes.iter().all(|prefix| check_prefix(*prefix).is_ok()));
-                    }
+                let parsed = [parse_json_array(input), parse_lines(input)];
+                for prefixes in parsed.into_iter().flatten() {
+                    prop_assert!(prefixes.is_sorted());
+                    prop_assert!(prefixes.iter().all(|prefix| check_prefix(*prefix).is_ok()));
                 }
             }
         }

@@ -19,8 +19,8 @@ pub async fn gather(sources: Vec<Source>) -> Vec<Fetched> {
     let fetcher = &Fetcher::new();
     stream::iter(sources)
         .map(|source| async move {
-            let fetched = fetcher.fetch(&source).await;
-            (source, fetched)
+            let feed = fetcher.fetch(&source).await;
+            (source, feed)
         })
         .buffer_unordered(AT_ONCE)
         .collect()

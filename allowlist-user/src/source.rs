@@ -63,7 +63,7 @@ impl Fetcher {
         fetched.map_err(|cause| FetchError {
             name: source.name.clone(),
             origin: source.origin.to_string(),
-            cause,
+            cause: Box::new(cause),
         })
     }
 }
@@ -82,8 +82,8 @@ pub struct FetchError {
     pub name: String,
     /// Where it was looked for: a URL without secrets, or a path.
     pub origin: String,
-    /// What went wrong.
-    pub cause: FetchErrorCause,
+    /// What went wrong. Boxed, as it is larger than what `fetch` returns when all is well.
+    pub cause: Box<FetchErrorCause>,
 }
 
 /// What went wrong, and what to do about it. Nothing of the answer was taken.

@@ -393,6 +393,18 @@ fn names_what_is_wrong_with_a_source() {
             "provider = \"freshchat\"\nurl = \"https://example.com/\"",
             "3:7: sources.x.url: makes no sense for freshchat, whose list is compiled in; remove it",
         ),
+    ];
+    for (text, expected) in cases {
+        check_wrong(
+            &format!("[sources.x]\n{text}"),
+            &format!("a.toml:{expected}"),
+        );
+    }
+}
+
+#[test]
+fn names_what_is_wrong_with_an_option_of_a_source() {
+    let cases = [
         (
             "file = \"a\"\nevery = \"often\"",
             "3:9: sources.x.every: \"often\" is not a duration; write one such as \"30s\", \"15m\" or \"1h\"",

@@ -14,7 +14,7 @@ use aya::programs::{Xdp, loaded_programs};
 use serde::Serialize;
 
 use super::pins::{Pins, require_privileges};
-use super::{Dataplane, View, load};
+use super::{Dataplane, View};
 use crate::config::AttachMode;
 use crate::interface::Facts;
 
@@ -75,17 +75,11 @@ impl Dataplane {
     /// a gap. Call it after a publish: from here on packets are judged.
     pub fn attach(&mut self, facts: &Facts, wanted: AttachMode, trace: bool) -> Result<Attached> {
         let slot = self.slot_of(facts)?;
-        let mut object = load(&self.pins, slot, trace)?;
+        let mut object = self.load_program(slot, trace)?;
         let program: &mut Xdp = object
             .program_mut(abi::PROGRAM)
-            .with_context(|| format!("the kernel object has no program {}", abi::PROGRAM))?
+            .expect("load_program loaded it")
             .try_into()?;
-        program.load().with_context(|| {
-            format!(
-                "the kernel refused the program for {} (its verifier's log follows)",
-                facts.name
-            )
-        })?;
 
         let recorded = self.interfaces.get(&slot, 0)?;
         let pin = self.pins.link(slot);

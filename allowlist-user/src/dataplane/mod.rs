@@ -24,6 +24,7 @@ use allowlist_common::verdict::Verdict;
 use anyhow::{Context as _, Result, bail};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, ArrayOfMaps, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues};
+use aya::programs::Xdp;
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use memmap2::{MmapOptions, MmapRaw};
@@ -100,7 +101,7 @@ impl Dataplane {
         let idle = abi::SLOTS - 1 - current.slot;
 
         let mut services = Services::create(1, 0).context("cannot make a service table")?;
-        services.set(0, &*tables.services, 0)?;
+        services.set(0, tables.services.as_ref(), 0)?;
         let v4 = trie(
             tables.v4.iter().map(|(prefix, grant)| {
                 let key = Key::new(prefix.prefix_len().into(), prefix.network().octets());
@@ -131,6 +132,19 @@ impl Dataplane {
         };
         self.control.store(next);
         Ok(next.generation)
+    }
+
+    /// One more copy of the program for the interface in `slot`: loaded, and attached to nothing.
+    pub fn load_program(&self, slot: u32, trace: bool) -> Result<Ebpf> {
+        let mut object = load(&self.pins, slot, trace)?;
+        let program: &mut Xdp = object
+            .program_mut(abi::PROGRAM)
+            .with_context(|| format!("the kernel object has no program {}", abi::PROGRAM))?
+            .try_into()?;
+        program
+            .load()
+            .context("the kernel refused the program (its verifier's log follows)")?;
+        Ok(object)
     }
 
     /// Sets what was counted by match id to nothing: for when nobody knows what the ids meant.

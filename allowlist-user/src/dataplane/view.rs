@@ -64,21 +64,24 @@ impl View {
 
     /// Packets by verdict and reason since the maps were made, by interface.
     pub fn counters(&self) -> Result<BTreeMap<String, Counters>> {
-        let counters: PerCpuArray<_, Counters> = self.map(abi::COUNTERS)?.try_into()?;
         self.interfaces()?
             .into_iter()
-            .map(|interface| {
-                let mut sum = Counters::ZERO;
-                for of_cpu in counters.get(&interface.slot, 0)?.iter() {
-                    for verdict in Verdict::ALL {
-                        for reason in Reason::ALL {
-                            *sum.cell(verdict, reason) += of_cpu.get(verdict, reason);
-                        }
-                    }
-                }
-                Ok((interface.name, sum))
-            })
+            .map(|interface| Ok((interface.name, self.counters_of(interface.slot)?)))
             .collect()
+    }
+
+    /// The same for one interface slot.
+    pub fn counters_of(&self, slot: u32) -> Result<Counters> {
+        let counters: PerCpuArray<_, Counters> = self.map(abi::COUNTERS)?.try_into()?;
+        let mut sum = Counters::ZERO;
+        for of_cpu in counters.get(&slot, 0)?.iter() {
+            for verdict in Verdict::ALL {
+                for reason in Reason::ALL {
+                    *sum.cell(verdict, reason) += of_cpu.get(verdict, reason);
+                }
+            }
+        }
+        Ok(sum)
     }
 
     /// What passed under match ids 0 to `ids`, exclusive.

@@ -1,0 +1,96 @@
+//! `allowlist-demo`: the filter at work, without touching the machine's own network.
+//!
+//! `stage` sets up a host, an internet and the filter between them; `cast` says who sends what and
+//! what should become of it; `probe` sends it; `report` shows what became of it. Invariant: all
+//! that it makes belongs to this process, so that nothing is left behind, however it ends.
+
+mod cast;
+mod counters;
+mod probe;
+mod report;
+mod stage;
+
+use std::process::ExitCode;
+
+use allowlist_tests::skip::is_root;
+use anyhow::ensure;
+use clap::Parser;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+use stage::Stage;
+
+/// Sends real packets from allowed and other addresses through the filter, in network namespaces of
+/// its own, and shows what became of each.
+#[derive(Parser)]
+#[command(name = "allowlist-demo")]
+struct Options {
+    /// Fetch the vendors' lists from the vendors, instead of serving them from loopback.
+    #[arg(long)]
+    online: bool,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> anyhow::Result<()> {
+    ensure!(
+        is_root(),
+        "the demo needs root, to make network namespaces and to load a BPF program: run it with sudo"
+    );
+    end_on_signals()?;
+
+    let pagerduty = stage::pagerduty(options.online)?;
+    let packets = cast::packets(&pagerduty);
+    let stage = Stage::new(&pagerduty, &packets)?;
+    if !options.json {
+        println!("{}\n", stage::SUMMARY);
+    }
+    let observed = probe::send_all(&stage, packets)?;
+    let counters = stage.counters()?;
+    if options.json {
+        report::json(&observed, &counters)?;
+    } else {
+        report::text(&observed, &counters)?;
+    }
+
+    let disagreements = report::disagreements(&observed);
+    for line in &disagreements {
+        eprintln!("{line}");
+    }
+    let count = observed.len();
+    ensure!(
+        disagreements.is_empty(),
+        "{count} packets, of which {} fared otherwise than they should",
+        disagreements.len()
+    );
+    if !options.json {
+        println!("{count} packets, every verdict agrees with the receiving socket");
+    }
+    Ok(())
+}
+
+/// Ends at once with the code that shells give to a program ended so (130 for Ctrl-C). The kernel
+/// then takes back children, namespaces and mounts: there is nothing to tidy up.
+#[expect(unsafe_code, reason = "a signal handler")]
+fn end_on_signals() -> nix::Result<()> {
+    extern "C" fn end(signal: libc::c_int) {
+        // SAFETY: `_exit` may be called in a signal handler and does not return.
+        unsafe { libc::_exit(128 + signal) }
+    }
+    let action = SigAction::new(SigHandler::Handler(end), SaFlags::empty(), SigSet::empty());
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        // SAFETY: the handler makes one call, which is allowed in signal handlers.
+        unsafe { sigaction(signal, &action) }?;
+    }
+    Ok(())
+}

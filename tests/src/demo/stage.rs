@@ -1,0 +1,145 @@
+//! The set: a host, an internet that owns every sender's address, a link, and the filter on it.
+//!
+//! Invariant: nothing of it is on the machine's own network or disk.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use allowlist_common::abi::Counters;
+use allowlist_tests::lab::{End, Namespace, Program, Scratch, add_addresses, allowlist, connect};
+use allowlist_tests::vendor::{Answer, Vendor};
+use allowlist_user::catalogue;
+use allowlist_user::source::Fetcher;
+use anyhow::Context;
+use ipnet::IpNet;
+
+use super::cast::{OFFICE, PAGERDUTY, Packet, networks};
+use super::counters;
+
+/// What `Stage::new` makes.
+pub(crate) const SUMMARY: &str = "\
+A host and an internet, two network namespaces with a link between them. On the host allowlist
+filters what eth0 receives, in native mode: tcp/443 is for pagerduty, workato, freshchat and the
+office, tcp/22 for the office alone; tcp/8080 and udp/9000 are not protected.";
+
+/// The interface's name at both ends.
+pub(crate) const INTERFACE: &str = "eth0";
+/// The host's addresses, one of each family.
+const HOST: [&str; 2] = ["198.51.100.1/24", "2001:db8:1::1/64"];
+const INTERNET: [&str; 2] = ["198.51.100.2/24", "2001:db8:1::2/64"];
+/// The vendor whose list is not compiled in.
+const FETCHED: &str = "pagerduty-webhooks-us";
+/// Long enough for a machine that is busy building.
+const START: Duration = Duration::from_secs(30);
+
+/// See the module. Fields are dropped in this order.
+pub(crate) struct Stage {
+    _filter: Program,
+    _vendor: Vendor,
+    scratch: Scratch,
+    /// What the filter protects.
+    pub(crate) host: Namespace,
+    /// Everybody else.
+    pub(crate) internet: Namespace,
+}
+
+impl Stage {
+    /// Sets everything up, and returns when the filter says that it is ready. `pagerduty` is what
+    /// that vendor's list holds.
+    pub(crate) fn new(pagerduty: &[IpNet], packets: &[Packet]) -> anyhow::Result<Self> {
+        let scratch = Scratch::new()?;
+        let (host, internet) = (Namespace::new()?, Namespace::new()?);
+        connect(
+            End {
+                namespace: &host,
+                name: INTERFACE,
+                addresses: &networks(&HOST),
+            },
+            End {
+                namespace: &internet,
+                name: INTERFACE,
+                addresses: &networks(&INTERNET),
+            },
+        )?;
+        let senders: BTreeSet<IpAddr> = packets.iter().map(|packet| packet.source).collect();
+        add_addresses(&internet, INTERFACE, &Vec::from_iter(senders))?;
+
+        let list = Answer::json(serde_json::to_string(pagerduty)?);
+        let vendor = host.run(|| Vendor::start([("/webhook_ips", list)]))?;
+        let config = scratch.write("allowlist.toml", configuration(&vendor.url("/webhook_ips")))?;
+        let mut command = host.command(allowlist()?)?;
+        command
+            .arg("run")
+            .args(["--iface", INTERFACE, "--attach-mode", "native", "--config"])
+            .arg(config)
+            .args(scratch.arguments());
+        let filter = Program::start(command)?;
+        filter
+            .wait_for_line("ready", START)
+            .context("allowlist did not get ready")?;
+        Ok(Self {
+            _filter: filter,
+            _vendor: vendor,
+            scratch,
+            host,
+            internet,
+        })
+    }
+
+    /// What the kernel counted on the host's interface so far.
+    pub(crate) fn counters(&self) -> anyhow::Result<Counters> {
+        counters::read(self.scratch.pin_dir(), INTERFACE)
+    }
+}
+
+/// Where a packet from `source` reaches the host.
+pub(crate) fn host_address(source: IpAddr, port: u16) -> SocketAddr {
+    let addresses = networks(&HOST).into_iter().map(|network| network.addr());
+    let mut same_family = addresses.filter(|address| address.is_ipv4() == source.is_ipv4());
+    SocketAddr::new(
+        same_family.next().expect("the host has one of each family"),
+        port,
+    )
+}
+
+/// `PagerDuty`'s prefixes: as they are now, or as its documentation once showed them.
+pub(crate) fn pagerduty(online: bool) -> anyhow::Result<Vec<IpNet>> {
+    if !online {
+        return Ok(networks(&PAGERDUTY));
+    }
+    let provider = catalogue::find(FETCHED).context("the catalogue lacks a vendor of the demo")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let feed = runtime.block_on(Fetcher::new().fetch(&provider.source("pagerduty", &[])))?;
+    Ok(feed.prefixes)
+}
+
+fn configuration(pagerduty: &str) -> String {
+    format!(
+        r#"[services.webhooks]
+ports = ["tcp/443"]
+allow = ["pagerduty", "workato", "freshchat", "office"]
+
+[services.ssh]
+ports = ["tcp/22"]
+allow = ["office"]
+
+# The host's namespace has no way out: loopback serves the vendor's list.
+[sources.pagerduty]
+provider = "{FETCHED}"
+url = "{pagerduty}"
+
+[sources.workato]
+provider = "workato"
+regions = ["US"]
+
+[sources.freshchat]
+provider = "freshchat"
+
+[sources.office]
+prefixes = {OFFICE:?}
+"#
+    )
+}

@@ -1,0 +1,18 @@
+//! A laboratory: namespaces joined by links, frames and sockets in them, and processes.
+//!
+//! Everything in it belongs to the kernel objects that this process holds open, so the kernel takes
+//! it all back when the process ends, SIGKILL included. Several laboratories run side by side.
+
+mod frame_sender;
+mod link;
+mod namespace;
+mod process;
+mod scratch;
+
+pub mod frame;
+
+pub use frame_sender::FrameSender;
+pub use link::{End, HOST_MAC, PEER_MAC, add_addresses, connect};
+pub use namespace::Namespace;
+pub use process::{Program, allowlist};
+pub use scratch::Scratch;

@@ -1,0 +1,158 @@
+//! Ethernet frames from the peer's end of a link to the host's, byte by byte.
+//!
+//! Invariant: what these functions return is well-formed, checksums included; a test that wants a
+//! broken frame breaks it. Knows no interface: [`FrameSender`](super::FrameSender) sends them.
+
+use std::net::{IpAddr, SocketAddr};
+
+use etherparse::{
+    EtherType, Ethernet2Header, IpFragOffset, IpHeaders, IpNumber, Ipv4Header, Ipv6Extensions,
+    Ipv6FragmentHeader, Ipv6Header, PacketBuilder, PacketBuilderStep,
+};
+
+use super::{HOST_MAC, PEER_MAC};
+
+/// Where the type, or the first tag, of a frame is.
+const TYPE_OFFSET: usize = 12;
+/// Any number: the frames of one test are not numbered.
+const IDENTIFICATION: u16 = 0x0a11;
+
+/// The first segment of a TCP connection.
+pub fn tcp_syn(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
+    let packet = ip(source.ip(), destination.ip())
+        .tcp(source.port(), destination.port(), 0, 65_535)
+        .syn();
+    written(|frame| packet.write_to_vec(frame, &[]))
+}
+
+/// A UDP datagram.
+pub fn udp(source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> Vec<u8> {
+    let packet = ip(source.ip(), destination.ip()).udp(source.port(), destination.port());
+    written(|frame| packet.write_to_vec(frame, payload))
+}
+
+/// An ICMP or `ICMPv6` echo request.
+pub fn echo_request(source: IpAddr, destination: IpAddr) -> Vec<u8> {
+    let packet = ip(source, destination);
+    if source.is_ipv4() {
+        written(|frame| {
+            packet
+                .icmpv4_echo_request(IDENTIFICATION, 1)
+                .write_to_vec(frame, &[])
+        })
+    } else {
+        written(|frame| {
+            packet
+                .icmpv6_echo_request(IDENTIFICATION, 1)
+                .write_to_vec(frame, &[])
+        })
+    }
+}
+
+/// A packet of any protocol with any payload, which may as well be an IPv6 extension header.
+pub fn packet(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let mut headers = headers(source, destination);
+    let length = payload.len();
+    let (kind, header) = match &mut headers {
+        IpHeaders::Ipv4(header, _) => {
+            header.protocol = IpNumber(protocol);
+            header
+                .set_payload_len(length)
+                .expect("the payload of a test fits into a packet");
+            header.header_checksum = header.calc_header_checksum();
+            (EtherType::IPV4, header.to_bytes().to_vec())
+        }
+        IpHeaders::Ipv6(header, _) => {
+            header.next_header = IpNumber(protocol);
+            header
+                .set_payload_length(length)
+                .expect("the payload of a test fits into a packet");
+            (EtherType::IPV6, header.to_bytes().to_vec())
+        }
+    };
+    ethernet(kind.0, &[&header, payload].concat())
+}
+
+/// The last fragment of a packet, which holds bytes from the middle of it and so no ports.
+pub fn later_fragment(
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    payload: &[u8],
+) -> Vec<u8> {
+    // In units of 8 bytes.
+    let offset = IpFragOffset::try_new(100).expect("13 bits hold it");
+    let mut headers = headers(source, destination);
+    match &mut headers {
+        IpHeaders::Ipv4(header, _) => {
+            header.dont_fragment = false;
+            header.fragment_offset = offset;
+        }
+        IpHeaders::Ipv6(_, extensions) => {
+            extensions.fragment = Some(Ipv6FragmentHeader::new(
+                IpNumber(protocol),
+                offset,
+                false,
+                IDENTIFICATION.into(),
+            ));
+        }
+    }
+    let packet = PacketBuilder::ethernet2(PEER_MAC, HOST_MAC).ip(headers);
+    written(|frame| packet.write_to_vec(frame, IpNumber(protocol), payload))
+}
+
+/// A frame of any type with any payload.
+pub fn ethernet(ether_type: u16, payload: &[u8]) -> Vec<u8> {
+    let header = Ethernet2Header {
+        source: PEER_MAC,
+        destination: HOST_MAC,
+        ether_type: EtherType(ether_type),
+    };
+    [&header.to_bytes(), payload].concat()
+}
+
+/// `frame` with VLAN tags in front, the outermost first: each a type (0x8100 or 0x88a8) and a number.
+pub fn tagged(mut frame: Vec<u8>, tags: &[(u16, u16)]) -> Vec<u8> {
+    let bytes = tags
+        .iter()
+        .flat_map(|(kind, vlan)| [kind.to_be_bytes(), vlan.to_be_bytes()]);
+    frame.splice(TYPE_OFFSET..TYPE_OFFSET, bytes.flatten());
+    frame
+}
+
+fn ip(source: IpAddr, destination: IpAddr) -> PacketBuilderStep<IpHeaders> {
+    PacketBuilder::ethernet2(PEER_MAC, HOST_MAC).ip(headers(source, destination))
+}
+
+/// Lengths, protocol and checksum are filled in when the frame is written.
+fn headers(source: IpAddr, destination: IpAddr) -> IpHeaders {
+    const HOP_LIMIT: u8 = 64;
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let header = Ipv4Header {
+                identification: IDENTIFICATION,
+                time_to_live: HOP_LIMIT,
+                source: source.octets(),
+                destination: destination.octets(),
+                ..Default::default()
+            };
+            IpHeaders::Ipv4(header, etherparse::Ipv4Extensions::default())
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            let header = Ipv6Header {
+                hop_limit: HOP_LIMIT,
+                source: source.octets(),
+                destination: destination.octets(),
+                ..Default::default()
+            };
+            IpHeaders::Ipv6(header, Ipv6Extensions::default())
+        }
+        _ => panic!("{source} and {destination} are of two families"),
+    }
+}
+
+fn written<E: std::fmt::Debug>(write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Vec<u8> {
+    let mut frame = Vec::new();
+    write(&mut frame).expect("the payload of a test fits into a packet");
+    frame
+}

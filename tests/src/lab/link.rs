@@ -1,0 +1,177 @@
+//! A virtual cable between two namespaces.
+//!
+//! Invariants: the link is silent, which is to say that no packet crosses it but those that somebody
+//! sent on purpose (no ARP, no neighbour or router discovery, no group membership); and each end
+//! sends everything that is not its own to the other end. Needs netlink only, no `ip` command.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use futures_util::TryStreamExt;
+use ipnet::IpNet;
+use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage, State};
+use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
+
+use super::Namespace;
+
+/// The address of the end whose packets are filtered.
+pub const HOST_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x0a];
+/// The address of the other end.
+pub const PEER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x0b];
+
+/// One end of a link.
+#[derive(Clone, Copy)]
+pub struct End<'a> {
+    /// Where it is.
+    pub namespace: &'a Namespace,
+    /// Such as `eth0`; the two ends may have the same.
+    pub name: &'a str,
+    /// With the length of the network that the two ends share. The other end knows these addresses,
+    /// and routes through the first of each family.
+    pub addresses: &'a [IpNet],
+}
+
+/// Connects `host` and `peer`, and returns when the link carries packets.
+pub fn connect(host: End, peer: End) -> anyhow::Result<()> {
+    create(host, peer).context("cannot make a veth pair")?;
+    for (end, index) in [(host, index_of(host)?), (peer, index_of(peer)?)] {
+        raise(end, index)?;
+    }
+    wait_for_carrier(host)?;
+    wait_for_carrier(peer)?;
+    address(host, peer, PEER_MAC)?;
+    address(peer, host, HOST_MAC)
+}
+
+/// Gives the interface `name` more addresses, each on its own: no network comes with them.
+pub fn add_addresses(
+    namespace: &Namespace,
+    name: &str,
+    addresses: &[IpAddr],
+) -> anyhow::Result<()> {
+    namespace.netlink(async |handle| {
+        let index = get(&handle, name).await?.header.index;
+        for &address in addresses {
+            add_address(&handle, index, address.into()).await?;
+        }
+        Ok(())
+    })
+}
+
+fn create(host: End, peer: End) -> anyhow::Result<()> {
+    let far_side = LinkUnspec::new_with_name(peer.name)
+        .address(PEER_MAC.to_vec())
+        .setns_by_fd(peer.namespace.as_fd().as_raw_fd())
+        .build();
+    let pair = LinkVeth::new(host.name, peer.name)
+        .address(HOST_MAC.to_vec())
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(far_side)))
+        .build();
+    host.namespace
+        .netlink(async |handle| Ok(handle.link().add(pair).execute().await?))
+}
+
+fn index_of(end: End) -> anyhow::Result<u32> {
+    end.namespace
+        .netlink(async |handle| Ok(get(&handle, end.name).await?.header.index))
+}
+
+/// Without ARP the kernel joins no group and asks for no neighbour: that is what makes it silent.
+fn raise(end: End, index: u32) -> anyhow::Result<()> {
+    end.namespace.netlink(async |handle| {
+        let up = LinkUnspec::new_with_index(index).arp(false).up().build();
+        let raised = handle.link().set(up).execute().await;
+        raised.with_context(|| format!("cannot bring {} up", end.name))
+    })
+}
+
+/// A queue that drops everything stands in until the kernel has seen the carrier.
+fn wait_for_carrier(end: End) -> anyhow::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    end.namespace.netlink(async |handle| {
+        loop {
+            let link = get(&handle, end.name).await?;
+            if link
+                .attributes
+                .contains(&LinkAttribute::OperState(State::Up))
+            {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("{} has no carrier after 5 s", end.name);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+}
+
+/// Addresses, the other end as a neighbour that is known for good, and routes through it.
+fn address(end: End, other: End, other_mac: [u8; 6]) -> anyhow::Result<()> {
+    end.namespace.netlink(async |handle| {
+        let index = get(&handle, end.name).await?.header.index;
+        for &network in end.addresses {
+            add_address(&handle, index, network).await?;
+        }
+        for network in other.addresses {
+            let neighbour = handle
+                .neighbours()
+                .add(index, network.addr())
+                .link_layer_address(&other_mac);
+            neighbour
+                .execute()
+                .await
+                .with_context(|| format!("cannot add neighbour {network}"))?;
+        }
+        let gateways = other.addresses.iter().map(IpNet::addr);
+        let first = [
+            gateways.clone().find(IpAddr::is_ipv4),
+            gateways.clone().find(IpAddr::is_ipv6),
+        ];
+        for gateway in first.into_iter().flatten() {
+            add_default_route(&handle, index, gateway).await?;
+        }
+        Ok(())
+    })
+}
+
+async fn get(handle: &Handle, name: &str) -> anyhow::Result<LinkMessage> {
+    let found = handle
+        .link()
+        .get()
+        .match_name(name)
+        .execute()
+        .try_next()
+        .await;
+    found
+        .ok()
+        .flatten()
+        .with_context(|| format!("there is no interface {name}"))
+}
+
+async fn add_address(handle: &Handle, index: u32, network: IpNet) -> anyhow::Result<()> {
+    let request = handle
+        .address()
+        .add(index, network.addr(), network.prefix_len());
+    request
+        .execute()
+        .await
+        .with_context(|| format!("cannot add address {network}"))
+}
+
+async fn add_default_route(handle: &Handle, index: u32, gateway: IpAddr) -> anyhow::Result<()> {
+    let everywhere: IpAddr = match gateway {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let route = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(everywhere, 0)?
+        .gateway(gateway)?
+        .output_interface(index)
+        // Different for each interface, so that a namespace can have several such routes.
+        .priority(index)
+        .build();
+    let added = handle.route().add(route).execute().await;
+    added.with_context(|| format!("cannot route through {gateway}"))
+}

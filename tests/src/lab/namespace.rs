@@ -1,0 +1,120 @@
+//! A network namespace without a name.
+//!
+//! Invariant: an open file is all that holds it, so it goes, with every link in it, when the last
+//! of this value, the sockets opened in it and the processes started in it is gone. Knows nothing
+//! of what the namespace is connected to.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::process::CommandExt;
+use std::panic::resume_unwind;
+use std::process::Command;
+use std::thread;
+
+use anyhow::Context;
+use nix::sched::{CloneFlags, setns, unshare};
+use rtnetlink::{Handle, LinkUnspec};
+
+/// Each namespace's loopback interface has this index.
+const LOOPBACK: u32 = 1;
+
+/// Settings that keep the kernel from sending or dropping packets of its own accord. They apply to
+/// interfaces made later, whatever the machine's own settings are.
+const SETTINGS: &[(&str, &str)] = &[
+    ("ipv4/conf/all/rp_filter", "0"),
+    ("ipv4/conf/default/rp_filter", "0"),
+    ("ipv6/conf/all/disable_ipv6", "0"),
+    ("ipv6/conf/default/disable_ipv6", "0"),
+    // 1: no link-local address, so neither router solicitations nor group membership for it.
+    ("ipv6/conf/default/addr_gen_mode", "1"),
+];
+
+/// See the module.
+pub struct Namespace {
+    file: File,
+}
+
+impl Namespace {
+    /// A new one in which only loopback is up.
+    pub fn new() -> anyhow::Result<Self> {
+        let made = thread::spawn(|| -> io::Result<File> {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            File::open("/proc/thread-self/ns/net")
+        });
+        let file = made
+            .join()
+            .unwrap_or_else(|panic| resume_unwind(panic))
+            .context("cannot make a network namespace")?;
+        let namespace = Self { file };
+        namespace.run(|| {
+            SETTINGS.iter().try_for_each(|(name, value)| {
+                let path = format!("/proc/sys/net/{name}");
+                fs::write(&path, value).with_context(|| format!("cannot write {value} to {path}"))
+            })
+        })?;
+        namespace.netlink(async |handle| {
+            let up = LinkUnspec::new_with_index(LOOPBACK).up().build();
+            handle
+                .link()
+                .set(up)
+                .execute()
+                .await
+                .context("cannot bring loopback up")
+        })?;
+        Ok(namespace)
+    }
+
+    /// Runs `task` in a thread inside the namespace, and waits for it. Sockets that it opens and
+    /// threads that it starts stay inside.
+    ///
+    /// Start no process here: [`Program`](super::Program) dies with the thread that started it.
+    pub fn run<T: Send>(&self, task: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                setns(&self.file, CloneFlags::CLONE_NEWNET).expect("it was made by this process");
+                task()
+            });
+            inside.join().unwrap_or_else(|panic| resume_unwind(panic))
+        })
+    }
+
+    /// A command whose process runs inside the namespace.
+    #[expect(
+        unsafe_code,
+        reason = "the child enters the namespace between fork and exec"
+    )]
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> io::Result<Command> {
+        let file = self.file.try_clone()?;
+        let mut command = Command::new(program);
+        // SAFETY: the closure makes one system call and allocates nothing.
+        unsafe {
+            command.pre_exec(move || Ok(setns(&file, CloneFlags::CLONE_NEWNET)?));
+        }
+        Ok(command)
+    }
+
+    /// Runs `task` with a netlink connection to the namespace.
+    pub(super) fn netlink<T: Send>(
+        &self,
+        task: impl AsyncFnOnce(Handle) -> anyhow::Result<T> + Send,
+    ) -> anyhow::Result<T> {
+        self.run(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(async {
+                let (connection, handle, _) =
+                    rtnetlink::new_connection().context("cannot open a netlink socket")?;
+                tokio::spawn(connection);
+                task(handle).await
+            })
+        })
+    }
+}
+
+impl AsFd for Namespace {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}

@@ -1,0 +1,307 @@
+//! A vendor on loopback: serves lists, and misbehaves in every way that real vendors do.
+//!
+//! Made of `std` sockets and threads because misbehaviour needs raw bytes, which an HTTP library is
+//! there to prevent, and because a thread that has entered a network namespace can start one there.
+//!
+//! Invariants: it listens on 127.0.0.1 of the namespace in which it was started; when it is dropped,
+//! its threads have ended. Understands no more of a request than its path.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use nix::sys::socket;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+/// What a path answers.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// Status 200 and a body of some type.
+    Body(&'static str, Vec<u8>),
+    /// Status 200 and a body that is compressed on its way.
+    Gzip(Vec<u8>),
+    /// Another status, and a few words of HTML.
+    Status(u16),
+    /// Status 302 to this URL.
+    Redirect(String),
+    /// The first bytes of a longer body, and the end of the connection.
+    Truncated(Vec<u8>),
+    /// Status 200 and a body without end.
+    Endless,
+    /// A byte of a body now and then.
+    Drip,
+    /// Nothing at all.
+    Silence,
+    /// What is not HTTP.
+    Noise,
+}
+
+impl Answer {
+    /// A JSON text, with the content type that a list's vendor really uses.
+    pub fn json(text: impl Into<String>) -> Self {
+        Self::Body("binary/octet-stream", text.into().into_bytes())
+    }
+
+    /// A web page.
+    pub fn html(text: impl Into<String>) -> Self {
+        Self::Body("text/html; charset=utf-8", text.into().into_bytes())
+    }
+}
+
+/// A running server. Stops when it is dropped.
+pub struct Vendor {
+    address: SocketAddr,
+    ca_pem: Option<String>,
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    answers: Vec<(String, Answer)>,
+    tls: Option<Arc<ServerConfig>>,
+    /// Heads of requests, in the order in which they came.
+    requests: Mutex<Vec<String>>,
+    /// None once the server is stopping.
+    streams: Mutex<Option<Vec<TcpStream>>>,
+}
+
+impl Vendor {
+    /// Answers by path over HTTP; any other path is 404.
+    pub fn start(answers: impl IntoIterator<Item = (&'static str, Answer)>) -> Result<Self> {
+        Self::start_with(answers, None)
+    }
+
+    /// The same over HTTPS, with a certificate for `127.0.0.1` and `localhost`.
+    pub fn start_tls(answers: impl IntoIterator<Item = (&'static str, Answer)>) -> Result<Self> {
+        Self::start_with(answers, Some(Certificates::new()?))
+    }
+
+    fn start_with(
+        answers: impl IntoIterator<Item = (&'static str, Answer)>,
+        certificates: Option<Certificates>,
+    ) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .context("cannot listen on 127.0.0.1: is loopback up in this namespace?")?;
+        let (ca_pem, tls) = match certificates {
+            Some(Certificates { ca_pem, server }) => (Some(ca_pem), Some(server)),
+            None => (None, None),
+        };
+        let answers = answers
+            .into_iter()
+            .map(|(path, answer)| (path.to_owned(), answer));
+        let shared = Arc::new(Shared {
+            answers: answers.collect(),
+            tls,
+            requests: Mutex::default(),
+            streams: Mutex::new(Some(Vec::new())),
+        });
+        let accepting = thread::spawn({
+            let (listener, shared) = (listener.try_clone()?, Arc::clone(&shared));
+            move || accept(&listener, &shared)
+        });
+        Ok(Self {
+            address: listener.local_addr()?,
+            ca_pem,
+            listener,
+            shared,
+            accepting: Some(accepting),
+        })
+    }
+
+    /// The URL of a path that starts with a slash.
+    pub fn url(&self, path: &str) -> String {
+        let scheme = if self.ca_pem.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        format!("{scheme}://{}{path}", self.address)
+    }
+
+    /// The certificate to trust, if this is HTTPS.
+    pub fn ca_pem(&self) -> Option<&str> {
+        self.ca_pem.as_deref()
+    }
+
+    /// Request lines and headers, in the order in which they came.
+    pub fn requests(&self) -> Vec<String> {
+        lock(&self.shared.requests).clone()
+    }
+}
+
+impl Drop for Vendor {
+    fn drop(&mut self) {
+        // Not by a last connection: the thread that drops it may be in another namespace.
+        let _ = socket::shutdown(self.listener.as_raw_fd(), socket::Shutdown::Both);
+        for stream in lock(&self.shared.streams).take().into_iter().flatten() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        if let Some(accepting) = self.accepting.take() {
+            let _ = accepting.join();
+        }
+    }
+}
+
+impl fmt::Debug for Vendor {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_tuple("Vendor").field(&self.url("/")).finish()
+    }
+}
+
+struct Certificates {
+    ca_pem: String,
+    server: Arc<ServerConfig>,
+}
+
+impl Certificates {
+    fn new() -> Result<Self> {
+        let mut ca = CertificateParams::new(Vec::new())?;
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate()?)?;
+        let key = KeyPair::generate()?;
+        let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
+        let certificate = CertificateParams::new(names)?.signed_by(&key, &ca)?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let server = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)?;
+        Ok(Self {
+            ca_pem: ca.pem(),
+            server: Arc::new(server),
+        })
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    let mut connections = Vec::new();
+    while let Ok((stream, _)) = listener.accept() {
+        let Ok(copy) = stream.try_clone() else {
+            continue;
+        };
+        match &mut *lock(&shared.streams) {
+            Some(streams) => streams.push(copy),
+            None => break,
+        }
+        let shared = Arc::clone(shared);
+        // A client that goes away is what these tests are about, not a failure of the server.
+        connections.push(thread::spawn(move || drop(serve(stream, &shared))));
+    }
+    for connection in connections {
+        let _ = connection.join();
+    }
+}
+
+fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+    let Some(tls) = &shared.tls else {
+        respond(&mut stream, shared)?;
+        return stream.shutdown(Shutdown::Both);
+    };
+    let connection = ServerConnection::new(Arc::clone(tls)).map_err(io::Error::other)?;
+    let mut stream = StreamOwned::new(connection, stream);
+    respond(&mut stream, shared)?;
+    stream.conn.send_close_notify();
+    stream.flush()?;
+    stream.sock.shutdown(Shutdown::Both)
+}
+
+fn respond(stream: &mut (impl Read + Write), shared: &Shared) -> io::Result<()> {
+    let head = read_head(stream)?;
+    let path = head.split_whitespace().nth(1).unwrap_or_default();
+    let path = path.split('?').next().unwrap_or_default().to_owned();
+    lock(&shared.requests).push(head);
+    let answer = shared
+        .answers
+        .iter()
+        .find(|(known, _)| *known == path)
+        .map(|(_, answer)| answer);
+    match answer.unwrap_or(&Answer::Status(404)) {
+        Answer::Body(content_type, body) => {
+            let length = body.len();
+            write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+            )?;
+            stream.write_all(body)?;
+        }
+        Answer::Gzip(body) => {
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+            encoder.write_all(body)?;
+            let body = encoder.finish()?;
+            let length = body.len();
+            write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+            )?;
+            stream.write_all(&body)?;
+        }
+        Answer::Status(status) => {
+            let body = format!("<html><body>{status}</body></html>");
+            let length = body.len();
+            write!(
+                stream,
+                "HTTP/1.1 {status} Said So\r\nContent-Type: text/html\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+            )?;
+        }
+        Answer::Redirect(to) => {
+            write!(
+                stream,
+                "HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            )?;
+        }
+        Answer::Truncated(body) => {
+            let length = body.len() + 1;
+            write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+            )?;
+            stream.write_all(body)?;
+        }
+        Answer::Endless => {
+            write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n[")?;
+            loop {
+                stream.write_all(&[b' '; 16 << 10])?;
+            }
+        }
+        Answer::Drip => {
+            write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n[")?;
+            loop {
+                stream.write_all(b" ")?;
+                stream.flush()?;
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
+        // Until the client gives up, or the server is dropped.
+        Answer::Silence => while stream.read(&mut [0; 1024])? > 0 {},
+        Answer::Noise => stream.write_all(b"\x15\x03\x01 220 mail.example.com ESMTP\r\n")?,
+    }
+    stream.flush()
+}
+
+fn read_head(stream: &mut impl Read) -> io::Result<String> {
+    let mut head = Vec::new();
+    let mut buffer = [0; 1024];
+    while !head.windows(4).any(|window| window == b"\r\n\r\n") {
+        match stream.read(&mut buffer)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => head.extend_from_slice(&buffer[..count]),
+        }
+    }
+    Ok(String::from_utf8_lossy(&head).into_owned())
+}
+
+/// A thread that panicked while it held the lock has failed a test already.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

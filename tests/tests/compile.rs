@@ -1,0 +1,216 @@
+//! Compiled tables against the linear model: the kernel's longest-prefix match over them gives the
+//! union that the policy means.
+
+use allowlist_common::judge::judge;
+use allowlist_common::verdict::{Reason, Verdict};
+use allowlist_tests::model::{self, Host, World, worlds};
+use allowlist_user::compile::{CompileError, Names, compile};
+use allowlist_user::config::Config;
+use allowlist_user::policy::{Feed, Origin, Snapshot};
+use proptest::prelude::*;
+
+proptest! {
+    // A case compiles whole port tables, and the three properties share their time.
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn agrees_with_the_model(world in worlds(64)) {
+        let World { policy, snapshot, default, packets } = &world;
+        let tables = compile(policy, snapshot, 1000, &Names::default()).expect("a small policy");
+        let host = Host::new(&tables, *default);
+        for facts in packets {
+            let decision = judge(&Ok(Some(facts.packet())), &host);
+            let expected = model::judge(policy, snapshot, *default, facts);
+            prop_assert_eq!((decision.verdict, decision.reason), expected, "{:?}", facts);
+            prop_assert_eq!(decision.matched != 0, expected == (Verdict::Pass, Reason::Allowed));
+        }
+    }
+
+    /// The order in which things are configured or fetched changes nothing.
+    #[test]
+    fn order_does_not_matter(world in worlds(1)) {
+        let mut turned = world.snapshot.clone();
+        for feed in turned.values_mut() {
+            feed.prefixes.reverse();
+        }
+        let compiled = |snapshot| compile(&world.policy, snapshot, 1000, &Names::default()).expect("a small policy");
+        let (a, b) = (compiled(&world.snapshot), compiled(&turned));
+        prop_assert_eq!(a.v4, b.v4);
+        prop_assert_eq!(a.v6, b.v6);
+        prop_assert_eq!(a.names, b.names);
+    }
+
+    /// Match ids mean the same in the next generation, whatever is in it.
+    #[test]
+    fn match_ids_stay(world in worlds(1), next in worlds(1)) {
+        let first = compile(&world.policy, &world.snapshot, 1000, &Names::default()).expect("a small policy");
+        let second = compile(&next.policy, &next.snapshot, 1000, &first.names).expect("a small policy");
+        let known = first.names.matches.len();
+        prop_assert_eq!(&second.names.matches[..known], &first.names.matches[..]);
+    }
+}
+
+/// A configuration, and who reaches what by it: `address -> services' ports that pass`.
+fn check(config: &str, expected: &[(&str, &[&str])]) {
+    let config = Config::parse(config, "test.toml".as_ref()).expect("a configuration");
+    let snapshot = snapshot(&config);
+    let tables = compile(&config.policy, &snapshot, 1000, &Names::default()).expect("tables");
+    let host = Host::new(&tables, Verdict::Drop);
+    for (source, reached) in expected {
+        let mut passing = Vec::new();
+        for (name, protocol, port) in [("ssh", 6, 22), ("https", 6, 443), ("dns", 17, 53), ("gre", 47, 0)] {
+            let facts = model::Facts {
+                source: source.parse().expect("an address"),
+                protocol,
+                port,
+            };
+            if judge(&Ok(Some(facts.packet())), &host).verdict == Verdict::Pass {
+                passing.push(name);
+            }
+        }
+        assert_eq!(passing, *reached, "{source}");
+    }
+}
+
+fn snapshot(config: &Config) -> Snapshot {
+    config
+        .policy
+        .sources
+        .iter()
+        .map(|source| {
+            let Origin::Prefixes(prefixes) = &source.origin else {
+                panic!("only static prefixes here")
+            };
+            let feed = Feed {
+                prefixes: prefixes.clone(),
+                fetched: jiff::Timestamp::UNIX_EPOCH,
+            };
+            (source.name.clone(), feed)
+        })
+        .collect()
+}
+
+#[test]
+fn a_wide_prefix_reaches_through_a_narrow_one() {
+    check(
+        r#"
+        [services.ssh]
+        ports = ["tcp/22"]
+        allow = ["wide"]
+        [services.https]
+        ports = ["tcp/443"]
+        allow = ["narrow"]
+        [services.dns]
+        ports = ["udp/53"]
+        allow = ["host"]
+        [sources.wide]
+        prefixes = ["10.0.0.0/8", "2001:db8::/32"]
+        [sources.narrow]
+        prefixes = ["10.1.0.0/16", "2001:db8:1::/48"]
+        [sources.host]
+        prefixes = ["10.1.2.3/32", "2001:db8:1::1/128"]
+        "#,
+        &[
+            ("10.0.0.1", &["ssh"]),
+            ("10.1.0.1", &["ssh", "https"]),
+            ("10.1.2.2", &["ssh", "https"]),
+            ("10.1.2.3", &["ssh", "https", "dns"]),
+            ("10.1.2.4", &["ssh", "https"]),
+            ("10.2.0.0", &["ssh"]),
+            ("9.255.255.255", &[]),
+            ("11.0.0.0", &[]),
+            ("2001:db8::1", &["ssh"]),
+            ("2001:db8:1::", &["ssh", "https"]),
+            ("2001:db8:1::1", &["ssh", "https", "dns"]),
+            ("2001:db8:2::", &["ssh"]),
+            ("2001:db9::", &[]),
+        ],
+    );
+}
+
+#[test]
+fn the_same_prefix_of_two_sources_reaches_both_services() {
+    check(
+        r#"
+        [services.ssh]
+        ports = ["tcp/22"]
+        allow = ["a"]
+        [services.https]
+        ports = ["tcp/443"]
+        allow = ["b"]
+        [sources.a]
+        prefixes = ["192.0.2.0/24"]
+        [sources.b]
+        prefixes = ["192.0.2.0/24"]
+        "#,
+        &[("192.0.2.1", &["ssh", "https"]), ("192.0.3.1", &[])],
+    );
+}
+
+#[test]
+fn services_that_share_a_port_let_in_the_sources_of_both() {
+    check(
+        r#"
+        [services.admin]
+        ports = ["any"]
+        allow = ["office"]
+        [services.web]
+        ports = ["tcp/443"]
+        allow = ["vendor"]
+        [sources.office]
+        prefixes = ["192.0.2.1"]
+        [sources.vendor]
+        prefixes = ["192.0.2.2"]
+        "#,
+        &[
+            ("192.0.2.1", &["ssh", "https", "dns", "gre"]),
+            ("192.0.2.2", &["https"]),
+            ("192.0.2.3", &[]),
+        ],
+    );
+}
+
+#[test]
+fn what_does_not_fit_is_an_error_that_says_what_to_do() {
+    let config = Config::parse(
+        r#"
+        [services.web]
+        ports = ["tcp/443"]
+        allow = ["a", "b"]
+        [sources.a]
+        prefixes = ["192.0.2.1", "192.0.2.2"]
+        [sources.b]
+        prefixes = ["192.0.2.2", "192.0.2.3"]
+        "#,
+        "test.toml".as_ref(),
+    )
+    .expect("a configuration");
+    let compiled = |limit| compile(&config.policy, &snapshot(&config), limit, &Names::default());
+    assert!(compiled(3).is_ok(), "three distinct prefixes fit three");
+    let Err(error) = compiled(2) else {
+        panic!("three prefixes fit two");
+    };
+    assert!(matches!(error, CompileError::TooManyPrefixes { prefixes: 3, limit: 2, .. }));
+    assert!(error.to_string().contains("raise max_prefixes"), "{error}");
+}
+
+#[test]
+fn more_than_64_combinations_of_services_are_an_error() {
+    // Each range overlaps the next one, so n services make 2n - 1 combinations.
+    let config = |services: u16| {
+        let service = |place: u16| {
+            let first = 1000 + 10 * place;
+            let last = first + 14;
+            format!("[services.s{place}]\nports = [\"tcp/{first}-{last}\"]\nallow = [\"a\"]\n")
+        };
+        let text: String = (0..services).map(service).collect();
+        let text = text + "[sources.a]\nprefixes = [\"192.0.2.1\"]\n";
+        Config::parse(&text, "test.toml".as_ref()).expect("a configuration")
+    };
+    let compiled = |services| {
+        let config = config(services);
+        compile(&config.policy, &snapshot(&config), 10, &Names::default()).map(drop)
+    };
+    assert_eq!(compiled(32), Ok(()));
+    assert_eq!(compiled(33), Err(CompileError::TooManyServices { combinations: 65 }));
+}

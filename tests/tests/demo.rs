@@ -1,0 +1,133 @@
+//! The demo, as `cargo xtask run` starts it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use allowlist_tests::lab::Program;
+use allowlist_tests::require_root;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+/// Long enough for a machine that is busy building.
+const SOON: Duration = Duration::from_mins(1);
+
+fn demo(arguments: &[&str]) -> anyhow::Result<Program> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_allowlist-demo"));
+    command.args(arguments);
+    Program::start(command)
+}
+
+#[test]
+fn every_verdict_agrees_with_the_socket() -> anyhow::Result<()> {
+    require_root!();
+    let mut demo = demo(&["--json"])?;
+    let status = demo.wait(SOON)?;
+    assert!(status.success(), "{}", demo.output());
+
+    let document: Value = serde_json::from_str(&demo.stdout())?;
+    let packets = document["packets"].as_array().expect("packets is an array");
+    for packet in packets {
+        assert_eq!(packet["delivered"], packet["verdict"] == "pass", "{packet}");
+    }
+    let allowed = |provider: &str, port: &str| {
+        let of_provider = packets
+            .iter()
+            .filter(|packet| packet["provider"] == provider);
+        of_provider
+            .filter(|packet| packet["port"] == port && packet["reason"] == "allowed")
+            .count()
+    };
+    for (provider, count) in [
+        ("pagerduty", 17),
+        ("workato", 3),
+        ("freshchat", 43),
+        ("office", 2),
+    ] {
+        assert_eq!(allowed(provider, "tcp/443"), count, "{provider}");
+    }
+    assert_eq!(
+        (allowed("office", "tcp/22"), allowed("pagerduty", "tcp/22")),
+        (2, 0)
+    );
+
+    let dropped = packets
+        .iter()
+        .filter(|packet| packet["verdict"] == "drop")
+        .count();
+    assert_eq!(document["counters"]["eth0"]["drop"]["not-allowed"], dropped);
+    Ok(())
+}
+
+#[test]
+fn the_text_ends_with_the_result() -> anyhow::Result<()> {
+    require_root!();
+    let mut demo = demo(&[])?;
+    let status = demo.wait(SOON)?;
+    assert!(status.success(), "{}", demo.output());
+    let output = demo.stdout();
+    let result = output.lines().last().unwrap_or_default();
+    assert!(
+        result.ends_with("packets, every verdict agrees with the receiving socket"),
+        "{result}"
+    );
+    Ok(())
+}
+
+#[test]
+fn signals_leave_nothing_behind() -> anyhow::Result<()> {
+    require_root!();
+    let mounts = || fs::read_to_string("/proc/self/mountinfo");
+    let before = mounts()?;
+    for (signal, code) in [
+        (Signal::SIGINT, Some(130)),
+        (Signal::SIGTERM, Some(143)),
+        (Signal::SIGKILL, None),
+    ] {
+        let mut demo = demo(&[])?;
+        let filter = first_child(demo.id());
+        demo.signal(signal)?;
+        assert_eq!(demo.wait(SOON)?.code(), code, "{}", demo.output());
+        assert!(
+            eventually(|| !is_running(&filter)),
+            "{} lives on after {signal}",
+            filter.display()
+        );
+    }
+    assert_eq!(mounts()?, before);
+    Ok(())
+}
+
+/// The process that the demo starts: the filter.
+fn first_child(parent: u32) -> PathBuf {
+    let list = format!("/proc/{parent}/task/{parent}/children");
+    let mut child = None;
+    let has_started = eventually(|| {
+        let children = fs::read_to_string(&list).unwrap_or_default();
+        child = children
+            .split_whitespace()
+            .next()
+            .map(|id| Path::new("/proc").join(id));
+        child.is_some()
+    });
+    assert!(has_started, "the demo started no process");
+    child.expect("it has started")
+}
+
+/// A process that has ended has no program any more, even before its exit code is asked for.
+fn is_running(process: &Path) -> bool {
+    fs::read_link(process.join("exe")).is_ok()
+}
+
+fn eventually(mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + SOON;
+    while Instant::now() < deadline {
+        if condition() {
+            return true;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    false
+}
