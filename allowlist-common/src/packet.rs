@@ -44,7 +44,7 @@ pub enum Transport {
         /// Of this host.
         destination: u16,
     },
-    /// ICMP or `ICMPv6`: the message type.
+    /// ICMP or ICMPv6: the message type.
     Icmp(u8),
     /// A fragment that is not the first: the transport header is in another packet.
     LaterFragment,

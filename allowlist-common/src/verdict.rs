@@ -23,9 +23,9 @@ pub enum Reason {
     Malformed = 1,
     /// IPv6 neighbour discovery from the same link.
     NeighbourDiscovery = 2,
-    /// An ICMP or `ICMPv6` error, path MTU included.
+    /// An ICMP or ICMPv6 error, path MTU included.
     IcmpError = 3,
-    /// An answer of a DHCP or `DHCPv6` server.
+    /// An answer of a DHCP or DHCPv6 server.
     Dhcp = 4,
     /// Group membership: IGMP or MLD.
     Multicast = 5,

@@ -12,7 +12,7 @@ use crate::cli::{Check, Cli, Command, Fetch, Output, Paths, Providers, Run, Smal
 use crate::compile::{Names, compile};
 use crate::config::{AttachMode, Config};
 use crate::control;
-use crate::daemon::{self, Daemon};
+use crate::daemon::{self, Daemon, Signals};
 use crate::dataplane;
 use crate::gather::{gather, used};
 use crate::policy::{Snapshot, Source};
@@ -72,7 +72,13 @@ async fn filter(paths: Paths, run: Run) -> Result<()> {
         keep: run.keep,
         trace: run.trace,
     };
-    Daemon::start(config, options).await?.serve().await
+    let mut signals = Signals::listen()?;
+    let daemon = tokio::select! {
+        started = Daemon::start(config, options) => started?,
+        // A start waits for sources only before it touches the kernel.
+        () = signals.any() => bail!("interrupted before anything was attached"),
+    };
+    daemon.serve(signals).await
 }
 
 async fn print_plan(paths: &Paths, check: Check) -> Result<()> {
@@ -231,7 +237,13 @@ fn config(paths: &Paths, small: Small) -> Result<Config> {
             small.port,
         )?);
     }
-    let mut config = Config::load(paths.config.as_deref().unwrap_or(Path::new(CONFIG)))?;
+    let file = paths.config.as_deref().unwrap_or(Path::new(CONFIG));
+    if paths.config.is_none() && !file.exists() {
+        bail!(
+            "there is no {CONFIG}; write one, give another by --config, or describe a small one by --iface, --allow, --provider and --port"
+        );
+    }
+    let mut config = Config::load(file)?;
     if !small.iface.is_empty() {
         config.interfaces = small.iface;
     }

@@ -224,7 +224,6 @@ pub enum ConfigError {
         /// As it was given.
         file: PathBuf,
         /// What the system said.
-        #[source]
         cause: io::Error,
     },
     /// Everything that is wrong, in the order of the text. Printed a line each.

@@ -4,30 +4,30 @@
 //! fails keeps its last good prefixes, and so does the kernel; nothing is attached by a start that
 //! fails. Start is strict, refresh is not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
 use log::{info, warn};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::cli::Paths;
-use crate::compile::{Names, compile};
+use crate::compile::{Names, Tables, compile};
 use crate::config::Config;
 use crate::control::{Control, Live};
-use crate::dataplane::{Dataplane, detach_all, print_trace};
+use crate::dataplane::{Dataplane, View, detach_all, print_trace};
 use crate::gather::{Fetched, gather, used};
-use crate::interface;
+use crate::interface::{self, Facts};
 use crate::policy::{Snapshot, Source};
 use crate::record::Record;
 use crate::state::{StateDir, StateLock};
 
 /// How long after a first failure a source is tried again; doubles with each further one.
 const FIRST_RETRY: Duration = Duration::from_secs(15);
-/// How often to look whether somebody detached the filter.
+/// How often to look whether somebody detached the filter, or an interface came back.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// What `run` was asked for besides the configuration.
@@ -38,6 +38,30 @@ pub struct Options {
     pub keep: bool,
     /// Print a line a packet.
     pub trace: bool,
+}
+
+/// What ends a daemon from outside. Listened to from before the start, so that none is lost.
+pub struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// Listens.
+    pub fn listen() -> Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// Returns when either has come.
+    pub async fn any(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
 }
 
 /// A running filter.
@@ -54,6 +78,8 @@ pub struct Daemon {
     failures: BTreeMap<String, Failure>,
     /// By source name: when to fetch it next. Sources that cannot change are not in it.
     due: BTreeMap<String, Instant>,
+    /// Interfaces that were removed since the filter was put on them.
+    lost: BTreeSet<String>,
 }
 
 struct Failure {
@@ -94,49 +120,70 @@ impl Daemon {
             snapshot,
             failures: BTreeMap::new(),
             due: BTreeMap::new(),
+            lost: BTreeSet::new(),
             dataplane,
         };
-        let started = async {
-            // Written before its generation is in force, so it may be one ahead of the kernel.
-            if adopted != 0
-                && record.is_none_or(|record| record.generation.wrapping_sub(adopted) > 1)
-            {
-                warn!(
-                    "what was counted by source before is not known to this state directory; those counts start anew"
-                );
-                daemon.dataplane.forget_matches()?;
-            }
-            daemon.put_in_force(&tables)?;
-            for facts in &interfaces {
-                let attached =
-                    daemon
-                        .dataplane
-                        .attach(facts, daemon.config.attach, daemon.options.trace)?;
-                if let Some(warning) = attached.warning {
-                    warn!("{warning}");
-                }
-                info!("{}: attached in {} mode", facts.name, attached.mode.name());
-                if daemon.options.trace {
-                    print_trace(attached.object)?;
-                }
-            }
-            for name in daemon.dataplane.detach_others(&daemon.config.interfaces)? {
-                info!("{name}: detached, since the configuration does not name it any more");
-            }
-            anyhow::Ok(())
-        };
-        if let Err(error) = started.await {
-            clean_up(&daemon.options, adopted);
-            return Err(error);
-        }
+        // Written before its generation is in force, so a record may be one ahead of the kernel.
+        let known = record.is_some_and(|record| record.generation.wrapping_sub(adopted) <= 1);
+        daemon
+            .begin(&tables, &interfaces, adopted == 0 || known)
+            .inspect_err(|_| clean_up(&daemon.options, adopted))?;
         daemon.schedule_all();
         Ok(daemon)
     }
 
+    /// Publishes the first generation, then attaches: from then on packets are judged.
+    fn begin(&mut self, tables: &Tables, interfaces: &[Facts], counts_known: bool) -> Result<()> {
+        if !counts_known {
+            warn!("what was counted by source is not known in this state directory: those counts start anew");
+            self.dataplane.forget_matches()?;
+        }
+        self.put_in_force(tables)?;
+        for facts in interfaces {
+            self.attach(facts)?;
+        }
+        for name in self.dataplane.detach_others(&self.config.interfaces)? {
+            info!("{name}: detached, since it is not configured any more");
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, facts: &Facts) -> Result<()> {
+        let attached = self
+            .dataplane
+            .attach(facts, self.config.attach, self.options.trace)?;
+        if let Some(warning) = attached.warning {
+            warn!("{warning}");
+        }
+        info!("{}: attached in {} mode", facts.name, attached.mode.name());
+        if self.options.trace {
+            print_trace(attached.object)?;
+        }
+        Ok(())
+    }
+
+    /// Puts the filter on interfaces again that were removed and have come back.
+    async fn look_after_interfaces(&mut self) -> Result<()> {
+        let attachments = View::open(&self.options.paths.pin_dir)?.attachments()?;
+        for attachment in attachments.iter().filter(|attachment| !attachment.attached) {
+            let name = &attachment.name;
+            if self.lost.insert(name.clone()) {
+                warn!("{name}: removed, and with it the filter on it; it is put on again when {name} is back");
+            }
+            if let Ok(facts) = interface::look_up(name).await {
+                match self.attach(&facts) {
+                    Ok(()) => {
+                        self.lost.remove(name);
+                    }
+                    Err(error) => warn!("{error:#}"),
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Keeps the kernel in step until a signal, or until somebody detaches the filter.
-    pub async fn serve(mut self) -> Result<()> {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
+    pub async fn serve(mut self, mut signals: Signals) -> Result<()> {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut fetching: Option<JoinHandle<Vec<Fetched>>> = None;
@@ -145,15 +192,20 @@ impl Daemon {
         loop {
             let next = self.due.values().min().copied();
             tokio::select! {
-                _ = interrupt.recv() => return self.interrupted(),
-                _ = terminate.recv() => {
+                _ = signals.interrupt.recv() => return self.interrupted(),
+                _ = signals.terminate.recv() => {
                     info!("stopped; the filter stays in force, and `allowlist detach` takes it off");
                     return Ok(());
                 }
-                _ = look.tick() => if !self.dataplane.is_attached() {
-                    info!("stopped: the filter was detached");
-                    return Ok(());
-                },
+                _ = look.tick() => {
+                    if !self.dataplane.is_attached() {
+                        info!("stopped: the filter was detached");
+                        return Ok(());
+                    }
+                    if let Err(error) = self.look_after_interfaces().await {
+                        warn!("{error:#}");
+                    }
+                }
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() && fetching.is_none() => {
                     fetching = Some(self.fetch_due());
                 }
@@ -242,7 +294,7 @@ impl Daemon {
 
     /// Publishes, with the record on disk first: a record may name what the kernel does not have
     /// yet, but the kernel never has what no record names.
-    fn put_in_force(&mut self, tables: &crate::compile::Tables) -> Result<u32> {
+    fn put_in_force(&mut self, tables: &Tables) -> Result<u32> {
         self.record(self.dataplane.generation().wrapping_add(1))?;
         self.dataplane
             .publish(tables, self.config.mode, self.config.default)

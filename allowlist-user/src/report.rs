@@ -16,10 +16,8 @@ use crate::policy::{Feed, Source};
 
 /// A feed's prefixes, a line each: what `file = "…"` reads.
 pub fn feed_text(feed: &Feed) -> String {
-    feed.prefixes
-        .iter()
-        .map(|prefix| format!("{prefix}\n"))
-        .collect()
+    let lines: Vec<_> = feed.prefixes.iter().map(ToString::to_string).collect();
+    lines.join("\n") + "\n"
 }
 
 /// A feed with where it came from.

@@ -181,7 +181,6 @@ pub enum StateError {
         /// The file or the directory.
         path: PathBuf,
         /// What the system said.
-        #[source]
         cause: io::Error,
     },
     /// Others could plant a list of their own.

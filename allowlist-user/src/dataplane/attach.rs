@@ -8,11 +8,12 @@ use std::path::Path;
 use allowlist_common::abi::{self, Interface, MAX_INTERFACES};
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::Ebpf;
-use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::links::{self, FdLink};
 use aya::programs::xdp::{XdpLink, XdpMode};
 use aya::programs::{Xdp, loaded_programs};
 use serde::Serialize;
 
+use super::link::PinnedLink;
 use super::pins::{Pins, require_privileges};
 use super::{Dataplane, View};
 use crate::config::AttachMode;
@@ -81,14 +82,17 @@ impl Dataplane {
             .expect("load_program loaded it")
             .try_into()?;
 
-        let recorded = self.interfaces.get(&slot, 0)?;
         let pin = self.pins.link(slot);
+        let mut own = None;
         if pin.exists() {
-            let mode = AttachedIn::from_number(recorded.attach_mode);
-            let fits = wanted.fits(mode) && recorded.index == facts.index;
-            if let (true, Some(mode)) = (fits, mode)
-                && replace(program, &pin).is_ok()
+            let before = PinnedLink::read(&pin)?;
+            let mode = AttachedIn::from_number(self.interfaces.get(&slot, 0)?.attach_mode);
+            if let Some(mode) = mode
+                && before.interface == Some(facts.index)
+                && wanted.fits(mode)
             {
+                replace(program, &pin)
+                    .with_context(|| format!("cannot replace the program on {}", facts.name))?;
                 return Ok(Attached {
                     mode,
                     warning: None,
@@ -98,7 +102,11 @@ impl Dataplane {
             // Of an interface that is gone, or in a mode that nobody wants now.
             std::fs::remove_file(&pin)
                 .with_context(|| format!("cannot unpin {}", pin.display()))?;
-        } else if let Some(id) = facts.xdp_program {
+            own = Some(before.program);
+        }
+        if let Some(id) = facts.xdp_program
+            && own != Some(id)
+        {
             bail!(
                 "{} has another XDP program, id {id} ({}), and there can be only one; take it off first (`ip link set dev {} xdp off`, or stop what attached it)",
                 facts.name,
@@ -165,12 +173,12 @@ impl Dataplane {
 
 impl AttachMode {
     /// Whether a program that runs there is what this asks for.
-    fn fits(self, mode: Option<AttachedIn>) -> bool {
+    fn fits(self, mode: AttachedIn) -> bool {
         match self {
             Self::Auto => true,
-            Self::Native => mode == Some(AttachedIn::Native),
-            Self::Generic => mode == Some(AttachedIn::Generic),
-            Self::Offload => mode == Some(AttachedIn::Offload),
+            Self::Native => mode == AttachedIn::Native,
+            Self::Generic => mode == AttachedIn::Generic,
+            Self::Offload => mode == AttachedIn::Offload,
         }
     }
 }
@@ -208,7 +216,7 @@ pub fn detach_all(pin_dir: &Path) -> Result<Vec<String>> {
 
 /// Puts `program` in the place of the one that the pinned link holds: no packet is missed.
 fn replace(program: &mut Xdp, pin: &Path) -> Result<()> {
-    let link: FdLink = PinnedLink::from_pin(pin)?.into();
+    let link: FdLink = links::PinnedLink::from_pin(pin)?.into();
     let link: XdpLink = link.try_into()?;
     let id = program.attach_to_link(link)?;
     drop(program.take_link(id)?); // the pin holds it

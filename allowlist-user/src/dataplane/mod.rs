@@ -3,6 +3,7 @@
 //! - this file writes: makes or adopts the maps, and publishes generations
 //! - `attach` puts the program on interfaces and takes it off
 //! - `view` reads, and needs no daemon
+//! - `link` asks what a pinned link is on
 //! - `pins` knows where everything is pinned
 //! - `trace` prints the program's log lines
 //!
@@ -11,6 +12,7 @@
 //! that can fail has succeeded by then. Knows nothing of sources, files or time.
 
 mod attach;
+mod link;
 mod pins;
 mod trace;
 mod view;
@@ -210,7 +212,7 @@ fn load(pins: &Pins, slot: u32, trace: bool) -> Result<Ebpf> {
     }
     loader
         .load(OBJECT)
-        .context("cannot make or open the kernel maps; is the kernel older than 5.15?")
+        .context("cannot make or open the kernel maps")
 }
 
 /// The control word, mapped into memory: the one store that must be atomic is a plain store, not

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use super::attach::{AttachedIn, name_of};
+use super::link::PinnedLink;
 use super::pins::Pins;
 
 /// The pinned maps, open for reading.
@@ -19,13 +20,16 @@ pub struct View {
     pins: Pins,
 }
 
-/// An interface with the program on it.
+/// An interface that the program was put on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Attachment {
     /// The interface's name.
     pub name: String,
     /// Where the program runs; `None` where the record is damaged.
     pub mode: Option<AttachedIn>,
+    /// Whether the program is on it: not once the interface was removed, even if there is a new
+    /// one of that name.
+    pub attached: bool,
     #[serde(skip)]
     pub(super) slot: u32,
 }
@@ -53,13 +57,17 @@ impl View {
         Ok(Control::decode(control.get(&0, 0)?))
     }
 
-    /// The interfaces that have the program on them.
+    /// The interfaces that have a link, in the order in which they were attached.
     pub fn attachments(&self) -> Result<Vec<Attachment>> {
-        let recorded = self.interfaces()?;
-        Ok(recorded
-            .into_iter()
-            .filter(|attachment| self.pins.link(attachment.slot).exists())
-            .collect())
+        let mut linked = Vec::new();
+        for mut interface in self.interfaces()? {
+            let pin = self.pins.link(interface.slot);
+            if pin.exists() {
+                interface.attached = PinnedLink::read(&pin)?.interface.is_some();
+                linked.push(interface);
+            }
+        }
+        Ok(linked)
     }
 
     /// Packets by verdict and reason since the maps were made, by interface.
@@ -139,6 +147,7 @@ impl View {
                 found.push(Attachment {
                     name: name_of(&interface),
                     mode: AttachedIn::from_number(interface.attach_mode),
+                    attached: false,
                     slot,
                 });
             }

@@ -98,28 +98,39 @@ impl Status {
     }
 
     fn headline(&self) -> String {
-        let otherwise = self.control.default_verdict.name();
-        if self.attachments.is_empty() {
-            return "not filtering: no interface has the filter on it\n".to_owned();
-        }
-        let interfaces: Vec<_> = self
+        let (on, gone): (Vec<_>, Vec<_>) = self
             .attachments
             .iter()
-            .map(|attachment| match attachment.mode {
-                Some(mode) => format!("{} ({})", attachment.name, mode.name()),
-                None => attachment.name.clone(),
-            })
-            .collect();
-        let verb = if self.control.observe {
-            "observing (nothing is dropped)"
+            .partition(|attachment| attachment.attached);
+        let mut text = if on.is_empty() {
+            "not filtering: no interface has the filter on it\n".to_owned()
         } else {
-            "filtering"
+            let interfaces: Vec<_> = on
+                .iter()
+                .map(|attachment| match attachment.mode {
+                    Some(mode) => format!("{} ({})", attachment.name, mode.name()),
+                    None => attachment.name.clone(),
+                })
+                .collect();
+            format!(
+                "{} {}, generation {}; what no service covers: {}\n",
+                if self.control.observe {
+                    "observing (nothing is dropped)"
+                } else {
+                    "filtering"
+                },
+                interfaces.join(", "),
+                self.control.generation,
+                self.control.default_verdict.name(),
+            )
         };
-        format!(
-            "{verb} {}, generation {}; what no service covers: {otherwise}\n",
-            interfaces.join(", "),
-            self.control.generation
-        )
+        for attachment in gone {
+            text += &format!(
+                "warning: {} was removed, and with it the filter on it; a daemon puts it on again when it is back\n",
+                attachment.name
+            );
+        }
+        text
     }
 
     /// For programs.
@@ -148,7 +159,7 @@ impl Status {
             })
             .collect();
         json!({
-            "filtering": !self.attachments.is_empty() && !self.control.observe,
+            "filtering": self.attachments.iter().any(|one| one.attached) && !self.control.observe,
             "interfaces": self.attachments,
             "generation": self.control.generation,
             "mode": if self.control.observe { "observe" } else { "enforce" },

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use allowlist_common::verdict::{Reason, Verdict};
 use ipnet::IpNet;
 
-/// Where `PagerDuty`'s webhooks came from when its documentation showed the answer of the old URL.
+/// Where PagerDuty's webhooks came from when its documentation showed the answer of the old URL.
 pub(crate) const PAGERDUTY: [&str; 17] = [
     "52.13.4.226",
     "54.176.87.101",

@@ -103,7 +103,7 @@ pub(crate) fn host_address(source: IpAddr, port: u16) -> SocketAddr {
     )
 }
 
-/// `PagerDuty`'s prefixes: as they are now, or as its documentation once showed them.
+/// PagerDuty's prefixes: as they are now, or as its documentation once showed them.
 pub(crate) fn pagerduty(online: bool) -> anyhow::Result<Vec<IpNet>> {
     if !online {
         return Ok(networks(&PAGERDUTY));

@@ -31,7 +31,7 @@ pub fn udp(source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> Vec<u
     written(|frame| packet.write_to_vec(frame, payload))
 }
 
-/// An ICMP or `ICMPv6` echo request.
+/// An ICMP or ICMPv6 echo request.
 pub fn echo_request(source: IpAddr, destination: IpAddr) -> Vec<u8> {
     let packet = ip(source, destination);
     if source.is_ipv4() {

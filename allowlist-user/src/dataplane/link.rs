@@ -1,0 +1,117 @@
+//! What the kernel says of a pinned link: its program, and whether its interface is still there.
+//!
+//! A link outlives its interface: it stays pinned and filters nothing. Only the kernel knows which
+//! interface it is on now, and aya does not ask for it, so this file does.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+/// A link at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PinnedLink {
+    /// The id of its program.
+    pub(super) program: u32,
+    /// The index of its interface; `None` once that is gone.
+    pub(super) interface: Option<u32>,
+}
+
+impl PinnedLink {
+    /// Asks for the link that is pinned at `pin`.
+    pub(super) fn read(pin: &Path) -> Result<Self> {
+        let what = || format!("cannot ask for the link {}", pin.display());
+        let link = open(pin).with_context(what)?;
+        let info = info(&link).with_context(what)?;
+        Ok(Self {
+            program: info.program,
+            interface: (info.interface != 0).then_some(info.interface),
+        })
+    }
+}
+
+/// The attributes of `BPF_OBJ_GET`, from the kernel's `union bpf_attr`.
+#[repr(C)]
+struct ObjectGet {
+    path: u64,
+    descriptor: u32,
+    flags: u32,
+}
+
+/// The attributes of `BPF_OBJ_GET_INFO_BY_FD`, likewise.
+#[repr(C)]
+struct InfoByDescriptor {
+    descriptor: u32,
+    length: u32,
+    info: u64,
+}
+
+/// The start of the kernel's `struct bpf_link_info`, as it is for an XDP link. The kernel fills in
+/// as much as there is room for.
+#[derive(Default)]
+#[repr(C)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+    /// The union that follows begins at a multiple of 8.
+    padding: u32,
+    interface: u32,
+    unused: u32,
+}
+
+fn open(pin: &Path) -> io::Result<OwnedFd> {
+    const BPF_OBJ_GET: i64 = 7;
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let mut attributes = ObjectGet {
+        path: path.as_ptr() as u64,
+        descriptor: 0,
+        flags: 0,
+    };
+    #[expect(unsafe_code, reason = "a system call that gives an open descriptor")]
+    // SAFETY: the attributes are those of this command, and `path` lives until it has returned;
+    // what it returns is a new descriptor that nobody else has.
+    unsafe {
+        let descriptor = bpf(BPF_OBJ_GET, &mut attributes)?;
+        Ok(OwnedFd::from_raw_fd(descriptor))
+    }
+}
+
+fn info(link: &OwnedFd) -> io::Result<LinkInfo> {
+    const BPF_OBJ_GET_INFO_BY_FD: i64 = 15;
+    let mut info = LinkInfo::default();
+    let mut attributes = InfoByDescriptor {
+        descriptor: link.as_raw_fd().cast_unsigned(),
+        length: size_of::<LinkInfo>() as u32,
+        info: (&raw mut info) as u64,
+    };
+    #[expect(unsafe_code, reason = "a system call that writes to `info`")]
+    // SAFETY: the attributes are those of this command; it writes at most `length` bytes to `info`,
+    // all of which may have any value.
+    unsafe {
+        bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
+    }
+    Ok(info)
+}
+
+/// # Safety
+/// `Attributes` must be what `command` takes, and every pointer in it valid for what it does.
+#[expect(unsafe_code, reason = "a system call")]
+unsafe fn bpf<Attributes>(command: i64, attributes: &mut Attributes) -> io::Result<i32> {
+    // SAFETY: the caller's promise; the kernel reads `size_of::<Attributes>()` bytes of them.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(attributes),
+            size_of::<Attributes>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(result as i32)
+}
