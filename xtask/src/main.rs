@@ -1,0 +1,78 @@
+//! `cargo xtask`: gets the tools that are missing, then builds, runs and tests allowlist.
+//!
+//! A subcommand is a module; [`main`] is `run(parse())` and prints every error. Nothing here knows
+//! how packets are filtered, nor links any crate of the product: it has to compile in seconds.
+
+mod build;
+mod cargo;
+mod lint;
+mod privilege;
+mod run;
+mod setup;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Build, run and test allowlist.
+///
+/// Each command first gets what is missing: the compiler's rust-src component, and an eBPF linker
+/// under `target/tools`. That takes about a minute, once.
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    after_help = "Examples:
+  cargo xtask run                                         show the filter at work
+  cargo xtask run -- --iface eth0 --config allowlist.toml filter a real interface until Ctrl-C
+  cargo xtask test                                        every test; the kernel's part runs as root
+  cargo xtask build --release                             the binary to install"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Build(build::Args),
+    Run(run::Args),
+    Test(test::Args),
+    Lint(lint::Args),
+    /// Lint, then test, and fail on a skip that nobody expected: what .ci/run does
+    Ci,
+}
+
+fn main() -> ExitCode {
+    run(Cli::parse().command).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Build(args) => build::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Lint(args) => lint::run(&args),
+        Command::Ci => {
+            lint::run(&lint::Args {})?;
+            test::run(&test::Args::ci())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

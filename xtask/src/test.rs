@@ -1,0 +1,209 @@
+//! `cargo xtask test`: every test, the kernel's part as root, and a word on each skip.
+//!
+//! A test that cannot run here says so in a file that this command names, one line a skip: the
+//! test's name, a colon, the reason. No test is known here by name, but for skips that are expected.
+
+use std::fmt::{self, Display, Formatter};
+use std::fs;
+use std::path::Path;
+use std::process::{Command, ExitCode, ExitStatus};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use clap::builder::FalseyValueParser;
+
+use crate::privilege::{Root, Variable};
+use crate::{cargo, setup};
+
+/// Skips that CI accepts: the test's name, and why no machine of ours can run it.
+const EXPECTED_SKIPS: &[(&str, &str)] = &[];
+
+/// Run every test; the kernel's part runs as root
+///
+/// Ends with each skipped test and its reason.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  cargo xtask test
+  cargo xtask test compile              only tests with `compile` in their name
+  cargo xtask test --long               also what takes minutes
+  cargo xtask test veth -- --nocapture")]
+pub(crate) struct Args {
+    /// Run the long tests too
+    #[arg(long)]
+    long: bool,
+
+    /// Fail when a test that should run was skipped (CI=true implies it)
+    #[arg(long, env = "CI", hide_env = true, value_parser = FalseyValueParser::new())]
+    no_skips: bool,
+
+    /// Run only the tests whose names contain this
+    filter: Option<String>,
+
+    /// What to give to the test programs
+    #[arg(last = true, value_name = "ARGS")]
+    libtest: Vec<String>,
+}
+
+impl Args {
+    /// As CI runs them.
+    pub(crate) fn ci() -> Self {
+        Self {
+            long: false,
+            no_skips: true,
+            filter: None,
+            libtest: Vec::new(),
+        }
+    }
+
+    fn cargo_test(&self, config: Option<String>, packages: &[&str]) -> Command {
+        let mut command = cargo::command("cargo");
+        command.args(["test", "--no-fail-fast"]);
+        if let Some(config) = config {
+            command.args(["--config", &config]);
+        }
+        for package in packages {
+            command.args(["--package", package]);
+        }
+        command.args(&self.filter).arg("--").args(&self.libtest);
+        command
+    }
+
+    /// What the tests are told: the program to start, where to note skips, whether to take long.
+    fn environment(&self, allowlist: &str, skips: &Path) -> Vec<Variable> {
+        let mut environment = vec![
+            ("ALLOWLIST_BIN", allowlist.to_owned()),
+            ("ALLOWLIST_SKIPS", skips.display().to_string()),
+        ];
+        if self.long {
+            environment.push(("ALLOWLIST_LONG", "1".to_owned()));
+        }
+        environment
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let start = Instant::now();
+    let root = Root::reach("the kernel's part of the tests")?;
+    let compiler = setup::run()?;
+    let built = cargo::build(&["--package=allowlist-user", "--bin=allowlist"])?;
+    let skips = cargo::target_dir()?.join("skips.txt");
+    fs::write(&skips, "").with_context(|| format!("cannot write {}", skips.display()))?;
+    let environment = args.environment(built.executable("allowlist")?, &skips);
+
+    let mut host = args.cargo_test(None, &["allowlist-common", "allowlist-user", "xtask"]);
+    let wrapper = root.wrapper(&environment);
+    let runner = if wrapper.is_empty() {
+        None
+    } else {
+        // An array in TOML: the variable of the same meaning would be cut at each blank.
+        Some(format!("target.{}.runner={wrapper:?}", compiler.host()?))
+    };
+    let mut kernel = args.cargo_test(runner, &["allowlist-tests"]);
+
+    let host = cargo::status(host.envs(environment.clone()))?;
+    let kernel = cargo::status(kernel.envs(environment))?;
+
+    let skips =
+        fs::read_to_string(&skips).with_context(|| format!("cannot read {}", skips.display()))?;
+    let skips = Skip::parse(&skips, EXPECTED_SKIPS);
+    for skip in &skips {
+        eprintln!("{skip}");
+    }
+    let unexpected = skips.iter().filter(|skip| skip.expected.is_none()).count();
+    let skips_fail = args.no_skips && unexpected > 0;
+
+    let word = |failed| if failed { "FAILED" } else { "passed" };
+    eprintln!(
+        "xtask test: host {}, kernel {}, skips {} ({} skipped, {unexpected} unexpected), {} s",
+        word(!host.success()),
+        word(!kernel.success()),
+        word(skips_fail),
+        skips.len(),
+        start.elapsed().as_secs(),
+    );
+    Ok(
+        match [host, kernel].iter().find(|status| !status.success()) {
+            Some(failed) => exit_code(*failed),
+            None if skips_fail => ExitCode::FAILURE,
+            None => ExitCode::SUCCESS,
+        },
+    )
+}
+
+/// Cargo's exit code; 1 when a signal ended it.
+fn exit_code(status: ExitStatus) -> ExitCode {
+    status
+        .code()
+        .and_then(|code| u8::try_from(code).ok())
+        .map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+/// A test that did not run, by its own account.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Skip<'a> {
+    test: &'a str,
+    reason: &'a str,
+    /// Why that is accepted.
+    expected: Option<&'a str>,
+}
+
+impl<'a> Skip<'a> {
+    fn parse(report: &'a str, expected: &[(&str, &'a str)]) -> Vec<Self> {
+        let mut skips: Vec<_> = report
+            .lines()
+            .map(|line| {
+                let (test, reason) = line.split_once(": ").unwrap_or((line, "no reason given"));
+                let expected = expected.iter().find(|(name, _)| *name == test);
+                Self {
+                    test,
+                    reason,
+                    expected: expected.map(|(_, why)| *why),
+                }
+            })
+            .collect();
+        skips.sort();
+        skips.dedup();
+        skips
+    }
+}
+
+impl Display for Skip<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "skipped: {}: {}", self.test, self.reason)?;
+        match self.expected {
+            Some(why) => write!(f, " (expected: {why})"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn skips_are_read_sorted_and_told_apart() {
+        let expected = [("veth::vlan", "no machine has 8021q")];
+        let table: [(&str, &[&str]); 5] = [
+            ("", &[]),
+            (
+                "veth::native: needs root\n",
+                &["skipped: veth::native: needs root"],
+            ),
+            (
+                "veth::vlan: no 8021q\n",
+                &["skipped: veth::vlan: no 8021q (expected: no machine has 8021q)"],
+            ),
+            (
+                "b: x: y\na: x\nb: x: y\n",
+                &["skipped: a: x", "skipped: b: x: y"],
+            ),
+            ("lonely\n", &["skipped: lonely: no reason given"]),
+        ];
+        for (report, lines) in table {
+            let skips = Skip::parse(report, &expected);
+            let printed: Vec<_> = skips.iter().map(ToString::to_string).collect();
+            assert_eq!(printed, lines, "{report}");
+        }
+    }
+}
