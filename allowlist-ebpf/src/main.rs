@@ -21,7 +21,6 @@
 mod maps;
 mod trace;
 
-use allowlist_common::abi::Control;
 use allowlist_common::frame::Frame;
 use allowlist_common::judge::{Decision, judge};
 use allowlist_common::packet::parse;
@@ -33,18 +32,21 @@ use aya_ebpf::programs::XdpContext;
 use crate::maps::Generation;
 
 /// The entry point.
+#[expect(clippy::needless_pass_by_value, reason = "the macro passes it so")]
 #[xdp]
 pub fn allowlist(ctx: XdpContext) -> u32 {
     let frame = PacketMemory {
         start: ctx.data(),
         end: ctx.data_end(),
     };
-    let Some(control) = maps::control() else {
-        return XDP_DROP;
+    let control = maps::control();
+    let decision = match control.and_then(Generation::of) {
+        Some(generation) => decide(&ctx, &frame, &generation),
+        None => Decision::INTERNAL_ERROR,
     };
-    let decision = decide(&ctx, &frame, control);
     maps::count(&decision, frame.length() as u64);
-    if control.observe || decision.verdict == Verdict::Pass {
+    let observe = control.is_some_and(|control| control.observe);
+    if observe || decision.verdict == Verdict::Pass {
         XDP_PASS
     } else {
         XDP_DROP
@@ -52,12 +54,9 @@ pub fn allowlist(ctx: XdpContext) -> u32 {
 }
 
 #[inline(always)]
-fn decide(ctx: &XdpContext, frame: &PacketMemory, control: Control) -> Decision {
-    let Some(generation) = Generation::of(control) else {
-        return Decision::INTERNAL_ERROR;
-    };
+fn decide(ctx: &XdpContext, frame: &PacketMemory, generation: &Generation) -> Decision {
     let parsed = parse(frame);
-    let decision = judge(&parsed, &generation);
+    let decision = judge(&parsed, generation);
     if trace::is_on() {
         trace::log(ctx, &parsed, &decision);
     }

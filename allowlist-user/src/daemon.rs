@@ -135,7 +135,9 @@ impl Daemon {
     /// Publishes the first generation, then attaches: from then on packets are judged.
     fn begin(&mut self, tables: &Tables, interfaces: &[Facts], counts_known: bool) -> Result<()> {
         if !counts_known {
-            warn!("what was counted by source is not known in this state directory: those counts start anew");
+            warn!(
+                "what was counted by source is not known in this state directory: those counts start anew"
+            );
             self.dataplane.forget_matches()?;
         }
         self.put_in_force(tables)?;
@@ -168,7 +170,9 @@ impl Daemon {
         for attachment in attachments.iter().filter(|attachment| !attachment.attached) {
             let name = &attachment.name;
             if self.lost.insert(name.clone()) {
-                warn!("{name}: removed, and with it the filter on it; it is put on again when {name} is back");
+                warn!(
+                    "{name}: removed, and with it the filter on it; it is put on again when {name} is back"
+                );
             }
             if let Ok(facts) = interface::look_up(name).await {
                 match self.attach(&facts) {

@@ -146,6 +146,24 @@ fn longest<P>(
         .map(|(_, grant)| *grant)
 }
 
+/// The snapshot of a policy whose sources all have their prefixes in the configuration.
+pub fn static_snapshot(policy: &Policy) -> Snapshot {
+    policy
+        .sources
+        .iter()
+        .map(|source| {
+            let Origin::Prefixes(prefixes) = &source.origin else {
+                panic!("{} is not static", source.name)
+            };
+            let feed = Feed {
+                prefixes: prefixes.clone(),
+                fetched: jiff::Timestamp::UNIX_EPOCH,
+            };
+            (source.name.clone(), feed)
+        })
+        .collect()
+}
+
 /// A policy with prefixes, and packets that are likely to hit their edges.
 #[derive(Clone, Debug)]
 pub struct World {
@@ -170,21 +188,24 @@ pub fn worlds(packets: usize) -> impl Strategy<Value = World> {
             prop_oneof![Just(TCP), Just(UDP), Just(ICMP), Just(47)],
             port(),
         );
-        (vec(service, 0..6), vec(facts, packets)).prop_map(move |(services, facts)| World {
-            policy: policy(&feeds, services),
-            snapshot: snapshot(&feeds),
-            default: if drop { Verdict::Drop } else { Verdict::Pass },
-            packets: facts
-                .into_iter()
-                .map(|(source, protocol, port)| Facts {
-                    source,
-                    protocol: match (protocol, source) {
-                        (ICMP, IpAddr::V6(_)) => ICMPV6,
-                        _ => protocol,
-                    },
-                    port,
-                })
-                .collect(),
+        (vec(service, 0..6), vec(facts, packets)).prop_map(move |(services, facts)| {
+            let policy = policy(&feeds, services);
+            World {
+                snapshot: static_snapshot(&policy),
+                policy,
+                default: if drop { Verdict::Drop } else { Verdict::Pass },
+                packets: facts
+                    .into_iter()
+                    .map(|(source, protocol, port)| Facts {
+                        source,
+                        protocol: match (protocol, source) {
+                            (ICMP, IpAddr::V6(_)) => ICMPV6,
+                            _ => protocol,
+                        },
+                        port,
+                    })
+                    .collect(),
+            }
         })
     })
 }
@@ -214,20 +235,6 @@ fn policy(feeds: &[Vec<IpNet>], services: Vec<(Vec<Ports>, Vec<usize>)>) -> Poli
     }
 }
 
-fn snapshot(feeds: &[Vec<IpNet>]) -> Snapshot {
-    feeds
-        .iter()
-        .enumerate()
-        .map(|(place, prefixes)| {
-            let feed = Feed {
-                prefixes: prefixes.clone(),
-                fetched: jiff::Timestamp::UNIX_EPOCH,
-            };
-            (source_name(place), feed)
-        })
-        .collect()
-}
-
 fn source_name(place: usize) -> String {
     format!("source{place}")
 }
@@ -237,12 +244,20 @@ fn edges(feeds: &[Vec<IpNet>]) -> Vec<IpAddr> {
     let step = |address: IpAddr, up: bool| match address {
         IpAddr::V4(address) => {
             let bits = address.to_bits();
-            let next = if up { bits.wrapping_add(1) } else { bits.wrapping_sub(1) };
+            let next = if up {
+                bits.wrapping_add(1)
+            } else {
+                bits.wrapping_sub(1)
+            };
             IpAddr::V4(Ipv4Addr::from_bits(next))
         }
         IpAddr::V6(address) => {
             let bits = address.to_bits();
-            let next = if up { bits.wrapping_add(1) } else { bits.wrapping_sub(1) };
+            let next = if up {
+                bits.wrapping_add(1)
+            } else {
+                bits.wrapping_sub(1)
+            };
             IpAddr::V6(Ipv6Addr::from_bits(next))
         }
     };

@@ -3,10 +3,9 @@
 
 use allowlist_common::judge::judge;
 use allowlist_common::verdict::{Reason, Verdict};
-use allowlist_tests::model::{self, Host, World, worlds};
+use allowlist_tests::model::{self, Host, World, static_snapshot, worlds};
 use allowlist_user::compile::{CompileError, Names, compile};
 use allowlist_user::config::Config;
-use allowlist_user::policy::{Feed, Origin, Snapshot};
 use proptest::prelude::*;
 
 proptest! {
@@ -53,12 +52,17 @@ proptest! {
 /// A configuration, and who reaches what by it: `address -> services' ports that pass`.
 fn check(config: &str, expected: &[(&str, &[&str])]) {
     let config = Config::parse(config, "test.toml".as_ref()).expect("a configuration");
-    let snapshot = snapshot(&config);
+    let snapshot = static_snapshot(&config.policy);
     let tables = compile(&config.policy, &snapshot, 1000, &Names::default()).expect("tables");
     let host = Host::new(&tables, Verdict::Drop);
     for (source, reached) in expected {
         let mut passing = Vec::new();
-        for (name, protocol, port) in [("ssh", 6, 22), ("https", 6, 443), ("dns", 17, 53), ("gre", 47, 0)] {
+        for (name, protocol, port) in [
+            ("ssh", 6, 22),
+            ("https", 6, 443),
+            ("dns", 17, 53),
+            ("gre", 47, 0),
+        ] {
             let facts = model::Facts {
                 source: source.parse().expect("an address"),
                 protocol,
@@ -70,24 +74,6 @@ fn check(config: &str, expected: &[(&str, &[&str])]) {
         }
         assert_eq!(passing, *reached, "{source}");
     }
-}
-
-fn snapshot(config: &Config) -> Snapshot {
-    config
-        .policy
-        .sources
-        .iter()
-        .map(|source| {
-            let Origin::Prefixes(prefixes) = &source.origin else {
-                panic!("only static prefixes here")
-            };
-            let feed = Feed {
-                prefixes: prefixes.clone(),
-                fetched: jiff::Timestamp::UNIX_EPOCH,
-            };
-            (source.name.clone(), feed)
-        })
-        .collect()
 }
 
 #[test]
@@ -185,12 +171,26 @@ fn what_does_not_fit_is_an_error_that_says_what_to_do() {
         "test.toml".as_ref(),
     )
     .expect("a configuration");
-    let compiled = |limit| compile(&config.policy, &snapshot(&config), limit, &Names::default());
+    let compiled = |limit| {
+        compile(
+            &config.policy,
+            &static_snapshot(&config.policy),
+            limit,
+            &Names::default(),
+        )
+    };
     assert!(compiled(3).is_ok(), "three distinct prefixes fit three");
     let Err(error) = compiled(2) else {
         panic!("three prefixes fit two");
     };
-    assert!(matches!(error, CompileError::TooManyPrefixes { prefixes: 3, limit: 2, .. }));
+    assert!(matches!(
+        error,
+        CompileError::TooManyPrefixes {
+            prefixes: 3,
+            limit: 2,
+            ..
+        }
+    ));
     assert!(error.to_string().contains("raise max_prefixes"), "{error}");
 }
 
@@ -209,8 +209,17 @@ fn more_than_64_combinations_of_services_are_an_error() {
     };
     let compiled = |services| {
         let config = config(services);
-        compile(&config.policy, &snapshot(&config), 10, &Names::default()).map(drop)
+        compile(
+            &config.policy,
+            &static_snapshot(&config.policy),
+            10,
+            &Names::default(),
+        )
+        .map(drop)
     };
     assert_eq!(compiled(32), Ok(()));
-    assert_eq!(compiled(33), Err(CompileError::TooManyServices { combinations: 65 }));
+    assert_eq!(
+        compiled(33),
+        Err(CompileError::TooManyServices { combinations: 65 })
+    );
 }
