@@ -88,7 +88,7 @@ struct Failure {
 }
 
 impl Daemon {
-    /// Gets every source, publishes, attaches. On an error nothing is left behind.
+    /// Gets every source, publishes, attaches. On an error all is as it was before.
     pub async fn start(config: Config, options: Options) -> Result<Self> {
         let mut interfaces = Vec::new();
         for name in &config.interfaces {
@@ -107,12 +107,13 @@ impl Daemon {
         // Before the kernel is touched: most of what can be wrong is found here.
         let tables = compile(&config.policy, &snapshot, config.max_prefixes, &previous)?;
 
+        let control = Control::listen(&options.paths.socket)?;
         let dataplane = Dataplane::open(&options.paths.pin_dir)?;
+        let found = dataplane.in_force()?;
         let adopted = dataplane.generation();
         let mut daemon = Self {
             names: tables.names.clone(),
-            control: Control::listen(&options.paths.socket)
-                .inspect_err(|_| clean_up(&options, adopted))?,
+            control,
             config,
             options,
             state,
@@ -125,9 +126,12 @@ impl Daemon {
         };
         // Written before its generation is in force, so a record may be one ahead of the kernel.
         let known = record.is_some_and(|record| record.generation.wrapping_sub(adopted) <= 1);
-        daemon
-            .begin(&tables, &interfaces, adopted == 0 || known)
-            .inspect_err(|_| clean_up(&daemon.options, adopted))?;
+        if let Err(error) = daemon.begin(&tables, &interfaces, adopted == 0 || known) {
+            daemon.dataplane.restore(&found).context(format!(
+                "{error:#}; and what was in force before could not be put in force again"
+            ))?;
+            return Err(error);
+        }
         daemon.schedule_all();
         Ok(daemon)
     }
@@ -167,20 +171,27 @@ impl Daemon {
     /// Puts the filter on interfaces again that were removed and have come back.
     async fn look_after_interfaces(&mut self) -> Result<()> {
         let attachments = View::open(&self.options.paths.pin_dir)?.attachments()?;
-        for attachment in attachments.iter().filter(|attachment| !attachment.attached) {
-            let name = &attachment.name;
-            if self.lost.insert(name.clone()) {
+        let is_attached = |name: &String| {
+            let mut attached = attachments.iter().filter(|one| one.attached);
+            attached.any(|one| one.name == *name)
+        };
+        for name in self.config.interfaces.clone() {
+            if is_attached(&name) {
+                self.lost.remove(&name);
+                continue;
+            }
+            let first_seen = self.lost.insert(name.clone());
+            if first_seen {
                 warn!(
                     "{name}: removed, and with it the filter on it; it is put on again when {name} is back"
                 );
             }
-            if let Ok(facts) = interface::look_up(name).await {
-                match self.attach(&facts) {
-                    Ok(()) => {
-                        self.lost.remove(name);
-                    }
-                    Err(error) => warn!("{error:#}"),
-                }
+            let Ok(facts) = interface::look_up(&name).await else {
+                continue;
+            };
+            match self.attach(&facts) {
+                Err(error) if first_seen => warn!("{error:#}; this is tried again"),
+                _ => {}
             }
         }
         Ok(())
@@ -202,7 +213,7 @@ impl Daemon {
                     return Ok(());
                 }
                 _ = look.tick() => {
-                    if !self.dataplane.is_attached() {
+                    if !self.dataplane.is_in_force() {
                         info!("stopped: the filter was detached");
                         return Ok(());
                     }
@@ -419,13 +430,4 @@ async fn first_snapshot(config: &Config, state: &StateDir) -> Result<Snapshot> {
         );
     }
     Ok(snapshot)
-}
-
-/// After a start that failed: removes what it made, but not what it found.
-fn clean_up(options: &Options, adopted: u32) {
-    if adopted == 0
-        && let Err(error) = detach_all(&options.paths.pin_dir)
-    {
-        warn!("could not clean up: {error:#}");
-    }
 }

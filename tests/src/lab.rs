@@ -8,6 +8,7 @@ mod link;
 mod namespace;
 mod process;
 mod scratch;
+mod site;
 
 pub mod frame;
 
@@ -16,3 +17,4 @@ pub use link::{End, HOST_MAC, PEER_MAC, add_addresses, connect};
 pub use namespace::Namespace;
 pub use process::{Program, allowlist};
 pub use scratch::Scratch;
+pub use site::{Ended, Site};

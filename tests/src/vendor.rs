@@ -67,7 +67,7 @@ pub struct Vendor {
 }
 
 struct Shared {
-    answers: Vec<(String, Answer)>,
+    answers: Mutex<Vec<(String, Answer)>>,
     tls: Option<Arc<ServerConfig>>,
     /// Heads of requests, in the order in which they came.
     requests: Mutex<Vec<String>>,
@@ -100,7 +100,7 @@ impl Vendor {
             .into_iter()
             .map(|(path, answer)| (path.to_owned(), answer));
         let shared = Arc::new(Shared {
-            answers: answers.collect(),
+            answers: Mutex::new(answers.collect()),
             tls,
             requests: Mutex::default(),
             streams: Mutex::new(Some(Vec::new())),
@@ -131,6 +131,13 @@ impl Vendor {
     /// The certificate to trust, if this is HTTPS.
     pub fn ca_pem(&self) -> Option<&str> {
         self.ca_pem.as_deref()
+    }
+
+    /// Answers differently from now on.
+    pub fn answer(&self, path: &str, answer: Answer) {
+        let mut answers = lock(&self.shared.answers);
+        answers.retain(|(known, _)| known != path);
+        answers.push((path.to_owned(), answer));
     }
 
     /// Request lines and headers, in the order in which they came.
@@ -221,23 +228,22 @@ fn respond(stream: &mut (impl Read + Write), shared: &Shared) -> io::Result<()> 
     let path = head.split_whitespace().nth(1).unwrap_or_default();
     let path = path.split('?').next().unwrap_or_default().to_owned();
     lock(&shared.requests).push(head);
-    let answer = shared
-        .answers
+    let answer = lock(&shared.answers)
         .iter()
         .find(|(known, _)| *known == path)
-        .map(|(_, answer)| answer);
-    match answer.unwrap_or(&Answer::Status(404)) {
+        .map(|(_, answer)| answer.clone());
+    match answer.unwrap_or(Answer::Status(404)) {
         Answer::Body(content_type, body) => {
             let length = body.len();
             write!(
                 stream,
                 "HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
             )?;
-            stream.write_all(body)?;
+            stream.write_all(&body)?;
         }
         Answer::Gzip(body) => {
             let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-            encoder.write_all(body)?;
+            encoder.write_all(&body)?;
             let body = encoder.finish()?;
             let length = body.len();
             write!(
@@ -266,7 +272,7 @@ fn respond(stream: &mut (impl Read + Write), shared: &Shared) -> io::Result<()> 
                 stream,
                 "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
             )?;
-            stream.write_all(body)?;
+            stream.write_all(&body)?;
         }
         Answer::Endless => {
             write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n[")?;

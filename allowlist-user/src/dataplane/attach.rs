@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use allowlist_common::abi::{self, Interface, MAX_INTERFACES};
+use allowlist_common::abi::{self, Control, Interface, MAX_INTERFACES};
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::Ebpf;
 use aya::programs::links::{self, FdLink};
@@ -59,6 +59,12 @@ impl AttachedIn {
             Self::Offload => "offload",
         }
     }
+}
+
+/// What was in force at one moment.
+pub struct InForce {
+    control: Control,
+    interfaces: Vec<String>,
 }
 
 /// A program that was attached.
@@ -127,9 +133,29 @@ impl Dataplane {
         })
     }
 
-    /// Whether the filter is on any interface: not so once somebody detached it.
-    pub fn is_attached(&self) -> bool {
-        self.pins.have_links()
+    /// Whether the maps are still pinned: not once somebody took the filter off.
+    pub fn is_in_force(&self) -> bool {
+        self.pins.map(abi::CONTROL).exists()
+    }
+
+    /// What is in force now, to go back to.
+    pub fn in_force(&self) -> Result<InForce> {
+        let attachments = View::open(self.pins.root())?.attachments()?;
+        Ok(InForce {
+            control: self.control.load(),
+            interfaces: attachments.into_iter().map(|one| one.name).collect(),
+        })
+    }
+
+    /// Goes back to what was in force at most one publish ago: takes the filter off interfaces that
+    /// did not have it, and removes everything if there was no generation.
+    pub fn restore(&mut self, before: &InForce) -> Result<()> {
+        if before.control.generation == 0 {
+            return detach_all(self.pins.root()).map(drop);
+        }
+        // A publish fills the other slot and leaves this one as it was.
+        self.control.store(before.control);
+        self.detach_others(&before.interfaces).map(drop)
     }
 
     /// Takes the filter off interfaces that are attached but not in `keep`.

@@ -31,7 +31,7 @@ use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use memmap2::{MmapOptions, MmapRaw};
 
-pub use self::attach::{AttachedIn, detach_all};
+pub use self::attach::{Attached, AttachedIn, InForce, detach_all};
 pub use self::trace::print_trace;
 pub use self::view::{Attachment, Entry, View};
 use crate::compile::Tables;

@@ -72,6 +72,11 @@ impl Pins {
         }
     }
 
+    /// The folder that was asked for.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Where a map is pinned.
     pub(super) fn map(&self, name: &str) -> PathBuf {
         self.folder.join(name)

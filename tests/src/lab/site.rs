@@ -1,0 +1,115 @@
+//! A host whose `eth0` leads to a peer, and folders for one instance of the program under test.
+//!
+//! Knows which options the program takes for its paths, and that a `run` says when it is ready.
+
+use std::ffi::OsStr;
+use std::iter;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use ipnet::IpNet;
+use serde_json::Value;
+
+use super::{End, Namespace, Program, Scratch, allowlist, connect};
+
+/// Long enough for a machine that is busy building.
+const PATIENCE: Duration = Duration::from_secs(30);
+const HOST: [&str; 2] = ["198.51.100.1/24", "2001:db8:1::1/64"];
+const PEER: [&str; 2] = ["198.51.100.2/24", "2001:db8:1::2/64"];
+
+/// See the module. Make it in the thread that uses it, as [`Scratch`] asks.
+pub struct Site {
+    /// Where the instance keeps everything.
+    pub scratch: Scratch,
+    /// 198.51.100.1 and 2001:db8:1::1, where the program runs.
+    pub host: Namespace,
+    /// 198.51.100.2 and 2001:db8:1::2.
+    pub peer: Namespace,
+}
+
+/// A process that has ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit code; none if a signal ended it.
+    pub code: Option<i32>,
+    /// All that it printed on standard output.
+    pub stdout: String,
+    /// All that it printed on standard error.
+    pub stderr: String,
+}
+
+impl Site {
+    /// Nothing runs yet.
+    pub fn new() -> anyhow::Result<Self> {
+        let site = Self {
+            scratch: Scratch::new()?,
+            host: Namespace::new()?,
+            peer: Namespace::new()?,
+        };
+        site.link("eth0", HOST, PEER)?;
+        Ok(site)
+    }
+
+    /// One more link, whose two ends have the same name.
+    pub fn link(&self, name: &str, host: [&str; 2], peer: [&str; 2]) -> anyhow::Result<()> {
+        let networks = |texts: [&str; 2]| texts.map(|text| text.parse::<IpNet>());
+        let [host4, host6] = networks(host);
+        let [peer4, peer6] = networks(peer);
+        let end = |namespace, addresses| End {
+            namespace,
+            name,
+            addresses,
+        };
+        connect(
+            end(&self.host, &[host4?, host6?]),
+            end(&self.peer, &[peer4?, peer6?]),
+        )
+    }
+
+    /// The program on the host. A path that is not among the arguments is this site's.
+    pub fn command<A: AsRef<OsStr>>(&self, arguments: &[A]) -> anyhow::Result<Command> {
+        let mut command = self.host.command(allowlist()?)?;
+        command.args(arguments);
+        for option in self.scratch.arguments().chunks(2) {
+            if !arguments.iter().any(|given| given.as_ref() == option[0]) {
+                command.args(option);
+            }
+        }
+        Ok(command)
+    }
+
+    /// Runs the program to its end.
+    pub fn run<A: AsRef<OsStr>>(&self, arguments: &[A]) -> anyhow::Result<Ended> {
+        Ended::of(self.command(arguments)?)
+    }
+
+    /// Starts `allowlist run`, and returns when it says that it is ready.
+    pub fn filter<A: AsRef<OsStr>>(&self, arguments: &[A]) -> anyhow::Result<Program> {
+        let run = iter::once(OsStr::new("run"));
+        let arguments: Vec<&OsStr> = run.chain(arguments.iter().map(AsRef::as_ref)).collect();
+        let filter = Program::start(self.command(&arguments)?)?;
+        filter.wait_for_line("ready", PATIENCE)?;
+        Ok(filter)
+    }
+
+    /// What a command prints with `--json`.
+    pub fn json(&self, command: &str) -> anyhow::Result<Value> {
+        let ended = self.run(&[command, "--json"])?;
+        ensure!(ended.code == Some(0), "{ended:?}");
+        serde_json::from_str(&ended.stdout).with_context(|| ended.stdout)
+    }
+}
+
+impl Ended {
+    /// Runs a command to its end.
+    pub fn of(command: Command) -> anyhow::Result<Self> {
+        let mut program = Program::start(command)?;
+        let status = program.wait(PATIENCE)?;
+        Ok(Self {
+            code: status.code(),
+            stdout: program.stdout(),
+            stderr: program.stderr(),
+        })
+    }
+}
