@@ -1,6 +1,6 @@
 //! What each command does: from what was typed to a call into the library and a printed report.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::path::Path;
 
@@ -57,6 +57,7 @@ pub fn run(cli: Cli) -> Result<()> {
 }
 
 async fn filter(paths: Paths, run: Run) -> Result<()> {
+    dataplane::require_privileges()?;
     let mut config = config(&paths, run.small)?;
     if let Some(mode) = run.attach_mode {
         config.attach = AttachMode::from(mode);
@@ -222,11 +223,13 @@ fn detach(paths: &Paths, output: Output) -> Result<()> {
 }
 
 /// The file, or the small configuration that the options make.
-fn config(paths: &Paths, small: Small) -> Result<Config> {
+fn config(paths: &Paths, mut small: Small) -> Result<Config> {
+    let mut seen = BTreeSet::new();
+    small.iface.retain(|name| seen.insert(name.clone()));
     if small.is_policy() {
         if let Some(file) = &paths.config {
             bail!(
-                "--allow, --provider and --port make a configuration of their own, and {} is another; leave one out",
+                "--allow, --provider and --port make a configuration of their own, and {} (from --config or ALLOWLIST_CONFIG) is another; leave one out",
                 file.display()
             );
         }

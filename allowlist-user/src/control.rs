@@ -3,8 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,6 +21,8 @@ use tokio::task::JoinHandle;
 
 /// How long a daemon may take to answer before it counts as not answering.
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// `sockaddr_un` has room for so much, and a zero.
+const MAX_PATH: usize = 107;
 const STATUS: &str = "/v1/status";
 
 /// What only a running daemon knows.
@@ -46,6 +47,12 @@ impl Control {
     /// Listens at `path`, for root only.
     pub fn listen(path: &Path) -> Result<Self> {
         let what = || format!("cannot listen on {}", path.display());
+        if path.as_os_str().len() > MAX_PATH {
+            bail!(
+                "{} is longer than the {MAX_PATH} bytes that a socket's path may have; choose another --socket",
+                path.display()
+            );
+        }
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             bail!(
                 "another daemon answers on {}; stop it, or choose another --socket",
@@ -59,11 +66,16 @@ impl Control {
                 .create(folder)
                 .with_context(what)?;
         }
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(error).with_context(what);
+        match fs::symlink_metadata(path) {
+            // Of a daemon that was killed: nobody answers on it.
+            Ok(found) if found.file_type().is_socket() => {
+                fs::remove_file(path).with_context(what)?;
             }
-            _ => {}
+            Ok(_) => bail!(
+                "{} is there, and is no socket; choose another --socket",
+                path.display()
+            ),
+            Err(_) => {}
         }
         let listener = UnixListener::bind(path).with_context(what)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).with_context(what)?;

@@ -5,6 +5,7 @@
 //! fails. Start is strict, refresh is not.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write as _};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -21,7 +22,7 @@ use crate::control::{Control, Live};
 use crate::dataplane::{Dataplane, View, detach_all, print_trace};
 use crate::gather::{Fetched, gather, used};
 use crate::interface::{self, Facts};
-use crate::policy::{Snapshot, Source};
+use crate::policy::{Feed, Origin, Snapshot, Source};
 use crate::record::Record;
 use crate::state::{StateDir, StateLock};
 
@@ -96,11 +97,8 @@ impl Daemon {
         }
         let state = StateDir::open(&options.paths.state_dir)?;
         let lock = state.lock()?;
-        let snapshot = first_snapshot(&config, &state).await?;
-        let record = Record::load(&options.paths.state_dir).unwrap_or_else(|error| {
-            warn!("{error:#}");
-            None
-        });
+        let First { snapshot, fetched } = First::snapshot(&config, &state).await?;
+        let record = Record::load(&options.paths.state_dir);
         let previous = record
             .as_ref()
             .map_or_else(Names::default, |record| record.names.clone());
@@ -125,12 +123,21 @@ impl Daemon {
             dataplane,
         };
         // Written before its generation is in force, so a record may be one ahead of the kernel.
-        let known = record.is_some_and(|record| record.generation.wrapping_sub(adopted) <= 1);
+        let known = record
+            .as_ref()
+            .is_some_and(|record| record.generation.wrapping_sub(adopted) <= 1);
         if let Err(error) = daemon.begin(&tables, &interfaces, adopted == 0 || known) {
             daemon.dataplane.restore(&found).context(format!(
                 "{error:#}; and what was in force before could not be put in force again"
             ))?;
+            match record {
+                Some(record) => record.store(&daemon.state)?,
+                None => Record::remove(&daemon.options.paths.state_dir)?,
+            }
             return Err(error);
+        }
+        for source in &fetched {
+            daemon.keep(source);
         }
         daemon.schedule_all();
         Ok(daemon)
@@ -203,7 +210,8 @@ impl Daemon {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut fetching: Option<JoinHandle<Vec<Fetched>>> = None;
         self.tell();
-        println!("{}", self.ready_line());
+        // Whoever waits for this line may be gone, which is no reason to stop.
+        let _ = writeln!(io::stdout(), "{}", self.ready_line());
         loop {
             let next = self.due.values().min().copied();
             tokio::select! {
@@ -243,54 +251,73 @@ impl Daemon {
         tokio::spawn(gather(due))
     }
 
-    /// Takes in what was fetched; what failed stays as it is.
+    /// Takes in what was fetched, one source after the other: what cannot be had or cannot be put in
+    /// force stays as it is, and holds up nobody else.
     fn take_in(&mut self, fetched: Vec<Fetched>) {
-        let before = self.snapshot.clone();
         for (source, feed) in fetched {
-            match feed {
-                Ok(feed) => {
-                    if let Err(error) = self.state.store(&source, &feed) {
-                        warn!("{}: not kept for the next start: {error}", source.name);
-                    }
+            let done = match feed {
+                Ok(feed) => self.take_in_one(&source, feed),
+                Err(error) => Err(error.into()),
+            };
+            match done {
+                Ok(()) => {
                     self.failures.remove(&source.name);
-                    self.snapshot.insert(source.name.clone(), feed);
                     self.schedule(&source, source.every);
                 }
                 Err(error) => {
-                    warn!("{error}; its last good list stays in force");
-                    let failure = self.failures.entry(source.name.clone()).or_insert(Failure {
-                        reason: String::new(),
-                        times: 0,
-                    });
-                    failure.reason = error.to_string();
-                    let wait = FIRST_RETRY.saturating_mul(1 << failure.times.min(10));
-                    failure.times += 1;
+                    warn!("{error:#}; its last good list stays in force");
+                    let times = self
+                        .failures
+                        .get(&source.name)
+                        .map_or(0, |failure| failure.times);
+                    let wait = FIRST_RETRY.saturating_mul(1 << times.min(10));
+                    let failure = Failure {
+                        reason: format!("{error:#}"),
+                        times: times + 1,
+                    };
+                    self.failures.insert(source.name.clone(), failure);
                     self.schedule(&source, wait.min(source.every));
                 }
             }
         }
-        let changed: Vec<String> = self
-            .snapshot
-            .iter()
-            .filter(|(name, feed)| {
-                before
-                    .get(*name)
-                    .is_none_or(|old| old.prefixes != feed.prefixes)
-            })
-            .map(|(name, _)| name.clone())
-            .collect();
-        let done = if changed.is_empty() {
-            self.record(self.dataplane.generation())
-        } else {
-            self.publish_changes(&before, &changed)
-        };
-        if let Err(error) = done {
-            self.snapshot = before;
-            log::error!("{error:#}; what was in force stays in force");
+        self.record(self.dataplane.generation());
+    }
+
+    /// In force first, on disk second: a list that does not get in force is not the last good one.
+    fn take_in_one(&mut self, source: &Source, feed: Feed) -> Result<()> {
+        let name = &source.name;
+        let before = self.snapshot.insert(name.clone(), feed);
+        let old = before.as_ref().map_or(&[][..], |feed| &feed.prefixes);
+        if old != self.snapshot[name].prefixes {
+            match self.publish() {
+                Ok(generation) => info!(
+                    "{name}: changed, {} prefixes before and {} now; generation {generation}",
+                    old.len(),
+                    self.snapshot[name].prefixes.len()
+                ),
+                Err(error) => {
+                    match before {
+                        Some(before) => self.snapshot.insert(name.clone(), before),
+                        None => self.snapshot.remove(name),
+                    };
+                    return Err(error.context(format!("source {name}")));
+                }
+            }
+        }
+        self.keep(source);
+        Ok(())
+    }
+
+    /// Puts a source's prefixes on disk, for the next start.
+    fn keep(&self, source: &Source) {
+        if let Some(feed) = self.snapshot.get(&source.name)
+            && let Err(error) = self.state.store(source, feed)
+        {
+            warn!("{}: not kept for the next start: {error}", source.name);
         }
     }
 
-    fn publish_changes(&mut self, before: &Snapshot, changed: &[String]) -> Result<()> {
+    fn publish(&mut self) -> Result<u32> {
         let tables = compile(
             &self.config.policy,
             &self.snapshot,
@@ -298,40 +325,37 @@ impl Daemon {
             &self.names,
         )?;
         self.names = tables.names.clone();
-        let generation = self.put_in_force(&tables)?;
-        for name in changed {
-            let old = before.get(name).map_or(0, |feed| feed.prefixes.len());
-            let new = self.snapshot[name].prefixes.len();
-            info!("{name}: changed, {old} prefixes before and {new} now; generation {generation}");
-        }
-        Ok(())
+        self.put_in_force(&tables)
     }
 
-    /// Publishes, with the record on disk first: a record may name what the kernel does not have
-    /// yet, but the kernel never has what no record names.
+    /// Publishes, with the record on disk first: it may name what the kernel does not have yet, but
+    /// should name all that it has.
     fn put_in_force(&mut self, tables: &Tables) -> Result<u32> {
-        self.record(self.dataplane.generation().wrapping_add(1))?;
+        self.record(self.dataplane.generation().wrapping_add(1));
         self.dataplane
             .publish(tables, self.config.mode, self.config.default)
     }
 
-    fn record(&self, generation: u32) -> Result<()> {
+    /// A full disk is no reason not to filter: a record holds only words.
+    fn record(&self, generation: u32) {
         let failures = self
             .failures
             .iter()
             .map(|(name, failure)| (name.clone(), failure.reason.clone()))
             .collect();
-        Record::of(
+        let record = Record::of(
             generation,
             &self.names,
             &self.config.policy,
             &self.snapshot,
             &failures,
-        )
-        .store(&self.state)
+        );
+        if let Err(error) = record.store(&self.state) {
+            warn!("status and list will not name the sources rightly: {error:#}");
+        }
     }
 
-    /// What came from disk is fetched anew at once; what was just fetched, when its time has come.
+    /// Fetches each source when what is there is as old as `every` says, which may be at once.
     fn schedule_all(&mut self) {
         for source in used(&self.config.policy).cloned().collect::<Vec<_>>() {
             if !source.can_change() {
@@ -394,40 +418,62 @@ impl Daemon {
     }
 }
 
-/// Every used source's prefixes: from disk where a fetch was kept, else fetched now.
-async fn first_snapshot(config: &Config, state: &StateDir) -> Result<Snapshot> {
-    let mut snapshot = Snapshot::new();
-    let mut missing = Vec::new();
-    for source in used(&config.policy) {
-        match state.load(source) {
-            Ok(Some(feed)) => {
-                snapshot.insert(source.name.clone(), feed);
-                continue;
-            }
-            Ok(None) => {}
-            Err(error) => warn!("{error}"),
-        }
-        missing.push(source.clone());
-    }
-    let mut failed = 0;
-    for (source, fetched) in gather(missing).await {
-        match fetched {
-            Ok(feed) => {
-                if let Err(error) = state.store(&source, &feed) {
-                    warn!("{}: not kept for the next start: {error}", source.name);
+/// What a daemon starts with.
+struct First {
+    snapshot: Snapshot,
+    /// The sources that were fetched for it, and are not on disk yet.
+    fetched: Vec<Source>,
+}
+
+impl First {
+    /// Every used source's prefixes: a fetched list from disk where there is one, so that a start
+    /// needs no network, and everything else as it is now.
+    async fn snapshot(config: &Config, state: &StateDir) -> Result<Self> {
+        let mut first = Self {
+            snapshot: Snapshot::new(),
+            fetched: Vec::new(),
+        };
+        let mut wanted = Vec::new();
+        let mut kept = Snapshot::new();
+        for source in used(&config.policy) {
+            let last_good = state.load(source).unwrap_or_else(|error| {
+                warn!("{error}");
+                None
+            });
+            match (last_good, &source.origin) {
+                (Some(feed), Origin::Http(_)) => {
+                    first.snapshot.insert(source.name.clone(), feed);
+                    continue;
                 }
-                snapshot.insert(source.name.clone(), feed);
+                (Some(feed), _) => {
+                    kept.insert(source.name.clone(), feed);
+                }
+                (None, _) => {}
             }
-            Err(error) => {
-                failed += 1;
-                log::error!("{error}");
+            wanted.push(source.clone());
+        }
+        let mut failed = 0;
+        for (source, fetched) in gather(wanted).await {
+            match (fetched, kept.remove(&source.name)) {
+                (Ok(feed), _) => {
+                    first.snapshot.insert(source.name.clone(), feed);
+                    first.fetched.push(source);
+                }
+                (Err(error), Some(feed)) => {
+                    warn!("{error}; its last good list is used");
+                    first.snapshot.insert(source.name.clone(), feed);
+                }
+                (Err(error), None) => {
+                    failed += 1;
+                    log::error!("{error}");
+                }
             }
         }
+        if failed > 0 {
+            bail!(
+                "{failed} of the sources could not be had and have no last good list, so nothing was attached"
+            );
+        }
+        Ok(first)
     }
-    if failed > 0 {
-        bail!(
-            "{failed} of the sources could not be had and have no last good list, so nothing was attached"
-        );
-    }
-    Ok(snapshot)
 }

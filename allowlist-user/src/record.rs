@@ -8,6 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
+use log::warn;
 use serde::{Deserialize, Serialize};
 
 use crate::compile::Names;
@@ -107,16 +108,29 @@ impl Record {
         Ok(state.write(FILE, &bytes)?)
     }
 
-    /// Reads it; `None` where there is none.
-    pub fn load(state_dir: &Path) -> Result<Option<Self>> {
+    /// Reads it; `None` where there is none, or none that can be read, which is logged: it holds
+    /// only words, and what the kernel does is true without them.
+    pub fn load(state_dir: &Path) -> Option<Self> {
         let path = state_dir.join(FILE);
-        match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map(Some)
-                .with_context(|| format!("{} is damaged; it will be replaced", path.display())),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
-        }
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::NotFound => return None,
+            Err(error) => {
+                warn!(
+                    "cannot read {}, so sources are not named: {error}",
+                    path.display()
+                );
+                return None;
+            }
+        };
+        serde_json::from_slice(&bytes)
+            .inspect_err(|error| {
+                warn!(
+                    "{} is damaged, so sources are not named: {error}",
+                    path.display()
+                );
+            })
+            .ok()
     }
 
     /// Removes it. Not being there is fine.

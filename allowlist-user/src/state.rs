@@ -4,13 +4,14 @@
 //! origin than the one configured now, is never returned; nobody but the owner can have written it;
 //! and one process at a time holds the directory. Does not know whether a feed is too old to use.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use jiff::Timestamp;
+use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 use thiserror::Error;
@@ -45,8 +46,8 @@ impl StateDir {
             .mode(0o700)
             .create(path)
             .map_err(io)?;
-        let mode = fs::metadata(path).map_err(io)?.mode();
-        if mode & 0o022 != 0 {
+        let found = fs::metadata(path).map_err(io)?;
+        if found.mode() & 0o022 != 0 || found.uid() != geteuid().as_raw() {
             return Err(StateError::Shared {
                 path: path.to_owned(),
             });
@@ -57,38 +58,30 @@ impl StateDir {
     }
 
     /// Keeps other processes out; fails if another one got there first.
+    ///
+    /// The directory itself is locked, which takes no room and no right to write: a full disk must
+    /// not keep the filter from starting.
     pub fn lock(&self) -> Result<StateLock, StateError> {
-        let path = self.path.join("lock");
         let io = |cause| StateError::Io {
-            path: path.clone(),
+            path: self.path.clone(),
             cause,
         };
-        let mut options = OpenOptions::new();
-        options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600);
-        let mut file = options.open(&path).map_err(io)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                // Only for the message: who holds it may not have written its number yet.
-                let _ = file.read_to_string(&mut holder);
-                let holder = holder.trim().parse().ok();
-                return Err(StateError::Locked {
-                    path: self.path.clone(),
-                    holder,
-                });
+        let directory = File::open(&self.path).map_err(io)?;
+        let holder = self.path.join("pid");
+        match directory.try_lock() {
+            Ok(()) => {
+                // Only for the message below.
+                let _ = fs::write(holder, std::process::id().to_string());
+                Ok(StateLock { _file: directory })
             }
-            Err(TryLockError::Error(cause)) => return Err(io(cause)),
+            Err(TryLockError::WouldBlock) => Err(StateError::Locked {
+                path: self.path.clone(),
+                holder: fs::read_to_string(holder)
+                    .ok()
+                    .and_then(|pid| pid.trim().parse().ok()),
+            }),
+            Err(TryLockError::Error(cause)) => Err(io(cause)),
         }
-        file.set_len(0).map_err(io)?;
-        file.rewind().map_err(io)?;
-        writeln!(file, "{}", std::process::id()).map_err(io)?;
-        Ok(StateLock { _file: file })
     }
 
     /// The feed that was stored last for this source, if it can be used.
@@ -184,7 +177,7 @@ pub enum StateError {
         cause: io::Error,
     },
     /// Others could plant a list of their own.
-    #[error("{}: others than its owner may write there; chmod 0700 it, or choose another --state-dir", path.display())]
+    #[error("{}: others than this user may write there; give it to this user with mode 0700, or choose another --state-dir", path.display())]
     Shared {
         /// The directory.
         path: PathBuf,

@@ -1,7 +1,7 @@
 //! The program on an interface, by a pinned link: put there, replaced in place, taken off.
 //!
-//! Invariant: this process keeps no link open. The pin alone holds it, so removing the pin is
-//! detaching, whoever does it, and nothing else is.
+//! Invariant: this process keeps no link open. The pin alone holds it, so the filter stays when this
+//! process ends, and goes when the pin goes, whoever removes it.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use aya::programs::xdp::{XdpLink, XdpMode};
 use aya::programs::{Xdp, loaded_programs};
 use serde::Serialize;
 
-use super::link::PinnedLink;
+use super::link::{PinnedLink, take_off};
 use super::pins::{Pins, require_privileges};
 use super::{Dataplane, View};
 use crate::config::AttachMode;
@@ -39,6 +39,15 @@ impl AttachedIn {
             Self::Native => XdpMode::Driver,
             Self::Generic => XdpMode::Skb,
             Self::Offload => XdpMode::Hardware,
+        }
+    }
+
+    /// What asks for just this.
+    const fn wanted(self) -> AttachMode {
+        match self {
+            Self::Native => AttachMode::Native,
+            Self::Generic => AttachMode::Generic,
+            Self::Offload => AttachMode::Offload,
         }
     }
 
@@ -89,48 +98,66 @@ impl Dataplane {
             .try_into()?;
 
         let pin = self.pins.link(slot);
-        let mut own = None;
-        if pin.exists() {
-            let before = PinnedLink::read(&pin)?;
-            let mode = AttachedIn::from_number(self.interfaces.get(&slot, 0)?.attach_mode);
-            if let Some(mode) = mode
-                && before.interface == Some(facts.index)
-                && wanted.fits(mode)
-            {
-                replace(program, &pin)
-                    .with_context(|| format!("cannot replace the program on {}", facts.name))?;
-                return Ok(Attached {
-                    mode,
-                    warning: None,
-                    object,
-                });
-            }
-            // Of an interface that is gone, or in a mode that nobody wants now.
-            std::fs::remove_file(&pin)
-                .with_context(|| format!("cannot unpin {}", pin.display()))?;
-            own = Some(before.program);
-        }
-        if let Some(id) = facts.xdp_program
-            && own != Some(id)
+        let found = self.found(slot, facts, &pin)?;
+        if let Some(mode) = found
+            && wanted.fits(mode)
         {
-            bail!(
-                "{} has another XDP program, id {id} ({}), and there can be only one; take it off first (`ip link set dev {} xdp off`, or stop what attached it)",
-                facts.name,
-                program_name(id),
-                facts.name
-            );
+            replace(program, &pin)
+                .with_context(|| format!("cannot replace the program on {}", facts.name))?;
+            self.interfaces.set(slot, interface(facts, mode), 0)?; // it may have been renamed
+            return Ok(Attached {
+                mode,
+                warning: None,
+                object,
+            });
         }
-
-        let (link, mode, warning) = new_link(program, facts, wanted)?;
-        // Recorded before the pin: a pin that nobody can name would be worse than a name without one.
-        self.interfaces.set(slot, interface(facts, mode), 0)?;
-        link.pin(&pin)
-            .with_context(|| format!("cannot pin the link of {}", facts.name))?;
+        if pin.exists() {
+            take_off(&pin)?;
+        } else if let Some(id) = facts.xdp_program {
+            bail!(other_program(facts, id));
+        }
+        let (link, mode, warning) = match (new_link(program, facts, wanted), found) {
+            (Ok((link, mode, warning)), None) => (link, mode, warning),
+            (Ok((link, mode, _)), Some(old)) => {
+                let warning = format!(
+                    "{}: changed from {} to {} mode, and unfiltered for the moment between",
+                    facts.name,
+                    old.name(),
+                    mode.name()
+                );
+                (link, mode, Some(warning))
+            }
+            (Err(error), None) => return Err(error),
+            (Err(error), Some(old)) => {
+                let (link, ..) = new_link(program, facts, old.wanted())?;
+                self.pin(slot, facts, old, link)?;
+                return Err(error.context(format!("{} stays in {} mode", facts.name, old.name())));
+            }
+        };
+        self.pin(slot, facts, mode, link)?;
         Ok(Attached {
             mode,
             warning,
             object,
         })
+    }
+
+    /// Where the program runs on this interface already; `None` where its link is of an interface
+    /// that is gone, or where there is none.
+    fn found(&self, slot: u32, facts: &Facts, pin: &Path) -> Result<Option<AttachedIn>> {
+        if !pin.exists() || PinnedLink::read(pin)?.interface != Some(facts.index) {
+            return Ok(None);
+        }
+        let recorded = self.interfaces.get(&slot, 0)?;
+        Ok(AttachedIn::from_number(recorded.attach_mode))
+    }
+
+    fn pin(&mut self, slot: u32, facts: &Facts, mode: AttachedIn, link: FdLink) -> Result<()> {
+        // Recorded before the pin: a pin that nobody can name would be worse than a name without one.
+        self.interfaces.set(slot, interface(facts, mode), 0)?;
+        link.pin(self.pins.link(slot))
+            .with_context(|| format!("cannot pin the link of {}", facts.name))?;
+        Ok(())
     }
 
     /// Whether the maps are still pinned: not once somebody took the filter off.
@@ -168,28 +195,31 @@ impl Dataplane {
             let name = name_of(&self.interfaces.get(&slot, 0)?);
             let pin = self.pins.link(slot);
             if pin.exists() && !keep.contains(&name) {
-                std::fs::remove_file(&pin)
-                    .with_context(|| format!("cannot unpin the link of {name}"))?;
+                take_off(&pin)?;
                 detached.push(name);
             }
         }
         Ok(detached)
     }
 
-    /// The slot that counts for this interface already, else a free one, else one whose interface
-    /// has no link any more.
+    /// The slot that counts for this interface already, by its link or by its name, else a free one.
     fn slot_of(&self, facts: &Facts) -> Result<u32> {
+        let mut by_name = None;
         let mut free = None;
         for slot in 0..MAX_INTERFACES {
             let recorded = self.interfaces.get(&slot, 0)?;
-            if recorded.index != 0 && name_of(&recorded) == facts.name {
+            if recorded.index == facts.index
+                && self.found(slot, facts, &self.pins.link(slot))?.is_some()
+            {
                 return Ok(slot);
             }
             if recorded.index == 0 {
                 free = free.or(Some(slot));
+            } else if name_of(&recorded) == facts.name {
+                by_name = Some(slot);
             }
         }
-        free.with_context(|| {
+        by_name.or(free).with_context(|| {
             format!(
                 "{MAX_INTERFACES} interfaces have been filtered and no more fit; `allowlist detach` starts anew"
             )
@@ -222,8 +252,7 @@ pub fn detach_all(pin_dir: &Path) -> Result<Vec<String>> {
     for slot in 0..MAX_INTERFACES {
         let pin = pins.link(slot);
         if pin.exists() {
-            std::fs::remove_file(&pin)
-                .with_context(|| format!("cannot unpin {}", pin.display()))?;
+            take_off(&pin)?;
             detached.push(
                 names
                     .iter()
@@ -257,7 +286,13 @@ fn new_link(
     let mut attach = |mode: AttachedIn| -> Result<FdLink> {
         let id = program
             .attach_to_if_index(facts.index, mode.flags())
-            .with_context(|| format!("cannot attach to {} in {} mode", facts.name, mode.name()))?;
+            .with_context(|| {
+                format!(
+                    "cannot attach to {} in {} mode (`--attach-mode auto` takes what its driver offers)",
+                    facts.name,
+                    mode.name()
+                )
+            })?;
         program.take_link(id)?.try_into().map_err(|_| {
             anyhow!(
                 "the kernel attaches to {} without a link, which would not outlive this process; it takes Linux 5.9",
@@ -302,6 +337,23 @@ fn interface(facts: &Facts, mode: AttachedIn) -> Interface {
 pub(super) fn name_of(interface: &Interface) -> String {
     let length = interface.name.iter().position(|byte| *byte == 0);
     String::from_utf8_lossy(&interface.name[..length.unwrap_or(interface.name.len())]).into_owned()
+}
+
+fn other_program(facts: &Facts, id: u32) -> String {
+    let name = program_name(id);
+    let remedy = if name == abi::PROGRAM {
+        "if it is another instance of this program, `allowlist detach` with that one's --pin-dir"
+            .to_owned()
+    } else {
+        format!(
+            "`ip link set dev {} xdp off`, or stop what attached it",
+            facts.name
+        )
+    };
+    format!(
+        "{} has another XDP program, id {id} ({name}), and there can be only one; take it off first: {remedy}",
+        facts.name
+    )
 }
 
 fn program_name(id: u32) -> String {

@@ -1,9 +1,11 @@
-//! What the kernel says of a pinned link: its program, and whether its interface is still there.
+//! A pinned link: what it is on, and how to take it off.
 //!
-//! A link outlives its interface: it stays pinned and filters nothing. Only the kernel knows which
-//! interface it is on now, and aya does not ask for it, so this file does.
+//! Two things of the kernel's that aya does not offer. A link outlives its interface: it stays pinned
+//! and filters nothing, and only the kernel knows. And removing a pin takes the program off some
+//! time later, but who detaches wants to know that it is off.
 
 use std::ffi::CString;
+use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -33,12 +35,25 @@ impl PinnedLink {
     }
 }
 
+/// Takes the program off the link's interface, now, and removes the pin.
+pub(super) fn take_off(pin: &Path) -> Result<()> {
+    let what = || format!("cannot take off the link {}", pin.display());
+    detach(&open(pin).with_context(what)?).with_context(what)?;
+    fs::remove_file(pin).with_context(|| format!("cannot unpin {}", pin.display()))
+}
+
 /// The attributes of `BPF_OBJ_GET`, from the kernel's `union bpf_attr`.
 #[repr(C)]
 struct ObjectGet {
     path: u64,
     descriptor: u32,
     flags: u32,
+}
+
+/// The attributes of `BPF_LINK_DETACH`, likewise.
+#[repr(C)]
+struct LinkDetach {
+    descriptor: u32,
 }
 
 /// The attributes of `BPF_OBJ_GET_INFO_BY_FD`, likewise.
@@ -78,6 +93,19 @@ fn open(pin: &Path) -> io::Result<OwnedFd> {
         let descriptor = bpf(BPF_OBJ_GET, &mut attributes)?;
         Ok(OwnedFd::from_raw_fd(descriptor))
     }
+}
+
+fn detach(link: &OwnedFd) -> io::Result<()> {
+    const BPF_LINK_DETACH: i64 = 34;
+    let mut attributes = LinkDetach {
+        descriptor: link.as_raw_fd().cast_unsigned(),
+    };
+    #[expect(unsafe_code, reason = "a system call")]
+    // SAFETY: the attributes are those of this command, and hold no pointer.
+    unsafe {
+        bpf(BPF_LINK_DETACH, &mut attributes)?;
+    }
+    Ok(())
 }
 
 fn info(link: &OwnedFd) -> io::Result<LinkInfo> {

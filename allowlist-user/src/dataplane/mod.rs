@@ -3,7 +3,7 @@
 //! - this file writes: makes or adopts the maps, and publishes generations
 //! - `attach` puts the program on interfaces and takes it off
 //! - `view` reads, and needs no daemon
-//! - `link` asks what a pinned link is on
+//! - `link` asks what a pinned link is on, and takes it off
 //! - `pins` knows where everything is pinned
 //! - `trace` prints the program's log lines
 //!
@@ -32,6 +32,7 @@ use aya::{Ebpf, EbpfLoader};
 use memmap2::{MmapOptions, MmapRaw};
 
 pub use self::attach::{Attached, AttachedIn, InForce, detach_all};
+pub use self::pins::require_privileges;
 pub use self::trace::print_trace;
 pub use self::view::{Attachment, Entry, View};
 use crate::compile::Tables;
@@ -58,7 +59,6 @@ pub struct Dataplane {
 impl Dataplane {
     /// Adopts the maps pinned under `pin_dir`, or makes and pins them. Filters nothing by itself.
     pub fn open(pin_dir: &Path) -> Result<Self> {
-        pins::require_privileges()?;
         let pins = Pins::create(pin_dir)?;
         let mut object = load(&pins, 0, false).inspect_err(|_| {
             if !pins.have_links() {

@@ -3,14 +3,17 @@
 //! Layout: `PIN_DIR/v<ABI version>/<MAP>` and `PIN_DIR/v<ABI version>/link_<interface slot>`.
 //! Links go by slot and not by interface, since a BPF file system takes no dot in a name.
 
-use std::fs;
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use allowlist_common::abi;
 use anyhow::{Context as _, Result, bail};
+use log::warn;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use nix::unistd::geteuid;
 
 /// Where a BPF file system is expected, and mounted when it is missing.
 const BPF_FS: &str = "/sys/fs/bpf";
@@ -20,27 +23,46 @@ const BPF_FS: &str = "/sys/fs/bpf";
 pub(super) struct Pins {
     root: PathBuf,
     folder: PathBuf,
+    /// Held by the one that writes.
+    lock: Option<File>,
 }
 
 impl Pins {
-    /// Opens a pin folder, and makes it if it is missing.
+    /// Opens a pin folder for writing, and makes it if it is missing.
     pub(super) fn create(root: &Path) -> Result<Self> {
-        let pins = Self::at(root);
+        let mut pins = Self::at(root);
         mount_bpf_fs(root)?;
-        fs::create_dir_all(&pins.folder).with_context(|| {
-            format!(
-                "cannot make the pin folder {}; its name must be without dots, and its place a BPF file system",
-                pins.folder.display()
-            )
-        })?;
-        if statfs(&pins.folder)?.filesystem_type() != BPF_FS_MAGIC {
-            // What was just made is an ordinary folder: of no use, and not to be left behind.
-            let _ = fs::remove_dir(&pins.folder);
-            let _ = fs::remove_dir(root);
+        let there = root
+            .ancestors()
+            .find(|folder| folder.exists())
+            .unwrap_or(root);
+        if statfs(there)?.filesystem_type() != BPF_FS_MAGIC {
             bail!(
                 "{} is not on a BPF file system, so nothing can be pinned there; choose a --pin-dir under {BPF_FS}",
                 root.display()
             );
+        }
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&pins.folder)
+            .with_context(|| {
+                format!(
+                    "cannot make the pin folder {} (a BPF file system takes no dot in a name)",
+                    pins.folder.display()
+                )
+            })?;
+        pins.require_owner()?;
+        let lock = File::open(&pins.folder)?;
+        match lock.try_lock() {
+            Ok(()) => pins.lock = Some(lock),
+            Err(TryLockError::WouldBlock) => bail!(
+                "another daemon publishes into {}; stop it, or choose another --pin-dir (and --state-dir and --socket)",
+                root.display()
+            ),
+            Err(TryLockError::Error(error)) => {
+                return Err(error).context("cannot lock the pin folder");
+            }
         }
         Ok(pins)
     }
@@ -50,11 +72,19 @@ impl Pins {
         let pins = Self::at(root);
         let control = pins.map(abi::CONTROL);
         match fs::metadata(&control) {
-            Ok(_) => Ok(pins),
-            Err(error) if error.kind() == ErrorKind::NotFound => bail!(
-                "no filter is in force: nothing is pinned under {}; start one with `allowlist run`",
-                root.display()
-            ),
+            Ok(_) => {
+                pins.require_owner()?;
+                Ok(pins)
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                if root.exists() {
+                    pins.require_owner()?;
+                }
+                bail!(
+                    "no filter is in force: nothing is pinned under {}; start one with `allowlist run`",
+                    root.display()
+                )
+            }
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                 bail!(
                     "cannot look into {}: only root may; try sudo",
@@ -65,10 +95,29 @@ impl Pins {
         }
     }
 
+    /// Fails where somebody else could have put other pins there, or moved these away.
+    fn require_owner(&self) -> Result<()> {
+        for folder in [&self.root, &self.folder] {
+            let Ok(found) = fs::metadata(folder) else {
+                continue;
+            };
+            if found.uid() != geteuid().as_raw() || found.mode() & 0o022 != 0 {
+                bail!(
+                    "{} belongs to user {} with mode {:o}, so others than this user could change what is pinned there; remove it, or choose another --pin-dir",
+                    folder.display(),
+                    found.uid(),
+                    found.mode() & 0o7777
+                );
+            }
+        }
+        Ok(())
+    }
+
     fn at(root: &Path) -> Self {
         Self {
             root: root.to_owned(),
             folder: root.join(format!("v{}", abi::VERSION)),
+            lock: None,
         }
     }
 
@@ -102,8 +151,10 @@ impl Pins {
                 _ => {}
             }
         }
-        fs::remove_dir(&self.folder)
-            .with_context(|| format!("cannot remove {}", self.folder.display()))?;
+        if let Err(error) = fs::remove_dir(&self.folder) {
+            // Nothing of the filter is left, so this is not worth an error.
+            warn!("{} stays: {error}", self.folder.display());
+        }
         // Another ABI version's pins may be beside these, and keep the folder.
         let _ = fs::remove_dir(&self.root);
         Ok(())
@@ -121,13 +172,13 @@ fn mount_bpf_fs(root: &Path) -> Result<()> {
         BPF_FS,
         Some("bpf"),
         MsFlags::empty(),
-        None::<&str>,
+        Some("mode=0700"),
     )
     .with_context(|| format!("cannot mount the BPF file system; try `mount -t bpf bpf {BPF_FS}`"))
 }
 
 /// Fails with what to do where this process may not load programs and attach them.
-pub(super) fn require_privileges() -> Result<()> {
+pub fn require_privileges() -> Result<()> {
     const NET_ADMIN: u64 = 1 << 12;
     const SYS_ADMIN: u64 = 1 << 21;
     const BPF: u64 = 1 << 39;

@@ -5,7 +5,6 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::table;
 use crate::dataplane::{Entry, View};
 use crate::record::Record;
 
@@ -25,7 +24,7 @@ impl List {
     /// Reads the table from the kernel and the words from the record.
     pub fn read(pin_dir: &Path, state_dir: &Path) -> Result<Self> {
         let view = View::open(pin_dir)?;
-        let record = Record::load(state_dir)?.unwrap_or_default();
+        let record = Record::load(state_dir).unwrap_or_default();
         Ok(Self {
             generation: view.control()?.generation,
             rows: rows(view.entries()?, &record),
@@ -34,16 +33,30 @@ impl List {
 
     /// For people.
     pub fn text(&self) -> String {
-        let mut table = table(&["prefix", "reaches", "listed by"], &[]);
-        for row in &self.rows {
-            table.add_row([
+        // By hand: a million rows are nothing that a table library should lay out.
+        let columns = |row: &Row| {
+            (
                 row.prefix.to_string(),
                 row.services.join(" "),
                 row.sources.join(" "),
-            ]);
+            )
+        };
+        let widths = self.rows.iter().map(columns).fold((6, 7), |widths, row| {
+            (widths.0.max(row.0.len()), widths.1.max(row.1.len()))
+        });
+        let line = |prefix: &str, services: &str, sources: &str| {
+            format!(
+                "{prefix:<0$}  {services:<1$}  {sources}\n",
+                widths.0, widths.1
+            )
+        };
+        let mut text = line("prefix", "reaches", "listed by");
+        for row in &self.rows {
+            let (prefix, services, sources) = columns(row);
+            text += &line(&prefix, &services, &sources);
         }
-        format!(
-            "{table}\n{} prefixes, generation {}\n",
+        text + &format!(
+            "{} prefixes, generation {}\n",
             self.rows.len(),
             self.generation
         )

@@ -30,7 +30,7 @@ impl Status {
     /// Reads the kernel, and the record for what its numbers mean.
     pub fn read(pin_dir: &Path, state_dir: &Path) -> Result<Self> {
         let view = View::open(pin_dir)?;
-        let record = Record::load(state_dir)?;
+        let record = Record::load(state_dir);
         let traffic = match &record {
             Some(record) => by_source(record, &view.traffic(record.names.matches.len())?),
             None => BTreeMap::new(),
@@ -49,9 +49,13 @@ impl Status {
     /// For people.
     pub fn text(&self) -> String {
         let mut text = self.headline();
+        let filters = self.attachments.iter().any(|one| one.attached);
         text += &match &self.daemon {
             Some(daemon) => format!("daemon: running, process {}\n", daemon.pid),
-            None => "daemon: not running; the kernel filters by the last lists\n".to_owned(),
+            None if filters => {
+                "daemon: not running; the kernel filters by the last lists\n".to_owned()
+            }
+            None => "daemon: not running\n".to_owned(),
         };
         let mut counters = table(&["interface", "verdict", "reason", "packets"], &[3]);
         for (name, of_interface) in &self.counters {

@@ -22,9 +22,9 @@ const PEER: [&str; 2] = ["198.51.100.2/24", "2001:db8:1::2/64"];
 pub struct Site {
     /// Where the instance keeps everything.
     pub scratch: Scratch,
-    /// 198.51.100.1 and 2001:db8:1::1, where the program runs.
+    /// `198.51.100.1` and `2001:db8:1::1`, where the program runs.
     pub host: Namespace,
-    /// 198.51.100.2 and 2001:db8:1::2.
+    /// `198.51.100.2` and `2001:db8:1::2`.
     pub peer: Namespace,
 }
 
@@ -53,7 +53,7 @@ impl Site {
 
     /// One more link, whose two ends have the same name.
     pub fn link(&self, name: &str, host: [&str; 2], peer: [&str; 2]) -> anyhow::Result<()> {
-        let networks = |texts: [&str; 2]| texts.map(|text| text.parse::<IpNet>());
+        let networks = |texts: [&str; 2]| texts.map(str::parse::<IpNet>);
         let [host4, host6] = networks(host);
         let [peer4, peer6] = networks(peer);
         let end = |namespace, addresses| End {

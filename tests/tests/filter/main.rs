@@ -1,0 +1,590 @@
+//! The running filter, met from outside: datagrams, connections and frames that cross a link, and
+//! what the program says of them.
+//!
+//! Nothing but what a test sends crosses a link, so counts are exact.
+
+mod sources;
+mod stream;
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use allowlist_common::packet::ICMPV6;
+use allowlist_tests::lab::{FrameSender, Program, Site, add_addresses, frame};
+use allowlist_tests::require_root;
+use allowlist_tests::vendor::{Answer, Vendor};
+use anyhow::{Context, bail, ensure};
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
+};
+use nix::sys::time::TimeVal;
+use serde_json::{Value, json};
+
+/// Long enough for a machine that is busy building.
+const SOON: Duration = Duration::from_secs(20);
+/// Long enough for what does not come.
+const NEVER: Duration = Duration::from_millis(200);
+
+/// Allowed by every policy of this file.
+const FRIENDS: [&str; 2] = ["203.0.113.7", "2001:db8:7::7"];
+/// Allowed by none.
+const STRANGERS: [&str; 2] = ["192.0.2.66", "2001:db8:bad::66"];
+const PROTECTED: u16 = 443;
+const UNPROTECTED: u16 = 9000;
+
+/// A filter without a file, by which `FRIENDS` reach `PROTECTED`.
+const SMALL: [&str; 10] = [
+    "--iface",
+    "eth0",
+    "--allow",
+    "203.0.113.0/24",
+    "--allow",
+    "2001:db8:7::/48",
+    "--port",
+    "tcp/443",
+    "--port",
+    "udp/443",
+];
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address of this file")
+}
+
+/// The host's address on `eth0`, of the same family.
+fn host(source: IpAddr, port: u16) -> SocketAddr {
+    let host = if source.is_ipv4() {
+        "198.51.100.1"
+    } else {
+        "2001:db8:1::1"
+    };
+    SocketAddr::new(ip(host), port)
+}
+
+/// A datagram's frame from `source` to the host.
+fn datagram(source: IpAddr, port: u16, payload: &[u8]) -> Vec<u8> {
+    frame::udp(SocketAddr::new(source, 40_000), host(source, port), payload)
+}
+
+/// A socket of the host with room for all that a test sends.
+fn inbox(site: &Site, port: u16) -> anyhow::Result<UdpSocket> {
+    const ROOM: usize = 64 << 20;
+    let socket = site
+        .host
+        .run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)))?;
+    setsockopt(&socket, sockopt::RcvBufForce, &ROOM)?;
+    socket.set_read_timeout(Some(NEVER))?;
+    Ok(socket)
+}
+
+/// What has come, by sender, until nothing more comes.
+fn drain(socket: &UdpSocket) -> anyhow::Result<BTreeMap<IpAddr, Vec<Vec<u8>>>> {
+    let mut received = BTreeMap::<_, Vec<_>>::new();
+    let mut buffer = [0; 64];
+    loop {
+        match socket.recv_from(&mut buffer) {
+            Ok((length, from)) => {
+                let payloads = received.entry(from.ip().to_canonical()).or_default();
+                payloads.push(buffer[..length].to_vec());
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(received),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Whether the host's socket gets a datagram from `source`.
+fn gets_through(site: &Site, source: &str) -> anyhow::Result<bool> {
+    let inbox = inbox(site, PROTECTED)?;
+    FrameSender::new(&site.peer, "eth0")?.send(&datagram(ip(source), PROTECTED, b"hello"))?;
+    Ok(!drain(&inbox)?.is_empty())
+}
+
+/// Whether a connection from `source`, an address of the peer, is made in time.
+fn connects(site: &Site, source: IpAddr, port: u16, timeout: Duration) -> anyhow::Result<bool> {
+    let timeout = TimeVal::new(
+        timeout.as_secs().cast_signed(),
+        timeout.subsec_micros().into(),
+    );
+    site.peer.run(|| {
+        let family = match source {
+            IpAddr::V4(_) => AddressFamily::Inet,
+            IpAddr::V6(_) => AddressFamily::Inet6,
+        };
+        let client = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        // Also limits how long it takes to connect.
+        setsockopt(&client, sockopt::SendTimeout, &timeout)?;
+        bind(
+            client.as_raw_fd(),
+            &SockaddrStorage::from(SocketAddr::new(source, 0)),
+        )?;
+        match connect(
+            client.as_raw_fd(),
+            &SockaddrStorage::from(host(source, port)),
+        ) {
+            Ok(()) => Ok(true),
+            Err(Errno::EINPROGRESS) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    })
+}
+
+fn eventually(mut condition: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    let deadline = Instant::now() + SOON;
+    while !condition()? {
+        ensure!(
+            Instant::now() < deadline,
+            "it did not come true in {SOON:?}"
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// What the kernel counted on an interface, without what is 0: `{"pass allowed": 2}`.
+fn counted(site: &Site, interface: &str) -> anyhow::Result<Value> {
+    let status = site.json("status")?;
+    let counters = &status["counters"][interface];
+    let counted = ["pass", "drop"].iter().flat_map(|verdict| {
+        let reasons = counters[verdict].as_object().into_iter().flatten();
+        reasons
+            .filter(|(_, packets)| **packets != 0)
+            .map(move |(reason, packets)| (format!("{verdict} {reason}"), packets.clone()))
+    });
+    Ok(Value::Object(counted.collect()))
+}
+
+/// Every kind of sender to every kind of port, by TCP and UDP.
+#[track_caller]
+fn check_verdicts(attach_mode: &str, mode: &str) {
+    verdicts(attach_mode, mode).unwrap_or_else(|error| panic!("{attach_mode}, {mode}: {error:?}"));
+}
+
+fn verdicts(attach_mode: &str, mode: &str) -> anyhow::Result<()> {
+    let site = Site::new()?;
+    let config = site.scratch.write(
+        "allowlist.toml",
+        format!(
+            r#"
+            interfaces = ["eth0"]
+            mode = "{mode}"
+            [services.web]
+            ports = ["tcp/443", "udp/443"]
+            allow = ["friends"]
+            [sources.friends]
+            prefixes = ["203.0.113.0/24", "2001:db8:7::/48"]
+            "#
+        ),
+    )?;
+    let config = config.display().to_string();
+    let _filter = site.filter(&["--config", &config, "--attach-mode", attach_mode])?;
+    let status = site.json("status")?;
+    assert_eq!(
+        status["interfaces"],
+        json!([{"name": "eth0", "mode": attach_mode, "attached": true}])
+    );
+    assert_eq!(
+        (&status["mode"], &status["filtering"]),
+        (&json!(mode), &json!(mode == "enforce"))
+    );
+
+    let senders: Vec<IpAddr> = FRIENDS
+        .iter()
+        .chain(&STRANGERS)
+        .map(|text| ip(text))
+        .collect();
+    let passes = |source: IpAddr, port| {
+        mode == "observe" || port == UNPROTECTED || FRIENDS.map(ip).contains(&source)
+    };
+
+    // Datagrams first, while every packet that is counted is one of them.
+    let sender = FrameSender::new(&site.peer, "eth0")?;
+    for port in [PROTECTED, UNPROTECTED] {
+        let inbox = inbox(&site, port)?;
+        for &source in &senders {
+            sender.send(&datagram(source, port, b"hello"))?;
+        }
+        let received: Vec<IpAddr> = drain(&inbox)?.into_keys().collect();
+        let mut expected = senders.clone();
+        expected.retain(|&source| passes(source, port));
+        expected.sort_unstable();
+        assert_eq!(received, expected, "udp/{port}");
+    }
+    let expected = json!({"pass allowed": 2, "drop not-allowed": 2, "pass default": 4});
+    assert_eq!(counted(&site, "eth0")?, expected);
+
+    add_addresses(&site.peer, "eth0", &senders)?;
+    for port in [PROTECTED, UNPROTECTED] {
+        let _listener = site
+            .host
+            .run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)))?;
+        for &source in &senders {
+            let expected = passes(source, port);
+            let timeout = if expected { SOON } else { NEVER };
+            let connects = connects(&site, source, port, timeout)?;
+            assert_eq!(connects, expected, "{source} to tcp/{port}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn native() {
+    require_root!();
+    check_verdicts("native", "enforce");
+}
+
+#[test]
+fn generic() {
+    require_root!();
+    check_verdicts("generic", "enforce");
+}
+
+#[test]
+fn observing_counts_what_it_would_drop() {
+    require_root!();
+    check_verdicts("native", "observe");
+}
+
+#[test]
+fn what_keeps_a_host_alive_passes() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let _filter = site.filter(&[
+        "--iface",
+        "eth0",
+        "--allow",
+        "203.0.113.0/24",
+        "--port",
+        "any",
+    ])?;
+    let sender = FrameSender::new(&site.peer, "eth0")?;
+    sender.send(&frame::ethernet(0x0806, &[0; 28]))?;
+    let stranger = ip(STRANGERS[1]);
+    let mut solicitation = frame::packet(stranger, host(stranger, 0).ip(), ICMPV6, &[135; 24]);
+    solicitation[14 + 7] = 255; // the hop limit of what no router has passed on
+    sender.send(&solicitation)?;
+    sender.send(&datagram(stranger, UNPROTECTED, b"hello"))?;
+    let expected = json!({"pass not-ip": 1, "pass neighbour-discovery": 1, "drop not-allowed": 1});
+    assert_eq!(counted(&site, "eth0")?, expected);
+    Ok(())
+}
+
+#[test]
+fn options_do_without_a_file() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let _filter = site.filter(&[&SMALL[..], &["--provider", "workato"]].concat())?;
+    let workato = "52.5.142.59";
+    for (source, expected) in [(FRIENDS[0], true), (workato, true), (STRANGERS[0], false)] {
+        assert_eq!(gets_through(&site, source)?, expected, "{source}");
+    }
+    let sources = &site.json("status")?["sources"];
+    let passed = |name: &str| sources[name]["passed_packets"].clone();
+    assert_eq!((passed("cli"), passed("workato")), (json!(1), json!(1)));
+    Ok(())
+}
+
+/// Every way to stop, and whether the filter is in force afterwards.
+#[test]
+fn stopping() -> anyhow::Result<()> {
+    require_root!();
+    let cases: [(&[&str], Signal, Option<i32>, bool); 4] = [
+        (&[], Signal::SIGINT, Some(0), false),
+        (&["--keep"], Signal::SIGINT, Some(0), true),
+        (&[], Signal::SIGTERM, Some(0), true),
+        (&[], Signal::SIGKILL, None, true),
+    ];
+    for (options, signal, code, in_force) in cases {
+        let site = Site::new()?;
+        let mut filter = site.filter(&[&SMALL[..], options].concat())?;
+        assert_eq!(site.json("status")?["daemon"]["pid"], filter.id());
+        filter.signal(signal)?;
+        assert_eq!(filter.wait(SOON)?.code(), code, "{}", filter.output());
+        let name = format!("{signal} {options:?}");
+        // The kernel takes a program off a little after its link is gone.
+        eventually(|| Ok(gets_through(&site, STRANGERS[0])? != in_force))
+            .with_context(|| name.clone())?;
+        assert!(gets_through(&site, FRIENDS[0])?, "{name}");
+        assert_eq!(
+            site.scratch.pin_dir().join("v1").exists(),
+            in_force,
+            "{name}"
+        );
+        if in_force {
+            let status = site.json("status")?;
+            assert_eq!(
+                (&status["filtering"], &status["daemon"]),
+                (&json!(true), &json!(null))
+            );
+            assert_eq!(
+                site.json("detach")?,
+                json!({"detached": ["eth0"]}),
+                "{name}"
+            );
+            eventually(|| gets_through(&site, STRANGERS[0])).context(name)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn detaching_ends_the_daemon() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let mut filter = site.filter(&SMALL)?;
+    let detached = site.run(&["detach"])?;
+    assert_eq!(detached.stdout, "detached from eth0: everything passes\n");
+    assert!(filter.wait(SOON)?.success(), "{}", filter.output());
+    assert!(
+        filter
+            .stderr()
+            .ends_with("stopped: the filter was detached\n"),
+        "{}",
+        filter.output()
+    );
+    eventually(|| gets_through(&site, STRANGERS[0]))?;
+    assert!(!site.scratch.file("socket").exists());
+    Ok(())
+}
+
+/// A start that cannot do what it is asked leaves what was in force in force.
+#[test]
+fn a_failed_start_leaves_the_filter_in_force() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let mut filter =
+        site.filter(&[&SMALL[..], &["--keep", "--attach-mode", "generic"]].concat())?;
+    filter.signal(Signal::SIGINT)?;
+    filter.wait(SOON)?;
+    let before = site.json("list")?;
+    for options in [
+        &["--attach-mode", "offload"][..],
+        &["--iface", "lo", "--attach-mode", "native"],
+    ] {
+        let failed =
+            site.run(&[&["run", "--allow", "198.18.0.0/16"], &SMALL[..], options].concat())?;
+        assert_eq!(failed.code, Some(1), "{failed:?}");
+        assert!(
+            !gets_through(&site, STRANGERS[0])?,
+            "{options:?}: {failed:?}"
+        );
+        assert_eq!(site.json("list")?, before, "{options:?}: {failed:?}");
+    }
+    Ok(())
+}
+
+/// The kernel takes the program off with the interface; nobody may say that it filters.
+#[test]
+fn status_knows_that_an_interface_is_gone() -> anyhow::Result<()> {
+    require_root!();
+    let mut site = Site::new()?;
+    let _filter = site.filter(&SMALL)?;
+    assert_eq!(site.json("status")?["filtering"], true);
+    site.peer = allowlist_tests::lab::Namespace::new()?; // and the link goes with the old one
+    eventually(|| Ok(site.json("status")?["filtering"] == false))
+}
+
+#[test]
+fn two_interfaces_are_counted_apart() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    site.link(
+        "eth1",
+        ["198.51.101.1/24", "2001:db8:2::1/64"],
+        ["198.51.101.2/24", "2001:db8:2::2/64"],
+    )?;
+    let filter = site.filter(&[&SMALL[..], &["--iface", "eth1"]].concat())?;
+    let (eth0, eth1) = (
+        FrameSender::new(&site.peer, "eth0")?,
+        FrameSender::new(&site.peer, "eth1")?,
+    );
+    for (sender, source) in [
+        (&eth0, FRIENDS[0]),
+        (&eth1, FRIENDS[1]),
+        (&eth1, STRANGERS[0]),
+        (&eth1, STRANGERS[1]),
+    ] {
+        sender.send(&datagram(ip(source), PROTECTED, b"hello"))?;
+    }
+    assert_eq!(counted(&site, "eth0")?, json!({"pass allowed": 1}));
+    assert_eq!(
+        counted(&site, "eth1")?,
+        json!({"pass allowed": 1, "drop not-allowed": 2})
+    );
+    let status = site.json("status")?;
+    assert_eq!(status["sources"]["cli"]["passed_packets"], 2);
+
+    // The next start names one of them: the other is free, and keeps its counts.
+    let _second = restart(&site, filter, &SMALL)?;
+    assert_eq!(
+        site.json("status")?["interfaces"],
+        json!([{"name": "eth0", "mode": "native", "attached": true}])
+    );
+    assert_eq!(
+        counted(&site, "eth1")?,
+        json!({"pass allowed": 1, "drop not-allowed": 2})
+    );
+    Ok(())
+}
+
+fn restart(site: &Site, mut filter: Program, arguments: &[&str]) -> anyhow::Result<Program> {
+    filter.signal(Signal::SIGTERM)?;
+    if !filter.wait(SOON)?.success() {
+        bail!("it did not stop well:\n{}", filter.output());
+    }
+    site.filter(arguments)
+}
+
+#[test]
+fn tracing_prints_a_line_a_packet() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let filter = site.filter(&[&SMALL[..], &["--trace"]].concat())?;
+    let sender = FrameSender::new(&site.peer, "eth0")?;
+    let packets = [
+        (
+            FRIENDS[0],
+            PROTECTED,
+            "pass allowed source=203.0.113.7 protocol=17 port=443",
+        ),
+        (
+            FRIENDS[1],
+            PROTECTED,
+            "pass allowed source=2001:db8:7::7 protocol=17 port=443",
+        ),
+        (
+            STRANGERS[0],
+            PROTECTED,
+            "drop not-allowed source=192.0.2.66 protocol=17 port=443",
+        ),
+        (
+            STRANGERS[1],
+            UNPROTECTED,
+            "pass default source=2001:db8:bad::66 protocol=17 port=9000",
+        ),
+    ];
+    for (source, port, line) in packets {
+        sender.send(&datagram(ip(source), port, b"hello"))?;
+        filter.wait_for_line(line, SOON)?;
+    }
+    sender.send(&frame::ethernet(0x0806, &[0; 28]))?;
+    filter.wait_for_line("pass not-ip", SOON)?;
+    let printed = filter.stderr();
+    let lines: Vec<&str> = printed
+        .lines()
+        .skip_while(|line| !line.contains("source="))
+        .collect();
+    let expected: Vec<&str> = packets
+        .iter()
+        .map(|(.., line)| *line)
+        .chain(["pass not-ip"])
+        .collect();
+    assert_eq!(lines, expected);
+    Ok(())
+}
+
+#[test]
+fn reports_agree_with_what_was_sent() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let config = site.scratch.write(
+        "allowlist.toml",
+        r#"
+        interfaces = ["eth0"]
+        [services.web]
+        ports = ["udp/443"]
+        allow = ["vendor", "office"]
+        [services.ssh]
+        ports = ["udp/22"]
+        allow = ["office"]
+        [sources.vendor]
+        prefixes = ["198.18.0.0/15", "2001:db8:18::/48"]
+        [sources.office]
+        prefixes = ["198.18.7.0/24"]
+        "#,
+    )?;
+    let filter = site.filter(&["--config", &config.display().to_string()])?;
+    let sender = FrameSender::new(&site.peer, "eth0")?;
+    let mut bytes = 0;
+    for (source, port) in [
+        ("198.18.0.1", 443),
+        ("2001:db8:18::1", 443),
+        ("198.18.7.1", 443), // the vendor's and the office's: counts for both
+        ("198.18.7.1", 22),
+        ("198.18.0.1", 22), // dropped: counts for nobody
+    ] {
+        let frame = datagram(ip(source), port, b"hello");
+        bytes += frame.len();
+        sender.send(&frame)?;
+    }
+    bytes -= datagram(ip("198.18.0.1"), 22, b"hello").len();
+
+    let entry = |prefix, services: &[&str], sources: &[&str]| json!({"prefix": prefix, "services": services, "sources": sources});
+    let expected = json!({"generation": 1, "prefixes": [
+        entry("198.18.0.0/15", &["web"], &["vendor"]),
+        entry("198.18.7.0/24", &["ssh", "web"], &["office", "vendor"]),
+        entry("2001:db8:18::/48", &["web"], &["vendor"]),
+    ]});
+    assert_eq!(site.json("list")?, expected);
+    assert_eq!(
+        counted(&site, "eth0")?,
+        json!({"pass allowed": 4, "drop not-allowed": 1})
+    );
+    let status = site.json("status")?;
+    let passed = |name: &str, what: &str| status["sources"][name][what].clone();
+    assert_eq!(
+        (
+            passed("vendor", "passed_packets"),
+            passed("office", "passed_packets")
+        ),
+        (json!(4), json!(2))
+    );
+    assert_eq!(passed("vendor", "passed_bytes"), bytes);
+    assert_eq!(
+        status["services"]["ssh"],
+        json!({"ports": ["udp/22"], "allow": ["office"]})
+    );
+    assert_eq!(
+        (&status["generation"], &status["default"]),
+        (&json!(1), &json!("pass"))
+    );
+
+    let text = site.run(&["status"])?.stdout;
+    let words: Vec<Vec<&str>> = text
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    let process = filter.id().to_string();
+    for expected in [
+        &[
+            "filtering",
+            "eth0",
+            "(native),",
+            "generation",
+            "1;",
+            "what",
+            "no",
+            "service",
+            "covers:",
+            "pass",
+        ][..],
+        &["daemon:", "running,", "process", &process],
+        &["eth0", "pass", "allowed", "4"],
+        &["eth0", "drop", "not-allowed", "1"],
+    ] {
+        assert!(
+            words.iter().any(|line| line == expected),
+            "{expected:?} is not in\n{text}"
+        );
+    }
+    let list = site.run(&["list"])?.stdout;
+    assert!(list.ends_with("\n3 prefixes, generation 1\n"), "{list}");
+    Ok(())
+}

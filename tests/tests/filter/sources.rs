@@ -1,0 +1,187 @@
+//! Lists that change, fail and outlive a boot, while the filter runs.
+
+use super::stream::Streamed;
+use super::*;
+
+/// `sources.vendor` is fetched every second, `sources.office` is always there.
+fn with_vendor(site: &Site, list: &str) -> anyhow::Result<(Vendor, String)> {
+    let vendor = site
+        .host
+        .run(|| Vendor::start([("/list", Answer::json(list))]))?;
+    let config = format!(
+        r#"
+        interfaces = ["eth0"]
+        [services.web]
+        ports = ["udp/443"]
+        allow = ["vendor", "office"]
+        [sources.vendor]
+        url = "{}"
+        format = "json"
+        every = "1s"
+        [sources.office]
+        prefixes = ["203.0.113.0/24", "2001:db8:7::/48"]
+        "#,
+        vendor.url("/list")
+    );
+    let config = site.scratch.write("allowlist.toml", config)?;
+    Ok((vendor, config.display().to_string()))
+}
+
+fn prefixes_of(site: &Site, source: &str) -> anyhow::Result<Vec<String>> {
+    let list = site.json("list")?;
+    let entries = list["prefixes"]
+        .as_array()
+        .context("prefixes is an array")?;
+    let of_source = entries
+        .iter()
+        .filter(|entry| entry["sources"] == json!([source]));
+    Ok(of_source
+        .filter_map(|entry| Some(entry["prefix"].as_str()?.to_owned()))
+        .collect())
+}
+
+#[test]
+fn a_vendors_change_takes_effect() -> anyhow::Result<()> {
+    require_root!();
+    let (old, new) = ("198.18.0.1", "2001:db8:18::1");
+    let site = Site::new()?;
+    let (vendor, config) = with_vendor(&site, &json!([old]).to_string())?;
+    let filter = site.filter(&["--config", &config])?;
+    let sources = [&FRIENDS[..], &STRANGERS, &[old, new]].concat();
+    let streamed = Streamed::during(&site, &sources, || {
+        vendor.answer("/list", Answer::json(json!([new]).to_string()));
+        filter.wait_for_line(
+            "vendor: changed, 1 prefixes before and 1 now; generation 2",
+            SOON,
+        )?;
+        thread::sleep(NEVER);
+        Ok(())
+    })?;
+    streamed.check(&FRIENDS, &STRANGERS);
+    assert_eq!(prefixes_of(&site, "vendor")?, [format!("{new}/128")]);
+    // A packet sees the old policy or the new one, so one number parts them.
+    let before = streamed.from(old).len() as u64;
+    assert!(streamed.from(old).iter().copied().eq(0..before));
+    assert!(
+        0 < before && before < streamed.rounds,
+        "{before} of {}",
+        streamed.rounds
+    );
+    let first = *streamed
+        .from(new)
+        .first()
+        .context("the new prefix was not admitted")?;
+    assert!(
+        streamed
+            .from(new)
+            .iter()
+            .copied()
+            .eq(first..streamed.rounds)
+    );
+    assert!(first == before || first + 1 == before, "{before} {first}");
+    Ok(())
+}
+
+#[test]
+fn a_failing_vendor_changes_nothing() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let kept = ["198.18.0.1/32", "2001:db8:18::/48"];
+    let (vendor, config) = with_vendor(&site, &json!(kept).to_string())?;
+    let _filter = site.filter(&["--config", &config])?;
+    let fails_with = |expected: &str| {
+        eventually(|| {
+            let status = site.json("status")?;
+            let failure = status["sources"]["vendor"]["failure"].as_str();
+            Ok(failure.is_some_and(|failure| failure.contains(expected)))
+        })
+        .with_context(|| format!("status should say {expected:?}"))?;
+        assert_eq!(prefixes_of(&site, "vendor")?, kept, "{expected}");
+        anyhow::Ok(())
+    };
+    for (answer, expected) in [
+        (
+            Answer::html("<html>Just a moment…</html>"),
+            "got a web page",
+        ),
+        (Answer::Status(404), "404 Not Found"),
+        (Answer::json("[]"), "names no prefix"),
+        (Answer::json(""), "is empty"),
+        (Answer::Truncated(br#"["198.18.0.2""#.to_vec()), "broke off"),
+    ] {
+        vendor.answer("/list", answer);
+        fails_with(expected)?;
+    }
+    vendor.answer("/list", Answer::json(json!(kept).to_string()));
+    eventually(|| Ok(site.json("status")?["sources"]["vendor"]["failure"].is_null()))?;
+    drop(vendor);
+    fails_with("cannot be reached")?;
+    let text = site.run(&["status"])?.stdout;
+    assert!(
+        text.contains("warning: vendor: by its last good list: source vendor: http://"),
+        "{text}"
+    );
+    assert!(gets_through(&site, "198.18.0.1")?);
+    Ok(())
+}
+
+#[test]
+fn the_last_good_list_outlives_a_boot() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let (vendor, config) = with_vendor(&site, r#"["198.18.0.1"]"#)?;
+    let mut filter = site.filter(&["--config", &config])?;
+    filter.signal(Signal::SIGINT)?;
+    filter.wait(SOON)?;
+    drop(vendor);
+    let _filter = site.filter(&["--config", &config])?;
+    assert!(gets_through(&site, "198.18.0.1")?);
+    assert!(!gets_through(&site, STRANGERS[0])?);
+    Ok(())
+}
+
+#[test]
+fn an_edited_file_counts_from_the_next_start() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let config = site.scratch.write(
+        "allowlist.toml",
+        "interfaces = ['eth0']\n[services.web]\nports = ['udp/443']\nallow = ['office']\n\
+         [sources.office]\nfile = 'office.txt'\n",
+    )?;
+    let config = config.display().to_string();
+    for prefix in ["198.18.0.0/16", "198.19.0.0/16"] {
+        site.scratch.write("office.txt", prefix)?;
+        let mut filter = site.filter(&["--config", &config])?;
+        assert_eq!(prefixes_of(&site, "office")?, [prefix]);
+        filter.signal(Signal::SIGINT)?;
+        filter.wait(SOON)?;
+    }
+    Ok(())
+}
+
+/// A list that does not fit is refused, and must not be what the next start begins with.
+#[test]
+fn a_list_that_outgrows_max_prefixes_changes_nothing() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let (vendor, config) = with_vendor(&site, r#"["198.18.0.1"]"#)?;
+    let text = std::fs::read_to_string(&config)?;
+    site.scratch
+        .write("allowlist.toml", format!("max_prefixes = 3\n{text}"))?;
+    let mut filter = site.filter(&["--config", &config])?;
+    vendor.answer("/list", Answer::json(r#"["198.18.0.1", "198.18.0.2"]"#));
+    filter.wait_for_line("4 prefixes do not fit max_prefixes = 3", SOON)?;
+    assert_eq!(prefixes_of(&site, "vendor")?, ["198.18.0.1/32"]);
+    let failure = site.json("status")?["sources"]["vendor"]["failure"].clone();
+    filter.signal(Signal::SIGINT)?;
+    filter.wait(SOON)?;
+    drop(vendor);
+    let _filter = site.filter(&["--config", &config])?;
+    assert_eq!(prefixes_of(&site, "vendor")?, ["198.18.0.1/32"]);
+    assert!(
+        failure.is_string(),
+        "status hides that the newest list is not in force"
+    );
+    Ok(())
+}
