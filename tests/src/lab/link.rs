@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
+use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage, State};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
@@ -151,9 +152,11 @@ async fn get(handle: &Handle, name: &str) -> anyhow::Result<LinkMessage> {
 }
 
 async fn add_address(handle: &Handle, index: u32, network: IpNet) -> anyhow::Result<()> {
-    let request = handle
+    let mut request = handle
         .address()
         .add(index, network.addr(), network.prefix_len());
+    // Else an IPv6 address cannot be bound to until the kernel's workqueue has looked after it.
+    request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
     request
         .execute()
         .await
