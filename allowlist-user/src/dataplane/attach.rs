@@ -309,7 +309,7 @@ fn new_link(
         Ok(link) => Ok((link, mode, None)),
         Err(native) if wanted == AttachMode::Auto => {
             let warning = format!(
-                "{} runs the filter in generic mode, which is several times slower: its driver took no native program ({})",
+                "{} runs the filter in generic mode, in the network stack, which is slower: its driver took no native program ({})",
                 facts.name,
                 native.root_cause()
             );

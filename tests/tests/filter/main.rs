@@ -258,6 +258,24 @@ fn generic() {
     check_verdicts("generic", "enforce");
 }
 
+/// Loopback's driver has no native mode.
+#[test]
+fn where_the_driver_cannot_it_runs_in_generic_mode_and_says_so() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let mut on_loopback = SMALL;
+    on_loopback[1] = "lo";
+    let filter = site.filter(&on_loopback)?;
+    assert_eq!(
+        site.json("status")?["interfaces"],
+        json!([{"name": "lo", "mode": "generic", "attached": true}])
+    );
+    let warning =
+        "warning: lo runs the filter in generic mode, in the network stack, which is slower";
+    assert!(filter.stderr().contains(warning), "{}", filter.output());
+    Ok(())
+}
+
 #[test]
 fn observing_counts_what_it_would_drop() {
     require_root!();
