@@ -86,29 +86,30 @@ pub fn judge<T: Tables>(parsed: &Result<Option<Packet>, Malformed>, tables: &T) 
 fn keeps_host_alive(packet: &Packet) -> Option<Reason> {
     // From another link a neighbour discovery message arrives with fewer hops left (RFC 4861, 11.2).
     const SAME_LINK: u8 = 255;
-    match (packet.protocol, packet.transport) {
-        (ICMPV6, Transport::Icmp(133..=137)) if packet.hops == SAME_LINK => {
+    match (packet.source, packet.protocol, packet.transport) {
+        (Address::V6(_), ICMPV6, Transport::Icmp(133..=137)) if packet.hops == SAME_LINK => {
             Some(Reason::NeighbourDiscovery)
         }
-        (ICMPV6, Transport::Icmp(1..=4)) | (ICMP, Transport::Icmp(3 | 11 | 12)) => {
-            Some(Reason::IcmpError)
-        }
-        (ICMPV6, Transport::Icmp(130..=132 | 143)) | (IGMP, Transport::Other) => {
-            Some(Reason::Multicast)
-        }
+        (Address::V6(_), ICMPV6, Transport::Icmp(1..=4))
+        | (Address::V4(_), ICMP, Transport::Icmp(3 | 11 | 12)) => Some(Reason::IcmpError),
+        (Address::V6(_), ICMPV6, Transport::Icmp(130..=132 | 143))
+        | (Address::V4(_), IGMP, Transport::Other) => Some(Reason::Multicast),
         (
+            Address::V4(_),
             UDP,
             Transport::Ports {
-                source,
-                destination,
+                source: 67,
+                destination: 68,
             },
-        ) => {
-            let dhcp = match packet.source {
-                Address::V4(_) => source == 67 && destination == 68,
-                Address::V6(_) => source == 547 && destination == 546,
-            };
-            dhcp.then_some(Reason::Dhcp)
-        }
+        )
+        | (
+            Address::V6(_),
+            UDP,
+            Transport::Ports {
+                source: 547,
+                destination: 546,
+            },
+        ) => Some(Reason::Dhcp),
         _ => None,
     }
 }

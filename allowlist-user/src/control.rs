@@ -62,7 +62,7 @@ impl Control {
         if let Some(folder) = path.parent() {
             fs::DirBuilder::new()
                 .recursive(true)
-                .mode(0o755)
+                .mode(0o700)
                 .create(folder)
                 .with_context(what)?;
         }

@@ -11,12 +11,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
 use log::{info, warn};
+use nix::net::if_::if_nametoindex;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::cli::Paths;
-use crate::compile::{Names, Tables, compile};
+use crate::compile::{CompileError, Names, Tables, compile};
 use crate::config::Config;
 use crate::control::{Control, Live};
 use crate::dataplane::{Dataplane, View, detach_all, print_trace};
@@ -30,6 +31,9 @@ use crate::state::{StateDir, StateLock};
 const FIRST_RETRY: Duration = Duration::from_secs(15);
 /// How often to look whether somebody detached the filter, or an interface came back.
 const LOOK: Duration = Duration::from_secs(1);
+
+const COUNTS_ANEW: &str =
+    "what was counted by source so far cannot be told apart any more: those counts start anew";
 
 /// What `run` was asked for besides the configuration.
 pub struct Options {
@@ -81,6 +85,8 @@ pub struct Daemon {
     due: BTreeMap<String, Instant>,
     /// Interfaces that were removed since the filter was put on them.
     lost: BTreeSet<String>,
+    /// By interface index: what prints its trace.
+    traces: BTreeMap<u32, JoinHandle<()>>,
 }
 
 struct Failure {
@@ -91,10 +97,7 @@ struct Failure {
 impl Daemon {
     /// Gets every source, publishes, attaches. On an error all is as it was before.
     pub async fn start(config: Config, options: Options) -> Result<Self> {
-        let mut interfaces = Vec::new();
-        for name in &config.interfaces {
-            interfaces.push(interface::look_up(name).await?);
-        }
+        look_up_all(&config.interfaces).await?; // a mistyped name should not wait for the fetches
         let state = StateDir::open(&options.paths.state_dir)?;
         let lock = state.lock()?;
         let First { snapshot, fetched } = First::snapshot(&config, &state).await?;
@@ -103,7 +106,8 @@ impl Daemon {
             .as_ref()
             .map_or_else(Names::default, |record| record.names.clone());
         // Before the kernel is touched: most of what can be wrong is found here.
-        let tables = compile(&config.policy, &snapshot, config.max_prefixes, &previous)?;
+        let (tables, anew) = compile_or_number_anew(&config, &snapshot, &previous)?;
+        let interfaces = look_up_all(&config.interfaces).await?;
 
         let control = Control::listen(&options.paths.socket)?;
         let dataplane = Dataplane::open(&options.paths.pin_dir)?;
@@ -120,13 +124,14 @@ impl Daemon {
             failures: BTreeMap::new(),
             due: BTreeMap::new(),
             lost: BTreeSet::new(),
+            traces: BTreeMap::new(),
             dataplane,
         };
         // Written before its generation is in force, so a record may be one ahead of the kernel.
         let known = record
             .as_ref()
             .is_some_and(|record| record.generation.wrapping_sub(adopted) <= 1);
-        if let Err(error) = daemon.begin(&tables, &interfaces, adopted == 0 || known) {
+        if let Err(error) = daemon.begin(&tables, &interfaces, adopted == 0 || (known && !anew)) {
             daemon.dataplane.restore(&found).context(format!(
                 "{error:#}; and what was in force before could not be put in force again"
             ))?;
@@ -146,57 +151,55 @@ impl Daemon {
     /// Publishes the first generation, then attaches: from then on packets are judged.
     fn begin(&mut self, tables: &Tables, interfaces: &[Facts], counts_known: bool) -> Result<()> {
         if !counts_known {
-            warn!(
-                "what was counted by source is not known in this state directory: those counts start anew"
-            );
+            warn!("{COUNTS_ANEW}");
             self.dataplane.forget_matches()?;
         }
         self.put_in_force(tables)?;
         for facts in interfaces {
-            self.attach(facts)?;
+            self.attach(facts, self.options.trace)?;
         }
-        for name in self.dataplane.detach_others(&self.config.interfaces)? {
+        let indices: Vec<u32> = interfaces.iter().map(|facts| facts.index).collect();
+        for name in self.dataplane.detach_others(&indices)? {
             info!("{name}: detached, since it is not configured any more");
         }
         Ok(())
     }
 
-    fn attach(&mut self, facts: &Facts) -> Result<()> {
-        let attached = self
-            .dataplane
-            .attach(facts, self.config.attach, self.options.trace)?;
+    fn attach(&mut self, facts: &Facts, trace: bool) -> Result<()> {
+        let attached = self.dataplane.attach(facts, self.config.attach, trace)?;
         if let Some(warning) = attached.warning {
             warn!("{warning}");
         }
-        info!("{}: attached in {} mode", facts.name, attached.mode.name());
-        if self.options.trace {
-            print_trace(attached.object)?;
+        if let Some(old) = self.traces.remove(&facts.index) {
+            old.abort();
         }
+        if trace {
+            let task = print_trace(attached.object)?;
+            self.traces.insert(facts.index, task);
+        }
+        info!("{}: attached in {} mode", facts.name, attached.mode.name());
         Ok(())
     }
 
     /// Puts the filter on interfaces again that were removed and have come back.
     async fn look_after_interfaces(&mut self) -> Result<()> {
         let attachments = View::open(&self.options.paths.pin_dir)?.attachments()?;
-        let is_attached = |name: &String| {
-            let mut attached = attachments.iter().filter(|one| one.attached);
-            attached.any(|one| one.name == *name)
-        };
         for name in self.config.interfaces.clone() {
-            if is_attached(&name) {
+            let index = if_nametoindex(&*name).ok();
+            if index.is_some() && attachments.iter().any(|one| one.index == index) {
                 self.lost.remove(&name);
                 continue;
             }
             let first_seen = self.lost.insert(name.clone());
             if first_seen {
                 warn!(
-                    "{name}: removed, and with it the filter on it; it is put on again when {name} is back"
+                    "{name}: the filter is off, since the interface is gone or is another one now; it is put on again when there is one"
                 );
             }
             let Ok(facts) = interface::look_up(&name).await else {
                 continue;
             };
-            match self.attach(&facts) {
+            match self.attach(&facts, self.options.trace) {
                 Err(error) if first_seen => warn!("{error:#}; this is tried again"),
                 _ => {}
             }
@@ -215,10 +218,9 @@ impl Daemon {
         loop {
             let next = self.due.values().min().copied();
             tokio::select! {
-                _ = signals.interrupt.recv() => return self.interrupted(),
+                _ = signals.interrupt.recv() => return self.interrupted().await,
                 _ = signals.terminate.recv() => {
-                    info!("stopped; the filter stays in force, and `allowlist detach` takes it off");
-                    return Ok(());
+                    return self.leave("stopped; the filter stays in force, and `allowlist detach` takes it off").await;
                 }
                 _ = look.tick() => {
                     if !self.dataplane.is_in_force() {
@@ -234,7 +236,13 @@ impl Daemon {
                 }
                 fetched = async { fetching.as_mut().expect("the branch's condition").await }, if fetching.is_some() => {
                     fetching = None;
-                    self.take_in(fetched.context("a fetch ended unexpectedly")?);
+                    match fetched {
+                        Ok(fetched) => self.take_in(fetched),
+                        Err(error) => {
+                            warn!("a fetch ended unexpectedly: {error}; all that was due is fetched again");
+                            self.postpone_due();
+                        }
+                    }
                     self.tell();
                 }
             }
@@ -249,6 +257,13 @@ impl Daemon {
             .cloned()
             .collect();
         tokio::spawn(gather(due))
+    }
+
+    fn postpone_due(&mut self) {
+        let now = Instant::now();
+        for due in self.due.values_mut().filter(|due| **due <= now) {
+            *due = now + FIRST_RETRY;
+        }
     }
 
     /// Takes in what was fetched, one source after the other: what cannot be had or cannot be put in
@@ -318,14 +333,14 @@ impl Daemon {
     }
 
     fn publish(&mut self) -> Result<u32> {
-        let tables = compile(
-            &self.config.policy,
-            &self.snapshot,
-            self.config.max_prefixes,
-            &self.names,
-        )?;
+        let (tables, anew) = compile_or_number_anew(&self.config, &self.snapshot, &self.names)?;
         self.names = tables.names.clone();
-        self.put_in_force(&tables)
+        let generation = self.put_in_force(&tables)?;
+        if anew {
+            warn!("{COUNTS_ANEW}");
+            self.dataplane.forget_matches()?;
+        }
+        Ok(generation)
     }
 
     /// Publishes, with the record on disk first: it may name what the kernel does not have yet, but
@@ -378,11 +393,14 @@ impl Daemon {
         self.due.insert(source.name.clone(), Instant::now() + wait);
     }
 
-    fn interrupted(self) -> Result<()> {
+    async fn interrupted(self) -> Result<()> {
         if self.options.keep {
-            info!(
-                "stopped; the filter stays in force, as --keep asks; `allowlist detach` takes it off"
-            );
+            return self
+                .leave("stopped; the filter stays in force, as --keep asks; `allowlist detach` takes it off")
+                .await;
+        }
+        if !self.dataplane.is_in_force() {
+            info!("stopped: the filter was detached");
             return Ok(());
         }
         let interfaces = detach_all(&self.options.paths.pin_dir)?;
@@ -390,6 +408,17 @@ impl Daemon {
             "stopped; detached from {}: everything passes",
             interfaces.join(", ")
         );
+        Ok(())
+    }
+
+    /// Ends with the filter in force, and without a trace that nobody would read.
+    async fn leave(mut self, last_words: &str) -> Result<()> {
+        if self.options.trace {
+            for facts in look_up_all(&self.config.interfaces).await? {
+                self.attach(&facts, false)?;
+            }
+        }
+        info!("{last_words}");
         Ok(())
     }
 
@@ -415,6 +444,31 @@ impl Daemon {
             self.snapshot.len(),
             self.dataplane.generation()
         )
+    }
+}
+
+async fn look_up_all(names: &[String]) -> Result<Vec<Facts>> {
+    let mut all = Vec::new();
+    for name in names {
+        all.push(interface::look_up(name).await?);
+    }
+    Ok(all)
+}
+
+/// Compiles with the match ids that are known; with new ones where those have run out, as they do
+/// after thousands of changes of which sources overlap.
+///
+/// # Returns
+/// Also whether the ids are new.
+fn compile_or_number_anew(
+    config: &Config,
+    snapshot: &Snapshot,
+    known: &Names,
+) -> Result<(Tables, bool), CompileError> {
+    let compile = |names| compile(&config.policy, snapshot, config.max_prefixes, names);
+    match compile(known) {
+        Err(CompileError::TooManyMatches) => Ok((compile(&Names::default())?, true)),
+        tables => Ok((tables?, false)),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, bail};
 use futures_util::TryStreamExt as _;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkXdp};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkLayerType, LinkXdp};
 
 /// Facts about one interface at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,12 @@ pub async fn look_up(name: &str) -> Result<Facts> {
     let Ok(Some(link)) = found else {
         bail!("there is no interface {name:?}; there {}", list(&names()));
     };
+    let kind = link.header.link_layer_type;
+    if !matches!(kind, LinkLayerType::Ether | LinkLayerType::Loopback) {
+        bail!(
+            "{name} carries no Ethernet frames (its type is {kind}), so the filter could not read what it receives; filter the interface below it"
+        );
+    }
     let xdp_program = link
         .attributes
         .iter()

@@ -1,11 +1,11 @@
-//! The program on an interface, by a pinned link: put there, replaced in place, taken off.
+//! The program on an interface, by a pinned link: put there, or replaced in place.
 //!
 //! Invariant: this process keeps no link open. The pin alone holds it, so the filter stays when this
 //! process ends, and goes when the pin goes, whoever removes it.
 
 use std::path::Path;
 
-use allowlist_common::abi::{self, Control, Interface, MAX_INTERFACES};
+use allowlist_common::abi::{self, Interface, MAX_INTERFACES};
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::Ebpf;
 use aya::programs::links::{self, FdLink};
@@ -13,9 +13,8 @@ use aya::programs::xdp::{XdpLink, XdpMode};
 use aya::programs::{Xdp, loaded_programs};
 use serde::Serialize;
 
-use super::link::{PinnedLink, take_off};
-use super::pins::{Pins, require_privileges};
-use super::{Dataplane, View};
+use super::Dataplane;
+use super::link::take_off;
 use crate::config::AttachMode;
 use crate::interface::Facts;
 
@@ -43,7 +42,7 @@ impl AttachedIn {
     }
 
     /// What asks for just this.
-    const fn wanted(self) -> AttachMode {
+    pub(super) const fn wanted(self) -> AttachMode {
         match self {
             Self::Native => AttachMode::Native,
             Self::Generic => AttachMode::Generic,
@@ -70,12 +69,6 @@ impl AttachedIn {
     }
 }
 
-/// What was in force at one moment.
-pub struct InForce {
-    control: Control,
-    interfaces: Vec<String>,
-}
-
 /// A program that was attached.
 pub struct Attached {
     /// Where it runs.
@@ -90,51 +83,26 @@ impl Dataplane {
     /// Attaches the program to an interface, or replaces the one that is there by this one without
     /// a gap. Call it after a publish: from here on packets are judged.
     pub fn attach(&mut self, facts: &Facts, wanted: AttachMode, trace: bool) -> Result<Attached> {
+        let _changing = self.pins.change()?;
+        if !self.pins.are_whole() {
+            bail!("{}: not attached: the filter was detached", facts.name);
+        }
         let slot = self.slot_of(facts)?;
         let mut object = self.load_program(slot, trace)?;
         let program: &mut Xdp = object
             .program_mut(abi::PROGRAM)
             .expect("load_program loaded it")
             .try_into()?;
-
-        let pin = self.pins.link(slot);
-        let found = self.found(slot, facts, &pin)?;
-        if let Some(mode) = found
-            && wanted.fits(mode)
-        {
-            replace(program, &pin)
-                .with_context(|| format!("cannot replace the program on {}", facts.name))?;
-            self.interfaces.set(slot, interface(facts, mode), 0)?; // it may have been renamed
-            return Ok(Attached {
-                mode,
-                warning: None,
-                object,
-            });
-        }
-        if pin.exists() {
-            take_off(&pin)?;
-        } else if let Some(id) = facts.xdp_program {
-            bail!(other_program(facts, id));
-        }
-        let (link, mode, warning) = match (new_link(program, facts, wanted), found) {
-            (Ok((link, mode, warning)), None) => (link, mode, warning),
-            (Ok((link, mode, _)), Some(old)) => {
-                let warning = format!(
-                    "{}: changed from {} to {} mode, and unfiltered for the moment between",
-                    facts.name,
-                    old.name(),
-                    mode.name()
-                );
-                (link, mode, Some(warning))
+        let (mode, warning) = match self.mode_on(slot, facts)? {
+            Some(mode) if wanted.fits(mode) => {
+                replace(program, &self.pins.link(slot))
+                    .with_context(|| format!("cannot replace the program on {}", facts.name))?;
+                self.interfaces.set(slot, interface(facts, mode), 0)?; // it may have been renamed
+                (mode, None)
             }
-            (Err(error), None) => return Err(error),
-            (Err(error), Some(old)) => {
-                let (link, ..) = new_link(program, facts, old.wanted())?;
-                self.pin(slot, facts, old, link)?;
-                return Err(error.context(format!("{} stays in {} mode", facts.name, old.name())));
-            }
+            Some(old) => self.change_mode(program, slot, facts, (old, wanted))?,
+            None => self.attach_anew(program, slot, facts, wanted)?,
         };
-        self.pin(slot, facts, mode, link)?;
         Ok(Attached {
             mode,
             warning,
@@ -142,81 +110,85 @@ impl Dataplane {
         })
     }
 
-    /// Where the program runs on this interface already; `None` where its link is of an interface
-    /// that is gone, or where there is none.
-    fn found(&self, slot: u32, facts: &Facts, pin: &Path) -> Result<Option<AttachedIn>> {
-        if !pin.exists() || PinnedLink::read(pin)?.interface != Some(facts.index) {
-            return Ok(None);
+    /// To an interface that does not have the filter.
+    fn attach_anew(
+        &mut self,
+        program: &mut Xdp,
+        slot: u32,
+        facts: &Facts,
+        wanted: AttachMode,
+    ) -> Result<(AttachedIn, Option<String>)> {
+        let pin = self.pins.link(slot);
+        if pin.exists() {
+            take_off(&pin)?; // of an interface that is gone
         }
-        let recorded = self.interfaces.get(&slot, 0)?;
-        Ok(AttachedIn::from_number(recorded.attach_mode))
+        if let Some(id) = facts.xdp_program {
+            bail!(other_program(facts, id));
+        }
+        let (link, mode, warning) = new_link(program, facts, wanted)?;
+        self.pin(slot, facts, mode, link)?;
+        Ok((mode, warning))
+    }
+
+    /// The kernel takes no program in one mode beside one in another, so there is a moment without.
+    fn change_mode(
+        &mut self,
+        program: &mut Xdp,
+        slot: u32,
+        facts: &Facts,
+        (old, wanted): (AttachedIn, AttachMode),
+    ) -> Result<(AttachedIn, Option<String>)> {
+        take_off(&self.pins.link(slot))?;
+        let changed = new_link(program, facts, wanted)
+            .and_then(|(link, mode, _)| self.pin(slot, facts, mode, link).map(|()| mode));
+        match changed {
+            Ok(mode) => {
+                let warning = format!(
+                    "{}: changed from {} to {} mode, and unfiltered for the moment between",
+                    facts.name,
+                    old.name(),
+                    mode.name()
+                );
+                Ok((mode, Some(warning)))
+            }
+            Err(error) => {
+                let (link, ..) = new_link(program, facts, old.wanted())
+                    .with_context(|| format!("{error:#}; {} is NOT filtered now", facts.name))?;
+                self.pin(slot, facts, old, link)?;
+                Err(error.context(format!("{} stays in {} mode", facts.name, old.name())))
+            }
+        }
     }
 
     fn pin(&mut self, slot: u32, facts: &Facts, mode: AttachedIn, link: FdLink) -> Result<()> {
         // Recorded before the pin: a pin that nobody can name would be worse than a name without one.
         self.interfaces.set(slot, interface(facts, mode), 0)?;
         link.pin(self.pins.link(slot))
-            .with_context(|| format!("cannot pin the link of {}", facts.name))?;
+            .with_context(|| format!("{} is NOT filtered: cannot pin its link", facts.name))?;
         Ok(())
     }
 
-    /// Whether the maps are still pinned: not once somebody took the filter off.
-    pub fn is_in_force(&self) -> bool {
-        self.pins.map(abi::CONTROL).exists()
-    }
-
-    /// What is in force now, to go back to.
-    pub fn in_force(&self) -> Result<InForce> {
-        let attachments = View::open(self.pins.root())?.attachments()?;
-        Ok(InForce {
-            control: self.control.load(),
-            interfaces: attachments.into_iter().map(|one| one.name).collect(),
-        })
-    }
-
-    /// Goes back to what was in force at most one publish ago: takes the filter off interfaces that
-    /// did not have it, and removes everything if there was no generation.
-    pub fn restore(&mut self, before: &InForce) -> Result<()> {
-        if before.control.generation == 0 {
-            return detach_all(self.pins.root()).map(drop);
+    /// Where the program of this slot runs on this very interface; `None` where it does not.
+    fn mode_on(&self, slot: u32, facts: &Facts) -> Result<Option<AttachedIn>> {
+        if self.pins.interface_of(slot)? != Some(facts.index) {
+            return Ok(None);
         }
-        // A publish fills the other slot and leaves this one as it was.
-        self.control.store(before.control);
-        self.detach_others(&before.interfaces).map(drop)
+        let recorded = self.interfaces.get(&slot, 0)?;
+        Ok(AttachedIn::from_number(recorded.attach_mode))
     }
 
-    /// Takes the filter off interfaces that are attached but not in `keep`.
-    ///
-    /// # Returns
-    /// Their names.
-    pub fn detach_others(&mut self, keep: &[String]) -> Result<Vec<String>> {
-        let mut detached = Vec::new();
-        for slot in 0..MAX_INTERFACES {
-            let name = name_of(&self.interfaces.get(&slot, 0)?);
-            let pin = self.pins.link(slot);
-            if pin.exists() && !keep.contains(&name) {
-                take_off(&pin)?;
-                detached.push(name);
-            }
-        }
-        Ok(detached)
-    }
-
-    /// The slot that counts for this interface already, by its link or by its name, else a free one.
+    /// The slot that this interface has by its link; else the one that had an interface of its name,
+    /// so that counts go on; else a free one.
     fn slot_of(&self, facts: &Facts) -> Result<u32> {
         let mut by_name = None;
         let mut free = None;
         for slot in 0..MAX_INTERFACES {
             let recorded = self.interfaces.get(&slot, 0)?;
-            if recorded.index == facts.index
-                && self.found(slot, facts, &self.pins.link(slot))?.is_some()
-            {
-                return Ok(slot);
-            }
-            if recorded.index == 0 {
-                free = free.or(Some(slot));
-            } else if name_of(&recorded) == facts.name {
-                by_name = Some(slot);
+            match self.pins.interface_of(slot)? {
+                Some(index) if index == facts.index => return Ok(slot),
+                None if recorded.index == 0 => free = free.or(Some(slot)),
+                None if name_of(&recorded) == facts.name => by_name = Some(slot),
+                _ => {} // another interface's now, whatever that was called
             }
         }
         by_name.or(free).with_context(|| {
@@ -237,36 +209,6 @@ impl AttachMode {
             Self::Offload => mode == AttachedIn::Offload,
         }
     }
-}
-
-/// Takes the filter off every interface and removes all pins.
-///
-/// # Returns
-/// The names of the interfaces.
-pub fn detach_all(pin_dir: &Path) -> Result<Vec<String>> {
-    require_privileges()?;
-    let pins = Pins::open(pin_dir)?;
-    // A folder that lacks a map still has links to take off, so names are worth only a try.
-    let names = View::open(pin_dir).and_then(|view| view.attachments());
-    let mut detached = Vec::new();
-    for slot in 0..MAX_INTERFACES {
-        let pin = pins.link(slot);
-        if pin.exists() {
-            take_off(&pin)?;
-            detached.push(
-                names
-                    .iter()
-                    .flatten()
-                    .find(|attachment| attachment.slot == slot)
-                    .map_or_else(
-                        || format!("slot {slot}"),
-                        |attachment| attachment.name.clone(),
-                    ),
-            );
-        }
-    }
-    pins.remove()?;
-    Ok(detached)
 }
 
 /// Puts `program` in the place of the one that the pinned link holds: no packet is missed.

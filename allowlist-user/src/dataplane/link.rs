@@ -4,7 +4,7 @@
 //! and filters nothing, and only the kernel knows. And removing a pin takes the program off some
 //! time later, but who detaches wants to know that it is off.
 
-use std::ffi::CString;
+use std::ffi::{CString, c_long};
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
@@ -13,26 +13,11 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-/// A link at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct PinnedLink {
-    /// The id of its program.
-    pub(super) program: u32,
-    /// The index of its interface; `None` once that is gone.
-    pub(super) interface: Option<u32>,
-}
-
-impl PinnedLink {
-    /// Asks for the link that is pinned at `pin`.
-    pub(super) fn read(pin: &Path) -> Result<Self> {
-        let what = || format!("cannot ask for the link {}", pin.display());
-        let link = open(pin).with_context(what)?;
-        let info = info(&link).with_context(what)?;
-        Ok(Self {
-            program: info.program,
-            interface: (info.interface != 0).then_some(info.interface),
-        })
-    }
+/// The index of the interface that the link pinned at `pin` is on; `None` once that is gone.
+pub(super) fn interface_of(pin: &Path) -> Result<Option<u32>> {
+    let what = || format!("cannot ask for the link {}", pin.display());
+    let info = info(&open(pin).with_context(what)?).with_context(what)?;
+    Ok((info.interface != 0).then_some(info.interface))
 }
 
 /// Takes the program off the link's interface, now, and removes the pin.
@@ -79,7 +64,7 @@ struct LinkInfo {
 }
 
 fn open(pin: &Path) -> io::Result<OwnedFd> {
-    const BPF_OBJ_GET: i64 = 7;
+    const BPF_OBJ_GET: c_long = 7;
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let mut attributes = ObjectGet {
         path: path.as_ptr() as u64,
@@ -96,7 +81,7 @@ fn open(pin: &Path) -> io::Result<OwnedFd> {
 }
 
 fn detach(link: &OwnedFd) -> io::Result<()> {
-    const BPF_LINK_DETACH: i64 = 34;
+    const BPF_LINK_DETACH: c_long = 34;
     let mut attributes = LinkDetach {
         descriptor: link.as_raw_fd().cast_unsigned(),
     };
@@ -109,7 +94,7 @@ fn detach(link: &OwnedFd) -> io::Result<()> {
 }
 
 fn info(link: &OwnedFd) -> io::Result<LinkInfo> {
-    const BPF_OBJ_GET_INFO_BY_FD: i64 = 15;
+    const BPF_OBJ_GET_INFO_BY_FD: c_long = 15;
     let mut info = LinkInfo::default();
     let mut attributes = InfoByDescriptor {
         descriptor: link.as_raw_fd().cast_unsigned(),
@@ -128,7 +113,7 @@ fn info(link: &OwnedFd) -> io::Result<LinkInfo> {
 /// # Safety
 /// `Attributes` must be what `command` takes, and every pointer in it valid for what it does.
 #[expect(unsafe_code, reason = "a system call")]
-unsafe fn bpf<Attributes>(command: i64, attributes: &mut Attributes) -> io::Result<i32> {
+unsafe fn bpf<Attributes>(command: c_long, attributes: &mut Attributes) -> io::Result<i32> {
     // SAFETY: the caller's promise; the kernel reads `size_of::<Attributes>()` bytes of them.
     let result = unsafe {
         libc::syscall(

@@ -1,17 +1,19 @@
 //! The kernel's side as userspace sees it, and the only user of aya: maps, programs, links, pins.
 //!
 //! - this file writes: makes or adopts the maps, and publishes generations
-//! - `attach` puts the program on interfaces and takes it off
+//! - `attach` puts the program on an interface
+//! - `force` goes back to what was in force, and takes it off
 //! - `view` reads, and needs no daemon
 //! - `link` asks what a pinned link is on, and takes it off
 //! - `pins` knows where everything is pinned
 //! - `trace` prints the program's log lines
 //!
 //! Invariants: maps and links are pinned from the moment they exist, so the kernel goes on
-//! filtering whatever becomes of this process; a publish changes one word, last, and everything
-//! that can fail has succeeded by then. Knows nothing of sources, files or time.
+//! filtering whatever becomes of this process; a publish changes one word, last, and what
+//! fails before touches only the slot that no packet is looked up in. Knows nothing of sources, files or time.
 
 mod attach;
+mod force;
 mod link;
 mod pins;
 mod trace;
@@ -20,6 +22,7 @@ mod view;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use allowlist_common::abi::{self, Control, Grant, Interface, ServiceTable, Traffic};
 use allowlist_common::verdict::Verdict;
@@ -31,7 +34,8 @@ use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use memmap2::{MmapOptions, MmapRaw};
 
-pub use self::attach::{Attached, AttachedIn, InForce, detach_all};
+pub use self::attach::{Attached, AttachedIn};
+pub use self::force::{InForce, detach_all};
 pub use self::pins::require_privileges;
 pub use self::trace::print_trace;
 pub use self::view::{Attachment, Entry, View};
@@ -54,12 +58,21 @@ pub struct Dataplane {
     v6: ArrayOfMaps<MapData, Trie<[u8; 16]>>,
     matches: PerCpuArray<MapData, Traffic>,
     interfaces: Array<MapData, Interface>,
+    /// The service table in force, if this process published it.
+    active: Option<Services>,
 }
 
 impl Dataplane {
     /// Adopts the maps pinned under `pin_dir`, or makes and pins them. Filters nothing by itself.
     pub fn open(pin_dir: &Path) -> Result<Self> {
         let pins = Pins::create(pin_dir)?;
+        let _changing = pins.change()?;
+        if pins.have_links() && !pins.are_whole() {
+            bail!(
+                "some of the maps under {} are gone while the filter is on; `allowlist detach` first",
+                pin_dir.display()
+            );
+        }
         let mut object = load(&pins, 0, false).inspect_err(|_| {
             if !pins.have_links() {
                 let _ = pins.remove(); // half of the maps would be in the way of the next start
@@ -77,6 +90,7 @@ impl Dataplane {
             v6: take(abi::SOURCES_V6)?.try_into()?,
             matches: take(abi::MATCHES)?.try_into()?,
             interfaces: take(abi::INTERFACES)?.try_into()?,
+            active: None,
             pins,
         })
     }
@@ -133,6 +147,7 @@ impl Dataplane {
             observe: mode == Mode::Observe,
         };
         self.control.store(next);
+        self.active = Some(services);
         Ok(next.generation)
     }
 
@@ -171,9 +186,16 @@ impl Dataplane {
     /// slot. Storing into an array of maps returns after an RCU grace period (the kernel's
     /// `maybe_wait_bpf_programs`), so storing what is there already waits for exactly that.
     fn wait_for_readers(&mut self, current: Control) -> Result<()> {
-        if current.generation != 0 {
-            let services = self.services.get(&current.slot, 0)?;
-            self.services.set(current.slot, &services, 0)?;
+        /// Longer than any packet takes, also on a virtual machine that is not let run.
+        const LONG: Duration = Duration::from_secs(1);
+        match &self.active {
+            Some(services) => self.services.set(current.slot, services, 0)?,
+            None if current.generation == 0 => {}
+            // Another process flipped last. Reading what is there takes CAP_SYS_ADMIN.
+            None => match self.services.get(&current.slot, 0) {
+                Ok(services) => self.services.set(current.slot, &services, 0)?,
+                Err(_) => std::thread::sleep(LONG),
+            },
         }
         Ok(())
     }

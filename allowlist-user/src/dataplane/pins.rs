@@ -15,6 +15,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::unistd::geteuid;
 
+use super::link::interface_of;
+
 /// Where a BPF file system is expected, and mounted when it is missing.
 const BPF_FS: &str = "/sys/fs/bpf";
 
@@ -70,28 +72,43 @@ impl Pins {
     /// Opens a pin folder that must be there.
     pub(super) fn open(root: &Path) -> Result<Self> {
         let pins = Self::at(root);
-        let control = pins.map(abi::CONTROL);
-        match fs::metadata(&control) {
-            Ok(_) => {
-                pins.require_owner()?;
-                Ok(pins)
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                if root.exists() {
-                    pins.require_owner()?;
-                }
-                bail!(
-                    "no filter is in force: nothing is pinned under {}; start one with `allowlist run`",
-                    root.display()
-                )
-            }
+        pins.require_owner()?;
+        match fs::metadata(&pins.folder) {
+            Ok(_) => Ok(pins),
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                 bail!(
                     "cannot look into {}: only root may; try sudo",
                     root.display()
                 )
             }
-            Err(error) => Err(error).with_context(|| format!("cannot read {}", control.display())),
+            Err(_) => bail!(
+                "no filter is in force: nothing is pinned under {}; start one with `allowlist run`",
+                root.display()
+            ),
+        }
+    }
+
+    /// Held while what is pinned changes; waits for whoever holds it.
+    pub(super) fn change(&self) -> Result<File> {
+        let lock = File::open(&self.root)
+            .with_context(|| format!("{} is gone: the filter was detached", self.root.display()))?;
+        lock.lock().context("cannot lock the pin folder")?;
+        Ok(lock)
+    }
+
+    /// Whether every map is pinned.
+    pub(super) fn are_whole(&self) -> bool {
+        abi::PINNED.iter().all(|name| self.map(name).exists())
+    }
+
+    /// The index of the interface that a slot's link is on; `None` without a link, or when its
+    /// interface is gone.
+    pub(super) fn interface_of(&self, slot: u32) -> Result<Option<u32>> {
+        let pin = self.link(slot);
+        if pin.exists() {
+            interface_of(&pin)
+        } else {
+            Ok(None)
         }
     }
 
@@ -141,15 +158,20 @@ impl Pins {
         (0..abi::MAX_INTERFACES).any(|slot| self.link(slot).exists())
     }
 
+    /// Unpins one map. Not being there is fine.
+    pub(super) fn unpin(&self, name: &str) -> Result<()> {
+        match fs::remove_file(self.map(name)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot unpin {name}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Unpins every map and removes the folders. Links must be gone.
     pub(super) fn remove(&self) -> Result<()> {
         for name in abi::PINNED {
-            match fs::remove_file(self.map(name)) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    return Err(error).with_context(|| format!("cannot unpin {name}"));
-                }
-                _ => {}
-            }
+            self.unpin(name)?;
         }
         if let Err(error) = fs::remove_dir(&self.folder) {
             // Nothing of the filter is left, so this is not worth an error.
@@ -181,6 +203,7 @@ fn mount_bpf_fs(root: &Path) -> Result<()> {
 pub fn require_privileges() -> Result<()> {
     const NET_ADMIN: u64 = 1 << 12;
     const SYS_ADMIN: u64 = 1 << 21;
+    const PERFMON: u64 = 1 << 38;
     const BPF: u64 = 1 << 39;
     let status =
         fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
@@ -189,9 +212,10 @@ pub fn require_privileges() -> Result<()> {
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
         .context("cannot find this process's capabilities in /proc/self/status")?;
-    if effective & NET_ADMIN == 0 || effective & (BPF | SYS_ADMIN) == 0 {
+    let has = |wanted| effective & wanted == wanted;
+    if !has(NET_ADMIN) || !(has(BPF | PERFMON) || has(SYS_ADMIN)) {
         bail!(
-            "no privileges: loading a filter and attaching it takes root, or the capabilities CAP_BPF and CAP_NET_ADMIN; try sudo"
+            "no privileges: loading a filter and attaching it takes root, or the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; try sudo"
         );
     }
     Ok(())

@@ -5,9 +5,11 @@ use aya::Ebpf;
 use aya_log::EbpfLogger;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::task::JoinHandle;
 
-/// Prints the lines of a program loaded with trace on, through the `log` crate, until the runtime ends.
-pub fn print_trace(mut object: Ebpf) -> Result<()> {
+/// Prints the lines of a program loaded with trace on, through the `log` crate, until the task is
+/// aborted.
+pub fn print_trace(mut object: Ebpf) -> Result<JoinHandle<()>> {
     let logger = EbpfLogger::init(&mut object).context("cannot read the program's log")?;
     #[expect(
         unsafe_code,
@@ -15,12 +17,11 @@ pub fn print_trace(mut object: Ebpf) -> Result<()> {
     )]
     // SAFETY: the logger owns its descriptor, never replaces it, and is moved in here.
     let mut logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) }?;
-    tokio::spawn(async move {
+    Ok(tokio::spawn(async move {
         let _loaded = object; // its maps hold the log's ring buffer
         while let Ok(mut ready) = logger.readable_mut().await {
             ready.get_inner_mut().flush();
             ready.clear_ready();
         }
-    });
-    Ok(())
+    }))
 }

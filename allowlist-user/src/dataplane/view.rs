@@ -9,10 +9,10 @@ use anyhow::{Context as _, Result};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, ArrayOfMaps, LpmTrie, Map, MapData, PerCpuArray};
 use ipnet::IpNet;
+use nix::net::if_::if_indextoname;
 use serde::Serialize;
 
 use super::attach::{AttachedIn, name_of};
-use super::link::PinnedLink;
 use super::pins::Pins;
 
 /// The pinned maps, open for reading.
@@ -30,6 +30,9 @@ pub struct Attachment {
     /// Whether the program is on it: not once the interface was removed, even if there is a new
     /// one of that name.
     pub attached: bool,
+    /// The kernel's index of the interface that the program is on.
+    #[serde(skip)]
+    pub index: Option<u32>,
     #[serde(skip)]
     pub(super) slot: u32,
 }
@@ -63,7 +66,11 @@ impl View {
         for mut interface in self.interfaces()? {
             let pin = self.pins.link(interface.slot);
             if pin.exists() {
-                interface.attached = PinnedLink::read(&pin)?.interface.is_some();
+                interface.index = self.pins.interface_of(interface.slot)?;
+                interface.attached = interface.index.is_some();
+                if let Some(Ok(name)) = interface.index.map(if_indextoname) {
+                    interface.name = name.to_string_lossy().into_owned(); // it may have been renamed
+                }
                 linked.push(interface);
             }
         }
@@ -148,6 +155,7 @@ impl View {
                     name: name_of(&interface),
                     mode: AttachedIn::from_number(interface.attach_mode),
                     attached: false,
+                    index: None,
                     slot,
                 });
             }
