@@ -9,12 +9,14 @@ mod namespace;
 mod process;
 mod scratch;
 mod site;
+mod tun;
 
 pub mod frame;
 
 pub use frame_sender::FrameSender;
-pub use link::{End, HOST_MAC, PEER_MAC, add_addresses, connect};
+pub use link::{End, HOST_MAC, PEER_MAC, add_addresses, connect, rename};
 pub use namespace::Namespace;
 pub use process::{Program, allowlist};
 pub use scratch::Scratch;
 pub use site::{Ended, Site};
+pub use tun::Tun;

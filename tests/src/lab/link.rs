@@ -137,6 +137,20 @@ fn address(end: End, other: End, other_mac: [u8; 6]) -> anyhow::Result<()> {
     })
 }
 
+/// Gives an interface another name.
+pub fn rename(namespace: &Namespace, from: &str, to: &str) -> anyhow::Result<()> {
+    namespace.netlink(async |handle| {
+        let index = get(&handle, from).await?.header.index;
+        let message = LinkUnspec::new_with_index(index).name(to.to_owned());
+        handle
+            .link()
+            .set(message.build())
+            .execute()
+            .await
+            .with_context(|| format!("cannot rename {from} to {to}"))
+    })
+}
+
 async fn get(handle: &Handle, name: &str) -> anyhow::Result<LinkMessage> {
     let found = handle
         .link()

@@ -1,5 +1,7 @@
 //! What is refused: each with a message that names the thing and what to do, and nothing left behind.
 
+use allowlist_tests::lab::Tun;
+
 use super::*;
 
 /// A `run` that fails says why, with what to do, and leaves nothing behind.
@@ -198,11 +200,19 @@ fn what_stands_in_the_way_is_named() -> anyhow::Result<()> {
         .write("allowlist.toml", "")?
         .display()
         .to_string();
+    let _tunnel = Tun::new(&site.host, "tun0")?;
     let on_eth0 = |options: &[&'static str]| [&["--iface", "eth0"], &SMALL[..], options].concat();
     for (arguments, expected) in [
         (
             [&["--iface", "eth7"], &SMALL[..]].concat(),
-            &["there is no interface \"eth7\"; there are eth0, lo"][..],
+            &["there is no interface \"eth7\"; there are eth0, lo, tun0"][..],
+        ),
+        (
+            [&["--iface", "tun0"], &SMALL[..]].concat(),
+            &[
+                "tun0 carries no Ethernet frames",
+                "filter the interface below it",
+            ],
         ),
         (
             SMALL.to_vec(),

@@ -14,6 +14,9 @@ use allowlist_tests::require_root;
 use allowlist_user::compile::{Names, Tables, compile};
 use allowlist_user::config::Config;
 use allowlist_user::policy::Mode;
+use proptest::collection::vec;
+use proptest::prelude::{Strategy as _, any};
+use proptest::sample::{Index, select};
 use proptest::test_runner::{Config as Cases, TestRunner};
 
 use frames::{OFFICE, STRANGER, VENDOR, VENDOR6, frames, icmp, packet, tcp, udp};
@@ -175,17 +178,9 @@ fn without_a_generation_everything_is_dropped_and_counted() {
 fn random_worlds_agree_with_the_model() {
     require_root!();
     let mut kernel = Kernel::new();
-    let (cases, packets) = if std::env::var_os("ALLOWLIST_LONG").is_some() {
-        (400, 500)
-    } else {
-        (60, 100)
-    };
-    let mut runner = TestRunner::new(Cases {
-        failure_persistence: None,
-        ..Cases::with_cases(cases)
-    });
+    let (cases, packets) = if is_long() { (400, 500) } else { (60, 100) };
     let kernel = std::cell::RefCell::new(&mut kernel);
-    let done = runner.run(&worlds(packets), |world| {
+    let done = runner(cases).run(&worlds(packets), |world| {
         let World {
             policy,
             snapshot,
@@ -205,6 +200,60 @@ fn random_worlds_agree_with_the_model() {
         Ok(())
     });
     done.unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// Frames with bytes changed, cut and added: whatever the host's copy of the logic says of one, the
+/// kernel's says as well, and neither fails.
+#[test]
+fn the_kernel_and_the_host_agree_on_mutated_frames() {
+    require_root!();
+    let tables = tables();
+    let mut kernel = Kernel::new();
+    kernel.publish(&tables, Mode::Enforce, Verdict::Drop);
+    let host = model::Host::new(&tables, Verdict::Drop);
+    let originals: Vec<Vec<u8>> = frames().into_iter().map(|(_, frame, _)| frame).collect();
+    let changes = vec((any::<Index>(), any::<u8>()), 0..4);
+    let mutated =
+        (select(originals), changes, 14..120_usize).prop_map(|(mut frame, changes, length)| {
+            for (place, byte) in changes {
+                let place = place.index(frame.len());
+                frame[place] = byte;
+            }
+            if length < 100 {
+                frame.resize(length, 0xa5);
+            }
+            frame
+        });
+    let cases = if is_long() { 200_000 } else { 4_000 };
+    let done = runner(cases).run(&mutated, |frame| {
+        let decision = judge(&parse(frame.as_slice()), &host);
+        let mut expected = kernel.counters();
+        *expected.cell(decision.verdict, decision.reason) += 1;
+        kernel.run(&frame);
+        proptest::prop_assert_eq!(kernel.counters(), expected, "{:02x?}", frame);
+        Ok(())
+    });
+    done.unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// What is traced costs; what is not traced is not even there.
+#[test]
+fn a_trace_that_is_off_is_removed_at_load() {
+    require_root!();
+    let kernel = Kernel::new();
+    let (off, on) = (kernel.program_size(false), kernel.program_size(true));
+    assert!(2 * off < on, "{off} bytes without a trace, {on} with");
+}
+
+fn is_long() -> bool {
+    std::env::var_os("ALLOWLIST_LONG").is_some()
+}
+
+fn runner(cases: u32) -> TestRunner {
+    TestRunner::new(Cases {
+        failure_persistence: None,
+        ..Cases::with_cases(cases)
+    })
 }
 
 /// A frame with these facts.

@@ -1,0 +1,203 @@
+//! What happens around the filter: interfaces that are renamed, starts that fail, privileges that are
+//! few, a detach beside a running daemon. Afterwards it is on, or off, and says which.
+
+use allowlist_tests::lab::rename;
+
+use super::*;
+
+/// Both what is filtered and where in the kernel.
+fn interfaces(site: &Site) -> anyhow::Result<Value> {
+    Ok(site.json("status")?["interfaces"].clone())
+}
+
+/// A start that cannot do what it is asked leaves what was in force in force.
+#[test]
+fn a_failed_start_leaves_the_filter_in_force() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let mut filter =
+        site.filter(&[&SMALL[..], &["--keep", "--attach-mode", "generic"]].concat())?;
+    filter.signal(Signal::SIGINT)?;
+    filter.wait(SOON)?;
+    let before = (site.json("list")?, interfaces(&site)?);
+    for options in [
+        &["--attach-mode", "offload"][..],
+        &["--iface", "lo", "--attach-mode", "native"],
+    ] {
+        let failed =
+            site.run(&[&["run", "--allow", "198.18.0.0/16"], &SMALL[..], options].concat())?;
+        assert_eq!(failed.code, Some(1), "{failed:?}");
+        assert!(
+            !gets_through(&site, STRANGERS[0])?,
+            "{options:?}: {failed:?}"
+        );
+        let after = (site.json("list")?, interfaces(&site)?);
+        assert_eq!(after, before, "{options:?}: {failed:?}");
+    }
+    Ok(())
+}
+
+/// The new interface of the name has to be filtered, whatever became of the old one.
+#[test]
+fn a_renamed_interface_hides_no_other() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let _filter = site.filter(&SMALL)?;
+    rename(&site.host, "eth0", "wan")?;
+    rename(&site.peer, "eth0", "wan")?;
+    site.link(
+        "eth0",
+        ["198.51.102.1/24", "2001:db8:3::1/64"],
+        ["198.51.102.2/24", "2001:db8:3::2/64"],
+    )?;
+    let both =
+        ["wan", "eth0"].map(|name| json!({"name": name, "mode": "native", "attached": true}));
+    eventually(|| Ok(interfaces(&site)? == json!(both)))?;
+    assert!(gets_through(&site, FRIENDS[0])?);
+    assert!(!gets_through(&site, STRANGERS[0])?);
+    Ok(())
+}
+
+/// However the daemon's own looking after its interfaces falls between: off is off.
+#[test]
+fn a_detach_beside_a_daemon_takes_everything_off() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let names: Vec<String> = (1..=12).map(|number| format!("veth{number}")).collect();
+    let mut arguments = SMALL.map(str::to_owned).to_vec();
+    for (number, name) in (1..).zip(&names) {
+        let network = |end| {
+            [
+                format!("10.0.{number}.{end}/24"),
+                format!("2001:db8:1:{number}::{end}/64"),
+            ]
+        };
+        let (host, peer) = (network(1), network(2));
+        site.link(
+            name,
+            [host[0].as_str(), host[1].as_str()],
+            [peer[0].as_str(), peer[1].as_str()],
+        )?;
+        arguments.extend(["--iface".to_owned(), name.clone()]);
+    }
+    for round in 0..4 {
+        let mut filter = site.filter(&arguments)?;
+        // The daemon looks once a second: meet it at several moments of that.
+        thread::sleep(Duration::from_millis(850 + 60 * round));
+        site.json("detach")?;
+        assert!(filter.wait(SOON)?.success(), "{}", filter.output());
+        assert!(!site.scratch.pin_dir().join("v1").exists());
+        for name in names.iter().map(String::as_str).chain(["eth0"]) {
+            assert_eq!(xdp_program(&site, name)?, None, "{name}, round {round}");
+        }
+    }
+    Ok(())
+}
+
+fn xdp_program(site: &Site, name: &str) -> anyhow::Result<Option<u32>> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    site.host.run(|| {
+        let facts = runtime.block_on(allowlist_user::interface::look_up(name))?;
+        Ok(facts.xdp_program)
+    })
+}
+
+/// What is left of a filter can always be taken off.
+#[test]
+fn a_detach_needs_no_map() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    drop(site.filter(&SMALL)?);
+    std::fs::remove_file(site.scratch.pin_dir().join("v1/CONTROL"))?;
+    assert!(
+        !gets_through(&site, STRANGERS[0])?,
+        "the link still filters"
+    );
+    let refused = site.run(&[&["run"], &SMALL[..]].concat())?;
+    assert!(
+        refused.stderr.contains("`allowlist detach` first"),
+        "{refused:?}"
+    );
+    site.json("detach")?;
+    assert!(gets_through(&site, STRANGERS[0])?);
+    assert!(!site.scratch.pin_dir().join("v1").exists());
+    Ok(())
+}
+
+/// The capabilities that the program asks for are enough: to start, to adopt, to publish again.
+#[test]
+fn three_capabilities_are_enough() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let list = site.scratch.write("list.txt", "203.0.113.7\n")?;
+    let config = site.scratch.write(
+        "allowlist.toml",
+        "interfaces = ['eth0']\n[services.web]\nports = ['udp/443']\nallow = ['list']\n\
+         [sources.list]\nfile = 'list.txt'\nevery = '1s'\n",
+    )?;
+    for (round, addresses) in ["203.0.113.7\n198.18.0.1\n", "203.0.113.7\n"]
+        .into_iter()
+        .enumerate()
+    {
+        let mut command = site.host.command("setpriv")?;
+        command.args(["--bounding-set", "-all,+net_admin,+bpf,+perfmon"]);
+        let program = site.command(&["run", "--config", &config.display().to_string()])?;
+        command.arg(program.get_program()).args(program.get_args());
+        let mut filter = Program::start(command)?;
+        filter.wait_for_line("ready", SOON)?;
+        std::fs::write(&list, addresses)?;
+        eventually(|| Ok(gets_through(&site, "198.18.0.1")? == (round == 0)))
+            .with_context(|| filter.output())?;
+        filter.signal(Signal::SIGKILL)?;
+        filter.wait(SOON)?;
+    }
+    Ok(())
+}
+
+/// Match ids run out after thousands of changes of which sources overlap, and are given out anew.
+#[test]
+fn match_ids_that_have_run_out_are_given_out_anew() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    drop(site.filter(&SMALL)?);
+    let path = site.scratch.file("state/record.v1.json");
+    let mut record: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+    let old = (1..4096).map(|number| json!([format!("old{number}")]));
+    record["names"]["matches"] = std::iter::once(json!([])).chain(old).collect();
+    std::fs::write(&path, record.to_string())?;
+    let filter = site.filter(&SMALL)?;
+    assert!(
+        filter.stderr().contains("counts start anew"),
+        "{}",
+        filter.output()
+    );
+    assert!(gets_through(&site, FRIENDS[0])?);
+    assert_eq!(site.json("status")?["sources"]["cli"]["passed_packets"], 1);
+    Ok(())
+}
+
+/// A fresh machine may have no BPF file system mounted.
+#[test]
+fn a_bpf_file_system_is_mounted_where_there_is_none() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let folder = tempfile::tempdir()?;
+    let mut command = site.host.command("unshare")?;
+    command.args(["--mount", "--propagation", "private", "sh", "-c"]);
+    command.arg(
+        "while umount -l /sys/fs/bpf 2>/dev/null; do :; done\n\
+         \"$@\" & while kill -0 $! 2>/dev/null && ! [ -e /sys/fs/bpf/pins/v1/link_0 ]; do sleep 0.05; done\n\
+         stat --file-system --format %T /sys/fs/bpf; stat --format %a /sys/fs/bpf; kill -INT $!; wait $!",
+    );
+    command.arg("sh").arg(allowlist_tests::lab::allowlist()?);
+    command
+        .arg("run")
+        .args(SMALL)
+        .args(["--pin-dir", "/sys/fs/bpf/pins"]);
+    command.arg("--state-dir").arg(folder.path().join("state"));
+    command.arg("--socket").arg(folder.path().join("socket"));
+    let ended = allowlist_tests::lab::Ended::of(command)?;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stdout.contains("bpf_fs\n1700\n"), "{ended:?}");
+    Ok(())
+}
