@@ -14,11 +14,11 @@ use crate::config::{AttachMode, Config};
 use crate::control;
 use crate::daemon::{self, Daemon, Signals};
 use crate::dataplane;
-use crate::gather::{gather, used};
+use crate::gather::gather;
 use crate::policy::{Snapshot, Source};
 use crate::record::Record;
 use crate::report::{self, Plan, Status};
-use crate::source::Fetcher;
+use crate::source::fetch;
 
 const CONFIG: &str = "/etc/allowlist/allowlist.toml";
 
@@ -93,7 +93,7 @@ async fn print_plan(paths: &Paths, check: Check) -> Result<()> {
     }
     let mut snapshot = Snapshot::new();
     let mut failed = 0;
-    for (source, fetched) in gather(used(&config.policy).cloned().collect()).await {
+    for (source, fetched) in gather(config.policy.used_sources().cloned().collect()).await {
         match fetched {
             Ok(feed) => {
                 snapshot.insert(source.name.clone(), feed);
@@ -133,13 +133,13 @@ async fn print_plan(paths: &Paths, check: Check) -> Result<()> {
     }
 }
 
-async fn print_feed(paths: &Paths, fetch: &Fetch) -> Result<()> {
-    let source = source(paths, &fetch.name)?;
+async fn print_feed(paths: &Paths, options: &Fetch) -> Result<()> {
+    let source = source(paths, &options.name)?;
     if let Some(warning) = &source.warning {
         warn!("{}: {warning}", source.name);
     }
-    let feed = Fetcher::new().fetch(&source).await?;
-    if fetch.output.json {
+    let feed = fetch(&source).await?;
+    if options.output.json {
         print_json(&report::feed_json(&source, &feed))
     } else {
         print(&report::feed_text(&feed))

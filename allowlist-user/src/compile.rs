@@ -217,11 +217,9 @@ fn listed_prefixes(
     let mut listed = BTreeMap::<IpNet, SourceSet>::new();
     let mut largest = (0, "");
     for (place, source) in policy.sources.iter().enumerate() {
-        let user = policy
-            .services
-            .iter()
-            .find(|service| service.allow.contains(&source.name));
-        let Some(user) = user else { continue };
+        let Some(user) = policy.user_of(source) else {
+            continue;
+        };
         let feed = snapshot
             .get(&source.name)
             .ok_or_else(|| CompileError::MissingSource {

@@ -186,12 +186,7 @@ impl Config {
             }
         }
         for source in &self.policy.sources {
-            if !self
-                .policy
-                .services
-                .iter()
-                .any(|service| service.allow.contains(&source.name))
-            {
+            if self.policy.user_of(source).is_none() {
                 warnings.push(format!(
                     "sources.{} is not used: name it in a service's `allow`, or remove it",
                     source.name,

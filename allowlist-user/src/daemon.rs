@@ -21,7 +21,7 @@ use crate::compile::{CompileError, Names, Tables, compile};
 use crate::config::Config;
 use crate::control::{Control, Live};
 use crate::dataplane::{Dataplane, View, detach_all, print_trace};
-use crate::gather::{Fetched, gather, used};
+use crate::gather::{Fetched, gather};
 use crate::interface::{self, Facts};
 use crate::policy::{Feed, Origin, Snapshot, Source};
 use crate::record::Record;
@@ -252,7 +252,10 @@ impl Daemon {
     /// Starts fetching what is due, beside this loop.
     fn fetch_due(&mut self) -> JoinHandle<Vec<Fetched>> {
         let now = Instant::now();
-        let due: Vec<Source> = used(&self.config.policy)
+        let due: Vec<Source> = self
+            .config
+            .policy
+            .used_sources()
             .filter(|source| self.due.get(&source.name).is_some_and(|due| *due <= now))
             .cloned()
             .collect();
@@ -372,7 +375,13 @@ impl Daemon {
 
     /// Fetches each source when what is there is as old as `every` says, which may be at once.
     fn schedule_all(&mut self) {
-        for source in used(&self.config.policy).cloned().collect::<Vec<_>>() {
+        for source in self
+            .config
+            .policy
+            .used_sources()
+            .cloned()
+            .collect::<Vec<_>>()
+        {
             if !source.can_change() {
                 continue;
             }
@@ -489,7 +498,7 @@ impl First {
         };
         let mut wanted = Vec::new();
         let mut kept = Snapshot::new();
-        for source in used(&config.policy) {
+        for source in config.policy.used_sources() {
             let last_good = state.load(source).unwrap_or_else(|error| {
                 warn!("{error}");
                 None

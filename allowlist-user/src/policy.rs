@@ -206,6 +206,20 @@ impl Policy {
     pub fn source(&self, name: &str) -> Option<&Source> {
         self.sources.iter().find(|source| source.name == name)
     }
+
+    /// The first service that allows a source, in order of name.
+    pub fn user_of(&self, source: &Source) -> Option<&Service> {
+        self.services
+            .iter()
+            .find(|service| service.allow.contains(&source.name))
+    }
+
+    /// The sources that some service allows: the others are not fetched.
+    pub fn used_sources(&self) -> impl Iterator<Item = &Source> {
+        self.sources
+            .iter()
+            .filter(|source| self.user_of(source).is_some())
+    }
 }
 
 impl FromStr for Ports {

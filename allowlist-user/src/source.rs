@@ -27,51 +27,34 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A file is held in memory while it is read.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 
-/// Gets sources' prefixes. Cheap to make; one is enough.
-#[derive(Debug)]
-pub struct Fetcher(());
-
-impl Fetcher {
-    /// Chooses the process's TLS implementation, unless that was done already.
-    pub fn new() -> Self {
-        // An error only says that there is one.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        Self(())
-    }
-
-    /// The source's prefixes as they are now.
-    pub async fn fetch(&self, source: &Source) -> Result<Feed, FetchError> {
-        let now = Timestamp::now();
-        let fetched = match &source.origin {
-            Origin::Prefixes(prefixes) => Ok(Feed {
-                prefixes: prefixes.clone(),
-                fetched: now,
-            }),
-            Origin::BuiltIn { prefixes, checked } => Ok(Feed {
-                prefixes: prefixes.clone(),
-                fetched: midnight(checked),
-            }),
-            Origin::File(path) => read_file(path).await.map(|prefixes| Feed {
-                prefixes,
-                fetched: now,
-            }),
-            Origin::Http(http) => request(http).await.map(|prefixes| Feed {
-                prefixes,
-                fetched: now,
-            }),
-        };
-        fetched.map_err(|cause| FetchError {
-            name: source.name.clone(),
-            origin: source.origin.to_string(),
-            cause: Box::new(cause),
-        })
-    }
-}
-
-impl Default for Fetcher {
-    fn default() -> Self {
-        Self::new()
-    }
+/// The source's prefixes as they are now.
+pub async fn fetch(source: &Source) -> Result<Feed, FetchError> {
+    // Chooses the process's TLS implementation; an error only says that that was done already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let now = Timestamp::now();
+    let fetched = match &source.origin {
+        Origin::Prefixes(prefixes) => Ok(Feed {
+            prefixes: prefixes.clone(),
+            fetched: now,
+        }),
+        Origin::BuiltIn { prefixes, checked } => Ok(Feed {
+            prefixes: prefixes.clone(),
+            fetched: midnight(checked),
+        }),
+        Origin::File(path) => read_file(path).await.map(|prefixes| Feed {
+            prefixes,
+            fetched: now,
+        }),
+        Origin::Http(http) => request(http).await.map(|prefixes| Feed {
+            prefixes,
+            fetched: now,
+        }),
+    };
+    fetched.map_err(|cause| FetchError {
+        name: source.name.clone(),
+        origin: source.origin.to_string(),
+        cause: Box::new(cause),
+    })
 }
 
 /// Which source could not be had, and why.

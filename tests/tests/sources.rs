@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use allowlist_tests::vendor::{Answer, Vendor};
 use allowlist_user::policy::{Feed, Http, Origin, Source};
-use allowlist_user::source::{FetchError, Fetcher};
+use allowlist_user::source::{self, FetchError};
 
 const LIST: &str = r#"["198.51.100.7", "192.0.2.0/24", "2001:db8::/32", "192.0.2.0/24"]"#;
 const PREFIXES: [&str; 3] = ["192.0.2.0/24", "198.51.100.7/32", "2001:db8::/32"];
@@ -25,7 +25,7 @@ fn fetch(http: Http) -> Result<Feed, FetchError> {
 }
 
 fn fetch_origin(origin: Origin) -> Result<Feed, FetchError> {
-    run(async { Fetcher::new().fetch(&Source::new("vendor", origin)).await })
+    run(async { source::fetch(&Source::new("vendor", origin)).await })
 }
 
 fn run<T>(future: impl Future<Output = T>) -> T {

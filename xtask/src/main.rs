@@ -42,8 +42,6 @@ enum Command {
     Run(run::Args),
     Test(test::Args),
     Lint(lint::Args),
-    /// Lint, then test, and fail on a skip that nobody expected: what .ci/run does
-    Ci,
 }
 
 fn main() -> ExitCode {
@@ -59,10 +57,6 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Run(args) => run::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Lint(args) => lint::run(&args),
-        Command::Ci => {
-            lint::run(&lint::Args {})?;
-            test::run(&test::Args::ci())
-        }
     }
 }
 

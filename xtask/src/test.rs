@@ -45,16 +45,6 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// As CI runs them.
-    pub(crate) fn ci() -> Self {
-        Self {
-            long: false,
-            no_skips: true,
-            filter: None,
-            libtest: Vec::new(),
-        }
-    }
-
     fn cargo_test(&self, config: Option<String>, packages: &[&str]) -> Command {
         let mut command = cargo::command("cargo");
         command.args(["test", "--no-fail-fast"]);

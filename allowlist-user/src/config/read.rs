@@ -3,6 +3,7 @@
 //! Invariant: whatever is wrong is reported with its remedy, its default stands in for it, and reading
 //! goes on. Does no input or output.
 
+use allowlist_common::abi::MAX_SERVICES;
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -16,8 +17,6 @@ use super::{AttachMode, Config, MAX_PREFIXES, check_interface, nearest};
 use crate::policy::{DefaultVerdict, Mode, Policy, Service};
 
 const MAX_PREFIXES_RANGE: RangeInclusive<u64> = 1..=4_000_000;
-/// The kernel's value for a source is a set of services in 64 bits.
-const MAX_SERVICES: usize = 64;
 /// A name is also a file name and a metric's label.
 const MAX_NAME_BYTES: usize = 63;
 

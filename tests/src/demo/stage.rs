@@ -10,7 +10,7 @@ use allowlist_common::abi::Counters;
 use allowlist_tests::lab::{End, Namespace, Program, Scratch, add_addresses, allowlist, connect};
 use allowlist_tests::vendor::{Answer, Vendor};
 use allowlist_user::catalogue;
-use allowlist_user::source::Fetcher;
+use allowlist_user::source::fetch;
 use anyhow::Context;
 use ipnet::IpNet;
 
@@ -112,7 +112,7 @@ pub(crate) fn pagerduty(online: bool) -> anyhow::Result<Vec<IpNet>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let feed = runtime.block_on(Fetcher::new().fetch(&provider.source("pagerduty", &[])))?;
+    let feed = runtime.block_on(fetch(&provider.source("pagerduty", &[])))?;
     Ok(feed.prefixes)
 }
 
