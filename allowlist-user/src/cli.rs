@@ -24,7 +24,7 @@ Examples:
   sudo allowlist status                             is it filtering, and what
   sudo allowlist detach                             take it off, now
 
-Exit codes: 0 done, 1 failed (the reason is on standard error), 2 wrong usage."
+Exit codes: 0 done, 1 failed (the reason is on standard error), 2 no such command or option."
 )]
 pub struct Cli {
     /// Where things are.
@@ -85,8 +85,8 @@ pub struct Paths {
 pub enum Command {
     /// Filter: attach, keep the lists in step, until Ctrl-C
     #[command(after_help = "\
-Ctrl-C takes the filter off, unless --keep. SIGTERM leaves it in force, as do a crash and kill -9:
-the kernel goes on filtering by the last list. `allowlist detach` takes it off then.")]
+Ctrl-C takes the filter off, unless --keep. SIGTERM leaves it in force, as do a closed terminal, a
+crash and kill -9: the kernel goes on filtering by the last lists. `allowlist detach` takes it off then.")]
     Run(Run),
     /// Parse, fetch and compile, and print what would be published; changes nothing
     Check(Check),

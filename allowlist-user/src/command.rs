@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use log::warn;
+use nix::net::if_::if_nametoindex;
 
 use crate::catalogue;
 use crate::cli::{Check, Cli, Command, Fetch, Output, Paths, Providers, Run, Small};
@@ -85,6 +86,11 @@ async fn filter(paths: Paths, run: Run) -> Result<()> {
 async fn print_plan(paths: &Paths, check: Check) -> Result<()> {
     let config = config(paths, check.small)?;
     let mut warnings = config.warnings();
+    for name in &config.interfaces {
+        if if_nametoindex(&**name).is_err() {
+            warnings.push(format!("there is no interface {name} on this host now"));
+        }
+    }
     if check.output.json {
         for warning in &warnings {
             warn!("{warning}");

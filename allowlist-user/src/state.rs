@@ -31,7 +31,14 @@ pub struct StateDir {
 #[derive(Debug)]
 #[must_use = "the directory is free again as soon as this is dropped"]
 pub struct StateLock {
-    _file: File,
+    _directory: File,
+    holder: PathBuf,
+}
+
+impl Drop for StateLock {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.holder);
+    }
 }
 
 impl StateDir {
@@ -71,8 +78,11 @@ impl StateDir {
         match directory.try_lock() {
             Ok(()) => {
                 // Only for the message below.
-                let _ = fs::write(holder, std::process::id().to_string());
-                Ok(StateLock { _file: directory })
+                let _ = fs::write(&holder, std::process::id().to_string());
+                Ok(StateLock {
+                    _directory: directory,
+                    holder,
+                })
             }
             Err(TryLockError::WouldBlock) => Err(StateError::Locked {
                 path: self.path.clone(),

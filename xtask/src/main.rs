@@ -20,7 +20,7 @@ use clap::{Parser, Subcommand};
 /// Build, run and test allowlist.
 ///
 /// Each command first gets what is missing: the compiler's rust-src component, and an eBPF linker
-/// under `target/tools`. That takes about a minute, once.
+/// under `target/tools`. That takes about a minute, once; the first build takes some more.
 #[derive(Parser)]
 #[command(
     name = "cargo xtask",

@@ -25,7 +25,7 @@ use crate::{cargo, setup};
   cargo xtask run --json
   cargo xtask run -- --iface eth0 --config allowlist.toml")]
 pub(crate) struct Args {
-    /// Fetch the lists from the vendors, instead of copies from loopback
+    /// Fetch PagerDuty's list from PagerDuty, instead of a copy from loopback
     #[arg(long)]
     online: bool,
 

@@ -13,11 +13,18 @@ use super::{ConfigError, Problem, nearest};
 /// The document, if its text is TOML.
 pub(super) fn parse<'t>(text: &'t str, problems: &mut Problems) -> Option<Spanned<DeTable<'t>>> {
     let (document, errors) = DeTable::parse_recoverable(text);
-    for error in &errors {
-        let at = error.span().map_or(text.len(), |span| span.start);
-        problems.add(at, "", format!("is not TOML: {}", error.message()));
-    }
-    errors.is_empty().then_some(document)
+    let Some(error) = errors.first() else {
+        return Some(document);
+    };
+    // What comes after the first one is mostly its consequence.
+    let at = error.span().map_or(text.len(), |span| span.start);
+    let line = text[at..].lines().next().unwrap_or_default().trim();
+    let near = match line {
+        "" => String::new(),
+        line => format!(", at `{}`", line.chars().take(40).collect::<String>()),
+    };
+    problems.add(at, "", format!("is not TOML: {}{near}", error.message()));
+    None
 }
 
 /// What is wrong so far, by position in the text.

@@ -53,7 +53,7 @@ impl Status {
         text += &match &self.daemon {
             Some(daemon) => format!("daemon: running, process {}\n", daemon.pid),
             None if filters => {
-                "daemon: not running; the kernel filters by the last lists\n".to_owned()
+                "daemon: not running; the kernel goes on by the last lists\n".to_owned()
             }
             None => "daemon: not running\n".to_owned(),
         };

@@ -24,7 +24,7 @@ use stage::Stage;
 #[derive(Parser)]
 #[command(name = "allowlist-demo")]
 struct Options {
-    /// Fetch the vendors' lists from the vendors, instead of serving them from loopback.
+    /// Fetch PagerDuty's list from PagerDuty, instead of serving a copy from loopback.
     #[arg(long)]
     online: bool,
     /// Print one JSON document.

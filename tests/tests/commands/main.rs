@@ -141,6 +141,7 @@ fn check_prints_what_would_be_published() -> anyhow::Result<()> {
          \n\
          warning: services.ssh is open to everyone: sources.everyone holds 0.0.0.0/0\n\
          warning: sources.spare is not used: name it in a service's `allow`, or remove it\n\
+         warning: there is no interface eth1 on this host now\n\
          ok: 3 IPv4 and 1 IPv6 prefixes of 250000 allowed; mode observe, default pass"
     );
     assert_eq!(unpadded(&text.stdout), expected);

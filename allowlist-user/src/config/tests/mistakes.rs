@@ -59,7 +59,7 @@ fn names_what_is_wrong_at_the_top() {
         ),
         (
             "mode = \"enforce\"\nmode = \"observe\"",
-            "2:1: is not TOML: duplicate key",
+            "2:1: is not TOML: duplicate key, at `mode = \"observe\"`",
         ),
     ];
     for (text, expected) in cases {
