@@ -4,11 +4,13 @@
 //! fails keeps its last good prefixes, and so does the kernel; nothing is attached by a start that
 //! fails. Start is strict, refresh is not.
 
+mod first;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write as _};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use log::{info, warn};
 use nix::net::if_::if_nametoindex;
@@ -16,6 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use self::first::First;
 use crate::cli::Paths;
 use crate::compile::{CompileError, Names, Tables, compile};
 use crate::config::Config;
@@ -23,7 +26,7 @@ use crate::control::{Control, Live};
 use crate::dataplane::{Dataplane, View, detach_all, print_trace};
 use crate::gather::{Fetched, gather};
 use crate::interface::{self, Facts};
-use crate::policy::{Feed, Origin, Snapshot, Source};
+use crate::policy::{Feed, Snapshot, Source};
 use crate::record::Record;
 use crate::state::{StateDir, StateLock};
 
@@ -478,65 +481,5 @@ fn compile_or_number_anew(
     match compile(known) {
         Err(CompileError::TooManyMatches) => Ok((compile(&Names::default())?, true)),
         tables => Ok((tables?, false)),
-    }
-}
-
-/// What a daemon starts with.
-struct First {
-    snapshot: Snapshot,
-    /// The sources that were fetched for it, and are not on disk yet.
-    fetched: Vec<Source>,
-}
-
-impl First {
-    /// Every used source's prefixes: a fetched list from disk where there is one, so that a start
-    /// needs no network, and everything else as it is now.
-    async fn snapshot(config: &Config, state: &StateDir) -> Result<Self> {
-        let mut first = Self {
-            snapshot: Snapshot::new(),
-            fetched: Vec::new(),
-        };
-        let mut wanted = Vec::new();
-        let mut kept = Snapshot::new();
-        for source in config.policy.used_sources() {
-            let last_good = state.load(source).unwrap_or_else(|error| {
-                warn!("{error}");
-                None
-            });
-            match (last_good, &source.origin) {
-                (Some(feed), Origin::Http(_)) => {
-                    first.snapshot.insert(source.name.clone(), feed);
-                    continue;
-                }
-                (Some(feed), _) => {
-                    kept.insert(source.name.clone(), feed);
-                }
-                (None, _) => {}
-            }
-            wanted.push(source.clone());
-        }
-        let mut failed = 0;
-        for (source, fetched) in gather(wanted).await {
-            match (fetched, kept.remove(&source.name)) {
-                (Ok(feed), _) => {
-                    first.snapshot.insert(source.name.clone(), feed);
-                    first.fetched.push(source);
-                }
-                (Err(error), Some(feed)) => {
-                    warn!("{error}; its last good list is used");
-                    first.snapshot.insert(source.name.clone(), feed);
-                }
-                (Err(error), None) => {
-                    failed += 1;
-                    log::error!("{error}");
-                }
-            }
-        }
-        if failed > 0 {
-            bail!(
-                "{failed} of the sources could not be had and have no last good list, so nothing was attached"
-            );
-        }
-        Ok(first)
     }
 }
