@@ -5,6 +5,8 @@
 mod frames;
 mod kernel;
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use allowlist_common::abi::Counters;
 use allowlist_common::judge::judge;
 use allowlist_common::packet::{ICMP, ICMPV6, TCP, UDP, parse};
@@ -14,6 +16,7 @@ use allowlist_tests::require_root;
 use allowlist_user::compile::{Names, Tables, compile};
 use allowlist_user::config::Config;
 use allowlist_user::policy::Mode;
+use ipnet::IpNet;
 use proptest::collection::vec;
 use proptest::prelude::{Strategy as _, any};
 use proptest::sample::{Index, select};
@@ -234,6 +237,43 @@ fn the_kernel_and_the_host_agree_on_mutated_frames() {
         Ok(())
     });
     done.unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// As many as the configuration promises, each found, and none beside them.
+#[test]
+fn a_million_prefixes_fit() {
+    require_root!();
+    let config = POLICY.replace("192.0.2.0/28", "203.0.113.1"); // no room in the text for a million
+    let config = Config::parse(&config, "test.toml".as_ref()).expect("a configuration");
+    let mut snapshot = model::static_snapshot(&config.policy);
+    let even = |place: u32| Ipv4Addr::from_bits(0x0a00_0000 + 2 * place);
+    let vendor = snapshot.get_mut("vendor").expect("a source");
+    vendor.prefixes = (0..1_000_000)
+        .map(|place| IpNet::from(IpAddr::from(even(place))))
+        .collect();
+    let compiled = |limit| compile(&config.policy, &snapshot, limit, &Names::default());
+    assert!(
+        compiled(1_000_000).is_err(),
+        "the office's do not fit besides"
+    );
+    let tables = compiled(1_000_002).expect("all of them fit");
+    let mut kernel = Kernel::new();
+    kernel.publish(&tables, Mode::Enforce, Verdict::Pass);
+    for place in [0, 1, 499_999, 999_999] {
+        let address = even(place);
+        let beside = Ipv4Addr::from_bits(address.to_bits() + 1);
+        assert_eq!(
+            kernel.run(&tcp(&address.to_string(), 443)),
+            XDP_PASS,
+            "{address}"
+        );
+        assert_eq!(
+            kernel.run(&tcp(&beside.to_string(), 443)),
+            XDP_DROP,
+            "{beside}"
+        );
+    }
+    assert_eq!(kernel.view().entries().expect("a list").len(), 1_000_002);
 }
 
 /// What is traced costs; what is not traced is not even there.
