@@ -1,5 +1,5 @@
-//! What happens around the filter: interfaces that are renamed, starts that fail, privileges that are
-//! few, a detach beside a running daemon. Afterwards it is on, or off, and says which.
+//! What happens around the filter: signals, interfaces that vanish or are renamed, starts that fail,
+//! privileges that are few, a detach beside a running daemon. Afterwards it is on, or off, and says which.
 
 use allowlist_tests::lab::rename;
 
@@ -200,4 +200,75 @@ fn a_bpf_file_system_is_mounted_where_there_is_none() -> anyhow::Result<()> {
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(ended.stdout.contains("bpf_fs\n1700\n"), "{ended:?}");
     Ok(())
+}
+
+#[test]
+fn stopping() -> anyhow::Result<()> {
+    require_root!();
+    let cases: [(&[&str], Signal, Option<i32>, bool); 4] = [
+        (&[], Signal::SIGINT, Some(0), false),
+        (&["--keep"], Signal::SIGINT, Some(0), true),
+        (&[], Signal::SIGTERM, Some(0), true),
+        (&[], Signal::SIGKILL, None, true),
+    ];
+    for (options, signal, code, in_force) in cases {
+        let site = Site::new()?;
+        let mut filter = site.filter(&[&SMALL[..], options].concat())?;
+        assert_eq!(site.json("status")?["daemon"]["pid"], filter.id());
+        filter.signal(signal)?;
+        assert_eq!(filter.wait(SOON)?.code(), code, "{}", filter.output());
+        let name = format!("{signal} {options:?}");
+        assert_eq!(gets_through(&site, STRANGERS[0])?, !in_force, "{name}");
+        assert!(gets_through(&site, FRIENDS[0])?, "{name}");
+        assert_eq!(
+            site.scratch.pin_dir().join("v1").exists(),
+            in_force,
+            "{name}"
+        );
+        if in_force {
+            let status = site.json("status")?;
+            assert_eq!(
+                (&status["filtering"], &status["daemon"]),
+                (&json!(true), &json!(null))
+            );
+            assert_eq!(
+                site.json("detach")?,
+                json!({"detached": ["eth0"]}),
+                "{name}"
+            );
+            assert!(gets_through(&site, STRANGERS[0])?, "{name}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn detaching_ends_the_daemon() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let mut filter = site.filter(&SMALL)?;
+    let detached = site.run(&["detach"])?;
+    assert_eq!(detached.stdout, "detached from eth0: everything passes\n");
+    assert!(filter.wait(SOON)?.success(), "{}", filter.output());
+    assert!(
+        filter
+            .stderr()
+            .ends_with("stopped: the filter was detached\n"),
+        "{}",
+        filter.output()
+    );
+    eventually(|| gets_through(&site, STRANGERS[0]))?;
+    assert!(!site.scratch.file("socket").exists());
+    Ok(())
+}
+
+/// The kernel takes the program off with the interface; nobody may say that it filters.
+#[test]
+fn status_knows_that_an_interface_is_gone() -> anyhow::Result<()> {
+    require_root!();
+    let mut site = Site::new()?;
+    let _filter = site.filter(&SMALL)?;
+    assert_eq!(site.json("status")?["filtering"], true);
+    site.peer = allowlist_tests::lab::Namespace::new()?; // and the link goes with the old one
+    eventually(|| Ok(site.json("status")?["filtering"] == false))
 }
