@@ -2,7 +2,7 @@
 //! says about the files that it built.
 
 use std::env;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Write as _};
 use std::path::{self, Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
@@ -52,6 +52,24 @@ pub(crate) fn command(program: &str) -> Command {
 /// Runs to the end, with this program's own input and output.
 pub(crate) fn status(command: &mut Command) -> Result<ExitStatus> {
     command.status().with_context(|| cannot_start(command))
+}
+
+/// Runs to the end; prints its standard output as it comes, and shows each line of it to `read`.
+pub(crate) fn each_line(command: &mut Command, mut read: impl FnMut(&str)) -> Result<ExitStatus> {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| cannot_start(command))?;
+    let mut lines = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
+    let mut line = Vec::new();
+    while lines.read_until(b'\n', &mut line)? > 0 {
+        // Whoever reads along may have seen enough; the tests go on.
+        let _ = io::stdout().write_all(&line);
+        // What a test prints need not be UTF-8.
+        read(String::from_utf8_lossy(&line).trim_end());
+        line.clear();
+    }
+    Ok(child.wait()?)
 }
 
 /// What a program that must succeed prints.

@@ -90,8 +90,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     };
     let mut kernel = args.cargo_test(runner, &["allowlist-tests"]);
 
-    let host = cargo::status(host.envs(environment.clone()))?;
-    let kernel = cargo::status(kernel.envs(environment))?;
+    let mut tally = Tally::default();
+    let host = cargo::each_line(host.envs(environment.clone()), |line| tally.read(line))?;
+    let kernel = cargo::each_line(kernel.envs(environment), |line| tally.read(line))?;
 
     let skips =
         fs::read_to_string(&skips).with_context(|| format!("cannot read {}", skips.display()))?;
@@ -111,6 +112,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         skips.len(),
         start.elapsed().as_secs(),
     );
+    println!(
+        "tests: {} passed, {} failed, {} skipped",
+        tally.passed.saturating_sub(skips.len()),
+        tally.failed,
+        skips.len()
+    );
     Ok(
         match [host, kernel].iter().find(|status| !status.success()) {
             Some(failed) => exit_code(*failed),
@@ -118,6 +125,31 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             None => ExitCode::SUCCESS,
         },
     )
+}
+
+/// What all test programs say of themselves at their ends, added up.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    passed: usize,
+    failed: usize,
+}
+
+impl Tally {
+    /// Takes one line of what cargo prints, such as `test result: ok. 2 passed; 0 failed; …`.
+    fn read(&mut self, line: &str) {
+        let Some(result) = line.strip_prefix("test result: ") else {
+            return;
+        };
+        let mut words = result.split_whitespace().peekable();
+        while let Some(word) = words.next() {
+            let count = word.parse().unwrap_or(0);
+            match words.peek() {
+                Some(&"passed;") => self.passed += count,
+                Some(&"failed;") => self.failed += count,
+                _ => {}
+            }
+        }
+    }
 }
 
 /// Cargo's exit code; 1 when a signal ended it.
@@ -170,6 +202,26 @@ impl Display for Skip<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn results_are_added_up() {
+        let mut tally = Tally::default();
+        for line in [
+            "running 3 tests",
+            "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 2 filtered out; finished in 0.1s",
+            "test result: FAILED. 12 passed; 1 failed; 4 ignored; 0 measured; 0 filtered out",
+            "1 passed; 1 failed;",
+        ] {
+            tally.read(line);
+        }
+        assert_eq!(
+            tally,
+            Tally {
+                passed: 15,
+                failed: 1
+            }
+        );
+    }
 
     #[test]
     fn skips_are_read_sorted_and_told_apart() {
