@@ -378,27 +378,20 @@ impl Daemon {
 
     /// Fetches each source when what is there is as old as `every` says, which may be at once.
     fn schedule_all(&mut self) {
-        for source in self
+        let (now, clock) = (Instant::now(), Timestamp::now());
+        let changing = self
             .config
             .policy
             .used_sources()
-            .cloned()
-            .collect::<Vec<_>>()
-        {
-            if !source.can_change() {
-                continue;
-            }
-            let age = self
-                .snapshot
-                .get(&source.name)
-                .map_or(source.every, |feed| {
-                    Timestamp::now()
-                        .duration_since(feed.fetched)
-                        .try_into()
-                        .unwrap_or_default()
-                });
-            self.schedule(&source, source.every.saturating_sub(age));
-        }
+            .filter(|source| source.can_change());
+        let due = changing.map(|source| {
+            let fetched = self.snapshot.get(&source.name).map(|feed| feed.fetched);
+            let age = fetched.map_or(source.every, |fetched| {
+                clock.duration_since(fetched).try_into().unwrap_or_default()
+            });
+            (source.name.clone(), now + source.every.saturating_sub(age))
+        });
+        self.due = due.collect();
     }
 
     fn schedule(&mut self, source: &Source, wait: Duration) {

@@ -8,22 +8,16 @@ use std::path::Path;
 use allowlist_common::abi::{self, Control, MAX_INTERFACES};
 use anyhow::{Context as _, Result};
 
-use super::attach::{AttachedIn, name_of};
+use super::attach::name_of;
 use super::link::take_off;
 use super::pins::{Pins, require_privileges};
-use super::{Dataplane, View};
+use super::{Attachment, Dataplane, View};
 use crate::interface::Facts;
 
 /// What was in force at one moment.
 pub struct InForce {
     control: Control,
-    links: Vec<Link>,
-}
-
-struct Link {
-    name: String,
-    index: u32,
-    mode: AttachedIn,
+    attachments: Vec<Attachment>,
 }
 
 impl Dataplane {
@@ -34,19 +28,9 @@ impl Dataplane {
 
     /// What is in force now, to go back to.
     pub fn in_force(&self) -> Result<InForce> {
-        let mut links = Vec::new();
-        for slot in 0..MAX_INTERFACES {
-            let recorded = self.interfaces.get(&slot, 0)?;
-            if let Some(index) = self.pins.interface_of(slot)?
-                && let Some(mode) = AttachedIn::from_number(recorded.attach_mode)
-            {
-                let name = name_of(&recorded);
-                links.push(Link { name, index, mode });
-            }
-        }
         Ok(InForce {
             control: self.control.load(),
-            links,
+            attachments: View::open(self.pins.root())?.attachments()?,
         })
     }
 
@@ -58,15 +42,23 @@ impl Dataplane {
         }
         // A publish fills the other slot and leaves this one as it was.
         self.control.store(before.control);
-        let indices: Vec<u32> = before.links.iter().map(|link| link.index).collect();
+        self.active = None; // that was the other slot's
+        let indices: Vec<u32> = before
+            .attachments
+            .iter()
+            .filter_map(|one| one.index)
+            .collect();
         self.detach_others(&indices)?;
-        for link in &before.links {
+        for attachment in &before.attachments {
+            let (Some(index), Some(mode)) = (attachment.index, attachment.mode) else {
+                continue;
+            };
             let facts = Facts {
-                name: link.name.clone(),
-                index: link.index,
+                name: attachment.name.clone(),
+                index,
                 xdp_program: None,
             };
-            self.attach(&facts, link.mode.wanted(), false)?;
+            self.attach(&facts, mode.wanted(), false)?;
         }
         Ok(())
     }

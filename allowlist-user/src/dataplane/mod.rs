@@ -9,8 +9,9 @@
 //! - `trace` prints the program's log lines
 //!
 //! Invariants: maps and links are pinned from the moment they exist, so the kernel goes on
-//! filtering whatever becomes of this process; a publish changes one word, last, and what
-//! fails before touches only the slot that no packet is looked up in. Knows nothing of sources, files or time.
+//! filtering whatever becomes of this process; a publish changes one word, last, and what fails
+//! before touches only the slot that no packet is looked up in. Knows nothing of sources, files or
+//! time.
 
 mod attach;
 mod force;
@@ -166,16 +167,10 @@ impl Dataplane {
 
     /// Sets what was counted by match id to nothing: for when nobody knows what the ids meant.
     pub fn forget_matches(&mut self) -> Result<()> {
-        let nothing = || {
-            Ok::<_, anyhow::Error>(PerCpuValues::try_from(vec![
-                Traffic::default();
-                nr_cpus().map_err(
-                    |(_, error)| error
-                )?
-            ])?)
-        };
+        let cpus = nr_cpus().map_err(|(_, error)| error)?;
         for id in 0..abi::MAX_MATCHES {
-            self.matches.set(id, nothing()?, 0)?;
+            let nothing = PerCpuValues::try_from(vec![Traffic::default(); cpus])?;
+            self.matches.set(id, nothing, 0)?;
         }
         Ok(())
     }

@@ -132,6 +132,12 @@ impl Program {
         }
     }
 
+    /// Sends a signal, and waits for the end that should follow.
+    pub fn stop(&mut self, signal: Signal, timeout: Duration) -> anyhow::Result<ExitStatus> {
+        self.signal(signal)?;
+        self.wait(timeout)
+    }
+
     /// Sends it a signal, such as Ctrl-C's. Nothing happens when it has ended.
     pub fn signal(&mut self, signal: Signal) -> anyhow::Result<()> {
         // Until it is waited for, the number is not given to another process.

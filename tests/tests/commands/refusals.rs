@@ -307,8 +307,8 @@ fn a_second_instance_is_refused() -> anyhow::Result<()> {
         assert!(!other.pin_dir().join("v1").exists(), "{shared}");
     }
     assert_eq!(site.json("list")?, before);
-    filter.signal(Signal::SIGINT)?;
-    assert!(filter.wait(SOON)?.success(), "{}", filter.output());
+    let ended = filter.stop(Signal::SIGINT, SOON)?;
+    assert!(ended.success(), "{}", filter.output());
     Ok(())
 }
 

@@ -17,8 +17,7 @@ fn a_failed_start_leaves_the_filter_in_force() -> anyhow::Result<()> {
     let site = Site::new()?;
     let mut filter =
         site.filter(&[&SMALL[..], &["--keep", "--attach-mode", "generic"]].concat())?;
-    filter.signal(Signal::SIGINT)?;
-    filter.wait(SOON)?;
+    filter.stop(Signal::SIGINT, SOON)?;
     let before = (site.json("list")?, interfaces(&site)?);
     for options in [
         &["--attach-mode", "offload"][..],
@@ -148,8 +147,7 @@ fn three_capabilities_are_enough() -> anyhow::Result<()> {
         std::fs::write(&list, addresses)?;
         eventually(|| Ok(gets_through(&site, "198.18.0.1")? == (round == 0)))
             .with_context(|| filter.output())?;
-        filter.signal(Signal::SIGKILL)?;
-        filter.wait(SOON)?;
+        filter.stop(Signal::SIGKILL, SOON)?;
     }
     Ok(())
 }
@@ -215,8 +213,8 @@ fn stopping() -> anyhow::Result<()> {
         let site = Site::new()?;
         let mut filter = site.filter(&[&SMALL[..], options].concat())?;
         assert_eq!(site.json("status")?["daemon"]["pid"], filter.id());
-        filter.signal(signal)?;
-        assert_eq!(filter.wait(SOON)?.code(), code, "{}", filter.output());
+        let ended = filter.stop(signal, SOON)?;
+        assert_eq!(ended.code(), code, "{}", filter.output());
         let name = format!("{signal} {options:?}");
         assert_eq!(gets_through(&site, STRANGERS[0])?, !in_force, "{name}");
         assert!(gets_through(&site, FRIENDS[0])?, "{name}");

@@ -379,8 +379,7 @@ fn two_interfaces_are_counted_apart() -> anyhow::Result<()> {
 }
 
 fn restart(site: &Site, mut filter: Program, arguments: &[&str]) -> anyhow::Result<Program> {
-    filter.signal(Signal::SIGTERM)?;
-    if !filter.wait(SOON)?.success() {
+    if !filter.stop(Signal::SIGTERM, SOON)?.success() {
         bail!("it did not stop well:\n{}", filter.output());
     }
     site.filter(arguments)

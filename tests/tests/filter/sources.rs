@@ -131,8 +131,7 @@ fn the_last_good_list_outlives_a_boot() -> anyhow::Result<()> {
     let site = Site::new()?;
     let (vendor, config) = with_vendor(&site, r#"["198.18.0.1"]"#)?;
     let mut filter = site.filter(&["--config", &config])?;
-    filter.signal(Signal::SIGINT)?;
-    filter.wait(SOON)?;
+    filter.stop(Signal::SIGINT, SOON)?;
     drop(vendor);
     let _filter = site.filter(&["--config", &config])?;
     assert!(gets_through(&site, "198.18.0.1")?);
@@ -154,8 +153,7 @@ fn an_edited_file_counts_from_the_next_start() -> anyhow::Result<()> {
         site.scratch.write("office.txt", prefix)?;
         let mut filter = site.filter(&["--config", &config])?;
         assert_eq!(prefixes_of(&site, "office")?, [prefix]);
-        filter.signal(Signal::SIGINT)?;
-        filter.wait(SOON)?;
+        filter.stop(Signal::SIGINT, SOON)?;
     }
     Ok(())
 }
@@ -174,8 +172,7 @@ fn a_list_that_outgrows_max_prefixes_changes_nothing() -> anyhow::Result<()> {
     filter.wait_for_line("4 prefixes do not fit max_prefixes = 3", SOON)?;
     assert_eq!(prefixes_of(&site, "vendor")?, ["198.18.0.1/32"]);
     let failure = site.json("status")?["sources"]["vendor"]["failure"].clone();
-    filter.signal(Signal::SIGINT)?;
-    filter.wait(SOON)?;
+    filter.stop(Signal::SIGINT, SOON)?;
     drop(vendor);
     let _filter = site.filter(&["--config", &config])?;
     assert_eq!(prefixes_of(&site, "vendor")?, ["198.18.0.1/32"]);

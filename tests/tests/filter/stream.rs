@@ -60,6 +60,13 @@ impl Streamed {
         self.received.get(&ip(source)).map_or(&[], Vec::as_slice)
     }
 
+    /// Of the two friends and two strangers each datagram was counted once, by what became of it.
+    fn check_counted(&self, site: &Site) -> anyhow::Result<()> {
+        let sent = self.rounds * 2;
+        let expected = json!({"pass allowed": sent, "drop not-allowed": sent});
+        check_counted(site, "eth0", &expected)
+    }
+
     /// All of these, and nothing of those.
     #[track_caller]
     pub(crate) fn check(&self, always: &[&str], never: &[&str]) {
@@ -93,8 +100,7 @@ fn restarts_lose_nothing_and_let_nothing_in() -> anyhow::Result<()> {
     let streamed = Streamed::during(&site, &sources, || {
         for signal in [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGINT] {
             for other in others {
-                filter.signal(signal)?;
-                filter.wait(SOON)?;
+                filter.stop(signal, SOON)?;
                 filter = start(other)?;
                 let list = site.json("list")?;
                 let prefixes = list["prefixes"]
@@ -110,14 +116,12 @@ fn restarts_lose_nothing_and_let_nothing_in() -> anyhow::Result<()> {
     })?;
     streamed.check(&FRIENDS, &STRANGERS);
 
-    let sent = streamed.rounds * 2;
-    check_counted(
-        &site,
-        "eth0",
-        &json!({"pass allowed": sent, "drop not-allowed": sent}),
-    )?;
+    streamed.check_counted(&site)?;
     let status = site.json("status")?;
-    assert_eq!(status["sources"]["cli"]["passed_packets"], sent);
+    assert_eq!(
+        status["sources"]["cli"]["passed_packets"],
+        streamed.rounds * 2
+    );
     assert_eq!(status["generation"], 10);
     Ok(())
 }
@@ -145,18 +149,12 @@ fn kills_in_the_middle_of_a_publish_do_no_harm() -> anyhow::Result<()> {
         for moment in 1..=20 {
             let mut filter = Program::start(site.command(&arguments)?)?;
             thread::sleep(Duration::from_millis(20 * moment));
-            filter.signal(Signal::SIGKILL)?;
-            filter.wait(SOON)?;
+            filter.stop(Signal::SIGKILL, SOON)?;
         }
         drop(site.filter(&arguments[1..])?);
         Ok(())
     })?;
     streamed.check(&FRIENDS, &STRANGERS);
-    let sent = streamed.rounds * 2;
-    check_counted(
-        &site,
-        "eth0",
-        &json!({"pass allowed": sent, "drop not-allowed": sent}),
-    )?;
+    streamed.check_counted(&site)?;
     Ok(())
 }
