@@ -9,6 +9,7 @@ mod lint;
 mod privilege;
 mod run;
 mod setup;
+mod skip;
 mod test;
 mod tidy;
 

@@ -1,22 +1,18 @@
 //! `cargo xtask test`: every test, the kernel's part as root, and a word on each skip.
 //!
-//! A test that cannot run here says so in a file that this command names, one line a skip: the
-//! test's name, a colon, the reason. No test is known here by name, but for skips that are expected.
+//! A test that cannot run here says so in a file that this command names, which `skip` reads. No test
+//! is known here by name.
 
-use std::fmt::{self, Display, Formatter};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode, ExitStatus};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use clap::builder::FalseyValueParser;
 
 use crate::privilege::{Root, Variable};
+use crate::skip::{self, Skip};
 use crate::{cargo, setup};
-
-/// Skips that CI accepts: the test's name, and why no machine of ours can run it.
-const EXPECTED_SKIPS: &[(&str, &str)] = &[];
 
 /// Run every test; the kernel's part runs as root
 ///
@@ -32,9 +28,8 @@ pub(crate) struct Args {
     #[arg(long)]
     long: bool,
 
-    /// Fail when a test that should run was skipped (CI=true implies it)
-    #[arg(long, env = "CI", hide_env = true, value_parser = FalseyValueParser::new())]
-    no_skips: bool,
+    #[command(flatten)]
+    skips: skip::Policy,
 
     /// Run only the tests whose names contain this
     filter: Option<String>,
@@ -96,12 +91,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
     let skips =
         fs::read_to_string(&skips).with_context(|| format!("cannot read {}", skips.display()))?;
-    let skips = Skip::parse(&skips, EXPECTED_SKIPS);
+    let skips = Skip::parse(&skips, skip::EXPECTED);
     for skip in &skips {
         eprintln!("{skip}");
     }
-    let unexpected = skips.iter().filter(|skip| skip.expected.is_none()).count();
-    let skips_fail = args.no_skips && unexpected > 0;
+    let unexpected = skip::unexpected(&skips);
+    let skips_fail = args.skips.fail(&skips);
 
     let word = |failed| if failed { "FAILED" } else { "passed" };
     eprintln!(
@@ -129,14 +124,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
 /// What all test programs say of themselves at their ends, added up.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Tally {
-    passed: usize,
-    failed: usize,
+pub(crate) struct Tally {
+    pub(crate) passed: usize,
+    pub(crate) failed: usize,
 }
 
 impl Tally {
-    /// Takes one line of what cargo prints, such as `test result: ok. 2 passed; 0 failed; …`.
-    fn read(&mut self, line: &str) {
+    /// Takes one line of what they print, such as `test result: ok. 2 passed; 0 failed; …`.
+    pub(crate) fn read(&mut self, line: &str) {
         let Some(result) = line.strip_prefix("test result: ") else {
             return;
         };
@@ -158,45 +153,6 @@ fn exit_code(status: ExitStatus) -> ExitCode {
         .code()
         .and_then(|code| u8::try_from(code).ok())
         .map_or(ExitCode::FAILURE, ExitCode::from)
-}
-
-/// A test that did not run, by its own account.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Skip<'a> {
-    test: &'a str,
-    reason: &'a str,
-    /// Why that is accepted.
-    expected: Option<&'a str>,
-}
-
-impl<'a> Skip<'a> {
-    fn parse(report: &'a str, expected: &[(&str, &'a str)]) -> Vec<Self> {
-        let mut skips: Vec<_> = report
-            .lines()
-            .map(|line| {
-                let (test, reason) = line.split_once(": ").unwrap_or((line, "no reason given"));
-                let expected = expected.iter().find(|(name, _)| *name == test);
-                Self {
-                    test,
-                    reason,
-                    expected: expected.map(|(_, why)| *why),
-                }
-            })
-            .collect();
-        skips.sort();
-        skips.dedup();
-        skips
-    }
-}
-
-impl Display for Skip<'_> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "skipped: {}: {}", self.test, self.reason)?;
-        match self.expected {
-            Some(why) => write!(f, " (expected: {why})"),
-            None => Ok(()),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -221,31 +177,5 @@ mod tests {
                 failed: 1
             }
         );
-    }
-
-    #[test]
-    fn skips_are_read_sorted_and_told_apart() {
-        let expected = [("veth::vlan", "no machine has 8021q")];
-        let table: [(&str, &[&str]); 5] = [
-            ("", &[]),
-            (
-                "veth::native: needs root\n",
-                &["skipped: veth::native: needs root"],
-            ),
-            (
-                "veth::vlan: no 8021q\n",
-                &["skipped: veth::vlan: no 8021q (expected: no machine has 8021q)"],
-            ),
-            (
-                "b: x: y\na: x\nb: x: y\n",
-                &["skipped: a: x", "skipped: b: x: y"],
-            ),
-            ("lonely\n", &["skipped: lonely: no reason given"]),
-        ];
-        for (report, lines) in table {
-            let skips = Skip::parse(report, &expected);
-            let printed: Vec<_> = skips.iter().map(ToString::to_string).collect();
-            assert_eq!(printed, lines, "{report}");
-        }
     }
 }

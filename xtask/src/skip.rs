@@ -1,0 +1,101 @@
+//! Tests that did not run: by their own account, with a reason, and never unnoticed.
+//!
+//! Knows which skips are expected, and no other test by name.
+
+use std::fmt::{self, Display, Formatter};
+
+use clap::builder::FalseyValueParser;
+
+/// Skips that CI accepts: the test's name, and why no machine of ours can run it.
+pub(crate) const EXPECTED: &[(&str, &str)] = &[];
+
+/// What becomes of a skip.
+#[derive(clap::Args)]
+pub(crate) struct Policy {
+    /// Fail when a test that should run was skipped (CI=true implies it)
+    #[arg(long, env = "CI", hide_env = true, value_parser = FalseyValueParser::new())]
+    no_skips: bool,
+}
+
+impl Policy {
+    /// Whether these skips are a failure.
+    pub(crate) fn fail(&self, skips: &[Skip<'_>]) -> bool {
+        self.no_skips && unexpected(skips) > 0
+    }
+}
+
+/// How many of these nobody expected.
+pub(crate) fn unexpected(skips: &[Skip<'_>]) -> usize {
+    skips.iter().filter(|skip| skip.expected.is_none()).count()
+}
+
+/// A test that did not run, by its own account.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Skip<'a> {
+    test: &'a str,
+    reason: &'a str,
+    /// Why that is accepted.
+    expected: Option<&'a str>,
+}
+
+impl<'a> Skip<'a> {
+    /// What a report says: a line a skip, with the test's name, a colon and the reason.
+    pub(crate) fn parse(report: &'a str, expected: &[(&str, &'a str)]) -> Vec<Self> {
+        let mut skips: Vec<_> = report
+            .lines()
+            .map(|line| {
+                let (test, reason) = line.split_once(": ").unwrap_or((line, "no reason given"));
+                let expected = expected.iter().find(|(name, _)| *name == test);
+                Self {
+                    test,
+                    reason,
+                    expected: expected.map(|(_, why)| *why),
+                }
+            })
+            .collect();
+        skips.sort();
+        skips.dedup();
+        skips
+    }
+}
+
+impl Display for Skip<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "skipped: {}: {}", self.test, self.reason)?;
+        match self.expected {
+            Some(why) => write!(f, " (expected: {why})"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn skips_are_read_sorted_and_told_apart() {
+        let expected = [("veth::vlan", "no machine has 8021q")];
+        let table: [(&str, &[&str]); 5] = [
+            ("", &[]),
+            (
+                "veth::native: needs root\n",
+                &["skipped: veth::native: needs root"],
+            ),
+            (
+                "veth::vlan: no 8021q\n",
+                &["skipped: veth::vlan: no 8021q (expected: no machine has 8021q)"],
+            ),
+            (
+                "b: x: y\na: x\nb: x: y\n",
+                &["skipped: a: x", "skipped: b: x: y"],
+            ),
+            ("lonely\n", &["skipped: lonely: no reason given"]),
+        ];
+        for (report, lines) in table {
+            let skips = Skip::parse(report, &expected);
+            let printed: Vec<_> = skips.iter().map(ToString::to_string).collect();
+            assert_eq!(printed, lines, "{report}");
+        }
+    }
+}
