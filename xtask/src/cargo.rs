@@ -109,6 +109,22 @@ impl Built {
             .with_context(|| format!("cargo built no executable `{name}`"))
     }
 
+    /// The path of a test program, by its name, to which cargo adds a hash.
+    pub(crate) fn test(&self, name: &str) -> Result<&str> {
+        self.executables
+            .iter()
+            .find(|path| {
+                let file = Path::new(path).file_name().unwrap_or_default();
+                file.to_string_lossy()
+                    .rsplit_once('-')
+                    .is_some_and(|(stem, hash)| {
+                        stem == name && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+                    })
+            })
+            .map(String::as_str)
+            .with_context(|| format!("cargo built no test program `{name}`"))
+    }
+
     /// A file that a build script left for its crate, by its name.
     pub(crate) fn generated(&self, name: &str) -> Result<PathBuf> {
         self.out_dirs
@@ -175,6 +191,7 @@ mod tests {
             r#"{"reason":"compiler-artifact","target":{"name":"log"},"executable":null}"#,
             r#"{"reason":"compiler-artifact","executable":"/w/target/debug/allowlist-demo","fresh":true}"#,
             r#"{"reason":"compiler-artifact","executable":"/w/target/debug/allowlist","fresh":true}"#,
+            r#"{"reason":"compiler-artifact","executable":"/w/target/debug/deps/demo-0123456789abcdef"}"#,
             r#"{"reason":"build-script-executed","env":[],"out_dir":"/w/target/debug/build/a-1/out"}"#,
             r#"{"reason":"compiler-message","message":{"rendered":"say \"executable\":\"/no\""}}"#,
         ] {
@@ -188,6 +205,11 @@ mod tests {
             built.executable("allowlist-demo").unwrap(),
             "/w/target/debug/allowlist-demo"
         );
+        assert_eq!(
+            built.test("demo").unwrap(),
+            "/w/target/debug/deps/demo-0123456789abcdef"
+        );
+        assert!(built.test("allowlist").is_err()); // `demo` is no hash
         assert_eq!(built.out_dirs, ["/w/target/debug/build/a-1/out"]);
         assert!(built.executable("no").is_err());
     }

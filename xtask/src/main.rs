@@ -12,6 +12,7 @@ mod setup;
 mod skip;
 mod test;
 mod tidy;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -30,6 +31,7 @@ use clap::{Parser, Subcommand};
   cargo xtask run                                         show the filter at work
   cargo xtask run -- --iface eth0 --config allowlist.toml filter a real interface until Ctrl-C
   cargo xtask test                                        every test; the kernel's part runs as root
+  cargo xtask vm                                          the packet tables on Linux 6.1, in qemu
   cargo xtask build --release                             the binary to install"
 )]
 struct Cli {
@@ -43,6 +45,7 @@ enum Command {
     Run(run::Args),
     Test(test::Args),
     Lint(lint::Args),
+    Vm(vm::Args),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +61,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Run(args) => run::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Lint(args) => lint::run(&args),
+        Command::Vm(args) => vm::run(&args),
     }
 }
 
