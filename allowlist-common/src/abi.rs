@@ -1,16 +1,27 @@
 //! What the maps hold: their names, their values, their sizes.
 //!
-//! A change of anything here that an older program or an older loader would misread raises
-//! [`VERSION`], which is part of the pin path, so that two versions never share a map.
+//! A change of anything here or in [`crate::flow`] that an older program or an older loader would
+//! misread raises [`VERSION`], which is part of the pin path, so that two versions never share a map.
 
-use crate::packet::TCP;
+mod control;
+mod event;
+mod services;
+
+pub use control::{Control, Keep, ReturnTraffic};
+pub use event::{EVENTS_PER_WINDOW, Event, EventBudget, window};
+pub use services::{
+    CLASS_UNKNOWN, CLASSES, InterfaceServices, ServiceId, ServiceTable, protocol_class, service_set,
+};
+
 use crate::verdict::{Reason, Verdict};
 
-/// The version of everything in this module.
-pub const VERSION: u32 = 1;
+/// The version of everything that the maps hold.
+pub const VERSION: u32 = 2;
 
 /// The XDP program's name in the object file and in the kernel.
 pub const PROGRAM: &str = "allowlist";
+/// The name of the program that notes what this host sends.
+pub const EGRESS_PROGRAM: &str = "allowlist_sent";
 
 /// Array of one `u64`: the [`Control`] word.
 pub const CONTROL: &str = "CONTROL";
@@ -24,12 +35,36 @@ pub const SOURCES_V6: &str = "SOURCES_V6";
 pub const COUNTERS: &str = "COUNTERS";
 /// Per-CPU array of [`Traffic`], by match id.
 pub const MATCHES: &str = "MATCHES";
+/// Per-CPU array of [`ServiceTraffic`], by service count id.
+pub const SERVICE_COUNTS: &str = "SERVICE_COUNTS";
 /// Array of [`Interface`], by interface slot. Userspace alone reads and writes it.
 pub const INTERFACES: &str = "INTERFACES";
+/// Least-recently-used hash from [`crate::flow::Flow`] to [`crate::flow::Tracked`].
+pub const FLOWS: &str = "FLOWS";
+/// Array of one [`crate::flow::PortsInUse`].
+pub const PORTS: &str = "PORTS";
+/// Ring buffer of [`Event`]s.
+pub const EVENTS: &str = "EVENTS";
+/// Per-CPU array of one [`EventBudget`].
+pub const EVENT_BUDGET: &str = "EVENT_BUDGET";
+/// Array of one `u64`: until when somebody reads events, in nanoseconds of the monotonic clock.
+pub const WATCHED: &str = "WATCHED";
 
 /// Every map that outlives the program that made it, and is pinned under its name.
-pub const PINNED: [&str; 7] = [
-    CONTROL, SERVICES, SOURCES_V4, SOURCES_V6, COUNTERS, MATCHES, INTERFACES,
+pub const PINNED: [&str; 13] = [
+    CONTROL,
+    SERVICES,
+    SOURCES_V4,
+    SOURCES_V6,
+    COUNTERS,
+    MATCHES,
+    SERVICE_COUNTS,
+    INTERFACES,
+    FLOWS,
+    PORTS,
+    EVENTS,
+    EVENT_BUDGET,
+    WATCHED,
 ];
 
 /// Load-time constant, `u32`: the slot of the interface that this copy of the program serves.
@@ -45,65 +80,10 @@ pub const MAX_SERVICES: usize = 64;
 pub const MAX_INTERFACES: u32 = 64;
 /// The most match ids. Id 0 is nobody's.
 pub const MAX_MATCHES: u32 = 4096;
-
-/// A service's number in the kernel: 0 is no service, `n` is bit `n - 1` of a set.
-pub type ServiceId = u8;
-
-/// The set of one service; empty for 0 and for what cannot be a service.
-pub const fn service_set(id: ServiceId) -> u64 {
-    if id == 0 || id as usize > MAX_SERVICES {
-        0
-    } else {
-        1 << (id - 1)
-    }
-}
-
-/// One word that says which generation is in force and how: stored whole, read once a packet,
-/// so a packet sees the old policy or the new one and never a mixture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Control {
-    /// Counts publishes; 0 before the first.
-    pub generation: u32,
-    /// The slot that holds the generation.
-    pub slot: u32,
-    /// For traffic that no service covers.
-    pub default_verdict: Verdict,
-    /// Decide and count, but let everything pass.
-    pub observe: bool,
-}
-
-impl Control {
-    const SLOT: u64 = 1;
-    const DEFAULT_DROP: u64 = 1 << 1;
-    const OBSERVE: u64 = 1 << 2;
-
-    /// The word.
-    pub const fn encode(self) -> u64 {
-        let mut word = ((self.generation as u64) << 32) | (self.slot as u64 & Self::SLOT);
-        if matches!(self.default_verdict, Verdict::Drop) {
-            word |= Self::DEFAULT_DROP;
-        }
-        if self.observe {
-            word |= Self::OBSERVE;
-        }
-        word
-    }
-
-    /// What a word means.
-    #[inline(always)]
-    pub const fn decode(word: u64) -> Self {
-        Self {
-            generation: (word >> 32) as u32,
-            slot: (word & Self::SLOT) as u32,
-            default_verdict: if word & Self::DEFAULT_DROP == 0 {
-                Verdict::Pass
-            } else {
-                Verdict::Drop
-            },
-            observe: word & Self::OBSERVE != 0,
-        }
-    }
-}
+/// The most service count ids. Id 0 is no service's.
+pub const MAX_SERVICE_COUNTS: u32 = 1024;
+/// Bytes of the ring buffer.
+pub const EVENT_BYTES: u32 = 1 << 18;
 
 /// What a source may reach, and the id to count it under.
 ///
@@ -134,44 +114,6 @@ impl Grant {
     }
 }
 
-/// What each protocol and port belongs to, one load for each question.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub struct ServiceTable {
-    /// By TCP destination port.
-    pub tcp: [ServiceId; 1 << 16],
-    /// By UDP destination port.
-    pub udp: [ServiceId; 1 << 16],
-    /// By protocol number, for protocols without ports.
-    pub protocol: [ServiceId; 1 << 8],
-    /// By protocol number: all services that cover any of it. Judges fragments without ports.
-    pub any_of_protocol: [u64; 1 << 8],
-}
-
-#[expect(
-    clippy::large_stack_arrays,
-    reason = "a constant, which is copied to where it is boxed"
-)]
-impl ServiceTable {
-    /// A table in which no service covers anything. A constant: never on a stack.
-    pub const EMPTY: Self = Self {
-        tcp: [0; 1 << 16],
-        udp: [0; 1 << 16],
-        protocol: [0; 1 << 8],
-        any_of_protocol: [0; 1 << 8],
-    };
-
-    /// The service that covers a destination port of TCP or, for any other `protocol`, UDP.
-    #[inline(always)]
-    pub const fn of_port(&self, protocol: u8, port: u16) -> ServiceId {
-        if protocol == TCP {
-            self.tcp[port as usize]
-        } else {
-            self.udp[port as usize]
-        }
-    }
-}
-
 /// Packets by verdict and reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -195,6 +137,14 @@ impl Counters {
     pub const fn cell(&mut self, verdict: Verdict, reason: Reason) -> &mut u64 {
         &mut self.packets[verdict as usize][reason as usize]
     }
+
+    /// The same by numbers; `None` for numbers that are no verdict or no reason.
+    #[inline(always)]
+    pub fn cell_at(&mut self, verdict: u32, reason: u32) -> Option<&mut u64> {
+        self.packets
+            .get_mut(verdict as usize)?
+            .get_mut(reason as usize)
+    }
 }
 
 /// What passed under one match id.
@@ -205,23 +155,66 @@ pub struct Traffic {
     pub packets: u64,
     /// Bytes of frames, link-layer header included.
     pub bytes: u64,
+    /// When the last one came, in nanoseconds of the monotonic clock; 0 before the first.
+    pub last: u64,
+}
+
+/// What became of packets to one set of services.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct ServiceTraffic {
+    /// From sources that reach it.
+    pub passed: Traffic,
+    /// Frames from others.
+    pub dropped_packets: u64,
+    /// Bytes of those.
+    pub dropped_bytes: u64,
+}
+
+impl Traffic {
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            packets: self.packets + other.packets,
+            bytes: self.bytes + other.bytes,
+            last: self.last.max(other.last),
+        }
+    }
+}
+
+impl ServiceTraffic {
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            passed: self.passed.plus(other.passed),
+            dropped_packets: self.dropped_packets + other.dropped_packets,
+            dropped_bytes: self.dropped_bytes + other.dropped_bytes,
+        }
+    }
 }
 
 /// An interface that the filter is, or was, attached to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Interface {
-    /// The kernel's index of it; 0 marks a free slot.
+    /// The kernel's index of it; 0 before it was attached to.
     pub index: u32,
     /// The attach mode in force: 1 native, 2 generic, 3 offload.
     pub attach_mode: u32,
-    /// Zero-padded.
+    /// How outbound packets are noted: 0 not at all, 1 by a tcx link, 2 by a clsact filter.
+    pub egress: u32,
+    /// Zero-padded; empty marks a free slot.
     pub name: [u8; 16],
 }
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Counters, Grant, Interface, ServiceTable, Traffic};
+    use super::{
+        Counters, Event, EventBudget, Grant, Interface, ServiceTable, ServiceTraffic, Traffic,
+    };
+    use crate::flow::{Flow, PortsInUse, Tracked};
 
     macro_rules! plain_old_data {
         ($($value:ty),*) => {$(
@@ -232,41 +225,45 @@ mod user {
         )*};
     }
 
-    plain_old_data!(Counters, Grant, Interface, ServiceTable, Traffic);
+    plain_old_data!(
+        Counters,
+        Event,
+        EventBudget,
+        Flow,
+        Grant,
+        Interface,
+        PortsInUse,
+        ServiceTable,
+        ServiceTraffic,
+        Tracked,
+        Traffic
+    );
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::{Flow, PortsInUse, Tracked};
 
     /// The layout is what older pins hold: a new size means a new `VERSION`.
     #[test]
     fn sizes() {
-        assert_eq!(VERSION, 1);
+        assert_eq!(VERSION, 2);
         assert_eq!(size_of::<Grant>(), 12);
-        assert_eq!(size_of::<ServiceTable>(), 2 * 65536 + 256 + 8 * 256);
-        assert_eq!(size_of::<Counters>(), 8 * 20);
-        assert_eq!(size_of::<Traffic>(), 16);
-        assert_eq!(size_of::<Interface>(), 24);
-    }
-
-    #[test]
-    fn control_words() {
-        for generation in [0, 1, u32::MAX] {
-            for slot in [0, 1] {
-                for default_verdict in Verdict::ALL {
-                    for observe in [false, true] {
-                        let control = Control {
-                            generation,
-                            slot,
-                            default_verdict,
-                            observe,
-                        };
-                        assert_eq!(Control::decode(control.encode()), control);
-                    }
-                }
-            }
-        }
+        assert_eq!(size_of::<InterfaceServices>(), 256 + 8 * 6);
+        assert_eq!(
+            size_of::<ServiceTable>(),
+            3 * 65536 + 256 + 64 * (256 + 8 * 6) + 4 * 256
+        );
+        assert_eq!(size_of::<Counters>(), 8 * 24);
+        assert_eq!(size_of::<Traffic>(), 24);
+        assert_eq!(size_of::<ServiceTraffic>(), 40);
+        assert_eq!(size_of::<Interface>(), 28);
+        assert_eq!(size_of::<Event>(), 64);
+        assert_eq!(size_of::<EventBudget>(), 24);
+        assert_eq!(size_of::<Flow>(), 40);
+        assert_eq!(size_of::<Tracked>(), 8);
+        assert_eq!(size_of::<PortsInUse>(), 3 * 4 * 65536);
     }
 
     #[test]
@@ -274,13 +271,5 @@ mod tests {
         for services in [0, 1, 1 << 31, 1 << 32, 1 << 63, u64::MAX] {
             assert_eq!(Grant::new(services, 7).services(), services);
         }
-    }
-
-    #[test]
-    fn sets_of_one_service() {
-        assert_eq!(service_set(0), 0);
-        assert_eq!(service_set(1), 1);
-        assert_eq!(service_set(64), 1 << 63);
-        assert_eq!(service_set(65), 0);
     }
 }

@@ -3,22 +3,34 @@
 //! The order is the one that ARCHITECTURE.md lists; what comes first wins. Knows neither bytes nor
 //! maps, and does not count: its caller does, once a packet.
 
-use crate::abi::{Grant, ServiceId, service_set};
-use crate::packet::{Address, ICMP, ICMPV6, IGMP, Malformed, Packet, Transport, UDP};
+use crate::abi::{Control, Grant, Keep, ReturnTraffic, ServiceId, service_set};
+use crate::flow::Flow;
+use crate::packet::{
+    Address, Contents, ICMPV6, IGMP, Malformed, Packet, Quote, TCP, Transport, UDP, tcp_flag,
+};
 use crate::verdict::{Reason, Verdict};
 
-/// What a packet's facts are looked up in: one generation of a policy.
+/// What a packet's facts are looked up in: one generation of a policy, as it is on one interface.
 pub trait Tables {
-    /// The service that covers a TCP or UDP (`protocol`) destination port; 0 is none.
+    /// Under what the generation is in force.
+    fn control(&self) -> &Control;
+    /// The service that covers a destination port of TCP, UDP or SCTP (`protocol`); 0 is none.
     fn service_of_port(&self, protocol: u8, port: u16) -> ServiceId;
     /// The service that covers a protocol without ports; 0 is none.
     fn service_of_protocol(&self, protocol: u8) -> ServiceId;
     /// The set of all services that cover any part of a protocol.
     fn services_of_protocol(&self, protocol: u8) -> u64;
+    /// The id that a service's packets are counted under.
+    fn counted(&self, service: ServiceId) -> u32;
     /// What a source may reach.
     fn grant(&self, source: &Address) -> Option<Grant>;
-    /// For what no service covers.
-    fn default_verdict(&self) -> Verdict;
+    /// Whether this host sent anything lately from that port (echo identifier; 0 for peers): a
+    /// cheap look that spares most of the next one.
+    fn sent_from(&self, protocol: u8, port: u16) -> bool;
+    /// Whether this host sent anything of that flow lately.
+    fn sent(&self, flow: &Flow) -> bool;
+    /// The flow that an ICMP error from `source` is about, by what it quotes.
+    fn quoted(&self, quote: Quote, source: Address) -> Option<Flow>;
 }
 
 /// What becomes of a packet.
@@ -28,8 +40,10 @@ pub struct Decision {
     pub verdict: Verdict,
     /// Why.
     pub reason: Reason,
-    /// The id of what let it in; 0 where nothing did.
+    /// The id of the sources that let it in; 0 where none did.
     pub matched: u32,
+    /// The id of the service that covers it; 0 where none does, or where no port tells which.
+    pub service: u32,
 }
 
 impl Decision {
@@ -39,6 +53,7 @@ impl Decision {
             verdict,
             reason,
             matched: 0,
+            service: 0,
         }
     }
 
@@ -48,58 +63,109 @@ impl Decision {
 
 /// Decides what becomes of what was parsed.
 #[inline(always)]
-pub fn judge<T: Tables>(parsed: &Result<Option<Packet>, Malformed>, tables: &T) -> Decision {
+pub fn judge<T: Tables>(parsed: &Result<Contents, Malformed>, tables: &T) -> Decision {
+    let control = tables.control();
     let packet = match parsed {
-        Ok(Some(packet)) => packet,
-        Ok(None) => return Decision::new(Verdict::Pass, Reason::NotIp),
+        Ok(Contents::Ip(packet)) => packet,
+        Ok(Contents::Arp) => return kept(control, Keep::ARP, Reason::Arp),
+        Ok(Contents::Other) => return kept(control, Keep::NOT_IP, Reason::NotIp),
         Err(Malformed) => return Decision::new(Verdict::Drop, Reason::Malformed),
     };
-    if let Some(reason) = keeps_host_alive(packet) {
-        return Decision::new(Verdict::Pass, reason);
+    if let Some((exception, reason)) = keeps_host_alive(packet)
+        && control.keep.has(exception)
+    {
+        return match packet.transport {
+            Transport::IcmpError { quote, .. } => icmp_error(packet, quote, tables),
+            _ => Decision::new(Verdict::Pass, reason),
+        };
     }
-    let covering = match packet.transport {
-        Transport::Ports { destination, .. } => {
-            service_set(tables.service_of_port(packet.protocol, destination))
-        }
-        Transport::LaterFragment => tables.services_of_protocol(packet.protocol),
-        Transport::Icmp(_) | Transport::Other => {
-            service_set(tables.service_of_protocol(packet.protocol))
-        }
-    };
-    if covering == 0 {
-        return Decision::new(tables.default_verdict(), Reason::Default);
-    }
-    match tables.grant(&packet.source) {
-        Some(grant) if grant.services() & covering != 0 => Decision {
+    let (service, covering) = covering(packet, tables);
+    if covering != 0
+        && let Some(grant) = tables.grant(&packet.source)
+        && grant.services() & covering != 0
+    {
+        return Decision {
             verdict: Verdict::Pass,
             reason: Reason::Allowed,
             matched: grant.matched,
-        },
-        _ => Decision::new(Verdict::Drop, Reason::NotAllowed),
+            service: tables.counted(service),
+        };
     }
+    // Without a port nobody can say whether a later fragment is a service's or an answer's.
+    let may_answer = covering == 0 || matches!(packet.transport, Transport::LaterFragment);
+    if may_answer && is_answer(packet, tables) {
+        Decision::new(Verdict::Pass, Reason::Answer)
+    } else if covering != 0 {
+        Decision {
+            service: tables.counted(service),
+            ..Decision::new(Verdict::Drop, Reason::NotAllowed)
+        }
+    } else {
+        Decision::new(control.default_verdict, Reason::Default)
+    }
+}
+
+/// The service that covers a packet, and it as a set; for a packet whose port cannot be seen 0, and
+/// the set of those that could.
+#[inline(always)]
+fn covering<T: Tables>(packet: &Packet, tables: &T) -> (ServiceId, u64) {
+    let service = match packet.transport {
+        Transport::Ports { destination, .. } => {
+            tables.service_of_port(packet.protocol, destination)
+        }
+        Transport::LaterFragment => return (0, tables.services_of_protocol(packet.protocol)),
+        Transport::Icmp { .. } | Transport::IcmpError { .. } | Transport::Other => {
+            tables.service_of_protocol(packet.protocol)
+        }
+    };
+    (service, service_set(service))
+}
+
+/// A frame without IP: it passes, or nothing else could let it in.
+#[inline(always)]
+const fn kept(control: &Control, exception: Keep, reason: Reason) -> Decision {
+    let verdict = if control.keep.has(exception) {
+        Verdict::Pass
+    } else {
+        Verdict::Drop
+    };
+    Decision::new(verdict, reason)
 }
 
 /// What passes whatever the policy says, since a host that does not get it falls off its network.
 ///
 /// Redirects are left out on purpose for IPv4: a host that must listen to them can allow `icmp`.
 #[inline(always)]
-fn keeps_host_alive(packet: &Packet) -> Option<Reason> {
+fn keeps_host_alive(packet: &Packet) -> Option<(Keep, Reason)> {
     // From another link a neighbour discovery message arrives with fewer hops left (RFC 4861, 11.2).
     const SAME_LINK: u8 = 255;
     match (packet.source, packet.protocol, packet.transport) {
-        (Address::V6(_), ICMPV6, Transport::Icmp(133..=137)) if packet.hops == SAME_LINK => {
-            Some(Reason::NeighbourDiscovery)
+        (
+            Address::V6(_),
+            ICMPV6,
+            Transport::Icmp {
+                kind: 133..=137, ..
+            },
+        ) if packet.hops == SAME_LINK => {
+            Some((Keep::NEIGHBOUR_DISCOVERY, Reason::NeighbourDiscovery))
         }
-        (Address::V6(_), ICMPV6, Transport::Icmp(1..=4))
-        | (Address::V4(_), ICMP, Transport::Icmp(3 | 11 | 12)) => Some(Reason::IcmpError),
-        (Address::V6(_), ICMPV6, Transport::Icmp(130..=132 | 143))
-        | (Address::V4(_), IGMP, Transport::Other) => Some(Reason::Multicast),
+        (_, _, Transport::IcmpError { .. }) => Some((Keep::ICMP_ERRORS, Reason::IcmpError)),
+        (
+            Address::V6(_),
+            ICMPV6,
+            Transport::Icmp {
+                kind: 130..=132 | 143,
+                ..
+            },
+        )
+        | (Address::V4(_), IGMP, Transport::Other) => Some((Keep::MULTICAST, Reason::Multicast)),
         (
             Address::V4(_),
             UDP,
             Transport::Ports {
                 source: 67,
                 destination: 68,
+                ..
             },
         )
         | (
@@ -108,8 +174,61 @@ fn keeps_host_alive(packet: &Packet) -> Option<Reason> {
             Transport::Ports {
                 source: 547,
                 destination: 546,
+                ..
             },
-        ) => Some(Reason::Dhcp),
+        ) => Some((Keep::DHCP, Reason::Dhcp)),
         _ => None,
     }
+}
+
+/// With tracking on, an error is let in only for something that this host sent: for a flow that is
+/// tracked, or for a service's answer to somebody who may reach that service.
+#[inline(always)]
+fn icmp_error<T: Tables>(packet: &Packet, quote: Quote, tables: &T) -> Decision {
+    let is_wanted = tables.control().return_traffic != ReturnTraffic::Track
+        || tables.quoted(quote, packet.source).is_some_and(|flow| {
+            flow.local == packet.destination.padded()
+                && (is_served(&flow, tables) || was_sent(&flow, tables))
+        });
+    let verdict = if is_wanted {
+        Verdict::Pass
+    } else {
+        Verdict::Drop
+    };
+    Decision::new(verdict, Reason::IcmpError)
+}
+
+/// Whether a flow is a service's with somebody whom it allows. Such flows are not tracked.
+#[inline(always)]
+fn is_served<T: Tables>(flow: &Flow, tables: &T) -> bool {
+    let covering = match flow.protocol {
+        TCP | UDP if flow.local_port != 0 => {
+            service_set(tables.service_of_port(flow.protocol, flow.local_port))
+        }
+        protocol => tables.services_of_protocol(protocol),
+    };
+    covering != 0
+        && tables
+            .grant(&flow.remote_address())
+            .is_some_and(|grant| grant.services() & covering != 0)
+}
+
+/// Whether a packet that no service lets in answers something that this host sent.
+#[inline(always)]
+fn is_answer<T: Tables>(packet: &Packet, tables: &T) -> bool {
+    match tables.control().return_traffic {
+        ReturnTraffic::Off => false,
+        ReturnTraffic::Established => match (packet.protocol, packet.transport) {
+            (TCP, Transport::Ports { flags, .. }) => flags & (tcp_flag::ACK | tcp_flag::RST) != 0,
+            _ => false,
+        },
+        ReturnTraffic::Track => {
+            Flow::answered_by(packet).is_some_and(|flow| was_sent(&flow, tables))
+        }
+    }
+}
+
+#[inline(always)]
+fn was_sent<T: Tables>(flow: &Flow, tables: &T) -> bool {
+    tables.sent_from(flow.protocol, flow.local_port) && tables.sent(flow)
 }

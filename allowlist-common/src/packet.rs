@@ -1,31 +1,55 @@
-//! Bytes of a frame to the facts that a packet is judged by: source, protocol, ports.
+//! Bytes of a frame to the facts that a packet is judged by: addresses, protocol, ports.
 //!
 //! Invariants: nothing is read past the end that the IP header names, so padding is never taken
 //! for a header; ports are never read from a fragment that has none; what contradicts itself is
-//! [`Malformed`], never a guess. Knows no policy.
+//! [`Malformed`], never a guess. Knows no policy. What an ICMP error quotes is `quote`'s.
 //!
-//! Formats: IEEE 802.1Q, RFC 791 (IPv4), RFC 8200 (IPv6 and its extension headers), RFC 4302 (AH).
+//! Formats: IEEE 802.1Q, RFC 791 (IPv4), RFC 8200 (IPv6 and its extension headers), RFC 4302 (AH),
+//! RFC 9293 (TCP), RFC 9260 (SCTP).
 
-use crate::frame::Frame;
+mod flat;
+mod quote;
+
+pub use flat::Flat;
+pub use quote::Quote;
+
+use core::net::IpAddr;
+
+use crate::frame::{Frame, u16_at, u32_at};
 
 /// The frame's headers contradict themselves or its length, or are deeper than is looked into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-/// A source address.
+/// What a frame carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contents {
+    /// A question or answer of ARP.
+    Arp,
+    /// Neither that nor IP.
+    Other,
+    /// IPv4 or IPv6.
+    Ip(Packet),
+}
+
+/// An address of a packet, as a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Address {
-    /// IPv4, in network order.
-    V4([u8; 4]),
-    /// IPv6, in network order.
-    V6([u8; 16]),
+    /// IPv4.
+    V4(u32),
+    /// IPv6: its network half and its host half.
+    V6([u64; 2]),
 }
 
 /// What a packet is judged by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
+    /// The id in the outermost VLAN tag; 0 where there is none, or one that only has a priority.
+    pub vlan: u16,
     /// Who sent it, or says so.
     pub source: Address,
+    /// To whom.
+    pub destination: Address,
     /// Time to live, or hop limit.
     pub hops: u8,
     /// The transport protocol, after all extension headers.
@@ -37,15 +61,29 @@ pub struct Packet {
 /// What the transport header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// TCP or UDP.
+    /// TCP, UDP or SCTP.
     Ports {
         /// Of the sender.
         source: u16,
-        /// Of this host.
+        /// Of the receiver.
         destination: u16,
+        /// Of TCP, as in [`tcp_flag`]; 0 for other protocols.
+        flags: u8,
     },
-    /// ICMP or ICMPv6: the message type.
-    Icmp(u8),
+    /// ICMP or ICMPv6, but for errors.
+    Icmp {
+        /// The message's type.
+        kind: u8,
+        /// The second word's first half, which is the identifier of an echo.
+        identifier: u16,
+    },
+    /// An error of IPv4's ICMP or of IPv6's ICMPv6, path MTU included.
+    IcmpError {
+        /// The message's type.
+        kind: u8,
+        /// Where the packet is quoted that the error is about.
+        quote: Quote,
+    },
     /// A fragment that is not the first: the transport header is in another packet.
     LaterFragment,
     /// A protocol without ports.
@@ -62,6 +100,20 @@ pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 /// ICMP for IPv6.
 pub const ICMPV6: u8 = 58;
+/// SCTP.
+pub const SCTP: u8 = 132;
+
+/// TCP's flags, as they stand in its header.
+pub mod tcp_flag {
+    /// The sender has no more to send.
+    pub const FIN: u8 = 1;
+    /// Opens a connection.
+    pub const SYN: u8 = 1 << 1;
+    /// Ends a connection at once.
+    pub const RST: u8 = 1 << 2;
+    /// Acknowledges something, as all segments do but the first.
+    pub const ACK: u8 = 1 << 4;
+}
 
 /// 802.1Q and 802.1ad tags that are looked through. More is malformed: nobody could say what is in it.
 const MAX_TAGS: usize = 2;
@@ -73,22 +125,98 @@ const TAG: usize = 4;
 const IPV4: usize = 20;
 const IPV6: usize = 40;
 
-/// The packet in a frame; `None` where the frame carries no IP.
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION: u8 = 60;
+
+/// Whether a protocol number is that of an IPv6 extension header that is looked through.
 #[inline(always)]
-pub fn parse<F: Frame + ?Sized>(frame: &F) -> Result<Option<Packet>, Malformed> {
+pub const fn is_extension(protocol: u8) -> bool {
+    matches!(
+        protocol,
+        HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION
+    )
+}
+
+impl Address {
+    /// In 16 bytes: an IPv4 address takes the first 4, and the others are zeros.
+    #[inline(always)]
+    pub const fn padded(self) -> [u64; 2] {
+        match self {
+            Self::V4(address) => [(address as u64) << 32, 0],
+            Self::V6(halves) => halves,
+        }
+    }
+
+    /// 4 or 6.
+    #[inline(always)]
+    pub const fn family(self) -> u8 {
+        match self {
+            Self::V4(_) => 4,
+            Self::V6(_) => 6,
+        }
+    }
+
+    /// What `padded` made of an address of that family.
+    #[inline(always)]
+    pub const fn from_padded(family: u8, padded: [u64; 2]) -> Self {
+        if family == 4 {
+            Self::V4((padded[0] >> 32) as u32)
+        } else {
+            Self::V6(padded)
+        }
+    }
+}
+
+impl From<IpAddr> for Address {
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => Self::V4(address.to_bits()),
+            IpAddr::V6(address) => {
+                let bits = address.to_bits();
+                Self::V6([(bits >> 64) as u64, bits as u64])
+            }
+        }
+    }
+}
+
+impl From<Address> for IpAddr {
+    fn from(address: Address) -> Self {
+        match address {
+            Address::V4(number) => Self::V4(number.into()),
+            Address::V6([network, host]) => {
+                Self::V6((u128::from(network) << 64 | u128::from(host)).into())
+            }
+        }
+    }
+}
+
+/// What a frame carries, and if it is a packet, what it is judged by.
+#[inline(always)]
+pub fn parse<F: Frame + ?Sized>(frame: &F) -> Result<Contents, Malformed> {
     let mut kind = frame.number(ETHERNET - 2).ok_or(Malformed)?;
     let mut offset = ETHERNET;
+    let mut vlan = 0;
     for _ in 0..MAX_TAGS {
         if is_tag(kind) {
-            kind = frame.number(offset + TAG - 2).ok_or(Malformed)?;
+            let (id, inner) = frame
+                .read::<TAG, _>(offset, |tag| (u16_at::<0>(tag) & 0x0fff, u16_at::<2>(tag)))
+                .ok_or(Malformed)?;
+            if offset == ETHERNET {
+                vlan = id;
+            }
+            kind = inner;
             offset += TAG;
         }
     }
     match kind {
-        0x0800 => ipv4(frame, offset).map(Some),
-        0x86dd => ipv6(frame, offset).map(Some),
+        0x0800 => ipv4(frame, offset, vlan).map(Contents::Ip),
+        0x86dd => ipv6(frame, offset, vlan).map(Contents::Ip),
+        0x0806 => Ok(Contents::Arp),
         _ if is_tag(kind) => Err(Malformed),
-        _ => Ok(None),
+        _ => Ok(Contents::Other),
     }
 }
 
@@ -97,97 +225,196 @@ const fn is_tag(kind: u16) -> bool {
     kind == 0x8100 || kind == 0x88a8
 }
 
+/// The fixed part of an IPv4 header.
+struct Ipv4 {
+    version: u8,
+    header_length: usize,
+    total_length: usize,
+    fragment_offset: usize,
+    hops: u8,
+    protocol: u8,
+    source: u32,
+    destination: u32,
+}
+
+impl Ipv4 {
+    #[inline(always)]
+    fn read(header: &[u8; IPV4]) -> Self {
+        Self {
+            version: header[0] >> 4,
+            header_length: (header[0] & 0x0f) as usize * 4,
+            total_length: u16_at::<2>(header) as usize,
+            fragment_offset: (u16_at::<6>(header) & 0x1fff) as usize * 8,
+            hops: header[8],
+            protocol: header[9],
+            source: u32_at::<12>(header),
+            destination: u32_at::<16>(header),
+        }
+    }
+}
+
 #[inline(always)]
-fn ipv4<F: Frame + ?Sized>(frame: &F, start: usize) -> Result<Packet, Malformed> {
-    let header: [u8; IPV4] = frame.bytes(start).ok_or(Malformed)?;
-    let header_length = (header[0] & 0x0f) as usize * 4;
-    let total_length = u16::from_be_bytes([header[2], header[3]]) as usize;
-    if header[0] >> 4 != 4 || header_length < IPV4 || total_length < header_length {
+fn ipv4<F: Frame + ?Sized>(frame: &F, start: usize, vlan: u16) -> Result<Packet, Malformed> {
+    let header = frame.read(start, Ipv4::read).ok_or(Malformed)?;
+    if header.version != 4
+        || header.header_length < IPV4
+        || header.total_length < header.header_length
+    {
         return Err(Malformed);
     }
-    let end = start + total_length;
+    let end = start + header.total_length;
     if end > frame.length() {
         return Err(Malformed);
     }
-    let protocol = header[9];
-    let fragment_offset = u16::from_be_bytes([header[6], header[7]]) & 0x1fff;
+    let transport = if header.fragment_offset == 0 {
+        let offset = start + header.header_length;
+        transport(frame, header.protocol, offset, end, Family::V4)?
+    } else {
+        later_fragment(header.protocol, header.fragment_offset)?
+    };
     Ok(Packet {
-        source: Address::V4([header[12], header[13], header[14], header[15]]),
-        hops: header[8],
-        protocol,
-        transport: if fragment_offset == 0 {
-            transport(frame, protocol, start + header_length, end)?
-        } else {
-            Transport::LaterFragment
-        },
+        vlan,
+        source: Address::V4(header.source),
+        destination: Address::V4(header.destination),
+        hops: header.hops,
+        protocol: header.protocol,
+        transport,
     })
+}
+
+/// The first 8 bytes of an IPv6 header; its addresses follow.
+struct Ipv6 {
+    version: u8,
+    payload_length: usize,
+    next: u8,
+    hops: u8,
+}
+
+impl Ipv6 {
+    #[inline(always)]
+    fn read(header: &[u8; 8]) -> Self {
+        Self {
+            version: header[0] >> 4,
+            payload_length: u16_at::<4>(header) as usize,
+            next: header[6],
+            hops: header[7],
+        }
+    }
 }
 
 #[inline(always)]
-fn ipv6<F: Frame + ?Sized>(frame: &F, start: usize) -> Result<Packet, Malformed> {
-    let header: [u8; 8] = frame.bytes(start).ok_or(Malformed)?;
-    let source = frame.bytes(start + 8).ok_or(Malformed)?;
-    let end = start + IPV6 + u16::from_be_bytes([header[4], header[5]]) as usize;
-    if header[0] >> 4 != 6 || end > frame.length() {
+fn ipv6<F: Frame + ?Sized>(frame: &F, start: usize, vlan: u16) -> Result<Packet, Malformed> {
+    let header = frame.read(start, Ipv6::read).ok_or(Malformed)?;
+    let source = frame.halves(start + 8).ok_or(Malformed)?;
+    let destination = frame.halves(start + 24).ok_or(Malformed)?;
+    let end = start + IPV6 + header.payload_length;
+    if header.version != 6 || end > frame.length() {
         return Err(Malformed);
     }
-    let (protocol, offset, later_fragment) = extensions(frame, header[6], start + IPV6, end)?;
+    let chain = extensions(frame, header.next, start + IPV6, end)?;
+    let transport = if chain.fragment_offset == 0 {
+        transport(frame, chain.protocol, chain.offset, end, Family::V6)?
+    } else {
+        later_fragment(chain.protocol, chain.fragment_offset)?
+    };
     Ok(Packet {
+        vlan,
         source: Address::V6(source),
-        hops: header[7],
-        protocol,
-        transport: if later_fragment {
-            Transport::LaterFragment
-        } else {
-            transport(frame, protocol, offset, end)?
-        },
+        destination: Address::V6(destination),
+        hops: header.hops,
+        protocol: chain.protocol,
+        transport,
     })
 }
 
-/// Walks the chain of extension headers to the transport protocol, where its header starts, and
-/// whether it is in another fragment.
+/// Where a chain of extension headers ends.
+struct Chain {
+    /// What follows.
+    protocol: u8,
+    /// Where that starts.
+    offset: usize,
+    /// Bytes of the unfragmented packet before it; then it starts in another packet.
+    fragment_offset: usize,
+}
+
+/// Walks the chain of extension headers.
 #[inline(always)]
 fn extensions<F: Frame + ?Sized>(
     frame: &F,
     first: u8,
     start: usize,
     end: usize,
-) -> Result<(u8, usize, bool), Malformed> {
-    const HOP_BY_HOP: u8 = 0;
-    const ROUTING: u8 = 43;
-    const FRAGMENT: u8 = 44;
-    const AUTHENTICATION: u8 = 51;
-    const DESTINATION: u8 = 60;
-
+) -> Result<Chain, Malformed> {
     let mut protocol = first;
     let mut offset = start;
     // One turn more than there may be headers: the last one only finds the chain's end.
     for turn in 0..=MAX_EXTENSIONS {
-        if !matches!(
-            protocol,
-            HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION
-        ) {
-            return Ok((protocol, offset, false));
+        if !is_extension(protocol) {
+            return Ok(Chain {
+                protocol,
+                offset,
+                fragment_offset: 0,
+            });
         }
         if turn == MAX_EXTENSIONS {
             break;
         }
-        let header: [u8; 4] = frame.bytes(offset).ok_or(Malformed)?;
+        let (next, units, third) = frame
+            .read::<4, _>(offset, |header| {
+                (header[0], header[1] as usize, u16_at::<2>(header))
+            })
+            .ok_or(Malformed)?;
         let length = match protocol {
             FRAGMENT => 8,
-            AUTHENTICATION => (header[1] as usize + 2) * 4,
-            _ => (header[1] as usize + 1) * 8,
+            AUTHENTICATION => (units + 2) * 4,
+            _ => (units + 1) * 8,
         };
         if offset + length > end {
             return Err(Malformed);
         }
-        if protocol == FRAGMENT && u16::from_be_bytes([header[2], header[3]]) & 0xfff8 != 0 {
-            return Ok((header[0], offset, true));
+        if protocol == FRAGMENT {
+            let fragment_offset = (third & 0xfff8) as usize;
+            if fragment_offset != 0 {
+                return Ok(Chain {
+                    protocol: next,
+                    offset,
+                    fragment_offset,
+                });
+            }
         }
-        protocol = header[0];
+        protocol = next;
         offset += length;
     }
     Err(Malformed)
+}
+
+/// Whose ICMP is whose.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+}
+
+/// The bytes that a transport header has at least; 0 for protocols that are not looked into.
+#[inline(always)]
+const fn least_header(protocol: u8) -> usize {
+    match protocol {
+        TCP => 20,
+        SCTP => 12,
+        UDP | ICMP | ICMPV6 => 8,
+        _ => 0,
+    }
+}
+
+/// A fragment that begins inside the transport header would rewrite what the first one said
+/// (RFC 1858, RFC 3128), and no honest sender makes one, since the first holds the header whole.
+#[inline(always)]
+const fn later_fragment(protocol: u8, fragment_offset: usize) -> Result<Transport, Malformed> {
+    if fragment_offset < least_header(protocol) {
+        Err(Malformed)
+    } else {
+        Ok(Transport::LaterFragment)
+    }
 }
 
 /// Reads ports or the ICMP type. A header that does not fit whole is malformed, also in a first
@@ -198,21 +425,47 @@ fn transport<F: Frame + ?Sized>(
     protocol: u8,
     offset: usize,
     end: usize,
+    family: Family,
 ) -> Result<Transport, Malformed> {
-    let least = match protocol {
-        TCP => 20,
-        UDP | ICMP | ICMPV6 => 8,
-        _ => return Ok(Transport::Other),
-    };
+    let least = least_header(protocol);
+    if least == 0 {
+        return Ok(Transport::Other);
+    }
     if offset + least > end {
         return Err(Malformed);
     }
-    let header: [u8; 4] = frame.bytes(offset).ok_or(Malformed)?;
-    Ok(match protocol {
-        TCP | UDP => Transport::Ports {
-            source: u16::from_be_bytes([header[0], header[1]]),
-            destination: u16::from_be_bytes([header[2], header[3]]),
+    if protocol == TCP {
+        return frame
+            .read::<14, _>(offset, |header| Transport::Ports {
+                source: u16_at::<0>(header),
+                destination: u16_at::<2>(header),
+                flags: header[13],
+            })
+            .ok_or(Malformed);
+    }
+    let (first, second, third) = frame
+        .read::<8, _>(offset, |header| {
+            (
+                u16_at::<0>(header),
+                u16_at::<2>(header),
+                u16_at::<4>(header),
+            )
+        })
+        .ok_or(Malformed)?;
+    let kind = (first >> 8) as u8;
+    Ok(match (family, protocol, kind) {
+        (Family::V4, ICMP, 3 | 11 | 12) | (Family::V6, ICMPV6, 1..=4) => Transport::IcmpError {
+            kind,
+            quote: Quote::new(offset + least, end),
         },
-        _ => Transport::Icmp(header[0]),
+        (_, ICMP | ICMPV6, _) => Transport::Icmp {
+            kind,
+            identifier: third,
+        },
+        _ => Transport::Ports {
+            source: first,
+            destination: second,
+            flags: 0,
+        },
     })
 }

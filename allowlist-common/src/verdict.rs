@@ -17,26 +17,30 @@ pub enum Verdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Reason {
-    /// Neither IPv4 nor IPv6: ARP, LLDP and their like always pass.
+    /// Neither IP nor ARP, such as LLDP.
     NotIp = 0,
+    /// ARP.
+    Arp = 1,
     /// The headers contradict themselves or the frame's length.
-    Malformed = 1,
+    Malformed = 2,
     /// IPv6 neighbour discovery from the same link.
-    NeighbourDiscovery = 2,
+    NeighbourDiscovery = 3,
     /// An ICMP or ICMPv6 error, path MTU included.
-    IcmpError = 3,
+    IcmpError = 4,
     /// An answer of a DHCP or DHCPv6 server.
-    Dhcp = 4,
+    Dhcp = 5,
     /// Group membership: IGMP or MLD.
-    Multicast = 5,
+    Multicast = 6,
     /// The source may reach the service.
-    Allowed = 6,
+    Allowed = 7,
+    /// An answer to something that this host sent.
+    Answer = 8,
     /// The source may not reach the service.
-    NotAllowed = 7,
+    NotAllowed = 9,
     /// No service covers the packet: the default verdict decided.
-    Default = 8,
+    Default = 10,
     /// The program found its own tables missing. Never seen in a sound installation.
-    InternalError = 9,
+    InternalError = 11,
 }
 
 impl Verdict {
@@ -54,14 +58,16 @@ impl Verdict {
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::NotIp,
+        Self::Arp,
         Self::Malformed,
         Self::NeighbourDiscovery,
         Self::IcmpError,
         Self::Dhcp,
         Self::Multicast,
         Self::Allowed,
+        Self::Answer,
         Self::NotAllowed,
         Self::Default,
         Self::InternalError,
@@ -71,12 +77,14 @@ impl Reason {
     pub const fn name(self) -> &'static str {
         match self {
             Self::NotIp => "not-ip",
+            Self::Arp => "arp",
             Self::Malformed => "malformed",
             Self::NeighbourDiscovery => "neighbour-discovery",
             Self::IcmpError => "icmp-error",
             Self::Dhcp => "dhcp",
             Self::Multicast => "multicast",
             Self::Allowed => "allowed",
+            Self::Answer => "answer",
             Self::NotAllowed => "not-allowed",
             Self::Default => "default",
             Self::InternalError => "internal-error",

@@ -1,4 +1,5 @@
-//! The XDP program: one verdict for every frame that an interface receives.
+//! The kernel programs: one verdict for every frame that an interface receives (this file), and a
+//! note of what this host sends, so that answers can be told (`sent`).
 //!
 //! Everything that decides is `allowlist_common`'s; this file gives it the frame's bytes and the
 //! maps, counts what it says, and carries it out. One copy is loaded for each interface, with the
@@ -18,78 +19,71 @@
     reason = "aya's macros add items of their own"
 )]
 
+mod clock;
+mod count;
+mod events;
+mod frames;
 mod maps;
+mod sent;
 mod trace;
 
-use allowlist_common::frame::Frame;
+use allowlist_common::abi::Control;
 use allowlist_common::judge::{Decision, judge};
-use allowlist_common::packet::parse;
 use allowlist_common::verdict::Verdict;
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 
+use crate::frames::{Parsed, Received};
 use crate::maps::Generation;
 
-/// The entry point.
+/// The entry point for received frames.
 #[expect(clippy::needless_pass_by_value, reason = "the macro passes it so")]
-#[xdp]
+#[xdp(frags)]
 pub fn allowlist(ctx: XdpContext) -> u32 {
-    let frame = PacketMemory {
-        start: ctx.data(),
-        end: ctx.data_end(),
+    let Some(frame) = Received::new(&ctx) else {
+        return unknown();
     };
-    let control = maps::control();
-    let decision = match control.and_then(Generation::of) {
-        Some(generation) => decide(&ctx, &frame, &generation),
-        None => Decision::INTERNAL_ERROR,
+    // VERIFIER: parsed before anything else is known, since parsing is walked once for each way to it.
+    let Some(parsed) = frame.parsed() else {
+        return unknown();
     };
-    maps::count(&decision, frame.length() as u64);
-    let observe = control.is_some_and(|control| control.observe);
-    if observe || decision.verdict == Verdict::Pass {
+    let Some(control) = maps::control() else {
+        return unknown();
+    };
+    let decision = decide(&ctx, frame, &parsed, control).unwrap_or(Decision::INTERNAL_ERROR);
+    count::count(&decision, parsed.length);
+    if control.observe || decision.verdict == Verdict::Pass {
         XDP_PASS
     } else {
         XDP_DROP
     }
 }
 
+/// For a program that lacks one of its maps, which the kernel never lets happen.
 #[inline(always)]
-fn decide(ctx: &XdpContext, frame: &PacketMemory, generation: &Generation) -> Decision {
-    let parsed = parse(frame);
-    let decision = judge(&parsed, generation);
+fn unknown() -> u32 {
+    count::count(&Decision::INTERNAL_ERROR, 0);
+    XDP_DROP
+}
+
+/// What becomes of a frame; `None` where tables are missing, which they never are once published.
+#[inline(always)]
+fn decide(
+    ctx: &XdpContext,
+    frame: Received,
+    parsed: &Parsed,
+    control: Control,
+) -> Option<Decision> {
+    let generation = Generation::of(control, frame)?;
+    let decision = judge(&parsed.contents, &generation);
+    if decision.verdict == Verdict::Drop {
+        events::tell(decision.reason as u32);
+    }
     if trace::is_on() {
-        trace::log(ctx, &parsed, &decision);
+        trace::log(ctx, &decision);
     }
-    decision
-}
-
-/// The frame where the driver left it.
-struct PacketMemory {
-    start: usize,
-    end: usize,
-}
-
-impl Frame for PacketMemory {
-    #[inline(always)]
-    fn length(&self) -> usize {
-        self.end - self.start
-    }
-
-    #[inline(always)]
-    fn bytes<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        // VERIFIER: an offset into a packet must have a known bound below 64 KiB before it is added.
-        const MAX_OFFSET: usize = 0x7fff;
-        if offset > MAX_OFFSET {
-            return None;
-        }
-        let at = self.start + offset;
-        if at + N > self.end {
-            return None;
-        }
-        // SAFETY: `at` is inside the packet's memory, and so are the N - 1 bytes behind it: just
-        // compared with its end. An array of bytes has no alignment to keep.
-        Some(unsafe { *(at as *const [u8; N]) })
-    }
+    Some(decision)
 }
 
 #[cfg(not(test))]

@@ -1,43 +1,70 @@
-//! The maps, and the three things done with them: find the generation in force, look up, count.
+//! The maps, and what is looked up in them: the generation in force, and flows.
 //!
 //! Names, values and sizes are `allowlist_common::abi`'s. The numbers here are defaults: the loader
 //! sets what depends on the configuration.
 
 use allowlist_common::abi::{
-    Control, Counters, Grant, Interface, MAX_INTERFACES, MAX_MATCHES, SLOTS, ServiceId,
-    ServiceTable, Traffic,
+    Control, Counters, EVENT_BYTES, Event, EventBudget, Grant, Interface, MAX_INTERFACES,
+    MAX_MATCHES, MAX_SERVICE_COUNTS, SLOTS, ServiceId, ServiceTable, ServiceTraffic, Traffic,
 };
-use allowlist_common::judge::{Decision, Tables};
-use allowlist_common::packet::Address;
-use allowlist_common::verdict::Verdict;
+use allowlist_common::flow::{Flow, PortsInUse, Tracked, port_table};
+use allowlist_common::judge::Tables;
+use allowlist_common::packet::{Address, Quote};
 use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{Array, ArrayOfMaps, LpmTrie, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 
+use crate::frames::Received;
+use crate::{clock, sent};
+
 type Slots<Inner> = ArrayOfMaps<Inner, { SLOTS as usize }>;
-type Trie<K> = LpmTrie<K, Grant, 1>;
+/// VERIFIER: values of maps in slots must not be structs to BTF. Linux 5.15 to 6.1 compares what it
+/// knows of a timer in them (`bpf_map_meta_equal`), which differs between a map made from BTF and one
+/// made without, as the loader makes them, and refuses to put the one in the other's place.
+type GrantWords = [u32; size_of::<Grant>() / 4];
+type ServiceWords = [u64; size_of::<ServiceTable>() / 8];
+type Trie<K> = LpmTrie<K, GrantWords, 1>;
 
 #[btf_map]
 static CONTROL: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
-static SERVICES: Slots<Array<ServiceTable, 1>> = Slots::new();
+static SERVICES: Slots<Array<ServiceWords, 1>> = Slots::new();
 #[btf_map]
 static SOURCES_V4: Slots<Trie<[u8; 4]>> = Slots::new();
 #[btf_map]
 static SOURCES_V6: Slots<Trie<[u8; 16]>> = Slots::new();
 #[btf_map]
-static COUNTERS: PerCpuArray<Counters, { MAX_INTERFACES as usize }> = PerCpuArray::new();
+pub(crate) static COUNTERS: PerCpuArray<Counters, { MAX_INTERFACES as usize }> = PerCpuArray::new();
 #[btf_map]
-static MATCHES: PerCpuArray<Traffic, { MAX_MATCHES as usize }> = PerCpuArray::new();
+pub(crate) static MATCHES: PerCpuArray<Traffic, { MAX_MATCHES as usize }> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static SERVICE_COUNTS: PerCpuArray<ServiceTraffic, { MAX_SERVICE_COUNTS as usize }> =
+    PerCpuArray::new();
 /// Read and written by userspace alone; here so that it is made and pinned with the others.
 #[btf_map]
 static INTERFACES: Array<Interface, { MAX_INTERFACES as usize }> = Array::new();
+#[btf_map]
+pub(crate) static FLOWS: LruHashMap<Flow, Tracked, 1> = LruHashMap::new();
+#[btf_map]
+pub(crate) static PORTS: Array<PortsInUse, 1> = Array::new();
+#[btf_map]
+pub(crate) static EVENTS: RingBuf<Event, { EVENT_BYTES as usize }> = RingBuf::new();
+#[btf_map]
+pub(crate) static EVENT_BUDGET: PerCpuArray<EventBudget, 1> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static WATCHED: Array<u64, 1> = Array::new();
 
 /// The slot of the interface that this copy of the program serves.
 #[unsafe(no_mangle)]
-static INTERFACE: Global<u32> = Global::new(0);
+pub(crate) static INTERFACE: Global<u32> = Global::new(0);
+
+/// The same as an index that is always in bounds.
+#[inline(always)]
+fn slot() -> usize {
+    (INTERFACE.load() % MAX_INTERFACES) as usize
+}
 
 /// The control word, read once.
 #[inline(always)]
@@ -48,71 +75,124 @@ pub(crate) fn control() -> Option<Control> {
     Some(Control::decode(unsafe { word.read_volatile() }))
 }
 
-/// Counts a packet's end: once under its interface, verdict and reason, and once under what let it in.
+/// The service that covers a port on this interface; 0 is none.
 #[inline(always)]
-pub(crate) fn count(decision: &Decision, bytes: u64) {
-    if let Some(counters) = COUNTERS.get_ptr_mut(INTERFACE.load()) {
-        // SAFETY: this CPU's own copy, and no other program runs on this CPU meanwhile.
-        unsafe { *(*counters).cell(decision.verdict, decision.reason) += 1 };
-    }
-    if decision.matched != 0
-        && let Some(traffic) = MATCHES.get_ptr_mut(decision.matched)
-    {
-        // SAFETY: as above.
-        unsafe {
-            (*traffic).packets += 1;
-            (*traffic).bytes += bytes;
-        }
-    }
+pub(crate) fn service_of_port(control: Control, protocol: u8, port: u16) -> ServiceId {
+    services(control).map_or(0, |services| services.of_port(slot(), protocol, port))
 }
 
-/// The tables of the generation that one control word names.
-pub(crate) struct Generation {
+#[inline(always)]
+fn services(control: Control) -> Option<&'static ServiceTable> {
+    let words = SERVICES.get(control.slot)?.get(0)?;
+    // SAFETY: the loader wrote a table there, which is as large and needs no more alignment.
+    Some(unsafe { &*core::ptr::from_ref(words).cast() })
+}
+
+#[inline(always)]
+const fn grant(words: &GrantWords) -> Grant {
+    // SAFETY: the loader wrote a grant there, which is as large, and any bits are one.
+    unsafe { core::mem::transmute(*words) }
+}
+
+/// The tables of the generation that one control word names, for one frame.
+pub(crate) struct Generation<'a> {
+    control: Control,
     services: &'static ServiceTable,
     v4: &'static Trie<[u8; 4]>,
     v6: &'static Trie<[u8; 16]>,
-    default_verdict: Verdict,
+    frame: Received<'a>,
 }
 
-impl Generation {
+impl<'a> Generation<'a> {
     /// `None` where a slot is empty, which the loader never lets happen.
     #[inline(always)]
-    pub(crate) fn of(control: Control) -> Option<Self> {
+    pub(crate) fn of(control: Control, frame: Received<'a>) -> Option<Self> {
         Some(Self {
-            services: SERVICES.get(control.slot)?.get(0)?,
+            control,
+            frame,
+            services: services(control)?,
             v4: SOURCES_V4.get(control.slot)?,
             v6: SOURCES_V6.get(control.slot)?,
-            default_verdict: control.default_verdict,
         })
     }
 }
 
-impl Tables for Generation {
+impl Tables for Generation<'_> {
+    #[inline(always)]
+    fn control(&self) -> &Control {
+        &self.control
+    }
+
     #[inline(always)]
     fn service_of_port(&self, protocol: u8, port: u16) -> ServiceId {
-        self.services.of_port(protocol, port)
+        self.services.of_port(slot(), protocol, port)
     }
 
     #[inline(always)]
     fn service_of_protocol(&self, protocol: u8) -> ServiceId {
-        self.services.protocol[protocol as usize]
+        self.services.of_protocol(slot(), protocol)
     }
 
     #[inline(always)]
     fn services_of_protocol(&self, protocol: u8) -> u64 {
-        self.services.any_of_protocol[protocol as usize]
+        self.services.any_of_protocol(slot(), protocol)
+    }
+
+    #[inline(always)]
+    fn counted(&self, service: ServiceId) -> u32 {
+        self.services.counted[service as usize]
     }
 
     #[inline(always)]
     fn grant(&self, source: &Address) -> Option<Grant> {
         match *source {
-            Address::V4(address) => self.v4.get(&Key::new(32, address)).copied(),
-            Address::V6(address) => self.v6.get(&Key::new(128, address)).copied(),
+            Address::V4(address) => {
+                let key = AlignedKey::new(32, address.to_be_bytes());
+                self.v4.get(&key.key).map(grant)
+            }
+            Address::V6([network, host]) => {
+                let number = u128::from(network) << 64 | u128::from(host);
+                let key = AlignedKey::new(128, number.to_be_bytes());
+                self.v6.get(&key.key).map(grant)
+            }
         }
     }
 
     #[inline(always)]
-    fn default_verdict(&self) -> Verdict {
-        self.default_verdict
+    fn sent_from(&self, protocol: u8, port: u16) -> bool {
+        let Some(ports) = PORTS.get_ptr(0) else {
+            return false;
+        };
+        // SAFETY: the map's one element; 4 aligned bytes of it, loaded at once.
+        let until = unsafe { (*ports).until[port_table(protocol)][port as usize] };
+        until != 0 && clock::seconds() < until
+    }
+
+    #[inline(always)]
+    fn sent(&self, flow: &Flow) -> bool {
+        sent::find(flow).is_some_and(|entry| entry.is_alive(clock::seconds()))
+    }
+
+    #[inline(always)]
+    fn quoted(&self, quote: Quote, source: Address) -> Option<Flow> {
+        self.frame.quoted(quote, source)
+    }
+}
+
+/// VERIFIER: an address on the stack, which is written 8 bytes at a time, must start at a multiple of 8,
+/// and a trie's key has 4 bytes before it.
+#[repr(C, align(8))]
+struct AlignedKey<K> {
+    unused: u32,
+    key: Key<K>,
+}
+
+impl<K> AlignedKey<K> {
+    #[inline(always)]
+    const fn new(length: u32, address: K) -> Self {
+        Self {
+            unused: 0,
+            key: Key::new(length, address),
+        }
     }
 }

@@ -1,10 +1,13 @@
 //! One log line a packet, for `--trace`. Off, it is dead code that the verifier removes at load.
 
 use allowlist_common::judge::Decision;
-use allowlist_common::packet::{Address, Malformed, Packet, Transport};
+use allowlist_common::packet::{Address, Contents, Transport};
+use allowlist_common::verdict::{Reason, Verdict};
 use aya_ebpf::Global;
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::info;
+
+use crate::frames;
 
 #[unsafe(no_mangle)]
 static TRACE: Global<u8> = Global::new(0);
@@ -14,21 +17,29 @@ pub(crate) fn is_on() -> bool {
     TRACE.load() != 0
 }
 
-/// Inlined, since BTF cannot describe a function whose arguments are Rust enums with data.
+/// A line for the packet that was parsed last on this CPU.
 #[inline(always)]
-pub(crate) fn log(
-    ctx: &XdpContext,
-    parsed: &Result<Option<Packet>, Malformed>,
-    decision: &Decision,
-) {
-    let (verdict, reason) = (decision.verdict.name(), decision.reason.name());
-    let Ok(Some(packet)) = parsed else {
+pub(crate) fn log(ctx: &XdpContext, decision: &Decision) {
+    log_end(ctx, decision.verdict as u32, decision.reason as u32);
+}
+
+/// A function of its own, with its own stack. Numbers, since BTF cannot describe more.
+#[inline(never)]
+fn log_end(ctx: &XdpContext, verdict: u32, reason: u32) {
+    let (Some(verdict), Some(reason)) = (
+        Verdict::ALL.get(verdict as usize),
+        Reason::ALL.get(reason as usize),
+    ) else {
+        return;
+    };
+    let (verdict, reason) = (verdict.name(), reason.name());
+    let Some(Ok(Contents::Ip(packet))) = frames::parsed_last().map(|parsed| parsed.contents) else {
         info!(ctx, "{} {}", verdict, reason);
         return;
     };
     let port = match packet.transport {
         Transport::Ports { destination, .. } => destination,
-        Transport::Icmp(kind) => u16::from(kind),
+        Transport::Icmp { kind, .. } | Transport::IcmpError { kind, .. } => u16::from(kind),
         Transport::LaterFragment | Transport::Other => 0,
     };
     match packet.source {
@@ -36,9 +47,14 @@ pub(crate) fn log(
             ctx,
             "{} {} source={:i} protocol={} port={}", verdict, reason, source, packet.protocol, port
         ),
-        Address::V6(source) => info!(
+        Address::V6([network, host]) => info!(
             ctx,
-            "{} {} source={:i} protocol={} port={}", verdict, reason, source, packet.protocol, port
+            "{} {} source={:i} protocol={} port={}",
+            verdict,
+            reason,
+            (u128::from(network) << 64 | u128::from(host)).to_be_bytes(),
+            packet.protocol,
+            port
         ),
     }
 }

@@ -22,6 +22,7 @@ Examples:
   sudo allowlist run --iface eth0 --provider pagerduty-webhooks-us --port tcp/443
   sudo allowlist run                                as /etc/allowlist/allowlist.toml says
   sudo allowlist status                             is it filtering, and what
+  sudo allowlist watch                              what is being dropped, live
   sudo allowlist detach                             take it off, now
 
 Exit codes: 0 done, 1 failed (the reason is on standard error), 2 no such command or option."
@@ -96,10 +97,17 @@ crash and kill -9: the kernel goes on filtering by the last lists. `allowlist de
     Providers(Providers),
     /// Is it filtering, what, and what has it done
     Status(Output),
+    /// Print packets as they are dropped, a line each, until Ctrl-C
+    #[command(after_help = "\
+Works with or without a daemon. In observe mode these are the packets that would be dropped. Of a flood
+a part is shown, so that showing it does not slow down the dropping; how many were not is printed.")]
+    Watch(Watch),
     /// Print the prefixes that the kernel has now
     List(Output),
     /// Take the filter off every interface, whoever put it there
     Detach(Output),
+    /// Load the programs into this kernel, attach them to nothing, and print what its verifier says
+    Verify(Output),
 }
 
 /// Options of `run`.
@@ -132,7 +140,7 @@ pub struct Small {
     /// Catalogued provider to let in; may be repeated
     #[arg(long, value_name = "NAME")]
     pub provider: Vec<String>,
-    /// What to protect, such as tcp/443, udp/5000-5010, icmp or any; may be repeated
+    /// What to protect, such as tcp/443, udp/5000-5010, sctp/3868, icmp or any; may be repeated
     #[arg(long, value_name = "PORT")]
     pub port: Vec<Ports>,
 }
@@ -173,6 +181,17 @@ pub struct Providers {
     /// How to print.
     #[command(flatten)]
     pub output: Output,
+}
+
+/// Options of `watch`.
+#[derive(Debug, Args)]
+pub struct Watch {
+    /// Stop after so many packets
+    #[arg(long, value_name = "NUMBER")]
+    pub count: Option<u64>,
+    /// Print one JSON document a line
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// How to print.

@@ -5,20 +5,21 @@ use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use jiff::Timestamp;
 use log::warn;
 use nix::net::if_::if_nametoindex;
 
 use crate::catalogue;
-use crate::cli::{Check, Cli, Command, Fetch, Output, Paths, Providers, Run, Small};
+use crate::cli::{Check, Cli, Command, Fetch, Output, Paths, Providers, Run, Small, Watch};
 use crate::compile::{Names, compile};
 use crate::config::{AttachMode, Config};
 use crate::control;
 use crate::daemon::{self, Daemon, Signals};
-use crate::dataplane;
+use crate::dataplane::{self, Seen};
 use crate::gather::gather;
 use crate::policy::{Snapshot, Source};
 use crate::record::Record;
-use crate::report::{self, Plan, Status};
+use crate::report::{self, Epoch, Plan, Status};
 use crate::source::fetch;
 
 const CONFIG: &str = "/etc/allowlist/allowlist.toml";
@@ -49,7 +50,9 @@ pub fn run(cli: Cli) -> Result<()> {
             Command::Providers(providers) => print_providers(&providers),
             Command::Status(output) => print_status(&paths, output).await,
             Command::List(output) => print_list(&paths, output),
+            Command::Watch(options) => watch(&paths, &options).await,
             Command::Detach(output) => detach(&paths, output),
+            Command::Verify(output) => verify(output),
         }
     });
     // A fetch that hangs in a resolver must not hold up the exit.
@@ -210,6 +213,43 @@ fn print_list(paths: &Paths, output: Output) -> Result<()> {
         print_json(&list.json())
     } else {
         print(&list.text())
+    }
+}
+
+async fn watch(paths: &Paths, options: &Watch) -> Result<()> {
+    let mut signals = Signals::listen()?;
+    let mut watch = dataplane::Watch::open(&paths.pin_dir)?;
+    let epoch = Epoch::new(Timestamp::now(), dataplane::clock());
+    let mut out = std::io::stdout();
+    let mut left = options.count;
+    while left != Some(0) {
+        let seen = tokio::select! {
+            seen = watch.next() => seen?,
+            () = signals.any() => break,
+        };
+        let line = if options.json {
+            report::seen_json(&seen, epoch).to_string()
+        } else {
+            report::seen_text(&seen, epoch)
+        };
+        if writeln!(out, "{line}").is_err() {
+            break; // whoever reads has seen enough
+        }
+        match seen {
+            Seen::Detached => break,
+            Seen::Drop(..) => left = left.map(|left| left - 1),
+            Seen::Suppressed(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn verify(output: Output) -> Result<()> {
+    let verified = dataplane::verify(false)?;
+    if output.json {
+        print_json(&serde_json::json!({ "programs": verified }))
+    } else {
+        print(&report::verified_text(&verified))
     }
 }
 

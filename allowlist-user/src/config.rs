@@ -21,7 +21,9 @@ use serde::Serialize;
 
 use crate::catalogue;
 use crate::feed;
-use crate::policy::{DefaultVerdict, Mode, Origin, Policy, Ports, Service, Source};
+use crate::policy::{
+    DefaultVerdict, Mode, Origin, Policy, Ports, ReturnTraffic, Rules, Service, Source,
+};
 use document::Problems;
 
 /// Everything that a run needs to know.
@@ -31,12 +33,14 @@ pub struct Config {
     pub interfaces: Vec<String>,
     /// Whether verdicts are carried out.
     pub mode: Mode,
-    /// For traffic that no service covers.
-    pub default: DefaultVerdict,
+    /// What is let in besides the services.
+    pub rules: Rules,
     /// How the program is attached.
     pub attach: AttachMode,
-    /// Room that is set aside in the kernel.
+    /// The most prefixes that a publish may have.
     pub max_prefixes: u32,
+    /// The most flows of this host that are tracked at once.
+    pub max_flows: u32,
     /// Who may reach what.
     pub policy: Policy,
 }
@@ -58,6 +62,8 @@ pub enum AttachMode {
 
 /// `max_prefixes`, unless it is configured.
 const MAX_PREFIXES: u32 = 250_000;
+/// `max_flows`, unless it is configured: about 8 MB of kernel memory.
+const MAX_FLOWS: u32 = 65_536;
 /// IFNAMSIZ without its terminating zero.
 const MAX_INTERFACE_BYTES: usize = 15;
 /// How many problems an error prints; the rest are counted.
@@ -142,6 +148,7 @@ impl Config {
         let service = Service {
             name: "cli".to_owned(),
             ports,
+            interfaces: Vec::new(),
             allow: sources.iter().map(|source| source.name.clone()).collect(),
         };
         Ok(Self::new(
@@ -162,13 +169,7 @@ impl Config {
         if self.policy.services.is_empty() {
             warnings.push("no service is protected: add a [services.NAME] table".to_owned());
         }
-        if self.default == DefaultVerdict::Drop {
-            warnings.push(
-                "default = \"drop\" also drops the answers to this host's own connections: name \
-                 resolution, time and updates will fail unless a service covers them"
-                    .to_owned(),
-            );
-        }
+        warnings.extend(self.rules_warnings());
         for service in &self.policy.services {
             for source in service
                 .allow
@@ -198,13 +199,63 @@ impl Config {
         warnings
     }
 
+    fn rules_warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let mut warn = |text: &str| warnings.push(text.to_owned());
+        match (self.rules.default, self.rules.return_traffic) {
+            (DefaultVerdict::Drop, ReturnTraffic::Off) => warn(
+                "return_traffic = \"off\" with default = \"drop\" drops the answers to this host's own connections: name \
+                 resolution, time and updates will fail unless a service covers them",
+            ),
+            (DefaultVerdict::Drop, ReturnTraffic::Established) => warn(
+                "return_traffic = \"established\" lets every TCP segment with ACK or RST in, whoever sends \
+                 it, and no answer by UDP, such as a name server's",
+            ),
+            _ => {}
+        }
+        let keep = self.rules.keep;
+        for (key, is_on, consequence) in [
+            (
+                "arp",
+                keep.arp,
+                "nobody on its network finds this host by IPv4, nor it anybody",
+            ),
+            (
+                "neighbour_discovery",
+                keep.neighbour_discovery,
+                "unless a service lets it in, nobody on its network finds this host by IPv6, nor it anybody",
+            ),
+            (
+                "icmp_errors",
+                keep.icmp_errors,
+                "unless a service lets them in, connections over paths with a smaller MTU hang",
+            ),
+        ] {
+            if !is_on {
+                warn(&format!("keep.{key} = false: {consequence}"));
+            }
+        }
+        for service in &self.policy.services {
+            for name in &service.interfaces {
+                if !self.interfaces.contains(name) {
+                    warn(&format!(
+                        "services.{} is limited to {name}, which is not among the interfaces that are filtered",
+                        service.name
+                    ));
+                }
+            }
+        }
+        warnings
+    }
+
     fn new(interfaces: Vec<String>, policy: Policy) -> Self {
         Self {
             interfaces,
             mode: Mode::default(),
-            default: DefaultVerdict::default(),
+            rules: Rules::default(),
             attach: AttachMode::default(),
             max_prefixes: MAX_PREFIXES,
+            max_flows: MAX_FLOWS,
             policy,
         }
     }

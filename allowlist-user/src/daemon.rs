@@ -113,7 +113,10 @@ impl Daemon {
         let interfaces = look_up_all(&config.interfaces).await?;
 
         let control = Control::listen(&options.paths.socket)?;
-        let dataplane = Dataplane::open(&options.paths.pin_dir)?;
+        let dataplane = Dataplane::open(
+            &options.paths.pin_dir,
+            config.rules.tracks().then_some(config.max_flows),
+        )?;
         let found = dataplane.in_force()?;
         let adopted = dataplane.generation();
         let mut daemon = Self {
@@ -155,7 +158,7 @@ impl Daemon {
     fn begin(&mut self, tables: &Tables, interfaces: &[Facts], counts_known: bool) -> Result<()> {
         if !counts_known {
             warn!("{COUNTS_ANEW}");
-            self.dataplane.forget_matches()?;
+            self.dataplane.forget_counts()?;
         }
         self.put_in_force(tables)?;
         for facts in interfaces {
@@ -344,7 +347,7 @@ impl Daemon {
         let generation = self.put_in_force(&tables)?;
         if anew {
             warn!("{COUNTS_ANEW}");
-            self.dataplane.forget_matches()?;
+            self.dataplane.forget_counts()?;
         }
         Ok(generation)
     }
@@ -353,8 +356,12 @@ impl Daemon {
     /// should name all that it has.
     fn put_in_force(&mut self, tables: &Tables) -> Result<u32> {
         self.record(self.dataplane.generation().wrapping_add(1));
-        self.dataplane
-            .publish(tables, self.config.mode, self.config.default)
+        self.dataplane.publish(
+            tables,
+            self.config.mode,
+            &self.config.rules,
+            &self.config.interfaces,
+        )
     }
 
     /// A full disk is no reason not to filter: a record holds only words.
@@ -472,7 +479,9 @@ fn compile_or_number_anew(
 ) -> Result<(Tables, bool), CompileError> {
     let compile = |names| compile(&config.policy, snapshot, config.max_prefixes, names);
     match compile(known) {
-        Err(CompileError::TooManyMatches) => Ok((compile(&Names::default())?, true)),
+        Err(CompileError::TooManyMatches | CompileError::TooManyServiceCounts) => {
+            Ok((compile(&Names::default())?, true))
+        }
         tables => Ok((tables?, false)),
     }
 }

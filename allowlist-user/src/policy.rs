@@ -31,6 +31,8 @@ pub struct Service {
     pub name: String,
     /// What it covers.
     pub ports: Vec<Ports>,
+    /// Names of the interfaces that it is limited to; empty is all of them.
+    pub interfaces: Vec<String>,
     /// Names of sources, as configured.
     pub allow: Vec<String>,
 }
@@ -42,6 +44,8 @@ pub enum Ports {
     Tcp(RangeInclusive<u16>),
     /// `"udp/53"` or `"udp/5000-5010"`.
     Udp(RangeInclusive<u16>),
+    /// `"sctp/3868"`.
+    Sctp(RangeInclusive<u16>),
     /// `"icmp"`: queries of both families' ICMP, such as echo; errors are not a service.
     Icmp,
     /// `"any"`: every protocol and every port.
@@ -126,6 +130,85 @@ pub enum DefaultVerdict {
     Pass,
     /// It is dropped: a closed host.
     Drop,
+}
+
+/// What is let in besides the services, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Rules {
+    /// For traffic that no service covers.
+    pub default: DefaultVerdict,
+    /// Which answers to this host pass where the default is to drop.
+    pub return_traffic: ReturnTraffic,
+    /// What keeps a host on its network.
+    pub keep: Keep,
+}
+
+/// Which answers to this host's own traffic pass with `default = "drop"`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReturnTraffic {
+    /// Those to flows that this host was seen to send.
+    #[default]
+    Track,
+    /// TCP segments that do not open a connection, whoever sends them.
+    Established,
+    /// None.
+    Off,
+}
+
+/// `[keep]`: what passes whatever the policy says. What is off is judged like anything else; frames
+/// without IP are dropped then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of the file")]
+pub struct Keep {
+    /// ARP.
+    pub arp: bool,
+    /// IPv6 neighbour and router discovery, from the same link.
+    pub neighbour_discovery: bool,
+    /// ICMP and ICMPv6 errors, path MTU included.
+    pub icmp_errors: bool,
+    /// Answers of DHCP and DHCPv6 servers.
+    pub dhcp: bool,
+    /// IGMP and MLD.
+    pub multicast: bool,
+    /// All other frames without IP, such as LLDP.
+    pub not_ip: bool,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            default: DefaultVerdict::default(),
+            return_traffic: ReturnTraffic::default(),
+            keep: Keep::ALL,
+        }
+    }
+}
+
+impl Rules {
+    /// Whether what this host sends has to be noted.
+    pub fn tracks(&self) -> bool {
+        self.default == DefaultVerdict::Drop && self.return_traffic == ReturnTraffic::Track
+    }
+}
+
+impl Keep {
+    /// The default.
+    pub const ALL: Self = Self {
+        arp: true,
+        neighbour_discovery: true,
+        icmp_errors: true,
+        dhcp: true,
+        multicast: true,
+        not_ip: true,
+    };
+}
+
+impl Service {
+    /// Whether it protects its ports on that interface.
+    pub fn is_on(&self, interface: &str) -> bool {
+        self.interfaces.is_empty() || self.interfaces.iter().any(|name| name == interface)
+    }
 }
 
 impl Source {
@@ -234,7 +317,7 @@ impl FromStr for Ports {
         }
         let expected = || {
             format!(
-                "{text:?} is not a port; write \"tcp/443\", \"udp/5000-5010\", \"icmp\" or \"any\""
+                "{text:?} is not a port; write \"tcp/443\", \"udp/5000-5010\", \"sctp/3868\", \"icmp\" or \"any\""
             )
         };
         let (protocol, range) = text.split_once('/').ok_or_else(expected)?;
@@ -254,6 +337,7 @@ impl FromStr for Ports {
         match protocol {
             "tcp" => Ok(Self::Tcp(first..=last)),
             "udp" => Ok(Self::Udp(first..=last)),
+            "sctp" => Ok(Self::Sctp(first..=last)),
             _ => Err(expected()),
         }
     }
@@ -271,6 +355,7 @@ impl fmt::Display for Ports {
         match self {
             Self::Tcp(ports) => range(out, "tcp", ports),
             Self::Udp(ports) => range(out, "udp", ports),
+            Self::Sctp(ports) => range(out, "sctp", ports),
             Self::Icmp => out.write_str("icmp"),
             Self::Any => out.write_str("any"),
         }

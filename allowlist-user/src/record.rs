@@ -16,7 +16,7 @@ use crate::policy::{Policy, Snapshot};
 use crate::state::StateDir;
 
 /// No source's file can have this name, since a source's name has no dot.
-const FILE: &str = "record.v1.json";
+const FILE: &str = "record.v2.json";
 
 /// A generation in words.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +36,8 @@ pub struct Record {
 pub struct ServiceRecord {
     /// As configured.
     pub ports: Vec<String>,
+    /// Names of the interfaces that it is limited to; empty is all of them.
+    pub interfaces: Vec<String>,
     /// Names of sources.
     pub allow: Vec<String>,
 }
@@ -71,6 +73,7 @@ impl Record {
                 .map(|service| {
                     let record = ServiceRecord {
                         ports: service.ports.iter().map(ToString::to_string).collect(),
+                        interfaces: service.interfaces.clone(),
                         allow: service.allow.clone(),
                     };
                     (service.name.clone(), record)

@@ -1,5 +1,6 @@
 //! What is known, as text for people and as JSON for programs. Pure but for reading the pinned maps.
 
+mod event;
 mod list;
 mod plan;
 mod status;
@@ -7,11 +8,13 @@ mod status;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
+pub use event::{Epoch, seen_json, seen_text};
 pub use list::List;
 pub use plan::Plan;
 pub use status::Status;
 
 use crate::catalogue::{List as Catalogued, Provider};
+use crate::dataplane::Verified;
 use crate::policy::{Feed, Source};
 
 /// A feed's prefixes, a line each: what `file = "…"` reads.
@@ -78,6 +81,22 @@ pub fn providers_json(providers: &[&Provider]) -> Value {
         })
     };
     json!({ "providers": providers.iter().map(entry).collect::<Vec<_>>() })
+}
+
+/// What the kernel made of the programs.
+pub fn verified_text(verified: &[Verified]) -> String {
+    let header = ["program", "instructions", "verified", "memory"];
+    let mut table = table(&header, &[1, 2, 3]);
+    for one in verified {
+        let walked = one.verified_instructions;
+        table.add_row([
+            one.program.to_owned(),
+            one.instructions.to_string(),
+            walked.map_or_else(|| "unknown".to_owned(), |walked| walked.to_string()),
+            format!("{} KiB", one.memory_bytes.div_ceil(1024)),
+        ]);
+    }
+    format!("{table}\n")
 }
 
 /// A table without lines, with these columns' numbers to the right.

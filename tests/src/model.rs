@@ -6,8 +6,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use allowlist_common::abi::{Grant, ServiceId};
-use allowlist_common::packet::{Address, ICMP, ICMPV6, Packet, TCP, Transport, UDP};
+use allowlist_common::abi::{Control, Grant, Keep, ReturnTraffic, ServiceId};
+use allowlist_common::flow::Flow;
+use allowlist_common::packet::{Address, ICMP, ICMPV6, Packet, Quote, SCTP, TCP, Transport, UDP};
 use allowlist_common::verdict::{Reason, Verdict};
 use allowlist_user::compile::Tables;
 use allowlist_user::policy::{Feed, Origin, Policy, Ports, Service, Snapshot, Source};
@@ -30,19 +31,25 @@ impl Facts {
     /// The same as the parser would say it.
     pub fn packet(&self) -> Packet {
         Packet {
-            source: match self.source {
-                IpAddr::V4(address) => Address::V4(address.octets()),
-                IpAddr::V6(address) => Address::V6(address.octets()),
-            },
+            vlan: 0,
+            source: self.source.into(),
+            destination: self.source.into(),
             hops: 64,
             protocol: self.protocol,
             transport: match self.protocol {
                 TCP | UDP => Transport::Ports {
                     source: 40_000,
                     destination: self.port,
+                    flags: 0,
                 },
-                ICMP => Transport::Icmp(8),
-                ICMPV6 => Transport::Icmp(128),
+                ICMP => Transport::Icmp {
+                    kind: 8,
+                    identifier: 0,
+                },
+                ICMPV6 => Transport::Icmp {
+                    kind: 128,
+                    identifier: 0,
+                },
                 _ => Transport::Other,
             },
         }
@@ -83,54 +90,83 @@ fn covers(ports: &Ports, facts: &Facts) -> bool {
     match ports {
         Ports::Tcp(range) => facts.protocol == TCP && range.contains(&facts.port),
         Ports::Udp(range) => facts.protocol == UDP && range.contains(&facts.port),
+        Ports::Sctp(range) => facts.protocol == SCTP && range.contains(&facts.port),
         Ports::Icmp => facts.protocol == ICMP || facts.protocol == ICMPV6,
         Ports::Any => true,
     }
 }
 
-/// Compiled tables, looked up as the kernel does it.
+/// Compiled tables, looked up as the kernel does it, on an interface that no service names.
 pub struct Host<'a> {
     tables: &'a Tables,
-    default: Verdict,
+    control: Control,
+    frame: &'a [u8],
 }
 
 impl<'a> Host<'a> {
     /// These tables, with this verdict for what no service covers.
     pub const fn new(tables: &'a Tables, default: Verdict) -> Self {
-        Self { tables, default }
+        Self {
+            tables,
+            control: Control {
+                generation: 1,
+                slot: 0,
+                default_verdict: default,
+                observe: false,
+                return_traffic: ReturnTraffic::Off,
+                keep: Keep::ALL,
+            },
+            frame: &[],
+        }
     }
 }
 
 impl allowlist_common::judge::Tables for Host<'_> {
+    fn control(&self) -> &Control {
+        &self.control
+    }
+
     fn service_of_port(&self, protocol: u8, port: u16) -> ServiceId {
-        self.tables.services.of_port(protocol, port)
+        self.tables.services.of_port(0, protocol, port)
     }
 
     fn service_of_protocol(&self, protocol: u8) -> ServiceId {
-        self.tables.services.protocol[usize::from(protocol)]
+        self.tables.services.of_protocol(0, protocol)
     }
 
     fn services_of_protocol(&self, protocol: u8) -> u64 {
-        self.tables.services.any_of_protocol[usize::from(protocol)]
+        self.tables.services.any_of_protocol(0, protocol)
+    }
+
+    fn counted(&self, service: ServiceId) -> u32 {
+        self.tables.services.counted[usize::from(service)]
     }
 
     fn grant(&self, source: &Address) -> Option<Grant> {
-        match *source {
-            Address::V4(address) => longest(
+        match IpAddr::from(*source) {
+            IpAddr::V4(address) => longest(
                 &self.tables.v4,
-                |prefix| prefix.contains(&Ipv4Addr::from(address)),
+                |prefix| prefix.contains(&address),
                 Ipv4Net::prefix_len,
             ),
-            Address::V6(address) => longest(
+            IpAddr::V6(address) => longest(
                 &self.tables.v6,
-                |prefix| prefix.contains(&Ipv6Addr::from(address)),
+                |prefix| prefix.contains(&address),
                 Ipv6Net::prefix_len,
             ),
         }
     }
 
-    fn default_verdict(&self) -> Verdict {
-        self.default
+    fn sent_from(&self, _: u8, _: u16) -> bool {
+        false
+    }
+
+    fn sent(&self, _: &Flow) -> bool {
+        false
+    }
+
+    fn quoted(&self, quote: Quote, source: Address) -> Option<Flow> {
+        quote.flow(self.frame, source)
     }
 }
 
@@ -218,6 +254,7 @@ fn policy(feeds: &[Vec<IpNet>], services: Vec<(Vec<Ports>, Vec<usize>)>) -> Poli
             .map(|(place, (ports, allow))| Service {
                 name: format!("service{place}"),
                 ports,
+                interfaces: Vec::new(),
                 allow: allow.into_iter().map(source_name).collect(),
             })
             .collect(),

@@ -2,6 +2,7 @@
 //! union that the policy means.
 
 use allowlist_common::judge::judge;
+use allowlist_common::packet::Contents;
 use allowlist_common::verdict::{Reason, Verdict};
 use allowlist_tests::model::{self, Host, World, static_snapshot, worlds};
 use allowlist_user::compile::{CompileError, Names, compile};
@@ -18,7 +19,7 @@ proptest! {
         let tables = compile(policy, snapshot, 1000, &Names::default()).expect("a small policy");
         let host = Host::new(&tables, *default);
         for facts in packets {
-            let decision = judge(&Ok(Some(facts.packet())), &host);
+            let decision = judge(&Ok(Contents::Ip(facts.packet())), &host);
             let expected = model::judge(policy, snapshot, *default, facts);
             prop_assert_eq!((decision.verdict, decision.reason), expected, "{:?}", facts);
             prop_assert_eq!(decision.matched != 0, expected == (Verdict::Pass, Reason::Allowed));
@@ -68,7 +69,7 @@ fn check(config: &str, expected: &[(&str, &[&str])]) {
                 protocol,
                 port,
             };
-            if judge(&Ok(Some(facts.packet())), &host).verdict == Verdict::Pass {
+            if judge(&Ok(Contents::Ip(facts.packet())), &host).verdict == Verdict::Pass {
                 passing.push(name);
             }
         }

@@ -81,6 +81,13 @@ impl<'d> Node<'d> {
         }
     }
 
+    pub(super) fn boolean(&self, problems: &mut Problems) -> Option<bool> {
+        match self.value {
+            DeValue::Boolean(value) => Some(*value),
+            _ => self.wrong_type(problems, "true or false"),
+        }
+    }
+
     /// None, with nothing reported, if it is not an integer that fits.
     pub(super) fn integer(&self) -> Option<u64> {
         match self.value {

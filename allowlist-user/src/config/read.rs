@@ -13,10 +13,11 @@ use toml::de::DeTable;
 
 use super::document::{Node, Problems, Table};
 use super::sources::read_sources;
-use super::{AttachMode, Config, MAX_PREFIXES, check_interface, nearest};
-use crate::policy::{DefaultVerdict, Mode, Policy, Service};
+use super::{AttachMode, Config, MAX_FLOWS, MAX_PREFIXES, check_interface, nearest};
+use crate::policy::{DefaultVerdict, Keep, Mode, Policy, ReturnTraffic, Rules, Service};
 
 const MAX_PREFIXES_RANGE: RangeInclusive<u64> = 1..=4_000_000;
+const MAX_FLOWS_RANGE: RangeInclusive<u64> = 1024..=16_000_000;
 /// A name is also a file name and a metric's label.
 const MAX_NAME_BYTES: usize = 63;
 
@@ -31,8 +32,11 @@ pub(super) fn config(
         "interfaces",
         "mode",
         "default",
+        "return_traffic",
+        "keep",
         "attach_mode",
         "max_prefixes",
+        "max_flows",
         "services",
         "sources",
     ];
@@ -41,6 +45,11 @@ pub(super) fn config(
     let verdicts = [
         ("pass", DefaultVerdict::Pass),
         ("drop", DefaultVerdict::Drop),
+    ];
+    let return_traffics = [
+        ("track", ReturnTraffic::Track),
+        ("established", ReturnTraffic::Established),
+        ("off", ReturnTraffic::Off),
     ];
     let attach_modes = [
         ("auto", AttachMode::Auto),
@@ -53,15 +62,21 @@ pub(super) fn config(
     Config {
         interfaces: read_interfaces(root, problems),
         mode: read_choice(root, "mode", &modes, problems),
-        default: read_choice(root, "default", &verdicts, problems),
+        rules: Rules {
+            default: read_choice(root, "default", &verdicts, problems),
+            return_traffic: read_choice(root, "return_traffic", &return_traffics, problems),
+            keep: read_keep(root, problems),
+        },
         attach: read_choice(root, "attach_mode", &attach_modes, problems),
-        max_prefixes: read_max_prefixes(root, problems),
+        max_prefixes: read_number(root, "max_prefixes", &MAX_PREFIXES_RANGE, problems)
+            .unwrap_or(MAX_PREFIXES),
+        max_flows: read_number(root, "max_flows", &MAX_FLOWS_RANGE, problems).unwrap_or(MAX_FLOWS),
         policy: Policy { services, sources },
     }
 }
 
-fn read_interfaces(root: &Table, problems: &mut Problems) -> Vec<String> {
-    let Some(node) = root.get("interfaces") else {
+fn read_interfaces(table: &Table, problems: &mut Problems) -> Vec<String> {
+    let Some(node) = table.get("interfaces") else {
         return Vec::new();
     };
     read_distinct(&node, problems, |name| {
@@ -95,21 +110,47 @@ pub(super) fn read_choice<T: Copy + Default>(
     choice.map_or_else(T::default, |(_, value)| *value)
 }
 
-fn read_max_prefixes(root: &Table, problems: &mut Problems) -> u32 {
-    let Some(node) = root.get("max_prefixes") else {
-        return MAX_PREFIXES;
-    };
+/// Nothing where the key is missing, or wrong.
+fn read_number(
+    root: &Table,
+    key: &str,
+    range: &RangeInclusive<u64>,
+    problems: &mut Problems,
+) -> Option<u32> {
+    let node = root.get(key)?;
     match node.integer() {
-        Some(number) if MAX_PREFIXES_RANGE.contains(&number) => number as u32,
+        Some(number) if range.contains(&number) => Some(number as u32),
         _ => {
-            let (low, high) = (MAX_PREFIXES_RANGE.start(), MAX_PREFIXES_RANGE.end());
+            let (low, high) = (range.start(), range.end());
             node.wrong(
                 problems,
                 format!("is out of range; write an integer from {low} to {high}"),
             );
-            MAX_PREFIXES
+            None
         }
     }
+}
+
+fn read_keep(root: &Table, problems: &mut Problems) -> Keep {
+    let mut keep = Keep::ALL;
+    let Some(table) = root.get("keep").and_then(|node| node.table(problems)) else {
+        return keep;
+    };
+    let keys = [
+        ("arp", &mut keep.arp),
+        ("neighbour_discovery", &mut keep.neighbour_discovery),
+        ("icmp_errors", &mut keep.icmp_errors),
+        ("dhcp", &mut keep.dhcp),
+        ("multicast", &mut keep.multicast),
+        ("not_ip", &mut keep.not_ip),
+    ];
+    table.only(&keys.each_ref().map(|(name, _)| *name), problems);
+    for (name, value) in keys {
+        if let Some(is_on) = table.get(name).and_then(|node| node.boolean(problems)) {
+            *value = is_on;
+        }
+    }
+    keep
 }
 
 fn read_services(root: &Table, problems: &mut Problems) -> Vec<Service> {
@@ -144,7 +185,7 @@ fn read_services(root: &Table, problems: &mut Problems) -> Vec<Service> {
 }
 
 fn read_service(name: &str, table: &Table, defined: &[&str], problems: &mut Problems) -> Service {
-    table.only(&["ports", "allow"], problems);
+    table.only(&["ports", "interfaces", "allow"], problems);
     let otherwise = "it protects nothing; write what it covers, such as ports = [\"tcp/443\"]";
     let ports = read_filled(table, "ports", otherwise, problems, str::parse);
     let otherwise =
@@ -155,9 +196,19 @@ fn read_service(name: &str, table: &Table, defined: &[&str], problems: &mut Prob
             .then(|| name.to_owned())
             .ok_or_else(|| unknown_source(name, defined))
     });
+    let interfaces = read_interfaces(table, problems);
+    if let Some(node) = table.get("interfaces")
+        && node.is_empty_array()
+    {
+        node.wrong(
+            problems,
+            "is empty: the service would be nowhere; name interfaces, or leave the key out for all",
+        );
+    }
     Service {
         name: name.to_owned(),
         ports,
+        interfaces,
         allow,
     }
 }

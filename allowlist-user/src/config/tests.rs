@@ -79,7 +79,7 @@ fn reads_everything() {
     );
     assert_eq!(config.interfaces, ["eth0", "eth1"]);
     assert_eq!(config.mode, Mode::Observe);
-    assert_eq!(config.default, DefaultVerdict::Drop);
+    assert_eq!(config.rules.default, DefaultVerdict::Drop);
     assert_eq!(config.attach, AttachMode::Generic);
     assert_eq!(config.max_prefixes, 1_000_000);
 
@@ -144,7 +144,7 @@ fn defaults() {
     let config = parse_right(RIGHT);
     assert_eq!(config.interfaces, [""; 0]);
     assert_eq!(
-        (config.mode, config.default),
+        (config.mode, config.rules.default),
         (Mode::Enforce, DefaultVerdict::Pass)
     );
     assert_eq!(
@@ -267,8 +267,6 @@ fn warns_of_what_is_legal_and_odd() {
         config.warnings(),
         [
             "no interface is named: set `interfaces` or give --iface",
-            "default = \"drop\" also drops the answers to this host's own connections: name \
-             resolution, time and updates will fail unless a service covers them",
             "services.web is open to everyone: sources.office holds ::/0",
             "sources.old: PagerDuty has not updated this list since 2022-05-05: webhooks now come \
              from other addresses; use pagerduty-webhooks-us or pagerduty-webhooks-eu",

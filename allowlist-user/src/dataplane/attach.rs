@@ -11,10 +11,11 @@ use aya::Ebpf;
 use aya::programs::links::{self, FdLink};
 use aya::programs::xdp::{XdpLink, XdpMode};
 use aya::programs::{Xdp, loaded_programs};
+use nix::net::if_::if_nametoindex;
 use serde::Serialize;
 
-use super::Dataplane;
 use super::link::take_off;
+use super::{Dataplane, Hook};
 use crate::config::AttachMode;
 use crate::interface::Facts;
 
@@ -87,8 +88,10 @@ impl Dataplane {
         if !self.pins.are_whole() {
             bail!("{}: not attached: the filter was detached", facts.name);
         }
-        let slot = self.slot_of(facts)?;
+        let slot = self.slot_of(&facts.name, facts.index)?;
         let mut object = self.load_program(slot, trace)?;
+        // First, so that what is sent from now on is known when its answer comes.
+        self.follow_sent(&mut object, slot, facts, Hook::Best)?;
         let program: &mut Xdp = object
             .program_mut(abi::PROGRAM)
             .expect("load_program loaded it")
@@ -97,7 +100,7 @@ impl Dataplane {
             Some(mode) if wanted.fits(mode) => {
                 replace(program, &self.pins.link(slot))
                     .with_context(|| format!("cannot replace the program on {}", facts.name))?;
-                self.interfaces.set(slot, interface(facts, mode), 0)?; // it may have been renamed
+                self.record(slot, facts, mode)?; // it may have been renamed
                 (mode, None)
             }
             Some(old) => self.change_mode(program, slot, facts, (old, wanted))?,
@@ -162,7 +165,7 @@ impl Dataplane {
 
     fn pin(&mut self, slot: u32, facts: &Facts, mode: AttachedIn, link: FdLink) -> Result<()> {
         // Recorded before the pin: a pin that nobody can name would be worse than a name without one.
-        self.interfaces.set(slot, interface(facts, mode), 0)?;
+        self.record(slot, facts, mode)?;
         link.pin(self.pins.link(slot))
             .with_context(|| format!("{} is NOT filtered: cannot pin its link", facts.name))?;
         Ok(())
@@ -177,17 +180,38 @@ impl Dataplane {
         Ok(AttachedIn::from_number(recorded.attach_mode))
     }
 
-    /// The slot that this interface has by its link; else the one that had an interface of its name,
+    fn record(&mut self, slot: u32, facts: &Facts, mode: AttachedIn) -> Result<()> {
+        let recorded = Interface {
+            index: facts.index,
+            attach_mode: mode.number(),
+            name: padded(&facts.name),
+            ..self.interfaces.get(&slot, 0)?
+        };
+        Ok(self.interfaces.set(slot, recorded, 0)?)
+    }
+
+    /// The slot that an interface of this name has, or is to have once there is one.
+    pub(super) fn reserve(&mut self, name: &str) -> Result<u32> {
+        let slot = self.slot_of(name, if_nametoindex(name).unwrap_or(0))?;
+        let mut recorded = self.interfaces.get(&slot, 0)?;
+        if name_of(&recorded) != name {
+            recorded.name = padded(name);
+            self.interfaces.set(slot, recorded, 0)?;
+        }
+        Ok(slot)
+    }
+
+    /// The slot that this interface has by its link; else the one that has an interface of its name,
     /// so that counts go on; else a free one.
-    fn slot_of(&self, facts: &Facts) -> Result<u32> {
+    fn slot_of(&self, name: &str, index: u32) -> Result<u32> {
         let mut by_name = None;
         let mut free = None;
         for slot in 0..MAX_INTERFACES {
             let recorded = self.interfaces.get(&slot, 0)?;
             match self.pins.interface_of(slot)? {
-                Some(index) if index == facts.index => return Ok(slot),
-                None if recorded.index == 0 => free = free.or(Some(slot)),
-                None if name_of(&recorded) == facts.name => by_name = Some(slot),
+                Some(found) if found == index => return Ok(slot),
+                None if recorded.name[0] == 0 => free = free.or(Some(slot)),
+                None if name_of(&recorded) == name => by_name = Some(slot),
                 _ => {} // another interface's now, whatever that was called
             }
         }
@@ -265,15 +289,11 @@ fn new_link(
     }
 }
 
-fn interface(facts: &Facts, mode: AttachedIn) -> Interface {
-    let mut name = [0; 16];
-    let length = facts.name.len().min(name.len() - 1);
-    name[..length].copy_from_slice(&facts.name.as_bytes()[..length]);
-    Interface {
-        index: facts.index,
-        attach_mode: mode.number(),
-        name,
-    }
+fn padded(name: &str) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    let length = name.len().min(bytes.len() - 1);
+    bytes[..length].copy_from_slice(&name.as_bytes()[..length]);
+    bytes
 }
 
 pub(super) fn name_of(interface: &Interface) -> String {

@@ -5,10 +5,11 @@
 
 use std::path::Path;
 
-use allowlist_common::abi::{self, Control, MAX_INTERFACES};
+use allowlist_common::abi::{self, Control, Interface, MAX_INTERFACES};
 use anyhow::{Context as _, Result};
 
 use super::attach::name_of;
+use super::egress::stop_following;
 use super::link::take_off;
 use super::pins::{Pins, require_privileges};
 use super::{Attachment, Dataplane, View};
@@ -75,7 +76,9 @@ impl Dataplane {
             let is_kept = |index| keep.contains(&index);
             if pin.exists() && !self.pins.interface_of(slot)?.is_some_and(is_kept) {
                 take_off(&pin)?;
-                detached.push(name_of(&self.interfaces.get(&slot, 0)?));
+                let recorded = self.interfaces.get(&slot, 0)?;
+                stop_following(&self.pins, slot, &recorded)?;
+                detached.push(name_of(&recorded));
             }
         }
         Ok(detached)
@@ -91,17 +94,23 @@ pub fn detach_all(pin_dir: &Path) -> Result<Vec<String>> {
     let pins = Pins::open(pin_dir)?;
     let _changing = pins.change()?;
     // A folder that lacks a map still has links to take off, so names are worth only a try.
-    let names = View::open(pin_dir).and_then(|view| view.attachments());
+    let view = View::open(pin_dir);
+    let names = view.as_ref().map(|view| view.attachments());
+    let recorded: Vec<Interface> = (0..MAX_INTERFACES)
+        .map(|slot| view.as_ref().ok()?.recorded(slot).ok())
+        .map(Option::unwrap_or_default)
+        .collect();
     // First, so that a daemon knows that this is meant.
     pins.unpin(abi::CONTROL)?;
     let mut detached = Vec::new();
-    for slot in 0..MAX_INTERFACES {
+    for (slot, recorded) in (0..).zip(&recorded) {
+        stop_following(&pins, slot, recorded)?;
         let pin = pins.link(slot);
         if !pin.exists() {
             continue;
         }
         take_off(&pin).context("the filter is still on some interfaces; detach again")?;
-        let mut known = names.iter().flatten();
+        let mut known = names.iter().flatten().flatten();
         detached.push(
             known
                 .find(|attachment| attachment.slot == slot)

@@ -2,11 +2,15 @@
 //!
 //! - this file writes: makes or adopts the maps, and publishes generations
 //! - `attach` puts the program on an interface
+//! - `egress` notes what is sent on it, where answers are to be told
+//! - `flows` keeps the table of flows at its size
 //! - `force` goes back to what was in force, and takes it off
 //! - `view` reads, and needs no daemon
 //! - `link` asks what a pinned link is on, and takes it off
 //! - `pins` knows where everything is pinned
 //! - `trace` prints the program's log lines
+//! - `verify` asks the kernel what it makes of the programs
+//! - `watch` reads drop events
 //!
 //! Invariants: maps and links are pinned from the moment they exist, so the kernel goes on
 //! filtering whatever becomes of this process; a publish changes one word, last, and what fails
@@ -14,18 +18,24 @@
 //! time.
 
 mod attach;
+mod egress;
+mod flows;
 mod force;
 mod link;
 mod pins;
 mod trace;
+mod verify;
 mod view;
+mod watch;
 
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use allowlist_common::abi::{self, Control, Grant, Interface, ServiceTable, Traffic};
+use allowlist_common::abi::{
+    self, Control, Grant, Interface, Keep, ReturnTraffic, ServiceTable, ServiceTraffic, Traffic,
+};
 use allowlist_common::verdict::Verdict;
 use anyhow::{Context as _, Result, bail};
 use aya::maps::lpm_trie::Key;
@@ -33,15 +43,19 @@ use aya::maps::{Array, ArrayOfMaps, LpmTrie, Map, MapData, PerCpuArray, PerCpuVa
 use aya::programs::Xdp;
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
+use log::warn;
 use memmap2::{MmapOptions, MmapRaw};
 
 pub use self::attach::{Attached, AttachedIn};
+pub use self::egress::Hook;
 pub use self::force::{InForce, detach_all};
 pub use self::pins::require_privileges;
 pub use self::trace::print_trace;
-pub use self::view::{Attachment, Entry, View};
+pub use self::verify::{Verified, verify};
+pub use self::view::{Attachment, Entry, View, clock};
+pub use self::watch::{Seen, Watch};
 use crate::compile::Tables;
-use crate::policy::{DefaultVerdict, Mode};
+use crate::policy::{self, DefaultVerdict, Mode, Rules};
 use pins::Pins;
 
 /// The object that allowlist-ebpf compiles to: part of this program, so it needs no other file.
@@ -58,14 +72,19 @@ pub struct Dataplane {
     v4: ArrayOfMaps<MapData, Trie<[u8; 4]>>,
     v6: ArrayOfMaps<MapData, Trie<[u8; 16]>>,
     matches: PerCpuArray<MapData, Traffic>,
+    service_counts: PerCpuArray<MapData, ServiceTraffic>,
     interfaces: Array<MapData, Interface>,
     /// The service table in force, if this process published it.
     active: Option<Services>,
+    /// Whether what this host sends is noted.
+    tracks: bool,
 }
 
 impl Dataplane {
     /// Adopts the maps pinned under `pin_dir`, or makes and pins them. Filters nothing by itself.
-    pub fn open(pin_dir: &Path) -> Result<Self> {
+    ///
+    /// `max_flows` is how many flows of this host can be tracked at once; none is for not tracking.
+    pub fn open(pin_dir: &Path, max_flows: Option<u32>) -> Result<Self> {
         let pins = Pins::create(pin_dir)?;
         let _changing = pins.change()?;
         if pins.have_links() && !pins.are_whole() {
@@ -74,9 +93,13 @@ impl Dataplane {
                 pin_dir.display()
             );
         }
-        let mut object = load(&pins, 0, false).inspect_err(|_| {
+        let room = max_flows.unwrap_or(flows::UNUSED);
+        let aside = flows::set_aside(&pins, room)?;
+        let mut object = load(&pins, 0, false, room).inspect_err(|_| {
             if !pins.have_links() {
                 let _ = pins.remove(); // half of the maps would be in the way of the next start
+            } else if let Err(error) = flows::put_back(&pins) {
+                warn!("{error:#}");
             }
         })?;
         let mut take = |name: &str| {
@@ -84,14 +107,19 @@ impl Dataplane {
                 .take_map(name)
                 .with_context(|| format!("the kernel object has no map {name}"))
         };
+        if let Some(aside) = aside {
+            aside.move_to(&pins, take(abi::FLOWS)?)?;
+        }
         Ok(Self {
             control: ControlWord::map(take(abi::CONTROL)?)?,
             services: take(abi::SERVICES)?.try_into()?,
             v4: take(abi::SOURCES_V4)?.try_into()?,
             v6: take(abi::SOURCES_V6)?.try_into()?,
             matches: take(abi::MATCHES)?.try_into()?,
+            service_counts: take(abi::SERVICE_COUNTS)?.try_into()?,
             interfaces: take(abi::INTERFACES)?.try_into()?,
             active: None,
+            tracks: max_flows.is_some(),
             pins,
         })
     }
@@ -106,19 +134,28 @@ impl Dataplane {
     /// New maps are filled first, then put into the slot that no packet is looked up in, and only
     /// then one store flips to it. On an error the generation in force stays in force.
     ///
+    /// Services that are limited to some of `interfaces` are so from then on.
+    ///
     /// # Returns
     /// The new generation's number.
     pub fn publish(
         &mut self,
         tables: &Tables,
         mode: Mode,
-        default_verdict: DefaultVerdict,
+        rules: &Rules,
+        interfaces: &[String],
     ) -> Result<u32> {
         let current = self.control.load();
         let idle = abi::SLOTS - 1 - current.slot;
 
+        let mut table = tables.services.clone();
+        for (name, here) in &tables.interfaces {
+            if interfaces.contains(name) {
+                table.interfaces[self.reserve(name)? as usize] = **here;
+            }
+        }
         let mut services = Services::create(1, 0).context("cannot make a service table")?;
-        services.set(0, tables.services.as_ref(), 0)?;
+        services.set(0, table.as_ref(), 0)?;
         let v4 = trie(
             tables.v4.iter().map(|(prefix, grant)| {
                 let key = Key::new(prefix.prefix_len().into(), prefix.network().octets());
@@ -141,20 +178,30 @@ impl Dataplane {
         let next = Control {
             generation: current.generation.wrapping_add(1).max(1),
             slot: idle,
-            default_verdict: match default_verdict {
+            default_verdict: match rules.default {
                 DefaultVerdict::Pass => Verdict::Pass,
                 DefaultVerdict::Drop => Verdict::Drop,
             },
             observe: mode == Mode::Observe,
+            return_traffic: return_traffic(rules),
+            keep: keep(&rules.keep),
         };
         self.control.store(next);
         self.active = Some(services);
         Ok(next.generation)
     }
 
+    /// Changes whether verdicts are carried out: one store, and nothing else changes.
+    pub fn set_mode(&mut self, mode: Mode) {
+        self.control.store(Control {
+            observe: mode == Mode::Observe,
+            ..self.control.load()
+        });
+    }
+
     /// One more copy of the program for the interface in `slot`: loaded, and attached to nothing.
     pub fn load_program(&self, slot: u32, trace: bool) -> Result<Ebpf> {
-        let mut object = load(&self.pins, slot, trace)?;
+        let mut object = load(&self.pins, slot, trace, flows::UNUSED)?;
         let program: &mut Xdp = object
             .program_mut(abi::PROGRAM)
             .with_context(|| format!("the kernel object has no program {}", abi::PROGRAM))?
@@ -165,12 +212,17 @@ impl Dataplane {
         Ok(object)
     }
 
-    /// Sets what was counted by match id to nothing: for when nobody knows what the ids meant.
-    pub fn forget_matches(&mut self) -> Result<()> {
+    /// Sets what was counted by source and by service to nothing: for when nobody knows what the ids
+    /// meant.
+    pub fn forget_counts(&mut self) -> Result<()> {
         let cpus = nr_cpus().map_err(|(_, error)| error)?;
         for id in 0..abi::MAX_MATCHES {
             let nothing = PerCpuValues::try_from(vec![Traffic::default(); cpus])?;
             self.matches.set(id, nothing, 0)?;
+        }
+        for id in 0..abi::MAX_SERVICE_COUNTS {
+            let nothing = PerCpuValues::try_from(vec![ServiceTraffic::default(); cpus])?;
+            self.service_counts.set(id, nothing, 0)?;
         }
         Ok(())
     }
@@ -196,6 +248,25 @@ impl Dataplane {
     }
 }
 
+/// What counts as an answer: nothing needs to, where everything passes.
+fn return_traffic(rules: &Rules) -> ReturnTraffic {
+    match (rules.default, rules.return_traffic) {
+        (DefaultVerdict::Pass, _) | (_, policy::ReturnTraffic::Off) => ReturnTraffic::Off,
+        (_, policy::ReturnTraffic::Established) => ReturnTraffic::Established,
+        (_, policy::ReturnTraffic::Track) => ReturnTraffic::Track,
+    }
+}
+
+fn keep(keep: &policy::Keep) -> Keep {
+    Keep::NONE
+        .set(Keep::ARP, keep.arp)
+        .set(Keep::NEIGHBOUR_DISCOVERY, keep.neighbour_discovery)
+        .set(Keep::ICMP_ERRORS, keep.icmp_errors)
+        .set(Keep::DHCP, keep.dhcp)
+        .set(Keep::MULTICAST, keep.multicast)
+        .set(Keep::NOT_IP, keep.not_ip)
+}
+
 /// A new trie with room for exactly what goes in. The kernel allocates its nodes one by one.
 fn trie<K: aya::Pod>(
     entries: impl Iterator<Item = (Key<K>, Grant)>,
@@ -213,8 +284,9 @@ fn trie<K: aya::Pod>(
     Ok(trie)
 }
 
-/// One copy of the program for the interface in `slot`, with the pinned maps, not yet loaded.
-fn load(pins: &Pins, slot: u32, trace: bool) -> Result<Ebpf> {
+/// One copy of the programs for the interface in `slot`, with the pinned maps, not yet loaded. Where
+/// flows have no table yet it gets `room` for so many.
+fn load(pins: &Pins, slot: u32, trace: bool, room: u32) -> Result<Ebpf> {
     let trace = u8::from(trace);
     let paths: Vec<_> = abi::PINNED
         .iter()
@@ -223,7 +295,8 @@ fn load(pins: &Pins, slot: u32, trace: bool) -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
     loader
         .override_global(abi::GLOBAL_INTERFACE, &slot, true)
-        .override_global(abi::GLOBAL_TRACE, &trace, true);
+        .override_global(abi::GLOBAL_TRACE, &trace, true)
+        .map_max_entries(abi::FLOWS, room);
     for (name, path) in &paths {
         loader.map_pin_path(name, path);
     }

@@ -1,7 +1,7 @@
 //! Where maps and links are pinned, and what that needs: a BPF file system and privileges.
 //!
-//! Layout: `PIN_DIR/v<ABI version>/<MAP>` and `PIN_DIR/v<ABI version>/link_<interface slot>`.
-//! Links go by slot and not by interface, since a BPF file system takes no dot in a name.
+//! Layout: `PIN_DIR/v<ABI version>/<MAP>`, and beside the maps `link_<interface slot>` and
+//! `egress_<interface slot>`. Links go by slot and not by interface, since a BPF file system takes no dot in a name.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::ErrorKind;
@@ -153,6 +153,16 @@ impl Pins {
         self.folder.join(format!("link_{slot}"))
     }
 
+    /// Where the link of what notes an interface slot's outbound packets is pinned.
+    pub(super) fn egress(&self, slot: u32) -> PathBuf {
+        self.folder.join(format!("egress_{slot}"))
+    }
+
+    /// A folder that whoever reads events locks.
+    pub(super) fn watchers(&self) -> PathBuf {
+        self.folder.join("watchers")
+    }
+
     /// Whether any interface has its link here.
     pub(super) fn have_links(&self) -> bool {
         (0..abi::MAX_INTERFACES).any(|slot| self.link(slot).exists())
@@ -173,6 +183,8 @@ impl Pins {
         for name in abi::PINNED {
             self.unpin(name)?;
         }
+        super::flows::remove(self)?;
+        let _ = fs::remove_dir(self.watchers()); // mostly nobody has ever read
         if let Err(error) = fs::remove_dir(&self.folder) {
             // Nothing of the filter is left, so this is not worth an error.
             warn!("{} stays: {error}", self.folder.display());

@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
-use allowlist_common::abi::{self, Control, Counters, Grant, Interface, MAX_INTERFACES, Traffic};
+use allowlist_common::abi::{
+    self, Control, Counters, Grant, Interface, MAX_INTERFACES, ServiceTraffic, Traffic,
+};
+use allowlist_common::flow::{Flow, Tracked};
 use allowlist_common::verdict::{Reason, Verdict};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, ArrayOfMaps, LpmTrie, Map, MapData, PerCpuArray};
+use aya::maps::{Array, ArrayOfMaps, HashMap, LpmTrie, Map, MapData, PerCpuArray};
 use ipnet::IpNet;
 use nix::net::if_::if_indextoname;
 use serde::Serialize;
@@ -102,16 +106,40 @@ impl View {
     /// What passed under match ids 0 to `ids`, exclusive.
     pub fn traffic(&self, ids: usize) -> Result<Vec<Traffic>> {
         let matches: PerCpuArray<_, Traffic> = self.map(abi::MATCHES)?.try_into()?;
-        (0..(ids as u32).min(abi::MAX_MATCHES))
-            .map(|id| {
-                let mut sum = Traffic::default();
-                for of_cpu in matches.get(&id, 0)?.iter() {
-                    sum.packets += of_cpu.packets;
-                    sum.bytes += of_cpu.bytes;
-                }
-                Ok(sum)
-            })
-            .collect()
+        sums(&matches, ids, abi::MAX_MATCHES, Traffic::plus)
+    }
+
+    /// What became of packets under service count ids 0 to `ids`, exclusive.
+    pub fn service_traffic(&self, ids: usize) -> Result<Vec<ServiceTraffic>> {
+        let counts: PerCpuArray<_, ServiceTraffic> = self.map(abi::SERVICE_COUNTS)?.try_into()?;
+        sums(&counts, ids, abi::MAX_SERVICE_COUNTS, ServiceTraffic::plus)
+    }
+
+    /// Whether the maps are still pinned: not once somebody took the filter off.
+    pub fn is_in_force(&self) -> bool {
+        self.pins.are_whole()
+    }
+
+    /// How many flows of this host can be tracked at once, and how many are alive.
+    pub fn flows(&self) -> Result<(u32, usize)> {
+        let map = self.map(abi::FLOWS)?;
+        let Map::LruHashMap(data) = &map else {
+            bail!("{} is no table of flows", abi::FLOWS);
+        };
+        let room = data.info()?.max_entries();
+        let flows: HashMap<_, Flow, Tracked> = map.try_into()?;
+        let now = clock().as_secs() as u32;
+        let alive = flows
+            .iter()
+            .flatten()
+            .filter(|(flow, tracked)| flow.local_port != 0 && tracked.is_alive(now));
+        Ok((room, alive.count()))
+    }
+
+    /// What is recorded of an interface slot.
+    pub(super) fn recorded(&self, slot: u32) -> Result<Interface> {
+        let interfaces: Array<_, Interface> = self.map(abi::INTERFACES)?.try_into()?;
+        Ok(interfaces.get(&slot, 0)?)
     }
 
     /// Every prefix of the generation in force, IPv4 first, in order.
@@ -169,4 +197,26 @@ impl View {
             .with_context(|| format!("cannot open the map {}", path.display()))?;
         Ok(Map::from_map_data(data)?)
     }
+}
+
+/// The kernel's monotonic clock.
+pub fn clock() -> Duration {
+    use nix::time::{ClockId, clock_gettime};
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every kernel has this clock");
+    Duration::from(now)
+}
+
+/// The entries 0 to `ids`, exclusive, each summed over all CPUs.
+fn sums<T: aya::Pod + Default>(
+    map: &PerCpuArray<MapData, T>,
+    ids: usize,
+    room: u32,
+    plus: impl Fn(T, T) -> T,
+) -> Result<Vec<T>> {
+    (0..(ids as u32).min(room))
+        .map(|id| {
+            let of_cpus = map.get(&id, 0)?;
+            Ok(of_cpus.iter().copied().fold(T::default(), &plus))
+        })
+        .collect()
 }

@@ -7,6 +7,7 @@ use super::table;
 use crate::compile::Tables;
 use crate::config::Config;
 use crate::dataplane::Entry;
+use crate::policy::DefaultVerdict;
 use crate::record::Record;
 
 /// A configuration, fetched and compiled, that nobody published.
@@ -24,11 +25,16 @@ pub struct Plan<'a> {
 impl Plan<'_> {
     /// For people.
     pub fn text(&self) -> String {
-        let mut services = table(&["service", "ports", "allows"], &[]);
+        let mut services = table(&["service", "ports", "on", "allows"], &[]);
         for (name, service) in &self.record.services {
+            let interfaces = match &service.interfaces[..] {
+                [] => "all".to_owned(),
+                some => some.join(" "),
+            };
             services.add_row([
                 name.clone(),
                 service.ports.join(" "),
+                interfaces,
                 service.allow.join(" "),
             ]);
         }
@@ -45,12 +51,21 @@ impl Plan<'_> {
             text += &format!("warning: {warning}\n");
         }
         text + &format!(
-            "ok: {} IPv4 and {} IPv6 prefixes of {} allowed; mode {}, default {}\n",
+            "ok: {} IPv4 and {} IPv6 prefixes of {} allowed; mode {}, default {}{}\n",
             self.tables.v4.len(),
             self.tables.v6.len(),
             self.config.max_prefixes,
             word(&self.config.mode),
-            word(&self.config.default),
+            word(&self.config.rules.default),
+            match self.config.rules.default {
+                DefaultVerdict::Pass => String::new(),
+                DefaultVerdict::Drop => {
+                    format!(
+                        ", return traffic {}",
+                        word(&self.config.rules.return_traffic)
+                    )
+                }
+            },
         )
     }
 
@@ -67,7 +82,9 @@ impl Plan<'_> {
         json!({
             "interfaces": self.config.interfaces,
             "mode": self.config.mode,
-            "default": self.config.default,
+            "default": self.config.rules.default,
+            "return_traffic": self.config.rules.return_traffic,
+            "keep": self.config.rules.keep,
             "services": self.record.services,
             "sources": self.record.sources,
             "prefixes": entries_json(v4.chain(v6).collect(), self.record),

@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use allowlist_common::abi::{Control, Counters, Traffic};
+use allowlist_common::abi::{Control, Counters, ReturnTraffic, ServiceTraffic, Traffic};
 use allowlist_common::verdict::{Reason, Verdict};
 use anyhow::Result;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::{ago, table};
+use super::{Epoch, ago, table};
+use crate::compile::Names;
 use crate::control::Live;
-use crate::dataplane::{Attachment, View};
+use crate::dataplane::{Attachment, View, clock};
 use crate::record::Record;
 
 /// Everything that `status` prints.
@@ -23,7 +24,11 @@ pub struct Status {
     counters: BTreeMap<String, Counters>,
     record: Option<Record>,
     traffic: BTreeMap<String, Traffic>,
+    services: BTreeMap<String, ServiceTraffic>,
+    /// With tracking: how many flows there is room for, and how many there are.
+    flows: Option<(u32, usize)>,
     now: Timestamp,
+    epoch: Epoch,
 }
 
 impl Status {
@@ -31,18 +36,27 @@ impl Status {
     pub fn read(pin_dir: &Path, state_dir: &Path) -> Result<Self> {
         let view = View::open(pin_dir)?;
         let record = Record::load(state_dir);
-        let traffic = match &record {
-            Some(record) => by_source(record, &view.traffic(record.names.matches.len())?),
-            None => BTreeMap::new(),
-        };
+        let names = record
+            .as_ref()
+            .map_or_else(Names::default, |record| record.names.clone());
+        let traffic = view.traffic(names.matches.len())?;
+        let services = view.service_traffic(names.services.len())?;
+        let control = view.control()?;
+        let flows = (control.return_traffic == ReturnTraffic::Track)
+            .then(|| view.flows())
+            .transpose()?;
+        let now = Timestamp::now();
         Ok(Self {
             daemon: None,
-            control: view.control()?,
+            control,
             attachments: view.attachments()?,
             counters: view.counters()?,
             record,
-            traffic,
-            now: Timestamp::now(),
+            traffic: by_name(&names.matches, &traffic, Traffic::plus),
+            services: by_name(&names.services, &services, ServiceTraffic::plus),
+            flows,
+            now,
+            epoch: Epoch::new(now, clock()),
         })
     }
 
@@ -77,9 +91,27 @@ impl Status {
         let Some(record) = &self.record else {
             return text + "\nnothing is known of the sources: no record in this state directory\n";
         };
-        let mut sources = table(
-            &["source", "prefixes", "age", "passed", "bytes", "from"],
+        let mut services = table(
+            &["service", "passed", "bytes", "last", "dropped", "ports"],
             &[1, 2, 3, 4],
+        );
+        for (name, service) in &record.services {
+            let traffic = self.services.get(name).copied().unwrap_or_default();
+            services.add_row([
+                name.clone(),
+                traffic.passed.packets.to_string(),
+                traffic.passed.bytes.to_string(),
+                self.last(traffic.passed),
+                traffic.dropped_packets.to_string(),
+                service.ports.join(" "),
+            ]);
+        }
+        text += &format!("\n{services}\n");
+        let mut sources = table(
+            &[
+                "source", "prefixes", "age", "passed", "bytes", "last", "from",
+            ],
+            &[1, 2, 3, 4, 5],
         );
         for (name, source) in &record.sources {
             let traffic = self.traffic.get(name).copied().unwrap_or_default();
@@ -89,6 +121,7 @@ impl Status {
                 ago(self.age(source.fetched)),
                 traffic.packets.to_string(),
                 traffic.bytes.to_string(),
+                self.last(traffic),
                 source.origin.clone(),
             ]);
         }
@@ -128,6 +161,9 @@ impl Status {
                 self.control.default_verdict.name(),
             )
         };
+        if let Some((room, alive)) = self.flows {
+            text += &format!("this host's own flows: {alive} tracked, room for {room}\n");
+        }
         for attachment in gone {
             text += &format!(
                 "warning: {} was removed, and with it the filter on it; a daemon puts it on again when it is back\n",
@@ -158,6 +194,26 @@ impl Status {
                     "failure": source.failure,
                     "passed_packets": traffic.packets,
                     "passed_bytes": traffic.bytes,
+                    "last_passed": self.last_time(traffic),
+                });
+                (name.clone(), value)
+            })
+            .collect();
+        let services: Map<_, _> = self
+            .record
+            .iter()
+            .flat_map(|record| &record.services)
+            .map(|(name, service)| {
+                let traffic = self.services.get(name).copied().unwrap_or_default();
+                let value = json!({
+                    "ports": service.ports,
+                    "interfaces": service.interfaces,
+                    "allow": service.allow,
+                    "passed_packets": traffic.passed.packets,
+                    "passed_bytes": traffic.passed.bytes,
+                    "last_passed": self.last_time(traffic.passed),
+                    "dropped_packets": traffic.dropped_packets,
+                    "dropped_bytes": traffic.dropped_bytes,
                 });
                 (name.clone(), value)
             })
@@ -169,10 +225,21 @@ impl Status {
             "mode": if self.control.observe { "observe" } else { "enforce" },
             "default": self.control.default_verdict.name(),
             "counters": counters,
-            "services": self.record.as_ref().map(|record| &record.services),
+            "return_traffic": return_traffic(self.control.return_traffic),
+            "flows": self.flows.map(|(room, alive)| json!({ "room": room, "tracked": alive })),
+            "services": services,
             "sources": sources,
             "daemon": self.daemon,
         })
+    }
+
+    fn last_time(&self, traffic: Traffic) -> Option<Timestamp> {
+        (traffic.last != 0).then(|| self.epoch.time(traffic.last))
+    }
+
+    fn last(&self, traffic: Traffic) -> String {
+        self.last_time(traffic)
+            .map_or_else(|| "never".to_owned(), |time| ago(self.age(time)))
     }
 
     fn age(&self, fetched: Timestamp) -> i64 {
@@ -194,14 +261,27 @@ fn counters_json(counters: &Counters) -> Value {
     Value::Object(verdicts.collect())
 }
 
-/// What passed, by source. Where sources overlap, a packet counts for each that lists its prefix.
-fn by_source(record: &Record, traffic: &[Traffic]) -> BTreeMap<String, Traffic> {
-    let mut sums = BTreeMap::<String, Traffic>::new();
-    for (sources, passed) in record.names.matches.iter().zip(traffic) {
-        for source in sources {
-            let sum = sums.entry(source.clone()).or_default();
-            sum.packets += passed.packets;
-            sum.bytes += passed.bytes;
+/// The word of the configuration for what counts as an answer.
+fn return_traffic(kernels: ReturnTraffic) -> &'static str {
+    match kernels {
+        ReturnTraffic::Off => "off",
+        ReturnTraffic::Established => "established",
+        ReturnTraffic::Track => "track",
+    }
+}
+
+/// What was counted, by name. Where sources overlap, or services share a port, a packet counts for
+/// each.
+fn by_name<T: Copy + Default>(
+    names: &[Vec<String>],
+    counted: &[T],
+    plus: impl Fn(T, T) -> T,
+) -> BTreeMap<String, T> {
+    let mut sums = BTreeMap::<String, T>::new();
+    for (names, traffic) in names.iter().zip(counted) {
+        for name in names {
+            let sum = sums.entry(name.clone()).or_default();
+            *sum = plus(*sum, *traffic);
         }
     }
     sums

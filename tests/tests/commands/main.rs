@@ -130,9 +130,9 @@ fn check_prints_what_would_be_published() -> anyhow::Result<()> {
     let text = home.run(&["check", "--config", "allowlist.toml"])?;
     assert_eq!((text.code, text.stderr.as_str()), (Some(0), ""), "{text:?}");
     let expected = format!(
-        "service ports allows\n\
-         ssh tcp/22 office everyone\n\
-         webhooks tcp/443 udp/5000-5010 vendor office\n\
+        "service ports on allows\n\
+         ssh tcp/22 all office everyone\n\
+         webhooks tcp/443 udp/5000-5010 all vendor office\n\
          \n\
          source prefixes from\n\
          everyone 1 the configuration\n\
@@ -158,7 +158,7 @@ fn check_prints_what_would_be_published() -> anyhow::Result<()> {
     }
     assert_eq!(
         document["services"]["ssh"],
-        json!({"ports": ["tcp/22"], "allow": ["office", "everyone"]})
+        json!({"ports": ["tcp/22"], "interfaces": [], "allow": ["office", "everyone"]})
     );
     assert_eq!(document["sources"]["vendor"]["origin"], url);
     let entry = |prefix, services: &[&str], sources: &[&str]| json!({"prefix": prefix, "services": services, "sources": sources});
@@ -345,7 +345,7 @@ fn a_damaged_record_costs_words_only() -> anyhow::Result<()> {
     require_root!();
     let site = Site::new()?;
     let _filter = site.filter(&[&["--iface", "eth0"], &SMALL[..]].concat())?;
-    let record = site.scratch.file("state").join("record.v1.json");
+    let record = site.scratch.file("state").join("record.v2.json");
     fs::metadata(&record)?;
     fs::write(&record, "{")?;
     assert_eq!(site.json("status")?["filtering"], true);

@@ -1,5 +1,6 @@
 //! What is refused: each with a message that names the thing and what to do, and nothing left behind.
 
+use allowlist_common::abi::VERSION;
 use allowlist_tests::lab::Tun;
 
 use super::*;
@@ -12,7 +13,7 @@ fn check_failed_run(site: &Site, arguments: &[&str], expected: &[&str]) {
         .expect("it can be started");
     check_error(&ended, 1, expected);
     for left in [
-        site.scratch.pin_dir().join("v1"),
+        site.scratch.pin_dir().join(format!("v{VERSION}")),
         site.scratch.file("socket"),
     ] {
         assert!(!left.exists(), "{} is left: {ended:?}", left.display());
@@ -304,7 +305,10 @@ fn a_second_instance_is_refused() -> anyhow::Result<()> {
             stderr: second.stderr(),
         };
         check_error(&ended, 1, &[expected]);
-        assert!(!other.pin_dir().join("v1").exists(), "{shared}");
+        assert!(
+            !other.pin_dir().join(format!("v{VERSION}")).exists(),
+            "{shared}"
+        );
     }
     assert_eq!(site.json("list")?, before);
     let ended = filter.stop(Signal::SIGINT, SOON)?;

@@ -1,6 +1,7 @@
 //! What happens around the filter: signals, interfaces that vanish or are renamed, starts that fail,
 //! privileges that are few, a detach beside a running daemon. Afterwards it is on, or off, and says which.
 
+use allowlist_common::abi::VERSION;
 use allowlist_tests::lab::rename;
 
 use super::*;
@@ -85,7 +86,7 @@ fn a_detach_beside_a_daemon_takes_everything_off() -> anyhow::Result<()> {
         thread::sleep(Duration::from_millis(850 + 60 * round));
         site.json("detach")?;
         assert!(filter.wait(SOON)?.success(), "{}", filter.output());
-        assert!(!site.scratch.pin_dir().join("v1").exists());
+        assert!(!site.scratch.pin_dir().join(format!("v{VERSION}")).exists());
         for name in names.iter().map(String::as_str).chain(["eth0"]) {
             assert_eq!(xdp_program(&site, name)?, None, "{name}, round {round}");
         }
@@ -107,7 +108,7 @@ fn a_detach_needs_no_map() -> anyhow::Result<()> {
     require_root!();
     let site = Site::new()?;
     drop(site.filter(&SMALL)?);
-    std::fs::remove_file(site.scratch.pin_dir().join("v1/CONTROL"))?;
+    std::fs::remove_file(site.scratch.pin_dir().join(format!("v{VERSION}/CONTROL")))?;
     assert!(
         !gets_through(&site, STRANGERS[0])?,
         "the link still filters"
@@ -119,7 +120,7 @@ fn a_detach_needs_no_map() -> anyhow::Result<()> {
     );
     site.json("detach")?;
     assert!(gets_through(&site, STRANGERS[0])?);
-    assert!(!site.scratch.pin_dir().join("v1").exists());
+    assert!(!site.scratch.pin_dir().join(format!("v{VERSION}")).exists());
     Ok(())
 }
 
@@ -158,7 +159,7 @@ fn match_ids_that_have_run_out_are_given_out_anew() -> anyhow::Result<()> {
     require_root!();
     let site = Site::new()?;
     drop(site.filter(&SMALL)?);
-    let path = site.scratch.file("state/record.v1.json");
+    let path = site.scratch.file("state/record.v2.json");
     let mut record: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
     let old = (1..4096).map(|number| json!([format!("old{number}")]));
     record["names"]["matches"] = std::iter::once(json!([])).chain(old).collect();
@@ -184,7 +185,7 @@ fn a_bpf_file_system_is_mounted_where_there_is_none() -> anyhow::Result<()> {
     command.args(["--mount", "--propagation", "private", "sh", "-c"]);
     command.arg(
         "while umount -l /sys/fs/bpf 2>/dev/null; do :; done\n\
-         \"$@\" & while kill -0 $! 2>/dev/null && ! [ -e /sys/fs/bpf/pins/v1/link_0 ]; do sleep 0.05; done\n\
+         \"$@\" & while kill -0 $! 2>/dev/null && ! [ -e /sys/fs/bpf/pins/v2/link_0 ]; do sleep 0.05; done\n\
          stat --file-system --format %T /sys/fs/bpf; stat --format %a /sys/fs/bpf; kill -INT $!; wait $!",
     );
     command.arg("sh").arg(allowlist_tests::lab::allowlist()?);
@@ -219,7 +220,7 @@ fn stopping() -> anyhow::Result<()> {
         assert_eq!(gets_through(&site, STRANGERS[0])?, !in_force, "{name}");
         assert!(gets_through(&site, FRIENDS[0])?, "{name}");
         assert_eq!(
-            site.scratch.pin_dir().join("v1").exists(),
+            site.scratch.pin_dir().join(format!("v{VERSION}")).exists(),
             in_force,
             "{name}"
         );

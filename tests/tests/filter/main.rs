@@ -312,7 +312,7 @@ fn what_keeps_a_host_alive_passes() -> anyhow::Result<()> {
     solicitation[14 + 7] = 255; // the hop limit of what no router has passed on
     sender.send(&solicitation)?;
     sender.send(&datagram(stranger, UNPROTECTED, b"hello"))?;
-    let expected = json!({"pass not-ip": 1, "pass neighbour-discovery": 1, "drop not-allowed": 1});
+    let expected = json!({"pass arp": 1, "pass neighbour-discovery": 1, "drop not-allowed": 1});
     check_counted(&site, "eth0", &expected)?;
     Ok(())
 }
@@ -418,7 +418,7 @@ fn tracing_prints_a_line_a_packet() -> anyhow::Result<()> {
         filter.wait_for_line(line, SOON)?;
     }
     sender.send(&frame::ethernet(0x0806, &[0; 28]))?;
-    filter.wait_for_line("pass not-ip", SOON)?;
+    filter.wait_for_line("pass arp", SOON)?;
     let printed = filter.stderr();
     let lines: Vec<&str> = printed
         .lines()
@@ -427,7 +427,7 @@ fn tracing_prints_a_line_a_packet() -> anyhow::Result<()> {
     let expected: Vec<&str> = packets
         .iter()
         .map(|(.., line)| *line)
-        .chain(["pass not-ip"])
+        .chain(["pass arp"])
         .collect();
     assert_eq!(lines, expected);
     Ok(())
@@ -491,10 +491,23 @@ fn reports_agree_with_what_was_sent() -> anyhow::Result<()> {
         (json!(4), json!(2))
     );
     assert_eq!(passed("vendor", "passed_bytes"), bytes);
+    let ssh = &status["services"]["ssh"];
     assert_eq!(
-        status["services"]["ssh"],
-        json!({"ports": ["udp/22"], "allow": ["office"]})
+        (&ssh["ports"], &ssh["allow"]),
+        (&json!(["udp/22"]), &json!(["office"]))
     );
+    let counted = |name: &str| {
+        let service = &status["services"][name];
+        ["passed_packets", "dropped_packets"].map(|what| service[what].clone())
+    };
+    assert_eq!(counted("ssh"), [1, 1]);
+    assert_eq!(counted("web"), [3, 0]);
+    for last in [
+        &ssh["last_passed"],
+        &status["sources"]["office"]["last_passed"],
+    ] {
+        assert!(last.is_string(), "{status}");
+    }
     assert_eq!(
         (&status["generation"], &status["default"]),
         (&json!(1), &json!("pass"))

@@ -111,7 +111,7 @@ const DESTINATION: u8 = 60;
 #[rustfmt::skip]
 #[expect(clippy::too_many_lines, reason = "a table")]
 pub(crate) fn frames() -> Vec<(&'static str, Vec<u8>, Reason)> {
-    use Reason::{Allowed, Default, Dhcp, IcmpError, Malformed, Multicast, NeighbourDiscovery, NotAllowed, NotIp};
+    use Reason::{Allowed, Arp, Default, Dhcp, IcmpError, Malformed, Multicast, NeighbourDiscovery, NotAllowed, NotIp};
     let in_extensions = |protocol: u8, payload: &[u8]| packet(VENDOR6, protocol, payload);
     vec![
         // Sources and ports
@@ -141,10 +141,10 @@ pub(crate) fn frames() -> Vec<(&'static str, Vec<u8>, Reason)> {
         ("address 255.255.255.255", tcp("255.255.255.255", 443), NotAllowed),
         ("an IPv4-mapped source is not that IPv4 source", tcp("::ffff:192.0.2.1", 443), NotAllowed),
         // Not IP
-        ("ARP", frame::ethernet(0x0806, &[0; 28]), NotIp),
+        ("ARP", frame::ethernet(0x0806, &[0; 28]), Arp),
         ("LLDP", frame::ethernet(0x88cc, &[0; 46]), NotIp),
         ("802.3 length instead of a type", frame::ethernet(46, &[0; 46]), NotIp),
-        ("tagged ARP", frame::tagged(frame::ethernet(0x0806, &[0; 28]), &[(0x8100, 5)]), NotIp),
+        ("tagged ARP", frame::tagged(frame::ethernet(0x0806, &[0; 28]), &[(0x8100, 5)]), Arp),
         // VLANs
         ("one tag, vendor", frame::tagged(tcp(VENDOR, 443), &[(0x8100, 5)]), Allowed),
         ("one tag, stranger", frame::tagged(tcp(STRANGER, 443), &[(0x8100, 5)]), NotAllowed),
@@ -237,7 +237,7 @@ pub(crate) fn frames() -> Vec<(&'static str, Vec<u8>, Reason)> {
         ("extension header past the packet", in_extensions(DESTINATION, &[TCP, 9, 0, 0, 0, 0, 0, 0]), Malformed),
         ("extension header a little past the packet", in_extensions(DESTINATION, &[NO_NEXT, 1, 0, 0, 0, 0, 0, 0]), Malformed),
         ("extension header cut short", in_extensions(DESTINATION, &[TCP, 0, 0]), Malformed),
-        ("later fragment behind other headers", in_extensions(DESTINATION, &[&[FRAGMENT, 0, 0, 0, 0, 0, 0, 0][..], &[TCP, 0, 0, 8, 0, 0, 0, 1], &[0; 16]].concat()), Allowed),
+        ("later fragment behind other headers", in_extensions(DESTINATION, &[&[FRAGMENT, 0, 0, 0, 0, 0, 0, 0][..], &[TCP, 0, 0, 32, 0, 0, 0, 1], &[0; 16]].concat()), Allowed),
         ("ESP hides its ports", packet(STRANGER6, ESP, &[0; 32]), Default),
         ("no next header", packet(STRANGER6, NO_NEXT, &[]), Default),
     ]

@@ -5,7 +5,7 @@ use allowlist_common::verdict::Verdict;
 use allowlist_tests::lab::Scratch;
 use allowlist_user::compile::Tables;
 use allowlist_user::dataplane::{Dataplane, View};
-use allowlist_user::policy::{DefaultVerdict, Mode};
+use allowlist_user::policy::{DefaultVerdict, Keep, Mode, ReturnTraffic, Rules};
 use aya::Ebpf;
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 
@@ -24,7 +24,7 @@ pub(crate) struct Kernel {
 impl Kernel {
     pub(crate) fn new() -> Self {
         let scratch = Scratch::new().expect("a folder for pins");
-        let dataplane = Dataplane::open(scratch.pin_dir()).expect("maps");
+        let dataplane = Dataplane::open(scratch.pin_dir(), Some(1024)).expect("maps");
         let object = dataplane.load_program(0, false).expect("a program");
         Self {
             scratch,
@@ -34,12 +34,16 @@ impl Kernel {
     }
 
     pub(crate) fn publish(&mut self, tables: &Tables, mode: Mode, default: Verdict) {
-        let default = match default {
-            Verdict::Pass => DefaultVerdict::Pass,
-            Verdict::Drop => DefaultVerdict::Drop,
+        let rules = Rules {
+            default: match default {
+                Verdict::Pass => DefaultVerdict::Pass,
+                Verdict::Drop => DefaultVerdict::Drop,
+            },
+            return_traffic: ReturnTraffic::Off,
+            keep: Keep::ALL,
         };
         self.dataplane
-            .publish(tables, mode, default)
+            .publish(tables, mode, &rules, &[])
             .expect("a publish");
     }
 

@@ -23,7 +23,7 @@ fn names_what_is_wrong_at_the_top() {
         ),
         (
             "zzz = 1",
-            "1:1: zzz: unknown key; the keys here are interfaces, mode, default, attach_mode, max_prefixes, services, sources",
+            "1:1: zzz: unknown key; the keys here are interfaces, mode, default, return_traffic, keep, attach_mode, max_prefixes, max_flows, services, sources",
         ),
         (
             "interfaces = \"eth0\"",
@@ -104,11 +104,11 @@ fn names_what_is_wrong_with_a_service() {
         ),
         (
             "ports = [\"22\"]\nallow = [\"office\"]",
-            "2:10: services.ssh.ports[0]: \"22\" is not a port; write \"tcp/443\", \"udp/5000-5010\", \"icmp\" or \"any\"",
+            "2:10: services.ssh.ports[0]: \"22\" is not a port; write \"tcp/443\", \"udp/5000-5010\", \"sctp/3868\", \"icmp\" or \"any\"",
         ),
         (
-            "ports = [\"sctp/22\"]\nallow = [\"office\"]",
-            "2:10: services.ssh.ports[0]: \"sctp/22\" is not a port; write \"tcp/443\", \"udp/5000-5010\", \"icmp\" or \"any\"",
+            "ports = [\"dccp/22\"]\nallow = [\"office\"]",
+            "2:10: services.ssh.ports[0]: \"dccp/22\" is not a port; write \"tcp/443\", \"udp/5000-5010\", \"sctp/3868\", \"icmp\" or \"any\"",
         ),
         (
             "ports = [\"tcp/0\"]\nallow = [\"office\"]",

@@ -1,0 +1,148 @@
+//! What each protocol and port belongs to.
+//!
+//! A *kernel service* is a distinct set of configured services that share some port, so a port costs
+//! one load. A service may be limited to interfaces, so what a port's kernel service is on one
+//! interface takes a second load, from a row that stays in the cache.
+
+use crate::packet::{ICMP, ICMPV6, SCTP, TCP, UDP, is_extension};
+
+use super::{MAX_INTERFACES, MAX_SERVICES};
+
+/// A kernel service's number: 0 is no service, `n` is bit `n - 1` of a set.
+pub type ServiceId = u8;
+
+/// The set of one service; empty for 0 and for what cannot be a service.
+#[inline(always)]
+pub const fn service_set(id: ServiceId) -> u64 {
+    if id == 0 || id as usize > MAX_SERVICES {
+        0
+    } else {
+        1 << (id - 1)
+    }
+}
+
+/// Ports and protocols to services, one load for each question.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct ServiceTable {
+    /// By TCP destination port.
+    pub tcp: [ServiceId; 1 << 16],
+    /// By UDP destination port.
+    pub udp: [ServiceId; 1 << 16],
+    /// By SCTP destination port.
+    pub sctp: [ServiceId; 1 << 16],
+    /// By protocol number, for protocols without ports.
+    pub protocol: [ServiceId; 1 << 8],
+    /// By interface slot.
+    pub interfaces: [InterfaceServices; MAX_INTERFACES as usize],
+    /// By service: the id to count it under, an index into [`super::SERVICE_COUNTS`].
+    pub counted: [u32; 1 << 8],
+}
+
+/// What services are on one interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct InterfaceServices {
+    /// By service: what is left of it here, without the services that are limited to other interfaces.
+    pub here: [ServiceId; 1 << 8],
+    /// By [`protocol_class`]: all services that cover any of it here. Judges what has no ports to see.
+    pub of_class: [u64; CLASSES],
+}
+
+/// How many protocol classes there are.
+pub const CLASSES: usize = 6;
+/// The class of packets whose protocol cannot be seen: it could be any.
+pub const CLASS_UNKNOWN: usize = 5;
+
+/// Protocols that the same services cover, and an index for each.
+#[inline(always)]
+pub const fn protocol_class(protocol: u8) -> usize {
+    match protocol {
+        TCP => 0,
+        UDP => 1,
+        SCTP => 2,
+        ICMP | ICMPV6 => 3,
+        // Of a later fragment: what follows the extension header is in the first one.
+        _ if is_extension(protocol) => CLASS_UNKNOWN,
+        _ => 4,
+    }
+}
+
+impl InterfaceServices {
+    /// Where no service is limited, and none covers anything.
+    pub const EMPTY: Self = Self {
+        here: [0; 1 << 8],
+        of_class: [0; CLASSES],
+    };
+}
+
+#[expect(
+    clippy::large_stack_arrays,
+    reason = "a constant, which is copied to where it is boxed"
+)]
+impl ServiceTable {
+    /// A table in which no service covers anything. A constant: never on a stack.
+    pub const EMPTY: Self = Self {
+        tcp: [0; 1 << 16],
+        udp: [0; 1 << 16],
+        sctp: [0; 1 << 16],
+        protocol: [0; 1 << 8],
+        interfaces: [InterfaceServices::EMPTY; MAX_INTERFACES as usize],
+        counted: [0; 1 << 8],
+    };
+
+    /// The service that covers a port of TCP, SCTP or, for any other `protocol`, UDP on an interface.
+    #[inline(always)]
+    pub const fn of_port(&self, slot: usize, protocol: u8, port: u16) -> ServiceId {
+        let port = port as usize;
+        let service = match protocol {
+            TCP => self.tcp[port],
+            SCTP => self.sctp[port],
+            _ => self.udp[port],
+        };
+        self.interfaces[slot].here[service as usize]
+    }
+
+    /// The service that covers a protocol without ports on an interface.
+    #[inline(always)]
+    pub const fn of_protocol(&self, slot: usize, protocol: u8) -> ServiceId {
+        self.interfaces[slot].here[self.protocol[protocol as usize] as usize]
+    }
+
+    /// All services that cover any part of a protocol on an interface.
+    #[inline(always)]
+    pub const fn any_of_protocol(&self, slot: usize, protocol: u8) -> u64 {
+        self.interfaces[slot].of_class[protocol_class(protocol)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_of_one_service() {
+        assert_eq!(service_set(0), 0);
+        assert_eq!(service_set(1), 1);
+        assert_eq!(service_set(64), 1 << 63);
+        assert_eq!(service_set(65), 0);
+    }
+
+    #[test]
+    fn classes_of_protocols() {
+        for (protocol, class) in [
+            (TCP, 0),
+            (UDP, 1),
+            (SCTP, 2),
+            (ICMP, 3),
+            (ICMPV6, 3),
+            (47, 4),
+            (50, 4),
+            (0, CLASS_UNKNOWN),
+            (43, CLASS_UNKNOWN),
+            (60, CLASS_UNKNOWN),
+        ] {
+            assert_eq!(protocol_class(protocol), class, "{protocol}");
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Flows that this host sends, and which packets answer them: what return traffic is judged by.
+//!
+//! One side notes what goes out ([`Sent::of`], [`Tracked::after`]), the other asks for what comes in
+//! ([`Flow::answered_by`]). Only what this host sends makes or prolongs an entry, so no sender
+//! from outside can keep one alive. Knows no map and no clock: time is a number of seconds.
+//!
+//! A packet of either side may have no ports to see (a later fragment). So each flow has a *peer*
+//! beside it, the same without ports: fragments from a peer are let in, and are of use only where
+//! their first fragment, which has the ports, is let in as well.
+
+use crate::packet::{Address, ICMP, ICMPV6, Packet, TCP, Transport, UDP, tcp_flag};
+
+/// A flow as this host sees it: the key of the map.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Flow {
+    /// This host's address, as [`Address::padded`] has it.
+    pub local: [u64; 2],
+    /// The other side's.
+    pub remote: [u64; 2],
+    /// This host's port, or the identifier of its echo requests; 0 for a peer.
+    pub local_port: u16,
+    /// The other side's port; 0 for echo requests and for a peer.
+    pub remote_port: u16,
+    /// TCP, UDP, or the ICMP of the family; others are never tracked.
+    pub protocol: u8,
+    /// 4 or 6.
+    pub family: u8,
+    /// Part of the key, so always 0.
+    pub zero: u16,
+}
+
+/// What a flow's entry holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Tracked {
+    /// The second, by the kernel's monotonic clock, from which on nothing answers it any more.
+    pub expires: u32,
+    /// 1 once this host has sent a FIN or RST.
+    pub closing: u32,
+}
+
+/// By [`port_table`] and local port: the second from which on nothing was sent from it for so long
+/// that nothing can answer. 0 where nothing ever was, which costs no look at the clock.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct PortsInUse {
+    /// For TCP, UDP, and echo identifiers.
+    pub until: [[u32; 1 << 16]; 3],
+}
+
+/// Seconds that a TCP connection may idle; RFC 5382 asks a NAT for no less.
+pub const TCP_OPEN: u32 = 2 * 3600 + 4 * 60;
+/// Seconds that a connection may take to be opened or closed; RFC 5382 asks for 4 minutes.
+pub const TCP_PARTIAL: u32 = 4 * 60;
+/// Seconds in which a datagram may be answered; RFC 4787 recommends 5 minutes.
+pub const UDP_IDLE: u32 = 5 * 60;
+/// Seconds in which an echo request may be answered; RFC 5508 asks for no less than a minute.
+pub const ECHO_IDLE: u32 = 60;
+
+const ICMP_ECHO: u8 = 8;
+const ICMP_ECHO_REPLY: u8 = 0;
+const ICMPV6_ECHO: u8 = 128;
+const ICMPV6_ECHO_REPLY: u8 = 129;
+
+/// Which of [`PortsInUse`]'s tables a protocol has.
+#[inline(always)]
+pub const fn port_table(protocol: u8) -> usize {
+    match protocol {
+        TCP => 0,
+        UDP => 1,
+        _ => 2,
+    }
+}
+
+/// The longest that an entry of a protocol lives, in seconds.
+#[inline(always)]
+pub const fn longest(protocol: u8) -> u32 {
+    match protocol {
+        TCP => TCP_OPEN,
+        UDP => UDP_IDLE,
+        _ => ECHO_IDLE,
+    }
+}
+
+/// A packet of this host that can be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// The flow that it belongs to.
+    pub flow: Flow,
+    /// TCP's flags; 0 for other protocols.
+    pub flags: u8,
+}
+
+impl Sent {
+    /// The flow of an outbound packet; `None` for what is not tracked.
+    #[inline(always)]
+    pub fn of(packet: &Packet) -> Option<Self> {
+        let flow = |local_port, remote_port| {
+            Flow::between(
+                packet.source,
+                packet.destination,
+                packet.protocol,
+                (local_port, remote_port),
+            )
+        };
+        match (packet.protocol, packet.transport) {
+            (
+                TCP | UDP,
+                Transport::Ports {
+                    source,
+                    destination,
+                    flags,
+                },
+            ) => Some(Self {
+                flow: flow(source, destination),
+                flags,
+            }),
+            (ICMP | ICMPV6, Transport::Icmp { kind, identifier })
+                if is_echo(packet, kind, ICMP_ECHO, ICMPV6_ECHO) =>
+            {
+                Some(Self {
+                    flow: flow(identifier, 0),
+                    flags: 0,
+                })
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Tracked {
+    /// The entry after one more packet was sent at second `now`.
+    #[inline(always)]
+    pub const fn after(before: Option<Self>, sent: &Sent, now: u32) -> Self {
+        let (age, closing) = match sent.flow.protocol {
+            TCP if sent.flow.local_port != 0 => {
+                let opens = sent.flags & tcp_flag::SYN != 0;
+                let was_closing = match before {
+                    Some(before) => before.closing != 0 && !opens,
+                    None => false,
+                };
+                let closes = was_closing || sent.flags & (tcp_flag::FIN | tcp_flag::RST) != 0;
+                let age = if opens || closes {
+                    TCP_PARTIAL
+                } else {
+                    TCP_OPEN
+                };
+                (age, closes as u32)
+            }
+            protocol => (longest(protocol), 0),
+        };
+        Self {
+            expires: now.saturating_add(age),
+            closing,
+        }
+    }
+
+    /// Whether an answer may come at second `now`.
+    #[inline(always)]
+    pub const fn is_alive(self, now: u32) -> bool {
+        now < self.expires
+    }
+}
+
+impl Flow {
+    #[inline(always)]
+    pub(crate) fn between(
+        local: Address,
+        remote: Address,
+        protocol: u8,
+        (local_port, remote_port): (u16, u16),
+    ) -> Self {
+        Self {
+            local: local.padded(),
+            remote: remote.padded(),
+            local_port,
+            remote_port,
+            protocol,
+            family: local.family(),
+            zero: 0,
+        }
+    }
+
+    /// The flow that an inbound packet would answer; `None` where its own header says that it
+    /// answers nothing, such as a segment that opens a connection.
+    #[inline(always)]
+    pub fn answered_by(packet: &Packet) -> Option<Self> {
+        let ports = match (packet.protocol, packet.transport) {
+            (TCP, Transport::Ports { flags, .. })
+                if flags & (tcp_flag::ACK | tcp_flag::RST) == 0 =>
+            {
+                return None;
+            }
+            (
+                TCP | UDP,
+                Transport::Ports {
+                    source,
+                    destination,
+                    ..
+                },
+            ) => (destination, source),
+            (ICMP | ICMPV6, Transport::Icmp { kind, identifier })
+                if is_echo(packet, kind, ICMP_ECHO_REPLY, ICMPV6_ECHO_REPLY) =>
+            {
+                (identifier, 0)
+            }
+            (TCP | UDP | ICMP | ICMPV6, Transport::LaterFragment) => (0, 0),
+            _ => return None,
+        };
+        Some(Self::between(
+            packet.destination,
+            packet.source,
+            packet.protocol,
+            ports,
+        ))
+    }
+
+    /// The same flow without ports.
+    #[inline(always)]
+    #[must_use]
+    pub const fn peer(self) -> Self {
+        Self {
+            local_port: 0,
+            remote_port: 0,
+            ..self
+        }
+    }
+
+    /// The other side.
+    #[inline(always)]
+    pub const fn remote_address(&self) -> Address {
+        Address::from_padded(self.family, self.remote)
+    }
+}
+
+#[inline(always)]
+const fn is_echo(packet: &Packet, kind: u8, v4: u8, v6: u8) -> bool {
+    match packet.source {
+        Address::V4(_) => packet.protocol == ICMP && kind == v4,
+        Address::V6(_) => packet.protocol == ICMPV6 && kind == v6,
+    }
+}

@@ -1,0 +1,67 @@
+//! Drop events: told while somebody reads them, so many a CPU and window, the others counted.
+//!
+//! Invariant: with nobody reading, a drop costs one load and one comparison more.
+
+use allowlist_common::abi::{EVENTS_PER_WINDOW, Event, EventBudget, window};
+use allowlist_common::packet::Contents;
+
+use crate::maps::{EVENT_BUDGET, EVENTS, INTERFACE, WATCHED};
+use crate::{clock, frames};
+
+/// Tells of the packet that was parsed last on this CPU, which is dropped, or would be.
+///
+/// VERIFIER: a function of its own, so that what led to the drop is forgotten here.
+#[inline(never)]
+pub(crate) fn tell(reason: u32) {
+    // SAFETY: the map's one element, 8 bytes at an address divisible by 8; volatile, since userspace
+    // stores to it at any time.
+    let until = WATCHED
+        .get_ptr(0)
+        .map_or(0, |until| unsafe { until.read_volatile() });
+    if until == 0 {
+        return;
+    }
+    let now = clock::nanoseconds();
+    if now >= until {
+        return; // whoever read is gone, and did not say so
+    }
+    let Some(budget) = EVENT_BUDGET.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: this CPU's own copy, and no other program runs on this CPU meanwhile.
+    let budget = unsafe { &mut *budget };
+    if !is_within(budget, window(now)) {
+        budget.suppressed += 1;
+        return;
+    }
+    let Some(mut entry) = EVENTS.reserve(0) else {
+        budget.suppressed += 1;
+        return;
+    };
+    // Filled in where it lies: the stack has no room for one.
+    let event = entry.write(Event::EMPTY);
+    event.time = now;
+    event.interface = INTERFACE.load();
+    event.reason = reason as u8;
+    if let Some(parsed) = frames::parsed_last() {
+        event.length = parsed.length;
+        if let Ok(Contents::Ip(packet)) = parsed.contents {
+            event.describe(&packet);
+        }
+    }
+    entry.submit(0);
+}
+
+/// Takes one event from the budget of its window, if there is one left.
+#[inline(always)]
+const fn is_within(budget: &mut EventBudget, window: u64) -> bool {
+    if budget.window != window {
+        budget.window = window;
+        budget.sent = 0;
+    }
+    if budget.sent >= EVENTS_PER_WINDOW {
+        return false;
+    }
+    budget.sent += 1;
+    true
+}

@@ -1,0 +1,102 @@
+//! Notes the flows that this host sends on an interface, so that their answers can be told.
+//!
+//! Invariants: no packet is held up or changed, whatever happens here; only the map's entries tell of
+//! it. Flows from a port that a service covers are not noted: what comes to such a port is the
+//! service's to judge, and a busy service would push this host's own flows out of the map.
+
+use allowlist_common::abi::{Control, ReturnTraffic};
+use allowlist_common::flow::{Flow, Sent, Tracked, longest, port_table};
+use allowlist_common::packet::{Contents, TCP, UDP};
+use aya_ebpf::btf_maps::PerCpuArray;
+use aya_ebpf::macros::{btf_map, classifier};
+use aya_ebpf::programs::TcContext;
+
+use crate::clock;
+use crate::frames::Whole;
+use crate::maps::{FLOWS, PORTS, control, service_of_port};
+
+/// To the next program on this interface (`TCX_NEXT`, `TC_ACT_UNSPEC`).
+const NEXT: i32 = -1;
+/// An entry that lives at least so close to its age is not written again: seconds.
+const FRESH: u32 = 1;
+
+/// The entry point for frames that are sent.
+#[expect(clippy::needless_pass_by_value, reason = "the macro passes it so")]
+#[classifier]
+pub fn allowlist_sent(ctx: TcContext) -> i32 {
+    if let Some(control) = control()
+        && control.return_traffic == ReturnTraffic::Track
+        && let Some(parsed) = Whole::sent(&ctx).parsed()
+        && let Ok(Contents::Ip(packet)) = parsed.contents
+        && let Some(sent) = Sent::of(&packet)
+    {
+        note(control, &sent);
+    }
+    NEXT
+}
+
+#[inline(always)]
+fn note(control: Control, sent: &Sent) {
+    let flow = &sent.flow;
+    if matches!(flow.protocol, TCP | UDP)
+        && service_of_port(control, flow.protocol, flow.local_port) != 0
+    {
+        return;
+    }
+    let now = clock::seconds();
+    if !prolong(sent, now) {
+        return; // so were the peer and the ports, less than a second ago
+    }
+    let peer = Sent {
+        flow: flow.peer(),
+        flags: 0,
+    };
+    prolong(&peer, now);
+    if let Some(ports) = PORTS.get_ptr_mut(0) {
+        let until = now + longest(flow.protocol);
+        let table = port_table(flow.protocol);
+        // SAFETY: the map's one element. Another CPU may store a second more or less meanwhile.
+        unsafe {
+            (*ports).until[table][flow.local_port as usize] = until;
+            (*ports).until[table][0] = until;
+        }
+    }
+}
+
+/// Writes the entry of a flow, unless it says the same already.
+///
+/// # Returns
+/// Whether it was written.
+#[inline(always)]
+fn prolong(sent: &Sent, now: u32) -> bool {
+    let before = find(&sent.flow);
+    let after = Tracked::after(before, sent, now);
+    if let Some(before) = before
+        && before.closing == after.closing
+        && before.expires <= after.expires
+        && after.expires - before.expires < FRESH
+    {
+        return false;
+    }
+    // Fails when the map is busy; the next packet tries again.
+    FLOWS.insert(&sent.flow, &after, 0).is_ok()
+}
+
+/// VERIFIER: a key as large as a flow takes much of the stack, at each place that looks for one.
+#[btf_map]
+static KEY: PerCpuArray<Flow, 1> = PerCpuArray::new();
+
+/// The entry of a flow.
+#[inline(always)]
+pub(crate) fn find(flow: &Flow) -> Option<Tracked> {
+    let key = KEY.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own, and no other program runs on this CPU meanwhile.
+    let key = unsafe {
+        key.write(*flow);
+        &*key
+    };
+    let entry = FLOWS.get_ptr(key)?;
+    // SAFETY: an entry is written whole before it is found. One that is evicted meanwhile may hold
+    // another flow's times, which at worst ends or prolongs this one by those.
+    Some(unsafe { *entry })
+}

@@ -1,0 +1,211 @@
+//! Services to the tables that a port, a protocol and an interface are looked up in.
+//!
+//! Knows nothing of sources but that a set of configured services is a `u64`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+
+use allowlist_common::abi::{
+    CLASS_UNKNOWN, CLASSES, InterfaceServices, MAX_SERVICE_COUNTS, MAX_SERVICES, ServiceId,
+    ServiceTable, protocol_class, service_set,
+};
+use allowlist_common::packet::{ICMP, ICMPV6, SCTP, TCP, UDP};
+
+use super::CompileError;
+use crate::policy::{Policy, Ports};
+
+/// A set of configured services, by their place in the policy.
+pub(super) type ServiceSet = u64;
+
+/// The services that cover each port and each protocol without ports, wherever they are.
+pub(super) struct Covers {
+    tcp: Vec<ServiceSet>,
+    udp: Vec<ServiceSet>,
+    sctp: Vec<ServiceSet>,
+    icmp: ServiceSet,
+    other: ServiceSet,
+}
+
+impl Covers {
+    pub(super) fn of(policy: &Policy) -> Self {
+        let mut covers = Self {
+            tcp: vec![0; 1 << 16],
+            udp: vec![0; 1 << 16],
+            sctp: vec![0; 1 << 16],
+            icmp: 0,
+            other: 0,
+        };
+        let cover = |table: &mut [ServiceSet], ports: &RangeInclusive<u16>, service| {
+            for set in &mut table[usize::from(*ports.start())..=usize::from(*ports.end())] {
+                *set |= service;
+            }
+        };
+        for (place, service) in policy.services.iter().enumerate() {
+            let service_bit = 1 << place;
+            for ports in &service.ports {
+                match ports {
+                    Ports::Tcp(range) => cover(&mut covers.tcp, range, service_bit),
+                    Ports::Udp(range) => cover(&mut covers.udp, range, service_bit),
+                    Ports::Sctp(range) => cover(&mut covers.sctp, range, service_bit),
+                    Ports::Icmp => covers.icmp |= service_bit,
+                    Ports::Any => {
+                        for table in [&mut covers.tcp, &mut covers.udp, &mut covers.sctp] {
+                            cover(table, &(0..=u16::MAX), service_bit);
+                        }
+                        covers.icmp |= service_bit;
+                        covers.other |= service_bit;
+                    }
+                }
+            }
+        }
+        covers
+    }
+
+    /// By protocol class: the sets that occur in it.
+    fn classes(&self) -> [BTreeSet<ServiceSet>; CLASSES] {
+        let distinct = |sets: &[ServiceSet]| sets.iter().copied().collect::<BTreeSet<_>>();
+        let mut classes: [BTreeSet<ServiceSet>; CLASSES] = Default::default();
+        classes[protocol_class(TCP)] = distinct(&self.tcp);
+        classes[protocol_class(UDP)] = distinct(&self.udp);
+        classes[protocol_class(SCTP)] = distinct(&self.sctp);
+        classes[protocol_class(ICMP)] = distinct(&[self.icmp]);
+        classes[protocol_class(GRE)] = distinct(&[self.other]);
+        classes[CLASS_UNKNOWN] = classes.iter().flatten().copied().collect();
+        classes
+    }
+
+    pub(super) fn table(&self, kernel: &KernelServices) -> Box<ServiceTable> {
+        let mut table = Box::new(ServiceTable::EMPTY);
+        for port in 0..=usize::from(u16::MAX) {
+            table.tcp[port] = kernel.id(self.tcp[port]);
+            table.udp[port] = kernel.id(self.udp[port]);
+            table.sctp[port] = kernel.id(self.sctp[port]);
+        }
+        for protocol in 0..=u8::MAX {
+            table.protocol[usize::from(protocol)] = kernel.id(match protocol {
+                ICMP | ICMPV6 => self.icmp,
+                _ => self.other,
+            });
+        }
+        table.interfaces.fill(*kernel.elsewhere);
+        table
+    }
+}
+
+/// A protocol of the class of those that nothing is known of.
+const GRE: u8 = 47;
+
+/// The distinct sets of services that cover some port, on some interface.
+pub(super) struct KernelServices {
+    /// In order; a set's place plus one is its kernel service id.
+    pub(super) sets: Vec<ServiceSet>,
+    /// What they are on interfaces that no service names.
+    elsewhere: Box<InterfaceServices>,
+    /// What they are on those that some service names.
+    pub(super) limited: BTreeMap<String, Box<InterfaceServices>>,
+}
+
+impl KernelServices {
+    pub(super) fn new(policy: &Policy, covers: &Covers) -> Result<Self, CompileError> {
+        let classes = covers.classes();
+        let named: BTreeSet<&String> = policy
+            .services
+            .iter()
+            .flat_map(|service| &service.interfaces)
+            .collect();
+        // No interface has an empty name.
+        let elsewhere = services_on(policy, "");
+        let on: BTreeMap<&String, ServiceSet> = named
+            .into_iter()
+            .map(|name| (name, services_on(policy, name)))
+            .collect();
+        let mut sets = BTreeSet::new();
+        for set in &classes[CLASS_UNKNOWN] {
+            sets.insert(*set);
+            sets.insert(set & elsewhere);
+            sets.extend(on.values().map(|here| set & here));
+        }
+        sets.remove(&0);
+        if sets.len() > MAX_SERVICES {
+            return Err(CompileError::TooManyServices {
+                combinations: sets.len(),
+            });
+        }
+        let mut kernel = Self {
+            sets: sets.into_iter().collect(),
+            elsewhere: Box::new(InterfaceServices::EMPTY),
+            limited: BTreeMap::new(),
+        };
+        kernel.elsewhere = kernel.limited_to(elsewhere, &classes);
+        for (name, here) in on {
+            let row = kernel.limited_to(here, &classes);
+            kernel.limited.insert(name.clone(), row);
+        }
+        Ok(kernel)
+    }
+
+    /// 0 for the empty set alone.
+    fn id(&self, set: ServiceSet) -> ServiceId {
+        match self.sets.binary_search(&set) {
+            Ok(place) => place as ServiceId + 1,
+            Err(_) => 0,
+        }
+    }
+
+    /// What services are where only those of `here` are.
+    fn limited_to(
+        &self,
+        here: ServiceSet,
+        classes: &[BTreeSet<ServiceSet>; CLASSES],
+    ) -> Box<InterfaceServices> {
+        let mut row = Box::new(InterfaceServices::EMPTY);
+        for (set, id) in self.sets.iter().zip(1..) {
+            row.here[id] = self.id(set & here);
+        }
+        for (of_class, sets) in row.of_class.iter_mut().zip(classes) {
+            for set in sets {
+                *of_class |= service_set(self.id(set & here));
+            }
+        }
+        row
+    }
+
+    /// Gives each kernel service the id that packets to it are counted under; ids go on from one
+    /// generation to the next.
+    pub(super) fn number_counts(
+        &self,
+        policy: &Policy,
+        names: &mut Vec<Vec<String>>,
+        counted: &mut [u32; 256],
+    ) -> Result<(), CompileError> {
+        for (set, service) in self.sets.iter().zip(1..) {
+            let of_set: Vec<String> = policy
+                .services
+                .iter()
+                .enumerate()
+                .filter(|(place, _)| set & (1 << place) != 0)
+                .map(|(_, service)| service.name.clone())
+                .collect();
+            let known = names.iter().position(|names| *names == of_set);
+            let id = known.unwrap_or(names.len()) as u32;
+            if id >= MAX_SERVICE_COUNTS {
+                return Err(CompileError::TooManyServiceCounts);
+            }
+            if known.is_none() {
+                names.push(of_set);
+            }
+            counted[service] = id;
+        }
+        Ok(())
+    }
+}
+
+/// The services that protect their ports on an interface.
+fn services_on(policy: &Policy, interface: &str) -> ServiceSet {
+    policy
+        .services
+        .iter()
+        .enumerate()
+        .filter(|(_, service)| service.is_on(interface))
+        .fold(0, |set, (place, _)| set | 1 << place)
+}

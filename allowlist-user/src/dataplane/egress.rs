@@ -1,0 +1,178 @@
+//! The program that notes what this host sends, on an interface: put there, replaced, taken off.
+//!
+//! A pinned tcx link where the kernel has it (6.6), else a filter of the clsact queueing discipline,
+//! which stays by itself. Invariant: what is recorded of a slot says which of the two is there.
+
+use allowlist_common::abi::{self, Interface};
+use anyhow::{Context as _, Result};
+use aya::Ebpf;
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::tc::{
+    NlOptions, SchedClassifierLink, TcAttachOptions, TcAttachType, TcError, TcHandle,
+    qdisc_add_clsact,
+};
+use aya::programs::{LinkOrder, SchedClassifier};
+use log::warn;
+use nix::net::if_::if_indextoname;
+
+use super::Dataplane;
+use super::link::take_off;
+use super::pins::Pins;
+use crate::interface::Facts;
+
+/// Which of the kernel's two ways to see what is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// tcx, or clsact where the kernel has no tcx.
+    Best,
+    /// clsact.
+    Clsact,
+}
+
+const BY_TCX: u32 = 1;
+const BY_CLSACT: u32 = 2;
+
+/// Ours among the filters of an interface, so that it is found again.
+const PRIORITY: u16 = 0xa110;
+const HANDLE: TcHandle = TcHandle::new(0, 1);
+
+impl Dataplane {
+    /// Notes what is sent on an interface, if that is asked for, and stops doing so if not.
+    pub fn follow_sent(
+        &mut self,
+        object: &mut Ebpf,
+        slot: u32,
+        facts: &Facts,
+        hook: Hook,
+    ) -> Result<()> {
+        let recorded = self.interfaces.get(&slot, 0)?;
+        let egress = if self.tracks {
+            let program = load(object)?;
+            self.attach_egress(program, slot, (facts, &recorded), hook)
+                .with_context(|| {
+                    format!(
+                        "cannot note what is sent on {}, so answers could not be told; with return_traffic = \"established\" or \"off\" that is not needed",
+                        facts.name
+                    )
+                })?
+        } else {
+            stop_following(&self.pins, slot, &recorded)?;
+            0
+        };
+        let recorded = Interface { egress, ..recorded };
+        Ok(self.interfaces.set(slot, recorded, 0)?)
+    }
+
+    fn attach_egress(
+        &self,
+        program: &mut SchedClassifier,
+        slot: u32,
+        (facts, recorded): (&Facts, &Interface),
+        hook: Hook,
+    ) -> Result<u32> {
+        let pin = self.pins.egress(slot);
+        if pin.exists() {
+            if hook == Hook::Best && super::link::interface_of(&pin)? == Some(facts.index) {
+                let link: FdLink = PinnedLink::from_pin(&pin)?.into();
+                let id = program.attach_to_link(link.try_into()?)?;
+                drop(program.take_link(id)?); // the pin holds it
+                return Ok(BY_TCX);
+            }
+            take_off(&pin)?;
+        }
+        if hook == Hook::Best {
+            // First of all, since a program before it may end the chain.
+            let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+            match program.attach_with_options(&facts.name, TcAttachType::Egress, order) {
+                Ok(id) => {
+                    let link: FdLink = program.take_link(id)?.try_into()?;
+                    link.pin(&pin).context("cannot pin the link")?;
+                    if recorded.egress == BY_CLSACT && recorded.index == facts.index {
+                        remove_filter(&facts.name); // of an older kernel's way, or of a test
+                    }
+                    return Ok(BY_TCX);
+                }
+                // What is wrong with more than tcx is wrong with clsact too, and told by that.
+                Err(error) => log::debug!("{}: no tcx: {error:#}", facts.name),
+            }
+        }
+        attach_filter(program, facts, recorded)?;
+        Ok(BY_CLSACT)
+    }
+}
+
+/// Takes the program off a slot's interface, if it is there.
+pub(super) fn stop_following(pins: &Pins, slot: u32, recorded: &Interface) -> Result<()> {
+    let pin = pins.egress(slot);
+    if pin.exists() {
+        take_off(&pin)?;
+    }
+    if recorded.egress == BY_CLSACT
+        && let Ok(name) = if_indextoname(recorded.index)
+    {
+        remove_filter(&name.to_string_lossy());
+    }
+    Ok(())
+}
+
+fn load(object: &mut Ebpf) -> Result<&mut SchedClassifier> {
+    let program: &mut SchedClassifier = object
+        .program_mut(abi::EGRESS_PROGRAM)
+        .with_context(|| format!("the kernel object has no program {}", abi::EGRESS_PROGRAM))?
+        .try_into()?;
+    program
+        .load()
+        .context("the kernel refused the program (its verifier's log follows)")?;
+    Ok(program)
+}
+
+fn attach_filter(program: &mut SchedClassifier, facts: &Facts, recorded: &Interface) -> Result<()> {
+    match qdisc_add_clsact(&facts.name) {
+        Ok(()) | Err(TcError::AlreadyAttached) => {}
+        Err(error) => return Err(error).context("cannot add the clsact queueing discipline"),
+    }
+    let replaced = if recorded.egress == BY_CLSACT && recorded.index == facts.index {
+        let link = filter(&facts.name)?;
+        program.attach_to_link(link).ok()
+    } else {
+        None
+    };
+    let id = match replaced {
+        Some(id) => id,
+        None => {
+            let options = NlOptions {
+                priority: PRIORITY,
+                handle: HANDLE,
+                ..NlOptions::default()
+            };
+            program.attach_with_options(
+                &facts.name,
+                TcAttachType::Egress,
+                TcAttachOptions::Netlink(options),
+            )?
+        }
+    };
+    // Dropped, it would take the filter off.
+    std::mem::forget(program.take_link(id)?);
+    Ok(())
+}
+
+fn filter(name: &str) -> Result<SchedClassifierLink> {
+    Ok(SchedClassifierLink::attached(
+        name,
+        TcAttachType::Egress,
+        PRIORITY,
+        HANDLE,
+        None,
+    )?)
+}
+
+/// Removes the clsact filter; the queueing discipline stays, since others may use it.
+fn remove_filter(name: &str) {
+    use aya::programs::links::Link as _;
+    let removed = filter(name).and_then(|link| Ok(link.detach()?));
+    if let Err(error) = removed {
+        // It notes flows that nobody asks for, which harms nothing.
+        warn!("{name}: the filter that notes what is sent stays: {error:#}");
+    }
+}
