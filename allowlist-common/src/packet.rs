@@ -103,6 +103,34 @@ pub const ICMPV6: u8 = 58;
 /// SCTP.
 pub const SCTP: u8 = 132;
 
+/// From where to where something lies in a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    start: u16,
+    end: u16,
+}
+
+impl Span {
+    /// Headers start well before 64 KiB. A packet may end a little behind, of which nobody reads.
+    #[inline(always)]
+    const fn new(start: usize, end: usize) -> Self {
+        let end = if end > u16::MAX as usize {
+            u16::MAX as usize
+        } else {
+            end
+        };
+        Self {
+            start: start as u16,
+            end: end as u16,
+        }
+    }
+
+    #[inline(always)]
+    const fn bounds(self) -> (usize, usize) {
+        (self.start as usize, self.end as usize)
+    }
+}
+
 /// TCP's flags, as they stand in its header.
 pub mod tcp_flag {
     /// The sender has no more to send.
@@ -196,6 +224,20 @@ impl From<Address> for IpAddr {
 /// What a frame carries, and if it is a packet, what it is judged by.
 #[inline(always)]
 pub fn parse<F: Frame + ?Sized>(frame: &F) -> Result<Contents, Malformed> {
+    let (mut contents, header) = parse_network(frame)?;
+    if let Contents::Ip(packet) = &mut contents
+        && let Some(header) = header
+    {
+        let family = packet.source.family();
+        packet.transport = parse_transport(frame, family, packet.protocol, header)?;
+    }
+    Ok(contents)
+}
+
+/// The first half of [`parse`]: all but what the transport header says, and where that header is.
+/// Nowhere in a later fragment, which is told as one.
+#[inline(always)]
+pub fn parse_network<F: Frame + ?Sized>(frame: &F) -> Result<(Contents, Option<Span>), Malformed> {
     let mut kind = frame.number(ETHERNET - 2).ok_or(Malformed)?;
     let mut offset = ETHERNET;
     let mut vlan = 0;
@@ -211,13 +253,14 @@ pub fn parse<F: Frame + ?Sized>(frame: &F) -> Result<Contents, Malformed> {
             offset += TAG;
         }
     }
-    match kind {
-        0x0800 => ipv4(frame, offset, vlan).map(Contents::Ip),
-        0x86dd => ipv6(frame, offset, vlan).map(Contents::Ip),
-        0x0806 => Ok(Contents::Arp),
-        _ if is_tag(kind) => Err(Malformed),
-        _ => Ok(Contents::Other),
-    }
+    let (packet, header) = match kind {
+        0x0800 => ipv4(frame, offset, vlan)?,
+        0x86dd => ipv6(frame, offset, vlan)?,
+        0x0806 => return Ok((Contents::Arp, None)),
+        _ if is_tag(kind) => return Err(Malformed),
+        _ => return Ok((Contents::Other, None)),
+    };
+    Ok((Contents::Ip(packet), header))
 }
 
 #[inline(always)]
@@ -254,7 +297,11 @@ impl Ipv4 {
 }
 
 #[inline(always)]
-fn ipv4<F: Frame + ?Sized>(frame: &F, start: usize, vlan: u16) -> Result<Packet, Malformed> {
+fn ipv4<F: Frame + ?Sized>(
+    frame: &F,
+    start: usize,
+    vlan: u16,
+) -> Result<(Packet, Option<Span>), Malformed> {
     let header = frame.read(start, Ipv4::read).ok_or(Malformed)?;
     if header.version != 4
         || header.header_length < IPV4
@@ -266,20 +313,24 @@ fn ipv4<F: Frame + ?Sized>(frame: &F, start: usize, vlan: u16) -> Result<Packet,
     if end > frame.length() {
         return Err(Malformed);
     }
-    let transport = if header.fragment_offset == 0 {
-        let offset = start + header.header_length;
-        transport(frame, header.protocol, offset, end, Family::V4)?
+    let (transport, span) = if header.fragment_offset == 0 {
+        let span = Span::new(start + header.header_length, end);
+        (Transport::Other, Some(span))
     } else {
-        later_fragment(header.protocol, header.fragment_offset)?
+        (
+            later_fragment(header.protocol, header.fragment_offset)?,
+            None,
+        )
     };
-    Ok(Packet {
+    let packet = Packet {
         vlan,
         source: Address::V4(header.source),
         destination: Address::V4(header.destination),
         hops: header.hops,
         protocol: header.protocol,
         transport,
-    })
+    };
+    Ok((packet, span))
 }
 
 /// The first 8 bytes of an IPv6 header; its addresses follow.
@@ -303,7 +354,11 @@ impl Ipv6 {
 }
 
 #[inline(always)]
-fn ipv6<F: Frame + ?Sized>(frame: &F, start: usize, vlan: u16) -> Result<Packet, Malformed> {
+fn ipv6<F: Frame + ?Sized>(
+    frame: &F,
+    start: usize,
+    vlan: u16,
+) -> Result<(Packet, Option<Span>), Malformed> {
     let header = frame.read(start, Ipv6::read).ok_or(Malformed)?;
     let source = frame.halves(start + 8).ok_or(Malformed)?;
     let destination = frame.halves(start + 24).ok_or(Malformed)?;
@@ -312,19 +367,20 @@ fn ipv6<F: Frame + ?Sized>(frame: &F, start: usize, vlan: u16) -> Result<Packet,
         return Err(Malformed);
     }
     let chain = extensions(frame, header.next, start + IPV6, end)?;
-    let transport = if chain.fragment_offset == 0 {
-        transport(frame, chain.protocol, chain.offset, end, Family::V6)?
+    let (transport, span) = if chain.fragment_offset == 0 {
+        (Transport::Other, Some(Span::new(chain.offset, end)))
     } else {
-        later_fragment(chain.protocol, chain.fragment_offset)?
+        (later_fragment(chain.protocol, chain.fragment_offset)?, None)
     };
-    Ok(Packet {
+    let packet = Packet {
         vlan,
         source: Address::V6(source),
         destination: Address::V6(destination),
         hops: header.hops,
         protocol: chain.protocol,
         transport,
-    })
+    };
+    Ok((packet, span))
 }
 
 /// Where a chain of extension headers ends.
@@ -388,13 +444,6 @@ fn extensions<F: Frame + ?Sized>(
     Err(Malformed)
 }
 
-/// Whose ICMP is whose.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Family {
-    V4,
-    V6,
-}
-
 /// The bytes that a transport header has at least; 0 for protocols that are not looked into.
 #[inline(always)]
 const fn least_header(protocol: u8) -> usize {
@@ -417,17 +466,17 @@ const fn later_fragment(protocol: u8, fragment_offset: usize) -> Result<Transpor
     }
 }
 
-/// Reads ports or the ICMP type. A header that does not fit whole is malformed, also in a first
-/// fragment: no honest sender splits one (RFC 1858 has the attack).
+/// The second half of [`parse`]: what the transport header says. A header that does not fit whole is
+/// malformed, also in a first fragment: no honest sender splits one (RFC 1858 has the attack).
 #[inline(always)]
-fn transport<F: Frame + ?Sized>(
+pub fn parse_transport<F: Frame + ?Sized>(
     frame: &F,
+    family: u8,
     protocol: u8,
-    offset: usize,
-    end: usize,
-    family: Family,
+    header: Span,
 ) -> Result<Transport, Malformed> {
     let least = least_header(protocol);
+    let (offset, end) = header.bounds();
     if least == 0 {
         return Ok(Transport::Other);
     }
@@ -454,9 +503,9 @@ fn transport<F: Frame + ?Sized>(
         .ok_or(Malformed)?;
     let kind = (first >> 8) as u8;
     Ok(match (family, protocol, kind) {
-        (Family::V4, ICMP, 3 | 11 | 12) | (Family::V6, ICMPV6, 1..=4) => Transport::IcmpError {
+        (4, ICMP, 3 | 11 | 12) | (6, ICMPV6, 1..=4) => Transport::IcmpError {
             kind,
-            quote: Quote::new(offset + least, end),
+            quote: Quote(Span::new(offset + least, end)),
         },
         (_, ICMP | ICMPV6, _) => Transport::Icmp {
             kind,

@@ -4,12 +4,15 @@
 //! then its start is copied into one.
 //!
 //! VERIFIER: it walks every path through a program, and what one path knows of an offset keeps it apart
-//! from all others. So parsing is a function of its own, which leaves what it found in a map's memory: of
-//! that the verifier knows nothing, and walks what follows once. It also has its own stack.
+//! from all others. So the two halves of parsing are functions of their own, which leave what they found in
+//! a map's memory: of that the verifier knows nothing, and walks what follows once. They also have stacks of
+//! their own.
 
 use allowlist_common::flow::Flow;
 use allowlist_common::frame::Frame;
-use allowlist_common::packet::{Address, Contents, Flat, Malformed, Quote, parse};
+use allowlist_common::packet::{
+    Address, Contents, Flat, Malformed, Quote, parse_network, parse_transport,
+};
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::helpers::generated::{bpf_skb_pull_data, bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
@@ -61,10 +64,13 @@ impl<'a> Received<'a> {
     pub(crate) fn parsed(&self) -> Option<Parsed> {
         let room = PARSED.get_ptr_mut(0)?;
         if self.is_copied {
-            parse_copied(COPY.get_ptr(0)?.cast(), self.length, room.cast());
+            network_copied(COPY.get_ptr(0)?.cast(), self.length, room.cast());
+            transport_copied(COPY.get_ptr(0)?.cast(), room.cast());
         } else {
             let (start, end) = bounds(self.ctx);
-            parse_whole(start, end, self.length, room.cast());
+            network_whole(start, end, self.length, room.cast());
+            let (start, end) = bounds(self.ctx);
+            transport_whole(start, end, room.cast());
         }
         Some(taken(room))
     }
@@ -123,10 +129,10 @@ fn taken(room: *const Room) -> Parsed {
     }
 }
 
-/// Leaves what was parsed for [`taken`].
+/// Leaves the network layer of a frame for [`leave_transport`].
 #[inline(always)]
-fn leave<F: Frame>(frame: &F, room: *mut u64) {
-    let flat = Flat::from(parse(frame));
+fn leave_network<F: Frame>(frame: &F, room: *mut u64) {
+    let flat = Flat::of_network(parse_network(frame));
     // SAFETY: `room` is a `Room`, this CPU's own.
     unsafe {
         room.cast::<Flat>().write(flat);
@@ -134,19 +140,41 @@ fn leave<F: Frame>(frame: &F, room: *mut u64) {
     }
 }
 
-#[inline(never)]
-fn parse_whole(start: usize, end: usize, length: usize, room: *mut u64) {
-    leave(&Whole { start, end, length }, room);
+/// Leaves the whole frame for [`taken`].
+#[inline(always)]
+fn leave_transport<F: Frame>(frame: &F, room: *mut u64) {
+    // SAFETY: `room` is a `Room`, this CPU's own, which `leave_network` wrote to.
+    let flat = unsafe { &mut *room.cast::<Flat>() };
+    if let Some((family, protocol, header)) = flat.unread() {
+        flat.set_transport(parse_transport(frame, family, protocol, header));
+    }
 }
 
 #[inline(never)]
-fn parse_copied(copy: *const u8, length: usize, room: *mut u64) {
-    leave(&Copied { copy, length }, room);
+fn network_whole(start: usize, end: usize, length: usize, room: *mut u64) {
+    leave_network(&Whole { start, end, length }, room);
+}
+
+#[inline(never)]
+fn network_copied(copy: *const u8, length: usize, room: *mut u64) {
+    leave_network(&Copied { copy, length }, room);
+}
+
+#[inline(never)]
+fn transport_whole(start: usize, end: usize, room: *mut u64) {
+    let length = 0; // the network layer was compared with it
+    leave_transport(&Whole { start, end, length }, room);
+}
+
+#[inline(never)]
+fn transport_copied(copy: *const u8, room: *mut u64) {
+    let length = 0;
+    leave_transport(&Copied { copy, length }, room);
 }
 
 #[inline(never)]
 fn quote_whole(start: usize, end: usize, at: u64, room: *mut u64) -> u32 {
-    let length = 0; // what a quote is read by is its own length
+    let length = 0; // a quote has an end of its own
     quoted(&Whole { start, end, length }, at, room)
 }
 
@@ -194,7 +222,8 @@ impl Whole {
     #[inline(always)]
     pub(crate) fn parsed(self) -> Option<Parsed> {
         let room = PARSED.get_ptr_mut(0)?;
-        parse_whole(self.start, self.end, self.length, room.cast());
+        network_whole(self.start, self.end, self.length, room.cast());
+        transport_whole(self.start, self.end, room.cast());
         Some(taken(room))
     }
 }

@@ -1,7 +1,7 @@
 //! What was parsed, in a fixed layout without gaps: for a map's memory, in which the kernel program hands
-//! it from the function that parses to the one that judges.
+//! it from one function to the next: the network layer is parsed, then the transport header, then judged.
 
-use super::{Address, Contents, Malformed, Packet, Quote, Transport};
+use super::{Address, Contents, Malformed, Packet, Quote, Span, Transport};
 
 /// See the module. Every field is always set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -9,7 +9,8 @@ use super::{Address, Contents, Malformed, Packet, Quote, Transport};
 pub struct Flat {
     source: [u64; 2],
     destination: [u64; 2],
-    /// Ports; of an ICMP message its identifier, of an error where the quote starts and ends.
+    /// Ports; of an ICMP message its identifier, of an error where the quote starts and ends; before
+    /// it was read, where the transport header does.
     words: [u16; 2],
     vlan: u16,
     contents: u8,
@@ -31,6 +32,7 @@ const ICMP: u8 = 1;
 const ICMP_ERROR: u8 = 2;
 const LATER_FRAGMENT: u8 = 3;
 const NO_PORTS: u8 = 4;
+const UNREAD: u8 = 5;
 
 impl From<Result<Contents, Malformed>> for Flat {
     #[inline(always)]
@@ -48,19 +50,7 @@ impl From<Result<Contents, Malformed>> for Flat {
                 flat.family = packet.source.family();
                 flat.hops = packet.hops;
                 flat.protocol = packet.protocol;
-                (flat.transport, flat.words, flat.detail) = match packet.transport {
-                    Transport::Ports {
-                        source,
-                        destination,
-                        flags,
-                    } => (PORTS, [source, destination], flags),
-                    Transport::Icmp { kind, identifier } => (ICMP, [identifier, 0], kind),
-                    Transport::IcmpError { kind, quote } => {
-                        (ICMP_ERROR, [quote.start, quote.end], kind)
-                    }
-                    Transport::LaterFragment => (LATER_FRAGMENT, [0, 0], 0),
-                    Transport::Other => (NO_PORTS, [0, 0], 0),
-                };
+                flat.set_transport(Ok(packet.transport));
             }
         }
         flat
@@ -68,6 +58,56 @@ impl From<Result<Contents, Malformed>> for Flat {
 }
 
 impl Flat {
+    /// What [`super::parse_network`] found.
+    #[inline(always)]
+    pub fn of_network(found: Result<(Contents, Option<Span>), Malformed>) -> Self {
+        let header = match found {
+            Ok((_, header)) => header,
+            Err(Malformed) => None,
+        };
+        let mut flat = Self::from(found.map(|(contents, _)| contents));
+        if let Some(header) = header {
+            flat.transport = UNREAD;
+            flat.words = [header.start, header.end];
+        }
+        flat
+    }
+
+    /// The family, the protocol and the place of a transport header that is still to be read.
+    #[inline(always)]
+    pub const fn unread(&self) -> Option<(u8, u8, Span)> {
+        if self.contents != IP || self.transport != UNREAD {
+            return None;
+        }
+        let [start, end] = self.words;
+        Some((self.family, self.protocol, Span { start, end }))
+    }
+
+    /// Adds what [`super::parse_transport`] found.
+    #[inline(always)]
+    pub const fn set_transport(&mut self, found: Result<Transport, Malformed>) {
+        let transport = match found {
+            Ok(transport) => transport,
+            Err(Malformed) => {
+                self.contents = MALFORMED;
+                return;
+            }
+        };
+        (self.transport, self.words, self.detail) = match transport {
+            Transport::Ports {
+                source,
+                destination,
+                flags,
+            } => (PORTS, [source, destination], flags),
+            Transport::Icmp { kind, identifier } => (ICMP, [identifier, 0], kind),
+            Transport::IcmpError { kind, quote } => {
+                (ICMP_ERROR, [quote.0.start, quote.0.end], kind)
+            }
+            Transport::LaterFragment => (LATER_FRAGMENT, [0, 0], 0),
+            Transport::Other => (NO_PORTS, [0, 0], 0),
+        };
+    }
+
     /// What it was made from.
     #[inline(always)]
     pub const fn parsed(&self) -> Result<Contents, Malformed> {
@@ -96,10 +136,10 @@ impl Flat {
                 },
                 ICMP_ERROR => Transport::IcmpError {
                     kind: self.detail,
-                    quote: Quote {
+                    quote: Quote(Span {
                         start: first,
                         end: second,
-                    },
+                    }),
                 },
                 LATER_FRAGMENT => Transport::LaterFragment,
                 _ => Transport::Other,
@@ -129,7 +169,7 @@ mod tests {
             },
             Transport::IcmpError {
                 kind: 3,
-                quote: Quote { start: 42, end: 70 },
+                quote: Quote(Span { start: 42, end: 70 }),
             },
             Transport::LaterFragment,
             Transport::Other,

@@ -4,33 +4,15 @@
 //! bytes more, so its ports. IPv6 extension headers in the quote are not walked, but for one fragment
 //! header, since what this host sends has no others: then the flow is not told.
 
-use super::{Address, FRAGMENT, ICMP, ICMPV6, IPV4, IPV6, Ipv4, Ipv6, TCP, UDP};
+use super::{Address, FRAGMENT, ICMP, ICMPV6, IPV4, IPV6, Ipv4, Ipv6, Span, TCP, UDP};
 use crate::flow::Flow;
 use crate::frame::{Frame, u16_at};
 
 /// Where in a frame a packet is quoted. Not read before somebody asks, since few do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quote {
-    pub(super) start: u16,
-    pub(super) end: u16,
-}
+pub struct Quote(pub(super) Span);
 
 impl Quote {
-    /// From `start` to `end`, exclusive. One that lies further in the frame than headers ever do is
-    /// empty.
-    #[inline(always)]
-    pub(super) const fn new(start: usize, end: usize) -> Self {
-        let end = if end > u16::MAX as usize {
-            u16::MAX as usize
-        } else {
-            end
-        };
-        Self {
-            start: start as u16,
-            end: end as u16,
-        }
-    }
-
     /// The flow of the quoted packet, from its sender's side, in an error that came from `source`;
     /// without ports where it is a later fragment, or of a protocol without ports. `None` where
     /// nothing is quoted that a flow could be told from.
@@ -42,7 +24,7 @@ impl Quote {
     /// Both in one number, which is all that a function of the kernel program takes.
     #[inline(always)]
     pub const fn encode(self, source: Address) -> u64 {
-        (source.family() as u64) << 32 | (self.start as u64) << 16 | self.end as u64
+        (source.family() as u64) << 32 | (self.0.start as u64) << 16 | self.0.end as u64
     }
 
     /// The same as [`Self::flow`], for what [`Self::encode`] made.
