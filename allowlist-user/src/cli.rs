@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use crate::config::AttachMode;
 use crate::feed::parse_prefix;
-use crate::policy::Ports;
+use crate::policy::{Mode, Ports};
 
 /// A source-address filter for Linux edge hosts: services are reached by the vendors and networks
 /// that you name, and by nobody else.
@@ -97,6 +97,11 @@ crash and kill -9: the kernel goes on filtering by the last lists. `allowlist de
     Providers(Providers),
     /// Is it filtering, what, and what has it done
     Status(Output),
+    /// Carry drops out, or only count them: a running daemon changes over at once
+    #[command(after_help = "\
+Nothing is reloaded, and no packet is missed. It lasts until the daemon ends: the next one does as the
+configuration says.")]
+    Mode(ModeChange),
     /// Print packets as they are dropped, a line each, until Ctrl-C
     #[command(after_help = "\
 Works with or without a daemon. In observe mode these are the packets that would be dropped. Of a flood
@@ -181,6 +186,32 @@ pub struct Providers {
     /// How to print.
     #[command(flatten)]
     pub output: Output,
+}
+
+/// Options of `mode`.
+#[derive(Debug, Args)]
+pub struct ModeChange {
+    /// The mode from now on
+    #[arg(value_enum)]
+    pub mode: ModeArg,
+}
+
+/// `Mode` as typed.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum ModeArg {
+    /// Drops are carried out
+    Enforce,
+    /// Everything passes; decisions are counted and told as if they were carried out
+    Observe,
+}
+
+impl From<ModeArg> for Mode {
+    fn from(typed: ModeArg) -> Self {
+        match typed {
+            ModeArg::Enforce => Self::Enforce,
+            ModeArg::Observe => Self::Observe,
+        }
+    }
 }
 
 /// Options of `watch`.

@@ -50,6 +50,7 @@ pub fn run(cli: Cli) -> Result<()> {
             Command::Providers(providers) => print_providers(&providers),
             Command::Status(output) => print_status(&paths, output).await,
             Command::List(output) => print_list(&paths, output),
+            Command::Mode(change) => control::ask_for_mode(&paths.socket, change.mode.into()).await,
             Command::Watch(options) => watch(&paths, &options).await,
             Command::Detach(output) => detach(&paths, output),
             Command::Verify(output) => verify(output),

@@ -1,5 +1,7 @@
 //! The socket on which a running daemon answers: HTTP with JSON over a Unix socket, so that
-//! `curl --unix-socket` can ask as well. It only tells; changes come later.
+//! `curl --unix-socket` can ask as well.
+//!
+//! It tells what only the daemon knows, and passes on what is asked of it: the daemon alone writes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,21 +11,28 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use axum::extract::State;
-use axum::routing::get;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
 use axum::{Json, Router};
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+
+use crate::policy::Mode;
 
 /// How long a daemon may take to answer before it counts as not answering.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// `sockaddr_un` has room for so much, and a zero.
 const MAX_PATH: usize = 107;
 const STATUS: &str = "/v1/status";
+const MODE: &str = "/v1/mode";
+/// How many requests may wait for the daemon; more are told to come again.
+const WAITING: usize = 16;
 
 /// What only a running daemon knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,10 +45,24 @@ pub struct Live {
     pub next_fetch: BTreeMap<String, Timestamp>,
 }
 
+/// What is asked of a daemon. It answers when it is done.
+#[derive(Debug)]
+pub enum Request {
+    /// To carry verdicts out, or only to count them.
+    Mode(Mode, oneshot::Sender<()>),
+}
+
+/// The body of a request for a mode.
+#[derive(Debug, Serialize, Deserialize)]
+struct WantedMode {
+    mode: Mode,
+}
+
 /// The listening side. Stops, and removes the socket, when it is dropped.
 pub struct Control {
     path: PathBuf,
     live: watch::Sender<Live>,
+    requests: mpsc::Receiver<Request>,
     server: JoinHandle<()>,
 }
 
@@ -80,14 +103,11 @@ impl Control {
         let listener = UnixListener::bind(path).with_context(what)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).with_context(what)?;
         let (live, watching) = watch::channel(Live::default());
+        let (asked, requests) = mpsc::channel(WAITING);
         let router = Router::new()
-            .route(
-                STATUS,
-                get(|State(live): State<watch::Receiver<Live>>| async move {
-                    Json(live.borrow().clone())
-                }),
-            )
-            .with_state(watching);
+            .route(STATUS, get(async move || Json(watching.borrow().clone())))
+            .route(MODE, post(set_mode))
+            .with_state(asked);
         let server = tokio::spawn(async move {
             // Ends with the task; accepting goes on after an error.
             let _ = axum::serve(listener, router).await;
@@ -95,8 +115,18 @@ impl Control {
         Ok(Self {
             path: path.to_owned(),
             live,
+            requests,
             server,
         })
+    }
+
+    /// What is asked next.
+    pub async fn request(&mut self) -> Request {
+        match self.requests.recv().await {
+            Some(request) => request,
+            // The server is gone, and nobody can ask any more.
+            None => std::future::pending().await,
+        }
     }
 
     /// What to answer from now on.
@@ -112,20 +142,66 @@ impl Drop for Control {
     }
 }
 
+async fn set_mode(
+    State(requests): State<mpsc::Sender<Request>>,
+    Json(wanted): Json<WantedMode>,
+) -> StatusCode {
+    let (done, answer) = oneshot::channel();
+    if requests.try_send(Request::Mode(wanted.mode, done)).is_err() {
+        return StatusCode::SERVICE_UNAVAILABLE;
+    }
+    match answer.await {
+        Ok(()) => StatusCode::NO_CONTENT,
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE, // it stopped before it came to this
+    }
+}
+
 /// Asks the daemon; `None` where none answers.
 pub async fn ask(path: &Path) -> Option<Live> {
-    let asked = async {
+    let request = hyper::Request::get(STATUS)
+        .body(Full::default())
+        .expect("its parts are constants");
+    let (_, body) = send(path, request).await.ok()?;
+    serde_json::from_slice(&body).ok()
+}
+
+/// Asks the daemon to carry verdicts out, or only to count them.
+pub async fn ask_for_mode(path: &Path, mode: Mode) -> Result<()> {
+    let body = serde_json::to_vec(&WantedMode { mode })?;
+    let request = hyper::Request::post(MODE)
+        .header("content-type", "application/json")
+        .body(Full::from(body))
+        .expect("its parts are constants");
+    let (status, _) = send(path, request).await.with_context(|| {
+        format!(
+            "no daemon answers on {}, and it alone changes the mode; start one with `allowlist run`",
+            path.display()
+        )
+    })?;
+    if !status.is_success() {
+        bail!("the daemon did not change the mode ({status}); ask again");
+    }
+    Ok(())
+}
+
+async fn send(
+    path: &Path,
+    mut request: hyper::Request<Full<Bytes>>,
+) -> Result<(StatusCode, Bytes)> {
+    let host = hyper::header::HeaderValue::from_static("allowlist");
+    request.headers_mut().insert("host", host);
+    let sent = async {
         let stream = UnixStream::connect(path).await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let connection = tokio::spawn(connection);
-        let request = hyper::Request::get(STATUS)
-            .header("host", "allowlist")
-            .body(Empty::<hyper::body::Bytes>::new())?;
         let answer = sender.send_request(request).await?;
+        let status = answer.status();
         let body = answer.into_body().collect().await?.to_bytes();
         connection.abort();
-        anyhow::Ok(serde_json::from_slice(&body)?)
+        anyhow::Ok((status, body))
     };
-    tokio::time::timeout(TIMEOUT, asked).await.ok()?.ok()
+    tokio::time::timeout(TIMEOUT, sent)
+        .await
+        .context("it does not answer")?
 }

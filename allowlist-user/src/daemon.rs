@@ -22,11 +22,11 @@ use self::first::First;
 use crate::cli::Paths;
 use crate::compile::{CompileError, Names, Tables, compile};
 use crate::config::Config;
-use crate::control::{Control, Live};
+use crate::control::{Control, Live, Request};
 use crate::dataplane::{Dataplane, View, detach_all, print_trace};
 use crate::gather::{Fetched, gather};
 use crate::interface::{self, Facts};
-use crate::policy::{Feed, Snapshot, Source};
+use crate::policy::{Feed, Mode, Snapshot, Source};
 use crate::record::Record;
 use crate::state::{StateDir, StateLock};
 
@@ -150,6 +150,9 @@ impl Daemon {
         for source in &fetched {
             daemon.keep(source);
         }
+        for facts in &interfaces {
+            warn_of_stripped_tags(&facts.name).await;
+        }
         daemon.schedule_all();
         Ok(daemon)
     }
@@ -206,8 +209,9 @@ impl Daemon {
                 continue;
             };
             match self.attach(&facts, self.options.trace) {
+                Ok(()) => warn_of_stripped_tags(&name).await,
                 Err(error) if first_seen => warn!("{error:#}; this is tried again"),
-                _ => {}
+                Err(_) => {}
             }
         }
         Ok(())
@@ -237,6 +241,7 @@ impl Daemon {
                         warn!("{error:#}");
                     }
                 }
+                request = self.control.request() => self.carry_out(request),
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() && fetching.is_none() => {
                     fetching = Some(self.fetch_due());
                 }
@@ -251,6 +256,20 @@ impl Daemon {
                     }
                     self.tell();
                 }
+            }
+        }
+    }
+
+    fn carry_out(&mut self, request: Request) {
+        match request {
+            Request::Mode(mode, done) => {
+                self.config.mode = mode;
+                self.dataplane.set_mode(mode);
+                match mode {
+                    Mode::Enforce => info!("mode enforce: drops are carried out"),
+                    Mode::Observe => info!("mode observe: everything passes"),
+                }
+                let _ = done.send(()); // whoever asked may be gone
             }
         }
     }
@@ -456,6 +475,14 @@ impl Daemon {
             self.snapshot.len(),
             self.dataplane.generation()
         )
+    }
+}
+
+async fn warn_of_stripped_tags(name: &str) {
+    if interface::strips_vlan_tags(name).await {
+        warn!(
+            "{name} takes VLAN tags off before the filter sees them, so `watch` shows no VLAN; verdicts are the same; `ethtool -K {name} rxvlan off` leaves them on"
+        );
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the kernel says of a network interface, over netlink. Changes nothing.
 
 use anyhow::{Context as _, Result, bail};
+use ethtool::{EthtoolAttr, EthtoolFeatureAttr};
 use futures_util::TryStreamExt as _;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkLayerType, LinkXdp};
 
@@ -51,6 +52,32 @@ pub async fn look_up(name: &str) -> Result<Facts> {
         index: link.header.index,
         xdp_program,
     })
+}
+
+/// What the driver's features for taking VLAN tags off are called, and those who show them.
+const STRIPS_TAGS: [&str; 2] = ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"];
+
+/// Whether the interface takes VLAN tags off frames before any program sees them. A driver that says
+/// nothing of it does not.
+pub async fn strips_vlan_tags(name: &str) -> bool {
+    let Ok((connection, mut netlink, _)) = ethtool::new_connection() else {
+        return false;
+    };
+    let connection = tokio::spawn(connection);
+    let mut strips = false;
+    if let Ok(mut answers) = netlink.feature().get(Some(name)).execute().await {
+        while let Ok(Some(answer)) = answers.try_next().await {
+            strips |= answer.payload.nlas.iter().any(|attribute| {
+                let EthtoolAttr::Feature(EthtoolFeatureAttr::Active(bits)) = attribute else {
+                    return false;
+                };
+                bits.iter()
+                    .any(|bit| bit.value && STRIPS_TAGS.contains(&&*bit.name))
+            });
+        }
+    }
+    connection.abort();
+    strips
 }
 
 /// The names of all interfaces, in order.

@@ -1,15 +1,17 @@
 //! `cargo xtask build`: the program, with the eBPF object inside it.
 
 use std::fs;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
+use nix::unistd::geteuid;
 
 use crate::{cargo, setup};
 
 /// Build the `allowlist` program
 ///
-/// The eBPF side is always optimised: the verifier and the packet path see what ships.
+/// The eBPF side is always optimised: the verifier and the packet path see what ships. As root, ends
+/// with what this kernel's verifier says of each program.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask build
@@ -37,5 +39,19 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         "  holds the eBPF object allowlist-ebpf, {} KiB",
         size.div_ceil(1024)
     );
+    verify(built.executable("allowlist")?)
+}
+
+/// What this kernel's verifier makes of the programs. A build needs no root, and this does, so nobody
+/// is asked for a password for it.
+fn verify(allowlist: &str) -> Result<ExitCode> {
+    if !geteuid().is_root() {
+        println!("  `sudo {allowlist} verify` prints what this kernel's verifier says of it");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let table = cargo::stdout(Command::new(allowlist).arg("verify"))?;
+    for line in table.lines() {
+        println!("  {}", line.trim_end());
+    }
     Ok(ExitCode::SUCCESS)
 }

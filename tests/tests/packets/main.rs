@@ -4,6 +4,7 @@
 
 mod frames;
 mod kernel;
+mod verifier;
 
 use std::net::{IpAddr, Ipv4Addr};
 
