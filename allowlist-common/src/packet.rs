@@ -342,6 +342,10 @@ struct Ipv6 {
 }
 
 impl Ipv6 {
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "it reads where the frame lies"
+    )]
     #[inline(always)]
     fn read(header: &[u8; 8]) -> Self {
         Self {

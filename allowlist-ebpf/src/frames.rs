@@ -105,7 +105,7 @@ static QUOTED: PerCpuArray<[u64; size_of::<Flow>() / 8], 1> = PerCpuArray::new()
 /// What was parsed last on this CPU.
 #[inline(always)]
 pub(crate) fn parsed_last() -> Option<Parsed> {
-    PARSED.get_ptr(0).map(|room| taken(room))
+    PARSED.get_ptr(0).map(taken)
 }
 
 /// What was parsed, from where it was left.
@@ -156,7 +156,7 @@ fn network_whole(start: usize, end: usize, length: usize, room: *mut u64) {
 }
 
 #[inline(never)]
-fn network_copied(copy: *const u8, length: usize, room: *mut u64) {
+fn network_copied(copy: *const u64, length: usize, room: *mut u64) {
     leave_network(&Copied { copy, length }, room);
 }
 
@@ -167,7 +167,7 @@ fn transport_whole(start: usize, end: usize, room: *mut u64) {
 }
 
 #[inline(never)]
-fn transport_copied(copy: *const u8, room: *mut u64) {
+fn transport_copied(copy: *const u64, room: *mut u64) {
     let length = 0;
     leave_transport(&Copied { copy, length }, room);
 }
@@ -179,7 +179,7 @@ fn quote_whole(start: usize, end: usize, at: u64, room: *mut u64) -> u32 {
 }
 
 #[inline(never)]
-fn quote_copied(copy: *const u8, at: u64, room: *mut u64) -> u32 {
+fn quote_copied(copy: *const u64, at: u64, room: *mut u64) -> u32 {
     let length = 0;
     quoted(&Copied { copy, length }, at, room)
 }
@@ -308,7 +308,7 @@ fn copy(ctx: &XdpContext, length: usize) -> Option<()> {
 /// A frame in pieces.
 struct Copied {
     /// A [`Copy`]; so that BTF need not describe it once more.
-    copy: *const u8,
+    copy: *const u64,
     length: usize,
 }
 
@@ -334,6 +334,8 @@ impl Frame for Copied {
         let at = offset & (COPIED - 1);
         // SAFETY: the N bytes at `offset` were copied: just compared. Nothing writes to them while this
         // frame is judged.
-        Some(read(unsafe { &*self.copy.add(at).cast::<[u8; N]>() }))
+        Some(read(unsafe {
+            &*self.copy.cast::<u8>().add(at).cast::<[u8; N]>()
+        }))
     }
 }

@@ -79,7 +79,7 @@ fn prolong(sent: &Sent, now: u32) -> bool {
         return false;
     }
     // Fails when the map is busy; the next packet tries again.
-    FLOWS.insert(&sent.flow, &after, 0).is_ok()
+    FLOWS.insert(sent.flow, after, 0).is_ok()
 }
 
 /// VERIFIER: a key as large as a flow takes much of the stack, at each place that looks for one.

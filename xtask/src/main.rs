@@ -3,6 +3,7 @@
 //! A subcommand is a module; [`main`] is `run(parse())` and prints every error. Nothing here knows
 //! how packets are filtered, nor links any crate of the product: it has to compile in seconds.
 
+mod bench;
 mod build;
 mod cargo;
 mod lint;
@@ -45,6 +46,7 @@ enum Command {
     Run(run::Args),
     Test(test::Args),
     Lint(lint::Args),
+    Bench(bench::Args),
     Vm(vm::Args),
 }
 
@@ -61,6 +63,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Run(args) => run::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Lint(args) => lint::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Vm(args) => vm::run(&args),
     }
 }

@@ -1,8 +1,12 @@
 //! Root, for the programs that need it. What builds stays with the caller's own rights.
 
+use std::convert::Infallible;
 use std::env;
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use nix::unistd::geteuid;
 
 use crate::cargo;
@@ -52,5 +56,22 @@ impl Root {
             .into_iter()
             .chain(assignments)
             .collect()
+    }
+
+    /// Becomes `program` as root; returns only to say why it could not.
+    pub(crate) fn exec(
+        &self,
+        environment: &[Variable],
+        program: &str,
+        args: impl Iterator<Item = OsString>,
+    ) -> Result<Infallible> {
+        let mut words = self.wrapper(environment);
+        words.push(program.to_owned());
+        let mut command = Command::new(&words[0]);
+        command
+            .args(&words[1..])
+            .args(args)
+            .envs(environment.iter().cloned());
+        Err(command.exec()).with_context(|| format!("cannot start {}", words[0]))
     }
 }

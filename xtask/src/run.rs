@@ -6,12 +6,11 @@
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::iter;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use crate::privilege::{Root, Variable};
+use crate::privilege::Root;
 use crate::{cargo, setup};
 
 /// Show the filter at work, or run it on a real interface
@@ -62,12 +61,7 @@ fn demo(args: &Args) -> Result<Infallible> {
         .iter()
         .filter(|(_, given)| *given)
         .map(|(flag, _)| flag.into());
-    exec(
-        &root,
-        &environment,
-        built.executable("allowlist-demo")?,
-        given,
-    )
+    root.exec(&environment, built.executable("allowlist-demo")?, given)
 }
 
 fn allowlist(args: &[OsString]) -> Result<Infallible> {
@@ -75,22 +69,5 @@ fn allowlist(args: &[OsString]) -> Result<Infallible> {
     setup::run()?;
     let built = cargo::build(&["--package=allowlist-user", "--bin=allowlist"])?;
     let args = iter::once("run".into()).chain(args.iter().cloned());
-    exec(&root, &[], built.executable("allowlist")?, args)
-}
-
-/// Becomes `program`; returns only to say why it could not.
-fn exec(
-    root: &Root,
-    environment: &[Variable],
-    program: &str,
-    args: impl Iterator<Item = OsString>,
-) -> Result<Infallible> {
-    let mut words = root.wrapper(environment);
-    words.push(program.to_owned());
-    let mut command = Command::new(&words[0]);
-    command
-        .args(&words[1..])
-        .args(args)
-        .envs(environment.iter().cloned());
-    Err(command.exec()).with_context(|| format!("cannot start {}", words[0]))
+    root.exec(&[], built.executable("allowlist")?, args)
 }

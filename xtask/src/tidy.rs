@@ -22,6 +22,7 @@ const OWNERS: [(&str, &[&str]); 3] = [
         &[
             "allowlist-common/",
             "allowlist-user/src/dataplane",
+            "tests/src/bench/",
             "tests/tests/",
         ],
     ),
@@ -31,6 +32,7 @@ const OWNERS: [(&str, &[&str]); 3] = [
         &[
             "allowlist-user/src/cli",
             "allowlist-user/src/main.rs",
+            "tests/src/bench/",
             "tests/src/demo/",
             "xtask/",
         ],

@@ -86,12 +86,9 @@ impl Flat {
     /// Adds what [`super::parse_transport`] found.
     #[inline(always)]
     pub const fn set_transport(&mut self, found: Result<Transport, Malformed>) {
-        let transport = match found {
-            Ok(transport) => transport,
-            Err(Malformed) => {
-                self.contents = MALFORMED;
-                return;
-            }
+        let Ok(transport) = found else {
+            self.contents = MALFORMED;
+            return;
         };
         (self.transport, self.words, self.detail) = match transport {
             Transport::Ports {

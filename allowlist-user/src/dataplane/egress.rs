@@ -137,20 +137,19 @@ fn attach_filter(program: &mut SchedClassifier, facts: &Facts, recorded: &Interf
     } else {
         None
     };
-    let id = match replaced {
-        Some(id) => id,
-        None => {
-            let options = NlOptions {
-                priority: PRIORITY,
-                handle: HANDLE,
-                ..NlOptions::default()
-            };
-            program.attach_with_options(
-                &facts.name,
-                TcAttachType::Egress,
-                TcAttachOptions::Netlink(options),
-            )?
-        }
+    let id = if let Some(id) = replaced {
+        id
+    } else {
+        let options = NlOptions {
+            priority: PRIORITY,
+            handle: HANDLE,
+            ..NlOptions::default()
+        };
+        program.attach_with_options(
+            &facts.name,
+            TcAttachType::Egress,
+            TcAttachOptions::Netlink(options),
+        )?
     };
     // Dropped, it would take the filter off.
     std::mem::forget(program.take_link(id)?);

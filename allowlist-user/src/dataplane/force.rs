@@ -95,7 +95,7 @@ pub fn detach_all(pin_dir: &Path) -> Result<Vec<String>> {
     let _changing = pins.change()?;
     // A folder that lacks a map still has links to take off, so names are worth only a try.
     let view = View::open(pin_dir);
-    let names = view.as_ref().map(|view| view.attachments());
+    let names = view.as_ref().map(View::attachments);
     let recorded: Vec<Interface> = (0..MAX_INTERFACES)
         .map(|slot| view.as_ref().ok()?.recorded(slot).ok())
         .map(Option::unwrap_or_default)

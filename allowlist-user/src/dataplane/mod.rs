@@ -183,8 +183,8 @@ impl Dataplane {
                 DefaultVerdict::Drop => Verdict::Drop,
             },
             observe: mode == Mode::Observe,
-            return_traffic: return_traffic(rules),
-            keep: keep(&rules.keep),
+            return_traffic: return_traffic(*rules),
+            keep: keep(rules.keep),
         };
         self.control.store(next);
         self.active = Some(services);
@@ -249,7 +249,7 @@ impl Dataplane {
 }
 
 /// What counts as an answer: nothing needs to, where everything passes.
-fn return_traffic(rules: &Rules) -> ReturnTraffic {
+const fn return_traffic(rules: Rules) -> ReturnTraffic {
     match (rules.default, rules.return_traffic) {
         (DefaultVerdict::Pass, _) | (_, policy::ReturnTraffic::Off) => ReturnTraffic::Off,
         (_, policy::ReturnTraffic::Established) => ReturnTraffic::Established,
@@ -257,7 +257,7 @@ fn return_traffic(rules: &Rules) -> ReturnTraffic {
     }
 }
 
-fn keep(keep: &policy::Keep) -> Keep {
+const fn keep(keep: policy::Keep) -> Keep {
     Keep::NONE
         .set(Keep::ARP, keep.arp)
         .set(Keep::NEIGHBOUR_DISCOVERY, keep.neighbour_discovery)

@@ -83,6 +83,15 @@ impl Watch {
         Ok(watch)
     }
 
+    /// Tells the kernel that somebody still reads, if it is time to; [`Self::next`] does so too.
+    pub fn keep_watching(&mut self) -> Result<()> {
+        if Instant::now() >= self.next_sign {
+            self.next_sign = Instant::now() + SIGN;
+            self.sign()?;
+        }
+        Ok(())
+    }
+
     /// Waits for what comes next.
     pub async fn next(&mut self) -> Result<Seen> {
         loop {

@@ -433,6 +433,39 @@ fn tracing_prints_a_line_a_packet() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What `status` prints for people, but for its blanks.
+fn check_status_text(site: &Site, process: u32) -> anyhow::Result<()> {
+    let text = site.run(&["status"])?.stdout;
+    let words: Vec<Vec<&str>> = text
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    let process = process.to_string();
+    for expected in [
+        &[
+            "filtering",
+            "eth0",
+            "(native),",
+            "generation",
+            "1;",
+            "what",
+            "no",
+            "service",
+            "covers:",
+            "pass",
+        ][..],
+        &["daemon:", "running,", "process", &process],
+        &["eth0", "pass", "allowed", "4"],
+        &["eth0", "drop", "not-allowed", "1"],
+    ] {
+        assert!(
+            words.iter().any(|line| line == expected),
+            "{expected:?} is not in\n{text}"
+        );
+    }
+    Ok(())
+}
+
 #[test]
 fn reports_agree_with_what_was_sent() -> anyhow::Result<()> {
     require_root!();
@@ -513,34 +546,7 @@ fn reports_agree_with_what_was_sent() -> anyhow::Result<()> {
         (&json!(1), &json!("pass"))
     );
 
-    let text = site.run(&["status"])?.stdout;
-    let words: Vec<Vec<&str>> = text
-        .lines()
-        .map(|line| line.split_whitespace().collect())
-        .collect();
-    let process = filter.id().to_string();
-    for expected in [
-        &[
-            "filtering",
-            "eth0",
-            "(native),",
-            "generation",
-            "1;",
-            "what",
-            "no",
-            "service",
-            "covers:",
-            "pass",
-        ][..],
-        &["daemon:", "running,", "process", &process],
-        &["eth0", "pass", "allowed", "4"],
-        &["eth0", "drop", "not-allowed", "1"],
-    ] {
-        assert!(
-            words.iter().any(|line| line == expected),
-            "{expected:?} is not in\n{text}"
-        );
-    }
+    check_status_text(&site, filter.id())?;
     let list = site.run(&["list"])?.stdout;
     assert!(list.ends_with("\n3 prefixes, generation 1\n"), "{list}");
     Ok(())
