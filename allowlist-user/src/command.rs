@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
@@ -70,7 +71,7 @@ async fn filter(paths: Paths, run: Run) -> Result<()> {
     if config.interfaces.is_empty() {
         bail!("no interface to filter on; set `interfaces` in the configuration, or give --iface");
     }
-    for warning in config.warnings() {
+    for warning in warnings(&config) {
         warn!("{warning}");
     }
     let options = daemon::Options {
@@ -87,9 +88,26 @@ async fn filter(paths: Paths, run: Run) -> Result<()> {
     daemon.serve(signals).await
 }
 
+/// What should be thought about, on this host.
+fn warnings(config: &Config) -> Vec<String> {
+    let mut warnings = config.warnings();
+    // Without it nothing is known, and nothing is said.
+    if let Some(own) = own_ports() {
+        warnings.extend(config.own_port_warnings(&own));
+    }
+    warnings
+}
+
+/// The ports from which the kernel lets this host's own connections be made.
+fn own_ports() -> Option<RangeInclusive<u16>> {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    let mut numbers = text.split_whitespace().map(str::parse);
+    Some(numbers.next()?.ok()?..=numbers.next()?.ok()?)
+}
+
 async fn print_plan(paths: &Paths, check: Check) -> Result<()> {
     let config = config(paths, check.small)?;
-    let mut warnings = config.warnings();
+    let mut warnings = warnings(&config);
     for name in &config.interfaces {
         if if_nametoindex(&**name).is_err() {
             warnings.push(format!("there is no interface {name} on this host now"));

@@ -14,6 +14,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -197,6 +198,31 @@ impl Config {
             }
         }
         warnings
+    }
+
+    /// Services that cover ports from which this host's own connections are made: what comes to such a
+    /// port is the service's to judge, so answers to this host are dropped with the rest.
+    pub fn own_port_warnings(&self, own: &RangeInclusive<u16>) -> Vec<String> {
+        let meets = |ports: &Ports| match ports {
+            Ports::Tcp(range) | Ports::Udp(range) => {
+                range.start() <= own.end() && own.start() <= range.end()
+            }
+            Ports::Any => true,
+            Ports::Sctp(_) | Ports::Icmp => false,
+        };
+        self.policy
+            .services
+            .iter()
+            .filter(|service| service.ports.iter().any(meets))
+            .map(|service| {
+                format!(
+                    "services.{} covers ports from which this host's own connections are made ({}-{}): answers to them are dropped unless they come from a source that it allows",
+                    service.name,
+                    own.start(),
+                    own.end()
+                )
+            })
+            .collect()
     }
 
     fn rules_warnings(&self) -> Vec<String> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::policy::Http;
+use crate::policy::{Http, Keep};
 
 /// A service and a source of everything right, for the case's own text to be wrong beside.
 const RIGHT: &str = r#"
@@ -46,11 +46,18 @@ fn reads_everything() {
         interfaces = ["eth0", "eth1"]
         mode = "observe"
         default = "drop"
+        return_traffic = "established"
         attach_mode = "generic"
         max_prefixes = 1_000_000
+        max_flows = 2048
+
+        [keep]
+        dhcp = false
+        arp = true
 
         [services.webhooks]
-        ports = ["tcp/443", "udp/5000-5010", "icmp", "any"]
+        ports = ["tcp/443", "udp/5000-5010", "sctp/3868", "icmp", "any"]
+        interfaces = ["eth1"]
         allow = ["pagerduty", "workato", "mirror", "list", "office"]
 
         [sources.pagerduty]
@@ -79,9 +86,19 @@ fn reads_everything() {
     );
     assert_eq!(config.interfaces, ["eth0", "eth1"]);
     assert_eq!(config.mode, Mode::Observe);
-    assert_eq!(config.rules.default, DefaultVerdict::Drop);
+    assert_eq!(
+        config.rules,
+        Rules {
+            default: DefaultVerdict::Drop,
+            return_traffic: ReturnTraffic::Established,
+            keep: Keep {
+                dhcp: false,
+                ..Keep::ALL
+            },
+        }
+    );
     assert_eq!(config.attach, AttachMode::Generic);
-    assert_eq!(config.max_prefixes, 1_000_000);
+    assert_eq!((config.max_prefixes, config.max_flows), (1_000_000, 2048));
 
     let [service] = &config.policy.services[..] else {
         panic!("{:?}", config.policy)
@@ -92,10 +109,12 @@ fn reads_everything() {
         [
             Ports::Tcp(443..=443),
             Ports::Udp(5000..=5010),
+            Ports::Sctp(3868..=3868),
             Ports::Icmp,
             Ports::Any
         ]
     );
+    assert_eq!(service.interfaces, ["eth1"]);
     assert_eq!(
         service.allow,
         ["pagerduty", "workato", "mirror", "list", "office"]
@@ -144,12 +163,19 @@ fn defaults() {
     let config = parse_right(RIGHT);
     assert_eq!(config.interfaces, [""; 0]);
     assert_eq!(
-        (config.mode, config.rules.default),
-        (Mode::Enforce, DefaultVerdict::Pass)
+        (config.mode, config.rules),
+        (
+            Mode::Enforce,
+            Rules {
+                default: DefaultVerdict::Pass,
+                return_traffic: ReturnTraffic::Track,
+                keep: Keep::ALL,
+            }
+        )
     );
     assert_eq!(
-        (config.attach, config.max_prefixes),
-        (AttachMode::Auto, 250_000)
+        (config.attach, config.max_prefixes, config.max_flows),
+        (AttachMode::Auto, 250_000, 65_536)
     );
     assert_eq!(config.policy.sources[0].every, Duration::from_hours(1));
     assert_eq!(parse_right("").policy, Policy::default());
@@ -275,6 +301,88 @@ fn warns_of_what_is_legal_and_odd() {
     );
     let right = parse_right(&format!("interfaces = [\"eth0\"]\n{RIGHT}"));
     assert_eq!(right.warnings(), [""; 0]);
+}
+
+/// Keys on top of a right configuration, and the start of the one warning that follows.
+#[test]
+fn warns_of_rules_that_cut_a_host_off() {
+    for (keys, expected) in [
+        ("default = \"drop\"", None),
+        (
+            "return_traffic = \"off\"",
+            None, // everything passes anyway
+        ),
+        (
+            "default = \"drop\"\nreturn_traffic = \"off\"",
+            Some("return_traffic = \"off\" with default = \"drop\" drops the answers"),
+        ),
+        (
+            "default = \"drop\"\nreturn_traffic = \"established\"",
+            Some("return_traffic = \"established\" lets every TCP segment"),
+        ),
+        ("keep.arp = false", Some("keep.arp = false: nobody")),
+        (
+            "keep.neighbour_discovery = false",
+            Some("keep.neighbour_discovery = false: unless"),
+        ),
+        (
+            "keep.icmp_errors = false",
+            Some("keep.icmp_errors = false: unless"),
+        ),
+        ("keep.multicast = false", None),
+    ] {
+        let config = parse_right(&format!("interfaces = [\"eth0\"]\n{keys}\n{RIGHT}"));
+        let warnings = config.warnings();
+        match expected {
+            Some(start) => assert!(
+                warnings.len() == 1 && warnings[0].starts_with(start),
+                "{keys}: {warnings:?}"
+            ),
+            None => assert_eq!(warnings, [""; 0], "{keys}"),
+        }
+    }
+}
+
+#[test]
+fn warns_of_a_service_on_the_ports_of_this_hosts_own_connections() {
+    let config = |ports: &str| {
+        parse_right(&format!(
+            "[services.web]\nports = [{ports}]\nallow = [\"office\"]\n\
+             [sources.office]\nprefixes = [\"203.0.113.0/24\"]\n"
+        ))
+    };
+    for (ports, warned) in [
+        ("\"tcp/443\"", false),
+        ("\"tcp/30000-32767\"", false),
+        ("\"tcp/30000-32768\"", true),
+        ("\"udp/60999\"", true),
+        ("\"udp/61000-65535\"", false),
+        ("\"icmp\"", false),
+        ("\"sctp/40000\"", false),
+        ("\"any\"", true),
+    ] {
+        let warnings = config(ports).own_port_warnings(&(32_768..=60_999));
+        assert_eq!(warnings.len(), usize::from(warned), "{ports}: {warnings:?}");
+    }
+}
+
+#[test]
+fn warns_of_a_service_on_an_interface_that_is_not_filtered() {
+    let config = parse_right(
+        r#"
+        interfaces = ["eth0"]
+        [services.web]
+        ports = ["tcp/443"]
+        interfaces = ["eth0", "eth9"]
+        allow = ["office"]
+        [sources.office]
+        prefixes = ["203.0.113.0/24"]
+        "#,
+    );
+    assert_eq!(
+        config.warnings(),
+        ["services.web is limited to eth9, which is not among the interfaces that are filtered"]
+    );
 }
 
 #[test]

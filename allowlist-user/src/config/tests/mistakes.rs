@@ -54,6 +54,23 @@ fn names_what_is_wrong_at_the_top() {
             "1:16: max_prefixes: is out of range; write an integer from 1 to 4000000",
         ),
         (
+            "max_flows = 100",
+            "1:13: max_flows: is out of range; write an integer from 1024 to 16000000",
+        ),
+        (
+            "return_traffic = \"all\"",
+            "1:18: return_traffic: \"all\" is not known here; write \"track\" or \"established\" or \"off\"",
+        ),
+        ("keep = true", "1:8: keep: is a boolean; it must be a table"),
+        (
+            "[keep]\narp = \"no\"",
+            "2:7: keep.arp: is a string; it must be true or false",
+        ),
+        (
+            "[keep]\nicmp_error = false",
+            "2:1: keep.icmp_error: unknown key; did you mean `icmp_errors`?",
+        ),
+        (
             "mode = ",
             "1:8: is not TOML: string values must be quoted, expected literal string",
         ),
@@ -97,6 +114,14 @@ fn names_what_is_wrong_with_a_service() {
         (
             "ports = [\"tcp/22\"]\nallow = [\"office\"]\nport = 1",
             "4:1: services.ssh.port: unknown key; did you mean `ports`?",
+        ),
+        (
+            "ports = [\"tcp/22\"]\ninterfaces = []\nallow = [\"office\"]",
+            "3:14: services.ssh.interfaces: is empty: the service would be nowhere; name interfaces, or leave the key out for all",
+        ),
+        (
+            "ports = [\"tcp/22\"]\ninterfaces = [\"eth0/1\"]\nallow = [\"office\"]",
+            "3:15: services.ssh.interfaces[0]: \"eth0/1\" cannot be an interface; the kernel's names have up to 15 bytes, without spaces and slashes",
         ),
         (
             "ports = [22]\nallow = [\"office\"]",
