@@ -98,8 +98,6 @@ const fn grant(words: &GrantWords) -> Grant {
 pub(crate) struct Generation<'a> {
     control: Control,
     services: &'static ServiceTable,
-    v4: &'static Trie<[u8; 4]>,
-    v6: &'static Trie<[u8; 16]>,
     frame: Received<'a>,
 }
 
@@ -111,8 +109,6 @@ impl<'a> Generation<'a> {
             control,
             frame,
             services: services(control)?,
-            v4: SOURCES_V4.get(control.slot)?,
-            v6: SOURCES_V6.get(control.slot)?,
         })
     }
 }
@@ -148,12 +144,12 @@ impl Tables for Generation<'_> {
         match *source {
             Address::V4(address) => {
                 let key = AlignedKey::new(32, address.to_be_bytes());
-                self.v4.get(&key.key).map(grant)
+                SOURCES_V4.get(self.control.slot)?.get(&key.key).map(grant)
             }
             Address::V6([network, host]) => {
                 let number = u128::from(network) << 64 | u128::from(host);
                 let key = AlignedKey::new(128, number.to_be_bytes());
-                self.v6.get(&key.key).map(grant)
+                SOURCES_V6.get(self.control.slot)?.get(&key.key).map(grant)
             }
         }
     }
