@@ -8,6 +8,9 @@
 //! beside it, the same without ports: fragments from a peer are let in, and are of use only where
 //! their first fragment, which has the ports, is let in as well.
 
+#[cfg(test)]
+mod tests;
+
 use crate::packet::{Address, ICMP, ICMPV6, Packet, TCP, Transport, UDP, tcp_flag};
 
 /// A flow as this host sees it: the key of the map.
@@ -26,8 +29,8 @@ pub struct Flow {
     pub protocol: u8,
     /// 4 or 6.
     pub family: u8,
-    /// Part of the key, so always 0.
-    pub zero: u16,
+    /// 1 for a peer, else 0: ports of 0 alone do not tell, since a packet may have such.
+    pub peer: u16,
 }
 
 /// What a flow's entry holds.
@@ -134,7 +137,7 @@ impl Tracked {
     #[inline(always)]
     pub const fn after(before: Option<Self>, sent: &Sent, now: u32) -> Self {
         let (age, closing) = match sent.flow.protocol {
-            TCP if sent.flow.local_port != 0 => {
+            TCP if !sent.flow.is_peer() => {
                 let opens = sent.flags & tcp_flag::SYN != 0;
                 let was_closing = match before {
                     Some(before) => before.closing != 0 && !opens,
@@ -178,7 +181,7 @@ impl Flow {
             remote_port,
             protocol,
             family: local.family(),
-            zero: 0,
+            peer: 0,
         }
     }
 
@@ -208,12 +211,11 @@ impl Flow {
             (TCP | UDP | ICMP | ICMPV6, Transport::LaterFragment) => (0, 0),
             _ => return None,
         };
-        Some(Self::between(
-            packet.destination,
-            packet.source,
-            packet.protocol,
-            ports,
-        ))
+        let flow = Self::between(packet.destination, packet.source, packet.protocol, ports);
+        Some(match packet.transport {
+            Transport::LaterFragment => flow.peer(),
+            _ => flow,
+        })
     }
 
     /// The same flow without ports.
@@ -223,8 +225,15 @@ impl Flow {
         Self {
             local_port: 0,
             remote_port: 0,
+            peer: 1,
             ..self
         }
+    }
+
+    /// Whether it is without ports.
+    #[inline(always)]
+    pub const fn is_peer(&self) -> bool {
+        self.peer != 0
     }
 
     /// The other side.

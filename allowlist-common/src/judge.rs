@@ -6,7 +6,7 @@
 use crate::abi::{Control, Grant, Keep, ReturnTraffic, ServiceId, service_set};
 use crate::flow::Flow;
 use crate::packet::{
-    Address, Contents, ICMPV6, IGMP, Malformed, Packet, Quote, TCP, Transport, UDP, tcp_flag,
+    Address, Contents, ICMPV6, IGMP, Malformed, Packet, Quote, SCTP, TCP, Transport, UDP, tcp_flag,
 };
 use crate::verdict::{Reason, Verdict};
 
@@ -201,11 +201,13 @@ fn icmp_error<T: Tables>(packet: &Packet, quote: Quote, tables: &T) -> Decision 
 /// Whether a flow is a service's with somebody whom it allows. Such flows are not tracked.
 #[inline(always)]
 fn is_served<T: Tables>(flow: &Flow, tables: &T) -> bool {
-    let covering = match flow.protocol {
-        TCP | UDP if flow.local_port != 0 => {
-            service_set(tables.service_of_port(flow.protocol, flow.local_port))
-        }
-        protocol => tables.services_of_protocol(protocol),
+    let covering = if flow.is_peer() {
+        tables.services_of_protocol(flow.protocol)
+    } else {
+        service_set(match flow.protocol {
+            TCP | UDP | SCTP => tables.service_of_port(flow.protocol, flow.local_port),
+            protocol => tables.service_of_protocol(protocol),
+        })
     };
     covering != 0
         && tables

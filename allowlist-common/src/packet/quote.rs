@@ -2,9 +2,11 @@
 //!
 //! An error quotes the start of the packet that it is about: its IP header and, by RFC 792, at least 8
 //! bytes more, so its ports. IPv6 extension headers in the quote are not walked, but for one fragment
-//! header, since what this host sends has no others: then the flow is not told.
+//! header, since what this host sends has no others: what is behind them is not told.
 
-use super::{Address, FRAGMENT, ICMP, ICMPV6, IPV4, IPV6, Ipv4, Ipv6, Span, TCP, UDP};
+use super::{
+    Address, FRAGMENT, ICMP, ICMPV6, IPV4, IPV6, Ipv4, Ipv6, SCTP, Span, TCP, UDP, is_extension,
+};
 use crate::flow::Flow;
 use crate::frame::{Frame, u16_at};
 
@@ -14,7 +16,7 @@ pub struct Quote(pub(super) Span);
 
 impl Quote {
     /// The flow of the quoted packet, from its sender's side, in an error that came from `source`;
-    /// without ports where it is a later fragment, or of a protocol without ports. `None` where
+    /// a peer where it is a later fragment, and ports of 0 where its protocol has none. `None` where
     /// nothing is quoted that a flow could be told from.
     #[inline(always)]
     pub fn flow<F: Frame + ?Sized>(self, frame: &F, source: Address) -> Option<Flow> {
@@ -48,18 +50,16 @@ fn v4<F: Frame + ?Sized>(frame: &F, start: usize, end: usize) -> Option<Flow> {
     if header.version != 4 || header.header_length < IPV4 {
         return None;
     }
-    let ports = if header.fragment_offset == 0 {
+    let is_later = header.fragment_offset != 0;
+    let ports = if is_later {
+        (0, 0)
+    } else {
         let offset = start + header.header_length;
         ports(frame, offset, end, (header.protocol, ICMP, 8))?
-    } else {
-        (0, 0)
     };
-    Some(Flow::between(
-        Address::V4(header.source),
-        Address::V4(header.destination),
-        header.protocol,
-        ports,
-    ))
+    let (source, destination) = (Address::V4(header.source), Address::V4(header.destination));
+    let flow = Flow::between(source, destination, header.protocol, ports);
+    Some(if is_later { flow.peer() } else { flow })
 }
 
 #[inline(always)]
@@ -87,15 +87,14 @@ fn v6<F: Frame + ?Sized>(frame: &F, start: usize, end: usize) -> Option<Flow> {
     }
     let ports = if is_later {
         (0, 0)
+    } else if is_extension(protocol) {
+        return None;
     } else {
         ports(frame, offset, end, (protocol, ICMPV6, 128))?
     };
-    Some(Flow::between(
-        Address::V6(source),
-        Address::V6(destination),
-        protocol,
-        ports,
-    ))
+    let (source, destination) = (Address::V6(source), Address::V6(destination));
+    let flow = Flow::between(source, destination, protocol, ports);
+    Some(if is_later { flow.peer() } else { flow })
 }
 
 /// The sender's port and the receiver's, or an echo request's identifier, or none.
@@ -106,7 +105,7 @@ fn ports<F: Frame + ?Sized>(
     end: usize,
     (protocol, icmp, echo): (u8, u8, u8),
 ) -> Option<(u16, u16)> {
-    if protocol != TCP && protocol != UDP && protocol != icmp {
+    if protocol != TCP && protocol != UDP && protocol != SCTP && protocol != icmp {
         return Some((0, 0));
     }
     if offset + 8 > end {
@@ -124,4 +123,140 @@ fn ports<F: Frame + ?Sized>(
         return ((first >> 8) as u8 == echo).then_some((third, 0));
     }
     Some((first, second))
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use std::vec;
+    use std::vec::Vec;
+
+    use super::*;
+
+    /// Somewhere in a frame, so that an offset forgotten is noticed.
+    const START: usize = 42;
+    const ROUTER: Address = Address::V4(9);
+    const ROUTER6: Address = Address::V6([9, 9]);
+    const HOP_BY_HOP: u8 = 0;
+    const GRE: u8 = 47;
+
+    /// Of a packet from 198.51.100.1 to 10.0.0.1.
+    fn header(protocol: u8, fragment: u16) -> Vec<u8> {
+        let [high, low] = fragment.to_be_bytes();
+        vec![
+            0x45, 0, 5, 0, 0, 7, high, low, 64, protocol, 0, 0, 198, 51, 100, 1, 10, 0, 0, 1,
+        ]
+    }
+
+    /// Of a packet from `2001:db8::1` to `2001:db8::2`.
+    fn header6(protocol: u8) -> Vec<u8> {
+        let mut header = vec![0x60, 0, 0, 0, 5, 0, protocol, 64];
+        for last in [1, 2] {
+            header.extend([0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]);
+        }
+        header
+    }
+
+    fn flow(protocol: u8, local_port: u16, remote_port: u16) -> Flow {
+        Flow {
+            local: [0xc633_6401 << 32, 0],
+            remote: [0x0a00_0001 << 32, 0],
+            local_port,
+            remote_port,
+            protocol,
+            family: 4,
+            peer: 0,
+        }
+    }
+
+    fn flow6(protocol: u8, local_port: u16, remote_port: u16) -> Flow {
+        Flow {
+            local: [0x2001_0db8 << 32, 1],
+            remote: [0x2001_0db8 << 32, 2],
+            family: 6,
+            ..flow(protocol, local_port, remote_port)
+        }
+    }
+
+    /// The flow that an error is about which quotes these bytes.
+    fn check(table: &[(&str, Address, Vec<u8>, Option<Flow>)]) {
+        for (what, router, quoted, expected) in table {
+            let mut frame = vec![0xff; START];
+            frame.extend(quoted);
+            let end = frame.len();
+            frame.extend([0xff; 20]); // the link's padding is no part of it
+            let quote = Quote(Span::new(START, end));
+            assert_eq!(quote.flow(&*frame, *router), *expected, "{what}");
+        }
+    }
+
+    const PORTS: [u8; 8] = [0x03, 0xe8, 0x01, 0xbb, 0, 8, 0, 0]; // 1000 to 443
+    const PING: [u8; 8] = [8, 0, 0, 0, 0, 77, 0, 1];
+    const PING6: [u8; 8] = [128, 0, 0, 0, 0, 77, 0, 1];
+
+    #[test]
+    #[rustfmt::skip]
+    fn flows_of_quoted_ipv4_packets() {
+        let quoted = |protocol, payload: &[u8]| [&header(protocol, 0), payload].concat();
+        let mut options = quoted(UDP, &[&[1; 8][..], &PORTS].concat());
+        options[0] = 0x47;
+        let mut version = quoted(UDP, &PORTS);
+        version[0] = 0x65;
+        let mut short = quoted(UDP, &PORTS);
+        short[0] = 0x44;
+        check(&[
+            ("TCP", ROUTER, quoted(TCP, &PORTS), Some(flow(TCP, 1000, 443))),
+            ("UDP", ROUTER, quoted(UDP, &PORTS), Some(flow(UDP, 1000, 443))),
+            ("SCTP", ROUTER, quoted(SCTP, &PORTS), Some(flow(SCTP, 1000, 443))),
+            ("ports behind options", ROUTER, options, Some(flow(UDP, 1000, 443))),
+            ("ping", ROUTER, quoted(ICMP, &PING), Some(flow(ICMP, 77, 0))),
+            ("an answer to a ping", ROUTER, quoted(ICMP, &[0; 8]), None),
+            ("an error", ROUTER, quoted(ICMP, &[3, 0, 0, 0, 0, 77, 0, 1]), None),
+            ("IPv6's ping is a protocol without ports", ROUTER, quoted(ICMPV6, &PING6), Some(flow(ICMPV6, 0, 0))),
+            ("GRE", ROUTER, quoted(GRE, &PORTS), Some(flow(GRE, 0, 0))),
+            ("GRE's header alone", ROUTER, quoted(GRE, &[]), Some(flow(GRE, 0, 0))),
+            ("first fragment", ROUTER, [&header(UDP, 0x2000)[..], &PORTS].concat(), Some(flow(UDP, 1000, 443))),
+            ("later fragment", ROUTER, [&header(UDP, 100)[..], &PORTS].concat(), Some(flow(UDP, 0, 0).peer())),
+            ("ports cut off", ROUTER, quoted(UDP, &PORTS[..7]), None),
+            ("header cut off", ROUTER, header(GRE, 0)[..19].to_vec(), None),
+            ("nothing", ROUTER, vec![], None),
+            ("wrong version", ROUTER, version, None),
+            ("header too short", ROUTER, short, None),
+            ("IPv4 in an error of IPv6", ROUTER6, [quoted(UDP, &PORTS), vec![0; 40]].concat(), None),
+        ]);
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn flows_of_quoted_ipv6_packets() {
+        let quoted = |protocol, payload: &[u8]| [&header6(protocol), payload].concat();
+        let fragment = |protocol, offset: u8| [protocol, 0, 0, offset << 3 | 1, 0, 0, 0, 7];
+        let fragmented = |protocol, offset, payload: &[u8]| {
+            quoted(FRAGMENT, &[&fragment(protocol, offset), payload].concat())
+        };
+        check(&[
+            ("TCP", ROUTER6, quoted(TCP, &PORTS), Some(flow6(TCP, 1000, 443))),
+            ("SCTP", ROUTER6, quoted(SCTP, &PORTS), Some(flow6(SCTP, 1000, 443))),
+            ("ping", ROUTER6, quoted(ICMPV6, &PING6), Some(flow6(ICMPV6, 77, 0))),
+            ("an answer to a ping", ROUTER6, quoted(ICMPV6, &[129, 0, 0, 0, 0, 77, 0, 1]), None),
+            ("IPv4's ping is a protocol without ports", ROUTER6, quoted(ICMP, &PING), Some(flow6(ICMP, 0, 0))),
+            ("GRE", ROUTER6, quoted(GRE, &PORTS), Some(flow6(GRE, 0, 0))),
+            ("first fragment", ROUTER6, fragmented(UDP, 0, &PORTS), Some(flow6(UDP, 1000, 443))),
+            ("later fragment", ROUTER6, fragmented(UDP, 4, &PORTS), Some(flow6(UDP, 0, 0).peer())),
+            ("later fragment of what is behind options", ROUTER6, fragmented(60, 4, &[]), Some(flow6(60, 0, 0).peer())),
+            ("ports behind options are not told", ROUTER6, quoted(HOP_BY_HOP, &[&[TCP, 0, 0, 0, 0, 0, 0, 0][..], &PORTS].concat()), None),
+            ("a second fragment header", ROUTER6, fragmented(FRAGMENT, 0, &[&fragment(UDP, 0)[..], &PORTS].concat()), None),
+            ("fragment header cut off", ROUTER6, quoted(FRAGMENT, &fragment(UDP, 4)[..7]), None),
+            ("ports cut off", ROUTER6, quoted(TCP, &PORTS[..7]), None),
+            ("header cut off", ROUTER6, header6(GRE)[..39].to_vec(), None),
+            ("IPv6 in an error of IPv4", ROUTER, quoted(TCP, &PORTS), None),
+        ]);
+    }
+
+    #[test]
+    fn a_quote_may_end_past_64_kib() {
+        let frame = [&header(UDP, 0)[..], &PORTS, &vec![0; 70_000]].concat();
+        let quote = Quote(Span::new(0, frame.len()));
+        assert_eq!(quote.flow(&*frame, ROUTER), Some(flow(UDP, 1000, 443)));
+    }
 }

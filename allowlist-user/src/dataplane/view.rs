@@ -132,7 +132,7 @@ impl View {
         let alive = flows
             .iter()
             .flatten()
-            .filter(|(flow, tracked)| flow.local_port != 0 && tracked.is_alive(now));
+            .filter(|(flow, tracked)| !flow.is_peer() && tracked.is_alive(now));
         Ok((room, alive.count()))
     }
 

@@ -1,0 +1,355 @@
+//! Tables: what of the packets that are sent is noted, for how long, and what answers it.
+
+use super::*;
+use crate::packet::tcp_flag::{ACK, FIN, RST, SYN};
+
+const HOST: Address = Address::V4(0xc633_6401);
+const REMOTE: Address = Address::V4(0x0a00_0001);
+const HOST6: Address = Address::V6([1, 2]);
+const REMOTE6: Address = Address::V6([3, 4]);
+
+const fn ports(source: u16, destination: u16, flags: u8) -> Transport {
+    Transport::Ports {
+        source,
+        destination,
+        flags,
+    }
+}
+
+const fn icmp(kind: u8, identifier: u16) -> Transport {
+    Transport::Icmp { kind, identifier }
+}
+
+fn packet(source: Address, destination: Address, protocol: u8, transport: Transport) -> Packet {
+    Packet {
+        vlan: 0,
+        source,
+        destination,
+        hops: 64,
+        protocol,
+        transport,
+    }
+}
+
+fn outbound(protocol: u8, transport: Transport) -> Packet {
+    packet(HOST, REMOTE, protocol, transport)
+}
+
+fn outbound6(protocol: u8, transport: Transport) -> Packet {
+    packet(HOST6, REMOTE6, protocol, transport)
+}
+
+fn inbound(protocol: u8, transport: Transport) -> Packet {
+    packet(REMOTE, HOST, protocol, transport)
+}
+
+fn inbound6(protocol: u8, transport: Transport) -> Packet {
+    packet(REMOTE6, HOST6, protocol, transport)
+}
+
+fn flow(protocol: u8, local_port: u16, remote_port: u16) -> Flow {
+    Flow {
+        local: [0xc633_6401 << 32, 0],
+        remote: [0x0a00_0001 << 32, 0],
+        local_port,
+        remote_port,
+        protocol,
+        family: 4,
+        peer: 0,
+    }
+}
+
+fn flow6(protocol: u8, local_port: u16, remote_port: u16) -> Flow {
+    Flow {
+        local: [1, 2],
+        remote: [3, 4],
+        family: 6,
+        ..flow(protocol, local_port, remote_port)
+    }
+}
+
+const SCTP: u8 = crate::packet::SCTP;
+const GRE: u8 = 47;
+
+#[test]
+fn what_is_noted_of_what_is_sent() {
+    let table = [
+        (
+            "TCP",
+            outbound(TCP, ports(1000, 443, SYN)),
+            Some((flow(TCP, 1000, 443), SYN)),
+        ),
+        (
+            "UDP",
+            outbound(UDP, ports(1000, 53, 0)),
+            Some((flow(UDP, 1000, 53), 0)),
+        ),
+        (
+            "UDP over IPv6",
+            outbound6(UDP, ports(1000, 53, 0)),
+            Some((flow6(UDP, 1000, 53), 0)),
+        ),
+        (
+            "ping",
+            outbound(ICMP, icmp(8, 77)),
+            Some((flow(ICMP, 77, 0), 0)),
+        ),
+        (
+            "ping over IPv6",
+            outbound6(ICMPV6, icmp(128, 77)),
+            Some((flow6(ICMPV6, 77, 0), 0)),
+        ),
+        ("an answer to a ping", outbound(ICMP, icmp(0, 77)), None),
+        (
+            "an answer to a ping over IPv6",
+            outbound6(ICMPV6, icmp(129, 77)),
+            None,
+        ),
+        ("another question", outbound(ICMP, icmp(13, 77)), None),
+        (
+            "IPv6's ping over IPv4",
+            outbound(ICMPV6, icmp(128, 77)),
+            None,
+        ),
+        ("IPv4's ping over IPv6", outbound6(ICMP, icmp(8, 77)), None),
+        ("SCTP", outbound(SCTP, ports(1000, 443, 0)), None),
+        ("GRE", outbound(GRE, Transport::Other), None),
+        (
+            "a later fragment",
+            outbound(UDP, Transport::LaterFragment),
+            None,
+        ),
+    ];
+    for (what, packet, expected) in table {
+        let sent = Sent::of(&packet).map(|sent| (sent.flow, sent.flags));
+        assert_eq!(sent, expected, "{what}");
+    }
+}
+
+#[test]
+fn what_a_packet_would_answer() {
+    let table = [
+        (
+            "SYN ACK",
+            inbound(TCP, ports(443, 1000, SYN | ACK)),
+            Some(flow(TCP, 1000, 443)),
+        ),
+        (
+            "ACK",
+            inbound(TCP, ports(443, 1000, ACK)),
+            Some(flow(TCP, 1000, 443)),
+        ),
+        (
+            "RST",
+            inbound(TCP, ports(443, 1000, RST)),
+            Some(flow(TCP, 1000, 443)),
+        ),
+        ("SYN", inbound(TCP, ports(443, 1000, SYN)), None),
+        ("FIN alone", inbound(TCP, ports(443, 1000, FIN)), None),
+        ("no flags", inbound(TCP, ports(443, 1000, 0)), None),
+        (
+            "UDP",
+            inbound(UDP, ports(53, 1000, 0)),
+            Some(flow(UDP, 1000, 53)),
+        ),
+        (
+            "UDP over IPv6",
+            inbound6(UDP, ports(53, 1000, 0)),
+            Some(flow6(UDP, 1000, 53)),
+        ),
+        (
+            "UDP's port 0 is no peer",
+            inbound(UDP, ports(0, 0, 0)),
+            Some(flow(UDP, 0, 0)),
+        ),
+        (
+            "an answer to a ping",
+            inbound(ICMP, icmp(0, 77)),
+            Some(flow(ICMP, 77, 0)),
+        ),
+        (
+            "the same over IPv6",
+            inbound6(ICMPV6, icmp(129, 77)),
+            Some(flow6(ICMPV6, 77, 0)),
+        ),
+        ("a ping", inbound(ICMP, icmp(8, 77)), None),
+        ("a ping over IPv6", inbound6(ICMPV6, icmp(128, 77)), None),
+        (
+            "IPv6's answer over IPv4",
+            inbound(ICMPV6, icmp(129, 77)),
+            None,
+        ),
+        ("IPv4's answer over IPv6", inbound6(ICMP, icmp(0, 77)), None),
+        (
+            "a later fragment",
+            inbound(TCP, Transport::LaterFragment),
+            Some(flow(TCP, 0, 0).peer()),
+        ),
+        (
+            "one of a ping",
+            inbound6(ICMPV6, Transport::LaterFragment),
+            Some(flow6(ICMPV6, 0, 0).peer()),
+        ),
+        ("one of SCTP", inbound(SCTP, Transport::LaterFragment), None),
+        (
+            "one behind an extension header",
+            inbound6(60, Transport::LaterFragment),
+            None,
+        ),
+        ("SCTP", inbound(SCTP, ports(443, 1000, 0)), None),
+        ("GRE", inbound(GRE, Transport::Other), None),
+    ];
+    for (what, packet, expected) in table {
+        assert_eq!(Flow::answered_by(&packet), expected, "{what}");
+    }
+}
+
+/// Whatever is noted is answered by the same with sides exchanged.
+#[test]
+fn an_answer_is_to_what_was_sent() {
+    let table = [
+        (
+            outbound(TCP, ports(1000, 443, SYN)),
+            inbound(TCP, ports(443, 1000, SYN | ACK)),
+        ),
+        (
+            outbound6(UDP, ports(1000, 53, 0)),
+            inbound6(UDP, ports(53, 1000, 0)),
+        ),
+        (outbound(ICMP, icmp(8, 77)), inbound(ICMP, icmp(0, 77))),
+        (
+            outbound6(ICMPV6, icmp(128, 77)),
+            inbound6(ICMPV6, icmp(129, 77)),
+        ),
+    ];
+    for (sent, answer) in table {
+        let sent = Sent::of(&sent).expect("noted").flow;
+        assert_eq!(Flow::answered_by(&answer), Some(sent));
+        let fragment = Packet {
+            transport: Transport::LaterFragment,
+            ..answer
+        };
+        assert_eq!(Flow::answered_by(&fragment), Some(sent.peer()));
+    }
+}
+
+/// Flows that differ in one thing alone are two, those of port 0 and their peers as well.
+#[test]
+fn no_two_flows_are_one() {
+    let padded = Address::V6(HOST.padded());
+    let flows = [
+        flow(TCP, 0, 0),
+        flow(TCP, 0, 0).peer(),
+        flow(TCP, 0, 1),
+        flow(TCP, 1, 0),
+        flow(UDP, 0, 0),
+        Flow::between(padded, Address::V6(REMOTE.padded()), TCP, (0, 0)),
+        Flow::between(REMOTE, HOST, TCP, (0, 0)),
+    ];
+    for (place, flow) in flows.iter().enumerate() {
+        assert!(!flows[..place].contains(flow), "{flow:?}");
+    }
+}
+
+/// TCP segments that this host sends one after the other at second 1000, and what their flow's entry
+/// says then.
+#[test]
+fn how_long_a_connection_is_kept() {
+    const NOW: u32 = 1000;
+    let table: &[(&str, &[u8], u32, u32)] = &[
+        ("opened", &[SYN], TCP_PARTIAL, 0),
+        ("opened by the other side", &[SYN | ACK], TCP_PARTIAL, 0),
+        ("established", &[SYN, ACK], TCP_OPEN, 0),
+        ("seen in the middle", &[ACK], TCP_OPEN, 0),
+        ("closing", &[SYN, ACK, FIN | ACK], TCP_PARTIAL, 1),
+        (
+            "what follows a FIN opens nothing",
+            &[ACK, FIN | ACK, ACK],
+            TCP_PARTIAL,
+            1,
+        ),
+        ("reset", &[ACK, RST], TCP_PARTIAL, 1),
+        ("refused", &[RST | ACK], TCP_PARTIAL, 1),
+        (
+            "opened anew from the same port",
+            &[ACK, FIN | ACK, SYN],
+            TCP_PARTIAL,
+            0,
+        ),
+        ("and established", &[ACK, FIN | ACK, SYN, ACK], TCP_OPEN, 0),
+        (
+            "closed with its first segment",
+            &[SYN | FIN],
+            TCP_PARTIAL,
+            1,
+        ),
+    ];
+    for (what, segments, age, closing) in table {
+        let mut entry = None;
+        for flags in *segments {
+            let sent = Sent {
+                flow: flow(TCP, 1000, 443),
+                flags: *flags,
+            };
+            entry = Some(Tracked::after(entry, &sent, NOW));
+        }
+        let expected = Tracked {
+            expires: NOW + age,
+            closing: *closing,
+        };
+        assert_eq!(entry, Some(expected), "{what}");
+    }
+}
+
+#[test]
+fn how_long_other_flows_are_kept() {
+    let closing = Some(Tracked {
+        expires: 7,
+        closing: 1,
+    });
+    let table = [
+        ("UDP", flow(UDP, 1000, 53), UDP_IDLE),
+        ("ping", flow(ICMP, 77, 0), ECHO_IDLE),
+        ("ping over IPv6", flow6(ICMPV6, 77, 0), ECHO_IDLE),
+        ("a TCP peer", flow(TCP, 1000, 443).peer(), TCP_OPEN),
+        ("a UDP peer", flow(UDP, 1000, 53).peer(), UDP_IDLE),
+        ("a ping's peer", flow(ICMP, 77, 0).peer(), ECHO_IDLE),
+    ];
+    for (what, flow, age) in table {
+        for before in [None, closing] {
+            // Flags are of no use where there is no connection.
+            let sent = Sent { flow, flags: FIN };
+            let expected = Tracked {
+                expires: 1000 + age,
+                closing: 0,
+            };
+            assert_eq!(Tracked::after(before, &sent, 1000), expected, "{what}");
+        }
+        assert!(
+            age <= longest(flow.protocol),
+            "{what}: ports are given up before"
+        );
+    }
+}
+
+#[test]
+fn an_entry_ends_with_its_second() {
+    let entry = Tracked {
+        expires: 1000,
+        closing: 0,
+    };
+    for (now, alive) in [(0, true), (999, true), (1000, false), (1001, false)] {
+        assert_eq!(entry.is_alive(now), alive, "at second {now}");
+    }
+    // A clock at its end prolongs nothing past it.
+    let sent = Sent {
+        flow: flow(UDP, 1, 2),
+        flags: 0,
+    };
+    assert_eq!(Tracked::after(None, &sent, u32::MAX - 1).expires, u32::MAX);
+}
+
+#[test]
+fn each_protocol_has_its_own_ports() {
+    assert_eq!([TCP, UDP, ICMP, ICMPV6].map(port_table), [0, 1, 2, 2]);
+}
