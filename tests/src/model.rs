@@ -1,185 +1,369 @@
-//! What the filter should do, said as plainly as possible: every service, every source and every
-//! prefix, one after the other. Slow and obvious; shares no code with `compile` or the kernel.
+//! What the filter should do, said as plainly as possible: every service, every source, every prefix
+//! and everything that was ever sent, one after the other. Slow and obvious; shares no code with
+//! `compile` or the kernel, and knows no clock: what was sent once can be answered for ever.
 //!
-//! Also random policies and packets to compare with, from a universe so small that prefixes
-//! overlap and packets hit.
+//! - `dissect` makes facts of a frame's bytes, just as plainly
+//! - `host` is no model: it is the logic that ships, over compiled tables
+//! - `worlds` makes random policies, and `traffic` random frames
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+pub mod dissect;
+pub mod host;
+pub mod traffic;
+pub mod worlds;
 
-use allowlist_common::abi::{Control, Grant, Keep, ReturnTraffic, ServiceId};
-use allowlist_common::flow::Flow;
-use allowlist_common::packet::{Address, ICMP, ICMPV6, Packet, Quote, SCTP, TCP, Transport, UDP};
+use std::net::IpAddr;
+
+use allowlist_common::packet::{ICMP, ICMPV6, IGMP, SCTP, TCP, UDP, tcp_flag};
 use allowlist_common::verdict::{Reason, Verdict};
-use allowlist_user::compile::Tables;
-use allowlist_user::policy::{Feed, Origin, Policy, Ports, Service, Snapshot, Source};
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use proptest::collection::vec;
-use proptest::prelude::*;
+use allowlist_user::policy::{
+    DefaultVerdict, Feed, Origin, Policy, Ports, ReturnTraffic, Rules, Service, Snapshot,
+};
+
+use dissect::Facts;
 
 /// A packet as the model sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Facts {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
     /// Who sent it.
     pub source: IpAddr,
-    /// IP protocol number.
+    /// To whom.
+    pub destination: IpAddr,
+    /// Time to live, or hop limit.
+    pub hops: u8,
+    /// After all extension headers.
     pub protocol: u8,
-    /// For TCP and UDP.
-    pub port: u16,
+    /// What follows.
+    pub content: Content,
 }
 
-impl Facts {
-    /// The same as the parser would say it.
-    pub fn packet(&self) -> Packet {
-        Packet {
-            vlan: 0,
-            source: self.source.into(),
-            destination: self.source.into(),
-            hops: 64,
-            protocol: self.protocol,
-            transport: match self.protocol {
-                TCP | UDP => Transport::Ports {
-                    source: 40_000,
-                    destination: self.port,
-                    flags: 0,
-                },
-                ICMP => Transport::Icmp {
-                    kind: 8,
-                    identifier: 0,
-                },
-                ICMPV6 => Transport::Icmp {
-                    kind: 128,
-                    identifier: 0,
-                },
-                _ => Transport::Other,
-            },
-        }
-    }
+/// What a packet carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// TCP, UDP or SCTP.
+    Ports {
+        /// Of the sender.
+        source: u16,
+        /// Of the receiver.
+        destination: u16,
+        /// 0 but for TCP.
+        flags: u8,
+    },
+    /// ICMP of either family, over either family, but for errors.
+    Icmp {
+        /// The message's type.
+        kind: u8,
+        /// Bytes 4 and 5.
+        identifier: u16,
+    },
+    /// An error, and what it quotes, if that can be read.
+    IcmpError(Option<Box<Packet>>),
+    /// A fragment that is not the first.
+    LaterFragment,
+    /// Another protocol.
+    Other,
 }
 
-/// What becomes of a packet.
-pub fn judge(
-    policy: &Policy,
-    snapshot: &Snapshot,
-    default: Verdict,
-    facts: &Facts,
-) -> (Verdict, Reason) {
-    let mut covered = false;
-    for service in &policy.services {
-        if !service.ports.iter().any(|ports| covers(ports, facts)) {
-            continue;
-        }
-        covered = true;
-        for source in &service.allow {
-            if snapshot[source]
-                .prefixes
-                .iter()
-                .any(|prefix| prefix.contains(&facts.source))
-            {
-                return (Verdict::Pass, Reason::Allowed);
-            }
-        }
-    }
-    if covered {
-        (Verdict::Drop, Reason::NotAllowed)
-    } else {
-        (default, Reason::Default)
-    }
+/// The filter, and what it remembers.
+pub struct Model<'a> {
+    policy: &'a Policy,
+    snapshot: &'a Snapshot,
+    rules: &'a Rules,
+    sent: Vec<Packet>,
 }
 
-fn covers(ports: &Ports, facts: &Facts) -> bool {
-    match ports {
-        Ports::Tcp(range) => facts.protocol == TCP && range.contains(&facts.port),
-        Ports::Udp(range) => facts.protocol == UDP && range.contains(&facts.port),
-        Ports::Sctp(range) => facts.protocol == SCTP && range.contains(&facts.port),
-        Ports::Icmp => facts.protocol == ICMP || facts.protocol == ICMPV6,
-        Ports::Any => true,
-    }
-}
-
-/// Compiled tables, looked up as the kernel does it, on an interface that no service names.
-pub struct Host<'a> {
-    tables: &'a Tables,
-    control: Control,
-    frame: &'a [u8],
-}
-
-impl<'a> Host<'a> {
-    /// These tables, with this verdict for what no service covers.
-    pub const fn new(tables: &'a Tables, default: Verdict) -> Self {
+impl<'a> Model<'a> {
+    /// A filter that has seen nothing yet.
+    pub const fn new(policy: &'a Policy, snapshot: &'a Snapshot, rules: &'a Rules) -> Self {
         Self {
-            tables,
-            control: Control {
-                generation: 1,
-                slot: 0,
-                default_verdict: default,
-                observe: false,
-                return_traffic: ReturnTraffic::Off,
-                keep: Keep::ALL,
+            policy,
+            snapshot,
+            rules,
+            sent: Vec::new(),
+        }
+    }
+
+    /// The host sends a frame on an interface.
+    pub fn send(&mut self, interface: &str, facts: Facts) {
+        let Facts::Ip(packet) = facts else {
+            return;
+        };
+        let can_be_answered = match (packet.protocol, &packet.content) {
+            // Whatever comes to a service's port is the service's, and no answer.
+            (TCP | UDP, Content::Ports { source, .. }) => self
+                .covering(interface, packet.protocol, *source)
+                .next()
+                .is_none(),
+            (_, Content::Icmp { kind, .. }) => is_echo_request(&packet, *kind),
+            _ => false,
+        };
+        if can_be_answered {
+            self.sent.push(packet);
+        }
+    }
+
+    /// What becomes of a frame that an interface receives.
+    pub fn receive(&self, interface: &str, facts: &Facts) -> (Verdict, Reason) {
+        let keep = &self.rules.keep;
+        match facts {
+            Facts::Malformed => (Verdict::Drop, Reason::Malformed),
+            Facts::Arp => (pass_if(keep.arp), Reason::Arp),
+            Facts::NotIp => (pass_if(keep.not_ip), Reason::NotIp),
+            Facts::Ip(packet) => self.judge(interface, packet),
+        }
+    }
+
+    fn judge(&self, interface: &str, packet: &Packet) -> (Verdict, Reason) {
+        let keep = &self.rules.keep;
+        if keep.neighbour_discovery && is_neighbour_discovery(packet) {
+            return (Verdict::Pass, Reason::NeighbourDiscovery);
+        }
+        if keep.icmp_errors
+            && let Content::IcmpError(quoted) = &packet.content
+        {
+            let is_wanted =
+                !self.tracks() || self.is_about_ours(interface, packet, quoted.as_deref());
+            return (pass_if(is_wanted), Reason::IcmpError);
+        }
+        if keep.dhcp && is_dhcp_answer(packet) {
+            return (Verdict::Pass, Reason::Dhcp);
+        }
+        if keep.multicast && is_group_membership(packet) {
+            return (Verdict::Pass, Reason::Multicast);
+        }
+        let services: Vec<&Service> = match packet.content {
+            Content::Ports { destination, .. } => self
+                .covering(interface, packet.protocol, destination)
+                .collect(),
+            Content::LaterFragment => self.covering_any_of(interface, packet.protocol).collect(),
+            _ => self.covering(interface, packet.protocol, 0).collect(),
+        };
+        if services
+            .iter()
+            .any(|service| self.allows(service, packet.source))
+        {
+            return (Verdict::Pass, Reason::Allowed);
+        }
+        let is_fragment = packet.content == Content::LaterFragment;
+        if (services.is_empty() || is_fragment) && self.is_answer(packet) {
+            return (Verdict::Pass, Reason::Answer);
+        }
+        if !services.is_empty() {
+            return (Verdict::Drop, Reason::NotAllowed);
+        }
+        let passes = self.rules.default == DefaultVerdict::Pass;
+        (pass_if(passes), Reason::Default)
+    }
+
+    /// Whether what is sent is noted, and asked for.
+    fn tracks(&self) -> bool {
+        self.rules.default == DefaultVerdict::Drop
+            && self.rules.return_traffic == ReturnTraffic::Track
+    }
+
+    fn is_answer(&self, packet: &Packet) -> bool {
+        if self.rules.default == DefaultVerdict::Pass {
+            return false; // nothing depends on it
+        }
+        match self.rules.return_traffic {
+            ReturnTraffic::Off => false,
+            ReturnTraffic::Established => opens_no_connection(packet),
+            ReturnTraffic::Track => self.sent.iter().any(|sent| answers(packet, sent)),
+        }
+    }
+
+    /// Whether an error is about a packet that this host sent: a noted one, or a service's to somebody
+    /// who may reach that service.
+    fn is_about_ours(&self, interface: &str, error: &Packet, quoted: Option<&Packet>) -> bool {
+        let Some(quoted) = quoted else {
+            return false;
+        };
+        if quoted.source != error.destination {
+            return false;
+        }
+        let services: Vec<&Service> = match quoted.content {
+            Content::Ports { source, .. } => {
+                self.covering(interface, quoted.protocol, source).collect()
+            }
+            Content::LaterFragment => self.covering_any_of(interface, quoted.protocol).collect(),
+            _ => self.covering(interface, quoted.protocol, 0).collect(),
+        };
+        services
+            .iter()
+            .any(|service| self.allows(service, quoted.destination))
+            || self
+                .sent
+                .iter()
+                .any(|sent| is_of_the_same_flow(quoted, sent))
+    }
+
+    /// The services that cover a protocol and port; of protocols without ports the port is not asked.
+    fn covering(
+        &self,
+        interface: &str,
+        protocol: u8,
+        port: u16,
+    ) -> impl Iterator<Item = &'a Service> {
+        self.services_on(interface).filter(move |service| {
+            service.ports.iter().any(|ports| match ports {
+                Ports::Tcp(range) => protocol == TCP && range.contains(&port),
+                Ports::Udp(range) => protocol == UDP && range.contains(&port),
+                Ports::Sctp(range) => protocol == SCTP && range.contains(&port),
+                Ports::Icmp => protocol == ICMP || protocol == ICMPV6,
+                Ports::Any => true,
+            })
+        })
+    }
+
+    /// The services that cover a protocol on some port. What an extension header hides could be any.
+    fn covering_any_of(&self, interface: &str, protocol: u8) -> impl Iterator<Item = &'a Service> {
+        let is_hidden = dissect::EXTENSIONS.contains(&protocol);
+        self.services_on(interface).filter(move |service| {
+            service.ports.iter().any(|ports| match ports {
+                Ports::Tcp(_) => is_hidden || protocol == TCP,
+                Ports::Udp(_) => is_hidden || protocol == UDP,
+                Ports::Sctp(_) => is_hidden || protocol == SCTP,
+                Ports::Icmp => is_hidden || protocol == ICMP || protocol == ICMPV6,
+                Ports::Any => true,
+            })
+        })
+    }
+
+    fn services_on(&self, interface: &str) -> impl Iterator<Item = &'a Service> {
+        self.policy.services.iter().filter(move |service| {
+            service.interfaces.is_empty() || service.interfaces.iter().any(|name| name == interface)
+        })
+    }
+
+    fn allows(&self, service: &Service, address: IpAddr) -> bool {
+        service.allow.iter().any(|source| {
+            let prefixes = &self.snapshot[source].prefixes;
+            prefixes.iter().any(|prefix| prefix.contains(&address))
+        })
+    }
+}
+
+const fn pass_if(passes: bool) -> Verdict {
+    if passes { Verdict::Pass } else { Verdict::Drop }
+}
+
+/// Router and neighbour solicitation and advertisement, redirect: RFC 4861, from the same link.
+fn is_neighbour_discovery(packet: &Packet) -> bool {
+    packet.source.is_ipv6()
+        && packet.protocol == ICMPV6
+        && packet.hops == 255
+        && matches!(packet.content, Content::Icmp { kind, .. } if (133..=137).contains(&kind))
+}
+
+fn is_dhcp_answer(packet: &Packet) -> bool {
+    let (server, client) = if packet.source.is_ipv4() {
+        (67, 68)
+    } else {
+        (547, 546)
+    };
+    packet.protocol == UDP
+        && matches!(packet.content, Content::Ports { source, destination, .. }
+            if source == server && destination == client)
+}
+
+/// IGMP, or multicast listener query, report, done, and report of version 2.
+fn is_group_membership(packet: &Packet) -> bool {
+    if packet.source.is_ipv4() {
+        packet.protocol == IGMP && packet.content == Content::Other
+    } else {
+        packet.protocol == ICMPV6
+            && matches!(packet.content, Content::Icmp { kind, .. } if [130, 131, 132, 143].contains(&kind))
+    }
+}
+
+/// Of a family's own ICMP: the other one's is nothing that a host answers.
+fn is_echo_request(packet: &Packet, kind: u8) -> bool {
+    matches!(
+        (packet.source, packet.protocol, kind),
+        (IpAddr::V4(_), ICMP, 8) | (IpAddr::V6(_), ICMPV6, 128)
+    )
+}
+
+fn is_echo_reply(packet: &Packet, kind: u8) -> bool {
+    matches!(
+        (packet.source, packet.protocol, kind),
+        (IpAddr::V4(_), ICMP, 0) | (IpAddr::V6(_), ICMPV6, 129)
+    )
+}
+
+fn opens_no_connection(packet: &Packet) -> bool {
+    packet.protocol == TCP
+        && matches!(packet.content, Content::Ports { flags, .. }
+            if flags & (tcp_flag::ACK | tcp_flag::RST) != 0)
+}
+
+/// Whether a packet can be an answer to one that was sent.
+fn answers(packet: &Packet, sent: &Packet) -> bool {
+    if packet.protocol != sent.protocol
+        || packet.source != sent.destination
+        || packet.destination != sent.source
+    {
+        return false;
+    }
+    match (&packet.content, &sent.content) {
+        // Its first fragment has the ports; without that one it is of no use.
+        (Content::LaterFragment, _) => true,
+        (
+            Content::Ports {
+                source,
+                destination,
+                ..
             },
-            frame: &[],
+            Content::Ports {
+                source: sent_from,
+                destination: sent_to,
+                ..
+            },
+        ) => {
+            let may_answer = packet.protocol != TCP || opens_no_connection(packet);
+            may_answer && (source, destination) == (sent_to, sent_from)
         }
+        (
+            Content::Icmp { kind, identifier },
+            Content::Icmp {
+                identifier: sent_identifier,
+                ..
+            },
+        ) => is_echo_reply(packet, *kind) && identifier == sent_identifier,
+        _ => false,
     }
 }
 
-impl allowlist_common::judge::Tables for Host<'_> {
-    fn control(&self) -> &Control {
-        &self.control
+/// Whether what an error quotes could be a packet that was sent, or one like it.
+fn is_of_the_same_flow(quoted: &Packet, sent: &Packet) -> bool {
+    if quoted.protocol != sent.protocol
+        || quoted.source != sent.source
+        || quoted.destination != sent.destination
+    {
+        return false;
     }
-
-    fn service_of_port(&self, protocol: u8, port: u16) -> ServiceId {
-        self.tables.services.of_port(0, protocol, port)
+    match (&quoted.content, &sent.content) {
+        (Content::LaterFragment, _) => true,
+        (
+            Content::Ports {
+                source,
+                destination,
+                ..
+            },
+            Content::Ports {
+                source: sent_from,
+                destination: sent_to,
+                ..
+            },
+        ) => (source, destination) == (sent_from, sent_to),
+        (
+            Content::Icmp { identifier, .. },
+            Content::Icmp {
+                identifier: sent_identifier,
+                ..
+            },
+        ) => identifier == sent_identifier,
+        _ => false,
     }
-
-    fn service_of_protocol(&self, protocol: u8) -> ServiceId {
-        self.tables.services.of_protocol(0, protocol)
-    }
-
-    fn services_of_protocol(&self, protocol: u8) -> u64 {
-        self.tables.services.any_of_protocol(0, protocol)
-    }
-
-    fn counted(&self, service: ServiceId) -> u32 {
-        self.tables.services.counted[usize::from(service)]
-    }
-
-    fn grant(&self, source: &Address) -> Option<Grant> {
-        match IpAddr::from(*source) {
-            IpAddr::V4(address) => longest(
-                &self.tables.v4,
-                |prefix| prefix.contains(&address),
-                Ipv4Net::prefix_len,
-            ),
-            IpAddr::V6(address) => longest(
-                &self.tables.v6,
-                |prefix| prefix.contains(&address),
-                Ipv6Net::prefix_len,
-            ),
-        }
-    }
-
-    fn sent_from(&self, _: u8, _: u16) -> bool {
-        false
-    }
-
-    fn sent(&self, _: &Flow) -> bool {
-        false
-    }
-
-    fn quoted(&self, quote: Quote, source: Address) -> Option<Flow> {
-        quote.flow(self.frame, source)
-    }
-}
-
-fn longest<P>(
-    entries: &[(P, Grant)],
-    contains: impl Fn(&P) -> bool,
-    length: impl Fn(&P) -> u8,
-) -> Option<Grant> {
-    entries
-        .iter()
-        .filter(|(prefix, _)| contains(prefix))
-        .max_by_key(|(prefix, _)| length(prefix))
-        .map(|(_, grant)| *grant)
 }
 
 /// The snapshot of a policy whose sources all have their prefixes in the configuration.
@@ -198,158 +382,4 @@ pub fn static_snapshot(policy: &Policy) -> Snapshot {
             (source.name.clone(), feed)
         })
         .collect()
-}
-
-/// A policy with prefixes, and packets that are likely to hit their edges.
-#[derive(Clone, Debug)]
-pub struct World {
-    /// Who may reach what.
-    pub policy: Policy,
-    /// With these prefixes.
-    pub snapshot: Snapshot,
-    /// And this for the rest.
-    pub default: Verdict,
-    /// What arrives.
-    pub packets: Vec<Facts>,
-}
-
-/// Random worlds with this many packets.
-pub fn worlds(packets: usize) -> impl Strategy<Value = World> {
-    let sources = vec(vec(prefix(), 1..12), 1..6);
-    (sources, any::<bool>()).prop_flat_map(move |(feeds, drop)| {
-        let service = (vec(ports(), 1..4), vec(0..feeds.len(), 1..4));
-        let edges = edges(&feeds);
-        let facts = (
-            prop_oneof![proptest::sample::select(edges), address()],
-            prop_oneof![Just(TCP), Just(UDP), Just(ICMP), Just(47)],
-            port(),
-        );
-        (vec(service, 0..6), vec(facts, packets)).prop_map(move |(services, facts)| {
-            let policy = policy(&feeds, services);
-            World {
-                snapshot: static_snapshot(&policy),
-                policy,
-                default: if drop { Verdict::Drop } else { Verdict::Pass },
-                packets: facts
-                    .into_iter()
-                    .map(|(source, protocol, port)| Facts {
-                        source,
-                        protocol: match (protocol, source) {
-                            (ICMP, IpAddr::V6(_)) => ICMPV6,
-                            _ => protocol,
-                        },
-                        port,
-                    })
-                    .collect(),
-            }
-        })
-    })
-}
-
-fn policy(feeds: &[Vec<IpNet>], services: Vec<(Vec<Ports>, Vec<usize>)>) -> Policy {
-    Policy {
-        services: services
-            .into_iter()
-            .enumerate()
-            .map(|(place, (ports, allow))| Service {
-                name: format!("service{place}"),
-                ports,
-                interfaces: Vec::new(),
-                allow: allow.into_iter().map(source_name).collect(),
-            })
-            .collect(),
-        sources: feeds
-            .iter()
-            .enumerate()
-            .map(|(place, prefixes)| Source {
-                name: source_name(place),
-                origin: Origin::Prefixes(prefixes.clone()),
-                provider: None,
-                every: Source::EVERY,
-                warning: None,
-            })
-            .collect(),
-    }
-}
-
-fn source_name(place: usize) -> String {
-    format!("source{place}")
-}
-
-/// The first and last address of each prefix, and the addresses outside next to them.
-fn edges(feeds: &[Vec<IpNet>]) -> Vec<IpAddr> {
-    let step = |address: IpAddr, up: bool| match address {
-        IpAddr::V4(address) => {
-            let bits = address.to_bits();
-            let next = if up {
-                bits.wrapping_add(1)
-            } else {
-                bits.wrapping_sub(1)
-            };
-            IpAddr::V4(Ipv4Addr::from_bits(next))
-        }
-        IpAddr::V6(address) => {
-            let bits = address.to_bits();
-            let next = if up {
-                bits.wrapping_add(1)
-            } else {
-                bits.wrapping_sub(1)
-            };
-            IpAddr::V6(Ipv6Addr::from_bits(next))
-        }
-    };
-    feeds
-        .iter()
-        .flatten()
-        .flat_map(|prefix| {
-            let (first, last) = (prefix.network(), prefix.broadcast());
-            [first, last, step(first, false), step(last, true)]
-        })
-        .collect()
-}
-
-fn prefix() -> impl Strategy<Value = IpNet> {
-    prop_oneof![
-        3 => (address_v4(), 6_u8..=32).prop_map(|(address, length)| {
-            IpNet::V4(Ipv4Net::new(address, length).expect("at most 32 bits").trunc())
-        }),
-        2 => (address_v6(), 30_u8..=128).prop_map(|(address, length)| {
-            IpNet::V6(Ipv6Net::new(address, length).expect("at most 128 bits").trunc())
-        }),
-        1 => prop_oneof![Just("0.0.0.0/0"), Just("::/0"), Just("255.255.255.255/32")]
-            .prop_map(|text| text.parse().expect("a prefix")),
-    ]
-}
-
-fn address() -> impl Strategy<Value = IpAddr> {
-    prop_oneof![
-        address_v4().prop_map(IpAddr::V4),
-        address_v6().prop_map(IpAddr::V6)
-    ]
-}
-
-/// A few bits here and there, so that prefixes meet.
-fn address_v4() -> impl Strategy<Value = Ipv4Addr> {
-    (0_u32..4, 0_u32..4, 0_u32..4).prop_map(|(high, middle, low)| {
-        Ipv4Addr::from_bits(0x0a00_0000 | high << 22 | middle << 11 | low)
-    })
-}
-
-fn address_v6() -> impl Strategy<Value = Ipv6Addr> {
-    (0_u128..4, 0_u128..4, 0_u128..4).prop_map(|(high, middle, low)| {
-        Ipv6Addr::from_bits(0x2001_0db8 << 96 | high << 94 | middle << 63 | low)
-    })
-}
-
-fn ports() -> impl Strategy<Value = Ports> {
-    prop_oneof![
-        4 => (port(), port()).prop_map(|(a, b)| Ports::Tcp(a.min(b)..=a.max(b))),
-        2 => (port(), port()).prop_map(|(a, b)| Ports::Udp(a.min(b)..=a.max(b))),
-        1 => Just(Ports::Icmp),
-        1 => Just(Ports::Any),
-    ]
-}
-
-fn port() -> impl Strategy<Value = u16> {
-    proptest::sample::select(vec![1_u16, 22, 80, 443, 444, 8080, 65535])
 }

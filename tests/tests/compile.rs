@@ -1,12 +1,17 @@
 //! Compiled tables against the linear model: the kernel's longest-prefix match over them gives the
 //! union that the policy means.
 
-use allowlist_common::judge::judge;
-use allowlist_common::packet::Contents;
+use std::net::{IpAddr, SocketAddr};
+
 use allowlist_common::verdict::{Reason, Verdict};
-use allowlist_tests::model::{self, Host, World, static_snapshot, worlds};
+use allowlist_tests::lab::frame;
+use allowlist_tests::model::dissect::dissect;
+use allowlist_tests::model::host::Host;
+use allowlist_tests::model::worlds::{INTERFACES, worlds};
+use allowlist_tests::model::{Model, static_snapshot};
 use allowlist_user::compile::{CompileError, Names, compile};
 use allowlist_user::config::Config;
+use allowlist_user::policy::{DefaultVerdict, Rules};
 use proptest::prelude::*;
 
 proptest! {
@@ -15,13 +20,19 @@ proptest! {
 
     #[test]
     fn agrees_with_the_model(world in worlds(64)) {
-        let World { policy, snapshot, default, packets } = &world;
-        let tables = compile(policy, snapshot, 1000, &Names::default()).expect("a small policy");
-        let host = Host::new(&tables, *default);
-        for facts in packets {
-            let decision = judge(&Ok(Contents::Ip(facts.packet())), &host);
-            let expected = model::judge(policy, snapshot, *default, facts);
-            prop_assert_eq!((decision.verdict, decision.reason), expected, "{:?}", facts);
+        let tables = compile(&world.policy, &world.snapshot, 1000, &Names::default()).expect("a small policy");
+        let mut host = Host::new(&tables, &world.rules, &INTERFACES);
+        let mut model = Model::new(&world.policy, &world.snapshot, &world.rules);
+        for moment in &world.traffic {
+            let facts = dissect(&moment.frame);
+            if moment.is_sent {
+                host.send(moment.interface, &moment.frame);
+                model.send(moment.interface, facts);
+                continue;
+            }
+            let decision = host.receive(moment.interface, &moment.frame);
+            let expected = model.receive(moment.interface, &facts);
+            prop_assert_eq!((decision.verdict, decision.reason), expected, "{:?}, {:?}", moment, facts);
             prop_assert_eq!(decision.matched != 0, expected == (Verdict::Pass, Reason::Allowed));
         }
     }
@@ -50,26 +61,43 @@ proptest! {
     }
 }
 
+fn from(source: IpAddr) -> SocketAddr {
+    SocketAddr::new(source, 40_000)
+}
+
+/// The host's address of the same family.
+fn to(source: IpAddr, port: u16) -> SocketAddr {
+    let host = if source.is_ipv4() {
+        "198.51.100.1"
+    } else {
+        "2001:db8:ffff::1"
+    };
+    SocketAddr::new(host.parse().expect("an address"), port)
+}
+
 /// A configuration, and who reaches what by it: `address -> services' ports that pass`.
 fn check(config: &str, expected: &[(&str, &[&str])]) {
     let config = Config::parse(config, "test.toml".as_ref()).expect("a configuration");
     let snapshot = static_snapshot(&config.policy);
     let tables = compile(&config.policy, &snapshot, 1000, &Names::default()).expect("tables");
-    let host = Host::new(&tables, Verdict::Drop);
+    let closed = Rules {
+        default: DefaultVerdict::Drop,
+        ..Rules::default()
+    };
+    let host = Host::new(&tables, &closed, &["eth0"]);
     for (source, reached) in expected {
         let mut passing = Vec::new();
-        for (name, protocol, port) in [
-            ("ssh", 6, 22),
-            ("https", 6, 443),
-            ("dns", 17, 53),
-            ("gre", 47, 0),
+        let source: IpAddr = source.parse().expect("an address");
+        for (name, frame) in [
+            ("ssh", frame::tcp_syn(from(source), to(source, 22))),
+            ("https", frame::tcp_syn(from(source), to(source, 443))),
+            ("dns", frame::udp(from(source), to(source, 53), &[])),
+            (
+                "gre",
+                frame::packet(source, to(source, 0).ip(), 47, &[0; 8]),
+            ),
         ] {
-            let facts = model::Facts {
-                source: source.parse().expect("an address"),
-                protocol,
-                port,
-            };
-            if judge(&Ok(Contents::Ip(facts.packet())), &host).verdict == Verdict::Pass {
+            if host.receive("eth0", &frame).verdict == Verdict::Pass {
                 passing.push(name);
             }
         }

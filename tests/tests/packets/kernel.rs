@@ -1,65 +1,120 @@
-//! The shipped program in the kernel, with maps of its own, loaded and attached to nothing.
+//! The shipped programs in the kernel, with maps of their own, loaded and attached to nothing.
 
-use allowlist_common::abi::{Counters, PROGRAM};
-use allowlist_common::verdict::Verdict;
+use allowlist_common::abi::{COUNTERS, Counters, EGRESS_PROGRAM, FLOWS, PORTS, PROGRAM};
+use allowlist_common::flow::{Flow, PortsInUse, Tracked};
+use allowlist_common::verdict::{Reason, Verdict};
 use allowlist_tests::lab::Scratch;
 use allowlist_user::compile::Tables;
 use allowlist_user::dataplane::{Dataplane, View};
 use allowlist_user::policy::{DefaultVerdict, Keep, Mode, ReturnTraffic, Rules};
 use aya::Ebpf;
-use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use aya::maps::{Array, HashMap, PerCpuArray};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 
 /// What the program tells the driver to do.
 pub(crate) const XDP_DROP: u32 = 1;
 /// Likewise.
 pub(crate) const XDP_PASS: u32 = 2;
 
-/// The program, loaded and attached to nothing.
+/// The programs, loaded and attached to nothing.
 pub(crate) struct Kernel {
     scratch: Scratch,
     dataplane: Dataplane,
-    object: Ebpf,
+    /// By slot of the interface that they would be on.
+    objects: Vec<Ebpf>,
 }
 
 impl Kernel {
+    /// For one interface.
     pub(crate) fn new() -> Self {
+        Self::with_slots(1)
+    }
+
+    /// For so many interfaces.
+    pub(crate) fn with_slots(slots: u32) -> Self {
         let scratch = Scratch::new().expect("a folder for pins");
-        let dataplane = Dataplane::open(scratch.pin_dir(), Some(1024)).expect("maps");
-        let object = dataplane.load_program(0, false).expect("a program");
+        let dataplane = Dataplane::open(scratch.pin_dir(), Some(8192)).expect("maps");
+        let objects = (0..slots)
+            .map(|slot| {
+                let mut object = dataplane.load_program(slot, false).expect("a program");
+                let egress: &mut SchedClassifier = object
+                    .program_mut(EGRESS_PROGRAM)
+                    .expect("in the object")
+                    .try_into()
+                    .expect("a classifier");
+                egress.load().expect("a program that notes what is sent");
+                object
+            })
+            .collect();
         Self {
             scratch,
             dataplane,
-            object,
+            objects,
         }
     }
 
     pub(crate) fn publish(&mut self, tables: &Tables, mode: Mode, default: Verdict) {
-        let rules = Rules {
-            default: match default {
-                Verdict::Pass => DefaultVerdict::Pass,
-                Verdict::Drop => DefaultVerdict::Drop,
-            },
-            return_traffic: ReturnTraffic::Off,
-            keep: Keep::ALL,
-        };
+        self.publish_on(tables, mode, rules(default), &[]);
+    }
+
+    /// Interfaces that some service is limited to get slots in the order of their names when they are
+    /// published first.
+    pub(crate) fn publish_on(
+        &mut self,
+        tables: &Tables,
+        mode: Mode,
+        rules: Rules,
+        interfaces: &[&str],
+    ) {
+        let interfaces: Vec<String> = interfaces.iter().map(|&name| name.to_owned()).collect();
         self.dataplane
-            .publish(tables, mode, &rules, &[])
+            .publish(tables, mode, &rules, &interfaces)
             .expect("a publish");
     }
 
     /// What the driver is told to do with a frame.
     pub(crate) fn run(&self, frame: &[u8]) -> u32 {
-        let program: &Xdp = self
-            .object
+        self.receive(0, frame)
+    }
+
+    /// The same, on the interface in a slot.
+    pub(crate) fn receive(&self, slot: usize, frame: &[u8]) -> u32 {
+        let program: &Xdp = self.objects[slot]
             .program(PROGRAM)
             .expect("loaded")
             .try_into()
             .expect("an XDP program");
-        let run = TestRunOptions {
-            data_in: Some(frame),
-            ..TestRunOptions::default()
-        };
-        program.test_run(run).expect("a test run").return_value
+        let run = program.test_run(frame_of(frame));
+        run.expect("a test run").return_value
+    }
+
+    /// The host sends a frame on the interface in a slot.
+    pub(crate) fn send(&self, slot: usize, frame: &[u8]) {
+        /// To the next program, whatever the frame is.
+        const TCX_NEXT: u32 = u32::MAX;
+        let program: &SchedClassifier = self.objects[slot]
+            .program(EGRESS_PROGRAM)
+            .expect("loaded")
+            .try_into()
+            .expect("a classifier");
+        let run = program.test_run(frame_of(frame)).expect("a test run");
+        assert_eq!(run.return_value, TCX_NEXT, "of {frame:02x?}");
+    }
+
+    /// As if nothing had ever been sent.
+    pub(crate) fn forget_sent(&mut self) {
+        let object = &mut self.objects[0];
+        let map = object.map_mut(FLOWS).expect("a map");
+        let mut flows: HashMap<_, Flow, Tracked> = map.try_into().expect("of flows");
+        let keys: Vec<Flow> = flows.keys().collect::<Result<_, _>>().expect("keys");
+        for key in &keys {
+            flows.remove(key).expect("there");
+        }
+        if !keys.is_empty() {
+            let map = object.map_mut(PORTS).expect("a map");
+            let mut ports: Array<_, PortsInUse> = map.try_into().expect("of ports");
+            ports.set(0, NO_PORTS, 0).expect("room for one");
+        }
     }
 
     /// Bytes of the program after the verifier, with a trace or without.
@@ -75,11 +130,49 @@ impl Kernel {
     }
 
     pub(crate) fn counters(&self) -> Counters {
-        self.view().counters_of(0).expect("counters")
+        self.counters_of(0)
+    }
+
+    /// What was counted on the interface in a slot, by the object's own map: a system call a look.
+    pub(crate) fn counters_of(&self, slot: u32) -> Counters {
+        let map = self.objects[0].map(COUNTERS).expect("a map");
+        let counters: PerCpuArray<_, Counters> = map.try_into().expect("of counters");
+        let mut sum = Counters::ZERO;
+        for of_cpu in counters.get(&slot, 0).expect("counters").iter() {
+            for verdict in Verdict::ALL {
+                for reason in Reason::ALL {
+                    *sum.cell(verdict, reason) += of_cpu.get(verdict, reason);
+                }
+            }
+        }
+        sum
     }
 
     /// What the maps hold.
     pub(crate) fn view(&self) -> View {
         View::open(self.scratch.pin_dir()).expect("pinned maps")
+    }
+}
+
+const NO_PORTS: PortsInUse = PortsInUse {
+    until: [[0; 1 << 16]; 3],
+};
+
+/// Rules by which nothing is an answer.
+pub(crate) fn rules(default: Verdict) -> Rules {
+    Rules {
+        default: match default {
+            Verdict::Pass => DefaultVerdict::Pass,
+            Verdict::Drop => DefaultVerdict::Drop,
+        },
+        return_traffic: ReturnTraffic::Off,
+        keep: Keep::ALL,
+    }
+}
+
+fn frame_of(frame: &[u8]) -> TestRunOptions<'_> {
+    TestRunOptions {
+        data_in: Some(frame),
+        ..TestRunOptions::default()
     }
 }

@@ -4,15 +4,15 @@
 
 mod frames;
 mod kernel;
+mod random;
 mod verifier;
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use allowlist_common::abi::Counters;
-use allowlist_common::judge::judge;
-use allowlist_common::packet::{ICMP, ICMPV6, TCP, UDP, parse};
 use allowlist_common::verdict::{Reason, Verdict};
-use allowlist_tests::model::{self, Facts, World, worlds};
+use allowlist_tests::model;
+use allowlist_tests::model::host::Host;
 use allowlist_tests::require_root;
 use allowlist_user::compile::{Names, Tables, compile};
 use allowlist_user::config::Config;
@@ -23,8 +23,8 @@ use proptest::prelude::{Strategy as _, any};
 use proptest::sample::{Index, select};
 use proptest::test_runner::{Config as Cases, TestRunner};
 
-use frames::{OFFICE, STRANGER, VENDOR, VENDOR6, frames, icmp, packet, tcp, udp};
-use kernel::{Kernel, XDP_DROP, XDP_PASS};
+use frames::{OFFICE, STRANGER, VENDOR, VENDOR6, frames, tcp};
+use kernel::{Kernel, XDP_DROP, XDP_PASS, rules};
 
 const POLICY: &str = r#"
     [services.web]
@@ -122,9 +122,9 @@ fn observing_counts_the_same_and_passes_everything() {
 fn the_host_agrees_on_every_frame() {
     let tables = tables();
     for default in Verdict::ALL {
-        let host = model::Host::new(&tables, default);
+        let host = Host::new(&tables, &rules(default), &["eth0"]);
         for (description, frame, reason) in frames() {
-            let decision = judge(&parse(frame.as_slice()), &host);
+            let decision = host.receive("eth0", &frame);
             assert_eq!(decision.reason, reason, "{description}");
             assert_eq!(decision.verdict, verdict(reason, default), "{description}");
         }
@@ -177,35 +177,6 @@ fn without_a_generation_everything_is_dropped_and_counted() {
     );
 }
 
-/// Random policies and packets, published one over the other into the same maps.
-#[test]
-fn random_worlds_agree_with_the_model() {
-    require_root!();
-    let mut kernel = Kernel::new();
-    let (cases, packets) = if is_long() { (400, 500) } else { (60, 100) };
-    let kernel = std::cell::RefCell::new(&mut kernel);
-    let done = runner(cases).run(&worlds(packets), |world| {
-        let World {
-            policy,
-            snapshot,
-            default,
-            packets,
-        } = &world;
-        let tables = compile(policy, snapshot, 1000, &Names::default()).expect("a small policy");
-        let mut kernel = kernel.borrow_mut();
-        kernel.publish(&tables, Mode::Enforce, *default);
-        for facts in packets {
-            let (verdict, reason) = model::judge(policy, snapshot, *default, facts);
-            let mut expected = kernel.counters();
-            *expected.cell(verdict, reason) += 1;
-            kernel.run(&bytes(facts));
-            proptest::prop_assert_eq!(kernel.counters(), expected, "{:?}", facts);
-        }
-        Ok(())
-    });
-    done.unwrap_or_else(|error| panic!("{error}"));
-}
-
 /// Frames with bytes changed, cut and added: whatever the host's copy of the logic says of one, the
 /// kernel's says as well, and neither fails.
 #[test]
@@ -214,7 +185,7 @@ fn the_kernel_and_the_host_agree_on_mutated_frames() {
     let tables = tables();
     let mut kernel = Kernel::new();
     kernel.publish(&tables, Mode::Enforce, Verdict::Drop);
-    let host = model::Host::new(&tables, Verdict::Drop);
+    let host = Host::new(&tables, &rules(Verdict::Drop), &["eth0"]);
     let originals: Vec<Vec<u8>> = frames().into_iter().map(|(_, frame, _)| frame).collect();
     let changes = vec((any::<Index>(), any::<u8>()), 0..4);
     let mutated =
@@ -230,7 +201,7 @@ fn the_kernel_and_the_host_agree_on_mutated_frames() {
         });
     let cases = if is_long() { 200_000 } else { 4_000 };
     let done = runner(cases).run(&mutated, |frame| {
-        let decision = judge(&parse(frame.as_slice()), &host);
+        let decision = host.receive("eth0", &frame);
         let mut expected = kernel.counters();
         *expected.cell(decision.verdict, decision.reason) += 1;
         kernel.run(&frame);
@@ -293,18 +264,7 @@ fn is_long() -> bool {
 fn runner(cases: u32) -> TestRunner {
     TestRunner::new(Cases {
         failure_persistence: None,
+        max_shrink_iters: 0,
         ..Cases::with_cases(cases)
     })
-}
-
-/// A frame with these facts.
-fn bytes(facts: &Facts) -> Vec<u8> {
-    let source = facts.source.to_string();
-    match facts.protocol {
-        TCP => tcp(&source, facts.port),
-        UDP => udp(&source, 40_000, facts.port),
-        ICMP => icmp(&source, 8),
-        ICMPV6 => icmp(&source, 128),
-        other => packet(&source, other, &[0; 8]),
-    }
 }

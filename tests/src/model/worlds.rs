@@ -1,0 +1,267 @@
+//! Random policies, rules and traffic, from a universe so small that prefixes overlap, ports meet and
+//! packets hit.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use allowlist_user::policy::{
+    DefaultVerdict, Keep, Mode, Origin, Policy, Ports, ReturnTraffic, Rules, Service, Snapshot,
+    Source,
+};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+
+use super::static_snapshot;
+use super::traffic::{Moment, traffic};
+
+/// The interfaces of every world. In the order of their names, which is that of their slots where
+/// both are published at once.
+pub const INTERFACES: [&str; 2] = ["lan0", "wan0"];
+
+/// A policy with prefixes, and what is sent and received under it.
+#[derive(Clone)]
+pub struct World {
+    /// Who may reach what.
+    pub policy: Policy,
+    /// With these prefixes.
+    pub snapshot: Snapshot,
+    /// And this for the rest.
+    pub rules: Rules,
+    /// Whether drops are drops.
+    pub mode: Mode,
+    /// What is sent and received, in order.
+    pub traffic: Vec<Moment>,
+}
+
+/// Random worlds with this many frames.
+pub fn worlds(frames: usize) -> impl Strategy<Value = World> {
+    let feeds = vec(vec(prefix(), 1..12), 1..6);
+    (feeds, rules(), any::<bool>()).prop_flat_map(move |(feeds, rules, observes)| {
+        let service = (
+            vec(ports(), 1..4),
+            vec(0..feeds.len(), 1..4),
+            prop_oneof![
+                3 => Just(Vec::new()),
+                2 => subsequence(vec![INTERFACES[0], INTERFACES[1], "vpn0"], 1..=2),
+            ],
+        );
+        let addresses = vec(address(), 8);
+        let seeds = vec(any::<u64>(), frames);
+        (vec(service, 0..6), addresses, seeds).prop_map(move |(services, mut remotes, seeds)| {
+            remotes.extend(edges(&feeds));
+            let policy = policy(&feeds, services);
+            World {
+                snapshot: static_snapshot(&policy),
+                policy,
+                rules,
+                mode: if observes {
+                    Mode::Observe
+                } else {
+                    Mode::Enforce
+                },
+                traffic: traffic(&remotes, &seeds),
+            }
+        })
+    })
+}
+
+impl World {
+    /// The least of this world in which `fails` still holds: what was sent before the frame at
+    /// `place`, and the services, one after the other left out if it does.
+    #[must_use]
+    pub fn smallest(&self, place: usize, mut fails: impl FnMut(&Self) -> bool) -> Self {
+        let mut smallest = self.clone();
+        let mut places = 0..;
+        smallest
+            .traffic
+            .retain(|moment| match places.next().cmp(&Some(place)) {
+                Ordering::Less => moment.is_sent,
+                Ordering::Equal => true,
+                Ordering::Greater => false,
+            });
+        for place in (0..smallest.traffic.len() - 1).rev() {
+            let mut without = smallest.clone();
+            without.traffic.remove(place);
+            if fails(&without) {
+                smallest = without;
+            }
+        }
+        for place in (0..smallest.policy.services.len()).rev() {
+            let mut without = smallest.clone();
+            without.policy.services.remove(place);
+            if fails(&without) {
+                smallest = without;
+            }
+        }
+        smallest
+    }
+}
+
+/// The policy as it would be configured, more or less.
+impl fmt::Debug for World {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(out, "{:?} {:?}", self.mode, self.rules)?;
+        for service in &self.policy.services {
+            let ports: Vec<String> = service.ports.iter().map(ToString::to_string).collect();
+            writeln!(
+                out,
+                "{} {ports:?} on {:?} allows {:?}",
+                service.name, service.interfaces, service.allow
+            )?;
+        }
+        let allowed = |name| {
+            let mut services = self.policy.services.iter();
+            services.any(|service| service.allow.contains(name))
+        };
+        for (name, feed) in self.snapshot.iter().filter(|(name, _)| allowed(name)) {
+            writeln!(out, "{name} {:?}", feed.prefixes)?;
+        }
+        for moment in &self.traffic {
+            writeln!(out, "{moment:?}")?;
+        }
+        Ok(())
+    }
+}
+
+/// More closed hosts than open ones, and more that track: there is more to go wrong with them.
+fn rules() -> impl Strategy<Value = Rules> {
+    let default = prop_oneof![1 => Just(DefaultVerdict::Pass), 3 => Just(DefaultVerdict::Drop)];
+    let return_traffic = prop_oneof![
+        3 => Just(ReturnTraffic::Track),
+        1 => Just(ReturnTraffic::Established),
+        1 => Just(ReturnTraffic::Off),
+    ];
+    let keep = prop_oneof![Just([true; 6]), any::<[bool; 6]>()];
+    (default, return_traffic, keep).prop_map(|(default, return_traffic, keep)| {
+        let [
+            arp,
+            neighbour_discovery,
+            icmp_errors,
+            dhcp,
+            multicast,
+            not_ip,
+        ] = keep;
+        Rules {
+            default,
+            return_traffic,
+            keep: Keep {
+                arp,
+                neighbour_discovery,
+                icmp_errors,
+                dhcp,
+                multicast,
+                not_ip,
+            },
+        }
+    })
+}
+
+type Parts = (Vec<Ports>, Vec<usize>, Vec<&'static str>);
+
+fn policy(feeds: &[Vec<IpNet>], services: Vec<Parts>) -> Policy {
+    Policy {
+        services: services
+            .into_iter()
+            .enumerate()
+            .map(|(place, (ports, allow, interfaces))| Service {
+                name: format!("service{place}"),
+                ports,
+                interfaces: interfaces.into_iter().map(str::to_owned).collect(),
+                allow: allow.into_iter().map(source_name).collect(),
+            })
+            .collect(),
+        sources: feeds
+            .iter()
+            .enumerate()
+            .map(|(place, prefixes)| Source {
+                name: source_name(place),
+                origin: Origin::Prefixes(prefixes.clone()),
+                provider: None,
+                every: Source::EVERY,
+                warning: None,
+            })
+            .collect(),
+    }
+}
+
+fn source_name(place: usize) -> String {
+    format!("source{place}")
+}
+
+/// The first and last address of each prefix, and the addresses outside next to them.
+fn edges(feeds: &[Vec<IpNet>]) -> Vec<IpAddr> {
+    feeds
+        .iter()
+        .flatten()
+        .flat_map(|prefix| {
+            let (first, last) = (prefix.network(), prefix.broadcast());
+            [first, last, beside(first, false), beside(last, true)]
+        })
+        .collect()
+}
+
+/// The next address, or the one before.
+fn beside(address: IpAddr, up: bool) -> IpAddr {
+    match address {
+        IpAddr::V4(address) => {
+            let step = if up { 1 } else { u32::MAX };
+            Ipv4Addr::from_bits(address.to_bits().wrapping_add(step)).into()
+        }
+        IpAddr::V6(address) => {
+            let step = if up { 1 } else { u128::MAX };
+            Ipv6Addr::from_bits(address.to_bits().wrapping_add(step)).into()
+        }
+    }
+}
+
+fn prefix() -> impl Strategy<Value = IpNet> {
+    prop_oneof![
+        3 => (address_v4(), 6_u8..=32).prop_map(|(address, length)| {
+            IpNet::V4(Ipv4Net::new(address, length).expect("at most 32 bits").trunc())
+        }),
+        2 => (address_v6(), 30_u8..=128).prop_map(|(address, length)| {
+            IpNet::V6(Ipv6Net::new(address, length).expect("at most 128 bits").trunc())
+        }),
+        1 => select(vec!["0.0.0.0/0", "::/0", "255.255.255.255/32"])
+            .prop_map(|text| text.parse().expect("a prefix")),
+    ]
+}
+
+fn address() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        4 => address_v4().prop_map(IpAddr::V4),
+        4 => address_v6().prop_map(IpAddr::V6),
+        // Begins with the bytes of an IPv4 address of this universe.
+        1 => Just(IpAddr::V6(Ipv6Addr::new(0x0a00, 0, 0, 0, 0, 0, 0, 0))),
+    ]
+}
+
+/// A few bits here and there, so that prefixes meet.
+fn address_v4() -> impl Strategy<Value = Ipv4Addr> {
+    (0_u32..4, 0_u32..4, 0_u32..4).prop_map(|(high, middle, low)| {
+        Ipv4Addr::from_bits(0x0a00_0000 | high << 22 | middle << 11 | low)
+    })
+}
+
+fn address_v6() -> impl Strategy<Value = Ipv6Addr> {
+    (0_u128..4, 0_u128..4, 0_u128..4).prop_map(|(high, middle, low)| {
+        Ipv6Addr::from_bits(0x2001_0db8 << 96 | high << 94 | middle << 63 | low)
+    })
+}
+
+fn ports() -> impl Strategy<Value = Ports> {
+    let range = || {
+        let port = || select(vec![1_u16, 22, 80, 443, 444, 8080, 65535]);
+        (port(), port()).prop_map(|(a, b)| a.min(b)..=a.max(b))
+    };
+    prop_oneof![
+        8 => range().prop_map(Ports::Tcp),
+        4 => range().prop_map(Ports::Udp),
+        2 => range().prop_map(Ports::Sctp),
+        2 => Just(Ports::Icmp),
+        1 => Just(Ports::Any),
+    ]
+}

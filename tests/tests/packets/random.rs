@@ -1,0 +1,195 @@
+//! Random worlds: the kernel's programs and the host's copy of their logic against the model, which
+//! reads the same bytes in its own way. What is sent runs through the program that notes it, so the
+//! kernel's own notes are what answers are told by.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use allowlist_common::abi::Counters;
+use allowlist_common::judge::Decision;
+use allowlist_common::verdict::{Reason, Verdict};
+use allowlist_tests::model::dissect::dissect;
+use allowlist_tests::model::host::Host;
+use allowlist_tests::model::worlds::{INTERFACES, World, worlds};
+use allowlist_tests::model::{Model, static_snapshot};
+use allowlist_tests::require_root;
+use allowlist_user::compile::{Names, compile};
+use allowlist_user::config::Config;
+use allowlist_user::policy::Mode;
+use proptest::test_runner::{TestCaseError, TestError};
+
+use super::kernel::{Kernel, XDP_DROP, XDP_PASS, rules};
+use super::{is_long, runner};
+
+/// A service on each interface, so that each gets its slot.
+const EVERYWHERE: &str = r#"
+    [services.everywhere]
+    ports = ["tcp/22"]
+    allow = ["somebody"]
+    interfaces = ["lan0", "wan0"]
+    [sources.somebody]
+    prefixes = ["192.0.2.1"]
+"#;
+
+/// Every end that a packet can have: a world is of use if all of them come.
+const ENDS: [(Verdict, Reason); 15] = [
+    (Verdict::Pass, Reason::NotIp),
+    (Verdict::Drop, Reason::NotIp),
+    (Verdict::Pass, Reason::Arp),
+    (Verdict::Drop, Reason::Arp),
+    (Verdict::Drop, Reason::Malformed),
+    (Verdict::Pass, Reason::NeighbourDiscovery),
+    (Verdict::Pass, Reason::IcmpError),
+    (Verdict::Drop, Reason::IcmpError),
+    (Verdict::Pass, Reason::Dhcp),
+    (Verdict::Pass, Reason::Multicast),
+    (Verdict::Pass, Reason::Allowed),
+    (Verdict::Pass, Reason::Answer),
+    (Verdict::Drop, Reason::NotAllowed),
+    (Verdict::Pass, Reason::Default),
+    (Verdict::Drop, Reason::Default),
+];
+
+/// Verdict, reason and what the driver is told: all three for every frame.
+#[test]
+fn random_worlds_agree_with_the_model() {
+    require_root!();
+    let (cases, frames) = if is_long() { (1000, 2500) } else { (60, 1000) };
+    let kernel = RefCell::new(kernel());
+    let done = runner(cases).run(&worlds(frames), |world| {
+        let mut kernel = kernel.borrow_mut();
+        check(&world, &mut kernel).map_err(|wrong| {
+            let smallest = world.smallest(wrong.place, |world| check(world, &mut kernel).is_err());
+            let wrong = check(&smallest, &mut kernel).err().unwrap_or(wrong);
+            TestCaseError::fail(format!("{}\n{smallest:?}", wrong.what))
+        })
+    });
+    if let Err(error) = done {
+        let (TestError::Abort(reason) | TestError::Fail(reason, _)) = error;
+        panic!("{reason}");
+    }
+    let kernel = kernel.into_inner();
+    let counters = [0, 1].map(|slot| kernel.counters_of(slot));
+    for (verdict, reason) in ENDS {
+        for counters in &counters {
+            let packets = counters.get(verdict, reason);
+            assert!(packets > 0, "never {verdict:?} {reason:?}");
+        }
+    }
+}
+
+/// The programs for every interface of a world.
+fn kernel() -> Kernel {
+    let config = Config::parse(EVERYWHERE, "test.toml".as_ref()).expect("a configuration");
+    let snapshot = static_snapshot(&config.policy);
+    let tables = compile(&config.policy, &snapshot, 10, &Names::default()).expect("tables");
+    let mut kernel = Kernel::with_slots(INTERFACES.len() as u32);
+    kernel.publish_on(&tables, Mode::Enforce, rules(Verdict::Pass), &INTERFACES);
+    kernel
+}
+
+/// A frame that did not end as the model says.
+struct Wrong {
+    /// In the world's traffic.
+    place: usize,
+    what: String,
+}
+
+fn check(world: &World, kernel: &mut Kernel) -> Result<(), Wrong> {
+    let tables =
+        compile(&world.policy, &world.snapshot, 1000, &Names::default()).expect("a small policy");
+    kernel.publish_on(&tables, world.mode, world.rules, &INTERFACES);
+    kernel.forget_sent();
+    let mut host = Host::new(&tables, &world.rules, &INTERFACES);
+    let mut model = Model::new(&world.policy, &world.snapshot, &world.rules);
+    let mut counted = [0, 1].map(|slot| kernel.counters_of(slot));
+    let mut counts = counts(kernel, &tables.names);
+    for (place, moment) in world.traffic.iter().enumerate() {
+        let (interface, frame) = (moment.interface, &moment.frame);
+        let slot = usize::from(interface == INTERFACES[1]);
+        let facts = dissect(frame);
+        if moment.is_sent {
+            kernel.send(slot, frame);
+            host.send(interface, frame);
+            model.send(interface, facts);
+            continue;
+        }
+        let (verdict, reason) = model.receive(interface, &facts);
+        let action = match (world.mode, verdict) {
+            (Mode::Enforce, Verdict::Drop) => XDP_DROP,
+            _ => XDP_PASS,
+        };
+        let by_host = host.receive(interface, frame);
+        let by_kernel = kernel.receive(slot, frame);
+        let before = counted[slot];
+        counted[slot] = kernel.counters_of(slot as u32);
+        let ends = ends(&before, &counted[slot]);
+        if (by_host.verdict, by_host.reason) != (verdict, reason)
+            || ends != [(verdict, reason)]
+            || by_kernel != action
+        {
+            let what = format!(
+                "the model: {verdict:?} {reason:?}, action {action}\nthe kernel: {ends:?}, action {by_kernel}\nthe host's copy: {by_host:?}\n{facts:?}"
+            );
+            return Err(Wrong { place, what });
+        }
+        for end in counted_as(&by_host) {
+            *counts.entry(end).or_default() += 1;
+        }
+    }
+    let by_kernel = self::counts(kernel, &tables.names);
+    if counts != by_kernel {
+        let what = format!("counted: {by_kernel:?}, and should be: {counts:?}");
+        let place = world.traffic.len() - 1;
+        return Err(Wrong { place, what });
+    }
+    Ok(())
+}
+
+/// Packets by what they are counted as, besides the end: the sources that let them in, and the service,
+/// by id. Without what is 0.
+type Counts = BTreeMap<(&'static str, u32), u64>;
+
+/// What a packet with this end is counted as.
+fn counted_as(decision: &Decision) -> Vec<(&'static str, u32)> {
+    let service = if decision.matched != 0 {
+        "passed"
+    } else if decision.verdict == Verdict::Drop {
+        "dropped"
+    } else {
+        return Vec::new();
+    };
+    let mut ends = vec![("sources", decision.matched), (service, decision.service)];
+    ends.retain(|(_, id)| *id != 0);
+    ends
+}
+
+/// What the kernel counted since its maps were made, under the ids that have names.
+fn counts(kernel: &Kernel, names: &Names) -> Counts {
+    let view = kernel.view();
+    let sources = view.traffic(names.matches.len()).expect("counts");
+    let services = view.service_traffic(names.services.len()).expect("counts");
+    let sources = (0..)
+        .zip(&sources)
+        .map(|(id, traffic)| (("sources", id), traffic.packets));
+    let passed = (0..)
+        .zip(&services)
+        .map(|(id, traffic)| (("passed", id), traffic.passed.packets));
+    let dropped = (0..)
+        .zip(&services)
+        .map(|(id, traffic)| (("dropped", id), traffic.dropped_packets));
+    let all = sources.chain(passed).chain(dropped);
+    all.filter(|(_, packets)| *packets != 0).collect()
+}
+
+/// What was counted between.
+fn ends(before: &Counters, after: &Counters) -> Vec<(Verdict, Reason)> {
+    let mut ends = Vec::new();
+    for verdict in Verdict::ALL {
+        for reason in Reason::ALL {
+            let packets = after.get(verdict, reason) - before.get(verdict, reason);
+            ends.extend((0..packets).map(|_| (verdict, reason)));
+        }
+    }
+    ends
+}
