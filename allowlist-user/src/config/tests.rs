@@ -120,14 +120,14 @@ fn reads_everything() {
         ["pagerduty", "workato", "mirror", "list", "office"]
     );
 
-    let names: Vec<_> = config
-        .policy
-        .sources
-        .iter()
-        .map(|source| source.name.as_str())
-        .collect();
+    check_sources(&config.policy.sources);
+}
+
+/// Those of the text above.
+fn check_sources(sources: &[Source]) {
+    let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
     assert_eq!(names, ["list", "mirror", "office", "pagerduty", "workato"]);
-    let [list, mirror, office, pagerduty, workato] = &config.policy.sources[..] else {
+    let [list, mirror, office, pagerduty, workato] = sources else {
         panic!("{names:?}")
     };
     assert_eq!(list.every, Duration::from_hours(24));
