@@ -92,13 +92,9 @@ impl<'a> Received<'a> {
 }
 
 // In words, since BTF could not describe the values.
-const FLAT: usize = size_of::<Flat>() / 8;
-/// A `Flat`, and the frame's length.
-///
-/// VERIFIER: parsing compares the length, so whoever uses it afterwards should not know of that.
-type Room = [u64; FLAT + 1];
+type FlatWords = [u64; size_of::<Flat>() / 8];
 #[btf_map]
-static PARSED: PerCpuArray<Room, 1> = PerCpuArray::new();
+static PARSED: PerCpuArray<FlatWords, 1> = PerCpuArray::new();
 #[btf_map]
 static QUOTED: PerCpuArray<[u64; size_of::<Flow>() / 8], 1> = PerCpuArray::new();
 
@@ -108,45 +104,46 @@ pub(crate) fn parsed_last() -> Option<Parsed> {
     PARSED.get_ptr(0).map(taken)
 }
 
+#[inline(always)]
+fn taken(room: *const FlatWords) -> Parsed {
+    let flat = flat_in(room);
+    Parsed {
+        contents: flat.parsed(),
+        length: flat.length(),
+    }
+}
+
 /// What was parsed, from where it was left.
 ///
 /// VERIFIER: every word is loaded, and at once. Else the compiler loads what one kind of packet has on
 /// that kind's path alone, and computes with what happens to be in the register on the others.
-///
 #[inline(always)]
-fn taken(room: *const Room) -> Parsed {
-    let mut words = [0; FLAT + 1];
+fn flat_in(room: *const FlatWords) -> Flat {
+    let mut words: FlatWords = [0; _];
     for (at, word) in words.iter_mut().enumerate() {
         // SAFETY: this CPU's own, and inside the array, by the loop's bound.
         *word = unsafe { room.cast::<u64>().add(at).read_volatile() };
     }
-    let [flat @ .., length] = words;
     // SAFETY: as large, and integers only, so any bits are one.
-    let flat = unsafe { core::mem::transmute::<[u64; FLAT], Flat>(flat) };
-    Parsed {
-        contents: flat.parsed(),
-        length: length as u32,
-    }
+    unsafe { core::mem::transmute::<FlatWords, Flat>(words) }
 }
 
 /// Leaves the network layer of a frame for [`leave_transport`].
 #[inline(always)]
 fn leave_network<F: Frame>(frame: &F, room: *mut u64) {
-    let flat = Flat::of_network(parse_network(frame));
-    // SAFETY: `room` is a `Room`, this CPU's own.
-    unsafe {
-        room.cast::<Flat>().write(flat);
-        room.add(FLAT).write(frame.length() as u64);
-    }
+    let flat = Flat::of_network(&parse_network(frame), frame.length() as u32);
+    // SAFETY: `room` has place for it, and is this CPU's own.
+    unsafe { room.cast::<Flat>().write(flat) };
 }
 
 /// Leaves the whole frame for [`taken`].
 #[inline(always)]
 fn leave_transport<F: Frame>(frame: &F, room: *mut u64) {
-    // SAFETY: `room` is a `Room`, this CPU's own, which `leave_network` wrote to.
-    let flat = unsafe { &mut *room.cast::<Flat>() };
+    let flat = flat_in(room.cast());
     if let Some((family, protocol, header)) = flat.unread() {
-        flat.set_transport(parse_transport(frame, family, protocol, header));
+        let flat = flat.with(parse_transport(frame, family, protocol, header));
+        // SAFETY: as above.
+        unsafe { room.cast::<Flat>().write(flat) };
     }
 }
 

@@ -1,138 +1,156 @@
-//! What was parsed, in a fixed layout without gaps: for a map's memory, in which the kernel program hands
-//! it from one function to the next: the network layer is parsed, then the transport header, then judged.
+//! What was parsed, in six words: for a map's memory, in which the kernel program hands it from one function
+//! to the next: the network layer is parsed, then the transport header, then judged.
+//!
+//! Invariant: it is written and read a word at a time. A load of more than the store before it wrote waits
+//! until the store has reached the cache, which costs more than the packing here.
 
 use super::{Address, Contents, Malformed, Packet, Quote, Span, Transport};
 
-/// See the module. Every field is always set.
+/// See the module.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Flat {
     source: [u64; 2],
     destination: [u64; 2],
-    /// Ports; of an ICMP message its identifier, of an error where the quote starts and ends; before
-    /// it was read, where the transport header does.
-    words: [u16; 2],
-    vlan: u16,
-    contents: u8,
-    family: u8,
-    hops: u8,
-    protocol: u8,
-    transport: u8,
-    /// TCP's flags or ICMP's type.
-    detail: u8,
+    /// From the lowest byte: contents, family, hops, protocol, transport, detail; then the VLAN.
+    header: u64,
+    /// From the lowest 16 bits, two words of the transport's; then the frame's length.
+    rest: u64,
 }
 
+// What the frame carries.
 const MALFORMED: u8 = 0;
 const ARP: u8 = 1;
 const OTHER: u8 = 2;
 const IP: u8 = 3;
 
+// What the transport's words and detail are.
+/// Ports, and TCP's flags.
 const PORTS: u8 = 0;
+/// The identifier, and the message's type.
 const ICMP: u8 = 1;
+/// Where the quote starts and ends, and the message's type.
 const ICMP_ERROR: u8 = 2;
 const LATER_FRAGMENT: u8 = 3;
 const NO_PORTS: u8 = 4;
+/// Where the header starts and ends that is still to be read.
 const UNREAD: u8 = 5;
 
-impl From<Result<Contents, Malformed>> for Flat {
-    #[inline(always)]
-    fn from(parsed: Result<Contents, Malformed>) -> Self {
-        let mut flat = Self::default();
-        match parsed {
-            Err(Malformed) => flat.contents = MALFORMED,
-            Ok(Contents::Arp) => flat.contents = ARP,
-            Ok(Contents::Other) => flat.contents = OTHER,
-            Ok(Contents::Ip(packet)) => {
-                flat.contents = IP;
-                flat.source = packet.source.padded();
-                flat.destination = packet.destination.padded();
-                flat.vlan = packet.vlan;
-                flat.family = packet.source.family();
-                flat.hops = packet.hops;
-                flat.protocol = packet.protocol;
-                flat.set_transport(Ok(packet.transport));
-            }
-        }
-        flat
-    }
-}
-
 impl Flat {
-    /// What [`super::parse_network`] found.
+    /// What [`super::parse_network`] found in a frame of `length` bytes.
     #[inline(always)]
-    pub fn of_network(found: Result<(Contents, Option<Span>), Malformed>) -> Self {
-        let header = match found {
-            Ok((_, header)) => header,
-            Err(Malformed) => None,
+    pub const fn of_network(
+        found: &Result<(Contents, Option<Span>), Malformed>,
+        length: u32,
+    ) -> Self {
+        let (contents, header) = match found {
+            Ok((contents, header)) => (contents, *header),
+            Err(Malformed) => return Self::without_ip(MALFORMED, length),
         };
-        let mut flat = Self::from(found.map(|(contents, _)| contents));
-        if let Some(header) = header {
-            flat.transport = UNREAD;
-            flat.words = [header.start, header.end];
+        let packet = match contents {
+            Contents::Arp => return Self::without_ip(ARP, length),
+            Contents::Other => return Self::without_ip(OTHER, length),
+            Contents::Ip(packet) => packet,
+        };
+        let transport = match header {
+            Some(header) => (UNREAD, [header.start, header.end], 0),
+            None => flat_transport(packet.transport),
+        };
+        let flat = Self {
+            source: packet.source.padded(),
+            destination: packet.destination.padded(),
+            header: IP as u64
+                | (packet.source.family() as u64) << 8
+                | (packet.hops as u64) << 16
+                | (packet.protocol as u64) << 24
+                | (packet.vlan as u64) << 48,
+            rest: (length as u64) << 32,
+        };
+        flat.with_transport(transport)
+    }
+
+    #[inline(always)]
+    const fn without_ip(contents: u8, length: u32) -> Self {
+        Self {
+            source: [0; 2],
+            destination: [0; 2],
+            header: contents as u64,
+            rest: (length as u64) << 32,
         }
-        flat
+    }
+
+    #[inline(always)]
+    const fn with_transport(self, (transport, words, detail): (u8, [u16; 2], u8)) -> Self {
+        const TRANSPORT_AND_DETAIL: u64 = 0xffff << 32;
+        const WORDS: u64 = 0xffff_ffff;
+        Self {
+            header: self.header & !TRANSPORT_AND_DETAIL
+                | (transport as u64) << 32
+                | (detail as u64) << 40,
+            rest: self.rest & !WORDS | (words[0] as u64) | (words[1] as u64) << 16,
+            ..self
+        }
     }
 
     /// The family, the protocol and the place of a transport header that is still to be read.
     #[inline(always)]
     pub const fn unread(&self) -> Option<(u8, u8, Span)> {
-        if self.contents != IP || self.transport != UNREAD {
+        if self.header as u8 != IP || (self.header >> 32) as u8 != UNREAD {
             return None;
         }
-        let [start, end] = self.words;
-        Some((self.family, self.protocol, Span { start, end }))
+        let span = Span {
+            start: self.rest as u16,
+            end: (self.rest >> 16) as u16,
+        };
+        Some(((self.header >> 8) as u8, (self.header >> 24) as u8, span))
     }
 
-    /// Adds what [`super::parse_transport`] found.
+    /// The same with what [`super::parse_transport`] found.
     #[inline(always)]
-    pub const fn set_transport(&mut self, found: Result<Transport, Malformed>) {
-        let Ok(transport) = found else {
-            self.contents = MALFORMED;
-            return;
-        };
-        (self.transport, self.words, self.detail) = match transport {
-            Transport::Ports {
-                source,
-                destination,
-                flags,
-            } => (PORTS, [source, destination], flags),
-            Transport::Icmp { kind, identifier } => (ICMP, [identifier, 0], kind),
-            Transport::IcmpError { kind, quote } => {
-                (ICMP_ERROR, [quote.0.start, quote.0.end], kind)
-            }
-            Transport::LaterFragment => (LATER_FRAGMENT, [0, 0], 0),
-            Transport::Other => (NO_PORTS, [0, 0], 0),
-        };
+    #[must_use]
+    pub const fn with(self, found: Result<Transport, Malformed>) -> Self {
+        match found {
+            Ok(transport) => self.with_transport(flat_transport(transport)),
+            Err(Malformed) => Self::without_ip(MALFORMED, self.length()),
+        }
+    }
+
+    /// Bytes of the frame.
+    #[inline(always)]
+    pub const fn length(&self) -> u32 {
+        (self.rest >> 32) as u32
     }
 
     /// What it was made from.
     #[inline(always)]
     pub const fn parsed(&self) -> Result<Contents, Malformed> {
-        match self.contents {
+        match self.header as u8 {
             MALFORMED => return Err(Malformed),
             ARP => return Ok(Contents::Arp),
             OTHER => return Ok(Contents::Other),
             _ => {}
         }
-        let [first, second] = self.words;
+        let family = (self.header >> 8) as u8;
+        let (first, second) = (self.rest as u16, (self.rest >> 16) as u16);
+        let detail = (self.header >> 40) as u8;
         Ok(Contents::Ip(Packet {
-            vlan: self.vlan,
-            source: Address::from_padded(self.family, self.source),
-            destination: Address::from_padded(self.family, self.destination),
-            hops: self.hops,
-            protocol: self.protocol,
-            transport: match self.transport {
+            vlan: (self.header >> 48) as u16,
+            source: Address::from_padded(family, self.source),
+            destination: Address::from_padded(family, self.destination),
+            hops: (self.header >> 16) as u8,
+            protocol: (self.header >> 24) as u8,
+            transport: match (self.header >> 32) as u8 {
                 PORTS => Transport::Ports {
                     source: first,
                     destination: second,
-                    flags: self.detail,
+                    flags: detail,
                 },
                 ICMP => Transport::Icmp {
-                    kind: self.detail,
+                    kind: detail,
                     identifier: first,
                 },
                 ICMP_ERROR => Transport::IcmpError {
-                    kind: self.detail,
+                    kind: detail,
                     quote: Quote(Span {
                         start: first,
                         end: second,
@@ -142,6 +160,21 @@ impl Flat {
                 _ => Transport::Other,
             },
         }))
+    }
+}
+
+#[inline(always)]
+const fn flat_transport(transport: Transport) -> (u8, [u16; 2], u8) {
+    match transport {
+        Transport::Ports {
+            source,
+            destination,
+            flags,
+        } => (PORTS, [source, destination], flags),
+        Transport::Icmp { kind, identifier } => (ICMP, [identifier, 0], kind),
+        Transport::IcmpError { kind, quote } => (ICMP_ERROR, [quote.0.start, quote.0.end], kind),
+        Transport::LaterFragment => (LATER_FRAGMENT, [0, 0], 0),
+        Transport::Other => (NO_PORTS, [0, 0], 0),
     }
 }
 
@@ -189,7 +222,41 @@ mod tests {
             }
         }
         for parsed in all {
-            assert_eq!(Flat::from(parsed).parsed(), parsed);
+            let flat = Flat::of_network(&parsed.map(|contents| (contents, None)), 1514);
+            assert_eq!(flat.parsed(), parsed);
+            assert_eq!(flat.length(), 1514);
+            assert_eq!(flat.unread(), None);
         }
+    }
+
+    #[test]
+    fn a_transport_header_is_added() {
+        let packet = Packet {
+            vlan: 7,
+            source: Address::V6([1, 2]),
+            destination: Address::V6([3, 4]),
+            hops: 64,
+            protocol: 6,
+            transport: Transport::Other,
+        };
+        let span = Span { start: 54, end: 99 };
+        let found = Ok((Contents::Ip(packet), Some(span)));
+        let flat = Flat::of_network(&found, 99);
+        assert_eq!(flat.unread(), Some((6, 6, span)));
+        let transport = Transport::Ports {
+            source: 1,
+            destination: 2,
+            flags: 3,
+        };
+        let whole = flat.with(Ok(transport));
+        let expected = Packet {
+            transport,
+            ..packet
+        };
+        assert_eq!(whole.parsed(), Ok(Contents::Ip(expected)));
+        assert_eq!((whole.length(), whole.unread()), (99, None));
+        let malformed = flat.with(Err(Malformed));
+        assert_eq!(malformed.parsed(), Err(Malformed));
+        assert_eq!((malformed.length(), malformed.unread()), (99, None));
     }
 }
