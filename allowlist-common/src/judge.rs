@@ -91,8 +91,9 @@ pub fn judge<T: Tables>(parsed: &Result<Contents, Malformed>, tables: &T) -> Dec
             service: tables.counted(service),
         };
     }
-    // Without a port nobody can say whether a later fragment is a service's or an answer's.
-    let may_answer = covering == 0 || matches!(packet.transport, Transport::LaterFragment);
+    // A port tells a service's packets from answers to this host. Without one (a later fragment, an echo
+    // reply) nobody can say which it is, so either may let it in.
+    let may_answer = covering == 0 || !matches!(packet.transport, Transport::Ports { .. });
     if may_answer && is_answer(packet, tables) {
         Decision::new(Verdict::Pass, Reason::Answer)
     } else if covering != 0 {

@@ -143,8 +143,8 @@ impl<'a> Model<'a> {
         {
             return (Verdict::Pass, Reason::Allowed);
         }
-        let is_fragment = packet.content == Content::LaterFragment;
-        if (services.is_empty() || is_fragment) && self.is_answer(packet) {
+        let has_port = matches!(packet.content, Content::Ports { .. });
+        if (services.is_empty() || !has_port) && self.is_answer(packet) {
             return (Verdict::Pass, Reason::Answer);
         }
         if !services.is_empty() {

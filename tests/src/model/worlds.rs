@@ -51,7 +51,7 @@ pub fn worlds(frames: usize) -> impl Strategy<Value = World> {
         let addresses = vec(address(), 8);
         let seeds = vec(any::<u64>(), frames);
         (vec(service, 0..6), addresses, seeds).prop_map(move |(services, mut remotes, seeds)| {
-            remotes.extend(edges(&feeds));
+            remotes.extend(edges(feeds.iter().map(Vec::as_slice)));
             let policy = policy(&feeds, services);
             World {
                 snapshot: static_snapshot(&policy),
@@ -69,6 +69,11 @@ pub fn worlds(frames: usize) -> impl Strategy<Value = World> {
 }
 
 impl World {
+    /// The first and last address of each prefix, and those outside next to them.
+    pub fn edges(&self) -> Vec<IpAddr> {
+        edges(self.snapshot.values().map(|feed| &feed.prefixes[..]))
+    }
+
     /// The least of this world in which `fails` still holds: what was sent before the frame at
     /// `place`, and the services, one after the other left out if it does.
     #[must_use]
@@ -192,9 +197,8 @@ fn source_name(place: usize) -> String {
 }
 
 /// The first and last address of each prefix, and the addresses outside next to them.
-fn edges(feeds: &[Vec<IpNet>]) -> Vec<IpAddr> {
+fn edges<'f>(feeds: impl Iterator<Item = &'f [IpNet]>) -> Vec<IpAddr> {
     feeds
-        .iter()
         .flatten()
         .flat_map(|prefix| {
             let (first, last) = (prefix.network(), prefix.broadcast());

@@ -16,6 +16,9 @@ pub(crate) const XDP_DROP: u32 = 1;
 /// Likewise.
 pub(crate) const XDP_PASS: u32 = 2;
 
+/// The interface of slot 0.
+pub(crate) const INTERFACE: &str = "eth0";
+
 /// The programs, loaded and attached to nothing.
 pub(crate) struct Kernel {
     scratch: Scratch,
@@ -53,6 +56,7 @@ impl Kernel {
         }
     }
 
+    /// With nothing but a default verdict.
     pub(crate) fn publish(&mut self, tables: &Tables, mode: Mode, default: Verdict) {
         self.publish_on(tables, mode, rules(default), &[]);
     }
@@ -77,19 +81,48 @@ impl Kernel {
         self.receive(0, frame)
     }
 
+    /// The same in the words of `allowlist_common`.
+    pub(crate) fn verdict(&self, frame: &[u8]) -> Verdict {
+        match self.run(frame) {
+            XDP_PASS => Verdict::Pass,
+            XDP_DROP => Verdict::Drop,
+            action => panic!("action {action}"),
+        }
+    }
+
     /// The same, on the interface in a slot.
     pub(crate) fn receive(&self, slot: usize, frame: &[u8]) -> u32 {
+        self.test_run(slot, frame_of(frame))
+    }
+
+    /// What the driver is told to do with a frame whose first piece has so many bytes. Linux 6.18 learnt that.
+    pub(crate) fn run_in_pieces(&self, frame: &[u8], first: usize) -> u32 {
+        // The kernel's `struct xdp_md`, of which only the first two are looked at: data, data_end.
+        let mut context = [0; 24];
+        context[4..8].copy_from_slice(&(first as u32).to_ne_bytes());
+        let run = TestRunOptions {
+            ctx_in: Some(&context),
+            ..frame_of(frame)
+        };
+        self.test_run(0, run)
+    }
+
+    fn test_run(&self, slot: usize, run: TestRunOptions) -> u32 {
         let program: &Xdp = self.objects[slot]
             .program(PROGRAM)
             .expect("loaded")
             .try_into()
             .expect("an XDP program");
-        let run = program.test_run(frame_of(frame));
-        run.expect("a test run").return_value
+        program.test_run(run).expect("a test run").return_value
     }
 
-    /// The host sends a frame on the interface in a slot.
-    pub(crate) fn send(&self, slot: usize, frame: &[u8]) {
+    /// The host sends a frame.
+    pub(crate) fn send(&self, frame: &[u8]) {
+        self.send_on(0, frame);
+    }
+
+    /// The same, on the interface in a slot.
+    pub(crate) fn send_on(&self, slot: usize, frame: &[u8]) {
         /// To the next program, whatever the frame is.
         const TCX_NEXT: u32 = u32::MAX;
         let program: &SchedClassifier = self.objects[slot]
@@ -174,5 +207,20 @@ fn frame_of(frame: &[u8]) -> TestRunOptions<'_> {
     TestRunOptions {
         data_in: Some(frame),
         ..TestRunOptions::default()
+    }
+}
+
+/// The kernel's release, such as `6.1.0-50-amd64`.
+pub(crate) fn release() -> String {
+    let name = nix::sys::utsname::uname().expect("every kernel has a name");
+    name.release().to_string_lossy().into_owned()
+}
+
+/// Whether a test frame's first piece can be shorter than a page there: since Linux 6.18.
+pub(crate) fn takes_pieces(release: &str) -> bool {
+    let mut numbers = release.split(['.', '-']).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (6, 18),
+        _ => false,
     }
 }

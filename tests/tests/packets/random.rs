@@ -109,7 +109,7 @@ fn check(world: &World, kernel: &mut Kernel) -> Result<(), Wrong> {
         let slot = usize::from(interface == INTERFACES[1]);
         let facts = dissect(frame);
         if moment.is_sent {
-            kernel.send(slot, frame);
+            kernel.send_on(slot, frame);
             host.send(interface, frame);
             model.send(interface, facts);
             continue;

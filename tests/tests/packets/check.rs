@@ -1,0 +1,280 @@
+//! A group of frames by the kernel and by the host: each must end as its row says, be counted once and
+//! so, and change no other counter. In one piece, in several, and longer than it was.
+
+use std::collections::BTreeSet;
+
+use allowlist_common::abi::{Counters, ServiceTraffic, Traffic};
+use allowlist_common::verdict::{Reason, Verdict};
+use allowlist_tests::model::host::Host;
+use allowlist_tests::model::static_snapshot;
+use allowlist_user::compile::{Names, Tables, compile};
+use allowlist_user::config::Config;
+use allowlist_user::policy::{DefaultVerdict, Mode};
+
+use crate::frames::{End, Group, Row};
+use crate::kernel::{INTERFACE, Kernel, XDP_DROP, XDP_PASS};
+
+/// Bytes of a page, and of a jumbo frame: a frame longer than the first never comes in one piece.
+const LONGER: [usize; 2] = [4100, 9000];
+/// Where first pieces end: behind Ethernet, in and behind the IP headers, in and behind the transport's.
+const FIRST_PIECES: [usize; 8] = [14, 16, 20, 34, 36, 40, 54, 62];
+
+/// A configuration, and what it compiles to.
+pub(crate) struct Compiled {
+    pub(crate) config: Config,
+    pub(crate) tables: Tables,
+}
+
+impl Compiled {
+    pub(crate) fn of(text: &str) -> Self {
+        let config = Config::parse(text, "test.toml".as_ref())
+            .unwrap_or_else(|error| panic!("{error}\n{text}"));
+        let snapshot = static_snapshot(&config.policy);
+        let tables =
+            compile(&config.policy, &snapshot, 1000, &Names::default()).expect("a small policy");
+        Self { config, tables }
+    }
+
+    /// With that as the default verdict of its configuration.
+    pub(crate) fn verdict(&self, end: &End) -> Verdict {
+        end.verdict.unwrap_or(match self.config.rules.default {
+            DefaultVerdict::Pass => Verdict::Pass,
+            DefaultVerdict::Drop => Verdict::Drop,
+        })
+    }
+
+    fn action(&self, end: &End) -> u32 {
+        match (self.config.mode, self.verdict(end)) {
+            (Mode::Enforce, Verdict::Drop) => XDP_DROP,
+            _ => XDP_PASS,
+        }
+    }
+
+    pub(crate) fn publish(&self, kernel: &mut Kernel) {
+        // The first free slot is the first name's.
+        let interfaces = [INTERFACE, "eth1"];
+        kernel.publish_on(
+            &self.tables,
+            self.config.mode,
+            self.config.rules,
+            &interfaces,
+        );
+    }
+}
+
+/// Whole, and made longer.
+pub(crate) fn in_the_kernel(groups: &[Group]) {
+    each_row(groups, |compiled, kernel, row, wrong| {
+        let mut ran = |what: &str, frame: &[u8]| {
+            let run = |kernel: &Kernel| kernel.run(frame);
+            wrong.extend(check(compiled, kernel, row, (what, frame.len()), run));
+        };
+        ran("whole", &row.frame);
+        for length in LONGER {
+            if row.frame.len() < length && !row.end.is_cut {
+                let mut frame = row.frame.clone();
+                frame.resize(length, 0);
+                ran(&format!("as {length} bytes"), &frame);
+            }
+        }
+    });
+}
+
+/// In two pieces, the first of which ends in some header.
+pub(crate) fn in_pieces(groups: &[Group]) {
+    each_row(groups, |compiled, kernel, row, wrong| {
+        for first in FIRST_PIECES {
+            if first < row.frame.len() {
+                let run = |kernel: &Kernel| kernel.run_in_pieces(&row.frame, first);
+                let what = format!("first piece of {first} bytes");
+                wrong.extend(check(compiled, kernel, row, (&what, row.frame.len()), run));
+            }
+        }
+    });
+}
+
+/// By the same logic, compiled for the host.
+pub(crate) fn on_the_host(groups: &[Group]) {
+    let mut wrong = Vec::new();
+    for group in groups {
+        let compiled = Compiled::of(&group.config);
+        let mut host = Host::new(&compiled.tables, &compiled.config.rules, &[INTERFACE]);
+        for frame in &group.sent {
+            host.send(INTERFACE, frame);
+        }
+        for Row {
+            description,
+            frame,
+            end,
+        } in &group.rows
+        {
+            let decision = host.receive(INTERFACE, frame);
+            let names = &compiled.tables.names;
+            let said = (
+                decision.verdict,
+                decision.reason,
+                names.matches[decision.matched as usize].join(" "),
+                names.services[decision.service as usize].join(" "),
+            );
+            let expected = (
+                compiled.verdict(end),
+                end.reason,
+                end.sources.to_owned(),
+                end.services.to_owned(),
+            );
+            if said != expected {
+                wrong.push(format!(
+                    "{}: {description}: {said:?}, not {expected:?}",
+                    group.name
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Runs something for each row, under its group's configuration and after what the group's host sent.
+fn each_row(groups: &[Group], mut run: impl FnMut(&Compiled, &Kernel, &Row, &mut Vec<String>)) {
+    let mut wrong = Vec::new();
+    let mut kernel = Kernel::new();
+    let mut has_flows = false;
+    for group in groups {
+        let compiled = Compiled::of(&group.config);
+        if compiled.config.rules.tracks() {
+            // So that no group finds another one's flows. Otherwise the same: loading takes long.
+            if has_flows {
+                kernel = Kernel::new();
+            }
+            has_flows = true;
+        }
+        compiled.publish(&mut kernel);
+        let mut names = BTreeSet::new();
+        let mut of_group = Vec::new();
+        for row in &group.rows {
+            assert!(
+                names.insert(&row.description),
+                "{}: {} twice",
+                group.name,
+                row.description
+            );
+            // For each row, so that no flow is too old for the last one on a slow machine.
+            group.sent.iter().for_each(|frame| kernel.send(frame));
+            run(&compiled, &kernel, row, &mut of_group);
+        }
+        let elsewhere = kernel.view().counters_of(1).expect("counters");
+        assert!(
+            elsewhere == Counters::ZERO,
+            "{}: counted on another interface",
+            group.name
+        );
+        wrong.extend(
+            of_group
+                .into_iter()
+                .map(|what| format!("{}: {what}", group.name)),
+        );
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Runs one frame, and returns what is wrong with its end.
+fn check(
+    compiled: &Compiled,
+    kernel: &Kernel,
+    Row {
+        description, end, ..
+    }: &Row,
+    (what, bytes): (&str, usize),
+    run: impl FnOnce(&Kernel) -> u32,
+) -> Option<String> {
+    let names = &compiled.tables.names;
+    let before = Counts::of(kernel, names);
+    let action = run(kernel);
+    let counted = Counts::of(kernel, names).since(&before, names);
+    let expected = expected(compiled, end, bytes);
+    if counted != expected {
+        return Some(format!(
+            "{description}, {what}: {counted:?}, not {expected:?}"
+        ));
+    }
+    let wanted = compiled.action(end);
+    (action != wanted).then(|| format!("{description}, {what}: action {action}, not {wanted}"))
+}
+
+/// What one frame changes, in words.
+fn expected(compiled: &Compiled, end: &End, bytes: usize) -> Vec<String> {
+    let verdict = compiled.verdict(end);
+    let mut changes = vec![of_end(1, verdict, end.reason)];
+    if !end.sources.is_empty() {
+        changes.push(format!("source {}: passed 1, {bytes} bytes", end.sources));
+    }
+    if !end.services.is_empty() {
+        let verdict = if end.sources.is_empty() {
+            "dropped"
+        } else {
+            "passed"
+        };
+        changes.push(format!(
+            "service {}: {verdict} 1, {bytes} bytes",
+            end.services
+        ));
+    }
+    changes
+}
+
+fn of_end(packets: u64, verdict: Verdict, reason: Reason) -> String {
+    format!("{packets} {} {}", verdict.name(), reason.name())
+}
+
+/// Every counter that a frame may change.
+struct Counts {
+    ends: Counters,
+    sources: Vec<Traffic>,
+    services: Vec<ServiceTraffic>,
+}
+
+impl Counts {
+    fn of(kernel: &Kernel, names: &Names) -> Self {
+        let view = kernel.view();
+        Self {
+            ends: view.counters_of(0).expect("counters"),
+            sources: view.traffic(names.matches.len()).expect("traffic"),
+            services: view.service_traffic(names.services.len()).expect("traffic"),
+        }
+    }
+
+    /// What changed, in words.
+    fn since(&self, before: &Self, names: &Names) -> Vec<String> {
+        let mut changes = Vec::new();
+        for verdict in Verdict::ALL {
+            for reason in Reason::ALL {
+                let packets = self.ends.get(verdict, reason) - before.ends.get(verdict, reason);
+                if packets != 0 {
+                    changes.push(of_end(packets, verdict, reason));
+                }
+            }
+        }
+        let passed = |now: &Traffic, before: &Traffic| {
+            let (packets, bytes) = (now.packets - before.packets, now.bytes - before.bytes);
+            let is_timed = now.last != 0 && now.last >= before.last;
+            let time = if is_timed { "" } else { ", at no time" };
+            (*now != *before).then(|| format!("passed {packets}, {bytes} bytes{time}"))
+        };
+        for (id, (now, before)) in self.sources.iter().zip(&before.sources).enumerate() {
+            let source = names.matches[id].join(" ");
+            changes.extend(passed(now, before).map(|change| format!("source {source}: {change}")));
+        }
+        for (id, (now, before)) in self.services.iter().zip(&before.services).enumerate() {
+            let service = names.services[id].join(" ");
+            let change = passed(&now.passed, &before.passed);
+            changes.extend(change.map(|change| format!("service {service}: {change}")));
+            let packets = now.dropped_packets - before.dropped_packets;
+            let bytes = now.dropped_bytes - before.dropped_bytes;
+            if (packets, bytes) != (0, 0) {
+                changes.push(format!(
+                    "service {service}: dropped {packets}, {bytes} bytes"
+                ));
+            }
+        }
+        changes
+    }
+}

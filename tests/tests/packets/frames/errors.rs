@@ -1,0 +1,220 @@
+//! ICMP errors while answers are tracked: each passes only for a packet that the host sent, by what is
+//! quoted of it.
+
+use allowlist_common::packet::{ICMP, ICMPV6, SCTP, TCP, UDP, tcp_flag};
+use allowlist_common::verdict::Reason;
+use allowlist_tests::lab::frame::tagged;
+
+use super::answers::{REMOTE, REMOTE6, WITHOUT_PING, sent};
+use super::build::{
+    DESTINATION, ETHERNET, FRAGMENT, GRE, HOP_BY_HOP, HOST, HOST6, OFFICE, OFFICE6, STRANGER,
+    STRANGER6, VENDOR, VENDOR6, echo, error, fragment_to, host, packet_to, padded, ported, quote,
+    shortened, with, with_options,
+};
+use super::{End, Group, SOURCES, UNCOVERED, allowed, drop, pass};
+
+/// Between the host and whom it talks to; nobody's.
+const ROUTER: &str = "198.18.99.1";
+const ROUTER6: &str = "2001:db8:99::1";
+
+/// About something of the host's.
+const WANTED: End = pass(Reason::IcmpError);
+/// About nothing of the host's.
+const UNWANTED: End = drop(Reason::IcmpError);
+
+pub(super) fn groups() -> Vec<Group> {
+    let group = |name: &str, settings: &str, policy: &str, rows| {
+        Group::new(name, [settings, policy, SOURCES].concat(), rows).after(sent())
+    };
+    let track = "default = \"drop\"\n";
+    let observe = "mode = \"observe\"\ndefault = \"drop\"\n";
+    let loose = "default = \"drop\"\nreturn_traffic = \"established\"\n";
+    let not_kept = "default = \"drop\"\n[keep]\nicmp_errors = false\n";
+    let mut all = flows();
+    all.extend(served());
+    all.extend(quotes());
+    vec![
+        group("errors, track", track, WITHOUT_PING, all),
+        group("errors, observe", observe, WITHOUT_PING, served()),
+        group("errors, established", loose, WITHOUT_PING, untracked()),
+        group("errors, default pass", "", WITHOUT_PING, untracked()),
+        group("errors, not kept", not_kept, WITHOUT_PING, not_kept_rows()),
+        group("errors, any", track, ANY, any()),
+    ]
+}
+
+const ANY: &str = r#"
+    [services.all]
+    ports = ["any"]
+    allow = ["office"]
+"#;
+
+/// About what the host sent, from a router or from the other side.
+fn about(kind: u8, frame: &[u8]) -> Vec<u8> {
+    let (router, to) = if frame[ETHERNET] >> 4 == 4 {
+        (ROUTER, HOST)
+    } else {
+        (ROUTER6, HOST6)
+    };
+    error(router, to, kind, &quote(frame))
+}
+
+fn tcp(port: u16) -> Vec<u8> {
+    ported(TCP, (HOST, port), (REMOTE, 443), tcp_flag::ACK)
+}
+
+fn tcp6(port: u16) -> Vec<u8> {
+    ported(TCP, (HOST6, port), (REMOTE6, 443), tcp_flag::ACK)
+}
+
+#[rustfmt::skip]
+fn flows() -> Vec<(&'static str, Vec<u8>, End)> {
+    let udp = ported(UDP, (HOST, 50_001), (REMOTE, 53), 0);
+    let udp6 = ported(UDP, (HOST6, 50_007), (REMOTE6, 53), 0);
+    vec![
+        ("unreachable, or fragmentation needed", about(3, &tcp(50_000)), WANTED),
+        ("time exceeded", about(11, &tcp(50_000)), WANTED),
+        ("parameter problem", about(12, &tcp(50_000)), WANTED),
+        ("port unreachable, from the other side", error(REMOTE, HOST, 3, &quote(&udp)), WANTED),
+        ("about an echo request", about(11, &echo(HOST, REMOTE, 8, 0x1234)), WANTED),
+        ("unreachable, IPv6", about(1, &tcp6(50_006)), WANTED),
+        ("packet too big", about(2, &tcp6(50_006)), WANTED),
+        ("time exceeded, IPv6", about(3, &udp6), WANTED),
+        ("parameter problem, IPv6", about(4, &udp6), WANTED),
+        ("port unreachable, IPv6, from the other side", error(REMOTE6, HOST6, 1, &quote(&udp6)), WANTED),
+        ("about an echo request, IPv6", about(3, &echo(HOST6, REMOTE6, 128, 0x1236)), WANTED),
+        ("in a tag", tagged(about(3, &tcp(50_000)), &[(0x8100, 5)]), WANTED),
+        ("with IPv4 options", with_options(&about(3, &tcp(50_000)), 3), WANTED),
+        ("behind a header", packet_to(ROUTER6, HOST6, DESTINATION, &[&[ICMPV6, 0, 1, 4, 0, 0, 0, 0][..], &about(2, &tcp6(50_006))[ETHERNET + 40..]].concat()), WANTED),
+        ("another local port", about(3, &tcp(50_009)), UNWANTED),
+        ("another remote port", about(3, &ported(TCP, (HOST, 50_000), (REMOTE, 80), 0)), UNWANTED),
+        ("another remote", about(3, &ported(TCP, (HOST, 50_000), (STRANGER, 443), 0)), UNWANTED),
+        ("the other protocol", about(3, &ported(UDP, (HOST, 50_000), (REMOTE, 443), 0)), UNWANTED),
+        ("another identifier", about(11, &echo(HOST, REMOTE, 8, 0x1235)), UNWANTED),
+        ("about an echo reply", about(11, &echo(HOST, REMOTE, 0, 0x4321)), UNWANTED),
+        ("another local port, IPv6", about(2, &tcp6(50_009)), UNWANTED),
+        ("another remote, IPv6", about(2, &ported(TCP, (HOST6, 50_006), (STRANGER6, 443), 0)), UNWANTED),
+        ("about another identifier, IPv6", about(3, &echo(HOST6, REMOTE6, 128, 0x1234)), UNWANTED),
+        ("about what others send", about(3, &ported(TCP, (REMOTE, 443), (HOST, 50_000), 0)), UNWANTED),
+        ("to another than who sent it", error(ROUTER, "198.51.100.9", 3, &quote(&tcp(50_000))), UNWANTED),
+        ("to another than who sent it, IPv6", error(ROUTER6, "2001:db8:ffff::2", 2, &quote(&tcp6(50_006))), UNWANTED),
+        ("as if another had sent it", about(3, &ported(TCP, ("198.51.100.9", 50_000), (REMOTE, 443), 0)), UNWANTED),
+        ("about SCTP", about(3, &ported(SCTP, (HOST, 50_004), (REMOTE, 3868), 0)), UNWANTED),
+        ("about GRE", about(3, &packet_to(HOST, REMOTE, GRE, &[0; 8])), UNWANTED),
+    ]
+}
+
+/// About a service's answers, which are not noted.
+#[rustfmt::skip]
+fn served() -> Vec<(&'static str, Vec<u8>, End)> {
+    let web = |to| ported(TCP, (host(to), 443), (to, 40_000), tcp_flag::ACK);
+    let dns = |to| ported(UDP, (host(to), 53), (to, 40_000), 0);
+    vec![
+        ("web to the vendor", about(3, &web(VENDOR)), WANTED),
+        ("web to the vendor, IPv6", about(2, &web(VENDOR6)), WANTED),
+        ("web to the office", about(3, &web(OFFICE)), WANTED),
+        ("web to a stranger", about(3, &web(STRANGER)), UNWANTED),
+        ("web to a stranger, IPv6", about(2, &web(STRANGER6)), UNWANTED),
+        ("web to a stranger to whom a segment went", about(3, &ported(TCP, (HOST, 443), (REMOTE, 51_000), 0)), UNWANTED),
+        ("dns to the office", about(3, &dns(OFFICE)), WANTED),
+        ("dns to the office, IPv6", about(1, &dns(OFFICE6)), WANTED),
+        ("dns to the vendor", about(3, &dns(VENDOR)), UNWANTED),
+        ("web to the vendor, to another address", error(ROUTER, "198.51.100.9", 3, &quote(&web(VENDOR))), UNWANTED),
+        ("an unprotected port to the vendor", about(3, &ported(TCP, (HOST, 22), (VENDOR, 40_000), 0)), UNWANTED),
+        ("a fragment to the vendor", about(3, &fragment_to(HOST, VENDOR, TCP)), WANTED),
+        ("a fragment of UDP to the vendor", about(3, &fragment_to(HOST, VENDOR, UDP)), UNWANTED),
+        ("a fragment to a stranger", about(3, &fragment_to(HOST, STRANGER, TCP)), UNWANTED),
+        ("a fragment to the office, IPv6", about(2, &fragment_to(HOST6, OFFICE6, UDP)), WANTED),
+        ("GRE to the office, which no service covers", about(3, &packet_to(HOST, OFFICE, GRE, &[0; 8])), UNWANTED),
+        ("an echo to the office, which no service covers", about(3, &echo(HOST, OFFICE, 8, 7)), UNWANTED),
+        ("port 0 to the vendor: no service is there", about(3, &ported(TCP, (HOST, 0), (VENDOR, 40_000), 0)), UNWANTED),
+    ]
+}
+
+/// What is quoted, whole and in part.
+#[rustfmt::skip]
+fn quotes() -> Vec<(&'static str, Vec<u8>, End)> {
+    let whole = about(3, &tcp(50_000));
+    let whole6 = about(2, &tcp6(50_006));
+    let inside = ETHERNET + 20 + 8;
+    let inside6 = ETHERNET + 40 + 8;
+    let fragment_header = |offset: u8| packet_to(HOST6, REMOTE6, FRAGMENT, &[&[TCP, 0, 0, offset, 0, 0, 0, 1][..], &tcp6(50_006)[ETHERNET + 40..]].concat());
+    let quoted6 = |frame: &[u8]| error(ROUTER6, HOST6, 2, &frame[ETHERNET..]);
+    let unread = error(ROUTER, HOST, 3, &tcp(50_000)[ETHERNET..ETHERNET + 27]);
+    vec![
+        ("nothing quoted", error(ROUTER, HOST, 3, &[]), UNWANTED),
+        ("nothing quoted, IPv6", error(ROUTER6, HOST6, 2, &[]), UNWANTED),
+        ("no whole IP header", error(ROUTER, HOST, 3, &tcp(50_000)[ETHERNET..ETHERNET + 19]), UNWANTED),
+        ("an IP header alone", error(ROUTER, HOST, 3, &tcp(50_000)[ETHERNET..ETHERNET + 20]), UNWANTED),
+        ("7 bytes behind it", unread.clone(), UNWANTED),
+        ("7 bytes behind it, and padding", padded(unread, 10), UNWANTED),
+        ("no whole IPv6 header", error(ROUTER6, HOST6, 2, &tcp6(50_006)[ETHERNET..ETHERNET + 39]), UNWANTED),
+        ("an IPv6 header alone", error(ROUTER6, HOST6, 2, &tcp6(50_006)[ETHERNET..ETHERNET + 40]), UNWANTED),
+        ("7 bytes behind it, IPv6", error(ROUTER6, HOST6, 2, &tcp6(50_006)[ETHERNET..ETHERNET + 47]), UNWANTED),
+        ("more than 8 bytes", error(ROUTER, HOST, 3, &tcp(50_000)[ETHERNET..]), WANTED),
+        ("1200 bytes, IPv6", quoted6(&padded(tcp6(50_006), 1140)), WANTED),
+        ("wrong version inside", with(whole.clone(), &[(inside, 0x55)]), UNWANTED),
+        ("IPv6 inside IPv4's", error(ROUTER, HOST, 3, &quote(&tcp6(50_006))), UNWANTED),
+        ("IPv4 inside IPv6's", error(ROUTER6, HOST6, 2, &padded(quote(&tcp(50_000)), 40)), UNWANTED),
+        ("header length below 5 inside", with(whole.clone(), &[(inside, 0x44)]), UNWANTED),
+        ("header length past what is quoted", with(whole.clone(), &[(inside, 0x46)]), UNWANTED),
+        ("a total length inside that is a lie", with(whole.clone(), &[(inside + 2, 255)]), WANTED),
+        ("a packet with options", about(3, &with_options(&tcp(50_000), 1)), WANTED),
+        ("a packet with most options", about(3, &with_options(&tcp(50_000), 10)), WANTED),
+        ("a packet with options, another's", about(3, &with_options(&tcp(50_009), 1)), UNWANTED),
+        ("a first fragment", with(whole.clone(), &[(inside + 6, 0x20)]), WANTED),
+        ("a later fragment to a peer", about(3, &fragment_to(HOST, REMOTE, TCP)), WANTED),
+        ("a later fragment of UDP to a peer", about(11, &fragment_to(HOST, REMOTE, UDP)), WANTED),
+        ("a later fragment to nobody", about(3, &fragment_to(HOST, "198.18.0.6", UDP)), UNWANTED),
+        ("a later fragment of SCTP to a peer", about(3, &fragment_to(HOST, REMOTE, SCTP)), UNWANTED),
+        ("a later fragment to a peer, IPv6", about(2, &fragment_to(HOST6, REMOTE6, TCP)), WANTED),
+        ("a first fragment, IPv6", quoted6(&fragment_header(1)), WANTED),
+        ("a fragment header cut short", quoted6(&fragment_header(1)[..ETHERNET + 44]), UNWANTED),
+        ("an extension header hides the flow", quoted6(&packet_to(HOST6, REMOTE6, HOP_BY_HOP, &[&[TCP, 0, 1, 4, 0, 0, 0, 0][..], &tcp6(50_006)[ETHERNET + 40..]].concat())), UNWANTED),
+        ("wrong version inside, IPv6", with(whole6, &[(inside6, 0x45)]), UNWANTED),
+        ("an error about an error", about(3, &error(HOST, REMOTE, 3, &quote(&ported(UDP, (REMOTE, 53), (HOST, 50_001), 0)))), UNWANTED),
+        ("the message cut before its quote", shortened(whole.clone(), inside), UNWANTED),
+        ("the message cut in its header", shortened(whole.clone(), inside - 1), super::MALFORMED),
+        ("a later fragment of an error, of a peer", fragment_to(REMOTE, HOST, ICMP), super::ANSWER),
+        ("a later fragment of an error, of a router", fragment_to(ROUTER, HOST, ICMP), UNCOVERED),
+        ("a redirect is not an error", about(5, &tcp(50_000)), UNCOVERED),
+    ]
+}
+
+/// Where answers are not tracked, every error passes.
+#[rustfmt::skip]
+fn untracked() -> Vec<(&'static str, Vec<u8>, End)> {
+    vec![
+        ("about nothing of the host's", about(3, &tcp(50_009)), WANTED),
+        ("about nothing of the host's, IPv6", about(2, &tcp6(50_009)), WANTED),
+        ("nothing quoted", error(ROUTER, HOST, 3, &[]), WANTED),
+        ("as if another had sent it", about(3, &ported(TCP, ("198.51.100.9", 50_000), (REMOTE, 443), 0)), WANTED),
+    ]
+}
+
+#[rustfmt::skip]
+fn not_kept_rows() -> Vec<(&'static str, Vec<u8>, End)> {
+    vec![
+        ("about a flow of the host's", about(3, &tcp(50_000)), UNCOVERED),
+        ("about a flow of the host's, IPv6", about(2, &tcp6(50_006)), UNCOVERED),
+        ("about nothing of the host's", about(3, &tcp(50_009)), UNCOVERED),
+        ("an answer", ported(TCP, (REMOTE, 443), (HOST, 50_000), tcp_flag::ACK), super::ANSWER),
+    ]
+}
+
+/// With `any`, what has no ports is a service's as well, and nothing is noted.
+#[rustfmt::skip]
+fn any() -> Vec<(&'static str, Vec<u8>, End)> {
+    vec![
+        ("GRE to the office", about(3, &packet_to(HOST, OFFICE, GRE, &[0; 8])), WANTED),
+        ("GRE to a stranger", about(3, &packet_to(HOST, STRANGER, GRE, &[0; 8])), UNWANTED),
+        ("SCTP to the office", about(3, &ported(SCTP, (HOST, 9), (OFFICE, 9), 0)), WANTED),
+        ("any TCP port to the office, IPv6", about(2, &ported(TCP, (HOST6, 9), (OFFICE6, 9), 0)), WANTED),
+        ("any TCP port to a stranger", about(3, &ported(TCP, (HOST, 9), (STRANGER, 9), 0)), UNWANTED),
+        ("a flow that was not noted", about(3, &tcp(50_000)), UNWANTED),
+        ("an echo to the office", about(11, &echo(HOST, OFFICE, 8, 7)), WANTED),
+        ("from the office about nothing", error(OFFICE, HOST, 3, &[]), UNWANTED),
+        ("an answer that was not noted", ported(TCP, (REMOTE, 443), (HOST, 50_000), tcp_flag::ACK), super::refused("all")),
+        ("the office", ported(TCP, (OFFICE, 443), (HOST, 50_000), tcp_flag::ACK), allowed("office", "all")),
+    ]
+}

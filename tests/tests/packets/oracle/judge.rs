@@ -1,0 +1,151 @@
+//! Two namespaces and a link: one sends frames, and nftables in the other says what becomes of each.
+//!
+//! A frame's number is in its Ethernet source address, which neither filter looks at. Knows no policy.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use allowlist_common::verdict::Verdict;
+use allowlist_tests::lab::{self, End, Ended, FrameSender, Namespace, Scratch};
+use anyhow::{Context as _, bail, ensure};
+use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use super::rules::{DROPPED, PASSED, TABLE};
+use crate::kernel::INTERFACE;
+
+/// Frames that are sent before somebody looks: fewer than a CPU's queue holds.
+const BATCH: usize = 200;
+/// Where a frame's source address is.
+const SOURCE: usize = 6;
+/// The number of a frame that only tells that those before it have arrived.
+const LAST: u16 = u16::MAX;
+/// Longer than a busy machine takes for a batch.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// See the module.
+pub(super) struct Judge {
+    scratch: Scratch,
+    host: Namespace,
+    _peer: Namespace,
+    sender: FrameSender,
+}
+
+/// Whether there is an `nft` to start.
+pub(super) fn is_installed() -> bool {
+    match Command::new("nft").arg("--version").output() {
+        Err(error) if error.kind() == ErrorKind::NotFound => false,
+        // Whatever else is wrong with it should be seen.
+        _ => true,
+    }
+}
+
+impl Judge {
+    pub(super) fn new() -> anyhow::Result<Self> {
+        // Each CPU queues what is sent on it, so on one of them nothing overtakes.
+        let mut one = CpuSet::new();
+        one.set(sched_getcpu()?)?;
+        sched_setaffinity(Pid::from_raw(0), &one).context("cannot stay on a CPU")?;
+        let (host, peer) = (Namespace::new()?, Namespace::new()?);
+        let end = |namespace| End {
+            namespace,
+            name: INTERFACE,
+            addresses: &[],
+        };
+        lab::connect(end(&host), end(&peer))?;
+        Ok(Self {
+            scratch: Scratch::new()?,
+            sender: FrameSender::new(&peer, INTERFACE)?,
+            host,
+            _peer: peer,
+        })
+    }
+
+    /// What becomes of each frame under these rules; of one that never gets to them it is a drop.
+    pub(super) fn verdicts(&self, rules: &str, frames: &[&[u8]]) -> anyhow::Result<Vec<Verdict>> {
+        let file = self.scratch.write("rules.nft", rules)?;
+        let mut verdicts = Vec::new();
+        for batch in frames.chunks(BATCH) {
+            self.nft(&["-f", &file.display().to_string()])
+                .with_context(|| format!("nft does not take\n{rules}"))?;
+            for (number, frame) in (0..).zip(batch) {
+                self.sender.send(&numbered(frame, number))?;
+            }
+            // ARP, which is in one of the sets under any rules.
+            let last = lab::frame::ethernet(0x0806, &[0; 28]);
+            self.sender.send(&numbered(&last, LAST))?;
+            let judged = self.judged()?;
+            verdicts.extend(
+                (0..)
+                    .zip(batch)
+                    .map(|(number, _)| judged.get(&number).copied().unwrap_or(Verdict::Drop)),
+            );
+        }
+        Ok(verdicts)
+    }
+
+    /// What became of the frames so far, by number, once the last one is among them.
+    fn judged(&self) -> anyhow::Result<BTreeMap<u16, Verdict>> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let mut judged = BTreeMap::new();
+            for (set, verdict) in [(PASSED, Verdict::Pass), (DROPPED, Verdict::Drop)] {
+                for number in self.members(set)? {
+                    let before = judged.insert(number, verdict);
+                    ensure!(before.is_none(), "frame {number} is in both sets");
+                }
+            }
+            if judged.remove(&LAST).is_some() {
+                return Ok(judged);
+            }
+            if Instant::now() > deadline {
+                bail!("the last frame did not come in {PATIENCE:?}; so far {judged:?}");
+            }
+        }
+    }
+
+    /// The numbers of the frames in a set, each of which was put there once.
+    fn members(&self, set: &str) -> anyhow::Result<Vec<u16>> {
+        let mut arguments = vec!["-j", "list", "set"];
+        arguments.extend(TABLE.split(' '));
+        arguments.push(set);
+        let listed: Value = serde_json::from_str(&self.nft(&arguments)?)?;
+        let objects = listed["nftables"].as_array().context("no list")?;
+        let sets = objects
+            .iter()
+            .filter_map(|object| object["set"]["elem"].as_array());
+        sets.flatten()
+            .map(|entry| member(entry).with_context(|| entry.to_string()))
+            .collect()
+    }
+
+    fn nft(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut command = self.host.command("nft")?;
+        command.args(arguments);
+        let ended = Ended::of(command)?;
+        ensure!(ended.code == Some(0), "nft {arguments:?}: {}", ended.stderr);
+        Ok(ended.stdout)
+    }
+}
+
+/// The number in an element such as `{"elem": {"val": "02:00:00:00:00:07", "counter": {"packets": 1}}}`.
+fn member(entry: &Value) -> anyhow::Result<u16> {
+    let element = &entry["elem"];
+    ensure!(element["counter"]["packets"] == 1, "not judged once");
+    let address = element["val"].as_str().context("no address")?;
+    let number = address
+        .get(12..)
+        .context("a short address")?
+        .replace(':', "");
+    Ok(u16::from_str_radix(&number, 16)?)
+}
+
+fn numbered(frame: &[u8], number: u16) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    let [high, low] = number.to_be_bytes();
+    frame[SOURCE..SOURCE + 6].copy_from_slice(&[2, 0, 0, 0, high, low]);
+    frame
+}
