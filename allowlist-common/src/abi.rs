@@ -137,14 +137,6 @@ impl Counters {
     pub const fn cell(&mut self, verdict: Verdict, reason: Reason) -> &mut u64 {
         &mut self.packets[verdict as usize][reason as usize]
     }
-
-    /// The same by numbers; `None` for numbers that are no verdict or no reason.
-    #[inline(always)]
-    pub fn cell_at(&mut self, verdict: u32, reason: u32) -> Option<&mut u64> {
-        self.packets
-            .get_mut(verdict as usize)?
-            .get_mut(reason as usize)
-    }
 }
 
 /// What passed under one match id.

@@ -13,23 +13,16 @@ use crate::maps::{COUNTERS, INTERFACE, MATCHES, SERVICE_COUNTS};
 /// once under its service.
 #[inline(always)]
 pub(crate) fn count(decision: &Decision, bytes: u32) {
-    count_end(
-        decision.verdict as u32,
-        decision.reason as u32,
-        decision.matched,
-        decision.service,
-        u64::from(bytes),
-    );
-}
-
-/// VERIFIER: a function of its own, so that what led to a decision is forgotten here.
-#[inline(never)]
-fn count_end(verdict: u32, reason: u32, matched: u32, service: u32, bytes: u64) {
+    let Decision {
+        verdict,
+        reason,
+        matched,
+        service,
+    } = *decision;
+    let bytes = u64::from(bytes);
     if let Some(counters) = COUNTERS.get_ptr_mut(INTERFACE.load()) {
         // SAFETY: this CPU's own copy, and no other program runs on this CPU meanwhile.
-        if let Some(cell) = unsafe { (*counters).cell_at(verdict, reason) } {
-            *cell += 1;
-        }
+        unsafe { *(*counters).cell(verdict, reason) += 1 };
     }
     if matched != 0 {
         let now = clock::nanoseconds();
@@ -44,7 +37,7 @@ fn count_end(verdict: u32, reason: u32, matched: u32, service: u32, bytes: u64) 
             add(unsafe { &mut (*traffic).passed }, bytes, now);
         }
     } else if service != 0
-        && verdict == Verdict::Drop as u32
+        && verdict == Verdict::Drop
         && let Some(traffic) = SERVICE_COUNTS.get_ptr_mut(service)
     {
         // SAFETY: as above.

@@ -4,23 +4,27 @@
 
 use allowlist_common::abi::{EVENTS_PER_WINDOW, Event, EventBudget, window};
 use allowlist_common::packet::Contents;
+use allowlist_common::verdict::Reason;
 
 use crate::maps::{EVENT_BUDGET, EVENTS, INTERFACE, WATCHED};
 use crate::{clock, frames};
 
 /// Tells of the packet that was parsed last on this CPU, which is dropped, or would be.
-///
-/// VERIFIER: a function of its own, so that what led to the drop is forgotten here.
-#[inline(never)]
-pub(crate) fn tell(reason: u32) {
+#[inline(always)]
+pub(crate) fn tell(reason: Reason) {
     // SAFETY: the map's one element, 8 bytes at an address divisible by 8; volatile, since userspace
     // stores to it at any time.
     let until = WATCHED
         .get_ptr(0)
         .map_or(0, |until| unsafe { until.read_volatile() });
-    if until == 0 {
-        return;
+    if until != 0 {
+        tell_until(reason as u32, until);
     }
+}
+
+/// VERIFIER: a function of its own, so that what led to the drop is forgotten here.
+#[inline(never)]
+fn tell_until(reason: u32, until: u64) {
     let now = clock::nanoseconds();
     if now >= until {
         return; // whoever read is gone, and did not say so

@@ -1,12 +1,13 @@
 //! A frame where the kernel has it, and what is parsed from it.
 //!
-//! Mostly it lies in one piece, and headers are read where they are. A jumbo frame may be in several:
-//! then its start is copied into one.
+//! Mostly it lies in one piece, and headers are read where they are. A jumbo frame can be in several: then
+//! its first piece is shorter than the packet, which looks malformed; the start of such a frame is copied
+//! into one piece, and parsed once more.
 //!
-//! VERIFIER: it walks every path through a program, and what one path knows of an offset keeps it apart
-//! from all others. So the two halves of parsing are functions of their own, which leave what they found in
-//! a map's memory: of that the verifier knows nothing, and walks what follows once. They also have stacks of
-//! their own.
+//! VERIFIER: it walks every path through a program, and what one path knows of a number keeps it apart
+//! from all others. So each half of parsing leaves what it found in a map's memory: of that the verifier
+//! knows nothing, and walks what follows once. What is hardly ever done is a function of its own. What is
+//! done for every packet is none, since a call costs as much as the work.
 
 use allowlist_common::flow::Flow;
 use allowlist_common::frame::Frame;
@@ -28,67 +29,50 @@ pub(crate) struct Parsed {
     pub(crate) length: u32,
 }
 
-/// A received frame, of either kind.
-///
-/// VERIFIER: pointers are taken anew for each use, since whether a frame is whole is a comparison that the
-/// compiler may make again, and then a kept pointer could be of the other kind, for all the verifier knows.
-#[derive(Clone, Copy)]
-pub(crate) struct Received<'a> {
-    ctx: &'a XdpContext,
-    /// All pieces together.
-    length: usize,
-    /// It is in several pieces.
-    is_copied: bool,
+/// A received frame. `None` is for a map that is missing, which none ever is.
+#[inline(always)]
+pub(crate) fn parse_received(ctx: &XdpContext) -> Option<Parsed> {
+    let room = PARSED.get_ptr_mut(0)?;
+    leave(ctx, room);
+    let parsed = taken(room);
+    if parsed.contents.is_err() {
+        // Perhaps it is in several pieces.
+        parse_copied(ctx, room.cast());
+        return Some(taken(room));
+    }
+    Some(parsed)
 }
 
-impl<'a> Received<'a> {
-    /// Copies the frame's start if it is in several pieces. `None` where a map is missing, which never
-    /// is.
-    #[inline(always)]
-    pub(crate) fn new(ctx: &'a XdpContext) -> Option<Self> {
-        // SAFETY: the context is this program's own.
-        let length = unsafe { bpf_xdp_get_buff_len(ctx.as_ptr().cast()) as usize };
-        let is_copied = ctx.data_end() - ctx.data() != length;
-        if is_copied {
-            copy(ctx, length)?;
-        }
-        Some(Self {
-            ctx,
-            length,
-            is_copied,
-        })
+/// A frame that this host sends.
+#[inline(always)]
+pub(crate) fn parse_sent(ctx: &TcContext) -> Option<Parsed> {
+    let room = PARSED.get_ptr_mut(0)?;
+    let headers = COPIED.min(ctx.len() as usize);
+    if ctx.data_end() - ctx.data() < headers {
+        // SAFETY: the context is this program's own; its pointers are read below, anew. On failure the
+        // frame is as it was, and is parsed as far as it goes.
+        unsafe { bpf_skb_pull_data(ctx.as_ptr().cast(), headers as u32) };
     }
+    leave(ctx, room);
+    Some(taken(room))
+}
 
-    /// What it carries.
-    #[inline(always)]
-    pub(crate) fn parsed(&self) -> Option<Parsed> {
-        let room = PARSED.get_ptr_mut(0)?;
-        if self.is_copied {
-            network_copied(COPY.get_ptr(0)?.cast(), self.length, room.cast());
-            transport_copied(COPY.get_ptr(0)?.cast(), room.cast());
-        } else {
-            let (start, end) = bounds(self.ctx);
-            network_whole(start, end, self.length, room.cast());
-            let (start, end) = bounds(self.ctx);
-            transport_whole(start, end, room.cast());
-        }
-        Some(taken(room))
+/// The flow that an ICMP error from `source` is about, by what the received frame quotes.
+#[inline(always)]
+pub(crate) fn quoted(ctx: &XdpContext, quote: Quote, source: Address) -> Option<Flow> {
+    let room = QUOTED.get_ptr_mut(0)?;
+    let at = quote.encode(source);
+    if quote_whole(ctx, at, room.cast()) == 0 && quote_copied(ctx, at, room.cast()) == 0 {
+        return None;
     }
+    // SAFETY: just written, by the one that says so.
+    Some(unsafe { *room.cast() })
+}
 
-    /// The flow that an ICMP error from `source` is about.
-    #[inline(always)]
-    pub(crate) fn quoted(&self, quote: Quote, source: Address) -> Option<Flow> {
-        let room = QUOTED.get_ptr_mut(0)?;
-        let at = quote.encode(source);
-        let is_told = if self.is_copied {
-            quote_copied(COPY.get_ptr(0)?.cast(), at, room.cast())
-        } else {
-            let (start, end) = bounds(self.ctx);
-            quote_whole(start, end, at, room.cast())
-        };
-        // SAFETY: just written, if the function says so.
-        (is_told != 0).then(|| unsafe { *room.cast() })
-    }
+/// What was parsed last on this CPU.
+#[inline(always)]
+pub(crate) fn parsed_last() -> Option<Parsed> {
+    PARSED.get_ptr(0).map(taken)
 }
 
 // In words, since BTF could not describe the values.
@@ -98,10 +82,29 @@ static PARSED: PerCpuArray<FlatWords, 1> = PerCpuArray::new();
 #[btf_map]
 static QUOTED: PerCpuArray<[u64; size_of::<Flow>() / 8], 1> = PerCpuArray::new();
 
-/// What was parsed last on this CPU.
+/// Leaves what is parsed from a frame's first piece for [`taken`].
 #[inline(always)]
-pub(crate) fn parsed_last() -> Option<Parsed> {
-    PARSED.get_ptr(0).map(taken)
+fn leave<Context: Buffer>(ctx: &Context, room: *mut FlatWords) {
+    leave_network(&First::piece(ctx), room.cast());
+    leave_transport(&First::piece(ctx), room.cast());
+}
+
+#[inline(always)]
+fn leave_network<F: Frame>(frame: &F, room: *mut u64) {
+    let found = parse_network(frame);
+    let flat = Flat::of_network(&found, frame.length() as u32);
+    // SAFETY: `room` has place for it, and is this CPU's own.
+    unsafe { room.cast::<Flat>().write(flat) };
+}
+
+#[inline(always)]
+fn leave_transport<F: Frame>(frame: &F, room: *mut u64) {
+    let flat = flat_in(room.cast());
+    if let Some((family, protocol, header)) = flat.unread() {
+        let flat = flat.with(parse_transport(frame, family, protocol, header));
+        // SAFETY: as above.
+        unsafe { room.cast::<Flat>().write(flat) };
+    }
 }
 
 #[inline(always)]
@@ -113,7 +116,7 @@ fn taken(room: *const FlatWords) -> Parsed {
     }
 }
 
-/// What was parsed, from where it was left.
+/// What was left.
 ///
 /// VERIFIER: every word is loaded, and at once. Else the compiler loads what one kind of packet has on
 /// that kind's path alone, and computes with what happens to be in the register on the others.
@@ -128,28 +131,13 @@ fn flat_in(room: *const FlatWords) -> Flat {
     unsafe { core::mem::transmute::<FlatWords, Flat>(words) }
 }
 
-/// Leaves the network layer of a frame for [`leave_transport`].
-#[inline(always)]
-fn leave_network<F: Frame>(frame: &F, room: *mut u64) {
-    let flat = Flat::of_network(&parse_network(frame), frame.length() as u32);
-    // SAFETY: `room` has place for it, and is this CPU's own.
-    unsafe { room.cast::<Flat>().write(flat) };
-}
-
-/// Leaves the whole frame for [`taken`].
-#[inline(always)]
-fn leave_transport<F: Frame>(frame: &F, room: *mut u64) {
-    let flat = flat_in(room.cast());
-    if let Some((family, protocol, header)) = flat.unread() {
-        let flat = flat.with(parse_transport(frame, family, protocol, header));
-        // SAFETY: as above.
-        unsafe { room.cast::<Flat>().write(flat) };
-    }
-}
-
+/// Parses the copied start of a frame in pieces; leaves a frame in one piece as it was parsed.
 #[inline(never)]
-fn network_whole(start: usize, end: usize, length: usize, room: *mut u64) {
-    leave_network(&Whole { start, end, length }, room);
+fn parse_copied(ctx: &XdpContext, room: *mut u64) {
+    if let Some(copy) = Copied::start(ctx) {
+        network_copied(copy.copy, copy.length, room);
+        transport_copied(copy.copy, room);
+    }
 }
 
 #[inline(never)]
@@ -158,74 +146,102 @@ fn network_copied(copy: *const u64, length: usize, room: *mut u64) {
 }
 
 #[inline(never)]
-fn transport_whole(start: usize, end: usize, room: *mut u64) {
-    let length = 0; // the network layer was compared with it
-    leave_transport(&Whole { start, end, length }, room);
-}
-
-#[inline(never)]
 fn transport_copied(copy: *const u64, room: *mut u64) {
-    let length = 0;
+    let length = 0; // the network layer was compared with it
     leave_transport(&Copied { copy, length }, room);
 }
 
 #[inline(never)]
-fn quote_whole(start: usize, end: usize, at: u64, room: *mut u64) -> u32 {
-    let length = 0; // a quote has an end of its own
-    quoted(&Whole { start, end, length }, at, room)
+fn quote_whole(ctx: &XdpContext, at: u64, room: *mut u64) -> u32 {
+    leave_quoted(&First::piece(ctx), at, room)
 }
 
 #[inline(never)]
-fn quote_copied(copy: *const u64, at: u64, room: *mut u64) -> u32 {
-    let length = 0;
-    quoted(&Copied { copy, length }, at, room)
+fn quote_copied(ctx: &XdpContext, at: u64, room: *mut u64) -> u32 {
+    match Copied::start(ctx) {
+        Some(copy) => leave_quoted(&copy, at, room),
+        None => 0,
+    }
 }
 
+/// # Returns
+/// 1 if there is a flow.
 #[inline(always)]
-fn quoted<F: Frame>(frame: &F, at: u64, room: *mut u64) -> u32 {
+fn leave_quoted<F: Frame>(frame: &F, at: u64, room: *mut u64) -> u32 {
     let Some(flow) = Quote::flow_at(at, frame) else {
         return 0;
     };
-    // SAFETY: as above.
+    // SAFETY: `room` has place for it, and is this CPU's own.
     unsafe { room.cast::<Flow>().write(flow) };
     1
 }
 
-/// A frame whose headers are in its first piece.
-pub(crate) struct Whole {
+/// Where a frame comes from.
+pub(crate) trait Buffer {
+    /// Where its first piece starts and ends.
+    ///
+    /// VERIFIER: loaded anew for each use. What was read through a pointer keeps apart all paths on which
+    /// it is still known.
+    fn bounds(&self) -> (usize, usize);
+    /// Bytes of all its pieces, where that costs no call; else of the first.
+    fn length(&self) -> usize;
+}
+
+impl Buffer for XdpContext {
+    #[inline(always)]
+    fn bounds(&self) -> (usize, usize) {
+        // SAFETY: the context is this program's own.
+        unsafe {
+            (
+                (&raw const (*self.ctx).data).read_volatile() as usize,
+                (&raw const (*self.ctx).data_end).read_volatile() as usize,
+            )
+        }
+    }
+
+    #[inline(always)]
+    fn length(&self) -> usize {
+        let (start, end) = self.bounds();
+        end - start
+    }
+}
+
+impl Buffer for TcContext {
+    #[inline(always)]
+    fn bounds(&self) -> (usize, usize) {
+        let skb = self.skb.skb;
+        // SAFETY: as above.
+        unsafe {
+            (
+                (&raw const (*skb).data).read_volatile() as usize,
+                (&raw const (*skb).data_end).read_volatile() as usize,
+            )
+        }
+    }
+
+    #[inline(always)]
+    fn length(&self) -> usize {
+        self.len() as usize
+    }
+}
+
+/// The first piece of a frame, which mostly is the only one.
+struct First {
     start: usize,
     end: usize,
     length: usize,
 }
 
-impl Whole {
-    /// A frame that this host sends: its headers are moved to the first piece if they are not there.
+impl First {
     #[inline(always)]
-    pub(crate) fn sent(ctx: &TcContext) -> Self {
-        let length = ctx.len() as usize;
-        if ctx.data_end() - ctx.data() < COPIED.min(length) {
-            // SAFETY: the context is this program's own; its pointers are read below, anew. On failure
-            // the frame is as it was, and is parsed as far as it goes.
-            unsafe { bpf_skb_pull_data(ctx.as_ptr().cast(), COPIED.min(length) as u32) };
-        }
-        Self {
-            start: ctx.data(),
-            end: ctx.data_end(),
-            length,
-        }
-    }
-
-    /// What it carries; `None` where a map is missing, which never is.
-    #[inline(always)]
-    pub(crate) fn parsed(self) -> Option<Parsed> {
-        let room = PARSED.get_ptr_mut(0)?;
-        network_whole(self.start, self.end, self.length, room.cast());
-        transport_whole(self.start, self.end, room.cast());
-        Some(taken(room))
+    fn piece<Context: Buffer>(ctx: &Context) -> Self {
+        let (start, end) = ctx.bounds();
+        let length = ctx.length();
+        Self { start, end, length }
     }
 }
 
-impl Frame for Whole {
+impl Frame for First {
     #[inline(always)]
     fn length(&self) -> usize {
         self.length
@@ -266,47 +282,43 @@ struct Copy {
 #[btf_map]
 static COPY: PerCpuArray<Copy, 1> = PerCpuArray::new();
 
-/// Where a frame's first piece starts and ends.
-///
-/// VERIFIER: loaded anew for each use. What was read through a pointer keeps apart all paths on which it
-/// is still known.
-#[inline(always)]
-fn bounds(ctx: &XdpContext) -> (usize, usize) {
-    // SAFETY: the context is this program's own.
-    unsafe {
-        (
-            (&raw const (*ctx.ctx).data).read_volatile() as usize,
-            (&raw const (*ctx.ctx).data_end).read_volatile() as usize,
-        )
-    }
-}
-
-/// Copies the start of a frame of `length` bytes.
-#[inline(always)]
-fn copy(ctx: &XdpContext, length: usize) -> Option<()> {
-    let copy = COPY.get_ptr_mut(0)?;
-    let held = if length < COPIED { length } else { COPIED };
-    // SAFETY: this CPU's own, with room for as much; no other program runs on this CPU meanwhile.
-    let failed = unsafe {
-        (*copy).held = held;
-        // VERIFIER: what was stored is not known any more, and the mask gives it bounds from 1 on. No
-        // frame has a length of 0.
-        let held = (&raw const (*copy).held).read_volatile().wrapping_sub(1) & (COPIED - 1);
-        bpf_xdp_load_bytes(
-            ctx.as_ptr().cast(),
-            0,
-            (&raw mut (*copy).bytes).cast(),
-            held as u32 + 1,
-        )
-    };
-    (failed == 0).then_some(())
-}
-
-/// A frame in pieces.
+/// A frame in pieces, by a copy of its start.
 struct Copied {
     /// A [`Copy`]; so that BTF need not describe it once more.
     copy: *const u64,
+    /// Of all pieces.
     length: usize,
+}
+
+impl Copied {
+    /// Copies the start of a frame; `None` for a frame in one piece.
+    #[inline(always)]
+    fn start(ctx: &XdpContext) -> Option<Self> {
+        // SAFETY: the context is this program's own.
+        let length = unsafe { bpf_xdp_get_buff_len(ctx.as_ptr().cast()) as usize };
+        if ctx.length() == length {
+            return None;
+        }
+        let copy = COPY.get_ptr_mut(0)?;
+        let held = if length < COPIED { length } else { COPIED };
+        // SAFETY: this CPU's own, with room for as much; no other program runs on this CPU meanwhile.
+        let failed = unsafe {
+            (*copy).held = held;
+            // VERIFIER: what was stored is not known any more, and the mask gives it bounds from 1 on. No
+            // frame has a length of 0.
+            let held = (&raw const (*copy).held).read_volatile().wrapping_sub(1) & (COPIED - 1);
+            bpf_xdp_load_bytes(
+                ctx.as_ptr().cast(),
+                0,
+                (&raw mut (*copy).bytes).cast(),
+                held as u32 + 1,
+            )
+        };
+        (failed == 0).then_some(Self {
+            copy: copy.cast(),
+            length,
+        })
+    }
 }
 
 impl Frame for Copied {

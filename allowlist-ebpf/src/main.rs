@@ -34,24 +34,21 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 
-use crate::frames::{Parsed, Received};
+use crate::frames::Parsed;
 use crate::maps::Generation;
 
 /// The entry point for received frames.
 #[expect(clippy::needless_pass_by_value, reason = "the macro passes it so")]
 #[xdp(frags)]
 pub fn allowlist(ctx: XdpContext) -> u32 {
-    let Some(frame) = Received::new(&ctx) else {
-        return unknown();
-    };
     // VERIFIER: parsed before anything else is known, since parsing is walked once for each way to it.
-    let Some(parsed) = frame.parsed() else {
+    let Some(parsed) = frames::parse_received(&ctx) else {
         return unknown();
     };
     let Some(control) = maps::control() else {
         return unknown();
     };
-    let decision = decide(&ctx, frame, &parsed, control).unwrap_or(Decision::INTERNAL_ERROR);
+    let decision = decide(&ctx, &parsed, control).unwrap_or(Decision::INTERNAL_ERROR);
     count::count(&decision, parsed.length);
     if control.observe || decision.verdict == Verdict::Pass {
         XDP_PASS
@@ -69,16 +66,11 @@ fn unknown() -> u32 {
 
 /// What becomes of a frame; `None` where tables are missing, which they never are once published.
 #[inline(always)]
-fn decide(
-    ctx: &XdpContext,
-    frame: Received,
-    parsed: &Parsed,
-    control: Control,
-) -> Option<Decision> {
-    let generation = Generation::of(control, frame)?;
+fn decide(ctx: &XdpContext, parsed: &Parsed, control: Control) -> Option<Decision> {
+    let generation = Generation::of(control, ctx)?;
     let decision = judge(&parsed.contents, &generation);
     if decision.verdict == Verdict::Drop {
-        events::tell(decision.reason as u32);
+        events::tell(decision.reason);
     }
     if trace::is_on() {
         trace::log(ctx, &decision);

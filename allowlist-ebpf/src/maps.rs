@@ -15,9 +15,9 @@ use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
+use aya_ebpf::programs::XdpContext;
 
-use crate::frames::Received;
-use crate::{clock, sent};
+use crate::{clock, frames, sent};
 
 type Slots<Inner> = ArrayOfMaps<Inner, { SLOTS as usize }>;
 /// VERIFIER: values of maps in slots must not be structs to BTF. Linux 5.15 to 6.1 compares what it
@@ -98,16 +98,17 @@ const fn grant(words: &GrantWords) -> Grant {
 pub(crate) struct Generation<'a> {
     control: Control,
     services: &'static ServiceTable,
-    frame: Received<'a>,
+    /// Of the frame that is judged.
+    ctx: &'a XdpContext,
 }
 
 impl<'a> Generation<'a> {
     /// `None` where a slot is empty, which the loader never lets happen.
     #[inline(always)]
-    pub(crate) fn of(control: Control, frame: Received<'a>) -> Option<Self> {
+    pub(crate) fn of(control: Control, ctx: &'a XdpContext) -> Option<Self> {
         Some(Self {
             control,
-            frame,
+            ctx,
             services: services(control)?,
         })
     }
@@ -171,7 +172,7 @@ impl Tables for Generation<'_> {
 
     #[inline(always)]
     fn quoted(&self, quote: Quote, source: Address) -> Option<Flow> {
-        self.frame.quoted(quote, source)
+        frames::quoted(self.ctx, quote, source)
     }
 }
 

@@ -12,7 +12,7 @@ use aya_ebpf::macros::{btf_map, classifier};
 use aya_ebpf::programs::TcContext;
 
 use crate::clock;
-use crate::frames::Whole;
+use crate::frames::parse_sent;
 use crate::maps::{FLOWS, PORTS, control, service_of_port};
 
 /// To the next program on this interface (`TCX_NEXT`, `TC_ACT_UNSPEC`).
@@ -26,7 +26,7 @@ const FRESH: u32 = 1;
 pub fn allowlist_sent(ctx: TcContext) -> i32 {
     if let Some(control) = control()
         && control.return_traffic == ReturnTraffic::Track
-        && let Some(parsed) = Whole::sent(&ctx).parsed()
+        && let Some(parsed) = parse_sent(&ctx)
         && let Ok(Contents::Ip(packet)) = parsed.contents
         && let Some(sent) = Sent::of(&packet)
     {
