@@ -9,14 +9,18 @@ mod namespace;
 mod process;
 mod scratch;
 mod site;
+mod tap;
 mod tun;
 
 pub mod frame;
 
 pub use frame_sender::FrameSender;
-pub use link::{End, HOST_MAC, PEER_MAC, add_addresses, connect, rename};
+pub use link::{
+    End, HOST_MAC, Kind, PEER_MAC, add_addresses, connect, egress_filters, rename, set_mtu,
+};
 pub use namespace::Namespace;
 pub use process::{Program, allowlist};
 pub use scratch::Scratch;
-pub use site::{Ended, Site};
+pub use site::{Ended, Site, eventually};
+pub use tap::Tap;
 pub use tun::Tun;

@@ -3,12 +3,12 @@
 //! Made of `std` sockets and threads because misbehaviour needs raw bytes, which an HTTP library is
 //! there to prevent, and because a thread that has entered a network namespace can start one there.
 //!
-//! Invariants: it listens on 127.0.0.1 of the namespace in which it was started; when it is dropped,
-//! its threads have ended. Understands no more of a request than its path.
+//! Invariants: it listens in the namespace in which it was started, on 127.0.0.1 unless it is told where;
+//! when it is dropped, its threads have ended. Understands no more of a request than its path.
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -78,20 +78,32 @@ struct Shared {
 impl Vendor {
     /// Answers by path over HTTP; any other path is 404.
     pub fn start(answers: impl IntoIterator<Item = (&'static str, Answer)>) -> Result<Self> {
-        Self::start_with(answers, None)
+        Self::start_with(Ipv4Addr::LOCALHOST.into(), answers, None)
     }
 
     /// The same over HTTPS, with a certificate for `127.0.0.1` and `localhost`.
     pub fn start_tls(answers: impl IntoIterator<Item = (&'static str, Answer)>) -> Result<Self> {
-        Self::start_with(answers, Some(Certificates::new()?))
+        Self::start_tls_at(Ipv4Addr::LOCALHOST.into(), answers)
+    }
+
+    /// The same on an address of the namespace, which the certificate also has.
+    pub fn start_tls_at(
+        address: IpAddr,
+        answers: impl IntoIterator<Item = (&'static str, Answer)>,
+    ) -> Result<Self> {
+        Self::start_with(address, answers, Some(Certificates::new(address)?))
     }
 
     fn start_with(
+        address: IpAddr,
         answers: impl IntoIterator<Item = (&'static str, Answer)>,
         certificates: Option<Certificates>,
     ) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .context("cannot listen on 127.0.0.1: is loopback up in this namespace?")?;
+        let listener = TcpListener::bind((address, 0)).with_context(|| {
+            format!(
+                "cannot listen on {address}: has this namespace an interface with it, and is it up?"
+            )
+        })?;
         let (ca_pem, tls) = match certificates {
             Some(Certificates { ca_pem, server }) => (Some(ca_pem), Some(server)),
             None => (None, None),
@@ -171,12 +183,12 @@ struct Certificates {
 }
 
 impl Certificates {
-    fn new() -> Result<Self> {
+    fn new(address: IpAddr) -> Result<Self> {
         let mut ca = CertificateParams::new(Vec::new())?;
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate()?)?;
         let key = KeyPair::generate()?;
-        let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
+        let names = vec![address.to_string(), "localhost".to_owned()];
         let certificate = CertificateParams::new(names)?.signed_by(&key, &ca)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use allowlist_tests::lab::{
-    End, FrameSender, Namespace, Program, Scratch, add_addresses, connect, frame,
+    End, FrameSender, Kind, Namespace, Program, Scratch, add_addresses, connect, frame,
 };
 use allowlist_tests::require_root;
 use etherparse::SlicedPacket;
@@ -29,6 +29,7 @@ impl Pair {
     fn new() -> anyhow::Result<Self> {
         let (host, peer) = (Namespace::new()?, Namespace::new()?);
         connect(
+            Kind::Silent,
             End {
                 namespace: &host,
                 name: "eth0",

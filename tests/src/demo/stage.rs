@@ -7,7 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use allowlist_common::abi::Counters;
-use allowlist_tests::lab::{End, Namespace, Program, Scratch, add_addresses, allowlist, connect};
+use allowlist_tests::lab::{
+    End, Kind, Namespace, Program, Scratch, add_addresses, allowlist, connect,
+};
 use allowlist_tests::vendor::{Answer, Vendor};
 use allowlist_user::catalogue;
 use allowlist_user::source::fetch;
@@ -53,6 +55,7 @@ impl Stage {
         let scratch = Scratch::new()?;
         let (host, internet) = (Namespace::new()?, Namespace::new()?);
         connect(
+            Kind::Silent,
             End {
                 namespace: &host,
                 name: INTERFACE,

@@ -5,9 +5,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use allowlist_common::packet::tcp_flag;
+use etherparse::icmpv4::DestUnreachableHeader;
 use etherparse::{
-    EtherType, Ethernet2Header, IpFragOffset, IpHeaders, IpNumber, Ipv4Header, Ipv6Extensions,
-    Ipv6FragmentHeader, Ipv6Header, PacketBuilder, PacketBuilderStep,
+    EtherType, Ethernet2Header, Icmpv4Type, Icmpv6Type, IpFragOffset, IpHeaders, IpNumber,
+    Ipv4Header, Ipv6Extensions, Ipv6FragmentHeader, Ipv6Header, PacketBuilder, PacketBuilderStep,
 };
 
 use super::{HOST_MAC, PEER_MAC};
@@ -22,6 +24,27 @@ pub fn tcp_syn(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
     let packet = ip(source.ip(), destination.ip())
         .tcp(source.port(), destination.port(), 0, 65_535)
         .syn();
+    written(|frame| packet.write_to_vec(frame, &[]))
+}
+
+/// A segment with these of [`tcp_flag`]'s flags.
+pub fn tcp(source: SocketAddr, destination: SocketAddr, flags: u8) -> Vec<u8> {
+    const NUMBER: u32 = 1;
+    let mut packet =
+        ip(source.ip(), destination.ip()).tcp(source.port(), destination.port(), NUMBER, 65_535);
+    let has = |flag| flags & flag != 0;
+    if has(tcp_flag::SYN) {
+        packet = packet.syn();
+    }
+    if has(tcp_flag::ACK) {
+        packet = packet.ack(NUMBER);
+    }
+    if has(tcp_flag::RST) {
+        packet = packet.rst();
+    }
+    if has(tcp_flag::FIN) {
+        packet = packet.fin();
+    }
     written(|frame| packet.write_to_vec(frame, &[]))
 }
 
@@ -46,6 +69,31 @@ pub fn echo_request(source: IpAddr, destination: IpAddr) -> Vec<u8> {
                 .icmpv6_echo_request(IDENTIFICATION, 1)
                 .write_to_vec(frame, &[])
         })
+    }
+}
+
+/// The answer to an echo request with that identifier.
+pub fn echo_reply(source: IpAddr, destination: IpAddr, identifier: u16) -> Vec<u8> {
+    let packet = ip(source, destination);
+    if source.is_ipv4() {
+        let packet = packet.icmpv4_echo_reply(identifier, 1);
+        written(|frame| packet.write_to_vec(frame, &[]))
+    } else {
+        let packet = packet.icmpv6_echo_reply(identifier, 1);
+        written(|frame| packet.write_to_vec(frame, &[]))
+    }
+}
+
+/// A router's word that a packet is longer than `mtu`, with as much of the packet as it quotes.
+pub fn too_big(router: IpAddr, destination: IpAddr, mtu: u16, quoted: &[u8]) -> Vec<u8> {
+    let packet = ip(router, destination);
+    if router.is_ipv4() {
+        let needed = DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: mtu };
+        let packet = packet.icmpv4(Icmpv4Type::DestinationUnreachable(needed));
+        written(|frame| packet.write_to_vec(frame, quoted))
+    } else {
+        let packet = packet.icmpv6(Icmpv6Type::PacketTooBig { mtu: mtu.into() });
+        written(|frame| packet.write_to_vec(frame, quoted))
     }
 }
 

@@ -1,8 +1,9 @@
 //! A virtual cable between two namespaces.
 //!
-//! Invariants: the link is silent, which is to say that no packet crosses it but those that somebody
-//! sent on purpose (no ARP, no neighbour or router discovery, no group membership); and each end
-//! sends everything that is not its own to the other end. Needs netlink only, no `ip` command.
+//! Invariants: a link is silent unless it is asked for otherwise, which is to say that no packet crosses
+//! it but those that somebody sent on purpose (no ARP, no neighbour or router discovery, no group
+//! membership); and each end sends everything that is not its own to the other end. Needs netlink
+//! only, no `ip` command.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
@@ -13,6 +14,7 @@ use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage, State};
+use rtnetlink::packet_route::tc::TcAttribute;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use super::Namespace;
@@ -29,21 +31,30 @@ pub struct End<'a> {
     pub namespace: &'a Namespace,
     /// Such as `eth0`; the two ends may have the same.
     pub name: &'a str,
-    /// With the length of the network that the two ends share. The other end knows these addresses,
-    /// and routes through the first of each family.
+    /// With the length of the network that the two ends share. The other end routes through the first
+    /// of each family; on a silent link it also knows their link-layer address.
     pub addresses: &'a [IpNet],
 }
 
+/// What crosses a link.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only what somebody sent on purpose.
+    Silent,
+    /// Also what kernels send to find each other and of their own accord.
+    Ordinary,
+}
+
 /// Connects `host` and `peer`, and returns when the link carries packets.
-pub fn connect(host: End, peer: End) -> anyhow::Result<()> {
+pub fn connect(kind: Kind, host: End, peer: End) -> anyhow::Result<()> {
     create(host, peer).context("cannot make a veth pair")?;
     for (end, index) in [(host, index_of(host)?), (peer, index_of(peer)?)] {
-        raise(end, index)?;
+        raise(kind, end, index)?;
     }
     wait_for_carrier(host)?;
     wait_for_carrier(peer)?;
-    address(host, peer, PEER_MAC)?;
-    address(peer, host, HOST_MAC)
+    address(kind, host, peer, PEER_MAC)?;
+    address(kind, peer, host, HOST_MAC)
 }
 
 /// Gives the interface `name` more addresses, each on its own: no network comes with them.
@@ -80,9 +91,19 @@ fn index_of(end: End) -> anyhow::Result<u32> {
 }
 
 /// Without ARP the kernel joins no group and asks for no neighbour: that is what makes it silent.
-fn raise(end: End, index: u32) -> anyhow::Result<()> {
+fn raise(kind: Kind, end: End, index: u32) -> anyhow::Result<()> {
+    let is_ordinary = kind == Kind::Ordinary;
+    if is_ordinary {
+        let setting = |name| format!("ipv6/conf/{}/{name}", end.name);
+        // A link-local address, and no waiting till nobody else is found to have it.
+        end.namespace.set(&setting("addr_gen_mode"), "0")?;
+        end.namespace.set(&setting("accept_dad"), "0")?;
+    }
     end.namespace.netlink(async |handle| {
-        let up = LinkUnspec::new_with_index(index).arp(false).up().build();
+        let up = LinkUnspec::new_with_index(index)
+            .arp(is_ordinary)
+            .up()
+            .build();
         let raised = handle.link().set(up).execute().await;
         raised.with_context(|| format!("cannot bring {} up", end.name))
     })
@@ -108,14 +129,19 @@ fn wait_for_carrier(end: End) -> anyhow::Result<()> {
     })
 }
 
-/// Addresses, the other end as a neighbour that is known for good, and routes through it.
-fn address(end: End, other: End, other_mac: [u8; 6]) -> anyhow::Result<()> {
+/// Addresses, routes through the other end, and on a silent link it as a neighbour that is known for
+/// good.
+fn address(kind: Kind, end: End, other: End, other_mac: [u8; 6]) -> anyhow::Result<()> {
+    let known: &[IpNet] = match kind {
+        Kind::Silent => other.addresses,
+        Kind::Ordinary => &[],
+    };
     end.namespace.netlink(async |handle| {
         let index = get(&handle, end.name).await?.header.index;
         for &network in end.addresses {
             add_address(&handle, index, network).await?;
         }
-        for network in other.addresses {
+        for network in known {
             let neighbour = handle
                 .neighbours()
                 .add(index, network.addr())
@@ -148,6 +174,36 @@ pub fn rename(namespace: &Namespace, from: &str, to: &str) -> anyhow::Result<()>
             .execute()
             .await
             .with_context(|| format!("cannot rename {from} to {to}"))
+    })
+}
+
+/// Sets how long a packet on an interface may be, Ethernet header not included.
+pub fn set_mtu(namespace: &Namespace, name: &str, mtu: u32) -> anyhow::Result<()> {
+    namespace.netlink(async |handle| {
+        let index = get(&handle, name).await?.header.index;
+        let message = LinkUnspec::new_with_index(index).mtu(mtu);
+        let set = handle.link().set(message.build()).execute().await;
+        set.with_context(|| format!("cannot set the MTU of {name} to {mtu}"))
+    })
+}
+
+/// The kinds of the filters that see what an interface sends, as `tc` would list them.
+pub fn egress_filters(namespace: &Namespace, name: &str) -> anyhow::Result<Vec<String>> {
+    namespace.netlink(async |handle| {
+        let index = get(&handle, name).await?.header.index;
+        let mut filters = handle.traffic_filter(index.cast_signed());
+        let mut listed = filters.get().egress().execute();
+        let mut kinds = Vec::new();
+        while let Some(filter) = listed.try_next().await? {
+            // Beside each filter its priority is listed, without a handle.
+            if u32::from(filter.header.handle) != 0 {
+                kinds.extend(filter.attributes.into_iter().find_map(|one| match one {
+                    TcAttribute::Kind(kind) => Some(kind),
+                    _ => None,
+                }));
+            }
+        }
+        Ok(kinds)
     })
 }
 

@@ -47,12 +47,9 @@ impl Namespace {
             .unwrap_or_else(|panic| resume_unwind(panic))
             .context("cannot make a network namespace")?;
         let namespace = Self { file };
-        namespace.run(|| {
-            SETTINGS.iter().try_for_each(|(name, value)| {
-                let path = format!("/proc/sys/net/{name}");
-                fs::write(&path, value).with_context(|| format!("cannot write {value} to {path}"))
-            })
-        })?;
+        for (name, value) in SETTINGS {
+            namespace.set(name, value)?;
+        }
         namespace.netlink(async |handle| {
             let up = LinkUnspec::new_with_index(LOOPBACK).up().build();
             handle
@@ -63,6 +60,14 @@ impl Namespace {
                 .context("cannot bring loopback up")
         })?;
         Ok(namespace)
+    }
+
+    /// Writes a setting of the kernel's that each namespace has of its own, such as
+    /// `ipv4/conf/eth0/forwarding`.
+    pub fn set(&self, name: &str, value: &str) -> anyhow::Result<()> {
+        let path = format!("/proc/sys/net/{name}");
+        self.run(|| fs::write(&path, value))
+            .with_context(|| format!("cannot write {value} to {path}"))
     }
 
     /// Runs `task` in a thread inside the namespace, and waits for it. Sockets that it opens and

@@ -3,15 +3,15 @@
 //! Knows which options the program takes for its paths, and that a `run` says when it is ready.
 
 use std::ffi::OsStr;
-use std::iter;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use std::{iter, thread};
 
 use anyhow::{Context, ensure};
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::{End, Namespace, Program, Scratch, allowlist, connect};
+use super::{End, Kind, Namespace, Program, Scratch, allowlist, connect};
 
 /// Long enough for a machine that is busy building.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -40,19 +40,34 @@ pub struct Ended {
 }
 
 impl Site {
-    /// Nothing runs yet.
+    /// On a silent link. Nothing runs yet.
     pub fn new() -> anyhow::Result<Self> {
+        Self::on(Kind::Silent)
+    }
+
+    /// Nothing runs yet.
+    pub fn on(kind: Kind) -> anyhow::Result<Self> {
         let site = Self {
             scratch: Scratch::new()?,
             host: Namespace::new()?,
             peer: Namespace::new()?,
         };
-        site.link("eth0", HOST, PEER)?;
+        site.connect(kind, "eth0", HOST, PEER)?;
         Ok(site)
     }
 
-    /// One more link, whose two ends have the same name.
+    /// One more link, silent, whose two ends have the same name.
     pub fn link(&self, name: &str, host: [&str; 2], peer: [&str; 2]) -> anyhow::Result<()> {
+        self.connect(Kind::Silent, name, host, peer)
+    }
+
+    fn connect(
+        &self,
+        kind: Kind,
+        name: &str,
+        host: [&str; 2],
+        peer: [&str; 2],
+    ) -> anyhow::Result<()> {
         let networks = |texts: [&str; 2]| texts.map(str::parse::<IpNet>);
         let [host4, host6] = networks(host);
         let [peer4, peer6] = networks(peer);
@@ -62,6 +77,7 @@ impl Site {
             addresses,
         };
         connect(
+            kind,
             end(&self.host, &[host4?, host6?]),
             end(&self.peer, &[peer4?, peer6?]),
         )
@@ -99,6 +115,40 @@ impl Site {
         ensure!(ended.code == Some(0), "{ended:?}");
         serde_json::from_str(&ended.stdout).with_context(|| ended.stdout)
     }
+
+    /// What the kernel counted on an interface, without what is 0: `{"pass allowed": 2}`.
+    pub fn counted(&self, interface: &str) -> anyhow::Result<Value> {
+        let status = self.json("status")?;
+        let counters = &status["counters"][interface];
+        let counted = ["pass", "drop"].iter().flat_map(|verdict| {
+            let reasons = counters[verdict].as_object().into_iter().flatten();
+            reasons
+                .filter(|(_, packets)| **packets != 0)
+                .map(move |(reason, packets)| (format!("{verdict} {reason}"), packets.clone()))
+        });
+        Ok(Value::Object(counted.collect()))
+    }
+
+    /// What was sent is counted so, and soon: a busy kernel may take a packet up a little later.
+    pub fn check_counted(&self, interface: &str, expected: &Value) -> anyhow::Result<()> {
+        eventually(|| Ok(self.counted(interface)? == *expected)).with_context(|| {
+            let found = self.counted(interface);
+            format!("{interface}: {found:?}, not {expected}")
+        })
+    }
+}
+
+/// Waits until it is so.
+pub fn eventually(mut condition: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition()? {
+        ensure!(
+            Instant::now() < deadline,
+            "it did not come true in {PATIENCE:?}"
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }
 
 impl Ended {

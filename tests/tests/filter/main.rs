@@ -13,13 +13,13 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use allowlist_common::packet::ICMPV6;
-use allowlist_tests::lab::{FrameSender, Program, Site, add_addresses, frame};
+use allowlist_tests::lab::{FrameSender, Program, Site, add_addresses, eventually, frame};
 use allowlist_tests::require_root;
 use allowlist_tests::vendor::{Answer, Vendor};
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{
@@ -148,39 +148,9 @@ fn connects(site: &Site, source: IpAddr, port: u16, timeout: Duration) -> anyhow
     })
 }
 
-fn eventually(mut condition: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
-    let deadline = Instant::now() + SOON;
-    while !condition()? {
-        ensure!(
-            Instant::now() < deadline,
-            "it did not come true in {SOON:?}"
-        );
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
-}
-
-/// What the kernel counted on an interface, without what is 0: `{"pass allowed": 2}`.
-fn counted(site: &Site, interface: &str) -> anyhow::Result<Value> {
-    let status = site.json("status")?;
-    let counters = &status["counters"][interface];
-    let counted = ["pass", "drop"].iter().flat_map(|verdict| {
-        let reasons = counters[verdict].as_object().into_iter().flatten();
-        reasons
-            .filter(|(_, packets)| **packets != 0)
-            .map(move |(reason, packets)| (format!("{verdict} {reason}"), packets.clone()))
-    });
-    Ok(Value::Object(counted.collect()))
-}
-
-/// What was sent is counted so, and soon: a busy kernel may take a packet up a little later.
+/// What was sent is counted so, and soon.
 fn check_counted(site: &Site, interface: &str, expected: &Value) -> anyhow::Result<()> {
-    eventually(|| Ok(counted(site, interface)? == *expected)).with_context(|| {
-        format!(
-            "{interface}: {:?}, not {expected}",
-            counted(site, interface)
-        )
-    })
+    site.check_counted(interface, expected)
 }
 
 /// Every kind of sender to every kind of port, by TCP and UDP.

@@ -1,6 +1,8 @@
 //! Restarts, kills and adoptions, with datagrams running all the while: none of a friend's is lost,
 //! none of a stranger's gets through.
 
+use anyhow::ensure;
+
 use super::*;
 
 /// Datagrams with running numbers from each address, all the while that a task takes.

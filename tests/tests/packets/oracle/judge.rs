@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use allowlist_common::verdict::Verdict;
-use allowlist_tests::lab::{self, End, Ended, FrameSender, Namespace, Scratch};
+use allowlist_tests::lab::{self, End, Ended, FrameSender, Kind, Namespace, Scratch};
 use anyhow::{Context as _, bail, ensure};
 use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;
@@ -55,7 +55,7 @@ impl Judge {
             name: INTERFACE,
             addresses: &[],
         };
-        lab::connect(end(&host), end(&peer))?;
+        lab::connect(Kind::Silent, end(&host), end(&peer))?;
         Ok(Self {
             scratch: Scratch::new()?,
             sender: FrameSender::new(&peer, INTERFACE)?,
