@@ -13,6 +13,7 @@ use aya::programs::tc::{
 };
 use aya::programs::{LinkOrder, SchedClassifier};
 use log::warn;
+use nix::errno::Errno;
 use nix::net::if_::if_indextoname;
 
 use super::Dataplane;
@@ -128,8 +129,10 @@ fn load(object: &mut Ebpf) -> Result<&mut SchedClassifier> {
 
 fn attach_filter(program: &mut SchedClassifier, facts: &Facts, recorded: &Interface) -> Result<()> {
     match qdisc_add_clsact(&facts.name) {
-        Ok(()) | Err(TcError::AlreadyAttached) => {}
-        Err(error) => return Err(error).context("cannot add the clsact queueing discipline"),
+        // Ours from before, or somebody else's.
+        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(Errno::EEXIST as i32) => {
+        }
+        added => added.context("cannot add the clsact queueing discipline")?,
     }
     let replaced = if recorded.egress == BY_CLSACT && recorded.index == facts.index {
         let link = filter(&facts.name)?;
