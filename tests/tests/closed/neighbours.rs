@@ -1,0 +1,112 @@
+//! A closed host on an ordinary link, where neighbours are forgotten within seconds and have to be
+//! found again by what `[keep]` lets in.
+
+use allowlist_tests::lab::{Kind, eventually};
+use allowlist_tests::require_root;
+use anyhow::{Context as _, ensure};
+use nix::sys::signal::Signal;
+
+use super::talk::{FRAGMENTED, Server, pings};
+use super::*;
+
+/// Both ends doubt a neighbour half a second after they heard of it, and ask it a second later.
+fn forgetful() -> anyhow::Result<Site> {
+    let site = Site::on(Kind::Ordinary)?;
+    for namespace in [&site.host, &site.peer] {
+        for family in ["ipv4", "ipv6"] {
+            for (name, value) in [
+                ("base_reachable_time_ms", "500"),
+                ("delay_first_probe_time", "1"),
+                ("gc_stale_time", "1"),
+                ("retrans_time_ms", "100"),
+            ] {
+                namespace.set(&format!("{family}/neigh/eth0/{name}"), value)?;
+            }
+        }
+    }
+    Ok(site)
+}
+
+/// Datagrams and echoes, by which no kernel takes its neighbour to be there still; a connection's
+/// acknowledgements would do.
+fn works(site: &Site, server: &Server, family: Family) -> anyhow::Result<bool> {
+    Ok(server.answers(site, family, 8, SOON)?
+        && server.answers(site, family, FRAGMENTED, SOON)?
+        && pings(site, family, SOON)?)
+}
+
+/// What the host does itself goes on for longer than it knows where its neighbour is.
+#[track_caller]
+fn check_goes_on(attach_mode: &str) {
+    /// So often each side has asked where the other is.
+    const TIMES: u64 = 6;
+    let goes_on = || -> anyhow::Result<()> {
+        let site = forgetful()?;
+        let server = Server::start(&site)?;
+        let _filter = close(&site, "", &["--attach-mode", attach_mode])?;
+        // What makes the entries in the first place.
+        for family in FAMILIES {
+            ensure!(works(&site, &server, family)?, "{}", family.peer);
+        }
+        let before = site.counted("eth0")?;
+        eventually(|| {
+            for family in FAMILIES {
+                ensure!(works(&site, &server, family)?, "{}", family.peer);
+            }
+            let counted = site.counted("eth0")?;
+            let more = |end| packets(&counted, end) - packets(&before, end);
+            Ok(more("pass arp") >= TIMES && more("pass neighbour-discovery") >= TIMES)
+        })
+        .with_context(|| format!("{before} and then {:?}", site.counted("eth0")))?;
+        for family in FAMILIES {
+            assert!(server.accepts(&site, family, SOON)?, "{}", family.peer);
+        }
+        Ok(())
+    };
+    goes_on().unwrap_or_else(|error| panic!("{attach_mode}: {error:?}"));
+}
+
+#[test]
+fn neighbours_are_found_again_in_native_mode() {
+    require_root!();
+    check_goes_on("native");
+}
+
+#[test]
+fn neighbours_are_found_again_in_generic_mode() {
+    require_root!();
+    check_goes_on("generic");
+}
+
+/// The other side of it: what is not kept ends the host's conversations as soon as entries expire, of
+/// that family alone.
+#[test]
+fn without_arp_and_neighbour_discovery_the_host_falls_off() -> anyhow::Result<()> {
+    require_root!();
+    let [v4, v6] = FAMILIES;
+    for (key, lost, found, dropped) in [
+        ("arp", v4, v6, "drop arp"),
+        ("neighbour_discovery", v6, v4, "drop default"),
+    ] {
+        let site = forgetful()?;
+        let server = Server::start(&site)?;
+        let mut filter = close(&site, "", &[])?;
+        for family in FAMILIES {
+            ensure!(server.answers(&site, family, 8, SOON)?, "{}", family.peer);
+        }
+        filter.stop(Signal::SIGTERM, SOON)?;
+        let _filter = close(&site, &format!("keep.{key} = false"), &[])?;
+        // Three times: a busy machine may miss an answer.
+        let mut missed = 0;
+        eventually(|| {
+            let is_answered = server.answers(&site, lost, 8, NEVER)?;
+            missed = if is_answered { 0 } else { missed + 1 };
+            Ok(missed == 3)
+        })
+        .context(key)?;
+        assert!(server.answers(&site, found, 8, SOON)?, "{key}");
+        let counted = site.counted("eth0")?;
+        assert!(packets(&counted, dropped) > 0, "{key}: {counted}");
+    }
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! The host's own conversations go on while the daemon is killed, stopped and started again, also with
+//! another room for flows: no answer is lost, and each is counted.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use allowlist_tests::lab::{PEER_MAC, Tap};
+use allowlist_tests::require_root;
+use anyhow::{Context as _, ensure};
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use super::talk::{Server, ask_socket, talk};
+use super::*;
+
+/// Between two rounds of talk: a tap has room for only so many packets.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// Talks all the while that a task takes.
+///
+/// # Returns
+/// How many words each conversation had.
+fn talking(
+    site: &Site,
+    server: &Server,
+    task: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<u64> {
+    /// Also when the task panics: else the talk would be waited for in vain.
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    // Begun before: their first packets are not seen again.
+    let mut connections = Vec::new();
+    let mut clients = Vec::new();
+    for family in FAMILIES {
+        connections.push(
+            server
+                .accept(site, family, SOON)?
+                .context("answers to connections come in")?,
+        );
+        clients.push(ask_socket(site, family)?);
+    }
+    let stopped = AtomicBool::new(false);
+    let mut words = || {
+        let mut words = 0;
+        while !stopped.load(Ordering::Relaxed) {
+            for (client, far_end) in &mut connections {
+                talk(client, far_end)?;
+            }
+            for client in &clients {
+                ensure!(
+                    server.answers_to(client, 8, SOON)?,
+                    "lost after {words} words"
+                );
+            }
+            words += 1;
+            thread::sleep(PAUSE);
+        }
+        Ok(words)
+    };
+    thread::scope(|scope| {
+        let talking = scope.spawn(&mut words);
+        let stop = Stop(&stopped);
+        task()?;
+        drop(stop);
+        talking.join().expect("talking does not panic")
+    })
+}
+
+#[track_caller]
+fn check(attach_mode: &str) {
+    let checked = || -> anyhow::Result<()> {
+        let site = Site::new()?;
+        let server = Server::start(&site)?;
+        let tap = Tap::new(&site.peer)?;
+        let start = |max_flows| {
+            let lines = format!("max_flows = {max_flows}");
+            close(&site, &lines, &["--attach-mode", attach_mode])
+        };
+        let mut filter = start(2048)?;
+        let words = talking(&site, &server, || {
+            for (signal, max_flows) in [
+                (Signal::SIGKILL, 2048),
+                (Signal::SIGTERM, 2048),
+                (Signal::SIGKILL, 4096),
+                (Signal::SIGTERM, 1024),
+            ] {
+                filter.stop(signal, SOON)?;
+                filter = start(max_flows)?;
+                assert_eq!(site.json("status")?["flows"]["room"], max_flows);
+            }
+            Ok(())
+        })?;
+        ensure!(words > 100, "{words} words are no conversation");
+        let frames = tap.drain()?;
+        let sent = frames.iter().filter(|frame| frame[6..12] == PEER_MAC);
+        site.check_counted("eth0", &json!({"pass answer": sent.count()}))
+    };
+    checked().unwrap_or_else(|error| panic!("{attach_mode}: {error:?}"));
+}
+
+#[test]
+fn lose_no_answer_in_native_mode() {
+    require_root!();
+    check("native");
+}
+
+#[test]
+fn lose_no_answer_in_generic_mode() {
+    require_root!();
+    check("generic");
+}

@@ -1,0 +1,166 @@
+//! What a closed host did not ask for: nothing of it is seen by a socket, however much it looks like an
+//! answer.
+
+use std::net::{Ipv6Addr, TcpListener};
+
+use allowlist_common::packet::tcp_flag::{ACK, RST, SYN};
+use allowlist_tests::lab::{FrameSender, frame};
+use allowlist_tests::require_root;
+use serde_json::json;
+
+use super::talk::{DOMAIN, Server};
+use super::*;
+
+/// Where the host's own socket is, and one that listens.
+const OWN: u16 = 40_000;
+const LISTENING: u16 = 8080;
+/// The last of what is forged.
+const FRAGMENT: &str = "a fragment";
+
+/// Frames that look like more than they are, after the host has sent a datagram from `OWN` to the peer's
+/// `DOMAIN`, and has a connection from `connected` to there.
+fn forged(family: Family, connected: u16) -> Vec<(&'static str, Vec<u8>)> {
+    let (own, peer, stranger) = (
+        family.host(OWN),
+        family.peer(DOMAIN),
+        family.stranger(DOMAIN),
+    );
+    let (here, anybody) = (own.ip(), stranger.ip());
+    let listening = family.host(LISTENING);
+    let mut elsewhere = family.host(connected);
+    elsewhere.set_port(connected + 1);
+    vec![
+        ("a SYN", frame::tcp(stranger, listening, SYN)),
+        ("a SYN of the peer's", frame::tcp(peer, listening, SYN)),
+        (
+            "a SYN in the flow",
+            frame::tcp(peer, family.host(connected), SYN),
+        ),
+        ("a SYN+ACK", frame::tcp(peer, listening, SYN | ACK)),
+        ("an ACK", frame::tcp(stranger, family.host(connected), ACK)),
+        ("an ACK to another port", frame::tcp(peer, elsewhere, ACK)),
+        ("a RST", frame::tcp(stranger, family.host(connected), RST)),
+        (
+            "a RST from another port",
+            frame::tcp(family.peer(54), family.host(connected), RST),
+        ),
+        ("a datagram", frame::udp(stranger, listening, b"hello")),
+        ("of another address", frame::udp(stranger, own, b"forged")),
+        (
+            "from another port",
+            frame::udp(family.peer(54), own, b"forged"),
+        ),
+        (
+            "to another port",
+            frame::udp(peer, family.host(OWN + 1), b"forged"),
+        ),
+        ("an echo request", frame::echo_request(anybody, here)),
+        ("the peer's", frame::echo_request(peer.ip(), here)),
+        ("an echo reply", frame::echo_reply(peer.ip(), here, OWN)),
+        (FRAGMENT, frame::later_fragment(anybody, here, 17, &[0; 64])),
+    ]
+}
+
+/// Three sockets of the host's: one has asked, one is beside it, one listens.
+fn inboxes(site: &Site) -> anyhow::Result<[UdpSocket; 3]> {
+    let bind = |port| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port));
+    Ok(site
+        .host
+        .run(|| Ok::<_, std::io::Error>([bind(OWN)?, bind(OWN + 1)?, bind(LISTENING)?]))?)
+}
+
+#[track_caller]
+fn check(attach_mode: &str) {
+    let checked = || -> anyhow::Result<()> {
+        let site = Site::new()?;
+        let server = Server::start(&site)?;
+        let inboxes = inboxes(&site)?;
+        let listener = site
+            .host
+            .run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, LISTENING)))?;
+        listener.set_nonblocking(true)?;
+        let _filter = close(&site, "", &["--attach-mode", attach_mode])?;
+        let sender = FrameSender::new(&site.peer, "eth0")?;
+        for family in FAMILIES {
+            inboxes[0].send_to(b"question", family.peer(DOMAIN))?;
+            let (client, _server) = server
+                .accept(&site, family, SOON)?
+                .expect("answers to connections come in");
+            let before = site.counted("eth0")?;
+            let forged = forged(family, client.local_addr()?.port());
+            for (number, (name, frame)) in (1..).zip(&forged) {
+                sender.send(frame)?;
+                let mut expected = before.clone();
+                if *name == FRAGMENT {
+                    // It may be the service's, for all that can be seen.
+                    expected["drop not-allowed"] = json!(packets(&before, "drop not-allowed") + 1);
+                }
+                let others = number - u64::from(*name == FRAGMENT);
+                expected["drop default"] = json!(packets(&before, "drop default") + others);
+                site.check_counted("eth0", &expected)
+                    .map_err(|error| error.context(format!("{name} {}", family.peer)))?;
+            }
+            // The answer comes in, so sockets would have seen the others.
+            sender.send(&frame::udp(family.peer(DOMAIN), family.host(OWN), b"real"))?;
+            let answer = Some((b"real".to_vec(), family.peer(0).ip()));
+            assert_eq!(receive(&inboxes[0], SOON)?, answer);
+            let stranger = site.peer.run(|| {
+                let listening = family.host(LISTENING);
+                std::net::TcpStream::connect_timeout(&listening, NEVER)
+            });
+            assert!(stranger.is_err(), "{}", family.peer);
+        }
+        for inbox in &inboxes {
+            assert_eq!(receive(inbox, NEVER)?, None);
+        }
+        assert!(listener.accept().is_err());
+        Ok(())
+    };
+    checked().unwrap_or_else(|error| panic!("{attach_mode}: {error:?}"));
+}
+
+#[test]
+fn get_nothing_in_in_native_mode() {
+    require_root!();
+    check("native");
+}
+
+#[test]
+fn get_nothing_in_in_generic_mode() {
+    require_root!();
+    check("generic");
+}
+
+/// What is lost and won without tracking.
+#[test]
+fn without_tracking_a_segment_that_opens_nothing_is_all_that_gets_in() -> anyhow::Result<()> {
+    require_root!();
+    for (return_traffic, acks) in [("established", true), ("off", false)] {
+        let site = Site::new()?;
+        let lines = format!("return_traffic = '{return_traffic}'");
+        let _filter = close(&site, &lines, &[])?;
+        let sender = FrameSender::new(&site.peer, "eth0")?;
+        let _server = Server::start(&site)?; // else the peer says that there is none
+        let inboxes = inboxes(&site)?;
+        for family in FAMILIES {
+            inboxes[0].send_to(b"question", family.peer(DOMAIN))?;
+            let listening = family.host(LISTENING);
+            for frame in [
+                frame::tcp(family.stranger(DOMAIN), listening, SYN),
+                frame::tcp(family.stranger(DOMAIN), listening, ACK),
+                frame::tcp(family.stranger(DOMAIN), listening, RST | ACK),
+                frame::udp(family.peer(DOMAIN), family.host(OWN), b"answer"),
+            ] {
+                sender.send(&frame)?;
+            }
+        }
+        let expected = if acks {
+            json!({"pass answer": 4, "drop default": 4})
+        } else {
+            json!({"drop default": 8})
+        };
+        site.check_counted("eth0", &expected)?;
+        assert_eq!(receive(&inboxes[0], NEVER)?, None);
+    }
+    Ok(())
+}
