@@ -94,7 +94,7 @@ fn a_detach_beside_a_daemon_takes_everything_off() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn xdp_program(site: &Site, name: &str) -> anyhow::Result<Option<u32>> {
+pub(crate) fn xdp_program(site: &Site, name: &str) -> anyhow::Result<Option<u32>> {
     let runtime = tokio::runtime::Runtime::new()?;
     site.host.run(|| {
         let facts = runtime.block_on(allowlist_user::interface::look_up(name))?;

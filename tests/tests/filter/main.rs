@@ -3,9 +3,12 @@
 //!
 //! Nothing but what a test sends crosses a link, so counts are exact.
 
+mod interfaces;
 mod lifecycle;
+mod modes;
 mod sources;
 mod stream;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;

@@ -63,7 +63,7 @@ impl Streamed {
     }
 
     /// Of the two friends and two strangers each datagram was counted once, by what became of it.
-    fn check_counted(&self, site: &Site) -> anyhow::Result<()> {
+    pub(crate) fn check_counted(&self, site: &Site) -> anyhow::Result<()> {
         let sent = self.rounds * 2;
         let expected = json!({"pass allowed": sent, "drop not-allowed": sent});
         check_counted(site, "eth0", &expected)

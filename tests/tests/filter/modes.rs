@@ -1,0 +1,76 @@
+//! From enforcing to observing and back, while packets come: one word changes, and nothing else.
+
+use allowlist_user::compile::{Names, compile};
+use allowlist_user::config::{AttachMode, Config};
+use allowlist_user::dataplane::{Dataplane, View};
+use allowlist_user::interface::look_up;
+use allowlist_user::policy::{Feed, Mode, Origin, Snapshot};
+use anyhow::ensure;
+use jiff::Timestamp;
+
+use super::lifecycle::xdp_program;
+use super::stream::Streamed;
+use super::*;
+
+/// The filter, without a daemon.
+fn filter(site: &Site) -> anyhow::Result<Dataplane> {
+    let config = site.scratch.write(
+        "allowlist.toml",
+        "[services.web]\nports = ['udp/443']\nallow = ['friends']\n\
+         [sources.friends]\nprefixes = ['203.0.113.0/24', '2001:db8:7::/48']\n",
+    )?;
+    let config = Config::load(&config)?;
+    let mut snapshot = Snapshot::new();
+    for source in &config.policy.sources {
+        if let Origin::Prefixes(prefixes) = &source.origin {
+            let feed = Feed {
+                prefixes: prefixes.clone(),
+                fetched: Timestamp::now(),
+            };
+            snapshot.insert(source.name.clone(), feed);
+        }
+    }
+    let tables = compile(&config.policy, &snapshot, 10, &Names::default())?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    site.host.run(|| {
+        let mut dataplane = Dataplane::open(site.scratch.pin_dir(), None)?;
+        dataplane.publish(&tables, Mode::Enforce, &config.rules, &[])?;
+        let facts = runtime.block_on(look_up("eth0"))?;
+        dataplane.attach(&facts, AttachMode::Native, false)?;
+        Ok(dataplane)
+    })
+}
+
+#[test]
+fn the_mode_changes_without_a_reload() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let mut dataplane = filter(&site)?;
+    let program = xdp_program(&site, "eth0")?;
+    let generation = dataplane.generation();
+    ensure!(program.is_some() && generation == 1, "{program:?}");
+    let sources = [FRIENDS, STRANGERS].concat();
+    let streamed = Streamed::during(&site, &sources, || {
+        for mode in [Mode::Observe, Mode::Enforce].repeat(10) {
+            dataplane.set_mode(mode);
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    })?;
+    streamed.check(&FRIENDS, &[]);
+    // What would be dropped is counted as if it had been.
+    streamed.check_counted(&site)?;
+    for stranger in STRANGERS {
+        let passed = streamed.from(stranger).len() as u64;
+        ensure!(0 < passed && passed < streamed.rounds, "{passed}");
+    }
+    for (mode, passes) in [(Mode::Observe, true), (Mode::Enforce, false)] {
+        dataplane.set_mode(mode);
+        assert_eq!(gets_through(&site, STRANGERS[0])?, passes);
+        let control = View::open(site.scratch.pin_dir())?.control()?;
+        assert_eq!(control.observe, mode == Mode::Observe);
+    }
+    assert_eq!(xdp_program(&site, "eth0")?, program);
+    assert_eq!(dataplane.generation(), generation);
+    Ok(())
+}

@@ -1,0 +1,323 @@
+//! Drop events as a process tells them: what crossed a link and was dropped, or would have been, and how
+//! telling begins and ends.
+
+use allowlist_common::abi::{EVENTS, WATCHED};
+use allowlist_common::packet::tcp_flag;
+use allowlist_tests::lab::Ended;
+use allowlist_user::dataplane::clock;
+use anyhow::ensure;
+use aya::maps::{Array, Map, MapData, RingBuf};
+use jiff::{SignedDuration, Timestamp};
+
+use super::*;
+
+/// Closed, with a service: every reason to drop.
+const CLOSED: &str = r#"
+    interfaces = ["eth0"]
+    default = "drop"
+    return_traffic = "off"
+    keep.arp = false
+    keep.not_ip = false
+    [services.web]
+    ports = ["tcp/443", "udp/443"]
+    allow = ["friends"]
+    [sources.friends]
+    prefixes = ["203.0.113.0/24", "2001:db8:7::/48"]
+"#;
+
+fn closed(site: &Site, attach_mode: &str) -> anyhow::Result<Program> {
+    let config = site.scratch.write("allowlist.toml", CLOSED)?;
+    let config = config.display().to_string();
+    site.filter(&["--config", &config, "--attach-mode", attach_mode])
+}
+
+fn map(site: &Site, name: &str) -> anyhow::Result<Map> {
+    let folder = site.scratch.pin_dir();
+    let path = folder.join(format!("v{}/{name}", allowlist_common::abi::VERSION));
+    Ok(Map::from_map_data(MapData::from_pin(path)?)?)
+}
+
+/// Until when the kernel tells of drops, by its monotonic clock; 0 is not at all.
+fn lease(site: &Site) -> anyhow::Result<Duration> {
+    let watched: Array<_, u64> = map(site, WATCHED)?.try_into()?;
+    Ok(Duration::from_nanos(watched.get(&0, 0)?))
+}
+
+/// Starts `allowlist watch`, and returns when the kernel tells it of drops.
+fn watch(site: &Site, options: &[&str]) -> anyhow::Result<Program> {
+    let before = lease(site)?;
+    let watch = Program::start(site.command(&[&["watch"], options].concat())?)?;
+    eventually(|| Ok(lease(site)? > before)).with_context(|| watch.output())?;
+    Ok(watch)
+}
+
+/// Frames that are dropped, and what is told of each: the line after the time, and the same as data.
+fn dropped() -> Vec<(Vec<u8>, &'static str, Value)> {
+    let [v4, v6] = STRANGERS.map(ip);
+    let from = |source| SocketAddr::new(source, 40_000);
+    let syn = frame::tcp(from(v4), host(v4, PROTECTED), tcp_flag::SYN);
+    let reset = frame::tcp(
+        from(v6),
+        host(v6, UNPROTECTED),
+        tcp_flag::RST | tcp_flag::ACK,
+    );
+    let udp = datagram(v6, PROTECTED, b"hello");
+    let tags = [(0x88a8, 0x2000 | 7), (0x8100, 5)];
+    vec![
+        (
+            syn,
+            "eth0 192.0.2.66:40000 > 198.51.100.1:443 tcp SYN 54 bytes: not-allowed",
+            json!({
+                "interface": "eth0", "vlan": null, "source": "192.0.2.66",
+                "destination": "198.51.100.1", "source_port": 40_000, "destination_port": 443,
+                "protocol": "tcp", "tcp_flags": ["SYN"], "icmp_type": null, "fragment": false,
+                "bytes": 54, "reason": "not-allowed",
+            }),
+        ),
+        (
+            reset,
+            "eth0 [2001:db8:bad::66]:40000 > [2001:db8:1::1]:9000 tcp RST+ACK 74 bytes: default",
+            json!({"source": "2001:db8:bad::66", "tcp_flags": ["RST", "ACK"], "reason": "default"}),
+        ),
+        (
+            frame::tagged(udp, &tags),
+            "eth0 vlan 7 [2001:db8:bad::66]:40000 > [2001:db8:1::1]:443 udp 75 bytes: not-allowed",
+            json!({"vlan": 7, "protocol": "udp", "tcp_flags": null, "bytes": 75}),
+        ),
+        (
+            frame::echo_request(v6, host(v6, 0).ip()),
+            "eth0 2001:db8:bad::66 > 2001:db8:1::1 icmpv6 type 128 62 bytes: default",
+            json!({"protocol": "icmpv6", "icmp_type": 128, "source_port": null}),
+        ),
+        (
+            frame::later_fragment(v4, host(v4, 0).ip(), 17, &[0; 32]),
+            "eth0 192.0.2.66 > 198.51.100.1 udp fragment 66 bytes: not-allowed",
+            json!({"fragment": true, "destination_port": null}),
+        ),
+        (
+            frame::packet(v4, host(v4, 0).ip(), 47, &[0; 4]),
+            "eth0 192.0.2.66 > 198.51.100.1 protocol 47 38 bytes: default",
+            json!({"protocol": "protocol 47"}),
+        ),
+        (
+            frame::ethernet(0x0800, &[0x45; 10]),
+            "eth0 24 bytes: malformed",
+            json!({"source": null, "protocol": null, "bytes": 24, "reason": "malformed"}),
+        ),
+        (
+            frame::ethernet(0x0806, &[0; 28]),
+            "eth0 42 bytes: arp",
+            json!({"source": null, "reason": "arp"}),
+        ),
+        (
+            frame::ethernet(0x88cc, &[0; 28]),
+            "eth0 42 bytes: not-ip",
+            json!({"reason": "not-ip"}),
+        ),
+    ]
+}
+
+/// A friend's datagram, which is not told of, and then all that is dropped.
+fn send_all(site: &Site, cases: &[(Vec<u8>, &str, Value)]) -> anyhow::Result<()> {
+    let sender = FrameSender::new(&site.peer, "eth0")?;
+    sender.send(&datagram(ip(FRIENDS[0]), PROTECTED, b"hello"))?;
+    cases.iter().try_for_each(|(frame, ..)| sender.send(frame))
+}
+
+/// It was a moment ago.
+fn check_time(time: &str) -> anyhow::Result<()> {
+    let age = Timestamp::now().duration_since(time.parse()?);
+    let tolerance = SignedDuration::from_secs(60);
+    ensure!(-tolerance < age && age < tolerance, "{time} is not now");
+    Ok(())
+}
+
+#[track_caller]
+fn check_told(attach_mode: &str) {
+    let told = || -> anyhow::Result<()> {
+        let site = Site::new()?;
+        let _filter = closed(&site, attach_mode)?;
+        let cases = dropped();
+        let count = cases.len().to_string();
+
+        let mut text = watch(&site, &["--count", &count])?;
+        send_all(&site, &cases)?;
+        ensure!(text.wait(SOON)?.success(), "{}", text.output());
+        let lines = text.stdout();
+        let lines: Vec<_> = lines
+            .lines()
+            .filter_map(|line| line.split_once(' '))
+            .collect();
+        let said: Vec<_> = lines.iter().map(|(_, said)| *said).collect();
+        let expected: Vec<_> = cases.iter().map(|(_, line, _)| *line).collect();
+        assert_eq!(said, expected);
+        lines.iter().try_for_each(|(time, _)| check_time(time))?;
+
+        let mut json = watch(&site, &["--json", "--count", &count])?;
+        send_all(&site, &cases)?;
+        ensure!(json.wait(SOON)?.success(), "{}", json.output());
+        let lines = json.stdout();
+        assert_eq!(lines.lines().count(), cases.len(), "{lines}");
+        for (line, (_, name, expected)) in lines.lines().zip(&cases) {
+            let event: Value = serde_json::from_str(line)?;
+            check_time(event["time"].as_str().unwrap_or_default())?;
+            for (key, value) in expected.as_object().into_iter().flatten() {
+                assert_eq!(&event[key], value, "{key} of {name}: {event}");
+            }
+        }
+        Ok(())
+    };
+    told().unwrap_or_else(|error| panic!("{attach_mode}: {error:?}"));
+}
+
+#[test]
+fn each_drop_is_told_in_native_mode() {
+    require_root!();
+    check_told("native");
+}
+
+#[test]
+fn each_drop_is_told_in_generic_mode() {
+    require_root!();
+    check_told("generic");
+}
+
+/// A part of a flood is shown, and the others are counted: no drop is missing from the sum.
+#[test]
+fn of_a_flood_a_part_is_told_and_the_rest_counted() -> anyhow::Result<()> {
+    /// So many at once fit into a link.
+    const BURST: u64 = 100;
+    const BURSTS: u64 = 200;
+    require_root!();
+    let site = Site::new()?;
+    let _filter = site.filter(&SMALL)?;
+    let watch = watch(&site, &["--json"])?;
+    let sender = FrameSender::new(&site.peer, "eth0")?;
+    let frame = datagram(ip(STRANGERS[0]), PROTECTED, b"hello");
+    for _ in 0..BURSTS {
+        for _ in 0..BURST {
+            sender.send(&frame)?;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    let sent = BURST * BURSTS;
+    check_counted(&site, "eth0", &json!({"drop not-allowed": sent}))?;
+    let sums = || -> anyhow::Result<(u64, u64)> {
+        let (mut shown, mut suppressed) = (0, 0);
+        for line in watch.stdout().lines() {
+            let line: Value = serde_json::from_str(line)?;
+            match line["suppressed"].as_u64() {
+                Some(more) => suppressed += more,
+                None => shown += 1,
+            }
+        }
+        Ok((shown, suppressed))
+    };
+    eventually(|| {
+        let (shown, suppressed) = sums()?;
+        ensure!(shown + suppressed <= sent, "{shown} and {suppressed}");
+        Ok(shown + suppressed == sent)
+    })
+    .with_context(|| format!("shown and suppressed: {:?}", sums()))?;
+    let (shown, suppressed) = sums()?;
+    ensure!(shown > 0 && suppressed > shown, "{shown} and {suppressed}");
+    Ok(())
+}
+
+#[test]
+fn there_is_one_at_a_time() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let _filter = site.filter(&SMALL)?;
+    let mut first = watch(&site, &[])?;
+    let second = site.run(&["watch"])?;
+    assert_eq!(second.code, Some(1), "{second:?}");
+    assert!(
+        second
+            .stderr
+            .contains("another `allowlist watch` reads the events")
+            && second.stderr.contains("end it first"),
+        "{second:?}"
+    );
+    ensure!(
+        first.stop(Signal::SIGINT, SOON)?.success(),
+        "{}",
+        first.output()
+    );
+    assert_eq!(lease(&site)?, Duration::ZERO);
+    drop(watch(&site, &[])?);
+    Ok(())
+}
+
+/// However a watch ends, the kernel does not tell the wall for long.
+#[test]
+fn a_killed_one_leaves_nothing_on() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let _filter = site.filter(&SMALL)?;
+    let sender = FrameSender::new(&site.peer, "eth0")?;
+    let mut events = RingBuf::try_from(map(&site, EVENTS)?)?;
+    let mut drop_one = |number: u64| -> anyhow::Result<bool> {
+        sender.send(&datagram(ip(STRANGERS[0]), PROTECTED, b"hello"))?;
+        check_counted(&site, "eth0", &json!({"drop not-allowed": number}))?;
+        Ok(events.next().is_some())
+    };
+    ensure!(!drop_one(1)?, "told to nobody");
+    watch(&site, &[])?.stop(Signal::SIGKILL, SOON)?;
+    let until = lease(&site)?;
+    ensure!(until != Duration::ZERO, "it was not killed");
+    eventually(|| Ok(clock() > until))?;
+    // What came before the kill is read by nobody.
+    ensure!(!drop_one(2)?, "told to nobody");
+    ensure!(!drop_one(3)?, "told to nobody");
+
+    // And the next one begins as if there had been none.
+    let mut next = watch(&site, &["--count", "1"])?;
+    sender.send(&datagram(ip(STRANGERS[1]), PROTECTED, b"hello"))?;
+    ensure!(next.wait(SOON)?.success(), "{}", next.output());
+    ensure!(next.stdout().contains(STRANGERS[1]), "{}", next.output());
+    Ok(())
+}
+
+/// Who watches needs no daemon, and hears of the end of the filter.
+#[test]
+fn it_goes_on_without_a_daemon_until_the_filter_is_detached() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    site.filter(&SMALL)?.stop(Signal::SIGTERM, SOON)?;
+    let sender = FrameSender::new(&site.peer, "eth0")?;
+    for (options, last) in [
+        (&[][..], "the filter was detached"),
+        (&["--json"], r#"{"detached":true}"#),
+    ] {
+        let mut watch = watch(&site, options)?;
+        sender.send(&datagram(ip(STRANGERS[0]), PROTECTED, b"hello"))?;
+        watch.wait_for_line(STRANGERS[0], SOON)?;
+        site.json("detach")?;
+        ensure!(watch.wait(SOON)?.success(), "{}", watch.output());
+        assert_eq!(watch.stdout().lines().last(), Some(last));
+        let ended: Ended = site.run(&["watch"])?;
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert!(ended.stderr.contains("no filter is in force"), "{ended:?}");
+        site.filter(&SMALL)?.stop(Signal::SIGTERM, SOON)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn while_observing_it_tells_what_would_be_dropped() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let config = CLOSED.replacen("interfaces", "mode = 'observe'\ninterfaces", 1);
+    let config = site.scratch.write("allowlist.toml", config)?;
+    let _filter = site.filter(&["--config", &config.display().to_string()])?;
+    let mut watch = watch(&site, &["--count", "1"])?;
+    assert!(gets_through(&site, STRANGERS[0])?);
+    ensure!(watch.wait(SOON)?.success(), "{}", watch.output());
+    let line = watch.stdout();
+    ensure!(
+        line.contains("192.0.2.66:40000 > 198.51.100.1:443 udp 47 bytes: not-allowed"),
+        "{line}"
+    );
+    Ok(())
+}
