@@ -65,7 +65,7 @@ fn at(address: &str, port: u16) -> SocketAddr {
 }
 
 /// Starts the filter on a closed host with more lines in its configuration, those without a table
-/// first. One service: `tcp/443` and `udp/443` for 203.0.113.0/24 and 2001:db8:7::/48.
+/// first. One service: `tcp/443` and `udp/443` for `203.0.113.0/24` and `2001:db8:7::/48`.
 fn close(site: &Site, lines: &str, options: &[&str]) -> anyhow::Result<Program> {
     let config = site.scratch.write(
         "allowlist.toml",

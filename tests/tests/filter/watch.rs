@@ -266,8 +266,8 @@ fn a_killed_one_leaves_nothing_on() -> anyhow::Result<()> {
     watch(&site, &[])?.stop(Signal::SIGKILL, SOON)?;
     let until = lease(&site)?;
     ensure!(until != Duration::ZERO, "it was not killed");
-    eventually(|| Ok(clock() > until))?;
-    // What came before the kill is read by nobody.
+    // The kernel's clock for this is a coarse one, and is behind by some milliseconds.
+    eventually(|| Ok(clock() > until + NEVER))?;
     ensure!(!drop_one(2)?, "told to nobody");
     ensure!(!drop_one(3)?, "told to nobody");
 
