@@ -114,8 +114,8 @@ fn without_the_exception_there_is_no_lease() -> anyhow::Result<()> {
             client.output()
         );
         let counted = site.counted("eth0")?;
-        // As often as it was asked, the server has answered.
-        ensure!(packets(&counted, "drop default") >= 3, "{counted}");
+        // The server has answered, though not before it was ready.
+        ensure!(packets(&counted, "drop default") > 0, "{counted}");
     }
     Ok(())
 }

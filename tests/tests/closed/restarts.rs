@@ -71,6 +71,32 @@ fn talking(
     })
 }
 
+/// Conversations in which the host has spoken once, so that nothing but its memory tells what answers
+/// it.
+struct Idle(Vec<UdpSocket>);
+
+impl Idle {
+    fn new(site: &Site, server: &Server) -> anyhow::Result<Self> {
+        let mut clients = Vec::new();
+        for family in FAMILIES {
+            let client = ask_socket(site, family)?;
+            ensure!(server.answers_to(&client, 8, SOON)?, "{}", family.peer);
+            clients.push(client);
+        }
+        Ok(Self(clients))
+    }
+
+    /// One more answer to each.
+    fn hear(&self, server: &Server) -> anyhow::Result<()> {
+        for client in &self.0 {
+            let address = client.local_addr()?;
+            server.udp.send_to(b"late", address)?;
+            ensure!(receive(client, SOON)?.is_some(), "{address} hears nothing");
+        }
+        Ok(())
+    }
+}
+
 #[track_caller]
 fn check(attach_mode: &str) {
     let checked = || -> anyhow::Result<()> {
@@ -82,6 +108,7 @@ fn check(attach_mode: &str) {
             close(&site, &lines, &["--attach-mode", attach_mode])
         };
         let mut filter = start(2048)?;
+        let idle = Idle::new(&site, &server)?;
         let words = talking(&site, &server, || {
             for (signal, max_flows) in [
                 (Signal::SIGKILL, 2048),
@@ -92,6 +119,8 @@ fn check(attach_mode: &str) {
                 filter.stop(signal, SOON)?;
                 filter = start(max_flows)?;
                 assert_eq!(site.json("status")?["flows"]["room"], max_flows);
+                idle.hear(&server)
+                    .with_context(|| format!("after {signal}, with {max_flows}"))?;
             }
             Ok(())
         })?;
