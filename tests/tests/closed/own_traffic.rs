@@ -1,5 +1,8 @@
 //! What a closed host begins itself, by each way to tell answers.
 
+use std::io::ErrorKind;
+use std::net::TcpStream;
+
 use allowlist_tests::lab::Ended;
 use allowlist_tests::require_root;
 use allowlist_tests::vendor::{Answer, Vendor};
@@ -104,4 +107,33 @@ fn with_established_only_tcp_works() {
 fn with_off_nothing_works() {
     require_root!();
     check("native", "off", &[]);
+}
+
+/// "Nobody is there" is an answer as well: a segment or an ICMP error of the peer's.
+#[test]
+fn a_refusal_is_heard_at_once() -> anyhow::Result<()> {
+    /// Where the peer has no socket.
+    const CLOSED: u16 = 9;
+    require_root!();
+    let site = Site::new()?;
+    let _filter = close(&site, "", &[])?;
+    for family in FAMILIES {
+        let connected = site
+            .host
+            .run(|| TcpStream::connect_timeout(&family.peer(CLOSED), SOON));
+        let refused = connected.expect_err("nobody listens").kind();
+        assert_eq!(refused, ErrorKind::ConnectionRefused, "{}", family.peer);
+
+        let client = site.host.run(|| UdpSocket::bind(family.host(0)))?;
+        client.connect(family.peer(CLOSED))?;
+        client.set_read_timeout(Some(SOON))?;
+        client.send(b"question")?;
+        let refused = client
+            .recv(&mut [0; 8])
+            .expect_err("nobody is there")
+            .kind();
+        assert_eq!(refused, ErrorKind::ConnectionRefused, "{}", family.peer);
+    }
+    let expected = json!({"pass answer": 2, "pass icmp-error": 2});
+    site.check_counted("eth0", &expected)
 }

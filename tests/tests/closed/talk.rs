@@ -5,6 +5,7 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd as _;
+use std::thread;
 
 use anyhow::{Context as _, ensure};
 use nix::sys::socket::{
@@ -82,7 +83,7 @@ impl Server {
         Ok(true)
     }
 
-    /// Whether a connection of the host's is made, and carries words both ways.
+    /// Whether a connection of the host's is made, and carries words and more both ways.
     pub(crate) fn accepts(
         &self,
         site: &Site,
@@ -90,7 +91,12 @@ impl Server {
         timeout: Duration,
     ) -> anyhow::Result<bool> {
         match self.accept(site, family, timeout)? {
-            Some((mut client, mut server)) => talk(&mut client, &mut server).map(|()| true),
+            Some((mut client, mut server)) => {
+                talk(&mut client, &mut server)?;
+                transfer(&client, &server).context("to the server")?;
+                transfer(&server, &client).context("to the host")?;
+                Ok(true)
+            }
             None => Ok(false),
         }
     }
@@ -114,6 +120,7 @@ impl Server {
         for end in [&client, &server] {
             end.set_nodelay(true)?;
             end.set_read_timeout(Some(SOON))?;
+            end.set_write_timeout(Some(SOON))?;
         }
         Ok(Some((client, server)))
     }
@@ -137,6 +144,18 @@ pub(crate) fn talk(client: &mut TcpStream, server: &mut TcpStream) -> anyhow::Re
     client.read_exact(&mut word).context("no answer came")?;
     ensure!(&word == b"answered", "another answer: {word:?}");
     Ok(())
+}
+
+/// So much that the kernel hands over packets longer than the link's.
+fn transfer(mut from: &TcpStream, mut to: &TcpStream) -> anyhow::Result<()> {
+    const BYTES: usize = 4 << 20;
+    thread::scope(|scope| {
+        let sending = scope.spawn(move || from.write_all(&vec![7; BYTES]));
+        let mut received = vec![0; BYTES];
+        to.read_exact(&mut received)?;
+        ensure!(received == vec![7; BYTES], "other bytes came");
+        Ok(sending.join().expect("sending does not panic")?)
+    })
 }
 
 /// Whether the peer's kernel answers an echo request of the host's.
