@@ -30,9 +30,13 @@ struct Seers {
 
 impl Seers {
     fn of(site: &Site) -> anyhow::Result<Self> {
+        Self::on(site, "eth0")
+    }
+
+    fn on(site: &Site, interface: &str) -> anyhow::Result<Self> {
         let tcx = site
             .host
-            .run(|| SchedClassifier::query_tcx("eth0", TcAttachType::Egress))?
+            .run(|| SchedClassifier::query_tcx(interface, TcAttachType::Egress))?
             .1;
         let folder = site.scratch.pin_dir().join(format!("v{VERSION}"));
         let pins = folder.read_dir().into_iter().flatten().flatten();
@@ -42,7 +46,7 @@ impl Seers {
                 .iter()
                 .filter_map(|program| Some(program.name_as_str()?.to_owned()))
                 .collect(),
-            clsact: egress_filters(&site.host, "eth0")?,
+            clsact: egress_filters(&site.host, interface)?,
             pins: pins.filter(|name| name.starts_with("egress")).collect(),
         })
     }
@@ -159,6 +163,34 @@ fn nothing_is_left_behind() -> anyhow::Result<()> {
         drop(site.filter(&open)?); // passes by default, so nobody asks
         assert_eq!(Seers::of(&site)?, Seers::none(), "{seers:?}");
         site.json("detach")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_interface_that_is_not_configured_any_more_is_let_go() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    if !has_tcx(&site) {
+        skip!("this kernel has no tcx, which came with Linux 6.6");
+    }
+    site.link(
+        "eth1",
+        ["198.51.101.1/24", "2001:db8:2::1/64"],
+        ["198.51.101.2/24", "2001:db8:2::2/64"],
+    )?;
+    let names = |seers: Seers| (seers.tcx, seers.pins);
+    let program = || vec![EGRESS_PROGRAM.to_owned()];
+    let mut filter = close(&site, "", &["--iface", "eth0", "--iface", "eth1"])?;
+    for interface in ["eth0", "eth1"] {
+        let (tcx, pins) = names(Seers::on(&site, interface)?);
+        assert_eq!((tcx, pins.len()), (program(), 2), "{interface}");
+    }
+    filter.stop(Signal::SIGTERM, SOON)?;
+    let _filter = close(&site, "", &["--iface", "eth0"])?;
+    for (interface, tcx) in [("eth0", program()), ("eth1", Vec::new())] {
+        let pins = vec!["egress_0".to_owned()];
+        assert_eq!(names(Seers::on(&site, interface)?), (tcx, pins));
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! A closed host on an ordinary link, where neighbours are forgotten within seconds and have to be
 //! found again by what `[keep]` lets in.
 
-use allowlist_tests::lab::{Kind, eventually};
+use allowlist_tests::lab::{Kind, PEER_MAC, Tap, eventually};
 use allowlist_tests::require_root;
 use anyhow::{Context as _, ensure};
 use nix::sys::signal::Signal;
@@ -35,29 +35,39 @@ fn works(site: &Site, server: &Server, family: Family) -> anyhow::Result<bool> {
         && pings(site, family, SOON)?)
 }
 
+/// Whether a frame is the peer's answer to where it is: ARP's, and IPv6's.
+fn told_where(frame: &[u8]) -> [bool; 2] {
+    let is = |at: usize, bytes: &[u8]| frame.get(at..at + bytes.len()) == Some(bytes);
+    let is_peers = is(6, &PEER_MAC);
+    [
+        is_peers && is(12, &[0x08, 0x06]) && is(20, &[0, 2]),
+        is_peers && is(12, &[0x86, 0xdd]) && is(20, &[58]) && is(54, &[136]),
+    ]
+}
+
 /// What the host does itself goes on for longer than it knows where its neighbour is.
 #[track_caller]
 fn check_goes_on(attach_mode: &str) {
-    /// So often each side has asked where the other is.
-    const TIMES: u64 = 6;
+    /// How often the host has to have asked, in each family: once, and then again.
+    const TIMES: usize = 4;
     let goes_on = || -> anyhow::Result<()> {
         let site = forgetful()?;
         let server = Server::start(&site)?;
+        let tap = Tap::new(&site.peer)?;
         let _filter = close(&site, "", &["--attach-mode", attach_mode])?;
-        // What makes the entries in the first place.
-        for family in FAMILIES {
-            ensure!(works(&site, &server, family)?, "{}", family.peer);
-        }
-        let before = site.counted("eth0")?;
+        let mut told = [0; 2];
         eventually(|| {
             for family in FAMILIES {
                 ensure!(works(&site, &server, family)?, "{}", family.peer);
             }
-            let counted = site.counted("eth0")?;
-            let more = |end| packets(&counted, end) - packets(&before, end);
-            Ok(more("pass arp") >= TIMES && more("pass neighbour-discovery") >= TIMES)
+            for frame in tap.drain()? {
+                for (times, is_told) in told.iter_mut().zip(told_where(&frame)) {
+                    *times += usize::from(is_told);
+                }
+            }
+            Ok(told.iter().all(|times| *times >= TIMES))
         })
-        .with_context(|| format!("{before} and then {:?}", site.counted("eth0")))?;
+        .with_context(|| format!("asked {told:?} times: {:?}", site.counted("eth0")))?;
         for family in FAMILIES {
             assert!(server.accepts(&site, family, SOON)?, "{}", family.peer);
         }
