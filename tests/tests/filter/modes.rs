@@ -74,3 +74,57 @@ fn the_mode_changes_without_a_reload() -> anyhow::Result<()> {
     assert_eq!(dataplane.generation(), generation);
     Ok(())
 }
+
+/// The same by command, to a daemon that publishes meanwhile: a publish keeps the mode, a start does not.
+#[test]
+fn a_daemon_changes_over_at_once_and_until_it_ends() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let list = FRIENDS.join("\n");
+    site.scratch.write("list.txt", &list)?;
+    let config = site.scratch.write(
+        "allowlist.toml",
+        "interfaces = ['eth0']\n[services.web]\nports = ['udp/443']\nallow = ['list']\n\
+         [sources.list]\nfile = 'list.txt'\nevery = '1s'\n",
+    )?;
+    let config = config.display().to_string();
+    let mut filter = site.filter(&["--config", &config])?;
+    let program = xdp_program(&site, "eth0")?;
+    let change_to = |mode: &str| -> anyhow::Result<()> {
+        let changed = site.run(&["mode", mode])?;
+        ensure!(changed.code == Some(0), "{changed:?}");
+        let status = site.json("status")?;
+        assert_eq!(
+            (&status["mode"], &status["generation"]),
+            (&json!(mode), &json!(1))
+        );
+        Ok(())
+    };
+    let sources = [FRIENDS, STRANGERS].concat();
+    let streamed = Streamed::during(&site, &sources, || {
+        for mode in ["observe", "enforce"].repeat(3) {
+            change_to(mode)?;
+        }
+        change_to("observe")
+    })?;
+    streamed.check(&FRIENDS, &[]);
+    streamed.check_counted(&site)?;
+    assert_eq!(xdp_program(&site, "eth0")?, program);
+
+    site.scratch
+        .write("list.txt", format!("{list}\n198.18.0.1\n"))?;
+    eventually(|| Ok(site.json("status")?["generation"] == 2))?;
+    assert!(gets_through(&site, STRANGERS[0])?);
+
+    filter.stop(Signal::SIGTERM, SOON)?;
+    let refused = site.run(&["mode", "enforce"])?;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(
+        refused.stderr.contains("start one with `allowlist run`"),
+        "{refused:?}"
+    );
+    assert!(gets_through(&site, STRANGERS[0])?);
+    let _filter = site.filter(&["--config", &config])?;
+    assert!(!gets_through(&site, STRANGERS[0])?);
+    Ok(())
+}
