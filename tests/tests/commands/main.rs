@@ -15,7 +15,7 @@ use allowlist_tests::lab::{Ended, Program, Scratch, Site, allowlist};
 use allowlist_tests::require_root;
 use allowlist_tests::vendor::{Answer, Vendor};
 use allowlist_user::interface;
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -55,7 +55,13 @@ impl Home {
         // A copy, since the build may be where only its owner may look.
         let program = self.folder.path().join("allowlist");
         if !program.exists() {
-            fs::copy(allowlist()?, &program)?;
+            // By a process of its own: a test that forks meanwhile would hold a copy of ours open for
+            // writing, and a program that somebody writes to does not start.
+            let copied = Command::new("cp")
+                .arg(allowlist()?)
+                .arg(&program)
+                .status()?;
+            ensure!(copied.success(), "cannot copy the program");
         }
         let mut command = Command::new(program);
         command.args(arguments).current_dir(self.folder.path());
