@@ -171,7 +171,7 @@ impl Daemon {
         for name in self.dataplane.detach_others(&indices)? {
             info!("{name}: detached, since it is not configured any more");
         }
-        Ok(())
+        self.dataplane.settle()
     }
 
     fn attach(&mut self, facts: &Facts, trace: bool) -> Result<()> {

@@ -1,10 +1,10 @@
 //! The table of flows at the size that is configured.
 //!
-//! A kernel's map cannot grow. Another size takes another map, and the flows move: what is sent in the
-//! moment between may have to be sent again before its answer is let in.
+//! A kernel's map cannot grow. Another size takes another map: the old one is moved aside, its flows are
+//! copied before any program uses the new one, and once more when all do, for those that were noted
+//! meanwhile. Invariant: where a process ends between, the next one finds either table and goes on.
 
 use std::fs;
-use std::io::ErrorKind;
 
 use allowlist_common::abi;
 use allowlist_common::flow::{Flow, Tracked};
@@ -12,72 +12,78 @@ use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, Map, MapData, MapInfo};
 use log::info;
 
+use super::Dataplane;
 use super::pins::Pins;
 
 /// The room of a table that nobody uses.
 pub(super) const UNUSED: u32 = 1;
 
-/// A pinned table of another size, out of the way of a new one.
-pub(super) struct Aside {
-    had: u32,
-}
+/// The table.
+pub(super) type Flows = HashMap<MapData, Flow, Tracked>;
 
+/// Where the old table is pinned while there are two.
 const ASIDE: &str = "FLOWS_aside";
 
-/// Moves the pinned table aside if it is of another size.
-pub(super) fn set_aside(pins: &Pins, room: u32) -> Result<Option<Aside>> {
-    let (pin, aside) = (pins.map(abi::FLOWS), pins.map(ASIDE));
-    if aside.exists() && !pin.exists() {
-        put_back(pins)?; // a process ended between
-    }
-    if !pin.exists() {
-        return Ok(None);
-    }
+/// Moves the pinned table aside if it has not this room. Where none is wanted, one that is there stays
+/// as it is: a start that fails goes back to it.
+pub(super) fn set_aside(pins: &Pins, room: Option<u32>) -> Result<()> {
+    put_back(pins)?;
+    let pin = pins.map(abi::FLOWS);
+    let Some(room) = room.filter(|_| pin.exists()) else {
+        return Ok(());
+    };
     let had = MapInfo::from_pin(&pin)
         .context("cannot ask for the table of flows")?
         .max_entries();
-    if had == room {
+    if had != room {
+        pins.unpin(ASIDE)?;
+        fs::rename(&pin, pins.map(ASIDE)).context("cannot move the table of flows aside")?;
+    }
+    Ok(())
+}
+
+/// Puts the old table back if no new one was made.
+pub(super) fn put_back(pins: &Pins) -> Result<()> {
+    let (pin, aside) = (pins.map(abi::FLOWS), pins.map(ASIDE));
+    if aside.exists() && !pin.exists() {
+        fs::rename(aside, pin).context("cannot put the table of flows back")?;
+    }
+    Ok(())
+}
+
+/// Copies what the new table does not have.
+///
+/// # Returns
+/// How many flows and peers; `None` where there is no old table.
+pub(super) fn copy(pins: &Pins, new: &mut Flows) -> Result<Option<u32>> {
+    const BPF_NOEXIST: u64 = 1;
+    let aside = pins.map(ASIDE);
+    if !aside.exists() {
         return Ok(None);
     }
-    fs::rename(&pin, &aside).context("cannot move the table of flows aside")?;
-    Ok(Some(Aside { had }))
-}
-
-/// After `set_aside`, if no new table was made.
-pub(super) fn put_back(pins: &Pins) -> Result<()> {
-    match fs::rename(pins.map(ASIDE), pins.map(abi::FLOWS)) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).context("cannot put the table of flows back")
-        }
-        _ => Ok(()),
+    let old = MapData::from_pin(aside).context("cannot open the table of flows from before")?;
+    let old: Flows = Map::from_map_data(old)?.try_into()?;
+    let mut copied = 0;
+    // Those that do not fit push older ones out; others come and go meanwhile.
+    for (flow, tracked) in old.iter().flatten() {
+        copied += u32::from(new.insert(flow, tracked, BPF_NOEXIST).is_ok());
     }
+    Ok(Some(copied))
 }
 
-impl Aside {
-    /// Moves the flows to the new table, and drops the old one.
-    pub(super) fn move_to(self, pins: &Pins, new: Map) -> Result<()> {
-        let what = "cannot move the flows to a table of another size";
-        let old = Map::from_map_data(MapData::from_pin(pins.map(ASIDE)).context(what)?)?;
-        let old: HashMap<MapData, Flow, Tracked> = old.try_into()?;
-        let mut new: HashMap<MapData, Flow, Tracked> = new.try_into()?;
-        let mut moved = 0_u32;
-        // Those that do not fit push older ones out; others come and go meanwhile.
-        for (flow, tracked) in old.iter().flatten() {
-            new.insert(flow, tracked, 0).context(what)?;
-            moved += 1;
-        }
-        pins.unpin(ASIDE)?;
-        if self.had != UNUSED {
-            info!(
-                "the room for flows changed from {}; {moved} moved",
-                self.had
-            );
+/// Removes the old table.
+pub(super) fn remove_aside(pins: &Pins) -> Result<()> {
+    pins.unpin(ASIDE)
+}
+
+impl Dataplane {
+    /// Call it when every program uses the maps of this object: the last flows move to a table of another
+    /// size, if there is one, and the old one goes.
+    pub fn settle(&mut self) -> Result<()> {
+        if let Some(more) = copy(&self.pins, &mut self.flows)? {
+            info!("the room for flows changed, and they moved; {more} at the last moment");
+            remove_aside(&self.pins)?;
         }
         Ok(())
     }
-}
-
-/// Removes what an ended process may have left.
-pub(super) fn remove(pins: &Pins) -> Result<()> {
-    pins.unpin(ASIDE)
 }

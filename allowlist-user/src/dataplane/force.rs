@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use allowlist_common::abi::{self, Control, Interface, MAX_INTERFACES};
+use allowlist_common::abi::{self, Control, Interface, MAX_INTERFACES, ReturnTraffic};
 use anyhow::{Context as _, Result};
 
 use super::attach::name_of;
@@ -44,6 +44,7 @@ impl Dataplane {
         // A publish fills the other slot and leaves this one as it was.
         self.control.store(before.control);
         self.active = None; // that was the other slot's
+        self.tracks = before.control.return_traffic == ReturnTraffic::Track;
         let indices: Vec<u32> = before
             .attachments
             .iter()
@@ -61,7 +62,7 @@ impl Dataplane {
             };
             self.attach(&facts, mode.wanted(), false)?;
         }
-        Ok(())
+        self.settle()
     }
 
     /// Takes the filter off interfaces whose index is not in `keep`.

@@ -56,6 +56,7 @@ pub use self::view::{Attachment, Entry, View, clock};
 pub use self::watch::{Seen, Watch};
 use crate::compile::Tables;
 use crate::policy::{self, DefaultVerdict, Mode, Rules};
+use flows::Flows;
 use pins::Pins;
 
 /// The object that allowlist-ebpf compiles to: part of this program, so it needs no other file.
@@ -74,6 +75,7 @@ pub struct Dataplane {
     matches: PerCpuArray<MapData, Traffic>,
     service_counts: PerCpuArray<MapData, ServiceTraffic>,
     interfaces: Array<MapData, Interface>,
+    flows: Flows,
     /// The service table in force, if this process published it.
     active: Option<Services>,
     /// Whether what this host sends is noted.
@@ -94,7 +96,7 @@ impl Dataplane {
             );
         }
         let room = max_flows.unwrap_or(flows::UNUSED);
-        let aside = flows::set_aside(&pins, room)?;
+        flows::set_aside(&pins, max_flows)?;
         let mut object = load(&pins, 0, false, room).inspect_err(|_| {
             if !pins.have_links() {
                 let _ = pins.remove(); // half of the maps would be in the way of the next start
@@ -107,9 +109,8 @@ impl Dataplane {
                 .take_map(name)
                 .with_context(|| format!("the kernel object has no map {name}"))
         };
-        if let Some(aside) = aside {
-            aside.move_to(&pins, take(abi::FLOWS)?)?;
-        }
+        let mut flows: Flows = take(abi::FLOWS)?.try_into()?;
+        flows::copy(&pins, &mut flows)?;
         Ok(Self {
             control: ControlWord::map(take(abi::CONTROL)?)?,
             services: take(abi::SERVICES)?.try_into()?,
@@ -118,6 +119,7 @@ impl Dataplane {
             matches: take(abi::MATCHES)?.try_into()?,
             service_counts: take(abi::SERVICE_COUNTS)?.try_into()?,
             interfaces: take(abi::INTERFACES)?.try_into()?,
+            flows,
             active: None,
             tracks: max_flows.is_some(),
             pins,

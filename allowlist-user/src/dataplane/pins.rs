@@ -183,7 +183,7 @@ impl Pins {
         for name in abi::PINNED {
             self.unpin(name)?;
         }
-        super::flows::remove(self)?;
+        super::flows::remove_aside(self)?;
         let _ = fs::remove_dir(self.watchers()); // mostly nobody has ever read
         if let Err(error) = fs::remove_dir(&self.folder) {
             // Nothing of the filter is left, so this is not worth an error.

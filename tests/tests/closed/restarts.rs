@@ -143,3 +143,36 @@ fn lose_no_answer_in_generic_mode() {
     require_root!();
     check("generic");
 }
+
+/// Starts that come as far as the interface and fail there, by other rules: what was in force goes on, with
+/// what was noted till then.
+#[test]
+fn that_fail_change_nothing() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let server = Server::start(&site)?;
+    let mut filter = close(&site, "", &[])?;
+    let idle = Idle::new(&site, &server)?;
+    filter.stop(Signal::SIGTERM, SOON)?;
+    let config = site.scratch.file("allowlist.toml").display().to_string();
+    let closed = std::fs::read_to_string(&config)?;
+    for (from, to) in [
+        ("default = \"drop\"", "default = \"pass\""),
+        (
+            "default = \"drop\"",
+            "default = \"drop\"\nreturn_traffic = \"off\"",
+        ),
+        ("default = \"drop\"", "default = \"drop\"\nmax_flows = 1024"),
+    ] {
+        site.scratch
+            .write("allowlist.toml", closed.replace(from, to))?;
+        // No driver of a virtual link offers it.
+        let ended = site.run(&["run", "--config", &config, "--attach-mode", "offload"])?;
+        ensure!(ended.code == Some(1), "{to}: {ended:?}");
+        assert_eq!(site.json("status")?["return_traffic"], "track", "{to}");
+        idle.hear(&server).context(to)?;
+        let new = Idle::new(&site, &server).context(to)?;
+        new.hear(&server).context(to)?;
+    }
+    Ok(())
+}
