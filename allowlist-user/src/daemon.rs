@@ -23,7 +23,7 @@ use crate::cli::Paths;
 use crate::compile::{CompileError, Names, Tables, compile};
 use crate::config::Config;
 use crate::control::{Control, Live, Request};
-use crate::dataplane::{Dataplane, View, detach_all, print_trace};
+use crate::dataplane::{Dataplane, View, print_trace};
 use crate::gather::{Fetched, gather};
 use crate::interface::{self, Facts};
 use crate::policy::{Feed, Mode, Snapshot, Source};
@@ -434,7 +434,7 @@ impl Daemon {
             info!("stopped: the filter was detached");
             return Ok(());
         }
-        let interfaces = detach_all(&self.options.paths.pin_dir)?;
+        let interfaces = self.dataplane.detach()?;
         info!(
             "stopped; detached from {}: everything passes",
             interfaces.join(", ")

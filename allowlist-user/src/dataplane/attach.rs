@@ -304,7 +304,7 @@ pub(super) fn name_of(interface: &Interface) -> String {
 fn other_program(facts: &Facts, id: u32) -> String {
     let name = program_name(id);
     let remedy = if name == abi::PROGRAM {
-        "if it is another instance of this program, `allowlist detach` with that one's --pin-dir"
+        "if it is another version of this program, `allowlist detach`; if another instance, with that one's --pin-dir"
             .to_owned()
     } else {
         format!(

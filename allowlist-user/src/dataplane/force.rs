@@ -3,15 +3,17 @@
 //! Invariant: every change of what is pinned is made under one lock, so that a daemon that looks
 //! after its interfaces and a `detach` cannot work against each other.
 
+use std::fs;
 use std::path::Path;
 
 use allowlist_common::abi::{self, Control, Interface, MAX_INTERFACES, ReturnTraffic};
 use anyhow::{Context as _, Result};
+use nix::net::if_::if_indextoname;
 
 use super::attach::name_of;
 use super::egress::stop_following;
-use super::link::take_off;
-use super::pins::{Pins, require_privileges};
+use super::link::{interface_of, take_off};
+use super::pins::{EGRESS_LINK, LINK, Pins, other_versions, require_privileges};
 use super::{Attachment, Dataplane, View};
 use crate::interface::Facts;
 
@@ -39,7 +41,7 @@ impl Dataplane {
     /// program runs on them. Removes everything if there was no generation.
     pub fn restore(&mut self, before: &InForce) -> Result<()> {
         if before.control.generation == 0 {
-            return detach_all(self.pins.root()).map(drop);
+            return self.detach().map(drop);
         }
         // A publish fills the other slot and leaves this one as it was.
         self.control.store(before.control);
@@ -65,6 +67,14 @@ impl Dataplane {
         self.settle()
     }
 
+    /// Takes the filter off every interface and removes all pins of this version.
+    ///
+    /// # Returns
+    /// The names of the interfaces.
+    pub fn detach(&self) -> Result<Vec<String>> {
+        detach_own(&self.pins)
+    }
+
     /// Takes the filter off interfaces whose index is not in `keep`.
     ///
     /// # Returns
@@ -86,16 +96,32 @@ impl Dataplane {
     }
 }
 
-/// Takes the filter off every interface and removes all pins.
+/// Takes the filter off every interface and removes all pins, also those of other versions of the maps,
+/// which an older or newer program left.
 ///
 /// # Returns
 /// The names of the interfaces.
 pub fn detach_all(pin_dir: &Path) -> Result<Vec<String>> {
     require_privileges()?;
-    let pins = Pins::open(pin_dir)?;
+    let others = other_versions(pin_dir);
+    let mut detached = match Pins::open(pin_dir) {
+        Ok(pins) => detach_own(&pins)?,
+        Err(_) if !others.is_empty() => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    for folder in &others {
+        detached.extend(detach_other(folder)?);
+    }
+    let _ = fs::remove_dir(pin_dir); // somebody's own folder may be in it
+    Ok(detached)
+}
+
+const STILL_ON: &str = "the filter is still on some interfaces; detach again";
+
+fn detach_own(pins: &Pins) -> Result<Vec<String>> {
     let _changing = pins.change()?;
     // A folder that lacks a map still has links to take off, so names are worth only a try.
-    let view = View::open(pin_dir);
+    let view = View::open(pins.root());
     let names = view.as_ref().map(View::attachments);
     let recorded: Vec<Interface> = (0..MAX_INTERFACES)
         .map(|slot| view.as_ref().ok()?.recorded(slot).ok())
@@ -105,19 +131,46 @@ pub fn detach_all(pin_dir: &Path) -> Result<Vec<String>> {
     pins.unpin(abi::CONTROL)?;
     let mut detached = Vec::new();
     for (slot, recorded) in (0..).zip(&recorded) {
-        stop_following(&pins, slot, recorded)?;
         let pin = pins.link(slot);
-        if !pin.exists() {
-            continue;
+        if pin.exists() {
+            take_off(&pin).context(STILL_ON)?;
+            let mut known = names.iter().flatten().flatten();
+            detached.push(
+                known
+                    .find(|attachment| attachment.slot == slot)
+                    .map_or_else(|| format!("slot {slot}"), |one| one.name.clone()),
+            );
         }
-        take_off(&pin).context("the filter is still on some interfaces; detach again")?;
-        let mut known = names.iter().flatten().flatten();
-        detached.push(
-            known
-                .find(|attachment| attachment.slot == slot)
-                .map_or_else(|| format!("slot {slot}"), |one| one.name.clone()),
-        );
+        // After what lets answers in.
+        stop_following(pins, slot, recorded)?;
     }
     pins.remove()?;
+    Ok(detached)
+}
+
+/// What another version pinned: of its maps nothing is known but that a daemon of any version ends when
+/// its control word is unpinned.
+fn detach_other(folder: &Path) -> Result<Vec<String>> {
+    let _ = fs::remove_file(folder.join(abi::CONTROL));
+    let mut detached = Vec::new();
+    let pinned =
+        fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    for entry in pinned {
+        let pin = entry?.path();
+        let name = pin.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with(LINK) {
+            if let Some(Ok(interface)) = interface_of(&pin)?.map(if_indextoname) {
+                detached.push(interface.to_string_lossy().into_owned());
+            }
+            take_off(&pin).context(STILL_ON)?;
+        } else if name.starts_with(EGRESS_LINK) {
+            take_off(&pin).context(STILL_ON)?;
+        } else if pin.is_dir() {
+            let _ = fs::remove_dir(&pin);
+        } else {
+            fs::remove_file(&pin).with_context(|| format!("cannot unpin {}", pin.display()))?;
+        }
+    }
+    fs::remove_dir(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     Ok(detached)
 }

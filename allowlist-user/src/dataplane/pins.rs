@@ -20,6 +20,24 @@ use super::link::interface_of;
 /// Where a BPF file system is expected, and mounted when it is missing.
 const BPF_FS: &str = "/sys/fs/bpf";
 
+/// What pins of links begin with; an interface slot's number follows.
+pub(super) const LINK: &str = "link_";
+/// The same for links of the program that notes what is sent.
+pub(super) const EGRESS_LINK: &str = "egress_";
+
+/// The folders under `root` of other ABI versions.
+pub(super) fn other_versions(root: &Path) -> Vec<PathBuf> {
+    let is_other = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let version = name
+            .strip_prefix('v')
+            .and_then(|digits| digits.parse().ok());
+        version.is_some_and(|version: u32| version != abi::VERSION)
+    };
+    let entries = fs::read_dir(root).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(is_other).collect()
+}
+
 /// A pin folder of this ABI version.
 #[derive(Debug)]
 pub(super) struct Pins {
@@ -150,12 +168,12 @@ impl Pins {
 
     /// Where the link of an interface slot is pinned.
     pub(super) fn link(&self, slot: u32) -> PathBuf {
-        self.folder.join(format!("link_{slot}"))
+        self.folder.join(format!("{LINK}{slot}"))
     }
 
     /// Where the link of what notes an interface slot's outbound packets is pinned.
     pub(super) fn egress(&self, slot: u32) -> PathBuf {
-        self.folder.join(format!("egress_{slot}"))
+        self.folder.join(format!("{EGRESS_LINK}{slot}"))
     }
 
     /// A folder that whoever reads events locks.
