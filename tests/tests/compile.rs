@@ -53,11 +53,13 @@ proptest! {
 
     /// Match ids mean the same in the next generation, whatever is in it.
     #[test]
-    fn match_ids_stay(world in worlds(1), next in worlds(1)) {
+    fn ids_to_count_under_stay(world in worlds(1), next in worlds(1)) {
         let first = compile(&world.policy, &world.snapshot, 1000, &Names::default()).expect("a small policy");
         let second = compile(&next.policy, &next.snapshot, 1000, &first.names).expect("a small policy");
         let known = first.names.matches.len();
         prop_assert_eq!(&second.names.matches[..known], &first.names.matches[..]);
+        let known = first.names.services.len();
+        prop_assert_eq!(&second.names.services[..known], &first.names.services[..]);
     }
 }
 
