@@ -47,14 +47,13 @@ pub(crate) fn parse_received(ctx: &XdpContext) -> Option<Parsed> {
 #[inline(always)]
 pub(crate) fn parse_sent(ctx: &TcContext) -> Option<Parsed> {
     let room = PARSED.get_ptr_mut(0)?;
-    let headers = COPIED.min(ctx.len() as usize);
-    if ctx.data_end() - ctx.data() < headers {
-        // SAFETY: the context is this program's own; its pointers are read below, anew. On failure the
-        // frame is as it was, and is parsed as far as it goes.
-        unsafe { bpf_skb_pull_data(ctx.as_ptr().cast(), headers as u32) };
-    }
     leave(ctx, room);
-    Some(taken(room))
+    let parsed = taken(room);
+    if parsed.contents.is_err() {
+        parse_pulled(ctx, room.cast());
+        return Some(taken(room));
+    }
+    Some(parsed)
 }
 
 /// The flow that an ICMP error from `source` is about, by what the received frame quotes.
@@ -138,6 +137,17 @@ fn parse_copied(ctx: &XdpContext, room: *mut u64) {
         network_copied(copy.copy, copy.length, room);
         transport_copied(copy.copy, room);
     }
+}
+
+/// Parses a sent frame whose headers are not all in the first piece, with them moved there. Hardly ever
+/// done: it makes the kernel copy the piece.
+#[inline(never)]
+fn parse_pulled(ctx: &TcContext, room: *mut u64) {
+    let headers = COPIED.min(ctx.length());
+    // SAFETY: the context is this program's own; its pointers are read anew. On failure the frame is as it
+    // was, and so is what is parsed.
+    unsafe { bpf_skb_pull_data(ctx.as_ptr().cast(), headers as u32) };
+    leave(ctx, room.cast());
 }
 
 #[inline(never)]

@@ -3,8 +3,11 @@
 //! Invariants: no packet is held up or changed, whatever happens here; only the map's entries tell of
 //! it. Flows from a port that a service covers are not noted: what comes to such a port is the
 //! service's to judge, and a busy service would push this host's own flows out of the map.
+//!
+//! It notes whatever the control word says, since it is there only where that is wanted: from a little
+//! before the first packet is judged by it.
 
-use allowlist_common::abi::{Control, ReturnTraffic};
+use allowlist_common::abi::Control;
 use allowlist_common::flow::{Flow, Sent, Tracked, longest, port_table};
 use allowlist_common::packet::{Contents, TCP, UDP};
 use aya_ebpf::btf_maps::PerCpuArray;
@@ -25,7 +28,6 @@ const FRESH: u32 = 1;
 #[classifier]
 pub fn allowlist_sent(ctx: TcContext) -> i32 {
     if let Some(control) = control()
-        && control.return_traffic == ReturnTraffic::Track
         && let Some(parsed) = parse_sent(&ctx)
         && let Ok(Contents::Ip(packet)) = parsed.contents
         && let Some(sent) = Sent::of(&packet)

@@ -95,6 +95,11 @@ fn warnings(config: &Config) -> Vec<String> {
     if let Some(own) = own_ports() {
         warnings.extend(config.own_port_warnings(&own));
     }
+    if std::fs::read_to_string("/sys/kernel/realtime").is_ok_and(|text| text.trim() == "1") {
+        warnings.push(
+            "this kernel is a real-time one, on which the programs may interrupt each other: they were not made for that, and may judge and count wrongly".to_owned(),
+        );
+    }
     warnings
 }
 

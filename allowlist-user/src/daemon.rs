@@ -35,6 +35,9 @@ const FIRST_RETRY: Duration = Duration::from_secs(15);
 /// How often to look whether somebody detached the filter, or an interface came back.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// How long a closed host's own traffic is noted before the first packet is judged by it.
+const LISTEN: Duration = Duration::from_secs(1);
+
 const COUNTS_ANEW: &str =
     "what was counted by source so far cannot be told apart any more: those counts start anew";
 
@@ -158,20 +161,41 @@ impl Daemon {
     }
 
     /// Publishes the first generation, then attaches: from then on packets are judged.
+    ///
+    /// Where a closed host is to tell answers, what it sends is noted before the first packet is judged by
+    /// that, for long enough to know the connections that are open and talk.
     fn begin(&mut self, tables: &Tables, interfaces: &[Facts], counts_known: bool) -> Result<()> {
         if !counts_known {
             warn!("{COUNTS_ANEW}");
             self.dataplane.forget_counts()?;
         }
-        self.put_in_force(tables)?;
+        // What filters already changes over to this program first: by the same tables, until the publish.
+        let (mut filtered, mut new) = (Vec::new(), Vec::new());
+        let mut is_news = false;
         for facts in interfaces {
+            is_news |= self.dataplane.follow(facts)?;
+            if self.dataplane.filters(facts)? {
+                filtered.push(facts);
+            } else {
+                new.push(facts);
+            }
+        }
+        for facts in filtered {
+            self.attach(facts, self.options.trace)?;
+        }
+        self.dataplane.settle()?;
+        if is_news {
+            std::thread::sleep(LISTEN);
+        }
+        self.put_in_force(tables)?;
+        for facts in new {
             self.attach(facts, self.options.trace)?;
         }
         let indices: Vec<u32> = interfaces.iter().map(|facts| facts.index).collect();
         for name in self.dataplane.detach_others(&indices)? {
             info!("{name}: detached, since it is not configured any more");
         }
-        self.dataplane.settle()
+        Ok(())
     }
 
     fn attach(&mut self, facts: &Facts, trace: bool) -> Result<()> {
@@ -197,6 +221,9 @@ impl Daemon {
             let index = if_nametoindex(&*name).ok();
             if index.is_some() && attachments.iter().any(|one| one.index == index) {
                 self.lost.remove(&name);
+                if self.config.rules.tracks() {
+                    self.look_after_egress(&name).await;
+                }
                 continue;
             }
             let first_seen = self.lost.insert(name.clone());
@@ -208,6 +235,9 @@ impl Daemon {
             let Ok(facts) = interface::look_up(&name).await else {
                 continue;
             };
+            if self.limits_services() {
+                self.publish()?; // the new interface may have another slot, and its services go by that
+            }
             match self.attach(&facts, self.options.trace) {
                 Ok(()) => warn_of_stripped_tags(&name).await,
                 Err(error) if first_seen => warn!("{error:#}; this is tried again"),
@@ -215,6 +245,31 @@ impl Daemon {
             }
         }
         Ok(())
+    }
+
+    /// Notes what is sent again, where somebody took off what does.
+    async fn look_after_egress(&mut self, name: &str) {
+        let Ok(facts) = interface::look_up(name).await else {
+            return;
+        };
+        match self.dataplane.follows(&facts) {
+            Ok(true) => {}
+            Ok(false) => {
+                warn!(
+                    "{name}: what this host sends was not noted any more, so answers to it were dropped; it is again"
+                );
+                if let Err(error) = self.dataplane.follow(&facts) {
+                    warn!("{error:#}; this is tried again");
+                }
+            }
+            Err(error) => warn!("{error:#}"),
+        }
+    }
+
+    /// Whether some service is not everywhere.
+    fn limits_services(&self) -> bool {
+        let mut services = self.config.policy.services.iter();
+        services.any(|service| !service.interfaces.is_empty())
     }
 
     /// Keeps the kernel in step until a signal, or until somebody detaches the filter.

@@ -89,6 +89,12 @@ impl Dataplane {
             bail!("{}: not attached: the filter was detached", facts.name);
         }
         let slot = self.slot_of(&facts.name, facts.index)?;
+        let on = self.mode_on(slot, facts)?;
+        if on.is_none()
+            && let Some(id) = facts.xdp_program
+        {
+            bail!(other_program(facts, id));
+        }
         let mut object = self.load_program(slot, trace)?;
         // First, so that what is sent from now on is known when its answer comes.
         self.follow_sent(&mut object, slot, facts, Hook::Best)?;
@@ -96,7 +102,7 @@ impl Dataplane {
             .program_mut(abi::PROGRAM)
             .expect("load_program loaded it")
             .try_into()?;
-        let (mode, warning) = match self.mode_on(slot, facts)? {
+        let (mode, warning) = match on {
             Some(mode) if wanted.fits(mode) => {
                 replace(program, &self.pins.link(slot))
                     .with_context(|| format!("cannot replace the program on {}", facts.name))?;
@@ -104,7 +110,13 @@ impl Dataplane {
                 (mode, None)
             }
             Some(old) => self.change_mode(program, slot, facts, (old, wanted))?,
-            None => self.attach_anew(program, slot, facts, wanted)?,
+            None => match self.attach_anew(program, slot, facts, wanted) {
+                Ok(attached) => attached,
+                Err(error) => {
+                    self.unfollow(slot)?; // nobody asks for what it notes
+                    return Err(error);
+                }
+            },
         };
         Ok(Attached {
             mode,
@@ -124,9 +136,6 @@ impl Dataplane {
         let pin = self.pins.link(slot);
         if pin.exists() {
             take_off(&pin)?; // of an interface that is gone
-        }
-        if let Some(id) = facts.xdp_program {
-            bail!(other_program(facts, id));
         }
         let (link, mode, warning) = new_link(program, facts, wanted)?;
         self.pin(slot, facts, mode, link)?;
@@ -180,6 +189,12 @@ impl Dataplane {
         Ok(AttachedIn::from_number(recorded.attach_mode))
     }
 
+    /// Whether an interface has the filter on it.
+    pub fn filters(&self, facts: &Facts) -> Result<bool> {
+        let slot = self.slot_of(&facts.name, facts.index)?;
+        Ok(self.mode_on(slot, facts)?.is_some())
+    }
+
     fn record(&mut self, slot: u32, facts: &Facts, mode: AttachedIn) -> Result<()> {
         let recorded = Interface {
             index: facts.index,
@@ -203,7 +218,7 @@ impl Dataplane {
 
     /// The slot that this interface has by its link; else the one that has an interface of its name,
     /// so that counts go on; else a free one.
-    fn slot_of(&self, name: &str, index: u32) -> Result<u32> {
+    pub(super) fn slot_of(&self, name: &str, index: u32) -> Result<u32> {
         let mut by_name = None;
         let mut free = None;
         for slot in 0..MAX_INTERFACES {
@@ -289,7 +304,7 @@ fn new_link(
     }
 }
 
-fn padded(name: &str) -> [u8; 16] {
+pub(super) fn padded(name: &str) -> [u8; 16] {
     let mut bytes = [0; 16];
     let length = name.len().min(bytes.len() - 1);
     bytes[..length].copy_from_slice(&name.as_bytes()[..length]);

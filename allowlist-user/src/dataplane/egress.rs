@@ -17,7 +17,8 @@ use nix::errno::Errno;
 use nix::net::if_::if_indextoname;
 
 use super::Dataplane;
-use super::link::take_off;
+use super::attach::padded;
+use super::link::{interface_of, take_off};
 use super::pins::Pins;
 use crate::interface::Facts;
 
@@ -33,11 +34,46 @@ pub enum Hook {
 const BY_TCX: u32 = 1;
 const BY_CLSACT: u32 = 2;
 
-/// Ours among the filters of an interface, so that it is found again.
-const PRIORITY: u16 = 0xa110;
-const HANDLE: TcHandle = TcHandle::new(0, 1);
+/// Before the others on the interface, since one of them may end the chain.
+const PRIORITY: u16 = 1;
+/// Ours among the filters of that priority, so that it is found again.
+const HANDLE: TcHandle = TcHandle::new(0, 0xa110);
 
 impl Dataplane {
+    /// Begins to note what is sent on an interface, if that is asked for. [`Self::attach`] does so too; what
+    /// this is for is to know of flows before the first packet is judged by them.
+    ///
+    /// # Returns
+    /// Whether it was not noted before.
+    pub fn follow(&mut self, facts: &Facts) -> Result<bool> {
+        if !self.tracks {
+            return Ok(false);
+        }
+        let _changing = self.pins.change()?;
+        let slot = self.reserve(&facts.name)?;
+        let was_followed = self.is_followed(slot, facts)?;
+        let mut object = self.load(slot, false)?;
+        self.follow_sent(&mut object, slot, facts, Hook::Best)?;
+        Ok(!was_followed)
+    }
+
+    /// Whether what is sent on an interface is noted where it should be. Of a clsact filter that somebody
+    /// removed nothing is known here.
+    pub fn follows(&self, facts: &Facts) -> Result<bool> {
+        let slot = self.slot_of(&facts.name, facts.index)?;
+        Ok(!self.tracks || self.is_followed(slot, facts)?)
+    }
+
+    fn is_followed(&self, slot: u32, facts: &Facts) -> Result<bool> {
+        let recorded = self.interfaces.get(&slot, 0)?;
+        let pin = self.pins.egress(slot);
+        Ok(match recorded.egress {
+            BY_TCX => pin.exists() && interface_of(&pin)? == Some(facts.index),
+            BY_CLSACT => recorded.index == facts.index,
+            _ => false,
+        })
+    }
+
     /// Notes what is sent on an interface, if that is asked for, and stops doing so if not.
     pub fn follow_sent(
         &mut self,
@@ -60,7 +96,24 @@ impl Dataplane {
             stop_following(&self.pins, slot, &recorded)?;
             0
         };
-        let recorded = Interface { egress, ..recorded };
+        // With the interface, so that a filter of it can be removed whatever comes next.
+        let recorded = Interface {
+            egress,
+            index: facts.index,
+            name: padded(&facts.name),
+            ..recorded
+        };
+        Ok(self.interfaces.set(slot, recorded, 0)?)
+    }
+
+    /// Stops noting what is sent on a slot's interface.
+    pub(super) fn unfollow(&mut self, slot: u32) -> Result<()> {
+        let recorded = self.interfaces.get(&slot, 0)?;
+        stop_following(&self.pins, slot, &recorded)?;
+        let recorded = Interface {
+            egress: 0,
+            ..recorded
+        };
         Ok(self.interfaces.set(slot, recorded, 0)?)
     }
 
@@ -73,7 +126,7 @@ impl Dataplane {
     ) -> Result<u32> {
         let pin = self.pins.egress(slot);
         if pin.exists() {
-            if hook == Hook::Best && super::link::interface_of(&pin)? == Some(facts.index) {
+            if hook == Hook::Best && interface_of(&pin)? == Some(facts.index) {
                 let link: FdLink = PinnedLink::from_pin(&pin)?.into();
                 let id = program.attach_to_link(link.try_into()?)?;
                 drop(program.take_link(id)?); // the pin holds it
@@ -97,7 +150,7 @@ impl Dataplane {
                 Err(error) => log::debug!("{}: no tcx: {error:#}", facts.name),
             }
         }
-        attach_filter(program, facts, recorded)?;
+        attach_filter(program, facts)?;
         Ok(BY_CLSACT)
     }
 }
@@ -127,20 +180,16 @@ fn load(object: &mut Ebpf) -> Result<&mut SchedClassifier> {
     Ok(program)
 }
 
-fn attach_filter(program: &mut SchedClassifier, facts: &Facts, recorded: &Interface) -> Result<()> {
+fn attach_filter(program: &mut SchedClassifier, facts: &Facts) -> Result<()> {
     match qdisc_add_clsact(&facts.name) {
         // Ours from before, or somebody else's.
         Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(Errno::EEXIST as i32) => {
         }
         added => added.context("cannot add the clsact queueing discipline")?,
     }
-    let replaced = if recorded.egress == BY_CLSACT && recorded.index == facts.index {
-        let link = filter(&facts.name)?;
-        program.attach_to_link(link).ok()
-    } else {
-        None
-    };
-    let id = if let Some(id) = replaced {
+    // In the place of ours from before; fails where there is none.
+    let replaced = program.attach_to_link(filter(&facts.name)?);
+    let id = if let Ok(id) = replaced {
         id
     } else {
         let options = NlOptions {
@@ -148,11 +197,15 @@ fn attach_filter(program: &mut SchedClassifier, facts: &Facts, recorded: &Interf
             handle: HANDLE,
             ..NlOptions::default()
         };
-        program.attach_with_options(
-            &facts.name,
-            TcAttachType::Egress,
-            TcAttachOptions::Netlink(options),
-        )?
+        let options = TcAttachOptions::Netlink(options);
+        program
+            .attach_with_options(&facts.name, TcAttachType::Egress, options)
+            .with_context(|| {
+                format!(
+                    "cannot add a filter with priority {PRIORITY}; if another kind of filter has it (`tc filter show dev {} egress`), give that one another",
+                    facts.name
+                )
+            })?
     };
     // Dropped, it would take the filter off.
     std::mem::forget(program.take_link(id)?);

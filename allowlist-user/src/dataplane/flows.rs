@@ -18,6 +18,9 @@ use super::pins::Pins;
 /// The room of a table that nobody uses.
 pub(super) const UNUSED: u32 = 1;
 
+/// Entries that a flow takes: its own and its peer's, which it mostly has for itself.
+pub(super) const ENTRIES: u32 = 2;
+
 /// The table.
 pub(super) type Flows = HashMap<MapData, Flow, Tracked>;
 
@@ -27,7 +30,6 @@ const ASIDE: &str = "FLOWS_aside";
 /// Moves the pinned table aside if it has not this room. Where none is wanted, one that is there stays
 /// as it is: a start that fails goes back to it.
 pub(super) fn set_aside(pins: &Pins, room: Option<u32>) -> Result<()> {
-    put_back(pins)?;
     let pin = pins.map(abi::FLOWS);
     let Some(room) = room.filter(|_| pin.exists()) else {
         return Ok(());

@@ -85,10 +85,15 @@ impl Dataplane {
         for slot in 0..MAX_INTERFACES {
             let pin = self.pins.link(slot);
             let is_kept = |index| keep.contains(&index);
-            if pin.exists() && !self.pins.interface_of(slot)?.is_some_and(is_kept) {
+            let recorded = self.interfaces.get(&slot, 0)?;
+            if !pin.exists() {
+                // A start that failed may have got as far as that.
+                if recorded.egress != 0 && !is_kept(recorded.index) {
+                    self.unfollow(slot)?;
+                }
+            } else if !self.pins.interface_of(slot)?.is_some_and(is_kept) {
                 take_off(&pin)?;
-                let recorded = self.interfaces.get(&slot, 0)?;
-                stop_following(&self.pins, slot, &recorded)?;
+                self.unfollow(slot)?;
                 detached.push(name_of(&recorded));
             }
         }

@@ -89,14 +89,16 @@ impl Dataplane {
     pub fn open(pin_dir: &Path, max_flows: Option<u32>) -> Result<Self> {
         let pins = Pins::create(pin_dir)?;
         let _changing = pins.change()?;
+        flows::put_back(&pins)?; // a process may have ended between
         if pins.have_links() && !pins.are_whole() {
             bail!(
                 "some of the maps under {} are gone while the filter is on; `allowlist detach` first",
                 pin_dir.display()
             );
         }
-        let room = max_flows.unwrap_or(flows::UNUSED);
-        flows::set_aside(&pins, max_flows)?;
+        let wanted = max_flows.map(|flows| flows.saturating_mul(flows::ENTRIES));
+        let room = wanted.unwrap_or(flows::UNUSED);
+        flows::set_aside(&pins, wanted)?;
         let mut object = load(&pins, 0, false, room).inspect_err(|_| {
             if !pins.have_links() {
                 let _ = pins.remove(); // half of the maps would be in the way of the next start
@@ -203,7 +205,7 @@ impl Dataplane {
 
     /// One more copy of the program for the interface in `slot`: loaded, and attached to nothing.
     pub fn load_program(&self, slot: u32, trace: bool) -> Result<Ebpf> {
-        let mut object = load(&self.pins, slot, trace, flows::UNUSED)?;
+        let mut object = self.load(slot, trace)?;
         let program: &mut Xdp = object
             .program_mut(abi::PROGRAM)
             .with_context(|| format!("the kernel object has no program {}", abi::PROGRAM))?
@@ -212,6 +214,10 @@ impl Dataplane {
             .load()
             .context("the kernel refused the program (its verifier's log follows)")?;
         Ok(object)
+    }
+
+    fn load(&self, slot: u32, trace: bool) -> Result<Ebpf> {
+        load(&self.pins, slot, trace, flows::UNUSED)
     }
 
     /// Sets what was counted by source and by service to nothing: for when nobody knows what the ids

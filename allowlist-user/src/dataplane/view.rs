@@ -17,6 +17,7 @@ use nix::net::if_::if_indextoname;
 use serde::Serialize;
 
 use super::attach::{AttachedIn, name_of};
+use super::flows::ENTRIES;
 use super::pins::Pins;
 
 /// The pinned maps, open for reading.
@@ -126,7 +127,7 @@ impl View {
         let Map::LruHashMap(data) = &map else {
             bail!("{} is no table of flows", abi::FLOWS);
         };
-        let room = data.info()?.max_entries();
+        let room = data.info()?.max_entries() / ENTRIES;
         let flows: HashMap<_, Flow, Tracked> = map.try_into()?;
         let now = clock().as_secs() as u32;
         let alive = flows
