@@ -194,3 +194,25 @@ fn an_interface_that_is_not_configured_any_more_is_let_go() -> anyhow::Result<()
     }
     Ok(())
 }
+
+/// A failed start leaves nobody who would know of the filter that it added: the next one takes its place.
+#[test]
+fn a_filter_that_is_left_is_taken_over() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    site.host.run(|| -> anyhow::Result<()> {
+        for _ in 0..2 {
+            let mut dataplane = Dataplane::open(site.scratch.pin_dir(), Some(2048))?;
+            let facts = runtime.block_on(look_up("eth0"))?;
+            let mut object = dataplane.load_program(0, false)?;
+            dataplane.follow_sent(&mut object, 0, &facts, Hook::Clsact)?;
+            // As if the process had been killed, and the pins removed by hand.
+            drop(dataplane);
+            std::fs::remove_dir_all(site.scratch.pin_dir().join(format!("v{VERSION}")))?;
+        }
+        Ok(())
+    })?;
+    assert_eq!(egress_filters(&site.host, "eth0")?.len(), 1);
+    Ok(())
+}

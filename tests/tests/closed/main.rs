@@ -3,6 +3,7 @@
 //!
 //! Both ends of a conversation are held by one thread, so nothing runs that a test does not wait for.
 
+mod closing;
 mod dhcp;
 mod hooks;
 mod neighbours;

@@ -2,7 +2,7 @@
 
 use std::sync::Barrier;
 
-use allowlist_tests::lab::set_mtu;
+use allowlist_tests::lab::{rename, set_mtu};
 use allowlist_tests::skip;
 use anyhow::ensure;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -264,4 +264,40 @@ fn jumbo_frames_are_judged_in_native_mode() {
 fn jumbo_frames_are_judged_in_generic_mode() {
     require_root!();
     check_jumbo("generic");
+}
+
+/// A new interface of a name is protected by the services of that name, though the old one lives on.
+#[test]
+fn a_service_on_one_interface_is_on_the_next_of_its_name() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let config = site.scratch.write(
+        "allowlist.toml",
+        r#"
+        interfaces = ["eth0"]
+        [services.web]
+        ports = ["udp/443"]
+        interfaces = ["eth0"]
+        allow = ["friends"]
+        [sources.friends]
+        prefixes = ["203.0.113.0/24", "2001:db8:7::/48"]
+        "#,
+    )?;
+    let filter = site.filter(&["--config", &config.display().to_string()])?;
+    assert!(!gets_through(&site, STRANGERS[0])?);
+    rename(&site.host, "eth0", "old0")?;
+    rename(&site.peer, "eth0", "old0")?;
+    site.link(
+        "eth0",
+        ["198.51.102.1/24", "2001:db8:3::1/64"],
+        ["198.51.102.2/24", "2001:db8:3::2/64"],
+    )?;
+    eventually(|| Ok(filter.stderr().matches("eth0: attached").count() == 2))?;
+    let sender = FrameSender::new(&site.peer, "eth0")?;
+    for source in [FRIENDS[0], STRANGERS[0]] {
+        sender.send(&datagram(ip(source), PROTECTED, b"hello"))?;
+    }
+    let counted = || Ok(site.json("status")?["services"]["web"]["dropped_packets"] == 2);
+    eventually(counted)?; // one on each
+    Ok(())
 }
