@@ -18,7 +18,7 @@ use super::*;
 
 const DOWNLOADS: usize = 4;
 /// The host hears so often of each, and says nothing but that it has heard.
-const BETWEEN: Duration = Duration::from_millis(20);
+const BETWEEN: Duration = Duration::from_millis(300);
 /// What its kernel waits for more, before it says so.
 const PATIENCE: Duration = Duration::from_millis(200);
 
@@ -73,7 +73,7 @@ fn downloads_go_on(start_open: bool) -> anyhow::Result<()> {
             let at_first = heard.each_ref().map(|heard| heard.load(Ordering::Relaxed));
             let goes_on = || {
                 let mut both = heard.iter().zip(at_first);
-                Ok(both.all(|(heard, first)| heard.load(Ordering::Relaxed) > first + 10_000))
+                Ok(both.all(|(heard, first)| heard.load(Ordering::Relaxed) > first + 3_000))
             };
             eventually(goes_on).context("some download hears nothing any more")?;
             drop(filter);
