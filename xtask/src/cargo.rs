@@ -143,10 +143,16 @@ impl Built {
 
 /// `cargo build` with these arguments. Whatever cargo has to say goes to standard error.
 pub(crate) fn build(args: &[&str]) -> Result<Built> {
+    build_with(args, &[])
+}
+
+/// The same, with these variables.
+pub(crate) fn build_with(args: &[&str], variables: &[(&str, &str)]) -> Result<Built> {
     let mut command = command("cargo");
     command
         .args(["build", "--message-format=json-render-diagnostics"])
-        .args(args);
+        .args(args)
+        .envs(variables.iter().copied());
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()

@@ -6,6 +6,7 @@
 mod bench;
 mod build;
 mod cargo;
+mod fuzz;
 mod lint;
 mod privilege;
 mod run;
@@ -47,6 +48,7 @@ enum Command {
     Test(test::Args),
     Lint(lint::Args),
     Bench(bench::Args),
+    Fuzz(fuzz::Args),
     Vm(vm::Args),
 }
 
@@ -64,6 +66,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Test(args) => test::run(&args),
         Command::Lint(args) => lint::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Vm(args) => vm::run(&args),
     }
 }

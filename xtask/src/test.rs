@@ -83,7 +83,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         // An array in TOML: the variable of the same meaning would be cut at each blank.
         Some(format!("target.{}.runner={wrapper:?}", compiler.host()?))
     };
-    let mut kernel = args.cargo_test(runner, &["allowlist-tests"]);
+    // Beside it what is built of it, though that needs no root.
+    let mut kernel = args.cargo_test(runner, &["allowlist-tests", "allowlist-fuzz"]);
 
     let mut tally = Tally::default();
     let host = cargo::each_line(host.envs(environment.clone()), |line| tally.read(line))?;

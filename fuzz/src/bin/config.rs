@@ -1,0 +1,10 @@
+//! Configurations: see `allowlist_fuzz::config`.
+#![no_main]
+
+use allowlist_fuzz::{config, seeds};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(
+    init: seeds::leave(&seeds::config()),
+    |input| config::run(input)
+);

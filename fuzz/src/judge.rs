@@ -1,0 +1,267 @@
+//! Frames that a host sends and receives under one of a few policies: the logic that ships and the
+//! model have to agree on each.
+//!
+//! - `parsing`: what a frame is
+//! - `ledger`: until when what was sent can be answered
+//!
+//! An input is a setting of two bytes, then items: a byte, the frame's length in two bytes, the frame.
+//! Any bytes are an input; where the last frame is cut off, it is as long as there are bytes.
+
+mod ledger;
+mod parsing;
+
+use std::fmt::Write as _;
+use std::sync::LazyLock;
+
+use allowlist_common::flow::Sent;
+use allowlist_common::packet::{Contents, parse};
+use allowlist_common::verdict::{Reason, Verdict};
+use allowlist_tests::model::dissect::dissect;
+use allowlist_tests::model::host::Host;
+use allowlist_tests::model::worlds::INTERFACES;
+use allowlist_tests::model::{Model, static_snapshot};
+use allowlist_user::compile::{Names, Tables, compile};
+use allowlist_user::config::Config;
+use allowlist_user::policy::{DefaultVerdict, Keep, Policy, ReturnTraffic, Rules, Snapshot};
+
+use ledger::Ledger;
+
+/// The policies, as they would be configured.
+pub(crate) const POLICIES: [&str; 4] = [
+    "",
+    r#"
+    [services.web]
+    ports = ["tcp/443", "udp/443", "tcp/8080-8081", "icmp"]
+    allow = ["v4", "v6"]
+    [services.ssh]
+    ports = ["tcp/22"]
+    allow = ["v4"]
+    interfaces = ["lan0"]
+    [sources.v4]
+    prefixes = ["10.0.0.0/30", "10.128.0.0/9", "10.0.16.1"]
+    [sources.v6]
+    prefixes = ["2001:db8::/64", "2001:db8:0:0:8000::/65", "2001:db8:4000::1"]
+    "#,
+    r#"
+    [services.signalling]
+    ports = ["sctp/80-444", "tcp/1-80"]
+    allow = ["wide"]
+    interfaces = ["wan0"]
+    [services.web]
+    ports = ["tcp/80", "tcp/443"]
+    allow = ["narrow"]
+    [services.names]
+    ports = ["udp/1-65535"]
+    allow = ["narrow"]
+    interfaces = ["lan0"]
+    [sources.wide]
+    prefixes = ["10.0.0.0/8", "2001:db8::/32"]
+    [sources.narrow]
+    prefixes = ["10.0.8.0/24", "10.0.8.1", "2001:db8:8000::/33", "a00::"]
+    "#,
+    r#"
+    [services.all]
+    ports = ["any"]
+    allow = ["some"]
+    [services.ping]
+    ports = ["icmp"]
+    allow = ["everybody"]
+    interfaces = ["wan0"]
+    [sources.some]
+    prefixes = ["10.64.0.0/10", "2001:db8::/48"]
+    [sources.everybody]
+    prefixes = ["0.0.0.0/0", "::/0"]
+    "#,
+];
+
+/// A policy, ready to be judged by.
+pub(crate) struct World {
+    pub(crate) policy: Policy,
+    snapshot: Snapshot,
+    tables: Tables,
+}
+
+pub(crate) static WORLDS: LazyLock<[World; POLICIES.len()]> = LazyLock::new(|| {
+    POLICIES.map(|text| {
+        let config = Config::parse(text, "fuzz.toml".as_ref()).expect("a configuration");
+        let snapshot = static_snapshot(&config.policy);
+        let tables = compile(&config.policy, &snapshot, 100, &Names::default()).expect("tables");
+        World {
+            policy: config.policy,
+            snapshot,
+            tables,
+        }
+    })
+});
+
+/// What stands before the frames, in two bytes: zeros are the first policy and the defaults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Setting(pub(crate) [u8; 2]);
+
+impl Setting {
+    const fn world(self) -> usize {
+        self.0[0] as usize % POLICIES.len()
+    }
+
+    fn rules(self) -> Rules {
+        let (default, return_traffic) = match self.0[0] >> 4 & 3 {
+            0 => (DefaultVerdict::Pass, ReturnTraffic::Track),
+            1 => (DefaultVerdict::Drop, ReturnTraffic::Track),
+            2 => (DefaultVerdict::Drop, ReturnTraffic::Established),
+            _ => (DefaultVerdict::Drop, ReturnTraffic::Off),
+        };
+        let keeps = |bit: u8| self.0[1] >> bit & 1 == 0;
+        Rules {
+            default,
+            return_traffic,
+            keep: Keep {
+                arp: keeps(0),
+                neighbour_discovery: keeps(1),
+                icmp_errors: keeps(2),
+                dhcp: keeps(3),
+                multicast: keeps(4),
+                not_ip: keeps(5),
+            },
+        }
+    }
+}
+
+/// A frame, and what happens to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Item<'a> {
+    /// By this host, or by another.
+    pub(crate) is_sent: bool,
+    /// Which of [`INTERFACES`].
+    pub(crate) slot: usize,
+    /// Of a sent frame, the seconds since what was sent before; of a received one, how much lies in its
+    /// first piece, in units of 8 bytes.
+    pub(crate) number: u8,
+    pub(crate) frame: &'a [u8],
+}
+
+/// The first item of an input, and what follows.
+fn split(input: &[u8]) -> Option<(Item<'_>, &[u8])> {
+    let (head, rest) = input.split_first_chunk::<3>()?;
+    let length = usize::from(u16::from_be_bytes([head[1], head[2]]));
+    let (frame, rest) = rest.split_at(length.min(rest.len()));
+    let item = Item {
+        is_sent: head[0] & 1 != 0,
+        slot: usize::from(head[0] >> 1 & 1),
+        number: head[0] >> 2,
+        frame,
+    };
+    Some((item, rest))
+}
+
+/// The input with these items. None is longer than a length can say.
+pub(crate) fn encode(setting: Setting, items: &[Item<'_>]) -> Vec<u8> {
+    let mut input = setting.0.to_vec();
+    for item in items {
+        input.push(u8::from(item.is_sent) | (item.slot as u8) << 1 | item.number << 2);
+        input.extend((item.frame.len() as u16).to_be_bytes());
+        input.extend(item.frame);
+    }
+    input
+}
+
+/// Sends and receives what the bytes say.
+///
+/// # Panics
+/// Where the logic that ships and the model differ, or one of them panics.
+pub fn run(input: &[u8]) {
+    run_to(input, |_, _| {});
+}
+
+/// The same, and tells the end of each received frame.
+pub(crate) fn run_to(input: &[u8], mut end: impl FnMut(Verdict, Reason)) {
+    let Some((setting, mut rest)) = input.split_first_chunk() else {
+        return;
+    };
+    let setting = Setting(*setting);
+    let (world, rules) = (&WORLDS[setting.world()], setting.rules());
+    let mut host = Host::new(&world.tables, &rules, &INTERFACES);
+    let mut model = Model::new(&world.policy, &world.snapshot, &rules);
+    let mut ledger = Ledger::default();
+    while let Some((item, next)) = split(rest) {
+        rest = next;
+        let (interface, frame) = (INTERFACES[item.slot], item.frame);
+        let facts = dissect(frame);
+        parsing::check(frame, &facts);
+        parsing::check_ways(frame, usize::from(item.number) * 8);
+        if item.is_sent {
+            ledger.pass(u32::from(item.number));
+            if let Ok(Contents::Ip(packet)) = parse(frame)
+                && let Some(sent) = Sent::of(&packet)
+            {
+                ledger.note(&sent);
+            }
+            host.send(interface, frame);
+            model.send(interface, facts);
+            continue;
+        }
+        let decision = host.receive(interface, frame);
+        let (verdict, reason) = model.receive(interface, &facts);
+        assert!(
+            (decision.verdict, decision.reason) == (verdict, reason),
+            "the model: {verdict:?} {reason:?}\nwhat ships: {decision:?}\n{rules:?}\npolicy {}, {interface}: {}\n{facts:?}",
+            setting.world(),
+            hex(frame),
+        );
+        end(verdict, reason);
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a string takes everything");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_input_says_what_was_encoded() {
+        let long = vec![7; 300];
+        let items = [
+            (true, 1, 63, &[][..]),
+            (false, 0, 0, &[1, 2, 3]),
+            (true, 0, 5, &long),
+        ]
+        .map(|(is_sent, slot, number, frame)| Item {
+            is_sent,
+            slot,
+            number,
+            frame,
+        });
+        let input = encode(Setting([1, 2]), &items);
+        let mut rest = &input[2..];
+        for item in items {
+            let (found, next) = split(rest).expect("an item");
+            assert_eq!(found, item);
+            rest = next;
+        }
+        assert_eq!(split(rest), None);
+    }
+
+    #[test]
+    fn an_input_may_end_anywhere() {
+        let item = Item {
+            is_sent: false,
+            slot: 0,
+            number: 0,
+            frame: &[0xff; 14],
+        };
+        let input = encode(Setting([0, 0]), &[item, item]);
+        let ends = |input: &[u8]| {
+            let mut ends = 0;
+            run_to(input, |_, _| ends += 1);
+            ends
+        };
+        for (length, expected) in [(0, 0), (1, 0), (2, 0), (4, 0), (5, 1), (19, 1), (22, 2)] {
+            assert_eq!(ends(&input[..length]), expected, "{length} bytes");
+        }
+    }
+}
