@@ -39,7 +39,7 @@ pub struct Flow {
 pub struct Tracked {
     /// The second, by the kernel's monotonic clock, from which on nothing answers it any more.
     pub expires: u32,
-    /// 1 once this host has sent a FIN or RST.
+    /// 1 once this host has sent a FIN or RST, 2 for [`Self::FOREIGN`].
     pub closing: u32,
 }
 
@@ -133,16 +133,40 @@ impl Sent {
 }
 
 impl Tracked {
-    /// The entry after one more packet was sent at second `now`.
+    /// Of a connection that the other side opened, which is so while everything passes: what comes in it
+    /// answers nothing of this host's. Kept until this host opens one with the same ports.
+    pub const FOREIGN: Self = Self {
+        expires: 0,
+        closing: 2,
+    };
+
+    /// Whether it is of a connection that the other side opened.
     #[inline(always)]
-    pub const fn after(before: Option<Self>, sent: &Sent, now: u32) -> Self {
+    pub const fn is_foreign(self) -> bool {
+        self.closing == Self::FOREIGN.closing
+    }
+
+    /// Nothing noted yet.
+    pub const NONE: Self = Self {
+        expires: 0,
+        closing: 0,
+    };
+
+    /// The entry after one more packet was sent at second `now`; before the first it is [`Self::NONE`].
+    #[inline(always)]
+    pub const fn after(before: Self, sent: &Sent, now: u32) -> Self {
+        if sent.flow.protocol == TCP && !sent.flow.is_peer() {
+            let opens = sent.flags & tcp_flag::SYN != 0;
+            let accepts = opens && sent.flags & tcp_flag::ACK != 0;
+            let is_first = before.expires == 0 && before.closing == 0;
+            if (is_first && accepts) || (before.is_foreign() && (accepts || !opens)) {
+                return Self::FOREIGN;
+            }
+        }
         let (age, closing) = match sent.flow.protocol {
             TCP if !sent.flow.is_peer() => {
                 let opens = sent.flags & tcp_flag::SYN != 0;
-                let was_closing = match before {
-                    Some(before) => before.closing != 0 && !opens,
-                    None => false,
-                };
+                let was_closing = before.closing == 1 && !opens;
                 let closes = was_closing || sent.flags & (tcp_flag::FIN | tcp_flag::RST) != 0;
                 let age = if opens || closes {
                     TCP_PARTIAL

@@ -46,8 +46,9 @@ fn note(control: Control, sent: &Sent) {
         return;
     }
     let now = clock::seconds();
-    if !prolong(sent, now) {
-        return; // so were the peer and the ports, less than a second ago
+    match prolong(sent, now) {
+        Some(entry) if !entry.is_foreign() => {}
+        _ => return, // nobody's, or the peer and the ports were noted less than a second ago
     }
     let peer = Sent {
         flow: flow.peer(),
@@ -68,20 +69,21 @@ fn note(control: Control, sent: &Sent) {
 /// Writes the entry of a flow, unless it says the same already.
 ///
 /// # Returns
-/// Whether it was written.
+/// What was written.
 #[inline(always)]
-fn prolong(sent: &Sent, now: u32) -> bool {
-    let before = find(&sent.flow);
+fn prolong(sent: &Sent, now: u32) -> Option<Tracked> {
+    // VERIFIER: both fields have a value on every path, which an `Option`'s would not.
+    let before = find(&sent.flow).map_or(Tracked::NONE, |entry| entry);
     let after = Tracked::after(before, sent, now);
-    if let Some(before) = before
+    if before != Tracked::NONE
         && before.closing == after.closing
         && before.expires <= after.expires
         && after.expires - before.expires < FRESH
     {
-        return false;
+        return None;
     }
     // Fails when the map is busy; the next packet tries again.
-    FLOWS.insert(sent.flow, after, 0).is_ok()
+    FLOWS.insert(sent.flow, after, 0).ok().map(|()| after)
 }
 
 /// VERIFIER: a key as large as a flow takes much of the stack, at each place that looks for one.

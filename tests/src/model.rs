@@ -69,6 +69,8 @@ pub struct Model<'a> {
     snapshot: &'a Snapshot,
     rules: &'a Rules,
     sent: Vec<Packet>,
+    /// The two ends of connections that others opened: addresses, then ports, this host's first.
+    accepted: Vec<(IpAddr, IpAddr, u16, u16)>,
 }
 
 impl<'a> Model<'a> {
@@ -79,6 +81,7 @@ impl<'a> Model<'a> {
             snapshot,
             rules,
             sent: Vec::new(),
+            accepted: Vec::new(),
         }
     }
 
@@ -96,9 +99,44 @@ impl<'a> Model<'a> {
             (_, Content::Icmp { kind, .. }) => is_echo_request(&packet, *kind),
             _ => false,
         };
-        if can_be_answered {
+        if can_be_answered && !self.is_of_anothers(&packet) {
             self.sent.push(packet);
         }
+    }
+
+    /// Whether it belongs to a connection that the other side opened: this host accepted it, without having
+    /// sent anything in it before, and has opened none between the same two since.
+    fn is_of_anothers(&mut self, packet: &Packet) -> bool {
+        const SYN: u8 = 2;
+        const ACK: u8 = 16;
+        let Content::Ports {
+            source,
+            destination,
+            flags,
+        } = packet.content
+        else {
+            return false;
+        };
+        if packet.protocol != TCP {
+            return false;
+        }
+        let ends = (packet.source, packet.destination, source, destination);
+        let same = |sent: &Packet| match sent.content {
+            Content::Ports {
+                source,
+                destination,
+                ..
+            } => {
+                sent.protocol == TCP && (sent.source, sent.destination, source, destination) == ends
+            }
+            _ => false,
+        };
+        match flags & (SYN | ACK) {
+            SYN => self.accepted.retain(|accepted| *accepted != ends),
+            both if both == SYN | ACK && !self.sent.iter().any(same) => self.accepted.push(ends),
+            _ => {}
+        }
+        self.accepted.contains(&ends)
     }
 
     /// What becomes of a frame that an interface receives.

@@ -258,7 +258,18 @@ fn how_long_a_connection_is_kept() {
     const NOW: u32 = 1000;
     let table: &[(&str, &[u8], u32, u32)] = &[
         ("opened", &[SYN], TCP_PARTIAL, 0),
-        ("opened by the other side", &[SYN | ACK], TCP_PARTIAL, 0),
+        (
+            "accepted after both have opened it",
+            &[SYN, SYN | ACK],
+            TCP_PARTIAL,
+            0,
+        ),
+        (
+            "opened after the other side's",
+            &[SYN | ACK, ACK, SYN],
+            TCP_PARTIAL,
+            0,
+        ),
         ("established", &[SYN, ACK], TCP_OPEN, 0),
         ("seen in the middle", &[ACK], TCP_OPEN, 0),
         ("closing", &[SYN, ACK, FIN | ACK], TCP_PARTIAL, 1),
@@ -285,28 +296,50 @@ fn how_long_a_connection_is_kept() {
         ),
     ];
     for (what, segments, age, closing) in table {
-        let mut entry = None;
+        let mut entry = Tracked::NONE;
         for flags in *segments {
             let sent = Sent {
                 flow: flow(TCP, 1000, 443),
                 flags: *flags,
             };
-            entry = Some(Tracked::after(entry, &sent, NOW));
+            entry = Tracked::after(entry, &sent, NOW);
         }
         let expected = Tracked {
             expires: NOW + age,
             closing: *closing,
         };
-        assert_eq!(entry, Some(expected), "{what}");
+        assert_eq!(entry, expected, "{what}");
+    }
+}
+
+#[test]
+fn a_connection_that_the_other_side_opened_is_never_answered() {
+    for segments in [
+        &[SYN | ACK][..],
+        &[SYN | ACK, ACK],
+        &[SYN | ACK, SYN | ACK, ACK, FIN | ACK],
+        &[SYN | ACK, RST],
+    ] {
+        let mut entry = Tracked::NONE;
+        for flags in segments {
+            let flow = flow(TCP, 22, 1000);
+            let sent = Sent {
+                flow,
+                flags: *flags,
+            };
+            entry = Tracked::after(entry, &sent, 1000);
+        }
+        assert_eq!(entry, Tracked::FOREIGN, "{segments:?}");
+        assert!(!Tracked::FOREIGN.is_alive(0));
     }
 }
 
 #[test]
 fn how_long_other_flows_are_kept() {
-    let closing = Some(Tracked {
+    let closing = Tracked {
         expires: 7,
         closing: 1,
-    });
+    };
     let table = [
         ("UDP", flow(UDP, 1000, 53), UDP_IDLE),
         ("ping", flow(ICMP, 77, 0), ECHO_IDLE),
@@ -316,7 +349,7 @@ fn how_long_other_flows_are_kept() {
         ("a ping's peer", flow(ICMP, 77, 0).peer(), ECHO_IDLE),
     ];
     for (what, flow, age) in table {
-        for before in [None, closing] {
+        for before in [Tracked::NONE, closing] {
             // Flags are of no use where there is no connection.
             let sent = Sent { flow, flags: FIN };
             let expected = Tracked {
@@ -346,7 +379,10 @@ fn an_entry_ends_with_its_second() {
         flow: flow(UDP, 1, 2),
         flags: 0,
     };
-    assert_eq!(Tracked::after(None, &sent, u32::MAX - 1).expires, u32::MAX);
+    assert_eq!(
+        Tracked::after(Tracked::NONE, &sent, u32::MAX - 1).expires,
+        u32::MAX
+    );
 }
 
 #[test]

@@ -28,11 +28,18 @@ impl Ledger {
             flags: 0,
         };
         for sent in [sent, &of_peer] {
-            let entry = self.flows.get(&sent.flow).map(|(entry, _)| *entry);
+            let entry = self
+                .flows
+                .get(&sent.flow)
+                .map_or(Tracked::NONE, |(entry, _)| *entry);
             let after = Tracked::after(entry, sent, now);
             let (entry, flags) = self.flows.entry(sent.flow).or_default();
             *entry = after;
             flags.push(sent.flags);
+            if is_foreign(&sent.flow, flags) {
+                assert_eq!(after, Tracked::FOREIGN, "{sent:?} after {flags:x?}");
+                return;
+            }
             let (age, closes) = expected(&sent.flow, flags);
             assert_eq!(after.closing != 0, closes, "{sent:?} after {flags:x?}");
             assert_eq!(after.expires - now, age, "{sent:?} after {flags:x?}");
@@ -40,6 +47,17 @@ impl Ledger {
             assert!(after.is_alive(now + age - 1) && !after.is_alive(now + age));
         }
     }
+}
+
+/// Whether the other side opened the connection, by the flags of all packets: it begins with an
+/// acceptance, and this host has opened none since.
+fn is_foreign(flow: &Flow, flags: &[u8]) -> bool {
+    let opens = |flags: &u8| flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN;
+    let accepts = |flags: &u8| flags & tcp_flag::SYN != 0 && !opens(flags);
+    flow.protocol == TCP
+        && !flow.is_peer()
+        && flags.first().is_some_and(accepts)
+        && !flags.iter().any(opens)
 }
 
 /// The seconds that a flow lives after its last packet, and whether it is being closed, by the flags of

@@ -1,11 +1,11 @@
 //! The logic that ships, on the host: `parse` and `judge` over slices and compiled tables, with what
 //! was sent in plain sets. Nothing expires.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use allowlist_common::abi::{Control, Grant, Keep, ReturnTraffic, ServiceId, ServiceTable};
-use allowlist_common::flow::{Flow, Sent, port_table};
+use allowlist_common::flow::{Flow, Sent, Tracked, port_table};
 use allowlist_common::judge::{self, Decision};
 use allowlist_common::packet::{Address, Contents, Quote, TCP, UDP, parse};
 use allowlist_common::verdict::Verdict;
@@ -19,7 +19,7 @@ pub struct Host<'a> {
     services: Box<ServiceTable>,
     interfaces: Vec<String>,
     control: Control,
-    flows: HashSet<Flow>,
+    flows: HashMap<Flow, Tracked>,
     ports: BTreeSet<(usize, u16)>,
 }
 
@@ -37,7 +37,7 @@ impl<'a> Host<'a> {
             services,
             interfaces: interfaces.iter().map(|&name| name.to_owned()).collect(),
             control: control(*rules),
-            flows: HashSet::new(),
+            flows: HashMap::new(),
             ports: BTreeSet::new(),
         }
     }
@@ -47,12 +47,26 @@ impl<'a> Host<'a> {
         let lookup = self.lookup(interface, frame);
         if self.control.return_traffic == ReturnTraffic::Track
             && let Ok(Contents::Ip(packet)) = parse(frame)
-            && let Some(Sent { flow, .. }) = Sent::of(&packet)
+            && let Some(sent) = Sent::of(&packet)
         {
+            let flow = sent.flow;
             let is_served = matches!(flow.protocol, TCP | UDP)
                 && judge::Tables::service_of_port(&lookup, flow.protocol, flow.local_port) != 0;
+            let entry = Tracked::after(
+                self.flows.get(&flow).copied().unwrap_or(Tracked::NONE),
+                &sent,
+                0,
+            );
             if !is_served {
-                self.flows.extend([flow, flow.peer()]);
+                self.flows.insert(flow, entry);
+            }
+            if !is_served && !entry.is_foreign() {
+                let peer = Sent {
+                    flow: flow.peer(),
+                    flags: 0,
+                };
+                self.flows
+                    .insert(flow.peer(), Tracked::after(Tracked::NONE, &peer, 0));
                 let table = port_table(flow.protocol);
                 self.ports.extend([(table, flow.local_port), (table, 0)]);
             }
@@ -153,7 +167,8 @@ impl judge::Tables for Lookup<'_> {
     }
 
     fn sent(&self, flow: &Flow) -> bool {
-        self.host.flows.contains(flow)
+        let entry = self.host.flows.get(flow);
+        entry.is_some_and(|entry| entry.is_alive(0))
     }
 
     fn quoted(&self, quote: Quote, source: Address) -> Option<Flow> {

@@ -164,3 +164,29 @@ fn without_tracking_a_segment_that_opens_nothing_is_all_that_gets_in() -> anyhow
     }
     Ok(())
 }
+
+/// What a stranger was let open while everything passed is no flow of this host's, and is told and
+/// counted as what it is.
+#[test]
+fn connections_opened_while_observing_are_not_answers() -> anyhow::Result<()> {
+    use std::io::{Read as _, Write as _};
+    require_root!();
+    let site = Site::new()?;
+    let family = FAMILIES[0];
+    let closed_port = at(family.host, 22);
+    let listener = site.host.run(|| std::net::TcpListener::bind(closed_port))?;
+    let _filter = close(&site, "mode = \"observe\"", &[])?;
+    let mut stranger = site
+        .peer
+        .run(|| std::net::TcpStream::connect(closed_port))?;
+    let (mut host, _) = listener.accept()?;
+    let mut got = [0; 5];
+    stranger.write_all(b"hello")?;
+    host.read_exact(&mut got)?;
+    host.write_all(b"hello")?;
+    stranger.read_exact(&mut got)?;
+    let counted = site.counted("eth0")?;
+    assert_eq!(packets(&counted, "pass answer"), 0, "{counted}");
+    assert!(packets(&counted, "drop default") > 2, "{counted}");
+    Ok(())
+}
