@@ -98,14 +98,14 @@ crash and kill -9: the kernel goes on filtering by the last lists. `allowlist de
     /// Is it filtering, what, and what has it done
     Status(Output),
     /// Carry drops out, or only count them: a running daemon changes over at once
-    #[command(after_help = "\
-Nothing is reloaded, and no packet is missed. It lasts until the daemon ends: the next one does as the
-configuration says.")]
+    #[command(
+        after_help = "Nothing is reloaded, and no packet is missed. It lasts until the daemon ends: the next one does as the configuration says."
+    )]
     Mode(ModeChange),
     /// Print packets as they are dropped, a line each, until Ctrl-C
-    #[command(after_help = "\
-Works with or without a daemon. In observe mode these are the packets that would be dropped. Of a flood
-a part is shown, so that showing it does not slow down the dropping; how many were not is printed.")]
+    #[command(
+        after_help = "Works with or without a daemon. In observe mode these are the packets that would be dropped. Of a flood a part is shown, so that showing it does not slow down the dropping; how many were not is printed."
+    )]
     Watch(Watch),
     /// Print the prefixes that the kernel has now
     List(Output),
@@ -118,9 +118,6 @@ a part is shown, so that showing it does not slow down the dropping; how many we
 /// Options of `run`.
 #[derive(Debug, Args)]
 pub struct Run {
-    /// What to filter, without a file or instead of it.
-    #[command(flatten)]
-    pub small: Small,
     /// Where in the kernel to run; overrides the file
     #[arg(long, value_enum, value_name = "MODE")]
     pub attach_mode: Option<AttachModeArg>,
@@ -130,6 +127,9 @@ pub struct Run {
     /// Print a line a packet: for looking closely, not for a busy interface
     #[arg(long)]
     pub trace: bool,
+    /// What to filter, without a file or instead of it.
+    #[command(flatten)]
+    pub small: Small,
 }
 
 /// A small configuration without a file.
@@ -160,12 +160,12 @@ impl Small {
 /// Options of `check`.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// What to filter, without a file or instead of it.
-    #[command(flatten)]
-    pub small: Small,
     /// How to print.
     #[command(flatten)]
     pub output: Output,
+    /// What to filter, without a file or instead of it.
+    #[command(flatten)]
+    pub small: Small,
 }
 
 /// Options of `fetch`.

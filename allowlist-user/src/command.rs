@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
-use log::warn;
+use log::{info, warn};
 use nix::net::if_::if_nametoindex;
 
 use crate::catalogue;
@@ -16,9 +16,9 @@ use crate::compile::{Names, compile};
 use crate::config::{AttachMode, Config};
 use crate::control;
 use crate::daemon::{self, Daemon, Signals};
-use crate::dataplane::{self, Seen};
+use crate::dataplane::{self, Seen, View};
 use crate::gather::gather;
-use crate::policy::{Snapshot, Source};
+use crate::policy::{Mode, Snapshot, Source};
 use crate::record::Record;
 use crate::report::{self, Epoch, Plan, Status};
 use crate::source::fetch;
@@ -51,7 +51,7 @@ pub fn run(cli: Cli) -> Result<()> {
             Command::Providers(providers) => print_providers(&providers),
             Command::Status(output) => print_status(&paths, output).await,
             Command::List(output) => print_list(&paths, output),
-            Command::Mode(change) => control::ask_for_mode(&paths.socket, change.mode.into()).await,
+            Command::Mode(change) => set_mode(&paths, change.mode.into()).await,
             Command::Watch(options) => watch(&paths, &options).await,
             Command::Detach(output) => detach(&paths, output),
             Command::Verify(output) => verify(output),
@@ -240,9 +240,20 @@ fn print_list(paths: &Paths, output: Output) -> Result<()> {
     }
 }
 
+async fn set_mode(paths: &Paths, mode: Mode) -> Result<()> {
+    control::ask_for_mode(&paths.socket, mode).await?;
+    print(match mode {
+        Mode::Enforce => "mode enforce: drops are carried out\n",
+        Mode::Observe => "mode observe: everything passes\n",
+    })
+}
+
 async fn watch(paths: &Paths, options: &Watch) -> Result<()> {
     let mut signals = Signals::listen()?;
     let mut watch = dataplane::Watch::open(&paths.pin_dir)?;
+    if View::open(&paths.pin_dir)?.control()?.observe {
+        info!("mode observe: what is shown passes all the same");
+    }
     let epoch = Epoch::new(Timestamp::now(), dataplane::clock());
     let mut out = std::io::stdout();
     let mut left = options.count;

@@ -63,7 +63,7 @@ pub enum AttachMode {
 
 /// `max_prefixes`, unless it is configured.
 const MAX_PREFIXES: u32 = 250_000;
-/// `max_flows`, unless it is configured: about 8 MB of kernel memory.
+/// `max_flows`, unless it is configured: about 15 MB of kernel memory.
 const MAX_FLOWS: u32 = 65_536;
 /// IFNAMSIZ without its terminating zero.
 const MAX_INTERFACE_BYTES: usize = 15;

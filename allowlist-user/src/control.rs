@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
@@ -172,11 +173,17 @@ pub async fn ask_for_mode(path: &Path, mode: Mode) -> Result<()> {
         .header("content-type", "application/json")
         .body(Full::from(body))
         .expect("its parts are constants");
-    let (status, _) = send(path, request).await.with_context(|| {
-        format!(
-            "no daemon answers on {}, and it alone changes the mode; start one with `allowlist run`",
-            path.display()
-        )
+    let (status, _) = send(path, request).await.map_err(|error| {
+        let path = path.display();
+        let is_forbidden = error
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == ErrorKind::PermissionDenied);
+        if is_forbidden {
+            return anyhow!("cannot ask the daemon on {path}: only root may; try sudo");
+        }
+        error.context(format!(
+            "no daemon answers on {path}, and it alone changes the mode; start one with `allowlist run`"
+        ))
     })?;
     if !status.is_success() {
         bail!("the daemon did not change the mode ({status}); ask again");

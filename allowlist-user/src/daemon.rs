@@ -150,6 +150,15 @@ impl Daemon {
             }
             return Err(error);
         }
+        match (found.mode(), daemon.config.mode) {
+            (Some(Mode::Enforce), Mode::Observe) => warn!(
+                "drops were carried out till now, and from now on everything passes: this start has mode observe"
+            ),
+            (Some(Mode::Observe), Mode::Enforce) => {
+                info!("everything passed till now, and from now on drops are carried out");
+            }
+            _ => {}
+        }
         for source in &fetched {
             daemon.keep(source);
         }
@@ -525,7 +534,11 @@ impl Daemon {
     fn ready_line(&self) -> String {
         let prefixes: usize = self.snapshot.values().map(|feed| feed.prefixes.len()).sum();
         format!(
-            "ready: filtering {} by {prefixes} prefixes of {} sources, generation {}",
+            "ready: {} {} by {prefixes} prefixes of {} sources, generation {}",
+            match self.config.mode {
+                Mode::Enforce => "filtering",
+                Mode::Observe => "observing (nothing is dropped)",
+            },
             self.config.interfaces.join(", "),
             self.snapshot.len(),
             self.dataplane.generation()

@@ -121,10 +121,14 @@ fn read_number(
     match node.integer() {
         Some(number) if range.contains(&number) => Some(number as u32),
         _ => {
+            let what = match node.string() {
+                Some(_) => "is a string",
+                None => "is out of range",
+            };
             let (low, high) = (range.start(), range.end());
             node.wrong(
                 problems,
-                format!("is out of range; write an integer from {low} to {high}"),
+                format!("{what}; write an integer from {low} to {high}"),
             );
             None
         }

@@ -16,11 +16,24 @@ use super::link::{interface_of, take_off};
 use super::pins::{EGRESS_LINK, LINK, Pins, other_versions, require_privileges};
 use super::{Attachment, Dataplane, View};
 use crate::interface::Facts;
+use crate::policy::Mode;
 
 /// What was in force at one moment.
 pub struct InForce {
     control: Control,
     attachments: Vec<Attachment>,
+}
+
+impl InForce {
+    /// Whether verdicts were carried out; `None` if nothing was in force.
+    pub fn mode(&self) -> Option<Mode> {
+        let is_filtering = self.control.generation != 0 && !self.attachments.is_empty();
+        is_filtering.then_some(if self.control.observe {
+            Mode::Observe
+        } else {
+            Mode::Enforce
+        })
+    }
 }
 
 impl Dataplane {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use allowlist_common::abi;
 use anyhow::{Context as _, Result, bail};
-use log::warn;
+use log::{info, warn};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::unistd::geteuid;
@@ -90,6 +90,14 @@ impl Pins {
     /// Opens a pin folder that must be there.
     pub(super) fn open(root: &Path) -> Result<Self> {
         let pins = Self::at(root);
+        if fs::metadata(root).is_ok_and(|found| found.uid() != geteuid().as_raw())
+            && !geteuid().is_root()
+        {
+            bail!(
+                "cannot look into {}: only its owner may; try sudo",
+                root.display()
+            );
+        }
         pins.require_owner()?;
         match fs::metadata(&pins.folder) {
             Ok(_) => Ok(pins),
@@ -226,7 +234,13 @@ fn mount_bpf_fs(root: &Path) -> Result<()> {
         MsFlags::empty(),
         Some("mode=0700"),
     )
-    .with_context(|| format!("cannot mount the BPF file system; try `mount -t bpf bpf {BPF_FS}`"))
+    .with_context(|| {
+        format!("cannot mount the BPF file system; try `mount -t bpf bpf {BPF_FS}`")
+    })?;
+    info!(
+        "mounted a BPF file system on {BPF_FS}, since there was none; the filter stays as long as that does"
+    );
+    Ok(())
 }
 
 /// Fails with what to do where this process may not load programs and attach them.

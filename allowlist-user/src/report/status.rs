@@ -103,7 +103,10 @@ impl Status {
                 traffic.passed.bytes.to_string(),
                 self.last(traffic.passed),
                 traffic.dropped_packets.to_string(),
-                service.ports.join(" "),
+                match &service.interfaces[..] {
+                    [] => service.ports.join(" "),
+                    some => format!("{} on {}", service.ports.join(" "), some.join(" ")),
+                },
             ]);
         }
         text += &format!("\n{services}\n");
