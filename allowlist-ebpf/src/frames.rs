@@ -29,28 +29,15 @@ pub(crate) struct Parsed {
     pub(crate) length: u32,
 }
 
-/// A received frame. `None` is for a map that is missing, which none ever is.
+/// What a frame carries. `None` is for a map that is missing, which none ever is.
 #[inline(always)]
-pub(crate) fn parse_received(ctx: &XdpContext) -> Option<Parsed> {
+pub(crate) fn parsed<Context: Buffer>(ctx: &Context) -> Option<Parsed> {
     let room = PARSED.get_ptr_mut(0)?;
     leave(ctx, room);
     let parsed = taken(room);
     if parsed.contents.is_err() {
-        // Perhaps it is in several pieces.
-        parse_copied(ctx, room.cast());
-        return Some(taken(room));
-    }
-    Some(parsed)
-}
-
-/// A frame that this host sends.
-#[inline(always)]
-pub(crate) fn parse_sent(ctx: &TcContext) -> Option<Parsed> {
-    let room = PARSED.get_ptr_mut(0)?;
-    leave(ctx, room);
-    let parsed = taken(room);
-    if parsed.contents.is_err() {
-        parse_pulled(ctx, room.cast());
+        // Perhaps not all of its headers are in the first piece.
+        ctx.parse_again(room.cast());
         return Some(taken(room));
     }
     Some(parsed)
@@ -195,6 +182,8 @@ pub(crate) trait Buffer {
     fn bounds(&self) -> (usize, usize);
     /// Bytes of all its pieces, where that costs no call; else of the first.
     fn length(&self) -> usize;
+    /// Leaves what is parsed from all that can be reached of it.
+    fn parse_again(&self, room: *mut u64);
 }
 
 impl Buffer for XdpContext {
@@ -214,6 +203,11 @@ impl Buffer for XdpContext {
         let (start, end) = self.bounds();
         end - start
     }
+
+    #[inline(always)]
+    fn parse_again(&self, room: *mut u64) {
+        parse_copied(self, room);
+    }
 }
 
 impl Buffer for TcContext {
@@ -232,6 +226,11 @@ impl Buffer for TcContext {
     #[inline(always)]
     fn length(&self) -> usize {
         self.len() as usize
+    }
+
+    #[inline(always)]
+    fn parse_again(&self, room: *mut u64) {
+        parse_pulled(self, room);
     }
 }
 

@@ -42,7 +42,7 @@ use crate::maps::Generation;
 #[xdp(frags)]
 pub fn allowlist(ctx: XdpContext) -> u32 {
     // VERIFIER: parsed before anything else is known, since parsing is walked once for each way to it.
-    let Some(parsed) = frames::parse_received(&ctx) else {
+    let Some(parsed) = frames::parsed(&ctx) else {
         return unknown();
     };
     let Some(control) = maps::control() else {

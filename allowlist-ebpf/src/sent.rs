@@ -14,9 +14,8 @@ use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::macros::{btf_map, classifier};
 use aya_ebpf::programs::TcContext;
 
-use crate::clock;
-use crate::frames::parse_sent;
 use crate::maps::{FLOWS, PORTS, control, service_of_port};
+use crate::{clock, frames};
 
 /// To the next program on this interface (`TCX_NEXT`, `TC_ACT_UNSPEC`).
 const NEXT: i32 = -1;
@@ -28,7 +27,7 @@ const FRESH: u32 = 1;
 #[classifier]
 pub fn allowlist_sent(ctx: TcContext) -> i32 {
     if let Some(control) = control()
-        && let Some(parsed) = parse_sent(&ctx)
+        && let Some(parsed) = frames::parsed(&ctx)
         && let Ok(Contents::Ip(packet)) = parsed.contents
         && let Some(sent) = Sent::of(&packet)
     {
