@@ -210,12 +210,14 @@ fn a_bpf_file_system_is_mounted_where_there_is_none() -> anyhow::Result<()> {
     let site = Site::new()?;
     let folder = tempfile::tempdir()?;
     let mut command = site.host.command("unshare")?;
-    command.args(["--mount", "--propagation", "private", "sh", "-c"]);
-    command.arg(
+    // In a process namespace too, so that the daemon ends with the shell, however that ends.
+    command.args(["--mount", "--propagation", "private", "--mount-proc"]);
+    command.args(["--pid", "--fork", "--kill-child", "sh", "-c"]);
+    command.arg(format!(
         "while umount -l /sys/fs/bpf 2>/dev/null; do :; done\n\
-         \"$@\" & while kill -0 $! 2>/dev/null && ! [ -e /sys/fs/bpf/pins/v2/link_0 ]; do sleep 0.05; done\n\
+         \"$@\" & while kill -0 $! 2>/dev/null && ! [ -e /sys/fs/bpf/pins/v{VERSION}/link_0 ]; do sleep 0.05; done\n\
          stat --file-system --format %T /sys/fs/bpf; stat --format %a /sys/fs/bpf; kill -INT $!; wait $!",
-    );
+    ));
     command.arg("sh").arg(allowlist_tests::lab::allowlist()?);
     command
         .arg("run")
