@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use allowlist_common::abi;
 use anyhow::{Context as _, Result, bail};
+use aya::maps::{Map, MapData};
 use log::{info, warn};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -172,6 +173,14 @@ impl Pins {
     /// Where a map is pinned.
     pub(super) fn map(&self, name: &str) -> PathBuf {
         self.folder.join(name)
+    }
+
+    /// The pinned map of this name.
+    pub(super) fn open_map(&self, name: &str) -> Result<Map> {
+        let path = self.map(name);
+        let data = MapData::from_pin(&path)
+            .with_context(|| format!("cannot open the map {}", path.display()))?;
+        Ok(Map::from_map_data(data)?)
     }
 
     /// Where the link of an interface slot is pinned.

@@ -9,7 +9,7 @@ use allowlist_common::abi::{
 };
 use allowlist_common::flow::{Flow, Tracked};
 use allowlist_common::verdict::{Reason, Verdict};
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, ArrayOfMaps, HashMap, LpmTrie, Map, MapData, PerCpuArray};
 use ipnet::IpNet;
@@ -61,7 +61,7 @@ impl View {
 
     /// The generation in force and how it is in force.
     pub fn control(&self) -> Result<Control> {
-        let control: Array<_, u64> = self.map(abi::CONTROL)?.try_into()?;
+        let control: Array<_, u64> = self.pins.open_map(abi::CONTROL)?.try_into()?;
         Ok(Control::decode(control.get(&0, 0)?))
     }
 
@@ -92,7 +92,7 @@ impl View {
 
     /// The same for one interface slot.
     pub fn counters_of(&self, slot: u32) -> Result<Counters> {
-        let counters: PerCpuArray<_, Counters> = self.map(abi::COUNTERS)?.try_into()?;
+        let counters: PerCpuArray<_, Counters> = self.pins.open_map(abi::COUNTERS)?.try_into()?;
         let mut sum = Counters::ZERO;
         for of_cpu in counters.get(&slot, 0)?.iter() {
             for verdict in Verdict::ALL {
@@ -106,13 +106,14 @@ impl View {
 
     /// What passed under match ids 0 to `ids`, exclusive.
     pub fn traffic(&self, ids: usize) -> Result<Vec<Traffic>> {
-        let matches: PerCpuArray<_, Traffic> = self.map(abi::MATCHES)?.try_into()?;
+        let matches: PerCpuArray<_, Traffic> = self.pins.open_map(abi::MATCHES)?.try_into()?;
         sums(&matches, ids, abi::MAX_MATCHES, Traffic::plus)
     }
 
     /// What became of packets under service count ids 0 to `ids`, exclusive.
     pub fn service_traffic(&self, ids: usize) -> Result<Vec<ServiceTraffic>> {
-        let counts: PerCpuArray<_, ServiceTraffic> = self.map(abi::SERVICE_COUNTS)?.try_into()?;
+        let counts: PerCpuArray<_, ServiceTraffic> =
+            self.pins.open_map(abi::SERVICE_COUNTS)?.try_into()?;
         sums(&counts, ids, abi::MAX_SERVICE_COUNTS, ServiceTraffic::plus)
     }
 
@@ -123,7 +124,7 @@ impl View {
 
     /// How many flows of this host can be tracked at once, and how many are alive.
     pub fn flows(&self) -> Result<(u32, usize)> {
-        let map = self.map(abi::FLOWS)?;
+        let map = self.pins.open_map(abi::FLOWS)?;
         let Map::LruHashMap(data) = &map else {
             bail!("{} is no table of flows", abi::FLOWS);
         };
@@ -139,7 +140,7 @@ impl View {
 
     /// What is recorded of an interface slot.
     pub(super) fn recorded(&self, slot: u32) -> Result<Interface> {
-        let interfaces: Array<_, Interface> = self.map(abi::INTERFACES)?.try_into()?;
+        let interfaces: Array<_, Interface> = self.pins.open_map(abi::INTERFACES)?.try_into()?;
         Ok(interfaces.get(&slot, 0)?)
     }
 
@@ -159,7 +160,8 @@ impl View {
     where
         K: aya::Pod + Into<std::net::IpAddr>,
     {
-        let slots: ArrayOfMaps<_, LpmTrie<MapData, K, Grant>> = self.map(map)?.try_into()?;
+        let slots: ArrayOfMaps<_, LpmTrie<MapData, K, Grant>> =
+            self.pins.open_map(map)?.try_into()?;
         slots
             .get(&slot, 0)?
             .iter()
@@ -175,7 +177,7 @@ impl View {
     }
 
     fn interfaces(&self) -> Result<Vec<Attachment>> {
-        let interfaces: Array<_, Interface> = self.map(abi::INTERFACES)?.try_into()?;
+        let interfaces: Array<_, Interface> = self.pins.open_map(abi::INTERFACES)?.try_into()?;
         let mut found = Vec::new();
         for slot in 0..MAX_INTERFACES {
             let interface = interfaces.get(&slot, 0)?;
@@ -190,13 +192,6 @@ impl View {
             }
         }
         Ok(found)
-    }
-
-    fn map(&self, name: &str) -> Result<Map> {
-        let path = self.pins.map(name);
-        let data = MapData::from_pin(&path)
-            .with_context(|| format!("cannot open the map {}", path.display()))?;
-        Ok(Map::from_map_data(data)?)
     }
 }
 

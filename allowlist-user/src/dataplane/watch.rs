@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use allowlist_common::abi::{self, Event, EventBudget};
 use anyhow::{Context as _, Result, bail};
-use aya::maps::{Array, Map, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, MapData, PerCpuArray, RingBuf};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout_at};
@@ -57,7 +57,7 @@ impl Watch {
         let pins = Pins::open(pin_dir)?;
         let lock = lock(&pins)?;
         let view = View::open(pin_dir)?;
-        let mut ring = RingBuf::try_from(open(&pins, abi::EVENTS)?)?;
+        let mut ring = RingBuf::try_from(pins.open_map(abi::EVENTS)?)?;
         while ring.next().is_some() {}
         let descriptor = ring.as_fd().try_clone_to_owned()?;
         #[expect(
@@ -70,8 +70,8 @@ impl Watch {
         let mut watch = Self {
             ring,
             ready,
-            watched: open(&pins, abi::WATCHED)?.try_into()?,
-            budget: open(&pins, abi::EVENT_BUDGET)?.try_into()?,
+            watched: pins.open_map(abi::WATCHED)?.try_into()?,
+            budget: pins.open_map(abi::EVENT_BUDGET)?.try_into()?,
             suppressed: 0,
             next_sign: Instant::now() + SIGN,
             names: BTreeMap::new(),
@@ -154,13 +154,6 @@ impl Drop for Watch {
         // If it fails, the lease runs out.
         let _ = self.watched.set(0, 0, 0);
     }
-}
-
-fn open(pins: &Pins, name: &str) -> Result<Map> {
-    let path = pins.map(name);
-    let data = MapData::from_pin(&path)
-        .with_context(|| format!("cannot open the map {}", path.display()))?;
-    Ok(Map::from_map_data(data)?)
 }
 
 fn lock(pins: &Pins) -> Result<File> {
