@@ -141,7 +141,7 @@ pub fn feed() -> Vec<Vec<u8>> {
 mod tests {
     use std::collections::BTreeSet;
 
-    use allowlist_common::verdict::{Reason, Verdict};
+    use allowlist_tests::model::ENDS;
     use allowlist_user::config::Config;
 
     use super::*;
@@ -155,23 +155,7 @@ mod tests {
                 ends.insert((verdict.name(), reason.name()));
             });
         }
-        for (verdict, reason) in [
-            (Verdict::Pass, Reason::NotIp),
-            (Verdict::Drop, Reason::NotIp),
-            (Verdict::Pass, Reason::Arp),
-            (Verdict::Drop, Reason::Arp),
-            (Verdict::Drop, Reason::Malformed),
-            (Verdict::Pass, Reason::NeighbourDiscovery),
-            (Verdict::Pass, Reason::IcmpError),
-            (Verdict::Drop, Reason::IcmpError),
-            (Verdict::Pass, Reason::Dhcp),
-            (Verdict::Pass, Reason::Multicast),
-            (Verdict::Pass, Reason::Allowed),
-            (Verdict::Pass, Reason::Answer),
-            (Verdict::Drop, Reason::NotAllowed),
-            (Verdict::Pass, Reason::Default),
-            (Verdict::Drop, Reason::Default),
-        ] {
+        for (verdict, reason) in ENDS {
             let end = (verdict.name(), reason.name());
             assert!(ends.contains(&end), "no seed ends in {end:?}");
         }

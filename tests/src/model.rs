@@ -21,6 +21,25 @@ use allowlist_user::policy::{
 
 use dissect::Facts;
 
+/// Every end that a packet can have: what stands for all traffic has each of them.
+pub const ENDS: [(Verdict, Reason); 15] = [
+    (Verdict::Pass, Reason::NotIp),
+    (Verdict::Drop, Reason::NotIp),
+    (Verdict::Pass, Reason::Arp),
+    (Verdict::Drop, Reason::Arp),
+    (Verdict::Drop, Reason::Malformed),
+    (Verdict::Pass, Reason::NeighbourDiscovery),
+    (Verdict::Pass, Reason::IcmpError),
+    (Verdict::Drop, Reason::IcmpError),
+    (Verdict::Pass, Reason::Dhcp),
+    (Verdict::Pass, Reason::Multicast),
+    (Verdict::Pass, Reason::Allowed),
+    (Verdict::Pass, Reason::Answer),
+    (Verdict::Drop, Reason::NotAllowed),
+    (Verdict::Pass, Reason::Default),
+    (Verdict::Drop, Reason::Default),
+];
+
 /// A packet as the model sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
@@ -107,8 +126,8 @@ impl<'a> Model<'a> {
     /// Whether it belongs to a connection that the other side opened: this host accepted it, without having
     /// sent anything in it before, and has opened none between the same two since.
     fn is_of_anothers(&mut self, packet: &Packet) -> bool {
-        const SYN: u8 = 2;
-        const ACK: u8 = 16;
+        use tcp_flag::{ACK, SYN};
+
         let Content::Ports {
             source,
             destination,

@@ -11,7 +11,7 @@ use allowlist_common::verdict::{Reason, Verdict};
 use allowlist_tests::model::dissect::dissect;
 use allowlist_tests::model::host::Host;
 use allowlist_tests::model::worlds::{INTERFACES, World, worlds};
-use allowlist_tests::model::{Model, static_snapshot};
+use allowlist_tests::model::{ENDS, Model, static_snapshot};
 use allowlist_tests::require_root;
 use allowlist_user::compile::{Names, compile};
 use allowlist_user::config::Config;
@@ -30,25 +30,6 @@ const EVERYWHERE: &str = r#"
     [sources.somebody]
     prefixes = ["192.0.2.1"]
 "#;
-
-/// Every end that a packet can have: a world is of use if all of them come.
-const ENDS: [(Verdict, Reason); 15] = [
-    (Verdict::Pass, Reason::NotIp),
-    (Verdict::Drop, Reason::NotIp),
-    (Verdict::Pass, Reason::Arp),
-    (Verdict::Drop, Reason::Arp),
-    (Verdict::Drop, Reason::Malformed),
-    (Verdict::Pass, Reason::NeighbourDiscovery),
-    (Verdict::Pass, Reason::IcmpError),
-    (Verdict::Drop, Reason::IcmpError),
-    (Verdict::Pass, Reason::Dhcp),
-    (Verdict::Pass, Reason::Multicast),
-    (Verdict::Pass, Reason::Allowed),
-    (Verdict::Pass, Reason::Answer),
-    (Verdict::Drop, Reason::NotAllowed),
-    (Verdict::Pass, Reason::Default),
-    (Verdict::Drop, Reason::Default),
-];
 
 /// Verdict, reason and what the driver is told: all three for every frame.
 #[test]
