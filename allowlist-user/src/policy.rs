@@ -3,17 +3,20 @@
 //! Invariants: a `Policy` made by `config` names only sources that exist, its names are unique and
 //! in order, and no prefix has host bits set. Knows no file, no network, no clock and no kernel.
 
-use std::collections::BTreeMap;
+mod feed;
+mod source;
+
 use std::fmt;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
 
-use ipnet::IpNet;
-use jiff::Timestamp;
 use serde::Serialize;
-use url::{Host, Url};
+
+pub use feed::{Feed, Held, Snapshot, Validator};
+pub use source::{
+    Column, Direction, Format, Gate, Http, Lookup, Origin, Page, Pattern, Secret, Select, Source,
+    is_loopback, public_url,
+};
 
 /// Services and the sources that they name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,64 +54,6 @@ pub enum Ports {
     /// `"any"`: every protocol and every port.
     Any,
 }
-
-/// Where prefixes come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
-    /// The key under `[sources]`.
-    pub name: String,
-    /// How to get them.
-    pub origin: Origin,
-    /// The catalogue entry that filled this in, if one did.
-    pub provider: Option<String>,
-    /// How long a feed is good for before it is fetched again.
-    pub every: Duration,
-    /// What the operator should know about this source whenever it is used.
-    pub warning: Option<String>,
-}
-
-/// How a source's prefixes are got.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// `prefixes = […]`.
-    Prefixes(Vec<IpNet>),
-    /// `file = "…"`: a prefix or address a line, `#` starts a comment.
-    File(PathBuf),
-    /// `url = "…"`: a JSON array of prefixes or addresses.
-    Http(Http),
-    /// A list that is compiled in, from the vendor's page as it stood on `checked`.
-    BuiltIn {
-        /// The list.
-        prefixes: Vec<IpNet>,
-        /// The day on which somebody compared it with the vendor's page, `YYYY-MM-DD`.
-        checked: &'static str,
-    },
-}
-
-/// How to fetch a feed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Http {
-    /// https, or http to loopback.
-    pub url: Url,
-    /// PEM certificates to trust besides the system's.
-    pub ca_file: Option<PathBuf>,
-    /// For the whole request, from connect to the last byte.
-    pub timeout: Duration,
-    /// A longer body (after decompression) is an error.
-    pub max_bytes: u64,
-}
-
-/// One source's prefixes at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Feed {
-    /// Sorted, distinct; not merged, so that an operator finds what the vendor wrote.
-    pub prefixes: Vec<IpNet>,
-    /// When the vendor (or the file, or the configuration) gave them.
-    pub fetched: Timestamp,
-}
-
-/// All sources' prefixes of one moment, by source name.
-pub type Snapshot = BTreeMap<String, Feed>;
 
 /// Whether a verdict is carried out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
@@ -208,79 +153,6 @@ impl Service {
     /// Whether it protects its ports on that interface.
     pub fn is_on(&self, interface: &str) -> bool {
         self.interfaces.is_empty() || self.interfaces.iter().any(|name| name == interface)
-    }
-}
-
-impl Source {
-    /// `every`, unless it is configured.
-    pub const EVERY: Duration = Duration::from_hours(1);
-
-    /// With defaults for all but its name and origin.
-    pub fn new(name: &str, origin: Origin) -> Self {
-        Self {
-            name: name.to_owned(),
-            origin,
-            provider: None,
-            every: Self::EVERY,
-            warning: None,
-        }
-    }
-
-    /// Whether it may have other prefixes later; those of the configuration and of the program do not.
-    pub fn can_change(&self) -> bool {
-        matches!(self.origin, Origin::File(_) | Origin::Http(_))
-    }
-}
-
-/// In words, without credentials.
-impl fmt::Display for Origin {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Prefixes(_) => out.write_str("the configuration"),
-            Self::File(path) => write!(out, "{}", path.display()),
-            Self::Http(http) => out.write_str(&public_url(&http.url)),
-            Self::BuiltIn { checked, .. } => {
-                write!(out, "the list compiled in, as published on {checked}")
-            }
-        }
-    }
-}
-
-impl Http {
-    /// `timeout`, unless it is configured.
-    pub const TIMEOUT: Duration = Duration::from_secs(30);
-    /// `max_size`, unless it is configured.
-    pub const MAX_BYTES: u64 = 4 << 20;
-
-    /// With defaults for all but the URL.
-    pub fn new(url: Url) -> Self {
-        Self {
-            url,
-            ca_file: None,
-            timeout: Self::TIMEOUT,
-            max_bytes: Self::MAX_BYTES,
-        }
-    }
-}
-
-/// The URL without what may be secret in it: for messages, logs and reports.
-pub fn public_url(url: &Url) -> String {
-    let mut url = url.clone();
-    // These fail for URLs that cannot hold credentials.
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
-    url.set_query(None);
-    url.set_fragment(None);
-    url.into()
-}
-
-/// Whether a request to this URL stays on this host.
-pub fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => false,
     }
 }
 

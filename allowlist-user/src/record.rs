@@ -86,7 +86,7 @@ impl Record {
                     let feed = snapshot.get(&source.name)?;
                     let record = SourceRecord {
                         origin: source.origin.to_string(),
-                        prefixes: feed.prefixes.len(),
+                        prefixes: feed.len(),
                         fetched: feed.fetched,
                         failure: failures.get(&source.name).cloned(),
                     };

@@ -20,40 +20,74 @@ use thiserror::Error;
 use tokio::io::AsyncReadExt;
 
 use crate::feed::{self, FeedError};
-use crate::policy::{Feed, Http, Origin, Source, is_loopback, public_url};
+use crate::policy::{Http, Origin, Source, Validator, is_loopback, public_url};
 
 const MAX_REDIRECTS: usize = 5;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A file is held in memory while it is read.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 
-/// The source's prefixes as they are now.
-pub async fn fetch(source: &Source) -> Result<Feed, FetchError> {
+/// What came of asking a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It has nothing newer than what the validators are of.
+    Unchanged(Timestamp),
+    /// What it holds.
+    List(Fetched),
+}
+
+/// A list as it was received. Nobody has judged it yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// Sorted, distinct.
+    pub prefixes: Vec<IpNet>,
+    /// What the operator should know of it.
+    pub notes: Vec<String>,
+    /// When it was got; of a compiled-in list, when it was checked.
+    pub fetched: Timestamp,
+    /// What to ask with next time, one for each URL.
+    pub validators: Vec<Validator>,
+    /// When the source says to ask again, such as by its records' time to live.
+    pub again: Option<Duration>,
+}
+
+impl Fetched {
+    fn new(prefixes: Vec<IpNet>, fetched: Timestamp) -> Self {
+        Self {
+            prefixes,
+            notes: Vec::new(),
+            fetched,
+            validators: Vec::new(),
+            again: None,
+        }
+    }
+}
+
+/// Asks a source for its prefixes. With `known`, what an earlier answer said of itself, the answer may be
+/// that nothing is new.
+pub async fn fetch(source: &Source, known: &[Validator]) -> Result<Answer, FetchError> {
     // Chooses the process's TLS implementation; an error only says that that was done already.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    let _ = known;
     let now = Timestamp::now();
     let fetched = match &source.origin {
-        Origin::Prefixes(prefixes) => Ok(Feed {
-            prefixes: prefixes.clone(),
-            fetched: now,
-        }),
-        Origin::BuiltIn { prefixes, checked } => Ok(Feed {
-            prefixes: prefixes.clone(),
-            fetched: midnight(checked),
-        }),
-        Origin::File(path) => read_file(path).await.map(|prefixes| Feed {
-            prefixes,
-            fetched: now,
-        }),
-        Origin::Http(http) => request(http).await.map(|prefixes| Feed {
-            prefixes,
-            fetched: now,
-        }),
+        Origin::Prefixes(prefixes) => Ok(Fetched::new(prefixes.clone(), now)),
+        Origin::BuiltIn { prefixes, checked } => {
+            Ok(Fetched::new(prefixes.clone(), midnight(*checked)))
+        }
+        Origin::File { path, .. } => read_file(path)
+            .await
+            .map(|prefixes| Fetched::new(prefixes, now)),
+        Origin::Http(http) => request(http)
+            .await
+            .map(|prefixes| Fetched::new(prefixes, now)),
+        Origin::Names(_) => Ok(Fetched::new(Vec::new(), now)),
     };
-    fetched.map_err(|cause| FetchError {
+    fetched.map(Answer::List).map_err(|cause| FetchError {
         name: source.name.clone(),
         origin: source.origin.to_string(),
         cause: Box::new(cause),
+        retry_after: None,
     })
 }
 
@@ -67,6 +101,8 @@ pub struct FetchError {
     pub origin: String,
     /// What went wrong. Boxed, as it is larger than what `fetch` returns when all is well.
     pub cause: Box<FetchErrorCause>,
+    /// How long the server asks to be left alone.
+    pub retry_after: Option<Duration>,
 }
 
 /// What went wrong, and what to do about it. Nothing of the answer was taken.
@@ -178,7 +214,11 @@ async fn request(http: &Http) -> Result<Vec<IpNet>, FetchErrorCause> {
     // A client a request: an hour lies between two, and certificates may change in it.
     let client = client(http).await?;
     let failed = |error: reqwest::Error| classify(&error, http.timeout);
-    let mut response = client.get(http.url.clone()).send().await.map_err(failed)?;
+    let mut response = client
+        .get(http.urls[0].clone())
+        .send()
+        .await
+        .map_err(failed)?;
     if response.status() != StatusCode::OK {
         return Err(FetchErrorCause::Status {
             status: response.status(),
@@ -218,7 +258,7 @@ async fn client(http: &Http) -> Result<Client, FetchErrorCause> {
             .timeout(http.timeout)
             .connect_timeout(CONNECT_TIMEOUT.min(http.timeout))
             .redirect(redirect::Policy::custom(follow));
-        if is_loopback(&http.url) {
+        if is_loopback(&http.urls[0]) {
             builder.no_proxy()
         } else {
             builder
@@ -229,7 +269,7 @@ async fn client(http: &Http) -> Result<Client, FetchErrorCause> {
         Ok(client) => return Ok(client),
         Err(error) => error,
     };
-    if http.url.scheme() == "http" {
+    if http.urls[0].scheme() == "http" {
         // Loopback without TLS needs no certificates, and a redirect to https then fails.
         if let Ok(client) = builder().tls_certs_only([]).build() {
             return Ok(client);
@@ -349,10 +389,7 @@ fn remedy(status: StatusCode) -> &'static str {
     }
 }
 
-fn midnight(day: &str) -> Timestamp {
-    let day: Date = day
-        .parse()
-        .expect("a test parses the day of every compiled-in list");
+fn midnight(day: Date) -> Timestamp {
     day.to_zoned(TimeZone::UTC)
         .expect("a day of this century is in range")
         .timestamp()

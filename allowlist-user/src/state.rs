@@ -16,10 +16,12 @@ use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 use thiserror::Error;
 
-use crate::policy::{Feed, Origin, Source, public_url};
+use crate::policy::{Feed, Format, Held, Origin, Source, Validator, public_url};
 
 /// Counts up when a reader of the old form would misread the new one.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// The oldest form that is read.
+const OLDEST: u32 = 1;
 
 /// A directory of feeds, a file a source.
 #[derive(Debug)]
@@ -133,7 +135,10 @@ impl StateDir {
         }
         Ok(Some(Feed {
             prefixes: content.prefixes,
+            held: content.held,
             fetched: content.fetched,
+            validators: content.validators,
+            notes: content.notes,
         }))
     }
 
@@ -149,6 +154,9 @@ impl StateDir {
             origin,
             fetched: feed.fetched,
             prefixes: feed.prefixes.clone(),
+            held: feed.held.clone(),
+            validators: feed.validators.clone(),
+            notes: feed.notes.clone(),
         };
         self.replace(&path, &Stored::encode(content))
             .map_err(|cause| StateError::Io { path, cause })
@@ -247,6 +255,13 @@ struct Content {
     origin: String,
     fetched: Timestamp,
     prefixes: Vec<IpNet>,
+    // Format 1 had none of these: left out where empty, a file of then has the checksum that it says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    held: Vec<Held>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    validators: Vec<Validator>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
 }
 
 enum Undecodable {
@@ -272,7 +287,7 @@ impl Stored {
         }
         let damaged = |error: serde_json::Error| Undecodable::Damaged(error.to_string());
         let Header { format } = serde_json::from_slice(bytes).map_err(damaged)?;
-        if format != FORMAT {
+        if !(OLDEST..=FORMAT).contains(&format) {
             return Err(Undecodable::Format(format));
         }
         let stored: Self = serde_json::from_slice(bytes).map_err(damaged)?;
@@ -296,16 +311,39 @@ impl Content {
 /// Credentials may change, and do not reach the disk; a query may choose another list, and reaches
 /// it as a checksum.
 fn fingerprint(source: &Source) -> Option<String> {
+    let read_as = |origin: String, format: &Format, usual: &Format| {
+        if format == usual {
+            origin
+        } else {
+            format!("{origin} as {format}")
+        }
+    };
     match &source.origin {
         Origin::Prefixes(_) | Origin::BuiltIn { .. } => None,
-        Origin::File(path) => Some(path.display().to_string()),
-        Origin::Http(http) => {
-            let query = http
-                .url
-                .query()
-                .map(|query| format!("?crc32={:08x}", crc32fast::hash(query.as_bytes())));
-            Some(public_url(&http.url) + &query.unwrap_or_default())
+        Origin::File { path, format } => {
+            Some(read_as(path.display().to_string(), format, &Format::Text))
         }
+        Origin::Http(http) => {
+            let urls: Vec<_> = http
+                .urls
+                .iter()
+                .map(|url| {
+                    let query = url
+                        .query()
+                        .map(|query| format!("?crc32={:08x}", crc32fast::hash(query.as_bytes())));
+                    public_url(url) + &query.unwrap_or_default()
+                })
+                .collect();
+            let mut origin = read_as(urls.join(" and "), &http.format, &Format::json_array());
+            for (word, pattern) in [(" discover ", &http.discover), (" unzip ", &http.unzip)] {
+                if let Some(pattern) = pattern {
+                    origin += word;
+                    origin += pattern.as_str();
+                }
+            }
+            Some(origin)
+        }
+        Origin::Names(lookup) => Some(format!("names {}", lookup.names.join(" "))),
     }
 }
 
@@ -327,17 +365,32 @@ mod tests {
     fn source(url: &str) -> Source {
         Source::new(
             "vendor",
-            Origin::Http(Http::new(url.parse().expect("a URL"))),
+            Origin::Http(Http::new(
+                vec![url.parse().expect("a URL")],
+                Format::json_array(),
+            )),
         )
     }
 
     fn feed() -> Feed {
         let prefixes = ["192.0.2.0/24", "2001:db8::/32"];
+        let fetched = "2026-11-22T10:11:12.123456789Z".parse().expect("a time");
         Feed {
-            prefixes: prefixes
-                .map(|prefix| prefix.parse().expect("a prefix"))
-                .to_vec(),
-            fetched: "2026-11-22T10:11:12.123456789Z".parse().expect("a time"),
+            held: vec![Held {
+                prefix: "198.51.100.0/24".parse().expect("a prefix"),
+                until: fetched,
+            }],
+            validators: vec![Validator {
+                etag: Some("\"1\"".to_owned()),
+                last_modified: None,
+            }],
+            notes: vec!["a note".to_owned()],
+            ..Feed::new(
+                prefixes
+                    .map(|prefix| prefix.parse().expect("a prefix"))
+                    .to_vec(),
+                fetched,
+            )
         }
     }
 
@@ -426,11 +479,11 @@ mod tests {
     fn a_newer_format_is_left_alone() {
         let (_folder, state) = state();
         let path = state.path.join("vendor.json");
-        fs::write(&path, r#"{"format":2,"content":"?"}"#).expect("is written");
+        fs::write(&path, r#"{"format":3,"content":"?"}"#).expect("is written");
         for _ in 0..2 {
             let error = state.load(&source(URL)).expect_err("must be refused");
             assert!(
-                matches!(error, StateError::Format { format: 2, .. }),
+                matches!(error, StateError::Format { format: 3, .. }),
                 "{error}"
             );
         }

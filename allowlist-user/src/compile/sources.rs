@@ -32,8 +32,8 @@ pub(super) fn listed_prefixes(
                 source_name: source.name.clone(),
                 service: user.name.clone(),
             })?;
-        largest = largest.max((feed.prefixes.len(), &source.name));
-        for prefix in &feed.prefixes {
+        largest = largest.max((feed.len(), &source.name));
+        for prefix in feed.in_force() {
             let sources = listed.entry(prefix.trunc()).or_default();
             if sources.last() != Some(&(place as u32)) {
                 sources.push(place as u32);

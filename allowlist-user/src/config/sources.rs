@@ -14,7 +14,7 @@ use super::read::{check_name, read_choice, read_filled, read_list};
 use super::{sorted, unknown_provider};
 use crate::catalogue::{self, List, Provider, Region};
 use crate::feed;
-use crate::policy::{Http, Origin, Source, is_loopback};
+use crate::policy::{Format, Http, Origin, Source, is_loopback};
 
 const EVERY_RANGE: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_hours(24 * 30);
@@ -83,7 +83,13 @@ fn read_source(
         ["file"] => {
             only_for(table, Kind::File, "a file", problems);
             let path = read_path(&table.get("file")?, folder, problems)?;
-            Source::new(name, Origin::File(path))
+            Source::new(
+                name,
+                Origin::File {
+                    path,
+                    format: Format::Text,
+                },
+            )
         }
         ["prefixes"] => Source::new(name, read_prefixes(table, problems)?),
         [] => {
@@ -123,7 +129,10 @@ fn read_fetched(table: &Table, folder: &Path, problems: &mut Problems) -> Option
         let message = "has a `url` and no `format`; add format = \"json\", an array of addresses";
         table.wrong(problems, message);
     }
-    let mut http = Http::new(read_url(&table.get("url")?, problems)?);
+    let mut http = Http::new(
+        vec![read_url(&table.get("url")?, problems)?],
+        Format::json_array(),
+    );
     read_options(&mut http, table, folder, problems);
     Some(Origin::Http(http))
 }
@@ -157,7 +166,7 @@ fn read_provided(
     let mut source = provider.source(name, &regions);
     if let Origin::Http(http) = &mut source.origin {
         if let Some(node) = table.get("url") {
-            http.url = read_url(&node, problems)?;
+            http.urls = vec![read_url(&node, problems)?];
         }
         read_options(http, table, folder, problems);
     }

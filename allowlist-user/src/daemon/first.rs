@@ -1,11 +1,14 @@
 //! The lists that a daemon starts with: strict, but content with last-good.
 
 use anyhow::{Result, bail};
+use jiff::Timestamp;
 use log::warn;
 
 use crate::config::Config;
 use crate::gather::gather;
-use crate::policy::{Origin, Snapshot, Source};
+use crate::policy::{Feed, Origin, Snapshot, Source};
+use crate::renew::renew;
+use crate::source::{Answer, FetchError};
 use crate::state::StateDir;
 
 /// What a daemon starts with.
@@ -40,22 +43,23 @@ impl First {
                 }
                 (None, _) => {}
             }
-            wanted.push(source.clone());
+            wanted.push((source.clone(), Vec::new()));
         }
         let mut failed = 0;
-        for (source, fetched) in gather(wanted).await {
-            match (fetched, kept.remove(&source.name)) {
+        for (source, answer) in gather(wanted).await {
+            let last = kept.remove(&source.name);
+            match (taken(&source, last.as_ref(), answer), last) {
                 (Ok(feed), _) => {
                     first.snapshot.insert(source.name.clone(), feed);
                     first.fetched.push(source);
                 }
                 (Err(error), Some(feed)) => {
-                    warn!("{error}; its last good list is used");
+                    warn!("{error:#}; its last good list is used");
                     first.snapshot.insert(source.name.clone(), feed);
                 }
                 (Err(error), None) => {
                     failed += 1;
-                    log::error!("{error}");
+                    log::error!("{error:#}");
                 }
             }
         }
@@ -65,5 +69,12 @@ impl First {
             );
         }
         Ok(first)
+    }
+}
+
+fn taken(source: &Source, last: Option<&Feed>, answer: Result<Answer, FetchError>) -> Result<Feed> {
+    match renew(source, last, answer?, false, Timestamp::now()) {
+        Ok(renewal) => Ok(renewal.feed),
+        Err(refused) => bail!("source {}: {}", source.name, refused.refusal),
     }
 }

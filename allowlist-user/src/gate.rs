@@ -1,0 +1,169 @@
+//! The gate: whether a feed that was received may become its source's prefixes.
+//!
+//! A vendor's list is trusted to change, but not to shrink to nothing, to open the host to half of the
+//! internet, or to turn into another list. Pure: knows no network, no disk and no clock. Whether the bytes
+//! were a list at all was decided before, by `source` and `feed`; whether the tables have room for it is
+//! decided after, by `compile`.
+
+mod special;
+
+use ipnet::IpNet;
+use thiserror::Error;
+
+use crate::difference::{covers, is_v4, is_v6, lost};
+use crate::policy::{Gate, Source};
+
+/// A change of no more prefixes than this is never too great a loss: small lists lose great parts.
+const FEW: usize = 5;
+
+/// Why a feed was refused. Its source's last good prefixes stay.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// Fewer than `min`.
+    #[error("has {found} prefixes, and at least {min} are expected; {ACCEPT}, or lower `min`")]
+    TooFew {
+        /// What it has.
+        found: usize,
+        /// What it should have.
+        min: usize,
+    },
+    /// More than `max`.
+    #[error("has {found} prefixes, and at most {max} are expected; {ACCEPT}, or raise `max`")]
+    TooMany {
+        /// What it has.
+        found: usize,
+        /// What it may have.
+        max: usize,
+    },
+    /// Something that must be in it is not.
+    #[error("does not cover {missing}, as `must_cover` demands; {ACCEPT}, or change `must_cover`")]
+    NotCovered {
+        /// What is missing.
+        missing: IpNet,
+    },
+    /// Much of what it covered is gone.
+    #[error(
+        "lists {removed} prefixes less, and with them {lost_percent} % of the {family} addresses that it covered; more than {max_percent} % at once is not believed; {ACCEPT}, or raise `max_shrink`"
+    )]
+    Shrunk {
+        /// How many prefixes it does not list any more.
+        removed: usize,
+        /// What part of the addresses of a family that is.
+        lost_percent: u128,
+        /// `IPv4` or `IPv6`.
+        family: &'static str,
+        /// `max_shrink`.
+        max_percent: u16,
+    },
+    /// A prefix that would open the door to much of the internet.
+    #[error(
+        "has {prefix}, which is wider than /{widest}, as wide as a list is trusted with; if it is meant, set `min_prefix_len`"
+    )]
+    TooWide {
+        /// The prefix.
+        prefix: IpNet,
+        /// The shortest length allowed.
+        widest: u8,
+    },
+    /// A prefix from which nobody on the internet calls.
+    #[error(
+        "has {prefix}, of which {special} is {what} (RFC 6890), where no vendor calls from; if it is meant, set `allow_special_use = true`"
+    )]
+    SpecialUse {
+        /// The prefix.
+        prefix: IpNet,
+        /// The block of the registry.
+        special: IpNet,
+        /// What it is for.
+        what: &'static str,
+    },
+}
+
+const ACCEPT: &str = "look at what the vendor announces; `allowlist accept` lets this list in";
+
+impl Refusal {
+    /// Whether the operator may let this one list in. What no list may have is for the configuration.
+    pub fn is_acceptable(&self) -> bool {
+        !matches!(self, Self::TooWide { .. } | Self::SpecialUse { .. })
+    }
+}
+
+/// Judges a list, `last` being what the source listed before.
+///
+/// With `accepted`, the operator has looked at it: its size and what it lacks are taken as they are.
+pub fn judge(
+    source: &Source,
+    last: Option<&[IpNet]>,
+    new: &[IpNet],
+    accepted: bool,
+) -> Result<(), Refusal> {
+    let gate = &source.gate;
+    check_each(gate, new)?;
+    if accepted {
+        return Ok(());
+    }
+    let found = new.len();
+    if found < gate.min {
+        return Err(Refusal::TooFew {
+            found,
+            min: gate.min,
+        });
+    }
+    if let Some(max) = gate.max.filter(|max| found > *max) {
+        return Err(Refusal::TooMany { found, max });
+    }
+    if let Some(missing) = gate.must_cover.iter().find(|wanted| !covers(new, **wanted)) {
+        return Err(Refusal::NotCovered { missing: *missing });
+    }
+    last.map_or(Ok(()), |last| check_shrink(gate, last, new))
+}
+
+fn check_each(gate: &Gate, new: &[IpNet]) -> Result<(), Refusal> {
+    for prefix in new {
+        let widest = match prefix {
+            IpNet::V4(_) => gate.min_prefix_len_v4,
+            IpNet::V6(_) => gate.min_prefix_len_v6,
+        };
+        if prefix.prefix_len() < widest {
+            return Err(Refusal::TooWide {
+                prefix: *prefix,
+                widest,
+            });
+        }
+        if !gate.allow_special_use
+            && let Some((special, what)) = special::special_use(*prefix)
+        {
+            return Err(Refusal::SpecialUse {
+                prefix: *prefix,
+                special,
+                what,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn check_shrink(gate: &Gate, last: &[IpNet], new: &[IpNet]) -> Result<(), Refusal> {
+    let removed = last
+        .iter()
+        .filter(|prefix| new.binary_search(prefix).is_err())
+        .count();
+    if removed <= FEW {
+        return Ok(());
+    }
+    for (family, is_family) in [("IPv4", is_v4 as fn(&IpNet) -> bool), ("IPv6", is_v6)] {
+        let (covered, lost) = lost(last, new, is_family);
+        // Both shorter, so that a product fits; of that many addresses nobody misses the last bits.
+        let shift = if covered > u128::MAX >> 16 { 16 } else { 0 };
+        let (covered, lost) = (covered >> shift, lost >> shift);
+        if lost * 1000 > covered * u128::from(gate.max_shrink) {
+            return Err(Refusal::Shrunk {
+                removed,
+                lost_percent: lost * 100 / covered,
+                family,
+                max_percent: gate.max_shrink / 10,
+            });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! What a source holds at one moment: what it lists, and what it listed until lately.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// One source's prefixes at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Feed {
+    /// What the source lists. Sorted, distinct; not merged, so that an operator finds what the vendor
+    /// wrote.
+    pub prefixes: Vec<IpNet>,
+    /// What it does not list any more, and which stays for its grace period. Sorted, distinct, and
+    /// none of it is in `prefixes`.
+    pub held: Vec<Held>,
+    /// When the vendor (or the file, or the configuration) last gave them, or said that nothing is new.
+    pub fetched: Timestamp,
+    /// What to send so that the vendor can answer that nothing is new, one for each URL.
+    pub validators: Vec<Validator>,
+    /// What the operator should know of this list, such as rows that are about to go.
+    pub notes: Vec<String>,
+}
+
+/// A prefix that its source does not list any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Held {
+    /// The prefix.
+    pub prefix: IpNet,
+    /// When it goes.
+    pub until: Timestamp,
+}
+
+/// What a server said of the version of a list, to be asked whether it is still the newest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Validator {
+    /// Its `ETag`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
+    /// Its `Last-Modified`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_modified: Option<String>,
+}
+
+/// All sources' prefixes of one moment, by source name.
+pub type Snapshot = BTreeMap<String, Feed>;
+
+impl Feed {
+    /// A list of which nothing else is known. `prefixes` are sorted and distinct.
+    pub fn new(prefixes: Vec<IpNet>, fetched: Timestamp) -> Self {
+        Self {
+            prefixes,
+            held: Vec::new(),
+            fetched,
+            validators: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// What is in force: what is listed, and what is held. In no particular order, distinct.
+    pub fn in_force(&self) -> impl Iterator<Item = IpNet> {
+        let held = self.held.iter().map(|held| held.prefix);
+        self.prefixes.iter().copied().chain(held)
+    }
+
+    /// How many prefixes are in force.
+    pub fn len(&self) -> usize {
+        self.prefixes.len() + self.held.len()
+    }
+
+    /// Whether nothing is in force.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Validator {
+    /// Whether there is nothing to ask with.
+    pub fn is_empty(&self) -> bool {
+        self.etag.is_none() && self.last_modified.is_none()
+    }
+}

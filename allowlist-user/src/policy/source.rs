@@ -1,0 +1,442 @@
+//! Where prefixes come from, how their bytes are read, and what is demanded of them.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use jiff::civil::Date;
+use regex::Regex;
+use serde::{Deserialize, Serialize};
+use serde_json_path::JsonPath;
+use url::{Host, Url};
+
+/// Where prefixes come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The key under `[sources]`.
+    pub name: String,
+    /// How to get them.
+    pub origin: Origin,
+    /// The catalogue entry that filled this in, if one did.
+    pub provider: Option<String>,
+    /// Who opens the connections that its addresses are for.
+    pub direction: Direction,
+    /// How long a feed is good for before it is fetched again.
+    pub every: Duration,
+    /// What a feed must fulfil to be taken.
+    pub gate: Gate,
+    /// How long a prefix that is not listed any more stays.
+    pub grace: Duration,
+    /// The age at which a list is called stale; nothing is dropped for it.
+    pub max_age: Duration,
+    /// What the operator should know about this source whenever it is used.
+    pub warning: Option<String>,
+}
+
+/// Who opens the connections that a list's addresses are for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// They connect to this host.
+    #[default]
+    Inbound,
+    /// This host connects to them.
+    Outbound,
+    /// Both, or the operator says that it does not matter.
+    Any,
+}
+
+/// How a source's prefixes are got.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// `prefixes = […]`.
+    Prefixes(Vec<IpNet>),
+    /// `file = "…"`.
+    File {
+        /// Where it is.
+        path: PathBuf,
+        /// How it is read.
+        format: Format,
+    },
+    /// `url = "…"`.
+    Http(Http),
+    /// `names = […]`.
+    Names(Lookup),
+    /// A list that is compiled in, from the vendor's page as it stood on `checked`.
+    BuiltIn {
+        /// The list.
+        prefixes: Vec<IpNet>,
+        /// The day on which somebody compared it with the vendor's page.
+        checked: Date,
+    },
+}
+
+/// How to fetch a feed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Http {
+    /// At least one; the list is what all of them hold together. https, or http to loopback, unless
+    /// `allow_plain_http`.
+    pub urls: Vec<Url>,
+    /// How what they hold is read.
+    pub format: Format,
+    /// The URLs are pages; the list is behind the one link on each whose address this matches.
+    pub discover: Option<Pattern>,
+    /// The list is in those files of a ZIP archive whose names this matches.
+    pub unzip: Option<Pattern>,
+    /// Sent with each request. Values may be secret.
+    pub headers: Vec<(String, Secret)>,
+    /// Holds a token to send as `Authorization: Bearer …`.
+    pub bearer_file: Option<PathBuf>,
+    /// Whether a list may come unprotected.
+    pub allow_plain_http: bool,
+    /// PEM certificates to trust besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// For each whole request, from connect to the last byte.
+    pub timeout: Duration,
+    /// A longer body (after decompression) is an error.
+    pub max_bytes: u64,
+}
+
+/// Which names to look up, and whom to ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lookup {
+    /// Fully qualified; at least one.
+    pub names: Vec<String>,
+    /// Whom to ask; empty is whom this host asks.
+    pub resolvers: Vec<SocketAddr>,
+    /// However short the records' time to live is, they are not asked for sooner again.
+    pub ttl_floor: Duration,
+    /// For all questions together.
+    pub timeout: Duration,
+}
+
+/// How bytes are read; always said, never guessed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// A prefix a line; `#` and `;` start comments.
+    Text,
+    /// One JSON document; the prefixes are the strings that these select.
+    Json(Vec<Select>),
+    /// A JSON document a line.
+    JsonLines(Vec<Select>),
+    /// Comma-separated values; `#` starts a comment line.
+    Csv(Column),
+    /// A web page.
+    Html(Page),
+    /// The same, written in Markdown.
+    Markdown(Page),
+}
+
+/// A column of a table without (by number, from 0) or with a header line (by its name).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Column {
+    /// There is no header line.
+    Number(usize),
+    /// As the header line says it.
+    Name(String),
+}
+
+/// Which part of a page holds the list. What is not given does not narrow it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Of the heading above.
+    pub section: Option<Pattern>,
+    /// Of a row's first cell, a list item's or paragraph's label, a column's header.
+    pub region: Option<Pattern>,
+    /// Of a table's column header.
+    pub column: Option<Pattern>,
+    /// Rows, list items and paragraphs to leave out.
+    pub exclude_row: Option<Pattern>,
+    /// Whether code blocks are left out.
+    pub exclude_code: bool,
+}
+
+/// A regular expression of the configuration.
+#[derive(Clone, Debug)]
+pub struct Pattern(Regex);
+
+/// A JSONPath (RFC 9535) of the configuration.
+#[derive(Clone, Debug)]
+pub struct Select {
+    text: String,
+    path: JsonPath,
+}
+
+/// What must not be shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+/// What a feed must fulfil to become a source's prefixes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gate {
+    /// The least number of prefixes.
+    pub min: usize,
+    /// The greatest number of prefixes.
+    pub max: Option<usize>,
+    /// What must be covered.
+    pub must_cover: Vec<IpNet>,
+    /// No IPv4 prefix may be shorter.
+    pub min_prefix_len_v4: u8,
+    /// No IPv6 prefix may be shorter.
+    pub min_prefix_len_v6: u8,
+    /// Whether private, documentation and other addresses that nobody calls from may be in it.
+    pub allow_special_use: bool,
+    /// The greatest part of the covered addresses that may go at once, in thousandths.
+    pub max_shrink: u16,
+}
+
+impl Source {
+    /// `every`, unless it is configured.
+    pub const EVERY: Duration = Duration::from_hours(1);
+    /// `grace`, unless it is configured.
+    pub const GRACE: Duration = Duration::from_hours(24);
+    /// `max_age`, unless it is configured.
+    pub const MAX_AGE: Duration = Duration::from_hours(24 * 14);
+    /// The same for a list that is compiled in, and gets older with the program.
+    pub const MAX_AGE_BUILT_IN: Duration = Duration::from_hours(24 * 180);
+
+    /// With defaults for all but its name and origin.
+    pub fn new(name: &str, origin: Origin) -> Self {
+        // What lies on this host is its owner's, whose networks are often private.
+        let is_own = matches!(origin, Origin::File { .. } | Origin::Prefixes(_));
+        let max_age = match origin {
+            Origin::BuiltIn { .. } => Self::MAX_AGE_BUILT_IN,
+            _ => Self::MAX_AGE,
+        };
+        Self {
+            name: name.to_owned(),
+            provider: None,
+            direction: Direction::default(),
+            every: Self::EVERY,
+            gate: Gate {
+                allow_special_use: is_own,
+                ..Gate::default()
+            },
+            // An owner who removes a line means it.
+            grace: if is_own { Duration::ZERO } else { Self::GRACE },
+            max_age,
+            warning: None,
+            origin,
+        }
+    }
+
+    /// Whether it may have other prefixes later; those of the configuration and of the program do not.
+    pub fn can_change(&self) -> bool {
+        !matches!(self.origin, Origin::Prefixes(_) | Origin::BuiltIn { .. })
+    }
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self {
+            min: 1,
+            max: None,
+            must_cover: Vec::new(),
+            min_prefix_len_v4: 8,
+            min_prefix_len_v6: 20,
+            allow_special_use: false,
+            max_shrink: 500,
+        }
+    }
+}
+
+/// In words, without credentials.
+impl fmt::Display for Origin {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Prefixes(_) => out.write_str("the configuration"),
+            Self::File { path, .. } => write!(out, "{}", path.display()),
+            Self::Http(http) => {
+                let urls: Vec<_> = http.urls.iter().map(public_url).collect();
+                out.write_str(&urls.join(" and "))
+            }
+            Self::Names(lookup) => write!(out, "the addresses of {}", lookup.names.join(", ")),
+            Self::BuiltIn { checked, .. } => {
+                write!(out, "the list compiled in, as published on {checked}")
+            }
+        }
+    }
+}
+
+impl Http {
+    /// `timeout`, unless it is configured.
+    pub const TIMEOUT: Duration = Duration::from_secs(30);
+    /// `max_size`, unless it is configured.
+    pub const MAX_BYTES: u64 = 4 << 20;
+
+    /// With defaults for all but the URLs and the format.
+    pub fn new(urls: Vec<Url>, format: Format) -> Self {
+        Self {
+            urls,
+            format,
+            discover: None,
+            unzip: None,
+            headers: Vec::new(),
+            bearer_file: None,
+            allow_plain_http: false,
+            ca_file: None,
+            timeout: Self::TIMEOUT,
+            max_bytes: Self::MAX_BYTES,
+        }
+    }
+}
+
+impl Lookup {
+    /// `ttl_floor`, unless it is configured.
+    pub const TTL_FLOOR: Duration = Duration::from_secs(30);
+    /// `timeout`, unless it is configured.
+    pub const TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// With defaults for all but the names.
+    pub fn new(names: Vec<String>) -> Self {
+        Self {
+            names,
+            resolvers: Vec::new(),
+            ttl_floor: Self::TTL_FLOOR,
+            timeout: Self::TIMEOUT,
+        }
+    }
+}
+
+impl Format {
+    /// A JSON array of strings, and nothing around it.
+    pub fn json_array() -> Self {
+        Self::Json(vec![Select::new("$[*]").expect("it is a JSONPath")])
+    }
+}
+
+/// As the configuration would say it, in one line. Two formats that read alike are written alike.
+impl fmt::Display for Format {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let selects = |out: &mut fmt::Formatter<'_>, word: &str, selects: &[Select]| {
+            out.write_str(word)?;
+            selects.iter().try_for_each(|one| write!(out, " {one}"))
+        };
+        match self {
+            Self::Text => out.write_str("text"),
+            Self::Json(paths) => selects(out, "json", paths),
+            Self::JsonLines(paths) => selects(out, "jsonl", paths),
+            Self::Csv(Column::Number(number)) => write!(out, "csv {number}"),
+            Self::Csv(Column::Name(name)) => write!(out, "csv {name:?}"),
+            Self::Html(page) => write!(out, "html{page}"),
+            Self::Markdown(page) => write!(out, "markdown{page}"),
+        }
+    }
+}
+
+impl fmt::Display for Page {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (key, pattern) in [
+            ("section", &self.section),
+            ("region", &self.region),
+            ("column", &self.column),
+            ("exclude_row", &self.exclude_row),
+        ] {
+            if let Some(pattern) = pattern {
+                write!(out, " {key} = {:?}", pattern.as_str())?;
+            }
+        }
+        if self.exclude_code {
+            out.write_str(" exclude_code = true")?;
+        }
+        Ok(())
+    }
+}
+
+impl Pattern {
+    /// Errors say what is wrong with the text.
+    pub fn new(text: &str) -> Result<Self, String> {
+        match Regex::new(text) {
+            Ok(regex) => Ok(Self(regex)),
+            Err(regex::Error::Syntax(message)) => {
+                let last = message.lines().last().unwrap_or_default();
+                let problem = last.strip_prefix("error: ").unwrap_or(last);
+                Err(format!("{text:?} is not a regular expression: {problem}"))
+            }
+            Err(error) => Err(format!("{text:?} cannot be used: {error}")),
+        }
+    }
+
+    /// Whether it matches somewhere in `text`.
+    pub fn is_match(&self, text: &str) -> bool {
+        self.0.is_match(text)
+    }
+
+    /// As it was written.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Pattern {}
+
+impl Select {
+    /// Errors say what is wrong with the text, and where.
+    pub fn new(text: &str) -> Result<Self, String> {
+        match JsonPath::parse(text) {
+            Ok(path) => Ok(Self {
+                text: text.to_owned(),
+                path,
+            }),
+            Err(error) => Err(format!(
+                "{text:?} is not a JSONPath: {} at its character {}; write one such as \"$[*]\" or \"$.hooks[*]\"",
+                error.message(),
+                error.position() + 1
+            )),
+        }
+    }
+
+    /// For those who read documents by it.
+    pub fn path(&self) -> &JsonPath {
+        &self.path
+    }
+}
+
+impl fmt::Display for Select {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.text)
+    }
+}
+
+impl PartialEq for Select {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Select {}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("(secret)")
+    }
+}
+
+/// The URL without what may be secret in it: for messages, logs and reports.
+pub fn public_url(url: &Url) -> String {
+    let mut url = url.clone();
+    // These fail for URLs that cannot hold credentials.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url.set_fragment(None);
+    url.into()
+}
+
+/// Whether a request to this URL stays on this host.
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
+}

@@ -1,0 +1,125 @@
+//! What becomes of a source's feed when the source is asked again: it is taken whole, with what it lists
+//! no more held back for its grace period, or it stays as it is.
+//!
+//! Pure: the caller fetches, tells the time, publishes and stores. So the daemon, `check` and `diff` decide
+//! alike, and a test can play any sequence.
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+
+use crate::difference::Difference;
+use crate::gate::{Refusal, judge};
+use crate::policy::{Feed, Held, Origin, Source};
+use crate::source::{Answer, Fetched};
+
+/// A feed that passed the gate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Renewal {
+    /// What the source has from now on.
+    pub feed: Feed,
+    /// What its list has more and less than the one before.
+    pub difference: Difference,
+}
+
+/// A feed that did not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Why.
+    pub refusal: Refusal,
+    /// What it would have changed.
+    pub difference: Difference,
+    /// The list, for an operator who accepts it after all.
+    pub fetched: Fetched,
+}
+
+/// What a source has after an answer. `last` is what it has now; `accepted` is the operator's word for this
+/// list.
+pub fn renew(
+    source: &Source,
+    last: Option<&Feed>,
+    answer: Answer,
+    accepted: bool,
+    now: Timestamp,
+) -> Result<Renewal, Box<Refused>> {
+    let fetched = match answer {
+        Answer::List(fetched) => fetched,
+        Answer::Unchanged(fetched) => {
+            // Nobody asks whether a list is new who has none.
+            let mut feed = last
+                .cloned()
+                .unwrap_or_else(|| Feed::new(Vec::new(), fetched));
+            feed.fetched = fetched;
+            return Ok(Renewal {
+                feed,
+                difference: Difference::default(),
+            });
+        }
+    };
+    let listed = last.map_or(&[][..], |feed| &feed.prefixes);
+    let difference = Difference::between(listed, &fetched.prefixes);
+    let is_news = last.is_none() || !difference.is_empty();
+    // What is in force already was let in before.
+    if is_news
+        && !matches!(source.origin, Origin::Prefixes(_))
+        && let Err(refusal) = judge(
+            source,
+            last.map(|feed| &feed.prefixes[..]),
+            &fetched.prefixes,
+            accepted,
+        )
+    {
+        return Err(Box::new(Refused {
+            refusal,
+            difference,
+            fetched,
+        }));
+    }
+    let held = hold(source, last, &difference.removed, &fetched.prefixes, now);
+    let feed = Feed {
+        prefixes: fetched.prefixes,
+        held,
+        fetched: fetched.fetched,
+        validators: fetched.validators,
+        notes: fetched.notes,
+    };
+    Ok(Renewal { feed, difference })
+}
+
+/// The feed without what has been held for long enough; none if it would be the same.
+pub fn release(feed: &Feed, now: Timestamp) -> Option<(Feed, Vec<IpNet>)> {
+    let (held, gone): (Vec<Held>, Vec<Held>) = feed.held.iter().partition(|held| held.until > now);
+    let gone = gone.into_iter().map(|held| held.prefix).collect::<Vec<_>>();
+    (!gone.is_empty()).then(|| {
+        let feed = Feed {
+            held,
+            ..feed.clone()
+        };
+        (feed, gone)
+    })
+}
+
+/// What was held before and is not listed again, and what is listed no more.
+fn hold(
+    source: &Source,
+    last: Option<&Feed>,
+    removed: &[IpNet],
+    listed: &[IpNet],
+    now: Timestamp,
+) -> Vec<Held> {
+    let until = now.saturating_add(source.grace).unwrap_or(Timestamp::MAX);
+    let before = last.map_or(&[][..], |feed| &feed.held);
+    let mut held: Vec<Held> = before
+        .iter()
+        // A shorter grace period, configured meanwhile, counts for these too.
+        .map(|held| Held {
+            until: held.until.min(until),
+            ..*held
+        })
+        .filter(|held| held.until > now && listed.binary_search(&held.prefix).is_err())
+        .collect();
+    if until > now {
+        held.extend(removed.iter().map(|&prefix| Held { prefix, until }));
+    }
+    held.sort_unstable();
+    held
+}
