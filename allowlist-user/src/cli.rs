@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
+use jiff::Timestamp;
 
 use crate::config::AttachMode;
+use crate::export;
 use crate::feed::parse_prefix;
 use crate::policy::{Mode, Ports};
 
@@ -23,6 +26,8 @@ Examples:
   sudo allowlist run                                as /etc/allowlist/allowlist.toml says
   sudo allowlist status                             is it filtering, and what
   sudo allowlist watch                              what is being dropped, live
+  sudo allowlist diff                               what the vendors have changed
+  allowlist providers show github                   a vendor, as configuration to copy
   sudo allowlist detach                             take it off, now
 
 Exit codes: 0 done, 1 failed (the reason is on standard error), 2 no such command or option."
@@ -93,8 +98,30 @@ crash and kill -9: the kernel goes on filtering by the last lists. `allowlist de
     Check(Check),
     /// Print the prefixes of one source, or of one catalogued provider
     Fetch(Fetch),
-    /// Print the catalogue of providers
+    /// Print the catalogue of providers, or one entry as configuration to copy
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "\
+Examples:
+  allowlist providers                   all of them
+  allowlist providers webhook           those with that word in their name, title or description
+  allowlist providers show github       one, with everything that is known, to copy"
+    )]
     Providers(Providers),
+    /// Print what a refresh would change, source by source; changes nothing
+    #[command(
+        after_help = "Compares what the sources have now with the last good lists on disk, which the daemon keeps. Works with or without a daemon; where there is no last good list, everything is new."
+    )]
+    Diff(Diff),
+    /// Print what changed when, the oldest first
+    History(History),
+    /// Let in a list that was refused, once: when the vendor really made that change
+    #[command(
+        after_help = "A list is refused when it has too few or too many prefixes, has lost much of what it covered, or what must_cover demands. `allowlist diff` shows what accepting it would change."
+    )]
+    Accept(Accept),
+    /// Print the allowed prefixes in the language of another firewall
+    Export(Export),
     /// Is it filtering, what, and what has it done
     Status(Output),
     /// Carry drops out, or only count them: a running daemon changes over at once
@@ -173,6 +200,12 @@ pub struct Check {
 pub struct Fetch {
     /// A source of the configuration, or a provider of the catalogue
     pub name: String,
+    /// Of a provider: only this region; may be repeated
+    #[arg(long, value_name = "CODE")]
+    pub region: Vec<String>,
+    /// Of a provider: a parameter, such as subdomain=acme; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parameter)]
+    pub parameter: Vec<(String, String)>,
     /// How to print.
     #[command(flatten)]
     pub output: Output,
@@ -181,11 +214,98 @@ pub struct Fetch {
 /// Options of `providers`.
 #[derive(Debug, Args)]
 pub struct Providers {
-    /// Only those whose name or title has this word
+    /// One of them.
+    #[command(subcommand)]
+    pub show: Option<ProvidersCommand>,
+    /// Only those whose name, title or description has this word
     pub word: Option<String>,
     /// How to print.
     #[command(flatten)]
     pub output: Output,
+}
+
+/// What else `providers` does.
+#[derive(Debug, Subcommand)]
+pub enum ProvidersCommand {
+    /// Print one entry: where it comes from, and as configuration to copy
+    Show {
+        /// The provider's name
+        name: String,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// Options of `diff`.
+#[derive(Debug, Args)]
+pub struct Diff {
+    /// Only this source
+    pub source: Option<String>,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Options of `history`.
+#[derive(Debug, Args)]
+pub struct History {
+    /// Only this source
+    pub source: Option<String>,
+    /// Only the newest so many events
+    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
+    pub count: usize,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Options of `accept`.
+#[derive(Debug, Args)]
+pub struct Accept {
+    /// The source whose list was refused
+    pub source: String,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Options of `export`.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// The language; docs/export.md says how to load each
+    #[arg(long, value_name = "FORMAT", value_parser = PossibleValuesParser::new(export::Format::ALL.map(export_value)).map(export_format))]
+    pub format: export::Format,
+    /// Only this source; without it, all that services allow
+    pub source: Option<String>,
+    /// Fetch every list now, instead of taking the last good ones on disk
+    #[arg(long)]
+    pub fetch: bool,
+    /// What sets, chains and variables are called [default: the source's name, or allowlist]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// The TCP port to open, where the format has ports
+    #[arg(long, value_name = "PORT", default_value_t = export::Options::PORT)]
+    pub port: u16,
+    /// mysql-grant: whose accounts
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
+    /// mysql-grant: for which database
+    #[arg(long, value_name = "DATABASE")]
+    pub database: Option<String>,
+}
+
+impl Export {
+    /// What the formats ask for besides the lists.
+    pub fn settings(&self, at: Timestamp) -> export::Options<'_> {
+        let name = self.name.as_deref().or(self.source.as_deref());
+        export::Options {
+            port: self.port,
+            user: self.user.as_deref(),
+            database: self.database.as_deref(),
+            ..export::Options::new(name.unwrap_or("allowlist"), at)
+        }
+    }
 }
 
 /// Options of `mode`.
@@ -259,4 +379,22 @@ impl From<AttachModeArg> for AttachMode {
 
 fn prefix(text: &str) -> Result<IpNet, String> {
     parse_prefix(text).map_err(|error| error.to_string())
+}
+
+fn parameter(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write NAME=VALUE, such as subdomain=acme".to_owned()),
+    }
+}
+
+fn export_value(format: export::Format) -> PossibleValue {
+    PossibleValue::new(format.name()).help(format.describe())
+}
+
+fn export_format(name: String) -> export::Format {
+    let mut formats = export::Format::ALL.into_iter();
+    formats
+        .find(|format| format.name() == name)
+        .expect("only these names are taken")
 }

@@ -1,6 +1,8 @@
 //! What each command does: from what was typed to a call into the library and a printed report.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod lists;
+
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -8,21 +10,14 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
 use log::{info, warn};
-use nix::net::if_::if_nametoindex;
 
-use crate::catalogue;
-use crate::cli::{Check, Cli, Command, Fetch, Output, Paths, Providers, Run, Small, Watch};
-use crate::compile::{Names, compile};
+use crate::cli::{Cli, Command, Output, Paths, Run, Small, Watch};
 use crate::config::{AttachMode, Config};
 use crate::control;
 use crate::daemon::{self, Daemon, Signals};
 use crate::dataplane::{self, Seen, View};
-use crate::gather::gather;
-use crate::policy::{Feed, Mode, Snapshot, Source};
-use crate::record::Record;
-use crate::renew::renew;
-use crate::report::{self, Epoch, Plan, Status};
-use crate::source::{Answer, FetchError, fetch};
+use crate::policy::Mode;
+use crate::report::{self, Epoch, Status};
 
 const CONFIG: &str = "/etc/allowlist/allowlist.toml";
 
@@ -47,9 +42,13 @@ pub fn run(cli: Cli) -> Result<()> {
         let paths = cli.paths;
         match cli.command {
             Command::Run(run) => filter(paths, run).await,
-            Command::Check(check) => print_plan(&paths, check).await,
-            Command::Fetch(fetch) => print_feed(&paths, &fetch).await,
-            Command::Providers(providers) => print_providers(&providers),
+            Command::Check(check) => lists::check(&paths, check).await,
+            Command::Fetch(options) => lists::fetch(&paths, &options).await,
+            Command::Providers(options) => lists::providers(&options),
+            Command::Diff(options) => lists::diff(&paths, &options).await,
+            Command::History(options) => lists::history(&paths, &options),
+            Command::Accept(options) => lists::accept(&paths, &options).await,
+            Command::Export(options) => lists::export(&paths, &options).await,
             Command::Status(output) => print_status(&paths, output).await,
             Command::List(output) => print_list(&paths, output),
             Command::Mode(change) => set_mode(&paths, change.mode.into()).await,
@@ -109,125 +108,6 @@ fn own_ports() -> Option<RangeInclusive<u16>> {
     let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
     let mut numbers = text.split_whitespace().map(str::parse);
     Some(numbers.next()?.ok()?..=numbers.next()?.ok()?)
-}
-
-async fn print_plan(paths: &Paths, check: Check) -> Result<()> {
-    let config = config(paths, check.small)?;
-    let mut warnings = warnings(&config);
-    for name in &config.interfaces {
-        if if_nametoindex(&**name).is_err() {
-            warnings.push(format!("there is no interface {name} on this host now"));
-        }
-    }
-    if check.output.json {
-        for warning in &warnings {
-            warn!("{warning}");
-        }
-        warnings.clear();
-    }
-    let mut snapshot = Snapshot::new();
-    let mut failed = 0;
-    let wanted = config.policy.used_sources().cloned();
-    for (source, answer) in gather(wanted.map(|source| (source, Vec::new())).collect()).await {
-        match answered(&source, answer) {
-            Ok(feed) => {
-                snapshot.insert(source.name.clone(), feed);
-            }
-            Err(error) => {
-                failed += 1;
-                log::error!("{error:#}");
-            }
-        }
-    }
-    if failed > 0 {
-        bail!("{failed} of the sources could not be had, so nothing would be published");
-    }
-    let tables = compile(
-        &config.policy,
-        &snapshot,
-        config.max_prefixes,
-        &Names::default(),
-    )?;
-    let record = Record::of(
-        1,
-        &tables.names,
-        &config.policy,
-        &snapshot,
-        &BTreeMap::new(),
-    );
-    let plan = Plan {
-        config: &config,
-        record: &record,
-        tables: &tables,
-        warnings: &warnings,
-    };
-    if check.output.json {
-        print_json(&plan.json())
-    } else {
-        print(&plan.text())
-    }
-}
-
-/// What a source has that nothing is known of.
-fn answered(source: &Source, answer: Result<Answer, FetchError>) -> Result<Feed> {
-    match renew(source, None, answer?, false, Timestamp::now()) {
-        Ok(renewal) => Ok(renewal.feed),
-        Err(refused) => bail!("source {}: {}", source.name, refused.refusal),
-    }
-}
-
-async fn print_feed(paths: &Paths, options: &Fetch) -> Result<()> {
-    let source = source(paths, &options.name)?;
-    if let Some(warning) = &source.warning {
-        warn!("{}: {warning}", source.name);
-    }
-    let feed = answered(&source, fetch(&source, &[]).await)?;
-    if options.output.json {
-        print_json(&report::feed_json(&source, &feed))
-    } else {
-        print(&report::feed_text(&feed))
-    }
-}
-
-/// A source of the configuration; without one of that name, the catalogued provider.
-fn source(paths: &Paths, name: &str) -> Result<Source> {
-    let provider = catalogue::find(name).map(|provider| provider.source(name, &[]));
-    let configured = match (&paths.config, Path::new(CONFIG).exists(), &provider) {
-        (Some(file), ..) => Some(Config::load(file)?),
-        (None, true, None) => Some(Config::load(Path::new(CONFIG))?),
-        _ => None,
-    };
-    if let Some(source) = configured
-        .as_ref()
-        .and_then(|config| config.policy.source(name))
-    {
-        return Ok(source.clone());
-    }
-    provider.with_context(|| {
-        let sources = configured.map_or_else(Vec::new, |config| config.policy.sources);
-        let names: Vec<_> = sources.iter().map(|source| &*source.name).collect();
-        format!(
-            "there is no source or provider {name:?}; the configuration has {}, and `allowlist providers` lists the catalogue",
-            if names.is_empty() { "no source".to_owned() } else { names.join(", ") }
-        )
-    })
-}
-
-fn print_providers(providers: &Providers) -> Result<()> {
-    let word = providers.word.as_deref().unwrap_or_default().to_lowercase();
-    let found: Vec<_> = catalogue::all()
-        .iter()
-        .filter(|provider| {
-            provider.name.contains(&word) || provider.title.to_lowercase().contains(&word)
-        })
-        .collect();
-    if providers.output.json {
-        return print_json(&report::providers_json(&found));
-    }
-    if found.is_empty() {
-        bail!("no provider has {word:?} in its name or title; `allowlist providers` lists all");
-    }
-    print(&report::providers_text(&found))
 }
 
 async fn print_status(paths: &Paths, output: Output) -> Result<()> {

@@ -11,7 +11,7 @@ mod sources;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::ops::RangeInclusive;
@@ -22,10 +22,13 @@ use serde::Serialize;
 
 use crate::catalogue;
 use crate::feed;
+use crate::hook::Hook;
 use crate::policy::{
-    DefaultVerdict, Mode, Origin, Policy, Ports, ReturnTraffic, Rules, Service, Source,
+    DefaultVerdict, Direction, Mode, Origin, Policy, Ports, ReturnTraffic, Rules, Service, Source,
+    is_loopback,
 };
 use document::Problems;
+pub use sources::provided;
 
 /// Everything that a run needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +45,10 @@ pub struct Config {
     pub max_prefixes: u32,
     /// The most flows of this host that are tracked at once.
     pub max_flows: u32,
+    /// Whom to tell when a list changes.
+    pub hook: Hook,
+    /// How much of the disk the history of changes may take.
+    pub history_bytes: u64,
     /// Who may reach what.
     pub policy: Policy,
 }
@@ -65,6 +72,8 @@ pub enum AttachMode {
 const MAX_PREFIXES: u32 = 250_000;
 /// `max_flows`, unless it is configured: about 15 MB of kernel memory.
 const MAX_FLOWS: u32 = 65_536;
+/// `history_size`, unless it is configured.
+const HISTORY_BYTES: u64 = 8 << 20;
 /// IFNAMSIZ without its terminating zero.
 const MAX_INTERFACE_BYTES: usize = 15;
 /// How many problems an error prints; the rest are counted.
@@ -123,7 +132,11 @@ impl Config {
         let mut sources = Vec::new();
         for name in &providers {
             match catalogue::find(name) {
-                Some(provider) => sources.push(provider.source(name, &[])),
+                Some(provider) => match provided(name, provider, &[], &BTreeMap::new()) {
+                    Ok(source) if source.direction == Direction::Outbound => wrong("--provider", outbound(name)),
+                    Ok(source) => sources.push(source),
+                    Err(message) => wrong("--provider", format!("{name}: {message}")),
+                },
                 None => wrong("--provider", unknown_provider(name)),
             }
         }
@@ -193,8 +206,18 @@ impl Config {
                     "sources.{} is not used: name it in a service's `allow`, or remove it",
                     source.name,
                 ));
-            } else if let Some(warning) = &source.warning {
+                continue;
+            }
+            if let Some(warning) = &source.warning {
                 warnings.push(format!("sources.{}: {warning}", source.name));
+            }
+            if let Origin::Http(http) = &source.origin
+                && http.urls.iter().any(|url| url.scheme() == "http" && !is_loopback(url))
+            {
+                warnings.push(format!(
+                    "sources.{}: comes unprotected, so anybody on the way can let anybody in",
+                    source.name
+                ));
             }
         }
         warnings
@@ -282,6 +305,8 @@ impl Config {
             attach: AttachMode::default(),
             max_prefixes: MAX_PREFIXES,
             max_flows: MAX_FLOWS,
+            hook: Hook::default(),
+            history_bytes: HISTORY_BYTES,
             policy,
         }
     }
@@ -357,15 +382,21 @@ fn check_interface(name: &str) -> Result<(), String> {
 fn unknown_provider(name: &str) -> String {
     let names: Vec<_> = catalogue::all()
         .iter()
-        .map(|provider| provider.name)
+        .map(|provider| &*provider.name)
         .collect();
     match nearest(name, &names) {
         Some(near) => format!("there is no provider {name:?}; did you mean {near:?}?"),
-        None => format!(
-            "there is no provider {name:?}; there are {}",
-            names.join(", ")
-        ),
+        None => {
+            format!("there is no provider {name:?}; `allowlist providers` lists those there are")
+        }
     }
+}
+
+/// Of a source that a service cannot allow.
+fn outbound(name: &str) -> String {
+    format!(
+        "{name:?} lists where this host connects to, and not who connects to it; if both are meant, set direction = \"any\" in [sources.{name}]"
+    )
 }
 
 /// What was probably meant by `name`, if anything comes near.

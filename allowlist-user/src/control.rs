@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use http_body_util::{BodyExt as _, Full};
@@ -28,10 +29,13 @@ use crate::policy::Mode;
 
 /// How long a daemon may take to answer before it counts as not answering.
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// The same for what it publishes, which takes seconds for a million prefixes.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// `sockaddr_un` has room for so much, and a zero.
 const MAX_PATH: usize = 107;
 const STATUS: &str = "/v1/status";
 const MODE: &str = "/v1/mode";
+const ACCEPT: &str = "/v1/accept";
 /// How many requests may wait for the daemon; more are told to come again.
 const WAITING: usize = 16;
 
@@ -51,6 +55,31 @@ pub struct Live {
 pub enum Request {
     /// To carry verdicts out, or only to count them.
     Mode(Mode, oneshot::Sender<()>),
+    /// To let in the list of a source that the gate refused.
+    Accept(String, oneshot::Sender<Result<Accepted, String>>),
+}
+
+/// What letting a list in changed.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Accepted {
+    /// The generation that has it.
+    pub generation: u32,
+    /// How many prefixes it has more.
+    pub added: usize,
+    /// How many it has less; they stay for their grace period.
+    pub removed: usize,
+}
+
+/// The body of a request to accept a list.
+#[derive(Debug, Serialize, Deserialize)]
+struct WantedList {
+    source: String,
+}
+
+/// The body of an answer that is no success.
+#[derive(Debug, Serialize, Deserialize)]
+struct Problem {
+    error: String,
 }
 
 /// The body of a request for a mode.
@@ -108,6 +137,7 @@ impl Control {
         let router = Router::new()
             .route(STATUS, get(async move || Json(watching.borrow().clone())))
             .route(MODE, post(set_mode))
+            .route(ACCEPT, post(accept))
             .with_state(asked);
         let server = tokio::spawn(async move {
             // Ends with the task; accepting goes on after an error.
@@ -157,12 +187,27 @@ async fn set_mode(
     }
 }
 
+async fn accept(
+    State(requests): State<mpsc::Sender<Request>>,
+    Json(wanted): Json<WantedList>,
+) -> Response {
+    let (done, answer) = oneshot::channel();
+    if requests.try_send(Request::Accept(wanted.source, done)).is_err() {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    match answer.await {
+        Ok(Ok(accepted)) => Json(accepted).into_response(),
+        Ok(Err(error)) => (StatusCode::CONFLICT, Json(Problem { error })).into_response(),
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
+}
+
 /// Asks the daemon; `None` where none answers.
 pub async fn ask(path: &Path) -> Option<Live> {
     let request = hyper::Request::get(STATUS)
         .body(Full::default())
         .expect("its parts are constants");
-    let (_, body) = send(path, request).await.ok()?;
+    let (_, body) = send(path, request, TIMEOUT).await.ok()?;
     serde_json::from_slice(&body).ok()
 }
 
@@ -173,27 +218,53 @@ pub async fn ask_for_mode(path: &Path, mode: Mode) -> Result<()> {
         .header("content-type", "application/json")
         .body(Full::from(body))
         .expect("its parts are constants");
-    let (status, _) = send(path, request).await.map_err(|error| {
-        let path = path.display();
-        let is_forbidden = error
-            .downcast_ref::<io::Error>()
-            .is_some_and(|error| error.kind() == ErrorKind::PermissionDenied);
-        if is_forbidden {
-            return anyhow!("cannot ask the daemon on {path}: only root may; try sudo");
-        }
-        error.context(format!(
-            "no daemon answers on {path}, and it alone changes the mode; start one with `allowlist run`"
-        ))
-    })?;
+    let (status, _) = send(path, request, PATIENCE)
+        .await
+        .map_err(|error| unreachable(path, error, "it alone changes the mode"))?;
     if !status.is_success() {
         bail!("the daemon did not change the mode ({status}); ask again");
     }
     Ok(())
 }
 
+/// Asks the daemon to let in the list of a source that the gate refused.
+pub async fn ask_to_accept(path: &Path, source: &str) -> Result<Accepted> {
+    let body = serde_json::to_vec(&WantedList {
+        source: source.to_owned(),
+    })?;
+    let request = hyper::Request::post(ACCEPT)
+        .header("content-type", "application/json")
+        .body(Full::from(body))
+        .expect("its parts are constants");
+    let (status, body) = send(path, request, PATIENCE)
+        .await
+        .map_err(|error| unreachable(path, error, "it alone knows what was refused"))?;
+    if status.is_success() {
+        return Ok(serde_json::from_slice(&body)?);
+    }
+    match serde_json::from_slice::<Problem>(&body) {
+        Ok(Problem { error }) => bail!("{error}"),
+        Err(_) => bail!("the daemon did not accept the list ({status}); ask again"),
+    }
+}
+
+fn unreachable(path: &Path, error: anyhow::Error, why: &str) -> anyhow::Error {
+    let path = path.display();
+    let is_forbidden = error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == ErrorKind::PermissionDenied);
+    if is_forbidden {
+        return anyhow!("cannot ask the daemon on {path}: only root may; try sudo");
+    }
+    error.context(format!(
+        "no daemon answers on {path}, and {why}; start one with `allowlist run`"
+    ))
+}
+
 async fn send(
     path: &Path,
     mut request: hyper::Request<Full<Bytes>>,
+    patience: Duration,
 ) -> Result<(StatusCode, Bytes)> {
     let host = hyper::header::HeaderValue::from_static("allowlist");
     request.headers_mut().insert("host", host);
@@ -208,7 +279,7 @@ async fn send(
         connection.abort();
         anyhow::Ok((status, body))
     };
-    tokio::time::timeout(TIMEOUT, sent)
+    tokio::time::timeout(patience, sent)
         .await
         .context("it does not answer")?
 }

@@ -4,7 +4,11 @@
 //! fails keeps its last good prefixes, and so does the kernel; nothing is attached by a start that
 //! fails. Start is strict, refresh is not.
 
+mod files;
 mod first;
+mod interfaces;
+mod refresh;
+mod schedule;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write as _};
@@ -13,26 +17,28 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use log::{info, warn};
-use nix::net::if_::if_nametoindex;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use self::files::Files;
 use self::first::First;
+use self::interfaces::{look_up_all, warn_of_stripped_tags};
+use self::refresh::{Clocks, in_words};
 use crate::cli::Paths;
 use crate::compile::{CompileError, Names, Tables, compile};
 use crate::config::Config;
 use crate::control::{Control, Live, Request};
-use crate::dataplane::{Dataplane, View, print_trace};
-use crate::gather::{Gathered, gather};
-use crate::interface::{self, Facts};
-use crate::policy::{Feed, Mode, Snapshot, Source, Validator};
+use crate::dataplane::Dataplane;
+use crate::gather::Fetches;
+use crate::history::History;
+use crate::hook::Teller;
+use crate::interface::Facts;
+use crate::lists::Lists;
+use crate::policy::{Feed, Mode, Origin, Snapshot};
 use crate::record::Record;
-use crate::renew::renew;
 use crate::state::{StateDir, StateLock};
 
-/// How long after a first failure a source is tried again; doubles with each further one.
-const FIRST_RETRY: Duration = Duration::from_secs(15);
 /// How often to look whether somebody detached the filter, or an interface came back.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -85,20 +91,20 @@ pub struct Daemon {
     control: Control,
     dataplane: Dataplane,
     names: Names,
-    snapshot: Snapshot,
-    /// By source name: why it could not be fetched last time, and how often in a row.
-    failures: BTreeMap<String, Failure>,
+    lists: Lists,
+    fetches: Fetches,
     /// By source name: when to fetch it next. Sources that cannot change are not in it.
     due: BTreeMap<String, Instant>,
     /// Interfaces that were removed since the filter was put on them.
     lost: BTreeSet<String>,
     /// By interface index: what prints its trace.
     traces: BTreeMap<u32, JoinHandle<()>>,
-}
-
-struct Failure {
-    reason: String,
-    times: u32,
+    /// By source name: when its list was put on disk last.
+    kept: BTreeMap<String, Instant>,
+    files: Files,
+    history: History,
+    teller: Teller,
+    clocks: Clocks,
 }
 
 impl Daemon {
@@ -107,13 +113,17 @@ impl Daemon {
         look_up_all(&config.interfaces).await?; // a mistyped name should not wait for the fetches
         let state = StateDir::open(&options.paths.state_dir)?;
         let lock = state.lock()?;
-        let First { snapshot, fetched } = First::snapshot(&config, &state).await?;
+        let First {
+            lists,
+            fetched,
+            events,
+        } = First::lists(&config, &state).await?;
         let record = Record::load(&options.paths.state_dir);
         let previous = record
             .as_ref()
             .map_or_else(Names::default, |record| record.names.clone());
         // Before the kernel is touched: most of what can be wrong is found here.
-        let (tables, anew) = compile_or_number_anew(&config, &snapshot, &previous)?;
+        let (tables, anew) = compile_or_number_anew(&config, lists.feeds(), &previous)?;
         let interfaces = look_up_all(&config.interfaces).await?;
 
         let control = Control::listen(&options.paths.socket)?;
@@ -126,15 +136,25 @@ impl Daemon {
         let mut daemon = Self {
             names: tables.names.clone(),
             control,
+            files: Files::watch(config.policy.used_sources().filter_map(|source| {
+                match &source.origin {
+                    Origin::File { path, .. } => Some(path.as_path()),
+                    _ => None,
+                }
+            })),
+            history: History::new(&options.paths.state_dir, config.history_bytes),
+            teller: Teller::start(config.hook.clone()),
+            clocks: Clocks::now(),
             config,
             options,
             state,
             _lock: lock,
-            snapshot,
-            failures: BTreeMap::new(),
+            lists,
+            fetches: Fetches::default(),
             due: BTreeMap::new(),
             lost: BTreeSet::new(),
             traces: BTreeMap::new(),
+            kept: BTreeMap::new(),
             dataplane,
         };
         // Written before its generation is in force, so a record may be one ahead of the kernel.
@@ -161,8 +181,11 @@ impl Daemon {
             _ => {}
         }
         for source in &fetched {
-            daemon.keep(source);
+            daemon.keep(source, true);
         }
+        let generation = daemon.dataplane.generation();
+        let events: Vec<_> = events.into_iter().map(|event| event.of(generation)).collect();
+        daemon.tell_of(&events);
         for facts in &interfaces {
             warn_of_stripped_tags(&facts.name).await;
         }
@@ -197,7 +220,7 @@ impl Daemon {
         if is_news {
             std::thread::sleep(LISTEN);
         }
-        self.put_in_force(tables)?;
+        self.with_lists(|daemon, lists| daemon.put_in_force(lists, tables))?;
         for facts in new {
             self.attach(facts, self.options.trace)?;
         }
@@ -208,85 +231,10 @@ impl Daemon {
         Ok(())
     }
 
-    fn attach(&mut self, facts: &Facts, trace: bool) -> Result<()> {
-        let attached = self.dataplane.attach(facts, self.config.attach, trace)?;
-        if let Some(warning) = attached.warning {
-            warn!("{warning}");
-        }
-        if let Some(old) = self.traces.remove(&facts.index) {
-            old.abort();
-        }
-        if trace {
-            let task = print_trace(attached.object)?;
-            self.traces.insert(facts.index, task);
-        }
-        info!("{}: attached in {} mode", facts.name, attached.mode.name());
-        Ok(())
-    }
-
-    /// Puts the filter on interfaces again that were removed and have come back.
-    async fn look_after_interfaces(&mut self) -> Result<()> {
-        let attachments = View::open(&self.options.paths.pin_dir)?.attachments()?;
-        for name in self.config.interfaces.clone() {
-            let index = if_nametoindex(&*name).ok();
-            if index.is_some() && attachments.iter().any(|one| one.index == index) {
-                self.lost.remove(&name);
-                if self.config.rules.tracks() {
-                    self.look_after_egress(&name).await;
-                }
-                continue;
-            }
-            let first_seen = self.lost.insert(name.clone());
-            if first_seen {
-                warn!(
-                    "{name}: the filter is off, since the interface is gone or is another one now; it is put on again when there is one"
-                );
-            }
-            let Ok(facts) = interface::look_up(&name).await else {
-                continue;
-            };
-            if self.limits_services() {
-                self.publish()?; // the new interface may have another slot, and its services go by that
-            }
-            match self.attach(&facts, self.options.trace) {
-                Ok(()) => warn_of_stripped_tags(&name).await,
-                Err(error) if first_seen => warn!("{error:#}; this is tried again"),
-                Err(_) => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Notes what is sent again, where somebody took off what does.
-    async fn look_after_egress(&mut self, name: &str) {
-        let Ok(facts) = interface::look_up(name).await else {
-            return;
-        };
-        match self.dataplane.follows(&facts) {
-            Ok(true) => {}
-            Ok(false) => {
-                warn!(
-                    "{name}: what this host sends was not noted any more, so answers to it were dropped; it is again"
-                );
-                if let Err(error) = self.dataplane.follow(&facts) {
-                    warn!("{error:#}; this is tried again");
-                }
-            }
-            Err(error) => warn!("{error:#}"),
-        }
-    }
-
-    /// Whether some service is not everywhere.
-    fn limits_services(&self) -> bool {
-        let mut services = self.config.policy.services.iter();
-        services.any(|service| !service.interfaces.is_empty())
-    }
-
     /// Keeps the kernel in step until a signal, or until somebody detaches the filter.
     pub async fn serve(mut self, mut signals: Signals) -> Result<()> {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut fetching: Option<JoinHandle<Vec<Gathered>>> = None;
         self.tell();
         // Whoever waits for this line may be gone, which is no reason to stop.
         let _ = writeln!(io::stdout(), "{}", self.ready_line());
@@ -305,20 +253,15 @@ impl Daemon {
                     if let Err(error) = self.look_after_interfaces().await {
                         warn!("{error:#}");
                     }
+                    self.pass_time();
                 }
                 request = self.control.request() => self.carry_out(request),
-                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() && fetching.is_none() => {
-                    fetching = Some(self.fetch_due());
+                path = self.files.touched() => self.touched(&path),
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
+                    self.fetch_due();
                 }
-                fetched = async { fetching.as_mut().expect("the branch's condition").await }, if fetching.is_some() => {
-                    fetching = None;
-                    match fetched {
-                        Ok(fetched) => self.take_in(fetched),
-                        Err(error) => {
-                            warn!("a fetch ended unexpectedly: {error}; all that was due is fetched again");
-                            self.postpone_due();
-                        }
-                    }
+                Some(gathered) = self.fetches.next() => {
+                    self.take_in(gathered);
                     self.tell();
                 }
             }
@@ -336,111 +279,29 @@ impl Daemon {
                 }
                 let _ = done.send(()); // whoever asked may be gone
             }
-        }
-    }
-
-    /// Starts fetching what is due, beside this loop.
-    fn fetch_due(&mut self) -> JoinHandle<Vec<Gathered>> {
-        let now = Instant::now();
-        let due: Vec<(Source, Vec<Validator>)> = self
-            .config
-            .policy
-            .used_sources()
-            .filter(|source| self.due.get(&source.name).is_some_and(|due| *due <= now))
-            .map(|source| {
-                let last = self.snapshot.get(&source.name);
-                let known = last.map_or_else(Vec::new, |feed| feed.validators.clone());
-                (source.clone(), known)
-            })
-            .collect();
-        tokio::spawn(gather(due))
-    }
-
-    fn postpone_due(&mut self) {
-        let now = Instant::now();
-        for due in self.due.values_mut().filter(|due| **due <= now) {
-            *due = now + FIRST_RETRY;
-        }
-    }
-
-    /// Takes in what was fetched, one source after the other: what cannot be had or cannot be put in
-    /// force stays as it is, and holds up nobody else.
-    fn take_in(&mut self, fetched: Vec<Gathered>) {
-        for (source, feed) in fetched {
-            let done = match feed {
-                Ok(answer) => self.take_in_answer(&source, answer),
-                Err(error) => Err(error.into()),
-            };
-            match done {
-                Ok(()) => {
-                    self.failures.remove(&source.name);
-                    self.schedule(&source, source.every);
+            Request::Accept(name, done) => {
+                let accepted = self.accept(&name);
+                if accepted.is_ok() {
+                    info!("{name}: the list that was refused is accepted");
                 }
-                Err(error) => {
-                    warn!("{error:#}; its last good list stays in force");
-                    let times = self
-                        .failures
-                        .get(&source.name)
-                        .map_or(0, |failure| failure.times);
-                    let wait = FIRST_RETRY.saturating_mul(1 << times.min(10));
-                    let failure = Failure {
-                        reason: format!("{error:#}"),
-                        times: times + 1,
-                    };
-                    self.failures.insert(source.name.clone(), failure);
-                    self.schedule(&source, wait.min(source.every));
-                }
+                let _ = done.send(in_words(accepted));
             }
         }
-        self.record(self.dataplane.generation());
     }
 
-    fn take_in_answer(&mut self, source: &Source, answer: crate::source::Answer) -> Result<()> {
-        let last = self.snapshot.get(&source.name);
-        match renew(source, last, answer, false, Timestamp::now()) {
-            Ok(renewal) => self.take_in_one(source, renewal.feed),
-            Err(refused) => anyhow::bail!("source {}: {}", source.name, refused.refusal),
-        }
+    /// Does something with the lists that changes no list.
+    fn with_lists<T>(&mut self, act: impl FnOnce(&mut Self, &Lists) -> T) -> T {
+        let lists = std::mem::take(&mut self.lists);
+        let done = act(self, &lists);
+        self.lists = lists;
+        done
     }
 
-    /// In force first, on disk second: a list that does not get in force is not the last good one.
-    fn take_in_one(&mut self, source: &Source, feed: Feed) -> Result<()> {
-        let name = &source.name;
-        let before = self.snapshot.insert(name.clone(), feed);
-        let old = before.as_ref().map_or(&[][..], |feed| &feed.prefixes);
-        if old != self.snapshot[name].prefixes {
-            match self.publish() {
-                Ok(generation) => info!(
-                    "{name}: changed, {} prefixes before and {} now; generation {generation}",
-                    old.len(),
-                    self.snapshot[name].prefixes.len()
-                ),
-                Err(error) => {
-                    match before {
-                        Some(before) => self.snapshot.insert(name.clone(), before),
-                        None => self.snapshot.remove(name),
-                    };
-                    return Err(error.context(format!("source {name}")));
-                }
-            }
-        }
-        self.keep(source);
-        Ok(())
-    }
-
-    /// Puts a source's prefixes on disk, for the next start.
-    fn keep(&self, source: &Source) {
-        if let Some(feed) = self.snapshot.get(&source.name)
-            && let Err(error) = self.state.store(source, feed)
-        {
-            warn!("{}: not kept for the next start: {error}", source.name);
-        }
-    }
-
-    fn publish(&mut self) -> Result<u32> {
-        let (tables, anew) = compile_or_number_anew(&self.config, &self.snapshot, &self.names)?;
+    /// Publishes these lists.
+    fn publish(&mut self, lists: &Lists) -> Result<u32> {
+        let (tables, anew) = compile_or_number_anew(&self.config, lists.feeds(), &self.names)?;
         self.names = tables.names.clone();
-        let generation = self.put_in_force(&tables)?;
+        let generation = self.put_in_force(lists, &tables)?;
         if anew {
             warn!("{COUNTS_ANEW}");
             self.dataplane.forget_counts()?;
@@ -450,8 +311,8 @@ impl Daemon {
 
     /// Publishes, with the record on disk first: it may name what the kernel does not have yet, but
     /// should name all that it has.
-    fn put_in_force(&mut self, tables: &Tables) -> Result<u32> {
-        self.record(self.dataplane.generation().wrapping_add(1));
+    fn put_in_force(&mut self, lists: &Lists, tables: &Tables) -> Result<u32> {
+        self.record(lists, self.dataplane.generation().wrapping_add(1));
         self.dataplane.publish(
             tables,
             self.config.mode,
@@ -461,44 +322,11 @@ impl Daemon {
     }
 
     /// A full disk is no reason not to filter: a record holds only words.
-    fn record(&self, generation: u32) {
-        let failures = self
-            .failures
-            .iter()
-            .map(|(name, failure)| (name.clone(), failure.reason.clone()))
-            .collect();
-        let record = Record::of(
-            generation,
-            &self.names,
-            &self.config.policy,
-            &self.snapshot,
-            &failures,
-        );
+    fn record(&self, lists: &Lists, generation: u32) {
+        let record = Record::of(generation, &self.names, &self.config.policy, lists);
         if let Err(error) = record.store(&self.state) {
             warn!("status and list will not name the sources rightly: {error:#}");
         }
-    }
-
-    /// Fetches each source when what is there is as old as `every` says, which may be at once.
-    fn schedule_all(&mut self) {
-        let (now, clock) = (Instant::now(), Timestamp::now());
-        let changing = self
-            .config
-            .policy
-            .used_sources()
-            .filter(|source| source.can_change());
-        let due = changing.map(|source| {
-            let fetched = self.snapshot.get(&source.name).map(|feed| feed.fetched);
-            let age = fetched.map_or(source.every, |fetched| {
-                clock.duration_since(fetched).try_into().unwrap_or_default()
-            });
-            (source.name.clone(), now + source.every.saturating_sub(age))
-        });
-        self.due = due.collect();
-    }
-
-    fn schedule(&mut self, source: &Source, wait: Duration) {
-        self.due.insert(source.name.clone(), Instant::now() + wait);
     }
 
     async fn interrupted(self) -> Result<()> {
@@ -545,7 +373,8 @@ impl Daemon {
     }
 
     fn ready_line(&self) -> String {
-        let prefixes: usize = self.snapshot.values().map(|feed| feed.prefixes.len()).sum();
+        let feeds = self.lists.feeds();
+        let prefixes: usize = feeds.values().map(Feed::len).sum();
         format!(
             "ready: {} {} by {prefixes} prefixes of {} sources, generation {}",
             match self.config.mode {
@@ -553,26 +382,10 @@ impl Daemon {
                 Mode::Observe => "observing (nothing is dropped)",
             },
             self.config.interfaces.join(", "),
-            self.snapshot.len(),
+            feeds.len(),
             self.dataplane.generation()
         )
     }
-}
-
-async fn warn_of_stripped_tags(name: &str) {
-    if interface::strips_vlan_tags(name).await {
-        warn!(
-            "{name} takes VLAN tags off before the filter sees them, so `watch` shows no VLAN; verdicts are the same; `ethtool -K {name} rxvlan off` leaves them on"
-        );
-    }
-}
-
-async fn look_up_all(names: &[String]) -> Result<Vec<Facts>> {
-    let mut all = Vec::new();
-    for name in names {
-        all.push(interface::look_up(name).await?);
-    }
-    Ok(all)
 }
 
 /// Compiles with the match ids that are known; with new ones where those have run out, as they do

@@ -20,7 +20,7 @@ const FEW: usize = 5;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Refusal {
     /// Fewer than `min`.
-    #[error("has {found} prefixes, and at least {min} are expected; {ACCEPT}, or lower `min`")]
+    #[error("has {found} prefixes, and at least {min} are expected; lower `min` if that is right")]
     TooFew {
         /// What it has.
         found: usize,
@@ -28,7 +28,7 @@ pub enum Refusal {
         min: usize,
     },
     /// More than `max`.
-    #[error("has {found} prefixes, and at most {max} are expected; {ACCEPT}, or raise `max`")]
+    #[error("has {found} prefixes, and at most {max} are expected; raise `max` if that is right")]
     TooMany {
         /// What it has.
         found: usize,
@@ -36,14 +36,14 @@ pub enum Refusal {
         max: usize,
     },
     /// Something that must be in it is not.
-    #[error("does not cover {missing}, as `must_cover` demands; {ACCEPT}, or change `must_cover`")]
+    #[error("does not cover {missing}, as `must_cover` demands; change `must_cover` if it need not")]
     NotCovered {
         /// What is missing.
         missing: IpNet,
     },
     /// Much of what it covered is gone.
     #[error(
-        "lists {removed} prefixes less, and with them {lost_percent} % of the {family} addresses that it covered; more than {max_percent} % at once is not believed; {ACCEPT}, or raise `max_shrink`"
+        "lists {removed} prefixes less, and with them {lost_percent} % of the {family} addresses that it covered; more than {max_percent} % at once is not believed; raise `max_shrink` if it is right"
     )]
     Shrunk {
         /// How many prefixes it does not list any more.
@@ -78,8 +78,6 @@ pub enum Refusal {
         what: &'static str,
     },
 }
-
-const ACCEPT: &str = "look at what the vendor announces; `allowlist accept` lets this list in";
 
 impl Refusal {
     /// Whether the operator may let this one list in. What no list may have is for the configuration.
@@ -167,3 +165,6 @@ fn check_shrink(gate: &Gate, last: &[IpNet], new: &[IpNet]) -> Result<(), Refusa
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,28 +1,99 @@
-//! Several sources fetched at a time.
+//! Several sources fetched at a time, each on its own: a slow one holds up no other.
 //!
 //! Keeps nothing and decides nothing about failures: they come back beside what was got.
 
-use futures_util::StreamExt as _;
-use futures_util::stream;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use tokio::sync::Semaphore;
+use tokio::task::{Id, JoinSet};
 
 use crate::policy::{Source, Validator};
-use crate::source::{Answer, FetchError, fetch};
+use crate::source::{Answer, fetch};
 
 /// Fetches under way at once. Vendors count requests, and a small host has few sockets to spare.
 const AT_ONCE: usize = 8;
 
 /// What came of fetching a source.
-pub type Gathered = (Source, Result<Answer, FetchError>);
+#[derive(Debug)]
+pub struct Gathered {
+    /// The source.
+    pub source: Source,
+    /// What it has, or why it could not be had.
+    pub answer: Result<Answer>,
+    /// How long its server asks to be left alone.
+    pub retry_after: Option<Duration>,
+}
 
-/// Fetches these sources, each with what is known of the list that it gave last; what came of each, in no
-/// particular order.
-pub async fn gather(sources: Vec<(Source, Vec<Validator>)>) -> Vec<Gathered> {
-    stream::iter(sources)
-        .map(|(source, known)| async move {
-            let answer = fetch(&source, &known).await;
-            (source, answer)
+/// Fetches that are under way.
+pub struct Fetches {
+    running: JoinSet<(Result<Answer>, Option<Duration>)>,
+    sources: HashMap<Id, Source>,
+    room: Arc<Semaphore>,
+}
+
+impl Default for Fetches {
+    fn default() -> Self {
+        Self {
+            running: JoinSet::new(),
+            sources: HashMap::new(),
+            room: Arc::new(Semaphore::new(AT_ONCE)),
+        }
+    }
+}
+
+impl Fetches {
+    /// Starts one as soon as there is room. `known` is what is known of the list that the source gave last.
+    pub fn start(&mut self, source: Source, known: Vec<Validator>) {
+        let room = Arc::clone(&self.room);
+        let of_task = source.clone();
+        let task = self.running.spawn(async move {
+            let _room = room.acquire().await; // it is never closed
+            match fetch(&of_task, &known).await {
+                Ok(answer) => (Ok(answer), None),
+                Err(error) => {
+                    let retry_after = error.retry_after;
+                    (Err(error.into()), retry_after)
+                }
+            }
+        });
+        self.sources.insert(task.id(), source);
+    }
+
+    /// Whether a source is being fetched, or waits for room.
+    pub fn is_running(&self, name: &str) -> bool {
+        self.sources.values().any(|source| source.name == name)
+    }
+
+    /// What came of one of them; none if there is none.
+    pub async fn next(&mut self) -> Option<Gathered> {
+        let (id, answer, retry_after) = match self.running.join_next_with_id().await? {
+            Ok((id, (answer, retry_after))) => (id, answer, retry_after),
+            Err(error) => {
+                let answer = Err(anyhow!("the fetch ended unexpectedly: {error}"));
+                (error.id(), answer, None)
+            }
+        };
+        let source = self.sources.remove(&id)?;
+        Some(Gathered {
+            source,
+            answer,
+            retry_after,
         })
-        .buffer_unordered(AT_ONCE)
-        .collect()
-        .await
+    }
+}
+
+/// Fetches these sources; what came of each, in no particular order.
+pub async fn gather(sources: Vec<(Source, Vec<Validator>)>) -> Vec<Gathered> {
+    let mut fetches = Fetches::default();
+    for (source, known) in sources {
+        fetches.start(source, known);
+    }
+    let mut gathered = Vec::new();
+    while let Some(one) = fetches.next().await {
+        gathered.push(one);
+    }
+    gathered
 }

@@ -12,7 +12,8 @@ use log::warn;
 use serde::{Deserialize, Serialize};
 
 use crate::compile::Names;
-use crate::policy::{Policy, Snapshot};
+use crate::lists::Lists;
+use crate::policy::Policy;
 use crate::state::StateDir;
 
 /// No source's file can have this name, since a source's name has no dot.
@@ -47,12 +48,24 @@ pub struct ServiceRecord {
 pub struct SourceRecord {
     /// Where it comes from, in words.
     pub origin: String,
-    /// How many prefixes it has.
+    /// How many prefixes of it are in force.
     pub prefixes: usize,
+    /// How many of them it does not list any more, and are in their grace period.
+    #[serde(default)]
+    pub held: usize,
     /// When they were got.
     pub fetched: Timestamp,
     /// Why the last attempt to get them anew failed, if it did: these are the last good ones.
     pub failure: Option<String>,
+    /// The age at which the list is stale; none if it cannot be.
+    #[serde(default)]
+    pub max_age_seconds: Option<u64>,
+    /// Whether a list waits that the gate refused and the operator may accept.
+    #[serde(default)]
+    pub refused: bool,
+    /// What the operator should know of the list.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 impl Record {
@@ -61,8 +74,7 @@ impl Record {
         generation: u32,
         names: &Names,
         policy: &Policy,
-        snapshot: &Snapshot,
-        failures: &BTreeMap<String, String>,
+        lists: &Lists,
     ) -> Self {
         Self {
             generation,
@@ -83,12 +95,17 @@ impl Record {
                 .sources
                 .iter()
                 .filter_map(|source| {
-                    let feed = snapshot.get(&source.name)?;
+                    let feed = lists.feed(&source.name)?;
+                    let standing = lists.standing(&source.name);
                     let record = SourceRecord {
                         origin: source.origin.to_string(),
                         prefixes: feed.len(),
+                        held: feed.held.len(),
                         fetched: feed.fetched,
-                        failure: failures.get(&source.name).cloned(),
+                        max_age_seconds: source.can_age().then(|| source.max_age.as_secs()),
+                        failure: standing.and_then(|standing| standing.failure.clone()),
+                        refused: standing.is_some_and(|standing| standing.refused.is_some()),
+                        notes: feed.notes.clone(),
                     };
                     Some((source.name.clone(), record))
                 })

@@ -1,5 +1,6 @@
 //! What is known, as text for people and as JSON for programs. Pure but for reading the pinned maps.
 
+mod changes;
 mod event;
 mod list;
 mod plan;
@@ -8,6 +9,7 @@ mod status;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
+pub use changes::{Outcome, diff_json, diff_text, history_text};
 pub use event::{Epoch, seen_json, seen_text};
 pub use list::List;
 pub use plan::Plan;

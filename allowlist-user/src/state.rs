@@ -66,6 +66,20 @@ impl StateDir {
         })
     }
 
+    /// Opens the directory to look at it; none if there is none.
+    pub fn find(path: &Path) -> Result<Option<Self>, StateError> {
+        match fs::read_dir(path) {
+            Ok(_) => Ok(Some(Self {
+                path: path.to_owned(),
+            })),
+            Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(None),
+            Err(cause) => Err(StateError::Io {
+                path: path.to_owned(),
+                cause,
+            }),
+        }
+    }
+
     /// Keeps other processes out; fails if another one got there first.
     ///
     /// The directory itself is locked, which takes no room and no right to write: a full disk must
@@ -98,8 +112,27 @@ impl StateDir {
 
     /// The feed that was stored last for this source, if it can be used.
     ///
-    /// An error means that there is something which must not be used: log it, and go on without.
+    /// An error means that there is something which must not be used: log it, and go on without. What is
+    /// damaged is set aside, so that it can be looked at and a good one put in its place.
     pub fn load(&self, source: &Source) -> Result<Option<Feed>, StateError> {
+        self.peek(source).map_err(|error| match error {
+            StateError::Damaged { path, problem, .. } => {
+                let kept = self.path.join(format!("{}.damaged", source.name));
+                match fs::rename(&path, &kept) {
+                    Ok(()) => StateError::Damaged {
+                        path,
+                        problem,
+                        kept: Some(kept),
+                    },
+                    Err(cause) => StateError::Io { path, cause },
+                }
+            }
+            other => other,
+        })
+    }
+
+    /// `load`, and what is damaged stays where it is.
+    pub fn peek(&self, source: &Source) -> Result<Option<Feed>, StateError> {
         let Some(origin) = fingerprint(source) else {
             return Ok(None);
         };
@@ -113,16 +146,10 @@ impl StateDir {
             Ok(content) => content,
             Err(Undecodable::Format(format)) => return Err(StateError::Format { path, format }),
             Err(Undecodable::Damaged(problem)) => {
-                let kept = self.path.join(format!("{}.damaged", source.name));
-                let io = |cause| StateError::Io {
-                    path: path.clone(),
-                    cause,
-                };
-                fs::rename(&path, &kept).map_err(io)?;
                 return Err(StateError::Damaged {
                     path,
                     problem,
-                    kept,
+                    kept: None,
                 });
             }
         };
@@ -213,14 +240,18 @@ pub enum StateError {
         holder: Option<u32>,
     },
     /// A disk error, or an editor.
-    #[error("{}: is damaged: {problem}; it is not used, and kept as {}", path.display(), kept.display())]
+    #[error(
+        "{}: is damaged: {problem}; it is not used{}",
+        path.display(),
+        kept.as_ref().map_or_else(String::new, |kept| format!(", and kept as {}", kept.display()))
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         problem: String,
-        /// Where it is now.
-        kept: PathBuf,
+        /// Where it is now, if it was set aside.
+        kept: Option<PathBuf>,
     },
     /// A newer version of this program wrote it.
     #[error("{}: has format {format}, and this version knows format {FORMAT}; it is not used, and will be replaced", path.display())]

@@ -67,12 +67,9 @@ fn snapshot(policy: &Policy) -> Snapshot {
         .map(|source| {
             let prefixes = match &source.origin {
                 Origin::Prefixes(prefixes) | Origin::BuiltIn { prefixes, .. } => prefixes.clone(),
-                Origin::File(_) | Origin::Http(_) => fetched.to_vec(),
+                Origin::File { .. } | Origin::Http(_) | Origin::Names(_) => fetched.to_vec(),
             };
-            let feed = Feed {
-                prefixes,
-                fetched: jiff::Timestamp::UNIX_EPOCH,
-            };
+            let feed = Feed::new(prefixes, jiff::Timestamp::UNIX_EPOCH);
             (source.name.clone(), feed)
         })
         .collect()

@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 use super::{ConfigError, Problem, nearest};
 
 /// The document, if its text is TOML.
-pub(super) fn parse<'t>(text: &'t str, problems: &mut Problems) -> Option<Spanned<DeTable<'t>>> {
+pub(in crate::config) fn parse<'t>(text: &'t str, problems: &mut Problems) -> Option<Spanned<DeTable<'t>>> {
     let (document, errors) = DeTable::parse_recoverable(text);
     let Some(error) = errors.first() else {
         return Some(document);
@@ -29,15 +29,15 @@ pub(super) fn parse<'t>(text: &'t str, problems: &mut Problems) -> Option<Spanne
 
 /// What is wrong so far, by position in the text.
 #[derive(Default)]
-pub(super) struct Problems(Vec<(usize, String, String)>);
+pub(in crate::config) struct Problems(Vec<(usize, String, String)>);
 
 impl Problems {
-    pub(super) fn add(&mut self, at: usize, key: &str, message: impl Into<String>) {
+    pub(in crate::config) fn add(&mut self, at: usize, key: &str, message: impl Into<String>) {
         self.0.push((at, key.to_owned(), message.into()));
     }
 
     /// `value` if nothing was wrong, else everything that was, in the order of the text.
-    pub(super) fn result<T>(mut self, value: T, text: &str, file: &Path) -> Result<T, ConfigError> {
+    pub(in crate::config) fn result<T>(mut self, value: T, text: &str, file: &Path) -> Result<T, ConfigError> {
         if self.0.is_empty() {
             return Ok(value);
         }
@@ -62,26 +62,26 @@ impl Problems {
 }
 
 /// A value, the path of keys that leads to it, and where it stands.
-pub(super) struct Node<'d> {
-    pub(super) key: String,
-    pub(super) at: usize,
+pub(in crate::config) struct Node<'d> {
+    pub(in crate::config) key: String,
+    pub(in crate::config) at: usize,
     value: &'d DeValue<'d>,
 }
 
 impl<'d> Node<'d> {
     /// Reports that this value is wrong.
-    pub(super) fn wrong(&self, problems: &mut Problems, message: impl Into<String>) {
+    pub(in crate::config) fn wrong(&self, problems: &mut Problems, message: impl Into<String>) {
         problems.add(self.at, &self.key, message);
     }
 
-    pub(super) fn text(&self, problems: &mut Problems) -> Option<&'d str> {
+    pub(in crate::config) fn text(&self, problems: &mut Problems) -> Option<&'d str> {
         match self.value {
             DeValue::String(text) => Some(text),
             _ => self.wrong_type(problems, "a string"),
         }
     }
 
-    pub(super) fn boolean(&self, problems: &mut Problems) -> Option<bool> {
+    pub(in crate::config) fn boolean(&self, problems: &mut Problems) -> Option<bool> {
         match self.value {
             DeValue::Boolean(value) => Some(*value),
             _ => self.wrong_type(problems, "true or false"),
@@ -89,7 +89,7 @@ impl<'d> Node<'d> {
     }
 
     /// None, with nothing reported, if it is not an integer that fits.
-    pub(super) fn integer(&self) -> Option<u64> {
+    pub(in crate::config) fn integer(&self) -> Option<u64> {
         match self.value {
             DeValue::Integer(integer) => {
                 u64::from_str_radix(integer.as_str(), integer.radix()).ok()
@@ -98,19 +98,28 @@ impl<'d> Node<'d> {
         }
     }
 
+    /// None, with nothing reported, if it is not a number.
+    pub(in crate::config) fn fraction(&self) -> Option<f64> {
+        match self.value {
+            DeValue::Float(float) => float.as_str().parse().ok(),
+            DeValue::Integer(integer) => integer.as_str().parse().ok(),
+            _ => None,
+        }
+    }
+
     /// None, with nothing reported, if it is not a string.
-    pub(super) fn string(&self) -> Option<&'d str> {
+    pub(in crate::config) fn string(&self) -> Option<&'d str> {
         match self.value {
             DeValue::String(text) => Some(text),
             _ => None,
         }
     }
 
-    pub(super) fn is_empty_array(&self) -> bool {
+    pub(in crate::config) fn is_empty_array(&self) -> bool {
         matches!(self.value, DeValue::Array(items) if items.is_empty())
     }
 
-    pub(super) fn items(&self, problems: &mut Problems) -> Option<Vec<Node<'d>>> {
+    pub(in crate::config) fn items(&self, problems: &mut Problems) -> Option<Vec<Node<'d>>> {
         let DeValue::Array(items) = self.value else {
             return self.wrong_type(problems, "an array");
         };
@@ -122,7 +131,7 @@ impl<'d> Node<'d> {
         Some(items.iter().enumerate().map(item).collect())
     }
 
-    pub(super) fn table(&self, problems: &mut Problems) -> Option<Table<'d>> {
+    pub(in crate::config) fn table(&self, problems: &mut Problems) -> Option<Table<'d>> {
         match self.value {
             DeValue::Table(table) => Some(Table {
                 key: self.key.clone(),
@@ -149,14 +158,14 @@ impl<'d> Node<'d> {
 }
 
 /// A table, and where it (or, if it has a header or a key, its name) stands.
-pub(super) struct Table<'d> {
-    pub(super) key: String,
-    pub(super) at: usize,
+pub(in crate::config) struct Table<'d> {
+    pub(in crate::config) key: String,
+    pub(in crate::config) at: usize,
     entries: &'d DeTable<'d>,
 }
 
 impl<'d> Table<'d> {
-    pub(super) fn root(document: &'d Spanned<DeTable<'d>>) -> Self {
+    pub(in crate::config) fn root(document: &'d Spanned<DeTable<'d>>) -> Self {
         Self {
             key: String::new(),
             at: 0,
@@ -165,7 +174,7 @@ impl<'d> Table<'d> {
     }
 
     /// Reports every key that is not among `known`.
-    pub(super) fn only(&self, known: &[&str], problems: &mut Problems) {
+    pub(in crate::config) fn only(&self, known: &[&str], problems: &mut Problems) {
         for name in self.entries.keys() {
             if !known.contains(&name.get_ref().as_ref()) {
                 let message = match nearest(name.get_ref(), known) {
@@ -177,7 +186,7 @@ impl<'d> Table<'d> {
         }
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<Node<'d>> {
+    pub(in crate::config) fn get(&self, name: &str) -> Option<Node<'d>> {
         let value = self.entries.get(name)?;
         Some(Node {
             key: self.path(name),
@@ -187,7 +196,7 @@ impl<'d> Table<'d> {
     }
 
     /// Every entry, by name; each stands where its name stands.
-    pub(super) fn entries(&self) -> impl Iterator<Item = (&'d str, Node<'d>)> {
+    pub(in crate::config) fn entries(&self) -> impl Iterator<Item = (&'d str, Node<'d>)> {
         self.entries.iter().map(|(name, value)| {
             let (at, name) = (name.span().start, name.get_ref().as_ref());
             (
@@ -201,7 +210,7 @@ impl<'d> Table<'d> {
         })
     }
 
-    pub(super) fn wrong(&self, problems: &mut Problems, message: impl Into<String>) {
+    pub(in crate::config) fn wrong(&self, problems: &mut Problems, message: impl Into<String>) {
         problems.add(self.at, &self.key, message);
     }
 

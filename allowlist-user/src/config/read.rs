@@ -12,12 +12,20 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 use super::document::{Node, Problems, Table};
-use super::sources::read_sources;
-use super::{AttachMode, Config, MAX_FLOWS, MAX_PREFIXES, check_interface, nearest};
-use crate::policy::{DefaultVerdict, Keep, Mode, Policy, ReturnTraffic, Rules, Service};
+use super::sources::{
+    TIMEOUT_RANGE, read_duration, read_one_url, read_path, read_size, read_sources,
+};
+use super::{
+    AttachMode, Config, HISTORY_BYTES, MAX_FLOWS, MAX_PREFIXES, check_interface, nearest, outbound,
+};
+use crate::hook::Hook;
+use crate::policy::{
+    DefaultVerdict, Direction, Keep, Mode, Policy, ReturnTraffic, Rules, Service, Source,
+};
 
 const MAX_PREFIXES_RANGE: RangeInclusive<u64> = 1..=4_000_000;
 const MAX_FLOWS_RANGE: RangeInclusive<u64> = 1024..=16_000_000;
+const HISTORY_RANGE: RangeInclusive<u64> = 4096..=1 << 30;
 /// A name is also a file name and a metric's label.
 const MAX_NAME_BYTES: usize = 63;
 
@@ -37,6 +45,8 @@ pub(super) fn config(
         "attach_mode",
         "max_prefixes",
         "max_flows",
+        "history_size",
+        "on_change",
         "services",
         "sources",
     ];
@@ -58,7 +68,7 @@ pub(super) fn config(
         ("offload", AttachMode::Offload),
     ];
     let sources = read_sources(root, folder, problems);
-    let services = read_services(root, problems);
+    let services = read_services(root, &sources, problems);
     Config {
         interfaces: read_interfaces(root, problems),
         mode: read_choice(root, "mode", &modes, problems),
@@ -71,8 +81,55 @@ pub(super) fn config(
         max_prefixes: read_number(root, "max_prefixes", &MAX_PREFIXES_RANGE, problems)
             .unwrap_or(MAX_PREFIXES),
         max_flows: read_number(root, "max_flows", &MAX_FLOWS_RANGE, problems).unwrap_or(MAX_FLOWS),
+        hook: read_hook(root, folder, problems),
+        history_bytes: read_history_size(root, problems),
         policy: Policy { services, sources },
     }
+}
+
+fn read_history_size(root: &Table, problems: &mut Problems) -> u64 {
+    let Some(node) = root.get("history_size") else {
+        return HISTORY_BYTES;
+    };
+    if let Some(bytes) = read_size(&node).filter(|bytes| HISTORY_RANGE.contains(bytes)) {
+        return bytes;
+    }
+    let message = "is not a size; write bytes, or \"64KiB\" or \"8MiB\", up to \"1024MiB\"";
+    node.wrong(problems, message);
+    HISTORY_BYTES
+}
+
+fn read_hook(root: &Table, folder: &Path, problems: &mut Problems) -> Hook {
+    let mut hook = Hook::default();
+    let Some(table) = root.get("on_change").and_then(|node| node.table(problems)) else {
+        return hook;
+    };
+    table.only(&["command", "webhook", "timeout", "ca_file"], problems);
+    if table.get("command").is_none() && table.get("webhook").is_none() {
+        table.wrong(problems, "tells nobody; add `command` or `webhook`, or remove it");
+    }
+    if let Some(node) = table.get("command") {
+        hook.command = read_list(&node, problems, |word| Ok(word.to_owned()));
+        match hook.command.first() {
+            None => node.wrong(
+                problems,
+                "is empty; write a program and its arguments, such as [\"/usr/local/bin/tell\", \"--quiet\"]",
+            ),
+            Some(program) if !Path::new(program).is_absolute() => node.wrong(
+                problems,
+                format!("{program:?} is not an absolute path; write where the program is"),
+            ),
+            Some(_) => {}
+        }
+    }
+    hook.webhook = table
+        .get("webhook")
+        .and_then(|node| read_one_url(&node, problems));
+    hook.ca_file = table
+        .get("ca_file")
+        .and_then(|node| read_path(&node, folder, problems));
+    read_duration(&table, "timeout", &mut hook.timeout, &TIMEOUT_RANGE, problems);
+    hook
 }
 
 fn read_interfaces(table: &Table, problems: &mut Problems) -> Vec<String> {
@@ -157,7 +214,7 @@ fn read_keep(root: &Table, problems: &mut Problems) -> Keep {
     keep
 }
 
-fn read_services(root: &Table, problems: &mut Problems) -> Vec<Service> {
+fn read_services(root: &Table, sources: &[Source], problems: &mut Problems) -> Vec<Service> {
     let Some(table) = root.get("services").and_then(|node| node.table(problems)) else {
         return Vec::new();
     };
@@ -182,19 +239,29 @@ fn read_services(root: &Table, problems: &mut Problems) -> Vec<Service> {
         }
         check_name(name, &node, problems);
         if let Some(table) = node.table(problems) {
-            services.push(read_service(name, &table, &defined, problems));
+            services.push(read_service(name, &table, &defined, sources, problems));
         }
     }
     services
 }
 
-fn read_service(name: &str, table: &Table, defined: &[&str], problems: &mut Problems) -> Service {
+fn read_service(
+    name: &str,
+    table: &Table,
+    defined: &[&str],
+    sources: &[Source],
+    problems: &mut Problems,
+) -> Service {
     table.only(&["ports", "interfaces", "allow"], problems);
     let otherwise = "it protects nothing; write what it covers, such as ports = [\"tcp/443\"]";
     let ports = read_filled(table, "ports", otherwise, problems, str::parse);
     let otherwise =
         "nobody could reach it; name its sources, such as allow = [\"office\"], or remove it";
     let allow = read_filled(table, "allow", otherwise, problems, |name| {
+        let mut named = sources.iter().filter(|source| source.name == name);
+        if named.any(|source| source.direction == Direction::Outbound) {
+            return Err(outbound(name));
+        }
         let is_defined = defined.contains(&name);
         is_defined
             .then(|| name.to_owned())

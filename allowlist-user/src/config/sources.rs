@@ -1,40 +1,69 @@
 //! What each key of a source means, and which keys go together.
 //!
 //! Invariants: a source has exactly one origin, and no key that its origin would ignore; a URL is
-//! https, or stays on this host. Does no input or output: a path is resolved, never opened.
+//! https, or stays on this host, or is allowed to be plain. A catalogued provider is a table of the same
+//! keys, read by the same code, over which the configuration's own keys are laid. Does no input or output:
+//! a path is resolved, never opened.
 
-use std::ops::RangeInclusive;
+mod format;
+mod options;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use url::Url;
 
-use super::document::{Node, Problems, Table};
-use super::read::{check_name, read_choice, read_filled, read_list};
+use self::format::read_format;
+use self::options::read_options;
+pub(super) use self::options::{TIMEOUT_RANGE, read_duration, read_size};
+use super::document::{self, Node, Problems, Table};
+use super::read::{check_name, read_filled, read_list};
 use super::{sorted, unknown_provider};
 use crate::catalogue::{self, List, Provider, Region};
 use crate::feed;
-use crate::policy::{Format, Http, Origin, Source, is_loopback};
-
-const EVERY_RANGE: RangeInclusive<Duration> =
-    Duration::from_secs(1)..=Duration::from_hours(24 * 30);
-const TIMEOUT_RANGE: RangeInclusive<Duration> =
-    Duration::from_millis(100)..=Duration::from_mins(10);
-/// A feed is held in memory while it is read.
-const MAX_SIZE_RANGE: RangeInclusive<u64> = 1..=64 << 20;
+use crate::policy::{Format, Http, Lookup, Origin, Source, is_loopback};
 
 /// Every key, and the kinds of source that use it.
 const KEYS: &[(&str, &[Kind])] = &[
-    ("provider", &[Kind::Fetched, Kind::BuiltIn]),
-    ("regions", &[Kind::BuiltIn]),
-    ("url", &[Kind::Fetched]),
-    ("format", &[Kind::Fetched]),
-    ("file", &[Kind::File]),
+    ("provider", &[Kind::Fetched, Kind::Names, Kind::BuiltIn]),
+    ("regions", &[Kind::Fetched, Kind::Names, Kind::BuiltIn]),
+    ("parameters", &[Kind::Fetched, Kind::Names]),
     ("prefixes", &[Kind::Prefixes]),
-    ("every", &[Kind::Fetched, Kind::File]),
-    ("timeout", &[Kind::Fetched]),
-    ("max_size", &[Kind::Fetched]),
+    ("file", &[Kind::File]),
+    ("url", &[Kind::Fetched]),
+    ("names", &[Kind::Names]),
+    ("format", &[Kind::Fetched, Kind::File]),
+    ("select", &[Kind::Fetched, Kind::File]),
+    ("column", &[Kind::Fetched, Kind::File]),
+    ("page", &[Kind::Fetched, Kind::File]),
+    ("discover", &[Kind::Fetched]),
+    ("unzip", &[Kind::Fetched]),
+    ("headers", &[Kind::Fetched]),
+    ("bearer_file", &[Kind::Fetched]),
+    ("allow_plain_http", &[Kind::Fetched]),
     ("ca_file", &[Kind::Fetched]),
+    ("max_size", &[Kind::Fetched]),
+    ("timeout", &[Kind::Fetched, Kind::Names]),
+    ("resolvers", &[Kind::Names]),
+    ("ttl_floor", &[Kind::Names]),
+    ("every", CHANGING),
+    ("grace", CHANGING),
+    ("max_age", &[Kind::Fetched, Kind::File, Kind::Names, Kind::BuiltIn]),
+    ("min", CHANGING),
+    ("max", CHANGING),
+    ("must_cover", CHANGING),
+    ("min_prefix_len", CHANGING),
+    ("allow_special_use", CHANGING),
+    ("max_shrink", CHANGING),
+    ("direction", &[Kind::Prefixes, Kind::File, Kind::Fetched, Kind::Names, Kind::BuiltIn]),
+];
+
+const CHANGING: &[Kind] = &[Kind::Fetched, Kind::File, Kind::Names];
+
+/// What a catalogued provider says of itself, so that a configuration need not.
+const PROVIDERS: [&str; 7] = [
+    "names", "format", "select", "column", "page", "discover", "unzip",
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,7 +71,30 @@ enum Kind {
     Prefixes,
     File,
     Fetched,
+    Names,
     BuiltIn,
+}
+
+impl Kind {
+    fn of(origin: &Origin) -> Self {
+        match origin {
+            Origin::Prefixes(_) => Self::Prefixes,
+            Origin::File { .. } => Self::File,
+            Origin::Http(_) => Self::Fetched,
+            Origin::Names(_) => Self::Names,
+            Origin::BuiltIn { .. } => Self::BuiltIn,
+        }
+    }
+
+    fn describe(self) -> &'static str {
+        match self {
+            Self::Prefixes => "a list of prefixes",
+            Self::File => "a file",
+            Self::Fetched => "a list that is fetched",
+            Self::Names => "names that are looked up",
+            Self::BuiltIn => "a list that is compiled in",
+        }
+    }
 }
 
 /// The `[sources]` table.
@@ -60,6 +112,45 @@ pub(super) fn read_sources(root: &Table, folder: &Path, problems: &mut Problems)
     sources
 }
 
+/// A catalogued provider as a source of that name. Errors say which parameter is missing or wrong.
+pub fn provided(
+    name: &str,
+    provider: &Provider,
+    regions: &[&Region],
+    parameters: &BTreeMap<String, String>,
+) -> Result<Source, String> {
+    let source = match &provider.list {
+        List::BuiltIn => {
+            let prefixes = provider.prefixes(regions);
+            let checked = provider.checked;
+            Source::new(name, Origin::BuiltIn { prefixes, checked })
+        }
+        List::Fetched(_) => {
+            let table = provider.table(regions, parameters)?;
+            let text = toml::to_string(&table).map_err(|error| error.to_string())?;
+            parse_source(name, &text)?
+        }
+    };
+    Ok(Source {
+        provider: Some(provider.name.clone()),
+        direction: provider.direction,
+        warning: provider.warning.clone(),
+        ..source
+    })
+}
+
+/// The keys of one source. Errors are for whoever writes the catalogue.
+fn parse_source(name: &str, text: &str) -> Result<Source, String> {
+    let mut problems = Problems::default();
+    let source = document::parse(text, &mut problems).and_then(|document| {
+        read_source(name, &Table::root(&document), Path::new(""), &mut problems)
+    });
+    match problems.result((), text, Path::new("catalogue")) {
+        Ok(()) => source.ok_or_else(|| "has no origin".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// None if something is so wrong (and reported) that there is no default for it.
 fn read_source(
     name: &str,
@@ -69,31 +160,25 @@ fn read_source(
 ) -> Option<Source> {
     let keys: Vec<_> = KEYS.iter().map(|(key, _)| *key).collect();
     table.only(&keys, problems);
-    let every = read_duration(table, "every", Source::EVERY, &EVERY_RANGE, problems);
     let has = |key: &&str| table.get(key).is_some();
     // A provider with a URL is one origin: the vendor's list from a mirror.
-    let origins = ["provider", "file", "prefixes"].into_iter().filter(has);
+    let origins = ["provider", "file", "prefixes", "names"].into_iter().filter(has);
     let origins: Vec<_> = match table.get("provider") {
-        Some(_) => origins.collect(),
+        Some(_) => origins.filter(|key| *key != "names").collect(),
         None => origins.chain(["url"].into_iter().filter(has)).collect(),
     };
-    let source = match origins[..] {
-        ["provider"] => read_provided(name, table, folder, problems)?,
-        ["url"] => Source::new(name, read_fetched(table, folder, problems)?),
+    let mut source = match origins[..] {
+        ["provider"] => read_provided(name, table, problems)?,
+        ["url"] => Source::new(name, read_fetched(table, problems)?),
+        ["names"] => Source::new(name, read_names(table, problems)?),
         ["file"] => {
-            only_for(table, Kind::File, "a file", problems);
             let path = read_path(&table.get("file")?, folder, problems)?;
-            Source::new(
-                name,
-                Origin::File {
-                    path,
-                    format: Format::Text,
-                },
-            )
+            let format = read_format(table, problems).unwrap_or(Format::Text);
+            Source::new(name, Origin::File { path, format })
         }
         ["prefixes"] => Source::new(name, read_prefixes(table, problems)?),
         [] => {
-            let message = "has no origin; add `provider`, `url`, `file` or `prefixes`";
+            let message = "has no origin; add `provider`, `url`, `names`, `file` or `prefixes`";
             table.wrong(problems, message);
             return None;
         }
@@ -105,11 +190,12 @@ fn read_source(
             return None;
         }
     };
-    Some(Source { every, ..source })
+    only_for(table, &source, problems);
+    read_options(&mut source, table, folder, problems);
+    Some(source)
 }
 
 fn read_prefixes(table: &Table, problems: &mut Problems) -> Option<Origin> {
-    only_for(table, Kind::Prefixes, "a list of prefixes", problems);
     let node = table.get("prefixes")?;
     if node.is_empty_array() {
         node.wrong(
@@ -123,65 +209,123 @@ fn read_prefixes(table: &Table, problems: &mut Problems) -> Option<Origin> {
     Some(Origin::Prefixes(sorted(prefixes)))
 }
 
-fn read_fetched(table: &Table, folder: &Path, problems: &mut Problems) -> Option<Origin> {
-    only_for(table, Kind::Fetched, "a list that is fetched", problems);
+fn read_fetched(table: &Table, problems: &mut Problems) -> Option<Origin> {
     if table.get("format").is_none() {
-        let message = "has a `url` and no `format`; add format = \"json\", an array of addresses";
+        let message = "has a `url` and no `format`; add format = \"json\", \"jsonl\", \"text\", \"csv\", \"html\" or \"markdown\"";
         table.wrong(problems, message);
     }
-    let mut http = Http::new(
-        vec![read_url(&table.get("url")?, problems)?],
-        Format::json_array(),
-    );
-    read_options(&mut http, table, folder, problems);
-    Some(Origin::Http(http))
+    let format = read_format(table, problems).unwrap_or_else(Format::json_array);
+    let urls = read_urls(table, &table.get("url")?, problems)?;
+    Some(Origin::Http(Http::new(urls, format)))
 }
 
-fn read_provided(
-    name: &str,
-    table: &Table,
-    folder: &Path,
-    problems: &mut Problems,
-) -> Option<Source> {
+fn read_names(table: &Table, problems: &mut Problems) -> Option<Origin> {
+    let otherwise = "there is nothing to look up; write a name, such as names = [\"egress.example.com\"]";
+    let names = read_filled(table, "names", otherwise, problems, check_host);
+    let mut lookup = Lookup::new(names);
+    if let Some(node) = table.get("resolvers") {
+        lookup.resolvers = read_list(&node, problems, |text| {
+            let address = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53));
+            address.or_else(|_| text.parse()).map_err(|_| {
+                format!("{text:?} is not a name server; write its address, such as \"192.0.2.53\" or \"127.0.0.1:5353\"")
+            })
+        });
+        if node.is_empty_array() {
+            node.wrong(
+                problems,
+                "is empty; name a server, or remove the key to ask whom this host asks",
+            );
+        }
+    }
+    Some(Origin::Names(lookup))
+}
+
+/// A name as the DNS has it, or an error that says what would be right.
+fn check_host(text: &str) -> Result<String, String> {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    let name = text.strip_suffix('.').unwrap_or(text);
+    if text.parse::<IpAddr>().is_ok() {
+        return Err(format!("{text:?} is an address; write it under `prefixes`"));
+    }
+    if name.len() > 253 || !name.split('.').all(is_label) || !name.contains('.') {
+        return Err(format!(
+            "{text:?} is not a full host name; write one such as \"egress.example.com\""
+        ));
+    }
+    Ok(name.to_ascii_lowercase())
+}
+
+fn read_provided(name: &str, table: &Table, problems: &mut Problems) -> Option<Source> {
     let node = table.get("provider")?;
     let wanted = node.text(problems)?;
     let Some(provider) = catalogue::find(wanted) else {
         node.wrong(problems, unknown_provider(wanted));
         return None;
     };
+    for key in PROVIDERS {
+        if let Some(node) = table.get(key) {
+            node.wrong(
+                problems,
+                format!("is the provider's to say; remove it, or write the source out as `allowlist providers show {wanted}` prints it"),
+            );
+        }
+    }
     let mut regions = Vec::new();
-    match provider.list {
-        List::Url(_) => {
-            let what = format!("{wanted}, which has no regions");
-            only_for(table, Kind::Fetched, &what, problems);
+    if let Some(node) = table.get("regions") {
+        if provider.regions().is_empty() {
+            node.wrong(
+                problems,
+                format!("makes no sense for {wanted}, which has no regions; remove it"),
+            );
+        } else {
+            regions = read_regions(provider, table, problems);
         }
-        List::BuiltIn(_) => {
-            let what = format!("{wanted}, whose list is compiled in");
-            only_for(table, Kind::BuiltIn, &what, problems);
-            if table.get("regions").is_some() {
-                regions = read_regions(provider, table, problems);
+    }
+    let parameters = read_parameters(table, problems);
+    match provided(name, provider, &regions, &parameters) {
+        Ok(mut source) => {
+            if let (Origin::Http(http), Some(node)) = (&mut source.origin, table.get("url")) {
+                http.urls = read_urls(table, &node, problems)?;
+                // A mirror is the list itself.
+                http.discover = None;
             }
+            Some(source)
+        }
+        Err(message) => {
+            let at = table.get("parameters").unwrap_or(node);
+            at.wrong(problems, message);
+            None
         }
     }
-    let mut source = provider.source(name, &regions);
-    if let Origin::Http(http) = &mut source.origin {
-        if let Some(node) = table.get("url") {
-            http.urls = vec![read_url(&node, problems)?];
+}
+
+fn read_parameters(table: &Table, problems: &mut Problems) -> BTreeMap<String, String> {
+    let Some(table) = table.get("parameters").and_then(|node| node.table(problems)) else {
+        return BTreeMap::new();
+    };
+    let mut parameters = BTreeMap::new();
+    for (name, node) in table.entries() {
+        if let Some(text) = node.text(problems) {
+            parameters.insert(name.to_owned(), text.to_owned());
         }
-        read_options(http, table, folder, problems);
     }
-    Some(source)
+    parameters
 }
 
 fn read_regions(
-    provider: &Provider,
+    provider: &'static Provider,
     table: &Table,
     problems: &mut Problems,
 ) -> Vec<&'static Region> {
     let codes: Vec<_> = provider
         .regions()
         .iter()
-        .map(|region| region.code)
+        .map(|region| &*region.code)
         .collect();
     let there_are = format!("{} has {}", provider.name, codes.join(", "));
     let otherwise = format!("{there_are}; remove the key to take the usual ones");
@@ -191,35 +335,46 @@ fn read_regions(
     })
 }
 
-/// What a configuration may say about how a list is fetched.
-fn read_options(http: &mut Http, table: &Table, folder: &Path, problems: &mut Problems) {
-    // There is one format, so that checking it is all there is to do.
-    let () = read_choice(table, "format", &[("json", ())], problems);
-    http.ca_file = table
-        .get("ca_file")
-        .and_then(|node| read_path(&node, folder, problems));
-    http.timeout = read_duration(table, "timeout", Http::TIMEOUT, &TIMEOUT_RANGE, problems);
-    http.max_bytes = read_max_size(table, problems);
+/// One URL, or several whose lists are one.
+fn read_urls(table: &Table, node: &Node, problems: &mut Problems) -> Option<Vec<Url>> {
+    let is_plain_allowed = table
+        .get("allow_plain_http")
+        .and_then(|node| node.boolean(&mut Problems::default()))
+        .unwrap_or_default();
+    if let Some(text) = node.string() {
+        let url = read_url(text, is_plain_allowed);
+        return url.map_err(|message| node.wrong(problems, message)).ok().map(|url| vec![url]);
+    }
+    if node.is_empty_array() {
+        node.wrong(problems, "is empty; write the address of a list");
+    }
+    let urls = read_list(node, problems, |text| read_url(text, is_plain_allowed));
+    (!urls.is_empty()).then_some(urls)
 }
 
-fn read_url(node: &Node, problems: &mut Problems) -> Option<Url> {
-    // The text is not repeated: it may hold a password.
-    let message = match Url::parse(node.text(problems)?) {
-        Ok(url) if url.scheme() == "https" => return Some(url),
-        Ok(url) if url.scheme() == "http" && is_loopback(&url) => return Some(url),
-        Ok(url) if url.scheme() == "http" => {
-            "would be fetched unprotected; write https:// (http:// is for loopback only)".to_owned()
-        }
-        Ok(url) => format!("has the scheme {:?}; write https://", url.scheme()),
-        Err(error) => {
-            format!("is not a URL: {error}; write one such as \"https://example.com/list.json\"")
-        }
-    };
-    node.wrong(problems, message);
-    None
+/// Where something is sent: https, or loopback.
+pub(super) fn read_one_url(node: &Node, problems: &mut Problems) -> Option<Url> {
+    let url = read_url(node.text(problems)?, false);
+    url.map_err(|message| node.wrong(problems, message)).ok()
 }
 
-fn read_path(node: &Node, folder: &Path, problems: &mut Problems) -> Option<PathBuf> {
+/// Errors do not repeat the text: it may hold a password.
+fn read_url(text: &str, is_plain_allowed: bool) -> Result<Url, String> {
+    match Url::parse(text) {
+        Ok(url) if url.scheme() == "https" => Ok(url),
+        Ok(url) if url.scheme() == "http" && (is_plain_allowed || is_loopback(&url)) => Ok(url),
+        Ok(url) if url.scheme() == "http" => Err(
+            "would be fetched unprotected; write https:// (http:// is for loopback only, or with allow_plain_http = true)"
+                .to_owned(),
+        ),
+        Ok(url) => Err(format!("has the scheme {:?}; write https://", url.scheme())),
+        Err(error) => Err(format!(
+            "is not a URL: {error}; write one such as \"https://example.com/list.json\""
+        )),
+    }
+}
+
+pub(super) fn read_path(node: &Node, folder: &Path, problems: &mut Problems) -> Option<PathBuf> {
     let text = node.text(problems)?;
     if text.is_empty() {
         node.wrong(problems, "is empty; write the path of a file");
@@ -228,63 +383,19 @@ fn read_path(node: &Node, folder: &Path, problems: &mut Problems) -> Option<Path
     Some(folder.join(text))
 }
 
-fn read_duration(
-    table: &Table,
-    key: &str,
-    default: Duration,
-    range: &RangeInclusive<Duration>,
-    problems: &mut Problems,
-) -> Duration {
-    let Some(node) = table.get(key) else {
-        return default;
-    };
-    let Some(text) = node.text(problems) else {
-        return default;
-    };
-    let message = match humantime::parse_duration(text) {
-        Ok(duration) if range.contains(&duration) => return duration,
-        Ok(_) => {
-            let [low, high] = [range.start(), range.end()].map(|d| humantime::format_duration(*d));
-            format!("{text:?} is out of range; write {low} to {high}")
-        }
-        Err(_) => {
-            format!("{text:?} is not a duration; write one such as \"30s\", \"15m\" or \"1h\"")
-        }
-    };
-    node.wrong(problems, message);
-    default
-}
-
-fn read_max_size(table: &Table, problems: &mut Problems) -> u64 {
-    let Some(node) = table.get("max_size") else {
-        return Http::MAX_BYTES;
-    };
-    let bytes = match node.string() {
-        Some(text) => parse_size(text),
-        None => node.integer(),
-    };
-    if let Some(bytes) = bytes.filter(|bytes| MAX_SIZE_RANGE.contains(bytes)) {
-        return bytes;
-    }
-    let message = "is not a size; write bytes, or \"512KiB\" or \"4MiB\", up to \"64MiB\"";
-    node.wrong(problems, message);
-    Http::MAX_BYTES
-}
-
-fn parse_size(text: &str) -> Option<u64> {
-    let units = [("KiB", 10), ("MiB", 20), ("", 0)];
-    let (digits, shift) = units
-        .iter()
-        .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, shift)))?;
-    let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-    is_number.then(|| digits.parse::<u64>().ok()?.checked_mul(1 << shift))?
-}
-
 /// Reports the keys that a source of this kind would ignore.
-fn only_for(table: &Table, kind: Kind, what: &str, problems: &mut Problems) {
+fn only_for(table: &Table, source: &Source, problems: &mut Problems) {
+    let kind = Kind::of(&source.origin);
+    let what = match &source.provider {
+        Some(provider) => format!("{provider}, which is {}", kind.describe()),
+        None => kind.describe().to_owned(),
+    };
     for (key, kinds) in KEYS {
+        let is_provided = source.provider.is_none() && ["regions", "parameters"].contains(key);
+        let is_said = source.provider.is_some() && PROVIDERS.contains(key);
         if let Some(node) = table.get(key)
-            && !kinds.contains(&kind)
+            && (!kinds.contains(&kind) || is_provided)
+            && !is_said
         {
             node.wrong(problems, format!("makes no sense for {what}; remove it"));
         }

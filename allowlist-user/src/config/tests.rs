@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::policy::{Http, Keep};
+use crate::policy::{Format, Http, Keep};
 
 /// A service and a source of everything right, for the case's own text to be wrong beside.
 const RIGHT: &str = r#"
@@ -19,6 +19,11 @@ prefixes = ["203.0.113.0/24"]
 "#;
 
 mod mistakes;
+mod sources;
+
+fn url(text: &str) -> url::Url {
+    text.parse().expect("a URL")
+}
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::parse(text, Path::new("/etc/allowlist/a.toml"))
@@ -134,22 +139,26 @@ fn check_sources(sources: &[Source]) {
     assert_eq!(
         list.origin,
         Origin::Http(Http {
-            url: "https://me:secret@example.com/list?all"
-                .parse()
-                .expect("a URL"),
             ca_file: Some("/etc/allowlist/ca.pem".into()),
             timeout: Duration::from_secs(5),
             max_bytes: 512 << 10,
+            ..Http::new(
+                vec![url("https://me:secret@example.com/list?all")],
+                Format::json_array()
+            )
         })
     );
     assert_eq!(
         mirror.origin,
         Origin::Http(Http::new(
-            "http://localhost:8080/webhook_ips".parse().expect("a URL")
+            vec![url("http://localhost:8080/webhook_ips")],
+            Format::json_array()
         ))
     );
     assert!(mirror.warning.is_some());
-    assert_eq!(office.origin, Origin::File("/srv/office.txt".into()));
+    let path = "/srv/office.txt".into();
+    let format = Format::Text;
+    assert_eq!(office.origin, Origin::File { path, format });
     assert_eq!(pagerduty.provider.as_deref(), Some("pagerduty-webhooks-eu"));
     assert_eq!(pagerduty.every, Duration::from_mins(15));
     let Origin::BuiltIn { prefixes, .. } = &workato.origin else {
@@ -231,7 +240,7 @@ fn names_every_mistake_in_the_order_of_the_text() {
 fn columns_count_characters() {
     check_wrong(
         "sources.a = { file = \"größer\", mode = 1 }",
-        "a.toml:1:32: sources.a.mode: unknown key; the keys here are provider, regions, url, format, file, prefixes, every, timeout, max_size, ca_file",
+        "a.toml:1:32: sources.a.mode: unknown key; the keys here are provider, regions, parameters, prefixes, file, url, names, format, select, column, page, discover, unzip, headers, bearer_file, allow_plain_http, ca_file, max_size, timeout, resolvers, ttl_floor, every, grace, max_age, min, max, must_cover, min_prefix_len, allow_special_use, max_shrink, direction",
     );
 }
 

@@ -1,63 +1,64 @@
 //! The lists that a daemon starts with: strict, but content with last-good.
 
+use std::convert::Infallible;
+
 use anyhow::{Result, bail};
 use jiff::Timestamp;
 use log::warn;
 
 use crate::config::Config;
-use crate::gather::gather;
-use crate::policy::{Feed, Origin, Snapshot, Source};
-use crate::renew::renew;
-use crate::source::{Answer, FetchError};
+use crate::event::Event;
+use crate::gather::{Gathered, gather};
+use crate::lists::Lists;
+use crate::policy::{Origin, Snapshot, Source};
+use crate::renew::release;
 use crate::state::StateDir;
 
 /// What a daemon starts with.
 pub(super) struct First {
-    pub(super) snapshot: Snapshot,
+    pub(super) lists: Lists,
     /// The sources that were fetched for it, and are not on disk yet.
     pub(super) fetched: Vec<Source>,
+    /// What is other than it was before; the generation is yet to be made.
+    pub(super) events: Vec<Event>,
 }
 
 impl First {
-    /// Every used source's prefixes: a fetched list from disk where there is one, so that a start
-    /// needs no network, and everything else as it is now.
-    pub(super) async fn snapshot(config: &Config, state: &StateDir) -> Result<Self> {
-        let mut first = Self {
-            snapshot: Snapshot::new(),
-            fetched: Vec::new(),
-        };
+    /// Every used source's list: a fetched one from disk where there is one, so that a start needs no
+    /// network, and everything else as it is now.
+    pub(super) async fn lists(config: &Config, state: &StateDir) -> Result<Self> {
+        let now = Timestamp::now();
+        let mut last_good = Snapshot::new();
         let mut wanted = Vec::new();
-        let mut kept = Snapshot::new();
         for source in config.policy.used_sources() {
-            let last_good = state.load(source).unwrap_or_else(|error| {
+            let feed = state.load(source).unwrap_or_else(|error| {
                 warn!("{error}");
                 None
             });
-            match (last_good, &source.origin) {
-                (Some(feed), Origin::Http(_)) => {
-                    first.snapshot.insert(source.name.clone(), feed);
-                    continue;
-                }
-                (Some(feed), _) => {
-                    kept.insert(source.name.clone(), feed);
-                }
-                (None, _) => {}
+            let is_remote = matches!(source.origin, Origin::Http(_) | Origin::Names(_));
+            if feed.is_none() || !is_remote {
+                wanted.push((source.clone(), Vec::new()));
             }
-            wanted.push((source.clone(), Vec::new()));
+            if let Some(feed) = feed {
+                // While nothing ran, time went on.
+                let feed = release(&feed, now).map_or(feed, |(feed, _)| feed);
+                last_good.insert(source.name.clone(), feed);
+            }
         }
+        let mut first = Self {
+            lists: Lists::new(last_good),
+            fetched: Vec::new(),
+            events: Vec::new(),
+        };
         let mut failed = 0;
-        for (source, answer) in gather(wanted).await {
-            let last = kept.remove(&source.name);
-            match (taken(&source, last.as_ref(), answer), last) {
-                (Ok(feed), _) => {
-                    first.snapshot.insert(source.name.clone(), feed);
-                    first.fetched.push(source);
-                }
-                (Err(error), Some(feed)) => {
+        for gathered in gather(wanted).await {
+            let source = gathered.source.clone();
+            match first.take(gathered, now) {
+                Ok(()) => first.fetched.push(source),
+                Err(error) if first.lists.feed(&source.name).is_some() => {
                     warn!("{error:#}; its last good list is used");
-                    first.snapshot.insert(source.name.clone(), feed);
                 }
-                (Err(error), None) => {
+                Err(error) => {
                     failed += 1;
                     log::error!("{error:#}");
                 }
@@ -70,11 +71,21 @@ impl First {
         }
         Ok(first)
     }
-}
 
-fn taken(source: &Source, last: Option<&Feed>, answer: Result<Answer, FetchError>) -> Result<Feed> {
-    match renew(source, last, answer?, false, Timestamp::now()) {
-        Ok(renewal) => Ok(renewal.feed),
-        Err(refused) => bail!("source {}: {}", source.name, refused.refusal),
+    fn take(&mut self, gathered: Gathered, now: Timestamp) -> Result<()> {
+        let Gathered { source, answer, .. } = gathered;
+        let proposal = match self.lists.propose(&source, answer?, now) {
+            Ok(proposal) => proposal,
+            Err(refused) => bail!("source {}: {}: {}", source.name, source.origin, refused.refusal),
+        };
+        for note in &proposal.feed.notes {
+            warn!("{}: {note}", source.name);
+        }
+        let Ok(events) = self.lists.adopt(proposal, now, |_| Ok::<_, Infallible>(0));
+        // What the configuration or the program holds is news to nobody.
+        if source.can_change() {
+            self.events.extend(events);
+        }
+        Ok(())
     }
 }

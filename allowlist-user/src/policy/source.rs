@@ -212,6 +212,11 @@ impl Source {
             every: Self::EVERY,
             gate: Gate {
                 allow_special_use: is_own,
+                // Name servers' answers take turns: all of one may be gone in the next.
+                max_shrink: match origin {
+                    Origin::Names(_) => 1000,
+                    _ => Gate::default().max_shrink,
+                },
                 ..Gate::default()
             },
             // An owner who removes a line means it.
@@ -220,6 +225,11 @@ impl Source {
             warning: None,
             origin,
         }
+    }
+
+    /// Whether its list can be older than it should be.
+    pub fn can_age(&self) -> bool {
+        !matches!(self.origin, Origin::Prefixes(_))
     }
 
     /// Whether it may have other prefixes later; those of the configuration and of the program do not.

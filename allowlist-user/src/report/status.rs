@@ -13,7 +13,7 @@ use super::{Epoch, ago, table};
 use crate::compile::Names;
 use crate::control::Live;
 use crate::dataplane::{Attachment, View, clock};
-use crate::record::Record;
+use crate::record::{Record, SourceRecord};
 
 /// Everything that `status` prints.
 pub struct Status {
@@ -112,14 +112,15 @@ impl Status {
         text += &format!("\n{services}\n");
         let mut sources = table(
             &[
-                "source", "prefixes", "age", "passed", "bytes", "last", "from",
+                "source", "state", "prefixes", "age", "passed", "bytes", "last", "from",
             ],
-            &[1, 2, 3, 4, 5],
+            &[2, 3, 4, 5, 6],
         );
         for (name, source) in &record.sources {
             let traffic = self.traffic.get(name).copied().unwrap_or_default();
             sources.add_row([
                 name.clone(),
+                self.state(source).to_owned(),
                 source.prefixes.to_string(),
                 ago(self.age(source.fetched)),
                 traffic.packets.to_string(),
@@ -133,8 +134,37 @@ impl Status {
             if let Some(failure) = &source.failure {
                 text += &format!("warning: {name}: by its last good list: {failure}\n");
             }
+            if self.is_stale(source) {
+                text += &format!(
+                    "warning: {name}: its list is {} old, and should not be older than {}\n",
+                    ago(self.age(source.fetched)),
+                    ago(source.max_age_seconds.unwrap_or_default().cast_signed())
+                );
+            }
+            for note in &source.notes {
+                text += &format!("note: {name}: {note}\n");
+            }
         }
         text
+    }
+
+    fn is_stale(&self, source: &SourceRecord) -> bool {
+        source
+            .max_age_seconds
+            .is_some_and(|most| self.age(source.fetched) > most.cast_signed())
+    }
+
+    /// The one word that matters most.
+    fn state(&self, source: &SourceRecord) -> &'static str {
+        if source.refused {
+            "refused"
+        } else if self.is_stale(source) {
+            "stale"
+        } else if source.failure.is_some() {
+            "failing"
+        } else {
+            "ok"
+        }
     }
 
     fn headline(&self) -> String {
@@ -191,7 +221,11 @@ impl Status {
                 let traffic = self.traffic.get(name).copied().unwrap_or_default();
                 let value = json!({
                     "origin": source.origin,
+                    "state": self.state(source),
                     "prefixes": source.prefixes,
+                    "held": source.held,
+                    "notes": source.notes,
+                    "max_age_seconds": source.max_age_seconds,
                     "fetched": source.fetched,
                     "age_seconds": self.age(source.fetched),
                     "failure": source.failure,

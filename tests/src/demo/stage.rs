@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing of it is on the machine's own network or disk.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use allowlist_tests::lab::{
 };
 use allowlist_tests::vendor::{Answer, Vendor};
 use allowlist_user::catalogue;
+use allowlist_user::config::provided;
 use allowlist_user::source::{self, fetch};
 use anyhow::Context;
 use ipnet::IpNet;
@@ -114,11 +115,12 @@ pub(crate) fn pagerduty(online: bool) -> anyhow::Result<Vec<IpNet>> {
         return Ok(networks(&PAGERDUTY));
     }
     let provider = catalogue::find(FETCHED).context("the catalogue lacks a vendor of the demo")?;
+    let source = provided("pagerduty", provider, &[], &BTreeMap::new()).map_err(anyhow::Error::msg)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let answer = runtime
-        .block_on(fetch(&provider.source("pagerduty", &[]), &[]))
+        .block_on(fetch(&source, &[]))
         .context("without --online the demo needs no internet")?;
     match answer {
         source::Answer::List(fetched) => Ok(fetched.prefixes),

@@ -3,6 +3,7 @@
 //!
 //! Nothing but what a test sends crosses a link, so counts are exact.
 
+mod changes;
 mod interfaces;
 mod lifecycle;
 mod modes;

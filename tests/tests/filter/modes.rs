@@ -23,10 +23,7 @@ fn filter(site: &Site) -> anyhow::Result<Dataplane> {
     let mut snapshot = Snapshot::new();
     for source in &config.policy.sources {
         if let Origin::Prefixes(prefixes) = &source.origin {
-            let feed = Feed {
-                prefixes: prefixes.clone(),
-                fetched: Timestamp::now(),
-            };
+            let feed = Feed::new(prefixes.clone(), Timestamp::now());
             snapshot.insert(source.name.clone(), feed);
         }
     }

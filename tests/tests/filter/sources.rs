@@ -18,6 +18,8 @@ fn with_vendor(site: &Site, list: &str) -> anyhow::Result<(Vendor, String)> {
         url = "{}"
         format = "json"
         every = "1s"
+        grace = "0s"
+        allow_special_use = true
         [sources.office]
         prefixes = ["203.0.113.0/24", "2001:db8:7::/48"]
         "#,

@@ -23,7 +23,7 @@ fn names_what_is_wrong_at_the_top() {
         ),
         (
             "zzz = 1",
-            "1:1: zzz: unknown key; the keys here are interfaces, mode, default, return_traffic, keep, attach_mode, max_prefixes, max_flows, services, sources",
+            "1:1: zzz: unknown key; the keys here are interfaces, mode, default, return_traffic, keep, attach_mode, max_prefixes, max_flows, history_size, on_change, services, sources",
         ),
         (
             "interfaces = \"eth0\"",
@@ -163,7 +163,7 @@ fn names_what_is_wrong_with_a_source() {
     let cases = [
         (
             "",
-            "1:10: sources.x: has no origin; add `provider`, `url`, `file` or `prefixes`",
+            "1:10: sources.x: has no origin; add `provider`, `url`, `names`, `file` or `prefixes`",
         ),
         (
             "file = \"a\"\nprefixes = [\"192.0.2.1\"]",
@@ -198,20 +198,16 @@ fn names_what_is_wrong_with_a_source() {
             "2:8: sources.x.file: is empty; write the path of a file",
         ),
         (
-            "file = \"a\"\nformat = \"json\"",
-            "3:10: sources.x.format: makes no sense for a file; remove it",
-        ),
-        (
             "url = \"https://example.com/\"",
-            "1:10: sources.x: has a `url` and no `format`; add format = \"json\", an array of addresses",
+            "1:10: sources.x: has a `url` and no `format`; add format = \"json\", \"jsonl\", \"text\", \"csv\", \"html\" or \"markdown\"",
         ),
         (
-            "url = \"https://example.com/\"\nformat = \"text\"",
-            "3:10: sources.x.format: \"text\" is not known here; write \"json\"",
+            "url = \"https://example.com/\"\nformat = \"xml\"",
+            "3:10: sources.x.format: \"xml\" is not known here; write \"json\" or \"jsonl\" or \"text\" or \"csv\" or \"html\" or \"markdown\"",
         ),
         (
             "url = \"http://me:hush@example.com/\"\nformat = \"json\"",
-            "2:7: sources.x.url: would be fetched unprotected; write https:// (http:// is for loopback only)",
+            "2:7: sources.x.url: would be fetched unprotected; write https:// (http:// is for loopback only, or with allow_plain_http = true)",
         ),
         (
             "url = \"ftp://example.com/\"\nformat = \"json\"",
@@ -231,7 +227,7 @@ fn names_what_is_wrong_with_a_source() {
         ),
         (
             "provider = \"acme\"",
-            "2:12: sources.x.provider: there is no provider \"acme\"; there are freshchat, pagerduty-webhooks-eu, pagerduty-webhooks-legacy, pagerduty-webhooks-us, workato",
+            "2:12: sources.x.provider: there is no provider \"acme\"; `allowlist providers` lists those there are",
         ),
         (
             "provider = \"pagerduty-webhooks-us\"\nregions = [\"EU\"]",
@@ -247,7 +243,7 @@ fn names_what_is_wrong_with_a_source() {
         ),
         (
             "provider = \"freshchat\"\nurl = \"https://example.com/\"",
-            "3:7: sources.x.url: makes no sense for freshchat, whose list is compiled in; remove it",
+            "3:7: sources.x.url: makes no sense for freshchat, which is a list that is compiled in; remove it",
         ),
     ];
     for (text, expected) in cases {

@@ -1,0 +1,325 @@
+//! The commands about lists: what would be published, what a source has, what changed, and what other
+//! firewalls make of it. None of them needs a filter in force, and only `accept` needs a daemon.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use jiff::Timestamp;
+use log::{info, warn};
+use nix::net::if_::if_nametoindex;
+
+use super::{CONFIG, config, print, print_json, warnings};
+use crate::catalogue::{self, Provider};
+use crate::cli::{
+    Accept, Check, Diff, Export, Fetch, History, Output, Paths, Providers, ProvidersCommand,
+};
+use crate::compile::{Names, compile};
+use crate::config::{Config, provided};
+use crate::control;
+use crate::export::{Listed, export as exported};
+use crate::gather::gather;
+use crate::history;
+use crate::lists::Lists;
+use crate::policy::{Feed, Snapshot, Source};
+use crate::record::Record;
+use crate::renew::renew;
+use crate::report::{self, Outcome, Plan};
+use crate::source::Answer;
+use crate::state::StateDir;
+
+pub(super) async fn check(paths: &Paths, check: Check) -> Result<()> {
+    let config = config(paths, check.small)?;
+    let mut warnings = warnings(&config);
+    for name in &config.interfaces {
+        if if_nametoindex(&**name).is_err() {
+            warnings.push(format!("there is no interface {name} on this host now"));
+        }
+    }
+    let feeds = fetch_all(config.policy.used_sources()).await?;
+    for (name, feed) in &feeds {
+        warnings.extend(feed.notes.iter().map(|note| format!("sources.{name}: {note}")));
+    }
+    if check.output.json {
+        for warning in &warnings {
+            warn!("{warning}");
+        }
+        warnings.clear();
+    }
+    let known = Names::default();
+    let tables = compile(&config.policy, &feeds, config.max_prefixes, &known)?;
+    let record = Record::of(1, &tables.names, &config.policy, &Lists::new(feeds));
+    let plan = Plan {
+        config: &config,
+        record: &record,
+        tables: &tables,
+        warnings: &warnings,
+    };
+    if check.output.json {
+        print_json(&plan.json())
+    } else {
+        print(&plan.text())
+    }
+}
+
+/// What these sources have now, if all of them have something that passes the gate.
+async fn fetch_all<'s>(sources: impl Iterator<Item = &'s Source>) -> Result<Snapshot> {
+    let mut feeds = Snapshot::new();
+    let mut failed = 0;
+    let wanted = sources.map(|source| (source.clone(), Vec::new())).collect();
+    for gathered in gather(wanted).await {
+        let source = gathered.source;
+        match gathered.answer.and_then(|answer| first_feed(&source, answer)) {
+            Ok(feed) => {
+                feeds.insert(source.name, feed);
+            }
+            Err(error) => {
+                failed += 1;
+                log::error!("{error:#}");
+            }
+        }
+    }
+    if failed > 0 {
+        bail!("{failed} of the sources could not be had, so nothing would be published");
+    }
+    Ok(feeds)
+}
+
+/// What a source has of which nothing is known.
+fn first_feed(source: &Source, answer: Answer) -> Result<Feed> {
+    match renew(source, None, answer, false, Timestamp::now()) {
+        Ok(renewal) => Ok(renewal.feed),
+        Err(refused) => bail!("source {}: {}: {}", source.name, source.origin, refused.refusal),
+    }
+}
+
+pub(super) async fn fetch(paths: &Paths, options: &Fetch) -> Result<()> {
+    let source = source(paths, options)?;
+    if let Some(warning) = &source.warning {
+        warn!("{}: {warning}", source.name);
+    }
+    let Answer::List(fetched) = crate::source::fetch(&source, &[]).await? else {
+        bail!("source {}: says that nothing is new, which nobody asked", source.name);
+    };
+    for note in &fetched.notes {
+        warn!("{}: {note}", source.name);
+    }
+    let feed = Feed::new(fetched.prefixes.clone(), fetched.fetched);
+    // Whoever looks at a list that is refused wants to see it.
+    if let Err(refused) = renew(&source, None, Answer::List(fetched), false, Timestamp::now()) {
+        warn!("{}: would be refused: {}", source.name, refused.refusal);
+    }
+    if options.output.json {
+        print_json(&report::feed_json(&source, &feed))
+    } else {
+        print(&report::feed_text(&feed))
+    }
+}
+
+/// A source of the configuration; without one of that name, the catalogued provider.
+fn source(paths: &Paths, options: &Fetch) -> Result<Source> {
+    let name = &*options.name;
+    let provider = catalogue::find(name);
+    let configured = match (&paths.config, Path::new(CONFIG).exists(), &provider) {
+        (Some(file), ..) => Some(Config::load(file)?),
+        (None, true, None) => Some(Config::load(Path::new(CONFIG))?),
+        _ => None,
+    };
+    let configured = configured.map(|config| config.policy.sources);
+    let is_narrowed = !(options.region.is_empty() && options.parameter.is_empty());
+    let named = configured.iter().flatten().find(|source| source.name == name);
+    match (named, provider) {
+        (Some(_), None) if is_narrowed => {
+            bail!("--region and --parameter are for providers; {name:?} is a source of the configuration")
+        }
+        (Some(source), _) if !is_narrowed => Ok(source.clone()),
+        (_, Some(provider)) => provided_source(provider, options),
+        _ => {
+            let names: Vec<_> = configured.iter().flatten().map(|source| &*source.name).collect();
+            let names = if names.is_empty() {
+                "no source".to_owned()
+            } else {
+                names.join(", ")
+            };
+            bail!(
+                "there is no source or provider {name:?}; the configuration has {names}, and `allowlist providers` lists the catalogue"
+            )
+        }
+    }
+}
+
+fn provided_source(provider: &'static Provider, options: &Fetch) -> Result<Source> {
+    let region = |code: &String| {
+        provider.region(code).with_context(|| {
+            let codes: Vec<_> = provider.regions().iter().map(|region| &*region.code).collect();
+            let there_are = if codes.is_empty() {
+                "no regions".to_owned()
+            } else {
+                codes.join(", ")
+            };
+            format!("there is no region {code:?}; {} has {there_are}", provider.name)
+        })
+    };
+    let regions = options.region.iter().map(region).collect::<Result<Vec<_>>>()?;
+    let parameters: BTreeMap<_, _> = options.parameter.iter().cloned().collect();
+    provided(&provider.name, provider, &regions, &parameters)
+        .map_err(|message| anyhow::anyhow!("provider {}: {message}; give it by --parameter", provider.name))
+}
+
+pub(super) fn providers(options: &Providers) -> Result<()> {
+    if let Some(ProvidersCommand::Show { name, output }) = &options.show {
+        return show_provider(name, *output);
+    }
+    let word = options.word.as_deref().unwrap_or_default();
+    let found: Vec<_> = catalogue::all()
+        .iter()
+        .filter(|provider| provider.matches(word))
+        .collect();
+    if options.output.json {
+        return print_json(&report::providers_json(&found));
+    }
+    if found.is_empty() {
+        bail!(
+            "no provider has {word:?} in its name, title or description; `allowlist providers` lists all"
+        );
+    }
+    print(&report::providers_text(&found))
+}
+
+fn show_provider(name: &str, output: Output) -> Result<()> {
+    let provider = catalogue::find(name)
+        .with_context(|| format!("there is no provider {name:?}; `allowlist providers` lists them"))?;
+    if output.json {
+        print_json(&report::providers_json(&[provider]))
+    } else {
+        print(&report::provider_text(provider))
+    }
+}
+
+/// The sources that are used, or the one that was named.
+fn chosen<'c>(config: &'c Config, name: Option<&str>) -> Result<Vec<&'c Source>> {
+    let Some(name) = name else {
+        return Ok(config.policy.used_sources().collect());
+    };
+    let source = config.policy.source(name).with_context(|| {
+        let names: Vec<_> = config.policy.sources.iter().map(|one| &*one.name).collect();
+        format!("there is no source {name:?}; the configuration has {}", names.join(", "))
+    })?;
+    Ok(vec![source])
+}
+
+/// The last good lists on disk of these sources.
+fn last_good(paths: &Paths, sources: &[&Source]) -> Result<Snapshot> {
+    let mut feeds = Snapshot::new();
+    let Some(state) = StateDir::find(&paths.state_dir)? else {
+        return Ok(feeds);
+    };
+    for source in sources {
+        match state.peek(source) {
+            Ok(Some(feed)) => {
+                feeds.insert(source.name.clone(), feed);
+            }
+            Ok(None) => {}
+            Err(error) => warn!("{error}"),
+        }
+    }
+    Ok(feeds)
+}
+
+pub(super) async fn diff(paths: &Paths, options: &Diff) -> Result<()> {
+    let config = config(paths, crate::cli::Small::default())?;
+    let mut sources = chosen(&config, options.source.as_deref())?;
+    // The configuration's own lists change with the configuration, and the program's with the program.
+    if options.source.is_none() {
+        sources.retain(|source| source.can_change());
+    }
+    let last = last_good(paths, &sources)?;
+    let known = |source: &Source| {
+        let feed = last.get(&source.name);
+        feed.map_or_else(Vec::new, |feed| feed.validators.clone())
+    };
+    let wanted = sources.iter().map(|&source| (source.clone(), known(source)));
+    let now = Timestamp::now();
+    let mut outcomes = BTreeMap::new();
+    for gathered in gather(wanted.collect()).await {
+        let source = gathered.source;
+        let before = last.get(&source.name);
+        let outcome = match gathered.answer {
+            Err(error) => Outcome::Failed(format!("{error:#}")),
+            Ok(answer) => match renew(&source, before, answer, false, now) {
+                Ok(renewal) => Outcome::Changed(renewal, source.grace),
+                Err(refused) => Outcome::Refused(refused),
+            },
+        };
+        outcomes.insert(source.name, outcome);
+    }
+    if options.output.json {
+        print_json(&report::diff_json(&outcomes))?;
+    } else {
+        print(&report::diff_text(&outcomes))?;
+    }
+    let failed = outcomes.values().filter(|one| matches!(one, Outcome::Failed(_))).count();
+    ensure!(failed == 0, "{failed} of the sources could not be had; their last good lists stay");
+    Ok(())
+}
+
+pub(super) fn history(paths: &Paths, options: &History) -> Result<()> {
+    let (mut events, damaged) = history::read(&paths.state_dir)?;
+    if damaged > 0 {
+        warn!("{damaged} events in {} are damaged, and left out", paths.state_dir.display());
+    }
+    if let Some(name) = &options.source {
+        events.retain(|event| event.source == *name);
+    }
+    let events = &events[events.len().saturating_sub(options.count)..];
+    if options.output.json {
+        return print_json(&serde_json::json!({ "events": events }));
+    }
+    if events.is_empty() {
+        info!("nothing has changed yet that {} tells of", paths.state_dir.display());
+    }
+    print(&report::history_text(events))
+}
+
+pub(super) async fn accept(paths: &Paths, options: &Accept) -> Result<()> {
+    let accepted = control::ask_to_accept(&paths.socket, &options.source).await?;
+    if options.output.json {
+        return print_json(&serde_json::to_value(accepted)?);
+    }
+    print(&format!(
+        "accepted: {} prefixes more and {} less; generation {}\n",
+        accepted.added, accepted.removed, accepted.generation
+    ))
+}
+
+pub(super) async fn export(paths: &Paths, options: &Export) -> Result<()> {
+    let config = config(paths, crate::cli::Small::default())?;
+    let sources = chosen(&config, options.source.as_deref())?;
+    let mut feeds = if options.fetch {
+        Snapshot::new()
+    } else {
+        last_good(paths, &sources)?
+    };
+    let missing = sources.iter().filter(|source| !feeds.contains_key(&source.name));
+    let missing: Vec<&Source> = missing.copied().collect();
+    for source in missing.iter().filter(|source| source.can_change() && !options.fetch) {
+        info!("{}: there is no last good list on disk, so it is fetched", source.name);
+    }
+    feeds.append(&mut fetch_all(missing.into_iter()).await?);
+    let lists: Vec<_> = sources
+        .iter()
+        .filter_map(|source| {
+            let feed = feeds.get(&source.name)?;
+            Some((source, source.origin.to_string(), feed.in_force().collect::<Vec<_>>()))
+        })
+        .collect();
+    let lists: Vec<_> = lists
+        .iter()
+        .map(|(source, origin, prefixes)| Listed {
+            source: &source.name,
+            origin,
+            prefixes,
+        })
+        .collect();
+    print(&exported(options.format, &options.settings(Timestamp::now()), &lists)?)
+}

@@ -1,0 +1,256 @@
+//! The keys of a source that have defaults: how it is fetched, and what is demanded of its lists.
+//!
+//! Each is laid over what the source has already, from its kind or from the catalogue.
+
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::time::Duration;
+
+use super::super::document::{Node, Problems, Table};
+use super::format::{read_all, read_pattern};
+use super::read_path;
+use crate::feed;
+use crate::policy::{Direction, Gate, Http, Origin, Secret, Source};
+
+const EVERY_RANGE: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_hours(24 * 30);
+pub(in crate::config) const TIMEOUT_RANGE: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_mins(10);
+const GRACE_RANGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(24 * 365);
+const MAX_AGE_RANGE: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_hours(24 * 3650);
+const TTL_FLOOR_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24);
+/// A feed is held in memory while it is read.
+const MAX_SIZE_RANGE: RangeInclusive<u64> = 1..=64 << 20;
+const COUNT_RANGE: RangeInclusive<u64> = 1..=4_000_000;
+/// Names of headers that are this program's own to send.
+const OWN_HEADERS: [&str; 6] = [
+    "host",
+    "content-length",
+    "connection",
+    "accept-encoding",
+    "if-none-match",
+    "if-modified-since",
+];
+
+/// Everything that `table` says besides the origin.
+pub(super) fn read_options(
+    source: &mut Source,
+    table: &Table,
+    folder: &Path,
+    problems: &mut Problems,
+) {
+    match &mut source.origin {
+        Origin::Http(http) => read_http(http, table, folder, problems),
+        Origin::Names(lookup) => {
+            read_duration(table, "timeout", &mut lookup.timeout, &TIMEOUT_RANGE, problems);
+            read_duration(table, "ttl_floor", &mut lookup.ttl_floor, &TTL_FLOOR_RANGE, problems);
+        }
+        Origin::Prefixes(_) | Origin::BuiltIn { .. } | Origin::File { .. } => {}
+    }
+    read_duration(table, "every", &mut source.every, &EVERY_RANGE, problems);
+    read_duration(table, "grace", &mut source.grace, &GRACE_RANGE, problems);
+    read_duration(table, "max_age", &mut source.max_age, &MAX_AGE_RANGE, problems);
+    read_gate(&mut source.gate, table, problems);
+    read_direction(source, table, problems);
+}
+
+fn read_http(http: &mut Http, table: &Table, folder: &Path, problems: &mut Problems) {
+    let path = |key: &str, problems: &mut Problems| {
+        table.get(key).and_then(|node| read_path(&node, folder, problems))
+    };
+    let pattern = |key: &str, problems: &mut Problems| {
+        table.get(key).and_then(|node| read_pattern(&node, problems))
+    };
+    let keep = |new, old: &mut Option<_>| {
+        if let Some(new) = new {
+            *old = Some(new);
+        }
+    };
+    keep(path("ca_file", problems), &mut http.ca_file);
+    keep(path("bearer_file", problems), &mut http.bearer_file);
+    if let Some(found) = pattern("discover", problems) {
+        http.discover = Some(found);
+    }
+    if let Some(found) = pattern("unzip", problems) {
+        http.unzip = Some(found);
+    }
+    if let Some(node) = table.get("allow_plain_http") {
+        http.allow_plain_http = node.boolean(problems).unwrap_or_default();
+    }
+    read_duration(table, "timeout", &mut http.timeout, &TIMEOUT_RANGE, problems);
+    read_max_size(table, &mut http.max_bytes, problems);
+    if let Some(table) = table.get("headers").and_then(|node| node.table(problems)) {
+        for (name, node) in table.entries() {
+            if let Some(header) = read_header(name, &node, problems) {
+                http.headers.retain(|(known, _)| *known != header.0);
+                http.headers.push(header);
+            }
+        }
+    }
+}
+
+/// The value is not repeated in messages: it may be secret.
+fn read_header(name: &str, node: &Node, problems: &mut Problems) -> Option<(String, Secret)> {
+    let value = node.text(problems)?;
+    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    let name = name.to_ascii_lowercase();
+    let message = if name.is_empty() || !name.bytes().all(is_token) {
+        "is not a header's name; write one such as Accept"
+    } else if OWN_HEADERS.contains(&&*name) {
+        "is for this program to say; remove it"
+    } else if !value.bytes().all(|b| (b' '..=b'~').contains(&b)) {
+        "is not a header's value; write visible ASCII in one line"
+    } else {
+        return Some((name, Secret(value.to_owned())));
+    };
+    node.wrong(problems, message);
+    None
+}
+
+fn read_gate(gate: &mut Gate, table: &Table, problems: &mut Problems) {
+    let count = |key: &str, problems: &mut Problems| {
+        let node = table.get(key)?;
+        match node.integer() {
+            Some(number) if COUNT_RANGE.contains(&number) => Some(number as usize),
+            _ => {
+                let (low, high) = (COUNT_RANGE.start(), COUNT_RANGE.end());
+                let message = format!("is not a number of prefixes; write {low} to {high}");
+                node.wrong(problems, message);
+                None
+            }
+        }
+    };
+    if let Some(min) = count("min", problems) {
+        gate.min = min;
+    }
+    if let Some(max) = count("max", problems) {
+        gate.max = Some(max);
+    }
+    if let Some(node) = table.get("max").filter(|_| gate.max.is_some_and(|max| max < gate.min)) {
+        node.wrong(
+            problems,
+            format!("is less than `min`, which is {}; no list would ever pass", gate.min),
+        );
+    }
+    let cover = |text: &str| feed::parse_prefix(text).map_err(|error| error.to_string());
+    if let Some(must_cover) = read_all(table, "must_cover", problems, cover) {
+        gate.must_cover = must_cover;
+    }
+    if let Some(node) = table.get("allow_special_use") {
+        gate.allow_special_use = node.boolean(problems).unwrap_or_default();
+    }
+    read_shrink(table, &mut gate.max_shrink, problems);
+    if let Some(table) = table.get("min_prefix_len").and_then(|node| node.table(problems)) {
+        table.only(&["v4", "v6"], problems);
+        let lengths = [
+            ("v4", &mut gate.min_prefix_len_v4, 32),
+            ("v6", &mut gate.min_prefix_len_v6, 128),
+        ];
+        for (key, length, max) in lengths {
+            let Some(node) = table.get(key) else {
+                continue;
+            };
+            match node.integer() {
+                Some(number) if number <= max => *length = number as u8,
+                _ => node.wrong(problems, format!("is not a prefix length; write 0 to {max}")),
+            }
+        }
+    }
+}
+
+fn read_shrink(table: &Table, max_shrink: &mut u16, problems: &mut Problems) {
+    let Some(node) = table.get("max_shrink") else {
+        return;
+    };
+    match node.fraction() {
+        // In thousandths: nobody means less.
+        Some(part) if (0.0..=1.0).contains(&part) => {
+            *max_shrink = (part * 1000.0).round() as u16;
+        }
+        _ => node.wrong(
+            problems,
+            "is not a part of the whole; write a number from 0.0 to 1.0, such as 0.5",
+        ),
+    }
+}
+
+fn read_direction(source: &mut Source, table: &Table, problems: &mut Problems) {
+    let Some(node) = table.get("direction") else {
+        return;
+    };
+    match node.text(problems) {
+        Some("any") => source.direction = Direction::Any,
+        Some("inbound") if source.provider.is_none() => source.direction = Direction::Inbound,
+        Some("outbound") if source.provider.is_none() => source.direction = Direction::Outbound,
+        Some(text) if source.provider.is_some() => {
+            let message = format!(
+                "{text:?} is the provider's to say; write \"any\" if it does not matter here, or remove it"
+            );
+            node.wrong(problems, message);
+        }
+        Some(text) => node.wrong(
+            problems,
+            format!("{text:?} is not known here; write \"inbound\" or \"outbound\" or \"any\""),
+        ),
+        None => {}
+    }
+}
+
+pub(in crate::config) fn read_duration(
+    table: &Table,
+    key: &str,
+    value: &mut Duration,
+    range: &RangeInclusive<Duration>,
+    problems: &mut Problems,
+) {
+    let Some(node) = table.get(key) else {
+        return;
+    };
+    let Some(text) = node.text(problems) else {
+        return;
+    };
+    let message = match humantime::parse_duration(text) {
+        Ok(duration) if range.contains(&duration) => {
+            *value = duration;
+            return;
+        }
+        Ok(_) => {
+            let [low, high] = [range.start(), range.end()].map(|d| humantime::format_duration(*d));
+            format!("{text:?} is out of range; write {low} to {high}")
+        }
+        Err(_) => {
+            format!("{text:?} is not a duration; write one such as \"30s\", \"15m\" or \"1h\"")
+        }
+    };
+    node.wrong(problems, message);
+}
+
+fn read_max_size(table: &Table, max_bytes: &mut u64, problems: &mut Problems) {
+    let Some(node) = table.get("max_size") else {
+        return;
+    };
+    if let Some(bytes) = read_size(&node).filter(|bytes| MAX_SIZE_RANGE.contains(bytes)) {
+        *max_bytes = bytes;
+        return;
+    }
+    let message = "is not a size; write bytes, or \"512KiB\" or \"4MiB\", up to \"64MiB\"";
+    node.wrong(problems, message);
+}
+
+/// Bytes as a number, or as a text with a unit.
+pub(in crate::config) fn read_size(node: &Node) -> Option<u64> {
+    match node.string() {
+        Some(text) => parse_size(text),
+        None => node.integer(),
+    }
+}
+
+fn parse_size(text: &str) -> Option<u64> {
+    let units = [("KiB", 10), ("MiB", 20), ("", 0)];
+    let (digits, shift) = units
+        .iter()
+        .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, shift)))?;
+    let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    is_number.then(|| digits.parse::<u64>().ok()?.checked_mul(1 << shift))?
+}

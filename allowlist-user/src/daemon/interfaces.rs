@@ -1,0 +1,102 @@
+//! The filter on its interfaces: put on at the start, and again when one comes back.
+
+
+use anyhow::Result;
+use log::{info, warn};
+use nix::net::if_::if_nametoindex;
+
+use super::Daemon;
+use crate::dataplane::{View, print_trace};
+use crate::interface::{self, Facts};
+
+impl Daemon {
+    pub(super) fn attach(&mut self, facts: &Facts, trace: bool) -> Result<()> {
+        let attached = self.dataplane.attach(facts, self.config.attach, trace)?;
+        if let Some(warning) = attached.warning {
+            warn!("{warning}");
+        }
+        if let Some(old) = self.traces.remove(&facts.index) {
+            old.abort();
+        }
+        if trace {
+            let task = print_trace(attached.object)?;
+            self.traces.insert(facts.index, task);
+        }
+        info!("{}: attached in {} mode", facts.name, attached.mode.name());
+        Ok(())
+    }
+
+    /// Puts the filter on interfaces again that were removed and have come back.
+    pub(super) async fn look_after_interfaces(&mut self) -> Result<()> {
+        let attachments = View::open(&self.options.paths.pin_dir)?.attachments()?;
+        for name in self.config.interfaces.clone() {
+            let index = if_nametoindex(&*name).ok();
+            if index.is_some() && attachments.iter().any(|one| one.index == index) {
+                self.lost.remove(&name);
+                if self.config.rules.tracks() {
+                    self.look_after_egress(&name).await;
+                }
+                continue;
+            }
+            let first_seen = self.lost.insert(name.clone());
+            if first_seen {
+                warn!(
+                    "{name}: the filter is off, since the interface is gone or is another one now; it is put on again when there is one"
+                );
+            }
+            let Ok(facts) = interface::look_up(&name).await else {
+                continue;
+            };
+            if self.limits_services() {
+                self.with_lists(Self::publish)?; // the new interface may have another slot, and its services go by that
+            }
+            match self.attach(&facts, self.options.trace) {
+                Ok(()) => warn_of_stripped_tags(&name).await,
+                Err(error) if first_seen => warn!("{error:#}; this is tried again"),
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes what is sent again, where somebody took off what does.
+    async fn look_after_egress(&mut self, name: &str) {
+        let Ok(facts) = interface::look_up(name).await else {
+            return;
+        };
+        match self.dataplane.follows(&facts) {
+            Ok(true) => {}
+            Ok(false) => {
+                warn!(
+                    "{name}: what this host sends was not noted any more, so answers to it were dropped; it is again"
+                );
+                if let Err(error) = self.dataplane.follow(&facts) {
+                    warn!("{error:#}; this is tried again");
+                }
+            }
+            Err(error) => warn!("{error:#}"),
+        }
+    }
+
+    /// Whether some service is not everywhere.
+    fn limits_services(&self) -> bool {
+        let mut services = self.config.policy.services.iter();
+        services.any(|service| !service.interfaces.is_empty())
+    }
+}
+
+pub(super) async fn warn_of_stripped_tags(name: &str) {
+    if interface::strips_vlan_tags(name).await {
+        warn!(
+            "{name} takes VLAN tags off before the filter sees them, so `watch` shows no VLAN; verdicts are the same; `ethtool -K {name} rxvlan off` leaves them on"
+        );
+    }
+}
+
+pub(super) async fn look_up_all(names: &[String]) -> Result<Vec<Facts>> {
+    let mut all = Vec::new();
+    for name in names {
+        all.push(interface::look_up(name).await?);
+    }
+    Ok(all)
+}

@@ -1,0 +1,301 @@
+//! Lists while the daemon runs: asked for when they are due, taken in when they are good, let go of when their
+//! time is over; and who is told of it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use jiff::{SignedDuration, Timestamp};
+use log::{info, warn};
+use tokio::time::Instant;
+
+use super::{Daemon, schedule};
+use crate::control::Accepted;
+use crate::event::{Event, What};
+use crate::gather::Gathered;
+use crate::lists::Proposal;
+use crate::policy::{Origin, Source};
+use crate::renew::Refused;
+use crate::source::Answer;
+
+/// After a file was touched, its writer is left this long to be done.
+const SETTLE: Duration = Duration::from_millis(300);
+/// A list that is what it was is not put on disk again for this long: only its age is newer.
+const KEEP_EVERY: Duration = Duration::from_mins(10);
+/// A clock that is off by more than this was set.
+const JUMP: SignedDuration = SignedDuration::from_secs(10);
+
+/// What the two clocks showed when they were compared last.
+pub(super) struct Clocks {
+    wall: Timestamp,
+    steady: Instant,
+}
+
+impl Clocks {
+    pub(super) fn now() -> Self {
+        Self {
+            wall: Timestamp::now(),
+            steady: Instant::now(),
+        }
+    }
+
+    /// By how much the wall clock was set since `self`.
+    fn jump(&self, now: &Self) -> SignedDuration {
+        let by_wall = now.wall.duration_since(self.wall);
+        let passed = now.steady.duration_since(self.steady);
+        by_wall.saturating_sub(SignedDuration::try_from(passed).unwrap_or(SignedDuration::ZERO))
+    }
+}
+
+impl Daemon {
+    /// Starts fetching what is due, beside the loop.
+    pub(super) fn fetch_due(&mut self) {
+        let now = Instant::now();
+        let used = self.config.policy.used_sources();
+        for source in used.filter(|source| self.due.get(&source.name).is_some_and(|due| *due <= now))
+        {
+            let last = self.lists.feed(&source.name);
+            let known = last.map_or_else(Vec::new, |feed| feed.validators.clone());
+            self.fetches.start(source.clone(), known);
+        }
+        // What comes of it says when each is due again.
+        self.due.retain(|_, due| *due > now);
+    }
+
+    /// A file was written: it is read again when its writer should be done.
+    pub(super) fn touched(&mut self, path: &Path) {
+        let soon = Instant::now() + SETTLE;
+        for source in self.config.policy.used_sources() {
+            if matches!(&source.origin, Origin::File { path: file, .. } if file == path) {
+                self.due.insert(source.name.clone(), soon);
+            }
+        }
+    }
+
+    /// Takes in what came of one fetch. What cannot be had, or cannot be put in force, stays as it is.
+    pub(super) fn take_in(&mut self, gathered: Gathered) {
+        let Gathered {
+            source,
+            answer,
+            retry_after,
+        } = gathered;
+        let now = Timestamp::now();
+        let again = match &answer {
+            Ok(Answer::List(fetched)) => fetched.again,
+            _ => None,
+        };
+        let done = match answer.map(|answer| self.lists.propose(&source, answer, now)) {
+            Ok(Ok(proposal)) => self
+                .adopt(&source, proposal, now)
+                .with_context(|| format!("source {}", source.name)),
+            Ok(Err(refused)) => {
+                self.refuse(&source, *refused, now);
+                self.schedule_retry(&source, retry_after);
+                return;
+            }
+            Err(error) => Err(error),
+        };
+        match done {
+            Ok(_) => {
+                let wait = schedule::after_success(&source, again, fastrand::f64());
+                self.schedule(&source, wait);
+            }
+            Err(error) => {
+                warn!("{error:#}; its last good list stays in force");
+                let events = self.lists.fail(&source.name, format!("{error:#}"), now);
+                self.tell_of(&events);
+                self.schedule_retry(&source, retry_after);
+            }
+        }
+        self.record(&self.lists, self.dataplane.generation());
+    }
+
+    fn refuse(&mut self, source: &Source, refused: Refused, now: Timestamp) {
+        let name = &source.name;
+        let mut reason = format!("source {name}: {}: {}", source.origin, refused.refusal);
+        if refused.refusal.is_acceptable() {
+            reason += &format!("; if the vendor means it, `allowlist accept {name}` lets it in");
+        }
+        warn!(
+            "{reason}; its last good list stays in force ({} prefixes would come, {} would go)",
+            refused.difference.added.len(),
+            refused.difference.removed.len()
+        );
+        let events = self.lists.refuse(name, refused, reason, now);
+        self.tell_of(&events);
+        self.record(&self.lists, self.dataplane.generation());
+    }
+
+    /// In force first, on disk second: a list that does not get in force is not the last good one.
+    fn adopt(&mut self, source: &Source, proposal: Proposal, now: Timestamp) -> Result<Vec<Event>> {
+        let name = &source.name;
+        let is_news = proposal.is_news;
+        let (old, old_notes) = match self.lists.feed(name) {
+            Some(feed) => (feed.prefixes.len(), feed.notes.clone()),
+            None => (0, Vec::new()),
+        };
+        let mut lists = std::mem::take(&mut self.lists);
+        let adopted = lists.adopt(proposal, now, |lists| {
+            if is_news {
+                self.publish(lists)
+            } else {
+                Ok(self.dataplane.generation())
+            }
+        });
+        self.lists = lists;
+        let events = adopted?;
+        let feed = self.lists.feed(name).expect("it was adopted");
+        if is_news {
+            let held = match feed.held.len() {
+                0 => String::new(),
+                held => format!(" ({held} more until their grace period is over)"),
+            };
+            info!(
+                "{name}: changed, {old} prefixes before and {} now{held}; generation {}",
+                feed.prefixes.len(),
+                self.dataplane.generation()
+            );
+        }
+        for note in feed.notes.iter().filter(|note| !old_notes.contains(note)) {
+            warn!("{name}: {note}");
+        }
+        self.keep(source, is_news);
+        self.tell_of(&events);
+        Ok(events)
+    }
+
+    /// The operator lets in the list that the gate refused last.
+    pub(super) fn accept(&mut self, name: &str) -> Result<Accepted> {
+        let Some(source) = self.config.policy.source(name).cloned() else {
+            let names: Vec<_> = self.config.policy.used_sources().map(|one| &*one.name).collect();
+            bail!("there is no source {name:?}; there are {}", names.join(", "));
+        };
+        let now = Timestamp::now();
+        let proposal = match self.lists.propose_refused(&source, now) {
+            Some(Ok(proposal)) => proposal,
+            Some(Err(refused)) => bail!("source {name}: {}", refused.refusal),
+            None => match self.lists.standing(name).and_then(|one| one.failure.as_ref()) {
+                Some(failure) => bail!("there is no list of {name} to accept: {failure}"),
+                None => bail!("no list of {name} was refused; `allowlist status` says how it stands"),
+            },
+        };
+        let events = self.adopt(&source, proposal, now)?;
+        self.record(&self.lists, self.dataplane.generation());
+        let change = events.into_iter().find_map(|event| match event.what {
+            What::Changed { change, .. } => Some(change),
+            _ => None,
+        });
+        let change = change.unwrap_or_default();
+        Ok(Accepted {
+            generation: self.dataplane.generation(),
+            added: change.added_count,
+            removed: change.removed_count,
+        })
+    }
+
+    /// Lets go of what was held for long enough, and says which lists are too old.
+    pub(super) fn pass_time(&mut self) {
+        let clocks = Clocks::now();
+        let jump = self.clocks.jump(&clocks);
+        if jump.abs() > JUMP {
+            warn!(
+                "the clock was set by {}s; grace periods go on as if it had been right before",
+                jump.as_secs()
+            );
+            self.lists.shift(self.clocks.wall, jump);
+        }
+        let now = clocks.wall;
+        self.clocks = clocks;
+        if self.lists.next_release().is_some_and(|next| next <= now) {
+            for proposal in self.lists.propose_release(now) {
+                let Some(source) = self.config.policy.source(&proposal.source).cloned() else {
+                    continue;
+                };
+                if let Err(error) = self.adopt(&source, proposal, now) {
+                    warn!("{}: {error:#}; this is tried again", source.name);
+                }
+            }
+            self.record(&self.lists, self.dataplane.generation());
+        }
+        let events = self.lists.age(self.config.policy.used_sources(), now);
+        for event in &events {
+            if let What::Stale { fetched } = event.what {
+                warn!(
+                    "{}: its list is of {fetched}, which is longer ago than its max_age; it stays in force; `allowlist status` says why there is none that is newer",
+                    event.source
+                );
+            }
+        }
+        self.tell_of(&events);
+    }
+
+    /// Writes it down, and tells the hook. A full disk is no reason not to filter.
+    pub(super) fn tell_of(&self, events: &[Event]) {
+        for event in events {
+            if let Err(error) = self.history.add(event) {
+                warn!("{}: the history has a gap: {error}", event.source);
+            }
+            self.teller.tell(event);
+        }
+    }
+
+    /// Puts a source's list on disk, for the next start.
+    pub(super) fn keep(&mut self, source: &Source, is_news: bool) {
+        let Some(feed) = self.lists.feed(&source.name) else {
+            return;
+        };
+        let is_kept = |at: &Instant| at.elapsed() < KEEP_EVERY;
+        if !is_news && self.kept.get(&source.name).is_some_and(is_kept) {
+            return;
+        }
+        match self.state.store(source, feed) {
+            Ok(()) => {
+                self.kept.insert(source.name.clone(), Instant::now());
+            }
+            Err(error) => warn!("{}: not kept for the next start: {error}", source.name),
+        }
+    }
+
+    /// Fetches each source when what is there is as old as `every` says, which may be at once.
+    pub(super) fn schedule_all(&mut self) {
+        let (now, clock) = (Instant::now(), Timestamp::now());
+        let changing = self
+            .config
+            .policy
+            .used_sources()
+            .filter(|source| source.can_change());
+        let due = changing.map(|source| {
+            let every = match source.origin {
+                // How long an answer of before was good for, nobody remembers.
+                Origin::Names(_) => Duration::ZERO,
+                _ => source.every,
+            };
+            let fetched = self.lists.feed(&source.name).map(|feed| feed.fetched);
+            let age = fetched.map_or(every, |fetched| {
+                clock.duration_since(fetched).try_into().unwrap_or_default()
+            });
+            (source.name.clone(), now + every.saturating_sub(age))
+        });
+        self.due = due.collect();
+    }
+
+    fn schedule_retry(&mut self, source: &Source, asked: Option<Duration>) {
+        let times = self.lists.standing(&source.name).map_or(1, |standing| standing.times);
+        let wait = schedule::after_failure(source, times, asked, fastrand::f64());
+        self.schedule(source, wait);
+    }
+
+    fn schedule(&mut self, source: &Source, wait: Duration) {
+        // A file that was touched meanwhile is due already.
+        let due = Instant::now() + wait;
+        self.due
+            .entry(source.name.clone())
+            .and_modify(|known| *known = (*known).min(due))
+            .or_insert(due);
+    }
+}
+
+/// For a request over the socket.
+pub(super) fn in_words<T>(done: Result<T>) -> Result<T, String> {
+    done.map_err(|error| format!("{error:#}"))
+}

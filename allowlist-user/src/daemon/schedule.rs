@@ -1,0 +1,65 @@
+//! When a source is asked again. Pure: knows how it went, and no clock.
+
+use std::time::Duration;
+
+use crate::policy::Source;
+
+/// How long after a first failure a source is tried again; doubles with each further one.
+const FIRST_RETRY: Duration = Duration::from_secs(15);
+/// However long a server asks to be left alone, it is asked again after this.
+const LONGEST_WAIT: Duration = Duration::from_hours(24);
+/// An interval is longer by up to this part, so that not all hosts ask a vendor at once.
+const JITTER: f64 = 0.1;
+
+/// How long to wait after a good answer. `again` is when the source said to ask again.
+pub(super) fn after_success(source: &Source, again: Option<Duration>, chance: f64) -> Duration {
+    let every = again.map_or(source.every, |again| again.min(source.every));
+    with_jitter(every, chance)
+}
+
+/// How long to wait after the `times`-th failure in a row. `asked` is what the server asked for.
+pub(super) fn after_failure(
+    source: &Source,
+    times: u32,
+    asked: Option<Duration>,
+    chance: f64,
+) -> Duration {
+    let doubled = FIRST_RETRY.saturating_mul(1 << times.saturating_sub(1).min(10));
+    let wait = doubled.min(source.every);
+    let wait = asked.map_or(wait, |asked| asked.min(LONGEST_WAIT).max(wait));
+    with_jitter(wait, chance)
+}
+
+/// `chance` is from 0 to 1.
+fn with_jitter(wait: Duration, chance: f64) -> Duration {
+    wait.mul_f64(1.0 + JITTER * chance)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Origin;
+
+    #[test]
+    fn waits() {
+        let secs = Duration::from_secs;
+        let source = Source::new("x", Origin::Prefixes(Vec::new()));
+        assert_eq!(after_success(&source, None, 0.0), source.every);
+        assert_eq!(after_success(&source, None, 1.0), secs(3960));
+        assert_eq!(after_success(&source, Some(secs(60)), 0.0), secs(60));
+        assert_eq!(after_success(&source, Some(secs(86400)), 0.0), source.every);
+        for (times, asked, expected) in [
+            (1, None, 15),
+            (2, None, 30),
+            (3, None, 60),
+            (9, None, 3600),
+            (u32::MAX, None, 3600),
+            (1, Some(5), 15),
+            (1, Some(120), 120),
+            (1, Some(1_000_000), 86400),
+        ] {
+            let wait = after_failure(&source, times, asked.map(secs), 0.0);
+            assert_eq!(wait, secs(expected), "{times} {asked:?}");
+        }
+    }
+}

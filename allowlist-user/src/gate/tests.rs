@@ -1,0 +1,179 @@
+//! Lists that pass the gate, and what is said of those that do not.
+
+use super::*;
+use crate::policy::{Http, Origin};
+
+fn list(text: &str) -> Vec<IpNet> {
+    let mut list: Vec<IpNet> = text
+        .split_whitespace()
+        .map(|token| crate::feed::parse_prefix(token).expect("a prefix"))
+        .collect();
+    list.sort_unstable();
+    list
+}
+
+/// `count` addresses in a row from that one.
+fn addresses(first: &str, count: u32) -> String {
+    let first: std::net::Ipv4Addr = first.parse().expect("an address");
+    let all = (0..count).map(|n| std::net::Ipv4Addr::from(u32::from(first) + n).to_string());
+    all.collect::<Vec<_>>().join(" ")
+}
+
+fn source(change: impl FnOnce(&mut Gate)) -> Source {
+    let url = "https://example.com/".parse().expect("a URL");
+    let http = Http::new(vec![url], crate::policy::Format::Text);
+    let mut source = Source::new("vendor", Origin::Http(http));
+    change(&mut source.gate);
+    source
+}
+
+#[track_caller]
+fn check(change: impl FnOnce(&mut Gate), last: &str, new: &str, expected: &str) {
+    let last = (!last.is_empty()).then(|| list(last));
+    let judged = judge(&source(change), last.as_deref(), &list(new), false);
+    let said = judged.map_or_else(|refusal| refusal.to_string(), |()| "passes".to_owned());
+    assert_eq!(said, expected, "{last:?} | {new}");
+}
+
+#[test]
+fn numbers() {
+    check(|_| {}, "", "8.8.8.8", "passes");
+    check(|_| {}, "", "", "has 0 prefixes, and at least 1 are expected; lower `min` if that is right");
+    check(|gate| gate.min = 2, "", "8.8.8.8 9.9.9.9", "passes");
+    check(
+        |gate| gate.min = 3,
+        "",
+        "8.8.8.8 9.9.9.9",
+        "has 2 prefixes, and at least 3 are expected; lower `min` if that is right",
+    );
+    check(
+        |gate| gate.max = Some(1),
+        "",
+        "8.8.8.8 9.9.9.9",
+        "has 2 prefixes, and at most 1 are expected; raise `max` if that is right",
+    );
+}
+
+#[test]
+fn what_must_be_covered() {
+    let demand = |text: &'static str| move |gate: &mut Gate| gate.must_cover = list(text);
+    check(demand("8.8.8.8"), "", "8.8.8.0/24", "passes");
+    check(demand("8.8.8.0/24"), "", "8.8.8.0/25 8.8.8.128/25", "passes");
+    check(
+        demand("8.8.8.0/24 9.9.9.9"),
+        "",
+        "8.8.8.0/25 9.9.9.9",
+        "does not cover 8.8.8.0/24, as `must_cover` demands; change `must_cover` if it need not",
+    );
+    check(
+        demand("2600::1"),
+        "",
+        "8.8.8.8",
+        "does not cover 2600::1/128, as `must_cover` demands; change `must_cover` if it need not",
+    );
+}
+
+#[test]
+fn widths() {
+    check(|_| {}, "", "3.0.0.0/8 2600::/20", "passes");
+    check(
+        |_| {},
+        "",
+        "2.0.0.0/7",
+        "has 2.0.0.0/7, which is wider than /8, as wide as a list is trusted with; if it is meant, set `min_prefix_len`",
+    );
+    check(
+        |_| {},
+        "",
+        "2600::/19",
+        "has 2600::/19, which is wider than /20, as wide as a list is trusted with; if it is meant, set `min_prefix_len`",
+    );
+    check(
+        |gate| gate.min_prefix_len_v4 = 24,
+        "",
+        "8.8.0.0/16",
+        "has 8.8.0.0/16, which is wider than /24, as wide as a list is trusted with; if it is meant, set `min_prefix_len`",
+    );
+}
+
+#[test]
+fn special_use() {
+    let refused = |prefix: &str, block: &str, what: &str| {
+        format!(
+            "has {prefix}, of which {block} is {what} (RFC 6890), where no vendor calls from; if it is meant, set `allow_special_use = true`"
+        )
+    };
+    for (prefix, block, what) in [
+        ("10.1.2.3/32", "10.0.0.0/8", "private"),
+        ("0.0.0.0/8", "0.0.0.0/8", "\"this network\""),
+        ("100.64.0.0/10", "100.64.0.0/10", "shared by carriers' customers"),
+        ("100.0.0.0/8", "100.64.0.0/10", "shared by carriers' customers"),
+        ("127.0.0.1/32", "127.0.0.0/8", "loopback"),
+        ("169.254.169.254/32", "169.254.0.0/16", "link-local"),
+        ("172.31.255.255/32", "172.16.0.0/12", "private"),
+        ("192.0.2.0/24", "192.0.2.0/24", "documentation"),
+        ("192.168.0.0/16", "192.168.0.0/16", "private"),
+        ("198.19.255.255/32", "198.18.0.0/15", "for benchmarks"),
+        ("224.0.0.1/32", "224.0.0.0/4", "multicast"),
+        ("255.255.255.255/32", "240.0.0.0/4", "reserved"),
+        ("::1/128", "::/127", "unspecified or loopback"),
+        ("2001:db8::/32", "2001:db8::/32", "documentation"),
+        ("2002::/20", "2002::/16", "6to4"),
+        ("fd00::1/128", "fc00::/7", "private"),
+        ("fe80::1/128", "fe80::/10", "link-local"),
+        ("ff02::1/128", "ff00::/8", "multicast"),
+    ] {
+        check(|_| {}, "", prefix, &refused(prefix, block, what));
+        check(|gate| gate.allow_special_use = true, "", prefix, "passes");
+    }
+    // Neighbours of those, and blocks that are somebody's.
+    for prefix in [
+        "9.255.255.255 11.0.0.0",
+        "100.63.255.255 100.128.0.0",
+        "172.15.255.255 172.32.0.0",
+        "192.0.1.0 192.0.3.0",
+        "198.17.255.255 198.20.0.0",
+        "223.255.255.255",
+        "2001:200::/32 2001:4860::/32 2003::/20 2600::/20",
+    ] {
+        check(|_| {}, "", prefix, "passes");
+    }
+}
+
+#[test]
+fn shrinking() {
+    let ten = addresses("8.8.8.0", 10);
+    let shrunk = |removed: usize, percent: u32, family: &str| {
+        format!(
+            "lists {removed} prefixes less, and with them {percent} % of the {family} addresses that it covered; more than 50 % at once is not believed; raise `max_shrink` if it is right"
+        )
+    };
+    check(|_| {}, &ten, &addresses("8.8.8.0", 5), "passes");
+    check(|_| {}, &ten, &addresses("8.8.8.0", 4), &shrunk(6, 60, "IPv4"));
+    check(|gate| gate.max_shrink = 600, &ten, &addresses("8.8.8.0", 4), "passes");
+    check(|gate| gate.max_shrink = 1000, &ten, "9.9.9.9", "passes");
+    // Few prefixes may go, however great a part they are.
+    check(|_| {}, &addresses("8.8.8.0", 6), "8.8.8.0", "passes");
+    check(|_| {}, &addresses("8.8.8.0", 7), "8.8.8.0", &shrunk(6, 85, "IPv4"));
+    // Another list in its place is as suspicious as none.
+    check(|_| {}, &ten, &addresses("9.9.9.0", 10), &shrunk(10, 100, "IPv4"));
+    // What is split or merged covers what it did.
+    check(|_| {}, &addresses("8.8.8.0", 8), "8.8.8.0/29", "passes");
+    check(|_| {}, "8.8.8.0/29 8.8.9.0/24", &addresses("8.8.8.0", 8), "passes");
+    // A family that vanishes is not made up for by the other.
+    let both = format!("{} 2600:1::/32 2600:2::/32 2600:3::/32 2600:4::/32 2600:5::/32 2600:6::/32", ten);
+    check(|_| {}, &both, &ten, &shrunk(6, 100, "IPv6"));
+    // Growth is nobody's loss.
+    check(|_| {}, &ten, &addresses("8.8.8.0", 250), "passes");
+}
+
+#[test]
+fn the_operator_may_accept_a_size_and_nothing_else() {
+    for (new, is_acceptable) in [("8.8.8.8", true), ("10.0.0.0/8", false), ("2.0.0.0/7", false)] {
+        let source = source(|gate| gate.min = 2);
+        let judged = judge(&source, None, &list(new), true);
+        assert_eq!(judged.is_ok(), is_acceptable, "{new}");
+        let refusal = judge(&source, None, &list(new), false).expect_err("is refused");
+        assert_eq!(refusal.is_acceptable(), is_acceptable, "{new}");
+    }
+}

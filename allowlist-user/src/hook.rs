@@ -1,0 +1,208 @@
+//! Tells others what happened to a list: a command gets the event as JSON on its standard input, a webhook as
+//! the body of a POST.
+//!
+//! Invariants: one event at a time, in order, and none waits for another's hook for longer than its timeout
+//! and tries; what is told slows down no fetch and no publish, and that nobody listens is a warning.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use log::warn;
+use reqwest::{Client, redirect};
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use url::Url;
+
+use crate::event::Event;
+use crate::policy::public_url;
+
+/// Events that wait; while a hook hangs, more are dropped with a warning.
+const WAITING: usize = 256;
+/// How often a webhook is tried.
+const TRIES: u32 = 4;
+/// How long after a first try comes the second; doubles with each further one.
+const FIRST_RETRY: Duration = Duration::from_secs(2);
+
+/// `[on_change]`: whom to tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// A program and its arguments.
+    pub command: Vec<String>,
+    /// Where to POST.
+    pub webhook: Option<Url>,
+    /// For the program, and for each try of the webhook.
+    pub timeout: Duration,
+    /// PEM certificates to trust besides the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Hook {
+    /// `timeout`, unless it is configured.
+    pub const TIMEOUT: Duration = Duration::from_secs(30);
+
+    /// Whether there is nobody to tell.
+    pub fn is_empty(&self) -> bool {
+        self.command.is_empty() && self.webhook.is_none()
+    }
+}
+
+impl Default for Hook {
+    fn default() -> Self {
+        Self {
+            command: Vec::new(),
+            webhook: None,
+            timeout: Self::TIMEOUT,
+            ca_file: None,
+        }
+    }
+}
+
+/// Hands events to a hook, from a task of its own.
+pub struct Teller(Option<mpsc::Sender<Event>>);
+
+impl Teller {
+    /// Needs a runtime.
+    pub fn start(hook: Hook) -> Self {
+        if hook.is_empty() {
+            return Self(None);
+        }
+        let (tell, mut told) = mpsc::channel(WAITING);
+        tokio::spawn(async move {
+            while let Some(event) = told.recv().await {
+                hook.tell(&event).await;
+            }
+        });
+        Self(Some(tell))
+    }
+
+    /// Returns at once.
+    pub fn tell(&self, event: &Event) {
+        if let Some(tell) = &self.0
+            && tell.try_send(event.clone()).is_err()
+        {
+            warn!(
+                "on_change: {}: an event is not told, since {WAITING} others wait for the hook",
+                event.source
+            );
+        }
+    }
+}
+
+impl Hook {
+    async fn tell(&self, event: &Event) {
+        let body = serde_json::to_vec(event).expect("strings and numbers are JSON");
+        if let Some((program, arguments)) = self.command.split_first()
+            && let Err(error) = self.run(program, arguments, &body, event).await
+        {
+            warn!("on_change: {}: {program}: {error:#}", event.source);
+        }
+        if let Some(url) = &self.webhook
+            && let Err(error) = self.post(url, &body).await
+        {
+            warn!(
+                "on_change: {}: {}: {error:#}; it is not tried again",
+                event.source,
+                public_url(url)
+            );
+        }
+    }
+
+    async fn run(
+        &self,
+        program: &str,
+        arguments: &[String],
+        body: &[u8],
+        event: &Event,
+    ) -> Result<()> {
+        let mut child = Command::new(program)
+            .args(arguments)
+            .env("ALLOWLIST_SOURCE", &event.source)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .context("cannot be started; check `command` and its permissions")?;
+        let mut input = child.stdin.take().expect("it is piped");
+        let done = async {
+            // A program that needs no details need not read them.
+            let _ = input.write_all(body).await;
+            drop(input);
+            child.wait().await
+        };
+        match timeout(self.timeout, done).await {
+            Ok(status) => {
+                let status = status?;
+                if !status.success() {
+                    bail!("it ended with {status}");
+                }
+                Ok(())
+            }
+            Err(_) => bail!(
+                "it took longer than {}, and was stopped; make it faster, or raise `timeout`",
+                humantime::format_duration(self.timeout)
+            ),
+        }
+    }
+
+    async fn post(&self, url: &Url, body: &[u8]) -> Result<()> {
+        let client = self.client().await?;
+        let mut wait = FIRST_RETRY;
+        for last in (0..TRIES).map(|number| number + 1 == TRIES) {
+            let sent = client
+                .post(url.clone())
+                .header("content-type", "application/json")
+                .body(body.to_vec())
+                .send()
+                .await;
+            let (problem, is_final) = match sent {
+                Ok(answer) if answer.status().is_success() => return Ok(()),
+                Ok(answer) => {
+                    let status = answer.status();
+                    // What is wrong with the request stays wrong.
+                    let is_final = status.is_client_error() && status.as_u16() != 429;
+                    (format!("the server answered {status}"), is_final)
+                }
+                Err(error) => (format!("{:#}", anyhow::Error::from(error.without_url())), false),
+            };
+            if last || is_final {
+                bail!("{problem}");
+            }
+            sleep(wait).await;
+            wait *= 2;
+        }
+        Ok(())
+    }
+
+    async fn client(&self) -> Result<Client> {
+        // Chooses the process's TLS implementation; an error only says that that was done already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut builder = Client::builder()
+            .user_agent(concat!("allowlist/", env!("CARGO_PKG_VERSION")))
+            .timeout(self.timeout)
+            .redirect(redirect::Policy::none());
+        if let Some(file) = &self.ca_file {
+            let pem = tokio::fs::read(file)
+                .await
+                .with_context(|| format!("ca_file {} cannot be read", file.display()))?;
+            let certificates = reqwest::Certificate::from_pem_bundle(&pem)
+                .with_context(|| format!("ca_file {} cannot be used", file.display()))?;
+            builder = builder.tls_certs_merge(certificates);
+        }
+        builder.build().or_else(|error| {
+            // Without TLS no certificates are needed.
+            if self.webhook.as_ref().is_some_and(|url| url.scheme() == "http") {
+                return Ok(Client::builder()
+                    .timeout(self.timeout)
+                    .redirect(redirect::Policy::none())
+                    .no_proxy()
+                    .tls_certs_only([])
+                    .build()?);
+            }
+            Err(error).context("the HTTP client cannot be set up")
+        })
+    }
+}

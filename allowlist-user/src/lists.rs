@@ -1,0 +1,324 @@
+//! What each source has and how it stands: the book that a daemon keeps of its lists.
+//!
+//! Pure: it is told what came of a fetch and what time it is, says what would be in force then, and is told
+//! whether that got in force. So a test can play any sequence of answers, failures and restarts.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::difference::Difference;
+use crate::event::{Change, Event, What};
+use crate::policy::{Feed, Origin, Snapshot, Source};
+use crate::renew::{Refused, Renewal, release, renew};
+use crate::source::{Answer, Fetched};
+
+/// The longest that `grace` may be configured.
+const LONGEST_GRACE: SignedDuration = SignedDuration::from_hours(24 * 365);
+
+/// The book.
+#[derive(Clone, Debug, Default)]
+pub struct Lists {
+    feeds: Snapshot,
+    /// Sources that are not well; by name.
+    standings: BTreeMap<String, Standing>,
+}
+
+/// How a source stands that is not as it should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Why the last attempt brought no list that is in force.
+    pub failure: Option<String>,
+    /// How many attempts in a row brought none.
+    pub times: u32,
+    /// The list that the gate refused last, if the operator may accept it.
+    pub refused: Option<Fetched>,
+    /// Whether somebody was told that the list is older than it should be.
+    pub is_stale: bool,
+}
+
+/// What a source would have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proposal {
+    /// The source's name.
+    pub source: String,
+    /// Its list.
+    pub feed: Feed,
+    /// Whether the kernel has to be told, or only the disk.
+    pub is_news: bool,
+    happened: Option<Happened>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Happened {
+    Changed {
+        difference: Difference,
+        held_until: Option<Timestamp>,
+        accepted: bool,
+    },
+    Released(Vec<IpNet>),
+}
+
+impl Happened {
+    fn what(self, generation: u32) -> What {
+        match self {
+            Self::Changed {
+                difference,
+                held_until,
+                accepted,
+            } => What::Changed {
+                generation,
+                change: Change::new(difference.added, difference.removed),
+                held_until,
+                accepted,
+            },
+            Self::Released(gone) => What::Released {
+                generation,
+                change: Change::new(Vec::new(), gone),
+            },
+        }
+    }
+}
+
+impl Lists {
+    /// With the lists that a start begins with.
+    pub fn new(feeds: Snapshot) -> Self {
+        Self {
+            feeds,
+            standings: BTreeMap::new(),
+        }
+    }
+
+    /// What every source has.
+    pub fn feeds(&self) -> &Snapshot {
+        &self.feeds
+    }
+
+    /// What a source has.
+    pub fn feed(&self, name: &str) -> Option<&Feed> {
+        self.feeds.get(name)
+    }
+
+    /// How a source stands, if it is not well.
+    pub fn standing(&self, name: &str) -> Option<&Standing> {
+        self.standings.get(name)
+    }
+
+    /// What an answer would make of a source; an error if the gate refuses it.
+    pub fn propose(
+        &self,
+        source: &Source,
+        answer: Answer,
+        now: Timestamp,
+    ) -> Result<Proposal, Box<Refused>> {
+        let last = self.feeds.get(&source.name);
+        let renewal = renew(source, last, answer, false, now)?;
+        Ok(proposal(source, last, renewal, false))
+    }
+
+    /// What the list that was refused last would make of a source; none if there is none.
+    pub fn propose_refused(
+        &self,
+        source: &Source,
+        now: Timestamp,
+    ) -> Option<Result<Proposal, Box<Refused>>> {
+        let fetched = self.standings.get(&source.name)?.refused.clone()?;
+        let last = self.feeds.get(&source.name);
+        let renewal = renew(source, last, Answer::List(fetched), true, now);
+        Some(renewal.map(|renewal| proposal(source, last, renewal, true)))
+    }
+
+    /// What is left of each source's list when what was held for long enough goes.
+    pub fn propose_release(&self, now: Timestamp) -> Vec<Proposal> {
+        self.feeds
+            .iter()
+            .filter_map(|(name, feed)| {
+                let (feed, gone) = release(feed, now)?;
+                Some(Proposal {
+                    source: name.clone(),
+                    feed,
+                    is_news: true,
+                    happened: Some(Happened::Released(gone)),
+                })
+            })
+            .collect()
+    }
+
+    /// When the next prefix goes that is held.
+    pub fn next_release(&self) -> Option<Timestamp> {
+        let held = self.feeds.values().flat_map(|feed| &feed.held);
+        held.map(|held| held.until).min()
+    }
+
+    /// Takes a proposal over, if it can be put in force; else all stays as it was. What is asked to do that
+    /// gets the book as it would be, and says which generation has it.
+    pub fn adopt<E>(
+        &mut self,
+        proposal: Proposal,
+        now: Timestamp,
+        put_in_force: impl FnOnce(&Self) -> Result<u32, E>,
+    ) -> Result<Vec<Event>, E> {
+        let Proposal {
+            source: name,
+            feed,
+            is_news: _,
+            happened,
+        } = proposal;
+        let before = self.feeds.insert(name.clone(), feed);
+        // That time went by says nothing of how the source is.
+        let is_release = matches!(happened, Some(Happened::Released(_)));
+        let standing = if is_release {
+            None
+        } else {
+            self.standings.remove(&name)
+        };
+        let generation = match put_in_force(self) {
+            Ok(generation) => generation,
+            Err(error) => {
+                match before {
+                    Some(before) => self.feeds.insert(name.clone(), before),
+                    None => self.feeds.remove(&name),
+                };
+                self.standings.extend(standing.map(|standing| (name, standing)));
+                return Err(error);
+            }
+        };
+        let was_bad = standing.is_some_and(|standing| standing.failure.is_some());
+        let happened = happened.map(|happened| happened.what(generation));
+        let happened = was_bad.then_some(What::Recovered).into_iter().chain(happened);
+        Ok(events(&name, now, happened))
+    }
+
+    /// The source could not be had, or what it has cannot be in force.
+    pub fn fail(&mut self, name: &str, reason: String, now: Timestamp) -> Vec<Event> {
+        let standing = self.standings.entry(name.to_owned()).or_default();
+        standing.times = standing.times.saturating_add(1);
+        let is_first = standing.failure.is_none();
+        standing.failure = Some(reason.clone());
+        let happened = is_first.then_some(What::Failed { reason });
+        events(name, now, happened)
+    }
+
+    /// The gate refused what the source has.
+    pub fn refuse(
+        &mut self,
+        name: &str,
+        refused: Refused,
+        reason: String,
+        now: Timestamp,
+    ) -> Vec<Event> {
+        let standing = self.standings.entry(name.to_owned()).or_default();
+        standing.times = standing.times.saturating_add(1);
+        let is_known = standing.failure.as_ref() == Some(&reason)
+            && standing.refused.as_ref().map(|list| &list.prefixes)
+                == Some(&refused.fetched.prefixes);
+        standing.failure = Some(reason.clone());
+        standing.refused = refused
+            .refusal
+            .is_acceptable()
+            .then_some(refused.fetched);
+        let happened = (!is_known).then(|| What::Refused {
+            reason,
+            change: Change::new(refused.difference.added, refused.difference.removed),
+        });
+        events(name, now, happened)
+    }
+
+    /// Says once of each of these sources that its list is older than it should be.
+    pub fn age<'s>(
+        &mut self,
+        sources: impl Iterator<Item = &'s Source>,
+        now: Timestamp,
+    ) -> Vec<Event> {
+        let mut happened = Vec::new();
+        for source in sources {
+            let Some(feed) = self.feeds.get(&source.name) else {
+                continue;
+            };
+            if is_stale(source, feed, now) {
+                let standing = self.standings.entry(source.name.clone()).or_default();
+                if !std::mem::replace(&mut standing.is_stale, true) {
+                    let fetched = feed.fetched;
+                    happened.extend(events(&source.name, now, [What::Stale { fetched }]));
+                }
+            }
+        }
+        happened
+    }
+
+    /// The clock, which showed `before`, was set by so much: what was stamped by it goes along, so that
+    /// nothing that is held goes early.
+    pub fn shift(&mut self, before: Timestamp, by: SignedDuration) {
+        for feed in self.feeds.values_mut() {
+            // What is far from anything that this clock showed was stamped by a better one, before a boot.
+            if feed.fetched <= before {
+                feed.fetched = feed.fetched.saturating_add(by).unwrap_or(feed.fetched);
+            }
+            for held in &mut feed.held {
+                if held.until.duration_since(before) <= LONGEST_GRACE {
+                    held.until = held.until.saturating_add(by).unwrap_or(held.until);
+                }
+            }
+        }
+    }
+}
+
+/// Whether a list is older than it should be.
+pub fn is_stale(source: &Source, feed: &Feed, now: Timestamp) -> bool {
+    let age: Result<Duration, _> = now.duration_since(feed.fetched).try_into();
+    // Of a list from the future nothing is known.
+    source.can_age() && age.is_ok_and(|age| age > source.max_age)
+}
+
+fn proposal(source: &Source, last: Option<&Feed>, renewal: Renewal, accepted: bool) -> Proposal {
+    let Renewal {
+        feed,
+        mut difference,
+    } = renewal;
+    let was_held = last.map_or(&[][..], |last| &last.held);
+    let is_news = last.is_none_or(|last| in_force(last) != in_force(&feed));
+    if matches!(source.origin, Origin::Names(_)) {
+        // Answers take turns: what comes back was never gone, and what is away may come back.
+        difference
+            .added
+            .retain(|prefix| !was_held.iter().any(|held| held.prefix == *prefix));
+        let is_held = |prefix: &IpNet| feed.held.iter().any(|held| held.prefix == *prefix);
+        difference.removed.retain(|prefix| !is_held(prefix));
+    }
+    let held_until = difference
+        .removed
+        .first()
+        .and_then(|prefix| feed.held.iter().find(|held| held.prefix == *prefix))
+        .map(|held| held.until);
+    let happened = (last.is_none() || !difference.is_empty()).then_some(Happened::Changed {
+        difference,
+        held_until,
+        accepted,
+    });
+    Proposal {
+        source: source.name.clone(),
+        feed,
+        is_news,
+        happened,
+    }
+}
+
+fn in_force(feed: &Feed) -> Vec<IpNet> {
+    let mut prefixes: Vec<IpNet> = feed.in_force().collect();
+    prefixes.sort_unstable();
+    prefixes
+}
+
+fn events(name: &str, time: Timestamp, happened: impl IntoIterator<Item = What>) -> Vec<Event> {
+    let event = |what| Event {
+        time,
+        source: name.to_owned(),
+        what,
+    };
+    happened.into_iter().map(event).collect()
+}
+
+#[cfg(test)]
+mod tests;

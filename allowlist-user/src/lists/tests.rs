@@ -1,0 +1,234 @@
+//! One list after the other, and what becomes of it, what is told, and what stays.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use super::*;
+use crate::policy::{Format, Http, Lookup};
+
+const DAY: i64 = 86_400;
+
+fn vendor() -> Source {
+    let url = "https://example.com/".parse().expect("a URL");
+    Source::new("vendor", Origin::Http(Http::new(vec![url], Format::Text)))
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_700_000_000 + second).expect("a time")
+}
+
+fn list(text: &str) -> Vec<IpNet> {
+    let mut list: Vec<IpNet> = text
+        .split_whitespace()
+        .map(|token| crate::feed::parse_prefix(token).expect("a prefix"))
+        .collect();
+    list.sort_unstable();
+    list
+}
+
+fn answer(text: &str, now: Timestamp) -> Answer {
+    Answer::List(Fetched {
+        prefixes: list(text),
+        notes: Vec::new(),
+        fetched: now,
+        validators: Vec::new(),
+        again: None,
+    })
+}
+
+/// Takes in a list that must pass the gate.
+fn take(lists: &mut Lists, source: &Source, text: &str, second: i64) -> Vec<What> {
+    let now = at(second);
+    let proposal = lists.propose(source, answer(text, now), now).expect("passes");
+    whats(adopt(lists, proposal, now))
+}
+
+fn adopt(lists: &mut Lists, proposal: Proposal, now: Timestamp) -> Vec<Event> {
+    let Ok(events) = lists.adopt(proposal, now, |_| Ok::<_, Infallible>(7));
+    events
+}
+
+fn whats(events: Vec<Event>) -> Vec<What> {
+    events.into_iter().map(|event| event.what).collect()
+}
+
+fn in_force(lists: &Lists) -> String {
+    let mut prefixes: Vec<_> = lists.feeds()["vendor"].in_force().collect();
+    prefixes.sort_unstable();
+    let prefixes: Vec<_> = prefixes.iter().map(ToString::to_string).collect();
+    prefixes.join(" ")
+}
+
+fn changed(added: &str, removed: &str, until: Option<i64>) -> What {
+    What::Changed {
+        generation: 7,
+        change: Change::new(list(added), list(removed)),
+        held_until: until.map(at),
+        accepted: false,
+    }
+}
+
+#[test]
+fn what_is_removed_stays_for_its_grace_period() {
+    let (source, mut lists) = (vendor(), Lists::default());
+    let events = take(&mut lists, &source, "8.8.8.8 9.9.9.9", 0);
+    assert_eq!(events, [changed("8.8.8.8 9.9.9.9", "", None)]);
+    let events = take(&mut lists, &source, "8.8.8.8 1.1.1.1", 10);
+    assert_eq!(events, [changed("1.1.1.1", "9.9.9.9", Some(10 + DAY))]);
+    assert_eq!(in_force(&lists), "1.1.1.1/32 8.8.8.8/32 9.9.9.9/32");
+    // Told once, and not let go of by more of the same.
+    assert_eq!(take(&mut lists, &source, "8.8.8.8 1.1.1.1", 20), []);
+    assert_eq!(in_force(&lists), "1.1.1.1/32 8.8.8.8/32 9.9.9.9/32");
+
+    assert_eq!(lists.next_release(), Some(at(10 + DAY)));
+    assert_eq!(lists.propose_release(at(9 + DAY)), []);
+    let mut proposals = lists.propose_release(at(10 + DAY));
+    let events = adopt(&mut lists, proposals.remove(0), at(10 + DAY));
+    let gone = Change::new(Vec::new(), list("9.9.9.9"));
+    let released = What::Released {
+        generation: 7,
+        change: gone,
+    };
+    assert_eq!((whats(events), proposals), (vec![released], vec![]));
+    assert_eq!(in_force(&lists), "1.1.1.1/32 8.8.8.8/32");
+    assert_eq!(lists.next_release(), None);
+}
+
+#[test]
+fn what_comes_back_is_held_no_more() {
+    let (source, mut lists) = (vendor(), Lists::default());
+    take(&mut lists, &source, "8.8.8.8 9.9.9.9", 0);
+    take(&mut lists, &source, "8.8.8.8", 10);
+    let events = take(&mut lists, &source, "8.8.8.8 9.9.9.9", 20);
+    assert_eq!(events, [changed("9.9.9.9", "", None)]);
+    assert_eq!(lists.next_release(), None);
+    // A second time away is a second grace period.
+    take(&mut lists, &source, "8.8.8.8", 30);
+    assert_eq!(lists.next_release(), Some(at(30 + DAY)));
+}
+
+#[test]
+fn without_a_grace_period_it_goes_at_once() {
+    let (mut source, mut lists) = (vendor(), Lists::default());
+    take(&mut lists, &source, "8.8.8.8 9.9.9.9 1.1.1.1", 0);
+    take(&mut lists, &source, "8.8.8.8 9.9.9.9", 5);
+    source.grace = Duration::ZERO;
+    let events = take(&mut lists, &source, "8.8.8.8", 10);
+    assert_eq!(events, [changed("", "9.9.9.9", None)]);
+    assert_eq!(in_force(&lists), "8.8.8.8/32");
+}
+
+#[test]
+fn answers_that_take_turns_do_not_flap() {
+    let lookup = Lookup::new(vec!["a.example.com".to_owned()]);
+    let source = Source::new("vendor", Origin::Names(lookup));
+    let mut lists = Lists::default();
+    take(&mut lists, &source, "8.8.8.1 8.8.8.2", 0);
+    for round in 1..10 {
+        let now = at(60 * round);
+        let turn = if round % 2 == 0 { "8.8.8.1 8.8.8.2" } else { "8.8.8.3 8.8.8.4" };
+        let proposal = lists.propose(&source, answer(turn, now), now).expect("passes");
+        assert_eq!(proposal.is_news, round == 1, "{round}");
+        let events = whats(adopt(&mut lists, proposal, now));
+        let expected = if round == 1 {
+            vec![changed("8.8.8.3 8.8.8.4", "", None)]
+        } else {
+            vec![]
+        };
+        assert_eq!(events, expected, "{round}");
+        assert_eq!(in_force(&lists), "8.8.8.1/32 8.8.8.2/32 8.8.8.3/32 8.8.8.4/32");
+    }
+    // What stays away goes a grace period after it was seen last.
+    assert_eq!(lists.next_release(), Some(at(9 * 60 + DAY)));
+}
+
+#[test]
+fn a_refused_list_waits_for_the_operator() {
+    let (source, mut lists) = (vendor(), Lists::default());
+    let many = (0..10).map(|n| format!("8.8.8.{n}")).collect::<Vec<_>>().join(" ");
+    take(&mut lists, &source, &many, 0);
+    assert!(lists.propose_refused(&source, at(1)).is_none());
+    for round in 1..=2 {
+        let now = at(round);
+        let refused = *lists.propose(&source, answer("9.9.9.9", now), now).expect_err("is refused");
+        let events = whats(lists.refuse("vendor", refused, "why".to_owned(), now));
+        let change = Change::new(list("9.9.9.9"), list(&many));
+        let reason = "why".to_owned();
+        let expected = (round == 1).then_some(What::Refused { reason, change });
+        assert_eq!(events, Vec::from_iter(expected), "told once");
+    }
+    assert_eq!(lists.feeds()["vendor"].prefixes, list(&many));
+    assert_eq!(lists.standing("vendor").map(|standing| standing.times), Some(2));
+
+    let proposal = lists.propose_refused(&source, at(3)).expect("waits").expect("is accepted");
+    let events = whats(adopt(&mut lists, proposal, at(3)));
+    let accepted = What::Changed {
+        generation: 7,
+        change: Change::new(list("9.9.9.9"), list(&many)),
+        held_until: Some(at(3 + DAY)),
+        accepted: true,
+    };
+    assert_eq!(events, [What::Recovered, accepted]);
+    assert_eq!(lists.standing("vendor"), None);
+    assert!(lists.propose_refused(&source, at(4)).is_none());
+    // It is the last good one now.
+    assert_eq!(take(&mut lists, &source, "9.9.9.9", 5), []);
+}
+
+#[test]
+fn what_cannot_be_in_force_changes_nothing() {
+    let (source, mut lists) = (vendor(), Lists::default());
+    let proposal = lists.propose(&source, answer("8.8.8.8", at(0)), at(0)).expect("passes");
+    assert_eq!(lists.adopt(proposal, at(0), |_| Err("full")), Err("full"));
+    assert!(lists.feeds().is_empty());
+    take(&mut lists, &source, "8.8.8.8", 1);
+    let events = whats(lists.fail("vendor", "down".to_owned(), at(2)));
+    let reason = "down".to_owned();
+    assert_eq!(events, [What::Failed { reason }]);
+    assert_eq!(lists.fail("vendor", "still down".to_owned(), at(3)), []);
+    let before = lists.feeds().clone();
+    let proposal = lists.propose(&source, answer("9.9.9.9", at(4)), at(4)).expect("passes");
+    assert!(lists.adopt(proposal, at(4), |_| Err("full")).is_err());
+    assert_eq!((lists.feeds(), lists.standing("vendor").map(|one| one.times)), (&before, Some(2)));
+    assert_eq!(take(&mut lists, &source, "8.8.8.8", 5), [What::Recovered]);
+}
+
+#[test]
+fn nothing_new_makes_a_list_younger() {
+    let (source, mut lists) = (vendor(), Lists::default());
+    take(&mut lists, &source, "8.8.8.8", 0);
+    let old = 15 * DAY;
+    let sources = [source.clone()];
+    let stale = lists.age(sources.iter(), at(old));
+    assert_eq!(whats(stale), [What::Stale { fetched: at(0) }]);
+    assert_eq!(lists.age(sources.iter(), at(old + 1)), [], "told once");
+    let unchanged = Answer::Unchanged(at(old + 2));
+    let proposal = lists.propose(&source, unchanged, at(old + 2)).expect("passes");
+    assert!(!proposal.is_news);
+    assert_eq!(adopt(&mut lists, proposal, at(old + 2)), []);
+    assert_eq!(lists.feeds()["vendor"].fetched, at(old + 2));
+    assert_eq!(in_force(&lists), "8.8.8.8/32");
+    assert_eq!(lists.age(sources.iter(), at(old + 3)), []);
+}
+
+#[test]
+fn a_clock_that_is_set_shortens_no_grace_period() {
+    let year = SignedDuration::from_hours(24 * 365);
+    for by in [year * 3, -year * 3] {
+        let (source, mut lists) = (vendor(), Lists::default());
+        take(&mut lists, &source, "8.8.8.8 9.9.9.9", 0);
+        take(&mut lists, &source, "8.8.8.8", 10);
+        lists.shift(at(20), by);
+        let left = lists.next_release().expect("is held").duration_since(at(20) + by);
+        assert_eq!(left.as_secs(), DAY - 10);
+        assert_eq!(lists.feeds()["vendor"].fetched, at(10) + by);
+    }
+    // A host without a clock of its own boots in 1970: what came from the disk has the right time.
+    let (source, mut lists) = (vendor(), Lists::default());
+    take(&mut lists, &source, "8.8.8.8 9.9.9.9", 0);
+    take(&mut lists, &source, "8.8.8.8", 10);
+    let before = lists.feeds().clone();
+    let booted = Timestamp::UNIX_EPOCH;
+    lists.shift(booted, at(20).duration_since(booted));
+    assert_eq!(*lists.feeds(), before);
+}

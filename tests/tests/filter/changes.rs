@@ -1,0 +1,273 @@
+//! What a change of a list does while the filter runs: what is refused and accepted, what stays for its grace
+//! period, who is told, and what is remembered.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use super::*;
+
+/// A source of its own for each test: `options` are added to `sources.vendor`, and `more` to the file.
+struct Setup {
+    site: Site,
+    vendor: Vendor,
+    config: String,
+}
+
+impl Setup {
+    fn new(list: &[&str], options: &str, more: &str) -> anyhow::Result<Self> {
+        let site = Site::new()?;
+        let vendor = site.host.run(|| Vendor::start([("/list", answer(list))]))?;
+        let setup = Self {
+            config: site.scratch.file("allowlist.toml").display().to_string(),
+            site,
+            vendor,
+        };
+        setup.configure(options, more)?;
+        Ok(setup)
+    }
+
+    fn configure(&self, options: &str, more: &str) -> anyhow::Result<()> {
+        let text = format!(
+            "interfaces = ['eth0']\n{more}\n[sources.vendor]\nurl = '{}'\nformat = 'json'\nevery = '1s'\n\
+             allow_special_use = true\n{options}\n",
+            self.vendor.url("/list")
+        );
+        self.site.scratch.write("allowlist.toml", text)?;
+        Ok(())
+    }
+
+    fn start(&self) -> anyhow::Result<Program> {
+        self.site.filter(&["--config", &self.config])
+    }
+
+    fn prefixes(&self) -> anyhow::Result<Vec<String>> {
+        let list = self.site.json("list")?;
+        let entries = list["prefixes"].as_array().context("prefixes is an array")?;
+        let prefixes = entries.iter().filter_map(|entry| entry["prefix"].as_str());
+        Ok(prefixes.map(str::to_owned).collect())
+    }
+
+    fn events(&self) -> anyhow::Result<Vec<Value>> {
+        let history = self.site.json("history")?;
+        Ok(history["events"].as_array().context("events is an array")?.clone())
+    }
+
+    /// The words for what happened to the source, in order.
+    fn words(&self) -> anyhow::Result<Vec<String>> {
+        let events = self.events()?;
+        let words = events.iter().filter_map(|event| event["event"].as_str());
+        Ok(words.map(str::to_owned).collect())
+    }
+}
+
+const WEB: &str = "[services.web]\nports = ['udp/443']\nallow = ['vendor']";
+
+fn answer(list: &[&str]) -> Answer {
+    Answer::json(json!(list).to_string())
+}
+
+fn addresses(count: u8) -> Vec<String> {
+    (1..=count).map(|host| format!("198.18.0.{host}")).collect()
+}
+
+#[test]
+fn a_list_that_shrinks_waits_until_it_is_accepted() -> anyhow::Result<()> {
+    require_root!();
+    let many = addresses(10);
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let setup = Setup::new(&many, "grace = '0s'", WEB)?;
+    let (site, config) = (&setup.site, &setup.config);
+    let filter = setup.start()?;
+    let ended = site.run(&["accept", "vendor"])?;
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.stderr.contains("no list of vendor was refused"), "{ended:?}");
+
+    setup.vendor.answer("/list", answer(&["198.18.0.1"]));
+    let line = filter.wait_for_line("9 prefixes less, and with them 90 % of the IPv4 addresses", SOON)?;
+    assert!(line.contains("`allowlist accept vendor` lets it in"), "{line}");
+    eventually(|| Ok(site.json("status")?["sources"]["vendor"]["state"] == "refused"))?;
+    assert_eq!(setup.prefixes()?.len(), 10);
+    assert!(gets_through(site, "198.18.0.9")?);
+
+    let diff = site.run(&["diff", "--config", config])?;
+    assert_eq!(diff.code, Some(0), "{diff:?}");
+    assert!(diff.stdout.starts_with("vendor: would be refused: lists 9 prefixes less"), "{diff:?}");
+    assert!(diff.stdout.contains("\n  - 198.18.0.9/32\n"), "{diff:?}");
+
+    let ended = site.run(&["accept", "vendor"])?;
+    assert_eq!(
+        (ended.code, ended.stdout.as_str()),
+        (Some(0), "accepted: 0 prefixes more and 9 less; generation 2\n"),
+        "{ended:?}"
+    );
+    assert_eq!(setup.prefixes()?, ["198.18.0.1/32"]);
+    assert!(!gets_through(site, "198.18.0.9")?);
+    assert_eq!(site.json("status")?["sources"]["vendor"]["state"], "ok");
+    assert_eq!(setup.words()?, ["changed", "refused", "recovered", "changed"]);
+    let accepted = &setup.events()?[3];
+    assert_eq!((&accepted["accepted"], &accepted["removed_count"]), (&json!(true), &json!(9)));
+    // What was accepted is the last good list, and outlives the daemon.
+    drop(filter);
+    let _filter = setup.start()?;
+    assert_eq!(setup.prefixes()?, ["198.18.0.1/32"]);
+
+    let ended = site.run(&["accept", "nobody"])?;
+    assert!(ended.stderr.contains("there is no source \"nobody\"; there are vendor"), "{ended:?}");
+    Ok(())
+}
+
+#[test]
+fn what_is_removed_stays_for_its_grace_period() -> anyhow::Result<()> {
+    require_root!();
+    let more = "[services.web]\nports = ['udp/443']\nallow = ['vendor', 'other']\n\
+                [sources.other]\nprefixes = ['198.18.0.3']";
+    let list = ["198.18.0.1", "198.18.0.2", "198.18.0.3"];
+    let setup = Setup::new(&list, "grace = '4s'", more)?;
+    let site = &setup.site;
+    let mut filter = setup.start()?;
+    setup.vendor.answer("/list", answer(&["198.18.0.1", "198.18.0.4"]));
+    filter.wait_for_line("(2 more until their grace period is over)", SOON)?;
+    // What is new is in force at once.
+    assert_eq!(setup.prefixes()?.len(), 4);
+    let changed = setup.events()?.pop().context("it was written down")?;
+    assert_eq!(changed["added"], json!(["198.18.0.4/32"]));
+    assert_eq!(changed["removed"], json!(["198.18.0.2/32", "198.18.0.3/32"]));
+    assert!(changed["held_until"].is_string(), "{changed}");
+    assert_eq!(site.json("status")?["sources"]["vendor"]["held"], 2);
+    // A grace period goes on while nobody runs, and over a crash.
+    filter.stop(Signal::SIGKILL, SOON)?;
+    let _filter = setup.start()?;
+    eventually(|| Ok(!setup.prefixes()?.contains(&"198.18.0.2/32".to_owned())))?;
+    // Another source lists it still.
+    assert_eq!(setup.prefixes()?, ["198.18.0.1/32", "198.18.0.3/32", "198.18.0.4/32"]);
+    assert!(!gets_through(site, "198.18.0.2")?);
+    assert!(gets_through(site, "198.18.0.3")?);
+    Ok(())
+}
+
+#[test]
+fn a_source_that_leaves_the_configuration_goes_at_once() -> anyhow::Result<()> {
+    require_root!();
+    let setup = Setup::new(&["198.18.0.1"], "", WEB)?;
+    let filter = setup.start()?;
+    drop(filter);
+    let other = "[services.web]\nports = ['udp/443']\nallow = ['other']\n[sources.other]\nprefixes = ['198.18.0.9']";
+    setup.configure("", other)?;
+    let _filter = setup.start()?;
+    assert_eq!(setup.prefixes()?, ["198.18.0.9/32"]);
+    Ok(())
+}
+
+#[test]
+fn a_file_is_read_again_when_it_is_written() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let config = site.scratch.write(
+        "allowlist.toml",
+        "interfaces = ['eth0']\n[services.web]\nports = ['udp/443']\nallow = ['office']\n\
+         [sources.office]\nfile = 'office.txt'\nevery = '30days'\n",
+    )?;
+    let path = site.scratch.write("office.txt", "198.18.0.1\n")?;
+    let filter = site.filter(&["--config", &config.display().to_string()])?;
+    // In place, and as most editors do.
+    fs::write(&path, "198.18.0.2\n")?;
+    filter.wait_for_line("generation 2", SOON)?;
+    assert!(gets_through(&site, "198.18.0.2")?);
+    assert!(!gets_through(&site, "198.18.0.1")?);
+    let new = site.scratch.write("office.txt.new", "198.18.0.3\n")?;
+    fs::rename(new, &path)?;
+    filter.wait_for_line("generation 3", SOON)?;
+    assert!(gets_through(&site, "198.18.0.3")?);
+    // What is no list changes nothing, and neither does a file that is gone.
+    fs::write(&path, "198.18.0.4/99\n")?;
+    filter.wait_for_line("office.txt: line 1: \"198.18.0.4/99\" is not a prefix", SOON)?;
+    fs::remove_file(&path)?;
+    filter.wait_for_line("office.txt: cannot be read", SOON)?;
+    assert!(gets_through(&site, "198.18.0.3")?);
+    Ok(())
+}
+
+#[test]
+fn a_hook_is_told_what_changed() -> anyhow::Result<()> {
+    require_root!();
+    let setup = Setup::new(&["198.18.0.1"], "grace = '0s'", WEB)?;
+    let told = setup.site.scratch.file("told");
+    let text = format!(
+        "#!/bin/sh\ncat >> {0}\necho \" for $ALLOWLIST_SOURCE\" >> {0}\n",
+        told.display()
+    );
+    let script = setup.site.scratch.write("tell", text)?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o700))?;
+    let hook = format!(
+        "[on_change]\ncommand = ['{}']\nwebhook = '{}'\n{WEB}",
+        script.display(),
+        setup.vendor.url("/hook")
+    );
+    setup.configure("grace = '0s'", &hook)?;
+    setup.vendor.answer("/hook", Answer::json("{}"));
+    let filter = setup.start()?;
+    setup.vendor.answer("/list", answer(&["198.18.0.2"]));
+    filter.wait_for_line("generation 2", SOON)?;
+    let mut lines = Vec::new();
+    eventually(|| {
+        let text = fs::read_to_string(&told).unwrap_or_default();
+        lines = text.lines().map(str::to_owned).collect();
+        Ok(lines.len() == 2)
+    })?;
+    let change = lines[1].strip_suffix(" for vendor").context("names the source")?;
+    let change: Value = serde_json::from_str(change)?;
+    assert_eq!(change["event"], "changed");
+    assert_eq!(change["added"], json!(["198.18.0.2/32"]));
+    assert_eq!(change["removed"], json!(["198.18.0.1/32"]));
+    let posts = || {
+        let requests = setup.vendor.requests();
+        requests.iter().filter(|head| head.starts_with("POST /hook ")).count()
+    };
+    eventually(|| Ok(posts() == 2))?;
+    // A hook that fails is a warning, and the filter goes on.
+    fs::remove_file(&script)?;
+    setup.vendor.answer("/hook", Answer::Status(400));
+    setup.vendor.answer("/list", answer(&["198.18.0.3"]));
+    filter.wait_for_line("cannot be started; check `command` and its permissions", SOON)?;
+    filter.wait_for_line("/hook: the server answered 400", SOON)?;
+    assert!(gets_through(&setup.site, "198.18.0.3")?);
+    Ok(())
+}
+
+#[test]
+fn an_old_list_is_called_stale_and_stays() -> anyhow::Result<()> {
+    require_root!();
+    let setup = Setup::new(&["198.18.0.1"], "max_age = '2s'", WEB)?;
+    let filter = setup.start()?;
+    assert_eq!(setup.site.json("status")?["sources"]["vendor"]["state"], "ok");
+    setup.vendor.answer("/list", Answer::Status(503));
+    filter.wait_for_line("vendor: its list is of ", SOON)?;
+    eventually(|| Ok(setup.site.json("status")?["sources"]["vendor"]["state"] == "stale"))?;
+    let text = setup.site.run(&["status"])?.stdout;
+    assert!(text.contains("and should not be older than 2s"), "{text}");
+    assert!(gets_through(&setup.site, "198.18.0.1")?);
+    let words = setup.words()?;
+    assert!(words.contains(&"stale".to_owned()) && words.contains(&"failed".to_owned()), "{words:?}");
+    setup.vendor.answer("/list", answer(&["198.18.0.1"]));
+    eventually(|| Ok(setup.site.json("status")?["sources"]["vendor"]["state"] == "ok"))
+}
+
+#[test]
+fn a_list_of_special_addresses_is_never_taken() -> anyhow::Result<()> {
+    require_root!();
+    let setup = Setup::new(&["8.8.8.8"], "grace = '0s'\nallow_special_use = false", WEB)?;
+    let config = fs::read_to_string(&setup.config)?.replace("allow_special_use = true\n", "");
+    setup.site.scratch.write("allowlist.toml", config)?;
+    let filter = setup.start()?;
+    for (list, expected) in [
+        (&["8.8.8.8", "10.0.0.0/8"][..], "has 10.0.0.0/8, of which 10.0.0.0/8 is private (RFC 6890)"),
+        (&["8.0.0.0/7"], "has 8.0.0.0/7, which is wider than /8"),
+    ] {
+        setup.vendor.answer("/list", answer(list));
+        filter.wait_for_line(expected, SOON)?;
+        assert_eq!(setup.prefixes()?, ["8.8.8.8/32"]);
+        let ended = setup.site.run(&["accept", "vendor"])?;
+        assert!(ended.stderr.contains("there is no list of vendor to accept"), "{ended:?}");
+    }
+    Ok(())
+}
