@@ -207,9 +207,7 @@ fn print_providers(providers: &Providers) -> Result<()> {
     let word = providers.word.as_deref().unwrap_or_default().to_lowercase();
     let found: Vec<_> = catalogue::all()
         .iter()
-        .filter(|provider| {
-            provider.name.contains(&word) || provider.title.to_lowercase().contains(&word)
-        })
+        .filter(|provider| provider.matches(&word))
         .collect();
     if providers.output.json {
         return print_json(&report::providers_json(&found));

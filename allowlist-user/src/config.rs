@@ -357,13 +357,13 @@ fn check_interface(name: &str) -> Result<(), String> {
 fn unknown_provider(name: &str) -> String {
     let names: Vec<_> = catalogue::all()
         .iter()
-        .map(|provider| provider.name)
+        .map(|provider| provider.name.as_str())
         .collect();
     match nearest(name, &names) {
         Some(near) => format!("there is no provider {name:?}; did you mean {near:?}?"),
         None => format!(
-            "there is no provider {name:?}; there are {}",
-            names.join(", ")
+            "there is no provider {name:?}; `allowlist providers` lists the {} that there are",
+            names.len()
         ),
     }
 }

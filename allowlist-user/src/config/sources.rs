@@ -142,11 +142,11 @@ fn read_provided(
     };
     let mut regions = Vec::new();
     match provider.list {
-        List::Url(_) => {
+        List::Fetched(_) => {
             let what = format!("{wanted}, which has no regions");
             only_for(table, Kind::Fetched, &what, problems);
         }
-        List::BuiltIn(_) => {
+        List::BuiltIn => {
             let what = format!("{wanted}, whose list is compiled in");
             only_for(table, Kind::BuiltIn, &what, problems);
             if table.get("regions").is_some() {
@@ -165,14 +165,14 @@ fn read_provided(
 }
 
 fn read_regions(
-    provider: &Provider,
+    provider: &'static Provider,
     table: &Table,
     problems: &mut Problems,
 ) -> Vec<&'static Region> {
     let codes: Vec<_> = provider
         .regions()
         .iter()
-        .map(|region| region.code)
+        .map(|region| region.code.as_str())
         .collect();
     let there_are = format!("{} has {}", provider.name, codes.join(", "));
     let otherwise = format!("{there_are}; remove the key to take the usual ones");

@@ -231,7 +231,7 @@ fn names_what_is_wrong_with_a_source() {
         ),
         (
             "provider = \"acme\"",
-            "2:12: sources.x.provider: there is no provider \"acme\"; there are freshchat, pagerduty-webhooks-eu, pagerduty-webhooks-legacy, pagerduty-webhooks-us, workato",
+            "2:12: sources.x.provider: there is no provider \"acme\"; `allowlist providers` lists the 80 that there are",
         ),
         (
             "provider = \"pagerduty-webhooks-us\"\nregions = [\"EU\"]",
