@@ -4,6 +4,7 @@ mod changes;
 mod event;
 mod list;
 mod plan;
+mod providers;
 mod status;
 
 use comfy_table::{CellAlignment, Table, presets};
@@ -13,9 +14,9 @@ pub use changes::{Outcome, diff_json, diff_text, history_text};
 pub use event::{Epoch, seen_json, seen_text};
 pub use list::List;
 pub use plan::Plan;
+pub use providers::{provider_json, provider_text, providers_json, providers_text};
 pub use status::Status;
 
-use crate::catalogue::{List as Catalogued, Provider};
 use crate::dataplane::Verified;
 use crate::policy::{Feed, Source};
 
@@ -34,55 +35,6 @@ pub fn feed_json(source: &Source, feed: &Feed) -> Value {
         "fetched": feed.fetched,
         "prefixes": feed.prefixes,
     })
-}
-
-/// The catalogue as a table.
-pub fn providers_text(providers: &[&Provider]) -> String {
-    let mut table = table(&["provider", "regions", "list", "checked", "title"], &[]);
-    for provider in providers {
-        let regions: Vec<_> = provider
-            .regions()
-            .iter()
-            .map(|region| region.code)
-            .collect();
-        table.add_row([
-            provider.name.to_owned(),
-            regions.join(" "),
-            match provider.list {
-                Catalogued::Url(_) => "fetched".to_owned(),
-                Catalogued::BuiltIn(_) => "compiled in".to_owned(),
-            },
-            provider.checked.to_owned(),
-            provider.title.to_owned(),
-        ]);
-    }
-    let mut text = format!("{table}\n");
-    for provider in providers {
-        if let Some(warning) = provider.warning {
-            text += &format!("warning: {}: {warning}\n", provider.name);
-        }
-    }
-    text
-}
-
-/// The catalogue as data.
-pub fn providers_json(providers: &[&Provider]) -> Value {
-    let entry = |provider: &&Provider| {
-        json!({
-            "name": provider.name,
-            "title": provider.title,
-            "direction": provider.direction,
-            "url": match provider.list {
-                Catalogued::Url(url) => Some(url),
-                Catalogued::BuiltIn(_) => None,
-            },
-            "regions": provider.regions().iter().map(|region| region.code).collect::<Vec<_>>(),
-            "documented": provider.documented,
-            "checked": provider.checked,
-            "warning": provider.warning,
-        })
-    };
-    json!({ "providers": providers.iter().map(entry).collect::<Vec<_>>() })
 }
 
 /// What the kernel made of the programs.

@@ -190,7 +190,7 @@ fn show_provider(name: &str, output: Output) -> Result<()> {
     let provider = catalogue::find(name)
         .with_context(|| format!("there is no provider {name:?}; `allowlist providers` lists them"))?;
     if output.json {
-        print_json(&report::providers_json(&[provider]))
+        print_json(&report::provider_json(provider))
     } else {
         print(&report::provider_text(provider))
     }

@@ -420,14 +420,14 @@ fn the_command_line_makes_a_small_one() {
     let wrong = Config::small(
         names(&[""]),
         vec!["203.0.113.9/24".parse().expect("a prefix")],
-        names(&["freshdesk"]),
+        names(&["freshchatt"]),
         Vec::new(),
     );
     assert_eq!(
         wrong.expect_err("must be refused").to_string(),
         "--iface: is empty; write an interface's name, such as \"eth0\"\n\
          --allow: \"203.0.113.9/24\" has host bits set; write \"203.0.113.0/24\" for the network or \"203.0.113.9/32\" for the one address\n\
-         --provider: there is no provider \"freshdesk\"; did you mean \"freshchat\"?\n\
+         --provider: there is no provider \"freshchatt\"; did you mean \"freshchat\"?\n\
          --port: nothing is protected; give --port, such as --port tcp/443"
     );
     let nobody = Config::small(Vec::new(), Vec::new(), Vec::new(), vec![Ports::Any]);

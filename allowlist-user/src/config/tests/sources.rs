@@ -199,7 +199,7 @@ fn names_what_does_not_go_together() {
         ),
         (
             "file = 'a'\nformat = 'json'\nselect = ['hooks']",
-            "4:11: sources.x.select[0]: \"hooks\" is not a JSONPath: expected path root `$` at its character 1; write one such as \"$[*]\" or \"$.hooks[*]\"",
+            "4:11: sources.x.select[0]: \"hooks\" is not a JSONPath: parser error at its character 1; write one such as \"$[*]\" or \"$.hooks[*]\"",
         ),
         (
             "file = 'a'\nformat = 'html'\npage = { region = '(' }",
@@ -270,13 +270,13 @@ fn directions_are_not_mixed() {
     let service = "[services.web]\nports = ['tcp/443']\nallow = ['x']\n[sources.x]\n";
     let expected = "a.toml:3:10: services.web.allow[0]: \"x\" lists where this host connects to, and not who connects to it; if both are meant, set direction = \"any\" in [sources.x]";
     for outbound in [
-        "provider = 'pagerduty-events'",
+        "provider = 'pagerduty-events-hosts'",
         "names = ['events.example.com']\ndirection = 'outbound'",
     ] {
         check_wrong(&format!("{service}{outbound}"), expected);
     }
     for fine in [
-        "provider = 'pagerduty-events'\ndirection = 'any'",
+        "provider = 'pagerduty-events-hosts'\ndirection = 'any'",
         "names = ['events.example.com']",
     ] {
         parse_right(&format!("{service}{fine}"));

@@ -1,0 +1,174 @@
+//! An entry as configuration to copy, which says in comments what the entry stands for.
+//!
+//! Invariants: the text is TOML as it is, with an example where the entry asks for a value that it has
+//! no default for; a comment's line is no longer than a hundred characters unless a word is.
+
+use std::collections::BTreeMap;
+
+use toml::{Table, Value};
+
+use super::{Direction, KEYS, List, Parameter, Provider, expand};
+
+/// The longest line of a comment.
+const WIDTH: usize = 100;
+/// What stands for a value that only the operator knows.
+const EXAMPLE: &str = "example";
+
+impl Provider {
+    /// A `[sources]` table with this provider and everything it asks for, and a service that names
+    /// it. What it stands for, the vendor's page, its day and its warning are comments.
+    pub fn configuration(&self) -> String {
+        let mut text = String::new();
+        text += &comment(&format!("Documented at {}", self.documented));
+        text += &comment(&format!("Checked on {}", self.checked));
+        if let Some(warning) = &self.warning {
+            text += &comment(&format!("Warning: {warning}"));
+        }
+        text += &format!("[sources.{}]\nprovider = {:?}\n", self.name, self.name);
+        if self.direction == Direction::Outbound {
+            text += &comment(
+                "These are addresses that this host connects to. To let them connect to it as well, \
+                 which a service that allows them does, say so:",
+            );
+            text += "direction = \"any\"\n";
+        }
+        text += &self.regions_text();
+        text += &self.parameters_text();
+        text += &self.stands_for();
+        text += "\n[services.webhooks]\nports = [\"tcp/443\"]\n";
+        text += &format!("allow = [{:?}]\n", self.name);
+        text
+    }
+
+    fn regions_text(&self) -> String {
+        let Some(first) = self.regions().first() else {
+            return String::new();
+        };
+        let described = self.regions().iter().map(|region| {
+            let also = match region.aliases[..] {
+                [] => String::new(),
+                _ => format!(" (or {})", region.aliases.join(", ")),
+            };
+            let only = if region.only_if_named {
+                " (if named)"
+            } else {
+                ""
+            };
+            format!("{}{also}{only}", region.code)
+        });
+        let described: Vec<_> = described.collect();
+        let usual = if self.chosen(&[]).len() == self.regions().len() {
+            "all of them"
+        } else {
+            "those that need not be named"
+        };
+        let about = format!(
+            "Regions: {}; without the key, {usual}.",
+            described.join(", ")
+        );
+        format!("{}# regions = [{:?}]\n", comment(&about), first.code)
+    }
+
+    fn parameters_text(&self) -> String {
+        let mut text = String::new();
+        for parameter in self.parameters() {
+            let mut about = format!("`{}`: {}", parameter.name, parameter.about);
+            if let Some(default) = &parameter.default {
+                about += &format!("; {default:?} unless it is given");
+            }
+            about += &parameter.choices();
+            text += &comment(&about);
+        }
+        let shown = |required: bool| {
+            let parameters = self.parameters().iter();
+            parameters
+                .filter(move |parameter| parameter.default.is_none() == required)
+                .map(|parameter| format!("{} = {:?}", parameter.name, parameter.example()))
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        let (required, optional) = (shown(true), shown(false));
+        if !required.is_empty() {
+            text += &format!("parameters = {{ {required} }}\n");
+        } else if !optional.is_empty() {
+            text += &format!("# parameters = {{ {optional} }}\n");
+        }
+        text
+    }
+
+    /// What the name stands for: the same source written out.
+    fn stands_for(&self) -> String {
+        let List::Fetched(source) = &self.list else {
+            let count = self.prefixes(&[]).len();
+            let about = format!("Stands for {count} prefixes that are compiled in.");
+            return comment(&about);
+        };
+        let defaults = self.parameters().iter();
+        let defaults: BTreeMap<_, _> = defaults
+            .filter_map(|parameter| Some((parameter.name.as_str(), parameter.default.as_deref()?)))
+            .collect();
+        let table = expand::table(source, &self.chosen(&[]), &defaults);
+        let mut text = comment("Stands for:");
+        for key in KEYS {
+            if let Some(value) = table.get(key) {
+                text += &written(key, value);
+            }
+        }
+        text
+    }
+}
+
+impl Parameter {
+    /// Something that it may be.
+    fn example(&self) -> &str {
+        let known = self
+            .default
+            .as_deref()
+            .or(self.values.first().map(String::as_str));
+        known.unwrap_or(EXAMPLE)
+    }
+}
+
+/// A key and its value as a comment; a long array has an item a line.
+fn written(key: &str, value: &Value) -> String {
+    let line = format!("#     {key} = {}\n", inline(value));
+    match value {
+        Value::Array(items) if items.len() > 1 && line.len() > WIDTH => {
+            let items = items
+                .iter()
+                .map(|item| format!("#         {},\n", inline(item)));
+            format!("#     {key} = [\n{}#     ]\n", items.collect::<String>())
+        }
+        _ => line,
+    }
+}
+
+/// TOML in one line, with the keys in the order in which tables are written.
+fn inline(value: &Value) -> String {
+    match value {
+        Value::Table(table) => format!("{{ {} }}", members(table)),
+        other => other.to_string(),
+    }
+}
+
+fn members(table: &Table) -> String {
+    let members = table.iter();
+    let members: Vec<_> = members
+        .map(|(key, value)| format!("{key} = {}", inline(value)))
+        .collect();
+    members.join(", ")
+}
+
+/// Text as lines of a comment.
+pub(crate) fn comment(text: &str) -> String {
+    let mut lines = String::new();
+    let mut line = "#".to_owned();
+    for word in text.split_whitespace() {
+        if line.len() > 1 && line.chars().count() + 1 + word.chars().count() > WIDTH {
+            lines += &format!("{line}\n");
+            "#".clone_into(&mut line);
+        }
+        line += &format!(" {word}");
+    }
+    format!("{lines}{line}\n")
+}

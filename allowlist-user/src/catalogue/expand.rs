@@ -1,0 +1,87 @@
+//! A source table with its placeholders replaced.
+//!
+//! Invariants: `{name}` becomes the value of that name, and any other text in braces (a regular
+//! expression's `{8}`) stays; what was put in is not looked at again. `{region}` multiplies: in an array,
+//! and as the one `url`, there is a string for each region; elsewhere it is a choice of a regular
+//! expression, `(?:A|B)`. Knows no provider: what may be put in is decided before.
+
+use std::collections::BTreeMap;
+
+use toml::{Table, Value};
+
+use super::Region;
+
+/// What stands for the chosen regions.
+const REGION: &str = "region";
+
+/// The table for these regions. A placeholder without a value is kept as it is.
+pub(super) fn table(source: &Table, regions: &[&Region], values: &BTreeMap<&str, &str>) -> Table {
+    let fill = |text: &str| fill_each(text, regions, values);
+    let entry = |(key, value): (&String, &Value)| {
+        let value = match value {
+            // One list a region: together they are the source.
+            Value::String(url) if key == "url" && has_region(url, regions) => {
+                Value::Array(fill(url).into_iter().map(Value::String).collect())
+            }
+            Value::String(text) => Value::String(fill_choice(text, regions, values)),
+            Value::Array(items) => Value::Array(
+                items
+                    .iter()
+                    .flat_map(|item| match item {
+                        Value::String(text) => fill(text).into_iter().map(Value::String).collect(),
+                        other => vec![other.clone()],
+                    })
+                    .collect(),
+            ),
+            Value::Table(inner) => Value::Table(table(inner, regions, values)),
+            other => other.clone(),
+        };
+        (key.clone(), value)
+    };
+    source.iter().map(entry).collect()
+}
+
+/// A string for each region, or one where the region does not matter.
+fn fill_each(text: &str, regions: &[&Region], values: &BTreeMap<&str, &str>) -> Vec<String> {
+    if !has_region(text, regions) {
+        return vec![fill(text, |name| values.get(name).copied())];
+    }
+    let for_region = |region: &&Region| {
+        fill(text, |name| match name {
+            REGION => Some(region.value.as_str()),
+            name => values.get(name).copied(),
+        })
+    };
+    regions.iter().map(for_region).collect()
+}
+
+/// One string that means every region, where it is a regular expression.
+fn fill_choice(text: &str, regions: &[&Region], values: &BTreeMap<&str, &str>) -> String {
+    let choices: Vec<_> = regions.iter().map(|region| region.value.as_str()).collect();
+    let choice = format!("(?:{})", choices.join("|"));
+    fill(text, |name| match name {
+        REGION if !regions.is_empty() => Some(choice.as_str()),
+        name => values.get(name).copied(),
+    })
+}
+
+fn has_region(text: &str, regions: &[&Region]) -> bool {
+    !regions.is_empty() && text.contains("{region}")
+}
+
+fn fill<'v>(text: &str, value_of: impl Fn(&str) -> Option<&'v str>) -> String {
+    let mut filled = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('{') {
+        filled += before;
+        let named = after.split_once('}');
+        if let Some((value, after)) = named.and_then(|(name, rest)| Some((value_of(name)?, rest))) {
+            filled += value;
+            rest = after;
+        } else {
+            filled.push('{');
+            rest = after;
+        }
+    }
+    filled + rest
+}

@@ -1,0 +1,409 @@
+//! What every entry of the catalogue must have.
+//!
+//! `replaced` tells how placeholders are replaced, and which values are refused.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use regex::Regex;
+use serde_json_path::JsonPath;
+use toml::Value;
+use url::Url;
+
+use super::*;
+
+mod replaced;
+
+/// Networks that no vendor calls from: documentation, private use, loopback and the like.
+const SPECIAL: [&str; 15] = [
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.0.2.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "198.51.100.0/24",
+    "203.0.113.0/24",
+    "224.0.0.0/3",
+    "2001:db8::/32",
+    "fc00::/7",
+];
+
+fn provider(name: &str) -> &'static Provider {
+    find(name).unwrap_or_else(|| panic!("{name} is in the catalogue"))
+}
+
+fn chosen(provider: &'static Provider, codes: &[&str]) -> Vec<&'static Region> {
+    let region = |code: &&str| provider.region(code).expect("is a region");
+    codes.iter().map(region).collect()
+}
+
+/// What an operator would write for this entry at the least.
+fn required(provider: &Provider) -> BTreeMap<String, String> {
+    let required = provider.parameters.iter().filter(|p| p.default.is_none());
+    required
+        .map(|p| {
+            let value = p.values.first().map_or("example", String::as_str);
+            (p.name.clone(), value.to_owned())
+        })
+        .collect()
+}
+
+/// The strings of a table, wherever they are.
+fn strings(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::String(text) => found.push(text.clone()),
+        Value::Array(items) => items.iter().for_each(|item| strings(item, found)),
+        Value::Table(table) => table.values().for_each(|value| strings(value, found)),
+        _ => {}
+    }
+}
+
+/// The names in braces, among which a regular expression's counts are not.
+fn placeholders(text: &str) -> Vec<String> {
+    let placeholder = Regex::new(r"\{([a-z_]+)\}").expect("is a regular expression");
+    let found = placeholder.captures_iter(text);
+    found.map(|captures| captures[1].to_owned()).collect()
+}
+
+fn list_of(value: Option<&Value>) -> Vec<&str> {
+    match value {
+        Some(Value::Array(items)) => items.iter().filter_map(Value::as_str).collect(),
+        Some(Value::String(text)) => vec![text.as_str()],
+        _ => Vec::new(),
+    }
+}
+
+#[test]
+fn names_are_in_order_in_the_file_too() {
+    let headings = written::TEXT.lines().filter_map(|line| {
+        let name = line.strip_prefix('[')?.strip_suffix(']')?;
+        (!name.contains(['.', '['])).then_some(name)
+    });
+    let names: Vec<_> = all()
+        .iter()
+        .map(|provider| provider.name.as_str())
+        .collect();
+    assert_eq!(headings.collect::<Vec<_>>(), names);
+    assert!(names.len() >= 45, "{} entries", names.len());
+}
+
+#[test]
+fn every_entry_says_what_it_is() {
+    for provider in all() {
+        let name = &provider.name;
+        let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        assert!(name.chars().all(is_name), "{name}");
+        for text in [&provider.title, &provider.about, &provider.expected] {
+            assert!(!text.is_empty() && !text.ends_with('.'), "{name}: {text:?}");
+        }
+        let documented = provider.documented.parse::<Url>();
+        assert!(
+            documented.is_ok_and(|url| url.scheme() == "https"),
+            "{name}"
+        );
+        let codes = provider.regions().iter();
+        let codes: Vec<_> = codes
+            .flat_map(|region| region.aliases.iter().chain([&region.code]))
+            .map(|code| code.to_lowercase())
+            .collect();
+        let distinct: BTreeSet<_> = codes.iter().collect();
+        assert_eq!(distinct.len(), codes.len(), "{name}: {codes:?}");
+        for parameter in provider.parameters() {
+            // `{region}` is for regions.
+            assert_ne!(parameter.name, "region", "{name}");
+            assert!(!parameter.about.is_empty(), "{name}");
+            if let (Some(default), false) = (&parameter.default, parameter.values.is_empty()) {
+                assert!(parameter.values.contains(default), "{name}: {default}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_anybody_can_rent_has_a_warning() {
+    for name in [
+        "akamai",
+        "aws",
+        "aws-cloudfront",
+        "azure",
+        "cloudflare",
+        "cloudflare-jdcloud",
+        "digitalocean",
+        "exoscale",
+        "fastly",
+        "gcore-cdn",
+        "gcore-cloud",
+        "google",
+        "google-cloud",
+        "imperva",
+        "linode",
+        "oracle-cloud",
+        "vultr",
+        "zscaler",
+    ] {
+        let warning = provider(name).warning.as_deref().unwrap_or_default();
+        assert!(warning.contains("other"), "{name}: {warning}");
+    }
+}
+
+#[test]
+fn every_list_that_is_fetched_is_sound() {
+    for provider in all() {
+        let List::Fetched(source) = &provider.list else {
+            continue;
+        };
+        let name = &provider.name;
+        for key in source.keys() {
+            assert!(
+                KEYS.contains(&key.as_str()),
+                "{name}: there is no key {key:?}"
+            );
+        }
+        assert!(provider.prefixes(&[]).is_empty(), "{name} is one of both");
+        check_placeholders(provider, source);
+        let table = provider
+            .table(&[], &required(provider))
+            .unwrap_or_else(|error| panic!("{error}"));
+        let mut left = Vec::new();
+        strings(&Value::Table(table.clone()), &mut left);
+        for text in &left {
+            assert_eq!(placeholders(text), [""; 0], "{name}: {text}");
+        }
+        check_source(name, &table);
+    }
+}
+
+/// Each is a parameter or the region, and each of those is used.
+fn check_placeholders(provider: &Provider, source: &Table) {
+    let name = &provider.name;
+    let mut texts = Vec::new();
+    strings(&Value::Table(source.clone()), &mut texts);
+    let used: BTreeSet<_> = texts.iter().flat_map(|text| placeholders(text)).collect();
+    let parameters = provider.parameters().iter().map(|p| p.name.clone());
+    let has_regions = !provider.regions().is_empty();
+    let regions = has_regions.then(|| "region".to_owned());
+    assert_eq!(used, parameters.chain(regions).collect(), "{name}");
+}
+
+fn check_source(name: &str, table: &Table) {
+    let urls = list_of(table.get("url"));
+    let names = list_of(table.get("names"));
+    assert!(
+        urls.is_empty() != names.is_empty(),
+        "{name}: either url or names"
+    );
+    for url in &urls {
+        let parsed = Url::parse(url).unwrap_or_else(|error| panic!("{name}: {url}: {error}"));
+        assert_eq!(parsed.scheme(), "https", "{name}");
+    }
+    for host in &names {
+        let parsed = Url::parse(&format!("https://{host}/"));
+        let parsed = parsed.unwrap_or_else(|error| panic!("{name}: {host}: {error}"));
+        assert_eq!(parsed.host_str(), Some(*host), "{name}");
+    }
+    let format = table.get("format").and_then(Value::as_str);
+    assert_eq!(
+        format.is_some(),
+        !urls.is_empty(),
+        "{name}: a url has a format"
+    );
+    let goes_with = |key: &str, formats: &[&str]| {
+        let fits = format.is_some_and(|format| formats.contains(&format));
+        assert!(
+            !table.contains_key(key) || fits,
+            "{name}: {key} with {format:?}"
+        );
+    };
+    let formats = ["text", "json", "jsonl", "csv", "html", "markdown"];
+    assert!(
+        format.is_none_or(|format| formats.contains(&format)),
+        "{name}"
+    );
+    goes_with("select", &["json", "jsonl"]);
+    goes_with("column", &["csv"]);
+    goes_with("page", &["html", "markdown"]);
+    for path in list_of(table.get("select")) {
+        JsonPath::parse(path).unwrap_or_else(|error| panic!("{name}: {path}: {error}"));
+    }
+    for key in ["discover", "unzip"] {
+        for regex in list_of(table.get(key)) {
+            Regex::new(regex).unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+    }
+    if let Some(page) = table.get("page").and_then(Value::as_table) {
+        for (key, value) in page {
+            match key.as_str() {
+                "section" | "region" | "column" | "exclude_row" => {
+                    let regex = value.as_str().expect("is a string");
+                    Regex::new(regex).unwrap_or_else(|error| panic!("{name}: {error}"));
+                }
+                "exclude_code" => assert!(value.is_bool(), "{name}"),
+                _ => panic!("{name}: a page has no key {key:?}"),
+            }
+        }
+    }
+    for key in ["every", "timeout", "grace", "max_age", "ttl_floor"] {
+        for duration in list_of(table.get(key)) {
+            assert!(humantime::parse_duration(duration).is_ok(), "{name}: {key}");
+        }
+    }
+    if !urls.is_empty() {
+        let number = |key: &str| table.get(key).and_then(Value::as_integer);
+        let (min, max) = (number("min"), number("max"));
+        assert!(min >= Some(1) && min < max, "{name}: {min:?} {max:?}");
+    }
+}
+
+#[test]
+fn what_is_compiled_in_is_sound() {
+    let special: Vec<IpNet> = SPECIAL
+        .iter()
+        .map(|net| net.parse().expect("is a prefix"))
+        .collect();
+    for provider in all() {
+        let name = &provider.name;
+        let is_built_in = matches!(provider.list, List::BuiltIn);
+        let every: Vec<_> = provider.regions().iter().collect();
+        let prefixes = provider.prefixes(&every);
+        assert_eq!(is_built_in, !prefixes.is_empty(), "{name}");
+        assert_eq!(
+            is_built_in,
+            provider.table(&[], &required(provider)).is_err(),
+            "{name}"
+        );
+        for prefix in prefixes {
+            let is_special = special
+                .iter()
+                .any(|net| net.contains(&prefix) || prefix.contains(net));
+            assert!(!is_special, "{name}: {prefix}");
+        }
+    }
+}
+
+#[test]
+fn regions_hold_what_the_vendors_publish() {
+    let cases: [(&str, &[&str], usize); 21] = [
+        ("freshchat", &[], 43),
+        ("freshchat", &["US"], 14),
+        ("freshchat", &["EU"], 10),
+        ("freshchat", &["euc"], 10),
+        ("freshchat", &["IN"], 9),
+        ("freshchat", &["IN", "IND"], 9),
+        ("freshchat", &["AU"], 10),
+        ("freshservice", &[], 43),
+        ("freshservice", &["US"], 12),
+        ("freshservice", &["EUN"], 6),
+        ("freshservice", &["EUC"], 6),
+        ("freshservice", &["ind"], 6),
+        ("freshservice", &["AU"], 7),
+        ("freshservice", &["MEC"], 6),
+        ("gitlab-com", &[], 2),
+        ("square", &[], 2),
+        ("square", &["PRODUCTION", "SANDBOX"], 4),
+        ("workato", &[], 8 * 3),
+        ("workato", &["SANDBOX"], 3),
+        ("workato", &["KR"], 3),
+        (
+            "workato",
+            &["US", "EU", "JP", "SG", "AU", "IL", "CN", "SANDBOX"],
+            8 * 3,
+        ),
+    ];
+    for (name, regions, expected) in cases {
+        let provider = provider(name);
+        let prefixes = provider.prefixes(&chosen(provider, regions));
+        assert!(
+            prefixes.is_sorted_by(|a, b| a < b),
+            "{name}: sorted and distinct"
+        );
+        assert_eq!(prefixes.len(), expected, "{name} {regions:?}");
+    }
+}
+
+#[test]
+fn every_entry_can_be_copied_as_configuration() {
+    for provider in all() {
+        let name = &provider.name;
+        let text = provider.configuration();
+        let document = text
+            .parse::<Table>()
+            .unwrap_or_else(|error| panic!("{name}: {error}\n{text}"));
+        let source = &document["sources"][name.as_str()];
+        assert_eq!(source["provider"].as_str(), Some(name.as_str()));
+        let allow = list_of(document["services"]["webhooks"].get("allow"));
+        assert_eq!(allow, [name.as_str()]);
+        let is_outbound = provider.direction == Direction::Outbound;
+        assert_eq!(source.get("direction").is_some(), is_outbound, "{name}");
+        // What has to be given is given, and fits.
+        let given = source.get("parameters").and_then(Value::as_table);
+        let given = given.into_iter().flatten();
+        let given: BTreeMap<_, _> = given
+            .map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned()))
+            .collect();
+        if matches!(provider.list, List::Fetched(_)) {
+            provider
+                .table(&[], &given)
+                .unwrap_or_else(|error| panic!("{error}\n{text}"));
+        }
+    }
+    let text = provider("workato-page").configuration();
+    for expected in [
+        "# Documented at https://docs.workato.com/en/security/ip-allowlists\n",
+        "# Checked on 2026-11-22\n",
+        "# Warning: the page's markup is not confirmed",
+        "# regions = [\"US\"]\n",
+        "#     format = \"html\"\n",
+        "SANDBOX (if named)",
+    ] {
+        assert!(text.contains(expected), "{expected}\n{text}");
+    }
+}
+
+#[test]
+fn the_systems_that_this_began_with_are_there() {
+    let cases: [(&str, Direction, &str); 13] = [
+        ("freshchat", Direction::Inbound, "US EU IN AU"),
+        ("freshservice", Direction::Inbound, "US EUN EU IN AU ME"),
+        (
+            "freshservice-page",
+            Direction::Inbound,
+            "US EUN EU IN AU ME",
+        ),
+        ("pagerduty-app-hosts", Direction::Outbound, "US EU"),
+        ("pagerduty-events-hosts", Direction::Outbound, "US EU"),
+        ("pagerduty-rest-api", Direction::Outbound, "US EU"),
+        ("pagerduty-rest-api-hosts", Direction::Outbound, "US EU"),
+        ("pagerduty-webhooks-eu", Direction::Inbound, ""),
+        ("pagerduty-webhooks-legacy", Direction::Inbound, ""),
+        ("pagerduty-webhooks-us", Direction::Inbound, ""),
+        (
+            "workato",
+            Direction::Inbound,
+            "US EU JP SG AU IL CN KR SANDBOX",
+        ),
+        ("workato-gateways", Direction::Outbound, "US EU"),
+        (
+            "workato-page",
+            Direction::Inbound,
+            "US EU JP SG AU IL CN KR SANDBOX",
+        ),
+    ];
+    for (name, direction, regions) in cases {
+        let provider = provider(name);
+        assert_eq!(provider.direction, direction, "{name}");
+        assert_eq!(provider.codes().replace(", ", " "), regions, "{name}");
+    }
+    for (word, expected) in [
+        ("pagerduty", 7),
+        ("WORKATO", 3),
+        ("freddy", 1),
+        ("recipes", 2),
+    ] {
+        let found = all().iter().filter(|provider| provider.matches(word));
+        assert_eq!(found.count(), expected, "{word}");
+    }
+}

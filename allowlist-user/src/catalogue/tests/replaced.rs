@@ -1,0 +1,231 @@
+//! Placeholders and what comes in their place: a table of each, and of the values that are refused.
+
+use super::*;
+
+/// A parameter's name and its value.
+type Given<'c> = (&'c str, &'c str);
+
+/// A provider, regions and values; a key of the table and what it must be then.
+type Case<'c> = (&'c str, &'c [&'c str], &'c [Given<'c>], &'c str, &'c str);
+
+const REPLACED: [Case; 14] = [
+    // An array has a string for each region, in the order given, each once.
+    (
+        "svix",
+        &["EU", "us", "eu"],
+        &[],
+        "select",
+        r#"["$['eu'][*]", "$['us'][*]"]"#,
+    ),
+    (
+        "workato-gateways",
+        &["EU"],
+        &[],
+        "names",
+        r#"["sg3.eu.workato.com", "sg4.eu.workato.com"]"#,
+    ),
+    (
+        "workato-gateways",
+        &[],
+        &[],
+        "names",
+        r#"["sg3.workato.com", "sg3.eu.workato.com", "sg4.workato.com", "sg4.eu.workato.com"]"#,
+    ),
+    (
+        "pagerduty-events-hosts",
+        &["US"],
+        &[],
+        "names",
+        r#"["events.pagerduty.com"]"#,
+    ),
+    // The one URL becomes an array, for one region as well.
+    (
+        "intercom",
+        &["AU"],
+        &[],
+        "url",
+        r#"["https://static.intercomcdn.com/intercom-ips/au/intercom-ip-ranges.json"]"#,
+    ),
+    (
+        "pagerduty-rest-api",
+        &[],
+        &[],
+        "url",
+        r#"["https://developer.pagerduty.com/ip-safelists/rest-api-us-service-region-json", "https://developer.pagerduty.com/ip-safelists/rest-api-eu-service-region-json"]"#,
+    ),
+    // What has no region in it stays as it is.
+    (
+        "svix",
+        &["EU"],
+        &[],
+        "url",
+        r#""https://docs.svix.com/webhook-ips.json""#,
+    ),
+    // A regular expression has a choice.
+    (
+        "workato-page",
+        &["US", "SANDBOX"],
+        &[],
+        "page",
+        r#"{ region = "(?i)^(?:US data center|Developer sandbox)$" }"#,
+    ),
+    (
+        "customer-io",
+        &["EU"],
+        &[],
+        "page",
+        r#"{ column = "(?i)^(?:EU) region$" }"#,
+    ),
+    // Values go where their names are; defaults where none is given.
+    (
+        "zendesk",
+        &[],
+        &[("subdomain", "acme")],
+        "url",
+        r#""https://acme.zendesk.com/ips""#,
+    ),
+    (
+        "zendesk",
+        &[],
+        &[("subdomain", "acme")],
+        "select",
+        r#"["$.ips.egress['all'][*]"]"#,
+    ),
+    (
+        "github",
+        &[],
+        &[("key", "web")],
+        "select",
+        r#"["$['web'][*]"]"#,
+    ),
+    (
+        "new-relic-location",
+        &[],
+        &[("location", "Montreal, Québec, CA")],
+        "select",
+        r#"["$['Montreal, Québec, CA'][*]"]"#,
+    ),
+    (
+        "azure",
+        &[],
+        &[("tag", "Storage.WestEurope")],
+        "discover",
+        r#""^https://download\\.microsoft\\.com/\\S+/ServiceTags_Public_[0-9]{8}\\.json$""#,
+    ),
+];
+
+fn parameters(values: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let values = values.iter();
+    values
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+#[test]
+fn regions_and_parameters_are_put_in() {
+    for (name, regions, values, key, expected) in REPLACED {
+        let provider = provider(name);
+        let table = provider.table(&chosen(provider, regions), &parameters(values));
+        let table = table.unwrap_or_else(|error| panic!("{error}"));
+        let expected = format!("value = {expected}")
+            .parse::<Table>()
+            .expect("is TOML");
+        match (&table[key], &expected["value"]) {
+            (Value::Table(page), Value::Table(part)) => {
+                for (key, value) in part {
+                    assert_eq!(page[key], *value, "{name} {regions:?} {key}");
+                }
+            }
+            (found, expected) => assert_eq!(found, expected, "{name} {regions:?} {key}"),
+        }
+    }
+}
+
+#[test]
+fn a_value_that_could_mean_something_else_is_refused() {
+    let cases: [(&str, &[Given], &str); 16] = [
+        (
+            "zendesk",
+            &[],
+            "the parameter \"subdomain\" of zendesk is missing: your account's name",
+        ),
+        (
+            "okta",
+            &[],
+            "the parameter \"cell\" of okta is missing: the cell",
+        ),
+        (
+            "zendesk",
+            &[("subdomain", "acme.example/x?")],
+            "cannot be \"acme.example/x?\": write letters",
+        ),
+        (
+            "zendesk",
+            &[("subdomain", "user@host")],
+            "cannot be \"user@host\"",
+        ),
+        ("zendesk", &[("subdomain", "a#")], "cannot be \"a#\""),
+        (
+            "zendesk",
+            &[("subdomain", "..")],
+            "begin with a letter or a digit",
+        ),
+        ("zendesk", &[("subdomain", "")], "cannot be \"\""),
+        (
+            "zendesk",
+            &[("subdomain", "{list}")],
+            "cannot be \"{list}\"",
+        ),
+        (
+            "okta",
+            &[("cell", "x'] , $['y")],
+            "cannot be \"x'] , $['y\"",
+        ),
+        ("aws", &[("service", "S3' || '1'=='1")], "cannot be"),
+        ("aws", &[("service", "S3\n")], "cannot be"),
+        (
+            "aws",
+            &[("service", "S3"), ("location", ".*")],
+            "the parameter \"location\" of aws cannot be",
+        ),
+        (
+            "github",
+            &[("key", "ssh_keys")],
+            "cannot be \"ssh_keys\"; write one of \"hooks\", \"web\"",
+        ),
+        (
+            "new-relic-location",
+            &[("location", "Dublin")],
+            "write one of \"Cape Town, ZA\", ",
+        ),
+        (
+            "github",
+            &[("list", "hooks")],
+            "github has no parameter \"list\"; it has key",
+        ),
+        (
+            "fastly",
+            &[("list", "all")],
+            "fastly has no parameter \"list\"; it has none",
+        ),
+    ];
+    for (name, values, expected) in cases {
+        let refused = provider(name).table(&[], &parameters(values));
+        let error = refused.expect_err(name);
+        assert!(error.contains(expected), "{name} {values:?}: {error}");
+    }
+    // Not even with dots does a value leave the domain that it is put before.
+    let table = provider("zendesk").table(&[], &parameters(&[("subdomain", "a.b:443")]));
+    let table = table.expect("is plain");
+    let url = table["url"].as_str().expect("is a string");
+    assert!(Url::parse(url).is_err(), "{url}");
+}
+
+#[test]
+fn a_list_that_is_compiled_in_has_no_table() {
+    let error = provider("workato").table(&[], &BTreeMap::new());
+    assert_eq!(
+        error.expect_err("is compiled in"),
+        "the list of workato is compiled in"
+    );
+}

@@ -1,0 +1,110 @@
+//! The catalogue's file, read into providers.
+//!
+//! Invariants: an unknown key, a value of the wrong type and a prefix that is none are errors. Whether
+//! what stands there makes sense is for tests, not for every start of the program.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use jiff::civil::Date;
+use serde::Deserialize;
+use toml::Table;
+
+use super::{Direction, Evidence, List, Parameter, Provider, Region};
+use crate::feed;
+
+/// The catalogue as it is written down.
+pub(super) const TEXT: &str = include_str!("providers.toml");
+
+/// What the file says, in order of name.
+pub(super) fn parse(text: &str) -> Result<Vec<Provider>, String> {
+    let entries: BTreeMap<String, Entry> =
+        toml::from_str(text).map_err(|error| error.to_string())?;
+    let provider = |(name, entry): (String, Entry)| {
+        let regions = entry.regions.into_iter().map(|region| {
+            Ok(Region {
+                value: region.value.unwrap_or_else(|| region.code.clone()),
+                prefixes: parse_prefixes(&region.prefixes)?,
+                code: region.code,
+                aliases: region.aliases,
+                only_if_named: region.only_if_named,
+            })
+        });
+        let parameters = entry.parameters.into_iter();
+        Ok(Provider {
+            regions: regions
+                .collect::<Result<_, String>>()
+                .map_err(|error| format!("{name}: {error}"))?,
+            common: parse_prefixes(&entry.prefixes).map_err(|error| format!("{name}: {error}"))?,
+            parameters: parameters
+                .map(|(name, parameter)| Parameter {
+                    name,
+                    about: parameter.about,
+                    default: parameter.default,
+                    values: parameter.values,
+                })
+                .collect(),
+            name,
+            title: entry.title,
+            about: entry.about,
+            direction: entry.direction,
+            list: entry.source.map_or(List::BuiltIn, List::Fetched),
+            documented: entry.documented,
+            checked: entry.checked,
+            expected: entry.expected,
+            evidence: entry.evidence,
+            warning: entry.warning,
+        })
+    };
+    entries.into_iter().map(provider).collect()
+}
+
+fn parse_prefixes(tokens: &[String]) -> Result<Vec<IpNet>, String> {
+    let prefixes = tokens.iter().map(|token| feed::parse_prefix(token));
+    prefixes
+        .collect::<Result<_, _>>()
+        .map_err(|error| error.to_string())
+}
+
+/// A table of the file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    title: String,
+    about: String,
+    direction: Direction,
+    documented: String,
+    checked: Date,
+    expected: String,
+    evidence: Evidence,
+    warning: Option<String>,
+    source: Option<Table>,
+    #[serde(default)]
+    prefixes: Vec<String>,
+    #[serde(default)]
+    regions: Vec<RegionEntry>,
+    #[serde(default)]
+    parameters: BTreeMap<String, ParameterEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RegionEntry {
+    code: String,
+    #[serde(default)]
+    aliases: Vec<String>,
+    #[serde(default)]
+    only_if_named: bool,
+    value: Option<String>,
+    #[serde(default)]
+    prefixes: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ParameterEntry {
+    about: String,
+    default: Option<String>,
+    #[serde(default)]
+    values: Vec<String>,
+}
