@@ -11,6 +11,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod dataplane;
+pub mod export;
 pub mod feed;
 pub mod gather;
 pub mod interface;
