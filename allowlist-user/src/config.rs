@@ -133,7 +133,9 @@ impl Config {
         for name in &providers {
             match catalogue::find(name) {
                 Some(provider) => match provided(name, provider, &[], &BTreeMap::new()) {
-                    Ok(source) if source.direction == Direction::Outbound => wrong("--provider", outbound(name)),
+                    Ok(source) if source.direction == Direction::Outbound => {
+                        wrong("--provider", outbound(name))
+                    }
                     Ok(source) => sources.push(source),
                     Err(message) => wrong("--provider", format!("{name}: {message}")),
                 },
@@ -212,7 +214,10 @@ impl Config {
                 warnings.push(format!("sources.{}: {warning}", source.name));
             }
             if let Origin::Http(http) = &source.origin
-                && http.urls.iter().any(|url| url.scheme() == "http" && !is_loopback(url))
+                && http
+                    .urls
+                    .iter()
+                    .any(|url| url.scheme() == "http" && !is_loopback(url))
             {
                 warnings.push(format!(
                     "sources.{}: comes unprotected, so anybody on the way can let anybody in",

@@ -192,7 +192,10 @@ async fn accept(
     Json(wanted): Json<WantedList>,
 ) -> Response {
     let (done, answer) = oneshot::channel();
-    if requests.try_send(Request::Accept(wanted.source, done)).is_err() {
+    if requests
+        .try_send(Request::Accept(wanted.source, done))
+        .is_err()
+    {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
     match answer.await {

@@ -184,7 +184,10 @@ impl Daemon {
             daemon.keep(source, true);
         }
         let generation = daemon.dataplane.generation();
-        let events: Vec<_> = events.into_iter().map(|event| event.of(generation)).collect();
+        let events: Vec<_> = events
+            .into_iter()
+            .map(|event| event.of(generation))
+            .collect();
         daemon.tell_of(&events);
         for facts in &interfaces {
             warn_of_stripped_tags(&facts.name).await;

@@ -97,7 +97,8 @@ impl Change {
 impl Event {
     /// The same, as part of that generation: what a start takes in has none yet.
     pub fn of(mut self, first: u32) -> Self {
-        if let What::Changed { generation, .. } | What::Released { generation, .. } = &mut self.what {
+        if let What::Changed { generation, .. } | What::Released { generation, .. } = &mut self.what
+        {
             *generation = first;
         }
         self
@@ -117,7 +118,10 @@ impl Event {
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks with a reference"
+)]
 fn is_false(value: &bool) -> bool {
     !value
 }

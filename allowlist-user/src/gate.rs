@@ -36,7 +36,9 @@ pub enum Refusal {
         max: usize,
     },
     /// Something that must be in it is not.
-    #[error("does not cover {missing}, as `must_cover` demands; change `must_cover` if it need not")]
+    #[error(
+        "does not cover {missing}, as `must_cover` demands; change `must_cover` if it need not"
+    )]
     NotCovered {
         /// What is missing.
         missing: IpNet,

@@ -89,7 +89,10 @@ pub fn read(folder: &Path) -> Result<(Vec<Event>, usize)> {
                 return Err(error).with_context(|| format!("cannot read {}", path.display()));
             }
         };
-        for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        for line in bytes
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+        {
             match serde_json::from_slice(line) {
                 Ok(event) => events.push(event),
                 Err(_) => damaged += 1,
@@ -130,10 +133,17 @@ mod tests {
         assert_eq!(damaged, 0);
         assert_eq!(events.last(), Some(&event(499)));
         let times: Vec<_> = events.iter().map(|event| event.time.as_second()).collect();
-        assert!(times.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{times:?}");
+        assert!(
+            times.windows(2).all(|pair| pair[0] + 1 == pair[1]),
+            "{times:?}"
+        );
         let bytes: u64 = [FILE, OLD]
             .iter()
-            .map(|name| fs::metadata(folder.path().join(name)).expect("is there").len())
+            .map(|name| {
+                fs::metadata(folder.path().join(name))
+                    .expect("is there")
+                    .len()
+            })
             .sum();
         assert!((2048..=4096).contains(&bytes), "{bytes}");
     }
@@ -147,7 +157,10 @@ mod tests {
         let whole = fs::read(&path).expect("is there");
         fs::write(&path, &whole[..whole.len() - 9]).expect("is written");
         history.add(&event(2)).expect("is written");
-        assert_eq!(read(folder.path()).expect("is readable"), (vec![event(2)], 1));
+        assert_eq!(
+            read(folder.path()).expect("is readable"),
+            (vec![event(2)], 1)
+        );
     }
 
     #[test]

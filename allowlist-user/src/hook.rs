@@ -166,7 +166,10 @@ impl Hook {
                     let is_final = status.is_client_error() && status.as_u16() != 429;
                     (format!("the server answered {status}"), is_final)
                 }
-                Err(error) => (format!("{:#}", anyhow::Error::from(error.without_url())), false),
+                Err(error) => (
+                    format!("{:#}", anyhow::Error::from(error.without_url())),
+                    false,
+                ),
             };
             if last || is_final {
                 bail!("{problem}");
@@ -194,7 +197,11 @@ impl Hook {
         }
         builder.build().or_else(|error| {
             // Without TLS no certificates are needed.
-            if self.webhook.as_ref().is_some_and(|url| url.scheme() == "http") {
+            if self
+                .webhook
+                .as_ref()
+                .is_some_and(|url| url.scheme() == "http")
+            {
                 return Ok(Client::builder()
                     .timeout(self.timeout)
                     .redirect(redirect::Policy::none())

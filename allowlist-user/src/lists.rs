@@ -181,13 +181,17 @@ impl Lists {
                     Some(before) => self.feeds.insert(name.clone(), before),
                     None => self.feeds.remove(&name),
                 };
-                self.standings.extend(standing.map(|standing| (name, standing)));
+                self.standings
+                    .extend(standing.map(|standing| (name, standing)));
                 return Err(error);
             }
         };
         let was_bad = standing.is_some_and(|standing| standing.failure.is_some());
         let happened = happened.map(|happened| happened.what(generation));
-        let happened = was_bad.then_some(What::Recovered).into_iter().chain(happened);
+        let happened = was_bad
+            .then_some(What::Recovered)
+            .into_iter()
+            .chain(happened);
         Ok(events(&name, now, happened))
     }
 
@@ -215,10 +219,7 @@ impl Lists {
             && standing.refused.as_ref().map(|list| &list.prefixes)
                 == Some(&refused.fetched.prefixes);
         standing.failure = Some(reason.clone());
-        standing.refused = refused
-            .refusal
-            .is_acceptable()
-            .then_some(refused.fetched);
+        standing.refused = refused.refusal.is_acceptable().then_some(refused.fetched);
         let happened = (!is_known).then(|| What::Refused {
             reason,
             change: Change::new(refused.difference.added, refused.difference.removed),

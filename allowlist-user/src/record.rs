@@ -70,12 +70,7 @@ pub struct SourceRecord {
 
 impl Record {
     /// Describes a generation.
-    pub fn of(
-        generation: u32,
-        names: &Names,
-        policy: &Policy,
-        lists: &Lists,
-    ) -> Self {
+    pub fn of(generation: u32, names: &Names, policy: &Policy, lists: &Lists) -> Self {
         Self {
             generation,
             names: names.clone(),

@@ -29,7 +29,18 @@ fn the_examples_defaults_are_the_programs() {
     let example = include_str!("../../dist/allowlist.toml");
     let config = parse(example, "dist/allowlist.toml");
     assert_eq!(config.warnings(), [""; 0]);
-    let not_defaults = ["interfaces", "url", "ca_file", "file", "format"];
+    let not_defaults = [
+        "interfaces",
+        "url",
+        "ca_file",
+        "file",
+        "format",
+        "must_cover",
+        "names",
+        "select",
+        "command",
+        "webhook",
+    ];
     let mut shown = 0;
     let lines: Vec<&str> = example
         .lines()
@@ -45,8 +56,8 @@ fn the_examples_defaults_are_the_programs() {
         })
         .collect();
     assert_eq!(
-        shown, 14,
-        "default, return_traffic, max_flows, attach_mode, max_prefixes, every, timeout, max_size, and six to keep"
+        shown, 20,
+        "default, return_traffic, max_flows, attach_mode, max_prefixes, history_size, eight of a source, and six to keep"
     );
     let with_defaults = lines.join("\n");
     assert_eq!(parse(&with_defaults, "dist/allowlist.toml"), config);

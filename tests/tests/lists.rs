@@ -11,9 +11,7 @@ use std::time::Duration;
 use allowlist_user::compile::{Names, compile};
 use allowlist_user::feed;
 use allowlist_user::lists::Lists;
-use allowlist_user::policy::{
-    Format, Http, Origin, Policy, Ports, Service, Snapshot, Source,
-};
+use allowlist_user::policy::{Format, Http, Origin, Policy, Ports, Service, Snapshot, Source};
 use allowlist_user::renew::release;
 use allowlist_user::source::{Answer, Fetched};
 use allowlist_user::state::StateDir;
@@ -69,7 +67,8 @@ impl Model {
         for gone in self.listed.difference(hosts) {
             self.held.insert(*gone, now + GRACE);
         }
-        self.held.retain(|host, until| *until > now && !hosts.contains(host));
+        self.held
+            .retain(|host, until| *until > now && !hosts.contains(host));
         self.listed.clone_from(hosts);
         self.refused = None;
     }
@@ -86,14 +85,23 @@ impl Model {
 
     fn in_force(&self, now: Timestamp) -> BTreeSet<u8> {
         let held = self.held.iter().filter(|(_, until)| **until > now);
-        self.listed.iter().chain(held.map(|(host, _)| host)).copied().collect()
+        self.listed
+            .iter()
+            .chain(held.map(|(host, _)| host))
+            .copied()
+            .collect()
     }
 }
 
 fn policy() -> Policy {
     let source = |name: &str| {
-        let url = format!("https://{name}.example.com/").parse().expect("a URL");
-        let mut source = Source::new(name, Origin::Http(Http::new(vec![url], Format::json_array())));
+        let url = format!("https://{name}.example.com/")
+            .parse()
+            .expect("a URL");
+        let mut source = Source::new(
+            name,
+            Origin::Http(Http::new(vec![url], Format::json_array())),
+        );
         source.grace = Duration::from_hours(24);
         source
     };
@@ -128,7 +136,8 @@ impl Played {
         let source = self.policy.sources[place].clone();
         let today = self.now.to_zoned(jiff::tz::TimeZone::UTC).date();
         let Ok(list) = feed::parse(&Format::json_array(), bytes, today) else {
-            self.lists.fail(&source.name, "is no list".to_owned(), self.now);
+            self.lists
+                .fail(&source.name, "is no list".to_owned(), self.now);
             return;
         };
         self.take(
@@ -146,7 +155,9 @@ impl Played {
     fn take(&mut self, source: &Source, answer: Answer) {
         match self.lists.propose(source, answer, self.now) {
             Ok(proposal) => {
-                let Ok(_) = self.lists.adopt(proposal, self.now, |_| Ok::<_, Infallible>(0));
+                let Ok(_) = self
+                    .lists
+                    .adopt(proposal, self.now, |_| Ok::<_, Infallible>(0));
                 self.keep(source);
             }
             Err(refused) => {
@@ -159,7 +170,9 @@ impl Played {
     fn accept(&mut self, place: usize) {
         let source = self.policy.sources[place].clone();
         if let Some(Ok(proposal)) = self.lists.propose_refused(&source, self.now) {
-            let Ok(_) = self.lists.adopt(proposal, self.now, |_| Ok::<_, Infallible>(0));
+            let Ok(_) = self
+                .lists
+                .adopt(proposal, self.now, |_| Ok::<_, Infallible>(0));
             self.keep(&source);
         }
     }
@@ -172,8 +185,14 @@ impl Played {
     fn pass(&mut self, hours: i64) {
         self.now += SignedDuration::from_hours(hours);
         for proposal in self.lists.propose_release(self.now) {
-            let source = self.policy.source(&proposal.source).expect("is known").clone();
-            let Ok(_) = self.lists.adopt(proposal, self.now, |_| Ok::<_, Infallible>(0));
+            let source = self
+                .policy
+                .source(&proposal.source)
+                .expect("is known")
+                .clone();
+            let Ok(_) = self
+                .lists
+                .adopt(proposal, self.now, |_| Ok::<_, Infallible>(0));
             self.keep(&source);
         }
     }
@@ -181,7 +200,11 @@ impl Played {
     fn restart(&mut self) {
         let mut feeds = Snapshot::new();
         for source in &self.policy.sources {
-            let feed = self.state.load(source).expect("is readable").expect("is there");
+            let feed = self
+                .state
+                .load(source)
+                .expect("is readable")
+                .expect("is there");
             let feed = release(&feed, self.now).map_or(feed, |(feed, _)| feed);
             feeds.insert(source.name.clone(), feed);
         }

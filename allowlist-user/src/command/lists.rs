@@ -38,7 +38,11 @@ pub(super) async fn check(paths: &Paths, check: Check) -> Result<()> {
     }
     let feeds = fetch_all(config.policy.used_sources()).await?;
     for (name, feed) in &feeds {
-        warnings.extend(feed.notes.iter().map(|note| format!("sources.{name}: {note}")));
+        warnings.extend(
+            feed.notes
+                .iter()
+                .map(|note| format!("sources.{name}: {note}")),
+        );
     }
     if check.output.json {
         for warning in &warnings {
@@ -69,7 +73,10 @@ async fn fetch_all<'s>(sources: impl Iterator<Item = &'s Source>) -> Result<Snap
     let wanted = sources.map(|source| (source.clone(), Vec::new())).collect();
     for gathered in gather(wanted).await {
         let source = gathered.source;
-        match gathered.answer.and_then(|answer| first_feed(&source, answer)) {
+        match gathered
+            .answer
+            .and_then(|answer| first_feed(&source, answer))
+        {
             Ok(feed) => {
                 feeds.insert(source.name, feed);
             }
@@ -89,7 +96,12 @@ async fn fetch_all<'s>(sources: impl Iterator<Item = &'s Source>) -> Result<Snap
 fn first_feed(source: &Source, answer: Answer) -> Result<Feed> {
     match renew(source, None, answer, false, Timestamp::now()) {
         Ok(renewal) => Ok(renewal.feed),
-        Err(refused) => bail!("source {}: {}: {}", source.name, source.origin, refused.refusal),
+        Err(refused) => bail!(
+            "source {}: {}: {}",
+            source.name,
+            source.origin,
+            refused.refusal
+        ),
     }
 }
 
@@ -99,14 +111,23 @@ pub(super) async fn fetch(paths: &Paths, options: &Fetch) -> Result<()> {
         warn!("{}: {warning}", source.name);
     }
     let Answer::List(fetched) = crate::source::fetch(&source, &[]).await? else {
-        bail!("source {}: says that nothing is new, which nobody asked", source.name);
+        bail!(
+            "source {}: says that nothing is new, which nobody asked",
+            source.name
+        );
     };
     for note in &fetched.notes {
         warn!("{}: {note}", source.name);
     }
     let feed = Feed::new(fetched.prefixes.clone(), fetched.fetched);
     // Whoever looks at a list that is refused wants to see it.
-    if let Err(refused) = renew(&source, None, Answer::List(fetched), false, Timestamp::now()) {
+    if let Err(refused) = renew(
+        &source,
+        None,
+        Answer::List(fetched),
+        false,
+        Timestamp::now(),
+    ) {
         warn!("{}: would be refused: {}", source.name, refused.refusal);
     }
     if options.output.json {
@@ -127,15 +148,24 @@ fn source(paths: &Paths, options: &Fetch) -> Result<Source> {
     };
     let configured = configured.map(|config| config.policy.sources);
     let is_narrowed = !(options.region.is_empty() && options.parameter.is_empty());
-    let named = configured.iter().flatten().find(|source| source.name == name);
+    let named = configured
+        .iter()
+        .flatten()
+        .find(|source| source.name == name);
     match (named, provider) {
         (Some(_), None) if is_narrowed => {
-            bail!("--region and --parameter are for providers; {name:?} is a source of the configuration")
+            bail!(
+                "--region and --parameter are for providers; {name:?} is a source of the configuration"
+            )
         }
         (Some(source), _) if !is_narrowed => Ok(source.clone()),
         (_, Some(provider)) => provided_source(provider, options),
         _ => {
-            let names: Vec<_> = configured.iter().flatten().map(|source| &*source.name).collect();
+            let names: Vec<_> = configured
+                .iter()
+                .flatten()
+                .map(|source| &*source.name)
+                .collect();
             let names = if names.is_empty() {
                 "no source".to_owned()
             } else {
@@ -151,19 +181,34 @@ fn source(paths: &Paths, options: &Fetch) -> Result<Source> {
 fn provided_source(provider: &'static Provider, options: &Fetch) -> Result<Source> {
     let region = |code: &String| {
         provider.region(code).with_context(|| {
-            let codes: Vec<_> = provider.regions().iter().map(|region| &*region.code).collect();
+            let codes: Vec<_> = provider
+                .regions()
+                .iter()
+                .map(|region| &*region.code)
+                .collect();
             let there_are = if codes.is_empty() {
                 "no regions".to_owned()
             } else {
                 codes.join(", ")
             };
-            format!("there is no region {code:?}; {} has {there_are}", provider.name)
+            format!(
+                "there is no region {code:?}; {} has {there_are}",
+                provider.name
+            )
         })
     };
-    let regions = options.region.iter().map(region).collect::<Result<Vec<_>>>()?;
+    let regions = options
+        .region
+        .iter()
+        .map(region)
+        .collect::<Result<Vec<_>>>()?;
     let parameters: BTreeMap<_, _> = options.parameter.iter().cloned().collect();
-    provided(&provider.name, provider, &regions, &parameters)
-        .map_err(|message| anyhow::anyhow!("provider {}: {message}; give it by --parameter", provider.name))
+    provided(&provider.name, provider, &regions, &parameters).map_err(|message| {
+        anyhow::anyhow!(
+            "provider {}: {message}; give it by --parameter",
+            provider.name
+        )
+    })
 }
 
 pub(super) fn providers(options: &Providers) -> Result<()> {
@@ -187,8 +232,9 @@ pub(super) fn providers(options: &Providers) -> Result<()> {
 }
 
 fn show_provider(name: &str, output: Output) -> Result<()> {
-    let provider = catalogue::find(name)
-        .with_context(|| format!("there is no provider {name:?}; `allowlist providers` lists them"))?;
+    let provider = catalogue::find(name).with_context(|| {
+        format!("there is no provider {name:?}; `allowlist providers` lists them")
+    })?;
     if output.json {
         print_json(&report::provider_json(provider))
     } else {
@@ -203,7 +249,10 @@ fn chosen<'c>(config: &'c Config, name: Option<&str>) -> Result<Vec<&'c Source>>
     };
     let source = config.policy.source(name).with_context(|| {
         let names: Vec<_> = config.policy.sources.iter().map(|one| &*one.name).collect();
-        format!("there is no source {name:?}; the configuration has {}", names.join(", "))
+        format!(
+            "there is no source {name:?}; the configuration has {}",
+            names.join(", ")
+        )
     })?;
     Ok(vec![source])
 }
@@ -238,7 +287,9 @@ pub(super) async fn diff(paths: &Paths, options: &Diff) -> Result<()> {
         let feed = last.get(&source.name);
         feed.map_or_else(Vec::new, |feed| feed.validators.clone())
     };
-    let wanted = sources.iter().map(|&source| (source.clone(), known(source)));
+    let wanted = sources
+        .iter()
+        .map(|&source| (source.clone(), known(source)));
     let now = Timestamp::now();
     let mut outcomes = BTreeMap::new();
     for gathered in gather(wanted.collect()).await {
@@ -258,15 +309,24 @@ pub(super) async fn diff(paths: &Paths, options: &Diff) -> Result<()> {
     } else {
         print(&report::diff_text(&outcomes))?;
     }
-    let failed = outcomes.values().filter(|one| matches!(one, Outcome::Failed(_))).count();
-    ensure!(failed == 0, "{failed} of the sources could not be had; their last good lists stay");
+    let failed = outcomes
+        .values()
+        .filter(|one| matches!(one, Outcome::Failed(_)))
+        .count();
+    ensure!(
+        failed == 0,
+        "{failed} of the sources could not be had; their last good lists stay"
+    );
     Ok(())
 }
 
 pub(super) fn history(paths: &Paths, options: &History) -> Result<()> {
     let (mut events, damaged) = history::read(&paths.state_dir)?;
     if damaged > 0 {
-        warn!("{damaged} events in {} are damaged, and left out", paths.state_dir.display());
+        warn!(
+            "{damaged} events in {} are damaged, and left out",
+            paths.state_dir.display()
+        );
     }
     if let Some(name) = &options.source {
         events.retain(|event| event.source == *name);
@@ -276,7 +336,10 @@ pub(super) fn history(paths: &Paths, options: &History) -> Result<()> {
         return print_json(&serde_json::json!({ "events": events }));
     }
     if events.is_empty() {
-        info!("nothing has changed yet that {} tells of", paths.state_dir.display());
+        info!(
+            "nothing has changed yet that {} tells of",
+            paths.state_dir.display()
+        );
     }
     print(&report::history_text(events))
 }
@@ -300,17 +363,29 @@ pub(super) async fn export(paths: &Paths, options: &Export) -> Result<()> {
     } else {
         last_good(paths, &sources)?
     };
-    let missing = sources.iter().filter(|source| !feeds.contains_key(&source.name));
+    let missing = sources
+        .iter()
+        .filter(|source| !feeds.contains_key(&source.name));
     let missing: Vec<&Source> = missing.copied().collect();
-    for source in missing.iter().filter(|source| source.can_change() && !options.fetch) {
-        info!("{}: there is no last good list on disk, so it is fetched", source.name);
+    for source in missing
+        .iter()
+        .filter(|source| source.can_change() && !options.fetch)
+    {
+        info!(
+            "{}: there is no last good list on disk, so it is fetched",
+            source.name
+        );
     }
     feeds.append(&mut fetch_all(missing.into_iter()).await?);
     let lists: Vec<_> = sources
         .iter()
         .filter_map(|source| {
             let feed = feeds.get(&source.name)?;
-            Some((source, source.origin.to_string(), feed.in_force().collect::<Vec<_>>()))
+            Some((
+                source,
+                source.origin.to_string(),
+                feed.in_force().collect::<Vec<_>>(),
+            ))
         })
         .collect();
     let lists: Vec<_> = lists
@@ -321,5 +396,9 @@ pub(super) async fn export(paths: &Paths, options: &Export) -> Result<()> {
             prefixes,
         })
         .collect();
-    print(&exported(options.format, &options.settings(Timestamp::now()), &lists)?)
+    print(&exported(
+        options.format,
+        &options.settings(Timestamp::now()),
+        &lists,
+    )?)
 }

@@ -11,7 +11,10 @@ use toml::de::{DeTable, DeValue};
 use super::{ConfigError, Problem, nearest};
 
 /// The document, if its text is TOML.
-pub(in crate::config) fn parse<'t>(text: &'t str, problems: &mut Problems) -> Option<Spanned<DeTable<'t>>> {
+pub(in crate::config) fn parse<'t>(
+    text: &'t str,
+    problems: &mut Problems,
+) -> Option<Spanned<DeTable<'t>>> {
     let (document, errors) = DeTable::parse_recoverable(text);
     let Some(error) = errors.first() else {
         return Some(document);
@@ -37,7 +40,12 @@ impl Problems {
     }
 
     /// `value` if nothing was wrong, else everything that was, in the order of the text.
-    pub(in crate::config) fn result<T>(mut self, value: T, text: &str, file: &Path) -> Result<T, ConfigError> {
+    pub(in crate::config) fn result<T>(
+        mut self,
+        value: T,
+        text: &str,
+        file: &Path,
+    ) -> Result<T, ConfigError> {
         if self.0.is_empty() {
             return Ok(value);
         }

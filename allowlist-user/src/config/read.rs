@@ -106,7 +106,10 @@ fn read_hook(root: &Table, folder: &Path, problems: &mut Problems) -> Hook {
     };
     table.only(&["command", "webhook", "timeout", "ca_file"], problems);
     if table.get("command").is_none() && table.get("webhook").is_none() {
-        table.wrong(problems, "tells nobody; add `command` or `webhook`, or remove it");
+        table.wrong(
+            problems,
+            "tells nobody; add `command` or `webhook`, or remove it",
+        );
     }
     if let Some(node) = table.get("command") {
         hook.command = read_list(&node, problems, |word| Ok(word.to_owned()));
@@ -128,7 +131,13 @@ fn read_hook(root: &Table, folder: &Path, problems: &mut Problems) -> Hook {
     hook.ca_file = table
         .get("ca_file")
         .and_then(|node| read_path(&node, folder, problems));
-    read_duration(&table, "timeout", &mut hook.timeout, &TIMEOUT_RANGE, problems);
+    read_duration(
+        &table,
+        "timeout",
+        &mut hook.timeout,
+        &TIMEOUT_RANGE,
+        problems,
+    );
     hook
 }
 

@@ -49,14 +49,26 @@ const KEYS: &[(&str, &[Kind])] = &[
     ("ttl_floor", &[Kind::Names]),
     ("every", CHANGING),
     ("grace", CHANGING),
-    ("max_age", &[Kind::Fetched, Kind::File, Kind::Names, Kind::BuiltIn]),
+    (
+        "max_age",
+        &[Kind::Fetched, Kind::File, Kind::Names, Kind::BuiltIn],
+    ),
     ("min", CHANGING),
     ("max", CHANGING),
     ("must_cover", CHANGING),
     ("min_prefix_len", CHANGING),
     ("allow_special_use", CHANGING),
     ("max_shrink", CHANGING),
-    ("direction", &[Kind::Prefixes, Kind::File, Kind::Fetched, Kind::Names, Kind::BuiltIn]),
+    (
+        "direction",
+        &[
+            Kind::Prefixes,
+            Kind::File,
+            Kind::Fetched,
+            Kind::Names,
+            Kind::BuiltIn,
+        ],
+    ),
 ];
 
 const CHANGING: &[Kind] = &[Kind::Fetched, Kind::File, Kind::Names];
@@ -162,7 +174,9 @@ fn read_source(
     table.only(&keys, problems);
     let has = |key: &&str| table.get(key).is_some();
     // A provider with a URL is one origin: the vendor's list from a mirror.
-    let origins = ["provider", "file", "prefixes", "names"].into_iter().filter(has);
+    let origins = ["provider", "file", "prefixes", "names"]
+        .into_iter()
+        .filter(has);
     let origins: Vec<_> = match table.get("provider") {
         Some(_) => origins.filter(|key| *key != "names").collect(),
         None => origins.chain(["url"].into_iter().filter(has)).collect(),
@@ -220,7 +234,8 @@ fn read_fetched(table: &Table, problems: &mut Problems) -> Option<Origin> {
 }
 
 fn read_names(table: &Table, problems: &mut Problems) -> Option<Origin> {
-    let otherwise = "there is nothing to look up; write a name, such as names = [\"egress.example.com\"]";
+    let otherwise =
+        "there is nothing to look up; write a name, such as names = [\"egress.example.com\"]";
     let names = read_filled(table, "names", otherwise, problems, check_host);
     let mut lookup = Lookup::new(names);
     if let Some(node) = table.get("resolvers") {
@@ -305,7 +320,10 @@ fn read_provided(name: &str, table: &Table, problems: &mut Problems) -> Option<S
 }
 
 fn read_parameters(table: &Table, problems: &mut Problems) -> BTreeMap<String, String> {
-    let Some(table) = table.get("parameters").and_then(|node| node.table(problems)) else {
+    let Some(table) = table
+        .get("parameters")
+        .and_then(|node| node.table(problems))
+    else {
         return BTreeMap::new();
     };
     let mut parameters = BTreeMap::new();
@@ -343,7 +361,10 @@ fn read_urls(table: &Table, node: &Node, problems: &mut Problems) -> Option<Vec<
         .unwrap_or_default();
     if let Some(text) = node.string() {
         let url = read_url(text, is_plain_allowed);
-        return url.map_err(|message| node.wrong(problems, message)).ok().map(|url| vec![url]);
+        return url
+            .map_err(|message| node.wrong(problems, message))
+            .ok()
+            .map(|url| vec![url]);
     }
     if node.is_empty_array() {
         node.wrong(problems, "is empty; write the address of a list");

@@ -70,7 +70,9 @@ impl Files {
             watcher
         });
         if let Err(error) = &watcher {
-            warn!("files cannot be watched, so a change counts only when its time comes (`every`): {error}");
+            warn!(
+                "files cannot be watched, so a change counts only when its time comes (`every`): {error}"
+            );
         }
         Self {
             _watcher: watcher.ok(),

@@ -76,7 +76,12 @@ impl First {
         let Gathered { source, answer, .. } = gathered;
         let proposal = match self.lists.propose(&source, answer?, now) {
             Ok(proposal) => proposal,
-            Err(refused) => bail!("source {}: {}: {}", source.name, source.origin, refused.refusal),
+            Err(refused) => bail!(
+                "source {}: {}: {}",
+                source.name,
+                source.origin,
+                refused.refusal
+            ),
         };
         for note in &proposal.feed.notes {
             warn!("{}: {note}", source.name);

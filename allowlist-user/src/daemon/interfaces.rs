@@ -1,6 +1,5 @@
 //! The filter on its interfaces: put on at the start, and again when one comes back.
 
-
 use anyhow::Result;
 use log::{info, warn};
 use nix::net::if_::if_nametoindex;

@@ -52,7 +52,8 @@ impl Daemon {
     pub(super) fn fetch_due(&mut self) {
         let now = Instant::now();
         let used = self.config.policy.used_sources();
-        for source in used.filter(|source| self.due.get(&source.name).is_some_and(|due| *due <= now))
+        for source in
+            used.filter(|source| self.due.get(&source.name).is_some_and(|due| *due <= now))
         {
             let last = self.lists.feed(&source.name);
             let known = last.map_or_else(Vec::new, |feed| feed.validators.clone());
@@ -167,16 +168,30 @@ impl Daemon {
     /// The operator lets in the list that the gate refused last.
     pub(super) fn accept(&mut self, name: &str) -> Result<Accepted> {
         let Some(source) = self.config.policy.source(name).cloned() else {
-            let names: Vec<_> = self.config.policy.used_sources().map(|one| &*one.name).collect();
-            bail!("there is no source {name:?}; there are {}", names.join(", "));
+            let names: Vec<_> = self
+                .config
+                .policy
+                .used_sources()
+                .map(|one| &*one.name)
+                .collect();
+            bail!(
+                "there is no source {name:?}; there are {}",
+                names.join(", ")
+            );
         };
         let now = Timestamp::now();
         let proposal = match self.lists.propose_refused(&source, now) {
             Some(Ok(proposal)) => proposal,
             Some(Err(refused)) => bail!("source {name}: {}", refused.refusal),
-            None => match self.lists.standing(name).and_then(|one| one.failure.as_ref()) {
+            None => match self
+                .lists
+                .standing(name)
+                .and_then(|one| one.failure.as_ref())
+            {
                 Some(failure) => bail!("there is no list of {name} to accept: {failure}"),
-                None => bail!("no list of {name} was refused; `allowlist status` says how it stands"),
+                None => {
+                    bail!("no list of {name} was refused; `allowlist status` says how it stands")
+                }
             },
         };
         let events = self.adopt(&source, proposal, now)?;
@@ -280,7 +295,10 @@ impl Daemon {
     }
 
     fn schedule_retry(&mut self, source: &Source, asked: Option<Duration>) {
-        let times = self.lists.standing(&source.name).map_or(1, |standing| standing.times);
+        let times = self
+            .lists
+            .standing(&source.name)
+            .map_or(1, |standing| standing.times);
         let wait = schedule::after_failure(source, times, asked, fastrand::f64());
         self.schedule(source, wait);
     }

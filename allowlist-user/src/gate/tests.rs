@@ -38,7 +38,12 @@ fn check(change: impl FnOnce(&mut Gate), last: &str, new: &str, expected: &str) 
 #[test]
 fn numbers() {
     check(|_| {}, "", "8.8.8.8", "passes");
-    check(|_| {}, "", "", "has 0 prefixes, and at least 1 are expected; lower `min` if that is right");
+    check(
+        |_| {},
+        "",
+        "",
+        "has 0 prefixes, and at least 1 are expected; lower `min` if that is right",
+    );
     check(|gate| gate.min = 2, "", "8.8.8.8 9.9.9.9", "passes");
     check(
         |gate| gate.min = 3,
@@ -58,7 +63,12 @@ fn numbers() {
 fn what_must_be_covered() {
     let demand = |text: &'static str| move |gate: &mut Gate| gate.must_cover = list(text);
     check(demand("8.8.8.8"), "", "8.8.8.0/24", "passes");
-    check(demand("8.8.8.0/24"), "", "8.8.8.0/25 8.8.8.128/25", "passes");
+    check(
+        demand("8.8.8.0/24"),
+        "",
+        "8.8.8.0/25 8.8.8.128/25",
+        "passes",
+    );
     check(
         demand("8.8.8.0/24 9.9.9.9"),
         "",
@@ -106,8 +116,16 @@ fn special_use() {
     for (prefix, block, what) in [
         ("10.1.2.3/32", "10.0.0.0/8", "private"),
         ("0.0.0.0/8", "0.0.0.0/8", "\"this network\""),
-        ("100.64.0.0/10", "100.64.0.0/10", "shared by carriers' customers"),
-        ("100.0.0.0/8", "100.64.0.0/10", "shared by carriers' customers"),
+        (
+            "100.64.0.0/10",
+            "100.64.0.0/10",
+            "shared by carriers' customers",
+        ),
+        (
+            "100.0.0.0/8",
+            "100.64.0.0/10",
+            "shared by carriers' customers",
+        ),
         ("127.0.0.1/32", "127.0.0.0/8", "loopback"),
         ("169.254.169.254/32", "169.254.0.0/16", "link-local"),
         ("172.31.255.255/32", "172.16.0.0/12", "private"),
@@ -149,19 +167,47 @@ fn shrinking() {
         )
     };
     check(|_| {}, &ten, &addresses("8.8.8.0", 5), "passes");
-    check(|_| {}, &ten, &addresses("8.8.8.0", 4), &shrunk(6, 60, "IPv4"));
-    check(|gate| gate.max_shrink = 600, &ten, &addresses("8.8.8.0", 4), "passes");
+    check(
+        |_| {},
+        &ten,
+        &addresses("8.8.8.0", 4),
+        &shrunk(6, 60, "IPv4"),
+    );
+    check(
+        |gate| gate.max_shrink = 600,
+        &ten,
+        &addresses("8.8.8.0", 4),
+        "passes",
+    );
     check(|gate| gate.max_shrink = 1000, &ten, "9.9.9.9", "passes");
     // Few prefixes may go, however great a part they are.
     check(|_| {}, &addresses("8.8.8.0", 6), "8.8.8.0", "passes");
-    check(|_| {}, &addresses("8.8.8.0", 7), "8.8.8.0", &shrunk(6, 85, "IPv4"));
+    check(
+        |_| {},
+        &addresses("8.8.8.0", 7),
+        "8.8.8.0",
+        &shrunk(6, 85, "IPv4"),
+    );
     // Another list in its place is as suspicious as none.
-    check(|_| {}, &ten, &addresses("9.9.9.0", 10), &shrunk(10, 100, "IPv4"));
+    check(
+        |_| {},
+        &ten,
+        &addresses("9.9.9.0", 10),
+        &shrunk(10, 100, "IPv4"),
+    );
     // What is split or merged covers what it did.
     check(|_| {}, &addresses("8.8.8.0", 8), "8.8.8.0/29", "passes");
-    check(|_| {}, "8.8.8.0/29 8.8.9.0/24", &addresses("8.8.8.0", 8), "passes");
+    check(
+        |_| {},
+        "8.8.8.0/29 8.8.9.0/24",
+        &addresses("8.8.8.0", 8),
+        "passes",
+    );
     // A family that vanishes is not made up for by the other.
-    let both = format!("{} 2600:1::/32 2600:2::/32 2600:3::/32 2600:4::/32 2600:5::/32 2600:6::/32", ten);
+    let both = format!(
+        "{} 2600:1::/32 2600:2::/32 2600:3::/32 2600:4::/32 2600:5::/32 2600:6::/32",
+        ten
+    );
     check(|_| {}, &both, &ten, &shrunk(6, 100, "IPv6"));
     // Growth is nobody's loss.
     check(|_| {}, &ten, &addresses("8.8.8.0", 250), "passes");
@@ -169,7 +215,11 @@ fn shrinking() {
 
 #[test]
 fn the_operator_may_accept_a_size_and_nothing_else() {
-    for (new, is_acceptable) in [("8.8.8.8", true), ("10.0.0.0/8", false), ("2.0.0.0/7", false)] {
+    for (new, is_acceptable) in [
+        ("8.8.8.8", true),
+        ("10.0.0.0/8", false),
+        ("2.0.0.0/7", false),
+    ] {
         let source = source(|gate| gate.min = 2);
         let judged = judge(&source, None, &list(new), true);
         assert_eq!(judged.is_ok(), is_acceptable, "{new}");

@@ -39,7 +39,9 @@ fn answer(text: &str, now: Timestamp) -> Answer {
 /// Takes in a list that must pass the gate.
 fn take(lists: &mut Lists, source: &Source, text: &str, second: i64) -> Vec<What> {
     let now = at(second);
-    let proposal = lists.propose(source, answer(text, now), now).expect("passes");
+    let proposal = lists
+        .propose(source, answer(text, now), now)
+        .expect("passes");
     whats(adopt(lists, proposal, now))
 }
 
@@ -126,8 +128,14 @@ fn answers_that_take_turns_do_not_flap() {
     take(&mut lists, &source, "8.8.8.1 8.8.8.2", 0);
     for round in 1..10 {
         let now = at(60 * round);
-        let turn = if round % 2 == 0 { "8.8.8.1 8.8.8.2" } else { "8.8.8.3 8.8.8.4" };
-        let proposal = lists.propose(&source, answer(turn, now), now).expect("passes");
+        let turn = if round % 2 == 0 {
+            "8.8.8.1 8.8.8.2"
+        } else {
+            "8.8.8.3 8.8.8.4"
+        };
+        let proposal = lists
+            .propose(&source, answer(turn, now), now)
+            .expect("passes");
         assert_eq!(proposal.is_news, round == 1, "{round}");
         let events = whats(adopt(&mut lists, proposal, now));
         let expected = if round == 1 {
@@ -136,7 +144,10 @@ fn answers_that_take_turns_do_not_flap() {
             vec![]
         };
         assert_eq!(events, expected, "{round}");
-        assert_eq!(in_force(&lists), "8.8.8.1/32 8.8.8.2/32 8.8.8.3/32 8.8.8.4/32");
+        assert_eq!(
+            in_force(&lists),
+            "8.8.8.1/32 8.8.8.2/32 8.8.8.3/32 8.8.8.4/32"
+        );
     }
     // What stays away goes a grace period after it was seen last.
     assert_eq!(lists.next_release(), Some(at(9 * 60 + DAY)));
@@ -145,12 +156,17 @@ fn answers_that_take_turns_do_not_flap() {
 #[test]
 fn a_refused_list_waits_for_the_operator() {
     let (source, mut lists) = (vendor(), Lists::default());
-    let many = (0..10).map(|n| format!("8.8.8.{n}")).collect::<Vec<_>>().join(" ");
+    let many = (0..10)
+        .map(|n| format!("8.8.8.{n}"))
+        .collect::<Vec<_>>()
+        .join(" ");
     take(&mut lists, &source, &many, 0);
     assert!(lists.propose_refused(&source, at(1)).is_none());
     for round in 1..=2 {
         let now = at(round);
-        let refused = *lists.propose(&source, answer("9.9.9.9", now), now).expect_err("is refused");
+        let refused = *lists
+            .propose(&source, answer("9.9.9.9", now), now)
+            .expect_err("is refused");
         let events = whats(lists.refuse("vendor", refused, "why".to_owned(), now));
         let change = Change::new(list("9.9.9.9"), list(&many));
         let reason = "why".to_owned();
@@ -158,9 +174,15 @@ fn a_refused_list_waits_for_the_operator() {
         assert_eq!(events, Vec::from_iter(expected), "told once");
     }
     assert_eq!(lists.feeds()["vendor"].prefixes, list(&many));
-    assert_eq!(lists.standing("vendor").map(|standing| standing.times), Some(2));
+    assert_eq!(
+        lists.standing("vendor").map(|standing| standing.times),
+        Some(2)
+    );
 
-    let proposal = lists.propose_refused(&source, at(3)).expect("waits").expect("is accepted");
+    let proposal = lists
+        .propose_refused(&source, at(3))
+        .expect("waits")
+        .expect("is accepted");
     let events = whats(adopt(&mut lists, proposal, at(3)));
     let accepted = What::Changed {
         generation: 7,
@@ -178,7 +200,9 @@ fn a_refused_list_waits_for_the_operator() {
 #[test]
 fn what_cannot_be_in_force_changes_nothing() {
     let (source, mut lists) = (vendor(), Lists::default());
-    let proposal = lists.propose(&source, answer("8.8.8.8", at(0)), at(0)).expect("passes");
+    let proposal = lists
+        .propose(&source, answer("8.8.8.8", at(0)), at(0))
+        .expect("passes");
     assert_eq!(lists.adopt(proposal, at(0), |_| Err("full")), Err("full"));
     assert!(lists.feeds().is_empty());
     take(&mut lists, &source, "8.8.8.8", 1);
@@ -187,9 +211,14 @@ fn what_cannot_be_in_force_changes_nothing() {
     assert_eq!(events, [What::Failed { reason }]);
     assert_eq!(lists.fail("vendor", "still down".to_owned(), at(3)), []);
     let before = lists.feeds().clone();
-    let proposal = lists.propose(&source, answer("9.9.9.9", at(4)), at(4)).expect("passes");
+    let proposal = lists
+        .propose(&source, answer("9.9.9.9", at(4)), at(4))
+        .expect("passes");
     assert!(lists.adopt(proposal, at(4), |_| Err("full")).is_err());
-    assert_eq!((lists.feeds(), lists.standing("vendor").map(|one| one.times)), (&before, Some(2)));
+    assert_eq!(
+        (lists.feeds(), lists.standing("vendor").map(|one| one.times)),
+        (&before, Some(2))
+    );
     assert_eq!(take(&mut lists, &source, "8.8.8.8", 5), [What::Recovered]);
 }
 
@@ -203,7 +232,9 @@ fn nothing_new_makes_a_list_younger() {
     assert_eq!(whats(stale), [What::Stale { fetched: at(0) }]);
     assert_eq!(lists.age(sources.iter(), at(old + 1)), [], "told once");
     let unchanged = Answer::Unchanged(at(old + 2));
-    let proposal = lists.propose(&source, unchanged, at(old + 2)).expect("passes");
+    let proposal = lists
+        .propose(&source, unchanged, at(old + 2))
+        .expect("passes");
     assert!(!proposal.is_news);
     assert_eq!(adopt(&mut lists, proposal, at(old + 2)), []);
     assert_eq!(lists.feeds()["vendor"].fetched, at(old + 2));
@@ -219,7 +250,10 @@ fn a_clock_that_is_set_shortens_no_grace_period() {
         take(&mut lists, &source, "8.8.8.8 9.9.9.9", 0);
         take(&mut lists, &source, "8.8.8.8", 10);
         lists.shift(at(20), by);
-        let left = lists.next_release().expect("is held").duration_since(at(20) + by);
+        let left = lists
+            .next_release()
+            .expect("is held")
+            .duration_since(at(20) + by);
         assert_eq!(left.as_secs(), DAY - 10);
         assert_eq!(lists.feeds()["vendor"].fetched, at(10) + by);
     }

@@ -77,7 +77,9 @@ pub fn diff_json(outcomes: &BTreeMap<String, Outcome>) -> Value {
             "notes": renewal.feed.notes,
         }),
     };
-    let sources = outcomes.iter().map(|(name, outcome)| (name.clone(), one(outcome)));
+    let sources = outcomes
+        .iter()
+        .map(|(name, outcome)| (name.clone(), one(outcome)));
     json!({ "sources": sources.collect::<serde_json::Map<_, _>>() })
 }
 

@@ -115,7 +115,8 @@ pub(crate) fn pagerduty(online: bool) -> anyhow::Result<Vec<IpNet>> {
         return Ok(networks(&PAGERDUTY));
     }
     let provider = catalogue::find(FETCHED).context("the catalogue lacks a vendor of the demo")?;
-    let source = provided("pagerduty", provider, &[], &BTreeMap::new()).map_err(anyhow::Error::msg)?;
+    let source =
+        provided("pagerduty", provider, &[], &BTreeMap::new()).map_err(anyhow::Error::msg)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

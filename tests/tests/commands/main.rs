@@ -1,6 +1,7 @@
 //! Every command as a process: what it prints as text and as JSON, its exit code, and what it leaves
 //! behind. Packets are `filter`'s.
 
+mod lists;
 mod refusals;
 
 use std::fs::{self, Permissions};

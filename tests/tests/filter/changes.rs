@@ -42,14 +42,19 @@ impl Setup {
 
     fn prefixes(&self) -> anyhow::Result<Vec<String>> {
         let list = self.site.json("list")?;
-        let entries = list["prefixes"].as_array().context("prefixes is an array")?;
+        let entries = list["prefixes"]
+            .as_array()
+            .context("prefixes is an array")?;
         let prefixes = entries.iter().filter_map(|entry| entry["prefix"].as_str());
         Ok(prefixes.map(str::to_owned).collect())
     }
 
     fn events(&self) -> anyhow::Result<Vec<Value>> {
         let history = self.site.json("history")?;
-        Ok(history["events"].as_array().context("events is an array")?.clone())
+        Ok(history["events"]
+            .as_array()
+            .context("events is an array")?
+            .clone())
     }
 
     /// The words for what happened to the source, in order.
@@ -80,39 +85,66 @@ fn a_list_that_shrinks_waits_until_it_is_accepted() -> anyhow::Result<()> {
     let filter = setup.start()?;
     let ended = site.run(&["accept", "vendor"])?;
     assert_eq!(ended.code, Some(1));
-    assert!(ended.stderr.contains("no list of vendor was refused"), "{ended:?}");
+    assert!(
+        ended.stderr.contains("no list of vendor was refused"),
+        "{ended:?}"
+    );
 
     setup.vendor.answer("/list", answer(&["198.18.0.1"]));
-    let line = filter.wait_for_line("9 prefixes less, and with them 90 % of the IPv4 addresses", SOON)?;
-    assert!(line.contains("`allowlist accept vendor` lets it in"), "{line}");
+    let line = filter.wait_for_line(
+        "9 prefixes less, and with them 90 % of the IPv4 addresses",
+        SOON,
+    )?;
+    assert!(
+        line.contains("`allowlist accept vendor` lets it in"),
+        "{line}"
+    );
     eventually(|| Ok(site.json("status")?["sources"]["vendor"]["state"] == "refused"))?;
     assert_eq!(setup.prefixes()?.len(), 10);
     assert!(gets_through(site, "198.18.0.9")?);
 
     let diff = site.run(&["diff", "--config", config])?;
     assert_eq!(diff.code, Some(0), "{diff:?}");
-    assert!(diff.stdout.starts_with("vendor: would be refused: lists 9 prefixes less"), "{diff:?}");
+    assert!(
+        diff.stdout
+            .starts_with("vendor: would be refused: lists 9 prefixes less"),
+        "{diff:?}"
+    );
     assert!(diff.stdout.contains("\n  - 198.18.0.9/32\n"), "{diff:?}");
 
     let ended = site.run(&["accept", "vendor"])?;
     assert_eq!(
         (ended.code, ended.stdout.as_str()),
-        (Some(0), "accepted: 0 prefixes more and 9 less; generation 2\n"),
+        (
+            Some(0),
+            "accepted: 0 prefixes more and 9 less; generation 2\n"
+        ),
         "{ended:?}"
     );
     assert_eq!(setup.prefixes()?, ["198.18.0.1/32"]);
     assert!(!gets_through(site, "198.18.0.9")?);
     assert_eq!(site.json("status")?["sources"]["vendor"]["state"], "ok");
-    assert_eq!(setup.words()?, ["changed", "refused", "recovered", "changed"]);
+    assert_eq!(
+        setup.words()?,
+        ["changed", "refused", "recovered", "changed"]
+    );
     let accepted = &setup.events()?[3];
-    assert_eq!((&accepted["accepted"], &accepted["removed_count"]), (&json!(true), &json!(9)));
+    assert_eq!(
+        (&accepted["accepted"], &accepted["removed_count"]),
+        (&json!(true), &json!(9))
+    );
     // What was accepted is the last good list, and outlives the daemon.
     drop(filter);
     let _filter = setup.start()?;
     assert_eq!(setup.prefixes()?, ["198.18.0.1/32"]);
 
     let ended = site.run(&["accept", "nobody"])?;
-    assert!(ended.stderr.contains("there is no source \"nobody\"; there are vendor"), "{ended:?}");
+    assert!(
+        ended
+            .stderr
+            .contains("there is no source \"nobody\"; there are vendor"),
+        "{ended:?}"
+    );
     Ok(())
 }
 
@@ -125,13 +157,18 @@ fn what_is_removed_stays_for_its_grace_period() -> anyhow::Result<()> {
     let setup = Setup::new(&list, "grace = '4s'", more)?;
     let site = &setup.site;
     let mut filter = setup.start()?;
-    setup.vendor.answer("/list", answer(&["198.18.0.1", "198.18.0.4"]));
+    setup
+        .vendor
+        .answer("/list", answer(&["198.18.0.1", "198.18.0.4"]));
     filter.wait_for_line("(2 more until their grace period is over)", SOON)?;
     // What is new is in force at once.
     assert_eq!(setup.prefixes()?.len(), 4);
     let changed = setup.events()?.pop().context("it was written down")?;
     assert_eq!(changed["added"], json!(["198.18.0.4/32"]));
-    assert_eq!(changed["removed"], json!(["198.18.0.2/32", "198.18.0.3/32"]));
+    assert_eq!(
+        changed["removed"],
+        json!(["198.18.0.2/32", "198.18.0.3/32"])
+    );
     assert!(changed["held_until"].is_string(), "{changed}");
     assert_eq!(site.json("status")?["sources"]["vendor"]["held"], 2);
     // A grace period goes on while nobody runs, and over a crash.
@@ -139,7 +176,10 @@ fn what_is_removed_stays_for_its_grace_period() -> anyhow::Result<()> {
     let _filter = setup.start()?;
     eventually(|| Ok(!setup.prefixes()?.contains(&"198.18.0.2/32".to_owned())))?;
     // Another source lists it still.
-    assert_eq!(setup.prefixes()?, ["198.18.0.1/32", "198.18.0.3/32", "198.18.0.4/32"]);
+    assert_eq!(
+        setup.prefixes()?,
+        ["198.18.0.1/32", "198.18.0.3/32", "198.18.0.4/32"]
+    );
     assert!(!gets_through(site, "198.18.0.2")?);
     assert!(gets_through(site, "198.18.0.3")?);
     Ok(())
@@ -180,7 +220,10 @@ fn a_file_is_read_again_when_it_is_written() -> anyhow::Result<()> {
     assert!(gets_through(&site, "198.18.0.3")?);
     // What is no list changes nothing, and neither does a file that is gone.
     fs::write(&path, "198.18.0.4/99\n")?;
-    filter.wait_for_line("office.txt: line 1: \"198.18.0.4/99\" is not a prefix", SOON)?;
+    filter.wait_for_line(
+        "office.txt: line 1: \"198.18.0.4/99\" is not a prefix",
+        SOON,
+    )?;
     fs::remove_file(&path)?;
     filter.wait_for_line("office.txt: cannot be read", SOON)?;
     assert!(gets_through(&site, "198.18.0.3")?);
@@ -214,21 +257,29 @@ fn a_hook_is_told_what_changed() -> anyhow::Result<()> {
         lines = text.lines().map(str::to_owned).collect();
         Ok(lines.len() == 2)
     })?;
-    let change = lines[1].strip_suffix(" for vendor").context("names the source")?;
+    let change = lines[1]
+        .strip_suffix(" for vendor")
+        .context("names the source")?;
     let change: Value = serde_json::from_str(change)?;
     assert_eq!(change["event"], "changed");
     assert_eq!(change["added"], json!(["198.18.0.2/32"]));
     assert_eq!(change["removed"], json!(["198.18.0.1/32"]));
     let posts = || {
         let requests = setup.vendor.requests();
-        requests.iter().filter(|head| head.starts_with("POST /hook ")).count()
+        requests
+            .iter()
+            .filter(|head| head.starts_with("POST /hook "))
+            .count()
     };
     eventually(|| Ok(posts() == 2))?;
     // A hook that fails is a warning, and the filter goes on.
     fs::remove_file(&script)?;
     setup.vendor.answer("/hook", Answer::Status(400));
     setup.vendor.answer("/list", answer(&["198.18.0.3"]));
-    filter.wait_for_line("cannot be started; check `command` and its permissions", SOON)?;
+    filter.wait_for_line(
+        "cannot be started; check `command` and its permissions",
+        SOON,
+    )?;
     filter.wait_for_line("/hook: the server answered 400", SOON)?;
     assert!(gets_through(&setup.site, "198.18.0.3")?);
     Ok(())
@@ -239,7 +290,10 @@ fn an_old_list_is_called_stale_and_stays() -> anyhow::Result<()> {
     require_root!();
     let setup = Setup::new(&["198.18.0.1"], "max_age = '2s'", WEB)?;
     let filter = setup.start()?;
-    assert_eq!(setup.site.json("status")?["sources"]["vendor"]["state"], "ok");
+    assert_eq!(
+        setup.site.json("status")?["sources"]["vendor"]["state"],
+        "ok"
+    );
     setup.vendor.answer("/list", Answer::Status(503));
     filter.wait_for_line("vendor: its list is of ", SOON)?;
     eventually(|| Ok(setup.site.json("status")?["sources"]["vendor"]["state"] == "stale"))?;
@@ -247,7 +301,10 @@ fn an_old_list_is_called_stale_and_stays() -> anyhow::Result<()> {
     assert!(text.contains("and should not be older than 2s"), "{text}");
     assert!(gets_through(&setup.site, "198.18.0.1")?);
     let words = setup.words()?;
-    assert!(words.contains(&"stale".to_owned()) && words.contains(&"failed".to_owned()), "{words:?}");
+    assert!(
+        words.contains(&"stale".to_owned()) && words.contains(&"failed".to_owned()),
+        "{words:?}"
+    );
     setup.vendor.answer("/list", answer(&["198.18.0.1"]));
     eventually(|| Ok(setup.site.json("status")?["sources"]["vendor"]["state"] == "ok"))
 }
@@ -260,14 +317,22 @@ fn a_list_of_special_addresses_is_never_taken() -> anyhow::Result<()> {
     setup.site.scratch.write("allowlist.toml", config)?;
     let filter = setup.start()?;
     for (list, expected) in [
-        (&["8.8.8.8", "10.0.0.0/8"][..], "has 10.0.0.0/8, of which 10.0.0.0/8 is private (RFC 6890)"),
+        (
+            &["8.8.8.8", "10.0.0.0/8"][..],
+            "has 10.0.0.0/8, of which 10.0.0.0/8 is private (RFC 6890)",
+        ),
         (&["8.0.0.0/7"], "has 8.0.0.0/7, which is wider than /8"),
     ] {
         setup.vendor.answer("/list", answer(list));
         filter.wait_for_line(expected, SOON)?;
         assert_eq!(setup.prefixes()?, ["8.8.8.8/32"]);
         let ended = setup.site.run(&["accept", "vendor"])?;
-        assert!(ended.stderr.contains("there is no list of vendor to accept"), "{ended:?}");
+        assert!(
+            ended
+                .stderr
+                .contains("there is no list of vendor to accept"),
+            "{ended:?}"
+        );
     }
     Ok(())
 }

@@ -21,7 +21,8 @@ pub(super) fn read_format(table: &Table, problems: &mut Problems) -> Option<Form
     let selects = |problems: &mut Problems| match table.get("select") {
         None => vec![Select::new("$[*]").expect("it is a JSONPath")],
         Some(_) => {
-            let otherwise = "nothing would be selected; write a JSONPath, such as select = [\"$.hooks[*]\"]";
+            let otherwise =
+                "nothing would be selected; write a JSONPath, such as select = [\"$.hooks[*]\"]";
             read_filled(table, "select", otherwise, problems, Select::new)
         }
     };
@@ -41,7 +42,10 @@ pub(super) fn read_format(table: &Table, problems: &mut Problems) -> Option<Form
         "markdown" => (Format::Markdown(read_page(table, problems)), "page"),
         _ => {
             let names = FORMATS.map(|name| format!("{name:?}")).join(" or ");
-            node?.wrong(problems, format!("{text:?} is not known here; write {names}"));
+            node?.wrong(
+                problems,
+                format!("{text:?} is not known here; write {names}"),
+            );
             return None;
         }
     };
@@ -59,7 +63,10 @@ pub(super) fn read_format(table: &Table, problems: &mut Problems) -> Option<Form
 fn read_column(table: &Table, problems: &mut Problems) -> Column {
     let what = "write its number, from 0, or its name in the header line";
     let Some(node) = table.get("column") else {
-        table.wrong(problems, format!("has format \"csv\" and no `column`; {what}"));
+        table.wrong(
+            problems,
+            format!("has format \"csv\" and no `column`; {what}"),
+        );
         return Column::Number(0);
     };
     match (node.integer(), node.string()) {

@@ -43,24 +43,46 @@ pub(super) fn read_options(
     match &mut source.origin {
         Origin::Http(http) => read_http(http, table, folder, problems),
         Origin::Names(lookup) => {
-            read_duration(table, "timeout", &mut lookup.timeout, &TIMEOUT_RANGE, problems);
-            read_duration(table, "ttl_floor", &mut lookup.ttl_floor, &TTL_FLOOR_RANGE, problems);
+            read_duration(
+                table,
+                "timeout",
+                &mut lookup.timeout,
+                &TIMEOUT_RANGE,
+                problems,
+            );
+            read_duration(
+                table,
+                "ttl_floor",
+                &mut lookup.ttl_floor,
+                &TTL_FLOOR_RANGE,
+                problems,
+            );
         }
         Origin::Prefixes(_) | Origin::BuiltIn { .. } | Origin::File { .. } => {}
     }
     read_duration(table, "every", &mut source.every, &EVERY_RANGE, problems);
     read_duration(table, "grace", &mut source.grace, &GRACE_RANGE, problems);
-    read_duration(table, "max_age", &mut source.max_age, &MAX_AGE_RANGE, problems);
+    read_duration(
+        table,
+        "max_age",
+        &mut source.max_age,
+        &MAX_AGE_RANGE,
+        problems,
+    );
     read_gate(&mut source.gate, table, problems);
     read_direction(source, table, problems);
 }
 
 fn read_http(http: &mut Http, table: &Table, folder: &Path, problems: &mut Problems) {
     let path = |key: &str, problems: &mut Problems| {
-        table.get(key).and_then(|node| read_path(&node, folder, problems))
+        table
+            .get(key)
+            .and_then(|node| read_path(&node, folder, problems))
     };
     let pattern = |key: &str, problems: &mut Problems| {
-        table.get(key).and_then(|node| read_pattern(&node, problems))
+        table
+            .get(key)
+            .and_then(|node| read_pattern(&node, problems))
     };
     let keep = |new, old: &mut Option<_>| {
         if let Some(new) = new {
@@ -78,7 +100,13 @@ fn read_http(http: &mut Http, table: &Table, folder: &Path, problems: &mut Probl
     if let Some(node) = table.get("allow_plain_http") {
         http.allow_plain_http = node.boolean(problems).unwrap_or_default();
     }
-    read_duration(table, "timeout", &mut http.timeout, &TIMEOUT_RANGE, problems);
+    read_duration(
+        table,
+        "timeout",
+        &mut http.timeout,
+        &TIMEOUT_RANGE,
+        problems,
+    );
     read_max_size(table, &mut http.max_bytes, problems);
     if let Some(table) = table.get("headers").and_then(|node| node.table(problems)) {
         for (name, node) in table.entries() {
@@ -127,10 +155,16 @@ fn read_gate(gate: &mut Gate, table: &Table, problems: &mut Problems) {
     if let Some(max) = count("max", problems) {
         gate.max = Some(max);
     }
-    if let Some(node) = table.get("max").filter(|_| gate.max.is_some_and(|max| max < gate.min)) {
+    if let Some(node) = table
+        .get("max")
+        .filter(|_| gate.max.is_some_and(|max| max < gate.min))
+    {
         node.wrong(
             problems,
-            format!("is less than `min`, which is {}; no list would ever pass", gate.min),
+            format!(
+                "is less than `min`, which is {}; no list would ever pass",
+                gate.min
+            ),
         );
     }
     let cover = |text: &str| feed::parse_prefix(text).map_err(|error| error.to_string());
@@ -141,7 +175,10 @@ fn read_gate(gate: &mut Gate, table: &Table, problems: &mut Problems) {
         gate.allow_special_use = node.boolean(problems).unwrap_or_default();
     }
     read_shrink(table, &mut gate.max_shrink, problems);
-    if let Some(table) = table.get("min_prefix_len").and_then(|node| node.table(problems)) {
+    if let Some(table) = table
+        .get("min_prefix_len")
+        .and_then(|node| node.table(problems))
+    {
         table.only(&["v4", "v6"], problems);
         let lengths = [
             ("v4", &mut gate.min_prefix_len_v4, 32),
@@ -153,7 +190,10 @@ fn read_gate(gate: &mut Gate, table: &Table, problems: &mut Problems) {
             };
             match node.integer() {
                 Some(number) if number <= max => *length = number as u8,
-                _ => node.wrong(problems, format!("is not a prefix length; write 0 to {max}")),
+                _ => node.wrong(
+                    problems,
+                    format!("is not a prefix length; write 0 to {max}"),
+                ),
             }
         }
     }

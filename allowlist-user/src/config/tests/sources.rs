@@ -21,7 +21,9 @@ fn pattern(text: &str) -> Pattern {
 }
 
 fn selects<const N: usize>(texts: [&str; N]) -> Vec<Select> {
-    texts.map(|text| Select::new(text).expect("a path")).to_vec()
+    texts
+        .map(|text| Select::new(text).expect("a path"))
+        .to_vec()
 }
 
 #[test]
@@ -51,8 +53,14 @@ fn formats() {
             Format::Csv(Column::Name("ip prefix".to_owned())),
         ),
         ("format = 'html'", Format::Html(Page::default())),
-        (&format!("format = 'html'\n{of_page}"), Format::Html(page.clone())),
-        (&format!("format = 'markdown'\n{of_page}"), Format::Markdown(page)),
+        (
+            &format!("format = 'html'\n{of_page}"),
+            Format::Html(page.clone()),
+        ),
+        (
+            &format!("format = 'markdown'\n{of_page}"),
+            Format::Markdown(page),
+        ),
     ];
     for (text, expected) in cases {
         let source = read(&format!("url = 'https://example.com/'\n{text}"));
@@ -104,10 +112,14 @@ fn options_of_names() {
         timeout = "3s"
         "#,
     );
-    let names = ["egress.example.com", "b.example.com"].map(str::to_owned).to_vec();
+    let names = ["egress.example.com", "b.example.com"]
+        .map(str::to_owned)
+        .to_vec();
     let servers = ["192.0.2.53:53", "[2001:db8::53]:5353"];
     let expected = Lookup {
-        resolvers: servers.map(|server| server.parse().expect("an address")).to_vec(),
+        resolvers: servers
+            .map(|server| server.parse().expect("an address"))
+            .to_vec(),
         ttl_floor: Duration::from_secs(5),
         timeout: Duration::from_secs(3),
         ..Lookup::new(names)
@@ -144,7 +156,10 @@ fn what_is_demanded() {
         max_shrink: 250,
     };
     assert_eq!(source.gate, expected);
-    assert_eq!((source.grace, source.every), (Duration::ZERO, Duration::from_mins(5)));
+    assert_eq!(
+        (source.grace, source.every),
+        (Duration::ZERO, Duration::from_mins(5))
+    );
     assert_eq!(source.max_age, Duration::from_hours(72));
     assert_eq!(source.direction, Direction::Outbound);
 }
@@ -152,13 +167,19 @@ fn what_is_demanded() {
 #[test]
 fn what_is_on_this_host_is_trusted_more() {
     let fetched = read("url = 'https://example.com/'\nformat = 'text'");
-    assert_eq!((fetched.gate, fetched.grace), (Gate::default(), Source::GRACE));
+    assert_eq!(
+        (fetched.gate, fetched.grace),
+        (Gate::default(), Source::GRACE)
+    );
     let file = read("file = 'lab.txt'");
     assert!(file.gate.allow_special_use);
     assert_eq!(file.grace, Duration::ZERO);
     // Answers of name servers take turns, so that all of one may be gone in the next.
     let names = read("names = ['a.example.com']");
-    assert_eq!((names.gate.max_shrink, names.gate.allow_special_use), (1000, false));
+    assert_eq!(
+        (names.gate.max_shrink, names.gate.allow_special_use),
+        (1000, false)
+    );
 }
 
 #[test]
@@ -173,14 +194,23 @@ fn providers_with_parameters_and_regions() {
         panic!("{source:?}")
     };
     assert_eq!(http.urls.len(), 2, "{http:?}");
-    assert_eq!((source.every, source.gate.min), (Duration::from_hours(2), 1));
-    assert!(source.gate.max.is_some(), "the catalogue's own demand is in force");
+    assert_eq!(
+        (source.every, source.gate.min),
+        (Duration::from_hours(2), 1)
+    );
+    assert!(
+        source.gate.max.is_some(),
+        "the catalogue's own demand is in force"
+    );
 }
 
 #[test]
 fn names_what_does_not_go_together() {
     let cases = [
-        ("file = 'a'\nselect = ['$']", "3:10: sources.x.select: needs a `format` that it belongs to; add one"),
+        (
+            "file = 'a'\nselect = ['$']",
+            "3:10: sources.x.select: needs a `format` that it belongs to; add one",
+        ),
         (
             "file = 'a'\nformat = 'text'\ncolumn = 1",
             "4:10: sources.x.column: makes no sense with format = \"text\"; remove it",
@@ -209,8 +239,14 @@ fn names_what_does_not_go_together() {
             "file = 'a'\nformat = 'html'\npage = { row = 'x' }",
             "4:10: sources.x.page.row: unknown key; the keys here are section, region, column, exclude_row, exclude_code",
         ),
-        ("file = 'a'\nttl_floor = '1s'", "3:13: sources.x.ttl_floor: makes no sense for a file; remove it"),
-        ("file = 'a'\nregions = ['EU']", "3:11: sources.x.regions: makes no sense for a file; remove it"),
+        (
+            "file = 'a'\nttl_floor = '1s'",
+            "3:13: sources.x.ttl_floor: makes no sense for a file; remove it",
+        ),
+        (
+            "file = 'a'\nregions = ['EU']",
+            "3:11: sources.x.regions: makes no sense for a file; remove it",
+        ),
         (
             "names = ['a.example.com']\nurl = 'https://example.com/'",
             "1:10: sources.x: has `names` and `url`, and one origin is possible; make each a source",
@@ -261,7 +297,10 @@ fn names_what_does_not_go_together() {
         ),
     ];
     for (text, expected) in cases {
-        check_wrong(&format!("[sources.x]\n{text}"), &format!("a.toml:{expected}"));
+        check_wrong(
+            &format!("[sources.x]\n{text}"),
+            &format!("a.toml:{expected}"),
+        );
     }
 }
 
@@ -295,11 +334,17 @@ fn whom_to_tell() {
         "#,
     );
     assert_eq!(config.hook.command, ["/usr/local/bin/tell", "--quiet"]);
-    assert_eq!(config.hook.webhook, Some(url("https://hooks.example.com/allowlist")));
+    assert_eq!(
+        config.hook.webhook,
+        Some(url("https://hooks.example.com/allowlist"))
+    );
     assert_eq!(config.hook.timeout, Duration::from_secs(5));
     assert_eq!(config.history_bytes, 1 << 20);
     for (text, expected) in [
-        ("[on_change]", "1:1: on_change: tells nobody; add `command` or `webhook`, or remove it"),
+        (
+            "[on_change]",
+            "1:1: on_change: tells nobody; add `command` or `webhook`, or remove it",
+        ),
         (
             "[on_change]\ncommand = ['tell']",
             "2:11: on_change.command: \"tell\" is not an absolute path; write where the program is",
