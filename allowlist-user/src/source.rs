@@ -20,7 +20,7 @@ use thiserror::Error;
 use tokio::io::AsyncReadExt;
 
 use crate::feed::{self, FeedError};
-use crate::policy::{Http, Origin, Source, Validator, is_loopback, public_url};
+use crate::policy::{Format, Http, Origin, Source, Validator, is_loopback, public_url};
 
 const MAX_REDIRECTS: usize = 5;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -207,7 +207,7 @@ async fn read_file(path: &Path) -> Result<Vec<IpNet>, FetchErrorCause> {
             limit: MAX_FILE_BYTES,
         });
     }
-    Ok(feed::parse_lines(&bytes)?)
+    Ok(feed::parse(&Format::Text, &bytes, today())?.prefixes)
 }
 
 async fn request(http: &Http) -> Result<Vec<IpNet>, FetchErrorCause> {
@@ -244,7 +244,11 @@ async fn request(http: &Http) -> Result<Vec<IpNet>, FetchErrorCause> {
             }
         }
     }
-    Ok(feed::parse_json_array(&bytes)?)
+    Ok(feed::parse(&http.format, &bytes, today())?.prefixes)
+}
+
+fn today() -> Date {
+    Timestamp::now().to_zoned(TimeZone::UTC).date()
 }
 
 async fn client(http: &Http) -> Result<Client, FetchErrorCause> {

@@ -1,0 +1,206 @@
+//! Why a list was refused: what was found, where, and what to do about it.
+
+use std::fmt;
+
+use thiserror::Error;
+
+use super::token::PrefixError;
+
+/// Why a list was refused; none of it was taken.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum FeedError {
+    /// Zero bytes, or nothing but white space.
+    #[error("is empty; a list names at least one prefix: check where it comes from")]
+    Empty,
+    /// An error page, a login page, a challenge, the human-readable page about the list.
+    #[error(
+        "got a web page, not a list: {start:?}; use the address of the list itself, and open it in \
+         a browser to see what the page says"
+    )]
+    WebPage {
+        /// Its first characters.
+        start: String,
+    },
+    /// Compressed, encrypted or binary, or text of another encoding.
+    #[error("is not text: byte {at}: {problem}; use an address that answers with plain UTF-8")]
+    NotText {
+        /// Offset of the first byte that is not text.
+        at: usize,
+        /// What it may be instead.
+        problem: &'static str,
+    },
+    /// The JSON stops before its end.
+    #[error("breaks off after {length} bytes; the transfer was cut short: try again")]
+    Truncated {
+        /// How much there was.
+        length: usize,
+    },
+    /// Not JSON at all.
+    #[error(
+        "is not JSON: {problem}: the text starts with {start:?}; check `format`, and where it comes from"
+    )]
+    NotJson {
+        /// The parser's words, with line and column.
+        problem: String,
+        /// Its first characters.
+        start: String,
+    },
+    /// JSON or a page that is more nested than anything that holds a list.
+    #[error("is nested too deep to be read; check where it comes from")]
+    TooDeep,
+    /// A page of more parts than memory should be spent on.
+    #[error("has too many parts to be read as a page; check where it comes from")]
+    TooMany,
+    /// Well-formed, and nothing is where it should be.
+    #[error(
+        "names no prefix: {selects} finds nothing in {found}; open it, and correct `select` if its \
+         shape has changed"
+    )]
+    NothingSelected {
+        /// What was looked for, quoted.
+        selects: String,
+        /// What the document is instead.
+        found: String,
+    },
+    /// What was selected is something else.
+    #[error("{place}: is {found}, not a string; {remedy}")]
+    NotAString {
+        /// Which item.
+        place: Place,
+        /// What it is instead.
+        found: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// No header line names the column.
+    #[error("line {line}: no column is headed {column:?}; the header line has {found}")]
+    NoHeader {
+        /// Of the header line.
+        line: usize,
+        /// What was looked for.
+        column: String,
+        /// What there is, quoted.
+        found: String,
+    },
+    /// A record that is too short.
+    #[error("line {line}: has no column {column}; it has {fields} in all, counted from 0")]
+    NoColumn {
+        /// Where it starts.
+        line: usize,
+        /// Counted from 0.
+        column: usize,
+        /// How many there are.
+        fields: usize,
+    },
+    /// A field that swallows the lines that follow it.
+    #[error("line {line}: a quoted field does not end in its line; close its quotes")]
+    OpenQuotes {
+        /// Where it starts.
+        line: usize,
+    },
+    /// No such heading, label or column on a page.
+    #[error("nothing on the page matches {key} = {pattern:?}; {found}")]
+    NoMatch {
+        /// As in the configuration.
+        key: &'static str,
+        /// The regular expression.
+        pattern: String,
+        /// What there is, in a sentence.
+        found: String,
+    },
+    /// A block of `ReadMe`'s that cannot be read.
+    #[error(
+        "line {line}: this [block:{kind}] cannot be read: {problem}; check where it comes from"
+    )]
+    Block {
+        /// Where it starts.
+        line: usize,
+        /// What it says of itself.
+        kind: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A page that should link to the list.
+    #[error("no link on the page has an address that matches {pattern:?}; {found}")]
+    NoLink {
+        /// The regular expression.
+        pattern: String,
+        /// What there is, in a sentence.
+        found: String,
+    },
+    /// A page that links to several.
+    #[error(
+        "{count} links on the page have addresses that match {pattern:?}: {found}; make it match one"
+    )]
+    ManyLinks {
+        /// The regular expression.
+        pattern: String,
+        /// How many.
+        count: usize,
+        /// Which, quoted.
+        found: String,
+    },
+    /// Well-formed, and names nobody.
+    #[error("names no prefix; a list names at least one: check where it comes from")]
+    NoPrefixes,
+    /// All that a page names is past.
+    #[error("names no prefix that is still good: {note}")]
+    AllLeftOut {
+        /// What was said of the first.
+        note: String,
+    },
+    /// An item that is not a prefix.
+    #[error("{place}: {error}")]
+    Prefix {
+        /// Where it stands.
+        place: Place,
+        /// What is wrong with it. Boxed, as it is larger than all else here.
+        error: Box<PrefixError>,
+    },
+    /// What is wrong with one of many documents.
+    #[error("line {line}: {error}")]
+    Line {
+        /// Which.
+        line: usize,
+        /// What is wrong with it.
+        error: Box<FeedError>,
+    },
+}
+
+impl FeedError {
+    pub(super) fn prefix(place: Place, error: PrefixError) -> Self {
+        Self::Prefix {
+            place,
+            error: Box::new(error),
+        }
+    }
+}
+
+/// Where in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Counted from 1, as editors do.
+    Line(usize),
+    /// A JSONPath.
+    Path(String),
+    /// On a page.
+    Text {
+        /// The headings above, outermost first.
+        section: Vec<String>,
+        /// The row, list item, paragraph or line, shortened.
+        text: String,
+    },
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Line(number) => write!(out, "line {number}"),
+            Self::Path(path) => out.write_str(path),
+            Self::Text { section, text } if section.is_empty() => write!(out, "in {text:?}"),
+            Self::Text { section, text } => {
+                write!(out, "below {:?}, in {text:?}", section.join(" > "))
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! JSON: the strings that the configuration selects, in one document or in one a line.
+//!
+//! Invariant: what is selected is a string that is a prefix, or is blank, which is how vendors say that
+//! there is none of that family; anything else that is selected fails the list.
+
+use ipnet::IpNet;
+use serde_json::Value;
+use serde_json_path::{NormalizedPath, PathElement};
+
+use super::text::{decode, not_a_page, trim};
+use super::token::parse_token;
+use super::{FeedError, Place, shown, some_of};
+use crate::policy::Select;
+
+/// How many keys of a document an error shows.
+const SHOWN_KEYS: usize = 8;
+
+pub(super) fn parse(selects: &[Select], bytes: &[u8]) -> Result<Vec<IpNet>, FeedError> {
+    let document = document(not_a_page(decode(bytes)?)?)?;
+    let mut prefixes = Vec::new();
+    if select(selects, &document, &mut prefixes)? {
+        return Ok(prefixes);
+    }
+    Err(nothing_selected(selects, &document))
+}
+
+/// A document a line. One in which nothing is selected says something about the list.
+pub(super) fn parse_lines(selects: &[Select], bytes: &[u8]) -> Result<Vec<IpNet>, FeedError> {
+    let text = not_a_page(decode(bytes)?)?;
+    let mut prefixes = Vec::new();
+    let mut found = false;
+    let mut first = None;
+    for (index, line) in text.lines().enumerate() {
+        if trim(line).is_empty() {
+            continue;
+        }
+        let in_line = |error| FeedError::Line {
+            line: index + 1,
+            error: Box::new(error),
+        };
+        let document = document(line).map_err(in_line)?;
+        found |= select(selects, &document, &mut prefixes).map_err(in_line)?;
+        first.get_or_insert(document);
+    }
+    match first {
+        Some(document) if !found => Err(nothing_selected(selects, &document)),
+        _ => Ok(prefixes),
+    }
+}
+
+fn document(text: &str) -> Result<Value, FeedError> {
+    serde_json::from_str(text).map_err(|error| {
+        let problem = error.to_string();
+        if error.is_eof() {
+            FeedError::Truncated { length: text.len() }
+        } else if problem.starts_with("recursion limit") {
+            FeedError::TooDeep
+        } else {
+            FeedError::NotJson {
+                problem,
+                start: shown(trim(text)),
+            }
+        }
+    })
+}
+
+/// Whether there was anything to select, be it blank.
+fn select(
+    selects: &[Select],
+    document: &Value,
+    prefixes: &mut Vec<IpNet>,
+) -> Result<bool, FeedError> {
+    let mut found = false;
+    for select in selects {
+        for node in select.path().query_located(document) {
+            found = true;
+            let place = || Place::Path(path(node.location()));
+            let Value::String(token) = node.node() else {
+                return Err(FeedError::NotAString {
+                    place: place(),
+                    found: describe(node.node()),
+                    remedy: remedy(node.location(), node.node()),
+                });
+            };
+            let token = trim(token);
+            if !token.is_empty() {
+                parse_token(token, prefixes).map_err(|error| FeedError::prefix(place(), error))?;
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn nothing_selected(selects: &[Select], document: &Value) -> FeedError {
+    if document.as_array().is_some_and(Vec::is_empty) {
+        return FeedError::NoPrefixes;
+    }
+    let selects: Vec<String> = selects.iter().map(ToString::to_string).collect();
+    FeedError::NothingSelected {
+        selects: some_of(selects.iter().map(String::as_str), selects.len()),
+        found: describe(document),
+    }
+}
+
+fn remedy(location: &NormalizedPath<'_>, value: &Value) -> String {
+    let path = path(location);
+    match value {
+        Value::Array(_) => format!("select its items: \"{path}[*]\""),
+        Value::Object(members) => match members.keys().next() {
+            Some(key) => format!("select what it holds, such as \"{path}{}\"", member(key)),
+            None => "select what holds prefixes".to_owned(),
+        },
+        _ => "each item must be an address or a prefix".to_owned(),
+    }
+}
+
+/// As people write it: `$.hooks[3]`.
+fn path(location: &NormalizedPath<'_>) -> String {
+    let element = |element: &PathElement<'_>| match element {
+        PathElement::Name(name) => member(name),
+        PathElement::Index(index) => format!("[{index}]"),
+    };
+    let elements: String = location.iter().map(element).collect();
+    format!("${elements}")
+}
+
+fn member(name: &str) -> String {
+    let is_word = |c: char| c == '_' || c.is_ascii_alphanumeric();
+    if name.chars().all(is_word) && !name.starts_with(|c: char| c.is_ascii_digit()) && name != "" {
+        format!(".{name}")
+    } else {
+        format!("['{}']", shown(name).escape_debug())
+    }
+}
+
+fn describe(value: &Value) -> String {
+    match value {
+        Value::Null => "null".to_owned(),
+        Value::Bool(value) => format!("the boolean {value}"),
+        Value::Number(value) => format!("the number {value}"),
+        Value::String(value) => format!("the string {:?}", shown(value)),
+        Value::Array(items) if items.is_empty() => "an array without items".to_owned(),
+        Value::Array(_) => "an array".to_owned(),
+        Value::Object(members) if members.is_empty() => "an object without keys".to_owned(),
+        Value::Object(members) => {
+            let keys = some_of(members.keys().map(String::as_str), SHOWN_KEYS);
+            format!("an object with the keys {keys}")
+        }
+    }
+}

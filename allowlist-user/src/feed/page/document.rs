@@ -1,0 +1,466 @@
+//! A page as a reader sees it: lines of text, each with what is around it.
+//!
+//! Invariants: what a browser does not show as text is not here; text of two blocks is never in one line;
+//! and text of one block is never torn apart, so that two addresses that run together stay one wrong word.
+//! The walk does not recurse. Knows nothing of what is looked for.
+
+use std::rc::Rc;
+
+use scraper::node::Element;
+use scraper::{Html, Node};
+
+use super::super::text::is_zero_width;
+use super::labels::{Group, Kind, Labels, Scope};
+use super::table::{Cell, CellId, Row, Table};
+use super::words::{self, Found};
+
+/// Not text, or not shown.
+const LEFT_OUT: [&str; 12] = [
+    "audio", "canvas", "head", "iframe", "math", "noscript", "object", "script", "style", "svg",
+    "template", "video",
+];
+/// What begins and ends lines.
+const BLOCKS: [&str; 52] = [
+    "address",
+    "article",
+    "aside",
+    "blockquote",
+    "body",
+    "br",
+    "button",
+    "caption",
+    "center",
+    "dd",
+    "details",
+    "dialog",
+    "dir",
+    "div",
+    "dl",
+    "dt",
+    "fieldset",
+    "figcaption",
+    "figure",
+    "footer",
+    "form",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "header",
+    "hr",
+    "html",
+    "legend",
+    "li",
+    "main",
+    "menu",
+    "nav",
+    "ol",
+    "optgroup",
+    "option",
+    "p",
+    "pre",
+    "section",
+    "select",
+    "summary",
+    "table",
+    "tbody",
+    "td",
+    "textarea",
+    "tfoot",
+    "th",
+    "thead",
+    "tr",
+    "ul",
+];
+
+#[derive(Debug, Default)]
+pub(super) struct Document {
+    pub lines: Vec<Line>,
+    pub tables: Vec<Table>,
+    pub containers: Vec<Container>,
+    /// All of them, in their order.
+    pub headings: Vec<Rc<str>>,
+}
+
+/// Text between two ends of blocks.
+#[derive(Debug)]
+pub(super) struct Line {
+    /// Blanks are single, and none are at its ends.
+    pub text: String,
+    pub found: Vec<Found>,
+    /// The headings above, outermost first.
+    pub section: Rc<[Rc<str>]>,
+    pub labels: Rc<Labels>,
+    /// The list item, cell or paragraph.
+    pub container: Option<usize>,
+    pub is_directly_in_cell: bool,
+    pub is_code: bool,
+    pub is_struck_out: bool,
+}
+
+/// A list item, a definition, a cell, or a paragraph that is in none of these.
+#[derive(Debug, Default)]
+pub(super) struct Container {
+    pub lines: Vec<usize>,
+    /// Up to the cell, beyond which the row counts.
+    pub outer: Option<usize>,
+    pub cell: Option<CellId>,
+    is_paragraph: bool,
+}
+
+impl Document {
+    pub(super) fn read(html: &Html) -> Self {
+        let mut walk = Walk::new();
+        // Depth first, by the links between nodes.
+        let mut next = Some(html.tree.root());
+        while let Some(node) = next {
+            if walk.open(node.value())
+                && let Some(child) = node.first_child()
+            {
+                next = Some(child);
+                continue;
+            }
+            let mut closing = node;
+            next = loop {
+                walk.close(closing.value());
+                if let Some(sibling) = closing.next_sibling() {
+                    break Some(sibling);
+                }
+                match closing.parent() {
+                    Some(parent) => closing = parent,
+                    None => break None,
+                }
+            };
+        }
+        walk.finish()
+    }
+
+    pub(super) fn cell(&self, id: CellId) -> (&Row, &Cell) {
+        let row = &self.tables[id.table].rows[id.row];
+        (row, &row.cells[id.cell])
+    }
+}
+
+struct Walk {
+    document: Document,
+    text: String,
+    headings: Vec<(u8, Rc<str>)>,
+    section: Rc<[Rc<str>]>,
+    scopes: Vec<Scope>,
+    containers: Vec<usize>,
+    /// The ids of lists that are open.
+    lists: Vec<usize>,
+    tables: Vec<usize>,
+    last_id: usize,
+    code: usize,
+    struck_out: usize,
+    /// Of terms, summaries and captions, which are labels however they read.
+    terms: usize,
+    is_in_head: bool,
+}
+
+impl Walk {
+    fn new() -> Self {
+        let page = Group {
+            id: 0,
+            kind: Kind::Above,
+        };
+        Self {
+            document: Document::default(),
+            text: String::new(),
+            headings: Vec::new(),
+            section: Rc::new([]),
+            scopes: vec![Scope::new(page, None, None)],
+            containers: Vec::new(),
+            lists: Vec::new(),
+            tables: Vec::new(),
+            last_id: 0,
+            code: 0,
+            struck_out: 0,
+            terms: 0,
+            is_in_head: false,
+        }
+    }
+
+    /// Whether to go into it.
+    fn open(&mut self, node: &Node) -> bool {
+        let element = match node {
+            Node::Text(text) => {
+                self.take(text);
+                return false;
+            }
+            Node::Element(element) => element,
+            _ => return true,
+        };
+        let name = element.name();
+        if LEFT_OUT.contains(&name) {
+            return false;
+        }
+        if BLOCKS.contains(&name) {
+            self.end_line();
+        }
+        match name {
+            "ul" | "ol" | "dl" | "menu" | "dir" => {
+                self.last_id += 1;
+                self.lists.push(self.last_id);
+                if name == "dl" {
+                    self.open_scope(self.last_id, Kind::Above, None);
+                }
+            }
+            "li" | "dd" => {
+                let list = self.lists.last().copied();
+                let id = list.unwrap_or_else(|| self.group().id);
+                self.open_scope(id, Kind::Above, None);
+                self.open_container(None);
+            }
+            "p" if self.containers.is_empty() => {
+                self.open_container(None);
+                self.document
+                    .containers
+                    .last_mut()
+                    .expect("it was opened")
+                    .is_paragraph = true;
+            }
+            "details" => self.open_scope(self.group().id, Kind::Folded, None),
+            "dt" | "summary" | "caption" => self.terms += 1,
+            "pre" => self.code += 1,
+            "del" | "s" | "strike" => {
+                self.end_line();
+                self.struck_out += 1;
+            }
+            "table" => self.open_table(),
+            "thead" => self.is_in_head = true,
+            "tr" => self.open_row(),
+            "td" | "th" => self.open_cell(element),
+            _ => {}
+        }
+        true
+    }
+
+    fn close(&mut self, node: &Node) {
+        let Node::Element(element) = node else { return };
+        let name = element.name();
+        if LEFT_OUT.contains(&name) {
+            return;
+        }
+        if let Some(level) = level(name) {
+            self.end_heading(level);
+        }
+        if BLOCKS.contains(&name) {
+            self.end_line();
+        }
+        match name {
+            "ul" | "ol" | "dl" | "menu" | "dir" => {
+                self.lists.pop();
+                if name == "dl" {
+                    self.close_scope();
+                }
+            }
+            "li" | "dd" | "td" | "th" => {
+                self.close_scope();
+                self.containers.pop();
+            }
+            "p" if self.is_in_paragraph() => {
+                self.containers.pop();
+            }
+            "details" => self.close_scope(),
+            "dt" | "summary" | "caption" => self.terms -= 1,
+            "pre" => self.code -= 1,
+            "del" | "s" | "strike" => {
+                self.end_line();
+                self.struck_out -= 1;
+            }
+            "table" => {
+                self.close_scope();
+                self.tables.pop();
+            }
+            "thead" => self.is_in_head = false,
+            _ => {}
+        }
+    }
+
+    fn take(&mut self, text: &str) {
+        for c in text.chars() {
+            if c == '\n' && self.code > 0 {
+                self.end_line();
+            } else if c.is_whitespace() || is_zero_width(c) {
+                if !self.text.is_empty() && !self.text.ends_with(' ') {
+                    self.text.push(' ');
+                }
+            } else {
+                self.text.push(c);
+            }
+        }
+    }
+
+    fn end_heading(&mut self, level: u8) {
+        let text: Rc<str> = self.text.trim_end().into();
+        self.headings.retain(|(above, _)| *above < level);
+        if !text.is_empty() {
+            self.headings.push((level, text.clone()));
+            self.document.headings.push(text);
+        }
+        self.section = self.headings.iter().map(|(_, text)| text.clone()).collect();
+        self.end_line();
+        self.last_id += 1;
+        let id = self.last_id;
+        self.scope().clear(id);
+    }
+
+    fn end_line(&mut self) {
+        let text = self.text.trim_end().to_owned();
+        self.text.clear();
+        if text.is_empty() {
+            return;
+        }
+        let found = words::find(&text);
+        let is_label = self.terms > 0;
+        if found.is_empty() {
+            self.scope().line(&text, is_label);
+        } else {
+            self.scope().used();
+        }
+        let at = self.document.lines.len();
+        let container = self.containers.last().copied();
+        let mut is_directly_in_cell = false;
+        if let Some(container) = container {
+            let container = &mut self.document.containers[container];
+            container.lines.push(at);
+            is_directly_in_cell = container.cell.is_some();
+        }
+        if let Some(cell) = self.innermost_cell() {
+            let row = &mut self.document.tables[cell.table].rows[cell.row];
+            row.cells[cell.cell].lines.push(at);
+        }
+        let labels = self.scope().labels.clone();
+        self.document.lines.push(Line {
+            text,
+            found,
+            section: self.section.clone(),
+            labels,
+            container,
+            is_directly_in_cell,
+            is_code: self.code > 0,
+            is_struck_out: self.struck_out > 0,
+        });
+    }
+
+    fn innermost_cell(&self) -> Option<CellId> {
+        let mut container = self.containers.last().copied();
+        while let Some(at) = container {
+            let inner = &self.document.containers[at];
+            if inner.cell.is_some() {
+                return inner.cell;
+            }
+            container = inner.outer;
+        }
+        None
+    }
+
+    fn is_in_paragraph(&self) -> bool {
+        let last = self.containers.last();
+        last.is_some_and(|&at| self.document.containers[at].is_paragraph)
+    }
+
+    fn open_container(&mut self, cell: Option<CellId>) {
+        let outer = match cell {
+            Some(_) => None,
+            None => self.containers.last().copied(),
+        };
+        self.containers.push(self.document.containers.len());
+        self.document.containers.push(Container {
+            outer,
+            cell,
+            ..Container::default()
+        });
+    }
+
+    fn scope(&mut self) -> &mut Scope {
+        self.scopes.last_mut().expect("the page itself is one")
+    }
+
+    fn group(&self) -> Group {
+        self.scopes
+            .last()
+            .expect("the page itself is one")
+            .labels
+            .group
+    }
+
+    fn open_scope(&mut self, id: usize, kind: Kind, cell: Option<CellId>) {
+        let outer = self.scope().labels.clone();
+        self.scopes
+            .push(Scope::new(Group { id, kind }, cell, Some(outer)));
+    }
+
+    fn close_scope(&mut self) {
+        let inner = self.scopes.pop();
+        if inner.is_some_and(|scope| scope.is_used()) {
+            self.scope().used();
+        }
+    }
+
+    fn open_table(&mut self) {
+        self.last_id += 1;
+        self.tables.push(self.document.tables.len());
+        self.document.tables.push(Table {
+            id: self.last_id,
+            rows: Vec::new(),
+        });
+        // For its caption.
+        self.open_scope(self.last_id, Kind::Folded, None);
+    }
+
+    fn open_row(&mut self) {
+        let is_head = self.is_in_head;
+        if let Some(&table) = self.tables.last() {
+            self.document.tables[table].rows.push(Row {
+                is_head,
+                ..Row::default()
+            });
+        }
+    }
+
+    fn open_cell(&mut self, element: &Element) {
+        let span = |name| -> usize {
+            let span = element.attr(name).and_then(|text| text.trim().parse().ok());
+            span.unwrap_or(1)
+        };
+        let height = match span("rowspan") {
+            // The rest of the table.
+            0 => usize::MAX,
+            rows => rows,
+        };
+        let cell = Cell::new(element.name() == "th", span("colspan"), height);
+        let id = self.tables.last().and_then(|&table| {
+            let rows = &mut self.document.tables[table].rows;
+            let row = rows.len().checked_sub(1)?;
+            rows[row].cells.push(cell);
+            let cell = rows[row].cells.len() - 1;
+            Some(CellId { table, row, cell })
+        });
+        let list = match id {
+            Some(id) => self.document.tables[id.table].id,
+            None => self.group().id,
+        };
+        self.open_scope(list, Kind::Above, id);
+        self.open_container(id);
+    }
+
+    fn finish(mut self) -> Document {
+        self.end_line();
+        for table in &mut self.document.tables {
+            table.finish(&self.document.lines);
+        }
+        self.document
+    }
+}
+
+fn level(name: &str) -> Option<u8> {
+    match name.as_bytes() {
+        [b'h', level @ b'1'..=b'6'] => Some(level - b'0'),
+        _ => None,
+    }
+}

@@ -1,0 +1,137 @@
+//! What says whose addresses are: the words before them, on their line, in their list item or cell, or
+//! above their list or table.
+//!
+//! A label holds for what follows it, up to the next label, the next heading, or the first sentence after
+//! its addresses; what ends with a colon leads in, and leaves the label before it in force. It does not
+//! leave the list item or the cell that it stands in.
+
+use std::rc::Rc;
+
+use super::table::CellId;
+use super::words::LONGEST_LABEL;
+
+/// Labels that stand beside each other on a page, such as those of all items of one list. Where one of
+/// them is meant, none further out is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Group {
+    /// The list, the table, or the page itself.
+    pub id: usize,
+    /// Which of the labels that belong to it.
+    pub kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Kind {
+    /// Lines before addresses.
+    Above,
+    /// Beginnings of the lines with addresses.
+    Beginning,
+    /// Summaries of what can be folded, and captions.
+    Folded,
+    /// The row's, and the column's.
+    Table,
+}
+
+/// What is in force where a line stands, innermost first.
+#[derive(Debug)]
+pub(super) struct Labels {
+    pub group: Group,
+    /// The label, and what leads in.
+    pub texts: Vec<Rc<str>>,
+    /// For what is directly in a cell: the table has labels of its own.
+    pub cell: Option<CellId>,
+    pub outer: Option<Rc<Labels>>,
+}
+
+/// A part of a page that labels do not leave.
+#[derive(Debug)]
+pub(super) struct Scope {
+    pub labels: Rc<Labels>,
+    label: Option<Rc<str>>,
+    lead: Option<Rc<str>>,
+    /// Whether addresses stood below the label.
+    is_used: bool,
+}
+
+impl Scope {
+    pub(super) fn new(group: Group, cell: Option<CellId>, outer: Option<Rc<Labels>>) -> Self {
+        Self {
+            labels: Rc::new(Labels {
+                group,
+                texts: Vec::new(),
+                cell,
+                outer,
+            }),
+            label: None,
+            lead: None,
+            is_used: false,
+        }
+    }
+
+    /// A line with addresses.
+    pub(super) fn used(&mut self) {
+        self.is_used = true;
+    }
+
+    pub(super) fn is_used(&self) -> bool {
+        self.is_used
+    }
+
+    /// A heading, below which labels are beside others.
+    pub(super) fn clear(&mut self, id: usize) {
+        (self.label, self.lead) = (None, None);
+        self.change();
+        self.labels = Rc::new(Labels {
+            group: Group {
+                id,
+                ..self.labels.group
+            },
+            texts: Vec::new(),
+            cell: self.labels.cell,
+            outer: self.labels.outer.clone(),
+        });
+    }
+
+    /// A line without addresses. `is_label` if the page says so.
+    pub(super) fn line(&mut self, text: &str, is_label: bool) {
+        if text.starts_with('{') && text.ends_with('}') {
+            // What some Markdown has about the block before it.
+            return;
+        }
+        if is_label || is_short(text) {
+            let text = Some(text.into());
+            if text
+                .as_ref()
+                .is_some_and(|text: &Rc<str>| text.ends_with(':'))
+                && !is_label
+            {
+                self.lead = text;
+            } else {
+                (self.label, self.lead) = (text, None);
+            }
+        } else if self.is_used {
+            (self.label, self.lead) = (None, None);
+        }
+        self.change();
+    }
+
+    fn change(&mut self) {
+        self.is_used = false;
+        self.labels = Rc::new(Labels {
+            group: self.labels.group,
+            texts: [&self.label, &self.lead]
+                .into_iter()
+                .flatten()
+                .cloned()
+                .collect(),
+            cell: self.labels.cell,
+            outer: self.labels.outer.clone(),
+        });
+    }
+}
+
+/// No sentence.
+fn is_short(text: &str) -> bool {
+    let is_sentence = text.ends_with(['.', '!', '?']) && text.split(' ').count() > 2;
+    text.chars().count() <= LONGEST_LABEL && !is_sentence
+}

@@ -1,0 +1,123 @@
+//! What the operator is told of a page: what is left out, and what is about to be.
+//!
+//! Invariant: few and short, however long the page is.
+
+use std::collections::HashMap;
+
+use ipnet::IpNet;
+use jiff::civil::Date;
+
+use super::deprecation::Fate;
+use crate::feed::shown;
+
+/// As many notes as anybody reads.
+const MOST: usize = 20;
+/// As many prefixes as a note names.
+const MOST_PREFIXES: usize = 3;
+
+/// Why there is something to say of a prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Why {
+    /// It is good up to this day.
+    Until(Date),
+    /// It will go on a day that is not known.
+    Sometime,
+    /// It was good up to this day.
+    Over(Date),
+    /// It has gone.
+    Gone,
+    /// It is crossed out.
+    StruckOut,
+    /// The configuration says so.
+    Excluded,
+}
+
+impl Why {
+    pub(super) fn of(fate: Fate, today: Date) -> Option<Self> {
+        match fate {
+            Fate::Stays => None,
+            Fate::Sometime => Some(Self::Sometime),
+            Fate::Until(day) if today > day => Some(Self::Over(day)),
+            Fate::Until(day) => Some(Self::Until(day)),
+            Fate::Gone => Some(Self::Gone),
+        }
+    }
+
+    pub(super) fn leaves_out(self) -> bool {
+        !matches!(self, Self::Until(_) | Self::Sometime)
+    }
+}
+
+/// By reason and text, in the page's order.
+#[derive(Default)]
+pub(super) struct Notes {
+    notes: Vec<(Why, String, Vec<IpNet>)>,
+    places: HashMap<(Why, String), usize>,
+}
+
+impl Notes {
+    pub(super) fn add(&mut self, why: Why, text: &str, prefixes: impl Iterator<Item = IpNet>) {
+        let text = shown(text);
+        let place = *self.places.entry((why, text.clone())).or_insert_with(|| {
+            self.notes.push((why, text, Vec::new()));
+            self.notes.len() - 1
+        });
+        self.notes[place].2.extend(prefixes);
+    }
+
+    /// `list` is what is left, sorted: a page may name a prefix twice.
+    pub(super) fn finish(self, list: &[IpNet]) -> Vec<String> {
+        let mut notes = Vec::new();
+        for (why, text, prefixes) in self.notes {
+            let is_listed = |prefix: &IpNet| list.binary_search(prefix).is_ok();
+            let (listed, left_out): (Vec<_>, Vec<_>) = prefixes.into_iter().partition(is_listed);
+            if !why.leaves_out() {
+                notes.push(describe(why, &listed, &text));
+                continue;
+            }
+            if !left_out.is_empty() {
+                notes.push(describe(why, &left_out, &text));
+            }
+            if !listed.is_empty() {
+                let listed = some(&listed);
+                notes.push(format!(
+                    "kept {listed}, listed elsewhere too, in spite of {text:?}"
+                ));
+            }
+        }
+        let more = notes.len().saturating_sub(MOST);
+        if more > 0 {
+            notes.truncate(MOST);
+            notes.push(format!("and {more} more notes"));
+        }
+        notes
+    }
+}
+
+fn describe(why: Why, prefixes: &[IpNet], text: &str) -> String {
+    let prefixes = some(prefixes);
+    match why {
+        Why::Until(day) => format!("{prefixes} will be deprecated on {day}: {text:?}"),
+        Why::Sometime => {
+            format!("{prefixes} will be deprecated on a date that cannot be read: {text:?}")
+        }
+        Why::Over(day) => format!("left out {prefixes}, deprecated on {day}: {text:?}"),
+        Why::Gone => format!("left out {prefixes}, deprecated: {text:?}"),
+        Why::StruckOut => format!("left out {prefixes}, struck out: {text:?}"),
+        Why::Excluded => format!("left out {prefixes} by exclude_row: {text:?}"),
+    }
+}
+
+fn some(prefixes: &[IpNet]) -> String {
+    let named: Vec<String> = prefixes
+        .iter()
+        .take(MOST_PREFIXES)
+        .map(ToString::to_string)
+        .collect();
+    let more = prefixes.len() - named.len();
+    let named = named.join(", ");
+    match more {
+        0 => named,
+        _ => format!("{named} and {more} more"),
+    }
+}

@@ -1,0 +1,237 @@
+//! Tables: what heads a cell's column, and what its row is called.
+//!
+//! A header row has no addresses, and is in the table's head, or has header cells only, or, in a table
+//! that has no such row, is the first. A row of one cell over several columns is called a divider here, and
+//! names the rows below it. Knows no HTML.
+
+use std::rc::Rc;
+
+use super::document::Line;
+
+/// Columns beyond this are not told apart.
+const MOST_COLUMNS: usize = 200;
+/// What is longer is no label of a row or a column.
+const LONGEST_LABEL: usize = 200;
+
+/// A cell of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CellId {
+    pub table: usize,
+    pub row: usize,
+    pub cell: usize,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    /// Of the group of its labels.
+    pub id: usize,
+    pub rows: Vec<Row>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Row {
+    pub is_head: bool,
+    pub cells: Vec<Cell>,
+    /// The first cell without addresses, and the divider above.
+    pub labels: Vec<Rc<str>>,
+    /// All that it says.
+    pub text: String,
+    /// What it says of its addresses: what cells without addresses say, and what others say on lines
+    /// without any.
+    pub note: String,
+}
+
+#[derive(Debug)]
+pub(super) struct Cell {
+    pub is_header: bool,
+    pub width: usize,
+    pub height: usize,
+    /// Of the document.
+    pub lines: Vec<usize>,
+    /// What heads its columns.
+    pub headers: Rc<[Rc<str>]>,
+}
+
+impl Cell {
+    pub(super) fn new(is_header: bool, width: usize, height: usize) -> Self {
+        Self {
+            is_header,
+            width: width.clamp(1, MOST_COLUMNS),
+            height,
+            lines: Vec::new(),
+            headers: Rc::new([]),
+        }
+    }
+}
+
+/// A cell that reaches into rows below its own.
+#[derive(Clone, Default)]
+struct Reaching {
+    rows: usize,
+    text: Option<Rc<str>>,
+}
+
+/// What is known of a table while its rows are gone through.
+#[derive(Default)]
+struct State {
+    reaching: Vec<Reaching>,
+    headers: Vec<Vec<Rc<str>>>,
+    divider: Option<Rc<str>>,
+    has_headers: bool,
+    /// Whether a header row would begin a new head.
+    is_in_body: bool,
+}
+
+impl Table {
+    /// Fills in what follows from all rows together.
+    pub(super) fn finish(&mut self, lines: &[Line]) {
+        let has_addresses = |cell: &Cell| cell.lines.iter().any(|&at| !lines[at].found.is_empty());
+        let mut state = State::default();
+        let declared = self
+            .rows
+            .iter()
+            .any(|row| !row.cells.iter().any(has_addresses) && row.is_declared_header());
+        for row in &mut self.rows {
+            let texts: Vec<Rc<str>> = row
+                .cells
+                .iter()
+                .map(|cell| cell.text(lines).into())
+                .collect();
+            let addresses: Vec<bool> = row.cells.iter().map(has_addresses).collect();
+            row.text = joined(texts.iter().map(|text| &**text));
+            row.note = joined(row.cells.iter().zip(&addresses).flat_map(|(cell, has)| {
+                cell.lines
+                    .iter()
+                    .map(|&at| &lines[at])
+                    .filter(move |line| !has || (line.found.is_empty() && line.is_directly_in_cell))
+                    .map(|line| line.text.as_str())
+            }));
+            let columns = state.place(&row.cells, &texts, &addresses);
+            let is_empty = row.text.is_empty();
+            let has_any = addresses.contains(&true);
+            if let ([cell], false, false) = (&row.cells[..], has_any, is_empty)
+                && cell.width > 1
+            {
+                state.divider = texts.first().cloned();
+            } else if !has_any
+                && !is_empty
+                && (row.is_declared_header()
+                    || (!declared
+                        && !state.is_in_body
+                        && !state.has_headers
+                        && row.cells.len() > 1))
+            {
+                state.head(&columns, &row.cells, &texts);
+            } else {
+                state.is_in_body = true;
+            }
+            row.labels = state.labels();
+            for (cell, &column) in row.cells.iter_mut().zip(&columns) {
+                cell.headers = state.over(column, cell.width);
+            }
+            state.next_row();
+        }
+    }
+}
+
+impl Row {
+    fn is_declared_header(&self) -> bool {
+        self.is_head || (!self.cells.is_empty() && self.cells.iter().all(|cell| cell.is_header))
+    }
+}
+
+impl Cell {
+    fn text(&self, lines: &[Line]) -> String {
+        let texts: Vec<&str> = self
+            .lines
+            .iter()
+            .map(|&at| lines[at].text.as_str())
+            .collect();
+        texts.join(" ")
+    }
+}
+
+impl State {
+    /// The column in which each cell starts.
+    fn place(&mut self, cells: &[Cell], texts: &[Rc<str>], addresses: &[bool]) -> Vec<usize> {
+        let mut column = 0;
+        let mut columns = Vec::new();
+        for ((cell, text), has_addresses) in cells.iter().zip(texts).zip(addresses) {
+            while self.reaching.get(column).is_some_and(|cell| cell.rows > 0) {
+                column += 1;
+            }
+            let start = column.min(MOST_COLUMNS);
+            let end = (start + cell.width).min(MOST_COLUMNS + 1);
+            if self.reaching.len() < end {
+                self.reaching.resize(end, Reaching::default());
+            }
+            let is_label = !has_addresses && !text.is_empty() && text.len() <= LONGEST_LABEL;
+            self.reaching[start..end].fill(Reaching {
+                rows: cell.height,
+                text: is_label.then(|| text.clone()),
+            });
+            columns.push(start);
+            column = end;
+        }
+        columns
+    }
+
+    /// Takes a header row.
+    fn head(&mut self, columns: &[usize], cells: &[Cell], texts: &[Rc<str>]) {
+        if self.is_in_body {
+            self.headers.clear();
+            self.divider = None;
+            self.is_in_body = false;
+        }
+        self.has_headers = true;
+        for ((&column, cell), text) in columns.iter().zip(cells).zip(texts) {
+            let end = (column + cell.width).min(MOST_COLUMNS + 1);
+            if self.headers.len() < end {
+                self.headers.resize(end, Vec::new());
+            }
+            for headers in &mut self.headers[column..end] {
+                if !text.is_empty() && text.len() <= LONGEST_LABEL {
+                    headers.push(text.clone());
+                }
+            }
+        }
+    }
+
+    fn labels(&self) -> Vec<Rc<str>> {
+        let first = self
+            .reaching
+            .iter()
+            .filter(|cell| cell.rows > 0)
+            .find_map(|cell| cell.text.clone());
+        first.into_iter().chain(self.divider.clone()).collect()
+    }
+
+    fn over(&self, column: usize, width: usize) -> Rc<[Rc<str>]> {
+        let end = (column + width).min(self.headers.len());
+        let mut over: Vec<Rc<str>> = Vec::new();
+        for header in self
+            .headers
+            .get(column..end)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            if !over.contains(header) {
+                over.push(header.clone());
+            }
+        }
+        over.into()
+    }
+
+    fn next_row(&mut self) {
+        for cell in &mut self.reaching {
+            cell.rows = cell.rows.saturating_sub(1);
+        }
+    }
+}
+
+/// Cells beside each other, kept apart.
+fn joined<'t>(texts: impl Iterator<Item = &'t str>) -> String {
+    let texts: Vec<&str> = texts.filter(|text| !text.is_empty()).collect();
+    texts.join(" | ")
+}

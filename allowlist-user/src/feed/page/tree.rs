@@ -1,0 +1,79 @@
+//! HTML to a tree of nodes, with bounds.
+//!
+//! Invariant: time and memory grow with the length of the page and no faster. The parser follows the
+//! standard, by which a short page can stand for a huge tree: bold type that nobody closes is opened anew
+//! in each paragraph, each tag looks through all that are open, and each attribute through all before it.
+
+use html5ever::driver::{ParseOpts, parse_document};
+use html5ever::tendril::{StrTendril, TendrilSink};
+use scraper::{Html, HtmlTreeSink, Node};
+
+use crate::feed::FeedError;
+
+/// Pages that people made are some dozens deep, and browsers stop at this depth too.
+const DEEPEST: usize = 512;
+/// A page of some megabytes has a tenth of this.
+const MOST_NODES: usize = 500_000;
+/// Attributes of one tag. Words of a comment look the same from here, so this is generous.
+const MOST_ATTRIBUTES: usize = 20_000;
+/// How much is read between two looks at the tree. Small, as what one tag can do grows with it.
+const STEP: usize = 512;
+
+pub(super) fn parse(text: &str) -> Result<Html, FeedError> {
+    let sink = HtmlTreeSink::new(Html::new_document());
+    let mut parser = parse_document(sink, ParseOpts::default());
+    let mut rest = text;
+    let mut size = (0, 0);
+    let mut attributes = 0;
+    while !rest.is_empty() {
+        let (step, after) = rest.split_at(rest.ceil_char_boundary(STEP));
+        parser.process(StrTendril::from_slice(step));
+        rest = after;
+        let html = parser.tokenizer.sink.sink.0.borrow();
+        check(&html)?;
+        // As long as the tree does not grow, this may all be one tag.
+        let grown = size_of(&html);
+        attributes = if grown == size {
+            attributes + separators(step)
+        } else {
+            0
+        };
+        size = grown;
+        if attributes > MOST_ATTRIBUTES {
+            return Err(FeedError::TooMany);
+        }
+    }
+    let html = parser.finish();
+    check(&html)?;
+    Ok(html)
+}
+
+fn check(html: &Html) -> Result<(), FeedError> {
+    if html.tree.values().len() > MOST_NODES {
+        return Err(FeedError::TooMany);
+    }
+    // What was made last is about as deep as what comes next.
+    let last = html.tree.nodes().next_back();
+    if last.is_some_and(|node| node.ancestors().nth(DEEPEST).is_some()) {
+        return Err(FeedError::TooDeep);
+    }
+    Ok(())
+}
+
+/// The number of nodes, and the length of the text that is being read.
+fn size_of(html: &Html) -> (usize, usize) {
+    let text = match html.tree.values().next_back() {
+        Some(Node::Text(text)) => text.len(),
+        _ => 0,
+    };
+    (html.tree.values().len(), text)
+}
+
+/// Places where an attribute may start.
+fn separators(step: &str) -> usize {
+    let is_separator = |byte: u8| byte.is_ascii_whitespace() || b"/\"'".contains(&byte);
+    step.as_bytes()
+        .windows(2)
+        .filter(|pair| is_separator(pair[0]) && !is_separator(pair[1]))
+        .count()
+}

@@ -1,0 +1,73 @@
+//! Text with a prefix a line, and what is asked of any text before its format matters.
+//!
+//! Invariant: nothing is kept of a line but its prefixes, so that a million lines cost little more than
+//! their prefixes.
+
+use ipnet::IpNet;
+
+use super::token::parse_token;
+use super::{FeedError, Place, shown};
+
+/// A token a line; `#` and `;` start comments.
+pub(super) fn parse(bytes: &[u8]) -> Result<Vec<IpNet>, FeedError> {
+    let text = not_a_page(decode(bytes)?)?;
+    let mut prefixes = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let end = line.find(['#', ';']).unwrap_or(line.len());
+        let token = trim(&line[..end]);
+        if !token.is_empty() {
+            parse_token(token, &mut prefixes)
+                .map_err(|error| FeedError::prefix(Place::Line(index + 1), error))?;
+        }
+    }
+    Ok(prefixes)
+}
+
+/// Text that is not blank, without its byte order mark.
+pub(super) fn decode(bytes: &[u8]) -> Result<&str, FeedError> {
+    let not_text = |at| FeedError::NotText {
+        at,
+        problem: problem(bytes, at),
+    };
+    let text = str::from_utf8(bytes).map_err(|error| not_text(error.valid_up_to()))?;
+    if let Some(at) = text.find('\0') {
+        return Err(not_text(at));
+    }
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if trim(text).is_empty() {
+        return Err(FeedError::Empty);
+    }
+    Ok(text)
+}
+
+/// For formats that never start like a page.
+pub(super) fn not_a_page(text: &str) -> Result<&str, FeedError> {
+    if trim(text).starts_with('<') {
+        return Err(FeedError::WebPage {
+            start: shown(trim(text)),
+        });
+    }
+    Ok(text)
+}
+
+/// Also without the blanks that nobody sees.
+pub(super) fn trim(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || is_zero_width(c))
+}
+
+/// Takes no place on paper, and comes along when text is copied.
+pub(super) fn is_zero_width(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}')
+}
+
+/// What bytes are that are not text, as far as their start tells.
+fn problem(bytes: &[u8], at: usize) -> &'static str {
+    match bytes {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "it looks like UTF-16",
+        [0x1f, 0x8b, ..] => "it looks like a file that gzip made",
+        [b'P', b'K', 3, 4, ..] => "it looks like a ZIP archive, for which `unzip` is",
+        [b'%', b'P', b'D', b'F', ..] => "it looks like a PDF document",
+        _ if bytes[at] == 0 => "it has a zero byte, as UTF-16 and binary files have",
+        _ => "it is not UTF-8",
+    }
+}

@@ -1,0 +1,216 @@
+//! The grammar of a prefix, an address and a range: one token, and nothing around it.
+//!
+//! Invariants: a token is right as a whole or wrong as a whole; a range becomes the fewest prefixes that
+//! hold its addresses and no others. What is wrong says what would be right. Knows no lists.
+
+use std::net::IpAddr;
+
+use ipnet::{IpNet, IpSubnets, Ipv4Net, Ipv4Subnets, Ipv6Subnets};
+use thiserror::Error;
+
+use super::shown;
+
+/// Between the ends of a range: a hyphen, or what typesetting makes of it.
+pub(super) const DASHES: [char; 2] = ['-', '–'];
+
+/// A prefix, an address or a range, as lists have them. A range is `a-b`, or `203.0.113.232-239` for a
+/// range within the last octet.
+pub(super) fn parse_token(token: &str, prefixes: &mut Vec<IpNet>) -> Result<(), PrefixError> {
+    match token.split_once(DASHES) {
+        None => prefixes.push(parse_prefix(token)?),
+        Some((first, last)) => {
+            for prefix in parse_range(token, first.trim_end(), last.trim_start())? {
+                prefixes.push(check_prefix(prefix)?);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One address (`203.0.113.9` is `203.0.113.9/32`) or prefix, and nothing around it.
+pub fn parse_prefix(token: &str) -> Result<IpNet, PrefixError> {
+    let (address, length) = match token.split_once('/') {
+        Some((address, length)) => (address, Some(length)),
+        None => (token, None),
+    };
+    let Ok(address) = address.parse::<IpAddr>() else {
+        return Err(not_a_prefix(token));
+    };
+    let max = if address.is_ipv4() { 32 } else { 128 };
+    let length = match length {
+        None => max,
+        Some(digits) if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) => {
+            match digits.parse::<u8>() {
+                Ok(length) if length <= max => length,
+                _ if glued(token).is_some() => return Err(not_a_prefix(token)),
+                _ => {
+                    return Err(PrefixError::TooLong {
+                        token: shown(token),
+                        max,
+                    });
+                }
+            }
+        }
+        Some(mask) => match mask.parse().map(ipnet::ipv4_mask_to_prefix) {
+            Ok(Ok(length)) => {
+                return Err(PrefixError::Netmask {
+                    token: shown(token),
+                    length,
+                });
+            }
+            _ => return Err(not_a_prefix(token)),
+        },
+    };
+    check_prefix(IpNet::new_assert(address, length))
+}
+
+/// What `parse_prefix` asks of a prefix beyond its spelling.
+pub fn check_prefix(prefix: IpNet) -> Result<IpNet, PrefixError> {
+    if let IpNet::V6(v6) = prefix
+        && let Some(v4) = v6.addr().to_ipv4_mapped()
+        && let Some(length) = v6.prefix_len().checked_sub(96)
+    {
+        let meant = Ipv4Net::new_assert(v4, length).trunc();
+        return Err(PrefixError::Mapped { prefix, meant });
+    }
+    if prefix != prefix.trunc() {
+        return Err(PrefixError::HostBits {
+            prefix,
+            network: prefix.trunc(),
+            address: prefix.addr().into(),
+        });
+    }
+    Ok(prefix)
+}
+
+fn parse_range(token: &str, first: &str, last: &str) -> Result<IpSubnets, PrefixError> {
+    let (Ok(start), Some(end)) = (first.parse::<IpAddr>(), parse_end(first, last)) else {
+        return Err(not_a_prefix(token));
+    };
+    for address in [start, end] {
+        check_prefix(address.into())?;
+    }
+    let backwards = || PrefixError::Backwards {
+        token: shown(token),
+        first: end,
+        last: start,
+    };
+    match (start, end) {
+        (IpAddr::V4(_), IpAddr::V4(_)) | (IpAddr::V6(_), IpAddr::V6(_)) if end < start => {
+            Err(backwards())
+        }
+        (IpAddr::V4(start), IpAddr::V4(end)) => Ok(Ipv4Subnets::new(start, end, 0).into()),
+        (IpAddr::V6(start), IpAddr::V6(end)) => Ok(Ipv6Subnets::new(start, end, 0).into()),
+        _ => Err(not_a_prefix(token)),
+    }
+}
+
+/// The last address of a range, of which the last octet alone may be written.
+fn parse_end(first: &str, last: &str) -> Option<IpAddr> {
+    if last.contains(['.', ':']) {
+        return last.parse().ok();
+    }
+    let (network, _) = first.rsplit_once('.')?;
+    // The parser of addresses refuses what is no octet, such as 256 and 07.
+    format!("{network}.{last}").parse().ok()
+}
+
+/// Why a token is not a prefix. Says what would be right.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PrefixError {
+    /// No address and no prefix.
+    #[error(
+        "{token:?} is not a prefix; write one such as \"203.0.113.0/24\", \"2001:db8::/32\" or \
+         \"203.0.113.9\""
+    )]
+    NotAPrefix {
+        /// What was found, shortened.
+        token: String,
+    },
+    /// Two prefixes without a separator, as a missing newline leaves them.
+    #[error(
+        "{token:?} is not a prefix: it looks like {first:?} and {second:?} run together; separate them"
+    )]
+    Glued {
+        /// What was found, shortened.
+        token: String,
+        /// What it starts with.
+        first: String,
+        /// What it ends with.
+        second: String,
+    },
+    /// More bits than an address has.
+    #[error(
+        "{token:?} is not a prefix: its length is more than {max}; write one from /0 to /{max}"
+    )]
+    TooLong {
+        /// What was found, shortened.
+        token: String,
+        /// Bits of an address of this family.
+        max: u8,
+    },
+    /// `192.0.2.0/255.255.255.0`.
+    #[error("{token:?} is not a prefix: it has a netmask; write /{length} instead")]
+    Netmask {
+        /// What was found, shortened.
+        token: String,
+        /// The same as a length.
+        length: u8,
+    },
+    /// Either a network or an address was meant, and only its author knows which.
+    #[error(
+        "\"{prefix}\" has host bits set; write \"{network}\" for the network or \"{address}\" for the one address"
+    )]
+    HostBits {
+        /// As written.
+        prefix: IpNet,
+        /// With the host bits cleared.
+        network: IpNet,
+        /// The address alone.
+        address: IpNet,
+    },
+    /// `::ffff:192.0.2.1`: no packet on the wire carries such a source.
+    #[error("\"{prefix}\" is IPv4 written as IPv6, which no packet carries; write \"{meant}\"")]
+    Mapped {
+        /// As written.
+        prefix: IpNet,
+        /// The IPv4 form.
+        meant: Ipv4Net,
+    },
+    /// `192.0.2.9-192.0.2.1`.
+    #[error(
+        "{token:?} is a range that ends before it starts; write \"{first}-{last}\" if it is meant"
+    )]
+    Backwards {
+        /// What was found, shortened.
+        token: String,
+        /// The lower end.
+        first: IpAddr,
+        /// The upper end.
+        last: IpAddr,
+    },
+}
+
+fn not_a_prefix(token: &str) -> PrefixError {
+    match glued(token) {
+        Some((first, second)) => PrefixError::Glued {
+            token: shown(token),
+            first: first.to_owned(),
+            second: second.to_owned(),
+        },
+        None => PrefixError::NotAPrefix {
+            token: shown(token),
+        },
+    }
+}
+
+/// The halves of `131.0.72.0/222400:cb00::/32`. Only for an error's wording: neither half is used.
+fn glued(token: &str) -> Option<(&str, &str)> {
+    let is_prefix = |text: &str| {
+        text.parse::<IpAddr>().is_ok() || text.parse::<IpNet>().is_ok_and(|p| p == p.trunc())
+    };
+    // Longer than any two prefixes: not worth a search that is quadratic in the length.
+    (token.len() <= 100 && token.is_ascii())
+        .then(|| (1..token.len()).rev().map(|at| token.split_at(at)))?
+        .find(|(first, second)| is_prefix(first) && is_prefix(second))
+}
