@@ -432,10 +432,7 @@ pub fn static_snapshot(policy: &Policy) -> Snapshot {
             let Origin::Prefixes(prefixes) = &source.origin else {
                 panic!("{} is not static", source.name)
             };
-            let feed = Feed {
-                prefixes: prefixes.clone(),
-                fetched: jiff::Timestamp::UNIX_EPOCH,
-            };
+            let feed = Feed::new(prefixes.clone(), jiff::Timestamp::UNIX_EPOCH);
             (source.name.clone(), feed)
         })
         .collect()

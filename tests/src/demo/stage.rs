@@ -12,7 +12,7 @@ use allowlist_tests::lab::{
 };
 use allowlist_tests::vendor::{Answer, Vendor};
 use allowlist_user::catalogue;
-use allowlist_user::source::fetch;
+use allowlist_user::source::{self, fetch};
 use anyhow::Context;
 use ipnet::IpNet;
 
@@ -117,10 +117,15 @@ pub(crate) fn pagerduty(online: bool) -> anyhow::Result<Vec<IpNet>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let feed = runtime
-        .block_on(fetch(&provider.source("pagerduty", &[])))
+    let answer = runtime
+        .block_on(fetch(&provider.source("pagerduty", &[]), &[]))
         .context("without --online the demo needs no internet")?;
-    Ok(feed.prefixes)
+    match answer {
+        source::Answer::List(fetched) => Ok(fetched.prefixes),
+        source::Answer::Unchanged(_) => {
+            anyhow::bail!("nothing new, said a vendor that was not asked")
+        }
+    }
 }
 
 fn configuration(pagerduty: &str) -> String {

@@ -181,12 +181,8 @@ fn policy(feeds: &[Vec<IpNet>], services: Vec<Parts>) -> Policy {
         sources: feeds
             .iter()
             .enumerate()
-            .map(|(place, prefixes)| Source {
-                name: source_name(place),
-                origin: Origin::Prefixes(prefixes.clone()),
-                provider: None,
-                every: Source::EVERY,
-                warning: None,
+            .map(|(place, prefixes)| {
+                Source::new(&source_name(place), Origin::Prefixes(prefixes.clone()))
             })
             .collect(),
     }
