@@ -4,15 +4,17 @@
 //! host bits set and is not wider than a vendor could mean. A token is judged as a whole: no address
 //! is ever looked for inside other text. Knows no network, no file and no clock.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net};
 use jiff::civil::Date;
+use scraper::{Html, Selector};
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::policy::Format;
+use crate::policy::{Format, Pattern};
 
 /// No vendor calls from more of the IPv4 internet than this: a wider prefix in a feed is a mistake.
 const WIDEST_V4: u8 = 8;
@@ -211,6 +213,24 @@ pub enum FeedError {
         /// The prefix.
         prefix: IpNet,
     },
+    /// A page without the link that was looked for.
+    #[error("has no link that {pattern:?} matches; open it in a browser, and correct `discover`")]
+    NoLink {
+        /// What was looked for.
+        pattern: String,
+    },
+    /// A page with several.
+    #[error(
+        "has links to {first:?} and {second:?}, which {pattern:?} both matches; make `discover` match one"
+    )]
+    ManyLinks {
+        /// What was looked for.
+        pattern: String,
+        /// One of them.
+        first: String,
+        /// Another.
+        second: String,
+    },
 }
 
 /// Why a token is not a prefix. Says what would be right.
@@ -399,6 +419,29 @@ fn shown(text: &str) -> String {
     match text.char_indices().nth(SHOWN_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
+    }
+}
+
+/// The one link on a page whose address matches, as it is written there.
+pub fn find_link(bytes: &[u8], pattern: &Pattern) -> Result<String, FeedError> {
+    let page = Html::parse_document(&String::from_utf8_lossy(bytes));
+    let links = Selector::parse("a[href]").expect("it is a selector");
+    let links = page
+        .select(&links)
+        .filter_map(|link| link.value().attr("href"))
+        .map(str::trim)
+        .filter(|link| pattern.is_match(link))
+        .collect::<BTreeSet<_>>();
+    let pattern = pattern.as_str().to_owned();
+    let mut links = links.into_iter();
+    match (links.next(), links.next()) {
+        (Some(link), None) => Ok(link.to_owned()),
+        (None, _) => Err(FeedError::NoLink { pattern }),
+        (Some(first), Some(second)) => Err(FeedError::ManyLinks {
+            pattern,
+            first: shown(first),
+            second: shown(second),
+        }),
     }
 }
 
