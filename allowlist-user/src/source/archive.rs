@@ -158,9 +158,6 @@ fn problem(error: &ZipError) -> String {
     match error {
         ZipError::InvalidArchive(problem) => problem.to_string(),
         ZipError::UnsupportedArchive(problem) => (*problem).to_owned(),
-        ZipError::CompressionMethodNotSupported(method) => {
-            format!("its compression (method {method}) is not supported")
-        }
         error => error.to_string(),
     }
 }
