@@ -103,7 +103,7 @@ pub async fn fetch(source: &Source, known: &[Validator]) -> Result<Answer, Fetch
     answer.map_err(|failure| FetchError {
         name: source.name.clone(),
         origin: failure.place.unwrap_or_else(|| source.origin.to_string()),
-        cause: Box::new(failure.cause),
+        cause: failure.cause,
         retry_after: failure.retry_after,
     })
 }

@@ -189,9 +189,12 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     let connection = ServerConnection::new(Arc::clone(tls)).map_err(io::Error::other)?;
     let mut stream = StreamOwned::new(connection, stream);
     let (head, answer) = receive(&mut stream, shared)?;
+    let is_ended = !matches!(answer, Answer::Unended(_));
     answer.send(&head, &mut stream)?;
-    stream.conn.send_close_notify();
-    stream.flush()?;
+    if is_ended {
+        stream.conn.send_close_notify();
+        stream.flush()?;
+    }
     stream.sock.shutdown(Shutdown::Both)
 }
 

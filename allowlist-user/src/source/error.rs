@@ -164,7 +164,7 @@ pub enum RedirectError {
 /// A cause, and what is known of it where it happens.
 #[derive(Debug)]
 pub(super) struct Failure {
-    pub(super) cause: FetchErrorCause,
+    pub(super) cause: Box<FetchErrorCause>,
     /// Where, if the source has several places or leads to another.
     pub(super) place: Option<String>,
     pub(super) retry_after: Option<Duration>,
@@ -181,7 +181,7 @@ impl Failure {
 impl<E: Into<FetchErrorCause>> From<E> for Failure {
     fn from(cause: E) -> Self {
         Self {
-            cause: cause.into(),
+            cause: Box::new(cause.into()),
             place: None,
             retry_after: None,
         }

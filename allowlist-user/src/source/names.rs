@@ -8,7 +8,6 @@
 //! period, which is the caller's.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
@@ -192,12 +191,8 @@ async fn servers(lookup: &Lookup) -> Result<Vec<SocketAddr>, NameError> {
 }
 
 fn system_servers(resolv_conf: &[u8]) -> Result<Vec<SocketAddr>, NameError> {
-    let (config, _) = parse_resolv_conf(resolv_conf).map_err(|error| {
-        NameError::NoServers(match error {
-            NetError::Io(error) => error.to_string(),
-            error => error.to_string(),
-        })
-    })?;
+    let (config, _) =
+        parse_resolv_conf(resolv_conf).map_err(|error| NameError::NoServers(problem(&error)))?;
     let servers = config.name_servers().iter();
     Ok(servers
         .map(|server| SocketAddr::new(server.ip, PORT))
@@ -247,20 +242,23 @@ async fn ask(
         let left = deadline.saturating_duration_since(Instant::now());
         let share = left / u32::try_from(resolvers.len() - index).unwrap_or(u32::MAX);
         let answer = tokio::time::timeout(share, resolver.lookup(parsed.clone(), family)).await;
+        let error = match answer.unwrap_or(Err(NetError::Timeout)) {
+            Ok(lookup) => return addresses(name, &parsed, family, lookup.answers()),
+            Err(error) => error,
+        };
         let (name, server) = (name.to_owned(), *server);
-        last = Some(match answer {
-            Ok(Ok(lookup)) => return addresses(name, &parsed, family, lookup.answers()),
-            Ok(Err(NetError::Dns(DnsError::NoRecordsFound(none)))) => match none.response_code {
+        last = Some(match error {
+            NetError::Dns(DnsError::NoRecordsFound(none)) => match none.response_code {
                 ResponseCode::NoError => return Ok(Addresses::none(&none)),
                 ResponseCode::NXDomain => return Err(NameError::NoSuchName { name }),
                 code => refused(name, server, code),
             },
-            Ok(Err(NetError::Dns(DnsError::ResponseCode(code)))) => refused(name, server, code),
-            Err(_) | Ok(Err(NetError::Timeout)) => NameError::Timeout { name, server },
-            Ok(Err(error)) => NameError::Failed {
+            NetError::Dns(DnsError::ResponseCode(code)) => refused(name, server, code),
+            NetError::Timeout => NameError::Timeout { name, server },
+            error => NameError::Failed {
                 name,
                 server,
-                problem: problem(error),
+                problem: problem(&error),
             },
         });
     }
@@ -279,7 +277,7 @@ impl Addresses {
 
 /// What belongs to the name among what a server sent along.
 fn addresses(
-    name: String,
+    name: &str,
     asked: &Name,
     family: RecordType,
     records: &[Record],
@@ -310,7 +308,7 @@ fn addresses(
         }
         let prefix =
             feed::check_prefix(IpNet::from(address)).map_err(|error| NameError::Address {
-                name: name.clone(),
+                name: name.to_owned(),
                 error,
             })?;
         prefixes.insert(prefix);
@@ -341,9 +339,10 @@ fn refused(name: String, server: SocketAddr, code: ResponseCode) -> NameError {
     }
 }
 
-fn problem(error: NetError) -> String {
+/// Without the resolver's own words around what the system says.
+fn problem(error: &NetError) -> String {
     match error {
-        NetError::Io(error) => io::Error::to_string(&error),
+        NetError::Io(error) => error.to_string(),
         error => error.to_string(),
     }
 }

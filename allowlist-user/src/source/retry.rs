@@ -49,11 +49,14 @@ fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
 mod tests {
     use super::*;
 
+    /// What headers say, and how many seconds that is.
+    type Row = (&'static [(&'static str, &'static str)], Option<u64>);
+
     #[test]
     fn a_server_is_left_alone_for_as_long_as_it_asks() {
         let now: Timestamp = "2026-11-24T12:00:00Z".parse().expect("a time");
         let day = 24 * 3600;
-        let table: &[(&[(&str, &str)], Option<u64>)] = &[
+        let table: &[Row] = &[
             (&[], None),
             (&[("retry-after", "120")], Some(120)),
             (&[("retry-after", " 7 ")], Some(7)),

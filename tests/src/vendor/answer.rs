@@ -29,6 +29,8 @@ pub enum Answer {
     CutChunks(Vec<u8>),
     /// A compressed body that ends too early, within a whole answer.
     CutGzip(Vec<u8>),
+    /// A body of no length, which ends with the connection: over TLS, without the word that it was all.
+    Unended(Vec<u8>),
     /// Status 200 and a body without end.
     Endless,
     /// A byte of a body now and then.
@@ -102,6 +104,10 @@ impl Answer {
                 write!(stream, "{:x}\r\n", body.len())?;
                 stream.write_all(&body)?;
                 stream.write_all(b"\r\n40\r\nnot all of it")?;
+            }
+            Self::Unended(body) => {
+                start(stream, 200, &[])?;
+                stream.write_all(&body)?;
             }
             Self::Endless => {
                 start(stream, 200, &[])?;

@@ -24,7 +24,7 @@ pub struct Certificates {
 impl Certificates {
     /// For an address and `localhost`, good for centuries.
     pub fn good(address: IpAddr) -> Result<Self> {
-        Self::signed(params(&[&address.to_string(), "localhost"])?)
+        Self::signed(&params(&[&address.to_string(), "localhost"])?)
     }
 
     /// The same, of a year that is over.
@@ -32,12 +32,12 @@ impl Certificates {
         let mut params = params(&[&address.to_string()])?;
         params.not_before = date_time_ymd(2020, 1, 1);
         params.not_after = date_time_ymd(2021, 1, 1);
-        Self::signed(params)
+        Self::signed(&params)
     }
 
     /// For a name, whatever the address.
     pub fn of(name: &str) -> Result<Self> {
-        Self::signed(params(&[name])?)
+        Self::signed(&params(&[name])?)
     }
 
     /// Signed by itself. As the authority it names a stranger.
@@ -56,7 +56,7 @@ impl Certificates {
         })
     }
 
-    fn signed(params: CertificateParams) -> Result<Self> {
+    fn signed(params: &CertificateParams) -> Result<Self> {
         let mut ca = CertificateParams::new(Vec::new())?;
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate()?)?;

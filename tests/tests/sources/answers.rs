@@ -32,6 +32,15 @@ fn decompresses() {
 }
 
 #[test]
+fn a_word_that_is_no_compression_does_not_matter() {
+    for word in ["utf-8", "aws-chunked", "identity", ""] {
+        let answer = Answer::Full(200, vec![("Content-Encoding", word.into())], LIST.into());
+        let vendor = vendor([("/list", answer)]);
+        check_list(fetch(http(&vendor.url("/list"))));
+    }
+}
+
+#[test]
 fn a_byte_order_mark_and_a_strange_type_do_not_matter() {
     let text = "\u{feff}192.0.2.0/24\r\n198.51.100.7\r\n2001:db8::/32";
     let vendor = vendor([("/list", Answer::html(text))]);
@@ -117,6 +126,13 @@ fn refuses_what_is_not_a_list_in_json() {
                 "UTF-16 with a mark",
                 Answer::Body("application/json", with_mark),
                 "is not text: byte 0 is not UTF-8; use an address that answers with plain UTF-8"
+                    .into(),
+            ),
+            (
+                "compression that nobody asked for, twice",
+                Answer::Full(200, vec![("Content-Encoding", "gzip, X-Gzip".into())], vec![0x8b; 9]),
+                "is compressed as \"gzip, X-Gzip\", which was not asked for; remove Accept-Encoding \
+                 from `headers`, or ask the vendor"
                     .into(),
             ),
             (
@@ -260,6 +276,13 @@ fn refuses_what_is_no_answer() {
                 "cut off before it was compressed",
                 Answer::CutGzip(LIST.into()),
                 format!("the answer broke off after {{*}} bytes: {{*}}; {TRY_AGAIN}"),
+            ),
+            (
+                "a head that is longer than the list could be",
+                Answer::Full(200, vec![("X-Long", "x".repeat(1 << 20))], LIST.into()),
+                "cannot be reached: message head is too large; check the URL, this host's name \
+                 resolution, its route and its proxy"
+                    .into(),
             ),
             (
                 "something else than HTTP",

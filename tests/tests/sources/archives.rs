@@ -110,8 +110,8 @@ fn an_archive_unpacks_to_no_more_than_it_may() {
     let half = format!("{V4}{}", " ".repeat(40 << 10));
     check_refused(archive(&[("a.txt", &half), ("b.txt", &half)]), too_large);
     // To the byte.
-    let fill = (64 << 10) - V4.len() - V6.len();
-    let full = format!("{V4}{}", " ".repeat(fill));
+    let blank_part = (64 << 10) - V4.len() - V6.len();
+    let full = format!("{V4}{}", " ".repeat(blank_part));
     check_list(unzipped(archive(&[("a.txt", &full), ("b.txt", V6)])).1);
     // One that says that it is small.
     let mut liar = archive(&[("a.txt", &blank)]);

@@ -178,7 +178,10 @@ fn what_cannot_be_sent_is_refused_without_being_repeated() {
     for text in [&b"hush\nhush\n"[..], b"hu sh", b"h\xfcsh", b"hush\0"] {
         with_file(token(folder.path(), text), odd);
     }
-    with_file(token(folder.path(), &[b'h'; 20 << 10]), "it is too large");
+    with_file(
+        token(folder.path(), &vec![b'h'; 20 << 10]),
+        "it is too large",
+    );
     with_file(folder.path().to_owned(), "it is not a file");
     let none = folder.path().join("none");
     with_file(none, "No such file or directory (os error 2)");

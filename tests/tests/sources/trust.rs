@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use allowlist_tests::vendor::{Answer, Certificates, Vendor};
-use allowlist_user::policy::Http;
+use allowlist_user::policy::{Format, Http};
 
 use super::{LIST, ca_file, check_list, check_words, fetch, http, vendor};
 
@@ -104,5 +104,25 @@ fn a_server_without_tls_is_not_reached_by_https() {
     check_words(
         &fetch(https),
         &format!("{url}: no {{*}} within 1s; check that the host is reachable, {{*}}"),
+    );
+}
+
+/// Whoever can cut a connection could shorten a list otherwise.
+#[test]
+fn a_list_that_is_cut_off_within_tls_is_refused() {
+    let text = Answer::Unended(b"192.0.2.0/24\n198.51.100.7\n".to_vec());
+    let vendor = Vendor::start_tls([("/list", text)]).expect("a vendor");
+    let folder = tempfile::tempdir().expect("a folder");
+    let fetched = fetch(Http {
+        ca_file: Some(ca_file(&vendor, folder.path())),
+        format: Format::Text,
+        ..http(&vendor.url("/list"))
+    });
+    check_words(
+        &fetched,
+        &format!(
+            "{}: the answer broke off after 26 bytes: {{*}}; nothing of it is used: try again",
+            vendor.url("/list")
+        ),
     );
 }

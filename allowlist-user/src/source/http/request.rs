@@ -167,12 +167,8 @@ impl<'s> Session<'s> {
     }
 
     async fn receive(&self, place: Place, mut response: Response) -> Result<Body, FetchErrorCause> {
-        // The client takes this header away with what it undoes.
-        if let Some(encoding) = response.headers().get(CONTENT_ENCODING)
-            && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
-        {
-            let encoding = encoding.to_str().unwrap_or("binary").to_owned();
-            return Err(FetchErrorCause::Encoding(encoding));
+        if let Some(encoding) = compression(response.headers()) {
+            return Err(FetchErrorCause::Encoding(encoding.to_owned()));
         }
         let limit = self.http.max_bytes;
         let mut bytes = Vec::new();
@@ -227,6 +223,20 @@ fn validator(place: &Place, headers: &HeaderMap) -> Validator {
         etag: text(ETAG),
         last_modified: place.is_start.then(|| text(LAST_MODIFIED)).flatten(),
     }
+}
+
+/// How the body is still compressed: the client takes the header away with what it undoes. Other words
+/// are found there too, such as `utf-8`, and mean nothing.
+fn compression(headers: &HeaderMap) -> Option<&str> {
+    let encoding = headers.get(CONTENT_ENCODING)?.to_str().ok()?;
+    let is_one = |word: &str| {
+        let word = word.trim();
+        let word = word.strip_prefix("x-").unwrap_or(word);
+        ["br", "compress", "deflate", "gzip", "zstd"]
+            .iter()
+            .any(|known| word.eq_ignore_ascii_case(known))
+    };
+    encoding.split(',').any(is_one).then_some(encoding)
 }
 
 /// Where a redirect leads; none if it is no redirect, or says nowhere.
@@ -330,5 +340,30 @@ fn reasons(error: &reqwest::Error) -> String {
         "the request failed".to_owned()
     } else {
         reasons.join(": ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Format, Secret};
+
+    #[test]
+    fn credentials_are_not_shown() {
+        let url = "https://lists.example.com/".parse().expect("a URL");
+        let folder = tempfile::tempdir().expect("a folder");
+        let token = folder.path().join("token");
+        std::fs::write(&token, "hush\n").expect("a file");
+        let http = Http {
+            headers: vec![("X-Api-Key".to_owned(), Secret("hush".to_owned()))],
+            bearer_file: Some(token),
+            ..Http::new(vec![url], Format::Text)
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let headers = runtime.expect("a runtime").block_on(credentials(&http));
+        let headers = headers.expect("they can be sent");
+        assert_eq!(headers["x-api-key"], "hush");
+        assert_eq!(headers["authorization"], "Bearer hush");
+        assert!(!format!("{headers:?}").contains("hush"), "{headers:?}");
     }
 }
