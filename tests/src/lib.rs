@@ -6,5 +6,6 @@
 
 pub mod lab;
 pub mod model;
+pub mod name_server;
 pub mod skip;
 pub mod vendor;

@@ -4,7 +4,11 @@
 //! there to prevent, and because a thread that has entered a network namespace can start one there.
 //!
 //! Invariants: it listens in the namespace in which it was started, on 127.0.0.1 unless it is told where;
-//! when it is dropped, its threads have ended. Understands no more of a request than its path.
+//! when it is dropped, its threads have ended. Understands no more of a request than its path
+//! and which version of a list it has.
+
+mod answer;
+mod certificates;
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -12,50 +16,13 @@ use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use nix::sys::socket;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-/// What a path answers.
-#[derive(Clone, Debug)]
-pub enum Answer {
-    /// Status 200 and a body of some type.
-    Body(&'static str, Vec<u8>),
-    /// Status 200 and a body that is compressed on its way.
-    Gzip(Vec<u8>),
-    /// Another status, and a few words of HTML.
-    Status(u16),
-    /// Status 302 to this URL.
-    Redirect(String),
-    /// The first bytes of a longer body, and the end of the connection.
-    Truncated(Vec<u8>),
-    /// Status 200 and a body without end.
-    Endless,
-    /// A byte of a body now and then.
-    Drip,
-    /// Nothing at all.
-    Silence,
-    /// What is not HTTP.
-    Noise,
-}
-
-impl Answer {
-    /// A JSON text, with the content type that a list's vendor really uses.
-    pub fn json(text: impl Into<String>) -> Self {
-        Self::Body("binary/octet-stream", text.into().into_bytes())
-    }
-
-    /// A web page.
-    pub fn html(text: impl Into<String>) -> Self {
-        Self::Body("text/html; charset=utf-8", text.into().into_bytes())
-    }
-}
+pub use answer::{Answer, header};
+pub use certificates::Certificates;
 
 /// A running server. Stops when it is dropped.
 pub struct Vendor {
@@ -91,7 +58,16 @@ impl Vendor {
         address: IpAddr,
         answers: impl IntoIterator<Item = (&'static str, Answer)>,
     ) -> Result<Self> {
-        Self::start_with(address, answers, Some(Certificates::new(address)?))
+        Self::start_tls_with(Certificates::good(address)?, address, answers)
+    }
+
+    /// The same with other certificates.
+    pub fn start_tls_with(
+        certificates: Certificates,
+        address: IpAddr,
+        answers: impl IntoIterator<Item = (&'static str, Answer)>,
+    ) -> Result<Self> {
+        Self::start_with(address, answers, Some(certificates))
     }
 
     fn start_with(
@@ -128,6 +104,11 @@ impl Vendor {
             shared,
             accepting: Some(accepting),
         })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// The URL of a path that starts with a slash.
@@ -177,32 +158,6 @@ impl fmt::Debug for Vendor {
     }
 }
 
-struct Certificates {
-    ca_pem: String,
-    server: Arc<ServerConfig>,
-}
-
-impl Certificates {
-    fn new(address: IpAddr) -> Result<Self> {
-        let mut ca = CertificateParams::new(Vec::new())?;
-        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate()?)?;
-        let key = KeyPair::generate()?;
-        let names = vec![address.to_string(), "localhost".to_owned()];
-        let certificate = CertificateParams::new(names)?.signed_by(&key, &ca)?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-        let server = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], key)?;
-        Ok(Self {
-            ca_pem: ca.pem(),
-            server: Arc::new(server),
-        })
-    }
-}
-
 fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     let mut connections = Vec::new();
     while let Ok((stream, _)) = listener.accept() {
@@ -224,87 +179,50 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
 
 fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     let Some(tls) = &shared.tls else {
-        respond(&mut stream, shared)?;
+        let (head, answer) = receive(&mut stream, shared)?;
+        match answer {
+            Answer::Tunnel(to) => tunnel(&mut stream, to)?,
+            answer => answer.send(&head, &mut stream)?,
+        }
         return stream.shutdown(Shutdown::Both);
     };
     let connection = ServerConnection::new(Arc::clone(tls)).map_err(io::Error::other)?;
     let mut stream = StreamOwned::new(connection, stream);
-    respond(&mut stream, shared)?;
-    stream.conn.send_close_notify();
-    stream.flush()?;
+    let (head, answer) = receive(&mut stream, shared)?;
+    let is_ended = !matches!(answer, Answer::Unended(_));
+    answer.send(&head, &mut stream)?;
+    if is_ended {
+        stream.conn.send_close_notify();
+        stream.flush()?;
+    }
     stream.sock.shutdown(Shutdown::Both)
 }
 
-fn respond(stream: &mut (impl Read + Write), shared: &Shared) -> io::Result<()> {
+fn receive(stream: &mut impl Read, shared: &Shared) -> io::Result<(String, Answer)> {
     let head = read_head(stream)?;
     let path = head.split_whitespace().nth(1).unwrap_or_default();
     let path = path.split('?').next().unwrap_or_default().to_owned();
-    lock(&shared.requests).push(head);
+    lock(&shared.requests).push(head.clone());
     let answer = lock(&shared.answers)
         .iter()
         .find(|(known, _)| *known == path)
         .map(|(_, answer)| answer.clone());
-    match answer.unwrap_or(Answer::Status(404)) {
-        Answer::Body(content_type, body) => {
-            let length = body.len();
-            write!(
-                stream,
-                "HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
-            )?;
-            stream.write_all(&body)?;
-        }
-        Answer::Gzip(body) => {
-            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-            encoder.write_all(&body)?;
-            let body = encoder.finish()?;
-            let length = body.len();
-            write!(
-                stream,
-                "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
-            )?;
-            stream.write_all(&body)?;
-        }
-        Answer::Status(status) => {
-            let body = format!("<html><body>{status}</body></html>");
-            let length = body.len();
-            write!(
-                stream,
-                "HTTP/1.1 {status} Said So\r\nContent-Type: text/html\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-            )?;
-        }
-        Answer::Redirect(to) => {
-            write!(
-                stream,
-                "HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-            )?;
-        }
-        Answer::Truncated(body) => {
-            let length = body.len() + 1;
-            write!(
-                stream,
-                "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
-            )?;
-            stream.write_all(&body)?;
-        }
-        Answer::Endless => {
-            write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n[")?;
-            loop {
-                stream.write_all(&[b' '; 16 << 10])?;
-            }
-        }
-        Answer::Drip => {
-            write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n[")?;
-            loop {
-                stream.write_all(b" ")?;
-                stream.flush()?;
-                thread::sleep(Duration::from_millis(20));
-            }
-        }
-        // Until the client gives up, or the server is dropped.
-        Answer::Silence => while stream.read(&mut [0; 1024])? > 0 {},
-        Answer::Noise => stream.write_all(b"\x15\x03\x01 220 mail.example.com ESMTP\r\n")?,
-    }
-    stream.flush()
+    Ok((head, answer.unwrap_or(Answer::Status(404))))
+}
+
+/// Until one of the two goes away.
+fn tunnel(client: &mut TcpStream, to: SocketAddr) -> io::Result<()> {
+    let mut server = TcpStream::connect(to)?;
+    client.write_all(b"HTTP/1.1 200 Connected\r\n\r\n")?;
+    let (mut from_client, mut to_server) = (client.try_clone()?, server.try_clone()?);
+    let there = thread::spawn(move || {
+        let _ = io::copy(&mut from_client, &mut to_server);
+        to_server.shutdown(Shutdown::Both)
+    });
+    let _ = io::copy(&mut server, client);
+    client.shutdown(Shutdown::Both)?;
+    let _ = there.join();
+    Ok(())
 }
 
 fn read_head(stream: &mut impl Read) -> io::Result<String> {

@@ -1,0 +1,170 @@
+//! Lists out of a ZIP archive that lies in memory.
+//!
+//! Invariants: nothing is written anywhere; what is unpacked is at most a limit, whatever the archive says
+//! of itself; and of an archive that can be read in two ways nothing is taken. Knows no format of lists.
+
+use std::io::{Cursor, Read as _};
+
+use thiserror::Error;
+use zip::ZipArchive;
+use zip::result::ZipError;
+
+use crate::feed::FeedError;
+use crate::policy::Pattern;
+
+/// An archive with more files is not one of lists.
+const MAX_FILES: usize = 1000;
+/// As many names as an error repeats.
+const SHOWN_NAMES: usize = 8;
+/// As much of a name or of a text as an error repeats.
+const SHOWN_CHARS: usize = 60;
+
+/// Why an archive has no list to give.
+#[derive(Debug, Error)]
+pub enum ArchiveError {
+    /// Something else, or a damaged one.
+    #[error(
+        "is not a ZIP archive that can be read: {problem}: it starts with {start:?}; check the URL, or remove `unzip`"
+    )]
+    NotAnArchive {
+        /// What is wrong with it.
+        problem: String,
+        /// Its first characters.
+        start: String,
+    },
+    /// Two files of one name, or too many files.
+    #[error("is a ZIP archive with {0}; nothing of it is used: ask the vendor")]
+    Suspicious(String),
+    /// No file of that name.
+    #[error("is a ZIP archive without a file that `unzip` ({pattern:?}) matches; it has {files}")]
+    NoMatch {
+        /// `unzip`.
+        pattern: String,
+        /// What it has instead.
+        files: String,
+    },
+    /// Encrypted, compressed in an unusual way, or damaged.
+    #[error(
+        "{file:?} in the ZIP archive cannot be unpacked: {problem}; try again, or ask the vendor"
+    )]
+    Damaged {
+        /// Which file.
+        file: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// More than `max_size`.
+    #[error(
+        "unpacks to more than {limit} bytes; if the list is meant to be that long, raise `max_size`"
+    )]
+    TooLarge {
+        /// The limit.
+        limit: u64,
+    },
+    /// A file of it is not a list.
+    #[error("{file:?} in the ZIP archive: {error}")]
+    Feed {
+        /// Which file.
+        file: String,
+        /// What is wrong with it.
+        error: FeedError,
+    },
+}
+
+/// The files that `pattern` matches, by name; at least one. All of them together are at most `limit` bytes.
+pub(super) fn unzip(
+    bytes: &[u8],
+    pattern: &Pattern,
+    limit: u64,
+) -> Result<Vec<(String, Vec<u8>)>, ArchiveError> {
+    let unreadable = |error: ZipError| ArchiveError::NotAnArchive {
+        problem: problem(&error),
+        start: shown(&String::from_utf8_lossy(
+            &bytes[..bytes.len().min(4 * SHOWN_CHARS)],
+        )),
+    };
+    let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(unreadable)?;
+    if archive.len() > MAX_FILES {
+        let files = format!("{} files, more than {MAX_FILES}", archive.len());
+        return Err(ArchiveError::Suspicious(files));
+    }
+    if archive.has_duplicate_names() {
+        return Err(ArchiveError::Suspicious("two files of one name".to_owned()));
+    }
+    let mut names = Vec::new();
+    let mut left = limit;
+    let mut files = Vec::new();
+    for index in 0..archive.len() {
+        let entry = archive.by_index_data(index).map_err(unreadable)?;
+        let name = entry.name().map_err(unreadable)?.into_owned();
+        if !entry.is_file() || is_hidden(&name) {
+            continue;
+        }
+        if !pattern.is_match(&name) {
+            names.push(name);
+            continue;
+        }
+        let damaged = |problem: String| ArchiveError::Damaged {
+            file: shown(&name),
+            problem,
+        };
+        if entry.encrypted() {
+            return Err(damaged("it is encrypted".to_owned()));
+        }
+        let file = archive.by_index(index);
+        let file = file.map_err(|error| damaged(problem(&error)))?;
+        let mut unpacked = Vec::new();
+        // One byte more tells too much from just enough, and reaching the end has the checksum compared.
+        file.take(left + 1)
+            .read_to_end(&mut unpacked)
+            .map_err(|error| damaged(error.to_string()))?;
+        left = left
+            .checked_sub(unpacked.len() as u64)
+            .ok_or(ArchiveError::TooLarge { limit })?;
+        files.push((name, unpacked));
+    }
+    if files.is_empty() {
+        return Err(ArchiveError::NoMatch {
+            pattern: pattern.as_str().to_owned(),
+            files: list(&names),
+        });
+    }
+    Ok(files)
+}
+
+/// What no vendor means: a desktop's notes on files.
+fn is_hidden(name: &str) -> bool {
+    name.split('/')
+        .any(|part| part == "__MACOSX" || part.starts_with('.'))
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() {
+        return "no file at all".to_owned();
+    }
+    let more = names.len().saturating_sub(SHOWN_NAMES);
+    let names: Vec<_> = names
+        .iter()
+        .take(SHOWN_NAMES)
+        .map(|name| format!("{:?}", shown(name)))
+        .collect();
+    match more {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names.join(", ")),
+    }
+}
+
+fn problem(error: &ZipError) -> String {
+    match error {
+        ZipError::InvalidArchive(problem) => problem.to_string(),
+        ZipError::UnsupportedArchive(problem) => (*problem).to_owned(),
+        error => error.to_string(),
+    }
+}
+
+fn shown(text: &str) -> String {
+    match text.char_indices().nth(SHOWN_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}

@@ -1,0 +1,117 @@
+//! Lists behind URLs: which are asked for, whether they are new, where on a page the list is.
+//!
+//! Invariants: the list is what all URLs hold together, or there is none; nothing is new only if every URL
+//! says so; and a validator is kept of nothing but the answer whose prefixes are kept.
+//!
+//! Does not know how a request is made (`request`), nor with which client (`client`).
+
+mod client;
+mod request;
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+
+use super::error::{Failure, FetchErrorCause};
+use super::{Answer, Fetched, archive};
+use crate::feed::{self, List};
+use crate::policy::{Http, Validator, public_url};
+use request::{Got, Place, Session};
+
+pub(super) use request::MAX_REDIRECTS;
+
+/// What the URLs hold; `known` is what they said of themselves the last time.
+pub(super) async fn fetch(
+    http: &Http,
+    known: &[Validator],
+    now: Timestamp,
+    today: Date,
+) -> Result<Answer, Failure> {
+    let mut session = Session::new(http).await?;
+    let none = Validator::default();
+    // Of another number of URLs, nobody knows which is of which.
+    let known = if known.len() == http.urls.len() {
+        known.iter().collect()
+    } else {
+        vec![&none; http.urls.len()]
+    };
+    let mut parts = Vec::new();
+    for (index, known) in known.into_iter().enumerate() {
+        parts.push(ask(&mut session, index, known, today).await?);
+    }
+    if parts.iter().all(Option::is_none) {
+        return Ok(Answer::Unchanged(now));
+    }
+    let mut lists = Vec::new();
+    let mut validators = Vec::new();
+    for (index, part) in parts.into_iter().enumerate() {
+        // What the others have is needed whole, and nobody kept which prefixes were whose.
+        let part = match part {
+            Some(part) => Some(part),
+            None => ask(&mut session, index, &none, today).await?,
+        };
+        // Without a validator, a server that says that nothing is new has failed already.
+        let (list, validator) = part.expect("it was not asked whether it is new");
+        lists.push(list);
+        validators.push(validator);
+    }
+    let mut fetched = Fetched::union(lists, now);
+    fetched.validators = validators;
+    Ok(Answer::List(fetched))
+}
+
+/// The list of one URL; none if it is the one that is known.
+async fn ask(
+    session: &mut Session<'_>,
+    index: usize,
+    known: &Validator,
+    today: Date,
+) -> Result<Option<(List, Validator)>, Failure> {
+    let http = session.http;
+    let mut place = Place::start(&http.urls[index]);
+    let mut where_ = public_url(&place.url);
+    // The origin of an only URL says no more than this; of several, it says which.
+    let mut known = known.clone();
+    if let Some(pattern) = &http.discover {
+        let none = Validator::default();
+        let page = match session.get(place, &none).await {
+            Ok(Got::Body(page)) => page,
+            Ok(Got::NotModified) => unreachable!("it was not asked whether it is new"),
+            Err(failure) => return Err(failure.at(&where_)),
+        };
+        let link = feed::find_link(&page.bytes, pattern)
+            .map_err(|error| Failure::from(error).at(&where_))?;
+        place = page
+            .place
+            .link(&link, http.allow_plain_http)
+            .map_err(|cause| Failure::from(cause).at(&where_))?;
+        where_ = format!("{where_}, which links to {}", public_url(&place.url));
+        // The link may lead to another file than before, and an older one is news too.
+        known.last_modified = None;
+    }
+    let failed = |failure: Failure| failure.at(&where_);
+    match session.get(place, &known).await.map_err(failed)? {
+        Got::NotModified => Ok(None),
+        Got::Body(body) => {
+            let list = parse(http, &body.bytes, today).map_err(|cause| failed(cause.into()))?;
+            let mut validator = body.validator;
+            if http.discover.is_some() {
+                validator.last_modified = None;
+            }
+            Ok(Some((list, validator)))
+        }
+    }
+}
+
+fn parse(http: &Http, bytes: &[u8], today: Date) -> Result<List, FetchErrorCause> {
+    let Some(pattern) = &http.unzip else {
+        return Ok(feed::parse(&http.format, bytes, today)?);
+    };
+    let mut all = List::default();
+    for (file, bytes) in archive::unzip(bytes, pattern, http.max_bytes)? {
+        let list = feed::parse(&http.format, &bytes, today)
+            .map_err(|error| archive::ArchiveError::Feed { file, error })?;
+        all.prefixes.extend(list.prefixes);
+        all.notes.extend(list.notes);
+    }
+    Ok(all)
+}

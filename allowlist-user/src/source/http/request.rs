@@ -1,0 +1,369 @@
+//! One request: redirects, credentials, validators, the body.
+//!
+//! Invariants: credentials go to the origin that they are configured for, and to no other, not even when
+//! another sends back to it; https never leads to http, unless the operator allows it; and no body is kept
+//! that is larger than its limit or that broke off.
+//!
+//! Does not know what a body holds.
+
+use std::error::Error;
+use std::io;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use reqwest::header::{
+    AUTHORIZATION, CONTENT_ENCODING, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE,
+    IF_NONE_MATCH, LAST_MODIFIED, LOCATION,
+};
+use reqwest::{Response, StatusCode, Url};
+
+use super::client::{Clients, chain, connect_timeout, innermost};
+use crate::policy::{Http, Validator, is_loopback, public_url};
+use crate::source::error::{Failure, FetchErrorCause, RedirectError};
+use crate::source::{file, retry};
+
+/// More are a loop, most likely.
+pub(in crate::source) const MAX_REDIRECTS: usize = 5;
+/// A longer validator is not worth keeping.
+const MAX_VALIDATOR_BYTES: usize = 1024;
+/// More than any token.
+const MAX_TOKEN_BYTES: u64 = 16 << 10;
+
+/// What one fetch of a source needs for its requests.
+pub(super) struct Session<'s> {
+    pub(super) http: &'s Http,
+    clients: Clients,
+    /// Those of the configuration, and the token.
+    credentials: HeaderMap,
+}
+
+/// Where a request goes.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) url: Url,
+    /// Whether every step from the configured URL to here stayed with its origin.
+    is_home: bool,
+    /// Whether it is the configured URL itself.
+    is_start: bool,
+}
+
+/// What came of a request.
+pub(super) enum Got {
+    /// It is what the validator says. Never the answer to a request without one.
+    NotModified,
+    /// All of it.
+    Body(Body),
+}
+
+/// A whole answer.
+pub(super) struct Body {
+    pub(super) bytes: Vec<u8>,
+    pub(super) validator: Validator,
+    /// Where it was in the end.
+    pub(super) place: Place,
+}
+
+impl Place {
+    pub(super) fn start(url: &Url) -> Self {
+        Self {
+            url: url.clone(),
+            is_home: true,
+            is_start: true,
+        }
+    }
+
+    /// Where a link on the page here leads.
+    pub(super) fn link(&self, link: &str, allow_plain: bool) -> Result<Self, FetchErrorCause> {
+        match self.url.join(link) {
+            Ok(next) if self.may_lead_to(&next, allow_plain) => Ok(self.next(next)),
+            Ok(next) => Err(FetchErrorCause::Link(public_url(&next))),
+            Err(_) => Err(FetchErrorCause::Link("an address that is none".to_owned())),
+        }
+    }
+
+    fn next(&self, mut url: Url) -> Self {
+        let is_home = self.is_home && url.origin() == self.url.origin();
+        if is_home && url.username().is_empty() && url.password().is_none() {
+            // These fail for URLs that cannot hold credentials.
+            let _ = url.set_username(self.url.username());
+            let _ = url.set_password(self.url.password());
+        }
+        Self {
+            url,
+            is_home,
+            is_start: false,
+        }
+    }
+
+    fn may_lead_to(&self, next: &Url, allow_plain: bool) -> bool {
+        let is_plain_loopback = |url: &Url| url.scheme() == "http" && is_loopback(url);
+        match next.scheme() {
+            "https" => true,
+            "http" => allow_plain || (is_plain_loopback(&self.url) && is_plain_loopback(next)),
+            _ => false,
+        }
+    }
+}
+
+impl<'s> Session<'s> {
+    pub(super) async fn new(http: &'s Http) -> Result<Self, FetchErrorCause> {
+        Ok(Self {
+            http,
+            clients: Clients::new(http).await?,
+            credentials: credentials(http).await?,
+        })
+    }
+
+    /// What is there, or that it is what `known` says. `timeout` is for this and its redirects.
+    pub(super) async fn get(&mut self, place: Place, known: &Validator) -> Result<Got, Failure> {
+        let limit = self.http.timeout;
+        tokio::time::timeout(limit, self.follow(place, known))
+            .await
+            .unwrap_or_else(|_| Err(FetchErrorCause::Timeout(limit).into()))
+    }
+
+    async fn follow(&mut self, mut place: Place, known: &Validator) -> Result<Got, Failure> {
+        let allow_plain = self.http.allow_plain_http;
+        if place.url.scheme() != "https" && !is_loopback(&place.url) && !allow_plain {
+            return Err(FetchErrorCause::Unprotected.into());
+        }
+        for redirects in 0.. {
+            let validators = validators(&place, known);
+            let asked = !validators.is_empty();
+            let response = self.send(&place, validators).await?;
+            match response.status() {
+                StatusCode::OK => return Ok(Got::Body(self.receive(place, response).await?)),
+                StatusCode::NOT_MODIFIED if asked => return Ok(Got::NotModified),
+                _ => {}
+            }
+            let Some(next) = target(&place.url, &response) else {
+                return Err(refused(&response));
+            };
+            if !place.may_lead_to(&next, allow_plain) {
+                let error = RedirectError::NotHttps(public_url(&next));
+                return Err(FetchErrorCause::Redirect(error).into());
+            }
+            if redirects == MAX_REDIRECTS {
+                let error = RedirectError::TooMany(public_url(&next));
+                return Err(FetchErrorCause::Redirect(error).into());
+            }
+            place = place.next(next);
+        }
+        unreachable!("the loop ends at the last redirect that is followed")
+    }
+
+    async fn send(
+        &mut self,
+        place: &Place,
+        validators: HeaderMap,
+    ) -> Result<Response, FetchErrorCause> {
+        let client = self.clients.for_url(self.http, &place.url)?;
+        let mut request = client.get(place.url.clone()).headers(validators);
+        if place.is_home {
+            request = request.headers(self.credentials.clone());
+        }
+        let response = request.send().await;
+        response.map_err(|error| classify(&error, connect_timeout(self.http)))
+    }
+
+    async fn receive(&self, place: Place, mut response: Response) -> Result<Body, FetchErrorCause> {
+        if let Some(encoding) = compression(response.headers()) {
+            return Err(FetchErrorCause::Encoding(encoding.to_owned()));
+        }
+        let limit = self.http.max_bytes;
+        let mut bytes = Vec::new();
+        loop {
+            let received = bytes.len() as u64;
+            match response.chunk().await {
+                Ok(Some(chunk)) if received + chunk.len() as u64 > limit => {
+                    return Err(FetchErrorCause::TooLarge { limit });
+                }
+                Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
+                Ok(None) => break,
+                Err(error) => {
+                    return Err(FetchErrorCause::Broken {
+                        received,
+                        problem: innermost(&error),
+                    });
+                }
+            }
+        }
+        Ok(Body {
+            bytes,
+            validator: validator(&place, response.headers()),
+            place,
+        })
+    }
+}
+
+/// What to ask with. A date is compared with the list that is there, and a redirect may lead to another,
+/// which is older and still news; so dates are for the configured URL itself.
+fn validators(place: &Place, known: &Validator) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let mut add = |name: HeaderName, value: &Option<String>| {
+        // What cannot be sent was not kept by this program.
+        if let Some(Ok(value)) = value.as_deref().map(HeaderValue::from_str) {
+            headers.insert(name, value);
+        }
+    };
+    add(IF_NONE_MATCH, &known.etag);
+    if place.is_start {
+        add(IF_MODIFIED_SINCE, &known.last_modified);
+    }
+    headers
+}
+
+/// What to ask with the next time.
+fn validator(place: &Place, headers: &HeaderMap) -> Validator {
+    let text = |name: HeaderName| {
+        let text = headers.get(name)?.to_str().ok()?;
+        (!text.is_empty() && text.len() <= MAX_VALIDATOR_BYTES).then(|| text.to_owned())
+    };
+    Validator {
+        etag: text(ETAG),
+        last_modified: place.is_start.then(|| text(LAST_MODIFIED)).flatten(),
+    }
+}
+
+/// How the body is still compressed: the client takes the header away with what it undoes. Other words
+/// are found there too, such as `utf-8`, and mean nothing.
+fn compression(headers: &HeaderMap) -> Option<&str> {
+    let encoding = headers.get(CONTENT_ENCODING)?.to_str().ok()?;
+    let is_one = |word: &str| {
+        let word = word.trim();
+        let word = word.strip_prefix("x-").unwrap_or(word);
+        ["br", "compress", "deflate", "gzip", "zstd"]
+            .iter()
+            .any(|known| word.eq_ignore_ascii_case(known))
+    };
+    encoding.split(',').any(is_one).then_some(encoding)
+}
+
+/// Where a redirect leads; none if it is no redirect, or says nowhere.
+fn target(from: &Url, response: &Response) -> Option<Url> {
+    if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return None;
+    }
+    let location = response.headers().get(LOCATION)?;
+    from.join(str::from_utf8(location.as_bytes()).ok()?).ok()
+}
+
+fn refused(response: &Response) -> Failure {
+    let headers = response.headers();
+    let cause = FetchErrorCause::Status {
+        status: response.status(),
+        limited: retry::is_limited(headers),
+    };
+    Failure {
+        retry_after: retry::retry_after(headers, Timestamp::now()),
+        ..cause.into()
+    }
+}
+
+/// The configured headers, of which any may be secret, and the token.
+async fn credentials(http: &Http) -> Result<HeaderMap, FetchErrorCause> {
+    let mut headers = HeaderMap::new();
+    for (name, secret) in &http.headers {
+        let unusable = |problem| FetchErrorCause::Header {
+            name: name.clone(),
+            problem,
+        };
+        let key: HeaderName = name.parse().map_err(|_| unusable("it is no header name"))?;
+        let mut value = HeaderValue::from_str(&secret.0)
+            .map_err(|_| unusable("its value has characters that no header may have"))?;
+        value.set_sensitive(true);
+        headers.append(key, value);
+    }
+    if let Some(path) = &http.bearer_file {
+        let unusable = |problem: String| FetchErrorCause::BearerFile {
+            file: path.clone(),
+            problem,
+        };
+        let bytes = file::read(path, MAX_TOKEN_BYTES)
+            .await
+            .map_err(|error| unusable(error.problem()))?;
+        let token = bytes.trim_ascii();
+        if token.is_empty() {
+            return Err(unusable("it is empty".to_owned()));
+        }
+        if !token.iter().all(u8::is_ascii_graphic) {
+            return Err(unusable(
+                "it has other characters than a token has".to_owned(),
+            ));
+        }
+        let mut value = HeaderValue::from_bytes(&[b"Bearer ", token].concat())
+            .expect("visible ASCII is a header's value");
+        value.set_sensitive(true);
+        headers.insert(AUTHORIZATION, value);
+    }
+    Ok(headers)
+}
+
+fn classify(error: &reqwest::Error, connect_timeout: Duration) -> FetchErrorCause {
+    if error.is_timeout() {
+        return FetchErrorCause::NoConnection(connect_timeout);
+    }
+    let problem = reasons(error);
+    if let Some(rustls::Error::InvalidCertificate(_)) = chain(error).find_map(tls_error) {
+        return FetchErrorCause::Certificate(problem);
+    }
+    FetchErrorCause::Unreachable(problem)
+}
+
+/// An `io::Error` does not name what it wraps as its source.
+fn tls_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> {
+    match error.downcast_ref::<io::Error>() {
+        Some(wrapper) => tls_error(wrapper.get_ref()?),
+        None => error.downcast_ref(),
+    }
+}
+
+/// The chain in one line, from the outside in, without what a reason repeats of the one inside it,
+/// and without the client's own words, which are its types' names, and the URL with its secrets.
+fn reasons(error: &reqwest::Error) -> String {
+    let mut reasons: Vec<String> = Vec::new();
+    for error in chain(error).skip(1) {
+        let reason = error.to_string();
+        if reason.starts_with("client error (") {
+            continue;
+        }
+        if let Some(outer) = reasons.last_mut()
+            && let Some(shorter) = outer.strip_suffix(&format!(": {reason}"))
+        {
+            *outer = shorter.to_owned();
+        }
+        if reasons.last() != Some(&reason) {
+            reasons.push(reason);
+        }
+    }
+    if reasons.is_empty() {
+        "the request failed".to_owned()
+    } else {
+        reasons.join(": ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Format, Secret};
+
+    #[test]
+    fn credentials_are_not_shown() {
+        let url = "https://lists.example.com/".parse().expect("a URL");
+        let folder = tempfile::tempdir().expect("a folder");
+        let token = folder.path().join("token");
+        std::fs::write(&token, "hush\n").expect("a file");
+        let http = Http {
+            headers: vec![("X-Api-Key".to_owned(), Secret("hush".to_owned()))],
+            bearer_file: Some(token),
+            ..Http::new(vec![url], Format::Text)
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let headers = runtime.expect("a runtime").block_on(credentials(&http));
+        let headers = headers.expect("they can be sent");
+        assert_eq!(headers["x-api-key"], "hush");
+        assert_eq!(headers["authorization"], "Bearer hush");
+        assert!(!format!("{headers:?}").contains("hush"), "{headers:?}");
+    }
+}

@@ -1,0 +1,325 @@
+//! A name server on loopback, over UDP and TCP: answers well, badly, late and not at all.
+//!
+//! Invariants: it listens on 127.0.0.1, with one port for both; it knows what it was told and asks nobody;
+//! when it is dropped, its threads have ended. Does not compress, cache or follow anything: a chain of
+//! aliases is in an answer only as far as the answer was told so.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use hickory_proto::op::{Message, Query, ResponseCode};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
+use nix::sys::socket;
+
+/// How soon a thread that waits sees that it should end.
+const TICK: Duration = Duration::from_millis(20);
+
+/// What a name answers. Records are lines such as `hooks.example.com 60 A 192.0.2.1`; an answer has those
+/// of the type that is asked for, and the aliases.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// These, as far as they are of the type.
+    Records(Vec<String>),
+    /// One list after another, and the first again: the next after each question for IPv4.
+    Rotating(Vec<Vec<String>>),
+    /// Over UDP that there is more, and over TCP all of it.
+    OverTcp(Vec<String>),
+    /// The records, after a while.
+    Late(Duration, Vec<String>),
+    /// NXDOMAIN.
+    NoSuchName,
+    /// SERVFAIL.
+    ServerFailure,
+    /// REFUSED.
+    Refused,
+    /// Nothing.
+    Silence,
+    /// Bytes that are no message.
+    Garbage,
+    /// The records, as the answer to another question of the same client.
+    WrongId(Vec<String>),
+    /// The records, as the answer to the question for another name.
+    WrongQuestion(Vec<String>),
+}
+
+impl Reply {
+    /// Records, by line.
+    pub fn records<'l>(lines: impl IntoIterator<Item = &'l str>) -> Self {
+        Self::Records(lines.into_iter().map(str::to_owned).collect())
+    }
+}
+
+/// A running name server. Stops when it is dropped.
+pub struct NameServer {
+    address: SocketAddr,
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    replies: Mutex<Vec<(Name, Reply)>>,
+    /// How each question came, its name and its type, in the order in which they came.
+    questions: Mutex<Vec<String>>,
+    stopping: AtomicBool,
+}
+
+impl NameServer {
+    /// Answers by name; any other name does not exist.
+    pub fn start<'n>(replies: impl IntoIterator<Item = (&'n str, Reply)>) -> Result<Self> {
+        let (listener, udp) = bind()?;
+        let shared = Arc::new(Shared {
+            replies: Mutex::default(),
+            questions: Mutex::default(),
+            stopping: AtomicBool::new(false),
+        });
+        udp.set_read_timeout(Some(TICK))?;
+        let threads = vec![
+            thread::spawn({
+                let shared = Arc::clone(&shared);
+                move || serve_udp(&udp, &shared)
+            }),
+            thread::spawn({
+                let (listener, shared) = (listener.try_clone()?, Arc::clone(&shared));
+                move || serve_tcp(&listener, &shared)
+            }),
+        ];
+        let server = Self {
+            address: listener.local_addr()?,
+            listener,
+            shared,
+            threads,
+        };
+        for (name, reply) in replies {
+            server.reply(name, reply);
+        }
+        Ok(server)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers differently from now on.
+    pub fn reply(&self, name: &str, reply: Reply) {
+        let name = parse_name(name);
+        let mut replies = lock(&self.shared.replies);
+        replies.retain(|(known, _)| *known != name);
+        replies.push((name, reply));
+    }
+
+    /// Such as `udp hooks.example.com. A`, in the order in which they came.
+    pub fn questions(&self) -> Vec<String> {
+        lock(&self.shared.questions).clone()
+    }
+}
+
+impl Drop for NameServer {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::Relaxed);
+        let _ = socket::shutdown(self.listener.as_raw_fd(), socket::Shutdown::Both);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl fmt::Debug for NameServer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_tuple("NameServer").field(&self.address).finish()
+    }
+}
+
+/// Another test may have one of the two ports.
+fn bind() -> Result<(TcpListener, UdpSocket)> {
+    for _ in 0..100 {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen")?;
+        if let Ok(udp) = UdpSocket::bind(listener.local_addr()?) {
+            return Ok((listener, udp));
+        }
+    }
+    anyhow::bail!("no port is free for both UDP and TCP")
+}
+
+fn serve_udp(udp: &UdpSocket, shared: &Arc<Shared>) {
+    let mut buffer = [0; 4096];
+    let mut late = Vec::new();
+    while !shared.stopping.load(Ordering::Relaxed) {
+        let Ok((length, client)) = udp.recv_from(&mut buffer) else {
+            continue;
+        };
+        let Some((wait, answer)) = answer(&buffer[..length], shared, false) else {
+            continue;
+        };
+        // A client that went away is its own affair.
+        if wait.is_zero() {
+            let _ = udp.send_to(&answer, client);
+        } else if let Ok(udp) = udp.try_clone() {
+            let shared = Arc::clone(shared);
+            late.push(thread::spawn(move || {
+                if pause(wait, &shared) {
+                    let _ = udp.send_to(&answer, client);
+                }
+            }));
+        }
+    }
+    for thread in late {
+        let _ = thread.join();
+    }
+}
+
+fn serve_tcp(listener: &TcpListener, shared: &Arc<Shared>) {
+    let mut connections = Vec::new();
+    while let Ok((stream, _)) = listener.accept() {
+        let shared = Arc::clone(shared);
+        connections.push(thread::spawn(move || drop(serve_stream(stream, &shared))));
+    }
+    for connection in connections {
+        let _ = connection.join();
+    }
+}
+
+/// Each message has its length before it.
+fn serve_stream(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+    stream.set_read_timeout(Some(TICK))?;
+    loop {
+        let mut length = [0; 2];
+        read(&mut stream, &mut length, shared)?;
+        let mut question = vec![0; u16::from_be_bytes(length).into()];
+        read(&mut stream, &mut question, shared)?;
+        let Some((wait, answer)) = answer(&question, shared, true) else {
+            continue;
+        };
+        if !pause(wait, shared) {
+            return stream.shutdown(Shutdown::Both);
+        }
+        let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
+        stream.write_all(&length.to_be_bytes())?;
+        stream.write_all(&answer)?;
+    }
+}
+
+fn read(stream: &mut TcpStream, mut buffer: &mut [u8], shared: &Shared) -> io::Result<()> {
+    while !buffer.is_empty() {
+        match stream.read(buffer) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => buffer = &mut buffer[count..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if shared.stopping.load(Ordering::Relaxed) {
+                    return Err(error);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Whether the server is still there then.
+fn pause(wait: Duration, shared: &Shared) -> bool {
+    let mut left = wait;
+    while !left.is_zero() && !shared.stopping.load(Ordering::Relaxed) {
+        let step = left.min(TICK);
+        thread::sleep(step);
+        left -= step;
+    }
+    !shared.stopping.load(Ordering::Relaxed)
+}
+
+/// What to send, and after how long; none for silence.
+fn answer(question: &[u8], shared: &Shared, is_tcp: bool) -> Option<(Duration, Vec<u8>)> {
+    let question = Message::from_vec(question).ok()?;
+    let query = question.queries.first()?.clone();
+    let protocol = if is_tcp { "tcp" } else { "udp" };
+    lock(&shared.questions).push(format!(
+        "{protocol} {} {}",
+        query.name(),
+        query.query_type()
+    ));
+    let reply = reply_to(&query, shared);
+    let mut message = Message::response(question.metadata.id, question.metadata.op_code);
+    message.metadata.recursion_available = true;
+    message.add_query(query.clone());
+    let mut wait = Duration::ZERO;
+    match reply {
+        Reply::Records(lines) => add(&mut message, &query, &lines),
+        Reply::Rotating(lists) => add(&mut message, &query, &lists[0]),
+        Reply::OverTcp(lines) if is_tcp => add(&mut message, &query, &lines),
+        Reply::OverTcp(_) => message.metadata.truncation = true,
+        Reply::Late(late, lines) => {
+            wait = late;
+            add(&mut message, &query, &lines);
+        }
+        Reply::NoSuchName => message.metadata.response_code = ResponseCode::NXDomain,
+        Reply::ServerFailure => message.metadata.response_code = ResponseCode::ServFail,
+        Reply::Refused => message.metadata.response_code = ResponseCode::Refused,
+        Reply::Silence => return None,
+        Reply::Garbage => return Some((wait, b"220 mail.example.com ESMTP".to_vec())),
+        Reply::WrongId(lines) => {
+            message.metadata.id = message.metadata.id.wrapping_add(1);
+            add(&mut message, &query, &lines);
+        }
+        Reply::WrongQuestion(lines) => {
+            add(&mut message, &query, &lines);
+            let other = Query::query(parse_name("other.example.com"), query.query_type());
+            message.queries = vec![other];
+        }
+    }
+    Some((wait, message.to_vec().ok()?))
+}
+
+fn reply_to(query: &Query, shared: &Shared) -> Reply {
+    let mut replies = lock(&shared.replies);
+    let Some((_, reply)) = replies.iter_mut().find(|(name, _)| name == query.name()) else {
+        return Reply::NoSuchName;
+    };
+    let now = reply.clone();
+    if let Reply::Rotating(lists) = reply
+        && query.query_type() == RecordType::A
+    {
+        lists.rotate_left(1);
+    }
+    now
+}
+
+fn add(message: &mut Message, query: &Query, lines: &[String]) {
+    let records = lines.iter().map(|line| record(line));
+    message.add_answers(records.filter(|record| {
+        let record_type = record.record_type();
+        record_type == query.query_type() || record_type == RecordType::CNAME
+    }));
+}
+
+fn record(line: &str) -> Record {
+    let words: Vec<_> = line.split_whitespace().collect();
+    let [owner, ttl, record_type, data] = words[..] else {
+        panic!("{line:?} is not a record");
+    };
+    let data = match record_type {
+        "A" => RData::A(A(data.parse().expect("an IPv4 address"))),
+        "AAAA" => RData::AAAA(AAAA(data.parse().expect("an IPv6 address"))),
+        "CNAME" => RData::CNAME(CNAME(parse_name(data))),
+        other => panic!("{other} is no type that is known here"),
+    };
+    Record::from_rdata(parse_name(owner), ttl.parse().expect("seconds"), data)
+}
+
+fn parse_name(text: &str) -> Name {
+    let mut name = Name::from_ascii(text).expect("a name");
+    name.set_fqdn(true);
+    name
+}
+
+/// A thread that panicked while it held the lock has failed a test already.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

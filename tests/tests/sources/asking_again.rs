@@ -1,0 +1,182 @@
+//! Asking whether a list is new.
+
+use allowlist_tests::vendor::{Answer, Vendor, header};
+use allowlist_user::policy::{Origin, Validator};
+use allowlist_user::source::{self, FetchError, Fetched};
+
+use super::{LIST, ask, check_list, check_words, http, urls, vendor};
+
+const MONDAY: &str = "Mon, 09 Nov 2026 14:14:02 GMT";
+
+fn again(
+    vendor: &Vendor,
+    paths: &[&str],
+    known: &[Validator],
+) -> Result<source::Answer, FetchError> {
+    let paths: Vec<_> = paths.iter().map(|path| vendor.url(path)).collect();
+    ask(Origin::Http(urls(&paths)), known)
+}
+
+#[track_caller]
+fn list(answer: Result<source::Answer, FetchError>) -> Fetched {
+    match answer {
+        Ok(source::Answer::List(fetched)) => fetched,
+        Ok(source::Answer::Unchanged(_)) => panic!("must be a list"),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[track_caller]
+fn check_unchanged(answer: Result<source::Answer, FetchError>) {
+    match answer {
+        Ok(source::Answer::Unchanged(_)) => {}
+        Ok(source::Answer::List(_)) => panic!("must be unchanged"),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn validator(etag: Option<&str>, last_modified: Option<&str>) -> Validator {
+    Validator {
+        etag: etag.map(str::to_owned),
+        last_modified: last_modified.map(str::to_owned),
+    }
+}
+
+/// What was sent to ask with in a request.
+fn asked(vendor: &Vendor, index: usize) -> Validator {
+    let requests = vendor.requests();
+    let head = &requests[index];
+    validator(
+        header(head, "if-none-match"),
+        header(head, "if-modified-since"),
+    )
+}
+
+#[test]
+fn a_validator_goes_back_as_it_came() {
+    let versions = [
+        (Some("\"abc\""), None),
+        (Some("W/\"abc\""), None),
+        (Some("without-quotes"), None),
+        (None, Some(MONDAY)),
+        (Some("\"abc\""), Some(MONDAY)),
+    ];
+    for (etag, last_modified) in versions {
+        let vendor = vendor([("/list", Answer::Version(etag, last_modified, LIST.into()))]);
+        let first = list(again(&vendor, &["/list"], &[]));
+        let expected = validator(etag, last_modified);
+        assert_eq!(first.validators, std::slice::from_ref(&expected));
+        assert_eq!(asked(&vendor, 0), Validator::default());
+        check_unchanged(again(&vendor, &["/list"], &first.validators));
+        assert_eq!(asked(&vendor, 1), expected);
+        // Another version is all of it, with its own validator.
+        let newer = Answer::Version(Some("\"newer\""), None, LIST.into());
+        vendor.answer("/list", newer);
+        let next = list(again(&vendor, &["/list"], &first.validators));
+        assert_eq!(next.validators, [validator(Some("\"newer\""), None)]);
+        check_list(Ok(next));
+    }
+}
+
+#[test]
+fn a_server_may_stop_saying_its_version() {
+    let vendor = vendor([("/list", Answer::json(LIST))]);
+    let known = [validator(Some("\"abc\""), Some(MONDAY))];
+    let fetched = list(again(&vendor, &["/list"], &known));
+    assert_eq!(asked(&vendor, 0), known[0]);
+    assert_eq!(fetched.validators, [Validator::default()]);
+}
+
+#[test]
+fn nobody_keeps_a_version_that_cannot_be_sent_or_is_no_version() {
+    let long = "x".repeat(1025);
+    for etag in [long.as_str(), ""] {
+        let answer = Answer::Full(200, vec![("ETag", etag.to_owned())], LIST.into());
+        let vendor = vendor([("/list", answer)]);
+        let fetched = list(again(&vendor, &["/list"], &[]));
+        assert_eq!(fetched.validators, [Validator::default()]);
+    }
+    // Nor does one of a damaged state get anywhere.
+    let vendor = vendor([("/list", Answer::json(LIST))]);
+    let known = [validator(Some("\"a\"\r\nx-more: b"), None)];
+    check_list(Ok(list(again(&vendor, &["/list"], &known))));
+    assert_eq!(asked(&vendor, 0), Validator::default());
+}
+
+#[test]
+fn of_two_lists_either_may_be_new() {
+    let one = r#"["192.0.2.0/24", "198.51.100.7"]"#;
+    let vendor = vendor([
+        ("/one", Answer::Version(Some("\"1\""), None, one.into())),
+        (
+            "/two",
+            Answer::Version(Some("\"2\""), None, r#"["192.0.2.9"]"#.into()),
+        ),
+    ]);
+    let paths = ["/one", "/two"];
+    let first = list(again(&vendor, &paths, &[]));
+    check_unchanged(again(&vendor, &paths, &first.validators));
+    assert_eq!(vendor.requests().len(), 4);
+
+    let newer = Answer::Version(Some("\"3\""), None, r#"["2001:db8::/32"]"#.into());
+    vendor.answer("/two", newer);
+    let next = list(again(&vendor, &paths, &first.validators));
+    assert_eq!(
+        next.validators,
+        [
+            validator(Some("\"1\""), None),
+            validator(Some("\"3\""), None)
+        ]
+    );
+    check_list(Ok(next));
+    // The one that was not new was needed whole after all.
+    assert_eq!(vendor.requests().len(), 7);
+    assert_eq!(asked(&vendor, 4), validator(Some("\"1\""), None));
+    assert_eq!(asked(&vendor, 5), validator(Some("\"2\""), None));
+    assert_eq!(asked(&vendor, 6), Validator::default());
+    assert!(vendor.requests()[6].starts_with("GET /one "));
+}
+
+#[test]
+fn what_is_known_of_other_urls_is_of_no_use() {
+    let vendor = vendor([("/list", Answer::Version(Some("\"1\""), None, LIST.into()))]);
+    let known = vec![validator(Some("\"1\""), None); 2];
+    check_list(Ok(list(again(&vendor, &["/list"], &known))));
+    assert_eq!(asked(&vendor, 0), Validator::default());
+}
+
+#[test]
+fn nothing_new_is_no_answer_to_those_who_know_nothing() {
+    let vendor = vendor([("/list", Answer::Status(304))]);
+    check_words(
+        &ask(
+            Origin::Http(http(&vendor.url("/list"))),
+            &[Validator::default()],
+        ),
+        &format!(
+            "{}: the server answered 304 Not Modified; nobody asked whether the list is new: check \
+             `headers`, and any cache on the way",
+            vendor.url("/list")
+        ),
+    );
+}
+
+/// The date of a list that a redirect leads to says nothing of another that it may lead to later.
+#[test]
+fn a_date_is_for_the_url_itself() {
+    let vendor = vendor([
+        ("/latest", Answer::Redirect("/november".into())),
+        (
+            "/november",
+            Answer::Version(Some("\"november\""), Some(MONDAY), LIST.into()),
+        ),
+    ]);
+    let first = list(again(&vendor, &["/latest"], &[]));
+    assert_eq!(first.validators, [validator(Some("\"november\""), None)]);
+    check_unchanged(again(&vendor, &["/latest"], &first.validators));
+    // Nor is one sent there that was kept when it was no redirect.
+    let known = [validator(None, Some(MONDAY))];
+    check_list(Ok(list(again(&vendor, &["/latest"], &known))));
+    assert_eq!(asked(&vendor, 4), known[0]);
+    assert_eq!(asked(&vendor, 5), Validator::default());
+}

@@ -1,0 +1,130 @@
+//! Lists whose address is on a page.
+
+use allowlist_tests::vendor::{Answer, header};
+use allowlist_user::policy::{Http, Origin, Pattern, Validator};
+use allowlist_user::source;
+
+use super::{LIST, ask, check_list, check_words, fetch, http, secret, vendor};
+
+fn discovering(url: &str) -> Http {
+    Http {
+        discover: Some(Pattern::new(r"/tags-\d+\.json$").expect("a pattern")),
+        ..http(url)
+    }
+}
+
+fn page(link: &str) -> Answer {
+    Answer::html(format!(
+        "<html><a href='/help'>Help</a> <a href=\"{link}\">Download</a> <a href=\"{link}\">again</a>"
+    ))
+}
+
+#[test]
+fn a_link_on_a_page_leads_to_the_list() {
+    let elsewhere = vendor([("/tags-2.json", Answer::json(LIST))]);
+    let vendor = vendor([
+        ("/same", page("/tags-1.json")),
+        ("/relative/page", page("files/tags-1.json")),
+        ("/moved", Answer::Redirect("/relative/page".into())),
+        ("/other", page(&elsewhere.url("/tags-2.json"))),
+        ("/tags-1.json", Answer::json(LIST)),
+        ("/relative/files/tags-1.json", Answer::json(LIST)),
+    ]);
+    for path in ["/same", "/relative/page", "/moved", "/other"] {
+        check_list(fetch(discovering(&vendor.url(path))));
+    }
+}
+
+#[test]
+fn a_page_without_the_one_link_is_refused() {
+    let vendor = vendor([
+        ("/none", page("/list.json")),
+        (
+            "/two",
+            Answer::html("<a href='/tags-1.json'>old</a><a href='/tags-2.json'>new</a>"),
+        ),
+        ("/file", page("file:///srv/tags-1.json")),
+        ("/plain", page("http://lists.example.com/tags-1.json")),
+        ("/gone", page("/tags-9.json")),
+        ("/no-page", Answer::Status(503)),
+    ]);
+    let refused = |path: &str, expected: &str| {
+        let url = vendor.url(path);
+        check_words(&fetch(discovering(&url)), &format!("{url}{expected}"));
+    };
+    // The words are the parser's.
+    refused("/none", ": {*}");
+    refused("/two", ": {*}");
+    let check =
+        "which cannot be fetched; check `discover`, or configure the https address of the list";
+    refused(
+        "/file",
+        &format!(": links to file:///srv/tags-1.json, {check}"),
+    );
+    refused(
+        "/plain",
+        &format!(": links to http://lists.example.com/tags-1.json, {check}"),
+    );
+    refused(
+        "/no-page",
+        ": the server answered 503 Service Unavailable; the vendor has a problem: try again later",
+    );
+    refused(
+        "/gone",
+        &format!(
+            ", which links to {}: the server answered 404 Not Found; the list has moved: look for \
+             its new address in the vendor's documentation",
+            vendor.url("/tags-9.json")
+        ),
+    );
+}
+
+#[test]
+fn the_page_is_asked_for_whole_and_the_list_by_its_version() {
+    let monday = "Mon, 09 Nov 2026 14:14:02 GMT";
+    let vendor = vendor([
+        ("/page", page("/tags-1.json")),
+        (
+            "/tags-1.json",
+            Answer::Version(Some("\"1\""), Some(monday), LIST.into()),
+        ),
+    ]);
+    let origin = Origin::Http(discovering(&vendor.url("/page")));
+    let Ok(source::Answer::List(first)) = ask(origin.clone(), &[]) else {
+        panic!("must be a list");
+    };
+    // A date would tell an older file from none.
+    let expected = Validator {
+        etag: Some("\"1\"".to_owned()),
+        last_modified: None,
+    };
+    assert_eq!(first.validators, [expected]);
+    let again = ask(origin, &first.validators);
+    assert!(
+        matches!(again, Ok(source::Answer::Unchanged(_))),
+        "{again:?}"
+    );
+    let asked = vendor.requests();
+    let asked = asked.iter().map(|head| header(head, "if-none-match"));
+    assert_eq!(asked.collect::<Vec<_>>(), [None, None, None, Some("\"1\"")]);
+}
+
+#[test]
+fn credentials_do_not_follow_a_link_to_another_origin() {
+    let elsewhere = vendor([("/tags-2.json", Answer::json(LIST))]);
+    let vendor = vendor([
+        ("/page", page("/tags-1.json")),
+        ("/other", page(&elsewhere.url("/tags-2.json"))),
+        ("/tags-1.json", Answer::json(LIST)),
+    ]);
+    let with_key = |path: &str| Http {
+        headers: vec![secret("X-Api-Key", "hush")],
+        ..discovering(&vendor.url(path))
+    };
+    check_list(fetch(with_key("/page")));
+    check_list(fetch(with_key("/other")));
+    for request in vendor.requests() {
+        assert_eq!(header(&request, "x-api-key"), Some("hush"), "{request}");
+    }
+    assert_eq!(header(&elsewhere.requests()[0], "x-api-key"), None);
+}

@@ -1,0 +1,189 @@
+//! What is secret: who gets it, and that nobody reads it.
+
+use std::fs;
+use std::path::PathBuf;
+
+use allowlist_tests::vendor::{Answer, Vendor, header};
+use allowlist_user::policy::{Http, Source};
+
+use super::{LIST, check_list, check_words, fetch, http, secret, vendor};
+
+/// With every kind of credential there is, each of which says `hush`.
+fn with_secrets(url: &str, folder: &std::path::Path) -> Http {
+    let url = url.replace("http://", "http://me:hush-password@");
+    Http {
+        headers: vec![
+            secret("X-Api-Key", "hush-key"),
+            secret("cookie", "hush-cookie"),
+        ],
+        bearer_file: Some(token(folder, b"hush-token\n")),
+        ..http(&url)
+    }
+}
+
+fn token(folder: &std::path::Path, text: &[u8]) -> PathBuf {
+    let path = folder.join("token");
+    fs::write(&path, text).expect("a file");
+    path
+}
+
+#[test]
+fn a_token_and_headers_go_with_each_request() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let vendor = vendor([
+        ("/old", Answer::Redirect("/list".into())),
+        ("/list", Answer::json(LIST)),
+    ]);
+    check_list(fetch(with_secrets(&vendor.url("/old"), folder.path())));
+    for request in vendor.requests() {
+        assert_eq!(header(&request, "authorization"), Some("Bearer hush-token"));
+        assert_eq!(header(&request, "x-api-key"), Some("hush-key"));
+    }
+    // It is read anew, as it may be renewed at any time.
+    let mut source = with_secrets(&vendor.url("/list"), folder.path());
+    token(folder.path(), b"  hush-other \r\n");
+    source.headers.clear();
+    check_list(fetch(source.clone()));
+    let last = vendor.requests().pop().expect("was asked");
+    assert_eq!(header(&last, "authorization"), Some("Bearer hush-other"));
+    // A password alone.
+    source.bearer_file = None;
+    check_list(fetch(source));
+    let last = vendor.requests().pop().expect("was asked");
+    assert_eq!(
+        header(&last, "authorization"),
+        Some("Basic bWU6aHVzaC1wYXNzd29yZA==")
+    );
+}
+
+#[test]
+fn a_password_stays_with_its_origin() {
+    let elsewhere = vendor([("/list", Answer::json(LIST))]);
+    let vendor = vendor([
+        ("/old", Answer::Redirect("/list".into())),
+        ("/list", Answer::json(LIST)),
+        ("/away", Answer::Redirect(elsewhere.url("/list"))),
+    ]);
+    vendor.answer("/whole", Answer::Redirect(vendor.url("/list")));
+    let basic = Some("Basic bWU6aHVzaA==");
+    for path in ["/old", "/whole", "/away"] {
+        let url = vendor.url(path).replace("http://", "http://me:hush@");
+        check_list(fetch(http(&url)));
+    }
+    assert_eq!(vendor.requests().len(), 5);
+    for request in vendor.requests() {
+        assert_eq!(header(&request, "authorization"), basic, "{request}");
+    }
+    assert_eq!(header(&elsewhere.requests()[0], "authorization"), None);
+}
+
+#[test]
+fn credentials_do_not_follow_a_redirect_to_another_origin() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let elsewhere = vendor([("/list", Answer::json(LIST))]);
+    let vendor = vendor([
+        ("/away", Answer::Redirect(elsewhere.url("/list"))),
+        ("/round", Answer::Redirect(elsewhere.url("/back"))),
+        ("/list", Answer::json(LIST)),
+    ]);
+    elsewhere.answer("/back", Answer::Redirect(vendor.url("/list")));
+    for path in ["/away", "/round"] {
+        check_list(fetch(with_secrets(&vendor.url(path), folder.path())));
+    }
+    let is_silent = |request: &String| {
+        assert!(!request.contains("hush"), "{request}");
+        assert_eq!(header(request, "authorization"), None, "{request}");
+    };
+    elsewhere.requests().iter().for_each(is_silent);
+    assert_eq!(elsewhere.requests().len(), 2);
+    // Whoever sent it back chose what to ask for.
+    let last = vendor.requests().pop().expect("was asked");
+    assert!(last.starts_with("GET /list "), "{last}");
+    is_silent(&last);
+}
+
+#[test]
+fn no_message_repeats_a_secret() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let vendor = vendor([
+        ("/blocked", Answer::Status(403)),
+        ("/noise", Answer::Noise),
+        ("/cut", Answer::Truncated(LIST.into())),
+        ("/page", Answer::html("<html>")),
+        (
+            "/away",
+            Answer::Redirect("http://lists.example.com/?token=hush".into()),
+        ),
+        ("/loop", Answer::Redirect("/loop?token=hush#hush".into())),
+    ]);
+    let stopped = super::vendor([]).url("/list?token=hush");
+    let mut urls = vec![stopped];
+    for path in ["/blocked", "/noise", "/cut", "/page", "/away", "/loop"] {
+        urls.push(vendor.url(&format!("{path}?token=hush#hush")));
+    }
+    for url in urls {
+        let http = with_secrets(&url, folder.path());
+        let shown = format!("{:?} {:?}", http.headers, http.bearer_file);
+        assert!(!shown.contains("hush"), "{shown}");
+        let name = Source::new("vendor", allowlist_user::policy::Origin::Http(http.clone()));
+        assert!(!name.origin.to_string().contains("hush"), "{}", name.origin);
+        let error = fetch(http).expect_err("must be refused");
+        let shown = format!("{error} {error:?}");
+        assert!(!shown.contains("hush"), "{shown}");
+    }
+    let nowhere = with_secrets("https://me:hush@nowhere.invalid/?token=hush", folder.path());
+    let error = fetch(nowhere).expect_err("must be refused");
+    let shown = format!("{error} {error:?}");
+    assert!(!shown.contains("hush"), "{shown}");
+}
+
+#[test]
+fn what_cannot_be_sent_is_refused_without_being_repeated() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let vendor = Vendor::start([("/list", Answer::json(LIST))]).expect("a vendor");
+    let url = vendor.url("/list");
+    for (name, value, expected) in [
+        (
+            "X-Api-Key",
+            "hush\r\nX-More: hush",
+            "the header \"X-Api-Key\" cannot be sent: its value has characters that no header may \
+             have; correct it under `headers`",
+        ),
+        (
+            "X Api Key",
+            "hush",
+            "the header \"X Api Key\" cannot be sent: it is no header name; correct it under \
+             `headers`",
+        ),
+    ] {
+        let fetched = fetch(Http {
+            headers: vec![secret(name, value)],
+            ..http(&url)
+        });
+        check_words(&fetched, &format!("{url}: {expected}"));
+    }
+    let with_file = |file: PathBuf, problem: &str| {
+        let expected = format!(
+            "{url}: bearer_file {} cannot be used: {problem}; it must hold the token, in one line",
+            file.display()
+        );
+        let fetched = fetch(Http {
+            bearer_file: Some(file),
+            ..http(&url)
+        });
+        check_words(&fetched, &expected);
+    };
+    with_file(token(folder.path(), b" \n"), "it is empty");
+    let odd = "it has other characters than a token has";
+    for text in [&b"hush\nhush\n"[..], b"hu sh", b"h\xfcsh", b"hush\0"] {
+        with_file(token(folder.path(), text), odd);
+    }
+    with_file(
+        token(folder.path(), &vec![b'h'; 20 << 10]),
+        "it is too large",
+    );
+    with_file(folder.path().to_owned(), "it is not a file");
+    let none = folder.path().join("none");
+    with_file(none, "No such file or directory (os error 2)");
+    assert!(vendor.requests().is_empty());
+}
