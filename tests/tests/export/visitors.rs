@@ -1,0 +1,125 @@
+//! Who gets in: connections from addresses on loopback, to a port of the same namespace.
+
+use std::collections::BTreeSet;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use allowlist_tests::lab::{Namespace, add_addresses};
+use anyhow::Context;
+use tokio::net::TcpSocket;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// Those whom `BEFORE` or `AFTER` lists, and a neighbour of each.
+const VISITORS: [&str; 9] = [
+    "192.0.2.7",
+    "192.0.2.64",
+    "198.51.100.8",
+    "198.51.100.9",
+    "203.0.113.9",
+    "2001:db8::7",
+    "2001:db8:1::7",
+    "2001:db8:ffff::1",
+    "2001:db8:ffff::2",
+];
+/// What a filter drops is not answered however long one waits; loopback answers at once.
+const PATIENCE: Duration = Duration::from_millis(300);
+/// Longer than a server that answers takes.
+const SOON: Duration = Duration::from_secs(20);
+
+/// Gives the namespace its visitors.
+pub(crate) fn settle(namespace: &Namespace) -> anyhow::Result<()> {
+    add_addresses(namespace, "lo", &addresses(&VISITORS))
+}
+
+pub(crate) fn addresses(texts: &[&str]) -> Vec<IpAddr> {
+    let address = |text: &&str| text.parse().expect("an address");
+    texts.iter().map(address).collect()
+}
+
+/// All of them.
+pub(crate) fn everybody() -> BTreeSet<IpAddr> {
+    addresses(&VISITORS).into_iter().collect()
+}
+
+/// Those who are listed.
+pub(crate) fn listed(texts: &[&str]) -> BTreeSet<IpAddr> {
+    let prefixes = crate::prefixes(texts);
+    let is_listed = |address: &IpAddr| prefixes.iter().any(|prefix| prefix.contains(address));
+    everybody().into_iter().filter(is_listed).collect()
+}
+
+/// A port that everybody may reach, unless a filter forbids it.
+pub(crate) fn listen(namespace: &Namespace, port: u16) -> anyhow::Result<TcpListener> {
+    let every = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    namespace
+        .run(|| TcpListener::bind(every))
+        .context("cannot listen")
+}
+
+/// Those whom the port answers.
+pub(crate) fn admitted(namespace: &Namespace, port: u16) -> anyhow::Result<BTreeSet<IpAddr>> {
+    let connected = connections(namespace, port)?;
+    Ok(connected.into_iter().map(|(visitor, _)| visitor).collect())
+}
+
+/// The first bytes that each of them gets from a server that is told `request`, if any come.
+pub(crate) fn answers(
+    namespace: &Namespace,
+    port: u16,
+    request: &str,
+) -> anyhow::Result<Vec<(IpAddr, String)>> {
+    let connected = connections(namespace, port)?;
+    connected
+        .into_iter()
+        .map(|(visitor, mut stream)| {
+            stream.set_nonblocking(false)?;
+            stream.set_read_timeout(Some(SOON))?;
+            let mut answer = [0; 200];
+            // A server that turns a visitor away may hang up before it reads.
+            let told = stream.write_all(request.as_bytes());
+            let length = told.and_then(|()| stream.read(&mut answer)).unwrap_or(0);
+            let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+            Ok((visitor, answer))
+        })
+        .collect()
+}
+
+fn connections(namespace: &Namespace, port: u16) -> anyhow::Result<Vec<(IpAddr, TcpStream)>> {
+    namespace.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            let mut visits: JoinSet<_> = addresses(&VISITORS)
+                .into_iter()
+                .map(|visitor| visit(visitor, port))
+                .collect();
+            let mut connected = Vec::new();
+            while let Some(visit) = visits.join_next().await {
+                connected.extend(visit??);
+            }
+            Ok(connected)
+        })
+    })
+}
+
+/// A connection, unless nothing answers or it is cut at once.
+async fn visit(visitor: IpAddr, port: u16) -> anyhow::Result<Option<(IpAddr, TcpStream)>> {
+    let (socket, host) = if visitor.is_ipv4() {
+        (TcpSocket::new_v4()?, IpAddr::from(Ipv4Addr::LOCALHOST))
+    } else {
+        (TcpSocket::new_v6()?, IpAddr::from(Ipv6Addr::LOCALHOST))
+    };
+    socket.bind((visitor, 0).into())?;
+    let Ok(stream) = timeout(PATIENCE, socket.connect((host, port).into())).await else {
+        return Ok(None);
+    };
+    match stream {
+        Ok(stream) => Ok(Some((visitor, stream.into_std()?))),
+        // A proxy may hang up so soon that it comes before the handshake is noticed.
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("nothing listens to {visitor} on {port}")),
+    }
+}
