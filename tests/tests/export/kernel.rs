@@ -14,6 +14,8 @@ use crate::{
 };
 
 const PORT: u16 = 443;
+/// As long as a name may be for the two that have a limit.
+const LONGEST: &str = "a-name-of-twenty-eight-chars";
 
 /// What one of the tools holds of a list, once it is loaded.
 type Held = fn(&Machine) -> anyhow::Result<BTreeSet<IpNet>>;
@@ -39,6 +41,7 @@ fn check_loads(
     };
     let _listener = visitors::listen(&machine.namespace, PORT)?;
     load(BEFORE)?;
+    assert_eq!(held(machine)?, merged(BEFORE), "{format}");
     assert_eq!(
         visitors::admitted(&machine.namespace, PORT)?,
         visitors::everybody(),
@@ -138,6 +141,10 @@ fn ipset_takes_it() -> anyhow::Result<()> {
         "ipset create {NAME}-t4 hash:net family inet hashsize 4096 maxelem 16777216"
     ))?;
     machine.run(&format!("ipset add {NAME}-t4 10.0.0.0/8"))?;
+    let load = "ipset restore -file FILE";
+    machine.write(Format::Ipset, BEFORE)?;
+    machine.run(load)?;
+    assert_eq!(ipset_held(&machine)?, merged(BEFORE));
     let rules = |machine: &Machine| {
         let examples = machine.examples("iptables")?;
         ensure!(examples.len() == 2, "{examples:?}");
@@ -147,7 +154,6 @@ fn ipset_takes_it() -> anyhow::Result<()> {
         }
         Ok(())
     };
-    let load = "ipset restore -file FILE";
     check_loads(&machine, Format::Ipset, &[load], rules, ipset_held)?;
     machine.run(&format!("ipset test {NAME}-v4 192.0.2.200"))?;
     assert!(
@@ -159,6 +165,10 @@ fn ipset_takes_it() -> anyhow::Result<()> {
     let names: BTreeSet<_> = names.lines().collect();
     assert_eq!(names, BTreeSet::from(["other", "ven-dor-v4", "ven-dor-v6"]));
     machine.run("ipset test other 10.0.0.1")?;
+
+    let longest = exported(Format::Ipset, LONGEST, BEFORE)?;
+    machine.scratch.write("FILE", longest)?;
+    machine.run(load)?;
 
     // A set with other limits is not taken over, and what is in force stays.
     machine.run("ipset create odd-v4 hash:net maxelem 9")?;
@@ -246,6 +256,18 @@ fn check_iptables(kind: &str, held: Held) -> anyhow::Result<()> {
                 "-A OTHER -p tcp -m tcp --dport 1 -j DROP",
             ]
         );
+    }
+    let longest = exported(Format::Iptables, LONGEST, BEFORE)?;
+    machine.scratch.write("FILE", longest)?;
+    for load in loads {
+        machine.run(load)?;
+    }
+
+    // Which is why the comments say `--noflush`.
+    for (tool, load) in tools.iter().zip(loads) {
+        machine.run(&load.replace(" --noflush", ""))?;
+        let rules = machine.run(&format!("{tool}-{kind} -S"))?;
+        ensure!(!rules.contains("OTHER"), "{rules}");
     }
     Ok(())
 }

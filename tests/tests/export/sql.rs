@@ -114,11 +114,16 @@ fn mariadb_takes_it() -> anyhow::Result<()> {
     query(&machine, &told)?;
     assert_eq!(greeted(&machine)?, listed(AFTER));
 
-    load(EVERYBODY)?;
+    let told = load(EVERYBODY)?;
+    query(&machine, &told)?;
     let v4: BTreeSet<_> = visitors::everybody()
         .into_iter()
         .filter(IpAddr::is_ipv4)
         .collect();
     assert_eq!(greeted(&machine)?, v4);
+
+    // What lets everybody in besides is told.
+    query(&machine, "CREATE USER 'reader'@'%' ACCOUNT LOCK;")?;
+    assert_eq!(load(EVERYBODY)?, "DROP USER 'reader'@'%';\n");
     Ok(())
 }
