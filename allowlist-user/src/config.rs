@@ -362,8 +362,7 @@ fn unknown_provider(name: &str) -> String {
     match nearest(name, &names) {
         Some(near) => format!("there is no provider {name:?}; did you mean {near:?}?"),
         None => format!(
-            "there is no provider {name:?}; `allowlist providers` lists the {} that there are",
-            names.len()
+            "there is no provider {name:?}; `allowlist providers` lists those that there are"
         ),
     }
 }

@@ -1,6 +1,7 @@
 //! What every entry of the catalogue must have.
 //!
-//! `replaced` tells how placeholders are replaced, and which values are refused.
+//! `replaced` tells how placeholders are replaced, and which values are refused; `fixtures` holds the
+//! entries against lists of the vendors' shapes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,6 +12,7 @@ use url::Url;
 
 use super::*;
 
+mod fixtures;
 mod replaced;
 
 /// Networks that no vendor calls from: documentation, private use, loopback and the like.

@@ -231,7 +231,7 @@ fn names_what_is_wrong_with_a_source() {
         ),
         (
             "provider = \"acme\"",
-            "2:12: sources.x.provider: there is no provider \"acme\"; `allowlist providers` lists the 80 that there are",
+            "2:12: sources.x.provider: there is no provider \"acme\"; `allowlist providers` lists those that there are",
         ),
         (
             "provider = \"pagerduty-webhooks-us\"\nregions = [\"EU\"]",
