@@ -352,6 +352,7 @@ fn every_entry_can_be_copied_as_configuration() {
                 .unwrap_or_else(|error| panic!("{error}\n{text}"));
         }
     }
+    assert!(!provider("aws").configuration().contains("\".*\" unless"));
     let text = provider("workato-page").configuration();
     for expected in [
         "# Documented at https://docs.workato.com/en/security/ip-allowlists\n",
