@@ -73,7 +73,7 @@ impl Provider {
         let mut text = String::new();
         for parameter in self.parameters() {
             let mut about = format!("`{}`: {}", parameter.name, parameter.about);
-            if let Some(default) = &parameter.default {
+            if let Some(default) = parameter.shown_default() {
                 about += &format!("; {default:?} unless it is given");
             }
             about += &parameter.choices();
@@ -119,12 +119,16 @@ impl Provider {
 }
 
 impl Parameter {
+    /// The default, if it could be written: a pattern that means "all" cannot, and `about` tells it.
+    fn shown_default(&self) -> Option<&str> {
+        let default = self.default.as_deref();
+        default.filter(|default| self.check(default).is_ok())
+    }
+
     /// Something that it may be.
     fn example(&self) -> &str {
-        let known = self
-            .default
-            .as_deref()
-            .or(self.values.first().map(String::as_str));
+        let first = self.values.first().map(String::as_str);
+        let known = self.shown_default().or(first);
         known.unwrap_or(EXAMPLE)
     }
 }

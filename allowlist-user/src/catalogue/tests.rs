@@ -1,6 +1,7 @@
 //! What every entry of the catalogue must have.
 //!
-//! `replaced` tells how placeholders are replaced, and which values are refused.
+//! `replaced` tells how placeholders are replaced, and which values are refused; `fixtures` holds the
+//! entries against lists of the vendors' shapes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,6 +12,7 @@ use url::Url;
 
 use super::*;
 
+mod fixtures;
 mod replaced;
 
 /// Networks that no vendor calls from: documentation, private use, loopback and the like.
@@ -350,6 +352,7 @@ fn every_entry_can_be_copied_as_configuration() {
                 .unwrap_or_else(|error| panic!("{error}\n{text}"));
         }
     }
+    assert!(!provider("aws").configuration().contains("\".*\" unless"));
     let text = provider("workato-page").configuration();
     for expected in [
         "# Documented at https://docs.workato.com/en/security/ip-allowlists\n",

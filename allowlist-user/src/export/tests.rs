@@ -6,7 +6,7 @@ mod whole;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;
-use crate::feed;
+use crate::{feed, policy};
 
 /// Overlapping, adjacent, repeated, in no order, of both families.
 const VENDOR: &[&str] = &[
@@ -101,7 +101,9 @@ fn a_header_says_what_it_is_and_where_from() {
     let mut listed: Vec<_> = vendor.into_iter().chain(office).collect();
     listed.sort_unstable();
     listed.dedup();
-    assert_eq!(feed::parse_lines(text.as_bytes()), Ok(listed));
+    let today = jiff::civil::date(2026, 11, 24);
+    let read = feed::parse(&policy::Format::Text, text.as_bytes(), today).expect("is a list");
+    assert_eq!(read.prefixes, listed);
 }
 
 #[test]

@@ -43,7 +43,7 @@ pub fn provider_text(provider: &Provider) -> String {
     let towards = match provider.direction {
         Direction::Inbound => "inbound, they connect to this host",
         Direction::Outbound => "outbound, this host connects to them",
-        Direction::Any => "any, both are documented for the same list",
+        Direction::Any => "any, either end may connect to the other",
     };
     text += &comment(&format!("Direction: {towards}"));
     text += &comment(&format!("Expected: {}", provider.expected));
