@@ -1,0 +1,114 @@
+//! Every catalogued list, fetched over HTTP as its entry says and read as its entry says.
+//!
+//! The lists are this project's own, in `fixtures/feeds`, of the shapes that the vendors' have: with the traps
+//! of each, and with addresses of documentation. What must come out of each is written beside them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::PathBuf;
+
+use allowlist_tests::vendor::{Answer, Vendor};
+use allowlist_user::catalogue::{self, List, Region};
+use allowlist_user::config::provided;
+use allowlist_user::feed;
+use allowlist_user::policy::{Origin, Source};
+use allowlist_user::source;
+use anyhow::{Context, anyhow, bail, ensure};
+use ipnet::IpNet;
+use serde::Deserialize;
+
+/// What `expected.toml` says of one list.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Expected {
+    provider: String,
+    #[serde(default)]
+    regions: Vec<String>,
+    #[serde(default)]
+    parameters: BTreeMap<String, String>,
+    landing: Option<String>,
+    link: Option<String>,
+    /// One for each URL.
+    files: Vec<String>,
+    prefixes: Vec<IpNet>,
+}
+
+#[derive(Deserialize)]
+struct File {
+    list: Vec<Expected>,
+}
+
+fn fixture(name: &str) -> anyhow::Result<Vec<u8>> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/feeds");
+    fs::read(folder.join(name)).with_context(|| name.to_owned())
+}
+
+fn expected() -> anyhow::Result<Vec<Expected>> {
+    let text = String::from_utf8(fixture("expected.toml")?)?;
+    Ok(toml::from_str::<File>(&text)?.list)
+}
+
+fn source_of(list: &Expected) -> anyhow::Result<Source> {
+    let provider = catalogue::find(&list.provider).context("is catalogued")?;
+    let region = |code: &String| provider.region(code).with_context(|| code.clone());
+    let regions = list.regions.iter().map(region).collect::<anyhow::Result<Vec<&Region>>>()?;
+    provided("vendor", provider, &regions, &list.parameters).map_err(|error| anyhow!(error))
+}
+
+/// Lets the source's list be fetched from `vendor`, which serves these files.
+fn serve(source: &mut Source, list: &Expected, vendor: &Vendor) -> anyhow::Result<()> {
+    let Origin::Http(http) = &mut source.origin else {
+        bail!("is not fetched");
+    };
+    ensure!(http.urls.len() == list.files.len(), "{} URLs", http.urls.len());
+    // What is behind a link is on the vendor's own host: that it is found is all that can be shown here.
+    if let Some(pattern) = http.discover.take() {
+        let landing = list.landing.as_ref().context("has a landing page")?;
+        let link = feed::find_link(&fixture(landing)?, &pattern)?;
+        ensure!(Some(&link) == list.link.as_ref(), "found {link}");
+    }
+    // Nobody's token is on this machine.
+    http.bearer_file = None;
+    http.urls.clear();
+    for file in &list.files {
+        let body = fixture(file)?;
+        let path: &'static str = format!("/{file}").leak();
+        vendor.answer(path, Answer::Body("application/octet-stream", body));
+        http.urls.push(vendor.url(path).parse()?);
+    }
+    Ok(())
+}
+
+#[test]
+fn every_list_is_fetched_and_read_as_its_entry_says() -> anyhow::Result<()> {
+    let vendor = Vendor::start([])?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut wrong = Vec::new();
+    let mut tried = BTreeSet::new();
+    for list in expected()? {
+        let what = format!("{} {:?} {:?}", list.provider, list.regions, list.parameters);
+        tried.insert(list.provider.clone());
+        let fetched = source_of(&list).and_then(|mut source| {
+            serve(&mut source, &list, &vendor)?;
+            match runtime.block_on(source::fetch(&source, &[]))? {
+                source::Answer::List(fetched) => Ok(fetched),
+                source::Answer::Unchanged(_) => bail!("nothing new"),
+            }
+        });
+        match fetched {
+            Ok(fetched) if fetched.prefixes == list.prefixes => {}
+            Ok(fetched) => wrong.push(format!(
+                "{what}:\n  found    {:?}\n  expected {:?}\n  notes {:?}",
+                fetched.prefixes, list.prefixes, fetched.notes
+            )),
+            Err(error) => wrong.push(format!("{what}: {error:#}")),
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    for provider in catalogue::all() {
+        let names_only = |table: &toml::Table| table.contains_key("names");
+        let is_fetched = matches!(&provider.list, List::Fetched(table) if !names_only(table));
+        assert!(!is_fetched || tried.contains(&provider.name), "{} has no fixture", provider.name);
+    }
+    Ok(())
+}
