@@ -51,7 +51,11 @@ fn expected() -> anyhow::Result<Vec<Expected>> {
 fn source_of(list: &Expected) -> anyhow::Result<Source> {
     let provider = catalogue::find(&list.provider).context("is catalogued")?;
     let region = |code: &String| provider.region(code).with_context(|| code.clone());
-    let regions = list.regions.iter().map(region).collect::<anyhow::Result<Vec<&Region>>>()?;
+    let regions = list
+        .regions
+        .iter()
+        .map(region)
+        .collect::<anyhow::Result<Vec<&Region>>>()?;
     provided("vendor", provider, &regions, &list.parameters).map_err(|error| anyhow!(error))
 }
 
@@ -60,7 +64,11 @@ fn serve(source: &mut Source, list: &Expected, vendor: &Vendor) -> anyhow::Resul
     let Origin::Http(http) = &mut source.origin else {
         bail!("is not fetched");
     };
-    ensure!(http.urls.len() == list.files.len(), "{} URLs", http.urls.len());
+    ensure!(
+        http.urls.len() == list.files.len(),
+        "{} URLs",
+        http.urls.len()
+    );
     // What is behind a link is on the vendor's own host: that it is found is all that can be shown here.
     if let Some(pattern) = http.discover.take() {
         let landing = list.landing.as_ref().context("has a landing page")?;
@@ -82,7 +90,9 @@ fn serve(source: &mut Source, list: &Expected, vendor: &Vendor) -> anyhow::Resul
 #[test]
 fn every_list_is_fetched_and_read_as_its_entry_says() -> anyhow::Result<()> {
     let vendor = Vendor::start([])?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let mut wrong = Vec::new();
     let mut tried = BTreeSet::new();
     for list in expected()? {
@@ -108,7 +118,11 @@ fn every_list_is_fetched_and_read_as_its_entry_says() -> anyhow::Result<()> {
     for provider in catalogue::all() {
         let names_only = |table: &toml::Table| table.contains_key("names");
         let is_fetched = matches!(&provider.list, List::Fetched(table) if !names_only(table));
-        assert!(!is_fetched || tried.contains(&provider.name), "{} has no fixture", provider.name);
+        assert!(
+            !is_fetched || tried.contains(&provider.name),
+            "{} has no fixture",
+            provider.name
+        );
     }
     Ok(())
 }

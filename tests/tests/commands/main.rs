@@ -131,7 +131,9 @@ fn check_prints_what_would_be_published() -> anyhow::Result<()> {
     let url = vendor.url("/list");
     let home = Home::new()?;
     home.write("office.txt", "203.0.113.0/24 # the office\n198.18.0.1\n")?;
-    let config = format!("{SERVICES}\n[sources.vendor]\nurl = \"{url}\"\nformat = \"json\"\n");
+    let config = format!(
+        "{SERVICES}\n[sources.vendor]\nurl = \"{url}\"\nformat = \"json\"\nallow_special_use = true\n"
+    );
     home.write("allowlist.toml", &config)?;
 
     let text = home.run(&["check", "--config", "allowlist.toml"])?;
@@ -316,7 +318,7 @@ fn providers_prints_the_catalogue() -> anyhow::Result<()> {
     check_error(
         &home.run(&["providers", "acme"])?,
         1,
-        &["no provider has \"acme\" in its name or title"],
+        &["no provider has \"acme\" in its name, title or description"],
     );
     Ok(())
 }

@@ -137,7 +137,12 @@ fn what_cannot_be_had_is_refused() -> anyhow::Result<()> {
     })?;
     let closed = site.host.run(|| anyhow::Ok(Vendor::start([])?.url("/")))?;
     let missing = site.scratch.file("missing.txt").display().to_string();
-    let url = |path| format!("url = '{}'\nformat = 'json'", vendor.url(path));
+    let url = |path| {
+        format!(
+            "url = '{}'\nformat = 'json'\nallow_special_use = true",
+            vendor.url(path)
+        )
+    };
     let file = |name: &str| format!("file = '{name}'");
     for (source, expected) in [
         (
@@ -229,7 +234,7 @@ fn what_stands_in_the_way_is_named() -> anyhow::Result<()> {
         ),
         (
             on_eth0(&["--provider", "acme"]),
-            &["--provider: there is no provider \"acme\"", "workato"],
+            &["--provider: there is no provider \"acme\"; `allowlist providers` lists"],
         ),
         (
             on_eth0(&["--attach-mode", "offload"]),
