@@ -1,7 +1,44 @@
 //! Any bytes as a vendor's answer: refused with a reason, or taken as a list that keeps its promises.
 
-use allowlist_user::feed::{FeedError, check_prefix, parse_json_array, parse_lines};
-use ipnet::IpNet;
+use std::sync::LazyLock;
+
+use allowlist_user::feed::{self, FeedError, List, check_prefix, find_link};
+use allowlist_user::policy::{Column, Format, Page, Pattern, Select};
+use jiff::civil::{Date, date};
+
+/// As good as any other.
+const TODAY: Date = date(2026, 11, 24);
+
+/// Every kind, and pages with everything that narrows them.
+static FORMATS: LazyLock<Vec<Format>> = LazyLock::new(|| {
+    let select = |path| Select::new(path).expect("a JSONPath");
+    let pattern = |text| Some(pattern(text));
+    let part = Page {
+        section: pattern("."),
+        region: pattern("US|EU"),
+        ..Page::default()
+    };
+    let column = Page {
+        column: pattern("IP"),
+        exclude_row: pattern("old"),
+        exclude_code: true,
+        ..Page::default()
+    };
+    vec![
+        Format::Text,
+        Format::json_array(),
+        Format::Json(vec![select("$.addresses[*]"), select("$..cidr")]),
+        Format::JsonLines(vec![select("$.cidr")]),
+        Format::Csv(Column::Number(0)),
+        Format::Csv(Column::Name("ip".to_owned())),
+        Format::Html(Page::default()),
+        Format::Html(part.clone()),
+        Format::Html(column.clone()),
+        Format::Markdown(Page::default()),
+        Format::Markdown(part),
+        Format::Markdown(column),
+    ]
+});
 
 /// Reads the bytes as a list of each kind.
 ///
@@ -9,14 +46,17 @@ use ipnet::IpNet;
 /// Where a reason is missing, where a list that was taken is not as `feed` promises, or where the program
 /// panics.
 pub fn run(input: &[u8]) {
-    for list in [parse_json_array(input), parse_lines(input)] {
-        check(list);
+    for format in FORMATS.iter() {
+        check(feed::parse(format, input, TODAY));
+    }
+    if let Err(error) = find_link(input, &pattern("a")) {
+        assert_ne!(error.to_string(), "");
     }
 }
 
-fn check(list: Result<Vec<IpNet>, FeedError>) {
-    let prefixes = match list {
-        Ok(prefixes) => prefixes,
+fn check(list: Result<List, FeedError>) {
+    let List { prefixes, notes } = match list {
+        Ok(list) => list,
         Err(error) => {
             assert_ne!(error.to_string(), "");
             return;
@@ -25,15 +65,22 @@ fn check(list: Result<Vec<IpNet>, FeedError>) {
     assert!(!prefixes.is_empty());
     assert!(prefixes.is_sorted_by(|a, b| a < b), "{prefixes:?}");
     for prefix in &prefixes {
-        let widest = if prefix.addr().is_ipv4() { 8 } else { 16 };
-        assert!(prefix.prefix_len() >= widest, "{prefix}");
         assert_eq!(check_prefix(*prefix), Ok(*prefix));
     }
+    assert!(notes.len() <= 21, "{notes:?}");
+    assert!(notes.iter().all(|note| !note.is_empty()));
     let words: Vec<String> = prefixes.iter().map(ToString::to_string).collect();
-    assert_eq!(
-        parse_lines(words.join("\n").as_bytes()),
-        Ok(prefixes.clone())
-    );
     let array = format!("[\"{}\"]", words.join("\", \""));
-    assert_eq!(parse_json_array(array.as_bytes()), Ok(prefixes));
+    let texts = [
+        (Format::Text, words.join("\n")),
+        (Format::json_array(), array),
+    ];
+    for (format, text) in texts {
+        let again = feed::parse(&format, text.as_bytes(), TODAY).map(|list| list.prefixes);
+        assert_eq!(again.as_ref(), Ok(&prefixes), "{format}");
+    }
+}
+
+fn pattern(text: &str) -> Pattern {
+    Pattern::new(text).expect("a regular expression")
 }

@@ -119,7 +119,7 @@ fn is_toml(line: &str) -> bool {
     is_key || line.starts_with('[')
 }
 
-/// Lists of both kinds, and what comes instead of them.
+/// Lists of each kind, and what comes instead of them.
 pub fn feed() -> Vec<Vec<u8>> {
     [
         "[\"192.0.2.1\", \"198.51.100.0/24\", \"2001:db8::/32\"]",
@@ -132,6 +132,15 @@ pub fn feed() -> Vec<Vec<u8>> {
         "::ffff:192.0.2.1/120\n::/0\n",
         "<!DOCTYPE html><html><body>192.0.2.1</body></html>",
         "\u{feff}[\"192.0.2.1\"]",
+        "192.0.2.1-9\n198.51.100.0 - 198.51.100.7 ; two\n2001:db8::1-2001:db8::9\n",
+        "{\"cidr\":\"192.0.2.0/24\"}\n{\"type\":\"metadata\"}\n",
+        "# ip, country\nip,country\n\"192.0.2.0/24\",NU\n2001:db8::/32,US\n",
+        include_str!("../../tests/fixtures/pages/customer-io.html"),
+        include_str!("../../tests/fixtures/pages/freshchat.md"),
+        include_str!("../../tests/fixtures/pages/pagerduty-export.md"),
+        include_str!("../../tests/fixtures/pages/webex.html"),
+        include_str!("../../tests/fixtures/pages/workato-2017.md"),
+        include_str!("../../tests/fixtures/pages/workato-centers.html"),
     ]
     .map(|text| text.as_bytes().to_vec())
     .to_vec()

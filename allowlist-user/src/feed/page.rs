@@ -46,9 +46,11 @@ pub(super) fn parse_markdown(rules: &Page, bytes: &[u8], today: Date) -> Result<
 
 /// Whether a whole page came where Markdown, which may hold parts of pages, was meant to be.
 fn is_html(text: &str) -> bool {
-    let start = text.trim_start().get(..9).unwrap_or_default();
-    start.eq_ignore_ascii_case("<!doctype")
-        || start[..5.min(start.len())].eq_ignore_ascii_case("<html")
+    let text = text.trim_start().as_bytes();
+    ["<!doctype", "<html"].iter().any(|start| {
+        text.get(..start.len())
+            .is_some_and(|text| text.eq_ignore_ascii_case(start.as_bytes()))
+    })
 }
 
 /// For pages on which the list is linked: the one address, as written, that the pattern matches.

@@ -180,7 +180,7 @@ fn json_lines() {
         ),
         (
             "{\"cidr\":\"192.0.2.0/24\"}\n\n{\"cidr\":\"192.0.2.0/2",
-            "line 3: breaks off after 19 bytes; the transfer was cut short: try again",
+            "line 3: breaks off after 20 bytes; the transfer was cut short: try again",
         ),
         (
             "{\"cidr\":\"192.0.2.0/24\"}\n{\"cidr\":7}",

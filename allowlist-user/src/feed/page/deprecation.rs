@@ -117,17 +117,15 @@ fn fate_at(words: &[String], at: usize) -> Fate {
         return Fate::Stays;
     };
     let tense = tense(&words[..verb], is_weak);
-    let date = || {
-        let after = dates(words, verb + 1, verb + 1 + DATE_REACH).next();
-        after.or_else(|| dates(words, verb.saturating_sub(DATE_REACH + REACH), verb).last())
-    };
+    let after = dates(words, verb + 1, verb + 1 + DATE_REACH);
+    let before = || dates(words, verb.saturating_sub(DATE_REACH + REACH), verb);
     match tense {
-        Some(Tense::Future) => date().map_or(Fate::Sometime, Fate::Until),
-        Some(Tense::Past) => Fate::Gone,
-        Some(Tense::Bare) => {
-            let after = dates(words, verb + 1, verb + 1 + DATE_REACH).next();
-            after.map_or(Fate::Gone, Fate::Until)
+        Some(Tense::Future) => {
+            let date = after.first().copied().or_else(|| before().last().copied());
+            date.map_or(Fate::Sometime, Fate::Until)
         }
+        Some(Tense::Past) => Fate::Gone,
+        Some(Tense::Bare) => after.first().copied().map_or(Fate::Gone, Fate::Until),
         Some(Tense::Never) | None => Fate::Stays,
     }
 }
@@ -154,8 +152,17 @@ fn tense(before: &[String], is_weak: bool) -> Option<Tense> {
 }
 
 /// The dates that start between two words, in their order.
-fn dates(words: &[String], from: usize, to: usize) -> impl DoubleEndedIterator<Item = Date> {
-    (from..to.min(words.len())).filter_map(|at| date(&words[at..]))
+fn dates(words: &[String], from: usize, to: usize) -> Vec<Date> {
+    let mut dates = Vec::new();
+    let mut at = from;
+    while at < to.min(words.len()) {
+        let date = date(&words[at..]);
+        dates.extend(date);
+        // "5 April 2020" is not "April 2020" too, and neither is "31 April 2020".
+        let is_day = number(&words[at]).is_some();
+        at += if date.is_some() || is_day { 2 } else { 1 };
+    }
+    dates
 }
 
 /// "5 April 2020", "5th of April 2020", "April 5 2020", "2020-04-05"; and "April 2020", which is good up to

@@ -97,11 +97,12 @@ fn in_column<'d>(
     if !meant.is_empty() {
         return Ok(meant);
     }
-    let mut known: Vec<&str> = lines
-        .iter()
-        .flat_map(|line| headers(document, line))
-        .collect();
-    known.dedup();
+    let mut known: Vec<&str> = Vec::new();
+    for header in lines.iter().flat_map(|line| headers(document, line)) {
+        if known.len() <= SHOWN_NAMES && !known.contains(&header) {
+            known.push(header);
+        }
+    }
     Err(no_match("column", column, "columns of addresses", known))
 }
 
