@@ -68,9 +68,8 @@ async fn ask(
 ) -> Result<Option<(List, Validator)>, Failure> {
     let http = session.http;
     let mut place = Place::start(&http.urls[index]);
+    // Of several URLs, an error has to say which.
     let mut where_ = public_url(&place.url);
-    // The origin of an only URL says no more than this; of several, it says which.
-    let mut known = known.clone();
     if let Some(pattern) = &http.discover {
         let none = Validator::default();
         let page = match session.get(place, &none).await {
@@ -85,19 +84,13 @@ async fn ask(
             .link(&link, http.allow_plain_http)
             .map_err(|cause| Failure::from(cause).at(&where_))?;
         where_ = format!("{where_}, which links to {}", public_url(&place.url));
-        // The link may lead to another file than before, and an older one is news too.
-        known.last_modified = None;
     }
     let failed = |failure: Failure| failure.at(&where_);
-    match session.get(place, &known).await.map_err(failed)? {
+    match session.get(place, known).await.map_err(failed)? {
         Got::NotModified => Ok(None),
         Got::Body(body) => {
             let list = parse(http, &body.bytes, today).map_err(|cause| failed(cause.into()))?;
-            let mut validator = body.validator;
-            if http.discover.is_some() {
-                validator.last_modified = None;
-            }
-            Ok(Some((list, validator)))
+            Ok(Some((list, body.validator)))
         }
     }
 }

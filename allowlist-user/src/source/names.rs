@@ -210,6 +210,7 @@ fn resolver(server: SocketAddr, timeout: Duration) -> TokioResolver {
     // `ask` watches the clock, and goes on to the next server.
     options.timeout = timeout;
     options.attempts = 0;
+    // It lives for one fetch, in which no question comes twice.
     options.cache_size = 0;
     options.use_hosts_file = ResolveHosts::Never;
     options.preserve_intermediates = true;

@@ -196,8 +196,8 @@ impl<'s> Session<'s> {
     }
 }
 
-/// What to ask with. A date is compared with the list that is there, and a redirect may lead to another,
-/// which is older and still news; so dates are for the configured URL itself.
+/// What to ask with. A date is compared with the list that is there, and a redirect or a link may lead to
+/// another than before, which is older and still news; so dates are for the configured URL itself.
 fn validators(place: &Place, known: &Validator) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let mut add = |name: HeaderName, value: &Option<String>| {
