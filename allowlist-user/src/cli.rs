@@ -392,6 +392,7 @@ fn export_value(format: export::Format) -> PossibleValue {
     PossibleValue::new(format.name()).help(format.describe())
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "clap hands it over")]
 fn export_format(name: String) -> export::Format {
     let mut formats = export::Format::ALL.into_iter();
     formats

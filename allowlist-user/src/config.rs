@@ -134,7 +134,7 @@ impl Config {
             match catalogue::find(name) {
                 Some(provider) => match provided(name, provider, &[], &BTreeMap::new()) {
                     Ok(source) if source.direction == Direction::Outbound => {
-                        wrong("--provider", outbound(name))
+                        wrong("--provider", outbound(name));
                     }
                     Ok(source) => sources.push(source),
                     Err(message) => wrong("--provider", format!("{name}: {message}")),

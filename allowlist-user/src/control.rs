@@ -30,7 +30,7 @@ use crate::policy::Mode;
 /// How long a daemon may take to answer before it counts as not answering.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// The same for what it publishes, which takes seconds for a million prefixes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// `sockaddr_un` has room for so much, and a zero.
 const MAX_PATH: usize = 107;
 const STATUS: &str = "/v1/status";

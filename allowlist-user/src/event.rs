@@ -96,6 +96,7 @@ impl Change {
 
 impl Event {
     /// The same, as part of that generation: what a start takes in has none yet.
+    #[must_use]
     pub fn of(mut self, first: u32) -> Self {
         if let What::Changed { generation, .. } | What::Released { generation, .. } = &mut self.what
         {
@@ -105,6 +106,7 @@ impl Event {
     }
 
     /// The same with lists that are cut short, so that a great change does not push out the rest.
+    #[must_use]
     pub fn shortened(mut self) -> Self {
         let change = match &mut self.what {
             What::Changed { change, .. }

@@ -152,14 +152,14 @@ fn check_shrink(gate: &Gate, last: &[IpNet], new: &[IpNet]) -> Result<(), Refusa
         return Ok(());
     }
     for (family, is_family) in [("IPv4", is_v4 as fn(&IpNet) -> bool), ("IPv6", is_v6)] {
-        let (covered, lost) = lost(last, new, is_family);
+        let (covered, gone) = lost(last, new, is_family);
         // Both shorter, so that a product fits; of that many addresses nobody misses the last bits.
         let shift = if covered > u128::MAX >> 16 { 16 } else { 0 };
-        let (covered, lost) = (covered >> shift, lost >> shift);
-        if lost * 1000 > covered * u128::from(gate.max_shrink) {
+        let (covered, gone) = (covered >> shift, gone >> shift);
+        if gone * 1000 > covered * u128::from(gate.max_shrink) {
             return Err(Refusal::Shrunk {
                 removed,
-                lost_percent: lost * 100 / covered,
+                lost_percent: gone * 100 / covered,
                 family,
                 max_percent: gate.max_shrink / 10,
             });

@@ -97,7 +97,7 @@ impl Record {
                         prefixes: feed.len(),
                         held: feed.held.len(),
                         fetched: feed.fetched,
-                        max_age_seconds: source.can_age().then(|| source.max_age.as_secs()),
+                        max_age_seconds: source.can_age().then_some(source.max_age.as_secs()),
                         failure: standing.and_then(|standing| standing.failure.clone()),
                         refused: standing.is_some_and(|standing| standing.refused.is_some()),
                         notes: feed.notes.clone(),

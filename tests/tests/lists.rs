@@ -282,7 +282,9 @@ fn check(steps: Vec<Step>) -> Result<(), TestCaseError> {
             Step::Restart => {
                 played.restart();
                 // What nobody accepted is asked for again.
-                models.iter_mut().for_each(|model| model.refused = None);
+                for model in &mut models {
+                    model.refused = None;
+                }
             }
         }
         let mut expected = BTreeMap::<IpNet, Vec<String>>::new();

@@ -148,31 +148,26 @@ fn source(paths: &Paths, options: &Fetch) -> Result<Source> {
     };
     let configured = configured.map(|config| config.policy.sources);
     let is_narrowed = !(options.region.is_empty() && options.parameter.is_empty());
-    let named = configured
+    let own = configured
         .iter()
         .flatten()
         .find(|source| source.name == name);
-    match (named, provider) {
-        (Some(_), None) if is_narrowed => {
-            bail!(
-                "--region and --parameter are for providers; {name:?} is a source of the configuration"
-            )
-        }
+    match (own, provider) {
+        (Some(_), None) if is_narrowed => bail!(
+            "--region and --parameter are for providers; {name:?} is a source of the configuration"
+        ),
         (Some(source), _) if !is_narrowed => Ok(source.clone()),
         (_, Some(provider)) => provided_source(provider, options),
         _ => {
-            let names: Vec<_> = configured
-                .iter()
-                .flatten()
-                .map(|source| &*source.name)
-                .collect();
-            let names = if names.is_empty() {
-                "no source".to_owned()
-            } else {
-                names.join(", ")
-            };
+            let known = configured.iter().flatten();
+            let known: Vec<_> = known.map(|source| &*source.name).collect();
             bail!(
-                "there is no source or provider {name:?}; the configuration has {names}, and `allowlist providers` lists the catalogue"
+                "there is no source or provider {name:?}; the configuration has {}, and `allowlist providers` lists the catalogue",
+                if known.is_empty() {
+                    "no source".to_owned()
+                } else {
+                    known.join(", ")
+                }
             )
         }
     }

@@ -184,7 +184,7 @@ fn read_source(
     let mut source = match origins[..] {
         ["provider"] => read_provided(name, table, problems)?,
         ["url"] => Source::new(name, read_fetched(table, problems)?),
-        ["names"] => Source::new(name, read_names(table, problems)?),
+        ["names"] => Source::new(name, read_names(table, problems)),
         ["file"] => {
             let path = read_path(&table.get("file")?, folder, problems)?;
             let format = read_format(table, problems).unwrap_or(Format::Text);
@@ -233,7 +233,7 @@ fn read_fetched(table: &Table, problems: &mut Problems) -> Option<Origin> {
     Some(Origin::Http(Http::new(urls, format)))
 }
 
-fn read_names(table: &Table, problems: &mut Problems) -> Option<Origin> {
+fn read_names(table: &Table, problems: &mut Problems) -> Origin {
     let otherwise =
         "there is nothing to look up; write a name, such as names = [\"egress.example.com\"]";
     let names = read_filled(table, "names", otherwise, problems, check_host);
@@ -252,7 +252,7 @@ fn read_names(table: &Table, problems: &mut Problems) -> Option<Origin> {
             );
         }
     }
-    Some(Origin::Names(lookup))
+    Origin::Names(lookup)
 }
 
 /// A name as the DNS has it, or an error that says what would be right.

@@ -28,9 +28,12 @@ impl Files {
         let folders: BTreeSet<PathBuf> = files
             .iter()
             .filter_map(|file| file.parent())
-            .map(|folder| match folder.as_os_str().is_empty() {
-                true => PathBuf::from("."),
-                false => folder.to_owned(),
+            .map(|folder| {
+                if folder.as_os_str().is_empty() {
+                    PathBuf::from(".")
+                } else {
+                    folder.to_owned()
+                }
             })
             .collect();
         if folders.is_empty() {

@@ -229,13 +229,15 @@ fn text() {
 #[test]
 fn what_is_no_text() {
     let not_text = |at: usize, problem: &str| {
-        format!("is not text: byte {at}: {problem}; use an address that answers with plain UTF-8")
+        format!(
+            "is not text from its byte {at} on: {problem}; use an address that answers with plain UTF-8"
+        )
     };
     let cases: [(&[u8], String); 6] = [
         (b"[\"\xff\"]", not_text(2, "it is not UTF-8")),
         (b"\xff\xfe1\09\0", not_text(0, "it looks like UTF-16")),
         (
-            b"1\09\02\0",
+            b"1\x009\x002\0",
             not_text(1, "it has a zero byte, as UTF-16 and binary files have"),
         ),
         (

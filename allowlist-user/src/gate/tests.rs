@@ -204,10 +204,8 @@ fn shrinking() {
         "passes",
     );
     // A family that vanishes is not made up for by the other.
-    let both = format!(
-        "{} 2600:1::/32 2600:2::/32 2600:3::/32 2600:4::/32 2600:5::/32 2600:6::/32",
-        ten
-    );
+    let both =
+        format!("{ten} 2600:1::/32 2600:2::/32 2600:3::/32 2600:4::/32 2600:5::/32 2600:6::/32");
     check(|_| {}, &both, &ten, &shrunk(6, 100, "IPv6"));
     // Growth is nobody's loss.
     check(|_| {}, &ten, &addresses("8.8.8.0", 250), "passes");

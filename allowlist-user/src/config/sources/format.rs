@@ -18,13 +18,13 @@ pub(super) fn read_format(table: &Table, problems: &mut Problems) -> Option<Form
         }
         return None;
     };
-    let selects = |problems: &mut Problems| match table.get("select") {
-        None => vec![Select::new("$[*]").expect("it is a JSONPath")],
-        Some(_) => {
-            let otherwise =
-                "nothing would be selected; write a JSONPath, such as select = [\"$.hooks[*]\"]";
-            read_filled(table, "select", otherwise, problems, Select::new)
+    let selects = |problems: &mut Problems| {
+        if table.get("select").is_none() {
+            return vec![Select::new("$[*]").expect("it is a JSONPath")];
         }
+        let otherwise =
+            "nothing would be selected; write a JSONPath, such as select = [\"$.hooks[*]\"]";
+        read_filled(table, "select", otherwise, problems, Select::new)
     };
     let (format, own) = match text {
         "text" => (Format::Text, ""),

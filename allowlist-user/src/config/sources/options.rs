@@ -206,7 +206,9 @@ fn read_shrink(table: &Table, max_shrink: &mut u16, problems: &mut Problems) {
     match node.fraction() {
         // In thousandths: nobody means less.
         Some(part) if (0.0..=1.0).contains(&part) => {
-            *max_shrink = (part * 1000.0).round() as u16;
+            #[expect(clippy::cast_sign_loss, reason = "it is from 0 to 1")]
+            let thousandths = (part * 1000.0).round() as u16;
+            *max_shrink = thousandths;
         }
         _ => node.wrong(
             problems,
