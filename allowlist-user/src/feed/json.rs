@@ -126,7 +126,10 @@ fn path(location: &NormalizedPath<'_>) -> String {
 
 fn member(name: &str) -> String {
     let is_word = |c: char| c == '_' || c.is_ascii_alphanumeric();
-    if name.chars().all(is_word) && !name.starts_with(|c: char| c.is_ascii_digit()) && name != "" {
+    if name.chars().all(is_word)
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && !name.is_empty()
+    {
         format!(".{name}")
     } else {
         format!("['{}']", shown(name).escape_debug())
