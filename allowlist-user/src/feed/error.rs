@@ -183,7 +183,7 @@ impl FeedError {
 pub enum Place {
     /// Counted from 1, as editors do.
     Line(usize),
-    /// A JSONPath.
+    /// A `JSONPath`.
     Path(String),
     /// On a page.
     Text {

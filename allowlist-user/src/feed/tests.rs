@@ -237,7 +237,7 @@ fn what_is_no_text() {
         (b"[\"\xff\"]", not_text(2, "it is not UTF-8")),
         (b"\xff\xfe1\09\0", not_text(0, "it looks like UTF-16")),
         (
-            b"1\x009\x002\0",
+            b"1\x009\x002\x00",
             not_text(1, "it has a zero byte, as UTF-16 and binary files have"),
         ),
         (
