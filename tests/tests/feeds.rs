@@ -90,6 +90,7 @@ fn read(file: &str, page: Page, today: Date) -> Result<List, FeedError> {
 }
 
 #[track_caller]
+#[expect(clippy::needless_pass_by_value, reason = "each call makes its own")]
 fn check(file: &str, page: Page, expected: &str) {
     let answer = match read(file, page.clone(), TODAY) {
         Ok(list) => words(&list),
@@ -99,6 +100,7 @@ fn check(file: &str, page: Page, expected: &str) {
 }
 
 #[track_caller]
+#[expect(clippy::needless_pass_by_value, reason = "each call makes its own")]
 fn check_count(file: &str, page: Page, expected: usize) {
     let list = read(file, page.clone(), TODAY).unwrap_or_else(|error| panic!("{file}: {error}"));
     assert_eq!(

@@ -8,7 +8,6 @@ use allowlist_user::policy::{Format, Http};
 use super::{LIST, check_error, check_list, check_words, fetch, http, vendor};
 
 const TRY_AGAIN: &str = "nothing of it is used: try again";
-const ARRAY: &str = "it must be an array of strings such as [\"192.0.2.1\", \"198.51.100.0/24\"]";
 const USE_THE_LIST: &str = "use the address of the list itself, and open it in a browser to see \
      what the page says";
 const TOO_LARGE: &str =
@@ -190,6 +189,7 @@ fn refuses_what_is_not_a_list_in_text() {
     );
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 #[test]
 fn refuses_what_is_no_answer() {
     let status = |text: &str| format!("the server answered {text}");
