@@ -196,6 +196,48 @@ fn regions() {
 }
 
 #[test]
+fn columns() {
+    let column = |text: &str| Page {
+        column: Some(pattern(text)),
+        ..Page::default()
+    };
+    let cases = [
+        // A head in the middle is of the rows below it alone.
+        (
+            "Old",
+            "<table><tr><th>Old<th>New<tr><td>192.0.2.1<td>192.0.2.2<tr><th>New<th>Old<tr><td>192.0.2.3<td>192.0.2.4</table>",
+            "192.0.2.1 192.0.2.4",
+        ),
+        // Both rows of one head count, over as many columns as they span.
+        (
+            "Old",
+            "<table><tr><th rowspan=2>Region<th colspan=2>Old<th>New<tr><th>a<th>b<th>c\
+             <tr><td>US<td>192.0.2.1<td>192.0.2.2<td>192.0.2.3</table>",
+            "192.0.2.1 192.0.2.2",
+        ),
+        (
+            "b",
+            "<table><tr><td>a<td>b<tr><td>192.0.2.1<td>192.0.2.2</table>",
+            "192.0.2.2",
+        ),
+        // Header cells beside addresses head nothing.
+        (
+            "US",
+            "<table><tr><th><th>US<tr><th>192.0.2.9<td>192.0.2.1</table>",
+            "192.0.2.1",
+        ),
+        (
+            "Old",
+            "<p>192.0.2.9<table><tr><th>Old<tr><td><table><tr><td>192.0.2.1</table></table>",
+            "192.0.2.1",
+        ),
+    ];
+    for (header, html, expected) in cases {
+        check(&column(header), html, expected);
+    }
+}
+
+#[test]
 fn fates() {
     let until = |year, month, day| Fate::Until(date(year, month, day));
     let cases = [
