@@ -120,6 +120,18 @@ fn tokens() {
 }
 
 #[test]
+fn what_is_not_shown() {
+    for element in [
+        "svg", "script", "style", "noscript", "template", "iframe", "canvas",
+    ] {
+        let html = format!("<p>192.0.2.1<{element}><title>7.17.943.944</title></{element}>");
+        check(&Page::default(), &html, "192.0.2.1");
+    }
+    let attributes = "<!-- 203.0.113.1 --><title>203.0.113.2</title><a href='203.0.113.3' title='203.0.113.4'>192.0.2.1</a>";
+    check(&Page::default(), attributes, "192.0.2.1");
+}
+
+#[test]
 fn regions() {
     let cases = [
         (
@@ -295,7 +307,7 @@ fn fates() {
 
 #[test]
 fn what_a_page_says_of_its_addresses() {
-    let cases: [(&str, &str, &[&str]); 9] = [
+    let cases: [(&str, &str, &[&str]); 10] = [
         (
             "<table><tr><td>192.0.2.1<br>192.0.2.2<td>Will be deprecated on 5 April 2027<tr><td>192.0.2.3<td></table>",
             "192.0.2.1 192.0.2.2 192.0.2.3",
@@ -321,6 +333,12 @@ fn what_a_page_says_of_its_addresses() {
                 "left out 192.0.2.1/32, deprecated: \"retired\"",
                 "left out 192.0.2.2/32, deprecated: \"192.0.2.1 retired | 192.0.2.2\"",
             ],
+        ),
+        // Lines of code are lines.
+        (
+            "<pre>192.0.2.1\n192.0.2.2 # retired\n</pre>",
+            "192.0.2.1",
+            &["left out 192.0.2.2/32, deprecated: \"192.0.2.2 # retired\""],
         ),
         (
             "<p>Deprecated:<ul><li>192.0.2.1</ul><p>In use:<ul><li>192.0.2.2</ul>",
