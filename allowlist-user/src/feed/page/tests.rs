@@ -120,6 +120,18 @@ fn tokens() {
 }
 
 #[test]
+fn what_is_not_shown() {
+    for element in [
+        "svg", "script", "style", "noscript", "template", "iframe", "canvas",
+    ] {
+        let html = format!("<p>192.0.2.1<{element}><title>7.17.943.944</title></{element}>");
+        check(&Page::default(), &html, "192.0.2.1");
+    }
+    let attributes = "<!-- 203.0.113.1 --><title>203.0.113.2</title><a href='203.0.113.3' title='203.0.113.4'>192.0.2.1</a>";
+    check(&Page::default(), attributes, "192.0.2.1");
+}
+
+#[test]
 fn regions() {
     let cases = [
         (
@@ -196,6 +208,48 @@ fn regions() {
 }
 
 #[test]
+fn columns() {
+    let column = |text: &str| Page {
+        column: Some(pattern(text)),
+        ..Page::default()
+    };
+    let cases = [
+        // A head in the middle is of the rows below it alone.
+        (
+            "Old",
+            "<table><tr><th>Old<th>New<tr><td>192.0.2.1<td>192.0.2.2<tr><th>New<th>Old<tr><td>192.0.2.3<td>192.0.2.4</table>",
+            "192.0.2.1 192.0.2.4",
+        ),
+        // Both rows of one head count, over as many columns as they span.
+        (
+            "Old",
+            "<table><tr><th rowspan=2>Region<th colspan=2>Old<th>New<tr><th>a<th>b<th>c\
+             <tr><td>US<td>192.0.2.1<td>192.0.2.2<td>192.0.2.3</table>",
+            "192.0.2.1 192.0.2.2",
+        ),
+        (
+            "b",
+            "<table><tr><td>a<td>b<tr><td>192.0.2.1<td>192.0.2.2</table>",
+            "192.0.2.2",
+        ),
+        // Header cells beside addresses head nothing.
+        (
+            "US",
+            "<table><tr><th><th>US<tr><th>192.0.2.9<td>192.0.2.1</table>",
+            "192.0.2.1",
+        ),
+        (
+            "Old",
+            "<p>192.0.2.9<table><tr><th>Old<tr><td><table><tr><td>192.0.2.1</table></table>",
+            "192.0.2.1",
+        ),
+    ];
+    for (header, html, expected) in cases {
+        check(&column(header), html, expected);
+    }
+}
+
+#[test]
 fn fates() {
     let until = |year, month, day| Fate::Until(date(year, month, day));
     let cases = [
@@ -253,7 +307,7 @@ fn fates() {
 
 #[test]
 fn what_a_page_says_of_its_addresses() {
-    let cases: [(&str, &str, &[&str]); 9] = [
+    let cases: [(&str, &str, &[&str]); 10] = [
         (
             "<table><tr><td>192.0.2.1<br>192.0.2.2<td>Will be deprecated on 5 April 2027<tr><td>192.0.2.3<td></table>",
             "192.0.2.1 192.0.2.2 192.0.2.3",
@@ -279,6 +333,12 @@ fn what_a_page_says_of_its_addresses() {
                 "left out 192.0.2.1/32, deprecated: \"retired\"",
                 "left out 192.0.2.2/32, deprecated: \"192.0.2.1 retired | 192.0.2.2\"",
             ],
+        ),
+        // Lines of code are lines.
+        (
+            "<pre>192.0.2.1\n192.0.2.2 # retired\n</pre>",
+            "192.0.2.1",
+            &["left out 192.0.2.2/32, deprecated: \"192.0.2.2 # retired\""],
         ),
         (
             "<p>Deprecated:<ul><li>192.0.2.1</ul><p>In use:<ul><li>192.0.2.2</ul>",
