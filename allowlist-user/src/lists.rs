@@ -18,6 +18,9 @@ use crate::source::{Answer, Fetched};
 /// The longest that `grace` may be configured.
 const LONGEST_GRACE: SignedDuration = SignedDuration::from_hours(24 * 365);
 
+/// Two times that are no further apart are of the same moment: a look at the clock is never that late.
+const MOMENT: SignedDuration = SignedDuration::from_secs(5);
+
 /// The book.
 #[derive(Clone, Debug, Default)]
 pub struct Lists {
@@ -249,12 +252,17 @@ impl Lists {
         happened
     }
 
-    /// The clock, which showed `before`, was set by so much: what was stamped by it goes along, so that
+    /// The clock was set by so much, and shows `now`: what was stamped by it before goes along, so that
     /// nothing that is held goes early.
-    pub fn shift(&mut self, before: Timestamp, by: SignedDuration) {
+    pub fn shift(&mut self, now: Timestamp, by: SignedDuration) {
+        let Ok(before) = now.checked_sub(by) else {
+            return;
+        };
         for feed in self.feeds.values_mut() {
-            // What is far from anything that this clock showed was stamped by a better one, before a boot.
-            if feed.fetched <= before {
+            // What is later than anything that this clock showed was stamped by a better one, before a boot;
+            // and what is of this moment, after it was set.
+            let is_new = feed.fetched.duration_since(now).abs() < MOMENT;
+            if feed.fetched < before.saturating_add(MOMENT).unwrap_or(before) && !is_new {
                 feed.fetched = feed.fetched.saturating_add(by).unwrap_or(feed.fetched);
             }
             for held in &mut feed.held {

@@ -3,6 +3,7 @@
 //! Everything in it belongs to the kernel objects that this process holds open, so the kernel takes
 //! it all back when the process ends, SIGKILL included. Several laboratories run side by side.
 
+mod clock;
 mod frame_sender;
 mod link;
 mod namespace;
@@ -14,6 +15,7 @@ mod tun;
 
 pub mod frame;
 
+pub use clock::WallClock;
 pub use frame_sender::FrameSender;
 pub use link::{
     End, HOST_MAC, Kind, PEER_MAC, add_addresses, connect, egress_filters, rename, set_mtu,

@@ -80,7 +80,7 @@ impl Daemon {
             answer,
             retry_after,
         } = gathered;
-        let now = Timestamp::now();
+        let now = self.now();
         let again = match &answer {
             Ok(Answer::List(fetched)) => fetched.again,
             _ => None,
@@ -146,7 +146,9 @@ impl Daemon {
         self.lists = lists;
         let events = adopted?;
         let feed = self.lists.feed(name).expect("it was adopted");
-        if is_news {
+        // What is only held from now on is no news to the kernel.
+        let is_other = is_news || !events.is_empty();
+        if is_other {
             let held = match feed.held.len() {
                 0 => String::new(),
                 held => format!(" ({held} more until their grace period is over)"),
@@ -160,7 +162,7 @@ impl Daemon {
         for note in feed.notes.iter().filter(|note| !old_notes.contains(note)) {
             warn!("{name}: {note}");
         }
-        self.keep(source, is_news);
+        self.keep(source, is_other);
         self.tell_of(&events);
         Ok(events)
     }
@@ -179,7 +181,7 @@ impl Daemon {
                 names.join(", ")
             );
         };
-        let now = Timestamp::now();
+        let now = self.now();
         let proposal = match self.lists.propose_refused(&source, now) {
             Some(Ok(proposal)) => proposal,
             Some(Err(refused)) => bail!("source {name}: {}", refused.refusal),
@@ -208,8 +210,8 @@ impl Daemon {
         })
     }
 
-    /// Lets go of what was held for long enough, and says which lists are too old.
-    pub(super) fn pass_time(&mut self) {
+    /// What time it is. Where the clock was set meanwhile, all that was stamped by it goes along first.
+    fn now(&mut self) -> Timestamp {
         let clocks = Clocks::now();
         let jump = self.clocks.jump(&clocks);
         if jump.abs() > JUMP {
@@ -217,10 +219,15 @@ impl Daemon {
                 "the clock was set by {}s; grace periods go on as if it had been right before",
                 jump.as_secs()
             );
-            self.lists.shift(self.clocks.wall, jump);
+            self.lists.shift(clocks.wall, jump);
         }
-        let now = clocks.wall;
         self.clocks = clocks;
+        self.clocks.wall
+    }
+
+    /// Lets go of what was held for long enough, and says which lists are too old.
+    pub(super) fn pass_time(&mut self) {
+        let now = self.now();
         if self.lists.next_release().is_some_and(|next| next <= now) {
             for proposal in self.lists.propose_release(now) {
                 let Some(source) = self.config.policy.source(&proposal.source).cloned() else {
@@ -255,12 +262,12 @@ impl Daemon {
     }
 
     /// Puts a source's list on disk, for the next start.
-    pub(super) fn keep(&mut self, source: &Source, is_news: bool) {
+    pub(super) fn keep(&mut self, source: &Source, is_other: bool) {
         let Some(feed) = self.lists.feed(&source.name) else {
             return;
         };
         let is_kept = |at: &Instant| at.elapsed() < KEEP_EVERY;
-        if !is_news && self.kept.get(&source.name).is_some_and(is_kept) {
+        if !is_other && self.kept.get(&source.name).is_some_and(is_kept) {
             return;
         }
         match self.state.store(source, feed) {

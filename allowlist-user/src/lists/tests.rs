@@ -249,7 +249,7 @@ fn a_clock_that_is_set_shortens_no_grace_period() {
         let (source, mut lists) = (vendor(), Lists::default());
         take(&mut lists, &source, "8.8.8.8 9.9.9.9", 0);
         take(&mut lists, &source, "8.8.8.8", 10);
-        lists.shift(at(20), by);
+        lists.shift(at(20) + by, by);
         let left = lists
             .next_release()
             .expect("is held")
@@ -262,7 +262,6 @@ fn a_clock_that_is_set_shortens_no_grace_period() {
     take(&mut lists, &source, "8.8.8.8 9.9.9.9", 0);
     take(&mut lists, &source, "8.8.8.8", 10);
     let before = lists.feeds().clone();
-    let booted = Timestamp::UNIX_EPOCH;
-    lists.shift(booted, at(20).duration_since(booted));
+    lists.shift(at(20), at(20).duration_since(Timestamp::UNIX_EPOCH));
     assert_eq!(*lists.feeds(), before);
 }
