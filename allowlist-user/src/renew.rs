@@ -32,6 +32,19 @@ pub struct Refused {
     pub fetched: Fetched,
 }
 
+impl Refused {
+    /// Why, of which source, and what to do.
+    pub fn reason(&self, source: &Source) -> String {
+        let name = &source.name;
+        let reason = format!("source {name}: {}: {}", source.origin, self.refusal);
+        if self.refusal.is_acceptable() {
+            format!("{reason}; if the vendor means it, `allowlist accept {name}` lets it in")
+        } else {
+            reason
+        }
+    }
+}
+
 /// What a source has after an answer. `last` is what it has now; `accepted` is the operator's word for this
 /// list.
 pub fn renew(

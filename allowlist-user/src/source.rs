@@ -108,6 +108,18 @@ pub async fn fetch(source: &Source, known: &[Validator]) -> Result<Answer, Fetch
     })
 }
 
+/// Does what may take long beside the runtime's own threads: on a small host there is one of them, and while
+/// it reads a page, no packet of another fetch, no signal and no timer is looked at.
+async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => std::future::pending().await, // the runtime ends, and whoever waits with it
+        },
+    }
+}
+
 fn midnight(day: Date) -> Timestamp {
     day.to_zoned(TimeZone::UTC)
         .expect("a day of this century is in range")

@@ -21,13 +21,19 @@ pub(in crate::config) fn parse<'t>(
     };
     // What comes after the first one is mostly its consequence.
     let at = error.span().map_or(text.len(), |span| span.start);
-    let line = text[at..].lines().next().unwrap_or_default().trim();
-    let near = match line {
-        "" => String::new(),
-        line => format!(", at `{}`", line.chars().take(40).collect::<String>()),
-    };
+    let near = key_at(text, at).map_or_else(String::new, |key| format!(", at `{key}`"));
     problems.add(at, "", format!("is not TOML: {}{near}", error.message()));
     None
+}
+
+/// The key of a line that starts there. What is behind a key is not repeated, as it may be secret: a token
+/// that nobody quoted is a mistake in TOML too.
+fn key_at(text: &str, at: usize) -> Option<&str> {
+    let starts_a_line = text[..at].rsplit('\n').next()?.trim().is_empty();
+    let (key, _) = text[at..].lines().next()?.split_once('=')?;
+    let is_bare = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let key = key.trim();
+    (starts_a_line && !key.is_empty() && key.chars().all(is_bare)).then_some(key)
 }
 
 /// What is wrong so far, by position in the text.

@@ -1,6 +1,7 @@
 //! The lists that a daemon starts with: strict, but content with last-good.
 
 use std::convert::Infallible;
+use std::fmt;
 
 use anyhow::{Result, bail};
 use jiff::Timestamp;
@@ -11,7 +12,7 @@ use crate::event::Event;
 use crate::gather::{Gathered, gather};
 use crate::lists::Lists;
 use crate::policy::{Origin, Snapshot, Source};
-use crate::renew::release;
+use crate::renew::{Refused, release};
 use crate::state::StateDir;
 
 /// What a daemon starts with.
@@ -56,11 +57,12 @@ impl First {
             match first.take(gathered, now) {
                 Ok(()) => first.fetched.push(source),
                 Err(error) if first.lists.feed(&source.name).is_some() => {
-                    warn!("{error:#}; its last good list is used");
+                    warn!("{error}; its last good list is used");
+                    first.note(&source.name, error, now);
                 }
                 Err(error) => {
                     failed += 1;
-                    log::error!("{error:#}");
+                    log::error!("{error}");
                 }
             }
         }
@@ -72,17 +74,16 @@ impl First {
         Ok(first)
     }
 
-    fn take(&mut self, gathered: Gathered, now: Timestamp) -> Result<()> {
+    fn take(&mut self, gathered: Gathered, now: Timestamp) -> Result<(), NotTaken> {
         let Gathered { source, answer, .. } = gathered;
-        let proposal = match self.lists.propose(&source, answer?, now) {
-            Ok(proposal) => proposal,
-            Err(refused) => bail!(
-                "source {}: {}: {}",
-                source.name,
-                source.origin,
-                refused.refusal
-            ),
-        };
+        let answer = answer.map_err(NotTaken::Failed)?;
+        let proposal = self
+            .lists
+            .propose(&source, answer, now)
+            .map_err(|refused| NotTaken::Refused {
+                reason: refused.reason(&source),
+                refused,
+            })?;
         for note in &proposal.feed.notes {
             warn!("{}: {note}", source.name);
         }
@@ -92,5 +93,102 @@ impl First {
             self.events.extend(events);
         }
         Ok(())
+    }
+
+    /// What is not as it should be, as a daemon that runs would say it: so that it can be seen, and accepted.
+    fn note(&mut self, name: &str, problem: NotTaken, now: Timestamp) {
+        let events = match problem {
+            NotTaken::Failed(error) => self.lists.fail(name, format!("{error:#}"), now),
+            NotTaken::Refused { reason, refused } => self.lists.refuse(name, *refused, reason, now),
+        };
+        self.events.extend(events);
+    }
+}
+
+/// Why a source's last good list is used, if there is one.
+enum NotTaken {
+    Failed(anyhow::Error),
+    Refused {
+        reason: String,
+        refused: Box<Refused>,
+    },
+}
+
+impl fmt::Display for NotTaken {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(error) => write!(out, "{error:#}"),
+            Self::Refused { reason, .. } => out.write_str(reason),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::event::What;
+
+    /// What a start makes of a file that held ten addresses before, and holds this now.
+    fn start(now: Option<&str>) -> First {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("allowlist.toml");
+        let config = "interfaces = ['lo']\n[services.a]\nports = ['tcp/1']\nallow = ['lab']\n\
+                      [sources.lab]\nfile = 'lab.txt'\n";
+        fs::write(&path, config).expect("a file");
+        let list: PathBuf = folder.path().join("lab.txt");
+        let before: String = (0..10).map(|n| format!("192.0.2.{n}\n")).collect();
+        fs::write(&list, before).expect("a file");
+        let config = Config::load(&path).expect("a configuration");
+        let state = StateDir::open(&folder.path().join("state")).expect("a state");
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let start = || {
+            let first = runtime.block_on(First::lists(&config, &state));
+            first.unwrap_or_else(|error| panic!("{error:#}"))
+        };
+        let source = config.policy.source("lab").expect("it is configured");
+        let first = start();
+        let feed = first.lists.feed("lab").expect("it was read");
+        state.store(source, feed).expect("is stored");
+        match now {
+            Some(text) => fs::write(&list, text).expect("a file"),
+            None => fs::remove_file(&list).expect("it is there"),
+        }
+        start()
+    }
+
+    #[test]
+    fn what_a_start_refuses_is_told_and_can_be_accepted() {
+        let first = start(Some("192.0.2.1\n"));
+        let standing = first.lists.standing("lab").expect("it is not well");
+        let reason = standing.failure.as_deref().expect("it was refused");
+        assert!(reason.contains("lists 9 prefixes less"), "{reason}");
+        assert!(
+            reason.ends_with("`allowlist accept lab` lets it in"),
+            "{reason}"
+        );
+        assert_eq!(standing.times, 1);
+        assert!(standing.refused.is_some());
+        assert_eq!(first.lists.feeds()["lab"].prefixes.len(), 10);
+        assert!(
+            matches!(first.events[0].what, What::Refused { .. }),
+            "{:?}",
+            first.events
+        );
+    }
+
+    #[test]
+    fn what_a_start_cannot_read_is_told() {
+        let first = start(None);
+        let standing = first.lists.standing("lab").expect("it is not well");
+        assert!(standing.failure.is_some() && standing.refused.is_none());
+        assert_eq!(first.lists.feeds()["lab"].prefixes.len(), 10);
+        assert!(
+            matches!(first.events[0].what, What::Failed { .. }),
+            "{:?}",
+            first.events
+        );
     }
 }

@@ -113,10 +113,7 @@ impl Daemon {
 
     fn refuse(&mut self, source: &Source, refused: Refused, now: Timestamp) {
         let name = &source.name;
-        let mut reason = format!("source {name}: {}: {}", source.origin, refused.refusal);
-        if refused.refusal.is_acceptable() {
-            reason += &format!("; if the vendor means it, `allowlist accept {name}` lets it in");
-        }
+        let reason = refused.reason(source);
         warn!(
             "{reason}; its last good list stays in force ({} prefixes would come, {} would go)",
             refused.difference.added.len(),
@@ -296,7 +293,15 @@ impl Daemon {
             let age = fetched.map_or(every, |fetched| {
                 clock.duration_since(fetched).try_into().unwrap_or_default()
             });
-            (source.name.clone(), now + every.saturating_sub(age))
+            // What was asked at the start in vain is tried again as it is while the daemon runs.
+            let failed = self.lists.standing(&source.name);
+            let wait = match failed.filter(|standing| standing.failure.is_some()) {
+                Some(standing) => {
+                    schedule::after_failure(source, standing.times, None, fastrand::f64())
+                }
+                None => every.saturating_sub(age),
+            };
+            (source.name.clone(), now + wait)
         });
         self.due = due.collect();
     }

@@ -5,7 +5,6 @@
 
 use ipnet::IpNet;
 use serde_json::Value;
-use serde_json_path::{NormalizedPath, PathElement};
 
 use super::text::{decode, not_a_page, trim};
 use super::token::parse_token;
@@ -72,14 +71,14 @@ fn select(
 ) -> Result<bool, FeedError> {
     let mut found = false;
     for select in selects {
-        for node in select.path().query_located(document) {
+        for node in select.path().query(document) {
             found = true;
-            let place = || Place::Path(path(node.location()));
-            let Value::String(token) = node.node() else {
+            let place = || Place::Path(path(document, node));
+            let Value::String(token) = node else {
                 return Err(FeedError::NotAString {
                     place: place(),
-                    found: describe(node.node()),
-                    remedy: remedy(node.location(), node.node()),
+                    found: describe(node),
+                    remedy: remedy(document, node),
                 });
             };
             let token = trim(token);
@@ -102,8 +101,8 @@ fn nothing_selected(selects: &[Select], document: &Value) -> FeedError {
     }
 }
 
-fn remedy(location: &NormalizedPath<'_>, value: &Value) -> String {
-    let path = path(location);
+fn remedy(document: &Value, value: &Value) -> String {
+    let path = path(document, value);
     match value {
         Value::Array(_) => format!("select its items: \"{path}[*]\""),
         Value::Object(members) => match members.keys().next() {
@@ -114,14 +113,25 @@ fn remedy(location: &NormalizedPath<'_>, value: &Value) -> String {
     }
 }
 
-/// As people write it: `$.hooks[3]`.
-fn path(location: &NormalizedPath<'_>) -> String {
-    let element = |element: &PathElement<'_>| match element {
-        PathElement::Name(name) => member(name),
-        PathElement::Index(index) => format!("[{index}]"),
-    };
-    let elements: String = location.iter().map(element).collect();
-    format!("${elements}")
+/// Where a node of a document is, as people write it: `$.hooks[3]`. It is looked for when it is told of: the
+/// places of all nodes that a path like `$..*` passes can be hundreds of times as large as the document.
+fn path(document: &Value, node: &Value) -> String {
+    fn below(at: &Value, node: &Value) -> Option<String> {
+        if std::ptr::eq(at, node) {
+            return Some(String::new());
+        }
+        match at {
+            Value::Array(items) => items
+                .iter()
+                .enumerate()
+                .find_map(|(index, item)| Some(format!("[{index}]{}", below(item, node)?))),
+            Value::Object(members) => members
+                .iter()
+                .find_map(|(name, value)| Some(member(name) + &below(value, node)?)),
+            _ => None,
+        }
+    }
+    format!("${}", below(document, node).unwrap_or_default())
 }
 
 fn member(name: &str) -> String {

@@ -30,7 +30,7 @@ const SHOWN_LINKS: usize = 5;
 
 pub(super) fn parse_html(rules: &Page, bytes: &[u8], today: Date) -> Result<List, FeedError> {
     let html = tree::parse(decode(bytes)?)?;
-    select::select(&Document::read(&html), rules, today)
+    select::select(&Document::read(&html)?, rules, today)
 }
 
 pub(super) fn parse_markdown(rules: &Page, bytes: &[u8], today: Date) -> Result<List, FeedError> {
@@ -41,7 +41,7 @@ pub(super) fn parse_markdown(rules: &Page, bytes: &[u8], today: Date) -> Result<
         });
     }
     let html = tree::parse(&markdown::to_html(text)?)?;
-    select::select(&Document::read(&html), rules, today)
+    select::select(&Document::read(&html)?, rules, today)
 }
 
 /// Whether a whole page came where Markdown, which may hold parts of pages, was meant to be.

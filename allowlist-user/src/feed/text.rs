@@ -13,11 +13,14 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Vec<IpNet>, FeedError> {
     let text = not_a_page(decode(bytes)?)?;
     let mut prefixes = Vec::new();
     for (index, line) in text.lines().enumerate() {
-        let end = line.find(['#', ';']).unwrap_or(line.len());
-        let token = trim(&line[..end]);
-        if !token.is_empty() {
-            parse_token(token, &mut prefixes)
-                .map_err(|error| FeedError::prefix(Place::Line(index + 1), error))?;
+        // A lone carriage return ends lines too, or a comment before it would swallow what follows.
+        for line in line.split('\r') {
+            let end = line.find(['#', ';']).unwrap_or(line.len());
+            let token = trim(&line[..end]);
+            if !token.is_empty() {
+                parse_token(token, &mut prefixes)
+                    .map_err(|error| FeedError::prefix(Place::Line(index + 1), error))?;
+            }
         }
     }
     Ok(prefixes)

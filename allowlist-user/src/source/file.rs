@@ -12,8 +12,8 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use tokio::io::AsyncReadExt as _;
 
-use super::Fetched;
 use super::error::FetchErrorCause;
+use super::{Fetched, beside};
 use crate::feed;
 use crate::policy::Format;
 
@@ -33,7 +33,8 @@ pub(super) async fn fetch(
         ReadError::TooLarge => FetchErrorCause::FileTooLarge { limit: MAX_BYTES },
         ReadError::Unsteady => FetchErrorCause::Unsteady,
     })?;
-    let list = feed::parse(format, &bytes, today)?;
+    let format = format.clone();
+    let list = beside(move || feed::parse(&format, &bytes, today)).await?;
     Ok(Fetched::union([list], now))
 }
 

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 
 use super::error::{Failure, FetchErrorCause};
-use super::{Answer, Fetched, archive};
+use super::{Answer, Fetched, archive, beside};
 use crate::feed::{self, List};
 use crate::policy::{Http, Validator, public_url};
 use request::{Got, Place, Session};
@@ -77,7 +77,9 @@ async fn ask(
             Ok(Got::NotModified) => unreachable!("it was not asked whether it is new"),
             Err(failure) => return Err(failure.at(&where_)),
         };
-        let link = feed::find_link(&page.bytes, pattern)
+        let (bytes, pattern) = (page.bytes, pattern.clone());
+        let link = beside(move || feed::find_link(&bytes, &pattern))
+            .await
             .map_err(|error| Failure::from(error).at(&where_))?;
         place = page
             .place
@@ -89,7 +91,10 @@ async fn ask(
     match session.get(place, known).await.map_err(failed)? {
         Got::NotModified => Ok(None),
         Got::Body(body) => {
-            let list = parse(http, &body.bytes, today).map_err(|cause| failed(cause.into()))?;
+            let (http, bytes) = (http.clone(), body.bytes);
+            let list = beside(move || parse(&http, &bytes, today))
+                .await
+                .map_err(|cause| failed(cause.into()))?;
             Ok(Some((list, body.validator)))
         }
     }

@@ -76,7 +76,24 @@ fn names_what_is_wrong_at_the_top() {
         ),
         (
             "mode = \"enforce\"\nmode = \"observe\"",
-            "2:1: is not TOML: duplicate key, at `mode = \"observe\"`",
+            "2:1: is not TOML: duplicate key, at `mode`",
+        ),
+        // What may be secret is not repeated.
+        (
+            "[sources.a]\nheaders = { Authorization = Bearer hush }",
+            "2:29: is not TOML: string values must be quoted, expected literal string",
+        ),
+        (
+            "[sources.a]\nheaders = { A = \"hush\", A = \"hush\" }",
+            "2:25: is not TOML: duplicate key",
+        ),
+        (
+            "[sources.a]\nurl = https://me:hush@example.com/",
+            "2:7: is not TOML: string values must be quoted, expected literal string",
+        ),
+        (
+            "[on_change]\ncommand = [\"curl\", \"-H\" \"X-Key: hush\"]",
+            "2:25: is not TOML: missing comma between array elements, expected `,`",
         ),
     ];
     for (text, expected) in cases {

@@ -7,9 +7,13 @@
 use std::rc::Rc;
 
 use super::document::Line;
+use crate::feed::FeedError;
 
 /// Columns beyond this are not told apart.
 const MOST_COLUMNS: usize = 200;
+/// How many headers may be looked at for all the cells of a table. A page that people made has a handful
+/// over each; a short one can have thousands of header rows over thousands of cells.
+const MOST_LOOKS: usize = 5_000_000;
 /// What is longer is no label of a row or a column.
 const LONGEST_LABEL: usize = 200;
 
@@ -80,11 +84,12 @@ struct State {
     has_headers: bool,
     /// Whether a header row would begin a new head.
     is_in_body: bool,
+    looks: usize,
 }
 
 impl Table {
     /// Fills in what follows from all rows together.
-    pub(super) fn finish(&mut self, lines: &[Line]) {
+    pub(super) fn finish(&mut self, lines: &[Line]) -> Result<(), FeedError> {
         let has_addresses = |cell: &Cell| cell.lines.iter().any(|&at| !lines[at].found.is_empty());
         let mut state = State::default();
         let declared = self
@@ -126,11 +131,17 @@ impl Table {
                 state.is_in_body = true;
             }
             row.labels = state.labels();
-            for (cell, &column) in row.cells.iter_mut().zip(&columns) {
-                cell.headers = state.over(column, cell.width);
+            for ((cell, &column), has_addresses) in
+                row.cells.iter_mut().zip(&columns).zip(addresses)
+            {
+                // Nobody asks what heads a cell that names nobody.
+                if has_addresses {
+                    cell.headers = state.over(column, cell.width)?;
+                }
             }
             state.next_row();
         }
+        Ok(())
     }
 }
 
@@ -206,7 +217,7 @@ impl State {
         first.into_iter().chain(self.divider.clone()).collect()
     }
 
-    fn over(&self, column: usize, width: usize) -> Rc<[Rc<str>]> {
+    fn over(&mut self, column: usize, width: usize) -> Result<Rc<[Rc<str>]>, FeedError> {
         let end = (column + width).min(self.headers.len());
         let mut over: Vec<Rc<str>> = Vec::new();
         for header in self
@@ -216,11 +227,15 @@ impl State {
             .flatten()
             .flatten()
         {
+            self.looks += 1 + over.len();
+            if self.looks > MOST_LOOKS {
+                return Err(FeedError::TooMany);
+            }
             if !over.contains(header) {
                 over.push(header.clone());
             }
         }
-        over.into()
+        Ok(over.into())
     }
 
     fn next_row(&mut self) {

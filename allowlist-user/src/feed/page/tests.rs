@@ -512,6 +512,16 @@ fn pages_that_mean_harm_end_soon() {
         ),
         format!("<ul><li>{}retired", "192.0.2.1<br>".repeat(30_000)),
         format!("<table><tr>{}", "<td>192.0.2.1<td>retired".repeat(30_000)),
+        format!("<table><tr>{}<tr><td>192.0.2.1", numbered("<th>a#")),
+        format!(
+            "<table>{}<tr><td>192.0.2.1<td>192.0.2.2",
+            numbered("<tr><th>a#<th>b#")
+        ),
+        format!(
+            "<table><tr>{}{}",
+            numbered("<th>a#"),
+            "<tr><td colspan=200>192.0.2.1".repeat(30_000)
+        ),
         "<p>".repeat(600_000),
         ">".repeat(100_000),
         "- ".repeat(30_000),
