@@ -105,6 +105,8 @@ pub struct Daemon {
     history: History,
     teller: Teller,
     clocks: Clocks,
+    /// Not before this is tried again to let go of what was held.
+    release_after: Instant,
 }
 
 impl Daemon {
@@ -145,6 +147,7 @@ impl Daemon {
             history: History::new(&options.paths.state_dir, config.history_bytes),
             teller: Teller::start(config.hook.clone()),
             clocks: Clocks::now(),
+            release_after: Instant::now(),
             config,
             options,
             state,
@@ -242,7 +245,7 @@ impl Daemon {
         // Whoever waits for this line may be gone, which is no reason to stop.
         let _ = writeln!(io::stdout(), "{}", self.ready_line());
         loop {
-            let next = self.due.values().min().copied();
+            let next = self.next_due();
             tokio::select! {
                 _ = signals.interrupt.recv() => return self.interrupted().await,
                 _ = signals.terminate.recv() => {

@@ -13,8 +13,11 @@ use thiserror::Error;
 use crate::difference::{covers, is_v4, is_v6, lost};
 use crate::policy::{Gate, Source};
 
-/// A change of no more prefixes than this is never too great a loss: small lists lose great parts.
+/// A loss of no more prefixes than this is never too great where the list is small: small lists lose great
+/// parts.
 const FEW: usize = 5;
+/// A list of no more prefixes than this is small.
+const SMALL: usize = 50;
 
 /// Why a feed was refused. Its source's last good prefixes stay.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -148,7 +151,7 @@ fn check_shrink(gate: &Gate, last: &[IpNet], new: &[IpNet]) -> Result<(), Refusa
         .iter()
         .filter(|prefix| new.binary_search(prefix).is_err())
         .count();
-    if removed <= FEW {
+    if removed <= FEW && last.len() <= SMALL {
         return Ok(());
     }
     for (family, is_family) in [("IPv4", is_v4 as fn(&IpNet) -> bool), ("IPv6", is_v6)] {

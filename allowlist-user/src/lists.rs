@@ -15,9 +15,6 @@ use crate::policy::{Feed, Origin, Snapshot, Source};
 use crate::renew::{Refused, Renewal, release, renew};
 use crate::source::{Answer, Fetched};
 
-/// The longest that `grace` may be configured.
-const LONGEST_GRACE: SignedDuration = SignedDuration::from_hours(24 * 365);
-
 /// Two times that are no further apart are of the same moment: a look at the clock is never that late.
 const MOMENT: SignedDuration = SignedDuration::from_secs(5);
 
@@ -36,10 +33,19 @@ pub struct Standing {
     pub failure: Option<String>,
     /// How many attempts in a row brought none.
     pub times: u32,
-    /// The list that the gate refused last, if the operator may accept it.
+    /// The list that the gate refused last.
     pub refused: Option<Fetched>,
+    /// Whether the operator may accept that list.
+    pub is_acceptable: bool,
     /// Whether somebody was told that the list is older than it should be.
     pub is_stale: bool,
+}
+
+impl Standing {
+    /// Whether a list waits for the operator to accept it.
+    pub fn waits(&self) -> bool {
+        self.refused.is_some() && self.is_acceptable
+    }
 }
 
 /// What a source would have.
@@ -54,34 +60,17 @@ pub struct Proposal {
     happened: Option<Happened>,
 }
 
+/// A list that is other than the one before.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Happened {
-    Changed {
-        difference: Difference,
-        held_until: Option<Timestamp>,
-        accepted: bool,
-    },
-    Released(Vec<IpNet>),
+struct Happened {
+    difference: Difference,
+    held_until: Option<Timestamp>,
+    accepted: bool,
 }
 
 impl Happened {
-    fn what(self, generation: u32) -> What {
-        match self {
-            Self::Changed {
-                difference,
-                held_until,
-                accepted,
-            } => What::Changed {
-                generation,
-                change: Change::new(difference.added, difference.removed),
-                held_until,
-                accepted,
-            },
-            Self::Released(gone) => What::Released {
-                generation,
-                change: Change::new(Vec::new(), gone),
-            },
-        }
+    fn change(self) -> Change {
+        Change::new(self.difference.added, self.difference.removed)
     }
 }
 
@@ -127,26 +116,46 @@ impl Lists {
         source: &Source,
         now: Timestamp,
     ) -> Option<Result<Proposal, Box<Refused>>> {
-        let fetched = self.standings.get(&source.name)?.refused.clone()?;
+        let standing = self.standings.get(&source.name)?;
+        let fetched = standing
+            .refused
+            .clone()
+            .filter(|_| standing.is_acceptable)?;
         let last = self.feeds.get(&source.name);
         let renewal = renew(source, last, Answer::List(fetched), true, now);
         Some(renewal.map(|renewal| proposal(source, last, renewal, true)))
     }
 
-    /// What is left of each source's list when what was held for long enough goes.
-    pub fn propose_release(&self, now: Timestamp) -> Vec<Proposal> {
-        self.feeds
+    /// Lets go of what was held for long enough, of all sources at once, if that can be put in force; else all
+    /// stays as it was. What is asked to do that gets the book as it would be, and says which generation has it.
+    pub fn release<E>(
+        &mut self,
+        now: Timestamp,
+        put_in_force: impl FnOnce(&Self) -> Result<u32, E>,
+    ) -> Result<Vec<Event>, E> {
+        let released: Vec<(String, Feed, Vec<IpNet>)> = self
+            .feeds
             .iter()
             .filter_map(|(name, feed)| {
                 let (feed, gone) = release(feed, now)?;
-                Some(Proposal {
-                    source: name.clone(),
-                    feed,
-                    is_news: true,
-                    happened: Some(Happened::Released(gone)),
-                })
+                Some((name.clone(), feed, gone))
             })
-            .collect()
+            .collect();
+        let (mut before, mut gone) = (Vec::new(), Vec::new());
+        for (name, feed, prefixes) in released {
+            before.extend(
+                self.feeds
+                    .insert(name.clone(), feed)
+                    .map(|feed| (name.clone(), feed)),
+            );
+            gone.push((name, prefixes));
+        }
+        let generation = put_in_force(self).inspect_err(|_| self.feeds.extend(before))?;
+        let released = gone.into_iter().flat_map(|(name, prefixes)| {
+            let change = Change::new(Vec::new(), prefixes);
+            events(&name, now, [What::Released { generation, change }])
+        });
+        Ok(released.collect())
     }
 
     /// When the next prefix goes that is held.
@@ -155,14 +164,14 @@ impl Lists {
         held.map(|held| held.until).min()
     }
 
-    /// Takes a proposal over, if it can be put in force; else all stays as it was. What is asked to do that
-    /// gets the book as it would be, and says which generation has it.
+    /// Takes a proposal over, if it can be put in force; else all stays as it was, and what would have changed
+    /// comes back. What is asked to do that gets the book as it would be, and says which generation has it.
     pub fn adopt<E>(
         &mut self,
         proposal: Proposal,
         now: Timestamp,
         put_in_force: impl FnOnce(&Self) -> Result<u32, E>,
-    ) -> Result<Vec<Event>, E> {
+    ) -> Result<Vec<Event>, (E, Change)> {
         let Proposal {
             source: name,
             feed,
@@ -170,13 +179,7 @@ impl Lists {
             happened,
         } = proposal;
         let before = self.feeds.insert(name.clone(), feed);
-        // That time went by says nothing of how the source is.
-        let is_release = matches!(happened, Some(Happened::Released(_)));
-        let standing = if is_release {
-            None
-        } else {
-            self.standings.remove(&name)
-        };
+        let standing = self.standings.remove(&name);
         let generation = match put_in_force(self) {
             Ok(generation) => generation,
             Err(error) => {
@@ -186,15 +189,21 @@ impl Lists {
                 };
                 self.standings
                     .extend(standing.map(|standing| (name, standing)));
-                return Err(error);
+                let change = happened.map_or_else(Change::default, Happened::change);
+                return Err((error, change));
             }
         };
         let was_bad = standing.is_some_and(|standing| standing.failure.is_some());
-        let happened = happened.map(|happened| happened.what(generation));
+        let changed = happened.map(|happened| What::Changed {
+            generation,
+            held_until: happened.held_until,
+            accepted: happened.accepted,
+            change: happened.change(),
+        });
         let happened = was_bad
             .then_some(What::Recovered)
             .into_iter()
-            .chain(happened);
+            .chain(changed);
         Ok(events(&name, now, happened))
     }
 
@@ -222,11 +231,28 @@ impl Lists {
             && standing.refused.as_ref().map(|list| &list.prefixes)
                 == Some(&refused.fetched.prefixes);
         standing.failure = Some(reason.clone());
-        standing.refused = refused.refusal.is_acceptable().then_some(refused.fetched);
+        standing.is_acceptable = refused.refusal.is_acceptable();
+        standing.refused = Some(refused.fetched);
         let happened = (!is_known).then(|| What::Refused {
             reason,
             change: Change::new(refused.difference.added, refused.difference.removed),
         });
+        events(name, now, happened)
+    }
+
+    /// A list passed the gate, and cannot be in force all the same.
+    pub fn reject(
+        &mut self,
+        name: &str,
+        reason: String,
+        change: Change,
+        now: Timestamp,
+    ) -> Vec<Event> {
+        let standing = self.standings.entry(name.to_owned()).or_default();
+        standing.times = standing.times.saturating_add(1);
+        let is_known = standing.failure.replace(reason.clone()).as_ref() == Some(&reason);
+        standing.refused = None;
+        let happened = (!is_known).then_some(What::Refused { reason, change });
         events(name, now, happened)
     }
 
@@ -252,26 +278,33 @@ impl Lists {
         happened
     }
 
-    /// The clock was set by so much, and shows `now`: what was stamped by it before goes along, so that
-    /// nothing that is held goes early.
+    /// The clock was set forward by so much, and shows `now`: what was stamped by it before goes along, so that
+    /// nothing that is held goes early. Where it was set back, times are later than they should be until the
+    /// next answer, which is nobody's loss.
     pub fn shift(&mut self, now: Timestamp, by: SignedDuration) {
         let Ok(before) = now.checked_sub(by) else {
             return;
         };
+        if by.is_negative() {
+            return;
+        }
         for feed in self.feeds.values_mut() {
-            // What is later than anything that this clock showed was stamped by a better one, before a boot;
-            // and what is of this moment, after it was set.
-            let is_new = feed.fetched.duration_since(now).abs() < MOMENT;
-            if feed.fetched < before.saturating_add(MOMENT).unwrap_or(before) && !is_new {
+            // What is later than anything that this clock showed was stamped by a better one, before a boot,
+            // or after this one was set.
+            if feed.fetched <= before.saturating_add(MOMENT).unwrap_or(before) {
                 feed.fetched = feed.fetched.saturating_add(by).unwrap_or(feed.fetched);
             }
             for held in &mut feed.held {
-                if held.until.duration_since(before) <= LONGEST_GRACE {
+                if held.until.duration_since(before) <= longest_grace() {
                     held.until = held.until.saturating_add(by).unwrap_or(held.until);
                 }
             }
         }
     }
+}
+
+fn longest_grace() -> SignedDuration {
+    SignedDuration::try_from(Source::LONGEST_GRACE).unwrap_or(SignedDuration::MAX)
 }
 
 /// Whether a list is older than it should be.
@@ -287,7 +320,8 @@ fn proposal(source: &Source, last: Option<&Feed>, renewal: Renewal, accepted: bo
         mut difference,
     } = renewal;
     let was_held = last.map_or(&[][..], |last| &last.held);
-    let is_news = last.is_none_or(|last| in_force(last) != in_force(&feed));
+    let is_same = |last: &Feed| difference.is_empty() && last.held.len() == feed.held.len();
+    let is_news = last.is_none_or(|last| !is_same(last) && in_force(last) != in_force(&feed));
     if matches!(source.origin, Origin::Names(_)) {
         // Answers take turns: what comes back was never gone, and what is away may come back.
         difference
@@ -301,7 +335,7 @@ fn proposal(source: &Source, last: Option<&Feed>, renewal: Renewal, accepted: bo
         .first()
         .and_then(|prefix| feed.held.iter().find(|held| held.prefix == *prefix))
         .map(|held| held.until);
-    let happened = (last.is_none() || !difference.is_empty()).then_some(Happened::Changed {
+    let happened = (last.is_none() || !difference.is_empty()).then_some(Happened {
         difference,
         held_until,
         accepted,

@@ -12,7 +12,7 @@ use log::warn;
 use serde::{Deserialize, Serialize};
 
 use crate::compile::Names;
-use crate::lists::Lists;
+use crate::lists::{Lists, Standing};
 use crate::policy::Policy;
 use crate::state::StateDir;
 
@@ -99,7 +99,7 @@ impl Record {
                         fetched: feed.fetched,
                         max_age_seconds: source.can_age().then_some(source.max_age.as_secs()),
                         failure: standing.and_then(|standing| standing.failure.clone()),
-                        refused: standing.is_some_and(|standing| standing.refused.is_some()),
+                        refused: standing.is_some_and(Standing::waits),
                         notes: feed.notes.clone(),
                     };
                     Some((source.name.clone(), record))

@@ -58,12 +58,16 @@ pub fn renew(
         Answer::List(fetched) => fetched,
         Answer::Unchanged(fetched) => {
             // Nobody asks whether a list is new who has none.
-            let mut feed = last
+            let last = last
                 .cloned()
                 .unwrap_or_else(|| Feed::new(Vec::new(), fetched));
-            feed.fetched = fetched;
+            let held = hold(source, Some(&last), &[], &last.prefixes, now);
             return Ok(Renewal {
-                feed,
+                feed: Feed {
+                    held,
+                    fetched,
+                    ..last
+                },
                 difference: Difference::default(),
             });
         }

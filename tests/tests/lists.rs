@@ -184,16 +184,10 @@ impl Played {
 
     fn pass(&mut self, hours: i64) {
         self.now += SignedDuration::from_hours(hours);
-        for proposal in self.lists.propose_release(self.now) {
-            let source = self
-                .policy
-                .source(&proposal.source)
-                .expect("is known")
-                .clone();
-            let Ok(_) = self
-                .lists
-                .adopt(proposal, self.now, |_| Ok::<_, Infallible>(0));
-            self.keep(&source);
+        let Ok(events) = self.lists.release(self.now, |_| Ok::<_, Infallible>(0));
+        for event in events {
+            let source = self.policy.source(&event.source).expect("is known");
+            self.keep(source);
         }
     }
 

@@ -4,9 +4,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use jiff::{SignedDuration, Timestamp};
 use log::{info, warn};
+use nix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 
 use super::{Daemon, schedule};
@@ -25,42 +26,70 @@ const KEEP_EVERY: Duration = Duration::from_mins(10);
 /// A clock that is off by more than this was set.
 const JUMP: SignedDuration = SignedDuration::from_secs(10);
 
+/// A release that cannot be put in force is tried again after this.
+const RELEASE_RETRY: Duration = Duration::from_mins(1);
+
 /// What the two clocks showed when they were compared last.
 pub(super) struct Clocks {
     wall: Timestamp,
-    steady: Instant,
+    /// Since the boot; goes on while the host sleeps.
+    steady: Duration,
 }
 
 impl Clocks {
     pub(super) fn now() -> Self {
+        let steady = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
         Self {
             wall: Timestamp::now(),
-            steady: Instant::now(),
+            steady,
         }
     }
 
     /// By how much the wall clock was set since `self`.
     fn jump(&self, now: &Self) -> SignedDuration {
         let by_wall = now.wall.duration_since(self.wall);
-        let passed = now.steady.duration_since(self.steady);
+        let passed = now.steady.saturating_sub(self.steady);
         by_wall.saturating_sub(SignedDuration::try_from(passed).unwrap_or(SignedDuration::ZERO))
     }
+}
+
+/// What became of an answer.
+enum Taken {
+    InForce,
+    Refused,
+    Failed,
 }
 
 impl Daemon {
     /// Starts fetching what is due, beside the loop.
     pub(super) fn fetch_due(&mut self) {
         let now = Instant::now();
-        let used = self.config.policy.used_sources();
-        for source in
-            used.filter(|source| self.due.get(&source.name).is_some_and(|due| *due <= now))
-        {
+        let due: Vec<Source> = self
+            .config
+            .policy
+            .used_sources()
+            .filter(|source| self.due.get(&source.name).is_some_and(|due| *due <= now))
+            // Two answers of one source could change places: a file that is written while it is read is due
+            // when that is done.
+            .filter(|source| !self.fetches.is_running(&source.name))
+            .cloned()
+            .collect();
+        for source in due {
             let last = self.lists.feed(&source.name);
             let known = last.map_or_else(Vec::new, |feed| feed.validators.clone());
-            self.fetches.start(source.clone(), known);
+            // What comes of it says when it is due again.
+            self.due.remove(&source.name);
+            self.fetches.start(source, known);
         }
-        // What comes of it says when each is due again.
-        self.due.retain(|_, due| *due > now);
+    }
+
+    /// When something is to be fetched next that is not under way.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        let waiting = self
+            .due
+            .iter()
+            .filter(|(name, _)| !self.fetches.is_running(name));
+        waiting.map(|(_, due)| *due).min()
     }
 
     /// A file was written: it is read again when its writer should be done.
@@ -85,29 +114,34 @@ impl Daemon {
             Ok(Answer::List(fetched)) => fetched.again,
             _ => None,
         };
-        let done = match answer.map(|answer| self.lists.propose(&source, answer, now)) {
-            Ok(Ok(proposal)) => self
-                .adopt(&source, proposal, now)
-                .with_context(|| format!("source {}", source.name)),
+        let taken = match answer.map(|answer| self.lists.propose(&source, answer, now)) {
+            Ok(Ok(proposal)) => match self.adopt(&source, proposal, now) {
+                Ok(_) => Taken::InForce,
+                Err(error) => {
+                    warn!("{error:#}; its last good list stays in force");
+                    Taken::Refused
+                }
+            },
             Ok(Err(refused)) => {
                 self.refuse(&source, *refused, now);
-                self.schedule_retry(&source, retry_after);
-                return;
-            }
-            Err(error) => Err(error),
-        };
-        match done {
-            Ok(_) => {
-                let wait = schedule::after_success(&source, again, fastrand::f64());
-                self.schedule(&source, wait);
+                Taken::Refused
             }
             Err(error) => {
                 warn!("{error:#}; its last good list stays in force");
                 let events = self.lists.fail(&source.name, format!("{error:#}"), now);
                 self.tell_of(&events);
-                self.schedule_retry(&source, retry_after);
+                Taken::Failed
             }
-        }
+        };
+        let failures = self.lists.standing(&source.name).map_or(0, |one| one.times);
+        let chance = fastrand::f64();
+        let wait = match taken {
+            Taken::InForce => schedule::after_success(&source, again, chance),
+            // What came whole will not be another list in a minute, and vendors count requests.
+            Taken::Refused => schedule::after_success(&source, None, chance),
+            Taken::Failed => schedule::after_failure(&source, failures, retry_after, chance),
+        };
+        self.schedule(&source, wait);
         self.record(&self.lists, self.dataplane.generation());
     }
 
@@ -121,10 +155,10 @@ impl Daemon {
         );
         let events = self.lists.refuse(name, refused, reason, now);
         self.tell_of(&events);
-        self.record(&self.lists, self.dataplane.generation());
     }
 
-    /// In force first, on disk second: a list that does not get in force is not the last good one.
+    /// In force first, on disk second: a list that does not get in force, for which there may be no room in the
+    /// tables, is refused as if the gate had done it.
     fn adopt(&mut self, source: &Source, proposal: Proposal, now: Timestamp) -> Result<Vec<Event>> {
         let name = &source.name;
         let is_news = proposal.is_news;
@@ -141,10 +175,19 @@ impl Daemon {
             }
         });
         self.lists = lists;
-        let events = adopted?;
+        let events = match adopted {
+            Ok(events) => events,
+            Err((error, change)) => {
+                let error = error.context(format!("source {name}"));
+                let events = self.lists.reject(name, format!("{error:#}"), change, now);
+                self.tell_of(&events);
+                return Err(error);
+            }
+        };
         let feed = self.lists.feed(name).expect("it was adopted");
         // What is only held from now on is no news to the kernel.
-        let is_other = is_news || !events.is_empty();
+        let is_changed = |event: &Event| matches!(event.what, What::Changed { .. });
+        let is_other = is_news || events.iter().any(is_changed);
         if is_other {
             let held = match feed.held.len() {
                 0 => String::new(),
@@ -178,6 +221,10 @@ impl Daemon {
                 names.join(", ")
             );
         };
+        if self.fetches.is_running(name) {
+            // What comes of it may be another list than the operator looked at.
+            bail!("{name} is being fetched at this moment; look again, and ask again");
+        }
         let now = self.now();
         let proposal = match self.lists.propose_refused(&source, now) {
             Some(Ok(proposal)) => proposal,
@@ -193,9 +240,9 @@ impl Daemon {
                 }
             },
         };
-        let events = self.adopt(&source, proposal, now)?;
+        let adopted = self.adopt(&source, proposal, now);
         self.record(&self.lists, self.dataplane.generation());
-        let change = events.into_iter().find_map(|event| match event.what {
+        let change = adopted?.into_iter().find_map(|event| match event.what {
             What::Changed { change, .. } => Some(change),
             _ => None,
         });
@@ -217,6 +264,11 @@ impl Daemon {
                 jump.as_secs()
             );
             self.lists.shift(clocks.wall, jump);
+            // The next start goes by what is on disk.
+            let used: Vec<Source> = self.config.policy.used_sources().cloned().collect();
+            for source in &used {
+                self.keep(source, true);
+            }
         }
         self.clocks = clocks;
         self.clocks.wall
@@ -225,16 +277,10 @@ impl Daemon {
     /// Lets go of what was held for long enough, and says which lists are too old.
     pub(super) fn pass_time(&mut self) {
         let now = self.now();
-        if self.lists.next_release().is_some_and(|next| next <= now) {
-            for proposal in self.lists.propose_release(now) {
-                let Some(source) = self.config.policy.source(&proposal.source).cloned() else {
-                    continue;
-                };
-                if let Err(error) = self.adopt(&source, proposal, now) {
-                    warn!("{}: {error:#}; this is tried again", source.name);
-                }
-            }
-            self.record(&self.lists, self.dataplane.generation());
+        if self.lists.next_release().is_some_and(|next| next <= now)
+            && self.release_after <= Instant::now()
+        {
+            self.release(now);
         }
         let events = self.lists.age(self.config.policy.used_sources(), now);
         for event in &events {
@@ -246,6 +292,34 @@ impl Daemon {
             }
         }
         self.tell_of(&events);
+    }
+
+    fn release(&mut self, now: Timestamp) {
+        let mut lists = std::mem::take(&mut self.lists);
+        let released = lists.release(now, |lists| self.publish(lists));
+        self.lists = lists;
+        match released {
+            Ok(events) => {
+                for event in &events {
+                    let name = &event.source;
+                    info!(
+                        "{name}: a grace period is over; generation {}",
+                        self.dataplane.generation()
+                    );
+                    if let Some(source) = self.config.policy.source(name).cloned() {
+                        self.keep(&source, true);
+                    }
+                }
+                self.tell_of(&events);
+            }
+            Err(error) => {
+                warn!(
+                    "what was held for its grace period stays for now: {error:#}; this is tried again"
+                );
+                self.release_after = Instant::now() + RELEASE_RETRY;
+            }
+        }
+        self.record(&self.lists, self.dataplane.generation());
     }
 
     /// Writes it down, and tells the hook. A full disk is no reason not to filter.
@@ -290,9 +364,9 @@ impl Daemon {
                 _ => source.every,
             };
             let fetched = self.lists.feed(&source.name).map(|feed| feed.fetched);
-            let age = fetched.map_or(every, |fetched| {
-                clock.duration_since(fetched).try_into().unwrap_or_default()
-            });
+            // A list of which the age is not known, since the clock is behind, is as old as can be.
+            let age = fetched.and_then(|fetched| clock.duration_since(fetched).try_into().ok());
+            let age = age.unwrap_or(every);
             // What was asked at the start in vain is tried again as it is while the daemon runs.
             let failed = self.lists.standing(&source.name);
             let wait = match failed.filter(|standing| standing.failure.is_some()) {
@@ -304,15 +378,6 @@ impl Daemon {
             (source.name.clone(), now + wait)
         });
         self.due = due.collect();
-    }
-
-    fn schedule_retry(&mut self, source: &Source, asked: Option<Duration>) {
-        let times = self
-            .lists
-            .standing(&source.name)
-            .map_or(1, |standing| standing.times);
-        let wait = schedule::after_failure(source, times, asked, fastrand::f64());
-        self.schedule(source, wait);
     }
 
     fn schedule(&mut self, source: &Source, wait: Duration) {

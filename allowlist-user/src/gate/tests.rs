@@ -188,6 +188,14 @@ fn shrinking() {
         "8.8.8.0",
         &shrunk(6, 85, "IPv4"),
     );
+    // In a long list those few may be nearly all of it.
+    let long = format!("9.0.0.0/12 9.32.0.0/12 {}", addresses("8.8.8.0", 100));
+    check(
+        |_| {},
+        &long,
+        &addresses("8.8.8.0", 100),
+        &shrunk(2, 99, "IPv4"),
+    );
     // Another list in its place is as suspicious as none.
     check(
         |_| {},

@@ -83,15 +83,18 @@ fn what_is_removed_stays_for_its_grace_period() {
     assert_eq!(in_force(&lists), "1.1.1.1/32 8.8.8.8/32 9.9.9.9/32");
 
     assert_eq!(lists.next_release(), Some(at(10 + DAY)));
-    assert_eq!(lists.propose_release(at(9 + DAY)), []);
-    let mut proposals = lists.propose_release(at(10 + DAY));
-    let events = adopt(&mut lists, proposals.remove(0), at(10 + DAY));
+    let early = lists.release(at(9 + DAY), |_| Ok::<_, Infallible>(7));
+    assert_eq!(early, Ok(vec![]));
+    let before = lists.feeds().clone();
+    assert_eq!(lists.release(at(10 + DAY), |_| Err("full")), Err("full"));
+    assert_eq!(*lists.feeds(), before);
+    let Ok(events) = lists.release(at(10 + DAY), |_| Ok::<_, Infallible>(7));
     let gone = Change::new(Vec::new(), list("9.9.9.9"));
     let released = What::Released {
         generation: 7,
         change: gone,
     };
-    assert_eq!((whats(events), proposals), (vec![released], vec![]));
+    assert_eq!(whats(events), [released]);
     assert_eq!(in_force(&lists), "1.1.1.1/32 8.8.8.8/32");
     assert_eq!(lists.next_release(), None);
 }
@@ -203,7 +206,9 @@ fn what_cannot_be_in_force_changes_nothing() {
     let proposal = lists
         .propose(&source, answer("8.8.8.8", at(0)), at(0))
         .expect("passes");
-    assert_eq!(lists.adopt(proposal, at(0), |_| Err("full")), Err("full"));
+    let change = Change::new(list("8.8.8.8"), Vec::new());
+    let full = lists.adopt(proposal, at(0), |_| Err("full"));
+    assert_eq!(full, Err(("full", change)));
     assert!(lists.feeds().is_empty());
     take(&mut lists, &source, "8.8.8.8", 1);
     let events = whats(lists.fail("vendor", "down".to_owned(), at(2)));
@@ -243,9 +248,67 @@ fn nothing_new_makes_a_list_younger() {
 }
 
 #[test]
+fn a_list_that_nobody_may_accept_is_told_of_once() {
+    let (source, mut lists) = (vendor(), Lists::default());
+    take(&mut lists, &source, "8.8.8.8", 0);
+    for round in 1..=3 {
+        let now = at(round);
+        let refused = lists.propose(&source, answer("10.0.0.0/8", now), now);
+        let refused = *refused.expect_err("is refused");
+        let events = lists.refuse("vendor", refused, "private".to_owned(), now);
+        assert_eq!(events.len(), usize::from(round == 1), "{round}");
+        assert!(lists.propose_refused(&source, now).is_none());
+        assert!(lists.standing("vendor").is_some_and(|one| !one.waits()));
+    }
+    // Neither is one for which there is no room.
+    let change = Change::new(list("9.9.9.9"), Vec::new());
+    for round in 1..=2 {
+        let events = lists.reject("vendor", "full".to_owned(), change.clone(), at(round));
+        assert_eq!(events.len(), usize::from(round == 1), "{round}");
+    }
+}
+
+#[test]
+fn all_that_is_over_goes_at_once() {
+    let mut lists = Lists::default();
+    let sources = ["a", "b"].map(|name| Source {
+        name: name.to_owned(),
+        ..vendor()
+    });
+    for source in &sources {
+        take(&mut lists, source, "8.8.8.8 9.9.9.9", 0);
+        take(&mut lists, source, "8.8.8.8", 10);
+    }
+    let mut generation = 7;
+    let events = lists.release(at(10 + DAY), |_| {
+        generation += 1;
+        Ok::<_, Infallible>(generation)
+    });
+    let Ok(events) = events;
+    assert_eq!((events.len(), generation), (2, 8));
+}
+
+#[test]
+fn nothing_new_holds_nothing_longer_than_a_shorter_grace_period() {
+    let (mut source, mut lists) = (vendor(), Lists::default());
+    take(&mut lists, &source, "8.8.8.8 9.9.9.9", 0);
+    take(&mut lists, &source, "8.8.8.8", 10);
+    source.grace = Duration::from_mins(1);
+    let unchanged = lists
+        .propose(&source, Answer::Unchanged(at(20)), at(20))
+        .expect("passes");
+    adopt(&mut lists, unchanged, at(20));
+    assert_eq!(lists.next_release(), Some(at(80)));
+}
+
+#[test]
 fn a_clock_that_is_set_shortens_no_grace_period() {
     let year = SignedDuration::from_hours(24 * 365);
-    for by in [year * 3, -year * 3] {
+    // Set back, it lengthens one, until the next answer.
+    for (by, expected) in [
+        (year * 3, DAY - 10),
+        (-year * 3, DAY - 10 + 3 * year.as_secs()),
+    ] {
         let (source, mut lists) = (vendor(), Lists::default());
         take(&mut lists, &source, "8.8.8.8 9.9.9.9", 0);
         take(&mut lists, &source, "8.8.8.8", 10);
@@ -254,8 +317,17 @@ fn a_clock_that_is_set_shortens_no_grace_period() {
             .next_release()
             .expect("is held")
             .duration_since(at(20) + by);
-        assert_eq!(left.as_secs(), DAY - 10);
-        assert_eq!(lists.feeds()["vendor"].fetched, at(10) + by);
+        assert_eq!(left.as_secs(), expected);
+        let unchanged = Answer::Unchanged(at(20) + by);
+        let proposal = lists
+            .propose(&source, unchanged, at(20) + by)
+            .expect("passes");
+        adopt(&mut lists, proposal, at(20) + by);
+        let left = lists
+            .next_release()
+            .expect("is held")
+            .duration_since(at(20) + by);
+        assert!((DAY - 10..=DAY).contains(&left.as_secs()), "{left:?}");
     }
     // A host without a clock of its own boots in 1970: what came from the disk has the right time.
     let (source, mut lists) = (vendor(), Lists::default());

@@ -192,6 +192,8 @@ impl Source {
     pub const EVERY: Duration = Duration::from_hours(1);
     /// `grace`, unless it is configured.
     pub const GRACE: Duration = Duration::from_hours(24);
+    /// The longest that `grace` may be.
+    pub const LONGEST_GRACE: Duration = Duration::from_hours(24 * 365);
     /// `max_age`, unless it is configured.
     pub const MAX_AGE: Duration = Duration::from_hours(24 * 14);
     /// The same for a list that is compiled in, and gets older with the program.

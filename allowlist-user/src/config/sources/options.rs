@@ -16,7 +16,7 @@ const EVERY_RANGE: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_hours(24 * 30);
 pub(in crate::config) const TIMEOUT_RANGE: RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_mins(10);
-const GRACE_RANGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(24 * 365);
+const GRACE_RANGE: RangeInclusive<Duration> = Duration::ZERO..=Source::LONGEST_GRACE;
 const MAX_AGE_RANGE: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_hours(24 * 3650);
 const TTL_FLOOR_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24);
@@ -155,16 +155,14 @@ fn read_gate(gate: &mut Gate, table: &Table, problems: &mut Problems) {
     if let Some(max) = count("max", problems) {
         gate.max = Some(max);
     }
-    if let Some(node) = table
-        .get("max")
-        .filter(|_| gate.max.is_some_and(|max| max < gate.min))
+    let (min, max) = (gate.min, gate.max.unwrap_or(usize::MAX));
+    // One of them may be the catalogue's.
+    if let Some(node) = table.get("max").or_else(|| table.get("min"))
+        && max < min
     {
         node.wrong(
             problems,
-            format!(
-                "is less than `min`, which is {}; no list would ever pass",
-                gate.min
-            ),
+            format!("leaves no list that passes: `min` is {min} and `max` is {max}"),
         );
     }
     let cover = |text: &str| feed::parse_prefix(text).map_err(|error| error.to_string());

@@ -265,7 +265,7 @@ fn names_what_does_not_go_together() {
         ),
         (
             "names = ['a.example.com']\nmin = 5\nmax = 4",
-            "4:7: sources.x.max: is less than `min`, which is 5; no list would ever pass",
+            "4:7: sources.x.max: leaves no list that passes: `min` is 5 and `max` is 4",
         ),
         (
             "names = ['a.example.com']\nmax_shrink = 50",
