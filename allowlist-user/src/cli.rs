@@ -117,7 +117,7 @@ Examples:
     History(History),
     /// Let in a list that was refused, once: when the vendor really made that change
     #[command(
-        after_help = "A list is refused when it has too few or too many prefixes, has lost much of what it covered, or what must_cover demands. `allowlist diff` shows what accepting it would change."
+        after_help = "A list is refused when it has too few or too many prefixes, has lost much of what it covered, or what must_cover demands. `allowlist history SOURCE` shows what it would change. The list that was refused last is let in, and no other."
     )]
     Accept(Accept),
     /// Print the allowed prefixes in the language of another firewall

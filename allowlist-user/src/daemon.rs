@@ -115,6 +115,17 @@ impl Daemon {
         look_up_all(&config.interfaces).await?; // a mistyped name should not wait for the fetches
         let state = StateDir::open(&options.paths.state_dir)?;
         let lock = state.lock()?;
+        // Before they are read: what is written meanwhile is read again.
+        let files =
+            Files::watch(
+                config
+                    .policy
+                    .used_sources()
+                    .filter_map(|source| match &source.origin {
+                        Origin::File { path, .. } => Some(path.as_path()),
+                        _ => None,
+                    }),
+            );
         let First {
             lists,
             fetched,
@@ -138,12 +149,7 @@ impl Daemon {
         let mut daemon = Self {
             names: tables.names.clone(),
             control,
-            files: Files::watch(config.policy.used_sources().filter_map(|source| {
-                match &source.origin {
-                    Origin::File { path, .. } => Some(path.as_path()),
-                    _ => None,
-                }
-            })),
+            files,
             history: History::new(&options.paths.state_dir, config.history_bytes),
             teller: Teller::start(config.hook.clone()),
             clocks: Clocks::now(),
@@ -262,7 +268,7 @@ impl Daemon {
                     self.pass_time();
                 }
                 request = self.control.request() => self.carry_out(request),
-                path = self.files.touched() => self.touched(&path),
+                paths = self.files.touched() => self.touched(&paths),
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
                     self.fetch_due();
                 }

@@ -9,9 +9,13 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use tokio::sync::Semaphore;
 use tokio::task::{Id, JoinSet};
+use tokio::time::timeout;
 
-use crate::policy::{Source, Validator};
+use crate::policy::{Origin, Source, Validator};
 use crate::source::{Answer, fetch};
+
+/// More than reading any list takes. What is not done then never will be, such as a file of a server that hangs.
+const READING: Duration = Duration::from_mins(2);
 
 /// Fetches under way at once. Vendors count requests, and a small host has few sockets to spare.
 const AT_ONCE: usize = 8;
@@ -51,9 +55,16 @@ impl Fetches {
         let of_task = source.clone();
         let task = self.running.spawn(async move {
             let _room = room.acquire().await; // it is never closed
-            match fetch(&of_task, &known).await {
-                Ok(answer) => (Ok(answer), None),
-                Err(error) => {
+            let deadline = deadline(&of_task);
+            match timeout(deadline, fetch(&of_task, &known)).await {
+                Ok(Ok(answer)) => (Ok(answer), None),
+                Err(_) => {
+                    let within = humantime::format_duration(deadline);
+                    let name = &of_task.name;
+                    let error = anyhow!("source {name}: was not fetched and read within {within}; look at what it holds");
+                    (Err(error), None)
+                }
+                Ok(Err(error)) => {
                     let retry_after = error.retry_after;
                     (Err(error.into()), retry_after)
                 }
@@ -83,6 +94,17 @@ impl Fetches {
             retry_after,
         })
     }
+}
+
+/// The longest that a fetch may take by all the time-outs that it has.
+fn deadline(source: &Source) -> Duration {
+    let requests = match &source.origin {
+        // A page that leads to the list, the list, and the list again as a whole.
+        Origin::Http(http) => http.timeout * 3 * http.urls.len() as u32,
+        Origin::Names(lookup) => lookup.timeout,
+        Origin::File { .. } | Origin::Prefixes(_) | Origin::BuiltIn { .. } => Duration::ZERO,
+    };
+    requests + READING
 }
 
 /// Fetches these sources; what came of each, in no particular order.

@@ -1,8 +1,9 @@
 //! Tells others what happened to a list: a command gets the event as JSON on its standard input, a webhook as
 //! the body of a POST.
 //!
-//! Invariants: one event at a time, in order, and none waits for another's hook for longer than its timeout
-//! and tries; what is told slows down no fetch and no publish, and that nobody listens is a warning.
+//! Invariants: one event at a time, in order, each for no longer than its timeout and tries; what is told
+//! slows down no fetch and no publish, and that nobody listens is a warning. Where a webhook is, is told to
+//! nobody but it.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -10,7 +11,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use log::warn;
-use reqwest::{Client, redirect};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio::sync::mpsc;
@@ -18,10 +18,11 @@ use tokio::time::{sleep, timeout};
 use url::Url;
 
 use crate::event::Event;
-use crate::policy::public_url;
+use crate::policy::{Format, Http};
+use crate::source::post;
 
 /// Events that wait; while a hook hangs, more are dropped with a warning.
-const WAITING: usize = 256;
+const WAITING: usize = 64;
 /// How often a webhook is tried.
 const TRIES: u32 = 4;
 /// How long after a first try comes the second; doubles with each further one.
@@ -103,10 +104,11 @@ impl Hook {
         if let Some(url) = &self.webhook
             && let Err(error) = self.post(url, &body).await
         {
+            // The path of a webhook is often its password.
+            let host = url.host_str().unwrap_or_default();
             warn!(
-                "on_change: {}: {}: {error:#}; it is not tried again",
+                "on_change: {}: the webhook at {host}: {error:#}; this event is not sent again",
                 event.source,
-                public_url(url)
             );
         }
     }
@@ -149,67 +151,26 @@ impl Hook {
     }
 
     async fn post(&self, url: &Url, body: &[u8]) -> Result<()> {
-        let client = self.client().await?;
+        let http = Http {
+            ca_file: self.ca_file.clone(),
+            timeout: self.timeout,
+            ..Http::new(vec![url.clone()], Format::Text)
+        };
         let mut wait = FIRST_RETRY;
-        for last in (0..TRIES).map(|number| number + 1 == TRIES) {
-            let sent = client
-                .post(url.clone())
-                .header("content-type", "application/json")
-                .body(body.to_vec())
-                .send()
-                .await;
-            let (problem, is_final) = match sent {
-                Ok(answer) if answer.status().is_success() => return Ok(()),
-                Ok(answer) => {
-                    let status = answer.status();
-                    // What is wrong with the request stays wrong.
-                    let is_final = status.is_client_error() && status.as_u16() != 429;
-                    (format!("the server answered {status}"), is_final)
-                }
-                Err(error) => (
-                    format!("{:#}", anyhow::Error::from(error.without_url())),
-                    false,
-                ),
+        for tries_left in (0..TRIES).rev() {
+            let problem = match post(&http, body.to_vec()).await {
+                Ok(200..300) => return Ok(()),
+                Ok(status @ (429 | 500..)) => format!("the server answered {status}"),
+                // What is wrong with the request stays wrong.
+                Ok(status) => bail!("the server answered {status}; check `webhook`"),
+                Err(error) => error.to_string(),
             };
-            if last || is_final {
+            if tries_left == 0 {
                 bail!("{problem}");
             }
             sleep(wait).await;
             wait *= 2;
         }
         Ok(())
-    }
-
-    async fn client(&self) -> Result<Client> {
-        // Chooses the process's TLS implementation; an error only says that that was done already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut builder = Client::builder()
-            .user_agent(concat!("allowlist/", env!("CARGO_PKG_VERSION")))
-            .timeout(self.timeout)
-            .redirect(redirect::Policy::none());
-        if let Some(file) = &self.ca_file {
-            let pem = tokio::fs::read(file)
-                .await
-                .with_context(|| format!("ca_file {} cannot be read", file.display()))?;
-            let certificates = reqwest::Certificate::from_pem_bundle(&pem)
-                .with_context(|| format!("ca_file {} cannot be used", file.display()))?;
-            builder = builder.tls_certs_merge(certificates);
-        }
-        builder.build().or_else(|error| {
-            // Without TLS no certificates are needed.
-            if self
-                .webhook
-                .as_ref()
-                .is_some_and(|url| url.scheme() == "http")
-            {
-                return Ok(Client::builder()
-                    .timeout(self.timeout)
-                    .redirect(redirect::Policy::none())
-                    .no_proxy()
-                    .tls_certs_only([])
-                    .build()?);
-            }
-            Err(error).context("the HTTP client cannot be set up")
-        })
     }
 }

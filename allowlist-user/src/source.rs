@@ -21,6 +21,7 @@ use jiff::tz::TimeZone;
 
 pub use archive::ArchiveError;
 pub use error::{FetchError, FetchErrorCause, RedirectError};
+pub(crate) use http::post;
 pub use names::NameError;
 
 use crate::feed::List;

@@ -26,10 +26,7 @@ const OWNERS: [(&str, &[&str]); 3] = [
             "tests/tests/",
         ],
     ),
-    (
-        "reqwest::",
-        &["allowlist-user/src/hook", "allowlist-user/src/source"],
-    ),
+    ("reqwest::", &["allowlist-user/src/source"]),
     (
         "clap::",
         &[

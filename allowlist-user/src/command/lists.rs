@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use ipnet::IpNet;
 use jiff::Timestamp;
 use log::{info, warn};
 use nix::net::if_::if_nametoindex;
@@ -21,7 +22,7 @@ use crate::export::{Listed, export as exported};
 use crate::gather::gather;
 use crate::history;
 use crate::lists::Lists;
-use crate::policy::{Feed, Snapshot, Source};
+use crate::policy::{Feed, Origin, Snapshot, Source};
 use crate::record::Record;
 use crate::renew::renew;
 use crate::report::{self, Outcome, Plan};
@@ -299,6 +300,7 @@ pub(super) async fn diff(paths: &Paths, options: &Diff) -> Result<()> {
         };
         outcomes.insert(source.name, outcome);
     }
+    warn_of_room(paths, &config, &outcomes)?;
     if options.output.json {
         print_json(&report::diff_json(&outcomes))?;
     } else {
@@ -312,6 +314,36 @@ pub(super) async fn diff(paths: &Paths, options: &Diff) -> Result<()> {
         failed == 0,
         "{failed} of the sources could not be had; their last good lists stay"
     );
+    Ok(())
+}
+
+/// A list that passes the gate is refused all the same where the tables have no room for it.
+fn warn_of_room(
+    paths: &Paths,
+    config: &Config,
+    outcomes: &BTreeMap<String, Outcome>,
+) -> Result<()> {
+    let used: Vec<&Source> = config.policy.used_sources().collect();
+    let last = last_good(paths, &used)?;
+    let mut prefixes: Vec<IpNet> = Vec::new();
+    for source in used {
+        match (&source.origin, outcomes.get(&source.name)) {
+            (Origin::Prefixes(own) | Origin::BuiltIn { prefixes: own, .. }, _) => {
+                prefixes.extend(own);
+            }
+            (_, Some(Outcome::Changed(renewal, _))) => prefixes.extend(renewal.feed.in_force()),
+            _ => prefixes.extend(last.get(&source.name).into_iter().flat_map(Feed::in_force)),
+        }
+    }
+    prefixes.sort_unstable();
+    prefixes.dedup();
+    if prefixes.len() > config.max_prefixes as usize {
+        warn!(
+            "all lists together have {} prefixes, which do not fit max_prefixes = {}: what does not fit is refused; raise max_prefixes",
+            prefixes.len(),
+            config.max_prefixes
+        );
+    }
     Ok(())
 }
 

@@ -5,61 +5,41 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use log::warn;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
-use tokio::sync::mpsc;
-
-/// More than this wait for nobody: the next one tells as much.
-const WAITING: usize = 64;
+use tokio::sync::Notify;
 
 /// Watches some files.
 pub(super) struct Files {
     /// Kept for its threads; none where nothing can be watched.
     _watcher: Option<RecommendedWatcher>,
-    touched: mpsc::Receiver<PathBuf>,
+    touched: Arc<Touched>,
+}
+
+/// Those that were written since somebody asked.
+#[derive(Default)]
+struct Touched {
+    files: Mutex<BTreeSet<PathBuf>>,
+    bell: Notify,
 }
 
 impl Files {
     /// Watches these. What cannot be watched is warned of.
     pub(super) fn watch<'p>(paths: impl Iterator<Item = &'p Path>) -> Self {
-        let (tell, touched) = mpsc::channel(WAITING);
+        let touched = Arc::new(Touched::default());
         let files: BTreeSet<PathBuf> = paths.map(Path::to_owned).collect();
-        let folders: BTreeSet<PathBuf> = files
-            .iter()
-            .filter_map(|file| file.parent())
-            .map(|folder| {
-                if folder.as_os_str().is_empty() {
-                    PathBuf::from(".")
-                } else {
-                    folder.to_owned()
-                }
-            })
-            .collect();
+        let folders: BTreeSet<PathBuf> = files.iter().filter_map(|file| folder(file)).collect();
         if folders.is_empty() {
             return Self {
                 _watcher: None,
                 touched,
             };
         }
-        let names: BTreeSet<_> = files
-            .iter()
-            .filter_map(|file| Some((file.file_name()?.to_owned(), file.clone())))
-            .collect();
-        let heard = move |event: notify::Result<notify::Event>| {
-            let Ok(event) = event else {
-                return;
-            };
-            if matches!(event.kind, EventKind::Access(_)) {
-                return;
-            }
-            for path in event.paths {
-                for (name, file) in &names {
-                    if path.file_name() == Some(name) {
-                        let _ = tell.try_send(file.clone());
-                    }
-                }
-            }
+        let heard = {
+            let touched = Arc::clone(&touched);
+            move |event: notify::Result<notify::Event>| touched.hear(event, &files)
         };
         let watcher = notify::recommended_watcher(heard).map(|mut watcher| {
             for folder in &folders {
@@ -83,11 +63,48 @@ impl Files {
         }
     }
 
-    /// The next file that somebody wrote, renamed or removed.
-    pub(super) async fn touched(&mut self) -> PathBuf {
-        match self.touched.recv().await {
-            Some(path) => path,
-            None => std::future::pending().await, // nothing is watched
+    /// The files that somebody wrote, renamed or removed, as soon as there are some.
+    pub(super) async fn touched(&self) -> BTreeSet<PathBuf> {
+        loop {
+            let files = std::mem::take(&mut *self.touched.lock());
+            if !files.is_empty() {
+                return files;
+            }
+            self.touched.bell.notified().await;
         }
     }
+}
+
+impl Touched {
+    fn hear(&self, event: notify::Result<notify::Event>, files: &BTreeSet<PathBuf>) {
+        let is_meant = |file: &&PathBuf| match &event {
+            Ok(event) if matches!(event.kind, EventKind::Access(_)) => false,
+            // Which files these were, was too much to tell.
+            Ok(event) if event.need_rescan() => true,
+            Ok(event) => event
+                .paths
+                .iter()
+                .any(|path| path.file_name() == file.file_name()),
+            Err(_) => true,
+        };
+        let meant: Vec<_> = files.iter().filter(is_meant).cloned().collect();
+        if !meant.is_empty() {
+            self.lock().extend(meant);
+            self.bell.notify_one();
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<PathBuf>> {
+        // Whoever panicked with it left it whole.
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn folder(file: &Path) -> Option<PathBuf> {
+    let folder = file.parent()?;
+    Some(if folder.as_os_str().is_empty() {
+        PathBuf::from(".")
+    } else {
+        folder.to_owned()
+    })
 }

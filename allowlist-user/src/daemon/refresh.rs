@@ -1,7 +1,8 @@
 //! Lists while the daemon runs: asked for when they are due, taken in when they are good, let go of when their
 //! time is over; and who is told of it.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -92,11 +93,11 @@ impl Daemon {
         waiting.map(|(_, due)| *due).min()
     }
 
-    /// A file was written: it is read again when its writer should be done.
-    pub(super) fn touched(&mut self, path: &Path) {
+    /// Files were written: they are read again when their writers should be done.
+    pub(super) fn touched(&mut self, paths: &BTreeSet<PathBuf>) {
         let soon = Instant::now() + SETTLE;
         for source in self.config.policy.used_sources() {
-            if matches!(&source.origin, Origin::File { path: file, .. } if file == path) {
+            if matches!(&source.origin, Origin::File { path, .. } if paths.contains(path)) {
                 self.due.insert(source.name.clone(), soon);
             }
         }

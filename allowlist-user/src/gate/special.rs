@@ -25,8 +25,8 @@ pub(super) fn special_use(prefix: IpNet) -> Option<(IpNet, &'static str)> {
     }
 }
 
-/// What IANA's registry of special-purpose addresses (RFC 6890) calls not globally reachable, and
-/// multicast, which is never a source.
+/// What IANA's registry of special-purpose addresses (RFC 6890) calls not globally reachable; what holds IPv4
+/// addresses of anybody; and multicast, which is never a source.
 const V4: &[([u8; 4], u8, &str)] = &[
     ([0, 0, 0, 0], 8, "\"this network\""),
     ([10, 0, 0, 0], 8, "private"),
@@ -45,7 +45,7 @@ const V4: &[([u8; 4], u8, &str)] = &[
     ([240, 0, 0, 0], 4, "reserved"),
 ];
 
-/// The same for IPv6. 6to4 and Teredo hold IPv4 addresses of anybody.
+/// The same for IPv6.
 const V6: &[([u16; 8], u8, &str)] = &[
     ([0, 0, 0, 0, 0, 0, 0, 0], 127, "unspecified or loopback"),
     ([0, 0, 0, 0, 0, 0xffff, 0, 0], 96, "IPv4 mapped"),

@@ -6,6 +6,7 @@
 //! Does not know how a request is made (`request`), nor with which client (`client`).
 
 mod client;
+mod post;
 mod request;
 
 use jiff::Timestamp;
@@ -15,6 +16,7 @@ use super::error::{Failure, FetchErrorCause};
 use super::{Answer, Fetched, archive, beside};
 use crate::feed::{self, List};
 use crate::policy::{Http, Validator, public_url};
+pub(crate) use post::post;
 use request::{Got, Place, Session};
 
 pub(super) use request::MAX_REDIRECTS;

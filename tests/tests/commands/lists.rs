@@ -69,6 +69,11 @@ fn diff_shows_what_a_refresh_would_change() -> anyhow::Result<()> {
     vendor.answer("/list", Answer::json(r#"["198.18.0.1", "198.18.0.2"]"#));
     let text = run(&home, &["diff"])?;
     assert_eq!(text.stdout, "vendor: nothing new, 2 prefixes\n");
+    let config = fs::read_to_string(home.folder.path().join("allowlist.toml"))?;
+    home.write("allowlist.toml", &format!("max_prefixes = 3\n{config}"))?;
+    let text = run(&home, &["diff"])?;
+    let expected = "all lists together have 4 prefixes, which do not fit max_prefixes = 3";
+    assert!(text.stderr.contains(expected), "{text:?}");
     vendor.answer("/list", Answer::json(r#"["198.0.0.0/7"]"#));
     let text = run(&home, &["diff"])?;
     assert_eq!(text.code, Some(0), "{text:?}");

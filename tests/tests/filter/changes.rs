@@ -280,7 +280,10 @@ fn a_hook_is_told_what_changed() -> anyhow::Result<()> {
         "cannot be started; check `command` and its permissions",
         SOON,
     )?;
-    filter.wait_for_line("/hook: the server answered 400", SOON)?;
+    filter.wait_for_line(
+        "the webhook at 127.0.0.1: the server answered 400; check `webhook`",
+        SOON,
+    )?;
     assert!(gets_through(&setup.site, "198.18.0.3")?);
     Ok(())
 }

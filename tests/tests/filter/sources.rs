@@ -173,6 +173,13 @@ fn a_list_that_outgrows_max_prefixes_changes_nothing() -> anyhow::Result<()> {
     vendor.answer("/list", Answer::json(r#"["198.18.0.1", "198.18.0.2"]"#));
     filter.wait_for_line("4 prefixes do not fit max_prefixes = 3", SOON)?;
     assert_eq!(prefixes_of(&site, "vendor")?, ["198.18.0.1/32"]);
+    let events = site.json("history")?["events"].clone();
+    let refused = events
+        .as_array()
+        .and_then(|events| events.last())
+        .context("events")?;
+    assert_eq!(refused["event"], "refused");
+    assert_eq!(refused["added"], json!(["198.18.0.2/32"]));
     let failure = site.json("status")?["sources"]["vendor"]["failure"].clone();
     filter.stop(Signal::SIGINT, SOON)?;
     drop(vendor);

@@ -299,7 +299,7 @@ async fn credentials(http: &Http) -> Result<HeaderMap, FetchErrorCause> {
     Ok(headers)
 }
 
-fn classify(error: &reqwest::Error, connect_timeout: Duration) -> FetchErrorCause {
+pub(super) fn classify(error: &reqwest::Error, connect_timeout: Duration) -> FetchErrorCause {
     if error.is_timeout() {
         return FetchErrorCause::NoConnection(connect_timeout);
     }

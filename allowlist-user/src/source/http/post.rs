@@ -1,0 +1,30 @@
+//! Telling a server something, by the rules by which lists are fetched: the same certificates, no proxy to
+//! loopback, no redirects. Knows nothing of what is told.
+
+use super::client::{Clients, connect_timeout};
+use super::request::classify;
+use crate::policy::Http;
+use crate::source::FetchErrorCause;
+
+/// Sends a JSON document to the first URL.
+///
+/// # Returns
+/// The status that the server answered.
+///
+/// # Errors
+/// There was no answer.
+pub(crate) async fn post(http: &Http, body: Vec<u8>) -> Result<u16, FetchErrorCause> {
+    let url = &http.urls[0];
+    let mut clients = Clients::new(http).await?;
+    let client = clients.for_url(http, url)?;
+    let sent = client
+        .post(url.clone())
+        .timeout(http.timeout)
+        .header("content-type", "application/json")
+        .body(body)
+        .send();
+    let answer = sent
+        .await
+        .map_err(|error| classify(&error, connect_timeout(http)))?;
+    Ok(answer.status().as_u16())
+}
