@@ -18,7 +18,6 @@ use tokio::time::{sleep, timeout};
 use url::Url;
 
 use crate::event::Event;
-use crate::policy::public_url;
 
 /// Events that wait; while a hook hangs, more are dropped with a warning.
 const WAITING: usize = 256;
@@ -106,7 +105,8 @@ impl Hook {
             warn!(
                 "on_change: {}: {}: {error:#}; it is not tried again",
                 event.source,
-                public_url(url)
+                // The path of a webhook is its password, with most who take them.
+                url.origin().ascii_serialization()
             );
         }
     }
