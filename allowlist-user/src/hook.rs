@@ -6,6 +6,8 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -63,31 +65,56 @@ impl Default for Hook {
 }
 
 /// Hands events to a hook, from a task of its own.
-pub struct Teller(Option<mpsc::Sender<Event>>);
+pub struct Teller {
+    tell: Option<mpsc::Sender<Event>>,
+    /// How many are not told yet.
+    waiting: Arc<AtomicUsize>,
+}
 
 impl Teller {
     /// Needs a runtime.
     pub fn start(hook: Hook) -> Self {
+        let waiting = Arc::new(AtomicUsize::new(0));
         if hook.is_empty() {
-            return Self(None);
+            return Self {
+                tell: None,
+                waiting,
+            };
         }
         let (tell, mut told) = mpsc::channel(WAITING);
+        let left = Arc::clone(&waiting);
         tokio::spawn(async move {
             while let Some(event) = told.recv().await {
                 hook.tell(&event).await;
+                left.fetch_sub(1, Ordering::Relaxed);
             }
         });
-        Self(Some(tell))
+        Self {
+            tell: Some(tell),
+            waiting,
+        }
     }
 
     /// Returns at once.
     pub fn tell(&self, event: &Event) {
-        if let Some(tell) = &self.0
-            && tell.try_send(event.clone()).is_err()
-        {
+        let Some(tell) = &self.tell else { return };
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        if tell.try_send(event.clone()).is_err() {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
             warn!(
                 "on_change: {}: an event is not told, since {WAITING} others wait for the hook",
                 event.source
+            );
+        }
+    }
+}
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        if waiting > 0 {
+            warn!(
+                "on_change: {waiting} events may not have been told, since this stops; `allowlist history` has them"
             );
         }
     }
