@@ -7,12 +7,16 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use log::warn;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt as _;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use url::Url;
@@ -63,31 +67,56 @@ impl Default for Hook {
 }
 
 /// Hands events to a hook, from a task of its own.
-pub struct Teller(Option<mpsc::Sender<Event>>);
+pub struct Teller {
+    tell: Option<mpsc::Sender<Event>>,
+    /// How many are not told yet.
+    waiting: Arc<AtomicUsize>,
+}
 
 impl Teller {
     /// Needs a runtime.
     pub fn start(hook: Hook) -> Self {
+        let waiting = Arc::new(AtomicUsize::new(0));
         if hook.is_empty() {
-            return Self(None);
+            return Self {
+                tell: None,
+                waiting,
+            };
         }
         let (tell, mut told) = mpsc::channel(WAITING);
+        let left = Arc::clone(&waiting);
         tokio::spawn(async move {
             while let Some(event) = told.recv().await {
                 hook.tell(&event).await;
+                left.fetch_sub(1, Ordering::Relaxed);
             }
         });
-        Self(Some(tell))
+        Self {
+            tell: Some(tell),
+            waiting,
+        }
     }
 
     /// Returns at once.
     pub fn tell(&self, event: &Event) {
-        if let Some(tell) = &self.0
-            && tell.try_send(event.clone()).is_err()
-        {
+        let Some(tell) = &self.tell else { return };
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        if tell.try_send(event.clone()).is_err() {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
             warn!(
                 "on_change: {}: an event is not told, since {WAITING} others wait for the hook",
                 event.source
+            );
+        }
+    }
+}
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        if waiting > 0 {
+            warn!(
+                "on_change: {waiting} events may not have been told, since this stops; `allowlist history` has them"
             );
         }
     }
@@ -125,9 +154,13 @@ impl Hook {
             .env("ALLOWLIST_SOURCE", &event.source)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
+            // Of its own, so that what it started ends with it.
+            .process_group(0)
             .kill_on_drop(true)
             .spawn()
             .context("cannot be started; check `command` and its permissions")?;
+        // Behind `child`, so that it goes first: until then its number is no other's.
+        let mut group = Group::of(&child);
         let mut input = child.stdin.take().expect("it is piped");
         let done = async {
             // A program that needs no details need not read them.
@@ -138,15 +171,18 @@ impl Hook {
         match timeout(self.timeout, done).await {
             Ok(status) => {
                 let status = status?;
+                group.leave();
                 if !status.success() {
                     bail!("it ended with {status}");
                 }
                 Ok(())
             }
-            Err(_) => bail!(
-                "it took longer than {}, and was stopped; make it faster, or raise `timeout`",
-                humantime::format_duration(self.timeout)
-            ),
+            Err(_) => {
+                bail!(
+                    "it took longer than {}, and was stopped; make it faster, or raise `timeout`",
+                    humantime::format_duration(self.timeout)
+                )
+            }
         }
     }
 
@@ -172,5 +208,77 @@ impl Hook {
             wait *= 2;
         }
         Ok(())
+    }
+}
+
+/// A hook and what it started; ended when this is dropped.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        let id = child.id().and_then(|id| i32::try_from(id).ok());
+        Self(id.map(Pid::from_raw))
+    }
+
+    /// It ended by itself, and what it left running is meant to.
+    fn leave(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            let _ = killpg(group, Signal::SIGKILL);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::event::What;
+
+    fn run(hook: &Hook) -> String {
+        let event = Event {
+            time: Timestamp::UNIX_EPOCH,
+            source: "vendor".to_owned(),
+            what: What::Recovered,
+        };
+        let (program, arguments) = hook.command.split_first().expect("a program");
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let done = runtime.block_on(hook.run(program, arguments, b"{}", &event));
+        done.expect_err("it hangs").to_string()
+    }
+
+    #[test]
+    fn what_a_hook_started_ends_with_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("pid");
+        let script = format!("sleep 60 & echo $! > {}; wait", file.display());
+        let hook = Hook {
+            command: ["sh", "-c", &script].map(str::to_owned).to_vec(),
+            timeout: Duration::from_secs(1),
+            ..Hook::default()
+        };
+        let error = run(&hook);
+        assert!(error.starts_with("it took longer than 1s"), "{error}");
+        let pid = fs::read_to_string(&file).expect("it was started");
+        let status = Path::new("/proc").join(pid.trim()).join("status");
+        for _ in 0..100 {
+            // Gone, or waiting for whoever buries it.
+            match fs::read_to_string(&status) {
+                Ok(text) if !text.contains("State:\tZ") => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                _ => return,
+            }
+        }
+        panic!("it runs on");
     }
 }

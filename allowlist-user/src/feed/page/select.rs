@@ -19,9 +19,15 @@ use crate::policy::{Page, Pattern};
 
 /// How many headings, columns or labels an error shows.
 const SHOWN_NAMES: usize = 10;
+/// How many labels the lines of a page may have, each counted for itself. Those that people made have a few
+/// each; a short page can have thousands of lines with hundreds.
+const MOST_LABELS: usize = 2_000_000;
 
 pub(super) fn select(document: &Document, page: &Page, today: Date) -> Result<List, FeedError> {
     let lines = in_section(document, page)?;
+    if labels(document, &lines) > MOST_LABELS {
+        return Err(FeedError::TooMany);
+    }
     let lines = in_column(document, lines, page)?;
     let region = Region::find(document, &lines, page)?;
     let around = Around::of(document, page.exclude_row.as_ref());
@@ -82,6 +88,18 @@ fn in_section<'d>(document: &'d Document, page: &Page) -> Result<Vec<&'d Line>, 
         .iter()
         .filter(|line| !line.found.is_empty() && is_in(line) && !is_code(line))
         .collect())
+}
+
+/// What all that is said of these lines comes to: the most that is to be looked at for a pattern.
+fn labels(document: &Document, lines: &[&Line]) -> usize {
+    let of_one = |labels: &Labels| {
+        let headers = labels
+            .cell
+            .map_or(0, |id| document.cell(id).1.headers.len());
+        1 + labels.texts.len() + headers
+    };
+    let of_line = |line: &&Line| chain(&line.labels).map(of_one).sum::<usize>();
+    lines.iter().map(of_line).sum()
 }
 
 fn in_column<'d>(

@@ -522,6 +522,11 @@ fn pages_that_mean_harm_end_soon() {
             numbered("<th>a#"),
             "<tr><td colspan=200>192.0.2.1".repeat(30_000)
         ),
+        format!(
+            "{}{}",
+            "<details><summary>will be retired on 5 April 2030</summary>".repeat(400),
+            "192.0.2.1<br>".repeat(100_000)
+        ),
         "<p>".repeat(600_000),
         ">".repeat(100_000),
         "- ".repeat(30_000),
