@@ -277,3 +277,34 @@ fn a_provider_is_shown_as_configuration_that_works() -> anyhow::Result<()> {
     );
     Ok(())
 }
+
+/// Read, judged and compiled. How long that takes is in docs/performance.md.
+#[test]
+fn a_list_of_a_million_lines_takes_little_memory() -> anyhow::Result<()> {
+    const LIMIT: u64 = 300 << 20;
+    let home = Home::new()?;
+    // All over the internet, none beside another, and nothing that is special.
+    let lines = (0..1_000_000u32).map(|n| {
+        let [a, b, c] = [n % 80, n / 80 % 250, n / 20_000 % 250];
+        format!("{}.{b}.{c}.{}\n", 11 + a, n % 2 * 2 + 1 + n / 500_000 * 4)
+    });
+    home.write("million.txt", &lines.collect::<String>())?;
+    home.write(
+        "allowlist.toml",
+        "interfaces = ['lo']\nmax_prefixes = 1_000_000\n[services.web]\nports = ['tcp/443']\n\
+         allow = ['million']\n[sources.million]\nfile = 'million.txt'\n",
+    )?;
+    let mut command = Command::new("prlimit");
+    command
+        .arg(format!("--data={LIMIT}"))
+        .arg(allowlist()?)
+        .args(["check", "--config", "allowlist.toml"])
+        .current_dir(home.folder.path());
+    let ended = Ended::of(command)?;
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let result = ended.stdout.lines().last();
+    let expected =
+        "ok: 1000000 IPv4 and 0 IPv6 prefixes of 1000000 allowed; mode enforce, default pass";
+    assert_eq!(result, Some(expected));
+    Ok(())
+}
