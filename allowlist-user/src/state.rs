@@ -480,6 +480,55 @@ mod tests {
     }
 
     #[test]
+    fn a_list_that_is_read_otherwise_is_another_list() {
+        let (_folder, state) = state();
+        state.store(&source(URL), &feed()).expect("is stored");
+        let select = Format::Json(vec![crate::policy::Select::new("$.a[*]").expect("a path")]);
+        let changes: [fn(&mut Http, Format); 3] = [
+            |http, format| http.format = format,
+            |http, _| http.unzip = Some(crate::policy::Pattern::new("txt$").expect("a pattern")),
+            |http, _| http.urls.push(http.urls[0].clone()),
+        ];
+        for change in changes {
+            let mut source = source(URL);
+            let Origin::Http(http) = &mut source.origin else {
+                panic!("{source:?}")
+            };
+            change(http, select.clone());
+            let loaded = state.load(&source);
+            assert!(
+                matches!(loaded, Err(StateError::OtherOrigin { .. })),
+                "{loaded:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_list_of_an_older_program_is_read() {
+        let (_folder, state) = state();
+        let content = Content {
+            origin: fingerprint(&source(URL)).expect("is stored"),
+            fetched: feed().fetched,
+            prefixes: feed().prefixes,
+            held: Vec::new(),
+            validators: Vec::new(),
+            notes: Vec::new(),
+        };
+        let text = serde_json::to_string(&content).expect("is JSON");
+        assert!(!text.contains("held"), "{text}");
+        let stored = format!(
+            r#"{{"format":1,"crc32":{},"content":{text}}}"#,
+            content.crc32()
+        );
+        fs::write(state.path.join("vendor.json"), stored).expect("is written");
+        let loaded = state
+            .load(&source(URL))
+            .expect("is readable")
+            .expect("is there");
+        assert_eq!(loaded.prefixes, feed().prefixes);
+    }
+
+    #[test]
     fn damage_is_noticed_and_kept() {
         let (_folder, state) = state();
         let path = state.path.join("vendor.json");
