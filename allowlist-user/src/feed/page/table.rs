@@ -3,7 +3,10 @@
 //! A header row has no addresses, and is in the table's head, or has header cells only, or, in a table
 //! that has no such row, is the first. A row of one cell over several columns is called a divider here, and
 //! names the rows below it. Knows no HTML.
+//!
+//! Invariant: what a table costs grows with its length and no faster, so headers are few, and shared.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::document::Line;
@@ -12,6 +15,10 @@ use super::document::Line;
 const MOST_COLUMNS: usize = 200;
 /// What is longer is no label of a row or a column.
 const LONGEST_LABEL: usize = 200;
+/// Header rows that count for one column, from the top. People write one or two.
+const MOST_HEADERS: usize = 8;
+/// Headers that count for a cell over several columns.
+const MOST_HEADERS_OVER: usize = 64;
 
 /// A cell of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +83,8 @@ struct Reaching {
 struct State {
     reaching: Vec<Reaching>,
     headers: Vec<Vec<Rc<str>>>,
+    /// What is over the columns from one to another, until the headers change.
+    over: HashMap<(usize, usize), Rc<[Rc<str>]>>,
     divider: Option<Rc<str>>,
     has_headers: bool,
     /// Whether a header row would begin a new head.
@@ -180,6 +189,7 @@ impl State {
     fn head(&mut self, columns: &[usize], cells: &[Cell], texts: &[Rc<str>]) {
         if self.is_in_body {
             self.headers.clear();
+            self.over.clear();
             self.divider = None;
             self.is_in_body = false;
         }
@@ -189,9 +199,13 @@ impl State {
             if self.headers.len() < end {
                 self.headers.resize(end, Vec::new());
             }
+            if text.is_empty() || text.len() > LONGEST_LABEL {
+                continue;
+            }
             for headers in &mut self.headers[column..end] {
-                if !text.is_empty() && text.len() <= LONGEST_LABEL {
+                if headers.len() < MOST_HEADERS {
                     headers.push(text.clone());
+                    self.over.clear();
                 }
             }
         }
@@ -206,21 +220,19 @@ impl State {
         first.into_iter().chain(self.divider.clone()).collect()
     }
 
-    fn over(&self, column: usize, width: usize) -> Rc<[Rc<str>]> {
+    fn over(&mut self, column: usize, width: usize) -> Rc<[Rc<str>]> {
         let end = (column + width).min(self.headers.len());
-        let mut over: Vec<Rc<str>> = Vec::new();
-        for header in self
-            .headers
-            .get(column..end)
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            if !over.contains(header) {
-                over.push(header.clone());
+        let start = column.min(end);
+        let over = self.over.entry((start, end)).or_insert_with(|| {
+            let mut over: Vec<Rc<str>> = Vec::new();
+            for header in self.headers[start..end].iter().flatten() {
+                if over.len() < MOST_HEADERS_OVER && !over.contains(header) {
+                    over.push(header.clone());
+                }
             }
-        }
-        over.into()
+            over.into()
+        });
+        over.clone()
     }
 
     fn next_row(&mut self) {
