@@ -57,6 +57,25 @@ impl From<Vec<IpNet>> for List {
     }
 }
 
+/// As many prefixes as a list may have. No vendor has a tenth of this; but a short range can be hundreds.
+pub(crate) const MOST_PREFIXES: usize = 4_000_000;
+
+/// Reads one token of a list.
+fn take(
+    token: &str,
+    prefixes: &mut Vec<IpNet>,
+    place: impl FnOnce() -> Place,
+) -> Result<(), FeedError> {
+    token::parse_token(token, prefixes).map_err(|error| FeedError::Prefix {
+        place: place(),
+        error: Box::new(error),
+    })?;
+    if prefixes.len() > MOST_PREFIXES {
+        return Err(FeedError::TooManyPrefixes);
+    }
+    Ok(())
+}
+
 /// As much of a vendor's text as a message repeats.
 const SHOWN_CHARS: usize = 60;
 

@@ -8,8 +8,7 @@ use serde_json::Value;
 use serde_json_path::{NormalizedPath, PathElement};
 
 use super::text::{decode, not_a_page, trim};
-use super::token::parse_token;
-use super::{FeedError, Place, shown, some_of};
+use super::{FeedError, Place, shown, some_of, take};
 use crate::policy::Select;
 
 /// How many keys of a document an error shows.
@@ -84,7 +83,7 @@ fn select(
             };
             let token = trim(token);
             if !token.is_empty() {
-                parse_token(token, prefixes).map_err(|error| FeedError::prefix(place(), error))?;
+                take(token, prefixes, place)?;
             }
         }
     }

@@ -13,7 +13,7 @@ use jiff::civil::Date;
 
 use super::error::{Failure, FetchErrorCause};
 use super::{Answer, Fetched, archive};
-use crate::feed::{self, List};
+use crate::feed::{self, FeedError, List};
 use crate::policy::{Http, Validator, public_url};
 use request::{Got, Place, Session};
 
@@ -101,8 +101,13 @@ fn parse(http: &Http, bytes: &[u8], today: Date) -> Result<List, FetchErrorCause
     };
     let mut all = List::default();
     for (file, bytes) in archive::unzip(bytes, pattern, http.max_bytes)? {
-        let list = feed::parse(&http.format, &bytes, today)
-            .map_err(|error| archive::ArchiveError::Feed { file, error })?;
+        let list = feed::parse(&http.format, &bytes, today).and_then(|list| {
+            if all.prefixes.len() + list.prefixes.len() > feed::MOST_PREFIXES {
+                return Err(FeedError::TooManyPrefixes);
+            }
+            Ok(list)
+        });
+        let list = list.map_err(|error| archive::ArchiveError::Feed { file, error })?;
         all.prefixes.extend(list.prefixes);
         all.notes.extend(list.notes);
     }

@@ -13,8 +13,7 @@ use super::around::{Around, Said};
 use super::document::{Document, Line};
 use super::labels::{Group, Kind, Labels, OfLabels, OfTexts, chain};
 use super::notes::{Notes, Why};
-use crate::feed::token::parse_token;
-use crate::feed::{FeedError, List, Place, shown, some_of};
+use crate::feed::{FeedError, List, MOST_PREFIXES, Place, shown, some_of, take};
 use crate::policy::{Page, Pattern};
 
 /// How many headings, columns or labels an error shows.
@@ -27,6 +26,7 @@ pub(super) fn select(document: &Document, page: &Page, today: Date) -> Result<Li
     let mut around = Around::of(document, page.exclude_row.as_ref());
     let mut prefixes = Vec::new();
     let mut notes = Notes::default();
+    let mut left_out = 0;
     for line in lines {
         let (said, excluded) = around.judge(line);
         for found in &line.found {
@@ -35,8 +35,8 @@ pub(super) fn select(document: &Document, page: &Page, today: Date) -> Result<Li
                 continue;
             }
             let start = prefixes.len();
-            parse_token(&line.text[found.token.clone()], &mut prefixes)
-                .map_err(|error| FeedError::prefix(place(line), error))?;
+            let token = &line.text[found.token.clone()];
+            take(token, &mut prefixes, || place(line))?;
             let said = label.map_or(said, |label| said.or(Said::of(label)));
             let (why, text) = if let Some(text) = excluded {
                 (Why::Excluded, text)
@@ -48,6 +48,10 @@ pub(super) fn select(document: &Document, page: &Page, today: Date) -> Result<Li
                 continue;
             };
             if why.leaves_out() {
+                left_out += prefixes.len() - start;
+                if left_out > MOST_PREFIXES {
+                    return Err(FeedError::TooManyPrefixes);
+                }
                 notes.add(why, text, prefixes.drain(start..));
             } else {
                 notes.add(why, text, prefixes[start..].iter().copied());
