@@ -28,6 +28,8 @@ pub struct List {
     pub prefixes: Vec<IpNet>,
     /// What the operator should know of it, such as rows that are about to go.
     pub notes: Vec<String>,
+    /// The last day of those that go first: afterwards, the same bytes hold less.
+    pub good_until: Option<Date>,
 }
 
 /// Reads a list. `today` decides about rows that say until when they are good.
@@ -52,7 +54,7 @@ impl From<Vec<IpNet>> for List {
     fn from(prefixes: Vec<IpNet>) -> Self {
         Self {
             prefixes,
-            notes: Vec::new(),
+            ..Self::default()
         }
     }
 }

@@ -27,6 +27,7 @@ pub(super) fn select(document: &Document, page: &Page, today: Date) -> Result<Li
     let mut prefixes = Vec::new();
     let mut notes = Notes::default();
     let mut left_out = 0;
+    let mut good_until = None;
     for line in lines {
         let (said, excluded) = around.judge(line);
         for found in &line.found {
@@ -47,6 +48,9 @@ pub(super) fn select(document: &Document, page: &Page, today: Date) -> Result<Li
             } else {
                 continue;
             };
+            if let Why::Until(day) = why {
+                good_until = Some(good_until.map_or(day, |other| day.min(other)));
+            }
             if why.leaves_out() {
                 left_out += prefixes.len() - start;
                 if left_out > MOST_PREFIXES {
@@ -63,7 +67,11 @@ pub(super) fn select(document: &Document, page: &Page, today: Date) -> Result<Li
     let notes = notes.finish(&prefixes);
     match notes.first() {
         Some(note) if prefixes.is_empty() => Err(FeedError::AllLeftOut { note: note.clone() }),
-        _ => Ok(List { prefixes, notes }),
+        _ => Ok(List {
+            prefixes,
+            notes,
+            good_until,
+        }),
     }
 }
 
