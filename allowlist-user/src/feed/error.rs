@@ -22,6 +22,15 @@ pub enum FeedError {
         /// Its first characters.
         start: String,
     },
+    /// A list of another kind, or a few words.
+    #[error(
+        "is not a web page, as it has no element: it starts with {start:?}; check `format`, and where it \
+         comes from"
+    )]
+    NotAPage {
+        /// Its first characters.
+        start: String,
+    },
     /// Compressed, encrypted or binary, or text of another encoding.
     #[error(
         "is not text from its byte {at} on: {problem}; use an address that answers with plain UTF-8"

@@ -499,7 +499,7 @@ proptest! {
             let list = parse(format, text.as_bytes(), TODAY).map(|list| list.prefixes);
             prop_assert_eq!(list.as_ref(), Ok(&expected), "{} {}", format, text);
         }
-        let line = tokens.join(", ");
+        let line = format!("<p>{}", tokens.join(", "));
         let list = parse(&formats()[5], line.as_bytes(), TODAY).map(|list| list.prefixes);
         prop_assert_eq!(list, Ok(expected));
     }

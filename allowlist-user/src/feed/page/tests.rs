@@ -36,7 +36,8 @@ fn words(list: Result<List, FeedError>) -> String {
 
 #[track_caller]
 fn check(rules: &Page, html: &str, expected: &str) {
-    let answer = words(parse_html(rules, html.as_bytes(), TODAY));
+    let page = format!("<html>{html}");
+    let answer = words(parse_html(rules, page.as_bytes(), TODAY));
     assert_eq!(answer, expected, "of {html}");
 }
 
@@ -117,6 +118,23 @@ fn tokens() {
     ];
     for (html, expected) in cases {
         check(&Page::default(), html, expected);
+    }
+}
+
+#[test]
+fn what_is_no_page() {
+    for text in [
+        "[\"192.0.2.1\"]",
+        "192.0.2.1\n192.0.2.2",
+        "192.0.2.1 < 192.0.2.2 <3",
+    ] {
+        assert_eq!(
+            words(parse_html(&Page::default(), text.as_bytes(), TODAY)),
+            format!(
+                "is not a web page, as it has no element: it starts with {text:?}; check `format`, and \
+                 where it comes from"
+            )
+        );
     }
 }
 
