@@ -28,6 +28,8 @@ pub struct List {
     pub prefixes: Vec<IpNet>,
     /// What the operator should know of it, such as rows that are about to go.
     pub notes: Vec<String>,
+    /// The last day of those that go first: afterwards, the same bytes hold less.
+    pub good_until: Option<Date>,
 }
 
 /// Reads a list. `today` decides about rows that say until when they are good.
@@ -52,9 +54,28 @@ impl From<Vec<IpNet>> for List {
     fn from(prefixes: Vec<IpNet>) -> Self {
         Self {
             prefixes,
-            notes: Vec::new(),
+            ..Self::default()
         }
     }
+}
+
+/// As many prefixes as a list may have. No vendor has a tenth of this; but a short range can be hundreds.
+pub(crate) const MOST_PREFIXES: usize = 4_000_000;
+
+/// Reads one token of a list.
+fn take(
+    token: &str,
+    prefixes: &mut Vec<IpNet>,
+    place: impl FnOnce() -> Place,
+) -> Result<(), FeedError> {
+    token::parse_token(token, prefixes).map_err(|error| FeedError::Prefix {
+        place: place(),
+        error: Box::new(error),
+    })?;
+    if prefixes.len() > MOST_PREFIXES {
+        return Err(FeedError::TooManyPrefixes);
+    }
+    Ok(())
 }
 
 /// As much of a vendor's text as a message repeats.

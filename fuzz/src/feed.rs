@@ -55,7 +55,9 @@ pub fn run(input: &[u8]) {
 }
 
 fn check(list: Result<List, FeedError>) {
-    let List { prefixes, notes } = match list {
+    let List {
+        prefixes, notes, ..
+    } = match list {
         Ok(list) => list,
         Err(error) => {
             assert_ne!(error.to_string(), "");

@@ -136,6 +136,7 @@ fn workato_marks_what_is_deprecated_in_two_ways() {
         )
         .expect("a list");
         assert_eq!(before.prefixes.len(), 9);
+        assert_eq!(before.good_until, Some(date(2020, 4, 5)));
         let announced = "34.192.94.13/32, 34.195.128.7/32, 34.226.84.130/32 will be deprecated on 2020-04-05: \"sg.workato.com | 34.192.94.13 34.195.128.7 34.226.84.130 | ";
         assert!(
             before.notes[0].starts_with(announced),
@@ -149,6 +150,7 @@ fn workato_marks_what_is_deprecated_in_two_ways() {
         )
         .expect("a list");
         assert_eq!(after.prefixes.len(), 6);
+        assert_eq!(after.good_until, None);
         assert!(after.notes[0].starts_with("left out 34.192.94.13/32, 34.195.128.7/32, 34.226.84.130/32, deprecated on 2020-04-05: \"sg"), "{}", after.notes[0]);
         assert!(
             after.notes[1].starts_with("left out 52.206.58.244/32, deprecated"),

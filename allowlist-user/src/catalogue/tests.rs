@@ -381,7 +381,7 @@ fn the_systems_that_this_began_with_are_there() {
         ("pagerduty-rest-api", Direction::Outbound, "US EU"),
         ("pagerduty-rest-api-hosts", Direction::Outbound, "US EU"),
         ("pagerduty-webhooks-eu", Direction::Inbound, ""),
-        ("pagerduty-webhooks-legacy", Direction::Inbound, ""),
+        ("pagerduty-webhooks-legacy", Direction::Inbound, "US EU"),
         ("pagerduty-webhooks-us", Direction::Inbound, ""),
         (
             "workato",

@@ -7,8 +7,7 @@ use ::csv::{ReaderBuilder, StringRecord, Trim};
 use ipnet::IpNet;
 
 use super::text::{decode, not_a_page, trim};
-use super::token::parse_token;
-use super::{FeedError, Place, some_of};
+use super::{FeedError, Place, some_of, take};
 use crate::policy::Column;
 
 /// How many columns an error shows.
@@ -49,8 +48,7 @@ pub(super) fn parse(column: &Column, bytes: &[u8]) -> Result<Vec<IpNet>, FeedErr
         };
         let token = trim(field);
         if !token.is_empty() {
-            parse_token(token, &mut prefixes)
-                .map_err(|error| FeedError::prefix(Place::Line(line()), error))?;
+            take(token, &mut prefixes, || Place::Line(line()))?;
         }
     }
     Ok(prefixes)

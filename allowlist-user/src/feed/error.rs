@@ -4,6 +4,7 @@ use std::fmt;
 
 use thiserror::Error;
 
+use super::MOST_PREFIXES;
 use super::token::PrefixError;
 
 /// Why a list was refused; none of it was taken.
@@ -18,6 +19,15 @@ pub enum FeedError {
          a browser to see what the page says"
     )]
     WebPage {
+        /// Its first characters.
+        start: String,
+    },
+    /// A list of another kind, or a few words.
+    #[error(
+        "is not a web page, as it has no element: it starts with {start:?}; check `format`, and where it \
+         comes from"
+    )]
+    NotAPage {
         /// Its first characters.
         start: String,
     },
@@ -151,6 +161,12 @@ pub enum FeedError {
         /// What was said of the first.
         note: String,
     },
+    /// More than memory should be spent on.
+    #[error(
+        "names more than {MOST_PREFIXES} prefixes; write networks instead of ranges, which can be hundreds \
+         of prefixes each, or make it several sources"
+    )]
+    TooManyPrefixes,
     /// An item that is not a prefix.
     #[error("{place}: {error}")]
     Prefix {
@@ -167,15 +183,6 @@ pub enum FeedError {
         /// What is wrong with it.
         error: Box<FeedError>,
     },
-}
-
-impl FeedError {
-    pub(super) fn prefix(place: Place, error: PrefixError) -> Self {
-        Self::Prefix {
-            place,
-            error: Box::new(error),
-        }
-    }
 }
 
 /// Where in a list.

@@ -7,8 +7,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use super::text::{decode, not_a_page, trim};
-use super::token::parse_token;
-use super::{FeedError, Place, shown, some_of};
+use super::{FeedError, Place, shown, some_of, take};
 use crate::policy::Select;
 
 /// How many keys of a document an error shows.
@@ -83,7 +82,7 @@ fn select(
             };
             let token = trim(token);
             if !token.is_empty() {
-                parse_token(token, prefixes).map_err(|error| FeedError::prefix(place(), error))?;
+                take(token, prefixes, place)?;
             }
         }
     }

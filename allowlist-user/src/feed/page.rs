@@ -8,7 +8,7 @@
 use jiff::civil::Date;
 use scraper::Node;
 
-use super::text::decode;
+use super::text::{decode, trim};
 use super::{FeedError, List, shown, some_of};
 use crate::policy::{Page, Pattern};
 use document::Document;
@@ -29,19 +29,32 @@ mod words;
 const SHOWN_LINKS: usize = 5;
 
 pub(super) fn parse_html(rules: &Page, bytes: &[u8], today: Date) -> Result<List, FeedError> {
-    let html = tree::parse(decode(bytes)?)?;
-    select::select(&Document::read(&html)?, rules, today)
+    let text = decode(bytes)?;
+    if !has_element(text) {
+        return Err(FeedError::NotAPage {
+            start: shown(trim(text)),
+        });
+    }
+    let html = tree::parse(text)?;
+    select::select(&Document::read(&html), rules, today)
+}
+
+/// The parser makes a page of any text.
+fn has_element(text: &str) -> bool {
+    text.as_bytes()
+        .windows(2)
+        .any(|pair| pair[0] == b'<' && pair[1].is_ascii_alphabetic())
 }
 
 pub(super) fn parse_markdown(rules: &Page, bytes: &[u8], today: Date) -> Result<List, FeedError> {
     let text = decode(bytes)?;
     if is_html(text) {
         return Err(FeedError::WebPage {
-            start: shown(text.trim()),
+            start: shown(trim(text)),
         });
     }
     let html = tree::parse(&markdown::to_html(text)?)?;
-    select::select(&Document::read(&html)?, rules, today)
+    select::select(&Document::read(&html), rules, today)
 }
 
 /// Whether a whole page came where Markdown, which may hold parts of pages, was meant to be.

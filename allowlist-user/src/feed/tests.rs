@@ -425,6 +425,38 @@ fn ranges() {
     assert!(parse_prefix("192.0.2.1-4").is_err());
 }
 
+/// From a few characters, two hundred and more prefixes.
+#[test]
+fn ranges_do_not_fill_memory() {
+    const RANGE: &str = "::1-ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe";
+    let of_one = parse(&Format::Text, RANGE.as_bytes(), TODAY).expect("a range");
+    let ranges = MOST_PREFIXES / of_one.prefixes.len() + 1;
+    let list = |before: &str, after: &str| format!("{before}{RANGE}{after}").repeat(ranges);
+    let [_, json, lines, ..] = formats();
+    let texts = [
+        (Format::Text, list("", "\n")),
+        (json, format!("[{}\"\"]", list("\"", "\","))),
+        (lines, list("\"", "\"\n")),
+        (Format::Csv(Column::Number(0)), list("", ",x\n")),
+        (Format::Html(Page::default()), list("", "<br>")),
+        (
+            Format::Html(Page::default()),
+            format!("192.0.2.1<p>was retired: {}", list("", " ")),
+        ),
+    ];
+    for (format, text) in texts {
+        let error = parse(&format, text.as_bytes(), TODAY).expect_err("too many");
+        let expected = "names more than 4000000 prefixes; write networks instead of ranges, which can be \
+                        hundreds of prefixes each, or make it several sources";
+        let error = error.to_string();
+        assert_eq!(
+            error.trim_start_matches("line 15749: "),
+            expected,
+            "of {format:?}"
+        );
+    }
+}
+
 /// One of each kind, with nothing narrowed.
 fn formats() -> [Format; 7] {
     [
@@ -472,7 +504,7 @@ proptest! {
             let list = parse(format, text.as_bytes(), TODAY).map(|list| list.prefixes);
             prop_assert_eq!(list.as_ref(), Ok(&expected), "{} {}", format, text);
         }
-        let line = tokens.join(", ");
+        let line = format!("<p>{}", tokens.join(", "));
         let list = parse(&formats()[5], line.as_bytes(), TODAY).map(|list| list.prefixes);
         prop_assert_eq!(list, Ok(expected));
     }

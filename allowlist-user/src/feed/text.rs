@@ -5,8 +5,7 @@
 
 use ipnet::IpNet;
 
-use super::token::parse_token;
-use super::{FeedError, Place, shown};
+use super::{FeedError, Place, shown, take};
 
 /// A token a line; `#` and `;` start comments.
 pub(super) fn parse(bytes: &[u8]) -> Result<Vec<IpNet>, FeedError> {
@@ -18,8 +17,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Vec<IpNet>, FeedError> {
             let end = line.find(['#', ';']).unwrap_or(line.len());
             let token = trim(&line[..end]);
             if !token.is_empty() {
-                parse_token(token, &mut prefixes)
-                    .map_err(|error| FeedError::prefix(Place::Line(index + 1), error))?;
+                take(token, &mut prefixes, || Place::Line(index + 1))?;
             }
         }
     }

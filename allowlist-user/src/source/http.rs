@@ -1,7 +1,8 @@
 //! Lists behind URLs: which are asked for, whether they are new, where on a page the list is.
 //!
 //! Invariants: the list is what all URLs hold together, or there is none; nothing is new only if every URL
-//! says so; and a validator is kept of nothing but the answer whose prefixes are kept.
+//! says so; and a validator is kept of nothing but the answer whose prefixes are kept, and of none that the
+//! calendar alone will change.
 //!
 //! Does not know how a request is made (`request`), nor with which client (`client`).
 
@@ -14,7 +15,7 @@ use jiff::civil::Date;
 
 use super::error::{Failure, FetchErrorCause};
 use super::{Answer, Fetched, archive, beside};
-use crate::feed::{self, List};
+use crate::feed::{self, FeedError, List};
 use crate::policy::{Http, Validator, public_url};
 pub(crate) use post::post;
 use request::{Got, Place, Session};
@@ -56,8 +57,12 @@ pub(super) async fn fetch(
         lists.push(list);
         validators.push(validator);
     }
+    // On the day after, the server would still say that nothing is new, and of fewer prefixes.
+    let is_lasting = lists.iter().all(|list| list.good_until.is_none());
     let mut fetched = Fetched::union(lists, now);
-    fetched.validators = validators;
+    if is_lasting {
+        fetched.validators = validators;
+    }
     Ok(Answer::List(fetched))
 }
 
@@ -108,10 +113,19 @@ fn parse(http: &Http, bytes: &[u8], today: Date) -> Result<List, FetchErrorCause
     };
     let mut all = List::default();
     for (file, bytes) in archive::unzip(bytes, pattern, http.max_bytes)? {
-        let list = feed::parse(&http.format, &bytes, today)
-            .map_err(|error| archive::ArchiveError::Feed { file, error })?;
+        let list = feed::parse(&http.format, &bytes, today).and_then(|list| {
+            if all.prefixes.len() + list.prefixes.len() > feed::MOST_PREFIXES {
+                return Err(FeedError::TooManyPrefixes);
+            }
+            Ok(list)
+        });
+        let list = list.map_err(|error| archive::ArchiveError::Feed { file, error })?;
         all.prefixes.extend(list.prefixes);
         all.notes.extend(list.notes);
+        all.good_until = [all.good_until, list.good_until]
+            .into_iter()
+            .flatten()
+            .min();
     }
     Ok(all)
 }

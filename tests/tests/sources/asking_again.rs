@@ -1,7 +1,7 @@
 //! Asking whether a list is new.
 
 use allowlist_tests::vendor::{Answer, Vendor, header};
-use allowlist_user::policy::{Origin, Validator};
+use allowlist_user::policy::{Format, Http, Origin, Page, Pattern, Validator};
 use allowlist_user::source::{self, FetchError, Fetched};
 
 use super::{LIST, ask, check_list, check_words, http, urls, vendor};
@@ -159,6 +159,45 @@ fn nothing_new_is_no_answer_to_those_who_know_nothing() {
             vendor.url("/list")
         ),
     );
+}
+
+/// Nothing is new on the server on the day on which a row of its page goes.
+#[test]
+fn what_goes_by_the_calendar_is_fetched_whole_each_time() {
+    let page = |row: &str| format!("<h1>Webhooks</h1><p>192.0.2.1<p>192.0.2.2 {row}").into_bytes();
+    let cases = [
+        ("will be deprecated on 5 April 2999", true),
+        ("was deprecated on 5 April 2020", false),
+        ("will be deprecated some day", false),
+    ];
+    for (row, is_to_go) in cases {
+        let version = Answer::Version(Some("\"1\""), Some(MONDAY), page(row));
+        let whole = Answer::Version(
+            Some("\"2\""),
+            None,
+            b"<h1>Webhooks</h1><p>192.0.2.3".to_vec(),
+        );
+        let vendor = vendor([("/page", version), ("/whole", whole)]);
+        let urls = urls(&["/page", "/whole"].map(|path| vendor.url(path)));
+        let section = Pattern::new("Webhooks").expect("a regular expression");
+        let page = Page {
+            section: Some(section),
+            ..Page::default()
+        };
+        let origin = Origin::Http(Http {
+            format: Format::Html(page),
+            ..urls
+        });
+        let first = list(ask(origin.clone(), &[]));
+        assert_eq!(first.validators.is_empty(), is_to_go, "{row}");
+        let again = ask(origin, &first.validators);
+        if is_to_go {
+            assert_eq!(list(again).prefixes, first.prefixes, "{row}");
+            assert_eq!(asked(&vendor, 2), Validator::default(), "{row}");
+        } else {
+            check_unchanged(again);
+        }
+    }
 }
 
 /// The date of a list that a redirect leads to says nothing of another that it may lead to later.

@@ -38,8 +38,8 @@ pub(super) fn read_format(table: &Table, problems: &mut Problems) -> Option<Form
         }
         "jsonl" => (Format::JsonLines(selects(problems)), "select"),
         "csv" => (Format::Csv(read_column(table, problems)), "column"),
-        "html" => (Format::Html(read_page(table, problems)), "page"),
-        "markdown" => (Format::Markdown(read_page(table, problems)), "page"),
+        "html" => (Format::Html(read_page(text, table, problems)), "page"),
+        "markdown" => (Format::Markdown(read_page(text, table, problems)), "page"),
         _ => {
             let names = FORMATS.map(|name| format!("{name:?}")).join(" or ");
             node?.wrong(
@@ -79,10 +79,29 @@ fn read_column(table: &Table, problems: &mut Problems) -> Column {
     }
 }
 
-fn read_page(table: &Table, problems: &mut Problems) -> Page {
-    let Some(table) = table.get("page").and_then(|node| node.table(problems)) else {
+/// A part of a page: an error page with status 200 may well name an address, such as the reader's own.
+fn read_page(format: &str, table: &Table, problems: &mut Problems) -> Page {
+    let Some(node) = table.get("page") else {
+        table.wrong(
+            problems,
+            format!(
+                "has format {format:?} and no `page`; add where on the page the list is, such as \
+                 page = {{ section = \"(?i)webhooks\" }}"
+            ),
+        );
         return Page::default();
     };
+    let Some(table) = node.table(problems) else {
+        return Page::default();
+    };
+    if ["section", "region", "column"]
+        .iter()
+        .all(|key| table.get(key).is_none())
+    {
+        let message =
+            "does not say where on the page the list is; add `section`, `region` or `column`";
+        node.wrong(problems, message);
+    }
     let keys = ["section", "region", "column", "exclude_row", "exclude_code"];
     table.only(&keys, problems);
     let mut pattern = |key| {

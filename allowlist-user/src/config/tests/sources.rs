@@ -52,7 +52,13 @@ fn formats() {
             "format = 'csv'\ncolumn = 'ip prefix'",
             Format::Csv(Column::Name("ip prefix".to_owned())),
         ),
-        ("format = 'html'", Format::Html(Page::default())),
+        (
+            "format = 'html'\npage = { column = 'New IP' }",
+            Format::Html(Page {
+                column: Some(pattern("New IP")),
+                ..Page::default()
+            }),
+        ),
         (
             &format!("format = 'html'\n{of_page}"),
             Format::Html(page.clone()),
@@ -236,8 +242,20 @@ fn names_what_does_not_go_together() {
             "4:19: sources.x.page.region: \"(\" is not a regular expression: unclosed group",
         ),
         (
-            "file = 'a'\nformat = 'html'\npage = { row = 'x' }",
-            "4:10: sources.x.page.row: unknown key; the keys here are section, region, column, exclude_row, exclude_code",
+            "file = 'a'\nformat = 'html'\npage = { region = 'US', row = 'x' }",
+            "4:25: sources.x.page.row: unknown key; the keys here are section, region, column, exclude_row, exclude_code",
+        ),
+        (
+            "file = 'a'\nformat = 'html'",
+            "1:10: sources.x: has format \"html\" and no `page`; add where on the page the list is, such as page = { section = \"(?i)webhooks\" }",
+        ),
+        (
+            "url = 'https://example.com/'\nformat = 'markdown'",
+            "1:10: sources.x: has format \"markdown\" and no `page`; add where on the page the list is, such as page = { section = \"(?i)webhooks\" }",
+        ),
+        (
+            "url = 'https://example.com/'\nformat = 'markdown'\npage = { exclude_row = 'old', exclude_code = true }",
+            "4:8: sources.x.page: does not say where on the page the list is; add `section`, `region` or `column`",
         ),
         (
             "file = 'a'\nttl_floor = '1s'",

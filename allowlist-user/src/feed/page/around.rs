@@ -6,7 +6,8 @@
 
 use super::deprecation::{Fate, fate};
 use super::document::{Container, Document, Line};
-use super::select::chain;
+use super::labels::{OfLabels, OfTexts};
+use super::table::CellId;
 use crate::policy::Pattern;
 
 /// The worst that is said, and where.
@@ -34,16 +35,37 @@ impl<'d> Said<'d> {
 }
 
 pub(super) struct Around<'d> {
+    document: &'d Document,
+    /// Each with what it is in.
     containers: Vec<Judged<'d>>,
     /// By table and row.
     rows: Vec<Vec<Judged<'d>>>,
+    labels: OfLabels<Labelled<'d>>,
+    fates: OfTexts<Fate>,
     pattern: Option<&'d Pattern>,
 }
 
+#[derive(Clone, Copy, Default)]
 struct Judged<'d> {
     said: Said<'d>,
     /// The text that the configuration leaves out.
     excluded: Option<&'d str>,
+}
+
+impl Judged<'_> {
+    fn or(self, other: Self) -> Self {
+        Self {
+            said: self.said.or(other.said),
+            excluded: self.excluded.or(other.excluded),
+        }
+    }
+}
+
+/// What labels say, and the innermost cell among them.
+#[derive(Clone, Copy, Default)]
+struct Labelled<'d> {
+    said: Said<'d>,
+    cell: Option<CellId>,
 }
 
 impl<'d> Around<'d> {
@@ -59,9 +81,16 @@ impl<'d> Around<'d> {
                     .find(|text| is_excluded(text)),
             }
         };
+        let mut containers: Vec<Judged> = Vec::with_capacity(document.containers.len());
+        for inner in &document.containers {
+            // Whatever is around another was opened before it.
+            let outer = inner.outer.map(|at| containers[at]);
+            containers.push(container(inner).or(outer.unwrap_or_default()));
+        }
         let tables = document.tables.iter();
         Self {
-            containers: document.containers.iter().map(container).collect(),
+            document,
+            containers,
             rows: tables
                 .map(|table| {
                     let rows = table.rows.iter();
@@ -75,39 +104,47 @@ impl<'d> Around<'d> {
                     .collect()
                 })
                 .collect(),
+            labels: OfLabels::default(),
+            fates: OfTexts::default(),
             pattern,
         }
     }
 
-    pub(super) fn said(&self, document: &'d Document, line: &'d Line) -> Said<'d> {
-        let around = self.around(document, line).map(|judged| judged.said);
-        let labels = chain(&line.labels).flat_map(|labels| {
+    /// What is said of a line, and the text for which the configuration leaves it out.
+    pub(super) fn judge(&mut self, line: &'d Line) -> (Said<'d>, Option<&'d str>) {
+        let labelled = self.labelled(line);
+        let container = line.container.map(|at| self.containers[at]);
+        let row = labelled.cell.map(|id| self.rows[id.table][id.row]);
+        let text = line.text.as_str();
+        let is_excluded = self.pattern.is_some_and(|pattern| pattern.is_match(text));
+        let all = Judged {
+            said: Said::of(text),
+            excluded: is_excluded.then_some(text),
+        };
+        let all = all.or(container.unwrap_or_default());
+        let all = all.or(row.unwrap_or_default());
+        (all.said.or(labelled.said), all.excluded)
+    }
+
+    fn labelled(&mut self, line: &'d Line) -> Labelled<'d> {
+        let Self {
+            document,
+            labels,
+            fates,
+            ..
+        } = self;
+        labels.get(&line.labels, |labels, outer| {
             let headers = labels.cell.map(|id| &*document.cell(id).1.headers);
-            labels.texts.iter().chain(headers.into_iter().flatten())
-        });
-        let labels = labels.map(|label| Said::of(label));
-        worst(
-            std::iter::once(Said::of(&line.text))
-                .chain(around)
-                .chain(labels),
-        )
-    }
-
-    /// The text for which the configuration leaves a line out.
-    pub(super) fn excluded(&self, document: &'d Document, line: &'d Line) -> Option<&'d str> {
-        let is_match = self.pattern?.is_match(&line.text);
-        let mut around = self.around(document, line);
-        let line = is_match.then_some(line.text.as_str());
-        line.or_else(|| around.find_map(|judged| judged.excluded))
-    }
-
-    /// What the line is in, up to its row.
-    fn around(&self, document: &'d Document, line: &Line) -> impl Iterator<Item = &Judged<'d>> {
-        let outer = |at: &usize| document.containers[*at].outer;
-        let containers = std::iter::successors(line.container, outer);
-        let row = chain(&line.labels).find_map(|labels| labels.cell);
-        let row = row.map(|id| &self.rows[id.table][id.row]);
-        containers.map(|at| &self.containers[at]).chain(row)
+            let texts = labels.texts.iter().chain(headers.into_iter().flatten());
+            let own = worst(texts.map(|text| Said {
+                fate: fates.get(text, fate),
+                text,
+            }));
+            Labelled {
+                said: own.or(outer.said),
+                cell: labels.cell.or(outer.cell),
+            }
+        })
     }
 }
 

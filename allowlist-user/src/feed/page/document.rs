@@ -13,7 +13,6 @@ use super::super::text::is_zero_width;
 use super::labels::{Group, Kind, Labels, Scope};
 use super::table::{Cell, CellId, Row, Table};
 use super::words::{self, Found};
-use crate::feed::FeedError;
 
 /// Not text, or not shown.
 const LEFT_OUT: [&str; 12] = [
@@ -112,7 +111,7 @@ pub(super) struct Container {
 }
 
 impl Document {
-    pub(super) fn read(html: &Html) -> Result<Self, FeedError> {
+    pub(super) fn read(html: &Html) -> Self {
         let mut walk = Walk::new();
         // Depth first, by the links between nodes.
         let mut next = Some(html.tree.root());
@@ -450,12 +449,12 @@ impl Walk {
         self.open_container(id);
     }
 
-    fn finish(mut self) -> Result<Document, FeedError> {
+    fn finish(mut self) -> Document {
         self.end_line();
         for table in &mut self.document.tables {
-            table.finish(&self.document.lines)?;
+            table.finish(&self.document.lines);
         }
-        Ok(self.document)
+        self.document
     }
 }
 

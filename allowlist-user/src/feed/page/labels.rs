@@ -5,6 +5,7 @@
 //! its addresses; what ends with a colon leads in, and leaves the label before it in force. It does not
 //! leave the list item or the cell that it stands in.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::table::CellId;
@@ -127,6 +128,50 @@ impl Scope {
             cell: self.labels.cell,
             outer: self.labels.outer.clone(),
         });
+    }
+}
+
+/// A set of labels, and those further out.
+pub(super) fn chain(labels: &Rc<Labels>) -> impl Iterator<Item = &Labels> {
+    std::iter::successors(Some(&**labels), |labels| labels.outer.as_deref())
+}
+
+/// What is worked out once for each set of labels, however many lines they are of.
+#[derive(Debug, Default)]
+pub(super) struct OfLabels<T>(HashMap<*const Labels, T>);
+
+impl<T: Clone + Default> OfLabels<T> {
+    /// `judge` gets what is known of those further out.
+    pub(super) fn get<'d>(
+        &mut self,
+        labels: &'d Rc<Labels>,
+        mut judge: impl FnMut(&'d Labels, T) -> T,
+    ) -> T {
+        let mut new = Vec::new();
+        let mut value = T::default();
+        for labels in chain(labels) {
+            if let Some(known) = self.0.get(&std::ptr::from_ref(labels)) {
+                value = known.clone();
+                break;
+            }
+            new.push(labels);
+        }
+        for labels in new.into_iter().rev() {
+            value = judge(labels, value);
+            self.0.insert(labels, value.clone());
+        }
+        value
+    }
+}
+
+/// What is worked out once for each text, however many share it.
+#[derive(Debug, Default)]
+pub(super) struct OfTexts<T>(HashMap<*const str, T>);
+
+impl<T: Copy> OfTexts<T> {
+    pub(super) fn get(&mut self, text: &Rc<str>, judge: impl FnOnce(&str) -> T) -> T {
+        let key = Rc::as_ptr(text);
+        *self.0.entry(key).or_insert_with(|| judge(text))
     }
 }
 

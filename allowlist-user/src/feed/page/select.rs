@@ -11,10 +11,9 @@ use jiff::civil::Date;
 
 use super::around::{Around, Said};
 use super::document::{Document, Line};
-use super::labels::{Group, Kind, Labels};
+use super::labels::{Group, Kind, Labels, OfLabels, OfTexts, chain};
 use super::notes::{Notes, Why};
-use crate::feed::token::parse_token;
-use crate::feed::{FeedError, List, Place, shown, some_of};
+use crate::feed::{FeedError, List, MOST_PREFIXES, Place, shown, some_of, take};
 use crate::policy::{Page, Pattern};
 
 /// How many headings, columns or labels an error shows.
@@ -29,21 +28,22 @@ pub(super) fn select(document: &Document, page: &Page, today: Date) -> Result<Li
         return Err(FeedError::TooMany);
     }
     let lines = in_column(document, lines, page)?;
-    let region = Region::find(document, &lines, page)?;
-    let around = Around::of(document, page.exclude_row.as_ref());
+    let mut region = Region::find(document, &lines, page)?;
+    let mut around = Around::of(document, page.exclude_row.as_ref());
     let mut prefixes = Vec::new();
     let mut notes = Notes::default();
+    let mut left_out = 0;
+    let mut good_until = None;
     for line in lines {
-        let said = around.said(document, line);
-        let excluded = around.excluded(document, line);
+        let (said, excluded) = around.judge(line);
         for found in &line.found {
             let label = found.label.clone().map(|range| &line.text[range]);
-            if !region.is_meant(document, line, label) {
+            if !region.is_meant(line, label) {
                 continue;
             }
             let start = prefixes.len();
-            parse_token(&line.text[found.token.clone()], &mut prefixes)
-                .map_err(|error| FeedError::prefix(place(line), error))?;
+            let token = &line.text[found.token.clone()];
+            take(token, &mut prefixes, || place(line))?;
             let said = label.map_or(said, |label| said.or(Said::of(label)));
             let (why, text) = if let Some(text) = excluded {
                 (Why::Excluded, text)
@@ -54,7 +54,14 @@ pub(super) fn select(document: &Document, page: &Page, today: Date) -> Result<Li
             } else {
                 continue;
             };
+            if let Why::Until(day) = why {
+                good_until = Some(good_until.map_or(day, |other| day.min(other)));
+            }
             if why.leaves_out() {
+                left_out += prefixes.len() - start;
+                if left_out > MOST_PREFIXES {
+                    return Err(FeedError::TooManyPrefixes);
+                }
                 notes.add(why, text, prefixes.drain(start..));
             } else {
                 notes.add(why, text, prefixes[start..].iter().copied());
@@ -66,22 +73,28 @@ pub(super) fn select(document: &Document, page: &Page, today: Date) -> Result<Li
     let notes = notes.finish(&prefixes);
     match notes.first() {
         Some(note) if prefixes.is_empty() => Err(FeedError::AllLeftOut { note: note.clone() }),
-        _ => Ok(List { prefixes, notes }),
+        _ => Ok(List {
+            prefixes,
+            notes,
+            good_until,
+        }),
     }
 }
 
 fn in_section<'d>(document: &'d Document, page: &Page) -> Result<Vec<&'d Line>, FeedError> {
-    let is_meant = |heading: &Rc<str>| {
+    // By heading: a long one may be above many lines.
+    let mut matches = OfTexts::default();
+    let mut is_meant = |heading: &Rc<str>| {
         let section = page.section.as_ref();
-        section.is_none_or(|section| section.is_match(heading))
+        section.is_none_or(|section| matches.get(heading, |text| section.is_match(text)))
     };
     if let Some(section) = &page.section
-        && !document.headings.iter().any(is_meant)
+        && !document.headings.iter().any(&mut is_meant)
     {
         let headings = document.headings.iter().map(|heading| &**heading);
         return Err(no_match("section", section, "headings", headings));
     }
-    let is_in = |line: &&Line| page.section.is_none() || line.section.iter().any(is_meant);
+    let mut is_in = |line: &&Line| page.section.is_none() || line.section.iter().any(&mut is_meant);
     let is_code = |line: &&Line| page.exclude_code && line.is_code;
     Ok(document
         .lines
@@ -110,63 +123,96 @@ fn in_column<'d>(
     let Some(column) = &page.column else {
         return Ok(lines);
     };
-    let is_in = |line: &Line| headers(document, line).any(|header| column.is_match(header));
+    let mut matches = OfTexts::default();
+    let mut decided = OfLabels::default();
+    let mut is_in = |line: &'d Line| {
+        decided.get(&line.labels, |labels, outer| {
+            let is_match = |header| matches.get(header, |text| column.is_match(text));
+            outer || headers(document, labels).iter().any(is_match)
+        })
+    };
     let meant: Vec<&Line> = lines.iter().copied().filter(|line| is_in(line)).collect();
     if !meant.is_empty() {
         return Ok(meant);
     }
     let mut known: Vec<&str> = Vec::new();
-    for header in lines.iter().flat_map(|line| headers(document, line)) {
-        if known.len() <= SHOWN_NAMES && !known.contains(&header) {
-            known.push(header);
+    for labels in new_labels(&lines) {
+        for header in headers(document, labels) {
+            if known.len() <= SHOWN_NAMES && !known.contains(&&**header) {
+                known.push(header);
+            }
         }
     }
     Err(no_match("column", column, "columns of addresses", known))
 }
 
-/// Of the cells that a line is in.
-fn headers<'d>(document: &'d Document, line: &'d Line) -> impl Iterator<Item = &'d str> {
-    chain(&line.labels)
-        .filter_map(|labels| labels.cell)
-        .flat_map(|id| document.cell(id).1.headers.iter().map(|header| &**header))
+/// Of the cell that labels are in.
+fn headers<'d>(document: &'d Document, labels: &Labels) -> &'d [Rc<str>] {
+    labels.cell.map_or(&[], |id| &document.cell(id).1.headers)
+}
+
+/// All labels of all lines, innermost first, and each once.
+fn new_labels<'d>(lines: &[&'d Line]) -> impl Iterator<Item = &'d Labels> {
+    let mut seen = HashSet::new();
+    let mut labels: Vec<&Labels> = Vec::new();
+    for line in lines {
+        let of_line = chain(&line.labels);
+        // What is around those that were seen was seen with them.
+        labels.extend(of_line.take_while(|labels| seen.insert(std::ptr::from_ref(*labels))));
+    }
+    labels.into_iter()
 }
 
 /// Whose addresses are meant.
-struct Region<'p> {
-    pattern: Option<&'p Pattern>,
+struct Region<'d> {
+    document: &'d Document,
+    pattern: Option<&'d Pattern>,
     /// Where one label is meant.
     groups: HashSet<Group>,
+    matches: OfTexts<bool>,
+    decided: OfLabels<Option<bool>>,
 }
 
-impl<'p> Region<'p> {
-    fn find(document: &Document, lines: &[&Line], page: &'p Page) -> Result<Self, FeedError> {
+impl<'d> Region<'d> {
+    fn find(document: &'d Document, lines: &[&'d Line], page: &'d Page) -> Result<Self, FeedError> {
         let mut region = Self {
+            document,
             pattern: page.region.as_ref(),
             groups: HashSet::new(),
+            matches: OfTexts::default(),
+            decided: OfLabels::default(),
         };
         let Some(pattern) = region.pattern else {
             return Ok(region);
         };
-        let mut known: Vec<String> = Vec::new();
+        let mut known: Vec<&str> = Vec::new();
+        let mut know = |text: &'d str| {
+            if known.len() <= SHOWN_NAMES && !known.contains(&text) {
+                known.push(text);
+            }
+        };
         for line in lines {
             for found in &line.found {
-                let label = found.label.clone().map(|range| &line.text[range]);
-                for (group, texts) in levels(document, line, label) {
-                    if texts.iter().any(|text| pattern.is_match(text)) {
+                let Some(label) = found.label.clone().map(|range| &line.text[range]) else {
+                    continue;
+                };
+                if pattern.is_match(label) {
+                    region.groups.insert(beginning(line));
+                }
+                know(label);
+            }
+        }
+        for labels in new_labels(lines) {
+            for (group, texts) in levels(document, labels) {
+                for text in texts {
+                    if region.matches.get(text, |text| pattern.is_match(text)) {
                         region.groups.insert(group);
                     }
-                    if known.len() <= SHOWN_NAMES {
-                        let new = texts
-                            .iter()
-                            .filter(|text| !known.iter().any(|old| *old == ***text));
-                        let new: Vec<String> = new.map(ToString::to_string).collect();
-                        known.extend(new);
-                    }
+                    know(text);
                 }
             }
         }
         if region.groups.is_empty() {
-            let known = known.iter().map(String::as_str);
             return Err(no_match(
                 "region",
                 pattern,
@@ -178,45 +224,56 @@ impl<'p> Region<'p> {
     }
 
     /// The innermost labels among which one is meant decide.
-    fn is_meant(&self, document: &Document, line: &Line, label: Option<&str>) -> bool {
+    fn is_meant(&mut self, line: &'d Line, label: Option<&str>) -> bool {
         let Some(pattern) = self.pattern else {
             return true;
         };
-        levels(document, line, label)
-            .find(|(group, texts)| !texts.is_empty() && self.groups.contains(group))
-            .is_some_and(|(_, texts)| texts.iter().any(|text| pattern.is_match(text)))
+        if let Some(label) = label
+            && self.groups.contains(&beginning(line))
+        {
+            return pattern.is_match(label);
+        }
+        let Self {
+            document,
+            groups,
+            matches,
+            decided,
+            ..
+        } = self;
+        let decided = decided.get(&line.labels, |labels, outer| {
+            let mut is_match = |text| matches.get(text, |text| pattern.is_match(text));
+            levels(document, labels)
+                .find(|(group, texts)| !texts.is_empty() && groups.contains(group))
+                .map(|(_, texts)| texts.into_iter().any(&mut is_match))
+                .or(outer)
+        });
+        decided.unwrap_or_default()
     }
 }
 
-/// What is said of whose an address is, innermost first.
-fn levels(
-    document: &Document,
-    line: &Line,
-    label: Option<&str>,
-) -> impl Iterator<Item = (Group, Vec<Rc<str>>)> {
-    let beginning = Group {
+/// Of the words before the addresses of a line.
+fn beginning(line: &Line) -> Group {
+    Group {
         kind: Kind::Beginning,
         ..line.labels.group
-    };
-    let around = chain(&line.labels).flat_map(|labels| {
-        let table = labels.cell.map(|id| {
-            let (row, cell) = document.cell(id);
-            let group = Group {
-                id: document.tables[id.table].id,
-                kind: Kind::Table,
-            };
-            let texts = row.labels.iter().chain(&*cell.headers).cloned().collect();
-            (group, texts)
-        });
-        [Some((labels.group, labels.texts.clone())), table]
-            .into_iter()
-            .flatten()
-    });
-    std::iter::once((beginning, label.into_iter().map(Rc::from).collect())).chain(around)
+    }
 }
 
-pub(super) fn chain(labels: &Rc<Labels>) -> impl Iterator<Item = &Labels> {
-    std::iter::successors(Some(&**labels), |labels| labels.outer.as_deref())
+/// What labels, and the row and the column that they are in, say of whose an address is, innermost first.
+fn levels<'d>(
+    document: &'d Document,
+    labels: &'d Labels,
+) -> impl Iterator<Item = (Group, Vec<&'d Rc<str>>)> {
+    let table = labels.cell.map(|id| {
+        let (row, cell) = document.cell(id);
+        let group = Group {
+            id: document.tables[id.table].id,
+            kind: Kind::Table,
+        };
+        (group, row.labels.iter().chain(&*cell.headers).collect())
+    });
+    let own = (labels.group, labels.texts.iter().collect());
+    std::iter::once(own).chain(table)
 }
 
 fn no_match<'t>(

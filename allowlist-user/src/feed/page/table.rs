@@ -3,19 +3,22 @@
 //! A header row has no addresses, and is in the table's head, or has header cells only, or, in a table
 //! that has no such row, is the first. A row of one cell over several columns is called a divider here, and
 //! names the rows below it. Knows no HTML.
+//!
+//! Invariant: what a table costs grows with its length and no faster, so headers are few, and shared.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::document::Line;
-use crate::feed::FeedError;
 
 /// Columns beyond this are not told apart.
 const MOST_COLUMNS: usize = 200;
-/// How many headers may be looked at for all the cells of a table. A page that people made has a handful
-/// over each; a short one can have thousands of header rows over thousands of cells.
-const MOST_LOOKS: usize = 5_000_000;
 /// What is longer is no label of a row or a column.
 const LONGEST_LABEL: usize = 200;
+/// Header rows that count for one column, from the top. People write one or two.
+const MOST_HEADERS: usize = 8;
+/// Headers that count for a cell over several columns.
+const MOST_HEADERS_OVER: usize = 64;
 
 /// A cell of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,16 +83,17 @@ struct Reaching {
 struct State {
     reaching: Vec<Reaching>,
     headers: Vec<Vec<Rc<str>>>,
+    /// What is over the columns from one to another, until the headers change.
+    over: HashMap<(usize, usize), Rc<[Rc<str>]>>,
     divider: Option<Rc<str>>,
     has_headers: bool,
     /// Whether a header row would begin a new head.
     is_in_body: bool,
-    looks: usize,
 }
 
 impl Table {
     /// Fills in what follows from all rows together.
-    pub(super) fn finish(&mut self, lines: &[Line]) -> Result<(), FeedError> {
+    pub(super) fn finish(&mut self, lines: &[Line]) {
         let has_addresses = |cell: &Cell| cell.lines.iter().any(|&at| !lines[at].found.is_empty());
         let mut state = State::default();
         let declared = self
@@ -136,12 +140,11 @@ impl Table {
             {
                 // Nobody asks what heads a cell that names nobody.
                 if has_addresses {
-                    cell.headers = state.over(column, cell.width)?;
+                    cell.headers = state.over(column, cell.width);
                 }
             }
             state.next_row();
         }
-        Ok(())
     }
 }
 
@@ -191,6 +194,7 @@ impl State {
     fn head(&mut self, columns: &[usize], cells: &[Cell], texts: &[Rc<str>]) {
         if self.is_in_body {
             self.headers.clear();
+            self.over.clear();
             self.divider = None;
             self.is_in_body = false;
         }
@@ -200,9 +204,13 @@ impl State {
             if self.headers.len() < end {
                 self.headers.resize(end, Vec::new());
             }
+            if text.is_empty() || text.len() > LONGEST_LABEL {
+                continue;
+            }
             for headers in &mut self.headers[column..end] {
-                if !text.is_empty() && text.len() <= LONGEST_LABEL {
+                if headers.len() < MOST_HEADERS {
                     headers.push(text.clone());
+                    self.over.clear();
                 }
             }
         }
@@ -217,25 +225,19 @@ impl State {
         first.into_iter().chain(self.divider.clone()).collect()
     }
 
-    fn over(&mut self, column: usize, width: usize) -> Result<Rc<[Rc<str>]>, FeedError> {
+    fn over(&mut self, column: usize, width: usize) -> Rc<[Rc<str>]> {
         let end = (column + width).min(self.headers.len());
-        let mut over: Vec<Rc<str>> = Vec::new();
-        for header in self
-            .headers
-            .get(column..end)
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            self.looks += 1 + over.len();
-            if self.looks > MOST_LOOKS {
-                return Err(FeedError::TooMany);
+        let start = column.min(end);
+        let over = self.over.entry((start, end)).or_insert_with(|| {
+            let mut over: Vec<Rc<str>> = Vec::new();
+            for header in self.headers[start..end].iter().flatten() {
+                if over.len() < MOST_HEADERS_OVER && !over.contains(header) {
+                    over.push(header.clone());
+                }
             }
-            if !over.contains(header) {
-                over.push(header.clone());
-            }
-        }
-        Ok(over.into())
+            over.into()
+        });
+        over.clone()
     }
 
     fn next_row(&mut self) {

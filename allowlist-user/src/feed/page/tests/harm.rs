@@ -1,0 +1,127 @@
+//! What pages that mean harm cost.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+
+/// Each of these stands for a tree or a search that is quadratic in its length.
+#[test]
+fn pages_that_mean_harm_end_soon() {
+    let numbered = |text: &str| -> String {
+        (0..60_000)
+            .map(|number| text.replace('#', &number.to_string()))
+            .collect()
+    };
+    let pages = [
+        "<div>".repeat(100_000),
+        format!("{}{}", numbered("<b x=#>"), "<p>".repeat(30_000)),
+        numbered("<p><b x=#></p>"),
+        format!("<p {}>", numbered(" a#")),
+        format!("<p {}>", numbered("/a#")),
+        "<table>".repeat(30_000),
+        "<table><tr><td>".repeat(30_000),
+        format!(
+            "<table>{}",
+            "<tr><td rowspan=0 colspan=1000>".repeat(30_000)
+        ),
+        format!("<ul><li>{}retired", "192.0.2.1<br>".repeat(30_000)),
+        format!("<table><tr>{}", "<td>192.0.2.1<td>retired".repeat(30_000)),
+        format!("<table><tr>{}<tr><td>192.0.2.1", numbered("<th>a#")),
+        format!(
+            "<table>{}<tr><td>192.0.2.1<td>192.0.2.2",
+            numbered("<tr><th>a#<th>b#")
+        ),
+        format!(
+            "<table><tr>{}{}",
+            numbered("<th>a#"),
+            "<tr><td colspan=200>192.0.2.1".repeat(30_000)
+        ),
+        format!(
+            "{}{}",
+            "<details><summary>will be retired on 5 April 2030</summary>".repeat(400),
+            "192.0.2.1<br>".repeat(100_000)
+        ),
+        "<p>".repeat(600_000),
+        ">".repeat(100_000),
+        "- ".repeat(30_000),
+        "[".repeat(100_000),
+        "*a ".repeat(100_000),
+        "192.0.2.1 - ".repeat(30_000),
+        "192.0.2.1-".repeat(30_000),
+    ];
+    for page in pages {
+        let start = Instant::now();
+        let _ = if page.starts_with('<') {
+            parse_html(&region("US"), page.as_bytes(), TODAY)
+        } else {
+            parse_markdown(&Page::default(), page.as_bytes(), TODAY)
+        };
+        let took = start.elapsed();
+        // Without bounds these take minutes.
+        assert!(took < Duration::from_secs(20), "{took:?}: {}", shown(&page));
+    }
+}
+
+/// Each of these has many lines below the same labels, or many labels over the same lines.
+#[test]
+fn labels_that_mean_harm_end_soon() {
+    const ROW: &str = "<tr><td>192.0.2.1<td>192.0.2.2";
+    let numbered = |text: &str, count: usize| -> String {
+        (0..count)
+            .map(|number| text.replace('#', &number.to_string()))
+            .collect()
+    };
+    let lines = "192.0.2.1<br>".repeat(20_000);
+    let heads = format!("<tr>{}", numbered("<th>#", 200)).repeat(10);
+    let pages = [
+        format!("<table>{}{ROW}", numbered("<tr><th>#<th>x", 20_000)),
+        format!(
+            "<table>{}{ROW}",
+            numbered("<tr><th>#<th colspan=200>x#", 20_000)
+        ),
+        format!(
+            "<table>{}",
+            numbered(&format!("<tr><th>#<th colspan=200>x#{ROW}"), 10_000)
+        ),
+        format!("<table>{heads}<tr><td colspan=200>{lines}"),
+        format!(
+            "<table>{heads}{}",
+            "<tr><td colspan=200>192.0.2.1".repeat(20_000)
+        ),
+        format!(
+            "<table><tr><th>{}<tr><td>{lines}",
+            "was never retired ".repeat(10)
+        ),
+        format!("{}{lines}", numbered("<ul><li>US #", 200)),
+        numbered("<dl><dt>US #<dd>192.0.2.1</dl>", 20_000),
+        format!("<dl>{}<dd>{lines}</dl>", numbered("<dt>US #", 20_000)),
+        format!(
+            "<dl><dt>{}</dt>{}",
+            "was never retired ".repeat(20_000),
+            numbered("<div>#:</div><div>192.0.2.1</div>", 20_000)
+        ),
+        format!(
+            "<h1>{}</h1>{}",
+            "u ".repeat(200_000),
+            numbered("<h2>#</h2>192.0.2.1", 20_000)
+        ),
+    ];
+    let rules = [
+        region("US"),
+        Page {
+            section: Some(pattern("[Uu] [Ss]|^7$")),
+            column: Some(pattern("no such column")),
+            ..Page::default()
+        },
+        Page::default(),
+    ];
+    for page in pages {
+        for rules in &rules {
+            let start = Instant::now();
+            let _ = parse_html(rules, page.as_bytes(), TODAY);
+            let took = start.elapsed();
+            // Without bounds these take minutes, and all memory.
+            assert!(took < Duration::from_secs(20), "{took:?}: {}", shown(&page));
+        }
+    }
+}
