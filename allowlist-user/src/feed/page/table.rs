@@ -135,13 +135,8 @@ impl Table {
                 state.is_in_body = true;
             }
             row.labels = state.labels();
-            for ((cell, &column), has_addresses) in
-                row.cells.iter_mut().zip(&columns).zip(addresses)
-            {
-                // Nobody asks what heads a cell that names nobody.
-                if has_addresses {
-                    cell.headers = state.over(column, cell.width);
-                }
+            for (cell, &column) in row.cells.iter_mut().zip(&columns) {
+                cell.headers = state.over(column, cell.width);
             }
             state.next_row();
         }
