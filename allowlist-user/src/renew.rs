@@ -62,6 +62,10 @@ pub fn renew(
                 .cloned()
                 .unwrap_or_else(|| Feed::new(Vec::new(), fetched));
             feed.fetched = fetched;
+            let until = end_of_grace(source, now);
+            for held in &mut feed.held {
+                held.until = held.until.min(until);
+            }
             return Ok(Renewal {
                 feed,
                 difference: Difference::default(),
@@ -111,6 +115,12 @@ pub fn release(feed: &Feed, now: Timestamp) -> Option<(Feed, Vec<IpNet>)> {
     })
 }
 
+/// Nothing is held for longer: a shorter grace period may be configured meanwhile, and what was stamped by a
+/// clock that was ahead has it no longer for that.
+fn end_of_grace(source: &Source, now: Timestamp) -> Timestamp {
+    now.saturating_add(source.grace).unwrap_or(Timestamp::MAX)
+}
+
 /// What was held before and is not listed again, and what is listed no more.
 fn hold(
     source: &Source,
@@ -119,11 +129,10 @@ fn hold(
     listed: &[IpNet],
     now: Timestamp,
 ) -> Vec<Held> {
-    let until = now.saturating_add(source.grace).unwrap_or(Timestamp::MAX);
+    let until = end_of_grace(source, now);
     let before = last.map_or(&[][..], |feed| &feed.held);
     let mut held: Vec<Held> = before
         .iter()
-        // A shorter grace period, configured meanwhile, counts for these too.
         .map(|held| Held {
             until: held.until.min(until),
             ..*held

@@ -121,6 +121,19 @@ fn without_a_grace_period_it_goes_at_once() {
 }
 
 #[test]
+fn a_shorter_grace_period_counts_where_nothing_is_new() {
+    let (mut source, mut lists) = (vendor(), Lists::default());
+    take(&mut lists, &source, "8.8.8.8 9.9.9.9", 0);
+    take(&mut lists, &source, "8.8.8.8", 10);
+    source.grace = Duration::from_mins(1);
+    let proposal = lists
+        .propose(&source, Answer::Unchanged(at(20)), at(20))
+        .expect("passes");
+    assert_eq!(adopt(&mut lists, proposal, at(20)), []);
+    assert_eq!(lists.next_release(), Some(at(80)));
+}
+
+#[test]
 fn answers_that_take_turns_do_not_flap() {
     let lookup = Lookup::new(vec!["a.example.com".to_owned()]);
     let source = Source::new("vendor", Origin::Names(lookup));
