@@ -80,7 +80,7 @@ impl Daemon {
             answer,
             retry_after,
         } = gathered;
-        let now = Timestamp::now();
+        let now = self.look_at_the_clock();
         let again = match &answer {
             Ok(Answer::List(fetched)) => fetched.again,
             _ => None,
@@ -176,7 +176,7 @@ impl Daemon {
                 names.join(", ")
             );
         };
-        let now = Timestamp::now();
+        let now = self.look_at_the_clock();
         let proposal = match self.lists.propose_refused(&source, now) {
             Some(Ok(proposal)) => proposal,
             Some(Err(refused)) => bail!("source {name}: {}", refused.refusal),
@@ -205,8 +205,8 @@ impl Daemon {
         })
     }
 
-    /// Lets go of what was held for long enough, and says which lists are too old.
-    pub(super) fn pass_time(&mut self) {
+    /// What time it is. If the clock was set, the lists go along before anything is decided by it.
+    fn look_at_the_clock(&mut self) -> Timestamp {
         let clocks = Clocks::now();
         let jump = self.clocks.jump(&clocks);
         if jump.abs() > JUMP {
@@ -216,8 +216,13 @@ impl Daemon {
             );
             self.lists.shift(self.clocks.wall, jump);
         }
-        let now = clocks.wall;
         self.clocks = clocks;
+        self.clocks.wall
+    }
+
+    /// Lets go of what was held for long enough, and says which lists are too old.
+    pub(super) fn pass_time(&mut self) {
+        let now = self.look_at_the_clock();
         if self.lists.next_release().is_some_and(|next| next <= now) {
             for proposal in self.lists.propose_release(now) {
                 let Some(source) = self.config.policy.source(&proposal.source).cloned() else {
