@@ -20,6 +20,8 @@ use crate::source::Answer;
 
 /// After a file was touched, its writer is left this long to be done.
 const SETTLE: Duration = Duration::from_millis(300);
+/// A file that is touched again and again is read after this at the latest.
+const LONGEST_SETTLE: Duration = Duration::from_secs(5);
 /// A list that is what it was is not put on disk again for this long: only its age is newer.
 const KEEP_EVERY: Duration = Duration::from_mins(10);
 /// A clock that is off by more than this was set.
@@ -51,24 +53,37 @@ impl Daemon {
     /// Starts fetching what is due, beside the loop.
     pub(super) fn fetch_due(&mut self) {
         let now = Instant::now();
+        let mut waiting = Vec::new();
         let used = self.config.policy.used_sources();
         for source in
             used.filter(|source| self.due.get(&source.name).is_some_and(|due| *due <= now))
         {
+            if self.fetches.is_running(&source.name) {
+                // A file that was touched meanwhile: what is older must not come in after what is newer.
+                waiting.push(source.name.clone());
+                continue;
+            }
             let last = self.lists.feed(&source.name);
             let known = last.map_or_else(Vec::new, |feed| feed.validators.clone());
             self.fetches.start(source.clone(), known);
         }
         // What comes of it says when each is due again.
         self.due.retain(|_, due| *due > now);
+        let soon = now + SETTLE;
+        self.due
+            .extend(waiting.into_iter().map(|name| (name, soon)));
+        self.writing.retain(|name, _| self.due.contains_key(name));
     }
 
     /// A file was written: it is read again when its writer should be done.
     pub(super) fn touched(&mut self, path: &Path) {
-        let soon = Instant::now() + SETTLE;
+        let now = Instant::now();
         for source in self.config.policy.used_sources() {
             if matches!(&source.origin, Origin::File { path: file, .. } if file == path) {
-                self.due.insert(source.name.clone(), soon);
+                let name = &source.name;
+                let first = *self.writing.entry(name.clone()).or_insert(now);
+                let soon = (now + SETTLE).min(first + LONGEST_SETTLE);
+                self.due.insert(name.clone(), soon);
             }
         }
     }
