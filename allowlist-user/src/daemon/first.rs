@@ -154,8 +154,8 @@ mod tests {
                       [sources.lab]\nfile = 'lab.txt'\n";
         fs::write(&path, config).expect("a file");
         let list: PathBuf = folder.path().join("lab.txt");
-        let before: String = (0..10).map(|n| format!("192.0.2.{n}\n")).collect();
-        fs::write(&list, before).expect("a file");
+        let before: Vec<_> = (0..10).map(|n| format!("192.0.2.{n}")).collect();
+        fs::write(&list, before.join("\n")).expect("a file");
         let config = Config::load(&path).expect("a configuration");
         let state = StateDir::open(&folder.path().join("state")).expect("a state");
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
