@@ -61,6 +61,19 @@ pub fn renew(
             let mut feed = last
                 .cloned()
                 .unwrap_or_else(|| Feed::new(Vec::new(), fetched));
+            if let Err(refusal) = judge(source, None, &feed.prefixes, true) {
+                return Err(Box::new(Refused {
+                    refusal,
+                    difference: Difference::default(),
+                    fetched: Fetched {
+                        prefixes: feed.prefixes,
+                        notes: feed.notes,
+                        fetched,
+                        validators: feed.validators,
+                        again: None,
+                    },
+                }));
+            }
             feed.fetched = fetched;
             let until = end_of_grace(source, now);
             for held in &mut feed.held {
@@ -75,9 +88,10 @@ pub fn renew(
     let listed = last.map_or(&[][..], |feed| &feed.prefixes);
     let difference = Difference::between(listed, &fetched.prefixes);
     let is_news = last.is_none() || !difference.is_empty();
-    // What is in force already was let in before.
-    if is_news
-        && !matches!(source.origin, Origin::Prefixes(_))
+    // What is in force already was let in before, maybe by the operator. What no list may have is for the
+    // configuration, which may be another now.
+    let accepted = accepted || !is_news;
+    if !matches!(source.origin, Origin::Prefixes(_))
         && let Err(refusal) = judge(
             source,
             last.map(|feed| &feed.prefixes[..]),

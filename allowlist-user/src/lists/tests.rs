@@ -121,6 +121,21 @@ fn without_a_grace_period_it_goes_at_once() {
 }
 
 #[test]
+fn what_no_list_may_have_is_told_of_the_list_in_force_too() {
+    let (mut source, mut lists) = (vendor(), Lists::default());
+    take(&mut lists, &source, "8.8.8.8 9.0.0.0/8", 0);
+    // Other numbers are not asked of what was let in before.
+    source.gate.min = 3;
+    assert_eq!(take(&mut lists, &source, "8.8.8.8 9.0.0.0/8", 10), []);
+    source.gate.min_prefix_len_v4 = 16;
+    let now = at(20);
+    for again in [answer("8.8.8.8 9.0.0.0/8", now), Answer::Unchanged(now)] {
+        let refused = lists.propose(&source, again, now).expect_err("is too wide");
+        assert!(!refused.refusal.is_acceptable());
+    }
+}
+
+#[test]
 fn a_shorter_grace_period_counts_where_nothing_is_new() {
     let (mut source, mut lists) = (vendor(), Lists::default());
     take(&mut lists, &source, "8.8.8.8 9.9.9.9", 0);
