@@ -95,6 +95,8 @@ pub struct Daemon {
     fetches: Fetches,
     /// By source name: when to fetch it next. Sources that cannot change are not in it.
     due: BTreeMap<String, Instant>,
+    /// By source name: when its file was touched first since it was read last.
+    writing: BTreeMap<String, Instant>,
     /// Interfaces that were removed since the filter was put on them.
     lost: BTreeSet<String>,
     /// By interface index: what prints its trace.
@@ -161,6 +163,7 @@ impl Daemon {
             lists,
             fetches: Fetches::default(),
             due: BTreeMap::new(),
+            writing: BTreeMap::new(),
             lost: BTreeSet::new(),
             traces: BTreeMap::new(),
             kept: BTreeMap::new(),

@@ -61,6 +61,19 @@ pub fn renew(
             let last = last
                 .cloned()
                 .unwrap_or_else(|| Feed::new(Vec::new(), fetched));
+            if let Err(refusal) = judge(source, None, &last.prefixes, true) {
+                return Err(Box::new(Refused {
+                    refusal,
+                    difference: Difference::default(),
+                    fetched: Fetched {
+                        prefixes: last.prefixes,
+                        notes: last.notes,
+                        fetched,
+                        validators: last.validators,
+                        again: None,
+                    },
+                }));
+            }
             let held = hold(source, Some(&last), &[], &last.prefixes, now);
             return Ok(Renewal {
                 feed: Feed {
@@ -75,9 +88,10 @@ pub fn renew(
     let listed = last.map_or(&[][..], |feed| &feed.prefixes);
     let difference = Difference::between(listed, &fetched.prefixes);
     let is_news = last.is_none() || !difference.is_empty();
-    // What is in force already was let in before.
-    if is_news
-        && !matches!(source.origin, Origin::Prefixes(_))
+    // What is in force already was let in before, maybe by the operator. What no list may have is for the
+    // configuration, which may be another now.
+    let accepted = accepted || !is_news;
+    if !matches!(source.origin, Origin::Prefixes(_))
         && let Err(refusal) = judge(
             source,
             last.map(|feed| &feed.prefixes[..]),
@@ -115,6 +129,12 @@ pub fn release(feed: &Feed, now: Timestamp) -> Option<(Feed, Vec<IpNet>)> {
     })
 }
 
+/// Nothing is held for longer: a shorter grace period may be configured meanwhile, and what was stamped by a
+/// clock that was ahead has it no longer for that.
+fn end_of_grace(source: &Source, now: Timestamp) -> Timestamp {
+    now.saturating_add(source.grace).unwrap_or(Timestamp::MAX)
+}
+
 /// What was held before and is not listed again, and what is listed no more.
 fn hold(
     source: &Source,
@@ -123,11 +143,10 @@ fn hold(
     listed: &[IpNet],
     now: Timestamp,
 ) -> Vec<Held> {
-    let until = now.saturating_add(source.grace).unwrap_or(Timestamp::MAX);
+    let until = end_of_grace(source, now);
     let before = last.map_or(&[][..], |feed| &feed.held);
     let mut held: Vec<Held> = before
         .iter()
-        // A shorter grace period, configured meanwhile, counts for these too.
         .map(|held| Held {
             until: held.until.min(until),
             ..*held

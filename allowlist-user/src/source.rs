@@ -126,3 +126,38 @@ fn midnight(day: Date) -> Timestamp {
         .expect("a day of this century is in range")
         .timestamp()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Format, Select};
+
+    #[test]
+    fn a_list_that_takes_long_holds_up_nothing_else() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("list.json");
+        let list = serde_json::json!({ "prefixes": vec!["192.0.2.1"; 2000] });
+        std::fs::write(&path, list.to_string()).expect("a file");
+        // Quadratic: all of the document for each of its items.
+        let select = Select::new("$.prefixes[?count($..*) > 0]").expect("a JSONPath");
+        let format = Format::Json(vec![select]);
+        let source = Source::new("lab", Origin::File { path, format });
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build();
+        let (answer, ticks) = runtime.expect("a runtime").block_on(async {
+            let mut tick = tokio::time::interval(Duration::from_millis(1));
+            let mut ticks = 0;
+            let fetched = fetch(&source, &[]);
+            tokio::pin!(fetched);
+            loop {
+                tokio::select! {
+                    answer = &mut fetched => break (answer, ticks),
+                    _ = tick.tick() => ticks += 1,
+                }
+            }
+        });
+        assert!(matches!(answer, Ok(Answer::List(_))), "{answer:?}");
+        assert!(ticks > 10, "{ticks}");
+    }
+}

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use log::warn;
 
 use crate::config::Config;
-use crate::event::Event;
+use crate::event::{Change, Event, What};
 use crate::gather::{Gathered, gather};
 use crate::lists::Lists;
 use crate::policy::{Origin, Snapshot, Source};
@@ -18,7 +18,7 @@ use crate::state::StateDir;
 /// What a daemon starts with.
 pub(super) struct First {
     pub(super) lists: Lists,
-    /// The sources that were fetched for it, and are not on disk yet.
+    /// The sources whose lists are other than those on disk.
     pub(super) fetched: Vec<Source>,
     /// What is other than it was before; the generation is yet to be made.
     pub(super) events: Vec<Event>,
@@ -31,6 +31,7 @@ impl First {
         let now = Timestamp::now();
         let mut last_good = Snapshot::new();
         let mut wanted = Vec::new();
+        let (mut released, mut events) = (Vec::new(), Vec::new());
         for source in config.policy.used_sources() {
             let feed = state.load(source).unwrap_or_else(|error| {
                 warn!("{error}");
@@ -42,14 +43,28 @@ impl First {
             }
             if let Some(feed) = feed {
                 // While nothing ran, time went on.
-                let feed = release(&feed, now).map_or(feed, |(feed, _)| feed);
+                let feed = match release(&feed, now) {
+                    Some((feed, gone)) => {
+                        events.push(Event {
+                            time: now,
+                            source: source.name.clone(),
+                            what: What::Released {
+                                generation: 0,
+                                change: Change::new(Vec::new(), gone),
+                            },
+                        });
+                        released.push(source.clone());
+                        feed
+                    }
+                    None => feed,
+                };
                 last_good.insert(source.name.clone(), feed);
             }
         }
         let mut first = Self {
             lists: Lists::new(last_good),
-            fetched: Vec::new(),
-            events: Vec::new(),
+            fetched: released,
+            events,
         };
         let mut failed = 0;
         for gathered in gather(wanted).await {
@@ -129,7 +144,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::event::What;
+    use crate::policy::Held;
 
     /// What a start makes of a file that held ten addresses before, and holds this now.
     fn start(now: Option<&str>) -> First {
@@ -139,8 +154,8 @@ mod tests {
                       [sources.lab]\nfile = 'lab.txt'\n";
         fs::write(&path, config).expect("a file");
         let list: PathBuf = folder.path().join("lab.txt");
-        let before: String = (0..10).map(|n| format!("192.0.2.{n}\n")).collect();
-        fs::write(&list, before).expect("a file");
+        let before: Vec<_> = (0..10).map(|n| format!("192.0.2.{n}")).collect();
+        fs::write(&list, before.join("\n")).expect("a file");
         let config = Config::load(&path).expect("a configuration");
         let state = StateDir::open(&folder.path().join("state")).expect("a state");
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -150,8 +165,12 @@ mod tests {
         };
         let source = config.policy.source("lab").expect("it is configured");
         let first = start();
-        let feed = first.lists.feed("lab").expect("it was read");
-        state.store(source, feed).expect("is stored");
+        let mut feed = first.lists.feed("lab").expect("it was read").clone();
+        feed.held = vec![Held {
+            prefix: "198.51.100.7/32".parse().expect("a prefix"),
+            until: Timestamp::UNIX_EPOCH,
+        }];
+        state.store(source, &feed).expect("is stored");
         match now {
             Some(text) => fs::write(&list, text).expect("a file"),
             None => fs::remove_file(&list).expect("it is there"),
@@ -173,10 +192,21 @@ mod tests {
         assert!(standing.refused.is_some());
         assert_eq!(first.lists.feeds()["lab"].prefixes.len(), 10);
         assert!(
-            matches!(first.events[0].what, What::Refused { .. }),
+            matches!(first.events[1].what, What::Refused { .. }),
             "{:?}",
             first.events
         );
+    }
+
+    #[test]
+    fn what_was_let_go_of_while_nothing_ran_is_told() {
+        let first = start(None);
+        let What::Released { change, .. } = &first.events[0].what else {
+            panic!("{:?}", first.events);
+        };
+        assert_eq!(change.removed.len(), 1);
+        assert_eq!(first.lists.feeds()["lab"].held, []);
+        assert_eq!(first.fetched.len(), 1, "it is kept");
     }
 
     #[test]
@@ -186,7 +216,7 @@ mod tests {
         assert!(standing.failure.is_some() && standing.refused.is_none());
         assert_eq!(first.lists.feeds()["lab"].prefixes.len(), 10);
         assert!(
-            matches!(first.events[0].what, What::Failed { .. }),
+            matches!(first.events[1].what, What::Failed { .. }),
             "{:?}",
             first.events
         );

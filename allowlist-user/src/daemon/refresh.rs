@@ -22,6 +22,8 @@ use crate::source::Answer;
 
 /// After a file was touched, its writer is left this long to be done.
 const SETTLE: Duration = Duration::from_millis(300);
+/// A file that is touched again and again is read after this at the latest.
+const LONGEST_SETTLE: Duration = Duration::from_secs(5);
 /// A list that is what it was is not put on disk again for this long: only its age is newer.
 const KEEP_EVERY: Duration = Duration::from_mins(10);
 /// A clock that is off by more than this was set.
@@ -80,6 +82,7 @@ impl Daemon {
             let known = last.map_or_else(Vec::new, |feed| feed.validators.clone());
             // What comes of it says when it is due again.
             self.due.remove(&source.name);
+            self.writing.remove(&source.name);
             self.fetches.start(source, known);
         }
     }
@@ -95,10 +98,13 @@ impl Daemon {
 
     /// Files were written: they are read again when their writers should be done.
     pub(super) fn touched(&mut self, paths: &BTreeSet<PathBuf>) {
-        let soon = Instant::now() + SETTLE;
+        let now = Instant::now();
         for source in self.config.policy.used_sources() {
             if matches!(&source.origin, Origin::File { path, .. } if paths.contains(path)) {
-                self.due.insert(source.name.clone(), soon);
+                let name = &source.name;
+                let first = *self.writing.entry(name.clone()).or_insert(now);
+                let soon = (now + SETTLE).min(first + LONGEST_SETTLE);
+                self.due.insert(name.clone(), soon);
             }
         }
     }

@@ -124,6 +124,34 @@ fn without_a_grace_period_it_goes_at_once() {
 }
 
 #[test]
+fn what_no_list_may_have_is_told_of_the_list_in_force_too() {
+    let (mut source, mut lists) = (vendor(), Lists::default());
+    take(&mut lists, &source, "8.8.8.8 9.0.0.0/8", 0);
+    // Other numbers are not asked of what was let in before.
+    source.gate.min = 3;
+    assert_eq!(take(&mut lists, &source, "8.8.8.8 9.0.0.0/8", 10), []);
+    source.gate.min_prefix_len_v4 = 16;
+    let now = at(20);
+    for again in [answer("8.8.8.8 9.0.0.0/8", now), Answer::Unchanged(now)] {
+        let refused = lists.propose(&source, again, now).expect_err("is too wide");
+        assert!(!refused.refusal.is_acceptable());
+    }
+}
+
+#[test]
+fn a_shorter_grace_period_counts_where_nothing_is_new() {
+    let (mut source, mut lists) = (vendor(), Lists::default());
+    take(&mut lists, &source, "8.8.8.8 9.9.9.9", 0);
+    take(&mut lists, &source, "8.8.8.8", 10);
+    source.grace = Duration::from_mins(1);
+    let proposal = lists
+        .propose(&source, Answer::Unchanged(at(20)), at(20))
+        .expect("passes");
+    assert_eq!(adopt(&mut lists, proposal, at(20)), []);
+    assert_eq!(lists.next_release(), Some(at(80)));
+}
+
+#[test]
 fn answers_that_take_turns_do_not_flap() {
     let lookup = Lookup::new(vec!["a.example.com".to_owned()]);
     let source = Source::new("vendor", Origin::Names(lookup));
