@@ -283,12 +283,12 @@ fn csv() {
         (
             &named,
             "# a comment\nip,region\n192.0.2.0/24,us\n",
-            "line 2: no column is headed \"ip_prefix\"; the header line has \"ip\", \"region\"",
+            "line 2: no column is headed \"ip_prefix\"; the header line has \"ip\", \"region\": correct `column`",
         ),
         (
             &Format::Csv(Column::Number(2)),
             "a,b,192.0.2.0/24\n\n# short\r\na,b\n",
-            "line 4: has no column 2; it has 2 in all, counted from 0",
+            "line 4: has no column 2; it has 2 in all, counted from 0: correct `column`, or the line",
         ),
         (
             &first,

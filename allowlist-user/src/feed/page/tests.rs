@@ -395,7 +395,7 @@ fn what_a_page_says_of_its_addresses() {
     check(
         &Page::default(),
         "<p>192.0.2.1 was retired",
-        "names no prefix that is still good: left out 192.0.2.1/32, deprecated: \"192.0.2.1 was retired\"",
+        "names no prefix that is still good: left out 192.0.2.1/32, deprecated: \"192.0.2.1 was retired\"; open it, and correct `page`, or ask for the new list",
     );
 }
 
@@ -497,14 +497,14 @@ fn links() {
     assert_eq!(find(page, "zip$"), "/b.zip");
     assert_eq!(
         find(page, "csv$"),
-        "no link on the page has an address that matches \"csv$\"; it links to \"/a.json?x=1&y=2\", \"/b.zip\""
+        "no link on the page has an address that matches \"csv$\"; it links to \"/a.json?x=1&y=2\", \"/b.zip\": open it, and correct `discover` if its shape has changed"
     );
     assert_eq!(
         find("<p>/a.csv", "csv$"),
-        "no link on the page has an address that matches \"csv$\"; it has no links"
+        "no link on the page has an address that matches \"csv$\"; it has no links: open it, and correct `discover` if its shape has changed"
     );
     assert_eq!(
         find(page, "^/"),
-        "2 links on the page have addresses that match \"^/\": \"/a.json?x=1&y=2\", \"/b.zip\"; make it match one"
+        "2 links on the page have addresses that match \"^/\": \"/a.json?x=1&y=2\", \"/b.zip\"; make `discover` match one"
     );
 }
