@@ -60,8 +60,8 @@ pub enum FeedError {
     /// JSON or a page that is more nested than anything that holds a list.
     #[error("is nested too deep to be read; check where it comes from")]
     TooDeep,
-    /// A page of more parts than memory should be spent on.
-    #[error("has too many parts to be read as a page; check where it comes from")]
+    /// A page or a document of more parts than memory should be spent on.
+    #[error("has too many parts to be read; check where it comes from")]
     TooMany,
     /// Well-formed, and nothing is where it should be.
     #[error(
