@@ -195,13 +195,15 @@ fn workato_labels_data_centers() {
         "workato-centers.html",
         &from("^KR"),
         "nothing on the page matches region = \"^KR\"; it has addresses with the labels \
-         \"US data center\", \"EU data center\", \"JP data center\", \"IL data center\"",
+         \"US data center\", \"EU data center\", \"JP data center\", \"IL data center\": open it, and correct `region` if its shape \
+         has changed",
     );
     check(
         "workato-centers.html",
         &page("^Inbound", "", ""),
         "nothing on the page matches section = \"^Inbound\"; it has headings \"Addresses to allow\", \
-         \"Traffic from Workato\", \"Traffic to Workato\"",
+         \"Traffic from Workato\", \"Traffic to Workato\": open it, and correct `section` if its shape \
+         has changed",
     );
 }
 
@@ -266,7 +268,8 @@ fn tables_have_columns() {
         "branch.html",
         &page("", "", "^Next"),
         "nothing on the page matches column = \"^Next\"; it has columns of addresses \
-         \"Old IP address allowlist\", \"New IP address allowlist\"",
+         \"Old IP address allowlist\", \"New IP address allowlist\": open it, and correct `column` if its shape \
+         has changed",
     );
     check(
         "customer-io.html",
@@ -323,6 +326,7 @@ fn what_is_not_shown_or_not_meant_is_not_read() {
     check(
         "challenge.html",
         &page("Webhooks", "", ""),
-        "nothing on the page matches section = \"Webhooks\"; it has no headings",
+        "nothing on the page matches section = \"Webhooks\"; it has no headings: open it, and correct `section` if its shape \
+         has changed",
     );
 }

@@ -60,8 +60,8 @@ pub enum FeedError {
     /// JSON or a page that is more nested than anything that holds a list.
     #[error("is nested too deep to be read; check where it comes from")]
     TooDeep,
-    /// A page of more parts than memory should be spent on.
-    #[error("has too many parts to be read as a page; check where it comes from")]
+    /// A page or a document of more parts than memory should be spent on.
+    #[error("has too many parts to be read; check where it comes from")]
     TooMany,
     /// Well-formed, and nothing is where it should be.
     #[error(
@@ -85,7 +85,9 @@ pub enum FeedError {
         remedy: String,
     },
     /// No header line names the column.
-    #[error("line {line}: no column is headed {column:?}; the header line has {found}")]
+    #[error(
+        "line {line}: no column is headed {column:?}; the header line has {found}: correct `column`"
+    )]
     NoHeader {
         /// Of the header line.
         line: usize,
@@ -95,7 +97,9 @@ pub enum FeedError {
         found: String,
     },
     /// A record that is too short.
-    #[error("line {line}: has no column {column}; it has {fields} in all, counted from 0")]
+    #[error(
+        "line {line}: has no column {column}; it has {fields} in all, counted from 0: correct `column`, or the line"
+    )]
     NoColumn {
         /// Where it starts.
         line: usize,
@@ -111,7 +115,9 @@ pub enum FeedError {
         line: usize,
     },
     /// No such heading, label or column on a page.
-    #[error("nothing on the page matches {key} = {pattern:?}; {found}")]
+    #[error(
+        "nothing on the page matches {key} = {pattern:?}; {found}: open it, and correct `{key}` if its shape has changed"
+    )]
     NoMatch {
         /// As in the configuration.
         key: &'static str,
@@ -133,7 +139,9 @@ pub enum FeedError {
         problem: String,
     },
     /// A page that should link to the list.
-    #[error("no link on the page has an address that matches {pattern:?}; {found}")]
+    #[error(
+        "no link on the page has an address that matches {pattern:?}; {found}: open it, and correct `discover` if its shape has changed"
+    )]
     NoLink {
         /// The regular expression.
         pattern: String,
@@ -142,7 +150,7 @@ pub enum FeedError {
     },
     /// A page that links to several.
     #[error(
-        "{count} links on the page have addresses that match {pattern:?}: {found}; make it match one"
+        "{count} links on the page have addresses that match {pattern:?}: {found}; make `discover` match one"
     )]
     ManyLinks {
         /// The regular expression.
@@ -156,7 +164,9 @@ pub enum FeedError {
     #[error("names no prefix; a list names at least one: check where it comes from")]
     NoPrefixes,
     /// All that a page names is past.
-    #[error("names no prefix that is still good: {note}")]
+    #[error(
+        "names no prefix that is still good: {note}; open it, and correct `page`, or ask for the new list"
+    )]
     AllLeftOut {
         /// What was said of the first.
         note: String,

@@ -12,6 +12,11 @@ use crate::policy::Select;
 
 /// How many keys of a document an error shows.
 const SHOWN_KEYS: usize = 8;
+/// Each value takes some 200 bytes while the document is searched, whatever it is in the text. The largest
+/// list that a vendor is known to have is a tenth of this.
+const MOST_VALUES: usize = 2_500_000;
+/// As many values take as much memory as an object.
+const VALUES_OF_OBJECT: usize = 4;
 
 pub(super) fn parse(selects: &[Select], bytes: &[u8]) -> Result<Vec<IpNet>, FeedError> {
     let document = document(not_a_page(decode(bytes)?)?)?;
@@ -47,6 +52,9 @@ pub(super) fn parse_lines(selects: &[Select], bytes: &[u8]) -> Result<Vec<IpNet>
 }
 
 fn document(text: &str) -> Result<Value, FeedError> {
+    if values(text) > MOST_VALUES {
+        return Err(FeedError::TooMany);
+    }
     serde_json::from_str(text).map_err(|error| {
         let problem = error.to_string();
         if error.is_eof() {
@@ -60,6 +68,24 @@ fn document(text: &str) -> Result<Value, FeedError> {
             }
         }
     })
+}
+
+/// About how many values there are, before any is made.
+fn values(text: &str) -> usize {
+    let mut values = 1;
+    let mut is_in_string = false;
+    let mut is_escaped = false;
+    for byte in text.bytes() {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if is_in_string => is_escaped = true,
+            b'"' => is_in_string = !is_in_string,
+            b',' | b'[' if !is_in_string => values += 1,
+            b'{' if !is_in_string => values += VALUES_OF_OBJECT,
+            _ => {}
+        }
+    }
+    values
 }
 
 /// Whether there was anything to select, be it blank.

@@ -133,6 +133,22 @@ fn json() {
     }
 }
 
+/// A value is two characters of the text, and two hundred bytes of memory.
+#[test]
+fn json_that_would_fill_memory() {
+    const TOO_MANY: &str = "has too many parts to be read; check where it comes from";
+    let array = Format::json_array();
+    for (values, close) in [("0,", "0]"), ("[],", "0]"), ("{},", "0]")] {
+        let text = format!("[{}{close}", values.repeat(2_500_000));
+        let error = parse(&array, text.as_bytes(), TODAY).expect_err("too many");
+        assert_eq!(error.to_string(), TOO_MANY, "of {values}");
+    }
+    // What is in a string is no value.
+    let text = format!("[\"192.0.2.1\",\"\\\"{}\"]", ",[{".repeat(2_500_000));
+    let error = parse(&array, text.as_bytes(), TODAY).expect_err("one prefix");
+    assert!(error.to_string().starts_with("$[1]: "), "{error}");
+}
+
 #[test]
 fn json_by_paths() {
     let two = Format::Json(selects(&["$.hooks[*]", "$.web[*]"]));
@@ -288,12 +304,12 @@ fn csv() {
         (
             &named,
             "# a comment\nip,region\n192.0.2.0/24,us\n",
-            "line 2: no column is headed \"ip_prefix\"; the header line has \"ip\", \"region\"",
+            "line 2: no column is headed \"ip_prefix\"; the header line has \"ip\", \"region\": correct `column`",
         ),
         (
             &Format::Csv(Column::Number(2)),
             "a,b,192.0.2.0/24\n\n# short\r\na,b\n",
-            "line 4: has no column 2; it has 2 in all, counted from 0",
+            "line 4: has no column 2; it has 2 in all, counted from 0: correct `column`, or the line",
         ),
         (
             &first,

@@ -211,7 +211,7 @@ fn providers_with_parameters_and_regions() {
 }
 
 #[test]
-fn names_what_does_not_go_together() {
+fn names_what_does_not_go_with_a_format() {
     let cases = [
         (
             "file = 'a'\nselect = ['$']",
@@ -257,6 +257,13 @@ fn names_what_does_not_go_together() {
             "url = 'https://example.com/'\nformat = 'markdown'\npage = { exclude_row = 'old', exclude_code = true }",
             "4:8: sources.x.page: does not say where on the page the list is; add `section`, `region` or `column`",
         ),
+    ];
+    check_each(&cases);
+}
+
+#[test]
+fn names_what_does_not_go_together() {
+    let cases = [
         (
             "file = 'a'\nttl_floor = '1s'",
             "3:13: sources.x.ttl_floor: makes no sense for a file; remove it",
@@ -314,6 +321,12 @@ fn names_what_does_not_go_together() {
             "3:13: sources.x.direction: \"inbound\" is the provider's to say; write \"any\" if it does not matter here, or remove it",
         ),
     ];
+    check_each(&cases);
+}
+
+/// A source, and what is said of it.
+#[track_caller]
+fn check_each(cases: &[(&str, &str)]) {
     for (text, expected) in cases {
         check_wrong(
             &format!("[sources.x]\n{text}"),

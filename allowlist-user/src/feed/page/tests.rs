@@ -9,6 +9,7 @@ use super::*;
 use crate::policy::Pattern;
 
 mod harm;
+mod words;
 
 const TODAY: Date = date(2026, 11, 24);
 
@@ -23,7 +24,7 @@ fn region(text: &str) -> Page {
     }
 }
 
-fn words(list: Result<List, FeedError>) -> String {
+fn listed(list: Result<List, FeedError>) -> String {
     match list {
         Ok(list) => {
             let words = list.prefixes.iter().map(ToString::to_string);
@@ -37,13 +38,13 @@ fn words(list: Result<List, FeedError>) -> String {
 #[track_caller]
 fn check(rules: &Page, html: &str, expected: &str) {
     let page = format!("<html>{html}");
-    let answer = words(parse_html(rules, page.as_bytes(), TODAY));
+    let answer = listed(parse_html(rules, page.as_bytes(), TODAY));
     assert_eq!(answer, expected, "of {html}");
 }
 
 #[track_caller]
 fn check_markdown(text: &str, expected: &str) {
-    let answer = words(parse_markdown(&Page::default(), text.as_bytes(), TODAY));
+    let answer = listed(parse_markdown(&Page::default(), text.as_bytes(), TODAY));
     assert_eq!(answer, expected, "of {text}");
 }
 
@@ -129,7 +130,7 @@ fn what_is_no_page() {
         "192.0.2.1 < 192.0.2.2 <3",
     ] {
         assert_eq!(
-            words(parse_html(&Page::default(), text.as_bytes(), TODAY)),
+            listed(parse_html(&Page::default(), text.as_bytes(), TODAY)),
             format!(
                 "is not a web page, as it has no element: it starts with {text:?}; check `format`, and \
                  where it comes from"
@@ -390,12 +391,12 @@ fn what_a_page_says_of_its_addresses() {
     for (html, expected, notes) in cases {
         let list = parse_html(&Page::default(), html.as_bytes(), TODAY).expect("a list");
         assert_eq!(list.notes, notes, "of {html}");
-        assert_eq!(words(Ok(list)), expected, "of {html}");
+        assert_eq!(listed(Ok(list)), expected, "of {html}");
     }
     check(
         &Page::default(),
         "<p>192.0.2.1 was retired",
-        "names no prefix that is still good: left out 192.0.2.1/32, deprecated: \"192.0.2.1 was retired\"",
+        "names no prefix that is still good: left out 192.0.2.1/32, deprecated: \"192.0.2.1 was retired\"; open it, and correct `page`, or ask for the new list",
     );
 }
 
@@ -413,7 +414,7 @@ fn rows_that_the_configuration_leaves_out() {
         list.notes[0],
         "left out 192.0.2.1/32 by exclude_row: \"192.0.2.1 | Sandbox\""
     );
-    assert_eq!(words(Ok(list)), "192.0.2.2 192.0.2.5 192.0.2.7");
+    assert_eq!(listed(Ok(list)), "192.0.2.2 192.0.2.5 192.0.2.7");
 }
 
 #[test]
@@ -497,14 +498,14 @@ fn links() {
     assert_eq!(find(page, "zip$"), "/b.zip");
     assert_eq!(
         find(page, "csv$"),
-        "no link on the page has an address that matches \"csv$\"; it links to \"/a.json?x=1&y=2\", \"/b.zip\""
+        "no link on the page has an address that matches \"csv$\"; it links to \"/a.json?x=1&y=2\", \"/b.zip\": open it, and correct `discover` if its shape has changed"
     );
     assert_eq!(
         find("<p>/a.csv", "csv$"),
-        "no link on the page has an address that matches \"csv$\"; it has no links"
+        "no link on the page has an address that matches \"csv$\"; it has no links: open it, and correct `discover` if its shape has changed"
     );
     assert_eq!(
         find(page, "^/"),
-        "2 links on the page have addresses that match \"^/\": \"/a.json?x=1&y=2\", \"/b.zip\"; make it match one"
+        "2 links on the page have addresses that match \"^/\": \"/a.json?x=1&y=2\", \"/b.zip\"; make `discover` match one"
     );
 }

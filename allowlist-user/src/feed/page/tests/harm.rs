@@ -48,6 +48,9 @@ fn pages_that_mean_harm_end_soon() {
         "*a ".repeat(100_000),
         "192.0.2.1 - ".repeat(30_000),
         "192.0.2.1-".repeat(30_000),
+        "v192.0.2.1".repeat(100_000),
+        "v192.0.2.1/".repeat(100_000),
+        "a:192.0.2.1(US)[".repeat(30_000),
     ];
     for page in pages {
         let start = Instant::now();
