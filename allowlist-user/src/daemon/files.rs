@@ -4,6 +4,7 @@
 //! Where the kernel cannot tell, as on network file systems, `every` has to do.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -25,12 +26,44 @@ struct Touched {
     bell: Notify,
 }
 
+/// A file, and what it led to when it was looked at first.
+struct Watched {
+    path: PathBuf,
+    /// Where a symbolic link leads.
+    target: Option<PathBuf>,
+}
+
+impl Watched {
+    fn new(path: &Path) -> Self {
+        let target = fs::canonicalize(path).ok();
+        Self {
+            target: target.filter(|target| target.file_name() != path.file_name() || is_link(path)),
+            path: path.to_owned(),
+        }
+    }
+
+    /// Whether what happened there may be of this file. Of a link anything may be: any step of its way may lead
+    /// elsewhere now.
+    fn is_at(&self, path: &Path) -> bool {
+        self.target.is_some() || path.file_name() == self.path.file_name()
+    }
+}
+
+/// Whether a link is on the way to the file, in its folder or further up.
+fn is_link(path: &Path) -> bool {
+    path.ancestors().any(Path::is_symlink)
+}
+
 impl Files {
     /// Watches these. What cannot be watched is warned of.
     pub(super) fn watch<'p>(paths: impl Iterator<Item = &'p Path>) -> Self {
         let touched = Arc::new(Touched::default());
-        let files: BTreeSet<PathBuf> = paths.map(Path::to_owned).collect();
-        let folders: BTreeSet<PathBuf> = files.iter().filter_map(|file| folder(file)).collect();
+        let files: Vec<Watched> = paths.map(Watched::new).collect();
+        let folders: BTreeSet<PathBuf> = files
+            .iter()
+            .flat_map(|file| [Some(&*file.path), file.target.as_deref()])
+            .filter_map(|path| folder(path?))
+            .collect();
         if folders.is_empty() {
             return Self {
                 _watcher: None,
@@ -76,18 +109,16 @@ impl Files {
 }
 
 impl Touched {
-    fn hear(&self, event: notify::Result<notify::Event>, files: &BTreeSet<PathBuf>) {
-        let is_meant = |file: &&PathBuf| match &event {
+    fn hear(&self, event: notify::Result<notify::Event>, files: &[Watched]) {
+        let is_meant = |file: &&Watched| match &event {
             Ok(event) if matches!(event.kind, EventKind::Access(_)) => false,
             // Which files these were, was too much to tell.
             Ok(event) if event.need_rescan() => true,
-            Ok(event) => event
-                .paths
-                .iter()
-                .any(|path| path.file_name() == file.file_name()),
+            Ok(event) => event.paths.iter().any(|path| file.is_at(path)),
             Err(_) => true,
         };
-        let meant: Vec<_> = files.iter().filter(is_meant).cloned().collect();
+        let meant = files.iter().filter(is_meant);
+        let meant: Vec<_> = meant.map(|file| file.path.clone()).collect();
         if !meant.is_empty() {
             self.lock().extend(meant);
             self.bell.notify_one();

@@ -243,6 +243,34 @@ fn a_file_is_read_again_when_it_is_written() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// As configuration management lays files out: the file is a link over another that is changed over.
+#[test]
+fn a_file_behind_links_is_read_again_when_they_change() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let folder = site.scratch.file("lists");
+    for (version, prefix) in [("v1", "198.18.0.1"), ("v2", "198.18.0.2")] {
+        fs::create_dir_all(folder.join(version))?;
+        fs::write(folder.join(version).join("office.txt"), prefix)?;
+    }
+    std::os::unix::fs::symlink("v1", folder.join("now"))?;
+    std::os::unix::fs::symlink("now/office.txt", folder.join("office.txt"))?;
+    let config = site.scratch.write(
+        "allowlist.toml",
+        "interfaces = ['eth0']\n[services.web]\nports = ['udp/443']\nallow = ['office']\n\
+         [sources.office]\nfile = 'lists/office.txt'\nevery = '30days'\n",
+    )?;
+    let filter = site.filter(&["--config", &config.display().to_string()])?;
+    fs::write(folder.join("v1/office.txt"), "198.18.0.3")?;
+    filter.wait_for_line("generation 2", SOON)?;
+    assert!(gets_through(&site, "198.18.0.3")?);
+    std::os::unix::fs::symlink("v2", folder.join("next"))?;
+    fs::rename(folder.join("next"), folder.join("now"))?;
+    filter.wait_for_line("generation 3", SOON)?;
+    assert!(gets_through(&site, "198.18.0.2")?);
+    Ok(())
+}
+
 #[test]
 fn a_hook_is_told_what_changed() -> anyhow::Result<()> {
     require_root!();
