@@ -11,8 +11,8 @@ use tokio::sync::Semaphore;
 use tokio::task::{Id, JoinSet};
 use tokio::time::timeout;
 
-use crate::policy::{Origin, Source, Validator};
-use crate::source::{Answer, fetch};
+use crate::policy::{Answer, Origin, Source, Validator};
+use crate::source::fetch;
 
 /// More than reading any list takes. What is not done then never will be, such as a file of a server that hangs.
 const READING: Duration = Duration::from_mins(2);

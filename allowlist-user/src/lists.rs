@@ -11,9 +11,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::difference::Difference;
 use crate::event::{Change, Event, What};
-use crate::policy::{Feed, Origin, Snapshot, Source};
+use crate::policy::{Answer, Feed, Fetched, Origin, Snapshot, Source};
 use crate::renew::{Refused, Renewal, release, renew};
-use crate::source::{Answer, Fetched};
 
 /// Two times that are no further apart are of the same moment: a look at the clock is never that late.
 const MOMENT: SignedDuration = SignedDuration::from_secs(5);

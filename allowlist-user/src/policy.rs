@@ -12,7 +12,7 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-pub use feed::{Feed, Held, Snapshot, Validator};
+pub use feed::{Answer, Feed, Fetched, Held, Snapshot, Validator};
 pub use source::{
     Column, Direction, Format, Gate, Http, Lookup, Origin, Page, Pattern, Secret, Select, Source,
     is_loopback, public_url,

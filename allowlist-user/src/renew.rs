@@ -9,8 +9,7 @@ use jiff::Timestamp;
 
 use crate::difference::Difference;
 use crate::gate::{Refusal, judge};
-use crate::policy::{Feed, Held, Origin, Source};
-use crate::source::{Answer, Fetched};
+use crate::policy::{Answer, Feed, Fetched, Held, Origin, Source};
 
 /// A feed that passed the gate.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,9 +12,6 @@ mod http;
 mod names;
 mod retry;
 
-use std::time::Duration;
-
-use ipnet::IpNet;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -25,60 +22,9 @@ pub(crate) use http::post;
 pub use names::NameError;
 
 use crate::feed::List;
+pub use crate::policy::{Answer, Fetched};
 use crate::policy::{Origin, Source, Validator};
 use error::Failure;
-
-/// What came of asking a source.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// It has nothing newer than what the validators are of.
-    Unchanged(Timestamp),
-    /// What it holds.
-    List(Fetched),
-}
-
-/// A list as it was received. Nobody has judged it yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fetched {
-    /// Sorted, distinct.
-    pub prefixes: Vec<IpNet>,
-    /// What the operator should know of it.
-    pub notes: Vec<String>,
-    /// When it was got; of a compiled-in list, when it was checked.
-    pub fetched: Timestamp,
-    /// What to ask with next time, one for each URL.
-    pub validators: Vec<Validator>,
-    /// When the source says to ask again, such as by its records' time to live.
-    pub again: Option<Duration>,
-}
-
-impl Fetched {
-    fn new(prefixes: Vec<IpNet>, fetched: Timestamp) -> Self {
-        Self {
-            prefixes,
-            notes: Vec::new(),
-            fetched,
-            validators: Vec::new(),
-            again: None,
-        }
-    }
-
-    /// What several lists hold together.
-    fn union(lists: impl IntoIterator<Item = List>, fetched: Timestamp) -> Self {
-        let mut union = Self::new(Vec::new(), fetched);
-        for list in lists {
-            union.prefixes.extend(list.prefixes);
-            for note in list.notes {
-                if !union.notes.contains(&note) {
-                    union.notes.push(note);
-                }
-            }
-        }
-        union.prefixes.sort_unstable();
-        union.prefixes.dedup();
-        union
-    }
-}
 
 /// Asks a source for its prefixes. With `known`, what an earlier answer said of itself, the answer may be
 /// that nothing is new.
@@ -121,6 +67,22 @@ async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) ->
     }
 }
 
+/// What several lists hold together.
+fn union(lists: impl IntoIterator<Item = List>, fetched: Timestamp) -> Fetched {
+    let mut union = Fetched::new(Vec::new(), fetched);
+    for list in lists {
+        union.prefixes.extend(list.prefixes);
+        for note in list.notes {
+            if !union.notes.contains(&note) {
+                union.notes.push(note);
+            }
+        }
+    }
+    union.prefixes.sort_unstable();
+    union.prefixes.dedup();
+    union
+}
+
 fn midnight(day: Date) -> Timestamp {
     day.to_zoned(TimeZone::UTC)
         .expect("a day of this century is in range")
@@ -129,6 +91,8 @@ fn midnight(day: Date) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::policy::{Format, Select};
 

@@ -22,11 +22,10 @@ use crate::export::{Listed, export as exported};
 use crate::gather::gather;
 use crate::history;
 use crate::lists::Lists;
-use crate::policy::{Feed, Origin, Snapshot, Source};
+use crate::policy::{Answer, Feed, Origin, Snapshot, Source};
 use crate::record::Record;
 use crate::renew::renew;
 use crate::report::{self, Outcome, Plan};
-use crate::source::Answer;
 use crate::state::StateDir;
 
 pub(super) async fn check(paths: &Paths, check: Check) -> Result<()> {

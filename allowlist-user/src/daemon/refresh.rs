@@ -16,9 +16,8 @@ use crate::control::Accepted;
 use crate::event::{Event, What};
 use crate::gather::Gathered;
 use crate::lists::Proposal;
-use crate::policy::{Origin, Source};
+use crate::policy::{Answer, Origin, Source};
 use crate::renew::Refused;
-use crate::source::Answer;
 
 /// After a file was touched, its writer is left this long to be done.
 const SETTLE: Duration = Duration::from_millis(300);

@@ -1,6 +1,7 @@
 //! What a source holds at one moment: what it lists, and what it listed until lately.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -41,6 +42,43 @@ pub struct Validator {
     /// Its `Last-Modified`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_modified: Option<String>,
+}
+
+/// What came of asking a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It has nothing newer than what the validators are of.
+    Unchanged(Timestamp),
+    /// What it holds.
+    List(Fetched),
+}
+
+/// A list as it was received. Nobody has judged it yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// Sorted, distinct.
+    pub prefixes: Vec<IpNet>,
+    /// What the operator should know of it.
+    pub notes: Vec<String>,
+    /// When it was got; of a compiled-in list, when it was checked.
+    pub fetched: Timestamp,
+    /// What to ask with next time, one for each URL.
+    pub validators: Vec<Validator>,
+    /// When the source says to ask again, such as by its records' time to live.
+    pub again: Option<Duration>,
+}
+
+impl Fetched {
+    /// A list of which nothing else is known. `prefixes` are sorted and distinct.
+    pub fn new(prefixes: Vec<IpNet>, fetched: Timestamp) -> Self {
+        Self {
+            prefixes,
+            notes: Vec::new(),
+            fetched,
+            validators: Vec::new(),
+            again: None,
+        }
+    }
 }
 
 /// All sources' prefixes of one moment, by source name.

@@ -13,7 +13,7 @@ use jiff::civil::Date;
 use tokio::io::AsyncReadExt as _;
 
 use super::error::FetchErrorCause;
-use super::{Fetched, beside};
+use super::{Fetched, beside, union};
 use crate::feed;
 use crate::policy::Format;
 
@@ -35,7 +35,7 @@ pub(super) async fn fetch(
     })?;
     let format = format.clone();
     let list = beside(move || feed::parse(&format, &bytes, today)).await?;
-    Ok(Fetched::union([list], now))
+    Ok(union([list], now))
 }
 
 /// Why a file was not read.

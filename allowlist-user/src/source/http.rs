@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 
 use super::error::{Failure, FetchErrorCause};
-use super::{Answer, Fetched, archive, beside};
+use super::{Answer, archive, beside, union};
 use crate::feed::{self, FeedError, List};
 use crate::policy::{Http, Validator, public_url};
 pub(crate) use post::post;
@@ -59,7 +59,7 @@ pub(super) async fn fetch(
     }
     // On the day after, the server would still say that nothing is new, and of fewer prefixes.
     let is_lasting = lists.iter().all(|list| list.good_until.is_none());
-    let mut fetched = Fetched::union(lists, now);
+    let mut fetched = union(lists, now);
     if is_lasting {
         fetched.validators = validators;
     }

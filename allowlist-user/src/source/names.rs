@@ -27,7 +27,7 @@ use jiff::Timestamp;
 use thiserror::Error;
 use tokio::time::Instant;
 
-use super::{Fetched, file};
+use super::{Fetched, file, union};
 use crate::feed::{self, List, PrefixError};
 use crate::policy::Lookup;
 
@@ -174,7 +174,7 @@ pub(super) async fn fetch(lookup: &Lookup, now: Timestamp) -> Result<Fetched, Na
             ttl = ttl.min(family.ttl);
         }
     }
-    let mut fetched = Fetched::union([list], now);
+    let mut fetched = union([list], now);
     fetched.again = Some(Duration::from_secs(ttl.into()).max(lookup.ttl_floor));
     Ok(fetched)
 }
