@@ -82,7 +82,7 @@ fn take(
 const SHOWN_CHARS: usize = 60;
 
 /// The start of what a vendor wrote.
-fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     match text.char_indices().nth(SHOWN_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
@@ -90,7 +90,7 @@ fn shown(text: &str) -> String {
 }
 
 /// Some of them, quoted, and whether there are more.
-fn some_of<'t>(texts: impl IntoIterator<Item = &'t str>, most: usize) -> String {
+pub(crate) fn some_of<'t>(texts: impl IntoIterator<Item = &'t str>, most: usize) -> String {
     let mut texts = texts.into_iter();
     let mut quoted: Vec<String> = texts
         .by_ref()

@@ -9,15 +9,15 @@ use thiserror::Error;
 use zip::ZipArchive;
 use zip::result::ZipError;
 
-use crate::feed::FeedError;
+use crate::feed::{FeedError, shown, some_of};
 use crate::policy::Pattern;
 
 /// An archive with more files is not one of lists.
 const MAX_FILES: usize = 1000;
 /// As many names as an error repeats.
 const SHOWN_NAMES: usize = 8;
-/// As much of a name or of a text as an error repeats.
-const SHOWN_CHARS: usize = 60;
+/// More than an error repeats of a text.
+const SHOWN_BYTES: usize = 300;
 
 /// Why an archive has no list to give.
 #[derive(Debug, Error)]
@@ -80,7 +80,7 @@ pub(super) fn unzip(
     let unreadable = |error: ZipError| ArchiveError::NotAnArchive {
         problem: problem(&error),
         start: shown(&String::from_utf8_lossy(
-            &bytes[..bytes.len().min(4 * SHOWN_CHARS)],
+            &bytes[..bytes.len().min(SHOWN_BYTES)],
         )),
     };
     let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(unreadable)?;
@@ -126,7 +126,10 @@ pub(super) fn unzip(
     if files.is_empty() {
         return Err(ArchiveError::NoMatch {
             pattern: pattern.as_str().to_owned(),
-            files: list(&names),
+            files: match names.len() {
+                0 => "no file at all".to_owned(),
+                _ => some_of(names.iter().map(String::as_str), SHOWN_NAMES),
+            },
         });
     }
     Ok(files)
@@ -138,33 +141,10 @@ fn is_hidden(name: &str) -> bool {
         .any(|part| part == "__MACOSX" || part.starts_with('.'))
 }
 
-fn list(names: &[String]) -> String {
-    if names.is_empty() {
-        return "no file at all".to_owned();
-    }
-    let more = names.len().saturating_sub(SHOWN_NAMES);
-    let names: Vec<_> = names
-        .iter()
-        .take(SHOWN_NAMES)
-        .map(|name| format!("{:?}", shown(name)))
-        .collect();
-    match more {
-        0 => names.join(", "),
-        more => format!("{} and {more} more", names.join(", ")),
-    }
-}
-
 fn problem(error: &ZipError) -> String {
     match error {
         ZipError::InvalidArchive(problem) => problem.to_string(),
         ZipError::UnsupportedArchive(problem) => (*problem).to_owned(),
         error => error.to_string(),
-    }
-}
-
-fn shown(text: &str) -> String {
-    match text.char_indices().nth(SHOWN_CHARS) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
     }
 }

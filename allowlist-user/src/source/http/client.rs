@@ -16,8 +16,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// More than every authority there is.
 const MAX_CERTIFICATES_BYTES: u64 = 4 << 20;
 
-/// The clients of one fetch, each made when it is first needed. They live no longer than the fetch: an hour
-/// lies between two, and certificates may change in it.
+/// The clients of one fetch, each made when it is first needed. They live no longer than the fetch, as
+/// certificates may change before the next.
 pub(super) struct Clients {
     certificates: Vec<Certificate>,
     made: Vec<(Route, Client)>,
