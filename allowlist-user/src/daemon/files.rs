@@ -72,7 +72,7 @@ impl Files {
         }
         let heard = {
             let touched = Arc::clone(&touched);
-            move |event: notify::Result<notify::Event>| touched.hear(event, &files)
+            move |event: notify::Result<notify::Event>| touched.hear(&event, &files)
         };
         let watcher = notify::recommended_watcher(heard).map(|mut watcher| {
             for folder in &folders {
@@ -109,8 +109,8 @@ impl Files {
 }
 
 impl Touched {
-    fn hear(&self, event: notify::Result<notify::Event>, files: &[Watched]) {
-        let is_meant = |file: &&Watched| match &event {
+    fn hear(&self, event: &notify::Result<notify::Event>, files: &[Watched]) {
+        let is_meant = |file: &&Watched| match event {
             Ok(event) if matches!(event.kind, EventKind::Access(_)) => false,
             // Which files these were, was too much to tell.
             Ok(event) if event.need_rescan() => true,
