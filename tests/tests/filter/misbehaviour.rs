@@ -43,6 +43,7 @@ fn fails_with(site: &Site, expected: &str) -> anyhow::Result<()> {
 }
 
 /// What the vendor answers now, what is said of it (which names the case), and what to do.
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn cases() -> Vec<(Answer, &'static str, &'static str)> {
     let utf_16: Vec<u8> = "\u{feff}[\"198.18.0.1\"]"
         .encode_utf16()

@@ -1,0 +1,216 @@
+//! Lists put on disk and found again, damage and mistakes included.
+
+use std::os::unix::fs::PermissionsExt;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::policy::Http;
+
+fn state() -> (TempDir, StateDir) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let state = StateDir::open(&folder.path().join("a/state")).expect("is made");
+    (folder, state)
+}
+
+fn source(url: &str) -> Source {
+    Source::new(
+        "vendor",
+        Origin::Http(Http::new(
+            vec![url.parse().expect("a URL")],
+            Format::json_array(),
+        )),
+    )
+}
+
+fn feed() -> Feed {
+    let prefixes = ["192.0.2.0/24", "2001:db8::/32"];
+    let fetched = "2026-11-22T10:11:12.123456789Z".parse().expect("a time");
+    Feed {
+        held: vec![Held {
+            prefix: "198.51.100.0/24".parse().expect("a prefix"),
+            until: fetched,
+        }],
+        validators: vec![Validator {
+            etag: Some("\"1\"".to_owned()),
+            last_modified: None,
+        }],
+        notes: vec!["a note".to_owned()],
+        ..Feed::new(
+            prefixes
+                .map(|prefix| prefix.parse().expect("a prefix"))
+                .to_vec(),
+            fetched,
+        )
+    }
+}
+
+const URL: &str = "https://me:hush@example.com/list?region=us&key=hush";
+
+#[test]
+fn what_is_stored_is_found_again() {
+    let (_folder, state) = state();
+    assert_eq!(state.load(&source(URL)).expect("is readable"), None);
+    state.store(&source(URL), &feed()).expect("is stored");
+    state.store(&source(URL), &feed()).expect("is replaced");
+    assert_eq!(state.load(&source(URL)).expect("is readable"), Some(feed()));
+    let names: Vec<_> = fs::read_dir(&state.path).expect("a folder").collect();
+    assert_eq!(names.len(), 1, "{names:?}");
+}
+
+#[test]
+fn no_secret_reaches_the_disk_and_nobody_else_reads_it() {
+    let (_folder, state) = state();
+    state.store(&source(URL), &feed()).expect("is stored");
+    let path = state.path.join("vendor.json");
+    assert!(
+        !fs::read_to_string(&path)
+            .expect("is readable")
+            .contains("hush")
+    );
+    for (path, mode) in [(&path, 0o600), (&state.path, 0o700)] {
+        let metadata = fs::metadata(path).expect("is there");
+        assert_eq!(
+            metadata.permissions().mode() & 0o777,
+            mode,
+            "{}",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn another_origin_is_another_list() {
+    let (_folder, state) = state();
+    state.store(&source(URL), &feed()).expect("is stored");
+    let cases = [
+        ("https://me:new@example.com/list?region=us&key=hush", true),
+        ("https://example.com/list?region=us&key=hush", true),
+        ("https://example.com/list?region=eu&key=hush", false),
+        ("https://example.com/list", false),
+        ("https://example.org/list?region=us&key=hush", false),
+    ];
+    for (url, same) in cases {
+        match state.load(&source(url)) {
+            Ok(Some(_)) => assert!(same, "{url}"),
+            Err(StateError::OtherOrigin { .. }) => assert!(!same, "{url}"),
+            other => panic!("{url}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_list_that_is_read_otherwise_is_another_list() {
+    let (_folder, state) = state();
+    state.store(&source(URL), &feed()).expect("is stored");
+    let select = Format::Json(vec![crate::policy::Select::new("$.a[*]").expect("a path")]);
+    let changes: [fn(&mut Http, Format); 3] = [
+        |http, format| http.format = format,
+        |http, _| http.unzip = Some(crate::policy::Pattern::new("txt$").expect("a pattern")),
+        |http, _| http.urls.push(http.urls[0].clone()),
+    ];
+    for change in changes {
+        let mut source = source(URL);
+        let Origin::Http(http) = &mut source.origin else {
+            panic!("{source:?}")
+        };
+        change(http, select.clone());
+        let loaded = state.load(&source);
+        assert!(
+            matches!(loaded, Err(StateError::OtherOrigin { .. })),
+            "{loaded:?}"
+        );
+    }
+}
+
+#[test]
+fn a_list_of_an_older_program_is_read() {
+    let (_folder, state) = state();
+    let content = Content {
+        origin: fingerprint(&source(URL)).expect("is stored"),
+        fetched: feed().fetched,
+        prefixes: feed().prefixes,
+        held: Vec::new(),
+        validators: Vec::new(),
+        notes: Vec::new(),
+    };
+    let text = serde_json::to_string(&content).expect("is JSON");
+    assert!(!text.contains("held"), "{text}");
+    let stored = format!(
+        r#"{{"format":1,"crc32":{},"content":{text}}}"#,
+        content.crc32()
+    );
+    fs::write(state.path.join("vendor.json"), stored).expect("is written");
+    let loaded = state
+        .load(&source(URL))
+        .expect("is readable")
+        .expect("is there");
+    assert_eq!(loaded.prefixes, feed().prefixes);
+}
+
+#[test]
+fn damage_is_noticed_and_kept() {
+    let (_folder, state) = state();
+    let path = state.path.join("vendor.json");
+    state.store(&source(URL), &feed()).expect("is stored");
+    let whole = fs::read(&path).expect("is readable");
+    let text = String::from_utf8(whole.clone()).expect("is text");
+    let cases = [
+        Vec::new(),
+        b"[]".to_vec(),
+        whole[..whole.len() - 1].to_vec(),
+        text.replace("192.0.2.0", "192.0.3.0").into_bytes(),
+        text.replace("2026-11-22", "2026-11-23").into_bytes(),
+        text.replace("192.0.2.0/24", "192.0.2.0/99").into_bytes(),
+    ];
+    for bytes in cases {
+        fs::write(&path, &bytes).expect("is written");
+        let error = state.load(&source(URL)).expect_err("must be refused");
+        assert!(matches!(error, StateError::Damaged { .. }), "{error}");
+        assert_eq!(
+            fs::read(state.path.join("vendor.damaged")).expect("is kept"),
+            bytes
+        );
+        assert_eq!(state.load(&source(URL)).expect("is gone"), None);
+    }
+}
+
+#[test]
+fn a_newer_format_is_left_alone() {
+    let (_folder, state) = state();
+    let path = state.path.join("vendor.json");
+    fs::write(&path, r#"{"format":3,"content":"?"}"#).expect("is written");
+    for _ in 0..2 {
+        let error = state.load(&source(URL)).expect_err("must be refused");
+        assert!(
+            matches!(error, StateError::Format { format: 3, .. }),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn one_process_holds_it() {
+    let (_folder, state) = state();
+    let lock = state.lock().expect("is free");
+    let error = state.lock().expect_err("is held").to_string();
+    assert_eq!(
+        error,
+        format!(
+            "{}: is in use by process {}; stop it, or choose another --state-dir",
+            state.path.display(),
+            std::process::id()
+        )
+    );
+    drop(lock);
+    let _lock = state.lock().expect("is free again");
+}
+
+#[test]
+fn others_may_not_write_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let permissions = fs::Permissions::from_mode(0o777);
+    fs::set_permissions(folder.path(), permissions).expect("is ours");
+    let error = StateDir::open(folder.path()).expect_err("must be refused");
+    assert!(matches!(error, StateError::Shared { .. }), "{error}");
+}
