@@ -39,8 +39,7 @@ struct File {
 }
 
 fn fixture(name: &str) -> anyhow::Result<Vec<u8>> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/feeds");
-    fs::read(folder.join(name)).with_context(|| name.to_owned())
+    fs::read(folder().join(name)).with_context(|| name.to_owned())
 }
 
 fn expected() -> anyhow::Result<Vec<Expected>> {
@@ -83,6 +82,27 @@ fn serve(source: &mut Source, list: &Expected, vendor: &Vendor) -> anyhow::Resul
         let path: &'static str = format!("/{file}").leak();
         vendor.answer(path, Answer::Body("application/octet-stream", body));
         http.urls.push(vendor.url(path).parse()?);
+    }
+    Ok(())
+}
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/feeds")
+}
+
+#[test]
+fn every_list_is_expected_to_hold_something() -> anyhow::Result<()> {
+    let lists = expected()?;
+    let landing = lists.iter().filter_map(|list| list.landing.as_ref());
+    let used = lists.iter().flat_map(|list| &list.files).chain(landing);
+    let mut used: BTreeSet<_> = used.cloned().collect();
+    used.insert("expected.toml".to_owned());
+    let there_are = fs::read_dir(folder())?.map(|file| Ok(file?.file_name().into_string()));
+    let there_are: anyhow::Result<Result<BTreeSet<_>, _>> = there_are.collect();
+    assert_eq!(there_are?, Ok(used));
+    for list in lists {
+        let is_sorted = list.prefixes.is_sorted_by(|a, b| a < b);
+        assert!(is_sorted && !list.prefixes.is_empty(), "{}", list.provider);
     }
     Ok(())
 }
