@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::difference::Difference;
 use crate::event::{Change, Event, What};
-use crate::policy::{Answer, Feed, Fetched, Origin, Snapshot, Source};
+use crate::policy::{Answer, Feed, Fetched, Held, Origin, Snapshot, Source};
 use crate::renew::{Refused, Renewal, release, renew};
 
 /// Two times that are no further apart are of the same moment: a look at the clock is never that late.
@@ -57,6 +57,8 @@ pub struct Proposal {
     /// Whether the kernel has to be told, or only the disk.
     pub is_news: bool,
     happened: Option<Happened>,
+    /// What was held, and is not any more though it is not listed again: grace is shorter now.
+    let_go: Vec<IpNet>,
 }
 
 /// A list that is other than the one before.
@@ -176,6 +178,7 @@ impl Lists {
             feed,
             is_news: _,
             happened,
+            let_go,
         } = proposal;
         let before = self.feeds.insert(name.clone(), feed);
         let standing = self.standings.remove(&name);
@@ -199,10 +202,12 @@ impl Lists {
             accepted: happened.accepted,
             change: happened.change(),
         });
-        let happened = was_bad
-            .then_some(What::Recovered)
-            .into_iter()
-            .chain(changed);
+        let released = (!let_go.is_empty()).then(|| What::Released {
+            generation,
+            change: Change::new(Vec::new(), let_go),
+        });
+        let recovered = was_bad.then_some(What::Recovered);
+        let happened = [recovered, changed, released].into_iter().flatten();
         Ok(events(&name, now, happened))
     }
 
@@ -319,15 +324,20 @@ fn proposal(source: &Source, last: Option<&Feed>, renewal: Renewal, accepted: bo
         mut difference,
     } = renewal;
     let was_held = last.map_or(&[][..], |last| &last.held);
+    let let_go = was_held
+        .iter()
+        .map(|held| held.prefix)
+        .filter(|prefix| !is_held(&feed.held, prefix))
+        .filter(|prefix| feed.prefixes.binary_search(prefix).is_err())
+        .collect();
     let is_same = |last: &Feed| difference.is_empty() && last.held.len() == feed.held.len();
     let is_news = last.is_none_or(|last| !is_same(last) && in_force(last) != in_force(&feed));
     if matches!(source.origin, Origin::Names(_)) {
         // Answers take turns: what comes back was never gone, and what is away may come back.
+        difference.added.retain(|prefix| !is_held(was_held, prefix));
         difference
-            .added
-            .retain(|prefix| !was_held.iter().any(|held| held.prefix == *prefix));
-        let is_held = |prefix: &IpNet| feed.held.iter().any(|held| held.prefix == *prefix);
-        difference.removed.retain(|prefix| !is_held(prefix));
+            .removed
+            .retain(|prefix| !is_held(&feed.held, prefix));
     }
     let held_until = difference
         .removed
@@ -344,7 +354,14 @@ fn proposal(source: &Source, last: Option<&Feed>, renewal: Renewal, accepted: bo
         feed,
         is_news,
         happened,
+        let_go,
     }
+}
+
+/// `held` is in order.
+fn is_held(held: &[Held], prefix: &IpNet) -> bool {
+    held.binary_search_by_key(prefix, |held| held.prefix)
+        .is_ok()
 }
 
 fn in_force(feed: &Feed) -> Vec<IpNet> {

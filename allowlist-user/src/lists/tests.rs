@@ -119,7 +119,12 @@ fn without_a_grace_period_it_goes_at_once() {
     take(&mut lists, &source, "8.8.8.8 9.9.9.9", 5);
     source.grace = Duration::ZERO;
     let events = take(&mut lists, &source, "8.8.8.8", 10);
-    assert_eq!(events, [changed("", "9.9.9.9", None)]);
+    // And so does what was held by a longer one.
+    let gone = What::Released {
+        generation: 7,
+        change: Change::new(Vec::new(), list("1.1.1.1")),
+    };
+    assert_eq!(events, [changed("", "9.9.9.9", None), gone]);
     assert_eq!(in_force(&lists), "8.8.8.8/32");
 }
 
