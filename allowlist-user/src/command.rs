@@ -95,6 +95,13 @@ fn warnings(config: &Config) -> Vec<String> {
     if let Some(own) = own_ports() {
         warnings.extend(config.own_port_warnings(&own));
     }
+    if let Some(program) = config.hook.command.first()
+        && !Path::new(program).is_file()
+    {
+        warnings.push(format!(
+            "on_change: there is no program {program} on this host now, so nobody would be told"
+        ));
+    }
     if std::fs::read_to_string("/sys/kernel/realtime").is_ok_and(|text| text.trim() == "1") {
         warnings.push(
             "this kernel is a real-time one, on which the programs may interrupt each other: they were not made for that, and may judge and count wrongly".to_owned(),
@@ -141,8 +148,10 @@ async fn set_mode(paths: &Paths, mode: Mode) -> Result<()> {
 async fn watch(paths: &Paths, options: &Watch) -> Result<()> {
     let mut signals = Signals::listen()?;
     let mut watch = dataplane::Watch::open(&paths.pin_dir)?;
-    if View::open(&paths.pin_dir)?.control()?.observe {
-        info!("mode observe: what is shown passes all the same");
+    let view = View::open(&paths.pin_dir)?;
+    let mut observes = view.control()?.observe;
+    if observes {
+        info!("{}", shown_in(observes));
     }
     let epoch = Epoch::new(Timestamp::now(), dataplane::clock());
     let mut out = std::io::stdout();
@@ -152,6 +161,13 @@ async fn watch(paths: &Paths, options: &Watch) -> Result<()> {
             seen = watch.next() => seen?,
             () = signals.any() => break,
         };
+        // It may change at any time, and then the same line means something else.
+        if let Ok(control) = view.control()
+            && control.observe != observes
+        {
+            observes = control.observe;
+            info!("{}", shown_in(observes));
+        }
         let line = if options.json {
             report::seen_json(&seen, epoch).to_string()
         } else {
@@ -167,6 +183,14 @@ async fn watch(paths: &Paths, options: &Watch) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn shown_in(observe: bool) -> &'static str {
+    if observe {
+        "mode observe: what is shown passes all the same"
+    } else {
+        "mode enforce: what is shown is dropped"
+    }
 }
 
 fn verify(output: Output) -> Result<()> {

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::Serialize;
 
-use crate::catalogue;
+use crate::catalogue::{self, Provider};
 use crate::feed;
 use crate::hook::Hook;
 use crate::policy::{
@@ -389,7 +389,19 @@ fn unknown_provider(name: &str) -> String {
         .iter()
         .map(|provider| &*provider.name)
         .collect();
+    let is_of_vendor = |provider: &&Provider| {
+        provider.direction != Direction::Outbound && provider.name.starts_with(&format!("{name}-"))
+    };
+    let of_vendor: Vec<_> = catalogue::all()
+        .iter()
+        .filter(is_of_vendor)
+        .map(|provider| format!("{:?}", provider.name))
+        .collect();
     match nearest(name, &names) {
+        _ if !of_vendor.is_empty() => {
+            let of_vendor = of_vendor.join(" or ");
+            format!("there is no provider {name:?}; did you mean {of_vendor}?")
+        }
         Some(near) => format!("there is no provider {name:?}; did you mean {near:?}?"),
         None => {
             format!("there is no provider {name:?}; `allowlist providers` lists those there are")

@@ -25,6 +25,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::event::Change;
 use crate::policy::Mode;
 
 /// How long a daemon may take to answer before it counts as not answering.
@@ -60,14 +61,13 @@ pub enum Request {
 }
 
 /// What letting a list in changed.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Accepted {
     /// The generation that has it.
     pub generation: u32,
-    /// How many prefixes it has more.
-    pub added: usize,
-    /// How many it has less; they stay for their grace period.
-    pub removed: usize,
+    /// What it has more, and less; what it has less stays for its grace period.
+    #[serde(flatten)]
+    pub change: Change,
 }
 
 /// The body of a request to accept a list.

@@ -10,7 +10,7 @@ mod status;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
-pub use changes::{Outcome, diff_json, diff_text, history_text};
+pub use changes::{Outcome, diff_json, diff_text, history_text, signed};
 pub use event::{Epoch, seen_json, seen_text};
 pub use list::List;
 pub use plan::Plan;

@@ -26,7 +26,7 @@ use crate::policy::{Answer, Feed, Origin, Snapshot, Source};
 use crate::record::Record;
 use crate::renew::renew;
 use crate::report::{self, Outcome, Plan};
-use crate::state::StateDir;
+use crate::state::{StateDir, StateError};
 
 pub(super) async fn check(paths: &Paths, check: Check) -> Result<()> {
     let config = config(paths, check.small)?;
@@ -87,7 +87,9 @@ async fn fetch_all<'s>(sources: impl Iterator<Item = &'s Source>) -> Result<Snap
         }
     }
     if failed > 0 {
-        bail!("{failed} of the sources could not be had, so nothing would be published");
+        bail!(
+            "{failed} of the sources could not be had, so nothing would be published where there is no last good list of them"
+        );
     }
     Ok(feeds)
 }
@@ -264,6 +266,8 @@ fn last_good(paths: &Paths, sources: &[&Source]) -> Result<Snapshot> {
                 feeds.insert(source.name.clone(), feed);
             }
             Ok(None) => {}
+            // What is there and cannot be seen is no reason to take something else for it.
+            Err(error @ StateError::Io { .. }) => return Err(error.into()),
             Err(error) => warn!("{error}"),
         }
     }
@@ -362,8 +366,12 @@ pub(super) fn history(paths: &Paths, options: &History) -> Result<()> {
         return print_json(&serde_json::json!({ "events": events }));
     }
     if events.is_empty() {
+        let of = options
+            .source
+            .as_ref()
+            .map_or_else(String::new, |name| format!(" of {name}"));
         info!(
-            "nothing has changed yet that {} tells of",
+            "nothing has changed yet{of} that {} tells of",
             paths.state_dir.display()
         );
     }
@@ -375,9 +383,13 @@ pub(super) async fn accept(paths: &Paths, options: &Accept) -> Result<()> {
     if options.output.json {
         return print_json(&serde_json::to_value(accepted)?);
     }
+    let change = &accepted.change;
     print(&format!(
-        "accepted: {} prefixes more and {} less; generation {}\n",
-        accepted.added, accepted.removed, accepted.generation
+        "accepted: {} prefixes more and {} less; generation {}\n{}",
+        change.added_count,
+        change.removed_count,
+        accepted.generation,
+        report::signed(&change.added, &change.removed)
     ))
 }
 

@@ -114,6 +114,7 @@ fn read_hook(root: &Table, folder: &Path, problems: &mut Problems) -> Hook {
     if let Some(node) = table.get("command") {
         hook.command = read_list(&node, problems, |word| Ok(word.to_owned()));
         match hook.command.first() {
+            None if !node.is_empty_array() => {} // which was said
             None => node.wrong(
                 problems,
                 "is empty; write a program and its arguments, such as [\"/usr/local/bin/tell\", \"--quiet\"]",

@@ -252,11 +252,9 @@ impl Daemon {
             What::Changed { change, .. } => Some(change),
             _ => None,
         });
-        let change = change.unwrap_or_default();
         Ok(Accepted {
             generation: self.dataplane.generation(),
-            added: change.added_count,
-            removed: change.removed_count,
+            change: change.unwrap_or_default(),
         })
     }
 

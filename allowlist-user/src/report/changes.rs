@@ -29,7 +29,12 @@ pub fn diff_text(outcomes: &BTreeMap<String, Outcome>) -> String {
         match outcome {
             Outcome::Failed(reason) => text += &format!("{name}: cannot be had: {reason}\n"),
             Outcome::Refused(refused) => {
-                text += &format!("{name}: would be refused: {}\n", refused.refusal);
+                let accept = if refused.refusal.is_acceptable() {
+                    format!("; if the vendor means it, `allowlist accept {name}` lets it in")
+                } else {
+                    String::new()
+                };
+                text += &format!("{name}: would be refused: {}{accept}\n", refused.refusal);
                 let difference = &refused.difference;
                 text += &signed(&difference.added, &difference.removed);
             }
@@ -132,14 +137,15 @@ fn told(what: &What) -> String {
     }
 }
 
-fn signed(added: &[IpNet], removed: &[IpNet]) -> String {
+/// A line for each prefix that came or went, as far as a person reads.
+pub fn signed(added: &[IpNet], removed: &[IpNet]) -> String {
     let mut text = String::new();
     for (sign, prefixes) in [('+', added), ('-', removed)] {
         for prefix in prefixes.iter().take(SHOWN) {
             text += &format!("  {sign} {prefix}\n");
         }
         if let Some(more @ 1..) = prefixes.len().checked_sub(SHOWN) {
-            text += &format!("  {sign} and {more} more\n");
+            text += &format!("  {sign} and {more} more; --json shows them\n");
         }
     }
     text

@@ -121,7 +121,10 @@ impl Status {
             sources.add_row([
                 name.clone(),
                 self.state(source).to_owned(),
-                source.prefixes.to_string(),
+                match source.held {
+                    0 => source.prefixes.to_string(),
+                    held => format!("{} ({held} held)", source.prefixes),
+                },
                 ago(self.age(source.fetched)),
                 traffic.packets.to_string(),
                 traffic.bytes.to_string(),

@@ -184,7 +184,7 @@ fn history_needs_nothing_but_the_state() -> anyhow::Result<()> {
     assert!(
         ended
             .stdout
-            .ends_with("  + and 10 more\n  - 198.19.0.0/16\n"),
+            .ends_with("  + and 10 more; --json shows them\n  - 198.19.0.0/16\n"),
         "{}",
         ended.stdout
     );

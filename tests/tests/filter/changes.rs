@@ -113,14 +113,9 @@ fn a_list_that_shrinks_waits_until_it_is_accepted() -> anyhow::Result<()> {
     assert!(diff.stdout.contains("\n  - 198.18.0.9/32\n"), "{diff:?}");
 
     let ended = site.run(&["accept", "vendor"])?;
-    assert_eq!(
-        (ended.code, ended.stdout.as_str()),
-        (
-            Some(0),
-            "accepted: 0 prefixes more and 9 less; generation 2\n"
-        ),
-        "{ended:?}"
-    );
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let first = "accepted: 0 prefixes more and 9 less; generation 2\n  - 198.18.0.2/32\n";
+    assert!(ended.stdout.starts_with(first), "{ended:?}");
     assert_eq!(setup.prefixes()?, ["198.18.0.1/32"]);
     assert!(!gets_through(site, "198.18.0.9")?);
     assert_eq!(site.json("status")?["sources"]["vendor"]["state"], "ok");

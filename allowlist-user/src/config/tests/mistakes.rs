@@ -243,6 +243,10 @@ fn names_what_is_wrong_with_a_source() {
             "2:12: sources.x.provider: there is no provider \"pagerduty-webhook-us\"; did you mean \"pagerduty-webhooks-us\"?",
         ),
         (
+            "provider = \"pagerduty-webhooks\"",
+            "2:12: sources.x.provider: there is no provider \"pagerduty-webhooks\"; did you mean \"pagerduty-webhooks-eu\" or \"pagerduty-webhooks-legacy\" or \"pagerduty-webhooks-us\"?",
+        ),
+        (
             "provider = \"acme\"",
             "2:12: sources.x.provider: there is no provider \"acme\"; `allowlist providers` lists those there are",
         ),
