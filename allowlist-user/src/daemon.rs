@@ -304,10 +304,10 @@ impl Daemon {
         }
     }
 
-    /// Does something with the lists that changes no list.
-    fn with_lists<T>(&mut self, act: impl FnOnce(&mut Self, &Lists) -> T) -> T {
-        let lists = std::mem::take(&mut self.lists);
-        let done = act(self, &lists);
+    /// Does something with the lists for which the rest of the daemon is needed too.
+    fn with_lists<T>(&mut self, act: impl FnOnce(&mut Self, &mut Lists) -> T) -> T {
+        let mut lists = std::mem::take(&mut self.lists);
+        let done = act(self, &mut lists);
         self.lists = lists;
         done
     }

@@ -8,11 +8,11 @@ use jiff::Timestamp;
 use log::warn;
 
 use crate::config::Config;
-use crate::event::{Change, Event, What};
+use crate::event::Event;
 use crate::gather::{Gathered, gather};
 use crate::lists::Lists;
 use crate::policy::{Origin, Snapshot, Source};
-use crate::renew::{Refused, release};
+use crate::renew::Refused;
 use crate::state::StateDir;
 
 /// What a daemon starts with.
@@ -31,7 +31,6 @@ impl First {
         let now = Timestamp::now();
         let mut last_good = Snapshot::new();
         let mut wanted = Vec::new();
-        let (mut released, mut events) = (Vec::new(), Vec::new());
         for source in config.policy.used_sources() {
             let feed = state.load(source).unwrap_or_else(|error| {
                 warn!("{error}");
@@ -42,28 +41,18 @@ impl First {
                 wanted.push((source.clone(), Vec::new()));
             }
             if let Some(feed) = feed {
-                // While nothing ran, time went on.
-                let feed = match release(&feed, now) {
-                    Some((feed, gone)) => {
-                        events.push(Event {
-                            time: now,
-                            source: source.name.clone(),
-                            what: What::Released {
-                                generation: 0,
-                                change: Change::new(Vec::new(), gone),
-                            },
-                        });
-                        released.push(source.clone());
-                        feed
-                    }
-                    None => feed,
-                };
                 last_good.insert(source.name.clone(), feed);
             }
         }
+        let mut lists = Lists::new(last_good);
+        // While nothing ran, time went on.
+        let Ok(events) = lists.release(now, |_| Ok::<_, Infallible>(0));
+        let released = events
+            .iter()
+            .filter_map(|event| config.policy.source(&event.source));
         let mut first = Self {
-            lists: Lists::new(last_good),
-            fetched: released,
+            fetched: released.cloned().collect(),
+            lists,
             events,
         };
         let mut failed = 0;
@@ -144,6 +133,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::event::What;
     use crate::policy::Held;
 
     /// What a start makes of a file that held ten addresses before, and holds this now.

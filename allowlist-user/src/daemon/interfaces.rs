@@ -47,7 +47,7 @@ impl Daemon {
                 continue;
             };
             if self.limits_services() {
-                self.with_lists(Self::publish)?; // the new interface may have another slot, and its services go by that
+                self.with_lists(|daemon, lists| daemon.publish(lists))?; // the new interface may have another slot, and its services go by that
             }
             match self.attach(&facts, self.options.trace) {
                 Ok(()) => warn_of_stripped_tags(&name).await,

@@ -172,15 +172,15 @@ impl Daemon {
             Some(feed) => (feed.prefixes.len(), feed.notes.clone()),
             None => (0, Vec::new()),
         };
-        let mut lists = std::mem::take(&mut self.lists);
-        let adopted = lists.adopt(proposal, now, |lists| {
-            if is_news {
-                self.publish(lists)
-            } else {
-                Ok(self.dataplane.generation())
-            }
+        let adopted = self.with_lists(|daemon, lists| {
+            lists.adopt(proposal, now, |lists| {
+                if is_news {
+                    daemon.publish(lists)
+                } else {
+                    Ok(daemon.dataplane.generation())
+                }
+            })
         });
-        self.lists = lists;
         let events = match adopted {
             Ok(events) => events,
             Err((error, change)) => {
@@ -299,9 +299,8 @@ impl Daemon {
     }
 
     fn release(&mut self, now: Timestamp) {
-        let mut lists = std::mem::take(&mut self.lists);
-        let released = lists.release(now, |lists| self.publish(lists));
-        self.lists = lists;
+        let released =
+            self.with_lists(|daemon, lists| lists.release(now, |lists| daemon.publish(lists)));
         match released {
             Ok(events) => {
                 for event in &events {

@@ -1,7 +1,7 @@
 //! `format`, and the keys that go with one format only.
 
 use super::super::document::{Node, Problems, Table};
-use super::super::read::{read_filled, read_list};
+use super::super::read::read_filled;
 use crate::policy::{Column, Format, Page, Pattern, Select};
 
 /// What `format = "…"` may say.
@@ -129,15 +129,4 @@ pub(super) fn read_pattern(node: &Node, problems: &mut Problems) -> Option<Patte
             None
         }
     }
-}
-
-/// For `must_cover` and the like.
-pub(super) fn read_all<T>(
-    table: &Table,
-    key: &str,
-    problems: &mut Problems,
-    read: impl FnMut(&str) -> Result<T, String>,
-) -> Option<Vec<T>> {
-    let node = table.get(key)?;
-    Some(read_list(&node, problems, read))
 }

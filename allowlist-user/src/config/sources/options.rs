@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::super::document::{Node, Problems, Table};
-use super::format::{read_all, read_pattern};
+use super::super::read::read_list;
+use super::format::read_pattern;
 use super::read_path;
 use crate::feed;
 use crate::policy::{Direction, Gate, Http, Origin, Secret, Source};
@@ -166,8 +167,8 @@ fn read_gate(gate: &mut Gate, table: &Table, problems: &mut Problems) {
         );
     }
     let cover = |text: &str| feed::parse_prefix(text).map_err(|error| error.to_string());
-    if let Some(must_cover) = read_all(table, "must_cover", problems, cover) {
-        gate.must_cover = must_cover;
+    if let Some(node) = table.get("must_cover") {
+        gate.must_cover = read_list(&node, problems, cover);
     }
     if let Some(node) = table.get("allow_special_use") {
         gate.allow_special_use = node.boolean(problems).unwrap_or_default();
