@@ -102,7 +102,9 @@ fn deadline(source: &Source) -> Duration {
         // A page that leads to the list, the list, and the list again as a whole.
         Origin::Http(http) => http.timeout * 3 * http.urls.len() as u32,
         Origin::Names(lookup) => lookup.timeout,
-        Origin::File { .. } | Origin::Prefixes(_) | Origin::BuiltIn { .. } => Duration::ZERO,
+        Origin::File { .. } | Origin::Prefixes(_) | Origin::Added | Origin::BuiltIn { .. } => {
+            Duration::ZERO
+        }
     };
     requests + READING
 }

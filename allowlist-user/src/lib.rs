@@ -3,6 +3,7 @@
 //! Data flows one way: `source` -> `feed` -> `policy` -> `compile` -> `dataplane` -> `report`.
 //! `daemon` drives it; `cli` says what was typed. Nothing on the right calls anything on its left.
 
+pub mod additions;
 pub mod catalogue;
 pub mod cli;
 pub mod command;
@@ -20,6 +21,7 @@ pub mod gather;
 pub mod history;
 pub mod hook;
 pub mod interface;
+pub mod lines;
 pub mod lists;
 pub mod policy;
 pub mod record;

@@ -33,6 +33,8 @@ pub async fn fetch(source: &Source, known: &[Validator]) -> Result<Answer, Fetch
     let today = now.to_zoned(TimeZone::UTC).date();
     let answer = match &source.origin {
         Origin::Prefixes(prefixes) => Ok(Answer::List(Fetched::new(prefixes.clone(), now))),
+        // Nobody fetches what the daemon holds itself.
+        Origin::Added => Ok(Answer::Unchanged(now)),
         Origin::BuiltIn { prefixes, checked } => Ok(Answer::List(Fetched::new(
             prefixes.clone(),
             midnight(*checked),

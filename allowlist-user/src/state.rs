@@ -80,6 +80,11 @@ impl StateDir {
         }
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Keeps other processes out; fails if another one got there first.
     ///
     /// The directory itself is locked, which takes no room and no right to write: a full disk must
@@ -350,7 +355,7 @@ fn fingerprint(source: &Source) -> Option<String> {
         }
     };
     match &source.origin {
-        Origin::Prefixes(_) | Origin::BuiltIn { .. } => None,
+        Origin::Prefixes(_) | Origin::Added | Origin::BuiltIn { .. } => None,
         Origin::File { path, format } => {
             Some(read_as(path.display().to_string(), format, &Format::Text))
         }

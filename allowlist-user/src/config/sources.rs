@@ -90,7 +90,8 @@ enum Kind {
 impl Kind {
     fn of(origin: &Origin) -> Self {
         match origin {
-            Origin::Prefixes(_) => Self::Prefixes,
+            // Of what is added by command no configuration has a table.
+            Origin::Prefixes(_) | Origin::Added => Self::Prefixes,
             Origin::File { .. } => Self::File,
             Origin::Http(_) => Self::Fetched,
             Origin::Names(_) => Self::Names,

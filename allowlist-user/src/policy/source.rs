@@ -64,6 +64,8 @@ pub enum Origin {
     Http(Http),
     /// `names = […]`.
     Names(Lookup),
+    /// What people let in by command; `additions` has it.
+    Added,
     /// A list that is compiled in, from the vendor's page as it stood on `checked`.
     BuiltIn {
         /// The list.
@@ -202,7 +204,10 @@ impl Source {
     /// With defaults for all but its name and origin.
     pub fn new(name: &str, origin: Origin) -> Self {
         // What lies on this host is its owner's, whose networks are often private.
-        let is_own = matches!(origin, Origin::File { .. } | Origin::Prefixes(_));
+        let is_own = matches!(
+            origin,
+            Origin::File { .. } | Origin::Prefixes(_) | Origin::Added
+        );
         let max_age = match origin {
             Origin::BuiltIn { .. } => Self::MAX_AGE_BUILT_IN,
             _ => Self::MAX_AGE,
@@ -231,12 +236,15 @@ impl Source {
 
     /// Whether its list can be older than it should be.
     pub fn can_age(&self) -> bool {
-        !matches!(self.origin, Origin::Prefixes(_))
+        !matches!(self.origin, Origin::Prefixes(_) | Origin::Added)
     }
 
     /// Whether it may have other prefixes later; those of the configuration and of the program do not.
     pub fn can_change(&self) -> bool {
-        !matches!(self.origin, Origin::Prefixes(_) | Origin::BuiltIn { .. })
+        !matches!(
+            self.origin,
+            Origin::Prefixes(_) | Origin::Added | Origin::BuiltIn { .. }
+        )
     }
 }
 
@@ -259,6 +267,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Prefixes(_) => out.write_str("the configuration"),
+            Self::Added => out.write_str("added by command"),
             Self::File { path, .. } => write!(out, "{}", path.display()),
             Self::Http(http) => {
                 let urls: Vec<_> = http.urls.iter().map(public_url).collect();

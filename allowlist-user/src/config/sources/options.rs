@@ -59,7 +59,7 @@ pub(super) fn read_options(
                 problems,
             );
         }
-        Origin::Prefixes(_) | Origin::BuiltIn { .. } | Origin::File { .. } => {}
+        Origin::Prefixes(_) | Origin::Added | Origin::BuiltIn { .. } | Origin::File { .. } => {}
     }
     read_duration(table, "every", &mut source.every, &EVERY_RANGE, problems);
     read_duration(table, "grace", &mut source.grace, &GRACE_RANGE, problems);
