@@ -119,14 +119,12 @@ impl Journal {
             .append(true)
             .mode(0o600)
             .open(&self.path)?;
+        if !ends_a_line(&file)? {
+            // What a crash cut short was told to nobody, and must not become whole by what follows.
+            file.set_len(whole_lines(&fs::read(&self.path)?))?;
+        }
         let length = file.metadata()?.len();
-        let written = if ends_a_line(&file)? {
-            file.write_all(line)
-        } else {
-            // What a crash cut short stays a line of its own.
-            file.write_all(b"\n").and_then(|()| file.write_all(line))
-        };
-        let written = written.and_then(|()| file.sync_data());
+        let written = file.write_all(line).and_then(|()| file.sync_data());
         if let Err(error) = written {
             // Whoever asked is told that it is not done, so no start may find it done.
             let _ = file.set_len(length);
@@ -138,6 +136,11 @@ impl Journal {
         }
         Ok(())
     }
+}
+
+fn whole_lines(bytes: &[u8]) -> u64 {
+    let last = bytes.iter().rposition(|byte| *byte == b'\n');
+    last.map_or(0, |at| at as u64 + 1)
 }
 
 /// The book as it is on disk, for whoever only looks.
