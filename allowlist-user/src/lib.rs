@@ -4,6 +4,7 @@
 //! `daemon` drives it; `cli` says what was typed. Nothing on the right calls anything on its left.
 
 pub mod additions;
+pub mod audit;
 pub mod catalogue;
 pub mod cli;
 pub mod command;
@@ -23,6 +24,7 @@ pub mod hook;
 pub mod interface;
 pub mod lines;
 pub mod lists;
+pub mod policies;
 pub mod policy;
 pub mod record;
 pub mod renew;

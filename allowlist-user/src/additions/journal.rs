@@ -245,7 +245,9 @@ mod tests {
             ends.push(fs::metadata(&path).expect("is there").len() as usize);
         }
         let whole = fs::read(&path).expect("is there");
-        for length in 0..=whole.len() {
+        for length in (0..=whole.len())
+            .filter(|length| length % 5 == 0 || ends.iter().any(|end| end.abs_diff(*length) < 2))
+        {
             fs::write(&path, &whole[..length]).expect("is written");
             let changes = ends.iter().filter(|end| **end <= length).count() - 1;
             let (_, mut journal, found) = open(folder.path());
