@@ -1,18 +1,13 @@
 //! Prefixes that people let in by command: to which service, until when, and who did it.
 //!
 //! Pure: a book that is told what is edited and what time it is. Each edit gives what undoes it, so that a
-//! change can be taken back when it cannot be put in force, or is not confirmed. `journal` keeps the book
-//! on disk.
-
-mod journal;
+//! change can be taken back when it cannot be put in force, or is not confirmed. `ledger` keeps it on disk.
 
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-
-pub use journal::{Journal, peek};
 
 use crate::policy::{Feed, Origin, Policy, Source};
 
@@ -163,14 +158,17 @@ impl Additions {
         policy
     }
 
-    /// What those sources have, by name.
-    pub fn feeds(&self) -> impl Iterator<Item = (String, Feed)> {
-        self.services.iter().map(|(service, additions)| {
-            let prefixes = additions.keys().copied().collect();
-            let newest = additions.values().map(|addition| addition.added).max();
-            let feed = Feed::new(prefixes, newest.unwrap_or(Timestamp::UNIX_EPOCH));
-            (source_name(service), feed)
-        })
+    /// What the source of a service has; none where nothing was added to it.
+    pub fn feed(&self, service: &str) -> Option<Feed> {
+        let additions = self.services.get(service)?;
+        let prefixes = additions.keys().copied().collect();
+        let newest = additions.values().map(|addition| addition.added).max();
+        Some(Feed::new(prefixes, newest.unwrap_or(Timestamp::UNIX_EPOCH)))
+    }
+
+    /// The services to which something was added.
+    pub fn services(&self) -> impl Iterator<Item = &String> {
+        self.services.keys()
     }
 
     /// Services that have something and are not in the policy.
@@ -202,12 +200,12 @@ pub fn source_name(service: &str) -> String {
 pub const SOURCE_PREFIX: &str = "added.";
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    pub(super) fn addition(prefix: u8, service: u8, until: Option<i64>) -> Addition {
+    pub(crate) fn addition(prefix: u8, service: u8, until: Option<i64>) -> Addition {
         Addition {
             prefix: format!("192.0.2.{prefix}/32").parse().expect("a prefix"),
             service: format!("s{service}"),
@@ -218,7 +216,7 @@ mod tests {
         }
     }
 
-    pub(super) fn edit() -> impl Strategy<Value = Edit> {
+    pub(crate) fn edit() -> impl Strategy<Value = Edit> {
         let until = prop::option::of(0_i64..20);
         (0_u8..6, 0_u8..3, until, any::<bool>()).prop_map(|(prefix, service, until, adds)| {
             let addition = addition(prefix, service, until);

@@ -21,6 +21,8 @@ const NAMES: Names = Names {
 
 /// As many prefixes of one deed as are kept.
 const KEPT: usize = 200;
+/// As many of them as are shown in a line.
+const SHOWN: usize = 4;
 
 /// Something that was done, or refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -183,6 +185,51 @@ impl Prefixes {
             services: services.into_iter().map(str::to_owned).collect(),
             until: None,
             note: None,
+        }
+    }
+}
+
+impl fmt::Display for Deed {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Start { from, policy } => write!(out, "start by {from}, policy {policy}"),
+            Self::Stop { filtering: true } => out.write_str("stop; the filter stays in force"),
+            Self::Stop { filtering: false } => out.write_str("stop; nothing is filtered"),
+            Self::Add(prefixes) => write!(out, "add {prefixes}"),
+            Self::Remove(prefixes) => write!(out, "remove {prefixes}"),
+            Self::Expire(prefixes) => write!(out, "expire {prefixes}"),
+            Self::Mode { mode } => write!(out, "mode {}", mode.name()),
+            Self::Accept { source } => write!(out, "accept the list of {source}"),
+            Self::Refresh { sources } => write!(out, "refresh {}", sources.join(" ")),
+            Self::Reload { policy: None } => out.write_str("reload"),
+            Self::Reload {
+                policy: Some(policy),
+            } => write!(out, "reload, policy {policy}"),
+            Self::Rollback { to, policy } => {
+                write!(out, "rollback to policy {to}, as policy {policy}")
+            }
+            Self::Confirm => out.write_str("confirm"),
+            Self::NotConfirmed => out.write_str("take back what was not confirmed"),
+        }
+    }
+}
+
+impl fmt::Display for Prefixes {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown: Vec<_> = self.prefixes.iter().take(SHOWN).collect();
+        for prefix in &shown {
+            write!(out, "{prefix} ")?;
+        }
+        if self.count > shown.len() {
+            write!(out, "and {} more ", self.count - shown.len())?;
+        }
+        write!(out, "at {}", self.services.join(" "))?;
+        if let Some(until) = self.until {
+            write!(out, " until {}", until.strftime("%Y-%m-%d %H:%M:%SZ"))?;
+        }
+        match &self.note {
+            Some(note) => write!(out, " ({note})"),
+            None => Ok(()),
         }
     }
 }

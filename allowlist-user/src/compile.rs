@@ -51,6 +51,23 @@ pub struct Names {
 }
 
 impl Names {
+    /// What tells these names from others.
+    pub fn checksum(&self) -> u64 {
+        let mut hasher = crc32fast::Hasher::new();
+        for names in [&self.matches, &self.services] {
+            for set in names {
+                for name in set {
+                    hasher.update(name.as_bytes());
+                    hasher.update(b" ");
+                }
+                hasher.update(b"\n");
+            }
+            hasher.update(b"\n");
+        }
+        let length = self.matches.len() + self.services.len();
+        (length as u64) << 32 | u64::from(hasher.finalize())
+    }
+
     /// The sources behind a match id; none for an id that is not known.
     pub fn sources_of(&self, matched: u32) -> Vec<String> {
         self.matches

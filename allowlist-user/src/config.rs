@@ -5,6 +5,7 @@
 //! reported at once, each with its place, its key and what would be right. `parse` does no input or
 //! output: whether a file, an interface or a vendor is there is for others to find out.
 
+mod changes;
 mod document;
 mod read;
 mod sources;
@@ -24,9 +25,10 @@ use crate::catalogue::{self, Provider};
 use crate::feed;
 use crate::hook::Hook;
 use crate::policy::{
-    DefaultVerdict, Direction, Mode, Origin, Policy, Ports, ReturnTraffic, Rules, Service, Source,
+    AtStart, DefaultVerdict, Direction, Mode, Origin, Policy, Ports, ReturnTraffic, Rules, Service, Source,
     is_loopback,
 };
+pub use changes::differences;
 use document::Problems;
 pub use sources::provided;
 
@@ -49,6 +51,12 @@ pub struct Config {
     pub hook: Hook,
     /// How much of the disk the history of changes may take.
     pub history_bytes: u64,
+    /// The same for the audit trail.
+    pub log_bytes: u64,
+    /// What a start does about sources that have no list yet.
+    pub at_start: AtStart,
+    /// The group whose members may ask the daemon, besides root.
+    pub control_group: Option<String>,
     /// Who may reach what.
     pub policy: Policy,
 }
@@ -74,6 +82,8 @@ const MAX_PREFIXES: u32 = 250_000;
 const MAX_FLOWS: u32 = 65_536;
 /// `history_size`, unless it is configured.
 const HISTORY_BYTES: u64 = 8 << 20;
+/// `log_size`, unless it is configured.
+const LOG_BYTES: u64 = 8 << 20;
 /// IFNAMSIZ without its terminating zero.
 const MAX_INTERFACE_BYTES: usize = 15;
 /// How many problems an error prints; the rest are counted.
@@ -174,6 +184,26 @@ impl Config {
                 sources,
             },
         ))
+    }
+
+    /// The options that do without a file, as a file would say them.
+    pub fn small_text(allow: &[IpNet], providers: &[String], ports: &[Ports]) -> String {
+        let quoted = |text: String| format!("{text:?}");
+        let list = |items: Vec<String>| items.join(", ");
+        let ports = list(ports.iter().map(|port| quoted(port.to_string())).collect());
+        let providers: BTreeSet<&String> = providers.iter().collect();
+        let cli = (!allow.is_empty()).then(|| "cli".to_owned());
+        let names = cli.iter().chain(providers.iter().copied());
+        let names = list(names.map(|name| quoted(name.clone())).collect());
+        let mut text = format!("[services.cli]\nports = [{ports}]\nallow = [{names}]\n");
+        if !allow.is_empty() {
+            let prefixes = list(allow.iter().map(|one| quoted(one.to_string())).collect());
+            text += &format!("[sources.cli]\nprefixes = [{prefixes}]\n");
+        }
+        for name in providers {
+            text += &format!("[sources.{name}]\nprovider = {name:?}\n");
+        }
+        text
     }
 
     /// What is legal, and yet probably not what was meant.
@@ -312,6 +342,9 @@ impl Config {
             max_flows: MAX_FLOWS,
             hook: Hook::default(),
             history_bytes: HISTORY_BYTES,
+            log_bytes: LOG_BYTES,
+            at_start: AtStart::default(),
+            control_group: None,
             policy,
         }
     }

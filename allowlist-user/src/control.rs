@@ -1,44 +1,34 @@
-//! The socket on which a running daemon answers: HTTP with JSON over a Unix socket, so that
-//! `curl --unix-socket` can ask as well.
+//! What can be asked of a running daemon, and what it answers: HTTP with JSON over a Unix socket, so that
+//! `curl --unix-socket` can ask as well as the command line.
 //!
-//! It tells what only the daemon knows, and passes on what is asked of it: the daemon alone writes.
+//! - `server` listens, with limits; `peer` says who asks; `client` asks
+//!
+//! Invariant: the daemon alone writes. Whoever asks waits for the daemon, and the daemon for nobody: a slow
+//! or broken client delays no publish. docs/api.md tells it for people.
+
+mod client;
+mod peer;
+mod server;
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail};
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Bytes;
-use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
 
+pub use client::{Client, NotDone};
+pub use server::Control;
+
+use crate::audit::Who;
 use crate::event::Change;
 use crate::policy::Mode;
 
-/// How long a daemon may take to answer before it counts as not answering.
-const TIMEOUT: Duration = Duration::from_secs(2);
-/// The same for what it publishes, which takes seconds for a million prefixes.
-const PATIENCE: Duration = Duration::from_mins(1);
-/// `sockaddr_un` has room for so much, and a zero.
-const MAX_PATH: usize = 107;
-const STATUS: &str = "/v1/status";
-const MODE: &str = "/v1/mode";
-const ACCEPT: &str = "/v1/accept";
-/// How many requests may wait for the daemon; more are told to come again.
-const WAITING: usize = 16;
+/// What all paths begin with.
+const VERSION: &str = "/v1";
+/// How many seconds a change may wait to be confirmed.
+pub const CONFIRM_WITHIN: RangeInclusive<u64> = 1..=86_400;
 
 /// What only a running daemon knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,242 +37,342 @@ pub struct Live {
     pub pid: u32,
     /// Its version.
     pub version: String,
+    /// Since when it runs.
+    pub started: Timestamp,
+    /// Where its configuration comes from.
+    pub configuration: String,
+    /// The number of the policy in force.
+    pub policy: Option<u64>,
+    /// Whether another policy than the file's is in force, since its last change was taken back.
+    pub held_back: bool,
+    /// Sources that have no list yet.
+    pub waiting: Vec<String>,
+    /// A change that waits to be confirmed.
+    pub pending: Option<Unconfirmed>,
+    /// What is legal in the configuration, and yet probably not what was meant.
+    pub warnings: Vec<String>,
     /// By source name: when it will be fetched next.
     pub next_fetch: BTreeMap<String, Timestamp>,
 }
 
-/// What is asked of a daemon. It answers when it is done.
-#[derive(Debug)]
-pub enum Request {
-    /// To carry verdicts out, or only to count them.
-    Mode(Mode, oneshot::Sender<()>),
-    /// To let in the list of a source that the gate refused.
-    Accept(String, oneshot::Sender<Result<Accepted, String>>),
+/// A change that is taken back unless it is confirmed in time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unconfirmed {
+    /// What it is.
+    pub what: String,
+    /// Who made it.
+    pub by: String,
+    /// When it is taken back.
+    pub until: Timestamp,
 }
 
-/// What letting a list in changed.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Accepted {
+/// What is asked of a daemon that changes something. Each has a path of its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Lets prefixes in: all of them, or none.
+    Add(Vec<Entry>),
+    /// Lets them in no more: all of them, or none.
+    Remove(Vec<Entry>),
+    /// Carries verdicts out, or only counts them.
+    Mode(Mode),
+    /// Lets in the list of this source that the gate refused.
+    Accept(String),
+    /// Asks for the list of this source now, or for all of them.
+    Refresh(Option<String>),
+    /// Goes back to the policy of this number, or to the one before the newest.
+    Rollback(Option<u64>),
+    /// Reads the configuration again.
+    Reload,
+    /// Keeps the change that waits for it.
+    Confirm,
+}
+
+/// A prefix at a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// A prefix or an address.
+    pub prefix: String,
+    /// The service. To remove, without it: all to which it was added.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// How long it is let in; for ever without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<u64>,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// With how much care something is to be done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Care {
+    /// Even if it cuts the connection over which it is asked.
+    pub force: bool,
+    /// Taken back after so long, unless it is confirmed.
+    pub confirm_within: Option<Duration>,
+}
+
+/// The body of a request: what the path's name takes of it, and how much care is to be taken. A key that it
+/// does not take is an error, since whoever wrote it meant something by it.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Asked {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    entries: Option<Vec<Entry>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mode: Option<Mode>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    force: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    confirm_within_seconds: Option<u64>,
+}
+
+/// Something that is asked, by whom, and where the answer goes. Who asked may be gone by then.
+#[derive(Debug)]
+pub struct Request {
+    /// What.
+    pub wanted: Wanted,
+    /// How.
+    pub care: Care,
+    /// Who.
+    pub who: Who,
+    /// The answer, when it is done.
+    pub answer: oneshot::Sender<Result<Done, Problem>>,
+}
+
+/// What was done. What does not apply is absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
     /// The generation that has it.
     pub generation: u32,
-    /// What it has more, and less; what it has less stays for its grace period.
-    #[serde(flatten)]
-    pub change: Change,
+    /// The number of the policy in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<u64>,
+    /// What is other than before, a line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<String>,
+    /// What should be thought about.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// When it is taken back, unless it is confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm_until: Option<Timestamp>,
+    /// What a list that was let in has more, and less; what it has less stays for its grace period.
+    #[serde(default, flatten)]
+    pub change: Option<Change>,
+    /// What came of asking for lists, by source.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sources: BTreeMap<String, Refreshed>,
 }
 
-/// The body of a request to accept a list.
-#[derive(Debug, Serialize, Deserialize)]
-struct WantedList {
-    source: String,
+/// What came of asking for a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refreshed {
+    /// Whether what it has is in force.
+    pub ok: bool,
+    /// How many prefixes of it are in force.
+    pub prefixes: usize,
+    /// Why it is not what the source has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
 }
 
-/// The body of an answer that is no success.
-#[derive(Debug, Serialize, Deserialize)]
-struct Problem {
-    error: String,
+/// Why something was not done. Nothing has changed then.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// In words.
+    pub error: String,
+    /// For programs.
+    pub kind: Kind,
 }
 
-/// The body of a request for a mode.
-#[derive(Debug, Serialize, Deserialize)]
-struct WantedMode {
-    mode: Mode,
+/// What kind of reason it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// What was asked cannot be right.
+    Invalid,
+    /// Whoever asks may not.
+    Forbidden,
+    /// There is no such thing to ask.
+    Unknown,
+    /// It cannot be done as things stand.
+    Refused,
+    /// It would cut the connection over which it was asked.
+    WouldCut,
+    /// There is too much to do; it may be asked again.
+    Busy,
 }
 
-/// The listening side. Stops, and removes the socket, when it is dropped.
-pub struct Control {
-    path: PathBuf,
-    live: watch::Sender<Live>,
-    requests: mpsc::Receiver<Request>,
-    server: JoinHandle<()>,
-}
-
-impl Control {
-    /// Listens at `path`, for root only.
-    pub fn listen(path: &Path) -> Result<Self> {
-        let what = || format!("cannot listen on {}", path.display());
-        if path.as_os_str().len() > MAX_PATH {
-            bail!(
-                "{} is longer than the {MAX_PATH} bytes that a socket's path may have; choose another --socket",
-                path.display()
-            );
+impl Problem {
+    /// Of this kind.
+    pub fn new(kind: Kind, error: impl Into<String>) -> Self {
+        Self {
+            error: error.into(),
+            kind,
         }
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            bail!(
-                "another daemon answers on {}; stop it, or choose another --socket",
-                path.display()
-            );
+    }
+}
+
+impl From<anyhow::Error> for Problem {
+    fn from(error: anyhow::Error) -> Self {
+        Self::new(Kind::Refused, format!("{error:#}"))
+    }
+}
+
+impl Asked {
+    fn new(wanted: Wanted, care: &Care) -> Self {
+        let mut asked = Self {
+            force: care.force.then_some(true),
+            confirm_within_seconds: care.confirm_within.map(|within| within.as_secs()),
+            ..Self::default()
+        };
+        match wanted {
+            Wanted::Add(entries) | Wanted::Remove(entries) => asked.entries = Some(entries),
+            Wanted::Mode(mode) => asked.mode = Some(mode),
+            Wanted::Accept(source) => asked.source = Some(source),
+            Wanted::Refresh(source) => asked.source = source,
+            Wanted::Rollback(to) => asked.to = to,
+            Wanted::Reload | Wanted::Confirm => {}
         }
-        if let Some(folder) = path.parent() {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(folder)
-                .with_context(what)?;
-        }
-        match fs::symlink_metadata(path) {
-            // Of a daemon that was killed: nobody answers on it.
-            Ok(found) if found.file_type().is_socket() => {
-                fs::remove_file(path).with_context(what)?;
+        asked
+    }
+
+    /// What the path of this name is asked by this body.
+    fn read(mut self, name: &str) -> Result<(Wanted, Care), Problem> {
+        let invalid = |error: String| Problem::new(Kind::Invalid, error);
+        let lacks = |key: &str| invalid(format!("{name} needs `{key}`"));
+        let wanted = match name {
+            "add" => Wanted::Add(self.entries.take().ok_or_else(|| lacks("entries"))?),
+            "remove" => Wanted::Remove(self.entries.take().ok_or_else(|| lacks("entries"))?),
+            "mode" => Wanted::Mode(self.mode.take().ok_or_else(|| lacks("mode"))?),
+            "accept" => Wanted::Accept(self.source.take().ok_or_else(|| lacks("source"))?),
+            "refresh" => Wanted::Refresh(self.source.take()),
+            "rollback" => Wanted::Rollback(self.to.take()),
+            "reload" => Wanted::Reload,
+            "confirm" => Wanted::Confirm,
+            _ => {
+                return Err(Problem::new(
+                    Kind::Unknown,
+                    format!("there is nothing called {name:?} to ask; docs/api.md lists what there is"),
+                ));
             }
-            Ok(_) => bail!(
-                "{} is there, and is no socket; choose another --socket",
-                path.display()
-            ),
-            Err(_) => {}
+        };
+        if let Some(seconds) = self.confirm_within_seconds
+            && !CONFIRM_WITHIN.contains(&seconds)
+        {
+            return Err(invalid(format!(
+                "confirm_within_seconds = {seconds} is out of range; write {} to {}",
+                CONFIRM_WITHIN.start(),
+                CONFIRM_WITHIN.end()
+            )));
         }
-        let listener = UnixListener::bind(path).with_context(what)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).with_context(what)?;
-        let (live, watching) = watch::channel(Live::default());
-        let (asked, requests) = mpsc::channel(WAITING);
-        let router = Router::new()
-            .route(STATUS, get(async move || Json(watching.borrow().clone())))
-            .route(MODE, post(set_mode))
-            .route(ACCEPT, post(accept))
-            .with_state(asked);
-        let server = tokio::spawn(async move {
-            // Ends with the task; accepting goes on after an error.
-            let _ = axum::serve(listener, router).await;
-        });
-        Ok(Self {
-            path: path.to_owned(),
-            live,
-            requests,
-            server,
-        })
-    }
-
-    /// What is asked next.
-    pub async fn request(&mut self) -> Request {
-        match self.requests.recv().await {
-            Some(request) => request,
-            // The server is gone, and nobody can ask any more.
-            None => std::future::pending().await,
+        let care = Care {
+            force: self.force.take().unwrap_or(false),
+            confirm_within: self.confirm_within_seconds.take().map(Duration::from_secs),
+        };
+        let unused = [
+            ("entries", self.entries.is_some()),
+            ("mode", self.mode.is_some()),
+            ("source", self.source.is_some()),
+            ("to", self.to.is_some()),
+        ];
+        match unused.into_iter().find(|(_, is_given)| *is_given) {
+            Some((key, _)) => Err(invalid(format!("{name} does not take `{key}`"))),
+            None => Ok((wanted, care)),
         }
     }
+}
 
-    /// What to answer from now on.
-    pub fn tell(&self, live: Live) {
-        self.live.send_replace(live);
+impl Wanted {
+    /// The name of its path.
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Add(_) => "add",
+            Self::Remove(_) => "remove",
+            Self::Mode(_) => "mode",
+            Self::Accept(_) => "accept",
+            Self::Refresh(_) => "refresh",
+            Self::Rollback(_) => "rollback",
+            Self::Reload => "reload",
+            Self::Confirm => "confirm",
+        }
     }
 }
 
-impl Drop for Control {
-    fn drop(&mut self) {
-        self.server.abort();
-        let _ = fs::remove_file(&self.path);
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-async fn set_mode(
-    State(requests): State<mpsc::Sender<Request>>,
-    Json(wanted): Json<WantedMode>,
-) -> StatusCode {
-    let (done, answer) = oneshot::channel();
-    if requests.try_send(Request::Mode(wanted.mode, done)).is_err() {
-        return StatusCode::SERVICE_UNAVAILABLE;
+    #[track_caller]
+    fn check(name: &str, body: &str, expected: Result<Wanted, &str>) {
+        let asked: Result<Asked, _> = serde_json::from_str(body);
+        let read = match asked {
+            Ok(asked) => asked.read(name).map_err(|problem| problem.error),
+            Err(error) => Err(error.to_string()),
+        };
+        match (read, expected) {
+            (Ok((wanted, _)), Ok(expected)) => assert_eq!(wanted, expected, "{name} {body}"),
+            (Err(error), Err(expected)) => assert!(error.contains(expected), "{name} {body}: {error}"),
+            (read, _) => panic!("{name} {body}: {read:?}"),
+        }
     }
-    match answer.await {
-        Ok(()) => StatusCode::NO_CONTENT,
-        Err(_) => StatusCode::SERVICE_UNAVAILABLE, // it stopped before it came to this
-    }
-}
 
-async fn accept(
-    State(requests): State<mpsc::Sender<Request>>,
-    Json(wanted): Json<WantedList>,
-) -> Response {
-    let (done, answer) = oneshot::channel();
-    if requests
-        .try_send(Request::Accept(wanted.source, done))
-        .is_err()
-    {
-        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    #[test]
+    fn bodies() {
+        check("mode", r#"{"mode":"observe"}"#, Ok(Wanted::Mode(Mode::Observe)));
+        check("mode", "{}", Err("mode needs `mode`"));
+        check("mode", r#"{"mode":"off"}"#, Err("unknown variant `off`"));
+        check("mode", r#"{"mode":"observe","source":"x"}"#, Err("does not take `source`"));
+        check("reload", "{}", Ok(Wanted::Reload));
+        check("reload", r#"{"forced":true}"#, Err("unknown field `forced`"));
+        check("rollback", r#"{"to":7,"force":true}"#, Ok(Wanted::Rollback(Some(7))));
+        check("refresh", "{}", Ok(Wanted::Refresh(None)));
+        check("detach", "{}", Err("nothing called \"detach\""));
+        check("reload", r#"{"confirm_within_seconds":0}"#, Err("out of range"));
+        check(
+            "add",
+            r#"{"entries":[{"prefix":"192.0.2.1","service":"web","ttl":9}]}"#,
+            Err("unknown field `ttl`"),
+        );
+        let entry = Entry {
+            prefix: "192.0.2.1".to_owned(),
+            service: Some("web".to_owned()),
+            ttl_seconds: Some(9),
+            note: None,
+        };
+        check(
+            "add",
+            r#"{"entries":[{"prefix":"192.0.2.1","service":"web","ttl_seconds":9}]}"#,
+            Ok(Wanted::Add(vec![entry])),
+        );
     }
-    match answer.await {
-        Ok(Ok(accepted)) => Json(accepted).into_response(),
-        Ok(Err(error)) => (StatusCode::CONFLICT, Json(Problem { error })).into_response(),
-        Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
-    }
-}
 
-/// Asks the daemon; `None` where none answers.
-pub async fn ask(path: &Path) -> Option<Live> {
-    let request = hyper::Request::get(STATUS)
-        .body(Full::default())
-        .expect("its parts are constants");
-    let (_, body) = send(path, request, TIMEOUT).await.ok()?;
-    serde_json::from_slice(&body).ok()
-}
-
-/// Asks the daemon to carry verdicts out, or only to count them.
-pub async fn ask_for_mode(path: &Path, mode: Mode) -> Result<()> {
-    let body = serde_json::to_vec(&WantedMode { mode })?;
-    let request = hyper::Request::post(MODE)
-        .header("content-type", "application/json")
-        .body(Full::from(body))
-        .expect("its parts are constants");
-    let (status, _) = send(path, request, PATIENCE)
-        .await
-        .map_err(|error| unreachable(path, error, "it alone changes the mode"))?;
-    if !status.is_success() {
-        bail!("the daemon did not change the mode ({status}); ask again");
+    #[test]
+    fn what_is_asked_is_what_is_read() {
+        let care = Care {
+            force: true,
+            confirm_within: Some(Duration::from_secs(60)),
+        };
+        for wanted in [
+            Wanted::Add(vec![Entry::default()]),
+            Wanted::Remove(Vec::new()),
+            Wanted::Mode(Mode::Enforce),
+            Wanted::Accept("a".to_owned()),
+            Wanted::Refresh(Some("a".to_owned())),
+            Wanted::Rollback(None),
+            Wanted::Reload,
+            Wanted::Confirm,
+        ] {
+            let name = wanted.name();
+            let body = serde_json::to_string(&Asked::new(wanted.clone(), &care)).expect("is JSON");
+            let asked: Asked = serde_json::from_str(&body).expect("is a body");
+            assert_eq!(asked.read(name), Ok((wanted, care.clone())));
+        }
     }
-    Ok(())
-}
-
-/// Asks the daemon to let in the list of a source that the gate refused.
-pub async fn ask_to_accept(path: &Path, source: &str) -> Result<Accepted> {
-    let body = serde_json::to_vec(&WantedList {
-        source: source.to_owned(),
-    })?;
-    let request = hyper::Request::post(ACCEPT)
-        .header("content-type", "application/json")
-        .body(Full::from(body))
-        .expect("its parts are constants");
-    let (status, body) = send(path, request, PATIENCE)
-        .await
-        .map_err(|error| unreachable(path, error, "it alone knows what was refused"))?;
-    if status.is_success() {
-        return Ok(serde_json::from_slice(&body)?);
-    }
-    match serde_json::from_slice::<Problem>(&body) {
-        Ok(Problem { error }) => bail!("{error}"),
-        Err(_) => bail!("the daemon did not accept the list ({status}); ask again"),
-    }
-}
-
-fn unreachable(path: &Path, error: anyhow::Error, why: &str) -> anyhow::Error {
-    let path = path.display();
-    let is_forbidden = error
-        .downcast_ref::<io::Error>()
-        .is_some_and(|error| error.kind() == ErrorKind::PermissionDenied);
-    if is_forbidden {
-        return anyhow!("cannot ask the daemon on {path}: only root may; try sudo");
-    }
-    error.context(format!(
-        "no daemon answers on {path}, and {why}; start one with `allowlist run`"
-    ))
-}
-
-async fn send(
-    path: &Path,
-    mut request: hyper::Request<Full<Bytes>>,
-    patience: Duration,
-) -> Result<(StatusCode, Bytes)> {
-    let host = hyper::header::HeaderValue::from_static("allowlist");
-    request.headers_mut().insert("host", host);
-    let sent = async {
-        let stream = UnixStream::connect(path).await?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        let connection = tokio::spawn(connection);
-        let answer = sender.send_request(request).await?;
-        let status = answer.status();
-        let body = answer.into_body().collect().await?.to_bytes();
-        connection.abort();
-        anyhow::Ok((status, body))
-    };
-    tokio::time::timeout(patience, sent)
-        .await
-        .context("it does not answer")?
 }

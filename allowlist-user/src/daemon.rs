@@ -1,67 +1,107 @@
-//! The loop that keeps the kernel in step with the sources: fetch, compile, publish, on a timer.
+//! The loop that keeps the kernel in step with the sources and with what people ask: fetch, compile, publish.
 //!
-//! Invariants: before the first packet is judged a whole generation is published; a source that
-//! fails keeps its last good prefixes, and so does the kernel; nothing is attached by a start that
-//! fails. Start is strict, refresh is not.
+//! - this file is the loop, and what is put in force
+//! - `start` is how a daemon begins, `first` with which lists, `stop` how it ends
+//! - `refresh` takes lists in, `schedule` says when they are asked for, `files` which files were touched
+//! - `asked` carries out what is asked over the socket: `added`, `reload`, `confirm`
+//! - `interfaces` keeps the filter on them
+//!
+//! Invariants: before the first packet is judged a whole generation is published; a source that fails keeps
+//! its last good prefixes, and so does the kernel; what is asked is on disk before it is in force, and in
+//! force before it is answered; what cannot be done whole is not done.
 
+mod added;
+mod asked;
+mod confirm;
 mod files;
 mod first;
 mod interfaces;
 mod refresh;
+mod reload;
 mod schedule;
+mod start;
+mod stop;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write as _};
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
+use ipnet::IpNet;
 use jiff::Timestamp;
 use log::{info, warn};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use self::asked::Refreshing;
 use self::files::Files;
-use self::first::First;
-use self::interfaces::{look_up_all, warn_of_stripped_tags};
-use self::refresh::{Clocks, in_words};
+use self::refresh::Clocks;
+use self::reload::Reloading;
+use crate::audit::{Audit, Deed, Entry, Who};
 use crate::cli::Paths;
 use crate::compile::{CompileError, Names, Tables, compile};
-use crate::config::Config;
-use crate::control::{Control, Live, Request};
+use crate::config::{AttachMode, Config};
+use crate::control::{Care, Control, Live, NotDone, Unconfirmed};
 use crate::dataplane::Dataplane;
 use crate::gather::Fetches;
 use crate::history::History;
 use crate::hook::Teller;
-use crate::interface::Facts;
+use crate::interface::Links;
+use crate::ledger::{Ledger, Written};
 use crate::lists::Lists;
-use crate::policy::{Feed, Mode, Origin, Snapshot};
+use crate::notify::Notify;
+use crate::policy::{AtStart, Feed, Mode, Policy, Snapshot};
 use crate::record::Record;
 use crate::state::{StateDir, StateLock};
 
-/// How often to look whether somebody detached the filter, or an interface came back.
+/// How often to look whether somebody detached the filter, and whether all is as it should be.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// How long a closed host's own traffic is noted before the first packet is judged by it.
-const LISTEN: Duration = Duration::from_secs(1);
 
 const COUNTS_ANEW: &str =
     "what was counted by source so far cannot be told apart any more: those counts start anew";
 
-/// What `run` was asked for besides the configuration.
+/// What `run` was asked for.
 pub struct Options {
     /// Where everything is.
     pub paths: Paths,
+    /// The configuration.
+    pub written: Written,
+    /// How the program is attached, if that was typed.
+    pub attach: Option<AttachMode>,
     /// Leave the filter in force on Ctrl-C.
     pub keep: bool,
     /// Print a line a packet.
     pub trace: bool,
+    /// With how much care to start.
+    pub care: Care,
+    /// What the configuration is warned of on this host.
+    pub warnings: fn(&Config) -> Vec<String>,
 }
 
-/// What ends a daemon from outside. Listened to from before the start, so that none is lost.
+impl Options {
+    /// What a configuration says, with what was typed.
+    fn read(&self, written: &Written) -> Result<Config> {
+        let file = written.file.as_deref();
+        let file = file.unwrap_or(std::path::Path::new("the command line"));
+        let mut config = Config::parse(&written.text, file)?;
+        if !written.interfaces.is_empty() {
+            config.interfaces.clone_from(&written.interfaces);
+        }
+        if let Some(attach) = self.attach {
+            config.attach = attach;
+        }
+        Ok(config)
+    }
+}
+
+/// What reaches a daemon from outside. Listened to from before the start, so that none is lost.
 pub struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
@@ -70,11 +110,12 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 
-    /// Returns when either has come.
-    pub async fn any(&mut self) {
+    /// Returns when one has come that ends a program.
+    pub async fn end(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
@@ -84,14 +125,26 @@ impl Signals {
 
 /// A running filter.
 pub struct Daemon {
+    /// As it is written.
     config: Config,
+    written: Arc<Written>,
+    /// The configuration's, with what was added by command.
+    policy: Policy,
+    mode: Mode,
     options: Options,
     state: StateDir,
     _lock: StateLock,
     control: Control,
     dataplane: Dataplane,
+    notify: Notify,
     names: Names,
+    /// What is in force.
+    tables: Option<Arc<Tables>>,
     lists: Lists,
+    ledger: Ledger,
+    audit: Audit,
+    /// Nothing is attached before every source has a list.
+    waiting: bool,
     fetches: Fetches,
     /// By source name: when to fetch it next. Sources that cannot change are not in it.
     due: BTreeMap<String, Instant>,
@@ -99,6 +152,8 @@ pub struct Daemon {
     writing: BTreeMap<String, Instant>,
     /// Interfaces that were removed since the filter was put on them.
     lost: BTreeSet<String>,
+    /// Tells when any interface changes; none where the kernel does not tell.
+    links: Option<Links>,
     /// By interface index: what prints its trace.
     traces: BTreeMap<u32, JoinHandle<()>>,
     /// By source name: when its list was put on disk last.
@@ -107,201 +162,91 @@ pub struct Daemon {
     history: History,
     teller: Teller,
     clocks: Clocks,
-    /// Not before this is tried again to let go of what was held.
+    /// Not before this is tried again to let go of what was held, or is over.
     release_after: Instant,
+    /// When the next of what was added goes.
+    next_expiry: Option<Timestamp>,
+    /// A configuration that is being made ready.
+    reloading: Option<Reloading>,
+    /// Who waits for lists.
+    refreshing: Vec<Refreshing>,
+    /// A change that waits to be confirmed.
+    pending: Option<confirm::Pending>,
+    /// Whether the record on disk is older than what is in force.
+    record_is_old: bool,
+    started: Timestamp,
+    /// Since when packets are filtered without a gap.
+    since: Option<Timestamp>,
+    warnings: Vec<String>,
 }
 
 impl Daemon {
-    /// Gets every source, publishes, attaches. On an error all is as it was before.
-    pub async fn start(config: Config, options: Options) -> Result<Self> {
-        look_up_all(&config.interfaces).await?; // a mistyped name should not wait for the fetches
-        let state = StateDir::open(&options.paths.state_dir)?;
-        let lock = state.lock()?;
-        // Before they are read: what is written meanwhile is read again.
-        let files =
-            Files::watch(
-                config
-                    .policy
-                    .used_sources()
-                    .filter_map(|source| match &source.origin {
-                        Origin::File { path, .. } => Some(path.as_path()),
-                        _ => None,
-                    }),
-            );
-        let First {
-            lists,
-            fetched,
-            events,
-        } = First::lists(&config, &state).await?;
-        let record = Record::load(&options.paths.state_dir);
-        let previous = record
-            .as_ref()
-            .map_or_else(Names::default, |record| record.names.clone());
-        // Before the kernel is touched: most of what can be wrong is found here.
-        let (tables, anew) = compile_or_number_anew(&config, lists.feeds(), &previous)?;
-        let interfaces = look_up_all(&config.interfaces).await?;
-
-        let control = Control::listen(&options.paths.socket)?;
-        let dataplane = Dataplane::open(
-            &options.paths.pin_dir,
-            config.rules.tracks().then_some(config.max_flows),
-        )?;
-        let found = dataplane.in_force()?;
-        let adopted = dataplane.generation();
-        let mut daemon = Self {
-            names: tables.names.clone(),
-            control,
-            files,
-            history: History::new(&options.paths.state_dir, config.history_bytes),
-            teller: Teller::start(config.hook.clone()),
-            clocks: Clocks::now(),
-            release_after: Instant::now(),
-            config,
-            options,
-            state,
-            _lock: lock,
-            lists,
-            fetches: Fetches::default(),
-            due: BTreeMap::new(),
-            writing: BTreeMap::new(),
-            lost: BTreeSet::new(),
-            traces: BTreeMap::new(),
-            kept: BTreeMap::new(),
-            dataplane,
-        };
-        // Written before its generation is in force, so a record may be one ahead of the kernel.
-        let known = record
-            .as_ref()
-            .is_some_and(|record| record.generation.wrapping_sub(adopted) <= 1);
-        if let Err(error) = daemon.begin(&tables, &interfaces, adopted == 0 || (known && !anew)) {
-            daemon.dataplane.restore(&found).context(format!(
-                "{error:#}; and what was in force before could not be put in force again"
-            ))?;
-            match record {
-                Some(record) => record.store(&daemon.state)?,
-                None => Record::remove(&daemon.options.paths.state_dir)?,
-            }
-            return Err(error);
-        }
-        match (found.mode(), daemon.config.mode) {
-            (Some(Mode::Enforce), Mode::Observe) => warn!(
-                "drops were carried out till now, and from now on everything passes: this start has mode observe"
-            ),
-            (Some(Mode::Observe), Mode::Enforce) => {
-                info!("everything passed till now, and from now on drops are carried out");
-            }
-            _ => {}
-        }
-        for source in &fetched {
-            daemon.keep(source, true);
-        }
-        let generation = daemon.dataplane.generation();
-        let events: Vec<_> = events
-            .into_iter()
-            .map(|event| event.of(generation))
-            .collect();
-        daemon.tell_of(&events);
-        for facts in &interfaces {
-            warn_of_stripped_tags(&facts.name).await;
-        }
-        daemon.schedule_all();
-        Ok(daemon)
-    }
-
-    /// Publishes the first generation, then attaches: from then on packets are judged.
-    ///
-    /// Where a closed host is to tell answers, what it sends is noted before the first packet is judged by
-    /// that, for long enough to know the connections that are open and talk.
-    fn begin(&mut self, tables: &Tables, interfaces: &[Facts], counts_known: bool) -> Result<()> {
-        if !counts_known {
-            warn!("{COUNTS_ANEW}");
-            self.dataplane.forget_counts()?;
-        }
-        // What filters already changes over to this program first: by the same tables, until the publish.
-        let (mut filtered, mut new) = (Vec::new(), Vec::new());
-        let mut is_news = false;
-        for facts in interfaces {
-            is_news |= self.dataplane.follow(facts)?;
-            if self.dataplane.filters(facts)? {
-                filtered.push(facts);
-            } else {
-                new.push(facts);
-            }
-        }
-        for facts in filtered {
-            self.attach(facts, self.options.trace)?;
-        }
-        self.dataplane.settle()?;
-        if is_news {
-            std::thread::sleep(LISTEN);
-        }
-        self.with_lists(|daemon, lists| daemon.put_in_force(lists, tables))?;
-        for facts in new {
-            self.attach(facts, self.options.trace)?;
-        }
-        let indices: Vec<u32> = interfaces.iter().map(|facts| facts.index).collect();
-        for name in self.dataplane.detach_others(&indices)? {
-            info!("{name}: detached, since it is not configured any more");
-        }
-        Ok(())
-    }
-
     /// Keeps the kernel in step until a signal, or until somebody detaches the filter.
     pub async fn serve(mut self, mut signals: Signals) -> Result<()> {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.tell();
-        // Whoever waits for this line may be gone, which is no reason to stop.
-        let _ = writeln!(io::stdout(), "{}", self.ready_line());
+        if self.waiting {
+            self.notify.ready(&self.state_line());
+        } else {
+            self.say_ready();
+        }
         loop {
             let next = self.next_due();
+            let next_time = self.next_time();
             tokio::select! {
                 _ = signals.interrupt.recv() => return self.interrupted().await,
-                _ = signals.terminate.recv() => {
-                    return self.leave("stopped; the filter stays in force, and `allowlist detach` takes it off").await;
-                }
+                _ = signals.terminate.recv() => return self.terminated().await,
+                _ = signals.hangup.recv() => self.reload(None),
                 _ = look.tick() => {
+                    self.notify.alive();
                     if !self.dataplane.is_in_force() {
-                        info!("stopped: the filter was detached");
-                        return Ok(());
+                        return self.detached();
                     }
-                    if let Err(error) = self.look_after_interfaces().await {
-                        warn!("{error:#}");
-                    }
+                    self.look_after_interfaces().await;
                     self.pass_time();
+                    self.write_record();
                 }
-                request = self.control.request() => self.carry_out(request),
+                () = changed(&mut self.links) => {
+                    self.look_after_interfaces().await;
+                }
+                request = self.control.request() => {
+                    self.carry_out(request).await;
+                    self.tell();
+                }
                 paths = self.files.touched() => self.touched(&paths),
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
                     self.fetch_due();
                 }
+                () = sleep_until(next_time.unwrap_or_else(Instant::now)), if next_time.is_some() => {
+                    self.pass_time();
+                    if self.is_too_late() {
+                        self.take_back_unconfirmed().await?;
+                    }
+                    self.tell();
+                }
                 Some(gathered) = self.fetches.next() => {
                     self.take_in(gathered);
+                    self.enter_if_complete().await?;
+                    self.tell();
+                }
+                prepared = Reloading::prepared(&mut self.reloading), if self.reloading.is_some() => {
+                    self.commit_reload(prepared).await;
                     self.tell();
                 }
             }
         }
     }
 
-    fn carry_out(&mut self, request: Request) {
-        match request {
-            Request::Mode(mode, done) => {
-                self.config.mode = mode;
-                self.dataplane.set_mode(mode);
-                match mode {
-                    Mode::Enforce => info!("mode enforce: drops are carried out"),
-                    Mode::Observe => info!("mode observe: everything passes"),
-                }
-                let _ = done.send(()); // whoever asked may be gone
-            }
-            Request::Accept(name, done) => {
-                let accepted = self.accept(&name);
-                if accepted.is_ok() {
-                    info!("{name}: the list that was refused is accepted");
-                }
-                let _ = done.send(in_words(accepted));
-            }
-        }
+    /// When something is due that goes by the clock to the moment.
+    fn next_time(&self) -> Option<Instant> {
+        let now = (Instant::now(), Timestamp::now());
+        let expiry = self.next_expiry.map(|expiry| {
+            let wait = expiry.duration_since(now.1).try_into().unwrap_or(Duration::ZERO);
+            (now.0 + wait).max(self.release_after)
+        });
+        let confirm = self.pending.as_ref().map(|pending| pending.deadline);
+        [expiry, confirm].into_iter().flatten().min()
     }
 
     /// Does something with the lists for which the rest of the daemon is needed too.
@@ -312,11 +257,42 @@ impl Daemon {
         done
     }
 
-    /// Publishes these lists.
-    fn publish(&mut self, lists: &Lists) -> Result<u32> {
-        let (tables, anew) = compile_or_number_anew(&self.config, lists.feeds(), &self.names)?;
-        self.names = tables.names.clone();
-        let generation = self.put_in_force(lists, &tables)?;
+    /// The used sources that have no list.
+    fn missing(&self, lists: &Lists) -> Vec<String> {
+        let sources = self.policy.used_sources().map(|source| &source.name);
+        let missing = sources.filter(|name| lists.feed(name).is_none());
+        missing.cloned().collect()
+    }
+
+    /// What these lists and what stands in for those that are missing come to.
+    fn compiled(&self, lists: &Lists) -> Result<(Tables, bool), CompileError> {
+        let mut snapshot = Cow::Borrowed(lists.feeds());
+        for name in self.missing(lists) {
+            let stand_in = match self.config.at_start {
+                AtStart::Pass => everybody(),
+                AtStart::Wait | AtStart::Drop => Vec::new(),
+            };
+            let feed = Feed::new(stand_in, Timestamp::now());
+            snapshot.to_mut().insert(name, feed);
+        }
+        compile_or_number_anew(
+            &self.policy,
+            &snapshot,
+            self.config.max_prefixes,
+            &self.names,
+        )
+    }
+
+    /// Publishes these lists; while nothing is attached yet, they only have to fit.
+    fn publish(&mut self, lists: &Lists, care: Option<&Care>) -> Result<u32> {
+        let (tables, anew) = self.compiled(lists)?;
+        if self.waiting {
+            return Ok(self.dataplane.generation());
+        }
+        if let Some(care) = care {
+            self.require_session(care, &tables).map_err(NotDone)?;
+        }
+        let generation = self.put_in_force(lists, Arc::new(tables))?;
         if anew {
             warn!("{COUNTS_ANEW}");
             self.dataplane.forget_counts()?;
@@ -324,75 +300,110 @@ impl Daemon {
         Ok(generation)
     }
 
-    /// Publishes, with the record on disk first: it may name what the kernel does not have yet, but
-    /// should name all that it has.
-    fn put_in_force(&mut self, lists: &Lists, tables: &Tables) -> Result<u32> {
-        self.record(lists, self.dataplane.generation().wrapping_add(1));
-        self.dataplane.publish(
-            tables,
-            self.config.mode,
+    /// Publishes. The record is on disk first wherever it has to say anything new: it may name what the kernel
+    /// does not have yet, but should name all that it has.
+    fn put_in_force(&mut self, lists: &Lists, tables: Arc<Tables>) -> Result<u32> {
+        if tables.names != self.names || self.tables.is_none() {
+            self.names = tables.names.clone();
+            self.record(lists, self.dataplane.generation().wrapping_add(1));
+            self.dataplane.name(self.names.checksum())?;
+        } else {
+            self.record_is_old = true;
+        }
+        let generation = self.dataplane.publish(
+            &tables,
+            self.mode,
             &self.config.rules,
             &self.config.interfaces,
-        )
+        )?;
+        self.tables = Some(tables);
+        Ok(generation)
     }
 
     /// A full disk is no reason not to filter: a record holds only words.
-    fn record(&self, lists: &Lists, generation: u32) {
-        let record = Record::of(generation, &self.names, &self.config.policy, lists);
+    fn record(&mut self, lists: &Lists, generation: u32) {
+        let record = Record::of(generation, &self.names, &self.policy, lists, self.since);
         if let Err(error) = record.store(&self.state) {
             warn!("status and list will not name the sources rightly: {error:#}");
         }
+        self.record_is_old = false;
     }
 
-    async fn interrupted(self) -> Result<()> {
-        if self.options.keep {
-            return self
-                .leave("stopped; the filter stays in force, as --keep asks; `allowlist detach` takes it off")
-                .await;
+    /// Writes the record if it is old.
+    fn write_record(&mut self) {
+        if self.record_is_old {
+            self.with_lists(|daemon, lists| daemon.record(lists, daemon.dataplane.generation()));
         }
-        if !self.dataplane.is_in_force() {
-            info!("stopped: the filter was detached");
-            return Ok(());
-        }
-        let interfaces = self.dataplane.detach()?;
-        info!(
-            "stopped; detached from {}: everything passes",
-            interfaces.join(", ")
-        );
-        Ok(())
     }
 
-    /// Ends with the filter in force, and without a trace that nobody would read.
-    async fn leave(mut self, last_words: &str) -> Result<()> {
-        if self.options.trace {
-            for facts in look_up_all(&self.config.interfaces).await? {
-                self.attach(&facts, false)?;
-            }
+    /// What was done, or refused, into the audit trail. A full disk is no reason not to do it.
+    fn log(&self, who: Who, deed: Deed, refused: Option<String>) {
+        match &refused {
+            Some(reason) => info!("{who}: {deed}: not done: {reason}"),
+            None => info!("{who}: {deed}"),
         }
-        info!("{last_words}");
-        Ok(())
+        let entry = Entry {
+            time: Timestamp::now(),
+            who,
+            deed,
+            refused,
+            generation: self.dataplane.generation(),
+        };
+        if let Err(error) = self.audit.add(&entry) {
+            warn!("the audit trail has a gap: {error}");
+        }
     }
 
-    /// Tells whoever asks the socket.
+    /// The number of the policy in force, if there is room on disk to know it.
+    fn policy_number(&self) -> Option<u64> {
+        let newest = self.ledger.known().newest()?;
+        Some(newest.number)
+    }
+
+    /// Tells whoever asks the socket, and the service manager.
     fn tell(&self) {
         let now = (Instant::now(), Timestamp::now());
-        let next = self.due.iter().map(|(name, due)| {
-            let wait = due.saturating_duration_since(now.0);
-            (name.clone(), now.1 + wait)
-        });
+        let at = |due: Instant| now.1 + due.saturating_duration_since(now.0);
+        let next = self.due.iter().map(|(name, due)| (name.clone(), at(*due)));
+        let newest = self.ledger.known().newest();
         self.control.tell(Live {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: self.started,
+            configuration: self.written.origin(),
+            policy: self.policy_number(),
+            held_back: newest.is_some_and(|policy| policy.change.held_back.is_some()),
+            waiting: self.missing(&self.lists),
+            pending: self.pending.as_ref().map(|pending| Unconfirmed {
+                what: pending.what.clone(),
+                by: pending.by.clone(),
+                until: at(pending.deadline),
+            }),
+            warnings: self.warnings.clone(),
             next_fetch: next.collect(),
         });
+        self.notify.status(&self.state_line());
     }
 
-    fn ready_line(&self) -> String {
+    /// For whoever waits for it, who may be gone, which is no reason to stop.
+    fn say_ready(&self) {
+        let line = self.state_line();
+        let _ = writeln!(io::stdout(), "ready: {line}");
+        self.notify.ready(&line);
+    }
+
+    fn state_line(&self) -> String {
+        if self.waiting {
+            return format!(
+                "waiting for lists of {}: nothing is filtered by this configuration till then",
+                self.missing(&self.lists).join(", ")
+            );
+        }
         let feeds = self.lists.feeds();
         let prefixes: usize = feeds.values().map(Feed::len).sum();
         format!(
-            "ready: {} {} by {prefixes} prefixes of {} sources, generation {}",
-            match self.config.mode {
+            "{} {} by {prefixes} prefixes of {} sources, generation {}",
+            match self.mode {
                 Mode::Enforce => "filtering",
                 Mode::Observe => "observing (nothing is dropped)",
             },
@@ -403,17 +414,32 @@ impl Daemon {
     }
 }
 
+async fn changed(links: &mut Option<Links>) {
+    match links {
+        Some(links) => links.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What lets everybody in.
+fn everybody() -> Vec<IpNet> {
+    let all = ["0.0.0.0/0", "::/0"];
+    all.map(|prefix| prefix.parse().expect("it is a prefix"))
+        .to_vec()
+}
+
 /// Compiles with the match ids that are known; with new ones where those have run out, as they do
 /// after thousands of changes of which sources overlap.
 ///
 /// # Returns
 /// Also whether the ids are new.
 fn compile_or_number_anew(
-    config: &Config,
+    policy: &Policy,
     snapshot: &Snapshot,
+    max_prefixes: u32,
     known: &Names,
 ) -> Result<(Tables, bool), CompileError> {
-    let compile = |names| compile(&config.policy, snapshot, config.max_prefixes, names);
+    let compile = |names| compile(policy, snapshot, max_prefixes, names);
     match compile(known) {
         Err(CompileError::TooManyMatches | CompileError::TooManyServiceCounts) => {
             Ok((compile(&Names::default())?, true))

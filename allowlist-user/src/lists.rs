@@ -94,6 +94,20 @@ impl Lists {
         self.feeds.get(name)
     }
 
+    /// Takes over what another book says of a source.
+    pub fn take_over(&mut self, name: &str, from: &mut Self) {
+        self.feeds.extend(from.feeds.remove_entry(name));
+        self.standings.extend(from.standings.remove_entry(name));
+    }
+
+    /// Puts a list in that comes from no source, or takes it out.
+    pub fn put(&mut self, name: &str, feed: Option<Feed>) {
+        match feed {
+            Some(feed) => self.feeds.insert(name.to_owned(), feed),
+            None => self.feeds.remove(name),
+        };
+    }
+
     /// How a source stands, if it is not well.
     pub fn standing(&self, name: &str) -> Option<&Standing> {
         self.standings.get(name)

@@ -66,6 +66,19 @@ pub enum Mode {
     Observe,
 }
 
+/// What a start does about sources of which there is no list yet: `at_start = "…"`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AtStart {
+    /// It filters when there is a list of each, and leaves all as it is till then.
+    #[default]
+    Wait,
+    /// It filters at once; who is allowed by such a source is everybody till then.
+    Pass,
+    /// It filters at once; who is allowed by such a source is nobody till then.
+    Drop,
+}
+
 /// What happens to traffic that no service covers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -118,6 +131,16 @@ pub struct Keep {
     pub multicast: bool,
     /// All other frames without IP, such as LLDP.
     pub not_ip: bool,
+}
+
+impl Mode {
+    /// The word of the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Observe => "observe",
+        }
+    }
 }
 
 impl Default for Rules {

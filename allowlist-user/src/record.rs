@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::compile::Names;
 use crate::lists::{Lists, Standing};
-use crate::policy::Policy;
+use crate::policy::{Feed, Policy};
 use crate::state::StateDir;
 
 /// No source's file can have this name, since a source's name has no dot.
@@ -24,6 +24,9 @@ const FILE: &str = "record.v2.json";
 pub struct Record {
     /// The generation.
     pub generation: u32,
+    /// Since when packets are filtered without a gap.
+    #[serde(default)]
+    pub since: Option<Timestamp>,
     /// What its numbers mean.
     pub names: Names,
     /// By name: what each service covers, and whom it allows.
@@ -53,8 +56,8 @@ pub struct SourceRecord {
     /// How many of them it does not list any more, and are in their grace period.
     #[serde(default)]
     pub held: usize,
-    /// When they were got.
-    pub fetched: Timestamp,
+    /// When they were got; none as long as there is no list.
+    pub fetched: Option<Timestamp>,
     /// Why the last attempt to get them anew failed, if it did: these are the last good ones.
     pub failure: Option<String>,
     /// The age at which the list is stale; none if it cannot be.
@@ -70,9 +73,16 @@ pub struct SourceRecord {
 
 impl Record {
     /// Describes a generation.
-    pub fn of(generation: u32, names: &Names, policy: &Policy, lists: &Lists) -> Self {
+    pub fn of(
+        generation: u32,
+        names: &Names,
+        policy: &Policy,
+        lists: &Lists,
+        since: Option<Timestamp>,
+    ) -> Self {
         Self {
             generation,
+            since,
             names: names.clone(),
             services: policy
                 .services
@@ -89,20 +99,21 @@ impl Record {
             sources: policy
                 .sources
                 .iter()
-                .filter_map(|source| {
-                    let feed = lists.feed(&source.name)?;
+                .filter(|source| policy.user_of(source).is_some())
+                .map(|source| {
+                    let feed = lists.feed(&source.name);
                     let standing = lists.standing(&source.name);
                     let record = SourceRecord {
                         origin: source.origin.to_string(),
-                        prefixes: feed.len(),
-                        held: feed.held.len(),
-                        fetched: feed.fetched,
+                        prefixes: feed.map_or(0, Feed::len),
+                        held: feed.map_or(0, |feed| feed.held.len()),
+                        fetched: feed.map(|feed| feed.fetched),
                         max_age_seconds: source.can_age().then_some(source.max_age.as_secs()),
                         failure: standing.and_then(|standing| standing.failure.clone()),
                         refused: standing.is_some_and(Standing::waits),
-                        notes: feed.notes.clone(),
+                        notes: feed.map_or_else(Vec::new, |feed| feed.notes.clone()),
                     };
-                    Some((source.name.clone(), record))
+                    (source.name.clone(), record)
                 })
                 .collect(),
         }

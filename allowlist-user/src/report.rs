@@ -1,24 +1,40 @@
 //! What is known, as text for people and as JSON for programs. Pure but for reading the pinned maps.
 
+mod added;
+mod audit;
 mod changes;
 mod event;
 mod list;
 mod plan;
+mod policies;
 mod providers;
+mod sources;
 mod status;
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
+pub use added::Added;
+pub use audit::AuditLog;
 pub use changes::{Outcome, diff_json, diff_text, history_text, signed};
 pub use event::{Epoch, seen_json, seen_text};
 pub use list::List;
 pub use plan::Plan;
+pub use policies::PolicyList;
 pub use providers::{provider_json, provider_text, providers_json, providers_text};
+pub use sources::Sources;
 pub use status::Status;
 
 use crate::dataplane::Verified;
 use crate::policy::{Feed, Source};
+
+/// What is known of something, as of the moment when it was read.
+pub trait Report {
+    /// For people.
+    fn text(&self) -> String;
+    /// For programs.
+    fn json(&self) -> Value;
+}
 
 /// A feed's prefixes, a line each: what `file = "…"` reads.
 pub fn feed_text(feed: &Feed) -> String {

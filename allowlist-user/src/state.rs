@@ -24,7 +24,7 @@ const FORMAT: u32 = 2;
 const OLDEST: u32 = 1;
 
 /// A directory of feeds, a file a source.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct StateDir {
     path: PathBuf,
 }

@@ -16,16 +16,16 @@ use super::sources::{
     TIMEOUT_RANGE, read_duration, read_one_url, read_path, read_size, read_sources,
 };
 use super::{
-    AttachMode, Config, HISTORY_BYTES, MAX_FLOWS, MAX_PREFIXES, check_interface, nearest, outbound,
+    AttachMode, Config, HISTORY_BYTES, LOG_BYTES, MAX_FLOWS, MAX_PREFIXES, check_interface, nearest, outbound,
 };
 use crate::hook::Hook;
 use crate::policy::{
-    DefaultVerdict, Direction, Keep, Mode, Policy, ReturnTraffic, Rules, Service, Source,
+    AtStart, DefaultVerdict, Direction, Keep, Mode, Policy, ReturnTraffic, Rules, Service, Source,
 };
 
 const MAX_PREFIXES_RANGE: RangeInclusive<u64> = 1..=4_000_000;
 const MAX_FLOWS_RANGE: RangeInclusive<u64> = 1024..=16_000_000;
-const HISTORY_RANGE: RangeInclusive<u64> = 4096..=1 << 30;
+const KEPT_RANGE: RangeInclusive<u64> = 4096..=1 << 30;
 /// A name is also a file name and a metric's label.
 const MAX_NAME_BYTES: usize = 63;
 
@@ -46,6 +46,9 @@ pub(super) fn config(
         "max_prefixes",
         "max_flows",
         "history_size",
+        "log_size",
+        "at_start",
+        "control_group",
         "on_change",
         "services",
         "sources",
@@ -67,6 +70,11 @@ pub(super) fn config(
         ("generic", AttachMode::Generic),
         ("offload", AttachMode::Offload),
     ];
+    let at_starts = [
+        ("wait", AtStart::Wait),
+        ("pass", AtStart::Pass),
+        ("drop", AtStart::Drop),
+    ];
     let sources = read_sources(root, folder, problems);
     let services = read_services(root, &sources, problems);
     Config {
@@ -82,21 +90,36 @@ pub(super) fn config(
             .unwrap_or(MAX_PREFIXES),
         max_flows: read_number(root, "max_flows", &MAX_FLOWS_RANGE, problems).unwrap_or(MAX_FLOWS),
         hook: read_hook(root, folder, problems),
-        history_bytes: read_history_size(root, problems),
+        history_bytes: read_kept_size(root, "history_size", HISTORY_BYTES, problems),
+        log_bytes: read_kept_size(root, "log_size", LOG_BYTES, problems),
+        at_start: read_choice(root, "at_start", &at_starts, problems),
+        control_group: read_control_group(root, problems),
         policy: Policy { services, sources },
     }
 }
 
-fn read_history_size(root: &Table, problems: &mut Problems) -> u64 {
-    let Some(node) = root.get("history_size") else {
-        return HISTORY_BYTES;
+fn read_kept_size(root: &Table, key: &str, default: u64, problems: &mut Problems) -> u64 {
+    let Some(node) = root.get(key) else {
+        return default;
     };
-    if let Some(bytes) = read_size(&node).filter(|bytes| HISTORY_RANGE.contains(bytes)) {
+    if let Some(bytes) = read_size(&node).filter(|bytes| KEPT_RANGE.contains(bytes)) {
         return bytes;
     }
     let message = "is not a size; write bytes, or \"64KiB\" or \"8MiB\", up to \"1024MiB\"";
     node.wrong(problems, message);
-    HISTORY_BYTES
+    default
+}
+
+/// Whether there is such a group, this host has to say.
+fn read_control_group(root: &Table, problems: &mut Problems) -> Option<String> {
+    let node = root.get("control_group")?;
+    let name = node.text(problems)?;
+    if name.is_empty() || name.contains(|c: char| c == ':' || c == '/' || c.is_whitespace()) {
+        let message = "is not a group's name; write one that this host has, or leave the key out for root alone";
+        node.wrong(problems, message);
+        return None;
+    }
+    Some(name.to_owned())
 }
 
 fn read_hook(root: &Table, folder: &Path, problems: &mut Problems) -> Hook {

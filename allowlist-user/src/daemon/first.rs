@@ -1,13 +1,12 @@
-//! The lists that a daemon starts with: strict, but content with last-good.
+//! The lists that a policy begins with: last-good where there is one, and what can be had at once.
 
 use std::convert::Infallible;
 use std::fmt;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use jiff::Timestamp;
 use log::warn;
 
-use crate::config::Config;
 use crate::event::Event;
 use crate::gather::{Gathered, gather};
 use crate::lists::Lists;
@@ -15,30 +14,49 @@ use crate::policy::{Origin, Snapshot, Source};
 use crate::renew::Refused;
 use crate::state::StateDir;
 
-/// What a daemon starts with.
+/// What is asked for sources of which there is no last good list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ask {
+    /// What is on this host: a start must not wait for the network.
+    Host,
+    /// Whoever has it.
+    Everybody,
+    /// Nobody: what the configuration and the disk hold has to do.
+    Nobody,
+}
+
+/// What a policy begins with.
 pub(super) struct First {
     pub(super) lists: Lists,
     /// The sources whose lists are other than those on disk.
     pub(super) fetched: Vec<Source>,
     /// What is other than it was before; the generation is yet to be made.
     pub(super) events: Vec<Event>,
+    /// The sources of which there is no list, and why.
+    pub(super) missing: Vec<(String, String)>,
 }
 
 impl First {
-    /// Every used source's list: a fetched one from disk where there is one, so that a start needs no
-    /// network, and everything else as it is now.
-    pub(super) async fn lists(config: &Config, state: &StateDir) -> Result<Self> {
+    /// These sources' lists: a fetched one from disk where there is one, and everything else as it is now.
+    pub(super) async fn lists(sources: Vec<Source>, state: &StateDir, ask: Ask) -> Self {
         let now = Timestamp::now();
         let mut last_good = Snapshot::new();
         let mut wanted = Vec::new();
-        for source in config.policy.used_sources() {
+        let mut missing = Vec::new();
+        for source in &sources {
             let feed = state.load(source).unwrap_or_else(|error| {
                 warn!("{error}");
                 None
             });
-            let is_remote = matches!(source.origin, Origin::Http(_) | Origin::Names(_));
-            if feed.is_none() || !is_remote {
+            let is_here = match &source.origin {
+                Origin::Http(_) | Origin::Names(_) => false,
+                Origin::File { .. } => ask != Ask::Nobody,
+                _ => true,
+            };
+            if is_here || (feed.is_none() && ask == Ask::Everybody) {
                 wanted.push((source.clone(), Vec::new()));
+            } else if feed.is_none() {
+                missing.push((source.name.clone(), "was not asked for yet".to_owned()));
             }
             if let Some(feed) = feed {
                 last_good.insert(source.name.clone(), feed);
@@ -47,35 +65,30 @@ impl First {
         let mut lists = Lists::new(last_good);
         // While nothing ran, time went on.
         let Ok(events) = lists.release(now, |_| Ok::<_, Infallible>(0));
-        let released = events
+        let released = sources
             .iter()
-            .filter_map(|event| config.policy.source(&event.source));
+            .filter(|source| events.iter().any(|event| event.source == source.name));
         let mut first = Self {
             fetched: released.cloned().collect(),
             lists,
             events,
+            missing,
         };
-        let mut failed = 0;
         for gathered in gather(wanted).await {
             let source = gathered.source.clone();
-            match first.take(gathered, now) {
-                Ok(()) => first.fetched.push(source),
-                Err(error) if first.lists.feed(&source.name).is_some() => {
-                    warn!("{error}; its last good list is used");
-                    first.note(&source.name, error, now);
-                }
-                Err(error) => {
-                    failed += 1;
-                    log::error!("{error}");
-                }
+            let Err(problem) = first.take(gathered, now) else {
+                first.fetched.push(source);
+                continue;
+            };
+            let name = source.name;
+            if first.lists.feed(&name).is_some() {
+                warn!("{problem}; its last good list is used");
+            } else {
+                first.missing.push((name.clone(), problem.to_string()));
             }
+            first.note(&name, problem, now);
         }
-        if failed > 0 {
-            bail!(
-                "{failed} of the sources could not be had and have no last good list, so nothing was attached"
-            );
-        }
-        Ok(first)
+        first
     }
 
     fn take(&mut self, gathered: Gathered, now: Timestamp) -> Result<(), NotTaken> {
@@ -133,6 +146,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::config::Config;
     use crate::event::What;
     use crate::policy::Held;
 
@@ -150,8 +164,8 @@ mod tests {
         let state = StateDir::open(&folder.path().join("state")).expect("a state");
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         let start = || {
-            let first = runtime.block_on(First::lists(&config, &state));
-            first.unwrap_or_else(|error| panic!("{error:#}"))
+            let sources = config.policy.used_sources().cloned().collect();
+            runtime.block_on(First::lists(sources, &state, Ask::Host))
         };
         let source = config.policy.source("lab").expect("it is configured");
         let first = start();

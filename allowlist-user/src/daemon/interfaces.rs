@@ -26,7 +26,15 @@ impl Daemon {
     }
 
     /// Puts the filter on interfaces again that were removed and have come back.
-    pub(super) async fn look_after_interfaces(&mut self) -> Result<()> {
+    pub(super) async fn look_after_interfaces(&mut self) {
+        if !self.waiting
+            && let Err(error) = self.attach_again().await
+        {
+            warn!("{error:#}");
+        }
+    }
+
+    async fn attach_again(&mut self) -> Result<()> {
         let attachments = View::open(&self.options.paths.pin_dir)?.attachments()?;
         for name in self.config.interfaces.clone() {
             let index = if_nametoindex(&*name).ok();
@@ -47,7 +55,7 @@ impl Daemon {
                 continue;
             };
             if self.limits_services() {
-                self.with_lists(|daemon, lists| daemon.publish(lists))?; // the new interface may have another slot, and its services go by that
+                self.with_lists(|daemon, lists| daemon.publish(lists, None))?; // the new interface may have another slot, and its services go by that
             }
             match self.attach(&facts, self.options.trace) {
                 Ok(()) => warn_of_stripped_tags(&name).await,
@@ -90,6 +98,17 @@ pub(super) async fn warn_of_stripped_tags(name: &str) {
             "{name} takes VLAN tags off before the filter sees them, so `watch` shows no VLAN; verdicts are the same; `ethtool -K {name} rxvlan off` leaves them on"
         );
     }
+}
+
+/// Those of these interfaces that are there.
+pub(super) async fn present(names: &[String]) -> Result<Vec<Facts>> {
+    let mut there = Vec::new();
+    for name in names {
+        if if_nametoindex(&**name).is_ok() {
+            there.push(interface::look_up(name).await?);
+        }
+    }
+    Ok(there)
 }
 
 pub(super) async fn look_up_all(names: &[String]) -> Result<Vec<Facts>> {

@@ -12,7 +12,7 @@ use nix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 
 use super::{Daemon, schedule};
-use crate::control::Accepted;
+use crate::control::{Care, Done};
 use crate::event::{Event, What};
 use crate::gather::Gathered;
 use crate::lists::Proposal;
@@ -29,7 +29,7 @@ const KEEP_EVERY: Duration = Duration::from_mins(10);
 const JUMP: SignedDuration = SignedDuration::from_secs(10);
 
 /// A release that cannot be put in force is tried again after this.
-const RELEASE_RETRY: Duration = Duration::from_mins(1);
+pub(super) const RELEASE_RETRY: Duration = Duration::from_mins(1);
 
 /// What the two clocks showed when they were compared last.
 pub(super) struct Clocks {
@@ -115,13 +115,16 @@ impl Daemon {
             answer,
             retry_after,
         } = gathered;
+        if self.policy.source(&source.name) != Some(&source) {
+            return; // another configuration is in force since it was asked
+        }
         let now = self.now();
         let again = match &answer {
             Ok(Answer::List(fetched)) => fetched.again,
             _ => None,
         };
         let taken = match answer.map(|answer| self.lists.propose(&source, answer, now)) {
-            Ok(Ok(proposal)) => match self.adopt(&source, proposal, now) {
+            Ok(Ok(proposal)) => match self.adopt(&source, proposal, now, None) {
                 Ok(_) => Taken::InForce,
                 Err(error) => {
                     warn!("{error:#}; its last good list stays in force");
@@ -133,7 +136,7 @@ impl Daemon {
                 Taken::Refused
             }
             Err(error) => {
-                warn!("{error:#}; its last good list stays in force");
+                warn!("{error:#}; {}", self.instead(&source.name));
                 let events = self.lists.fail(&source.name, format!("{error:#}"), now);
                 self.tell_of(&events);
                 Taken::Failed
@@ -148,14 +151,26 @@ impl Daemon {
             Taken::Failed => schedule::after_failure(&source, failures, retry_after, chance),
         };
         self.schedule(&source, wait);
-        self.record(&self.lists, self.dataplane.generation());
+        self.record_is_old = true;
+        self.write_record();
+        self.note_refreshed(&source.name);
+    }
+
+    /// What is in force where a source gives nothing.
+    fn instead(&self, name: &str) -> &'static str {
+        if self.lists.feed(name).is_some() {
+            "its last good list stays in force"
+        } else {
+            "it has no list yet, and is asked again"
+        }
     }
 
     fn refuse(&mut self, source: &Source, refused: Refused, now: Timestamp) {
         let name = &source.name;
         let reason = refused.reason(source);
         warn!(
-            "{reason}; its last good list stays in force ({} prefixes would come, {} would go)",
+            "{reason}; {} ({} prefixes would come, {} would go)",
+            self.instead(name),
             refused.difference.added.len(),
             refused.difference.removed.len()
         );
@@ -165,7 +180,13 @@ impl Daemon {
 
     /// In force first, on disk second: a list that does not get in force, for which there may be no room in the
     /// tables, is refused as if the gate had done it.
-    fn adopt(&mut self, source: &Source, proposal: Proposal, now: Timestamp) -> Result<Vec<Event>> {
+    fn adopt(
+        &mut self,
+        source: &Source,
+        proposal: Proposal,
+        now: Timestamp,
+        care: Option<&Care>,
+    ) -> Result<Vec<Event>> {
         let name = &source.name;
         let is_news = proposal.is_news;
         let (old, old_notes) = match self.lists.feed(name) {
@@ -175,7 +196,7 @@ impl Daemon {
         let adopted = self.with_lists(|daemon, lists| {
             lists.adopt(proposal, now, |lists| {
                 if is_news {
-                    daemon.publish(lists)
+                    daemon.publish(lists, care)
                 } else {
                     Ok(daemon.dataplane.generation())
                 }
@@ -214,7 +235,7 @@ impl Daemon {
     }
 
     /// The operator lets in the list that the gate refused last.
-    pub(super) fn accept(&mut self, name: &str) -> Result<Accepted> {
+    pub(super) fn accept(&mut self, name: &str, care: &Care) -> Result<Done> {
         let Some(source) = self.config.policy.source(name).cloned() else {
             let names: Vec<_> = self
                 .config
@@ -246,15 +267,18 @@ impl Daemon {
                 }
             },
         };
-        let adopted = self.adopt(&source, proposal, now);
-        self.record(&self.lists, self.dataplane.generation());
+        let adopted = self.adopt(&source, proposal, now, Some(care));
+        self.record_is_old = true;
+        self.write_record();
         let change = adopted?.into_iter().find_map(|event| match event.what {
             What::Changed { change, .. } => Some(change),
             _ => None,
         });
-        Ok(Accepted {
+        Ok(Done {
             generation: self.dataplane.generation(),
-            change: change.unwrap_or_default(),
+            policy: self.policy_number(),
+            change: Some(change.unwrap_or_default()),
+            ..Done::default()
         })
     }
 
@@ -296,11 +320,12 @@ impl Daemon {
             }
         }
         self.tell_of(&events);
+        self.expire(now);
     }
 
     fn release(&mut self, now: Timestamp) {
         let released =
-            self.with_lists(|daemon, lists| lists.release(now, |lists| daemon.publish(lists)));
+            self.with_lists(|daemon, lists| lists.release(now, |lists| daemon.publish(lists, None)));
         match released {
             Ok(events) => {
                 for event in &events {
@@ -322,7 +347,8 @@ impl Daemon {
                 self.release_after = Instant::now() + RELEASE_RETRY;
             }
         }
-        self.record(&self.lists, self.dataplane.generation());
+        self.record_is_old = true;
+        self.write_record();
     }
 
     /// Writes it down, and tells the hook. A full disk is no reason not to filter.
@@ -391,9 +417,4 @@ impl Daemon {
             .and_modify(|known| *known = (*known).min(due))
             .or_insert(due);
     }
-}
-
-/// For a request over the socket.
-pub(super) fn in_words<T>(done: Result<T>) -> Result<T, String> {
-    done.map_err(|error| format!("{error:#}"))
 }

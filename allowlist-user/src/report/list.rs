@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::{Value, json};
 
+use super::Report;
 use crate::dataplane::{Entry, View};
 use crate::record::Record;
 
@@ -31,8 +32,10 @@ impl List {
         })
     }
 
-    /// For people.
-    pub fn text(&self) -> String {
+}
+
+impl Report for List {
+    fn text(&self) -> String {
         // By hand: a million rows are nothing that a table library should lay out.
         let columns = |row: &Row| {
             (
@@ -62,8 +65,7 @@ impl List {
         )
     }
 
-    /// For programs.
-    pub fn json(&self) -> Value {
+    fn json(&self) -> Value {
         json!({ "generation": self.generation, "prefixes": rows_json(&self.rows) })
     }
 }

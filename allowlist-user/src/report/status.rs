@@ -9,7 +9,7 @@ use anyhow::Result;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::{Epoch, ago, table};
+use super::{Epoch, Report, ago, table};
 use crate::compile::Names;
 use crate::control::Live;
 use crate::dataplane::{Attachment, View, clock};
@@ -60,8 +60,80 @@ impl Status {
         })
     }
 
-    /// For people.
-    pub fn text(&self) -> String {
+    fn is_stale(&self, source: &SourceRecord) -> bool {
+        source
+            .max_age_seconds
+            .is_some_and(|most| self.age(source.fetched) > most.cast_signed())
+    }
+
+    /// The one word that matters most.
+    fn state(&self, source: &SourceRecord) -> &'static str {
+        if source.refused {
+            "refused"
+        } else if self.is_stale(source) {
+            "stale"
+        } else if source.failure.is_some() {
+            "failing"
+        } else {
+            "ok"
+        }
+    }
+
+    fn headline(&self) -> String {
+        let (on, gone): (Vec<_>, Vec<_>) = self
+            .attachments
+            .iter()
+            .partition(|attachment| attachment.attached);
+        let mut text = if on.is_empty() {
+            "not filtering: no interface has the filter on it\n".to_owned()
+        } else {
+            let interfaces: Vec<_> = on
+                .iter()
+                .map(|attachment| match attachment.mode {
+                    Some(mode) => format!("{} ({})", attachment.name, mode.name()),
+                    None => attachment.name.clone(),
+                })
+                .collect();
+            format!(
+                "{} {}, generation {}; what no service covers: {}\n",
+                if self.control.observe {
+                    "observing (nothing is dropped)"
+                } else {
+                    "filtering"
+                },
+                interfaces.join(", "),
+                self.control.generation,
+                self.control.default_verdict.name(),
+            )
+        };
+        if let Some((room, alive)) = self.flows {
+            text += &format!("this host's own flows: {alive} tracked, room for {room}\n");
+        }
+        for attachment in gone {
+            text += &format!(
+                "warning: {} was removed, and with it the filter on it; a daemon puts it on again when it is back\n",
+                attachment.name
+            );
+        }
+        text
+    }
+
+    fn last_time(&self, traffic: Traffic) -> Option<Timestamp> {
+        (traffic.last != 0).then(|| self.epoch.time(traffic.last))
+    }
+
+    fn last(&self, traffic: Traffic) -> String {
+        self.last_time(traffic)
+            .map_or_else(|| "never".to_owned(), |time| ago(self.age(time)))
+    }
+
+    fn age(&self, fetched: Timestamp) -> i64 {
+        self.now.duration_since(fetched).as_secs()
+    }
+}
+
+impl Report for Status {
+    fn text(&self) -> String {
         let mut text = self.headline();
         let filters = self.attachments.iter().any(|one| one.attached);
         text += &match &self.daemon {
@@ -151,66 +223,7 @@ impl Status {
         text
     }
 
-    fn is_stale(&self, source: &SourceRecord) -> bool {
-        source
-            .max_age_seconds
-            .is_some_and(|most| self.age(source.fetched) > most.cast_signed())
-    }
-
-    /// The one word that matters most.
-    fn state(&self, source: &SourceRecord) -> &'static str {
-        if source.refused {
-            "refused"
-        } else if self.is_stale(source) {
-            "stale"
-        } else if source.failure.is_some() {
-            "failing"
-        } else {
-            "ok"
-        }
-    }
-
-    fn headline(&self) -> String {
-        let (on, gone): (Vec<_>, Vec<_>) = self
-            .attachments
-            .iter()
-            .partition(|attachment| attachment.attached);
-        let mut text = if on.is_empty() {
-            "not filtering: no interface has the filter on it\n".to_owned()
-        } else {
-            let interfaces: Vec<_> = on
-                .iter()
-                .map(|attachment| match attachment.mode {
-                    Some(mode) => format!("{} ({})", attachment.name, mode.name()),
-                    None => attachment.name.clone(),
-                })
-                .collect();
-            format!(
-                "{} {}, generation {}; what no service covers: {}\n",
-                if self.control.observe {
-                    "observing (nothing is dropped)"
-                } else {
-                    "filtering"
-                },
-                interfaces.join(", "),
-                self.control.generation,
-                self.control.default_verdict.name(),
-            )
-        };
-        if let Some((room, alive)) = self.flows {
-            text += &format!("this host's own flows: {alive} tracked, room for {room}\n");
-        }
-        for attachment in gone {
-            text += &format!(
-                "warning: {} was removed, and with it the filter on it; a daemon puts it on again when it is back\n",
-                attachment.name
-            );
-        }
-        text
-    }
-
-    /// For programs.
-    pub fn json(&self) -> Value {
+    fn json(&self) -> Value {
         let counters: Map<_, _> = self
             .counters
             .iter()
@@ -271,19 +284,6 @@ impl Status {
             "sources": sources,
             "daemon": self.daemon,
         })
-    }
-
-    fn last_time(&self, traffic: Traffic) -> Option<Timestamp> {
-        (traffic.last != 0).then(|| self.epoch.time(traffic.last))
-    }
-
-    fn last(&self, traffic: Traffic) -> String {
-        self.last_time(traffic)
-            .map_or_else(|| "never".to_owned(), |time| ago(self.age(time)))
-    }
-
-    fn age(&self, fetched: Timestamp) -> i64 {
-        self.now.duration_since(fetched).as_secs()
     }
 }
 

@@ -1,0 +1,368 @@
+//! The listening side: who may ask, how much and for how long; each request handed to the daemon, each report
+//! read beside it.
+//!
+//! Invariants: a connection is one request, with a limit on its head, its body and its time, and there are
+//! only so many; what waits for the daemon is bounded too. Reports come from the pinned maps and the disk,
+//! so they cost the daemon nothing.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use axum::body::{Body, to_bytes};
+use axum::extract::{Path, Query, State};
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Extension, Json, Router};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use log::{debug, warn};
+use nix::unistd::{Gid, Uid, chown};
+use serde::Deserialize;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::{Asked, Done, Kind, Live, Problem, Request, VERSION, peer};
+use crate::audit::Who;
+use crate::cli::Paths;
+use crate::report::{Added, AuditLog, List, PolicyList, Report, Sources, Status};
+
+/// `sockaddr_un` has room for so much, and a zero.
+const MAX_PATH: usize = 107;
+/// How many requests may wait for the daemon; more are told to come again.
+const WAITING: usize = 64;
+/// How many connections there may be at once.
+const CONNECTIONS: usize = 64;
+/// The longest body: some 200,000 prefixes.
+const MAX_BODY: usize = 32 << 20;
+/// For the head of a request.
+const HEAD_TIME: Duration = Duration::from_secs(5);
+/// For the body of a request.
+const BODY_TIME: Duration = Duration::from_secs(10);
+/// For a whole connection: some lists take their time.
+const LONGEST: Duration = Duration::from_mins(10);
+
+/// The listening side. Stops, and removes the socket, when it is dropped.
+pub struct Control {
+    path: PathBuf,
+    live: watch::Sender<Live>,
+    group: watch::Sender<Option<Gid>>,
+    requests: mpsc::Receiver<Request>,
+    server: JoinHandle<()>,
+}
+
+#[derive(Clone)]
+struct Shared {
+    asked: mpsc::Sender<Request>,
+    live: watch::Receiver<Live>,
+    paths: Arc<Paths>,
+}
+
+impl Control {
+    /// Listens, for root and the members of `group`, if there is one.
+    pub fn listen(paths: &Paths, group: Option<&str>) -> Result<Self> {
+        let path = &*paths.socket;
+        let what = || format!("cannot listen on {}", path.display());
+        if path.as_os_str().len() > MAX_PATH {
+            bail!(
+                "{} is longer than the {MAX_PATH} bytes that a socket's path may have; choose another --socket",
+                path.display()
+            );
+        }
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            bail!(
+                "another daemon answers on {}; stop it, or choose another --socket",
+                path.display()
+            );
+        }
+        if let Some(folder) = path.parent() {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(folder)
+                .with_context(what)?;
+        }
+        match fs::symlink_metadata(path) {
+            // Of a daemon that was killed: nobody answers on it.
+            Ok(found) if found.file_type().is_socket() => {
+                fs::remove_file(path).with_context(what)?;
+            }
+            Ok(_) => bail!(
+                "{} is there and is no socket; remove it, or choose another --socket",
+                path.display()
+            ),
+            Err(_) => {}
+        }
+        let listener = UnixListener::bind(path).with_context(what)?;
+        let (live, watching) = watch::channel(Live::default());
+        let (asked, requests) = mpsc::channel(WAITING);
+        let (group, allowed) = watch::channel(None);
+        let shared = Shared {
+            asked,
+            live: watching,
+            paths: Arc::new(paths.clone()),
+        };
+        let control = Self {
+            path: path.to_owned(),
+            live,
+            group,
+            requests,
+            server: tokio::spawn(accept(listener, allowed, router(shared))),
+        };
+        control.admit(group)?;
+        Ok(control)
+    }
+
+    /// Changes who may ask besides root.
+    pub fn admit(&self, group: Option<&str>) -> Result<()> {
+        let group = self::group(group)?;
+        let path = &self.path;
+        let what = || format!("cannot give {} to the control group", path.display());
+        let mode = if group.is_some() { 0o660 } else { 0o600 };
+        // For root alone first, so that nobody gets in between.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).with_context(what)?;
+        chown(path, None, Some(group.unwrap_or(nix::unistd::getegid()))).with_context(what)?;
+        if let Some(group) = group
+            && let Some(folder) = path.parent()
+        {
+            let folder_mode = fs::metadata(folder).with_context(what)?.permissions().mode() & 0o7777;
+            // A folder that the daemon made is its own; one that anybody may enter needs nothing.
+            if folder_mode & 0o007 == 0 {
+                chown(folder, None::<Uid>, Some(group)).with_context(what)?;
+                fs::set_permissions(folder, fs::Permissions::from_mode(folder_mode | 0o050))
+                    .with_context(what)?;
+            }
+        }
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).with_context(what)?;
+        self.group.send_replace(group);
+        Ok(())
+    }
+
+    /// Whether there is such a group.
+    pub fn require_group(name: Option<&str>) -> Result<()> {
+        group(name).map(drop)
+    }
+
+    /// What is asked next.
+    pub async fn request(&mut self) -> Request {
+        match self.requests.recv().await {
+            Some(request) => request,
+            // The server is gone, and nobody can ask any more.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// What to answer from now on.
+    pub fn tell(&self, live: Live) {
+        self.live.send_replace(live);
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.server.abort();
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// The number of a group that must be there.
+fn group(name: Option<&str>) -> Result<Option<Gid>> {
+    let Some(name) = name else {
+        return Ok(None);
+    };
+    let group = peer::group(name).with_context(|| {
+        format!(
+            "control_group: there is no group {name:?} on this host; `groupadd --system {name}` makes it"
+        )
+    })?;
+    Ok(Some(group))
+}
+
+async fn accept(listener: UnixListener, group: watch::Receiver<Option<Gid>>, router: Router) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, mostly: those that are open end soon.
+                debug!("cannot accept on the control socket: {error}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
+            // Dropped: whoever asked sees a connection that ends, and may ask again.
+            continue;
+        };
+        let (group, router) = (*group.borrow(), router.clone());
+        tokio::spawn(async move {
+            let _place = place;
+            if timeout(LONGEST, serve(stream, group, router)).await.is_err() {
+                debug!("a connection to the control socket took too long, and was ended");
+            }
+        });
+    }
+}
+
+async fn serve(stream: UnixStream, group: Option<Gid>, router: Router) {
+    let Ok(credentials) = stream.peer_cred() else {
+        return;
+    };
+    let who = peer::describe(credentials);
+    let router = if peer::may_ask(credentials, group) {
+        router
+    } else {
+        warn!("control: {who} (uid {}) may not ask, and was turned away", who.uid);
+        let problem = Problem::new(
+            Kind::Forbidden,
+            "only root may ask, and the members of control_group; try sudo",
+        );
+        Router::new().fallback(async move || problem.clone().into_response())
+    };
+    let router = router.layer(Extension(Who::Peer(who)));
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .keep_alive(false)
+        .serve_connection(
+            TokioIo::new(stream),
+            TowerToHyperService::new(router.into_service::<Incoming>()),
+        );
+    if let Err(error) = served.await {
+        debug!("a request on the control socket broke off: {error}");
+    }
+}
+
+fn router(shared: Shared) -> Router {
+    let path = |name: &str| format!("{VERSION}/{name}");
+    Router::new()
+        .route(&path("{name}"), get(report).post(change))
+        .fallback(async || unknown("path"))
+        .with_state(shared)
+}
+
+fn unknown(what: &str) -> Problem {
+    Problem::new(
+        Kind::Unknown,
+        format!("there is no such {what}; docs/api.md lists those there are"),
+    )
+}
+
+/// Hands what is asked to the daemon, and waits for its answer.
+async fn change(
+    State(shared): State<Shared>,
+    Extension(who): Extension<Who>,
+    Path(name): Path<String>,
+    body: Body,
+) -> Result<Json<Done>, Problem> {
+    let invalid = |error: String| Problem::new(Kind::Invalid, error);
+    let body = match timeout(BODY_TIME, to_bytes(body, MAX_BODY)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(error)) => {
+            return Err(invalid(format!(
+                "the body cannot be read, or is longer than {MAX_BODY} bytes: {error}"
+            )));
+        }
+        Err(_) => return Err(invalid(format!("the body took longer than {BODY_TIME:?}"))),
+    };
+    let asked: Asked = if body.is_empty() {
+        Asked::default()
+    } else {
+        serde_json::from_slice(&body).map_err(|error| invalid(format!("the body: {error}")))?
+    };
+    let (wanted, care) = asked.read(&name)?;
+    let busy = |error: &str| Problem::new(Kind::Busy, error);
+    let (answer, answered) = oneshot::channel();
+    let request = Request {
+        wanted,
+        care,
+        who,
+        answer,
+    };
+    if shared.asked.try_send(request).is_err() {
+        return Err(busy("too many others wait for the daemon; ask again"));
+    }
+    match answered.await {
+        Ok(answer) => answer.map(Json),
+        Err(_) => Err(busy("the daemon stopped before it came to this")),
+    }
+}
+
+/// What can be asked about.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct About {
+    count: Option<usize>,
+}
+
+/// Reads a report: JSON, or text for those who accept only that.
+async fn report(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    Query(about): Query<About>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let wants_text = headers
+        .get(ACCEPT)
+        .is_some_and(|accepted| accepted.as_bytes().starts_with(b"text/plain"));
+    // Reading a large table takes its time, and must not hold up other requests.
+    let read = tokio::task::spawn_blocking(move || {
+        let report = shared.report(&name, &about)?;
+        Ok(if wants_text {
+            ("text/plain; charset=utf-8", report.text())
+        } else {
+            ("application/json", format!("{:#}\n", report.json()))
+        })
+    });
+    let failed = |_| Problem::new(Kind::Refused, "the report could not be made; ask again");
+    let (kind, text) = read.await.map_err(failed)??;
+    Ok(([(CONTENT_TYPE, kind)], text).into_response())
+}
+
+impl Shared {
+    fn report(&self, name: &str, about: &About) -> Result<Box<dyn Report>, Problem> {
+        let Paths {
+            pin_dir, state_dir, ..
+        } = &*self.paths;
+        Ok(match name {
+            "status" => {
+                let mut status = Status::read(pin_dir, state_dir)?;
+                status.daemon = Some(self.live.borrow().clone());
+                Box::new(status)
+            }
+            "live" => Box::new(self.live.borrow().clone()),
+            "sources" => {
+                let mut status = Status::read(pin_dir, state_dir)?;
+                status.daemon = Some(self.live.borrow().clone());
+                Box::new(Sources(status))
+            }
+            "list" => Box::new(List::read(pin_dir, state_dir)?),
+            "added" => Box::new(Added::read(state_dir)?),
+            "log" => Box::new(AuditLog::read(state_dir, about.count)?),
+            "policies" => Box::new(PolicyList::read(state_dir)?),
+            _ => return Err(unknown("report")),
+        })
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = match self.kind {
+            Kind::Invalid => StatusCode::BAD_REQUEST,
+            Kind::Forbidden => StatusCode::FORBIDDEN,
+            Kind::Unknown => StatusCode::NOT_FOUND,
+            Kind::Refused | Kind::WouldCut => StatusCode::CONFLICT,
+            Kind::Busy => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        (status, Json(self)).into_response()
+    }
+}

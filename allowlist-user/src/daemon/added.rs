@@ -1,0 +1,244 @@
+//! Prefixes that are let in by command, and let in no more: by people, and when their time is over.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use log::{info, warn};
+use tokio::time::Instant;
+
+use super::Daemon;
+use super::refresh::RELEASE_RETRY;
+use crate::additions::{Addition, Edit};
+use crate::audit::{Deed, Prefixes, Who};
+use crate::control::{Care, Done, Entry, Kind, Problem};
+use crate::feed::parse_prefix;
+use crate::policy::Gate;
+
+/// The longest that a prefix is let in for, but for ever.
+const LONGEST_TTL: Duration = Duration::from_hours(24 * 3660);
+/// How many mistakes are told at once.
+const SHOWN: usize = 20;
+
+impl Daemon {
+    /// Lets prefixes in.
+    pub(super) fn add(
+        &mut self,
+        entries: Vec<Entry>,
+        care: &Care,
+        who: &Who,
+    ) -> (Deed, Result<Done, Problem>) {
+        let now = Timestamp::now();
+        let until = |entry: &Entry| {
+            let ttl = entry.ttl_seconds.map(Duration::from_secs)?;
+            Some(now + ttl)
+        };
+        let first = entries.first();
+        let mut deed = Prefixes {
+            until: first.and_then(|entry| {
+                let seconds = entry.ttl_seconds.filter(|ttl| *ttl <= LONGEST_TTL.as_secs())?;
+                Some(now + Duration::from_secs(seconds))
+            }),
+            note: first.and_then(|entry| entry.note.clone()),
+            ..asked(&entries)
+        };
+        let edits = each(&entries, |entry| {
+            let prefix = parse_prefix(&entry.prefix).map_err(|error| error.to_string())?;
+            let service = entry.service.clone().unwrap_or_default();
+            self.require_service(&service)?;
+            if !care.force {
+                require_narrow(prefix)?;
+            }
+            if entry.ttl_seconds.is_some_and(|ttl| ttl == 0 || ttl > LONGEST_TTL.as_secs()) {
+                return Err("a time to live is from 1 second to 10 years".to_owned());
+            }
+            Ok(vec![Edit::Add(Addition {
+                prefix,
+                service,
+                until: until(entry),
+                note: entry.note.clone().filter(|note| !note.is_empty()),
+                added: now,
+                by: who.to_string(),
+            })])
+        });
+        let done = edits.and_then(|edits| {
+            deed = Prefixes {
+                until: deed.until,
+                note: deed.note.take(),
+                ..of(&edits)
+            };
+            self.edit(edits, "add", care, who)
+        });
+        (Deed::Add(deed), done)
+    }
+
+    /// Lets prefixes in no more that were let in by command.
+    pub(super) fn remove(
+        &mut self,
+        entries: Vec<Entry>,
+        care: &Care,
+        who: &Who,
+    ) -> (Deed, Result<Done, Problem>) {
+        let mut deed = asked(&entries);
+        let edits = each(&entries, |entry| {
+            if entry.ttl_seconds.is_some() || entry.note.is_some() {
+                return Err("to remove takes no time to live and no note".to_owned());
+            }
+            let prefix = parse_prefix(&entry.prefix).map_err(|error| error.to_string())?;
+            let additions = self.ledger.known().additions();
+            let mut services = additions.services_of(&prefix);
+            if let Some(service) = &entry.service {
+                services.retain(|one| one == service);
+            }
+            if services.is_empty() {
+                return Err(self.not_added(prefix, entry.service.as_deref()));
+            }
+            let edit = |service| Edit::Remove { prefix, service };
+            Ok(services.into_iter().map(edit).collect())
+        });
+        let done = edits.and_then(|edits| {
+            deed = of(&edits);
+            self.edit(edits, "remove", care, who)
+        });
+        (Deed::Remove(deed), done)
+    }
+
+    fn edit(
+        &mut self,
+        edits: Vec<Edit>,
+        verb: &str,
+        care: &Care,
+        who: &Who,
+    ) -> Result<Done, Problem> {
+        let what = match &edits[..] {
+            [one] => format!("{verb} {} at {}", one.prefix(), one.service()),
+            all => format!("{verb} {} prefixes", all.len()),
+        };
+        let change = crate::ledger::Change {
+            edits,
+            ..self.change(who, what.clone())
+        };
+        let mut done = self.apply(change, care)?;
+        done.changes.push(what);
+        Ok(done)
+    }
+
+    /// Lets go of what is over.
+    pub(super) fn expire(&mut self, now: Timestamp) {
+        if self.next_expiry.is_none_or(|next| next > now) || self.release_after > Instant::now() {
+            return;
+        }
+        let gone = self.ledger.expire(now);
+        let services: BTreeSet<String> = gone.iter().map(|one| one.service.clone()).collect();
+        self.follow_ledger(&services);
+        let released = self.with_lists(|daemon, lists| daemon.publish(lists, None));
+        if let Err(error) = released {
+            // It is over all the same: the next publish is without it.
+            warn!("{} prefixes whose time is over still pass: {error:#}; this is tried again", gone.len());
+            self.next_expiry = Some(now);
+            self.release_after = Instant::now() + RELEASE_RETRY;
+        }
+        if gone.is_empty() {
+            return;
+        }
+        info!("{} prefixes that were added by command are over", gone.len());
+        let pairs = gone.iter().map(|one| (one.prefix, &*one.service));
+        self.log(Who::Daemon, Deed::Expire(Prefixes::of(pairs)), None);
+    }
+
+    fn require_service(&self, name: &str) -> Result<(), String> {
+        let services = &self.config.policy.services;
+        if services.iter().any(|service| service.name == name) {
+            return Ok(());
+        }
+        let names: Vec<_> = services.iter().map(|service| &*service.name).collect();
+        if name.is_empty() {
+            return Err(format!(
+                "which service is it to reach? there are {}",
+                names.join(", ")
+            ));
+        }
+        Err(format!(
+            "there is no service {name:?}; there are {}",
+            names.join(", ")
+        ))
+    }
+
+    fn not_added(&self, prefix: IpNet, service: Option<&str>) -> String {
+        let feeds = self.lists.feeds().iter();
+        let listing: Vec<_> = feeds
+            .filter(|(_, feed)| feed.in_force().any(|one| one == prefix))
+            .map(|(name, _)| &**name)
+            .filter(|name| !name.starts_with(crate::additions::SOURCE_PREFIX))
+            .collect();
+        let at = service.map_or_else(String::new, |service| format!(" to {service}"));
+        if listing.is_empty() {
+            format!("{prefix} was not added{at} by command; `allowlist list --added` shows what was")
+        } else {
+            format!(
+                "{prefix} was not added{at} by command: {} lists it, and is where to take it out",
+                listing.join(" and ")
+            )
+        }
+    }
+}
+
+/// The edits of all entries, or what is wrong with them.
+fn each(
+    entries: &[Entry],
+    read: impl Fn(&Entry) -> Result<Vec<Edit>, String>,
+) -> Result<Vec<Edit>, Problem> {
+    let mut edits = Vec::with_capacity(entries.len());
+    let mut problems = Vec::new();
+    for (place, entry) in (1..).zip(entries) {
+        match read(entry) {
+            Ok(more) => edits.extend(more),
+            Err(problem) if entries.len() == 1 => problems.push(problem),
+            Err(problem) => problems.push(format!("entry {place} ({}): {problem}", entry.prefix)),
+        }
+    }
+    if entries.is_empty() {
+        problems.push("there are no entries".to_owned());
+    }
+    let more = problems.len().saturating_sub(SHOWN);
+    problems.truncate(SHOWN);
+    if more > 0 {
+        problems.push(format!("and {more} more"));
+    }
+    if problems.is_empty() {
+        return Ok(edits);
+    }
+    if entries.len() > 1 {
+        problems.push("nothing was changed".to_owned());
+    }
+    Err(Problem::new(Kind::Invalid, problems.join("\n")))
+}
+
+/// What was asked, as far as it is prefixes.
+fn asked(entries: &[Entry]) -> Prefixes {
+    let pairs = entries.iter().filter_map(|entry| {
+        let service = entry.service.as_deref().unwrap_or_default();
+        Some((parse_prefix(&entry.prefix).ok()?, service))
+    });
+    Prefixes::of(pairs)
+}
+
+fn of(edits: &[Edit]) -> Prefixes {
+    Prefixes::of(edits.iter().map(|edit| (edit.prefix(), edit.service())))
+}
+
+/// A digit that is missing lets half the world in.
+fn require_narrow(prefix: IpNet) -> Result<(), String> {
+    let gate = Gate::default();
+    let least = match prefix {
+        IpNet::V4(_) => gate.min_prefix_len_v4,
+        IpNet::V6(_) => gate.min_prefix_len_v6,
+    };
+    if prefix.prefix_len() >= least {
+        return Ok(());
+    }
+    Err(format!(
+        "{prefix} is wider than /{least}, which is more than any network has; --force if it is meant"
+    ))
+}

@@ -1,0 +1,271 @@
+//! What is asked over the socket: carried out one after the other, each answered when it is done.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use log::warn;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::Daemon;
+use super::confirm::Pending;
+use super::reload::Asker;
+use crate::additions::source_name;
+use crate::audit::{Deed, Who};
+use crate::control::{Care, Done, Kind, NotDone, Problem, Refreshed, Request, Wanted};
+use crate::ledger::{Change, Unconfirmed};
+use crate::policy::Mode;
+
+/// Somebody who waits for lists.
+pub(super) struct Refreshing {
+    /// Whose.
+    left: BTreeSet<String>,
+    sources: BTreeMap<String, Refreshed>,
+    answer: oneshot::Sender<Result<Done, Problem>>,
+}
+
+impl Daemon {
+    pub(super) async fn carry_out(&mut self, request: Request) {
+        let Request {
+            wanted,
+            care,
+            who,
+            answer,
+        } = request;
+        let (deed, done) = match wanted {
+            Wanted::Reload => return self.reload(Some(Asker { who, care, answer })),
+            Wanted::Refresh(source) => return self.refresh(source, who, answer),
+            Wanted::Add(entries) => self.add(entries, &care, &who),
+            Wanted::Remove(entries) => self.remove(entries, &care, &who),
+            Wanted::Mode(mode) => (Deed::Mode { mode }, self.change_mode(mode, &care, &who)),
+            Wanted::Accept(source) => {
+                let done = self.accept(&source, &care).map_err(Problem::from);
+                (Deed::Accept { source }, done)
+            }
+            Wanted::Rollback(to) => self.roll_back(to, &care, &who).await,
+            Wanted::Confirm => (Deed::Confirm, self.confirm()),
+        };
+        let refused = done.as_ref().err().map(|problem| problem.error.clone());
+        self.log(who, deed, refused);
+        let _ = answer.send(done); // whoever asked may be gone
+    }
+
+    fn change_mode(&mut self, mode: Mode, care: &Care, who: &Who) -> Result<Done, Problem> {
+        let change = Change {
+            mode: (mode != self.config.mode).then_some(mode),
+            ..self.change(who, format!("mode {}", mode.name()))
+        };
+        let mut done = self.apply(change, care)?;
+        done.changes.push(match mode {
+            Mode::Enforce => "mode enforce: drops are carried out".to_owned(),
+            Mode::Observe => "mode observe: everything passes".to_owned(),
+        });
+        Ok(done)
+    }
+
+    /// A change that changes nothing yet.
+    pub(super) fn change(&self, who: &Who, what: String) -> Change {
+        let newest = self.ledger.known().newest().map(|policy| &policy.change);
+        Change {
+            time: Timestamp::now(),
+            by: who.to_string(),
+            what,
+            written: Some(self.written.clone()),
+            edits: Vec::new(),
+            mode: newest.and_then(|change| change.mode),
+            held_back: newest.and_then(|change| change.held_back),
+            unconfirmed: None,
+        }
+    }
+
+    /// Carries out a change of what is added by command, or of the mode: on disk, then in force, or neither.
+    pub(super) fn apply(&mut self, mut change: Change, care: &Care) -> Result<Done, Problem> {
+        self.require_free()?;
+        let edits: BTreeSet<String> = change
+            .edits
+            .iter()
+            .map(|edit| edit.service().to_owned())
+            .collect();
+        let what = change.what.clone();
+        let by = change.by.clone();
+        change.unconfirmed = self.unconfirmed(care);
+        let unconfirmed = change.unconfirmed;
+        self.ledger.stage(change);
+        let mode = self.mode;
+        self.follow_ledger(&edits);
+        if let Err(problem) = self.put_change_in_force(care, edits.is_empty()) {
+            self.ledger.take_back();
+            self.follow_ledger(&edits);
+            self.mode = mode;
+            return Err(problem);
+        }
+        let now = Timestamp::now();
+        self.ledger.tidy(&self.state, now);
+        self.pending = unconfirmed.map(|unconfirmed| Pending::new(unconfirmed, what, by));
+        Ok(Done {
+            generation: self.dataplane.generation(),
+            policy: self.policy_number(),
+            confirm_until: unconfirmed.map(|unconfirmed| unconfirmed.until),
+            ..Done::default()
+        })
+    }
+
+    fn put_change_in_force(&mut self, care: &Care, is_mode: bool) -> Result<(), Problem> {
+        let (tables, anew) = self.compiled(&self.lists).map_err(anyhow::Error::from)?;
+        self.require_session(care, &tables)?;
+        if let Some(within) = care.confirm_within {
+            self.dataplane.guard(within)?;
+        }
+        let mut put = || {
+            self.ledger.write()?;
+            if is_mode {
+                self.dataplane.set_mode(self.mode);
+            } else {
+                self.with_lists(|daemon, lists| daemon.put_in_force(lists, tables.into()))?;
+                if anew {
+                    warn!("{}", super::COUNTS_ANEW);
+                    self.dataplane.forget_counts()?;
+                }
+            }
+            anyhow::Ok(())
+        };
+        let done = put();
+        if done.is_err() && care.confirm_within.is_some() {
+            // Nothing has changed that would have to be taken back.
+            self.dataplane.confirm()?;
+        }
+        Ok(done?)
+    }
+
+    /// What has to be confirmed, by this care.
+    pub(super) fn unconfirmed(&self, care: &Care) -> Option<Unconfirmed> {
+        care.confirm_within.map(|within| Unconfirmed {
+            until: Timestamp::now() + within,
+            back_to: self.policy_number(),
+        })
+    }
+
+    /// Takes over what the ledger says: of these services what is added, and the mode.
+    pub(super) fn follow_ledger(&mut self, services: &BTreeSet<String>) {
+        let known = self.ledger.known();
+        let additions = known.additions();
+        for service in services {
+            let name = source_name(service);
+            self.lists.put(&name, additions.feed(service));
+        }
+        if !services.is_empty() {
+            self.policy = additions.with(&self.config.policy);
+            self.next_expiry = additions.next_expiry();
+        }
+        let newest = known.newest();
+        let mode = newest.and_then(|policy| policy.change.mode);
+        self.mode = mode.unwrap_or(self.config.mode);
+    }
+
+    /// Whether a change can be made now.
+    pub(super) fn require_free(&self) -> Result<(), Problem> {
+        let refuse = |error: String| Err(Problem::new(Kind::Refused, error));
+        if self.waiting {
+            let missing = self.missing(&self.lists).join(", ");
+            return refuse(format!(
+                "nothing is in force yet, since there is no list of {missing}; mend the configuration and `allowlist reload`, or set at_start"
+            ));
+        }
+        if self.reloading.is_some() {
+            return Err(Problem::new(
+                Kind::Busy,
+                "the configuration is being reloaded at this moment; ask again",
+            ));
+        }
+        if let Some(pending) = &self.pending {
+            let left = pending.deadline.saturating_duration_since(Instant::now());
+            return refuse(format!(
+                "{} by {} waits to be confirmed, and is taken back in {} s; `allowlist confirm` or `allowlist rollback` first",
+                pending.what,
+                pending.by,
+                left.as_secs()
+            ));
+        }
+        Ok(())
+    }
+
+    fn refresh(
+        &mut self,
+        source: Option<String>,
+        who: Who,
+        answer: oneshot::Sender<Result<Done, Problem>>,
+    ) {
+        let changing = self.policy.used_sources().filter(|one| one.can_change());
+        let mut names: BTreeSet<String> = changing.map(|one| one.name.clone()).collect();
+        if let Some(name) = &source {
+            if !names.contains(name) {
+                let known: Vec<_> = names.into_iter().collect();
+                let error = format!(
+                    "there is no source {name:?} that can be asked; there are {}",
+                    if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+                );
+                let _ = answer.send(Err(Problem::new(Kind::Invalid, error)));
+                return;
+            }
+            names.retain(|one| one == name);
+        }
+        let sources = names.iter().cloned().collect();
+        self.log(who, Deed::Refresh { sources }, None);
+        for name in &names {
+            self.due.insert(name.clone(), Instant::now());
+        }
+        self.refreshing.push(Refreshing {
+            left: names,
+            sources: BTreeMap::new(),
+            answer,
+        });
+        self.answer_refreshed();
+        self.fetch_due();
+    }
+
+    /// A source was asked: whoever waits for it may know.
+    pub(super) fn note_refreshed(&mut self, name: &str) {
+        let failure = self
+            .lists
+            .standing(name)
+            .and_then(|standing| standing.failure.clone());
+        let outcome = Refreshed {
+            ok: failure.is_none(),
+            prefixes: self.lists.feed(name).map_or(0, crate::policy::Feed::len),
+            failure,
+        };
+        for waiting in &mut self.refreshing {
+            if waiting.left.remove(name) {
+                waiting.sources.insert(name.to_owned(), outcome.clone());
+            }
+        }
+        self.answer_refreshed();
+    }
+
+    /// Answers those who wait for nothing any more. A source that is gone is waited for by nobody.
+    pub(super) fn answer_refreshed(&mut self) {
+        let policy = &self.policy;
+        for waiting in &mut self.refreshing {
+            waiting.left.retain(|name| policy.source(name).is_some());
+        }
+        let is_done = |waiting: &mut Refreshing| waiting.left.is_empty();
+        for waiting in self.refreshing.extract_if(.., is_done) {
+            let done = Done {
+                generation: self.dataplane.generation(),
+                policy: self.ledger.known().newest().map(|policy| policy.number),
+                sources: waiting.sources,
+                ..Done::default()
+            };
+            let _ = waiting.answer.send(Ok(done));
+        }
+    }
+}
+
+impl From<anyhow::Error> for Problem {
+    fn from(error: anyhow::Error) -> Self {
+        match error.downcast::<NotDone>() {
+            Ok(NotDone(problem)) => problem,
+            Err(error) => Self::new(Kind::Refused, format!("{error:#}")),
+        }
+    }
+}

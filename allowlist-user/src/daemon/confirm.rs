@@ -1,0 +1,146 @@
+//! A change that waits to be confirmed: kept, or taken back when its time is over.
+//!
+//! The kernel takes it back by itself at that moment, whatever becomes of this process; what is done here
+//! makes everything else agree with it.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use jiff::Timestamp;
+use log::warn;
+use tokio::time::Instant;
+
+use super::Daemon;
+use super::start::held_back;
+use crate::audit::{Deed, Who};
+use crate::control::{Done, Kind, Problem};
+use crate::ledger::{Change, Ledger, Unconfirmed};
+
+/// A change that waits.
+pub(super) struct Pending {
+    pub(super) deadline: Instant,
+    pub(super) what: String,
+    pub(super) by: String,
+    /// The policy to go back to; none where nothing was filtered.
+    back_to: Option<u64>,
+}
+
+impl Pending {
+    pub(super) fn new(unconfirmed: Unconfirmed, what: String, by: String) -> Self {
+        let left = unconfirmed.until.duration_since(Timestamp::now());
+        Self {
+            deadline: Instant::now() + left.try_into().unwrap_or(Duration::ZERO),
+            what,
+            by,
+            back_to: unconfirmed.back_to,
+        }
+    }
+
+    /// What a daemon before this one left waiting.
+    pub(super) fn found(ledger: &Ledger, left: Duration) -> Option<Self> {
+        let newest = ledger.known().newest()?;
+        let unconfirmed = newest.change.unconfirmed?;
+        Some(Self {
+            deadline: Instant::now() + left,
+            what: newest.change.what.clone(),
+            by: newest.change.by.clone(),
+            back_to: unconfirmed.back_to,
+        })
+    }
+}
+
+impl Daemon {
+    /// Makes a start one that has to be confirmed.
+    pub(super) fn guard_start(&mut self, within: Duration) -> Result<()> {
+        self.dataplane.guard(within)?;
+        let newest = self.ledger.known().newest();
+        let unconfirmed = newest.and_then(|policy| policy.change.unconfirmed);
+        self.pending = Some(Pending::new(
+            unconfirmed.unwrap_or(Unconfirmed {
+                until: Timestamp::now() + within,
+                back_to: self.policy_number(),
+            }),
+            format!("start by {}", self.written.origin()),
+            Who::Daemon.to_string(),
+        ));
+        Ok(())
+    }
+
+    pub(super) fn is_too_late(&self) -> bool {
+        let pending = self.pending.as_ref();
+        pending.is_some_and(|pending| pending.deadline <= Instant::now())
+    }
+
+    /// Keeps the change that waits.
+    pub(super) fn confirm(&mut self) -> Result<Done, Problem> {
+        let Some(pending) = &self.pending else {
+            return Err(Problem::new(
+                Kind::Refused,
+                "no change waits to be confirmed; if one did, it was taken back: `allowlist log` tells",
+            ));
+        };
+        let what = pending.what.clone();
+        let is_over = self
+            .dataplane
+            .pending()
+            .is_none_or(|pending| pending.fell_back);
+        if is_over || self.is_too_late() {
+            return Err(Problem::new(
+                Kind::Refused,
+                format!("{what}: it is too late: what was before is in force again"),
+            ));
+        }
+        self.ledger.confirm().map_err(anyhow::Error::from)?;
+        self.dataplane.confirm()?;
+        self.pending = None;
+        Ok(Done {
+            generation: self.dataplane.generation(),
+            policy: self.policy_number(),
+            changes: vec![format!("{what}: confirmed")],
+            ..Done::default()
+        })
+    }
+
+    /// Takes back what was not confirmed. An error ends the daemon: the kernel goes on by what was before, and
+    /// the next start does too.
+    pub(super) async fn take_back_unconfirmed(&mut self) -> Result<()> {
+        let Some(pending) = self.pending.take() else {
+            return Ok(());
+        };
+        warn!("{}: not confirmed in time, and taken back", pending.what);
+        // A publish of the change must not end what the kernel went back to.
+        self.dataplane.fall_back()?;
+        let Some(number) = pending.back_to else {
+            self.log(Who::Daemon, Deed::NotConfirmed, None);
+            self.notify.stopping();
+            self.dataplane.detach()?;
+            bail!("not confirmed in time, so the filter is off again: everything passes");
+        };
+        self.go_back(number).await?;
+        self.log(Who::Daemon, Deed::NotConfirmed, None);
+        Ok(())
+    }
+
+    /// Makes an earlier policy the one that everything agrees with.
+    async fn go_back(&mut self, number: u64) -> Result<()> {
+        let known = self.ledger.known();
+        let Some(before) = known.get(number) else {
+            bail!("policy {number} is not known any more, so the configuration of now cannot be taken back; the kernel goes on by what was before");
+        };
+        let written = before.written().clone();
+        let change = Change {
+            time: Timestamp::now(),
+            by: Who::Daemon.to_string(),
+            what: format!("back to policy {number}, which was not replaced by a confirmed one"),
+            edits: known.back_to(number),
+            mode: before.change.mode,
+            held_back: held_back(&self.written, &written).or(before.change.held_back),
+            written: Some(written),
+            unconfirmed: None,
+        };
+        self.replace(change, &crate::control::Care::default(), None)
+            .await
+            .map(drop)
+            .map_err(|problem| anyhow::anyhow!("{}", problem.error))
+    }
+}

@@ -1,0 +1,497 @@
+//! Another configuration in the place of the one in force: all of it, or none with the reason.
+//!
+//! A reload is made ready beside the loop, since its lists may take a while; what is in force meanwhile goes
+//! on. A rollback needs nobody outside: what was in force once is on disk.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::sync::Arc;
+
+use anyhow::Result;
+use jiff::Timestamp;
+use log::{info, warn};
+use tokio::sync::oneshot;
+use tokio::task::{JoinError, JoinHandle};
+
+use super::Daemon;
+use super::confirm::Pending;
+use super::first::{Ask, First};
+use super::interfaces::{present, warn_of_stripped_tags};
+use super::start::{held_back, watched};
+use crate::additions::source_name;
+use crate::audit::{Audit, Deed, Who};
+use crate::config::{Config, differences};
+use crate::control::{Care, Control, Done, Kind, Problem};
+use crate::history::History;
+use crate::hook::Teller;
+use crate::ledger::{Change, Written};
+use crate::lists::Lists;
+use crate::policy::Source;
+
+/// Who asked for a reload, and waits for it.
+pub(super) struct Asker {
+    pub(super) who: Who,
+    pub(super) care: Care,
+    pub(super) answer: oneshot::Sender<Result<Done, Problem>>,
+}
+
+/// A configuration that is being made ready.
+pub(super) struct Reloading {
+    config: Config,
+    written: Arc<Written>,
+    asker: Option<Asker>,
+    task: JoinHandle<First>,
+    /// Whether somebody signalled meanwhile: the file may be another by now.
+    again: bool,
+}
+
+impl Reloading {
+    /// Returns when its lists are there.
+    pub(super) async fn prepared(reloading: &mut Option<Self>) -> Result<First, JoinError> {
+        match reloading {
+            Some(reloading) => (&mut reloading.task).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// What takes the place of what is in force.
+struct Next {
+    config: Config,
+    written: Arc<Written>,
+    /// The lists of sources that are not as they were.
+    first: First,
+}
+
+impl Daemon {
+    /// Begins to read the configuration again: for somebody who waits, or on a signal.
+    pub(super) fn reload(&mut self, asker: Option<Asker>) {
+        if let Some(reloading) = &mut self.reloading {
+            match asker {
+                None => reloading.again = true, // a storm of signals is one reload more
+                Some(asker) => self.answer_reload(
+                    Some(asker),
+                    Err(Problem::new(
+                        Kind::Busy,
+                        "the configuration is being reloaded at this moment; ask again",
+                    )),
+                    None,
+                ),
+            }
+            return;
+        }
+        self.notify.reloading();
+        match self.prepare() {
+            Ok(Some(mut reloading)) => {
+                reloading.asker = asker;
+                self.reloading = Some(reloading);
+            }
+            Ok(None) => {
+                let done = Done {
+                    generation: self.dataplane.generation(),
+                    policy: self.policy_number(),
+                    changes: vec!["nothing is new in the configuration".to_owned()],
+                    ..Done::default()
+                };
+                self.answer_reload(asker, Ok(done), None);
+            }
+            Err(problem) => self.answer_reload(asker, Err(problem), None),
+        }
+    }
+
+    /// Reads the file, and begins to get the lists that it needs more; none if nothing is new.
+    fn prepare(&mut self) -> Result<Option<Reloading>, Problem> {
+        if self.pending.is_some() {
+            self.require_free()?;
+        }
+        let Some(file) = &self.options.written.file else {
+            return Err(Problem::new(
+                Kind::Refused,
+                "this filter was started without a configuration file, so there is none to reload; start it anew",
+            ));
+        };
+        let invalid = |error: String| Problem::new(Kind::Invalid, error);
+        let text = fs::read_to_string(file).map_err(|error| {
+            invalid(format!(
+                "{}: cannot be read: {error}; check the path and its permissions",
+                file.display()
+            ))
+        })?;
+        let written = Arc::new(Written {
+            file: Some(file.clone()),
+            text,
+            interfaces: self.options.written.interfaces.clone(),
+        });
+        let config = self.options.read(&written).map_err(|error| invalid(format!("{error:#}")))?;
+        if config.interfaces.is_empty() {
+            return Err(invalid("no interface to filter on; set `interfaces`".to_owned()));
+        }
+        if config.control_group != self.config.control_group {
+            Control::require_group(config.control_group.as_deref())?;
+        }
+        if *written == *self.written && !self.waiting {
+            return Ok(None);
+        }
+        let wanted = self.changed_sources(&config);
+        let state = self.state.clone();
+        let task = tokio::spawn(async move { First::lists(wanted, &state, Ask::Everybody).await });
+        Ok(Some(Reloading {
+            config,
+            written,
+            asker: None,
+            task,
+            again: false,
+        }))
+    }
+
+    /// The used sources of a configuration that are not as they are now.
+    fn changed_sources(&self, config: &Config) -> Vec<Source> {
+        let is_same = |source: &Source| {
+            self.config.policy.source(&source.name) == Some(source)
+                && self.lists.feed(&source.name).is_some()
+        };
+        let used = config.policy.used_sources();
+        used.filter(|source| !is_same(source)).cloned().collect()
+    }
+
+    /// The lists of a reload are there: it is put in force, or refused.
+    pub(super) async fn commit_reload(&mut self, prepared: Result<First, JoinError>) {
+        let Some(Reloading {
+            config,
+            written,
+            asker,
+            again,
+            ..
+        }) = self.reloading.take()
+        else {
+            return;
+        };
+        let (who, care) = match &asker {
+            Some(asker) => (asker.who.clone(), asker.care.clone()),
+            None => (Who::Signal, Care::default()),
+        };
+        let done = match prepared {
+            Ok(first) => {
+                let change = Change {
+                    written: Some(Arc::clone(&written)),
+                    held_back: None,
+                    ..self.change(&who, format!("reload of {}", written.origin()))
+                };
+                let next = Next {
+                    config,
+                    written,
+                    first,
+                };
+                self.put_next_in_force(next, change, &care, true).await
+            }
+            Err(error) => Err(Problem::new(
+                Kind::Refused,
+                format!("the lists could not be got: {error}"),
+            )),
+        };
+        let policy = done.as_ref().ok().and_then(|done| done.policy);
+        self.answer_reload(asker, done, policy);
+        if again {
+            self.reload(None);
+        }
+    }
+
+    fn answer_reload(
+        &mut self,
+        asker: Option<Asker>,
+        done: Result<Done, Problem>,
+        policy: Option<u64>,
+    ) {
+        match &done {
+            Ok(done) => {
+                for line in &done.changes {
+                    info!("reload: {line}");
+                }
+            }
+            Err(problem) => warn!("not reloaded, and nothing was changed: {}", problem.error),
+        }
+        let refused = done.as_ref().err().map(|problem| problem.error.clone());
+        let who = asker.as_ref().map_or(Who::Signal, |asker| asker.who.clone());
+        self.log(who, Deed::Reload { policy }, refused);
+        self.notify.ready(&self.state_line());
+        if let Some(asker) = asker {
+            let _ = asker.answer.send(done);
+        }
+    }
+
+    /// Puts an earlier policy in force again: the one before the newest, or the one of this number.
+    pub(super) async fn roll_back(
+        &mut self,
+        to: Option<u64>,
+        care: &Care,
+        who: &Who,
+    ) -> (Deed, Result<Done, Problem>) {
+        let known = self.ledger.known();
+        let newest = self.policy_number().unwrap_or_default();
+        let before = known.policies().rev().nth(1).map(|policy| policy.number);
+        let number = to.or(before).unwrap_or_default();
+        let deed = |policy| Deed::Rollback { to: number, policy };
+        if self.pending.is_some() {
+            // It is what somebody who cannot wait for the time to be over asks for.
+            let done = self.take_back_unconfirmed().await;
+            let done = done.map_err(Problem::from).map(|()| Done {
+                generation: self.dataplane.generation(),
+                policy: self.policy_number(),
+                changes: vec!["the change that waited to be confirmed is taken back".to_owned()],
+                ..Done::default()
+            });
+            return (deed(self.policy_number().unwrap_or_default()), done);
+        }
+        let Some(policy) = known.get(number).filter(|policy| policy.number != newest) else {
+            let numbers: Vec<_> = known
+                .policies()
+                .map(|policy| policy.number.to_string())
+                .collect();
+            let error = match to {
+                Some(number) if number == newest => format!("policy {number} is in force already"),
+                Some(number) => format!(
+                    "there is no policy {number} to go back to; there are {}",
+                    numbers.join(", ")
+                ),
+                None => "there is no policy before this one to go back to".to_owned(),
+            };
+            return (deed(newest), Err(Problem::new(Kind::Invalid, error)));
+        };
+        let written = Arc::clone(policy.written());
+        let change = Change {
+            mode: policy.change.mode,
+            edits: known.back_to(number),
+            held_back: held_back(&self.options.written, &written),
+            written: Some(written),
+            ..self.change(who, format!("rollback to policy {number}"))
+        };
+        let done = match self.require_free() {
+            Ok(()) => self.replace(change, care, Some(number)).await,
+            Err(problem) => Err(problem),
+        };
+        let policy = done.as_ref().ok().and_then(|done| done.policy);
+        (deed(policy.unwrap_or(newest)), done)
+    }
+
+    /// Puts a change in force that brings another configuration, with what is on this host.
+    pub(super) async fn replace(
+        &mut self,
+        change: Change,
+        care: &Care,
+        number: Option<u64>,
+    ) -> Result<Done, Problem> {
+        let written = change.written.clone().unwrap_or_else(|| Arc::clone(&self.written));
+        let config = self.options.read(&written)?;
+        let wanted = self.changed_sources(&config);
+        let first = First::lists(wanted, &self.state, Ask::Nobody).await;
+        let next = Next {
+            config,
+            written,
+            first,
+        };
+        let mut done = self.put_next_in_force(next, change, care, false).await?;
+        if let Some(number) = number {
+            done.changes.insert(0, format!("policy {number} is in force again"));
+        }
+        Ok(done)
+    }
+
+    /// All of it, or none.
+    async fn put_next_in_force(
+        &mut self,
+        next: Next,
+        mut change: Change,
+        care: &Care,
+        is_strict: bool,
+    ) -> Result<Done, Problem> {
+        let Next {
+            config,
+            written,
+            mut first,
+        } = next;
+        if is_strict && !first.missing.is_empty() {
+            let reasons: Vec<_> = first
+                .missing
+                .iter()
+                .map(|(name, reason)| format!("{name} has no list: {reason}"))
+                .collect();
+            return Err(Problem::new(Kind::Refused, reasons.join("\n")));
+        }
+        for (name, _) in &first.missing {
+            warn!("{name} has no list on this host, and lets nobody in till it is fetched");
+        }
+        let interfaces = present(&config.interfaces).await?;
+        let changes = differences(&self.config, &config);
+        let (what, by) = (change.what.clone(), change.by.clone());
+        change.unconfirmed = self.unconfirmed(care);
+        if config.mode != self.config.mode {
+            change.mode = None; // what the file says newly is meant
+        }
+        let unconfirmed = change.unconfirmed;
+        if self.waiting {
+            self.ledger.take_back(); // the start that waited is not wanted any more
+        }
+        self.ledger.stage(change);
+        let before = self.exchange(config, written, &mut first);
+        let entered = if self.waiting {
+            self.enter_next(care).await
+        } else {
+            self.begin_next(&interfaces, care, &before.config)
+        };
+        if let Err(problem) = entered {
+            self.ledger.take_back();
+            self.restore(before);
+            return Err(problem);
+        }
+        let config = before.config;
+        self.pending = unconfirmed.map(|unconfirmed| Pending::new(unconfirmed, what, by));
+        self.finish_next(&config, &first).await;
+        for facts in &interfaces {
+            if !config.interfaces.contains(&facts.name) {
+                warn_of_stripped_tags(&facts.name).await;
+            }
+        }
+        Ok(Done {
+            generation: self.dataplane.generation(),
+            policy: self.policy_number(),
+            changes,
+            warnings: self.warnings.clone(),
+            confirm_until: unconfirmed.map(|unconfirmed| unconfirmed.until),
+            ..Done::default()
+        })
+    }
+
+    /// Makes everything but the kernel that of another configuration.
+    ///
+    /// # Returns
+    /// What was before.
+    fn exchange(&mut self, config: Config, written: Arc<Written>, first: &mut First) -> Before {
+        let lists = self.lists.clone();
+        let mut next = Lists::default();
+        for source in config.policy.used_sources() {
+            let name = &source.name;
+            let is_same = self.config.policy.source(name) == Some(source);
+            if is_same && self.lists.feed(name).is_some() {
+                next.take_over(name, &mut self.lists);
+            } else {
+                next.take_over(name, &mut first.lists);
+            }
+        }
+        let additions = self.ledger.known().additions();
+        for service in additions.services() {
+            next.put(&source_name(service), additions.feed(service));
+        }
+        let before = Before {
+            policy: std::mem::replace(&mut self.policy, additions.with(&config.policy)),
+            config: std::mem::replace(&mut self.config, config),
+            written: std::mem::replace(&mut self.written, written),
+            lists,
+            mode: self.mode,
+        };
+        self.lists = next;
+        self.follow_ledger(&BTreeSet::new());
+        self.next_expiry = self.ledger.known().additions().next_expiry();
+        before
+    }
+
+    fn restore(&mut self, before: Before) {
+        let Before {
+            config,
+            policy,
+            written,
+            lists,
+            mode,
+        } = before;
+        (self.config, self.policy, self.written, self.lists, self.mode) =
+            (config, policy, written, lists, mode);
+        self.next_expiry = self.ledger.known().additions().next_expiry();
+    }
+
+    /// Puts the first configuration in force for which all lists are there.
+    async fn enter_next(&mut self, care: &Care) -> Result<(), Problem> {
+        self.options.care = care.clone();
+        self.enter(true).await?;
+        self.say_ready();
+        Ok(())
+    }
+
+    /// Puts in the kernel what everything else is of by now.
+    fn begin_next(
+        &mut self,
+        interfaces: &[crate::interface::Facts],
+        care: &Care,
+        before: &Config,
+    ) -> Result<(), Problem> {
+        let (tables, anew) = self.compiled(&self.lists).map_err(anyhow::Error::from)?;
+        self.require_session(care, &tables)?;
+        let found = self.dataplane.in_force()?;
+        let tracking = |config: &Config| config.rules.tracks().then_some(config.max_flows);
+        let is_tracking_other = tracking(before) != tracking(&self.config);
+        let mut put = || {
+            if let Some(within) = care.confirm_within {
+                self.dataplane.guard(within)?;
+            }
+            self.ledger.write()?;
+            if is_tracking_other {
+                self.dataplane.track(tracking(&self.config))?;
+            }
+            let renews = is_tracking_other || before.attach != self.config.attach;
+            self.begin(tables, interfaces, !anew, renews)
+        };
+        if let Err(error) = put() {
+            if let Err(again) = self.dataplane.restore(&found) {
+                return Err(Problem::new(
+                    Kind::Refused,
+                    format!("{error:#}; and what was in force before could not be put in force again: {again:#}"),
+                ));
+            }
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    /// What follows once it is in force, and cannot fail any more.
+    async fn finish_next(&mut self, before: &Config, first: &First) {
+        let paths = &self.options.paths;
+        if self.config.control_group != before.control_group
+            && let Err(error) = self.control.admit(self.config.control_group.as_deref())
+        {
+            warn!("{error:#}; who may ask is as before");
+        }
+        if self.config.hook != before.hook {
+            self.teller = Teller::start(self.config.hook.clone());
+        }
+        self.history = History::new(&paths.state_dir, self.config.history_bytes);
+        self.audit = Audit::new(&paths.state_dir, self.config.log_bytes);
+        self.files = watched(&self.config);
+        self.warnings = (self.options.warnings)(&self.config);
+        for warning in &self.warnings {
+            warn!("{warning}");
+        }
+        self.lost.retain(|name| self.config.interfaces.contains(name));
+        for source in &first.fetched {
+            self.keep(source, true);
+        }
+        let generation = self.dataplane.generation();
+        let events: Vec<_> = first
+            .events
+            .iter()
+            .map(|event| event.clone().of(generation))
+            .collect();
+        self.tell_of(&events);
+        self.ledger.tidy(&self.state, Timestamp::now());
+        self.record_is_old = true;
+        self.writing.clear();
+        self.schedule_all();
+        self.answer_refreshed();
+    }
+}
+
+/// What a change replaces, to go back to if it cannot be put in force.
+struct Before {
+    config: Config,
+    policy: crate::policy::Policy,
+    written: Arc<Written>,
+    lists: Lists,
+    mode: crate::policy::Mode,
+}

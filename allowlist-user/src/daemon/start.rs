@@ -1,0 +1,449 @@
+//! How a daemon begins: with which policy, with which lists, and what of it is put in force at once.
+//!
+//! Invariants: nothing is attached by a start that fails, and what was in force before is again; a start needs
+//! no network; a change that was not confirmed is taken back, also when nothing ran meanwhile.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use jiff::Timestamp;
+use log::{info, warn};
+use tokio::time::Instant;
+
+use super::confirm::Pending;
+use super::files::Files;
+use super::first::{Ask, First};
+use super::interfaces::{look_up_all, present, warn_of_stripped_tags};
+use super::refresh::Clocks;
+use super::{COUNTS_ANEW, Daemon, Options, compile_or_number_anew};
+use crate::audit::{Audit, Deed, Who};
+use crate::compile::{Names, Tables};
+use crate::config::Config;
+use crate::control::Control;
+use crate::dataplane::{Dataplane, View};
+use crate::gather::Fetches;
+use crate::history::History;
+use crate::hook::Teller;
+use crate::interface::{Facts, Links};
+use crate::ledger::{Change, Ledger, Policy as Known, Unconfirmed, Written};
+use crate::notify::Notify;
+use crate::policy::{AtStart, Mode, Origin};
+use crate::record::Record;
+use crate::state::StateDir;
+
+/// How long a closed host's own traffic is noted before the first packet is judged by it.
+const LISTEN: Duration = Duration::from_secs(1);
+
+/// What a start does to the policies that are known.
+struct Plan {
+    written: Arc<Written>,
+    /// The policy that it makes; none where the newest is this one.
+    change: Option<Change>,
+    /// What was not confirmed, and is taken back.
+    taken_back: Option<String>,
+}
+
+impl Plan {
+    fn of(options: &Options, ledger: &Ledger, is_running: bool) -> Result<Self> {
+        let typed = Arc::new(options.written.clone());
+        let known = ledger.known();
+        let Some(newest) = known.newest() else {
+            return Ok(Self {
+                change: Some(by_start(options, &typed, None)?),
+                written: typed,
+                taken_back: None,
+            });
+        };
+        if let Some(Unconfirmed {
+            back_to: Some(number),
+            ..
+        }) = known.unconfirmed()
+            && !is_running
+            && let Some(before) = known.get(number)
+        {
+            let written = Arc::clone(before.written());
+            let held_back = held_back(newest.written(), &written);
+            // What is typed now is what is wanted now, unless it is what was taken back.
+            let is_same = held_back == Some(typed.checksum()) || held_back.is_none();
+            let change = Change {
+                time: Timestamp::now(),
+                by: Who::Daemon.to_string(),
+                what: format!("back to policy {number}, since policy {} was not confirmed", newest.number),
+                written: Some(Arc::clone(&written)),
+                edits: known.back_to(number),
+                mode: before.change.mode,
+                held_back,
+                unconfirmed: None,
+            };
+            let taken_back = Some(newest.change.what.clone());
+            if is_same {
+                return Ok(Self {
+                    written,
+                    change: Some(change),
+                    taken_back,
+                });
+            }
+            return Ok(Self {
+                change: Some(Change {
+                    edits: change.edits,
+                    ..by_start(options, &typed, None)?
+                }),
+                written: typed,
+                taken_back,
+            });
+        }
+        if newest.change.held_back == Some(typed.checksum()) {
+            warn!(
+                "{}: its last change was taken back, so policy {} is in force and not what the file says; mend the file, or `allowlist reload` to try it again",
+                typed.origin(),
+                newest.number
+            );
+            return Ok(Self {
+                written: Arc::clone(newest.written()),
+                change: None,
+                taken_back: None,
+            });
+        }
+        let change = if **newest.written() == *typed && newest.change.held_back.is_none() {
+            None
+        } else {
+            Some(by_start(options, &typed, Some(newest))?)
+        };
+        Ok(Self {
+            written: typed,
+            change,
+            taken_back: None,
+        })
+    }
+}
+
+/// The policy that a start with this configuration makes.
+fn by_start(options: &Options, written: &Arc<Written>, before: Option<&Known>) -> Result<Change> {
+    let mode = before.and_then(|before| {
+        let was = options.read(before.written()).ok()?.mode;
+        let is = options.read(written).ok()?.mode;
+        before.change.mode.filter(|_| was == is)
+    });
+    Ok(Change {
+        time: Timestamp::now(),
+        by: Who::Daemon.to_string(),
+        what: format!("start by {}", written.origin()),
+        written: Some(Arc::clone(written)),
+        edits: Vec::new(),
+        mode,
+        held_back: None,
+        unconfirmed: None,
+    })
+}
+
+/// The checksum of what does not count any more, if it is a file's and other than what is gone back to.
+pub(super) fn held_back(taken_back: &Written, back_to: &Written) -> Option<u32> {
+    let is_other = taken_back.file.is_some() && taken_back.text != back_to.text;
+    is_other.then(|| taken_back.checksum())
+}
+
+impl Daemon {
+    /// Gets every list that is at hand, publishes, attaches. On an error all is as it was before.
+    pub async fn start(options: Options, notify: Notify) -> Result<Self> {
+        let typed = options.read(&options.written)?;
+        require_interfaces(&options, &typed).await?;
+        let state = StateDir::open(&options.paths.state_dir)?;
+        let lock = state.lock()?;
+        let mut ledger = Ledger::open(&state, Timestamp::now())?;
+        // A change still waits if the kernel says so: till its time is over it goes on waiting.
+        let waits = View::open(&options.paths.pin_dir)
+            .ok()
+            .and_then(|view| view.pending().ok().flatten())
+            .filter(|pending| !pending.fell_back);
+        let plan = Plan::of(&options, &ledger, waits.is_some())?;
+        if let Some(what) = &plan.taken_back {
+            warn!("{what}: was not confirmed in time, and is taken back");
+        }
+        let config = options.read(&plan.written).with_context(|| {
+            format!("policy of {}", plan.written.origin())
+        })?;
+        let mut pending = waits.and_then(|waits| Pending::found(&ledger, waits.left));
+        let is_staged = plan.change.is_some();
+        if let Some(mut change) = plan.change {
+            if let Some(within) = options.care.confirm_within {
+                change.unconfirmed = Some(Unconfirmed {
+                    until: Timestamp::now() + within,
+                    back_to: ledger.known().newest().map(|policy| policy.number),
+                });
+            }
+            ledger.stage(change);
+        }
+        let newest = ledger.known().newest();
+        let mode = newest.and_then(|policy| policy.change.mode);
+        let mode = mode.unwrap_or(config.mode);
+        if mode != config.mode {
+            warn!(
+                "mode {} by command, as before this start; the configuration says {}",
+                mode.name(),
+                config.mode.name()
+            );
+        }
+        // Before they are read: what is written meanwhile is read again.
+        let files = watched(&config);
+        let wanted = config.policy.used_sources().cloned().collect();
+        let mut first = First::lists(wanted, &state, Ask::Host).await;
+        let additions = ledger.known().additions();
+        for (service, count) in additions.without_service(&config.policy) {
+            warn!("{count} prefixes were added to {service}, which is no service of the configuration any more: they reach nothing");
+        }
+        let policy = additions.with(&config.policy);
+        for service in additions.services() {
+            let name = crate::additions::source_name(service);
+            first.lists.put(&name, additions.feed(service));
+        }
+        let record = Record::load(&options.paths.state_dir);
+        let previous = record
+            .as_ref()
+            .map_or_else(Names::default, |record| record.names.clone());
+        let control = Control::listen(&options.paths, config.control_group.as_deref())?;
+        let dataplane = Dataplane::open(
+            &options.paths.pin_dir,
+            config.rules.tracks().then_some(config.max_flows),
+        )?;
+        let mut daemon = Self {
+            control,
+            files,
+            history: History::new(&options.paths.state_dir, config.history_bytes),
+            audit: Audit::new(&options.paths.state_dir, config.log_bytes),
+            teller: Teller::start(config.hook.clone()),
+            clocks: Clocks::now(),
+            release_after: Instant::now(),
+            next_expiry: additions.next_expiry(),
+            warnings: (options.warnings)(&config),
+            names: previous,
+            tables: None,
+            lists: first.lists,
+            waiting: false,
+            fetches: Fetches::default(),
+            due: Default::default(),
+            writing: Default::default(),
+            lost: Default::default(),
+            links: Links::listen().inspect_err(|error| warn!("{error:#}; interfaces are looked at once a second instead")).ok(),
+            traces: Default::default(),
+            kept: Default::default(),
+            reloading: None,
+            refreshing: Vec::new(),
+            pending: pending.take(),
+            record_is_old: false,
+            started: Timestamp::now(),
+            since: record.as_ref().and_then(|record| record.since),
+            written: plan.written,
+            config,
+            policy,
+            mode,
+            options,
+            state,
+            _lock: lock,
+            ledger,
+            dataplane,
+            notify,
+        };
+        for warning in &daemon.warnings {
+            warn!("{warning}");
+        }
+        for source in &first.fetched {
+            daemon.keep(source, true);
+        }
+        daemon.say_missing(&first.missing);
+        daemon.waiting = !first.missing.is_empty() && daemon.config.at_start == AtStart::Wait;
+        if daemon.waiting {
+            // What does not fit will not fit later either.
+            daemon.compiled(&daemon.lists)?;
+        } else {
+            daemon.enter(is_staged).await?;
+        }
+        let generation = daemon.dataplane.generation();
+        let events: Vec<_> = first
+            .events
+            .into_iter()
+            .map(|event| event.of(generation))
+            .collect();
+        daemon.tell_of(&events);
+        if plan.taken_back.is_some() {
+            daemon.log(Who::Daemon, Deed::NotConfirmed, None);
+        }
+        daemon.schedule_all();
+        Ok(daemon)
+    }
+
+    /// Puts the filter in force, the first time or in the place of another daemon's.
+    pub(super) async fn enter(&mut self, is_staged: bool) -> Result<()> {
+        let interfaces = present(&self.config.interfaces).await?;
+        let record = Record::load(&self.options.paths.state_dir);
+        let found = self.dataplane.in_force()?;
+        let adopted = self.dataplane.generation();
+        // Before the kernel is touched: most of what can be wrong is found here.
+        let snapshot_names = self.names.clone();
+        let (tables, anew) = self.compiled(&self.lists)?;
+        self.require_session_lives(&tables)?;
+        if self.options.care.confirm_within.is_some() && self.pending.is_none() {
+            self.guard_start()?;
+        }
+        if is_staged && let Err(error) = self.ledger.write() {
+            warn!("{error}; this policy cannot be gone back to");
+        }
+        let known = adopted == 0 || (self.dataplane.named()? == snapshot_names.checksum() && !anew);
+        let begun = self.begin(tables, &interfaces, known, true);
+        if let Err(error) = begun {
+            self.dataplane.restore(&found).context(format!(
+                "{error:#}; and what was in force before could not be put in force again"
+            ))?;
+            match record {
+                Some(record) => record.store(&self.state)?,
+                None => Record::remove(&self.options.paths.state_dir)?,
+            }
+            if is_staged {
+                self.ledger.take_back();
+            }
+            return Err(error);
+        }
+        match (found.mode(), self.mode) {
+            (Some(Mode::Enforce), Mode::Observe) => warn!(
+                "drops were carried out till now, and from now on everything passes: this start has mode observe"
+            ),
+            (Some(Mode::Observe), Mode::Enforce) => {
+                info!("everything passed till now, and from now on drops are carried out");
+            }
+            _ => {}
+        }
+        if found.mode().is_none() || self.since.is_none() {
+            self.since = Some(Timestamp::now());
+            self.record_is_old = true;
+        }
+        self.waiting = false;
+        for facts in &interfaces {
+            warn_of_stripped_tags(&facts.name).await;
+        }
+        let deed = Deed::Start {
+            from: self.written.origin(),
+            policy: self.policy_number().unwrap_or_default(),
+        };
+        self.log(Who::Daemon, deed, None);
+        Ok(())
+    }
+
+    /// Puts the filter in force that waited for lists, if they are all there.
+    pub(super) async fn enter_if_complete(&mut self) -> Result<()> {
+        if !self.waiting || !self.missing(&self.lists).is_empty() {
+            return Ok(());
+        }
+        self.enter(true).await?;
+        self.say_ready();
+        Ok(())
+    }
+
+    fn say_missing(&self, missing: &[(String, String)]) {
+        for (name, reason) in missing {
+            let consequence = match self.config.at_start {
+                AtStart::Wait => "nothing is attached till it has one",
+                AtStart::Pass => "till it has one, whoever connects passes as if it were listed",
+                AtStart::Drop => "till it has one, it lets nobody in",
+            };
+            warn!("{name} has no list yet ({reason}); {consequence}, as at_start says");
+        }
+    }
+
+    /// Publishes a generation, then attaches: from then on packets are judged.
+    ///
+    /// Where a closed host is to tell answers, what it sends is noted before the first packet is judged by
+    /// that, for long enough to know the connections that are open and talk.
+    ///
+    /// `renews` is whether the program on interfaces that are filtered already is replaced by this one's.
+    pub(super) fn begin(
+        &mut self,
+        tables: Tables,
+        interfaces: &[Facts],
+        counts_known: bool,
+        renews: bool,
+    ) -> Result<()> {
+        if !counts_known {
+            warn!("{COUNTS_ANEW}");
+            self.dataplane.forget_counts()?;
+        }
+        // What filters already changes over to this program first: by the same tables, until the publish.
+        let (mut filtered, mut new) = (Vec::new(), Vec::new());
+        let mut is_news = false;
+        for facts in interfaces {
+            is_news |= self.dataplane.follow(facts)?;
+            if self.dataplane.filters(facts)? {
+                filtered.push(facts);
+            } else {
+                new.push(facts);
+            }
+        }
+        for facts in filtered.into_iter().filter(|_| renews) {
+            self.attach(facts, self.options.trace)?;
+        }
+        self.dataplane.settle()?;
+        if is_news {
+            std::thread::sleep(LISTEN);
+        }
+        self.with_lists(|daemon, lists| daemon.put_in_force(lists, Arc::new(tables)))?;
+        // Where another version filters, last: till then it is as if this start had not been.
+        let (anothers, new) = self.those_of_another_version(new)?;
+        for facts in new.into_iter().chain(anothers) {
+            self.attach(facts, self.options.trace)?;
+        }
+        let indices: Vec<u32> = interfaces.iter().map(|facts| facts.index).collect();
+        let mut detached = self.dataplane.detach_others(&indices)?;
+        detached.extend(self.dataplane.retire_others()?);
+        for name in detached {
+            info!("{name}: detached, since it is not configured any more");
+        }
+        Ok(())
+    }
+
+    /// Those that another version's program is on, and those that it is not on.
+    fn those_of_another_version<'a>(
+        &self,
+        interfaces: Vec<&'a Facts>,
+    ) -> Result<(Vec<&'a Facts>, Vec<&'a Facts>)> {
+        let (mut anothers, mut new) = (Vec::new(), Vec::new());
+        for facts in interfaces {
+            if self.dataplane.is_anothers(facts.index)? {
+                anothers.push(facts);
+            } else {
+                new.push(facts);
+            }
+        }
+        Ok((anothers, new))
+    }
+}
+
+/// A name that was typed wrongly is an error; one of a file may be of an interface that comes later, as at a
+/// boot.
+async fn require_interfaces(options: &Options, config: &Config) -> Result<()> {
+    if !options.written.interfaces.is_empty() {
+        look_up_all(&config.interfaces).await?;
+        return Ok(());
+    }
+    let there = present(&config.interfaces).await?;
+    for name in &config.interfaces {
+        if !there.iter().any(|facts| facts.name == *name) {
+            warn!("there is no interface {name} now; it is filtered as soon as there is one");
+        }
+    }
+    if config.interfaces.is_empty() {
+        bail!("no interface to filter on; set `interfaces` in the configuration, or give --iface");
+    }
+    Ok(())
+}
+
+/// The files that the sources are read from.
+pub(super) fn watched(config: &Config) -> Files {
+    Files::watch(
+        config
+            .policy
+            .used_sources()
+            .filter_map(|source| match &source.origin {
+                Origin::File { path, .. } => Some(path.as_path()),
+                _ => None,
+            }),
+    )
+}

@@ -1,0 +1,74 @@
+//! How a daemon ends: with the filter in force, or off, and saying which.
+
+use anyhow::Result;
+use log::info;
+
+use super::Daemon;
+use super::interfaces::present;
+use crate::audit::{Deed, Who};
+
+impl Daemon {
+    /// Ctrl-C.
+    pub(super) async fn interrupted(self) -> Result<()> {
+        if self.options.keep {
+            return self
+                .leave("stopped; the filter stays in force, as --keep asks; `allowlist detach` takes it off")
+                .await;
+        }
+        if !self.dataplane.is_in_force() {
+            return self.detached();
+        }
+        if self.waiting && self.dataplane.generation() != 0 {
+            return self
+                .leave("stopped while it waited for lists; what was in force before stays in force")
+                .await;
+        }
+        self.notify.stopping();
+        let interfaces = self.dataplane.detach()?;
+        self.log(Who::Signal, Deed::Stop { filtering: false }, None);
+        if interfaces.is_empty() {
+            info!("stopped before anything was attached");
+        } else {
+            info!(
+                "stopped; detached from {}: everything passes",
+                interfaces.join(", ")
+            );
+        }
+        Ok(())
+    }
+
+    /// A service manager's stop.
+    pub(super) async fn terminated(self) -> Result<()> {
+        if self.waiting && self.dataplane.generation() == 0 {
+            // Nothing filters, and what was made to do so should not look as if it did.
+            self.notify.stopping();
+            self.dataplane.detach()?;
+            info!("stopped before anything was attached");
+            return Ok(());
+        }
+        self.leave("stopped; the filter stays in force, and `allowlist detach` takes it off")
+            .await
+    }
+
+    /// Somebody took the filter off.
+    pub(super) fn detached(self) -> Result<()> {
+        self.notify.stopping();
+        self.log(Who::Daemon, Deed::Stop { filtering: false }, None);
+        info!("stopped: the filter was detached");
+        Ok(())
+    }
+
+    /// Ends with the filter in force, and without a trace that nobody would read.
+    async fn leave(mut self, last_words: &str) -> Result<()> {
+        self.notify.stopping();
+        self.write_record();
+        if self.options.trace {
+            for facts in present(&self.config.interfaces).await? {
+                self.attach(&facts, false)?;
+            }
+        }
+        self.log(Who::Signal, Deed::Stop { filtering: true }, None);
+        info!("{last_words}");
+        Ok(())
+    }
+}

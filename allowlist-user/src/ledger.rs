@@ -1,0 +1,343 @@
+//! Which policy is in force, on disk: a line of JSON a change, each a policy with a number. What the
+//! configuration said, what was added by command, which mode, and whether it was confirmed.
+//!
+//! Invariants: a change is on disk whole, with its checksum, before anybody is told that it is done; a line
+//! that a crash cut short was told to nobody, and does not count; of the last policies is known what leads
+//! back to them. `file` knows the bytes. Knows neither the kernel nor whether a policy is a good one.
+
+mod file;
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use log::warn;
+use serde::{Deserialize, Serialize};
+
+use self::file::{File, Line};
+use crate::additions::{Addition, Additions, Edit};
+use crate::policy::Mode;
+use crate::state::{StateDir, StateError};
+
+/// How many policies can be gone back to; one more is known, so that a change that fails costs none.
+pub const KEPT: usize = 20;
+/// So many edits more than are needed are worth writing the file anew.
+const HISTORY: usize = 1000;
+
+/// What makes a policy of the one before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// When.
+    pub time: Timestamp,
+    /// Who did it.
+    pub by: String,
+    /// What it was, in words.
+    pub what: String,
+    /// The configuration, where it is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written: Option<Arc<Written>>,
+    /// What is added by command, and what is not any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub edits: Vec<Edit>,
+    /// The mode by command, from now on; none is that of the configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// The checksum of what the configuration's file says, if that does not count any more: its change was
+    /// taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_back: Option<u32>,
+    /// Until when it must be confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unconfirmed: Option<Unconfirmed>,
+}
+
+/// That a change has to be confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unconfirmed {
+    /// In time.
+    pub until: Timestamp,
+    /// The policy that is gone back to else; none where nothing was filtered before.
+    pub back_to: Option<u64>,
+}
+
+/// A configuration as somebody wrote it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// Its file; none if it was typed.
+    pub file: Option<PathBuf>,
+    /// What it says.
+    pub text: String,
+    /// Interfaces that were typed, and stand for those of the text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub interfaces: Vec<String>,
+}
+
+impl Written {
+    /// What tells it from others.
+    pub fn checksum(&self) -> u32 {
+        crc32fast::hash(self.text.as_bytes())
+    }
+
+    /// Where it comes from, in words.
+    pub fn origin(&self) -> String {
+        match &self.file {
+            Some(file) => file.display().to_string(),
+            None => "the command line".to_owned(),
+        }
+    }
+}
+
+/// A policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Its number.
+    pub number: u64,
+    /// What made it. Its configuration is always there.
+    pub change: Change,
+    /// What leads back to the additions of the one before.
+    undo: Vec<Edit>,
+}
+
+impl Policy {
+    /// The configuration.
+    pub fn written(&self) -> &Arc<Written> {
+        self.change.written.as_ref().expect("replaying fills it in")
+    }
+}
+
+/// The policies that are known, and what is added by command now.
+#[derive(Debug)]
+pub struct Ledger {
+    file: File,
+    known: Known,
+    /// What is known and not on disk yet.
+    staged: Option<Line>,
+}
+
+/// What the lines say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// The oldest first.
+    policies: VecDeque<Policy>,
+    additions: Additions,
+}
+
+impl Known {
+    /// Reads what is in a state directory, for whoever only looks.
+    pub fn peek(folder: &Path) -> Result<Self, StateError> {
+        let mut known = Self::default();
+        for line in file::read(folder)?.lines {
+            known.replay(line);
+        }
+        Ok(known)
+    }
+
+    /// The oldest first.
+    pub fn policies(&self) -> impl DoubleEndedIterator<Item = &Policy> {
+        self.policies.iter()
+    }
+
+    /// The one in force.
+    pub fn newest(&self) -> Option<&Policy> {
+        self.policies.back()
+    }
+
+    /// By number.
+    pub fn get(&self, number: u64) -> Option<&Policy> {
+        self.policies.iter().find(|policy| policy.number == number)
+    }
+
+    /// What is added by command.
+    pub fn additions(&self) -> &Additions {
+        &self.additions
+    }
+
+    /// What leads to the additions of policy `number`.
+    pub fn back_to(&self, number: u64) -> Vec<Edit> {
+        let later = self.policies.iter().rev();
+        let later = later.take_while(|policy| policy.number > number);
+        later.flat_map(|policy| policy.undo.clone()).collect()
+    }
+
+    /// What still has to be confirmed.
+    pub fn unconfirmed(&self) -> Option<Unconfirmed> {
+        self.newest()?.change.unconfirmed
+    }
+
+    fn replay(&mut self, line: Line) {
+        match line {
+            Line::Base { additions } => {
+                let edits: Vec<Edit> = additions.into_iter().map(Edit::Add).collect();
+                self.additions.apply(&edits);
+            }
+            Line::Change { number, mut change } => {
+                if change.written.is_none() {
+                    let Some(before) = self.newest() else {
+                        return; // it was damaged, and so this says nothing
+                    };
+                    change.written = Some(Arc::clone(before.written()));
+                }
+                let undo = self.additions.apply(&change.edits);
+                self.policies.push_back(Policy {
+                    number,
+                    change,
+                    undo,
+                });
+                if self.policies.len() > KEPT + 1 {
+                    self.policies.pop_front();
+                }
+            }
+            Line::Confirmed { number } => {
+                let mut policies = self.policies.iter_mut();
+                if let Some(policy) = policies.find(|policy| policy.number == number) {
+                    policy.change.unconfirmed = None;
+                }
+            }
+        }
+    }
+
+    /// As few lines as say the same.
+    fn lines(&self, now: Timestamp) -> Vec<Line> {
+        let mut oldest = self.additions.clone();
+        for policy in self.policies.iter().rev() {
+            oldest.apply(&policy.undo);
+        }
+        oldest.expire(now);
+        let base = Line::Base {
+            additions: oldest.all().cloned().collect(),
+        };
+        let mut before: Option<&Arc<Written>> = None;
+        let changes = self.policies.iter().map(|policy| {
+            let mut change = policy.change.clone();
+            if before.is_some_and(|before| before == policy.written()) {
+                change.written = None;
+            }
+            before = Some(policy.written());
+            Line::Change {
+                number: policy.number,
+                change,
+            }
+        });
+        std::iter::once(base).chain(changes).collect()
+    }
+
+    fn edits(&self) -> usize {
+        let of_policies = self.policies.iter().map(|policy| policy.change.edits.len());
+        self.additions.len() + of_policies.sum::<usize>()
+    }
+}
+
+impl Ledger {
+    /// Reads it, without what is over at `now`. Where it cannot be written now, changes will be refused; what
+    /// it says counts all the same.
+    pub fn open(state: &StateDir, now: Timestamp) -> Result<Self, StateError> {
+        let (file, lines, damaged) = File::open(state)?;
+        let mut ledger = Self {
+            file,
+            known: Known::default(),
+            staged: None,
+        };
+        for line in lines {
+            ledger.known.replay(line);
+        }
+        ledger.known.additions.expire(now);
+        if damaged {
+            ledger.rewrite(state, now);
+        }
+        Ok(ledger)
+    }
+
+    /// What it says.
+    pub fn known(&self) -> &Known {
+        &self.known
+    }
+
+    /// Adds a policy; on return it has reached the disk. On an error nothing was added.
+    ///
+    /// # Returns
+    /// Its number.
+    pub fn add(&mut self, change: Change) -> Result<u64, StateError> {
+        self.stage(change);
+        self.write()
+    }
+
+    /// Adds a policy that is not on disk yet: [`Self::write`] puts it there, [`Self::take_back`] forgets it.
+    pub fn stage(&mut self, mut change: Change) {
+        let newest = self.known.newest();
+        let number = newest.map_or(1, |policy| policy.number + 1);
+        if change.written.as_ref() == newest.map(Policy::written) {
+            change.written = None;
+        }
+        let line = Line::Change { number, change };
+        self.known.replay(line.clone());
+        self.staged = Some(line);
+    }
+
+    /// Puts on disk what was staged; on return it is there. On an error it is forgotten.
+    ///
+    /// # Returns
+    /// Its number.
+    pub fn write(&mut self) -> Result<u64, StateError> {
+        if let Some(line) = self.staged.take()
+            && let Err(error) = self.file.add(&line)
+        {
+            self.forget();
+            return Err(error);
+        }
+        Ok(self.known.newest().map_or(0, |policy| policy.number))
+    }
+
+    /// The newest policy, which was added or staged last, could not be put in force, and was never.
+    pub fn take_back(&mut self) {
+        if self.staged.take().is_none()
+            && let Err(error) = self.file.take_back()
+        {
+            warn!(
+                "{error}; the change that failed may be tried again by the next start; `allowlist rollback` undoes it then"
+            );
+        }
+        self.forget();
+    }
+
+    fn forget(&mut self) {
+        if let Some(policy) = self.known.policies.pop_back() {
+            self.known.additions.apply(&policy.undo);
+        }
+    }
+
+    /// The newest policy is confirmed.
+    pub fn confirm(&mut self) -> Result<(), StateError> {
+        let Some(number) = self.known.newest().map(|policy| policy.number) else {
+            return Ok(());
+        };
+        let line = Line::Confirmed { number };
+        self.file.add(&line)?;
+        self.known.replay(line);
+        Ok(())
+    }
+
+    /// Lets go of what is over.
+    ///
+    /// # Returns
+    /// What that was.
+    pub fn expire(&mut self, now: Timestamp) -> Vec<Addition> {
+        self.known.additions.expire(now)
+    }
+
+    /// Writes the file anew if most of it is history. That it cannot be is no loss.
+    pub fn tidy(&mut self, state: &StateDir, now: Timestamp) {
+        if self.file.edits() > self.known.edits() * 2 + HISTORY {
+            self.rewrite(state, now);
+        }
+    }
+
+    fn rewrite(&mut self, state: &StateDir, now: Timestamp) {
+        if let Err(error) = self.file.replace(state, &self.known.lines(now)) {
+            warn!("{error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+//! The ledger against a model, crashes at any byte, damage, and its size.
+
+use std::fs;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::additions::tests::{addition, edit};
+
+const FILE: &str = "ledger.v1.jsonl";
+const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+fn written(text: &str) -> Arc<Written> {
+    Arc::new(Written {
+        file: None,
+        text: text.to_owned(),
+        interfaces: Vec::new(),
+    })
+}
+
+fn change(text: &str, edits: Vec<Edit>) -> Change {
+    Change {
+        time: NOW,
+        by: "root".to_owned(),
+        what: "a change".to_owned(),
+        written: Some(written(text)),
+        edits,
+        mode: None,
+        held_back: None,
+        unconfirmed: None,
+    }
+}
+
+fn open(folder: &Path) -> (StateDir, Ledger) {
+    let state = StateDir::open(folder).expect("a state directory");
+    let ledger = Ledger::open(&state, NOW).expect("is readable");
+    (state, ledger)
+}
+
+fn steps() -> impl Strategy<Value = Vec<(u8, Vec<Edit>, bool)>> {
+    let step = (
+        0_u8..3,
+        prop::collection::vec(edit(), 0..4),
+        prop::bool::weighted(0.2),
+    );
+    prop::collection::vec(step, 0..40)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Whatever comes, starts included: what is known is what a list of all that was ever done says.
+    #[test]
+    fn as_a_list_of_everything_says(steps in steps()) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut state, mut ledger) = open(folder.path());
+        let mut books = vec![Additions::default()];
+        for (place, (text, edits, restarts)) in steps.iter().enumerate() {
+            let number = ledger.add(change(&text.to_string(), edits.clone())).expect("is written");
+            prop_assert_eq!(number, place as u64 + 1);
+            let mut book = books[place].clone();
+            book.apply(edits);
+            books.push(book);
+            match place % 5 {
+                // It failed, and is as if it had never been, but for this line.
+                3 => {
+                    ledger.take_back();
+                    prop_assert_eq!(ledger.known().additions(), &books[place]);
+                    ledger.add(change(&text.to_string(), edits.clone())).expect("is written");
+                }
+                4 => ledger.rewrite(&state, NOW - jiff::Span::new().hours(1)),
+                _ => {}
+            }
+            if *restarts {
+                let before = ledger.known.clone();
+                drop(ledger);
+                (state, ledger) = open(folder.path());
+                prop_assert_eq!(&ledger.known.policies, &before.policies);
+            }
+            prop_assert_eq!(ledger.known().newest().map(|one| &one.written().text), Some(&text.to_string()));
+            for policy in ledger.known().policies() {
+                let mut book = ledger.known().additions().clone();
+                book.apply(&ledger.known().back_to(policy.number));
+                let mut expected = books[policy.number as usize].clone();
+                // A start lets go of what is over, for the policies of before too.
+                book.expire(NOW);
+                expected.expire(NOW);
+                prop_assert_eq!(&book, &expected);
+            }
+        }
+        prop_assert!(ledger.known().policies().count() <= KEPT + 1);
+    }
+}
+
+/// Cut at any byte, a file holds the changes before that, each whole or not at all.
+#[test]
+fn a_crash_cuts_off_whole_changes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join(FILE);
+    let (_, mut ledger) = open(folder.path());
+    let mut ends = vec![0];
+    for number in 0..4 {
+        let edits = (0..3).map(|service| Edit::Add(addition(number, service, None)));
+        let change = change("x", edits.collect());
+        ledger.add(change).expect("is written");
+        ends.push(fs::metadata(&path).expect("is there").len() as usize);
+    }
+    let whole = fs::read(&path).expect("is there");
+    let near_an_end = |length: usize| ends.iter().any(|end| end.abs_diff(length) < 2);
+    for length in (0..=whole.len()).filter(|length| length % 7 == 0 || near_an_end(*length)) {
+        fs::write(&path, &whole[..length]).expect("is written");
+        let changes = ends.iter().filter(|end| **end <= length).count() - 1;
+        let (_, mut ledger) = open(folder.path());
+        assert_eq!(ledger.known().policies().count(), changes, "{length} bytes");
+        assert_eq!(ledger.known().additions().len(), changes * 3, "{length} bytes");
+        // What comes next is not lost for it, and completes nothing.
+        let number = ledger.add(change("y", Vec::new())).expect("is written");
+        assert_eq!(number, changes as u64 + 1);
+        let known = Known::peek(folder.path()).expect("is readable");
+        assert_eq!(known.policies().count(), changes + 1, "{length} bytes");
+    }
+}
+
+#[test]
+fn a_damaged_line_costs_itself_only_and_is_kept() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join(FILE);
+    let (_, mut ledger) = open(folder.path());
+    for number in 0..3 {
+        let edits = vec![Edit::Add(addition(number, 0, None))];
+        ledger.add(change("x", edits)).expect("is written");
+    }
+    let text = fs::read_to_string(&path).expect("is there");
+    let damaged = text.replace("192.0.2.1/32", "192.0.2.9/32");
+    fs::write(&path, &damaged).expect("is written");
+    let (_, ledger) = open(folder.path());
+    let added = ledger.known().additions().all();
+    let found: Vec<_> = added.map(|one| one.prefix.to_string()).collect();
+    assert_eq!(found, ["192.0.2.0/32", "192.0.2.2/32"]);
+    let kept = fs::read_to_string(path.with_extension("jsonl.damaged"));
+    assert_eq!(kept.expect("is kept"), damaged);
+    // Once it was said, it is in order.
+    let known = Known::peek(folder.path()).expect("is readable");
+    assert_eq!(known.additions(), ledger.known().additions());
+}
+
+#[test]
+fn what_is_mostly_history_is_written_anew() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (state, mut ledger) = open(folder.path());
+    let flood: Vec<Edit> = (0..=255)
+        .map(|number| Edit::Add(addition(number, 0, None)))
+        .cycle()
+        .take(HISTORY * 2)
+        .collect();
+    ledger.add(change("x", flood)).expect("is written");
+    for _ in 0..=KEPT {
+        ledger.add(change("y", Vec::new())).expect("is written");
+    }
+    let path = folder.path().join(FILE);
+    let before = fs::metadata(&path).expect("is there").len();
+    let known = ledger.known.clone();
+    ledger.tidy(&state, NOW);
+    let after = fs::metadata(&path).expect("is there").len();
+    assert!(after * 4 < before, "{after} of {before}");
+    assert_eq!(Known::peek(folder.path()).expect("is readable"), known);
+}
+
+#[test]
+fn what_is_confirmed_stays() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (_, mut ledger) = open(folder.path());
+    ledger.add(change("x", Vec::new())).expect("is written");
+    let unconfirmed = Some(Unconfirmed {
+        until: NOW,
+        back_to: Some(1),
+    });
+    let second = Change {
+        unconfirmed,
+        mode: Some(Mode::Observe),
+        held_back: Some(7),
+        ..change("y", Vec::new())
+    };
+    ledger.add(second).expect("is written");
+    let (_, mut ledger) = open(folder.path());
+    assert_eq!(ledger.known().unconfirmed(), unconfirmed);
+    ledger.confirm().expect("is written");
+    let known = Known::peek(folder.path()).expect("is readable");
+    assert_eq!(&known, ledger.known());
+    assert_eq!(known.unconfirmed(), None);
+    let newest = known.newest().expect("there are two");
+    assert_eq!(newest.change.mode, Some(Mode::Observe));
+    assert_eq!(newest.change.held_back, Some(7));
+}

@@ -1,0 +1,51 @@
+//! Who changed what and when, the oldest first.
+
+use std::path::Path;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::Report;
+use crate::audit::{self, Entry};
+
+/// The audit trail.
+pub struct AuditLog {
+    entries: Vec<Entry>,
+    damaged: usize,
+}
+
+impl AuditLog {
+    /// As it is on disk; only the newest `count`, if that is given.
+    pub fn read(state_dir: &Path, count: Option<usize>) -> Result<Self> {
+        let (mut entries, damaged) = audit::read(state_dir)?;
+        if let Some(count) = count {
+            entries.drain(..entries.len().saturating_sub(count));
+        }
+        Ok(Self { entries, damaged })
+    }
+}
+
+impl Report for AuditLog {
+    fn text(&self) -> String {
+        let mut text = String::new();
+        for entry in &self.entries {
+            let time = entry.time.strftime("%Y-%m-%d %H:%M:%SZ");
+            text += &format!("{time}  {}  {}", entry.who, entry.deed);
+            text += &match &entry.refused {
+                Some(reason) => format!("  NOT DONE: {reason}\n"),
+                None => format!("  (generation {})\n", entry.generation),
+            };
+        }
+        if self.damaged > 0 {
+            text += &format!("warning: {} lines are damaged, and left out\n", self.damaged);
+        }
+        if text.is_empty() {
+            text += "nothing was changed yet\n";
+        }
+        text
+    }
+
+    fn json(&self) -> Value {
+        json!({ "entries": self.entries, "damaged": self.damaged })
+    }
+}

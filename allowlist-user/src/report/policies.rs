@@ -1,0 +1,53 @@
+//! The policies that can be gone back to, the newest first.
+
+use std::path::Path;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::{Report, table};
+use crate::ledger::Known;
+
+/// The policies that are kept.
+pub struct PolicyList {
+    known: Known,
+}
+
+impl PolicyList {
+    /// As they are on disk.
+    pub fn read(state_dir: &Path) -> Result<Self> {
+        Ok(Self {
+            known: Known::peek(state_dir)?,
+        })
+    }
+}
+
+impl Report for PolicyList {
+    fn text(&self) -> String {
+        let mut table = table(&["policy", "since", "by", "what"], &[0]);
+        for (place, policy) in self.known.policies().rev().enumerate() {
+            let mark = if place == 0 { "in force: " } else { "" };
+            table.add_row([
+                policy.number.to_string(),
+                policy.change.time.strftime("%Y-%m-%d %H:%M:%SZ").to_string(),
+                policy.change.by.clone(),
+                format!("{mark}{}", policy.change.what),
+            ]);
+        }
+        format!("{table}\n")
+    }
+
+    fn json(&self) -> Value {
+        let policies = self.known.policies().rev().map(|policy| {
+            json!({
+                "policy": policy.number,
+                "time": policy.change.time,
+                "by": policy.change.by,
+                "what": policy.change.what,
+                "configuration": policy.written().text,
+                "file": policy.written().file,
+            })
+        });
+        json!({ "policies": policies.collect::<Vec<_>>() })
+    }
+}
