@@ -2,6 +2,7 @@
 
 mod changes;
 mod event;
+mod explain;
 mod list;
 mod plan;
 mod providers;
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 
 pub use changes::{Outcome, diff_json, diff_text, history_text, signed};
 pub use event::{Epoch, seen_json, seen_text};
+pub use explain::Explanation;
 pub use list::List;
 pub use plan::Plan;
 pub use providers::{provider_json, provider_text, providers_json, providers_text};
