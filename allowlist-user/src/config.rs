@@ -6,6 +6,7 @@
 //! output: whether a file, an interface or a vendor is there is for others to find out.
 
 mod document;
+mod exposure;
 mod read;
 mod sources;
 #[cfg(test)]
