@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 
 use crate::config::AttachMode;
+use crate::explain::{Target, Typed};
 use crate::export;
 use crate::feed::parse_prefix;
 use crate::policy::{Mode, Ports};
@@ -26,11 +27,12 @@ Examples:
   sudo allowlist run                                as /etc/allowlist/allowlist.toml says
   sudo allowlist status                             is it filtering, and what
   sudo allowlist watch                              what is being dropped, live
+  sudo allowlist explain 203.0.113.9 --port tcp/443 would it pass, and why
   sudo allowlist diff                               what the vendors have changed
   allowlist providers show github                   a vendor, as configuration to copy
   sudo allowlist detach                             take it off, now
 
-Exit codes: 0 done, 1 failed (the reason is on standard error), 2 no such command or option."
+Exit codes: 0 done, 1 failed (the reason is on standard error), 2 no such command or option, 3 dropped (explain)."
 )]
 pub struct Cli {
     /// Where things are.
@@ -122,6 +124,17 @@ Examples:
     Accept(Accept),
     /// Print the allowed prefixes in the language of another firewall
     Export(Export),
+    /// Would a new packet of an address pass, and why
+    #[command(after_help = "\
+Examples:
+  allowlist explain 203.0.113.9                          all that it reaches
+  allowlist explain 203.0.113.9 --port tcp/443           what becomes of a connection to that port
+  allowlist explain 2001:db8::9 --port icmp --iface eth1
+
+The kernel is asked, with or without a daemon. What is meant is a packet that answers nothing: of TCP, the one that
+opens a connection. Exit codes: 0 it passes; 3 something that was asked about is dropped, or would be in
+mode enforce.")]
+    Explain(Explain),
     /// Is it filtering, what, and what has it done
     Status(Output),
     /// Carry drops out, or only count them: a running daemon changes over at once
@@ -306,6 +319,22 @@ impl Export {
             ..export::Options::new(name.unwrap_or("allowlist"), at)
         }
     }
+}
+
+/// Options of `explain`.
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// Who sends the packet
+    pub address: Typed,
+    /// To what: tcp/443, udp/53, sctp/3868, icmp, or other (a protocol without ports) [default: each]
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<Target>,
+    /// By which interface it comes in [default: each that is filtered]
+    #[arg(long, value_name = "NAME")]
+    pub iface: Option<String>,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// Options of `mode`.

@@ -6,18 +6,20 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::ops::RangeInclusive;
 use std::path::Path;
+use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
 use log::{info, warn};
 
-use crate::cli::{Cli, Command, Output, Paths, Run, Small, Watch};
+use crate::cli::{Cli, Command, Explain, Output, Paths, Run, Small, Watch};
 use crate::config::{AttachMode, Config};
 use crate::control;
 use crate::daemon::{self, Daemon, Signals};
 use crate::dataplane::{self, Seen, View};
+use crate::explain::Question;
 use crate::policy::Mode;
-use crate::report::{self, Epoch, Status};
+use crate::report::{self, Epoch, Explanation, Status};
 
 const CONFIG: &str = "/etc/allowlist/allowlist.toml";
 
@@ -36,11 +38,15 @@ pub fn start_log() {
 }
 
 /// Carries out what was typed.
-pub fn run(cli: Cli) -> Result<()> {
+///
+/// # Returns
+/// What the program exits with, where that is not an error's.
+pub fn run(cli: Cli) -> Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let done = runtime.block_on(async {
         let paths = cli.paths;
         match cli.command {
+            Command::Explain(options) => return explain(&paths, options),
             Command::Run(run) => filter(paths, run).await,
             Command::Check(check) => lists::check(&paths, check).await,
             Command::Fetch(options) => lists::fetch(&paths, &options).await,
@@ -55,7 +61,8 @@ pub fn run(cli: Cli) -> Result<()> {
             Command::Watch(options) => watch(&paths, &options).await,
             Command::Detach(output) => detach(&paths, output),
             Command::Verify(output) => verify(output),
-        }
+        }?;
+        Ok(ExitCode::SUCCESS)
     });
     // A fetch that hangs in a resolver must not hold up the exit.
     runtime.shutdown_background();
@@ -91,6 +98,7 @@ async fn filter(paths: Paths, run: Run) -> Result<()> {
 /// What should be thought about, on this host.
 fn warnings(config: &Config) -> Vec<String> {
     let mut warnings = config.warnings();
+    warnings.extend(config.ssh_warning());
     // Without it nothing is known, and nothing is said.
     if let Some(own) = own_ports() {
         warnings.extend(config.own_port_warnings(&own));
@@ -126,6 +134,35 @@ async fn print_status(paths: &Paths, output: Output) -> Result<()> {
     } else {
         print(&status.text())
     }
+}
+
+/// Exits with this where anything that was asked about is dropped, or would be.
+const DROPPED: u8 = 3;
+
+fn explain(paths: &Paths, options: Explain) -> Result<ExitCode> {
+    let typed = options.address;
+    if let Some(mapped) = typed.instead_of {
+        info!(
+            "{mapped} is what a socket calls {}, which is what packets have",
+            typed.address
+        );
+    }
+    let question = Question {
+        address: typed.address,
+        target: options.port,
+        interface: options.iface.or(typed.zone),
+    };
+    let explanation = Explanation::read(&paths.pin_dir, &paths.state_dir, question)?;
+    if options.output.json {
+        print_json(&explanation.json())?;
+    } else {
+        print(&explanation.text())?;
+    }
+    Ok(if explanation.is_dropped() {
+        ExitCode::from(DROPPED)
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 fn print_list(paths: &Paths, output: Output) -> Result<()> {

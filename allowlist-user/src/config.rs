@@ -7,6 +7,7 @@
 
 mod changes;
 mod document;
+mod exposure;
 mod read;
 mod sources;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, bail};
 use ethtool::{EthtoolAttr, EthtoolFeatureAttr};
 use futures_util::TryStreamExt as _;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkLayerType, LinkXdp};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkInfo, LinkLayerType, LinkMessage, LinkXdp};
 
 /// Facts about one interface at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +54,103 @@ pub async fn look_up(name: &str) -> Result<Facts> {
     })
 }
 
+/// An interface that is part of another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// Its name.
+    pub name: String,
+    /// The other one's name.
+    pub master: String,
+    /// What the other one is, such as `bridge`; empty where the kernel does not say.
+    pub kind: String,
+    /// All parts of the other one, in order of name.
+    pub members: Vec<String>,
+}
+
+/// What an interface is part of; none where it is by itself, or not there.
+pub async fn membership(name: &str) -> Option<Membership> {
+    let (connection, netlink, _) = rtnetlink::new_connection().ok()?;
+    let connection = tokio::spawn(connection);
+    let links: Result<Vec<LinkMessage>, _> = netlink.link().get().execute().try_collect().await;
+    connection.abort();
+    let links = links.ok()?;
+    let own = links.iter().find(|link| name_of(link) == name)?;
+    let index = master_of(own)?;
+    let master = links.iter().find(|link| link.header.index == index)?;
+    let members = links.iter().filter(|link| master_of(link) == Some(index));
+    let mut members: Vec<String> = members.map(|link| name_of(link).to_owned()).collect();
+    members.sort();
+    Some(Membership {
+        name: name.to_owned(),
+        master: name_of(master).to_owned(),
+        kind: kind_of(master),
+        members,
+    })
+}
+
+impl Membership {
+    /// What to think about where only `filtered` are filtered; none where that is all right.
+    ///
+    /// A program on a part sees its frames before what it is part of does.
+    pub fn warning(&self, filtered: &[String]) -> Option<String> {
+        let Self {
+            name, master, kind, ..
+        } = self;
+        match kind.as_str() {
+            "bridge" | "openvswitch" => Some(format!(
+                "{name} is a port of the {kind} {master}: what only passes through to others behind it is judged as if it came to this host, and their traffic as if it were this host's; to judge what comes to this host alone, filter {master} instead"
+            )),
+            "bond" | "team" => {
+                let others = self.members.iter().filter(|one| !filtered.contains(one));
+                let others: Vec<&str> = others.map(String::as_str).collect();
+                (!others.is_empty()).then(|| {
+                    format!(
+                        "{name} is a member of the {kind} {master}: what comes in by {} is not filtered; filter {master} instead, or all of its members",
+                        others.join(" and ")
+                    )
+                })
+            }
+            // A VRF only chooses the routes, and frames come in by its members alone.
+            _ => None,
+        }
+    }
+}
+
+fn name_of(link: &LinkMessage) -> &str {
+    let names = link
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(&**name),
+            _ => None,
+        });
+    names.unwrap_or_default()
+}
+
+fn master_of(link: &LinkMessage) -> Option<u32> {
+    link.attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::Controller(index) if *index != 0 => Some(*index),
+            _ => None,
+        })
+}
+
+fn kind_of(link: &LinkMessage) -> String {
+    let infos = link
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::LinkInfo(infos) => Some(infos),
+            _ => None,
+        });
+    let kind = infos.into_iter().flatten().find_map(|info| match info {
+        LinkInfo::Kind(kind) => Some(kind.to_string()),
+        _ => None,
+    });
+    kind.unwrap_or_default()
+}
+
 /// What the driver's features for taking VLAN tags off are called, and those who show them.
 const STRIPS_TAGS: [&str; 2] = ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"];
 
@@ -98,5 +195,49 @@ fn list(names: &[String]) -> String {
         [] => "are none".to_owned(),
         [one] => format!("is only {one}"),
         many => format!("are {}", many.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Membership;
+
+    #[test]
+    fn what_is_said_of_parts() {
+        for (kind, filtered, expected) in [
+            ("bridge", &["eth0"][..], Some("filter up0 instead")),
+            (
+                "bridge",
+                &["eth0", "eth1"],
+                Some("a port of the bridge up0"),
+            ),
+            ("openvswitch", &["eth0"], Some("filter up0 instead")),
+            (
+                "bond",
+                &["eth0"],
+                Some("what comes in by eth1 is not filtered; filter up0 instead"),
+            ),
+            ("bond", &["eth0", "eth1"], None),
+            ("team", &["eth0"], Some("a member of the team up0")),
+            ("team", &["eth1", "eth0"], None),
+            ("vrf", &["eth0"], None),
+            ("", &["eth0"], None),
+        ] {
+            let membership = Membership {
+                name: "eth0".to_owned(),
+                master: "up0".to_owned(),
+                kind: kind.to_owned(),
+                members: vec!["eth0".to_owned(), "eth1".to_owned()],
+            };
+            let filtered: Vec<String> = filtered.iter().map(|&name| name.to_owned()).collect();
+            let warning = membership.warning(&filtered);
+            match expected {
+                Some(part) => {
+                    let warning = warning.unwrap_or_default();
+                    assert!(warning.contains(part), "{kind} {filtered:?}: {warning}");
+                }
+                None => assert_eq!(warning, None, "{kind} {filtered:?}"),
+            }
+        }
     }
 }

@@ -10,7 +10,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     command::start_log();
     match command::run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::compile::Names;
 use crate::lists::{Lists, Standing};
-use crate::policy::{Feed, Policy};
+use crate::policy::{Feed, Held, Policy};
 use crate::state::StateDir;
 
 /// No source's file can have this name, since a source's name has no dot.
@@ -51,11 +51,17 @@ pub struct ServiceRecord {
 pub struct SourceRecord {
     /// Where it comes from, in words.
     pub origin: String,
+    /// The provider's regions, as configured; empty is the usual ones, or that there are none.
+    #[serde(default)]
+    pub regions: Vec<String>,
     /// How many prefixes of it are in force.
     pub prefixes: usize,
     /// How many of them it does not list any more, and are in their grace period.
     #[serde(default)]
     pub held: usize,
+    /// Those, and until when.
+    #[serde(default)]
+    pub holds: Vec<Held>,
     /// When they were got; none as long as there is no list.
     pub fetched: Option<Timestamp>,
     /// Why the last attempt to get them anew failed, if it did: these are the last good ones.
@@ -69,6 +75,31 @@ pub struct SourceRecord {
     /// What the operator should know of the list.
     #[serde(default)]
     pub notes: Vec<String>,
+}
+
+impl SourceRecord {
+    /// The one word that matters most.
+    pub fn state(&self, now: Timestamp) -> &'static str {
+        if self.refused {
+            "refused"
+        } else if self.fetched.is_none() {
+            "waiting"
+        } else if self.is_stale(now) {
+            "stale"
+        } else if self.failure.is_some() {
+            "failing"
+        } else {
+            "ok"
+        }
+    }
+
+    /// Whether its list is older than it should be.
+    pub fn is_stale(&self, now: Timestamp) -> bool {
+        let age = self.fetched.map(|fetched| now.duration_since(fetched));
+        self.max_age_seconds
+            .zip(age)
+            .is_some_and(|(most, age)| age.as_secs() > most.cast_signed())
+    }
 }
 
 impl Record {
@@ -105,8 +136,10 @@ impl Record {
                     let standing = lists.standing(&source.name);
                     let record = SourceRecord {
                         origin: source.origin.to_string(),
+                        regions: source.regions.clone(),
                         prefixes: feed.map_or(0, Feed::len),
                         held: feed.map_or(0, |feed| feed.held.len()),
+                        holds: feed.map_or_else(Vec::new, |feed| feed.held.clone()),
                         fetched: feed.map(|feed| feed.fetched),
                         max_age_seconds: source.can_age().then_some(source.max_age.as_secs()),
                         failure: standing.and_then(|standing| standing.failure.clone()),

@@ -21,6 +21,7 @@ use crate::control;
 use crate::export::{Listed, export as exported};
 use crate::gather::gather;
 use crate::history;
+use crate::interface;
 use crate::lists::Lists;
 use crate::policy::{Answer, Feed, Origin, Snapshot, Source};
 use crate::record::Record;
@@ -29,12 +30,18 @@ use crate::report::{self, Outcome, Plan};
 use crate::state::{StateDir, StateError};
 
 pub(super) async fn check(paths: &Paths, check: Check) -> Result<()> {
+    // Whoever types a few options for a try knows what they leave out.
+    let is_from_file = !check.small.is_policy();
     let config = config(paths, check.small)?;
     let mut warnings = warnings(&config);
+    let note = config.ssh_note().filter(|_| is_from_file);
     for name in &config.interfaces {
         if if_nametoindex(&**name).is_err() {
             warnings.push(format!("there is no interface {name} on this host now"));
+            continue;
         }
+        let membership = interface::membership(name).await;
+        warnings.extend(membership.and_then(|found| found.warning(&config.interfaces)));
     }
     let feeds = fetch_all(config.policy.used_sources()).await?;
     for (name, feed) in &feeds {
@@ -44,10 +51,12 @@ pub(super) async fn check(paths: &Paths, check: Check) -> Result<()> {
                 .map(|note| format!("sources.{name}: {note}")),
         );
     }
+    warnings.extend(config.everyone_warnings(&feeds));
     if check.output.json {
         for warning in &warnings {
             warn!("{warning}");
         }
+        note.iter().for_each(|note| info!("note: {note}"));
         warnings.clear();
     }
     let known = Names::default();
@@ -58,6 +67,7 @@ pub(super) async fn check(paths: &Paths, check: Check) -> Result<()> {
         record: &record,
         tables: &tables,
         warnings: &warnings,
+        notes: note.as_slice(),
     };
     if check.output.json {
         print_json(&plan.json())

@@ -146,6 +146,7 @@ pub fn provided(
     };
     Ok(Source {
         provider: Some(provider.name.clone()),
+        regions: regions.iter().map(|region| region.code.clone()).collect(),
         direction: provider.direction,
         warning: provider.warning.clone(),
         ..source

@@ -6,6 +6,7 @@
 //! - `flows` keeps the table of flows at its size
 //! - `force` goes back to what was in force, and takes it off
 //! - `view` reads, and needs no daemon
+//! - `lookup` asks the generation in force what would become of a packet
 //! - `link` asks what a pinned link is on, and takes it off
 //! - `pins` knows where everything is pinned
 //! - `trace` prints the program's log lines
@@ -22,6 +23,7 @@ mod egress;
 mod flows;
 mod force;
 mod link;
+mod lookup;
 mod pins;
 mod trace;
 mod verify;
@@ -49,6 +51,7 @@ use memmap2::{MmapOptions, MmapRaw};
 pub use self::attach::{Attached, AttachedIn};
 pub use self::egress::Hook;
 pub use self::force::{InForce, detach_all};
+pub use self::lookup::Lookup;
 pub use self::pins::require_privileges;
 pub use self::trace::print_trace;
 pub use self::verify::{Verified, verify};
@@ -257,7 +260,7 @@ impl Dataplane {
 }
 
 /// What counts as an answer: nothing needs to, where everything passes.
-const fn return_traffic(rules: Rules) -> ReturnTraffic {
+pub(crate) const fn return_traffic(rules: Rules) -> ReturnTraffic {
     match (rules.default, rules.return_traffic) {
         (DefaultVerdict::Pass, _) | (_, policy::ReturnTraffic::Off) => ReturnTraffic::Off,
         (_, policy::ReturnTraffic::Established) => ReturnTraffic::Established,
@@ -265,7 +268,8 @@ const fn return_traffic(rules: Rules) -> ReturnTraffic {
     }
 }
 
-const fn keep(keep: policy::Keep) -> Keep {
+/// What is kept, as the kernel has it.
+pub(crate) const fn keep(keep: policy::Keep) -> Keep {
     Keep::NONE
         .set(Keep::ARP, keep.arp)
         .set(Keep::NEIGHBOUR_DISCOVERY, keep.neighbour_discovery)

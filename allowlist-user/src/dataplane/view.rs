@@ -22,7 +22,7 @@ use super::pins::Pins;
 
 /// The pinned maps, open for reading.
 pub struct View {
-    pins: Pins,
+    pub(super) pins: Pins,
 }
 
 /// An interface that the program was put on.
@@ -38,8 +38,9 @@ pub struct Attachment {
     /// The kernel's index of the interface that the program is on.
     #[serde(skip)]
     pub index: Option<u32>,
+    /// Which copy of the program serves it.
     #[serde(skip)]
-    pub(super) slot: u32,
+    pub slot: u32,
 }
 
 /// A prefix in the kernel's table.

@@ -21,6 +21,8 @@ pub struct Source {
     pub origin: Origin,
     /// The catalogue entry that filled this in, if one did.
     pub provider: Option<String>,
+    /// The codes of the provider's regions that were asked for; empty is the usual ones.
+    pub regions: Vec<String>,
     /// Who opens the connections that its addresses are for.
     pub direction: Direction,
     /// How long a feed is good for before it is fetched again.
@@ -215,6 +217,7 @@ impl Source {
         Self {
             name: name.to_owned(),
             provider: None,
+            regions: Vec::new(),
             direction: Direction::default(),
             every: Self::EVERY,
             gate: Gate {

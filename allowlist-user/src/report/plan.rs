@@ -20,6 +20,8 @@ pub struct Plan<'a> {
     pub tables: &'a Tables,
     /// What the operator should think about.
     pub warnings: &'a [String],
+    /// What the operator should know.
+    pub notes: &'a [String],
 }
 
 impl Plan<'_> {
@@ -49,6 +51,9 @@ impl Plan<'_> {
         let mut text = format!("{services}\n\n{sources}\n\n");
         for warning in self.warnings {
             text += &format!("warning: {warning}\n");
+        }
+        for note in self.notes {
+            text += &format!("note: {note}\n");
         }
         text + &format!(
             "ok: {} IPv4 and {} IPv6 prefixes of {} allowed; mode {}, default {}{}\n",

@@ -13,7 +13,7 @@ use super::{Epoch, Report, ago, table};
 use crate::compile::Names;
 use crate::control::Live;
 use crate::dataplane::{Attachment, View, clock};
-use crate::record::{Record, SourceRecord};
+use crate::record::Record;
 
 /// Everything that `status` prints.
 pub struct Status {
@@ -192,7 +192,7 @@ impl Report for Status {
             let traffic = self.traffic.get(name).copied().unwrap_or_default();
             sources.add_row([
                 name.clone(),
-                self.state(source).to_owned(),
+                source.state(self.now).to_owned(),
                 match source.held {
                     0 => source.prefixes.to_string(),
                     held => format!("{} ({held} held)", source.prefixes),
@@ -209,7 +209,7 @@ impl Report for Status {
             if let Some(failure) = &source.failure {
                 text += &format!("warning: {name}: by its last good list: {failure}\n");
             }
-            if self.is_stale(source) {
+            if source.is_stale(self.now) {
                 text += &format!(
                     "warning: {name}: its list is {} old, and should not be older than {}\n",
                     ago(self.age(source.fetched)),
@@ -237,7 +237,7 @@ impl Report for Status {
                 let traffic = self.traffic.get(name).copied().unwrap_or_default();
                 let value = json!({
                     "origin": source.origin,
-                    "state": self.state(source),
+                    "state": source.state(self.now),
                     "prefixes": source.prefixes,
                     "held": source.held,
                     "notes": source.notes,
@@ -312,7 +312,7 @@ fn return_traffic(kernels: ReturnTraffic) -> &'static str {
 
 /// What was counted, by name. Where sources overlap, or services share a port, a packet counts for
 /// each.
-fn by_name<T: Copy + Default>(
+pub(super) fn by_name<T: Copy + Default>(
     names: &[Vec<String>],
     counted: &[T],
     plus: impl Fn(T, T) -> T,

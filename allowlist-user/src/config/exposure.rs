@@ -1,0 +1,200 @@
+//! What a configuration opens or closes that its owner may not have meant: the port by which the owner comes
+//! in, and services that everybody reaches. Pure; knows nothing of what listens on this host.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+
+use super::Config;
+use crate::policy::{DefaultVerdict, Origin, Ports, Service, Snapshot};
+
+const SSH: u16 = 22;
+
+impl Config {
+    /// That nobody can log in any more.
+    pub fn ssh_warning(&self) -> Option<String> {
+        let is_closed = self.rules.default == DefaultVerdict::Drop && !self.covers_ssh();
+        is_closed.then(|| {
+            format!(
+                "SSH is closed: default = \"drop\", and no service covers tcp/{SSH}; add [services.ssh] with ports = [\"tcp/{SSH}\"] and the networks that you log in from in `allow`"
+            )
+        })
+    }
+
+    /// That everybody can. Not wrong, since this filter need not be the one that guards it.
+    pub fn ssh_note(&self) -> Option<String> {
+        let is_open = self.rules.default == DefaultVerdict::Pass
+            && !self.policy.services.is_empty()
+            && !self.covers_ssh();
+        is_open.then(|| {
+            format!(
+                "SSH is open to everybody: no service covers tcp/{SSH}, and default = \"pass\"; a [services.ssh] would close it to all but the networks that you log in from"
+            )
+        })
+    }
+
+    /// On any of the interfaces that are filtered: by one is enough to come in.
+    fn covers_ssh(&self) -> bool {
+        let is_filtered = |service: &Service| {
+            self.interfaces.is_empty() || self.interfaces.iter().any(|name| service.is_on(name))
+        };
+        let covers = |ports: &Ports| match ports {
+            Ports::Tcp(range) => range.contains(&SSH),
+            Ports::Any => true,
+            Ports::Udp(_) | Ports::Sctp(_) | Ports::Icmp => false,
+        };
+        let mut services = self.policy.services.iter();
+        services.any(|service| is_filtered(service) && service.ports.iter().any(covers))
+    }
+
+    /// Services that everybody of a family reaches, by the lists as they are. Those of which the
+    /// configuration itself says so are in [`Config::warnings`].
+    pub fn everyone_warnings(&self, lists: &Snapshot) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for service in &self.policy.services {
+            let allowed = || {
+                let names = service.allow.iter();
+                names.filter_map(|name| Some((name, lists.get(name)?)))
+            };
+            let said: BTreeSet<IpNet> = service
+                .allow
+                .iter()
+                .filter_map(|name| match &self.policy.source(name)?.origin {
+                    Origin::Prefixes(prefixes) => Some(prefixes),
+                    _ => None,
+                })
+                .flatten()
+                .copied()
+                .collect();
+            // Two halves are as much as the whole.
+            let all: Vec<IpNet> = allowed().flat_map(|(_, feed)| feed.in_force()).collect();
+            for everyone in IpNet::aggregate(&all) {
+                if everyone.prefix_len() != 0 || said.contains(&everyone) {
+                    continue;
+                }
+                let holder = allowed().find(|(_, feed)| {
+                    let list: Vec<IpNet> = feed.in_force().collect();
+                    IpNet::aggregate(&list).contains(&everyone)
+                });
+                warnings.push(match holder {
+                    Some((name, _)) => format!(
+                        "services.{} is open to everyone: the list of sources.{name} covers {everyone}",
+                        service.name
+                    ),
+                    None => format!(
+                        "services.{} is open to everyone: its sources together cover {everyone}",
+                        service.name
+                    ),
+                });
+            }
+        }
+        warnings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::policy::Feed;
+
+    fn config(keys: &str, ports: &str) -> Config {
+        let text = format!(
+            "interfaces = ['eth0', 'eth1']\n{keys}\n[services.web]\nports = [{ports}]\nallow = ['own', 'list', 'more']\n\
+             [sources.own]\nprefixes = ['203.0.113.0/24']\n\
+             [sources.list]\nfile = 'list.txt'\n[sources.more]\nfile = 'more.txt'\n"
+        );
+        Config::parse(&text, Path::new("a.toml")).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn ssh() {
+        for (keys, ports, is_closed, is_open) in [
+            ("", "'tcp/443'", false, true),
+            ("", "'udp/22', 'sctp/22'", false, true),
+            ("", "'tcp/22'", false, false),
+            ("", "'tcp/20-25'", false, false),
+            ("", "'any'", false, false),
+            ("default = 'drop'", "'tcp/443'", true, false),
+            ("default = 'drop'", "'tcp/21', 'tcp/23-65535'", true, false),
+            ("default = 'drop'", "'tcp/443', 'tcp/22'", false, false),
+            ("default = 'drop'", "'any'", false, false),
+        ] {
+            let config = config(keys, ports);
+            let found = (config.ssh_warning().is_some(), config.ssh_note().is_some());
+            assert_eq!(found, (is_closed, is_open), "{keys} {ports}");
+        }
+    }
+
+    #[test]
+    fn ssh_on_some_interface_is_enough() {
+        for (limited, is_closed) in [("eth1", false), ("eth7", true)] {
+            let mut config = config("default = 'drop'", "'tcp/22'");
+            config.policy.services[0].interfaces = vec![limited.to_owned()];
+            assert_eq!(config.ssh_warning().is_some(), is_closed, "{limited}");
+        }
+    }
+
+    #[test]
+    fn everyone() {
+        let both = "the list of sources.list covers";
+        for (list, more, expected) in [
+            ("198.51.100.0/24", "2001:db8::/32", &[][..]),
+            (
+                "0.0.0.0/0",
+                "2001:db8::/32",
+                &[&format!("{both} 0.0.0.0/0")][..],
+            ),
+            (
+                "0.0.0.0/1 128.0.0.0/1",
+                "::/1",
+                &[&format!("{both} 0.0.0.0/0")],
+            ),
+            (
+                "0.0.0.0/0 ::/0",
+                "::/0",
+                &[&format!("{both} 0.0.0.0/0"), &format!("{both} ::/0")],
+            ),
+            (
+                "0.0.0.0/1",
+                "128.0.0.0/1",
+                &[&"its sources together cover 0.0.0.0/0".to_owned()],
+            ),
+        ] {
+            let feed = |text: &str| {
+                let prefixes = text.split(' ').map(|one| one.parse().expect("a prefix"));
+                Feed::new(prefixes.collect(), Timestamp::UNIX_EPOCH)
+            };
+            let lists = [("list", list), ("more", more), ("own", "203.0.113.0/24")];
+            let lists = lists.map(|(name, text)| (name.to_owned(), feed(text)));
+            let found = config("", "'tcp/443'").everyone_warnings(&lists.into());
+            let expected: Vec<String> = expected
+                .iter()
+                .map(|what| format!("services.web is open to everyone: {what}"))
+                .collect();
+            assert_eq!(found, expected, "{list} and {more}");
+        }
+    }
+
+    /// Of which the configuration's own warnings tell.
+    #[test]
+    fn what_the_configuration_says_is_not_said_twice() {
+        let text = "[services.web]\nports = ['tcp/443']\nallow = ['all']\n[sources.all]\nprefixes = ['0.0.0.0/0']\n";
+        let config = Config::parse(text, Path::new("a.toml")).expect("a configuration");
+        let all = Feed::new(
+            vec!["0.0.0.0/0".parse().expect("a prefix")],
+            Timestamp::UNIX_EPOCH,
+        );
+        let lists = [("all".to_owned(), all)].into();
+        assert_eq!(config.everyone_warnings(&lists), [""; 0]);
+        assert!(
+            config
+                .warnings()
+                .iter()
+                .any(|one| one.contains("open to everyone"))
+        );
+    }
+}

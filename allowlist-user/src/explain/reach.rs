@@ -1,0 +1,109 @@
+//! What an address reaches: the decisions about every port, as the few that there really are. Pure.
+
+use allowlist_common::judge::Decision;
+
+use super::Target;
+
+/// Everything that is decided alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// What becomes of it, and why.
+    pub decision: Decision,
+    /// To what, such as `tcp/443`, `udp/5000-5010`, `icmp` and `other`; everything is `any`.
+    pub ports: Vec<String>,
+}
+
+/// Puts together what is decided alike, in the order in which it first comes; what no service covers is
+/// last. Ports that follow each other become a range.
+pub fn rows(decided: impl IntoIterator<Item = (Target, Decision)>) -> Vec<Row> {
+    let mut kinds: Vec<(Decision, Vec<Span>)> = Vec::new();
+    let mut current = 0;
+    for (target, decision) in decided {
+        // Neighbours are mostly decided alike.
+        if kinds
+            .get(current)
+            .is_none_or(|(known, _)| *known != decision)
+        {
+            let known = kinds.iter().position(|(known, _)| *known == decision);
+            current = known.unwrap_or_else(|| {
+                kinds.push((decision, Vec::new()));
+                kinds.len() - 1
+            });
+        }
+        let spans = &mut kinds[current].1;
+        match spans.last_mut().and_then(|span| span.followed_by(target)) {
+            Some(longer) => {
+                spans.pop();
+                spans.push(longer);
+            }
+            None => spans.push(Span {
+                first: target,
+                last: target,
+            }),
+        }
+    }
+    kinds.sort_by_key(|(decision, _)| decision.service == 0);
+    let everything = everything();
+    kinds
+        .into_iter()
+        .map(|(decision, spans)| Row {
+            decision,
+            ports: if spans == everything {
+                vec!["any".to_owned()]
+            } else {
+                spans.iter().map(Span::text).collect()
+            },
+        })
+        .collect()
+}
+
+/// Targets of one protocol that follow each other.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Span {
+    first: Target,
+    last: Target,
+}
+
+fn everything() -> [Span; 5] {
+    let ports = |target: fn(u16) -> Target| Span {
+        first: target(0),
+        last: target(u16::MAX),
+    };
+    let one = |target| Span {
+        first: target,
+        last: target,
+    };
+    [
+        ports(Target::Tcp),
+        ports(Target::Udp),
+        ports(Target::Sctp),
+        one(Target::Icmp),
+        one(Target::Other),
+    ]
+}
+
+impl Span {
+    /// The span with one more, if that is the next one.
+    fn followed_by(self, target: Target) -> Option<Self> {
+        let is_next = match (self.last, target) {
+            (Target::Tcp(last), Target::Tcp(next))
+            | (Target::Udp(last), Target::Udp(next))
+            | (Target::Sctp(last), Target::Sctp(next)) => last.checked_add(1) == Some(next),
+            _ => false,
+        };
+        is_next.then_some(Self {
+            last: target,
+            ..self
+        })
+    }
+
+    fn text(&self) -> String {
+        match (self.first, self.last) {
+            (first, last) if first == last => first.to_string(),
+            (first, Target::Tcp(last) | Target::Udp(last) | Target::Sctp(last)) => {
+                format!("{first}-{last}")
+            }
+            (first, _) => first.to_string(),
+        }
+    }
+}

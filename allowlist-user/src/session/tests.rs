@@ -1,0 +1,451 @@
+//! What tells of a session, where it is looked for, and which changes would cut it.
+
+use std::fs::{create_dir_all, write};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use super::*;
+use crate::compile::{Names, Tables, compile};
+use crate::config::Config;
+use crate::policy::{Feed, Mode, Origin, Snapshot};
+
+#[track_caller]
+fn check_connection(text: &str, expected: Option<(&str, &str, Option<&str>)>) {
+    let found = told::connection(text);
+    let expected = expected.map(|(peer, local, interface)| {
+        let address = |text: &str| text.parse::<SocketAddr>().expect("an address and a port");
+        (address(peer), address(local), interface.map(str::to_owned))
+    });
+    assert_eq!(found, expected, "{text:?}");
+}
+
+#[test]
+fn connections() {
+    check_connection(
+        "203.0.113.9 40000 198.51.100.1 22",
+        Some(("203.0.113.9:40000", "198.51.100.1:22", None)),
+    );
+    check_connection(
+        "2001:db8::9 40000 2001:db8::1 2222",
+        Some(("[2001:db8::9]:40000", "[2001:db8::1]:2222", None)),
+    );
+    check_connection(
+        "fe80::9%eth1 40000 fe80::1%eth1 22",
+        Some(("[fe80::9]:40000", "[fe80::1]:22", Some("eth1"))),
+    );
+    check_connection(
+        "::ffff:203.0.113.9 40000 ::ffff:198.51.100.1 22",
+        Some(("203.0.113.9:40000", "198.51.100.1:22", None)),
+    );
+    for nothing in [
+        "",
+        "UNKNOWN 65535 UNKNOWN 65535",
+        "203.0.113.9 40000 198.51.100.1",
+        "203.0.113.9 40000 198.51.100.1 22 more",
+        "203.0.113.9 70000 198.51.100.1 22",
+        "203.0.113.9 40000 2001:db8::1 22",
+        "example.com 40000 198.51.100.1 22",
+    ] {
+        check_connection(nothing, None);
+    }
+}
+
+#[test]
+fn variables() {
+    for (environment, expected) in [
+        (&b"A=1\0SSH_CONNECTION=a b\0B=2\0"[..], Some("a b")),
+        (b"SSH_CONNECTION=", Some("")),
+        (b"XSSH_CONNECTION=a\0SSH_CONNECTION_X=b\0", None),
+        (b"", None),
+    ] {
+        let found = told::variable(environment, SSH_CONNECTION);
+        assert_eq!(found.as_deref(), expected);
+    }
+}
+
+#[test]
+fn parents_and_terminals() {
+    let status = "Name:\tsh\nPid:\t7\nPPid:\t5\nTracerPid:\t0\n";
+    assert_eq!(told::parent(status), Some(5));
+    assert_eq!(told::parent("Name:\tPPid: 5\n"), None);
+    for (file, expected) in [
+        ("/dev/pts/3", Some("pts/3")),
+        ("/dev/tty1", Some("tty1")),
+        ("/dev/null", None),
+        ("pipe:[4711]", None),
+    ] {
+        assert_eq!(told::line(file).as_deref(), expected, "{file}");
+    }
+}
+
+/// A folder that looks like `/proc`, and a file like `utmp`.
+struct Pretended {
+    folder: tempfile::TempDir,
+}
+
+impl Pretended {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        Self { folder }
+    }
+
+    fn host(&self) -> Host {
+        Host {
+            processes: self.folder.path().to_owned(),
+            logins: self.folder.path().join("utmp"),
+        }
+    }
+
+    fn process(&self, number: u32, parent: u32, environment: &str, terminal: &str) {
+        let folder = self.folder.path().join(number.to_string());
+        create_dir_all(folder.join("fd")).expect("a folder");
+        write(folder.join("status"), format!("PPid:\t{parent}\n")).expect("a file");
+        write(folder.join("environ"), environment).expect("a file");
+        symlink(terminal, folder.join("fd/0")).expect("a link");
+    }
+
+    /// One login, as glibc writes it on this architecture.
+    fn login(&self, line: &str, host: &str) {
+        const USER_PROCESS: u8 = 7;
+        let mut record = vec![0; 384];
+        record[0] = USER_PROCESS;
+        record[8..][..line.len()].copy_from_slice(line.as_bytes());
+        record[76..][..host.len()].copy_from_slice(host.as_bytes());
+        write(self.folder.path().join("utmp"), record).expect("a file");
+    }
+}
+
+const CONNECTION: &str = "SSH_CONNECTION=203.0.113.9 40000 198.51.100.1 22";
+
+#[test]
+fn the_own_environment_comes_first() {
+    let pretended = Pretended::new();
+    pretended.process(7, 5, "", "/dev/null");
+    pretended.process(5, 1, CONNECTION, "/dev/null");
+    let own = "203.0.113.8 40000 198.51.100.1 22";
+    let found = pretended.host().find(Some(own), 7).expect("a session");
+    assert_eq!(
+        (found.peer.to_string(), found.how),
+        ("203.0.113.8:40000".to_owned(), How::Environment)
+    );
+    let damaged = pretended
+        .host()
+        .find(Some("UNKNOWN"), 7)
+        .expect("a session");
+    assert_eq!(damaged.how, How::Ancestor(5));
+}
+
+#[test]
+fn the_nearest_ancestor_is_asked() {
+    let pretended = Pretended::new();
+    pretended.process(9, 7, "A=1", "/dev/null");
+    pretended.process(7, 5, "A=1", "/dev/null");
+    pretended.process(5, 3, CONNECTION, "/dev/null");
+    pretended.process(
+        3,
+        1,
+        "SSH_CONNECTION=203.0.113.1 1 198.51.100.1 22",
+        "/dev/null",
+    );
+    let found = pretended.host().find(None, 9).expect("a session");
+    assert_eq!(found.how, How::Ancestor(5));
+    assert_eq!(found.peer.to_string(), "203.0.113.9:40000");
+}
+
+/// What the first process was started with tells of nobody's login.
+#[test]
+fn the_first_process_is_not_asked() {
+    let pretended = Pretended::new();
+    pretended.process(7, 1, "", "/dev/null");
+    pretended.process(1, 0, CONNECTION, "/dev/null");
+    assert_eq!(pretended.host().find(None, 7), None);
+}
+
+/// Process numbers are used again, so what was read of them may go round.
+#[test]
+fn a_circle_ends() {
+    let pretended = Pretended::new();
+    pretended.process(7, 5, "", "/dev/null");
+    pretended.process(5, 7, "", "/dev/null");
+    assert_eq!(pretended.host().find(None, 7), None);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_login_at_the_terminal_is_the_last_resort() {
+    for (line, host, expected) in [
+        ("pts/3", "203.0.113.9", Some("203.0.113.9:0")),
+        (
+            "pts/3",
+            "203.0.113.9 via mosh [4711]",
+            Some("203.0.113.9:0"),
+        ),
+        ("pts/3", "::ffff:203.0.113.9", Some("203.0.113.9:0")),
+        ("pts/3", "fe80::9%eth1", Some("[fe80::9]:0")),
+        ("pts/4", "203.0.113.9", None),
+        ("pts/3", "laptop.example", None),
+        ("pts/3", ":0", None),
+        ("pts/3", "", None),
+    ] {
+        let pretended = Pretended::new();
+        // sudo has given the command a terminal of its own.
+        pretended.process(7, 5, "", "/dev/pts/9");
+        pretended.process(5, 1, "", "/dev/pts/3");
+        pretended.login(line, host);
+        let found = pretended.host().find(None, 7);
+        let peer = found.as_ref().map(|session| session.peer.to_string());
+        assert_eq!(peer.as_deref(), expected, "{line} {host:?}");
+        if let Some(session) = found {
+            assert!(session.local.ip().is_unspecified());
+            assert_eq!(
+                (session.local.port(), session.how),
+                (22, How::Login(line.to_owned()))
+            );
+        }
+    }
+}
+
+#[test]
+fn a_session_survives_being_sent() {
+    let session = session("fe80::9", "fe80::1", Some("eth1"));
+    let text = serde_json::to_string(&session).expect("JSON");
+    assert_eq!(serde_json::from_str::<Session>(&text).ok(), Some(session));
+}
+
+fn session(peer: &str, local: &str, interface: Option<&str>) -> Session {
+    let address = |text: &str| text.parse::<IpAddr>().expect("an address");
+    Session {
+        peer: SocketAddr::new(address(peer), 40_000),
+        local: SocketAddr::new(address(local), 22),
+        interface: interface.map(str::to_owned),
+        how: How::Environment,
+    }
+}
+
+/// A configuration and its tables; lists in files are empty.
+fn compiled(text: &str) -> (Config, Tables) {
+    let config = Config::parse(text, Path::new("/etc/allowlist/a.toml"))
+        .unwrap_or_else(|error| panic!("{error}"));
+    let lists: Snapshot = config
+        .policy
+        .sources
+        .iter()
+        .map(|source| {
+            let prefixes = match &source.origin {
+                Origin::Prefixes(prefixes) => prefixes.clone(),
+                _ => Vec::new(),
+            };
+            (
+                source.name.clone(),
+                Feed::new(prefixes, jiff::Timestamp::UNIX_EPOCH),
+            )
+        })
+        .collect();
+    let tables = compile(&config.policy, &lists, 100, &Names::default()).expect("a small policy");
+    (config, tables)
+}
+
+/// `eth0` and `eth1`, `br0` over `eth2`, and an address that no interface receives by.
+fn this_host() -> Vec<Holder> {
+    let holder = |name: &str, addresses: &[&str], below: &[&str], receives| Holder {
+        name: name.to_owned(),
+        addresses: addresses
+            .iter()
+            .map(|text| text.parse().expect("an address"))
+            .collect(),
+        below: below.iter().map(|&name| name.to_owned()).collect(),
+        receives,
+    };
+    vec![
+        holder("br0", &["192.0.2.1"], &["eth2"], true),
+        holder("dummy0", &["192.0.2.99"], &[], false),
+        holder(
+            "eth0",
+            &["198.51.100.1", "2001:db8:1::1", "fe80::1"],
+            &[],
+            true,
+        ),
+        holder("eth1", &["198.51.101.1", "fe80::1"], &[], true),
+        holder("eth2", &[], &[], true),
+        holder("lo", &["127.0.0.1", "::1"], &[], false),
+    ]
+}
+
+const OPEN: &str = "";
+/// Peers in 203.0.113.0/24 and 2001:db8:9::/48 reach SSH.
+const GUARDED: &str = "
+[services.ssh]
+ports = ['tcp/22']
+allow = ['office']
+[sources.office]
+prefixes = ['203.0.113.0/24', '2001:db8:9::/48']
+";
+
+#[track_caller]
+fn check_cut(
+    (peer, local, zone): (&str, &str, Option<&str>),
+    before: Option<&str>,
+    after: &str,
+    expected: Option<&str>,
+) {
+    let before = before.map(compiled);
+    let (config, tables) = compiled(after);
+    let found = cut(
+        &session(peer, local, zone),
+        &this_host(),
+        before.as_ref().map(|(config, tables)| Generation {
+            config,
+            mode: config.mode,
+            tables,
+        }),
+        Generation {
+            config: &config,
+            mode: config.mode,
+            tables: &tables,
+        },
+        By::Command,
+    );
+    let interface = found.as_ref().map(|cut| &*cut.interface);
+    assert_eq!(interface, expected, "{peer} to {local} by {after}");
+}
+
+#[test]
+fn what_would_be_cut() {
+    let on = |interfaces: &str, rest: &str| format!("interfaces = [{interfaces}]\n{rest}");
+    let guarded = &*on("'eth0', 'eth1', 'eth2'", GUARDED);
+    let friend = ("203.0.113.9", "198.51.100.1", None);
+    let stranger = ("192.0.2.200", "198.51.100.1", None);
+    check_cut(friend, None, guarded, None);
+    check_cut(stranger, None, guarded, Some("eth0"));
+    check_cut(
+        ("2001:db8:9::1", "2001:db8:1::1", None),
+        None,
+        guarded,
+        None,
+    );
+    check_cut(
+        ("2001:db8:8::1", "2001:db8:1::1", None),
+        None,
+        guarded,
+        Some("eth0"),
+    );
+    // The interface that has the address is the one that counts.
+    check_cut(stranger, None, &on("'eth1'", GUARDED), None);
+    check_cut(
+        ("192.0.2.200", "198.51.101.1", None),
+        None,
+        guarded,
+        Some("eth1"),
+    );
+    check_cut(
+        ("192.0.2.200", "192.0.2.1", None),
+        None,
+        guarded,
+        Some("eth2"),
+    );
+    check_cut(
+        ("fe80::9", "fe80::1", Some("eth1")),
+        None,
+        guarded,
+        Some("eth1"),
+    );
+    check_cut(("fe80::9", "fe80::1", None), None, guarded, Some("eth0"));
+    // All of them where nobody can tell.
+    check_cut(
+        ("192.0.2.200", "0.0.0.0", None),
+        None,
+        guarded,
+        Some("eth0"),
+    );
+    check_cut(
+        ("192.0.2.200", "192.0.2.99", None),
+        None,
+        &on("'eth1'", GUARDED),
+        Some("eth1"),
+    );
+    check_cut(friend, None, &on("'eth0'", OPEN), None);
+    // From this host itself nothing comes in by a wire.
+    check_cut(("198.51.100.1", "198.51.100.1", None), None, guarded, None);
+    check_cut(("127.0.0.1", "127.0.0.1", None), None, guarded, None);
+    check_cut(
+        ("127.0.0.1", "127.0.0.1", None),
+        None,
+        &on("'lo'", GUARDED),
+        Some("lo"),
+    );
+    // What is cut already is not cut by this.
+    check_cut(stranger, Some(guarded), guarded, None);
+    check_cut(
+        stranger,
+        Some(&on("'eth1'", GUARDED)),
+        guarded,
+        Some("eth0"),
+    );
+    check_cut(stranger, Some(&on("'eth0'", OPEN)), guarded, Some("eth0"));
+    // Nothing is carried out.
+    let observing = format!("mode = 'observe'\n{guarded}");
+    check_cut(stranger, None, &observing, None);
+    check_cut(stranger, Some(&observing), guarded, Some("eth0"));
+    // No service, and a closed host.
+    let closed = on("'eth0'", "default = 'drop'\n");
+    check_cut(friend, None, &closed, Some("eth0"));
+    check_cut(friend, Some(guarded), &closed, Some("eth0"));
+    let elsewhere = GUARDED.replace("allow", "interfaces = ['eth1']\nallow");
+    let elsewhere = format!("default = 'drop'\n{}", on("'eth0', 'eth1'", &elsewhere));
+    check_cut(friend, None, &elsewhere, Some("eth0"));
+    check_cut(
+        ("203.0.113.9", "198.51.101.1", None),
+        None,
+        &elsewhere,
+        None,
+    );
+}
+
+#[test]
+fn the_remedy_is_named() {
+    let start = "this would cut the connection that it is given over: connections from 192.0.2.200 to tcp/22 on eth0 pass now, and would be dropped, since";
+    for (rest, by, expected) in [
+        (
+            GUARDED.to_owned(),
+            By::Command,
+            "ssh covers tcp/22 and does not let that address in; first `allowlist add 192.0.2.200/32 --service ssh`",
+        ),
+        (
+            GUARDED.to_owned(),
+            By::Configuration,
+            "ssh covers tcp/22 and does not let that address in; first add \"192.0.2.200/32\" to `prefixes` of [sources.office]",
+        ),
+        (
+            GUARDED.replace(
+                "prefixes = ['203.0.113.0/24', '2001:db8:9::/48']",
+                "file = 'office.txt'",
+            ),
+            By::Configuration,
+            "ssh covers tcp/22 and does not let that address in; first add 192.0.2.200/32 to /etc/allowlist/office.txt",
+        ),
+        (
+            GUARDED.replace(
+                "prefixes = ['203.0.113.0/24', '2001:db8:9::/48']",
+                "provider = 'workato'",
+            ),
+            By::Configuration,
+            "ssh covers tcp/22 and does not let that address in; first add a source with prefixes = [\"192.0.2.200/32\"], and its name to `allow` of [services.ssh]",
+        ),
+        (
+            "default = 'drop'".to_owned(),
+            By::Command,
+            "no service covers tcp/22 and the default is to drop; add a service to the configuration with ports = [\"tcp/22\"] that allows a source with 192.0.2.200/32",
+        ),
+    ] {
+        let (config, tables) = compiled(&format!("interfaces = ['eth0']\n{rest}"));
+        let after = Generation {
+            config: &config,
+            mode: Mode::Enforce,
+            tables: &tables,
+        };
+        let session = session("192.0.2.200", "198.51.100.1", None);
+        let cut = cut(&session, &this_host(), None, after, by).expect("cut");
+        let expected = format!("{start} {expected}; --force does it all the same");
+        assert_eq!(cut.to_string(), expected);
+    }
+}
