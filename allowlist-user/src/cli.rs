@@ -1,5 +1,7 @@
 //! What was typed: options and commands, their defaults, their help. What they mean is `command`'s.
 
+pub mod generate;
+
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser as _};
@@ -92,11 +94,25 @@ pub enum Command {
     /// Filter: attach, keep the lists in step, until Ctrl-C
     #[command(after_help = "\
 Ctrl-C takes the filter off, unless --keep. SIGTERM leaves it in force, as do a closed terminal, a
-crash and kill -9: the kernel goes on filtering by the last lists. `allowlist detach` takes it off then.")]
+crash and kill -9: the kernel goes on filtering by the last lists. `allowlist detach` takes it off then.
+
+Examples:
+  sudo allowlist run                                as /etc/allowlist/allowlist.toml says
+  sudo allowlist run --iface eth1 --keep            another interface than the file's, and to stay
+  sudo allowlist run --iface eth0 --port tcp/22 --allow 203.0.113.0/24")]
     Run(Run),
     /// Parse, fetch and compile, and print what would be published; changes nothing
+    #[command(after_help = "\
+Examples:
+  allowlist check                                   /etc/allowlist/allowlist.toml
+  allowlist check --config new.toml                 before it takes the other's place")]
     Check(Check),
     /// Print the prefixes of one source, or of one catalogued provider
+    #[command(after_help = "\
+Examples:
+  allowlist fetch workato --region US
+  allowlist fetch zendesk --parameter subdomain=acme
+  allowlist fetch office --config allowlist.toml    a source of the configuration")]
     Fetch(Fetch),
     /// Print the catalogue of providers, or one entry as configuration to copy
     #[command(
@@ -110,28 +126,51 @@ Examples:
     Providers(Providers),
     /// Print what a refresh would change, source by source; changes nothing
     #[command(
-        after_help = "Compares what the sources have now with the last good lists on disk, which the daemon keeps. Works with or without a daemon; where there is no last good list, everything is new."
+        after_help = "Compares what the sources have now with the last good lists on disk, which the daemon keeps. Works with or without a daemon; where there is no last good list, everything is new.
+
+Examples:
+  sudo allowlist diff                   all sources
+  sudo allowlist diff pagerduty --json  one, as data"
     )]
     Diff(Diff),
     /// Print what changed when, the oldest first
+    #[command(after_help = "\
+Examples:
+  sudo allowlist history                all sources
+  sudo allowlist history pagerduty --count 5")]
     History(History),
     /// Let in a list that was refused, once: when the vendor really made that change
     #[command(
-        after_help = "A list is refused when it has too few or too many prefixes, has lost much of what it covered, or what must_cover demands. `allowlist history SOURCE` shows what it would change. The list that was refused last is let in, and no other."
+        after_help = "A list is refused when it has too few or too many prefixes, has lost much of what it covered, or what must_cover demands. `allowlist history SOURCE` shows what it would change. The list that was refused last is let in, and no other.
+
+Examples:
+  sudo allowlist accept pagerduty"
     )]
     Accept(Accept),
     /// Print the allowed prefixes in the language of another firewall
+    #[command(after_help = "\
+Examples:
+  sudo allowlist export --format nft > allowlist.nft
+  allowlist export --format nginx pagerduty --fetch --config allowlist.toml")]
     Export(Export),
     /// Is it filtering, what, and what has it done
     Status(Output),
     /// Carry drops out, or only count them: a running daemon changes over at once
     #[command(
-        after_help = "Nothing is reloaded, and no packet is missed. It lasts until the daemon ends: the next one does as the configuration says."
+        after_help = "Nothing is reloaded, and no packet is missed. It lasts until the daemon ends: the next one does as the configuration says.
+
+Examples:
+  sudo allowlist mode observe           everything passes
+  sudo allowlist mode enforce           drops are carried out"
     )]
     Mode(ModeChange),
     /// Print packets as they are dropped, a line each, until Ctrl-C
     #[command(
-        after_help = "Works with or without a daemon. In observe mode these are the packets that would be dropped. Of a flood a part is shown, so that showing it does not slow down the dropping; how many were not is printed."
+        after_help = "Works with or without a daemon. In observe mode these are the packets that would be dropped. Of a flood a part is shown, so that showing it does not slow down the dropping; how many were not is printed.
+
+Examples:
+  sudo allowlist watch                  until Ctrl-C
+  sudo allowlist watch --count 10 --json"
     )]
     Watch(Watch),
     /// Print the prefixes that the kernel has now
@@ -140,6 +179,18 @@ Examples:
     Detach(Output),
     /// Load the programs into this kernel, attach them to nothing, and print what its verifier says
     Verify(Output),
+    /// Print what a shell reads to complete commands and options
+    #[command(after_help = "\
+Examples:
+  allowlist completions bash > /usr/local/share/bash-completion/completions/allowlist
+  allowlist completions zsh > /usr/local/share/zsh/site-functions/_allowlist
+  allowlist completions fish > /usr/local/share/fish/vendor_completions.d/allowlist.fish")]
+    Completions(generate::Completions),
+    /// Write a man page for each command
+    #[command(after_help = "\
+Examples:
+  allowlist man /usr/local/share/man/man8")]
+    Man(generate::Pages),
 }
 
 /// Options of `run`.

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
 use log::{info, warn};
 
-use crate::cli::{Cli, Command, Output, Paths, Run, Small, Watch};
+use crate::cli::{Cli, Command, Output, Paths, Run, Small, Watch, generate};
 use crate::config::{AttachMode, Config};
 use crate::control;
 use crate::daemon::{self, Daemon, Signals};
@@ -55,6 +55,8 @@ pub fn run(cli: Cli) -> Result<()> {
             Command::Watch(options) => watch(&paths, &options).await,
             Command::Detach(output) => detach(&paths, output),
             Command::Verify(output) => verify(output),
+            Command::Completions(options) => print(&generate::completions(options.shell)),
+            Command::Man(options) => write_pages(&options.folder),
         }
     });
     // A fetch that hangs in a resolver must not hold up the exit.
@@ -215,6 +217,21 @@ fn detach(paths: &Paths, output: Output) -> Result<()> {
             interfaces.join(", ")
         ))
     }
+}
+
+fn write_pages(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    let pages = generate::pages();
+    for (name, text) in &pages {
+        let file = folder.join(name);
+        std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    print(&format!(
+        "wrote {} pages to {}\n",
+        pages.len(),
+        folder.display()
+    ))
 }
 
 /// The file, or the small configuration that the options make.
