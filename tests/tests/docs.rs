@@ -1,7 +1,11 @@
 //! What the documents show is what the program takes.
 
+use std::io::Write as _;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
+use allowlist_tests::skip;
+use allowlist_user::cli::generate;
 use allowlist_user::config::Config;
 
 fn parse(text: &str, from: &str) -> Config {
@@ -160,5 +164,27 @@ fn the_example_has_every_key() {
             inside.iter().any(|inside| EXAMPLE.contains(inside)),
             "{key}: the example does not show it"
         );
+    }
+}
+
+/// groff knows what is wrong with a page.
+#[test]
+fn the_manuals_pages_render_without_a_warning() {
+    for (name, text) in generate::pages() {
+        let groff = Command::new("groff")
+            .args(["-man", "-ww", "-Tutf8", "-Kutf8"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn();
+        let Ok(mut groff) = groff else {
+            skip!("there is no groff on this machine");
+        };
+        let mut input = groff.stdin.take().expect("it is piped");
+        input.write_all(text.as_bytes()).expect("groff reads");
+        drop(input);
+        let ended = groff.wait_with_output().expect("groff ends");
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.success() && said.is_empty(), "{name}: {said}");
     }
 }

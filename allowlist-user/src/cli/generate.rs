@@ -210,17 +210,6 @@ mod tests {
         }
     }
 
-    /// Where groff is here, which knows what is wrong with a page.
-    #[test]
-    fn pages_render_without_a_warning() {
-        for (name, text) in pages() {
-            let Some(said) = said("groff", &["-man", "-ww", "-Tutf8", "-Kutf8"], &text) else {
-                return;
-            };
-            assert_eq!(said, (true, String::new()), "{name}");
-        }
-    }
-
     #[test]
     fn examples_keep_their_columns() {
         let help = "It waits.\nFor long.\n\nTwice.\n\nExamples:\n  a      one\n  bb -c  two\n";
