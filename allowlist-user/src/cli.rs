@@ -1,5 +1,9 @@
 //! What was typed: options and commands, their defaults, their help. What they mean is `command`'s.
 
+mod change;
+mod change;
+pub mod generate;
+
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser as _};
@@ -7,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use jiff::Timestamp;
 
+pub use self::change::{Add, CareArgs, List, Log, Refresh, Reload, Remove, Rollback};
 use crate::config::AttachMode;
 use crate::explain::{Target, Typed};
 use crate::export;
@@ -28,11 +33,13 @@ Examples:
   sudo allowlist status                             is it filtering, and what
   sudo allowlist watch                              what is being dropped, live
   sudo allowlist explain 203.0.113.9 --port tcp/443 would it pass, and why
+  sudo allowlist add 203.0.113.9 --service ssh --ttl 2h
+  sudo allowlist reload --confirm-within 60s        as the file says now; undone unless confirmed
   sudo allowlist diff                               what the vendors have changed
   allowlist providers show github                   a vendor, as configuration to copy
   sudo allowlist detach                             take it off, now
 
-Exit codes: 0 done, 1 failed (the reason is on standard error), 2 no such command or option, 3 dropped (explain)."
+Exit codes: 0 done, 1 failed (the reason is on standard error), 2 no such command or option, 3 the answer is no (status: not everything is filtered; explain: it is dropped), 4 refused, since it would cut your own connection."
 )]
 pub struct Cli {
     /// Where things are.
@@ -94,11 +101,25 @@ pub enum Command {
     /// Filter: attach, keep the lists in step, until Ctrl-C
     #[command(after_help = "\
 Ctrl-C takes the filter off, unless --keep. SIGTERM leaves it in force, as do a closed terminal, a
-crash and kill -9: the kernel goes on filtering by the last lists. `allowlist detach` takes it off then.")]
+crash and kill -9: the kernel goes on filtering by the last lists. `allowlist detach` takes it off then.
+
+Examples:
+  sudo allowlist run                                as /etc/allowlist/allowlist.toml says
+  sudo allowlist run --iface eth1 --keep            another interface than the file's, and to stay
+  sudo allowlist run --iface eth0 --port tcp/22 --allow 203.0.113.0/24")]
     Run(Run),
     /// Parse, fetch and compile, and print what would be published; changes nothing
+    #[command(after_help = "\
+Examples:
+  allowlist check                                   /etc/allowlist/allowlist.toml
+  allowlist check --config new.toml                 before it takes the other's place")]
     Check(Check),
     /// Print the prefixes of one source, or of one catalogued provider
+    #[command(after_help = "\
+Examples:
+  allowlist fetch workato --region US
+  allowlist fetch zendesk --parameter subdomain=acme
+  allowlist fetch office --config allowlist.toml    a source of the configuration")]
     Fetch(Fetch),
     /// Print the catalogue of providers, or one entry as configuration to copy
     #[command(
@@ -112,17 +133,32 @@ Examples:
     Providers(Providers),
     /// Print what a refresh would change, source by source; changes nothing
     #[command(
-        after_help = "Compares what the sources have now with the last good lists on disk, which the daemon keeps. Works with or without a daemon; where there is no last good list, everything is new."
+        after_help = "Compares what the sources have now with the last good lists on disk, which the daemon keeps. Works with or without a daemon; where there is no last good list, everything is new.
+
+Examples:
+  sudo allowlist diff                   all sources
+  sudo allowlist diff pagerduty --json  one, as data"
     )]
     Diff(Diff),
     /// Print what changed when, the oldest first
+    #[command(after_help = "\
+Examples:
+  sudo allowlist history                all sources
+  sudo allowlist history pagerduty --count 5")]
     History(History),
     /// Let in a list that was refused, once: when the vendor really made that change
     #[command(
-        after_help = "A list is refused when it has too few or too many prefixes, has lost much of what it covered, or what must_cover demands. `allowlist history SOURCE` shows what it would change. The list that was refused last is let in, and no other."
+        after_help = "A list is refused when it has too few or too many prefixes, has lost much of what it covered, or what must_cover demands. `allowlist history SOURCE` shows what it would change. The list that was refused last is let in, and no other.
+
+Examples:
+  sudo allowlist accept pagerduty"
     )]
     Accept(Accept),
     /// Print the allowed prefixes in the language of another firewall
+    #[command(after_help = "\
+Examples:
+  sudo allowlist export --format nft > allowlist.nft
+  allowlist export --format nginx pagerduty --fetch --config allowlist.toml")]
     Export(Export),
     /// Would a new packet of an address pass, and why
     #[command(after_help = "\
@@ -139,20 +175,105 @@ mode enforce.")]
     Status(Output),
     /// Carry drops out, or only count them: a running daemon changes over at once
     #[command(
-        after_help = "Nothing is reloaded, and no packet is missed. It lasts until the daemon ends: the next one does as the configuration says."
+        after_help = "Nothing is reloaded, and no packet is missed. It lasts until the configuration's mode changes, also over restarts.
+
+Examples:
+  sudo allowlist mode observe           everything passes
+  sudo allowlist mode enforce --confirm-within 60s
+                                        drops are carried out, and not any more unless it is confirmed"
     )]
     Mode(ModeChange),
     /// Print packets as they are dropped, a line each, until Ctrl-C
     #[command(
-        after_help = "Works with or without a daemon. In observe mode these are the packets that would be dropped. Of a flood a part is shown, so that showing it does not slow down the dropping; how many were not is printed."
+        after_help = "Works with or without a daemon. In observe mode these are the packets that would be dropped. Of a flood a part is shown, so that showing it does not slow down the dropping; how many were not is printed.
+
+Examples:
+  sudo allowlist watch                  until Ctrl-C
+  sudo allowlist watch --count 10 --json"
     )]
     Watch(Watch),
-    /// Print the prefixes that the kernel has now
-    List(Output),
+    /// Print the prefixes that the kernel has now, or only those that were added by command
+    #[command(
+        after_help = "\
+Examples:
+  sudo allowlist list                   every prefix, what it reaches, who lists it
+  sudo allowlist list --added           what was added by command, until when, by whom"
+    )]
+    List(List),
+    /// Let prefixes in, from now on: all of them, or none
+    #[command(
+        after_help = "They stay over restarts, until they are removed or their time is over. Without a PREFIX they are read from standard input, one a line; `#` starts a comment.
+
+Examples:
+  sudo allowlist add 203.0.113.7 --service ssh --ttl 2h --note 'on call'
+  sudo allowlist add 2001:db8:7::/48 --service webhooks --confirm-within 60s
+  cat prefixes.txt | sudo allowlist add --service webhooks"
+    )]
+    Add(Add),
+    /// Let prefixes in no more that were added by command: all of them, or none
+    #[command(
+        after_help = "What a source lists is not removed so: take it out of the source. Without a PREFIX they are read from standard input, one a line.
+
+Examples:
+  sudo allowlist remove 203.0.113.7                       from every service that it was added to
+  sudo allowlist remove 203.0.113.7 --service ssh --confirm-within 60s"
+    )]
+    Remove(Remove),
+    /// Print the sources: how they stand, how old their lists are, when they are asked next
+    Sources(Output),
+    /// Ask for lists now, instead of when they are due
+    #[command(
+        after_help = "\
+Examples:
+  sudo allowlist refresh                every source
+  sudo allowlist refresh github         one"
+    )]
+    Refresh(Refresh),
+    /// Read the configuration again: all of it is put in force, or none of it
+    #[command(
+        after_help = "SIGHUP does the same, and has nobody to tell the reason to but the log.
+
+Examples:
+  sudo allowlist reload
+  sudo allowlist reload --confirm-within 60s"
+    )]
+    Reload(Reload),
+    /// Keep a change that was made with --confirm-within
+    Confirm(Output),
+    /// Put an earlier policy in force again: configuration, added prefixes and mode
+    #[command(
+        after_help = "The last 20 policies are kept. The file is not written to: what it says does not count until it is changed, or reloaded.
+
+Examples:
+  sudo allowlist rollback               the policy before this one
+  sudo allowlist rollback --list        those there are
+  sudo allowlist rollback 7 --confirm-within 60s"
+    )]
+    Rollback(Rollback),
+    /// Print who changed what and when, the oldest first
+    #[command(
+        after_help = "\
+Examples:
+  sudo allowlist log
+  sudo allowlist log --count 1000 --json"
+    )]
+    Log(Log),
     /// Take the filter off every interface, whoever put it there
     Detach(Output),
     /// Load the programs into this kernel, attach them to nothing, and print what its verifier says
     Verify(Output),
+    /// Print what a shell reads to complete commands and options
+    #[command(after_help = "\
+Examples:
+  allowlist completions bash > /usr/local/share/bash-completion/completions/allowlist
+  allowlist completions zsh > /usr/local/share/zsh/site-functions/_allowlist
+  allowlist completions fish > /usr/local/share/fish/vendor_completions.d/allowlist.fish")]
+    Completions(generate::Completions),
+    /// Write a man page for each command
+    #[command(after_help = "\
+Examples:
+  allowlist man /usr/local/share/man/man8")]
+    Man(generate::Pages),
 }
 
 /// Options of `run`.
@@ -167,6 +288,9 @@ pub struct Run {
     /// Print a line a packet: for looking closely, not for a busy interface
     #[arg(long)]
     pub trace: bool,
+    /// How carefully.
+    #[command(flatten)]
+    pub care: CareArgs,
     /// What to filter, without a file or instead of it.
     #[command(flatten)]
     pub small: Small,
@@ -278,6 +402,9 @@ pub struct History {
 pub struct Accept {
     /// The source whose list was refused
     pub source: String,
+    /// Do it even if it cuts the connection that this is typed over
+    #[arg(long)]
+    pub force: bool,
     /// How to print.
     #[command(flatten)]
     pub output: Output,
@@ -343,6 +470,12 @@ pub struct ModeChange {
     /// The mode from now on
     #[arg(value_enum)]
     pub mode: ModeArg,
+    /// How carefully.
+    #[command(flatten)]
+    pub care: CareArgs,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// `Mode` as typed.

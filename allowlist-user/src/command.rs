@@ -1,5 +1,6 @@
 //! What each command does: from what was typed to a call into the library and a printed report.
 
+mod change;
 mod lists;
 
 use std::collections::BTreeSet;
@@ -10,18 +11,34 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
-use log::{info, warn};
+use log::info;
+use nix::unistd::geteuid;
 
-use crate::cli::{Cli, Command, Explain, Output, Paths, Run, Small, Watch};
+use crate::cli::{Cli, Command, Explain, List, Log, Output, Paths, Run, Small, Watch, generate};
 use crate::config::{AttachMode, Config};
-use crate::control;
+use crate::control::{Client, Kind, NotDone};
 use crate::daemon::{self, Daemon, Signals};
 use crate::dataplane::{self, Seen, View};
 use crate::explain::Question;
-use crate::policy::Mode;
-use crate::report::{self, Epoch, Explanation, Status};
+use crate::ledger::Written;
+use crate::notify::Notify;
+use crate::report::{
+    self, Added, AuditLog, Epoch, Explanation, PolicyList, Report, Sources, Status,
+};
 
 const CONFIG: &str = "/etc/allowlist/allowlist.toml";
+/// The exit code of a question whose answer is no.
+const NO: u8 = 3;
+/// The exit code of a change that is refused since it would cut the connection that it is given over.
+const WOULD_CUT: u8 = 4;
+
+/// What the program exits with after an error.
+pub fn exit_code(error: &anyhow::Error) -> ExitCode {
+    match error.downcast_ref::<NotDone>() {
+        Some(NotDone(problem)) if problem.kind == Kind::WouldCut => ExitCode::from(WOULD_CUT),
+        _ => ExitCode::FAILURE,
+    }
+}
 
 /// Warnings and errors as lines on standard error; `RUST_LOG` says which (default: info and up).
 pub fn start_log() {
@@ -46,21 +63,35 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     let done = runtime.block_on(async {
         let paths = cli.paths;
         match cli.command {
-            Command::Explain(options) => return explain(&paths, options),
+            Command::Explain(options) => return explain(&paths, options).await,
+            Command::Status(output) => return status(&paths, output).await,
             Command::Run(run) => filter(paths, run).await,
             Command::Check(check) => lists::check(&paths, check).await,
             Command::Fetch(options) => lists::fetch(&paths, &options).await,
             Command::Providers(options) => lists::providers(&options),
             Command::Diff(options) => lists::diff(&paths, &options).await,
             Command::History(options) => lists::history(&paths, &options),
-            Command::Accept(options) => lists::accept(&paths, &options).await,
+            Command::Accept(options) => change::accept(&paths, options).await,
+            Command::Add(options) => change::add(&paths, options).await,
+            Command::Remove(options) => change::remove(&paths, options).await,
+            Command::Refresh(options) => change::refresh(&paths, options).await,
+            Command::Reload(options) => change::reload(&paths, options).await,
+            Command::Confirm(output) => change::confirm(&paths, output).await,
+            Command::Rollback(options) if options.list => {
+                let read = || PolicyList::read(&paths.state_dir);
+                show(&paths, "policies", options.output, read).await
+            }
+            Command::Rollback(options) => change::rollback(&paths, options).await,
+            Command::Log(options) => log_of(&paths, &options).await,
+            Command::Sources(output) => sources(&paths, output).await,
             Command::Export(options) => lists::export(&paths, &options).await,
-            Command::Status(output) => print_status(&paths, output).await,
-            Command::List(output) => print_list(&paths, output),
-            Command::Mode(change) => set_mode(&paths, change.mode.into()).await,
+            Command::List(options) => list(&paths, &options).await,
+            Command::Mode(options) => change::mode(&paths, options).await,
             Command::Watch(options) => watch(&paths, &options).await,
             Command::Detach(output) => detach(&paths, output),
             Command::Verify(output) => verify(output),
+            Command::Completions(options) => print(&generate::completions(options.shell)),
+            Command::Man(options) => write_pages(&options.folder),
         }?;
         Ok(ExitCode::SUCCESS)
     });
@@ -70,27 +101,23 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
 }
 
 async fn filter(paths: Paths, run: Run) -> Result<()> {
+    // Before anything takes long, so that none is lost.
+    let mut signals = Signals::listen()?;
+    let notify = Notify::from_environment();
     dataplane::require_privileges()?;
-    let mut config = config(&paths, run.small)?;
-    if let Some(mode) = run.attach_mode {
-        config.attach = AttachMode::from(mode);
-    }
-    if config.interfaces.is_empty() {
-        bail!("no interface to filter on; set `interfaces` in the configuration, or give --iface");
-    }
-    for warning in warnings(&config) {
-        warn!("{warning}");
-    }
     let options = daemon::Options {
-        paths,
+        written: written(&paths, run.small)?,
+        attach: run.attach_mode.map(AttachMode::from),
         keep: run.keep,
         trace: run.trace,
+        care: change::care(&run.care),
+        warnings,
+        paths,
     };
-    let mut signals = Signals::listen()?;
     let daemon = tokio::select! {
-        started = Daemon::start(config, options) => started?,
-        // A start waits for sources only before it touches the kernel.
-        () = signals.any() => bail!("interrupted before anything was attached"),
+        started = Daemon::start(options, notify) => started?,
+        // A start waits for files only before it touches the kernel.
+        () = signals.end() => bail!("interrupted before anything was attached"),
     };
     daemon.serve(signals).await
 }
@@ -125,61 +152,95 @@ fn own_ports() -> Option<RangeInclusive<u16>> {
     Some(numbers.next()?.ok()?..=numbers.next()?.ok()?)
 }
 
-async fn print_status(paths: &Paths, output: Output) -> Result<()> {
+/// Prints a report: read here, or by the daemon for whoever may only ask it.
+async fn show<R: Report>(
+    paths: &Paths,
+    name: &str,
+    output: Output,
+    read: impl FnOnce() -> Result<R>,
+) -> Result<()> {
+    match read() {
+        Ok(report) => print_report(&report, output),
+        Err(error) => print(&asked(paths, name, output, error).await?),
+    }
+}
+
+fn print_report(report: &impl Report, output: Output) -> Result<()> {
+    if output.json {
+        print_json(&report.json())
+    } else {
+        print(&report.text())
+    }
+}
+
+/// What the daemon says, for a user who may not look by itself; else why that cannot be.
+async fn asked(
+    paths: &Paths,
+    name: &str,
+    output: Output,
+    error: anyhow::Error,
+) -> Result<String> {
+    if geteuid().is_root() {
+        return Err(error);
+    }
+    let client = Client::new(&paths.socket);
+    client.report(name, output.json).await.map_err(|_| error)
+}
+
+async fn status(paths: &Paths, output: Output) -> Result<ExitCode> {
     // The kernel is asked, not the daemon: what is in force counts, whoever is still running.
-    let mut status = Status::read(&paths.pin_dir, &paths.state_dir)?;
-    status.daemon = control::ask(&paths.socket).await;
-    if output.json {
-        print_json(&status.json())
-    } else {
-        print(&status.text())
-    }
-}
-
-/// Exits with this where anything that was asked about is dropped, or would be.
-const DROPPED: u8 = 3;
-
-fn explain(paths: &Paths, options: Explain) -> Result<ExitCode> {
-    let typed = options.address;
-    if let Some(mapped) = typed.instead_of {
-        info!(
-            "{mapped} is what a socket calls {}, which is what packets have",
-            typed.address
-        );
-    }
-    let question = Question {
-        address: typed.address,
-        target: options.port,
-        interface: options.iface.or(typed.zone),
+    let is_filtering = match read_status(paths).await {
+        Ok(status) => {
+            print_report(&status, output)?;
+            status.is_filtering()
+        }
+        Err(error) => {
+            let as_json = Output { json: true };
+            let json = asked(paths, "status", as_json, error).await?;
+            let client = Client::new(&paths.socket);
+            print(&client.report("status", output.json).await?)?;
+            let json: serde_json::Value = serde_json::from_str(&json)?;
+            json["filtering"] == true
+        }
     };
-    let explanation = Explanation::read(&paths.pin_dir, &paths.state_dir, question)?;
-    if options.output.json {
-        print_json(&explanation.json())?;
-    } else {
-        print(&explanation.text())?;
-    }
-    Ok(if explanation.is_dropped() {
-        ExitCode::from(DROPPED)
-    } else {
+    Ok(answer(is_filtering))
+}
+
+async fn read_status(paths: &Paths) -> Result<Status> {
+    let mut status = Status::read(&paths.pin_dir, &paths.state_dir)?;
+    status.daemon = Client::new(&paths.socket).live().await;
+    Ok(status)
+}
+
+/// The exit code for a question that can be answered with no.
+fn answer(is_so: bool) -> ExitCode {
+    if is_so {
         ExitCode::SUCCESS
-    })
-}
-
-fn print_list(paths: &Paths, output: Output) -> Result<()> {
-    let list = report::List::read(&paths.pin_dir, &paths.state_dir)?;
-    if output.json {
-        print_json(&list.json())
     } else {
-        print(&list.text())
+        ExitCode::from(NO)
     }
 }
 
-async fn set_mode(paths: &Paths, mode: Mode) -> Result<()> {
-    control::ask_for_mode(&paths.socket, mode).await?;
-    print(match mode {
-        Mode::Enforce => "mode enforce: drops are carried out\n",
-        Mode::Observe => "mode observe: everything passes\n",
-    })
+async fn sources(paths: &Paths, output: Output) -> Result<()> {
+    match read_status(paths).await {
+        Ok(status) => print_report(&Sources(status), output),
+        Err(error) => print(&asked(paths, "sources", output, error).await?),
+    }
+}
+
+async fn list(paths: &Paths, options: &List) -> Result<()> {
+    if options.added {
+        let read = || Added::read(&paths.state_dir);
+        return show(paths, "added", options.output, read).await;
+    }
+    let read = || report::List::read(&paths.pin_dir, &paths.state_dir);
+    show(paths, "list", options.output, read).await
+}
+
+async fn log_of(paths: &Paths, options: &Log) -> Result<()> {
+    let read = || AuditLog::read(&paths.state_dir, Some(options.count));
+    let name = format!("log?count={}", options.count);
+    show(paths, &name, options.output, read).await
 }
 
 async fn watch(paths: &Paths, options: &Watch) -> Result<()> {
@@ -196,7 +257,7 @@ async fn watch(paths: &Paths, options: &Watch) -> Result<()> {
     while left != Some(0) {
         let seen = tokio::select! {
             seen = watch.next() => seen?,
-            () = signals.any() => break,
+            () = signals.end() => break,
         };
         // It may change at any time, and then the same line means something else.
         if let Ok(control) = view.control()
@@ -254,8 +315,34 @@ fn detach(paths: &Paths, output: Output) -> Result<()> {
     }
 }
 
+fn write_pages(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    let pages = generate::pages();
+    for (name, text) in &pages {
+        let file = folder.join(name);
+        std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    print(&format!(
+        "wrote {} pages to {}\n",
+        pages.len(),
+        folder.display()
+    ))
+}
+
 /// The file, or the small configuration that the options make.
-fn config(paths: &Paths, mut small: Small) -> Result<Config> {
+fn config(paths: &Paths, small: Small) -> Result<Config> {
+    let written = written(paths, small)?;
+    let file = written.file.as_deref();
+    let mut config = Config::parse(&written.text, file.unwrap_or(Path::new("the command line")))?;
+    if !written.interfaces.is_empty() {
+        config.interfaces = written.interfaces;
+    }
+    Ok(config)
+}
+
+/// The same, as it is written.
+fn written(paths: &Paths, mut small: Small) -> Result<Written> {
     let mut seen = BTreeSet::new();
     small.iface.retain(|name| seen.insert(name.clone()));
     if small.is_policy() {
@@ -265,12 +352,14 @@ fn config(paths: &Paths, mut small: Small) -> Result<Config> {
                 file.display()
             );
         }
-        return Ok(Config::small(
-            small.iface,
-            small.allow,
-            small.provider,
-            small.port,
-        )?);
+        let text = Config::small_text(&small.allow, &small.provider, &small.port);
+        // Mistakes are named by the options.
+        Config::small(small.iface.clone(), small.allow, small.provider, small.port)?;
+        return Ok(Written {
+            file: None,
+            text,
+            interfaces: small.iface,
+        });
     }
     let file = paths.config.as_deref().unwrap_or(Path::new(CONFIG));
     if paths.config.is_none() && !file.exists() {
@@ -278,11 +367,12 @@ fn config(paths: &Paths, mut small: Small) -> Result<Config> {
             "there is no {CONFIG}; write one, give another by --config, or describe a small one by --iface, --allow, --provider and --port"
         );
     }
-    let mut config = Config::load(file)?;
-    if !small.iface.is_empty() {
-        config.interfaces = small.iface;
-    }
-    Ok(config)
+    Ok(Written {
+        text: Config::text(file)?,
+        // It is read again later, wherever the daemon is then.
+        file: Some(std::path::absolute(file)?),
+        interfaces: small.iface,
+    })
 }
 
 fn print_json(document: &serde_json::Value) -> Result<()> {

@@ -93,12 +93,16 @@ const SHOWN_PROBLEMS: usize = 20;
 impl Config {
     /// Reads and validates a file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::parse(&Self::text(path)?, path)
+    }
+
+    /// What a file says.
+    pub fn text(path: &Path) -> Result<String, ConfigError> {
         let unreadable = |cause| ConfigError::Unreadable {
             file: path.to_owned(),
             cause,
         };
-        let text = std::fs::read_to_string(path).map_err(unreadable)?;
-        Self::parse(&text, path)
+        std::fs::read_to_string(path).map_err(unreadable)
     }
 
     /// Validates `text`; `file` is named in errors, and its folder is where relative paths start.

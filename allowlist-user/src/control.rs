@@ -24,6 +24,8 @@ pub use server::Control;
 use crate::audit::Who;
 use crate::event::Change;
 use crate::policy::Mode;
+use crate::report::Report;
+use crate::session::Session;
 
 /// What all paths begin with.
 const VERSION: &str = "/v1";
@@ -47,6 +49,10 @@ pub struct Live {
     pub held_back: bool,
     /// Sources that have no list yet.
     pub waiting: Vec<String>,
+    /// Whether the configuration is in force only when they have.
+    pub is_waiting: bool,
+    /// Interfaces that are not there, and are filtered as soon as they are.
+    pub waiting_for: Vec<String>,
     /// A change that waits to be confirmed.
     pub pending: Option<Unconfirmed>,
     /// What is legal in the configuration, and yet probably not what was meant.
@@ -111,6 +117,8 @@ pub struct Care {
     pub force: bool,
     /// Taken back after so long, unless it is confirmed.
     pub confirm_within: Option<Duration>,
+    /// The connection over which it is asked, as far as whoever asks knows.
+    pub session: Option<Session>,
 }
 
 /// The body of a request: what the path's name takes of it, and how much care is to be taken. A key that it
@@ -130,6 +138,8 @@ struct Asked {
     force: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     confirm_within_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<Session>,
 }
 
 /// Something that is asked, by whom, and where the answer goes. Who asked may be gone by then.
@@ -221,7 +231,20 @@ impl Problem {
 
 impl From<anyhow::Error> for Problem {
     fn from(error: anyhow::Error) -> Self {
-        Self::new(Kind::Refused, format!("{error:#}"))
+        match error.downcast::<NotDone>() {
+            Ok(NotDone(problem)) => problem,
+            Err(error) => Self::new(Kind::Refused, format!("{error:#}")),
+        }
+    }
+}
+
+impl Report for Live {
+    fn text(&self) -> String {
+        format!("process {}, version {}\n", self.pid, self.version)
+    }
+
+    fn json(&self) -> serde_json::Value {
+        serde_json::to_value(self).expect("strings and numbers are JSON")
     }
 }
 
@@ -230,6 +253,7 @@ impl Asked {
         let mut asked = Self {
             force: care.force.then_some(true),
             confirm_within_seconds: care.confirm_within.map(|within| within.as_secs()),
+            session: care.session.clone(),
             ..Self::default()
         };
         match wanted {
@@ -275,6 +299,7 @@ impl Asked {
         let care = Care {
             force: self.force.take().unwrap_or(false),
             confirm_within: self.confirm_within_seconds.take().map(Duration::from_secs),
+            session: self.session.take(),
         };
         let unused = [
             ("entries", self.entries.is_some()),
@@ -358,6 +383,7 @@ mod tests {
         let care = Care {
             force: true,
             confirm_within: Some(Duration::from_secs(60)),
+            session: None,
         };
         for wanted in [
             Wanted::Add(vec![Entry::default()]),

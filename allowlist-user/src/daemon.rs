@@ -55,6 +55,7 @@ use crate::lists::Lists;
 use crate::notify::Notify;
 use crate::policy::{AtStart, Feed, Mode, Policy, Snapshot};
 use crate::record::Record;
+use crate::session::Generation;
 use crate::state::{StateDir, StateLock};
 
 /// How often to look whether somebody detached the filter, and whether all is as it should be.
@@ -123,10 +124,27 @@ impl Signals {
     }
 }
 
+/// What was put in force, to be compared with what would be.
+struct InForce {
+    config: Arc<Config>,
+    mode: Mode,
+    tables: Arc<Tables>,
+}
+
+impl InForce {
+    fn generation(&self) -> Generation<'_> {
+        Generation {
+            config: &self.config,
+            mode: self.mode,
+            tables: &self.tables,
+        }
+    }
+}
+
 /// A running filter.
 pub struct Daemon {
     /// As it is written.
-    config: Config,
+    config: Arc<Config>,
     written: Arc<Written>,
     /// The configuration's, with what was added by command.
     policy: Policy,
@@ -138,8 +156,8 @@ pub struct Daemon {
     dataplane: Dataplane,
     notify: Notify,
     names: Names,
-    /// What is in force.
-    tables: Option<Arc<Tables>>,
+    /// What this process put in force last.
+    in_force: Option<InForce>,
     lists: Lists,
     ledger: Ledger,
     audit: Audit,
@@ -303,7 +321,7 @@ impl Daemon {
     /// Publishes. The record is on disk first wherever it has to say anything new: it may name what the kernel
     /// does not have yet, but should name all that it has.
     fn put_in_force(&mut self, lists: &Lists, tables: Arc<Tables>) -> Result<u32> {
-        if tables.names != self.names || self.tables.is_none() {
+        if tables.names != self.names || self.in_force.is_none() {
             self.names = tables.names.clone();
             self.record(lists, self.dataplane.generation().wrapping_add(1));
             self.dataplane.name(self.names.checksum())?;
@@ -316,7 +334,11 @@ impl Daemon {
             &self.config.rules,
             &self.config.interfaces,
         )?;
-        self.tables = Some(tables);
+        self.in_force = Some(InForce {
+            config: Arc::clone(&self.config),
+            mode: self.mode,
+            tables,
+        });
         Ok(generation)
     }
 
@@ -374,6 +396,8 @@ impl Daemon {
             policy: self.policy_number(),
             held_back: newest.is_some_and(|policy| policy.change.held_back.is_some()),
             waiting: self.missing(&self.lists),
+            is_waiting: self.waiting,
+            waiting_for: self.lost.iter().cloned().collect(),
             pending: self.pending.as_ref().map(|pending| Unconfirmed {
                 what: pending.what.clone(),
                 by: pending.by.clone(),

@@ -36,6 +36,20 @@ pub struct Question {
     pub interface: Option<String>,
 }
 
+impl Question {
+    /// As the path and query by which a daemon is asked.
+    pub fn query(&self) -> String {
+        let mut query = format!("explain?address={}", self.address);
+        if let Some(target) = self.target {
+            query += &format!("&port={target}");
+        }
+        if let Some(interface) = &self.interface {
+            query += &format!("&iface={interface}");
+        }
+        query
+    }
+}
+
 /// What a packet is sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

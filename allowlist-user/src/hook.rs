@@ -22,6 +22,7 @@ use tokio::time::{sleep, timeout};
 use url::Url;
 
 use crate::event::Event;
+use crate::notify;
 use crate::policy::{Format, Http};
 use crate::source::post;
 
@@ -152,6 +153,7 @@ impl Hook {
         let mut child = Command::new(program)
             .args(arguments)
             .env("ALLOWLIST_SOURCE", &event.source)
+            .env_remove(notify::SOCKET)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             // Of its own, so that what it started ends with it.

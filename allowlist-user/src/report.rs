@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 pub use added::Added;
 pub use audit::AuditLog;
-pub use changes::{Outcome, diff_json, diff_text, history_text, signed};
+pub use changes::{Outcome, diff_json, diff_text, history_text, refreshed_text, signed};
 pub use event::{Epoch, seen_json, seen_text};
 pub use explain::Explanation;
 pub use list::List;

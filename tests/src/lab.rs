@@ -6,6 +6,7 @@
 mod clock;
 mod frame_sender;
 mod link;
+mod manager;
 mod namespace;
 mod process;
 mod scratch;
@@ -20,6 +21,7 @@ pub use frame_sender::FrameSender;
 pub use link::{
     End, HOST_MAC, Kind, PEER_MAC, add_addresses, connect, egress_filters, rename, set_mtu,
 };
+pub use manager::Manager;
 pub use namespace::Namespace;
 pub use process::{Program, allowlist};
 pub use scratch::Scratch;

@@ -1,7 +1,11 @@
 //! What the documents show is what the program takes.
 
+use std::io::Write as _;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
+use allowlist_tests::skip;
+use allowlist_user::cli::generate;
 use allowlist_user::config::Config;
 
 fn parse(text: &str, from: &str) -> Config {
@@ -23,42 +27,164 @@ fn the_readmes_configuration_is_right() {
     }
 }
 
-/// Lines that are commented out and set a key hold that key's default, as the example says of itself.
+/// The example configuration, all of it.
+const EXAMPLE: &str = include_str!("../../dist/allowlist.toml");
+
+/// Keys that have no default: where they are commented out, they show what may be written.
+const WITHOUT_DEFAULT: [&str; 23] = [
+    "allow",
+    "bearer_file",
+    "ca_file",
+    "column",
+    "command",
+    "direction",
+    "discover",
+    "file",
+    "format",
+    "headers",
+    "interfaces",
+    "max",
+    "must_cover",
+    "names",
+    "page",
+    "parameters",
+    "ports",
+    "provider",
+    "resolvers",
+    "select",
+    "unzip",
+    "url",
+    "webhook",
+];
+
+/// A line of the example, without the `# ` of one that is commented out.
+enum Line<'a> {
+    /// `[sources.lab]`.
+    Header(&'a str),
+    /// `key = value`; the key, and whether it is commented out.
+    Key(&'a str, &'a str, bool),
+    Other,
+}
+
+impl<'a> Line<'a> {
+    fn of(line: &'a str) -> Self {
+        let (text, is_comment) = match line.strip_prefix("# ") {
+            Some(text) => (text, true),
+            None => (line, false),
+        };
+        let is_key =
+            |key: &str| !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+        match text.split_once(" = ") {
+            Some((key, _)) if is_key(key) => Self::Key(text, key, is_comment),
+            _ if text.starts_with('[') && text.ends_with(']') => Self::Header(text),
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The example with what is commented out, except the keys that `leave_out` names.
+fn uncommented(leave_out: impl Fn(&str) -> bool) -> String {
+    let lines = EXAMPLE.lines().map(Line::of).map(|line| match line {
+        Line::Header(text) => text,
+        Line::Key(text, key, is_comment) if !is_comment || !leave_out(key) => text,
+        Line::Key(..) | Line::Other => "",
+    });
+    lines.flat_map(|line| [line, "\n"]).collect()
+}
+
+#[test]
+fn the_example_is_right_as_it_stands() {
+    assert_eq!(parse(EXAMPLE, "dist/allowlist.toml").warnings(), [""; 0]);
+}
+
+/// Lines that are commented out and set a key hold that key's default, as the example says of itself. The
+/// others are right too, with all that they show at once: but a provider knows its direction.
 #[test]
 fn the_examples_defaults_are_the_programs() {
-    let example = include_str!("../../dist/allowlist.toml");
-    let config = parse(example, "dist/allowlist.toml");
-    assert_eq!(config.warnings(), [""; 0]);
-    let not_defaults = [
-        "interfaces",
-        "url",
-        "ca_file",
-        "file",
-        "format",
-        "must_cover",
-        "names",
-        "select",
-        "command",
-        "webhook",
-    ];
-    let mut shown = 0;
-    let lines: Vec<&str> = example
-        .lines()
-        .map(|line| {
-            let default = line.strip_prefix("# ").filter(|rest| {
-                let (key, _) = rest.split_once(" = ").unwrap_or(("", ""));
-                let is_key =
-                    !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
-                is_key && !not_defaults.contains(&key)
-            });
-            shown += usize::from(default.is_some());
-            default.unwrap_or(line)
-        })
-        .collect();
+    let with_defaults = uncommented(|key| key == "direction");
+    let without = uncommented(|key| key == "direction" || !WITHOUT_DEFAULT.contains(&key));
+    assert_ne!(with_defaults, without);
     assert_eq!(
-        shown, 20,
-        "default, return_traffic, max_flows, attach_mode, max_prefixes, history_size, eight of a source, and six to keep"
+        parse(&with_defaults, "with defaults"),
+        parse(&without, "without them")
     );
-    let with_defaults = lines.join("\n");
-    assert_eq!(parse(&with_defaults, "dist/allowlist.toml"), config);
+}
+
+/// The keys that the program takes in a table, in its own words: it names them all to who writes one that it
+/// does not know. `text` has such a key, `0`.
+fn known_keys(text: &str) -> Vec<String> {
+    let error = Config::parse(text, Path::new("known keys")).expect_err("it has an unknown key");
+    let error = error.to_string();
+    let (_, keys) = error
+        .split_once("unknown key; the keys here are ")
+        .unwrap_or_else(|| panic!("{text}: {error}"));
+    let keys = keys.lines().next().expect("a line");
+    keys.split(", ").map(str::to_owned).collect()
+}
+
+#[test]
+fn the_example_has_every_key() {
+    let tables = [
+        ("", "0 = 1", 12),
+        ("keep", "keep.0 = 1", 6),
+        ("on_change", "on_change.0 = 1", 4),
+        ("services", "services.a.0 = 1", 3),
+        ("sources", "sources.a.0 = 1", 31),
+    ];
+    let mut table = "";
+    let mut shown: Vec<(&str, &str)> = Vec::new();
+    for line in EXAMPLE.lines() {
+        match Line::of(line) {
+            Line::Header(header) => {
+                let name = header.trim_matches(['[', ']']);
+                table = name.split('.').next().expect("a part");
+                shown.push(("", table));
+            }
+            Line::Key(_, key, _) => shown.push((table, key)),
+            Line::Other => {}
+        }
+    }
+    for (table, text, at_least) in tables {
+        let known = known_keys(text);
+        assert!(known.len() >= at_least, "{table}: {known:?}");
+        for key in known {
+            assert!(
+                shown.contains(&(table, &*key)),
+                "[{table}] {key}: the example does not show it"
+            );
+        }
+    }
+    let lists = [
+        "sources.a.url = \"https://a.example/\"\nsources.a.format = \"html\"\nsources.a.page.0 = 1",
+        "sources.a.file = \"a\"\nsources.a.min_prefix_len.0 = 1",
+    ];
+    for key in lists.into_iter().flat_map(known_keys) {
+        let inside = [format!("{{ {key} = "), format!(", {key} = ")];
+        assert!(
+            inside.iter().any(|inside| EXAMPLE.contains(inside)),
+            "{key}: the example does not show it"
+        );
+    }
+}
+
+/// groff knows what is wrong with a page.
+#[test]
+fn the_manuals_pages_render_without_a_warning() {
+    for (name, text) in generate::pages() {
+        let groff = Command::new("groff")
+            .args(["-man", "-ww", "-Tutf8", "-Kutf8"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn();
+        let Ok(mut groff) = groff else {
+            skip!("there is no groff on this machine");
+        };
+        let mut input = groff.stdin.take().expect("it is piped");
+        input.write_all(text.as_bytes()).expect("groff reads");
+        drop(input);
+        let ended = groff.wait_with_output().expect("groff ends");
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.success() && said.is_empty(), "{name}: {said}");
+    }
 }

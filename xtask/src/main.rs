@@ -6,6 +6,7 @@
 mod bench;
 mod build;
 mod cargo;
+mod dist;
 mod fuzz;
 mod lint;
 mod privilege;
@@ -34,7 +35,8 @@ use clap::{Parser, Subcommand};
   cargo xtask run -- --iface eth0 --config allowlist.toml filter a real interface until Ctrl-C
   cargo xtask test                                        every test; the kernel's part runs as root
   cargo xtask vm                                          the packet tables on Linux 6.1, in qemu
-  cargo xtask build --release                             the binary to install"
+  cargo xtask build --release                             the binary to install
+  cargo xtask dist                                        the archive to install: program, unit, manual"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -50,6 +52,7 @@ enum Command {
     Bench(bench::Args),
     Fuzz(fuzz::Args),
     Vm(vm::Args),
+    Dist(dist::Args),
 }
 
 fn main() -> ExitCode {
@@ -68,6 +71,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Bench(args) => bench::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Vm(args) => vm::run(&args),
+        Command::Dist(args) => dist::run(&args),
     }
 }
 

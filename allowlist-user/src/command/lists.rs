@@ -13,11 +13,10 @@ use nix::net::if_::if_nametoindex;
 use super::{CONFIG, config, print, print_json, warnings};
 use crate::catalogue::{self, Provider};
 use crate::cli::{
-    Accept, Check, Diff, Export, Fetch, History, Output, Paths, Providers, ProvidersCommand,
+    Check, Diff, Export, Fetch, History, Output, Paths, Providers, ProvidersCommand,
 };
 use crate::compile::{Names, compile};
 use crate::config::{Config, provided};
-use crate::control;
 use crate::export::{Listed, export as exported};
 use crate::gather::gather;
 use crate::history;
@@ -386,21 +385,6 @@ pub(super) fn history(paths: &Paths, options: &History) -> Result<()> {
         );
     }
     print(&report::history_text(events))
-}
-
-pub(super) async fn accept(paths: &Paths, options: &Accept) -> Result<()> {
-    let accepted = control::ask_to_accept(&paths.socket, &options.source).await?;
-    if options.output.json {
-        return print_json(&serde_json::to_value(accepted)?);
-    }
-    let change = &accepted.change;
-    print(&format!(
-        "accepted: {} prefixes more and {} less; generation {}\n{}",
-        change.added_count,
-        change.removed_count,
-        accepted.generation,
-        report::signed(&change.added, &change.removed)
-    ))
 }
 
 pub(super) async fn export(paths: &Paths, options: &Export) -> Result<()> {

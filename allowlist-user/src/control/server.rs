@@ -34,7 +34,8 @@ use tokio::time::timeout;
 use super::{Asked, Done, Kind, Live, Problem, Request, VERSION, peer};
 use crate::audit::Who;
 use crate::cli::Paths;
-use crate::report::{Added, AuditLog, List, PolicyList, Report, Sources, Status};
+use crate::explain::{Question, Target, Typed};
+use crate::report::{Added, AuditLog, Explanation, List, PolicyList, Report, Sources, Status};
 
 /// `sockaddr_un` has room for so much, and a zero.
 const MAX_PATH: usize = 107;
@@ -301,7 +302,12 @@ async fn change(
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct About {
+    /// Of the log: only the newest so many.
     count: Option<usize>,
+    /// To explain: who, to what, and where.
+    address: Option<Typed>,
+    port: Option<Target>,
+    iface: Option<String>,
 }
 
 /// Reads a report: JSON, or text for those who accept only that.
@@ -346,6 +352,17 @@ impl Shared {
                 Box::new(Sources(status))
             }
             "list" => Box::new(List::read(pin_dir, state_dir)?),
+            "explain" => {
+                let Some(typed) = &about.address else {
+                    return Err(Problem::new(Kind::Invalid, "explain needs `address`"));
+                };
+                let question = Question {
+                    address: typed.address,
+                    target: about.port,
+                    interface: about.iface.clone().or_else(|| typed.zone.clone()),
+                };
+                Box::new(Explanation::read(pin_dir, state_dir, question)?)
+            }
             "added" => Box::new(Added::read(state_dir)?),
             "log" => Box::new(AuditLog::read(state_dir, about.count)?),
             "policies" => Box::new(PolicyList::read(state_dir)?),

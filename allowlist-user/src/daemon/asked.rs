@@ -7,14 +7,16 @@ use log::warn;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::Daemon;
+use super::{Daemon, InForce};
 use super::confirm::Pending;
 use super::reload::Asker;
 use crate::additions::source_name;
 use crate::audit::{Deed, Who};
-use crate::control::{Care, Done, Kind, NotDone, Problem, Refreshed, Request, Wanted};
+use crate::compile::Tables;
+use crate::control::{Care, Done, Kind, Problem, Refreshed, Request, Wanted};
 use crate::ledger::{Change, Unconfirmed};
 use crate::policy::Mode;
+use crate::session::{By, Generation, cut, holders};
 
 /// Somebody who waits for lists.
 pub(super) struct Refreshing {
@@ -137,6 +139,32 @@ impl Daemon {
         Ok(done?)
     }
 
+    /// Refuses what would cut the connection over which it is asked.
+    pub(super) fn require_session(&self, care: &Care, tables: &Tables) -> Result<(), Problem> {
+        self.require_session_by(care, tables, By::Command)
+    }
+
+    pub(super) fn require_session_by(
+        &self,
+        care: &Care,
+        tables: &Tables,
+        by: By,
+    ) -> Result<(), Problem> {
+        let Some(session) = care.session.as_ref().filter(|_| !care.force) else {
+            return Ok(());
+        };
+        let before = self.in_force.as_ref().map(InForce::generation);
+        let after = Generation {
+            config: &self.config,
+            mode: self.mode,
+            tables,
+        };
+        match cut(session, &holders()?, before, after, by) {
+            Some(cut) => Err(Problem::new(Kind::WouldCut, cut.to_string())),
+            None => Ok(()),
+        }
+    }
+
     /// What has to be confirmed, by this care.
     pub(super) fn unconfirmed(&self, care: &Care) -> Option<Unconfirmed> {
         care.confirm_within.map(|within| Unconfirmed {
@@ -257,15 +285,6 @@ impl Daemon {
                 ..Done::default()
             };
             let _ = waiting.answer.send(Ok(done));
-        }
-    }
-}
-
-impl From<anyhow::Error> for Problem {
-    fn from(error: anyhow::Error) -> Self {
-        match error.downcast::<NotDone>() {
-            Ok(NotDone(problem)) => problem,
-            Err(error) => Self::new(Kind::Refused, format!("{error:#}")),
         }
     }
 }

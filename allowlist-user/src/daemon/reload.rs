@@ -27,6 +27,7 @@ use crate::hook::Teller;
 use crate::ledger::{Change, Written};
 use crate::lists::Lists;
 use crate::policy::Source;
+use crate::session::By;
 
 /// Who asked for a reload, and waits for it.
 pub(super) struct Asker {
@@ -423,7 +424,7 @@ impl Daemon {
         before: &Config,
     ) -> Result<(), Problem> {
         let (tables, anew) = self.compiled(&self.lists).map_err(anyhow::Error::from)?;
-        self.require_session(care, &tables)?;
+        self.require_session_by(care, &tables, By::Configuration)?;
         let found = self.dataplane.in_force()?;
         let tracking = |config: &Config| config.rules.tracks().then_some(config.max_flows);
         let is_tracking_other = tracking(before) != tracking(&self.config);

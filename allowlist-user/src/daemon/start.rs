@@ -20,7 +20,7 @@ use super::{COUNTS_ANEW, Daemon, Options, compile_or_number_anew};
 use crate::audit::{Audit, Deed, Who};
 use crate::compile::{Names, Tables};
 use crate::config::Config;
-use crate::control::Control;
+use crate::control::{Control, NotDone};
 use crate::dataplane::{Dataplane, View};
 use crate::gather::Fetches;
 use crate::history::History;
@@ -30,6 +30,7 @@ use crate::ledger::{Change, Ledger, Policy as Known, Unconfirmed, Written};
 use crate::notify::Notify;
 use crate::policy::{AtStart, Mode, Origin};
 use crate::record::Record;
+use crate::session::By;
 use crate::state::StateDir;
 
 /// How long a closed host's own traffic is noted before the first packet is judged by it.
@@ -281,9 +282,16 @@ impl Daemon {
         // Before the kernel is touched: most of what can be wrong is found here.
         let snapshot_names = self.names.clone();
         let (tables, anew) = self.compiled(&self.lists)?;
-        self.require_session_lives(&tables)?;
-        if self.options.care.confirm_within.is_some() && self.pending.is_none() {
-            self.guard_start()?;
+        let care = self.options.care.clone();
+        self.require_session_by(&care, &tables, By::Configuration)
+            .map_err(NotDone)?;
+        if self.dataplane.pending().is_some_and(|pending| pending.fell_back) {
+            self.dataplane.fall_back()?; // for good: what is published now is another change
+        }
+        if let Some(within) = care.confirm_within
+            && self.pending.is_none()
+        {
+            self.guard_start(within)?;
         }
         if is_staged && let Err(error) = self.ledger.write() {
             warn!("{error}; this policy cannot be gone back to");

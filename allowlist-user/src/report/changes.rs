@@ -6,6 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
+use crate::control::Refreshed;
 use crate::event::{Change, Event, What};
 use crate::renew::{Refused, Renewal};
 
@@ -135,6 +136,21 @@ fn told(what: &What) -> String {
         What::Recovered => "recovered".to_owned(),
         What::Stale { fetched } => format!("stale: its list is of {fetched}"),
     }
+}
+
+/// What came of asking for lists, a line each.
+pub fn refreshed_text(sources: &BTreeMap<String, Refreshed>) -> String {
+    if sources.is_empty() {
+        return "there is no source that can be asked\n".to_owned();
+    }
+    let mut text = String::new();
+    for (name, outcome) in sources {
+        text += &match &outcome.failure {
+            Some(failure) => format!("{name}: {} prefixes, as before: {failure}\n", outcome.prefixes),
+            None => format!("{name}: {} prefixes\n", outcome.prefixes),
+        };
+    }
+    text
 }
 
 /// A line for each prefix that came or went, as far as a person reads.

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::status::by_name;
-use super::{Epoch, ago, table};
+use super::{Epoch, Report, ago, table};
 use crate::dataplane::{Attachment, Lookup, View, clock};
 use crate::explain::{Question, Row, Target, rows};
 use crate::record::{Record, SourceRecord};
@@ -120,66 +120,6 @@ impl Explanation {
     pub fn is_dropped(&self) -> bool {
         self.rows()
             .any(|reached| reached.row.decision.verdict == Verdict::Drop)
-    }
-
-    /// For people.
-    pub fn text(&self) -> String {
-        let mut text = self.headline();
-        for (names, rows) in &self.interfaces {
-            if self.interfaces.len() > 1 || self.question.target.is_none() {
-                text += &format!("\non {}\n", names.join(", "));
-            }
-            text += &self.rows_text(rows);
-        }
-        if let Some(flows @ 1..) = self.flows {
-            text += &format!(
-                "\nthis host has {flows} flows with {}: what answers them passes all the same\n",
-                self.question.address
-            );
-        }
-        text += &self.sources_text();
-        text
-    }
-
-    /// For programs.
-    pub fn json(&self) -> Value {
-        let interfaces = self.interfaces.iter().flat_map(|(names, rows)| {
-            let decisions: Value = rows.iter().map(|reached| self.row_json(reached)).collect();
-            names
-                .iter()
-                .map(move |name| json!({ "name": name, "decisions": decisions }))
-        });
-        let prefixes = self.prefixes.iter().map(|matching| {
-            let held: Map<_, _> = matching
-                .held
-                .iter()
-                .map(|(source, until)| (source.clone(), json!(until)))
-                .collect();
-            json!({
-                "prefix": matching.prefix,
-                "services": matching.services,
-                "sources": matching.sources,
-                "held_until": held,
-            })
-        });
-        let sources: Map<_, _> = self
-            .sources
-            .iter()
-            .map(|(name, behind)| (name.clone(), self.source_json(behind)))
-            .collect();
-        json!({
-            "address": self.question.address,
-            "port": self.question.target,
-            "verdict": if self.is_dropped() { Verdict::Drop } else { Verdict::Pass }.name(),
-            "mode": if self.control.observe { "observe" } else { "enforce" },
-            "passes": !self.is_dropped() || self.control.observe,
-            "generation": self.control.generation,
-            "default": self.control.default_verdict.name(),
-            "interfaces": interfaces.collect::<Value>(),
-            "prefixes": prefixes.collect::<Value>(),
-            "sources": sources,
-            "flows": self.flows,
-        })
     }
 
     fn rows(&self) -> impl Iterator<Item = &Reached> {
@@ -357,6 +297,66 @@ impl Explanation {
 
     fn age(&self, time: Timestamp) -> i64 {
         self.now.duration_since(time).as_secs()
+    }
+}
+
+impl Report for Explanation {
+    fn text(&self) -> String {
+        let mut text = self.headline();
+        for (names, rows) in &self.interfaces {
+            if self.interfaces.len() > 1 || self.question.target.is_none() {
+                text += &format!("\non {}\n", names.join(", "));
+            }
+            text += &self.rows_text(rows);
+        }
+        if let Some(flows @ 1..) = self.flows {
+            text += &format!(
+                "\nthis host has {flows} flows with {}: what answers them passes all the same\n",
+                self.question.address
+            );
+        }
+        text += &self.sources_text();
+        text
+    }
+
+    fn json(&self) -> Value {
+        let interfaces = self.interfaces.iter().flat_map(|(names, rows)| {
+            let decisions: Value = rows.iter().map(|reached| self.row_json(reached)).collect();
+            names
+                .iter()
+                .map(move |name| json!({ "name": name, "decisions": decisions }))
+        });
+        let prefixes = self.prefixes.iter().map(|matching| {
+            let held: Map<_, _> = matching
+                .held
+                .iter()
+                .map(|(source, until)| (source.clone(), json!(until)))
+                .collect();
+            json!({
+                "prefix": matching.prefix,
+                "services": matching.services,
+                "sources": matching.sources,
+                "held_until": held,
+            })
+        });
+        let sources: Map<_, _> = self
+            .sources
+            .iter()
+            .map(|(name, behind)| (name.clone(), self.source_json(behind)))
+            .collect();
+        json!({
+            "address": self.question.address,
+            "port": self.question.target,
+            "verdict": if self.is_dropped() { Verdict::Drop } else { Verdict::Pass }.name(),
+            "mode": if self.control.observe { "observe" } else { "enforce" },
+            "passes": !self.is_dropped() || self.control.observe,
+            "generation": self.control.generation,
+            "default": self.control.default_verdict.name(),
+            "interfaces": interfaces.collect::<Value>(),
+            "prefixes": prefixes.collect::<Value>(),
+            "sources": sources,
+            "flows": self.flows,
+        })
     }
 }
 

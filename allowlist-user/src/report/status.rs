@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::{Epoch, Report, ago, table};
 use crate::compile::Names;
 use crate::control::Live;
-use crate::dataplane::{Attachment, View, clock};
+use crate::dataplane::{Attachment, Pending, View, clock};
 use crate::record::Record;
 
 /// Everything that `status` prints.
@@ -27,7 +27,8 @@ pub struct Status {
     services: BTreeMap<String, ServiceTraffic>,
     /// With tracking: how many flows there is room for, and how many there are.
     flows: Option<(u32, usize)>,
-    now: Timestamp,
+    pending: Option<Pending>,
+    pub(super) now: Timestamp,
     epoch: Epoch,
 }
 
@@ -55,28 +56,33 @@ impl Status {
             traffic: by_name(&names.matches, &traffic, Traffic::plus),
             services: by_name(&names.services, &services, ServiceTraffic::plus),
             flows,
+            pending: view.pending()?,
             now,
             epoch: Epoch::new(now, clock()),
         })
     }
 
-    fn is_stale(&self, source: &SourceRecord) -> bool {
-        source
-            .max_age_seconds
-            .is_some_and(|most| self.age(source.fetched) > most.cast_signed())
+    /// Whether everything that should be filtered is, and drops are carried out.
+    pub fn is_filtering(&self) -> bool {
+        let are_on = |all: &[Attachment]| !all.is_empty() && all.iter().all(|one| one.attached);
+        let daemon = self.daemon.as_ref();
+        are_on(&self.attachments)
+            && self.holds()
+            && !self.control.observe
+            && daemon.is_none_or(|daemon| daemon.waiting_for.is_empty())
     }
 
-    /// The one word that matters most.
-    fn state(&self, source: &SourceRecord) -> &'static str {
-        if source.refused {
-            "refused"
-        } else if self.is_stale(source) {
-            "stale"
-        } else if source.failure.is_some() {
-            "failing"
-        } else {
-            "ok"
-        }
+    /// Whether packets are judged by a policy at all.
+    fn holds(&self) -> bool {
+        self.control.generation != 0 && !self.control.open
+    }
+
+    pub(super) fn sources(&self) -> impl Iterator<Item = (&String, &SourceRecord)> {
+        self.record.iter().flat_map(|record| &record.sources)
+    }
+
+    pub(super) fn traffic_of(&self, source: &str) -> Traffic {
+        self.traffic.get(source).copied().unwrap_or_default()
     }
 
     fn headline(&self) -> String {
@@ -86,6 +92,8 @@ impl Status {
             .partition(|attachment| attachment.attached);
         let mut text = if on.is_empty() {
             "not filtering: no interface has the filter on it\n".to_owned()
+        } else if !self.holds() {
+            "not filtering: the filter was not confirmed in time, and lets everything pass\n".to_owned()
         } else {
             let interfaces: Vec<_> = on
                 .iter()
@@ -106,6 +114,16 @@ impl Status {
                 self.control.default_verdict.name(),
             )
         };
+        if let Some(since) = self.record.as_ref().and_then(|record| record.since)
+            && !on.is_empty()
+            && self.holds()
+        {
+            text += &format!(
+                "since {} ({} ago)\n",
+                since.strftime("%Y-%m-%d %H:%M:%SZ"),
+                ago(self.age(since))
+            );
+        }
         if let Some((room, alive)) = self.flows {
             text += &format!("this host's own flows: {alive} tracked, room for {room}\n");
         }
@@ -118,16 +136,84 @@ impl Status {
         text
     }
 
-    fn last_time(&self, traffic: Traffic) -> Option<Timestamp> {
+    fn daemon_text(&self) -> String {
+        let filters = self.attachments.iter().any(|one| one.attached);
+        let Some(daemon) = &self.daemon else {
+            let mut text = if filters {
+                "daemon: not running; the kernel goes on by the last lists\n".to_owned()
+            } else {
+                "daemon: not running\n".to_owned()
+            };
+            match self.pending {
+                Some(pending) if pending.fell_back => {
+                    text += "a change was not confirmed in time: the kernel went back to what was before by itself\n";
+                }
+                Some(pending) => {
+                    text += &format!(
+                        "UNCONFIRMED: a change is taken back in {}; start the daemon, and `allowlist confirm` keeps it\n",
+                        ago(pending.left.as_secs().cast_signed())
+                    );
+                }
+                None => {}
+            }
+            return text;
+        };
+        let mut text = format!("daemon: running, process {}\n", daemon.pid);
+        if let Some(policy) = daemon.policy {
+            text += &format!("policy {policy}, by {}\n", daemon.configuration);
+        }
+        if daemon.held_back {
+            text += "warning: what the configuration file says now was taken back, and is not in force; mend it, then `allowlist reload`\n";
+        }
+        if let Some(pending) = &daemon.pending {
+            text += &format!(
+                "UNCONFIRMED: {} by {} is taken back in {}; `allowlist confirm` keeps it\n",
+                pending.what,
+                pending.by,
+                ago(pending.until.duration_since(self.now).as_secs())
+            );
+        }
+        if daemon.is_waiting {
+            text += &format!(
+                "WAITING for lists of {}: the configuration is not in force till then (at_start)\n",
+                daemon.waiting.join(", ")
+            );
+        }
+        for name in &daemon.waiting_for {
+            text += &format!("warning: there is no interface {name}; it is filtered as soon as there is one\n");
+        }
+        text
+    }
+
+    /// What was dropped, in one line: what is looked for first.
+    fn drops_text(&self) -> String {
+        let reasons = Reason::ALL.into_iter().filter_map(|reason| {
+            let of = |counters: &Counters| counters.get(Verdict::Drop, reason);
+            let packets: u64 = self.counters.values().map(of).sum();
+            (packets > 0).then(|| format!("{packets} {}", reason.name()))
+        });
+        let reasons: Vec<_> = reasons.collect();
+        let verb = if self.control.observe {
+            "would have dropped"
+        } else {
+            "dropped"
+        };
+        match &reasons[..] {
+            [] => format!("{verb}: nothing\n"),
+            some => format!("{verb}: {}\n", some.join(", ")),
+        }
+    }
+
+    pub(super) fn last_time(&self, traffic: Traffic) -> Option<Timestamp> {
         (traffic.last != 0).then(|| self.epoch.time(traffic.last))
     }
 
-    fn last(&self, traffic: Traffic) -> String {
+    pub(super) fn last(&self, traffic: Traffic) -> String {
         self.last_time(traffic)
             .map_or_else(|| "never".to_owned(), |time| ago(self.age(time)))
     }
 
-    fn age(&self, fetched: Timestamp) -> i64 {
+    pub(super) fn age(&self, fetched: Timestamp) -> i64 {
         self.now.duration_since(fetched).as_secs()
     }
 }
@@ -135,14 +221,8 @@ impl Status {
 impl Report for Status {
     fn text(&self) -> String {
         let mut text = self.headline();
-        let filters = self.attachments.iter().any(|one| one.attached);
-        text += &match &self.daemon {
-            Some(daemon) => format!("daemon: running, process {}\n", daemon.pid),
-            None if filters => {
-                "daemon: not running; the kernel goes on by the last lists\n".to_owned()
-            }
-            None => "daemon: not running\n".to_owned(),
-        };
+        text += &self.daemon_text();
+        text += &self.drops_text();
         let mut counters = table(&["interface", "verdict", "reason", "packets"], &[3]);
         for (name, of_interface) in &self.counters {
             for verdict in Verdict::ALL {
@@ -182,43 +262,10 @@ impl Report for Status {
             ]);
         }
         text += &format!("\n{services}\n");
-        let mut sources = table(
-            &[
-                "source", "state", "prefixes", "age", "passed", "bytes", "last", "from",
-            ],
-            &[2, 3, 4, 5, 6],
-        );
-        for (name, source) in &record.sources {
-            let traffic = self.traffic.get(name).copied().unwrap_or_default();
-            sources.add_row([
-                name.clone(),
-                source.state(self.now).to_owned(),
-                match source.held {
-                    0 => source.prefixes.to_string(),
-                    held => format!("{} ({held} held)", source.prefixes),
-                },
-                ago(self.age(source.fetched)),
-                traffic.packets.to_string(),
-                traffic.bytes.to_string(),
-                self.last(traffic),
-                source.origin.clone(),
-            ]);
-        }
-        text += &format!("\n{sources}\n");
-        for (name, source) in &record.sources {
-            if let Some(failure) = &source.failure {
-                text += &format!("warning: {name}: by its last good list: {failure}\n");
-            }
-            if source.is_stale(self.now) {
-                text += &format!(
-                    "warning: {name}: its list is {} old, and should not be older than {}\n",
-                    ago(self.age(source.fetched)),
-                    ago(source.max_age_seconds.unwrap_or_default().cast_signed())
-                );
-            }
-            for note in &source.notes {
-                text += &format!("note: {name}: {note}\n");
-            }
+        text += &format!("\n{}", self.sources_table());
+        text += &self.source_warnings();
+        for warning in self.daemon.iter().flat_map(|daemon| &daemon.warnings) {
+            text += &format!("warning: {warning}\n");
         }
         text
     }
@@ -228,29 +275,6 @@ impl Report for Status {
             .counters
             .iter()
             .map(|(name, counters)| (name.clone(), counters_json(counters)))
-            .collect();
-        let sources: Map<_, _> = self
-            .record
-            .iter()
-            .flat_map(|record| &record.sources)
-            .map(|(name, source)| {
-                let traffic = self.traffic.get(name).copied().unwrap_or_default();
-                let value = json!({
-                    "origin": source.origin,
-                    "state": source.state(self.now),
-                    "prefixes": source.prefixes,
-                    "held": source.held,
-                    "notes": source.notes,
-                    "max_age_seconds": source.max_age_seconds,
-                    "fetched": source.fetched,
-                    "age_seconds": self.age(source.fetched),
-                    "failure": source.failure,
-                    "passed_packets": traffic.packets,
-                    "passed_bytes": traffic.bytes,
-                    "last_passed": self.last_time(traffic),
-                });
-                (name.clone(), value)
-            })
             .collect();
         let services: Map<_, _> = self
             .record
@@ -272,7 +296,12 @@ impl Report for Status {
             })
             .collect();
         json!({
-            "filtering": self.attachments.iter().any(|one| one.attached) && !self.control.observe,
+            "filtering": self.is_filtering(),
+            "since": self.record.as_ref().and_then(|record| record.since),
+            "unconfirmed": self.pending.map(|pending| json!({
+                "seconds_left": pending.left.as_secs(),
+                "taken_back": pending.fell_back,
+            })),
             "interfaces": self.attachments,
             "generation": self.control.generation,
             "mode": if self.control.observe { "observe" } else { "enforce" },
@@ -281,7 +310,7 @@ impl Report for Status {
             "return_traffic": return_traffic(self.control.return_traffic),
             "flows": self.flows.map(|(room, alive)| json!({ "room": room, "tracked": alive })),
             "services": services,
-            "sources": sources,
+            "sources": self.sources_json(),
             "daemon": self.daemon,
         })
     }

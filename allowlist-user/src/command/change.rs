@@ -1,0 +1,173 @@
+//! The commands that change what is in force: each asks the daemon, which alone writes.
+
+use std::io::{IsTerminal as _, Read as _};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use log::{info, warn};
+
+use super::{print, print_json};
+use crate::cli::{
+    Accept, Add, CareArgs, ModeChange, Output, Paths, Refresh, Reload, Remove, Rollback,
+};
+use crate::control::{Care, Client, Done, Entry, Wanted};
+use crate::feed::parse_prefix;
+use crate::report;
+use crate::session::Session;
+
+/// More of what is read than the daemon takes is not sent.
+const MOST: usize = 200_000;
+
+/// As it was typed, with the connection that it was typed over.
+pub(super) fn care(typed: &CareArgs) -> Care {
+    Care {
+        force: typed.force,
+        confirm_within: typed.confirm_within,
+        session: Session::find(),
+    }
+}
+
+pub(super) async fn add(paths: &Paths, options: Add) -> Result<()> {
+    let entry = |prefix| Entry {
+        prefix,
+        service: Some(options.service.clone()),
+        ttl_seconds: options.ttl.as_ref().map(Duration::as_secs),
+        note: options.note.clone(),
+    };
+    let entries = prefixes(options.prefix)?.into_iter().map(entry).collect();
+    ask(paths, Wanted::Add(entries), &options.care, options.output).await
+}
+
+pub(super) async fn remove(paths: &Paths, options: Remove) -> Result<()> {
+    let entry = |prefix| Entry {
+        prefix,
+        service: options.service.clone(),
+        ..Entry::default()
+    };
+    let entries = prefixes(options.prefix)?.into_iter().map(entry).collect();
+    ask(paths, Wanted::Remove(entries), &options.care, options.output).await
+}
+
+pub(super) async fn mode(paths: &Paths, options: ModeChange) -> Result<()> {
+    let wanted = Wanted::Mode(options.mode.into());
+    ask(paths, wanted, &options.care, options.output).await
+}
+
+pub(super) async fn reload(paths: &Paths, options: Reload) -> Result<()> {
+    ask(paths, Wanted::Reload, &options.care, options.output).await
+}
+
+pub(super) async fn confirm(paths: &Paths, output: Output) -> Result<()> {
+    ask(paths, Wanted::Confirm, &CareArgs::default(), output).await
+}
+
+pub(super) async fn rollback(paths: &Paths, options: Rollback) -> Result<()> {
+    let wanted = Wanted::Rollback(options.policy);
+    ask(paths, wanted, &options.care, options.output).await
+}
+
+pub(super) async fn refresh(paths: &Paths, options: Refresh) -> Result<()> {
+    let client = Client::new(&paths.socket);
+    let wanted = Wanted::Refresh(options.source);
+    let done = client.ask(wanted, &Care::default()).await?;
+    if options.output.json {
+        print_json(&serde_json::to_value(&done)?)?;
+    } else {
+        print(&report::refreshed_text(&done.sources))?;
+    }
+    let failed = done.sources.values().filter(|one| !one.ok).count();
+    ensure!(
+        failed == 0,
+        "{failed} of the sources brought no list that is in force; what was before stays"
+    );
+    Ok(())
+}
+
+pub(super) async fn accept(paths: &Paths, options: Accept) -> Result<()> {
+    let typed = CareArgs {
+        force: options.force,
+        ..CareArgs::default()
+    };
+    let client = Client::new(&paths.socket);
+    let done = client.ask(Wanted::Accept(options.source), &care(&typed)).await?;
+    if options.output.json {
+        return print_json(&serde_json::to_value(&done)?);
+    }
+    let change = done.change.unwrap_or_default();
+    print(&format!(
+        "accepted: {} prefixes more and {} less; generation {}\n{}",
+        change.added_count,
+        change.removed_count,
+        done.generation,
+        report::signed(&change.added, &change.removed)
+    ))
+}
+
+async fn ask(paths: &Paths, wanted: Wanted, typed: &CareArgs, output: Output) -> Result<()> {
+    let client = Client::new(&paths.socket);
+    let done = client.ask(wanted, &care(typed)).await?;
+    for warning in &done.warnings {
+        warn!("{warning}");
+    }
+    if output.json {
+        return print_json(&serde_json::to_value(&done)?);
+    }
+    print(&text(&done, typed))
+}
+
+fn text(done: &Done, typed: &CareArgs) -> String {
+    let mut text: String = done.changes.iter().map(|line| format!("{line}\n")).collect();
+    text += &match done.policy {
+        Some(policy) => format!("done: generation {}, policy {policy}\n", done.generation),
+        None => format!("done: generation {}\n", done.generation),
+    };
+    if let Some(within) = typed.confirm_within {
+        text += &format!(
+            "it is taken back in {} unless you confirm it: allowlist confirm\n",
+            humantime::format_duration(within)
+        );
+    }
+    text
+}
+
+/// What was typed, or what standard input has; a mistake is named by its line, and nothing is asked then.
+fn prefixes(typed: Vec<String>) -> Result<Vec<String>> {
+    if !typed.is_empty() {
+        return Ok(typed);
+    }
+    let mut input = std::io::stdin();
+    if input.is_terminal() {
+        info!("reading prefixes, one a line; Ctrl-D ends");
+    }
+    let mut text = String::new();
+    input
+        .read_to_string(&mut text)
+        .context("cannot read standard input as text")?;
+    let mut prefixes = Vec::new();
+    let mut problems = Vec::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let prefix = line.split('#').next().unwrap_or_default().trim();
+        if prefix.is_empty() {
+            continue;
+        }
+        match parse_prefix(prefix) {
+            Ok(prefix) => prefixes.push(prefix.to_string()),
+            Err(error) => problems.push(format!("standard input:{number}: {error}")),
+        }
+    }
+    let more = problems.len().saturating_sub(20);
+    problems.truncate(20);
+    if more > 0 {
+        problems.push(format!("and {more} more"));
+    }
+    if !problems.is_empty() {
+        bail!("{}\nnothing was changed", problems.join("\n"));
+    }
+    ensure!(!prefixes.is_empty(), "standard input has no prefix, so there is nothing to do");
+    ensure!(
+        prefixes.len() <= MOST,
+        "standard input has {} prefixes, and {MOST} at once are possible; a source that is a file takes millions",
+        prefixes.len()
+    );
+    Ok(prefixes)
+}

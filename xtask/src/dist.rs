@@ -1,0 +1,256 @@
+//! `cargo xtask dist`: what a host gets, as one archive that is unpacked over `/`.
+//!
+//! Invariants: everything goes below `usr/local`, and nothing to `etc`, so that unpacking a new version changes
+//! no configuration; the archive names files alone, so that unpacking leaves folders that are there as they
+//! are; the same commit makes the same archive.
+
+use std::env;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{cargo, setup};
+
+/// Files of this tree, and where they go.
+const FILES: [(&str, &str); 14] = [
+    (
+        "dist/allowlist.service",
+        "usr/local/lib/systemd/system/allowlist.service",
+    ),
+    (
+        "dist/allowlist.toml",
+        "usr/local/share/doc/allowlist/allowlist.toml",
+    ),
+    ("README.md", "usr/local/share/doc/allowlist/README.md"),
+    (
+        "ARCHITECTURE.md",
+        "usr/local/share/doc/allowlist/ARCHITECTURE.md",
+    ),
+    ("CHANGELOG.md", "usr/local/share/doc/allowlist/CHANGELOG.md"),
+    ("SECURITY.md", "usr/local/share/doc/allowlist/SECURITY.md"),
+    (
+        "docs/export.md",
+        "usr/local/share/doc/allowlist/docs/export.md",
+    ),
+    (
+        "docs/operations.md",
+        "usr/local/share/doc/allowlist/docs/operations.md",
+    ),
+    (
+        "docs/packets.md",
+        "usr/local/share/doc/allowlist/docs/packets.md",
+    ),
+    (
+        "docs/performance.md",
+        "usr/local/share/doc/allowlist/docs/performance.md",
+    ),
+    (
+        "docs/sources.md",
+        "usr/local/share/doc/allowlist/docs/sources.md",
+    ),
+    (
+        "LICENSE-APACHE",
+        "usr/local/share/doc/allowlist/LICENSE-APACHE",
+    ),
+    ("LICENSE-MIT", "usr/local/share/doc/allowlist/LICENSE-MIT"),
+    (
+        "allowlist-ebpf/LICENSE-GPL-2.0",
+        "usr/local/share/doc/allowlist/LICENSE-GPL-2.0",
+    ),
+];
+
+/// Shells, and where each looks for completions.
+const COMPLETIONS: [(&str, &str); 3] = [
+    (
+        "bash",
+        "usr/local/share/bash-completion/completions/allowlist",
+    ),
+    ("zsh", "usr/local/share/zsh/site-functions/_allowlist"),
+    (
+        "fish",
+        "usr/local/share/fish/vendor_completions.d/allowlist.fish",
+    ),
+];
+
+const BINARY: &str = "usr/local/sbin/allowlist";
+const PAGES: &str = "usr/local/share/man/man8";
+
+/// Put together what a host gets: the program, its unit, manual, completions and documents
+///
+/// An archive in `target/dist`, and the same as a folder beside it.
+#[derive(clap::Args)]
+#[command(after_help = "Example:
+  cargo xtask dist")]
+pub(crate) struct Args {}
+
+pub(crate) fn run(_: &Args) -> Result<ExitCode> {
+    setup::run()?;
+    let built = cargo::build(&[
+        "--package",
+        "allowlist-user",
+        "--bin",
+        "allowlist",
+        "--release",
+    ])?;
+    let allowlist = built.executable("allowlist")?;
+    let version = cargo::stdout(Command::new(allowlist).arg("--version"))?;
+    let version = version.trim().replace(' ', "-");
+    let name = format!("{version}-{}", env::consts::ARCH);
+
+    let dist = cargo::target_dir()?.join("dist");
+    let folder = dist.join(&name);
+    if folder.exists() {
+        fs::remove_dir_all(&folder)
+            .with_context(|| format!("cannot remove the last {}", folder.display()))?;
+    }
+    lay_out(allowlist, &folder)?;
+    let archive = dist.join(format!("{name}.tar.gz"));
+    let files = pack(&folder, &archive)?;
+
+    for file in &files {
+        println!("  {file}");
+    }
+    let archive = archive.display();
+    println!("{archive}");
+    println!("To install it, or a new version over an old one:");
+    println!("  sudo tar -xzf {archive} -C /");
+    println!("What comes then is in docs/operations.md.");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Every file in its place below `folder`.
+fn lay_out(allowlist: &str, folder: &Path) -> Result<()> {
+    let binary = place(folder, BINARY)?;
+    run_to_end(Command::new("strip").arg("-o").arg(&binary).arg(allowlist))?;
+    allow(&binary, 0o755)?;
+    for (from, to) in FILES {
+        let to = place(folder, to)?;
+        fs::copy(cargo::root().join(from), &to).with_context(|| format!("cannot copy {from}"))?;
+        allow(&to, 0o644)?;
+    }
+    for (shell, to) in COMPLETIONS {
+        let script = cargo::stdout(Command::new(allowlist).args(["completions", shell]))?;
+        let to = place(folder, to)?;
+        fs::write(&to, script).with_context(|| format!("cannot write {}", to.display()))?;
+        allow(&to, 0o644)?;
+    }
+    let pages = folder.join(PAGES);
+    cargo::stdout(Command::new(allowlist).arg("man").arg(&pages))?;
+    for page in fs::read_dir(&pages)? {
+        allow(&page?.path(), 0o644)?;
+    }
+    Ok(())
+}
+
+/// A file's path, whose folder is there.
+fn place(folder: &Path, file: &str) -> Result<PathBuf> {
+    let path = folder.join(file);
+    let parent = path.parent().expect("it is below the folder");
+    fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+    Ok(path)
+}
+
+/// Whatever the umask of whoever builds.
+fn allow(file: &Path, mode: u32) -> Result<()> {
+    let permissions = fs::Permissions::from_mode(mode);
+    fs::set_permissions(file, permissions)
+        .with_context(|| format!("cannot set the mode of {}", file.display()))
+}
+
+/// The archive of all files in a folder; what it holds.
+fn pack(folder: &Path, archive: &Path) -> Result<Vec<String>> {
+    let mut files = Vec::new();
+    list(folder, folder, &mut files)?;
+    files.sort();
+    run_to_end(
+        Command::new("tar")
+            .args(["--create", "--gzip", "--format=gnu", "--numeric-owner"])
+            .args(["--owner=0", "--group=0"])
+            .arg(format!("--mtime=@{}", written()?))
+            .arg("--file")
+            .arg(archive)
+            .arg("--directory")
+            .arg(folder)
+            .args(&files),
+    )?;
+    Ok(files)
+}
+
+/// When what is packed was written, in seconds: the build must not show in it.
+fn written() -> Result<String> {
+    if let Ok(seconds) = env::var("SOURCE_DATE_EPOCH") {
+        return Ok(seconds);
+    }
+    // Without git, a tree tells nothing of when it was written.
+    if !cargo::root().join(".git").exists() {
+        return Ok("0".to_owned());
+    }
+    let mut git = cargo::command("git");
+    let seconds = cargo::stdout(git.args(["log", "-1", "--format=%ct"]))?;
+    Ok(seconds.trim().to_owned())
+}
+
+fn list(root: &Path, folder: &Path, files: &mut Vec<String>) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            list(root, &entry.path(), files)?;
+        } else {
+            let path = entry.path();
+            let name = path.strip_prefix(root).expect("it is below the root");
+            files.push(name.display().to_string());
+        }
+    }
+    Ok(())
+}
+
+fn run_to_end(command: &mut Command) -> Result<()> {
+    if !cargo::status(command)?.success() {
+        bail!("{command:?} failed; what it printed above says why");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_document_is_packed_and_none_that_is_missing() {
+        let root = cargo::root();
+        for (from, to) in FILES {
+            assert!(root.join(from).is_file(), "{from}");
+            assert!(to.starts_with("usr/local/"), "{to}");
+        }
+        let mut documents = Vec::new();
+        for folder in ["docs", "dist"] {
+            list(root, &root.join(folder), &mut documents).unwrap();
+        }
+        for document in documents {
+            assert!(
+                FILES.iter().any(|(from, _)| *from == document),
+                "{document}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_archive_holds_files_and_no_folders_and_is_the_same_again() {
+        let folder = env::temp_dir().join(format!("allowlist-dist-{}", std::process::id()));
+        for name in ["b/c", "a"] {
+            fs::write(place(&folder.join("in"), name).unwrap(), name).unwrap();
+        }
+        let archive = folder.join("a.tar.gz");
+        assert_eq!(pack(&folder.join("in"), &archive).unwrap(), ["a", "b/c"]);
+        let first = fs::read(&archive).unwrap();
+        let listed = cargo::stdout(Command::new("tar").arg("-tzf").arg(&archive)).unwrap();
+        assert_eq!(listed, "a\nb/c\n");
+        fs::write(folder.join("in/a"), "a").unwrap(); // newer, and the same
+        pack(&folder.join("in"), &archive).unwrap();
+        assert!(fs::read(&archive).unwrap() == first);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}
