@@ -1,7 +1,6 @@
 //! What was typed: options and commands, their defaults, their help. What they mean is `command`'s.
 
 mod change;
-mod change;
 pub mod generate;
 
 use std::path::PathBuf;
@@ -193,12 +192,10 @@ Examples:
     )]
     Watch(Watch),
     /// Print the prefixes that the kernel has now, or only those that were added by command
-    #[command(
-        after_help = "\
+    #[command(after_help = "\
 Examples:
   sudo allowlist list                   every prefix, what it reaches, who lists it
-  sudo allowlist list --added           what was added by command, until when, by whom"
-    )]
+  sudo allowlist list --added           what was added by command, until when, by whom")]
     List(List),
     /// Let prefixes in, from now on: all of them, or none
     #[command(
@@ -222,12 +219,10 @@ Examples:
     /// Print the sources: how they stand, how old their lists are, when they are asked next
     Sources(Output),
     /// Ask for lists now, instead of when they are due
-    #[command(
-        after_help = "\
+    #[command(after_help = "\
 Examples:
   sudo allowlist refresh                every source
-  sudo allowlist refresh github         one"
-    )]
+  sudo allowlist refresh github         one")]
     Refresh(Refresh),
     /// Read the configuration again: all of it is put in force, or none of it
     #[command(
@@ -251,12 +246,10 @@ Examples:
     )]
     Rollback(Rollback),
     /// Print who changed what and when, the oldest first
-    #[command(
-        after_help = "\
+    #[command(after_help = "\
 Examples:
   sudo allowlist log
-  sudo allowlist log --count 1000 --json"
-    )]
+  sudo allowlist log --count 1000 --json")]
     Log(Log),
     /// Take the filter off every interface, whoever put it there
     Detach(Output),

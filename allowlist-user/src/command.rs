@@ -174,12 +174,7 @@ fn print_report(report: &impl Report, output: Output) -> Result<()> {
 }
 
 /// What the daemon says, for a user who may not look by itself; else why that cannot be.
-async fn asked(
-    paths: &Paths,
-    name: &str,
-    output: Output,
-    error: anyhow::Error,
-) -> Result<String> {
+async fn asked(paths: &Paths, name: &str, output: Output, error: anyhow::Error) -> Result<String> {
     if geteuid().is_root() {
         return Err(error);
     }
@@ -241,6 +236,39 @@ async fn log_of(paths: &Paths, options: &Log) -> Result<()> {
     let read = || AuditLog::read(&paths.state_dir, Some(options.count));
     let name = format!("log?count={}", options.count);
     show(paths, &name, options.output, read).await
+}
+
+async fn explain(paths: &Paths, options: Explain) -> Result<ExitCode> {
+    let typed = options.address;
+    if let Some(mapped) = typed.instead_of {
+        info!(
+            "{mapped} is what a socket calls {}, which is what packets have",
+            typed.address
+        );
+    }
+    let question = Question {
+        address: typed.address,
+        target: options.port,
+        interface: options.iface.or(typed.zone),
+    };
+    let name = question.query();
+    let read = Explanation::read(&paths.pin_dir, &paths.state_dir, question);
+    let explanation = match read {
+        Ok(explanation) => explanation,
+        Err(error) => {
+            let as_json = Output { json: true };
+            let json = asked(paths, &name, as_json, error).await?;
+            print(
+                &Client::new(&paths.socket)
+                    .report(&name, options.output.json)
+                    .await?,
+            )?;
+            let json: serde_json::Value = serde_json::from_str(&json)?;
+            return Ok(answer(json["verdict"] == "pass"));
+        }
+    };
+    print_report(&explanation, options.output)?;
+    Ok(answer(!explanation.is_dropped()))
 }
 
 async fn watch(paths: &Paths, options: &Watch) -> Result<()> {

@@ -26,8 +26,8 @@ use crate::catalogue::{self, Provider};
 use crate::feed;
 use crate::hook::Hook;
 use crate::policy::{
-    AtStart, DefaultVerdict, Direction, Mode, Origin, Policy, Ports, ReturnTraffic, Rules, Service, Source,
-    is_loopback,
+    AtStart, DefaultVerdict, Direction, Mode, Origin, Policy, Ports, ReturnTraffic, Rules, Service,
+    Source, is_loopback,
 };
 pub use changes::differences;
 use document::Problems;

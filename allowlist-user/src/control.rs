@@ -283,7 +283,9 @@ impl Asked {
             _ => {
                 return Err(Problem::new(
                     Kind::Unknown,
-                    format!("there is nothing called {name:?} to ask; docs/api.md lists what there is"),
+                    format!(
+                        "there is nothing called {name:?} to ask; docs/api.md lists what there is"
+                    ),
                 ));
             }
         };
@@ -343,23 +345,45 @@ mod tests {
         };
         match (read, expected) {
             (Ok((wanted, _)), Ok(expected)) => assert_eq!(wanted, expected, "{name} {body}"),
-            (Err(error), Err(expected)) => assert!(error.contains(expected), "{name} {body}: {error}"),
+            (Err(error), Err(expected)) => {
+                assert!(error.contains(expected), "{name} {body}: {error}")
+            }
             (read, _) => panic!("{name} {body}: {read:?}"),
         }
     }
 
     #[test]
     fn bodies() {
-        check("mode", r#"{"mode":"observe"}"#, Ok(Wanted::Mode(Mode::Observe)));
+        check(
+            "mode",
+            r#"{"mode":"observe"}"#,
+            Ok(Wanted::Mode(Mode::Observe)),
+        );
         check("mode", "{}", Err("mode needs `mode`"));
         check("mode", r#"{"mode":"off"}"#, Err("unknown variant `off`"));
-        check("mode", r#"{"mode":"observe","source":"x"}"#, Err("does not take `source`"));
+        check(
+            "mode",
+            r#"{"mode":"observe","source":"x"}"#,
+            Err("does not take `source`"),
+        );
         check("reload", "{}", Ok(Wanted::Reload));
-        check("reload", r#"{"forced":true}"#, Err("unknown field `forced`"));
-        check("rollback", r#"{"to":7,"force":true}"#, Ok(Wanted::Rollback(Some(7))));
+        check(
+            "reload",
+            r#"{"forced":true}"#,
+            Err("unknown field `forced`"),
+        );
+        check(
+            "rollback",
+            r#"{"to":7,"force":true}"#,
+            Ok(Wanted::Rollback(Some(7))),
+        );
         check("refresh", "{}", Ok(Wanted::Refresh(None)));
         check("detach", "{}", Err("nothing called \"detach\""));
-        check("reload", r#"{"confirm_within_seconds":0}"#, Err("out of range"));
+        check(
+            "reload",
+            r#"{"confirm_within_seconds":0}"#,
+            Err("out of range"),
+        );
         check(
             "add",
             r#"{"entries":[{"prefix":"192.0.2.1","service":"web","ttl":9}]}"#,

@@ -260,7 +260,10 @@ impl Daemon {
     fn next_time(&self) -> Option<Instant> {
         let now = (Instant::now(), Timestamp::now());
         let expiry = self.next_expiry.map(|expiry| {
-            let wait = expiry.duration_since(now.1).try_into().unwrap_or(Duration::ZERO);
+            let wait = expiry
+                .duration_since(now.1)
+                .try_into()
+                .unwrap_or(Duration::ZERO);
             (now.0 + wait).max(self.release_after)
         });
         let confirm = self.pending.as_ref().map(|pending| pending.deadline);

@@ -45,7 +45,13 @@ pub(super) async fn remove(paths: &Paths, options: Remove) -> Result<()> {
         ..Entry::default()
     };
     let entries = prefixes(options.prefix)?.into_iter().map(entry).collect();
-    ask(paths, Wanted::Remove(entries), &options.care, options.output).await
+    ask(
+        paths,
+        Wanted::Remove(entries),
+        &options.care,
+        options.output,
+    )
+    .await
 }
 
 pub(super) async fn mode(paths: &Paths, options: ModeChange) -> Result<()> {
@@ -89,7 +95,9 @@ pub(super) async fn accept(paths: &Paths, options: Accept) -> Result<()> {
         ..CareArgs::default()
     };
     let client = Client::new(&paths.socket);
-    let done = client.ask(Wanted::Accept(options.source), &care(&typed)).await?;
+    let done = client
+        .ask(Wanted::Accept(options.source), &care(&typed))
+        .await?;
     if options.output.json {
         return print_json(&serde_json::to_value(&done)?);
     }
@@ -116,7 +124,11 @@ async fn ask(paths: &Paths, wanted: Wanted, typed: &CareArgs, output: Output) ->
 }
 
 fn text(done: &Done, typed: &CareArgs) -> String {
-    let mut text: String = done.changes.iter().map(|line| format!("{line}\n")).collect();
+    let mut text: String = done
+        .changes
+        .iter()
+        .map(|line| format!("{line}\n"))
+        .collect();
     text += &match done.policy {
         Some(policy) => format!("done: generation {}, policy {policy}\n", done.generation),
         None => format!("done: generation {}\n", done.generation),
@@ -163,7 +175,10 @@ fn prefixes(typed: Vec<String>) -> Result<Vec<String>> {
     if !problems.is_empty() {
         bail!("{}\nnothing was changed", problems.join("\n"));
     }
-    ensure!(!prefixes.is_empty(), "standard input has no prefix, so there is nothing to do");
+    ensure!(
+        !prefixes.is_empty(),
+        "standard input has no prefix, so there is nothing to do"
+    );
     ensure!(
         prefixes.len() <= MOST,
         "standard input has {} prefixes, and {MOST} at once are possible; a source that is a file takes millions",

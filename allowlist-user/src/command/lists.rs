@@ -12,9 +12,7 @@ use nix::net::if_::if_nametoindex;
 
 use super::{CONFIG, config, print, print_json, warnings};
 use crate::catalogue::{self, Provider};
-use crate::cli::{
-    Check, Diff, Export, Fetch, History, Output, Paths, Providers, ProvidersCommand,
-};
+use crate::cli::{Check, Diff, Export, Fetch, History, Output, Paths, Providers, ProvidersCommand};
 use crate::compile::{Names, compile};
 use crate::config::{Config, provided};
 use crate::export::{Listed, export as exported};
@@ -60,7 +58,7 @@ pub(super) async fn check(paths: &Paths, check: Check) -> Result<()> {
     }
     let known = Names::default();
     let tables = compile(&config.policy, &feeds, config.max_prefixes, &known)?;
-    let record = Record::of(1, &tables.names, &config.policy, &Lists::new(feeds));
+    let record = Record::of(1, &tables.names, &config.policy, &Lists::new(feeds), None);
     let plan = Plan {
         config: &config,
         record: &record,

@@ -87,7 +87,10 @@ mod tests {
     #[test]
     fn what_changed() {
         check(OLD, &["nothing but words is other than before"]);
-        check(&format!("# why\n{OLD}"), &["nothing but words is other than before"]);
+        check(
+            &format!("# why\n{OLD}"),
+            &["nothing but words is other than before"],
+        );
         check(
             &OLD.replace("'eth0'", "'eth0', 'eth1'"),
             &["interfaces: eth0 eth1, before eth0"],
@@ -101,7 +104,8 @@ mod tests {
             &["services.shell: new", "services.ssh: gone"],
         );
         check(
-            &OLD.replace("tcp/443", "tcp/8443").replace("192.0.2.0/24", "192.0.2.0/25"),
+            &OLD.replace("tcp/443", "tcp/8443")
+                .replace("192.0.2.0/24", "192.0.2.0/25"),
             &["services.web: changed", "sources.a: changed"],
         );
     }

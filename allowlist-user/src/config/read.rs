@@ -16,7 +16,8 @@ use super::sources::{
     TIMEOUT_RANGE, read_duration, read_one_url, read_path, read_size, read_sources,
 };
 use super::{
-    AttachMode, Config, HISTORY_BYTES, LOG_BYTES, MAX_FLOWS, MAX_PREFIXES, check_interface, nearest, outbound,
+    AttachMode, Config, HISTORY_BYTES, LOG_BYTES, MAX_FLOWS, MAX_PREFIXES, check_interface,
+    nearest, outbound,
 };
 use crate::hook::Hook;
 use crate::policy::{

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -13,8 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::{Asked, Care, Done, Kind, Live, Problem, VERSION, Wanted};
-use crate::report::Status;
+use super::{Asked, Care, Done, Live, Problem, VERSION, Wanted};
 
 /// How long a daemon may take to tell of itself before it counts as not answering.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -53,7 +52,8 @@ impl<'p> Client<'p> {
             .header("content-type", "application/json");
         let (status, body) = self.send(request, body, PATIENCE).await?;
         if status.is_success() {
-            return serde_json::from_slice(&body).context("the daemon's answer is not understood; is it of another version?");
+            return serde_json::from_slice(&body)
+                .context("the daemon's answer is not understood; is it of another version?");
         }
         Err(problem(status, &body))
     }
@@ -67,7 +67,11 @@ impl<'p> Client<'p> {
 
     /// A report, as text or as JSON, for those who may not read what it is made of.
     pub async fn report(&self, name: &str, as_json: bool) -> Result<String> {
-        let accepted = if as_json { "application/json" } else { "text/plain" };
+        let accepted = if as_json {
+            "application/json"
+        } else {
+            "text/plain"
+        };
         let request = hyper::Request::get(format!("{VERSION}/{name}")).header("accept", accepted);
         let (status, body) = self.send(request, Vec::new(), PATIENCE).await?;
         if status.is_success() {

@@ -106,7 +106,7 @@ impl Control {
         let listener = UnixListener::bind(path).with_context(what)?;
         let (live, watching) = watch::channel(Live::default());
         let (asked, requests) = mpsc::channel(WAITING);
-        let (group, allowed) = watch::channel(None);
+        let (admitted, allowed) = watch::channel(None);
         let shared = Shared {
             asked,
             live: watching,
@@ -115,7 +115,7 @@ impl Control {
         let control = Self {
             path: path.to_owned(),
             live,
-            group,
+            group: admitted,
             requests,
             server: tokio::spawn(accept(listener, allowed, router(shared))),
         };
@@ -135,7 +135,11 @@ impl Control {
         if let Some(group) = group
             && let Some(folder) = path.parent()
         {
-            let folder_mode = fs::metadata(folder).with_context(what)?.permissions().mode() & 0o7777;
+            let folder_mode = fs::metadata(folder)
+                .with_context(what)?
+                .permissions()
+                .mode()
+                & 0o7777;
             // A folder that the daemon made is its own; one that anybody may enter needs nothing.
             if folder_mode & 0o007 == 0 {
                 chown(folder, None::<Uid>, Some(group)).with_context(what)?;
@@ -207,7 +211,10 @@ async fn accept(listener: UnixListener, group: watch::Receiver<Option<Gid>>, rou
         let (group, router) = (*group.borrow(), router.clone());
         tokio::spawn(async move {
             let _place = place;
-            if timeout(LONGEST, serve(stream, group, router)).await.is_err() {
+            if timeout(LONGEST, serve(stream, group, router))
+                .await
+                .is_err()
+            {
                 debug!("a connection to the control socket took too long, and was ended");
             }
         });
@@ -222,7 +229,10 @@ async fn serve(stream: UnixStream, group: Option<Gid>, router: Router) {
     let router = if peer::may_ask(credentials, group) {
         router
     } else {
-        warn!("control: {who} (uid {}) may not ask, and was turned away", who.uid);
+        warn!(
+            "control: {who} (uid {}) may not ask, and was turned away",
+            who.uid
+        );
         let problem = Problem::new(
             Kind::Forbidden,
             "only root may ask, and the members of control_group; try sudo",
@@ -305,7 +315,7 @@ struct About {
     /// Of the log: only the newest so many.
     count: Option<usize>,
     /// To explain: who, to what, and where.
-    address: Option<Typed>,
+    address: Option<String>,
     port: Option<Target>,
     iface: Option<String>,
 }
@@ -323,7 +333,7 @@ async fn report(
     // Reading a large table takes its time, and must not hold up other requests.
     let read = tokio::task::spawn_blocking(move || {
         let report = shared.report(&name, &about)?;
-        Ok(if wants_text {
+        Ok::<_, Problem>(if wants_text {
             ("text/plain; charset=utf-8", report.text())
         } else {
             ("application/json", format!("{:#}\n", report.json()))
@@ -353,13 +363,13 @@ impl Shared {
             }
             "list" => Box::new(List::read(pin_dir, state_dir)?),
             "explain" => {
-                let Some(typed) = &about.address else {
-                    return Err(Problem::new(Kind::Invalid, "explain needs `address`"));
-                };
+                let invalid = |error| Problem::new(Kind::Invalid, error);
+                let typed = about.address.as_deref().unwrap_or_default();
+                let typed: Typed = typed.parse().map_err(invalid)?;
                 let question = Question {
                     address: typed.address,
                     target: about.port,
-                    interface: about.iface.clone().or_else(|| typed.zone.clone()),
+                    interface: about.iface.clone().or(typed.zone),
                 };
                 Box::new(Explanation::read(pin_dir, state_dir, question)?)
             }

@@ -37,7 +37,9 @@ impl Daemon {
         let first = entries.first();
         let mut deed = Prefixes {
             until: first.and_then(|entry| {
-                let seconds = entry.ttl_seconds.filter(|ttl| *ttl <= LONGEST_TTL.as_secs())?;
+                let seconds = entry
+                    .ttl_seconds
+                    .filter(|ttl| *ttl <= LONGEST_TTL.as_secs())?;
                 Some(now + Duration::from_secs(seconds))
             }),
             note: first.and_then(|entry| entry.note.clone()),
@@ -50,7 +52,10 @@ impl Daemon {
             if !care.force {
                 require_narrow(prefix)?;
             }
-            if entry.ttl_seconds.is_some_and(|ttl| ttl == 0 || ttl > LONGEST_TTL.as_secs()) {
+            if entry
+                .ttl_seconds
+                .is_some_and(|ttl| ttl == 0 || ttl > LONGEST_TTL.as_secs())
+            {
                 return Err("a time to live is from 1 second to 10 years".to_owned());
             }
             Ok(vec![Edit::Add(Addition {
@@ -135,14 +140,20 @@ impl Daemon {
         let released = self.with_lists(|daemon, lists| daemon.publish(lists, None));
         if let Err(error) = released {
             // It is over all the same: the next publish is without it.
-            warn!("{} prefixes whose time is over still pass: {error:#}; this is tried again", gone.len());
+            warn!(
+                "{} prefixes whose time is over still pass: {error:#}; this is tried again",
+                gone.len()
+            );
             self.next_expiry = Some(now);
             self.release_after = Instant::now() + RELEASE_RETRY;
         }
         if gone.is_empty() {
             return;
         }
-        info!("{} prefixes that were added by command are over", gone.len());
+        info!(
+            "{} prefixes that were added by command are over",
+            gone.len()
+        );
         let pairs = gone.iter().map(|one| (one.prefix, &*one.service));
         self.log(Who::Daemon, Deed::Expire(Prefixes::of(pairs)), None);
     }
@@ -174,7 +185,9 @@ impl Daemon {
             .collect();
         let at = service.map_or_else(String::new, |service| format!(" to {service}"));
         if listing.is_empty() {
-            format!("{prefix} was not added{at} by command; `allowlist list --added` shows what was")
+            format!(
+                "{prefix} was not added{at} by command; `allowlist list --added` shows what was"
+            )
         } else {
             format!(
                 "{prefix} was not added{at} by command: {} lists it, and is where to take it out",

@@ -7,9 +7,9 @@ use log::warn;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{Daemon, InForce};
 use super::confirm::Pending;
 use super::reload::Asker;
+use super::{Daemon, InForce};
 use crate::additions::source_name;
 use crate::audit::{Deed, Who};
 use crate::compile::Tables;
@@ -122,6 +122,9 @@ impl Daemon {
             self.ledger.write()?;
             if is_mode {
                 self.dataplane.set_mode(self.mode);
+                if let Some(in_force) = &mut self.in_force {
+                    in_force.mode = self.mode;
+                }
             } else {
                 self.with_lists(|daemon, lists| daemon.put_in_force(lists, tables.into()))?;
                 if anew {
@@ -230,7 +233,11 @@ impl Daemon {
                 let known: Vec<_> = names.into_iter().collect();
                 let error = format!(
                     "there is no source {name:?} that can be asked; there are {}",
-                    if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+                    if known.is_empty() {
+                        "none".to_owned()
+                    } else {
+                        known.join(", ")
+                    }
                 );
                 let _ = answer.send(Err(Problem::new(Kind::Invalid, error)));
                 return;

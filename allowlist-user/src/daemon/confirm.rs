@@ -125,7 +125,9 @@ impl Daemon {
     async fn go_back(&mut self, number: u64) -> Result<()> {
         let known = self.ledger.known();
         let Some(before) = known.get(number) else {
-            bail!("policy {number} is not known any more, so the configuration of now cannot be taken back; the kernel goes on by what was before");
+            bail!(
+                "policy {number} is not known any more, so the configuration of now cannot be taken back; the kernel goes on by what was before"
+            );
         };
         let written = before.written().clone();
         let change = Change {

@@ -324,8 +324,8 @@ impl Daemon {
     }
 
     fn release(&mut self, now: Timestamp) {
-        let released =
-            self.with_lists(|daemon, lists| lists.release(now, |lists| daemon.publish(lists, None)));
+        let released = self
+            .with_lists(|daemon, lists| lists.release(now, |lists| daemon.publish(lists, None)));
         match released {
             Ok(events) => {
                 for event in &events {

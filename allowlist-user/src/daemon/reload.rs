@@ -123,9 +123,14 @@ impl Daemon {
             text,
             interfaces: self.options.written.interfaces.clone(),
         });
-        let config = self.options.read(&written).map_err(|error| invalid(format!("{error:#}")))?;
+        let config = self
+            .options
+            .read(&written)
+            .map_err(|error| invalid(format!("{error:#}")))?;
         if config.interfaces.is_empty() {
-            return Err(invalid("no interface to filter on; set `interfaces`".to_owned()));
+            return Err(invalid(
+                "no interface to filter on; set `interfaces`".to_owned(),
+            ));
         }
         if config.control_group != self.config.control_group {
             Control::require_group(config.control_group.as_deref())?;
@@ -212,7 +217,9 @@ impl Daemon {
             Err(problem) => warn!("not reloaded, and nothing was changed: {}", problem.error),
         }
         let refused = done.as_ref().err().map(|problem| problem.error.clone());
-        let who = asker.as_ref().map_or(Who::Signal, |asker| asker.who.clone());
+        let who = asker
+            .as_ref()
+            .map_or(Who::Signal, |asker| asker.who.clone());
         self.log(who, Deed::Reload { policy }, refused);
         self.notify.ready(&self.state_line());
         if let Some(asker) = asker {
@@ -281,7 +288,10 @@ impl Daemon {
         care: &Care,
         number: Option<u64>,
     ) -> Result<Done, Problem> {
-        let written = change.written.clone().unwrap_or_else(|| Arc::clone(&self.written));
+        let written = change
+            .written
+            .clone()
+            .unwrap_or_else(|| Arc::clone(&self.written));
         let config = self.options.read(&written)?;
         let wanted = self.changed_sources(&config);
         let first = First::lists(wanted, &self.state, Ask::Nobody).await;
@@ -292,7 +302,8 @@ impl Daemon {
         };
         let mut done = self.put_next_in_force(next, change, care, false).await?;
         if let Some(number) = number {
-            done.changes.insert(0, format!("policy {number} is in force again"));
+            done.changes
+                .insert(0, format!("policy {number} is in force again"));
         }
         Ok(done)
     }
@@ -384,7 +395,7 @@ impl Daemon {
         }
         let before = Before {
             policy: std::mem::replace(&mut self.policy, additions.with(&config.policy)),
-            config: std::mem::replace(&mut self.config, config),
+            config: std::mem::replace(&mut self.config, Arc::new(config)),
             written: std::mem::replace(&mut self.written, written),
             lists,
             mode: self.mode,
@@ -403,8 +414,13 @@ impl Daemon {
             lists,
             mode,
         } = before;
-        (self.config, self.policy, self.written, self.lists, self.mode) =
-            (config, policy, written, lists, mode);
+        (
+            self.config,
+            self.policy,
+            self.written,
+            self.lists,
+            self.mode,
+        ) = (config, policy, written, lists, mode);
         self.next_expiry = self.ledger.known().additions().next_expiry();
     }
 
@@ -443,7 +459,9 @@ impl Daemon {
             if let Err(again) = self.dataplane.restore(&found) {
                 return Err(Problem::new(
                     Kind::Refused,
-                    format!("{error:#}; and what was in force before could not be put in force again: {again:#}"),
+                    format!(
+                        "{error:#}; and what was in force before could not be put in force again: {again:#}"
+                    ),
                 ));
             }
             return Err(error.into());
@@ -469,7 +487,8 @@ impl Daemon {
         for warning in &self.warnings {
             warn!("{warning}");
         }
-        self.lost.retain(|name| self.config.interfaces.contains(name));
+        self.lost
+            .retain(|name| self.config.interfaces.contains(name));
         for source in &first.fetched {
             self.keep(source, true);
         }
@@ -490,7 +509,7 @@ impl Daemon {
 
 /// What a change replaces, to go back to if it cannot be put in force.
 struct Before {
-    config: Config,
+    config: Arc<Config>,
     policy: crate::policy::Policy,
     written: Arc<Written>,
     lists: Lists,

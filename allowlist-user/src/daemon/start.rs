@@ -16,7 +16,7 @@ use super::files::Files;
 use super::first::{Ask, First};
 use super::interfaces::{look_up_all, present, warn_of_stripped_tags};
 use super::refresh::Clocks;
-use super::{COUNTS_ANEW, Daemon, Options, compile_or_number_anew};
+use super::{COUNTS_ANEW, Daemon, Options};
 use crate::audit::{Audit, Deed, Who};
 use crate::compile::{Names, Tables};
 use crate::config::Config;
@@ -70,7 +70,10 @@ impl Plan {
             let change = Change {
                 time: Timestamp::now(),
                 by: Who::Daemon.to_string(),
-                what: format!("back to policy {number}, since policy {} was not confirmed", newest.number),
+                what: format!(
+                    "back to policy {number}, since policy {} was not confirmed",
+                    newest.number
+                ),
                 written: Some(Arc::clone(&written)),
                 edits: known.back_to(number),
                 mode: before.change.mode,
@@ -161,9 +164,9 @@ impl Daemon {
         if let Some(what) = &plan.taken_back {
             warn!("{what}: was not confirmed in time, and is taken back");
         }
-        let config = options.read(&plan.written).with_context(|| {
-            format!("policy of {}", plan.written.origin())
-        })?;
+        let config = options
+            .read(&plan.written)
+            .with_context(|| format!("policy of {}", plan.written.origin()))?;
         let mut pending = waits.and_then(|waits| Pending::found(&ledger, waits.left));
         let is_staged = plan.change.is_some();
         if let Some(mut change) = plan.change {
@@ -191,7 +194,9 @@ impl Daemon {
         let mut first = First::lists(wanted, &state, Ask::Host).await;
         let additions = ledger.known().additions();
         for (service, count) in additions.without_service(&config.policy) {
-            warn!("{count} prefixes were added to {service}, which is no service of the configuration any more: they reach nothing");
+            warn!(
+                "{count} prefixes were added to {service}, which is no service of the configuration any more: they reach nothing"
+            );
         }
         let policy = additions.with(&config.policy);
         for service in additions.services() {
@@ -218,14 +223,18 @@ impl Daemon {
             next_expiry: additions.next_expiry(),
             warnings: (options.warnings)(&config),
             names: previous,
-            tables: None,
+            in_force: None,
             lists: first.lists,
             waiting: false,
             fetches: Fetches::default(),
             due: Default::default(),
             writing: Default::default(),
             lost: Default::default(),
-            links: Links::listen().inspect_err(|error| warn!("{error:#}; interfaces are looked at once a second instead")).ok(),
+            links: Links::listen()
+                .inspect_err(|error| {
+                    warn!("{error:#}; interfaces are looked at once a second instead")
+                })
+                .ok(),
             traces: Default::default(),
             kept: Default::default(),
             reloading: None,
@@ -235,7 +244,7 @@ impl Daemon {
             started: Timestamp::now(),
             since: record.as_ref().and_then(|record| record.since),
             written: plan.written,
-            config,
+            config: Arc::new(config),
             policy,
             mode,
             options,
@@ -285,7 +294,11 @@ impl Daemon {
         let care = self.options.care.clone();
         self.require_session_by(&care, &tables, By::Configuration)
             .map_err(NotDone)?;
-        if self.dataplane.pending().is_some_and(|pending| pending.fell_back) {
+        if self
+            .dataplane
+            .pending()
+            .is_some_and(|pending| pending.fell_back)
+        {
             self.dataplane.fall_back()?; // for good: what is published now is another change
         }
         if let Some(within) = care.confirm_within

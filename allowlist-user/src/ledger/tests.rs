@@ -112,7 +112,11 @@ fn a_crash_cuts_off_whole_changes() {
         let changes = ends.iter().filter(|end| **end <= length).count() - 1;
         let (_, mut ledger) = open(folder.path());
         assert_eq!(ledger.known().policies().count(), changes, "{length} bytes");
-        assert_eq!(ledger.known().additions().len(), changes * 3, "{length} bytes");
+        assert_eq!(
+            ledger.known().additions().len(),
+            changes * 3,
+            "{length} bytes"
+        );
         // What comes next is not lost for it, and completes nothing.
         let number = ledger.add(change("y", Vec::new())).expect("is written");
         assert_eq!(number, changes as u64 + 1);

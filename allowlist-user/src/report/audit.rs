@@ -37,7 +37,10 @@ impl Report for AuditLog {
             };
         }
         if self.damaged > 0 {
-            text += &format!("warning: {} lines are damaged, and left out\n", self.damaged);
+            text += &format!(
+                "warning: {} lines are damaged, and left out\n",
+                self.damaged
+            );
         }
         if text.is_empty() {
             text += "nothing was changed yet\n";

@@ -146,7 +146,10 @@ pub fn refreshed_text(sources: &BTreeMap<String, Refreshed>) -> String {
     let mut text = String::new();
     for (name, outcome) in sources {
         text += &match &outcome.failure {
-            Some(failure) => format!("{name}: {} prefixes, as before: {failure}\n", outcome.prefixes),
+            Some(failure) => format!(
+                "{name}: {} prefixes, as before: {failure}\n",
+                outcome.prefixes
+            ),
             None => format!("{name}: {} prefixes\n", outcome.prefixes),
         };
     }

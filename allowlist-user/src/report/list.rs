@@ -31,7 +31,6 @@ impl List {
             rows: rows(view.entries()?, &record),
         })
     }
-
 }
 
 impl Report for List {

@@ -29,7 +29,11 @@ impl Report for PolicyList {
             let mark = if place == 0 { "in force: " } else { "" };
             table.add_row([
                 policy.number.to_string(),
-                policy.change.time.strftime("%Y-%m-%d %H:%M:%SZ").to_string(),
+                policy
+                    .change
+                    .time
+                    .strftime("%Y-%m-%d %H:%M:%SZ")
+                    .to_string(),
                 policy.change.by.clone(),
                 format!("{mark}{}", policy.change.what),
             ]);

@@ -12,7 +12,8 @@ pub struct Sources(pub Status);
 impl Report for Sources {
     fn text(&self) -> String {
         if self.0.sources().next().is_none() {
-            return "nothing is known of the sources: no record in this state directory\n".to_owned();
+            return "nothing is known of the sources: no record in this state directory\n"
+                .to_owned();
         }
         format!("{}\n{}", self.0.sources_table(), self.0.source_warnings())
     }

@@ -13,7 +13,7 @@ use super::{Epoch, Report, ago, table};
 use crate::compile::Names;
 use crate::control::Live;
 use crate::dataplane::{Attachment, Pending, View, clock};
-use crate::record::Record;
+use crate::record::{Record, SourceRecord};
 
 /// Everything that `status` prints.
 pub struct Status {
@@ -93,7 +93,8 @@ impl Status {
         let mut text = if on.is_empty() {
             "not filtering: no interface has the filter on it\n".to_owned()
         } else if !self.holds() {
-            "not filtering: the filter was not confirmed in time, and lets everything pass\n".to_owned()
+            "not filtering: the filter was not confirmed in time, and lets everything pass\n"
+                .to_owned()
         } else {
             let interfaces: Vec<_> = on
                 .iter()
@@ -180,7 +181,9 @@ impl Status {
             );
         }
         for name in &daemon.waiting_for {
-            text += &format!("warning: there is no interface {name}; it is filtered as soon as there is one\n");
+            text += &format!(
+                "warning: there is no interface {name}; it is filtered as soon as there is one\n"
+            );
         }
         text
     }
