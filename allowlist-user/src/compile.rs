@@ -23,7 +23,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use self::services::{Covers, KernelServices};
-use self::sources::{Matches, listed_prefixes, with_wider};
+use self::sources::{Matches, add_wider, listed_prefixes};
 use crate::policy::{Policy, Snapshot};
 
 /// One generation, ready to be published.
@@ -131,7 +131,8 @@ pub fn compile(
 ) -> Result<Tables, CompileError> {
     let covers = Covers::of(policy);
     let kernel = KernelServices::new(policy, &covers)?;
-    let listed = listed_prefixes(policy, snapshot, max_prefixes)?;
+    let (mut sets, mut listed) = listed_prefixes(policy, snapshot, max_prefixes)?;
+    add_wider(&mut listed, &mut sets);
     let mut names = previous.clone();
     for of_id_0 in [&mut names.matches, &mut names.services] {
         if of_id_0.is_empty() {
@@ -140,11 +141,10 @@ pub fn compile(
     }
     let mut services = covers.table(&kernel);
     kernel.number_counts(policy, &mut names.services, &mut services.counted)?;
-    let mut matches = Matches::new(policy, &kernel.sets, &mut names.matches);
-    let mut v4 = Vec::new();
-    let mut v6 = Vec::new();
-    for (prefix, sources) in with_wider(listed) {
-        let grant = matches.grant(&sources)?;
+    let mut matches = Matches::new(policy, &kernel.sets, sets, &mut names.matches);
+    let (mut v4, mut v6) = (Vec::with_capacity(listed.len()), Vec::new());
+    for (prefix, set) in listed {
+        let grant = matches.grant(set)?;
         match prefix {
             IpNet::V4(prefix) => v4.push((prefix, grant)),
             IpNet::V6(prefix) => v6.push((prefix, grant)),

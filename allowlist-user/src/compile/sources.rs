@@ -1,8 +1,9 @@
 //! Prefixes to grants: what each source may reach, and the id that it is counted under.
 //!
-//! Invariant: a prefix grants what every source that lists it or a wider one may reach.
+//! Invariant: a prefix grants what every source that lists it or a wider one may reach. There are few
+//! different sets of sources and many prefixes, so a prefix has only its set's number.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use allowlist_common::abi::{Grant, MAX_MATCHES, ServiceId, service_set};
 use ipnet::IpNet;
@@ -12,15 +13,59 @@ use super::services::ServiceSet;
 use crate::policy::{Policy, Snapshot};
 
 /// A set of sources, by their place in the policy; sorted, distinct.
-pub(super) type SourceSet = Vec<u32>;
+type SourceSet = Vec<u32>;
 
-/// Every prefix that some service allows, with the sources that list exactly it.
+/// The number of a set of sources.
+pub(super) type SetId = u32;
+
+/// The sets of sources that occur, each with a number.
+pub(super) struct Sets {
+    sets: Vec<SourceSet>,
+    ids: HashMap<SourceSet, SetId>,
+    unions: HashMap<(SetId, SetId), SetId>,
+}
+
+impl Sets {
+    /// Each source of a policy alone, by its place.
+    fn of(policy: &Policy) -> Self {
+        let sets: Vec<SourceSet> = (0..policy.sources.len() as u32)
+            .map(|place| vec![place])
+            .collect();
+        Self {
+            ids: sets.iter().cloned().zip(0..).collect(),
+            sets,
+            unions: HashMap::new(),
+        }
+    }
+
+    fn union(&mut self, a: SetId, b: SetId) -> SetId {
+        if a == b {
+            return a;
+        }
+        if let Some(known) = self.unions.get(&(a, b)) {
+            return *known;
+        }
+        let mut union = [&*self.sets[a as usize], &*self.sets[b as usize]].concat();
+        union.sort_unstable();
+        union.dedup();
+        let id = *self.ids.entry(union).or_insert_with_key(|union| {
+            self.sets.push(union.clone());
+            self.sets.len() as SetId - 1
+        });
+        self.unions.insert((a, b), id);
+        id
+    }
+}
+
+/// Every prefix that some service allows, in order (family, address, length), with the sources that list
+/// exactly it.
 pub(super) fn listed_prefixes(
     policy: &Policy,
     snapshot: &Snapshot,
     max_prefixes: u32,
-) -> Result<BTreeMap<IpNet, SourceSet>, CompileError> {
-    let mut listed = BTreeMap::<IpNet, SourceSet>::new();
+) -> Result<(Sets, Vec<(IpNet, SetId)>), CompileError> {
+    let mut sets = Sets::of(policy);
+    let mut listed: Vec<(IpNet, SetId)> = Vec::new();
     let mut largest = (0, "");
     for (place, source) in policy.sources.iter().enumerate() {
         let Some(user) = policy.user_of(source) else {
@@ -33,13 +78,20 @@ pub(super) fn listed_prefixes(
                 service: user.name.clone(),
             })?;
         largest = largest.max((feed.len(), &source.name));
-        for prefix in feed.in_force() {
-            let sources = listed.entry(prefix.trunc()).or_default();
-            if sources.last() != Some(&(place as u32)) {
-                sources.push(place as u32);
-            }
-        }
+        listed.extend(
+            feed.in_force()
+                .map(|prefix| (prefix.trunc(), place as SetId)),
+        );
     }
+    // Lists are in order already, and this sort makes use of it.
+    listed.sort();
+    listed.dedup_by(|next, kept| {
+        let is_same = next.0 == kept.0;
+        if is_same {
+            kept.1 = sets.union(kept.1, next.1);
+        }
+        is_same
+    });
     if listed.len() > max_prefixes as usize {
         return Err(CompileError::TooManyPrefixes {
             prefixes: listed.len(),
@@ -48,32 +100,27 @@ pub(super) fn listed_prefixes(
             count: largest.0,
         });
     }
-    Ok(listed)
+    Ok((sets, listed))
 }
 
 /// Adds to each prefix the sources of all wider prefixes that cover it.
 ///
-/// In the map's order (family, address, length) a wider prefix comes before those inside it, so
-/// the prefixes that cover the current one form a stack.
-pub(super) fn with_wider(
-    listed: BTreeMap<IpNet, SourceSet>,
-) -> impl Iterator<Item = (IpNet, SourceSet)> {
-    let mut around: Vec<(IpNet, SourceSet)> = Vec::new();
-    listed.into_iter().map(move |(prefix, mut sources)| {
+/// In order a wider prefix comes before those inside it, so the prefixes that cover the current one form a
+/// stack.
+pub(super) fn add_wider(listed: &mut [(IpNet, SetId)], sets: &mut Sets) {
+    let mut around: Vec<(IpNet, SetId)> = Vec::new();
+    for (prefix, set) in listed {
         while around
             .last()
-            .is_some_and(|(wider, _)| !wider.contains(&prefix))
+            .is_some_and(|(wider, _)| !wider.contains(&*prefix))
         {
             around.pop();
         }
         if let Some((_, wider)) = around.last() {
-            sources.extend(wider);
-            sources.sort_unstable();
-            sources.dedup();
+            *set = sets.union(*set, *wider);
         }
-        around.push((prefix, sources.clone()));
-        (prefix, sources)
-    })
+        around.push((*prefix, *set));
+    }
 }
 
 /// Gives each set of sources its grant, and the same set the same match id.
@@ -82,7 +129,9 @@ pub(super) struct Matches<'a> {
     reach: Vec<u64>,
     source_names: Vec<&'a str>,
     ids: BTreeMap<Vec<String>, u32>,
-    known: BTreeMap<SourceSet, Grant>,
+    sets: Sets,
+    /// By number of a set.
+    known: Vec<Option<Grant>>,
     names: &'a mut Vec<Vec<String>>,
 }
 
@@ -90,6 +139,7 @@ impl<'a> Matches<'a> {
     pub(super) fn new(
         policy: &'a Policy,
         kernel: &[ServiceSet],
+        sets: Sets,
         names: &'a mut Vec<Vec<String>>,
     ) -> Self {
         let reach = |source: &str| {
@@ -111,15 +161,17 @@ impl<'a> Matches<'a> {
                 .collect(),
             source_names: policy.sources.iter().map(|source| &*source.name).collect(),
             ids: names.iter().cloned().zip(0..).skip(1).collect(),
-            known: BTreeMap::new(),
+            known: vec![None; sets.sets.len()],
+            sets,
             names,
         }
     }
 
-    pub(super) fn grant(&mut self, sources: &SourceSet) -> Result<Grant, CompileError> {
-        if let Some(grant) = self.known.get(sources) {
-            return Ok(*grant);
+    pub(super) fn grant(&mut self, set: SetId) -> Result<Grant, CompileError> {
+        if let Some(grant) = self.known[set as usize] {
+            return Ok(grant);
         }
+        let sources = &self.sets.sets[set as usize];
         let names: Vec<String> = sources
             .iter()
             .map(|&place| self.source_names[place as usize].to_owned())
@@ -139,7 +191,7 @@ impl<'a> Matches<'a> {
             .iter()
             .fold(0, |set, &place| set | self.reach[place as usize]);
         let grant = Grant::new(services, id);
-        self.known.insert(sources.clone(), grant);
+        self.known[set as usize] = Some(grant);
         Ok(grant)
     }
 }
