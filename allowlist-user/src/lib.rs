@@ -21,6 +21,7 @@ pub mod history;
 pub mod hook;
 pub mod interface;
 pub mod lists;
+pub mod lock;
 pub mod policy;
 pub mod record;
 pub mod renew;
