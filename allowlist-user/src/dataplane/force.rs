@@ -74,6 +74,8 @@ impl Dataplane {
                 name: attachment.name.clone(),
                 index,
                 xdp_program: None,
+                xdp_mode: None,
+                master: None,
             };
             self.attach(&facts, mode.wanted(), false)?;
         }

@@ -6,6 +6,7 @@
 mod changes;
 mod interfaces;
 mod lifecycle;
+mod links;
 mod misbehaviour;
 mod modes;
 mod sources;
