@@ -147,7 +147,7 @@ impl Daemon {
             config.rules.tracks().then_some(config.max_flows),
         )?;
         let found = dataplane.in_force()?;
-        let adopted = dataplane.generation();
+        let adopted = dataplane.counted_generation();
         let mut daemon = Self {
             names: tables.names.clone(),
             control,
@@ -236,14 +236,34 @@ impl Daemon {
             std::thread::sleep(LISTEN);
         }
         self.with_lists(|daemon, lists| daemon.put_in_force(lists, tables))?;
-        for facts in new {
+        // Where another version filters, last: till then it is as if this start had not been.
+        let (anothers, new) = self.those_of_another_version(new)?;
+        for facts in new.into_iter().chain(anothers) {
             self.attach(facts, self.options.trace)?;
         }
         let indices: Vec<u32> = interfaces.iter().map(|facts| facts.index).collect();
-        for name in self.dataplane.detach_others(&indices)? {
+        let mut detached = self.dataplane.detach_others(&indices)?;
+        detached.extend(self.dataplane.retire_others()?);
+        for name in detached {
             info!("{name}: detached, since it is not configured any more");
         }
         Ok(())
+    }
+
+    /// Those that another version's program is on, and those that it is not on.
+    fn those_of_another_version<'a>(
+        &self,
+        interfaces: Vec<&'a Facts>,
+    ) -> Result<(Vec<&'a Facts>, Vec<&'a Facts>)> {
+        let (mut anothers, mut new) = (Vec::new(), Vec::new());
+        for facts in interfaces {
+            if self.dataplane.is_anothers(facts.index)? {
+                anothers.push(facts);
+            } else {
+                new.push(facts);
+            }
+        }
+        Ok((anothers, new))
     }
 
     /// Keeps the kernel in step until a signal, or until somebody detaches the filter.
@@ -327,7 +347,7 @@ impl Daemon {
     /// Publishes, with the record on disk first: it may name what the kernel does not have yet, but
     /// should name all that it has.
     fn put_in_force(&mut self, lists: &Lists, tables: &Tables) -> Result<u32> {
-        self.record(lists, self.dataplane.generation().wrapping_add(1));
+        self.record(lists, self.dataplane.counted_generation().wrapping_add(1));
         self.dataplane.publish(
             tables,
             self.config.mode,
