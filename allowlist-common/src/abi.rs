@@ -5,10 +5,12 @@
 
 mod control;
 mod event;
+mod fallback;
 mod services;
 
 pub use control::{Control, Keep, ReturnTraffic};
 pub use event::{EVENTS_PER_WINDOW, Event, EventBudget, window};
+pub use fallback::Fallback;
 pub use services::{
     CLASS_UNKNOWN, CLASSES, InterfaceServices, ServiceId, ServiceTable, protocol_class, service_set,
 };
@@ -16,7 +18,7 @@ pub use services::{
 use crate::verdict::{Reason, Verdict};
 
 /// The version of everything that the maps hold.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The XDP program's name in the object file and in the kernel.
 pub const PROGRAM: &str = "allowlist";
@@ -25,11 +27,13 @@ pub const EGRESS_PROGRAM: &str = "allowlist_sent";
 
 /// Array of one `u64`: the [`Control`] word.
 pub const CONTROL: &str = "CONTROL";
-/// Two slots of an array of one [`ServiceTable`].
+/// Array of one [`Fallback`].
+pub const FALLBACK: &str = "FALLBACK";
+/// Slots of an array of one [`ServiceTable`].
 pub const SERVICES: &str = "SERVICES";
-/// Two slots of a trie from IPv4 prefixes to [`Grant`]s.
+/// Slots of a trie from IPv4 prefixes to [`Grant`]s.
 pub const SOURCES_V4: &str = "SOURCES_V4";
-/// Two slots of a trie from IPv6 prefixes to [`Grant`]s.
+/// Slots of a trie from IPv6 prefixes to [`Grant`]s.
 pub const SOURCES_V6: &str = "SOURCES_V6";
 /// Per-CPU array of [`Counters`], by interface slot.
 pub const COUNTERS: &str = "COUNTERS";
@@ -39,6 +43,8 @@ pub const MATCHES: &str = "MATCHES";
 pub const SERVICE_COUNTS: &str = "SERVICE_COUNTS";
 /// Array of [`Interface`], by interface slot. Userspace alone reads and writes it.
 pub const INTERFACES: &str = "INTERFACES";
+/// Array of one `u64`: what tells which names the ids in force have. Userspace alone reads and writes it.
+pub const NAMES: &str = "NAMES";
 /// Least-recently-used hash from [`crate::flow::Flow`] to [`crate::flow::Tracked`].
 pub const FLOWS: &str = "FLOWS";
 /// Array of one [`crate::flow::PortsInUse`].
@@ -50,21 +56,26 @@ pub const EVENT_BUDGET: &str = "EVENT_BUDGET";
 /// Array of one `u64`: until when somebody reads events, in nanoseconds of the monotonic clock.
 pub const WATCHED: &str = "WATCHED";
 
-/// Every map that outlives the program that made it, and is pinned under its name.
-pub const PINNED: [&str; 13] = [
-    CONTROL,
-    SERVICES,
-    SOURCES_V4,
-    SOURCES_V6,
-    COUNTERS,
-    MATCHES,
-    SERVICE_COUNTS,
-    INTERFACES,
-    FLOWS,
-    PORTS,
-    EVENTS,
-    EVENT_BUDGET,
-    WATCHED,
+/// Every map that outlives the program that made it, and is pinned under its name; and since which
+/// version it means what it means now. From there on a newer program takes it over from an older one.
+///
+/// Events mean what they did, but whoever reads an older program's has only that one's folder locked.
+pub const PINNED: [(&str, u32); 15] = [
+    (CONTROL, 3),
+    (FALLBACK, 3),
+    (SERVICES, 3),
+    (SOURCES_V4, 3),
+    (SOURCES_V6, 3),
+    (COUNTERS, 2),
+    (MATCHES, 2),
+    (SERVICE_COUNTS, 2),
+    (INTERFACES, 2),
+    (NAMES, 3),
+    (FLOWS, 2),
+    (PORTS, 2),
+    (EVENTS, 3),
+    (EVENT_BUDGET, 3),
+    (WATCHED, 3),
 ];
 
 /// Load-time constant, `u32`: the slot of the interface that this copy of the program serves.
@@ -72,8 +83,9 @@ pub const GLOBAL_INTERFACE: &str = "INTERFACE";
 /// Load-time constant, `u8`: 1 makes the program log a line a packet.
 pub const GLOBAL_TRACE: &str = "TRACE";
 
-/// Generations that the maps have room for: the one in use and the one being filled.
-pub const SLOTS: u32 = 2;
+/// Generations that the maps have room for: the one in use, the one being filled, and the one to go back to
+/// where a change waits to be confirmed.
+pub const SLOTS: u32 = 3;
 /// The most services, since a set of them is one `u64`.
 pub const MAX_SERVICES: usize = 64;
 /// The most interfaces that one set of maps serves.
@@ -204,7 +216,8 @@ pub struct Interface {
 #[cfg(feature = "user")]
 mod user {
     use super::{
-        Counters, Event, EventBudget, Grant, Interface, ServiceTable, ServiceTraffic, Traffic,
+        Counters, Event, EventBudget, Fallback, Grant, Interface, ServiceTable, ServiceTraffic,
+        Traffic,
     };
     use crate::flow::{Flow, PortsInUse, Tracked};
 
@@ -221,6 +234,7 @@ mod user {
         Counters,
         Event,
         EventBudget,
+        Fallback,
         Flow,
         Grant,
         Interface,
@@ -240,7 +254,8 @@ mod tests {
     /// The layout is what older pins hold: a new size means a new `VERSION`.
     #[test]
     fn sizes() {
-        assert_eq!(VERSION, 2);
+        assert_eq!(VERSION, 3);
+        assert_eq!(size_of::<Fallback>(), 32);
         assert_eq!(size_of::<Grant>(), 12);
         assert_eq!(size_of::<InterfaceServices>(), 256 + 8 * 6);
         assert_eq!(

@@ -59,6 +59,9 @@ impl Decision {
 
     /// For a program that cannot find its own tables: nobody can be let in, and it is counted.
     pub const INTERNAL_ERROR: Self = Self::new(Verdict::Drop, Reason::InternalError);
+
+    /// Where everything passes ([`Control::open`]).
+    pub const OPEN: Self = Self::new(Verdict::Pass, Reason::Default);
 }
 
 /// Decides what becomes of what was parsed.

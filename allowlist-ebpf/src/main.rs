@@ -5,7 +5,7 @@
 //! maps, counts what it says, and carries it out. One copy is loaded for each interface, with the
 //! interface's slot as a constant, so counting by interface costs no lookup.
 //!
-//! Invariants: one control word is read once a packet; every packet is counted exactly once;
+//! Invariants: the control word is read once a packet; every packet is counted exactly once;
 //! nothing here waits, loops without bound, or writes to the frame.
 #![no_std]
 #![no_main]
@@ -48,7 +48,14 @@ pub fn allowlist(ctx: XdpContext) -> u32 {
     let Some(control) = maps::control() else {
         return unknown();
     };
-    let decision = decide(&ctx, &parsed, control).unwrap_or(Decision::INTERNAL_ERROR);
+    let decision = if control.open {
+        Decision::OPEN
+    } else {
+        decide(&ctx, &parsed, control).unwrap_or(Decision::INTERNAL_ERROR)
+    };
+    if trace::is_on() {
+        trace::log(&ctx, &decision);
+    }
     count::count(&decision, parsed.length);
     if control.observe || decision.verdict == Verdict::Pass {
         XDP_PASS
@@ -71,9 +78,6 @@ fn decide(ctx: &XdpContext, parsed: &Parsed, control: Control) -> Option<Decisio
     let decision = judge(&parsed.contents, &generation);
     if decision.verdict == Verdict::Drop {
         events::tell(decision.reason);
-    }
-    if trace::is_on() {
-        trace::log(ctx, &decision);
     }
     Some(decision)
 }

@@ -4,7 +4,7 @@
 //! sets what depends on the configuration.
 
 use allowlist_common::abi::{
-    Control, Counters, EVENT_BYTES, Event, EventBudget, Grant, Interface, MAX_INTERFACES,
+    Control, Counters, EVENT_BYTES, Event, EventBudget, Fallback, Grant, Interface, MAX_INTERFACES,
     MAX_MATCHES, MAX_SERVICE_COUNTS, SLOTS, ServiceId, ServiceTable, ServiceTraffic, Traffic,
 };
 use allowlist_common::flow::{Flow, PortsInUse, Tracked, port_table};
@@ -30,6 +30,8 @@ type Trie<K> = LpmTrie<K, GrantWords, 1>;
 #[btf_map]
 static CONTROL: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
+static FALLBACK: Array<Fallback, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+#[btf_map]
 static SERVICES: Slots<Array<ServiceWords, 1>> = Slots::new();
 #[btf_map]
 static SOURCES_V4: Slots<Trie<[u8; 4]>> = Slots::new();
@@ -45,6 +47,9 @@ pub(crate) static SERVICE_COUNTS: PerCpuArray<ServiceTraffic, { MAX_SERVICE_COUN
 /// Read and written by userspace alone; here so that it is made and pinned with the others.
 #[btf_map]
 static INTERFACES: Array<Interface, { MAX_INTERFACES as usize }> = Array::new();
+/// Likewise.
+#[btf_map]
+static NAMES: Array<u64, 1> = Array::new();
 #[btf_map]
 pub(crate) static FLOWS: LruHashMap<Flow, Tracked, 1> = LruHashMap::new();
 #[btf_map]
@@ -66,13 +71,36 @@ fn slot() -> usize {
     (INTERFACE.load() % MAX_INTERFACES) as usize
 }
 
-/// The control word, read once.
+/// What packets of this interface are judged by: the control word, read once, or what it falls back to.
 #[inline(always)]
 pub(crate) fn control() -> Option<Control> {
     let word = CONTROL.get_ptr(0)?;
     // SAFETY: the pointer is to the map's one element, 8 bytes at an address divisible by 8.
     // Volatile, since userspace stores to it at any time and it must be loaded once and whole.
-    Some(Control::decode(unsafe { word.read_volatile() }))
+    let mut word = unsafe { word.read_volatile() };
+    if Control::is_provisional(word) {
+        word = judged_by(word);
+    }
+    Some(Control::decode(word))
+}
+
+/// VERIFIER: a function of its own, since it is hardly ever called, so that it costs nothing else anything.
+#[inline(never)]
+fn judged_by(word: u64) -> u64 {
+    let Some(fallback) = FALLBACK.get_ptr(0) else {
+        return word;
+    };
+    // SAFETY: the pointer is to the map's one element. Each part is 8 bytes at an address divisible by 8,
+    // which userspace stores at once; which parts it stores while a word is pending, `Fallback` says.
+    let fallback = unsafe {
+        Fallback {
+            until: (&raw const (*fallback).until).read_volatile(),
+            word: (&raw const (*fallback).word).read_volatile(),
+            interfaces: (&raw const (*fallback).interfaces).read_volatile(),
+            spared: (&raw const (*fallback).spared).read_volatile(),
+        }
+    };
+    fallback.judges(word, INTERFACE.load(), clock::nanoseconds())
 }
 
 /// The service that covers a port on this interface; 0 is none.

@@ -27,6 +27,7 @@ const FRESH: u32 = 1;
 #[classifier]
 pub fn allowlist_sent(ctx: TcContext) -> i32 {
     if let Some(control) = control()
+        && !control.open
         && let Some(parsed) = frames::parsed(&ctx)
         && let Ok(Contents::Ip(packet)) = parsed.contents
         && let Some(sent) = Sent::of(&packet)

@@ -1,9 +1,22 @@
-//! What the kernel says of a network interface, over netlink. Changes nothing.
+//! What the kernel says of network interfaces, over netlink: facts about one, and when any changes. Changes
+//! nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use ethtool::{EthtoolAttr, EthtoolFeatureAttr};
-use futures_util::TryStreamExt as _;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkInfo, LinkLayerType, LinkMessage, LinkXdp};
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
+use rtnetlink::MulticastGroup;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+use crate::dataplane::AttachedIn;
+
+/// What follows a change so soon is told with it: an interface that is made changes several times.
+const BURST: Duration = Duration::from_millis(50);
 
 /// Facts about one interface at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,21 +27,22 @@ pub struct Facts {
     pub index: u32,
     /// The id of the XDP program on it, whoever put it there.
     pub xdp_program: Option<u32>,
+    /// Where that runs.
+    pub xdp_mode: Option<AttachedIn>,
 }
 
 /// Looks an interface up by name in this process's network namespace.
 pub async fn look_up(name: &str) -> Result<Facts> {
     let (connection, netlink, _) = rtnetlink::new_connection().context("cannot open netlink")?;
     let connection = tokio::spawn(connection);
-    let found = netlink
-        .link()
-        .get()
-        .match_name(name.to_owned())
-        .execute()
-        .try_next()
-        .await;
+    let found = facts(&netlink, name).await;
     connection.abort();
-    let Ok(Some(link)) = found else {
+    found
+}
+
+async fn facts(netlink: &rtnetlink::Handle, name: &str) -> Result<Facts> {
+    let wanted = netlink.link().get().match_name(name.to_owned());
+    let Ok(Some(link)) = wanted.execute().try_next().await else {
         bail!("there is no interface {name:?}; there {}", list(&names()));
     };
     let kind = link.header.link_layer_type;
@@ -37,21 +51,80 @@ pub async fn look_up(name: &str) -> Result<Facts> {
             "{name} carries no Ethernet frames (its type is {kind}), so the filter could not read what it receives; filter the interface below it"
         );
     }
-    let xdp_program = link
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            LinkAttribute::Xdp(facts) => facts.iter().find_map(|fact| match fact {
-                LinkXdp::ProgId(id) if *id != 0 => Some(*id),
-                _ => None,
-            }),
-            _ => None,
-        });
-    Ok(Facts {
+    let mut facts = Facts {
         name: name.to_owned(),
         index: link.header.index,
-        xdp_program,
-    })
+        xdp_program: None,
+        xdp_mode: None,
+    };
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::Xdp(said) => {
+                for fact in said {
+                    match fact {
+                        LinkXdp::ProgId(id) if *id != 0 => facts.xdp_program = Some(*id),
+                        LinkXdp::Attached(mode) => facts.xdp_mode = attached_in(*mode),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(facts)
+}
+
+const fn attached_in(mode: XdpAttached) -> Option<AttachedIn> {
+    match mode {
+        XdpAttached::Driver => Some(AttachedIn::Native),
+        XdpAttached::SocketBuffer => Some(AttachedIn::Generic),
+        XdpAttached::Hardware => Some(AttachedIn::Offload),
+        _ => None,
+    }
+}
+
+/// Waits for changes of any interface in the network namespace of the thread that made it.
+pub struct Links {
+    changed: Arc<Notify>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Links {
+    /// Listens from now on. Needs a runtime.
+    pub fn listen() -> Result<Self> {
+        let (connection, _, mut messages) =
+            rtnetlink::new_multicast_connection(&[MulticastGroup::Link])
+                .context("cannot listen to changes of interfaces over netlink")?;
+        let changed = Arc::new(Notify::new());
+        let tell = Arc::clone(&changed);
+        let tell = async move {
+            // What a message says may be history by the time it is read, or have been lost where there were
+            // too many: it is a reason to look, and no more.
+            while messages.next().await.is_some() {
+                sleep(BURST).await;
+                while let Some(Some(_)) = messages.next().now_or_never() {}
+                tell.notify_one();
+            }
+        };
+        Ok(Self {
+            changed,
+            tasks: [tokio::spawn(connection), tokio::spawn(tell)],
+        })
+    }
+
+    /// Returns when something has changed since it returned last; what changes in a burst is told once. Nothing
+    /// is lost where it is not waited for to its end.
+    pub async fn changed(&mut self) {
+        self.changed.notified().await;
+    }
+}
+
+impl Drop for Links {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
 }
 
 /// An interface that is part of another one.

@@ -26,6 +26,7 @@ pub mod interface;
 pub mod ledger;
 pub mod lines;
 pub mod lists;
+pub mod lock;
 pub mod notify;
 pub mod policy;
 pub mod record;

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 use thiserror::Error;
 
+use crate::lock;
 use crate::policy::{Feed, Format, Held, Origin, Source, Validator, public_url};
 
 /// Counts up when a reader of the old form would misread the new one.
@@ -34,13 +35,6 @@ pub struct StateDir {
 #[must_use = "the directory is free again as soon as this is dropped"]
 pub struct StateLock {
     _directory: File,
-    holder: PathBuf,
-}
-
-impl Drop for StateLock {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.holder);
-    }
 }
 
 impl StateDir {
@@ -95,21 +89,13 @@ impl StateDir {
             cause,
         };
         let directory = File::open(&self.path).map_err(io)?;
-        let holder = self.path.join("pid");
         match directory.try_lock() {
-            Ok(()) => {
-                // Only for the message below.
-                let _ = fs::write(&holder, std::process::id().to_string());
-                Ok(StateLock {
-                    _directory: directory,
-                    holder,
-                })
-            }
+            Ok(()) => Ok(StateLock {
+                _directory: directory,
+            }),
             Err(TryLockError::WouldBlock) => Err(StateError::Locked {
                 path: self.path.clone(),
-                holder: fs::read_to_string(holder)
-                    .ok()
-                    .and_then(|pid| pid.trim().parse().ok()),
+                holder: lock::holder_in_words(&directory),
             }),
             Err(TryLockError::Error(cause)) => Err(io(cause)),
         }
@@ -236,13 +222,13 @@ pub enum StateError {
     #[error(
         "{}: is in use by {}; stop it, or choose another --state-dir",
         path.display(),
-        holder.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+        holder.as_deref().unwrap_or("another process")
     )]
     Locked {
         /// The directory.
         path: PathBuf,
-        /// That process, if it said so.
-        holder: Option<u32>,
+        /// That process, if it can be told: `process 123 (allowlist)`.
+        holder: Option<String>,
     },
     /// A disk error, or an editor.
     #[error(

@@ -20,6 +20,10 @@ pub struct Control {
     pub return_traffic: ReturnTraffic,
     /// What passes whatever the policy says.
     pub keep: Keep,
+    /// Nobody has confirmed it yet: [`super::Fallback`] says until when it holds.
+    pub pending: bool,
+    /// Everything passes, whatever the tables hold, and counts as what no service covers.
+    pub open: bool,
 }
 
 /// Which answers to this host's own traffic pass where no service covers them.
@@ -75,15 +79,23 @@ impl Keep {
 }
 
 impl Control {
-    const SLOT: u64 = 1;
-    const DEFAULT_DROP: u64 = 1 << 1;
-    const OBSERVE: u64 = 1 << 2;
-    const RETURN_TRAFFIC_SHIFT: u32 = 3;
+    const SLOT: u64 = 0b11;
+    const DEFAULT_DROP: u64 = 1 << 2;
+    const OBSERVE: u64 = 1 << 3;
+    const RETURN_TRAFFIC_SHIFT: u32 = 4;
     const RETURN_TRAFFIC: u64 = 0b11;
+    const PENDING: u64 = 1 << 6;
+    const OPEN: u64 = 1 << 7;
     const KEEP_SHIFT: u32 = 8;
 
     /// Before the first publish.
     pub const NONE: Self = Self::decode(0);
+
+    /// Whether there is more to know of a word than what it says: one test of a word, for every packet.
+    #[inline(always)]
+    pub const fn is_provisional(word: u64) -> bool {
+        word & (Self::PENDING | Self::OPEN) != 0
+    }
 
     /// The word.
     pub const fn encode(self) -> u64 {
@@ -93,6 +105,12 @@ impl Control {
         }
         if self.observe {
             word |= Self::OBSERVE;
+        }
+        if self.pending {
+            word |= Self::PENDING;
+        }
+        if self.open {
+            word |= Self::OPEN;
         }
         word |= (self.return_traffic as u64) << Self::RETURN_TRAFFIC_SHIFT;
         word | (self.keep.0 as u64) << Self::KEEP_SHIFT
@@ -116,6 +134,8 @@ impl Control {
                 _ => ReturnTraffic::Off,
             },
             keep: Keep((word >> Self::KEEP_SHIFT) as u8),
+            pending: word & Self::PENDING != 0,
+            open: word & Self::OPEN != 0,
         }
     }
 }
@@ -124,32 +144,64 @@ impl Control {
 mod tests {
     use super::*;
 
+    /// Each part alone and with all others: a word keeps them apart.
     #[test]
     fn control_words() {
-        for generation in [0, 1, u32::MAX] {
-            for slot in [0, 1] {
-                for default_verdict in Verdict::ALL {
-                    for observe in [false, true] {
-                        for return_traffic in [
-                            ReturnTraffic::Off,
-                            ReturnTraffic::Established,
-                            ReturnTraffic::Track,
-                        ] {
-                            for keep in [Keep::NONE, Keep::DHCP, Keep::ALL] {
-                                let control = Control {
-                                    generation,
-                                    slot,
-                                    default_verdict,
-                                    observe,
-                                    return_traffic,
-                                    keep,
-                                };
-                                assert_eq!(Control::decode(control.encode()), control);
-                            }
-                        }
-                    }
-                }
+        let all = Control {
+            generation: u32::MAX,
+            slot: 2,
+            default_verdict: Verdict::Drop,
+            observe: true,
+            return_traffic: ReturnTraffic::Track,
+            keep: Keep::ALL,
+            pending: true,
+            open: true,
+        };
+        let none = Control::NONE;
+        assert_eq!(Control::decode(all.encode()), all);
+        assert_eq!(none.encode(), 0);
+        let parts: [fn(&mut Control, Control); 8] = [
+            |to, from| to.generation = from.generation,
+            |to, from| to.slot = from.slot,
+            |to, from| to.default_verdict = from.default_verdict,
+            |to, from| to.observe = from.observe,
+            |to, from| to.return_traffic = from.return_traffic,
+            |to, from| to.keep = from.keep,
+            |to, from| to.pending = from.pending,
+            |to, from| to.open = from.open,
+        ];
+        for part in parts {
+            for (base, other) in [(none, all), (all, none)] {
+                let mut control = base;
+                part(&mut control, other);
+                assert_ne!(control, base);
+                assert_eq!(Control::decode(control.encode()), control);
             }
+        }
+        for return_traffic in [ReturnTraffic::Off, ReturnTraffic::Established] {
+            let control = Control {
+                return_traffic,
+                ..all
+            };
+            assert_eq!(Control::decode(control.encode()), control);
+        }
+    }
+
+    #[test]
+    fn what_is_provisional() {
+        let plain = Control {
+            pending: false,
+            open: false,
+            ..Control::decode(u64::MAX)
+        };
+        assert!(!Control::is_provisional(plain.encode()));
+        for (pending, open) in [(true, false), (false, true)] {
+            let control = Control {
+                pending,
+                open,
+                ..Control::NONE
+            };
+            assert!(Control::is_provisional(control.encode()));
         }
     }
 

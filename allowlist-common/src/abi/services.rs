@@ -22,7 +22,7 @@ pub const fn service_set(id: ServiceId) -> u64 {
 }
 
 /// Ports and protocols to services, one load for each question.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct ServiceTable {
     /// By TCP destination port.

@@ -3,6 +3,7 @@
 //! Invariant: this process keeps no link open. The pin alone holds it, so the filter stays when this
 //! process ends, and goes when the pin goes, whoever removes it.
 
+use std::fs;
 use std::path::Path;
 
 use allowlist_common::abi::{self, Interface, MAX_INTERFACES};
@@ -82,15 +83,17 @@ pub struct Attached {
 
 impl Dataplane {
     /// Attaches the program to an interface, or replaces the one that is there by this one without
-    /// a gap. Call it after a publish: from here on packets are judged.
+    /// a gap, also where that is another version's. Call it after a publish: from here on packets are judged.
     pub fn attach(&mut self, facts: &Facts, wanted: AttachMode, trace: bool) -> Result<Attached> {
         let _changing = self.pins.change()?;
         if !self.pins.are_whole() {
             bail!("{}: not attached: the filter was detached", facts.name);
         }
         let slot = self.slot_of(&facts.name, facts.index)?;
+        let anothers = self.others_link(facts.index)?;
         let on = self.mode_on(slot, facts)?;
         if on.is_none()
+            && anothers.is_none()
             && let Some(id) = facts.xdp_program
         {
             bail!(other_program(facts, id));
@@ -102,10 +105,17 @@ impl Dataplane {
             .program_mut(abi::PROGRAM)
             .expect("load_program loaded it")
             .try_into()?;
-        let (mode, warning) = match on {
-            Some(mode) if wanted.fits(mode) => {
+        let on = match (anothers, on) {
+            (Some(link), _) => Some(self.take_link_over(program, &link, slot, facts)?),
+            (None, Some(mode)) if wanted.fits(mode) => {
                 replace(program, &self.pins.link(slot))
                     .with_context(|| format!("cannot replace the program on {}", facts.name))?;
+                Some(mode)
+            }
+            (None, on) => on,
+        };
+        let (mode, warning) = match on {
+            Some(mode) if wanted.fits(mode) => {
                 self.record(slot, facts, mode)?; // it may have been renamed
                 (mode, None)
             }
@@ -118,11 +128,40 @@ impl Dataplane {
                 }
             },
         };
+        self.fallback.spare(slot, false);
         Ok(Attached {
             mode,
             warning,
             object,
         })
+    }
+
+    /// Puts the program into another version's link, and the link's pin among this version's.
+    fn take_link_over(
+        &mut self,
+        program: &mut Xdp,
+        link: &Path,
+        slot: u32,
+        facts: &Facts,
+    ) -> Result<AttachedIn> {
+        let mode = facts.xdp_mode.with_context(|| {
+            format!(
+                "{} has a link of another version, and no program",
+                facts.name
+            )
+        })?;
+        let pin = self.pins.link(slot);
+        if pin.exists() {
+            take_off(&pin)?; // of an interface that is gone
+        }
+        self.has_replaced = true;
+        replace(program, link).with_context(|| {
+            format!("cannot replace another version's program on {}", facts.name)
+        })?;
+        self.record(slot, facts, mode)?;
+        fs::rename(link, &pin)
+            .with_context(|| format!("cannot move the pin {} over", link.display()))?;
+        Ok(mode)
     }
 
     /// To an interface that does not have the filter.
@@ -223,7 +262,8 @@ impl Dataplane {
         let mut free = None;
         for slot in 0..MAX_INTERFACES {
             let recorded = self.interfaces.get(&slot, 0)?;
-            match self.pins.interface_of(slot)? {
+            let linked = self.pins.interface_of(slot)?;
+            match linked.map_or_else(|| self.others_interface(slot), |index| Ok(Some(index)))? {
                 Some(found) if found == index => return Ok(slot),
                 None if recorded.name[0] == 0 => free = free.or(Some(slot)),
                 None if name_of(&recorded) == name => by_name = Some(slot),
@@ -319,8 +359,7 @@ pub(super) fn name_of(interface: &Interface) -> String {
 fn other_program(facts: &Facts, id: u32) -> String {
     let name = program_name(id);
     let remedy = if name == abi::PROGRAM {
-        "if it is another version of this program, `allowlist detach`; if another instance, with that one's --pin-dir"
-            .to_owned()
+        "another instance put it there: `allowlist detach` with that one's --pin-dir".to_owned()
     } else {
         format!(
             "`ip link set dev {} xdp off`, or stop what attached it",

@@ -51,6 +51,10 @@ impl Dataplane {
         }
         let _changing = self.pins.change()?;
         let slot = self.reserve(&facts.name)?;
+        let recorded = self.interfaces.get(&slot, 0)?;
+        if self.others_follow(slot, recorded.egress == BY_CLSACT) {
+            return Ok(false); // until this version's program is attached
+        }
         let was_followed = self.is_followed(slot, facts)?;
         let mut object = self.load(slot, false)?;
         self.follow_sent(&mut object, slot, facts, Hook::Best)?;
@@ -92,6 +96,8 @@ impl Dataplane {
                         facts.name
                     )
                 })?
+        } else if self.fallback_tracks() {
+            recorded.egress // which may have to tell answers again
         } else {
             stop_following(&self.pins, slot, &recorded)?;
             0

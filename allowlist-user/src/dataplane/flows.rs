@@ -10,10 +10,10 @@ use allowlist_common::abi;
 use allowlist_common::flow::{Flow, Tracked};
 use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, Map, MapData, MapInfo};
-use log::info;
+use log::{info, warn};
 
-use super::Dataplane;
 use super::pins::Pins;
+use super::{Dataplane, load};
 
 /// The room of a table that nobody uses.
 pub(super) const UNUSED: u32 = 1;
@@ -79,6 +79,27 @@ pub(super) fn remove_aside(pins: &Pins) -> Result<()> {
 }
 
 impl Dataplane {
+    /// Changes whether what this host sends is noted, and how many flows there is room for. Every interface
+    /// is to be attached anew then, and [`Self::settle`] called.
+    pub fn track(&mut self, max_flows: Option<u32>) -> Result<()> {
+        let _changing = self.pins.change()?;
+        let wanted = max_flows.map(|flows| flows.saturating_mul(ENTRIES));
+        set_aside(&self.pins, wanted)?;
+        let loaded = load(&self.pins, 0, false, wanted.unwrap_or(UNUSED));
+        let mut object = loaded.inspect_err(|_| {
+            if let Err(error) = put_back(&self.pins) {
+                warn!("{error:#}");
+            }
+        })?;
+        let flows = object
+            .take_map(abi::FLOWS)
+            .context("the kernel object has no table of flows")?;
+        self.flows = flows.try_into()?;
+        copy(&self.pins, &mut self.flows)?;
+        self.tracks = max_flows.is_some();
+        Ok(())
+    }
+
     /// Call it when every program uses the maps of this object: the last flows move to a table of another
     /// size, if there is one, and the old one goes.
     pub fn settle(&mut self) -> Result<()> {

@@ -27,7 +27,8 @@ pub struct InForce {
 impl InForce {
     /// Whether verdicts were carried out; `None` if nothing was in force.
     pub fn mode(&self) -> Option<Mode> {
-        let is_filtering = self.control.generation != 0 && !self.attachments.is_empty();
+        let is_filtering =
+            self.control.generation != 0 && !self.control.open && !self.attachments.is_empty();
         is_filtering.then_some(if self.control.observe {
             Mode::Observe
         } else {
@@ -45,7 +46,7 @@ impl Dataplane {
     /// What is in force now, to go back to.
     pub fn in_force(&self) -> Result<InForce> {
         Ok(InForce {
-            control: self.control.load(),
+            control: self.held(),
             attachments: View::open(self.pins.root())?.attachments()?,
         })
     }
@@ -53,12 +54,21 @@ impl Dataplane {
     /// Goes back to what was in force at most one publish ago: generation, interfaces and where the
     /// program runs on them. Removes everything if there was no generation.
     pub fn restore(&mut self, before: &InForce) -> Result<()> {
-        if before.control.generation == 0 {
+        if before.control.generation == 0 && !before.control.open {
+            if self.leave_to_others()? {
+                return Ok(());
+            }
             return self.detach().map(drop);
         }
-        // A publish fills the other slot and leaves this one as it was.
-        self.control.store(before.control);
-        self.active = None; // that was the other slot's
+        // A whole publish fills another slot and leaves this one as it was.
+        self.undo_in_place(before.control)?;
+        // What was guarded since is taken back hereby, and needs nobody to confirm it.
+        let pending = before.control.pending && self.control.load().pending;
+        self.control.store(Control {
+            pending,
+            ..before.control
+        });
+        self.published = None; // that may be the other slot's
         self.tracks = before.control.return_traffic == ReturnTraffic::Track;
         let indices: Vec<u32> = before
             .attachments
@@ -74,6 +84,7 @@ impl Dataplane {
                 name: attachment.name.clone(),
                 index,
                 xdp_program: None,
+                xdp_mode: None,
             };
             self.attach(&facts, mode.wanted(), false)?;
         }
@@ -85,10 +96,11 @@ impl Dataplane {
     /// # Returns
     /// The names of the interfaces.
     pub fn detach(&self) -> Result<Vec<String>> {
-        detach_own(&self.pins)
+        detach_own(&self.pins, &[])
     }
 
-    /// Takes the filter off interfaces whose index is not in `keep`.
+    /// Takes the filter off interfaces whose index is not in `keep`. While a change waits to be confirmed, it
+    /// stays on those that were filtered before, and lets everything pass there.
     ///
     /// # Returns
     /// Their names.
@@ -99,12 +111,20 @@ impl Dataplane {
             let pin = self.pins.link(slot);
             let is_kept = |index| keep.contains(&index);
             let recorded = self.interfaces.get(&slot, 0)?;
+            let interface = self.pins.interface_of(slot)?;
+            if interface.is_some_and(is_kept) {
+                continue;
+            }
             if !pin.exists() {
                 // A start that failed may have got as far as that.
                 if recorded.egress != 0 && !is_kept(recorded.index) {
                     self.unfollow(slot)?;
                 }
-            } else if !self.pins.interface_of(slot)?.is_some_and(is_kept) {
+            } else if interface.is_some() && self.fallback_filters(slot) {
+                if self.spare(slot) {
+                    detached.push(name_of(&recorded));
+                }
+            } else {
                 take_off(&pin)?;
                 self.unfollow(slot)?;
                 detached.push(name_of(&recorded));
@@ -123,11 +143,11 @@ pub fn detach_all(pin_dir: &Path) -> Result<Vec<String>> {
     require_privileges()?;
     let others = other_versions(pin_dir);
     let mut detached = match Pins::open(pin_dir) {
-        Ok(pins) => detach_own(&pins)?,
+        Ok(pins) => detach_own(&pins, &[])?,
         Err(_) if !others.is_empty() => Vec::new(),
         Err(error) => return Err(error),
     };
-    for folder in &others {
+    for (_, folder) in &others {
         detached.extend(detach_other(folder)?);
     }
     let _ = fs::remove_dir(pin_dir); // somebody's own folder may be in it
@@ -136,13 +156,18 @@ pub fn detach_all(pin_dir: &Path) -> Result<Vec<String>> {
 
 const STILL_ON: &str = "the filter is still on some interfaces; detach again";
 
-fn detach_own(pins: &Pins) -> Result<Vec<String>> {
+/// Takes off what this version has pinned. In the slots `anothers` what notes outbound packets is another
+/// version's, but for what is pinned here.
+pub(super) fn detach_own(pins: &Pins, anothers: &[u32]) -> Result<Vec<String>> {
     let _changing = pins.change()?;
     // A folder that lacks a map still has links to take off, so names are worth only a try.
     let view = View::open(pins.root());
     let names = view.as_ref().map(View::attachments);
     let recorded: Vec<Interface> = (0..MAX_INTERFACES)
-        .map(|slot| view.as_ref().ok()?.recorded(slot).ok())
+        .map(|slot| {
+            let is_own = !anothers.contains(&slot);
+            is_own.then(|| view.as_ref().ok()?.recorded(slot).ok())?
+        })
         .map(Option::unwrap_or_default)
         .collect();
     // First, so that a daemon knows that this is meant.
@@ -168,7 +193,7 @@ fn detach_own(pins: &Pins) -> Result<Vec<String>> {
 
 /// What another version pinned: of its maps nothing is known but that a daemon of any version ends when
 /// its control word is unpinned.
-fn detach_other(folder: &Path) -> Result<Vec<String>> {
+pub(super) fn detach_other(folder: &Path) -> Result<Vec<String>> {
     let _ = fs::remove_file(folder.join(abi::CONTROL));
     let mut detached = Vec::new();
     let pinned =

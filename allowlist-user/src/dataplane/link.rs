@@ -13,6 +13,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
+use super::calls::bpf;
+
 /// The index of the interface that the link pinned at `pin` is on; `None` once that is gone.
 pub(super) fn interface_of(pin: &Path) -> Result<Option<u32>> {
     let what = || format!("cannot ask for the link {}", pin.display());
@@ -108,23 +110,4 @@ fn info(link: &OwnedFd) -> io::Result<LinkInfo> {
         bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
     }
     Ok(info)
-}
-
-/// # Safety
-/// `Attributes` must be what `command` takes, and every pointer in it valid for what it does.
-#[expect(unsafe_code, reason = "a system call")]
-unsafe fn bpf<Attributes>(command: c_long, attributes: &mut Attributes) -> io::Result<i32> {
-    // SAFETY: the caller's promise; the kernel reads `size_of::<Attributes>()` bytes of them.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            std::ptr::from_mut(attributes),
-            size_of::<Attributes>(),
-        )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(result as i32)
 }

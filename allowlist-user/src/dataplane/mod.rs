@@ -1,12 +1,16 @@
 //! The kernel's side as userspace sees it, and the only user of aya: maps, programs, links, pins.
 //!
-//! - this file writes: makes or adopts the maps, and publishes generations
+//! - this file makes or adopts the maps, and loads programs
+//! - `publish` fills them, and flips from one generation to the next
+//! - `guard` has the kernel go back by itself where a change is not confirmed
+//! - `migrate` takes over from another version's program
 //! - `attach` puts the program on an interface
 //! - `egress` notes what is sent on it, where answers are to be told
 //! - `flows` keeps the table of flows at its size
 //! - `force` goes back to what was in force, and takes it off
 //! - `view` reads, and needs no daemon
 //! - `lookup` asks the generation in force what would become of a packet
+//! - `words` are what it stores at once, `readers` waits for packets, `calls` are system calls that aya lacks
 //! - `link` asks what a pinned link is on, and takes it off
 //! - `pins` knows where everything is pinned
 //! - `trace` prints the program's log lines
@@ -14,53 +18,55 @@
 //! - `watch` reads drop events
 //!
 //! Invariants: maps and links are pinned from the moment they exist, so the kernel goes on
-//! filtering whatever becomes of this process; a publish changes one word, last, and what fails
-//! before touches only the slot that no packet is looked up in. Knows nothing of sources, files or
-//! time.
+//! filtering whatever becomes of this process. Knows nothing of sources or files.
 
 mod attach;
+mod calls;
 mod egress;
 mod flows;
 mod force;
+mod guard;
 mod link;
 mod lookup;
+mod migrate;
 mod pins;
+mod publish;
+mod readers;
 mod trace;
 mod verify;
 mod view;
 mod watch;
+mod words;
 
-use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use allowlist_common::abi::{
-    self, Control, Grant, Interface, Keep, ReturnTraffic, ServiceTable, ServiceTraffic, Traffic,
+    self, Control, Grant, Interface, ServiceTable, ServiceTraffic, Traffic,
 };
-use allowlist_common::verdict::Verdict;
 use anyhow::{Context as _, Result, bail};
-use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, ArrayOfMaps, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, ArrayOfMaps, LpmTrie, MapData, PerCpuArray, PerCpuValues};
 use aya::programs::Xdp;
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use log::warn;
-use memmap2::{MmapOptions, MmapRaw};
 
 pub use self::attach::{Attached, AttachedIn};
 pub use self::egress::Hook;
 pub use self::force::{InForce, detach_all};
+pub use self::guard::Pending;
 pub use self::lookup::Lookup;
 pub use self::pins::require_privileges;
 pub use self::trace::print_trace;
 pub use self::verify::{Verified, verify};
 pub use self::view::{Attachment, Entry, View, clock};
 pub use self::watch::{Seen, Watch};
-use crate::compile::Tables;
-use crate::policy::{self, DefaultVerdict, Mode, Rules};
+use crate::policy::Mode;
 use flows::Flows;
+use migrate::Other;
 use pins::Pins;
+use publish::Published;
+use readers::Readers;
+use words::{ControlWord, FallbackWords};
 
 /// The object that allowlist-ebpf compiles to: part of this program, so it needs no other file.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/allowlist-ebpf"));
@@ -72,21 +78,31 @@ type Services = Array<MapData, ServiceTable>;
 pub struct Dataplane {
     pins: Pins,
     control: ControlWord,
+    fallback: FallbackWords,
     services: ArrayOfMaps<MapData, Services>,
     v4: ArrayOfMaps<MapData, Trie<[u8; 4]>>,
     v6: ArrayOfMaps<MapData, Trie<[u8; 16]>>,
     matches: PerCpuArray<MapData, Traffic>,
     service_counts: PerCpuArray<MapData, ServiceTraffic>,
     interfaces: Array<MapData, Interface>,
+    names: Array<MapData, u64>,
     flows: Flows,
-    /// The service table in force, if this process published it.
-    active: Option<Services>,
+    readers: Readers,
+    /// The tables in force, if this value published them.
+    published: Option<Published>,
     /// Whether what this host sends is noted.
     tracks: bool,
+    /// What programs of other versions pinned, and is not taken off yet.
+    others: Vec<Other>,
+    /// Whether some link of theirs holds this version's program already.
+    has_replaced: bool,
 }
 
 impl Dataplane {
     /// Adopts the maps pinned under `pin_dir`, or makes and pins them. Filters nothing by itself.
+    ///
+    /// What another version pinned there filters on until [`Self::attach`] and [`Self::retire_others`]; maps of
+    /// it that mean the same are taken over.
     ///
     /// `max_flows` is how many flows of this host can be tracked at once; none is for not tracking.
     pub fn open(pin_dir: &Path, max_flows: Option<u32>) -> Result<Self> {
@@ -99,13 +115,17 @@ impl Dataplane {
                 pin_dir.display()
             );
         }
+        let taken_over = Other::find(pin_dir).and_then(|others| {
+            migrate::take_over(&pins, &others)?;
+            Ok(others)
+        });
+        let mut others = taken_over.inspect_err(|_| remove_unused(&pins))?;
         let wanted = max_flows.map(|flows| flows.saturating_mul(flows::ENTRIES));
         let room = wanted.unwrap_or(flows::UNUSED);
         flows::set_aside(&pins, wanted)?;
         let mut object = load(&pins, 0, false, room).inspect_err(|_| {
-            if !pins.have_links() {
-                let _ = pins.remove(); // half of the maps would be in the way of the next start
-            } else if let Err(error) = flows::put_back(&pins) {
+            remove_unused(&pins);
+            if let Err(error) = flows::put_back(&pins) {
                 warn!("{error:#}");
             }
         })?;
@@ -114,19 +134,25 @@ impl Dataplane {
                 .take_map(name)
                 .with_context(|| format!("the kernel object has no map {name}"))
         };
+        migrate::look_at_shared(&pins, &mut others);
         let mut flows: Flows = take(abi::FLOWS)?.try_into()?;
         flows::copy(&pins, &mut flows)?;
         Ok(Self {
-            control: ControlWord::map(take(abi::CONTROL)?)?,
+            control: ControlWord::map(&take(abi::CONTROL)?)?,
+            fallback: FallbackWords::map(&take(abi::FALLBACK)?)?,
             services: take(abi::SERVICES)?.try_into()?,
             v4: take(abi::SOURCES_V4)?.try_into()?,
             v6: take(abi::SOURCES_V6)?.try_into()?,
             matches: take(abi::MATCHES)?.try_into()?,
             service_counts: take(abi::SERVICE_COUNTS)?.try_into()?,
             interfaces: take(abi::INTERFACES)?.try_into()?,
+            names: take(abi::NAMES)?.try_into()?,
             flows,
-            active: None,
+            readers: Readers::new()?,
+            published: None,
             tracks: max_flows.is_some(),
+            others,
+            has_replaced: false,
             pins,
         })
     }
@@ -136,66 +162,27 @@ impl Dataplane {
         self.control.load().generation
     }
 
-    /// Makes `tables` the generation that every interface uses, for both families at once.
-    ///
-    /// New maps are filled first, then put into the slot that no packet is looked up in, and only
-    /// then one store flips to it. On an error the generation in force stays in force.
-    ///
-    /// Services that are limited to some of `interfaces` are so from then on.
-    ///
-    /// # Returns
-    /// The new generation's number.
-    pub fn publish(
-        &mut self,
-        tables: &Tables,
-        mode: Mode,
-        rules: &Rules,
-        interfaces: &[String],
-    ) -> Result<u32> {
-        let current = self.control.load();
-        let idle = abi::SLOTS - 1 - current.slot;
+    /// The generation whose counts the maps hold: the one in force, or where there is none yet, another
+    /// version's whose maps were taken over.
+    pub fn counted_generation(&self) -> u32 {
+        let own = self.generation();
+        let taken_over = self.others.iter().map(|other| other.counted).max();
+        own.max(taken_over.unwrap_or(0))
+    }
 
-        let mut table = tables.services.clone();
-        for (name, here) in &tables.interfaces {
-            if interfaces.contains(name) {
-                table.interfaces[self.reserve(name)? as usize] = **here;
-            }
-        }
-        let mut services = Services::create(1, 0).context("cannot make a service table")?;
-        services.set(0, table.as_ref(), 0)?;
-        let v4 = trie(
-            tables.v4.iter().map(|(prefix, grant)| {
-                let key = Key::new(prefix.prefix_len().into(), prefix.network().octets());
-                (key, *grant)
-            }),
-            tables.v4.len(),
-        )?;
-        let v6 = trie(
-            tables.v6.iter().map(|(prefix, grant)| {
-                let key = Key::new(prefix.prefix_len().into(), prefix.network().octets());
-                (key, *grant)
-            }),
-            tables.v6.len(),
-        )?;
+    /// The number of the next generation.
+    fn next_generation(&self) -> u32 {
+        self.counted_generation().wrapping_add(1).max(1)
+    }
 
-        self.wait_for_readers(current)?;
-        self.services.set(idle, &services, 0)?;
-        self.v4.set(idle, &v4, 0)?;
-        self.v6.set(idle, &v6, 0)?;
-        let next = Control {
-            generation: current.generation.wrapping_add(1).max(1),
-            slot: idle,
-            default_verdict: match rules.default {
-                DefaultVerdict::Pass => Verdict::Pass,
-                DefaultVerdict::Drop => Verdict::Drop,
-            },
-            observe: mode == Mode::Observe,
-            return_traffic: return_traffic(*rules),
-            keep: keep(rules.keep),
-        };
-        self.control.store(next);
-        self.active = Some(services);
-        Ok(next.generation)
+    /// Notes what tells which names the ids of what is published next have.
+    pub fn name(&mut self, checksum: u64) -> Result<()> {
+        Ok(self.names.set(0, checksum, 0)?)
+    }
+
+    /// What [`Self::name`] noted last, by whichever process; 0 if nothing was.
+    pub fn named(&self) -> Result<u64> {
+        Ok(self.names.get(&0, 0)?)
     }
 
     /// Changes whether verdicts are carried out: one store, and nothing else changes.
@@ -237,63 +224,13 @@ impl Dataplane {
         }
         Ok(())
     }
-
-    /// Returns when no packet is being judged by a generation older than `current`.
-    ///
-    /// A packet that read the control word before the last flip may still be looking into the idle
-    /// slot. Storing into an array of maps returns after an RCU grace period (the kernel's
-    /// `maybe_wait_bpf_programs`), so storing what is there already waits for exactly that.
-    fn wait_for_readers(&mut self, current: Control) -> Result<()> {
-        /// Longer than any packet takes, also on a virtual machine that is not let run.
-        const LONG: Duration = Duration::from_secs(1);
-        match &self.active {
-            Some(services) => self.services.set(current.slot, services, 0)?,
-            None if current.generation == 0 => {}
-            // Another process flipped last. Reading what is there takes CAP_SYS_ADMIN.
-            None => match self.services.get(&current.slot, 0) {
-                Ok(services) => self.services.set(current.slot, &services, 0)?,
-                Err(_) => std::thread::sleep(LONG),
-            },
-        }
-        Ok(())
-    }
 }
 
-/// What counts as an answer: nothing needs to, where everything passes.
-pub(crate) const fn return_traffic(rules: Rules) -> ReturnTraffic {
-    match (rules.default, rules.return_traffic) {
-        (DefaultVerdict::Pass, _) | (_, policy::ReturnTraffic::Off) => ReturnTraffic::Off,
-        (_, policy::ReturnTraffic::Established) => ReturnTraffic::Established,
-        (_, policy::ReturnTraffic::Track) => ReturnTraffic::Track,
+/// Removes maps that no program uses: half of them would be in the way of the next start.
+fn remove_unused(pins: &Pins) {
+    if !pins.have_links() {
+        let _ = pins.remove();
     }
-}
-
-/// What is kept, as the kernel has it.
-pub(crate) const fn keep(keep: policy::Keep) -> Keep {
-    Keep::NONE
-        .set(Keep::ARP, keep.arp)
-        .set(Keep::NEIGHBOUR_DISCOVERY, keep.neighbour_discovery)
-        .set(Keep::ICMP_ERRORS, keep.icmp_errors)
-        .set(Keep::DHCP, keep.dhcp)
-        .set(Keep::MULTICAST, keep.multicast)
-        .set(Keep::NOT_IP, keep.not_ip)
-}
-
-/// A new trie with room for exactly what goes in. The kernel allocates its nodes one by one.
-fn trie<K: aya::Pod>(
-    entries: impl Iterator<Item = (Key<K>, Grant)>,
-    length: usize,
-) -> Result<Trie<K>> {
-    const BPF_F_NO_PREALLOC: u32 = 1;
-    let room = u32::try_from(length.max(1))?;
-    let mut trie = Trie::create(room, BPF_F_NO_PREALLOC)
-        .context("cannot make a prefix table in the kernel")?;
-    for (key, grant) in entries {
-        trie.insert(&key, grant, 0).with_context(|| {
-            format!("the kernel took no more prefixes than some of {length}; is memory short?")
-        })?;
-    }
-    Ok(trie)
 }
 
 /// One copy of the programs for the interface in `slot`, with the pinned maps, not yet loaded. Where
@@ -302,7 +239,7 @@ fn load(pins: &Pins, slot: u32, trace: bool, room: u32) -> Result<Ebpf> {
     let trace = u8::from(trace);
     let paths: Vec<_> = abi::PINNED
         .iter()
-        .map(|name| (*name, pins.map(name)))
+        .map(|(name, _)| (*name, pins.map(name)))
         .collect();
     let mut loader = EbpfLoader::new();
     loader
@@ -315,39 +252,4 @@ fn load(pins: &Pins, slot: u32, trace: bool, room: u32) -> Result<Ebpf> {
     loader
         .load(OBJECT)
         .context("cannot make or open the kernel maps")
-}
-
-/// The control word, mapped into memory: the one store that must be atomic is a plain store, not
-/// a copy by a system call.
-struct ControlWord {
-    memory: MmapRaw,
-}
-
-impl ControlWord {
-    fn map(map: Map) -> Result<Self> {
-        let Map::Array(array) = map else {
-            bail!("the control word is not in an array");
-        };
-        let fd = array.fd().as_fd().as_raw_fd();
-        let memory = MmapOptions::new()
-            .len(size_of::<u64>())
-            .map_raw(fd)
-            .context("cannot map the control word into memory")?;
-        Ok(Self { memory })
-    }
-
-    #[expect(unsafe_code, reason = "an atomic in memory shared with the kernel")]
-    fn word(&self) -> &AtomicU64 {
-        // SAFETY: the mapping is page-aligned, at least 8 bytes, and lives as long as `self`; the
-        // kernel program only reads it, and every access from here is atomic.
-        unsafe { AtomicU64::from_ptr(self.memory.as_mut_ptr().cast()) }
-    }
-
-    fn load(&self) -> Control {
-        Control::decode(self.word().load(Ordering::Acquire))
-    }
-
-    fn store(&self, control: Control) {
-        self.word().store(control.encode(), Ordering::Release);
-    }
 }

@@ -17,6 +17,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::unistd::geteuid;
 
 use super::link::interface_of;
+use crate::lock::holder_in_words;
 
 /// Where a BPF file system is expected, and mounted when it is missing.
 const BPF_FS: &str = "/sys/fs/bpf";
@@ -26,17 +27,35 @@ pub(super) const LINK: &str = "link_";
 /// The same for links of the program that notes what is sent.
 pub(super) const EGRESS_LINK: &str = "egress_";
 
-/// The folders under `root` of other ABI versions.
-pub(super) fn other_versions(root: &Path) -> Vec<PathBuf> {
-    let is_other = |path: &PathBuf| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let version = name
-            .strip_prefix('v')
-            .and_then(|digits| digits.parse().ok());
-        version.is_some_and(|version: u32| version != abi::VERSION)
+/// The folders under `root` of other ABI versions, and which those are.
+pub(super) fn other_versions(root: &Path) -> Vec<(u32, PathBuf)> {
+    let version = |path: &Path| {
+        let name = path.file_name()?.to_str()?;
+        name.strip_prefix('v')?.parse().ok()
     };
     let entries = fs::read_dir(root).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).filter(is_other).collect()
+    entries
+        .map(|entry| entry.path())
+        .filter_map(|path| Some((version(&path)?, path)))
+        .filter(|(version, _)| *version != abi::VERSION)
+        .collect()
+}
+
+/// Locks a pin folder for the one that writes.
+pub(super) fn lock(folder: &Path, root: &Path) -> Result<File> {
+    let lock = File::open(folder)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => bail!(
+            "{} publishes into {}; stop it, or choose another --pin-dir (and --state-dir and --socket)",
+            holder_in_words(&lock).map_or_else(
+                || "another daemon".to_owned(),
+                |holder| format!("another daemon, {holder},")
+            ),
+            root.display()
+        ),
+        Err(TryLockError::Error(error)) => Err(error).context("cannot lock the pin folder"),
+    }
 }
 
 /// A pin folder of this ABI version.
@@ -44,8 +63,8 @@ pub(super) fn other_versions(root: &Path) -> Vec<PathBuf> {
 pub(super) struct Pins {
     root: PathBuf,
     folder: PathBuf,
-    /// Held by the one that writes.
-    lock: Option<File>,
+    /// The folder that was found at that path, to tell it from a later one; locked by the one that writes.
+    opened: Option<File>,
 }
 
 impl Pins {
@@ -74,23 +93,19 @@ impl Pins {
                 )
             })?;
         pins.require_owner()?;
-        let lock = File::open(&pins.folder)?;
-        match lock.try_lock() {
-            Ok(()) => pins.lock = Some(lock),
-            Err(TryLockError::WouldBlock) => bail!(
-                "another daemon publishes into {}; stop it, or choose another --pin-dir (and --state-dir and --socket)",
+        pins.opened = Some(lock(&pins.folder, root)?);
+        if !pins.are_those_at_the_path() {
+            bail!(
+                "the filter was detached from {} at the same moment; start again",
                 root.display()
-            ),
-            Err(TryLockError::Error(error)) => {
-                return Err(error).context("cannot lock the pin folder");
-            }
+            );
         }
         Ok(pins)
     }
 
     /// Opens a pin folder that must be there.
     pub(super) fn open(root: &Path) -> Result<Self> {
-        let pins = Self::at(root);
+        let mut pins = Self::at(root);
         if fs::metadata(root).is_ok_and(|found| found.uid() != geteuid().as_raw())
             && !geteuid().is_root()
         {
@@ -100,14 +115,21 @@ impl Pins {
             );
         }
         pins.require_owner()?;
-        match fs::metadata(&pins.folder) {
-            Ok(_) => Ok(pins),
+        match File::open(&pins.folder) {
+            Ok(folder) => {
+                pins.opened = Some(folder);
+                Ok(pins)
+            }
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                 bail!(
                     "cannot look into {}: only root may; try sudo",
                     root.display()
                 )
             }
+            Err(_) if !other_versions(root).is_empty() => bail!(
+                "what is pinned under {} is another version's; `allowlist run` takes it over, `allowlist detach` takes it off",
+                root.display()
+            ),
             Err(_) => bail!(
                 "no filter is in force: nothing is pinned under {}; start one with `allowlist run`",
                 root.display()
@@ -123,9 +145,25 @@ impl Pins {
         Ok(lock)
     }
 
-    /// Whether every map is pinned.
+    /// Whether every map is pinned, in the folder that was opened: another one at its path was made by somebody
+    /// else, after this one was removed.
     pub(super) fn are_whole(&self) -> bool {
-        abi::PINNED.iter().all(|name| self.map(name).exists())
+        self.are_those_at_the_path() && self.have_maps()
+    }
+
+    /// Whether every map is pinned.
+    pub(super) fn have_maps(&self) -> bool {
+        abi::PINNED.iter().all(|(name, _)| self.map(name).exists())
+    }
+
+    fn are_those_at_the_path(&self) -> bool {
+        let opened = self.opened.as_ref().map(File::metadata);
+        match (opened, fs::metadata(&self.folder)) {
+            (Some(Ok(opened)), Ok(there)) => {
+                (opened.dev(), opened.ino()) == (there.dev(), there.ino())
+            }
+            _ => false,
+        }
     }
 
     /// The index of the interface that a slot's link is on; `None` without a link, or when its
@@ -161,7 +199,7 @@ impl Pins {
         Self {
             root: root.to_owned(),
             folder: root.join(format!("v{}", abi::VERSION)),
-            lock: None,
+            opened: None,
         }
     }
 
@@ -215,7 +253,7 @@ impl Pins {
 
     /// Unpins every map and removes the folders. Links must be gone.
     pub(super) fn remove(&self) -> Result<()> {
-        for name in abi::PINNED {
+        for (name, _) in abi::PINNED {
             self.unpin(name)?;
         }
         super::flows::remove_aside(self)?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use allowlist_common::abi::{
-    self, Control, Counters, Grant, Interface, MAX_INTERFACES, ServiceTraffic, Traffic,
+    self, Control, Counters, Fallback, Grant, Interface, MAX_INTERFACES, ServiceTraffic, Traffic,
 };
 use allowlist_common::flow::{Flow, Tracked};
 use allowlist_common::verdict::{Reason, Verdict};
@@ -18,6 +18,7 @@ use serde::Serialize;
 
 use super::attach::{AttachedIn, name_of};
 use super::flows::ENTRIES;
+use super::guard::{Pending, held, is_open, pending};
 use super::pins::Pins;
 
 /// The pinned maps, open for reading.
@@ -60,18 +61,35 @@ impl View {
         })
     }
 
-    /// The generation in force and how it is in force.
+    /// The generation in force and how it is in force: what was before a change, where that was not
+    /// confirmed in time.
     pub fn control(&self) -> Result<Control> {
-        let control: Array<_, u64> = self.pins.open_map(abi::CONTROL)?.try_into()?;
-        Ok(Control::decode(control.get(&0, 0)?))
+        let (control, fallback) = self.words()?;
+        Ok(held(control, &fallback))
     }
 
-    /// The interfaces that have a link, in the order in which they were attached.
+    /// The change that waits to be confirmed, or was not in time.
+    pub fn pending(&self) -> Result<Option<Pending>> {
+        let (control, fallback) = self.words()?;
+        Ok(pending(control, &fallback))
+    }
+
+    fn words(&self) -> Result<(Control, Fallback)> {
+        let control: Array<_, u64> = self.pins.open_map(abi::CONTROL)?.try_into()?;
+        let fallback: Array<_, Fallback> = self.pins.open_map(abi::FALLBACK)?.try_into()?;
+        // In this order: the fallback of a word that is pending is there before it.
+        let control = Control::decode(control.get(&0, 0)?);
+        Ok((control, fallback.get(&0, 0)?))
+    }
+
+    /// The interfaces that have a link, in the order in which they were attached. Without those where
+    /// everything passes because of a change that waits to be confirmed, or was not.
     pub fn attachments(&self) -> Result<Vec<Attachment>> {
+        let (control, fallback) = self.words()?;
         let mut linked = Vec::new();
         for mut interface in self.interfaces()? {
             let pin = self.pins.link(interface.slot);
-            if pin.exists() {
+            if pin.exists() && !is_open(control, &fallback, interface.slot) {
                 interface.index = self.pins.interface_of(interface.slot)?;
                 interface.attached = interface.index.is_some();
                 if let Some(Ok(name)) = interface.index.map(if_indextoname) {
@@ -148,7 +166,7 @@ impl View {
     /// Every prefix of the generation in force, IPv4 first, in order.
     pub fn entries(&self) -> Result<Vec<Entry>> {
         let control = self.control()?;
-        if control.generation == 0 {
+        if control.generation == 0 || control.open {
             return Ok(Vec::new());
         }
         let mut entries = self.family::<[u8; 4]>(abi::SOURCES_V4, control.slot)?;

@@ -115,6 +115,8 @@ fn control(rules: Rules) -> Control {
             .fold(Keep::NONE, |set, (exception, is_kept)| {
                 set.set(exception, is_kept)
             }),
+        pending: false,
+        open: false,
     }
 }
 

@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use allowlist_common::abi::VERSION;
 use allowlist_tests::lab::{PEER_MAC, Tap};
 use allowlist_tests::require_root;
 use anyhow::{Context as _, ensure};
@@ -175,4 +176,49 @@ fn that_fail_change_nothing() -> anyhow::Result<()> {
         new.hear(&server).context(to)?;
     }
     Ok(())
+}
+
+/// What the host has sent by an older version's notes is answered by this one's: without a pause in which
+/// nothing but those notes could tell.
+#[test]
+fn and_upgrades_lose_no_answer() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let server = Server::start(&site)?;
+    let mut filter = close(&site, "", &[])?;
+    let pins = site.scratch.pin_dir().to_owned();
+    for _ in 0..2 {
+        let idle = Idle::new(&site, &server)?;
+        let words = talking(&site, &server, || {
+            filter.stop(Signal::SIGTERM, SOON)?;
+            std::fs::rename(pins.join(format!("v{VERSION}")), pins.join("v2"))?;
+            idle.hear(&server).context("before the upgrade")?;
+            filter = close(&site, "", &[])?;
+            idle.hear(&server).context("after the upgrade")
+        })?;
+        ensure!(words > 10, "{words} words are no conversation");
+        ensure!(!pins.join("v2").exists());
+    }
+    Ok(())
+}
+
+/// A start that fails beside an older version's filter takes none of its notes away.
+#[test]
+fn and_failed_upgrades_lose_no_answer() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let server = Server::start(&site)?;
+    let mut filter = close(&site, "", &[])?;
+    let idle = Idle::new(&site, &server)?;
+    filter.stop(Signal::SIGTERM, SOON)?;
+    let pins = site.scratch.pin_dir();
+    std::fs::rename(pins.join(format!("v{VERSION}")), pins.join("v2"))?;
+    let config = site.scratch.file("allowlist.toml").display().to_string();
+    let options = ["--iface", "lo", "--attach-mode", "native"];
+    let ended = site.run(&[&["run", "--config", &config], &options[..]].concat())?;
+    ensure!(ended.code == Some(1), "{ended:?}");
+    ensure!(pins.join("v2").exists() && !pins.join(format!("v{VERSION}")).exists());
+    idle.hear(&server)?;
+    let new = Idle::new(&site, &server)?;
+    new.hear(&server)
 }

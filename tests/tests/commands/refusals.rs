@@ -283,8 +283,12 @@ fn a_second_instance_is_refused() -> anyhow::Result<()> {
     let mut filter = site.filter(&[&["--iface", "eth0", "--keep"], &SMALL[..]].concat())?;
     let program = xdp_program(&site).context("the filter is on eth0")?;
     let before = site.json("list")?;
-    let process = format!("is in use by process {}; ", filter.id());
-    let pins = site.scratch.pin_dir().display().to_string();
+    let process = format!("is in use by process {} (allowlist); ", filter.id());
+    let pins = format!(
+        "another daemon, process {} (allowlist), publishes into {}; ",
+        filter.id(),
+        site.scratch.pin_dir().display()
+    );
     let another = format!("eth0 has another XDP program, id {program} (allowlist)");
     let cases = [
         ("--state-dir", process.as_str()),

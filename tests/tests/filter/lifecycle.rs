@@ -102,34 +102,6 @@ pub(crate) fn xdp_program(site: &Site, name: &str) -> anyhow::Result<Option<u32>
     })
 }
 
-/// As an older program would have left it: this one says what to do, and can do it.
-#[test]
-fn a_detach_takes_off_what_another_version_pinned() -> anyhow::Result<()> {
-    require_root!();
-    let site = Site::new()?;
-    site.filter(&SMALL)?.stop(Signal::SIGKILL, SOON)?;
-    let pins = site.scratch.pin_dir();
-    std::fs::rename(pins.join(format!("v{VERSION}")), pins.join("v1"))?;
-    assert!(!gets_through(&site, STRANGERS[0])?, "it still filters");
-    let refused = site.run(&[&["run"], &SMALL[..]].concat())?;
-    assert!(
-        refused
-            .stderr
-            .contains("another version of this program, `allowlist detach`"),
-        "{refused:?}"
-    );
-    let detached = site.run(&["detach"])?;
-    assert!(
-        detached.stdout.contains("detached from eth0"),
-        "{detached:?}"
-    );
-    assert!(gets_through(&site, STRANGERS[0])?);
-    assert!(!pins.join("v1").exists());
-    drop(site.filter(&SMALL)?);
-    assert!(!gets_through(&site, STRANGERS[0])?);
-    Ok(())
-}
-
 /// What is left of a filter can always be taken off.
 #[test]
 fn a_detach_needs_no_map() -> anyhow::Result<()> {

@@ -4,8 +4,11 @@
 //! Nothing but what a test sends crosses a link, so counts are exact.
 
 mod changes;
+mod guard;
 mod interfaces;
 mod lifecycle;
+mod links;
+mod migration;
 mod misbehaviour;
 mod modes;
 mod sources;

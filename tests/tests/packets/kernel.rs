@@ -1,11 +1,13 @@
 //! The shipped programs in the kernel, with maps of their own, loaded and attached to nothing.
 
+use std::time::Duration;
+
 use allowlist_common::abi::{COUNTERS, Counters, EGRESS_PROGRAM, FLOWS, PORTS, PROGRAM};
 use allowlist_common::flow::{Flow, PortsInUse, Tracked};
 use allowlist_common::verdict::{Reason, Verdict};
 use allowlist_tests::lab::Scratch;
 use allowlist_user::compile::Tables;
-use allowlist_user::dataplane::{Dataplane, View};
+use allowlist_user::dataplane::{Dataplane, InForce, View};
 use allowlist_user::policy::{DefaultVerdict, Keep, Mode, ReturnTraffic, Rules};
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, PerCpuArray};
@@ -74,6 +76,19 @@ impl Kernel {
         self.dataplane
             .publish(tables, mode, &rules, &interfaces)
             .expect("a publish");
+    }
+
+    /// What comes next waits so long to be confirmed.
+    pub(crate) fn guard(&mut self, within: Duration) {
+        self.dataplane.guard(within).expect("a guard");
+    }
+
+    pub(crate) fn in_force(&self) -> InForce {
+        self.dataplane.in_force().expect("pinned maps")
+    }
+
+    pub(crate) fn restore(&mut self, found: &InForce) {
+        self.dataplane.restore(found).expect("to go back");
     }
 
     /// What the driver is told to do with a frame.

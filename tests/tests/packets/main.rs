@@ -4,6 +4,7 @@
 
 mod check;
 mod frames;
+mod in_place;
 mod kernel;
 mod oracle;
 mod random;
@@ -11,6 +12,7 @@ mod verifier;
 
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use allowlist_common::verdict::{Reason, Verdict};
 use allowlist_tests::model;
@@ -62,6 +64,24 @@ fn without_a_generation_everything_is_dropped_and_counted() {
         kernel.counters().get(Verdict::Drop, Reason::InternalError),
         1
     );
+}
+
+/// What was attached to nothing was filtered nowhere, so that is what the kernel goes back to.
+#[test]
+fn a_change_that_is_too_late_passes_where_nothing_was_filtered() {
+    require_root!();
+    for group in groups() {
+        let mut kernel = Kernel::new();
+        kernel.guard(Duration::ZERO);
+        Compiled::of(&group.config).publish(&mut kernel);
+        for row in &group.rows {
+            assert_eq!(kernel.run(&row.frame), XDP_PASS, "{}", group.name);
+        }
+        let passed = kernel.counters().get(Verdict::Pass, Reason::Default);
+        assert_eq!(passed, group.rows.len() as u64, "{}", group.name);
+        kernel.guard(Duration::from_secs(3600));
+        assert!(kernel.view().control().expect("a word").open);
+    }
 }
 
 /// Frames with bytes changed, cut and added, in one piece and in two, while answers are tracked: whatever

@@ -1,0 +1,119 @@
+//! System calls that aya does not offer: arrays of maps of one's own, and an empty place in one.
+
+use std::ffi::c_long;
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+
+/// The attributes of `BPF_MAP_CREATE`, from the kernel's `union bpf_attr`.
+#[repr(C)]
+struct MapCreate {
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
+    inner: u32,
+}
+
+/// The attributes of `BPF_MAP_UPDATE_ELEM` and of `BPF_MAP_DELETE_ELEM`, likewise.
+#[repr(C)]
+struct Element {
+    map: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// A map with one element.
+pub(super) enum NewMap<'a> {
+    /// Of a number.
+    Array,
+    /// Of a map that is like this one.
+    ArrayOf(BorrowedFd<'a>),
+}
+
+pub(super) fn make_map(new: NewMap<'_>) -> io::Result<OwnedFd> {
+    const BPF_MAP_CREATE: c_long = 0;
+    const ARRAY: u32 = 2;
+    const ARRAY_OF_MAPS: u32 = 12;
+    let (kind, inner) = match new {
+        NewMap::Array => (ARRAY, 0),
+        NewMap::ArrayOf(inner) => (ARRAY_OF_MAPS, inner.as_raw_fd().cast_unsigned()),
+    };
+    let mut attributes = MapCreate {
+        kind,
+        key_size: 4,
+        value_size: 4,
+        max_entries: 1,
+        flags: 0,
+        inner,
+    };
+    #[expect(unsafe_code, reason = "a system call that gives an open descriptor")]
+    // SAFETY: the attributes are those of this command, and hold no pointer; what it returns is a new
+    // descriptor that nobody else has.
+    unsafe {
+        let descriptor = bpf(BPF_MAP_CREATE, &mut attributes)?;
+        Ok(OwnedFd::from_raw_fd(descriptor))
+    }
+}
+
+/// Puts a map into an array of maps.
+pub(super) fn store_map(array: BorrowedFd<'_>, place: u32, map: BorrowedFd<'_>) -> io::Result<()> {
+    const BPF_MAP_UPDATE_ELEM: c_long = 2;
+    let descriptor = map.as_raw_fd();
+    element(BPF_MAP_UPDATE_ELEM, array, &place, &raw const descriptor)
+}
+
+/// Empties a place of an array of maps. That it is empty already is fine.
+pub(super) fn empty_place(array: BorrowedFd<'_>, place: u32) -> io::Result<()> {
+    const BPF_MAP_DELETE_ELEM: c_long = 3;
+    match element(BPF_MAP_DELETE_ELEM, array, &place, std::ptr::null()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
+fn element(
+    command: c_long,
+    array: BorrowedFd<'_>,
+    place: &u32,
+    value: *const i32,
+) -> io::Result<()> {
+    let mut attributes = Element {
+        map: array.as_raw_fd().cast_unsigned(),
+        padding: 0,
+        key: std::ptr::from_ref(place) as u64,
+        value: value as u64,
+        flags: 0,
+    };
+    #[expect(unsafe_code, reason = "a system call")]
+    // SAFETY: the attributes are those of both commands; the kernel reads 4 bytes of the key and, if it
+    // looks at it, 4 of the value, which live until it has returned.
+    unsafe {
+        bpf(command, &mut attributes)?;
+    }
+    Ok(())
+}
+
+/// # Safety
+/// `Attributes` must be what `command` takes, and every pointer in it valid for what it does.
+#[expect(unsafe_code, reason = "a system call")]
+pub(super) unsafe fn bpf<Attributes>(
+    command: c_long,
+    attributes: &mut Attributes,
+) -> io::Result<i32> {
+    // SAFETY: the caller's promise; the kernel reads `size_of::<Attributes>()` bytes of them.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(attributes),
+            size_of::<Attributes>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(result as i32)
+}

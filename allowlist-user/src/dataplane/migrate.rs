@@ -1,0 +1,208 @@
+//! Taking over from a program of another ABI version, without a gap.
+//!
+//! This version has maps of its own, in a folder of its own. Once they hold a generation, the program in each of
+//! the other version's links is replaced, which the kernel does at once, and the link's pin moves over. What
+//! notes outbound packets is put beside the other version's, since to note a packet twice harms nothing.
+//!
+//! Invariants: until the first link is replaced, the other version's filter is as it was, and its maps hold
+//! what it knows; a process that ends at any moment leaves each link pinned in one of the folders, and the next
+//! start goes on from there.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use allowlist_common::abi::{self, MAX_INTERFACES};
+use anyhow::{Context as _, Result};
+use aya::maps::{Array, Map, MapData, MapInfo};
+use log::{info, warn};
+
+use super::Dataplane;
+use super::force::detach_other;
+use super::link::interface_of;
+use super::pins::{EGRESS_LINK, LINK, Pins, lock, other_versions};
+
+/// What a program of another version pinned.
+pub(super) struct Other {
+    version: u32,
+    folder: PathBuf,
+    /// The generation that its counts are of, if they were taken over; else 0.
+    pub(super) counted: u32,
+    /// Whether its interfaces have the same slots here.
+    shares_slots: bool,
+    /// Whether what it notes is noted here.
+    shares_flows: bool,
+    /// So that no daemon of that version goes on.
+    _lock: File,
+}
+
+impl Other {
+    /// What there is; an error where a daemon still writes to it.
+    pub(super) fn find(root: &Path) -> Result<Vec<Self>> {
+        let mut others = Vec::new();
+        for (version, folder) in other_versions(root) {
+            others.push(Self {
+                version,
+                counted: 0,
+                shares_slots: false,
+                shares_flows: false,
+                _lock: lock(&folder, root)?,
+                folder,
+            });
+        }
+        others.sort_by_key(|other| std::cmp::Reverse(other.version));
+        Ok(others)
+    }
+
+    /// Where its link on an interface is pinned.
+    fn link_on(&self, index: u32) -> Result<Option<PathBuf>> {
+        for slot in 0..MAX_INTERFACES {
+            if self.interface_of(slot)? == Some(index) {
+                return Ok(Some(self.link(slot)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn interface_of(&self, slot: u32) -> Result<Option<u32>> {
+        let pin = self.link(slot);
+        if pin.exists() {
+            interface_of(&pin)
+        } else {
+            Ok(None)
+        }
+    }
+
+    fn link(&self, slot: u32) -> PathBuf {
+        self.folder.join(format!("{LINK}{slot}"))
+    }
+
+    fn shares(&self, pins: &Pins, name: &str) -> bool {
+        let id = |path: PathBuf| Some(MapInfo::from_pin(path).ok()?.id());
+        let own = id(pins.map(name));
+        own.is_some() && own == id(self.folder.join(name))
+    }
+
+    /// The upper half of a control word, whatever the version.
+    fn generation(&self) -> Result<u32> {
+        let control = MapData::from_pin(self.folder.join(abi::CONTROL))?;
+        let control: Array<_, u64> = Map::from_map_data(control)?.try_into()?;
+        Ok((control.get(&0, 0)? >> 32) as u32)
+    }
+}
+
+/// Pins the maps of an older version that mean the same here, where there are none yet.
+pub(super) fn take_over(pins: &Pins, others: &[Other]) -> Result<()> {
+    for (name, since) in abi::PINNED {
+        let path = pins.map(name);
+        if path.exists() {
+            continue;
+        }
+        let older = others.iter().find(|other| {
+            (since..abi::VERSION).contains(&other.version) && other.folder.join(name).exists()
+        });
+        if let Some(older) = older {
+            let map = MapData::from_pin(older.folder.join(name))
+                .with_context(|| format!("cannot take over {name} of v{}", older.version))?;
+            map.pin(&path)
+                .with_context(|| format!("cannot take over {name} of v{}", older.version))?;
+        }
+    }
+    Ok(())
+}
+
+/// Finds out what was taken over, now or by a start before.
+pub(super) fn look_at_shared(pins: &Pins, others: &mut [Other]) {
+    for other in others {
+        other.shares_slots = other.shares(pins, abi::INTERFACES);
+        other.shares_flows = [abi::FLOWS, abi::PORTS]
+            .iter()
+            .all(|name| other.shares(pins, name));
+        if other.shares(pins, abi::MATCHES) {
+            // A folder that lacks its control word was on its way out: then nobody knows what is counted.
+            other.counted = other.generation().unwrap_or(0);
+        }
+    }
+}
+
+impl Dataplane {
+    /// Whether the program of another version is on an interface: attach to such a one last, since what is
+    /// replaced is not put back.
+    pub fn is_anothers(&self, index: u32) -> Result<bool> {
+        Ok(self.others_link(index)?.is_some())
+    }
+
+    /// Where another version's link on an interface is pinned.
+    pub(super) fn others_link(&self, index: u32) -> Result<Option<PathBuf>> {
+        for other in &self.others {
+            if let Some(link) = other.link_on(index)? {
+                return Ok(Some(link));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The interface in a slot by another version's link, if slots are the same.
+    pub(super) fn others_interface(&self, slot: u32) -> Result<Option<u32>> {
+        for other in self.others.iter().filter(|other| other.shares_slots) {
+            if let Some(index) = other.interface_of(slot)? {
+                return Ok(Some(index));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether another version's program notes what is sent from a slot, where this one's will look.
+    pub(super) fn others_follow(&self, slot: u32, by_filter: bool) -> bool {
+        self.others.iter().any(|other| {
+            let is_on = |prefix: &str| other.folder.join(format!("{prefix}{slot}")).exists();
+            other.shares_slots
+                && other.shares_flows
+                && is_on(LINK)
+                && (by_filter || is_on(EGRESS_LINK))
+        })
+    }
+
+    /// Takes back what a start did beside another version's filter, which is as it was unless some of its links
+    /// have this version's program already: then all stays as it is, and the next start goes on.
+    ///
+    /// # Returns
+    /// Whether there is another version's filter.
+    pub(super) fn leave_to_others(&mut self) -> Result<bool> {
+        if self.others.is_empty() {
+            return Ok(false);
+        }
+        if self.has_replaced {
+            warn!(
+                "some interfaces are filtered by this version already, and others still by another; the next start goes on"
+            );
+            return Ok(true);
+        }
+        let mut slots = Vec::new();
+        for slot in 0..MAX_INTERFACES {
+            if self.others_interface(slot)?.is_some() {
+                slots.push(slot);
+            }
+        }
+        super::force::detach_own(&self.pins, &slots)?;
+        Ok(true)
+    }
+
+    /// Takes off what is left of other versions, once this one's program is on every interface.
+    ///
+    /// # Returns
+    /// The names of interfaces that had another version's program, and have none now.
+    pub fn retire_others(&mut self) -> Result<Vec<String>> {
+        let mut detached = Vec::new();
+        while let Some(other) = self.others.last() {
+            let _changing = self.pins.change()?;
+            detached.extend(detach_other(&other.folder)?);
+            info!(
+                "what v{} of the maps had pinned is taken over or gone; this is v{}",
+                other.version,
+                abi::VERSION
+            );
+            self.others.pop();
+        }
+        Ok(detached)
+    }
+}

@@ -1,0 +1,407 @@
+//! Changes that nobody confirms: until the time is over the new policy judges, after it the old one, with no
+//! process left to see to it.
+
+use allowlist_tests::lab::FrameSender;
+use allowlist_tests::model::static_snapshot;
+use allowlist_user::compile::{Names, Tables, compile};
+use allowlist_user::config::{AttachMode, Config};
+use allowlist_user::dataplane::{Dataplane, View, detach_all};
+use allowlist_user::interface::{Facts, look_up};
+use anyhow::ensure;
+
+use super::stream::Streamed;
+use super::*;
+
+/// Long enough to look at what holds before.
+const WITHIN: Duration = Duration::from_secs(5);
+const LONG: Duration = Duration::from_secs(3600);
+
+/// A policy that lets these in to the protected port.
+struct Policy {
+    config: Config,
+    tables: Tables,
+}
+
+impl Policy {
+    fn new(allowed: &[&str]) -> Self {
+        Self::with(allowed, "")
+    }
+
+    fn with(allowed: &[&str], options: &str) -> Self {
+        let text = format!(
+            "interfaces = ['eth0', 'eth1']\n{options}\n[services.web]\nports = ['udp/443']\nallow = ['them']\n\
+             [sources.them]\nprefixes = {allowed:?}\n"
+        );
+        let config = Config::parse(&text, "test.toml".as_ref()).expect("a configuration");
+        let snapshot = static_snapshot(&config.policy);
+        let tables = compile(&config.policy, &snapshot, 1000, &Names::default()).expect("tables");
+        Self { config, tables }
+    }
+
+    fn publish(&self, dataplane: &mut Dataplane) -> anyhow::Result<u32> {
+        let Config {
+            mode,
+            rules,
+            interfaces,
+            ..
+        } = &self.config;
+        dataplane.publish(&self.tables, *mode, rules, interfaces)
+    }
+}
+
+fn facts(site: &Site, name: &str) -> anyhow::Result<Facts> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    site.host.run(|| runtime.block_on(look_up(name)))
+}
+
+fn attach(site: &Site, dataplane: &mut Dataplane, name: &str) -> anyhow::Result<()> {
+    let facts = facts(site, name)?;
+    site.host
+        .run(|| dataplane.attach(&facts, AttachMode::Auto, false))?;
+    Ok(())
+}
+
+fn open(site: &Site) -> anyhow::Result<Dataplane> {
+    Dataplane::open(site.scratch.pin_dir(), None)
+}
+
+fn view(site: &Site) -> anyhow::Result<View> {
+    View::open(site.scratch.pin_dir())
+}
+
+/// `FRIENDS` are let in on `eth0`.
+fn filtering(site: &Site) -> anyhow::Result<Dataplane> {
+    let mut dataplane = open(site)?;
+    Policy::new(&FRIENDS).publish(&mut dataplane)?;
+    attach(site, &mut dataplane, "eth0")?;
+    Ok(dataplane)
+}
+
+fn fell_back(site: &Site) -> anyhow::Result<bool> {
+    Ok(view(site)?
+        .pending()?
+        .is_some_and(|pending| pending.fell_back))
+}
+
+/// The interfaces that are filtered.
+fn attached(site: &Site) -> anyhow::Result<Vec<String>> {
+    let attachments = site.host.run(|| view(site)?.attachments())?;
+    Ok(attachments.into_iter().map(|one| one.name).collect())
+}
+
+/// What the prefixes in force let in.
+fn lets_in(site: &Site) -> anyhow::Result<Vec<IpAddr>> {
+    let entries = view(site)?.entries()?;
+    Ok(entries.iter().map(|entry| entry.prefix.addr()).collect())
+}
+
+/// Whether `eth1` lets a stranger's datagram in.
+fn second_lets_in(site: &Site) -> anyhow::Result<bool> {
+    let inbox = inbox(site, PROTECTED)?;
+    let to = SocketAddr::new(ip("198.51.101.1"), PROTECTED);
+    let frame = frame::udp(SocketAddr::new(ip(STRANGERS[0]), 40_000), to, b"hello");
+    FrameSender::new(&site.peer, "eth1")?.send(&frame)?;
+    Ok(!drain(&inbox)?.is_empty())
+}
+
+fn with_second_interface() -> anyhow::Result<Site> {
+    let site = Site::new()?;
+    site.link(
+        "eth1",
+        ["198.51.101.1/24", "2001:db8:2::1/64"],
+        ["198.51.101.2/24", "2001:db8:2::2/64"],
+    )?;
+    Ok(site)
+}
+
+#[test]
+fn a_change_that_nobody_confirms_is_taken_back() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let mut dataplane = filtering(&site)?;
+    let sources = [FRIENDS, STRANGERS].concat();
+    let streamed = Streamed::during(&site, &sources, || {
+        dataplane.guard(Duration::from_secs(2))?;
+        Policy::new(&STRANGERS).publish(&mut dataplane)?;
+        drop(dataplane); // and nobody is left
+        ensure!(view(&site)?.control()?.generation == 2);
+        eventually(|| fell_back(&site))?;
+        ensure!(view(&site)?.control()?.generation == 1);
+        thread::sleep(Duration::from_millis(200));
+        Ok(())
+    })?;
+    // Each was judged by one of the two, and from one moment on by the old one.
+    for (friend, stranger) in FRIENDS.into_iter().zip(STRANGERS) {
+        let (friend, stranger) = (streamed.from(friend), streamed.from(stranger));
+        let before = friend
+            .iter()
+            .zip(0..)
+            .take_while(|(n, at)| **n == *at)
+            .count() as u64;
+        let last = friend.iter().rev().zip(1..);
+        let after = last
+            .take_while(|(n, at)| **n == streamed.rounds - at)
+            .count() as u64;
+        assert!(before > 0 && after > 0, "{before} before, {after} after");
+        assert_eq!(friend.len() as u64, before + after, "rounds are mixed");
+        let first = *stranger.first().context("strangers were let in")?;
+        let end = *stranger.last().context("strangers were let in")? + 1;
+        assert_eq!(stranger.len() as u64, end - first, "rounds are mixed");
+        assert!(first.abs_diff(before) <= 1, "{first}, {before}");
+        assert!(end.abs_diff(streamed.rounds - after) <= 1, "{end}, {after}");
+    }
+    assert_eq!(lets_in(&site)?, FRIENDS.map(ip));
+    Ok(())
+}
+
+/// As if the filter had never been.
+#[test]
+fn a_first_start_that_nobody_confirms_lets_everything_pass() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let mut dataplane = open(&site)?;
+    dataplane.guard(WITHIN)?;
+    Policy::new(&FRIENDS).publish(&mut dataplane)?;
+    attach(&site, &mut dataplane, "eth0")?;
+    drop(dataplane);
+    assert!(!gets_through(&site, STRANGERS[0])?);
+    eventually(|| fell_back(&site))?;
+    for source in [FRIENDS, STRANGERS].concat() {
+        assert!(gets_through(&site, source)?, "{source}");
+    }
+    let control = view(&site)?.control()?;
+    assert!(control.open && !control.pending, "{control:?}");
+    assert_eq!(lets_in(&site)?, [IpAddr::from([0, 0, 0, 0]); 0]);
+    let counters = view(&site)?.counters()?["eth0"];
+    let passed = counters.get(
+        allowlist_common::verdict::Verdict::Pass,
+        allowlist_common::verdict::Reason::Default,
+    );
+    assert_eq!(passed, 4);
+    // For good, and until somebody publishes again.
+    let mut dataplane = open(&site)?;
+    dataplane.fall_back()?;
+    assert_eq!(dataplane.pending(), None);
+    assert!(gets_through(&site, STRANGERS[1])?);
+    Policy::new(&FRIENDS).publish(&mut dataplane)?;
+    assert!(!gets_through(&site, STRANGERS[1])?);
+    Ok(())
+}
+
+#[test]
+fn an_interface_that_the_change_added_passes_afterwards() -> anyhow::Result<()> {
+    require_root!();
+    let site = with_second_interface()?;
+    let mut dataplane = filtering(&site)?;
+    dataplane.guard(WITHIN)?;
+    Policy::new(&FRIENDS).publish(&mut dataplane)?;
+    attach(&site, &mut dataplane, "eth1")?;
+    drop(dataplane);
+    assert!(!second_lets_in(&site)?);
+    eventually(|| fell_back(&site))?;
+    assert!(second_lets_in(&site)?);
+    assert_eq!(attached(&site)?, ["eth0"]);
+    assert!(
+        !gets_through(&site, STRANGERS[0])?,
+        "eth0 was filtered before"
+    );
+    // For good: it is not filtered by what is in force then.
+    let mut dataplane = open(&site)?;
+    dataplane.fall_back()?;
+    assert!(second_lets_in(&site)?);
+    assert!(!gets_through(&site, STRANGERS[0])?);
+    assert_eq!(attached(&site)?, ["eth0"]);
+    Ok(())
+}
+
+#[test]
+fn an_interface_that_the_change_left_out_is_filtered_afterwards() -> anyhow::Result<()> {
+    require_root!();
+    let site = with_second_interface()?;
+    let mut dataplane = filtering(&site)?;
+    let eth1 = facts(&site, "eth1")?.index;
+    let leave_eth0 = |dataplane: &mut Dataplane| -> anyhow::Result<()> {
+        dataplane.guard(WITHIN)?;
+        Policy::new(&FRIENDS).publish(dataplane)?;
+        attach(&site, dataplane, "eth1")?;
+        assert_eq!(dataplane.detach_others(&[eth1])?, ["eth0"]);
+        assert_eq!(dataplane.detach_others(&[eth1])?, [""; 0], "it is already");
+        assert!(gets_through(&site, STRANGERS[0])?);
+        assert_eq!(attached(&site)?, ["eth1"]);
+        Ok(())
+    };
+    leave_eth0(&mut dataplane)?;
+    drop(dataplane);
+    eventually(|| fell_back(&site))?;
+    assert_eq!(attached(&site)?, ["eth0"]);
+    assert!(!gets_through(&site, STRANGERS[0])?);
+    assert!(second_lets_in(&site)?);
+    let mut dataplane = open(&site)?;
+    leave_eth0(&mut dataplane)?;
+    dataplane.confirm()?;
+    assert!(gets_through(&site, STRANGERS[0])?);
+    assert!(!second_lets_in(&site)?);
+    assert_eq!(lifecycle::xdp_program(&site, "eth0")?, None);
+    Ok(())
+}
+
+#[test]
+fn what_is_confirmed_in_time_stays() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let mut dataplane = filtering(&site)?;
+    dataplane.guard(WITHIN)?;
+    Policy::new(&STRANGERS).publish(&mut dataplane)?;
+    drop(dataplane);
+    // Whoever confirms need not be who changed.
+    let mut dataplane = open(&site)?;
+    let pending = dataplane.pending().context("it is in the maps")?;
+    assert!(!pending.left.is_zero() && pending.left <= WITHIN && !pending.fell_back);
+    assert_eq!(pending.back_to.generation, 1);
+    let again = dataplane.guard(WITHIN).expect_err("one waits").to_string();
+    assert!(
+        again.starts_with("another change waits to be confirmed"),
+        "{again}"
+    );
+    dataplane.confirm()?;
+    assert_eq!(dataplane.pending(), None);
+    thread::sleep(WITHIN);
+    assert_eq!(lets_in(&site)?, STRANGERS.map(ip));
+    assert!(gets_through(&site, STRANGERS[0])? && !gets_through(&site, FRIENDS[0])?);
+    // Each slot is used again.
+    for (round, allowed) in (3..).zip([FRIENDS, STRANGERS, FRIENDS, STRANGERS]) {
+        let generation = Policy::new(&allowed).publish(&mut dataplane)?;
+        assert_eq!(
+            (generation, lets_in(&site)?),
+            (round, allowed.map(ip).to_vec())
+        );
+        assert!(gets_through(&site, allowed[1])?);
+    }
+    dataplane.confirm()?; // of nothing
+    let error = dataplane
+        .fall_back()
+        .expect_err("nothing waits")
+        .to_string();
+    assert!(error.contains("nothing to go back to"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn what_is_confirmed_too_late_is_gone() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let mut dataplane = filtering(&site)?;
+    dataplane.guard(Duration::ZERO)?;
+    Policy::new(&STRANGERS).publish(&mut dataplane)?;
+    let late = dataplane.confirm().expect_err("too late").to_string();
+    assert!(late.starts_with("too late"), "{late}");
+    assert!(gets_through(&site, FRIENDS[0])? && !gets_through(&site, STRANGERS[0])?);
+    // The next change takes it back for good, and has its own time.
+    dataplane.guard(LONG)?;
+    assert_eq!(view(&site)?.control()?.generation, 3);
+    Policy::new(&STRANGERS).publish(&mut dataplane)?;
+    assert!(!gets_through(&site, FRIENDS[0])? && gets_through(&site, STRANGERS[0])?);
+    Ok(())
+}
+
+/// However often, by whichever process, in whichever way.
+#[test]
+fn publishes_while_a_change_waits_leave_what_is_gone_back_to() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let mut dataplane = filtering(&site)?;
+    dataplane.guard(LONG)?;
+    // One prefix more than what is gone back to: it must not change in place there.
+    let mut allowed = vec![FRIENDS[0], FRIENDS[1], "198.18.0.1"];
+    for more in ["198.18.0.2", "198.18.0.3", "2001:db8::1"] {
+        Policy::new(&allowed).publish(&mut dataplane)?;
+        allowed.push(more);
+        Policy::new(&allowed).publish(&mut dataplane)?;
+        dataplane.set_mode(allowlist_user::policy::Mode::Observe);
+        assert!(gets_through(&site, STRANGERS[0])?, "observed");
+        drop(dataplane);
+        dataplane = open(&site)?;
+        Policy::new(&STRANGERS).publish(&mut dataplane)?;
+        Policy::new(&STRANGERS[..1]).publish(&mut dataplane)?;
+        assert!(dataplane.pending().is_some());
+    }
+    assert!(gets_through(&site, STRANGERS[0])? && !gets_through(&site, STRANGERS[1])?);
+    // A reload that fails goes back to what it found, which waits still.
+    let found = dataplane.in_force()?;
+    Policy::new(&["198.18.0.9"]).publish(&mut dataplane)?;
+    site.host.run(|| dataplane.restore(&found))?;
+    assert!(gets_through(&site, STRANGERS[0])? && dataplane.pending().is_some());
+    let last = dataplane.generation();
+    dataplane.fall_back()?;
+    assert_eq!(lets_in(&site)?, FRIENDS.map(ip));
+    assert!(dataplane.generation() > last);
+    assert!(gets_through(&site, FRIENDS[0])? && !gets_through(&site, STRANGERS[0])?);
+    Ok(())
+}
+
+/// A guarded reload that fails leaves nothing to confirm.
+#[test]
+fn a_guarded_change_that_fails_waits_for_nobody() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let mut dataplane = filtering(&site)?;
+    let found = dataplane.in_force()?;
+    dataplane.guard(Duration::from_millis(1))?;
+    Policy::new(&STRANGERS).publish(&mut dataplane)?;
+    site.host.run(|| dataplane.restore(&found))?;
+    assert_eq!(dataplane.pending(), None);
+    Policy::new(&[FRIENDS[0], STRANGERS[0]]).publish(&mut dataplane)?;
+    assert!(
+        gets_through(&site, STRANGERS[0])?,
+        "it falls back to nothing"
+    );
+    Ok(())
+}
+
+/// A host that knows its answers goes on knowing them, though the change wants none of it.
+#[test]
+fn what_this_host_sends_is_noted_as_long_as_it_may_be_asked_for() -> anyhow::Result<()> {
+    require_root!();
+    let closed = "default = 'drop'";
+    let site = Site::new()?;
+    let noted = || {
+        site.scratch
+            .pin_dir()
+            .join(format!("v{}/egress_0", allowlist_common::abi::VERSION))
+            .exists()
+    };
+    for is_confirmed in [false, true] {
+        let mut dataplane = Dataplane::open(site.scratch.pin_dir(), Some(1024))?;
+        Policy::with(&FRIENDS, closed).publish(&mut dataplane)?;
+        attach(&site, &mut dataplane, "eth0")?;
+        assert!(noted());
+        dataplane.guard(LONG)?;
+        drop(dataplane);
+        let mut dataplane = open(&site)?;
+        Policy::new(&FRIENDS).publish(&mut dataplane)?;
+        attach(&site, &mut dataplane, "eth0")?;
+        assert!(noted(), "it may have to be told again");
+        if is_confirmed {
+            dataplane.confirm()?;
+        } else {
+            dataplane.fall_back()?;
+        }
+        assert_eq!(noted(), !is_confirmed);
+    }
+    Ok(())
+}
+
+/// What another daemon pins at the same path is not this one's.
+#[test]
+fn a_folder_that_was_made_again_is_anothers() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let first = filtering(&site)?;
+    let seen = view(&site)?;
+    assert!(first.is_in_force() && seen.is_in_force());
+    detach_all(site.scratch.pin_dir())?;
+    let second = filtering(&site)?;
+    assert!(!first.is_in_force() && !seen.is_in_force());
+    assert!(second.is_in_force());
+    Ok(())
+}

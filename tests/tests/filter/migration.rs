@@ -1,0 +1,241 @@
+//! A start over what another version of the maps has pinned: without a gap, from whatever moment it is cut off.
+//!
+//! An older version's pins are made of this one's, by giving their folder another name.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+
+use allowlist_common::abi::VERSION;
+use anyhow::ensure;
+
+use super::lifecycle::xdp_program;
+use super::stream::Streamed;
+use super::*;
+
+fn folder(site: &Site, version: u32) -> PathBuf {
+    site.scratch.pin_dir().join(format!("v{version}"))
+}
+
+/// Makes what is pinned that version's.
+fn age(site: &Site, version: u32) -> anyhow::Result<()> {
+    fs::rename(folder(site, VERSION), folder(site, version))?;
+    Ok(())
+}
+
+/// Only this version's folder is left, and what is in it filters.
+fn check_whole(site: &Site) -> anyhow::Result<()> {
+    let folders: Vec<_> = fs::read_dir(site.scratch.pin_dir())?
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<anyhow::Result<_>>()?;
+    ensure!(folders == [format!("v{VERSION}")], "{folders:?}");
+    let status = site.json("status")?;
+    ensure!(status["filtering"] == true, "{status}");
+    ensure!(!gets_through(site, STRANGERS[0])? && gets_through(site, FRIENDS[0])?);
+    Ok(())
+}
+
+fn upgrade(site: &Site, filter: &mut Program, version: u32) -> anyhow::Result<()> {
+    filter.stop(Signal::SIGTERM, SOON)?;
+    age(site, version)?;
+    *filter = site.filter(&SMALL)?;
+    Ok(())
+}
+
+/// Twice, so that what was taken over is handed on.
+#[test]
+fn over_an_older_one_it_goes_on_counting() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let mut filter = site.filter(&SMALL)?;
+    let sources = [FRIENDS, STRANGERS].concat();
+    let streamed = Streamed::during(&site, &sources, || {
+        upgrade(&site, &mut filter, 2)?;
+        upgrade(&site, &mut filter, 2)
+    })?;
+    streamed.check(&FRIENDS, &STRANGERS);
+    streamed.check_counted(&site)?;
+    let status = site.json("status")?;
+    assert_eq!(
+        (
+            &status["sources"]["cli"]["passed_packets"],
+            &status["generation"]
+        ),
+        (&json!(streamed.rounds * 2), &json!(3))
+    );
+    check_whole(&site)
+}
+
+/// What it counted meant something else, and so it does where the other is newer.
+#[test]
+fn over_one_that_counts_otherwise_counts_start_anew() -> anyhow::Result<()> {
+    require_root!();
+    for version in [1, VERSION + 1] {
+        let site = Site::new()?;
+        let mut filter = site.filter(&SMALL)?;
+        let sources = [FRIENDS, STRANGERS].concat();
+        let streamed = Streamed::during(&site, &sources, || upgrade(&site, &mut filter, version))?;
+        streamed.check(&FRIENDS, &STRANGERS);
+        let status = site.json("status")?;
+        let passed = status["sources"]["cli"]["passed_packets"].as_u64();
+        let passed = passed.context("a number")?;
+        assert!(
+            passed > 0 && passed < streamed.rounds * 2,
+            "{passed} over v{version}"
+        );
+        assert_eq!(status["generation"], 1);
+        check_whole(&site)?;
+    }
+    Ok(())
+}
+
+/// Till the first program is replaced, a start can fail and the other version's filter is as it was.
+#[test]
+fn a_failed_start_leaves_the_other_version_in_force() -> anyhow::Result<()> {
+    require_root!();
+    for version in [1, 2] {
+        let site = Site::new()?;
+        site.filter(&SMALL)?.stop(Signal::SIGTERM, SOON)?;
+        age(&site, version)?;
+        let program = xdp_program(&site, "eth0")?;
+        let sources = [FRIENDS, STRANGERS].concat();
+        let streamed = Streamed::during(&site, &sources, || {
+            // After `eth0` by its name, and yet before it.
+            let on_loopback = ["--iface", "lo", "--attach-mode", "native"];
+            let failed = site.run(&[&["run"], &SMALL[..], &on_loopback].concat())?;
+            ensure!(failed.code == Some(1), "{failed:?}");
+            ensure!(failed.stderr.contains("cannot attach to lo"), "{failed:?}");
+            ensure!(xdp_program(&site, "eth0")? == program, "v{version}");
+            ensure!(!folder(&site, VERSION).exists(), "v{version}");
+            Ok(())
+        })?;
+        streamed.check(&FRIENDS, &STRANGERS);
+        let _filter = site.filter(&SMALL)?;
+        check_whole(&site)?;
+    }
+    Ok(())
+}
+
+/// Wherever it is cut off, the next start goes on from there.
+#[test]
+fn kills_in_the_middle_leave_what_the_next_start_can_end() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let mut filter = site.filter(&SMALL)?;
+    let arguments = [&["run"], &SMALL[..]].concat();
+    let sources = [FRIENDS, STRANGERS].concat();
+    let streamed = Streamed::during(&site, &sources, || {
+        for moment in 1..=24 {
+            filter.stop(Signal::SIGTERM, SOON)?;
+            age(&site, 2)?;
+            let mut cut_off = Program::start(site.command(&arguments)?)?;
+            thread::sleep(Duration::from_millis(15 * moment));
+            cut_off.stop(Signal::SIGKILL, SOON)?;
+            filter = site.filter(&SMALL)?;
+            let folders = fs::read_dir(site.scratch.pin_dir())?.count();
+            ensure!(folders == 1, "cut off at {moment}: {folders} folders");
+        }
+        Ok(())
+    })?;
+    streamed.check(&FRIENDS, &STRANGERS);
+    streamed.check_counted(&site)?;
+    check_whole(&site)
+}
+
+#[test]
+fn what_is_not_configured_is_taken_off_and_named() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    site.link(
+        "eth1",
+        ["198.51.101.1/24", "2001:db8:2::1/64"],
+        ["198.51.101.2/24", "2001:db8:2::2/64"],
+    )?;
+    let both = [&SMALL[..], &["--iface", "eth1"]].concat();
+    site.filter(&both)?.stop(Signal::SIGTERM, SOON)?;
+    age(&site, 2)?;
+    let filter = site.filter(&SMALL)?;
+    let line = "eth1: detached, since it is not configured any more";
+    assert!(filter.stderr().contains(line), "{}", filter.output());
+    assert_eq!(xdp_program(&site, "eth1")?, None);
+    check_whole(&site)
+}
+
+/// Also where the interface has another name by now, and another is called so.
+#[test]
+fn interfaces_are_found_by_their_links() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    site.filter(&SMALL)?.stop(Signal::SIGTERM, SOON)?;
+    age(&site, 2)?;
+    allowlist_tests::lab::rename(&site.host, "eth0", "wan")?;
+    site.host.run(|| anyhow::Ok(()))?;
+    let mut renamed = SMALL;
+    renamed[1] = "wan";
+    let _filter = site.filter(&renamed)?;
+    let status = site.json("status")?;
+    assert_eq!(
+        status["interfaces"],
+        json!([{"name": "wan", "mode": "native", "attached": true}])
+    );
+    check_whole(&site)
+}
+
+#[test]
+fn another_attach_mode_is_changed_to() -> anyhow::Result<()> {
+    require_root!();
+    for version in [1, 2] {
+        let site = Site::new()?;
+        let generic = [&SMALL[..], &["--attach-mode", "generic"]].concat();
+        site.filter(&generic)?.stop(Signal::SIGTERM, SOON)?;
+        age(&site, version)?;
+        let filter = site.filter(&SMALL)?; // any will do
+        assert_eq!(site.json("status")?["interfaces"][0]["mode"], "generic");
+        drop(filter);
+        age(&site, version)?;
+        let _filter = site.filter(&[&SMALL[..], &["--attach-mode", "native"]].concat())?;
+        assert_eq!(site.json("status")?["interfaces"][0]["mode"], "native");
+        check_whole(&site)?;
+    }
+    Ok(())
+}
+
+/// Two versions' daemons cannot know of each other by their folders' names.
+#[test]
+fn a_daemon_of_another_version_is_not_taken_over_from() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    site.filter(&SMALL)?.stop(Signal::SIGTERM, SOON)?;
+    age(&site, 2)?;
+    let daemon = File::open(folder(&site, 2))?;
+    daemon.try_lock()?;
+    let refused = site.run(&[&["run"], &SMALL[..]].concat())?;
+    let expected = format!("another daemon, process {} (", std::process::id());
+    assert!(refused.stderr.contains(&expected), "{refused:?}");
+    assert!(!folder(&site, VERSION).exists());
+    drop(daemon);
+    let _filter = site.filter(&SMALL)?;
+    check_whole(&site)
+}
+
+#[test]
+fn a_detach_takes_off_what_another_version_pinned() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    site.filter(&SMALL)?.stop(Signal::SIGKILL, SOON)?;
+    age(&site, 1)?;
+    assert!(!gets_through(&site, STRANGERS[0])?, "it still filters");
+    let unknown = site.run(&["status"])?;
+    assert!(
+        unknown.stderr.contains("is another version's"),
+        "{unknown:?}"
+    );
+    let detached = site.run(&["detach"])?;
+    assert!(
+        detached.stdout.contains("detached from eth0"),
+        "{detached:?}"
+    );
+    assert!(gets_through(&site, STRANGERS[0])?);
+    assert!(!folder(&site, 1).exists());
+    let _filter = site.filter(&SMALL)?;
+    check_whole(&site)
+}
