@@ -326,7 +326,7 @@ impl Daemon {
     fn put_in_force(&mut self, lists: &Lists, tables: Arc<Tables>) -> Result<u32> {
         if tables.names != self.names || self.in_force.is_none() {
             self.names = tables.names.clone();
-            self.record(lists, self.dataplane.generation().wrapping_add(1));
+            self.record(lists, self.dataplane.counted_generation().wrapping_add(1));
             self.dataplane.name(self.names.checksum())?;
         } else {
             self.record_is_old = true;
@@ -347,7 +347,10 @@ impl Daemon {
 
     /// A full disk is no reason not to filter: a record holds only words.
     fn record(&mut self, lists: &Lists, generation: u32) {
-        let record = Record::of(generation, &self.names, &self.policy, lists, self.since);
+        let record = Record {
+            before: self.dataplane.named().unwrap_or_default(),
+            ..Record::of(generation, &self.names, &self.policy, lists, self.since)
+        };
         if let Err(error) = record.store(&self.state) {
             warn!("status and list will not name the sources rightly: {error:#}");
         }

@@ -29,6 +29,9 @@ pub struct Record {
     pub since: Option<Timestamp>,
     /// What its numbers mean.
     pub names: Names,
+    /// What told the names from others that were in force before: they may still be.
+    #[serde(default)]
+    pub before: u64,
     /// By name: what each service covers, and whom it allows.
     pub services: BTreeMap<String, ServiceRecord>,
     /// By name: the sources that are in use.
@@ -114,6 +117,7 @@ impl Record {
         Self {
             generation,
             since,
+            before: 0,
             names: names.clone(),
             services: policy
                 .services
@@ -150,6 +154,11 @@ impl Record {
                 })
                 .collect(),
         }
+    }
+
+    /// Whether the kernel's ids have these names; `named` is what the kernel says of them.
+    pub fn is_of(&self, named: u64) -> bool {
+        named == self.names.checksum() || named == self.before
     }
 
     /// The services that any of these sources may reach, in order of name.

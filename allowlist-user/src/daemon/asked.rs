@@ -118,7 +118,7 @@ impl Daemon {
         if let Some(within) = care.confirm_within {
             self.dataplane.guard(within)?;
         }
-        let mut put = || {
+        let put = || {
             self.ledger.write()?;
             if is_mode {
                 self.dataplane.set_mode(self.mode);

@@ -444,7 +444,7 @@ impl Daemon {
         let found = self.dataplane.in_force()?;
         let tracking = |config: &Config| config.rules.tracks().then_some(config.max_flows);
         let is_tracking_other = tracking(before) != tracking(&self.config);
-        let mut put = || {
+        let put = || {
             if let Some(within) = care.confirm_within {
                 self.dataplane.guard(within)?;
             }

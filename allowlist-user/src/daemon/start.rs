@@ -287,9 +287,7 @@ impl Daemon {
         let interfaces = present(&self.config.interfaces).await?;
         let record = Record::load(&self.options.paths.state_dir);
         let found = self.dataplane.in_force()?;
-        let adopted = self.dataplane.generation();
         // Before the kernel is touched: most of what can be wrong is found here.
-        let snapshot_names = self.names.clone();
         let (tables, anew) = self.compiled(&self.lists)?;
         let care = self.options.care.clone();
         self.require_session_by(&care, &tables, By::Configuration)
@@ -309,7 +307,7 @@ impl Daemon {
         if is_staged && let Err(error) = self.ledger.write() {
             warn!("{error}; this policy cannot be gone back to");
         }
-        let known = adopted == 0 || (self.dataplane.named()? == snapshot_names.checksum() && !anew);
+        let known = !anew && self.are_counts_known(record.as_ref())?;
         let begun = self.begin(tables, &interfaces, known, true);
         if let Err(error) = begun {
             self.dataplane.restore(&found).context(format!(
@@ -347,6 +345,19 @@ impl Daemon {
         };
         self.log(Who::Daemon, deed, None);
         Ok(())
+    }
+
+    /// Whether what the kernel has counted is under the names of the record.
+    fn are_counts_known(&self, record: Option<&Record>) -> Result<bool> {
+        let adopted = self.dataplane.counted_generation();
+        let named = self.dataplane.named()?;
+        Ok(match record {
+            _ if adopted == 0 => true,
+            None => false,
+            // A version that noted nothing wrote its record before its generation was in force.
+            Some(record) if named == 0 => record.generation.wrapping_sub(adopted) <= 1,
+            Some(record) => record.is_of(named),
+        })
     }
 
     /// Puts the filter in force that waited for lists, if they are all there.

@@ -56,6 +56,7 @@ pub use self::force::{InForce, detach_all};
 pub use self::guard::Pending;
 pub use self::lookup::Lookup;
 pub use self::pins::require_privileges;
+pub(crate) use self::publish::{keep, return_traffic};
 pub use self::trace::print_trace;
 pub use self::verify::{Verified, verify};
 pub use self::view::{Attachment, Entry, View, clock};

@@ -235,7 +235,7 @@ impl Explanation {
             "origin": record.map(|one| &one.origin),
             "regions": record.map(|one| &one.regions),
             "fetched": record.map(|one| one.fetched),
-            "age_seconds": record.map(|one| self.age(one.fetched)),
+            "age_seconds": record.and_then(|one| Some(self.age(one.fetched?))),
             "failure": record.and_then(|one| one.failure.as_ref()),
             "passed_packets": behind.traffic.packets,
             "last_passed": self.last(behind.traffic),
@@ -277,7 +277,9 @@ impl Explanation {
             sources.add_row([
                 name.clone(),
                 record.state(self.now).to_owned(),
-                ago(self.age(record.fetched)),
+                record
+                    .fetched
+                    .map_or_else(|| "-".to_owned(), |fetched| ago(self.age(fetched))),
                 self.last(behind.traffic)
                     .map_or_else(|| "never".to_owned(), |time| ago(self.age(time))),
                 match &record.regions[..] {

@@ -1,7 +1,7 @@
 //! What the kernel says of interfaces: that something changed, and what one is a member of.
 
 use allowlist_tests::lab::{Ended, rename};
-use allowlist_user::interface::{Links, Master, look_up};
+use allowlist_user::interface::Links;
 use anyhow::ensure;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
