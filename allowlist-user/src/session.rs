@@ -20,6 +20,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+use log::warn;
 use serde::{Deserialize, Serialize};
 use utmp_rs::{UtmpEntry, UtmpParser};
 
@@ -76,6 +77,27 @@ impl Session {
             interface,
             how,
         })
+    }
+}
+
+/// Fails where a change would cut the session that it is given over, by this host's interfaces as they are.
+/// Without a session there is nothing to cut.
+pub fn guard(
+    session: Option<&Session>,
+    before: Option<Generation<'_>>,
+    after: Generation<'_>,
+    by: By,
+) -> Result<(), Box<Cut>> {
+    let Some(session) = session else {
+        return Ok(());
+    };
+    let holders = holders().unwrap_or_else(|error| {
+        warn!("{error:#}; so a connection may come in by any interface");
+        Vec::new()
+    });
+    match cut(session, &holders, before, after, by) {
+        Some(cut) => Err(Box::new(cut)),
+        None => Ok(()),
     }
 }
 

@@ -20,6 +20,7 @@ fn the_readmes_configuration_is_right() {
     for block in blocks {
         let config = parse(block, "README.md");
         assert_eq!(config.warnings(), [""; 0]);
+        assert_eq!(config.ssh_warning(), None);
     }
 }
 
@@ -29,6 +30,7 @@ fn the_examples_defaults_are_the_programs() {
     let example = include_str!("../../dist/allowlist.toml");
     let config = parse(example, "dist/allowlist.toml");
     assert_eq!(config.warnings(), [""; 0]);
+    assert_eq!((config.ssh_warning(), config.ssh_note()), (None, None));
     let not_defaults = [
         "interfaces",
         "url",
