@@ -180,9 +180,9 @@ impl Host {
 
     /// What standard input, output and error of a process are, as `utmp` calls it.
     fn terminals(&self, process: u32) -> Vec<String> {
-        let links = (0..=2)
+        let files = (0..=2)
             .filter_map(|number| fs::read_link(self.of(process, &format!("fd/{number}"))).ok());
-        let mut lines: Vec<String> = links
+        let mut lines: Vec<String> = files
             .filter_map(|file| told::line(&file.to_string_lossy()))
             .collect();
         lines.dedup();

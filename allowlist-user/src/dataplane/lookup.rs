@@ -150,7 +150,7 @@ where
     K: aya::Pod + Into<IpAddr>,
 {
     let mut found = Vec::new();
-    for entry in trie.iter() {
+    for entry in trie {
         let (key, grant) = entry?;
         let prefix = IpNet::new(key.data().into(), key.prefix_len() as u8)?;
         if prefix.contains(&address) {

@@ -78,12 +78,11 @@ impl Explanation {
             let alike = interfaces
                 .iter_mut()
                 .find(|(_, known)| known.iter().map(|one| &one.row).eq(&rows));
-            match alike {
-                Some((names, _)) => names.push(attachment.name),
-                None => {
-                    let rows = rows.into_iter().map(|row| Reached::new(row, &record));
-                    interfaces.push((vec![attachment.name], rows.collect()));
-                }
+            if let Some((names, _)) = alike {
+                names.push(attachment.name);
+            } else {
+                let rows = rows.into_iter().map(|row| Reached::new(row, &record));
+                interfaces.push((vec![attachment.name], rows.collect()));
             }
         }
         let traffic = view.traffic(record.names.matches.len())?;
