@@ -20,6 +20,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+use log::warn;
 use serde::{Deserialize, Serialize};
 use utmp_rs::{UtmpEntry, UtmpParser};
 
@@ -76,6 +77,27 @@ impl Session {
             interface,
             how,
         })
+    }
+}
+
+/// Fails where a change would cut the session that it is given over, by this host's interfaces as they are.
+/// Without a session there is nothing to cut.
+pub fn guard(
+    session: Option<&Session>,
+    before: Option<Generation<'_>>,
+    after: Generation<'_>,
+    by: By,
+) -> Result<(), Box<Cut>> {
+    let Some(session) = session else {
+        return Ok(());
+    };
+    let holders = holders().unwrap_or_else(|error| {
+        warn!("{error:#}; so a connection may come in by any interface");
+        Vec::new()
+    });
+    match cut(session, &holders, before, after, by) {
+        Some(cut) => Err(Box::new(cut)),
+        None => Ok(()),
     }
 }
 
@@ -158,9 +180,9 @@ impl Host {
 
     /// What standard input, output and error of a process are, as `utmp` calls it.
     fn terminals(&self, process: u32) -> Vec<String> {
-        let links = (0..=2)
+        let files = (0..=2)
             .filter_map(|number| fs::read_link(self.of(process, &format!("fd/{number}"))).ok());
-        let mut lines: Vec<String> = links
+        let mut lines: Vec<String> = files
             .filter_map(|file| told::line(&file.to_string_lossy()))
             .collect();
         lines.dedup();

@@ -19,7 +19,7 @@ pub mod frame;
 pub use clock::WallClock;
 pub use frame_sender::FrameSender;
 pub use link::{
-    End, HOST_MAC, Kind, PEER_MAC, add_addresses, connect, egress_filters, rename, set_mtu,
+    End, HOST_MAC, Kind, PEER_MAC, add_addresses, bridge, connect, egress_filters, rename, set_mtu,
 };
 pub use manager::Manager;
 pub use namespace::Namespace;

@@ -24,6 +24,7 @@ fn the_readmes_configuration_is_right() {
     for block in blocks {
         let config = parse(block, "README.md");
         assert_eq!(config.warnings(), [""; 0]);
+        assert_eq!(config.ssh_warning(), None);
     }
 }
 
@@ -94,7 +95,9 @@ fn uncommented(leave_out: impl Fn(&str) -> bool) -> String {
 
 #[test]
 fn the_example_is_right_as_it_stands() {
-    assert_eq!(parse(EXAMPLE, "dist/allowlist.toml").warnings(), [""; 0]);
+    let config = parse(EXAMPLE, "dist/allowlist.toml");
+    assert_eq!(config.warnings(), [""; 0]);
+    assert_eq!((config.ssh_warning(), config.ssh_note()), (None, None));
 }
 
 /// Lines that are commented out and set a key hold that key's default, as the example says of itself. The

@@ -53,7 +53,9 @@ pub(super) async fn check(paths: &Paths, check: Check) -> Result<()> {
         for warning in &warnings {
             warn!("{warning}");
         }
-        note.iter().for_each(|note| info!("note: {note}"));
+        if let Some(note) = &note {
+            info!("note: {note}");
+        }
         warnings.clear();
     }
     let known = Names::default();

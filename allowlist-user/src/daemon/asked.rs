@@ -16,7 +16,7 @@ use crate::compile::Tables;
 use crate::control::{Care, Done, Kind, Problem, Refreshed, Request, Wanted};
 use crate::ledger::{Change, Unconfirmed};
 use crate::policy::Mode;
-use crate::session::{By, Generation, cut, holders};
+use crate::session::{By, Generation, guard};
 
 /// Somebody who waits for lists.
 pub(super) struct Refreshing {
@@ -153,19 +153,17 @@ impl Daemon {
         tables: &Tables,
         by: By,
     ) -> Result<(), Problem> {
-        let Some(session) = care.session.as_ref().filter(|_| !care.force) else {
+        if care.force {
             return Ok(());
-        };
+        }
         let before = self.in_force.as_ref().map(InForce::generation);
         let after = Generation {
             config: &self.config,
             mode: self.mode,
             tables,
         };
-        match cut(session, &holders()?, before, after, by) {
-            Some(cut) => Err(Problem::new(Kind::WouldCut, cut.to_string())),
-            None => Ok(()),
-        }
+        guard(care.session.as_ref(), before, after, by)
+            .map_err(|cut| Problem::new(Kind::WouldCut, cut.to_string()))
     }
 
     /// What has to be confirmed, by this care.

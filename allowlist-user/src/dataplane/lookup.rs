@@ -5,6 +5,8 @@
 
 use std::cell::RefCell;
 use std::net::IpAddr;
+use std::panic::resume_unwind;
+use std::thread;
 
 use allowlist_common::abi::{self, Control, Grant, ServiceId, ServiceTable};
 use allowlist_common::flow::{Flow, Tracked};
@@ -64,7 +66,7 @@ impl View {
         let v4: ArrayOfMaps<_, Trie<[u8; 4]>> = self.pins.open_map(abi::SOURCES_V4)?.try_into()?;
         let v6: ArrayOfMaps<_, Trie<[u8; 16]>> = self.pins.open_map(abi::SOURCES_V6)?.try_into()?;
         Ok(Tables {
-            services: Box::new(services.get(&slot, 0)?.get(&0, 0)?),
+            services: boxed(&services.get(&slot, 0)?)?,
             v4: v4.get(&slot, 0)?,
             v6: v6.get(&slot, 0)?,
         })
@@ -128,13 +130,27 @@ impl Lookup {
     }
 }
 
+/// Aya hands a value over on the stack, several times, and this one is larger than a thread of a runtime or of a
+/// test has room for.
+fn boxed(services: &Array<MapData, ServiceTable>) -> Result<Box<ServiceTable>> {
+    const ROOM: usize = 64 * size_of::<ServiceTable>();
+    thread::scope(|scope| {
+        let reader = thread::Builder::new()
+            .stack_size(ROOM)
+            .spawn_scoped(scope, || services.get(&0, 0).map(Box::new))
+            .context("cannot start a thread")?;
+        let table = reader.join().unwrap_or_else(|panic| resume_unwind(panic));
+        table.context("cannot read the services from the kernel")
+    })
+}
+
 /// A trie finds the longest prefix alone, so for all of them it is walked.
 fn containing<K>(trie: &Trie<K>, address: IpAddr) -> Result<Vec<Entry>>
 where
     K: aya::Pod + Into<IpAddr>,
 {
     let mut found = Vec::new();
-    for entry in trie.iter() {
+    for entry in trie {
         let (key, grant) = entry?;
         let prefix = IpNet::new(key.data().into(), key.prefix_len() as u8)?;
         if prefix.contains(&address) {

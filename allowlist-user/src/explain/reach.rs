@@ -51,7 +51,7 @@ pub fn rows(decided: impl IntoIterator<Item = (Target, Decision)>) -> Vec<Row> {
             ports: if spans == everything {
                 vec!["any".to_owned()]
             } else {
-                spans.iter().map(Span::text).collect()
+                spans.into_iter().map(Span::text).collect()
             },
         })
         .collect()
@@ -97,7 +97,7 @@ impl Span {
         })
     }
 
-    fn text(&self) -> String {
+    fn text(self) -> String {
         match (self.first, self.last) {
             (first, last) if first == last => first.to_string(),
             (first, Target::Tcp(last) | Target::Udp(last) | Target::Sctp(last)) => {

@@ -272,7 +272,7 @@ fn this_host() -> Vec<Holder> {
 }
 
 const OPEN: &str = "";
-/// Peers in 203.0.113.0/24 and 2001:db8:9::/48 reach SSH.
+/// Peers in `203.0.113.0/24` and `2001:db8:9::/48` reach SSH.
 const GUARDED: &str = "
 [services.ssh]
 ports = ['tcp/22']

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage, State};
 use rtnetlink::packet_route::tc::TcAttribute;
-use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use super::Namespace;
 
@@ -174,6 +174,23 @@ pub fn rename(namespace: &Namespace, from: &str, to: &str) -> anyhow::Result<()>
             .execute()
             .await
             .with_context(|| format!("cannot rename {from} to {to}"))
+    })
+}
+
+/// Makes a bridge of interfaces.
+pub fn bridge(namespace: &Namespace, name: &str, ports: &[&str]) -> anyhow::Result<()> {
+    namespace.netlink(async |handle| {
+        let bridge = LinkBridge::new(name).build();
+        let made = handle.link().add(bridge).execute().await;
+        made.with_context(|| format!("cannot make the bridge {name}"))?;
+        let index = get(&handle, name).await?.header.index;
+        for port in ports {
+            let port_index = get(&handle, port).await?.header.index;
+            let message = LinkUnspec::new_with_index(port_index).controller(index);
+            let joined = handle.link().set(message.build()).execute().await;
+            joined.with_context(|| format!("cannot put {port} into {name}"))?;
+        }
+        Ok(())
     })
 }
 

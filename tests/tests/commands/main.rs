@@ -1,8 +1,10 @@
 //! Every command as a process: what it prints as text and as JSON, its exit code, and what it leaves
 //! behind. Packets are `filter`'s.
 
+mod explain;
 mod lists;
 mod refusals;
+mod warnings;
 
 use std::fs::{self, Permissions};
 use std::net::Ipv4Addr;
@@ -331,9 +333,14 @@ fn nothing_in_force_is_said() -> anyhow::Result<()> {
     let expected = format!(
         "error: no filter is in force: nothing is pinned under {pins}; start one with `allowlist run`\n"
     );
-    for command in ["status", "list", "detach"] {
+    for command in [
+        &["status"][..],
+        &["list"],
+        &["detach"],
+        &["explain", "192.0.2.1"],
+    ] {
         for options in [&[][..], &["--json"]] {
-            let ended = site.run(&[&[command], options].concat())?;
+            let ended = site.run(&[command, options].concat())?;
             check_error(&ended, 1, &[&expected]);
         }
     }

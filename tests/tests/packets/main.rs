@@ -1,8 +1,10 @@
 //! The shipped kernel programs under `BPF_PROG_TEST_RUN`: hand-made frames, each with the end that it
-//! must come to (`frames`, `check`), random worlds against the linear model (`random`), and against nftables (`oracle`). The host's copy of the
-//! same logic is asked the same, so that the two can be trusted to be one.
+//! must come to (`frames`, `check`), random worlds against the linear model (`random`), against nftables
+//! (`oracle`), and against what `explain` says (`explain`). The host's copy of the same logic is asked the same,
+//! so that the two can be trusted to be one.
 
 mod check;
+mod explain;
 mod frames;
 mod in_place;
 mod kernel;

@@ -60,7 +60,7 @@ fn random_worlds_agree_with_the_model() {
 }
 
 /// The programs for every interface of a world.
-fn kernel() -> Kernel {
+pub(crate) fn kernel() -> Kernel {
     let config = Config::parse(EVERYWHERE, "test.toml".as_ref()).expect("a configuration");
     let snapshot = static_snapshot(&config.policy);
     let tables = compile(&config.policy, &snapshot, 10, &Names::default()).expect("tables");
@@ -129,10 +129,10 @@ fn check(world: &World, kernel: &mut Kernel) -> Result<(), Wrong> {
 
 /// Packets by what they are counted as, besides the end: the sources that let them in, and the service,
 /// by id. Without what is 0.
-type Counts = BTreeMap<(&'static str, u32), u64>;
+pub(crate) type Counts = BTreeMap<(&'static str, u32), u64>;
 
 /// What a packet with this end is counted as.
-fn counted_as(decision: &Decision) -> Vec<(&'static str, u32)> {
+pub(crate) fn counted_as(decision: &Decision) -> Vec<(&'static str, u32)> {
     let service = if decision.matched != 0 {
         "passed"
     } else if decision.verdict == Verdict::Drop {
@@ -146,7 +146,7 @@ fn counted_as(decision: &Decision) -> Vec<(&'static str, u32)> {
 }
 
 /// What the kernel counted since its maps were made, under the ids that have names.
-fn counts(kernel: &Kernel, names: &Names) -> Counts {
+pub(crate) fn counts(kernel: &Kernel, names: &Names) -> Counts {
     let view = kernel.view();
     let sources = view.traffic(names.matches.len()).expect("counts");
     let services = view.service_traffic(names.services.len()).expect("counts");
@@ -164,7 +164,7 @@ fn counts(kernel: &Kernel, names: &Names) -> Counts {
 }
 
 /// What was counted between.
-fn ends(before: &Counters, after: &Counters) -> Vec<(Verdict, Reason)> {
+pub(crate) fn ends(before: &Counters, after: &Counters) -> Vec<(Verdict, Reason)> {
     let mut ends = Vec::new();
     for verdict in Verdict::ALL {
         for reason in Reason::ALL {

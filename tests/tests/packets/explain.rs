@@ -1,0 +1,141 @@
+//! What `explain` says of a packet against what becomes of it: for random policies the kernel's program gets
+//! a frame, and both judges that explain by, over the pinned maps and over compiled tables, get what stands
+//! for it. Verdict, reason, service and the sources that let it in are the same, or one of them lies.
+
+use std::cell::RefCell;
+use std::net::{IpAddr, SocketAddr};
+
+use allowlist_common::judge::Decision;
+use allowlist_tests::lab::frame;
+use allowlist_tests::model::worlds::{INTERFACES, World, worlds};
+use allowlist_user::compile::{Names, compile};
+use allowlist_user::explain::{Judge, Target};
+use proptest::prelude::*;
+use proptest::sample::Index;
+use proptest::test_runner::{TestCaseError, TestError};
+
+use super::random::{Counts, counted_as, counts, ends, kernel};
+use super::*;
+
+/// Edges of what services of random worlds cover, and what none of them does.
+const PORTS: [u16; 12] = [1, 2, 21, 22, 23, 80, 443, 444, 445, 8080, 8081, 65535];
+const HOSTS: [&str; 2] = ["198.51.100.1", "2001:db8:ffff::1"];
+
+/// What is asked: which interface, which of the addresses, and to what.
+type Asked = (bool, Index, Target);
+
+fn asked() -> impl Strategy<Value = Asked> {
+    let port = || select(PORTS.to_vec());
+    let target = prop_oneof![
+        5 => port().prop_map(Target::Tcp),
+        3 => port().prop_map(Target::Udp),
+        2 => port().prop_map(Target::Sctp),
+        1 => Just(Target::Icmp),
+        1 => Just(Target::Other),
+    ];
+    (any::<bool>(), any::<Index>(), target)
+}
+
+#[test]
+fn explain_says_what_the_kernel_does() {
+    require_root!();
+    let (cases, questions) = if is_long() { (500, 1000) } else { (60, 250) };
+    let kernel = RefCell::new(kernel());
+    // Only for the addresses that it brings.
+    let world = worlds(1);
+    let strategy = (world, vec(asked(), questions), vec(any::<[u8; 4]>(), 8));
+    let done = runner(cases).run(&strategy, |(world, asked, others)| {
+        check(&world, &asked, &others, &mut kernel.borrow_mut())
+            .map_err(|wrong| TestCaseError::fail(format!("{wrong}\n{world:?}")))
+    });
+    if let Err(error) = done {
+        let (TestError::Abort(reason) | TestError::Fail(reason, _)) = error;
+        panic!("{reason}");
+    }
+    let kernel = kernel.into_inner();
+    for (verdict, reason) in [
+        (Verdict::Pass, Reason::Allowed),
+        (Verdict::Drop, Reason::NotAllowed),
+        (Verdict::Pass, Reason::Default),
+        (Verdict::Drop, Reason::Default),
+    ] {
+        for slot in [0, 1] {
+            let packets = kernel.counters_of(slot).get(verdict, reason);
+            assert!(packets > 0, "never {verdict:?} {reason:?}");
+        }
+    }
+}
+
+fn check(
+    world: &World,
+    asked: &[Asked],
+    others: &[[u8; 4]],
+    kernel: &mut Kernel,
+) -> Result<(), String> {
+    let tables =
+        compile(&world.policy, &world.snapshot, 1000, &Names::default()).expect("a small policy");
+    kernel.publish_on(&tables, world.mode, world.rules, &INTERFACES);
+    kernel.forget_sent();
+    let lookup = kernel.view().lookup().expect("a generation");
+    let judge = Judge::new(&tables, world.mode, &world.rules);
+    let compiled = INTERFACES.map(|name| judge.on(name));
+    let mut addresses = world.edges();
+    addresses.extend(others.iter().map(|&octets| IpAddr::from(octets)));
+    let mut counted = counts(kernel, &tables.names);
+    for (is_second, address, target) in asked {
+        let slot = usize::from(*is_second);
+        let address = addresses[address.index(addresses.len())];
+        let packet = target.packet(address);
+        let by_view = lookup
+            .judge(slot as u32, [packet])
+            .expect("maps to look into");
+        let by_tables = compiled[slot].judge(&packet);
+        let before = kernel.counters_of(slot as u32);
+        kernel.receive(slot, &frame_to(*target, address));
+        let ends = ends(&before, &kernel.counters_of(slot as u32));
+        let what = format!(
+            "{address} to {target} on {}\nthe kernel: {ends:?}\nby its maps: {by_view:?}\nby compiled tables: {by_tables:?}",
+            INTERFACES[slot]
+        );
+        if by_view != [by_tables] || ends != [(by_tables.verdict, by_tables.reason)] {
+            return Err(what);
+        }
+        // What it was counted under tells the service and the sources.
+        expect(&mut counted, &by_tables);
+        let by_kernel = counts(kernel, &tables.names);
+        if counted != by_kernel {
+            return Err(format!(
+                "{what}\ncounted: {by_kernel:?}, and should be: {counted:?}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn expect(counted: &mut Counts, decision: &Decision) {
+    for end in counted_as(decision) {
+        *counted.entry(end).or_default() += 1;
+    }
+}
+
+/// What the question means, as bytes.
+fn frame_to(target: Target, source: IpAddr) -> Vec<u8> {
+    const GRE: u8 = 47;
+    const SCTP: u8 = 132;
+    const FROM: u16 = 49_152;
+    let host: IpAddr = HOSTS[usize::from(source.is_ipv6())]
+        .parse()
+        .expect("an address");
+    let ends = |port| (SocketAddr::new(source, FROM), SocketAddr::new(host, port));
+    match target {
+        Target::Tcp(port) => frame::tcp_syn(ends(port).0, ends(port).1),
+        Target::Udp(port) => frame::udp(ends(port).0, ends(port).1, b"hello"),
+        Target::Sctp(port) => {
+            let mut header = [FROM.to_be_bytes(), port.to_be_bytes()].concat();
+            header.resize(32, 0);
+            frame::packet(source, host, SCTP, &header)
+        }
+        Target::Icmp => frame::echo_request(source, host),
+        Target::Other => frame::packet(source, host, GRE, &[0; 32]),
+    }
+}
