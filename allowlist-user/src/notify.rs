@@ -126,10 +126,10 @@ mod tests {
 
     /// Each call is one datagram, and what it says is exactly this.
     fn check(notify: &Notify, manager: &UnixDatagram) {
+        type Call = fn(&Notify);
         manager
             .set_read_timeout(Some(Duration::from_secs(10)))
             .unwrap();
-        type Call = fn(&Notify);
         let table: [(Call, &str); 5] = [
             (
                 |n| n.ready("filtering eth0\nREADY=0"),

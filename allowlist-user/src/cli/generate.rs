@@ -228,10 +228,10 @@ mod tests {
             command.get_after_help().map(ToString::to_string)
         };
         for (words, command) in &commands {
-            let is_own = |arg: &&clap::Arg| {
+            let is_own = |arg: &clap::Arg| {
                 !arg.is_global_set() && !["json", "help"].contains(&arg.get_id().as_str())
             };
-            if command.get_arguments().find(is_own).is_none() {
+            if !command.get_arguments().any(is_own) {
                 continue;
             }
             let top = words.split(' ').next().expect("there is a word");

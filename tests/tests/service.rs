@@ -1,0 +1,265 @@
+//! The program as a service: what it tells a service manager, and its unit under the real systemd.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::UdpSocket;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use allowlist_tests::lab::{Ended, Manager, Program, Site, eventually};
+use allowlist_tests::{require_root, skip};
+use anyhow::{Context, ensure};
+use nix::sys::signal::Signal;
+
+const UNIT: &str = include_str!("../../dist/allowlist.service");
+
+/// Long enough for a machine that is busy building.
+const SOON: Duration = Duration::from_secs(30);
+/// Long enough for what does not come.
+const NEVER: Duration = Duration::from_millis(200);
+
+/// The peer of a site reaches one port and not the other.
+const OPEN: u16 = 7000;
+const CLOSED: u16 = 7001;
+const CONFIG: &str = r#"
+interfaces = ["eth0"]
+[services.open]
+ports = ["udp/7000"]
+allow = ["peer"]
+[services.closed]
+ports = ["udp/7001"]
+allow = ["elsewhere"]
+[sources.peer]
+prefixes = ["198.51.100.2"]
+[sources.elsewhere]
+prefixes = ["203.0.113.0/24"]
+"#;
+
+/// What a service manager is told, an assignment at a time.
+fn told(manager: &UnixDatagram) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut bytes = [0; 4096];
+    let length = manager.recv(&mut bytes).context("nothing was told")?;
+    let text = std::str::from_utf8(&bytes[..length])?;
+    let assignments = text.lines().map(|line| {
+        let (name, value) = line.split_once('=').context(line.to_owned())?;
+        Ok((name.to_owned(), value.to_owned()))
+    });
+    assignments.collect()
+}
+
+/// Waits for a message that has this assignment; what does not matter here comes in between.
+fn wait_for(
+    manager: &UnixDatagram,
+    name: &str,
+    value: &str,
+) -> anyhow::Result<BTreeMap<String, String>> {
+    loop {
+        let message = told(manager).with_context(|| format!("waiting for {name}={value}"))?;
+        if message.get(name).is_some_and(|found| found == value) {
+            return Ok(message);
+        }
+    }
+}
+
+#[test]
+fn a_service_manager_is_told() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let socket = site.scratch.file("notify");
+    let manager = UnixDatagram::bind(&socket)?;
+    manager.set_read_timeout(Some(SOON))?;
+    let list = site.scratch.write("lab.txt", "203.0.113.0/25\n")?;
+    let seen = site.scratch.file("environment");
+    let hook = format!(
+        "{}[sources.lab]\nfile = \"lab.txt\"\n[on_change]\ncommand = [\"/bin/sh\", \"-c\", \"env > {seen}.new; mv {seen}.new {seen}\"]\n",
+        CONFIG.replace("\"elsewhere\"", "\"elsewhere\", \"lab\""),
+        seen = seen.display()
+    );
+    let config = site.scratch.write("allowlist.toml", hook)?;
+    let mut run = site.command(&["run".as_ref(), "--config".as_ref(), config.as_os_str()])?;
+    run.env("NOTIFY_SOCKET", &socket)
+        .env("WATCHDOG_USEC", "1000000");
+    let mut run = Program::start(run)?;
+    let ready = wait_for(&manager, "READY", "1")?;
+    ensure!(ready["STATUS"].contains("eth0"), "{ready:?}");
+    // It is true when it is told.
+    check_filters(&site)?;
+    wait_for(&manager, "WATCHDOG", "1")?;
+    wait_for(&manager, "WATCHDOG", "1")?;
+    for _ in 0..2 {
+        run.signal(Signal::SIGHUP)?;
+        let reloading = wait_for(&manager, "RELOADING", "1")?;
+        let time: u64 = reloading["MONOTONIC_USEC"].parse()?;
+        ensure!(time > 0, "{reloading:?}");
+        wait_for(&manager, "READY", "1")?;
+    }
+    // What it starts is not the service, and cannot speak for it.
+    fs::write(&list, "203.0.113.0/26\n")?;
+    eventually(|| Ok(seen.exists())).with_context(|| run.output())?;
+    let environment = fs::read_to_string(&seen)?;
+    ensure!(
+        environment.contains("ALLOWLIST_SOURCE=lab"),
+        "{environment}"
+    );
+    ensure!(!environment.contains("NOTIFY_SOCKET"), "{environment}");
+    // A configuration that is wrong ends a reload too: else the service would hang in it.
+    fs::write(&config, "interfaces = 7\n")?;
+    run.signal(Signal::SIGHUP)?;
+    wait_for(&manager, "RELOADING", "1")?;
+    wait_for(&manager, "READY", "1")?;
+    run.signal(Signal::SIGTERM)?;
+    wait_for(&manager, "STOPPING", "1")?;
+    ensure!(run.wait(SOON)?.success(), "{}", run.output());
+    Ok(())
+}
+
+/// Whether a datagram of the peer comes to that port of the host.
+fn reaches(site: &Site, port: u16) -> anyhow::Result<bool> {
+    let inbox = site.host.run(|| UdpSocket::bind(("198.51.100.1", port)))?;
+    inbox.set_read_timeout(Some(NEVER))?;
+    let sender = site.peer.run(|| UdpSocket::bind(("198.51.100.2", 0)))?;
+    sender.send_to(b"hello", ("198.51.100.1", port))?;
+    Ok(inbox.recv(&mut [0; 16]).is_ok())
+}
+
+fn check_filters(site: &Site) -> anyhow::Result<()> {
+    ensure!(reaches(site, OPEN)?, "{OPEN} is not reached");
+    ensure!(!reaches(site, CLOSED)?, "{CLOSED} is reached");
+    Ok(())
+}
+
+/// A line of `/proc/PID/status`, without its name.
+fn status_of(manager: &Manager, pid: &str, name: &str) -> anyhow::Result<String> {
+    let status = fs::read_to_string(manager.file(&format!("/proc/{pid}/status")))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let value = line.with_context(|| format!("no {name} in {status}"))?;
+    Ok(value.trim_start_matches(':').trim().to_owned())
+}
+
+#[test]
+fn the_unit_runs_under_systemd() -> anyhow::Result<()> {
+    require_root!();
+    if Manager::program().is_none() {
+        skip!("there is no systemd on this machine");
+    }
+    let site = Site::new()?;
+    // There is no journal, and nothing in /etc may be written.
+    let drop_in = "[Service]\n\
+        Environment=ALLOWLIST_CONFIG=/usr/local/etc/allowlist.toml\n\
+        StandardOutput=append:/run/allowlist.log\n\
+        StandardError=append:/run/allowlist.log\n";
+    let units = [
+        ("allowlist.service", UNIT),
+        ("allowlist.service.d/test.conf", drop_in),
+    ];
+    let manager = Manager::start(&site, &units)?;
+    let config = manager.file("/usr/local/etc/allowlist.toml");
+    fs::write(&config, CONFIG)?;
+    let show = |what: &str| manager.ask(&["show", "--value", "--property", what, "allowlist"]);
+    let log = || fs::read_to_string(manager.file("/run/allowlist.log")).unwrap_or_default();
+
+    ensure!(reaches(&site, CLOSED)?, "it filters before the start");
+    manager.ask(&["start", "allowlist"]).with_context(log)?;
+    check_filters(&site).with_context(log)?;
+    ensure!(!show("StatusText")?.is_empty());
+
+    let first = show("MainPID")?;
+    // CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN: no more, and no less.
+    for set in ["CapEff", "CapBnd"] {
+        let set = status_of(&manager, &first, set)?;
+        ensure!(
+            u64::from_str_radix(&set, 16)? == 1 << 39 | 1 << 38 | 1 << 12,
+            "{set}"
+        );
+    }
+    ensure!(status_of(&manager, &first, "NoNewPrivs")? == "1");
+    ensure!(
+        status_of(&manager, &first, "Seccomp")? == "2",
+        "system calls are not filtered"
+    );
+
+    // A crash: the filter stays in force, and the next daemon adopts it.
+    manager.ask(&["kill", "--signal", "KILL", "allowlist"])?;
+    check_filters(&site)?;
+    eventually(|| Ok(show("ActiveState")? == "active" && show("MainPID")? != first))
+        .with_context(log)?;
+    check_filters(&site)?;
+
+    // A reload is in force when it is done; one that is wrong says so, and changes nothing.
+    fs::write(
+        &config,
+        CONFIG.replace("\"elsewhere\"", "\"elsewhere\", \"peer\""),
+    )?;
+    manager.ask(&["reload", "allowlist"]).with_context(log)?;
+    ensure!(reaches(&site, CLOSED)?, "{}", log());
+    fs::write(&config, "interfaces = 7\n")?;
+    let refused = manager.systemctl(&["reload", "allowlist"])?;
+    ensure!(refused.code != Some(0), "{refused:?}");
+    ensure!(show("ActiveState")? == "active" && reaches(&site, CLOSED)?);
+    fs::write(&config, CONFIG)?;
+    manager.ask(&["reload", "allowlist"]).with_context(log)?;
+    check_filters(&site)?;
+
+    // A stop leaves it in force.
+    manager.ask(&["stop", "allowlist"])?;
+    ensure!(show("Result")? == "success", "{}", log());
+    check_filters(&site)?;
+    manager.ask(&["start", "allowlist"]).with_context(log)?;
+    check_filters(&site)?;
+
+    // What was taken off is not put on again by a restart.
+    let detached = manager.run("/usr/local/sbin/allowlist", &["detach"])?;
+    ensure!(detached.code == Some(0), "{detached:?}");
+    eventually(|| Ok(show("ActiveState")? == "inactive")).with_context(log)?;
+    ensure!(show("Result")? == "success", "{}", log());
+    ensure!(reaches(&site, CLOSED)?);
+    Ok(())
+}
+
+/// What `systemd-analyze` says of the unit, whose program is not installed here: any other stands in for it.
+fn analyzed(arguments: &[&str]) -> anyhow::Result<Option<Ended>> {
+    let folder = tempfile::tempdir()?;
+    let unit = folder.path().join("allowlist.service");
+    fs::write(
+        &unit,
+        UNIT.replace("/usr/local/sbin/allowlist", "/usr/bin/true"),
+    )?;
+    if !Path::new("/usr/bin/systemd-analyze").exists() {
+        return Ok(None);
+    }
+    let mut command = Command::new("/usr/bin/systemd-analyze");
+    command.args(arguments).arg(&unit);
+    Ended::of(command).map(Some)
+}
+
+#[test]
+fn the_unit_is_right() -> anyhow::Result<()> {
+    // The manual page it names is not installed here.
+    let Some(verified) = analyzed(&["verify", "--man=no"])? else {
+        skip!("there is no systemd-analyze on this machine");
+    };
+    ensure!(
+        verified.code == Some(0) && verified.stdout.is_empty() && verified.stderr.is_empty(),
+        "{verified:?}"
+    );
+    Ok(())
+}
+
+/// What systemd counts against a unit, from 0 to 10, for what it could do if it were taken over.
+#[test]
+fn the_unit_is_tight() -> anyhow::Result<()> {
+    let Some(rated) = analyzed(&["security", "--offline=true", "--no-pager"])? else {
+        skip!("there is no systemd-analyze on this machine");
+    };
+    ensure!(rated.code == Some(0), "{rated:?}");
+    let overall = rated
+        .stdout
+        .lines()
+        .find_map(|line| line.split_once("Overall exposure level for allowlist.service: "))
+        .context("there is no overall exposure level")?;
+    let level = overall.1.split(' ').next().unwrap_or_default();
+    ensure!(level.parse::<f64>()? < 2.0, "{}", rated.stdout);
+    Ok(())
+}
