@@ -72,9 +72,10 @@ fn the_mode_changes_without_a_reload() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The same by command, to a daemon that publishes meanwhile: a publish keeps the mode, a start does not.
+/// The same by command, to a daemon that publishes meanwhile: a publish keeps the mode, and so does a start,
+/// until the file has another one.
 #[test]
-fn a_daemon_changes_over_at_once_and_until_it_ends() -> anyhow::Result<()> {
+fn a_daemon_changes_over_at_once_and_until_the_file_does() -> anyhow::Result<()> {
     require_root!();
     let site = Site::new()?;
     let list = FRIENDS.join("\n");
@@ -121,7 +122,19 @@ fn a_daemon_changes_over_at_once_and_until_it_ends() -> anyhow::Result<()> {
         "{refused:?}"
     );
     assert!(gets_through(&site, STRANGERS[0])?);
-    let _filter = site.filter(&["--config", &config])?;
-    assert!(!gets_through(&site, STRANGERS[0])?);
+    // What was asked outlives the daemon, which says that the file says otherwise.
+    let filter = site.filter(&["--config", &config])?;
+    assert!(gets_through(&site, STRANGERS[0])?);
+    filter.wait_for_line(
+        "mode observe by command, as before this start; the configuration says enforce",
+        SOON,
+    )?;
+    let text = std::fs::read_to_string(&config)?;
+    for (mode, passes) in [("observe", true), ("enforce", false)] {
+        std::fs::write(&config, format!("mode = '{mode}'\n{text}"))?;
+        let reloaded = site.run(&["reload"])?;
+        ensure!(reloaded.code == Some(0), "{reloaded:?}");
+        assert_eq!(gets_through(&site, STRANGERS[0])?, passes, "{mode}");
+    }
     Ok(())
 }
