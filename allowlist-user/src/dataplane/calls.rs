@@ -26,6 +26,7 @@ struct Element {
 }
 
 /// A map with one element.
+#[derive(Clone, Copy)]
 pub(super) enum NewMap<'a> {
     /// Of a number.
     Array,

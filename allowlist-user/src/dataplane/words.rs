@@ -93,6 +93,7 @@ impl<const N: usize> Words<N> {
     }
 
     #[expect(unsafe_code, reason = "an atomic in memory shared with the kernel")]
+    #[expect(clippy::cast_ptr_alignment, reason = "the mapping is page-aligned")]
     fn word(&self, place: usize) -> &AtomicU64 {
         assert!(place < N, "the mapping has {N} words");
         // SAFETY: the mapping is page-aligned, has room for `N` words, and lives as long as `self`; the

@@ -14,7 +14,7 @@ use super::*;
 
 /// Long enough to look at what holds before.
 const WITHIN: Duration = Duration::from_secs(5);
-const LONG: Duration = Duration::from_secs(3600);
+const LONG: Duration = Duration::from_hours(1);
 
 /// A policy that lets these in to the protected port.
 struct Policy {
@@ -171,7 +171,7 @@ fn a_first_start_that_nobody_confirms_lets_everything_pass() -> anyhow::Result<(
     }
     let control = view(&site)?.control()?;
     assert!(control.open && !control.pending, "{control:?}");
-    assert_eq!(lets_in(&site)?, [IpAddr::from([0, 0, 0, 0]); 0]);
+    assert!(lets_in(&site)?.is_empty());
     let counters = view(&site)?.counters()?["eth0"];
     let passed = counters.get(
         allowlist_common::verdict::Verdict::Pass,

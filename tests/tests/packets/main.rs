@@ -81,7 +81,7 @@ fn a_change_that_is_too_late_passes_where_nothing_was_filtered() {
         }
         let passed = kernel.counters().get(Verdict::Pass, Reason::Default);
         assert_eq!(passed, group.rows.len() as u64, "{}", group.name);
-        kernel.guard(Duration::from_secs(3600));
+        kernel.guard(Duration::from_hours(1));
         assert!(kernel.view().control().expect("a word").open);
     }
 }
