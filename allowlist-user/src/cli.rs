@@ -26,19 +26,20 @@ use crate::policy::{Mode, Ports};
     max_term_width = 100,
     after_help = "\
 Examples:
-  allowlist check --config allowlist.toml           what would be filtered; needs no privileges
+  allowlist check --config allowlist.toml             what would be filtered; needs no privileges
   sudo allowlist run --iface eth0 --provider pagerduty-webhooks-us --port tcp/443
-  sudo allowlist run                                as /etc/allowlist/allowlist.toml says
-  sudo allowlist status                             is it filtering, and what
-  sudo allowlist watch                              what is being dropped, live
-  sudo allowlist explain 203.0.113.9 --port tcp/443 would it pass, and why
+  sudo allowlist run                                  as /etc/allowlist/allowlist.toml says
+  sudo allowlist status                               is it filtering, and what
+  sudo allowlist watch                                what is being dropped, live
+  sudo allowlist explain 203.0.113.9 --port tcp/443  would it pass, and why
   sudo allowlist add 203.0.113.9 --service ssh --ttl 2h
-  sudo allowlist reload --confirm-within 60s        as the file says now; undone unless confirmed
-  sudo allowlist diff                               what the vendors have changed
-  allowlist providers show github                   a vendor, as configuration to copy
-  sudo allowlist detach                             take it off, now
+  sudo allowlist reload --confirm-within 60s          as the file says now; undone unless confirmed
+  sudo allowlist diff                                 what the vendors have changed
+  allowlist providers show github                     a vendor, as configuration to copy
+  sudo allowlist detach                               take it off, now
 
-Exit codes: 0 done, 1 failed (the reason is on standard error), 2 no such command or option, 3 the answer is no (status: not everything is filtered; explain: it is dropped), 4 refused, since it would cut your own connection."
+Exit codes: 0 done; 1 failed, and standard error says why; 2 no such command or option; 3 the answer is no
+(status: not everything is filtered, explain: it is dropped); 4 refused, since it would cut your own connection."
 )]
 pub struct Cli {
     /// Where things are.
@@ -178,8 +179,7 @@ mode enforce.")]
 
 Examples:
   sudo allowlist mode observe           everything passes
-  sudo allowlist mode enforce --confirm-within 60s
-                                        drops are carried out, and not any more unless it is confirmed"
+  sudo allowlist mode enforce --confirm-within 60s"
     )]
     Mode(ModeChange),
     /// Print packets as they are dropped, a line each, until Ctrl-C

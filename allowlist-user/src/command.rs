@@ -65,7 +65,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         match cli.command {
             Command::Explain(options) => return explain(&paths, options).await,
             Command::Status(output) => return status(&paths, output).await,
-            Command::Run(run) => filter(paths, run).await,
+            Command::Run(run) => Box::pin(filter(paths, run)).await,
             Command::Check(check) => lists::check(&paths, check).await,
             Command::Fetch(options) => lists::fetch(&paths, &options).await,
             Command::Providers(options) => lists::providers(&options),
@@ -105,8 +105,13 @@ async fn filter(paths: Paths, run: Run) -> Result<()> {
     let mut signals = Signals::listen()?;
     let notify = Notify::from_environment();
     dataplane::require_privileges()?;
+    let mut written = written(&paths, run.small)?;
+    if let Some(file) = &mut written.file {
+        // It is read again later, wherever this process is then.
+        *file = std::path::absolute(&file)?;
+    }
     let options = daemon::Options {
-        written: written(&paths, run.small)?,
+        written,
         attach: run.attach_mode.map(AttachMode::from),
         keep: run.keep,
         trace: run.trace,
@@ -119,7 +124,7 @@ async fn filter(paths: Paths, run: Run) -> Result<()> {
         // A start waits for files only before it touches the kernel.
         () = signals.end() => bail!("interrupted before anything was attached"),
     };
-    daemon.serve(signals).await
+    Box::pin(daemon.serve(signals)).await
 }
 
 /// What should be thought about, on this host.
@@ -397,8 +402,7 @@ fn written(paths: &Paths, mut small: Small) -> Result<Written> {
     }
     Ok(Written {
         text: Config::text(file)?,
-        // It is read again later, wherever the daemon is then.
-        file: Some(std::path::absolute(file)?),
+        file: Some(file.to_owned()),
         interfaces: small.iface,
     })
 }

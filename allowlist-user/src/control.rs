@@ -346,7 +346,7 @@ mod tests {
         match (read, expected) {
             (Ok((wanted, _)), Ok(expected)) => assert_eq!(wanted, expected, "{name} {body}"),
             (Err(error), Err(expected)) => {
-                assert!(error.contains(expected), "{name} {body}: {error}")
+                assert!(error.contains(expected), "{name} {body}: {error}");
             }
             (read, _) => panic!("{name} {body}: {read:?}"),
         }
@@ -406,7 +406,7 @@ mod tests {
     fn what_is_asked_is_what_is_read() {
         let care = Care {
             force: true,
-            confirm_within: Some(Duration::from_secs(60)),
+            confirm_within: Some(Duration::from_mins(1)),
             session: None,
         };
         for wanted in [

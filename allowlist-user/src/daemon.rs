@@ -1,7 +1,7 @@
 //! The loop that keeps the kernel in step with the sources and with what people ask: fetch, compile, publish.
 //!
 //! - this file is the loop, and what is put in force
-//! - `start` is how a daemon begins, `first` with which lists, `stop` how it ends
+//! - `start` is how a daemon begins, `plan` with which policy, `first` with which lists, `stop` how it ends
 //! - `refresh` takes lists in, `schedule` says when they are asked for, `files` which files were touched
 //! - `asked` carries out what is asked over the socket: `added`, `reload`, `confirm`
 //! - `interfaces` keeps the filter on them
@@ -16,6 +16,7 @@ mod confirm;
 mod files;
 mod first;
 mod interfaces;
+mod plan;
 mod refresh;
 mod reload;
 mod schedule;
@@ -219,7 +220,8 @@ impl Daemon {
                 _ = look.tick() => {
                     self.notify.alive();
                     if !self.dataplane.is_in_force() {
-                        return self.detached();
+                        self.detached();
+                        return Ok(());
                     }
                     self.look_after_interfaces().await;
                     self.pass_time();

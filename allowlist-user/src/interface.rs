@@ -60,17 +60,15 @@ async fn facts(netlink: &rtnetlink::Handle, name: &str) -> Result<Facts> {
         xdp_mode: None,
     };
     for attribute in &link.attributes {
-        match attribute {
-            LinkAttribute::Xdp(said) => {
-                for fact in said {
-                    match fact {
-                        LinkXdp::ProgId(id) if *id != 0 => facts.xdp_program = Some(*id),
-                        LinkXdp::Attached(mode) => facts.xdp_mode = attached_in(*mode),
-                        _ => {}
-                    }
-                }
+        let LinkAttribute::Xdp(said) = attribute else {
+            continue;
+        };
+        for fact in said {
+            match fact {
+                LinkXdp::ProgId(id) if *id != 0 => facts.xdp_program = Some(*id),
+                LinkXdp::Attached(mode) => facts.xdp_mode = attached_in(*mode),
+                _ => {}
             }
-            _ => {}
         }
     }
     Ok(facts)

@@ -343,6 +343,8 @@ fn fingerprint(source: &Source) -> Option<String> {
     match &source.origin {
         Origin::Prefixes(_) | Origin::Added | Origin::BuiltIn { .. } => None,
         Origin::File { path, format } => {
+            // The same file, from wherever it is named.
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
             Some(read_as(path.display().to_string(), format, &Format::Text))
         }
         Origin::Http(http) => {

@@ -124,11 +124,8 @@ async fn ask(paths: &Paths, wanted: Wanted, typed: &CareArgs, output: Output) ->
 }
 
 fn text(done: &Done, typed: &CareArgs) -> String {
-    let mut text: String = done
-        .changes
-        .iter()
-        .map(|line| format!("{line}\n"))
-        .collect();
+    let lines = done.changes.iter().flat_map(|line| [line, "\n"]);
+    let mut text: String = lines.collect();
     text += &match done.policy {
         Some(policy) => format!("done: generation {}, policy {policy}\n", done.generation),
         None => format!("done: generation {}\n", done.generation),

@@ -20,7 +20,7 @@ pub(super) type SetId = u32;
 
 /// The sets of sources that occur, each with a number.
 pub(super) struct Sets {
-    sets: Vec<SourceSet>,
+    all: Vec<SourceSet>,
     ids: HashMap<SourceSet, SetId>,
     unions: HashMap<(SetId, SetId), SetId>,
 }
@@ -33,7 +33,7 @@ impl Sets {
             .collect();
         Self {
             ids: sets.iter().cloned().zip(0..).collect(),
-            sets,
+            all: sets,
             unions: HashMap::new(),
         }
     }
@@ -45,12 +45,12 @@ impl Sets {
         if let Some(known) = self.unions.get(&(a, b)) {
             return *known;
         }
-        let mut union = [&*self.sets[a as usize], &*self.sets[b as usize]].concat();
+        let mut union = [&*self.all[a as usize], &*self.all[b as usize]].concat();
         union.sort_unstable();
         union.dedup();
         let id = *self.ids.entry(union).or_insert_with_key(|union| {
-            self.sets.push(union.clone());
-            self.sets.len() as SetId - 1
+            self.all.push(union.clone());
+            self.all.len() as SetId - 1
         });
         self.unions.insert((a, b), id);
         id
@@ -161,7 +161,7 @@ impl<'a> Matches<'a> {
                 .collect(),
             source_names: policy.sources.iter().map(|source| &*source.name).collect(),
             ids: names.iter().cloned().zip(0..).skip(1).collect(),
-            known: vec![None; sets.sets.len()],
+            known: vec![None; sets.all.len()],
             sets,
             names,
         }
@@ -171,7 +171,7 @@ impl<'a> Matches<'a> {
         if let Some(grant) = self.known[set as usize] {
             return Ok(grant);
         }
-        let sources = &self.sets.sets[set as usize];
+        let sources = &self.sets.all[set as usize];
         let names: Vec<String> = sources
             .iter()
             .map(|&place| self.source_names[place as usize].to_owned())

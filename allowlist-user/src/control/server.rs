@@ -141,7 +141,7 @@ impl Control {
                 .mode()
                 & 0o7777;
             // A folder that the daemon made is its own; one that anybody may enter needs nothing.
-            if folder_mode & 0o007 == 0 {
+            if folder_mode.trailing_zeros() >= 3 {
                 chown(folder, None::<Uid>, Some(group)).with_context(what)?;
                 fs::set_permissions(folder, fs::Permissions::from_mode(folder_mode | 0o050))
                     .with_context(what)?;

@@ -25,7 +25,7 @@ impl Daemon {
     /// Lets prefixes in.
     pub(super) fn add(
         &mut self,
-        entries: Vec<Entry>,
+        entries: &[Entry],
         care: &Care,
         who: &Who,
     ) -> (Deed, Result<Done, Problem>) {
@@ -43,9 +43,9 @@ impl Daemon {
                 Some(now + Duration::from_secs(seconds))
             }),
             note: first.and_then(|entry| entry.note.clone()),
-            ..asked(&entries)
+            ..asked(entries)
         };
-        let edits = each(&entries, |entry| {
+        let edits = each(entries, |entry| {
             let prefix = parse_prefix(&entry.prefix).map_err(|error| error.to_string())?;
             let service = entry.service.clone().unwrap_or_default();
             self.require_service(&service)?;
@@ -81,12 +81,12 @@ impl Daemon {
     /// Lets prefixes in no more that were let in by command.
     pub(super) fn remove(
         &mut self,
-        entries: Vec<Entry>,
+        entries: &[Entry],
         care: &Care,
         who: &Who,
     ) -> (Deed, Result<Done, Problem>) {
-        let mut deed = asked(&entries);
-        let edits = each(&entries, |entry| {
+        let mut deed = asked(entries);
+        let edits = each(entries, |entry| {
             if entry.ttl_seconds.is_some() || entry.note.is_some() {
                 return Err("to remove takes no time to live and no note".to_owned());
             }

@@ -36,9 +36,9 @@ impl Daemon {
         } = request;
         let (deed, done) = match wanted {
             Wanted::Reload => return self.reload(Some(Asker { who, care, answer })),
-            Wanted::Refresh(source) => return self.refresh(source, who, answer),
-            Wanted::Add(entries) => self.add(entries, &care, &who),
-            Wanted::Remove(entries) => self.remove(entries, &care, &who),
+            Wanted::Refresh(source) => return self.refresh(source.as_deref(), who, answer),
+            Wanted::Add(entries) => self.add(&entries, &care, &who),
+            Wanted::Remove(entries) => self.remove(&entries, &care, &who),
             Wanted::Mode(mode) => (Deed::Mode { mode }, self.change_mode(mode, &care, &who)),
             Wanted::Accept(source) => {
                 let done = self.accept(&source, &care).map_err(Problem::from);
@@ -220,13 +220,13 @@ impl Daemon {
 
     fn refresh(
         &mut self,
-        source: Option<String>,
+        source: Option<&str>,
         who: Who,
         answer: oneshot::Sender<Result<Done, Problem>>,
     ) {
         let changing = self.policy.used_sources().filter(|one| one.can_change());
         let mut names: BTreeSet<String> = changing.map(|one| one.name.clone()).collect();
-        if let Some(name) = &source {
+        if let Some(name) = source {
             if !names.contains(name) {
                 let known: Vec<_> = names.into_iter().collect();
                 let error = format!(

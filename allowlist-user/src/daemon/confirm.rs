@@ -10,11 +10,10 @@ use jiff::Timestamp;
 use log::warn;
 use tokio::time::Instant;
 
-use super::Daemon;
-use super::start::held_back;
+use super::{Daemon, plan};
 use crate::audit::{Deed, Who};
 use crate::control::{Done, Kind, Problem};
-use crate::ledger::{Change, Ledger, Unconfirmed};
+use crate::ledger::{Ledger, Unconfirmed};
 
 /// A change that waits.
 pub(super) struct Pending {
@@ -129,17 +128,7 @@ impl Daemon {
                 "policy {number} is not known any more, so the configuration of now cannot be taken back; the kernel goes on by what was before"
             );
         };
-        let written = before.written().clone();
-        let change = Change {
-            time: Timestamp::now(),
-            by: Who::Daemon.to_string(),
-            what: format!("back to policy {number}, which was not replaced by a confirmed one"),
-            edits: known.back_to(number),
-            mode: before.change.mode,
-            held_back: held_back(&self.written, &written).or(before.change.held_back),
-            written: Some(written),
-            unconfirmed: None,
-        };
+        let change = plan::back(known, before, &self.written, Timestamp::now());
         self.replace(change, &crate::control::Care::default(), None)
             .await
             .map(drop)

@@ -17,7 +17,8 @@ use super::Daemon;
 use super::confirm::Pending;
 use super::first::{Ask, First};
 use super::interfaces::{present, warn_of_stripped_tags};
-use super::start::{held_back, watched};
+use super::plan::held_back;
+use super::start::watched;
 use crate::additions::source_name;
 use crate::audit::{Audit, Deed, Who};
 use crate::config::{Config, differences};
@@ -357,7 +358,7 @@ impl Daemon {
         }
         let config = before.config;
         self.pending = unconfirmed.map(|unconfirmed| Pending::new(unconfirmed, what, by));
-        self.finish_next(&config, &first).await;
+        self.finish_next(&config, &first);
         for facts in &interfaces {
             if !config.interfaces.contains(&facts.name) {
                 warn_of_stripped_tags(&facts.name).await;
@@ -470,7 +471,7 @@ impl Daemon {
     }
 
     /// What follows once it is in force, and cannot fail any more.
-    async fn finish_next(&mut self, before: &Config, first: &First) {
+    fn finish_next(&mut self, before: &Config, first: &First) {
         let paths = &self.options.paths;
         if self.config.control_group != before.control_group
             && let Err(error) = self.control.admit(self.config.control_group.as_deref())

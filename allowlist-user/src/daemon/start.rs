@@ -3,6 +3,7 @@
 //! Invariants: nothing is attached by a start that fails, and what was in force before is again; a start needs
 //! no network; a change that was not confirmed is taken back, also when nothing ran meanwhile.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,10 +16,11 @@ use super::confirm::Pending;
 use super::files::Files;
 use super::first::{Ask, First};
 use super::interfaces::{look_up_all, present, warn_of_stripped_tags};
+use super::plan::Plan;
 use super::refresh::Clocks;
 use super::{COUNTS_ANEW, Daemon, Options};
 use crate::audit::{Audit, Deed, Who};
-use crate::compile::{Names, Tables};
+use crate::compile::Tables;
 use crate::config::Config;
 use crate::control::{Control, NotDone};
 use crate::dataplane::{Dataplane, View};
@@ -26,7 +28,7 @@ use crate::gather::Fetches;
 use crate::history::History;
 use crate::hook::Teller;
 use crate::interface::{Facts, Links};
-use crate::ledger::{Change, Ledger, Policy as Known, Unconfirmed, Written};
+use crate::ledger::{Change, Ledger, Unconfirmed, Written};
 use crate::notify::Notify;
 use crate::policy::{AtStart, Mode, Origin};
 use crate::record::Record;
@@ -35,117 +37,6 @@ use crate::state::StateDir;
 
 /// How long a closed host's own traffic is noted before the first packet is judged by it.
 const LISTEN: Duration = Duration::from_secs(1);
-
-/// What a start does to the policies that are known.
-struct Plan {
-    written: Arc<Written>,
-    /// The policy that it makes; none where the newest is this one.
-    change: Option<Change>,
-    /// What was not confirmed, and is taken back.
-    taken_back: Option<String>,
-}
-
-impl Plan {
-    fn of(options: &Options, ledger: &Ledger, is_running: bool) -> Result<Self> {
-        let typed = Arc::new(options.written.clone());
-        let known = ledger.known();
-        let Some(newest) = known.newest() else {
-            return Ok(Self {
-                change: Some(by_start(options, &typed, None)?),
-                written: typed,
-                taken_back: None,
-            });
-        };
-        if let Some(Unconfirmed {
-            back_to: Some(number),
-            ..
-        }) = known.unconfirmed()
-            && !is_running
-            && let Some(before) = known.get(number)
-        {
-            let written = Arc::clone(before.written());
-            let held_back = held_back(newest.written(), &written);
-            // What is typed now is what is wanted now, unless it is what was taken back.
-            let is_same = held_back == Some(typed.checksum()) || held_back.is_none();
-            let change = Change {
-                time: Timestamp::now(),
-                by: Who::Daemon.to_string(),
-                what: format!(
-                    "back to policy {number}, since policy {} was not confirmed",
-                    newest.number
-                ),
-                written: Some(Arc::clone(&written)),
-                edits: known.back_to(number),
-                mode: before.change.mode,
-                held_back,
-                unconfirmed: None,
-            };
-            let taken_back = Some(newest.change.what.clone());
-            if is_same {
-                return Ok(Self {
-                    written,
-                    change: Some(change),
-                    taken_back,
-                });
-            }
-            return Ok(Self {
-                change: Some(Change {
-                    edits: change.edits,
-                    ..by_start(options, &typed, None)?
-                }),
-                written: typed,
-                taken_back,
-            });
-        }
-        if newest.change.held_back == Some(typed.checksum()) {
-            warn!(
-                "{}: its last change was taken back, so policy {} is in force and not what the file says; mend the file, or `allowlist reload` to try it again",
-                typed.origin(),
-                newest.number
-            );
-            return Ok(Self {
-                written: Arc::clone(newest.written()),
-                change: None,
-                taken_back: None,
-            });
-        }
-        let change = if **newest.written() == *typed && newest.change.held_back.is_none() {
-            None
-        } else {
-            Some(by_start(options, &typed, Some(newest))?)
-        };
-        Ok(Self {
-            written: typed,
-            change,
-            taken_back: None,
-        })
-    }
-}
-
-/// The policy that a start with this configuration makes.
-fn by_start(options: &Options, written: &Arc<Written>, before: Option<&Known>) -> Result<Change> {
-    let mode = before.and_then(|before| {
-        let was = options.read(before.written()).ok()?.mode;
-        let is = options.read(written).ok()?.mode;
-        before.change.mode.filter(|_| was == is)
-    });
-    Ok(Change {
-        time: Timestamp::now(),
-        by: Who::Daemon.to_string(),
-        what: format!("start by {}", written.origin()),
-        written: Some(Arc::clone(written)),
-        edits: Vec::new(),
-        mode,
-        held_back: None,
-        unconfirmed: None,
-    })
-}
-
-/// The checksum of what does not count any more, if it is a file's and other than what is gone back to.
-pub(super) fn held_back(taken_back: &Written, back_to: &Written) -> Option<u32> {
-    let is_other = taken_back.file.is_some() && taken_back.text != back_to.text;
-    is_other.then(|| taken_back.checksum())
-}
 
 impl Daemon {
     /// Gets every list that is at hand, publishes, attaches. On an error all is as it was before.
@@ -160,58 +51,18 @@ impl Daemon {
             .ok()
             .and_then(|view| view.pending().ok().flatten())
             .filter(|pending| !pending.fell_back);
-        let plan = Plan::of(&options, &ledger, waits.is_some())?;
-        if let Some(what) = &plan.taken_back {
-            warn!("{what}: was not confirmed in time, and is taken back");
-        }
-        let config = options
-            .read(&plan.written)
-            .with_context(|| format!("policy of {}", plan.written.origin()))?;
-        let mut pending = waits.and_then(|waits| Pending::found(&ledger, waits.left));
-        let is_staged = plan.change.is_some();
-        if let Some(mut change) = plan.change {
-            if let Some(within) = options.care.confirm_within {
-                change.unconfirmed = Some(Unconfirmed {
-                    until: Timestamp::now() + within,
-                    back_to: ledger.known().newest().map(|policy| policy.number),
-                });
-            }
-            ledger.stage(change);
-        }
-        let newest = ledger.known().newest();
-        let mode = newest.and_then(|policy| policy.change.mode);
-        let mode = mode.unwrap_or(config.mode);
-        if mode != config.mode {
-            warn!(
-                "mode {} by command, as before this start; the configuration says {}",
-                mode.name(),
-                config.mode.name()
-            );
-        }
+        let plan = plan(&options, &mut ledger, waits.is_some());
+        let config = options.read(&plan.written)?;
         // Before they are read: what is written meanwhile is read again.
         let files = watched(&config);
         let wanted = config.policy.used_sources().cloned().collect();
         let mut first = First::lists(wanted, &state, Ask::Host).await;
-        let additions = ledger.known().additions();
-        for (service, count) in additions.without_service(&config.policy) {
-            warn!(
-                "{count} prefixes were added to {service}, which is no service of the configuration any more: they reach nothing"
-            );
-        }
-        let policy = additions.with(&config.policy);
-        for service in additions.services() {
-            let name = crate::additions::source_name(service);
-            first.lists.put(&name, additions.feed(service));
-        }
-        let record = Record::load(&options.paths.state_dir);
-        let previous = record
-            .as_ref()
-            .map_or_else(Names::default, |record| record.names.clone());
         let control = Control::listen(&options.paths, config.control_group.as_deref())?;
         let dataplane = Dataplane::open(
             &options.paths.pin_dir,
             config.rules.tracks().then_some(config.max_flows),
         )?;
+        let record = Record::load(&options.paths.state_dir).unwrap_or_default();
         let mut daemon = Self {
             control,
             files,
@@ -220,33 +71,29 @@ impl Daemon {
             teller: Teller::start(config.hook.clone()),
             clocks: Clocks::now(),
             release_after: Instant::now(),
-            next_expiry: additions.next_expiry(),
+            next_expiry: None,
             warnings: (options.warnings)(&config),
-            names: previous,
+            names: record.names,
             in_force: None,
-            lists: first.lists,
-            waiting: false,
+            lists: std::mem::take(&mut first.lists),
+            waiting: !first.missing.is_empty() && config.at_start == AtStart::Wait,
             fetches: Fetches::default(),
-            due: Default::default(),
-            writing: Default::default(),
-            lost: Default::default(),
-            links: Links::listen()
-                .inspect_err(|error| {
-                    warn!("{error:#}; interfaces are looked at once a second instead")
-                })
-                .ok(),
-            traces: Default::default(),
-            kept: Default::default(),
+            due: BTreeMap::new(),
+            writing: BTreeMap::new(),
+            lost: BTreeSet::new(),
+            links: listen_to_links(),
+            traces: BTreeMap::new(),
+            kept: BTreeMap::new(),
             reloading: None,
             refreshing: Vec::new(),
-            pending: pending.take(),
+            pending: waits.and_then(|waits| Pending::found(&ledger, waits.left)),
             record_is_old: false,
             started: Timestamp::now(),
-            since: record.as_ref().and_then(|record| record.since),
+            since: record.since,
             written: plan.written,
+            policy: config.policy.clone(),
+            mode: config.mode,
             config: Arc::new(config),
-            policy,
-            mode,
             options,
             state,
             _lock: lock,
@@ -254,32 +101,59 @@ impl Daemon {
             dataplane,
             notify,
         };
-        for warning in &daemon.warnings {
-            warn!("{warning}");
-        }
-        for source in &first.fetched {
-            daemon.keep(source, true);
-        }
-        daemon.say_missing(&first.missing);
-        daemon.waiting = !first.missing.is_empty() && daemon.config.at_start == AtStart::Wait;
-        if daemon.waiting {
-            // What does not fit will not fit later either.
-            daemon.compiled(&daemon.lists)?;
-        } else {
-            daemon.enter(is_staged).await?;
-        }
-        let generation = daemon.dataplane.generation();
-        let events: Vec<_> = first
-            .events
-            .into_iter()
-            .map(|event| event.of(generation))
-            .collect();
-        daemon.tell_of(&events);
+        daemon.begin_with(&first).await?;
         if plan.taken_back.is_some() {
             daemon.log(Who::Daemon, Deed::NotConfirmed, None);
         }
-        daemon.schedule_all();
         Ok(daemon)
+    }
+
+    /// With these lists, and with what the ledger says was added by command.
+    async fn begin_with(&mut self, first: &First) -> Result<()> {
+        let added: BTreeSet<String> = self
+            .ledger
+            .known()
+            .additions()
+            .services()
+            .cloned()
+            .collect();
+        self.follow_ledger(&added);
+        self.tell();
+        for warning in &self.warnings {
+            warn!("{warning}");
+        }
+        let additions = self.ledger.known().additions();
+        for (service, count) in additions.without_service(&self.config.policy) {
+            warn!(
+                "{count} prefixes were added to {service}, which is no service of the configuration any more: they reach nothing"
+            );
+        }
+        if self.mode != self.config.mode {
+            warn!(
+                "mode {} by command, as before this start; the configuration says {}",
+                self.mode.name(),
+                self.config.mode.name()
+            );
+        }
+        for source in &first.fetched {
+            self.keep(source, true);
+        }
+        self.say_missing(&first.missing);
+        if self.waiting {
+            // What does not fit will not fit later either.
+            self.compiled(&self.lists)?;
+        } else {
+            self.enter(true).await?;
+        }
+        let generation = self.dataplane.generation();
+        let events: Vec<_> = first
+            .events
+            .iter()
+            .map(|event| event.clone().of(generation))
+            .collect();
+        self.tell_of(&events);
+        self.schedule_all();
+        Ok(())
     }
 
     /// Puts the filter in force, the first time or in the place of another daemon's.
@@ -292,12 +166,9 @@ impl Daemon {
         let care = self.options.care.clone();
         self.require_session_by(&care, &tables, By::Configuration)
             .map_err(NotDone)?;
-        if self
-            .dataplane
-            .pending()
-            .is_some_and(|pending| pending.fell_back)
-        {
-            self.dataplane.fall_back()?; // for good: what is published now is another change
+        if self.pending.is_none() && self.dataplane.pending().is_some() {
+            // For good: it is over, or nobody knows of it any more, and what is published now is another change.
+            self.dataplane.fall_back()?;
         }
         if let Some(within) = care.confirm_within
             && self.pending.is_none()
@@ -445,6 +316,57 @@ impl Daemon {
             }
         }
         Ok((anothers, new))
+    }
+}
+
+/// With which policy to begin; the one that a start makes is staged.
+fn plan(options: &Options, ledger: &mut Ledger, waits: bool) -> Plan {
+    let mode = |written: &Written| Some(options.read(written).ok()?.mode);
+    let now = Timestamp::now();
+    let mut plan = Plan::of(options.written.clone(), ledger.known(), waits, mode, now);
+    if let Some(what) = &plan.taken_back {
+        warn!("{what}: was not confirmed in time, and is taken back");
+    }
+    if let Some(number) = plan.instead {
+        warn!(
+            "{}: its last change was taken back, so policy {number} is in force and not what the file says; mend the file, or `allowlist reload` to try it again",
+            options.written.origin()
+        );
+    }
+    let change = plan.change.take().or_else(|| {
+        // What is asked to be confirmed is a policy, whatever else is the same.
+        options.care.confirm_within?;
+        let newest = ledger.known().newest()?;
+        Some(Change {
+            time: now,
+            by: Who::Daemon.to_string(),
+            what: format!("start by {}", plan.written.origin()),
+            edits: Vec::new(),
+            ..newest.change.clone()
+        })
+    });
+    if let Some(mut change) = change {
+        let newest = ledger.known().newest();
+        change.unconfirmed = if waits {
+            ledger.known().unconfirmed() // as before: another start is no confirmation
+        } else {
+            options.care.confirm_within.map(|within| Unconfirmed {
+                until: now + within,
+                back_to: newest.map(|policy| policy.number),
+            })
+        };
+        ledger.stage(change);
+    }
+    plan
+}
+
+fn listen_to_links() -> Option<Links> {
+    match Links::listen() {
+        Ok(links) => Some(links),
+        Err(error) => {
+            warn!("{error:#}; interfaces are looked at once a second instead");
+            None
+        }
     }
 }
 

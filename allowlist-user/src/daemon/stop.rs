@@ -16,7 +16,8 @@ impl Daemon {
                 .await;
         }
         if !self.dataplane.is_in_force() {
-            return self.detached();
+            self.detached();
+            return Ok(());
         }
         if self.waiting && self.dataplane.generation() != 0 {
             return self
@@ -51,11 +52,10 @@ impl Daemon {
     }
 
     /// Somebody took the filter off.
-    pub(super) fn detached(self) -> Result<()> {
+    pub(super) fn detached(&self) {
         self.notify.stopping();
         self.log(Who::Daemon, Deed::Stop { filtering: false }, None);
         info!("stopped: the filter was detached");
-        Ok(())
     }
 
     /// Ends with the filter in force, and without a trace that nobody would read.

@@ -225,7 +225,7 @@ fn what_only_root_may_see_says_so() -> anyhow::Result<()> {
     check_error(
         &ended,
         1,
-        &["no daemon answers on none, and it alone knows what was refused"],
+        &["no daemon answers on none, and it alone can do this"],
     );
     Ok(())
 }

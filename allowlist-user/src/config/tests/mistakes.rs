@@ -23,7 +23,7 @@ fn names_what_is_wrong_at_the_top() {
         ),
         (
             "zzz = 1",
-            "1:1: zzz: unknown key; the keys here are interfaces, mode, default, return_traffic, keep, attach_mode, max_prefixes, max_flows, history_size, on_change, services, sources",
+            "1:1: zzz: unknown key; the keys here are interfaces, mode, default, return_traffic, keep, attach_mode, max_prefixes, max_flows, history_size, log_size, at_start, control_group, on_change, services, sources",
         ),
         (
             "interfaces = \"eth0\"",

@@ -9,6 +9,7 @@ use super::*;
 use crate::compile::Names;
 use crate::policy::Held;
 use crate::record::ServiceRecord;
+use crate::report::Report as _;
 
 fn time(text: &str) -> Timestamp {
     text.parse().expect("a time")
@@ -38,6 +39,8 @@ fn record() -> Record {
     };
     let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
     Record {
+        before: 0,
+        since: None,
         generation: 3,
         names: Names {
             matches: vec![words(&[]), words(&["office", "vendor"])],

@@ -1,0 +1,303 @@
+//! With which policy a start begins, by what was asked and what is known of the policies before. Pure.
+//!
+//! Invariants: what was not confirmed in time is taken back, also when nothing ran meanwhile; a file whose
+//! change was taken back does not count until it says something else.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::audit::Who;
+use crate::ledger::{Change, Known, Policy, Unconfirmed, Written};
+use crate::policy::Mode;
+
+/// What a start does to the policies that are known.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// The configuration that it begins with.
+    pub(super) written: Arc<Written>,
+    /// The policy that it makes; none where the newest is this one.
+    pub(super) change: Option<Change>,
+    /// What was not confirmed, and is taken back.
+    pub(super) taken_back: Option<String>,
+    /// The policy that is in force instead of what the file says.
+    pub(super) instead: Option<u64>,
+}
+
+impl Plan {
+    /// For a start with `typed`. `waits` is whether the newest change still waits to be confirmed; `mode`
+    /// tells the mode of a configuration, if it is one.
+    pub(super) fn of(
+        typed: Written,
+        known: &Known,
+        waits: bool,
+        mode: impl Fn(&Written) -> Option<Mode>,
+        now: Timestamp,
+    ) -> Self {
+        let typed = Arc::new(typed);
+        let Some(newest) = known.newest() else {
+            return Self::begin(typed, None, now, mode);
+        };
+        if let Some(unconfirmed) = known.unconfirmed()
+            && !waits
+        {
+            return Self::take_back(typed, known, newest, unconfirmed, now, mode);
+        }
+        if newest.change.held_back == Some(typed.checksum()) {
+            return Self {
+                written: Arc::clone(newest.written()),
+                change: None,
+                taken_back: None,
+                instead: Some(newest.number),
+            };
+        }
+        if **newest.written() == *typed && newest.change.held_back.is_none() {
+            return Self {
+                written: typed,
+                change: None,
+                taken_back: None,
+                instead: None,
+            };
+        }
+        Self::begin(typed, Some(newest), now, mode)
+    }
+
+    /// A policy of its own.
+    fn begin(
+        typed: Arc<Written>,
+        before: Option<&Policy>,
+        now: Timestamp,
+        mode: impl Fn(&Written) -> Option<Mode>,
+    ) -> Self {
+        // What the file says newly is meant.
+        let by_command = before.and_then(|before| {
+            let is_same = mode(before.written()) == mode(&typed);
+            before.change.mode.filter(|_| is_same)
+        });
+        let change = Change {
+            time: now,
+            by: Who::Daemon.to_string(),
+            what: format!("start by {}", typed.origin()),
+            written: Some(Arc::clone(&typed)),
+            edits: Vec::new(),
+            mode: by_command,
+            held_back: None,
+            unconfirmed: None,
+        };
+        Self {
+            written: typed,
+            change: Some(change),
+            taken_back: None,
+            instead: None,
+        }
+    }
+
+    fn take_back(
+        typed: Arc<Written>,
+        known: &Known,
+        newest: &Policy,
+        unconfirmed: Unconfirmed,
+        now: Timestamp,
+        mode: impl Fn(&Written) -> Option<Mode>,
+    ) -> Self {
+        let before = unconfirmed.back_to.and_then(|number| known.get(number));
+        let Some(before) = before else {
+            // Nothing was filtered before, and now somebody wants it again.
+            return Self {
+                taken_back: Some(newest.change.what.clone()),
+                ..Self::begin(typed, None, now, mode)
+            };
+        };
+        let change = back(known, before, newest.written(), now);
+        let taken_back = Some(newest.change.what.clone());
+        if typed.checksum() != newest.written().checksum()
+            && typed.checksum() != before.written().checksum()
+        {
+            // It is neither what was taken back nor what was before: somebody has mended it.
+            let begun = Self::begin(typed, Some(before), now, mode);
+            let change = begun.change.map(|begun| Change {
+                edits: change.edits,
+                ..begun
+            });
+            return Self {
+                change,
+                taken_back,
+                ..begun
+            };
+        }
+        Self {
+            written: Arc::clone(before.written()),
+            instead: change.held_back.map(|_| before.number),
+            change: Some(change),
+            taken_back,
+        }
+    }
+}
+
+/// What makes `before` the policy again, in the place of one that came from `taken_back`.
+pub(super) fn back(known: &Known, before: &Policy, taken_back: &Written, now: Timestamp) -> Change {
+    Change {
+        time: now,
+        by: Who::Daemon.to_string(),
+        what: format!(
+            "back to policy {}, since a change was not confirmed",
+            before.number
+        ),
+        written: Some(Arc::clone(before.written())),
+        edits: known.back_to(before.number),
+        mode: before.change.mode,
+        held_back: held_back(taken_back, before.written()).or(before.change.held_back),
+        unconfirmed: None,
+    }
+}
+
+/// The checksum of what does not count any more, if it is a file's and other than what is gone back to.
+pub(super) fn held_back(taken_back: &Written, back_to: &Written) -> Option<u32> {
+    let is_other = taken_back.file.is_some() && taken_back.text != back_to.text;
+    is_other.then(|| taken_back.checksum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Ledger;
+    use crate::state::StateDir;
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    fn written(text: &str) -> Written {
+        Written {
+            file: Some("allowlist.toml".into()),
+            text: text.to_owned(),
+            interfaces: Vec::new(),
+        }
+    }
+
+    /// A policy by the configuration `text`; the mode by command; whether it is unconfirmed, and since when;
+    /// what is held back.
+    type Step = (
+        &'static str,
+        Option<Mode>,
+        Option<Option<u64>>,
+        Option<&'static str>,
+    );
+
+    /// A plan in words: the configuration; the change, if there is one, with its mode and what is held back;
+    /// whether something is taken back; what is in force instead.
+    #[track_caller]
+    fn check(steps: &[Step], typed: &str, waits: bool, expected: &str) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = StateDir::open(folder.path()).expect("a state directory");
+        let mut ledger = Ledger::open(&state, NOW).expect("is readable");
+        for (text, mode, unconfirmed, held_back) in steps {
+            let change = Change {
+                time: NOW,
+                by: "root".to_owned(),
+                what: format!("reload of {text}"),
+                written: Some(Arc::new(written(text))),
+                edits: Vec::new(),
+                mode: *mode,
+                held_back: held_back.map(|text| written(text).checksum()),
+                unconfirmed: unconfirmed.map(|back_to| Unconfirmed {
+                    until: NOW,
+                    back_to,
+                }),
+            };
+            ledger.add(change).expect("is written");
+        }
+        let mode = |written: &Written| {
+            Some(if written.text.contains("observe") {
+                Mode::Observe
+            } else {
+                Mode::Enforce
+            })
+        };
+        let plan = Plan::of(written(typed), ledger.known(), waits, mode, NOW);
+        let mut words = plan.written.text.clone();
+        if let Some(change) = &plan.change {
+            words += &format!(", {}", change.what);
+            if let Some(mode) = change.mode {
+                words += &format!(", {}", mode.name());
+            }
+            let texts = ["old", "new", "newer"];
+            let held = |text: &&str| change.held_back == Some(written(text).checksum());
+            if let Some(text) = texts.iter().find(|text| held(text)) {
+                words += &format!(", {text} held back");
+            }
+        }
+        if let Some(what) = &plan.taken_back {
+            words += &format!("; {what} taken back");
+        }
+        if let Some(number) = plan.instead {
+            words += &format!("; instead {number}");
+        }
+        assert_eq!(words, expected, "{steps:?} {typed} {waits}");
+    }
+
+    #[test]
+    fn plans() {
+        let plain = |text| (text, None, None, None);
+        let start = "start by allowlist.toml";
+        check(&[], "old", false, &format!("old, {start}"));
+        check(&[plain("old")], "old", false, "old");
+        check(&[plain("old")], "new", false, &format!("new, {start}"));
+        // A mode by command stays till the file has another one.
+        let observed = ("old", Some(Mode::Observe), None, None);
+        check(&[observed], "old", false, "old");
+        check(&[observed], "new", false, &format!("new, {start}, observe"));
+        check(&[observed], "observe", false, &format!("observe, {start}"));
+        // Unconfirmed.
+        let unconfirmed = ("new", None, Some(Some(1)), None);
+        let back = "back to policy 1, since a change was not confirmed";
+        check(&[plain("old"), unconfirmed], "new", true, "new");
+        check(
+            &[plain("old"), unconfirmed],
+            "new",
+            false,
+            &format!("old, {back}, new held back; reload of new taken back; instead 1"),
+        );
+        check(
+            &[plain("old"), unconfirmed],
+            "old",
+            false,
+            &format!("old, {back}, new held back; reload of new taken back; instead 1"),
+        );
+        check(
+            &[plain("old"), unconfirmed],
+            "newer",
+            false,
+            &format!("newer, {start}; reload of new taken back"),
+        );
+        // The same configuration, of which only what was added was not confirmed.
+        let added = ("old", None, Some(Some(1)), None);
+        check(
+            &[plain("old"), added],
+            "old",
+            false,
+            &format!("old, {back}; reload of old taken back"),
+        );
+        // The first start of all was not confirmed, and somebody starts again.
+        let first = ("old", None, Some(None), None);
+        check(
+            &[first],
+            "old",
+            false,
+            &format!("old, {start}; reload of old taken back"),
+        );
+        // What was taken back does not count until it is another.
+        let went_back = ("old", None, None, Some("new"));
+        check(&[plain("old"), went_back], "new", false, "old; instead 2");
+        check(
+            &[plain("old"), went_back],
+            "newer",
+            false,
+            &format!("newer, {start}"),
+        );
+        check(
+            &[plain("old"), went_back],
+            "old",
+            false,
+            &format!("old, {start}"),
+        );
+    }
+}
