@@ -69,7 +69,7 @@ proptest! {
                     prop_assert_eq!(ledger.known().additions(), &books[place]);
                     ledger.add(change(&text.to_string(), edits.clone())).expect("is written");
                 }
-                4 => ledger.rewrite(&state, NOW)),
+                4 => ledger.rewrite(&state, NOW),
                 _ => {}
             }
             if *restarts {
