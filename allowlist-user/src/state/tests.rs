@@ -194,13 +194,15 @@ fn one_process_holds_it() {
     let (_folder, state) = state();
     let lock = state.lock().expect("is free");
     let error = state.lock().expect_err("is held").to_string();
-    assert_eq!(
-        error,
-        format!(
-            "{}: is in use by process {}; stop it, or choose another --state-dir",
-            state.path.display(),
-            std::process::id()
-        )
+    let start = format!(
+        "{}: is in use by process {} (",
+        state.path.display(),
+        std::process::id()
+    );
+    assert!(error.starts_with(&start), "{error}");
+    assert!(
+        error.ends_with("); stop it, or choose another --state-dir"),
+        "{error}"
     );
     drop(lock);
     let _lock = state.lock().expect("is free again");
