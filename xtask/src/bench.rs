@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: what a packet costs in the kernel program, by kind of packet and by setting.
+//! `cargo xtask bench`: what a packet costs in the kernel program, by kind of packet and by setting; or how long
+//! a change by command takes.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -15,8 +16,13 @@ use crate::{cargo, setup};
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask bench
+  cargo xtask bench --changes
   cargo xtask bench -- --rounds 51")]
 pub(crate) struct Args {
+    /// How long a change by command takes, instead: builds what is released, and starts it as a process
+    #[arg(long)]
+    changes: bool,
+
     /// What to give to the benchmark
     #[arg(last = true, value_name = "ARGS")]
     of_bench: Vec<OsString>,
@@ -25,7 +31,18 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let root = Root::reach("the benchmark")?;
     setup::run()?;
-    let built = cargo::build(&["--package=allowlist-tests", "--bin=allowlist-bench"])?;
+    let bench = ["--package=allowlist-tests", "--bin=allowlist-bench"];
+    let built = if args.changes {
+        cargo::build(&["--release", "--package=allowlist-user", "--bin=allowlist"])?;
+        cargo::build(&[&["--release"], &bench[..]].concat())?
+    } else {
+        cargo::build(&bench)?
+    };
     let bench = built.executable("allowlist-bench")?;
-    match root.exec(&[], bench, args.of_bench.iter().cloned())? {}
+    let changes = args.changes.then(|| OsString::from("--changes"));
+    match root.exec(
+        &[],
+        bench,
+        changes.into_iter().chain(args.of_bench.iter().cloned()),
+    )? {}
 }

@@ -6,6 +6,8 @@
 //! A frame is run in bursts, so caches and predictors know it: this compares the paths through the program,
 //! and not what memory costs under random traffic. The kernel waits some milliseconds before each burst.
 
+mod changes;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -33,6 +35,9 @@ struct Args {
     /// Runs of each frame in a round
     #[arg(long, default_value_t = 20_000)]
     burst: u32,
+    /// How long a change by command takes, instead
+    #[arg(long)]
+    changes: bool,
 }
 
 /// This host, which is closed but for its service, with these keys on top.
@@ -63,6 +68,9 @@ const SETTINGS: [(&str, &str); 4] = [
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    if args.changes {
+        return changes::run(args.rounds);
+    }
     // Watching waits in a runtime.
     let runtime = tokio::runtime::Runtime::new()?;
     let _inside = runtime.enter();
