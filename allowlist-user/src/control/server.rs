@@ -127,7 +127,12 @@ impl Control {
     pub fn admit(&self, group: Option<&str>) -> Result<()> {
         let group = self::group(group)?;
         let path = &self.path;
-        let what = || format!("cannot give {} to the control group", path.display());
+        let what = || {
+            format!(
+                "cannot give {} to the control group; this process has to be in it (under systemd: SupplementaryGroups= in a drop-in), or to have CAP_CHOWN",
+                path.display()
+            )
+        };
         let mode = if group.is_some() { 0o660 } else { 0o600 };
         // For root alone first, so that nobody gets in between.
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).with_context(what)?;
