@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use allowlist_common::abi::{
     Grant, InterfaceServices, MAX_MATCHES, MAX_SERVICE_COUNTS, MAX_SERVICES, ServiceTable,
 };
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use self::services::{Covers, KernelServices};
@@ -131,8 +131,9 @@ pub fn compile(
 ) -> Result<Tables, CompileError> {
     let covers = Covers::of(policy);
     let kernel = KernelServices::new(policy, &covers)?;
-    let (mut sets, mut listed) = listed_prefixes(policy, snapshot, max_prefixes)?;
-    add_wider(&mut listed, &mut sets);
+    let (mut sets, mut v4, mut v6) = listed_prefixes(policy, snapshot, max_prefixes)?;
+    add_wider(&mut v4, &mut sets);
+    add_wider(&mut v6, &mut sets);
     let mut names = previous.clone();
     for of_id_0 in [&mut names.matches, &mut names.services] {
         if of_id_0.is_empty() {
@@ -142,14 +143,8 @@ pub fn compile(
     let mut services = covers.table(&kernel);
     kernel.number_counts(policy, &mut names.services, &mut services.counted)?;
     let mut matches = Matches::new(policy, &kernel.sets, sets, &mut names.matches);
-    let (mut v4, mut v6) = (Vec::with_capacity(listed.len()), Vec::new());
-    for (prefix, set) in listed {
-        let grant = matches.grant(set)?;
-        match prefix {
-            IpNet::V4(prefix) => v4.push((prefix, grant)),
-            IpNet::V6(prefix) => v6.push((prefix, grant)),
-        }
-    }
+    let v4 = matches.grants(&v4)?;
+    let v6 = matches.grants(&v6)?;
     Ok(Tables {
         services,
         interfaces: kernel.limited,

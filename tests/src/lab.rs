@@ -15,6 +15,7 @@ mod tap;
 mod tun;
 
 pub mod frame;
+pub mod stream;
 
 pub use clock::WallClock;
 pub use frame_sender::FrameSender;

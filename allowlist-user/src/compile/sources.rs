@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use allowlist_common::abi::{Grant, MAX_MATCHES, ServiceId, service_set};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::CompileError;
 use super::services::ServiceSet;
@@ -57,15 +57,72 @@ impl Sets {
     }
 }
 
-/// Every prefix that some service allows, in order (family, address, length), with the sources that list
-/// exactly it.
+/// Prefixes with their sources; in order (address, length), once sorted, so that a wider prefix comes before
+/// those inside it.
+pub(super) type Listed<K> = Vec<(K, SetId)>;
+
+/// A prefix as a number or two: a million are compared in no time.
+pub(super) trait Key: Copy + Ord {
+    /// What it is a key of.
+    type Net;
+
+    fn of(prefix: Self::Net) -> Self;
+    fn net(self) -> Self::Net;
+    /// Whether `other` is inside this prefix, or is it.
+    fn covers(self, other: Self) -> bool;
+}
+
+/// Address and length of an IPv4 prefix.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct KeyV4(u64);
+
+impl Key for KeyV4 {
+    type Net = Ipv4Net;
+
+    fn of(prefix: Ipv4Net) -> Self {
+        Self(u64::from(u32::from(prefix.network())) << 8 | u64::from(prefix.prefix_len()))
+    }
+
+    fn net(self) -> Ipv4Net {
+        let address = ((self.0 >> 8) as u32).into();
+        Ipv4Net::new(address, self.0 as u8).expect("its length is a prefix's")
+    }
+
+    fn covers(self, other: Self) -> bool {
+        // Both shifted by the length's byte: what is left of a difference is in the network.
+        (self.0 ^ other.0) >> (8 + 32 - (self.0 as u8)) == 0
+    }
+}
+
+/// Address and length of an IPv6 prefix.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct KeyV6(u128, u8);
+
+impl Key for KeyV6 {
+    type Net = Ipv6Net;
+
+    fn of(prefix: Ipv6Net) -> Self {
+        Self(prefix.network().into(), prefix.prefix_len())
+    }
+
+    fn net(self) -> Ipv6Net {
+        Ipv6Net::new(self.0.into(), self.1).expect("its length is a prefix's")
+    }
+
+    fn covers(self, other: Self) -> bool {
+        let difference = self.0 ^ other.0;
+        difference.checked_shr(128 - u32::from(self.1)).unwrap_or(0) == 0
+    }
+}
+
+/// Every prefix that some service allows, with the sources that list exactly it.
 pub(super) fn listed_prefixes(
     policy: &Policy,
     snapshot: &Snapshot,
     max_prefixes: u32,
-) -> Result<(Sets, Vec<(IpNet, SetId)>), CompileError> {
+) -> Result<(Sets, Listed<KeyV4>, Listed<KeyV6>), CompileError> {
     let mut sets = Sets::of(policy);
-    let mut listed: Vec<(IpNet, SetId)> = Vec::new();
+    let (mut v4, mut v6) = (Listed::new(), Listed::new());
     let mut largest = (0, "");
     for (place, source) in policy.sources.iter().enumerate() {
         let Some(user) = policy.user_of(source) else {
@@ -78,11 +135,29 @@ pub(super) fn listed_prefixes(
                 service: user.name.clone(),
             })?;
         largest = largest.max((feed.len(), &source.name));
-        listed.extend(
-            feed.in_force()
-                .map(|prefix| (prefix.trunc(), place as SetId)),
-        );
+        for prefix in feed.in_force() {
+            match prefix {
+                IpNet::V4(prefix) => v4.push((KeyV4::of(prefix), place as SetId)),
+                IpNet::V6(prefix) => v6.push((KeyV6::of(prefix), place as SetId)),
+            }
+        }
     }
+    merge(&mut v4, &mut sets);
+    merge(&mut v6, &mut sets);
+    let prefixes = v4.len() + v6.len();
+    if prefixes > max_prefixes as usize {
+        return Err(CompileError::TooManyPrefixes {
+            prefixes,
+            limit: max_prefixes,
+            largest: largest.1.to_owned(),
+            count: largest.0,
+        });
+    }
+    Ok((sets, v4, v6))
+}
+
+/// Sorts, and makes one of each prefix that several sources list.
+fn merge<K: Key>(listed: &mut Listed<K>, sets: &mut Sets) {
     // Lists are in order already, and this sort makes use of it.
     listed.sort();
     listed.dedup_by(|next, kept| {
@@ -92,27 +167,17 @@ pub(super) fn listed_prefixes(
         }
         is_same
     });
-    if listed.len() > max_prefixes as usize {
-        return Err(CompileError::TooManyPrefixes {
-            prefixes: listed.len(),
-            limit: max_prefixes,
-            largest: largest.1.to_owned(),
-            count: largest.0,
-        });
-    }
-    Ok((sets, listed))
 }
 
 /// Adds to each prefix the sources of all wider prefixes that cover it.
 ///
-/// In order a wider prefix comes before those inside it, so the prefixes that cover the current one form a
-/// stack.
-pub(super) fn add_wider(listed: &mut [(IpNet, SetId)], sets: &mut Sets) {
-    let mut around: Vec<(IpNet, SetId)> = Vec::new();
+/// The prefixes that cover the current one form a stack.
+pub(super) fn add_wider<K: Key>(listed: &mut Listed<K>, sets: &mut Sets) {
+    let mut around: Listed<K> = Vec::new();
     for (prefix, set) in listed {
         while around
             .last()
-            .is_some_and(|(wider, _)| !wider.contains(&*prefix))
+            .is_some_and(|(wider, _)| !wider.covers(*prefix))
         {
             around.pop();
         }
@@ -167,7 +232,18 @@ impl<'a> Matches<'a> {
         }
     }
 
-    pub(super) fn grant(&mut self, set: SetId) -> Result<Grant, CompileError> {
+    /// What each prefix grants, in the same order.
+    pub(super) fn grants<K: Key>(
+        &mut self,
+        listed: &Listed<K>,
+    ) -> Result<Vec<(K::Net, Grant)>, CompileError> {
+        let granted = listed.iter();
+        granted
+            .map(|(prefix, set)| Ok((prefix.net(), self.grant(*set)?)))
+            .collect()
+    }
+
+    fn grant(&mut self, set: SetId) -> Result<Grant, CompileError> {
         if let Some(grant) = self.known[set as usize] {
             return Ok(grant);
         }
@@ -193,5 +269,46 @@ impl<'a> Matches<'a> {
         let grant = Grant::new(services, id);
         self.known[set as usize] = Some(grant);
         Ok(grant)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check<K: Key>(wider: K::Net, other: K::Net) -> bool
+    where
+        K::Net: Copy + PartialEq + std::fmt::Debug,
+    {
+        assert_eq!(K::of(wider).net(), wider);
+        K::of(wider).covers(K::of(other))
+    }
+
+    proptest! {
+        /// As the library says it, of prefixes that are often inside each other.
+        #[test]
+        fn keys_cover_what_prefixes_contain(
+            address in any::<u128>(),
+            flips in 0_u32..129,
+            lengths in (0_u8..=128, 0_u8..=128),
+        ) {
+            let other = address ^ 1_u128.checked_shl(flips).unwrap_or(0);
+            let net = |bits: u128, length| Ipv6Net::new(bits.into(), length).expect("a length").trunc();
+            let (a, b) = (net(address, lengths.0), net(other, lengths.1));
+            if lengths.0 <= lengths.1 {
+                prop_assert_eq!(check::<KeyV6>(a, b), a.contains(&b));
+            }
+            prop_assert_eq!(KeyV6::of(a).cmp(&KeyV6::of(b)), a.cmp(&b));
+            let net = |bits: u128, length: u8| {
+                Ipv4Net::new(((bits >> 96) as u32).into(), length / 4).expect("a length").trunc()
+            };
+            let (a, b) = (net(address, lengths.0), net(other, lengths.1));
+            if a.prefix_len() <= b.prefix_len() {
+                prop_assert_eq!(check::<KeyV4>(a, b), a.contains(&b));
+            }
+            prop_assert_eq!(KeyV4::of(a).cmp(&KeyV4::of(b)), a.cmp(&b));
+        }
     }
 }

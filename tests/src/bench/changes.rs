@@ -5,12 +5,19 @@
 //! machine and this disk.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use allowlist_tests::lab::{Program, Site};
+use allowlist_user::compile::{Names, compile};
+use allowlist_user::config::Config;
 use allowlist_user::control::{Care, Client, Entry, Wanted};
+use allowlist_user::policy::{Feed, Snapshot};
 use anyhow::{Context as _, Result, ensure};
 use comfy_table::{CellAlignment, Table, presets};
+use ipnet::IpNet;
+use jiff::Timestamp;
 
 /// Prefixes of a list that are in force besides.
 const LISTED: [u32; 3] = [0, 10_000, 100_000];
@@ -33,6 +40,11 @@ pub(super) fn run(rounds: usize) -> Result<()> {
         let client = Client::new(&socket);
         let singles = (0..rounds as u32 * 20).map(|number| vec![address(200, number)]);
         let batches = (0..rounds).map(|_| (0..BATCH).map(|number| address(201, number)).collect());
+        let mut compiles: Vec<Duration> = Vec::new();
+        for _ in 0..rounds * 20 {
+            compiles.push(compile_time(listed)?);
+        }
+        table.add_row(row(listed, "compile alone", compiles)?);
         for (name, changes) in [
             ("add one", singles.collect::<Vec<_>>()),
             ("add 10,000 at once", batches.collect()),
@@ -46,18 +58,47 @@ pub(super) fn run(rounds: usize) -> Result<()> {
                     runtime.block_on(change(&client, Wanted::Remove, prefixes))?;
                 }
             }
-            times.sort();
-            let slowest = times.last().context("there is a round")?;
-            table.add_row([
-                listed.to_string(),
-                name.to_owned(),
-                milliseconds(times[times.len() / 2]),
-                milliseconds(*slowest),
-            ]);
+            table.add_row(row(listed, name, times)?);
         }
     }
     println!("{table}");
     Ok(())
+}
+
+fn row(listed: u32, name: &str, mut times: Vec<Duration>) -> Result<[String; 4]> {
+    times.sort();
+    let slowest = times.last().context("there is a round")?;
+    Ok([
+        listed.to_string(),
+        name.to_owned(),
+        milliseconds(times[times.len() / 2]),
+        milliseconds(*slowest),
+    ])
+}
+
+/// How long it takes to compile so many prefixes, of which all but one are another source's.
+fn compile_time(listed: u32) -> Result<Duration> {
+    let text = "[services.web]\nports = ['tcp/443']\nallow = ['a', 'b']\n\
+                [sources.a]\nprefixes = ['198.18.0.1']\n[sources.b]\nprefixes = ['198.18.0.2']\n";
+    let config = Config::parse(text, Path::new("bench"))?;
+    let prefixes = (0..listed).map(|number| {
+        let [_, a, b, c] = number.to_be_bytes();
+        IpNet::from(IpAddr::from([100, 64 + a, b, c]))
+    });
+    let one = vec![IpNet::from(IpAddr::from([198, 18, 0, 2]))];
+    let now = Timestamp::UNIX_EPOCH;
+    let snapshot = Snapshot::from([
+        ("a".to_owned(), Feed::new(prefixes.collect(), now)),
+        ("b".to_owned(), Feed::new(one, now)),
+    ]);
+    let start = Instant::now();
+    let tables = compile(&config.policy, &snapshot, u32::MAX, &Names::default())?;
+    let took = start.elapsed();
+    ensure!(
+        tables.v4.len() as u32 == listed + 1,
+        "it compiled something else"
+    );
+    Ok(took)
 }
 
 /// A daemon with a list of so many prefixes.

@@ -9,7 +9,6 @@ use allowlist_user::dataplane::{Dataplane, View, detach_all};
 use allowlist_user::interface::{Facts, look_up};
 use anyhow::ensure;
 
-use super::stream::Streamed;
 use super::*;
 
 /// Long enough to look at what holds before.

@@ -15,15 +15,14 @@ mod sources;
 mod stream;
 mod watch;
 
-use std::collections::BTreeMap;
-use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use allowlist_common::packet::ICMPV6;
+use allowlist_tests::lab::stream::*;
 use allowlist_tests::lab::{FrameSender, Program, Site, add_addresses, eventually, frame};
 use allowlist_tests::require_root;
 use allowlist_tests::vendor::{Answer, Vendor};
@@ -35,18 +34,6 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 use serde_json::{Value, json};
-
-/// Long enough for a machine that is busy building.
-const SOON: Duration = Duration::from_secs(20);
-/// Long enough for what does not come.
-const NEVER: Duration = Duration::from_millis(200);
-
-/// Allowed by every policy of this file.
-const FRIENDS: [&str; 2] = ["203.0.113.7", "2001:db8:7::7"];
-/// Allowed by none.
-const STRANGERS: [&str; 2] = ["192.0.2.66", "2001:db8:bad::66"];
-const PROTECTED: u16 = 443;
-const UNPROTECTED: u16 = 9000;
 
 /// A filter without a file, by which `FRIENDS` reach `PROTECTED`.
 const SMALL: [&str; 10] = [
@@ -61,71 +48,6 @@ const SMALL: [&str; 10] = [
     "--port",
     "udp/443",
 ];
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().expect("an address of this file")
-}
-
-/// The host's address on `eth0`, of the same family.
-fn host(source: IpAddr, port: u16) -> SocketAddr {
-    let host = if source.is_ipv4() {
-        "198.51.100.1"
-    } else {
-        "2001:db8:1::1"
-    };
-    SocketAddr::new(ip(host), port)
-}
-
-/// A datagram's frame from `source` to the host.
-fn datagram(source: IpAddr, port: u16, payload: &[u8]) -> Vec<u8> {
-    frame::udp(SocketAddr::new(source, 40_000), host(source, port), payload)
-}
-
-/// A socket of the host with room for all that a test sends.
-fn inbox(site: &Site, port: u16) -> anyhow::Result<UdpSocket> {
-    const ROOM: usize = 64 << 20;
-    // A process that another test starts has this one's sockets from fork to exec, the last inbox
-    // among them, and the port is taken so long.
-    let mut bound = None;
-    eventually(|| {
-        match site
-            .host
-            .run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)))
-        {
-            Ok(socket) => bound = Some(socket),
-            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
-            Err(error) => return Err(error.into()),
-        }
-        Ok(bound.is_some())
-    })?;
-    let socket = bound.context("bound, or it would have failed")?;
-    setsockopt(&socket, sockopt::RcvBufForce, &ROOM)?;
-    socket.set_read_timeout(Some(NEVER))?;
-    Ok(socket)
-}
-
-/// What has come, by sender, until nothing more comes.
-fn drain(socket: &UdpSocket) -> anyhow::Result<BTreeMap<IpAddr, Vec<Vec<u8>>>> {
-    let mut received = BTreeMap::<_, Vec<_>>::new();
-    let mut buffer = [0; 64];
-    loop {
-        match socket.recv_from(&mut buffer) {
-            Ok((length, from)) => {
-                let payloads = received.entry(from.ip().to_canonical()).or_default();
-                payloads.push(buffer[..length].to_vec());
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(received),
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-/// Whether the host's socket gets a datagram from `source`.
-fn gets_through(site: &Site, source: &str) -> anyhow::Result<bool> {
-    let inbox = inbox(site, PROTECTED)?;
-    FrameSender::new(&site.peer, "eth0")?.send(&datagram(ip(source), PROTECTED, b"hello"))?;
-    Ok(!drain(&inbox)?.is_empty())
-}
 
 /// Whether a connection from `source`, an address of the peer, is made in time.
 fn connects(site: &Site, source: IpAddr, port: u16, timeout: Duration) -> anyhow::Result<bool> {

@@ -9,7 +9,6 @@ use allowlist_common::abi::VERSION;
 use anyhow::ensure;
 
 use super::lifecycle::xdp_program;
-use super::stream::Streamed;
 use super::*;
 
 fn folder(site: &Site, version: u32) -> PathBuf {

@@ -9,7 +9,6 @@ use anyhow::ensure;
 use jiff::Timestamp;
 
 use super::lifecycle::xdp_program;
-use super::stream::Streamed;
 use super::*;
 
 /// The filter, without a daemon.

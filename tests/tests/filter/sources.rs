@@ -1,6 +1,5 @@
 //! Lists that change, fail and outlive a boot, while the filter runs.
 
-use super::stream::Streamed;
 use super::*;
 
 /// `sources.vendor` is fetched every second, `sources.office` is always there.
