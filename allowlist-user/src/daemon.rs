@@ -193,6 +193,8 @@ pub struct Daemon {
     pending: Option<confirm::Pending>,
     /// Whether the record on disk is older than what is in force.
     record_is_old: bool,
+    /// Whether the record has to say other words of services than before.
+    is_policy_new: bool,
     started: Timestamp,
     /// Since when packets are filtered without a gap.
     since: Option<Timestamp>,
@@ -326,7 +328,7 @@ impl Daemon {
     /// Publishes. The record is on disk first wherever it has to say anything new: it may name what the kernel
     /// does not have yet, but should name all that it has.
     fn put_in_force(&mut self, lists: &Lists, tables: Arc<Tables>) -> Result<u32> {
-        if tables.names != self.names || self.in_force.is_none() {
+        if tables.names != self.names || self.in_force.is_none() || self.is_policy_new {
             self.names = tables.names.clone();
             self.record(lists, self.dataplane.counted_generation().wrapping_add(1));
             self.dataplane.name(self.names.checksum())?;
@@ -356,7 +358,7 @@ impl Daemon {
         if let Err(error) = record.store(&self.state) {
             warn!("status and list will not name the sources rightly: {error:#}");
         }
-        self.record_is_old = false;
+        (self.record_is_old, self.is_policy_new) = (false, false);
     }
 
     /// Writes the record if it is old.

@@ -183,7 +183,9 @@ impl Daemon {
             self.lists.put(&name, additions.feed(service));
         }
         if !services.is_empty() {
-            self.policy = additions.with(&self.config.policy);
+            let policy = additions.with(&self.config.policy);
+            self.is_policy_new |= policy != self.policy;
+            self.policy = policy;
             self.next_expiry = additions.next_expiry();
         }
         let newest = known.newest();

@@ -12,7 +12,7 @@ use nix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 
 use super::{Daemon, schedule};
-use crate::control::{Care, Done};
+use crate::control::{Care, Done, NotDone};
 use crate::event::{Event, What};
 use crate::gather::Gathered;
 use crate::lists::Proposal;
@@ -204,6 +204,8 @@ impl Daemon {
         });
         let events = match adopted {
             Ok(events) => events,
+            // The operator may ask again, with more force.
+            Err((error, _)) if error.is::<NotDone>() => return Err(error),
             Err((error, change)) => {
                 let error = error.context(format!("source {name}"));
                 let events = self.lists.reject(name, format!("{error:#}"), change, now);

@@ -270,7 +270,7 @@ impl Daemon {
         let change = Change {
             mode: policy.change.mode,
             edits: known.back_to(number),
-            held_back: held_back(&self.options.written, &written),
+            held_back: self.held_back_for(&written),
             written: Some(written),
             ..self.change(who, format!("rollback to policy {number}"))
         };
@@ -280,6 +280,18 @@ impl Daemon {
         };
         let policy = done.as_ref().ok().and_then(|done| done.policy);
         (deed(policy.unwrap_or(newest)), done)
+    }
+
+    /// The checksum of what the file says now, if that is another configuration than `written`.
+    fn held_back_for(&self, written: &Written) -> Option<u32> {
+        let file = self.options.written.file.as_ref()?;
+        let text = fs::read_to_string(file).ok()?;
+        let said = Written {
+            file: Some(file.clone()),
+            text,
+            interfaces: Vec::new(),
+        };
+        held_back(&said, written)
     }
 
     /// Puts a change in force that brings another configuration, with what is on this host.
@@ -402,6 +414,7 @@ impl Daemon {
             mode: self.mode,
         };
         self.lists = next;
+        self.is_policy_new = true;
         self.follow_ledger(&BTreeSet::new());
         self.next_expiry = self.ledger.known().additions().next_expiry();
         before

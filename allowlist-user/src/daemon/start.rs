@@ -88,6 +88,7 @@ impl Daemon {
             refreshing: Vec::new(),
             pending: waits.and_then(|waits| Pending::found(&ledger, waits.left)),
             record_is_old: false,
+            is_policy_new: true,
             started: Timestamp::now(),
             since: record.since,
             written: plan.written,

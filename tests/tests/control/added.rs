@@ -1,0 +1,245 @@
+//! Prefixes that are added and removed by command, one and many, for ever and for a while.
+
+use std::fmt::Write as _;
+use std::thread;
+use std::time::Instant;
+
+use allowlist_tests::lab::FrameSender;
+use allowlist_tests::lab::stream::{PROTECTED, datagram, drain, inbox, ip};
+
+use super::*;
+
+/// A line of the trail, as far as it is always the same.
+fn log(host: &Host) -> anyhow::Result<Vec<String>> {
+    let document: Value = serde_json::from_str(&host.done(&["log", "--json"]))?;
+    let entries = document["entries"].as_array().context("an array")?;
+    Ok(entries
+        .iter()
+        .map(|entry| {
+            let refused = entry["refused"].as_str().map_or("", |_| " refused");
+            format!("{}{refused}", entry["action"].as_str().unwrap_or_default())
+        })
+        .collect())
+}
+
+#[test]
+fn one_is_added_and_removed() -> anyhow::Result<()> {
+    require_root!();
+    let mut host = Host::new()?;
+    assert!(host.passes(FRIENDS[0]) && !host.passes(STRANGERS[0]) && !host.passes(STRANGERS[1]));
+    let before = host.in_force()?;
+    host.done(&["add", STRANGERS[0], "--service", "web", "--note", "on call"]);
+    host.done(&["add", "2001:db8:bad::/48", "--service", "web"]);
+    assert!(host.passes(STRANGERS[0]) && host.passes(STRANGERS[1]));
+    let list = host.done(&["list", "--added"]);
+    assert!(list.contains("on call") && list.contains("root"), "{list}");
+    assert_eq!(added(&host)?, ["192.0.2.66/32", "2001:db8:bad::/48"]);
+    // It counts, and is told like any source.
+    let sources = &host.site.json("status")?["sources"];
+    assert_eq!(sources["added.web"]["passed_packets"], 2, "{sources}");
+
+    // It outlives the daemon, however that ends.
+    host.kill()?;
+    assert!(host.passes(STRANGERS[0]));
+    host.start(&[])?;
+    assert!(host.passes(STRANGERS[0]) && host.passes(STRANGERS[1]));
+    assert_eq!(added(&host)?.len(), 2);
+    let sources = &host.site.json("status")?["sources"];
+    assert_eq!(sources["added.web"]["passed_packets"], 5, "{sources}");
+
+    host.done(&["remove", STRANGERS[0]]);
+    host.done(&["remove", "2001:db8:bad::/48", "--service", "web"]);
+    assert!(!host.passes(STRANGERS[0]) && !host.passes(STRANGERS[1]) && host.passes(FRIENDS[0]));
+    assert_eq!(host.in_force()?, before);
+    let expected = ["start", "add", "add", "start", "remove", "remove"];
+    assert_eq!(log(&host)?, expected);
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_right_is_refused_whole() -> anyhow::Result<()> {
+    require_root!();
+    let host = Host::new()?;
+    host.done(&["add", "192.0.2.1", "--service", "ssh"]);
+    let before = host.in_force()?;
+    for (arguments, expected) in [
+        (
+            &["add", "192.0.2.2", "--service", "wbe"][..],
+            &["there is no service \"wbe\"; there are ssh, web"][..],
+        ),
+        (
+            &["add", "192.0.2.2/24", "--service", "web"],
+            &["192.0.2.0/24"],
+        ),
+        (&["add", "nobody", "--service", "web"], &["nobody"]),
+        (
+            &["add", "0.0.0.0/0", "--service", "web"],
+            &["0.0.0.0/0 is wider than /8", "--force if it is meant"],
+        ),
+        (
+            &["add", "192.0.2.2", "192.0.2.3/8", "--service", "web"],
+            &["entry 2 (192.0.2.3/8)", "nothing was changed"],
+        ),
+        (
+            &["remove", "192.0.2.9"],
+            &["192.0.2.9/32 was not added by command"],
+        ),
+        (
+            &["remove", "192.0.2.1", "--service", "web"],
+            &["was not added to web by command"],
+        ),
+        (
+            &["remove", "203.0.113.0/24"],
+            &["friends lists it, and is where to take it out"],
+        ),
+    ] {
+        host.refused(arguments, 1, expected);
+        assert_eq!(host.in_force()?, before, "{arguments:?}");
+    }
+    host.refused(
+        &["add", "192.0.2.1", "--service", "web", "--ttl", "0s"],
+        2,
+        &["at least one"],
+    );
+    host.refused(&["add", "192.0.2.1"], 2, &["--service"]);
+    host.done(&["add", "0.0.0.0/0", "--service", "web", "--force"]);
+    assert!(host.passes(STRANGERS[0]));
+    assert_eq!(
+        log(&host)?
+            .iter()
+            .filter(|line| line.ends_with("refused"))
+            .count(),
+        8
+    );
+    Ok(())
+}
+
+#[test]
+fn many_at_once_are_all_or_none() -> anyhow::Result<()> {
+    require_root!();
+    let host = Host::new()?;
+    let mut many = String::from("# from the partner\n\n");
+    for number in 0..10_000 {
+        writeln!(
+            many,
+            "100.64.{}.{}  # host {number}",
+            number >> 8,
+            number & 255
+        )?;
+    }
+    let wrong = format!("{many}100.64.0.1/8\n");
+    let add = ["add", "--service", "web"];
+    let ended = host.run_with(&add, &wrong)?;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(
+        ended.stderr.contains("standard input:10003: ")
+            && ended.stderr.contains("nothing was changed"),
+        "{ended:?}"
+    );
+    assert!(added(&host)?.is_empty() && !host.passes("100.64.0.1"));
+    let ended = host.run_with(&add, &many)?;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(added(&host)?.len(), 10_000);
+    assert!(host.passes("100.64.0.1") && host.passes("100.64.39.15"));
+    assert!(!host.passes("100.64.40.1"));
+    // The same again is no change, and one among many is removed alone.
+    host.done(&["remove", "100.64.0.1"]);
+    assert!(!host.passes("100.64.0.1") && host.passes("100.64.0.2"));
+    let ended = host.run_with(&["remove"], &many)?;
+    assert_eq!(ended.code, Some(1), "one is gone already: {ended:?}");
+    assert!(host.passes("100.64.0.2"));
+    host.done(&["rollback"]);
+    assert_eq!(added(&host)?.len(), 10_000);
+    assert_eq!(host.run_with(&["remove"], &many)?.code, Some(0));
+    assert!(added(&host)?.is_empty() && !host.passes("100.64.0.2"));
+    let ended = host.run_with(&add, "# nothing\n")?;
+    assert!(ended.stderr.contains("has no prefix"), "{ended:?}");
+    Ok(())
+}
+
+/// What a source lists stays when the same prefix is removed that was added.
+#[test]
+fn an_addition_is_beside_the_sources() -> anyhow::Result<()> {
+    require_root!();
+    let host = Host::new()?;
+    for prefix in ["203.0.113.7/32", "203.0.113.0/24", "203.0.112.0/23"] {
+        host.done(&["add", prefix, "--service", "web"]);
+        assert!(host.passes(FRIENDS[0]));
+    }
+    assert!(host.passes("203.0.112.1"));
+    for prefix in ["203.0.113.0/24", "203.0.112.0/23", "203.0.113.7/32"] {
+        host.done(&["remove", prefix]);
+        assert!(host.passes(FRIENDS[0]), "{prefix}");
+    }
+    assert!(!host.passes("203.0.112.1"));
+    Ok(())
+}
+
+/// Datagrams every few milliseconds show the moment.
+#[test]
+fn a_time_to_live_is_over_to_the_moment() -> anyhow::Result<()> {
+    require_root!();
+    const TTL: Duration = Duration::from_secs(2);
+    const EVERY: Duration = Duration::from_millis(5);
+    /// This machine may be busy; a second's look would be later than that.
+    const LATE: Duration = Duration::from_millis(400);
+    let host = Host::new()?;
+    let inbox = inbox(&host.site, PROTECTED)?;
+    let sender = FrameSender::new(&host.site.peer, "eth0")?;
+    let asked = Instant::now();
+    host.done(&["add", STRANGERS[0], "--service", "web", "--ttl", "2s"]);
+    let answered = Instant::now();
+    let mut sent = Vec::new();
+    while asked.elapsed() < TTL + LATE * 3 {
+        let number = sent.len() as u64;
+        sent.push(Instant::now());
+        sender.send(&datagram(
+            ip(STRANGERS[0]),
+            PROTECTED,
+            &number.to_be_bytes(),
+        ))?;
+        thread::sleep(EVERY);
+    }
+    let received = drain(&inbox)?.remove(&ip(STRANGERS[0])).unwrap_or_default();
+    let last = received.last().context("some pass")?;
+    let last = u64::from_be_bytes(last[..].try_into()?) as usize;
+    assert_eq!(received.len(), last + 1, "it went, and came back");
+    let until = sent[last].duration_since(asked);
+    assert!(until + EVERY * 20 > TTL, "gone after {until:?}");
+    let since = sent[last].duration_since(answered);
+    assert!(since < TTL + LATE, "there for {since:?}");
+    assert!(added(&host)?.is_empty());
+    eventually(|| Ok(log(&host)?.last().is_some_and(|last| last == "expire")))?;
+    Ok(())
+}
+
+#[test]
+fn a_time_to_live_goes_on_while_no_daemon_runs() -> anyhow::Result<()> {
+    require_root!();
+    let mut host = Host::new()?;
+    host.done(&["add", STRANGERS[0], "--service", "web", "--ttl", "1s"]);
+    host.done(&["add", STRANGERS[1], "--service", "web", "--ttl", "1s"]);
+    // The last word counts.
+    host.done(&["add", STRANGERS[1], "--service", "web", "--ttl", "1h"]);
+    host.kill()?;
+    thread::sleep(Duration::from_millis(1100));
+    host.start(&[])?;
+    assert!(!host.passes(STRANGERS[0]) && host.passes(STRANGERS[1]));
+    assert_eq!(added(&host)?, ["2001:db8:bad::66/128"]);
+    Ok(())
+}
+
+/// A service that the configuration has no more reaches nothing, and has what was added when it is back.
+#[test]
+fn additions_wait_for_their_service() -> anyhow::Result<()> {
+    require_root!();
+    let host = Host::new()?;
+    host.done(&["add", STRANGERS[0], "--service", "web"]);
+    host.write(&CONFIG.replace("services.web", "services.www"))?;
+    host.done(&["reload"]);
+    assert!(!host.passes(STRANGERS[0]) && host.passes(FRIENDS[0]));
+    host.write(CONFIG)?;
+    host.done(&["reload"]);
+    assert!(host.passes(STRANGERS[0]));
+    Ok(())
+}

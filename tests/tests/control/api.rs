@@ -1,0 +1,267 @@
+//! The socket as any HTTP client sees it: paths, methods, what is refused, and what the documents look like.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+
+use super::*;
+
+/// An answer: its status, its headers in lower case, its body.
+struct Answer {
+    status: u16,
+    headers: String,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+}
+
+fn ask(host: &Host, method: &str, path: &str, headers: &str, body: &str) -> anyhow::Result<Answer> {
+    let mut stream = UnixStream::connect(host.site.scratch.file("socket"))?;
+    stream.set_read_timeout(Some(SOON))?;
+    let length = body.len();
+    // A daemon that has seen enough closes its end.
+    let _ = write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nhost: allowlist\r\n{headers}content-length: {length}\r\n\r\n{body}"
+    );
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let (head, body) = text.split_once("\r\n\r\n").with_context(|| text.clone())?;
+    let status = head.split(' ').nth(1).context("a status")?;
+    Ok(Answer {
+        status: status.parse()?,
+        headers: head.to_lowercase(),
+        body: body.to_owned(),
+    })
+}
+
+/// The shape of a document: `{key: shape}`, `[shape of the first]`, or the name of a type. A map by names
+/// of things is told by its first one.
+fn shape(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => map
+            .iter()
+            .map(|(key, value)| (key.clone(), shape(value)))
+            .collect(),
+        Value::Array(items) => items
+            .first()
+            .map_or(json!([]), |first| json!([shape(first)])),
+        Value::Null => json!("null"),
+        Value::Bool(_) => json!("bool"),
+        Value::Number(_) => json!("number"),
+        Value::String(_) => json!("string"),
+    }
+}
+
+#[test]
+fn documents_keep_their_shape() -> anyhow::Result<()> {
+    require_root!();
+    let host = Host::new()?;
+    host.done(&[
+        "add",
+        STRANGERS[0],
+        "--service",
+        "web",
+        "--ttl",
+        "1h",
+        "--note",
+        "n",
+    ]);
+    let get = |path: &str| -> anyhow::Result<Value> {
+        let answer = ask(&host, "GET", path, "", "")?;
+        ensure!(
+            answer.status == 200 && answer.headers.contains("application/json"),
+            "{path}: {}",
+            answer.body
+        );
+        Ok(answer.json())
+    };
+    let added = shape(&get("/v1/added")?);
+    assert_eq!(
+        added,
+        json!({"added": [{"prefix": "string", "service": "string", "until": "string", "note": "string", "added": "string", "by": "string"}]})
+    );
+    assert_eq!(
+        shape(&get("/v1/list")?),
+        json!({"generation": "number", "prefixes": [{"prefix": "string", "services": ["string"], "sources": ["string"]}]})
+    );
+    let log = get("/v1/log?count=1")?;
+    assert_eq!(
+        shape(&log["entries"][0]),
+        json!({
+            "action": "string", "count": "number", "generation": "number", "note": "string", "prefixes": ["string"],
+            "services": ["string"], "time": "string", "until": "string",
+            "who": {"peer": {"gid": "number", "pid": "number", "program": "string", "uid": "number", "user": "string"}}
+        })
+    );
+    assert_eq!(log["entries"].as_array().map(Vec::len), Some(1));
+    assert_eq!(
+        shape(&get("/v1/policies")?["policies"][0]),
+        json!({"by": "string", "configuration": "string", "file": "string", "policy": "number", "time": "string", "what": "string"})
+    );
+    let sources = get("/v1/sources")?;
+    assert_eq!(
+        shape(&sources["sources"]["friends"]),
+        json!({
+            "age_seconds": "number", "failure": "null", "fetched": "string", "held": "number", "last_passed": "null",
+            "max_age_seconds": "null", "next_fetch": "null", "notes": [], "origin": "string", "passed_bytes": "number",
+            "passed_packets": "number", "prefixes": "number", "regions": [], "state": "string"
+        })
+    );
+    let status = get("/v1/status")?;
+    assert_eq!(status["sources"]["friends"], sources["sources"]["friends"]);
+    let keys: Vec<_> = status
+        .as_object()
+        .context("an object")?
+        .keys()
+        .map(String::as_str)
+        .collect();
+    assert_eq!(
+        keys,
+        [
+            "counters",
+            "daemon",
+            "default",
+            "filtering",
+            "flows",
+            "generation",
+            "interfaces",
+            "mode",
+            "return_traffic",
+            "services",
+            "since",
+            "sources",
+            "unconfirmed"
+        ]
+    );
+    let live = get("/v1/live")?;
+    assert_eq!(live["pid"], status["daemon"]["pid"]);
+    assert_eq!(
+        shape(&live),
+        json!({
+            "configuration": "string", "held_back": "bool", "is_waiting": "bool", "next_fetch": {}, "pending": "null",
+            "pid": "number", "policy": "number", "started": "string", "version": "string", "waiting": [],
+            "waiting_for": [], "warnings": []
+        })
+    );
+    let explained = get(&format!(
+        "/v1/explain?address={}&port=udp/443",
+        STRANGERS[0]
+    ))?;
+    assert_eq!(
+        (&explained["verdict"], &explained["passes"]),
+        (&json!("pass"), &json!(true))
+    );
+    // What the commands print is the same.
+    for (path, command) in [
+        ("/v1/list", &["list", "--json"][..]),
+        ("/v1/added", &["list", "--added", "--json"]),
+        ("/v1/policies", &["rollback", "--list", "--json"]),
+        ("/v1/log?count=100", &["log", "--json"]),
+    ] {
+        let printed: Value = serde_json::from_str(&host.done(command))?;
+        assert_eq!(get(path)?, printed, "{path}");
+    }
+    let text = ask(&host, "GET", "/v1/list", "accept: text/plain\r\n", "")?;
+    assert_eq!(text.body, host.done(&["list"]));
+    assert!(text.headers.contains("text/plain"), "{}", text.headers);
+    Ok(())
+}
+
+#[test]
+fn changes_are_asked_by_a_body() -> anyhow::Result<()> {
+    require_root!();
+    let host = Host::new()?;
+    let post = |path: &str, body: &str| ask(&host, "POST", path, "", body);
+    let entry = json!({"entries": [{"prefix": STRANGERS[0], "service": "web"}]}).to_string();
+    let done = post("/v1/add", &entry)?;
+    assert_eq!(done.status, 200, "{}", done.body);
+    assert_eq!(
+        done.json(),
+        json!({"generation": 2, "policy": 2, "changes": ["add 192.0.2.66/32 at web"]})
+    );
+    assert!(host.passes(STRANGERS[0]));
+    let done = post(
+        "/v1/mode",
+        r#"{"mode": "observe", "confirm_within_seconds": 600}"#,
+    )?;
+    assert!(done.json()["confirm_until"].is_string(), "{}", done.body);
+    assert_eq!(post("/v1/confirm", "")?.status, 200);
+    assert_eq!(post("/v1/rollback", "{}")?.status, 200);
+    assert_eq!(post("/v1/reload", "")?.status, 200);
+    assert_eq!(post("/v1/refresh", "")?.status, 200);
+    let before = host.in_force()?;
+    for (path, body, status, kind, expected) in [
+        ("/v1/add", "{}", 400, "invalid", "add needs `entries`"),
+        ("/v1/add", "[1", 400, "invalid", "the body: "),
+        (
+            "/v1/add",
+            r#"{"entries": [{"prefix": "192.0.2.1", "service": "web", "ttl": 9}]}"#,
+            400,
+            "invalid",
+            "unknown field `ttl`",
+        ),
+        (
+            "/v1/add",
+            r#"{"entries": []}"#,
+            400,
+            "invalid",
+            "there are no entries",
+        ),
+        (
+            "/v1/add",
+            r#"{"entries": [{"prefix": "192.0.2.1"}]}"#,
+            400,
+            "invalid",
+            "which service is it to reach? there are ssh, web",
+        ),
+        (
+            "/v1/mode",
+            r#"{"mode": "off"}"#,
+            400,
+            "invalid",
+            "unknown variant `off`",
+        ),
+        (
+            "/v1/reload",
+            r#"{"to": 1}"#,
+            400,
+            "invalid",
+            "reload does not take `to`",
+        ),
+        ("/v1/confirm", "", 409, "refused", "no change waits"),
+        (
+            "/v1/accept",
+            r#"{"source": "x"}"#,
+            409,
+            "refused",
+            "there is no source \"x\"",
+        ),
+        ("/v1/nothing", "", 404, "unknown", "docs/api.md"),
+    ] {
+        let answer = post(path, body)?;
+        assert_eq!(answer.status, status, "{path} {body}: {}", answer.body);
+        let problem = answer.json();
+        assert_eq!(problem["kind"], kind, "{path} {body}");
+        let error = problem["error"].as_str().context("words")?;
+        assert!(error.contains(expected), "{path} {body}: {error}");
+        assert_eq!(host.in_force()?, before, "{path} {body}");
+    }
+    for (method, path, status) in [
+        ("GET", "/v1/nothing", 404),
+        ("GET", "/", 404),
+        ("GET", "/v1/log?count=many", 400),
+        ("GET", "/v1/explain", 400),
+        ("DELETE", "/v1/status", 405),
+    ] {
+        assert_eq!(
+            ask(&host, method, path, "", "")?.status,
+            status,
+            "{method} {path}"
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,144 @@
+//! Whoever is logged in over a connection is not cut off by a change that is given over it.
+
+use super::*;
+
+/// The environment of a login from the site's peer.
+const LOGIN: &str = "198.51.100.2 40000 198.51.100.1 22";
+
+impl Host {
+    /// Runs a command as from a login.
+    fn as_login(&self, arguments: &[&str]) -> anyhow::Result<Ended> {
+        let mut command = self.site.command(arguments)?;
+        command.env("SSH_CONNECTION", LOGIN);
+        Ended::of(command)
+    }
+
+    #[track_caller]
+    fn cut(&self, arguments: &[&str], expected: &[&str]) {
+        let ended = self.as_login(arguments).expect("it runs");
+        assert_eq!(ended.code, Some(4), "{arguments:?}: {ended:?}");
+        let always = [
+            "would cut the connection",
+            "198.51.100.2",
+            "--force does it all the same",
+        ];
+        for expected in always.iter().chain(expected) {
+            assert!(
+                ended.stderr.contains(expected),
+                "{arguments:?}: {expected:?} is not in:\n{}",
+                ended.stderr
+            );
+        }
+    }
+
+    #[track_caller]
+    fn uncut(&self, arguments: &[&str]) {
+        let ended = self.as_login(arguments).expect("it runs");
+        assert_eq!(ended.code, Some(0), "{arguments:?}: {ended:?}");
+    }
+}
+
+#[test]
+fn no_change_cuts_who_makes_it() -> anyhow::Result<()> {
+    require_root!();
+    let host = Host::new()?;
+    let stranger = CONFIG.replace("198.51.100.2", "192.0.2.1");
+    let closed = format!(
+        "default = 'drop'\n{}",
+        CONFIG.replace(
+            "services.ssh]\nports = [\"tcp/22\"]",
+            "services.ssh]\nports = [\"tcp/2222\"]"
+        )
+    );
+
+    // reload
+    let before = host.in_force()?;
+    host.write(&stranger)?;
+    host.cut(&["reload"], &["ssh covers tcp/22"]);
+    host.write(&closed)?;
+    host.cut(
+        &["reload"],
+        &["no service covers tcp/22 and the default is to drop"],
+    );
+    assert_eq!(host.in_force()?, before);
+    host.write(&CONFIG.replace("203.0.113.0/24", "203.0.112.0/24"))?;
+    host.uncut(&["reload"]);
+
+    // mode: observing, what cuts can be made, but not carried out
+    host.uncut(&["mode", "observe"]);
+    host.write(&format!("mode = 'observe'\n{stranger}"))?;
+    host.uncut(&["reload"]);
+    host.cut(
+        &["mode", "enforce"],
+        &["allowlist add 198.51.100.2/32 --service ssh"],
+    );
+    assert_eq!(host.site.json("status")?["mode"], "observe");
+
+    // what the refusal says to do helps
+    host.uncut(&["add", "198.51.100.2/32", "--service", "ssh"]);
+    host.uncut(&["mode", "enforce"]);
+    host.cut(&["remove", "198.51.100.2"], &["ssh covers tcp/22"]);
+    host.uncut(&["remove", "198.51.100.2", "--force"]);
+    // It is cut now, and what changes nothing for it is not refused.
+    host.uncut(&["add", "192.0.2.3", "--service", "web"]);
+    Ok(())
+}
+
+#[test]
+fn no_start_cuts_who_types_it() -> anyhow::Result<()> {
+    require_root!();
+    let host = Host::down(&CONFIG.replace("198.51.100.2", "192.0.2.1"))?;
+    let run = ["run", "--config", &host.config];
+    host.cut(&run, &["ssh covers tcp/22"]);
+    assert!(host.passes(STRANGERS[0]));
+    let mut command = host.site.command(&[&run[..], &["--force"]].concat())?;
+    command.env("SSH_CONNECTION", LOGIN);
+    let forced = Program::start(command)?;
+    forced.wait_for_line("ready", SOON)?;
+    assert!(!host.passes(STRANGERS[0]));
+    Ok(())
+}
+
+/// As under sudo, which drops the variable.
+#[test]
+fn the_login_is_found_above() -> anyhow::Result<()> {
+    require_root!();
+    let host = Host::new()?;
+    host.write(&CONFIG.replace("198.51.100.2", "192.0.2.1"))?;
+    let inner = host.site.command(&["reload"])?;
+    let mut shell = host.site.host.command("sh")?;
+    shell.env("SSH_CONNECTION", LOGIN);
+    // The shell stays, since something follows.
+    shell.args([
+        "-c",
+        "env -u SSH_CONNECTION \"$@\"; code=$?; exit $code",
+        "sh",
+    ]);
+    shell.arg(inner.get_program()).args(inner.get_args());
+    let ended = Ended::of(shell)?;
+    assert_eq!(ended.code, Some(4), "{ended:?}");
+    Ok(())
+}
+
+/// A list that is accepted by hand can lack who accepts it.
+#[test]
+fn no_accepted_list_cuts_who_accepts_it() -> anyhow::Result<()> {
+    require_root!();
+    let config = CONFIG.replace(
+        "prefixes = [\"198.51.100.2\"]",
+        "file = 'peer.txt'\nmin = 4",
+    );
+    let host = Host::down(&config)?;
+    let listed = "198.51.100.2\n192.0.2.1\n192.0.2.2\n192.0.2.3\n";
+    host.site.scratch.write("peer.txt", listed)?;
+    let mut host = host;
+    host.start(&[])?;
+    host.site
+        .scratch
+        .write("peer.txt", "192.0.2.1\n192.0.2.2\n")?;
+    host.daemon()
+        .wait_for_line("`allowlist accept peer` lets it in", SOON)?;
+    host.cut(&["accept", "peer"], &["ssh covers tcp/22"]);
+    host.uncut(&["accept", "peer", "--force"]);
+    Ok(())
+}

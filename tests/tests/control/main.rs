@@ -1,0 +1,165 @@
+//! What a daemon is asked by the command line and by anybody who speaks HTTP: what changes, what is refused,
+//! what is taken back, and who may ask. Packets say whether it is in force.
+
+mod added;
+mod api;
+mod confirm;
+mod guard;
+mod privileges;
+mod reload;
+mod rollback;
+
+use std::io::Write as _;
+use std::process::Stdio;
+use std::time::Duration;
+
+use allowlist_tests::lab::stream::{FRIENDS, SOON, STRANGERS, gets_through};
+use allowlist_tests::lab::{Ended, Program, Site, eventually};
+use allowlist_tests::require_root;
+use anyhow::{Context as _, ensure};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+/// `web` is reached by `friends`; `ssh` by the site's peer, who is logged in from there.
+const CONFIG: &str = r#"
+interfaces = ["eth0"]
+[services.web]
+ports = ["udp/443"]
+allow = ["friends"]
+[services.ssh]
+ports = ["tcp/22"]
+allow = ["peer"]
+[sources.friends]
+prefixes = ["203.0.113.0/24", "2001:db8:7::/48"]
+[sources.peer]
+prefixes = ["198.51.100.2"]
+"#;
+
+/// A site with a daemon by a configuration that can be changed.
+struct Host {
+    site: Site,
+    /// The configuration's path.
+    config: String,
+    daemon: Option<Program>,
+}
+
+impl Host {
+    /// By `CONFIG`.
+    fn new() -> anyhow::Result<Self> {
+        Self::by(CONFIG)
+    }
+
+    fn by(config: &str) -> anyhow::Result<Self> {
+        let mut host = Self::down(config)?;
+        host.start(&[])?;
+        Ok(host)
+    }
+
+    /// Without a daemon.
+    fn down(config: &str) -> anyhow::Result<Self> {
+        let site = Site::new()?;
+        let config = site.scratch.write("allowlist.toml", config)?;
+        Ok(Self {
+            config: config.display().to_string(),
+            site,
+            daemon: None,
+        })
+    }
+
+    fn start(&mut self, options: &[&str]) -> anyhow::Result<()> {
+        let daemon = self
+            .site
+            .filter(&[&["--config", &self.config], options].concat())?;
+        self.daemon = Some(daemon);
+        Ok(())
+    }
+
+    fn daemon(&mut self) -> &mut Program {
+        self.daemon.as_mut().expect("it was started")
+    }
+
+    /// Without a word to it.
+    fn kill(&mut self) -> anyhow::Result<()> {
+        self.daemon().stop(Signal::SIGKILL, SOON)?;
+        self.daemon = None;
+        Ok(())
+    }
+
+    fn write(&self, config: &str) -> anyhow::Result<()> {
+        Ok(std::fs::write(&self.config, config)?)
+    }
+
+    fn run(&self, arguments: &[&str]) -> anyhow::Result<Ended> {
+        self.site.run(arguments)
+    }
+
+    /// A command that must do what it is asked.
+    #[track_caller]
+    fn done(&self, arguments: &[&str]) -> String {
+        let ended = self.run(arguments).expect("it runs");
+        assert_eq!(ended.code, Some(0), "{arguments:?}: {ended:?}");
+        ended.stdout
+    }
+
+    /// A command that must be refused so.
+    #[track_caller]
+    fn refused(&self, arguments: &[&str], code: i32, expected: &[&str]) {
+        let ended = self.run(arguments).expect("it runs");
+        assert_eq!(ended.code, Some(code), "{arguments:?}: {ended:?}");
+        for expected in expected {
+            assert!(
+                ended.stderr.contains(expected),
+                "{arguments:?}: {expected:?} is not in:\n{}",
+                ended.stderr
+            );
+        }
+    }
+
+    /// A command with these lines on its standard input.
+    fn run_with(&self, arguments: &[&str], input: &str) -> anyhow::Result<Ended> {
+        let mut command = self.site.command(arguments)?;
+        command.stdin(Stdio::piped());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        let mut stdin = child.stdin.take().context("it is piped")?;
+        // A program that has seen enough closes its end.
+        let _ = stdin.write_all(input.as_bytes());
+        drop(stdin);
+        let output = child.wait_with_output()?;
+        Ok(Ended {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+
+    fn passes(&self, source: &str) -> bool {
+        gets_through(&self.site, source).expect("it can be tried")
+    }
+
+    /// All that a change could change: the table, the interfaces, what is added, and the mode.
+    fn in_force(&self) -> anyhow::Result<Value> {
+        let status = self.site.json("status")?;
+        let mut list = self.site.json("list")?;
+        list["generation"] = Value::Null;
+        let added = self.run(&["list", "--added", "--json"])?;
+        let added: Value = serde_json::from_str(&added.stdout)?;
+        Ok(json!([
+            list,
+            status["interfaces"],
+            status["mode"],
+            status["default"],
+            added
+        ]))
+    }
+}
+
+/// The prefixes that are added by command.
+fn added(host: &Host) -> anyhow::Result<Vec<String>> {
+    let ended = host.run(&["list", "--added", "--json"])?;
+    let document: Value =
+        serde_json::from_str(&ended.stdout).with_context(|| format!("{ended:?}"))?;
+    let rows = document["added"].as_array().context("an array")?;
+    let prefix = |row: &Value| row["prefix"].as_str().unwrap_or_default().to_owned();
+    Ok(rows.iter().map(prefix).collect())
+}

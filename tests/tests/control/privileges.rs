@@ -1,0 +1,159 @@
+//! An ordinary user can do nothing; a member of the control group what the socket offers.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+
+use nix::unistd::Group;
+
+use super::*;
+
+/// Nobody on a Linux host.
+const NOBODY: u32 = 65_534;
+
+impl Host {
+    /// Runs a command as an ordinary user of this group, who may look at the paths.
+    fn as_nobody(&self, group: u32, arguments: &[&str]) -> anyhow::Result<Ended> {
+        // A copy, since the build may be where only its owner may look.
+        let folder = tempfile::tempdir()?;
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
+        let program = folder.path().join("allowlist");
+        let copied = std::process::Command::new("cp")
+            .arg(allowlist_tests::lab::allowlist()?)
+            .arg(&program)
+            .status()?;
+        ensure!(copied.success(), "cannot copy the program");
+        let whole = self.site.command(arguments)?;
+        let mut command = self.site.host.command("setpriv")?;
+        command.args([
+            "--reuid",
+            &NOBODY.to_string(),
+            "--regid",
+            &group.to_string(),
+        ]);
+        command.args(["--clear-groups", "--"]).arg(program);
+        command.args(whole.get_args()).current_dir("/");
+        Ended::of(command)
+    }
+}
+
+/// Makes the folders on the way enterable, as those of a real host are.
+fn open_the_way(host: &Host) -> anyhow::Result<()> {
+    for folder in host.site.scratch.file("socket").ancestors().skip(1).take(2) {
+        fs::set_permissions(folder, Permissions::from_mode(0o755))?;
+    }
+    fs::set_permissions(host.site.scratch.pin_dir(), Permissions::from_mode(0o755))?;
+    fs::set_permissions("/sys/fs/bpf", Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
+const COMMANDS: [&[&str]; 15] = [
+    &["status"],
+    &["sources"],
+    &["list"],
+    &["list", "--added"],
+    &["log"],
+    &["rollback", "--list"],
+    &["explain", "192.0.2.1"],
+    &["add", "192.0.2.66", "--service", "web"],
+    &["remove", "192.0.2.77"],
+    &["mode", "observe"],
+    &["reload"],
+    &["rollback"],
+    &["refresh"],
+    &["detach"],
+    &["watch", "--count", "1"],
+];
+
+#[test]
+fn an_ordinary_user_can_do_nothing() -> anyhow::Result<()> {
+    require_root!();
+    let host = Host::new()?;
+    host.done(&["add", "192.0.2.77", "--service", "web"]);
+    open_the_way(&host)?;
+    let before = host.in_force()?;
+    for command in COMMANDS {
+        let ended = host.as_nobody(NOBODY, command)?;
+        assert_eq!(ended.code, Some(1), "{command:?}: {ended:?}");
+        assert_eq!(ended.stdout, "", "{command:?}");
+        let says = [
+            "only root may",
+            "only its owner may",
+            "no privileges",
+            "Permission denied",
+            "try sudo",
+        ];
+        assert!(
+            says.iter().any(|says| ended.stderr.contains(says)),
+            "{command:?}: {ended:?}"
+        );
+        assert!(
+            !ended.stderr.contains("192.0.2.77"),
+            "{command:?}: {ended:?}"
+        );
+    }
+    assert_eq!(host.in_force()?, before);
+    assert!(host.passes(FRIENDS[0]) && !host.passes(STRANGERS[0]));
+    Ok(())
+}
+
+#[test]
+fn a_member_of_the_group_can_use_the_socket() -> anyhow::Result<()> {
+    require_root!();
+    let daemon = Group::from_name("daemon")?
+        .context("every host has this group")?
+        .gid
+        .as_raw();
+    let config = format!("control_group = 'daemon'\n{CONFIG}");
+    let host = Host::by(&config)?;
+    open_the_way(&host)?;
+    let member = |arguments: &[&str]| host.as_nobody(daemon, arguments);
+    for (command, expected) in [
+        (&["status"][..], "filtering eth0"),
+        (&["list"], "203.0.113.0/24"),
+        (&["sources"], "friends"),
+        (
+            &[
+                "add",
+                STRANGERS[0],
+                "--service",
+                "web",
+                "--note",
+                "by a member",
+            ],
+            "add 192.0.2.66/32 at web",
+        ),
+        (&["list", "--added"], "by a member"),
+        (&["explain", STRANGERS[0], "--port", "udp/443"], "passes"),
+        (&["rollback", "--list"], "start by "),
+        (&["log"], "by a member"),
+        (&["status", "--json"], "\"filtering\": true"),
+    ] {
+        let ended = member(command)?;
+        assert_eq!(ended.code, Some(0), "{command:?}: {ended:?}");
+        assert!(ended.stdout.contains(expected), "{command:?}: {ended:?}");
+    }
+    assert_eq!(
+        member(&["explain", "192.0.2.1", "--port", "udp/443"])?.code,
+        Some(3)
+    );
+    // The kernel said who it was.
+    let document: Value = serde_json::from_str(&host.done(&["log", "--count", "1", "--json"]))?;
+    assert_eq!(
+        document["entries"][0]["who"]["peer"]["uid"], NOBODY,
+        "{document}"
+    );
+    // What is not the socket's stays root's.
+    let detach = member(&["detach"])?;
+    assert_eq!(detach.code, Some(1), "{detach:?}");
+    assert_eq!(
+        host.as_nobody(NOBODY, &["status"])?.code,
+        Some(1),
+        "no member"
+    );
+
+    // A reload may take it away.
+    host.write(CONFIG)?;
+    host.done(&["reload"]);
+    assert_eq!(member(&["status"])?.code, Some(1));
+    Ok(())
+}
