@@ -39,6 +39,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use self::asked::Refreshing;
 use self::files::Files;
+use self::interfaces::absent;
 use self::refresh::Clocks;
 use self::reload::Reloading;
 use crate::audit::{Audit, Deed, Entry, Who};
@@ -407,7 +408,7 @@ impl Daemon {
             held_back: newest.is_some_and(|policy| policy.change.held_back.is_some()),
             waiting: self.missing(&self.lists),
             is_waiting: self.waiting,
-            waiting_for: self.lost.iter().cloned().collect(),
+            waiting_for: absent(&self.config.interfaces),
             pending: self.pending.as_ref().map(|pending| Unconfirmed {
                 what: pending.what.clone(),
                 by: pending.by.clone(),

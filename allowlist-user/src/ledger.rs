@@ -257,9 +257,10 @@ impl Ledger {
     ///
     /// # Returns
     /// Its number.
-    pub fn add(&mut self, change: Change) -> Result<u64, StateError> {
+    #[cfg(test)]
+    fn add(&mut self, change: Change) -> Result<u64, StateError> {
         self.stage(change);
-        self.write()
+        self.write().inspect_err(|_| self.take_back())
     }
 
     /// Adds a policy that is not on disk yet: [`Self::write`] puts it there, [`Self::take_back`] forgets it.
@@ -271,36 +272,40 @@ impl Ledger {
         }
         let line = Line::Change { number, change };
         self.known.replay(line.clone());
+        self.file.keep_what_is();
         self.staged = Some(line);
     }
 
-    /// Puts on disk what was staged; on return it is there. On an error it is forgotten.
+    /// Whether there is a policy that is not on disk yet.
+    pub fn is_staged(&self) -> bool {
+        self.staged.is_some()
+    }
+
+    /// Puts on disk what was staged; on return it is there. On an error it stays staged, for
+    /// [`Self::take_back`].
     ///
     /// # Returns
-    /// Its number.
+    /// The newest policy's number.
     pub fn write(&mut self) -> Result<u64, StateError> {
-        if let Some(line) = self.staged.take()
-            && let Err(error) = self.file.add(&line)
-        {
-            self.forget();
-            return Err(error);
+        if let Some(line) = &self.staged {
+            self.file.add(line)?;
+            self.staged = None;
         }
         Ok(self.known.newest().map_or(0, |policy| policy.number))
     }
 
-    /// The newest policy, which was added or staged last, could not be put in force, and was never.
+    /// What was staged last could not be put in force, whether it is on disk yet or not, and was never. Nothing
+    /// happens where that was done already.
     pub fn take_back(&mut self) {
-        if self.staged.take().is_none()
-            && let Err(error) = self.file.take_back()
-        {
-            warn!(
-                "{error}; the change that failed may be tried again by the next start; `allowlist rollback` undoes it then"
-            );
+        if self.staged.take().is_none() {
+            match self.file.take_back() {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => warn!(
+                    "{error}; the change that failed may be tried again by the next start; `allowlist rollback` undoes it then"
+                ),
+            }
         }
-        self.forget();
-    }
-
-    fn forget(&mut self) {
         if let Some(policy) = self.known.policies.pop_back() {
             self.known.additions.apply(&policy.undo);
         }

@@ -100,6 +100,12 @@ pub(super) async fn warn_of_stripped_tags(name: &str) {
     }
 }
 
+/// Those of these interfaces that are not there.
+pub(super) fn absent(names: &[String]) -> Vec<String> {
+    let is_absent = |name: &&String| if_nametoindex(&***name).is_err();
+    names.iter().filter(is_absent).cloned().collect()
+}
+
 /// Those of these interfaces that are there.
 pub(super) async fn present(names: &[String]) -> Result<Vec<Facts>> {
     let mut there = Vec::new();

@@ -203,7 +203,8 @@ mod tests {
                     back_to,
                 }),
             };
-            ledger.add(change).expect("is written");
+            ledger.stage(change);
+            ledger.write().expect("is written");
         }
         let mode = |written: &Written| {
             Some(if written.text.contains("observe") {

@@ -353,7 +353,7 @@ impl Daemon {
             change.mode = None; // what the file says newly is meant
         }
         let unconfirmed = change.unconfirmed;
-        if self.waiting {
+        if self.ledger.is_staged() {
             self.ledger.take_back(); // the start that waited is not wanted any more
         }
         self.ledger.stage(change);
@@ -441,7 +441,7 @@ impl Daemon {
     /// Puts the first configuration in force for which all lists are there.
     async fn enter_next(&mut self, care: &Care) -> Result<(), Problem> {
         self.options.care = care.clone();
-        self.enter(true).await?;
+        self.enter().await?;
         self.say_ready();
         Ok(())
     }

@@ -144,7 +144,7 @@ impl Daemon {
             // What does not fit will not fit later either.
             self.compiled(&self.lists)?;
         } else {
-            self.enter(true).await?;
+            self.enter().await?;
         }
         let generation = self.dataplane.generation();
         let events: Vec<_> = first
@@ -158,7 +158,7 @@ impl Daemon {
     }
 
     /// Puts the filter in force, the first time or in the place of another daemon's.
-    pub(super) async fn enter(&mut self, is_staged: bool) -> Result<()> {
+    pub(super) async fn enter(&mut self) -> Result<()> {
         let interfaces = present(&self.config.interfaces).await?;
         let record = Record::load(&self.options.paths.state_dir);
         let found = self.dataplane.in_force()?;
@@ -176,8 +176,12 @@ impl Daemon {
         {
             self.guard_start(within)?;
         }
-        if is_staged && let Err(error) = self.ledger.write() {
+        let mut is_new = self.ledger.is_staged();
+        if let Err(error) = self.ledger.write() {
+            // A full disk is no reason not to filter.
             warn!("{error}; this policy cannot be gone back to");
+            self.ledger.take_back();
+            is_new = false;
         }
         let known = !anew && self.are_counts_known(record.as_ref())?;
         let begun = self.begin(tables, &interfaces, known, true);
@@ -189,7 +193,7 @@ impl Daemon {
                 Some(record) => record.store(&self.state)?,
                 None => Record::remove(&self.options.paths.state_dir)?,
             }
-            if is_staged {
+            if is_new {
                 self.ledger.take_back();
             }
             return Err(error);
@@ -237,7 +241,7 @@ impl Daemon {
         if !self.waiting || !self.missing(&self.lists).is_empty() {
             return Ok(());
         }
-        self.enter(true).await?;
+        self.enter().await?;
         self.say_ready();
         Ok(())
     }

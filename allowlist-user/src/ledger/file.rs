@@ -115,16 +115,25 @@ impl File {
     }
 
     /// Takes the line off that was added last.
-    pub(super) fn take_back(&mut self) -> Result<(), StateError> {
+    ///
+    /// # Returns
+    /// Whether there was one.
+    pub(super) fn take_back(&mut self) -> Result<bool, StateError> {
         let Some(length) = self.before.take() else {
-            return Ok(());
+            return Ok(false);
         };
         let cut = || {
             let file = OpenOptions::new().write(true).open(&self.path)?;
             file.set_len(length)?;
             file.sync_data()
         };
-        cut().map_err(|cause| self.problem(cause))
+        cut().map_err(|cause| self.problem(cause))?;
+        Ok(true)
+    }
+
+    /// Nothing that was added so far will be taken back.
+    pub(super) fn keep_what_is(&mut self) {
+        self.before = None;
     }
 
     /// Writes all of it anew.

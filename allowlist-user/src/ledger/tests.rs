@@ -193,3 +193,34 @@ fn what_is_confirmed_stays() {
     assert_eq!(newest.change.mode, Some(Mode::Observe));
     assert_eq!(newest.change.held_back, Some(7));
 }
+
+/// What could not be written costs nothing that was written before.
+#[test]
+fn a_change_that_cannot_be_written_is_forgotten_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join(FILE);
+    let (_, mut ledger) = open(folder.path());
+    for number in 0..3 {
+        let edits = vec![Edit::Add(addition(number, 0, None))];
+        ledger.add(change("x", edits)).expect("is written");
+    }
+    let known = ledger.known.clone();
+    let aside = folder.path().join("aside");
+    fs::rename(&path, &aside).expect("it is there");
+    fs::create_dir(&path).expect("in its way");
+    for _ in 0..2 {
+        ledger.stage(change("y", vec![Edit::Add(addition(9, 0, None))]));
+        ledger.write().expect_err("a folder is in the way");
+        // Once is enough, and twice no harm.
+        ledger.take_back();
+        ledger.take_back();
+        assert_eq!(ledger.known, known);
+    }
+    fs::remove_dir(&path).expect("it is empty");
+    fs::rename(&aside, &path).expect("it is there");
+    assert_eq!(Known::peek(folder.path()).expect("is readable"), known);
+    ledger.add(change("z", Vec::new())).expect("is written");
+    let found = Known::peek(folder.path()).expect("is readable");
+    assert_eq!(found, ledger.known);
+    assert_eq!(found.additions().len(), 3);
+}

@@ -175,14 +175,15 @@ fn an_addition_is_beside_the_sources() -> anyhow::Result<()> {
     Ok(())
 }
 
+const TTL: Duration = Duration::from_secs(2);
+const EVERY: Duration = Duration::from_millis(5);
+/// This machine may be busy; a second's look would be later than that.
+const LATE: Duration = Duration::from_millis(400);
+
 /// Datagrams every few milliseconds show the moment.
 #[test]
 fn a_time_to_live_is_over_to_the_moment() -> anyhow::Result<()> {
     require_root!();
-    const TTL: Duration = Duration::from_secs(2);
-    const EVERY: Duration = Duration::from_millis(5);
-    /// This machine may be busy; a second's look would be later than that.
-    const LATE: Duration = Duration::from_millis(400);
     let host = Host::new()?;
     let inbox = inbox(&host.site, PROTECTED)?;
     let sender = FrameSender::new(&host.site.peer, "eth0")?;

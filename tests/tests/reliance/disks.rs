@@ -1,0 +1,216 @@
+//! A state folder that is full, cannot be written, is damaged or gone: packets do not notice, and what cannot
+//! be kept is refused.
+
+use std::fs;
+use std::path::Path;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use super::*;
+
+/// A small disk of its own at the state folder.
+struct Disk<'p> {
+    path: &'p Path,
+}
+
+impl<'p> Disk<'p> {
+    fn mount(path: &'p Path) -> anyhow::Result<Self> {
+        fs::create_dir_all(path)?;
+        let none = MsFlags::empty();
+        mount(
+            Some("tmpfs"),
+            path,
+            Some("tmpfs"),
+            none,
+            Some("size=256k,mode=0700"),
+        )?;
+        Ok(Self { path })
+    }
+
+    fn read_only(&self, is: bool) -> anyhow::Result<()> {
+        let flags = if is {
+            MsFlags::MS_RDONLY
+        } else {
+            MsFlags::empty()
+        };
+        Ok(mount(
+            None::<&str>,
+            self.path,
+            None::<&str>,
+            MsFlags::MS_REMOUNT | flags,
+            None::<&str>,
+        )?)
+    }
+
+    fn fill(&self) -> anyhow::Result<()> {
+        let filler = fs::File::create(self.path.join("filler"))?;
+        let mut filler = std::io::BufWriter::with_capacity(1, filler);
+        while std::io::Write::write_all(&mut filler, &[0; 512]).is_ok() {}
+        Ok(())
+    }
+}
+
+impl Drop for Disk<'_> {
+    fn drop(&mut self) {
+        let _ = umount2(self.path, MntFlags::MNT_DETACH);
+    }
+}
+
+/// What a host must do with such a disk, running and starting.
+fn check(
+    name: &str,
+    spoil: impl Fn(&Disk) -> anyhow::Result<()>,
+    mend: impl Fn(&Disk) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let (site, config) = prepared()?;
+    let state = site.scratch.file("state");
+    let disk = Disk::mount(&state)?;
+    let mut filter = start(&site, &config)?;
+    done(&site, &["add", "198.18.0.1", "--service", "web"]);
+    let mut acknowledged = BTreeSet::from(["198.18.0.1/32".to_owned()]);
+    let sources = [FRIENDS, STRANGERS].concat();
+    let streamed = Streamed::during(&site, &sources, || {
+        spoil(&disk)?;
+        for round in 0..2 {
+            // A block that is there already may have room for some more lines.
+            let mut refused = false;
+            for number in 0..100 {
+                let prefix = format!("198.18.{round}.{}/32", number + 2);
+                let ended = site.run(&["add", &prefix, "--service", "web"])?;
+                match ended.code {
+                    Some(0) => acknowledged.insert(prefix),
+                    Some(1) => {
+                        ensure!(ended.stderr.contains("ledger"), "{name}: {ended:?}");
+                        refused = true;
+                        break;
+                    }
+                    _ => anyhow::bail!("{name}: {ended:?}"),
+                };
+            }
+            ensure!(refused, "{name}: nothing was refused");
+            let found = added_in_force(&site)?;
+            ensure!(
+                found == acknowledged,
+                "{name}, round {round}: {found:?}, not {acknowledged:?}"
+            );
+            // A list that changes is in force all the same.
+            site.scratch.write("list.txt", friends_and("198.19.0.1"))?;
+            eventually(|| reaches(&site, "198.19.0.1"))?;
+            site.scratch.write("list.txt", friends_and(""))?;
+            eventually(|| Ok(!reaches(&site, "198.19.0.1")?))?;
+            ensure!(site.json("status")?["filtering"] == true, "{name}");
+            filter.stop(Signal::SIGKILL, SOON)?;
+            filter = start(&site, &config)?;
+            ensure!(reaches(&site, "198.18.0.1")?, "{name}: {}", filter.output());
+        }
+        mend(&disk)?;
+        done(&site, &["add", "198.18.9.9", "--service", "web"]);
+        acknowledged.insert("198.18.9.9/32".to_owned());
+        filter.stop(Signal::SIGKILL, SOON)?;
+        filter = start(&site, &config)?;
+        ensure!(added_in_force(&site)? == acknowledged, "{name}");
+        Ok(())
+    });
+    let streamed = streamed.with_context(|| name.to_owned())?;
+    ensure!(streamed.rounds > 100, "{name}: no stream");
+    for friend in FRIENDS {
+        ensure!(
+            streamed.from(friend).len() as u64 >= streamed.rounds,
+            "{name}: {friend} lost some"
+        );
+    }
+    for stranger in STRANGERS {
+        ensure!(
+            streamed.from(stranger).is_empty(),
+            "{name}: {stranger} got through"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_full_disk_costs_no_packet() -> anyhow::Result<()> {
+    require_root!();
+    let mend = |disk: &Disk| Ok(fs::remove_file(disk.path.join("filler"))?);
+    check("full", |disk: &Disk| disk.fill(), mend)
+}
+
+#[test]
+fn a_read_only_disk_costs_no_packet() -> anyhow::Result<()> {
+    require_root!();
+    check(
+        "read-only",
+        |disk| disk.read_only(true),
+        |disk| disk.read_only(false),
+    )
+}
+
+/// Each file of the state in each way: the filter starts, and says what it left out.
+#[test]
+fn damaged_files_are_told_and_left_out() -> anyhow::Result<()> {
+    require_root!();
+    let (site, config) = prepared()?;
+    let state = site.scratch.file("state");
+    let mut filter = start(&site, &config)?;
+    done(&site, &["add", "198.18.0.1", "--service", "web"]);
+    filter.stop(Signal::SIGTERM, SOON)?;
+    let files: Vec<_> = fs::read_dir(&state)?.collect::<Result<_, _>>()?;
+    let names: BTreeSet<String> = files
+        .iter()
+        .map(|file| file.file_name().to_string_lossy().into_owned())
+        .collect();
+    for expected in [
+        "ledger.v1.jsonl",
+        "record.v2.json",
+        "list.json",
+        "audit.v1.jsonl",
+    ] {
+        ensure!(names.contains(expected), "{names:?}");
+    }
+    let sources = [FRIENDS, STRANGERS].concat();
+    let streamed = Streamed::during(&site, &sources, || {
+        for name in &names {
+            let path = state.join(name);
+            let whole = fs::read(&path)?;
+            let garbage = [&b"\0\xff{"[..], &whole[..whole.len() / 2], b"\n\0\n"].concat();
+            for (how, bytes) in [
+                ("empty", &[][..]),
+                ("half", &whole[..whole.len() / 2]),
+                ("garbage", &garbage),
+            ] {
+                fs::write(&path, bytes)?;
+                let mut filter = start(&site, &config).with_context(|| format!("{name} {how}"))?;
+                ensure!(reaches(&site, FRIENDS[0])?, "{name} {how}");
+                ensure!(site.json("status")?["filtering"] == true, "{name} {how}");
+                // It can be written again.
+                done(&site, &["add", "198.18.0.9", "--service", "web"]);
+                done(&site, &["remove", "198.18.0.9"]);
+                filter.stop(Signal::SIGKILL, SOON)?;
+                fs::write(&path, &whole)?;
+            }
+        }
+        Ok(())
+    })?;
+    streamed.check(&FRIENDS, &STRANGERS);
+    let _filter = start(&site, &config)?;
+    assert!(gets_through(&site, "198.18.0.1")?);
+    Ok(())
+}
+
+/// Somebody cleaned up: what was added is gone with the ledger, and everything else goes on.
+#[test]
+fn a_state_folder_that_is_gone_is_made_anew() -> anyhow::Result<()> {
+    require_root!();
+    let (site, config) = prepared()?;
+    let state = site.scratch.file("state");
+    let mut filter = start(&site, &config)?;
+    fs::remove_dir_all(&state)?;
+    let refused = site.run(&["add", "198.18.0.1", "--service", "web"])?;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(gets_through(&site, FRIENDS[0])?);
+    filter.stop(Signal::SIGTERM, SOON)?;
+    let _filter = start(&site, &config)?;
+    done(&site, &["add", "198.18.0.1", "--service", "web"]);
+    assert!(gets_through(&site, "198.18.0.1")?);
+    Ok(())
+}

@@ -1,0 +1,109 @@
+//! Clients that ask for too much, too slowly or nonsense: no publish waits for them, and others are answered.
+
+use std::io::Write as _;
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::Instant;
+
+use super::*;
+
+/// The memory of a process, in KiB, and how many descriptors it has.
+fn cost(process: u32) -> anyhow::Result<(u64, usize)> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let resident = line
+        .and_then(|line| line.split_whitespace().next())
+        .context("a size")?;
+    let descriptors = std::fs::read_dir(format!("/proc/{process}/fd"))?.count();
+    Ok((resident.parse()?, descriptors))
+}
+
+#[test]
+fn a_flood_on_the_socket_holds_up_nobody() -> anyhow::Result<()> {
+    require_root!();
+    let (site, config) = prepared()?;
+    let filter = start(&site, &config)?;
+    let socket = site.scratch.file("socket");
+    let before = cost(filter.id())?;
+    let head = |length: usize| {
+        format!("POST /v1/add HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n")
+    };
+    let greetings: [Vec<u8>; 6] = [
+        Vec::new(),
+        b"GET /v1/status HTT".to_vec(),
+        b"\0\xff\x16\x03\x01 nonsense\r\n\r\n".to_vec(),
+        head(1 << 30).into_bytes(),
+        [head(100).as_bytes(), b"{\"entries\": ["].concat(),
+        [
+            b"GET /v1/status HTTP/1.1\r\nhost: x\r\n".to_vec(),
+            b"x-long: y\r\n".repeat(10_000),
+        ]
+        .concat(),
+    ];
+    let mut open = Vec::new();
+    for number in 0..500 {
+        let Ok(mut stream) = UnixStream::connect(&socket) else {
+            continue; // the queue is full, as it should be
+        };
+        stream.set_write_timeout(Some(Duration::from_millis(20)))?;
+        let _ = stream.write_all(&greetings[number % greetings.len()]);
+        open.push(stream);
+    }
+    // One that sends more than any body may have.
+    let mut endless = UnixStream::connect(&socket)?;
+    endless.set_write_timeout(Some(Duration::from_millis(200)))?;
+    let blanks = vec![b' '; 1 << 16];
+    let mut sent = 0;
+    if endless.write_all(head(64 << 20).as_bytes()).is_ok() {
+        while sent < 64 << 20 && endless.write_all(&blanks).is_ok() {
+            sent += blanks.len();
+        }
+    }
+    // Publishes go on while they wait.
+    for more in ["198.19.0.1", "198.19.0.2"] {
+        site.scratch.write("list.txt", friends_and(more))?;
+        eventually(|| gets_through(&site, more))?;
+    }
+    assert!(gets_through(&site, FRIENDS[0])? && !gets_through(&site, STRANGERS[0])?);
+    let (resident, _) = cost(filter.id())?;
+    assert!(
+        resident < before.0 + 150_000,
+        "{resident} KiB, before {} KiB",
+        before.0
+    );
+    // Those who hang are let go of after their time, whether or not they leave.
+    let start = Instant::now();
+    eventually(|| Ok(site.run(&["add", "198.18.0.1", "--service", "web"])?.code == Some(0)))?;
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+    drop(open);
+    drop(endless);
+    eventually(|| Ok(cost(filter.id())?.1 <= before.1 + 2))?;
+    done(&site, &["status"]);
+    Ok(())
+}
+
+/// Many at once who ask for what is right: each is answered, or told to come again.
+#[test]
+fn many_at_once_are_answered() -> anyhow::Result<()> {
+    require_root!();
+    let (site, config) = prepared()?;
+    let _filter = start(&site, &config)?;
+    let answers: Vec<Ended> = thread::scope(|scope| {
+        let asking: Vec<_> = (0..24)
+            .map(|number| {
+                let site = &site;
+                scope.spawn(move || {
+                    site.run(&["add", &format!("198.18.1.{number}"), "--service", "web"])
+                })
+            })
+            .collect();
+        asking
+            .into_iter()
+            .map(|one| one.join().expect("no panic"))
+            .collect::<anyhow::Result<_>>()
+    })?;
+    let told = answers.iter().filter(|one| one.code == Some(0)).count();
+    assert_eq!(added_in_force(&site)?.len(), told, "{answers:?}");
+    assert!(told > 12, "{answers:?}");
+    Ok(())
+}

@@ -1,0 +1,170 @@
+//! kill -9 at random moments, while lists change, prefixes are added and removed, and configurations are
+//! reloaded; restarts, and upgrades over what older versions pinned.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use allowlist_common::abi::VERSION;
+
+use super::*;
+
+/// What was acknowledged, and the one change whose answer never came.
+#[derive(Default)]
+struct Model {
+    added: BTreeSet<String>,
+    in_flight: Option<(String, bool)>,
+}
+
+impl Model {
+    /// Changes one prefix after the other until the daemon is gone.
+    fn change(
+        &mut self,
+        site: &Site,
+        random: &mut fastrand::Rng,
+        stop: &AtomicBool,
+    ) -> anyhow::Result<()> {
+        while !stop.load(Ordering::Relaxed) {
+            let prefix = format!("198.18.0.{}/32", random.u8(0..16));
+            let adds = !self.added.contains(&prefix);
+            self.in_flight = Some((prefix.clone(), adds));
+            let ended = if adds {
+                site.run(&["add", &prefix, "--service", "web"])?
+            } else {
+                site.run(&["remove", &prefix])?
+            };
+            if ended.code != Some(0) {
+                return Ok(()); // it was killed, or is not up yet
+            }
+            self.note();
+        }
+        Ok(())
+    }
+
+    /// The change in flight is done.
+    fn note(&mut self) {
+        match self.in_flight.take() {
+            Some((prefix, true)) => self.added.insert(prefix),
+            Some((prefix, false)) => self.added.remove(&prefix),
+            None => false,
+        };
+    }
+
+    /// Whether this is what was acknowledged; the one in flight may be either way, and is known from now on.
+    fn check(&mut self, found: &BTreeSet<String>) -> anyhow::Result<()> {
+        if *found != self.added {
+            self.note();
+        }
+        self.in_flight = None;
+        ensure!(*found == self.added, "{found:?}, not {:?}", self.added);
+        Ok(())
+    }
+}
+
+/// How often a daemon is killed.
+fn kills() -> u32 {
+    let is_long = std::env::var_os("ALLOWLIST_LONG").is_some();
+    if is_long { 200 } else { 20 }
+}
+
+#[test]
+fn kills_at_random_moments_lose_nothing() -> anyhow::Result<()> {
+    require_root!();
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let (site, config) = prepared()?;
+    let mut model = Model::default();
+    let mut filter = start(&site, &config)?;
+    let sources = [FRIENDS, STRANGERS].concat();
+    let streamed = Streamed::during(&site, &sources, || {
+        for round in 0..kills() {
+            let moment = Duration::from_millis(random.u64(1..400));
+            let stop = AtomicBool::new(false);
+            let mut changes = random.fork();
+            thread::scope(|scope| {
+                let changing = scope.spawn(|| model.change(&site, &mut changes, &stop));
+                // Lists and configurations change as well.
+                site.scratch.write(
+                    "list.txt",
+                    friends_and(&format!("198.19.0.{}", round % 250)),
+                )?;
+                if round % 3 == 0 {
+                    let other = format!(
+                        "# {round}\n{CONFIG}\n[services.extra]\nports = ['udp/{}']\nallow = ['list']\n",
+                        1000 + round
+                    );
+                    std::fs::write(&config, other)?;
+                    filter.signal(Signal::SIGHUP)?;
+                }
+                thread::sleep(moment);
+                filter.stop(Signal::SIGKILL, SOON)?;
+                stop.store(true, Ordering::Relaxed);
+                changing.join().expect("changing does not panic")
+            })?;
+            filter = start(&site, &config)?;
+            let found = added(&site)?;
+            model
+                .check(&found)
+                .with_context(|| format!("seed {seed}, round {round}, after {moment:?}"))?;
+            let in_force = added_in_force(&site)?;
+            ensure!(
+                in_force == found,
+                "seed {seed}, round {round}: {in_force:?} in force, not {found:?}"
+            );
+        }
+        Ok(())
+    })?;
+    streamed.check(&FRIENDS, &STRANGERS);
+    streamed.check_counted(&site)?;
+    let passed = &site.json("status")?["sources"]["list"]["passed_packets"];
+    assert_eq!(*passed, streamed.rounds * 2, "it went on counting");
+    Ok(())
+}
+
+#[test]
+fn restarts_and_upgrades_lose_nothing() -> anyhow::Result<()> {
+    require_root!();
+    let (site, config) = prepared()?;
+    let mut filter = start(&site, &config)?;
+    done(&site, &["add", "198.18.0.1", "--service", "web"]);
+    done(&site, &["mode", "observe"]);
+    done(&site, &["mode", "enforce"]);
+    let pins = site.scratch.pin_dir();
+    let current = pins.join(format!("v{VERSION}"));
+    let sources = [FRIENDS, STRANGERS].concat();
+    let streamed = Streamed::during(&site, &sources, || {
+        for before in [None, Some("v2"), None, Some("v1"), Some("v2")] {
+            filter.stop(Signal::SIGTERM, SOON)?;
+            if let Some(before) = before {
+                std::fs::rename(&current, pins.join(before))?;
+            }
+            filter = start(&site, &config)?;
+            ensure!(
+                added_in_force(&site)?.contains("198.18.0.1/32"),
+                "{before:?}"
+            );
+            if let Some(before) = before {
+                ensure!(!pins.join(before).exists(), "{before} is left");
+            }
+        }
+        Ok(())
+    })?;
+    streamed.check(&FRIENDS, &STRANGERS);
+    assert!(gets_through(&site, "198.18.0.1")?);
+    Ok(())
+}
+
+#[test]
+fn a_second_daemon_is_told_who_holds_it() -> anyhow::Result<()> {
+    require_root!();
+    let (site, config) = prepared()?;
+    let filter = start(&site, &config)?;
+    done(&site, &["add", "198.18.0.1", "--service", "web"]);
+    let second = site.run(&["run", "--config", &config])?;
+    assert_eq!(second.code, Some(1), "{second:?}");
+    let holder = format!("is in use by process {} (allowlist)", filter.id());
+    assert!(second.stderr.contains(&holder), "{second:?}");
+    assert!(gets_through(&site, "198.18.0.1")?);
+    assert_eq!(site.json("status")?["daemon"]["pid"], filter.id());
+    Ok(())
+}
