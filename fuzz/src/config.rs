@@ -67,7 +67,9 @@ fn snapshot(policy: &Policy) -> Snapshot {
         .map(|source| {
             let prefixes = match &source.origin {
                 Origin::Prefixes(prefixes) | Origin::BuiltIn { prefixes, .. } => prefixes.clone(),
-                Origin::File { .. } | Origin::Http(_) | Origin::Names(_) => fetched.to_vec(),
+                Origin::Added | Origin::File { .. } | Origin::Http(_) | Origin::Names(_) => {
+                    fetched.to_vec()
+                }
             };
             let feed = Feed::new(prefixes, jiff::Timestamp::UNIX_EPOCH);
             (source.name.clone(), feed)
