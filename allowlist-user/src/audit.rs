@@ -200,6 +200,7 @@ impl fmt::Display for Deed {
             Self::Expire(prefixes) => write!(out, "expire {prefixes}"),
             Self::Mode { mode } => write!(out, "mode {}", mode.name()),
             Self::Accept { source } => write!(out, "accept the list of {source}"),
+            Self::Refresh { sources } if sources.is_empty() => out.write_str("refresh nothing"),
             Self::Refresh { sources } => write!(out, "refresh {}", sources.join(" ")),
             Self::Reload { policy: None } => out.write_str("reload"),
             Self::Reload {

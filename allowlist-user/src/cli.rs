@@ -38,8 +38,7 @@ Examples:
   allowlist providers show github                     a vendor, as configuration to copy
   sudo allowlist detach                               take it off, now
 
-Exit codes: 0 done; 1 failed, and standard error says why; 2 no such command or option; 3 the answer is no
-(status: not everything is filtered, explain: it is dropped); 4 refused, since it would cut your own connection."
+Exit codes: 0 done; 1 failed, and standard error says why; 2 no such command or option; 3 the answer is no (status: not everything is filtered, explain: it is dropped); 4 refused, since it would cut your own connection."
 )]
 pub struct Cli {
     /// Where things are.

@@ -372,7 +372,7 @@ impl Daemon {
     /// What was done, or refused, into the audit trail. A full disk is no reason not to do it.
     fn log(&self, who: Who, deed: Deed, refused: Option<String>) {
         match &refused {
-            Some(reason) => info!("{who}: {deed}: not done: {reason}"),
+            Some(reason) => warn!("{who}: {deed}: not done, and nothing was changed: {reason}"),
             None => info!("{who}: {deed}"),
         }
         let entry = Entry {

@@ -88,7 +88,8 @@ pub fn config() -> Vec<Vec<u8>> {
     let switched_on: Vec<&str> = example
         .lines()
         .map(|line| match line.strip_prefix("# ") {
-            Some(shown) if is_toml(shown) => shown,
+            // A provider knows its direction, and lets nobody say it again.
+            Some(shown) if is_toml(shown) && !shown.starts_with("direction") => shown,
             _ => line,
         })
         .collect();

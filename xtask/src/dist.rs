@@ -31,6 +31,7 @@ const FILES: [(&str, &str); 14] = [
     ),
     ("CHANGELOG.md", "usr/local/share/doc/allowlist/CHANGELOG.md"),
     ("SECURITY.md", "usr/local/share/doc/allowlist/SECURITY.md"),
+    ("docs/api.md", "usr/local/share/doc/allowlist/docs/api.md"),
     (
         "docs/export.md",
         "usr/local/share/doc/allowlist/docs/export.md",

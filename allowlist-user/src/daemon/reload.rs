@@ -209,13 +209,8 @@ impl Daemon {
         done: Result<Done, Problem>,
         policy: Option<u64>,
     ) {
-        match &done {
-            Ok(done) => {
-                for line in &done.changes {
-                    info!("reload: {line}");
-                }
-            }
-            Err(problem) => warn!("not reloaded, and nothing was changed: {}", problem.error),
+        for line in done.iter().flat_map(|done| &done.changes) {
+            info!("reload: {line}");
         }
         let refused = done.as_ref().err().map(|problem| problem.error.clone());
         let who = asker

@@ -173,7 +173,7 @@ fn a_filter_without_a_file_has_none_to_reload() -> anyhow::Result<()> {
             .contains("was started without a configuration file"),
         "{ended:?}"
     );
-    filter.wait_for_line("not reloaded, and nothing was changed", SOON)?;
+    filter.wait_for_line("reload: not done, and nothing was changed", SOON)?;
     Ok(())
 }
 
