@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use crate::{cargo, setup};
 
 /// Files of this tree, and where they go.
-const FILES: [(&str, &str); 14] = [
+const FILES: [(&str, &str); 15] = [
     (
         "dist/allowlist.service",
         "usr/local/lib/systemd/system/allowlist.service",
