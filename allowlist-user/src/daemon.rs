@@ -235,6 +235,7 @@ impl Daemon {
                 }
                 request = self.control.request() => {
                     self.carry_out(request).await;
+                    self.enter_if_complete().await?;
                     self.tell();
                 }
                 paths = self.files.touched() => self.touched(&paths),

@@ -34,6 +34,15 @@ impl Daemon {
         }
     }
 
+    /// Says of which interfaces there is nothing to filter yet.
+    pub(super) fn say_absent(&mut self) {
+        for name in absent(&self.config.interfaces) {
+            if self.lost.insert(name.clone()) {
+                warn!("there is no interface {name} now; it is filtered as soon as there is one");
+            }
+        }
+    }
+
     async fn attach_again(&mut self) -> Result<()> {
         let attachments = View::open(&self.options.paths.pin_dir)?.attachments()?;
         for name in self.config.interfaces.clone() {

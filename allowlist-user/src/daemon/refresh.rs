@@ -116,7 +116,9 @@ impl Daemon {
             retry_after,
         } = gathered;
         if self.policy.source(&source.name) != Some(&source) {
-            return; // another configuration is in force since it was asked
+            // Another configuration is in force since it was asked, and brought a list of its own.
+            self.note_refreshed(&source.name);
+            return;
         }
         let now = self.now();
         let again = match &answer {

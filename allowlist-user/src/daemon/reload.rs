@@ -136,7 +136,9 @@ impl Daemon {
         if config.control_group != self.config.control_group {
             Control::require_group(config.control_group.as_deref())?;
         }
-        if *written == *self.written && !self.waiting {
+        let newest = self.ledger.known().newest();
+        let is_held_back = newest.is_some_and(|policy| policy.change.held_back.is_some());
+        if *written == *self.written && !self.waiting && !is_held_back {
             return Ok(None);
         }
         let wanted = self.changed_sources(&config);
@@ -498,6 +500,7 @@ impl Daemon {
         }
         self.lost
             .retain(|name| self.config.interfaces.contains(name));
+        self.say_absent();
         for source in &first.fetched {
             self.keep(source, true);
         }

@@ -139,6 +139,7 @@ impl Daemon {
         for source in &first.fetched {
             self.keep(source, true);
         }
+        self.say_absent();
         self.say_missing(&first.missing);
         if self.waiting {
             // What does not fit will not fit later either.
@@ -381,12 +382,6 @@ async fn require_interfaces(options: &Options, config: &Config) -> Result<()> {
     if !options.written.interfaces.is_empty() {
         look_up_all(&config.interfaces).await?;
         return Ok(());
-    }
-    let there = present(&config.interfaces).await?;
-    for name in &config.interfaces {
-        if !there.iter().any(|facts| facts.name == *name) {
-            warn!("there is no interface {name} now; it is filtered as soon as there is one");
-        }
     }
     if config.interfaces.is_empty() {
         bail!("no interface to filter on; set `interfaces` in the configuration, or give --iface");
