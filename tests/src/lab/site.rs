@@ -61,6 +61,15 @@ impl Site {
         self.connect(Kind::Silent, name, host, peer)
     }
 
+    /// The same, as `eth1`, with addresses like those of `eth0`.
+    pub fn second_link(&self) -> anyhow::Result<()> {
+        self.link(
+            "eth1",
+            ["198.51.101.1/24", "2001:db8:2::1/64"],
+            ["198.51.101.2/24", "2001:db8:2::2/64"],
+        )
+    }
+
     fn connect(
         &self,
         kind: Kind,

@@ -116,11 +116,7 @@ fn goes_on_when_nothing_notes_any_more() -> anyhow::Result<()> {
 fn in_vain_leaves_nothing_behind() -> anyhow::Result<()> {
     require_root!();
     let site = Site::new()?;
-    site.link(
-        "eth1",
-        ["198.51.101.1/24", "2001:db8:2::1/64"],
-        ["198.51.101.2/24", "2001:db8:2::2/64"],
-    )?;
+    site.second_link()?;
     let other = Scratch::new()?;
     let held = [
         "--iface",

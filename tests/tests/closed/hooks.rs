@@ -174,11 +174,7 @@ fn an_interface_that_is_not_configured_any_more_is_let_go() -> anyhow::Result<()
     if !has_tcx(&site) {
         skip!("this kernel has no tcx, which came with Linux 6.6");
     }
-    site.link(
-        "eth1",
-        ["198.51.101.1/24", "2001:db8:2::1/64"],
-        ["198.51.101.2/24", "2001:db8:2::2/64"],
-    )?;
+    site.second_link()?;
     let names = |seers: Seers| (seers.tcx, seers.pins);
     let program = || vec![EGRESS_PROGRAM.to_owned()];
     let mut filter = close(&site, "", &["--iface", "eth0", "--iface", "eth1"])?;

@@ -240,11 +240,7 @@ fn explain_as_data() -> anyhow::Result<()> {
 fn explain_tells_interfaces_apart() -> anyhow::Result<()> {
     require_root!();
     let site = Site::new()?;
-    site.link(
-        "eth1",
-        ["198.51.101.1/24", "2001:db8:2::1/64"],
-        ["198.51.101.2/24", "2001:db8:2::2/64"],
-    )?;
+    site.second_link()?;
     let policy = POLICY
         .replace("[\"eth0\"]", "[\"eth0\", \"eth1\"]")
         .replace(

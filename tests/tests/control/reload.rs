@@ -9,11 +9,7 @@ use super::*;
 fn what_cannot_be_put_in_force_changes_nothing() -> anyhow::Result<()> {
     require_root!();
     let host = Host::new()?;
-    host.site.link(
-        "eth1",
-        ["198.51.101.1/24", "2001:db8:2::1/64"],
-        ["198.51.101.2/24", "2001:db8:2::2/64"],
-    )?;
+    host.site.second_link()?;
     // Somebody else's program on eth1: another instance of this one.
     let other = Host {
         site: Site::new()?,
@@ -102,11 +98,7 @@ fn what_cannot_be_put_in_force_changes_nothing() -> anyhow::Result<()> {
 fn reloads_lose_nothing_and_let_nothing_in() -> anyhow::Result<()> {
     require_root!();
     let host = Host::new()?;
-    host.site.link(
-        "eth1",
-        ["198.51.101.1/24", "2001:db8:2::1/64"],
-        ["198.51.101.2/24", "2001:db8:2::2/64"],
-    )?;
+    host.site.second_link()?;
     let with = |head: &str| {
         format!(
             "{head}\n{}",

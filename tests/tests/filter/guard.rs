@@ -105,11 +105,7 @@ fn second_lets_in(site: &Site) -> anyhow::Result<bool> {
 
 fn with_second_interface() -> anyhow::Result<Site> {
     let site = Site::new()?;
-    site.link(
-        "eth1",
-        ["198.51.101.1/24", "2001:db8:2::1/64"],
-        ["198.51.101.2/24", "2001:db8:2::2/64"],
-    )?;
+    site.second_link()?;
     Ok(site)
 }
 

@@ -109,11 +109,7 @@ fn counts_are_exact_on_two_at_once_during_publishes_and_restarts() -> anyhow::Re
         skip!("needs two CPUs, for two senders at once");
     };
     let site = Site::new()?;
-    site.link(
-        "eth1",
-        ["198.51.101.1/24", "2001:db8:2::1/64"],
-        ["198.51.101.2/24", "2001:db8:2::2/64"],
-    )?;
+    site.second_link()?;
     let list = |other: &str| {
         let friends = FRIENDS.join("\n");
         site.scratch

@@ -237,11 +237,7 @@ fn options_do_without_a_file() -> anyhow::Result<()> {
 fn two_interfaces_are_counted_apart() -> anyhow::Result<()> {
     require_root!();
     let site = Site::new()?;
-    site.link(
-        "eth1",
-        ["198.51.101.1/24", "2001:db8:2::1/64"],
-        ["198.51.101.2/24", "2001:db8:2::2/64"],
-    )?;
+    site.second_link()?;
     let filter = site.filter(&[&SMALL[..], &["--iface", "eth1"]].concat())?;
     let (eth0, eth1) = (
         FrameSender::new(&site.peer, "eth0")?,

@@ -144,11 +144,7 @@ fn kills_in_the_middle_leave_what_the_next_start_can_end() -> anyhow::Result<()>
 fn what_is_not_configured_is_taken_off_and_named() -> anyhow::Result<()> {
     require_root!();
     let site = Site::new()?;
-    site.link(
-        "eth1",
-        ["198.51.101.1/24", "2001:db8:2::1/64"],
-        ["198.51.101.2/24", "2001:db8:2::2/64"],
-    )?;
+    site.second_link()?;
     let both = [&SMALL[..], &["--iface", "eth1"]].concat();
     site.filter(&both)?.stop(Signal::SIGTERM, SOON)?;
     age(&site, 2)?;

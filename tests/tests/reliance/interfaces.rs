@@ -9,14 +9,6 @@ use serde_json::json;
 
 use super::*;
 
-fn link(site: &Site, name: &str) -> anyhow::Result<()> {
-    site.link(
-        name,
-        ["198.51.101.1/24", "2001:db8:2::1/64"],
-        ["198.51.101.2/24", "2001:db8:2::2/64"],
-    )
-}
-
 fn attached(site: &Site) -> anyhow::Result<Vec<String>> {
     let status = site.json("status")?;
     let interfaces = status["interfaces"].as_array().context("an array")?;
@@ -43,7 +35,7 @@ fn one_that_comes_later_is_filtered_then() -> anyhow::Result<()> {
     let sources = [FRIENDS, STRANGERS].concat();
     let streamed = Streamed::during(&site, &sources, || {
         for round in 0..4 {
-            link(&site, "eth1")?;
+            site.second_link()?;
             let start = Instant::now();
             eventually(|| Ok(attached(&site)? == ["eth0", "eth1"]))?;
             println!("round {round}: attached after {:?}", start.elapsed());
@@ -59,7 +51,7 @@ fn one_that_comes_later_is_filtered_then() -> anyhow::Result<()> {
         Ok(())
     })?;
     streamed.check(&FRIENDS, &STRANGERS);
-    link(&site, "eth1")?;
+    site.second_link()?;
     eventually(|| Ok(attached(&site)? == ["eth0", "eth1"]))?;
     let sender = FrameSender::new(&site.peer, "eth1")?;
     sender.send(&datagram(ip(STRANGERS[0]), PROTECTED, b"hello"))?;
