@@ -289,6 +289,12 @@ impl Asked {
                 ));
             }
         };
+        if self.confirm_within_seconds.is_some() && matches!(name, "accept" | "refresh" | "confirm")
+        {
+            return Err(invalid(format!(
+                "{name} does not take `confirm_within_seconds`: it cannot be taken back"
+            )));
+        }
         if let Some(seconds) = self.confirm_within_seconds
             && !CONFIRM_WITHIN.contains(&seconds)
         {
@@ -380,6 +386,11 @@ mod tests {
         check("refresh", "{}", Ok(Wanted::Refresh(None)));
         check("detach", "{}", Err("nothing called \"detach\""));
         check(
+            "accept",
+            r#"{"source":"x","confirm_within_seconds":9}"#,
+            Err("does not take `confirm_within_seconds`"),
+        );
+        check(
             "reload",
             r#"{"confirm_within_seconds":0}"#,
             Err("out of range"),
@@ -420,6 +431,10 @@ mod tests {
             Wanted::Confirm,
         ] {
             let name = wanted.name();
+            let mut care = care.clone();
+            if matches!(name, "accept" | "refresh" | "confirm") {
+                care.confirm_within = None;
+            }
             let body = serde_json::to_string(&Asked::new(wanted.clone(), &care)).expect("is JSON");
             let asked: Asked = serde_json::from_str(&body).expect("is a body");
             assert_eq!(asked.read(name), Ok((wanted, care.clone())));
