@@ -132,15 +132,31 @@ impl Streamed {
             }
             anyhow::Ok(rounds)
         };
-        let rounds = thread::scope(|scope| {
+        let receive = || -> anyhow::Result<BTreeMap<IpAddr, Vec<Vec<u8>>>> {
+            let mut received = BTreeMap::<_, Vec<_>>::new();
+            loop {
+                let is_last = stopped.load(Ordering::Relaxed);
+                for (source, mut payloads) in drain(&inbox)? {
+                    received.entry(source).or_default().append(&mut payloads);
+                }
+                if is_last {
+                    return Ok(received);
+                }
+            }
+        };
+        let (rounds, received) = thread::scope(|scope| {
             let sending = scope.spawn(send);
+            // All the while, since no socket has room for a long stream.
+            let receiving = scope.spawn(receive);
             let stop = Stop(&stopped);
             task()?;
             drop(stop);
-            sending.join().expect("sending does not panic")
+            let rounds = sending.join().expect("sending does not panic")?;
+            let received = receiving.join().expect("receiving does not panic")?;
+            anyhow::Ok((rounds, received))
         })?;
         let number = |payload: Vec<u8>| Some(u64::from_be_bytes(payload.try_into().ok()?));
-        let received = drain(&inbox)?
+        let received = received
             .into_iter()
             .map(|(source, payloads)| (source, payloads.into_iter().filter_map(number).collect()));
         Ok(Self {
