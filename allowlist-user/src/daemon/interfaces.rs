@@ -82,14 +82,14 @@ impl Daemon {
         };
         match self.dataplane.follows(&facts) {
             Ok(true) => {}
-            Ok(false) => {
-                warn!(
+            Ok(false) => match self.dataplane.follow(&facts) {
+                Ok(_) => warn!(
                     "{name}: what this host sends was not noted any more, so answers to it were dropped; it is again"
-                );
-                if let Err(error) = self.dataplane.follow(&facts) {
-                    warn!("{error:#}; this is tried again");
-                }
-            }
+                ),
+                Err(error) => warn!(
+                    "{name}: what this host sends is not noted any more, so answers to it are dropped; this is tried again: {error:#}"
+                ),
+            },
             Err(error) => warn!("{error:#}"),
         }
     }

@@ -106,8 +106,8 @@ fn goes_on_when_nothing_notes_any_more() -> anyhow::Result<()> {
     let pins = site.scratch.pin_dir().join(format!("v{VERSION}"));
     std::fs::remove_file(pins.join("egress_0"))?;
     filter.wait_for_line("was not noted any more", SOON)?;
-    eventually(|| server.answers(&site, FAMILIES[0], 8, NEVER))?;
     assert!(pins.join("egress_0").exists());
+    eventually(|| server.answers(&site, FAMILIES[0], 8, NEVER))?;
     Ok(())
 }
 
