@@ -6,11 +6,13 @@
 mod control;
 mod event;
 mod fallback;
+mod generation;
 mod services;
 
-pub use control::{Control, Keep, ReturnTraffic};
+pub use control::{Control, Engine, Keep, ReturnTraffic};
 pub use event::{EVENTS_PER_WINDOW, Event, EventBudget, window};
 pub use fallback::Fallback;
+pub use generation::{GenerationTables, POOL_LEAST, Root};
 pub use services::{
     CLASS_UNKNOWN, CLASSES, InterfaceServices, ServiceId, ServiceTable, protocol_class, service_set,
 };
@@ -18,7 +20,7 @@ pub use services::{
 use crate::verdict::{Reason, Verdict};
 
 /// The version of everything that the maps hold.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The XDP program's name in the object file and in the kernel.
 pub const PROGRAM: &str = "allowlist";
@@ -29,12 +31,14 @@ pub const EGRESS_PROGRAM: &str = "allowlist_sent";
 pub const CONTROL: &str = "CONTROL";
 /// Array of one [`Fallback`].
 pub const FALLBACK: &str = "FALLBACK";
-/// Slots of an array of one [`ServiceTable`].
-pub const SERVICES: &str = "SERVICES";
-/// Slots of a trie from IPv4 prefixes to [`Grant`]s.
-pub const SOURCES_V4: &str = "SOURCES_V4";
-/// Slots of a trie from IPv6 prefixes to [`Grant`]s.
-pub const SOURCES_V6: &str = "SOURCES_V6";
+/// Slots of an array of one [`GenerationTables`], with its pool behind it.
+pub const GENERATIONS: &str = "GENERATIONS";
+/// Slots of an array of words: the prefixes that a range table was made from. Userspace alone reads and writes it.
+pub const PREFIXES: &str = "PREFIXES";
+/// Slots of a trie from IPv4 prefixes to [`Grant`]s; empty but with [`Engine::LpmTrie`].
+pub const TRIES_V4: &str = "TRIES_V4";
+/// Slots of a trie from IPv6 prefixes to [`Grant`]s; likewise.
+pub const TRIES_V6: &str = "TRIES_V6";
 /// Per-CPU array of [`Counters`], by interface slot.
 pub const COUNTERS: &str = "COUNTERS";
 /// Per-CPU array of [`Traffic`], by match id.
@@ -60,12 +64,13 @@ pub const WATCHED: &str = "WATCHED";
 /// version it means what it means now. From there on a newer program takes it over from an older one.
 ///
 /// Events mean what they did, but whoever reads an older program's has only that one's folder locked.
-pub const PINNED: [(&str, u32); 15] = [
-    (CONTROL, 3),
-    (FALLBACK, 3),
-    (SERVICES, 3),
-    (SOURCES_V4, 3),
-    (SOURCES_V6, 3),
+pub const PINNED: [(&str, u32); 16] = [
+    (CONTROL, 4),
+    (FALLBACK, 4),
+    (GENERATIONS, 4),
+    (PREFIXES, 4),
+    (TRIES_V4, 4),
+    (TRIES_V6, 4),
     (COUNTERS, 2),
     (MATCHES, 2),
     (SERVICE_COUNTS, 2),
@@ -80,6 +85,8 @@ pub const PINNED: [(&str, u32); 15] = [
 
 /// Load-time constant, `u32`: the slot of the interface that this copy of the program serves.
 pub const GLOBAL_INTERFACE: &str = "INTERFACE";
+/// Load-time constant, `u32`: 8-byte words of the pool behind each [`GenerationTables`].
+pub const GLOBAL_POOL: &str = "POOL";
 /// Load-time constant, `u8`: 1 makes the program log a line a packet.
 pub const GLOBAL_TRACE: &str = "TRACE";
 
@@ -254,13 +261,17 @@ mod tests {
     /// The layout is what older pins hold: a new size means a new `VERSION`.
     #[test]
     fn sizes() {
-        assert_eq!(VERSION, 3);
+        assert_eq!(VERSION, 4);
         assert_eq!(size_of::<Fallback>(), 32);
         assert_eq!(size_of::<Grant>(), 12);
         assert_eq!(size_of::<InterfaceServices>(), 256 + 8 * 6);
         assert_eq!(
             size_of::<ServiceTable>(),
             3 * 65536 + 256 + 64 * (256 + 8 * 6) + 4 * 256
+        );
+        assert_eq!(
+            size_of::<GenerationTables>(),
+            size_of::<ServiceTable>() + 8 * 4096 + 2 * 4 * 65536
         );
         assert_eq!(size_of::<Counters>(), 8 * 24);
         assert_eq!(size_of::<Traffic>(), 24);

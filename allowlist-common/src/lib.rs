@@ -11,4 +11,5 @@ pub mod flow;
 pub mod frame;
 pub mod judge;
 pub mod packet;
+pub mod ranges;
 pub mod verdict;

@@ -24,8 +24,10 @@ mod count;
 mod events;
 mod frames;
 mod maps;
+mod ranges;
 mod sent;
 mod trace;
+mod tries;
 
 use allowlist_common::abi::Control;
 use allowlist_common::judge::{Decision, judge};

@@ -4,39 +4,33 @@
 //! sets what depends on the configuration.
 
 use allowlist_common::abi::{
-    Control, Counters, EVENT_BYTES, Event, EventBudget, Fallback, Grant, Interface, MAX_INTERFACES,
-    MAX_MATCHES, MAX_SERVICE_COUNTS, SLOTS, ServiceId, ServiceTable, ServiceTraffic, Traffic,
+    Control, Counters, EVENT_BYTES, Engine, Event, EventBudget, Fallback, GenerationTables, Grant,
+    Interface, MAX_INTERFACES, MAX_MATCHES, MAX_SERVICE_COUNTS, POOL_LEAST, SLOTS, ServiceId,
+    ServiceTraffic, Traffic,
 };
 use allowlist_common::flow::{Flow, PortsInUse, Tracked, port_table};
 use allowlist_common::judge::Tables;
 use allowlist_common::packet::{Address, Quote};
 use aya_ebpf::Global;
-use aya_ebpf::bindings::BPF_F_MMAPABLE;
-use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{Array, ArrayOfMaps, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE};
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::XdpContext;
 
-use crate::{clock, frames, sent};
+use crate::{clock, frames, ranges, sent, tries};
 
-type Slots<Inner> = ArrayOfMaps<Inner, { SLOTS as usize }>;
+pub(crate) type Slots<Inner> = ArrayOfMaps<Inner, { SLOTS as usize }>;
 /// VERIFIER: values of maps in slots must not be structs to BTF. Linux 5.15 to 6.1 compares what it
 /// knows of a timer in them (`bpf_map_meta_equal`), which differs between a map made from BTF and one
 /// made without, as the loader makes them, and refuses to put the one in the other's place.
-type GrantWords = [u32; size_of::<Grant>() / 4];
-type ServiceWords = [u64; size_of::<ServiceTable>() / 8];
-type Trie<K> = LpmTrie<K, GrantWords, 1>;
+type TableWords = [u64; size_of::<GenerationTables>() / 8 + POOL_LEAST as usize];
 
 #[btf_map]
 static CONTROL: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
 static FALLBACK: Array<Fallback, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
-static SERVICES: Slots<Array<ServiceWords, 1>> = Slots::new();
-#[btf_map]
-static SOURCES_V4: Slots<Trie<[u8; 4]>> = Slots::new();
-#[btf_map]
-static SOURCES_V6: Slots<Trie<[u8; 16]>> = Slots::new();
+static GENERATIONS: Slots<Array<TableWords, 1, { BPF_F_MMAPABLE as usize }>> = Slots::new();
 #[btf_map]
 pub(crate) static COUNTERS: PerCpuArray<Counters, { MAX_INTERFACES as usize }> = PerCpuArray::new();
 #[btf_map]
@@ -47,6 +41,10 @@ pub(crate) static SERVICE_COUNTS: PerCpuArray<ServiceTraffic, { MAX_SERVICE_COUN
 /// Read and written by userspace alone; here so that it is made and pinned with the others.
 #[btf_map]
 static INTERFACES: Array<Interface, { MAX_INTERFACES as usize }> = Array::new();
+/// Likewise.
+#[btf_map]
+static PREFIXES: Slots<Array<u64, 1, { (BPF_F_MMAPABLE | BPF_F_INNER_MAP) as usize }>> =
+    Slots::new();
 /// Likewise.
 #[btf_map]
 static NAMES: Array<u64, 1> = Array::new();
@@ -106,26 +104,20 @@ fn judged_by(word: u64) -> u64 {
 /// The service that covers a port on this interface; 0 is none.
 #[inline(always)]
 pub(crate) fn service_of_port(control: Control, protocol: u8, port: u16) -> ServiceId {
-    services(control).map_or(0, |services| services.of_port(slot(), protocol, port))
+    tables(control).map_or(0, |tables| tables.services.of_port(slot(), protocol, port))
 }
 
 #[inline(always)]
-fn services(control: Control) -> Option<&'static ServiceTable> {
-    let words = SERVICES.get(control.slot)?.get(0)?;
-    // SAFETY: the loader wrote a table there, which is as large and needs no more alignment.
+fn tables(control: Control) -> Option<&'static GenerationTables> {
+    let words = GENERATIONS.get(control.slot)?.get(0)?;
+    // SAFETY: the loader wrote tables there, which are as large and need no more alignment.
     Some(unsafe { &*core::ptr::from_ref(words).cast() })
-}
-
-#[inline(always)]
-const fn grant(words: &GrantWords) -> Grant {
-    // SAFETY: the loader wrote a grant there, which is as large, and any bits are one.
-    unsafe { core::mem::transmute(*words) }
 }
 
 /// The tables of the generation that one control word names, for one frame.
 pub(crate) struct Generation<'a> {
     control: Control,
-    services: &'static ServiceTable,
+    tables: &'static GenerationTables,
     /// Of the frame that is judged.
     ctx: &'a XdpContext,
 }
@@ -137,7 +129,7 @@ impl<'a> Generation<'a> {
         Some(Self {
             control,
             ctx,
-            services: services(control)?,
+            tables: tables(control)?,
         })
     }
 }
@@ -150,36 +142,29 @@ impl Tables for Generation<'_> {
 
     #[inline(always)]
     fn service_of_port(&self, protocol: u8, port: u16) -> ServiceId {
-        self.services.of_port(slot(), protocol, port)
+        self.tables.services.of_port(slot(), protocol, port)
     }
 
     #[inline(always)]
     fn service_of_protocol(&self, protocol: u8) -> ServiceId {
-        self.services.of_protocol(slot(), protocol)
+        self.tables.services.of_protocol(slot(), protocol)
     }
 
     #[inline(always)]
     fn services_of_protocol(&self, protocol: u8) -> u64 {
-        self.services.any_of_protocol(slot(), protocol)
+        self.tables.services.any_of_protocol(slot(), protocol)
     }
 
     #[inline(always)]
     fn counted(&self, service: ServiceId) -> u32 {
-        self.services.counted[service as usize]
+        self.tables.services.counted[service as usize]
     }
 
     #[inline(always)]
     fn grant(&self, source: &Address) -> Option<Grant> {
-        match *source {
-            Address::V4(address) => {
-                let key = AlignedKey::new(32, address.to_be_bytes());
-                SOURCES_V4.get(self.control.slot)?.get(&key.key).map(grant)
-            }
-            Address::V6([network, host]) => {
-                let number = u128::from(network) << 64 | u128::from(host);
-                let key = AlignedKey::new(128, number.to_be_bytes());
-                SOURCES_V6.get(self.control.slot)?.get(&key.key).map(grant)
-            }
+        match self.control.lookup {
+            Engine::RangeTable => ranges::grant(self.tables, source),
+            Engine::LpmTrie => tries::grant(self.control.slot, source),
         }
     }
 
@@ -201,23 +186,5 @@ impl Tables for Generation<'_> {
     #[inline(always)]
     fn quoted(&self, quote: Quote, source: Address) -> Option<Flow> {
         frames::quoted(self.ctx, quote, source)
-    }
-}
-
-/// VERIFIER: an address on the stack, which is written 8 bytes at a time, must start at a multiple of 8,
-/// and a trie's key has 4 bytes before it.
-#[repr(C, align(8))]
-struct AlignedKey<K> {
-    unused: u32,
-    key: Key<K>,
-}
-
-impl<K> AlignedKey<K> {
-    #[inline(always)]
-    const fn new(length: u32, address: K) -> Self {
-        Self {
-            unused: 0,
-            key: Key::new(length, address),
-        }
     }
 }

@@ -90,7 +90,7 @@ pub enum DefaultVerdict {
     Drop,
 }
 
-/// What is let in besides the services, and how.
+/// What is let in besides the services, and how sources are looked up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Rules {
     /// For traffic that no service covers.
@@ -99,6 +99,19 @@ pub struct Rules {
     pub return_traffic: ReturnTraffic,
     /// What keeps a host on its network.
     pub keep: Keep,
+    /// What the kernel looks sources up in.
+    pub lookup: Engine,
+}
+
+/// What the kernel looks sources up in. Verdicts are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Engine {
+    /// A table of address ranges: what random sources cannot slow down.
+    #[default]
+    RangeTable,
+    /// The kernel's own longest-prefix-match tries: the reference, and for kernels that do not take the other.
+    LpmTrie,
 }
 
 /// Which answers to this host's own traffic pass with `default = "drop"`.
@@ -149,6 +162,7 @@ impl Default for Rules {
             default: DefaultVerdict::default(),
             return_traffic: ReturnTraffic::default(),
             keep: Keep::ALL,
+            lookup: Engine::default(),
         }
     }
 }

@@ -122,6 +122,7 @@ impl Setting {
                 multicast: keeps(4),
                 not_ip: keeps(5),
             },
+            ..Rules::default()
         }
     }
 }

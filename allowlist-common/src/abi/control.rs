@@ -24,6 +24,18 @@ pub struct Control {
     pub pending: bool,
     /// Everything passes, whatever the tables hold, and counts as what no service covers.
     pub open: bool,
+    /// What sources are looked up in.
+    pub lookup: Engine,
+}
+
+/// Which of the tables of a generation has its prefixes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Engine {
+    /// The range table ([`crate::ranges`]).
+    #[default]
+    RangeTable = 0,
+    /// The kernel's longest-prefix-match tries.
+    LpmTrie = 1,
 }
 
 /// Which answers to this host's own traffic pass where no service covers them.
@@ -87,6 +99,7 @@ impl Control {
     const PENDING: u64 = 1 << 6;
     const OPEN: u64 = 1 << 7;
     const KEEP_SHIFT: u32 = 8;
+    const LPM_TRIE: u64 = 1 << 16;
 
     /// Before the first publish.
     pub const NONE: Self = Self::decode(0);
@@ -112,6 +125,9 @@ impl Control {
         if self.open {
             word |= Self::OPEN;
         }
+        if matches!(self.lookup, Engine::LpmTrie) {
+            word |= Self::LPM_TRIE;
+        }
         word |= (self.return_traffic as u64) << Self::RETURN_TRAFFIC_SHIFT;
         word | (self.keep.0 as u64) << Self::KEEP_SHIFT
     }
@@ -136,6 +152,11 @@ impl Control {
             keep: Keep((word >> Self::KEEP_SHIFT) as u8),
             pending: word & Self::PENDING != 0,
             open: word & Self::OPEN != 0,
+            lookup: if word & Self::LPM_TRIE == 0 {
+                Engine::RangeTable
+            } else {
+                Engine::LpmTrie
+            },
         }
     }
 }
@@ -156,11 +177,12 @@ mod tests {
             keep: Keep::ALL,
             pending: true,
             open: true,
+            lookup: Engine::LpmTrie,
         };
         let none = Control::NONE;
         assert_eq!(Control::decode(all.encode()), all);
         assert_eq!(none.encode(), 0);
-        let parts: [fn(&mut Control, Control); 8] = [
+        let parts: [fn(&mut Control, Control); 9] = [
             |to, from| to.generation = from.generation,
             |to, from| to.slot = from.slot,
             |to, from| to.default_verdict = from.default_verdict,
@@ -169,6 +191,7 @@ mod tests {
             |to, from| to.keep = from.keep,
             |to, from| to.pending = from.pending,
             |to, from| to.open = from.open,
+            |to, from| to.lookup = from.lookup,
         ];
         for part in parts {
             for (base, other) in [(none, all), (all, none)] {

@@ -28,6 +28,7 @@ pub fn differences(old: &Config, new: &Config) -> Vec<String> {
     );
     changed("keep", old.rules.keep != new.rules.keep);
     changed("attach_mode", old.attach != new.attach);
+    changed("lookup", old.rules.lookup != new.rules.lookup);
     changed("max_prefixes", old.max_prefixes != new.max_prefixes);
     changed("max_flows", old.max_flows != new.max_flows);
     changed("on_change", old.hook != new.hook);

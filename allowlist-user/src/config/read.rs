@@ -21,7 +21,8 @@ use super::{
 };
 use crate::hook::Hook;
 use crate::policy::{
-    AtStart, DefaultVerdict, Direction, Keep, Mode, Policy, ReturnTraffic, Rules, Service, Source,
+    AtStart, DefaultVerdict, Direction, Engine, Keep, Mode, Policy, ReturnTraffic, Rules, Service,
+    Source,
 };
 
 const MAX_PREFIXES_RANGE: RangeInclusive<u64> = 1..=4_000_000;
@@ -44,6 +45,7 @@ pub(super) fn config(
         "return_traffic",
         "keep",
         "attach_mode",
+        "lookup",
         "max_prefixes",
         "max_flows",
         "history_size",
@@ -71,6 +73,10 @@ pub(super) fn config(
         ("generic", AttachMode::Generic),
         ("offload", AttachMode::Offload),
     ];
+    let lookups = [
+        ("range-table", Engine::RangeTable),
+        ("lpm-trie", Engine::LpmTrie),
+    ];
     let at_starts = [
         ("wait", AtStart::Wait),
         ("pass", AtStart::Pass),
@@ -85,6 +91,7 @@ pub(super) fn config(
             default: read_choice(root, "default", &verdicts, problems),
             return_traffic: read_choice(root, "return_traffic", &return_traffics, problems),
             keep: read_keep(root, problems),
+            lookup: read_choice(root, "lookup", &lookups, problems),
         },
         attach: read_choice(root, "attach_mode", &attach_modes, problems),
         max_prefixes: read_number(root, "max_prefixes", &MAX_PREFIXES_RANGE, problems)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::policy::{Format, Http, Keep};
+use crate::policy::{Engine, Format, Http, Keep};
 
 /// A service and a source of everything right, for the case's own text to be wrong beside.
 const RIGHT: &str = r#"
@@ -53,6 +53,7 @@ fn reads_everything() {
         default = "drop"
         return_traffic = "established"
         attach_mode = "generic"
+        lookup = "lpm-trie"
         max_prefixes = 1_000_000
         max_flows = 2048
 
@@ -100,6 +101,7 @@ fn reads_everything() {
                 dhcp: false,
                 ..Keep::ALL
             },
+            lookup: Engine::LpmTrie,
         }
     );
     assert_eq!(config.attach, AttachMode::Generic);
@@ -179,6 +181,7 @@ fn defaults() {
                 default: DefaultVerdict::Pass,
                 return_traffic: ReturnTraffic::Track,
                 keep: Keep::ALL,
+                lookup: Engine::RangeTable,
             }
         )
     );

@@ -12,7 +12,7 @@ use aya::Ebpf;
 use aya::programs::links::{self, FdLink};
 use aya::programs::xdp::{XdpLink, XdpMode};
 use aya::programs::{Xdp, loaded_programs};
-use nix::net::if_::if_nametoindex;
+use nix::net::if_::{if_indextoname, if_nametoindex};
 use serde::Serialize;
 
 use super::link::take_off;
@@ -134,6 +134,39 @@ impl Dataplane {
             warning,
             object,
         })
+    }
+
+    /// Puts programs of this object, with the maps that are pinned now, into every link of this version.
+    pub(super) fn replace_programs(&mut self) -> Result<()> {
+        for slot in 0..MAX_INTERFACES {
+            let _changing = self.pins.change()?;
+            let pin = self.pins.link(slot);
+            let Some(index) = self.pins.interface_of(slot)? else {
+                continue;
+            };
+            let mut object = self.load_program(slot, false)?;
+            let recorded = self.interfaces.get(&slot, 0)?;
+            if recorded.egress != 0 {
+                let name = if_indextoname(index).map_or_else(
+                    |_| name_of(&recorded),
+                    |name| name.to_string_lossy().into_owned(),
+                );
+                let facts = Facts {
+                    name,
+                    index,
+                    xdp_program: None,
+                    xdp_mode: None,
+                };
+                self.follow_anew(&mut object, slot, &facts)?;
+            }
+            let program: &mut Xdp = object
+                .program_mut(abi::PROGRAM)
+                .expect("load_program loaded it")
+                .try_into()?;
+            replace(program, &pin)
+                .with_context(|| format!("cannot replace the program on {}", name_of(&recorded)))?;
+        }
+        Ok(())
     }
 
     /// Puts the program into another version's link, and the link's pin among this version's.

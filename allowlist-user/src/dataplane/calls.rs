@@ -15,7 +15,7 @@ struct MapCreate {
     inner: u32,
 }
 
-/// The attributes of `BPF_MAP_UPDATE_ELEM` and of `BPF_MAP_DELETE_ELEM`, likewise.
+/// The attributes of `BPF_MAP_LOOKUP_ELEM`, `BPF_MAP_UPDATE_ELEM` and `BPF_MAP_DELETE_ELEM`, likewise.
 #[repr(C)]
 struct Element {
     map: u32,
@@ -25,29 +25,53 @@ struct Element {
     flags: u64,
 }
 
-/// A map with one element.
+/// A map to be made.
 #[derive(Clone, Copy)]
 pub(super) enum NewMap<'a> {
-    /// Of a number.
-    Array,
-    /// Of a map that is like this one.
-    ArrayOf(BorrowedFd<'a>),
+    /// An array of one value of so many words, which can be mapped into memory.
+    Value {
+        /// 8 bytes each.
+        words: usize,
+    },
+    /// An array of words, likewise; in the same slot there may be one of another length.
+    Words {
+        /// 8 bytes each.
+        words: usize,
+    },
+    /// An array of maps that are like this one.
+    ArrayOf {
+        /// What they are like.
+        inner: BorrowedFd<'a>,
+        /// How many.
+        entries: u32,
+    },
 }
 
 pub(super) fn make_map(new: NewMap<'_>) -> io::Result<OwnedFd> {
     const BPF_MAP_CREATE: c_long = 0;
     const ARRAY: u32 = 2;
     const ARRAY_OF_MAPS: u32 = 12;
-    let (kind, inner) = match new {
-        NewMap::Array => (ARRAY, 0),
-        NewMap::ArrayOf(inner) => (ARRAY_OF_MAPS, inner.as_raw_fd().cast_unsigned()),
+    const MMAPABLE: u32 = 1 << 10;
+    const INNER_MAP: u32 = 1 << 12;
+    const WORD: u32 = size_of::<u64>() as u32;
+    let number = |words: usize| u32::try_from(words).map_err(|_| too_large());
+    let (kind, value_size, max_entries, flags, inner) = match new {
+        NewMap::Value { words } => {
+            let bytes = number(words)?.checked_mul(WORD).ok_or_else(too_large)?;
+            (ARRAY, bytes, 1, MMAPABLE, 0)
+        }
+        NewMap::Words { words } => (ARRAY, WORD, number(words)?, MMAPABLE | INNER_MAP, 0),
+        NewMap::ArrayOf { inner, entries } => {
+            let inner = inner.as_raw_fd().cast_unsigned();
+            (ARRAY_OF_MAPS, 4, entries, 0, inner)
+        }
     };
     let mut attributes = MapCreate {
         kind,
         key_size: 4,
-        value_size: 4,
-        max_entries: 1,
-        flags: 0,
+        value_size,
+        max_entries,
+        flags,
         inner,
     };
     #[expect(unsafe_code, reason = "a system call that gives an open descriptor")]
@@ -59,38 +83,53 @@ pub(super) fn make_map(new: NewMap<'_>) -> io::Result<OwnedFd> {
     }
 }
 
+fn too_large() -> io::Error {
+    io::Error::from_raw_os_error(libc::E2BIG)
+}
+
 /// Puts a map into an array of maps.
 pub(super) fn store_map(array: BorrowedFd<'_>, place: u32, map: BorrowedFd<'_>) -> io::Result<()> {
     const BPF_MAP_UPDATE_ELEM: c_long = 2;
     let descriptor = map.as_raw_fd();
-    element(BPF_MAP_UPDATE_ELEM, array, &place, &raw const descriptor)
+    element(
+        BPF_MAP_UPDATE_ELEM,
+        array,
+        &place,
+        (&raw const descriptor) as u64,
+    )
+}
+
+/// The id of the map that is in a place of an array of maps, if one is.
+pub(super) fn place_of(array: BorrowedFd<'_>, place: u32) -> io::Result<Option<u32>> {
+    const BPF_MAP_LOOKUP_ELEM: c_long = 1;
+    let mut id = 0_u32;
+    match element(BPF_MAP_LOOKUP_ELEM, array, &place, (&raw mut id) as u64) {
+        Ok(()) => Ok(Some(id)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Empties a place of an array of maps. That it is empty already is fine.
 pub(super) fn empty_place(array: BorrowedFd<'_>, place: u32) -> io::Result<()> {
     const BPF_MAP_DELETE_ELEM: c_long = 3;
-    match element(BPF_MAP_DELETE_ELEM, array, &place, std::ptr::null()) {
+    match element(BPF_MAP_DELETE_ELEM, array, &place, 0) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         done => done,
     }
 }
 
-fn element(
-    command: c_long,
-    array: BorrowedFd<'_>,
-    place: &u32,
-    value: *const i32,
-) -> io::Result<()> {
+fn element(command: c_long, array: BorrowedFd<'_>, place: &u32, value: u64) -> io::Result<()> {
     let mut attributes = Element {
         map: array.as_raw_fd().cast_unsigned(),
         padding: 0,
         key: std::ptr::from_ref(place) as u64,
-        value: value as u64,
+        value,
         flags: 0,
     };
     #[expect(unsafe_code, reason = "a system call")]
-    // SAFETY: the attributes are those of both commands; the kernel reads 4 bytes of the key and, if it
-    // looks at it, 4 of the value, which live until it has returned.
+    // SAFETY: the attributes are those of these commands; the kernel reads 4 bytes of the key and, if the
+    // command has a value, reads or writes 4 of that, which live until it has returned.
     unsafe {
         bpf(command, &mut attributes)?;
     }

@@ -112,6 +112,21 @@ impl Dataplane {
         Ok(self.interfaces.set(slot, recorded, 0)?)
     }
 
+    /// Puts the program of this object in the place of the one that notes what is sent on a slot's interface.
+    pub(super) fn follow_anew(
+        &mut self,
+        object: &mut Ebpf,
+        slot: u32,
+        facts: &Facts,
+    ) -> Result<()> {
+        let recorded = self.interfaces.get(&slot, 0)?;
+        let program = load(object)?;
+        let egress = self.attach_egress(program, slot, (facts, &recorded), Hook::Best)?;
+        Ok(self
+            .interfaces
+            .set(slot, Interface { egress, ..recorded }, 0)?)
+    }
+
     /// Stops noting what is sent on a slot's interface.
     pub(super) fn unfollow(&mut self, slot: u32) -> Result<()> {
         let recorded = self.interfaces.get(&slot, 0)?;

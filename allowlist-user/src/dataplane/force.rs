@@ -64,7 +64,7 @@ impl Dataplane {
         self.undo_in_place(before.control)?;
         // What was guarded since is taken back hereby, and needs nobody to confirm it.
         let pending = before.control.pending && self.control.load().pending;
-        self.control.store(Control {
+        self.flip(Control {
             pending,
             ..before.control
         });

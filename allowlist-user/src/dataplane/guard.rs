@@ -148,7 +148,7 @@ impl Dataplane {
                 }
             }
         }
-        self.control.store(Control {
+        self.flip(Control {
             generation: self.next_generation(),
             ..back_to
         });
@@ -208,12 +208,15 @@ impl Dataplane {
     }
 
     /// Frees the memory of a generation that is not in force any more.
-    fn free(&self, old: Control) -> Result<()> {
+    fn free(&mut self, old: Control) -> Result<()> {
         if old.open || old.generation == 0 || old.slot == self.control.load().slot {
             return Ok(());
         }
         self.readers.wait()?;
-        for name in [abi::SERVICES, abi::SOURCES_V4, abi::SOURCES_V6] {
+        for slots in [&mut self.generations, &mut self.prefixes] {
+            slots.empty(&self.pins, old.slot)?;
+        }
+        for name in [abi::TRIES_V4, abi::TRIES_V6] {
             let map = MapData::from_pin(self.pins.map(name))?;
             empty_place(map.fd().as_fd(), old.slot)
                 .with_context(|| format!("cannot empty slot {} of {name}", old.slot))?;

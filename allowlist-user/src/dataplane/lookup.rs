@@ -5,21 +5,18 @@
 
 use std::cell::RefCell;
 use std::net::IpAddr;
-use std::panic::resume_unwind;
-use std::thread;
 
-use allowlist_common::abi::{self, Control, Grant, ServiceId, ServiceTable};
+use allowlist_common::abi::{self, Control, Grant, ServiceId};
 use allowlist_common::flow::{Flow, Tracked};
 use allowlist_common::judge::{self, Decision};
 use allowlist_common::packet::{Address, Contents, Packet, Quote};
 use anyhow::{Context as _, Result, bail};
-use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, ArrayOfMaps, HashMap, LpmTrie, MapData, MapError};
-use ipnet::IpNet;
+use aya::maps::{HashMap, MapData, MapError};
 
+use super::ranges::{self, Copied};
+use super::slots::{self, Kind};
+use super::tries::Tries;
 use super::view::{Entry, View, clock};
-
-type Trie<K> = LpmTrie<MapData, K, Grant>;
 
 /// How often a publish may come between before it is an error. Publishes are seconds apart.
 const ATTEMPTS: usize = 10;
@@ -33,9 +30,11 @@ pub struct Lookup {
 }
 
 struct Tables {
-    services: Box<ServiceTable>,
-    v4: Trie<[u8; 4]>,
-    v6: Trie<[u8; 16]>,
+    copied: Copied,
+    /// Where sources are looked up in these.
+    tries: Option<Tries>,
+    /// In order.
+    entries: Vec<Entry>,
 }
 
 impl View {
@@ -46,7 +45,7 @@ impl View {
             let tables = if control.generation == 0 {
                 None
             } else {
-                Some(self.tables(control.slot)?)
+                Some(self.tables(control)?)
             };
             // Else a publish may have put other maps into that slot while they were opened.
             if self.control()? == control {
@@ -60,15 +59,23 @@ impl View {
         bail!("the tables change faster than they can be read; try again")
     }
 
-    fn tables(&self, slot: u32) -> Result<Tables> {
-        let services: ArrayOfMaps<_, Array<MapData, ServiceTable>> =
-            self.pins.open_map(abi::SERVICES)?.try_into()?;
-        let v4: ArrayOfMaps<_, Trie<[u8; 4]>> = self.pins.open_map(abi::SOURCES_V4)?.try_into()?;
-        let v6: ArrayOfMaps<_, Trie<[u8; 16]>> = self.pins.open_map(abi::SOURCES_V6)?.try_into()?;
+    fn tables(&self, control: Control) -> Result<Tables> {
+        let slot = control.slot;
+        let memory = slots::memory(&self.pins, abi::GENERATIONS, Kind::Tables, slot)?
+            .context("the tables in force cannot be read: their pin is gone")?;
+        let copied = Copied::of(&memory)?;
+        let (tries, entries) = match control.lookup {
+            abi::Engine::RangeTable => (None, ranges::entries_in(&self.pins, slot, &copied)?),
+            abi::Engine::LpmTrie => {
+                let tries = Tries::open(&self.pins, slot)?;
+                let entries = tries.entries()?;
+                (Some(tries), entries)
+            }
+        };
         Ok(Tables {
-            services: boxed(&services.get(&slot, 0)?)?,
-            v4: v4.get(&slot, 0)?,
-            v6: v6.get(&slot, 0)?,
+            copied,
+            tries,
+            entries,
         })
     }
 }
@@ -105,17 +112,20 @@ impl Lookup {
         }
     }
 
+    /// Every prefix, IPv4 first, in order.
+    pub fn entries(&self) -> &[Entry] {
+        self.tables.as_ref().map_or(&[], |tables| &tables.entries)
+    }
+
     /// The prefixes that hold an address, the longest first.
-    pub fn containing(&self, address: IpAddr) -> Result<Vec<Entry>> {
-        let Some(tables) = &self.tables else {
-            return Ok(Vec::new());
-        };
-        let mut entries = match address {
-            IpAddr::V4(_) => containing(&tables.v4, address)?,
-            IpAddr::V6(_) => containing(&tables.v6, address)?,
-        };
+    pub fn containing(&self, address: IpAddr) -> Vec<Entry> {
+        let all = self.entries().iter();
+        let mut entries: Vec<Entry> = all
+            .filter(|entry| entry.prefix.contains(&address))
+            .copied()
+            .collect();
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.prefix.prefix_len()));
-        Ok(entries)
+        entries
     }
 
     /// How many flows of this host with an address may be answered now.
@@ -128,36 +138,6 @@ impl Lookup {
         });
         alive.count()
     }
-}
-
-/// Aya hands a value over on the stack, several times, and this one is larger than a thread of a runtime or of a
-/// test has room for.
-fn boxed(services: &Array<MapData, ServiceTable>) -> Result<Box<ServiceTable>> {
-    const ROOM: usize = 64 * size_of::<ServiceTable>();
-    thread::scope(|scope| {
-        let reader = thread::Builder::new()
-            .stack_size(ROOM)
-            .spawn_scoped(scope, || services.get(&0, 0).map(Box::new))
-            .context("cannot start a thread")?;
-        let table = reader.join().unwrap_or_else(|panic| resume_unwind(panic));
-        table.context("cannot read the services from the kernel")
-    })
-}
-
-/// A trie finds the longest prefix alone, so for all of them it is walked.
-fn containing<K>(trie: &Trie<K>, address: IpAddr) -> Result<Vec<Entry>>
-where
-    K: aya::Pod + Into<IpAddr>,
-{
-    let mut found = Vec::new();
-    for entry in trie {
-        let (key, grant) = entry?;
-        let prefix = IpNet::new(key.data().into(), key.prefix_len() as u8)?;
-        if prefix.contains(&address) {
-            found.push(Entry { prefix, grant });
-        }
-    }
-    Ok(found)
 }
 
 /// The tables as the copy of the program for one interface has them.
@@ -191,19 +171,28 @@ impl judge::Tables for OnInterface<'_> {
     }
 
     fn service_of_port(&self, protocol: u8, port: u16) -> ServiceId {
-        self.tables.services.of_port(self.slot, protocol, port)
+        self.tables
+            .copied
+            .services()
+            .of_port(self.slot, protocol, port)
     }
 
     fn service_of_protocol(&self, protocol: u8) -> ServiceId {
-        self.tables.services.of_protocol(self.slot, protocol)
+        self.tables
+            .copied
+            .services()
+            .of_protocol(self.slot, protocol)
     }
 
     fn services_of_protocol(&self, protocol: u8) -> u64 {
-        self.tables.services.any_of_protocol(self.slot, protocol)
+        self.tables
+            .copied
+            .services()
+            .any_of_protocol(self.slot, protocol)
     }
 
     fn counted(&self, service: ServiceId) -> u32 {
-        self.tables.services.counted[usize::from(service)]
+        self.tables.copied.services().counted[usize::from(service)]
     }
 
     fn grant(&self, source: &Address) -> Option<Grant> {
@@ -212,10 +201,10 @@ impl judge::Tables for OnInterface<'_> {
         {
             return grant;
         }
-        let grant = self.found(match IpAddr::from(*source) {
-            IpAddr::V4(address) => self.tables.v4.get(&Key::new(32, address.octets()), 0),
-            IpAddr::V6(address) => self.tables.v6.get(&Key::new(128, address.octets()), 0),
-        });
+        let grant = match &self.tables.tries {
+            Some(tries) => self.found(tries.grant(source)).flatten(),
+            None => self.tables.copied.grant(source),
+        };
         self.last.replace(Some((*source, grant)));
         grant
     }

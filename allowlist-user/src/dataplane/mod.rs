@@ -10,6 +10,8 @@
 //! - `force` goes back to what was in force, and takes it off
 //! - `view` reads, and needs no daemon
 //! - `lookup` asks the generation in force what would become of a packet
+//! - `ranges` and `tries` are the two things that sources are looked up in
+//! - `slots` are the maps of generations, and `memory` is a map's
 //! - `words` are what it stores at once, `readers` waits for packets, `calls` are system calls that aya lacks
 //! - `link` asks what a pinned link is on, and takes it off
 //! - `pins` knows where everything is pinned
@@ -28,11 +30,15 @@ mod force;
 mod guard;
 mod link;
 mod lookup;
+mod memory;
 mod migrate;
 mod pins;
 mod publish;
+mod ranges;
 mod readers;
+mod slots;
 mod trace;
+mod tries;
 mod verify;
 mod view;
 mod watch;
@@ -40,11 +46,9 @@ mod words;
 
 use std::path::Path;
 
-use allowlist_common::abi::{
-    self, Control, Grant, Interface, ServiceTable, ServiceTraffic, Traffic,
-};
+use allowlist_common::abi::{self, Control, Interface, ServiceTraffic, Traffic};
 use anyhow::{Context as _, Result, bail};
-use aya::maps::{Array, ArrayOfMaps, LpmTrie, MapData, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, MapData, PerCpuArray, PerCpuValues};
 use aya::programs::Xdp;
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
@@ -56,7 +60,7 @@ pub use self::force::{InForce, detach_all};
 pub use self::guard::Pending;
 pub use self::lookup::Lookup;
 pub use self::pins::require_privileges;
-pub(crate) use self::publish::{keep, return_traffic};
+pub(crate) use self::publish::{keep, lookup, return_traffic};
 pub use self::trace::print_trace;
 pub use self::verify::{Verified, verify};
 pub use self::view::{Attachment, Entry, View, clock};
@@ -67,22 +71,21 @@ use migrate::Other;
 use pins::Pins;
 use publish::Published;
 use readers::Readers;
+use slots::{Kind, Slots};
+use tries::TrieSlots;
 use words::{ControlWord, FallbackWords};
 
 /// The object that allowlist-ebpf compiles to: part of this program, so it needs no other file.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/allowlist-ebpf"));
-
-type Trie<K> = LpmTrie<MapData, K, Grant>;
-type Services = Array<MapData, ServiceTable>;
 
 /// The maps, open for writing. One process at a time may hold one for a pin folder.
 pub struct Dataplane {
     pins: Pins,
     control: ControlWord,
     fallback: FallbackWords,
-    services: ArrayOfMaps<MapData, Services>,
-    v4: ArrayOfMaps<MapData, Trie<[u8; 4]>>,
-    v6: ArrayOfMaps<MapData, Trie<[u8; 16]>>,
+    generations: Slots,
+    prefixes: Slots,
+    tries: TrieSlots,
     matches: PerCpuArray<MapData, Traffic>,
     service_counts: PerCpuArray<MapData, ServiceTraffic>,
     interfaces: Array<MapData, Interface>,
@@ -110,6 +113,7 @@ impl Dataplane {
         let pins = Pins::create(pin_dir)?;
         let _changing = pins.change()?;
         flows::put_back(&pins)?; // a process may have ended between
+        slots::put_back(&pins, abi::GENERATIONS)?; // likewise
         if pins.have_links() && !pins.are_whole() {
             bail!(
                 "some of the maps under {} are gone while the filter is on; `allowlist detach` first",
@@ -138,18 +142,23 @@ impl Dataplane {
         migrate::look_at_shared(&pins, &mut others);
         let mut flows: Flows = take(abi::FLOWS)?.try_into()?;
         flows::copy(&pins, &mut flows)?;
+        let mut readers = Readers::new()?;
+        readers.begin(); // another process may have left a slot just now
         Ok(Self {
             control: ControlWord::map(&take(abi::CONTROL)?)?,
             fallback: FallbackWords::map(&take(abi::FALLBACK)?)?,
-            services: take(abi::SERVICES)?.try_into()?,
-            v4: take(abi::SOURCES_V4)?.try_into()?,
-            v6: take(abi::SOURCES_V6)?.try_into()?,
+            tries: TrieSlots {
+                v4: take(abi::TRIES_V4)?.try_into()?,
+                v6: take(abi::TRIES_V6)?.try_into()?,
+            },
+            generations: Slots::open(&pins, abi::GENERATIONS, Kind::Tables)?,
+            prefixes: Slots::open(&pins, abi::PREFIXES, Kind::Words)?,
             matches: take(abi::MATCHES)?.try_into()?,
             service_counts: take(abi::SERVICE_COUNTS)?.try_into()?,
             interfaces: take(abi::INTERFACES)?.try_into()?,
             names: take(abi::NAMES)?.try_into()?,
             flows,
-            readers: Readers::new()?,
+            readers,
             published: None,
             tracks: max_flows.is_some(),
             others,
@@ -238,6 +247,7 @@ fn remove_unused(pins: &Pins) {
 /// flows have no table yet it gets `room` for so many.
 fn load(pins: &Pins, slot: u32, trace: bool, room: u32) -> Result<Ebpf> {
     let trace = u8::from(trace);
+    let pool = pool_words(pins)?;
     let paths: Vec<_> = abi::PINNED
         .iter()
         .map(|(name, _)| (*name, pins.map(name)))
@@ -246,6 +256,7 @@ fn load(pins: &Pins, slot: u32, trace: bool, room: u32) -> Result<Ebpf> {
     loader
         .override_global(abi::GLOBAL_INTERFACE, &slot, true)
         .override_global(abi::GLOBAL_TRACE, &trace, true)
+        .override_global(abi::GLOBAL_POOL, &pool, true)
         .map_max_entries(abi::FLOWS, room);
     for (name, path) in &paths {
         loader.map_pin_path(name, path);
@@ -253,4 +264,14 @@ fn load(pins: &Pins, slot: u32, trace: bool, room: u32) -> Result<Ebpf> {
     loader
         .load(OBJECT)
         .context("cannot make or open the kernel maps")
+}
+
+/// Words of the pool of the tables that are pinned, or of those that are made with the program.
+fn pool_words(pins: &Pins) -> Result<u32> {
+    if !pins.map(abi::GENERATIONS).exists() {
+        return Ok(abi::POOL_LEAST);
+    }
+    let generations = Slots::open(pins, abi::GENERATIONS, Kind::Tables)?;
+    let words = publish::table_words(&generations) - ranges::FIXED;
+    u32::try_from(words).context("the tables are too large")
 }

@@ -208,6 +208,11 @@ impl Pins {
         &self.root
     }
 
+    /// The folder that everything is pinned in.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Where a map is pinned.
     pub(super) fn map(&self, name: &str) -> PathBuf {
         self.folder.join(name)
@@ -257,6 +262,9 @@ impl Pins {
             self.unpin(name)?;
         }
         super::flows::remove_aside(self)?;
+        for name in [abi::GENERATIONS, abi::PREFIXES] {
+            super::slots::remove_all(self, name)?;
+        }
         let _ = fs::remove_dir(self.watchers()); // mostly nobody has ever read
         if let Err(error) = fs::remove_dir(&self.folder) {
             // Nothing of the filter is left, so this is not worth an error.

@@ -9,44 +9,53 @@ use std::collections::VecDeque;
 use allowlist_common::abi::{self, Control, Grant, Keep, ReturnTraffic, ServiceTable};
 use allowlist_common::verdict::Verdict;
 use anyhow::{Context as _, Result, bail};
-use aya::maps::MapError;
-use aya::maps::lpm_trie::Key;
-use ipnet::{Ipv4Net, Ipv6Net};
-use log::debug;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use log::{debug, info};
 
-use super::{Dataplane, Services, Trie};
-use crate::compile::Tables;
-use crate::policy::{self, DefaultVerdict, Mode, Rules};
+use super::Dataplane;
+use super::ranges::{self, Ranges};
+use super::slots::Slots;
+use super::tries::Tries;
+use crate::compile::{RangeTable, Tables};
+use crate::policy::{self, DefaultVerdict, Engine, Mode, Rules};
 
 /// What this process published last, and what became of it since.
 pub(super) struct Published {
     services: Box<ServiceTable>,
     v4: Vec<(Ipv4Net, Grant)>,
     v6: Vec<(Ipv6Net, Grant)>,
-    v4_trie: Trie<[u8; 4]>,
-    v6_trie: Trie<[u8; 16]>,
+    looked_up_in: LookedUpIn,
     /// What changed in place: the generation, and how its prefix was before; the last one last.
-    undo: VecDeque<(u32, One)>,
+    undo: VecDeque<(u32, Undo)>,
     /// The last generation that changed in place and is not in `undo` any more.
     forgotten: u32,
+}
+
+/// What sources are looked up in.
+enum LookedUpIn {
+    Ranges(Ranges),
+    Tries(Tries),
 }
 
 /// How many changes in place can be taken back.
 const REMEMBERED: usize = 256;
 
-/// One prefix of either family and what it granted; `None` where it was not there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum One {
-    V4(Ipv4Net, Option<Grant>),
-    V6(Ipv6Net, Option<Grant>),
+/// A prefix and what it granted; `None` where it was not there.
+type One = (IpNet, Option<Grant>);
+
+/// How a change in place is taken back.
+struct Undo {
+    one: One,
+    /// With a range table.
+    before: Option<ranges::Before>,
 }
 
 impl Dataplane {
     /// Makes `tables` the generation that every interface uses, for both families at once.
     ///
-    /// New maps are filled first, then put into a slot that no packet is looked up in, and only
-    /// then one store flips to it. On an error the generation in force stays in force. If but one prefix
-    /// differs from what this value published last, that changes in place.
+    /// A slot that no packet is looked up in is filled first, and only then one store flips to it. On an error the
+    /// generation in force stays in force. If but one prefix differs from what this value published last, that
+    /// changes in place.
     ///
     /// Services that are limited to some of `interfaces` are so from then on.
     ///
@@ -59,6 +68,7 @@ impl Dataplane {
         rules: &Rules,
         interfaces: &[String],
     ) -> Result<u32> {
+        self.bring_programs_up_to_date()?;
         let current = self.control.load();
         let services = self.service_table(tables, interfaces)?;
         let next = Control {
@@ -73,42 +83,108 @@ impl Dataplane {
             keep: keep(rules.keep),
             pending: current.pending,
             open: false,
+            lookup: lookup(rules.lookup),
         };
         if self.change_in_place(&services, tables, next) {
             return Ok(next.generation);
         }
         let slot = self.idle_slot();
-        let mut table = Services::create(1, 0).context("cannot make a service table")?;
-        table.set(0, services.as_ref(), 0)?;
-        let v4_trie = trie(
-            tables
-                .v4
-                .iter()
-                .map(|(prefix, grant)| (v4_key(*prefix), *grant)),
-        )?;
-        let v6_trie = trie(
-            tables
-                .v6
-                .iter()
-                .map(|(prefix, grant)| (v6_key(*prefix), *grant)),
-        )?;
-
-        // A packet that read the control word before the last flip may still be looking into the slot.
-        self.readers.wait()?;
-        self.services.set(slot, &table, 0)?;
-        self.v4.set(slot, &v4_trie, 0)?;
-        self.v6.set(slot, &v6_trie, 0)?;
-        self.control.store(Control { slot, ..next });
+        let looked_up_in = match rules.lookup {
+            Engine::RangeTable => self.write_ranges(slot, &services, tables)?,
+            Engine::LpmTrie => self.write_tries(slot, &services, tables)?,
+        };
+        self.flip(Control { slot, ..next });
         self.published = Some(Published {
             services,
             v4: tables.v4.clone(),
             v6: tables.v6.clone(),
-            v4_trie,
-            v6_trie,
+            looked_up_in,
             undo: VecDeque::new(),
             forgotten: 0,
         });
         Ok(next.generation)
+    }
+
+    /// Stores a control word that may leave a slot: the one store that puts a generation in force.
+    pub(super) fn flip(&mut self, control: Control) {
+        self.control.store(control);
+        self.readers.begin();
+    }
+
+    fn write_ranges(
+        &mut self,
+        slot: u32,
+        services: &ServiceTable,
+        tables: &Tables,
+    ) -> Result<LookedUpIn> {
+        let table = RangeTable::of(&tables.v4, &tables.v6);
+        let words = ranges::FIXED + table.pool.len();
+        if words > self.table_words() {
+            self.grow(ranges::wanted(table.pool.len()), slot)?;
+        }
+        let words = self.table_words();
+        // A packet that read the control word before the last flip may still be looking into the slot.
+        self.readers.finish()?;
+        let memory = self.generations.room(&self.pins, slot, words)?;
+        ranges::write_services(memory, services);
+        let (pins, prefixes) = (&self.pins, &mut self.prefixes);
+        let lists = (&*tables.v4, &*tables.v6);
+        Ranges::write(memory, prefixes, pins, slot, &table, lists).map(LookedUpIn::Ranges)
+    }
+
+    fn write_tries(
+        &mut self,
+        slot: u32,
+        services: &ServiceTable,
+        tables: &Tables,
+    ) -> Result<LookedUpIn> {
+        let tries = Tries::of(&tables.v4, &tables.v6)?;
+        let words = self.table_words();
+        self.readers.finish()?;
+        let memory = self.generations.room(&self.pins, slot, words)?;
+        ranges::write_services(memory, services);
+        self.tries.set(slot, &tries)?;
+        Ok(LookedUpIn::Tries(tries))
+    }
+
+    /// Moves to tables of so many words: larger ones in which the generation in force is too, and programs that
+    /// look into those. Every packet meanwhile is judged by the generation in force.
+    fn grow(&mut self, words: usize, idle: u32) -> Result<()> {
+        let before = self.table_words();
+        {
+            let _changing = self.pins.change()?;
+            self.generations.grow(&self.pins, words, idle)?;
+        }
+        self.bring_programs_up_to_date()?;
+        if self.generation() != 0 {
+            info!(
+                "the tables have moved to larger ones, from {} to {} KiB each",
+                before * size_of::<u64>() >> 10,
+                words * size_of::<u64>() >> 10
+            );
+        }
+        Ok(())
+    }
+
+    /// Replaces the programs that may look into tables of before the last growth, if it is not known that there
+    /// are none: a process may have ended while it did that.
+    fn bring_programs_up_to_date(&mut self) -> Result<()> {
+        if self.generations.is_settled(&self.pins) {
+            return Ok(());
+        }
+        self.replace_programs()?;
+        let _changing = self.pins.change()?;
+        self.generations.settle(&self.pins)
+    }
+
+    /// Bytes of the tables of one generation, their pool and its spare room included. When they change, programs that
+    /// [`Self::load_program`] loaded before look into tables that nobody writes to any more.
+    pub fn table_bytes(&self) -> usize {
+        self.table_words() * size_of::<u64>()
+    }
+
+    fn table_words(&self) -> usize {
+        table_words(&self.generations)
     }
 
     /// Changes one prefix in place, or none, if that is all that `next` changes.
@@ -119,36 +195,60 @@ impl Dataplane {
         let current = self.control.load();
         let is_kept_to_go_back_to =
             current.pending && self.fallback.load().back_to().slot == current.slot;
-        let Some(published) = &mut self.published else {
+        let Some(mut published) = self.published.take() else {
             return false;
         };
         let by_the_same_word = Control {
             generation: current.generation,
             ..next
         } == current;
-        if is_kept_to_go_back_to || !by_the_same_word || *published.services != *services {
-            return false;
+        let changed = !is_kept_to_go_back_to
+            && by_the_same_word
+            && *published.services == *services
+            && self.change_one(&mut published, tables, next.generation);
+        self.published = Some(published);
+        if changed {
+            self.control.store(next);
         }
-        let change = match (
+        changed
+    }
+
+    /// Changes what is published to `tables`, if it differs in one prefix at most.
+    fn change_one(&self, published: &mut Published, tables: &Tables, generation: u32) -> bool {
+        let (prefix, grant): One = match (
             difference(&published.v4, &tables.v4),
             difference(&published.v6, &tables.v6),
         ) {
-            (Difference::None, Difference::None) => None,
-            (Difference::One(prefix, grant), Difference::None) => Some(One::V4(prefix, grant)),
-            (Difference::None, Difference::One(prefix, grant)) => Some(One::V6(prefix, grant)),
+            (Difference::None, Difference::None) => return true,
+            (Difference::One(prefix, grant), Difference::None) => (prefix.into(), grant),
+            (Difference::None, Difference::One(prefix, grant)) => (prefix.into(), grant),
             _ => return false,
         };
-        if let Some(change) = change {
-            match published.set(change) {
-                Ok(before) => published.remember(next.generation, before),
-                Err(error) => {
-                    // Such as a table that is full: a new one is made to measure.
-                    debug!("{change:?} does not change in place: {error}");
+        let before = match &mut published.looked_up_in {
+            LookedUpIn::Ranges(ranges) => {
+                let (Some(memory), Some(list)) = (
+                    self.generations.get(ranges.slot()),
+                    self.prefixes.get(ranges.slot()),
+                ) else {
+                    return false;
+                };
+                let lists = (&*tables.v4, &*tables.v6);
+                let Some(before) = ranges.change(memory, list, prefix, grant, lists) else {
+                    return false; // a new one is made to measure
+                };
+                Some(before)
+            }
+            LookedUpIn::Tries(tries) => {
+                if let Err(error) = tries.store(prefix, grant) {
+                    // Such as a table that is full.
+                    debug!("{prefix} does not change in place: {error}");
                     return false;
                 }
+                None
             }
-        }
-        self.control.store(next);
+        };
+        let one = published.put((prefix, grant));
+        published.remember(generation, Undo { one, before });
         true
     }
 
@@ -165,13 +265,23 @@ impl Dataplane {
                 before.generation
             );
         }
-        while let Some((generation, one)) = published.undo.pop_back() {
+        while let Some((generation, undo)) = published.undo.pop_back() {
             if generation <= before.generation {
                 break;
             }
-            published
-                .set(one)
-                .context("cannot take back a prefix that was changed")?;
+            let (prefix, grant) = undo.one;
+            match (&mut published.looked_up_in, undo.before) {
+                (LookedUpIn::Ranges(ranges), Some(before)) => {
+                    let memory = self.generations.get(slot).context("the table is gone")?;
+                    let list = self.prefixes.get(slot).context("the list is gone")?;
+                    ranges.take_back(memory, list, before, prefix, grant);
+                }
+                (LookedUpIn::Tries(tries), _) => tries
+                    .store(prefix, grant)
+                    .context("cannot take back a prefix that was changed")?,
+                (LookedUpIn::Ranges(_), None) => {}
+            }
+            published.put((prefix, grant));
         }
         Ok(())
     }
@@ -202,42 +312,31 @@ impl Dataplane {
 }
 
 impl Published {
-    fn remember(&mut self, generation: u32, before: One) {
+    fn remember(&mut self, generation: u32, undo: Undo) {
         if self.undo.len() == REMEMBERED
             && let Some((forgotten, _)) = self.undo.pop_front()
         {
             self.forgotten = forgotten;
         }
-        self.undo.push_back((generation, before));
+        self.undo.push_back((generation, undo));
     }
 
-    /// Changes one prefix of the table in the kernel and of what is known of it.
+    /// Changes one prefix of what is known of the table.
     ///
     /// # Returns
     /// How it was before.
-    fn set(&mut self, one: One) -> Result<One, MapError> {
-        Ok(match one {
-            One::V4(prefix, grant) => {
-                store(&mut self.v4_trie, &v4_key(prefix), grant)?;
-                One::V4(prefix, put(&mut self.v4, prefix, grant))
-            }
-            One::V6(prefix, grant) => {
-                store(&mut self.v6_trie, &v6_key(prefix), grant)?;
-                One::V6(prefix, put(&mut self.v6, prefix, grant))
-            }
-        })
+    fn put(&mut self, (prefix, grant): One) -> One {
+        let before = match prefix {
+            IpNet::V4(prefix) => put(&mut self.v4, prefix, grant),
+            IpNet::V6(prefix) => put(&mut self.v6, prefix, grant),
+        };
+        (prefix, before)
     }
 }
 
-fn store<K: aya::Pod>(
-    trie: &mut Trie<K>,
-    key: &Key<K>,
-    grant: Option<Grant>,
-) -> Result<(), MapError> {
-    match grant {
-        Some(grant) => trie.insert(key, grant, 0),
-        None => trie.remove(key),
-    }
+/// Words of the tables in a slot, their pool included.
+pub(super) fn table_words(generations: &Slots) -> usize {
+    generations.words(ranges::FIXED + abi::POOL_LEAST as usize)
 }
 
 /// Sets one entry of a table that is in order.
@@ -283,29 +382,12 @@ fn difference<P: Copy + Eq>(before: &[(P, Grant)], after: &[(P, Grant)]) -> Diff
     }
 }
 
-fn v4_key(prefix: Ipv4Net) -> Key<[u8; 4]> {
-    Key::new(prefix.prefix_len().into(), prefix.network().octets())
-}
-
-fn v6_key(prefix: Ipv6Net) -> Key<[u8; 16]> {
-    Key::new(prefix.prefix_len().into(), prefix.network().octets())
-}
-
-/// A new trie of what goes in, with room for what is added in place. The kernel allocates nodes one by one, so
-/// that room costs nothing.
-fn trie<K: aya::Pod>(entries: impl ExactSizeIterator<Item = (Key<K>, Grant)>) -> Result<Trie<K>> {
-    const BPF_F_NO_PREALLOC: u32 = 1;
-    const SPARE: u32 = 1 << 16;
-    let length = entries.len();
-    let room = u32::try_from(length)?.saturating_add(SPARE);
-    let mut trie = Trie::create(room, BPF_F_NO_PREALLOC)
-        .context("cannot make a prefix table in the kernel")?;
-    for (key, grant) in entries {
-        trie.insert(&key, grant, 0).with_context(|| {
-            format!("the kernel took no more prefixes than some of {length}; is memory short?")
-        })?;
+/// What sources are looked up in, as the kernel has it.
+pub(crate) const fn lookup(engine: Engine) -> abi::Engine {
+    match engine {
+        Engine::RangeTable => abi::Engine::RangeTable,
+        Engine::LpmTrie => abi::Engine::LpmTrie,
     }
-    Ok(trie)
 }
 
 /// What counts as an answer: nothing needs to, where everything passes.

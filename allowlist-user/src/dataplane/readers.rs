@@ -2,9 +2,13 @@
 //!
 //! The kernel stores into an array of maps and returns after an RCU grace period (`maybe_wait_bpf_programs`):
 //! then every program that ran at the time of the store has ended. So this has an array of its own, in which
-//! no program looks, and stores into it.
+//! no program looks, and stores into it. That takes some milliseconds, so a thread does it: it begins to wait once
+//! a slot is left, and mostly has waited long before that slot is written to again.
 
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
 
 use anyhow::{Context as _, Result};
 
@@ -12,21 +16,66 @@ use super::calls::{NewMap, make_map, store_map};
 
 /// See the module.
 pub(super) struct Readers {
-    array: OwnedFd,
-    stored: OwnedFd,
+    /// To the thread: one message, one wait.
+    ask: Sender<()>,
+    /// From the thread: one message a wait that is over.
+    over: Receiver<io::Result<()>>,
+    /// Waits that were asked for and not yet heard of.
+    waiting: usize,
 }
 
 impl Readers {
     pub(super) fn new() -> Result<Self> {
         const WHAT: &str = "cannot make what to wait for packets with";
-        let stored = make_map(NewMap::Array).context(WHAT)?;
-        let array = make_map(NewMap::ArrayOf(stored.as_fd())).context(WHAT)?;
-        Ok(Self { array, stored })
+        let stored = make_map(NewMap::Value { words: 1 }).context(WHAT)?;
+        let array = make_map(NewMap::ArrayOf {
+            inner: stored.as_fd(),
+            entries: 1,
+        })
+        .context(WHAT)?;
+        let (ask, asked) = channel();
+        let (tell, over) = channel();
+        thread::Builder::new()
+            .name("readers".to_owned())
+            .spawn(move || wait(&array, &stored, &asked, &tell))
+            .context(WHAT)?;
+        Ok(Self {
+            ask,
+            over,
+            waiting: 0,
+        })
+    }
+
+    /// Begins to wait for every packet that is judged at this moment. Call it once a slot is left.
+    pub(super) fn begin(&mut self) {
+        if self.ask.send(()).is_ok() {
+            self.waiting += 1;
+        }
+    }
+
+    /// Returns when everything that was begun is over.
+    pub(super) fn finish(&mut self) -> Result<()> {
+        while self.waiting > 0 {
+            let waited = self.over.recv().context("what waits for packets is gone")?;
+            self.waiting -= 1;
+            waited.context("cannot wait for the packets that are judged")?;
+        }
+        Ok(())
     }
 
     /// Returns when every packet that is judged at this moment has been.
-    pub(super) fn wait(&self) -> Result<()> {
-        store_map(self.array.as_fd(), 0, self.stored.as_fd())
-            .context("cannot wait for the packets that are judged")
+    pub(super) fn wait(&mut self) -> Result<()> {
+        self.begin();
+        self.finish()
+    }
+}
+
+/// The thread: it ends with what asks it.
+fn wait(array: &OwnedFd, stored: &OwnedFd, asked: &Receiver<()>, tell: &Sender<io::Result<()>>) {
+    for () in asked {
+        let waited = store_map(array.as_fd(), 0, stored.as_fd());
+        if tell.send(waited).is_err() {
+            return;
+        }
     }
 }

@@ -10,8 +10,7 @@ use allowlist_common::abi::{
 use allowlist_common::flow::{Flow, Tracked};
 use allowlist_common::verdict::{Reason, Verdict};
 use anyhow::{Result, bail};
-use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, ArrayOfMaps, HashMap, LpmTrie, Map, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use ipnet::IpNet;
 use nix::net::if_::if_indextoname;
 use serde::Serialize;
@@ -165,34 +164,10 @@ impl View {
 
     /// Every prefix of the generation in force, IPv4 first, in order.
     pub fn entries(&self) -> Result<Vec<Entry>> {
-        let control = self.control()?;
-        if control.generation == 0 || control.open {
+        if self.control()?.open {
             return Ok(Vec::new());
         }
-        let mut entries = self.family::<[u8; 4]>(abi::SOURCES_V4, control.slot)?;
-        entries.extend(self.family::<[u8; 16]>(abi::SOURCES_V6, control.slot)?);
-        entries.sort_unstable_by_key(|entry| entry.prefix);
-        Ok(entries)
-    }
-
-    fn family<K>(&self, map: &str, slot: u32) -> Result<Vec<Entry>>
-    where
-        K: aya::Pod + Into<std::net::IpAddr>,
-    {
-        let slots: ArrayOfMaps<_, LpmTrie<MapData, K, Grant>> =
-            self.pins.open_map(map)?.try_into()?;
-        slots
-            .get(&slot, 0)?
-            .iter()
-            .map(|entry| {
-                let (key, grant): (Key<K>, Grant) = entry?;
-                let (address, length) = (key.data(), key.prefix_len());
-                Ok(Entry {
-                    prefix: IpNet::new(address.into(), length as u8)?,
-                    grant,
-                })
-            })
-            .collect()
+        Ok(self.lookup()?.entries().to_vec())
     }
 
     fn interfaces(&self) -> Result<Vec<Attachment>> {

@@ -35,6 +35,7 @@ impl<'t> Judge<'t> {
                 observe: mode == Mode::Observe,
                 return_traffic: dataplane::return_traffic(*rules),
                 keep: dataplane::keep(rules.keep),
+                lookup: dataplane::lookup(rules.lookup),
                 ..Control::NONE
             },
         }

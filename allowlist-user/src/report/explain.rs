@@ -88,7 +88,7 @@ impl Explanation {
         let traffic = view.traffic(record.names.matches.len())?;
         let traffic = by_name(&record.names.matches, &traffic, Traffic::plus);
         let prefixes: Vec<Matching> = lookup
-            .containing(question.address)?
+            .containing(question.address)
             .into_iter()
             .map(|entry| Matching::new(entry.prefix, entry.grant.matched, &record))
             .collect();

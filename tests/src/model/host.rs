@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use allowlist_common::abi::{Control, Grant, Keep, ReturnTraffic, ServiceId, ServiceTable};
+use allowlist_common::abi::{Control, Engine, Grant, Keep, ReturnTraffic, ServiceId, ServiceTable};
 use allowlist_common::flow::{Flow, Sent, Tracked, port_table};
 use allowlist_common::judge::{self, Decision};
 use allowlist_common::packet::{Address, Contents, Quote, TCP, UDP, parse};
@@ -105,6 +105,7 @@ fn control(rules: Rules) -> Control {
         (_, policy::ReturnTraffic::Track) => (Verdict::Drop, ReturnTraffic::Track),
     };
     Control {
+        lookup: Engine::RangeTable, // it has lists of its own
         generation: 1,
         slot: 0,
         default_verdict,

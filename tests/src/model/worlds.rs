@@ -6,8 +6,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use allowlist_user::policy::{
-    DefaultVerdict, Keep, Mode, Origin, Policy, Ports, ReturnTraffic, Rules, Service, Snapshot,
-    Source,
+    DefaultVerdict, Engine, Keep, Mode, Origin, Policy, Ports, ReturnTraffic, Rules, Service,
+    Snapshot, Source,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proptest::collection::vec;
@@ -140,7 +140,8 @@ fn rules() -> impl Strategy<Value = Rules> {
         1 => Just(ReturnTraffic::Off),
     ];
     let keep = prop_oneof![Just([true; 6]), any::<[bool; 6]>()];
-    (default, return_traffic, keep).prop_map(|(default, return_traffic, keep)| {
+    let lookup = prop_oneof![Just(Engine::RangeTable), Just(Engine::LpmTrie)];
+    (default, return_traffic, keep, lookup).prop_map(|(default, return_traffic, keep, lookup)| {
         let [
             arp,
             neighbour_discovery,
@@ -160,6 +161,7 @@ fn rules() -> impl Strategy<Value = Rules> {
                 multicast,
                 not_ip,
             },
+            lookup,
         }
     })
 }

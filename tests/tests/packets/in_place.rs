@@ -9,7 +9,7 @@ use allowlist_common::verdict::Verdict;
 use allowlist_tests::require_root;
 use allowlist_user::compile::Tables;
 use allowlist_user::dataplane::Entry;
-use allowlist_user::policy::Mode;
+use allowlist_user::policy::{Engine, Mode, Rules};
 use ipnet::{IpNet, Ipv4Net};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -44,14 +44,28 @@ const SOURCES: [&str; 6] = [
     "198.20.0.1",
 ];
 
-/// What each prefix grants: to reach the service or nothing, by some match id.
-type Model = BTreeMap<IpNet, (bool, u32)>;
+const ENGINES: [Engine; 2] = [Engine::RangeTable, Engine::LpmTrie];
+
+fn rules(lookup: Engine) -> Rules {
+    Rules {
+        lookup,
+        ..Rules::default()
+    }
+}
+
+/// The match id of each prefix.
+type Model = BTreeMap<IpNet, u32>;
+
+/// Whether an id reaches the service.
+const fn reaches(id: u32) -> bool {
+    id != 2
+}
 
 fn tables(base: &Tables, model: &Model) -> Tables {
     let mut tables = base.clone();
     (tables.v4, tables.v6) = (Vec::new(), Vec::new());
-    for (&prefix, &(reaches, id)) in model {
-        let grant = Grant::new(u64::from(reaches), id);
+    for (&prefix, &id) in model {
+        let grant = Grant::new(u64::from(reaches(id)), id);
         match prefix {
             IpNet::V4(prefix) => tables.v4.push((prefix, grant)),
             IpNet::V6(prefix) => tables.v6.push((prefix, grant)),
@@ -88,7 +102,7 @@ fn verdict(model: &Model, source: &str) -> Verdict {
         .iter()
         .filter(|(prefix, _)| prefix.contains(&IpNet::V4(source)));
     match containing.max_by_key(|(prefix, _)| prefix.prefix_len()) {
-        Some((_, (true, _))) => Verdict::Pass,
+        Some((_, id)) if reaches(*id) => Verdict::Pass,
         _ => Verdict::Drop,
     }
 }
@@ -96,9 +110,15 @@ fn verdict(model: &Model, source: &str) -> Verdict {
 #[test]
 fn the_kernels_table_is_what_was_published_last() {
     require_root!();
+    for engine in ENGINES {
+        publish_in_turn(rules(engine));
+    }
+}
+
+fn publish_in_turn(rules: Rules) {
     let base = Compiled::of(CONFIG).tables;
     let kernel = RefCell::new(Kernel::new());
-    let grant = prop_oneof![Just(None), (any::<bool>(), 1..4_u32).prop_map(Some),];
+    let grant = prop_oneof![Just(None), (1..4_u32).prop_map(Some)];
     let prefix = select(&PREFIXES[..]).prop_map(|text| text.parse().expect("a prefix"));
     // Mostly one, so that many publishes in a row are in place.
     let changes = prop_oneof![
@@ -114,7 +134,7 @@ fn the_kernels_table_is_what_was_published_last() {
     let done = runner(cases).run(&vec(publish, 1..40), |publishes| {
         let mut kernel = kernel.borrow_mut();
         let mut model = Model::new();
-        kernel.publish(&tables(&base, &model), Mode::Enforce, Verdict::Pass);
+        kernel.publish_on(&tables(&base, &model), Mode::Enforce, rules, &[]);
         for (changes, is_taken_back, is_observed) in publishes {
             let before = (model.clone(), kernel.view().control().expect("a word"));
             let found = is_taken_back.then(|| kernel.in_force());
@@ -129,7 +149,7 @@ fn the_kernels_table_is_what_was_published_last() {
             } else {
                 Mode::Enforce
             };
-            kernel.publish(&tables(&base, &model), mode, Verdict::Pass);
+            kernel.publish_on(&tables(&base, &model), mode, rules, &[]);
             let now = kernel.view().control().expect("a word");
             prop_assert_eq!(now.generation, before.1.generation + 1);
             let differing = PREFIXES
@@ -160,22 +180,28 @@ fn the_kernels_table_is_what_was_published_last() {
 #[test]
 fn one_prefix_among_many_changes_in_place() {
     require_root!();
+    for engine in ENGINES {
+        change_one_among_many(rules(engine));
+    }
+}
+
+fn change_one_among_many(rules: Rules) {
     let base = Compiled::of(CONFIG).tables;
     let mut kernel = Kernel::new();
     let many = (0..100_000_u32).map(|place| {
         let prefix = Ipv4Net::new((0x0a00_0000 + 2 * place).into(), 32).expect("a prefix");
-        (IpNet::V4(prefix), (true, 1))
+        (IpNet::V4(prefix), 1)
     });
     let mut model: Model = many.collect();
-    kernel.publish(&tables(&base, &model), Mode::Enforce, Verdict::Pass);
+    kernel.publish_on(&tables(&base, &model), Mode::Enforce, rules, &[]);
     let slot = kernel.view().control().expect("a word").slot;
     let one: IpNet = "198.18.0.7/32".parse().expect("a prefix");
     let other: IpNet = "2001:db8::7/128".parse().expect("a prefix");
     let steps = [
-        (one, Some((true, 1)), Verdict::Pass),
-        (one, Some((false, 2)), Verdict::Drop),
-        (one, Some((true, 2)), Verdict::Pass),
-        (other, Some((true, 2)), Verdict::Pass),
+        (one, Some(1), Verdict::Pass),
+        (one, Some(2), Verdict::Drop),
+        (one, Some(3), Verdict::Pass),
+        (other, Some(3), Verdict::Pass),
         (one, None, Verdict::Drop),
         (other, None, Verdict::Drop),
     ];
@@ -186,7 +212,7 @@ fn one_prefix_among_many_changes_in_place() {
         };
         let tables = tables(&base, &model);
         let start = std::time::Instant::now();
-        kernel.publish(&tables, Mode::Enforce, Verdict::Pass);
+        kernel.publish_on(&tables, Mode::Enforce, rules, &[]);
         println!("{prefix} to {grant:?} in {:?}", start.elapsed());
         assert_eq!(kernel.view().control().expect("a word").slot, slot);
         assert_eq!(kernel.verdict(&tcp("198.18.0.7", 443)), expected);

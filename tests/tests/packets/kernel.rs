@@ -8,7 +8,7 @@ use allowlist_common::verdict::{Reason, Verdict};
 use allowlist_tests::lab::Scratch;
 use allowlist_user::compile::Tables;
 use allowlist_user::dataplane::{Dataplane, InForce, View};
-use allowlist_user::policy::{DefaultVerdict, Keep, Mode, ReturnTraffic, Rules};
+use allowlist_user::policy::{DefaultVerdict, Mode, ReturnTraffic, Rules};
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
@@ -39,18 +39,7 @@ impl Kernel {
     pub(crate) fn with_slots(slots: u32) -> Self {
         let scratch = Scratch::new().expect("a folder for pins");
         let dataplane = Dataplane::open(scratch.pin_dir(), Some(8192)).expect("maps");
-        let objects = (0..slots)
-            .map(|slot| {
-                let mut object = dataplane.load_program(slot, false).expect("a program");
-                let egress: &mut SchedClassifier = object
-                    .program_mut(EGRESS_PROGRAM)
-                    .expect("in the object")
-                    .try_into()
-                    .expect("a classifier");
-                egress.load().expect("a program that notes what is sent");
-                object
-            })
-            .collect();
+        let objects = load(&dataplane, slots);
         Self {
             scratch,
             dataplane,
@@ -73,9 +62,14 @@ impl Kernel {
         interfaces: &[&str],
     ) {
         let interfaces: Vec<String> = interfaces.iter().map(|&name| name.to_owned()).collect();
+        let before = self.dataplane.table_bytes();
         self.dataplane
             .publish(tables, mode, &rules, &interfaces)
             .expect("a publish");
+        if self.dataplane.table_bytes() != before {
+            // What the dataplane does for links.
+            self.objects = load(&self.dataplane, self.objects.len() as u32);
+        }
     }
 
     /// What comes next waits so long to be confirmed.
@@ -206,6 +200,22 @@ const NO_PORTS: PortsInUse = PortsInUse {
     until: [[0; 1 << 16]; 3],
 };
 
+/// The programs for so many slots.
+fn load(dataplane: &Dataplane, slots: u32) -> Vec<Ebpf> {
+    (0..slots)
+        .map(|slot| {
+            let mut object = dataplane.load_program(slot, false).expect("a program");
+            let egress: &mut SchedClassifier = object
+                .program_mut(EGRESS_PROGRAM)
+                .expect("in the object")
+                .try_into()
+                .expect("a classifier");
+            egress.load().expect("a program that notes what is sent");
+            object
+        })
+        .collect()
+}
+
 /// Rules by which nothing is an answer.
 pub(crate) fn rules(default: Verdict) -> Rules {
     Rules {
@@ -214,7 +224,7 @@ pub(crate) fn rules(default: Verdict) -> Rules {
             Verdict::Drop => DefaultVerdict::Drop,
         },
         return_traffic: ReturnTraffic::Off,
-        keep: Keep::ALL,
+        ..Rules::default()
     }
 }
 

@@ -18,12 +18,16 @@ fn names_what_is_wrong_at_the_top() {
             "1:15: attach_mode: \"skb\" is not known here; write \"auto\" or \"native\" or \"generic\" or \"offload\"",
         ),
         (
+            "lookup = \"hash\"",
+            "1:10: lookup: \"hash\" is not known here; write \"range-table\" or \"lpm-trie\"",
+        ),
+        (
             "interface = [\"eth0\"]",
             "1:1: interface: unknown key; did you mean `interfaces`?",
         ),
         (
             "zzz = 1",
-            "1:1: zzz: unknown key; the keys here are interfaces, mode, default, return_traffic, keep, attach_mode, max_prefixes, max_flows, history_size, log_size, at_start, control_group, on_change, services, sources",
+            "1:1: zzz: unknown key; the keys here are interfaces, mode, default, return_traffic, keep, attach_mode, lookup, max_prefixes, max_flows, history_size, log_size, at_start, control_group, on_change, services, sources",
         ),
         (
             "interfaces = \"eth0\"",

@@ -1,0 +1,198 @@
+//! The range table against the plainest model: of the prefixes that hold an address, the longest.
+
+use allowlist_common::ranges::{Pool, find_v4, find_v6};
+use proptest::collection::btree_map;
+use proptest::prelude::*;
+
+use super::*;
+
+struct Words<'w>(&'w [u64]);
+
+impl Pool for Words<'_> {
+    fn word(&self, place: u32) -> Option<u64> {
+        self.0.get(place as usize).copied()
+    }
+
+    fn half(&self, place: u32) -> Option<u32> {
+        Some((self.word(place / 2)? >> (place % 2 * 32)) as u32)
+    }
+}
+
+fn id_v4(table: &RangeTable, address: u32) -> MatchId {
+    find_v4(table.v4[root_v4(address)], address, &Words(&table.pool))
+}
+
+fn id_v6(table: &RangeTable, address: u128) -> MatchId {
+    let halves = [(address >> 64) as u64, address as u64];
+    find_v6(table.v6[root_v6(halves[0])], halves, &Words(&table.pool))
+}
+
+fn longest<P: Prefix>(prefixes: &[(P, Grant)], address: P::Address) -> MatchId {
+    let holding = prefixes
+        .iter()
+        .filter(|(prefix, _)| prefix.first() <= address && address <= prefix.last());
+    // Those that hold an address are in order of length.
+    holding
+        .last()
+        .map_or(0, |(_, grant)| grant.matched as MatchId)
+}
+
+/// The addresses that a table could get wrong: both sides of each end of each prefix.
+fn around(first: u128, last: u128, max: u128) -> impl Iterator<Item = u128> {
+    [
+        first,
+        first.wrapping_sub(1) & max,
+        last,
+        last.wrapping_add(1) & max,
+        first | 1,
+        last & !1,
+    ]
+    .into_iter()
+}
+
+fn check_v4(table: &RangeTable, prefixes: &[(Ipv4Net, Grant)], more: &[u32]) {
+    let ends = prefixes.iter().flat_map(|(prefix, _)| {
+        let max = u32::MAX.into();
+        around(prefix.first().into(), prefix.last().into(), max).map(|address| address as u32)
+    });
+    for address in ends.chain(more.iter().copied()).chain([0, u32::MAX]) {
+        let shown = std::net::Ipv4Addr::from(address);
+        assert_eq!(id_v4(table, address), longest(prefixes, address), "{shown}");
+    }
+}
+
+fn check_v6(table: &RangeTable, prefixes: &[(Ipv6Net, Grant)], more: &[u128]) {
+    let ends = prefixes
+        .iter()
+        .flat_map(|(prefix, _)| around(prefix.first(), prefix.last(), u128::MAX));
+    for address in ends.chain(more.iter().copied()).chain([0, u128::MAX]) {
+        let shown = std::net::Ipv6Addr::from(address);
+        assert_eq!(id_v6(table, address), longest(prefixes, address), "{shown}");
+    }
+}
+
+/// Addresses that are often close to each other, so that prefixes are often in each other, and in one chunk or network.
+fn close_v4() -> impl Strategy<Value = u32> {
+    (
+        prop_oneof![Just(0_u32), Just(0x0a01_0000), Just(u32::MAX), any::<u32>()],
+        0..33_u32,
+        any::<u32>(),
+    )
+        .prop_map(|(base, kept, other)| {
+            let differs = u32::MAX.checked_shr(kept).unwrap_or(0);
+            base & !differs | other & differs
+        })
+}
+
+fn close_v6() -> impl Strategy<Value = u128> {
+    let network: u128 = 0x2001_0db8_0000_0007 << 64;
+    (
+        prop_oneof![
+            Just(0),
+            Just(network),
+            Just(network - 1),
+            Just(u128::MAX),
+            any::<u128>()
+        ],
+        0..129_u32,
+        any::<u128>(),
+    )
+        .prop_map(|(base, kept, other)| {
+            let differs = u128::MAX.checked_shr(kept).unwrap_or(0);
+            base & !differs | other & differs
+        })
+}
+
+fn grant(id: u8) -> Grant {
+    Grant::new(1 << (id % 64), u32::from(id) + 1)
+}
+
+fn prefixes_v4() -> impl Strategy<Value = Vec<(Ipv4Net, Grant)>> {
+    let prefix = (close_v4(), 0..=32_u8)
+        .prop_map(|(address, length)| Ipv4Net::new_assert(address.into(), length).trunc());
+    btree_map(prefix, (0..4_u8).prop_map(grant), 0..40).prop_map(|map| map.into_iter().collect())
+}
+
+fn prefixes_v6() -> impl Strategy<Value = Vec<(Ipv6Net, Grant)>> {
+    let prefix = (close_v6(), 0..=128_u8)
+        .prop_map(|(address, length)| Ipv6Net::new_assert(address.into(), length).trunc());
+    btree_map(prefix, (0..4_u8).prop_map(grant), 0..40).prop_map(|map| map.into_iter().collect())
+}
+
+proptest! {
+    #[test]
+    fn the_longest_prefix_wins(
+        v4 in prefixes_v4(),
+        v6 in prefixes_v6(),
+        more_v4 in proptest::collection::vec(close_v4(), 20),
+        more_v6 in proptest::collection::vec(close_v6(), 20),
+    ) {
+        let table = RangeTable::of(&v4, &v6);
+        check_v4(&table, &v4, &more_v4);
+        check_v6(&table, &v6, &more_v6);
+        for grant in v4.iter().map(|entry| entry.1).chain(v6.iter().map(|entry| entry.1)) {
+            prop_assert_eq!(table.reach[grant.matched as usize], grant.services());
+        }
+    }
+
+    /// A part behind the table, put into its root, is what the whole table of the changed prefixes would be.
+    #[test]
+    fn a_part_is_as_the_whole(
+        before in prefixes_v4(),
+        before_v6 in prefixes_v6(),
+        after in prefixes_v4(),
+        after_v6 in prefixes_v6(),
+    ) {
+        let mut table = RangeTable::of(&before, &before_v6);
+        let whole = RangeTable::of(&after, &after_v6);
+        let mut changed: Vec<u32> = before.iter().chain(&after).flat_map(|(prefix, _)| [prefix.first(), prefix.last()]).collect();
+        changed.sort_unstable();
+        for address in changed {
+            let part = part_v4(&after, address, table.pool.len());
+            table.v4[root_v4(address)] = part.root;
+            table.pool.extend(part.words);
+            for address in [address, address ^ 1, address ^ 0x8000] {
+                prop_assert_eq!(id_v4(&table, address), id_v4(&whole, address));
+            }
+        }
+        for (prefix, _) in before_v6.iter().chain(&after_v6) {
+            for address in [prefix.first(), prefix.last()] {
+                let part = part_v6(&after_v6, address, table.pool.len());
+                table.v6[root_v6((address >> 64) as u64)] = part.root;
+                table.pool.extend(part.words);
+                for address in [address, address ^ 1, address ^ 1 << 63, address ^ 1 << 64, address ^ 1 << 90] {
+                    prop_assert_eq!(id_v6(&table, address), id_v6(&whole, address));
+                }
+            }
+        }
+    }
+}
+
+/// A chunk that is as full as one can be, and the only prefix there is.
+#[test]
+fn extremes() {
+    let every_one: Vec<(Ipv4Net, Grant)> = (0..0x1_0000_u32)
+        .map(|low| {
+            let prefix = Ipv4Net::new_assert((0x0a01_0000 | low).into(), 32);
+            (prefix, grant((low % 3) as u8))
+        })
+        .collect();
+    let all = [(Ipv6Net::new_assert(0.into(), 0), grant(0))];
+    let table = RangeTable::of(&every_one, &all);
+    for (prefix, grant) in &every_one {
+        let id = id_v4(&table, prefix.first());
+        assert_eq!(u32::from(id), grant.matched, "{prefix}");
+    }
+    assert_eq!(
+        (id_v4(&table, 0x0a00_ffff), id_v4(&table, 0x0a02_0000)),
+        (0, 0)
+    );
+    check_v6(&table, &all, &[1, 1 << 127]);
+    assert_eq!(table.pool.len(), 1 << 15);
+
+    let everybody = [(Ipv4Net::new_assert(0.into(), 0), grant(0))];
+    let table = RangeTable::of(&everybody, &[]);
+    check_v4(&table, &everybody, &[1 << 31]);
+    check_v6(&table, &[], &[1, 1 << 127]);
+    assert_eq!(table.pool.len(), 0);
+}

@@ -1,0 +1,101 @@
+//! A map's memory, shared with the kernel's programs and with processes that read: words that are loaded and stored
+//! whole.
+
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use anyhow::{Context as _, Result};
+use aya::maps::MapData;
+use memmap2::{MmapOptions, MmapRaw};
+
+/// See the module.
+pub(super) struct Memory {
+    map: MapData,
+    mapped: MmapRaw,
+    words: usize,
+}
+
+impl Memory {
+    /// The first `words` words of an array.
+    pub(super) fn map(map: MapData, words: usize) -> Result<Self> {
+        let mapped = MmapOptions::new()
+            .len(words * size_of::<u64>())
+            .map_raw(map.fd().as_fd().as_raw_fd())
+            .context("cannot map a table of the kernel's into memory")?;
+        Ok(Self { map, mapped, words })
+    }
+
+    pub(super) const fn words(&self) -> usize {
+        self.words
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.map.fd().as_fd()
+    }
+
+    pub(super) fn pin(&self, path: &Path) -> Result<()> {
+        self.map
+            .pin(path)
+            .with_context(|| format!("cannot pin {}", path.display()))
+    }
+
+    pub(super) fn load(&self, place: usize) -> u64 {
+        self.word(place).load(Ordering::Acquire)
+    }
+
+    pub(super) fn store(&self, place: usize, value: u64) {
+        self.word(place).store(value, Ordering::Release);
+    }
+
+    /// Half a word; twice as many places as words.
+    pub(super) fn load_half(&self, place: usize) -> u32 {
+        self.half(place).load(Ordering::Acquire)
+    }
+
+    /// The same, stored.
+    pub(super) fn store_half(&self, place: usize, value: u32) {
+        self.half(place).store(value, Ordering::Release);
+    }
+
+    /// Words one after the other; whoever looks at them meanwhile sees some of them.
+    pub(super) fn write(&self, place: usize, words: &[u64]) {
+        assert!(
+            place + words.len() <= self.words,
+            "the map has {} words",
+            self.words
+        );
+        for (word, value) in (place..).zip(words) {
+            self.word(word).store(*value, Ordering::Relaxed);
+        }
+    }
+
+    /// Words one after the other, as they are met.
+    pub(super) fn read(&self, from: usize, words: usize) -> Vec<u64> {
+        (from..from + words).map(|place| self.load(place)).collect()
+    }
+
+    /// As many words as both have.
+    pub(super) fn copy_from(&self, other: &Self) {
+        for place in 0..self.words.min(other.words) {
+            self.word(place).store(other.load(place), Ordering::Relaxed);
+        }
+    }
+
+    #[expect(unsafe_code, reason = "an atomic in memory shared with the kernel")]
+    #[expect(clippy::cast_ptr_alignment, reason = "the mapping is page-aligned")]
+    fn word(&self, place: usize) -> &AtomicU64 {
+        assert!(place < self.words, "the map has {} words", self.words);
+        // SAFETY: the mapping is page-aligned, has room for so many words, and lives as long as `self`; the
+        // kernel's programs only read it, and every access from here is atomic.
+        unsafe { AtomicU64::from_ptr(self.mapped.as_mut_ptr().cast::<u64>().add(place)) }
+    }
+
+    #[expect(unsafe_code, reason = "an atomic in memory shared with the kernel")]
+    #[expect(clippy::cast_ptr_alignment, reason = "the mapping is page-aligned")]
+    fn half(&self, place: usize) -> &AtomicU32 {
+        assert!(place < self.words * 2, "the map has {} words", self.words);
+        // SAFETY: as above. A half is stored to only while nobody stores to its word.
+        unsafe { AtomicU32::from_ptr(self.mapped.as_mut_ptr().cast::<u32>().add(place)) }
+    }
+}

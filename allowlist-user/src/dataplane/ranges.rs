@@ -1,0 +1,360 @@
+//! The range table in the kernel's memory: a generation written whole into an idle slot, or one prefix changed in
+//! the one that is in force.
+//!
+//! What one place of a root leads to is replaced by one store: its new chunk is put behind all that the pool holds,
+//! where no packet looks, and then the root's number changes. The old chunk stays as it is, so a change is taken back by
+//! the old number. Room for that is left in every table; where it is used up, the next change is a whole table.
+//!
+//! The prefixes that a table was made from are in memory of their own, for those who list them: a base in order,
+//! and behind it what changed in place since, in the order of time.
+
+use std::sync::atomic::{Ordering, fence};
+
+use allowlist_common::abi::{self, GenerationTables, Grant, POOL_LEAST, ServiceTable};
+use allowlist_common::packet::Address;
+use allowlist_common::ranges::{MatchId, Pool, find_v4, find_v6, root_v4, root_v6};
+use anyhow::{Result, bail, ensure};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::memory::Memory;
+use super::pins::Pins;
+use super::slots::{Kind, Slots};
+use super::view::Entry;
+use crate::compile::{RangeTable, part_v4, part_v6};
+
+/// Words before the pool.
+pub(super) const FIXED: usize = size_of::<GenerationTables>() / size_of::<u64>();
+const REACH: usize = std::mem::offset_of!(GenerationTables, reach) / size_of::<u64>();
+const ROOT_V4: usize = std::mem::offset_of!(GenerationTables, v4) / size_of::<u32>();
+const ROOT_V6: usize = std::mem::offset_of!(GenerationTables, v6) / size_of::<u32>();
+
+/// Words of a table with so many in its pool: a quarter more, and some, for what is changed in place and for the
+/// next generations.
+pub(super) const fn wanted(pool: usize) -> usize {
+    FIXED + pool + pool / 4 + POOL_LEAST as usize
+}
+
+/// A table that is in a slot.
+pub(super) struct Ranges {
+    slot: u32,
+    /// Words of the pool that are in use.
+    used: usize,
+    /// Words of the prefixes' base, and changes behind it.
+    base: usize,
+    changes: usize,
+}
+
+/// What takes a change in place back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Before {
+    /// The place of a root, in halves of words, and what it held.
+    place: usize,
+    root: u32,
+}
+
+impl Ranges {
+    /// Writes a table and the prefixes that it is of into a slot that no packet is looked up in.
+    pub(super) fn write(
+        memory: &Memory,
+        prefixes: &mut Slots,
+        pins: &Pins,
+        slot: u32,
+        table: &RangeTable,
+        (v4, v6): (&[(Ipv4Net, Grant)], &[(Ipv6Net, Grant)]),
+    ) -> Result<Self> {
+        memory.write(REACH, &*table.reach);
+        memory.write(ROOT_V4 / 2, &paired(&*table.v4));
+        memory.write(ROOT_V6 / 2, &paired(&*table.v6));
+        ensure!(
+            FIXED + table.pool.len() <= memory.words(),
+            "the table does not fit"
+        );
+        memory.write(FIXED, &table.pool);
+        let base = LIST + v4.len() + v6.len() * 3;
+        let list = prefixes.room(pins, slot, base + base / 8 + LIST_LEAST)?;
+        write_list(list, v4, v6);
+        Ok(Self {
+            slot,
+            used: table.pool.len(),
+            base,
+            changes: 0,
+        })
+    }
+
+    /// Changes one prefix, of tables that are `v4` and `v6` with it.
+    ///
+    /// # Returns
+    /// What takes it back; `None` where it cannot be changed in place, and then nothing has changed.
+    pub(super) fn change(
+        &mut self,
+        memory: &Memory,
+        list: &Memory,
+        prefix: IpNet,
+        grant: Option<Grant>,
+        (v4, v6): (&[(Ipv4Net, Grant)], &[(Ipv6Net, Grant)]),
+    ) -> Option<Before> {
+        if prefix.prefix_len() < ROOT_LENGTH || !self.has_list_room(list) {
+            return None; // of several places of the root
+        }
+        let place = match prefix {
+            IpNet::V4(prefix) => ROOT_V4 + root_v4(prefix.network().into()),
+            IpNet::V6(prefix) => ROOT_V6 + root_v6((u128::from(prefix.network()) >> 64) as u64),
+        };
+        let part = match prefix {
+            IpNet::V4(prefix) => part_v4(v4, prefix.network().into(), self.used),
+            IpNet::V6(prefix) => part_v6(v6, prefix.network().into(), self.used),
+        };
+        let from = FIXED + self.used;
+        if from + part.words.len() > memory.words() {
+            return None;
+        }
+        if let Some(grant) = grant {
+            let reach = memory.load(REACH + grant.matched as usize);
+            if reach != grant.services() && reach != 0 {
+                return None; // the id has meant something else, and some packet may know it
+            }
+            memory.store(REACH + grant.matched as usize, grant.services());
+        }
+        memory.write(from, &part.words);
+        let before = Before {
+            place,
+            root: memory.load_half(place),
+        };
+        self.used += part.words.len();
+        self.list(list, prefix, grant);
+        memory.store_half(place, part.root); // after all that it leads to
+        Some(before)
+    }
+
+    /// Makes a place of a root what it was before a change, of `prefix` to what is `grant`ed now.
+    pub(super) fn take_back(
+        &mut self,
+        memory: &Memory,
+        list: &Memory,
+        before: Before,
+        prefix: IpNet,
+        grant: Option<Grant>,
+    ) {
+        memory.store_half(before.place, before.root);
+        // As many as there is room to change can be taken back: see `has_list_room`.
+        self.list(list, prefix, grant);
+    }
+
+    pub(super) const fn slot(&self) -> u32 {
+        self.slot
+    }
+
+    /// Whether the list has room for a change and for taking every change back.
+    fn has_list_room(&self, list: &Memory) -> bool {
+        self.base + (self.changes + 1) * 2 * CHANGE <= list.words()
+    }
+
+    fn list(&mut self, list: &Memory, prefix: IpNet, grant: Option<Grant>) {
+        let from = self.base + self.changes * CHANGE;
+        if from + CHANGE > list.words() {
+            return;
+        }
+        let id = grant.map_or(0, |grant| grant.matched);
+        list.write(from, &record(prefix, id));
+        self.changes += 1;
+        list.store(1, self.changes as u64);
+    }
+}
+
+/// The services of a generation, into a slot that no packet is looked up in.
+pub(super) fn write_services(memory: &Memory, services: &ServiceTable) {
+    memory.write(0, words_of(services));
+}
+
+/// A prefix must be at least as long for one place of a root to be all that it changes.
+const ROOT_LENGTH: u8 = allowlist_common::ranges::ROOT_BITS as u8;
+
+/// Words before the base of the list: how many prefixes of IPv4 (low half) and IPv6 it has, and how many changes.
+const LIST: usize = 2;
+/// Words of a prefix in the changes: its address, then length and id.
+const CHANGE: usize = 3;
+/// Words for changes, at least.
+const LIST_LEAST: usize = 1 << 12;
+
+fn write_list(list: &Memory, v4: &[(Ipv4Net, Grant)], v6: &[(Ipv6Net, Grant)]) {
+    list.store(0, v4.len() as u64 | (v6.len() as u64) << 32);
+    list.store(1, 0);
+    for (place, (prefix, grant)) in (LIST..).zip(v4) {
+        let address = u32::from(prefix.network());
+        let packed = u64::from(address) << 24 | length_and_id(prefix.prefix_len(), grant.matched);
+        list.store(place, packed);
+    }
+    for (number, (prefix, grant)) in v6.iter().enumerate() {
+        let record = record((*prefix).into(), grant.matched);
+        list.write(LIST + v4.len() + number * CHANGE, &record);
+    }
+}
+
+fn length_and_id(length: u8, id: u32) -> u64 {
+    u64::from(length) << 16 | u64::from(id as MatchId)
+}
+
+/// Any prefix in three words; the bit tells the family.
+fn record(prefix: IpNet, id: u32) -> [u64; CHANGE] {
+    let last = length_and_id(prefix.prefix_len(), id);
+    match prefix {
+        IpNet::V4(prefix) => [0, u32::from(prefix.network()).into(), last],
+        IpNet::V6(prefix) => {
+            let address = u128::from(prefix.network());
+            [(address >> 64) as u64, address as u64, last | IS_V6]
+        }
+    }
+}
+
+const IS_V6: u64 = 1 << 32;
+
+fn prefix_of(address: [u64; 2], last: u64) -> Result<(IpNet, MatchId)> {
+    let length = (last >> 16) as u8;
+    let prefix = if last & IS_V6 == 0 {
+        IpNet::new(
+            std::net::IpAddr::from((address[1] as u32).to_be_bytes()),
+            length,
+        )?
+    } else {
+        let address = u128::from(address[0]) << 64 | u128::from(address[1]);
+        IpNet::new(std::net::IpAddr::from(address.to_be_bytes()), length)?
+    };
+    Ok((prefix, last as MatchId))
+}
+
+/// A table as it was met, to be asked by a process that does not write to it.
+pub(super) struct Copied {
+    words: Vec<u64>,
+}
+
+impl Copied {
+    /// Copies what a slot holds. It is one generation's if the control word is the same before and behind.
+    pub(super) fn of(memory: &Memory) -> Result<Self> {
+        if memory.words() < FIXED {
+            bail!("the kernel's table is too short");
+        }
+        // The roots before what they lead to: that is not written to again.
+        let words = memory.read(0, memory.words());
+        fence(Ordering::Acquire);
+        Ok(Self { words })
+    }
+
+    /// What each port belongs to.
+    #[expect(unsafe_code, reason = "words to what they were written from")]
+    pub(super) fn services(&self) -> &ServiceTable {
+        // SAFETY: there are as many words and more, aligned for it; integers only, so any bits are one.
+        unsafe { &*self.words.as_ptr().cast::<ServiceTable>() }
+    }
+
+    /// What a source may reach.
+    pub(super) fn grant(&self, source: &Address) -> Option<Grant> {
+        let id = match *source {
+            Address::V4(address) => {
+                let root = self.half(ROOT_V4 + root_v4(address))?;
+                find_v4(root, address, &InPool(self))
+            }
+            Address::V6(address) => {
+                let root = self.half(ROOT_V6 + root_v6(address[0]))?;
+                find_v6(root, address, &InPool(self))
+            }
+        };
+        (id != 0).then(|| self.grant_of(id))
+    }
+
+    /// What an id reaches.
+    fn grant_of(&self, id: MatchId) -> Grant {
+        let id = u32::from(id) % abi::MAX_MATCHES;
+        Grant::new(self.words[REACH + id as usize], id)
+    }
+
+    /// The prefixes that the table was made from, in order.
+    pub(super) fn entries(&self, list: &Memory) -> Result<Vec<Entry>> {
+        let (counts, changes) = (list.load(0), list.load(1) as usize);
+        let (v4, v6) = (counts as u32 as usize, (counts >> 32) as usize);
+        let base = LIST + v4 + v6 * CHANGE;
+        ensure!(
+            base + changes * CHANGE <= list.words(),
+            "the list of prefixes in the kernel is damaged; a publish makes it anew"
+        );
+        let mut entries = Vec::with_capacity(v4 + v6);
+        for place in LIST..LIST + v4 {
+            let packed = list.load(place);
+            let last = packed & 0xff_ffff;
+            entries.push(prefix_of([0, packed >> 24], last)?);
+        }
+        let read = |from: usize, count: usize| {
+            (0..count).map(move |number| {
+                let word = |part| list.load(from + number * CHANGE + part);
+                prefix_of([word(0), word(1)], word(2))
+            })
+        };
+        for entry in read(LIST + v4, v6) {
+            entries.push(entry?);
+        }
+        for entry in read(base, changes) {
+            let (prefix, id) = entry?;
+            match (
+                entries.binary_search_by(|(known, _)| known.cmp(&prefix)),
+                id,
+            ) {
+                (Ok(place), 0) => drop(entries.remove(place)),
+                (Ok(place), id) => entries[place].1 = id,
+                (Err(_), 0) => {}
+                (Err(place), id) => entries.insert(place, (prefix, id)),
+            }
+        }
+        let granted = entries.into_iter().map(|(prefix, id)| Entry {
+            prefix,
+            grant: self.grant_of(id),
+        });
+        Ok(granted.collect())
+    }
+
+    fn half(&self, place: usize) -> Option<u32> {
+        let word = self.words.get(place / 2)?;
+        Some((word >> (place % 2 * 32)) as u32)
+    }
+}
+
+struct InPool<'c>(&'c Copied);
+
+impl Pool for InPool<'_> {
+    fn word(&self, place: u32) -> Option<u64> {
+        self.0.words.get(FIXED + place as usize).copied()
+    }
+
+    fn half(&self, place: u32) -> Option<u32> {
+        self.0.half(FIXED * 2 + place as usize)
+    }
+}
+
+/// The list of a slot, and its table.
+pub(super) fn entries_in(pins: &Pins, slot: u32, table: &Copied) -> Result<Vec<Entry>> {
+    match super::slots::memory(pins, abi::PREFIXES, Kind::Words, slot)? {
+        Some(list) => table.entries(&list),
+        None => Ok(Vec::new()),
+    }
+}
+
+fn paired(halves: &[u32]) -> Vec<u64> {
+    let pairs = halves.chunks_exact(2);
+    pairs
+        .map(|pair| u64::from(pair[0]) | u64::from(pair[1]) << 32)
+        .collect()
+}
+
+#[expect(
+    unsafe_code,
+    reason = "a table as the words that the kernel's memory is written in"
+)]
+fn words_of(services: &ServiceTable) -> &[u64] {
+    const WORDS: usize = size_of::<ServiceTable>() / size_of::<u64>();
+    const {
+        assert!(
+            size_of::<ServiceTable>() % size_of::<u64>() == 0
+                && align_of::<ServiceTable>() == align_of::<u64>()
+        )
+    };
+    // SAFETY: as large and as aligned, integers only, and without padding, as a test of its sizes holds.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(services).cast(), WORDS) }
+}

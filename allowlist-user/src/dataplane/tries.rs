@@ -1,0 +1,136 @@
+//! The kernel's longest-prefix-match tries: filled anew for each generation, or one prefix changed in those that
+//! are in force.
+
+use std::net::IpAddr;
+
+use allowlist_common::abi::{self, Grant};
+use allowlist_common::packet::Address;
+use anyhow::{Context as _, Result};
+use aya::maps::lpm_trie::Key;
+use aya::maps::{ArrayOfMaps, LpmTrie, MapData, MapError};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::pins::Pins;
+use super::view::Entry;
+
+pub(super) type Trie<K> = LpmTrie<MapData, K, Grant>;
+
+/// The tries of one generation.
+pub(super) struct Tries {
+    v4: Trie<[u8; 4]>,
+    v6: Trie<[u8; 16]>,
+}
+
+/// The slots that tries are in.
+pub(super) struct TrieSlots {
+    pub(super) v4: ArrayOfMaps<MapData, Trie<[u8; 4]>>,
+    pub(super) v6: ArrayOfMaps<MapData, Trie<[u8; 16]>>,
+}
+
+impl TrieSlots {
+    /// Puts tries into a slot that no packet is looked up in.
+    pub(super) fn set(&mut self, slot: u32, tries: &Tries) -> Result<()> {
+        self.v4.set(slot, &tries.v4, 0)?;
+        self.v6.set(slot, &tries.v6, 0)?;
+        Ok(())
+    }
+}
+
+impl Tries {
+    /// New ones of what goes in.
+    pub(super) fn of(v4: &[(Ipv4Net, Grant)], v6: &[(Ipv6Net, Grant)]) -> Result<Self> {
+        let v4 = v4.iter().map(|(prefix, grant)| (v4_key(*prefix), *grant));
+        let v6 = v6.iter().map(|(prefix, grant)| (v6_key(*prefix), *grant));
+        Ok(Self {
+            v4: trie(v4)?,
+            v6: trie(v6)?,
+        })
+    }
+
+    /// Those in a slot, for a process that only reads; they stay what they are when the slot gets others.
+    pub(super) fn open(pins: &Pins, slot: u32) -> Result<Self> {
+        let v4: ArrayOfMaps<_, Trie<[u8; 4]>> = pins.open_map(abi::TRIES_V4)?.try_into()?;
+        let v6: ArrayOfMaps<_, Trie<[u8; 16]>> = pins.open_map(abi::TRIES_V6)?.try_into()?;
+        Ok(Self {
+            v4: v4.get(&slot, 0)?,
+            v6: v6.get(&slot, 0)?,
+        })
+    }
+
+    /// Sets one prefix, or removes it.
+    pub(super) fn store(&mut self, prefix: IpNet, grant: Option<Grant>) -> Result<(), MapError> {
+        match prefix {
+            IpNet::V4(prefix) => store(&mut self.v4, &v4_key(prefix), grant),
+            IpNet::V6(prefix) => store(&mut self.v6, &v6_key(prefix), grant),
+        }
+    }
+
+    /// What a source may reach.
+    pub(super) fn grant(&self, source: &Address) -> Result<Option<Grant>, MapError> {
+        let found = match IpAddr::from(*source) {
+            IpAddr::V4(address) => self.v4.get(&Key::new(32, address.octets()), 0),
+            IpAddr::V6(address) => self.v6.get(&Key::new(128, address.octets()), 0),
+        };
+        match found {
+            Err(MapError::KeyNotFound) => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
+    /// Every prefix, in order.
+    pub(super) fn entries(&self) -> Result<Vec<Entry>> {
+        let mut entries = entries(&self.v4)?;
+        entries.extend(self::entries(&self.v6)?);
+        entries.sort_unstable_by_key(|entry| entry.prefix);
+        Ok(entries)
+    }
+}
+
+fn entries<K: aya::Pod + Into<IpAddr>>(trie: &Trie<K>) -> Result<Vec<Entry>> {
+    trie.iter()
+        .map(|entry| {
+            let (key, grant): (Key<K>, Grant) = entry?;
+            let (address, length) = (key.data(), key.prefix_len());
+            Ok(Entry {
+                prefix: IpNet::new(address.into(), length as u8)?,
+                grant,
+            })
+        })
+        .collect()
+}
+
+fn store<K: aya::Pod>(
+    trie: &mut Trie<K>,
+    key: &Key<K>,
+    grant: Option<Grant>,
+) -> Result<(), MapError> {
+    match grant {
+        Some(grant) => trie.insert(key, grant, 0),
+        None => trie.remove(key),
+    }
+}
+
+fn v4_key(prefix: Ipv4Net) -> Key<[u8; 4]> {
+    Key::new(prefix.prefix_len().into(), prefix.network().octets())
+}
+
+fn v6_key(prefix: Ipv6Net) -> Key<[u8; 16]> {
+    Key::new(prefix.prefix_len().into(), prefix.network().octets())
+}
+
+/// A new trie of what goes in, with room for what is added in place. The kernel allocates nodes one by one, so
+/// that room costs nothing.
+fn trie<K: aya::Pod>(entries: impl ExactSizeIterator<Item = (Key<K>, Grant)>) -> Result<Trie<K>> {
+    const BPF_F_NO_PREALLOC: u32 = 1;
+    const SPARE: u32 = 1 << 16;
+    let length = entries.len();
+    let room = u32::try_from(length)?.saturating_add(SPARE);
+    let mut trie = Trie::create(room, BPF_F_NO_PREALLOC)
+        .context("cannot make a prefix table in the kernel")?;
+    for (key, grant) in entries {
+        trie.insert(&key, grant, 0).with_context(|| {
+            format!("the kernel took no more prefixes than some of {length}; is memory short?")
+        })?;
+    }
+    Ok(trie)
+}
