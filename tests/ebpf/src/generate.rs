@@ -1,0 +1,45 @@
+//! A flood of UDP over IPv4, from a template: each frame gets the next source of the array, and goes out
+//! by the interface that it is said to have come in by. For `BPF_F_TEST_XDP_LIVE_FRAMES`.
+
+use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_TX};
+use aya_ebpf::macros::xdp;
+use aya_ebpf::programs::XdpContext;
+
+use crate::frame::{self, ETHERNET, IPV4, SOURCE};
+use crate::maps::{self, Tally};
+
+/// The words of an IPv4 header, of which these are written.
+type Header = [u16; IPV4 / 2];
+const CHECKSUM: usize = 5;
+const SOURCE_HIGH: usize = SOURCE / 2;
+
+#[expect(clippy::needless_pass_by_value, reason = "the macro passes it so")]
+#[xdp]
+pub fn generate(ctx: XdpContext) -> u32 {
+    if !frame::is_ipv4(&ctx) {
+        return XDP_ABORTED;
+    }
+    let (Some(header), Some(tally)) = (frame::at::<Header>(&ctx, ETHERNET), Tally::here()) else {
+        return XDP_ABORTED;
+    };
+    let Some(source) = maps::next_v4(tally) else {
+        return XDP_ABORTED;
+    };
+    // SAFETY: in the frame, by `at`; 14 bytes after a page's headroom, so it is aligned to 2.
+    let header = unsafe { &mut *header };
+    header[SOURCE_HIGH] = ((source >> 16) as u16).to_be();
+    header[SOURCE_HIGH + 1] = (source as u16).to_be();
+    // The page was sent before, and still has what was written then.
+    header[CHECKSUM] = 0;
+    header[CHECKSUM] = checksum(header);
+    XDP_TX
+}
+
+/// Of words in the order of the network, which gives the checksum in that order (RFC 1071).
+#[inline(always)]
+fn checksum(header: &Header) -> u16 {
+    let sum: u32 = header.iter().map(|word| u32::from(*word)).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let folded = (folded & 0xffff) + (folded >> 16);
+    !(folded as u16)
+}

@@ -1,0 +1,128 @@
+//! Plots, as SVG: cost against the number of prefixes, a line a subject; and bars, one a subject.
+//!
+//! Knows summaries, and nothing of how they were measured. Text is set by whoever shows the file.
+
+use std::path::Path;
+
+use anyhow::Result;
+use plotters::coord::types::RangedCoordf64;
+use plotters::prelude::*;
+
+use crate::record::{Summary, in_order, number, thousands};
+
+const FONT: &str = "sans-serif";
+/// Told apart also by those who see few colours (Okabe and Ito's), the floor of a measure first.
+const COLOURS: [RGBColor; 7] = [
+    RGBColor(0x99, 0x99, 0x99),
+    RGBColor(0x00, 0x00, 0x00),
+    RGBColor(0xd5, 0x5e, 0x00),
+    RGBColor(0x00, 0x72, 0xb2),
+    RGBColor(0x00, 0x9e, 0x73),
+    RGBColor(0xcc, 0x79, 0xa7),
+    RGBColor(0xe6, 0x9f, 0x00),
+];
+const GRID: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
+/// Where a logarithmic axis shows no prefix at all.
+const NONE: f64 = 1.0;
+
+/// What is on the axes.
+pub(crate) struct Axes<'a> {
+    pub(crate) title: &'a str,
+    pub(crate) value: &'a str,
+}
+
+/// A panel for each case.
+pub(crate) fn lines(path: &Path, axes: &Axes<'_>, summaries: &[Summary]) -> Result<()> {
+    let cases = in_order(summaries.iter().map(|one| one.case.clone()));
+    let subjects = in_order(summaries.iter().map(|one| one.subject.clone()));
+    let rows = cases.len().div_ceil(2).max(1);
+    let columns = cases.len().clamp(1, 2);
+    let size = (620 * columns as u32, 60 + 420 * rows as u32);
+    let root = SVGBackend::new(path, size).into_drawing_area();
+    root.fill(&WHITE)?;
+    let root = root.titled(axes.title, (FONT, 24))?;
+    // One scale for all, so that panels can be compared.
+    let top = summaries
+        .iter()
+        .map(|one| one.upper_quartile)
+        .fold(0.0, f64::max)
+        * 1.08;
+    for (panel, case) in root.split_evenly((rows, columns)).iter().zip(&cases) {
+        let of_case = |one: &&Summary| one.case == *case;
+        let most = summaries.iter().map(|one| one.prefixes).max().unwrap_or(1);
+        let mut chart = ChartBuilder::on(panel)
+            .caption(case, (FONT, 18))
+            .margin(12)
+            .x_label_area_size(46)
+            .y_label_area_size(64)
+            .build_cartesian_2d(
+                (NONE * 0.8..most as f64 * 1.3).log_scale(),
+                RangedCoordf64::from(0.0..top),
+            )?;
+        chart
+            .configure_mesh()
+            .x_desc("prefixes")
+            .y_desc(axes.value)
+            .x_label_formatter(&|value| label(*value))
+            .y_label_formatter(&|value| number(*value))
+            .x_labels(8)
+            .y_labels(8)
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(GRID)
+            .axis_desc_style((FONT, 15))
+            .label_style((FONT, 13))
+            .draw()?;
+        for (place, subject) in subjects.iter().enumerate() {
+            let colour = COLOURS[place % COLOURS.len()];
+            let of_subject = || {
+                summaries
+                    .iter()
+                    .filter(of_case)
+                    .filter(|one| one.subject == *subject)
+            };
+            let points: Vec<(f64, f64)> = of_subject()
+                .map(|one| (x(one.prefixes), one.median))
+                .collect();
+            chart
+                .draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?
+                .label(subject)
+                .legend(move |(x, y)| {
+                    PathElement::new([(x, y), (x + 22, y)], colour.stroke_width(3))
+                });
+            chart.draw_series(
+                points
+                    .iter()
+                    .map(|point| Circle::new(*point, 4, colour.filled())),
+            )?;
+            chart.draw_series(of_subject().map(|one| {
+                let x = x(one.prefixes);
+                PathElement::new(
+                    [(x, one.lower_quartile), (x, one.upper_quartile)],
+                    colour.stroke_width(1),
+                )
+            }))?;
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperLeft)
+            .background_style(WHITE.mix(0.85))
+            .border_style(GRID)
+            .label_font((FONT, 15))
+            .draw()?;
+    }
+    root.present()?;
+    Ok(())
+}
+
+/// A place on the axis of prefixes.
+fn x(prefixes: usize) -> f64 {
+    if prefixes == 0 { NONE } else { prefixes as f64 }
+}
+
+fn label(place: f64) -> String {
+    if (place - NONE).abs() < 0.5 {
+        "0".to_owned()
+    } else {
+        thousands(place.round() as usize)
+    }
+}
