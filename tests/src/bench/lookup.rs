@@ -16,7 +16,7 @@ use aya::programs::Xdp;
 
 use crate::Effort;
 use crate::programs::{self, ADDRESSES};
-use crate::record::{Record, Sample};
+use crate::record::{Record, Sample, float};
 use crate::traffic::{Family, List, Traffic};
 
 pub(crate) const MEASURE: &str = "lookup";
@@ -206,7 +206,7 @@ fn record_sizes(
         .map(|(unit, value)| (unit, f64::from(value)));
     let of_list = bytes
         .filter(|_| prefixes != 0)
-        .map(|bytes| (MEMORY, bytes as f64 / prefixes as f64));
+        .map(|bytes| (MEMORY, float(bytes) / float(prefixes as u64)));
     for (unit, value) in of_program.chain(of_list) {
         record.add(Sample {
             measure: MEASURE,

@@ -2,11 +2,13 @@
 //!
 //! - `lookup`: an address among many prefixes, by ways to look it up
 //! - `packets`: a packet in the filter's program, by kind and by setting
+//! - `interface`: a flood through an interface, by what filters it
 //! - `changes`: a change by command, from the request to the answer
 //!
 //! Subjects take turns within a run, and a value is a median of rounds: only values of one run can be compared.
 
 mod changes;
+mod interface;
 mod lookup;
 mod packets;
 mod plot;
@@ -50,6 +52,8 @@ enum Measure {
     Lookup,
     /// A packet, by kind and by setting
     Packets,
+    /// A flood through an interface, by what filters it
+    Interface,
     /// A change by command
     Changes,
 }
@@ -76,6 +80,7 @@ fn main() -> Result<()> {
         is_quick: args.quick,
     };
     let mut record = Record::default();
+    let mut remains = Vec::new();
     for measure in Measure::value_variants() {
         if !args.only.is_empty() && !args.only.contains(measure) {
             continue;
@@ -83,6 +88,7 @@ fn main() -> Result<()> {
         match measure {
             Measure::Lookup => lookup::run(&mut record, &effort)?,
             Measure::Packets => packets::run(&mut record, &effort)?,
+            Measure::Interface => remains.push(interface::run(&mut record, &effort)?),
             Measure::Changes => changes::run(&mut record, &effort)?,
         }
     }
@@ -148,6 +154,15 @@ fn show(record: &Record) {
             unit: packets::UNIT,
             cases: "packet",
             against: Some(packets::SETTINGS[0].0),
+        },
+    );
+    table(
+        "Flood through an interface, packets a second: median [quartiles], ratio to XDP drop",
+        Shown {
+            measure: interface::MEASURE,
+            unit: interface::RATE,
+            cases: "flood",
+            against: Some(interface::FLOOR),
         },
     );
     table(

@@ -21,7 +21,7 @@ use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 
 use crate::Effort;
 use crate::programs;
-use crate::record::{Record, Sample};
+use crate::record::{Record, Sample, float};
 
 pub(crate) const MEASURE: &str = "packets";
 pub(crate) const UNIT: &str = "ns/packet";
@@ -204,6 +204,6 @@ impl Subject {
             }
             sum += programs::cost(program, frame, burst)?;
         }
-        Ok(sum / frames.len() as f64)
+        Ok(sum / float(frames.len() as u64))
     }
 }

@@ -8,7 +8,7 @@ use anyhow::Result;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
-use crate::record::{Summary, in_order, number, thousands};
+use crate::record::{Summary, float, in_order, number, thousands};
 
 const FONT: &str = "sans-serif";
 /// Told apart also by those who see few colours (Okabe and Ito's), the floor of a measure first.
@@ -56,7 +56,7 @@ pub(crate) fn lines(path: &Path, axes: &Axes<'_>, summaries: &[Summary]) -> Resu
             .x_label_area_size(46)
             .y_label_area_size(64)
             .build_cartesian_2d(
-                (NONE * 0.8..most as f64 * 1.3).log_scale(),
+                (NONE * 0.8..x(most) * 1.3).log_scale(),
                 RangedCoordf64::from(0.0..top),
             )?;
         chart
@@ -116,13 +116,17 @@ pub(crate) fn lines(path: &Path, axes: &Axes<'_>, summaries: &[Summary]) -> Resu
 
 /// A place on the axis of prefixes.
 fn x(prefixes: usize) -> f64 {
-    if prefixes == 0 { NONE } else { prefixes as f64 }
+    if prefixes == 0 {
+        NONE
+    } else {
+        float(prefixes as u64)
+    }
 }
 
 fn label(place: f64) -> String {
     if (place - NONE).abs() < 0.5 {
         "0".to_owned()
     } else {
-        thousands(place.round() as usize)
+        thousands(format_args!("{place:.0}"))
     }
 }

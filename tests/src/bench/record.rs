@@ -5,8 +5,8 @@
 //! nothing of what is measured, nor of how it is drawn (`plot`).
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fmt, fs};
 
 use anyhow::{Context as _, Result};
 use comfy_table::{CellAlignment, Table, presets};
@@ -254,8 +254,14 @@ pub(crate) fn number(value: f64) -> String {
     }
 }
 
+/// As exact as what is counted here needs it.
+#[expect(clippy::cast_precision_loss, reason = "nothing here counts that far")]
+pub(crate) const fn float(number: u64) -> f64 {
+    number as f64
+}
+
 /// `100,000`.
-pub(crate) fn thousands(number: usize) -> String {
+pub(crate) fn thousands(number: impl fmt::Display) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
@@ -292,8 +298,8 @@ mod tests {
                     subject: subject.to_owned(),
                     case: "a case".to_owned(),
                     prefixes: 1000,
-                    round,
-                    value: (round + 1) as f64 * factor,
+                    round: 0,
+                    value: float(round + 1) * factor,
                     unit: "ns",
                 });
             }

@@ -145,10 +145,9 @@ impl List {
             _ => Vec::new(),
         };
         let draw = |_| match traffic {
-            Traffic::Miss => self.miss(rng),
             Traffic::Hit => self.hit(rng),
             Traffic::Mix if rng.bool() => self.hit(rng),
-            Traffic::Mix => self.miss(rng),
+            Traffic::Miss | Traffic::Mix => self.miss(rng),
             Traffic::Zipf => {
                 // Prefixes are in no order, so their places do for ranks.
                 let weight = rng.f64() * weights[weights.len() - 1];
@@ -282,7 +281,7 @@ fn public4(rng: &mut Rng) -> u32 {
     }
 }
 
-/// Any address of 2000::/3.
+/// Any address of `2000::/3`.
 fn global6(rng: &mut Rng) -> u128 {
     1 << 125 | rng.u128(..) >> 3
 }
