@@ -31,11 +31,13 @@ pub(crate) const MEASURE: &str = "interface";
 pub(crate) const RATE: &str = "packets/s";
 pub(crate) const COST: &str = "ns/packet";
 /// What the interface itself and the sender take.
-pub(crate) const FLOOR: &str = "XDP drop";
-pub(crate) const CASE: &str = "UDP flood";
+const FLOOR: &str = "XDP drop";
+/// What ships.
+pub(crate) const OURS: &str = "allowlist";
+const CASE: &str = "UDP flood";
 
 const SEED: u64 = 20_260_102;
-const PREFIXES: [usize; 2] = [10_000, 100_000];
+pub(crate) const PREFIXES: [usize; 2] = [10_000, 100_000];
 /// Frames of a round.
 const FRAMES: u32 = 500_000;
 const QUICK_FRAMES: u32 = 100_000;
@@ -103,12 +105,13 @@ struct Sender {
 
 impl Sender {
     fn new(frames: u32) -> Result<Self> {
+        /// Where the datagram has its checksum.
+        const CHECKSUM: usize = 14 + 20 + 6;
         // The stack drops what is not for its host, before any rule is asked.
         let [from, to] = ["198.51.100.2", "198.51.100.1"]
             .map(|address| format!("{address}:{PORT}").parse().expect("an address"));
         let mut template = frame::udp(from, to, &[0; 18]);
         // Its checksum would be of one source alone; 0 is for none.
-        const CHECKSUM: usize = 14 + 20 + 6;
         template[CHECKSUM..CHECKSUM + 2].fill(0);
         Ok(Self {
             object: programs::load(&[])?,

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
 
-use crate::record::{Record, Shown};
+use crate::record::{Record, Shown, thousands};
 
 /// Measure what a lookup, a packet and a change cost
 #[derive(Parser)]
@@ -156,15 +156,14 @@ fn show(record: &Record) {
             against: Some(packets::SETTINGS[0].0),
         },
     );
-    table(
-        "Flood through an interface, packets a second: median [quartiles], ratio to XDP drop",
-        Shown {
-            measure: interface::MEASURE,
-            unit: interface::RATE,
-            cases: "flood",
-            against: Some(interface::FLOOR),
-        },
-    );
+    for prefixes in interface::PREFIXES {
+        let units = [interface::RATE, interface::COST];
+        let table = record.standing(interface::MEASURE, prefixes, units, interface::OURS);
+        if table.row_count() > 0 {
+            let prefixes = thousands(prefixes);
+            println!("Flood through an interface, {prefixes} prefixes, dropped\n\n{table}\n");
+        }
+    }
     table(
         "Changes by command, ms: median [quartiles]",
         Shown {
@@ -201,6 +200,20 @@ fn draw(record: &Record, folder: &Path) -> Result<Vec<PathBuf>> {
             value: "ns a packet",
         };
         plot::lines(&path, &axes, &of_family)
+            .with_context(|| format!("cannot draw {}", path.display()))?;
+        written.push(path);
+    }
+    let rates: Vec<_> = summaries
+        .into_iter()
+        .filter(|one| one.measure == interface::MEASURE && one.unit == interface::RATE)
+        .collect();
+    if !rates.is_empty() {
+        let path = folder.join("interface.svg");
+        let axes = plot::Axes {
+            title: "A flood dropped behind an interface, on one CPU with its sender",
+            value: "packets dropped a second",
+        };
+        plot::bars(&path, &axes, &rates)
             .with_context(|| format!("cannot draw {}", path.display()))?;
         written.push(path);
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::record::{Summary, float, in_order, number, thousands};
 
@@ -109,6 +110,86 @@ pub(crate) fn lines(path: &Path, axes: &Axes<'_>, summaries: &[Summary]) -> Resu
             .border_style(GRID)
             .label_font((FONT, 15))
             .draw()?;
+    }
+    root.present()?;
+    Ok(())
+}
+
+/// A panel for each number of prefixes, a bar for each subject: its median, and a line between its quartiles.
+pub(crate) fn bars(path: &Path, axes: &Axes<'_>, summaries: &[Summary]) -> Result<()> {
+    let counts = in_order(summaries.iter().map(|one| one.prefixes));
+    let subjects = in_order(summaries.iter().map(|one| one.subject.clone()));
+    let height = 90 + 44 * subjects.len();
+    let root =
+        SVGBackend::new(path, (900, (50 + height * counts.len()) as u32)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let root = root.titled(axes.title, (FONT, 22))?;
+    let top = summaries
+        .iter()
+        .map(|one| one.upper_quartile)
+        .fold(0.0, f64::max)
+        * 1.15;
+    for (panel, &prefixes) in root.split_evenly((counts.len(), 1)).iter().zip(&counts) {
+        // The first is on top, and places count from below.
+        let place = |subject: &str| {
+            let from_top = subjects.iter().position(|one| one == subject).unwrap_or(0);
+            subjects.len() - 1 - from_top
+        };
+        let after = |place: usize| {
+            if place + 1 == subjects.len() {
+                SegmentValue::Last
+            } else {
+                SegmentValue::Exact(place + 1)
+            }
+        };
+        let mut chart = ChartBuilder::on(panel)
+            .caption(format!("{} prefixes", thousands(prefixes)), (FONT, 17))
+            .margin(10)
+            .x_label_area_size(44)
+            .y_label_area_size(150)
+            .build_cartesian_2d(0.0..top, (0..subjects.len() - 1).into_segmented())?;
+        chart
+            .configure_mesh()
+            .x_desc(axes.value)
+            .x_label_formatter(&|value| number(*value))
+            .y_label_formatter(&|place| match place {
+                SegmentValue::CenterOf(place) if *place < subjects.len() => {
+                    subjects[subjects.len() - 1 - place].clone()
+                }
+                _ => String::new(),
+            })
+            .y_labels(subjects.len())
+            .disable_y_mesh()
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(GRID)
+            .axis_desc_style((FONT, 15))
+            .label_style((FONT, 14))
+            .draw()?;
+        for one in summaries.iter().filter(|one| one.prefixes == prefixes) {
+            let place = place(&one.subject);
+            let index = subjects.len() - 1 - place;
+            let (from, to) = (SegmentValue::Exact(place), after(place));
+            let middle = SegmentValue::CenterOf(place);
+            let mut bar = Rectangle::new(
+                [(0.0, from), (one.median, to)],
+                COLOURS[index % COLOURS.len()].mix(0.85).filled(),
+            );
+            bar.set_margin(7, 7, 0, 0);
+            chart.draw_series([bar])?;
+            let spread = [
+                (one.lower_quartile, middle.clone()),
+                (one.upper_quartile, middle.clone()),
+            ];
+            chart.draw_series([PathElement::new(spread, BLACK.stroke_width(2))])?;
+            let text = number(one.median);
+            let beside = (one.upper_quartile + top * 0.01, middle);
+            let style = (FONT, 14).into_font().color(&BLACK);
+            chart.draw_series([Text::new(
+                text,
+                beside,
+                style.pos(Pos::new(HPos::Left, VPos::Center)),
+            )])?;
+        }
     }
     root.present()?;
     Ok(())

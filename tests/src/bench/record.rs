@@ -158,6 +158,44 @@ impl Record {
         table
     }
 
+    /// A row for each subject, with so many prefixes: the first unit's median and quartiles, the other's median,
+    /// and how many times as much of the first the subject `ours` does.
+    pub(crate) fn standing(
+        &self,
+        measure: &str,
+        prefixes: usize,
+        [first, second]: [&str; 2],
+        ours: &str,
+    ) -> Table {
+        let mut summaries = self.summaries();
+        summaries.retain(|one| one.measure == measure && one.prefixes == prefixes);
+        let find = |subject: &str, unit: &str| {
+            summaries
+                .iter()
+                .find(|one| one.subject == subject && one.unit == unit)
+        };
+        let our_median = find(ours, first).map(|one| one.median);
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        let ratio = format!("{ours} is");
+        table.set_header(["subject", first, "quartiles", second, &ratio]);
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        for one in summaries.iter().filter(|one| one.unit == first) {
+            let other = find(&one.subject, second);
+            let [low, high] = [one.lower_quartile, one.upper_quartile].map(number);
+            table.add_row([
+                one.subject.clone(),
+                number(one.median),
+                format!("{low}..{high}"),
+                other.map_or_else(String::new, |other| number(other.median)),
+                our_median.map_or_else(String::new, |ours| format!("x{:.2}", ours / one.median)),
+            ]);
+        }
+        table
+    }
+
     /// Writes what was measured under `folder`.
     ///
     /// # Returns

@@ -40,7 +40,7 @@ pub fn receive_in_batches(namespace: &Namespace, name: &str) -> Result<()> {
         "{name} is no interface's name"
     );
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from as c_char;
+        *to = c_char::from_ne_bytes([from]);
     }
     // Any socket leads to the interfaces of its namespace.
     let socket = namespace.run(|| UdpSocket::bind(("127.0.0.1", 0)))?;

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::programs::{Xdp, XdpMode};
 
-use super::{FLOOR, PORT, firewalls};
+use super::{FLOOR, OURS, PORT, firewalls};
 use crate::programs;
 use crate::record::Record;
 use crate::traffic::List;
@@ -48,7 +48,7 @@ pub(super) fn all(record: &mut Record, list: &List) -> Result<Vec<Subject>> {
     let mut subjects = vec![
         in_xdp(FLOOR, "drop_all", list)?,
         in_xdp("trie in XDP", "drop_trie", list)?,
-        allowlist(list).context("allowlist")?,
+        allowlist(list).context(OURS)?,
     ];
     for firewall in firewalls::ALL {
         match firewall.missing()? {
@@ -104,7 +104,7 @@ fn allowlist(list: &List) -> Result<Subject> {
     });
     Ok(Subject {
         _process: Some(process),
-        ..Subject::new("allowlist", site, count)
+        ..Subject::new(OURS, site, count)
     })
 }
 
