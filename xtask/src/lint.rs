@@ -43,7 +43,7 @@ pub(crate) fn run(_: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Clippy as allowlist-user's build script compiles: for the BPF target, with a `core` of its own.
+/// Clippy as the build scripts compile: for the BPF target, with a `core` of its own.
 fn ebpf_clippy() -> Result<Command> {
     let mut clippy = cargo::command("cargo");
     clippy
@@ -52,6 +52,8 @@ fn ebpf_clippy() -> Result<Command> {
             "--quiet",
             "--package",
             "allowlist-ebpf",
+            "--package",
+            "allowlist-bench-ebpf",
             "--release",
         ])
         .args(["--target", "bpfel-unknown-none", "-Z", "build-std=core"])

@@ -1,4 +1,4 @@
-//! `cargo xtask bench --changes`: how long a change by command takes, from the request to the answer, which
+//! Measure 4: how long a change by command takes, from the request to the answer, which
 //! comes when it is on disk and in force.
 //!
 //! A daemon runs as a process in a namespace of its own; the requests go over its socket. Times are of this
@@ -14,66 +14,69 @@ use allowlist_user::compile::{Names, compile};
 use allowlist_user::config::Config;
 use allowlist_user::control::{Care, Client, Entry, Wanted};
 use allowlist_user::policy::{Feed, Snapshot};
-use anyhow::{Context as _, Result, ensure};
-use comfy_table::{CellAlignment, Table, presets};
+use anyhow::{Result, ensure};
 use ipnet::IpNet;
 use jiff::Timestamp;
 
+use crate::Effort;
+use crate::record::{Record, Sample};
+
 /// Prefixes of a list that are in force besides.
 const LISTED: [u32; 3] = [0, 10_000, 100_000];
+/// Changes of one prefix in a round.
+const SINGLES: usize = 20;
 /// Prefixes of a batch.
 const BATCH: u32 = 10_000;
 
-pub(super) fn run(rounds: usize) -> Result<()> {
+pub(crate) const MEASURE: &str = "changes";
+pub(crate) const UNIT: &str = "ms";
+
+pub(crate) fn run(record: &mut Record, effort: &Effort) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(["prefixes before", "change", "median", "slowest"]);
-    for column in table.column_iter_mut().skip(2) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    for listed in LISTED {
+    let lists = if effort.is_quick {
+        &LISTED[..2]
+    } else {
+        &LISTED[..]
+    };
+    for &listed in lists {
+        effort.say(&format!("changes: {listed} prefixes before"));
         let (site, _filter) = filter(listed)?;
         let socket = site.scratch.file("socket");
         let client = Client::new(&socket);
-        let singles = (0..rounds as u32 * 20).map(|number| vec![address(200, number)]);
-        let batches = (0..rounds).map(|_| (0..BATCH).map(|number| address(201, number)).collect());
-        let mut compiles: Vec<Duration> = Vec::new();
-        for _ in 0..rounds * 20 {
-            compiles.push(compile_time(listed)?);
+        let rounds = effort.rounds;
+        let mut add = |subject: &str, round: usize, took: Duration| {
+            record.add(Sample {
+                measure: MEASURE,
+                subject: subject.to_owned(),
+                case: "in force before".to_owned(),
+                prefixes: listed as usize,
+                round,
+                value: took.as_secs_f64() * 1e3,
+                unit: UNIT,
+            });
+        };
+        for round in 0..rounds * SINGLES {
+            add("compile alone", round, compile_time(listed)?);
         }
-        table.add_row(row(listed, "compile alone", compiles)?);
+        let singles = (0..rounds * SINGLES).map(|number| vec![address(200, number as u32)]);
+        let batches = (0..rounds).map(|_| (0..BATCH).map(|number| address(201, number)).collect());
         for (name, changes) in [
             ("add one", singles.collect::<Vec<_>>()),
             ("add 10,000 at once", batches.collect()),
         ] {
-            let mut times = Vec::new();
-            for prefixes in &changes {
+            for (round, prefixes) in changes.iter().enumerate() {
                 let start = Instant::now();
                 runtime.block_on(change(&client, Wanted::Add, prefixes))?;
-                times.push(start.elapsed());
+                add(name, round, start.elapsed());
                 if prefixes.len() > 1 {
                     runtime.block_on(change(&client, Wanted::Remove, prefixes))?;
                 }
             }
-            table.add_row(row(listed, name, times)?);
         }
     }
-    println!("{table}");
     Ok(())
-}
-
-fn row(listed: u32, name: &str, mut times: Vec<Duration>) -> Result<[String; 4]> {
-    times.sort();
-    let slowest = times.last().context("there is a round")?;
-    Ok([
-        listed.to_string(),
-        name.to_owned(),
-        milliseconds(times[times.len() / 2]),
-        milliseconds(*slowest),
-    ])
 }
 
 /// How long it takes to compile so many prefixes, of which all but one are another source's.
@@ -138,8 +141,4 @@ async fn change(
     let done = client.ask(wanted(entries), &Care::default()).await?;
     ensure!(done.generation > 0, "{done:?}");
     Ok(())
-}
-
-fn milliseconds(time: Duration) -> String {
-    format!("{:.1} ms", time.as_secs_f64() * 1000.0)
 }

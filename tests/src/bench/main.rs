@@ -1,254 +1,221 @@
-//! `cargo xtask bench`: what a packet costs, by kind of packet and by setting, in nanoseconds of
-//! `BPF_PROG_TEST_RUN` on one CPU.
+//! `cargo xtask bench`: what is asked for is measured, shown, and written under `target/bench`.
 //!
-//! The settings take turns, round after round, so that what else the machine does meets all of them;
-//! the table shows each one's median, and its ratio to the first. Only ratios of one run mean anything.
-//! A frame is run in bursts, so caches and predictors know it: this compares the paths through the program,
-//! and not what memory costs under random traffic. The kernel waits some milliseconds before each burst.
+//! - `lookup`: an address among many prefixes, by ways to look it up
+//! - `packets`: a packet in the filter's program, by kind and by setting
+//! - `interface`: a flood through an interface, by what filters it
+//! - `changes`: a change by command, from the request to the answer
+//!
+//! Subjects take turns within a run, and a value is a median of rounds: only values of one run can be compared.
 
 mod changes;
+mod interface;
+mod lookup;
+mod packets;
+mod plot;
+mod programs;
+mod record;
+mod traffic;
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
-use allowlist_common::abi::{EGRESS_PROGRAM, PROGRAM};
-use allowlist_common::packet::tcp_flag;
-use allowlist_tests::lab::{Scratch, frame};
-use allowlist_tests::model::static_snapshot;
-use allowlist_user::compile::{Names, compile};
-use allowlist_user::config::Config;
-use allowlist_user::dataplane::{Dataplane, Watch};
-use anyhow::{Context as _, Result, bail};
-use aya::Ebpf;
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
-use clap::Parser;
-use comfy_table::{CellAlignment, Table, presets};
+use anyhow::{Context as _, Result};
+use clap::{Parser, ValueEnum};
 
-/// Measure what a packet costs, by kind of packet and by setting
+use crate::record::{Record, Shown, thousands};
+
+/// Measure what a lookup, a packet and a change cost
 #[derive(Parser)]
 struct Args {
-    /// Rounds, of which the median is shown
-    #[arg(long, default_value_t = 9)]
-    rounds: usize,
-    /// Runs of each frame in a round
-    #[arg(long, default_value_t = 20_000)]
-    burst: u32,
-    /// How long a change by command takes, instead
+    /// What to measure; all of it, if not said
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Measure>,
+    /// Less of it, in half a minute: fewer rounds, and fewer and smaller lists
     #[arg(long)]
-    changes: bool,
+    quick: bool,
+    /// Print all values as JSON, instead of tables
+    #[arg(long)]
+    json: bool,
+    /// Rounds, of which the median is shown; 9, or 3 with --quick
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Packets of a round, for each subject
+    #[arg(long, default_value_t = 200_000)]
+    burst: u32,
+    /// Where to write values and plots
+    #[arg(long, default_value = "target/bench")]
+    out: PathBuf,
 }
 
-/// This host, which is closed but for its service, with these keys on top.
-const POLICY: &str = r#"
-    default = "drop"
-    [services.web]
-    ports = ["tcp/443"]
-    allow = ["office"]
-    [sources.office]
-    prefixes = ["203.0.113.0/24"]
-"#;
-const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
-/// What this host talks to, and from where.
-const RESOLVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(9, 9, 9, 9)), 53);
-const MIRROR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 443);
-const USED: u16 = 40_000;
-const UNUSED: u16 = 50_000;
-/// Different frames of a kind.
-const FRAMES: u16 = 8;
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Measure {
+    /// An address among many prefixes
+    Lookup,
+    /// A packet, by kind and by setting
+    Packets,
+    /// A flood through an interface, by what filters it
+    Interface,
+    /// A change by command
+    Changes,
+}
 
-/// Settings and their names; the first is what the others are compared with.
-const SETTINGS: [(&str, &str); 4] = [
-    ("off", "return_traffic = \"off\""),
-    ("established", "return_traffic = \"established\""),
-    ("track", "return_traffic = \"track\""),
-    ("track, watched", "return_traffic = \"track\""),
-];
+/// How much is measured.
+struct Effort {
+    rounds: usize,
+    burst: u32,
+    is_quick: bool,
+}
+
+impl Effort {
+    /// Says on standard error what comes next.
+    fn say(&self, what: &str) {
+        eprintln!("bench: {what}, {} rounds", self.rounds);
+    }
+}
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    if args.changes {
-        return changes::run(args.rounds);
-    }
-    // Watching waits in a runtime.
-    let runtime = tokio::runtime::Runtime::new()?;
-    let _inside = runtime.enter();
-    let kinds = kinds();
-    let mut subjects = Vec::new();
-    for (name, keys) in SETTINGS {
-        subjects.push(Subject::new(keys, name.ends_with("watched")).context(name)?);
-    }
-    let mut measured = BTreeMap::<(usize, usize), Vec<f64>>::new();
-    for _ in 0..args.rounds {
-        for (kind, (_, frames)) in kinds.iter().enumerate() {
-            for (place, subject) in subjects.iter_mut().enumerate() {
-                let cost = subject.cost(frames, args.burst)?;
-                measured.entry((kind, place)).or_default().push(cost);
-            }
+    let effort = Effort {
+        rounds: args.rounds.unwrap_or(if args.quick { 3 } else { 9 }),
+        burst: args.burst,
+        is_quick: args.quick,
+    };
+    let mut record = Record::default();
+    let mut remains = Vec::new();
+    for measure in Measure::value_variants() {
+        if !args.only.is_empty() && !args.only.contains(measure) {
+            continue;
+        }
+        match measure {
+            Measure::Lookup => lookup::run(&mut record, &effort)?,
+            Measure::Packets => packets::run(&mut record, &effort)?,
+            Measure::Interface => remains.push(interface::run(&mut record, &effort)?),
+            Measure::Changes => changes::run(&mut record, &effort)?,
         }
     }
-    let median = |kind, place| {
-        let mut costs = measured[&(kind, place)].clone();
-        costs.sort_by(f64::total_cmp);
-        costs[costs.len() / 2]
-    };
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    let names = SETTINGS.map(|(name, _)| name);
-    table.set_header([&["packet"], &names[..]].concat());
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
+    let mut written = record.write(&args.out)?;
+    written.extend(draw(&record, &args.out)?);
+    if args.json {
+        print!("{}", record.json()?);
+    } else {
+        show(&record);
     }
-    for (kind, (name, _)) in kinds.iter().enumerate() {
-        let first = median(kind, 0);
-        let mut row = vec![(*name).to_owned(), format!("{first:.0} ns")];
-        row.extend((1..SETTINGS.len()).map(|place| {
-            let cost = median(kind, place);
-            format!("{cost:.0} ns ({:.2})", cost / first)
-        }));
-        table.add_row(row);
+    for path in written {
+        eprintln!("bench: wrote {}", path.display());
     }
-    println!("{table}");
     Ok(())
 }
 
-/// Kinds of packets: those of a flood first, which all settings should drop at the same cost.
-fn kinds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
-    let each = |make: &dyn Fn(u16) -> Vec<u8>| (0..FRAMES).map(make).collect::<Vec<_>>();
-    let stranger = |n: u16| {
-        let [high, low] = n.wrapping_mul(40_503).to_be_bytes();
-        SocketAddr::new(Ipv4Addr::new(100, 64, high, low).into(), 1024 + n)
+fn show(record: &Record) {
+    let table = |heading: &str, shown: Shown<'_>| {
+        let table = record.table(shown);
+        if table.row_count() > 0 {
+            println!("{heading}\n\n{table}\n");
+        }
     };
-    let host = |port| SocketAddr::new(HOST, port);
-    let syn = |from, to| tcp(from, to, tcp_flag::SYN);
-    let ack = |from, to| tcp(from, to, tcp_flag::ACK);
-    vec![
-        (
-            "SYN to an unused port",
-            each(&|n| syn(stranger(n), host(UNUSED + n))),
-        ),
-        (
-            "SYN to a port in use",
-            each(&|n| syn(stranger(n), host(USED))),
-        ),
-        ("SYN to the service", each(&|n| syn(stranger(n), host(443)))),
-        (
-            "ACK to an unused port",
-            each(&|n| ack(stranger(n), host(UNUSED + n))),
-        ),
-        (
-            "UDP to an unused port",
-            each(&|n| frame::udp(stranger(n), host(UNUSED + n), b"flood")),
-        ),
-        (
-            "UDP to a port in use",
-            each(&|n| frame::udp(stranger(n), host(USED), b"flood")),
-        ),
-        (
-            "ACK to a port in use",
-            each(&|n| ack(stranger(n), host(USED))),
-        ),
-        (
-            "answer by UDP",
-            vec![frame::udp(RESOLVER, host(USED), b"answer")],
-        ),
-        ("answer by TCP", vec![ack(MIRROR, host(USED))]),
-        (
-            "allowed to the service",
-            vec![syn(
-                SocketAddr::new(Ipv4Addr::new(203, 0, 113, 9).into(), 5000),
-                host(443),
-            )],
-        ),
-    ]
-}
-
-fn tcp(from: SocketAddr, to: SocketAddr, flags: u8) -> Vec<u8> {
-    const FLAGS: usize = 14 + 20 + 13;
-    let mut frame = frame::tcp_syn(from, to);
-    frame[FLAGS] = flags;
-    frame
-}
-
-/// The programs under one setting.
-struct Subject {
-    object: Ebpf,
-    watch: Option<Watch>,
-    _dataplane: Dataplane,
-    _scratch: Scratch,
-}
-
-impl Subject {
-    fn new(keys: &str, is_watched: bool) -> Result<Self> {
-        let scratch = Scratch::new()?;
-        let config = Config::parse(&format!("{keys}\n{POLICY}"), Path::new("bench.toml"))?;
-        let snapshot = static_snapshot(&config.policy);
-        let tables = compile(
-            &config.policy,
-            &snapshot,
-            config.max_prefixes,
-            &Names::default(),
-        )?;
-        let room = config.rules.tracks().then_some(config.max_flows);
-        let mut dataplane = Dataplane::open(scratch.pin_dir(), room)?;
-        dataplane.publish(&tables, config.mode, &config.rules, &[])?;
-        let mut object = dataplane.load_program(0, false)?;
-        let egress: &mut SchedClassifier = object
-            .program_mut(EGRESS_PROGRAM)
-            .context("no egress program")?
-            .try_into()?;
-        egress.load()?;
-        for to in [RESOLVER, MIRROR] {
-            let from = SocketAddr::new(HOST, USED);
-            for sent in [
-                frame::udp(from, to, b"question"),
-                tcp(from, to, tcp_flag::ACK),
-            ] {
-                let options = TestRunOptions {
-                    data_in: Some(&sent),
-                    ..TestRunOptions::default()
-                };
-                egress.test_run(options)?;
-            }
-        }
-        let watch = is_watched
-            .then(|| Watch::open(scratch.pin_dir()))
-            .transpose()?;
-        Ok(Self {
-            object,
-            watch,
-            _dataplane: dataplane,
-            _scratch: scratch,
-        })
+    let lookup = Shown {
+        measure: lookup::MEASURE,
+        unit: lookup::GROSS,
+        cases: "traffic",
+        against: Some(lookup::FLOOR),
+    };
+    table(
+        "Lookup, ns a packet: median [quartiles], ratio to the floor",
+        lookup,
+    );
+    table(
+        "Lookup, ns above the floor: median [quartiles], ratio to the trie",
+        Shown {
+            unit: lookup::NET,
+            against: Some(lookup::TRIE),
+            ..lookup
+        },
+    );
+    for unit in [
+        lookup::CODE,
+        lookup::INSTRUCTIONS,
+        lookup::WALKED,
+        lookup::MEMORY,
+    ] {
+        let heading = format!("Lookup, {unit}");
+        table(
+            &heading,
+            Shown {
+                unit,
+                cases: "family",
+                against: None,
+                ..lookup
+            },
+        );
     }
-
-    /// Nanoseconds a packet, over all frames of a kind.
-    fn cost(&mut self, frames: &[Vec<u8>], burst: u32) -> Result<f64> {
-        let program: &Xdp = self
-            .object
-            .program(PROGRAM)
-            .context("no program")?
-            .try_into()?;
-        let mut sum = Duration::ZERO;
-        for frame in frames {
-            if let Some(watch) = &mut self.watch {
-                watch.keep_watching()?;
-            }
-            let options = TestRunOptions {
-                data_in: Some(frame),
-                repeat: burst,
-                ..TestRunOptions::default()
-            };
-            let took = program.test_run(options)?.duration;
-            if took.is_zero() {
-                bail!("the kernel measured nothing; give a larger --burst");
-            }
-            sum += took;
+    table(
+        "Packets, ns: median [quartiles], ratio to the first",
+        Shown {
+            measure: packets::MEASURE,
+            unit: packets::UNIT,
+            cases: "packet",
+            against: Some(packets::SETTINGS[0].0),
+        },
+    );
+    for prefixes in interface::PREFIXES {
+        let units = [interface::RATE, interface::COST];
+        let table = record.standing(interface::MEASURE, prefixes, units, interface::OURS);
+        if table.row_count() > 0 {
+            let prefixes = thousands(prefixes);
+            println!("Flood through an interface, {prefixes} prefixes, dropped\n\n{table}\n");
         }
-        Ok(sum
-            .div_f64(f64::from(u32::try_from(frames.len())?))
-            .as_secs_f64()
-            * 1e9)
     }
+    table(
+        "Changes by command, ms: median [quartiles]",
+        Shown {
+            measure: changes::MEASURE,
+            unit: changes::UNIT,
+            cases: "case",
+            against: None,
+        },
+    );
+    for note in record.notes() {
+        println!("note: {note}");
+    }
+}
+
+/// # Returns
+/// The files.
+fn draw(record: &Record, folder: &Path) -> Result<Vec<PathBuf>> {
+    let summaries = record.summaries();
+    let mut written = Vec::new();
+    for family in traffic::Family::BOTH {
+        let name = family.to_string();
+        let of_family: Vec<_> = summaries
+            .iter()
+            .filter(|one| one.measure == lookup::MEASURE && one.unit == lookup::GROSS)
+            .filter(|one| one.case.starts_with(&name))
+            .cloned()
+            .collect();
+        if of_family.is_empty() {
+            continue;
+        }
+        let path = folder.join(format!("lookup-{}.svg", name.to_lowercase()));
+        let axes = plot::Axes {
+            title: &format!("Looking up a random {name} source"),
+            value: "ns a packet",
+        };
+        plot::lines(&path, &axes, &of_family)
+            .with_context(|| format!("cannot draw {}", path.display()))?;
+        written.push(path);
+    }
+    let rates: Vec<_> = summaries
+        .into_iter()
+        .filter(|one| one.measure == interface::MEASURE && one.unit == interface::RATE)
+        .collect();
+    if !rates.is_empty() {
+        let path = folder.join("interface.svg");
+        let axes = plot::Axes {
+            title: "A flood dropped behind an interface, on one CPU with its sender",
+            value: "packets dropped a second",
+        };
+        plot::bars(&path, &axes, &rates)
+            .with_context(|| format!("cannot draw {}", path.display()))?;
+        written.push(path);
+    }
+    Ok(written)
 }

@@ -1,0 +1,205 @@
+//! The programs that exist to be measured (`tests/ebpf`), loaded: their maps filled, their bursts run, their
+//! counts read.
+
+use std::fmt::Display;
+
+use allowlist_common::abi::Grant;
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, LpmTrie, MapData, PerCpuArray};
+use aya::programs::{ProgramInfo, TestRun as _, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader};
+
+use crate::traffic::{Family, List};
+
+/// The object that `tests/ebpf` compiles to.
+static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/allowlist-bench-ebpf"));
+
+/// How many addresses the programs have to take from; theirs, repeated.
+pub(crate) const ADDRESSES: usize = 1 << 20;
+
+/// What the programs counted, on all CPUs; theirs, repeated.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) taken: u64,
+    pub(crate) found: u64,
+    pub(crate) dropped: u64,
+    sum: u64,
+}
+
+/// What the kernel made of a program.
+pub(crate) struct Size {
+    /// Bytes of machine code.
+    pub(crate) code: u32,
+    /// As the kernel has them after it has put in what it knows better.
+    pub(crate) instructions: u32,
+    /// That the verifier walked.
+    pub(crate) walked: u32,
+}
+
+#[expect(unsafe_code, reason = "maps' contents are read as this")]
+// SAFETY: integers without padding, so any bytes are one.
+unsafe impl aya::Pod for Tally {}
+
+/// All programs and maps once; `room` is how many entries maps are made for.
+///
+/// Forget it (`mem::forget`) where it holds many prefixes and something is measured afterwards: the kernel
+/// takes a CPU for as long as it frees them.
+pub(crate) fn load(room: &[(&str, u32)]) -> Result<Ebpf> {
+    let mut loader = EbpfLoader::new();
+    for (map, entries) in room {
+        loader.map_max_entries(map, (*entries).max(1));
+    }
+    let mut object = loader
+        .load(OBJECT)
+        .context("the kernel does not take the benchmark's programs")?;
+    for (name, program) in object.programs_mut() {
+        let program: &mut Xdp = program.try_into()?;
+        program
+            .load()
+            .with_context(|| format!("the kernel does not take the benchmark's {name}"))?;
+    }
+    Ok(object)
+}
+
+pub(crate) fn program<'a>(object: &'a Ebpf, name: &str) -> Result<&'a Xdp> {
+    let program = object
+        .program(name)
+        .with_context(|| format!("the benchmark has no program {name}"))?;
+    Ok(program.try_into()?)
+}
+
+/// What comes, in this order, and again from the start.
+pub(crate) fn set_addresses(object: &mut Ebpf, family: Family, addresses: &[u128]) -> Result<()> {
+    match family {
+        Family::V4 => {
+            let words = addresses.iter().map(|address| *address as u32);
+            set_array::<_, ADDRESSES>(object, "ADDRESSES_V4", words.collect())
+        }
+        Family::V6 => {
+            let halves = |address: &u128| [(address >> 64) as u64, *address as u64];
+            let halves = addresses.iter().flat_map(halves);
+            set_array::<_, { ADDRESSES * 2 }>(object, "ADDRESSES_V6", halves.collect())
+        }
+    }
+}
+
+fn set_array<T: aya::Pod, const N: usize>(
+    object: &mut Ebpf,
+    name: &str,
+    addresses: Vec<T>,
+) -> Result<()> {
+    let addresses: Box<[T; N]> = addresses
+        .try_into()
+        .map_err(|other: Vec<T>| anyhow::anyhow!("{} addresses", other.len()))?;
+    let map = object.map_mut(name).with_context(|| format!("no {name}"))?;
+    let mut array: Array<&mut MapData, [T; N]> = map.try_into()?;
+    array.set(0, addresses, 0)?;
+    Ok(())
+}
+
+/// The room that [`fill_trie`] takes.
+pub(crate) fn trie_room(list: &List) -> (&'static str, u32) {
+    (trie_name(list.family), list.prefixes.len() as u32)
+}
+
+/// Puts a list into the trie of its family.
+///
+/// # Returns
+/// Bytes of memory, as the kernel says.
+pub(crate) fn fill_trie(object: &mut Ebpf, list: &List) -> Result<u64> {
+    let name = trie_name(list.family);
+    let map = object.map_mut(name).with_context(|| format!("no {name}"))?;
+    let value = Grant::new(1, 1);
+    match list.family {
+        Family::V4 => {
+            let mut trie: LpmTrie<&mut MapData, [u8; 4], Grant> = map.try_into()?;
+            for prefix in &list.prefixes {
+                let address = (prefix.address as u32).to_be_bytes();
+                trie.insert(&Key::new(prefix.length.into(), address), value, 0)?;
+            }
+        }
+        Family::V6 => {
+            let mut trie: LpmTrie<&mut MapData, [u8; 16], Grant> = map.try_into()?;
+            for prefix in &list.prefixes {
+                let address = prefix.address.to_be_bytes();
+                trie.insert(&Key::new(prefix.length.into(), address), value, 0)?;
+            }
+        }
+    }
+    memory(object, name)
+}
+
+const fn trie_name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "TRIE_V4",
+        Family::V6 => "TRIE_V6",
+    }
+}
+
+/// Bytes that a map takes, as the kernel says.
+pub(crate) fn memory(object: &Ebpf, map: &str) -> Result<u64> {
+    use std::os::fd::{AsFd as _, AsRawFd as _};
+    let map = object.map(map).with_context(|| format!("no {map}"))?;
+    let data = match map {
+        aya::maps::Map::Array(data) | aya::maps::Map::LpmTrie(data) => data,
+        other => bail!("no memory is known of {other:?}"),
+    };
+    let path = format!("/proc/self/fdinfo/{}", data.fd().as_fd().as_raw_fd());
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let bytes = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+    Ok(bytes
+        .context("the kernel names no memory")?
+        .trim()
+        .parse()?)
+}
+
+/// Nanoseconds a run, over a burst of runs.
+pub(crate) fn cost(program: &Xdp, frame: &[u8], burst: u32) -> Result<f64> {
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        repeat: burst,
+        ..TestRunOptions::default()
+    };
+    let took = program.test_run(options)?.duration;
+    ensure!(
+        !took.is_zero(),
+        "the kernel measured nothing; give a larger --burst"
+    );
+    Ok(took.as_secs_f64() * 1e9)
+}
+
+/// Whether a program does what is measured: it drops, and finds in a burst of lookups what it should.
+pub(crate) fn check(program: &Xdp, name: impl Display, frame: &[u8]) -> Result<()> {
+    const XDP_DROP: u32 = 1;
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        ..TestRunOptions::default()
+    };
+    let verdict = program.test_run(options)?.return_value;
+    ensure!(verdict == XDP_DROP, "{name} said {verdict}, and not drop");
+    Ok(())
+}
+
+pub(crate) fn tally(object: &Ebpf) -> Result<Tally> {
+    let map = object.map("TALLY").context("no TALLY")?;
+    let array: PerCpuArray<&MapData, Tally> = map.try_into()?;
+    let here = array.get(&0, 0)?;
+    Ok(here.iter().fold(Tally::default(), |sum, cpu| Tally {
+        taken: sum.taken.wrapping_add(cpu.taken),
+        found: sum.found.wrapping_add(cpu.found),
+        dropped: sum.dropped.wrapping_add(cpu.dropped),
+        sum: sum.sum.wrapping_add(cpu.sum),
+    }))
+}
+
+pub(crate) fn size(program: &Xdp) -> Result<Size> {
+    let info: ProgramInfo = program.info()?;
+    Ok(Size {
+        code: info.size_jitted(),
+        instructions: info.size_translated().unwrap_or(0) / 8,
+        walked: info.verified_instruction_count().unwrap_or(0),
+    })
+}
