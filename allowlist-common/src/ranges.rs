@@ -7,12 +7,16 @@
 //! M. Mikuc, "DXR: Towards a Billion Routing Lookups Per Second in Software" (ACM SIGCOMM CCR 42(5), 2012); the
 //! layout of a chunk, and how IPv6 fits, are this file's own:
 //!
-//! - A chunk begins with a *head*, its count of ranges after the first and the first one's id. What follows is one
-//!   number a range: where it begins, without the 16 bits that the root has used, and its id in the lowest 16 bits.
-//!   So the search needs no second array, and numbers are compared whole.
-//! - An IPv4 number has 32 bits. An IPv6 one has 64, and tells networks (/64) apart. Where ranges begin inside a
-//!   network, its number is *deep*: twice there, and the two ids together are the place of another chunk, of the
-//!   hosts' halves of the address.
+//! - An IPv4 chunk begins with a *head*, its count of ranges after the first and the first one's id. What follows is
+//!   one number a range: where it begins, without the 16 bits that the root has used, and its id in the lowest 16 bits.
+//!   So the search needs no second array, and halves the chunk until the range is found. Most chunks have next to
+//!   no ranges: up to 4 are a *quad*, without a head, whose numbers are all looked at and none of them is waited for.
+//! - Of IPv6 far more ranges begin with the same 16 bits. A chunk is a tree of *blocks*, 8 numbers of 64 bits each, as
+//!   much as a cache line holds: a block is read at once, and leads to the next. The root has the number of levels. In
+//!   the lowest level numbers are as above, in order, and tell networks (/64) apart. In those above, a number has where
+//!   its block of the next level begins, and the lowest 16 bits of the first two are where the first of these is.
+//! - Where ranges begin inside a network, its number is *deep*: twice there, and the two ids together are the place of
+//!   the hosts' chunk: a head as above, where the ranges begin, then their ids.
 //!
 //! Invariant: whatever the memory holds, a lookup ends, and reads only what [`Pool`] gives it. Knows nothing of what an
 //! id means; how the memory is filled is `allowlist-user`'s.
@@ -30,6 +34,17 @@ pub const ROOT_BITS: u32 = 16;
 /// Bits of an id.
 pub const ID_BITS: u32 = 16;
 
+/// In a root of IPv4: the chunk is a quad, and its place is in units of those.
+pub const IS_QUAD: u32 = 1 << 30;
+/// Numbers of a quad.
+pub const QUAD: usize = 4;
+/// In a root of IPv6, behind a chunk's place in blocks: levels of its tree above the lowest.
+pub const LEVELS_SHIFT: u32 = 27;
+/// Numbers of a block.
+pub const BLOCK: usize = 8;
+/// The most levels above the lowest: with them more numbers fit than a place can tell.
+pub const MAX_LEVELS: u32 = 7;
+
 /// The memory that chunks are in. A place that does not exist ends the lookup with nobody's id.
 ///
 /// VERIFIER: were there a number for such a place as well, each turn of a search would double the paths.
@@ -38,6 +53,10 @@ pub trait Pool {
     fn word(&self, place: u32) -> Option<u64>;
     /// The 4 bytes at a place: twice as many places as words.
     fn half(&self, place: u32) -> Option<u32>;
+    /// The halves of a quad: a quarter as many places as halves.
+    fn quad(&self, place: u32) -> Option<&[u32; QUAD]>;
+    /// The words of a block: an eighth as many places as words.
+    fn block(&self, place: u32) -> Option<&[u64; BLOCK]>;
 }
 
 /// The index of an IPv4 address in its root.
@@ -58,7 +77,12 @@ pub fn find_v4<P: Pool>(root: u32, address: u32, pool: &P) -> MatchId {
     if root & CHUNK == 0 {
         return root as MatchId;
     }
-    search_v4(root & !CHUNK, address, pool).unwrap_or(0)
+    let place = root & !(CHUNK | IS_QUAD);
+    if root & IS_QUAD == 0 {
+        search_v4(place, address, pool).unwrap_or(0)
+    } else {
+        search_quad(place, address, pool).unwrap_or(0)
+    }
 }
 
 #[inline(always)]
@@ -72,29 +96,68 @@ fn search_v4<P: Pool>(head: u32, address: u32, pool: &P) -> Option<MatchId> {
     Some(pool.half(head + before)? as MatchId)
 }
 
+#[inline(always)]
+fn search_quad<P: Pool>(place: u32, address: u32, pool: &P) -> Option<MatchId> {
+    let start = i64::from(address & 0xffff);
+    let quad = pool.quad(place)?;
+    let begun = |place: usize| if_negative(i64::from(quad[place] >> ID_BITS) - start - 1);
+    let from = place.wrapping_mul(QUAD as u32);
+    let last = begun(1).wrapping_add(begun(2)).wrapping_add(begun(3));
+    Some(pool.half(from.wrapping_sub(last))? as MatchId)
+}
+
 /// The id of an IPv6 address, by what the root holds for it.
 #[inline(always)]
 pub fn find_v6<P: Pool>(root: u32, address: [u64; 2], pool: &P) -> MatchId {
     if root & CHUNK == 0 {
         return root as MatchId;
     }
-    search_v6(root & !CHUNK, address, pool).unwrap_or(0)
+    search_v6(root, address, pool).unwrap_or(0)
 }
 
 #[inline(always)]
-fn search_v6<P: Pool>(head: u32, [network, host]: [u64; 2], pool: &P) -> Option<MatchId> {
+fn search_v6<P: Pool>(root: u32, [network, host]: [u64; 2], pool: &P) -> Option<MatchId> {
     let start = (network << ROOT_BITS >> ID_BITS) as i64;
-    let count = (pool.word(head)? >> ID_BITS) as u32;
-    let before = begun(count, |number| {
-        let begins = (pool.word(head + number)? >> ID_BITS) as i64;
-        Some(begins - start - 1)
-    })?;
-    let id = pool.word(head + before)? as MatchId;
+    let levels = root >> LEVELS_SHIFT & MAX_LEVELS;
+    let mut place = root & ((1 << LEVELS_SHIFT) - 1);
+    macro_rules! level {
+        ($number:literal) => {
+            if $number < levels {
+                let block = pool.block(place)?;
+                let first = block[0] as u16 as u32 | (block[1] as u16 as u32) << 16;
+                place = first.wrapping_add(last_begun(block, start));
+            }
+        };
+    }
+    level!(6);
+    level!(5);
+    level!(4);
+    level!(3);
+    level!(2);
+    level!(1);
+    level!(0);
+    let found = place.wrapping_mul(BLOCK as u32).wrapping_add(last_begun(pool.block(place)?, start));
+    let id = pool.word(found)? as MatchId;
     if id & DEEP == 0 {
         return Some(id);
     }
-    let first = pool.word((head + before).wrapping_sub(1))? as MatchId;
+    let first = pool.word(found.wrapping_sub(1))? as MatchId;
     search_hosts(deep_place(first, id), host, pool)
+}
+
+/// Which number of a block is the last that begins at an address or before it; the first one does.
+#[inline(always)]
+fn last_begun(block: &[u64; BLOCK], start: i64) -> u32 {
+    let begun = |place: usize| if_negative((block[place] >> ID_BITS) as i64 - start - 1);
+    // Each is -1 or 0.
+    let sum = begun(1)
+        .wrapping_add(begun(2))
+        .wrapping_add(begun(3))
+        .wrapping_add(begun(4))
+        .wrapping_add(begun(5))
+        .wrapping_add(begun(6))
+        .wrapping_add(begun(7));
+    sum.wrapping_neg()
 }
 
 /// The place that the ids of a deep number's two halves make together.

@@ -163,7 +163,7 @@ impl Tables for Generation<'_> {
     #[inline(always)]
     fn grant(&self, source: &Address) -> Option<Grant> {
         match self.control.lookup {
-            Engine::RangeTable => ranges::grant(self.tables, source),
+            Engine::RangeTable => Some(ranges::grant(self.tables, source)),
             Engine::LpmTrie => tries::grant(self.control.slot, source),
         }
     }

@@ -4,7 +4,7 @@
 
 use allowlist_common::abi::{GenerationTables, Grant, MAX_MATCHES, POOL_LEAST};
 use allowlist_common::packet::Address;
-use allowlist_common::ranges::{self, Pool};
+use allowlist_common::ranges::{self, BLOCK, Pool, QUAD};
 use aya_ebpf::Global;
 
 /// The words of the pool behind each generation's tables.
@@ -13,7 +13,7 @@ static POOL: Global<u32> = Global::new(POOL_LEAST);
 
 /// What a source may reach, by the range table behind `tables`.
 #[inline(always)]
-pub(crate) fn grant(tables: &'static GenerationTables, source: &Address) -> Option<Grant> {
+pub(crate) fn grant(tables: &'static GenerationTables, source: &Address) -> Grant {
     let pool = After {
         start: core::ptr::from_ref(tables).wrapping_add(1).cast(),
         words: POOL.load(),
@@ -28,11 +28,9 @@ pub(crate) fn grant(tables: &'static GenerationTables, source: &Address) -> Opti
             ranges::find_v6(root, address, &pool)
         }
     };
-    if id == 0 {
-        return None;
-    }
+    // Nobody's id reaches nothing: to tell it from the others would be one more guess.
     let services = tables.reach[(id % MAX_MATCHES as u16) as usize];
-    Some(Grant::new(services, u32::from(id)))
+    Grant::new(services, u32::from(id))
 }
 
 /// The words that follow the tables in their map value.
@@ -60,5 +58,22 @@ impl Pool for After {
         }
         // SAFETY: as above.
         Some(unsafe { *self.start.cast::<u32>().add(place as usize) })
+    }
+    #[inline(always)]
+    fn quad(&self, place: u32) -> Option<&[u32; QUAD]> {
+        if place >= self.words * 2 / QUAD as u32 {
+            return None;
+        }
+        // SAFETY: as above; words are aligned for it.
+        Some(unsafe { &*self.start.cast::<[u32; QUAD]>().add(place as usize) })
+    }
+
+    #[inline(always)]
+    fn block(&self, place: u32) -> Option<&[u64; BLOCK]> {
+        if place >= self.words / BLOCK as u32 {
+            return None;
+        }
+        // SAFETY: as above; words are aligned for it.
+        Some(unsafe { &*self.start.cast::<[u64; BLOCK]>().add(place as usize) })
     }
 }

@@ -8,7 +8,7 @@ mod tests;
 
 use allowlist_common::abi::{Grant, MAX_MATCHES, Root};
 use allowlist_common::ranges::{
-    CHUNK, DEEP, ID_BITS, MatchId, ROOT_BITS, deep_ids, root_v4, root_v6,
+    BLOCK, CHUNK, ID_BITS, IS_QUAD, LEVELS_SHIFT, MatchId, QUAD, ROOT_BITS, deep_ids, root_v4, root_v6,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 
@@ -78,14 +78,17 @@ pub fn part_v6(prefixes: &[(Ipv6Net, Grant)], address: u128, words: usize) -> Pa
     let first = address & !(u128::MAX >> ROOT_BITS);
     let place = root_v6((address >> 64) as u64);
     let mut root = [0];
+    // Blocks are where cache lines are, so the first may come after some words of nothing.
+    let base = words - words % BLOCK;
     let chunks = ChunksV6 {
-        base: u32::try_from(words).expect("a pool's places are numbers of 32 bits"),
+        base: u32::try_from(base).expect("a pool's places are numbers of 32 bits"),
+        pool: vec![0; words % BLOCK],
         ..ChunksV6::default()
     };
-    let chunks = build(place, &mut root, chunks, within(prefixes, first));
+    let mut chunks = build(place, &mut root, chunks, within(prefixes, first));
     Part {
         root: root[0],
-        words: chunks.pool,
+        words: chunks.pool.split_off(words % BLOCK),
     }
 }
 
@@ -297,6 +300,11 @@ struct ChunksV4 {
 }
 
 impl ChunksV4 {
+    /// The place of what is put into the pool next.
+    fn here(&self) -> u32 {
+        self.base + u32::try_from(self.halves.len()).expect("places are numbers of 32 bits")
+    }
+
     /// All of them, two to a word.
     fn words(&self) -> Vec<u64> {
         let pairs = self.halves.chunks(2);
@@ -324,8 +332,17 @@ impl Chunks<u32> for ChunksV4 {
             (first, numbers) = (*number, rest);
         }
         let mut root = first;
-        if !numbers.is_empty() {
-            root = CHUNK | (self.base + self.halves.len() as u32);
+        if (1..QUAD).contains(&numbers.len()) {
+            while self.here() % QUAD as u32 != 0 {
+                self.halves.push(0);
+            }
+            root = CHUNK | IS_QUAD | self.here() / QUAD as u32;
+            // Filled up with the first one: of those that begin at the same place the last is found.
+            let filled = QUAD - numbers.len();
+            self.halves.extend(std::iter::repeat_n(first, filled));
+            self.halves.extend(numbers);
+        } else if !numbers.is_empty() {
+            root = CHUNK | self.here();
             self.halves.push((numbers.len() as u32) << ID_BITS | first);
             self.halves.extend(numbers);
         }
@@ -427,22 +444,65 @@ impl Chunks<u128> for ChunksV6 {
 
     fn end(&mut self, first: MatchId, last: MatchId) -> u32 {
         self.leave(None, last);
-        let mut numbers = &*self.numbers;
-        let mut first = u64::from(first);
-        if let [number, rest @ ..] = numbers
-            && number >> ID_BITS == 0
-            && *number as MatchId & DEEP == 0
+        let begins_with_it = |number: &u64| *number >> ID_BITS == 0;
+        if self.numbers.is_empty() || (self.numbers.len() == 1 && begins_with_it(&self.numbers[0]))
         {
-            (first, numbers) = (*number, rest);
+            let alone = self.numbers.pop();
+            return alone.map_or(u32::from(first), |number| number as u32);
         }
-        let mut root = first as u32;
-        if !numbers.is_empty() {
-            root = CHUNK | self.here();
-            let head = (numbers.len() as u64) << ID_BITS | first;
-            self.pool.push(head);
-            self.pool.extend(numbers);
+        if !begins_with_it(&self.numbers[0]) {
+            self.numbers.insert(0, u64::from(first));
         }
-        self.numbers.clear();
-        root
+        let numbers = std::mem::take(&mut self.numbers);
+        CHUNK | self.tree(numbers)
+    }
+}
+
+impl ChunksV6 {
+    /// Puts the tree of a chunk's numbers into the pool, the lowest level first.
+    ///
+    /// # Returns
+    /// The place of its uppermost block, and how many levels are below.
+    fn tree(&mut self, numbers: Vec<u64>) -> u32 {
+        let mut level = self.blocks(numbers);
+        let mut levels = 0;
+        while level.len() > 1 {
+            // Those above tell where each of these begins; all of them are in a row.
+            let first = level[0].0;
+            let starts = level.iter().map(|(_, start)| *start).collect();
+            let above = self.blocks(starts);
+            for (number, &(place, _)) in above.iter().enumerate() {
+                // Without what the uppermost block is filled up with, which leads nowhere.
+                let filled = above.len() * BLOCK - level.len();
+                let child = (first + (number * BLOCK) as u32).wrapping_sub(filled as u32);
+                let block = (place - self.base / BLOCK as u32) as usize * BLOCK;
+                self.pool[block] |= u64::from(child & 0xffff);
+                self.pool[block + 1] |= u64::from(child >> 16);
+            }
+            level = above;
+            levels += 1;
+        }
+        levels << LEVELS_SHIFT | level[0].0
+    }
+
+    /// Puts numbers into the pool in blocks. What the first of them lacks is filled up with the first number: of those
+    /// that begin at the same place the last is found.
+    ///
+    /// # Returns
+    /// Of each block its place, and where it begins, as a number without an id.
+    fn blocks(&mut self, numbers: Vec<u64>) -> Vec<(u32, u64)> {
+        let count = numbers.len().div_ceil(BLOCK);
+        let filled = count * BLOCK - numbers.len();
+        while self.here() % BLOCK as u32 != 0 {
+            self.pool.push(0);
+        }
+        let first = self.here() / BLOCK as u32;
+        self.pool.extend(std::iter::repeat_n(numbers[0], filled));
+        self.pool.extend(numbers);
+        let from = self.pool.len() - count * BLOCK;
+        let blocks = self.pool[from..].chunks(BLOCK).zip(first..);
+        blocks
+            .map(|(block, place)| (place, block[0] & !u64::from(MatchId::MAX)))
+            .collect()
     }
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use allowlist_common::abi::{self, GenerationTables, Grant, POOL_LEAST, ServiceTable};
 use allowlist_common::packet::Address;
-use allowlist_common::ranges::{MatchId, Pool, find_v4, find_v6, root_v4, root_v6};
+use allowlist_common::ranges::{BLOCK, MatchId, Pool, QUAD, find_v4, find_v6, root_v4, root_v6};
 use anyhow::{Result, bail, ensure};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -311,8 +311,13 @@ impl Copied {
     }
 
     fn half(&self, place: usize) -> Option<u32> {
-        let word = self.words.get(place / 2)?;
-        Some((word >> (place % 2 * 32)) as u32)
+        self.halves().get(place).copied()
+    }
+
+    #[expect(unsafe_code, reason = "words to the halves that they were written from")]
+    fn halves(&self) -> &[u32] {
+        // SAFETY: twice as many, less aligned, and any bits are one; little-endian, as the kernel's program reads it.
+        unsafe { std::slice::from_raw_parts(self.words.as_ptr().cast(), self.words.len() * 2) }
     }
 }
 
@@ -325,6 +330,15 @@ impl Pool for InPool<'_> {
 
     fn half(&self, place: u32) -> Option<u32> {
         self.0.half(FIXED * 2 + place as usize)
+    }
+
+    fn quad(&self, place: u32) -> Option<&[u32; QUAD]> {
+        let halves = self.0.halves();
+        halves[FIXED * 2..].as_chunks().0.get(place as usize)
+    }
+
+    fn block(&self, place: u32) -> Option<&[u64; BLOCK]> {
+        self.0.words[FIXED..].as_chunks().0.get(place as usize)
     }
 }
 

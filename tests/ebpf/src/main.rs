@@ -3,6 +3,7 @@
 //! - `bare` drops, and does nothing else
 //! - `floor4`, `floor6` take the next address of an array, and count (this file)
 //! - `trie4`, `trie6` look it up in the kernel's trie besides (`trie`)
+//! - `ranges4`, `ranges6` look it up in the range table that ships (`range_table`, with the filter's own `ranges`)
 //! - `drop_trie` is the small filter that somebody would write with that trie, `drop_all` the smallest (`small`)
 //! - `generate` makes a flood (`generate`)
 //!
@@ -26,6 +27,9 @@
 mod frame;
 mod generate;
 mod maps;
+mod range_table;
+#[path = "../../../allowlist-ebpf/src/ranges.rs"]
+mod ranges;
 mod small;
 mod trie;
 

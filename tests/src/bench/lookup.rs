@@ -15,7 +15,7 @@ use aya::Ebpf;
 use aya::programs::Xdp;
 
 use crate::Effort;
-use crate::programs::{self, ADDRESSES};
+use crate::programs::{self, ADDRESSES, RangeTable};
 use crate::record::{Record, Sample, float};
 use crate::traffic::{Family, List, Traffic};
 
@@ -32,6 +32,7 @@ pub(crate) const MEMORY: &str = "bytes/prefix";
 /// The subject that the others are compared with.
 pub(crate) const FLOOR: &str = "floor";
 pub(crate) const TRIE: &str = "trie";
+pub(crate) const OURS: &str = "range table";
 
 const SEED: u64 = 20_260_101;
 const PREFIXES: [usize; 6] = [0, 28, 1_000, 10_000, 100_000, 1_000_000];
@@ -46,31 +47,38 @@ struct Subject {
     /// The maps whose size goes by the list, and their entries for it.
     room: fn(&List) -> Vec<(&'static str, u32)>,
     /// Puts a list into its maps. Returns the bytes that they take, where it has any.
-    fill: fn(&mut Ebpf, &List) -> Result<Option<u64>>,
+    fill: fn(&mut Ebpf, &List, &RangeTable) -> Result<Option<u64>>,
     /// Whether it looks anything up, so that what it finds is checked.
     looks_up: bool,
 }
 
-const SUBJECTS: [Subject; 3] = [
+const SUBJECTS: [Subject; 4] = [
     Subject {
         name: "bare",
         programs: ["bare", "bare"],
         room: |_| Vec::new(),
-        fill: |_, _| Ok(None),
+        fill: |_, _, _| Ok(None),
         looks_up: false,
     },
     Subject {
         name: FLOOR,
         programs: ["floor4", "floor6"],
         room: |_| Vec::new(),
-        fill: |_, _| Ok(None),
+        fill: |_, _, _| Ok(None),
         looks_up: false,
     },
     Subject {
         name: TRIE,
         programs: ["trie4", "trie6"],
         room: |list| vec![programs::trie_room(list)],
-        fill: |object, list| programs::fill_trie(object, list).map(Some),
+        fill: |object, list, _| programs::fill_trie(object, list).map(Some),
+        looks_up: true,
+    },
+    Subject {
+        name: OURS,
+        programs: ["ranges4", "ranges6"],
+        room: |_| Vec::new(),
+        fill: |_, _, table| Ok(Some(table.bytes)),
         looks_up: true,
     },
 ];
@@ -94,9 +102,10 @@ pub(crate) fn run(record: &mut Record, effort: &Effort) -> Result<()> {
 
 fn measure(record: &mut Record, effort: &Effort, list: &List) -> Result<()> {
     let room: Vec<_> = SUBJECTS.iter().flat_map(|one| (one.room)(list)).collect();
-    let mut object = programs::load(&room)?;
+    let table = RangeTable::of(list)?;
+    let mut object = programs::load_with(&room, Some(&table))?;
     for subject in &SUBJECTS {
-        let bytes = (subject.fill)(&mut object, list).context(subject.name)?;
+        let bytes = (subject.fill)(&mut object, list, &table).context(subject.name)?;
         record_sizes(record, &object, list, subject, bytes)?;
     }
     let traffic: &[Traffic] = if effort.is_quick {

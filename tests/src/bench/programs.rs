@@ -1,14 +1,22 @@
 //! The programs that exist to be measured (`tests/ebpf`), loaded: their maps filled, their bursts run, their
 //! counts read.
 
-use std::fmt::Display;
+use std::fmt::{Display, Write as _};
+use std::mem::offset_of;
+use std::path::{Path, PathBuf};
 
-use allowlist_common::abi::Grant;
+use allowlist_common::abi::{self, GenerationTables, Grant};
+use allowlist_tests::lab::Scratch;
+use allowlist_user::compile::{Names, compile};
+use allowlist_user::config::Config;
+use allowlist_user::dataplane::Dataplane;
+use allowlist_user::policy::{Feed, Snapshot};
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, LpmTrie, MapData, PerCpuArray};
 use aya::programs::{ProgramInfo, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
+use jiff::Timestamp;
 
 use crate::traffic::{Family, List};
 
@@ -48,7 +56,17 @@ unsafe impl aya::Pod for Tally {}
 /// Forget it (`mem::forget`) where it holds many prefixes and something is measured afterwards: the kernel
 /// takes a CPU for as long as it frees them.
 pub(crate) fn load(room: &[(&str, u32)]) -> Result<Ebpf> {
+    load_with(room, None)
+}
+
+/// The same, with a range table that is in force.
+pub(crate) fn load_with(room: &[(&str, u32)], table: Option<&RangeTable>) -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
+    if let Some(table) = table {
+        loader
+            .map_pin_path("TABLES", &table.pin)
+            .override_global(abi::GLOBAL_POOL, &table.pool, true);
+    }
     for (map, entries) in room {
         loader.map_max_entries(map, (*entries).max(1));
     }
@@ -98,6 +116,72 @@ fn set_array<T: aya::Pod, const N: usize>(
     let mut array: Array<&mut MapData, [T; N]> = map.try_into()?;
     array.set(0, addresses, 0)?;
     Ok(())
+}
+
+/// A list in the range table that ships, by the code that ships.
+pub(crate) struct RangeTable {
+    /// Of the map that holds it.
+    pin: PathBuf,
+    /// Words of its pool.
+    pool: u32,
+    /// Bytes of its roots and its pool, spare room included; the services beside them are not counted.
+    pub(crate) bytes: u64,
+    _dataplane: Dataplane,
+    _scratch: Scratch,
+}
+
+/// Sources that a list is dealt out to, so that what is next to each other is told apart.
+const SOURCES: usize = 16;
+
+impl RangeTable {
+    pub(crate) fn of(list: &List) -> Result<Self> {
+        let mut text = String::from("[services.web]\nports = ['tcp/443']\nallow = [");
+        for source in 0..SOURCES {
+            write!(text, "'s{source}',")?;
+        }
+        text += "]\n";
+        for source in 0..SOURCES {
+            writeln!(text, "[sources.s{source}]\nprefixes = ['192.0.2.1']")?;
+        }
+        let config = Config::parse(&text, Path::new("bench"))?;
+        let mut lists = vec![Vec::new(); SOURCES];
+        for (place, prefix) in list.prefixes.iter().enumerate() {
+            lists[place % SOURCES].push(prefix.net(list.family));
+        }
+        let feeds = lists.into_iter().enumerate().map(|(source, prefixes)| {
+            let feed = Feed::new(prefixes, Timestamp::UNIX_EPOCH);
+            (format!("s{source}"), feed)
+        });
+        let snapshot: Snapshot = feeds.collect();
+        let tables = compile(&config.policy, &snapshot, u32::MAX, &Names::default())?;
+        let scratch = Scratch::new()?;
+        let mut dataplane = Dataplane::open(scratch.pin_dir(), None)?;
+        dataplane.publish(&tables, config.mode, &config.rules, &[])?;
+        let bytes = dataplane.table_bytes();
+        let services = offset_of!(GenerationTables, reach);
+        let pool = (bytes - size_of::<GenerationTables>()) / size_of::<u64>();
+        Ok(Self {
+            pin: pinned_table(scratch.pin_dir())?,
+            pool: pool.try_into()?,
+            bytes: (bytes - services) as u64,
+            _dataplane: dataplane,
+            _scratch: scratch,
+        })
+    }
+}
+
+/// The only table of the only slot that is filled.
+fn pinned_table(pin_dir: &Path) -> Result<PathBuf> {
+    let folder = pin_dir.join(format!("v{}", abi::VERSION));
+    let prefix = format!("{}_", abi::GENERATIONS);
+    let mut pins = std::fs::read_dir(&folder)?
+        .flatten()
+        .map(|entry| entry.path());
+    pins.find(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(&prefix)
+    })
+    .context("no table is pinned")
 }
 
 /// The room that [`fill_trie`] takes.

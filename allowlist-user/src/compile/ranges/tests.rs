@@ -1,6 +1,6 @@
 //! The range table against the plainest model: of the prefixes that hold an address, the longest.
 
-use allowlist_common::ranges::{Pool, find_v4, find_v6};
+use allowlist_common::ranges::{BLOCK, Pool, QUAD, find_v4, find_v6};
 use proptest::collection::btree_map;
 use proptest::prelude::*;
 
@@ -15,6 +15,18 @@ impl Pool for Words<'_> {
 
     fn half(&self, place: u32) -> Option<u32> {
         Some((self.word(place / 2)? >> (place % 2 * 32)) as u32)
+    }
+
+    fn quad(&self, place: u32) -> Option<&[u32; QUAD]> {
+        // So that what is looked up lives as long as the test: a few bytes each time.
+        let place = place * QUAD as u32;
+        let quad = [0, 1, 2, 3].map(|number| self.half(place + number).unwrap_or(0));
+        self.half(place + 3)?;
+        Some(Box::leak(Box::new(quad)))
+    }
+
+    fn block(&self, place: u32) -> Option<&[u64; BLOCK]> {
+        self.0.as_chunks().0.get(place as usize)
     }
 }
 
@@ -195,4 +207,27 @@ fn extremes() {
     check_v4(&table, &everybody, &[1 << 31]);
     check_v6(&table, &[], &[1, 1 << 127]);
     assert_eq!(table.pool.len(), 0);
+}
+
+/// So many in one place of the root that its tree has every level that some host may ever need, networks that are
+/// deep among them.
+#[test]
+fn many_levels() {
+    let network = 0x2001_0db8_u128 << 96;
+    let every_third: Vec<(Ipv6Net, Grant)> = (0..20_000_u128)
+        .map(|number| {
+            let length = if number % 5 == 0 { 128 } else { 64 };
+            let prefix = Ipv6Net::new_assert((network + (3 * number << 64)).into(), length);
+            (prefix, grant((number % 3) as u8))
+        })
+        .collect();
+    let table = RangeTable::of(&[], &every_third);
+    for (prefix, grant) in &every_third {
+        assert_eq!(u32::from(id_v6(&table, prefix.first())), grant.matched, "{prefix}");
+        assert_eq!(u32::from(id_v6(&table, prefix.last())), grant.matched, "{prefix}");
+        let beside = [prefix.first() - 1, prefix.last() + 1, prefix.last() + (1 << 64)];
+        for address in beside {
+            assert_eq!(id_v6(&table, address), 0, "{}", std::net::Ipv6Addr::from(address));
+        }
+    }
 }

@@ -1,0 +1,41 @@
+//! A lookup in the range table that ships: its own code, over one generation's tables that the loader's own code
+//! filled.
+
+use allowlist_common::abi::{GenerationTables, POOL_LEAST};
+use allowlist_common::packet::Address;
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::btf_maps::Array;
+use aya_ebpf::macros::{btf_map, xdp};
+use aya_ebpf::programs::XdpContext;
+
+use crate::{measure4, measure6, ranges};
+
+type TableWords = [u64; size_of::<GenerationTables>() / 8 + POOL_LEAST as usize];
+
+/// The map in the slot that is in force, opened by its pin.
+#[btf_map]
+static TABLES: Array<TableWords, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+#[expect(clippy::needless_pass_by_value, reason = "the macro passes it so")]
+#[xdp]
+pub fn ranges4(ctx: XdpContext) -> u32 {
+    measure4(&ctx, |address| find(&Address::V4(address)))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the macro passes it so")]
+#[xdp]
+pub fn ranges6(ctx: XdpContext) -> u32 {
+    measure6(&ctx, |address| find(&Address::V6(address)))
+}
+
+/// What the table has for an address; 0 if nothing.
+#[inline(always)]
+fn find(address: &Address) -> u64 {
+    let Some(words) = TABLES.get(0) else {
+        return 0;
+    };
+    // SAFETY: the loader wrote tables there, which are as large and need no more alignment.
+    let tables = unsafe { &*core::ptr::from_ref(words).cast::<GenerationTables>() };
+    let grant = ranges::grant(tables, address);
+    grant.services() + u64::from(grant.matched)
+}
