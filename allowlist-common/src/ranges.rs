@@ -136,7 +136,9 @@ fn search_v6<P: Pool>(root: u32, [network, host]: [u64; 2], pool: &P) -> Option<
     level!(2);
     level!(1);
     level!(0);
-    let found = place.wrapping_mul(BLOCK as u32).wrapping_add(last_begun(pool.block(place)?, start));
+    let found = place
+        .wrapping_mul(BLOCK as u32)
+        .wrapping_add(last_begun(pool.block(place)?, start));
     let id = pool.word(found)? as MatchId;
     if id & DEEP == 0 {
         return Some(id);

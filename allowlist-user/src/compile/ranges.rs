@@ -8,7 +8,8 @@ mod tests;
 
 use allowlist_common::abi::{Grant, MAX_MATCHES, Root};
 use allowlist_common::ranges::{
-    BLOCK, CHUNK, ID_BITS, IS_QUAD, LEVELS_SHIFT, MatchId, QUAD, ROOT_BITS, deep_ids, root_v4, root_v6,
+    BLOCK, CHUNK, ID_BITS, IS_QUAD, LEVELS_SHIFT, MatchId, QUAD, ROOT_BITS, deep_ids, root_v4,
+    root_v6,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 

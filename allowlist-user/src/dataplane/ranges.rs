@@ -314,7 +314,10 @@ impl Copied {
         self.halves().get(place).copied()
     }
 
-    #[expect(unsafe_code, reason = "words to the halves that they were written from")]
+    #[expect(
+        unsafe_code,
+        reason = "words to the halves that they were written from"
+    )]
     fn halves(&self) -> &[u32] {
         // SAFETY: twice as many, less aligned, and any bits are one; little-endian, as the kernel's program reads it.
         unsafe { std::slice::from_raw_parts(self.words.as_ptr().cast(), self.words.len() * 2) }

@@ -63,9 +63,11 @@ pub(crate) fn load(room: &[(&str, u32)]) -> Result<Ebpf> {
 pub(crate) fn load_with(room: &[(&str, u32)], table: Option<&RangeTable>) -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
     if let Some(table) = table {
-        loader
-            .map_pin_path("TABLES", &table.pin)
-            .override_global(abi::GLOBAL_POOL, &table.pool, true);
+        loader.map_pin_path("TABLES", &table.pin).override_global(
+            abi::GLOBAL_POOL,
+            &table.pool,
+            true,
+        );
     }
     for (map, entries) in room {
         loader.map_max_entries(map, (*entries).max(1));

@@ -8,6 +8,7 @@ mod guard;
 mod privileges;
 mod reload;
 mod rollback;
+mod tables;
 
 use std::io::Write as _;
 use std::process::Stdio;

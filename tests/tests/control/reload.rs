@@ -222,7 +222,7 @@ fn lists_are_asked_for_now() -> anyhow::Result<()> {
 
 impl Host {
     /// On a site that something runs on already; with a file that is a list.
-    fn by_site(site: Site, config: &str) -> anyhow::Result<Self> {
+    pub(super) fn by_site(site: Site, config: &str) -> anyhow::Result<Self> {
         site.scratch.write("lab.txt", "192.0.2.99\n")?;
         let config = site.scratch.write("allowlist.toml", config)?;
         let mut host = Self {

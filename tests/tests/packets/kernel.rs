@@ -72,6 +72,15 @@ impl Kernel {
         }
     }
 
+    /// What publishes, and the program of slot 0 beside it: so that one can run while the other does.
+    pub(crate) fn parts(&mut self) -> (&mut Dataplane, &Xdp) {
+        let program = self.objects[0].program(PROGRAM).expect("loaded");
+        (
+            &mut self.dataplane,
+            program.try_into().expect("an XDP program"),
+        )
+    }
+
     /// What comes next waits so long to be confirmed.
     pub(crate) fn guard(&mut self, within: Duration) {
         self.dataplane.guard(within).expect("a guard");

@@ -10,6 +10,7 @@ mod in_place;
 mod kernel;
 mod oracle;
 mod random;
+mod under_load;
 mod verifier;
 
 use std::cell::Cell;

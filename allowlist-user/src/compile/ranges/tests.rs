@@ -223,11 +223,28 @@ fn many_levels() {
         .collect();
     let table = RangeTable::of(&[], &every_third);
     for (prefix, grant) in &every_third {
-        assert_eq!(u32::from(id_v6(&table, prefix.first())), grant.matched, "{prefix}");
-        assert_eq!(u32::from(id_v6(&table, prefix.last())), grant.matched, "{prefix}");
-        let beside = [prefix.first() - 1, prefix.last() + 1, prefix.last() + (1 << 64)];
+        assert_eq!(
+            u32::from(id_v6(&table, prefix.first())),
+            grant.matched,
+            "{prefix}"
+        );
+        assert_eq!(
+            u32::from(id_v6(&table, prefix.last())),
+            grant.matched,
+            "{prefix}"
+        );
+        let beside = [
+            prefix.first() - 1,
+            prefix.last() + 1,
+            prefix.last() + (1 << 64),
+        ];
         for address in beside {
-            assert_eq!(id_v6(&table, address), 0, "{}", std::net::Ipv6Addr::from(address));
+            assert_eq!(
+                id_v6(&table, address),
+                0,
+                "{}",
+                std::net::Ipv6Addr::from(address)
+            );
         }
     }
 }

@@ -1,0 +1,122 @@
+//! What the kernel looks sources up in moves, to larger tables or to the other kind, while packets come.
+
+use std::fmt::Write as _;
+
+use allowlist_tests::lab::stream::Streamed;
+use allowlist_user::dataplane::View;
+
+use super::*;
+
+/// A list of so many addresses, none of which is a friend's or a stranger's or next to another, and of prefixes that
+/// overlap.
+fn list(prefixes: u32) -> String {
+    let mut text = String::from("198.18.0.0/15\n2001:db8:1:2::/64\n2001:db8:1:2::7\n");
+    for number in 0..prefixes {
+        let [_, a, b, c] = (2 * number).to_be_bytes();
+        writeln!(text, "10.{a}.{b}.{c}").expect("to a string");
+    }
+    text
+}
+
+const WITH_LIST: &str = "[sources.lab]\nfile = 'lab.txt'\n";
+
+fn config(head: &str) -> String {
+    format!(
+        "{head}\n{}{WITH_LIST}",
+        CONFIG.replace("allow = [\"friends\"]", "allow = [\"friends\", \"lab\"]")
+    )
+}
+
+/// A list that outgrows the tables, on a host that is filtered on two interfaces: every packet is judged by the list
+/// before or by the list behind, both of which know the friends and no strangers.
+#[test]
+fn a_list_outgrows_the_tables_without_a_gap() -> anyhow::Result<()> {
+    require_root!();
+    for head in ["", "default = 'drop'", "lookup = 'lpm-trie'"] {
+        let site = Site::new()?;
+        site.second_link()?;
+        site.scratch.write("lab.txt", list(10))?;
+        let text = config(head).replace("[\"eth0\"]", "[\"eth0\", \"eth1\"]");
+        let path = site.scratch.write("allowlist.toml", text)?;
+        let mut host = Host {
+            config: path.display().to_string(),
+            site,
+            daemon: None,
+        };
+        host.start(&[])?;
+        let sources = [FRIENDS, STRANGERS].concat();
+        let streamed = Streamed::during(&host.site, &sources, || {
+            for prefixes in [30_000, 10, 90_000] {
+                host.site.scratch.write("lab.txt", list(prefixes))?;
+                host.done(&["refresh", "lab"]);
+                // Whoever asks gets the whole list, in the words of the vendor's file.
+                let listed = View::open(host.site.scratch.pin_dir())?.entries()?.len();
+                // The friends' two and the peer's one besides.
+                ensure!(
+                    listed == prefixes as usize + 3 + 3,
+                    "{listed} of {prefixes}"
+                );
+            }
+            Ok(())
+        })?;
+        streamed.check(&FRIENDS, &STRANGERS);
+        streamed.check_counted(&host.site)?;
+        let has_grown = host
+            .daemon()
+            .wait_for_line("the tables have moved", NOT_LONG);
+        assert_eq!(has_grown.is_ok(), head != "lookup = 'lpm-trie'", "{head}");
+        // What is behind stays behind: the next daemon finds the tables where they are.
+        host.kill()?;
+        assert!(
+            host.passes("10.0.0.8") && !host.passes("10.0.0.9"),
+            "{head}"
+        );
+        host.start(&[])?;
+        assert!(
+            host.passes("10.1.1.8") && !host.passes("10.9.9.8"),
+            "{head}"
+        );
+        assert_eq!(host.site.run(&["detach"])?.code, Some(0));
+        assert!(!host.site.scratch.pin_dir().exists(), "all pins are gone");
+    }
+    Ok(())
+}
+
+/// From one kind to the other and back, by a reload and by a restart.
+#[test]
+fn the_other_lookup_is_taken_without_a_gap() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let mut host = Host::by_site(site, &config(""))?;
+    let sources = [FRIENDS, STRANGERS].concat();
+    let mut daemon = host.daemon.take();
+    let streamed = Streamed::during(&host.site, &sources, || {
+        for head in [
+            "lookup = 'lpm-trie'",
+            "lookup = 'range-table'",
+            "lookup = 'lpm-trie'",
+        ] {
+            host.write(&config(head))?;
+            host.done(&["reload"]);
+            let explained = host.done(&["explain", "203.0.113.7", "--port", "udp/443", "--json"]);
+            let explained: Value = serde_json::from_str(&explained)?;
+            ensure!(
+                explained["prefixes"][0]["prefix"] == "203.0.113.0/24",
+                "{explained}"
+            );
+        }
+        if let Some(mut daemon) = daemon.take() {
+            daemon.stop(Signal::SIGKILL, SOON)?;
+        }
+        host.write(&config(""))?;
+        daemon = Some(host.site.filter(&["--config", &host.config])?);
+        Ok(())
+    })?;
+    streamed.check(&FRIENDS, &STRANGERS);
+    streamed.check_counted(&host.site)?;
+    host.daemon = daemon;
+    assert!(host.passes(FRIENDS[0]));
+    Ok(())
+}
+
+const NOT_LONG: Duration = Duration::from_millis(200);

@@ -1,0 +1,108 @@
+//! Whole generations one after the other while packets are judged on every CPU: none is judged by a table that is being
+//! written, nor by none.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use allowlist_common::verdict::{Reason, Verdict};
+use allowlist_tests::require_root;
+use allowlist_user::compile::{Names, Tables, compile};
+use allowlist_user::config::Config;
+use allowlist_user::policy::{Engine, Mode, Rules};
+use aya::programs::{TestRun as _, TestRunOptions};
+use ipnet::{IpNet, Ipv4Net};
+
+use super::frames::tcp;
+use super::is_long;
+use super::kernel::Kernel;
+
+/// Frames that a thread runs at once, between two looks at whether it is to stop.
+const BURST: u32 = 500;
+/// Addresses of the same /16, so that all of the changes are in one chunk of the range table.
+const FRIEND: &str = "198.18.77.7";
+const STRANGER: &str = "198.18.99.9";
+
+/// One of two policies: both let the friend in and not the stranger, and are different in all else that is near.
+fn tables(turn: u32) -> Tables {
+    let text = "[services.web]\nports = ['tcp/443']\nallow = ['a', 'b']\n\
+                [sources.a]\nprefixes = ['198.18.77.0/24']\n\
+                [sources.b]\nprefixes = ['192.0.2.1']\n";
+    let config = Config::parse(text, "test.toml".as_ref()).expect("a configuration");
+    let mut snapshot = allowlist_tests::model::static_snapshot(&config.policy);
+    let others = (0..3_000_u32)
+        .filter(|number| number % 3 != turn % 3)
+        .map(|number| {
+            let address = 0xc612_0000 + number * 3 + turn % 2;
+            Ipv4Net::new(address.into(), 32).expect("a prefix")
+        });
+    let other = others
+        .filter(|prefix| prefix.addr().octets()[2] != 99)
+        .map(IpNet::V4);
+    snapshot.get_mut("b").expect("a source").prefixes = other.collect();
+    compile(&config.policy, &snapshot, 10_000, &Names::default()).expect("tables")
+}
+
+#[test]
+fn no_packet_meets_a_table_that_is_written() {
+    require_root!();
+    for lookup in [Engine::RangeTable, Engine::LpmTrie] {
+        publish_under_load(lookup);
+    }
+}
+
+fn publish_under_load(lookup: Engine) {
+    let publishes = match (is_long(), lookup) {
+        (true, _) => 1000,
+        (false, Engine::RangeTable) => 200,
+        (false, Engine::LpmTrie) => 30,
+    };
+    let rules = Rules {
+        lookup,
+        ..Rules::default()
+    };
+    let generations = [0, 1, 2].map(tables);
+    let mut kernel = Kernel::new();
+    kernel.publish_on(&generations[0], Mode::Enforce, rules, &[]);
+    let before = kernel.counters_of(0);
+    let stopped = AtomicBool::new(false);
+    let (dataplane, program) = kernel.parts();
+    let runs = thread::scope(|scope| {
+        let run = |source: &'static str| {
+            let stopped = &stopped;
+            scope.spawn(move || {
+                let frame = tcp(source, 443);
+                let mut runs = 0;
+                while !stopped.load(Ordering::Relaxed) {
+                    let options = TestRunOptions {
+                        data_in: Some(&frame),
+                        repeat: BURST,
+                        ..TestRunOptions::default()
+                    };
+                    program.test_run(options).expect("a run");
+                    runs += u64::from(BURST);
+                }
+                runs
+            })
+        };
+        let running = [run(FRIEND), run(STRANGER)];
+        for turn in 0..publishes {
+            let next = &generations[(turn + 1) % generations.len()];
+            dataplane
+                .publish(next, Mode::Enforce, &rules, &[])
+                .expect("a publish");
+        }
+        stopped.store(true, Ordering::Relaxed);
+        running.map(|thread| thread.join().expect("it does not panic"))
+    });
+    assert!(runs.iter().all(|runs| *runs > 0), "{runs:?}");
+    let after = kernel.counters_of(0);
+    let counted = |verdict, reason| after.get(verdict, reason) - before.get(verdict, reason);
+    assert_eq!(
+        [
+            counted(Verdict::Pass, Reason::Allowed),
+            counted(Verdict::Drop, Reason::NotAllowed)
+        ],
+        runs,
+        "friends let in and strangers refused, of those that came"
+    );
+}
