@@ -10,7 +10,7 @@
 mod flat;
 mod quote;
 
-pub use flat::Flat;
+pub use flat::{Flat, Rest};
 pub use quote::Quote;
 
 use core::net::IpAddr;

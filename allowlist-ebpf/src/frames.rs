@@ -12,7 +12,7 @@
 use allowlist_common::flow::Flow;
 use allowlist_common::frame::Frame;
 use allowlist_common::packet::{
-    Address, Contents, Flat, Malformed, Quote, parse_network, parse_transport,
+    Address, Contents, Flat, Malformed, Quote, Rest, parse_network, parse_transport,
 };
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::btf_maps::PerCpuArray;
@@ -85,11 +85,13 @@ fn leave_network<F: Frame>(frame: &F, room: *mut u64) {
 
 #[inline(always)]
 fn leave_transport<F: Frame>(frame: &F, room: *mut u64) {
-    let flat = flat_in(room.cast());
-    if let Some((family, protocol, header)) = flat.unread() {
-        let flat = flat.with(parse_transport(frame, family, protocol, header));
+    // SAFETY: inside what `room` has place for.
+    let rest = unsafe { &raw mut (*room.cast::<Flat>()).rest };
+    let found = rest_in(rest);
+    if let Some((family, protocol, header)) = found.unread() {
+        let found = found.with(parse_transport(frame, family, protocol, header));
         // SAFETY: as above.
-        unsafe { room.cast::<Flat>().write(flat) };
+        unsafe { rest.write(found) };
     }
 }
 
@@ -100,6 +102,18 @@ fn taken(room: *const FlatWords) -> Parsed {
         contents: flat.parsed(),
         length: flat.length(),
     }
+}
+
+/// What was left of the network layer, but for the addresses: as [`flat_in`].
+#[inline(always)]
+fn rest_in(room: *const Rest) -> Rest {
+    let mut words = [0_u64; size_of::<Rest>() / 8];
+    for (at, word) in words.iter_mut().enumerate() {
+        // SAFETY: this CPU's own, and inside the value, by the loop's bound.
+        *word = unsafe { room.cast::<u64>().add(at).read_volatile() };
+    }
+    // SAFETY: as large, and integers only, so any bits are one.
+    unsafe { core::mem::transmute::<[u64; size_of::<Rest>() / 8], Rest>(words) }
 }
 
 /// What was left.

@@ -12,10 +12,18 @@ use super::{Address, Contents, Malformed, Packet, Quote, Span, Transport};
 pub struct Flat {
     source: [u64; 2],
     destination: [u64; 2],
+    /// What the transport header adds to.
+    pub rest: Rest,
+}
+
+/// All but the addresses: what the transport header adds to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Rest {
     /// From the lowest byte: contents, family, hops, protocol, transport, detail; then the VLAN.
     header: u64,
     /// From the lowest 16 bits, two words of the transport's; then the frame's length.
-    rest: u64,
+    words: u64,
 }
 
 // What the frame carries.
@@ -56,17 +64,19 @@ impl Flat {
             Some(header) => (UNREAD, [header.start, header.end], 0),
             None => flat_transport(packet.transport),
         };
-        let flat = Self {
-            source: packet.source.padded(),
-            destination: packet.destination.padded(),
+        let rest = Rest {
             header: IP as u64
                 | (packet.source.family() as u64) << 8
                 | (packet.hops as u64) << 16
                 | (packet.protocol as u64) << 24
                 | (packet.vlan as u64) << 48,
-            rest: (length as u64) << 32,
+            words: (length as u64) << 32,
         };
-        flat.with_transport(transport)
+        Self {
+            source: packet.source.padded(),
+            destination: packet.destination.padded(),
+            rest: rest.with_transport(transport),
+        }
     }
 
     #[inline(always)]
@@ -74,72 +84,35 @@ impl Flat {
         Self {
             source: [0; 2],
             destination: [0; 2],
-            header: contents as u64,
-            rest: (length as u64) << 32,
-        }
-    }
-
-    #[inline(always)]
-    const fn with_transport(self, (transport, words, detail): (u8, [u16; 2], u8)) -> Self {
-        const TRANSPORT_AND_DETAIL: u64 = 0xffff << 32;
-        const WORDS: u64 = 0xffff_ffff;
-        Self {
-            header: self.header & !TRANSPORT_AND_DETAIL
-                | (transport as u64) << 32
-                | (detail as u64) << 40,
-            rest: self.rest & !WORDS | (words[0] as u64) | (words[1] as u64) << 16,
-            ..self
-        }
-    }
-
-    /// The family, the protocol and the place of a transport header that is still to be read.
-    #[inline(always)]
-    pub const fn unread(&self) -> Option<(u8, u8, Span)> {
-        if self.header as u8 != IP || (self.header >> 32) as u8 != UNREAD {
-            return None;
-        }
-        let span = Span {
-            start: self.rest as u16,
-            end: (self.rest >> 16) as u16,
-        };
-        Some(((self.header >> 8) as u8, (self.header >> 24) as u8, span))
-    }
-
-    /// The same with what [`super::parse_transport`] found.
-    #[inline(always)]
-    #[must_use]
-    pub const fn with(self, found: Result<Transport, Malformed>) -> Self {
-        match found {
-            Ok(transport) => self.with_transport(flat_transport(transport)),
-            Err(Malformed) => Self::without_ip(MALFORMED, self.length()),
+            rest: Rest::without_ip(contents, length),
         }
     }
 
     /// Bytes of the frame.
     #[inline(always)]
     pub const fn length(&self) -> u32 {
-        (self.rest >> 32) as u32
+        self.rest.length()
     }
 
     /// What it was made from.
     #[inline(always)]
     pub const fn parsed(&self) -> Result<Contents, Malformed> {
-        match self.header as u8 {
+        match self.rest.header as u8 {
             MALFORMED => return Err(Malformed),
             ARP => return Ok(Contents::Arp),
             OTHER => return Ok(Contents::Other),
             _ => {}
         }
-        let family = (self.header >> 8) as u8;
-        let (first, second) = (self.rest as u16, (self.rest >> 16) as u16);
-        let detail = (self.header >> 40) as u8;
+        let family = (self.rest.header >> 8) as u8;
+        let (first, second) = (self.rest.words as u16, (self.rest.words >> 16) as u16);
+        let detail = (self.rest.header >> 40) as u8;
         Ok(Contents::Ip(Packet {
-            vlan: (self.header >> 48) as u16,
+            vlan: (self.rest.header >> 48) as u16,
             source: Address::from_padded(family, self.source),
             destination: Address::from_padded(family, self.destination),
-            hops: (self.header >> 16) as u8,
-            protocol: (self.header >> 24) as u8,
-            transport: match (self.header >> 32) as u8 {
+            hops: (self.rest.header >> 16) as u8,
+            protocol: (self.rest.header >> 24) as u8,
+            transport: match (self.rest.header >> 32) as u8 {
                 PORTS => Transport::Ports {
                     source: first,
                     destination: second,
@@ -160,6 +133,56 @@ impl Flat {
                 _ => Transport::Other,
             },
         }))
+    }
+}
+
+impl Rest {
+    #[inline(always)]
+    const fn without_ip(contents: u8, length: u32) -> Self {
+        Self {
+            header: contents as u64,
+            words: (length as u64) << 32,
+        }
+    }
+
+    #[inline(always)]
+    const fn with_transport(self, (transport, words, detail): (u8, [u16; 2], u8)) -> Self {
+        const TRANSPORT_AND_DETAIL: u64 = 0xffff << 32;
+        const WORDS: u64 = 0xffff_ffff;
+        Self {
+            header: self.header & !TRANSPORT_AND_DETAIL
+                | (transport as u64) << 32
+                | (detail as u64) << 40,
+            words: self.words & !WORDS | (words[0] as u64) | (words[1] as u64) << 16,
+        }
+    }
+
+    /// The family, the protocol and the place of a transport header that is still to be read.
+    #[inline(always)]
+    pub const fn unread(&self) -> Option<(u8, u8, Span)> {
+        if self.header as u8 != IP || (self.header >> 32) as u8 != UNREAD {
+            return None;
+        }
+        let span = Span {
+            start: self.words as u16,
+            end: (self.words >> 16) as u16,
+        };
+        Some(((self.header >> 8) as u8, (self.header >> 24) as u8, span))
+    }
+
+    /// The same with what [`super::parse_transport`] found.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with(self, found: Result<Transport, Malformed>) -> Self {
+        match found {
+            Ok(transport) => self.with_transport(flat_transport(transport)),
+            Err(Malformed) => Self::without_ip(MALFORMED, self.length()),
+        }
+    }
+
+    #[inline(always)]
+    const fn length(&self) -> u32 {
+        (self.words >> 32) as u32
     }
 }
 
@@ -225,7 +248,7 @@ mod tests {
             let flat = Flat::of_network(&parsed.map(|contents| (contents, None)), 1514);
             assert_eq!(flat.parsed(), parsed);
             assert_eq!(flat.length(), 1514);
-            assert_eq!(flat.unread(), None);
+            assert_eq!(flat.rest.unread(), None);
         }
     }
 
@@ -242,21 +265,25 @@ mod tests {
         let span = Span { start: 54, end: 99 };
         let found = Ok((Contents::Ip(packet), Some(span)));
         let flat = Flat::of_network(&found, 99);
-        assert_eq!(flat.unread(), Some((6, 6, span)));
+        assert_eq!(flat.rest.unread(), Some((6, 6, span)));
         let transport = Transport::Ports {
             source: 1,
             destination: 2,
             flags: 3,
         };
-        let whole = flat.with(Ok(transport));
+        let with = |found| Flat {
+            rest: flat.rest.with(found),
+            ..flat
+        };
+        let whole = with(Ok(transport));
         let expected = Packet {
             transport,
             ..packet
         };
         assert_eq!(whole.parsed(), Ok(Contents::Ip(expected)));
-        assert_eq!((whole.length(), whole.unread()), (99, None));
-        let malformed = flat.with(Err(Malformed));
+        assert_eq!((whole.length(), whole.rest.unread()), (99, None));
+        let malformed = with(Err(Malformed));
         assert_eq!(malformed.parsed(), Err(Malformed));
-        assert_eq!((malformed.length(), malformed.unread()), (99, None));
+        assert_eq!((malformed.length(), malformed.rest.unread()), (99, None));
     }
 }

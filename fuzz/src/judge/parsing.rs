@@ -108,10 +108,12 @@ pub(super) fn check_ways(frame: &[u8], piece: usize) {
 
 fn in_halves<F: Frame + ?Sized>(frame: &F) -> Result<Contents, Malformed> {
     let flat = Flat::of_network(&parse_network(frame), frame.length() as u32);
-    match flat.unread() {
-        Some((family, protocol, header)) => flat
-            .with(parse_transport(frame, family, protocol, header))
-            .parsed(),
+    match flat.rest.unread() {
+        Some((family, protocol, header)) => {
+            let found = parse_transport(frame, family, protocol, header);
+            let rest = flat.rest.with(found);
+            Flat { rest, ..flat }.parsed()
+        }
         None => flat.parsed(),
     }
 }
