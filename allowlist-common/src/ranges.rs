@@ -117,14 +117,14 @@ pub fn find_v6<P: Pool>(root: u32, address: [u64; 2], pool: &P) -> MatchId {
 
 #[inline(always)]
 fn search_v6<P: Pool>(root: u32, [network, host]: [u64; 2], pool: &P) -> Option<MatchId> {
-    let start = (network << ROOT_BITS >> ID_BITS) as i64;
+    let start = (network << ROOT_BITS >> ID_BITS).cast_signed();
     let levels = root >> LEVELS_SHIFT & MAX_LEVELS;
     let mut place = root & ((1 << LEVELS_SHIFT) - 1);
     macro_rules! level {
         ($number:literal) => {
             if $number < levels {
                 let block = pool.block(place)?;
-                let first = block[0] as u16 as u32 | (block[1] as u16 as u32) << 16;
+                let first = u32::from(block[0] as u16) | u32::from(block[1] as u16) << 16;
                 place = first.wrapping_add(last_begun(block, start));
             }
         };
@@ -150,7 +150,7 @@ fn search_v6<P: Pool>(root: u32, [network, host]: [u64; 2], pool: &P) -> Option<
 /// Which number of a block is the last that begins at an address or before it; the first one does.
 #[inline(always)]
 fn last_begun(block: &[u64; BLOCK], start: i64) -> u32 {
-    let begun = |place: usize| if_negative((block[place] >> ID_BITS) as i64 - start - 1);
+    let begun = |place: usize| if_negative((block[place] >> ID_BITS).cast_signed() - start - 1);
     // Each is -1 or 0.
     let sum = begun(1)
         .wrapping_add(begun(2))
@@ -233,14 +233,14 @@ fn begun(count: u32, after: impl Fn(u32) -> Option<i64>) -> Option<u32> {
 /// many paths each turn. That the shift is not by 63 keeps the compiler from seeing one in it.
 #[inline(always)]
 const fn if_negative(number: i64) -> u32 {
-    (number >> 48) as u32
+    (number >> 48).cast_unsigned() as u32
 }
 
 /// A number that is negative where `a - b` is, by halves, since a difference of two of 64 bits has 65.
 #[inline(always)]
 const fn difference(a: u64, b: u64) -> i64 {
     const HALF: u64 = 0xffff_ffff;
-    let high = (a >> 32) as i64 - (b >> 32) as i64;
-    let low = (a & HALF) as i64 - (b & HALF) as i64;
+    let high = (a >> 32).cast_signed() - (b >> 32).cast_signed();
+    let low = (a & HALF).cast_signed() - (b & HALF).cast_signed();
     high + (low >> 32) // the lower halves take 1 or nothing
 }

@@ -88,6 +88,12 @@ impl Flat {
         }
     }
 
+    /// The same with what the transport header has added.
+    #[must_use]
+    pub const fn with_rest(self, rest: Rest) -> Self {
+        Self { rest, ..self }
+    }
+
     /// Bytes of the frame.
     #[inline(always)]
     pub const fn length(&self) -> u32 {
@@ -271,10 +277,7 @@ mod tests {
             destination: 2,
             flags: 3,
         };
-        let with = |found| Flat {
-            rest: flat.rest.with(found),
-            ..flat
-        };
+        let with = |found| flat.with_rest(flat.rest.with(found));
         let whole = with(Ok(transport));
         let expected = Packet {
             transport,

@@ -334,10 +334,10 @@ impl Chunks<u32> for ChunksV4 {
         }
         let mut root = first;
         if (1..QUAD).contains(&numbers.len()) {
-            while self.here() % QUAD as u32 != 0 {
+            while !self.here().is_multiple_of(QUAD as u32) {
                 self.halves.push(0);
             }
-            root = CHUNK | IS_QUAD | self.here() / QUAD as u32;
+            root = CHUNK | IS_QUAD | (self.here() / QUAD as u32);
             // Filled up with the first one: of those that begin at the same place the last is found.
             let filled = QUAD - numbers.len();
             self.halves.extend(std::iter::repeat_n(first, filled));
@@ -494,7 +494,7 @@ impl ChunksV6 {
     fn blocks(&mut self, numbers: Vec<u64>) -> Vec<(u32, u64)> {
         let count = numbers.len().div_ceil(BLOCK);
         let filled = count * BLOCK - numbers.len();
-        while self.here() % BLOCK as u32 != 0 {
+        while !self.here().is_multiple_of(BLOCK as u32) {
             self.pool.push(0);
         }
         let first = self.here() / BLOCK as u32;

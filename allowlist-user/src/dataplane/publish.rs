@@ -34,7 +34,7 @@ pub(super) struct Published {
 /// What sources are looked up in.
 enum LookedUpIn {
     Ranges(Ranges),
-    Tries(Tries),
+    Tries(Box<Tries>),
 }
 
 /// How many changes in place can be taken back.
@@ -144,7 +144,7 @@ impl Dataplane {
         let memory = self.generations.room(&self.pins, slot, words)?;
         ranges::write_services(memory, services);
         self.tries.set(slot, &tries)?;
-        Ok(LookedUpIn::Tries(tries))
+        Ok(LookedUpIn::Tries(Box::new(tries)))
     }
 
     /// Moves to tables of so many words: larger ones in which the generation in force is too, and programs that
@@ -159,8 +159,8 @@ impl Dataplane {
         if self.generation() != 0 {
             info!(
                 "the tables have moved to larger ones, from {} to {} KiB each",
-                before * size_of::<u64>() >> 10,
-                words * size_of::<u64>() >> 10
+                (before * size_of::<u64>()) >> 10,
+                (words * size_of::<u64>()) >> 10
             );
         }
         Ok(())

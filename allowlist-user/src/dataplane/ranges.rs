@@ -34,6 +34,9 @@ pub(super) const fn wanted(pool: usize) -> usize {
     FIXED + pool + pool / 4 + POOL_LEAST as usize
 }
 
+/// The prefixes of both families, each in order.
+type Prefixes<'p> = (&'p [(Ipv4Net, Grant)], &'p [(Ipv6Net, Grant)]);
+
 /// A table that is in a slot.
 pub(super) struct Ranges {
     slot: u32,
@@ -60,7 +63,7 @@ impl Ranges {
         pins: &Pins,
         slot: u32,
         table: &RangeTable,
-        (v4, v6): (&[(Ipv4Net, Grant)], &[(Ipv6Net, Grant)]),
+        (v4, v6): Prefixes<'_>,
     ) -> Result<Self> {
         memory.write(REACH, &*table.reach);
         memory.write(ROOT_V4 / 2, &paired(&*table.v4));
@@ -91,7 +94,7 @@ impl Ranges {
         list: &Memory,
         prefix: IpNet,
         grant: Option<Grant>,
-        (v4, v6): (&[(Ipv4Net, Grant)], &[(Ipv6Net, Grant)]),
+        (v4, v6): Prefixes<'_>,
     ) -> Option<Before> {
         if prefix.prefix_len() < ROOT_LENGTH || !self.has_list_room(list) {
             return None; // of several places of the root
@@ -279,8 +282,7 @@ impl Copied {
         let mut entries = Vec::with_capacity(v4 + v6);
         for place in LIST..LIST + v4 {
             let packed = list.load(place);
-            let last = packed & 0xff_ffff;
-            entries.push(prefix_of([0, packed >> 24], last)?);
+            entries.push(prefix_of([0, packed >> 24], packed & 0xff_ffff)?);
         }
         let read = |from: usize, count: usize| {
             (0..count).map(move |number| {
@@ -288,11 +290,11 @@ impl Copied {
                 prefix_of([word(0), word(1)], word(2))
             })
         };
-        for entry in read(LIST + v4, v6) {
-            entries.push(entry?);
+        for listed in read(LIST + v4, v6) {
+            entries.push(listed?);
         }
-        for entry in read(base, changes) {
-            let (prefix, id) = entry?;
+        for change in read(base, changes) {
+            let (prefix, id) = change?;
             match (
                 entries.binary_search_by(|(known, _)| known.cmp(&prefix)),
                 id,
@@ -367,10 +369,8 @@ fn paired(halves: &[u32]) -> Vec<u64> {
 fn words_of(services: &ServiceTable) -> &[u64] {
     const WORDS: usize = size_of::<ServiceTable>() / size_of::<u64>();
     const {
-        assert!(
-            size_of::<ServiceTable>() % size_of::<u64>() == 0
-                && align_of::<ServiceTable>() == align_of::<u64>()
-        )
+        assert!(size_of::<ServiceTable>().is_multiple_of(size_of::<u64>()));
+        assert!(align_of::<ServiceTable>() == align_of::<u64>());
     };
     // SAFETY: as large and as aligned, integers only, and without padding, as a test of its sizes holds.
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(services).cast(), WORDS) }

@@ -34,7 +34,8 @@ pub(super) struct Slots {
     kind: Kind,
     array: MapData,
     id: u32,
-    memories: [Option<Memory>; SLOTS as usize],
+    /// By slot. Boxed, since whatever holds them is moved about.
+    memories: [Option<Box<Memory>>; SLOTS as usize],
 }
 
 impl Slots {
@@ -50,7 +51,7 @@ impl Slots {
             memories: [const { None }; SLOTS as usize],
         };
         for slot in 0..SLOTS {
-            slots.memories[slot as usize] = slots.found(pins, slot)?;
+            slots.memories[slot as usize] = slots.found(pins, slot)?.map(Box::new);
         }
         Ok(slots)
     }
@@ -58,11 +59,11 @@ impl Slots {
     /// Words of each map in a slot, or of the smallest that there will be.
     pub(super) fn words(&self, least: usize) -> usize {
         let mut known = self.memories.iter().flatten();
-        known.next().map_or(least, Memory::words)
+        known.next().map_or(least, |memory| memory.words())
     }
 
     pub(super) fn get(&self, slot: u32) -> Option<&Memory> {
-        self.memories[slot as usize].as_ref()
+        self.memories[slot as usize].as_deref()
     }
 
     /// The memory of a slot that no packet is looked up in, with room for so many words: the one that is there
@@ -76,7 +77,7 @@ impl Slots {
             new.pin(&pin)?;
             store_map(self.array.fd().as_fd(), slot, new.fd())
                 .with_context(|| format!("cannot put a map into {}", self.name))?;
-            self.memories[slot as usize] = Some(new);
+            self.memories[slot as usize] = Some(Box::new(new));
         }
         Ok(self.get(slot).expect("it was just made"))
     }
@@ -199,7 +200,7 @@ pub(super) fn memory(
     slot: u32,
 ) -> Result<Option<Memory>> {
     let mut slots = Slots::open(pins, name, kind)?;
-    Ok(slots.memories[slot as usize].take())
+    Ok(slots.memories[slot as usize].take().map(|memory| *memory))
 }
 
 /// Where the array is pinned that programs may still look into.

@@ -111,8 +111,7 @@ fn in_halves<F: Frame + ?Sized>(frame: &F) -> Result<Contents, Malformed> {
     match flat.rest.unread() {
         Some((family, protocol, header)) => {
             let found = parse_transport(frame, family, protocol, header);
-            let rest = flat.rest.with(found);
-            Flat { rest, ..flat }.parsed()
+            flat.with_rest(flat.rest.with(found)).parsed()
         }
         None => flat.parsed(),
     }

@@ -217,7 +217,7 @@ fn many_levels() {
     let every_third: Vec<(Ipv6Net, Grant)> = (0..20_000_u128)
         .map(|number| {
             let length = if number % 5 == 0 { 128 } else { 64 };
-            let prefix = Ipv6Net::new_assert((network + (3 * number << 64)).into(), length);
+            let prefix = Ipv6Net::new_assert((network + ((3 * number) << 64)).into(), length);
             (prefix, grant((number % 3) as u8))
         })
         .collect();
