@@ -40,7 +40,7 @@ pub fn generate(ctx: XdpContext) -> u32 {
     header[CHECKSUM] = 0;
     header[CHECKSUM] = checksum(header);
     // SAFETY: it takes numbers alone.
-    unsafe { bpf_redirect(*port, 0) as u32 }
+    unsafe { bpf_redirect(*port, 0).cast_unsigned() as u32 }
 }
 
 /// Of words in the order of the network, which gives the checksum in that order (RFC 1071).
