@@ -80,6 +80,13 @@ fn main() -> Result<()> {
         is_quick: args.quick,
     };
     let mut record = Record::default();
+    // A build beside it doubles what a packet takes.
+    let load = record::load();
+    if load > record::float(record::cpus() as u64) / 4.0 {
+        record.note(format!(
+            "something else kept this machine busy (load {load}): costs are too high, and their spread too"
+        ));
+    }
     let mut remains = Vec::new();
     for measure in Measure::value_variants() {
         if !args.only.is_empty() && !args.only.contains(measure) {

@@ -57,7 +57,8 @@ pub(crate) fn run(record: &mut Record, effort: &Effort) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     let _inside = runtime.enter();
     effort.say("packets: by kind and by setting");
-    let kinds = kinds();
+    let frames = if effort.is_quick { 2 } else { FRAMES };
+    let kinds = kinds(frames);
     let mut subjects = Vec::new();
     for (name, keys) in SETTINGS {
         subjects.push(Subject::new(keys, name.ends_with("watched")).context(name)?);
@@ -81,8 +82,8 @@ pub(crate) fn run(record: &mut Record, effort: &Effort) -> Result<()> {
 }
 
 /// Kinds of packets: those of a flood first, which all settings should drop at the same cost.
-fn kinds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
-    let each = |make: &dyn Fn(u16) -> Vec<u8>| (0..FRAMES).map(make).collect::<Vec<_>>();
+fn kinds(frames: u16) -> Vec<(&'static str, Vec<Vec<u8>>)> {
+    let each = |make: &dyn Fn(u16) -> Vec<u8>| (0..frames).map(make).collect::<Vec<_>>();
     let stranger = |n: u16| {
         let [high, low] = n.wrapping_mul(40_503).to_be_bytes();
         SocketAddr::new(Ipv4Addr::new(100, 64, high, low).into(), 1024 + n)

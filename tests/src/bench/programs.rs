@@ -254,7 +254,8 @@ pub(crate) fn cost(program: &Xdp, frame: &[u8], burst: u32) -> Result<f64> {
         !took.is_zero(),
         "the kernel measured nothing; give a larger --burst"
     );
-    Ok(took.as_secs_f64() * 1e9)
+    // The kernel says whole nanoseconds, in 32 bits.
+    Ok(f64::from(u32::try_from(took.as_nanos())?))
 }
 
 /// Whether a program does what is measured: it drops, and finds in a burst of lookups what it should.

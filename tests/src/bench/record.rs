@@ -53,6 +53,8 @@ struct Machine {
     kernel: String,
     processor: String,
     cpus: usize,
+    /// How many processes wanted to run in the last minute, at the end of all measures.
+    load: f64,
 }
 
 #[derive(Serialize)]
@@ -277,9 +279,21 @@ impl Machine {
         Self {
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             processor: model.map_or_else(String::new, |(_, name)| name.to_owned()),
-            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            cpus: cpus(),
+            load: load(),
         }
     }
+}
+
+pub(crate) fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// How many processes wanted to run in the last minute, on average.
+pub(crate) fn load() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let minute = text.split(' ').next();
+    minute.and_then(|load| load.parse().ok()).unwrap_or(0.0)
 }
 
 /// With as many digits as mean something.

@@ -1,6 +1,8 @@
 //! The firewalls that a host could have instead, each with the rules that somebody would write for it: in comes
 //! what the set has, and the rest is dropped and counted.
 
+mod xdp_filter;
+
 use std::env;
 
 use allowlist_tests::lab::{Ended, Site, receive_in_batches};
@@ -14,16 +16,19 @@ pub(super) struct Firewall {
     pub(super) name: &'static str,
     /// Programs that must be installed, each with Debian's package that brings it.
     needs: &'static [(&'static str, &'static str)],
+    /// How many prefixes it takes.
+    pub(super) most: usize,
     /// Puts a list in force in namespaces of its own.
     pub(super) make: fn(&'static str, &List) -> Result<Subject>,
 }
 
 const NFT: (&str, &str) = ("nft", "nftables");
 
-pub(super) const ALL: [Firewall; 3] = [
+pub(super) const ALL: [Firewall; 4] = [
     Firewall {
         name: "nftables ingress",
         needs: &[NFT],
+        most: usize::MAX,
         make: |name, list| {
             let hook = "type filter hook ingress device \"eth0\" priority 0; policy accept;";
             nftables(name, "netdev", hook, list)
@@ -32,6 +37,7 @@ pub(super) const ALL: [Firewall; 3] = [
     Firewall {
         name: "nftables input",
         needs: &[NFT],
+        most: usize::MAX,
         make: |name, list| {
             let hook = "type filter hook input priority 0; policy accept;";
             nftables(name, "inet", hook, list)
@@ -40,7 +46,14 @@ pub(super) const ALL: [Firewall; 3] = [
     Firewall {
         name: "ipset",
         needs: &[("ipset", "ipset"), ("iptables", "iptables")],
+        most: usize::MAX,
         make: ipset,
+    },
+    Firewall {
+        name: xdp_filter::NAME,
+        needs: &[("xdp-filter", "xdp-tools")],
+        most: xdp_filter::MOST,
+        make: xdp_filter::make,
     },
 ];
 
@@ -115,7 +128,7 @@ fn ipset(name: &'static str, list: &List) -> Result<Subject> {
 }
 
 /// What a program prints on the host.
-fn run(site: &Site, program: &str, arguments: &[&str]) -> Result<String> {
+pub(super) fn run(site: &Site, program: &str, arguments: &[&str]) -> Result<String> {
     let mut command = site.host.command(program)?;
     command.args(arguments);
     let ended = Ended::of(command)?;
@@ -129,7 +142,7 @@ fn run(site: &Site, program: &str, arguments: &[&str]) -> Result<String> {
 }
 
 /// The first number behind these words.
-fn number_after(text: &str, words: &str) -> Result<u64> {
+pub(super) fn number_after(text: &str, words: &str) -> Result<u64> {
     let (_, rest) = text
         .split_once(words)
         .with_context(|| format!("no {words:?} in {text}"))?;

@@ -13,7 +13,7 @@ use aya::programs::{Xdp, XdpMode};
 
 use super::{FLOOR, OURS, PORT, firewalls};
 use crate::programs;
-use crate::record::Record;
+use crate::record::{Record, thousands};
 use crate::traffic::List;
 
 type Count = Box<dyn Fn(&Site) -> Result<u64>>;
@@ -53,6 +53,11 @@ pub(super) fn all(record: &mut Record, list: &List) -> Result<Vec<Subject>> {
     for firewall in firewalls::ALL {
         match firewall.missing()? {
             Some(note) => record.note(note),
+            None if list.prefixes.len() > firewall.most => record.note(format!(
+                "{} is left out above {} prefixes: it takes no more",
+                firewall.name,
+                thousands(firewall.most)
+            )),
             None => subjects.push((firewall.make)(firewall.name, list).context(firewall.name)?),
         }
     }
