@@ -43,6 +43,7 @@ struct After {
 impl Pool for After {
     #[inline(always)]
     fn word(&self, place: u32) -> Option<u64> {
+        let place = alone(place);
         // VERIFIER: compared with a constant of this load, so it knows how far the place reaches.
         if place >= self.words {
             return None;
@@ -53,6 +54,7 @@ impl Pool for After {
 
     #[inline(always)]
     fn half(&self, place: u32) -> Option<u32> {
+        let place = alone(place);
         if place >= self.words * 2 {
             return None;
         }
@@ -76,4 +78,14 @@ impl Pool for After {
         // SAFETY: as above; words are aligned for it.
         Some(unsafe { &*self.start.cast::<[u64; BLOCK]>().add(place as usize) })
     }
+}
+
+/// The same number, which nothing else has.
+///
+/// VERIFIER: one that is kept for later as well may be compared in one place and added in another; Linux 6.1 does not
+/// know that they are the same.
+#[inline(always)]
+fn alone(place: u32) -> u32 {
+    // SAFETY: of a variable.
+    unsafe { (&raw const place).read_volatile() }
 }

@@ -5,17 +5,15 @@
 //! the links of the interfaces that were filtered, and the notes of what is sent. What waits is in the maps alone,
 //! so any later process finds it.
 
-use std::os::fd::AsFd as _;
 use std::time::Duration;
 
-use allowlist_common::abi::{self, Control, Fallback, MAX_INTERFACES, ReturnTraffic};
-use anyhow::{Context as _, Result, bail};
-use aya::maps::MapData;
+use allowlist_common::abi::{Control, Fallback, MAX_INTERFACES, ReturnTraffic};
+use anyhow::{Result, bail};
 use nix::time::{ClockId, clock_gettime};
 
 use super::Dataplane;
-use super::calls::empty_place;
 use super::link::take_off;
+use super::tries::TrieSlots;
 
 /// A change that waits to be confirmed, or that was not in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,11 +214,6 @@ impl Dataplane {
         for slots in [&mut self.generations, &mut self.prefixes] {
             slots.empty(&self.pins, old.slot)?;
         }
-        for name in [abi::TRIES_V4, abi::TRIES_V6] {
-            let map = MapData::from_pin(self.pins.map(name))?;
-            empty_place(map.fd().as_fd(), old.slot)
-                .with_context(|| format!("cannot empty slot {} of {name}", old.slot))?;
-        }
-        Ok(())
+        TrieSlots::empty(&self.pins, old.slot)
     }
 }

@@ -15,7 +15,7 @@ use log::{debug, info};
 use super::Dataplane;
 use super::ranges::{self, Ranges};
 use super::slots::Slots;
-use super::tries::Tries;
+use super::tries::{TrieSlots, Tries};
 use crate::compile::{RangeTable, Tables};
 use crate::policy::{self, DefaultVerdict, Engine, Mode, Rules};
 
@@ -125,6 +125,7 @@ impl Dataplane {
         let words = self.table_words();
         // A packet that read the control word before the last flip may still be looking into the slot.
         self.readers.finish()?;
+        TrieSlots::empty(&self.pins, slot)?; // of before the lookup changed
         let memory = self.generations.room(&self.pins, slot, words)?;
         ranges::write_services(memory, services);
         let (pins, prefixes) = (&self.pins, &mut self.prefixes);

@@ -2,6 +2,7 @@
 //! are in force.
 
 use std::net::IpAddr;
+use std::os::fd::AsFd as _;
 
 use allowlist_common::abi::{self, Grant};
 use allowlist_common::packet::Address;
@@ -10,6 +11,7 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{ArrayOfMaps, LpmTrie, MapData, MapError};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use super::calls::{empty_place, place_of};
 use super::pins::Pins;
 use super::view::Entry;
 
@@ -32,6 +34,18 @@ impl TrieSlots {
     pub(super) fn set(&mut self, slot: u32, tries: &Tries) -> Result<()> {
         self.v4.set(slot, &tries.v4, 0)?;
         self.v6.set(slot, &tries.v6, 0)?;
+        Ok(())
+    }
+
+    /// Frees what is in a slot that no packet is looked up in, if anything is.
+    pub(super) fn empty(pins: &Pins, slot: u32) -> Result<()> {
+        for name in [abi::TRIES_V4, abi::TRIES_V6] {
+            let map = MapData::from_pin(pins.map(name))?;
+            if place_of(map.fd().as_fd(), slot)?.is_some() {
+                empty_place(map.fd().as_fd(), slot)
+                    .with_context(|| format!("cannot empty slot {slot} of {name}"))?;
+            }
+        }
         Ok(())
     }
 }

@@ -54,6 +54,7 @@ pub(crate) fn lines(path: &Path, axes: &Axes<'_>, summaries: &[Summary]) -> Resu
         let mut chart = ChartBuilder::on(panel)
             .caption(case, (FONT, 18))
             .margin(12)
+            .margin_right(40)
             .x_label_area_size(46)
             .y_label_area_size(64)
             .build_cartesian_2d(
