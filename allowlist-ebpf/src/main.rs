@@ -23,6 +23,7 @@ mod clock;
 mod count;
 mod events;
 mod frames;
+mod key;
 mod maps;
 mod ranges;
 mod sent;

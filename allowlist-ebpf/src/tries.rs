@@ -3,9 +3,9 @@
 use allowlist_common::abi::Grant;
 use allowlist_common::packet::Address;
 use aya_ebpf::btf_maps::LpmTrie;
-use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::macros::btf_map;
 
+use crate::key::AlignedKey;
 use crate::maps::Slots;
 
 /// VERIFIER: values of maps in slots must not be structs to BTF. Linux 5.15 to 6.1 compares what it
@@ -39,22 +39,4 @@ pub(crate) fn grant(slot: u32, source: &Address) -> Option<Grant> {
 const fn grant_of(words: &GrantWords) -> Grant {
     // SAFETY: the loader wrote a grant there, which is as large, and any bits are one.
     unsafe { core::mem::transmute(*words) }
-}
-
-/// VERIFIER: an address on the stack, which is written 8 bytes at a time, must start at a multiple of 8,
-/// and a trie's key has 4 bytes before it.
-#[repr(C, align(8))]
-struct AlignedKey<K> {
-    unused: u32,
-    key: Key<K>,
-}
-
-impl<K> AlignedKey<K> {
-    #[inline(always)]
-    const fn new(length: u32, address: K) -> Self {
-        Self {
-            unused: 0,
-            key: Key::new(length, address),
-        }
-    }
 }

@@ -23,7 +23,7 @@ use allowlist_common::abi::{
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-pub use self::ranges::{Part, RangeTable, part_v4, part_v6};
+pub use self::ranges::{Part, RangeTable, Words, part_v4, part_v6};
 use self::services::{Covers, KernelServices};
 use self::sources::{Matches, add_wider, listed_prefixes};
 use crate::policy::{Policy, Snapshot};

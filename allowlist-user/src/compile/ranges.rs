@@ -8,8 +8,8 @@ mod tests;
 
 use allowlist_common::abi::{Grant, MAX_MATCHES, Root};
 use allowlist_common::ranges::{
-    BLOCK, CHUNK, ID_BITS, IS_QUAD, LEVELS_SHIFT, MatchId, QUAD, ROOT_BITS, deep_ids, root_v4,
-    root_v6,
+    BLOCK, CHUNK, ID_BITS, IS_QUAD, LEVELS_SHIFT, MatchId, Pool, QUAD, ROOT_BITS, deep_ids,
+    root_v4, root_v6,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 
@@ -47,6 +47,37 @@ impl RangeTable {
         let chunks = build(0, &mut *table.v6, chunks, v6.iter().map(Range::of));
         table.pool = chunks.pool;
         table
+    }
+}
+
+/// Words of a pool in this process's memory, to look up in as the kernel program does.
+#[derive(Clone, Copy)]
+pub struct Words<'w>(pub &'w [u64]);
+
+impl<'w> Words<'w> {
+    /// The same as halves of words.
+    #[expect(unsafe_code, reason = "numbers of 64 bits as twice as many of 32")]
+    pub fn halves(self) -> &'w [u32] {
+        // SAFETY: twice as many, less aligned, and any bits are one; little-endian, as the kernel's program reads it.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() * 2) }
+    }
+}
+
+impl Pool for Words<'_> {
+    fn word(&self, place: u32) -> Option<u64> {
+        self.0.get(place as usize).copied()
+    }
+
+    fn half(&self, place: u32) -> Option<u32> {
+        self.halves().get(place as usize).copied()
+    }
+
+    fn quad(&self, place: u32) -> Option<&[u32; QUAD]> {
+        self.halves().as_chunks().0.get(place as usize)
+    }
+
+    fn block(&self, place: u32) -> Option<&[u64; BLOCK]> {
+        self.0.as_chunks().0.get(place as usize)
     }
 }
 

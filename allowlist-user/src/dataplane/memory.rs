@@ -58,15 +58,20 @@ impl Memory {
         self.half(place).store(value, Ordering::Release);
     }
 
-    /// Words one after the other; whoever looks at them meanwhile sees some of them.
+    /// Words one after the other, at once; nobody may look at them meanwhile.
+    #[expect(unsafe_code, reason = "memory shared with the kernel")]
+    #[expect(clippy::cast_ptr_alignment, reason = "the mapping is page-aligned")]
     pub(super) fn write(&self, place: usize, words: &[u64]) {
         assert!(
             place + words.len() <= self.words,
             "the map has {} words",
             self.words
         );
-        for (word, value) in (place..).zip(words) {
-            self.word(word).store(*value, Ordering::Relaxed);
+        // SAFETY: inside the mapping, as just compared, which is aligned for words; that no packet is looked up there
+        // is what callers see to, and nothing else of this process reads it.
+        unsafe {
+            let to = self.mapped.as_mut_ptr().cast::<u64>().add(place);
+            to.copy_from_nonoverlapping(words.as_ptr(), words.len());
         }
     }
 
@@ -75,11 +80,9 @@ impl Memory {
         (from..from + words).map(|place| self.load(place)).collect()
     }
 
-    /// As many words as both have.
+    /// As many words as both have; nobody may look at these meanwhile.
     pub(super) fn copy_from(&self, other: &Self) {
-        for place in 0..self.words.min(other.words) {
-            self.word(place).store(other.load(place), Ordering::Relaxed);
-        }
+        self.write(0, &other.read(0, self.words.min(other.words)));
     }
 
     #[expect(unsafe_code, reason = "an atomic in memory shared with the kernel")]

@@ -12,7 +12,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use allowlist_common::abi::{self, GenerationTables, Grant, POOL_LEAST, ServiceTable};
 use allowlist_common::packet::Address;
-use allowlist_common::ranges::{BLOCK, MatchId, Pool, QUAD, find_v4, find_v6, root_v4, root_v6};
+use allowlist_common::ranges::{MatchId, find_v4, find_v6, root_v4, root_v6};
 use anyhow::{Result, bail, ensure};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -20,7 +20,7 @@ use super::memory::Memory;
 use super::pins::Pins;
 use super::slots::{Kind, Slots};
 use super::view::Entry;
-use crate::compile::{RangeTable, part_v4, part_v6};
+use crate::compile::{RangeTable, Words, part_v4, part_v6};
 
 /// Words before the pool.
 pub(super) const FIXED: usize = size_of::<GenerationTables>() / size_of::<u64>();
@@ -182,15 +182,14 @@ const LIST_LEAST: usize = 1 << 12;
 fn write_list(list: &Memory, v4: &[(Ipv4Net, Grant)], v6: &[(Ipv6Net, Grant)]) {
     list.store(0, v4.len() as u64 | (v6.len() as u64) << 32);
     list.store(1, 0);
-    for (place, (prefix, grant)) in (LIST..).zip(v4) {
+    let v4 = v4.iter().map(|(prefix, grant)| {
         let address = u32::from(prefix.network());
-        let packed = u64::from(address) << 24 | length_and_id(prefix.prefix_len(), grant.matched);
-        list.store(place, packed);
-    }
-    for (number, (prefix, grant)) in v6.iter().enumerate() {
-        let record = record((*prefix).into(), grant.matched);
-        list.write(LIST + v4.len() + number * CHANGE, &record);
-    }
+        u64::from(address) << 24 | length_and_id(prefix.prefix_len(), grant.matched)
+    });
+    let v6 = v6
+        .iter()
+        .flat_map(|(prefix, grant)| record((*prefix).into(), grant.matched));
+    list.write(LIST, &v4.chain(v6).collect::<Vec<_>>());
 }
 
 fn length_and_id(length: u8, id: u32) -> u64 {
@@ -251,14 +250,15 @@ impl Copied {
 
     /// What a source may reach.
     pub(super) fn grant(&self, source: &Address) -> Option<Grant> {
+        let pool = Words(&self.words[FIXED..]);
         let id = match *source {
             Address::V4(address) => {
                 let root = self.half(ROOT_V4 + root_v4(address))?;
-                find_v4(root, address, &InPool(self))
+                find_v4(root, address, &pool)
             }
             Address::V6(address) => {
                 let root = self.half(ROOT_V6 + root_v6(address[0]))?;
-                find_v6(root, address, &InPool(self))
+                find_v6(root, address, &pool)
             }
         };
         (id != 0).then(|| self.grant_of(id))
@@ -313,37 +313,7 @@ impl Copied {
     }
 
     fn half(&self, place: usize) -> Option<u32> {
-        self.halves().get(place).copied()
-    }
-
-    #[expect(
-        unsafe_code,
-        reason = "words to the halves that they were written from"
-    )]
-    fn halves(&self) -> &[u32] {
-        // SAFETY: twice as many, less aligned, and any bits are one; little-endian, as the kernel's program reads it.
-        unsafe { std::slice::from_raw_parts(self.words.as_ptr().cast(), self.words.len() * 2) }
-    }
-}
-
-struct InPool<'c>(&'c Copied);
-
-impl Pool for InPool<'_> {
-    fn word(&self, place: u32) -> Option<u64> {
-        self.0.words.get(FIXED + place as usize).copied()
-    }
-
-    fn half(&self, place: u32) -> Option<u32> {
-        self.0.half(FIXED * 2 + place as usize)
-    }
-
-    fn quad(&self, place: u32) -> Option<&[u32; QUAD]> {
-        let halves = self.0.halves();
-        halves[FIXED * 2..].as_chunks().0.get(place as usize)
-    }
-
-    fn block(&self, place: u32) -> Option<&[u64; BLOCK]> {
-        self.0.words[FIXED..].as_chunks().0.get(place as usize)
+        Words(&self.words).halves().get(place).copied()
     }
 }
 

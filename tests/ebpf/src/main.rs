@@ -26,6 +26,8 @@
 
 mod frame;
 mod generate;
+#[path = "../../../allowlist-ebpf/src/key.rs"]
+mod key;
 mod maps;
 mod range_table;
 #[path = "../../../allowlist-ebpf/src/ranges.rs"]

@@ -2,10 +2,10 @@
 
 use allowlist_common::abi::Grant;
 use aya_ebpf::btf_maps::LpmTrie;
-use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
 
+use crate::key::AlignedKey;
 use crate::{measure4, measure6};
 
 /// As large as what the filter keeps of a prefix.
@@ -44,22 +44,4 @@ pub(crate) fn find4(address: u32) -> u64 {
 #[inline(always)]
 fn sum(value: &Value) -> u64 {
     value.iter().map(|word| u64::from(*word)).sum()
-}
-
-/// VERIFIER: an address on the stack, which is written 8 bytes at a time, must start at a multiple of 8,
-/// and a trie's key has 4 bytes before it.
-#[repr(C, align(8))]
-struct AlignedKey<K> {
-    unused: u32,
-    key: Key<K>,
-}
-
-impl<K> AlignedKey<K> {
-    #[inline(always)]
-    const fn new(length: u32, address: K) -> Self {
-        Self {
-            unused: 0,
-            key: Key::new(length, address),
-        }
-    }
 }

@@ -1,34 +1,10 @@
 //! The range table against the plainest model: of the prefixes that hold an address, the longest.
 
-use allowlist_common::ranges::{BLOCK, Pool, QUAD, find_v4, find_v6};
+use allowlist_common::ranges::{find_v4, find_v6};
 use proptest::collection::btree_map;
 use proptest::prelude::*;
 
 use super::*;
-
-struct Words<'w>(&'w [u64]);
-
-impl Pool for Words<'_> {
-    fn word(&self, place: u32) -> Option<u64> {
-        self.0.get(place as usize).copied()
-    }
-
-    fn half(&self, place: u32) -> Option<u32> {
-        Some((self.word(place / 2)? >> (place % 2 * 32)) as u32)
-    }
-
-    fn quad(&self, place: u32) -> Option<&[u32; QUAD]> {
-        // So that what is looked up lives as long as the test: a few bytes each time.
-        let place = place * QUAD as u32;
-        let quad = [0, 1, 2, 3].map(|number| self.half(place + number).unwrap_or(0));
-        self.half(place + 3)?;
-        Some(Box::leak(Box::new(quad)))
-    }
-
-    fn block(&self, place: u32) -> Option<&[u64; BLOCK]> {
-        self.0.as_chunks().0.get(place as usize)
-    }
-}
 
 fn id_v4(table: &RangeTable, address: u32) -> MatchId {
     find_v4(table.v4[root_v4(address)], address, &Words(&table.pool))
