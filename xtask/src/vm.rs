@@ -37,7 +37,7 @@ const LEFT_OUT: [(&str, &str); 4] = [
 ];
 
 /// For the machine as a whole, so that one that hangs is noticed.
-const LIMIT: Duration = Duration::from_mins(10);
+const LIMIT: Duration = Duration::from_mins(15);
 
 /// Run the packet tables on Linux 6.1, in an emulated machine
 ///
