@@ -9,7 +9,7 @@ mod fallback;
 mod generation;
 mod services;
 
-pub use control::{Control, Engine, Keep, ReturnTraffic};
+pub use control::{Control, Engine, Keep, ReturnTraffic, Word};
 pub use event::{EVENTS_PER_WINDOW, Event, EventBudget, window};
 pub use fallback::Fallback;
 pub use generation::{GenerationTables, POOL_LEAST, Root};
@@ -20,18 +20,19 @@ pub use services::{
 use crate::verdict::{Reason, Verdict};
 
 /// The version of everything that the maps hold.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// The XDP program's name in the object file and in the kernel.
 pub const PROGRAM: &str = "allowlist";
 /// The name of the program that notes what this host sends.
 pub const EGRESS_PROGRAM: &str = "allowlist_sent";
 
-/// Array of one `u64`: the [`Control`] word.
+/// Array of one pair of `u64`: the [`Control`] word; and until when somebody reads events, in nanoseconds of the
+/// monotonic clock. Together, so that a packet finds both by one look.
 pub const CONTROL: &str = "CONTROL";
 /// Array of one [`Fallback`].
 pub const FALLBACK: &str = "FALLBACK";
-/// Slots of an array of one [`GenerationTables`], with its pool behind it.
+/// Array of [`GenerationTables`] by slot, each with its pool behind it.
 pub const GENERATIONS: &str = "GENERATIONS";
 /// Slots of an array of words: the prefixes that a range table was made from. Userspace alone reads and writes it.
 pub const PREFIXES: &str = "PREFIXES";
@@ -57,17 +58,15 @@ pub const PORTS: &str = "PORTS";
 pub const EVENTS: &str = "EVENTS";
 /// Per-CPU array of one [`EventBudget`].
 pub const EVENT_BUDGET: &str = "EVENT_BUDGET";
-/// Array of one `u64`: until when somebody reads events, in nanoseconds of the monotonic clock.
-pub const WATCHED: &str = "WATCHED";
 
 /// Every map that outlives the program that made it, and is pinned under its name; and since which
 /// version it means what it means now. From there on a newer program takes it over from an older one.
 ///
 /// Events mean what they did, but whoever reads an older program's has only that one's folder locked.
-pub const PINNED: [(&str, u32); 16] = [
-    (CONTROL, 4),
+pub const PINNED: [(&str, u32); 15] = [
+    (CONTROL, 5),
     (FALLBACK, 4),
-    (GENERATIONS, 4),
+    (GENERATIONS, 5),
     (PREFIXES, 4),
     (TRIES_V4, 4),
     (TRIES_V6, 4),
@@ -80,7 +79,6 @@ pub const PINNED: [(&str, u32); 16] = [
     (PORTS, 2),
     (EVENTS, 3),
     (EVENT_BUDGET, 3),
-    (WATCHED, 3),
 ];
 
 /// Load-time constant, `u32`: the slot of the interface that this copy of the program serves.
@@ -106,12 +104,11 @@ pub const EVENT_BYTES: u32 = 1 << 18;
 
 /// What a source may reach, and the id to count it under.
 ///
-/// The set is two words since a trie's value has the alignment of its key, 4 bytes.
+/// Packed since a trie's value has the alignment of its key, 4 bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
+#[repr(C, packed(4))]
 pub struct Grant {
-    low: u32,
-    high: u32,
+    services: u64,
     /// Index into [`MATCHES`].
     pub matched: u32,
 }
@@ -119,17 +116,13 @@ pub struct Grant {
 impl Grant {
     /// A grant of a set of services.
     pub const fn new(services: u64, matched: u32) -> Self {
-        Self {
-            low: services as u32,
-            high: (services >> 32) as u32,
-            matched,
-        }
+        Self { services, matched }
     }
 
     /// The set of services.
     #[inline(always)]
     pub const fn services(self) -> u64 {
-        (self.high as u64) << 32 | self.low as u64
+        self.services
     }
 }
 
@@ -261,7 +254,7 @@ mod tests {
     /// The layout is what older pins hold: a new size means a new `VERSION`.
     #[test]
     fn sizes() {
-        assert_eq!(VERSION, 4);
+        assert_eq!(VERSION, 5);
         assert_eq!(size_of::<Fallback>(), 32);
         assert_eq!(size_of::<Grant>(), 12);
         assert_eq!(size_of::<InterfaceServices>(), 256 + 8 * 6);

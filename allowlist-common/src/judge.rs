@@ -3,7 +3,7 @@
 //! The order is the one that ARCHITECTURE.md lists; what comes first wins. Knows neither bytes nor
 //! maps, and does not count: its caller does, once a packet.
 
-use crate::abi::{Control, Grant, Keep, ReturnTraffic, ServiceId, service_set};
+use crate::abi::{Grant, Keep, ServiceId, Word, service_set};
 use crate::flow::Flow;
 use crate::packet::{
     Address, Contents, ICMPV6, IGMP, Malformed, Packet, Quote, SCTP, TCP, Transport, UDP, tcp_flag,
@@ -13,7 +13,7 @@ use crate::verdict::{Reason, Verdict};
 /// What a packet's facts are looked up in: one generation of a policy, as it is on one interface.
 pub trait Tables {
     /// Under what the generation is in force.
-    fn control(&self) -> &Control;
+    fn word(&self) -> Word;
     /// The service that covers a destination port of TCP, UDP or SCTP (`protocol`); 0 is none.
     fn service_of_port(&self, protocol: u8, port: u16) -> ServiceId;
     /// The service that covers a protocol without ports; 0 is none.
@@ -60,22 +60,21 @@ impl Decision {
     /// For a program that cannot find its own tables: nobody can be let in, and it is counted.
     pub const INTERNAL_ERROR: Self = Self::new(Verdict::Drop, Reason::InternalError);
 
-    /// Where everything passes ([`Control::open`]).
+    /// Where everything passes ([`Word::is_open`]).
     pub const OPEN: Self = Self::new(Verdict::Pass, Reason::Default);
 }
 
 /// Decides what becomes of what was parsed.
 #[inline(always)]
 pub fn judge<T: Tables>(parsed: &Result<Contents, Malformed>, tables: &T) -> Decision {
-    let control = tables.control();
     let packet = match parsed {
         Ok(Contents::Ip(packet)) => packet,
-        Ok(Contents::Arp) => return kept(control, Keep::ARP, Reason::Arp),
-        Ok(Contents::Other) => return kept(control, Keep::NOT_IP, Reason::NotIp),
+        Ok(Contents::Arp) => return kept(tables, Keep::ARP, Reason::Arp),
+        Ok(Contents::Other) => return kept(tables, Keep::NOT_IP, Reason::NotIp),
         Err(Malformed) => return Decision::new(Verdict::Drop, Reason::Malformed),
     };
     if let Some((exception, reason)) = keeps_host_alive(packet)
-        && control.keep.has(exception)
+        && tables.word().keeps(exception)
     {
         return match packet.transport {
             Transport::IcmpError { quote, .. } => icmp_error(packet, quote, tables),
@@ -105,7 +104,7 @@ pub fn judge<T: Tables>(parsed: &Result<Contents, Malformed>, tables: &T) -> Dec
             ..Decision::new(Verdict::Drop, Reason::NotAllowed)
         }
     } else {
-        Decision::new(control.default_verdict, Reason::Default)
+        Decision::new(tables.word().default_verdict(), Reason::Default)
     }
 }
 
@@ -127,8 +126,8 @@ fn covering<T: Tables>(packet: &Packet, tables: &T) -> (ServiceId, u64) {
 
 /// A frame without IP: it passes, or nothing else could let it in.
 #[inline(always)]
-const fn kept(control: &Control, exception: Keep, reason: Reason) -> Decision {
-    let verdict = if control.keep.has(exception) {
+fn kept<T: Tables>(tables: &T, exception: Keep, reason: Reason) -> Decision {
+    let verdict = if tables.word().keeps(exception) {
         Verdict::Pass
     } else {
         Verdict::Drop
@@ -189,7 +188,7 @@ fn keeps_host_alive(packet: &Packet) -> Option<(Keep, Reason)> {
 /// tracked, or for a service's answer to somebody who may reach that service.
 #[inline(always)]
 fn icmp_error<T: Tables>(packet: &Packet, quote: Quote, tables: &T) -> Decision {
-    let is_wanted = tables.control().return_traffic != ReturnTraffic::Track
+    let is_wanted = !tables.word().tracks()
         || tables.quoted(quote, packet.source).is_some_and(|flow| {
             flow.local == packet.destination.padded()
                 && (is_served(&flow, tables) || was_sent(&flow, tables))
@@ -222,16 +221,14 @@ fn is_served<T: Tables>(flow: &Flow, tables: &T) -> bool {
 /// Whether a packet that no service lets in answers something that this host sent.
 #[inline(always)]
 fn is_answer<T: Tables>(packet: &Packet, tables: &T) -> bool {
-    match tables.control().return_traffic {
-        ReturnTraffic::Off => false,
-        ReturnTraffic::Established => match (packet.protocol, packet.transport) {
-            (TCP, Transport::Ports { flags, .. }) => flags & (tcp_flag::ACK | tcp_flag::RST) != 0,
-            _ => false,
-        },
-        ReturnTraffic::Track => {
-            Flow::answered_by(packet).is_some_and(|flow| was_sent(&flow, tables))
-        }
+    let word = tables.word();
+    if word.tracks() {
+        return Flow::answered_by(packet).is_some_and(|flow| was_sent(&flow, tables));
     }
+    word.passes_established()
+        && packet.protocol == TCP
+        && matches!(packet.transport, Transport::Ports { flags, .. }
+            if flags & (tcp_flag::ACK | tcp_flag::RST) != 0)
 }
 
 #[inline(always)]

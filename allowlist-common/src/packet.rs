@@ -8,9 +8,11 @@
 //! RFC 9293 (TCP), RFC 9260 (SCTP).
 
 mod flat;
+mod plain;
 mod quote;
 
 pub use flat::{Flat, Rest};
+pub use plain::plain;
 pub use quote::Quote;
 
 use core::net::IpAddr;

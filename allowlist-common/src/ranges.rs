@@ -25,8 +25,11 @@
 /// [`crate::abi::MATCHES`]; 0 is nobody's.
 pub type MatchId = u16;
 
-/// In a root: the other bits are a place in the pool, in units of that family's numbers.
-pub const CHUNK: u32 = 1 << 31;
+/// In a root, of which the upper bits are what this says: a place in the pool, in units of that family's numbers; else
+/// the id.
+///
+/// The lowest bit, since a test of it costs a kernel program no more than that.
+pub const CHUNK: u32 = 1;
 /// In an id of IPv6: the other bits are part of a place in the pool.
 pub const DEEP: MatchId = 1 << 15;
 /// Address bits that the root is indexed by.
@@ -35,15 +38,16 @@ pub const ROOT_BITS: u32 = 16;
 pub const ID_BITS: u32 = 16;
 
 /// In a root of IPv4: the chunk is a quad, and its place is in units of those.
-pub const IS_QUAD: u32 = 1 << 30;
+pub const IS_QUAD: u32 = 1 << 1;
+/// Where the upper bits of a root begin.
+pub const ROOT_SHIFT: u32 = 2;
 /// Numbers of a quad.
 pub const QUAD: usize = 4;
-/// In a root of IPv6, behind a chunk's place in blocks: levels of its tree above the lowest.
+/// In the upper bits of a root of IPv6, above a chunk's place in blocks: levels of its tree above the lowest. There are
+/// 7 at most: with them more numbers fit than a place can tell.
 pub const LEVELS_SHIFT: u32 = 27;
 /// Numbers of a block.
 pub const BLOCK: usize = 8;
-/// The most levels above the lowest: with them more numbers fit than a place can tell.
-pub const MAX_LEVELS: u32 = 7;
 
 /// The memory that chunks are in. A place that does not exist ends the lookup with nobody's id.
 ///
@@ -74,10 +78,10 @@ pub const fn root_v6(network: u64) -> usize {
 /// The id of an IPv4 address, by what the root holds for it.
 #[inline(always)]
 pub fn find_v4<P: Pool>(root: u32, address: u32, pool: &P) -> MatchId {
+    let place = root >> ROOT_SHIFT;
     if root & CHUNK == 0 {
-        return root as MatchId;
+        return place as MatchId;
     }
-    let place = root & !(CHUNK | IS_QUAD);
     if root & IS_QUAD == 0 {
         search_v4(place, address, pool).unwrap_or(0)
     } else {
@@ -100,26 +104,33 @@ fn search_v4<P: Pool>(head: u32, address: u32, pool: &P) -> Option<MatchId> {
 fn search_quad<P: Pool>(place: u32, address: u32, pool: &P) -> Option<MatchId> {
     let start = i64::from(address & 0xffff);
     let quad = pool.quad(place)?;
-    let begun = |place: usize| if_negative(i64::from(quad[place] >> ID_BITS) - start - 1);
-    let from = place.wrapping_mul(QUAD as u32);
-    let last = begun(1).wrapping_add(begun(2)).wrapping_add(begun(3));
-    Some(pool.half(from.wrapping_sub(last))? as MatchId)
+    // From one number to the next, as far as they begin at the address or before it.
+    let step = |place: usize| {
+        let begins = i64::from(quad[place] >> ID_BITS);
+        quad[place].wrapping_sub(quad[place - 1]) & if_negative(begins - start - 1)
+    };
+    let last = quad[0]
+        .wrapping_add(step(1))
+        .wrapping_add(step(2))
+        .wrapping_add(step(3));
+    Some(last as MatchId)
 }
 
 /// The id of an IPv6 address, by what the root holds for it.
 #[inline(always)]
 pub fn find_v6<P: Pool>(root: u32, address: [u64; 2], pool: &P) -> MatchId {
+    let chunk = root >> ROOT_SHIFT;
     if root & CHUNK == 0 {
-        return root as MatchId;
+        return chunk as MatchId;
     }
-    search_v6(root, address, pool).unwrap_or(0)
+    search_v6(chunk, address, pool).unwrap_or(0)
 }
 
 #[inline(always)]
-fn search_v6<P: Pool>(root: u32, [network, host]: [u64; 2], pool: &P) -> Option<MatchId> {
+fn search_v6<P: Pool>(chunk: u32, [network, host]: [u64; 2], pool: &P) -> Option<MatchId> {
     let start = (network << ROOT_BITS >> ID_BITS).cast_signed();
-    let levels = root >> LEVELS_SHIFT & MAX_LEVELS;
-    let mut place = root & ((1 << LEVELS_SHIFT) - 1);
+    let levels = chunk >> LEVELS_SHIFT;
+    let mut place = chunk & ((1 << LEVELS_SHIFT) - 1);
     macro_rules! level {
         ($number:literal) => {
             if $number < levels {

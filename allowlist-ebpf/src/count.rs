@@ -9,42 +9,48 @@ use allowlist_common::verdict::Verdict;
 use crate::clock;
 use crate::maps::{COUNTERS, INTERFACE, MATCHES, SERVICE_COUNTS};
 
-/// Counts one packet: once under its interface, verdict and reason, once under what let it in, and
-/// once under its service.
+/// Counts a packet that passes: once under its interface and reason, once under what let it in, and once under its
+/// service.
 #[inline(always)]
-pub(crate) fn count(decision: &Decision, bytes: u32) {
-    let Decision {
-        verdict,
-        reason,
-        matched,
-        service,
-    } = *decision;
-    let bytes = u64::from(bytes);
-    if let Some(counters) = COUNTERS.get_ptr_mut(INTERFACE.load()) {
-        // SAFETY: this CPU's own copy, and no other program runs on this CPU meanwhile.
-        unsafe { *(*counters).cell(verdict, reason) += 1 };
+pub(crate) fn passed(decision: &Decision, bytes: u64) {
+    end(Verdict::Pass, decision);
+    if decision.matched == 0 {
+        return;
     }
-    if matched != 0 {
-        let now = clock::nanoseconds();
-        if let Some(traffic) = MATCHES.get_ptr_mut(matched) {
-            // SAFETY: as above.
-            add(unsafe { &mut *traffic }, bytes, now);
-        }
-        if service != 0
-            && let Some(traffic) = SERVICE_COUNTS.get_ptr_mut(service)
-        {
-            // SAFETY: as above.
-            add(unsafe { &mut (*traffic).passed }, bytes, now);
-        }
-    } else if service != 0
-        && verdict == Verdict::Drop
-        && let Some(traffic) = SERVICE_COUNTS.get_ptr_mut(service)
+    let now = clock::nanoseconds();
+    if let Some(traffic) = MATCHES.get_ptr_mut(decision.matched) {
+        // SAFETY: this CPU's own copy, and no other program runs on this CPU meanwhile.
+        add(unsafe { &mut *traffic }, bytes, now);
+    }
+    if decision.service != 0
+        && let Some(traffic) = SERVICE_COUNTS.get_ptr_mut(decision.service)
     {
         // SAFETY: as above.
+        add(unsafe { &mut (*traffic).passed }, bytes, now);
+    }
+}
+
+/// Counts a packet that is dropped, or would be: once under its interface and reason, and once under its service.
+#[inline(always)]
+pub(crate) fn dropped(decision: &Decision, bytes: u64) {
+    end(Verdict::Drop, decision);
+    if decision.service != 0
+        && let Some(traffic) = SERVICE_COUNTS.get_ptr_mut(decision.service)
+    {
+        // SAFETY: this CPU's own copy, and no other program runs on this CPU meanwhile.
         unsafe {
             (*traffic).dropped_packets += 1;
             (*traffic).dropped_bytes += bytes;
         }
+    }
+}
+
+/// The verdict is a constant wherever this is called, which spares a multiplication.
+#[inline(always)]
+fn end(verdict: Verdict, decision: &Decision) {
+    if let Some(counters) = COUNTERS.get_ptr_mut(INTERFACE.load()) {
+        // SAFETY: as above.
+        unsafe { *(*counters).cell(verdict, decision.reason) += 1 };
     }
 }
 

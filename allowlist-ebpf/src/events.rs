@@ -6,17 +6,13 @@ use allowlist_common::abi::{EVENTS_PER_WINDOW, Event, EventBudget, window};
 use allowlist_common::packet::Contents;
 use allowlist_common::verdict::Reason;
 
-use crate::maps::{EVENT_BUDGET, EVENTS, INTERFACE, WATCHED};
+use crate::maps::{EVENT_BUDGET, EVENTS, INTERFACE, Told};
 use crate::{clock, frames};
 
 /// Tells of the packet that was parsed last on this CPU, which is dropped, or would be.
 #[inline(always)]
-pub(crate) fn tell(reason: Reason) {
-    // SAFETY: the map's one element, 8 bytes at an address divisible by 8; volatile, since userspace
-    // stores to it at any time.
-    let until = WATCHED
-        .get_ptr(0)
-        .map_or(0, |until| unsafe { until.read_volatile() });
+pub(crate) fn tell(told: Told, reason: Reason) {
+    let until = told.watched();
     if until != 0 {
         tell_until(reason as u32, until);
     }
@@ -48,8 +44,8 @@ fn tell_until(reason: u32, until: u64) {
     event.interface = INTERFACE.load();
     event.reason = reason as u8;
     if let Some(parsed) = frames::parsed_last() {
-        event.length = parsed.length;
-        if let Ok(Contents::Ip(packet)) = parsed.contents {
+        event.length = parsed.length();
+        if let Ok(Contents::Ip(packet)) = parsed.contents() {
             event.describe(&packet);
         }
     }

@@ -12,7 +12,7 @@
 use allowlist_common::flow::Flow;
 use allowlist_common::frame::Frame;
 use allowlist_common::packet::{
-    Address, Contents, Flat, Malformed, Quote, Rest, parse_network, parse_transport,
+    self, Address, Contents, Flat, Malformed, Packet, Quote, Rest, parse_network, parse_transport,
 };
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::btf_maps::PerCpuArray;
@@ -20,27 +20,62 @@ use aya_ebpf::helpers::generated::{bpf_skb_pull_data, bpf_xdp_get_buff_len, bpf_
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::{TcContext, XdpContext};
 
-/// What was parsed from a frame.
-#[derive(Clone, Copy)]
-pub(crate) struct Parsed {
-    /// What it carries.
-    pub(crate) contents: Result<Contents, Malformed>,
-    /// Its bytes, all pieces together.
-    pub(crate) length: u32,
+/// What `v4` or `v6` make of a frame that is a plain packet, and of its length in bytes; `None` for others.
+#[inline(always)]
+pub(crate) fn plain<T>(
+    ctx: &XdpContext,
+    v4: impl FnOnce(Packet, u64) -> Option<T>,
+    v6: impl FnOnce(Packet, u64) -> Option<T>,
+) -> Option<T> {
+    let (start, end) = ctx.bounds();
+    let length = end - start;
+    let frame = First { start, end, length };
+    let length = length as u64;
+    packet::plain(
+        &frame,
+        |packet| v4(packet, length),
+        |packet| v6(packet, length),
+    )
 }
 
-/// What a frame carries. `None` is for a map that is missing, which none ever is.
+/// Any frame. `None` is for a map that is missing, which none ever is.
 #[inline(always)]
-pub(crate) fn parsed<Context: Buffer>(ctx: &Context) -> Option<Parsed> {
+pub(crate) fn parsed<Context: Buffer>(ctx: &Context) -> Option<Left> {
     let room = PARSED.get_ptr_mut(0)?;
     leave(ctx, room);
-    let parsed = taken(room);
-    if parsed.contents.is_err() {
+    // SAFETY: inside what `room` has place for.
+    if rest_in(unsafe { &raw const (*room.cast::<Flat>()).rest }).is_malformed() {
         // Perhaps not all of its headers are in the first piece.
         ctx.parse_again(room.cast());
-        return Some(taken(room));
     }
-    Some(parsed)
+    Some(Left(room))
+}
+
+/// What [`parsed`] found last on this CPU.
+#[inline(always)]
+pub(crate) fn parsed_last() -> Option<Left> {
+    PARSED.get_ptr(0).map(Left)
+}
+
+/// What parsing left in the map's memory.
+pub(crate) struct Left(*const FlatWords);
+
+impl Left {
+    /// What the frame carries.
+    ///
+    /// VERIFIER: to be taken apart at once. Kept, it would have fields that only some kinds of packets set, and
+    /// the compiler would copy for the others whatever happens to be in a register.
+    #[inline(always)]
+    pub(crate) fn contents(&self) -> Result<Contents, Malformed> {
+        flat_in(self.0).parsed()
+    }
+
+    /// The frame's bytes, all pieces together.
+    #[inline(always)]
+    pub(crate) fn length(&self) -> u32 {
+        // SAFETY: inside what it has place for.
+        rest_in(unsafe { &raw const (*self.0.cast::<Flat>()).rest }).length()
+    }
 }
 
 /// The flow that an ICMP error from `source` is about, by what the received frame quotes.
@@ -55,12 +90,6 @@ pub(crate) fn quoted(ctx: &XdpContext, quote: Quote, source: Address) -> Option<
     Some(unsafe { *room.cast() })
 }
 
-/// What was parsed last on this CPU.
-#[inline(always)]
-pub(crate) fn parsed_last() -> Option<Parsed> {
-    PARSED.get_ptr(0).map(taken)
-}
-
 // In words, since BTF could not describe the values.
 type FlatWords = [u64; size_of::<Flat>() / 8];
 #[btf_map]
@@ -68,7 +97,7 @@ static PARSED: PerCpuArray<FlatWords, 1> = PerCpuArray::new();
 #[btf_map]
 static QUOTED: PerCpuArray<[u64; size_of::<Flow>() / 8], 1> = PerCpuArray::new();
 
-/// Leaves what is parsed from a frame's first piece for [`taken`].
+/// Leaves what is parsed from a frame's first piece for [`Left`].
 #[inline(always)]
 fn leave<Context: Buffer>(ctx: &Context, room: *mut FlatWords) {
     leave_network(&First::piece(ctx), room.cast());
@@ -92,15 +121,6 @@ fn leave_transport<F: Frame>(frame: &F, room: *mut u64) {
         let found = found.with(parse_transport(frame, family, protocol, header));
         // SAFETY: as above.
         unsafe { rest.write(found) };
-    }
-}
-
-#[inline(always)]
-fn taken(room: *const FlatWords) -> Parsed {
-    let flat = flat_in(room);
-    Parsed {
-        contents: flat.parsed(),
-        length: flat.length(),
     }
 }
 

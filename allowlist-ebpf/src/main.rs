@@ -30,59 +30,84 @@ mod sent;
 mod trace;
 mod tries;
 
-use allowlist_common::abi::Control;
+use allowlist_common::abi::Word;
 use allowlist_common::judge::{Decision, judge};
+use allowlist_common::packet::{Contents, Packet};
 use allowlist_common::verdict::Verdict;
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 
-use crate::frames::Parsed;
-use crate::maps::Generation;
+use crate::maps::{Generation, Told};
 
 /// The entry point for received frames.
 #[expect(clippy::needless_pass_by_value, reason = "the macro passes it so")]
 #[xdp(frags)]
+#[inline(always)]
 pub fn allowlist(ctx: XdpContext) -> u32 {
+    // Two functions, so that each is compiled for its family.
+    if let Some(verdict) = frames::plain(
+        &ctx,
+        |packet, length| judged_plainly(&ctx, packet, length),
+        |packet, length| judged_plainly(&ctx, packet, length),
+    ) {
+        return verdict;
+    }
     // VERIFIER: parsed before anything else is known, since parsing is walked once for each way to it.
-    let Some(parsed) = frames::parsed(&ctx) else {
+    let (Some(parsed), Some(told)) = (frames::parsed(&ctx), Told::here()) else {
         return unknown();
     };
-    let Some(control) = maps::control() else {
-        return unknown();
-    };
-    let decision = if control.open {
+    let word = maps::in_force(told.word());
+    let decision = if word.is_open() {
         Decision::OPEN
+    } else if let Some(generation) = Generation::of(word, &ctx) {
+        judge(&parsed.contents(), &generation)
     } else {
-        decide(&ctx, &parsed, control).unwrap_or(Decision::INTERNAL_ERROR)
+        Decision::INTERNAL_ERROR
     };
     if trace::is_on() {
         trace::log(&ctx, &decision);
     }
-    count::count(&decision, parsed.length);
-    if control.observe || decision.verdict == Verdict::Pass {
-        XDP_PASS
-    } else {
-        XDP_DROP
+    if decision.verdict == Verdict::Drop {
+        events::tell(told, decision.reason);
+    }
+    ended(&decision, parsed.length().into(), word)
+}
+
+/// A plain packet, where nobody is told of it and the control word is plain too: what nearly all of any traffic, and
+/// of any flood, comes to. The rest takes the longer way, and ends in the same decision.
+#[inline(always)]
+fn judged_plainly(ctx: &XdpContext, packet: Packet, length: u64) -> Option<u32> {
+    let told = Told::here()?;
+    let word = told.word();
+    if trace::is_on() || !word.is_plain() || told.watched() != 0 {
+        return None;
+    }
+    let generation = Generation::of(word, ctx)?;
+    let decision = judge(&Ok(Contents::Ip(packet)), &generation);
+    Some(ended(&decision, length, word))
+}
+
+/// Counts a decision, and carries it out.
+#[inline(always)]
+fn ended(decision: &Decision, length: u64, word: Word) -> u32 {
+    match decision.verdict {
+        Verdict::Pass => {
+            count::passed(decision, length);
+            XDP_PASS
+        }
+        Verdict::Drop => {
+            count::dropped(decision, length);
+            if word.observes() { XDP_PASS } else { XDP_DROP }
+        }
     }
 }
 
 /// For a program that lacks one of its maps, which the kernel never lets happen.
 #[inline(always)]
 fn unknown() -> u32 {
-    count::count(&Decision::INTERNAL_ERROR, 0);
+    count::dropped(&Decision::INTERNAL_ERROR, 0);
     XDP_DROP
-}
-
-/// What becomes of a frame; `None` where tables are missing, which they never are once published.
-#[inline(always)]
-fn decide(ctx: &XdpContext, parsed: &Parsed, control: Control) -> Option<Decision> {
-    let generation = Generation::of(control, ctx)?;
-    let decision = judge(&parsed.contents, &generation);
-    if decision.verdict == Verdict::Drop {
-        events::tell(decision.reason);
-    }
-    Some(decision)
 }
 
 #[cfg(not(test))]

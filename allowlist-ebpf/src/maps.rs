@@ -4,9 +4,9 @@
 //! sets what depends on the configuration.
 
 use allowlist_common::abi::{
-    Control, Counters, EVENT_BYTES, Engine, Event, EventBudget, Fallback, GenerationTables, Grant,
+    Counters, EVENT_BYTES, Engine, Event, EventBudget, Fallback, GenerationTables, Grant,
     Interface, MAX_INTERFACES, MAX_MATCHES, MAX_SERVICE_COUNTS, POOL_LEAST, SLOTS, ServiceId,
-    ServiceTraffic, Traffic,
+    ServiceTraffic, Traffic, Word,
 };
 use allowlist_common::flow::{Flow, PortsInUse, Tracked, port_table};
 use allowlist_common::judge::Tables;
@@ -20,17 +20,16 @@ use aya_ebpf::programs::XdpContext;
 use crate::{clock, frames, ranges, sent, tries};
 
 pub(crate) type Slots<Inner> = ArrayOfMaps<Inner, { SLOTS as usize }>;
-/// VERIFIER: values of maps in slots must not be structs to BTF. Linux 5.15 to 6.1 compares what it
-/// knows of a timer in them (`bpf_map_meta_equal`), which differs between a map made from BTF and one
-/// made without, as the loader makes them, and refuses to put the one in the other's place.
+/// In words, since BTF need not know more.
 type TableWords = [u64; size_of::<GenerationTables>() / 8 + POOL_LEAST as usize];
 
 #[btf_map]
-static CONTROL: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+static CONTROL: Array<[u64; 2], 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
 static FALLBACK: Array<Fallback, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
-static GENERATIONS: Slots<Array<TableWords, 1, { BPF_F_MMAPABLE as usize }>> = Slots::new();
+static GENERATIONS: Array<TableWords, { SLOTS as usize }, { BPF_F_MMAPABLE as usize }> =
+    Array::new();
 #[btf_map]
 pub(crate) static COUNTERS: PerCpuArray<Counters, { MAX_INTERFACES as usize }> = PerCpuArray::new();
 #[btf_map]
@@ -56,8 +55,6 @@ pub(crate) static PORTS: Array<PortsInUse, 1> = Array::new();
 pub(crate) static EVENTS: RingBuf<Event, { EVENT_BYTES as usize }> = RingBuf::new();
 #[btf_map]
 pub(crate) static EVENT_BUDGET: PerCpuArray<EventBudget, 1> = PerCpuArray::new();
-#[btf_map]
-pub(crate) static WATCHED: Array<u64, 1> = Array::new();
 
 /// The slot of the interface that this copy of the program serves.
 #[unsafe(no_mangle)]
@@ -69,17 +66,45 @@ fn slot() -> usize {
     (INTERFACE.load() % MAX_INTERFACES) as usize
 }
 
-/// What packets of this interface are judged by: the control word, read once, or what it falls back to.
-#[inline(always)]
-pub(crate) fn control() -> Option<Control> {
-    let word = CONTROL.get_ptr(0)?;
-    // SAFETY: the pointer is to the map's one element, 8 bytes at an address divisible by 8.
-    // Volatile, since userspace stores to it at any time and it must be loaded once and whole.
-    let mut word = unsafe { word.read_volatile() };
-    if Control::is_provisional(word) {
-        word = judged_by(word);
+/// Words that userspace stores to at any time.
+#[derive(Clone, Copy)]
+pub(crate) struct Told(*const [u64; 2]);
+
+impl Told {
+    /// `None` is for a map that is missing, which none ever is.
+    #[inline(always)]
+    pub(crate) fn here() -> Option<Self> {
+        CONTROL.get_ptr(0).map(Self)
     }
-    Some(Control::decode(word))
+
+    /// The control word. To be read once a packet.
+    #[inline(always)]
+    pub(crate) fn word(self) -> Word {
+        Word(self.load(0))
+    }
+
+    /// Until when somebody reads events, by the kernel's monotonic clock; 0 is for nobody.
+    #[inline(always)]
+    pub(crate) fn watched(self) -> u64 {
+        self.load(1)
+    }
+
+    #[inline(always)]
+    fn load(self, place: usize) -> u64 {
+        // SAFETY: in the map's one element, 8 bytes at an address divisible by 8. Volatile, since userspace stores to
+        // it at any time and it must be loaded once and whole.
+        unsafe { self.0.cast::<u64>().add(place).read_volatile() }
+    }
+}
+
+/// What packets of this interface are judged by: the word, or what it falls back to.
+#[inline(always)]
+pub(crate) fn in_force(word: Word) -> Word {
+    if word.is_provisional() {
+        Word(judged_by(word.0))
+    } else {
+        word
+    }
 }
 
 /// VERIFIER: a function of its own, since it is hardly ever called, so that it costs nothing else anything.
@@ -103,41 +128,41 @@ fn judged_by(word: u64) -> u64 {
 
 /// The service that covers a port on this interface; 0 is none.
 #[inline(always)]
-pub(crate) fn service_of_port(control: Control, protocol: u8, port: u16) -> ServiceId {
-    tables(control).map_or(0, |tables| tables.services.of_port(slot(), protocol, port))
+pub(crate) fn service_of_port(word: Word, protocol: u8, port: u16) -> ServiceId {
+    tables(word).map_or(0, |tables| tables.services.of_port(slot(), protocol, port))
 }
 
 #[inline(always)]
-fn tables(control: Control) -> Option<&'static GenerationTables> {
-    let words = GENERATIONS.get(control.slot)?.get(0)?;
+fn tables(word: Word) -> Option<&'static GenerationTables> {
+    let words = GENERATIONS.get(word.slot())?;
     // SAFETY: the loader wrote tables there, which are as large and need no more alignment.
     Some(unsafe { &*core::ptr::from_ref(words).cast() })
 }
 
 /// The tables of the generation that one control word names, for one frame.
 pub(crate) struct Generation<'a> {
-    control: Control,
-    tables: &'static GenerationTables,
+    word: Word,
+    pub(crate) tables: &'static GenerationTables,
     /// Of the frame that is judged.
     ctx: &'a XdpContext,
 }
 
 impl<'a> Generation<'a> {
-    /// `None` where a slot is empty, which the loader never lets happen.
+    /// `None` before the first publish.
     #[inline(always)]
-    pub(crate) fn of(control: Control, ctx: &'a XdpContext) -> Option<Self> {
+    pub(crate) fn of(word: Word, ctx: &'a XdpContext) -> Option<Self> {
         Some(Self {
-            control,
+            word,
             ctx,
-            tables: tables(control)?,
+            tables: tables(word)?,
         })
     }
 }
 
 impl Tables for Generation<'_> {
     #[inline(always)]
-    fn control(&self) -> &Control {
-        &self.control
+    fn word(&self) -> Word {
+        self.word
     }
 
     #[inline(always)]
@@ -162,9 +187,9 @@ impl Tables for Generation<'_> {
 
     #[inline(always)]
     fn grant(&self, source: &Address) -> Option<Grant> {
-        match self.control.lookup {
+        match self.word.lookup() {
             Engine::RangeTable => Some(ranges::grant(self.tables, source)),
-            Engine::LpmTrie => tries::grant(self.control.slot, source),
+            Engine::LpmTrie => tries::grant(self.word.slot(), source),
         }
     }
 

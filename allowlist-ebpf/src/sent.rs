@@ -7,14 +7,14 @@
 //! It notes whatever the control word says, since it is there only where that is wanted: from a little
 //! before the first packet is judged by it.
 
-use allowlist_common::abi::Control;
+use allowlist_common::abi::Word;
 use allowlist_common::flow::{Flow, Sent, Tracked, longest, port_table};
 use allowlist_common::packet::{Contents, TCP, UDP};
 use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::macros::{btf_map, classifier};
 use aya_ebpf::programs::TcContext;
 
-use crate::maps::{FLOWS, PORTS, control, service_of_port};
+use crate::maps::{FLOWS, PORTS, Told, in_force, service_of_port};
 use crate::{clock, frames};
 
 /// To the next program on this interface (`TCX_NEXT`, `TC_ACT_UNSPEC`).
@@ -26,22 +26,23 @@ const FRESH: u32 = 1;
 #[expect(clippy::needless_pass_by_value, reason = "the macro passes it so")]
 #[classifier]
 pub fn allowlist_sent(ctx: TcContext) -> i32 {
-    if let Some(control) = control()
-        && !control.open
+    if let Some(told) = Told::here()
+        && let word = in_force(told.word())
+        && !word.is_open()
         && let Some(parsed) = frames::parsed(&ctx)
-        && let Ok(Contents::Ip(packet)) = parsed.contents
+        && let Ok(Contents::Ip(packet)) = parsed.contents()
         && let Some(sent) = Sent::of(&packet)
     {
-        note(control, &sent);
+        note(word, &sent);
     }
     NEXT
 }
 
 #[inline(always)]
-fn note(control: Control, sent: &Sent) {
+fn note(word: Word, sent: &Sent) {
     let flow = &sent.flow;
     if matches!(flow.protocol, TCP | UDP)
-        && service_of_port(control, flow.protocol, flow.local_port) != 0
+        && service_of_port(word, flow.protocol, flow.local_port) != 0
     {
         return;
     }

@@ -10,7 +10,7 @@ use crate::verdict::Verdict;
 pub struct Control {
     /// Counts publishes; 0 before the first.
     pub generation: u32,
-    /// The slot that holds the generation.
+    /// The slot that holds the generation; before the first, one that does not exist.
     pub slot: u32,
     /// For traffic that no service covers.
     pub default_verdict: Verdict,
@@ -90,73 +90,153 @@ impl Keep {
     }
 }
 
-impl Control {
+/// The control word itself, to be asked for a part where that is used: a kernel program that took it apart at once would
+/// run out of registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Word(pub u64);
+
+impl Word {
     const SLOT: u64 = 0b11;
     const DEFAULT_DROP: u64 = 1 << 2;
     const OBSERVE: u64 = 1 << 3;
-    const RETURN_TRAFFIC_SHIFT: u32 = 4;
-    const RETURN_TRAFFIC: u64 = 0b11;
+    const ESTABLISHED: u64 = 1 << 4;
+    const TRACK: u64 = 1 << 5;
     const PENDING: u64 = 1 << 6;
     const OPEN: u64 = 1 << 7;
     const KEEP_SHIFT: u32 = 8;
     const LPM_TRIE: u64 = 1 << 16;
 
+    #[inline(always)]
+    const fn has(self, bits: u64) -> bool {
+        self.0 & bits != 0
+    }
+
+    /// Whether it says all that there is to know, and sources are looked up in the range table, as on nearly every
+    /// host at nearly every time: one test, for every packet.
+    #[inline(always)]
+    pub const fn is_plain(self) -> bool {
+        !self.has(Self::PENDING | Self::OPEN | Self::LPM_TRIE)
+    }
+
+    /// Whether there is more to know of it than what it says.
+    #[inline(always)]
+    pub const fn is_provisional(self) -> bool {
+        self.has(Self::PENDING | Self::OPEN)
+    }
+
+    /// As [`Control::open`].
+    #[inline(always)]
+    pub const fn is_open(self) -> bool {
+        self.has(Self::OPEN)
+    }
+
+    /// As [`Control::observe`].
+    #[inline(always)]
+    pub const fn observes(self) -> bool {
+        self.has(Self::OBSERVE)
+    }
+
+    /// As [`Control::slot`].
+    #[inline(always)]
+    pub const fn slot(self) -> u32 {
+        // Counted from 1, so that a word that nobody has written names none.
+        ((self.0 & Self::SLOT) as u32).wrapping_sub(1)
+    }
+
+    /// As [`Control::default_verdict`].
+    #[inline(always)]
+    pub const fn default_verdict(self) -> Verdict {
+        if self.has(Self::DEFAULT_DROP) {
+            Verdict::Drop
+        } else {
+            Verdict::Pass
+        }
+    }
+
+    /// Whether [`Control::return_traffic`] is [`ReturnTraffic::Track`].
+    #[inline(always)]
+    pub const fn tracks(self) -> bool {
+        self.has(Self::TRACK)
+    }
+
+    /// Whether it is [`ReturnTraffic::Established`].
+    #[inline(always)]
+    pub const fn passes_established(self) -> bool {
+        self.has(Self::ESTABLISHED)
+    }
+
+    /// Whether [`Control::keep`] has all of a set.
+    #[inline(always)]
+    pub const fn keeps(self, exception: Keep) -> bool {
+        self.keep().has(exception)
+    }
+
+    #[inline(always)]
+    const fn keep(self) -> Keep {
+        Keep((self.0 >> Self::KEEP_SHIFT) as u8)
+    }
+
+    /// As [`Control::lookup`].
+    #[inline(always)]
+    pub const fn lookup(self) -> Engine {
+        if self.has(Self::LPM_TRIE) {
+            Engine::LpmTrie
+        } else {
+            Engine::RangeTable
+        }
+    }
+}
+
+impl Control {
     /// Before the first publish.
     pub const NONE: Self = Self::decode(0);
 
-    /// Whether there is more to know of a word than what it says: one test of a word, for every packet.
-    #[inline(always)]
-    pub const fn is_provisional(word: u64) -> bool {
-        word & (Self::PENDING | Self::OPEN) != 0
-    }
-
     /// The word.
     pub const fn encode(self) -> u64 {
-        let mut word = ((self.generation as u64) << 32) | (self.slot as u64 & Self::SLOT);
+        let mut word =
+            ((self.generation as u64) << 32) | (self.slot.wrapping_add(1) as u64 & Word::SLOT);
         if matches!(self.default_verdict, Verdict::Drop) {
-            word |= Self::DEFAULT_DROP;
+            word |= Word::DEFAULT_DROP;
         }
         if self.observe {
-            word |= Self::OBSERVE;
+            word |= Word::OBSERVE;
         }
         if self.pending {
-            word |= Self::PENDING;
+            word |= Word::PENDING;
         }
         if self.open {
-            word |= Self::OPEN;
+            word |= Word::OPEN;
         }
         if matches!(self.lookup, Engine::LpmTrie) {
-            word |= Self::LPM_TRIE;
+            word |= Word::LPM_TRIE;
         }
-        word |= (self.return_traffic as u64) << Self::RETURN_TRAFFIC_SHIFT;
-        word | (self.keep.0 as u64) << Self::KEEP_SHIFT
+        word |= match self.return_traffic {
+            ReturnTraffic::Off => 0,
+            ReturnTraffic::Established => Word::ESTABLISHED,
+            ReturnTraffic::Track => Word::TRACK,
+        };
+        word | (self.keep.0 as u64) << Word::KEEP_SHIFT
     }
 
     /// What a word means.
-    #[inline(always)]
     pub const fn decode(word: u64) -> Self {
+        let word = Word(word);
         Self {
-            generation: (word >> 32) as u32,
-            slot: (word & Self::SLOT) as u32,
-            default_verdict: if word & Self::DEFAULT_DROP == 0 {
-                Verdict::Pass
+            generation: (word.0 >> 32) as u32,
+            slot: word.slot(),
+            default_verdict: word.default_verdict(),
+            observe: word.observes(),
+            return_traffic: if word.tracks() {
+                ReturnTraffic::Track
+            } else if word.passes_established() {
+                ReturnTraffic::Established
             } else {
-                Verdict::Drop
+                ReturnTraffic::Off
             },
-            observe: word & Self::OBSERVE != 0,
-            return_traffic: match (word >> Self::RETURN_TRAFFIC_SHIFT) & Self::RETURN_TRAFFIC {
-                1 => ReturnTraffic::Established,
-                2 => ReturnTraffic::Track,
-                _ => ReturnTraffic::Off,
-            },
-            keep: Keep((word >> Self::KEEP_SHIFT) as u8),
-            pending: word & Self::PENDING != 0,
-            open: word & Self::OPEN != 0,
-            lookup: if word & Self::LPM_TRIE == 0 {
-                Engine::RangeTable
-            } else {
-                Engine::LpmTrie
-            },
+            keep: word.keep(),
+            pending: word.has(Word::PENDING),
+            open: word.is_open(),
+            lookup: word.lookup(),
         }
     }
 }
@@ -217,14 +297,15 @@ mod tests {
             open: false,
             ..Control::decode(u64::MAX)
         };
-        assert!(!Control::is_provisional(plain.encode()));
+        assert!(!Word(plain.encode()).is_provisional() && !Word(plain.encode()).is_plain());
+        assert!(Word(Control::NONE.encode()).is_plain());
         for (pending, open) in [(true, false), (false, true)] {
             let control = Control {
                 pending,
                 open,
                 ..Control::NONE
             };
-            assert!(Control::is_provisional(control.encode()));
+            assert!(Word(control.encode()).is_provisional() && !Word(control.encode()).is_plain());
         }
     }
 

@@ -176,6 +176,12 @@ impl Rest {
         Some(((self.header >> 8) as u8, (self.header >> 24) as u8, span))
     }
 
+    /// Whether what was parsed is malformed.
+    #[inline(always)]
+    pub const fn is_malformed(&self) -> bool {
+        self.header as u8 == MALFORMED
+    }
+
     /// The same with what [`super::parse_transport`] found.
     #[inline(always)]
     #[must_use]
@@ -186,8 +192,9 @@ impl Rest {
         }
     }
 
+    /// Bytes of the frame.
     #[inline(always)]
-    const fn length(&self) -> u32 {
+    pub const fn length(&self) -> u32 {
         (self.words >> 32) as u32
     }
 }

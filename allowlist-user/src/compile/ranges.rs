@@ -8,8 +8,8 @@ mod tests;
 
 use allowlist_common::abi::{Grant, MAX_MATCHES, Root};
 use allowlist_common::ranges::{
-    BLOCK, CHUNK, ID_BITS, IS_QUAD, LEVELS_SHIFT, MatchId, Pool, QUAD, ROOT_BITS, deep_ids,
-    root_v4, root_v6,
+    BLOCK, CHUNK, ID_BITS, IS_QUAD, LEVELS_SHIFT, MatchId, Pool, QUAD, ROOT_BITS, ROOT_SHIFT,
+    deep_ids, root_v4, root_v6,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 
@@ -363,18 +363,18 @@ impl Chunks<u32> for ChunksV4 {
         {
             (first, numbers) = (*number, rest);
         }
-        let mut root = first;
+        let mut root = first << ROOT_SHIFT;
         if (1..QUAD).contains(&numbers.len()) {
             while !self.here().is_multiple_of(QUAD as u32) {
                 self.halves.push(0);
             }
-            root = CHUNK | IS_QUAD | (self.here() / QUAD as u32);
+            root = CHUNK | IS_QUAD | (self.here() / QUAD as u32) << ROOT_SHIFT;
             // Filled up with the first one: of those that begin at the same place the last is found.
             let filled = QUAD - numbers.len();
             self.halves.extend(std::iter::repeat_n(first, filled));
             self.halves.extend(numbers);
         } else if !numbers.is_empty() {
-            root = CHUNK | self.here();
+            root = CHUNK | self.here() << ROOT_SHIFT;
             self.halves.push((numbers.len() as u32) << ID_BITS | first);
             self.halves.extend(numbers);
         }
@@ -480,13 +480,14 @@ impl Chunks<u128> for ChunksV6 {
         if self.numbers.is_empty() || (self.numbers.len() == 1 && begins_with_it(&self.numbers[0]))
         {
             let alone = self.numbers.pop();
-            return alone.map_or(u32::from(first), |number| number as u32);
+            let id = alone.map_or(first, |number| number as MatchId);
+            return u32::from(id) << ROOT_SHIFT;
         }
         if !begins_with_it(&self.numbers[0]) {
             self.numbers.insert(0, u64::from(first));
         }
         let numbers = std::mem::take(&mut self.numbers);
-        CHUNK | self.tree(numbers)
+        CHUNK | self.tree(numbers) << ROOT_SHIFT
     }
 }
 

@@ -28,10 +28,12 @@ struct Element {
 /// A map to be made.
 #[derive(Clone, Copy)]
 pub(super) enum NewMap<'a> {
-    /// An array of one value of so many words, which can be mapped into memory.
-    Value {
+    /// An array of values of so many words, which can be mapped into memory.
+    Values {
         /// 8 bytes each.
         words: usize,
+        /// How many values.
+        entries: u32,
     },
     /// An array of words, likewise; in the same slot there may be one of another length.
     Words {
@@ -56,9 +58,9 @@ pub(super) fn make_map(new: NewMap<'_>) -> io::Result<OwnedFd> {
     const WORD: u32 = size_of::<u64>() as u32;
     let number = |words: usize| u32::try_from(words).map_err(|_| too_large());
     let (kind, value_size, max_entries, flags, inner) = match new {
-        NewMap::Value { words } => {
+        NewMap::Values { words, entries } => {
             let bytes = number(words)?.checked_mul(WORD).ok_or_else(too_large)?;
-            (ARRAY, bytes, 1, MMAPABLE, 0)
+            (ARRAY, bytes, entries, MMAPABLE, 0)
         }
         NewMap::Words { words } => (ARRAY, WORD, number(words)?, MMAPABLE | INNER_MAP, 0),
         NewMap::ArrayOf { inner, entries } => {

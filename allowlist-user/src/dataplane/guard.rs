@@ -211,9 +211,7 @@ impl Dataplane {
             return Ok(());
         }
         self.readers.wait()?;
-        for slots in [&mut self.generations, &mut self.prefixes] {
-            slots.empty(&self.pins, old.slot)?;
-        }
+        self.prefixes.empty(&self.pins, old.slot)?;
         TrieSlots::empty(&self.pins, old.slot)
     }
 }

@@ -6,15 +6,15 @@
 use std::cell::RefCell;
 use std::net::IpAddr;
 
-use allowlist_common::abi::{self, Control, Grant, ServiceId};
+use allowlist_common::abi::{self, Control, Grant, ServiceId, Word};
 use allowlist_common::flow::{Flow, Tracked};
 use allowlist_common::judge::{self, Decision};
 use allowlist_common::packet::{Address, Contents, Packet, Quote};
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{HashMap, MapData, MapError};
 
+use super::generations::Generations;
 use super::ranges::{self, Copied};
-use super::slots::{self, Kind};
 use super::tries::Tries;
 use super::view::{Entry, View, clock};
 
@@ -61,9 +61,8 @@ impl View {
 
     fn tables(&self, control: Control) -> Result<Tables> {
         let slot = control.slot;
-        let memory = slots::memory(&self.pins, abi::GENERATIONS, Kind::Tables, slot)?
-            .context("the tables in force cannot be read: their pin is gone")?;
-        let copied = Copied::of(&memory)?;
+        let generations = Generations::open(&self.pins)?;
+        let copied = Copied::of(&generations.get(slot % abi::SLOTS))?;
         let (tries, entries) = match control.lookup {
             abi::Engine::RangeTable => (None, ranges::entries_in(&self.pins, slot, &copied)?),
             abi::Engine::LpmTrie => {
@@ -82,8 +81,8 @@ impl View {
 
 impl Lookup {
     /// Which generation it is, and how it is in force.
-    pub fn control(&self) -> &Control {
-        &self.control
+    pub const fn control(&self) -> Control {
+        self.control
     }
 
     /// What becomes of packets on the interface in a slot, one after the other.
@@ -166,8 +165,8 @@ impl OnInterface<'_> {
 }
 
 impl judge::Tables for OnInterface<'_> {
-    fn control(&self) -> &Control {
-        &self.lookup.control
+    fn word(&self) -> Word {
+        Word(self.lookup.control.encode())
     }
 
     fn service_of_port(&self, protocol: u8, port: u16) -> ServiceId {

@@ -40,6 +40,44 @@ impl Memory {
             .with_context(|| format!("cannot pin {}", path.display()))
     }
 
+    /// Some of its words.
+    pub(super) fn part(&self, from: usize, words: usize) -> Part<'_> {
+        assert!(
+            from + words <= self.words,
+            "the map has {} words",
+            self.words
+        );
+        Part {
+            memory: self,
+            from,
+            words,
+        }
+    }
+
+    /// All of its words.
+    pub(super) fn all(&self) -> Part<'_> {
+        self.part(0, self.words)
+    }
+
+    /// Where the words begin: at the start of a page.
+    fn start(&self) -> *mut u64 {
+        self.mapped.as_mut_ptr().cast()
+    }
+}
+
+/// Words of a map, by their places from the first of these on.
+#[derive(Clone, Copy)]
+pub(super) struct Part<'m> {
+    memory: &'m Memory,
+    from: usize,
+    words: usize,
+}
+
+impl Part<'_> {
+    pub(super) const fn words(&self) -> usize {
+        self.words
+    }
+
     pub(super) fn load(&self, place: usize) -> u64 {
         self.word(place).load(Ordering::Acquire)
     }
@@ -60,17 +98,16 @@ impl Memory {
 
     /// Words one after the other, at once; nobody may look at them meanwhile.
     #[expect(unsafe_code, reason = "memory shared with the kernel")]
-    #[expect(clippy::cast_ptr_alignment, reason = "the mapping is page-aligned")]
     pub(super) fn write(&self, place: usize, words: &[u64]) {
         assert!(
             place + words.len() <= self.words,
-            "the map has {} words",
+            "there are {} words",
             self.words
         );
         // SAFETY: inside the mapping, as just compared, which is aligned for words; that no packet is looked up there
         // is what callers see to, and nothing else of this process reads it.
         unsafe {
-            let to = self.mapped.as_mut_ptr().cast::<u64>().add(place);
+            let to = self.memory.start().add(self.from + place);
             to.copy_from_nonoverlapping(words.as_ptr(), words.len());
         }
     }
@@ -86,19 +123,20 @@ impl Memory {
     }
 
     #[expect(unsafe_code, reason = "an atomic in memory shared with the kernel")]
-    #[expect(clippy::cast_ptr_alignment, reason = "the mapping is page-aligned")]
     fn word(&self, place: usize) -> &AtomicU64 {
-        assert!(place < self.words, "the map has {} words", self.words);
-        // SAFETY: the mapping is page-aligned, has room for so many words, and lives as long as `self`; the
+        assert!(place < self.words, "there are {} words", self.words);
+        // SAFETY: the mapping is page-aligned, has room for all words of the part, and lives as long as `self`; the
         // kernel's programs only read it, and every access from here is atomic.
-        unsafe { AtomicU64::from_ptr(self.mapped.as_mut_ptr().cast::<u64>().add(place)) }
+        unsafe { AtomicU64::from_ptr(self.memory.start().add(self.from + place)) }
     }
 
     #[expect(unsafe_code, reason = "an atomic in memory shared with the kernel")]
-    #[expect(clippy::cast_ptr_alignment, reason = "the mapping is page-aligned")]
     fn half(&self, place: usize) -> &AtomicU32 {
-        assert!(place < self.words * 2, "the map has {} words", self.words);
+        assert!(place < self.words * 2, "there are {} words", self.words);
         // SAFETY: as above. A half is stored to only while nobody stores to its word.
-        unsafe { AtomicU32::from_ptr(self.mapped.as_mut_ptr().cast::<u32>().add(place)) }
+        unsafe {
+            let start = self.memory.start().add(self.from);
+            AtomicU32::from_ptr(start.cast::<u32>().add(place))
+        }
     }
 }

@@ -13,13 +13,14 @@ use std::path::{Path, PathBuf};
 
 use allowlist_common::abi::{self, MAX_INTERFACES};
 use anyhow::{Context as _, Result};
-use aya::maps::{Array, Map, MapData, MapInfo};
+use aya::maps::{Map, MapData, MapInfo};
 use log::{info, warn};
 
 use super::Dataplane;
 use super::force::detach_other;
 use super::link::interface_of;
 use super::pins::{EGRESS_LINK, LINK, Pins, lock, other_versions};
+use super::words::ControlWord;
 
 /// What a program of another version pinned.
 pub(super) struct Other {
@@ -85,8 +86,8 @@ impl Other {
     /// The upper half of a control word, whatever the version.
     fn generation(&self) -> Result<u32> {
         let control = MapData::from_pin(self.folder.join(abi::CONTROL))?;
-        let control: Array<_, u64> = Map::from_map_data(control)?.try_into()?;
-        Ok((control.get(&0, 0)? >> 32) as u32)
+        let control = ControlWord::map(&Map::from_map_data(control)?)?;
+        Ok(control.load().generation)
     }
 }
 

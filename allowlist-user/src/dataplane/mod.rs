@@ -11,7 +11,7 @@
 //! - `view` reads, and needs no daemon
 //! - `lookup` asks the generation in force what would become of a packet
 //! - `ranges` and `tries` are the two things that sources are looked up in
-//! - `slots` are the maps of generations, and `memory` is a map's
+//! - `generations` are their tables, `slots` are maps of what else each has, and `memory` is a map's
 //! - `words` are what it stores at once, `readers` waits for packets, `calls` are system calls that aya lacks
 //! - `link` asks what a pinned link is on, and takes it off
 //! - `pins` knows where everything is pinned
@@ -27,6 +27,7 @@ mod calls;
 mod egress;
 mod flows;
 mod force;
+mod generations;
 mod guard;
 mod link;
 mod lookup;
@@ -67,11 +68,12 @@ pub use self::view::{Attachment, Entry, View, clock};
 pub use self::watch::{Seen, Watch};
 use crate::policy::Mode;
 use flows::Flows;
+use generations::Generations;
 use migrate::Other;
 use pins::Pins;
 use publish::Published;
 use readers::Readers;
-use slots::{Kind, Slots};
+use slots::Slots;
 use tries::TrieSlots;
 use words::{ControlWord, FallbackWords};
 
@@ -83,7 +85,7 @@ pub struct Dataplane {
     pins: Pins,
     control: ControlWord,
     fallback: FallbackWords,
-    generations: Slots,
+    generations: Generations,
     prefixes: Slots,
     tries: TrieSlots,
     matches: PerCpuArray<MapData, Traffic>,
@@ -113,7 +115,7 @@ impl Dataplane {
         let pins = Pins::create(pin_dir)?;
         let _changing = pins.change()?;
         flows::put_back(&pins)?; // a process may have ended between
-        slots::put_back(&pins, abi::GENERATIONS)?; // likewise
+        generations::put_back(&pins)?; // likewise
         if pins.have_links() && !pins.are_whole() {
             bail!(
                 "some of the maps under {} are gone while the filter is on; `allowlist detach` first",
@@ -151,8 +153,8 @@ impl Dataplane {
                 v4: take(abi::TRIES_V4)?.try_into()?,
                 v6: take(abi::TRIES_V6)?.try_into()?,
             },
-            generations: Slots::open(&pins, abi::GENERATIONS, Kind::Tables)?,
-            prefixes: Slots::open(&pins, abi::PREFIXES, Kind::Words)?,
+            generations: Generations::open(&pins)?,
+            prefixes: Slots::open(&pins, abi::PREFIXES)?,
             matches: take(abi::MATCHES)?.try_into()?,
             service_counts: take(abi::SERVICE_COUNTS)?.try_into()?,
             interfaces: take(abi::INTERFACES)?.try_into()?,
@@ -271,7 +273,6 @@ fn pool_words(pins: &Pins) -> Result<u32> {
     if !pins.map(abi::GENERATIONS).exists() {
         return Ok(abi::POOL_LEAST);
     }
-    let generations = Slots::open(pins, abi::GENERATIONS, Kind::Tables)?;
-    let words = publish::table_words(&generations) - ranges::FIXED;
+    let words = Generations::open(pins)?.words() - ranges::FIXED;
     u32::try_from(words).context("the tables are too large")
 }

@@ -262,9 +262,8 @@ impl Pins {
             self.unpin(name)?;
         }
         super::flows::remove_aside(self)?;
-        for name in [abi::GENERATIONS, abi::PREFIXES] {
-            super::slots::remove_all(self, name)?;
-        }
+        super::generations::remove_aside(self)?;
+        super::slots::remove_all(self, abi::PREFIXES)?;
         let _ = fs::remove_dir(self.watchers()); // mostly nobody has ever read
         if let Err(error) = fs::remove_dir(&self.folder) {
             // Nothing of the filter is left, so this is not worth an error.

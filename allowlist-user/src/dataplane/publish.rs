@@ -13,8 +13,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use log::{debug, info};
 
 use super::Dataplane;
+use super::generations::Generations;
 use super::ranges::{self, Ranges};
-use super::slots::Slots;
 use super::tries::{TrieSlots, Tries};
 use crate::compile::{RangeTable, Tables};
 use crate::policy::{self, DefaultVerdict, Engine, Mode, Rules};
@@ -122,15 +122,14 @@ impl Dataplane {
         if words > self.table_words() {
             self.grow(ranges::wanted(table.pool.len()), slot)?;
         }
-        let words = self.table_words();
         // A packet that read the control word before the last flip may still be looking into the slot.
         self.readers.finish()?;
         TrieSlots::empty(&self.pins, slot)?; // of before the lookup changed
-        let memory = self.generations.room(&self.pins, slot, words)?;
-        ranges::write_services(memory, services);
+        let memory = self.generations.get(slot);
+        ranges::write_services(&memory, services);
         let (pins, prefixes) = (&self.pins, &mut self.prefixes);
         let lists = (&*tables.v4, &*tables.v6);
-        Ranges::write(memory, prefixes, pins, slot, &table, lists).map(LookedUpIn::Ranges)
+        Ranges::write(&memory, prefixes, pins, slot, &table, lists).map(LookedUpIn::Ranges)
     }
 
     fn write_tries(
@@ -140,10 +139,8 @@ impl Dataplane {
         tables: &Tables,
     ) -> Result<LookedUpIn> {
         let tries = Tries::of(&tables.v4, &tables.v6)?;
-        let words = self.table_words();
         self.readers.finish()?;
-        let memory = self.generations.room(&self.pins, slot, words)?;
-        ranges::write_services(memory, services);
+        ranges::write_services(&self.generations.get(slot), services);
         self.tries.set(slot, &tries)?;
         Ok(LookedUpIn::Tries(Box::new(tries)))
     }
@@ -170,22 +167,22 @@ impl Dataplane {
     /// Replaces the programs that may look into tables of before the last growth, if it is not known that there
     /// are none: a process may have ended while it did that.
     fn bring_programs_up_to_date(&mut self) -> Result<()> {
-        if self.generations.is_settled(&self.pins) {
+        if Generations::are_settled(&self.pins) {
             return Ok(());
         }
         self.replace_programs()?;
         let _changing = self.pins.change()?;
-        self.generations.settle(&self.pins)
+        Generations::settle(&self.pins)
     }
 
     /// Bytes of the tables of one generation, their pool and its spare room included. When they change, programs that
     /// [`Self::load_program`] loaded before look into tables that nobody writes to any more.
-    pub fn table_bytes(&self) -> usize {
+    pub const fn table_bytes(&self) -> usize {
         self.table_words() * size_of::<u64>()
     }
 
-    fn table_words(&self) -> usize {
-        table_words(&self.generations)
+    const fn table_words(&self) -> usize {
+        self.generations.words()
     }
 
     /// Changes one prefix in place, or none, if that is all that `next` changes.
@@ -227,14 +224,12 @@ impl Dataplane {
         };
         let before = match &mut published.looked_up_in {
             LookedUpIn::Ranges(ranges) => {
-                let (Some(memory), Some(list)) = (
-                    self.generations.get(ranges.slot()),
-                    self.prefixes.get(ranges.slot()),
-                ) else {
+                let memory = self.generations.get(ranges.slot());
+                let Some(list) = self.prefixes.get(ranges.slot()) else {
                     return false;
                 };
                 let lists = (&*tables.v4, &*tables.v6);
-                let Some(before) = ranges.change(memory, list, prefix, grant, lists) else {
+                let Some(before) = ranges.change(&memory, &list.all(), prefix, grant, lists) else {
                     return false; // a new one is made to measure
                 };
                 Some(before)
@@ -273,9 +268,9 @@ impl Dataplane {
             let (prefix, grant) = undo.one;
             match (&mut published.looked_up_in, undo.before) {
                 (LookedUpIn::Ranges(ranges), Some(before)) => {
-                    let memory = self.generations.get(slot).context("the table is gone")?;
+                    let memory = self.generations.get(slot);
                     let list = self.prefixes.get(slot).context("the list is gone")?;
-                    ranges.take_back(memory, list, before, prefix, grant);
+                    ranges.take_back(&memory, &list.all(), before, prefix, grant);
                 }
                 (LookedUpIn::Tries(tries), _) => tries
                     .store(prefix, grant)
@@ -333,11 +328,6 @@ impl Published {
         };
         (prefix, before)
     }
-}
-
-/// Words of the tables in a slot, their pool included.
-pub(super) fn table_words(generations: &Slots) -> usize {
-    generations.words(ranges::FIXED + abi::POOL_LEAST as usize)
 }
 
 /// Sets one entry of a table that is in order.

@@ -16,9 +16,9 @@ use allowlist_common::ranges::{MatchId, find_v4, find_v6, root_v4, root_v6};
 use anyhow::{Result, bail, ensure};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::memory::Memory;
+use super::memory::{Memory, Part};
 use super::pins::Pins;
-use super::slots::{Kind, Slots};
+use super::slots::Slots;
 use super::view::Entry;
 use crate::compile::{RangeTable, Words, part_v4, part_v6};
 
@@ -58,7 +58,7 @@ pub(super) struct Before {
 impl Ranges {
     /// Writes a table and the prefixes that it is of into a slot that no packet is looked up in.
     pub(super) fn write(
-        memory: &Memory,
+        memory: &Part<'_>,
         prefixes: &mut Slots,
         pins: &Pins,
         slot: u32,
@@ -75,7 +75,7 @@ impl Ranges {
         memory.write(FIXED, &table.pool);
         let base = LIST + v4.len() + v6.len() * 3;
         let list = prefixes.room(pins, slot, base + base / 8 + LIST_LEAST)?;
-        write_list(list, v4, v6);
+        write_list(&list.all(), v4, v6);
         Ok(Self {
             slot,
             used: table.pool.len(),
@@ -90,8 +90,8 @@ impl Ranges {
     /// What takes it back; `None` where it cannot be changed in place, and then nothing has changed.
     pub(super) fn change(
         &mut self,
-        memory: &Memory,
-        list: &Memory,
+        memory: &Part<'_>,
+        list: &Part<'_>,
         prefix: IpNet,
         grant: Option<Grant>,
         (v4, v6): Prefixes<'_>,
@@ -132,8 +132,8 @@ impl Ranges {
     /// Makes a place of a root what it was before a change, of `prefix` to what is `grant`ed now.
     pub(super) fn take_back(
         &mut self,
-        memory: &Memory,
-        list: &Memory,
+        memory: &Part<'_>,
+        list: &Part<'_>,
         before: Before,
         prefix: IpNet,
         grant: Option<Grant>,
@@ -148,11 +148,11 @@ impl Ranges {
     }
 
     /// Whether the list has room for a change and for taking every change back.
-    fn has_list_room(&self, list: &Memory) -> bool {
+    fn has_list_room(&self, list: &Part<'_>) -> bool {
         self.base + (self.changes + 1) * 2 * CHANGE <= list.words()
     }
 
-    fn list(&mut self, list: &Memory, prefix: IpNet, grant: Option<Grant>) {
+    fn list(&mut self, list: &Part<'_>, prefix: IpNet, grant: Option<Grant>) {
         let from = self.base + self.changes * CHANGE;
         if from + CHANGE > list.words() {
             return;
@@ -165,7 +165,7 @@ impl Ranges {
 }
 
 /// The services of a generation, into a slot that no packet is looked up in.
-pub(super) fn write_services(memory: &Memory, services: &ServiceTable) {
+pub(super) fn write_services(memory: &Part<'_>, services: &ServiceTable) {
     memory.write(0, words_of(services));
 }
 
@@ -179,7 +179,7 @@ const CHANGE: usize = 3;
 /// Words for changes, at least.
 const LIST_LEAST: usize = 1 << 12;
 
-fn write_list(list: &Memory, v4: &[(Ipv4Net, Grant)], v6: &[(Ipv6Net, Grant)]) {
+fn write_list(list: &Part<'_>, v4: &[(Ipv4Net, Grant)], v6: &[(Ipv6Net, Grant)]) {
     list.store(0, v4.len() as u64 | (v6.len() as u64) << 32);
     list.store(1, 0);
     let v4 = v4.iter().map(|(prefix, grant)| {
@@ -231,7 +231,7 @@ pub(super) struct Copied {
 
 impl Copied {
     /// Copies what a slot holds. It is one generation's if the control word is the same before and behind.
-    pub(super) fn of(memory: &Memory) -> Result<Self> {
+    pub(super) fn of(memory: &Part<'_>) -> Result<Self> {
         if memory.words() < FIXED {
             bail!("the kernel's table is too short");
         }
@@ -272,6 +272,7 @@ impl Copied {
 
     /// The prefixes that the table was made from, in order.
     pub(super) fn entries(&self, list: &Memory) -> Result<Vec<Entry>> {
+        let list = list.all();
         let (counts, changes) = (list.load(0), list.load(1) as usize);
         let (v4, v6) = (counts as u32 as usize, (counts >> 32) as usize);
         let base = LIST + v4 + v6 * CHANGE;
@@ -319,7 +320,7 @@ impl Copied {
 
 /// The list of a slot, and its table.
 pub(super) fn entries_in(pins: &Pins, slot: u32, table: &Copied) -> Result<Vec<Entry>> {
-    match super::slots::memory(pins, abi::PREFIXES, Kind::Words, slot)? {
+    match super::slots::memory(pins, abi::PREFIXES, slot)? {
         Some(list) => table.entries(&list),
         None => Ok(Vec::new()),
     }

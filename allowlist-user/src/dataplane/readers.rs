@@ -27,7 +27,11 @@ pub(super) struct Readers {
 impl Readers {
     pub(super) fn new() -> Result<Self> {
         const WHAT: &str = "cannot make what to wait for packets with";
-        let stored = make_map(NewMap::Value { words: 1 }).context(WHAT)?;
+        let stored = make_map(NewMap::Values {
+            words: 1,
+            entries: 1,
+        })
+        .context(WHAT)?;
         let array = make_map(NewMap::ArrayOf {
             inner: stored.as_fd(),
             entries: 1,

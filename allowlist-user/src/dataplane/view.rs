@@ -19,6 +19,7 @@ use super::attach::{AttachedIn, name_of};
 use super::flows::ENTRIES;
 use super::guard::{Pending, held, is_open, pending};
 use super::pins::Pins;
+use super::words::ControlWord;
 
 /// The pinned maps, open for reading.
 pub struct View {
@@ -74,10 +75,10 @@ impl View {
     }
 
     fn words(&self) -> Result<(Control, Fallback)> {
-        let control: Array<_, u64> = self.pins.open_map(abi::CONTROL)?.try_into()?;
+        let control = ControlWord::map(&self.pins.open_map(abi::CONTROL)?)?;
         let fallback: Array<_, Fallback> = self.pins.open_map(abi::FALLBACK)?.try_into()?;
         // In this order: the fallback of a word that is pending is there before it.
-        let control = Control::decode(control.get(&0, 0)?);
+        let control = control.load();
         Ok((control, fallback.get(&0, 0)?))
     }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use allowlist_common::abi::{self, Event, EventBudget};
 use anyhow::{Context as _, Result, bail};
-use aya::maps::{Array, MapData, PerCpuArray, RingBuf};
+use aya::maps::{MapData, PerCpuArray, RingBuf};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout_at};
@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout_at};
 use super::View;
 use super::pins::{Pins, require_privileges};
 use super::view::clock;
+use super::words::ControlWord;
 
 /// How long after the last sign of life the kernel goes on sending.
 const LEASE: Duration = Duration::from_secs(4);
@@ -30,7 +31,7 @@ const SIGN: Duration = Duration::from_secs(1);
 pub struct Watch {
     ring: RingBuf<MapData>,
     ready: AsyncFd<OwnedFd>,
-    watched: Array<MapData, u64>,
+    control: ControlWord,
     budget: PerCpuArray<MapData, EventBudget>,
     suppressed: u64,
     next_sign: Instant,
@@ -70,7 +71,7 @@ impl Watch {
         let mut watch = Self {
             ring,
             ready,
-            watched: pins.open_map(abi::WATCHED)?.try_into()?,
+            control: ControlWord::map(&pins.open_map(abi::CONTROL)?)?,
             budget: pins.open_map(abi::EVENT_BUDGET)?.try_into()?,
             suppressed: 0,
             next_sign: Instant::now() + SIGN,
@@ -79,7 +80,7 @@ impl Watch {
             _lock: lock,
         };
         watch.suppressed = watch.suppressed_so_far()?;
-        watch.sign()?;
+        watch.sign();
         Ok(watch)
     }
 
@@ -87,7 +88,7 @@ impl Watch {
     pub fn keep_watching(&mut self) -> Result<()> {
         if Instant::now() >= self.next_sign {
             self.next_sign = Instant::now() + SIGN;
-            self.sign()?;
+            self.sign();
         }
         Ok(())
     }
@@ -100,7 +101,7 @@ impl Watch {
                 if !self.view.is_in_force() {
                     return Ok(Seen::Detached);
                 }
-                self.sign()?;
+                self.sign();
                 let now = self.suppressed_so_far()?;
                 let more = now.saturating_sub(std::mem::replace(&mut self.suppressed, now));
                 if more > 0 {
@@ -129,9 +130,9 @@ impl Watch {
     }
 
     /// Tells the kernel that somebody reads.
-    fn sign(&mut self) -> Result<()> {
+    fn sign(&self) {
         let until = clock() + LEASE;
-        Ok(self.watched.set(0, until.as_nanos() as u64, 0)?)
+        self.control.watch_until(until.as_nanos() as u64);
     }
 
     fn suppressed_so_far(&self) -> Result<u64> {
@@ -151,8 +152,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // If it fails, the lease runs out.
-        let _ = self.watched.set(0, 0, 0);
+        self.control.watch_until(0);
     }
 }
 

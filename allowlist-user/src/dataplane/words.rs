@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result, bail};
 use aya::maps::Map;
 use memmap2::{MmapOptions, MmapRaw};
 
-/// The control word.
-pub(super) struct ControlWord(Words<1>);
+/// The control word, and until when somebody reads events.
+pub(super) struct ControlWord(Words<2>);
 
 impl ControlWord {
     pub(super) fn map(map: &Map) -> Result<Self> {
@@ -19,6 +19,11 @@ impl ControlWord {
 
     pub(super) fn load(&self) -> Control {
         Control::decode(self.0.word(0).load(Ordering::Acquire))
+    }
+
+    /// Tells the kernel until when somebody reads events; 0 is for nobody.
+    pub(super) fn watch_until(&self, nanoseconds: u64) {
+        self.0.word(1).store(nanoseconds, Ordering::Release);
     }
 
     pub(super) fn store(&self, control: Control) {

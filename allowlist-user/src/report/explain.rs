@@ -100,7 +100,7 @@ impl Explanation {
             };
             (name.clone(), behind)
         });
-        let control = *lookup.control();
+        let control = lookup.control();
         let flows = (control.return_traffic == ReturnTraffic::Track)
             .then(|| lookup.flows_with(question.address));
         let now = Timestamp::now();

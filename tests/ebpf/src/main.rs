@@ -6,6 +6,8 @@
 //! - `ranges4`, `ranges6` look it up in the range table that ships (`range_table`, with the filter's own `ranges`)
 //! - `drop_trie` is the small filter that somebody would write with that trie, `drop_all` the smallest (`small`)
 //! - `generate` makes a flood (`generate`)
+//! - `front4`, `front6` give a frame its source and hand it to the filter that ships, or to another (`front`)
+//! - `linger` takes its time, for a test (`linger`)
 //!
 //! Addresses come from an array that userspace filled, and not from the frame, so that one burst of
 //! `BPF_PROG_TEST_RUN` meets many: then caches and branch predictors see the traffic of a network. What
@@ -25,9 +27,11 @@
 )]
 
 mod frame;
+mod front;
 mod generate;
 #[path = "../../../allowlist-ebpf/src/key.rs"]
 mod key;
+mod linger;
 mod maps;
 mod range_table;
 #[path = "../../../allowlist-ebpf/src/ranges.rs"]
@@ -42,7 +46,7 @@ use aya_ebpf::programs::XdpContext;
 use crate::maps::Tally;
 
 /// What the kernel itself takes for a packet.
-#[xdp]
+#[xdp(frags)]
 pub fn bare(_ctx: XdpContext) -> u32 {
     XDP_DROP
 }

@@ -1,8 +1,9 @@
 //! A lookup in the range table that ships: its own code, over one generation's tables that the loader's own code
 //! filled.
 
-use allowlist_common::abi::{GenerationTables, POOL_LEAST};
+use allowlist_common::abi::{GenerationTables, POOL_LEAST, SLOTS};
 use allowlist_common::packet::Address;
+use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::btf_maps::Array;
 use aya_ebpf::macros::{btf_map, xdp};
@@ -12,9 +13,13 @@ use crate::{measure4, measure6, ranges};
 
 type TableWords = [u64; size_of::<GenerationTables>() / 8 + POOL_LEAST as usize];
 
-/// The map in the slot that is in force, opened by its pin.
+/// The filter's own, opened by its pin.
 #[btf_map]
-static TABLES: Array<TableWords, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+static TABLES: Array<TableWords, { SLOTS as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// The slot that is in force.
+#[unsafe(no_mangle)]
+static SLOT: Global<u32> = Global::new(0);
 
 #[expect(clippy::needless_pass_by_value, reason = "the macro passes it so")]
 #[xdp]
@@ -31,7 +36,7 @@ pub fn ranges6(ctx: XdpContext) -> u32 {
 /// What the table has for an address; 0 if nothing.
 #[inline(always)]
 fn find(address: &Address) -> u64 {
-    let Some(words) = TABLES.get(0) else {
+    let Some(words) = TABLES.get(SLOT.load()) else {
         return 0;
     };
     // SAFETY: the loader wrote tables there, which are as large and need no more alignment.

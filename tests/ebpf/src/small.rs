@@ -10,7 +10,7 @@ use crate::maps::Tally;
 use crate::trie;
 
 #[expect(clippy::needless_pass_by_value, reason = "the macro passes it so")]
-#[xdp]
+#[xdp(frags)]
 pub fn drop_trie(ctx: XdpContext) -> u32 {
     if !frame::is_ipv4(&ctx) {
         return XDP_PASS;

@@ -1,4 +1,4 @@
-//! Measure 4: how long a change by command takes, from the request to the answer, which
+//! How long a change by command takes, from the request to the answer, which
 //! comes when it is on disk and in force.
 //!
 //! A daemon runs as a process in a namespace of its own; the requests go over its socket. Times are of this

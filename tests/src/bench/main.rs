@@ -1,18 +1,22 @@
 //! `cargo xtask bench`: what is asked for is measured, shown, and written under `target/bench`.
 //!
 //! - `lookup`: an address among many prefixes, by ways to look it up
+//! - `filter`: a packet in the filter's program, under random traffic
 //! - `packets`: a packet in the filter's program, by kind and by setting
 //! - `interface`: a flood through an interface, by what filters it
+//! - `publishes`: a whole list compiled and put in force, and packets misjudged meanwhile
 //! - `changes`: a change by command, from the request to the answer
 //!
 //! Subjects take turns within a run, and a value is a median of rounds: only values of one run can be compared.
 
 mod changes;
+mod filter;
 mod interface;
 mod lookup;
 mod packets;
 mod plot;
 mod programs;
+mod publishes;
 mod record;
 mod traffic;
 
@@ -50,10 +54,14 @@ struct Args {
 enum Measure {
     /// An address among many prefixes
     Lookup,
+    /// A packet in the whole filter, under random traffic
+    Filter,
     /// A packet, by kind and by setting
     Packets,
     /// A flood through an interface, by what filters it
     Interface,
+    /// A whole list compiled and put in force
+    Publishes,
     /// A change by command
     Changes,
 }
@@ -94,8 +102,10 @@ fn main() -> Result<()> {
         }
         match measure {
             Measure::Lookup => lookup::run(&mut record, &effort)?,
+            Measure::Filter => filter::run(&mut record, &effort)?,
             Measure::Packets => packets::run(&mut record, &effort)?,
             Measure::Interface => remains.push(interface::run(&mut record, &effort)?),
+            Measure::Publishes => publishes::run(&mut record, &effort)?,
             Measure::Changes => changes::run(&mut record, &effort)?,
         }
     }
@@ -155,6 +165,15 @@ fn show(record: &Record) {
         );
     }
     table(
+        "The whole filter, ns: median [quartiles], ratio to a program that drops everything",
+        Shown {
+            measure: filter::MEASURE,
+            unit: filter::UNIT,
+            cases: "traffic",
+            against: Some(filter::BARE),
+        },
+    );
+    table(
         "Packets, ns: median [quartiles], ratio to the first",
         Shown {
             measure: packets::MEASURE,
@@ -170,6 +189,26 @@ fn show(record: &Record) {
             let prefixes = thousands(prefixes);
             println!("Flood through an interface, {prefixes} prefixes, dropped\n\n{table}\n");
         }
+    }
+    table(
+        "Whole lists, ms: median [quartiles]",
+        Shown {
+            measure: publishes::MEASURE,
+            unit: publishes::UNIT,
+            cases: "case",
+            against: None,
+        },
+    );
+    for unit in [publishes::MISJUDGED, publishes::JUDGED] {
+        table(
+            &format!("Whole lists under load, {unit}"),
+            Shown {
+                measure: publishes::MEASURE,
+                unit,
+                cases: "case",
+                against: None,
+            },
+        );
     }
     table(
         "Changes by command, ms: median [quartiles]",

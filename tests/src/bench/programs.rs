@@ -7,15 +7,16 @@ use std::path::{Path, PathBuf};
 
 use allowlist_common::abi::{self, GenerationTables, Grant};
 use allowlist_tests::lab::Scratch;
-use allowlist_user::compile::{Names, compile};
+use allowlist_user::compile::{Names, Tables, compile};
 use allowlist_user::config::Config;
-use allowlist_user::dataplane::Dataplane;
+use allowlist_user::dataplane::{Dataplane, View};
 use allowlist_user::policy::{Feed, Snapshot};
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, LpmTrie, MapData, PerCpuArray};
 use aya::programs::{ProgramInfo, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
+use ipnet::IpNet;
 use jiff::Timestamp;
 
 use crate::traffic::{Family, List};
@@ -63,11 +64,10 @@ pub(crate) fn load(room: &[(&str, u32)]) -> Result<Ebpf> {
 pub(crate) fn load_with(room: &[(&str, u32)], table: Option<&RangeTable>) -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
     if let Some(table) = table {
-        loader.map_pin_path("TABLES", &table.pin).override_global(
-            abi::GLOBAL_POOL,
-            &table.pool,
-            true,
-        );
+        loader
+            .map_pin_path("TABLES", &table.pin)
+            .override_global(abi::GLOBAL_POOL, &table.pool, true)
+            .override_global("SLOT", &table.slot, true);
     }
     for (map, entries) in room {
         loader.map_max_entries(map, (*entries).max(1));
@@ -122,8 +122,9 @@ fn set_array<T: aya::Pod, const N: usize>(
 
 /// A list in the range table that ships, by the code that ships.
 pub(crate) struct RangeTable {
-    /// Of the map that holds it.
+    /// Of the map that holds it, and the slot there.
     pin: PathBuf,
+    slot: u32,
     /// Words of its pool.
     pool: u32,
     /// Bytes of its roots and its pool, spare room included; the services beside them are not counted.
@@ -135,55 +136,88 @@ pub(crate) struct RangeTable {
 /// Sources that a list is dealt out to, so that what is next to each other is told apart.
 const SOURCES: usize = 16;
 
-impl RangeTable {
-    pub(crate) fn of(list: &List) -> Result<Self> {
-        let mut text = String::from("[services.web]\nports = ['tcp/443']\nallow = [");
+/// A list in force, by the code that ships.
+pub(crate) struct InForce {
+    pub(crate) config: Config,
+    pub(crate) dataplane: Dataplane,
+    pub(crate) scratch: Scratch,
+}
+
+impl InForce {
+    /// A policy with these keys and services, whose sources are named `s0` to `s15`, over a list.
+    pub(crate) fn of(list: &List, keys_and_services: &str) -> Result<Self> {
+        let mut text = String::from(keys_and_services);
         for source in 0..SOURCES {
-            write!(text, "'s{source}',")?;
-        }
-        text += "]\n";
-        for source in 0..SOURCES {
-            writeln!(text, "[sources.s{source}]\nprefixes = ['192.0.2.1']")?;
+            write!(text, "\n[sources.s{source}]\nprefixes = ['192.0.2.1']")?;
         }
         let config = Config::parse(&text, Path::new("bench"))?;
+        let scratch = Scratch::new()?;
+        let room = config.rules.tracks().then_some(config.max_flows);
+        let dataplane = Dataplane::open(scratch.pin_dir(), room)?;
+        let mut in_force = Self {
+            config,
+            dataplane,
+            scratch,
+        };
+        let tables = in_force.compile(&Self::snapshot(list, None))?;
+        in_force.publish(&tables)?;
+        Ok(in_force)
+    }
+
+    /// A list as what its sources had, with one prefix more.
+    pub(crate) fn snapshot(list: &List, more: Option<IpNet>) -> Snapshot {
         let mut lists = vec![Vec::new(); SOURCES];
         for (place, prefix) in list.prefixes.iter().enumerate() {
             lists[place % SOURCES].push(prefix.net(list.family));
         }
+        lists[0].extend(more);
         let feeds = lists.into_iter().enumerate().map(|(source, prefixes)| {
             let feed = Feed::new(prefixes, Timestamp::UNIX_EPOCH);
             (format!("s{source}"), feed)
         });
-        let snapshot: Snapshot = feeds.collect();
-        let tables = compile(&config.policy, &snapshot, u32::MAX, &Names::default())?;
-        let scratch = Scratch::new()?;
-        let mut dataplane = Dataplane::open(scratch.pin_dir(), None)?;
-        dataplane.publish(&tables, config.mode, &config.rules, &[])?;
+        feeds.collect()
+    }
+
+    pub(crate) fn compile(&self, snapshot: &Snapshot) -> Result<Tables> {
+        let names = Names::default();
+        Ok(compile(&self.config.policy, snapshot, u32::MAX, &names)?)
+    }
+
+    pub(crate) fn publish(&mut self, tables: &Tables) -> Result<()> {
+        let config = &self.config;
+        self.dataplane
+            .publish(tables, config.mode, &config.rules, &[])?;
+        Ok(())
+    }
+
+    /// The sources, as a service's `allow` lists them.
+    pub(crate) fn sources() -> String {
+        let names: Vec<_> = (0..SOURCES).map(|source| format!("'s{source}'")).collect();
+        names.join(", ")
+    }
+}
+
+impl RangeTable {
+    pub(crate) fn of(list: &List) -> Result<Self> {
+        let sources = InForce::sources();
+        let policy = format!("[services.web]\nports = ['tcp/443']\nallow = [{sources}]\n");
+        let InForce {
+            dataplane, scratch, ..
+        } = InForce::of(list, &policy)?;
         let bytes = dataplane.table_bytes();
         let services = offset_of!(GenerationTables, reach);
         let pool = (bytes - size_of::<GenerationTables>()) / size_of::<u64>();
         Ok(Self {
-            pin: pinned_table(scratch.pin_dir())?,
+            pin: scratch
+                .pin_dir()
+                .join(format!("v{}/{}", abi::VERSION, abi::GENERATIONS)),
+            slot: View::open(scratch.pin_dir())?.control()?.slot,
             pool: pool.try_into()?,
             bytes: (bytes - services) as u64,
             _dataplane: dataplane,
             _scratch: scratch,
         })
     }
-}
-
-/// The only table of the only slot that is filled.
-fn pinned_table(pin_dir: &Path) -> Result<PathBuf> {
-    let folder = pin_dir.join(format!("v{}", abi::VERSION));
-    let prefix = format!("{}_", abi::GENERATIONS);
-    let mut pins = std::fs::read_dir(&folder)?
-        .flatten()
-        .map(|entry| entry.path());
-    pins.find(|path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with(&prefix)
-    })
-    .context("no table is pinned")
 }
 
 /// The room that [`fill_trie`] takes.

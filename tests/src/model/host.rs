@@ -4,7 +4,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use allowlist_common::abi::{Control, Engine, Grant, Keep, ReturnTraffic, ServiceId, ServiceTable};
+use allowlist_common::abi::{
+    Control, Engine, Grant, Keep, ReturnTraffic, ServiceId, ServiceTable, Word,
+};
 use allowlist_common::flow::{Flow, Sent, Tracked, port_table};
 use allowlist_common::judge::{self, Decision};
 use allowlist_common::packet::{Address, Contents, Quote, TCP, UDP, parse};
@@ -129,8 +131,8 @@ struct Lookup<'h> {
 }
 
 impl judge::Tables for Lookup<'_> {
-    fn control(&self) -> &Control {
-        &self.host.control
+    fn word(&self) -> Word {
+        Word(self.host.control.encode())
     }
 
     fn service_of_port(&self, protocol: u8, port: u16) -> ServiceId {

@@ -1,7 +1,7 @@
 //! Drop events as a process tells them: what crossed a link and was dropped, or would have been, and how
 //! telling begins and ends.
 
-use allowlist_common::abi::{EVENTS, WATCHED};
+use allowlist_common::abi::{CONTROL, EVENTS};
 use allowlist_common::packet::tcp_flag;
 use allowlist_tests::lab::Ended;
 use allowlist_user::dataplane::clock;
@@ -39,8 +39,8 @@ fn map(site: &Site, name: &str) -> anyhow::Result<Map> {
 
 /// Until when the kernel tells of drops, by its monotonic clock; 0 is not at all.
 fn lease(site: &Site) -> anyhow::Result<Duration> {
-    let watched: Array<_, u64> = map(site, WATCHED)?.try_into()?;
-    Ok(Duration::from_nanos(watched.get(&0, 0)?))
+    let told: Array<_, [u64; 2]> = map(site, CONTROL)?.try_into()?;
+    Ok(Duration::from_nanos(told.get(&0, 0)?[1]))
 }
 
 /// Starts `allowlist watch`, and returns when the kernel tells it of drops.

@@ -168,18 +168,6 @@ impl Kernel {
         }
     }
 
-    /// Bytes of the program after the verifier, with a trace or without.
-    pub(crate) fn program_size(&self, trace: bool) -> u32 {
-        let object = self.dataplane.load_program(0, trace).expect("a program");
-        let program: &Xdp = object
-            .program(PROGRAM)
-            .expect("loaded")
-            .try_into()
-            .expect("an XDP program");
-        let info = program.info().expect("the kernel knows it");
-        info.size_translated().expect("on this kernel")
-    }
-
     pub(crate) fn counters(&self) -> Counters {
         self.counters_of(0)
     }

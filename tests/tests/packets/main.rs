@@ -9,6 +9,7 @@ mod frames;
 mod in_place;
 mod kernel;
 mod oracle;
+mod plain;
 mod random;
 mod under_load;
 mod verifier;
@@ -177,15 +178,6 @@ fn a_million_prefixes_fit() {
         );
     }
     assert_eq!(kernel.view().entries().expect("a list").len(), 1_000_002);
-}
-
-/// What is traced costs; what is not traced is not even there.
-#[test]
-fn a_trace_that_is_off_is_removed_at_load() {
-    require_root!();
-    let kernel = Kernel::new();
-    let (off, on) = (kernel.program_size(false), kernel.program_size(true));
-    assert!(off + 10_000 < on, "{off} bytes without a trace, {on} with");
 }
 
 fn is_long() -> bool {

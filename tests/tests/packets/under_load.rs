@@ -9,7 +9,8 @@ use allowlist_tests::require_root;
 use allowlist_user::compile::{Names, Tables, compile};
 use allowlist_user::config::Config;
 use allowlist_user::policy::{Engine, Mode, Rules};
-use aya::programs::{TestRun as _, TestRunOptions};
+use aya::maps::Array;
+use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use ipnet::{IpNet, Ipv4Net};
 
 use super::frames::tcp;
@@ -105,4 +106,59 @@ fn publish_under_load(lookup: Engine) {
         runs,
         "friends let in and strangers refused, of those that came"
     );
+}
+
+/// Programs that exist to be measured, and one that takes its time.
+static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/allowlist-bench-ebpf"));
+/// What `linger` stores once its packet is gone.
+const GONE: u64 = 2;
+
+/// A packet that is in the kernel when its slot is left is waited for before that slot is written to again, however long
+/// it takes.
+#[test]
+fn a_slot_is_not_written_while_a_packet_lingers() {
+    require_root!();
+    let rules = Rules::default();
+    let generations = [0, 1, 2].map(tables);
+    let mut kernel = Kernel::new();
+    let (dataplane, _) = kernel.parts();
+    let mut publish = |turn: usize| {
+        dataplane
+            .publish(&generations[turn], Mode::Enforce, &rules, &[])
+            .expect("a publish");
+    };
+    publish(0);
+    publish(1);
+    let mut object = aya::Ebpf::load(OBJECT).expect("the benchmark's programs");
+    let lingers = object.take_map("LINGERS").expect("the map");
+    let lingers: Array<_, u64> = lingers.try_into().expect("an array");
+    let linger: &mut Xdp = object
+        .program_mut("linger")
+        .expect("the program")
+        .try_into()
+        .expect("an XDP program");
+    linger.load().expect("the kernel takes it");
+    let state = || lingers.get(&0, 0).expect("its state");
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let options = TestRunOptions {
+                data_in: Some(&[0; 64]),
+                ..TestRunOptions::default()
+            };
+            linger.test_run(options).expect("a run");
+        });
+        while state() == 0 {
+            thread::yield_now();
+        }
+        publish(2); // leaves a slot that a packet may be looking into
+        assert_ne!(
+            state(),
+            GONE,
+            "the packet did not take as long as one publish"
+        );
+        publish(0); // and the next one, or the one after it, writes there
+        publish(1);
+        assert_eq!(state(), GONE, "the packet was not waited for");
+    });
 }

@@ -24,3 +24,17 @@ fn the_verifier_walks_no_more_than_a_fifth_of_its_limit() {
         }
     }
 }
+
+/// What is traced costs; what is not traced is not even walked, and what is not walked the kernel removes.
+#[test]
+fn a_trace_that_is_off_is_removed_at_load() {
+    require_root!();
+    let [off, on] = [false, true].map(|trace| {
+        let verified = verify(trace).expect("the kernel takes the programs");
+        verified[0].verified_instructions
+    });
+    let (Some(off), Some(on)) = (off, on) else {
+        skip!("this kernel does not tell what its verifier walked (5.16 does)");
+    };
+    assert!(off + 10_000 < on, "{off} without a trace, {on} with");
+}

@@ -1,0 +1,128 @@
+//! The tables of the generations, and their memory: one map with a value for each slot, written where it lies.
+//!
+//! All slots are as large, and a map stays as large as it was made: larger tables are another map, and other programs
+//! look into it. Until they all do, the old map stays pinned aside.
+//!
+//! Knows nothing of what is written, and not when it may be: no packet may look into a slot that is.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use allowlist_common::abi::{GENERATIONS, SLOTS};
+use anyhow::{Context as _, Result};
+use aya::maps::MapData;
+
+use super::calls::{NewMap, make_map};
+use super::memory::{Memory, Part};
+use super::pins::Pins;
+
+/// See the module.
+pub(super) struct Generations {
+    memory: Memory,
+    /// Of each slot.
+    words: usize,
+}
+
+impl Generations {
+    /// What is pinned.
+    pub(super) fn open(pins: &Pins) -> Result<Self> {
+        let map = MapData::from_pin(pins.map(GENERATIONS))
+            .with_context(|| format!("cannot open the map {GENERATIONS}"))?;
+        let words = map.info()?.value_size() as usize / size_of::<u64>();
+        Self::of(map, words)
+    }
+
+    fn of(map: MapData, words: usize) -> Result<Self> {
+        let memory = Memory::map(map, words * SLOTS as usize)?;
+        Ok(Self { memory, words })
+    }
+
+    /// Words of each slot.
+    pub(super) const fn words(&self) -> usize {
+        self.words
+    }
+
+    /// What is in a slot.
+    pub(super) fn get(&self, slot: u32) -> Part<'_> {
+        self.memory.part(slot as usize * self.words, self.words)
+    }
+
+    /// Another map with so many words a slot, with what is in each slot but `idle`.
+    pub(super) fn grow(&mut self, pins: &Pins, words: usize, idle: u32) -> Result<()> {
+        let grown = make(words)?;
+        for slot in (0..SLOTS).filter(|slot| *slot != idle) {
+            grown.get(slot).copy_from(&self.get(slot));
+        }
+        let (pin, aside) = (pins.map(GENERATIONS), aside(pins));
+        remove(&aside)?;
+        fs::rename(&pin, aside).context("cannot move the tables aside")?;
+        if let Err(error) = grown.memory.pin(&pin) {
+            put_back(pins)?;
+            return Err(error);
+        }
+        *self = grown;
+        Ok(())
+    }
+
+    /// Whether some program may still look into what was there before [`Self::grow`].
+    pub(super) fn are_settled(pins: &Pins) -> bool {
+        !aside(pins).exists()
+    }
+
+    /// Removes what was there before [`Self::grow`]: no program looks into it any more.
+    pub(super) fn settle(pins: &Pins) -> Result<()> {
+        remove(&aside(pins))
+    }
+}
+
+fn make(words: usize) -> Result<Generations> {
+    let slots = NewMap::Values {
+        words,
+        entries: SLOTS,
+    };
+    let map = make_map(slots).map_err(|error| {
+        let bytes = words * size_of::<u64>();
+        let is_too_large = error.raw_os_error() == Some(libc::E2BIG);
+        let error = anyhow::Error::new(error);
+        if is_too_large {
+            error.context(format!(
+                "this kernel takes no table of {} MiB in one piece (Linux 6.10 does); set lookup = \"lpm-trie\"",
+                bytes >> 20
+            ))
+        } else {
+            error.context(format!(
+                "cannot make {SLOTS} tables of {} KiB in the kernel",
+                bytes >> 10
+            ))
+        }
+    })?;
+    Generations::of(MapData::from_fd(map)?, words)
+}
+
+/// Where the map is pinned that programs may still look into.
+fn aside(pins: &Pins) -> PathBuf {
+    pins.map(&format!("{GENERATIONS}_aside"))
+}
+
+/// Puts the map back that was moved aside, if no other one was pinned: a process may have ended between.
+pub(super) fn put_back(pins: &Pins) -> Result<()> {
+    let (pin, aside) = (pins.map(GENERATIONS), aside(pins));
+    if aside.exists() && !pin.exists() {
+        fs::rename(aside, pin).context("cannot put the tables back")?;
+    }
+    Ok(())
+}
+
+/// Unpins a map that was moved aside.
+pub(super) fn remove_aside(pins: &Pins) -> Result<()> {
+    remove(&aside(pins))
+}
+
+fn remove(pin: &Path) -> Result<()> {
+    match fs::remove_file(pin) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot unpin {}", pin.display()))
+        }
+        _ => Ok(()),
+    }
+}
