@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use crate::{cargo, setup};
 
 /// Files of this tree, and where they go.
-const FILES: [(&str, &str); 15] = [
+const FILES: [(&str, &str); 18] = [
     (
         "dist/allowlist.service",
         "usr/local/lib/systemd/system/allowlist.service",
@@ -35,6 +35,18 @@ const FILES: [(&str, &str); 15] = [
     (
         "docs/export.md",
         "usr/local/share/doc/allowlist/docs/export.md",
+    ),
+    (
+        "docs/flood.svg",
+        "usr/local/share/doc/allowlist/docs/flood.svg",
+    ),
+    (
+        "docs/lookup-ipv4.svg",
+        "usr/local/share/doc/allowlist/docs/lookup-ipv4.svg",
+    ),
+    (
+        "docs/lookup-ipv6.svg",
+        "usr/local/share/doc/allowlist/docs/lookup-ipv6.svg",
     ),
     (
         "docs/operations.md",
