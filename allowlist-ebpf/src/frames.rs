@@ -43,12 +43,12 @@ pub(crate) fn plain<T>(
 pub(crate) fn parsed<Context: Buffer>(ctx: &Context) -> Option<Left> {
     let room = PARSED.get_ptr_mut(0)?;
     leave(ctx, room);
-    // SAFETY: inside what `room` has place for.
-    if rest_in(unsafe { &raw const (*room.cast::<Flat>()).rest }).is_malformed() {
+    let left = Left(room);
+    if left.rest().is_malformed() {
         // Perhaps not all of its headers are in the first piece.
         ctx.parse_again(room.cast());
     }
-    Some(Left(room))
+    Some(left)
 }
 
 /// What [`parsed`] found last on this CPU.
@@ -73,8 +73,13 @@ impl Left {
     /// The frame's bytes, all pieces together.
     #[inline(always)]
     pub(crate) fn length(&self) -> u32 {
+        self.rest().length()
+    }
+
+    #[inline(always)]
+    fn rest(&self) -> Rest {
         // SAFETY: inside what it has place for.
-        rest_in(unsafe { &raw const (*self.0.cast::<Flat>()).rest }).length()
+        rest_in(unsafe { &raw const (*self.0.cast::<Flat>()).rest })
     }
 }
 

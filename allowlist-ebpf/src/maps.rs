@@ -142,7 +142,7 @@ fn tables(word: Word) -> Option<&'static GenerationTables> {
 /// The tables of the generation that one control word names, for one frame.
 pub(crate) struct Generation<'a> {
     word: Word,
-    pub(crate) tables: &'static GenerationTables,
+    tables: &'static GenerationTables,
     /// Of the frame that is judged.
     ctx: &'a XdpContext,
 }

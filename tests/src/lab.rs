@@ -6,6 +6,7 @@
 mod clock;
 mod frame_sender;
 mod gro;
+mod judging;
 mod link;
 mod manager;
 mod namespace;
@@ -21,6 +22,7 @@ pub mod stream;
 pub use clock::WallClock;
 pub use frame_sender::FrameSender;
 pub use gro::receive_in_batches;
+pub use judging::judged_during;
 pub use link::{
     End, HOST_MAC, Kind, PEER_MAC, add_addresses, bridge, connect, egress_filters, rename, set_mtu,
 };

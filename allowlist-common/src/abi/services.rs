@@ -6,18 +6,18 @@
 
 use crate::packet::{ICMP, ICMPV6, SCTP, TCP, UDP, is_extension};
 
-use super::MAX_INTERFACES;
+use super::{MAX_INTERFACES, MAX_SERVICES};
 
 /// A kernel service's number: 0 is no service, `n` is bit `n - 1` of a set.
 pub type ServiceId = u8;
 
-/// The set of one service; empty for 0. There are no numbers above [`super::MAX_SERVICES`].
+/// The set of one service; empty for 0 and for what cannot be a service.
 #[inline(always)]
 pub const fn service_set(id: ServiceId) -> u64 {
-    if id == 0 {
+    if id == 0 || id as usize > MAX_SERVICES {
         0
     } else {
-        1_u64.wrapping_shl(id as u32 - 1)
+        1 << (id - 1)
     }
 }
 
@@ -125,6 +125,7 @@ mod tests {
         assert_eq!(service_set(0), 0);
         assert_eq!(service_set(1), 1);
         assert_eq!(service_set(64), 1 << 63);
+        assert_eq!(service_set(65), 0);
     }
 
     #[test]

@@ -94,12 +94,6 @@ impl Flat {
         Self { rest, ..self }
     }
 
-    /// Bytes of the frame.
-    #[inline(always)]
-    pub const fn length(&self) -> u32 {
-        self.rest.length()
-    }
-
     /// What it was made from.
     #[inline(always)]
     pub const fn parsed(&self) -> Result<Contents, Malformed> {
@@ -260,7 +254,7 @@ mod tests {
         for parsed in all {
             let flat = Flat::of_network(&parsed.map(|contents| (contents, None)), 1514);
             assert_eq!(flat.parsed(), parsed);
-            assert_eq!(flat.length(), 1514);
+            assert_eq!(flat.rest.length(), 1514);
             assert_eq!(flat.rest.unread(), None);
         }
     }
@@ -291,9 +285,12 @@ mod tests {
             ..packet
         };
         assert_eq!(whole.parsed(), Ok(Contents::Ip(expected)));
-        assert_eq!((whole.length(), whole.rest.unread()), (99, None));
+        assert_eq!((whole.rest.length(), whole.rest.unread()), (99, None));
         let malformed = with(Err(Malformed));
         assert_eq!(malformed.parsed(), Err(Malformed));
-        assert_eq!((malformed.length(), malformed.rest.unread()), (99, None));
+        assert_eq!(
+            (malformed.rest.length(), malformed.rest.unread()),
+            (99, None)
+        );
     }
 }

@@ -4,8 +4,6 @@
 //! copied before any program uses the new one, and once more when all do, for those that were noted
 //! meanwhile. Invariant: where a process ends between, the next one finds either table and goes on.
 
-use std::fs;
-
 use allowlist_common::abi;
 use allowlist_common::flow::{Flow, Tracked};
 use anyhow::{Context as _, Result};
@@ -24,9 +22,6 @@ pub(super) const ENTRIES: u32 = 2;
 /// The table.
 pub(super) type Flows = HashMap<MapData, Flow, Tracked>;
 
-/// Where the old table is pinned while there are two.
-const ASIDE: &str = "FLOWS_aside";
-
 /// Moves the pinned table aside if it has not this room. Where none is wanted, one that is there stays
 /// as it is: a start that fails goes back to it.
 pub(super) fn set_aside(pins: &Pins, room: Option<u32>) -> Result<()> {
@@ -38,17 +33,7 @@ pub(super) fn set_aside(pins: &Pins, room: Option<u32>) -> Result<()> {
         .context("cannot ask for the table of flows")?
         .max_entries();
     if had != room {
-        pins.unpin(ASIDE)?;
-        fs::rename(&pin, pins.map(ASIDE)).context("cannot move the table of flows aside")?;
-    }
-    Ok(())
-}
-
-/// Puts the old table back if no new one was made.
-pub(super) fn put_back(pins: &Pins) -> Result<()> {
-    let (pin, aside) = (pins.map(abi::FLOWS), pins.map(ASIDE));
-    if aside.exists() && !pin.exists() {
-        fs::rename(aside, pin).context("cannot put the table of flows back")?;
+        pins.move_aside(abi::FLOWS)?;
     }
     Ok(())
 }
@@ -59,7 +44,7 @@ pub(super) fn put_back(pins: &Pins) -> Result<()> {
 /// How many flows and peers; `None` where there is no old table.
 pub(super) fn copy(pins: &Pins, new: &mut Flows) -> Result<Option<u32>> {
     const BPF_NOEXIST: u64 = 1;
-    let aside = pins.map(ASIDE);
+    let aside = pins.aside(abi::FLOWS);
     if !aside.exists() {
         return Ok(None);
     }
@@ -73,11 +58,6 @@ pub(super) fn copy(pins: &Pins, new: &mut Flows) -> Result<Option<u32>> {
     Ok(Some(copied))
 }
 
-/// Removes the old table.
-pub(super) fn remove_aside(pins: &Pins) -> Result<()> {
-    pins.unpin(ASIDE)
-}
-
 impl Dataplane {
     /// Changes whether what this host sends is noted, and how many flows there is room for. Every interface
     /// is to be attached anew then, and [`Self::settle`] called.
@@ -87,7 +67,7 @@ impl Dataplane {
         set_aside(&self.pins, wanted)?;
         let loaded = load(&self.pins, 0, false, wanted.unwrap_or(UNUSED));
         let mut object = loaded.inspect_err(|_| {
-            if let Err(error) = put_back(&self.pins) {
+            if let Err(error) = self.pins.put_back(abi::FLOWS) {
                 warn!("{error:#}");
             }
         })?;
@@ -105,7 +85,7 @@ impl Dataplane {
     pub fn settle(&mut self) -> Result<()> {
         if let Some(more) = copy(&self.pins, &mut self.flows)? {
             info!("the room for flows changed, and they moved; {more} at the last moment");
-            remove_aside(&self.pins)?;
+            self.pins.unpin_aside(abi::FLOWS)?;
         }
         Ok(())
     }

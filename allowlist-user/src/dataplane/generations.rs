@@ -5,9 +5,6 @@
 //!
 //! Knows nothing of what is written, and not when it may be: no packet may look into a slot that is.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
 use allowlist_common::abi::{GENERATIONS, SLOTS};
 use anyhow::{Context as _, Result};
 use aya::maps::MapData;
@@ -53,11 +50,9 @@ impl Generations {
         for slot in (0..SLOTS).filter(|slot| *slot != idle) {
             grown.get(slot).copy_from(&self.get(slot));
         }
-        let (pin, aside) = (pins.map(GENERATIONS), aside(pins));
-        remove(&aside)?;
-        fs::rename(&pin, aside).context("cannot move the tables aside")?;
-        if let Err(error) = grown.memory.pin(&pin) {
-            put_back(pins)?;
+        pins.move_aside(GENERATIONS)?;
+        if let Err(error) = grown.memory.pin(&pins.map(GENERATIONS)) {
+            pins.put_back(GENERATIONS)?;
             return Err(error);
         }
         *self = grown;
@@ -66,12 +61,12 @@ impl Generations {
 
     /// Whether some program may still look into what was there before [`Self::grow`].
     pub(super) fn are_settled(pins: &Pins) -> bool {
-        !aside(pins).exists()
+        !pins.aside(GENERATIONS).exists()
     }
 
     /// Removes what was there before [`Self::grow`]: no program looks into it any more.
     pub(super) fn settle(pins: &Pins) -> Result<()> {
-        remove(&aside(pins))
+        pins.unpin_aside(GENERATIONS)
     }
 }
 
@@ -97,32 +92,4 @@ fn make(words: usize) -> Result<Generations> {
         }
     })?;
     Generations::of(MapData::from_fd(map)?, words)
-}
-
-/// Where the map is pinned that programs may still look into.
-fn aside(pins: &Pins) -> PathBuf {
-    pins.map(&format!("{GENERATIONS}_aside"))
-}
-
-/// Puts the map back that was moved aside, if no other one was pinned: a process may have ended between.
-pub(super) fn put_back(pins: &Pins) -> Result<()> {
-    let (pin, aside) = (pins.map(GENERATIONS), aside(pins));
-    if aside.exists() && !pin.exists() {
-        fs::rename(aside, pin).context("cannot put the tables back")?;
-    }
-    Ok(())
-}
-
-/// Unpins a map that was moved aside.
-pub(super) fn remove_aside(pins: &Pins) -> Result<()> {
-    remove(&aside(pins))
-}
-
-fn remove(pin: &Path) -> Result<()> {
-    match fs::remove_file(pin) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot unpin {}", pin.display()))
-        }
-        _ => Ok(()),
-    }
 }

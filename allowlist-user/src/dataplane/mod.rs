@@ -114,8 +114,9 @@ impl Dataplane {
     pub fn open(pin_dir: &Path, max_flows: Option<u32>) -> Result<Self> {
         let pins = Pins::create(pin_dir)?;
         let _changing = pins.change()?;
-        flows::put_back(&pins)?; // a process may have ended between
-        generations::put_back(&pins)?; // likewise
+        for name in [abi::FLOWS, abi::GENERATIONS] {
+            pins.put_back(name)?;
+        }
         if pins.have_links() && !pins.are_whole() {
             bail!(
                 "some of the maps under {} are gone while the filter is on; `allowlist detach` first",
@@ -132,7 +133,7 @@ impl Dataplane {
         flows::set_aside(&pins, wanted)?;
         let mut object = load(&pins, 0, false, room).inspect_err(|_| {
             remove_unused(&pins);
-            if let Err(error) = flows::put_back(&pins) {
+            if let Err(error) = pins.put_back(abi::FLOWS) {
                 warn!("{error:#}");
             }
         })?;

@@ -256,13 +256,41 @@ impl Pins {
         }
     }
 
+    /// Where a map is pinned that another one of the same name takes the place of, as long as some program may still
+    /// look into it.
+    pub(super) fn aside(&self, name: &str) -> PathBuf {
+        self.map(&aside_name(name))
+    }
+
+    /// Moves a map's pin aside.
+    pub(super) fn move_aside(&self, name: &str) -> Result<()> {
+        self.unpin_aside(name)?;
+        fs::rename(self.map(name), self.aside(name))
+            .with_context(|| format!("cannot move the map {name} aside"))
+    }
+
+    /// Puts a map back that was moved aside, if no other one was pinned: a process may have ended between.
+    pub(super) fn put_back(&self, name: &str) -> Result<()> {
+        let (pin, aside) = (self.map(name), self.aside(name));
+        if aside.exists() && !pin.exists() {
+            fs::rename(aside, pin).with_context(|| format!("cannot put the map {name} back"))?;
+        }
+        Ok(())
+    }
+
+    /// Unpins a map that was moved aside. That none was is fine.
+    pub(super) fn unpin_aside(&self, name: &str) -> Result<()> {
+        self.unpin(&aside_name(name))
+    }
+
     /// Unpins every map and removes the folders. Links must be gone.
     pub(super) fn remove(&self) -> Result<()> {
         for (name, _) in abi::PINNED {
             self.unpin(name)?;
         }
-        super::flows::remove_aside(self)?;
-        super::generations::remove_aside(self)?;
+        for name in [abi::FLOWS, abi::GENERATIONS] {
+            self.unpin_aside(name)?;
+        }
         super::slots::remove_all(self, abi::PREFIXES)?;
         let _ = fs::remove_dir(self.watchers()); // mostly nobody has ever read
         if let Err(error) = fs::remove_dir(&self.folder) {
@@ -273,6 +301,10 @@ impl Pins {
         let _ = fs::remove_dir(&self.root);
         Ok(())
     }
+}
+
+fn aside_name(name: &str) -> String {
+    format!("{name}_aside")
 }
 
 /// Mounts the BPF file system if `root` is to be on it and it is not there.

@@ -16,7 +16,7 @@ use allowlist_common::ranges::{MatchId, find_v4, find_v6, root_v4, root_v6};
 use anyhow::{Result, bail, ensure};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::memory::{Memory, Part};
+use super::memory::Part;
 use super::pins::Pins;
 use super::slots::Slots;
 use super::view::Entry;
@@ -271,8 +271,7 @@ impl Copied {
     }
 
     /// The prefixes that the table was made from, in order.
-    pub(super) fn entries(&self, list: &Memory) -> Result<Vec<Entry>> {
-        let list = list.all();
+    pub(super) fn entries(&self, list: &Part<'_>) -> Result<Vec<Entry>> {
         let (counts, changes) = (list.load(0), list.load(1) as usize);
         let (v4, v6) = (counts as u32 as usize, (counts >> 32) as usize);
         let base = LIST + v4 + v6 * CHANGE;
@@ -321,7 +320,7 @@ impl Copied {
 /// The list of a slot, and its table.
 pub(super) fn entries_in(pins: &Pins, slot: u32, table: &Copied) -> Result<Vec<Entry>> {
     match super::slots::memory(pins, abi::PREFIXES, slot)? {
-        Some(list) => table.entries(&list),
+        Some(list) => table.entries(&list.all()),
         None => Ok(Vec::new()),
     }
 }

@@ -8,7 +8,6 @@
 
 use std::fs;
 use std::os::fd::AsFd as _;
-use std::path::PathBuf;
 
 use allowlist_common::abi::SLOTS;
 use anyhow::{Context as _, Result};
@@ -53,9 +52,9 @@ impl Slots {
         let fits = self.get(slot).is_some_and(|known| known.words() >= words);
         if !fits {
             let new = Self::make(words)?;
-            let pin = self.pin(pins, slot);
-            remove(&pin)?;
-            new.pin(&pin)?;
+            let name = self.pin_name(slot);
+            pins.unpin(&name)?;
+            new.pin(&pins.map(&name))?;
             store_map(self.array.fd().as_fd(), slot, new.fd())
                 .with_context(|| format!("cannot put a map into {}", self.name))?;
             self.memories[slot as usize] = Some(Box::new(new));
@@ -68,7 +67,7 @@ impl Slots {
         empty_place(self.array.fd().as_fd(), slot)
             .with_context(|| format!("cannot empty slot {slot} of {}", self.name))?;
         self.memories[slot as usize] = None;
-        remove(&self.pin(pins, slot))
+        pins.unpin(&self.pin_name(slot))
     }
 
     fn make(words: usize) -> Result<Memory> {
@@ -81,7 +80,7 @@ impl Slots {
 
     /// The memory of the map that is in a slot, if its pin says so.
     fn found(&self, pins: &Pins, slot: u32) -> Result<Option<Memory>> {
-        let pin = self.pin(pins, slot);
+        let pin = pins.map(&self.pin_name(slot));
         let Some(id) = place_of(self.array.fd().as_fd(), slot)? else {
             return Ok(None);
         };
@@ -98,8 +97,8 @@ impl Slots {
         Ok(Some(Memory::map(map, bytes / size_of::<u64>())?))
     }
 
-    fn pin(&self, pins: &Pins, slot: u32) -> PathBuf {
-        pins.map(&format!("{}_{}_{slot}", self.name, self.id))
+    fn pin_name(&self, slot: u32) -> String {
+        format!("{}_{}_{slot}", self.name, self.id)
     }
 }
 
@@ -111,28 +110,14 @@ pub(super) fn memory(pins: &Pins, name: &'static str, slot: u32) -> Result<Optio
 
 /// Unpins all maps in slots of an array.
 pub(super) fn remove_all(pins: &Pins, name: &str) -> Result<()> {
-    for pin in slot_pins(pins, name)? {
-        remove(&pin)?;
-    }
-    Ok(())
-}
-
-fn slot_pins(pins: &Pins, name: &str) -> Result<Vec<PathBuf>> {
     let prefix = format!("{name}_");
     let entries = fs::read_dir(pins.folder()).context("cannot list the pin folder")?;
-    let is_slot = |path: &PathBuf| {
-        let file = path.file_name().unwrap_or_default().to_string_lossy();
-        file.starts_with(&prefix)
-    };
-    let paths = entries.flatten().map(|entry| entry.path());
-    Ok(paths.filter(is_slot).collect())
-}
-
-fn remove(pin: &std::path::Path) -> Result<()> {
-    match fs::remove_file(pin) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot unpin {}", pin.display()))
+    for entry in entries.flatten() {
+        let pin = entry.file_name();
+        let pin = pin.to_string_lossy();
+        if pin.starts_with(&prefix) {
+            pins.unpin(&pin)?;
         }
-        _ => Ok(()),
     }
+    Ok(())
 }

@@ -85,12 +85,11 @@ impl Watch {
     }
 
     /// Tells the kernel that somebody still reads, if it is time to; [`Self::next`] does so too.
-    pub fn keep_watching(&mut self) -> Result<()> {
+    pub fn keep_watching(&mut self) {
         if Instant::now() >= self.next_sign {
             self.next_sign = Instant::now() + SIGN;
             self.sign();
         }
-        Ok(())
     }
 
     /// Waits for what comes next.

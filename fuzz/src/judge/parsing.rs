@@ -5,6 +5,7 @@ use allowlist_common::flow::Flow;
 use allowlist_common::frame::Frame;
 use allowlist_common::packet::{
     Address, Contents, Flat, Malformed, Packet, Transport, parse, parse_network, parse_transport,
+    plain,
 };
 use allowlist_tests::model::dissect::Facts;
 use allowlist_tests::model::{self, Content};
@@ -93,6 +94,9 @@ pub(super) fn check_ways(frame: &[u8], piece: usize) {
     let flat = Flat::of_network(&whole.map(|contents| (contents, None)), 0);
     assert_eq!(flat.parsed(), whole, "{}", hex(frame));
     assert_eq!(in_halves(frame), whole, "{}", hex(frame));
+    if let Some(packet) = plain(frame, Some, Some) {
+        assert_eq!(Ok(Contents::Ip(packet)), whole, "{}", hex(frame));
+    }
     let cut = Piece {
         bytes: &frame[..piece.min(frame.len())],
         length: frame.len(),

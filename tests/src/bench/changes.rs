@@ -5,18 +5,11 @@
 //! machine and this disk.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use allowlist_tests::lab::{Program, Site};
-use allowlist_user::compile::{Names, compile};
-use allowlist_user::config::Config;
 use allowlist_user::control::{Care, Client, Entry, Wanted};
-use allowlist_user::policy::{Feed, Snapshot};
 use anyhow::{Result, ensure};
-use ipnet::IpNet;
-use jiff::Timestamp;
 
 use crate::Effort;
 use crate::record::{Record, Sample};
@@ -57,9 +50,6 @@ pub(crate) fn run(record: &mut Record, effort: &Effort) -> Result<()> {
                 unit: UNIT,
             });
         };
-        for round in 0..rounds * SINGLES {
-            add("compile alone", round, compile_time(listed)?);
-        }
         let singles = (0..rounds * SINGLES).map(|number| vec![address(200, number as u32)]);
         let batches = (0..rounds).map(|_| (0..BATCH).map(|number| address(201, number)).collect());
         for (name, changes) in [
@@ -77,31 +67,6 @@ pub(crate) fn run(record: &mut Record, effort: &Effort) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// How long it takes to compile so many prefixes, of which all but one are another source's.
-fn compile_time(listed: u32) -> Result<Duration> {
-    let text = "[services.web]\nports = ['tcp/443']\nallow = ['a', 'b']\n\
-                [sources.a]\nprefixes = ['198.18.0.1']\n[sources.b]\nprefixes = ['198.18.0.2']\n";
-    let config = Config::parse(text, Path::new("bench"))?;
-    let prefixes = (0..listed).map(|number| {
-        let [_, a, b, c] = number.to_be_bytes();
-        IpNet::from(IpAddr::from([100, 64 + a, b, c]))
-    });
-    let one = vec![IpNet::from(IpAddr::from([198, 18, 0, 2]))];
-    let now = Timestamp::UNIX_EPOCH;
-    let snapshot = Snapshot::from([
-        ("a".to_owned(), Feed::new(prefixes.collect(), now)),
-        ("b".to_owned(), Feed::new(one, now)),
-    ]);
-    let start = Instant::now();
-    let tables = compile(&config.policy, &snapshot, u32::MAX, &Names::default())?;
-    let took = start.elapsed();
-    ensure!(
-        tables.v4.len() as u32 == listed + 1,
-        "it compiled something else"
-    );
-    Ok(took)
 }
 
 /// A daemon with a list of so many prefixes.

@@ -4,17 +4,15 @@
 //! A program in front of each gives a frame the next of a million sources, and hands it on; what that costs is
 //! known by handing frames to the program that drops everything, and is taken off.
 
-use std::net::SocketAddr;
-
 use allowlist_common::abi::PROGRAM;
 use allowlist_tests::lab::frame;
 use anyhow::{Context as _, Result, ensure};
 use aya::Ebpf;
 use aya::maps::{Array, MapData, ProgramArray};
-use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use aya::programs::Xdp;
 
 use crate::Effort;
-use crate::programs::{self, ADDRESSES, InForce};
+use crate::programs::{self, ADDRESSES, InForce, XDP_DROP};
 use crate::record::{Record, Sample};
 use crate::traffic::{Family, List, Traffic};
 
@@ -30,7 +28,6 @@ const OURS: [(&str, &str); 2] = [
 ];
 
 const SEED: u64 = 20_260_103;
-const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 
 /// What comes, and under which settings.
@@ -45,7 +42,7 @@ struct Case {
     /// How many services there are; the frames go to the last.
     services: u16,
     /// Whether the small filter can do it too: it knows UDP over IPv4 by its source, and drops or passes it.
-    is_plain: bool,
+    small_too: bool,
     says: u32,
 }
 
@@ -57,7 +54,7 @@ const MISS: Case = Case {
     frame: udp,
     keys: "",
     services: 1,
-    is_plain: true,
+    small_too: true,
     says: XDP_DROP,
 };
 const HIT: Case = Case {
@@ -76,19 +73,19 @@ const CASES: [Case; 14] = [
     Case {
         name: "TCP, nobody's",
         frame: syn,
-        is_plain: false,
+        small_too: false,
         ..MISS
     },
     Case {
         name: "in a VLAN, nobody's",
         frame: in_vlan,
-        is_plain: false,
+        small_too: false,
         ..MISS
     },
     Case {
         name: "no service's, nobody's",
         frame: elsewhere,
-        is_plain: false,
+        small_too: false,
         ..MISS
     },
     Case {
@@ -104,14 +101,14 @@ const CASES: [Case; 14] = [
     Case {
         name: "observed, nobody's",
         keys: "mode = 'observe'",
-        is_plain: false,
+        small_too: false,
         says: XDP_PASS,
         ..MISS
     },
     Case {
         name: "IPv6, nobody's",
         family: Family::V6,
-        is_plain: false,
+        small_too: false,
         ..MISS
     },
     HIT,
@@ -132,7 +129,7 @@ const CASES: [Case; 14] = [
     Case {
         name: "IPv6, allowed",
         family: Family::V6,
-        is_plain: false,
+        small_too: false,
         ..HIT
     },
 ];
@@ -154,7 +151,9 @@ fn measure(record: &mut Record, effort: &Effort, case: &Case) -> Result<()> {
     let list = List::new(case.family, case.prefixes, SEED);
     let mut front = Front::new(&list, case)?;
     let mut small = programs::load(&[programs::trie_room(&list)])?;
-    programs::fill_trie(&mut small, &list)?;
+    if case.small_too {
+        programs::fill_trie(&mut small, &list)?;
+    }
     let mut filters = Vec::new();
     for (_, lookup) in OURS {
         let in_force = InForce::of(&list, &policy(case, lookup))?;
@@ -163,7 +162,7 @@ fn measure(record: &mut Record, effort: &Effort, case: &Case) -> Result<()> {
     }
     let bare = programs::program(&small, "bare")?;
     let mut subjects = Vec::new();
-    if case.is_plain {
+    if case.small_too {
         subjects.push((TRIE, programs::program(&small, "drop_trie")?));
     }
     for ((name, _), (object, _)) in OURS.iter().zip(&filters) {
@@ -261,42 +260,26 @@ impl Front {
 
     fn verdict(&mut self, subject: &Xdp) -> Result<u32> {
         self.hand_to(subject)?;
-        let options = TestRunOptions {
-            data_in: Some(&self.frame),
-            ..TestRunOptions::default()
-        };
-        Ok(programs::program(&self.object, self.name)?
-            .test_run(options)?
-            .return_value)
+        let program = programs::program(&self.object, self.name)?;
+        programs::verdict(program, &self.frame)
     }
 }
 
 /// The last service's.
 const PORT: u16 = 4_433;
 
-fn ends(family: Family, port: u16) -> (SocketAddr, SocketAddr) {
-    let [from, to] = match family {
-        Family::V4 => ["198.51.100.2:9", "198.51.100.1:9"],
-        Family::V6 => ["[2001:db8::2]:9", "[2001:db8::1]:9"],
-    };
-    let parse = |text: &str| text.parse::<SocketAddr>().expect("an address");
-    let mut to = parse(to);
-    to.set_port(port);
-    (parse(from), to)
-}
-
 fn udp(family: Family) -> Vec<u8> {
-    let (from, to) = ends(family, PORT);
+    let (from, to) = family.ends(PORT);
     frame::udp(from, to, b"bench")
 }
 
 fn elsewhere(family: Family) -> Vec<u8> {
-    let (from, to) = ends(family, PORT + 1);
+    let (from, to) = family.ends(PORT + 1);
     frame::udp(from, to, b"bench")
 }
 
 fn syn(family: Family) -> Vec<u8> {
-    let (from, to) = ends(family, PORT);
+    let (from, to) = family.ends(PORT);
     frame::tcp_syn(from, to)
 }
 

@@ -201,7 +201,7 @@ impl Subject {
         let mut sum = 0.0;
         for frame in frames {
             if let Some(watch) = &mut self.watch {
-                watch.keep_watching()?;
+                watch.keep_watching();
             }
             sum += programs::cost(program, frame, burst)?;
         }

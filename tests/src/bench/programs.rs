@@ -28,6 +28,9 @@ static OBJECT: &[u8] =
 /// How many addresses the programs have to take from; theirs, repeated.
 pub(crate) const ADDRESSES: usize = 1 << 20;
 
+/// What a program says to drop a packet.
+pub(crate) const XDP_DROP: u32 = 1;
+
 /// What the programs counted, on all CPUs; theirs, repeated.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -292,14 +295,18 @@ pub(crate) fn cost(program: &Xdp, frame: &[u8], burst: u32) -> Result<f64> {
     Ok(f64::from(u32::try_from(took.as_nanos())?))
 }
 
-/// Whether a program does what is measured: it drops, and finds in a burst of lookups what it should.
-pub(crate) fn check(program: &Xdp, name: impl Display, frame: &[u8]) -> Result<()> {
-    const XDP_DROP: u32 = 1;
+/// What a program says to a frame.
+pub(crate) fn verdict(program: &Xdp, frame: &[u8]) -> Result<u32> {
     let options = TestRunOptions {
         data_in: Some(frame),
         ..TestRunOptions::default()
     };
-    let verdict = program.test_run(options)?.return_value;
+    Ok(program.test_run(options)?.return_value)
+}
+
+/// Whether a program does what is measured: it drops, and finds in a burst of lookups what it should.
+pub(crate) fn check(program: &Xdp, name: impl Display, frame: &[u8]) -> Result<()> {
+    let verdict = verdict(program, frame)?;
     ensure!(verdict == XDP_DROP, "{name} said {verdict}, and not drop");
     Ok(())
 }

@@ -3,20 +3,18 @@
 //!
 //! Two lists take turns, which differ in many prefixes, so that no publish is a change in place.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Instant;
 
 use allowlist_common::abi::PROGRAM;
 use allowlist_common::verdict::{Reason, Verdict};
-use allowlist_tests::lab::frame;
+use allowlist_tests::lab::{frame, judged_during};
 use allowlist_user::dataplane::View;
 use anyhow::{Context as _, Result, ensure};
-use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use aya::programs::Xdp;
 use ipnet::IpNet;
 
 use crate::Effort;
-use crate::programs::InForce;
+use crate::programs::{self, InForce};
 use crate::record::{Record, Sample, float};
 use crate::traffic::{Family, List};
 
@@ -108,7 +106,6 @@ fn time(
 /// Frames of somebody who is in both lists, and of somebody who is in none, judged without a pause while they are put in
 /// force.
 fn under_load(record: &mut Record, effort: &Effort) -> Result<()> {
-    const BURST: u32 = 500;
     let publishes = if effort.is_quick {
         QUICK_PUBLISHES
     } else {
@@ -130,32 +127,14 @@ fn under_load(record: &mut Record, effort: &Effort) -> Result<()> {
     let program: &Xdp = object.program(PROGRAM).context("no program")?.try_into()?;
     let view = View::open(in_force.scratch.pin_dir())?;
     let before = view.counters_of(0)?;
-    let stopped = AtomicBool::new(false);
-    let [friends, strangers] = thread::scope(|scope| -> Result<[u64; 2]> {
-        let judge = |source: &str| {
-            let from = format!("{source}:1024").parse().expect("an address");
-            let to = "198.51.100.1:443".parse().expect("an address");
-            let (frame, stopped) = (frame::tcp_syn(from, to), &stopped);
-            scope.spawn(move || -> Result<u64> {
-                let mut judged = 0;
-                while !stopped.load(Ordering::Relaxed) {
-                    program.test_run(TestRunOptions {
-                        data_in: Some(&frame),
-                        repeat: BURST,
-                        ..TestRunOptions::default()
-                    })?;
-                    judged += u64::from(BURST);
-                }
-                Ok(judged)
-            })
-        };
-        let running = [judge(FRIEND), judge(STRANGER)];
-        let done = (0..publishes).try_for_each(|turn| in_force.publish(&tables[turn % 2]));
-        stopped.store(true, Ordering::Relaxed);
-        let judged = running.map(|thread| thread.join().expect("it does not panic"));
-        done?;
-        let [friends, strangers] = judged;
-        Ok([friends?, strangers?])
+    let judge = |frame: &[u8], times| programs::cost(program, frame, times).map(drop);
+    let frames = [FRIEND, STRANGER].map(|source| {
+        let from = format!("{source}:1024").parse().expect("an address");
+        let to = "198.51.100.1:443".parse().expect("an address");
+        frame::tcp_syn(from, to)
+    });
+    let [friends, strangers] = judged_during(judge, frames, || {
+        (0..publishes).try_for_each(|turn| in_force.publish(&tables[turn % 2]))
     })?;
     let after = view.counters_of(0)?;
     let counted = |verdict, reason| after.get(verdict, reason) - before.get(verdict, reason);

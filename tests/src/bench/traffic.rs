@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use fastrand::Rng;
 use ipnet::IpNet;
@@ -58,6 +58,16 @@ const COVERED: u32 = 5;
 
 impl Family {
     pub(crate) const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// Ends of a packet: any, and this port of a host.
+    pub(crate) fn ends(self, port: u16) -> (SocketAddr, SocketAddr) {
+        let [from, to]: [IpAddr; 2] = match self {
+            Self::V4 => ["198.51.100.2", "198.51.100.1"],
+            Self::V6 => ["2001:db8::2", "2001:db8::1"],
+        }
+        .map(|text| text.parse().expect("an address"));
+        (SocketAddr::new(from, 9), SocketAddr::new(to, port))
+    }
 
     pub(crate) const fn bits(self) -> u8 {
         match self {

@@ -1,10 +1,10 @@
 //! Whole generations one after the other while packets are judged on every CPU: none is judged by a table that is being
 //! written, nor by none.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use allowlist_common::verdict::{Reason, Verdict};
+use allowlist_tests::lab::judged_during;
 use allowlist_tests::require_root;
 use allowlist_user::compile::{Names, Tables, compile};
 use allowlist_user::config::Config;
@@ -17,8 +17,6 @@ use super::frames::tcp;
 use super::is_long;
 use super::kernel::Kernel;
 
-/// Frames that a thread runs at once, between two looks at whether it is to stop.
-const BURST: u32 = 500;
 /// Addresses of the same /16, so that all of the changes are in one chunk of the range table.
 const FRIEND: &str = "198.18.77.7";
 const STRANGER: &str = "198.18.99.9";
@@ -65,36 +63,25 @@ fn publish_under_load(lookup: Engine) {
     let mut kernel = Kernel::new();
     kernel.publish_on(&generations[0], Mode::Enforce, rules, &[]);
     let before = kernel.counters_of(0);
-    let stopped = AtomicBool::new(false);
     let (dataplane, program) = kernel.parts();
-    let runs = thread::scope(|scope| {
-        let run = |source: &'static str| {
-            let stopped = &stopped;
-            scope.spawn(move || {
-                let frame = tcp(source, 443);
-                let mut runs = 0;
-                while !stopped.load(Ordering::Relaxed) {
-                    let options = TestRunOptions {
-                        data_in: Some(&frame),
-                        repeat: BURST,
-                        ..TestRunOptions::default()
-                    };
-                    program.test_run(options).expect("a run");
-                    runs += u64::from(BURST);
-                }
-                runs
-            })
-        };
-        let running = [run(FRIEND), run(STRANGER)];
-        for turn in 0..publishes {
+    let judge = |frame: &[u8], times| {
+        program.test_run(TestRunOptions {
+            data_in: Some(frame),
+            repeat: times,
+            ..TestRunOptions::default()
+        })?;
+        Ok(())
+    };
+    let frames = [FRIEND, STRANGER].map(|source| tcp(source, 443));
+    let runs = judged_during(judge, frames, || {
+        (0..publishes).try_for_each(|turn| {
             let next = &generations[(turn + 1) % generations.len()];
             dataplane
                 .publish(next, Mode::Enforce, &rules, &[])
-                .expect("a publish");
-        }
-        stopped.store(true, Ordering::Relaxed);
-        running.map(|thread| thread.join().expect("it does not panic"))
+                .map(drop)
+        })
     });
+    let runs = runs.expect("runs and publishes");
     assert!(runs.iter().all(|runs| *runs > 0), "{runs:?}");
     let after = kernel.counters_of(0);
     let counted = |verdict, reason| after.get(verdict, reason) - before.get(verdict, reason);
