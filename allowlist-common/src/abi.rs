@@ -20,7 +20,7 @@ pub use services::{
 use crate::verdict::{Reason, Verdict};
 
 /// The version of everything that the maps hold.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// The XDP program's name in the object file and in the kernel.
 pub const PROGRAM: &str = "allowlist";
@@ -254,7 +254,7 @@ mod tests {
     /// The layout is what older pins hold: a new size means a new `VERSION`.
     #[test]
     fn sizes() {
-        assert_eq!(VERSION, 5);
+        assert_eq!(VERSION, 6);
         assert_eq!(size_of::<Fallback>(), 32);
         assert_eq!(size_of::<Grant>(), 12);
         assert_eq!(size_of::<InterfaceServices>(), 256 + 8 * 6);

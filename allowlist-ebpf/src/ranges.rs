@@ -4,7 +4,9 @@
 
 use allowlist_common::abi::{GenerationTables, Grant, MAX_MATCHES, POOL_LEAST};
 use allowlist_common::packet::Address;
-use allowlist_common::ranges::{self, BLOCK, Pool, QUAD};
+use allowlist_common::ranges::v4::Six;
+use allowlist_common::ranges::v6::BLOCK;
+use allowlist_common::ranges::{Pool, v4, v6};
 use aya_ebpf::Global;
 
 /// The words of the pool behind each generation's tables.
@@ -20,12 +22,12 @@ pub(crate) fn grant(tables: &'static GenerationTables, source: &Address) -> Gran
     };
     let id = match *source {
         Address::V4(address) => {
-            let root = tables.v4[ranges::root_v4(address)];
-            ranges::find_v4(root, address, &pool)
+            let root = tables.v4[v4::root(address)];
+            v4::find(root, address, &pool)
         }
         Address::V6(address) => {
-            let root = tables.v6[ranges::root_v6(address[0])];
-            ranges::find_v6(root, address, &pool)
+            let root = tables.v6[v6::root(address[0])];
+            v6::find(root, address, &pool)
         }
     };
     // Nobody's id reaches nothing: to tell it from the others would be one more guess.
@@ -43,7 +45,6 @@ struct After {
 impl Pool for After {
     #[inline(always)]
     fn word(&self, place: u32) -> Option<u64> {
-        let place = alone(place);
         // VERIFIER: compared with a constant of this load, so it knows how far the place reaches.
         if place >= self.words {
             return None;
@@ -54,20 +55,26 @@ impl Pool for After {
 
     #[inline(always)]
     fn half(&self, place: u32) -> Option<u32> {
-        let place = alone(place);
         if place >= self.words * 2 {
             return None;
         }
         // SAFETY: as above.
         Some(unsafe { *self.start.cast::<u32>().add(place as usize) })
     }
+
     #[inline(always)]
-    fn quad(&self, place: u32) -> Option<&[u32; QUAD]> {
-        if place >= self.words * 2 / QUAD as u32 {
+    fn quad(&self, place: u32) -> Option<&[u64; 4]> {
+        if place >= self.words / 4 {
             return None;
         }
-        // SAFETY: as above; words are aligned for it.
-        Some(unsafe { &*self.start.cast::<[u32; QUAD]>().add(place as usize) })
+        // SAFETY: as above.
+        Some(unsafe { &*self.start.cast::<[u64; 4]>().add(place as usize) })
+    }
+
+    #[inline(always)]
+    fn six(&self, place: u32) -> Option<&Six> {
+        // SAFETY: as large, and any bits are one.
+        Some(unsafe { &*core::ptr::from_ref(self.quad(place)?).cast() })
     }
 
     #[inline(always)]
@@ -78,14 +85,12 @@ impl Pool for After {
         // SAFETY: as above; words are aligned for it.
         Some(unsafe { &*self.start.cast::<[u64; BLOCK]>().add(place as usize) })
     }
-}
 
-/// The same number, which nothing else has.
-///
-/// VERIFIER: one that is kept for later as well may be compared in one place and added in another; Linux 6.1 does not
-/// know that they are the same.
-#[inline(always)]
-fn alone(place: u32) -> u32 {
-    // SAFETY: of a variable.
-    unsafe { (&raw const place).read_volatile() }
+    #[inline(always)]
+    fn ask(&self, place: u32) {
+        if place < self.words * 2 {
+            // SAFETY: as above. Volatile, since what is there is not looked at.
+            let _ = unsafe { self.start.cast::<u32>().add(place as usize).read_volatile() };
+        }
+    }
 }

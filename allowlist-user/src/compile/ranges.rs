@@ -5,13 +5,17 @@
 
 #[cfg(test)]
 mod tests;
+mod v4;
+mod v6;
 
 use allowlist_common::abi::{Grant, MAX_MATCHES, Root};
-use allowlist_common::ranges::{
-    BLOCK, CHUNK, ID_BITS, IS_QUAD, LEVELS_SHIFT, MatchId, Pool, QUAD, ROOT_BITS, ROOT_SHIFT,
-    deep_ids, root_v4, root_v6,
-};
+use allowlist_common::ranges::v4::{Six, root as root_v4};
+use allowlist_common::ranges::v6::{BLOCK, root as root_v6};
+use allowlist_common::ranges::{MatchId, Pool, ROOT_BITS};
 use ipnet::{Ipv4Net, Ipv6Net};
+
+use self::v4::ChunksV4;
+use self::v6::ChunksV6;
 
 /// What a generation's sources are looked up in.
 pub struct RangeTable {
@@ -40,12 +44,9 @@ impl RangeTable {
         }
         let chunks = ChunksV4::default();
         let chunks = build(0, &mut *table.v4, chunks, v4.iter().map(Range::of));
-        let chunks = ChunksV6 {
-            pool: chunks.words(),
-            ..ChunksV6::default()
-        };
+        let chunks = ChunksV6::after(chunks.words());
         let chunks = build(0, &mut *table.v6, chunks, v6.iter().map(Range::of));
-        table.pool = chunks.pool;
+        table.pool = chunks.words();
         table
     }
 }
@@ -72,13 +73,24 @@ impl Pool for Words<'_> {
         self.halves().get(place as usize).copied()
     }
 
-    fn quad(&self, place: u32) -> Option<&[u32; QUAD]> {
-        self.halves().as_chunks().0.get(place as usize)
+    fn quad(&self, place: u32) -> Option<&[u64; 4]> {
+        self.0.as_chunks().0.get(place as usize)
+    }
+
+    #[expect(
+        unsafe_code,
+        reason = "four numbers of 64 bits as two, and eight of 16"
+    )]
+    fn six(&self, place: u32) -> Option<&Six> {
+        // SAFETY: as large, no more aligned, and any bits are one; little-endian as above.
+        Some(unsafe { &*std::ptr::from_ref(self.quad(place)?).cast() })
     }
 
     fn block(&self, place: u32) -> Option<&[u64; BLOCK]> {
         self.0.as_chunks().0.get(place as usize)
     }
+
+    fn ask(&self, _place: u32) {}
 }
 
 /// What one place of a root is to hold, and what the pool is to hold more for it.
@@ -94,10 +106,7 @@ pub struct Part {
 pub fn part_v4(prefixes: &[(Ipv4Net, Grant)], address: u32, words: usize) -> Part {
     let first = address & !(u32::MAX >> ROOT_BITS);
     let mut root = [0];
-    let chunks = ChunksV4 {
-        base: u32::try_from(words * 2).expect("a pool's places are numbers of 32 bits"),
-        ..ChunksV4::default()
-    };
+    let chunks = ChunksV4::behind(words);
     let chunks = build(root_v4(address), &mut root, chunks, within(prefixes, first));
     Part {
         root: root[0],
@@ -110,17 +119,11 @@ pub fn part_v6(prefixes: &[(Ipv6Net, Grant)], address: u128, words: usize) -> Pa
     let first = address & !(u128::MAX >> ROOT_BITS);
     let place = root_v6((address >> 64) as u64);
     let mut root = [0];
-    // Blocks are where cache lines are, so the first may come after some words of nothing.
-    let base = words - words % BLOCK;
-    let chunks = ChunksV6 {
-        base: u32::try_from(base).expect("a pool's places are numbers of 32 bits"),
-        pool: vec![0; words % BLOCK],
-        ..ChunksV6::default()
-    };
-    let mut chunks = build(place, &mut root, chunks, within(prefixes, first));
+    let chunks = ChunksV6::behind(words);
+    let chunks = build(place, &mut root, chunks, within(prefixes, first));
     Part {
         root: root[0],
-        words: chunks.pool.split_off(words % BLOCK),
+        words: chunks.words(),
     }
 }
 
@@ -320,222 +323,4 @@ fn build<N: Number, C: Chunks<N>>(
         first = last;
     }
     chunks
-}
-
-#[derive(Default)]
-struct ChunksV4 {
-    /// The place of the first half.
-    base: u32,
-    halves: Vec<u32>,
-    /// The numbers of the chunk that is being made.
-    numbers: Vec<u32>,
-}
-
-impl ChunksV4 {
-    /// The place of what is put into the pool next.
-    fn here(&self) -> u32 {
-        self.base + u32::try_from(self.halves.len()).expect("places are numbers of 32 bits")
-    }
-
-    /// All of them, two to a word.
-    fn words(&self) -> Vec<u64> {
-        let pairs = self.halves.chunks(2);
-        pairs
-            .map(|pair| u64::from(pair[0]) | u64::from(*pair.get(1).unwrap_or(&0)) << 32)
-            .collect()
-    }
-}
-
-impl Chunks<u32> for ChunksV4 {
-    fn place(address: u32) -> usize {
-        root_v4(address)
-    }
-
-    fn add(&mut self, first: u32, _before: MatchId, id: MatchId) {
-        self.numbers.push(first << ROOT_BITS | u32::from(id));
-    }
-
-    fn end(&mut self, first: MatchId, _last: MatchId) -> u32 {
-        let mut numbers = &*self.numbers;
-        let mut first = u32::from(first);
-        if let [number, rest @ ..] = numbers
-            && number >> ID_BITS == 0
-        {
-            (first, numbers) = (*number, rest);
-        }
-        let mut root = first << ROOT_SHIFT;
-        if (1..QUAD).contains(&numbers.len()) {
-            while !self.here().is_multiple_of(QUAD as u32) {
-                self.halves.push(0);
-            }
-            root = CHUNK | IS_QUAD | (self.here() / QUAD as u32) << ROOT_SHIFT;
-            // Filled up with the first one: of those that begin at the same place the last is found.
-            let filled = QUAD - numbers.len();
-            self.halves.extend(std::iter::repeat_n(first, filled));
-            self.halves.extend(numbers);
-        } else if !numbers.is_empty() {
-            root = CHUNK | self.here() << ROOT_SHIFT;
-            self.halves.push((numbers.len() as u32) << ID_BITS | first);
-            self.halves.extend(numbers);
-        }
-        self.numbers.clear();
-        root
-    }
-}
-
-#[derive(Default)]
-struct ChunksV6 {
-    /// The place of the first word.
-    base: u32,
-    pool: Vec<u64>,
-    /// The numbers of the chunk that is being made.
-    numbers: Vec<u64>,
-    /// The network that ranges begin inside of, if the last one did.
-    deep: Option<Deep>,
-}
-
-/// A network whose hosts have different ids.
-struct Deep {
-    network: u64,
-    /// The id of its first host.
-    first: MatchId,
-    /// Where ranges begin.
-    hosts: Vec<u64>,
-    ids: Vec<MatchId>,
-}
-
-impl ChunksV6 {
-    /// The place of what is put into the pool next.
-    fn here(&self) -> u32 {
-        self.base + u32::try_from(self.pool.len()).expect("a pool's places are numbers of 32 bits")
-    }
-
-    /// Ends the deep network, if there is one; behind it the id is `after`, unless a range begins right there, in
-    /// network `next`.
-    fn leave(&mut self, next: Option<u64>, after: MatchId) {
-        let Some(deep) = self.deep.take() else {
-            return;
-        };
-        let (first, second) = deep_ids(self.here());
-        self.pool
-            .push((deep.hosts.len() as u64) << ID_BITS | u64::from(deep.first));
-        self.pool.extend(&deep.hosts);
-        self.pool.extend(deep.ids.chunks(4).map(|ids| {
-            let placed = ids.iter().zip(0..);
-            placed.fold(0, |word, (id, place)| {
-                word | u64::from(*id) << (place * ID_BITS)
-            })
-        }));
-        self.number(deep.network, first);
-        self.number(deep.network, second);
-        let behind = deep.network.wrapping_add(1);
-        let is_in_chunk = behind << ROOT_BITS != 0;
-        if is_in_chunk && next != Some(behind) {
-            self.number(behind, after);
-        }
-    }
-
-    fn number(&mut self, network: u64, id: MatchId) {
-        self.numbers.push(network << ROOT_BITS | u64::from(id));
-    }
-}
-
-impl Chunks<u128> for ChunksV6 {
-    fn place(address: u128) -> usize {
-        root_v6((address >> 64) as u64)
-    }
-
-    fn add(&mut self, first: u128, before: MatchId, id: MatchId) {
-        let (network, host) = ((first >> 64) as u64, first as u64);
-        if self
-            .deep
-            .as_ref()
-            .is_some_and(|deep| deep.network != network)
-        {
-            self.leave(Some(network), before);
-        }
-        if host == 0 {
-            self.number(network, id);
-            return;
-        }
-        let numbers = &mut self.numbers;
-        let deep = self.deep.get_or_insert_with(|| {
-            // Its first range may begin with it.
-            let begins = network << ROOT_BITS;
-            numbers.pop_if(|number| *number & !u64::from(MatchId::MAX) == begins);
-            Deep {
-                network,
-                first: before,
-                hosts: Vec::new(),
-                ids: Vec::new(),
-            }
-        });
-        deep.hosts.push(host);
-        deep.ids.push(id);
-    }
-
-    fn end(&mut self, first: MatchId, last: MatchId) -> u32 {
-        self.leave(None, last);
-        let begins_with_it = |number: &u64| *number >> ID_BITS == 0;
-        if self.numbers.is_empty() || (self.numbers.len() == 1 && begins_with_it(&self.numbers[0]))
-        {
-            let alone = self.numbers.pop();
-            let id = alone.map_or(first, |number| number as MatchId);
-            return u32::from(id) << ROOT_SHIFT;
-        }
-        if !begins_with_it(&self.numbers[0]) {
-            self.numbers.insert(0, u64::from(first));
-        }
-        let numbers = std::mem::take(&mut self.numbers);
-        CHUNK | self.tree(numbers) << ROOT_SHIFT
-    }
-}
-
-impl ChunksV6 {
-    /// Puts the tree of a chunk's numbers into the pool, the lowest level first.
-    ///
-    /// # Returns
-    /// The place of its uppermost block, and how many levels are below.
-    fn tree(&mut self, numbers: Vec<u64>) -> u32 {
-        let mut level = self.blocks(numbers);
-        let mut levels = 0;
-        while level.len() > 1 {
-            // Those above tell where each of these begins; all of them are in a row.
-            let first = level[0].0;
-            let starts = level.iter().map(|(_, start)| *start).collect();
-            let above = self.blocks(starts);
-            for (number, &(place, _)) in above.iter().enumerate() {
-                // Without what the uppermost block is filled up with, which leads nowhere.
-                let filled = above.len() * BLOCK - level.len();
-                let child = (first + (number * BLOCK) as u32).wrapping_sub(filled as u32);
-                let block = (place - self.base / BLOCK as u32) as usize * BLOCK;
-                self.pool[block] |= u64::from(child & 0xffff);
-                self.pool[block + 1] |= u64::from(child >> 16);
-            }
-            level = above;
-            levels += 1;
-        }
-        levels << LEVELS_SHIFT | level[0].0
-    }
-
-    /// Puts numbers into the pool in blocks. What the first of them lacks is filled up with the first number: of those
-    /// that begin at the same place the last is found.
-    ///
-    /// # Returns
-    /// Of each block its place, and where it begins, as a number without an id.
-    fn blocks(&mut self, numbers: Vec<u64>) -> Vec<(u32, u64)> {
-        let count = numbers.len().div_ceil(BLOCK);
-        let filled = count * BLOCK - numbers.len();
-        while !self.here().is_multiple_of(BLOCK as u32) {
-            self.pool.push(0);
-        }
-        let first = self.here() / BLOCK as u32;
-        self.pool.extend(std::iter::repeat_n(numbers[0], filled));
-        self.pool.extend(numbers);
-        let from = self.pool.len() - count * BLOCK;
-        let blocks = self.pool[from..].chunks(BLOCK).zip(first..);
-        blocks
-            .map(|(block, place)| (place, block[0] & !u64::from(MatchId::MAX)))
-            .collect()
-    }
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use allowlist_common::abi::{self, GenerationTables, Grant, POOL_LEAST, ServiceTable};
 use allowlist_common::packet::Address;
-use allowlist_common::ranges::{MatchId, find_v4, find_v6, root_v4, root_v6};
+use allowlist_common::ranges::{MatchId, v4, v6};
 use anyhow::{Result, bail, ensure};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -28,10 +28,16 @@ const REACH: usize = std::mem::offset_of!(GenerationTables, reach) / size_of::<u
 const ROOT_V4: usize = std::mem::offset_of!(GenerationTables, v4) / size_of::<u32>();
 const ROOT_V6: usize = std::mem::offset_of!(GenerationTables, v6) / size_of::<u32>();
 
+const _: () = assert!(
+    FIXED.is_multiple_of(v6::BLOCK),
+    "blocks are where cache lines are"
+);
+
 /// Words of a table with so many in its pool: a quarter more, and some, for what is changed in place and for the
-/// next generations.
+/// next generations. Whole pages, since tables are in a row in one map, and blocks are to be where cache lines are.
 pub(super) const fn wanted(pool: usize) -> usize {
-    FIXED + pool + pool / 4 + POOL_LEAST as usize
+    const PAGE: usize = 4096 / size_of::<u64>();
+    (FIXED + pool + pool / 4 + POOL_LEAST as usize).next_multiple_of(PAGE)
 }
 
 /// The prefixes of both families, each in order.
@@ -100,8 +106,8 @@ impl Ranges {
             return None; // of several places of the root
         }
         let place = match prefix {
-            IpNet::V4(prefix) => ROOT_V4 + root_v4(prefix.network().into()),
-            IpNet::V6(prefix) => ROOT_V6 + root_v6((u128::from(prefix.network()) >> 64) as u64),
+            IpNet::V4(prefix) => ROOT_V4 + v4::root(prefix.network().into()),
+            IpNet::V6(prefix) => ROOT_V6 + v6::root((u128::from(prefix.network()) >> 64) as u64),
         };
         let part = match prefix {
             IpNet::V4(prefix) => part_v4(v4, prefix.network().into(), self.used),
@@ -253,12 +259,12 @@ impl Copied {
         let pool = Words(&self.words[FIXED..]);
         let id = match *source {
             Address::V4(address) => {
-                let root = self.half(ROOT_V4 + root_v4(address))?;
-                find_v4(root, address, &pool)
+                let root = self.half(ROOT_V4 + v4::root(address))?;
+                v4::find(root, address, &pool)
             }
             Address::V6(address) => {
-                let root = self.half(ROOT_V6 + root_v6(address[0]))?;
-                find_v6(root, address, &pool)
+                let root = self.half(ROOT_V6 + v6::root(address[0]))?;
+                v6::find(root, address, &pool)
             }
         };
         (id != 0).then(|| self.grant_of(id))

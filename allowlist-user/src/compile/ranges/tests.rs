@@ -1,6 +1,7 @@
 //! The range table against the plainest model: of the prefixes that hold an address, the longest.
 
-use allowlist_common::ranges::{find_v4, find_v6};
+use allowlist_common::ranges::v4::find as find_v4;
+use allowlist_common::ranges::v6::find as find_v6;
 use proptest::collection::btree_map;
 use proptest::prelude::*;
 
@@ -159,6 +160,7 @@ proptest! {
 /// A chunk that is as full as one can be, and the only prefix there is.
 #[test]
 fn extremes() {
+    let six = size_of::<Six>() / size_of::<u64>();
     let every_one: Vec<(Ipv4Net, Grant)> = (0..0x1_0000_u32)
         .map(|low| {
             let prefix = Ipv4Net::new_assert((0x0a01_0000 | low).into(), 32);
@@ -176,19 +178,18 @@ fn extremes() {
         (0, 0)
     );
     check_v6(&table, &all, &[1, 1 << 127]);
-    assert_eq!(table.pool.len(), 1 << 15);
+    assert_eq!(table.pool.len(), six + (1 << 15));
 
     let everybody = [(Ipv4Net::new_assert(0.into(), 0), grant(0))];
     let table = RangeTable::of(&everybody, &[]);
     check_v4(&table, &everybody, &[1 << 31]);
     check_v6(&table, &[], &[1, 1 << 127]);
-    assert_eq!(table.pool.len(), 0);
+    assert_eq!(table.pool.len(), six);
 }
 
-/// So many in one place of the root that its tree has every level that some host may ever need, networks that are
-/// deep among them.
+/// So many in one place of the root that there are nodes behind nodes, and networks that are deep among them.
 #[test]
-fn many_levels() {
+fn many_in_a_row() {
     let network = 0x2001_0db8_u128 << 96;
     let every_third: Vec<(Ipv6Net, Grant)> = (0..20_000_u128)
         .map(|number| {
@@ -198,29 +199,98 @@ fn many_levels() {
         })
         .collect();
     let table = RangeTable::of(&[], &every_third);
+    let check = |address: u128, expected: MatchId| {
+        let shown = std::net::Ipv6Addr::from(address);
+        assert_eq!(id_v6(&table, address), expected, "{shown}");
+    };
     for (prefix, grant) in &every_third {
-        assert_eq!(
-            u32::from(id_v6(&table, prefix.first())),
-            grant.matched,
-            "{prefix}"
-        );
-        assert_eq!(
-            u32::from(id_v6(&table, prefix.last())),
-            grant.matched,
-            "{prefix}"
-        );
-        let beside = [
+        check(prefix.first(), grant.matched as MatchId);
+        check(prefix.last(), grant.matched as MatchId);
+        for beside in [
             prefix.first() - 1,
             prefix.last() + 1,
             prefix.last() + (1 << 64),
-        ];
-        for address in beside {
-            assert_eq!(
-                id_v6(&table, address),
-                0,
-                "{}",
-                std::net::Ipv6Addr::from(address)
-            );
+        ] {
+            check(beside, 0);
         }
     }
+}
+
+/// Ranges that are ever closer to each other, so that each place of an index has nearly all of them but a few again: as
+/// many nodes behind each other as there can be. At both ends of the addresses, and with both of what ends a chunk.
+#[test]
+fn ever_closer() {
+    let mut prefixes = std::collections::BTreeMap::new();
+    for (number, base) in [0, u128::MAX, 0x2001_0db8_u128 << 96, 0x2001_u128 << 112]
+        .into_iter()
+        .enumerate()
+    {
+        for bit in 0..112 {
+            for distance in [1_u128 << bit, 3 << bit] {
+                for address in [base ^ distance, base.wrapping_add(distance)] {
+                    let length = if bit < 64 { 128 } else { 64 };
+                    let prefix = Ipv6Net::new_assert(address.into(), length).trunc();
+                    prefixes.insert(prefix, grant((bit + number) as u8 % 5));
+                }
+            }
+        }
+    }
+    let prefixes: Vec<_> = prefixes.into_iter().collect();
+    let table = RangeTable::of(&[], &prefixes);
+    check_v6(&table, &prefixes, &[]);
+}
+
+/// Chunks of each length that is looked at in another way, and of those next to them.
+#[test]
+fn lengths_of_chunks() {
+    for count in (0..12).chain([20, 100]) {
+        let v4: Vec<(Ipv4Net, Grant)> = (0..count)
+            .map(|number| {
+                let prefix = Ipv4Net::new_assert((0x0a01_0007 + 3 * number).into(), 32);
+                (prefix, grant(number as u8 % 5))
+            })
+            .collect();
+        let hosts = |network: u128| {
+            (0..count).map(move |number| {
+                let address = network << 64 | u128::from(7 + 3 * number);
+                (
+                    Ipv6Net::new_assert(address.into(), 128),
+                    grant(number as u8 % 5),
+                )
+            })
+        };
+        let networks = |network: u128| {
+            (0..count).map(move |number| {
+                let address = (network + u128::from(7 + 3 * number)) << 64;
+                (
+                    Ipv6Net::new_assert(address.into(), 64),
+                    grant(number as u8 % 5),
+                )
+            })
+        };
+        let v6: Vec<_> = hosts(0x2001_0db8_0000_0000)
+            .chain(networks(0x2001_0db8_0000_0000))
+            .chain(networks(0x2002_0000_0000_0000))
+            .chain(hosts(0xffff_ffff_ffff_ffff))
+            .collect();
+        let table = RangeTable::of(&v4, &v6);
+        check_v4(&table, &v4, &[]);
+        check_v6(&table, &v6, &[]);
+    }
+}
+
+/// As many nodes behind each other as there can be: each tells 4 bits apart, and one place of it has all but one range.
+#[test]
+fn nodes_behind_nodes() {
+    let few = [1, 3, 5, 8].into_iter();
+    let networks = few.chain((7..48).step_by(4).map(|bit| 1 << bit));
+    let prefixes: Vec<(Ipv6Net, Grant)> = networks
+        .zip(0..)
+        .map(|(network, number): (u128, u8)| {
+            let address = 0x2001_u128 << 112 | network << 64;
+            (Ipv6Net::new_assert(address.into(), 64), grant(number % 5))
+        })
+        .collect();
+    let table = RangeTable::of(&[], &prefixes);
+    check_v6(&table, &prefixes, &[]);
 }
