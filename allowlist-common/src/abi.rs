@@ -62,14 +62,15 @@ pub const EVENT_BUDGET: &str = "EVENT_BUDGET";
 /// Every map that outlives the program that made it, and is pinned under its name; and since which
 /// version it means what it means now. From there on a newer program takes it over from an older one.
 ///
+/// What packets are judged by is each version's own: until it is replaced, the older program judges by what it had.
 /// Events mean what they did, but whoever reads an older program's has only that one's folder locked.
 pub const PINNED: [(&str, u32); 15] = [
-    (CONTROL, 5),
-    (FALLBACK, 4),
-    (GENERATIONS, 5),
-    (PREFIXES, 4),
-    (TRIES_V4, 4),
-    (TRIES_V6, 4),
+    (CONTROL, VERSION),
+    (FALLBACK, VERSION),
+    (GENERATIONS, VERSION),
+    (PREFIXES, VERSION),
+    (TRIES_V4, VERSION),
+    (TRIES_V6, VERSION),
     (COUNTERS, 2),
     (MATCHES, 2),
     (SERVICE_COUNTS, 2),

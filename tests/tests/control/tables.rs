@@ -1,6 +1,9 @@
 //! What the kernel looks sources up in moves, to larger tables or to the other kind, while packets come.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::thread;
+use std::time::Instant;
 
 use allowlist_tests::lab::stream::Streamed;
 use allowlist_user::dataplane::View;
@@ -80,6 +83,46 @@ fn a_list_outgrows_the_tables_without_a_gap() -> anyhow::Result<()> {
         assert!(!host.site.scratch.pin_dir().exists(), "all pins are gone");
     }
     Ok(())
+}
+
+/// A daemon that ends between the two halves of it: the larger tables are pinned, and the programs look into those of before. They
+/// go on to, and the next daemon gives the programs the larger ones.
+#[test]
+fn a_daemon_ends_while_its_tables_grow() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    site.scratch.write("lab.txt", list(10))?;
+    let mut host = Host::by_site(site, &config("default = 'drop'"))?;
+    host.site.scratch.write("lab.txt", list(30_000))?;
+    let aside = pinned(&host.site, "GENERATIONS_aside");
+    let mut daemon = host.daemon.take().context("it was started")?;
+    thread::scope(|scope| -> anyhow::Result<()> {
+        // Its answer never comes.
+        scope.spawn(|| host.site.run(&["refresh", "lab"]));
+        let start = Instant::now();
+        while !aside.exists() {
+            ensure!(start.elapsed() < SOON, "the tables did not grow");
+        }
+        // A new program takes the kernel far longer to load than this takes.
+        Ok(daemon.stop(Signal::SIGKILL, SOON).map(drop)?)
+    })?;
+    assert!(aside.exists(), "it ended too late for this test");
+    assert!(host.passes(FRIENDS[0]) && !host.passes(STRANGERS[0]));
+
+    host.start(&[])?;
+    assert!(!aside.exists(), "no program looks into it any more");
+    assert!(host.passes(FRIENDS[0]) && !host.passes(STRANGERS[0]));
+    assert!(host.passes("10.0.100.8") && !host.passes("10.0.100.9"));
+    host.done(&["add", "10.0.100.9", "--service", "web"]);
+    assert!(host.passes("10.0.100.9"));
+    assert_eq!(host.site.run(&["detach"])?.code, Some(0));
+    Ok(())
+}
+
+/// A pin of this version's.
+fn pinned(site: &Site, name: &str) -> PathBuf {
+    let version = format!("v{}", allowlist_common::abi::VERSION);
+    site.scratch.pin_dir().join(version).join(name)
 }
 
 /// From one kind to the other and back, by a reload and by a restart.

@@ -5,8 +5,11 @@
 use std::fs::{self, File};
 use std::path::PathBuf;
 
-use allowlist_common::abi::VERSION;
+use allowlist_common::abi::{
+    CONTROL, FALLBACK, GENERATIONS, PREFIXES, TRIES_V4, TRIES_V6, VERSION,
+};
 use anyhow::ensure;
+use aya::maps::MapInfo;
 
 use super::lifecycle::xdp_program;
 use super::*;
@@ -40,28 +43,51 @@ fn upgrade(site: &Site, filter: &mut Program, version: u32) -> anyhow::Result<()
     Ok(())
 }
 
-/// Twice, so that what was taken over is handed on.
+/// Twice, so that what was taken over is handed on. Also over one that is but one version older: of what packets are
+/// judged by, nothing is shared, however little has changed.
 #[test]
 fn over_an_older_one_it_goes_on_counting() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
-    let mut filter = site.filter(&SMALL)?;
-    let sources = [FRIENDS, STRANGERS].concat();
-    let streamed = Streamed::during(&site, &sources, || {
-        upgrade(&site, &mut filter, 2)?;
-        upgrade(&site, &mut filter, 2)
-    })?;
-    streamed.check(&FRIENDS, &STRANGERS);
-    streamed.check_counted(&site)?;
-    let status = site.json("status")?;
-    assert_eq!(
-        (
-            &status["sources"]["cli"]["passed_packets"],
-            &status["generation"]
-        ),
-        (&json!(streamed.rounds * 2), &json!(3))
-    );
-    check_whole(&site)
+    for version in [2, VERSION - 1] {
+        let site = Site::new()?;
+        let mut filter = site.filter(&SMALL)?;
+        let sources = [FRIENDS, STRANGERS].concat();
+        let streamed = Streamed::during(&site, &sources, || {
+            upgrade(&site, &mut filter, version)?;
+            let judges = [CONTROL, FALLBACK, GENERATIONS, PREFIXES, TRIES_V4, TRIES_V6];
+            let ids = || {
+                judges.map(|name| {
+                    Some(
+                        MapInfo::from_pin(folder(&site, VERSION).join(name))
+                            .ok()?
+                            .id(),
+                    )
+                })
+            };
+            let before = ids();
+            upgrade(&site, &mut filter, version)?;
+            for ((name, before), after) in judges.iter().zip(before).zip(ids()) {
+                ensure!(
+                    before.is_some() && before != after,
+                    "v{version} shares {name}"
+                );
+            }
+            Ok(())
+        })?;
+        streamed.check(&FRIENDS, &STRANGERS);
+        streamed.check_counted(&site)?;
+        let status = site.json("status")?;
+        assert_eq!(
+            (
+                &status["sources"]["cli"]["passed_packets"],
+                &status["generation"]
+            ),
+            (&json!(streamed.rounds * 2), &json!(3)),
+            "over v{version}"
+        );
+        check_whole(&site)?;
+    }
+    Ok(())
 }
 
 /// What it counted meant something else, and so it does where the other is newer.
