@@ -5,8 +5,9 @@ use std::thread;
 
 use anyhow::Result;
 
-/// Frames that a thread runs at once, between two looks at whether it is to stop.
-const BURST: u32 = 500;
+/// Frames that a thread runs at once, between two looks at whether it is to stop: some milliseconds. When the last thread
+/// ends its burst, the kernel takes the program out of what it dispatches XDP by, and waits; long bursts overlap.
+const BURST: u32 = 50_000;
 
 /// Does `work` while each of the frames is judged by `judge`, which takes a frame and how often.
 ///
