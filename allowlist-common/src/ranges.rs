@@ -6,8 +6,8 @@
 //! CCR 42(5), 2012); the layout of a chunk is this project's own, and each family's: [`v4`], [`v6`].
 //!
 //! What random traffic costs is, besides memory that is not in a cache, guesses: a branch that goes this way for one
-//! address and that way for the next stops a processor for as long as twenty loads. So what most addresses need goes one way:
-//! numbers are compared by what a subtraction leaves, and not by branches.
+//! address and that way for the next holds a processor up for some twenty cycles. So what most addresses need goes one way: numbers
+//! are compared by what a subtraction leaves, and not by branches.
 //!
 //! Invariant: whatever the memory holds, a lookup ends, and reads only what [`Pool`] gives it. Knows nothing of what an
 //! id means; how the memory is filled is `allowlist-user`'s.
