@@ -31,8 +31,6 @@ pub trait Pool {
     fn word(&self, place: u32) -> Option<u64>;
     /// A quarter as many places as words.
     fn quad(&self, place: u32) -> Option<&[u64; 4]>;
-    /// The same places, for what IPv4 has there.
-    fn six(&self, place: u32) -> Option<&v4::Six>;
     /// An eighth as many places as words.
     fn block(&self, place: u32) -> Option<&[u64; v6::BLOCK]>;
     /// Asks for the memory of a half that will be looked at, perhaps, so that it comes meanwhile.

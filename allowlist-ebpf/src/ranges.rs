@@ -4,7 +4,6 @@
 
 use allowlist_common::abi::{GenerationTables, Grant, MAX_MATCHES, POOL_LEAST};
 use allowlist_common::packet::Address;
-use allowlist_common::ranges::v4::Six;
 use allowlist_common::ranges::v6::BLOCK;
 use allowlist_common::ranges::{Pool, v4, v6};
 use aya_ebpf::Global;
@@ -69,12 +68,6 @@ impl Pool for After {
         }
         // SAFETY: as above.
         Some(unsafe { &*self.start.cast::<[u64; 4]>().add(place as usize) })
-    }
-
-    #[inline(always)]
-    fn six(&self, place: u32) -> Option<&Six> {
-        // SAFETY: as large, and any bits are one.
-        Some(unsafe { &*core::ptr::from_ref(self.quad(place)?).cast() })
     }
 
     #[inline(always)]

@@ -38,6 +38,17 @@ const SPREAD: u64 = 1 | 1 << LANE | 1 << (2 * LANE);
 const GUARDS: u64 = SPREAD << (LANE - 1);
 
 impl Six {
+    /// A quad of a pool as a six.
+    #[inline(always)]
+    #[expect(
+        unsafe_code,
+        reason = "four numbers of 64 bits as two, and eight of 16"
+    )]
+    const fn of(quad: &[u64; 4]) -> &Self {
+        // SAFETY: as large, no more aligned, and any bits are one; little-endian, as the kernel's program reads it.
+        unsafe { &*core::ptr::from_ref(quad).cast() }
+    }
+
     /// The id of an address.
     #[inline(always)]
     const fn find(&self, address: u32) -> MatchId {
@@ -64,8 +75,8 @@ pub const fn root(address: u32) -> usize {
 pub fn find<P: Pool>(root: u32, address: u32, pool: &P) -> MatchId {
     let place = root >> ROOT_SHIFT;
     if root & LONG == 0 {
-        match pool.six(place) {
-            Some(six) => six.find(address),
+        match pool.quad(place) {
+            Some(quad) => Six::of(quad).find(address),
             None => 0,
         }
     } else {

@@ -9,7 +9,7 @@ mod v4;
 mod v6;
 
 use allowlist_common::abi::{Grant, MAX_MATCHES, Root};
-use allowlist_common::ranges::v4::{Six, root as root_v4};
+use allowlist_common::ranges::v4::root as root_v4;
 use allowlist_common::ranges::v6::{BLOCK, root as root_v6};
 use allowlist_common::ranges::{MatchId, Pool, ROOT_BITS};
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -75,15 +75,6 @@ impl Pool for Words<'_> {
 
     fn quad(&self, place: u32) -> Option<&[u64; 4]> {
         self.0.as_chunks().0.get(place as usize)
-    }
-
-    #[expect(
-        unsafe_code,
-        reason = "four numbers of 64 bits as two, and eight of 16"
-    )]
-    fn six(&self, place: u32) -> Option<&Six> {
-        // SAFETY: as large, no more aligned, and any bits are one; little-endian as above.
-        Some(unsafe { &*std::ptr::from_ref(self.quad(place)?).cast() })
     }
 
     fn block(&self, place: u32) -> Option<&[u64; BLOCK]> {

@@ -12,6 +12,7 @@ use anyhow::ensure;
 use aya::maps::MapInfo;
 
 use super::lifecycle::xdp_program;
+use super::stream::check_counted_on;
 use super::*;
 
 fn folder(site: &Site, version: u32) -> PathBuf {
@@ -55,15 +56,14 @@ fn over_an_older_one_it_goes_on_counting() -> anyhow::Result<()> {
         let streamed = Streamed::during(&site, &sources, || {
             upgrade(&site, &mut filter, version)?;
             let judges = [CONTROL, FALLBACK, GENERATIONS, PREFIXES, TRIES_V4, TRIES_V6];
-            let ids = || {
-                judges.map(|name| {
-                    Some(
-                        MapInfo::from_pin(folder(&site, VERSION).join(name))
-                            .ok()?
-                            .id(),
-                    )
-                })
+            let id = |name| {
+                Some(
+                    MapInfo::from_pin(folder(&site, VERSION).join(name))
+                        .ok()?
+                        .id(),
+                )
             };
+            let ids = || judges.map(id);
             let before = ids();
             upgrade(&site, &mut filter, version)?;
             for ((name, before), after) in judges.iter().zip(before).zip(ids()) {
@@ -75,16 +75,7 @@ fn over_an_older_one_it_goes_on_counting() -> anyhow::Result<()> {
             Ok(())
         })?;
         streamed.check(&FRIENDS, &STRANGERS);
-        streamed.check_counted(&site)?;
-        let status = site.json("status")?;
-        assert_eq!(
-            (
-                &status["sources"]["cli"]["passed_packets"],
-                &status["generation"]
-            ),
-            (&json!(streamed.rounds * 2), &json!(3)),
-            "over v{version}"
-        );
+        check_counted_on(&site, &streamed, 3).with_context(|| format!("over v{version}"))?;
         check_whole(&site)?;
     }
     Ok(())

@@ -32,14 +32,23 @@ fn restarts_lose_nothing_and_let_nothing_in() -> anyhow::Result<()> {
         Ok(())
     })?;
     streamed.check(&FRIENDS, &STRANGERS);
+    check_counted_on(&site, &streamed, 10)?;
+    Ok(())
+}
 
-    streamed.check_counted(&site)?;
+/// Through all generations up to this one, every packet is counted once, and those of friends by their source.
+pub(super) fn check_counted_on(
+    site: &Site,
+    streamed: &Streamed,
+    generation: u32,
+) -> anyhow::Result<()> {
+    streamed.check_counted(site)?;
     let status = site.json("status")?;
     assert_eq!(
         status["sources"]["cli"]["passed_packets"],
         streamed.rounds * 2
     );
-    assert_eq!(status["generation"], 10);
+    assert_eq!(status["generation"], generation);
     Ok(())
 }
 

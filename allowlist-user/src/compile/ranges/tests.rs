@@ -1,6 +1,6 @@
 //! The range table against the plainest model: of the prefixes that hold an address, the longest.
 
-use allowlist_common::ranges::v4::find as find_v4;
+use allowlist_common::ranges::v4::{Six, find as find_v4};
 use allowlist_common::ranges::v6::find as find_v6;
 use proptest::collection::btree_map;
 use proptest::prelude::*;

@@ -93,26 +93,21 @@ impl Chunks<u32> for ChunksV4 {
     }
 
     fn end(&mut self, first: MatchId, _last: MatchId) -> u32 {
-        let mut numbers = std::mem::take(&mut self.numbers);
-        let mut first = first;
-        if let Some(number) = numbers.first()
-            && number >> ID_BITS == 0
-        {
-            first = numbers.remove(0) as MatchId;
-        }
-        let root = if numbers.is_empty() {
+        let numbers = std::mem::take(&mut self.numbers);
+        let (first, numbers) = match numbers.split_first() {
+            Some((number, rest)) if number >> ID_BITS == 0 => (*number as MatchId, rest),
+            _ => (first, &*numbers),
+        };
+        if numbers.is_empty() {
             self.alone(first) << ROOT_SHIFT
         } else if numbers.len() <= SIX {
-            self.six(first, &numbers) << ROOT_SHIFT
+            self.six(first, numbers) << ROOT_SHIFT
         } else {
             let place = self.here();
             self.halves
                 .push((numbers.len() as u32) << ID_BITS | u32::from(first));
-            self.halves.extend(&numbers);
+            self.halves.extend(numbers);
             place << ROOT_SHIFT | LONG
-        };
-        numbers.clear();
-        self.numbers = numbers; // its memory serves the next one
-        root
+        }
     }
 }

@@ -181,12 +181,13 @@ impl ChunksV6 {
         }
         let (first, last) = (numbers[0], numbers[numbers.len() - 1]);
         let scale = Scale::of(&numbers[1..]);
+        let last_place = scale.of_number(last);
         let mut index = Vec::new();
         // What is put into one block, for the places of the index from `from` on.
         let mut block = vec![first];
         let mut rest = &numbers[1..];
         let mut before = first;
-        for place in 0..=scale.of_number(last) {
+        for place in 0..=last_place {
             let here = rest.partition_point(|number| scale.of_number(*number) <= place);
             let (here, after) = rest.split_at(here);
             if here.len() >= BLOCK {
@@ -207,7 +208,7 @@ impl ChunksV6 {
             before = *here.last().unwrap_or(&before);
             rest = after;
         }
-        self.lead(&mut index, &mut block, scale.of_number(last) + 1);
+        self.lead(&mut index, &mut block, last_place + 1);
         index.push(self.block(&[first, last]));
         self.node(&scale, &index)
     }
