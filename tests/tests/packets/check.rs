@@ -170,16 +170,10 @@ pub(crate) fn on_the_host(groups: &[Group]) {
 fn each_row(groups: &[Group], mut run: impl FnMut(&Compiled, &Kernel, &Row, &mut Vec<String>)) {
     let mut wrong = Vec::new();
     let mut kernel = Kernel::new();
-    let mut has_flows = false;
     for group in groups {
         let compiled = Compiled::of(&group.config);
-        if compiled.config.rules.tracks() {
-            // So that no group finds another one's flows. Otherwise the same: loading takes long.
-            if has_flows {
-                kernel = Kernel::new();
-            }
-            has_flows = true;
-        }
+        // So that no group finds another one's flows. Otherwise the same: loading takes long.
+        kernel.forget_sent();
         compiled.publish(&mut kernel);
         let mut names = BTreeSet::new();
         let mut of_group = Vec::new();

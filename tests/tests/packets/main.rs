@@ -32,7 +32,7 @@ use proptest::sample::{Index, select};
 use proptest::test_runner::{Config as Cases, TestRunner};
 
 use check::Compiled;
-use frames::{VENDOR, config, groups, tcp};
+use frames::{Group, VENDOR, config, groups, tcp};
 use kernel::{INTERFACE, Kernel, XDP_DROP, XDP_PASS};
 
 /// Under every configuration, as it comes and longer than it was.
@@ -74,18 +74,18 @@ fn without_a_generation_everything_is_dropped_and_counted() {
 #[test]
 fn a_change_that_is_too_late_passes_where_nothing_was_filtered() {
     require_root!();
-    for group in groups() {
-        let mut kernel = Kernel::new();
-        kernel.guard(Duration::ZERO);
-        Compiled::of(&group.config).publish(&mut kernel);
-        for row in &group.rows {
-            assert_eq!(kernel.run(&row.frame), XDP_PASS, "{}", group.name);
-        }
-        let passed = kernel.counters().get(Verdict::Pass, Reason::Default);
-        assert_eq!(passed, group.rows.len() as u64, "{}", group.name);
-        kernel.guard(Duration::from_hours(1));
-        assert!(kernel.view().control().expect("a word").open);
+    let groups = groups();
+    let mut kernel = Kernel::new();
+    kernel.guard(Duration::ZERO);
+    Compiled::of(&tracking(&groups).config).publish(&mut kernel);
+    let rows = || groups.iter().flat_map(|group| &group.rows);
+    for row in rows() {
+        assert_eq!(kernel.run(&row.frame), XDP_PASS, "{}", row.description);
     }
+    let passed = kernel.counters().get(Verdict::Pass, Reason::Default);
+    assert_eq!(passed, rows().count() as u64);
+    kernel.guard(Duration::from_hours(1));
+    assert!(kernel.view().control().expect("a word").open);
 }
 
 /// Frames with bytes changed, cut and added, in one piece and in two, while answers are tracked: whatever
@@ -94,8 +94,7 @@ fn a_change_that_is_too_late_passes_where_nothing_was_filtered() {
 fn the_kernel_and_the_host_agree_on_mutated_frames() {
     require_root!();
     let groups = groups();
-    let tracking = groups.iter().find(|group| group.name == "errors, track");
-    let tracking = tracking.expect("a group in which all that is tracked matters");
+    let tracking = tracking(&groups);
     let compiled = Compiled::of(&tracking.config);
     let mut kernel = Kernel::new();
     compiled.publish(&mut kernel);
@@ -178,6 +177,12 @@ fn a_million_prefixes_fit() {
         );
     }
     assert_eq!(kernel.view().entries().expect("a list").len(), 1_000_002);
+}
+
+/// The group in which all that is tracked matters, and nothing else passes.
+fn tracking(groups: &[Group]) -> &Group {
+    let mut named = groups.iter().filter(|group| group.name == "errors, track");
+    named.next().expect("a group of that name")
 }
 
 fn is_long() -> bool {
