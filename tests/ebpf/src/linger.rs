@@ -9,30 +9,54 @@ use aya_ebpf::helpers::bpf_loop;
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
 
-/// 1 once the packet is there, 2 once it is gone.
+/// [`HERE`], and so on.
 #[btf_map]
 static LINGERS: Array<u64, 1> = Array::new();
+/// The packet is there.
+const HERE: u64 = 1;
+/// Userspace lets it go.
+const GO: u64 = 2;
+/// It is gone.
+const GONE: u64 = 3;
 
 /// As many as the kernel takes at once; each is a few nanoseconds.
 const TURNS: u32 = 1 << 23;
+/// So that it ends before the kernel complains, after some seconds.
+const MOST: u32 = 200;
 
 #[xdp]
 pub fn linger(_ctx: XdpContext) -> u32 {
-    let Some(state) = LINGERS.get_ptr_mut(0) else {
-        return XDP_DROP;
-    };
-    // SAFETY: the map's one element, which only one packet at a time writes to.
-    unsafe { state.write_volatile(1) };
-    for _ in 0..4 {
-        // SAFETY: the function takes what the helper gives it, and reads nothing of it.
-        unsafe { bpf_loop(TURNS, turn as *mut c_void, core::ptr::null_mut(), 0) };
-    }
-    // SAFETY: as above.
-    unsafe { state.write_volatile(2) };
+    set(HERE);
+    // SAFETY: the functions take what the helper gives them, and read nothing of it.
+    unsafe { bpf_loop(MOST, turns as *mut c_void, core::ptr::null_mut(), 0) };
+    set(GONE);
     XDP_DROP
 }
 
-/// 0 is for another turn.
+/// 0 is for more of them.
+extern "C" fn turns(_number: u32, _context: *mut c_void) -> i64 {
+    // SAFETY: as above.
+    unsafe { bpf_loop(TURNS, turn as *mut c_void, core::ptr::null_mut(), 0) };
+    i64::from(is(GO))
+}
+
+/// 0 is for another one.
 extern "C" fn turn(_number: u32, _context: *mut c_void) -> i64 {
-    0
+    i64::from(is(GO))
+}
+
+#[inline(always)]
+fn is(wanted: u64) -> bool {
+    // SAFETY: the map's one element, which is loaded whole.
+    LINGERS
+        .get_ptr(0)
+        .is_some_and(|state| unsafe { state.read_volatile() } == wanted)
+}
+
+#[inline(always)]
+fn set(now: u64) {
+    if let Some(state) = LINGERS.get_ptr_mut(0) {
+        // SAFETY: the map's one element, which is stored whole.
+        unsafe { state.write_volatile(now) };
+    }
 }
