@@ -119,11 +119,7 @@ async fn filter(paths: Paths, run: Run) -> Result<()> {
         warnings,
         paths,
     };
-    let daemon = tokio::select! {
-        started = Daemon::start(options, notify) => started?,
-        // A start waits for files only before it touches the kernel.
-        () = signals.end() => bail!("interrupted before anything was attached"),
-    };
+    let daemon = Daemon::start(options, notify, &mut signals).await?;
     Box::pin(daemon.serve(signals)).await
 }
 

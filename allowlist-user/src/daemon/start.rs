@@ -18,7 +18,7 @@ use super::first::{Ask, First};
 use super::interfaces::{look_up_all, present, warn_of_stripped_tags};
 use super::plan::Plan;
 use super::refresh::Clocks;
-use super::{COUNTS_ANEW, Daemon, Options};
+use super::{COUNTS_ANEW, Daemon, Options, Signals};
 use crate::audit::{Audit, Deed, Who};
 use crate::compile::Tables;
 use crate::config::Config;
@@ -40,7 +40,10 @@ const LISTEN: Duration = Duration::from_secs(1);
 
 impl Daemon {
     /// Gets every list that is at hand, publishes, attaches. On an error all is as it was before.
-    pub async fn start(options: Options, notify: Notify) -> Result<Self> {
+    ///
+    /// A signal is an error while lists are waited for. Once the kernel is touched it is left for [`Daemon::serve`],
+    /// which knows what to take off.
+    pub async fn start(options: Options, notify: Notify, signals: &mut Signals) -> Result<Self> {
         let typed = options.read(&options.written)?;
         require_interfaces(&options, &typed).await?;
         let state = StateDir::open(&options.paths.state_dir)?;
@@ -56,7 +59,11 @@ impl Daemon {
         // Before they are read: what is written meanwhile is read again.
         let files = watched(&config);
         let wanted = config.policy.used_sources().cloned().collect();
-        let mut first = First::lists(wanted, &state, Ask::Host).await;
+        let mut first = tokio::select! {
+            biased;
+            () = signals.end() => bail!("interrupted before anything was attached"),
+            first = First::lists(wanted, &state, Ask::Host) => first,
+        };
         let control = Control::listen(&options.paths, config.control_group.as_deref())?;
         let dataplane = Dataplane::open(
             &options.paths.pin_dir,

@@ -244,6 +244,33 @@ fn stopping() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A start that has touched the kernel ends before the signal is looked at, which then does what it always does.
+#[test]
+fn stopping_while_it_starts() -> anyhow::Result<()> {
+    require_root!();
+    for (signal, in_force) in [(Signal::SIGINT, false), (Signal::SIGTERM, true)] {
+        let site = Site::new()?;
+        // What is sent is noted for a second before answers are judged by it: there is time for a signal.
+        let config = "interfaces = ['eth0']\ndefault = 'drop'\n[services.web]\nports = ['udp/9']\nallow = ['one']\n\
+                      [sources.one]\nprefixes = ['198.18.0.1']\n";
+        let config = site.scratch.write("closed.toml", config)?;
+        let config = config.to_str().expect("a path of ASCII");
+        let mut filter = Program::start(site.command(&["run", "--config", config])?)?;
+        let maps = site.scratch.pin_dir().join(format!("v{VERSION}"));
+        eventually(|| Ok(maps.exists()))?;
+        let ended = filter.stop(signal, SOON)?;
+        assert_eq!(ended.code(), Some(0), "{}", filter.output());
+        assert_eq!(maps.exists(), in_force, "{}", filter.output());
+        let said = if in_force {
+            "stopped; the filter stays in force"
+        } else {
+            "stopped; detached from eth0: everything passes"
+        };
+        assert!(filter.stderr().contains(said), "{}", filter.output());
+    }
+    Ok(())
+}
+
 #[test]
 fn detaching_ends_the_daemon() -> anyhow::Result<()> {
     require_root!();
