@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::lines::{self, Lines, Names};
 use crate::policy::Mode;
+use crate::text::on_one_line;
 
 const NAMES: Names = Names {
     file: "audit.v1.jsonl",
@@ -141,8 +142,9 @@ pub enum Deed {
     Rollback {
         /// Which.
         to: u64,
-        /// The number that it has now.
-        policy: u64,
+        /// The number that it has now; absent where it was refused.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        policy: Option<u64>,
     },
     /// A change that was to be confirmed was.
     Confirm,
@@ -206,9 +208,11 @@ impl fmt::Display for Deed {
             Self::Reload {
                 policy: Some(policy),
             } => write!(out, "reload, policy {policy}"),
-            Self::Rollback { to, policy } => {
-                write!(out, "rollback to policy {to}, as policy {policy}")
-            }
+            Self::Rollback { to, policy: None } => write!(out, "rollback to policy {to}"),
+            Self::Rollback {
+                to,
+                policy: Some(policy),
+            } => write!(out, "rollback to policy {to}, as policy {policy}"),
             Self::Confirm => out.write_str("confirm"),
             Self::NotConfirmed => out.write_str("take back what was not confirmed"),
         }
@@ -217,21 +221,23 @@ impl fmt::Display for Deed {
 
 impl fmt::Display for Prefixes {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown: Vec<_> = self.prefixes.iter().take(SHOWN).collect();
-        for prefix in &shown {
-            write!(out, "{prefix} ")?;
+        let shown = self.prefixes.iter().take(SHOWN);
+        let mut words: Vec<String> = shown.map(ToString::to_string).collect();
+        if self.count > words.len() {
+            words.push(format!("and {} more", self.count - words.len()));
         }
-        if self.count > shown.len() {
-            write!(out, "and {} more ", self.count - shown.len())?;
+        // Where it was refused, perhaps nobody said at which.
+        let services = self.services.join(" ");
+        if !services.is_empty() {
+            words.push(format!("at {}", on_one_line(&services)));
         }
-        write!(out, "at {}", self.services.join(" "))?;
         if let Some(until) = self.until {
-            write!(out, " until {}", until.strftime("%Y-%m-%d %H:%M:%SZ"))?;
+            words.push(format!("until {}", until.strftime("%Y-%m-%d %H:%M:%SZ")));
         }
-        match &self.note {
-            Some(note) => write!(out, " ({note})"),
-            None => Ok(()),
+        if let Some(note) = &self.note {
+            words.push(format!("({})", on_one_line(note)));
         }
+        out.write_str(&words.join(" "))
     }
 }
 

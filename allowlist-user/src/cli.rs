@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 
 pub use self::change::{Add, CareArgs, List, Log, Refresh, Reload, Remove, Rollback};
+use crate::additions::SOURCE_PREFIX;
 use crate::config::AttachMode;
 use crate::explain::{Target, Typed};
 use crate::export;
@@ -162,13 +163,12 @@ Examples:
     /// Would a new packet of an address pass, and why
     #[command(after_help = "\
 Examples:
-  allowlist explain 203.0.113.9                          all that it reaches
-  allowlist explain 203.0.113.9 --port tcp/443           what becomes of a connection to that port
-  allowlist explain 2001:db8::9 --port icmp --iface eth1
+  sudo allowlist explain 203.0.113.9                     all that it reaches
+  sudo allowlist explain 203.0.113.9 --port tcp/443      what becomes of a connection to that port
+  sudo allowlist explain 2001:db8::9 --port icmp --iface eth1
 
-The kernel is asked, with or without a daemon. What is meant is a packet that answers nothing: of TCP, the one that
-opens a connection. Exit codes: 0 it passes; 3 something that was asked about is dropped, or would be in
-mode enforce.")]
+The kernel is asked, with or without a daemon. What is meant is a packet that answers nothing: of TCP, the one that \
+opens a connection. Exit codes: 0 it passes; 3 something that was asked about is dropped, or would be in mode enforce.")]
     Explain(Explain),
     /// Is it filtering, what, and what has it done
     Status(Output),
@@ -430,7 +430,10 @@ pub struct Export {
 impl Export {
     /// What the formats ask for besides the lists.
     pub fn settings(&self, at: Timestamp) -> export::Options<'_> {
-        let name = self.name.as_deref().or(self.source.as_deref());
+        // No name has a dot.
+        let plain = |source| str::strip_prefix(source, SOURCE_PREFIX).unwrap_or(source);
+        let name = self.name.as_deref();
+        let name = name.or_else(|| self.source.as_deref().map(plain));
         export::Options {
             port: self.port,
             user: self.user.as_deref(),

@@ -18,7 +18,7 @@ use crate::cli::{Cli, Command, Explain, List, Log, Output, Paths, Run, Small, Wa
 use crate::config::{AttachMode, Config};
 use crate::control::{Client, Kind, NotDone};
 use crate::daemon::{self, Daemon, Signals};
-use crate::dataplane::{self, Seen, View};
+use crate::dataplane::{self, NothingPinned, Seen, View};
 use crate::explain::Question;
 use crate::ledger::Written;
 use crate::notify::Notify;
@@ -189,6 +189,14 @@ async fn status(paths: &Paths, output: Output) -> Result<ExitCode> {
         Ok(status) => {
             print_report(&status, output)?;
             status.is_filtering()
+        }
+        Err(error) if error.is::<NothingPinned>() => {
+            if output.json {
+                print_json(&serde_json::json!({ "filtering": false, "interfaces": [] }))?;
+            } else {
+                print(&format!("{error}\n"))?;
+            }
+            false
         }
         Err(error) => {
             let as_json = Output { json: true };

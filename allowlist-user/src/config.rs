@@ -98,11 +98,15 @@ impl Config {
 
     /// What a file says.
     pub fn text(path: &Path) -> Result<String, ConfigError> {
-        let unreadable = |cause| ConfigError::Unreadable {
-            file: path.to_owned(),
-            cause,
-        };
-        std::fs::read_to_string(path).map_err(unreadable)
+        let file = path.to_owned();
+        match std::fs::read(path) {
+            Ok(bytes) => String::from_utf8(bytes).map_err(|error| {
+                let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+                let line = before.split(|byte| *byte == b'\n').count();
+                ConfigError::NotText { file, line }
+            }),
+            Err(cause) => Err(ConfigError::Unreadable { file, cause }),
+        }
     }
 
     /// Validates `text`; `file` is named in errors, and its folder is where relative paths start.
@@ -358,13 +362,21 @@ impl Config {
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file is not there, or is not text, or may not be read.
+    /// The file is not there, or may not be read.
     #[error("{}: cannot be read: {cause}; check the path and its permissions", file.display())]
     Unreadable {
         /// As it was given.
         file: PathBuf,
         /// What the system said.
         cause: io::Error,
+    },
+    /// It is something else than text, or text of another encoding.
+    #[error("{}:{line}: is not UTF-8; write the file as that", file.display())]
+    NotText {
+        /// As it was given.
+        file: PathBuf,
+        /// The first line that is not.
+        line: usize,
     },
     /// Everything that is wrong, in the order of the text. Printed a line each.
     #[error("{}", Lines(.0))]

@@ -51,6 +51,9 @@ pub struct Live {
     pub waiting: Vec<String>,
     /// Whether the configuration is in force only when they have.
     pub is_waiting: bool,
+    /// Whether everybody passes as if listed by those that have no list.
+    #[serde(default)]
+    pub is_open: bool,
     /// Interfaces that are not there, and are filtered as soon as they are.
     pub waiting_for: Vec<String>,
     /// A change that waits to be confirmed.

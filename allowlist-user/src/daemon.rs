@@ -59,6 +59,7 @@ use crate::policy::{AtStart, Feed, Mode, Policy, Snapshot};
 use crate::record::Record;
 use crate::session::Generation;
 use crate::state::{StateDir, StateLock};
+use crate::text::indented;
 
 /// How often to look whether somebody detached the filter, and whether all is as it should be.
 const LOOK: Duration = Duration::from_secs(1);
@@ -373,7 +374,10 @@ impl Daemon {
     /// What was done, or refused, into the audit trail. A full disk is no reason not to do it.
     fn log(&self, who: Who, deed: Deed, refused: Option<String>) {
         match &refused {
-            Some(reason) => warn!("{who}: {deed}: not done, and nothing was changed: {reason}"),
+            Some(reason) => warn!(
+                "{who}: {deed}: not done, and nothing was changed: {}",
+                indented(reason)
+            ),
             None => info!("{who}: {deed}"),
         }
         let entry = Entry {
@@ -409,6 +413,7 @@ impl Daemon {
             held_back: newest.is_some_and(|policy| policy.change.held_back.is_some()),
             waiting: self.missing(&self.lists),
             is_waiting: self.waiting,
+            is_open: self.config.at_start == AtStart::Pass && !self.missing(&self.lists).is_empty(),
             waiting_for: absent(&self.config.interfaces),
             pending: self.pending.as_ref().map(|pending| Unconfirmed {
                 what: pending.what.clone(),
@@ -437,13 +442,25 @@ impl Daemon {
         }
         let feeds = self.lists.feeds();
         let prefixes: usize = feeds.values().map(Feed::len).sum();
+        let absent = absent(&self.config.interfaces);
+        let there = self.config.interfaces.iter();
+        let there: Vec<&str> = there
+            .filter(|name| !absent.contains(name))
+            .map(|name| &**name)
+            .collect();
+        let on = match (&there[..], &absent[..]) {
+            (there, []) => there.join(", "),
+            ([], absent) => format!("nothing yet, waiting for {},", absent.join(", ")),
+            (there, absent) => {
+                format!("{}, waiting for {},", there.join(", "), absent.join(", "))
+            }
+        };
         format!(
-            "{} {} by {prefixes} prefixes of {} sources, generation {}",
+            "{} {on} by {prefixes} prefixes of {} sources, generation {}",
             match self.mode {
                 Mode::Enforce => "filtering",
                 Mode::Observe => "observing (nothing is dropped)",
             },
-            self.config.interfaces.join(", "),
             feeds.len(),
             self.dataplane.generation()
         )

@@ -18,6 +18,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
 use thiserror::Error;
 
+use crate::text::on_one_line;
+
 /// `iptables` takes chains of so many characters. `ipset` takes three more, for `-v4`.
 const LONGEST_IN_KERNEL: usize = 28;
 /// Everywhere else, so that what a name is put in stays within its own limits.
@@ -340,11 +342,6 @@ fn check_name(format: Format, name: &str) -> Result<(), ExportError> {
 fn is_plain_word(text: &str, longest: usize) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     !text.is_empty() && text.len() <= longest && text.bytes().all(is_plain)
-}
-
-/// A source may be called anything, and a file may lie anywhere: neither ends a comment.
-fn on_one_line(text: &str) -> String {
-    text.replace(char::is_control, "?")
 }
 
 /// One item a line, between the same words.

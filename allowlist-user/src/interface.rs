@@ -45,7 +45,7 @@ pub async fn look_up(name: &str) -> Result<Facts> {
 async fn facts(netlink: &rtnetlink::Handle, name: &str) -> Result<Facts> {
     let wanted = netlink.link().get().match_name(name.to_owned());
     let Ok(Some(link)) = wanted.execute().try_next().await else {
-        bail!("there is no interface {name:?}; there {}", list(&names()));
+        bail!("there is no interface {name:?}; there {}", those_there());
     };
     let kind = link.header.link_layer_type;
     if !matches!(kind, LinkLayerType::Ether | LinkLayerType::Loopback) {
@@ -261,6 +261,11 @@ fn names() -> Vec<String> {
         .unwrap_or_default();
     names.sort();
     names
+}
+
+/// The same in words, after "there".
+pub fn those_there() -> String {
+    list(&names())
 }
 
 fn list(names: &[String]) -> String {

@@ -201,11 +201,22 @@ impl StateDir {
     }
 }
 
+/// What to do about what the system said of a file.
+fn way_out(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::PermissionDenied => "only its owner may look into it; try sudo",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "make room there; `allowlist detach` takes the filter off without any"
+        }
+        _ => "check the state directory and its permissions",
+    }
+}
+
 /// Why a feed could not be kept or found again.
 #[derive(Debug, Error)]
 pub enum StateError {
     /// The system said no.
-    #[error("{}: {cause}; check the state directory and its permissions", path.display())]
+    #[error("{}: {cause}; {}", path.display(), way_out(cause))]
     Io {
         /// The file or the directory.
         path: PathBuf,

@@ -25,7 +25,7 @@ use clap::{Parser, Subcommand};
 /// Build, run and test allowlist.
 ///
 /// Each command first gets what is missing: the compiler's rust-src component, and an eBPF linker
-/// under `target/tools`. That takes about a minute, once; the first build takes some more.
+/// under `target/tools`. That takes a minute or two, once; the first build takes about five more.
 #[derive(Parser)]
 #[command(
     name = "cargo xtask",
@@ -36,7 +36,7 @@ use clap::{Parser, Subcommand};
   cargo xtask test                                        every test; the kernel's part runs as root
   cargo xtask vm                                          the packet tables on Linux 6.1, in qemu
   cargo xtask build --release                             the binary to install
-  cargo xtask dist                                        the archive to install: program, unit, manual"
+  cargo xtask dist                                        the archive to install"
 )]
 struct Cli {
     #[command(subcommand)]

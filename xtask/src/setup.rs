@@ -156,7 +156,7 @@ impl BpfLinker {
         }
         eprintln!(
             "xtask: building bpf-linker {BPF_LINKER}, which links eBPF programs, into {} against \
-             the compiler's own LLVM {} (once; about a minute on two cores)",
+             the compiler's own LLVM {} (once; a minute or two on two cores)",
             self.folder.display(),
             self.llvm_major
         );

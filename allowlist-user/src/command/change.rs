@@ -130,7 +130,9 @@ fn text(done: &Done, typed: &CareArgs) -> String {
         Some(policy) => format!("done: generation {}, policy {policy}\n", done.generation),
         None => format!("done: generation {}\n", done.generation),
     };
-    if let Some(within) = typed.confirm_within {
+    if let Some(within) = typed.confirm_within
+        && done.confirm_until.is_some()
+    {
         text += &format!(
             "it is taken back in {} unless you confirm it: allowlist confirm\n",
             humantime::format_duration(within)

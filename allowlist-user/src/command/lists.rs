@@ -11,6 +11,7 @@ use log::{info, warn};
 use nix::net::if_::if_nametoindex;
 
 use super::{CONFIG, config, print, print_json, warnings};
+use crate::additions::source_name;
 use crate::catalogue::{self, Provider};
 use crate::cli::{Check, Diff, Export, Fetch, History, Output, Paths, Providers, ProvidersCommand};
 use crate::compile::{Names, compile};
@@ -19,6 +20,7 @@ use crate::export::{Listed, export as exported};
 use crate::gather::gather;
 use crate::history;
 use crate::interface;
+use crate::ledger::Known;
 use crate::lists::Lists;
 use crate::policy::{Answer, Feed, Origin, Snapshot, Source};
 use crate::record::Record;
@@ -32,6 +34,12 @@ pub(super) async fn check(paths: &Paths, check: Check) -> Result<()> {
     let config = config(paths, check.small)?;
     let mut warnings = warnings(&config);
     let note = config.ssh_note().filter(|_| is_from_file);
+    if config.interfaces.is_empty() {
+        warnings.push(
+            "no interface to filter on: `allowlist run` takes one by --iface, or by `interfaces` in the configuration"
+                .to_owned(),
+        );
+    }
     for name in &config.interfaces {
         if if_nametoindex(&**name).is_err() {
             warnings.push(format!("there is no interface {name} on this host now"));
@@ -388,13 +396,23 @@ pub(super) fn history(paths: &Paths, options: &History) -> Result<()> {
 }
 
 pub(super) async fn export(paths: &Paths, options: &Export) -> Result<()> {
-    let config = config(paths, crate::cli::Small::default())?;
+    let mut config = config(paths, crate::cli::Small::default())?;
+    let mut additions = Known::peek(&paths.state_dir)?.additions().clone();
+    additions.expire(Timestamp::now());
+    config.policy = additions.with(&config.policy);
     let sources = chosen(&config, options.source.as_deref())?;
     let mut feeds = if options.fetch {
         Snapshot::new()
     } else {
         last_good(paths, &sources)?
     };
+    for service in additions.services() {
+        feeds.extend(
+            additions
+                .feed(service)
+                .map(|feed| (source_name(service), feed)),
+        );
+    }
     let missing = sources
         .iter()
         .filter(|source| !feeds.contains_key(&source.name));

@@ -15,9 +15,12 @@ use crate::audit::{Deed, Prefixes, Who};
 use crate::control::{Care, Done, Entry, Kind, Problem};
 use crate::feed::parse_prefix;
 use crate::policy::Gate;
+use crate::text::on_one_line;
 
 /// The longest that a prefix is let in for, but for ever.
 const LONGEST_TTL: Duration = Duration::from_hours(24 * 3660);
+/// The longest reason, in characters: it is kept with each prefix, and read in a line.
+const LONGEST_NOTE: usize = 200;
 /// How many mistakes are told at once.
 const SHOWN: usize = 20;
 
@@ -42,7 +45,9 @@ impl Daemon {
                     .filter(|ttl| *ttl <= LONGEST_TTL.as_secs())?;
                 Some(now + Duration::from_secs(seconds))
             }),
-            note: first.and_then(|entry| entry.note.clone()),
+            note: first
+                .and_then(|entry| entry.note.clone())
+                .filter(|note| require_note(note).is_ok()),
             ..asked(entries)
         };
         let edits = each(entries, |entry| {
@@ -58,11 +63,13 @@ impl Daemon {
             {
                 return Err("a time to live is from 1 second to 10 years".to_owned());
             }
+            let note = entry.note.clone().filter(|note| !note.is_empty());
+            note.as_deref().map_or(Ok(()), require_note)?;
             Ok(vec![Edit::Add(Addition {
                 prefix,
                 service,
                 until: until(entry),
-                note: entry.note.clone().filter(|note| !note.is_empty()),
+                note,
                 added: now,
                 by: who.to_string(),
             })])
@@ -73,7 +80,15 @@ impl Daemon {
                 note: deed.note.take(),
                 ..of(&edits)
             };
-            self.edit(edits, "add", care, who)
+            let replaced = self.replaced(&edits);
+            let edits = self.news(edits);
+            let mut done = self.edit(edits, "add", care, who)?;
+            if let Some(until) = deed.until {
+                let until = until.strftime("%Y-%m-%d %H:%M:%SZ");
+                done.changes.push(format!("let in until {until}"));
+            }
+            done.changes.extend(replaced);
+            Ok(done)
         });
         (Deed::Add(deed), done)
     }
@@ -116,6 +131,10 @@ impl Daemon {
         care: &Care,
         who: &Who,
     ) -> Result<Done, Problem> {
+        if edits.is_empty() {
+            self.require_free()?;
+            return Ok(self.nothing_new("all of it is let in already, as it is asked"));
+        }
         let what = match &edits[..] {
             [one] => format!("{verb} {} at {}", one.prefix(), one.service()),
             all => format!("{verb} {} prefixes", all.len()),
@@ -156,6 +175,42 @@ impl Daemon {
         );
         let pairs = gone.iter().map(|one| (one.prefix, &*one.service));
         self.log(Who::Daemon, Deed::Expire(Prefixes::of(pairs)), None);
+    }
+
+    /// Those that are not in the book already as they are asked.
+    fn news(&self, edits: Vec<Edit>) -> Vec<Edit> {
+        let is_known = |edit: &Edit| {
+            let known = self.known(edit);
+            matches!((edit, known), (Edit::Add(asked), Some(known))
+                if (asked.until, &asked.note) == (known.until, &known.note))
+        };
+        edits.into_iter().filter(|edit| !is_known(edit)).collect()
+    }
+
+    /// What is said of those that were let in for another time: who asks may not know of it.
+    fn replaced(&self, edits: &[Edit]) -> Option<String> {
+        let is_other = |edit: &&Edit| matches!((edit, self.known(edit)), (Edit::Add(asked), Some(known)) if asked.until != known.until);
+        let others: Vec<&Edit> = edits.iter().filter(is_other).collect();
+        match (&others[..], edits.len()) {
+            ([], _) => None,
+            ([one], 1) => Some(match self.known(one)?.until {
+                None => "before, it was let in for ever".to_owned(),
+                Some(until) => format!(
+                    "before, it was let in until {}",
+                    until.strftime("%Y-%m-%d %H:%M:%SZ")
+                ),
+            }),
+            (others, _) => Some(format!(
+                "{} of them were let in already, for another time",
+                others.len()
+            )),
+        }
+    }
+
+    /// What is in the book in the place of an edit.
+    fn known(&self, edit: &Edit) -> Option<&Addition> {
+        let additions = self.ledger.known().additions();
+        additions.get(edit.service(), &edit.prefix())
     }
 
     fn require_service(&self, name: &str) -> Result<(), String> {
@@ -208,7 +263,10 @@ fn each(
         match read(entry) {
             Ok(more) => edits.extend(more),
             Err(problem) if entries.len() == 1 => problems.push(problem),
-            Err(problem) => problems.push(format!("entry {place} ({}): {problem}", entry.prefix)),
+            Err(problem) => problems.push(format!(
+                "entry {place} ({}): {problem}",
+                on_one_line(&entry.prefix)
+            )),
         }
     }
     if entries.is_empty() {
@@ -239,6 +297,16 @@ fn asked(entries: &[Entry]) -> Prefixes {
 
 fn of(edits: &[Edit]) -> Prefixes {
     Prefixes::of(edits.iter().map(|edit| (edit.prefix(), edit.service())))
+}
+
+/// It is shown in lines of others, and a line of JSON is kept for each prefix.
+fn require_note(note: &str) -> Result<(), String> {
+    if note.chars().count() > LONGEST_NOTE || note.contains(char::is_control) {
+        return Err(format!(
+            "a note is one line of at most {LONGEST_NOTE} characters"
+        ));
+    }
+    Ok(())
 }
 
 /// A digit that is missing lets half the world in.

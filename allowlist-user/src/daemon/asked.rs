@@ -57,12 +57,27 @@ impl Daemon {
             mode: (mode != self.config.mode).then_some(mode),
             ..self.change(who, format!("mode {}", mode.name()))
         };
+        let newest = self.ledger.known().newest();
+        if mode == self.mode && newest.is_some_and(|newest| newest.change.mode == change.mode) {
+            self.require_free()?;
+            return Ok(self.nothing_new(&format!("the mode is {} already", mode.name())));
+        }
         let mut done = self.apply(change, care)?;
         done.changes.push(match mode {
             Mode::Enforce => "mode enforce: drops are carried out".to_owned(),
             Mode::Observe => "mode observe: everything passes".to_owned(),
         });
         Ok(done)
+    }
+
+    /// Done without a change: what is asked again and again does not push out the policies that can be gone back to.
+    pub(super) fn nothing_new(&self, why: &str) -> Done {
+        Done {
+            generation: self.dataplane.generation(),
+            policy: self.policy_number(),
+            changes: vec![why.to_owned()],
+            ..Done::default()
+        }
     }
 
     /// A change that changes nothing yet.

@@ -38,7 +38,10 @@ impl Daemon {
     pub(super) fn say_absent(&mut self) {
         for name in absent(&self.config.interfaces) {
             if self.lost.insert(name.clone()) {
-                warn!("there is no interface {name} now; it is filtered as soon as there is one");
+                warn!(
+                    "there is no interface {name} now (there {}); it is filtered as soon as there is one",
+                    interface::those_there()
+                );
             }
         }
     }

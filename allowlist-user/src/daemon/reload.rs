@@ -89,12 +89,7 @@ impl Daemon {
                 self.reloading = Some(reloading);
             }
             Ok(None) => {
-                let done = Done {
-                    generation: self.dataplane.generation(),
-                    policy: self.policy_number(),
-                    changes: vec!["nothing is new in the configuration".to_owned()],
-                    ..Done::default()
-                };
+                let done = self.nothing_new("nothing is new in the configuration");
                 self.answer_reload(asker, Ok(done), None);
             }
             Err(problem) => self.answer_reload(asker, Err(problem), None),
@@ -246,7 +241,7 @@ impl Daemon {
                 changes: vec!["the change that waited to be confirmed is taken back".to_owned()],
                 ..Done::default()
             });
-            return (deed(self.policy_number().unwrap_or_default()), done);
+            return (deed(self.policy_number()), done);
         }
         let Some(policy) = known.get(number).filter(|policy| policy.number != newest) else {
             let numbers: Vec<_> = known
@@ -261,7 +256,7 @@ impl Daemon {
                 ),
                 None => "there is no policy before this one to go back to".to_owned(),
             };
-            return (deed(newest), Err(Problem::new(Kind::Invalid, error)));
+            return (deed(None), Err(Problem::new(Kind::Invalid, error)));
         };
         let written = Arc::clone(policy.written());
         let change = Change {
@@ -276,7 +271,7 @@ impl Daemon {
             Err(problem) => Err(problem),
         };
         let policy = done.as_ref().ok().and_then(|done| done.policy);
-        (deed(policy.unwrap_or(newest)), done)
+        (deed(policy), done)
     }
 
     /// The checksum of what the file says now, if that is another configuration than `written`.

@@ -60,7 +60,7 @@ pub use self::egress::Hook;
 pub use self::force::{InForce, detach_all};
 pub use self::guard::Pending;
 pub use self::lookup::Lookup;
-pub use self::pins::require_privileges;
+pub use self::pins::{NothingPinned, require_privileges};
 pub(crate) use self::publish::{keep, lookup, return_traffic};
 pub use self::trace::print_trace;
 pub use self::verify::{Verified, verify};

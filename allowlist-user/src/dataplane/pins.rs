@@ -15,6 +15,7 @@ use log::{info, warn};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::unistd::geteuid;
+use thiserror::Error;
 
 use super::link::interface_of;
 use crate::lock::holder_in_words;
@@ -26,6 +27,14 @@ const BPF_FS: &str = "/sys/fs/bpf";
 pub(super) const LINK: &str = "link_";
 /// The same for links of the program that notes what is sent.
 pub(super) const EGRESS_LINK: &str = "egress_";
+
+/// Nothing is pinned there, by this version or by another.
+#[derive(Debug, Error)]
+#[error(
+    "no filter is in force: nothing is pinned under {}; start one with `allowlist run`",
+    .0.display()
+)]
+pub struct NothingPinned(PathBuf);
 
 /// The folders under `root` of other ABI versions, and which those are.
 pub(super) fn other_versions(root: &Path) -> Vec<(u32, PathBuf)> {
@@ -130,10 +139,7 @@ impl Pins {
                 "what is pinned under {} is another version's; `allowlist run` takes it over, `allowlist detach` takes it off",
                 root.display()
             ),
-            Err(_) => bail!(
-                "no filter is in force: nothing is pinned under {}; start one with `allowlist run`",
-                root.display()
-            ),
+            Err(_) => Err(NothingPinned(root.to_owned()).into()),
         }
     }
 

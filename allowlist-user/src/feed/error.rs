@@ -32,9 +32,7 @@ pub enum FeedError {
         start: String,
     },
     /// Compressed, encrypted or binary, or text of another encoding.
-    #[error(
-        "is not text from its byte {at} on: {problem}; use an address that answers with plain UTF-8"
-    )]
+    #[error("is not text from its byte {at} on: {problem}; it has to be plain UTF-8")]
     NotText {
         /// Offset of the first byte that is not text.
         at: usize,

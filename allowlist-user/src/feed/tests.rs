@@ -250,9 +250,7 @@ fn text() {
 #[test]
 fn what_is_no_text() {
     let not_text = |at: usize, problem: &str| {
-        format!(
-            "is not text from its byte {at} on: {problem}; use an address that answers with plain UTF-8"
-        )
+        format!("is not text from its byte {at} on: {problem}; it has to be plain UTF-8")
     };
     let cases: [(&[u8], String); 6] = [
         (b"[\"\xff\"]", not_text(2, "it is not UTF-8")),

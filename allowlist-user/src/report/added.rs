@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{Report, ago, table};
 use crate::additions::Additions;
 use crate::ledger::Known;
+use crate::text::on_one_line;
 
 /// The book of additions.
 pub struct Added {
@@ -43,7 +44,7 @@ impl Report for Added {
                 ),
                 format!("{} ago", ago(self.now.duration_since(one.added).as_secs())),
                 one.by.clone(),
-                one.note.clone().unwrap_or_default(),
+                on_one_line(one.note.as_deref().unwrap_or_default()),
             ]);
         }
         format!("{table}\n")

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::Report;
 use crate::audit::{self, Entry};
+use crate::text::indented;
 
 /// The audit trail.
 pub struct AuditLog {
@@ -32,7 +33,7 @@ impl Report for AuditLog {
             let time = entry.time.strftime("%Y-%m-%d %H:%M:%SZ");
             text += &format!("{time}  {}  {}", entry.who, entry.deed);
             text += &match &entry.refused {
-                Some(reason) => format!("  NOT DONE: {reason}\n"),
+                Some(reason) => format!("  NOT DONE: {}\n", indented(reason)),
                 None => format!("  (generation {})\n", entry.generation),
             };
         }

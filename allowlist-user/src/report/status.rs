@@ -180,6 +180,12 @@ impl Status {
                 daemon.waiting.join(", ")
             );
         }
+        if daemon.is_open {
+            text += &format!(
+                "OPEN: till there are lists of {}, everybody passes as if listed there (at_start)\n",
+                daemon.waiting.join(", ")
+            );
+        }
         for name in &daemon.waiting_for {
             text += &format!(
                 "warning: there is no interface {name}; it is filtered as soon as there is one\n"

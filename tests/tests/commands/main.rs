@@ -333,12 +333,14 @@ fn nothing_in_force_is_said() -> anyhow::Result<()> {
     let expected = format!(
         "error: no filter is in force: nothing is pinned under {pins}; start one with `allowlist run`\n"
     );
-    for command in [
-        &["status"][..],
-        &["list"],
-        &["detach"],
-        &["explain", "192.0.2.1"],
-    ] {
+    let status = site.run(&["status"])?;
+    assert_eq!(status.code, Some(3), "{status:?}");
+    assert_eq!(format!("error: {}", status.stdout), expected);
+    let status = site.run(&["status", "--json"])?;
+    assert_eq!(status.code, Some(3), "{status:?}");
+    let status: Value = serde_json::from_str(&status.stdout)?;
+    assert_eq!(status["filtering"], false);
+    for command in [&["list"][..], &["detach"], &["explain", "192.0.2.1"]] {
         for options in [&[][..], &["--json"]] {
             let ended = site.run(&[command, options].concat())?;
             check_error(&ended, 1, &[&expected]);

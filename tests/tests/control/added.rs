@@ -81,6 +81,10 @@ fn what_cannot_be_right_is_refused_whole() -> anyhow::Result<()> {
             &["entry 2 (192.0.2.3/8)", "nothing was changed"],
         ),
         (
+            &["add", "192.0.2.2", "--service", "web", "--note", "a\nb"],
+            &["a note is one line of at most 200 characters"],
+        ),
+        (
             &["remove", "192.0.2.9"],
             &["192.0.2.9/32 was not added by command"],
         ),
@@ -109,7 +113,15 @@ fn what_cannot_be_right_is_refused_whole() -> anyhow::Result<()> {
             .iter()
             .filter(|line| line.ends_with("refused"))
             .count(),
-        8
+        9
+    );
+    // A line each, and none of them anybody else's.
+    let log = host.done(&["log"]);
+    let begins_with_time = |line: &&str| line.starts_with("20");
+    assert_eq!(log.lines().filter(begins_with_time).count(), 12, "{log}");
+    assert!(
+        log.contains("root  remove 192.0.2.9/32  NOT DONE: "),
+        "{log}"
     );
     Ok(())
 }
@@ -154,6 +166,97 @@ fn many_at_once_are_all_or_none() -> anyhow::Result<()> {
     assert!(added(&host)?.is_empty() && !host.passes("100.64.0.2"));
     let ended = host.run_with(&add, "# nothing\n")?;
     assert!(ended.stderr.contains("has no prefix"), "{ended:?}");
+    Ok(())
+}
+
+/// What is asked again and again is no policy of its own, and pushes no earlier one out.
+#[test]
+fn nothing_new_is_no_change() -> anyhow::Result<()> {
+    require_root!();
+    let host = Host::new()?;
+    let policy =
+        || -> anyhow::Result<Value> { Ok(host.site.json("status")?["daemon"]["policy"].clone()) };
+    host.done(&["add", STRANGERS[0], "--service", "web", "--ttl", "1h"]);
+    for (arguments, said, is_new) in [
+        (
+            &["add", STRANGERS[0], "--service", "web", "--ttl", "2h"][..],
+            &["let in until 20", "before, it was let in until 20"][..],
+            true,
+        ),
+        (
+            &["add", STRANGERS[0], "--service", "web", "--note", "mine"],
+            &["before, it was let in until 20"],
+            true,
+        ),
+        (
+            &["add", STRANGERS[0], "--service", "web", "--note", "mine"],
+            &["let in already"],
+            false,
+        ),
+        (
+            &[
+                "add",
+                STRANGERS[0],
+                "192.0.2.9",
+                "--service",
+                "web",
+                "--ttl",
+                "1h",
+            ],
+            &["add 2 prefixes", "1 of them were let in already"],
+            true,
+        ),
+        (
+            &["mode", "enforce"],
+            &["the mode is enforce already"],
+            false,
+        ),
+        (&["mode", "observe"], &["everything passes"], true),
+        (
+            &["mode", "observe"],
+            &["the mode is observe already"],
+            false,
+        ),
+        (
+            &["reload", "--confirm-within", "1h"],
+            &["nothing is new in the configuration"],
+            false,
+        ),
+    ] {
+        let before = (policy()?, host.in_force()?);
+        let answer = host.done(arguments);
+        for said in said {
+            assert!(answer.contains(said), "{arguments:?}: {answer}");
+        }
+        assert!(!answer.contains("taken back"), "{arguments:?}: {answer}");
+        let after = (policy()?, host.in_force()?);
+        assert_eq!(after != before, is_new, "{arguments:?}: {answer}");
+        assert_eq!(after.0 != before.0, is_new, "{arguments:?}: {answer}");
+    }
+    Ok(())
+}
+
+/// Another firewall lets in whom this one does.
+#[test]
+fn what_is_added_is_exported() -> anyhow::Result<()> {
+    require_root!();
+    let host = Host::new()?;
+    let exported = |more: &[&str]| {
+        host.done(
+            &[
+                &["export", "--format", "plain", "--config", &host.config],
+                more,
+            ]
+            .concat(),
+        )
+    };
+    let has = |text: &str| text.lines().any(|line| line == "192.0.2.66/32");
+    assert!(!has(&exported(&[])));
+    host.done(&["add", STRANGERS[0], "--service", "web", "--ttl", "2s"]);
+    assert!(has(&exported(&[])) && has(&exported(&["--fetch"])));
+    assert!(has(&exported(&["added.web"])) && !has(&exported(&["friends"])));
+    eventually(|| Ok(!has(&exported(&[]))))?;
+    assert!(exported(&[]).contains("203.0.113.0/24"));
     Ok(())
 }
 

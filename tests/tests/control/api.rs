@@ -142,7 +142,7 @@ fn documents_keep_their_shape() -> anyhow::Result<()> {
     assert_eq!(
         shape(&live),
         json!({
-            "configuration": "string", "held_back": "bool", "is_waiting": "bool", "next_fetch": {}, "pending": "null",
+            "configuration": "string", "held_back": "bool", "is_open": "bool", "is_waiting": "bool", "next_fetch": {}, "pending": "null",
             "pid": "number", "policy": "number", "started": "string", "version": "string", "waiting": [],
             "waiting_for": [], "warnings": []
         })

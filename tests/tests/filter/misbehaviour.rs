@@ -96,12 +96,12 @@ fn cases() -> Vec<(Answer, &'static str, &'static str)> {
         (
             Answer::Body("text/plain", utf_16),
             "is not text",
-            "use an address that answers with plain UTF-8",
+            "it has to be plain UTF-8",
         ),
         (
             Answer::Body("text/plain", b"[\"caf\xe9\"]".to_vec()),
             "it is not UTF-8",
-            "use an address that answers with plain UTF-8",
+            "it has to be plain UTF-8",
         ),
         (
             Answer::Truncated(br#"["198.18.0.1""#.to_vec()),

@@ -40,10 +40,13 @@ fn check(at_start: &str, own: bool, others: bool) {
             at_start == "wait" || sources.contains("waiting"),
             "{sources}"
         );
+        let says_so = || anyhow::Ok(site.run(&["status"])?.stdout.contains("OPEN: till there"));
+        ensure!(says_so()? == (at_start == "pass"), "status");
         vendor.answer("/list", Answer::json(format!(r#"["{}"]"#, FRIENDS[0])));
         filter.wait_for_line("ready", SOON)?;
         eventually(|| Ok(gets_through(&site, FRIENDS[0])? && !gets_through(&site, STRANGERS[0])?))?;
         ensure!(gets_through(&site, "198.18.0.1")?, "its own, afterwards");
+        ensure!(!says_so()?, "status, afterwards");
         // From now on the list is on disk, and a boot needs no network.
         drop(vendor);
         filter.stop(Signal::SIGTERM, SOON)?;

@@ -27,8 +27,15 @@ fn one_that_comes_later_is_filtered_then() -> anyhow::Result<()> {
     assert_eq!(attached(&site)?, ["eth0"]);
     let said = filter.stderr();
     assert!(
-        said.contains("there is no interface eth1 now; it is filtered as soon as there is one"),
+        said.contains("there is no interface eth1 now (there are eth0, lo); it is filtered as soon as there is one"),
         "{said}"
+    );
+    assert!(
+        filter
+            .output()
+            .contains("ready: filtering eth0, waiting for eth1, by"),
+        "{}",
+        filter.output()
     );
     let status = site.run(&["status"])?.stdout;
     assert!(status.contains("there is no interface eth1"), "{status}");

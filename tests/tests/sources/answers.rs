@@ -121,13 +121,13 @@ fn refuses_what_is_not_a_list_in_json() {
             (
                 "UTF-16",
                 Answer::json(String::from_utf8(utf_16).expect("each second byte is zero")),
-                "is not text from its byte 1 on: {*}; use an address that answers with plain UTF-8"
+                "is not text from its byte 1 on: {*}; it has to be plain UTF-8"
                     .into(),
             ),
             (
                 "UTF-16 with a mark",
                 Answer::Body("application/json", with_mark),
-                "is not text from its byte 0 on: {*}; use an address that answers with plain UTF-8"
+                "is not text from its byte 0 on: {*}; it has to be plain UTF-8"
                     .into(),
             ),
             (
@@ -170,8 +170,7 @@ fn refuses_what_is_not_a_list_in_text() {
             (
                 "Latin-1",
                 Answer::Body("text/plain", b"192.0.2.1\n# caf\xe9\n".to_vec()),
-                "is not text from its byte 15 on: {*}; use an address that answers with plain UTF-8"
-                    .into(),
+                "is not text from its byte 15 on: {*}; it has to be plain UTF-8".into(),
             ),
             (
                 "white space",
