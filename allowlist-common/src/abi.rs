@@ -20,7 +20,7 @@ pub use services::{
 use crate::verdict::{Reason, Verdict};
 
 /// The version of everything that the maps hold.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 /// The XDP program's name in the object file and in the kernel.
 pub const PROGRAM: &str = "allowlist";

@@ -141,7 +141,13 @@ fn lay_out(allowlist: &str, folder: &Path) -> Result<()> {
     allow(&binary, 0o755)?;
     for (from, to) in FILES {
         let to = place(folder, to)?;
-        fs::copy(cargo::root().join(from), &to).with_context(|| format!("cannot copy {from}"))?;
+        let bytes =
+            fs::read(cargo::root().join(from)).with_context(|| format!("cannot read {from}"))?;
+        let bytes = match String::from_utf8(bytes) {
+            Ok(text) => as_installed(&text).into_bytes(),
+            Err(error) => error.into_bytes(),
+        };
+        fs::write(&to, bytes).with_context(|| format!("cannot write {}", to.display()))?;
         allow(&to, 0o644)?;
     }
     for (shell, to) in COMPLETIONS {
@@ -156,6 +162,11 @@ fn lay_out(allowlist: &str, folder: &Path) -> Result<()> {
         allow(&page?.path(), 0o644)?;
     }
     Ok(())
+}
+
+/// A document whose links to the example go where that is installed: beside the first documents.
+fn as_installed(document: &str) -> String {
+    document.replace("dist/allowlist.toml)", "allowlist.toml)")
 }
 
 /// A file's path, whose folder is there.
@@ -248,6 +259,15 @@ mod tests {
                 "{document}"
             );
         }
+    }
+
+    #[test]
+    fn links_lead_to_the_installed_example() {
+        let document = "[dist/allowlist.toml](dist/allowlist.toml) [it](../dist/allowlist.toml)";
+        assert_eq!(
+            as_installed(document),
+            "[dist/allowlist.toml](allowlist.toml) [it](../allowlist.toml)"
+        );
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! The range table's IPv6 half.
 //!
 //! Of IPv6 far more ranges begin with the same 16 bits than of IPv4, and mostly close together. So a chunk is a *node*: an
-//! index by some of the next bits, those that tell its ranges apart, into *blocks* of 8 numbers, as many as a cache
-//! line holds. A number is where a range begins, without the 16 bits that the root has used, and its id in the lowest
-//! bits; it tells networks (/64) apart. What one place of an index leads to is one block, which begins with the range
-//! that goes on there; where more ranges begin than it has room for, it is a node again, of that place's addresses.
+//! index by some of the next bits, those that tell its ranges apart, into *blocks*, each a cache line: 7 numbers, and a
+//! word that says how far each one reaches. A number is where a range begins, without the 16 bits that the root has used,
+//! and its id in the lowest bits; it tells networks (/64) apart. It reaches as far as the next one begins, or 2^n networks
+//! and nobody's behind them, which spares most prefixes a number for their end. What one place of an index leads to is one
+//! block, which begins with the range that goes on there; where more ranges begin than it has room for, it is a node again,
+//! of that place's addresses.
 //! All addresses outside of what an index reaches share its last place. A chunk of few ranges is a block, and one of none the id.
 //!
 //! Where ranges begin inside a network, its number is *deep*: twice there, and the two ids together are the place of a
@@ -22,8 +24,12 @@ pub const NODE: u32 = 1 << 1;
 /// Where the place, or the id, begins in a root or in a place of an index.
 pub const PLACE_SHIFT: u32 = 2;
 
-/// Numbers of a block.
+/// Words of a block.
 pub const BLOCK: usize = 8;
+/// Numbers of a block. The word behind them has a byte for each, from the lowest on: how far it reaches.
+pub const NUMBERS: usize = BLOCK - 1;
+/// How far a number reaches, as the `n` of 2^n networks: as far as the next one.
+pub const TO_THE_NEXT: u8 = 63;
 /// Bits of an id in a number.
 pub const ID_BITS: u32 = 14;
 /// In an id: the other bits are part of a place in the pool.
@@ -87,7 +93,7 @@ fn search<P: Pool>(root: u32, [network, host]: [u64; 2], pool: &P) -> Option<Mat
     levels!(1 2 3 4 5 6 7 8 9 10 11 12);
     let block = pool.block(leads >> PLACE_SHIFT)?;
     let last = last_begun(block, network);
-    let id = id_at(block, last);
+    let id = id_at(block, last) & if_reached(block, last, network);
     if id & DEEP == 0 {
         return Some(id);
     }
@@ -120,7 +126,7 @@ fn last_begun(block: &[u64; BLOCK], network: u64) -> u32 {
     let pairs = [
         begun(1).wrapping_add(begun(2)),
         begun(3).wrapping_add(begun(4)),
-        begun(5).wrapping_add(begun(6)).wrapping_add(begun(7)),
+        begun(5).wrapping_add(begun(6)),
     ];
     let sum = pairs[0].wrapping_add(pairs[1]).wrapping_add(pairs[2]);
     (sum.cast_unsigned() as u32).wrapping_neg()
@@ -130,6 +136,15 @@ fn last_begun(block: &[u64; BLOCK], network: u64) -> u32 {
 #[inline(always)]
 const fn id_at(block: &[u64; BLOCK], place: u32) -> MatchId {
     block[place as usize % BLOCK] as MatchId & ((1 << ID_BITS) - 1)
+}
+
+/// All bits if a block's number reaches as far as a network, and else none.
+#[inline(always)]
+fn if_reached(block: &[u64; BLOCK], place: u32, network: u64) -> MatchId {
+    let begins = block[place as usize % BLOCK] >> ID_BITS;
+    let reaches = block[NUMBERS] >> (place % BLOCK as u32 * u8::BITS);
+    let behind = (network & NETWORK).wrapping_sub(begins) >> (reaches & 63);
+    if_negative(behind.cast_signed().wrapping_sub(1)) as MatchId
 }
 
 /// The place that the ids of a deep number's two halves make together, in quads.

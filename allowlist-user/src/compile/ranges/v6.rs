@@ -2,8 +2,8 @@
 
 use allowlist_common::abi::MAX_MATCHES;
 use allowlist_common::ranges::v6::{
-    BLOCK, CHUNK, DEEP, HOST_ID_BITS, HOSTS, ID_BITS, LONG, NODE, NODE_HEAD, NODE_LEAST,
-    PLACE_SHIFT, deep_ids, number, root,
+    BLOCK, CHUNK, DEEP, HOST_ID_BITS, HOSTS, ID_BITS, LONG, NODE, NODE_HEAD, NODE_LEAST, NUMBERS,
+    PLACE_SHIFT, TO_THE_NEXT, deep_ids, number, root,
 };
 use allowlist_common::ranges::{MatchId, ROOT_BITS};
 
@@ -80,13 +80,45 @@ impl Chunks<u128> for ChunksV6 {
         if let [alone] = *numbers {
             return (alone as u32) << PLACE_SHIFT;
         }
-        CHUNK | self.chunk(&numbers)
+        CHUNK | self.chunk(&reaching(&numbers))
     }
 }
 
 /// Where a number's range begins.
 const fn start(number: u64) -> u64 {
     number >> ID_BITS
+}
+
+/// A number, and how far it reaches.
+#[derive(Clone, Copy)]
+struct Begin {
+    number: u64,
+    reaches: u8,
+}
+
+impl Begin {
+    const fn start(self) -> u64 {
+        start(self.number)
+    }
+}
+
+/// Numbers without those that only say where the one before them ends, and nobody's begins: if that is 2^n networks long,
+/// as a prefix is.
+fn reaching(numbers: &[u64]) -> Vec<Begin> {
+    let is_nobodys = |number: u64| number & ((1 << ID_BITS) - 1) == 0;
+    let mut begins = Vec::with_capacity(numbers.len());
+    let mut rest = numbers.iter().copied().peekable();
+    while let Some(number) = rest.next() {
+        let end = rest.next_if(|next| {
+            let length = start(*next) - start(number);
+            is_nobodys(*next) && !is_nobodys(number) && length.is_power_of_two()
+        });
+        let reaches = end.map_or(TO_THE_NEXT, |end| {
+            (start(end) - start(number)).trailing_zeros() as u8
+        });
+        begins.push(Begin { number, reaches });
+    }
+    begins
 }
 
 impl ChunksV6 {
@@ -175,8 +207,8 @@ impl ChunksV6 {
     ///
     /// # Returns
     /// What leads to them.
-    fn chunk(&mut self, numbers: &[u64]) -> u32 {
-        if numbers.len() <= BLOCK {
+    fn chunk(&mut self, numbers: &[Begin]) -> u32 {
+        if numbers.len() <= NUMBERS {
             return self.block(numbers);
         }
         let (first, last) = (numbers[0], numbers[numbers.len() - 1]);
@@ -188,16 +220,16 @@ impl ChunksV6 {
         let mut rest = &numbers[1..];
         let mut before = first;
         for place in 0..=last_place {
-            let here = rest.partition_point(|number| scale.of_number(*number) <= place);
+            let here = rest.partition_point(|begin| scale.of_number(*begin) <= place);
             let (here, after) = rest.split_at(here);
-            if here.len() >= BLOCK {
+            if here.len() >= NUMBERS {
                 self.lead(&mut index, &mut block, place);
-                let part: Vec<u64> = std::iter::once(before)
+                let part: Vec<Begin> = std::iter::once(before)
                     .chain(here.iter().copied())
                     .collect();
                 index.push(self.chunk(&part));
             } else {
-                if block.len() + here.len() > BLOCK {
+                if block.len() + here.len() > NUMBERS {
                     self.lead(&mut index, &mut block, place);
                 }
                 if block.is_empty() {
@@ -214,7 +246,7 @@ impl ChunksV6 {
     }
 
     /// Puts what is to be in one block into the pool, for the places of an index that are not in it yet, up to `end`.
-    fn lead(&mut self, index: &mut Vec<u32>, block: &mut Vec<u64>, end: u64) {
+    fn lead(&mut self, index: &mut Vec<u32>, block: &mut Vec<Begin>, end: u64) {
         let end = end as usize;
         if index.len() < end {
             let leads = self.block(block);
@@ -242,11 +274,15 @@ impl ChunksV6 {
 
     /// Puts numbers into the pool as a block. What it lacks is filled up with the first number: of those that begin at the
     /// same place the last is found.
-    fn block(&mut self, numbers: &[u64]) -> u32 {
+    fn block(&mut self, numbers: &[Begin]) -> u32 {
         let place = self.here_by(BLOCK);
-        let filled = BLOCK - numbers.len();
-        self.pool.extend(std::iter::repeat_n(numbers[0], filled));
-        self.pool.extend(numbers);
+        let filled = std::iter::repeat_n(numbers[0], NUMBERS - numbers.len());
+        let mut reach = 0;
+        for (at, begin) in filled.chain(numbers.iter().copied()).enumerate() {
+            self.pool.push(begin.number);
+            reach |= u64::from(begin.reaches) << (at as u32 * u8::BITS);
+        }
+        self.pool.push(reach);
         place << PLACE_SHIFT
     }
 }
@@ -262,8 +298,8 @@ struct Scale {
 impl Scale {
     /// So that a place has 2 to 4 numbers on average: with fewer, less of the index is in a cache; with more, more places have more
     /// than a block holds. Measured at 100,000 prefixes.
-    fn of(numbers: &[u64]) -> Self {
-        let (first, last) = (start(numbers[0]), start(numbers[numbers.len() - 1]));
+    fn of(numbers: &[Begin]) -> Self {
+        let (first, last) = (numbers[0].start(), numbers[numbers.len() - 1].start());
         let most = (numbers.len() as u64 / 2)
             .next_power_of_two()
             .max(NODE_LEAST);
@@ -277,7 +313,7 @@ impl Scale {
         }
     }
 
-    fn of_number(&self, number: u64) -> u64 {
-        (start(number) >> self.shift) - self.first
+    fn of_number(&self, begin: Begin) -> u64 {
+        (begin.start() >> self.shift) - self.first
     }
 }
