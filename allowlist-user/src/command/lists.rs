@@ -11,7 +11,7 @@ use log::{info, warn};
 use nix::net::if_::if_nametoindex;
 
 use super::{CONFIG, config, print, print_json, warnings};
-use crate::additions::source_name;
+use crate::additions::{Additions, SOURCE_PREFIX, source_name};
 use crate::catalogue::{self, Provider};
 use crate::cli::{Check, Diff, Export, Fetch, History, Output, Paths, Providers, ProvidersCommand};
 use crate::compile::{Names, compile};
@@ -397,8 +397,12 @@ pub(super) fn history(paths: &Paths, options: &History) -> Result<()> {
 
 pub(super) async fn export(paths: &Paths, options: &Export) -> Result<()> {
     let mut config = config(paths, crate::cli::Small::default())?;
-    let mut additions = Known::peek(&paths.state_dir)?.additions().clone();
-    additions.expire(Timestamp::now());
+    let mut additions = Additions::default();
+    let is_added = |name: &str| name.starts_with(SOURCE_PREFIX);
+    if options.source.as_deref().is_none_or(is_added) {
+        additions = Known::peek(&paths.state_dir)?.additions().clone();
+        additions.expire(Timestamp::now());
+    }
     config.policy = additions.with(&config.policy);
     let sources = chosen(&config, options.source.as_deref())?;
     let mut feeds = if options.fetch {
