@@ -91,6 +91,7 @@ impl Pins {
                 root.display()
             );
         }
+        pins.require_owner()?; // of what is there, before anything is made in it
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
