@@ -404,6 +404,7 @@ impl Daemon {
         let at = |due: Instant| now.1 + due.saturating_duration_since(now.0);
         let next = self.due.iter().map(|(name, due)| (name.clone(), at(*due)));
         let newest = self.ledger.known().newest();
+        let missing = self.missing(&self.lists);
         self.control.tell(Live {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -411,9 +412,9 @@ impl Daemon {
             configuration: self.written.origin(),
             policy: self.policy_number(),
             held_back: newest.is_some_and(|policy| policy.change.held_back.is_some()),
-            waiting: self.missing(&self.lists),
+            is_open: self.config.at_start == AtStart::Pass && !missing.is_empty(),
+            waiting: missing,
             is_waiting: self.waiting,
-            is_open: self.config.at_start == AtStart::Pass && !self.missing(&self.lists).is_empty(),
             waiting_for: absent(&self.config.interfaces),
             pending: self.pending.as_ref().map(|pending| Unconfirmed {
                 what: pending.what.clone(),
@@ -443,18 +444,16 @@ impl Daemon {
         let feeds = self.lists.feeds();
         let prefixes: usize = feeds.values().map(Feed::len).sum();
         let absent = absent(&self.config.interfaces);
-        let there = self.config.interfaces.iter();
-        let there: Vec<&str> = there
-            .filter(|name| !absent.contains(name))
-            .map(|name| &**name)
-            .collect();
-        let on = match (&there[..], &absent[..]) {
-            (there, []) => there.join(", "),
-            ([], absent) => format!("nothing yet, waiting for {},", absent.join(", ")),
-            (there, absent) => {
-                format!("{}, waiting for {},", there.join(", "), absent.join(", "))
-            }
+        let mut there = self.config.interfaces.clone();
+        there.retain(|name| !absent.contains(name));
+        let mut on = if there.is_empty() {
+            "nothing yet".to_owned()
+        } else {
+            there.join(", ")
         };
+        if !absent.is_empty() {
+            on += &format!(", waiting for {},", absent.join(", "));
+        }
         format!(
             "{} {on} by {prefixes} prefixes of {} sources, generation {}",
             match self.mode {

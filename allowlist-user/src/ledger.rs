@@ -133,6 +133,13 @@ impl Known {
         Ok(known)
     }
 
+    /// Of the same, what is added by command and not over yet.
+    pub fn peek_additions(folder: &Path, now: Timestamp) -> Result<Additions, StateError> {
+        let mut additions = Self::peek(folder)?.additions;
+        additions.expire(now);
+        Ok(additions)
+    }
+
     /// The oldest first.
     pub fn policies(&self) -> impl DoubleEndedIterator<Item = &Policy> {
         self.policies.iter()

@@ -141,13 +141,10 @@ fn lay_out(allowlist: &str, folder: &Path) -> Result<()> {
     allow(&binary, 0o755)?;
     for (from, to) in FILES {
         let to = place(folder, to)?;
-        let bytes =
-            fs::read(cargo::root().join(from)).with_context(|| format!("cannot read {from}"))?;
-        let bytes = match String::from_utf8(bytes) {
-            Ok(text) => as_installed(&text).into_bytes(),
-            Err(error) => error.into_bytes(),
-        };
-        fs::write(&to, bytes).with_context(|| format!("cannot write {}", to.display()))?;
+        let text = fs::read_to_string(cargo::root().join(from))
+            .with_context(|| format!("cannot read {from}"))?;
+        fs::write(&to, as_installed(&text))
+            .with_context(|| format!("cannot write {}", to.display()))?;
         allow(&to, 0o644)?;
     }
     for (shell, to) in COMPLETIONS {

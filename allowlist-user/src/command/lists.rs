@@ -397,12 +397,13 @@ pub(super) fn history(paths: &Paths, options: &History) -> Result<()> {
 
 pub(super) async fn export(paths: &Paths, options: &Export) -> Result<()> {
     let mut config = config(paths, crate::cli::Small::default())?;
-    let mut additions = Additions::default();
+    // What one configured source has takes nothing that only root may read.
     let is_added = |name: &str| name.starts_with(SOURCE_PREFIX);
-    if options.source.as_deref().is_none_or(is_added) {
-        additions = Known::peek(&paths.state_dir)?.additions().clone();
-        additions.expire(Timestamp::now());
-    }
+    let additions = if options.source.as_deref().is_none_or(is_added) {
+        Known::peek_additions(&paths.state_dir, Timestamp::now())?
+    } else {
+        Additions::default()
+    };
     config.policy = additions.with(&config.policy);
     let sources = chosen(&config, options.source.as_deref())?;
     let mut feeds = if options.fetch {

@@ -82,6 +82,14 @@ impl Daemon {
             };
             let replaced = self.replaced(&edits);
             let edits = self.news(edits);
+            if edits.is_empty() {
+                // No policy of its own: those that can be gone back to are few.
+                self.require_free()?;
+                return Ok(Done {
+                    changes: vec!["all of it is let in already, as it is asked".to_owned()],
+                    ..self.done()
+                });
+            }
             let mut done = self.edit(edits, "add", care, who)?;
             if let Some(until) = deed.until {
                 let until = until.strftime("%Y-%m-%d %H:%M:%SZ");
@@ -131,10 +139,6 @@ impl Daemon {
         care: &Care,
         who: &Who,
     ) -> Result<Done, Problem> {
-        if edits.is_empty() {
-            self.require_free()?;
-            return Ok(self.nothing_new("all of it is let in already, as it is asked"));
-        }
         let what = match &edits[..] {
             [one] => format!("{verb} {} at {}", one.prefix(), one.service()),
             all => format!("{verb} {} prefixes", all.len()),
@@ -179,21 +183,24 @@ impl Daemon {
 
     /// Those that are not in the book already as they are asked.
     fn news(&self, edits: Vec<Edit>) -> Vec<Edit> {
-        let is_known = |edit: &Edit| {
-            let known = self.known(edit);
-            matches!((edit, known), (Edit::Add(asked), Some(known))
-                if (asked.until, &asked.note) == (known.until, &known.note))
+        let is_new = |edit: &Edit| {
+            self.known(edit).is_none_or(|(asked, known)| {
+                (asked.until, &asked.note) != (known.until, &known.note)
+            })
         };
-        edits.into_iter().filter(|edit| !is_known(edit)).collect()
+        edits.into_iter().filter(is_new).collect()
     }
 
     /// What is said of those that were let in for another time: who asks may not know of it.
     fn replaced(&self, edits: &[Edit]) -> Option<String> {
-        let is_other = |edit: &&Edit| matches!((edit, self.known(edit)), (Edit::Add(asked), Some(known)) if asked.until != known.until);
+        let is_other = |edit: &&Edit| {
+            self.known(edit)
+                .is_some_and(|(asked, known)| asked.until != known.until)
+        };
         let others: Vec<&Edit> = edits.iter().filter(is_other).collect();
         match (&others[..], edits.len()) {
             ([], _) => None,
-            ([one], 1) => Some(match self.known(one)?.until {
+            ([one], 1) => Some(match self.known(one)?.1.until {
                 None => "before, it was let in for ever".to_owned(),
                 Some(until) => format!(
                     "before, it was let in until {}",
@@ -207,10 +214,13 @@ impl Daemon {
         }
     }
 
-    /// What is in the book in the place of an edit.
-    fn known(&self, edit: &Edit) -> Option<&Addition> {
-        let additions = self.ledger.known().additions();
-        additions.get(edit.service(), &edit.prefix())
+    /// What an edit adds, and what is in the book in its place; none where nothing is.
+    fn known<'e>(&'e self, edit: &'e Edit) -> Option<(&'e Addition, &'e Addition)> {
+        let Edit::Add(asked) = edit else {
+            return None;
+        };
+        let known = self.ledger.known().additions();
+        Some((asked, known.get(&asked.service, &asked.prefix)?))
     }
 
     fn require_service(&self, name: &str) -> Result<(), String> {

@@ -57,10 +57,14 @@ impl Daemon {
             mode: (mode != self.config.mode).then_some(mode),
             ..self.change(who, format!("mode {}", mode.name()))
         };
+        // What is asked again and again does not push out the policies that can be gone back to.
         let newest = self.ledger.known().newest();
         if mode == self.mode && newest.is_some_and(|newest| newest.change.mode == change.mode) {
             self.require_free()?;
-            return Ok(self.nothing_new(&format!("the mode is {} already", mode.name())));
+            return Ok(Done {
+                changes: vec![format!("the mode is {} already", mode.name())],
+                ..self.done()
+            });
         }
         let mut done = self.apply(change, care)?;
         done.changes.push(match mode {
@@ -70,12 +74,11 @@ impl Daemon {
         Ok(done)
     }
 
-    /// Done without a change: what is asked again and again does not push out the policies that can be gone back to.
-    pub(super) fn nothing_new(&self, why: &str) -> Done {
+    /// What is in force now, to be answered with what was done about it.
+    pub(super) fn done(&self) -> Done {
         Done {
             generation: self.dataplane.generation(),
             policy: self.policy_number(),
-            changes: vec![why.to_owned()],
             ..Done::default()
         }
     }
@@ -120,10 +123,8 @@ impl Daemon {
         self.ledger.tidy(&self.state, now);
         self.pending = unconfirmed.map(|unconfirmed| Pending::new(unconfirmed, what, by));
         Ok(Done {
-            generation: self.dataplane.generation(),
-            policy: self.policy_number(),
             confirm_until: unconfirmed.map(|unconfirmed| unconfirmed.until),
-            ..Done::default()
+            ..self.done()
         })
     }
 

@@ -93,10 +93,8 @@ impl Daemon {
         self.dataplane.confirm()?;
         self.pending = None;
         Ok(Done {
-            generation: self.dataplane.generation(),
-            policy: self.policy_number(),
             changes: vec![format!("{what}: confirmed")],
-            ..Done::default()
+            ..self.done()
         })
     }
 

@@ -279,10 +279,8 @@ impl Daemon {
             _ => None,
         });
         Ok(Done {
-            generation: self.dataplane.generation(),
-            policy: self.policy_number(),
             change: Some(change.unwrap_or_default()),
-            ..Done::default()
+            ..self.done()
         })
     }
 

@@ -89,7 +89,10 @@ impl Daemon {
                 self.reloading = Some(reloading);
             }
             Ok(None) => {
-                let done = self.nothing_new("nothing is new in the configuration");
+                let done = Done {
+                    changes: vec!["nothing is new in the configuration".to_owned()],
+                    ..self.done()
+                };
                 self.answer_reload(asker, Ok(done), None);
             }
             Err(problem) => self.answer_reload(asker, Err(problem), None),
@@ -108,12 +111,7 @@ impl Daemon {
             ));
         };
         let invalid = |error: String| Problem::new(Kind::Invalid, error);
-        let text = fs::read_to_string(file).map_err(|error| {
-            invalid(format!(
-                "{}: cannot be read: {error}; check the path and its permissions",
-                file.display()
-            ))
-        })?;
+        let text = Config::text(file).map_err(|error| invalid(error.to_string()))?;
         let written = Arc::new(Written {
             file: Some(file.clone()),
             text,
@@ -236,10 +234,8 @@ impl Daemon {
             // It is what somebody who cannot wait for the time to be over asks for.
             let done = self.take_back_unconfirmed().await;
             let done = done.map_err(Problem::from).map(|()| Done {
-                generation: self.dataplane.generation(),
-                policy: self.policy_number(),
                 changes: vec!["the change that waited to be confirmed is taken back".to_owned()],
-                ..Done::default()
+                ..self.done()
             });
             return (deed(self.policy_number()), done);
         }
@@ -369,12 +365,10 @@ impl Daemon {
             }
         }
         Ok(Done {
-            generation: self.dataplane.generation(),
-            policy: self.policy_number(),
             changes,
             warnings: self.warnings.clone(),
             confirm_until: unconfirmed.map(|unconfirmed| unconfirmed.until),
-            ..Done::default()
+            ..self.done()
         })
     }
 

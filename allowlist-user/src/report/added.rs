@@ -21,8 +21,7 @@ impl Added {
     /// As it is on disk.
     pub fn read(state_dir: &Path) -> Result<Self> {
         let now = Timestamp::now();
-        let mut book = Known::peek(state_dir)?.additions().clone();
-        book.expire(now);
+        let book = Known::peek_additions(state_dir, now)?;
         Ok(Self { book, now })
     }
 }

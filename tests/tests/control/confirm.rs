@@ -173,7 +173,12 @@ fn a_first_start_that_is_not_confirmed_is_taken_off() -> anyhow::Result<()> {
         "{said}"
     );
     assert!(host.passes(STRANGERS[0]));
-    assert_eq!(host.run(&["status"])?.code, Some(3));
+    let status = host.run(&["status"])?;
+    assert_eq!(status.code, Some(3), "{status:?}");
+    assert!(
+        status.stdout.contains("no filter is in force"),
+        "{status:?}"
+    );
 
     let start = Instant::now();
     host.start(&["--confirm-within", WITHIN])?;

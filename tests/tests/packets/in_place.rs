@@ -130,7 +130,7 @@ fn publish_in_turn(rules: Rules) {
         prop::bool::weighted(0.2),
         prop::bool::weighted(0.1),
     );
-    let cases = if is_long() { 300 } else { 12 };
+    let cases = if is_long() { 300 } else { 20 };
     let done = runner(cases).run(&vec(publish, 1..40), |publishes| {
         let mut kernel = kernel.borrow_mut();
         let mut model = Model::new();

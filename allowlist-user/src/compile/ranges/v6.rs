@@ -109,13 +109,11 @@ fn reaching(numbers: &[u64]) -> Vec<Begin> {
     let mut begins = Vec::with_capacity(numbers.len());
     let mut rest = numbers.iter().copied().peekable();
     while let Some(number) = rest.next() {
+        let length = |end: u64| start(end) - start(number);
         let end = rest.next_if(|next| {
-            let length = start(*next) - start(number);
-            is_nobodys(*next) && !is_nobodys(number) && length.is_power_of_two()
+            is_nobodys(*next) && !is_nobodys(number) && length(*next).is_power_of_two()
         });
-        let reaches = end.map_or(TO_THE_NEXT, |end| {
-            (start(end) - start(number)).trailing_zeros() as u8
-        });
+        let reaches = end.map_or(TO_THE_NEXT, |end| length(end).trailing_zeros() as u8);
         begins.push(Begin { number, reaches });
     }
     begins
