@@ -19,7 +19,7 @@ mod token;
 
 pub use error::{FeedError, Place};
 pub use page::find_link;
-pub use token::{PrefixError, check_prefix, parse_prefix};
+pub use token::{PrefixError, check_prefix, parse_ends, parse_prefix, parse_with_length};
 
 /// What bytes hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

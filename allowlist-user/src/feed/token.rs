@@ -64,6 +64,43 @@ pub fn parse_prefix(token: &str) -> Result<IpNet, PrefixError> {
     check_prefix(IpNet::new_assert(address, length))
 }
 
+/// The prefixes of a range whose first and last address are two texts, such as two columns or two members.
+///
+/// Both texts are whole addresses of one family: `203.0.113.1` and `9` is no range here.
+///
+/// # Errors
+/// A text that is not an address, two families, or a range that ends before it starts.
+pub fn parse_ends(first: &str, last: &str) -> Result<Vec<IpNet>, PrefixError> {
+    let token = || format!("{first}-{last}");
+    if !last.contains(['.', ':']) {
+        return Err(not_a_prefix(&token()));
+    }
+    parse_range(&token(), first, last)?
+        .map(check_prefix)
+        .collect()
+}
+
+/// The prefix whose address and length are two texts, such as two columns or two members.
+///
+/// The length is a number, with or without a slash before it, or a netmask: `24`, `/24` and
+/// `255.255.255.0` are the same.
+///
+/// # Errors
+/// A text that is not an address, a length that no address of its family has, or host bits.
+pub fn parse_with_length(address: &str, length: &str) -> Result<IpNet, PrefixError> {
+    let digits = length.strip_prefix('/').unwrap_or(length).trim_start();
+    let token = format!("{address}/{digits}");
+    if address.contains('/') || digits.is_empty() {
+        return Err(not_a_prefix(&token));
+    }
+    match parse_prefix(&token) {
+        Err(PrefixError::Netmask { length, .. }) if address.contains('.') => {
+            parse_prefix(&format!("{address}/{length}"))
+        }
+        other => other,
+    }
+}
+
 /// What `parse_prefix` asks of a prefix beyond its spelling.
 pub fn check_prefix(prefix: IpNet) -> Result<IpNet, PrefixError> {
     if let IpNet::V6(v6) = prefix
