@@ -15,13 +15,14 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::io;
+use std::io::{self, Read as _};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use serde::Serialize;
 
+use crate::bounded::{Open, ReadError};
 use crate::catalogue::{self, Provider};
 use crate::feed;
 use crate::hook::Hook;
@@ -87,6 +88,8 @@ const HISTORY_BYTES: u64 = 8 << 20;
 const LOG_BYTES: u64 = 8 << 20;
 /// IFNAMSIZ without its terminating zero.
 const MAX_INTERFACE_BYTES: usize = 15;
+/// The largest configuration, in bytes.
+const MAX_BYTES: u64 = 16 << 20;
 /// How many problems an error prints; the rest are counted.
 const SHOWN_PROBLEMS: usize = 20;
 
@@ -96,16 +99,42 @@ impl Config {
         Self::parse(&Self::text(path)?, path)
     }
 
-    /// What a file says.
+    /// The text of a file, or of a pipe such as `/dev/stdin`.
     pub fn text(path: &Path) -> Result<String, ConfigError> {
+        let is_other = std::fs::metadata(path).is_ok_and(|found| !found.is_file());
+        if !is_other {
+            return Self::file_text(path);
+        }
+        let mut bytes = Vec::new();
+        let read = std::fs::File::open(path)
+            .and_then(|pipe| pipe.take(MAX_BYTES + 1).read_to_end(&mut bytes));
+        let read = match read {
+            Ok(_) if bytes.len() as u64 > MAX_BYTES => {
+                Err(ReadError::TooLarge { limit: MAX_BYTES })
+            }
+            Ok(_) => Ok(bytes),
+            Err(error) => Err(error.into()),
+        };
+        Self::decode(path, read)
+    }
+
+    /// The text of a regular file, for callers that must not wait for a pipe.
+    pub fn file_text(path: &Path) -> Result<String, ConfigError> {
+        Self::decode(path, Open::configured(MAX_BYTES).read(path))
+    }
+
+    fn decode(path: &Path, read: Result<Vec<u8>, ReadError>) -> Result<String, ConfigError> {
         let file = path.to_owned();
-        match std::fs::read(path) {
+        match read {
             Ok(bytes) => String::from_utf8(bytes).map_err(|error| {
                 let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
                 let line = before.split(|byte| *byte == b'\n').count();
                 ConfigError::NotText { file, line }
             }),
-            Err(cause) => Err(ConfigError::Unreadable { file, cause }),
+            Err(error) => Err(ConfigError::Unreadable {
+                file,
+                cause: error.into(),
+            }),
         }
     }
 

@@ -236,10 +236,11 @@ impl Known {
 }
 
 impl Ledger {
-    /// Reads it, without what is over at `now`. Where it cannot be written now, changes will be refused; what
-    /// it says counts all the same.
-    pub fn open(state: &StateDir, now: Timestamp) -> Result<Self, StateError> {
-        let (file, lines, damaged) = File::open(state)?;
+    /// Reads the ledger, without additions that have expired at `now`. While the disk cannot be written to, changes
+    /// are refused. A ledger that cannot be read is logged and counts as one without policies: a damaged disk does
+    /// not keep the filter from starting.
+    pub fn open(state: &StateDir, now: Timestamp) -> Self {
+        let (file, lines, damaged) = File::open(state);
         let mut ledger = Self {
             file,
             known: Known::default(),
@@ -252,7 +253,7 @@ impl Ledger {
         if damaged {
             ledger.rewrite(state, now);
         }
-        Ok(ledger)
+        ledger
     }
 
     /// What it says.

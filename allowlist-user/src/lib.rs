@@ -5,6 +5,7 @@
 
 pub mod additions;
 pub mod audit;
+pub mod bounded;
 pub mod catalogue;
 pub mod cli;
 pub mod command;

@@ -9,7 +9,14 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use log::warn;
 use serde::de::DeserializeOwned;
+
+use crate::bounded::{Open, PATIENCE, ReadError, within};
+use crate::state;
+
+/// The most bytes that are read of a file: the largest `history_size` and `log_size`.
+const MAX_BYTES: u64 = 1 << 30;
 
 /// Where the lines are: no source's file can have such names, since a source's name has no dot.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +28,7 @@ pub struct Names {
 }
 
 /// The writing side.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Lines {
     folder: PathBuf,
     names: Names,
@@ -39,29 +46,65 @@ impl Lines {
     }
 
     /// Adds a line, which has no line break in it.
-    pub fn add(&self, mut line: Vec<u8>) -> io::Result<()> {
-        line.push(b'\n');
-        let path = self.folder.join(self.names.file);
-        let length = match fs::metadata(&path) {
-            Ok(found) => found.len(),
-            Err(error) if error.kind() == ErrorKind::NotFound => 0,
-            Err(error) => return Err(error),
-        };
-        if length > 0 && length + line.len() as u64 > self.max_bytes / 2 {
-            fs::rename(&path, self.folder.join(self.names.old))?;
-        }
-        let mut file = OpenOptions::new()
-            .create(true)
-            .read(true)
-            .append(true)
-            .mode(0o600)
-            .open(&path)?;
-        if !ends_a_line(&file)? {
-            // What a power cut left of the last one must not swallow this one too.
-            line.insert(0, b'\n');
-        }
-        file.write_all(&line)
+    ///
+    /// # Errors
+    /// Those of the system. Past the time limit the line may or may not be written.
+    pub fn add(&self, line: Vec<u8>) -> io::Result<()> {
+        let Self {
+            folder,
+            names,
+            max_bytes,
+        } = self.clone();
+        let work = move || add(&folder, names, max_bytes, line);
+        within(&self.folder, PATIENCE, work, drop)?
     }
+}
+
+fn add(folder: &Path, names: Names, max_bytes: u64, mut line: Vec<u8>) -> io::Result<()> {
+    line.push(b'\n');
+    let path = folder.join(names.file);
+    let length = match fs::symlink_metadata(&path) {
+        Ok(found) => found.len(),
+        Err(error) if error.kind() == ErrorKind::NotFound => 0,
+        Err(error) => return Err(error),
+    };
+    if length > 0 && length + line.len() as u64 > max_bytes / 2 {
+        fs::rename(&path, folder.join(names.old))?;
+    }
+    let mut file = open_to_append(&path)?;
+    if !ends_a_line(&file)? {
+        // The rest of a line that a power cut left must not swallow this one too.
+        line.insert(0, b'\n');
+    }
+    file.write_all(&line)
+}
+
+/// Opens a file of the state folder to add to its end, and creates it if there is none. A pipe, a folder or the like
+/// in its place is renamed to `NAME.damaged` first.
+fn open_to_append(path: &Path) -> io::Result<fs::File> {
+    let mut options = OpenOptions::new();
+    options.create(true).read(true).append(true).mode(0o600);
+    let open = || Open::state(u64::MAX).open(path, &options);
+    match open() {
+        Err(error @ (ReadError::NotRegular(_) | ReadError::OtherOwner(_))) => {
+            let kept = kept_name(path);
+            fs::rename(path, &kept)?;
+            warn!(
+                "{}: {error}; it is kept as {}",
+                path.display(),
+                kept.display()
+            );
+            Ok(open()?)
+        }
+        file => Ok(file?),
+    }
+}
+
+/// The name under which a damaged file of the state folder is kept.
+pub fn kept_name(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".damaged");
+    name.into()
 }
 
 /// Whether the last line is whole; so is an empty file.
@@ -79,10 +122,10 @@ pub fn read<T: DeserializeOwned>(folder: &Path, names: Names) -> Result<(Vec<T>,
     let (mut read, mut damaged) = (Vec::new(), 0);
     for name in [names.old, names.file] {
         let path = folder.join(name);
-        let bytes = match fs::read(&path) {
+        let bytes = match state::read(folder, &path, MAX_BYTES) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            Err(error) if error.is_missing() => continue,
+            Err(ReadError::Io(error)) if error.kind() == ErrorKind::PermissionDenied => {
                 return Err(error).with_context(|| {
                     format!("cannot read {}: only root may; try sudo", path.display())
                 });

@@ -11,13 +11,16 @@ use jiff::Timestamp;
 use log::warn;
 use serde::{Deserialize, Serialize};
 
+use crate::bounded::{PATIENCE, within};
 use crate::compile::Names;
 use crate::lists::{Lists, Standing};
 use crate::policy::{Feed, Held, Policy};
-use crate::state::StateDir;
+use crate::state::{self, StateDir};
 
 /// No source's file can have this name, since a source's name has no dot.
 const FILE: &str = "record.v2.json";
+/// The largest record, in bytes: it names each prefix that is held.
+const MAX_BYTES: u64 = 64 << 20;
 
 /// A generation in words.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -173,16 +176,16 @@ impl Record {
     /// Puts it on disk, whole or not at all.
     pub fn store(&self, state: &StateDir) -> Result<()> {
         let bytes = serde_json::to_vec(self).context("cannot write the record")?;
-        Ok(state.write(FILE, &bytes)?)
+        Ok(state.write(FILE, bytes)?)
     }
 
     /// Reads it; `None` where there is none, or none that can be read, which is logged: it holds
     /// only words, and what the kernel does is true without them.
     pub fn load(state_dir: &Path) -> Option<Self> {
         let path = state_dir.join(FILE);
-        let bytes = match fs::read(&path) {
+        let bytes = match state::read(state_dir, &path, MAX_BYTES) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound => return None,
+            Err(error) if error.is_missing() => return None,
             Err(error) => {
                 warn!(
                     "cannot read {}, so sources are not named: {error}",
@@ -204,7 +207,9 @@ impl Record {
     /// Removes it. Not being there is fine.
     pub fn remove(state_dir: &Path) -> Result<()> {
         let path = state_dir.join(FILE);
-        match fs::remove_file(&path) {
+        let file = path.clone();
+        let removed = within(state_dir, PATIENCE, move || fs::remove_file(&file), drop);
+        match removed.flatten() {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("cannot remove {}", path.display()))
             }

@@ -2,7 +2,8 @@
 //!
 //! Invariants: a feed is stored whole or not at all; one that is damaged, or that came from another
 //! origin than the one configured now, is never returned; nobody but the owner can have written it;
-//! and one process at a time holds the directory. Does not know whether a feed is too old to use.
+//! one process at a time holds the directory; and no caller waits for a disk longer than a limit. Does not know
+//! whether a feed is too old to use.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, ErrorKind, Write};
@@ -16,6 +17,8 @@ use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 use thiserror::Error;
 
+use crate::bounded::{Open, PATIENCE, ReadError, within};
+use crate::lines::kept_name;
 use crate::lock;
 use crate::policy::{Feed, Format, Held, Origin, Source, Validator, public_url};
 
@@ -23,6 +26,8 @@ use crate::policy::{Feed, Format, Held, Origin, Source, Validator, public_url};
 const FORMAT: u32 = 2;
 /// The oldest form that is read.
 const OLDEST: u32 = 1;
+/// The largest file of a feed, in bytes: as many prefixes as `max_prefixes` may allow.
+const MAX_FEED_BYTES: u64 = 128 << 20;
 
 /// A directory of feeds, a file a source.
 #[derive(Clone, Debug)]
@@ -40,30 +45,28 @@ pub struct StateLock {
 impl StateDir {
     /// Opens the directory, and makes it (mode 0700) if there is none.
     pub fn open(path: &Path) -> Result<Self, StateError> {
-        let io = |cause| StateError::Io {
-            path: path.to_owned(),
-            cause,
-        };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(io)?;
-        let found = fs::metadata(path).map_err(io)?;
-        if found.mode() & 0o022 != 0 || found.uid() != geteuid().as_raw() {
-            return Err(StateError::Shared {
-                path: path.to_owned(),
-            });
+        let folder = path.to_owned();
+        let is_shared = access(path, move || {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&folder)?;
+            let found = fs::metadata(&folder)?;
+            Ok(found.mode() & 0o022 != 0 || found.uid() != geteuid().as_raw())
+        });
+        let path = path.to_owned();
+        match is_shared {
+            Ok(false) => Ok(Self { path }),
+            Ok(true) => Err(StateError::Shared { path }),
+            Err(cause) => Err(StateError::Io { path, cause }),
         }
-        Ok(Self {
-            path: path.to_owned(),
-        })
     }
 
     /// Opens the directory to look at it; none if there is none.
     pub fn find(path: &Path) -> Result<Option<Self>, StateError> {
-        match fs::read_dir(path) {
-            Ok(_) => Ok(Some(Self {
+        let folder = path.to_owned();
+        match access(path, move || fs::read_dir(&folder).map(drop)) {
+            Ok(()) => Ok(Some(Self {
                 path: path.to_owned(),
             })),
             Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(None),
@@ -88,8 +91,14 @@ impl StateDir {
             path: self.path.clone(),
             cause,
         };
-        let directory = File::open(&self.path).map_err(io)?;
-        match directory.try_lock() {
+        let path = self.path.clone();
+        let (directory, locked) = access(&self.path, move || {
+            let directory = File::open(&path)?;
+            let locked = directory.try_lock();
+            Ok((directory, locked))
+        })
+        .map_err(io)?;
+        match locked {
             Ok(()) => Ok(StateLock {
                 _directory: directory,
             }),
@@ -109,7 +118,7 @@ impl StateDir {
         self.peek(source).map_err(|error| match error {
             StateError::Damaged { path, problem, .. } => {
                 let kept = self.path.join(format!("{}.damaged", source.name));
-                match fs::rename(&path, &kept) {
+                match self.rename(&path, &kept) {
                     Ok(()) => StateError::Damaged {
                         path,
                         problem,
@@ -128,10 +137,17 @@ impl StateDir {
             return Ok(None);
         };
         let path = self.file(source);
-        let bytes = match fs::read(&path) {
+        let bytes = match read(&self.path, &path, MAX_FEED_BYTES) {
             Ok(bytes) => bytes,
-            Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(cause) => return Err(StateError::Io { path, cause }),
+            Err(error) if error.is_missing() => return Ok(None),
+            Err(ReadError::Io(cause)) => return Err(StateError::Io { path, cause }),
+            Err(other) => {
+                return Err(StateError::Damaged {
+                    path,
+                    problem: other.to_string(),
+                    kept: None,
+                });
+            }
         };
         let content = match Stored::decode(&bytes) {
             Ok(content) => content,
@@ -176,29 +192,66 @@ impl StateDir {
             validators: feed.validators.clone(),
             notes: feed.notes.clone(),
         };
-        self.replace(&path, &Stored::encode(content))
-            .map_err(|cause| StateError::Io { path, cause })
+        let bytes = Stored::encode(content);
+        if bytes.len() as u64 > MAX_FEED_BYTES {
+            let cause = io::Error::new(
+                ErrorKind::FileTooLarge,
+                format!("the list takes more than {MAX_FEED_BYTES} bytes there"),
+            );
+            return Err(StateError::Io { path, cause });
+        }
+        self.replace(path, bytes)
     }
 
     /// Replaces a file of this directory whole; on return it has reached the disk.
-    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
-        let path = self.path.join(name);
-        self.replace(&path, bytes)
-            .map_err(|cause| StateError::Io { path, cause })
+    pub(crate) fn write(&self, name: &str, bytes: Vec<u8>) -> Result<(), StateError> {
+        self.replace(self.path.join(name), bytes)
     }
 
-    fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let mut file = NamedTempFile::new_in(&self.path)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        // The new name, too, must survive a power cut.
-        File::open(&self.path)?.sync_all()
+    /// Gives a file of this directory another name in it.
+    pub(crate) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (from, to) = (from.to_owned(), to.to_owned());
+        access(&self.path, move || fs::rename(&from, &to))
+    }
+
+    fn replace(&self, path: PathBuf, bytes: Vec<u8>) -> Result<(), StateError> {
+        let (folder, target) = (self.path.clone(), path.clone());
+        access(&self.path, move || {
+            let mut file = NamedTempFile::new_in(&folder)?;
+            file.write_all(&bytes)?;
+            file.as_file().sync_all()?;
+            if let Err(failed) = file.persist(&target) {
+                // A folder is no file to replace. Anything else is.
+                if failed.error.kind() != ErrorKind::IsADirectory {
+                    return Err(failed.error);
+                }
+                fs::rename(&target, kept_name(&target))?;
+                failed.file.persist(&target)?;
+            }
+            // The new name, too, must survive a power cut.
+            File::open(&folder)?.sync_all()
+        })
+        .map_err(|cause| StateError::Io { path, cause })
     }
 
     fn file(&self, source: &Source) -> PathBuf {
         self.path.join(format!("{}.json", source.name))
     }
+}
+
+/// Does something in a state directory, on a thread of its own and within a time limit.
+fn access<T: Send + 'static>(
+    folder: &Path,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    within(folder, PATIENCE, work, drop)?
+}
+
+/// Reads a file of a state directory, within limits.
+pub(crate) fn read(folder: &Path, file: &Path, max_bytes: u64) -> Result<Vec<u8>, ReadError> {
+    let file = file.to_owned();
+    let work = move || Open::state(max_bytes).read_here(&file);
+    within(folder, PATIENCE, work, drop)?
 }
 
 /// What to do about what the system said of a file.
@@ -208,6 +261,7 @@ fn way_out(cause: &io::Error) -> &'static str {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             "make room there; `allowlist detach` takes the filter off without any"
         }
+        io::ErrorKind::TimedOut => "check the disk, or the server, that the state directory is on",
         _ => "check the state directory and its permissions",
     }
 }

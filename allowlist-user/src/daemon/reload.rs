@@ -4,7 +4,6 @@
 //! on. A rollback needs nobody outside: what was in force once is on disk.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -111,7 +110,7 @@ impl Daemon {
             ));
         };
         let invalid = |error: String| Problem::new(Kind::Invalid, error);
-        let text = Config::text(file).map_err(|error| invalid(error.to_string()))?;
+        let text = Config::file_text(file).map_err(|error| invalid(error.to_string()))?;
         let written = Arc::new(Written {
             file: Some(file.clone()),
             text,
@@ -273,7 +272,7 @@ impl Daemon {
     /// The checksum of what the file says now, if that is another configuration than `written`.
     fn held_back_for(&self, written: &Written) -> Option<u32> {
         let file = self.options.written.file.as_ref()?;
-        let text = fs::read_to_string(file).ok()?;
+        let text = Config::file_text(file).ok()?;
         let said = Written {
             file: Some(file.clone()),
             text,

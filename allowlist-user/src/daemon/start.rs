@@ -48,7 +48,7 @@ impl Daemon {
         require_interfaces(&options, &typed).await?;
         let state = StateDir::open(&options.paths.state_dir)?;
         let lock = state.lock()?;
-        let mut ledger = Ledger::open(&state, Timestamp::now())?;
+        let mut ledger = Ledger::open(&state, Timestamp::now());
         // A change still waits if the kernel says so: till its time is over it goes on waiting.
         let waits = View::open(&options.paths.pin_dir)
             .ok()

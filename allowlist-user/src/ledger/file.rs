@@ -12,11 +12,15 @@ use serde::{Deserialize, Serialize};
 
 use super::Change;
 use crate::additions::Addition;
-use crate::lines::ends_a_line;
-use crate::state::{StateDir, StateError};
+use crate::bounded::{Open, PATIENCE, ReadError, within};
+use crate::lines::{ends_a_line, kept_name};
+use crate::state::{self, StateDir, StateError};
 
 /// No source's file can have this name, since a source's name has no dot.
 const FILE: &str = "ledger.v1.jsonl";
+/// The largest ledger, in bytes. None is written that is longer, so none that is read was written by this
+/// program.
+const MAX_BYTES: u64 = 256 << 20;
 
 /// A step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +73,8 @@ pub(super) struct File {
     edits: usize,
     /// How long it was before the last line.
     before: Option<u64>,
+    /// Whether it may hold lines that are not known. Then nothing is added to it.
+    is_unread: bool,
 }
 
 /// What a file says.
@@ -78,19 +84,30 @@ pub(super) struct Read {
 }
 
 impl File {
-    /// Reads it.
-    ///
-    /// # Returns
-    /// Also what it says, and whether some of it was damaged. Then the file as it was is kept.
-    pub(super) fn open(state: &StateDir) -> Result<(Self, Vec<Line>, bool), StateError> {
+    /// Reads the file. Returns the open file, its lines, and whether some lines were damaged; then a copy of the
+    /// file is kept. A file that cannot be read has no lines, and nothing is added to it.
+    pub(super) fn open(state: &StateDir) -> (Self, Vec<Line>, bool) {
         let path = state.path().join(FILE);
-        let Read { lines, damaged } = read(state.path())?;
+        let mut file = Self {
+            path,
+            edits: 0,
+            before: None,
+            is_unread: false,
+        };
+        let Read { lines, damaged } = match read_bytes(state.path()) {
+            Ok(bytes) => Read::of(&bytes),
+            Err(error) => {
+                file.set_aside(state, &error);
+                return (file, Vec::new(), false);
+            }
+        };
         if damaged > 0 {
-            let kept = path.with_extension("jsonl.damaged");
-            let copied = fs::copy(&path, &kept);
+            let kept = kept_name(&file.path);
+            let (from, to) = (file.path.clone(), kept.clone());
+            let copied = within(state.path(), PATIENCE, move || copy(&from, &to), drop).flatten();
             warn!(
                 "{}: {damaged} of its lines are damaged and left out, so what was added or removed by command may not be as it was{}; `allowlist list --added` shows what there is",
-                path.display(),
+                file.path.display(),
                 if copied.is_ok() {
                     format!("; the file as it was is kept as {}", kept.display())
                 } else {
@@ -98,17 +115,35 @@ impl File {
                 }
             );
         }
-        let file = Self {
-            path,
-            edits: lines.iter().map(Line::edits).sum(),
-            before: None,
-        };
-        Ok((file, lines, damaged > 0))
+        file.edits = lines.iter().map(Line::edits).sum();
+        (file, lines, damaged > 0)
+    }
+
+    /// Renames a file that is no ledger, so that a new one can take its place. A file that the system does not
+    /// read stays.
+    fn set_aside(&mut self, state: &StateDir, error: &ReadError) {
+        let path = self.path.display();
+        let lost = "the policies and the prefixes that were added by command are not known";
+        if let ReadError::Io(_) = error {
+            self.is_unread = true;
+            warn!(
+                "{path}: {error}; {lost}, and no command is kept; repair the disk, and restart the daemon"
+            );
+            return;
+        }
+        let kept = kept_name(&self.path);
+        match state.rename(&self.path, &kept) {
+            Ok(()) => warn!("{path}: {error}; {lost}; it is kept as {}", kept.display()),
+            Err(cause) => {
+                self.is_unread = true;
+                warn!("{path}: {error}, and cannot be renamed: {cause}; {lost}");
+            }
+        }
     }
 
     /// Adds a line; on return it has reached the disk. On an error nothing was added.
     pub(super) fn add(&mut self, line: &Line) -> Result<(), StateError> {
-        let written = self.append(&line.encode());
+        let written = self.append(line.encode());
         self.before = Some(written.map_err(|cause| self.problem(cause))?);
         self.edits += line.edits();
         Ok(())
@@ -122,12 +157,15 @@ impl File {
         let Some(length) = self.before.take() else {
             return Ok(false);
         };
-        let cut = || {
-            let file = OpenOptions::new().write(true).open(&self.path)?;
+        let path = self.path.clone();
+        let cut = move || {
+            let options = &mut OpenOptions::new();
+            let file = Open::state(MAX_BYTES).open(&path, options.write(true))?;
             file.set_len(length)?;
             file.sync_data()
         };
-        cut().map_err(|cause| self.problem(cause))?;
+        let cut = within(self.folder(), PATIENCE, cut, drop).flatten();
+        cut.map_err(|cause| self.problem(cause))?;
         Ok(true)
     }
 
@@ -138,8 +176,11 @@ impl File {
 
     /// Writes all of it anew.
     pub(super) fn replace(&mut self, state: &StateDir, lines: &[Line]) -> Result<(), StateError> {
+        if self.is_unread {
+            return Err(self.problem(unread()));
+        }
         let bytes: Vec<u8> = lines.iter().flat_map(Line::encode).collect();
-        state.write(FILE, &bytes)?;
+        state.write(FILE, bytes)?;
         self.edits = lines.iter().map(Line::edits).sum();
         self.before = None;
         Ok(())
@@ -158,31 +199,80 @@ impl File {
 
     /// # Returns
     /// How long the file was.
-    fn append(&self, line: &[u8]) -> io::Result<u64> {
-        let is_new = !self.path.exists();
-        let mut file = OpenOptions::new()
-            .create(true)
-            .read(true)
-            .append(true)
-            .mode(0o600)
-            .open(&self.path)?;
-        if !ends_a_line(&file)? {
-            // What a crash cut short was told to nobody, and must not become whole by what follows.
-            file.set_len(whole_lines(&fs::read(&self.path)?))?;
+    fn append(&self, line: Vec<u8>) -> io::Result<u64> {
+        if self.is_unread {
+            return Err(unread());
         }
-        let length = file.metadata()?.len();
-        let written = file.write_all(line).and_then(|()| file.sync_data());
-        if let Err(error) = written {
-            // Whoever asked is told that it is not done, so no start may find it done.
-            let _ = file.set_len(length);
-            return Err(error);
-        }
-        if is_new && let Some(folder) = self.path.parent() {
-            // The new name, too, must survive a power cut.
-            fs::File::open(folder)?.sync_all()?;
-        }
-        Ok(length)
+        let (path, folder) = (self.path.clone(), self.folder().to_owned());
+        let late = self.path.clone();
+        // A line that is written too late was answered with an error, so no start may find it.
+        let undo = move |written: io::Result<u64>| {
+            if let Ok(length) = written {
+                let options = &mut OpenOptions::new();
+                let file = Open::state(MAX_BYTES).open(&late, options.write(true));
+                let cut = file.map_err(io::Error::from).and_then(|file| {
+                    file.set_len(length)?;
+                    file.sync_data()
+                });
+                if let Err(error) = cut {
+                    warn!(
+                        "{}: {error}; a change that was refused may be applied by the next start",
+                        late.display()
+                    );
+                }
+            }
+        };
+        let work = move || append(&path, &folder, &line);
+        within(self.folder(), PATIENCE, work, undo)?
     }
+
+    fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("."))
+    }
+}
+
+/// Adds a line to the file at `path`, which is created if there is none. Returns its length before.
+fn append(path: &Path, folder: &Path, line: &[u8]) -> io::Result<u64> {
+    let is_new = !path.exists();
+    let mut options = OpenOptions::new();
+    options.create(true).read(true).append(true).mode(0o600);
+    let mut file = Open::state(MAX_BYTES).open(path, &options)?;
+    if !ends_a_line(&file)? {
+        // A line that a crash cut short was never confirmed, and must not be completed by the next one.
+        let bytes = Open::state(MAX_BYTES).read_here(path)?;
+        file.set_len(whole_lines(&bytes))?;
+    }
+    let length = file.metadata()?.len();
+    if length + line.len() as u64 > MAX_BYTES {
+        return Err(io::Error::new(
+            ErrorKind::FileTooLarge,
+            format!("it would be larger than {MAX_BYTES} bytes"),
+        ));
+    }
+    let written = file.write_all(line).and_then(|()| file.sync_data());
+    if let Err(error) = written {
+        // The request is answered with an error, so no start may find it done.
+        let _ = file.set_len(length);
+        return Err(error);
+    }
+    if is_new {
+        // The new name, too, must survive a power cut.
+        fs::File::open(folder)?.sync_all()?;
+    }
+    Ok(length)
+}
+
+/// Copies a file that is there to one that is new.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let bytes = Open::state(MAX_BYTES).read_here(from)?;
+    let _ = fs::remove_file(to);
+    let mut options = OpenOptions::new();
+    let mut file = Open::state(MAX_BYTES).open(to, options.write(true).create_new(true))?;
+    file.write_all(&bytes)
+}
+
+fn unread() -> io::Error {
+    io::Error::other("it could not be read at the start, so nothing is added to it")
 }
 
 fn whole_lines(bytes: &[u8]) -> u64 {
@@ -192,20 +282,33 @@ fn whole_lines(bytes: &[u8]) -> u64 {
 
 /// Reads the file of a state directory; nothing where there is none.
 pub(super) fn read(folder: &Path) -> Result<Read, StateError> {
-    let path = folder.join(FILE);
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(cause) if cause.kind() == ErrorKind::NotFound => Vec::new(),
-        Err(cause) => return Err(StateError::Io { path, cause }),
-    };
-    let (mut lines, mut damaged) = (Vec::new(), 0);
-    // What is behind the last line break was told to nobody.
-    let whole = &bytes[..whole_lines(&bytes) as usize];
-    for bytes in whole.split(|byte| *byte == b'\n') {
-        match Line::decode(bytes) {
-            Some(line) => lines.push(line),
-            None => damaged += usize::from(!bytes.is_empty()),
-        }
+    match read_bytes(folder) {
+        Ok(bytes) => Ok(Read::of(&bytes)),
+        Err(error) => Err(StateError::Io {
+            path: folder.join(FILE),
+            cause: error.into(),
+        }),
     }
-    Ok(Read { lines, damaged })
+}
+
+fn read_bytes(folder: &Path) -> Result<Vec<u8>, ReadError> {
+    match state::read(folder, &folder.join(FILE), MAX_BYTES) {
+        Err(error) if error.is_missing() => Ok(Vec::new()),
+        bytes => bytes,
+    }
+}
+
+impl Read {
+    fn of(bytes: &[u8]) -> Self {
+        let (mut lines, mut damaged) = (Vec::new(), 0);
+        // A line without its line break was never confirmed.
+        let whole = &bytes[..whole_lines(bytes) as usize];
+        for bytes in whole.split(|byte| *byte == b'\n') {
+            match Line::decode(bytes) {
+                Some(line) => lines.push(line),
+                None => damaged += usize::from(!bytes.is_empty()),
+            }
+        }
+        Self { lines, damaged }
+    }
 }

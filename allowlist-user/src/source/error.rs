@@ -36,8 +36,14 @@ pub enum FetchErrorCause {
     #[error("cannot be read: {0}; check the path and its permissions")]
     File(io::Error),
     /// A folder, a pipe, a device.
-    #[error("is not a file; name a file that holds the list")]
-    NotAFile,
+    #[error("cannot be read as a file: {0}; name a file that holds the list")]
+    NotAFile(String),
+    /// The disk, or the server of its file system, does not answer.
+    #[error(
+        "was not read within {}; check the file system that it is on",
+        humantime::format_duration(*.0)
+    )]
+    FileTimeout(Duration),
     /// Somebody writes it, slowly.
     #[error("changes while it is read; write a new file beside it, and rename that into its place")]
     Unsteady,

@@ -186,7 +186,7 @@ async fn servers(lookup: &Lookup) -> Result<Vec<SocketAddr>, NameError> {
     }
     let text = file::read(Path::new(RESOLV_CONF), MAX_RESOLV_CONF_BYTES)
         .await
-        .map_err(|error| NameError::NoServers(error.problem()))?;
+        .map_err(|error| NameError::NoServers(error.to_string()))?;
     system_servers(&text)
 }
 

@@ -200,7 +200,10 @@ fn what_cannot_be_had_is_waited_for() -> anyhow::Result<()> {
             file(&missing),
             "missing.txt: cannot be read: No such file or directory",
         ),
-        (file("/dev/zero"), "/dev/zero: is not a file"),
+        (
+            file("/dev/zero"),
+            "/dev/zero: cannot be read as a file: it is a device",
+        ),
     ] {
         let config = format!(
             "interfaces = ['eth0']\nmax_prefixes = 2\n[services.web]\nports = ['tcp/443']\n\

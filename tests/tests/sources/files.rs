@@ -55,9 +55,14 @@ fn a_file_that_is_no_list_is_refused() {
         "none",
         "cannot be read: No such file or directory (os error 2); check the path and its permissions",
     );
-    refused("", "is not a file; name a file that holds the list");
+    let other = |kind: &str| {
+        format!(
+            "cannot be read as a file: it is {kind} and not a regular file; name a file that holds the list"
+        )
+    };
+    refused("", &other("a folder"));
     nix::unistd::mkfifo(&path("pipe"), nix::sys::stat::Mode::S_IRUSR).expect("a pipe");
-    refused("pipe", "is not a file; name a file that holds the list");
+    refused("pipe", &other("a pipe"));
     // Of nothing, so that it takes no room.
     let huge = fs::File::create(path("huge")).expect("a file");
     huge.set_len((64 << 20) + 1).expect("a hole");

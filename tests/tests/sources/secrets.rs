@@ -181,9 +181,12 @@ fn what_cannot_be_sent_is_refused_without_being_repeated() {
     }
     with_file(
         token(folder.path(), &vec![b'h'; 20 << 10]),
-        "it is too large",
+        "it is larger than 16384 bytes",
     );
-    with_file(folder.path().to_owned(), "it is not a file");
+    with_file(
+        folder.path().to_owned(),
+        "it is a folder and not a regular file",
+    );
     let none = folder.path().join("none");
     with_file(none, "No such file or directory (os error 2)");
     assert!(vendor.requests().is_empty());

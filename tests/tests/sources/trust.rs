@@ -49,7 +49,7 @@ fn trusts_its_ca_file_and_nobody_else() {
     fs::write(folder.path().join("empty.pem"), "nothing\n").expect("a file");
     unusable("empty.pem", "it holds no certificate");
     unusable("none.pem", "No such file or directory (os error 2)");
-    unusable("", "it is not a file");
+    unusable("", "it is a folder and not a regular file");
 }
 
 #[test]

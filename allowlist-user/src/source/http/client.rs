@@ -110,7 +110,7 @@ async fn read_certificates(file: &Path) -> Result<Vec<Certificate>, FetchErrorCa
     };
     let pem = file::read(file, MAX_CERTIFICATES_BYTES)
         .await
-        .map_err(|error| unusable(error.problem()))?;
+        .map_err(|error| unusable(error.to_string()))?;
     let certificates =
         Certificate::from_pem_bundle(&pem).map_err(|error| unusable(innermost(&error)))?;
     if certificates.is_empty() {

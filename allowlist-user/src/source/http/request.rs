@@ -281,7 +281,7 @@ async fn credentials(http: &Http) -> Result<HeaderMap, FetchErrorCause> {
         };
         let bytes = file::read(path, MAX_TOKEN_BYTES)
             .await
-            .map_err(|error| unusable(error.problem()))?;
+            .map_err(|error| unusable(error.to_string()))?;
         let token = bytes.trim_ascii();
         if token.is_empty() {
             return Err(unusable("it is empty".to_owned()));
