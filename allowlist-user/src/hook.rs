@@ -44,6 +44,8 @@ pub struct Hook {
     pub timeout: Duration,
     /// PEM certificates to trust besides the system's.
     pub ca_file: Option<PathBuf>,
+    /// Whether the certificates of `ca_file` are the only ones to trust.
+    pub ca_only: bool,
 }
 
 impl Hook {
@@ -63,6 +65,7 @@ impl Default for Hook {
             webhook: None,
             timeout: Self::TIMEOUT,
             ca_file: None,
+            ca_only: false,
         }
     }
 }
@@ -191,6 +194,7 @@ impl Hook {
     async fn post(&self, url: &Url, body: &[u8]) -> Result<()> {
         let http = Http {
             ca_file: self.ca_file.clone(),
+            ca_only: self.ca_only,
             timeout: self.timeout,
             ..Http::new(vec![url.clone()], Format::Text)
         };

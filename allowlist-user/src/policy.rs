@@ -14,8 +14,8 @@ use serde::Serialize;
 
 pub use feed::{Answer, Feed, Fetched, Held, Snapshot, Validator};
 pub use source::{
-    Column, Direction, Format, Gate, Http, Lookup, Origin, Page, Pattern, Secret, Select, Source,
-    is_loopback, public_url,
+    Column, Direction, Family, Format, Gate, Http, Lookup, Origin, Page, Pattern, Secret, Select,
+    Source, is_loopback, public_url,
 };
 
 /// Services and the sources that they name.

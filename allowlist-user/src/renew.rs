@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use crate::difference::Difference;
 use crate::gate::{Refusal, judge};
-use crate::policy::{Answer, Feed, Fetched, Held, Origin, Source};
+use crate::policy::{Answer, Family, Feed, Fetched, Held, Origin, Source};
 
 /// A feed that passed the gate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub fn renew(
     now: Timestamp,
 ) -> Result<Renewal, Box<Refused>> {
     let fetched = match answer {
-        Answer::List(fetched) => fetched,
+        Answer::List(fetched) => with_kept(fetched, last),
         Answer::Unchanged(fetched) => {
             // Nobody asks whether a list is new who has none.
             let last = last
@@ -70,6 +70,7 @@ pub fn renew(
                         fetched,
                         validators: last.validators,
                         again: None,
+                        kept: Vec::new(),
                     },
                 }));
             }
@@ -113,6 +114,20 @@ pub fn renew(
         notes: fetched.notes,
     };
     Ok(Renewal { feed, difference })
+}
+
+/// The list with what was listed before of each family that was not answered.
+fn with_kept(mut fetched: Fetched, last: Option<&Feed>) -> Fetched {
+    let kept = std::mem::take(&mut fetched.kept);
+    if let Some(last) = last.filter(|_| !kept.is_empty()) {
+        let before = last.prefixes.iter();
+        fetched
+            .prefixes
+            .extend(before.filter(|prefix| kept.contains(&Family::of(prefix))));
+        fetched.prefixes.sort_unstable();
+        fetched.prefixes.dedup();
+    }
+    fetched
 }
 
 /// The feed without what has been held for long enough; none if it would be the same.

@@ -40,6 +40,14 @@ pub enum Reply {
     ServerFailure,
     /// REFUSED.
     Refused,
+    /// FORMERR.
+    FormatError,
+    /// NOTIMP.
+    NotImplemented,
+    /// FORMERR to whatever has EDNS, as of a server that does not know it, and the records to other questions.
+    NoEdns(Vec<String>),
+    /// One reply for the A records, and another for the AAAA records.
+    ByFamily(Box<[Reply; 2]>),
     /// Nothing.
     Silence,
     /// Bytes that are no message.
@@ -51,6 +59,11 @@ pub enum Reply {
 }
 
 impl Reply {
+    /// One reply for the A records, and another for the AAAA records.
+    pub fn by_family(v4: Self, v6: Self) -> Self {
+        Self::ByFamily(Box::new([v4, v6]))
+    }
+
     /// Records, by line.
     pub fn records<'l>(lines: impl IntoIterator<Item = &'l str>) -> Self {
         Self::Records(lines.into_iter().map(str::to_owned).collect())
@@ -245,7 +258,15 @@ fn answer(question: &[u8], shared: &Shared, is_tcp: bool) -> Option<(Duration, V
         query.name(),
         query.query_type()
     ));
-    let reply = reply_to(&query, shared);
+    let mut reply = reply_to(&query, shared);
+    if let Reply::ByFamily(replies) = reply {
+        let [v4, v6] = *replies;
+        reply = if query.query_type() == RecordType::A {
+            v4
+        } else {
+            v6
+        };
+    }
     let mut message = Message::response(question.metadata.id, question.metadata.op_code);
     message.metadata.recursion_available = true;
     message.add_query(query.clone());
@@ -259,6 +280,13 @@ fn answer(question: &[u8], shared: &Shared, is_tcp: bool) -> Option<(Duration, V
             wait = late;
             add(&mut message, &query, &lines);
         }
+        Reply::ByFamily(_) => panic!("a family's reply is not by family again"),
+        Reply::NoEdns(_) if question.edns.is_some() => {
+            message.metadata.response_code = ResponseCode::FormErr;
+        }
+        Reply::NoEdns(lines) => add(&mut message, &query, &lines),
+        Reply::FormatError => message.metadata.response_code = ResponseCode::FormErr,
+        Reply::NotImplemented => message.metadata.response_code = ResponseCode::NotImp,
         Reply::NoSuchName => message.metadata.response_code = ResponseCode::NXDomain,
         Reply::ServerFailure => message.metadata.response_code = ResponseCode::ServFail,
         Reply::Refused => message.metadata.response_code = ResponseCode::Refused,

@@ -148,6 +148,7 @@ impl Played {
                 fetched: self.now,
                 validators: Vec::new(),
                 again: None,
+                kept: Vec::new(),
             }),
         );
     }

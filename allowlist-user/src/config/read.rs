@@ -13,7 +13,7 @@ use toml::de::DeTable;
 
 use super::document::{Node, Problems, Table};
 use super::sources::{
-    TIMEOUT_RANGE, read_duration, read_one_url, read_path, read_size, read_sources,
+    TIMEOUT_RANGE, read_ca_only, read_duration, read_one_url, read_path, read_size, read_sources,
 };
 use super::{
     AttachMode, Config, HISTORY_BYTES, LOG_BYTES, MAX_FLOWS, MAX_PREFIXES, check_interface,
@@ -135,7 +135,10 @@ fn read_hook(root: &Table, folder: &Path, problems: &mut Problems) -> Hook {
     let Some(table) = root.get("on_change").and_then(|node| node.table(problems)) else {
         return hook;
     };
-    table.only(&["command", "webhook", "timeout", "ca_file"], problems);
+    table.only(
+        &["command", "webhook", "timeout", "ca_file", "ca_only"],
+        problems,
+    );
     if table.get("command").is_none() && table.get("webhook").is_none() {
         table.wrong(
             problems,
@@ -163,6 +166,7 @@ fn read_hook(root: &Table, folder: &Path, problems: &mut Problems) -> Hook {
     hook.ca_file = table
         .get("ca_file")
         .and_then(|node| read_path(&node, folder, problems));
+    hook.ca_only = read_ca_only(&table, hook.ca_file.is_some(), problems);
     read_duration(
         &table,
         "timeout",

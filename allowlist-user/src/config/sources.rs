@@ -16,13 +16,13 @@ use url::Url;
 
 use self::format::read_format;
 use self::options::read_options;
-pub(super) use self::options::{TIMEOUT_RANGE, read_duration, read_size};
+pub(super) use self::options::{TIMEOUT_RANGE, read_ca_only, read_duration, read_size};
 use super::document::{self, Node, Problems, Table};
 use super::read::{check_name, read_filled, read_list};
 use super::{sorted, unknown_provider};
 use crate::catalogue::{self, List, Provider, Region};
 use crate::feed;
-use crate::policy::{Format, Http, Lookup, Origin, Source, is_loopback};
+use crate::policy::{Family, Format, Http, Lookup, Origin, Source, is_loopback};
 
 /// Every key, and the kinds of source that use it.
 const KEYS: &[(&str, &[Kind])] = &[
@@ -42,9 +42,12 @@ const KEYS: &[(&str, &[Kind])] = &[
     ("headers", &[Kind::Fetched]),
     ("bearer_file", &[Kind::Fetched]),
     ("allow_plain_http", &[Kind::Fetched]),
+    ("allow_private", &[Kind::Fetched]),
     ("ca_file", &[Kind::Fetched]),
+    ("ca_only", &[Kind::Fetched]),
     ("max_size", &[Kind::Fetched]),
     ("timeout", &[Kind::Fetched, Kind::Names]),
+    ("families", &[Kind::Names]),
     ("resolvers", &[Kind::Names]),
     ("ttl_floor", &[Kind::Names]),
     ("every", CHANGING),
@@ -240,6 +243,7 @@ fn read_names(table: &Table, problems: &mut Problems) -> Origin {
         "there is nothing to look up; write a name, such as names = [\"egress.example.com\"]";
     let names = read_filled(table, "names", otherwise, problems, check_host);
     let mut lookup = Lookup::new(names);
+    lookup.families = read_families(table, problems);
     if let Some(node) = table.get("resolvers") {
         lookup.resolvers = read_list(&node, problems, |text| {
             let address = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53));
@@ -257,6 +261,20 @@ fn read_names(table: &Table, problems: &mut Problems) -> Origin {
     Origin::Names(lookup)
 }
 
+/// The families of a source's names, each once and in their order.
+fn read_families(table: &Table, problems: &mut Problems) -> Vec<Family> {
+    if table.get("families").is_none() {
+        return Family::ALL.to_vec();
+    }
+    let otherwise = "no address would count; write families = [\"ipv4\"] or [\"ipv6\"], or remove the key for both";
+    let families = read_filled(table, "families", otherwise, problems, |text| {
+        let known = Family::ALL.into_iter().find(|family| family.key() == text);
+        known.ok_or_else(|| format!("{text:?} is not a family; write \"ipv4\" or \"ipv6\""))
+    });
+    let is_named = |family: &Family| families.contains(family);
+    Family::ALL.into_iter().filter(is_named).collect()
+}
+
 /// A name as the DNS has it, or an error that says what would be right.
 fn check_host(text: &str) -> Result<String, String> {
     let is_label = |label: &str| {
@@ -268,6 +286,14 @@ fn check_host(text: &str) -> Result<String, String> {
     let name = text.strip_suffix('.').unwrap_or(text);
     if text.parse::<IpAddr>().is_ok() {
         return Err(format!("{text:?} is an address; write it under `prefixes`"));
+    }
+    if !name.is_ascii()
+        && let Ok(url) = Url::parse(&format!("https://{name}/"))
+        && let Some(ascii) = url.host_str()
+    {
+        return Err(format!(
+            "{text:?} is not written as the DNS has it; write {ascii:?}"
+        ));
     }
     if name.len() > 253 || !name.split('.').all(is_label) || !name.contains('.') {
         return Err(format!(

@@ -33,6 +33,7 @@ fn answer(text: &str, now: Timestamp) -> Answer {
         fetched: now,
         validators: Vec::new(),
         again: None,
+        kept: Vec::new(),
     })
 }
 

@@ -7,6 +7,8 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::Family;
+
 /// One source's prefixes at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Feed {
@@ -66,6 +68,9 @@ pub struct Fetched {
     pub validators: Vec<Validator>,
     /// When the source says to ask again, such as by its records' time to live.
     pub again: Option<Duration>,
+    /// The families that were not answered for all of the source: of these, `prefixes` may not have all, and
+    /// what was there before is still good.
+    pub kept: Vec<Family>,
 }
 
 impl Fetched {
@@ -77,6 +82,7 @@ impl Fetched {
             fetched,
             validators: Vec::new(),
             again: None,
+            kept: Vec::new(),
         }
     }
 }

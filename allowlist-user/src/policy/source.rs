@@ -97,10 +97,23 @@ pub struct Http {
     pub allow_plain_http: bool,
     /// PEM certificates to trust besides the system's.
     pub ca_file: Option<PathBuf>,
+    /// Whether the certificates of `ca_file` are the only ones to trust.
+    pub ca_only: bool,
+    /// Whether a public server may lead to a private address.
+    pub allow_private: bool,
     /// For each whole request, from connect to the last byte.
     pub timeout: Duration,
     /// A longer body (after decompression) is an error.
     pub max_bytes: u64,
+}
+
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4, which A records have.
+    V4,
+    /// IPv6, which AAAA records have.
+    V6,
 }
 
 /// Which names to look up, and whom to ask.
@@ -108,6 +121,8 @@ pub struct Http {
 pub struct Lookup {
     /// Fully qualified; at least one.
     pub names: Vec<String>,
+    /// Which addresses of theirs count; at least one, in the order IPv4, IPv6.
+    pub families: Vec<Family>,
     /// Whom to ask; empty is whom this host asks.
     pub resolvers: Vec<SocketAddr>,
     /// However short the records' time to live is, they are not asked for sooner again.
@@ -301,9 +316,16 @@ impl Http {
             bearer_file: None,
             allow_plain_http: false,
             ca_file: None,
+            ca_only: false,
+            allow_private: false,
             timeout: Self::TIMEOUT,
             max_bytes: Self::MAX_BYTES,
         }
+    }
+
+    /// Whether what is fetched shows by itself where it ends, so that a part of it is never taken for all.
+    pub fn has_own_end(&self) -> bool {
+        self.unzip.is_some() || matches!(self.format, Format::Json(_))
     }
 }
 
@@ -317,9 +339,48 @@ impl Lookup {
     pub fn new(names: Vec<String>) -> Self {
         Self {
             names,
+            families: Family::ALL.to_vec(),
             resolvers: Vec::new(),
             ttl_floor: Self::TTL_FLOOR,
             timeout: Self::TIMEOUT,
+        }
+    }
+}
+
+impl Family {
+    /// Both, in their order.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The family of a prefix.
+    pub fn of(prefix: &IpNet) -> Self {
+        match prefix {
+            IpNet::V4(_) => Self::V4,
+            IpNet::V6(_) => Self::V6,
+        }
+    }
+
+    /// As people write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+
+    /// As the configuration writes it.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::V4 => "ipv4",
+            Self::V6 => "ipv6",
+        }
+    }
+
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::V4 => Self::V6,
+            Self::V6 => Self::V4,
         }
     }
 }

@@ -4,8 +4,10 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use allowlist_tests::name_server::{NameServer, Reply};
-use allowlist_user::policy::{Lookup, Origin};
-use allowlist_user::source::{FetchError, Fetched};
+use allowlist_user::policy::{Family, Feed, Lookup, Origin, Source};
+use allowlist_user::renew::renew;
+use allowlist_user::source::{self, FetchError, Fetched};
+use ipnet::IpNet;
 
 use super::{check_words, fetch_origin, written};
 
@@ -271,6 +273,8 @@ fn a_server_that_fails_is_named() {
     let cases = [
         (Reply::ServerFailure, "Server Failure"),
         (Reply::Refused, "Query Refused"),
+        (Reply::FormatError, "Form Error"),
+        (Reply::NotImplemented, "Not Implemented"),
     ];
     for (reply, words) in cases {
         let server = server(reply);
@@ -278,8 +282,8 @@ fn a_server_that_fails_is_named() {
             &fetch(&server),
             server.address(),
             &format!(
-                "{NAME} cannot be looked up: the name server {{server}} answers \"{words}\"; check \
-                 that server, or set `resolvers`"
+                "{NAME} cannot be looked up: the name server {{server}} answers \"{words}\" for its A records; \
+                 check that server, or set `resolvers`"
             ),
         );
     }
@@ -302,8 +306,8 @@ fn what_is_no_answer_is_waited_out() {
             &hasty(&[server.address()], 700),
             server.address(),
             &format!(
-                "{NAME} cannot be looked up: no answer from the name server {{server}} in time; \
-                 check that it is reachable, raise `timeout`, or set `resolvers`"
+                "{NAME} cannot be looked up: no answer for its A records from the name server {{server}} in \
+                 time; check that it is reachable, raise `timeout`, or set `resolvers`"
             ),
         );
         assert!(
@@ -362,4 +366,158 @@ fn an_address_that_no_packet_has_fails() {
              IPv6, which no packet carries; write \"192.0.2.1/32\"; ask the vendor"
         ),
     );
+}
+
+const V4: &str = "hooks.example.com 300 A 192.0.2.1";
+const V6: &str = "hooks.example.com 300 AAAA 2001:db8::1";
+
+/// Every way in which a family is not answered.
+fn failures() -> Vec<Reply> {
+    vec![
+        Reply::ServerFailure,
+        Reply::Refused,
+        Reply::NotImplemented,
+        Reply::FormatError,
+        Reply::NoSuchName,
+        Reply::Silence,
+        Reply::records(["hooks.example.com 300 AAAA ::ffff:192.0.2.1"]),
+    ]
+}
+
+/// Silence takes all of the time; any other answer comes long before.
+fn patience(reply: &Reply) -> u64 {
+    let is_silent = |reply: &Reply| matches!(reply, Reply::Silence);
+    match reply {
+        Reply::ByFamily(replies) if replies.iter().any(is_silent) => 2000,
+        reply if is_silent(reply) => 2000,
+        _ => 30_000,
+    }
+}
+
+#[test]
+fn one_family_is_followed_while_the_other_fails() {
+    let good = || [Reply::records([V4]), Reply::records([V6])];
+    for failing in [Family::V4, Family::V6] {
+        for reply in failures() {
+            println!("{failing:?} {reply:?}");
+            let is_missing = matches!(reply, Reply::NoSuchName);
+            let [v4, v6] = good();
+            // The address that no packet has is an AAAA record, so it fails that family.
+            let (reply, expected) = match failing {
+                Family::V4 if matches!(reply, Reply::Records(_)) => continue,
+                Family::V4 => (Reply::by_family(reply, v6), "2001:db8::1/128"),
+                Family::V6 => (Reply::by_family(v4, reply), "192.0.2.1/32"),
+            };
+            let milliseconds = patience(&reply);
+            let server = server(reply);
+            let fetched = hasty(&[server.address()], milliseconds);
+            let fetched = fetched.expect("the other family is there");
+            assert_eq!(written(&fetched), [expected]);
+            assert_eq!(fetched.kept, [failing]);
+            // It is asked for again before the records are too old.
+            assert_eq!(fetched.again, Some(Duration::from_mins(1)));
+            let [note] = &fetched.notes[..] else {
+                panic!("{:?}", fetched.notes)
+            };
+            let (record, leave_out) = match failing {
+                Family::V4 => (" A ", "families = [\"ipv6\"]"),
+                Family::V6 => (" AAAA ", "families = [\"ipv4\"]"),
+            };
+            assert!(note.contains(leave_out), "{note}");
+            assert!(note.contains(record) || note.contains("::ffff:"), "{note}");
+            assert!(!is_missing || !note.contains("spelling"), "{note}");
+        }
+    }
+}
+
+#[test]
+fn a_family_that_fails_beside_one_without_records_fails_the_name() {
+    for reply in failures() {
+        let is_missing = matches!(reply, Reply::NoSuchName);
+        let milliseconds = patience(&reply);
+        let server = server(Reply::by_family(Reply::records([]), reply));
+        let error = hasty(&[server.address()], milliseconds).expect_err("no address at all");
+        // NXDOMAIN and no records: the name has none, whichever answer is right.
+        assert_eq!(
+            error.to_string().contains("spelling"),
+            is_missing,
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_family_can_be_left_out() {
+    let server = server(Reply::by_family(Reply::records([V4]), Reply::ServerFailure));
+    let only = |family| {
+        fetch_origin(Origin::Names(Lookup {
+            families: vec![family],
+            ..lookup(&[NAME], &[server.address()])
+        }))
+    };
+    check(only(Family::V4), &["192.0.2.1/32"], 300);
+    assert_eq!(server.questions(), ["udp hooks.example.com. A"]);
+    assert!(only(Family::V6).is_err());
+}
+
+#[test]
+fn a_server_that_does_not_know_edns_is_asked_without() {
+    let lines = [V4, V6].map(str::to_owned).to_vec();
+    let server = server(Reply::NoEdns(lines));
+    check(fetch(&server), &["192.0.2.1/32", "2001:db8::1/128"], 300);
+}
+
+#[test]
+fn an_address_that_a_translator_made_is_no_source() {
+    // 64:ff9b::192.0.2.1, and the same of this network: 2001:db8:64::/96.
+    let well_known = "hooks.example.com 300 AAAA 64:ff9b::c000:201";
+    let own = "hooks.example.com 300 AAAA 2001:db8:64::c000:201";
+    let probe = |lines: &[&str]| Reply::records(lines.iter().copied());
+    let shown = [
+        "ipv4only.arpa 60 AAAA 2001:db8:64::c000:aa",
+        "ipv4only.arpa 60 AAAA 2001:db8:64::c000:ab",
+    ];
+    let without_translator = ["ipv4only.arpa 60 A 192.0.0.170"];
+    let both = ["192.0.2.1/32", "2001:db8:64::c000:201/128"];
+    for (record, probed, expected) in [
+        (well_known, probe(&without_translator), &both[..1]),
+        (own, probe(&shown), &both[..1]),
+        // Its owner chose it.
+        (own, probe(&without_translator), &both[..]),
+    ] {
+        let server = server(Reply::records([V4, record]));
+        server.reply("ipv4only.arpa", probed);
+        check(fetch(&server), expected, 300);
+    }
+    // Beside no A record it is left to the gate.
+    let alone = server(Reply::records([well_known]));
+    check(fetch(&alone), &["64:ff9b::c000:201/128"], 300);
+}
+
+/// What was known of the family that fails stays, and the other's change is taken.
+#[test]
+fn each_family_keeps_its_own_last_answer() {
+    let source = Source::new("vendor", Origin::Names(lookup(&[NAME], &[])));
+    let now = jiff::Timestamp::now();
+    let prefixes = |texts: &[&str]| -> Vec<IpNet> {
+        let parse = |text: &&str| text.parse().expect("a prefix");
+        texts.iter().map(parse).collect()
+    };
+    let server = server(Reply::records(["hooks.example.com 60 A 192.0.2.9"]));
+    server.reply(
+        NAME,
+        Reply::by_family(
+            Reply::records(["hooks.example.com 60 A 9.9.9.9"]),
+            Reply::ServerFailure,
+        ),
+    );
+    let last = Feed::new(prefixes(&["1.1.1.1/32", "2606:4700::1/128"]), now);
+    let answer = source::Answer::List(fetch(&server).expect("A records"));
+    let renewal = renew(&source, Some(&last), answer, false, now).expect("passes");
+    assert_eq!(
+        renewal.feed.prefixes,
+        prefixes(&["9.9.9.9/32", "2606:4700::1/128"])
+    );
+    assert_eq!(renewal.difference.removed, prefixes(&["1.1.1.1/32"]));
+    assert_eq!(renewal.feed.notes.len(), 1);
 }

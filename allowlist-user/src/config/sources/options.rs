@@ -101,6 +101,12 @@ fn read_http(http: &mut Http, table: &Table, folder: &Path, problems: &mut Probl
     if let Some(node) = table.get("allow_plain_http") {
         http.allow_plain_http = node.boolean(problems).unwrap_or_default();
     }
+    if let Some(node) = table.get("allow_private") {
+        http.allow_private = node.boolean(problems).unwrap_or_default();
+    }
+    if table.get("ca_only").is_some() {
+        http.ca_only = read_ca_only(table, http.ca_file.is_some(), problems);
+    }
     read_duration(
         table,
         "timeout",
@@ -117,6 +123,23 @@ fn read_http(http: &mut Http, table: &Table, folder: &Path, problems: &mut Probl
             }
         }
     }
+}
+
+/// Whether only the certificates of `ca_file` are trusted.
+pub(in crate::config) fn read_ca_only(
+    table: &Table,
+    has_ca_file: bool,
+    problems: &mut Problems,
+) -> bool {
+    let Some(node) = table.get("ca_only") else {
+        return false;
+    };
+    let ca_only = node.boolean(problems).unwrap_or_default();
+    if ca_only && !has_ca_file {
+        let message = "trusts nobody without `ca_file`; add the file that has the authority, or remove the key";
+        node.wrong(problems, message);
+    }
+    ca_only
 }
 
 /// The value is not repeated in messages: it may be secret.

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{check_wrong, parse_right, url};
 use crate::policy::{
-    Column, Direction, Format, Gate, Http, Lookup, Origin, Page, Pattern, Secret, Select, Source,
+    Column, Direction, Family, Format, Gate, Http, Lookup, Origin, Page, Pattern, Secret, Select,
+    Source,
 };
 
 /// The one source of a text.
@@ -113,6 +114,7 @@ fn options_of_names() {
     let source = read(
         r#"
         names = ["Egress.Example.com.", "b.example.com"]
+        families = ["ipv6"]
         resolvers = ["192.0.2.53", "[2001:db8::53]:5353"]
         ttl_floor = "5s"
         timeout = "3s"
@@ -123,6 +125,7 @@ fn options_of_names() {
         .to_vec();
     let servers = ["192.0.2.53:53", "[2001:db8::53]:5353"];
     let expected = Lookup {
+        families: vec![Family::V6],
         resolvers: servers
             .map(|server| server.parse().expect("an address"))
             .to_vec(),
@@ -279,6 +282,23 @@ fn names_what_does_not_go_together() {
         (
             "names = ['192.0.2.1']",
             "2:10: sources.x.names[0]: \"192.0.2.1\" is an address; write it under `prefixes`",
+        ),
+        (
+            "names = ['bücher.test']",
+            "2:10: sources.x.names[0]: \"bücher.test\" is not written as the DNS has it; write \
+             \"xn--bcher-kva.test\"",
+        ),
+        (
+            "names = ['a.example.com']\nfamilies = []",
+            "3:12: sources.x.families: is empty: no address would count; write families = [\"ipv4\"] or [\"ipv6\"], or remove the key for both",
+        ),
+        (
+            "names = ['a.example.com']\nfamilies = ['ipv5']",
+            "3:13: sources.x.families[0]: \"ipv5\" is not a family; write \"ipv4\" or \"ipv6\"",
+        ),
+        (
+            "url = 'https://example.com/'\nformat = 'text'\nca_only = true",
+            "4:11: sources.x.ca_only: trusts nobody without `ca_file`; add the file that has the authority, or remove the key",
         ),
         (
             "names = ['localhost']",
