@@ -116,7 +116,7 @@ pub fn renew(
     Ok(Renewal { feed, difference })
 }
 
-/// The list with what was listed before of each family that was not answered.
+/// Adds the previous prefixes of each family without an answer to the list.
 fn with_kept(mut fetched: Fetched, last: Option<&Feed>) -> Fetched {
     let kept = std::mem::take(&mut fetched.kept);
     if let Some(last) = last.filter(|_| !kept.is_empty()) {

@@ -8,6 +8,7 @@
 mod archive;
 mod error;
 mod file;
+mod gzip;
 mod http;
 mod names;
 mod retry;
@@ -17,7 +18,9 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
 pub use archive::ArchiveError;
-pub use error::{FetchError, FetchErrorCause, RedirectError};
+pub use error::{FetchError, FetchErrorCause, Obstacle, RedirectError, Remedy};
+pub use gzip::GzipError;
+pub use http::AddressError;
 pub(crate) use http::post;
 pub use names::NameError;
 

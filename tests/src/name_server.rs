@@ -44,7 +44,7 @@ pub enum Reply {
     FormatError,
     /// NOTIMP.
     NotImplemented,
-    /// FORMERR to whatever has EDNS, as of a server that does not know it, and the records to other questions.
+    /// FORMERR to queries with EDNS, as of a server that does not know it, and the records to others.
     NoEdns(Vec<String>),
     /// One reply for the A records, and another for the AAAA records.
     ByFamily(Box<[Reply; 2]>),
@@ -272,7 +272,10 @@ fn answer(question: &[u8], shared: &Shared, is_tcp: bool) -> Option<(Duration, V
     message.add_query(query.clone());
     let mut wait = Duration::ZERO;
     match reply {
-        Reply::Records(lines) => add(&mut message, &query, &lines),
+        Reply::NoEdns(_) if question.edns.is_some() => {
+            message.metadata.response_code = ResponseCode::FormErr;
+        }
+        Reply::Records(lines) | Reply::NoEdns(lines) => add(&mut message, &query, &lines),
         Reply::Rotating(lists) => add(&mut message, &query, &lists[0]),
         Reply::OverTcp(lines) if is_tcp => add(&mut message, &query, &lines),
         Reply::OverTcp(_) => message.metadata.truncation = true,
@@ -281,10 +284,6 @@ fn answer(question: &[u8], shared: &Shared, is_tcp: bool) -> Option<(Duration, V
             add(&mut message, &query, &lines);
         }
         Reply::ByFamily(_) => panic!("a family's reply is not by family again"),
-        Reply::NoEdns(_) if question.edns.is_some() => {
-            message.metadata.response_code = ResponseCode::FormErr;
-        }
-        Reply::NoEdns(lines) => add(&mut message, &query, &lines),
         Reply::FormatError => message.metadata.response_code = ResponseCode::FormErr,
         Reply::NotImplemented => message.metadata.response_code = ResponseCode::NotImp,
         Reply::NoSuchName => message.metadata.response_code = ResponseCode::NXDomain,

@@ -9,6 +9,7 @@
 
 mod answer;
 mod certificates;
+mod http2;
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -21,8 +22,9 @@ use anyhow::{Context, Result};
 use nix::sys::socket;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-pub use answer::{Answer, header};
+pub use answer::{Answer, gzip, header};
 pub use certificates::Certificates;
+pub use http2::{End, Http2};
 
 /// A running server. Stops when it is dropped.
 pub struct Vendor {
@@ -48,6 +50,14 @@ impl Vendor {
         Self::start_with(Ipv4Addr::LOCALHOST.into(), answers, None)
     }
 
+    /// The same on an address of the namespace.
+    pub fn start_at(
+        address: IpAddr,
+        answers: impl IntoIterator<Item = (&'static str, Answer)>,
+    ) -> Result<Self> {
+        Self::start_with(address, answers, None)
+    }
+
     /// The same over HTTPS, with a certificate for `127.0.0.1` and `localhost`.
     pub fn start_tls(answers: impl IntoIterator<Item = (&'static str, Answer)>) -> Result<Self> {
         Self::start_tls_at(Ipv4Addr::LOCALHOST.into(), answers)
@@ -68,6 +78,13 @@ impl Vendor {
         answers: impl IntoIterator<Item = (&'static str, Answer)>,
     ) -> Result<Self> {
         Self::start_with(address, answers, Some(certificates))
+    }
+
+    /// The same by HTTP/2, with one answer for every path.
+    pub fn start_http2(answer: Http2) -> Result<Self> {
+        let address = Ipv4Addr::LOCALHOST.into();
+        let certificates = Certificates::good(address)?.for_http2();
+        Self::start_tls_with(certificates, address, [("/", Answer::Http2(answer))])
     }
 
     fn start_with(
@@ -188,6 +205,18 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     };
     let connection = ServerConnection::new(Arc::clone(tls)).map_err(io::Error::other)?;
     let mut stream = StreamOwned::new(connection, stream);
+    let by_http2 = lock(&shared.answers)
+        .iter()
+        .find_map(|(_, answer)| match answer {
+            Answer::Http2(answer) => Some(answer.clone()),
+            _ => None,
+        });
+    if let Some(answer) = by_http2 {
+        answer.serve(&mut stream)?;
+        stream.conn.send_close_notify();
+        stream.flush()?;
+        return stream.sock.shutdown(Shutdown::Both);
+    }
     let (head, answer) = receive(&mut stream, shared)?;
     let is_ended = !matches!(answer, Answer::Unended(_));
     answer.send(&head, &mut stream)?;

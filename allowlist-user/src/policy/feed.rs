@@ -68,8 +68,8 @@ pub struct Fetched {
     pub validators: Vec<Validator>,
     /// When the source says to ask again, such as by its records' time to live.
     pub again: Option<Duration>,
-    /// The families that were not answered for all of the source: of these, `prefixes` may not have all, and
-    /// what was there before is still good.
+    /// The families with a name that has no answer. `prefixes` may be incomplete in these families: the previous
+    /// prefixes stay valid.
     pub kept: Vec<Family>,
 }
 

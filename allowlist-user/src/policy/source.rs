@@ -121,7 +121,7 @@ pub enum Family {
 pub struct Lookup {
     /// Fully qualified; at least one.
     pub names: Vec<String>,
-    /// Which addresses of theirs count; at least one, in the order IPv4, IPv6.
+    /// The families whose addresses count; at least one, in the order IPv4, IPv6.
     pub families: Vec<Family>,
     /// Whom to ask; empty is whom this host asks.
     pub resolvers: Vec<SocketAddr>,
@@ -323,7 +323,7 @@ impl Http {
         }
     }
 
-    /// Whether what is fetched shows by itself where it ends, so that a part of it is never taken for all.
+    /// Whether the format marks its own end (JSON, ZIP), so that a truncated body never parses.
     pub fn has_own_end(&self) -> bool {
         self.unzip.is_some() || matches!(self.format, Format::Json(_))
     }

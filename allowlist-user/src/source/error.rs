@@ -3,15 +3,18 @@
 //! Invariant: no variant holds a header's value, a token, or a URL with its query, so that neither
 //! `Display` nor `Debug` can show one.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::StatusCode;
+use rustls::CertificateError;
 use thiserror::Error;
 
 use super::archive::ArchiveError;
-use super::http::MAX_REDIRECTS;
+use super::gzip::GzipError;
+use super::http::{AddressError, MAX_REDIRECTS};
 use super::names::NameError;
 use crate::feed::FeedError;
 
@@ -94,10 +97,27 @@ pub enum FetchErrorCause {
     )]
     Unreachable(String),
     /// The server's certificate is not trusted.
+    #[error("the server cannot be trusted: {problem}; {remedy}")]
+    Certificate {
+        /// The TLS library's reason.
+        problem: String,
+        /// The advice for the operator.
+        remedy: Remedy,
+    },
+    /// An address that no request may go to.
+    #[error("{0}")]
+    Address(#[from] AddressError),
+    /// The environment names a proxy that cannot be used.
     #[error(
-        "the server cannot be trusted: {0}; if it has a private certificate authority, set ca_file"
+        "the environment variable {variable} names no proxy that can be used: {problem}; write one such as \
+         http://proxy.example.com:3128, or remove it"
     )]
-    Certificate(String),
+    Proxy {
+        /// The variable's name. Its value may hold a password.
+        variable: &'static str,
+        /// The reason why its value is unusable.
+        problem: &'static str,
+    },
     /// A redirect that is not followed.
     #[error("{0}")]
     Redirect(RedirectError),
@@ -107,24 +127,41 @@ pub enum FetchErrorCause {
     )]
     Link(String),
     /// Anything but 200.
-    #[error("the server answered {status}; {}", remedy(*status, *limited))]
+    #[error("the server answered {status}; {}", remedy(*status, *obstacle))]
     Status {
         /// What it answered.
         status: StatusCode,
-        /// Whether it says that this host asked too often.
-        limited: bool,
+        /// The reason, if the headers state one.
+        obstacle: Option<Obstacle>,
     },
     /// Compressed in a way that nobody asked for.
     #[error(
         "is compressed as {0:?}, which was not asked for; remove Accept-Encoding from `headers`, or ask the vendor"
     )]
     Encoding(String),
+    /// Compressed data that is damaged, or more than that.
+    #[error(
+        "cannot be decompressed: {0}; the whole answer is discarded: try again, or report it to the vendor"
+    )]
+    Compressed(String),
+    /// The end of the connection is the only end of the answer.
+    #[error(
+        "the answer has neither a length nor an end of its own, so it may be truncated and is \
+         discarded: the server has to send Content-Length or chunks"
+    )]
+    NoLength,
+    /// An answer that is not shown.
+    #[error(
+        "is not a list as configured; its content is not shown, because a redirect or a link leads to a \
+         private address: open it on this host, or configure the address of the list"
+    )]
+    Withheld,
     /// The connection ended before the answer did.
     #[error(
         "the answer broke off after {received} bytes: {problem}; nothing of it is used: try again"
     )]
     Broken {
-        /// How much there was, after decompression.
+        /// How many bytes there were, as they were sent.
         received: u64,
         /// What the client said.
         problem: String,
@@ -149,9 +186,21 @@ pub enum FetchErrorCause {
     /// A name has no addresses to give.
     #[error("{0}")]
     Name(#[from] NameError),
+    /// A file that gzip made, and that cannot be expanded.
+    #[error("is a gzip file, and {0}; compress it again, or report it to the vendor")]
+    Gzip(GzipError),
     /// All of it was received, and it is not a list.
     #[error("{0}")]
     Feed(#[from] FeedError),
+}
+
+impl From<GzipError> for FetchErrorCause {
+    fn from(error: GzipError) -> Self {
+        match error {
+            GzipError::TooLarge { limit } => Self::TooLarge { limit },
+            error => Self::Gzip(error),
+        }
+    }
 }
 
 /// Why a redirect is not followed.
@@ -194,17 +243,108 @@ impl<E: Into<FetchErrorCause>> From<E> for Failure {
     }
 }
 
-fn remedy(status: StatusCode, limited: bool) -> &'static str {
-    match status.as_u16() {
-        403 | 429 if limited => {
+/// The reason for a refusal, as the headers of an answer state it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// This host has used up its requests.
+    Limit,
+    /// A test for browsers.
+    Challenge,
+}
+
+/// The advice for a certificate that is not trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// The authority is unknown, and none is configured.
+    SetCaFile,
+    /// The authority is unknown, and others are configured.
+    CheckCaFile,
+    /// The same, and only these are trusted.
+    CheckOnlyCaFile,
+    /// The server shows a certificate authority's certificate.
+    AuthorityAsServer,
+    /// The certificate is for other names.
+    Name,
+    /// The certificate's time is over, or has not begun.
+    Time,
+    /// Something else.
+    Other,
+}
+
+impl Remedy {
+    /// The advice for `error` with this configuration.
+    pub(super) fn of(error: &CertificateError, has_ca_file: bool, ca_only: bool) -> Self {
+        use CertificateError::{BadSignature, UnknownIssuer};
+        match error {
+            // Another authority with the name of a trusted one has another signature.
+            UnknownIssuer | BadSignature if ca_only => Self::CheckOnlyCaFile,
+            UnknownIssuer | BadSignature if has_ca_file => Self::CheckCaFile,
+            UnknownIssuer | BadSignature => Self::SetCaFile,
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                Self::Name
+            }
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. } => Self::Time,
+            other if other.to_string().contains("CaUsedAsEndEntity") => Self::AuthorityAsServer,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl fmt::Display for Remedy {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::SetCaFile => {
+                "if it has a private certificate authority, set ca_file; if not, the server may not send its \
+                 intermediate certificate"
+            }
+            Self::CheckCaFile => {
+                "neither the system nor ca_file has the authority that signed its certificate: check ca_file, and \
+                 whether the server sends its intermediate certificate"
+            }
+            Self::CheckOnlyCaFile => {
+                "ca_file does not have the authority that signed its certificate, and ca_only = true trusts no \
+                 other: check ca_file, and whether the server sends its intermediate certificate"
+            }
+            Self::AuthorityAsServer => {
+                "it shows the certificate of a certificate authority as its own: issue one for the server, without \
+                 CA:TRUE, which that authority signs"
+            }
+            Self::Name => "use a host name in the URL that its certificate has",
+            Self::Time => "check this host's clock, and renew the server's certificate",
+            Self::Other => "report it to the server's operator",
+        })
+    }
+}
+
+fn remedy(status: StatusCode, obstacle: Option<Obstacle>) -> &'static str {
+    match (status.as_u16(), obstacle) {
+        (403 | 429, Some(Obstacle::Limit)) => {
             "this host's address has asked too often: raise `every`, or send a token"
         }
-        401 | 403 => "check the URL and whether the vendor blocks this host's address",
-        404 | 410 => "the list has moved: look for its new address in the vendor's documentation",
-        429 => "it is asked too often: raise `every`",
-        304 => "nobody asked whether the list is new: check `headers`, and any cache on the way",
-        300..=399 => "configure the final address of the list",
-        500..=599 => "the vendor has a problem: try again later",
+        (_, Some(Obstacle::Challenge)) => {
+            "it wants to see a browser: set another `User-Agent` in `headers`, or use an address of the list that the \
+             vendor has for programs"
+        }
+        (401, _) => {
+            "it wants credentials: set `bearer_file`, or a header in `headers`, or correct them"
+        }
+        (403, _) => {
+            "check the URL, the credentials (`bearer_file`, `headers`), and whether the vendor blocks this host's \
+             address or its `User-Agent`"
+        }
+        (407, _) => "the proxy wants credentials: add them to the proxy's URL in the environment",
+        (404 | 410, _) => {
+            "the list has moved: look for its new address in the vendor's documentation"
+        }
+        (429, _) => "it is asked too often: raise `every`",
+        (304, _) => {
+            "nobody asked whether the list is new: check `headers`, and any cache on the way"
+        }
+        (300..=399, _) => "configure the final address of the list",
+        (500..=599, _) => "the vendor has a problem: try again later",
         _ => "check the URL",
     }
 }

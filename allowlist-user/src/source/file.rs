@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 
 use super::error::FetchErrorCause;
-use super::{Fetched, beside, union};
+use super::{Fetched, beside, gzip, union};
 use crate::bounded::{Open, ReadError};
 use crate::feed;
 use crate::policy::Format;
@@ -35,8 +35,11 @@ pub(super) async fn fetch(
         other => FetchErrorCause::NotAFile(other.to_string()),
     })?;
     let format = format.clone();
-    let list = beside(move || feed::parse(&format, &bytes, today)).await?;
-    Ok(union([list], now))
+    let list = beside(move || {
+        let bytes = gzip::expand_file(bytes, MAX_BYTES)?;
+        Ok::<_, FetchErrorCause>(feed::parse(&format, &bytes, today)?)
+    });
+    Ok(union([list.await?], now))
 }
 
 /// All of a file, unless that is more than `limit` bytes.

@@ -6,18 +6,22 @@
 //!
 //! Does not know how a request is made (`request`), nor with which client (`client`).
 
+mod body;
 mod client;
 mod post;
+mod proxy;
+mod reach;
 mod request;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
 
 use super::error::{Failure, FetchErrorCause};
-use super::{Answer, archive, beside, union};
+use super::{Answer, archive, beside, gzip, union};
 use crate::feed::{self, FeedError, List};
 use crate::policy::{Http, Validator, public_url};
 pub(crate) use post::post;
+pub use reach::AddressError;
 use request::{Got, Place, Session};
 
 pub(super) use request::MAX_REDIRECTS;
@@ -79,15 +83,16 @@ async fn ask(
     let mut where_ = public_url(&place.url);
     if let Some(pattern) = &http.discover {
         let none = Validator::default();
-        let page = match session.get(place, &none).await {
+        let page = match session.get(place, &none, false).await {
             Ok(Got::Body(page)) => page,
             Ok(Got::NotModified) => unreachable!("it was not asked whether it is new"),
             Err(failure) => return Err(failure.at(&where_)),
         };
         let (bytes, pattern) = (page.bytes, pattern.clone());
-        let link = beside(move || feed::find_link(&bytes, &pattern))
-            .await
-            .map_err(|error| Failure::from(error).at(&where_))?;
+        let link = beside(move || feed::find_link(&bytes, &pattern)).await;
+        let link = link
+            .map_err(|error| shown(&page.place, error.into()))
+            .map_err(|cause| Failure::from(cause).at(&where_))?;
         place = page
             .place
             .link(&link, http.allow_plain_http)
@@ -95,24 +100,42 @@ async fn ask(
         where_ = format!("{where_}, which links to {}", public_url(&place.url));
     }
     let failed = |failure: Failure| failure.at(&where_);
-    match session.get(place, known).await.map_err(failed)? {
+    let got = session.get(place, known, http.has_own_end());
+    match got.await.map_err(failed)? {
         Got::NotModified => Ok(None),
         Got::Body(body) => {
-            let (http, bytes) = (http.clone(), body.bytes);
-            let list = beside(move || parse(&http, &bytes, today))
+            let (of_list, bytes) = (http.clone(), body.bytes);
+            let mut list = beside(move || parse(&of_list, bytes, today))
                 .await
-                .map_err(|cause| failed(cause.into()))?;
+                .map_err(|cause| failed(shown(&body.place, cause).into()))?;
+            if let Some(next) = body.next.filter(|next| !http.urls.contains(next)) {
+                list.notes.push(format!(
+                    "its server states a next page, {}, which is not read: add its address to `url`, or use an \
+                     address that has all of the list",
+                    public_url(&next)
+                ));
+            }
             Ok(Some((list, body.validator)))
         }
     }
 }
 
-fn parse(http: &Http, bytes: &[u8], today: Date) -> Result<List, FetchErrorCause> {
+/// The reason why an answer is no list, without the content of an answer that must not be shown.
+fn shown(place: &Place, cause: FetchErrorCause) -> FetchErrorCause {
+    if place.may_be_shown() {
+        cause
+    } else {
+        FetchErrorCause::Withheld
+    }
+}
+
+fn parse(http: &Http, bytes: Vec<u8>, today: Date) -> Result<List, FetchErrorCause> {
     let Some(pattern) = &http.unzip else {
-        return Ok(feed::parse(&http.format, bytes, today)?);
+        let bytes = gzip::expand_file(bytes, http.max_bytes)?;
+        return Ok(feed::parse(&http.format, &bytes, today)?);
     };
     let mut all = List::default();
-    for (file, bytes) in archive::unzip(bytes, pattern, http.max_bytes)? {
+    for (file, bytes) in archive::unzip(&bytes, pattern, http.max_bytes)? {
         let list = feed::parse(&http.format, &bytes, today).and_then(|list| {
             if all.prefixes.len() + list.prefixes.len() > feed::MOST_PREFIXES {
                 return Err(FeedError::TooManyPrefixes);

@@ -2,13 +2,13 @@
 //!
 //! Invariants: every name has to have addresses, or there is no list; each family is an answer of its own, so that
 //! one that fails leaves the other as it is, and is reported as kept; nothing is taken from a cache, from
-//! `/etc/hosts` or from a search domain; and all of it ends within `timeout`.
+//! `/etc/hosts` or from a search domain; and a fetch ends within `timeout`.
 //!
-//! Does not know how a question is asked (`ask`), nor whether a name's addresses rotate: what was there lately stays for the source's grace
+//! Does not know how a query is made (`query`), nor whether a name's addresses rotate: earlier addresses stay for the source's grace
 //! period, which is the caller's.
 
-mod ask;
 mod error;
+mod query;
 mod translated;
 
 use std::time::Duration;
@@ -18,8 +18,8 @@ use hickory_resolver::proto::rr::{Name, RecordType};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use self::ask::{Addresses, Server, ask, servers};
 pub use self::error::NameError;
+use self::query::{Addresses, Server, query, servers};
 use super::{Fetched, union};
 use crate::feed::List;
 use crate::policy::{Family, Lookup};
@@ -30,7 +30,7 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 const MAX_ADDRESSES: usize = 1024;
 /// Questions under way at once.
 const AT_ONCE: usize = 16;
-/// A family that failed is asked for again then, however long the other's records live.
+/// The longest time until a family that failed is queried again, even if the other's records live longer.
 const AGAIN: Duration = Duration::from_mins(1);
 
 /// One family's answer.
@@ -39,7 +39,7 @@ type Answered = (Family, Result<Addresses, NameError>);
 /// The addresses of all names.
 ///
 /// # Errors
-/// A name has no addresses, or no family of it was answered.
+/// A name has no addresses, or every query for it failed.
 pub(super) async fn fetch(lookup: &Lookup, now: Timestamp) -> Result<Fetched, NameError> {
     let deadline = Instant::now() + lookup.timeout;
     let servers = servers(lookup).await?;
@@ -49,7 +49,7 @@ pub(super) async fn fetch(lookup: &Lookup, now: Timestamp) -> Result<Fetched, Na
         for &family in &lookup.families {
             let (servers, parsed) = (&servers, parsed.clone());
             questions.push(async move {
-                let answer = ask(servers, name, parsed, record(family), deadline).await;
+                let answer = query(servers, name, parsed, record(family), deadline).await;
                 (family, answer)
             });
         }
@@ -97,7 +97,7 @@ fn record(family: Family) -> RecordType {
     }
 }
 
-/// Whether what was answered is enough to go by.
+/// Checks that the answers for a name are sufficient.
 fn check(name: &str, families: &[Answered]) -> Result<(), NameError> {
     let answered = || {
         families
@@ -132,7 +132,7 @@ fn check(name: &str, families: &[Answered]) -> Result<(), NameError> {
     }
 }
 
-/// What the operator should know of a family that was not answered, beside one that was.
+/// The note about a family that failed while the other has an answer.
 fn note(name: &str, family: Family, error: &NameError) -> String {
     let (record, other) = (record(family), family.other());
     let problem = match error {
@@ -151,7 +151,7 @@ fn note(name: &str, family: Family, error: &NameError) -> String {
 }
 
 /// Removes from the IPv6 addresses those that a DNS64 made of the IPv4 addresses beside them (RFC 6147): packets
-/// come from the latter. `translators` is what is known of the prefixes of this network.
+/// come from the latter. `translators` caches the prefixes of this network.
 async fn leave_out_translated(
     families: &mut [Answered],
     servers: &[Server],

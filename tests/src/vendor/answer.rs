@@ -8,6 +8,8 @@ use std::time::Duration;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
+use super::Http2;
+
 /// What a path answers.
 #[derive(Clone, Debug)]
 pub enum Answer {
@@ -31,6 +33,10 @@ pub enum Answer {
     CutGzip(Vec<u8>),
     /// A body of no length, which ends with the connection: over TLS, without the word that it was all.
     Unended(Vec<u8>),
+    /// These bytes, from the status line on, and the end of the connection.
+    Raw(Vec<u8>),
+    /// The answer of `Vendor::start_http2` alone.
+    Http2(Http2),
     /// Status 200 and a body without end.
     Endless,
     /// A byte of a body now and then.
@@ -61,10 +67,10 @@ impl Answer {
                 send(stream, 200, &[("Content-Type", content_type)], &body)?;
             }
             Self::Gzip(body) => {
-                send(stream, 200, &[("Content-Encoding", "gzip")], &gzip(&body)?)?;
+                send(stream, 200, &[("Content-Encoding", "gzip")], &gzip(&body))?;
             }
             Self::CutGzip(body) => {
-                let mut body = gzip(&body)?;
+                let mut body = gzip(&body);
                 body.truncate(body.len() / 2);
                 send(stream, 200, &[("Content-Encoding", "gzip")], &body)?;
             }
@@ -109,6 +115,7 @@ impl Answer {
                 start(stream, 200, &[])?;
                 stream.write_all(&body)?;
             }
+            Self::Raw(bytes) => stream.write_all(&bytes)?,
             Self::Endless => {
                 start(stream, 200, &[])?;
                 loop {
@@ -127,7 +134,7 @@ impl Answer {
             Self::Silence => while stream.read(&mut [0; 1024])? > 0 {},
             Self::Noise => stream.write_all(b"\x15\x03\x01 220 mail.example.com ESMTP\r\n")?,
             // `serve` knows the socket that this takes.
-            Self::Tunnel(_) => send(stream, 501, &[], b"")?,
+            Self::Tunnel(_) | Self::Http2(_) => send(stream, 501, &[], b"")?,
         }
         stream.flush()
     }
@@ -165,8 +172,12 @@ fn start(stream: &mut impl Write, status: u16, headers: &[(&str, &str)]) -> io::
     write!(stream, "Connection: close\r\n\r\n")
 }
 
-fn gzip(body: &[u8]) -> io::Result<Vec<u8>> {
+/// These bytes as one member of a gzip file.
+///
+/// # Panics
+/// Never, as it is in memory.
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(body)?;
-    encoder.finish()
+    encoder.write_all(bytes).expect("it is in memory");
+    encoder.finish().expect("it is in memory")
 }

@@ -56,6 +56,42 @@ impl Certificates {
         })
     }
 
+    /// The same for a server that speaks HTTP/2 alone.
+    pub(super) fn for_http2(mut self) -> Self {
+        Arc::make_mut(&mut self.server).alpn_protocols = vec![b"h2".to_vec()];
+        self
+    }
+
+    /// Signed by an authority that the client does not see: one between the trusted one and the server.
+    pub fn without_intermediate(address: IpAddr) -> Result<Self> {
+        let root = authority("the root")?;
+        let mut intermediate = CertificateParams::new(Vec::new())?;
+        intermediate.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let name = "the one between";
+        intermediate
+            .distinguished_name
+            .push(DnType::CommonName, name);
+        let intermediate = CertifiedIssuer::signed_by(intermediate, KeyPair::generate()?, &root)?;
+        let key = KeyPair::generate()?;
+        let certificate = params(&[&address.to_string()])?.signed_by(&key, &intermediate)?;
+        Ok(Self {
+            ca_pem: root.pem(),
+            server: server(certificate.der().clone(), &key)?,
+        })
+    }
+
+    /// The authority's own certificate, shown as the server's.
+    pub fn authority_as_server(address: IpAddr) -> Result<Self> {
+        let mut params = params(&[&address.to_string()])?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate()?;
+        let certificate = params.self_signed(&key)?;
+        Ok(Self {
+            ca_pem: certificate.pem(),
+            server: server(certificate.der().clone(), &key)?,
+        })
+    }
+
     fn signed(params: &CertificateParams) -> Result<Self> {
         let mut ca = CertificateParams::new(Vec::new())?;
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -67,6 +103,13 @@ impl Certificates {
             server: server(certificate.der().clone(), &key)?,
         })
     }
+}
+
+fn authority(name: &str) -> Result<CertifiedIssuer<'static, KeyPair>> {
+    let mut params = CertificateParams::new(Vec::new())?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, name);
+    Ok(CertifiedIssuer::self_signed(params, KeyPair::generate()?)?)
 }
 
 fn params(names: &[&str]) -> Result<CertificateParams> {

@@ -193,7 +193,12 @@ fn refuses_what_is_not_a_list_in_text() {
 fn refuses_what_is_no_answer() {
     let status = |text: &str| format!("the server answered {text}");
     let moved = "the list has moved: look for its new address in the vendor's documentation";
-    let blocked = "check the URL and whether the vendor blocks this host's address";
+    let blocked = "check the URL, the credentials (`bearer_file`, `headers`), and whether the vendor blocks this \
+         host's address or its `User-Agent`";
+    let browser = "it wants to see a browser: set another `User-Agent` in `headers`, or use an address of the \
+         list that the vendor has for programs";
+    let token =
+        "it wants credentials: set `bearer_file`, or a header in `headers`, or correct them";
     let later = "the vendor has a problem: try again later";
     let challenge = "<!DOCTYPE html><title>Just a moment...</title>".into();
     check_table(
@@ -202,12 +207,17 @@ fn refuses_what_is_no_answer() {
             (
                 "a challenge for browsers",
                 Answer::Full(403, vec![("cf-mitigated", "challenge".into())], challenge),
+                status(&format!("403 Forbidden; {browser}")),
+            ),
+            (
+                "a vendor that does not like this host",
+                Answer::Status(403),
                 status(&format!("403 Forbidden; {blocked}")),
             ),
             (
                 "no right",
                 Answer::Status(401),
-                status(&format!("401 Unauthorized; {blocked}")),
+                status(&format!("401 Unauthorized; {token}")),
             ),
             (
                 "gone",

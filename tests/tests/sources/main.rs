@@ -12,6 +12,7 @@ mod names;
 mod proxies;
 mod redirects;
 mod secrets;
+mod transfers;
 mod trust;
 
 use std::future::Future;

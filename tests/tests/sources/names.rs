@@ -363,7 +363,7 @@ fn an_address_that_no_packet_has_fails() {
         server.address(),
         &format!(
             "{NAME} has an address that cannot be used: \"::ffff:192.0.2.1/128\" is IPv4 written as \
-             IPv6, which no packet carries; write \"192.0.2.1/32\"; ask the vendor"
+             IPv6, which no packet carries; write \"192.0.2.1/32\"; report it to the vendor"
         ),
     );
 }
@@ -414,7 +414,7 @@ fn one_family_is_followed_while_the_other_fails() {
             let fetched = fetched.expect("the other family is there");
             assert_eq!(written(&fetched), [expected]);
             assert_eq!(fetched.kept, [failing]);
-            // It is asked for again before the records are too old.
+            // The next query comes before the records expire.
             assert_eq!(fetched.again, Some(Duration::from_mins(1)));
             let [note] = &fetched.notes[..] else {
                 panic!("{:?}", fetched.notes)
@@ -437,7 +437,7 @@ fn a_family_that_fails_beside_one_without_records_fails_the_name() {
         let milliseconds = patience(&reply);
         let server = server(Reply::by_family(Reply::records([]), reply));
         let error = hasty(&[server.address()], milliseconds).expect_err("no address at all");
-        // NXDOMAIN and no records: the name has none, whichever answer is right.
+        // NXDOMAIN and no records: either answer means that the name has none.
         assert_eq!(
             error.to_string().contains("spelling"),
             is_missing,
@@ -494,7 +494,7 @@ fn an_address_that_a_translator_made_is_no_source() {
     check(fetch(&alone), &["64:ff9b::c000:201/128"], 300);
 }
 
-/// What was known of the family that fails stays, and the other's change is taken.
+/// The last addresses of the family that fails stay, and the other's change is applied.
 #[test]
 fn each_family_keeps_its_own_last_answer() {
     let source = Source::new("vendor", Origin::Names(lookup(&[NAME], &[])));

@@ -119,3 +119,30 @@ fn plain_http_goes_through_the_proxy_but_not_to_loopback() {
     assert_eq!(fetch_with(&url, &environment), FETCHED);
     assert_eq!((proxy.requests().len(), list.requests().len()), (1, 1));
 }
+
+/// Ignored, it would let the request past the proxy that was meant.
+#[test]
+fn a_proxy_that_cannot_be_used_is_an_error() {
+    let list = vendor([("/list", Answer::json(LIST))]);
+    let url = list.url("/list");
+    let elsewhere = url.replace("127.0.0.1", "0.0.0.0");
+    for (variable, value) in [
+        ("HTTP_PROXY", "http://me:hush@proxy example.com:3128"),
+        ("HTTP_PROXY", "htp://me:hush@127.0.0.1:3128"),
+        ("http_proxy", "socks5://127.0.0.1:1080"),
+        ("ALL_PROXY", "http://me:hush@:port"),
+    ] {
+        let said = fetch_with(&elsewhere, &[(variable, value)]);
+        assert!(
+            said.starts_with("failed ") && said.contains(variable),
+            "{said}"
+        );
+        assert!(!said.contains("hush"), "{said}");
+        // It is meant for other requests.
+        assert_eq!(fetch_with(&url, &[(variable, value)]), FETCHED);
+        let not_meant = [(variable, value), ("NO_PROXY", "0.0.0.0")];
+        assert_eq!(fetch_with(&elsewhere, &not_meant), FETCHED);
+    }
+    let other = [("HTTPS_PROXY", "nonsense://")];
+    assert_eq!(fetch_with(&elsewhere, &other), FETCHED);
+}

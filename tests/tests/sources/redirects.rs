@@ -1,7 +1,11 @@
 //! Where redirects may lead.
 
+use std::net::IpAddr;
+
+use allowlist_tests::lab::{Namespace, add_addresses};
 use allowlist_tests::vendor::{Answer, Vendor};
-use allowlist_user::policy::Http;
+use allowlist_user::policy::{Http, Pattern};
+use allowlist_user::source::{AddressError, FetchError, FetchErrorCause, Fetched};
 
 use super::{LIST, ca_file, check_list, check_refused, check_words, fetch, http, vendor};
 
@@ -109,4 +113,149 @@ fn nothing_goes_out_unprotected_unless_it_is_allowed_to() {
         allow_plain_http: true,
         ..http(&url)
     }));
+}
+
+/// An address that is not private, of a namespace in which it leads to this process.
+const PUBLIC: &str = "203.0.113.9";
+const PRIVATE: &str = "10.0.0.5";
+const METADATA: &str = "169.254.169.254";
+
+/// Runs a test where these addresses are this host's.
+fn with_addresses<T: Send>(test: impl FnOnce() -> T + Send) -> T {
+    let namespace = Namespace::new().expect("a namespace");
+    let addresses = [PUBLIC, PRIVATE, METADATA].map(address);
+    add_addresses(&namespace, "lo", &addresses).expect("addresses");
+    namespace.run(test)
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn at(text: &str, answers: impl IntoIterator<Item = (&'static str, Answer)>) -> Vendor {
+    Vendor::start_at(address(text), answers).expect("a vendor")
+}
+
+/// A configuration that minds no missing TLS.
+fn plain(url: &str) -> Http {
+    Http {
+        allow_plain_http: true,
+        ..http(url)
+    }
+}
+
+#[track_caller]
+fn check_address(fetched: Result<Fetched, FetchError>, is_local: bool) {
+    let cause = fetched.expect_err("must not be requested").cause;
+    let found = match *cause {
+        FetchErrorCause::Address(AddressError::Local { .. }) => Some(true),
+        FetchErrorCause::Address(AddressError::Private { .. }) => Some(false),
+        _ => None,
+    };
+    assert_eq!(found, Some(is_local), "{cause}");
+}
+
+#[test]
+fn a_public_server_does_not_lead_to_a_private_address() {
+    with_addresses(|| {
+        let list = at(PRIVATE, [("/list", Answer::json(LIST))]);
+        let own = vendor([("/list", Answer::json(LIST))]);
+        let by_name = own.url("/list").replace("127.0.0.1", "localhost");
+        let page = Answer::html(format!("<a href='{}'>list</a>", list.url("/list")));
+        let public = at(
+            PUBLIC,
+            [
+                ("/private", Answer::Redirect(list.url("/list"))),
+                ("/loopback", Answer::Redirect(own.url("/list"))),
+                ("/by-name", Answer::Redirect(by_name)),
+                ("/page", page),
+                ("/twice", Answer::Redirect("/private".into())),
+            ],
+        );
+        let allowed = |of: Http| Http {
+            allow_private: true,
+            ..of
+        };
+        for path in ["/private", "/loopback", "/by-name", "/twice"] {
+            check_address(fetch(plain(&public.url(path))), false);
+            assert_eq!((list.requests().len(), own.requests().len()), (0, 0));
+        }
+        let discovering = Http {
+            discover: Some(Pattern::new("list").expect("a pattern")),
+            ..plain(&public.url("/page"))
+        };
+        check_address(fetch(discovering.clone()), false);
+        for path in ["/private", "/loopback", "/by-name", "/twice"] {
+            check_list(fetch(allowed(plain(&public.url(path)))));
+        }
+        check_list(fetch(allowed(discovering)));
+    });
+}
+
+#[test]
+fn a_server_of_the_owner_may_be_private_and_lead_to_others() {
+    with_addresses(|| {
+        let own = vendor([("/list", Answer::json(LIST))]);
+        let private = at(
+            PRIVATE,
+            [
+                ("/list", Answer::json(LIST)),
+                ("/moved", Answer::Redirect(own.url("/list"))),
+            ],
+        );
+        check_list(fetch(plain(&private.url("/list"))));
+        check_list(fetch(plain(&private.url("/moved"))));
+        let by_name = own.url("/list").replace("127.0.0.1", "localhost");
+        check_list(fetch(plain(&by_name)));
+    });
+}
+
+#[test]
+fn nothing_is_fetched_from_a_metadata_service() {
+    with_addresses(|| {
+        let metadata = at(METADATA, [("/list", Answer::json(LIST))]);
+        let leads = [("/list", Answer::Redirect(metadata.url("/list")))];
+        let (public, private) = (at(PUBLIC, leads.clone()), at(PRIVATE, leads));
+        for vendor in [&public, &private, &metadata] {
+            let url = vendor.url("/list");
+            check_address(
+                fetch(Http {
+                    allow_private: true,
+                    ..plain(&url)
+                }),
+                true,
+            );
+        }
+        // The same address, written as IPv6.
+        let url = metadata
+            .url("/list")
+            .replace(METADATA, "[::ffff:169.254.169.254]");
+        check_address(fetch(plain(&url)), true);
+        assert!(metadata.requests().is_empty());
+    });
+}
+
+#[test]
+fn what_a_private_server_answers_is_shown_only_if_the_owner_named_it() {
+    with_addresses(|| {
+        let secret = [
+            ("/words", Answer::json("hush: the secret")),
+            ("/page", Answer::html("<html>hush")),
+            ("/json", Answer::json(r#"{"hush": "hush"}"#)),
+            ("/item", Answer::json(r#"["hush"]"#)),
+        ];
+        let private = at(PRIVATE, secret.clone());
+        for (path, _) in secret {
+            let public = at(PUBLIC, [("/list", Answer::Redirect(private.url(path)))]);
+            let led = fetch(Http {
+                allow_private: true,
+                ..plain(&public.url("/list"))
+            });
+            let error = led.expect_err("is no list");
+            assert!(!format!("{error} {error:?}").contains("hush"), "{error:?}");
+            assert!(matches!(*error.cause, FetchErrorCause::Withheld), "{error}");
+            let named = fetch(plain(&private.url(path))).expect_err("is no list");
+            assert!(named.to_string().contains("hush"), "{named}");
+        }
+    });
 }

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use allowlist_tests::vendor::{Answer, Certificates, Vendor};
-use allowlist_user::policy::{Format, Http};
+use allowlist_user::policy::Http;
+use allowlist_user::source::{FetchErrorCause, Remedy};
 
 use super::{LIST, ca_file, check_list, check_words, fetch, http, vendor};
 
@@ -28,15 +29,13 @@ fn trusts_its_ca_file_and_nobody_else() {
     check_words(
         &trusting(ca_file(&stranger, folder.path())),
         &format!(
-            "{url}: the server cannot be trusted: invalid peer certificate: {{*}}; if it has a \
-             private certificate authority, set ca_file"
+            "{url}: the server cannot be trusted: invalid peer certificate: {{*}}; neither the system nor \
+             ca_file has the authority that signed its certificate: check ca_file, and whether the server \
+             sends its intermediate certificate"
         ),
     );
     // The system's authorities do not know the vendor, or there are none.
-    check_words(
-        &fetch(http(&url)),
-        &format!("{url}: {{*}}, {{*}}set ca_file"),
-    );
+    check_words(&fetch(http(&url)), &format!("{url}: {{*}}set ca_file{{*}}"));
 
     let unusable = |file: &str, problem: &str| {
         let file = folder.path().join(file);
@@ -54,24 +53,17 @@ fn trusts_its_ca_file_and_nobody_else() {
 
 #[test]
 fn refuses_certificates_that_prove_nothing() {
-    let untrusted = |problem: &str| {
-        format!(
-            "the server cannot be trusted: invalid peer certificate: {problem}; if it has a private \
-             certificate authority, set ca_file"
-        )
-    };
     let cases = [
+        (Certificates::expired(LOOPBACK), Remedy::Time),
+        (Certificates::of("lists.example.com"), Remedy::Name),
+        (Certificates::self_signed(LOOPBACK), Remedy::CheckCaFile),
         (
-            Certificates::expired(LOOPBACK),
-            untrusted("certificate expired: {*}"),
+            Certificates::without_intermediate(LOOPBACK),
+            Remedy::CheckCaFile,
         ),
         (
-            Certificates::of("lists.example.com"),
-            untrusted("certificate not valid for name \"127.0.0.1\"; {*}"),
-        ),
-        (
-            Certificates::self_signed(LOOPBACK),
-            untrusted("UnknownIssuer"),
+            Certificates::authority_as_server(LOOPBACK),
+            Remedy::AuthorityAsServer,
         ),
     ];
     for (certificates, expected) in cases {
@@ -84,9 +76,38 @@ fn refuses_certificates_that_prove_nothing() {
             headers: vec![super::secret("X-Api-Key", "hush")],
             ..http(&vendor.url("/list"))
         });
-        check_words(&fetched, &format!("{}: {expected}", vendor.url("/list")));
+        let cause = fetched.expect_err("proves nothing").cause;
+        let remedy = match *cause {
+            FetchErrorCause::Certificate { remedy, .. } => Some(remedy),
+            _ => None,
+        };
+        assert_eq!(remedy, Some(expected), "{cause}");
         assert!(vendor.requests().is_empty(), "it heard nothing");
     }
+}
+
+#[test]
+fn only_the_authorities_of_ca_file_are_trusted_if_so_configured() {
+    let vendor = Vendor::start_tls([("/list", Answer::json(LIST))]).expect("a vendor");
+    let stranger = Vendor::start_tls([]).expect("a vendor");
+    let folder = tempfile::tempdir().expect("a folder");
+    let pinned = |to: &Vendor| {
+        fetch(Http {
+            ca_file: Some(ca_file(to, folder.path())),
+            ca_only: true,
+            ..http(&vendor.url("/list"))
+        })
+    };
+    check_list(pinned(&vendor));
+    let cause = pinned(&stranger).expect_err("another authority").cause;
+    let is_pinned = matches!(
+        *cause,
+        FetchErrorCause::Certificate {
+            remedy: Remedy::CheckOnlyCaFile,
+            ..
+        }
+    );
+    assert!(is_pinned, "{cause}");
 }
 
 #[test]
@@ -110,18 +131,17 @@ fn a_server_without_tls_is_not_reached_by_https() {
 /// Whoever can cut a connection could shorten a list otherwise.
 #[test]
 fn a_list_that_is_cut_off_within_tls_is_refused() {
-    let text = Answer::Unended(b"192.0.2.0/24\n198.51.100.7\n".to_vec());
+    let text = Answer::Unended(b"[\"192.0.2.0/24\"]\n".to_vec());
     let vendor = Vendor::start_tls([("/list", text)]).expect("a vendor");
     let folder = tempfile::tempdir().expect("a folder");
     let fetched = fetch(Http {
         ca_file: Some(ca_file(&vendor, folder.path())),
-        format: Format::Text,
         ..http(&vendor.url("/list"))
     });
     check_words(
         &fetched,
         &format!(
-            "{}: the answer broke off after 26 bytes: {{*}}; nothing of it is used: try again",
+            "{}: the answer broke off after 17 bytes: {{*}}; nothing of it is used: try again",
             vendor.url("/list")
         ),
     );

@@ -136,7 +136,7 @@ pub(in crate::config) fn read_ca_only(
     };
     let ca_only = node.boolean(problems).unwrap_or_default();
     if ca_only && !has_ca_file {
-        let message = "trusts nobody without `ca_file`; add the file that has the authority, or remove the key";
+        let message = "needs `ca_file`; add the file that has the authority, or remove the key";
         node.wrong(problems, message);
     }
     ca_only

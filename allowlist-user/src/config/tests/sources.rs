@@ -298,7 +298,7 @@ fn names_what_does_not_go_together() {
         ),
         (
             "url = 'https://example.com/'\nformat = 'text'\nca_only = true",
-            "4:11: sources.x.ca_only: trusts nobody without `ca_file`; add the file that has the authority, or remove the key",
+            "4:11: sources.x.ca_only: needs `ca_file`; add the file that has the authority, or remove the key",
         ),
         (
             "names = ['localhost']",

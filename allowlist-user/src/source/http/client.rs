@@ -1,13 +1,18 @@
 //! The HTTP client, and what it trusts.
 //!
-//! Invariant: what goes to loopback takes no proxy. Knows no source but its `Http`, and sends nothing.
+//! Invariants: requests to loopback take no proxy; a proxy that the environment names and that cannot be used
+//! is an error; and a client connects to the addresses that `reach` permits. Knows no source but its `Http`, and
+//! sends nothing.
 
 use std::error::Error;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::{Certificate, Client, ClientBuilder, Url, redirect};
 
+use super::proxy;
+use super::reach::{Guard, literal};
 use crate::policy::{Http, is_loopback};
 use crate::source::error::FetchErrorCause;
 use crate::source::file;
@@ -20,12 +25,16 @@ const MAX_CERTIFICATES_BYTES: u64 = 4 << 20;
 /// certificates may change before the next.
 pub(super) struct Clients {
     certificates: Vec<Certificate>,
-    made: Vec<(Route, Client)>,
+    made: Vec<(Route, Client, Guard)>,
 }
 
 /// What tells one client from another.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 struct Route {
+    /// The host, whose addresses are judged when they are known.
+    host: String,
+    /// Whether these may be private.
+    may_be_private: bool,
     /// Whether it stays on this host.
     is_loopback: bool,
     /// Whether it needs no certificates.
@@ -46,29 +55,50 @@ impl Clients {
         })
     }
 
-    /// The one to send a request to that URL with.
-    pub(super) fn for_url(&mut self, http: &Http, url: &Url) -> Result<Client, FetchErrorCause> {
+    /// The client for a request to that URL, and the guard of its host. `may_be_private` is whether
+    /// the host may be at a private address.
+    ///
+    /// # Errors
+    /// The URL states an address that no request may go to, or no client can be made.
+    pub(super) fn for_url(
+        &mut self,
+        http: &Http,
+        url: &Url,
+        may_be_private: bool,
+    ) -> Result<(Client, Guard), FetchErrorCause> {
         let is_loopback = is_loopback(url);
         let route = Route {
+            host: url.host_str().unwrap_or_default().to_owned(),
+            may_be_private,
             is_loopback,
             // Elsewhere a proxy may lie between, which may want TLS.
             is_plain: is_loopback && url.scheme() == "http",
         };
-        if let Some((_, client)) = self.made.iter().find(|(made, _)| *made == route) {
-            return Ok(client.clone());
+        if let Some((_, client, guard)) = self.made.iter().find(|(made, ..)| *made == route) {
+            return Ok((client.clone(), guard.clone()));
         }
-        let client = self.make(http, route)?;
-        self.made.push((route, client.clone()));
-        Ok(client)
+        let guard = Guard::new(&route.host, may_be_private);
+        if let Some(address) = literal(url) {
+            // The client looks up names alone.
+            guard.permitted(vec![(address, 0).into()])?;
+        }
+        if !is_loopback {
+            proxy::check(url)?;
+        }
+        let client = self.make(http, &route, &guard)?;
+        self.made.push((route, client.clone(), guard.clone()));
+        Ok((client, guard))
     }
 
-    fn make(&self, http: &Http, route: Route) -> Result<Client, FetchErrorCause> {
-        let mut builder = builder(http);
+    fn make(&self, http: &Http, route: &Route, guard: &Guard) -> Result<Client, FetchErrorCause> {
+        let mut builder = builder(http).dns_resolver(Arc::new(guard.clone()));
         if route.is_loopback {
             builder = builder.no_proxy();
         }
         builder = if route.is_plain {
             builder.tls_certs_only([])
+        } else if http.ca_only {
+            builder.tls_certs_only(self.certificates.clone())
         } else {
             // The system's certificates and these: enough if either is there.
             builder.tls_certs_merge(self.certificates.clone())

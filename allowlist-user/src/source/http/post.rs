@@ -1,7 +1,7 @@
 //! Telling a server something, by the rules by which lists are fetched: the same certificates, no proxy to
 //! loopback, no redirects. Knows nothing of what is told.
 
-use super::client::{Clients, connect_timeout};
+use super::client::Clients;
 use super::request::classify;
 use crate::policy::Http;
 use crate::source::FetchErrorCause;
@@ -16,15 +16,13 @@ use crate::source::FetchErrorCause;
 pub(crate) async fn post(http: &Http, body: Vec<u8>) -> Result<u16, FetchErrorCause> {
     let url = &http.urls[0];
     let mut clients = Clients::new(http).await?;
-    let client = clients.for_url(http, url)?;
+    let (client, _) = clients.for_url(http, url, true)?;
     let sent = client
         .post(url.clone())
         .timeout(http.timeout)
         .header("content-type", "application/json")
         .body(body)
         .send();
-    let answer = sent
-        .await
-        .map_err(|error| classify(&error, connect_timeout(http)))?;
+    let answer = sent.await.map_err(|error| classify(&error, http))?;
     Ok(answer.status().as_u16())
 }

@@ -1,25 +1,26 @@
 //! One request: redirects, credentials, validators, the body.
 //!
 //! Invariants: credentials go to the origin that they are configured for, and to no other, not even when
-//! another sends back to it; https never leads to http, unless the operator allows it; and no body is kept
-//! that is larger than its limit or that broke off.
+//! another sends back to it; https never leads to http, and a public server never to a private address, unless
+//! the operator allows it.
 //!
-//! Does not know what a body holds.
+//! Does not know how a body is received (`body`) nor its format.
 
 use std::error::Error;
 use std::io;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use reqwest::header::{
-    AUTHORIZATION, CONTENT_ENCODING, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE,
-    IF_NONE_MATCH, LAST_MODIFIED, LOCATION,
+    ACCEPT_ENCODING, AUTHORIZATION, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE,
+    IF_NONE_MATCH, LAST_MODIFIED, LINK, LOCATION,
 };
 use reqwest::{Response, StatusCode, Url};
 
-use super::client::{Clients, chain, connect_timeout, innermost};
+use super::body;
+use super::client::{Clients, chain, connect_timeout};
+use super::reach::{AddressError, Reach};
 use crate::policy::{Http, Validator, is_loopback, public_url};
-use crate::source::error::{Failure, FetchErrorCause, RedirectError};
+use crate::source::error::{Failure, FetchErrorCause, Obstacle, RedirectError, Remedy};
 use crate::source::{file, retry};
 
 /// More are a loop, most likely.
@@ -45,6 +46,12 @@ pub(super) struct Place {
     is_home: bool,
     /// Whether it is the configured URL itself.
     is_start: bool,
+    /// Where the server is that leads here. Public where that is not known.
+    from: Reach,
+    /// Where the server here is. Public where that is not known.
+    at: Reach,
+    /// The host of the configured URL.
+    first_host: Option<String>,
 }
 
 /// What came of a request.
@@ -52,7 +59,7 @@ pub(super) enum Got {
     /// It is what the validator says. Never the answer to a request without one.
     NotModified,
     /// All of it.
-    Body(Body),
+    Body(Box<Body>),
 }
 
 /// A whole answer.
@@ -61,6 +68,8 @@ pub(super) struct Body {
     pub(super) validator: Validator,
     /// Where it was in the end.
     pub(super) place: Place,
+    /// The address of the next page, as the server states it.
+    pub(super) next: Option<Url>,
 }
 
 impl Place {
@@ -69,7 +78,21 @@ impl Place {
             url: url.clone(),
             is_home: true,
             is_start: true,
+            from: Reach::Public,
+            at: Reach::Public,
+            first_host: url.host_str().map(str::to_owned),
         }
+    }
+
+    /// Whether a message may quote the body. The answer of a server in the owner's networks is quoted only if
+    /// the configuration names that server: others choose the target of a redirect or a link.
+    pub(super) fn may_be_shown(&self) -> bool {
+        self.at == Reach::Public || self.url.host_str() == self.first_host.as_deref()
+    }
+
+    /// Whether the server here may be at a private address: the configured one may, and where such a one leads.
+    fn may_be_private(&self) -> bool {
+        self.is_start || self.from == Reach::Private
     }
 
     /// Where a link on the page here leads.
@@ -92,6 +115,9 @@ impl Place {
             url,
             is_home,
             is_start: false,
+            from: self.at,
+            at: Reach::Public,
+            first_host: self.first_host.clone(),
         }
     }
 
@@ -114,15 +140,26 @@ impl<'s> Session<'s> {
         })
     }
 
-    /// What is there, or that it is what `known` says. `timeout` is for this and its redirects.
-    pub(super) async fn get(&mut self, place: Place, known: &Validator) -> Result<Got, Failure> {
+    /// The answer to a request, which may be that `known` is the newest. `timeout` covers it and its redirects.
+    /// `has_own_end` is for a format that marks its own end.
+    pub(super) async fn get(
+        &mut self,
+        place: Place,
+        known: &Validator,
+        has_own_end: bool,
+    ) -> Result<Got, Failure> {
         let limit = self.http.timeout;
-        tokio::time::timeout(limit, self.follow(place, known))
+        tokio::time::timeout(limit, self.follow(place, known, has_own_end))
             .await
             .unwrap_or_else(|_| Err(FetchErrorCause::Timeout(limit).into()))
     }
 
-    async fn follow(&mut self, mut place: Place, known: &Validator) -> Result<Got, Failure> {
+    async fn follow(
+        &mut self,
+        mut place: Place,
+        known: &Validator,
+        has_own_end: bool,
+    ) -> Result<Got, Failure> {
         let allow_plain = self.http.allow_plain_http;
         if place.url.scheme() != "https" && !is_loopback(&place.url) && !allow_plain {
             return Err(FetchErrorCause::Unprotected.into());
@@ -130,9 +167,12 @@ impl<'s> Session<'s> {
         for redirects in 0.. {
             let validators = validators(&place, known);
             let asked = !validators.is_empty();
-            let response = self.send(&place, validators).await?;
+            let response = self.send(&mut place, validators).await?;
             match response.status() {
-                StatusCode::OK => return Ok(Got::Body(self.receive(place, response).await?)),
+                StatusCode::OK => {
+                    let body = self.receive(place, response, has_own_end).await?;
+                    return Ok(Got::Body(Box::new(body)));
+                }
                 StatusCode::NOT_MODIFIED if asked => return Ok(Got::NotModified),
                 _ => {}
             }
@@ -154,44 +194,38 @@ impl<'s> Session<'s> {
 
     async fn send(
         &mut self,
-        place: &Place,
+        place: &mut Place,
         validators: HeaderMap,
     ) -> Result<Response, FetchErrorCause> {
-        let client = self.clients.for_url(self.http, &place.url)?;
-        let mut request = client.get(place.url.clone()).headers(validators);
+        let may_be_private = place.may_be_private() || self.http.allow_private;
+        let clients = &mut self.clients;
+        let (client, guard) = clients.for_url(self.http, &place.url, may_be_private)?;
+        let mut request = client
+            .get(place.url.clone())
+            .headers(validators)
+            .header(ACCEPT_ENCODING, "gzip");
         if place.is_home {
             request = request.headers(self.credentials.clone());
         }
         let response = request.send().await;
-        response.map_err(|error| classify(&error, connect_timeout(self.http)))
+        place.at = guard.found_at();
+        response.map_err(|error| classify(&error, self.http))
     }
 
-    async fn receive(&self, place: Place, mut response: Response) -> Result<Body, FetchErrorCause> {
-        if let Some(encoding) = compression(response.headers()) {
-            return Err(FetchErrorCause::Encoding(encoding.to_owned()));
-        }
-        let limit = self.http.max_bytes;
-        let mut bytes = Vec::new();
-        loop {
-            let received = bytes.len() as u64;
-            match response.chunk().await {
-                Ok(Some(chunk)) if received + chunk.len() as u64 > limit => {
-                    return Err(FetchErrorCause::TooLarge { limit });
-                }
-                Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
-                Ok(None) => break,
-                Err(error) => {
-                    return Err(FetchErrorCause::Broken {
-                        received,
-                        problem: innermost(&error),
-                    });
-                }
-            }
-        }
+    async fn receive(
+        &self,
+        place: Place,
+        response: Response,
+        has_own_end: bool,
+    ) -> Result<Body, FetchErrorCause> {
+        let headers = response.headers();
+        let (validator, next) = (validator(&place, headers), next_page(&place.url, headers));
+        let bytes = body::receive(response, self.http.max_bytes, has_own_end).await?;
         Ok(Body {
             bytes,
-            validator: validator(&place, response.headers()),
+            validator,
             place,
+            next,
         })
     }
 }
@@ -225,18 +259,26 @@ fn validator(place: &Place, headers: &HeaderMap) -> Validator {
     }
 }
 
-/// How the body is still compressed: the client takes the header away with what it undoes. Other words
-/// are found there too, such as `utf-8`, and mean nothing.
-fn compression(headers: &HeaderMap) -> Option<&str> {
-    let encoding = headers.get(CONTENT_ENCODING)?.to_str().ok()?;
-    let is_one = |word: &str| {
-        let word = word.trim();
-        let word = word.strip_prefix("x-").unwrap_or(word);
-        ["br", "compress", "deflate", "gzip", "zstd"]
-            .iter()
-            .any(|known| word.eq_ignore_ascii_case(known))
-    };
-    encoding.split(',').any(is_one).then_some(encoding)
+/// The next page of a list in pages, by the `Link` header (RFC 8288).
+fn next_page(from: &Url, headers: &HeaderMap) -> Option<Url> {
+    let texts = headers
+        .get_all(LINK)
+        .iter()
+        .filter_map(|line| line.to_str().ok());
+    let mut links = texts.flat_map(|text| text.split('<').skip(1));
+    let target = links.find_map(|link| {
+        let (target, parameters) = link.split_once('>')?;
+        let is_next = parameters.split([';', ',']).any(|parameter| {
+            let Some((name, value)) = parameter.split_once('=') else {
+                return false;
+            };
+            let mut relations = value.trim().trim_matches('"').split_whitespace();
+            name.trim().eq_ignore_ascii_case("rel")
+                && relations.any(|relation| relation.eq_ignore_ascii_case("next"))
+        });
+        is_next.then_some(target)
+    })?;
+    from.join(target).ok()
 }
 
 /// Where a redirect leads; none if it is no redirect, or says nowhere.
@@ -252,12 +294,29 @@ fn refused(response: &Response) -> Failure {
     let headers = response.headers();
     let cause = FetchErrorCause::Status {
         status: response.status(),
-        limited: retry::is_limited(headers),
+        obstacle: if retry::is_limited(headers) {
+            Some(Obstacle::Limit)
+        } else if is_challenge(headers) {
+            Some(Obstacle::Challenge)
+        } else {
+            None
+        },
     };
     Failure {
         retry_after: retry::retry_after(headers, Timestamp::now()),
         ..cause.into()
     }
+}
+
+/// Whether the answer is a test for browsers, by the headers of the services that give such tests.
+fn is_challenge(headers: &HeaderMap) -> bool {
+    const HEADERS: [&str; 4] = [
+        "cf-mitigated",
+        "cf-chl-out",
+        "x-amzn-waf-action",
+        "x-datadome",
+    ];
+    HEADERS.iter().any(|name| headers.contains_key(*name))
 }
 
 /// The configured headers, of which any may be secret, and the token.
@@ -299,15 +358,22 @@ async fn credentials(http: &Http) -> Result<HeaderMap, FetchErrorCause> {
     Ok(headers)
 }
 
-pub(super) fn classify(error: &reqwest::Error, connect_timeout: Duration) -> FetchErrorCause {
+/// Why a request got no answer.
+pub(super) fn classify(error: &reqwest::Error, http: &Http) -> FetchErrorCause {
+    if let Some(refused) = chain(error).find_map(|error| error.downcast_ref::<AddressError>()) {
+        return refused.clone().into();
+    }
     if error.is_timeout() {
-        return FetchErrorCause::NoConnection(connect_timeout);
+        return FetchErrorCause::NoConnection(connect_timeout(http));
     }
     let problem = reasons(error);
-    if let Some(rustls::Error::InvalidCertificate(_)) = chain(error).find_map(tls_error) {
-        return FetchErrorCause::Certificate(problem);
+    match chain(error).find_map(tls_error) {
+        Some(rustls::Error::InvalidCertificate(error)) => FetchErrorCause::Certificate {
+            problem,
+            remedy: Remedy::of(error, http.ca_file.is_some(), http.ca_only),
+        },
+        _ => FetchErrorCause::Unreachable(problem),
     }
-    FetchErrorCause::Unreachable(problem)
 }
 
 /// An `io::Error` does not name what it wraps as its source.

@@ -11,7 +11,7 @@ use crate::feed::PrefixError;
 /// Why names have no addresses to give.
 #[derive(Clone, Debug, Error)]
 pub enum NameError {
-    /// Nobody says whom this host asks.
+    /// No name server is configured.
     #[error("{RESOLV_CONF} cannot be used: {0}; it must name a name server, or set `resolvers`")]
     NoServers(String),
     /// No name looks like that.
@@ -19,7 +19,7 @@ pub enum NameError {
     NotAName {
         /// As configured.
         name: String,
-        /// What is wrong with it.
+        /// The reason.
         problem: String,
     },
     /// NXDOMAIN.
@@ -47,15 +47,15 @@ pub enum NameError {
     TooMany {
         /// The name.
         name: String,
-        /// What it has.
+        /// The number of addresses.
         found: usize,
     },
     /// An address that no packet has.
-    #[error("{name} has an address that cannot be used: {error}; ask the vendor")]
+    #[error("{name} has an address that cannot be used: {error}; report it to the vendor")]
     Address {
         /// The name.
         name: String,
-        /// What is wrong with it.
+        /// The reason.
         error: PrefixError,
     },
     /// SERVFAIL, REFUSED and the like.
@@ -68,9 +68,9 @@ pub enum NameError {
         name: String,
         /// The type of the records.
         record: RecordType,
-        /// Who said so.
+        /// The server that answered so.
         server: SocketAddr,
-        /// What it said.
+        /// The response code.
         problem: String,
     },
     /// No answer that was one.
@@ -83,7 +83,7 @@ pub enum NameError {
         name: String,
         /// The type of the records.
         record: RecordType,
-        /// Who was asked last.
+        /// The last server that was queried.
         server: SocketAddr,
     },
     /// It cannot be talked to.
@@ -96,9 +96,9 @@ pub enum NameError {
         name: String,
         /// The type of the records.
         record: RecordType,
-        /// Who was asked last.
+        /// The last server that was queried.
         server: SocketAddr,
-        /// What the resolver said.
+        /// The reason.
         problem: String,
     },
 }

@@ -9,14 +9,14 @@ use hickory_resolver::proto::rr::{Name, RecordType};
 use ipnet::{IpNet, Ipv6Net};
 use tokio::time::Instant;
 
-use super::ask::{Server, ask};
+use super::query::{Server, query};
 
 /// RFC 6052 and RFC 8215.
 const WELL_KNOWN: [Ipv6Net; 2] = [
     Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96),
     Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0), 48),
 ];
-/// A name that has A records alone (RFC 7050): a DNS64 shows its prefix by making others of them.
+/// A name that has A records alone (RFC 7050): a DNS64 synthesizes AAAA records, which show its prefix.
 const PROBE: &str = "ipv4only.arpa.";
 const PROBED: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 0, 170), Ipv4Addr::new(192, 0, 0, 171)];
 const LENGTH: u8 = 96;
@@ -42,7 +42,7 @@ pub(super) fn is_suspect(v4: &BTreeSet<IpNet>, v6: &BTreeSet<IpNet>) -> bool {
 /// The prefixes that this network's DNS64 puts before IPv4 addresses; none if it has no DNS64.
 pub(super) async fn discover(servers: &[Server], deadline: Instant) -> Vec<Ipv6Net> {
     let name = Name::from_ascii(PROBE).expect("it is a name");
-    let Ok(found) = ask(servers, PROBE, name, RecordType::AAAA, deadline).await else {
+    let Ok(found) = query(servers, PROBE, name, RecordType::AAAA, deadline).await else {
         return Vec::new();
     };
     let mut translators: Vec<_> = found

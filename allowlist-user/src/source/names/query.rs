@@ -1,8 +1,8 @@
-//! One question to name servers: the records of one type that one name has.
+//! One query to name servers: the records of one type that one name has.
 //!
-//! Invariants: an address counts only if the chain of aliases from the name leads to it; servers are asked one
-//! after another, each for an equal part of the time that is left; and one that does not understand EDNS is asked
-//! again without it (RFC 6891, 7).
+//! Invariants: an address counts only if the chain of aliases from the name leads to it; servers are queried one
+//! after another, each for an equal part of the remaining time; and a server that does not understand EDNS is
+//! queried again without it (RFC 6891, 7).
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -31,7 +31,7 @@ use crate::source::file;
 const MAX_RESOLV_CONF_BYTES: u64 = 1 << 20;
 const PORT: u16 = 53;
 
-/// What one family of a name has.
+/// The addresses of one family of a name.
 pub(super) struct Addresses {
     pub(super) prefixes: BTreeSet<IpNet>,
     /// The least time to live of the records that led there.
@@ -40,7 +40,7 @@ pub(super) struct Addresses {
     pub(super) target: String,
 }
 
-/// A name server, and how to ask it.
+/// A name server with its two clients.
 pub(super) struct Server {
     address: SocketAddr,
     resolver: TokioResolver,
@@ -50,7 +50,7 @@ pub(super) struct Server {
 impl Server {
     async fn lookup(&self, name: &Name, record: RecordType) -> Result<Found, NetError> {
         match self.resolver.lookup(name.clone(), record).await {
-            // Some of the servers that do not know EDNS say so by the other code.
+            // Some servers that do not know EDNS answer with the other code.
             Err(NetError::Dns(DnsError::ResponseCode(
                 ResponseCode::FormErr | ResponseCode::NotImp,
             ))) => self.without_edns.lookup(name.clone(), record).await,
@@ -59,7 +59,7 @@ impl Server {
     }
 }
 
-/// The name servers to ask, in that order.
+/// The name servers in the order of their use.
 pub(super) async fn servers(lookup: &Lookup) -> Result<Vec<Server>, NameError> {
     let addresses = addresses_of_servers(lookup).await?;
     let server = |address: SocketAddr| Server {
@@ -97,7 +97,7 @@ fn resolver(server: SocketAddr, timeout: Duration, edns: bool) -> TokioResolver 
     let server = NameServerConfig::new(server.ip(), true, connections.into());
     let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
     let mut options = ResolverOpts::default();
-    // `ask` watches the clock, and goes on to the next server.
+    // `query` watches the clock, and goes on to the next server.
     options.timeout = timeout;
     options.attempts = 0;
     // It lives for one fetch, in which no question comes twice.
@@ -112,7 +112,7 @@ fn resolver(server: SocketAddr, timeout: Duration, edns: bool) -> TokioResolver 
 }
 
 /// One family of one name, by the first server that knows. Each has an equal part of the time that is left.
-pub(super) async fn ask(
+pub(super) async fn query(
     servers: &[Server],
     name: &str,
     parsed: Name,
@@ -162,7 +162,7 @@ impl Addresses {
     }
 }
 
-/// What belongs to the name among what a server sent along.
+/// The addresses among a server's records that the name leads to.
 fn addresses(
     name: &str,
     asked: &Name,
@@ -217,7 +217,7 @@ fn refused(name: String, record: RecordType, server: SocketAddr, code: ResponseC
     }
 }
 
-/// Without the resolver's own words around what the system says.
+/// The reason without the resolver's own words around the system's.
 fn problem(error: &NetError) -> String {
     match error {
         NetError::Io(error) => error.to_string(),

@@ -1,0 +1,104 @@
+//! Whether the proxy that the environment names for a request can be used. The client ignores one that cannot,
+//! and would connect past it.
+//!
+//! Knows the variables as the client reads them, and shows no value, which may hold a password.
+
+use std::env;
+
+use hyper::Uri;
+use hyper_util::client::proxy::matcher::Matcher;
+use reqwest::Url;
+
+use crate::source::error::FetchErrorCause;
+
+/// # Errors
+/// A variable names a proxy for this URL, and the client could not use it.
+pub(super) fn check(url: &Url) -> Result<(), FetchErrorCause> {
+    let own = match url.scheme() {
+        "http" => ["HTTP_PROXY", "http_proxy"],
+        _ => ["HTTPS_PROXY", "https_proxy"],
+    };
+    let named = [own, ["ALL_PROXY", "all_proxy"]];
+    let Some((variable, value)) = named.into_iter().find_map(first_set) else {
+        return Ok(());
+    };
+    match problem(value.as_deref()) {
+        Some(problem) if is_proxied(url) => Err(FetchErrorCause::Proxy { variable, problem }),
+        _ => Ok(()),
+    }
+}
+
+/// The first of the names that is set to something, and its value if that is text.
+fn first_set(names: [&'static str; 2]) -> Option<(&'static str, Option<String>)> {
+    let set = |name| match env::var(name) {
+        Ok(value) if value.is_empty() => None,
+        Ok(value) => Some((name, Some(value))),
+        Err(env::VarError::NotUnicode(_)) => Some((name, None)),
+        Err(env::VarError::NotPresent) => None,
+    };
+    names.into_iter().find_map(set)
+}
+
+/// The reason why a variable's value is unusable, if it is.
+fn problem(value: Option<&str>) -> Option<&'static str> {
+    let Some(value) = value else {
+        return Some("it is not UTF-8");
+    };
+    let Ok(uri) = value.parse::<Uri>() else {
+        return Some("it is not a URL");
+    };
+    if !matches!(uri.scheme_str(), None | Some("http" | "https")) {
+        return Some("its scheme is neither http nor https");
+    }
+    let Some(authority) = uri
+        .authority()
+        .filter(|authority| !authority.host().is_empty())
+    else {
+        return Some("it has no host");
+    };
+    let host_and_port = authority.as_str().rsplit('@').next().unwrap_or_default();
+    // The client would take the usual port instead.
+    let is_port_wrong = authority.port_u16().is_none() && host_and_port != authority.host();
+    is_port_wrong.then_some("its port is not a number up to 65535")
+}
+
+/// Whether `NO_PROXY` leaves this URL to a proxy.
+fn is_proxied(url: &Url) -> bool {
+    let any = Matcher::builder()
+        .all("http://proxy.invalid:1")
+        .no(env::var("NO_PROXY")
+            .or_else(|_| env::var("no_proxy"))
+            .unwrap_or_default())
+        .build();
+    let uri = url.as_str().parse::<Uri>();
+    uri.is_ok_and(|uri| any.intercept(&uri).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_proxy_has_a_problem() {
+        for value in [
+            "http://proxy.example.com:3128",
+            "https://me:hush@192.0.2.1",
+            "proxy.example.com:3128",
+            "http://[2001:db8::1]:3128/",
+        ] {
+            assert_eq!(problem(Some(value)), None, "{value}");
+        }
+        for value in [
+            "http://",
+            "htp://proxy.example.com",
+            "socks5://127.0.0.1:1080",
+            "http://proxy example.com",
+            "/proxy",
+            "http:/proxy",
+            "http://proxy:port",
+        ] {
+            assert!(problem(Some(value)).is_some(), "{value}");
+        }
+        assert!(problem(None).is_some());
+    }
+}
