@@ -19,6 +19,7 @@ use std::io::{self, Read as _};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
+use allowlist_common::packet::{TCP, UDP};
 use ipnet::IpNet;
 use serde::Serialize;
 
@@ -26,6 +27,7 @@ use crate::bounded::{Open, ReadError};
 use crate::catalogue::{self, Provider};
 use crate::feed;
 use crate::hook::Hook;
+use crate::interface::{LOOPBACK, loopback};
 use crate::policy::{
     AtStart, DefaultVerdict, Direction, Mode, Origin, Policy, Ports, ReturnTraffic, Rules, Service,
     Source, is_loopback,
@@ -299,13 +301,7 @@ impl Config {
     /// Services that cover ports from which this host's own connections are made: what comes to such a
     /// port is the service's to judge, so answers to this host are dropped with the rest.
     pub fn own_port_warnings(&self, own: &RangeInclusive<u16>) -> Vec<String> {
-        let meets = |ports: &Ports| match ports {
-            Ports::Tcp(range) | Ports::Udp(range) => {
-                range.start() <= own.end() && own.start() <= range.end()
-            }
-            Ports::Any => true,
-            Ports::Sctp(_) | Ports::Icmp => false,
-        };
+        let meets = |ports: &Ports| ports.meets(TCP, own) || ports.meets(UDP, own);
         self.policy
             .services
             .iter()
@@ -450,9 +446,16 @@ impl fmt::Display for Lines<'_> {
     }
 }
 
-fn check_interface(name: &str) -> Result<(), String> {
+/// Whether a name can be one of `interfaces`.
+///
+/// # Errors
+/// States why not, and what to write.
+pub(crate) fn check_interface(name: &str) -> Result<(), String> {
     if name.is_empty() {
         return Err("is empty; write an interface's name, such as \"eth0\"".to_owned());
+    }
+    if name == LOOPBACK {
+        return Err(loopback(name));
     }
     if name.len() > MAX_INTERFACE_BYTES || name.contains(|c: char| c == '/' || c.is_whitespace()) {
         return Err(format!(

@@ -48,7 +48,10 @@ async fn facts(netlink: &rtnetlink::Handle, name: &str) -> Result<Facts> {
         bail!("there is no interface {name:?}; there {}", those_there());
     };
     let kind = link.header.link_layer_type;
-    if !matches!(kind, LinkLayerType::Ether | LinkLayerType::Loopback) {
+    if kind == LinkLayerType::Loopback {
+        bail!("{}", loopback(name));
+    }
+    if kind != LinkLayerType::Ether {
         bail!(
             "{name} carries no Ethernet frames (its type is {kind}), so the filter could not read what it receives; filter the interface below it"
         );
@@ -72,6 +75,44 @@ async fn facts(netlink: &rtnetlink::Handle, name: &str) -> Result<Facts> {
         }
     }
     Ok(facts)
+}
+
+/// The name that the kernel gives to the loopback interface of each network namespace.
+pub const LOOPBACK: &str = "lo";
+
+/// Why a loopback interface cannot be filtered, and what to do.
+pub fn loopback(name: &str) -> String {
+    format!(
+        "{name} is the loopback interface: every packet that arrives there was sent by this host, so the filter would drop this host's connections to itself; leave it out"
+    )
+}
+
+/// Returns the size limit for merged packets (BIG TCP) of an interface in generic mode, or `None` if no packet can be longer
+/// than an IP header can state, or if the filter runs in another mode, in which it sees packets before they are merged.
+pub async fn merges_big_packets(name: &str) -> Option<u32> {
+    /// The kernel's default.
+    const ORDINARY: u32 = 65_536;
+    let (connection, netlink, _) = rtnetlink::new_connection().ok()?;
+    let connection = tokio::spawn(connection);
+    let facts = facts(&netlink, name).await;
+    let wanted = netlink.link().get().match_name(name.to_owned());
+    let link = wanted.execute().try_next().await;
+    connection.abort();
+    if facts.ok()?.xdp_mode != Some(AttachedIn::Generic) {
+        return None;
+    }
+    let sizes = link
+        .ok()??
+        .attributes
+        .into_iter()
+        .map(|attribute| match attribute {
+            LinkAttribute::GroMaxSize(bytes)
+            | LinkAttribute::GroIpv4MaxSize(bytes)
+            | LinkAttribute::GsoMaxSize(bytes)
+            | LinkAttribute::GsoIpv4MaxSize(bytes) => bytes,
+            _ => 0,
+        });
+    sizes.max().filter(|bytes| *bytes > ORDINARY)
 }
 
 const fn attached_in(mode: XdpAttached) -> Option<AttachedIn> {

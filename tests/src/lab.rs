@@ -25,6 +25,7 @@ pub use gro::receive_in_batches;
 pub use judging::judged_during;
 pub use link::{
     End, HOST_MAC, Kind, PEER_MAC, add_addresses, bridge, connect, egress_filters, rename, set_mtu,
+    set_packet_limit,
 };
 pub use manager::Manager;
 pub use namespace::Namespace;

@@ -33,7 +33,12 @@ pub(super) async fn check(paths: &Paths, check: Check) -> Result<()> {
     let is_from_file = !check.small.is_policy();
     let config = config(paths, check.small)?;
     let mut warnings = warnings(&config);
-    let note = config.ssh_note().filter(|_| is_from_file);
+    let mut notes: Vec<String> = config
+        .ssh_note()
+        .filter(|_| is_from_file)
+        .into_iter()
+        .collect();
+    notes.extend(config.fragment_note());
     if config.interfaces.is_empty() {
         warnings.push(
             "no interface to filter on: `allowlist run` takes one by --iface, or by `interfaces` in the configuration"
@@ -61,7 +66,7 @@ pub(super) async fn check(paths: &Paths, check: Check) -> Result<()> {
         for warning in &warnings {
             warn!("{warning}");
         }
-        if let Some(note) = &note {
+        for note in &notes {
             info!("note: {note}");
         }
         warnings.clear();
@@ -74,7 +79,7 @@ pub(super) async fn check(paths: &Paths, check: Check) -> Result<()> {
         record: &record,
         tables: &tables,
         warnings: &warnings,
-        notes: note.as_slice(),
+        notes: &notes,
     };
     if check.output.json {
         print_json(&plan.json())

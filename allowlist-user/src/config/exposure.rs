@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use allowlist_common::packet::{TCP, UDP};
 use ipnet::IpNet;
 
 use super::Config;
@@ -33,16 +34,29 @@ impl Config {
         })
     }
 
+    /// The note that services which cover some UDP ports also decide about fragmented datagrams to the other ports.
+    pub fn fragment_note(&self) -> Option<String> {
+        let all = 1..=u16::MAX;
+        let mut ports = self.policy.services.iter().flat_map(|one| &one.ports);
+        let covers_some = ports.any(|ports| ports.is_of(UDP));
+        let mut ports = self.policy.services.iter().flat_map(|one| &one.ports);
+        let covers_all = ports.any(|ports| match ports {
+            Ports::Udp(range) => *range == all,
+            other => other.is_of(UDP),
+        });
+        let is_partly = self.rules.default == DefaultVerdict::Pass && covers_some && !covers_all;
+        is_partly.then(|| {
+            "large datagrams to UDP ports that no service covers: their later fragments have no ports, so they are dropped (reason \"fragment\") unless a service that covers a UDP port allows their source; cover those ports by a service to receive the datagrams"
+                .to_owned()
+        })
+    }
+
     /// On any of the interfaces that are filtered: by one is enough to come in.
     fn covers_ssh(&self) -> bool {
         let is_filtered = |service: &Service| {
             self.interfaces.is_empty() || self.interfaces.iter().any(|name| service.is_on(name))
         };
-        let covers = |ports: &Ports| match ports {
-            Ports::Tcp(range) => range.contains(&SSH),
-            Ports::Any => true,
-            Ports::Udp(_) | Ports::Sctp(_) | Ports::Icmp => false,
-        };
+        let covers = |ports: &Ports| ports.meets(TCP, &(SSH..=SSH));
         let mut services = self.policy.services.iter();
         services.any(|service| is_filtered(service) && service.ports.iter().any(covers))
     }
@@ -118,6 +132,8 @@ mod tests {
             ("", "'tcp/22'", false, false),
             ("", "'tcp/20-25'", false, false),
             ("", "'any'", false, false),
+            ("", "'ip/tcp'", false, false),
+            ("", "'ip/udp', 'vrrp'", false, true),
             ("default = 'drop'", "'tcp/443'", true, false),
             ("default = 'drop'", "'tcp/21', 'tcp/23-65535'", true, false),
             ("default = 'drop'", "'tcp/443', 'tcp/22'", false, false),
@@ -126,6 +142,22 @@ mod tests {
             let config = config(keys, ports);
             let found = (config.ssh_warning().is_some(), config.ssh_note().is_some());
             assert_eq!(found, (is_closed, is_open), "{keys} {ports}");
+        }
+    }
+
+    #[test]
+    fn fragments_of_uncovered_udp_ports() {
+        for (keys, ports, is_said) in [
+            ("", "'udp/53'", true),
+            ("", "'tcp/443', 'udp/1-443'", true),
+            ("", "'tcp/443', 'icmp', 'gre'", false),
+            ("", "'udp/1-65535'", false),
+            ("", "'ip/udp'", false),
+            ("", "'any'", false),
+            ("default = 'drop'", "'udp/53'", false),
+        ] {
+            let note = config(keys, ports).fragment_note();
+            assert_eq!(note.is_some(), is_said, "{keys} {ports}");
         }
     }
 

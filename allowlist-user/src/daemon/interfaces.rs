@@ -70,7 +70,7 @@ impl Daemon {
                 self.with_lists(|daemon, lists| daemon.publish(lists, None))?; // the new interface may have another slot, and its services go by that
             }
             match self.attach(&facts, self.options.trace) {
-                Ok(()) => warn_of_stripped_tags(&name).await,
+                Ok(()) => warn_of_offloads(&name).await,
                 Err(error) if first_seen => warn!("{error:#}; this is tried again"),
                 Err(_) => {}
             }
@@ -104,7 +104,17 @@ impl Daemon {
     }
 }
 
-pub(super) async fn warn_of_stripped_tags(name: &str) {
+/// Warns of what an interface does to frames before the filter, which has just been attached, sees them.
+pub(super) async fn warn_of_offloads(name: &str) {
+    warn_of_stripped_tags(name).await;
+    if let Some(bytes) = interface::merges_big_packets(name).await {
+        warn!(
+            "{name} merges packets up to {bytes} bytes (BIG TCP), and in generic mode the kernel copies each that is longer than 65536 into one piece for the filter, or drops it where it finds no memory for that; `ip link set dev {name} gro_max_size 65536 gro_ipv4_max_size 65536 gso_max_size 65536 gso_ipv4_max_size 65536` avoids it"
+        );
+    }
+}
+
+async fn warn_of_stripped_tags(name: &str) {
     if interface::strips_vlan_tags(name).await {
         warn!(
             "{name} takes VLAN tags off before the filter sees them, so `watch` shows no VLAN; verdicts are the same; `ethtool -K {name} rxvlan off` leaves them on"

@@ -15,7 +15,7 @@ use tokio::task::{JoinError, JoinHandle};
 use super::Daemon;
 use super::confirm::Pending;
 use super::first::{Ask, First};
-use super::interfaces::{present, warn_of_stripped_tags};
+use super::interfaces::{present, warn_of_offloads};
 use super::plan::held_back;
 use super::start::watched;
 use crate::additions::source_name;
@@ -360,7 +360,7 @@ impl Daemon {
         self.finish_next(&config, &first);
         for facts in &interfaces {
             if !config.interfaces.contains(&facts.name) {
-                warn_of_stripped_tags(&facts.name).await;
+                warn_of_offloads(&facts.name).await;
             }
         }
         Ok(Done {

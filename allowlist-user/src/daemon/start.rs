@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::confirm::Pending;
 use super::files::Files;
 use super::first::{Ask, First};
-use super::interfaces::{look_up_all, present, warn_of_stripped_tags};
+use super::interfaces::{look_up_all, present, warn_of_offloads};
 use super::plan::Plan;
 use super::refresh::Clocks;
 use super::{COUNTS_ANEW, Daemon, Options, Signals};
@@ -221,7 +221,7 @@ impl Daemon {
         }
         self.waiting = false;
         for facts in &interfaces {
-            warn_of_stripped_tags(&facts.name).await;
+            warn_of_offloads(&facts.name).await;
         }
         let deed = Deed::Start {
             from: self.written.origin(),

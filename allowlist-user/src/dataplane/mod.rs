@@ -80,6 +80,11 @@ use words::{ControlWord, FallbackWords};
 /// The object that allowlist-ebpf compiles to: part of this program, so it needs no other file.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/allowlist-ebpf"));
 
+/// The object file of the kernel programs that this program carries.
+pub fn object() -> &'static [u8] {
+    OBJECT
+}
+
 /// The maps, open for writing. One process at a time may hold one for a pin folder.
 pub struct Dataplane {
     pins: Pins,

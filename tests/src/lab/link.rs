@@ -204,6 +204,26 @@ pub fn set_mtu(namespace: &Namespace, name: &str, mtu: u32) -> anyhow::Result<()
     })
 }
 
+/// Sets how long packets of an interface may be before they are split or after they are merged, for both families.
+pub fn set_packet_limit(namespace: &Namespace, name: &str, bytes: u32) -> anyhow::Result<()> {
+    namespace.netlink(async |handle| {
+        let index = get(&handle, name).await?.header.index;
+        let limits = [
+            LinkAttribute::GsoMaxSize(bytes),
+            LinkAttribute::GsoIpv4MaxSize(bytes),
+            LinkAttribute::GroMaxSize(bytes),
+            LinkAttribute::GroIpv4MaxSize(bytes),
+        ];
+        let message = limits
+            .into_iter()
+            .fold(LinkUnspec::new_with_index(index), |message, limit| {
+                message.append_extra_attribute(limit)
+            });
+        let set = handle.link().set(message.build()).execute().await;
+        set.with_context(|| format!("cannot set the packet limits of {name} to {bytes}"))
+    })
+}
+
 /// The kinds of the filters that see what an interface sends, as `tc` would list them.
 pub fn egress_filters(namespace: &Namespace, name: &str) -> anyhow::Result<Vec<String>> {
     namespace.netlink(async |handle| {

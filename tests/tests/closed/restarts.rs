@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use allowlist_common::abi::VERSION;
-use allowlist_tests::lab::{PEER_MAC, Tap};
+use allowlist_tests::lab::{PEER_MAC, Tap, bridge};
 use allowlist_tests::require_root;
 use anyhow::{Context as _, ensure};
 use nix::sys::signal::Signal;
@@ -214,7 +214,8 @@ fn and_failed_upgrades_lose_no_answer() -> anyhow::Result<()> {
     let pins = site.scratch.pin_dir();
     std::fs::rename(pins.join(format!("v{VERSION}")), pins.join("v2"))?;
     let config = site.scratch.file("allowlist.toml").display().to_string();
-    let options = ["--iface", "lo", "--attach-mode", "native"];
+    bridge(&site.host, "br0", &[])?; // which has no native mode
+    let options = ["--iface", "br0", "--attach-mode", "native"];
     let ended = site.run(&[&["run", "--config", &config], &options[..]].concat())?;
     ensure!(ended.code == Some(1), "{ended:?}");
     ensure!(pins.join("v2").exists() && !pins.join(format!("v{VERSION}")).exists());

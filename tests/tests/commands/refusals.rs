@@ -360,7 +360,7 @@ fn a_second_instance_is_refused() -> anyhow::Result<()> {
 fn without_privileges_it_says_so() -> anyhow::Result<()> {
     require_root!();
     let home = Home::new()?;
-    let run = [&["run", "--iface", "lo"], &SMALL[..]].concat();
+    let run = [&["run", "--iface", "eth0"], &SMALL[..]].concat();
     let own = ["--state-dir", "state", "--socket", "socket"];
     for arguments in [&[&run[..], &own].concat()[..], &["detach"], &run] {
         let ended = home.run_as_nobody(arguments)?;

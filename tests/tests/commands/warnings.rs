@@ -9,9 +9,15 @@ fn said(ended: &Ended) -> Vec<&str> {
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let lines = ended.stdout.lines();
     let is_said = |line: &&str| line.starts_with("warning: ") || line.starts_with("note: ");
-    lines.filter(is_said).collect()
+    let of_here = format!("warning: there is no interface {HERE} on this host now");
+    lines
+        .filter(is_said)
+        .filter(|line| *line != of_here)
+        .collect()
 }
 
+/// An interface that is there or not, on the machine that the tests run on.
+const HERE: &str = "eth0";
 const WEB: &str = "[services.web]\nports = ['tcp/443']\nallow = ['office']\n[sources.office]\nprefixes = ['203.0.113.0/24']\n";
 
 #[test]
@@ -29,7 +35,7 @@ fn check_tells_who_reaches_ssh() -> anyhow::Result<()> {
     ] {
         home.write(
             "allowlist.toml",
-            &format!("interfaces = ['lo']\n{keys}\n{WEB}"),
+            &format!("interfaces = ['{HERE}']\n{keys}\n{WEB}"),
         )?;
         let ended = home.run(&["check", "--config", "allowlist.toml"])?;
         let [line] = said(&ended)[..] else {
@@ -42,13 +48,13 @@ fn check_tells_who_reaches_ssh() -> anyhow::Result<()> {
         let ssh = WEB.replace("'tcp/443'", "'tcp/443', 'tcp/22'");
         home.write(
             "allowlist.toml",
-            &format!("interfaces = ['lo']\n{keys}\n{ssh}"),
+            &format!("interfaces = ['{HERE}']\n{keys}\n{ssh}"),
         )?;
         let ended = home.run(&["check", "--config", "allowlist.toml"])?;
         assert_eq!(said(&ended), [""; 0], "{keys}");
     }
     // Whoever types a few options for a try knows what they leave out.
-    let ended = home.run(&[&["check", "--iface", "lo"], &SMALL[..]].concat())?;
+    let ended = home.run(&[&["check", "--iface", HERE], &SMALL[..]].concat())?;
     assert_eq!(said(&ended), [""; 0]);
     Ok(())
 }
@@ -59,7 +65,7 @@ fn check_tells_of_lists_that_hold_everybody() -> anyhow::Result<()> {
     home.write("all.txt", "0.0.0.0/1\n128.0.0.0/1\n")?;
     home.write(
         "allowlist.toml",
-        "interfaces = ['lo']\n[services.web]\nports = ['tcp/22']\nallow = ['all']\n[sources.all]\nfile = 'all.txt'\nmin_prefix_len = { v4 = 0, v6 = 0 }\n",
+        &format!("interfaces = ['{HERE}']\n[services.web]\nports = ['tcp/22']\nallow = ['all']\n[sources.all]\nfile = 'all.txt'\nmin_prefix_len = {{ v4 = 0, v6 = 0 }}\n"),
     )?;
     let ended = home.run(&["check", "--config", "allowlist.toml"])?;
     let expected =
@@ -87,6 +93,47 @@ fn check_tells_of_a_port_of_a_bridge() -> anyhow::Result<()> {
         for (line, expected) in said.iter().zip(expected) {
             assert!(line.starts_with(expected), "{filtered}: {line}");
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn check_notes_which_fragments_services_drop() -> anyhow::Result<()> {
+    let home = Home::new()?;
+    for (ports, is_noted) in [("'tcp/22', 'udp/53'", true), ("'tcp/22', 'ip/udp'", false)] {
+        let web = WEB.replace("'tcp/443'", ports);
+        home.write("allowlist.toml", &format!("interfaces = ['{HERE}']\n{web}"))?;
+        let ended = home.run(&["check", "--config", "allowlist.toml"])?;
+        let said = said(&ended);
+        assert_eq!(said.len(), usize::from(is_noted), "{ports}: {said:?}");
+        assert!(
+            said.iter()
+                .all(|line| line.starts_with("note: large datagrams")),
+            "{said:?}"
+        );
+    }
+    Ok(())
+}
+
+/// In the file and by option, and in every command that takes either.
+#[test]
+fn loopback_is_refused() -> anyhow::Result<()> {
+    require_root!();
+    let home = Home::new()?;
+    home.write(
+        "allowlist.toml",
+        &format!("interfaces = ['eth0', 'lo']\n{WEB}"),
+    )?;
+    home.write("other.toml", WEB)?;
+    for arguments in [
+        &["check", "--config", "allowlist.toml"][..],
+        &["run", "--config", "allowlist.toml"],
+        &["check", "--config", "other.toml", "--iface", "lo"],
+        &["run", "--config", "other.toml", "--iface", "lo"],
+        &[&["check", "--iface", "lo"], &SMALL[..]].concat(),
+    ] {
+        let ended = home.run(arguments)?;
+        check_error(&ended, 1, &["lo is the loopback interface", "leave it out"]);
     }
     Ok(())
 }

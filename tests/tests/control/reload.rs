@@ -1,5 +1,6 @@
 //! Another configuration: all of it, or none.
 
+use allowlist_tests::lab::bridge;
 use allowlist_tests::lab::stream::{PROTECTED, Streamed};
 use allowlist_tests::vendor::{Answer, Vendor};
 
@@ -10,6 +11,7 @@ fn what_cannot_be_put_in_force_changes_nothing() -> anyhow::Result<()> {
     require_root!();
     let host = Host::new()?;
     host.site.second_link()?;
+    bridge(&host.site.host, "br0", &[])?; // which has no native mode
     // Somebody else's program on eth1: another instance of this one.
     let other = Host {
         site: Site::new()?,
@@ -66,9 +68,17 @@ fn what_cannot_be_put_in_force_changes_nothing() -> anyhow::Result<()> {
         (long, &["eth1 has another XDP program"]),
         (
             CONFIG
-                .replace("eth0", "lo")
+                .replace("eth0", "br0")
                 .replace("interfaces =", "attach_mode = 'native'\ninterfaces ="),
-            &["cannot attach to lo in native mode"],
+            &["cannot attach to br0 in native mode"],
+        ),
+        (
+            CONFIG.replace("eth0", "lo"),
+            &[
+                "interfaces[0]",
+                "lo is the loopback interface",
+                "leave it out",
+            ],
         ),
         (
             CONFIG.replace("\"eth0\"", ""),

@@ -19,10 +19,11 @@ fn a_failed_start_leaves_the_filter_in_force() -> anyhow::Result<()> {
     let mut filter =
         site.filter(&[&SMALL[..], &["--keep", "--attach-mode", "generic"]].concat())?;
     filter.stop(Signal::SIGINT, SOON)?;
+    bridge(&site.host, "br0", &[])?; // which has no native mode
     let before = (site.json("list")?, interfaces(&site)?);
     for options in [
         &["--attach-mode", "offload"][..],
-        &["--iface", "lo", "--attach-mode", "native"],
+        &["--iface", "br0", "--attach-mode", "native"],
     ] {
         let failed =
             site.run(&[&["run", "--allow", "198.18.0.0/16"], &SMALL[..], options].concat())?;

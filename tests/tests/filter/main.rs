@@ -3,6 +3,7 @@
 //!
 //! Nothing but what a test sends crosses a link, so counts are exact.
 
+mod big_tcp;
 mod changes;
 mod guard;
 mod interfaces;
@@ -23,7 +24,7 @@ use std::time::Duration;
 
 use allowlist_common::packet::ICMPV6;
 use allowlist_tests::lab::stream::*;
-use allowlist_tests::lab::{FrameSender, Program, Site, add_addresses, eventually, frame};
+use allowlist_tests::lab::{FrameSender, Program, Site, add_addresses, bridge, eventually, frame};
 use allowlist_tests::require_root;
 use allowlist_tests::vendor::{Answer, Vendor};
 use anyhow::{Context, bail};
@@ -169,20 +170,21 @@ fn generic() {
     check_verdicts("generic", "enforce");
 }
 
-/// Loopback's driver has no native mode.
+/// A bridge's driver has no native mode.
 #[test]
 fn where_the_driver_cannot_it_runs_in_generic_mode_and_says_so() -> anyhow::Result<()> {
     require_root!();
     let site = Site::new()?;
-    let mut on_loopback = SMALL;
-    on_loopback[1] = "lo";
-    let filter = site.filter(&on_loopback)?;
+    bridge(&site.host, "br0", &[])?;
+    let mut on_bridge = SMALL;
+    on_bridge[1] = "br0";
+    let filter = site.filter(&on_bridge)?;
     assert_eq!(
         site.json("status")?["interfaces"],
-        json!([{"name": "lo", "mode": "generic", "attached": true}])
+        json!([{"name": "br0", "mode": "generic", "attached": true}])
     );
     let warning =
-        "warning: lo runs the filter in generic mode, in the network stack, which is slower";
+        "warning: br0 runs the filter in generic mode, in the network stack, which is slower";
     assert!(filter.stderr().contains(warning), "{}", filter.output());
     Ok(())
 }

@@ -113,13 +113,14 @@ fn a_failed_start_leaves_the_other_version_in_force() -> anyhow::Result<()> {
         site.filter(&SMALL)?.stop(Signal::SIGTERM, SOON)?;
         age(&site, version)?;
         let program = xdp_program(&site, "eth0")?;
+        bridge(&site.host, "br0", &[])?;
         let sources = [FRIENDS, STRANGERS].concat();
         let streamed = Streamed::during(&site, &sources, || {
-            // After `eth0` by its name, and yet before it.
-            let on_loopback = ["--iface", "lo", "--attach-mode", "native"];
-            let failed = site.run(&[&["run"], &SMALL[..], &on_loopback].concat())?;
+            // It has no native mode, and comes before `eth0`.
+            let on_bridge = ["--iface", "br0", "--attach-mode", "native"];
+            let failed = site.run(&[&["run"], &SMALL[..], &on_bridge].concat())?;
             ensure!(failed.code == Some(1), "{failed:?}");
-            ensure!(failed.stderr.contains("cannot attach to lo"), "{failed:?}");
+            ensure!(failed.stderr.contains("cannot attach to br0"), "{failed:?}");
             ensure!(xdp_program(&site, "eth0")? == program, "v{version}");
             ensure!(!folder(&site, VERSION).exists(), "v{version}");
             Ok(())
