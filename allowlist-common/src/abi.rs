@@ -14,13 +14,13 @@ pub use event::{EVENTS_PER_WINDOW, Event, EventBudget, window};
 pub use fallback::Fallback;
 pub use generation::{GenerationTables, POOL_LEAST, Root};
 pub use services::{
-    CLASS_UNKNOWN, CLASSES, InterfaceServices, ServiceId, ServiceTable, protocol_class, service_set,
+    CLASS_UNKNOWN, CLASSES, InterfaceServices, ServiceId, ServiceTable, later_class, service_set,
 };
 
 use crate::verdict::{Reason, Verdict};
 
 /// The version of everything that the maps hold.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 
 /// The XDP program's name in the object file and in the kernel.
 pub const PROGRAM: &str = "allowlist";
@@ -71,7 +71,7 @@ pub const PINNED: [(&str, u32); 15] = [
     (PREFIXES, VERSION),
     (TRIES_V4, VERSION),
     (TRIES_V6, VERSION),
-    (COUNTERS, 2),
+    (COUNTERS, 8),
     (MATCHES, 2),
     (SERVICE_COUNTS, 2),
     (INTERFACES, 2),
@@ -255,19 +255,19 @@ mod tests {
     /// The layout is what older pins hold: a new size means a new `VERSION`.
     #[test]
     fn sizes() {
-        assert_eq!(VERSION, 7);
+        assert_eq!(VERSION, 8);
         assert_eq!(size_of::<Fallback>(), 32);
         assert_eq!(size_of::<Grant>(), 12);
-        assert_eq!(size_of::<InterfaceServices>(), 256 + 8 * 6);
+        assert_eq!(size_of::<InterfaceServices>(), 256 + 8 * 4);
         assert_eq!(
             size_of::<ServiceTable>(),
-            3 * 65536 + 256 + 64 * (256 + 8 * 6) + 4 * 256
+            3 * 65536 + 256 + 64 * (256 + 8 * 4) + 4 * 256
         );
         assert_eq!(
             size_of::<GenerationTables>(),
             size_of::<ServiceTable>() + 8 * 4096 + 2 * 4 * 65536
         );
-        assert_eq!(size_of::<Counters>(), 8 * 24);
+        assert_eq!(size_of::<Counters>(), 8 * 26);
         assert_eq!(size_of::<Traffic>(), 24);
         assert_eq!(size_of::<ServiceTraffic>(), 40);
         assert_eq!(size_of::<Interface>(), 28);

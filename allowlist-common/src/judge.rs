@@ -6,7 +6,8 @@
 use crate::abi::{Grant, Keep, ServiceId, Word, service_set};
 use crate::flow::Flow;
 use crate::packet::{
-    Address, Contents, ICMPV6, IGMP, Malformed, Packet, Quote, SCTP, TCP, Transport, UDP, tcp_flag,
+    Address, Contents, ICMPV6, IGMP, Malformed, Packet, Quote, SCTP, TCP, Transport, UDP,
+    hides_protocol, tcp_flag,
 };
 use crate::verdict::{Reason, Verdict};
 
@@ -18,8 +19,8 @@ pub trait Tables {
     fn service_of_port(&self, protocol: u8, port: u16) -> ServiceId;
     /// The service that covers a protocol without ports; 0 is none.
     fn service_of_protocol(&self, protocol: u8) -> ServiceId;
-    /// The set of all services that cover any part of a protocol.
-    fn services_of_protocol(&self, protocol: u8) -> u64;
+    /// The set of all services that cover any part of a protocol, for later fragments of an IP `family`.
+    fn services_of_protocol(&self, family: u8, protocol: u8) -> u64;
     /// The id that a service's packets are counted under.
     fn counted(&self, service: ServiceId) -> u32;
     /// What a source may reach.
@@ -71,7 +72,7 @@ pub fn judge<T: Tables>(parsed: &Result<Contents, Malformed>, tables: &T) -> Dec
         Ok(Contents::Ip(packet)) => packet,
         Ok(Contents::Arp) => return kept(tables, Keep::ARP, Reason::Arp),
         Ok(Contents::Other) => return kept(tables, Keep::NOT_IP, Reason::NotIp),
-        Err(Malformed) => return Decision::new(Verdict::Drop, Reason::Malformed),
+        Err(_) => return Decision::new(Verdict::Drop, Reason::Malformed),
     };
     if let Some((exception, reason)) = keeps_host_alive(packet)
         && tables.word().keeps(exception)
@@ -98,6 +99,8 @@ pub fn judge<T: Tables>(parsed: &Result<Contents, Malformed>, tables: &T) -> Dec
     let may_answer = covering == 0 || !matches!(packet.transport, Transport::Ports { .. });
     if may_answer && is_answer(packet, tables) {
         Decision::new(Verdict::Pass, Reason::Answer)
+    } else if covering != 0 && matches!(packet.transport, Transport::LaterFragment) {
+        Decision::new(Verdict::Drop, Reason::Fragment)
     } else if covering != 0 {
         Decision {
             service: tables.counted(service),
@@ -116,7 +119,10 @@ fn covering<T: Tables>(packet: &Packet, tables: &T) -> (ServiceId, u64) {
         Transport::Ports { destination, .. } => {
             tables.service_of_port(packet.protocol, destination)
         }
-        Transport::LaterFragment => return (0, tables.services_of_protocol(packet.protocol)),
+        Transport::LaterFragment => {
+            let family = packet.source.family();
+            return (0, tables.services_of_protocol(family, packet.protocol));
+        }
         Transport::Icmp { .. } | Transport::IcmpError { .. } | Transport::Other => {
             tables.service_of_protocol(packet.protocol)
         }
@@ -205,7 +211,7 @@ fn icmp_error<T: Tables>(packet: &Packet, quote: Quote, tables: &T) -> Decision 
 #[inline(always)]
 fn is_served<T: Tables>(flow: &Flow, tables: &T) -> bool {
     let covering = if flow.is_peer() {
-        tables.services_of_protocol(flow.protocol)
+        tables.services_of_protocol(flow.family, flow.protocol)
     } else {
         service_set(match flow.protocol {
             TCP | UDP | SCTP => tables.service_of_port(flow.protocol, flow.local_port),
@@ -233,5 +239,16 @@ fn is_answer<T: Tables>(packet: &Packet, tables: &T) -> bool {
 
 #[inline(always)]
 fn was_sent<T: Tables>(flow: &Flow, tables: &T) -> bool {
+    if flow.is_peer() && hides_protocol(flow.family, flow.protocol) {
+        // It could be of any protocol that is tracked.
+        return [TCP, UDP, ICMPV6]
+            .iter()
+            .any(|&protocol| is_noted(&Flow { protocol, ..*flow }, tables));
+    }
+    is_noted(flow, tables)
+}
+
+#[inline(always)]
+fn is_noted<T: Tables>(flow: &Flow, tables: &T) -> bool {
     tables.sent_from(flow.protocol, flow.local_port) && tables.sent(flow)
 }

@@ -4,24 +4,24 @@
 //! for a header; ports are never read from a fragment that has none; what contradicts itself is
 //! [`Malformed`], never a guess. Knows no policy. What an ICMP error quotes is `quote`'s.
 //!
-//! Formats: IEEE 802.1Q, RFC 791 (IPv4), RFC 8200 (IPv6 and its extension headers), RFC 4302 (AH),
-//! RFC 9293 (TCP), RFC 9260 (SCTP).
+//! Formats: IEEE 802.1Q, RFC 791 (IPv4), RFC 8200 (IPv6 and its extension headers), RFC 2675 (jumbograms),
+//! RFC 4302 (AH), RFC 9293 (TCP), RFC 9260 (SCTP).
 
+mod addresses;
 mod flat;
+mod malformed;
 mod plain;
 mod quote;
 
+pub use addresses::{Addresses, addresses};
 pub use flat::{Flat, Rest};
+pub use malformed::Malformed;
 pub use plain::plain;
 pub use quote::Quote;
 
 use core::net::IpAddr;
 
 use crate::frame::{Frame, u16_at, u32_at};
-
-/// The frame's headers contradict themselves or its length, or are deeper than is looked into.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Malformed;
 
 /// What a frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +149,8 @@ pub mod tcp_flag {
 const MAX_TAGS: usize = 2;
 /// IPv6 extension headers that are looked through.
 const MAX_EXTENSIONS: usize = 8;
+/// The greatest length that an IP header's 16-bit length field can state.
+const MAX_STATED: usize = u16::MAX as usize;
 
 const ETHERNET: usize = 14;
 const TAG: usize = 4;
@@ -162,12 +164,21 @@ const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 
 /// Whether a protocol number is that of an IPv6 extension header that is looked through.
+///
+/// In an IPv4 header the same numbers are protocols like any other (51 is AH).
 #[inline(always)]
 pub const fn is_extension(protocol: u8) -> bool {
     matches!(
         protocol,
         HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION
     )
+}
+
+/// Whether a later fragment of that `family` and protocol hides its transport protocol: it is IPv6 and begins with an
+/// extension header.
+#[inline(always)]
+pub const fn hides_protocol(family: u8, protocol: u8) -> bool {
+    family == 6 && is_extension(protocol)
 }
 
 impl Address {
@@ -240,14 +251,16 @@ pub fn parse<F: Frame + ?Sized>(frame: &F) -> Result<Contents, Malformed> {
 /// Nowhere in a later fragment, which is told as one.
 #[inline(always)]
 pub fn parse_network<F: Frame + ?Sized>(frame: &F) -> Result<(Contents, Option<Span>), Malformed> {
-    let mut kind = frame.number(ETHERNET - 2).ok_or(Malformed)?;
+    let mut kind = frame
+        .number(ETHERNET - 2)
+        .ok_or(Malformed::EthernetHeader)?;
     let mut offset = ETHERNET;
     let mut vlan = 0;
     for _ in 0..MAX_TAGS {
         if is_tag(kind) {
             let (id, inner) = frame
                 .read::<TAG, _>(offset, |tag| (u16_at::<0>(tag) & 0x0fff, u16_at::<2>(tag)))
-                .ok_or(Malformed)?;
+                .ok_or(Malformed::EthernetHeader)?;
             if offset == ETHERNET {
                 vlan = id;
             }
@@ -259,7 +272,7 @@ pub fn parse_network<F: Frame + ?Sized>(frame: &F) -> Result<(Contents, Option<S
         0x0800 => ipv4(frame, offset, vlan)?,
         0x86dd => ipv6(frame, offset, vlan)?,
         0x0806 => return Ok((Contents::Arp, None)),
-        _ if is_tag(kind) => return Err(Malformed),
+        _ if is_tag(kind) => return Err(Malformed::VlanDepth),
         _ => return Ok((Contents::Other, None)),
     };
     Ok((Contents::Ip(packet), header))
@@ -304,16 +317,20 @@ fn ipv4<F: Frame + ?Sized>(
     start: usize,
     vlan: u16,
 ) -> Result<(Packet, Option<Span>), Malformed> {
-    let header = frame.read(start, Ipv4::read).ok_or(Malformed)?;
-    if header.version != 4
-        || header.header_length < IPV4
-        || header.total_length < header.header_length
-    {
-        return Err(Malformed);
+    let header = frame.read(start, Ipv4::read).ok_or(Malformed::IpHeader)?;
+    if header.version != 4 {
+        return Err(Malformed::IpVersion);
     }
-    let end = start + header.total_length;
-    if end > frame.length() {
-        return Err(Malformed);
+    if header.header_length < IPV4 {
+        return Err(Malformed::HeaderLength);
+    }
+    let end = if header.total_length == 0 && frame.length() > start + MAX_STATED {
+        frame.length() // merged by the kernel (BIG TCP): more than the field can state
+    } else {
+        start + header.total_length
+    };
+    if end < start + header.header_length || end > frame.length() {
+        return Err(Malformed::PacketLength);
     }
     let (transport, span) = if header.fragment_offset == 0 {
         let span = Span::new(start + header.header_length, end);
@@ -365,14 +382,22 @@ fn ipv6<F: Frame + ?Sized>(
     start: usize,
     vlan: u16,
 ) -> Result<(Packet, Option<Span>), Malformed> {
-    let header = frame.read(start, Ipv6::read).ok_or(Malformed)?;
-    let source = frame.halves(start + 8).ok_or(Malformed)?;
-    let destination = frame.halves(start + 24).ok_or(Malformed)?;
-    let end = start + IPV6 + header.payload_length;
-    if header.version != 6 || end > frame.length() {
-        return Err(Malformed);
+    let header = frame.read(start, Ipv6::read).ok_or(Malformed::IpHeader)?;
+    let source = frame.halves(start + 8).ok_or(Malformed::IpHeader)?;
+    let destination = frame.halves(start + 24).ok_or(Malformed::IpHeader)?;
+    if header.version != 6 {
+        return Err(Malformed::IpVersion);
     }
-    let chain = extensions(frame, header.next, start + IPV6, end)?;
+    let payload = start + IPV6;
+    let end = if header.payload_length == 0 && frame.length() > payload + MAX_STATED {
+        jumbogram_end(frame, header.next, payload)?
+    } else {
+        payload + header.payload_length
+    };
+    if end > frame.length() {
+        return Err(Malformed::PacketLength);
+    }
+    let chain = extensions(frame, header.next, payload, end)?;
     let (transport, span) = if chain.fragment_offset == 0 {
         (Transport::Other, Some(Span::new(chain.offset, end)))
     } else {
@@ -387,6 +412,34 @@ fn ipv6<F: Frame + ?Sized>(
         transport,
     };
     Ok((packet, span))
+}
+
+/// The end of an IPv6 packet that is longer than its length field can state, whose payload starts at `payload`: the
+/// jumbo payload option states it (RFC 2675), which the kernel puts first; without one the packet ends with
+/// the frame, as kernels that write no option mean it.
+#[inline(always)]
+fn jumbogram_end<F: Frame + ?Sized>(
+    frame: &F,
+    next: u8,
+    payload: usize,
+) -> Result<usize, Malformed> {
+    /// The option's type and its length.
+    const JUMBO: u16 = 0xc204;
+    if next != HOP_BY_HOP {
+        return Ok(frame.length());
+    }
+    let (option, stated) = frame
+        .read::<8, _>(payload, |header| {
+            (u16_at::<2>(header), u32_at::<4>(header) as usize)
+        })
+        .ok_or(Malformed::ExtensionHeader)?;
+    if option != JUMBO {
+        return Ok(frame.length());
+    }
+    if stated <= MAX_STATED || stated > frame.length() {
+        return Err(Malformed::PacketLength);
+    }
+    Ok(payload + stated)
 }
 
 /// Where a chain of extension headers ends.
@@ -425,14 +478,14 @@ fn extensions<F: Frame + ?Sized>(
             .read::<4, _>(offset, |header| {
                 (header[0], header[1] as usize, u16_at::<2>(header))
             })
-            .ok_or(Malformed)?;
+            .ok_or(Malformed::ExtensionHeader)?;
         let length = match protocol {
             FRAGMENT => 8,
             AUTHENTICATION => (units + 2) * 4,
             _ => (units + 1) * 8,
         };
         if offset + length > end {
-            return Err(Malformed);
+            return Err(Malformed::ExtensionHeader);
         }
         if protocol == FRAGMENT {
             let fragment_offset = (third & 0xfff8) as usize;
@@ -447,7 +500,7 @@ fn extensions<F: Frame + ?Sized>(
         protocol = next;
         offset += length;
     }
-    Err(Malformed)
+    Err(Malformed::ExtensionDepth)
 }
 
 /// The bytes that a transport header has at least; 0 for protocols that are not looked into.
@@ -466,7 +519,7 @@ const fn least_header(protocol: u8) -> usize {
 #[inline(always)]
 const fn later_fragment(protocol: u8, fragment_offset: usize) -> Result<Transport, Malformed> {
     if fragment_offset < least_header(protocol) {
-        Err(Malformed)
+        Err(Malformed::FragmentOverlap)
     } else {
         Ok(Transport::LaterFragment)
     }
@@ -487,7 +540,7 @@ pub fn parse_transport<F: Frame + ?Sized>(
         return Ok(Transport::Other);
     }
     if offset + least > end {
-        return Err(Malformed);
+        return Err(Malformed::TransportHeader);
     }
     if protocol == TCP {
         return frame
@@ -496,7 +549,7 @@ pub fn parse_transport<F: Frame + ?Sized>(
                 destination: u16_at::<2>(header),
                 flags: header[13],
             })
-            .ok_or(Malformed);
+            .ok_or(Malformed::TransportHeader);
     }
     let (first, second, third) = frame
         .read::<8, _>(offset, |header| {
@@ -506,7 +559,7 @@ pub fn parse_transport<F: Frame + ?Sized>(
                 u16_at::<4>(header),
             )
         })
-        .ok_or(Malformed)?;
+        .ok_or(Malformed::TransportHeader)?;
     let kind = (first >> 8) as u8;
     Ok(match (family, protocol, kind) {
         (4, ICMP, 3 | 11 | 12) | (6, ICMPV6, 1..=4) => Transport::IcmpError {

@@ -41,6 +41,8 @@ pub enum Reason {
     Default = 10,
     /// The program found its own tables missing. Never seen in a sound installation.
     InternalError = 11,
+    /// A fragment without ports; services cover its protocol, and none of those services allows the source.
+    Fragment = 12,
 }
 
 impl Verdict {
@@ -58,7 +60,7 @@ impl Verdict {
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::NotIp,
         Self::Arp,
         Self::Malformed,
@@ -71,6 +73,7 @@ impl Reason {
         Self::NotAllowed,
         Self::Default,
         Self::InternalError,
+        Self::Fragment,
     ];
 
     /// The name in reports and in JSON.
@@ -88,6 +91,7 @@ impl Reason {
             Self::NotAllowed => "not-allowed",
             Self::Default => "default",
             Self::InternalError => "internal-error",
+            Self::Fragment => "fragment",
         }
     }
 }

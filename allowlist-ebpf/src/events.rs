@@ -5,22 +5,23 @@
 use allowlist_common::abi::{EVENTS_PER_WINDOW, Event, EventBudget, window};
 use allowlist_common::packet::Contents;
 use allowlist_common::verdict::Reason;
+use aya_ebpf::programs::XdpContext;
 
 use crate::maps::{EVENT_BUDGET, EVENTS, INTERFACE, Told};
 use crate::{clock, frames};
 
 /// Tells of the packet that was parsed last on this CPU, which is dropped, or would be.
 #[inline(always)]
-pub(crate) fn tell(told: Told, reason: Reason) {
+pub(crate) fn tell(ctx: &XdpContext, told: Told, reason: Reason) {
     let until = told.watched();
     if until != 0 {
-        tell_until(reason as u32, until);
+        tell_until(ctx, reason as u32, until);
     }
 }
 
 /// VERIFIER: a function of its own, so that what led to the drop is forgotten here.
 #[inline(never)]
-fn tell_until(reason: u32, until: u64) {
+fn tell_until(ctx: &XdpContext, reason: u32, until: u64) {
     let now = clock::nanoseconds();
     if now >= until {
         return; // whoever read is gone, and did not say so
@@ -45,7 +46,12 @@ fn tell_until(reason: u32, until: u64) {
     event.reason = reason as u8;
     if let Some(parsed) = frames::parsed_last() {
         event.length = parsed.length();
-        if let Ok(Contents::Ip(packet)) = parsed.contents() {
+        if let Some(cause) = parsed.cause() {
+            event.cause = cause as u8;
+            if let Some(addresses) = frames::addresses(ctx) {
+                event.address(&addresses);
+            }
+        } else if let Ok(Contents::Ip(packet)) = parsed.contents() {
             event.describe(&packet);
         }
     }

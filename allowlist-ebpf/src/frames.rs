@@ -12,7 +12,8 @@
 use allowlist_common::flow::Flow;
 use allowlist_common::frame::Frame;
 use allowlist_common::packet::{
-    self, Address, Contents, Flat, Malformed, Packet, Quote, Rest, parse_network, parse_transport,
+    self, Address, Addresses, Contents, Flat, Malformed, Packet, Quote, Rest, parse_network,
+    parse_transport,
 };
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::btf_maps::PerCpuArray;
@@ -76,6 +77,12 @@ impl Left {
         self.rest().length()
     }
 
+    /// Why the frame is malformed; `None` where it is not.
+    #[inline(always)]
+    pub(crate) fn cause(&self) -> Option<Malformed> {
+        self.rest().cause()
+    }
+
     #[inline(always)]
     fn rest(&self) -> Rest {
         // SAFETY: inside what it has place for.
@@ -93,6 +100,13 @@ pub(crate) fn quoted(ctx: &XdpContext, quote: Quote, source: Address) -> Option<
     }
     // SAFETY: just written, by the one that says so.
     Some(unsafe { *room.cast() })
+}
+
+/// The addresses in the first piece of a malformed frame, or in its start where it is in several.
+#[inline(always)]
+pub(crate) fn addresses(ctx: &XdpContext) -> Option<Addresses> {
+    packet::addresses(&First::piece(ctx))
+        .or_else(|| Copied::start(ctx).and_then(|copy| packet::addresses(&copy)))
 }
 
 // In words, since BTF could not describe the values.

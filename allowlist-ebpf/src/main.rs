@@ -69,7 +69,7 @@ pub fn allowlist(ctx: XdpContext) -> u32 {
         trace::log(&ctx, &decision);
     }
     if decision.verdict == Verdict::Drop {
-        events::tell(told, decision.reason);
+        events::tell(&ctx, told, decision.reason);
     }
     ended(&decision, parsed.length().into(), word)
 }

@@ -176,8 +176,9 @@ impl Tables for Generation<'_> {
     }
 
     #[inline(always)]
-    fn services_of_protocol(&self, protocol: u8) -> u64 {
-        self.tables.services.any_of_protocol(slot(), protocol)
+    fn services_of_protocol(&self, family: u8, protocol: u8) -> u64 {
+        let services = &self.tables.services;
+        services.any_of_protocol(slot(), family, protocol)
     }
 
     #[inline(always)]

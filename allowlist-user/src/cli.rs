@@ -301,7 +301,7 @@ pub struct Small {
     /// Catalogued provider to let in; may be repeated
     #[arg(long, value_name = "NAME")]
     pub provider: Vec<String>,
-    /// What to protect, such as tcp/443, udp/5000-5010, sctp/3868, icmp or any; may be repeated
+    /// What to protect, such as tcp/443, udp/5000-5010, sctp/3868, icmp, ip/112 (an IP protocol) or any; may be repeated
     #[arg(long, value_name = "PORT")]
     pub port: Vec<Ports>,
 }
@@ -448,7 +448,7 @@ impl Export {
 pub struct Explain {
     /// Who sends the packet
     pub address: Typed,
-    /// To what: tcp/443, udp/53, sctp/3868, icmp, or other (a protocol without ports) [default: each]
+    /// To what: tcp/443, udp/53, sctp/3868, icmp, ip/112, or other (all other protocols without ports) [default: each]
     #[arg(long, value_name = "PORT")]
     pub port: Option<Target>,
     /// By which interface it comes in [default: each that is filtered]

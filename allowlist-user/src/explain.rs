@@ -16,7 +16,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use allowlist_common::packet::{ICMP, ICMPV6, Packet, SCTP, TCP, Transport, UDP, tcp_flag};
+use allowlist_common::packet::{
+    ICMP, ICMPV6, Packet, SCTP, TCP, Transport, UDP, is_extension, tcp_flag,
+};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -62,7 +64,9 @@ pub enum Target {
     Sctp(u16),
     /// This host, by an echo request.
     Icmp,
-    /// Any other protocol, of which none has ports to a service.
+    /// An IP protocol without ports, by number.
+    Protocol(u8),
+    /// Any other protocol without ports: the verdict that most such protocols get.
     Other,
 }
 
@@ -78,13 +82,24 @@ pub struct Typed {
 }
 
 impl Target {
-    /// Everything that can be sent to.
-    pub fn all() -> impl Iterator<Item = Self> {
+    /// Everything that an address can send to.
+    pub fn all(source: IpAddr) -> impl Iterator<Item = Self> {
         let ports = |target: fn(u16) -> Self| (0..=u16::MAX).map(target);
         ports(Self::Tcp)
             .chain(ports(Self::Udp))
             .chain(ports(Self::Sctp))
-            .chain([Self::Icmp, Self::Other])
+            .chain([Self::Icmp])
+            .chain(Self::protocols(source))
+    }
+
+    /// The protocols without ports that an address can send, but for ICMP.
+    pub fn protocols(source: IpAddr) -> impl Iterator<Item = Self> {
+        let is_other = move |protocol: &u8| {
+            let is_another = matches!(*protocol, TCP | UDP | SCTP | ICMP | ICMPV6);
+            let is_header = source.is_ipv6() && is_extension(*protocol);
+            !is_another && !is_header
+        };
+        (0..=u8::MAX).filter(is_other).map(Self::Protocol)
     }
 
     /// A new packet to it, which answers nothing: it comes from no port and to no address that this host
@@ -109,8 +124,11 @@ impl Target {
             (Self::Tcp(port), _) => (TCP, to_port(port, tcp_flag::SYN)),
             (Self::Udp(port), _) => (UDP, to_port(port, 0)),
             (Self::Sctp(port), _) => (SCTP, to_port(port, 0)),
-            (Self::Icmp, IpAddr::V4(_)) => (ICMP, echo(ECHO_REQUEST)),
-            (Self::Icmp, IpAddr::V6(_)) => (ICMPV6, echo(ECHO_REQUEST_V6)),
+            (Self::Icmp, IpAddr::V4(_)) | (Self::Protocol(ICMP), _) => (ICMP, echo(ECHO_REQUEST)),
+            (Self::Icmp, IpAddr::V6(_)) | (Self::Protocol(ICMPV6), _) => {
+                (ICMPV6, echo(ECHO_REQUEST_V6))
+            }
+            (Self::Protocol(protocol), _) => (protocol, Transport::Other),
             (Self::Other, _) => (GRE, Transport::Other),
         };
         let nobody: IpAddr = match source {
@@ -150,8 +168,19 @@ impl FromStr for Target {
                 Err(range(*ports.start()))
             }
             Ports::Icmp => Ok(Self::Icmp),
+            Ports::Protocol(protocol @ (TCP | UDP | SCTP)) => {
+                let name = match protocol {
+                    TCP => "tcp",
+                    UDP => "udp",
+                    _ => "sctp",
+                };
+                Err(format!(
+                    "{text:?} is a protocol with ports; write one port, such as \"{name}/443\", or leave it out to see every port"
+                ))
+            }
+            Ports::Protocol(protocol) => Ok(Self::Protocol(protocol)),
             Ports::Any => Err(
-                "\"any\" is every port, and one can be asked for; write such as \"tcp/443\", \"icmp\" or \"other\" (protocols without ports), or leave it out to see all"
+                "\"any\" is every port; write one, such as \"tcp/443\", \"icmp\", \"ip/112\" or \"other\" (all other protocols without ports), or leave it out to see all"
                     .to_owned(),
             ),
         }
@@ -165,6 +194,7 @@ impl fmt::Display for Target {
             Self::Udp(port) => write!(out, "udp/{port}"),
             Self::Sctp(port) => write!(out, "sctp/{port}"),
             Self::Icmp => out.write_str("icmp"),
+            Self::Protocol(protocol) => write!(out, "ip/{protocol}"),
             Self::Other => out.write_str("other"),
         }
     }

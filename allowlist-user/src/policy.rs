@@ -4,12 +4,14 @@
 //! in order, and no prefix has host bits set. Knows no file, no network, no clock and no kernel.
 
 mod feed;
+mod protocol;
 mod source;
 
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
+use allowlist_common::packet::{ICMP, ICMPV6, SCTP, TCP, UDP};
 use serde::Serialize;
 
 pub use feed::{Answer, Feed, Fetched, Held, Snapshot, Validator};
@@ -51,6 +53,8 @@ pub enum Ports {
     Sctp(RangeInclusive<u16>),
     /// `"icmp"`: queries of both families' ICMP, such as echo; errors are not a service.
     Icmp,
+    /// `"ip/112"` or `"ip/vrrp"`: an IP protocol by number, with all its ports if it has any.
+    Protocol(u8),
     /// `"any"`: every protocol and every port.
     Any,
 }
@@ -214,6 +218,42 @@ impl Policy {
     }
 }
 
+impl Ports {
+    /// Whether it covers any port in a range of TCP or UDP (`protocol`).
+    pub fn meets(&self, protocol: u8, ports: &RangeInclusive<u16>) -> bool {
+        let overlaps = |range: &RangeInclusive<u16>| {
+            range.start() <= ports.end() && ports.start() <= range.end()
+        };
+        match self {
+            Self::Tcp(range) => protocol == TCP && overlaps(range),
+            Self::Udp(range) => protocol == UDP && overlaps(range),
+            Self::Protocol(number) => *number == protocol,
+            Self::Any => true,
+            Self::Sctp(_) | Self::Icmp => false,
+        }
+    }
+
+    /// The IP protocol; `None` for ICMP of both families and for `any`.
+    pub const fn protocol(&self) -> Option<u8> {
+        match self {
+            Self::Tcp(_) => Some(TCP),
+            Self::Udp(_) => Some(UDP),
+            Self::Sctp(_) => Some(SCTP),
+            Self::Protocol(number) => Some(*number),
+            Self::Icmp | Self::Any => None,
+        }
+    }
+
+    /// Whether it covers an IP protocol, at least in part.
+    pub const fn is_of(&self, protocol: u8) -> bool {
+        match (self, self.protocol()) {
+            (_, Some(number)) => number == protocol,
+            (Self::Icmp, None) => matches!(protocol, ICMP | ICMPV6),
+            _ => true,
+        }
+    }
+}
+
 impl FromStr for Ports {
     type Err = String;
 
@@ -222,11 +262,31 @@ impl FromStr for Ports {
         match text {
             "icmp" => return Ok(Self::Icmp),
             "any" => return Ok(Self::Any),
+            // Either one port or the whole protocol could be meant.
+            "tcp" | "udp" | "sctp" => {
+                return Err(format!(
+                    "{text:?} is not a port; write one such as \"{text}/443\", or \"ip/{text}\" for every port"
+                ));
+            }
             _ => {}
         }
+        if let Some(protocol) = text.strip_prefix("ip/") {
+            return protocol::parse(protocol).map(Self::Protocol);
+        }
+        if let Some(number) = protocol::named(text) {
+            return Ok(Self::Protocol(number));
+        }
         let expected = || {
-            format!(
-                "{text:?} is not a port; write \"tcp/443\", \"udp/5000-5010\", \"sctp/3868\", \"icmp\" or \"any\""
+            let near = (!text.contains('/'))
+                .then(|| protocol::nearest(text))
+                .flatten();
+            near.map_or_else(
+                || {
+                    format!(
+                        "{text:?} is not a port; write \"tcp/443\", \"udp/5000-5010\", \"sctp/3868\", \"icmp\", \"ip/112\" (an IP protocol) or \"any\""
+                    )
+                },
+                |near| format!("{text:?} is not a port; did you mean \"ip/{near}\"?"),
             )
         };
         let (protocol, range) = text.split_once('/').ok_or_else(expected)?;
@@ -266,6 +326,7 @@ impl fmt::Display for Ports {
             Self::Udp(ports) => range(out, "udp", ports),
             Self::Sctp(ports) => range(out, "sctp", ports),
             Self::Icmp => out.write_str("icmp"),
+            Self::Protocol(number) => write!(out, "ip/{number}"),
             Self::Any => out.write_str("any"),
         }
     }

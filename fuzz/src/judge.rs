@@ -51,7 +51,7 @@ pub(crate) const POLICIES: [&str; 4] = [
     ports = ["tcp/80", "tcp/443"]
     allow = ["narrow"]
     [services.names]
-    ports = ["udp/1-65535"]
+    ports = ["udp/1-65535", "ip/gre", "ip/51"]
     allow = ["narrow"]
     interfaces = ["lan0"]
     [sources.wide]

@@ -22,7 +22,7 @@ use allowlist_user::policy::{
 use dissect::Facts;
 
 /// Every end that a packet can have: what stands for all traffic has each of them.
-pub const ENDS: [(Verdict, Reason); 15] = [
+pub const ENDS: [(Verdict, Reason); 16] = [
     (Verdict::Pass, Reason::NotIp),
     (Verdict::Drop, Reason::NotIp),
     (Verdict::Pass, Reason::Arp),
@@ -36,6 +36,7 @@ pub const ENDS: [(Verdict, Reason); 15] = [
     (Verdict::Pass, Reason::Allowed),
     (Verdict::Pass, Reason::Answer),
     (Verdict::Drop, Reason::NotAllowed),
+    (Verdict::Drop, Reason::Fragment),
     (Verdict::Pass, Reason::Default),
     (Verdict::Drop, Reason::Default),
 ];
@@ -162,7 +163,7 @@ impl<'a> Model<'a> {
     pub fn receive(&self, interface: &str, facts: &Facts) -> (Verdict, Reason) {
         let keep = &self.rules.keep;
         match facts {
-            Facts::Malformed => (Verdict::Drop, Reason::Malformed),
+            Facts::Malformed(_) => (Verdict::Drop, Reason::Malformed),
             Facts::Arp => (pass_if(keep.arp), Reason::Arp),
             Facts::NotIp => (pass_if(keep.not_ip), Reason::NotIp),
             Facts::Ip(packet) => self.judge(interface, packet),
@@ -191,7 +192,7 @@ impl<'a> Model<'a> {
             Content::Ports { destination, .. } => self
                 .covering(interface, packet.protocol, destination)
                 .collect(),
-            Content::LaterFragment => self.covering_any_of(interface, packet.protocol).collect(),
+            Content::LaterFragment => self.covering_any_of(interface, packet).collect(),
             _ => self.covering(interface, packet.protocol, 0).collect(),
         };
         if services
@@ -205,7 +206,11 @@ impl<'a> Model<'a> {
             return (Verdict::Pass, Reason::Answer);
         }
         if !services.is_empty() {
-            return (Verdict::Drop, Reason::NotAllowed);
+            let reason = match packet.content {
+                Content::LaterFragment => Reason::Fragment,
+                _ => Reason::NotAllowed,
+            };
+            return (Verdict::Drop, reason);
         }
         let passes = self.rules.default == DefaultVerdict::Pass;
         (pass_if(passes), Reason::Default)
@@ -241,7 +246,7 @@ impl<'a> Model<'a> {
             Content::Ports { source, .. } => {
                 self.covering(interface, quoted.protocol, source).collect()
             }
-            Content::LaterFragment => self.covering_any_of(interface, quoted.protocol).collect(),
+            Content::LaterFragment => self.covering_any_of(interface, quoted).collect(),
             _ => self.covering(interface, quoted.protocol, 0).collect(),
         };
         services
@@ -266,20 +271,28 @@ impl<'a> Model<'a> {
                 Ports::Udp(range) => protocol == UDP && range.contains(&port),
                 Ports::Sctp(range) => protocol == SCTP && range.contains(&port),
                 Ports::Icmp => protocol == ICMP || protocol == ICMPV6,
+                Ports::Protocol(number) => protocol == *number,
                 Ports::Any => true,
             })
         })
     }
 
-    /// The services that cover a protocol on some port. What an extension header hides could be any.
-    fn covering_any_of(&self, interface: &str, protocol: u8) -> impl Iterator<Item = &'a Service> {
-        let is_hidden = dissect::EXTENSIONS.contains(&protocol);
+    /// The services that cover a later fragment's protocol on some port: all of them, if an IPv6 extension header hides
+    /// the protocol.
+    fn covering_any_of(
+        &self,
+        interface: &str,
+        fragment: &Packet,
+    ) -> impl Iterator<Item = &'a Service> {
+        let protocol = fragment.protocol;
+        let is_hidden = is_hidden(fragment);
         self.services_on(interface).filter(move |service| {
             service.ports.iter().any(|ports| match ports {
                 Ports::Tcp(_) => is_hidden || protocol == TCP,
                 Ports::Udp(_) => is_hidden || protocol == UDP,
                 Ports::Sctp(_) => is_hidden || protocol == SCTP,
                 Ports::Icmp => is_hidden || protocol == ICMP || protocol == ICMPV6,
+                Ports::Protocol(number) => is_hidden || protocol == *number,
                 Ports::Any => true,
             })
         })
@@ -297,6 +310,11 @@ impl<'a> Model<'a> {
             prefixes.iter().any(|prefix| prefix.contains(&address))
         })
     }
+}
+
+/// Whether the protocol of a later fragment is in the first one alone.
+fn is_hidden(fragment: &Packet) -> bool {
+    fragment.source.is_ipv6() && dissect::EXTENSIONS.contains(&fragment.protocol)
 }
 
 const fn pass_if(passes: bool) -> Verdict {
@@ -390,9 +408,11 @@ fn answers(packet: &Packet, sent: &Packet) -> bool {
     }
 }
 
-/// Whether what an error quotes could be a packet that was sent, or one like it.
+/// Whether what an error quotes could be a packet that was sent, or one like it. The protocol that a later fragment
+/// hides could be any.
 fn is_of_the_same_flow(quoted: &Packet, sent: &Packet) -> bool {
-    if quoted.protocol != sent.protocol
+    let is_later = quoted.content == Content::LaterFragment;
+    if quoted.protocol != sent.protocol && !(is_later && is_hidden(quoted))
         || quoted.source != sent.source
         || quoted.destination != sent.destination
     {

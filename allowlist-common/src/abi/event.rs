@@ -1,6 +1,6 @@
 //! A drop event: what is told of a packet that was dropped, or would have been.
 
-use crate::packet::{Packet, Transport};
+use crate::packet::{Addresses, Packet, Transport};
 
 /// How many events a CPU may send in one [`window`]; the others are only counted.
 pub const EVENTS_PER_WINDOW: u64 = 128;
@@ -56,8 +56,10 @@ pub struct Event {
     pub later_fragment: u8,
     /// A [`crate::verdict::Reason`], by number.
     pub reason: u8,
+    /// A [`crate::packet::Malformed`], by number; 0 where it is not malformed.
+    pub cause: u8,
     /// A multiple of 8 bytes, as the ring buffer has it.
-    pub unused: u32,
+    pub unused: [u8; 3],
 }
 
 impl Event {
@@ -77,8 +79,19 @@ impl Event {
         icmp_type: 0,
         later_fragment: 0,
         reason: 0,
-        unused: 0,
+        cause: 0,
+        unused: [0; 3],
     };
+
+    /// Fills in the addresses of a malformed packet, in the event's own memory.
+    #[inline(always)]
+    pub const fn address(&mut self, read: &Addresses) {
+        self.family = read.source.family();
+        self.source = read.source.padded();
+        self.destination = read.destination.padded();
+        self.vlan = read.vlan;
+        self.protocol = read.protocol;
+    }
 
     /// Fills in what is known of a packet, where the event lies.
     #[inline(always)]

@@ -4,7 +4,7 @@
 //! one load. A service may be limited to interfaces, so what a port's kernel service is on one
 //! interface takes a second load, from a row that stays in the cache.
 
-use crate::packet::{ICMP, ICMPV6, SCTP, TCP, UDP, is_extension};
+use crate::packet::{SCTP, TCP, UDP, hides_protocol};
 
 use super::{MAX_INTERFACES, MAX_SERVICES};
 
@@ -45,26 +45,26 @@ pub struct ServiceTable {
 pub struct InterfaceServices {
     /// By service: what is left of it here, without the services that are limited to other interfaces.
     pub here: [ServiceId; 1 << 8],
-    /// By [`protocol_class`]: all services that cover any of it here. Judges what has no ports to see.
+    /// By [`later_class`]: the set of services that cover any port of that class here. For later fragments, which have no ports.
     pub of_class: [u64; CLASSES],
 }
 
-/// How many protocol classes there are.
-pub const CLASSES: usize = 6;
-/// The class of packets whose protocol cannot be seen: it could be any.
-pub const CLASS_UNKNOWN: usize = 5;
+/// How many classes of later fragments there are.
+pub const CLASSES: usize = 4;
+/// The class of later fragments whose protocol cannot be seen: it could be any.
+pub const CLASS_UNKNOWN: usize = 3;
 
-/// Protocols that the same services cover, and an index for each.
+/// The index of the services that a later fragment of an IP `family` and protocol could be of; `None` for a protocol
+/// without ports, which one service covers or none.
 #[inline(always)]
-pub const fn protocol_class(protocol: u8) -> usize {
+pub const fn later_class(family: u8, protocol: u8) -> Option<usize> {
     match protocol {
-        TCP => 0,
-        UDP => 1,
-        SCTP => 2,
-        ICMP | ICMPV6 => 3,
-        // Of a later fragment: what follows the extension header is in the first one.
-        _ if is_extension(protocol) => CLASS_UNKNOWN,
-        _ => 4,
+        TCP => Some(0),
+        UDP => Some(1),
+        SCTP => Some(2),
+        // The headers behind the extension header are in the first fragment.
+        _ if hides_protocol(family, protocol) => Some(CLASS_UNKNOWN),
+        _ => None,
     }
 }
 
@@ -109,10 +109,13 @@ impl ServiceTable {
         self.interfaces[slot].here[self.protocol[protocol as usize] as usize]
     }
 
-    /// All services that cover any part of a protocol on an interface.
+    /// All services that cover any part of a protocol on an interface, for later fragments of an IP `family`.
     #[inline(always)]
-    pub const fn any_of_protocol(&self, slot: usize, protocol: u8) -> u64 {
-        self.interfaces[slot].of_class[protocol_class(protocol)]
+    pub const fn any_of_protocol(&self, slot: usize, family: u8, protocol: u8) -> u64 {
+        match later_class(family, protocol) {
+            Some(class) => self.interfaces[slot].of_class[class],
+            None => service_set(self.of_protocol(slot, protocol)),
+        }
     }
 }
 
@@ -129,20 +132,32 @@ mod tests {
     }
 
     #[test]
-    fn classes_of_protocols() {
-        for (protocol, class) in [
-            (TCP, 0),
-            (UDP, 1),
-            (SCTP, 2),
-            (ICMP, 3),
-            (ICMPV6, 3),
-            (47, 4),
-            (50, 4),
-            (0, CLASS_UNKNOWN),
-            (43, CLASS_UNKNOWN),
-            (60, CLASS_UNKNOWN),
+    fn classes_of_later_fragments() {
+        for (family, protocol, class) in [
+            (4, TCP, Some(0)),
+            (6, TCP, Some(0)),
+            (4, UDP, Some(1)),
+            (6, SCTP, Some(2)),
+            (4, 1, None),
+            (6, 58, None),
+            (4, 47, None),
+            (6, 50, None),
+            (6, 0, Some(CLASS_UNKNOWN)),
+            (6, 43, Some(CLASS_UNKNOWN)),
+            (6, 44, Some(CLASS_UNKNOWN)),
+            (6, 51, Some(CLASS_UNKNOWN)),
+            (6, 60, Some(CLASS_UNKNOWN)),
+            (4, 0, None),
+            (4, 43, None),
+            (4, 44, None),
+            (4, 51, None),
+            (4, 60, None),
         ] {
-            assert_eq!(protocol_class(protocol), class, "{protocol}");
+            assert_eq!(
+                later_class(family, protocol),
+                class,
+                "{protocol} of IPv{family}"
+            );
         }
     }
 }

@@ -20,7 +20,8 @@ pub struct Flat {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Rest {
-    /// From the lowest byte: contents, family, hops, protocol, transport, detail; then the VLAN.
+    /// From the lowest byte: contents, family, hops, protocol, transport, detail; then the VLAN. Of a malformed
+    /// frame the cause stands in the place of the family.
     header: u64,
     /// From the lowest 16 bits, two words of the transport's; then the frame's length.
     words: u64,
@@ -53,7 +54,13 @@ impl Flat {
     ) -> Self {
         let (contents, header) = match found {
             Ok((contents, header)) => (contents, *header),
-            Err(Malformed) => return Self::without_ip(MALFORMED, length),
+            Err(cause) => {
+                return Self {
+                    source: [0; 2],
+                    destination: [0; 2],
+                    rest: Rest::malformed(*cause, length),
+                };
+            }
         };
         let packet = match contents {
             Contents::Arp => return Self::without_ip(ARP, length),
@@ -98,7 +105,12 @@ impl Flat {
     #[inline(always)]
     pub const fn parsed(&self) -> Result<Contents, Malformed> {
         match self.rest.header as u8 {
-            MALFORMED => return Err(Malformed),
+            MALFORMED => {
+                return Err(match self.rest.cause() {
+                    Some(cause) => cause,
+                    None => Malformed::EthernetHeader, // never written
+                });
+            }
             ARP => return Ok(Contents::Arp),
             OTHER => return Ok(Contents::Other),
             _ => {}
@@ -146,6 +158,24 @@ impl Rest {
     }
 
     #[inline(always)]
+    const fn malformed(cause: Malformed, length: u32) -> Self {
+        Self {
+            header: MALFORMED as u64 | (cause as u64) << 8,
+            words: (length as u64) << 32,
+        }
+    }
+
+    /// The cause, if the frame is malformed.
+    #[inline(always)]
+    pub const fn cause(&self) -> Option<Malformed> {
+        if self.is_malformed() {
+            Malformed::from_number((self.header >> 8) as u8)
+        } else {
+            None
+        }
+    }
+
+    #[inline(always)]
     const fn with_transport(self, (transport, words, detail): (u8, [u16; 2], u8)) -> Self {
         const TRANSPORT_AND_DETAIL: u64 = 0xffff << 32;
         const WORDS: u64 = 0xffff_ffff;
@@ -182,7 +212,7 @@ impl Rest {
     pub const fn with(self, found: Result<Transport, Malformed>) -> Self {
         match found {
             Ok(transport) => self.with_transport(flat_transport(transport)),
-            Err(Malformed) => Self::without_ip(MALFORMED, self.length()),
+            Err(cause) => Self::malformed(cause, self.length()),
         }
     }
 
@@ -238,7 +268,8 @@ mod tests {
             (Address::V4(1), Address::V4(u32::MAX)),
             (Address::V6([1, 2]), Address::V6([u64::MAX, 3])),
         ];
-        let mut all = vec![Err(Malformed), Ok(Contents::Arp), Ok(Contents::Other)];
+        let mut all = vec![Ok(Contents::Arp), Ok(Contents::Other)];
+        all.extend(Malformed::ALL.map(Err));
         for transport in transports {
             for (source, destination) in addresses {
                 all.push(Ok(Contents::Ip(Packet {
@@ -256,6 +287,7 @@ mod tests {
             assert_eq!(flat.parsed(), parsed);
             assert_eq!(flat.rest.length(), 1514);
             assert_eq!(flat.rest.unread(), None);
+            assert_eq!(flat.rest.cause(), parsed.err());
         }
     }
 
@@ -286,8 +318,8 @@ mod tests {
         };
         assert_eq!(whole.parsed(), Ok(Contents::Ip(expected)));
         assert_eq!((whole.rest.length(), whole.rest.unread()), (99, None));
-        let malformed = with(Err(Malformed));
-        assert_eq!(malformed.parsed(), Err(Malformed));
+        let malformed = with(Err(Malformed::TransportHeader));
+        assert_eq!(malformed.parsed(), Err(Malformed::TransportHeader));
         assert_eq!(
             (malformed.rest.length(), malformed.rest.unread()),
             (99, None)

@@ -1,12 +1,10 @@
 //! The packet that an ICMP error quotes, to the flow that the error is about.
 //!
 //! An error quotes the start of the packet that it is about: its IP header and, by RFC 792, at least 8
-//! bytes more, so its ports. IPv6 extension headers in the quote are not walked, but for one fragment
-//! header, since what this host sends has no others: what is behind them is not told.
+//! bytes more, so its ports. IPv6 extension headers in the quote are walked as those of any packet; where the quote ends
+//! inside them, the flow is unknown.
 
-use super::{
-    Address, FRAGMENT, ICMP, ICMPV6, IPV4, IPV6, Ipv4, Ipv6, SCTP, Span, TCP, UDP, is_extension,
-};
+use super::{Address, ICMP, ICMPV6, IPV4, IPV6, Ipv4, Ipv6, SCTP, Span, TCP, UDP, extensions};
 use crate::flow::Flow;
 use crate::frame::{Frame, u16_at};
 
@@ -41,6 +39,10 @@ impl Quote {
     }
 }
 
+/// Where the transport header of a quoted packet starts at the latest: far more than the 1,280 bytes of an ICMPv6 error, and
+/// no more than the kernel program can read at.
+const DEEPEST: usize = 0x7000;
+
 #[inline(always)]
 fn v4<F: Frame + ?Sized>(frame: &F, start: usize, end: usize) -> Option<Flow> {
     if start + IPV4 > end {
@@ -73,27 +75,18 @@ fn v6<F: Frame + ?Sized>(frame: &F, start: usize, end: usize) -> Option<Flow> {
     if header.version != 6 {
         return None;
     }
-    let mut protocol = header.next;
-    let mut offset = start + IPV6;
-    let mut is_later = false;
-    if protocol == FRAGMENT {
-        if offset + 8 > end {
-            return None;
-        }
-        (protocol, is_later) = frame.read::<4, _>(offset, |header| {
-            (header[0], u16_at::<2>(header) & 0xfff8 != 0)
-        })?;
-        offset += 8;
+    let chain = extensions(frame, header.next, start + IPV6, end).ok()?;
+    if chain.offset > DEEPEST {
+        return None;
     }
+    let is_later = chain.fragment_offset != 0;
     let ports = if is_later {
         (0, 0)
-    } else if is_extension(protocol) {
-        return None;
     } else {
-        ports(frame, offset, end, (protocol, ICMPV6, 128))?
+        ports(frame, chain.offset, end, (chain.protocol, ICMPV6, 128))?
     };
     let (source, destination) = (Address::V6(source), Address::V6(destination));
-    let flow = Flow::between(source, destination, protocol, ports);
+    let flow = Flow::between(source, destination, chain.protocol, ports);
     Some(if is_later { flow.peer() } else { flow })
 }
 
@@ -131,14 +124,15 @@ mod tests {
     use std::vec;
     use std::vec::Vec;
 
+    use super::super::{AUTHENTICATION, DESTINATION, FRAGMENT, HOP_BY_HOP, ROUTING};
     use super::*;
 
     /// Somewhere in a frame, so that an offset forgotten is noticed.
     const START: usize = 42;
     const ROUTER: Address = Address::V4(9);
     const ROUTER6: Address = Address::V6([9, 9]);
-    const HOP_BY_HOP: u8 = 0;
     const GRE: u8 = 47;
+    const ESP: u8 = 50;
 
     /// Of a packet from 198.51.100.1 to 10.0.0.1.
     fn header(protocol: u8, fragment: u16) -> Vec<u8> {
@@ -231,6 +225,9 @@ mod tests {
     fn flows_of_quoted_ipv6_packets() {
         let quoted = |protocol, payload: &[u8]| [&header6(protocol), payload].concat();
         let fragment = |protocol, offset: u8| [protocol, 0, 0, offset << 3 | 1, 0, 0, 0, 7];
+        let options = |next| [next, 0, 1, 4, 0, 0, 0, 0];
+        // Of one segment, which is left behind: the packet's destination is the last one.
+        let segments = |next| [&[next, 2, 4, 0][..], &[0; 20]].concat();
         let fragmented = |protocol, offset, payload: &[u8]| {
             quoted(FRAGMENT, &[&fragment(protocol, offset), payload].concat())
         };
@@ -244,8 +241,21 @@ mod tests {
             ("first fragment", ROUTER6, fragmented(UDP, 0, &PORTS), Some(flow6(UDP, 1000, 443))),
             ("later fragment", ROUTER6, fragmented(UDP, 4, &PORTS), Some(flow6(UDP, 0, 0).peer())),
             ("later fragment of what is behind options", ROUTER6, fragmented(60, 4, &[]), Some(flow6(60, 0, 0).peer())),
-            ("ports behind options are not told", ROUTER6, quoted(HOP_BY_HOP, &[&[TCP, 0, 0, 0, 0, 0, 0, 0][..], &PORTS].concat()), None),
-            ("a second fragment header", ROUTER6, fragmented(FRAGMENT, 0, &[&fragment(UDP, 0)[..], &PORTS].concat()), None),
+            ("ports behind hop-by-hop options", ROUTER6, quoted(HOP_BY_HOP, &[&options(TCP)[..], &PORTS].concat()), Some(flow6(TCP, 1000, 443))),
+            ("ports behind destination options", ROUTER6, quoted(DESTINATION, &[&options(UDP)[..], &PORTS].concat()), Some(flow6(UDP, 1000, 443))),
+            ("ports behind a routing header", ROUTER6, quoted(ROUTING, &[&segments(TCP)[..], &PORTS].concat()), Some(flow6(TCP, 1000, 443))),
+            ("ports behind an authentication header", ROUTER6, quoted(AUTHENTICATION, &[&[TCP, 1][..], &[0; 10], &PORTS].concat()), Some(flow6(TCP, 1000, 443))),
+            ("ports behind three headers", ROUTER6, quoted(HOP_BY_HOP, &[&options(ROUTING)[..], &segments(DESTINATION), &options(TCP), &PORTS].concat()), Some(flow6(TCP, 1000, 443))),
+            ("a ping behind options", ROUTER6, quoted(DESTINATION, &[&options(ICMPV6)[..], &PING6].concat()), Some(flow6(ICMPV6, 77, 0))),
+            ("ESP behind options", ROUTER6, quoted(DESTINATION, &[&options(ESP)[..], &PORTS].concat()), Some(flow6(ESP, 0, 0))),
+            ("a first fragment whose ports are behind options", ROUTER6, fragmented(DESTINATION, 0, &[&options(UDP)[..], &PORTS].concat()), Some(flow6(UDP, 1000, 443))),
+            ("a later fragment behind hop-by-hop options", ROUTER6, quoted(HOP_BY_HOP, &[&options(FRAGMENT)[..], &fragment(UDP, 4), &PORTS].concat()), Some(flow6(UDP, 0, 0).peer())),
+            ("a second fragment header", ROUTER6, fragmented(FRAGMENT, 0, &[&fragment(UDP, 0)[..], &PORTS].concat()), Some(flow6(UDP, 1000, 443))),
+            ("eight headers", ROUTER6, quoted(DESTINATION, &[&options(DESTINATION).repeat(7)[..], &options(TCP), &PORTS].concat()), Some(flow6(TCP, 1000, 443))),
+            ("nine headers", ROUTER6, quoted(DESTINATION, &[&options(DESTINATION).repeat(8)[..], &options(TCP), &PORTS].concat()), None),
+            ("options cut off", ROUTER6, quoted(DESTINATION, &options(TCP)[..7]), None),
+            ("options longer than the quote", ROUTER6, quoted(DESTINATION, &[&[TCP, 9][..], &[0; 22]].concat()), None),
+            ("ports cut off behind options", ROUTER6, quoted(DESTINATION, &[&options(TCP)[..], &PORTS[..7]].concat()), None),
             ("fragment header cut off", ROUTER6, quoted(FRAGMENT, &fragment(UDP, 4)[..7]), None),
             ("ports cut off", ROUTER6, quoted(TCP, &PORTS[..7]), None),
             ("header cut off", ROUTER6, header6(GRE)[..39].to_vec(), None),

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 
 use allowlist_common::abi::{
     CLASS_UNKNOWN, CLASSES, InterfaceServices, MAX_SERVICE_COUNTS, MAX_SERVICES, ServiceId,
-    ServiceTable, protocol_class, service_set,
+    ServiceTable, later_class, service_set,
 };
 use allowlist_common::packet::{ICMP, ICMPV6, SCTP, TCP, UDP};
 
@@ -22,8 +22,8 @@ pub(super) struct Covers {
     tcp: Vec<ServiceSet>,
     udp: Vec<ServiceSet>,
     sctp: Vec<ServiceSet>,
-    icmp: ServiceSet,
-    other: ServiceSet,
+    /// By number; of protocols with ports it is not looked at.
+    protocol: Vec<ServiceSet>,
 }
 
 impl Covers {
@@ -32,8 +32,7 @@ impl Covers {
             tcp: vec![0; 1 << 16],
             udp: vec![0; 1 << 16],
             sctp: vec![0; 1 << 16],
-            icmp: 0,
-            other: 0,
+            protocol: vec![0; 1 << 8],
         };
         let cover = |table: &mut [ServiceSet], ports: &RangeInclusive<u16>, service| {
             for set in &mut table[usize::from(*ports.start())..=usize::from(*ports.end())] {
@@ -47,13 +46,24 @@ impl Covers {
                     Ports::Tcp(range) => cover(&mut covers.tcp, range, service_bit),
                     Ports::Udp(range) => cover(&mut covers.udp, range, service_bit),
                     Ports::Sctp(range) => cover(&mut covers.sctp, range, service_bit),
-                    Ports::Icmp => covers.icmp |= service_bit,
+                    Ports::Icmp => {
+                        for protocol in [ICMP, ICMPV6] {
+                            covers.protocol[usize::from(protocol)] |= service_bit;
+                        }
+                    }
+                    Ports::Protocol(TCP) => cover(&mut covers.tcp, &ALL_PORTS, service_bit),
+                    Ports::Protocol(UDP) => cover(&mut covers.udp, &ALL_PORTS, service_bit),
+                    Ports::Protocol(SCTP) => cover(&mut covers.sctp, &ALL_PORTS, service_bit),
+                    Ports::Protocol(protocol) => {
+                        covers.protocol[usize::from(*protocol)] |= service_bit;
+                    }
                     Ports::Any => {
                         for table in [&mut covers.tcp, &mut covers.udp, &mut covers.sctp] {
-                            cover(table, &(0..=u16::MAX), service_bit);
+                            cover(table, &ALL_PORTS, service_bit);
                         }
-                        covers.icmp |= service_bit;
-                        covers.other |= service_bit;
+                        for set in &mut covers.protocol {
+                            *set |= service_bit;
+                        }
                     }
                 }
             }
@@ -61,16 +71,16 @@ impl Covers {
         covers
     }
 
-    /// By protocol class: the sets that occur in it.
+    /// By class of later fragments: the sets that occur in it.
     fn classes(&self) -> [BTreeSet<ServiceSet>; CLASSES] {
         let distinct = |sets: &[ServiceSet]| sets.iter().copied().collect::<BTreeSet<_>>();
         let mut classes: [BTreeSet<ServiceSet>; CLASSES] = Default::default();
-        classes[protocol_class(TCP)] = distinct(&self.tcp);
-        classes[protocol_class(UDP)] = distinct(&self.udp);
-        classes[protocol_class(SCTP)] = distinct(&self.sctp);
-        classes[protocol_class(ICMP)] = distinct(&[self.icmp]);
-        classes[protocol_class(GRE)] = distinct(&[self.other]);
-        classes[CLASS_UNKNOWN] = classes.iter().flatten().copied().collect();
+        classes[CLASS_UNKNOWN] = distinct(&self.protocol);
+        for (protocol, ports) in [(TCP, &self.tcp), (UDP, &self.udp), (SCTP, &self.sctp)] {
+            let class = later_class(4, protocol).expect("a protocol with ports has a class");
+            classes[class] = distinct(ports);
+            classes[CLASS_UNKNOWN].extend(ports);
+        }
         classes
     }
 
@@ -82,18 +92,15 @@ impl Covers {
             table.sctp[port] = kernel.id(self.sctp[port]);
         }
         for protocol in 0..=u8::MAX {
-            table.protocol[usize::from(protocol)] = kernel.id(match protocol {
-                ICMP | ICMPV6 => self.icmp,
-                _ => self.other,
-            });
+            let protocol = usize::from(protocol);
+            table.protocol[protocol] = kernel.id(self.protocol[protocol]);
         }
         table.interfaces.fill(*kernel.elsewhere);
         table
     }
 }
 
-/// A protocol of the class of those that nothing is known of.
-const GRE: u8 = 47;
+const ALL_PORTS: RangeInclusive<u16> = 0..=u16::MAX;
 
 /// The distinct sets of services that cover some port, on some interface.
 pub(super) struct KernelServices {

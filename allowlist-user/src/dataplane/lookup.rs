@@ -183,11 +183,11 @@ impl judge::Tables for OnInterface<'_> {
             .of_protocol(self.slot, protocol)
     }
 
-    fn services_of_protocol(&self, protocol: u8) -> u64 {
+    fn services_of_protocol(&self, family: u8, protocol: u8) -> u64 {
         self.tables
             .copied
             .services()
-            .any_of_protocol(self.slot, protocol)
+            .any_of_protocol(self.slot, family, protocol)
     }
 
     fn counted(&self, service: ServiceId) -> u32 {

@@ -102,8 +102,8 @@ impl judge::Tables for OnInterface<'_> {
         self.services().of_protocol(SLOT, protocol)
     }
 
-    fn services_of_protocol(&self, protocol: u8) -> u64 {
-        self.services().any_of_protocol(SLOT, protocol)
+    fn services_of_protocol(&self, family: u8, protocol: u8) -> u64 {
+        self.services().any_of_protocol(SLOT, family, protocol)
     }
 
     fn counted(&self, service: ServiceId) -> u32 {

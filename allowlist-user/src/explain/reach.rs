@@ -1,6 +1,7 @@
 //! What an address reaches: the decisions about every port, as the few that there really are. Pure.
 
 use allowlist_common::judge::Decision;
+use allowlist_common::verdict::Reason;
 
 use super::Target;
 
@@ -14,11 +15,12 @@ pub struct Row {
 }
 
 /// Puts together what is decided alike, in the order in which it first comes; what no service covers is
-/// last. Ports that follow each other become a range.
+/// last. Ports that follow each other become a range. The verdict that most protocols without ports get is listed once, as
+/// `other`.
 pub fn rows(decided: impl IntoIterator<Item = (Target, Decision)>) -> Vec<Row> {
     let mut kinds: Vec<(Decision, Vec<Span>)> = Vec::new();
     let mut current = 0;
-    for (target, decision) in decided {
+    for (target, decision) in without_most_protocols(decided) {
         // Neighbours are mostly decided alike.
         if kinds
             .get(current)
@@ -55,6 +57,49 @@ pub fn rows(decided: impl IntoIterator<Item = (Target, Decision)>) -> Vec<Row> {
             },
         })
         .collect()
+}
+
+/// The same decisions, with one `other` for all protocols that get the most frequent decision. Protocols that pass under
+/// every policy (IGMP) are left out.
+fn without_most_protocols(
+    decided: impl IntoIterator<Item = (Target, Decision)>,
+) -> Vec<(Target, Decision)> {
+    let mut decided: Vec<_> = decided.into_iter().collect();
+    let mut counts: Vec<(Decision, usize)> = Vec::new();
+    for (target, decision) in &decided {
+        if !matches!(target, Target::Protocol(_)) {
+            continue;
+        }
+        match counts.iter_mut().find(|(known, _)| known == decision) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((*decision, 1)),
+        }
+    }
+    let Some(most) = counts
+        .iter()
+        .map(|(_, count)| *count)
+        .max()
+        .filter(|most| *most > 1)
+    else {
+        return decided; // a single protocol
+    };
+    let most = counts.iter().find(|(_, count)| *count == most);
+    let most = most.map(|(decision, _)| *decision);
+    let mut is_told = false;
+    decided.retain_mut(|(target, decision)| {
+        if !matches!(target, Target::Protocol(_)) {
+            return true;
+        }
+        if decision.reason == Reason::Multicast {
+            return false;
+        }
+        if Some(*decision) != most {
+            return true;
+        }
+        *target = Target::Other;
+        !std::mem::replace(&mut is_told, true)
+    });
+    decided
 }
 
 /// Targets of one protocol that follow each other.

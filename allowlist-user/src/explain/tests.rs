@@ -26,6 +26,10 @@ fn targets() {
     check_target("udp/53", Ok(Target::Udp(53)));
     check_target("sctp/3868", Ok(Target::Sctp(3868)));
     check_target("icmp", Ok(Target::Icmp));
+    check_target("ip/112", Ok(Target::Protocol(112)));
+    check_target("ip/1", Ok(Target::Protocol(1)));
+    check_target("ip/6", Err("write such as \"tcp/443\""));
+    check_target("ip/999", Err("is not an IP protocol"));
     check_target("other", Ok(Target::Other));
     check_target("udp/5000-5010", Err("write such as \"udp/5000\""));
     check_target("any", Err("\"any\" is every port"));
@@ -91,7 +95,8 @@ fn dropped_by(service: u32) -> Decision {
 
 #[track_caller]
 fn check_rows(decide: impl Fn(Target) -> Decision, expected: &[(Decision, &[&str])]) {
-    let found = rows(Target::all().map(|target| (target, decide(target))));
+    let source = "192.0.2.1".parse().expect("an address");
+    let found = rows(Target::all(source).map(|target| (target, decide(target))));
     let expected: Vec<Row> = expected
         .iter()
         .map(|(decision, ports)| Row {
@@ -130,6 +135,68 @@ fn what_is_decided_alike_is_one_row() {
             ),
         ],
     );
+}
+
+/// A protocol with another decision than most is listed by number; IGMP, which passes under every policy, is not listed.
+#[test]
+fn protocols_are_other_but_for_those_that_a_service_names() {
+    let kept = Decision {
+        reason: Reason::Multicast,
+        ..NOT_COVERED
+    };
+    check_rows(
+        |target| match target {
+            Target::Protocol(2) => kept,
+            Target::Protocol(50 | 112) => dropped_by(1),
+            _ => NOT_COVERED,
+        },
+        &[
+            (dropped_by(1), &["ip/50", "ip/112"]),
+            (
+                NOT_COVERED,
+                &[
+                    "tcp/0-65535",
+                    "udp/0-65535",
+                    "sctp/0-65535",
+                    "icmp",
+                    "other",
+                ],
+            ),
+        ],
+    );
+    check_rows(
+        |target| {
+            if target == Target::Protocol(2) {
+                kept
+            } else {
+                NOT_COVERED
+            }
+        },
+        &[(NOT_COVERED, &["any"])],
+    );
+    let one = rows([(Target::Protocol(112), dropped_by(1))]);
+    assert_eq!(one[0].ports, ["ip/112"]);
+}
+
+/// Of the numbers of IPv6's extension headers no packet of IPv6 is.
+#[test]
+fn protocols_that_an_address_can_send() {
+    let sends = |source: &str, protocol| {
+        let source = source.parse().expect("an address");
+        Target::protocols(source).any(|target| target == Target::Protocol(protocol))
+    };
+    for (protocol, by_v4, by_v6) in [
+        (51, true, false),
+        (44, true, false),
+        (0, true, false),
+        (47, true, true),
+        (255, true, true),
+        (6, false, false),
+        (58, false, false),
+    ] {
+        assert_eq!(sends("192.0.2.1", protocol), by_v4, "{protocol}");
+        assert_eq!(sends("2001:db8::1", protocol), by_v6, "{protocol}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use allowlist_common::abi::Event;
-use allowlist_common::packet::{Address, ICMP, ICMPV6, IGMP, SCTP, TCP, UDP};
+use allowlist_common::packet::{Address, ICMP, ICMPV6, IGMP, Malformed, SCTP, TCP, UDP};
 use allowlist_common::verdict::Reason;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -67,7 +67,9 @@ fn drop_text(event: &Event, interface: &str, epoch: Epoch) -> String {
         };
         line += &protocol(event.protocol);
         line += " ";
-        if event.later_fragment != 0 {
+        if is_malformed(event) {
+            // Its headers were not read.
+        } else if event.later_fragment != 0 {
             line += "fragment ";
         } else if is_icmp(event) {
             line += &format!("type {} ", event.icmp_type);
@@ -75,7 +77,11 @@ fn drop_text(event: &Event, interface: &str, epoch: Epoch) -> String {
             line += &format!("{} ", flags(event).join("+"));
         }
     }
-    line + &format!("{} bytes: {}", event.length, reason(event))
+    line += &format!("{} bytes: {}", event.length, reason(event));
+    if let Some(cause) = cause(event) {
+        line += &format!(" ({cause})");
+    }
+    line
 }
 
 fn drop_json(event: &Event, interface: &str, epoch: Epoch) -> Value {
@@ -91,8 +97,10 @@ fn drop_json(event: &Event, interface: &str, epoch: Epoch) -> Value {
         "source_port": ports.map(|(source, _)| source),
         "destination_port": ports.map(|(_, destination)| destination),
         "protocol": is_seen.then(|| protocol(event.protocol)),
+        "cause": cause(event),
         "tcp_flags": (has_ports(event) && event.protocol == TCP).then(|| flags(event)),
-        "icmp_type": (is_icmp(event) && event.later_fragment == 0).then_some(event.icmp_type),
+        "icmp_type": (is_icmp(event) && event.later_fragment == 0 && !is_malformed(event))
+            .then_some(event.icmp_type),
         "fragment": event.later_fragment != 0,
         "bytes": event.length,
         "reason": reason(event),
@@ -105,7 +113,20 @@ fn addresses(event: &Event) -> Option<(IpAddr, IpAddr)> {
 }
 
 fn has_ports(event: &Event) -> bool {
-    matches!(event.protocol, TCP | UDP | SCTP) && event.family != 0 && event.later_fragment == 0
+    matches!(event.protocol, TCP | UDP | SCTP)
+        && event.family != 0
+        && event.later_fragment == 0
+        && !is_malformed(event)
+}
+
+/// Whether its transport header was not read.
+const fn is_malformed(event: &Event) -> bool {
+    event.reason == Reason::Malformed as u8
+}
+
+/// Why it is malformed.
+fn cause(event: &Event) -> Option<&'static str> {
+    Malformed::from_number(event.cause).map(Malformed::name)
 }
 
 fn is_icmp(event: &Event) -> bool {
@@ -221,7 +242,39 @@ mod tests {
         check(
             &broken,
             "1970-01-01T00:00:00.000Z eth0 20 bytes: malformed",
-            &json!({"source": null, "protocol": null, "reason": "malformed"}),
+            &json!({"source": null, "protocol": null, "reason": "malformed", "cause": null}),
+        );
+        let cut = Event {
+            length: 40,
+            source: padded("192.0.2.66"),
+            destination: padded("198.51.100.1"),
+            family: 4,
+            protocol: TCP,
+            vlan: 5,
+            cause: Malformed::TransportHeader as u8,
+            reason: Reason::Malformed as u8,
+            ..Event::EMPTY
+        };
+        check(
+            &cut,
+            "1970-01-01T00:00:00.000Z eth0 vlan 5 192.0.2.66 > 198.51.100.1 tcp 40 bytes: malformed (transport-header)",
+            &json!({
+                "source": "192.0.2.66", "source_port": null, "protocol": "tcp", "tcp_flags": null, "vlan": 5,
+                "reason": "malformed", "cause": "transport-header",
+            }),
+        );
+        let cut6 = Event {
+            protocol: ICMPV6,
+            family: 6,
+            ..cut
+        };
+        check(
+            &cut6,
+            &format!(
+                "1970-01-01T00:00:00.000Z eth0 vlan 5 {} > {} icmpv6 40 bytes: malformed (transport-header)",
+                "c000:242::", "c633:6401::"
+            ),
+            &json!({"icmp_type": null}),
         );
     }
 }

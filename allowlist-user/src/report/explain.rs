@@ -189,10 +189,16 @@ fn asked(attachments: Vec<Attachment>, wanted: Option<&str>) -> Result<Vec<Attac
 /// What becomes of what is asked about on one interface.
 fn reached(lookup: &Lookup, slot: u32, question: &Question) -> Result<Vec<Row>> {
     let targets: Vec<Target> = match question.target {
+        Some(Target::Other) => Target::protocols(question.address).collect(),
         Some(target) => vec![target],
-        None => Target::all().collect(),
+        None => Target::all(question.address).collect(),
     };
     let packets = targets.iter().map(|target| target.packet(question.address));
     let decisions = lookup.judge(slot, packets)?;
-    Ok(rows(targets.iter().copied().zip(decisions)))
+    let mut rows = rows(targets.iter().copied().zip(decisions));
+    if question.target == Some(Target::Other) {
+        // Protocols that a service covers by number are not the others.
+        rows.retain(|row| row.ports.iter().any(|port| port == "other"));
+    }
+    Ok(rows)
 }

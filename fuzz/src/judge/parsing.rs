@@ -4,8 +4,8 @@
 use allowlist_common::flow::Flow;
 use allowlist_common::frame::Frame;
 use allowlist_common::packet::{
-    Address, Contents, Flat, Malformed, Packet, Transport, parse, parse_network, parse_transport,
-    plain,
+    Address, Contents, Flat, Malformed, Packet, Transport, addresses, parse, parse_network,
+    parse_transport, plain,
 };
 use allowlist_tests::model::dissect::Facts;
 use allowlist_tests::model::{self, Content};
@@ -16,13 +16,17 @@ use super::hex;
 pub(super) fn check(frame: &[u8], facts: &Facts) {
     let parsed = parse(frame);
     let agree = match (&parsed, facts) {
-        (Err(Malformed), Facts::Malformed)
-        | (Ok(Contents::Arp), Facts::Arp)
-        | (Ok(Contents::Other), Facts::NotIp) => true,
+        (Err(cause), Facts::Malformed(expected)) => cause == expected,
+        (Ok(Contents::Arp), Facts::Arp) | (Ok(Contents::Other), Facts::NotIp) => true,
         (Ok(Contents::Ip(packet)), Facts::Ip(expected)) => is_same(packet, expected, frame),
         _ => false,
     };
     assert!(agree, "{parsed:?}\n{facts:?}\n{}", hex(frame));
+    // The addresses that drop events of malformed frames show.
+    if let Ok(Contents::Ip(packet)) = parsed {
+        let read = addresses(frame).map(|read| (read.vlan, read.source, read.destination));
+        assert_eq!(read, Some((packet.vlan, packet.source, packet.destination)));
+    }
 }
 
 fn is_same(packet: &Packet, expected: &model::Packet, frame: &[u8]) -> bool {
@@ -103,7 +107,7 @@ pub(super) fn check_ways(frame: &[u8], piece: usize) {
     };
     let of_piece = parse(&cut);
     assert!(
-        of_piece == whole || of_piece == Err(Malformed),
+        of_piece == whole || of_piece.is_err(),
         "the first {piece} bytes: {of_piece:?}, and all: {whole:?}\n{}",
         hex(frame)
     );

@@ -1,11 +1,12 @@
 //! A frame's bytes to facts, by the rules that the documents state: two VLAN tags, IPv4, IPv6 with up
-//! to eight extension headers, TCP, UDP, SCTP and ICMP, and what ICMP's errors quote.
+//! to eight extension headers, packets that are longer than their length field can state, TCP, UDP, SCTP and ICMP, and what
+//! ICMP's errors quote.
 //!
 //! Shares no code with the parser that ships: it cuts slices, and what does not fit is malformed.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use allowlist_common::packet::{ICMP, ICMPV6, SCTP, TCP, UDP};
+use allowlist_common::packet::{ICMP, ICMPV6, Malformed, SCTP, TCP, UDP};
 
 use super::{Content, Packet};
 
@@ -13,7 +14,7 @@ use super::{Content, Packet};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Facts {
     /// It contradicts itself or its length, or hides what is in it.
-    Malformed,
+    Malformed(Malformed),
     /// ARP.
     Arp,
     /// Neither that nor IP.
@@ -30,8 +31,9 @@ const AUTHENTICATION: u8 = 51;
 
 /// What a frame is.
 pub fn dissect(frame: &[u8]) -> Facts {
-    let Some((kind, rest)) = untagged(frame) else {
-        return Facts::Malformed;
+    let (kind, rest) = match untagged(frame) {
+        Ok(found) => found,
+        Err(cause) => return Facts::Malformed(cause),
     };
     let packet = match kind {
         0x0806 => return Facts::Arp,
@@ -39,24 +41,24 @@ pub fn dissect(frame: &[u8]) -> Facts {
         0x86dd => ipv6(rest),
         _ => return Facts::NotIp,
     };
-    packet.map_or(Facts::Malformed, Facts::Ip)
+    packet.map_or_else(Facts::Malformed, Facts::Ip)
 }
 
 /// The type of what is in the frame, and that.
-fn untagged(frame: &[u8]) -> Option<(u16, &[u8])> {
+fn untagged(frame: &[u8]) -> Result<(u16, &[u8]), Malformed> {
     let is_tag = |kind| kind == 0x8100 || kind == 0x88a8;
-    let mut kind = number(frame, 12)?;
+    let mut kind = number(frame, 12).ok_or(Malformed::EthernetHeader)?;
     let mut rest = &frame[14..];
     let mut tags = 0;
     while is_tag(kind) {
         tags += 1;
         if tags > 2 {
-            return None;
+            return Err(Malformed::VlanDepth);
         }
-        kind = number(rest, 2)?;
+        kind = number(rest, 2).ok_or(Malformed::EthernetHeader)?;
         rest = &rest[4..];
     }
-    Some((kind, rest))
+    Ok((kind, rest))
 }
 
 fn number(bytes: &[u8], at: usize) -> Option<u16> {
@@ -80,24 +82,34 @@ fn v6_addresses(header: &[u8]) -> Option<(IpAddr, IpAddr)> {
     Some((address(8)?, address(24)?))
 }
 
-/// `None` is malformed.
-fn ipv4(bytes: &[u8]) -> Option<Packet> {
-    let (source, destination) = v4_addresses(bytes)?;
+/// More than the length field of an IP header can state.
+const BIG: usize = 65_536;
+
+fn ipv4(bytes: &[u8]) -> Result<Packet, Malformed> {
+    let (source, destination) = v4_addresses(bytes).ok_or(Malformed::IpHeader)?;
     let header_length = usize::from(bytes[0] & 15) * 4;
-    let total_length = usize::from(number(bytes, 2)?);
-    if bytes[0] >> 4 != 4 || header_length < 20 {
-        return None;
+    if bytes[0] >> 4 != 4 {
+        return Err(Malformed::IpVersion);
     }
+    if header_length < 20 {
+        return Err(Malformed::HeaderLength);
+    }
+    let total_length = match u16::from_be_bytes([bytes[2], bytes[3]]) {
+        0 if bytes.len() >= BIG => bytes.len(),
+        stated => usize::from(stated),
+    };
     // Cut to the packet's length: what the link padded behind it is not part of it.
-    let payload = bytes.get(..total_length)?.get(header_length..)?;
+    let payload = bytes.get(..total_length);
+    let payload = payload.and_then(|packet| packet.get(header_length..));
+    let payload = payload.ok_or(Malformed::PacketLength)?;
     let protocol = bytes[9];
-    let fragment_offset = usize::from(number(bytes, 6)? & 0x1fff) * 8;
+    let fragment_offset = usize::from(u16::from_be_bytes([bytes[6], bytes[7]]) & 0x1fff) * 8;
     let content = if fragment_offset == 0 {
         transport(payload, protocol, false)?
     } else {
         later_fragment(protocol, fragment_offset)?
     };
-    Some(Packet {
+    Ok(Packet {
         source,
         destination,
         hops: bytes[8],
@@ -106,46 +118,82 @@ fn ipv4(bytes: &[u8]) -> Option<Packet> {
     })
 }
 
-/// `None` is malformed.
-fn ipv6(bytes: &[u8]) -> Option<Packet> {
-    let (source, destination) = v6_addresses(bytes)?;
+fn ipv6(bytes: &[u8]) -> Result<Packet, Malformed> {
+    let (source, destination) = v6_addresses(bytes).ok_or(Malformed::IpHeader)?;
     if bytes[0] >> 4 != 6 {
-        return None;
+        return Err(Malformed::IpVersion);
     }
-    let payload_length = usize::from(number(bytes, 4)?);
-    let mut payload = bytes[40..].get(..payload_length)?;
-    let mut protocol = bytes[6];
+    let behind = &bytes[40..];
+    let payload_length = match u16::from_be_bytes([bytes[4], bytes[5]]) {
+        0 if behind.len() >= BIG => jumbo_length(bytes[6], behind)?,
+        stated => usize::from(stated),
+    };
+    let payload = behind
+        .get(..payload_length)
+        .ok_or(Malformed::PacketLength)?;
+    let chain = chain(bytes[6], payload)?;
+    let content = if chain.fragment_offset == 0 {
+        transport(chain.payload, chain.protocol, true)?
+    } else {
+        later_fragment(chain.protocol, chain.fragment_offset)?
+    };
+    Ok(Packet {
+        source,
+        destination,
+        hops: bytes[7],
+        protocol: chain.protocol,
+        content,
+    })
+}
+
+/// The length of a payload that is too long for its length field: in the first of the hop-by-hop options, or all that
+/// is there.
+fn jumbo_length(next: u8, behind: &[u8]) -> Result<usize, Malformed> {
+    match (next, behind) {
+        (0, [_, _, 0xc2, 4, stated @ ..]) => {
+            let stated = stated.first_chunk().map(|bytes| u32::from_be_bytes(*bytes));
+            let stated = stated.map_or(0, |stated| stated as usize);
+            let is_right = stated >= BIG;
+            is_right.then_some(stated).ok_or(Malformed::PacketLength)
+        }
+        _ => Ok(behind.len()),
+    }
+}
+
+/// The end of a chain of extension headers.
+struct Chain<'a> {
+    protocol: u8,
+    payload: &'a [u8],
+    fragment_offset: usize,
+}
+
+fn chain(first: u8, mut payload: &[u8]) -> Result<Chain<'_>, Malformed> {
+    let mut protocol = first;
     let mut headers = 0;
     let mut fragment_offset = 0;
     while EXTENSIONS.contains(&protocol) && fragment_offset == 0 {
         headers += 1;
         if headers > 8 {
-            return None;
+            return Err(Malformed::ExtensionDepth);
         }
-        let units = usize::from(*payload.get(1)?);
+        let units = payload.get(1).ok_or(Malformed::ExtensionHeader)?;
+        let units = usize::from(*units);
         let length = match protocol {
             FRAGMENT => 8,
             AUTHENTICATION => 4 * (units + 2),
             _ => 8 * (units + 1),
         };
-        let header = payload.get(..length)?;
+        let header = payload.get(..length).ok_or(Malformed::ExtensionHeader)?;
         if protocol == FRAGMENT {
-            fragment_offset = usize::from(number(header, 2)? >> 3) * 8;
+            fragment_offset = usize::from(u16::from_be_bytes([header[2], header[3]]) >> 3) * 8;
         }
         protocol = header[0];
         payload = &payload[length..];
     }
-    let content = if fragment_offset == 0 {
-        transport(payload, protocol, true)?
-    } else {
-        later_fragment(protocol, fragment_offset)?
-    };
-    Some(Packet {
-        source,
-        destination,
-        hops: bytes[7],
+    Ok(Chain {
         protocol,
-        content,
+        payload,
+        fragment_offset,
     })
 }
 
@@ -160,18 +208,22 @@ const fn shortest(protocol: u8) -> usize {
 }
 
 /// A later fragment must not begin where the first one's header was.
-fn later_fragment(protocol: u8, offset: usize) -> Option<Content> {
-    (offset >= shortest(protocol)).then_some(Content::LaterFragment)
+fn later_fragment(protocol: u8, offset: usize) -> Result<Content, Malformed> {
+    let is_behind = offset >= shortest(protocol);
+    is_behind
+        .then_some(Content::LaterFragment)
+        .ok_or(Malformed::FragmentOverlap)
 }
 
-fn transport(payload: &[u8], protocol: u8, is_v6: bool) -> Option<Content> {
+fn transport(payload: &[u8], protocol: u8, is_v6: bool) -> Result<Content, Malformed> {
     if payload.len() < shortest(protocol) {
-        return None;
+        return Err(Malformed::TransportHeader);
     }
-    Some(match protocol {
+    let number = |at: usize| u16::from_be_bytes([payload[at], payload[at + 1]]);
+    Ok(match protocol {
         TCP | UDP | SCTP => Content::Ports {
-            source: number(payload, 0)?,
-            destination: number(payload, 2)?,
+            source: number(0),
+            destination: number(2),
             flags: if protocol == TCP { payload[13] } else { 0 },
         },
         ICMP if !is_v6 && [3, 11, 12].contains(&payload[0]) => {
@@ -182,7 +234,7 @@ fn transport(payload: &[u8], protocol: u8, is_v6: bool) -> Option<Content> {
         }
         ICMP | ICMPV6 => Content::Icmp {
             kind: payload[0],
-            identifier: number(payload, 4)?,
+            identifier: number(4),
         },
         _ => Content::Other,
     })
@@ -206,30 +258,21 @@ fn quoted_v4(bytes: &[u8]) -> Option<Packet> {
     })
 }
 
-/// The same; of extension headers a fragment header alone is looked through.
+/// The same, behind its extension headers.
 fn quoted_v6(bytes: &[u8]) -> Option<Packet> {
     let (source, destination) = v6_addresses(bytes)?;
     if bytes[0] >> 4 != 6 {
         return None;
     }
-    let mut protocol = bytes[6];
-    let mut payload = &bytes[40..];
-    let mut is_later = false;
-    if protocol == FRAGMENT {
-        let header = payload.get(..8)?;
-        protocol = header[0];
-        is_later = number(header, 2)? >> 3 != 0;
-        payload = &payload[8..];
-    }
-    if EXTENSIONS.contains(&protocol) && !is_later {
-        return None;
-    }
+    let chain = chain(bytes[6], &bytes[40..]).ok()?;
+    let is_later = chain.fragment_offset != 0;
+    let protocol = chain.protocol;
     Some(Packet {
         source,
         destination,
         hops: bytes[7],
         protocol,
-        content: quoted_content(Some(payload), protocol, is_later, (ICMPV6, 128))?,
+        content: quoted_content(Some(chain.payload), protocol, is_later, (ICMPV6, 128))?,
     })
 }
 

@@ -143,8 +143,9 @@ impl judge::Tables for Lookup<'_> {
         self.host.services.of_protocol(self.slot, protocol)
     }
 
-    fn services_of_protocol(&self, protocol: u8) -> u64 {
-        self.host.services.any_of_protocol(self.slot, protocol)
+    fn services_of_protocol(&self, family: u8, protocol: u8) -> u64 {
+        let services = &self.host.services;
+        services.any_of_protocol(self.slot, family, protocol)
     }
 
     fn counted(&self, service: ServiceId) -> u32 {

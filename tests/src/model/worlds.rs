@@ -264,6 +264,7 @@ fn ports() -> impl Strategy<Value = Ports> {
         4 => range().prop_map(Ports::Udp),
         2 => range().prop_map(Ports::Sctp),
         2 => Just(Ports::Icmp),
+        2 => select(vec![0_u8, 1, 2, 6, 17, 44, 47, 50, 51, 58, 60, 132, 255]).prop_map(Ports::Protocol),
         1 => Just(Ports::Any),
     ]
 }

@@ -9,9 +9,10 @@ use allowlist_common::packet::{Contents, TCP, Transport, UDP, parse};
 use allowlist_tests::lab::{FrameSender, Tap, add_addresses, eventually, frame};
 use allowlist_tests::require_root;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, getsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, getsockopt, setsockopt,
+    socket, sockopt,
 };
-use nix::{getsockopt_impl, sockopt_impl};
+use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
 use serde_json::json;
 
 use super::talk::{DOMAIN, Server, ask_socket};
@@ -31,6 +32,23 @@ sockopt_impl!(
     libc::IPPROTO_IPV6,
     libc::IPV6_MTU,
     libc::c_int
+);
+
+sockopt_impl!(
+    /// The hop-by-hop options of sent packets.
+    HopByHopOptions,
+    SetOnly,
+    libc::IPPROTO_IPV6,
+    libc::IPV6_HOPOPTS,
+    [u8; 8]
+);
+sockopt_impl!(
+    /// The destination options of sent packets.
+    DestinationOptions,
+    SetOnly,
+    libc::IPPROTO_IPV6,
+    libc::IPV6_DSTOPTS,
+    [u8; 8]
 );
 
 /// How long a packet may be, as the kernel has it for a socket that is connected.
@@ -229,6 +247,43 @@ fn is_heard_of_in_native_mode() -> anyhow::Result<()> {
 fn is_heard_of_in_generic_mode() -> anyhow::Result<()> {
     require_root!();
     all_flows("generic")
+}
+
+/// A router quotes the extension headers between the addresses and the ports as well.
+#[test]
+fn is_heard_of_by_a_quote_with_extension_headers() -> anyhow::Result<()> {
+    /// One padding option; the kernel writes the next header's number.
+    const OPTIONS: [u8; 8] = [0, 0, 1, 4, 0, 0, 0, 0];
+    require_root!();
+    let [_, family] = FAMILIES;
+    let setters: [&dyn Fn(&std::net::UdpSocket) -> nix::Result<()>; 3] = [
+        &|socket| setsockopt(socket, HopByHopOptions, &OPTIONS),
+        &|socket| setsockopt(socket, DestinationOptions, &OPTIONS),
+        &|socket| {
+            setsockopt(socket, HopByHopOptions, &OPTIONS)?;
+            setsockopt(socket, DestinationOptions, &OPTIONS)
+        },
+    ];
+    for set in setters {
+        let site = Site::new()?;
+        let _server = Server::start(&site)?;
+        let _filter = close(&site, "", &[])?;
+        let client = ask_socket(&site, family)?;
+        set(&client)?;
+        let tap = Tap::new(&site.peer)?;
+        client.send(&[1; 1000])?;
+        let packet = sent(&tap, UDP, client.local_addr()?)?;
+        assert_ne!(packet[6], UDP, "the kernel sent no options");
+        let told = frame::too_big(
+            family.stranger(0).ip(),
+            family.host(0).ip(),
+            SHORT,
+            quoted(&packet),
+        );
+        FrameSender::new(&site.peer, "eth0")?.send(&told)?;
+        eventually(|| Ok(path_mtu(&client, family)? == i32::from(SHORT)))?;
+    }
+    Ok(())
 }
 
 /// The other side of it: an operator who wants no errors gets none.

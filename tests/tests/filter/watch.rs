@@ -91,8 +91,8 @@ fn dropped() -> Vec<(Vec<u8>, &'static str, Value)> {
         ),
         (
             frame::later_fragment(v4, host(v4, 0).ip(), 17, &[0; 32]),
-            "eth0 192.0.2.66 > 198.51.100.1 udp fragment 66 bytes: not-allowed",
-            json!({"fragment": true, "destination_port": null}),
+            "eth0 192.0.2.66 > 198.51.100.1 udp fragment 66 bytes: fragment",
+            json!({"fragment": true, "destination_port": null, "reason": "fragment", "cause": null}),
         ),
         (
             frame::packet(v4, host(v4, 0).ip(), 47, &[0; 4]),
@@ -101,8 +101,29 @@ fn dropped() -> Vec<(Vec<u8>, &'static str, Value)> {
         ),
         (
             frame::ethernet(0x0800, &[0x45; 10]),
-            "eth0 24 bytes: malformed",
-            json!({"source": null, "protocol": null, "bytes": 24, "reason": "malformed"}),
+            "eth0 24 bytes: malformed (ip-header)",
+            json!({"source": null, "protocol": null, "bytes": 24, "reason": "malformed", "cause": "ip-header"}),
+        ),
+        (
+            frame::tagged(frame::packet(v4, host(v4, 0).ip(), 6, &[0; 19]), &tags),
+            "eth0 vlan 7 192.0.2.66 > 198.51.100.1 tcp 61 bytes: malformed (transport-header)",
+            json!({
+                "vlan": 7, "source": "192.0.2.66", "destination": "198.51.100.1", "source_port": null,
+                "protocol": "tcp", "tcp_flags": null, "reason": "malformed", "cause": "transport-header",
+            }),
+        ),
+        (
+            frame::packet(v6, host(v6, 0).ip(), 60, &[6, 9, 0, 0, 0, 0, 0, 0]),
+            "eth0 2001:db8:bad::66 > 2001:db8:1::1 protocol 60 62 bytes: malformed (extension-header)",
+            json!({"source": "2001:db8:bad::66", "protocol": "protocol 60", "cause": "extension-header"}),
+        ),
+        (
+            frame::tagged(
+                frame::ethernet(0x88cc, &[0; 46]),
+                &[(0x8100, 1), (0x8100, 2), (0x8100, 3)],
+            ),
+            "eth0 72 bytes: malformed (vlan-depth)",
+            json!({"source": null, "cause": "vlan-depth"}),
         ),
         (
             frame::ethernet(0x0806, &[0; 28]),

@@ -110,6 +110,9 @@ fn lengthened(Row { frame, end, .. }: &Row, length: usize) -> Vec<u8> {
 fn packet_end(frame: &[u8]) -> Option<usize> {
     let (at, before) = ip_length(frame)?;
     let bytes = frame.get(at..at + 2)?.try_into().ok()?;
+    if bytes == [0, 0] && frame.len() > before + usize::from(u16::MAX) {
+        return None; // more than it can state
+    }
     Some(before + usize::from(u16::from_be_bytes(bytes)))
 }
 

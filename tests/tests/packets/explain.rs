@@ -32,6 +32,7 @@ fn asked() -> impl Strategy<Value = Asked> {
         2 => port().prop_map(Target::Sctp),
         1 => Just(Target::Icmp),
         1 => Just(Target::Other),
+        2 => select(vec![47_u8, 50, 112, 255]).prop_map(Target::Protocol),
     ];
     (any::<bool>(), any::<Index>(), target)
 }
@@ -137,5 +138,6 @@ fn frame_to(target: Target, source: IpAddr) -> Vec<u8> {
         }
         Target::Icmp => frame::echo_request(source, host),
         Target::Other => frame::packet(source, host, GRE, &[0; 32]),
+        Target::Protocol(protocol) => frame::packet(source, host, protocol, &[0; 32]),
     }
 }

@@ -5,6 +5,7 @@
 
 mod answers;
 mod basic;
+mod big;
 mod build;
 mod errors;
 mod headers;
@@ -82,13 +83,16 @@ const fn allowed(sources: &'static str, services: &'static str) -> End {
     }
 }
 
-/// Dropped by the services; none where no port can be seen.
+/// Dropped by the services.
 const fn refused(services: &'static str) -> End {
     End {
         services,
         ..drop(Reason::NotAllowed)
     }
 }
+
+/// A fragment without ports that the services of its protocol drop.
+const STRAY: End = drop(Reason::Fragment);
 
 /// The default verdict decides.
 const UNCOVERED: End = End {
@@ -188,6 +192,7 @@ fn basic_groups() -> Vec<Group> {
     let group = |(name, settings)| {
         let mut group = Group::new(name, config(settings), basic::rows());
         group.rows.extend(Group::new("", "", headers::rows()).rows);
+        group.rows.extend(Group::new("", "", big::rows()).rows);
         group
     };
     settings.into_iter().map(group).collect()

@@ -21,7 +21,7 @@ fn a_plain_packet_is_what_parsing_says() {
     };
     for row in groups().iter().flat_map(|group| &group.rows) {
         let mut frame = row.frame.clone();
-        for length in 0..=frame.len() {
+        for length in 0..=frame.len().min(10_000) {
             check(&frame[..length]);
         }
         for place in 0..frame.len().min(HEADERS) {

@@ -254,7 +254,7 @@ fn step(reason: Reason) -> Option<u8> {
         Reason::NotIp | Reason::Arp => 1,
         Reason::Malformed => 2,
         Reason::NeighbourDiscovery | Reason::IcmpError | Reason::Dhcp | Reason::Multicast => 3,
-        Reason::Allowed | Reason::NotAllowed => 4,
+        Reason::Allowed | Reason::NotAllowed | Reason::Fragment => 4,
         Reason::Answer => 5,
         Reason::Default => 6,
         Reason::InternalError => return None,

@@ -8,7 +8,7 @@ use super::build::{
     DESTINATION, ETHERNET, GRE, HOST, HOST6, OFFICE, STRANGER, STRANGER6, VENDOR, VENDOR6, echo,
     fragment, fragment_to, icmp, packet, packet_to, ported, with, with_options,
 };
-use super::{ANSWER, End, Group, SOURCES, UNCOVERED, allowed, config, drop, pass, refused};
+use super::{ANSWER, End, Group, SOURCES, STRAY, UNCOVERED, allowed, config, drop, pass, refused};
 
 /// Whom the host talks to; nobody's.
 pub(super) const REMOTE: &str = "198.18.0.5";
@@ -202,17 +202,17 @@ fn fragments() -> Vec<(&'static str, Vec<u8>, End)> {
         ("UDP, of a peer", fragment(REMOTE, UDP), ANSWER),
         ("ICMP, of a peer", fragment(REMOTE, ICMP), ANSWER),
         ("ICMPv6, of a peer", fragment(REMOTE6, ICMPV6), ANSWER),
-        ("TCP, stranger", fragment(STRANGER, TCP), refused("")),
-        ("UDP, stranger, IPv6", fragment(STRANGER6, UDP), refused("")),
+        ("TCP, stranger", fragment(STRANGER, TCP), STRAY),
+        ("UDP, stranger, IPv6", fragment(STRANGER6, UDP), STRAY),
         ("ICMP, stranger, which no service covers", fragment(STRANGER, ICMP), UNCOVERED),
         ("TCP, vendor", fragment(VENDOR, TCP), allowed("vendor", "")),
-        ("UDP, vendor", fragment(VENDOR, UDP), refused("")),
+        ("UDP, vendor", fragment(VENDOR, UDP), STRAY),
         ("UDP, office", fragment(OFFICE, UDP), allowed("office", "")),
-        ("TCP, of a peer, to another address", fragment_to(REMOTE, "198.51.100.9", TCP), refused("")),
-        ("UDP, of whom the host sent but fragments", fragment("198.18.0.6", UDP), refused("")),
+        ("TCP, of a peer, to another address", fragment_to(REMOTE, "198.51.100.9", TCP), STRAY),
+        ("UDP, of whom the host sent but fragments", fragment("198.18.0.6", UDP), STRAY),
         ("SCTP, of a peer", fragment(REMOTE, SCTP), UNCOVERED),
         ("GRE, of a peer", fragment(REMOTE, GRE), UNCOVERED),
-        ("what begins with options, of a peer", fragment(REMOTE6, DESTINATION), refused("")),
+        ("what begins with options, of a peer", fragment(REMOTE6, DESTINATION), STRAY),
         ("what begins with options, vendor", fragment(VENDOR6, DESTINATION), allowed("vendor", "")),
         ("ICMPv6 over IPv4, of a peer", fragment(REMOTE, ICMPV6), UNCOVERED),
     ]
@@ -225,7 +225,7 @@ fn with_ping() -> Vec<(&'static str, Vec<u8>, End)> {
         ("echo reply that the host did not ask for", echo(REMOTE, HOST, 0, 0x1235), refused("ping")),
         ("echo request, office", icmp(OFFICE, 8), allowed("office", "ping")),
         ("later fragment of ICMP, of a peer", fragment(REMOTE, ICMP), ANSWER),
-        ("later fragment of ICMP, stranger", fragment(STRANGER, ICMP), refused("")),
+        ("later fragment of ICMP, stranger", fragment(STRANGER, ICMP), STRAY),
         ("an answer", segment(REMOTE, 50_000, ACK), ANSWER),
     ]
 }
@@ -239,7 +239,7 @@ fn nothing_sent() -> Vec<(&'static str, Vec<u8>, End)> {
         ("SYN", segment(REMOTE, 50_000, SYN), UNCOVERED),
         ("UDP", ported(UDP, (REMOTE, 53), (HOST, 50_001), 0), UNCOVERED),
         ("echo reply", echo(REMOTE, HOST, 0, 0x1234), refused("ping")),
-        ("later fragment", fragment(REMOTE, TCP), refused("")),
+        ("later fragment", fragment(REMOTE, TCP), STRAY),
         ("later fragment, vendor", fragment(VENDOR, TCP), allowed("vendor", "")),
         ("ACK to a service, vendor", ported(TCP, (VENDOR, 51_000), (HOST, 443), ACK), allowed("vendor", "web")),
         ("ACK to a service, stranger", ported(TCP, (STRANGER, 51_000), (HOST, 443), ACK), refused("web")),
@@ -263,7 +263,7 @@ fn established() -> Vec<(&'static str, Vec<u8>, End)> {
         ("UDP", ported(UDP, (REMOTE, 53), (HOST, 50_001), 0), UNCOVERED),
         ("SCTP", ported(SCTP, (REMOTE, 3868), (HOST, 50_004), 0xff), UNCOVERED),
         ("echo reply", echo(REMOTE, HOST, 0, 0x1234), refused("ping")),
-        ("later fragment of TCP", fragment(REMOTE, TCP), refused("")),
+        ("later fragment of TCP", fragment(REMOTE, TCP), STRAY),
         ("later fragment of GRE", fragment(REMOTE, GRE), UNCOVERED),
         ("an ICMP error, whatever it quotes", icmp(STRANGER, 3), pass(Reason::IcmpError)),
         ("IPv4's broken header", with(segment(REMOTE, 50_000, ACK), &[(ETHERNET, 0x44)]), drop(Reason::Malformed)),

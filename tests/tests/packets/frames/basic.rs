@@ -9,7 +9,7 @@ use super::build::{
     ROUTING, STRANGER, STRANGER6, VENDOR, VENDOR6, cut, extended, fragment, icmp, packet, padded,
     tcp, tcp_header, udp, with, with_options,
 };
-use super::{CUT_SHORT, End, MALFORMED, UNCOVERED, allowed, pass, refused};
+use super::{CUT_SHORT, End, MALFORMED, STRAY, UNCOVERED, allowed, pass, refused};
 
 #[rustfmt::skip]
 #[expect(clippy::too_many_lines, reason = "a table")]
@@ -92,12 +92,12 @@ pub(super) fn rows() -> Vec<(&'static str, Vec<u8>, End)> {
         ("multicast listener report 2 behind a hop-by-hop header", packet(STRANGER6, HOP_BY_HOP, &[&[ICMPV6, 0, 5, 2, 0, 0, 1, 0][..], &[143, 0, 0, 0, 0, 0, 0, 0]].concat()), pass(Multicast)),
         // Fragments: by source alone
         ("later fragment, vendor", fragment(VENDOR, TCP), allowed("vendor", "")),
-        ("later fragment, stranger", fragment(STRANGER, TCP), refused("")),
-        ("later fragment of a protocol where the vendor has no service", fragment(VENDOR, UDP), refused("")),
+        ("later fragment, stranger", fragment(STRANGER, TCP), STRAY),
+        ("later fragment of a protocol where the vendor has no service", fragment(VENDOR, UDP), STRAY),
         ("later fragment, office, IPv6", fragment(OFFICE6, UDP), allowed("office", "")),
-        ("later fragment, stranger, IPv6", fragment(STRANGER6, TCP), refused("")),
+        ("later fragment, stranger, IPv6", fragment(STRANGER6, TCP), STRAY),
         ("later fragment of an uncovered protocol", fragment(STRANGER, 47), UNCOVERED),
-        ("a later fragment's bytes are not ports", with(fragment(STRANGER, TCP), &[(ETHERNET + 20 + 2, 0), (ETHERNET + 20 + 3, 22)]), refused("")),
+        ("a later fragment's bytes are not ports", with(fragment(STRANGER, TCP), &[(ETHERNET + 20 + 2, 0), (ETHERNET + 20 + 3, 22)]), STRAY),
         ("first fragment, vendor", with(tcp(VENDOR, 443), &[(ETHERNET + 6, 0x20)]), allowed("vendor", "web")),
         ("first fragment, stranger", with(tcp(STRANGER, 443), &[(ETHERNET + 6, 0x20)]), refused("web")),
         ("first fragment too short for its TCP header", with(packet(VENDOR, TCP, &[0; 8]), &[(ETHERNET + 6, 0x20)]), MALFORMED),

@@ -7,9 +7,9 @@ use allowlist_tests::lab::frame::tagged;
 
 use super::answers::{REMOTE, REMOTE6, WITHOUT_PING, sent};
 use super::build::{
-    DESTINATION, ETHERNET, FRAGMENT, GRE, HOP_BY_HOP, HOST, HOST6, OFFICE, OFFICE6, STRANGER,
-    STRANGER6, VENDOR, VENDOR6, echo, error, fragment_to, host, packet_to, padded, ported, quote,
-    shortened, with, with_options,
+    AUTHENTICATION, DESTINATION, ESP, ETHERNET, FRAGMENT, GRE, HOP_BY_HOP, HOST, HOST6, OFFICE,
+    OFFICE6, ROUTING, STRANGER, STRANGER6, VENDOR, VENDOR6, cut, echo, error, fragment_to, host,
+    packet_to, padded, ported, quote, shortened, with, with_options,
 };
 use super::{End, Group, SOURCES, UNCOVERED, allowed, drop, pass};
 
@@ -170,7 +170,29 @@ fn quotes() -> Vec<(&'static str, Vec<u8>, End)> {
         ("a later fragment to a peer, IPv6", about(2, &fragment_to(HOST6, REMOTE6, TCP)), WANTED),
         ("a first fragment, IPv6", quoted6(&fragment_header(1)), WANTED),
         ("a fragment header cut short", quoted6(&fragment_header(1)[..ETHERNET + 44]), UNWANTED),
-        ("an extension header hides the flow", quoted6(&packet_to(HOST6, REMOTE6, HOP_BY_HOP, &[&[TCP, 0, 1, 4, 0, 0, 0, 0][..], &tcp6(50_006)[ETHERNET + 40..]].concat())), UNWANTED),
+        ("a packet with hop-by-hop options", quoted6(&behind(&[HOP_BY_HOP], 50_006)), WANTED),
+        ("a packet with destination options", quoted6(&behind(&[DESTINATION], 50_006)), WANTED),
+        ("a packet with a routing header", quoted6(&behind(&[ROUTING], 50_006)), WANTED),
+        ("a packet with an authentication header", quoted6(&behind(&[AUTHENTICATION], 50_006)), WANTED),
+        ("a packet with every header", quoted6(&behind(&[HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION], 50_006)), WANTED),
+        ("a packet with every header, another's", quoted6(&behind(&[HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION], 50_009)), UNWANTED),
+        ("a packet with options, another's, IPv6", quoted6(&behind(&[DESTINATION], 50_009)), UNWANTED),
+        ("a packet with options, in a tag", tagged(quoted6(&behind(&[DESTINATION], 50_006)), &[(0x88a8, 5), (0x8100, 6)]), WANTED),
+        ("an atomic fragment with options", quoted6(&behind(&[FRAGMENT, DESTINATION], 50_006)), WANTED),
+        ("a packet with eight headers", quoted6(&behind(&[DESTINATION; 8], 50_006)), WANTED),
+        ("a packet with nine headers", quoted6(&behind(&[DESTINATION; 9], 50_006)), UNWANTED),
+        ("a packet with options, cut behind 8 bytes of TCP", quoted6(&cut(behind(&[DESTINATION], 50_006), ETHERNET + 40 + 8 + 8)), WANTED),
+        ("a packet with options, cut in TCP's ports", quoted6(&cut(behind(&[DESTINATION], 50_006), ETHERNET + 40 + 8 + 7)), UNWANTED),
+        ("a packet with options, cut behind them", quoted6(&cut(behind(&[DESTINATION], 50_006), ETHERNET + 40 + 8)), UNWANTED),
+        ("a packet with options, cut in them", quoted6(&cut(behind(&[DESTINATION], 50_006), ETHERNET + 40 + 3)), UNWANTED),
+        ("a packet with options that claim to be longer than the quote", with(quoted6(&behind(&[DESTINATION], 50_006)), &[(inside6 + 41, 200)]), UNWANTED),
+        ("a packet with ESP behind options", quoted6(&packet_to(HOST6, REMOTE6, DESTINATION, &[&[ESP, 0, 1, 4, 0, 0, 0, 0][..], &[0; 16]].concat())), UNWANTED),
+        ("a datagram that was sent with options", quoted6(&packet_to(HOST6, REMOTE6, DESTINATION, &[&[UDP, 0, 1, 4, 0, 0, 0, 0][..], &50_012_u16.to_be_bytes(), &[0, 53, 0, 8, 0, 0]].concat())), WANTED),
+        ("a later fragment that begins with options, to a peer", quoted6(&fragment_to(HOST6, REMOTE6, DESTINATION)), WANTED),
+        ("a later fragment that begins with options, to a stranger", quoted6(&fragment_to(HOST6, "2001:db8:55::6", DESTINATION)), UNWANTED),
+        ("a later fragment of AH over IPv4 to a peer", about(3, &fragment_to(HOST, REMOTE, AUTHENTICATION)), UNWANTED),
+        ("behind options, about a packet with options", behind_options(&quoted6(&behind(&[DESTINATION], 50_006))), WANTED),
+        ("an error about an error, IPv6", quoted6(&error(HOST6, REMOTE6, 1, &quote(&ported(UDP, (REMOTE6, 53), (HOST6, 50_007), 0)))), UNWANTED),
         ("wrong version inside, IPv6", with(whole6, &[(inside6, 0x45)]), UNWANTED),
         ("an error about an error", about(3, &error(HOST, REMOTE, 3, &quote(&ported(UDP, (REMOTE, 53), (HOST, 50_001), 0)))), UNWANTED),
         ("the message cut before its quote", shortened(whole.clone(), inside), UNWANTED),
@@ -179,6 +201,27 @@ fn quotes() -> Vec<(&'static str, Vec<u8>, End)> {
         ("a later fragment of an error, of a router", fragment_to(ROUTER, HOST, ICMP), UNCOVERED),
         ("a redirect is not an error", about(5, &tcp(50_000)), UNCOVERED),
     ]
+}
+
+/// A segment that the host sent over IPv6, behind the given extension headers.
+fn behind(headers: &[u8], port: u16) -> Vec<u8> {
+    let mut payload = Vec::new();
+    for (place, kind) in headers.iter().enumerate() {
+        let next = *headers.get(place + 1).unwrap_or(&TCP);
+        payload.extend([next, u8::from(*kind == AUTHENTICATION), 0, 0, 0, 0, 0, 0]);
+        if *kind == AUTHENTICATION {
+            payload.extend([0; 4]);
+        }
+    }
+    payload.extend(&tcp6(port)[ETHERNET + 40..]);
+    packet_to(HOST6, REMOTE6, headers[0], &payload)
+}
+
+/// An error of IPv6 with destination options of its own.
+fn behind_options(error: &[u8]) -> Vec<u8> {
+    let options = [ICMPV6, 0, 1, 4, 0, 0, 0, 0];
+    let payload = [&options[..], &error[ETHERNET + 40..]].concat();
+    packet_to(ROUTER6, HOST6, DESTINATION, &payload)
 }
 
 /// Where answers are not tracked, every error passes.

@@ -10,7 +10,7 @@ use super::build::{
     OFFICE6, ROUTING, STRANGER, STRANGER6, VENDOR, VENDOR6, cut, extended, fragment, fragment_at,
     icmp, packet, packet_to, padded, shortened, tcp, tcp_header, udp, with, with_options,
 };
-use super::{CUT_SHORT, End, MALFORMED, UNCOVERED, allowed, pass, refused};
+use super::{CUT_SHORT, End, MALFORMED, STRAY, UNCOVERED, allowed, pass, refused};
 
 const WEB: End = allowed("vendor", "web");
 
@@ -81,8 +81,8 @@ fn ipv4() -> Vec<(&'static str, Vec<u8>, End)> {
         ("echo reply", icmp(STRANGER, 0), refused("ping")),
         ("SCTP, which no service covers", packet(STRANGER, SCTP, &[0; 12]), UNCOVERED),
         ("UDP to a TCP service's port, stranger", udp(STRANGER, 443, 8443), UNCOVERED),
-        ("UDP with a length that is a lie", with(udp(OFFICE, 40_000, 53), &[(ETHERNET + 20 + 4, 255)]), allowed("office", "dns")),
-        ("TCP with a data offset that is a lie", with(tcp(VENDOR, 443), &[(ETHERNET + 20 + 12, 0)]), WEB),
+        ("UDP with a length that contradicts the packet", with(udp(OFFICE, 40_000, 53), &[(ETHERNET + 20 + 4, 255)]), allowed("office", "dns")),
+        ("TCP with a data offset of 0", with(tcp(VENDOR, 443), &[(ETHERNET + 20 + 12, 0)]), WEB),
         ("TCP from a service's port", with(tcp(STRANGER, 22), &[(ETHERNET + 20, 1), (ETHERNET + 21, 0xbb)]), UNCOVERED),
     ]
 }
@@ -135,32 +135,49 @@ fn fragments() -> Vec<(&'static str, Vec<u8>, End)> {
         ("a fragment that overlaps TCP's flags", fragment_at(VENDOR, TCP, 8), MALFORMED),
         ("a fragment that overlaps the end of TCP's header", fragment_at(VENDOR, TCP, 16), MALFORMED),
         ("a fragment just behind TCP's header", fragment_at(VENDOR, TCP, 24), allowed("vendor", "")),
-        ("a fragment just behind TCP's header, stranger", fragment_at(STRANGER, TCP, 24), refused("")),
+        ("a fragment just behind TCP's header, stranger", fragment_at(STRANGER, TCP, 24), STRAY),
         ("a fragment just behind UDP's header", fragment_at(OFFICE, UDP, 8), allowed("office", "")),
         ("a fragment that overlaps SCTP's header", fragment_at(STRANGER, SCTP, 8), MALFORMED),
         ("a fragment just behind SCTP's header", fragment_at(STRANGER, SCTP, 16), UNCOVERED),
         ("a fragment just behind ICMP's header", fragment_at(OFFICE, ICMP, 8), allowed("office", "")),
-        ("a fragment just behind ICMP's header, stranger", fragment_at(STRANGER, ICMP, 8), refused("")),
+        ("a fragment just behind ICMP's header, stranger", fragment_at(STRANGER, ICMP, 8), STRAY),
         ("an early fragment of a protocol without ports", fragment_at(STRANGER, GRE, 8), UNCOVERED),
         ("a fragment that overlaps TCP's flags, IPv6", fragment_at(VENDOR6, TCP, 8), MALFORMED),
         ("a fragment just behind TCP's header, IPv6", fragment_at(VENDOR6, TCP, 24), allowed("vendor", "")),
         ("a fragment at the end of the longest packet", fragment_at(VENDOR, TCP, 65_528), allowed("vendor", "")),
-        ("a fragment at the end of the longest packet, IPv6, stranger", fragment_at(STRANGER6, TCP, 65_528), refused("")),
+        ("a fragment at the end of the longest packet, IPv6, stranger", fragment_at(STRANGER6, TCP, 65_528), STRAY),
         ("a later fragment that is short", shortened(fragment(VENDOR, TCP), ETHERNET + 21), allowed("vendor", "")),
-        ("a later fragment without a byte", shortened(fragment(STRANGER, TCP), ETHERNET + 20), refused("")),
+        ("a later fragment without a byte", shortened(fragment(STRANGER, TCP), ETHERNET + 20), STRAY),
         ("a later fragment with more to come", with(fragment(VENDOR, TCP), &[(ETHERNET + 6, 0x20)]), allowed("vendor", "")),
         ("a first fragment of UDP, office", first(udp(OFFICE, 40_000, 53)), allowed("office", "dns")),
         ("a first fragment of UDP, vendor", first(udp(VENDOR, 40_000, 53)), refused("dns")),
         ("a first fragment of an echo request", first(icmp(OFFICE, 8)), allowed("office", "ping")),
         ("a later fragment of ICMPv6", fragment(OFFICE6, ICMPV6), allowed("office", "")),
-        ("a later fragment of ICMPv6, stranger", fragment(STRANGER6, ICMPV6), refused("")),
+        ("a later fragment of ICMPv6, stranger", fragment(STRANGER6, ICMPV6), STRAY),
         ("a later fragment of ESP", fragment(STRANGER6, ESP), UNCOVERED),
         ("a later fragment that begins with options: any service", fragment(VENDOR6, DESTINATION), allowed("vendor", "")),
-        ("a later fragment that begins with options, stranger", fragment(STRANGER6, DESTINATION), refused("")),
+        ("a later fragment that begins with options, stranger", fragment(STRANGER6, DESTINATION), STRAY),
         ("a later fragment that begins with a routing header, office", fragment(OFFICE6, ROUTING), allowed("office", "")),
         ("a later fragment of no next header", fragment(STRANGER6, NO_NEXT), UNCOVERED),
         ("a fragment inside a fragment", packet(VENDOR6, FRAGMENT, &[&[FRAGMENT, 0, 0, 0, 0, 0, 0, 1][..], &[TCP, 0, 0, 32, 0, 0, 0, 2], &[0; 16]].concat()), allowed("vendor", "")),
-        ("one tag around a later fragment", tagged(fragment(STRANGER, TCP), &[(0x8100, 5)]), refused("")),
+        ("a later fragment of hop-by-hop's number over IPv4", fragment(STRANGER, HOP_BY_HOP), UNCOVERED),
+        ("a later fragment of routing's number over IPv4", fragment(STRANGER, ROUTING), UNCOVERED),
+        ("a later fragment of fragment's number over IPv4", fragment(STRANGER, FRAGMENT), UNCOVERED),
+        ("a later fragment of AH over IPv4", fragment(STRANGER, AUTHENTICATION), UNCOVERED),
+        ("a later fragment of AH over IPv4, office", fragment(OFFICE, AUTHENTICATION), UNCOVERED),
+        ("a later fragment of AH over IPv4 in a tag", tagged(fragment(STRANGER, AUTHENTICATION), &[(0x8100, 5)]), UNCOVERED),
+        ("an early fragment of AH over IPv4", fragment_at(STRANGER, AUTHENTICATION, 8), UNCOVERED),
+        ("a later fragment of destination options' number over IPv4", fragment(STRANGER, DESTINATION), UNCOVERED),
+        ("a later fragment of ESP over IPv4", fragment(STRANGER, ESP), UNCOVERED),
+        ("a first fragment of AH over IPv4", first(packet(STRANGER, AUTHENTICATION, &[TCP, 1, 0, 0])), UNCOVERED),
+        ("a later fragment that begins with AH, IPv6", fragment(STRANGER6, AUTHENTICATION), STRAY),
+        ("a later fragment that begins with AH, IPv6, vendor", fragment(VENDOR6, AUTHENTICATION), allowed("vendor", "")),
+        ("a later fragment that begins with a fragment header, IPv6", fragment(STRANGER6, FRAGMENT), STRAY),
+        ("a later fragment that begins with hop-by-hop options, IPv6", fragment(STRANGER6, HOP_BY_HOP), STRAY),
+        ("a first fragment whose options are behind its header, stranger", with(extended(STRANGER6, &[FRAGMENT, DESTINATION], 443), &[(ETHERNET + 40 + 3, 1)]), refused("web")),
+        ("a first fragment whose options are behind its header, vendor", with(extended(VENDOR6, &[FRAGMENT, DESTINATION, AUTHENTICATION], 443), &[(ETHERNET + 40 + 3, 1)]), WEB),
+        ("an atomic fragment inside another", extended(VENDOR6, &[FRAGMENT, FRAGMENT], 443), WEB),
+        ("one tag around a later fragment", tagged(fragment(STRANGER, TCP), &[(0x8100, 5)]), STRAY),
     ]
 }
 
@@ -181,7 +198,7 @@ fn jumbo() -> Vec<(&'static str, Vec<u8>, End)> {
         ("9000 bytes of padding do not make TCP's header whole", padded(with(tcp(VENDOR, 443), &[(ETHERNET + 3, 39)]), 9000), MALFORMED),
         ("eight headers of 48 bytes", long_chain(VENDOR6), WEB),
         ("eight headers of 48 bytes, stranger", long_chain(STRANGER6), refused("web")),
-        ("9000 bytes of a later fragment", shortened(padded(fragment(STRANGER, TCP), 9000), ETHERNET + 20 + 32 + 9000), refused("")),
+        ("9000 bytes of a later fragment", shortened(padded(fragment(STRANGER, TCP), 9000), ETHERNET + 20 + 32 + 9000), STRAY),
         ("9000 bytes that are not IP", frame::ethernet(0x88cc, &[0; 9000]), pass(Reason::NotIp)),
     ]
 }

@@ -7,10 +7,11 @@ use allowlist_common::verdict::Reason;
 use allowlist_tests::lab::frame;
 
 use super::build::{
-    DESTINATION, ESP, ETHERNET, GRE, NO_NEXT, OFFICE, OFFICE6, STRANGER, STRANGER6, VENDOR,
-    VENDOR6, fragment, host, icmp, packet, ported, shortened, tcp, udp, with,
+    AUTHENTICATION, DESTINATION, ESP, ETHERNET, GRE, HOP_BY_HOP, NO_NEXT, OFFICE, OFFICE6,
+    STRANGER, STRANGER6, VENDOR, VENDOR6, fragment, host, icmp, packet, ported, shortened, tcp,
+    udp, with,
 };
-use super::{End, Group, MALFORMED, SOURCES, UNCOVERED, allowed, pass, refused};
+use super::{End, Group, MALFORMED, SOURCES, STRAY, UNCOVERED, allowed, pass, refused};
 
 pub(super) fn groups() -> Vec<Group> {
     let settings = [("pass", "pass"), ("drop", "drop\"\nreturn_traffic = \"off")];
@@ -30,6 +31,11 @@ pub(super) fn groups() -> Vec<Group> {
                     limited(),
                 ),
                 Group::new(format!("any, default {default}"), config(ANY), any()),
+                Group::new(
+                    format!("protocols, default {default}"),
+                    config(PROTOCOLS),
+                    protocols(),
+                ),
             ]
         })
         .collect()
@@ -83,8 +89,8 @@ fn shared() -> Vec<(&'static str, Vec<u8>, End)> {
         ("SCTP of 12 bytes", shortened(sctp(VENDOR, 3868), ETHERNET + 20 + 12), allowed("vendor", "signalling")),
         ("later fragment of SCTP, vendor", fragment(VENDOR, SCTP), allowed("vendor", "")),
         ("later fragment of SCTP, office", fragment(OFFICE6, SCTP), allowed("office", "")),
-        ("later fragment of SCTP, stranger", fragment(STRANGER, SCTP), refused("")),
-        ("later fragment of UDP, vendor", fragment(VENDOR, UDP), refused("")),
+        ("later fragment of SCTP, stranger", fragment(STRANGER, SCTP), STRAY),
+        ("later fragment of UDP, vendor", fragment(VENDOR, UDP), STRAY),
         ("a port of two services, vendor", tcp(VENDOR, 80), allowed("vendor", "admin web")),
         ("a port of two services, office", tcp(OFFICE, 80), allowed("office", "admin web")),
         ("a port of two services, stranger", tcp(STRANGER, 80), refused("admin web")),
@@ -149,10 +155,10 @@ fn limited() -> Vec<(&'static str, Vec<u8>, End)> {
         ("the other interface's ping, IPv6", icmp(STRANGER6, 128), UNCOVERED),
         ("later fragment of TCP, vendor", fragment(VENDOR, TCP), allowed("vendor", "")),
         ("later fragment of TCP, office", fragment(OFFICE, TCP), allowed("office", "")),
-        ("later fragment of TCP, stranger", fragment(STRANGER6, TCP), refused("")),
+        ("later fragment of TCP, stranger", fragment(STRANGER6, TCP), STRAY),
         ("later fragment of the other interface's UDP", fragment(OFFICE, UDP), UNCOVERED),
         ("later fragment of the other interface's ICMP", fragment(STRANGER6, ICMPV6), UNCOVERED),
-        ("later fragment that begins with options, stranger", fragment(STRANGER6, DESTINATION), refused("")),
+        ("later fragment that begins with options, stranger", fragment(STRANGER6, DESTINATION), STRAY),
     ]
 }
 
@@ -191,11 +197,14 @@ fn any() -> Vec<(&'static str, Vec<u8>, End)> {
         ("no next header, office", packet(OFFICE6, NO_NEXT, &[]), all),
         ("no next header, stranger", packet(STRANGER6, NO_NEXT, &[]), refused("all")),
         ("later fragment of TCP, vendor", fragment(VENDOR, TCP), allowed("vendor", "")),
-        ("later fragment of UDP, vendor", fragment(VENDOR, UDP), refused("")),
+        ("later fragment of UDP, vendor", fragment(VENDOR, UDP), STRAY),
         ("later fragment of GRE, office", fragment(OFFICE, GRE), allowed("office", "")),
-        ("later fragment of GRE, stranger", fragment(STRANGER, GRE), refused("")),
+        ("later fragment of GRE, stranger", fragment(STRANGER, GRE), STRAY),
         ("later fragment that begins with options, vendor", fragment(VENDOR6, DESTINATION), allowed("vendor", "")),
-        ("later fragment that begins with options, stranger", fragment(STRANGER6, DESTINATION), refused("")),
+        ("later fragment that begins with options, stranger", fragment(STRANGER6, DESTINATION), STRAY),
+        ("later fragment of AH over IPv4, office", fragment(OFFICE, AUTHENTICATION), allowed("office", "")),
+        ("later fragment of AH over IPv4, vendor", fragment(VENDOR, AUTHENTICATION), STRAY),
+        ("later fragment of options' number over IPv4, vendor", fragment(VENDOR, DESTINATION), STRAY),
         ("ARP", frame::ethernet(0x0806, &[0; 28]), pass(Reason::Arp)),
         ("what is not IP", frame::ethernet(0x88cc, &[0; 46]), pass(Reason::NotIp)),
         ("IGMP", packet(STRANGER, 2, &[0x11; 8]), pass(Reason::Multicast)),
@@ -205,3 +214,78 @@ fn any() -> Vec<(&'static str, Vec<u8>, End)> {
         ("broken headers, office", with(tcp(OFFICE, 443), &[(ETHERNET, 0x44)]), MALFORMED),
     ]
 }
+
+const PROTOCOLS: &str = r#"
+    [services.redundancy]
+    ports = ["ip/112", "ip/ospf"]
+    allow = ["vendor"]
+    [services.tunnels]
+    ports = ["gre", "ip/ESP", "ip/51"]
+    allow = ["office"]
+    [services.ping4]
+    ports = ["ip/1"]
+    allow = ["office"]
+    [services.stream]
+    ports = ["ip/6"]
+    allow = ["vendor"]
+    [services.web]
+    ports = ["tcp/443"]
+    allow = ["office"]
+    [services.last]
+    ports = ["ip/255", "ip/0"]
+    allow = ["vendor"]
+"#;
+const VRRP: u8 = 112;
+const OSPF: u8 = 89;
+
+#[rustfmt::skip]
+fn protocols() -> Vec<(&'static str, Vec<u8>, End)> {
+    let message = |source, protocol| packet(source, protocol, &[0x21; 8]);
+    vec![
+        ("VRRP, vendor", message(VENDOR, VRRP), allowed("vendor", "redundancy")),
+        ("VRRP, vendor, IPv6", message(VENDOR6, VRRP), allowed("vendor", "redundancy")),
+        ("VRRP, stranger", message(STRANGER, VRRP), refused("redundancy")),
+        ("VRRP, office", message(OFFICE6, VRRP), refused("redundancy")),
+        ("VRRP in a tag", frame::tagged(message(VENDOR, VRRP), &[(0x8100, 5)]), allowed("vendor", "redundancy")),
+        ("VRRP without a byte", message(VENDOR, VRRP)[..ETHERNET + 20].to_vec(), MALFORMED_LENGTH),
+        ("the protocol before it", message(STRANGER, 111), UNCOVERED),
+        ("the protocol after it", message(STRANGER, 113), UNCOVERED),
+        ("OSPF, vendor", message(VENDOR, OSPF), allowed("vendor", "redundancy")),
+        ("OSPF, stranger, IPv6", message(STRANGER6, OSPF), refused("redundancy")),
+        ("GRE, office", message(OFFICE, GRE), allowed("office", "tunnels")),
+        ("GRE, vendor", message(VENDOR, GRE), refused("tunnels")),
+        ("ESP, office, IPv6", message(OFFICE6, ESP), allowed("office", "tunnels")),
+        ("AH over IPv4, office", packet(OFFICE, AUTHENTICATION, &[TCP, 1, 0, 0]), allowed("office", "tunnels")),
+        ("AH over IPv4, stranger", packet(STRANGER, AUTHENTICATION, &[TCP, 1, 0, 0]), refused("tunnels")),
+        ("AH over IPv6 is looked through", packet(OFFICE6, AUTHENTICATION, &[&[UDP, 1, 0, 0][..], &[0; 16]].concat()), UNCOVERED),
+        ("IPv4's echo request, office", icmp(OFFICE, 8), allowed("office", "ping4")),
+        ("IPv4's echo request, stranger", icmp(STRANGER, 8), refused("ping4")),
+        ("IPv6's echo request, stranger", icmp(STRANGER6, 128), UNCOVERED),
+        ("any TCP port, vendor", tcp(VENDOR, 1), allowed("vendor", "stream")),
+        ("TCP port 0, vendor", tcp(VENDOR6, 0), allowed("vendor", "stream")),
+        ("any TCP port, stranger", tcp(STRANGER, 65_535), refused("stream")),
+        ("a port of both, office", tcp(OFFICE, 443), allowed("office", "stream web")),
+        ("a port of both, stranger", tcp(STRANGER, 443), refused("stream web")),
+        ("a UDP port", udp(STRANGER, 40_000, 443), UNCOVERED),
+        ("protocol 255, vendor", message(VENDOR, 255), allowed("vendor", "last")),
+        ("protocol 255, stranger", message(STRANGER6, 255), refused("last")),
+        ("protocol 0 over IPv4, vendor", message(VENDOR, HOP_BY_HOP), allowed("vendor", "last")),
+        ("later fragment of VRRP, vendor", fragment(VENDOR, VRRP), allowed("vendor", "")),
+        ("later fragment of VRRP, stranger", fragment(STRANGER, VRRP), STRAY),
+        ("later fragment of VRRP, stranger, IPv6", fragment(STRANGER6, VRRP), STRAY),
+        ("later fragment of what no service covers", fragment(STRANGER, 111), UNCOVERED),
+        ("later fragment of GRE, vendor", fragment(VENDOR6, GRE), STRAY),
+        ("later fragment of AH over IPv4, office", fragment(OFFICE, AUTHENTICATION), allowed("office", "")),
+        ("later fragment of AH over IPv4, stranger", fragment(STRANGER, AUTHENTICATION), STRAY),
+        ("later fragment of routing's number over IPv4", fragment(STRANGER, 43), UNCOVERED),
+        ("later fragment of IPv4's ICMP, stranger", fragment(STRANGER, ICMP), STRAY),
+        ("later fragment of IPv6's ICMP, stranger", fragment(STRANGER6, ICMPV6), UNCOVERED),
+        ("later fragment of TCP, vendor", fragment(VENDOR, TCP), allowed("vendor", "")),
+        ("later fragment that begins with options, office", fragment(OFFICE6, DESTINATION), allowed("office", "")),
+        ("later fragment that begins with options, stranger", fragment(STRANGER6, DESTINATION), STRAY),
+        ("IGMP, which is kept", packet(STRANGER, 2, &[0x11; 8]), pass(Reason::Multicast)),
+    ]
+}
+
+/// The IP header states more than there is.
+const MALFORMED_LENGTH: End = super::CUT_SHORT;

@@ -19,6 +19,8 @@ pub(super) const PASSED: &str = "passed";
 /// The set of those that do not.
 pub(super) const DROPPED: &str = "dropped";
 
+/// Matches IPv6 alone.
+const IPV6: &str = "meta protocol ip6";
 /// IPv6 extension headers: of a later fragment they hide the protocol.
 const EXTENSIONS: &str = "{ 0, 43, 44, 51, 60 }";
 
@@ -91,7 +93,10 @@ fn by_service(services: &[(usize, &Service)], matches: impl Fn(&Ports) -> Vec<St
     let mut text = String::new();
     for (place, service) in services {
         for rule in service.ports.iter().flat_map(&matches) {
-            let _ = writeln!(text, "{rule} ip saddr @s{place}v4 goto pass");
+            // nft refuses a rule of one family that compares an address of the other.
+            if !rule.starts_with(IPV6) {
+                let _ = writeln!(text, "{rule} ip saddr @s{place}v4 goto pass");
+            }
             let _ = writeln!(text, "{rule} ip6 saddr @s{place}v6 goto pass");
         }
     }
@@ -110,6 +115,7 @@ fn covers(ports: &Ports) -> Vec<String> {
         Ports::Udp(range) => format!("udp dport {}-{}", range.start(), range.end()),
         Ports::Sctp(range) => format!("sctp dport {}-{}", range.start(), range.end()),
         Ports::Icmp => "meta l4proto { 1, 58 }".to_owned(),
+        Ports::Protocol(number) => format!("meta l4proto {number}"),
         Ports::Any => String::new(),
     }]
 }
@@ -121,11 +127,13 @@ fn later(ports: &Ports) -> Vec<String> {
         Ports::Udp(_) => "17",
         Ports::Sctp(_) => "132",
         Ports::Icmp => "{ 1, 58 }",
+        Ports::Protocol(number) => &number.to_string(),
         Ports::Any => return vec![String::new()],
     };
-    [protocols, EXTENSIONS]
-        .map(|protocols| format!("meta l4proto {protocols}"))
-        .to_vec()
+    vec![
+        format!("meta l4proto {protocols}"),
+        format!("{IPV6} meta l4proto {EXTENSIONS}"),
+    ]
 }
 
 fn uncovered(rules: Rules) -> String {
