@@ -9,13 +9,13 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
 use log::info;
 use nix::unistd::geteuid;
 
 use crate::cli::{Cli, Command, Explain, List, Log, Output, Paths, Run, Small, Watch, generate};
-use crate::config::{AttachMode, Config, check_interface};
+use crate::config::{AttachMode, Config};
 use crate::control::{Client, Kind, NotDone};
 use crate::daemon::{self, Daemon, Signals};
 use crate::dataplane::{self, NothingPinned, Seen, View};
@@ -382,9 +382,6 @@ fn config(paths: &Paths, small: Small) -> Result<Config> {
 fn written(paths: &Paths, mut small: Small) -> Result<Written> {
     let mut seen = BTreeSet::new();
     small.iface.retain(|name| seen.insert(name.clone()));
-    for name in &small.iface {
-        check_interface(name).map_err(|message| anyhow!("--iface: {message}"))?;
-    }
     if small.is_policy() {
         if let Some(file) = &paths.config {
             bail!(

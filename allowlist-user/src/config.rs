@@ -27,7 +27,6 @@ use crate::bounded::{Open, ReadError};
 use crate::catalogue::{self, Provider};
 use crate::feed;
 use crate::hook::Hook;
-use crate::interface::{LOOPBACK, loopback};
 use crate::policy::{
     AtStart, DefaultVerdict, Direction, Mode, Origin, Policy, Ports, ReturnTraffic, Rules, Service,
     Source, is_loopback,
@@ -446,16 +445,9 @@ impl fmt::Display for Lines<'_> {
     }
 }
 
-/// Whether a name can be one of `interfaces`.
-///
-/// # Errors
-/// States why not, and what to write.
-pub(crate) fn check_interface(name: &str) -> Result<(), String> {
+fn check_interface(name: &str) -> Result<(), String> {
     if name.is_empty() {
         return Err("is empty; write an interface's name, such as \"eth0\"".to_owned());
-    }
-    if name == LOOPBACK {
-        return Err(loopback(name));
     }
     if name.len() > MAX_INTERFACE_BYTES || name.contains(|c: char| c == '/' || c.is_whitespace()) {
         return Err(format!(

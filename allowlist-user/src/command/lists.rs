@@ -46,6 +46,9 @@ pub(super) async fn check(paths: &Paths, check: Check) -> Result<()> {
         );
     }
     for name in &config.interfaces {
+        if name == interface::LOOPBACK {
+            bail!("{}", interface::loopback(name));
+        }
         if if_nametoindex(&**name).is_err() {
             warnings.push(format!("there is no interface {name} on this host now"));
             continue;

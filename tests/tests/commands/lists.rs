@@ -13,7 +13,7 @@ fn home(list: &str) -> anyhow::Result<(Home, Vendor)> {
     let vendor = Vendor::start([("/list", Answer::json(list))])?;
     let home = Home::new()?;
     let config = format!(
-        "interfaces = ['lo']\n[services.web]\nports = ['tcp/443']\nallow = ['vendor', 'office']\n\
+        "interfaces = ['eth0']\n[services.web]\nports = ['tcp/443']\nallow = ['vendor', 'office']\n\
          [sources.vendor]\nurl = '{}'\nformat = 'json'\nallow_special_use = true\n\
          [sources.office]\nprefixes = ['203.0.113.0/24', '2001:db8:7::/48']\n",
         vendor.url("/list")
@@ -238,7 +238,7 @@ fn a_provider_is_shown_as_configuration_that_works() -> anyhow::Result<()> {
         assert_eq!(shown.code, Some(0), "{shown:?}");
         home.write(
             "allowlist.toml",
-            &format!("interfaces = ['lo']\n{}", shown.stdout),
+            &format!("interfaces = ['eth0']\n{}", shown.stdout),
         )?;
         let checked = home.run(&["check", "--config", "allowlist.toml"])?;
         assert_eq!(checked.code, Some(0), "{name}: {checked:?}");
@@ -264,7 +264,7 @@ fn a_provider_is_shown_as_configuration_that_works() -> anyhow::Result<()> {
         &["there is no provider \"githup\"", "allowlist providers"],
     );
     // Without a service nobody can allow what is connected to.
-    let text = "interfaces = ['lo']\n[services.web]\nports = ['tcp/443']\nallow = ['events']\n\
+    let text = "interfaces = ['eth0']\n[services.web]\nports = ['tcp/443']\nallow = ['events']\n\
                 [sources.events]\nprovider = 'pagerduty-events-hosts'\n";
     home.write("allowlist.toml", text)?;
     check_error(
@@ -291,7 +291,7 @@ fn a_list_of_a_million_lines_takes_little_memory() -> anyhow::Result<()> {
     home.write("million.txt", &lines.collect::<String>())?;
     home.write(
         "allowlist.toml",
-        "interfaces = ['lo']\nmax_prefixes = 1_000_000\n[services.web]\nports = ['tcp/443']\n\
+        "interfaces = ['eth0']\nmax_prefixes = 1_000_000\n[services.web]\nports = ['tcp/443']\n\
          allow = ['million']\n[sources.million]\nfile = 'million.txt'\n",
     )?;
     let mut command = Command::new("prlimit");

@@ -124,6 +124,9 @@ prefixes = ["0.0.0.0/0"]
 prefixes = ["192.0.2.0/24"]
 "#;
 
+/// The note of a service that covers some UDP ports.
+const FRAGMENTS: &str = "large datagrams to UDP ports that no service covers: their later fragments have no ports, so they are dropped (reason \"fragment\") unless a service that covers a UDP port allows their source; cover those ports by a service to receive the datagrams";
+
 #[test]
 fn check_prints_what_would_be_published() -> anyhow::Result<()> {
     let vendor = Vendor::start([(
@@ -153,13 +156,14 @@ fn check_prints_what_would_be_published() -> anyhow::Result<()> {
          warning: services.ssh is open to everyone: sources.everyone holds 0.0.0.0/0\n\
          warning: sources.spare is not used: name it in a service's `allow`, or remove it\n\
          warning: there is no interface no-such on this host now\n\
+         note: {FRAGMENTS}\n\
          ok: 3 IPv4 and 1 IPv6 prefixes of 250000 allowed; mode observe, default pass"
     );
     assert_eq!(unpadded(&text.stdout), expected);
 
     let ended = home.run(&["check", "--json", "--config", "allowlist.toml"])?;
     let document = parsed(&ended);
-    assert_eq!(ended.stderr.lines().count(), 3, "{ended:?}");
+    assert_eq!(ended.stderr.lines().count(), 4, "{ended:?}");
     for (key, expected) in [
         ("interfaces", json!(["no-such"])),
         ("mode", json!("observe")),
@@ -212,7 +216,7 @@ fn check_takes_ten_thousand_prefixes() -> anyhow::Result<()> {
         .map(|n| Ipv4Addr::from_bits(0x0a00_0000 + 2 * n).to_string())
         .collect();
     let config = format!(
-        "interfaces = ['lo']\n[services.web]\nports = ['tcp/443']\nallow = ['many']\n\
+        "interfaces = ['eth0']\n[services.web]\nports = ['tcp/443']\nallow = ['many']\n\
          [sources.many]\nprefixes = {prefixes:?}\n"
     );
     home.write("allowlist.toml", &config)?;

@@ -100,7 +100,7 @@ fn check_tells_of_a_port_of_a_bridge() -> anyhow::Result<()> {
 #[test]
 fn check_notes_which_fragments_services_drop() -> anyhow::Result<()> {
     let home = Home::new()?;
-    for (ports, is_noted) in [("'tcp/22', 'udp/53'", true), ("'tcp/22', 'ip/udp'", false)] {
+    for (ports, is_noted) in [("'tcp/22', 'udp/53'", true), ("'tcp/22', 'gre'", false)] {
         let web = WEB.replace("'tcp/443'", ports);
         home.write("allowlist.toml", &format!("interfaces = ['{HERE}']\n{web}"))?;
         let ended = home.run(&["check", "--config", "allowlist.toml"])?;
@@ -119,21 +119,21 @@ fn check_notes_which_fragments_services_drop() -> anyhow::Result<()> {
 #[test]
 fn loopback_is_refused() -> anyhow::Result<()> {
     require_root!();
-    let home = Home::new()?;
-    home.write(
-        "allowlist.toml",
-        &format!("interfaces = ['eth0', 'lo']\n{WEB}"),
-    )?;
-    home.write("other.toml", WEB)?;
+    let site = Site::new()?;
+    let named = format!("interfaces = ['eth0', 'lo']\n{WEB}");
+    let named = site.scratch.write("named.toml", named)?;
+    let named = named.display().to_string();
+    let open = site.scratch.write("open.toml", WEB)?.display().to_string();
     for arguments in [
-        &["check", "--config", "allowlist.toml"][..],
-        &["run", "--config", "allowlist.toml"],
-        &["check", "--config", "other.toml", "--iface", "lo"],
-        &["run", "--config", "other.toml", "--iface", "lo"],
-        &[&["check", "--iface", "lo"], &SMALL[..]].concat(),
+        &["--config", &*named][..],
+        &["--config", &*open, "--iface", "lo"],
+        &[&["--iface", "lo"], &SMALL[..]].concat(),
     ] {
-        let ended = home.run(arguments)?;
-        check_error(&ended, 1, &["lo is the loopback interface", "leave it out"]);
+        for command in ["check", "run"] {
+            let ended = site.run(&[&[command], arguments].concat())?;
+            let expected = &["lo is the loopback interface", "leave it out"];
+            check_error(&ended, 1, expected);
+        }
     }
     Ok(())
 }

@@ -74,11 +74,7 @@ fn what_cannot_be_put_in_force_changes_nothing() -> anyhow::Result<()> {
         ),
         (
             CONFIG.replace("eth0", "lo"),
-            &[
-                "interfaces[0]",
-                "lo is the loopback interface",
-                "leave it out",
-            ],
+            &["lo is the loopback interface", "leave it out"],
         ),
         (
             CONFIG.replace("\"eth0\"", ""),

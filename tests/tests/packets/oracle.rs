@@ -93,7 +93,11 @@ const DIFFERENCES: &[Difference] = &[
     Difference {
         why: "nftables takes an authentication header for the transport's, and looks no further",
         defaults: DROP,
-        rows: &["authentication header, vendor"],
+        rows: &[
+            "authentication header, vendor",
+            "a first fragment whose options are behind its header, vendor",
+            "AH over IPv6 is looked through",
+        ],
     },
     Difference {
         why: "nftables finds no protocol in a later fragment that begins with an extension header",
@@ -102,6 +106,8 @@ const DIFFERENCES: &[Difference] = &[
             "a later fragment that begins with options: any service",
             "a later fragment that begins with a routing header, office",
             "later fragment that begins with options, vendor",
+            "later fragment that begins with options, office",
+            "a later fragment that begins with AH, IPv6, vendor",
         ],
     },
     Difference {
