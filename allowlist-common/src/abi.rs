@@ -7,12 +7,14 @@ mod control;
 mod event;
 mod fallback;
 mod generation;
+mod identity;
 mod services;
 
 pub use control::{Control, Engine, Keep, ReturnTraffic, Word};
 pub use event::{EVENTS_PER_WINDOW, Event, EventBudget, window};
 pub use fallback::Fallback;
 pub use generation::{GenerationTables, POOL_LEAST, Root};
+pub use identity::{Identity, MAPS_OF_PROGRAM};
 pub use services::{
     CLASS_UNKNOWN, CLASSES, InterfaceServices, ServiceId, ServiceTable, later_class, service_set,
 };
@@ -48,6 +50,12 @@ pub const MATCHES: &str = "MATCHES";
 pub const SERVICE_COUNTS: &str = "SERVICE_COUNTS";
 /// Array of [`Interface`], by interface slot. Userspace alone reads and writes it.
 pub const INTERFACES: &str = "INTERFACES";
+/// Array of [`Identity`], by interface slot: the state that a self-check compares the kernel with. Userspace alone reads and
+/// writes it.
+pub const IDENTITIES: &str = "IDENTITIES";
+/// Array of one pair of `u64`: a copy of the [`Control`] word that was stored last; and 1 once the filter is being
+/// detached on purpose. Userspace alone reads and writes it.
+pub const PUBLISHED: &str = "PUBLISHED";
 /// Array of one `u64`: what tells which names the ids in force have. Userspace alone reads and writes it.
 pub const NAMES: &str = "NAMES";
 /// Least-recently-used hash from [`crate::flow::Flow`] to [`crate::flow::Tracked`].
@@ -64,7 +72,7 @@ pub const EVENT_BUDGET: &str = "EVENT_BUDGET";
 ///
 /// What packets are judged by is each version's own: until it is replaced, the older program judges by what it had.
 /// Events mean what they did, but whoever reads an older program's has only that one's folder locked.
-pub const PINNED: [(&str, u32); 15] = [
+pub const PINNED: [(&str, u32); 17] = [
     (CONTROL, VERSION),
     (FALLBACK, VERSION),
     (GENERATIONS, VERSION),
@@ -75,6 +83,8 @@ pub const PINNED: [(&str, u32); 15] = [
     (MATCHES, 2),
     (SERVICE_COUNTS, 2),
     (INTERFACES, 2),
+    (IDENTITIES, VERSION),
+    (PUBLISHED, VERSION),
     (NAMES, 3),
     (FLOWS, 2),
     (PORTS, 2),
@@ -217,8 +227,8 @@ pub struct Interface {
 #[cfg(feature = "user")]
 mod user {
     use super::{
-        Counters, Event, EventBudget, Fallback, Grant, Interface, ServiceTable, ServiceTraffic,
-        Traffic,
+        Counters, Event, EventBudget, Fallback, Grant, Identity, Interface, ServiceTable,
+        ServiceTraffic, Traffic,
     };
     use crate::flow::{Flow, PortsInUse, Tracked};
 
@@ -238,6 +248,7 @@ mod user {
         Fallback,
         Flow,
         Grant,
+        Identity,
         Interface,
         PortsInUse,
         ServiceTable,
@@ -271,6 +282,8 @@ mod tests {
         assert_eq!(size_of::<Traffic>(), 24);
         assert_eq!(size_of::<ServiceTraffic>(), 40);
         assert_eq!(size_of::<Interface>(), 28);
+        assert_eq!(size_of::<Identity>(), 40 + 4 * 32);
+        assert!(PINNED.len() <= MAPS_OF_PROGRAM);
         assert_eq!(size_of::<Event>(), 64);
         assert_eq!(size_of::<EventBudget>(), 24);
         assert_eq!(size_of::<Flow>(), 40);

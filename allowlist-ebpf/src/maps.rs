@@ -4,7 +4,7 @@
 //! sets what depends on the configuration.
 
 use allowlist_common::abi::{
-    Counters, EVENT_BYTES, Engine, Event, EventBudget, Fallback, GenerationTables, Grant,
+    Counters, EVENT_BYTES, Engine, Event, EventBudget, Fallback, GenerationTables, Grant, Identity,
     Interface, MAX_INTERFACES, MAX_MATCHES, MAX_SERVICE_COUNTS, POOL_LEAST, SLOTS, ServiceId,
     ServiceTraffic, Traffic, Word,
 };
@@ -40,6 +40,12 @@ pub(crate) static SERVICE_COUNTS: PerCpuArray<ServiceTraffic, { MAX_SERVICE_COUN
 /// Read and written by userspace alone; here so that it is made and pinned with the others.
 #[btf_map]
 static INTERFACES: Array<Interface, { MAX_INTERFACES as usize }> = Array::new();
+/// Likewise.
+#[btf_map]
+static IDENTITIES: Array<Identity, { MAX_INTERFACES as usize }> = Array::new();
+/// Likewise.
+#[btf_map]
+static PUBLISHED: Array<[u64; 2], 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 /// Likewise.
 #[btf_map]
 static PREFIXES: Slots<Array<u64, 1, { (BPF_F_MMAPABLE | BPF_F_INNER_MAP) as usize }>> =
