@@ -251,7 +251,11 @@ Examples:
   sudo allowlist log --count 1000 --json")]
     Log(Log),
     /// Take the filter off every interface, whoever put it there
-    Detach(Output),
+    #[command(after_help = "\
+Examples:
+  sudo allowlist detach
+  sudo allowlist detach --force         also where it is on interfaces of another network namespace")]
+    Detach(Detach),
     /// Load the programs into this kernel, attach them to nothing, and print what its verifier says
     Verify(Output),
     /// Print what a shell reads to complete commands and options
@@ -454,6 +458,17 @@ pub struct Explain {
     /// By which interface it comes in [default: each that is filtered]
     #[arg(long, value_name = "NAME")]
     pub iface: Option<String>,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Options of `detach`.
+#[derive(Debug, Args)]
+pub struct Detach {
+    /// Even if the filter is on interfaces of another network namespace
+    #[arg(long)]
+    pub force: bool,
     /// How to print.
     #[command(flatten)]
     pub output: Output,

@@ -3,6 +3,7 @@
 mod change;
 mod lists;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::ops::RangeInclusive;
@@ -14,13 +15,16 @@ use jiff::Timestamp;
 use log::info;
 use nix::unistd::geteuid;
 
-use crate::cli::{Cli, Command, Explain, List, Log, Output, Paths, Run, Small, Watch, generate};
+use crate::cli::{
+    Cli, Command, Detach, Explain, List, Log, Output, Paths, Run, Small, Watch, generate,
+};
 use crate::config::{AttachMode, Config};
 use crate::control::{Client, Kind, NotDone};
 use crate::daemon::{self, Daemon, Signals};
 use crate::dataplane::{self, NothingPinned, Seen, View};
 use crate::explain::Question;
 use crate::ledger::Written;
+use crate::netlink::index_of;
 use crate::notify::Notify;
 use crate::report::{
     self, Added, AuditLog, Epoch, Explanation, PolicyList, Report, Sources, Status,
@@ -88,7 +92,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::List(options) => list(&paths, &options).await,
             Command::Mode(options) => change::mode(&paths, options).await,
             Command::Watch(options) => watch(&paths, &options).await,
-            Command::Detach(output) => detach(&paths, output),
+            Command::Detach(options) => detach(&paths, &options),
             Command::Verify(output) => verify(output),
             Command::Completions(options) => print(&generate::completions(options.shell)),
             Command::Man(options) => write_pages(&options.folder),
@@ -125,6 +129,10 @@ async fn filter(paths: Paths, run: Run) -> Result<()> {
 
 /// What should be thought about, on this host.
 fn warnings(config: &Config) -> Vec<String> {
+    let mut config = config.clone();
+    if let Cow::Owned(policy) = config.policy.on_interfaces(&config.interfaces, index_of) {
+        config.policy = policy;
+    }
     let mut warnings = config.warnings();
     warnings.extend(config.ssh_warning());
     // Without it nothing is known, and nothing is said.
@@ -337,7 +345,13 @@ fn verify(output: Output) -> Result<()> {
     }
 }
 
-fn detach(paths: &Paths, output: Output) -> Result<()> {
+fn detach(paths: &Paths, options: &Detach) -> Result<()> {
+    let output = options.output;
+    if !options.force {
+        dataplane::require_namespace(&paths.pin_dir).context(
+            "not detached; detach there (`nsenter --net=/proc/PID/ns/net`), or give --force to detach from here",
+        )?;
+    }
     let interfaces = dataplane::detach_all(&paths.pin_dir)?;
     if output.json {
         return print_json(&serde_json::json!({ "detached": interfaces }));

@@ -4,7 +4,7 @@
 //! - `start` is how a daemon begins, `plan` with which policy, `first` with which lists, `stop` how it ends
 //! - `refresh` takes lists in, `schedule` says when they are asked for, `files` which files were touched
 //! - `asked` carries out what is asked over the socket: `added`, `reload`, `confirm`
-//! - `interfaces` keeps the filter on them
+//! - `interfaces` keeps the filter on them, `selfcheck` compares the kernel with the published state
 //!
 //! Invariants: before the first packet is judged a whole generation is published; a source that fails keeps
 //! its last good prefixes, and so does the kernel; what is asked is on disk before it is in force, and in
@@ -20,6 +20,7 @@ mod plan;
 mod refresh;
 mod reload;
 mod schedule;
+mod selfcheck;
 mod start;
 mod stop;
 
@@ -39,9 +40,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use self::asked::Refreshing;
 use self::files::Files;
-use self::interfaces::absent;
+use self::interfaces::{absent, indices_of};
 use self::refresh::Clocks;
 use self::reload::Reloading;
+use self::selfcheck::SelfCheck;
 use crate::audit::{Audit, Deed, Entry, Who};
 use crate::cli::Paths;
 use crate::compile::{CompileError, Names, Tables, compile};
@@ -54,6 +56,7 @@ use crate::hook::Teller;
 use crate::interface::Links;
 use crate::ledger::{Ledger, Written};
 use crate::lists::Lists;
+use crate::netlink::index_of;
 use crate::notify::Notify;
 use crate::policy::{AtStart, Feed, Mode, Policy, Snapshot};
 use crate::record::Record;
@@ -173,6 +176,9 @@ pub struct Daemon {
     writing: BTreeMap<String, Instant>,
     /// Interfaces that were removed since the filter was put on them.
     lost: BTreeSet<String>,
+    /// By name of an interface: the index that it had at the last publish.
+    published_on: BTreeMap<String, u32>,
+    self_check: SelfCheck,
     /// Tells when any interface changes; none where the kernel does not tell.
     links: Option<Links>,
     /// By interface index: what prints its trace.
@@ -218,13 +224,12 @@ impl Daemon {
             let next = self.next_due();
             let next_time = self.next_time();
             tokio::select! {
-                _ = signals.interrupt.recv() => return self.interrupted().await,
-                _ = signals.terminate.recv() => return self.terminated().await,
+                _ = signals.interrupt.recv() => return Box::pin(self.interrupted()).await,
+                _ = signals.terminate.recv() => return Box::pin(self.terminated()).await,
                 _ = signals.hangup.recv() => self.reload(None),
                 _ = look.tick() => {
                     self.notify.alive();
-                    if !self.dataplane.is_in_force() {
-                        self.detached();
+                    if self.is_detached()? {
                         return Ok(());
                     }
                     self.look_after_interfaces().await;
@@ -232,6 +237,9 @@ impl Daemon {
                     self.write_record();
                 }
                 () = changed(&mut self.links) => {
+                    if self.is_detached()? {
+                        return Ok(());
+                    }
                     self.look_after_interfaces().await;
                 }
                 request = self.control.request() => {
@@ -294,6 +302,7 @@ impl Daemon {
 
     /// What these lists and what stands in for those that are missing come to.
     fn compiled(&self, lists: &Lists) -> Result<(Tables, bool), CompileError> {
+        let policy = self.policy.on_interfaces(&self.config.interfaces, index_of);
         let mut snapshot = Cow::Borrowed(lists.feeds());
         for name in self.missing(lists) {
             let stand_in = match self.config.at_start {
@@ -303,12 +312,7 @@ impl Daemon {
             let feed = Feed::new(stand_in, Timestamp::now());
             snapshot.to_mut().insert(name, feed);
         }
-        compile_or_number_anew(
-            &self.policy,
-            &snapshot,
-            self.config.max_prefixes,
-            &self.names,
-        )
+        compile_or_number_anew(&policy, &snapshot, self.config.max_prefixes, &self.names)
     }
 
     /// Publishes these lists; while nothing is attached yet, they only have to fit.
@@ -344,6 +348,7 @@ impl Daemon {
             &self.config.rules,
             &self.config.interfaces,
         )?;
+        self.published_on = indices_of(&self.config.interfaces);
         self.in_force = Some(InForce {
             config: Arc::clone(&self.config),
             mode: self.mode,

@@ -1,6 +1,7 @@
 //! What the kernel says of network interfaces, over netlink: facts about one, and when any changes. Changes
 //! nothing.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,8 +17,10 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::dataplane::AttachedIn;
+use crate::netlink::index_of;
 
-/// What follows a change so soon is told with it: an interface that is made changes several times.
+/// Changes that follow a change so soon are reported together, after it: an interface that is made changes several
+/// times.
 const BURST: Duration = Duration::from_millis(50);
 
 /// Facts about one interface at one moment.
@@ -142,9 +145,15 @@ impl Links {
             // What a message says may be history by the time it is read, or have been lost where there were
             // too many: it is a reason to look, and no more.
             while messages.next().await.is_some() {
+                tell.notify_one(); // an interface that is new is not filtered yet
                 sleep(BURST).await;
-                while let Some(Some(_)) = messages.next().now_or_never() {}
-                tell.notify_one();
+                let mut is_burst = false;
+                while let Some(Some(_)) = messages.next().now_or_never() {
+                    is_burst = true;
+                }
+                if is_burst {
+                    tell.notify_one();
+                }
             }
         };
         Ok(Self {
@@ -153,8 +162,8 @@ impl Links {
         })
     }
 
-    /// Returns when something has changed since it returned last; what changes in a burst is told once. Nothing
-    /// is lost where it is not waited for to its end.
+    /// Returns when something has changed since it returned last: at once for the first change of a burst, and once
+    /// more for the rest of the burst. Nothing is lost where it is not waited for to its end.
     pub async fn changed(&mut self) {
         self.changed.notified().await;
     }
@@ -289,6 +298,27 @@ pub async fn strips_vlan_tags(name: &str) -> bool {
     }
     connection.abort();
     strips
+}
+
+/// Fails where two names are one interface: the services of the second would replace the services of the first.
+///
+/// # Errors
+/// Names both, and the interface.
+pub fn require_distinct(names: &[String]) -> Result<()> {
+    let mut known: BTreeMap<u32, &str> = BTreeMap::new();
+    for name in names {
+        let Some(index) = index_of(name) else {
+            continue;
+        };
+        if let Some(other) = known.insert(index, name)
+            && other != name
+        {
+            bail!(
+                "interfaces: {other} and {name} are two names of one interface (index {index}); leave one out"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The names of all interfaces, in order.

@@ -28,6 +28,7 @@ pub mod ledger;
 pub mod lines;
 pub mod lists;
 pub mod lock;
+pub mod netlink;
 pub mod notify;
 pub mod policy;
 pub mod record;

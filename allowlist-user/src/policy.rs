@@ -7,6 +7,7 @@ mod feed;
 mod protocol;
 mod source;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
@@ -215,6 +216,32 @@ impl Policy {
         self.sources
             .iter()
             .filter(|source| self.user_of(source).is_some())
+    }
+
+    /// The policy with each service's interfaces under the names by which they are filtered: an interface can have
+    /// several names, and two names are the same interface if they have the same index.
+    pub fn on_interfaces(
+        &self,
+        filtered: &[String],
+        index_of: impl Fn(&str) -> Option<u32>,
+    ) -> Cow<'_, Self> {
+        let filtered_name = |name: &String| {
+            if filtered.contains(name) {
+                return None;
+            }
+            let index = index_of(name)?;
+            let mut all = filtered.iter();
+            all.find(|one| index_of(one) == Some(index)).cloned()
+        };
+        let mut policy = Cow::Borrowed(self);
+        for (place, service) in self.services.iter().enumerate() {
+            for (at, name) in service.interfaces.iter().enumerate() {
+                if let Some(filtered) = filtered_name(name) {
+                    policy.to_mut().services[place].interfaces[at] = filtered;
+                }
+            }
+        }
+        policy
     }
 }
 

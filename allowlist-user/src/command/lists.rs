@@ -8,7 +8,6 @@ use anyhow::{Context as _, Result, bail, ensure};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use log::{info, warn};
-use nix::net::if_::if_nametoindex;
 
 use super::{CONFIG, config, print, print_json, warnings};
 use crate::additions::{Additions, SOURCE_PREFIX, source_name};
@@ -22,6 +21,7 @@ use crate::history;
 use crate::interface;
 use crate::ledger::Known;
 use crate::lists::Lists;
+use crate::netlink::index_of;
 use crate::policy::{Answer, Feed, Origin, Snapshot, Source};
 use crate::record::Record;
 use crate::renew::renew;
@@ -45,11 +45,12 @@ pub(super) async fn check(paths: &Paths, check: Check) -> Result<()> {
                 .to_owned(),
         );
     }
+    interface::require_distinct(&config.interfaces)?;
     for name in &config.interfaces {
         if name == interface::LOOPBACK {
             bail!("{}", interface::loopback(name));
         }
-        if if_nametoindex(&**name).is_err() {
+        if index_of(name).is_none() {
             warnings.push(format!("there is no interface {name} on this host now"));
             continue;
         }

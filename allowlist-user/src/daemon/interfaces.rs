@@ -1,12 +1,14 @@
 //! The filter on its interfaces: put on at the start, and again when one comes back.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use log::{info, warn};
-use nix::net::if_::if_nametoindex;
 
 use super::Daemon;
-use crate::dataplane::{View, print_trace};
+use crate::dataplane::{Attachment, Difference, View, print_trace};
 use crate::interface::{self, Facts};
+use crate::netlink::index_of;
 
 impl Daemon {
     pub(super) fn attach(&mut self, facts: &Facts, trace: bool) -> Result<()> {
@@ -17,21 +19,70 @@ impl Daemon {
         if let Some(old) = self.traces.remove(&facts.index) {
             old.abort();
         }
-        if trace {
-            let task = print_trace(attached.object)?;
+        if let Some(object) = attached.object {
+            let task = print_trace(object)?;
             self.traces.insert(facts.index, task);
         }
         info!("{}: attached in {} mode", facts.name, attached.mode.name());
         Ok(())
     }
 
-    /// Puts the filter on interfaces again that were removed and have come back.
+    /// Compares the kernel with the published state, and restores that: for interfaces that have come, gone, changed
+    /// names or been replaced, and for objects that another process has changed.
     pub(super) async fn look_after_interfaces(&mut self) {
-        if !self.waiting
-            && let Err(error) = self.attach_again().await
-        {
-            warn!("{error:#}");
+        if self.waiting {
+            return;
         }
+        let now = indices_of(&self.config.interfaces);
+        let is_new = now != self.published_on;
+        // The new interface may have another slot, and services that are limited to a name go by that. Where none
+        // is, the filter is on it sooner.
+        let is_first = self.limits_services();
+        if is_new && is_first {
+            self.publish_names(&now);
+        }
+        match self.make_as_published().await {
+            Ok(()) => self.self_check.succeed(),
+            Err(error) => self.self_check.fail(&error),
+        }
+        if is_new && !is_first {
+            self.publish_names(&now);
+        }
+    }
+
+    async fn make_as_published(&mut self) -> Result<()> {
+        self.dataplane.follow_names()?;
+        let differences = self.compare()?;
+        self.attach_again(&differences).await?;
+        self.repair(differences).await
+    }
+
+    /// Publishes again where a name is another interface than at the last publish, so that services that are
+    /// limited to a name follow it.
+    fn publish_names(&mut self, now: &BTreeMap<String, u32>) {
+        for (name, index) in now {
+            let before = self.published_on.get(name);
+            if before.is_some_and(|before| before != index) {
+                info!(
+                    "{name} is another interface now (index {index}); services that are limited to that name follow it"
+                );
+            }
+        }
+        if let Err(error) = interface::require_distinct(&self.config.interfaces) {
+            warn!("{error:#}; until then it has the services of the name that comes last");
+        }
+        if let Err(error) = self.with_lists(|daemon, lists| daemon.publish(lists, None)) {
+            warn!(
+                "the interfaces have changed, and services that are limited to an interface do not follow: {error:#}"
+            );
+        }
+        self.published_on.clone_from(now); // an error is logged once
+    }
+
+    /// Whether some service is not everywhere.
+    fn limits_services(&self) -> bool {
+        let mut services = self.config.policy.services.iter();
+        services.any(|service| !service.interfaces.is_empty())
     }
 
     /// Says of which interfaces there is nothing to filter yet.
@@ -46,16 +97,25 @@ impl Daemon {
         }
     }
 
-    async fn attach_again(&mut self) -> Result<()> {
+    fn is_attached(&self, index: Option<u32>) -> Result<bool> {
         let attachments = View::open(&self.options.paths.pin_dir)?.attachments()?;
+        let is_on = |one: &Attachment| one.attached && one.index == index;
+        Ok(attachments.iter().any(is_on))
+    }
+
+    async fn attach_again(&mut self, differences: &[Difference]) -> Result<()> {
         for name in self.config.interfaces.clone() {
-            let index = if_nametoindex(&*name).ok();
-            if index.is_some() && attachments.iter().any(|one| one.index == index) {
+            let index = index_of(&name);
+            // Once more where it is not: link and interface are read one after the other, and may change between.
+            if index.is_some() && (self.is_attached(index)? || self.is_attached(index)?) {
                 self.lost.remove(&name);
-                if self.config.rules.tracks() {
-                    self.look_after_egress(&name).await;
-                }
                 continue;
+            }
+            let is_tampered = differences
+                .iter()
+                .any(|one| one.object.as_ref() == Some(&name) && one.kind.is_ours());
+            if is_tampered && !self.lost.contains(&name) {
+                continue; // the interface is the one that it was
             }
             let first_seen = self.lost.insert(name.clone());
             if first_seen {
@@ -66,41 +126,16 @@ impl Daemon {
             let Ok(facts) = interface::look_up(&name).await else {
                 continue;
             };
-            if self.limits_services() {
-                self.with_lists(|daemon, lists| daemon.publish(lists, None))?; // the new interface may have another slot, and its services go by that
-            }
             match self.attach(&facts, self.options.trace) {
-                Ok(()) => warn_of_offloads(&name).await,
+                Ok(()) => {
+                    self.lost.remove(&name);
+                    warn_of_offloads(&name).await;
+                }
                 Err(error) if first_seen => warn!("{error:#}; this is tried again"),
                 Err(_) => {}
             }
         }
         Ok(())
-    }
-
-    /// Notes what is sent again, where somebody took off what does.
-    async fn look_after_egress(&mut self, name: &str) {
-        let Ok(facts) = interface::look_up(name).await else {
-            return;
-        };
-        match self.dataplane.follows(&facts) {
-            Ok(true) => {}
-            Ok(false) => match self.dataplane.follow(&facts) {
-                Ok(_) => warn!(
-                    "{name}: what this host sends was not noted any more, so answers to it were dropped; it is again"
-                ),
-                Err(error) => warn!(
-                    "{name}: what this host sends is not noted any more, so answers to it are dropped; this is tried again: {error:#}"
-                ),
-            },
-            Err(error) => warn!("{error:#}"),
-        }
-    }
-
-    /// Whether some service is not everywhere.
-    fn limits_services(&self) -> bool {
-        let mut services = self.config.policy.services.iter();
-        services.any(|service| !service.interfaces.is_empty())
     }
 }
 
@@ -124,15 +159,23 @@ async fn warn_of_stripped_tags(name: &str) {
 
 /// Those of these interfaces that are not there.
 pub(super) fn absent(names: &[String]) -> Vec<String> {
-    let is_absent = |name: &&String| if_nametoindex(&***name).is_err();
+    let is_absent = |name: &&String| index_of(name).is_none();
     names.iter().filter(is_absent).cloned().collect()
+}
+
+/// The indices of the interfaces that are there, by name.
+pub(super) fn indices_of(names: &[String]) -> BTreeMap<String, u32> {
+    let found = names
+        .iter()
+        .filter_map(|name| Some((name.clone(), index_of(name)?)));
+    found.collect()
 }
 
 /// Those of these interfaces that are there.
 pub(super) async fn present(names: &[String]) -> Result<Vec<Facts>> {
     let mut there = Vec::new();
     for name in names {
-        if if_nametoindex(&**name).is_ok() {
+        if index_of(name).is_some() {
             there.push(interface::look_up(name).await?);
         }
     }

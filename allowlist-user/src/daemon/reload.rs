@@ -24,6 +24,7 @@ use crate::config::{Config, differences};
 use crate::control::{Care, Control, Done, Kind, Problem};
 use crate::history::History;
 use crate::hook::Teller;
+use crate::interface::require_distinct;
 use crate::ledger::{Change, Written};
 use crate::lists::Lists;
 use crate::policy::Source;
@@ -125,6 +126,7 @@ impl Daemon {
                 "no interface to filter on; set `interfaces`".to_owned(),
             ));
         }
+        require_distinct(&config.interfaces).map_err(|error| invalid(error.to_string()))?;
         if config.control_group != self.config.control_group {
             Control::require_group(config.control_group.as_deref())?;
         }

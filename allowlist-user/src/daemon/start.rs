@@ -18,16 +18,17 @@ use super::first::{Ask, First};
 use super::interfaces::{look_up_all, present, warn_of_offloads};
 use super::plan::Plan;
 use super::refresh::Clocks;
+use super::selfcheck::SelfCheck;
 use super::{COUNTS_ANEW, Daemon, Options, Signals};
 use crate::audit::{Audit, Deed, Who};
 use crate::compile::Tables;
 use crate::config::Config;
 use crate::control::{Control, NotDone};
-use crate::dataplane::{Dataplane, View};
+use crate::dataplane::{Dataplane, View, require_namespace};
 use crate::gather::Fetches;
 use crate::history::History;
 use crate::hook::Teller;
-use crate::interface::{Facts, Links};
+use crate::interface::{Facts, Links, require_distinct};
 use crate::ledger::{Change, Ledger, Unconfirmed, Written};
 use crate::notify::Notify;
 use crate::policy::{AtStart, Mode, Origin};
@@ -64,6 +65,9 @@ impl Daemon {
             () = signals.end() => bail!("interrupted before anything was attached"),
             first = First::lists(wanted, &state, Ask::Host) => first,
         };
+        require_namespace(&options.paths.pin_dir).context(
+            "not started; choose another --pin-dir (and --state-dir and --socket), or `allowlist detach --force` takes that filter off",
+        )?;
         let control = Control::listen(&options.paths, config.control_group.as_deref())?;
         let dataplane = Dataplane::open(
             &options.paths.pin_dir,
@@ -88,6 +92,8 @@ impl Daemon {
             due: BTreeMap::new(),
             writing: BTreeMap::new(),
             lost: BTreeSet::new(),
+            published_on: BTreeMap::new(),
+            self_check: SelfCheck::default(),
             links: listen_to_links(),
             traces: BTreeMap::new(),
             kept: BTreeMap::new(),
@@ -293,6 +299,9 @@ impl Daemon {
                 new.push(facts);
             }
         }
+        if self.dataplane.is_patched() {
+            new.append(&mut filtered); // its maps hold nothing before the publish
+        }
         for facts in filtered.into_iter().filter(|_| renews) {
             self.attach(facts, self.options.trace)?;
         }
@@ -388,12 +397,11 @@ fn listen_to_links() -> Option<Links> {
 async fn require_interfaces(options: &Options, config: &Config) -> Result<()> {
     if !options.written.interfaces.is_empty() {
         look_up_all(&config.interfaces).await?;
-        return Ok(());
     }
     if config.interfaces.is_empty() {
         bail!("no interface to filter on; set `interfaces` in the configuration, or give --iface");
     }
-    Ok(())
+    require_distinct(&config.interfaces)
 }
 
 /// The files that the sources are read from.

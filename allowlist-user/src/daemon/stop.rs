@@ -1,7 +1,8 @@
 //! How a daemon ends: with the filter in force, or off, and saying which.
 
 use anyhow::Result;
-use log::info;
+use log::{info, warn};
+use nix::errno::Errno;
 
 use super::Daemon;
 use super::interfaces::present;
@@ -15,7 +16,7 @@ impl Daemon {
                 .leave("stopped; the filter stays in force, as --keep asks; `allowlist detach` takes it off")
                 .await;
         }
-        if !self.dataplane.is_in_force() {
+        if self.dataplane.is_detached() {
             self.detached();
             return Ok(());
         }
@@ -51,7 +52,33 @@ impl Daemon {
             .await
     }
 
-    /// Somebody took the filter off.
+    /// Whether the filter was detached on purpose, which ends the daemon. Pins that are gone by accident are made again.
+    ///
+    /// # Errors
+    /// Fails where the pin folder is gone and cannot be made again: then nothing holds the filter.
+    pub(super) fn is_detached(&mut self) -> Result<bool> {
+        if self.dataplane.is_detached() {
+            self.detached();
+            return Ok(true);
+        }
+        match self.dataplane.restore_folder() {
+            Ok(false) => {}
+            Ok(true) => warn!(
+                "the pin folder was unmounted or removed while the filter was on; it is made again with all pins"
+            ),
+            Err(error) if lacks_resources(&error) => self.self_check.fail(&error),
+            Err(error) => {
+                self.notify.stopping();
+                self.log(Who::Daemon, Deed::Stop { filtering: false }, None);
+                return Err(error.context(
+                    "the pin folder was unmounted or removed, and cannot be made again, so nothing is filtered any more once this process has ended",
+                ));
+            }
+        }
+        Ok(false)
+    }
+
+    /// A `detach` took the filter off.
     pub(super) fn detached(&self) {
         self.notify.stopping();
         self.log(Who::Daemon, Deed::Stop { filtering: false }, None);
@@ -71,4 +98,20 @@ impl Daemon {
         info!("{last_words}");
         Ok(())
     }
+}
+
+/// Whether an error is of a moment at which this process or the host has too little of something.
+fn lacks_resources(error: &anyhow::Error) -> bool {
+    let cause = error.root_cause();
+    let code = match (
+        cause.downcast_ref::<std::io::Error>(),
+        cause.downcast_ref::<Errno>(),
+    ) {
+        (Some(error), _) => error.raw_os_error().map(Errno::from_raw),
+        (None, errno) => errno.copied(),
+    };
+    matches!(
+        code,
+        Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EAGAIN)
+    )
 }

@@ -4,21 +4,26 @@
 //! process ends, and goes when the pin goes, whoever removes it.
 
 use std::fs;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use allowlist_common::abi::{self, Interface, MAX_INTERFACES};
+use allowlist_common::abi::{self, Identity, Interface, MAX_INTERFACES};
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::Ebpf;
 use aya::programs::links::{self, FdLink};
 use aya::programs::xdp::{XdpLink, XdpMode};
 use aya::programs::{Xdp, loaded_programs};
-use nix::net::if_::{if_indextoname, if_nametoindex};
+use nix::net::if_::if_indextoname;
 use serde::Serialize;
 
-use super::link::take_off;
+use super::calls::program_maps;
+use super::facts::link_fact;
+use super::link::{filters, take_off, take_off_if_pinned};
+use super::selfcheck::LinkFact;
 use super::{Dataplane, Hook};
 use crate::config::AttachMode;
 use crate::interface::Facts;
+use crate::netlink::{Namespace, Netlink, index_of};
 
 /// Where in the kernel the program runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -77,8 +82,8 @@ pub struct Attached {
     pub mode: AttachedIn,
     /// Why it does not run in the driver, though nobody asked otherwise.
     pub warning: Option<String>,
-    /// The loaded object, for its log.
-    pub object: Ebpf,
+    /// The loaded object, for its log; only with a trace.
+    pub object: Option<Ebpf>,
 }
 
 impl Dataplane {
@@ -86,9 +91,10 @@ impl Dataplane {
     /// a gap, also where that is another version's. Call it after a publish: from here on packets are judged.
     pub fn attach(&mut self, facts: &Facts, wanted: AttachMode, trace: bool) -> Result<Attached> {
         let _changing = self.pins.change()?;
-        if !self.pins.are_whole() {
+        if self.is_detached() {
             bail!("{}: not attached: the filter was detached", facts.name);
         }
+        self.pin_maps_again()?;
         let slot = self.slot_of(&facts.name, facts.index)?;
         let anothers = self.others_link(facts.index)?;
         let on = self.mode_on(slot, facts)?;
@@ -98,7 +104,12 @@ impl Dataplane {
         {
             bail!(other_program(facts, id));
         }
-        let mut object = self.load_program(slot, trace)?;
+        // The programs of this slot that are loaded already are as good, and ready at once.
+        let mut object = match self.programs.remove(&slot).filter(|_| !trace) {
+            Some(object) => object,
+            None => self.load_program(slot, trace)?,
+        };
+        let loaded = self.loaded(&object)?;
         // First, so that what is sent from now on is known when its answer comes.
         self.follow_sent(&mut object, slot, facts, Hook::Best)?;
         let program: &mut Xdp = object
@@ -106,7 +117,7 @@ impl Dataplane {
             .expect("load_program loaded it")
             .try_into()?;
         let on = match (anothers, on) {
-            (Some(link), _) => Some(self.take_link_over(program, &link, slot, facts)?),
+            (Some(link), _) => Some(self.take_link_over((program, &loaded), &link, slot, facts)?),
             (None, Some(mode)) if wanted.fits(mode) => {
                 replace(program, &self.pins.link(slot))
                     .with_context(|| format!("cannot replace the program on {}", facts.name))?;
@@ -116,11 +127,11 @@ impl Dataplane {
         };
         let (mode, warning) = match on {
             Some(mode) if wanted.fits(mode) => {
-                self.record(slot, facts, mode)?; // it may have been renamed
+                self.record(slot, facts, mode, &loaded)?; // it may have been renamed
                 (mode, None)
             }
-            Some(old) => self.change_mode(program, slot, facts, (old, wanted))?,
-            None => match self.attach_anew(program, slot, facts, wanted) {
+            Some(old) => self.change_mode((program, &loaded), slot, facts, (old, wanted))?,
+            None => match self.attach_anew((program, &loaded), slot, facts, wanted) {
                 Ok(attached) => attached,
                 Err(error) => {
                     self.unfollow(slot)?; // nobody asks for what it notes
@@ -129,11 +140,26 @@ impl Dataplane {
             },
         };
         self.fallback.spare(slot, false);
+        let object = if trace {
+            Some(object)
+        } else {
+            self.keep_programs(slot, object);
+            None
+        };
         Ok(Attached {
             mode,
             warning,
             object,
         })
+    }
+
+    /// Keeps the programs of a slot, for the next interface of its name. Their maps are kept elsewhere, so that an
+    /// interface takes few descriptors.
+    fn keep_programs(&mut self, slot: u32, mut object: Ebpf) {
+        for (name, _) in abi::PINNED {
+            drop(object.take_map(name));
+        }
+        self.programs.insert(slot, object);
     }
 
     /// Puts programs of this object, with the maps that are pinned now, into every link of this version.
@@ -145,6 +171,7 @@ impl Dataplane {
                 continue;
             };
             let mut object = self.load_program(slot, false)?;
+            let loaded = self.loaded(&object)?;
             let recorded = self.interfaces.get(&slot, 0)?;
             if recorded.egress != 0 {
                 let name = if_indextoname(index).map_or_else(
@@ -165,14 +192,32 @@ impl Dataplane {
                 .try_into()?;
             replace(program, &pin)
                 .with_context(|| format!("cannot replace the program on {}", name_of(&recorded)))?;
+            let identity = self.identities.get(&slot, 0)?;
+            self.identities.set(slot, loaded.of(identity), 0)?;
+            self.keep_programs(slot, object);
         }
         Ok(())
+    }
+
+    /// Reads the kernel's id of the XDP program of an object, and which of the pinned maps it uses.
+    fn loaded(&self, object: &Ebpf) -> Result<Loaded> {
+        let program: &Xdp = object
+            .program(abi::PROGRAM)
+            .expect("load_program loaded it")
+            .try_into()?;
+        let (program, used) = program_maps(program.fd()?.as_fd())
+            .context("cannot read the information about the program")?;
+        let mut maps = [0; abi::MAPS_OF_PROGRAM];
+        for (id, map) in self.open_maps.ids().zip(&mut maps) {
+            *map = if used.contains(&id) { id } else { 0 };
+        }
+        Ok(Loaded { program, maps })
     }
 
     /// Puts the program into another version's link, and the link's pin among this version's.
     fn take_link_over(
         &mut self,
-        program: &mut Xdp,
+        (program, loaded): (&mut Xdp, &Loaded),
         link: &Path,
         slot: u32,
         facts: &Facts,
@@ -184,14 +229,12 @@ impl Dataplane {
             )
         })?;
         let pin = self.pins.link(slot);
-        if pin.exists() {
-            take_off(&pin)?; // of an interface that is gone
-        }
+        take_off_if_pinned(&pin)?; // of an interface that is gone
         self.has_replaced = true;
         replace(program, link).with_context(|| {
             format!("cannot replace another version's program on {}", facts.name)
         })?;
-        self.record(slot, facts, mode)?;
+        self.record(slot, facts, mode, loaded)?;
         fs::rename(link, &pin)
             .with_context(|| format!("cannot move the pin {} over", link.display()))?;
         Ok(mode)
@@ -200,31 +243,28 @@ impl Dataplane {
     /// To an interface that does not have the filter.
     fn attach_anew(
         &mut self,
-        program: &mut Xdp,
+        (program, loaded): (&mut Xdp, &Loaded),
         slot: u32,
         facts: &Facts,
         wanted: AttachMode,
     ) -> Result<(AttachedIn, Option<String>)> {
-        let pin = self.pins.link(slot);
-        if pin.exists() {
-            take_off(&pin)?; // of an interface that is gone
-        }
+        take_off_if_pinned(&self.pins.link(slot))?; // of an interface that is gone
         let (link, mode, warning) = new_link(program, facts, wanted)?;
-        self.pin(slot, facts, mode, link)?;
+        self.pin(slot, facts, (mode, loaded), link)?;
         Ok((mode, warning))
     }
 
     /// The kernel takes no program in one mode beside one in another, so there is a moment without.
     fn change_mode(
         &mut self,
-        program: &mut Xdp,
+        (program, loaded): (&mut Xdp, &Loaded),
         slot: u32,
         facts: &Facts,
         (old, wanted): (AttachedIn, AttachMode),
     ) -> Result<(AttachedIn, Option<String>)> {
         take_off(&self.pins.link(slot))?;
         let changed = new_link(program, facts, wanted)
-            .and_then(|(link, mode, _)| self.pin(slot, facts, mode, link).map(|()| mode));
+            .and_then(|(link, mode, _)| self.pin(slot, facts, (mode, loaded), link).map(|()| mode));
         match changed {
             Ok(mode) => {
                 let warning = format!(
@@ -238,15 +278,21 @@ impl Dataplane {
             Err(error) => {
                 let (link, ..) = new_link(program, facts, old.wanted())
                     .with_context(|| format!("{error:#}; {} is NOT filtered now", facts.name))?;
-                self.pin(slot, facts, old, link)?;
+                self.pin(slot, facts, (old, loaded), link)?;
                 Err(error.context(format!("{} stays in {} mode", facts.name, old.name())))
             }
         }
     }
 
-    fn pin(&mut self, slot: u32, facts: &Facts, mode: AttachedIn, link: FdLink) -> Result<()> {
+    fn pin(
+        &mut self,
+        slot: u32,
+        facts: &Facts,
+        (mode, loaded): (AttachedIn, &Loaded),
+        link: FdLink,
+    ) -> Result<()> {
         // Recorded before the pin: a pin that nobody can name would be worse than a name without one.
-        self.record(slot, facts, mode)?;
+        self.record(slot, facts, mode, loaded)?;
         link.pin(self.pins.link(slot))
             .with_context(|| format!("{} is NOT filtered: cannot pin its link", facts.name))?;
         Ok(())
@@ -254,11 +300,12 @@ impl Dataplane {
 
     /// Where the program of this slot runs on this very interface; `None` where it does not.
     fn mode_on(&self, slot: u32, facts: &Facts) -> Result<Option<AttachedIn>> {
-        if self.pins.interface_of(slot)? != Some(facts.index) {
+        if !filters(&self.pins.link(slot), facts.index)? {
             return Ok(None);
         }
         let recorded = self.interfaces.get(&slot, 0)?;
-        Ok(AttachedIn::from_number(recorded.attach_mode))
+        // Of a record that is lost, the kernel knows it too.
+        Ok(AttachedIn::from_number(recorded.attach_mode).or(facts.xdp_mode))
     }
 
     /// Whether an interface has the filter on it.
@@ -267,40 +314,119 @@ impl Dataplane {
         Ok(self.mode_on(slot, facts)?.is_some())
     }
 
-    fn record(&mut self, slot: u32, facts: &Facts, mode: AttachedIn) -> Result<()> {
+    fn record(
+        &mut self,
+        slot: u32,
+        facts: &Facts,
+        mode: AttachedIn,
+        loaded: &Loaded,
+    ) -> Result<()> {
+        let here = Namespace::current()?;
+        self.rename(slot, &facts.name)?;
+        let identity = Identity {
+            namespace: here.cookie,
+            namespace_inode: here.inode,
+            ..self.identities.get(&slot, 0)?
+        };
+        self.identities.set(slot, loaded.of(identity), 0)?;
         let recorded = Interface {
             index: facts.index,
             attach_mode: mode.number(),
-            name: padded(&facts.name),
             ..self.interfaces.get(&slot, 0)?
         };
         Ok(self.interfaces.set(slot, recorded, 0)?)
     }
 
+    /// Records the name of the interface in a slot, and which one it had before.
+    pub(super) fn rename(&mut self, slot: u32, name: &str) -> Result<()> {
+        let mut recorded = self.interfaces.get(&slot, 0)?;
+        if name_of(&recorded) == name {
+            return Ok(());
+        }
+        if recorded.index != 0 {
+            let identity = Identity {
+                former_name: recorded.name,
+                ..self.identities.get(&slot, 0)?
+            };
+            self.identities.set(slot, identity, 0)?;
+        }
+        recorded.name = padded(name);
+        Ok(self.interfaces.set(slot, recorded, 0)?)
+    }
+
+    /// Records the names that the interfaces in slots have now: they may have been renamed, or have swapped names.
+    pub fn follow_names(&mut self) -> Result<()> {
+        let netlink = Netlink::open()?;
+        for slot in 0..MAX_INTERFACES {
+            // One that cannot be opened, on a read-only file system, is left as it is.
+            let LinkFact::Pinned(link) = link_fact(&self.pins.link(slot))? else {
+                continue;
+            };
+            let Some(index) = link.interface else {
+                continue;
+            };
+            let recorded = self.interfaces.get(&slot, 0)?;
+            if let Some(device) = netlink.by_index(index)?
+                && device.programs.contains(&link.program)
+                && !device.is_called(&name_of(&recorded))
+            {
+                self.rename(slot, &device.name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Records that a slot has nothing attached any more, on purpose.
+    pub(super) fn forget(&mut self, slot: u32) -> Result<()> {
+        let identity = Identity {
+            program: 0,
+            tracker: 0,
+            ..self.identities.get(&slot, 0)?
+        };
+        Ok(self.identities.set(slot, identity, 0)?)
+    }
+
     /// The slot that an interface of this name has, or is to have once there is one.
     pub(super) fn reserve(&mut self, name: &str) -> Result<u32> {
-        let slot = self.slot_of(name, if_nametoindex(name).unwrap_or(0))?;
-        let mut recorded = self.interfaces.get(&slot, 0)?;
-        if name_of(&recorded) != name {
-            recorded.name = padded(name);
-            self.interfaces.set(slot, recorded, 0)?;
-        }
+        let slot = self.slot_of(name, index_of(name).unwrap_or(0))?;
+        self.rename(slot, name)?;
         Ok(slot)
     }
 
     /// The slot that this interface has by its link; else the one that has an interface of its name,
     /// so that counts go on; else a free one.
     pub(super) fn slot_of(&self, name: &str, index: u32) -> Result<u32> {
+        let device = match index {
+            0 => None,
+            index => Netlink::open()?.by_index(index)?,
+        };
+        let is_here = |program: u32| {
+            let mut devices = device.iter();
+            devices.any(|device| device.programs.contains(&program))
+        };
         let mut by_name = None;
         let mut free = None;
         for slot in 0..MAX_INTERFACES {
             let recorded = self.interfaces.get(&slot, 0)?;
-            let linked = self.pins.interface_of(slot)?;
-            match linked.map_or_else(|| self.others_interface(slot), |index| Ok(Some(index)))? {
-                Some(found) if found == index => return Ok(slot),
-                None if recorded.name[0] == 0 => free = free.or(Some(slot)),
-                None if name_of(&recorded) == name => by_name = Some(slot),
-                _ => {} // another interface's now, whatever that was called
+            let link = self.pins.link_state(slot)?;
+            let linked = link.filter(|link| link.interface.is_some());
+            if linked.is_some_and(|link| link.interface == Some(index) && is_here(link.program)) {
+                return Ok(slot);
+            }
+            let anothers = match linked {
+                Some(_) => None,
+                None => self.others_interface(slot)?,
+            };
+            if anothers == Some(index) && index != 0 {
+                return Ok(slot);
+            }
+            if linked.is_some() || anothers.is_some() {
+                continue; // it belongs to another interface now
+            }
+            if recorded.name[0] == 0 {
+                free = free.or(Some(slot));
+            } else if name_of(&recorded) == name {
+                by_name = Some(slot);
             }
         }
         by_name.or(free).with_context(|| {
@@ -308,6 +434,23 @@ impl Dataplane {
                 "{MAX_INTERFACES} interfaces have been filtered and no more fit; `allowlist detach` starts anew"
             )
         })
+    }
+}
+
+/// An XDP program as the kernel has it.
+pub(super) struct Loaded {
+    program: u32,
+    maps: [u32; abi::MAPS_OF_PROGRAM],
+}
+
+impl Loaded {
+    /// The identity of the interface that it is attached to.
+    const fn of(&self, identity: Identity) -> Identity {
+        Identity {
+            program: self.program,
+            maps: self.maps,
+            ..identity
+        }
     }
 }
 
@@ -385,8 +528,12 @@ pub(super) fn padded(name: &str) -> [u8; 16] {
 }
 
 pub(super) fn name_of(interface: &Interface) -> String {
-    let length = interface.name.iter().position(|byte| *byte == 0);
-    String::from_utf8_lossy(&interface.name[..length.unwrap_or(interface.name.len())]).into_owned()
+    unpadded(&interface.name)
+}
+
+pub(super) fn unpadded(name: &[u8; 16]) -> String {
+    let length = name.iter().position(|byte| *byte == 0);
+    String::from_utf8_lossy(&name[..length.unwrap_or(name.len())]).into_owned()
 }
 
 fn other_program(facts: &Facts, id: u32) -> String {
@@ -405,7 +552,7 @@ fn other_program(facts: &Facts, id: u32) -> String {
     )
 }
 
-fn program_name(id: u32) -> String {
+pub(super) fn program_name(id: u32) -> String {
     loaded_programs()
         .flatten()
         .find(|program| program.id() == id)

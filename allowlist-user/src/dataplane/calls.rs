@@ -1,8 +1,65 @@
-//! System calls that aya does not offer: arrays of maps of one's own, and an empty place in one.
+//! System calls that aya does not offer: arrays of maps of one's own, an empty place in one, pins that are opened
+//! for reading only, and which programs and maps belong together.
 
-use std::ffi::c_long;
+use std::ffi::{CString, c_long};
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+/// The use of a descriptor of a pinned object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// To look at maps. It is all that a BPF file system that is mounted read-only allows.
+    ReadOnly,
+    /// To change maps too. Links and programs are opened no other way.
+    ReadWrite,
+}
+
+/// The attributes of `BPF_OBJ_PIN` and `BPF_OBJ_GET`, from the kernel's `union bpf_attr`.
+#[repr(C)]
+struct PinnedObject {
+    path: u64,
+    descriptor: u32,
+    flags: u32,
+}
+
+/// The attributes of `BPF_OBJ_GET_INFO_BY_FD`, from the kernel's `union bpf_attr`.
+#[repr(C)]
+struct InfoByDescriptor {
+    descriptor: u32,
+    length: u32,
+    info: u64,
+}
+
+/// The start of the kernel's `struct bpf_prog_info`. The kernel fills in as much as there is room for.
+#[derive(Default)]
+#[repr(C)]
+struct ProgramInfo {
+    kind: u32,
+    id: u32,
+    /// Its tag, the lengths and places of its instructions, and when it was loaded by whom.
+    others: [u32; 11],
+    maps: u32,
+    map_ids: u64,
+}
+
+/// The attributes of `BPF_PROG_QUERY`, from the kernel's `union bpf_attr`.
+#[derive(Default)]
+#[repr(C)]
+struct ProgramQuery {
+    target: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    programs: u64,
+    count: u32,
+    padding: u32,
+    program_flags: u64,
+    links: u64,
+    link_flags: u64,
+    revision: u64,
+}
 
 /// The attributes of `BPF_MAP_CREATE`, from the kernel's `union bpf_attr`.
 #[repr(C)]
@@ -112,6 +169,62 @@ pub(super) fn place_of(array: BorrowedFd<'_>, place: u32) -> io::Result<Option<u
     }
 }
 
+/// The attributes of `BPF_MAP_LOOKUP_BATCH`, from the kernel's `union bpf_attr`.
+#[repr(C)]
+struct Batch {
+    from: u64,
+    reached: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
+/// Reads one value of an array whose values are so many words.
+pub(super) fn read_value(array: BorrowedFd<'_>, place: u32, words: usize) -> io::Result<Vec<u64>> {
+    const BPF_MAP_LOOKUP_ELEM: c_long = 1;
+    let mut value = vec![0_u64; words];
+    element(
+        BPF_MAP_LOOKUP_ELEM,
+        array,
+        &place,
+        value.as_mut_ptr() as u64,
+    )?;
+    Ok(value)
+}
+
+/// Reads an array of so many words.
+pub(super) fn read_words(array: BorrowedFd<'_>, words: usize) -> io::Result<Vec<u64>> {
+    const BPF_MAP_LOOKUP_BATCH: c_long = 24;
+    let mut values = vec![0_u64; words];
+    let mut keys = vec![0_u32; words];
+    let mut reached = 0_u32;
+    let mut batch = Batch {
+        from: 0,
+        reached: (&raw mut reached) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: u32::try_from(words).map_err(|_| too_large())?,
+        map: array.as_raw_fd().cast_unsigned(),
+        element_flags: 0,
+        flags: 0,
+    };
+    #[expect(
+        unsafe_code,
+        reason = "a system call that writes to `keys` and `values`"
+    )]
+    // SAFETY: the attributes are those of this command; it writes at most `count` keys of 4 bytes and values of 8, for
+    // which there is room, and 4 bytes of how far it came.
+    let done = unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut batch) };
+    match done {
+        // That there are no more.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(values),
+    }
+}
+
 /// Empties a place of an array of maps. That it is empty already is fine.
 pub(super) fn empty_place(array: BorrowedFd<'_>, place: u32) -> io::Result<()> {
     const BPF_MAP_DELETE_ELEM: c_long = 3;
@@ -130,12 +243,117 @@ fn element(command: c_long, array: BorrowedFd<'_>, place: &u32, value: u64) -> i
         flags: 0,
     };
     #[expect(unsafe_code, reason = "a system call")]
-    // SAFETY: the attributes are those of these commands; the kernel reads 4 bytes of the key and, if the
-    // command has a value, reads or writes 4 of that, which live until it has returned.
+    // SAFETY: the attributes are the ones that these commands take; the kernel reads 4 bytes of the key and, if the command has a
+    // value, reads or writes as many of that as the map's values have, which live until it has returned.
     unsafe {
         bpf(command, &mut attributes)?;
     }
     Ok(())
+}
+
+/// Opens a pinned object.
+///
+/// # Errors
+/// As the kernel reports them: `ENOENT` where nothing is pinned, `EROFS` for writing to a file system that is
+/// read-only, `EMFILE` where this process has no descriptor left.
+pub(super) fn open_pinned(path: &Path, access: Access) -> io::Result<OwnedFd> {
+    const BPF_OBJ_GET: c_long = 7;
+    const BPF_F_RDONLY: u32 = 1 << 3;
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attributes = PinnedObject {
+        path: path.as_ptr() as u64,
+        descriptor: 0,
+        flags: match access {
+            Access::ReadOnly => BPF_F_RDONLY,
+            Access::ReadWrite => 0,
+        },
+    };
+    #[expect(unsafe_code, reason = "a system call that gives an open descriptor")]
+    // SAFETY: the attributes are those of this command, and `path` lives until it has returned;
+    // the result is a new descriptor that has no other owner.
+    unsafe {
+        let descriptor = bpf(BPF_OBJ_GET, &mut attributes)?;
+        Ok(OwnedFd::from_raw_fd(descriptor))
+    }
+}
+
+/// Pins an open object at a path where nothing is pinned.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    const BPF_OBJ_PIN: c_long = 6;
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attributes = PinnedObject {
+        path: path.as_ptr() as u64,
+        descriptor: object.as_raw_fd().cast_unsigned(),
+        flags: 0,
+    };
+    #[expect(unsafe_code, reason = "a system call")]
+    // SAFETY: the attributes are those of this command, and `path` lives until it has returned.
+    unsafe {
+        bpf(BPF_OBJ_PIN, &mut attributes)?;
+    }
+    Ok(())
+}
+
+/// Reads the kernel's information about an open object into `info`.
+pub(super) fn read_info<Info: Default>(object: BorrowedFd<'_>) -> io::Result<Info> {
+    let mut info = Info::default();
+    read_info_into(object, &mut info)?;
+    Ok(info)
+}
+
+fn read_info_into<Info>(object: BorrowedFd<'_>, info: &mut Info) -> io::Result<()> {
+    const BPF_OBJ_GET_INFO_BY_FD: c_long = 15;
+    let mut attributes = InfoByDescriptor {
+        descriptor: object.as_raw_fd().cast_unsigned(),
+        length: size_of::<Info>() as u32,
+        info: (&raw mut *info) as u64,
+    };
+    #[expect(unsafe_code, reason = "a system call that writes to `info`")]
+    // SAFETY: the attributes are those of this command; it writes at most `length` bytes to `info`, which callers in
+    // this module's siblings make of integers, so that any bytes are valid.
+    unsafe {
+        bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
+    }
+    Ok(())
+}
+
+/// The id of a loaded program, and the ids of the maps that it uses.
+pub(super) fn program_maps(program: BorrowedFd<'_>) -> io::Result<(u32, Vec<u32>)> {
+    const ROOM: u32 = 64;
+    let mut ids = vec![0_u32; ROOM as usize];
+    let mut info = ProgramInfo {
+        maps: ROOM,
+        map_ids: ids.as_mut_ptr() as u64,
+        ..ProgramInfo::default()
+    };
+    read_info_into(program, &mut info)?;
+    ids.truncate(info.maps as usize);
+    Ok((info.id, ids))
+}
+
+/// The ids of the programs on an interface's tcx egress, in the order in which they run.
+///
+/// # Errors
+/// `EINVAL` on a kernel without tcx, which came with Linux 6.6.
+pub(super) fn tcx_egress_chain(interface: u32) -> io::Result<Vec<u32>> {
+    const BPF_PROG_QUERY: c_long = 16;
+    const BPF_TCX_EGRESS: u32 = 47;
+    const ROOM: u32 = 64; // the kernel has room for as many
+    let mut ids = vec![0_u32; ROOM as usize];
+    let mut attributes = ProgramQuery {
+        target: interface,
+        attach_type: BPF_TCX_EGRESS,
+        programs: ids.as_mut_ptr() as u64,
+        count: ROOM,
+        ..ProgramQuery::default()
+    };
+    #[expect(unsafe_code, reason = "a system call that writes to `ids`")]
+    // SAFETY: the attributes are those of this command; it writes at most `count` ids, for which there is room.
+    unsafe {
+        bpf(BPF_PROG_QUERY, &mut attributes)?;
+    }
+    ids.truncate(attributes.count as usize);
+    Ok(ids)
 }
 
 /// # Safety

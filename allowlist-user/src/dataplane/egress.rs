@@ -3,7 +3,9 @@
 //! A pinned tcx link where the kernel has it (6.6), else a filter of the clsact queueing discipline,
 //! which stays by itself. Invariant: what is recorded of a slot says which of the two is there.
 
-use allowlist_common::abi::{self, Interface};
+use std::os::fd::AsFd as _;
+
+use allowlist_common::abi::{self, Identity, Interface};
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::programs::links::{FdLink, PinnedLink};
@@ -17,9 +19,9 @@ use nix::errno::Errno;
 use nix::net::if_::if_indextoname;
 
 use super::Dataplane;
-use super::attach::padded;
-use super::link::{interface_of, take_off};
-use super::pins::Pins;
+use super::calls::program_maps;
+use super::link::{take_off, take_off_if_pinned, tracks};
+use super::pins::{Pins, is_pinned};
 use crate::interface::Facts;
 
 /// Which of the kernel's two ways to see what is sent.
@@ -31,7 +33,7 @@ pub enum Hook {
     Clsact,
 }
 
-const BY_TCX: u32 = 1;
+pub(super) const BY_TCX: u32 = 1;
 const BY_CLSACT: u32 = 2;
 
 /// Before the others on the interface, since one of them may end the chain.
@@ -52,7 +54,7 @@ impl Dataplane {
         let _changing = self.pins.change()?;
         let slot = self.reserve(&facts.name)?;
         let recorded = self.interfaces.get(&slot, 0)?;
-        if self.others_follow(slot, recorded.egress == BY_CLSACT) {
+        if self.others_follow(slot, recorded.egress == BY_CLSACT)? {
             return Ok(false); // until this version's program is attached
         }
         let was_followed = self.is_followed(slot, facts)?;
@@ -72,7 +74,7 @@ impl Dataplane {
         let recorded = self.interfaces.get(&slot, 0)?;
         let pin = self.pins.egress(slot);
         Ok(match recorded.egress {
-            BY_TCX => pin.exists() && interface_of(&pin)? == Some(facts.index),
+            BY_TCX => tracks(&pin, facts.index)?,
             BY_CLSACT => recorded.index == facts.index,
             _ => false,
         })
@@ -89,6 +91,7 @@ impl Dataplane {
         let recorded = self.interfaces.get(&slot, 0)?;
         let egress = if self.tracks {
             let program = load(object)?;
+            self.record_tracker(slot, program)?;
             self.attach_egress(program, slot, (facts, &recorded), hook)
                 .with_context(|| {
                     format!(
@@ -103,11 +106,11 @@ impl Dataplane {
             0
         };
         // With the interface, so that a filter of it can be removed whatever comes next.
+        self.rename(slot, &facts.name)?;
         let recorded = Interface {
             egress,
             index: facts.index,
-            name: padded(&facts.name),
-            ..recorded
+            ..self.interfaces.get(&slot, 0)?
         };
         Ok(self.interfaces.set(slot, recorded, 0)?)
     }
@@ -121,10 +124,21 @@ impl Dataplane {
     ) -> Result<()> {
         let recorded = self.interfaces.get(&slot, 0)?;
         let program = load(object)?;
+        self.record_tracker(slot, program)?;
         let egress = self.attach_egress(program, slot, (facts, &recorded), Hook::Best)?;
         Ok(self
             .interfaces
             .set(slot, Interface { egress, ..recorded }, 0)?)
+    }
+
+    fn record_tracker(&mut self, slot: u32, program: &SchedClassifier) -> Result<()> {
+        let (tracker, _) = program_maps(program.fd()?.as_fd())
+            .context("cannot read the information about the program")?;
+        let identity = Identity {
+            tracker,
+            ..self.identities.get(&slot, 0)?
+        };
+        Ok(self.identities.set(slot, identity, 0)?)
     }
 
     /// Stops noting what is sent on a slot's interface.
@@ -146,8 +160,8 @@ impl Dataplane {
         hook: Hook,
     ) -> Result<u32> {
         let pin = self.pins.egress(slot);
-        if pin.exists() {
-            if hook == Hook::Best && interface_of(&pin)? == Some(facts.index) {
+        if is_pinned(&pin)? {
+            if hook == Hook::Best && tracks(&pin, facts.index)? {
                 let link: FdLink = PinnedLink::from_pin(&pin)?.into();
                 let id = program.attach_to_link(link.try_into()?)?;
                 drop(program.take_link(id)?); // the pin holds it
@@ -178,10 +192,7 @@ impl Dataplane {
 
 /// Takes the program off a slot's interface, if it is there.
 pub(super) fn stop_following(pins: &Pins, slot: u32, recorded: &Interface) -> Result<()> {
-    let pin = pins.egress(slot);
-    if pin.exists() {
-        take_off(&pin)?;
-    }
+    take_off_if_pinned(&pins.egress(slot))?;
     if recorded.egress == BY_CLSACT
         && let Ok(name) = if_indextoname(recorded.index)
     {
@@ -195,9 +206,11 @@ fn load(object: &mut Ebpf) -> Result<&mut SchedClassifier> {
         .program_mut(abi::EGRESS_PROGRAM)
         .with_context(|| format!("the kernel object has no program {}", abi::EGRESS_PROGRAM))?
         .try_into()?;
-    program
-        .load()
-        .context("the kernel refused the program (its verifier's log follows)")?;
+    if program.fd().is_err() {
+        program
+            .load()
+            .context("the kernel refused the program (its verifier's log follows)")?;
+    }
     Ok(program)
 }
 

@@ -7,10 +7,10 @@
 use allowlist_common::abi;
 use allowlist_common::flow::{Flow, Tracked};
 use anyhow::{Context as _, Result};
-use aya::maps::{HashMap, Map, MapData, MapInfo};
+use aya::maps::{HashMap, Map, MapData};
 use log::{info, warn};
 
-use super::pins::Pins;
+use super::pins::{Pins, is_pinned};
 use super::{Dataplane, load};
 
 /// The room of a table that nobody uses.
@@ -26,12 +26,13 @@ pub(super) type Flows = HashMap<MapData, Flow, Tracked>;
 /// as it is: a start that fails goes back to it.
 pub(super) fn set_aside(pins: &Pins, room: Option<u32>) -> Result<()> {
     let pin = pins.map(abi::FLOWS);
-    let Some(room) = room.filter(|_| pin.exists()) else {
+    let Some(room) = room else {
         return Ok(());
     };
-    let had = MapInfo::from_pin(&pin)
-        .context("cannot ask for the table of flows")?
-        .max_entries();
+    if !is_pinned(&pin)? {
+        return Ok(());
+    }
+    let had = pins.open_data(abi::FLOWS)?.info()?.max_entries();
     if had != room {
         pins.move_aside(abi::FLOWS)?;
     }
@@ -45,7 +46,7 @@ pub(super) fn set_aside(pins: &Pins, room: Option<u32>) -> Result<()> {
 pub(super) fn copy(pins: &Pins, new: &mut Flows) -> Result<Option<u32>> {
     const BPF_NOEXIST: u64 = 1;
     let aside = pins.aside(abi::FLOWS);
-    if !aside.exists() {
+    if !is_pinned(&aside)? {
         return Ok(None);
     }
     let old = MapData::from_pin(aside).context("cannot open the table of flows from before")?;
@@ -77,7 +78,7 @@ impl Dataplane {
         self.flows = flows.try_into()?;
         copy(&self.pins, &mut self.flows)?;
         self.tracks = max_flows.is_some();
-        Ok(())
+        self.keep_open(abi::FLOWS)
     }
 
     /// Call it when every program uses the maps of this object: the last flows move to a table of another

@@ -3,17 +3,22 @@
 //! Invariant: every change of what is pinned is made under one lock, so that a daemon that looks
 //! after its interfaces and a `detach` cannot work against each other.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use allowlist_common::abi::{self, Control, Interface, MAX_INTERFACES, ReturnTraffic};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
+use aya::maps::{Map, MapData};
 use nix::net::if_::if_indextoname;
 
 use super::attach::name_of;
+use super::calls::{Access, open_pinned};
 use super::egress::stop_following;
-use super::link::{interface_of, take_off};
-use super::pins::{EGRESS_LINK, LINK, Pins, other_versions, require_privileges};
+use super::link::{filters, interface_of, take_off};
+use super::pins::{EGRESS_LINK, LINK, Pins, is_pinned, other_versions, require_privileges};
+use super::words::PublishedWord;
 use super::{Attachment, Dataplane, View};
 use crate::interface::Facts;
 use crate::policy::Mode;
@@ -38,9 +43,14 @@ impl InForce {
 }
 
 impl Dataplane {
-    /// Whether the maps are still pinned: not once somebody took the filter off.
+    /// Whether every map is pinned where it was.
     pub fn is_in_force(&self) -> bool {
         self.pins.are_whole()
+    }
+
+    /// Whether the filter was detached on purpose, by this or another process.
+    pub fn is_detached(&self) -> bool {
+        self.control.is_detached()
     }
 
     /// What is in force now, to go back to.
@@ -76,8 +86,13 @@ impl Dataplane {
             .filter_map(|one| one.index)
             .collect();
         self.detach_others(&indices)?;
+        if self.is_patched {
+            return self.settle(); // the programs that are attached are as they were, with the maps that they had
+        }
         for attachment in &before.attachments {
-            let (Some(index), Some(mode)) = (attachment.index, attachment.mode) else {
+            let (Some(index), Some(mode), true) =
+                (attachment.index, attachment.mode, attachment.attached)
+            else {
                 continue;
             };
             let facts = Facts {
@@ -112,10 +127,12 @@ impl Dataplane {
             let is_kept = |index| keep.contains(&index);
             let recorded = self.interfaces.get(&slot, 0)?;
             let interface = self.pins.interface_of(slot)?;
-            if interface.is_some_and(is_kept) {
+            if let Some(index) = interface.filter(|index| is_kept(*index))
+                && filters(&pin, index)?
+            {
                 continue;
             }
-            if !pin.exists() {
+            if !is_pinned(&pin)? {
                 // A start that failed may have got as far as that.
                 if recorded.egress != 0 && !is_kept(recorded.index) {
                     self.unfollow(slot)?;
@@ -127,6 +144,7 @@ impl Dataplane {
             } else {
                 take_off(&pin)?;
                 self.unfollow(slot)?;
+                self.forget(slot)?;
                 detached.push(name_of(&recorded));
             }
         }
@@ -141,7 +159,7 @@ impl Dataplane {
 /// The names of the interfaces.
 pub fn detach_all(pin_dir: &Path) -> Result<Vec<String>> {
     require_privileges()?;
-    let others = other_versions(pin_dir);
+    let others = other_versions(pin_dir)?;
     let mut detached = match Pins::open(pin_dir) {
         Ok(pins) => detach_own(&pins, &[])?,
         Err(_) if !others.is_empty() => Vec::new(),
@@ -154,12 +172,16 @@ pub fn detach_all(pin_dir: &Path) -> Result<Vec<String>> {
     Ok(detached)
 }
 
+/// How often, and how far apart, a pin is looked for that a running daemon makes again within a second.
+const ATTEMPTS: u32 = 30;
+const WAIT: Duration = Duration::from_millis(100);
+
 const STILL_ON: &str = "the filter is still on some interfaces; detach again";
 
 /// Takes off what this version has pinned. In the slots `anothers` what notes outbound packets is another
 /// version's, but for what is pinned here.
 pub(super) fn detach_own(pins: &Pins, anothers: &[u32]) -> Result<Vec<String>> {
-    let _changing = pins.change()?;
+    let _changing = mark_detached(pins)?;
     // A folder that lacks a map still has links to take off, so names are worth only a try.
     let view = View::open(pins.root());
     let names = view.as_ref().map(View::attachments);
@@ -170,12 +192,12 @@ pub(super) fn detach_own(pins: &Pins, anothers: &[u32]) -> Result<Vec<String>> {
         })
         .map(Option::unwrap_or_default)
         .collect();
-    // First, so that a daemon knows that this is meant.
+    // An older daemon knows by this that it is meant.
     pins.unpin(abi::CONTROL)?;
     let mut detached = Vec::new();
     for (slot, recorded) in (0..).zip(&recorded) {
         let pin = pins.link(slot);
-        if pin.exists() {
+        if is_pinned(&pin)? {
             take_off(&pin).context(STILL_ON)?;
             let mut known = names.iter().flatten().flatten();
             detached.push(
@@ -189,6 +211,36 @@ pub(super) fn detach_own(pins: &Pins, anothers: &[u32]) -> Result<Vec<String>> {
     }
     pins.remove()?;
     Ok(detached)
+}
+
+/// States to a daemon that the filter is being detached on purpose: it holds the map open in which that is written,
+/// and must not treat the missing pins as an accident.
+///
+/// # Returns
+/// The lock of the pin folder.
+fn mark_detached(pins: &Pins) -> Result<File> {
+    for attempt in 0.. {
+        let changing = pins.change()?;
+        if is_pinned(&pins.map(abi::PUBLISHED))? {
+            let map = open_pinned(&pins.map(abi::PUBLISHED), Access::ReadWrite)
+                .with_context(|| format!("cannot open the map {}", abi::PUBLISHED))?;
+            let map = Map::from_map_data(MapData::from_fd(map)?)?;
+            PublishedWord::map(&map, Access::ReadWrite)?.mark_detached();
+            return Ok(changing);
+        }
+        if !pins.is_published_into()? {
+            return Ok(changing); // no daemon runs that would pin it again
+        }
+        if attempt == ATTEMPTS {
+            break;
+        }
+        drop(changing);
+        thread::sleep(WAIT);
+    }
+    bail!(
+        "the pin of {} is gone, and the running daemon does not pin it again, so it would attach the filter again; stop the daemon first, then detach again",
+        abi::PUBLISHED
+    )
 }
 
 /// What another version pinned: of its maps nothing is known but that a daemon of any version ends when

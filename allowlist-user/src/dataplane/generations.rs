@@ -5,13 +5,15 @@
 //!
 //! Knows nothing of what is written, and not when it may be: no packet may look into a slot that is.
 
+use std::os::fd::AsFd as _;
+
 use allowlist_common::abi::{GENERATIONS, SLOTS};
 use anyhow::{Context as _, Result};
 use aya::maps::MapData;
 
-use super::calls::{NewMap, make_map};
+use super::calls::{NewMap, make_map, read_value};
 use super::memory::{Memory, Part};
-use super::pins::Pins;
+use super::pins::{Pins, is_pinned};
 
 /// See the module.
 pub(super) struct Generations {
@@ -23,8 +25,7 @@ pub(super) struct Generations {
 impl Generations {
     /// What is pinned.
     pub(super) fn open(pins: &Pins) -> Result<Self> {
-        let map = MapData::from_pin(pins.map(GENERATIONS))
-            .with_context(|| format!("cannot open the map {GENERATIONS}"))?;
+        let map = pins.open_data(GENERATIONS)?;
         let words = map.info()?.value_size() as usize / size_of::<u64>();
         Self::of(map, words)
     }
@@ -59,15 +60,24 @@ impl Generations {
         Ok(())
     }
 
-    /// Whether some program may still look into what was there before [`Self::grow`].
-    pub(super) fn are_settled(pins: &Pins) -> bool {
-        !pins.aside(GENERATIONS).exists()
+    /// Whether no program looks into the tables from before [`Self::grow`] any more.
+    pub(super) fn are_settled(pins: &Pins) -> Result<bool> {
+        Ok(!is_pinned(&pins.aside(GENERATIONS))?)
     }
 
     /// Removes what was there before [`Self::grow`]: no program looks into it any more.
     pub(super) fn settle(pins: &Pins) -> Result<()> {
         pins.unpin_aside(GENERATIONS)
     }
+}
+
+/// The table in a slot as it is pinned now, for a process that only reads.
+pub(super) fn read(pins: &Pins, slot: u32) -> Result<Memory> {
+    let map = pins.open_data(GENERATIONS)?;
+    let words = map.info()?.value_size() as usize / size_of::<u64>();
+    let words = read_value(map.fd().as_fd(), slot, words)
+        .with_context(|| format!("cannot read the map {GENERATIONS}"))?;
+    Ok(Memory::copied(map, words))
 }
 
 fn make(words: usize) -> Result<Generations> {

@@ -13,6 +13,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::Dataplane;
 use super::link::take_off;
+use super::pins::is_pinned;
 use super::tries::TrieSlots;
 
 /// A change that waits to be confirmed, or that was not in time.
@@ -189,9 +190,10 @@ impl Dataplane {
     /// Takes the program off what is in a slot, if anything is.
     fn release(&mut self, slot: u32) -> Result<()> {
         let pin = self.pins.link(slot);
-        if pin.exists() {
+        if is_pinned(&pin)? {
             take_off(&pin)?;
             self.unfollow(slot)?;
+            self.forget(slot)?;
         }
         Ok(())
     }

@@ -3,55 +3,91 @@
 //! Two things of the kernel's that aya does not offer. A link outlives its interface: it stays pinned
 //! and filters nothing, and only the kernel knows. And removing a pin takes the program off some
 //! time later, but who detaches wants to know that it is off.
+//!
+//! A link names its interface by an index alone, which another interface of another network namespace may have too.
+//! So a link is on an interface of this namespace only if that one reports the link's program.
 
-use std::ffi::{CString, c_long};
+use std::ffi::c_long;
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use super::calls::bpf;
+use super::calls::{Access, bpf, open_pinned, read_info, tcx_egress_chain};
+use super::pins::is_pinned;
+use crate::netlink::Netlink;
 
-/// The index of the interface that the link pinned at `pin` is on; `None` once that is gone.
+/// The kernel's state of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LinkState {
+    /// The id of the program in it.
+    pub(super) program: u32,
+    /// The index of the interface that it is on; `None` once it is on none.
+    pub(super) interface: Option<u32>,
+}
+
+/// Reads the state of the link pinned at `pin`; `None` where nothing is pinned.
+pub(super) fn state(pin: &Path) -> Result<Option<LinkState>> {
+    let what = || format!("cannot read the link {}", pin.display());
+    let link = match open_pinned(pin, Access::ReadWrite) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        link => link.with_context(what)?,
+    };
+    let info: LinkInfo = read_info(link.as_fd()).with_context(what)?;
+    Ok(Some(LinkState {
+        program: info.program,
+        interface: (info.interface != 0).then_some(info.interface),
+    }))
+}
+
+/// The index of the interface that the link pinned at `pin` is on; `None` once that is gone, or without a pin.
 pub(super) fn interface_of(pin: &Path) -> Result<Option<u32>> {
-    let what = || format!("cannot ask for the link {}", pin.display());
-    let info = info(&open(pin).with_context(what)?).with_context(what)?;
-    Ok((info.interface != 0).then_some(info.interface))
+    Ok(state(pin)?.and_then(|link| link.interface))
+}
+
+/// Whether the XDP link pinned at `pin` is on the interface with this index in this thread's network namespace.
+pub(super) fn filters(pin: &Path, index: u32) -> Result<bool> {
+    let Some(link) = state(pin)?.filter(|link| link.interface == Some(index)) else {
+        return Ok(false);
+    };
+    let device = Netlink::open()?.by_index(index)?;
+    Ok(device.is_some_and(|device| device.programs.contains(&link.program)))
+}
+
+/// Whether the tcx link pinned at `pin` is on the interface with this index in this thread's network namespace.
+pub(super) fn tracks(pin: &Path, index: u32) -> Result<bool> {
+    let Some(link) = state(pin)?.filter(|link| link.interface == Some(index)) else {
+        return Ok(false);
+    };
+    // Fails where there is no such interface, which is therefore not the link's.
+    Ok(tcx_egress_chain(index).is_ok_and(|chain| chain.contains(&link.program)))
 }
 
 /// Takes the program off the link's interface, now, and removes the pin.
 pub(super) fn take_off(pin: &Path) -> Result<()> {
     let what = || format!("cannot take off the link {}", pin.display());
-    detach(&open(pin).with_context(what)?).with_context(what)?;
+    detach(&open_pinned(pin, Access::ReadWrite).with_context(what)?).with_context(what)?;
     fs::remove_file(pin).with_context(|| format!("cannot unpin {}", pin.display()))
 }
 
-/// The attributes of `BPF_OBJ_GET`, from the kernel's `union bpf_attr`.
-#[repr(C)]
-struct ObjectGet {
-    path: u64,
-    descriptor: u32,
-    flags: u32,
+/// The same, if there is a link.
+pub(super) fn take_off_if_pinned(pin: &Path) -> Result<()> {
+    if is_pinned(pin)? {
+        take_off(pin)
+    } else {
+        Ok(())
+    }
 }
 
-/// The attributes of `BPF_LINK_DETACH`, likewise.
+/// The attributes of `BPF_LINK_DETACH`, from the kernel's `union bpf_attr`.
 #[repr(C)]
 struct LinkDetach {
     descriptor: u32,
 }
 
-/// The attributes of `BPF_OBJ_GET_INFO_BY_FD`, likewise.
-#[repr(C)]
-struct InfoByDescriptor {
-    descriptor: u32,
-    length: u32,
-    info: u64,
-}
-
-/// The start of the kernel's `struct bpf_link_info`, as it is for an XDP link. The kernel fills in
+/// The start of the kernel's `struct bpf_link_info`, as it is for an XDP link and a tcx link. The kernel fills in
 /// as much as there is room for.
 #[derive(Default)]
 #[repr(C)]
@@ -65,23 +101,6 @@ struct LinkInfo {
     unused: u32,
 }
 
-fn open(pin: &Path) -> io::Result<OwnedFd> {
-    const BPF_OBJ_GET: c_long = 7;
-    let path = CString::new(pin.as_os_str().as_bytes())?;
-    let mut attributes = ObjectGet {
-        path: path.as_ptr() as u64,
-        descriptor: 0,
-        flags: 0,
-    };
-    #[expect(unsafe_code, reason = "a system call that gives an open descriptor")]
-    // SAFETY: the attributes are those of this command, and `path` lives until it has returned;
-    // what it returns is a new descriptor that nobody else has.
-    unsafe {
-        let descriptor = bpf(BPF_OBJ_GET, &mut attributes)?;
-        Ok(OwnedFd::from_raw_fd(descriptor))
-    }
-}
-
 fn detach(link: &OwnedFd) -> io::Result<()> {
     const BPF_LINK_DETACH: c_long = 34;
     let mut attributes = LinkDetach {
@@ -93,21 +112,4 @@ fn detach(link: &OwnedFd) -> io::Result<()> {
         bpf(BPF_LINK_DETACH, &mut attributes)?;
     }
     Ok(())
-}
-
-fn info(link: &OwnedFd) -> io::Result<LinkInfo> {
-    const BPF_OBJ_GET_INFO_BY_FD: c_long = 15;
-    let mut info = LinkInfo::default();
-    let mut attributes = InfoByDescriptor {
-        descriptor: link.as_raw_fd().cast_unsigned(),
-        length: size_of::<LinkInfo>() as u32,
-        info: (&raw mut info) as u64,
-    };
-    #[expect(unsafe_code, reason = "a system call that writes to `info`")]
-    // SAFETY: the attributes are those of this command; it writes at most `length` bytes to `info`,
-    // all of which may have any value.
-    unsafe {
-        bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
-    }
-    Ok(info)
 }

@@ -13,7 +13,7 @@ use allowlist_common::packet::{Address, Contents, Packet, Quote};
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{HashMap, MapData, MapError};
 
-use super::generations::Generations;
+use super::generations;
 use super::ranges::{self, Copied};
 use super::tries::Tries;
 use super::view::{Entry, View, clock};
@@ -61,8 +61,8 @@ impl View {
 
     fn tables(&self, control: Control) -> Result<Tables> {
         let slot = control.slot;
-        let generations = Generations::open(&self.pins)?;
-        let copied = Copied::of(&generations.get(slot % abi::SLOTS))?;
+        let memory = generations::read(&self.pins, slot % abi::SLOTS)?;
+        let copied = Copied::of(&memory.all())?;
         let (tries, entries) = match control.lookup {
             abi::Engine::RangeTable => (None, ranges::entries_in(&self.pins, slot, &copied)?),
             abi::Engine::LpmTrie => {

@@ -12,8 +12,15 @@ use memmap2::{MmapOptions, MmapRaw};
 /// See the module.
 pub(super) struct Memory {
     map: MapData,
-    mapped: MmapRaw,
+    backing: Backing,
     words: usize,
+}
+
+enum Backing {
+    /// The map's own.
+    Mapped(MmapRaw),
+    /// Words as they were.
+    Copied(Vec<AtomicU64>),
 }
 
 impl Memory {
@@ -23,7 +30,21 @@ impl Memory {
             .len(words * size_of::<u64>())
             .map_raw(map.fd().as_fd().as_raw_fd())
             .context("cannot map a table of the kernel's into memory")?;
-        Ok(Self { map, mapped, words })
+        Ok(Self {
+            map,
+            backing: Backing::Mapped(mapped),
+            words,
+        })
+    }
+
+    /// A copy of words of a map that is open for reading, which the kernel does not map into memory. Nothing may be
+    /// stored to it.
+    pub(super) fn copied(map: MapData, words: Vec<u64>) -> Self {
+        Self {
+            map,
+            words: words.len(),
+            backing: Backing::Copied(words.into_iter().map(AtomicU64::new).collect()),
+        }
     }
 
     pub(super) const fn words(&self) -> usize {
@@ -59,9 +80,12 @@ impl Memory {
         self.part(0, self.words)
     }
 
-    /// Where the words begin: at the start of a page.
+    /// Where the words begin: at the start of a page, or of a copy.
     fn start(&self) -> *mut u64 {
-        self.mapped.as_mut_ptr().cast()
+        match &self.backing {
+            Backing::Mapped(mapped) => mapped.as_mut_ptr().cast(),
+            Backing::Copied(words) => words.as_ptr().cast_mut().cast(),
+        }
     }
 }
 
@@ -125,7 +149,7 @@ impl Part<'_> {
     #[expect(unsafe_code, reason = "an atomic in memory shared with the kernel")]
     fn word(&self, place: usize) -> &AtomicU64 {
         assert!(place < self.words, "there are {} words", self.words);
-        // SAFETY: the mapping is page-aligned, has room for all words of the part, and lives as long as `self`; the
+        // SAFETY: the mapping or the copy is aligned for words, has room for all words of the part, and lives as long as `self`; the
         // kernel's programs only read it, and every access from here is atomic.
         unsafe { AtomicU64::from_ptr(self.memory.start().add(self.from + place)) }
     }

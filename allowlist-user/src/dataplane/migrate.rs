@@ -13,13 +13,14 @@ use std::path::{Path, PathBuf};
 
 use allowlist_common::abi::{self, MAX_INTERFACES};
 use anyhow::{Context as _, Result};
-use aya::maps::{Map, MapData, MapInfo};
+use aya::maps::{Map, MapData};
 use log::{info, warn};
 
 use super::Dataplane;
+use super::calls::{Access, open_pinned};
 use super::force::detach_other;
-use super::link::interface_of;
-use super::pins::{EGRESS_LINK, LINK, Pins, lock, other_versions};
+use super::link::{filters, interface_of};
+use super::pins::{EGRESS_LINK, LINK, Pins, is_pinned, lock, other_versions};
 use super::words::ControlWord;
 
 /// What a program of another version pinned.
@@ -40,7 +41,7 @@ impl Other {
     /// What there is; an error where a daemon still writes to it.
     pub(super) fn find(root: &Path) -> Result<Vec<Self>> {
         let mut others = Vec::new();
-        for (version, folder) in other_versions(root) {
+        for (version, folder) in other_versions(root)? {
             others.push(Self {
                 version,
                 counted: 0,
@@ -57,36 +58,38 @@ impl Other {
     /// Where its link on an interface is pinned.
     fn link_on(&self, index: u32) -> Result<Option<PathBuf>> {
         for slot in 0..MAX_INTERFACES {
-            if self.interface_of(slot)? == Some(index) {
-                return Ok(Some(self.link(slot)));
+            let link = self.link(slot);
+            if filters(&link, index)? {
+                return Ok(Some(link));
             }
         }
         Ok(None)
     }
 
     fn interface_of(&self, slot: u32) -> Result<Option<u32>> {
-        let pin = self.link(slot);
-        if pin.exists() {
-            interface_of(&pin)
-        } else {
-            Ok(None)
-        }
+        interface_of(&self.link(slot))
     }
 
     fn link(&self, slot: u32) -> PathBuf {
         self.folder.join(format!("{LINK}{slot}"))
     }
 
-    fn shares(&self, pins: &Pins, name: &str) -> bool {
-        let id = |path: PathBuf| Some(MapInfo::from_pin(path).ok()?.id());
-        let own = id(pins.map(name));
-        own.is_some() && own == id(self.folder.join(name))
+    fn shares(&self, pins: &Pins, name: &str) -> Result<bool> {
+        let id = |path: PathBuf| -> Result<Option<u32>> {
+            Ok(if is_pinned(&path)? {
+                Some(open_data(&path)?.info()?.id())
+            } else {
+                None
+            })
+        };
+        let own = id(pins.map(name))?;
+        Ok(own.is_some() && own == id(self.folder.join(name))?)
     }
 
     /// The upper half of a control word, whatever the version.
     fn generation(&self) -> Result<u32> {
-        let control = MapData::from_pin(self.folder.join(abi::CONTROL))?;
-        let control = ControlWord::map(&Map::from_map_data(control)?)?;
+        let control = open_data(&self.folder.join(abi::CONTROL))?;
+        let control = ControlWord::map(&Map::from_map_data(control)?, Access::ReadWrite)?;
         Ok(control.load().generation)
     }
 }
@@ -95,34 +98,42 @@ impl Other {
 pub(super) fn take_over(pins: &Pins, others: &[Other]) -> Result<()> {
     for (name, since) in abi::PINNED {
         let path = pins.map(name);
-        if path.exists() {
+        if is_pinned(&path)? {
             continue;
         }
-        let older = others.iter().find(|other| {
-            (since..abi::VERSION).contains(&other.version) && other.folder.join(name).exists()
-        });
-        if let Some(older) = older {
-            let map = MapData::from_pin(older.folder.join(name))
-                .with_context(|| format!("cannot take over {name} of v{}", older.version))?;
-            map.pin(&path)
-                .with_context(|| format!("cannot take over {name} of v{}", older.version))?;
+        for older in others
+            .iter()
+            .filter(|other| (since..abi::VERSION).contains(&other.version))
+        {
+            let pin = older.folder.join(name);
+            if is_pinned(&pin)? {
+                let what = || format!("cannot take over {name} of v{}", older.version);
+                let map = open_data(&pin).with_context(what)?;
+                map.pin(&path).with_context(what)?;
+                break;
+            }
         }
     }
     Ok(())
 }
 
+fn open_data(pin: &Path) -> Result<MapData> {
+    let what = || format!("cannot open the map {}", pin.display());
+    let map = open_pinned(pin, Access::ReadWrite).with_context(what)?;
+    MapData::from_fd(map).with_context(what)
+}
+
 /// Finds out what was taken over, now or by a start before.
-pub(super) fn look_at_shared(pins: &Pins, others: &mut [Other]) {
+pub(super) fn look_at_shared(pins: &Pins, others: &mut [Other]) -> Result<()> {
     for other in others {
-        other.shares_slots = other.shares(pins, abi::INTERFACES);
-        other.shares_flows = [abi::FLOWS, abi::PORTS]
-            .iter()
-            .all(|name| other.shares(pins, name));
-        if other.shares(pins, abi::MATCHES) {
+        other.shares_slots = other.shares(pins, abi::INTERFACES)?;
+        other.shares_flows = other.shares(pins, abi::FLOWS)? && other.shares(pins, abi::PORTS)?;
+        if other.shares(pins, abi::MATCHES)? {
             // A folder that lacks its control word was on its way out: then nobody knows what is counted.
             other.counted = other.generation().unwrap_or(0);
         }
     }
+    Ok(())
 }
 
 impl Dataplane {
@@ -153,14 +164,18 @@ impl Dataplane {
     }
 
     /// Whether another version's program notes what is sent from a slot, where this one's will look.
-    pub(super) fn others_follow(&self, slot: u32, by_filter: bool) -> bool {
-        self.others.iter().any(|other| {
-            let is_on = |prefix: &str| other.folder.join(format!("{prefix}{slot}")).exists();
-            other.shares_slots
+    pub(super) fn others_follow(&self, slot: u32, by_filter: bool) -> Result<bool> {
+        for other in &self.others {
+            let is_on = |prefix: &str| is_pinned(&other.folder.join(format!("{prefix}{slot}")));
+            if other.shares_slots
                 && other.shares_flows
-                && is_on(LINK)
-                && (by_filter || is_on(EGRESS_LINK))
-        })
+                && is_on(LINK)?
+                && (by_filter || is_on(EGRESS_LINK)?)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Takes back what a start did beside another version's filter, which is as it was unless some of its links

@@ -15,6 +15,7 @@
 //! - `words` are what it stores at once, `readers` waits for packets, `calls` are system calls that aya lacks
 //! - `link` asks what a pinned link is on, and takes it off
 //! - `pins` knows where everything is pinned
+//! - `selfcheck` compares the kernel with the published state, `facts` reads both, `repair` makes pins again
 //! - `trace` prints the program's log lines
 //! - `verify` asks the kernel what it makes of the programs
 //! - `watch` reads drop events
@@ -25,6 +26,7 @@
 mod attach;
 mod calls;
 mod egress;
+mod facts;
 mod flows;
 mod force;
 mod generations;
@@ -37,6 +39,8 @@ mod pins;
 mod publish;
 mod ranges;
 mod readers;
+mod repair;
+mod selfcheck;
 mod slots;
 mod trace;
 mod tries;
@@ -45,10 +49,11 @@ mod view;
 mod watch;
 mod words;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use allowlist_common::abi::{self, Control, Interface, ServiceTraffic, Traffic};
-use anyhow::{Context as _, Result, bail};
+use allowlist_common::abi::{self, Control, Identity, Interface, ServiceTraffic, Traffic};
+use anyhow::{Context as _, Result};
 use aya::maps::{Array, MapData, PerCpuArray, PerCpuValues};
 use aya::programs::Xdp;
 use aya::util::nr_cpus;
@@ -57,25 +62,29 @@ use log::warn;
 
 pub use self::attach::{Attached, AttachedIn};
 pub use self::egress::Hook;
+pub use self::facts::require_namespace;
 pub use self::force::{InForce, detach_all};
 pub use self::guard::Pending;
 pub use self::lookup::Lookup;
 pub use self::pins::{NothingPinned, require_privileges};
 pub(crate) use self::publish::{keep, lookup, return_traffic};
+pub use self::selfcheck::{Difference, DifferenceKind};
 pub use self::trace::print_trace;
 pub use self::verify::{Verified, verify};
-pub use self::view::{Attachment, Entry, View, clock};
+pub use self::view::{Attachment, Counted, Entry, View, by_all_names, clock};
 pub use self::watch::{Seen, Watch};
 use crate::policy::Mode;
+use calls::Access;
 use flows::Flows;
 use generations::Generations;
 use migrate::Other;
-use pins::Pins;
+use pins::{Pins, is_pinned};
 use publish::Published;
 use readers::Readers;
+use repair::OpenMaps;
 use slots::Slots;
 use tries::TrieSlots;
-use words::{ControlWord, FallbackWords};
+use words::{ControlWord, FallbackWords, PublishedControl, PublishedWord};
 
 /// The object that allowlist-ebpf compiles to: part of this program, so it needs no other file.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/allowlist-ebpf"));
@@ -88,7 +97,11 @@ pub fn object() -> &'static [u8] {
 /// The maps, open for writing. One process at a time may hold one for a pin folder.
 pub struct Dataplane {
     pins: Pins,
-    control: ControlWord,
+    /// Every pinned map, to pin it again where its pin is gone.
+    open_maps: OpenMaps,
+    /// By slot: the programs that were attached there last, with the maps that are pinned now.
+    programs: BTreeMap<u32, Ebpf>,
+    control: PublishedControl,
     fallback: FallbackWords,
     generations: Generations,
     prefixes: Slots,
@@ -96,6 +109,7 @@ pub struct Dataplane {
     matches: PerCpuArray<MapData, Traffic>,
     service_counts: PerCpuArray<MapData, ServiceTraffic>,
     interfaces: Array<MapData, Interface>,
+    identities: Array<MapData, Identity>,
     names: Array<MapData, u64>,
     flows: Flows,
     readers: Readers,
@@ -107,6 +121,8 @@ pub struct Dataplane {
     others: Vec<Other>,
     /// Whether some link of theirs holds this version's program already.
     has_replaced: bool,
+    /// Whether some maps were missing at the start while the filter was on, so that its programs use others.
+    is_patched: bool,
 }
 
 impl Dataplane {
@@ -122,12 +138,7 @@ impl Dataplane {
         for name in [abi::FLOWS, abi::GENERATIONS] {
             pins.put_back(name)?;
         }
-        if pins.have_links() && !pins.are_whole() {
-            bail!(
-                "some of the maps under {} are gone while the filter is on; `allowlist detach` first",
-                pin_dir.display()
-            );
-        }
+        let is_patched = repair::restore_maps(&pins)?;
         let taken_over = Other::find(pin_dir).and_then(|others| {
             migrate::take_over(&pins, &others)?;
             Ok(others)
@@ -147,14 +158,23 @@ impl Dataplane {
                 .take_map(name)
                 .with_context(|| format!("the kernel object has no map {name}"))
         };
-        migrate::look_at_shared(&pins, &mut others);
+        migrate::look_at_shared(&pins, &mut others)?;
         let mut flows: Flows = take(abi::FLOWS)?.try_into()?;
         flows::copy(&pins, &mut flows)?;
         let mut readers = Readers::new()?;
         readers.begin(); // another process may have left a slot just now
+        let control = PublishedControl::new(
+            ControlWord::map(&take(abi::CONTROL)?, Access::ReadWrite)?,
+            PublishedWord::map(&take(abi::PUBLISHED)?, Access::ReadWrite)?,
+        );
+        if control.restore() {
+            warn!(
+                "another process has changed the control word while no daemon ran; the word that was published last is stored again"
+            );
+        }
         Ok(Self {
-            control: ControlWord::map(&take(abi::CONTROL)?)?,
-            fallback: FallbackWords::map(&take(abi::FALLBACK)?)?,
+            control,
+            fallback: FallbackWords::map(&take(abi::FALLBACK)?, Access::ReadWrite)?,
             tries: TrieSlots {
                 v4: take(abi::TRIES_V4)?.try_into()?,
                 v6: take(abi::TRIES_V6)?.try_into()?,
@@ -164,6 +184,7 @@ impl Dataplane {
             matches: take(abi::MATCHES)?.try_into()?,
             service_counts: take(abi::SERVICE_COUNTS)?.try_into()?,
             interfaces: take(abi::INTERFACES)?.try_into()?,
+            identities: take(abi::IDENTITIES)?.try_into()?,
             names: take(abi::NAMES)?.try_into()?,
             flows,
             readers,
@@ -171,6 +192,9 @@ impl Dataplane {
             tracks: max_flows.is_some(),
             others,
             has_replaced: false,
+            is_patched,
+            open_maps: OpenMaps::open(&pins)?,
+            programs: BTreeMap::new(),
             pins,
         })
     }
@@ -246,7 +270,7 @@ impl Dataplane {
 
 /// Removes maps that no program uses: half of them would be in the way of the next start.
 fn remove_unused(pins: &Pins) {
-    if !pins.have_links() {
+    if pins.have_links().is_ok_and(|are_there| !are_there) {
         let _ = pins.remove();
     }
 }
@@ -276,7 +300,7 @@ fn load(pins: &Pins, slot: u32, trace: bool, room: u32) -> Result<Ebpf> {
 
 /// Words of the pool of the tables that are pinned, or of those that are made with the program.
 fn pool_words(pins: &Pins) -> Result<u32> {
-    if !pins.map(abi::GENERATIONS).exists() {
+    if !is_pinned(&pins.map(abi::GENERATIONS))? {
         return Ok(abi::POOL_LEAST);
     }
     let words = Generations::open(pins)?.words() - ranges::FIXED;

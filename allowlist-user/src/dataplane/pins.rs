@@ -5,6 +5,7 @@
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::ErrorKind;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
@@ -17,7 +18,8 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::unistd::geteuid;
 use thiserror::Error;
 
-use super::link::interface_of;
+use super::calls::{Access, open_pinned, pin};
+use super::link::{LinkState, interface_of, state};
 use crate::lock::holder_in_words;
 
 /// Where a BPF file system is expected, and mounted when it is missing.
@@ -36,23 +38,45 @@ pub(super) const EGRESS_LINK: &str = "egress_";
 )]
 pub struct NothingPinned(PathBuf);
 
+/// Whether something is pinned there. That it cannot be found out is an error, and not a no.
+pub(super) fn is_pinned(path: &Path) -> Result<bool> {
+    path.try_exists()
+        .with_context(|| format!("cannot look for {}", path.display()))
+}
+
 /// The folders under `root` of other ABI versions, and which those are.
-pub(super) fn other_versions(root: &Path) -> Vec<(u32, PathBuf)> {
+///
+/// # Errors
+/// Fails where `root` is there and cannot be listed.
+pub(super) fn other_versions(root: &Path) -> Result<Vec<(u32, PathBuf)>> {
     let version = |path: &Path| {
         let name = path.file_name()?.to_str()?;
         name.strip_prefix('v')?.parse().ok()
     };
-    let entries = fs::read_dir(root).into_iter().flatten().flatten();
-    entries
-        .map(|entry| entry.path())
-        .filter_map(|path| Some((version(&path)?, path)))
-        .filter(|(version, _)| *version != abi::VERSION)
-        .collect()
+    let what = || format!("cannot list the pin folder {}", root.display());
+    let entries = match fs::read_dir(root) {
+        Err(error) if is_absence(error.kind()) => return Ok(Vec::new()),
+        entries => entries.with_context(what)?,
+    };
+    let mut others = Vec::new();
+    for entry in entries {
+        let path = entry.with_context(what)?.path();
+        if let Some(version) = version(&path).filter(|version| *version != abi::VERSION) {
+            others.push((version, path));
+        }
+    }
+    Ok(others)
+}
+
+/// Whether an error of opening a path means that nothing is there.
+fn is_absence(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
 /// Locks a pin folder for the one that writes.
 pub(super) fn lock(folder: &Path, root: &Path) -> Result<File> {
-    let lock = File::open(folder)?;
+    let lock = File::open(folder)
+        .with_context(|| format!("cannot open the pin folder {}", folder.display()))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => bail!(
@@ -74,12 +98,14 @@ pub(super) struct Pins {
     folder: PathBuf,
     /// The folder that was found at that path, to tell it from a later one; locked by the one that writes.
     opened: Option<File>,
+    /// What maps are opened for.
+    access: Access,
 }
 
 impl Pins {
     /// Opens a pin folder for writing, and makes it if it is missing.
     pub(super) fn create(root: &Path) -> Result<Self> {
-        let mut pins = Self::at(root);
+        let mut pins = Self::at(root, Access::ReadWrite);
         mount_bpf_fs(root)?;
         let there = root
             .ancestors()
@@ -113,9 +139,17 @@ impl Pins {
         Ok(pins)
     }
 
-    /// Opens a pin folder that must be there.
+    /// Opens a pin folder that must be there, to read its maps.
+    ///
+    /// # Errors
+    /// [`NothingPinned`] only where there is no such folder.
     pub(super) fn open(root: &Path) -> Result<Self> {
-        let mut pins = Self::at(root);
+        Self::open_for(root, Access::ReadOnly)
+    }
+
+    /// Opens a pin folder that must be there.
+    pub(super) fn open_for(root: &Path, access: Access) -> Result<Self> {
+        let mut pins = Self::at(root, access);
         if fs::metadata(root).is_ok_and(|found| found.uid() != geteuid().as_raw())
             && !geteuid().is_root()
         {
@@ -136,7 +170,9 @@ impl Pins {
                     root.display()
                 )
             }
-            Err(_) if !other_versions(root).is_empty() => bail!(
+            Err(error) if !is_absence(error.kind()) => Err(error)
+                .with_context(|| format!("cannot open the pin folder {}", pins.folder.display())),
+            Err(_) if !other_versions(root)?.is_empty() => bail!(
                 "what is pinned under {} is another version's; `allowlist run` takes it over, `allowlist detach` takes it off",
                 root.display()
             ),
@@ -147,7 +183,7 @@ impl Pins {
     /// Held while what is pinned changes; waits for whoever holds it.
     pub(super) fn change(&self) -> Result<File> {
         let lock = File::open(&self.root)
-            .with_context(|| format!("{} is gone: the filter was detached", self.root.display()))?;
+            .with_context(|| format!("cannot open the pin folder {}", self.root.display()))?;
         lock.lock().context("cannot lock the pin folder")?;
         Ok(lock)
     }
@@ -163,7 +199,60 @@ impl Pins {
         abi::PINNED.iter().all(|(name, _)| self.map(name).exists())
     }
 
-    fn are_those_at_the_path(&self) -> bool {
+    /// The names of the maps that are not pinned.
+    pub(super) fn missing_maps(&self) -> Result<Vec<&'static str>> {
+        let mut missing = Vec::new();
+        for (name, _) in abi::PINNED {
+            if !is_pinned(&self.map(name))? {
+                missing.push(name);
+            }
+        }
+        Ok(missing)
+    }
+
+    /// A path to the folder that was opened, wherever it is by now: also once its file system was unmounted, as long
+    /// as this value lives.
+    pub(super) fn opened_folder(&self) -> Option<PathBuf> {
+        let opened = self.opened.as_ref()?;
+        Some(PathBuf::from(format!(
+            "/proc/self/fd/{}",
+            opened.as_raw_fd()
+        )))
+    }
+
+    /// Pins an object of which a process has a descriptor at its path again.
+    pub(super) fn pin_again(&self, object: std::os::fd::BorrowedFd<'_>, name: &str) -> Result<()> {
+        pin(object, &self.map(name)).with_context(|| format!("cannot pin {name} again"))
+    }
+
+    /// Pins the links again that are in the folder of `before`, which is not at its path any more.
+    pub(super) fn take_links_of(&self, before: &Self) -> Result<()> {
+        let Some(folder) = before.opened_folder() else {
+            return Ok(());
+        };
+        for slot in 0..abi::MAX_INTERFACES {
+            for name in [link_name(slot), egress_name(slot)] {
+                match open_pinned(&folder.join(&name), Access::ReadWrite) {
+                    Ok(link) => self.pin_again(link.as_fd(), &name)?,
+                    Err(error) if is_absence(error.kind()) => {}
+                    Err(error) => {
+                        return Err(error).with_context(|| format!("cannot open {name}"));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a daemon has the folder locked.
+    pub(super) fn is_published_into(&self) -> Result<bool> {
+        let lock = File::open(&self.folder)
+            .with_context(|| format!("cannot open the pin folder {}", self.folder.display()))?;
+        Ok(matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
+    }
+
+    /// Whether the folder that was opened is still the one at its path.
+    pub(super) fn are_those_at_the_path(&self) -> bool {
         let opened = self.opened.as_ref().map(File::metadata);
         match (opened, fs::metadata(&self.folder)) {
             (Some(Ok(opened)), Ok(there)) => {
@@ -176,12 +265,12 @@ impl Pins {
     /// The index of the interface that a slot's link is on; `None` without a link, or when its
     /// interface is gone.
     pub(super) fn interface_of(&self, slot: u32) -> Result<Option<u32>> {
-        let pin = self.link(slot);
-        if pin.exists() {
-            interface_of(&pin)
-        } else {
-            Ok(None)
-        }
+        interface_of(&self.link(slot))
+    }
+
+    /// The state of a slot's link; `None` where none is pinned.
+    pub(super) fn link_state(&self, slot: u32) -> Result<Option<LinkState>> {
+        state(&self.link(slot))
     }
 
     /// Fails where somebody else could have put other pins there, or moved these away.
@@ -202,11 +291,12 @@ impl Pins {
         Ok(())
     }
 
-    fn at(root: &Path) -> Self {
+    fn at(root: &Path, access: Access) -> Self {
         Self {
             root: root.to_owned(),
             folder: root.join(format!("v{}", abi::VERSION)),
             opened: None,
+            access,
         }
     }
 
@@ -227,20 +317,25 @@ impl Pins {
 
     /// The pinned map of this name.
     pub(super) fn open_map(&self, name: &str) -> Result<Map> {
+        Ok(Map::from_map_data(self.open_data(name)?)?)
+    }
+
+    /// The pinned map of this name, of any type.
+    pub(super) fn open_data(&self, name: &str) -> Result<MapData> {
         let path = self.map(name);
-        let data = MapData::from_pin(&path)
-            .with_context(|| format!("cannot open the map {}", path.display()))?;
-        Ok(Map::from_map_data(data)?)
+        let what = || format!("cannot open the map {}", path.display());
+        let map = open_pinned(&path, self.access).with_context(what)?;
+        MapData::from_fd(map).with_context(what)
     }
 
     /// Where the link of an interface slot is pinned.
     pub(super) fn link(&self, slot: u32) -> PathBuf {
-        self.folder.join(format!("{LINK}{slot}"))
+        self.folder.join(link_name(slot))
     }
 
     /// Where the link of what notes an interface slot's outbound packets is pinned.
     pub(super) fn egress(&self, slot: u32) -> PathBuf {
-        self.folder.join(format!("{EGRESS_LINK}{slot}"))
+        self.folder.join(egress_name(slot))
     }
 
     /// A folder that whoever reads events locks.
@@ -249,8 +344,13 @@ impl Pins {
     }
 
     /// Whether any interface has its link here.
-    pub(super) fn have_links(&self) -> bool {
-        (0..abi::MAX_INTERFACES).any(|slot| self.link(slot).exists())
+    pub(super) fn have_links(&self) -> Result<bool> {
+        for slot in 0..abi::MAX_INTERFACES {
+            if is_pinned(&self.link(slot))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Unpins one map. Not being there is fine.
@@ -279,7 +379,7 @@ impl Pins {
     /// Puts a map back that was moved aside, if no other one was pinned: a process may have ended between.
     pub(super) fn put_back(&self, name: &str) -> Result<()> {
         let (pin, aside) = (self.map(name), self.aside(name));
-        if aside.exists() && !pin.exists() {
+        if is_pinned(&aside)? && !is_pinned(&pin)? {
             fs::rename(aside, pin).with_context(|| format!("cannot put the map {name} back"))?;
         }
         Ok(())
@@ -308,6 +408,14 @@ impl Pins {
         let _ = fs::remove_dir(&self.root);
         Ok(())
     }
+}
+
+fn link_name(slot: u32) -> String {
+    format!("{LINK}{slot}")
+}
+
+fn egress_name(slot: u32) -> String {
+    format!("{EGRESS_LINK}{slot}")
 }
 
 fn aside_name(name: &str) -> String {

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use allowlist_common::abi::{self, Control, Grant, Keep, ReturnTraffic, ServiceTable};
+use allowlist_common::abi::{self, Control, GENERATIONS, Grant, Keep, ReturnTraffic, ServiceTable};
 use allowlist_common::verdict::Verdict;
 use anyhow::{Context as _, Result, bail};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -17,6 +17,7 @@ use super::generations::Generations;
 use super::ranges::{self, Ranges};
 use super::tries::{TrieSlots, Tries};
 use crate::compile::{RangeTable, Tables};
+use crate::netlink::index_of;
 use crate::policy::{self, DefaultVerdict, Engine, Mode, Rules};
 
 /// What this process published last, and what became of it since.
@@ -152,6 +153,7 @@ impl Dataplane {
         {
             let _changing = self.pins.change()?;
             self.generations.grow(&self.pins, words, idle)?;
+            self.keep_open(GENERATIONS)?;
         }
         self.bring_programs_up_to_date()?;
         if self.generation() != 0 {
@@ -167,7 +169,7 @@ impl Dataplane {
     /// Replaces the programs that may look into tables of before the last growth, if it is not known that there
     /// are none: a process may have ended while it did that.
     fn bring_programs_up_to_date(&mut self) -> Result<()> {
-        if Generations::are_settled(&self.pins) {
+        if Generations::are_settled(&self.pins)? {
             return Ok(());
         }
         self.replace_programs()?;
@@ -289,6 +291,10 @@ impl Dataplane {
         interfaces: &[String],
     ) -> Result<Box<ServiceTable>> {
         let mut table = tables.services.clone();
+        self.follow_names()?;
+        for name in interfaces.iter().filter(|name| index_of(name).is_some()) {
+            self.reserve(name)?;
+        }
         for (name, here) in &tables.interfaces {
             if interfaces.contains(name) {
                 table.interfaces[self.reserve(name)? as usize] = **here;

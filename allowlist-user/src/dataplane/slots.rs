@@ -13,9 +13,9 @@ use allowlist_common::abi::SLOTS;
 use anyhow::{Context as _, Result};
 use aya::maps::MapData;
 
-use super::calls::{NewMap, empty_place, make_map, place_of, store_map};
+use super::calls::{NewMap, empty_place, make_map, place_of, read_words, store_map};
 use super::memory::Memory;
-use super::pins::Pins;
+use super::pins::{Pins, is_pinned};
 
 /// An array of maps, and the maps.
 pub(super) struct Slots {
@@ -29,8 +29,7 @@ pub(super) struct Slots {
 impl Slots {
     /// What is pinned under a name, with the maps that are in its slots.
     pub(super) fn open(pins: &Pins, name: &'static str) -> Result<Self> {
-        let array = MapData::from_pin(pins.map(name))
-            .with_context(|| format!("cannot open the map {name}"))?;
+        let array = pins.open_data(name)?;
         let mut slots = Self {
             name,
             id: array.info()?.id(),
@@ -70,6 +69,19 @@ impl Slots {
         pins.unpin(&self.pin_name(slot))
     }
 
+    /// Pins the maps in the slots again whose pins are gone.
+    pub(super) fn pin_again(&self, pins: &Pins) -> Result<()> {
+        for (slot, memory) in (0..).zip(&self.memories) {
+            let name = self.pin_name(slot);
+            if let Some(memory) = memory
+                && !is_pinned(&pins.map(&name))?
+            {
+                pins.pin_again(memory.fd(), &name)?;
+            }
+        }
+        Ok(())
+    }
+
     fn make(words: usize) -> Result<Memory> {
         let map = make_map(NewMap::Words { words }).with_context(|| {
             let bytes = words * size_of::<u64>();
@@ -80,32 +92,51 @@ impl Slots {
 
     /// The memory of the map that is in a slot, if its pin says so.
     fn found(&self, pins: &Pins, slot: u32) -> Result<Option<Memory>> {
-        let pin = pins.map(&self.pin_name(slot));
-        let Some(id) = place_of(self.array.fd().as_fd(), slot)? else {
+        let Some(map) = found(pins, &self.array, &self.pin_name(slot), slot)? else {
             return Ok(None);
         };
-        if !pin.exists() {
-            return Ok(None);
-        }
-        let map = MapData::from_pin(&pin)
-            .with_context(|| format!("cannot open the map {}", pin.display()))?;
-        let info = map.info()?;
-        if info.id() != id {
-            return Ok(None); // a process ended between the two
-        }
-        let bytes = info.value_size() as usize * info.max_entries() as usize;
-        Ok(Some(Memory::map(map, bytes / size_of::<u64>())?))
+        let words = words_of(&map)?;
+        Ok(Some(Memory::map(map, words)?))
     }
 
     fn pin_name(&self, slot: u32) -> String {
-        format!("{}_{}_{slot}", self.name, self.id)
+        pin_name(self.name, self.id, slot)
     }
 }
 
-/// The maps of one slot as they are pinned now, for a process that only reads.
+fn pin_name(name: &str, id: u32, slot: u32) -> String {
+    format!("{name}_{id}_{slot}")
+}
+
+/// The map that is in a slot of an array, if it is the one that is pinned under this name.
+fn found(pins: &Pins, array: &MapData, name: &str, slot: u32) -> Result<Option<MapData>> {
+    let Some(id) = place_of(array.fd().as_fd(), slot)? else {
+        return Ok(None);
+    };
+    if !is_pinned(&pins.map(name))? {
+        return Ok(None);
+    }
+    let map = pins.open_data(name)?;
+    let is_same = map.info()?.id() == id; // else a process ended between the two
+    Ok(is_same.then_some(map))
+}
+
+fn words_of(map: &MapData) -> Result<usize> {
+    let info = map.info()?;
+    let bytes = info.value_size() as usize * info.max_entries() as usize;
+    Ok(bytes / size_of::<u64>())
+}
+
+/// The map in one slot as it is pinned now, for a process that only reads.
 pub(super) fn memory(pins: &Pins, name: &'static str, slot: u32) -> Result<Option<Memory>> {
-    let mut slots = Slots::open(pins, name)?;
-    Ok(slots.memories[slot as usize].take().map(|memory| *memory))
+    let array = pins.open_data(name)?;
+    let pin = pin_name(name, array.info()?.id(), slot);
+    let Some(map) = found(pins, &array, &pin, slot)? else {
+        return Ok(None);
+    };
+    let words = read_words(map.fd().as_fd(), words_of(&map)?)
+        .with_context(|| format!("cannot read the map {pin}"))?;
+    Ok(Some(Memory::copied(map, words)))
 }
 
 /// Unpins all maps in slots of an array.

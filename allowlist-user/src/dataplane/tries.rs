@@ -40,7 +40,7 @@ impl TrieSlots {
     /// Frees what is in a slot that no packet is looked up in, if anything is.
     pub(super) fn empty(pins: &Pins, slot: u32) -> Result<()> {
         for name in [abi::TRIES_V4, abi::TRIES_V6] {
-            let map = MapData::from_pin(pins.map(name))?;
+            let map = pins.open_data(name)?;
             if place_of(map.fd().as_fd(), slot)?.is_some() {
                 empty_place(map.fd().as_fd(), slot)
                     .with_context(|| format!("cannot empty slot {slot} of {name}"))?;

@@ -12,14 +12,17 @@ use allowlist_common::verdict::{Reason, Verdict};
 use anyhow::{Result, bail};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use ipnet::IpNet;
-use nix::net::if_::if_indextoname;
 use serde::Serialize;
 
-use super::attach::{AttachedIn, name_of};
+use super::attach::{AttachedIn, name_of, unpadded};
+use super::calls::Access;
+use super::facts::link_fact;
 use super::flows::ENTRIES;
 use super::guard::{Pending, held, is_open, pending};
-use super::pins::Pins;
+use super::pins::{Pins, is_pinned};
+use super::selfcheck::LinkFact;
 use super::words::ControlWord;
+use crate::netlink::{Namespace, Netlink};
 
 /// The pinned maps, open for reading.
 pub struct View {
@@ -33,15 +36,32 @@ pub struct Attachment {
     pub name: String,
     /// Where the program runs; `None` where the record is damaged.
     pub mode: Option<AttachedIn>,
-    /// Whether the program is on it: not once the interface was removed, even if there is a new
-    /// one of that name.
+    /// Whether the kernel reports the program of the link on an interface of this network namespace: not once the
+    /// interface was removed or moved away, even if there is a new one of that name or index.
     pub attached: bool,
-    /// The kernel's index of the interface that the program is on.
+    /// The inode of the network namespace that the interface is in, if that is not this process's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<u32>,
+    /// Whether the link is on an interface that is not in this process's network namespace.
+    #[serde(skip)]
+    pub is_elsewhere: bool,
+    /// The index of the interface that the link is on, in this or another network namespace.
     #[serde(skip)]
     pub index: Option<u32>,
     /// Which copy of the program serves it.
     #[serde(skip)]
     pub slot: u32,
+}
+
+/// The counters of one interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// The name that the interface has now, or had last.
+    pub name: String,
+    /// The names that it had before, the newest first.
+    pub former_names: Vec<String>,
+    /// Packets by verdict and reason.
+    pub counters: Counters,
 }
 
 /// A prefix in the kernel's table.
@@ -74,43 +94,99 @@ impl View {
         Ok(pending(control, &fallback))
     }
 
-    fn words(&self) -> Result<(Control, Fallback)> {
-        let control = ControlWord::map(&self.pins.open_map(abi::CONTROL)?)?;
-        let fallback: Array<_, Fallback> = self.pins.open_map(abi::FALLBACK)?.try_into()?;
-        // In this order: the fallback of a word that is pending is there before it.
-        let control = control.load();
-        Ok((control, fallback.get(&0, 0)?))
+    /// The control word and the fallback. Where a map is not pinned, the word is the one that was published last.
+    pub(super) fn words(&self) -> Result<(Control, Fallback)> {
+        let control = if self.has(abi::CONTROL)? {
+            // In this order: the fallback of a word that is pending is there before it.
+            ControlWord::map(&self.pins.open_map(abi::CONTROL)?, Access::ReadOnly)?.load()
+        } else {
+            let published = self.published_word()?;
+            Control::decode(published.map_or(0, |word| word.raw()))
+        };
+        let fallback = if self.has(abi::FALLBACK)? {
+            let fallback: Array<_, Fallback> = self.pins.open_map(abi::FALLBACK)?.try_into()?;
+            fallback.get(&0, 0)?
+        } else {
+            Fallback::default()
+        };
+        Ok((control, fallback))
     }
 
     /// The interfaces that have a link, in the order in which they were attached. Without those where
     /// everything passes because of a change that waits to be confirmed, or was not.
     pub fn attachments(&self) -> Result<Vec<Attachment>> {
         let (control, fallback) = self.words()?;
+        let here = Namespace::current()?;
+        let netlink = Netlink::open()?;
         let mut linked = Vec::new();
         for mut interface in self.interfaces()? {
-            let pin = self.pins.link(interface.slot);
-            if pin.exists() && !is_open(control, &fallback, interface.slot) {
-                interface.index = self.pins.interface_of(interface.slot)?;
-                interface.attached = interface.index.is_some();
-                if let Some(Ok(name)) = interface.index.map(if_indextoname) {
-                    interface.name = name.to_string_lossy().into_owned(); // it may have been renamed
-                }
-                linked.push(interface);
+            let slot = interface.slot;
+            let link = link_fact(&self.pins.link(slot))?;
+            if link == LinkFact::Missing || is_open(control, &fallback, slot) {
+                continue;
             }
+            let identity = self.identity(slot)?;
+            let (program, index) = match link {
+                LinkFact::Pinned(link) => (link.program, link.interface),
+                _ => (identity.program, Some(self.recorded(slot)?.index)),
+            };
+            interface.index = index;
+            let device = index.map(|index| netlink.by_index(index)).transpose()?;
+            match device.flatten() {
+                Some(device) if device.programs.contains(&program) => {
+                    interface.attached = true;
+                    if !device.is_called(&interface.name) {
+                        interface.name = device.name; // it was renamed
+                    }
+                }
+                _ if index.is_some() && !matches!(identity.namespace, 0) => {
+                    interface.is_elsewhere = true;
+                    if identity.namespace != here.cookie {
+                        interface.namespace = Some(identity.namespace_inode);
+                    }
+                }
+                _ => {}
+            }
+            linked.push(interface);
         }
         Ok(linked)
     }
 
-    /// Packets by verdict and reason since the maps were made, by interface.
+    /// Packets by verdict and reason since the maps were made, by interface: under its name, and under its names before
+    /// as long as no other interface has those.
     pub fn counters(&self) -> Result<BTreeMap<String, Counters>> {
-        self.interfaces()?
-            .into_iter()
-            .map(|interface| Ok((interface.name, self.counters_of(interface.slot)?)))
-            .collect()
+        Ok(by_all_names(&self.counted()?))
     }
 
-    /// The same for one interface slot.
+    /// The same for each interface slot that was ever attached to.
+    pub fn counted(&self) -> Result<Vec<Counted>> {
+        let attachments = self.attachments()?;
+        let mut counted = Vec::new();
+        for interface in self.interfaces()? {
+            let slot = interface.slot;
+            let mut attached = attachments.iter().filter(|one| one.slot == slot);
+            let name = attached
+                .next()
+                .map_or(interface.name, |one| one.name.clone());
+            let recorded = name_of(&self.recorded(slot)?);
+            let former = unpadded(&self.identity(slot)?.former_name);
+            let mut former_names = vec![recorded, former];
+            former_names.retain(|former| !former.is_empty() && *former != name);
+            former_names.dedup();
+            counted.push(Counted {
+                counters: self.counters_of(slot)?,
+                name,
+                former_names,
+            });
+        }
+        Ok(counted)
+    }
+
+    /// The same for one interface slot; nothing where the map is not pinned.
     pub fn counters_of(&self, slot: u32) -> Result<Counters> {
+        if !self.has(abi::COUNTERS)? {
+            return Ok(Counters::ZERO);
+        }
         let counters: PerCpuArray<_, Counters> = self.pins.open_map(abi::COUNTERS)?.try_into()?;
         let mut sum = Counters::ZERO;
         for of_cpu in counters.get(&slot, 0)?.iter() {
@@ -123,22 +199,36 @@ impl View {
         Ok(sum)
     }
 
-    /// What passed under match ids 0 to `ids`, exclusive.
+    /// What passed under match ids 0 to `ids`, exclusive; nothing where the map is not pinned.
     pub fn traffic(&self, ids: usize) -> Result<Vec<Traffic>> {
+        if !self.has(abi::MATCHES)? {
+            return Ok(Vec::new());
+        }
         let matches: PerCpuArray<_, Traffic> = self.pins.open_map(abi::MATCHES)?.try_into()?;
         sums(&matches, ids, abi::MAX_MATCHES, Traffic::plus)
     }
 
-    /// What became of packets under service count ids 0 to `ids`, exclusive.
+    /// Verdicts under service count ids 0 to `ids`, exclusive; none where the map is not pinned.
     pub fn service_traffic(&self, ids: usize) -> Result<Vec<ServiceTraffic>> {
+        if !self.has(abi::SERVICE_COUNTS)? {
+            return Ok(Vec::new());
+        }
         let counts: PerCpuArray<_, ServiceTraffic> =
             self.pins.open_map(abi::SERVICE_COUNTS)?.try_into()?;
         sums(&counts, ids, abi::MAX_SERVICE_COUNTS, ServiceTraffic::plus)
     }
 
-    /// Whether the maps are still pinned: not once somebody took the filter off.
+    /// Whether every map is pinned where it was.
     pub fn is_in_force(&self) -> bool {
         self.pins.are_whole()
+    }
+
+    /// Whether the filter was detached, or its pins removed otherwise.
+    pub fn is_detached(&self) -> bool {
+        !self.pins.are_those_at_the_path()
+            || self
+                .published_word()
+                .is_ok_and(|published| published.is_some_and(|word| word.is_detached()))
     }
 
     /// How many flows of this host can be tracked at once, and how many are alive.
@@ -157,8 +247,11 @@ impl View {
         Ok((room, alive.count()))
     }
 
-    /// What is recorded of an interface slot.
+    /// The record of an interface slot; an empty one where the map is not pinned.
     pub(super) fn recorded(&self, slot: u32) -> Result<Interface> {
+        if !self.has(abi::INTERFACES)? {
+            return Ok(Interface::default());
+        }
         let interfaces: Array<_, Interface> = self.pins.open_map(abi::INTERFACES)?.try_into()?;
         Ok(interfaces.get(&slot, 0)?)
     }
@@ -171,16 +264,18 @@ impl View {
         Ok(self.lookup()?.entries().to_vec())
     }
 
+    /// The slots that have, or had, something attached.
     fn interfaces(&self) -> Result<Vec<Attachment>> {
-        let interfaces: Array<_, Interface> = self.pins.open_map(abi::INTERFACES)?.try_into()?;
         let mut found = Vec::new();
         for slot in 0..MAX_INTERFACES {
-            let interface = interfaces.get(&slot, 0)?;
-            if interface.index != 0 {
+            let interface = self.recorded(slot)?;
+            if interface.index != 0 || is_pinned(&self.pins.link(slot))? {
                 found.push(Attachment {
                     name: name_of(&interface),
                     mode: AttachedIn::from_number(interface.attach_mode),
                     attached: false,
+                    namespace: None,
+                    is_elsewhere: false,
                     index: None,
                     slot,
                 });
@@ -188,6 +283,20 @@ impl View {
         }
         Ok(found)
     }
+}
+
+/// Counters by name of the interface, including former names that no other interface has.
+pub fn by_all_names(counted: &[Counted]) -> BTreeMap<String, Counters> {
+    let mut by_name = BTreeMap::new();
+    for one in counted {
+        by_name.insert(one.name.clone(), one.counters);
+    }
+    for one in counted {
+        for former in &one.former_names {
+            by_name.entry(former.clone()).or_insert(one.counters);
+        }
+    }
+    by_name
 }
 
 /// The kernel's monotonic clock.

@@ -18,6 +18,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout_at};
 
 use super::View;
+use super::calls::Access;
 use super::pins::{Pins, require_privileges};
 use super::view::clock;
 use super::words::ControlWord;
@@ -55,7 +56,7 @@ impl Watch {
     /// Begins to read; what was sent before is not told.
     pub fn open(pin_dir: &Path) -> Result<Self> {
         require_privileges()?;
-        let pins = Pins::open(pin_dir)?;
+        let pins = Pins::open_for(pin_dir, Access::ReadWrite)?;
         let lock = lock(&pins)?;
         let view = View::open(pin_dir)?;
         let mut ring = RingBuf::try_from(pins.open_map(abi::EVENTS)?)?;
@@ -71,7 +72,7 @@ impl Watch {
         let mut watch = Self {
             ring,
             ready,
-            control: ControlWord::map(&pins.open_map(abi::CONTROL)?)?,
+            control: ControlWord::map(&pins.open_map(abi::CONTROL)?, Access::ReadWrite)?,
             budget: pins.open_map(abi::EVENT_BUDGET)?.try_into()?,
             suppressed: 0,
             next_sign: Instant::now() + SIGN,
@@ -97,7 +98,7 @@ impl Watch {
         loop {
             if Instant::now() >= self.next_sign {
                 self.next_sign = Instant::now() + SIGN;
-                if !self.view.is_in_force() {
+                if self.view.is_detached() {
                     return Ok(Seen::Detached);
                 }
                 self.sign();

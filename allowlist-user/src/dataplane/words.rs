@@ -9,16 +9,23 @@ use anyhow::{Context as _, Result, bail};
 use aya::maps::Map;
 use memmap2::{MmapOptions, MmapRaw};
 
+use super::calls::{Access, read_value};
+
 /// The control word, and until when somebody reads events.
 pub(super) struct ControlWord(Words<2>);
 
 impl ControlWord {
-    pub(super) fn map(map: &Map) -> Result<Self> {
-        Ok(Self(Words::map(map)?))
+    pub(super) fn map(map: &Map, access: Access) -> Result<Self> {
+        Ok(Self(Words::map(map, access)?))
     }
 
     pub(super) fn load(&self) -> Control {
-        Control::decode(self.0.word(0).load(Ordering::Acquire))
+        Control::decode(self.raw())
+    }
+
+    /// The word as the kernel has it.
+    pub(super) fn raw(&self) -> u64 {
+        self.0.word(0).load(Ordering::Acquire)
     }
 
     /// Tells the kernel until when somebody reads events; 0 is for nobody.
@@ -26,8 +33,74 @@ impl ControlWord {
         self.0.word(1).store(nanoseconds, Ordering::Release);
     }
 
+    fn store_raw(&self, word: u64) {
+        self.0.word(0).store(word, Ordering::Release);
+    }
+}
+
+/// A copy of the control word that was stored last, and whether the filter is being detached on purpose. It is what
+/// processes share that only read.
+pub(super) struct PublishedWord(Words<2>);
+
+impl PublishedWord {
+    pub(super) fn map(map: &Map, access: Access) -> Result<Self> {
+        Ok(Self(Words::map(map, access)?))
+    }
+
+    /// The control word that was stored last; 0 before the first.
+    pub(super) fn raw(&self) -> u64 {
+        self.0.word(0).load(Ordering::Acquire)
+    }
+
+    /// Whether a `detach` has begun.
+    pub(super) fn is_detached(&self) -> bool {
+        self.0.word(1).load(Ordering::Acquire) != 0
+    }
+
+    /// States to every process that has this map open that the filter is being detached on purpose.
+    pub(super) fn mark_detached(&self) {
+        self.0.word(1).store(1, Ordering::Release);
+    }
+}
+
+/// The control word with its copy: the one place that stores either.
+pub(super) struct PublishedControl {
+    control: ControlWord,
+    published: PublishedWord,
+}
+
+impl PublishedControl {
+    pub(super) const fn new(control: ControlWord, published: PublishedWord) -> Self {
+        Self { control, published }
+    }
+
+    pub(super) fn load(&self) -> Control {
+        self.control.load()
+    }
+
     pub(super) fn store(&self, control: Control) {
-        self.0.word(0).store(control.encode(), Ordering::Release);
+        let word = control.encode();
+        // The copy first: a process that ends between the two leaves the word that was to be stored.
+        self.published.0.word(0).store(word, Ordering::Release);
+        self.control.store_raw(word);
+    }
+
+    /// Stores the word again that was stored last, where another process has stored something else.
+    ///
+    /// # Returns
+    /// Whether there was one.
+    pub(super) fn restore(&self) -> bool {
+        let published = self.published.raw();
+        let is_other = published != 0 && published != self.control.raw();
+        if is_other {
+            self.control.store_raw(published);
+        }
+        is_other
+    }
+
+    /// Whether a `detach` has begun.
+    pub(super) fn is_detached(&self) -> bool {
+        self.published.is_detached()
     }
 }
 
@@ -35,8 +108,8 @@ impl ControlWord {
 pub(super) struct FallbackWords(Words<4>);
 
 impl FallbackWords {
-    pub(super) fn map(map: &Map) -> Result<Self> {
-        Ok(Self(Words::map(map)?))
+    pub(super) fn map(map: &Map, access: Access) -> Result<Self> {
+        Ok(Self(Words::map(map, access)?))
     }
 
     pub(super) fn load(&self) -> Fallback {
@@ -79,30 +152,51 @@ impl FallbackWords {
     }
 }
 
-/// The first words of a map.
+/// The first words of a map: its own memory, or for those who only read, a copy.
 struct Words<const N: usize> {
-    memory: MmapRaw,
+    backing: Backing<N>,
+}
+
+enum Backing<const N: usize> {
+    Mapped(MmapRaw),
+    /// The kernel maps nothing into memory that is open for reading alone.
+    Copied([AtomicU64; N]),
 }
 
 impl<const N: usize> Words<N> {
-    fn map(map: &Map) -> Result<Self> {
+    fn map(map: &Map, access: Access) -> Result<Self> {
         let Map::Array(array) = map else {
-            bail!("what the kernel program goes by is not in an array");
+            bail!("the control map has an unexpected type (expected BPF_MAP_TYPE_ARRAY)");
         };
-        let fd = array.fd().as_fd().as_raw_fd();
-        let memory = MmapOptions::new()
-            .len(N * size_of::<u64>())
-            .map_raw(fd)
-            .context("cannot map what the kernel program goes by into memory")?;
-        Ok(Self { memory })
+        let fd = array.fd().as_fd();
+        let backing = match access {
+            Access::ReadWrite => Backing::Mapped(
+                MmapOptions::new()
+                    .len(N * size_of::<u64>())
+                    .map_raw(fd.as_raw_fd())
+                    .context("cannot map the control map into memory")?,
+            ),
+            Access::ReadOnly => {
+                let words = array.info()?.value_size() as usize / size_of::<u64>();
+                let value = read_value(fd, 0, words).context("cannot read the control map")?;
+                let word = |place| AtomicU64::new(value.get(place).copied().unwrap_or(0));
+                Backing::Copied(std::array::from_fn(word))
+            }
+        };
+        Ok(Self { backing })
     }
 
     #[expect(unsafe_code, reason = "an atomic in memory shared with the kernel")]
     #[expect(clippy::cast_ptr_alignment, reason = "the mapping is page-aligned")]
     fn word(&self, place: usize) -> &AtomicU64 {
         assert!(place < N, "the mapping has {N} words");
-        // SAFETY: the mapping is page-aligned, has room for `N` words, and lives as long as `self`; the
-        // kernel program only reads it, and every access from here is atomic.
-        unsafe { AtomicU64::from_ptr(self.memory.as_mut_ptr().cast::<u64>().add(place)) }
+        match &self.backing {
+            // SAFETY: the mapping is page-aligned, has room for `N` words, and lives as long as `self`; the
+            // kernel program only reads it, and every access from here is atomic.
+            Backing::Mapped(memory) => unsafe {
+                AtomicU64::from_ptr(memory.as_mut_ptr().cast::<u64>().add(place))
+            },
+            Backing::Copied(words) => &words[place],
+        }
     }
 }

@@ -20,6 +20,7 @@ use super::Epoch;
 use super::status::by_name;
 use crate::dataplane::{Attachment, Lookup, View, clock};
 use crate::explain::{Question, Row, Target, rows};
+use crate::netlink::index_of;
 use crate::record::{Record, SourceRecord};
 
 /// The answer to a [`Question`].
@@ -170,7 +171,11 @@ fn asked(attachments: Vec<Attachment>, wanted: Option<&str>) -> Result<Vec<Attac
         return Ok(filtered);
     };
     let names: Vec<&str> = filtered.iter().map(|one| &*one.name).collect();
-    if !names.contains(&wanted) {
+    // It may have several names.
+    let index = index_of(wanted);
+    let is_wanted =
+        |one: &Attachment| one.name == wanted || (index.is_some() && one.index == index);
+    if !filtered.iter().any(is_wanted) {
         bail!(
             "{wanted} is not filtered, so what comes in there passes; the filter is on {}",
             if names.is_empty() {
@@ -180,10 +185,7 @@ fn asked(attachments: Vec<Attachment>, wanted: Option<&str>) -> Result<Vec<Attac
             }
         );
     }
-    Ok(filtered
-        .into_iter()
-        .filter(|attachment| attachment.name == wanted)
-        .collect())
+    Ok(filtered.into_iter().filter(is_wanted).collect())
 }
 
 /// What becomes of what is asked about on one interface.

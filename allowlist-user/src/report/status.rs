@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use allowlist_common::abi::{Control, Counters, ReturnTraffic, ServiceTraffic, Traffic};
+use allowlist_common::abi::{Control, Counters, FLOWS, ReturnTraffic, ServiceTraffic, Traffic};
 use allowlist_common::verdict::{Reason, Verdict};
 use anyhow::Result;
 use jiff::Timestamp;
@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::{Epoch, Report, ago, table};
 use crate::compile::Names;
 use crate::control::Live;
-use crate::dataplane::{Attachment, Pending, View, clock};
+use crate::dataplane::{Attachment, Counted, Difference, Pending, View, by_all_names, clock};
 use crate::record::{Record, SourceRecord};
 
 /// Everything that `status` prints.
@@ -21,7 +21,9 @@ pub struct Status {
     pub daemon: Option<Live>,
     control: Control,
     attachments: Vec<Attachment>,
-    counters: BTreeMap<String, Counters>,
+    counted: Vec<Counted>,
+    /// Differences between the kernel and the published state.
+    differences: Vec<Difference>,
     record: Option<Record>,
     traffic: BTreeMap<String, Traffic>,
     services: BTreeMap<String, ServiceTraffic>,
@@ -43,7 +45,7 @@ impl Status {
         let traffic = view.traffic(names.matches.len())?;
         let services = view.service_traffic(names.services.len())?;
         let control = view.control()?;
-        let flows = (control.return_traffic == ReturnTraffic::Track)
+        let flows = (control.return_traffic == ReturnTraffic::Track && view.has(FLOWS)?)
             .then(|| view.flows())
             .transpose()?;
         let now = Timestamp::now();
@@ -51,7 +53,8 @@ impl Status {
             daemon: None,
             control,
             attachments: view.attachments()?,
-            counters: view.counters()?,
+            counted: view.counted()?,
+            differences: view.self_check()?,
             record,
             traffic: by_name(&names.matches, &traffic, Traffic::plus),
             services: by_name(&names.services, &services, ServiceTraffic::plus),
@@ -62,13 +65,20 @@ impl Status {
         })
     }
 
+    /// Whether the self-check has found a difference.
+    pub const fn differs(&self) -> bool {
+        !self.differences.is_empty()
+    }
+
     /// Whether everything that should be filtered is, and drops are carried out.
     pub fn is_filtering(&self) -> bool {
-        let are_on = |all: &[Attachment]| !all.is_empty() && all.iter().all(|one| one.attached);
+        // An interface that was removed or moved away is a difference, unless another one has taken its place.
+        let are_on = |all: &[Attachment]| all.iter().any(|one| one.attached);
         let daemon = self.daemon.as_ref();
         are_on(&self.attachments)
             && self.holds()
             && !self.control.observe
+            && !self.differs()
             && daemon.is_none_or(|daemon| daemon.waiting_for.is_empty())
     }
 
@@ -86,12 +96,12 @@ impl Status {
     }
 
     fn headline(&self) -> String {
-        let (on, gone): (Vec<_>, Vec<_>) = self
-            .attachments
-            .iter()
-            .partition(|attachment| attachment.attached);
+        let on: Vec<_> = self.attachments.iter().filter(|one| one.attached).collect();
         let mut text = if on.is_empty() {
             "not filtering: no interface has the filter on it\n".to_owned()
+        } else if self.control.generation == 0 && !self.control.open {
+            "not filtering by a policy: the control word names no generation, so packets are dropped\n"
+                .to_owned()
         } else if !self.holds() {
             "not filtering: the filter was not confirmed in time, and lets everything pass\n"
                 .to_owned()
@@ -128,11 +138,23 @@ impl Status {
         if let Some((room, alive)) = self.flows {
             text += &format!("this host's own flows: {alive} tracked, room for {room}\n");
         }
-        for attachment in gone {
-            text += &format!(
-                "warning: {} was removed, and with it the filter on it; a daemon puts it on again when it is back\n",
-                attachment.name
-            );
+        for difference in &self.differences {
+            text += &format!("self-check: {}\n", difference.text);
+        }
+        let is_explained = |one: &Attachment| {
+            let mut objects = self
+                .differences
+                .iter()
+                .filter_map(|found| found.object.as_ref());
+            objects.any(|object| *object == one.name)
+        };
+        for attachment in self.attachments.iter().filter(|one| !is_explained(one)) {
+            if attachment.is_elsewhere {
+                text += &format!(
+                    "{} was moved to another network namespace, and is filtered there too, until the next start or `allowlist detach`\n",
+                    attachment.name
+                );
+            }
         }
         text
     }
@@ -197,8 +219,8 @@ impl Status {
     /// What was dropped, in one line: what is looked for first.
     fn drops_text(&self) -> String {
         let reasons = Reason::ALL.into_iter().filter_map(|reason| {
-            let of = |counters: &Counters| counters.get(Verdict::Drop, reason);
-            let packets: u64 = self.counters.values().map(of).sum();
+            let of = |counted: &Counted| counted.counters.get(Verdict::Drop, reason);
+            let packets: u64 = self.counted.iter().map(of).sum();
             (packets > 0).then(|| format!("{packets} {}", reason.name()))
         });
         let reasons: Vec<_> = reasons.collect();
@@ -233,13 +255,17 @@ impl Report for Status {
         text += &self.daemon_text();
         text += &self.drops_text();
         let mut counters = table(&["interface", "verdict", "reason", "packets"], &[3]);
-        for (name, of_interface) in &self.counters {
+        for one in &self.counted {
+            let name = match &one.former_names[..] {
+                [] => one.name.clone(),
+                former => format!("{} (was {})", one.name, former.join(", ")),
+            };
             for verdict in Verdict::ALL {
                 for reason in Reason::ALL {
-                    let packets = of_interface.get(verdict, reason);
+                    let packets = one.counters.get(verdict, reason);
                     if packets != 0 {
                         counters.add_row([
-                            name,
+                            &*name,
                             verdict.name(),
                             reason.name(),
                             &packets.to_string(),
@@ -280,8 +306,7 @@ impl Report for Status {
     }
 
     fn json(&self) -> Value {
-        let counters: Map<_, _> = self
-            .counters
+        let counters: Map<_, _> = by_all_names(&self.counted)
             .iter()
             .map(|(name, counters)| (name.clone(), counters_json(counters)))
             .collect();
@@ -306,6 +331,7 @@ impl Report for Status {
             .collect();
         json!({
             "filtering": self.is_filtering(),
+            "differences": self.differences,
             "since": self.record.as_ref().and_then(|record| record.since),
             "unconfirmed": self.pending.map(|pending| json!({
                 "seconds_left": pending.left.as_secs(),

@@ -208,6 +208,8 @@ fn check_asked(wanted: Option<&str>, expected: Result<&[&str], &str>) {
         name: name.to_owned(),
         mode: None,
         attached,
+        namespace: None,
+        is_elsewhere: false,
         index: None,
         slot: 0,
     };

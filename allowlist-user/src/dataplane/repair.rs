@@ -1,0 +1,191 @@
+//! Pins that are made again: from descriptors that a running daemon has open, or at a start from the ids that were
+//! recorded.
+//!
+//! Invariant: a map that is pinned again is the one that the programs use. Where that one cannot be had, a start makes
+//! another, and replaces the programs.
+
+use std::os::fd::AsFd as _;
+
+use allowlist_common::abi::{self, Identity, MAX_INTERFACES};
+use anyhow::{Context as _, Result, bail};
+use aya::maps::{Array, Map, MapData};
+use log::{info, warn};
+
+use super::Dataplane;
+use super::pins::{Pins, is_pinned};
+use super::selfcheck::{Difference, DifferenceKind};
+use super::view::View;
+
+/// Every pinned map, open, in the order of [`abi::PINNED`].
+pub(super) struct OpenMaps(Vec<(&'static str, u32, MapData)>);
+
+impl OpenMaps {
+    pub(super) fn open(pins: &Pins) -> Result<Self> {
+        let mut maps = Vec::new();
+        for (name, _) in abi::PINNED {
+            let map = pins.open_data(name)?;
+            maps.push((name, map.info()?.id(), map));
+        }
+        Ok(Self(maps))
+    }
+
+    /// The ids of the maps.
+    pub(super) fn ids(&self) -> impl Iterator<Item = u32> {
+        self.0.iter().map(|(_, id, _)| *id)
+    }
+
+    fn get(&self, name: &str) -> Option<(u32, &MapData)> {
+        let found = self.0.iter().find(|(known, ..)| *known == name)?;
+        Some((found.1, &found.2))
+    }
+}
+
+impl Dataplane {
+    /// Opens the map that is pinned under a name now, in the place of the one that was before.
+    pub(super) fn keep_open(&mut self, name: &'static str) -> Result<()> {
+        self.programs.clear(); // they use the one before
+        let map = self.pins.open_data(name)?;
+        let id = map.info()?.id();
+        if let Some(known) = self.open_maps.0.iter_mut().find(|known| known.0 == name) {
+            *known = (name, id, map);
+        }
+        Ok(())
+    }
+
+    /// Pins the maps again whose pins are gone. Call it with the pin folder locked.
+    pub(super) fn pin_maps_again(&self) -> Result<()> {
+        for (name, _, map) in &self.open_maps.0 {
+            if !is_pinned(&self.pins.map(name))? {
+                self.pins.pin_again(map.fd().as_fd(), name)?;
+            }
+        }
+        self.prefixes.pin_again(&self.pins)
+    }
+
+    /// Makes the pin folder again where it was unmounted or removed, with all maps, and with the links that can still
+    /// be reached. Call it where [`Self::is_detached`] is false.
+    ///
+    /// # Returns
+    /// Whether it had to.
+    ///
+    /// # Errors
+    /// Fails where there is no BPF file system to pin on, or another process has its pins there.
+    pub fn restore_folder(&mut self) -> Result<bool> {
+        if self.pins.are_those_at_the_path() {
+            return Ok(false);
+        }
+        let pins = Pins::create(self.pins.root())?;
+        if pins.missing_maps()?.len() != abi::PINNED.len() || pins.have_links()? {
+            bail!(
+                "another process has pinned a filter under {} since",
+                pins.root().display()
+            );
+        }
+        pins.take_links_of(&self.pins)?;
+        self.pins = pins;
+        let _changing = self.pins.change()?;
+        self.pin_maps_again()?;
+        Ok(true)
+    }
+
+    /// Repairs what another process has done to maps and to the control word. Links are left to [`Self::attach`].
+    pub fn repair(&mut self, differences: &[Difference]) -> Result<()> {
+        let _changing = self.pins.change()?;
+        if self.is_detached() {
+            bail!("the filter was detached");
+        }
+        for difference in differences {
+            match (difference.kind, &difference.object) {
+                (DifferenceKind::ControlWord, _) => {
+                    self.control.restore();
+                }
+                (DifferenceKind::MapReplaced, Some(name)) => self.pin_own(name)?,
+                _ => {}
+            }
+        }
+        self.pin_maps_again()
+    }
+
+    /// Pins the map that this process publishes into in the place of another one.
+    fn pin_own(&self, name: &str) -> Result<()> {
+        let Some((own, map)) = self.open_maps.get(name) else {
+            return Ok(());
+        };
+        if self.pins.open_data(name)?.info()?.id() != own {
+            self.pins.unpin(name)?;
+            self.pins.pin_again(map.fd().as_fd(), name)?;
+        }
+        Ok(())
+    }
+
+    /// Whether some maps were missing at the start while the filter was on. Then the programs that are attached use
+    /// other maps, and are replaced only after a publish.
+    pub const fn is_patched(&self) -> bool {
+        self.is_patched
+    }
+}
+
+/// Pins maps again whose pins are gone while programs use them, by the ids that were recorded, which takes
+/// `CAP_SYS_ADMIN`. A start makes new ones where that fails.
+///
+/// # Returns
+/// Whether programs that are attached use maps that could not be had.
+pub(super) fn restore_maps(pins: &Pins) -> Result<bool> {
+    if !pins.have_links()? {
+        return Ok(false);
+    }
+    let missing = pins.missing_maps()?;
+    if missing.is_empty() {
+        return Ok(false);
+    }
+    let identities = identities(pins)?;
+    let mut lost = Vec::new();
+    for name in missing {
+        let place = abi::PINNED.iter().position(|(known, _)| *known == name);
+        let ids = identities
+            .iter()
+            .filter_map(|identity| Some(identity.maps[place?]));
+        let found = ids.filter(|id| *id != 0).find_map(|id| {
+            let map = MapData::from_id(id).ok()?;
+            let is_same = map.info().ok()?.name_as_str()? == name;
+            is_same.then_some(map)
+        });
+        match found {
+            Some(map) => {
+                pins.pin_again(map.fd().as_fd(), name)?;
+                info!("the map {name} was not pinned any more, and is again");
+            }
+            None => lost.push(name),
+        }
+    }
+    if !lost.is_empty() {
+        warn!(
+            "not pinned any more: {}; their contents are lost, and the programs that are attached are replaced by ones with new maps",
+            lost.join(", ")
+        );
+    }
+    Ok(!lost.is_empty())
+}
+
+fn identities(pins: &Pins) -> Result<Vec<Identity>> {
+    if !is_pinned(&pins.map(abi::IDENTITIES))? {
+        return Ok(Vec::new());
+    }
+    let map: Map = pins.open_map(abi::IDENTITIES)?;
+    let map: Array<_, Identity> = map.try_into().context("IDENTITIES is another map")?;
+    let slots = (0..MAX_INTERFACES).map(|slot| Ok(map.get(&slot, 0)?));
+    slots
+        .filter(|identity: &Result<Identity>| {
+            identity
+                .as_ref()
+                .map_or(true, |identity| identity.program != 0)
+        })
+        .collect()
+}
+
+impl View {
+    /// Whether a map is pinned.
+    pub fn has(&self, name: &str) -> Result<bool> {
+        is_pinned(&self.pins.map(name))
+    }
+}

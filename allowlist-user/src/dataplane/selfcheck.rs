@@ -1,0 +1,401 @@
+//! The self-check: compares the kernel's state with the published state. Pure: it is given both.
+//!
+//! An interface counts as filtered only if the program that the kernel reports on it is the program of our link, and
+//! that one is the program that was published. An index alone is no identity, since each network namespace has its
+//! own.
+
+use allowlist_common::abi::{Identity, PINNED};
+use serde::Serialize;
+
+use super::link::LinkState;
+use crate::netlink;
+
+/// The published state.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Published {
+    /// The control word that was stored last; 0 before the first.
+    pub(super) word: u64,
+    /// The slots that have something attached.
+    pub(super) slots: Vec<Slot>,
+}
+
+/// An interface slot as it was published.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Slot {
+    pub(super) number: u32,
+    /// The name of its interface.
+    pub(super) name: String,
+    /// The index of its interface.
+    pub(super) index: u32,
+    /// Whether a flow tracker was attached by a tcx link.
+    pub(super) is_tracked_by_tcx: bool,
+    /// Whether everything passes there until a change is confirmed; its program may use other maps until then.
+    pub(super) is_bypassed: bool,
+    pub(super) identity: Identity,
+}
+
+/// The kernel's state.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Kernel {
+    /// The cookie of the network namespace that the devices are in.
+    pub(super) namespace: u64,
+    /// The control word; `None` where its map is not pinned.
+    pub(super) word: Option<u64>,
+    /// Each map that is to be pinned, and the id of the map that is.
+    pub(super) maps: Vec<(&'static str, Option<u32>)>,
+    /// For each published slot, in the same order.
+    pub(super) slots: Vec<SlotFacts>,
+}
+
+/// The kernel's state of one interface slot.
+#[derive(Clone, Debug)]
+pub(super) struct SlotFacts {
+    pub(super) link: LinkFact,
+    /// The link of the flow tracker.
+    pub(super) tracker: LinkFact,
+    /// The interface of this namespace that has the link's index.
+    pub(super) device: Option<Device>,
+}
+
+/// A pinned link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LinkFact {
+    /// None is pinned.
+    Missing,
+    /// One is pinned, and cannot be opened since the file system is mounted read-only.
+    Unreadable,
+    /// One is pinned.
+    Pinned(LinkState),
+}
+
+/// An interface.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Device {
+    pub(super) names: Vec<String>,
+    /// The ids of the XDP programs on it.
+    pub(super) programs: Vec<u32>,
+    /// The ids of the programs on its tcx egress, in the order in which they run.
+    pub(super) chain: Vec<u32>,
+}
+
+impl From<netlink::Device> for Device {
+    fn from(device: netlink::Device) -> Self {
+        let mut names = vec![device.name];
+        names.extend(device.other_names);
+        Self {
+            names,
+            programs: device.programs,
+            chain: Vec::new(),
+        }
+    }
+}
+
+/// A difference between the kernel and the published state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// Its kind, for programs.
+    pub kind: DifferenceKind,
+    /// The interface or the map that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
+    /// In words.
+    pub text: String,
+    #[serde(skip)]
+    pub(super) slot: Option<u32>,
+    /// Programs that the text is to name.
+    #[serde(skip)]
+    programs: Vec<u32>,
+}
+
+/// What kind of difference it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DifferenceKind {
+    /// The control word is not the one that was stored last.
+    ControlWord,
+    /// A map is not pinned.
+    MapPinMissing,
+    /// Another map is pinned than the one that the program uses.
+    MapReplaced,
+    /// The XDP link is not pinned.
+    LinkPinMissing,
+    /// The XDP link is on no interface, though the interface is there.
+    LinkDetached,
+    /// The XDP link holds another program than the one that was published.
+    ProgramReplaced,
+    /// The interface does not have the program that was published.
+    ProgramMissing,
+    /// The interface is gone.
+    InterfaceGone,
+    /// The interface is in another network namespace than it was.
+    InterfaceMoved,
+    /// The interface has another name.
+    InterfaceRenamed,
+    /// The filter was published in another network namespace than this process is in.
+    OtherNamespace,
+    /// The flow tracker's link is not pinned.
+    TrackerPinMissing,
+    /// The flow tracker is not on the interface.
+    TrackerDetached,
+    /// The flow tracker's link holds another program than the one that was published.
+    TrackerReplaced,
+    /// Another program runs before the flow tracker, and can end the chain.
+    TrackerOrder,
+}
+
+impl DifferenceKind {
+    /// Whether the daemon repairs it: whether what differs is ours.
+    pub const fn is_ours(self) -> bool {
+        !matches!(
+            self,
+            Self::InterfaceGone
+                | Self::InterfaceMoved
+                | Self::InterfaceRenamed
+                | Self::OtherNamespace
+                | Self::TrackerOrder
+        )
+    }
+}
+
+impl Difference {
+    fn new(kind: DifferenceKind, object: Option<&str>, text: String) -> Self {
+        Self {
+            kind,
+            object: object.map(str::to_owned),
+            text,
+            slot: None,
+            programs: Vec::new(),
+        }
+    }
+
+    /// Puts the names of other programs into the text.
+    pub(super) fn name_programs(&mut self, name_of: impl Fn(u32) -> String) {
+        let programs = std::mem::take(&mut self.programs);
+        let named = programs
+            .iter()
+            .map(|id| format!("id {id} ({})", name_of(*id)));
+        self.text = self
+            .text
+            .replace("{programs}", &named.collect::<Vec<_>>().join(", "));
+    }
+}
+
+/// Lists the differences between the kernel and the published state, in a fixed order.
+pub(super) fn compare(kernel: &Kernel, published: &Published) -> Vec<Difference> {
+    let mut differences = Vec::new();
+    if let Some(word) = kernel.word.filter(|word| *word != published.word)
+        && published.word != 0
+    {
+        differences.push(Difference::new(
+            DifferenceKind::ControlWord,
+            None,
+            format!(
+                "the control word is {word:#x}, and not {:#x} that was published: another process has changed what decides about packets",
+                published.word
+            ),
+        ));
+    }
+    differences.extend(compare_maps(kernel, published));
+    for (slot, facts) in published.slots.iter().zip(&kernel.slots) {
+        let mut found = compare_slot(kernel.namespace, slot, facts);
+        // The name has gone to another interface, which is filtered.
+        if found.iter().any(|one| is_about_absence(one.kind))
+            && is_superseded(slot, kernel, published)
+        {
+            continue;
+        }
+        for difference in &mut found {
+            difference.slot = Some(slot.number);
+        }
+        differences.extend(found);
+    }
+    differences
+}
+
+const fn is_about_absence(kind: DifferenceKind) -> bool {
+    matches!(
+        kind,
+        DifferenceKind::InterfaceGone | DifferenceKind::InterfaceMoved
+    )
+}
+
+fn is_superseded(slot: &Slot, kernel: &Kernel, published: &Published) -> bool {
+    let mut others = published.slots.iter().zip(&kernel.slots);
+    others.any(|(other, facts)| {
+        other.number != slot.number
+            && other.name == slot.name
+            && compare_slot(kernel.namespace, other, facts).is_empty()
+    })
+}
+
+fn compare_maps(kernel: &Kernel, published: &Published) -> Vec<Difference> {
+    let mut differences = Vec::new();
+    for (place, (name, pinned)) in kernel.maps.iter().enumerate() {
+        debug_assert_eq!(PINNED[place].0, *name);
+        let Some(pinned) = pinned else {
+            differences.push(Difference::new(
+                DifferenceKind::MapPinMissing,
+                Some(name),
+                format!("the map {name} is not pinned any more; the programs go on using it"),
+            ));
+            continue;
+        };
+        let other = published.slots.iter().zip(&kernel.slots).find(|(slot, facts)| {
+            let used = slot.identity.maps[place];
+            let runs = matches!(facts.link, LinkFact::Pinned(link) if link.program == slot.identity.program);
+            used != 0 && used != *pinned && runs && !slot.is_bypassed
+        });
+        if let Some((slot, _)) = other {
+            differences.push(Difference::new(
+                DifferenceKind::MapReplaced,
+                Some(name),
+                format!(
+                    "the map {name} that is pinned has id {pinned}, and the program on {} uses id {}: a publish would not reach it",
+                    slot.name, slot.identity.maps[place]
+                ),
+            ));
+        }
+    }
+    differences
+}
+
+fn compare_slot(namespace: u64, slot: &Slot, facts: &SlotFacts) -> Vec<Difference> {
+    use DifferenceKind as Kind;
+    let name = &*slot.name;
+    let one = |kind, text| vec![Difference::new(kind, Some(name), text)];
+    let identity = &slot.identity;
+    let is_other_namespace = !matches!(identity.namespace, 0) && identity.namespace != namespace;
+    let link = match facts.link {
+        LinkFact::Pinned(link) => Some(link),
+        LinkFact::Missing | LinkFact::Unreadable => None,
+    };
+    if is_other_namespace && link.is_none_or(|link| link.interface.is_some()) {
+        return one(
+            Kind::OtherNamespace,
+            format!(
+                "{name} is filtered in another network namespace, net:[{}], and nothing is filtered by that in this one",
+                identity.namespace_inode
+            ),
+        );
+    }
+    let gone = || {
+        one(
+            Kind::InterfaceGone,
+            format!(
+                "{name} was removed, and with it the filter on it; a daemon puts it on again when it is back"
+            ),
+        )
+    };
+    let device = match (&facts.device, link.map(|link| link.interface)) {
+        (None, Some(Some(_))) => return one(Kind::InterfaceMoved, moved(name)),
+        (None, _) => return gone(),
+        (Some(device), Some(None)) if !is_called(device, name) => return gone(),
+        (Some(device), _) => device,
+    };
+    let mut differences = match facts.link {
+        LinkFact::Missing => one(
+            Kind::LinkPinMissing,
+            format!("the link of {name} is not pinned any more, so the filter is off there"),
+        ),
+        LinkFact::Unreadable if device.programs.contains(&identity.program) => Vec::new(),
+        LinkFact::Unreadable => one(
+            Kind::ProgramMissing,
+            format!(
+                "{name} does not have the program id {} that was published",
+                identity.program
+            ),
+        ),
+        LinkFact::Pinned(LinkState {
+            interface: None, ..
+        }) => one(
+            Kind::LinkDetached,
+            format!("another process has detached the link of {name}, so the filter is off there"),
+        ),
+        LinkFact::Pinned(link) if !device.programs.contains(&link.program) => {
+            return one(Kind::InterfaceMoved, moved(name));
+        }
+        LinkFact::Pinned(link) if link.program != identity.program => {
+            let mut found = one(
+                Kind::ProgramReplaced,
+                format!(
+                    "another process has put the program {{programs}} into the link of {name}, in the place of id {}",
+                    identity.program
+                ),
+            );
+            found[0].programs = vec![link.program];
+            found
+        }
+        LinkFact::Pinned(_) => Vec::new(),
+    };
+    if !is_called(device, name) {
+        differences.push(Difference::new(
+            Kind::InterfaceRenamed,
+            Some(name),
+            format!(
+                "{name} is called {} now, and services that are limited to an interface still go by the name before",
+                device.names.first().map_or("nothing", String::as_str)
+            ),
+        ));
+    }
+    if slot.is_tracked_by_tcx {
+        differences.extend(compare_tracker(slot, facts.tracker, device));
+    }
+    differences
+}
+
+fn compare_tracker(slot: &Slot, tracker: LinkFact, device: &Device) -> Option<Difference> {
+    use DifferenceKind as Kind;
+    let name = &*slot.name;
+    let consequence = "so flows of this host are not tracked there, and their answers are dropped";
+    let one = |kind, text| Some(Difference::new(kind, Some(name), text));
+    let program = match tracker {
+        LinkFact::Missing => {
+            return one(
+                Kind::TrackerPinMissing,
+                format!("the flow tracker's link of {name} is not pinned any more, {consequence}"),
+            );
+        }
+        LinkFact::Unreadable => slot.identity.tracker,
+        LinkFact::Pinned(link) => link.program,
+    };
+    let Some(place) = device.chain.iter().position(|id| *id == program) else {
+        return one(
+            Kind::TrackerDetached,
+            format!("the flow tracker is not on {name} any more, {consequence}"),
+        );
+    };
+    if program != slot.identity.tracker && slot.identity.tracker != 0 {
+        let mut found = one(
+            Kind::TrackerReplaced,
+            format!(
+                "another process has put the program {{programs}} into the flow tracker's link of {name}, {consequence}"
+            ),
+        )?;
+        found.programs = vec![program];
+        return Some(found);
+    }
+    if place > 0 {
+        let mut found = one(
+            Kind::TrackerOrder,
+            format!(
+                "on the tcx egress of {name} other programs run before the flow tracker: {{programs}}; one that ends the chain keeps flows of this host from being tracked, and their answers are dropped; attach the other programs after it"
+            ),
+        )?;
+        found.programs = device.chain[..place].to_vec();
+        return Some(found);
+    }
+    None
+}
+
+fn moved(name: &str) -> String {
+    format!(
+        "{name} was moved to another network namespace, and is filtered there; an interface of that name or index here is another one"
+    )
+}
+
+fn is_called(device: &Device, name: &str) -> bool {
+    device.names.iter().any(|one| one == name)
+}
+
+#[cfg(test)]
+mod tests;

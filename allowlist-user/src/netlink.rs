@@ -1,0 +1,172 @@
+//! One interface as the kernel reports it now, over netlink, in the network namespace of the calling thread. Waits for
+//! the kernel alone, and changes nothing.
+
+use std::fs;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::MetadataExt as _;
+
+use anyhow::{Context as _, Result, bail};
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
+use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage, LinkXdp, Prop};
+use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+/// An interface at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Device {
+    /// The index, which is unique in one network namespace only.
+    pub index: u32,
+    /// The name.
+    pub name: String,
+    /// The alternative names.
+    pub other_names: Vec<String>,
+    /// The ids of the XDP programs on it, in all modes.
+    pub programs: Vec<u32>,
+}
+
+impl Device {
+    /// Whether the interface has this name, as its first or as an alternative one.
+    pub fn is_called(&self, name: &str) -> bool {
+        self.name == name || self.other_names.iter().any(|other| other == name)
+    }
+}
+
+/// A connection to the kernel's routing netlink.
+pub struct Netlink {
+    socket: Socket,
+}
+
+impl Netlink {
+    /// Opens a connection for the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// Fails where the process has no descriptor left.
+    pub fn open() -> Result<Self> {
+        let what = "cannot open a netlink socket";
+        let mut socket = Socket::new(NETLINK_ROUTE).context(what)?;
+        socket.bind_auto().context(what)?;
+        socket.connect(&SocketAddr::new(0, 0)).context(what)?;
+        Ok(Self { socket })
+    }
+
+    /// The interface with this index; `None` where there is none.
+    ///
+    /// # Errors
+    /// Fails where the kernel refuses the request for another reason.
+    pub fn by_index(&self, index: u32) -> Result<Option<Device>> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        self.get(message)
+            .with_context(|| format!("cannot read the interface with index {index}"))
+    }
+
+    fn get(&self, mut message: LinkMessage) -> Result<Option<Device>> {
+        message
+            .attributes
+            .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetLink(message));
+        request.header.flags = NLM_F_REQUEST;
+        request.finalize();
+        let mut bytes = vec![0; request.buffer_len()];
+        request.serialize(&mut bytes);
+        self.socket.send(&bytes, 0)?;
+        let (answer, _) = self.socket.recv_from_full()?;
+        let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer)?;
+        match answer.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
+                Ok(Some(device(&link)))
+            }
+            NetlinkPayload::Error(error) => {
+                let error = error.to_io();
+                match error.raw_os_error().map(Errno::from_raw) {
+                    Some(Errno::ENODEV) => Ok(None),
+                    _ => Err(error.into()),
+                }
+            }
+            other => bail!("the kernel answered with a message of another type: {other:?}"),
+        }
+    }
+}
+
+fn device(link: &LinkMessage) -> Device {
+    let mut device = Device {
+        index: link.header.index,
+        ..Device::default()
+    };
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => device.name.clone_from(name),
+            LinkAttribute::PropList(properties) => {
+                let names = properties.iter().filter_map(|property| match property {
+                    Prop::AltIfName(name) => Some(name.clone()),
+                    _ => None,
+                });
+                device.other_names.extend(names);
+            }
+            LinkAttribute::Xdp(facts) => {
+                for fact in facts {
+                    match *fact {
+                        LinkXdp::ProgId(id)
+                        | LinkXdp::DrvProgId(id)
+                        | LinkXdp::SkbProgId(id)
+                        | LinkXdp::HwProgId(id)
+                            if id != 0 && !device.programs.contains(&id) =>
+                        {
+                            device.programs.push(id);
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    device
+}
+
+/// The index of the interface of this name, be it an alternative one; `None` where there is none.
+pub fn index_of(name: &str) -> Option<u32> {
+    if_nametoindex(name).ok()
+}
+
+/// A network namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its cookie, which no other namespace gets until the host reboots.
+    pub cookie: u64,
+    /// The number of its inode, as `lsns -t net` and `/proc/PID/ns/net` show it.
+    pub inode: u32,
+}
+
+impl Namespace {
+    /// The network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// Fails where the process has no descriptor left, or `/proc` is not mounted.
+    pub fn current() -> Result<Self> {
+        let inode = fs::metadata("/proc/thread-self/ns/net")
+            .context("cannot read the network namespace of this process from /proc")?
+            .ino();
+        let socket = Socket::new(NETLINK_ROUTE).context("cannot open a netlink socket")?;
+        let mut cookie = 0_u64;
+        let mut length = size_of::<u64>() as libc::socklen_t;
+        #[expect(unsafe_code, reason = "a system call that writes to `cookie`")]
+        // SAFETY: the option is 8 bytes long, as `length` states, and `cookie` has room for them.
+        let done = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_NETNS_COOKIE,
+                (&raw mut cookie).cast(),
+                &raw mut length,
+            )
+        };
+        Errno::result(done).context("cannot read the cookie of the network namespace")?;
+        Ok(Self {
+            cookie,
+            inode: inode as u32,
+        })
+    }
+}
