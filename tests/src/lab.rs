@@ -4,6 +4,7 @@
 //! it all back when the process ends, SIGKILL included. Several laboratories run side by side.
 
 mod clock;
+mod foreign;
 mod frame_sender;
 mod gro;
 mod judging;
@@ -20,12 +21,13 @@ pub mod frame;
 pub mod stream;
 
 pub use clock::WallClock;
+pub use foreign::{ForeignProgram, attach_first, detach_link, load_foreign, replace_program};
 pub use frame_sender::FrameSender;
 pub use gro::receive_in_batches;
 pub use judging::judged_during;
 pub use link::{
-    End, HOST_MAC, Kind, PEER_MAC, add_addresses, bridge, connect, egress_filters, rename, set_mtu,
-    set_packet_limit,
+    End, HOST_MAC, Kind, PEER_MAC, add_addresses, bridge, connect, egress_filters, move_to, rename,
+    set_mtu, set_packet_limit,
 };
 pub use manager::Manager;
 pub use namespace::Namespace;

@@ -177,6 +177,16 @@ pub fn rename(namespace: &Namespace, from: &str, to: &str) -> anyhow::Result<()>
     })
 }
 
+/// Moves an interface to another namespace, where it keeps its name and its index if no other has those.
+pub fn move_to(from: &Namespace, name: &str, to: &Namespace) -> anyhow::Result<()> {
+    from.netlink(async |handle| {
+        let index = get(&handle, name).await?.header.index;
+        let message = LinkUnspec::new_with_index(index).setns_by_fd(to.as_fd().as_raw_fd());
+        let moved = handle.link().set(message.build()).execute().await;
+        moved.with_context(|| format!("cannot move {name} to another namespace"))
+    })
+}
+
 /// Makes a bridge of interfaces.
 pub fn bridge(namespace: &Namespace, name: &str, ports: &[&str]) -> anyhow::Result<()> {
     namespace.netlink(async |handle| {

@@ -6,6 +6,7 @@
 mod big_tcp;
 mod changes;
 mod guard;
+mod identity;
 mod interfaces;
 mod lifecycle;
 mod links;
@@ -14,6 +15,7 @@ mod misbehaviour;
 mod modes;
 mod sources;
 mod stream;
+mod tampering;
 mod watch;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
