@@ -23,7 +23,7 @@ use crate::policy::Direction;
 pub(crate) use configuration::comment;
 
 /// The keys that a `source` of the catalogue may have, in the order in which they are shown.
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 24] = [
     "url",
     "discover",
     "unzip",
@@ -42,7 +42,9 @@ const KEYS: [&str; 22] = [
     "must_cover",
     "min_prefix_len",
     "allow_special_use",
+    "max_addresses",
     "max_shrink",
+    "max_growth",
     "grace",
     "max_age",
     "ttl_floor",

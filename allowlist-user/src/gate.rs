@@ -5,12 +5,18 @@
 //! were a list at all was decided before, by `source` and `feed`; whether the tables have room for it is
 //! decided after, by `compile`.
 
+mod size;
 mod special;
+
+use std::fmt;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use thiserror::Error;
 
-use crate::difference::{covers, is_v4, is_v6, lost};
+pub use self::size::{Amount, Family, notes, without_notes};
+
+use crate::difference::{covers, lost};
 use crate::policy::{Gate, Source};
 
 /// A loss of no more prefixes than this is never too great where the list is small: small lists lose great
@@ -48,17 +54,43 @@ pub enum Refusal {
     },
     /// Much of what it covered is gone.
     #[error(
-        "lists {removed} prefixes less, and with them {lost_percent} % of the {family} addresses that it covered; more than {max_percent} % at once is not believed; raise `max_shrink` if it is right"
+        "lists {removed} prefixes less, and with them {lost_percent} % of the {family} addresses that it covered; more than {max_percent} % {within} is not believed; raise `max_shrink` if it is right"
     )]
     Shrunk {
         /// How many prefixes it does not list any more.
         removed: usize,
         /// What part of the addresses of a family that is.
         lost_percent: u128,
-        /// `IPv4` or `IPv6`.
-        family: &'static str,
+        /// The family.
+        family: Family,
         /// `max_shrink`.
         max_percent: u16,
+        /// Since which list.
+        within: Within,
+    },
+    /// It covers much that it did not cover.
+    #[error(
+        "covers {grown} that it did not cover, in addition to {before}; more than {limit} {within} is not accepted; raise `max_growth` if it is right"
+    )]
+    Grown {
+        /// The addresses that are new.
+        grown: Amount,
+        /// The addresses that the list before covered.
+        before: Amount,
+        /// The most that may be new.
+        limit: Amount,
+        /// Since which list.
+        within: Within,
+    },
+    /// It covers a great part of a family.
+    #[error(
+        "covers {covered}, and at most {max} are expected; raise `max_addresses` if that is right"
+    )]
+    TooManyAddresses {
+        /// What it covers, with the prefixes in their grace period.
+        covered: Amount,
+        /// `max_addresses`.
+        max: Amount,
     },
     /// A prefix that would open the door to much of the internet.
     #[error(
@@ -91,12 +123,43 @@ impl Refusal {
     }
 }
 
-/// Judges a list, `last` being what the source listed before.
+/// The lists that a new one is compared with. All are sorted and distinct.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Before<'l> {
+    /// The last good list.
+    pub last: &'l [IpNet],
+    /// The list at the start of the growth window.
+    pub earliest: &'l [IpNet],
+    /// The prefixes in their grace period, which stay active beside the new list.
+    pub held: &'l [IpNet],
+}
+
+/// Since when a change is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Within {
+    /// Since the last good list.
+    Once,
+    /// Since the list at the start of the growth window.
+    Window(Duration),
+}
+
+impl fmt::Display for Within {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Once => out.write_str("at once"),
+            Self::Window(window) => {
+                write!(out, "within {}", humantime::format_duration(*window))
+            }
+        }
+    }
+}
+
+/// Judges a list against its source's demands and, unless it is the first, against the lists `before` it.
 ///
-/// With `accepted`, the operator has looked at it: its size and what it lacks are taken as they are.
+/// With `accepted`, the operator has looked at it: its size, what it lacks and what it adds are taken as they are.
 pub fn judge(
     source: &Source,
-    last: Option<&[IpNet]>,
+    before: Option<Before<'_>>,
     new: &[IpNet],
     accepted: bool,
 ) -> Result<(), Refusal> {
@@ -118,7 +181,14 @@ pub fn judge(
     if let Some(missing) = gate.must_cover.iter().find(|wanted| !covers(new, **wanted)) {
         return Err(Refusal::NotCovered { missing: *missing });
     }
-    last.map_or(Ok(()), |last| check_shrink(gate, last, new))
+    size::check_addresses(source, before, new)?;
+    let Some(before) = before.filter(|before| !before.last.is_empty()) else {
+        return Ok(());
+    };
+    check_shrink(gate, before.last, new, Within::Once)?;
+    let window = Within::Window(gate.growth_window);
+    check_shrink(gate, before.earliest, new, window)?;
+    size::check_growth(source, before, new)
 }
 
 fn check_each(gate: &Gate, new: &[IpNet]) -> Result<(), Refusal> {
@@ -146,16 +216,19 @@ fn check_each(gate: &Gate, new: &[IpNet]) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_shrink(gate: &Gate, last: &[IpNet], new: &[IpNet]) -> Result<(), Refusal> {
+fn check_shrink(gate: &Gate, last: &[IpNet], new: &[IpNet], within: Within) -> Result<(), Refusal> {
     let removed = last
         .iter()
         .filter(|prefix| new.binary_search(prefix).is_err())
         .count();
-    if removed <= FEW && last.len() <= SMALL {
-        return Ok(());
-    }
-    for (family, is_family) in [("IPv4", is_v4 as fn(&IpNet) -> bool), ("IPv6", is_v6)] {
-        let (covered, gone) = lost(last, new, is_family);
+    let are_few = removed <= FEW && last.len() <= SMALL;
+    for family in Family::BOTH {
+        let (covered, gone) = lost(last, new, family.is_family());
+        // A family that vanishes is no small loss, however few its prefixes are.
+        let is_gone = gone == covered && !new.iter().any(family.is_family());
+        if covered == 0 || (are_few && !is_gone) {
+            continue;
+        }
         // Both shorter, so that a product fits; of that many addresses nobody misses the last bits.
         let shift = if covered > u128::MAX >> 16 { 16 } else { 0 };
         let (covered, gone) = (covered >> shift, gone >> shift);
@@ -165,6 +238,7 @@ fn check_shrink(gate: &Gate, last: &[IpNet], new: &[IpNet]) -> Result<(), Refusa
                 lost_percent: gone * 100 / covered,
                 family,
                 max_percent: gate.max_shrink / 10,
+                within,
             });
         }
     }

@@ -30,6 +30,7 @@ pub mod lists;
 pub mod lock;
 pub mod netlink;
 pub mod notify;
+pub mod past;
 pub mod policy;
 pub mod record;
 pub mod renew;

@@ -8,7 +8,8 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 
 use crate::difference::Difference;
-use crate::gate::{Refusal, judge};
+use crate::gate::{self, Before, Refusal, judge};
+use crate::past;
 use crate::policy::{Answer, Family, Feed, Fetched, Held, Origin, Source};
 
 /// A feed that passed the gate.
@@ -75,12 +76,15 @@ pub fn renew(
                 }));
             }
             let held = hold(source, Some(&last), &[], &last.prefixes, now);
+            let changes = past::changes(source, &last, &last.prefixes, fetched);
+            let feed = Feed {
+                held,
+                fetched,
+                changes,
+                ..last
+            };
             return Ok(Renewal {
-                feed: Feed {
-                    held,
-                    fetched,
-                    ..last
-                },
+                feed: with_notes(source, feed),
                 difference: Difference::default(),
             });
         }
@@ -90,14 +94,24 @@ pub fn renew(
     let is_news = last.is_none() || !difference.is_empty();
     // What is in force already was let in before, maybe by the operator. What no list may have is for the
     // configuration, which may be another now.
-    let accepted = accepted || !is_news;
+    let is_judged_anew = !accepted && is_news;
+    let earliest = match last {
+        Some(last) if is_judged_anew => past::earliest(&last.changes, &last.prefixes),
+        _ => Vec::new(),
+    };
+    let held: Vec<IpNet> = last
+        .iter()
+        .flat_map(|last| &last.held)
+        .filter(|held| held.until > now)
+        .map(|held| held.prefix)
+        .collect();
+    let before = last.map(|last| Before {
+        last: &last.prefixes,
+        earliest: &earliest,
+        held: &held,
+    });
     if !matches!(source.origin, Origin::Prefixes(_))
-        && let Err(refusal) = judge(
-            source,
-            last.map(|feed| &feed.prefixes[..]),
-            &fetched.prefixes,
-            accepted,
-        )
+        && let Err(refusal) = judge(source, before, &fetched.prefixes, !is_judged_anew)
     {
         return Err(Box::new(Refused {
             refusal,
@@ -106,14 +120,34 @@ pub fn renew(
         }));
     }
     let held = hold(source, last, &difference.removed, &fetched.prefixes, now);
+    let changes = match last {
+        // What the operator has looked at is what later lists are compared with.
+        Some(last) if !accepted => past::changes(source, last, &fetched.prefixes, fetched.fetched),
+        _ => Vec::new(),
+    };
     let feed = Feed {
         prefixes: fetched.prefixes,
         held,
         fetched: fetched.fetched,
         validators: fetched.validators,
         notes: fetched.notes,
+        changes,
     };
-    Ok(Renewal { feed, difference })
+    Ok(Renewal {
+        feed: with_notes(source, feed),
+        difference,
+    })
+}
+
+/// The feed with the notes that its size demands now.
+fn with_notes(source: &Source, mut feed: Feed) -> Feed {
+    feed.notes = gate::without_notes(std::mem::take(&mut feed.notes));
+    if !matches!(source.origin, Origin::Prefixes(_) | Origin::Added) {
+        let mut active: Vec<IpNet> = feed.in_force().collect();
+        active.sort_unstable();
+        feed.notes.extend(gate::notes(source, &active));
+    }
+    feed
 }
 
 /// Adds the previous prefixes of each family without an answer to the list.

@@ -20,10 +20,10 @@ use thiserror::Error;
 use crate::bounded::{Open, PATIENCE, ReadError, within};
 use crate::lines::kept_name;
 use crate::lock;
-use crate::policy::{Feed, Format, Held, Origin, Source, Validator, public_url};
+use crate::policy::{Feed, Format, Held, Origin, PastChange, Source, Validator, public_url};
 
 /// Counts up when a reader of the old form would misread the new one.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// The oldest form that is read.
 const OLDEST: u32 = 1;
 /// The largest file of a feed, in bytes: as many prefixes as `max_prefixes` may allow.
@@ -173,6 +173,7 @@ impl StateDir {
             fetched: content.fetched,
             validators: content.validators,
             notes: content.notes,
+            changes: content.changes,
         }))
     }
 
@@ -191,6 +192,7 @@ impl StateDir {
             held: feed.held.clone(),
             validators: feed.validators.clone(),
             notes: feed.notes.clone(),
+            changes: feed.changes.clone(),
         };
         let bytes = Stored::encode(content);
         if bytes.len() as u64 > MAX_FEED_BYTES {
@@ -349,6 +351,9 @@ struct Content {
     validators: Vec<Validator>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     notes: Vec<String>,
+    // Format 2 had no changes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    changes: Vec<PastChange>,
 }
 
 enum Undecodable {

@@ -60,6 +60,8 @@ struct Model {
     /// When what it lists no more goes.
     held: BTreeMap<u8, Timestamp>,
     refused: Option<BTreeSet<u8>>,
+    /// The list before the answers of this moment: the growth window of these sources is a moment.
+    before: (Option<Timestamp>, BTreeSet<u8>),
 }
 
 impl Model {
@@ -74,12 +76,25 @@ impl Model {
     }
 
     fn answer(&mut self, hosts: &BTreeSet<u8>, now: Timestamp) {
-        let lost = self.listed.difference(hosts).count();
-        let is_suspicious = lost > 5 && lost * 2 > self.listed.len();
-        if *hosts != self.listed && is_suspicious {
+        if self.before.0 != Some(now) {
+            self.before = (Some(now), self.listed.clone());
+        }
+        let is_suspicious = |list: &BTreeSet<u8>| {
+            let lost = list.difference(hosts).count();
+            lost > 5 && lost * 2 > list.len()
+        };
+        let loses = is_suspicious(&self.listed) || is_suspicious(&self.before.1);
+        if *hosts != self.listed && loses {
             self.refused = Some(hosts.clone());
         } else {
             self.take(hosts, now);
+        }
+    }
+
+    fn accept(&mut self, now: Timestamp) {
+        if let Some(refused) = self.refused.take() {
+            self.take(&refused, now);
+            self.before = (Some(now), refused);
         }
     }
 
@@ -103,6 +118,7 @@ fn policy() -> Policy {
             Origin::Http(Http::new(vec![url], Format::json_array())),
         );
         source.grace = Duration::from_hours(24);
+        source.gate.growth_window = Duration::from_secs(1);
         source
     };
     Policy {
@@ -267,11 +283,7 @@ fn check(steps: Vec<Step>) -> Result<(), TestCaseError> {
             }
             Step::Accept(place) => {
                 played.accept(*place);
-                let now = played.now;
-                let model = &mut models[*place];
-                if let Some(refused) = model.refused.take() {
-                    model.take(&refused, now);
-                }
+                models[*place].accept(played.now);
             }
             Step::Hours(hours) => played.pass(*hours),
             Step::Restart => {

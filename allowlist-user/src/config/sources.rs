@@ -7,6 +7,7 @@
 
 mod format;
 mod options;
+mod size;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -62,6 +63,9 @@ const KEYS: &[(&str, &[Kind])] = &[
     ("min_prefix_len", CHANGING),
     ("allow_special_use", CHANGING),
     ("max_shrink", CHANGING),
+    ("max_growth", CHANGING),
+    ("growth_window", CHANGING),
+    ("max_addresses", CHANGING),
     (
         "direction",
         &[
@@ -147,7 +151,13 @@ pub fn provided(
             parse_source(name, &text)?
         }
     };
+    let mut gate = source.gate;
+    let (notable, max) = (&mut gate.notable_addresses, gate.max_addresses);
+    // A size that the catalogue states is no news.
+    notable.v4 = notable.v4.max(max.v4.saturating_add(1));
+    notable.v6 = notable.v6.max(max.v6.saturating_add(1));
     Ok(Source {
+        gate,
         provider: Some(provider.name.clone()),
         regions: regions.iter().map(|region| region.code.clone()).collect(),
         direction: provider.direction,

@@ -30,7 +30,12 @@ fn source(change: impl FnOnce(&mut Gate)) -> Source {
 #[track_caller]
 fn check(change: impl FnOnce(&mut Gate), last: &str, new: &str, expected: &str) {
     let last = (!last.is_empty()).then(|| list(last));
-    let judged = judge(&source(change), last.as_deref(), &list(new), false);
+    let before = last.as_deref().map(|last| Before {
+        last,
+        earliest: last,
+        held: &[],
+    });
+    let judged = judge(&source(change), before, &list(new), false);
     let said = judged.map_or_else(|refusal| refusal.to_string(), |()| "passes".to_owned());
     assert_eq!(said, expected, "{last:?} | {new}");
 }
@@ -232,4 +237,206 @@ fn the_operator_may_accept_a_size_and_nothing_else() {
         let refusal = judge(&source, None, &list(new), false).expect_err("is refused");
         assert_eq!(refusal.is_acceptable(), is_acceptable, "{new}");
     }
+}
+
+fn before<'l>(last: &'l [IpNet], earliest: &'l [IpNet], held: &'l [IpNet]) -> Option<Before<'l>> {
+    Some(Before {
+        last,
+        earliest,
+        held,
+    })
+}
+
+#[test]
+fn sizes() {
+    let all_of = |length: u8, count: u32| {
+        let prefix = |n: u32| format!("{}/{length}", std::net::Ipv4Addr::from(n << (32 - length)));
+        (32..32 + count).map(prefix).collect::<Vec<_>>().join(" ")
+    };
+    check(|_| {}, "", &all_of(8, 5), "passes");
+    check(
+        |_| {},
+        "",
+        &all_of(8, 6),
+        "covers 100663296 IPv4 addresses (2.34 % of IPv4), and at most 85899345 IPv4 addresses (2.00 % of IPv4) are expected; raise `max_addresses` if that is right",
+    );
+    // Overlaps count once, and each family has its own limit.
+    check(
+        |_| {},
+        "",
+        "32.0.0.0/8 32.0.0.0/9 32.1.0.0/16 2600::/20",
+        "passes",
+    );
+    check(
+        |gate| gate.max_addresses.v6 = 1 << 108,
+        "",
+        "32.0.0.0/8 2600::/20 2610::/20",
+        "covers 536870912 IPv6 /48s, and at most 268435456 IPv6 /48s are expected; raise `max_addresses` if that is right",
+    );
+    let few = |gate: &mut Gate| gate.max_addresses.v4 = 10;
+    check(few, "", &addresses("8.8.8.0", 10), "passes");
+    check(
+        few,
+        "",
+        &addresses("8.8.8.0", 11),
+        "covers 11 IPv4 addresses, and at most 10 IPv4 addresses are expected; raise `max_addresses` if that is right",
+    );
+    // A list that adds nothing is no reason to keep a larger one.
+    check(
+        few,
+        &addresses("8.8.8.0", 20),
+        &addresses("8.8.8.0", 19),
+        "passes",
+    );
+}
+
+#[test]
+fn growing() {
+    let grown = |grown: &str, before: &str, limit: &str| {
+        format!(
+            "covers {grown} that it did not cover, in addition to {before}; more than {limit} at once is not accepted; raise `max_growth` if it is right"
+        )
+    };
+    check(|_| {}, "32.0.0.0/16", "32.0.0.0/15", "passes");
+    check(
+        |_| {},
+        "32.0.0.0/16",
+        "32.0.0.0/15 40.0.0.0/32",
+        &grown(
+            "65537 IPv4 addresses",
+            "65536 IPv4 addresses",
+            "65536 IPv4 addresses",
+        ),
+    );
+    check(
+        |gate| gate.max_growth = 3000,
+        "32.0.0.0/16",
+        "32.0.0.0/14",
+        "passes",
+    );
+    // One prefix is replaced by one prefix.
+    check(
+        |_| {},
+        "32.0.0.0/24",
+        "32.0.0.0/8",
+        &grown(
+            "16776960 IPv4 addresses (0.39 % of IPv4)",
+            "256 IPv4 addresses",
+            "4096 IPv4 addresses",
+        ),
+    );
+    // Small lists grow by great parts, and what was covered already is no growth.
+    check(|_| {}, "8.8.8.8", "8.8.8.8 32.0.0.0/20", "passes");
+    check(|_| {}, "32.0.0.0/8", &addresses("32.0.0.0", 200), "passes");
+    check(|_| {}, "8.8.8.8", "8.8.8.8 2600::/28", "passes");
+    check(
+        |_| {},
+        "8.8.8.8",
+        "8.8.8.8 2600::/27",
+        &grown("2097152 IPv6 /48s", "0 IPv6 addresses", "1048576 IPv6 /48s"),
+    );
+}
+
+#[test]
+fn a_change_is_judged_against_the_start_of_the_window_too() {
+    let source = source(|_| {});
+    let (last, earliest) = (list("32.0.0.0/15"), list("32.0.0.0/16"));
+    let judged = judge(
+        &source,
+        before(&last, &earliest, &[]),
+        &list("32.0.0.0/14"),
+        false,
+    );
+    let expected = Refusal::Grown {
+        grown: Amount {
+            family: Family::V4,
+            addresses: 3 << 16,
+        },
+        before: Amount {
+            family: Family::V4,
+            addresses: 1 << 16,
+        },
+        limit: Amount {
+            family: Family::V4,
+            addresses: 1 << 16,
+        },
+        within: Within::Window(Gate::GROWTH_WINDOW),
+    };
+    assert_eq!(judged, Err(expected.clone()));
+    assert!(
+        expected.to_string().contains(" within 7days "),
+        "{expected}"
+    );
+    // What was active a moment ago, and stays for its grace period, counts.
+    let held = list("48.0.0.0/16");
+    let new = list("32.0.0.0/16 56.0.0.0/32");
+    let judged = judge(&source, before(&earliest, &earliest, &held), &new, false);
+    assert!(matches!(judged, Err(Refusal::Grown { .. })), "{judged:?}");
+    let judged = judge(&source, before(&earliest, &earliest, &[]), &new, false);
+    assert_eq!(judged, Ok(()));
+    let (last, earliest) = (
+        list(&addresses("8.8.8.0", 6)),
+        list(&addresses("8.8.8.0", 10)),
+    );
+    let judged = judge(
+        &source,
+        before(&last, &earliest, &[]),
+        &list("8.8.8.0 8.8.8.1"),
+        false,
+    );
+    assert!(
+        matches!(
+            judged,
+            Err(Refusal::Shrunk {
+                within: Within::Window(_),
+                ..
+            })
+        ),
+        "{judged:?}"
+    );
+    // The first list of all has nothing to grow from.
+    let first = judge(&source, before(&[], &[], &[]), &list("32.0.0.0/8"), false);
+    assert_eq!(first, Ok(()));
+}
+
+#[test]
+fn a_family_that_vanishes_is_no_small_loss() {
+    check(
+        |_| {},
+        "8.8.8.8 2600::/32",
+        "8.8.8.8",
+        "lists 1 prefixes less, and with them 100 % of the IPv6 addresses that it covered; more than 50 % at once is not believed; raise `max_shrink` if it is right",
+    );
+    check(
+        |gate| gate.max_shrink = 1000,
+        "8.8.8.8 2600::/32",
+        "8.8.8.8",
+        "passes",
+    );
+    check(
+        |_| {},
+        "8.8.8.8 2600::/32 2601::/32",
+        "8.8.8.8 2601::/32",
+        "passes",
+    );
+}
+
+#[test]
+fn a_great_part_of_a_family_is_noted_unless_the_catalogue_states_it() {
+    let wide = list("32.0.0.0/7");
+    assert_eq!(notes(&source(|_| {}), &wide), [""; 0]);
+    let wide = list("32.0.0.0/6");
+    let noted = notes(&source(|_| {}), &wide);
+    assert!(
+        noted[0].starts_with("covers 67108864 IPv4 addresses (1.56 % of IPv4)"),
+        "{noted:?}"
+    );
+    assert_eq!(
+        without_notes([noted, vec!["else".to_owned()]].concat()),
+        ["else"]
+    );
+    let aws = crate::catalogue::find("aws").expect("is in the catalogue");
+    let parameters = [("service".to_owned(), "AMAZON".to_owned())].into();
+    let aws = crate::config::provided("aws", aws, &[], &parameters).expect("is a source");
+    assert_eq!(notes(&aws, &wide), [""; 0]);
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use super::*;
 use crate::policy::{Format, Http, Lookup};
 
+mod hostile;
+
 const DAY: i64 = 86_400;
 
 fn vendor() -> Source {

@@ -24,6 +24,26 @@ pub struct Feed {
     pub validators: Vec<Validator>,
     /// What the operator should know of this list, such as rows that are about to go.
     pub notes: Vec<String>,
+    /// How this list came about within the source's growth window, the newest change first.
+    pub changes: Vec<PastChange>,
+}
+
+/// A change of a list, or several in a row, kept so that the list before it can be restored.
+///
+/// Ages grow with the time that passes between answers, and carry no time of day: a clock that is set changes
+/// none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PastChange {
+    /// How long ago the newest of these changes was.
+    pub seconds: u64,
+    /// How long ago the oldest of these changes was.
+    pub oldest_seconds: u64,
+    /// In the list after the changes only; sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub added: Vec<IpNet>,
+    /// In the list before the changes only; sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<IpNet>,
 }
 
 /// A prefix that its source does not list any more.
@@ -99,6 +119,7 @@ impl Feed {
             fetched,
             validators: Vec::new(),
             notes: Vec::new(),
+            changes: Vec::new(),
         }
     }
 

@@ -202,8 +202,33 @@ pub struct Gate {
     pub min_prefix_len_v6: u8,
     /// Whether private, documentation and other addresses that nobody calls from may be in it.
     pub allow_special_use: bool,
-    /// The greatest part of the covered addresses that may go at once, in thousandths.
+    /// The greatest part of the covered addresses that may go, in thousandths.
     pub max_shrink: u16,
+    /// The greatest part of the covered addresses that may come, in thousandths: 1000 doubles a list.
+    pub max_growth: u32,
+    /// `max_shrink` and `max_growth` hold against the last list, and against the list of this long ago.
+    pub growth_window: Duration,
+    /// The most addresses that the list may cover.
+    pub max_addresses: PerFamily,
+    /// A list that covers at least this many addresses gets a note.
+    pub notable_addresses: PerFamily,
+}
+
+/// A number of addresses for each family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PerFamily {
+    /// IPv4 addresses.
+    pub v4: u128,
+    /// IPv6 addresses.
+    pub v6: u128,
+}
+
+impl PerFamily {
+    /// The size of each family: all of IPv4, and the part of IPv6 that is assigned for global unicast, 2000::/3.
+    pub const ALL: Self = Self {
+        v4: 1 << 32,
+        v6: 1 << 125,
+    };
 }
 
 impl Source {
@@ -272,12 +297,31 @@ impl Default for Gate {
             min: 1,
             max: None,
             must_cover: Vec::new(),
-            min_prefix_len_v4: 8,
-            min_prefix_len_v6: 20,
+            min_prefix_len_v4: Self::MIN_PREFIX_LEN_V4,
+            min_prefix_len_v6: Self::MIN_PREFIX_LEN_V6,
             allow_special_use: false,
             max_shrink: 500,
+            max_growth: 1000,
+            growth_window: Self::GROWTH_WINDOW,
+            max_addresses: PerFamily {
+                v4: PerFamily::ALL.v4 / 50,
+                v6: 1 << 112,
+            },
+            notable_addresses: PerFamily {
+                v4: PerFamily::ALL.v4 / 100,
+                v6: PerFamily::ALL.v6 / 100,
+            },
         }
     }
+}
+
+impl Gate {
+    /// `min_prefix_len` of IPv4, unless it is configured.
+    pub const MIN_PREFIX_LEN_V4: u8 = 8;
+    /// `min_prefix_len` of IPv6, unless it is configured.
+    pub const MIN_PREFIX_LEN_V6: u8 = 20;
+    /// `growth_window`, unless it is configured.
+    pub const GROWTH_WINDOW: Duration = Duration::from_hours(24 * 7);
 }
 
 /// In words, without credentials.

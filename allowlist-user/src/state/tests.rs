@@ -36,6 +36,12 @@ fn feed() -> Feed {
             last_modified: None,
         }],
         notes: vec!["a note".to_owned()],
+        changes: vec![PastChange {
+            seconds: 60,
+            oldest_seconds: 120,
+            added: vec!["192.0.2.0/24".parse().expect("a prefix")],
+            removed: vec!["192.0.2.0/25".parse().expect("a prefix")],
+        }],
         ..Feed::new(
             prefixes
                 .map(|prefix| prefix.parse().expect("a prefix"))
@@ -133,6 +139,7 @@ fn a_list_of_an_older_program_is_read() {
         held: Vec::new(),
         validators: Vec::new(),
         notes: Vec::new(),
+        changes: Vec::new(),
     };
     let text = serde_json::to_string(&content).expect("is JSON");
     assert!(!text.contains("held"), "{text}");
@@ -179,11 +186,11 @@ fn damage_is_noticed_and_kept() {
 fn a_newer_format_is_left_alone() {
     let (_folder, state) = state();
     let path = state.path.join("vendor.json");
-    fs::write(&path, r#"{"format":3,"content":"?"}"#).expect("is written");
+    fs::write(&path, r#"{"format":4,"content":"?"}"#).expect("is written");
     for _ in 0..2 {
         let error = state.load(&source(URL)).expect_err("must be refused");
         assert!(
-            matches!(error, StateError::Format { format: 3, .. }),
+            matches!(error, StateError::Format { format: 4, .. }),
             "{error}"
         );
     }

@@ -10,6 +10,7 @@ use super::super::document::{Node, Problems, Table};
 use super::super::read::read_list;
 use super::format::read_pattern;
 use super::read_path;
+use super::size::read_size as read_list_size;
 use crate::feed;
 use crate::policy::{Direction, Gate, Http, Origin, Secret, Source};
 
@@ -197,6 +198,7 @@ fn read_gate(gate: &mut Gate, table: &Table, problems: &mut Problems) {
         gate.allow_special_use = node.boolean(problems).unwrap_or_default();
     }
     read_shrink(table, &mut gate.max_shrink, problems);
+    read_list_size(gate, table, problems);
     if let Some(table) = table
         .get("min_prefix_len")
         .and_then(|node| node.table(problems))

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{check_wrong, parse_right, url};
 use crate::policy::{
-    Column, Direction, Family, Format, Gate, Http, Lookup, Origin, Page, Pattern, Secret, Select,
-    Source,
+    Column, Direction, Family, Format, Gate, Http, Lookup, Origin, Page, Pattern, PerFamily, Secret,
+    Select, Source,
 };
 
 /// The one source of a text.
@@ -147,6 +147,9 @@ fn what_is_demanded() {
         min_prefix_len = { v4 = 24, v6 = 48 }
         allow_special_use = true
         max_shrink = 0.25
+        max_growth = 3.5
+        growth_window = "2days"
+        max_addresses = { v4 = 0.001, v6 = "/32" }
         grace = "0s"
         max_age = "3days"
         every = "5m"
@@ -163,6 +166,13 @@ fn what_is_demanded() {
         min_prefix_len_v6: 48,
         allow_special_use: true,
         max_shrink: 250,
+        max_growth: 3500,
+        growth_window: Duration::from_hours(48),
+        max_addresses: PerFamily {
+            v4: (1 << 32) / 1000,
+            v6: 1 << 96,
+        },
+        ..Gate::default()
     };
     assert_eq!(source.gate, expected);
     assert_eq!(
@@ -171,6 +181,29 @@ fn what_is_demanded() {
     );
     assert_eq!(source.max_age, Duration::from_hours(72));
     assert_eq!(source.direction, Direction::Outbound);
+}
+
+#[test]
+fn a_number_of_addresses_is_a_part_a_number_or_a_prefix_length() {
+    let max = |text: &str| {
+        let source = read(&format!("names = [\"a.example.com\"]\n{text}"));
+        (source.gate.max_addresses.v4, source.gate.max_addresses.v6)
+    };
+    let (v4, v6) = ((1 << 32) / 50, 1 << 112);
+    assert_eq!(max(""), (v4, v6));
+    assert_eq!(max("max_addresses = 1.0"), (1 << 32, 1 << 125));
+    assert_eq!(max("max_addresses = 0.5"), (1 << 31, 1 << 124));
+    assert_eq!(max("max_addresses = 4096"), (4096, 4096));
+    assert_eq!(max("max_addresses = { v4 = 4096 }"), (4096, v6));
+    assert_eq!(max("max_addresses = { v6 = '/64' }"), (v4, 1 << 64));
+    // A width that is allowed is a number of addresses that is allowed, unless one is stated.
+    assert_eq!(
+        max("min_prefix_len = { v4 = 0, v6 = 3 }"),
+        (1 << 32, 1 << 125)
+    );
+    assert_eq!(max("min_prefix_len = { v4 = 24 }"), (v4, v6));
+    let both = "min_prefix_len = { v4 = 0 }\nmax_addresses = { v4 = '/16' }";
+    assert_eq!(max(both), (1 << 16, v6));
 }
 
 #[test]

@@ -1,0 +1,125 @@
+//! The keys that bound how many addresses a list may cover, and by how much it may grow.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::super::document::{Node, Problems, Table};
+use super::options::read_duration;
+use crate::policy::{Gate, PerFamily};
+
+const WINDOW_RANGE: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_hours(24 * 365);
+/// A list that may become a million times as large is not bounded by its growth any more.
+const GROWTH_RANGE: RangeInclusive<f64> = 0.0..=1e6;
+/// A part of a family is read as a number of this power of two.
+const PARTS: u32 = 40;
+/// The length of an address in bits, for each family.
+const BITS: [(&str, u8); 2] = [("v4", 32), ("v6", 128)];
+
+/// Reads `max_addresses`, `max_growth` and `growth_window`, after `min_prefix_len`.
+pub(super) fn read_size(gate: &mut Gate, table: &Table, problems: &mut Problems) {
+    read_max_addresses(gate, table, problems);
+    read_duration(
+        table,
+        "growth_window",
+        &mut gate.growth_window,
+        &WINDOW_RANGE,
+        problems,
+    );
+    let Some(node) = table.get("max_growth") else {
+        return;
+    };
+    match node.fraction() {
+        Some(part) if GROWTH_RANGE.contains(&part) => {
+            #[expect(
+                clippy::cast_sign_loss,
+                clippy::cast_possible_truncation,
+                reason = "it is from 0 to a thousand million"
+            )]
+            let thousandths = (part * 1000.0).round() as u32;
+            gate.max_growth = thousandths;
+        }
+        _ => node.wrong(
+            problems,
+            "is not a part of the addresses before; write a number from 0.0, such as 1.0 for a list that may double",
+        ),
+    }
+}
+
+fn read_max_addresses(gate: &mut Gate, table: &Table, problems: &mut Problems) {
+    let node = table.get("max_addresses");
+    let is_for_all = |node: &Node| node.fraction().is_some();
+    // A table may leave one family to its default.
+    let families = node
+        .as_ref()
+        .filter(|node| !is_for_all(node))
+        .and_then(|node| node.table(problems));
+    if let Some(families) = &families {
+        families.only(&["v4", "v6"], problems);
+    }
+    let lengths = table
+        .get("min_prefix_len")
+        .and_then(|node| node.table(&mut Problems::default()));
+    for (family, bits) in BITS {
+        let stated = match &families {
+            Some(families) => families.get(family),
+            None => table.get("max_addresses").filter(is_for_all),
+        };
+        let (max, all) = if bits == 32 {
+            (&mut gate.max_addresses.v4, PerFamily::ALL.v4)
+        } else {
+            (&mut gate.max_addresses.v6, PerFamily::ALL.v6)
+        };
+        if let Some(node) = stated {
+            match addresses(&node, bits, all) {
+                Some(addresses) => *max = addresses,
+                None => {
+                    let message = format!(
+                        "is not a number of addresses; write a part of the family such as 0.01, a number from 1, or as many as a prefix has, such as {family} = \"/{}\"",
+                        bits / 4
+                    );
+                    node.wrong(problems, message);
+                    return;
+                }
+            }
+        } else if let Some(length) = lengths
+            .as_ref()
+            .and_then(|lengths| lengths.get(family)?.integer())
+            .and_then(|length| u8::try_from(length).ok())
+        {
+            // Whoever allows one prefix of a width allows its addresses.
+            *max = (*max).max(size_of(bits, length));
+        }
+    }
+}
+
+/// A part of the family, a number, or as many as a prefix of this length has.
+fn addresses(node: &Node, bits: u8, all: u128) -> Option<u128> {
+    if let Some(text) = node.string() {
+        let length = text.strip_prefix('/')?.parse::<u8>().ok()?;
+        return (length <= bits).then(|| size_of(bits, length));
+    }
+    if let Some(number) = node.integer() {
+        return (number > 0).then_some(u128::from(number));
+    }
+    let part = node.fraction().filter(|part| *part > 0.0 && *part <= 1.0)?;
+    #[expect(
+        clippy::cast_sign_loss,
+        clippy::cast_possible_truncation,
+        reason = "it is from 0 to the number of parts"
+    )]
+    let parts = (part * (1_u64 << PARTS) as f64).round() as u128;
+    // The smaller family is multiplied first, so that no address is lost, and the product of the larger fits.
+    Some(if bits == 32 {
+        (all * parts) >> PARTS
+    } else {
+        (all >> PARTS) * parts
+    })
+}
+
+/// How many addresses a prefix of this length has.
+fn size_of(bits: u8, length: u8) -> u128 {
+    1_u128
+        .checked_shl(u32::from(bits.saturating_sub(length)))
+        .unwrap_or(u128::MAX)
+}

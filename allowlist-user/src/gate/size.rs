@@ -1,0 +1,207 @@
+//! How many addresses a list covers, and how many it adds: judged for each family, overlaps counted once.
+//!
+//! Prefixes in their grace period count as well: a list that is another one at each fetch is as large as all
+//! that is active because of it.
+
+use std::fmt;
+
+use ipnet::IpNet;
+
+use super::{Before, Refusal, Within};
+use crate::difference::{is_v4, is_v6, lost};
+use crate::policy::{PerFamily, Source};
+
+/// A growth by no more addresses than these is never too great: small lists grow by great parts. As many as an
+/// IPv4 /20 and an IPv6 /28 have.
+const FREE_GROWTH: PerFamily = PerFamily {
+    v4: 1 << 12,
+    v6: 1 << 100,
+};
+
+/// The beginning of the notes that this module writes.
+const NOTE: &str = "covers ";
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both families.
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// Whether a prefix belongs to this family.
+    pub(super) fn is_family(self) -> fn(&IpNet) -> bool {
+        match self {
+            Self::V4 => is_v4,
+            Self::V6 => is_v6,
+        }
+    }
+
+    /// The number of this family.
+    fn of(self, numbers: PerFamily) -> u128 {
+        match self {
+            Self::V4 => numbers.v4,
+            Self::V6 => numbers.v6,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+/// A number of addresses of a family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Amount {
+    /// The family.
+    pub family: Family,
+    /// The number of addresses.
+    pub addresses: u128,
+}
+
+impl fmt::Display for Amount {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let family = self.family;
+        match (family, self.addresses) {
+            (Family::V6, many) if many >= 1 << 80 => write!(out, "{} IPv6 /48s", many >> 80)?,
+            (Family::V6, many) if many >= 1 << 64 => write!(out, "{} IPv6 /64s", many >> 64)?,
+            (_, few) => write!(out, "{few} {family} addresses")?,
+        }
+        // In hundredths of a percent.
+        let share = self.addresses / (family.of(PerFamily::ALL) / 10_000);
+        if share > 0 {
+            write!(out, " ({}.{:02} % of {family})", share / 100, share % 100)?;
+        }
+        Ok(())
+    }
+}
+
+/// Refuses a list that covers more than `max_addresses` with the prefixes that stay for their grace period. A
+/// list that adds no address is not refused for this, since the list before it covers as much.
+pub(super) fn check_addresses(
+    source: &Source,
+    before: Option<Before<'_>>,
+    new: &[IpNet],
+) -> Result<(), Refusal> {
+    let (active, next) = activities(source, before.unwrap_or_default(), new);
+    for family in Family::BOTH {
+        let max = family.of(source.gate.max_addresses);
+        let addresses = covered(&next, family);
+        if addresses > max && added(&active, new, family) > 0 {
+            return Err(Refusal::TooManyAddresses {
+                covered: Amount { family, addresses },
+                max: Amount {
+                    family,
+                    addresses: max,
+                },
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a list that adds too many addresses to those before it: to the last list at once, or to the list at
+/// the start of the growth window in all.
+pub(super) fn check_growth(
+    source: &Source,
+    before: Before<'_>,
+    new: &[IpNet],
+) -> Result<(), Refusal> {
+    let gate = &source.gate;
+    let (active, next) = activities(source, before, new);
+    for family in Family::BOTH {
+        let at_once = added(&active, new, family);
+        if at_once == 0 {
+            continue;
+        }
+        let window = Within::Window(gate.growth_window);
+        let in_all = added(before.earliest, &next, family);
+        for (list, grown, within) in [
+            (before.last, at_once, Within::Once),
+            (before.earliest, in_all, window),
+        ] {
+            let before = covered(list, family);
+            let limit = part(before, gate.max_growth).max(family.of(FREE_GROWTH));
+            if grown > limit && !list.is_empty() {
+                let amount = |addresses| Amount { family, addresses };
+                return Err(Refusal::Grown {
+                    grown: amount(grown),
+                    before: amount(before),
+                    limit: amount(limit),
+                    within,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The prefixes that are active now, and those that would be with a new list.
+fn activities(source: &Source, before: Before<'_>, new: &[IpNet]) -> (Vec<IpNet>, Vec<IpNet>) {
+    let active = united(before.last, before.held);
+    let next = if source.grace.is_zero() {
+        united(new, before.held)
+    } else {
+        united(new, &active)
+    };
+    (active, next)
+}
+
+/// How many addresses a list covers.
+fn covered(list: &[IpNet], family: Family) -> u128 {
+    lost(list, &[], family.is_family()).0
+}
+
+/// How many addresses of `new` the list `old` does not cover.
+fn added(old: &[IpNet], new: &[IpNet], family: Family) -> u128 {
+    lost(new, old, family.is_family()).1
+}
+
+/// What the operator should know of the size of an active list.
+pub fn notes(source: &Source, active: &[IpNet]) -> Vec<String> {
+    let mut notes = Vec::new();
+    for family in Family::BOTH {
+        let addresses = covered(active, family);
+        if addresses >= family.of(source.gate.notable_addresses) {
+            notes.push(format!(
+                "{NOTE}{}; check that the source is meant to allow so many",
+                Amount { family, addresses }
+            ));
+        }
+    }
+    notes
+}
+
+/// The notes of a list without those about its size.
+pub fn without_notes(notes: Vec<String>) -> Vec<String> {
+    let is_other = |note: &String| !note.starts_with(NOTE);
+    notes.into_iter().filter(is_other).collect()
+}
+
+/// That many thousandths of a number, which may be as large as IPv6.
+fn part(number: u128, thousandths: u32) -> u128 {
+    let thousandths = u128::from(thousandths);
+    match number.checked_mul(thousandths) {
+        Some(product) => product / 1000,
+        None => (number / 1000).saturating_mul(thousandths),
+    }
+}
+
+/// Both lists as one, in order.
+fn united(one: &[IpNet], other: &[IpNet]) -> Vec<IpNet> {
+    let mut all = [one, other].concat();
+    if !other.is_empty() {
+        all.sort_unstable();
+    }
+    all
+}
