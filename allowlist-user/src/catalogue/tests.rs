@@ -72,7 +72,7 @@ fn names_are_in_order_in_the_file_too() {
         .map(|provider| provider.name.as_str())
         .collect();
     assert_eq!(headings.collect::<Vec<_>>(), names);
-    assert!(names.len() >= 45, "{} entries", names.len());
+    assert!(names.len() >= 100, "{} entries", names.len());
 }
 
 #[test]
@@ -239,6 +239,48 @@ fn check_source(name: &str, table: &Table) {
         let number = |key: &str| table.get(key).and_then(Value::as_integer);
         let (min, max) = (number("min"), number("max"));
         assert!(min >= Some(1) && min < max, "{name}: {min:?} {max:?}");
+    }
+    for key in ["min_prefix_len", "max_addresses"] {
+        let families = table.get(key).and_then(Value::as_table);
+        let states = |family: &str| families.is_some_and(|table| table.contains_key(family));
+        assert!(states("v4") && states("v6"), "{name}: {key}");
+    }
+}
+
+/// No entry trusts its vendor with as much as the internet's largest cloud has, but for that cloud.
+#[test]
+fn every_entry_bounds_what_it_may_open() {
+    for provider in all() {
+        let name = &provider.name;
+        let source = crate::config::provided(name, provider, &[], &required(provider))
+            .or_else(|_| {
+                let region = provider.regions().first().expect("it needs one");
+                crate::config::provided(name, provider, &[region], &required(provider))
+            })
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        if matches!(source.origin, Origin::BuiltIn { .. }) {
+            continue;
+        }
+        let (max, usual) = (source.gate.max_addresses, crate::policy::Gate::default());
+        let is_cloud = matches!(&**name, "aws" | "azure");
+        let (v4, v6) = (usual.max_addresses.v4, usual.max_addresses.v6);
+        assert!(max.v4 <= v4 || is_cloud, "{name}: {max:?}");
+        assert!(max.v6 < v6, "{name}: {max:?}");
+        // One prefix of the greatest width fits.
+        assert!(max.v4 >> (32 - source.gate.min_prefix_len_v4) > 0, "{name}");
+        assert!(
+            max.v6 >> (128 - source.gate.min_prefix_len_v6) > 0,
+            "{name}"
+        );
+        assert!(
+            source.gate.min_prefix_len_v4 > usual.min_prefix_len_v4,
+            "{name}"
+        );
+        assert!(
+            source.gate.min_prefix_len_v6 > usual.min_prefix_len_v6,
+            "{name}"
+        );
+        assert!(source.gate.notable_addresses.v4 > max.v4, "{name}");
     }
 }
 
