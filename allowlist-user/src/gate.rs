@@ -87,7 +87,7 @@ pub enum Refusal {
         "covers {covered}, and at most {max} are expected; raise `max_addresses` if that is right"
     )]
     TooManyAddresses {
-        /// What it covers, with the prefixes in their grace period.
+        /// The addresses of the list and of the prefixes in their grace period.
         covered: Amount,
         /// `max_addresses`.
         max: Amount,
@@ -156,7 +156,7 @@ impl fmt::Display for Within {
 
 /// Judges a list against its source's demands and, unless it is the first, against the lists `before` it.
 ///
-/// With `accepted`, the operator has looked at it: its size, what it lacks and what it adds are taken as they are.
+/// With `accepted`, the operator has approved this list: only its prefixes are judged, not its size and changes.
 pub fn judge(
     source: &Source,
     before: Option<Before<'_>>,

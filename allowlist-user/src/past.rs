@@ -2,7 +2,7 @@
 //! restored.
 //!
 //! Invariants: the oldest list that can be restored was active at the window's start or before it, or is the
-//! source's first; the number of entries and the prefixes in them are bounded, whatever a source answers. Ages
+//! source's first; the number of entries and their prefixes are bounded. Ages
 //! advance with each answer, by no more than a bounded step and never backwards, so a wall clock that is set
 //! neither empties the window nor extends it. Pure: the caller states the time that has passed.
 

@@ -121,7 +121,7 @@ pub fn renew(
     }
     let held = hold(source, last, &difference.removed, &fetched.prefixes, now);
     let changes = match last {
-        // What the operator has looked at is what later lists are compared with.
+        // Later lists are compared with the list that the operator approved.
         Some(last) if !accepted => past::changes(source, last, &fetched.prefixes, fetched.fetched),
         _ => Vec::new(),
     };

@@ -1,8 +1,8 @@
 //! Every catalogued list, fetched over HTTP as its entry says and read as its entry says.
 //!
 //! The lists are this project's own, in `fixtures/feeds`, of the shapes that the vendors' have: with the traps
-//! of each, and most with addresses of documentation. What must come out of each is written beside them, and
-//! passes the gate of its entry.
+//! of each, and most with addresses of documentation. The expected prefixes are written beside them, and pass
+//! the gate of their entry.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

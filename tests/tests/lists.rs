@@ -60,7 +60,7 @@ struct Model {
     /// When what it lists no more goes.
     held: BTreeMap<u8, Timestamp>,
     refused: Option<BTreeSet<u8>>,
-    /// The list before the answers of this moment: the growth window of these sources is a moment.
+    /// The list before the answers of this moment, since the growth window of the sources is a second.
     before: (Option<Timestamp>, BTreeSet<u8>),
 }
 

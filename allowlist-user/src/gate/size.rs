@@ -1,7 +1,7 @@
 //! How many addresses a list covers, and how many it adds: judged for each family, overlaps counted once.
 //!
-//! Prefixes in their grace period count as well: a list that is another one at each fetch is as large as all
-//! that is active because of it.
+//! Prefixes in their grace period count as well, so a source that lists other prefixes at each fetch is judged by
+//! all its active prefixes.
 
 use std::fmt;
 
@@ -167,7 +167,7 @@ fn added(old: &[IpNet], new: &[IpNet], family: Family) -> u128 {
     lost(new, old, family.is_family()).1
 }
 
-/// What the operator should know of the size of an active list.
+/// The notes for the operator about the size of an active list.
 pub fn notes(source: &Source, active: &[IpNet]) -> Vec<String> {
     let mut notes = Vec::new();
     for family in Family::BOTH {

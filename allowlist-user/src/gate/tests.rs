@@ -325,7 +325,7 @@ fn growing() {
             "4096 IPv4 addresses",
         ),
     );
-    // Small lists grow by great parts, and what was covered already is no growth.
+    // Small lists grow by great parts, and addresses that were covered are no growth.
     check(|_| {}, "8.8.8.8", "8.8.8.8 32.0.0.0/20", "passes");
     check(|_| {}, "32.0.0.0/8", &addresses("32.0.0.0", 200), "passes");
     check(|_| {}, "8.8.8.8", "8.8.8.8 2600::/28", "passes");
@@ -367,7 +367,7 @@ fn a_change_is_judged_against_the_start_of_the_window_too() {
         expected.to_string().contains(" within 7days "),
         "{expected}"
     );
-    // What was active a moment ago, and stays for its grace period, counts.
+    // A prefix in its grace period counts.
     let held = list("48.0.0.0/16");
     let new = list("32.0.0.0/16 56.0.0.0/32");
     let judged = judge(&source, before(&earliest, &earliest, &held), &new, false);

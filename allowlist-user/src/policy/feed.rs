@@ -34,9 +34,9 @@ pub struct Feed {
 /// none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PastChange {
-    /// How long ago the newest of these changes was.
+    /// The age of the newest change.
     pub seconds: u64,
-    /// How long ago the oldest of these changes was.
+    /// The age of the oldest change.
     pub oldest_seconds: u64,
     /// In the list after the changes only; sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -87,7 +87,7 @@ fn read_max_addresses(gate: &mut Gate, table: &Table, problems: &mut Problems) {
             .and_then(|lengths| lengths.get(family)?.integer())
             .and_then(|length| u8::try_from(length).ok())
         {
-            // Whoever allows one prefix of a width allows its addresses.
+            // A width that is allowed implies its addresses.
             *max = (*max).max(size_of(bits, length));
         }
     }

@@ -1,5 +1,5 @@
-//! Sequences of lists from a vendor that tries to open as much as it can, with the gate's defaults: what is
-//! active because of it stays bounded, other sources are served, and each answer costs little to report.
+//! Sequences of lists from a vendor that tries to open as much as it can, with the gate's defaults: its active
+//! prefixes stay bounded, other sources are served, and each answer costs little to report.
 
 use proptest::prelude::*;
 
@@ -8,10 +8,10 @@ use crate::difference::{is_v4, lost};
 use crate::gate::Refusal;
 
 const HOUR: i64 = 3_600;
-/// What one answer may put into the log and the history, in bytes, beside its prefixes.
+/// The most bytes that one answer may add to the log and to the history, beside its prefixes.
 const MOST_BYTES: usize = 1_000;
 
-/// What the vendor serves next.
+/// The vendor's next list.
 #[derive(Clone, Debug)]
 enum Move {
     /// The same prefixes, each wider by so many bits.
@@ -114,7 +114,7 @@ proptest! {
         list.sort_unstable();
         list.dedup();
         let mut served = vec![list.clone()];
-        // What was listed when: by the time that is believed to pass between two answers that were taken.
+        // Each accepted list and its time, by the part of the time between two answers that is believed.
         let mut known: Vec<(i64, Vec<IpNet>)> = Vec::new();
         let (mut hour, mut believed, mut taken) = (0, 0, 0);
         for (step, wait) in std::iter::once((Move::Again(0), 0)).chain(steps) {
@@ -133,7 +133,7 @@ proptest! {
                     adopt(&mut lists, proposal, now)
                 }
                 Err(refused) => {
-                    // The vendor goes on from what it got through.
+                    // The vendor goes on from its last accepted list.
                     list = lists.feeds()["vendor"].prefixes.clone();
                     let reason = refused.reason(&source);
                     prop_assert!(reason.len() < MOST_BYTES, "{}", reason);
@@ -164,7 +164,7 @@ proptest! {
                 );
             }
 
-            // Another source has its list all the same.
+            // Another source is not delayed.
             let lists_other = format!("8.8.8.{}", hour % 5);
             let proposal = lists.propose(&other, answer_of(&lists_other, now), now);
             adopt(&mut lists, proposal.expect("passes"), now);
@@ -193,7 +193,7 @@ fn all_public_networks_at_once_are_refused() {
     );
 }
 
-/// Takes lists every hour until one is refused, and says how many were taken and why no more were.
+/// Takes a list every hour until one is rejected. Returns the number of accepted lists and the reason.
 fn taken(lists: impl IntoIterator<Item = Vec<IpNet>>) -> (usize, Refusal) {
     let (source, mut known) = (vendor(), Lists::default());
     for (count, list) in lists.into_iter().enumerate() {
@@ -203,7 +203,7 @@ fn taken(lists: impl IntoIterator<Item = Vec<IpNet>>) -> (usize, Refusal) {
             Err(refused) => return (count, refused.refusal),
         };
     }
-    panic!("all of them were taken")
+    panic!("every list was accepted")
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn small_steps_add_up() {
 }
 
 #[test]
-fn what_was_accepted_is_what_later_lists_are_compared_with() {
+fn later_lists_are_compared_with_an_accepted_list() {
     let (source, mut lists) = (vendor(), Lists::default());
     take(&mut lists, &source, "32.0.0.0/24", 0);
     let wide = answer_of("32.0.0.0/12", at(HOUR));
