@@ -12,6 +12,7 @@
 //! Invariant: whatever the order of services, sources and prefixes, the result is the same.
 
 mod ranges;
+mod room;
 mod services;
 mod sources;
 
@@ -24,6 +25,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 pub use self::ranges::{Part, RangeTable, Words, part_v4, part_v6};
+pub use self::room::require_room;
 use self::services::{Covers, KernelServices};
 use self::sources::{Matches, add_wider, listed_prefixes};
 use crate::policy::{Policy, Snapshot};

@@ -1,0 +1,150 @@
+//! The room in the kernel's tables, and the shares of it: a source that fills `max_prefixes` leaves every other
+//! source its share, and the prefixes that are added by command their reserve.
+//!
+//! Invariants: a source whose list can change and has no more prefixes than its share fits, whatever the
+//! others have, and so do additions within the reserve; all others fit `max_prefixes` together. So the answer
+//! depends on the lists alone, and is the same after a restart.
+
+use ipnet::IpNet;
+
+use super::CompileError;
+use crate::policy::{Origin, Policy, Snapshot, Source};
+
+/// All shares together are this part of `max_prefixes`.
+const SHARES: usize = 4;
+/// The reserve for additions is this part of `max_prefixes`.
+const RESERVE: usize = 8;
+/// The reserve is never smaller than this.
+const LEAST_RESERVE: usize = 64;
+
+/// Refuses lists that have too many prefixes together. Sources without a list take no room.
+///
+/// # Errors
+/// Names the number of prefixes that count, and the largest list.
+pub fn require_room(
+    policy: &Policy,
+    snapshot: &Snapshot,
+    max_prefixes: u32,
+) -> Result<(), CompileError> {
+    let limit = max_prefixes as usize;
+    let is_added = |source: &&Source| matches!(source.origin, Origin::Added);
+    let used: Vec<&Source> = policy
+        .sources
+        .iter()
+        .filter(|source| policy.user_of(source).is_some())
+        .collect();
+    let changing = used.iter().filter(|source| source.can_change()).count();
+    let share = limit / SHARES / changing.max(1);
+    let size = |source: &Source| snapshot.get(&source.name).map_or(0, |feed| feed.len());
+    let added: usize = used
+        .iter()
+        .filter(|source| is_added(source))
+        .map(|one| size(one))
+        .sum();
+    let has_reserve = added <= (limit / RESERVE).max(LEAST_RESERVE);
+    let counts = |source: &&&Source| {
+        if is_added(source) {
+            !has_reserve
+        } else {
+            !source.can_change() || size(source) > share
+        }
+    };
+    let counted: Vec<&Source> = used.iter().filter(counts).copied().collect();
+    let mut prefixes: Vec<IpNet> = counted
+        .iter()
+        .filter_map(|source| snapshot.get(&source.name))
+        .flat_map(|feed| feed.in_force())
+        .collect();
+    prefixes.sort_unstable();
+    prefixes.dedup();
+    if prefixes.len() <= limit {
+        return Ok(());
+    }
+    let largest = counted.iter().max_by_key(|source| size(source));
+    Err(CompileError::TooManyPrefixes {
+        prefixes: prefixes.len(),
+        limit: max_prefixes,
+        largest: largest.map_or_else(String::new, |source| source.name.clone()),
+        count: largest.map_or(0, |source| size(source)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::additions::source_name;
+    use crate::policy::{Feed, Format, Ports, Service};
+
+    /// Whether lists of these sizes fit. Names that begin with `added.` and `static.` are of additions and of the
+    /// configuration's own lists.
+    fn fits(limit: u32, lists: &[(&str, u32)]) -> bool {
+        let source = |(place, &(name, size)): (usize, &(&str, u32))| {
+            let first = u32::try_from(place).expect("few") << 20;
+            let list: Vec<IpNet> = (0..size)
+                .map(|n| IpNet::from(std::net::IpAddr::V4((first + n).into())))
+                .collect();
+            let origin = match name.split_once('.') {
+                Some(("added", _)) => Origin::Added,
+                Some(("static", _)) => Origin::Prefixes(Vec::new()),
+                _ => Origin::File {
+                    path: name.into(),
+                    format: Format::Text,
+                },
+            };
+            let feed = Feed::new(list, Timestamp::UNIX_EPOCH);
+            (Source::new(name, origin), (name.to_owned(), feed))
+        };
+        let (sources, snapshot): (Vec<_>, Snapshot) = lists.iter().enumerate().map(source).unzip();
+        let policy = Policy {
+            services: vec![Service {
+                name: "web".to_owned(),
+                ports: vec![Ports::Any],
+                interfaces: Vec::new(),
+                allow: lists.iter().map(|(name, _)| (*name).to_owned()).collect(),
+            }],
+            sources,
+        };
+        require_room(&policy, &snapshot, limit).is_ok()
+    }
+
+    #[test]
+    fn the_limit_is_exact_without_others() {
+        assert!(fits(1000, &[("a", 1000)]));
+        assert!(!fits(1000, &[("a", 1001)]));
+        assert!(fits(1000, &[("a", 500), ("b", 500)]));
+        assert!(!fits(1000, &[("a", 501), ("b", 500)]));
+        assert!(!fits(3, &[("a", 2), ("b", 2)]));
+    }
+
+    #[test]
+    fn a_source_that_fills_it_leaves_others_their_share() {
+        // A quarter, divided by two sources.
+        assert!(fits(1000, &[("a", 1000), ("b", 125)]));
+        assert!(!fits(1000, &[("a", 1000), ("b", 126)]));
+        assert!(!fits(1000, &[("a", 1001), ("b", 1)]));
+        assert!(fits(1000, &[("a", 999), ("b", 1), ("c", 83)]));
+        // What the configuration holds does not grow, and needs no share.
+        assert!(fits(1000, &[("a", 999), ("static.b", 1)]));
+        assert!(!fits(1000, &[("a", 1000), ("static.b", 1)]));
+        assert!(fits(1000, &[("a", 999), ("static.b", 1), ("c", 125)]));
+    }
+
+    #[test]
+    fn additions_have_a_reserve() {
+        let added = source_name("web");
+        for size in [999, 1000] {
+            assert!(fits(1000, &[("a", size), (&*added, 1)]), "{size}");
+        }
+        assert!(fits(1000, &[("a", 1000), (&*added, 125)]));
+        assert!(!fits(1000, &[("a", 1000), (&*added, 126)]));
+        // More than the reserve, where there is room.
+        assert!(fits(1000, &[("a", 200), (&*added, 800)]));
+        assert!(!fits(1000, &[("a", 1001), (&*added, 1)]));
+        // However small the tables are.
+        assert!(fits(1, &[("a", 1), (&*added, 64)]));
+        let other = source_name("ssh");
+        assert!(!fits(1, &[("a", 1), (&*added, 64), (&*other, 1)]));
+    }
+}
