@@ -126,6 +126,9 @@ pub enum Deed {
     Accept {
         /// Its source.
         source: String,
+        /// Its id.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<String>,
     },
     /// Lists were asked for before their time.
     Refresh {
@@ -201,7 +204,13 @@ impl fmt::Display for Deed {
             Self::Remove(prefixes) => write!(out, "remove {prefixes}"),
             Self::Expire(prefixes) => write!(out, "expire {prefixes}"),
             Self::Mode { mode } => write!(out, "mode {}", mode.name()),
-            Self::Accept { source } => write!(out, "accept the list of {source}"),
+            Self::Accept { source, id } => {
+                write!(out, "accept the list of {}", on_one_line(source))?;
+                match id {
+                    Some(id) => write!(out, ", {}", on_one_line(id)),
+                    None => Ok(()),
+                }
+            }
             Self::Refresh { sources } if sources.is_empty() => out.write_str("refresh nothing"),
             Self::Refresh { sources } => write!(out, "refresh {}", sources.join(" ")),
             Self::Reload { policy: None } => out.write_str("reload"),

@@ -157,6 +157,11 @@ impl Provider {
             .find(|region| is_named(&region.code) || region.aliases.iter().any(|a| is_named(a)))
     }
 
+    /// The compiled-in prefixes that belong to no region.
+    pub fn common_prefixes(&self) -> &[IpNet] {
+        &self.common
+    }
+
     /// What it asks for, in order of name.
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters

@@ -3,6 +3,7 @@
 mod change;
 pub mod generate;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser as _};
@@ -128,12 +129,14 @@ Examples:
 Examples:
   allowlist providers                   all of them
   allowlist providers webhook           those with that word in their name, title or description
-  allowlist providers show github       one, with everything that is known, to copy"
+  allowlist providers show github       one, with everything that is known, to copy
+  allowlist providers --address 52.5.142.59      those that hold the address
+  allowlist providers crawler --address 17.22.237.9 --fetch"
     )]
     Providers(Providers),
     /// Print what a refresh would change, source by source; changes nothing
     #[command(
-        after_help = "Compares what the sources have now with the last good lists on disk, which the daemon keeps. Works with or without a daemon; where there is no last good list, everything is new.
+        after_help = "Compares the present lists of the sources with the last good lists on disk. Works with or without a daemon; a running daemon adds its rejected lists, each with the command that accepts it. Where there is no last good list, everything is new.
 
 Examples:
   sudo allowlist diff                   all sources
@@ -146,12 +149,13 @@ Examples:
   sudo allowlist history                all sources
   sudo allowlist history pagerduty --count 5")]
     History(History),
-    /// Let in a list that was refused, once: when the vendor really made that change
+    /// Accept one list that was rejected: when the vendor really made that change
     #[command(
-        after_help = "A list is refused when it has too few or too many prefixes, has lost much of what it covered, or what must_cover demands. `allowlist history SOURCE` shows what it would change. The list that was refused last is let in, and no other.
+        after_help = "A list is rejected when it has too few or too many prefixes or addresses, when it has lost or gained too much, or when it lacks an address of must_cover. `allowlist diff SOURCE` shows it with its id, and exactly the list of that id is accepted. Without an ID the command shows the list and asks, if there is a terminal.
 
 Examples:
-  sudo allowlist accept pagerduty"
+  sudo allowlist diff pagerduty
+  sudo allowlist accept pagerduty 4be1f8a6d0b7c2935e8f60d1a2c4b397"
     )]
     Accept(Accept),
     /// Print the allowed prefixes in the language of another firewall
@@ -352,6 +356,12 @@ pub struct Providers {
     pub show: Option<ProvidersCommand>,
     /// Only those whose name, title or description has this word
     pub word: Option<String>,
+    /// Only those that hold this address: compiled in, or in a last good list of a configured source
+    #[arg(long, value_name = "ADDRESS")]
+    pub address: Option<IpAddr>,
+    /// With --address: fetch the lists of all entries that need no parameter, and search them too
+    #[arg(long, requires = "address")]
+    pub fetch: bool,
     /// How to print.
     #[command(flatten)]
     pub output: Output,
@@ -396,8 +406,10 @@ pub struct History {
 /// Options of `accept`.
 #[derive(Debug, Args)]
 pub struct Accept {
-    /// The source whose list was refused
+    /// The source whose list was rejected
     pub source: String,
+    /// The id of the list, as `allowlist diff` shows it; without it, a terminal is asked
+    pub id: Option<String>,
     /// Do it even if it cuts the connection that this is typed over
     #[arg(long)]
     pub force: bool,

@@ -2,6 +2,7 @@
 
 mod change;
 mod lists;
+mod providers;
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -72,7 +73,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::Run(run) => Box::pin(filter(paths, run)).await,
             Command::Check(check) => lists::check(&paths, check).await,
             Command::Fetch(options) => lists::fetch(&paths, &options).await,
-            Command::Providers(options) => lists::providers(&options),
+            Command::Providers(options) => providers::providers(&paths, &options).await,
             Command::Diff(options) => lists::diff(&paths, &options).await,
             Command::History(options) => lists::history(&paths, &options),
             Command::Accept(options) => change::accept(&paths, options).await,

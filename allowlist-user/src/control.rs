@@ -84,8 +84,13 @@ pub enum Wanted {
     Remove(Vec<Entry>),
     /// Carries verdicts out, or only counts them.
     Mode(Mode),
-    /// Lets in the list of this source that the gate refused.
-    Accept(String),
+    /// Accepts a list that the gate rejected.
+    Accept {
+        /// The source's name.
+        source: String,
+        /// The id of the list. Without it, the answer names the list that waits.
+        id: Option<String>,
+    },
     /// Asks for the list of this source now, or for all of them.
     Refresh(Option<String>),
     /// Goes back to the policy of this number, or to the one before the newest.
@@ -135,6 +140,8 @@ struct Asked {
     mode: Option<Mode>,
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     to: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -262,7 +269,7 @@ impl Asked {
         match wanted {
             Wanted::Add(entries) | Wanted::Remove(entries) => asked.entries = Some(entries),
             Wanted::Mode(mode) => asked.mode = Some(mode),
-            Wanted::Accept(source) => asked.source = Some(source),
+            Wanted::Accept { source, id } => (asked.source, asked.id) = (Some(source), id),
             Wanted::Refresh(source) => asked.source = source,
             Wanted::Rollback(to) => asked.to = to,
             Wanted::Reload | Wanted::Confirm => {}
@@ -278,7 +285,10 @@ impl Asked {
             "add" => Wanted::Add(self.entries.take().ok_or_else(|| lacks("entries"))?),
             "remove" => Wanted::Remove(self.entries.take().ok_or_else(|| lacks("entries"))?),
             "mode" => Wanted::Mode(self.mode.take().ok_or_else(|| lacks("mode"))?),
-            "accept" => Wanted::Accept(self.source.take().ok_or_else(|| lacks("source"))?),
+            "accept" => Wanted::Accept {
+                source: self.source.take().ok_or_else(|| lacks("source"))?,
+                id: self.id.take(),
+            },
             "refresh" => Wanted::Refresh(self.source.take()),
             "rollback" => Wanted::Rollback(self.to.take()),
             "reload" => Wanted::Reload,
@@ -316,6 +326,7 @@ impl Asked {
             ("entries", self.entries.is_some()),
             ("mode", self.mode.is_some()),
             ("source", self.source.is_some()),
+            ("id", self.id.is_some()),
             ("to", self.to.is_some()),
         ];
         match unused.into_iter().find(|(_, is_given)| *is_given) {
@@ -332,7 +343,7 @@ impl Wanted {
             Self::Add(_) => "add",
             Self::Remove(_) => "remove",
             Self::Mode(_) => "mode",
-            Self::Accept(_) => "accept",
+            Self::Accept { .. } => "accept",
             Self::Refresh(_) => "refresh",
             Self::Rollback(_) => "rollback",
             Self::Reload => "reload",
@@ -427,7 +438,10 @@ mod tests {
             Wanted::Add(vec![Entry::default()]),
             Wanted::Remove(Vec::new()),
             Wanted::Mode(Mode::Enforce),
-            Wanted::Accept("a".to_owned()),
+            Wanted::Accept {
+                source: "a".to_owned(),
+                id: Some("1f".to_owned()),
+            },
             Wanted::Refresh(Some("a".to_owned())),
             Wanted::Rollback(None),
             Wanted::Reload,

@@ -46,7 +46,7 @@ use self::reload::Reloading;
 use self::selfcheck::SelfCheck;
 use crate::audit::{Audit, Deed, Entry, Who};
 use crate::cli::Paths;
-use crate::compile::{CompileError, Names, Tables, compile};
+use crate::compile::{CompileError, Names, Tables, compile, require_room};
 use crate::config::{AttachMode, Config};
 use crate::control::{Care, Control, Live, NotDone, Unconfirmed};
 use crate::dataplane::Dataplane;
@@ -410,6 +410,11 @@ impl Daemon {
         let next = self.due.iter().map(|(name, due)| (name.clone(), at(*due)));
         let newest = self.ledger.known().newest();
         let missing = self.missing(&self.lists);
+        let ids = self.control.rejected_ids();
+        let published = ids.iter().map(|(source, id)| (&**source, &**id));
+        if !published.eq(self.lists.rejected_ids()) {
+            self.control.publish_rejected(self.lists.rejected());
+        }
         self.control.tell(Live {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -496,7 +501,8 @@ fn compile_or_number_anew(
     max_prefixes: u32,
     known: &Names,
 ) -> Result<(Tables, bool), CompileError> {
-    let compile = |names| compile(policy, snapshot, max_prefixes, names);
+    require_room(policy, snapshot, max_prefixes)?;
+    let compile = |names| compile(policy, snapshot, u32::MAX, names);
     match compile(known) {
         Err(CompileError::TooManyMatches | CompileError::TooManyServiceCounts) => {
             Ok((compile(&Names::default())?, true))

@@ -33,6 +33,7 @@ pub mod notify;
 pub mod past;
 pub mod policy;
 pub mod record;
+pub mod rejected;
 pub mod renew;
 pub mod report;
 pub mod session;

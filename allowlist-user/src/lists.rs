@@ -12,6 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::difference::Difference;
 use crate::event::{Change, Event, What};
 use crate::policy::{Answer, Feed, Fetched, Held, Origin, Snapshot, Source};
+use crate::rejected::{RejectedList, RejectedLists, list_id};
 use crate::renew::{Refused, Renewal, release, renew};
 
 /// Two times that are no further apart are of the same moment: a look at the clock is never that late.
@@ -34,6 +35,10 @@ pub struct Standing {
     pub times: u32,
     /// The list that the gate refused last.
     pub refused: Option<Fetched>,
+    /// The id of that list.
+    pub refused_id: Option<String>,
+    /// The reason of the gate.
+    pub refusal: Option<String>,
     /// Whether the operator may accept that list.
     pub is_acceptable: bool,
     /// Whether somebody was told that the list is older than it should be.
@@ -111,6 +116,33 @@ impl Lists {
     /// How a source stands, if it is not well.
     pub fn standing(&self, name: &str) -> Option<&Standing> {
         self.standings.get(name)
+    }
+
+    /// The ids of the rejected lists that wait, by source.
+    pub fn rejected_ids(&self) -> BTreeMap<&str, &str> {
+        let ids = self.standings.iter();
+        ids.filter_map(|(name, standing)| Some((&**name, standing.refused_id.as_deref()?)))
+            .collect()
+    }
+
+    /// The rejected lists that wait, compared with the active ones.
+    pub fn rejected(&self) -> RejectedLists {
+        let list = |(name, standing): (&String, &Standing)| {
+            let fetched = standing.refused.as_ref()?;
+            let active = self.feeds.get(name).map_or(&[][..], |feed| &feed.prefixes);
+            let list = RejectedList {
+                id: standing.refused_id.clone()?,
+                fetched: fetched.fetched,
+                reason: standing.refusal.clone().unwrap_or_default(),
+                acceptable: standing.is_acceptable,
+                prefixes: fetched.prefixes.len(),
+                difference: Difference::between(active, &fetched.prefixes),
+            };
+            Some((name.clone(), list))
+        };
+        RejectedLists {
+            sources: self.standings.iter().filter_map(list).collect(),
+        }
     }
 
     /// What an answer would make of a source; an error if the gate refuses it.
@@ -250,6 +282,8 @@ impl Lists {
                 == Some(&refused.fetched.prefixes);
         standing.failure = Some(reason.clone());
         standing.is_acceptable = refused.refusal.is_acceptable();
+        standing.refused_id = Some(list_id(name, &refused.fetched.prefixes));
+        standing.refusal = Some(refused.refusal.to_string());
         standing.refused = Some(refused.fetched);
         let happened = (!is_known).then(|| What::Refused {
             reason,
@@ -270,6 +304,7 @@ impl Lists {
         standing.times = standing.times.saturating_add(1);
         let is_known = standing.failure.replace(reason.clone()).as_ref() == Some(&reason);
         standing.refused = None;
+        standing.refused_id = None;
         let happened = (!is_known).then_some(What::Refused { reason, change });
         events(name, now, happened)
     }

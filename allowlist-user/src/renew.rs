@@ -11,6 +11,7 @@ use crate::difference::Difference;
 use crate::gate::{self, Before, Refusal, judge};
 use crate::past;
 use crate::policy::{Answer, Family, Feed, Fetched, Held, Origin, Source};
+use crate::rejected::list_id;
 
 /// A feed that passed the gate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +39,8 @@ impl Refused {
         let name = &source.name;
         let reason = format!("source {name}: {}: {}", source.origin, self.refusal);
         if self.refusal.is_acceptable() {
+            let id = list_id(name, &self.fetched.prefixes);
+            let reason = format!("{reason}; the id of this list is {id}");
             format!("{reason}; if the vendor means it, `allowlist accept {name}` lets it in")
         } else {
             reason

@@ -5,6 +5,7 @@ mod audit;
 mod changes;
 mod event;
 mod explain;
+mod holders;
 mod list;
 mod plan;
 mod policies;
@@ -17,9 +18,12 @@ use serde_json::{Value, json};
 
 pub use added::Added;
 pub use audit::AuditLog;
-pub use changes::{Outcome, diff_json, diff_text, history_text, refreshed_text, signed};
+pub use changes::{
+    Outcome, diff_json, diff_text, history_text, refreshed_text, signed, widest_first,
+};
 pub use event::{Epoch, seen_json, seen_text};
 pub use explain::Explanation;
+pub use holders::{Holder, Holders, Skipped};
 pub use list::List;
 pub use plan::Plan;
 pub use policies::PolicyList;

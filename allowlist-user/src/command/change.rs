@@ -12,6 +12,7 @@ use crate::cli::{
 };
 use crate::control::{Care, Client, Done, Entry, Wanted};
 use crate::feed::parse_prefix;
+use crate::rejected::{RejectedLists, command};
 use crate::report;
 use crate::session::Session;
 
@@ -95,8 +96,13 @@ pub(super) async fn accept(paths: &Paths, options: Accept) -> Result<()> {
         ..CareArgs::default()
     };
     let client = Client::new(&paths.socket);
+    let source = options.source;
+    let id = match options.id {
+        Some(id) => Some(id),
+        None => approved(&client, &source, options.output).await?,
+    };
     let done = client
-        .ask(Wanted::Accept(options.source), &care(&typed))
+        .ask(Wanted::Accept { source, id }, &care(&typed))
         .await?;
     if options.output.json {
         return print_json(&serde_json::to_value(&done)?);
@@ -109,6 +115,36 @@ pub(super) async fn accept(paths: &Paths, options: Accept) -> Result<()> {
         done.generation,
         report::signed(&change.added, &change.removed)
     ))
+}
+
+/// Shows the rejected list of a source, and returns its id if the operator approves it on a terminal; `None` if
+/// there is no list to approve, so that the daemon states the reason.
+async fn approved(client: &Client<'_>, source: &str, output: Output) -> Result<Option<String>> {
+    let rejected: RejectedLists = serde_json::from_str(&client.report("rejected", true).await?)
+        .context("the daemon's answer is not understood; is it of another version?")?;
+    let Some(list) = rejected.sources.get(source).filter(|list| list.acceptable) else {
+        return Ok(None);
+    };
+    let text = list.text(source);
+    if output.json {
+        eprint!("{text}");
+    } else {
+        print(&text)?;
+    }
+    if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+        bail!(
+            "nothing was accepted: without a terminal, `accept` needs the id of the list: {}",
+            command(source, &list.id)
+        );
+    }
+    eprint!("accept this list? [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    ensure!(
+        matches!(answer.trim(), "y" | "Y" | "yes"),
+        "nothing was accepted"
+    );
+    Ok(Some(list.id.clone()))
 }
 
 async fn ask(paths: &Paths, wanted: Wanted, typed: &CareArgs, output: Output) -> Result<()> {

@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use ipnet::IpNet;
 use jiff::Timestamp;
 use log::{info, warn};
 
 use super::{CONFIG, config, print, print_json, warnings};
 use crate::additions::{Additions, SOURCE_PREFIX, source_name};
 use crate::catalogue::{self, Provider};
-use crate::cli::{Check, Diff, Export, Fetch, History, Output, Paths, Providers, ProvidersCommand};
-use crate::compile::{Names, compile};
+use crate::cli::{Check, Diff, Export, Fetch, History, Paths};
+use crate::compile::{CompileError, Names, compile, require_room};
 use crate::config::{Config, provided};
+use crate::control::Client;
 use crate::export::{Listed, export as exported};
 use crate::gather::gather;
 use crate::history;
@@ -24,6 +24,7 @@ use crate::lists::Lists;
 use crate::netlink::index_of;
 use crate::policy::{Answer, Feed, Origin, Snapshot, Source};
 use crate::record::Record;
+use crate::rejected::RejectedLists;
 use crate::renew::renew;
 use crate::report::{self, Outcome, Plan};
 use crate::state::{StateDir, StateError};
@@ -76,7 +77,8 @@ pub(super) async fn check(paths: &Paths, check: Check) -> Result<()> {
         warnings.clear();
     }
     let known = Names::default();
-    let tables = compile(&config.policy, &feeds, config.max_prefixes, &known)?;
+    require_room(&config.policy, &feeds, config.max_prefixes)?;
+    let tables = compile(&config.policy, &feeds, u32::MAX, &known)?;
     let record = Record::of(1, &tables.names, &config.policy, &Lists::new(feeds), None);
     let plan = Plan {
         config: &config,
@@ -234,37 +236,6 @@ fn provided_source(provider: &'static Provider, options: &Fetch) -> Result<Sourc
     })
 }
 
-pub(super) fn providers(options: &Providers) -> Result<()> {
-    if let Some(ProvidersCommand::Show { name, output }) = &options.show {
-        return show_provider(name, *output);
-    }
-    let word = options.word.as_deref().unwrap_or_default();
-    let found: Vec<_> = catalogue::all()
-        .iter()
-        .filter(|provider| provider.matches(word))
-        .collect();
-    if options.output.json {
-        return print_json(&report::providers_json(&found));
-    }
-    if found.is_empty() {
-        bail!(
-            "no provider has {word:?} in its name, title or description; `allowlist providers` lists all"
-        );
-    }
-    print(&report::providers_text(&found))
-}
-
-fn show_provider(name: &str, output: Output) -> Result<()> {
-    let provider = catalogue::find(name).with_context(|| {
-        format!("there is no provider {name:?}; `allowlist providers` lists them")
-    })?;
-    if output.json {
-        print_json(&report::provider_json(provider))
-    } else {
-        print(&report::provider_text(provider))
-    }
-}
-
 /// The sources that are used, or the one that was named.
 fn chosen<'c>(config: &'c Config, name: Option<&str>) -> Result<Vec<&'c Source>> {
     let Some(name) = name else {
@@ -330,10 +301,14 @@ pub(super) async fn diff(paths: &Paths, options: &Diff) -> Result<()> {
         outcomes.insert(source.name, outcome);
     }
     warn_of_room(paths, &config, &outcomes)?;
+    let mut rejected = rejected(paths).await;
+    rejected
+        .sources
+        .retain(|name, _| sources.iter().any(|source| source.name == *name));
     if options.output.json {
-        print_json(&report::diff_json(&outcomes))?;
+        print_json(&report::diff_json(&outcomes, &rejected))?;
     } else {
-        print(&report::diff_text(&outcomes))?;
+        print(&report::diff_text(&outcomes, &rejected))?;
     }
     let failed = outcomes
         .values()
@@ -346,6 +321,15 @@ pub(super) async fn diff(paths: &Paths, options: &Diff) -> Result<()> {
     Ok(())
 }
 
+/// The rejected lists of a running daemon; none without a daemon, or without the right to query it.
+async fn rejected(paths: &Paths) -> RejectedLists {
+    let client = Client::new(&paths.socket);
+    let report = client.report("rejected", true).await.ok();
+    report
+        .and_then(|report| serde_json::from_str(&report).ok())
+        .unwrap_or_default()
+}
+
 /// A list that passes the gate is refused all the same where the tables have no room for it.
 fn warn_of_room(
     paths: &Paths,
@@ -353,24 +337,24 @@ fn warn_of_room(
     outcomes: &BTreeMap<String, Outcome>,
 ) -> Result<()> {
     let used: Vec<&Source> = config.policy.used_sources().collect();
-    let last = last_good(paths, &used)?;
-    let mut prefixes: Vec<IpNet> = Vec::new();
+    let mut feeds = last_good(paths, &used)?;
+    let now = Timestamp::now();
     for source in used {
-        match (&source.origin, outcomes.get(&source.name)) {
+        let feed = match (&source.origin, outcomes.get(&source.name)) {
             (Origin::Prefixes(own) | Origin::BuiltIn { prefixes: own, .. }, _) => {
-                prefixes.extend(own);
+                Feed::new(own.clone(), now)
             }
-            (_, Some(Outcome::Changed(renewal, _))) => prefixes.extend(renewal.feed.in_force()),
-            _ => prefixes.extend(last.get(&source.name).into_iter().flat_map(Feed::in_force)),
-        }
+            (_, Some(Outcome::Changed(renewal, _))) => renewal.feed.clone(),
+            _ => continue,
+        };
+        feeds.insert(source.name.clone(), feed);
     }
-    prefixes.sort_unstable();
-    prefixes.dedup();
-    if prefixes.len() > config.max_prefixes as usize {
+    if let Err(CompileError::TooManyPrefixes {
+        prefixes, limit, ..
+    }) = require_room(&config.policy, &feeds, config.max_prefixes)
+    {
         warn!(
-            "all lists together have {} prefixes, which do not fit max_prefixes = {}: what does not fit is refused; raise max_prefixes",
-            prefixes.len(),
-            config.max_prefixes
+            "all lists together have {prefixes} prefixes, which do not fit max_prefixes = {limit}: what does not fit is refused; raise max_prefixes"
         );
     }
     Ok(())

@@ -5,6 +5,7 @@
 //! only so many; what waits for the daemon is bounded too. Reports come from the pinned maps and the disk,
 //! so they cost the daemon nothing.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::path::PathBuf;
@@ -35,6 +36,7 @@ use super::{Asked, Done, Kind, Live, Problem, Request, VERSION, peer};
 use crate::audit::Who;
 use crate::cli::Paths;
 use crate::explain::{Question, Target, Typed};
+use crate::rejected::RejectedLists;
 use crate::report::{Added, AuditLog, Explanation, List, PolicyList, Report, Sources, Status};
 
 /// `sockaddr_un` has room for so much, and a zero.
@@ -56,6 +58,7 @@ const LONGEST: Duration = Duration::from_mins(10);
 pub struct Control {
     path: PathBuf,
     live: watch::Sender<Live>,
+    rejected: watch::Sender<Arc<RejectedLists>>,
     group: watch::Sender<Option<Gid>>,
     requests: mpsc::Receiver<Request>,
     server: JoinHandle<()>,
@@ -65,6 +68,7 @@ pub struct Control {
 struct Shared {
     asked: mpsc::Sender<Request>,
     live: watch::Receiver<Live>,
+    rejected: watch::Receiver<Arc<RejectedLists>>,
     paths: Arc<Paths>,
 }
 
@@ -105,16 +109,19 @@ impl Control {
         }
         let listener = UnixListener::bind(path).with_context(what)?;
         let (live, watching) = watch::channel(Live::default());
+        let (rejected, waiting) = watch::channel(Arc::default());
         let (asked, requests) = mpsc::channel(WAITING);
         let (admitted, allowed) = watch::channel(None);
         let shared = Shared {
             asked,
             live: watching,
+            rejected: waiting,
             paths: Arc::new(paths.clone()),
         };
         let control = Self {
             path: path.to_owned(),
             live,
+            rejected,
             group: admitted,
             requests,
             server: tokio::spawn(accept(listener, allowed, router(shared))),
@@ -169,6 +176,19 @@ impl Control {
             // The server is gone, and nobody can ask any more.
             None => std::future::pending().await,
         }
+    }
+
+    /// The ids of the published rejected lists, by source.
+    pub fn rejected_ids(&self) -> BTreeMap<String, String> {
+        let lists = Arc::clone(&self.rejected.borrow());
+        let ids = lists.sources.iter();
+        ids.map(|(source, list)| (source.clone(), list.id.clone()))
+            .collect()
+    }
+
+    /// Replaces the rejected lists that reports show.
+    pub fn publish_rejected(&self, lists: RejectedLists) {
+        self.rejected.send_replace(Arc::new(lists));
     }
 
     /// What to answer from now on.
@@ -379,6 +399,7 @@ impl Shared {
                 Box::new(Explanation::read(pin_dir, state_dir, question)?)
             }
             "added" => Box::new(Added::read(state_dir)?),
+            "rejected" => Box::new(RejectedLists::clone(&self.rejected.borrow())),
             "log" => Box::new(AuditLog::read(state_dir, about.count)?),
             "policies" => Box::new(PolicyList::read(state_dir)?),
             _ => return Err(unknown("report")),

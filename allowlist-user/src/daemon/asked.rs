@@ -40,9 +40,9 @@ impl Daemon {
             Wanted::Add(entries) => self.add(&entries, &care, &who),
             Wanted::Remove(entries) => self.remove(&entries, &care, &who),
             Wanted::Mode(mode) => (Deed::Mode { mode }, self.change_mode(mode, &care, &who)),
-            Wanted::Accept(source) => {
-                let done = self.accept(&source, &care).map_err(Problem::from);
-                (Deed::Accept { source }, done)
+            Wanted::Accept { source, id } => {
+                let done = self.accept(&source, id.as_deref(), &care);
+                (Deed::Accept { source, id }, done)
             }
             Wanted::Rollback(to) => self.roll_back(to, &care, &who).await,
             Wanted::Confirm => (Deed::Confirm, self.confirm()),

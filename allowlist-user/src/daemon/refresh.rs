@@ -5,18 +5,19 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use jiff::{SignedDuration, Timestamp};
 use log::{info, warn};
 use nix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 
 use super::{Daemon, schedule};
-use crate::control::{Care, Done, NotDone};
+use crate::control::{Care, Done, Kind, NotDone, Problem};
 use crate::event::{Event, What};
 use crate::gather::Gathered;
 use crate::lists::Proposal;
 use crate::policy::{Answer, Origin, Source};
+use crate::rejected;
 use crate::renew::Refused;
 
 /// After a file was touched, its writer is left this long to be done.
@@ -238,8 +239,14 @@ impl Daemon {
         Ok(events)
     }
 
-    /// The operator lets in the list that the gate refused last.
-    pub(super) fn accept(&mut self, name: &str, care: &Care) -> Result<Done> {
+    /// Accepts the list of this id, and no other, that the gate rejected and that waits.
+    pub(super) fn accept(
+        &mut self,
+        name: &str,
+        id: Option<&str>,
+        care: &Care,
+    ) -> Result<Done, Problem> {
+        let refuse = |kind, error: String| Err(Problem::new(kind, error));
         let Some(source) = self.config.policy.source(name).cloned() else {
             let names: Vec<_> = self
                 .config
@@ -247,37 +254,63 @@ impl Daemon {
                 .used_sources()
                 .map(|one| &*one.name)
                 .collect();
-            bail!(
-                "there is no source {name:?}; there are {}",
-                names.join(", ")
+            let names = names.join(", ");
+            return refuse(
+                Kind::Refused,
+                format!("there is no source {name:?}; there are {names}"),
             );
         };
-        if self.fetches.is_running(name) {
-            // What comes of it may be another list than the operator looked at.
-            bail!("{name} is being fetched at this moment; look again, and ask again");
-        }
         let now = self.now();
         let proposal = match self.lists.propose_refused(&source, now) {
             Some(Ok(proposal)) => proposal,
-            Some(Err(refused)) => bail!("source {name}: {}", refused.refusal),
-            None => match self
-                .lists
-                .standing(name)
-                .and_then(|one| one.failure.as_ref())
-            {
-                Some(failure) => bail!("there is no list of {name} to accept: {failure}"),
-                None => {
-                    bail!("no list of {name} was refused; `allowlist status` says how it stands")
-                }
-            },
+            Some(Err(refused)) => {
+                let refusal = refused.refusal;
+                return refuse(Kind::Refused, format!("source {name}: {refusal}"));
+            }
+            None => {
+                let standing = self.lists.standing(name);
+                let failure = standing.and_then(|standing| standing.failure.as_ref());
+                let error = match failure {
+                    Some(failure) => format!("there is no list of {name} to accept: {failure}"),
+                    None => format!(
+                        "no list of {name} was refused; `allowlist status` says how it stands"
+                    ),
+                };
+                return refuse(Kind::Refused, error);
+            }
         };
+        let ids = self.lists.rejected_ids();
+        let current = ids.get(name).copied().unwrap_or_default();
+        let command = rejected::command(name, current);
+        match id {
+            Some(id) if id == current => {}
+            Some(_) => {
+                return refuse(
+                    Kind::Refused,
+                    format!(
+                        "the rejected list of {name} is another one now, {current}; `allowlist diff {name}` shows it, and `{command}` accepts it"
+                    ),
+                );
+            }
+            None => {
+                return refuse(
+                    Kind::Invalid,
+                    format!(
+                        "accept needs the `id` of the rejected list; of {name} it is {current} now: `allowlist diff {name}` shows the list, and `{command}` accepts it"
+                    ),
+                );
+            }
+        }
         let adopted = self.adopt(&source, proposal, now, Some(care));
         self.record_is_old = true;
         self.write_record();
-        let change = adopted?.into_iter().find_map(|event| match event.what {
-            What::Changed { change, .. } => Some(change),
-            _ => None,
-        });
+        let change = adopted
+            .map_err(Problem::from)?
+            .into_iter()
+            .find_map(|event| match event.what {
+                What::Changed { change, .. } => Some(change),
+                _ => None,
+            });
         Ok(Done {
             change: Some(change.unwrap_or_default()),
             ..self.done()

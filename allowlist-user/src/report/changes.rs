@@ -7,7 +7,9 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use crate::control::Refreshed;
+use crate::difference::Difference;
 use crate::event::{Change, Event, What};
+use crate::rejected::{RejectedLists, command, list_id};
 use crate::renew::{Refused, Renewal};
 
 /// As many prefixes as a text shows of one change; JSON has all of them.
@@ -23,21 +25,32 @@ pub enum Outcome {
     Changed(Renewal, Duration),
 }
 
-/// Sources and what would become of them, for people.
-pub fn diff_text(outcomes: &BTreeMap<String, Outcome>) -> String {
+/// Sources with their rejected lists and the changes of a refresh, for people.
+pub fn diff_text(outcomes: &BTreeMap<String, Outcome>, rejected: &RejectedLists) -> String {
     let mut text = String::new();
     for (name, outcome) in outcomes {
+        let id = match outcome {
+            Outcome::Refused(refused) => Some(list_id(name, &refused.fetched.prefixes)),
+            _ => None,
+        };
+        // The daemon may have another list than the vendor has now.
+        let waiting = rejected.sources.get(name);
+        let other = waiting.filter(|list| id.as_ref() != Some(&list.id));
+        text += &other.map_or_else(String::new, |list| list.text(name));
         match outcome {
             Outcome::Failed(reason) => text += &format!("{name}: cannot be had: {reason}\n"),
             Outcome::Refused(refused) => {
-                let accept = if refused.refusal.is_acceptable() {
-                    format!("; if the vendor means it, `allowlist accept {name}` lets it in")
+                text += &format!("{name}: would be refused: {}\n", refused.refusal);
+                text += &widest_first(&refused.difference);
+                let id = id.filter(|_| refused.refusal.is_acceptable());
+                let when = if waiting.is_some() && other.is_none() {
+                    "to accept exactly this list"
                 } else {
-                    String::new()
+                    "to accept exactly this list, once a daemon has fetched it"
                 };
-                text += &format!("{name}: would be refused: {}{accept}\n", refused.refusal);
-                let difference = &refused.difference;
-                text += &signed(&difference.added, &difference.removed);
+                text += &id.map_or_else(String::new, |id| {
+                    format!("  {when}: {}\n", command(name, &id))
+                });
             }
             Outcome::Changed(renewal, grace) => {
                 let (feed, difference) = (&renewal.feed, &renewal.difference);
@@ -64,11 +77,12 @@ pub fn diff_text(outcomes: &BTreeMap<String, Outcome>) -> String {
 }
 
 /// The same for programs.
-pub fn diff_json(outcomes: &BTreeMap<String, Outcome>) -> Value {
-    let one = |outcome: &Outcome| match outcome {
+pub fn diff_json(outcomes: &BTreeMap<String, Outcome>, rejected: &RejectedLists) -> Value {
+    let one = |name: &str, outcome: &Outcome| match outcome {
         Outcome::Failed(reason) => json!({ "outcome": "failed", "reason": reason }),
         Outcome::Refused(refused) => json!({
             "outcome": "refused",
+            "id": list_id(name, &refused.fetched.prefixes),
             "reason": refused.refusal.to_string(),
             "acceptable": refused.refusal.is_acceptable(),
             "added": refused.difference.added,
@@ -85,8 +99,18 @@ pub fn diff_json(outcomes: &BTreeMap<String, Outcome>) -> Value {
     };
     let sources = outcomes
         .iter()
-        .map(|(name, outcome)| (name.clone(), one(outcome)));
-    json!({ "sources": sources.collect::<serde_json::Map<_, _>>() })
+        .map(|(name, outcome)| (name.clone(), one(name, outcome)));
+    json!({
+        "sources": sources.collect::<serde_json::Map<_, _>>(),
+        "rejected": rejected.sources,
+    })
+}
+
+/// The changes of a rejected list. The widest prefixes are first, so that none hides behind many narrow ones.
+pub fn widest_first(difference: &Difference) -> String {
+    let mut added = difference.added.clone();
+    added.sort_by_key(IpNet::prefix_len);
+    signed(&added, &difference.removed)
 }
 
 /// Events, for people.

@@ -278,6 +278,55 @@ fn a_provider_is_shown_as_configuration_that_works() -> anyhow::Result<()> {
     Ok(())
 }
 
+#[test]
+fn an_address_is_found_in_compiled_in_and_last_good_lists() -> anyhow::Result<()> {
+    let home = Home::new()?;
+    let holders = |arguments: &[&str]| -> anyhow::Result<Value> {
+        let ended = run(
+            &home,
+            &[&["providers", "--json", "--address"], arguments].concat(),
+        )?;
+        ensure!(ended.code == Some(0), "{ended:?}");
+        Ok(serde_json::from_str(&ended.stdout)?)
+    };
+    home.write(
+        "allowlist.toml",
+        "interfaces = ['lo']\n[services.web]\nports = ['tcp/443']\nallow = ['gh']\n\
+         [sources.gh]\nprovider = 'github'\n",
+    )?;
+    let found = holders(&["::ffff:52.5.142.59"])?;
+    assert_eq!(found["address"], "52.5.142.59");
+    let entry = json!({
+        "provider": "workato", "region": "US", "prefix": "52.5.142.59/32", "from": "compiled-in",
+        "source": null, "at": "2026-11-22",
+    });
+    assert_eq!(found["holders"], json!([entry]));
+    assert_eq!(holders(&["140.82.112.9"])?["holders"], json!([]));
+
+    let config = Config::load(&home.folder.path().join("allowlist.toml"))?;
+    let source = config.policy.source("gh").context("it is configured")?;
+    let prefixes = vec!["140.82.112.0/20".parse()?];
+    let state = StateDir::open(&home.folder.path().join("state"))?;
+    state.store(source, &Feed::new(prefixes, jiff::Timestamp::now()))?;
+    let found = holders(&["140.82.112.9"])?;
+    let holder = &found["holders"][0];
+    assert_eq!(
+        (&holder["provider"], &holder["source"], &holder["from"]),
+        (&json!("github"), &json!("gh"), &json!("last-good"))
+    );
+    // The rest has to be fetched, which is only done on request.
+    let skipped = found["not_searched"].as_array().context("an array")?;
+    assert!(skipped.len() > 70 && skipped.iter().all(|one| one["provider"] != "github"));
+    let text = run(&home, &["providers", "--address", "192.0.2.1"])?;
+    assert!(
+        text.stdout
+            .starts_with("no entry that was searched holds 192.0.2.1\nnot searched: "),
+        "{text:?}"
+    );
+    check_error(&run(&home, &["providers", "--fetch"])?, 2, &["--address"]);
+    Ok(())
+}
+
 /// Read, judged and compiled. How long that takes is in docs/performance.md.
 #[test]
 fn a_list_of_a_million_lines_takes_little_memory() -> anyhow::Result<()> {

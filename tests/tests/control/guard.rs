@@ -138,7 +138,17 @@ fn no_accepted_list_cuts_who_accepts_it() -> anyhow::Result<()> {
         .write("peer.txt", "192.0.2.1\n192.0.2.2\n")?;
     host.daemon()
         .wait_for_line("`allowlist accept peer` lets it in", SOON)?;
-    host.cut(&["accept", "peer"], &["ssh covers tcp/22"]);
-    host.uncut(&["accept", "peer", "--force"]);
+    let mut id = String::new();
+    eventually(|| {
+        let diff = host.done(&["diff", "--json", "--config", &host.config]);
+        let diff: Value = serde_json::from_str(&diff)?;
+        id = diff["rejected"]["peer"]["id"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        Ok(!id.is_empty())
+    })?;
+    host.cut(&["accept", "peer", &id], &["ssh covers tcp/22"]);
+    host.uncut(&["accept", "peer", &id, "--force"]);
     Ok(())
 }

@@ -8,6 +8,7 @@ mod guard;
 mod privileges;
 mod reload;
 mod rollback;
+mod room;
 mod tables;
 
 use std::io::Write as _;

@@ -75,6 +75,57 @@ fn addresses(count: u8) -> Vec<String> {
     (1..=count).map(|host| format!("198.18.0.{host}")).collect()
 }
 
+/// The id of the rejected list that waits, once there is one other than `before`.
+fn waiting_id(site: &Site, config: &str, before: &str) -> anyhow::Result<String> {
+    let mut id = String::new();
+    eventually(|| {
+        let diff = site.run(&["diff", "vendor", "--json", "--config", config])?;
+        let diff: Value = serde_json::from_str(&diff.stdout)?;
+        let found = diff["rejected"]["vendor"]["id"].as_str();
+        id = found.unwrap_or_default().to_owned();
+        Ok(!id.is_empty() && id != before)
+    })?;
+    Ok(id)
+}
+
+/// The vendor serves a short list, the operator looks at it, and the vendor serves another one.
+#[test]
+fn no_other_list_than_the_one_that_was_shown_is_accepted() -> anyhow::Result<()> {
+    require_root!();
+    let many = addresses(10);
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let setup = Setup::new(&many, "grace = '0s'", WEB)?;
+    let (site, config) = (&setup.site, &setup.config);
+    let filter = setup.start()?;
+    setup.vendor.answer("/list", answer(&["198.18.0.1"]));
+    filter.wait_for_line("9 prefixes less", SOON)?;
+    let shown = waiting_id(site, config, "")?;
+    setup
+        .vendor
+        .answer("/list", answer(&["198.18.0.1", "66.0.0.0/8"]));
+    filter.wait_for_line("(1 prefixes would come, 9 would go)", SOON)?;
+    let current = waiting_id(site, config, &shown)?;
+    let ended = site.run(&["accept", "vendor", &shown])?;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains(&current), "{ended:?}");
+    assert_eq!(setup.prefixes()?.len(), 10);
+    // Back to the first list: it has the id that it had.
+    setup.vendor.answer("/list", answer(&["198.18.0.1"]));
+    assert_eq!(waiting_id(site, config, &current)?, shown);
+    let ended = site.run(&["accept", "vendor", &shown])?;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(setup.prefixes()?, ["198.18.0.1/32"]);
+    let log = site.json("log")?;
+    let entries = log["entries"].as_array().context("entries")?;
+    let ids: Vec<_> = entries
+        .iter()
+        .filter(|entry| entry["action"] == "accept")
+        .map(|entry| entry["id"].as_str().unwrap_or_default())
+        .collect();
+    assert_eq!(ids, [&shown, &shown]);
+    Ok(())
+}
+
 #[test]
 fn a_list_that_shrinks_waits_until_it_is_accepted() -> anyhow::Result<()> {
     require_root!();
@@ -112,7 +163,17 @@ fn a_list_that_shrinks_waits_until_it_is_accepted() -> anyhow::Result<()> {
     );
     assert!(diff.stdout.contains("\n  - 198.18.0.9/32\n"), "{diff:?}");
 
+    // Without a terminal, the command states what to type.
     let ended = site.run(&["accept", "vendor"])?;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    let id = waiting_id(site, config, "")?;
+    let command = format!("allowlist accept vendor {id}");
+    assert!(ended.stderr.contains(&command), "{ended:?}");
+    assert!(ended.stdout.contains("\n  - 198.18.0.9/32\n"), "{ended:?}");
+    assert!(diff.stdout.contains(&command), "{diff:?}");
+    assert_eq!(setup.prefixes()?.len(), 10);
+
+    let ended = site.run(&["accept", "vendor", &id])?;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let first = "accepted: 0 prefixes more and 9 less; generation 2\n  - 198.18.0.2/32\n";
     assert!(ended.stdout.starts_with(first), "{ended:?}");

@@ -65,10 +65,12 @@ fn read_max_addresses(gate: &mut Gate, table: &Table, problems: &mut Problems) {
             Some(families) => families.get(family),
             None => table.get("max_addresses").filter(is_for_all),
         };
-        let (max, all) = if bits == 32 {
-            (&mut gate.max_addresses.v4, PerFamily::ALL.v4)
+        let (max, notable, all) = if bits == 32 {
+            let notable = &mut gate.notable_addresses.v4;
+            (&mut gate.max_addresses.v4, notable, PerFamily::ALL.v4)
         } else {
-            (&mut gate.max_addresses.v6, PerFamily::ALL.v6)
+            let notable = &mut gate.notable_addresses.v6;
+            (&mut gate.max_addresses.v6, notable, PerFamily::ALL.v6)
         };
         if let Some(node) = stated {
             match addresses(&node, bits, all) {
@@ -88,7 +90,9 @@ fn read_max_addresses(gate: &mut Gate, table: &Table, problems: &mut Problems) {
             .and_then(|length| u8::try_from(length).ok())
         {
             // A width that is allowed implies its addresses.
-            *max = (*max).max(size_of(bits, length));
+            let size = size_of(bits, length);
+            *max = (*max).max(size);
+            *notable = (*notable).max(size.saturating_add(1));
         }
     }
 }

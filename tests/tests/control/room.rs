@@ -1,0 +1,62 @@
+//! The room in the kernel's tables: a source that fills it delays neither another source nor `add`.
+
+use super::*;
+
+/// Two files, and a limit of which each has a share of 12.
+const FILES: &str = r#"
+interfaces = ["eth0"]
+max_prefixes = 100
+[services.web]
+ports = ["udp/443"]
+allow = ["big", "small"]
+[sources.big]
+file = "big.txt"
+[sources.small]
+file = "small.txt"
+"#;
+
+/// So many addresses, a line each.
+fn lines(third: u8, count: u8) -> String {
+    let lines = (0..count).map(|last| format!("198.18.{third}.{last}\n"));
+    lines.collect()
+}
+
+/// Waits until so many prefixes of a source are active.
+fn has(host: &Host, source: &str, count: u64) -> anyhow::Result<()> {
+    eventually(|| Ok(host.site.json("status")?["sources"][source]["prefixes"] == count))
+}
+
+#[test]
+fn a_source_that_fills_the_tables_delays_no_other() -> anyhow::Result<()> {
+    require_root!();
+    let mut host = Host::down(FILES)?;
+    let scratch = &host.site.scratch;
+    scratch.write("big.txt", lines(1, 90))?;
+    scratch.write("small.txt", lines(2, 1))?;
+    host.start(&[])?;
+    for (count, active) in [(99, 99), (100, 100), (101, 100), (98, 98)] {
+        host.site.scratch.write("big.txt", lines(1, count))?;
+        if count > 100 {
+            let refused = "101 prefixes do not fit max_prefixes = 100";
+            host.daemon().wait_for_line(refused, SOON)?;
+        }
+        has(&host, "big", active)?;
+        host.done(&["add", &format!("198.18.3.{count}"), "--service", "web"]);
+    }
+    host.site.scratch.write("big.txt", lines(1, 100))?;
+    has(&host, "big", 100)?;
+    host.site.scratch.write("small.txt", lines(2, 12))?;
+    has(&host, "small", 12)?;
+    assert!(host.passes("198.18.2.11") && host.passes("198.18.3.99"));
+    // More than a share is not for a source while the tables are full.
+    host.site.scratch.write("small.txt", lines(2, 13))?;
+    host.daemon()
+        .wait_for_line("113 prefixes do not fit max_prefixes = 100", SOON)?;
+    has(&host, "small", 12)?;
+    // The next start has the same lists.
+    host.kill()?;
+    host.site.scratch.write("small.txt", lines(2, 12))?;
+    host.start(&[])?;
+    has(&host, "big", 100)?;
+    has(&host, "small", 12)
+}
