@@ -408,7 +408,7 @@ pub struct History {
 pub struct Accept {
     /// The source whose list was rejected
     pub source: String,
-    /// The id of the list, as `allowlist diff` shows it; without it, a terminal is asked
+    /// The id of the list, as `allowlist diff` shows it; without it, the command prompts on a terminal
     pub id: Option<String>,
     /// Do it even if it cuts the connection that this is typed over
     #[arg(long)]

@@ -93,9 +93,7 @@ fn pass_gate(source: &Source, list: &[IpNet]) -> anyhow::Result<()> {
     let mut source = source.clone();
     let mut public: Vec<IpNet> = list.iter().map(|prefix| as_public(*prefix)).collect();
     public.sort_unstable();
-    if public != list {
-        source.gate.min = 1;
-    }
+    source.gate.min = source.gate.min.min(list.len());
     Ok(judge(&source, None, &public, false)?)
 }
 

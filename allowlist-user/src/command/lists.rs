@@ -354,7 +354,7 @@ fn warn_of_room(
     }) = require_room(&config.policy, &feeds, config.max_prefixes)
     {
         warn!(
-            "all lists together have {prefixes} prefixes, which do not fit max_prefixes = {limit}: what does not fit is refused; raise max_prefixes"
+            "all lists together have {prefixes} prefixes, which do not fit max_prefixes = {limit}: a list that does not fit is rejected; raise max_prefixes"
         );
     }
     Ok(())

@@ -1,8 +1,8 @@
-//! The room in the kernel's tables, and the shares of it: a source that fills `max_prefixes` leaves every other
+//! The room in the kernel's tables, and its shares: a source that fills `max_prefixes` leaves every other
 //! source its share, and the prefixes that are added by command their reserve.
 //!
-//! Invariants: a source whose list can change and has no more prefixes than its share fits, whatever the
-//! others have, and so do additions within the reserve; all others fit `max_prefixes` together. So the answer
+//! Invariants: a source whose list can change and has no more prefixes than its share fits beside any
+//! others, and so do additions within the reserve; all others fit `max_prefixes` together. So the answer
 //! depends on the lists alone, and is the same after a restart.
 
 use ipnet::IpNet;
@@ -77,7 +77,7 @@ mod tests {
     use crate::additions::source_name;
     use crate::policy::{Feed, Format, Ports, Service};
 
-    /// Whether lists of these sizes fit. Names that begin with `added.` and `static.` are of additions and of the
+    /// Whether lists of such sizes fit. Names that begin with `added.` and `static.` are of additions and of the
     /// configuration's own lists.
     fn fits(limit: u32, lists: &[(&str, u32)]) -> bool {
         let source = |(place, &(name, size)): (usize, &(&str, u32))| {
@@ -125,7 +125,7 @@ mod tests {
         assert!(!fits(1000, &[("a", 1000), ("b", 126)]));
         assert!(!fits(1000, &[("a", 1001), ("b", 1)]));
         assert!(fits(1000, &[("a", 999), ("b", 1), ("c", 83)]));
-        // What the configuration holds does not grow, and needs no share.
+        // A list of the configuration does not grow, and needs no share.
         assert!(fits(1000, &[("a", 999), ("static.b", 1)]));
         assert!(!fits(1000, &[("a", 1000), ("static.b", 1)]));
         assert!(fits(1000, &[("a", 999), ("static.b", 1), ("c", 125)]));

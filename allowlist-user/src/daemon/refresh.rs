@@ -272,9 +272,9 @@ impl Daemon {
                 let failure = standing.and_then(|standing| standing.failure.as_ref());
                 let error = match failure {
                     Some(failure) => format!("there is no list of {name} to accept: {failure}"),
-                    None => format!(
-                        "no list of {name} was refused; `allowlist status` says how it stands"
-                    ),
+                    None => {
+                        format!("no list of {name} was refused; `allowlist status` shows its state")
+                    }
                 };
                 return refuse(Kind::Refused, error);
             }
