@@ -222,10 +222,13 @@ fn check_shrink(gate: &Gate, last: &[IpNet], new: &[IpNet], within: Within) -> R
         .filter(|prefix| new.binary_search(prefix).is_err())
         .count();
     let are_few = removed <= FEW && last.len() <= SMALL;
+    let has_both = Family::BOTH
+        .iter()
+        .all(|family| last.iter().any(family.is_family()));
     for family in Family::BOTH {
         let (covered, gone) = lost(last, new, family.is_family());
-        // A family that vanishes is no small loss, however few its prefixes are.
-        let is_gone = gone == covered && !new.iter().any(family.is_family());
+        // A family that vanishes beside the other is no small loss, however few its prefixes are.
+        let is_gone = has_both && !new.iter().any(family.is_family());
         if covered == 0 || (are_few && !is_gone) {
             continue;
         }

@@ -17,8 +17,8 @@ use serde::Serialize;
 
 pub use feed::{Answer, Feed, Fetched, Held, PastChange, Snapshot, Validator};
 pub use source::{
-    Column, Direction, Family, Format, Gate, Http, Lookup, Origin, Page, Pattern, PerFamily, Secret,
-    Select, Source, is_loopback, public_url,
+    Column, Direction, Family, Format, Gate, Http, Lookup, Origin, Page, Pattern, PerFamily,
+    Secret, Select, Source, is_loopback, public_url,
 };
 
 /// Services and the sources that they name.

@@ -146,9 +146,14 @@ pub fn renew(
 fn with_notes(source: &Source, mut feed: Feed) -> Feed {
     feed.notes = gate::without_notes(std::mem::take(&mut feed.notes));
     if !matches!(source.origin, Origin::Prefixes(_) | Origin::Added) {
-        let mut active: Vec<IpNet> = feed.in_force().collect();
-        active.sort_unstable();
-        feed.notes.extend(gate::notes(source, &active));
+        let notes = if feed.held.is_empty() {
+            gate::notes(source, &feed.prefixes)
+        } else {
+            let mut active: Vec<IpNet> = feed.in_force().collect();
+            active.sort_unstable();
+            gate::notes(source, &active)
+        };
+        feed.notes.extend(notes);
     }
     feed
 }

@@ -8,7 +8,7 @@
 use ipnet::IpNet;
 
 use super::CompileError;
-use crate::policy::{Origin, Policy, Snapshot, Source};
+use crate::policy::{Feed, Origin, Policy, Snapshot, Source};
 
 /// All shares together are this part of `max_prefixes`.
 const SHARES: usize = 4;
@@ -27,6 +27,9 @@ pub fn require_room(
     max_prefixes: u32,
 ) -> Result<(), CompileError> {
     let limit = max_prefixes as usize;
+    if snapshot.values().map(Feed::len).sum::<usize>() <= limit {
+        return Ok(());
+    }
     let is_added = |source: &&Source| matches!(source.origin, Origin::Added);
     let used: Vec<&Source> = policy
         .sources
@@ -75,7 +78,7 @@ mod tests {
 
     use super::*;
     use crate::additions::source_name;
-    use crate::policy::{Feed, Format, Ports, Service};
+    use crate::policy::{Format, Ports, Service};
 
     /// Whether lists of such sizes fit. Names that begin with `added.` and `static.` are of additions and of the
     /// configuration's own lists.

@@ -3,19 +3,25 @@
 //! Prefixes in their grace period count as well, so a source that lists other prefixes at each fetch is judged by
 //! all its active prefixes.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use ipnet::IpNet;
 
 use super::{Before, Refusal, Within};
-use crate::difference::{is_v4, is_v6, lost};
-use crate::policy::{PerFamily, Source};
+use crate::difference::{self, is_v4, is_v6, lost};
+use crate::policy::{Origin, PerFamily, Source};
 
 /// A growth by no more addresses than these is never too great: small lists grow by great parts. As many as an
 /// IPv4 /20 and an IPv6 /28 have.
 const FREE_GROWTH: PerFamily = PerFamily {
     v4: 1 << 12,
     v6: 1 << 100,
+};
+/// The same for a file, whose owner edits it. As many as an IPv4 /16 and an IPv6 /20 have.
+const FREE_GROWTH_OF_FILES: PerFamily = PerFamily {
+    v4: 1 << 16,
+    v6: 1 << 108,
 };
 
 /// The beginning of the notes that this module writes.
@@ -118,6 +124,10 @@ pub(super) fn check_growth(
     new: &[IpNet],
 ) -> Result<(), Refusal> {
     let gate = &source.gate;
+    let free = match source.origin {
+        Origin::File { .. } => FREE_GROWTH_OF_FILES,
+        _ => FREE_GROWTH,
+    };
     let (active, next) = activities(source, before, new);
     for family in Family::BOTH {
         let at_once = added(&active, new, family);
@@ -131,7 +141,7 @@ pub(super) fn check_growth(
             (before.earliest, in_all, window),
         ] {
             let before = covered(list, family);
-            let limit = part(before, gate.max_growth).max(family.of(FREE_GROWTH));
+            let limit = part(before, gate.max_growth).max(family.of(free));
             if grown > limit && !list.is_empty() {
                 let amount = |addresses| Amount { family, addresses };
                 return Err(Refusal::Grown {
@@ -146,20 +156,27 @@ pub(super) fn check_growth(
     Ok(())
 }
 
-/// The prefixes that are active now, and those that would be with a new list.
-fn activities(source: &Source, before: Before<'_>, new: &[IpNet]) -> (Vec<IpNet>, Vec<IpNet>) {
+/// The prefixes that are active now, and those that would be with a new list. Large lists are not copied where
+/// they are the whole answer.
+fn activities<'l>(
+    source: &Source,
+    before: Before<'l>,
+    new: &'l [IpNet],
+) -> (Cow<'l, [IpNet]>, Cow<'l, [IpNet]>) {
     let active = united(before.last, before.held);
     let next = if source.grace.is_zero() {
         united(new, before.held)
+    } else if active.is_empty() {
+        Cow::Borrowed(new)
     } else {
-        united(new, &active)
+        Cow::Owned(united(new, &active).into_owned())
     };
     (active, next)
 }
 
 /// How many addresses a list covers.
 fn covered(list: &[IpNet], family: Family) -> u128 {
-    lost(list, &[], family.is_family()).0
+    difference::covered(list, family.is_family())
 }
 
 /// How many addresses of `new` the list `old` does not cover.
@@ -198,10 +215,11 @@ fn part(number: u128, thousandths: u32) -> u128 {
 }
 
 /// Both lists as one, in order.
-fn united(one: &[IpNet], other: &[IpNet]) -> Vec<IpNet> {
-    let mut all = [one, other].concat();
-    if !other.is_empty() {
-        all.sort_unstable();
+fn united<'l>(one: &'l [IpNet], other: &[IpNet]) -> Cow<'l, [IpNet]> {
+    if other.is_empty() {
+        return Cow::Borrowed(one);
     }
-    all
+    let mut all = [one, other].concat();
+    all.sort_unstable();
+    Cow::Owned(all)
 }

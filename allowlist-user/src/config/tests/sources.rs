@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{check_wrong, parse_right, url};
 use crate::policy::{
-    Column, Direction, Family, Format, Gate, Http, Lookup, Origin, Page, Pattern, PerFamily, Secret,
-    Select, Source,
+    Column, Direction, Family, Format, Gate, Http, Lookup, Origin, Page, Pattern, PerFamily,
+    Secret, Select, Source,
 };
 
 /// The one source of a text.
