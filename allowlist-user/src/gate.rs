@@ -114,12 +114,23 @@ pub enum Refusal {
         /// What it is for.
         what: &'static str,
     },
+    /// An IPv6 prefix outside of the addresses that are allocated on the internet.
+    #[error(
+        "has {prefix}, which is not in 2000::/3, where all IPv6 addresses of the internet are; if it is meant, set `allow_special_use = true`"
+    )]
+    NotGlobal {
+        /// The prefix.
+        prefix: IpNet,
+    },
 }
 
 impl Refusal {
     /// Whether the operator may let this one list in. What no list may have is for the configuration.
     pub fn is_acceptable(&self) -> bool {
-        !matches!(self, Self::TooWide { .. } | Self::SpecialUse { .. })
+        !matches!(
+            self,
+            Self::TooWide { .. } | Self::SpecialUse { .. } | Self::NotGlobal { .. }
+        )
     }
 }
 
@@ -211,6 +222,9 @@ fn check_each(gate: &Gate, new: &[IpNet]) -> Result<(), Refusal> {
                 special,
                 what,
             });
+        }
+        if !gate.allow_special_use && !special::is_global_unicast(*prefix) {
+            return Err(Refusal::NotGlobal { prefix: *prefix });
         }
     }
     Ok(())

@@ -25,6 +25,14 @@ pub(super) fn special_use(prefix: IpNet) -> Option<(IpNet, &'static str)> {
     }
 }
 
+/// Returns whether `prefix` is IPv4, or lies in `2000::/3`, the only block that IANA allocates from.
+pub(super) fn is_global_unicast(prefix: IpNet) -> bool {
+    match prefix {
+        IpNet::V4(_) => true,
+        IpNet::V6(prefix) => prefix.prefix_len() >= 3 && prefix.network().segments()[0] >> 13 == 1,
+    }
+}
+
 /// What IANA's registry of special-purpose addresses (RFC 6890) calls not globally reachable; what holds IPv4
 /// addresses of anybody; and multicast, which is never a source.
 const V4: &[([u8; 4], u8, &str)] = &[

@@ -149,6 +149,20 @@ fn special_use() {
         check(|_| {}, "", prefix, &refused(prefix, block, what));
         check(|gate| gate.allow_special_use = true, "", prefix, "passes");
     }
+    // What words of a page and numbers of programs look like.
+    for prefix in [
+        "a::b/128",
+        "10::30/128",
+        "dead::beef/128",
+        "4000::/20",
+        "1fff:ffff::/32",
+    ] {
+        let refused = format!(
+            "has {prefix}, which is not in 2000::/3, where all IPv6 addresses of the internet are; if it is meant, set `allow_special_use = true`"
+        );
+        check(|_| {}, "", prefix, &refused);
+        check(|gate| gate.allow_special_use = true, "", prefix, "passes");
+    }
     // Neighbours of those, and blocks that are somebody's.
     for prefix in [
         "9.255.255.255 11.0.0.0",
@@ -229,6 +243,7 @@ fn the_operator_may_accept_a_size_and_nothing_else() {
     for (new, is_acceptable) in [
         ("8.8.8.8", true),
         ("10.0.0.0/8", false),
+        ("a::b", false),
         ("2.0.0.0/7", false),
     ] {
         let source = source(|gate| gate.min = 2);
