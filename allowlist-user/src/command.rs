@@ -45,9 +45,22 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     }
 }
 
-/// Warnings and errors as lines on standard error; `RUST_LOG` says which (default: info and up).
+/// The filter without `RUST_LOG`: this program's own lines. A list decides how often a library logs:
+/// html5ever warns of each tag that is out of place.
+const LOGGED: &str = "off,allowlist=info";
+
+/// Starts the log: warnings and errors as lines on standard error. `RUST_LOG` replaces [`LOGGED`].
 pub fn start_log() {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"))
+    log_builder("RUST_LOG").init();
+}
+
+/// The log; an environment variable holds its filter.
+fn log_builder(variable: &str) -> env_logger::Builder {
+    let mut builder = env_logger::Builder::new();
+    // Also where `RUST_LOG` is a level; its own name overrides this.
+    builder.filter_module("html5ever", log::LevelFilter::Off);
+    builder
+        .parse_env(env_logger::Env::new().filter_or(variable, LOGGED))
         .format(|out, record| {
             let level = match record.level() {
                 log::Level::Error => "error: ",
@@ -55,8 +68,8 @@ pub fn start_log() {
                 _ => "",
             };
             writeln!(out, "{level}{}", record.args())
-        })
-        .init();
+        });
+    builder
 }
 
 /// Carries out what was typed.
@@ -440,3 +453,6 @@ fn print(text: &str) -> Result<()> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;
