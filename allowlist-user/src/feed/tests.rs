@@ -7,6 +7,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::policy::{Column, Page, Select};
 
+mod pairs;
+
 const TODAY: Date = jiff::civil::date(2026, 11, 24);
 const EMPTY: &str = "is empty; a list names at least one prefix: check where it comes from";
 const NO_PREFIXES: &str = "names no prefix; a list names at least one: check where it comes from";
@@ -230,6 +232,21 @@ fn text() {
             "192.0.2.1/32 192.0.2.2/32",
         ),
         ("192.0.2.4 - 192.0.2.9\n", "192.0.2.4/30 192.0.2.8/31"),
+        // A semicolon between prefixes would make a comment of all but the first.
+        (
+            "192.0.2.0/24;198.51.100.0/24\n",
+            "line 1: \"198.51.100.0/24\" stands behind a semicolon, which starts a comment; write each \
+             prefix on a line of its own",
+        ),
+        (
+            "192.0.2.0/24 ; 198.51.100.0/24 ; 203.0.113.9\n",
+            "line 1: \"198.51.100.0/24\" stands behind a semicolon, which starts a comment; write each \
+             prefix on a line of its own",
+        ),
+        (
+            "192.0.2.0/24 ; was 198.51.100.0/24\n;192.0.2.9\n",
+            "192.0.2.0/24",
+        ),
         ("", EMPTY),
         ("# merged into another list\n", NO_PREFIXES),
         (
@@ -437,57 +454,6 @@ fn ranges() {
     }
     // The configuration and the command line take a prefix.
     assert!(parse_prefix("192.0.2.1-4").is_err());
-}
-
-#[test]
-fn two_texts_that_are_one_range_or_prefix() {
-    let shown = |answer: Result<Vec<IpNet>, PrefixError>| match answer {
-        Ok(prefixes) => words(&prefixes).join(" "),
-        Err(error) => error.to_string(),
-    };
-    let ends = [
-        ("192.0.2.0", "192.0.3.255", "192.0.2.0/23"),
-        (
-            "2001:db8::1",
-            "2001:db8::2",
-            "2001:db8::1/128 2001:db8::2/128",
-        ),
-        ("192.0.2.1", "9", &not_a_prefix("192.0.2.1-9")),
-        ("192.0.2.1", "", &not_a_prefix("192.0.2.1-")),
-        (
-            "192.0.2.1",
-            "2001:db8::1",
-            &not_a_prefix("192.0.2.1-2001:db8::1"),
-        ),
-        (
-            "192.0.2.9",
-            "192.0.2.1",
-            "\"192.0.2.9-192.0.2.1\" is a range that ends before it starts; write \
-             \"192.0.2.1-192.0.2.9\" if it is meant",
-        ),
-    ];
-    for (first, last, expected) in ends {
-        assert_eq!(shown(parse_ends(first, last)), expected);
-    }
-    let lengths = [
-        ("192.0.2.0", "24", "192.0.2.0/24"),
-        ("192.0.2.0", "/24", "192.0.2.0/24"),
-        ("192.0.2.0", "255.255.255.0", "192.0.2.0/24"),
-        ("2001:db8::", "/32", "2001:db8::/32"),
-        ("192.0.2.0", "", &not_a_prefix("192.0.2.0/")),
-        ("192.0.2.0", "x", &not_a_prefix("192.0.2.0/x")),
-        ("192.0.2.0/24", "24", &not_a_prefix("192.0.2.0/24/24")),
-        (
-            "192.0.2.9",
-            "255.255.255.0",
-            "\"192.0.2.9/24\" has host bits set; write \"192.0.2.0/24\" for the network or \
-             \"192.0.2.9/32\" for the one address",
-        ),
-    ];
-    for (address, length, expected) in lengths {
-        let answer = parse_with_length(address, length).map(|prefix| vec![prefix]);
-        assert_eq!(shown(answer), expected);
-    }
 }
 
 /// From a few characters, two hundred and more prefixes.

@@ -5,6 +5,7 @@
 
 use ipnet::IpNet;
 
+use super::token::{PrefixError, parse_token};
 use super::{FeedError, Place, shown, take};
 
 /// A token a line; `#` and `;` start comments.
@@ -17,11 +18,32 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Vec<IpNet>, FeedError> {
             let end = line.find(['#', ';']).unwrap_or(line.len());
             let token = trim(&line[..end]);
             if !token.is_empty() {
-                take(token, &mut prefixes, || Place::Line(index + 1))?;
+                let place = || Place::Line(index + 1);
+                take(token, &mut prefixes, place)?;
+                no_prefix_in_comment(&line[end..]).map_err(|error| FeedError::Prefix {
+                    place: place(),
+                    error: Box::new(error),
+                })?;
             }
         }
     }
     Ok(prefixes)
+}
+
+/// Refuses a comment behind a prefix that begins with another: `192.0.2.1;192.0.2.2` is a list to its author.
+fn no_prefix_in_comment(comment: &str) -> Result<(), PrefixError> {
+    let Some(words) = comment.strip_prefix(';') else {
+        return Ok(());
+    };
+    let word = words
+        .split([' ', '\t', ';', ',', '#'])
+        .find(|word| !word.is_empty());
+    match word.map(trim) {
+        Some(word) if parse_token(word, &mut Vec::new()).is_ok() => {
+            Err(PrefixError::InComment { token: shown(word) })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Text that is not blank, without its byte order mark.

@@ -214,6 +214,14 @@ pub enum PrefixError {
         /// The IPv4 form.
         meant: Ipv4Net,
     },
+    /// `192.0.2.1;192.0.2.2` in a text.
+    #[error(
+        "{token:?} stands behind a semicolon, which starts a comment; write each prefix on a line of its own"
+    )]
+    InComment {
+        /// The prefix in the comment, shortened.
+        token: String,
+    },
     /// `192.0.2.9-192.0.2.1`.
     #[error(
         "{token:?} is a range that ends before it starts; write \"{first}-{last}\" if it is meant"
