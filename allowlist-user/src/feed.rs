@@ -17,7 +17,7 @@ mod page;
 mod text;
 mod token;
 
-pub use error::{FeedError, Place};
+pub use error::{FeedError, Place, Unclear};
 pub use page::find_link;
 pub use token::{PrefixError, check_prefix, parse_ends, parse_prefix, parse_with_length};
 

@@ -183,6 +183,16 @@ pub enum FeedError {
         /// What is wrong with it. Boxed, as it is larger than all else here.
         error: Box<PrefixError>,
     },
+    /// Something on a page that may or may not be an address.
+    #[error("{place}: {text:?} {problem}")]
+    Unclear {
+        /// Where it stands.
+        place: Place,
+        /// As a reader sees it, shortened.
+        text: String,
+        /// The reason for the doubt.
+        problem: Unclear,
+    },
     /// What is wrong with one of many documents.
     #[error("line {line}: {error}")]
     Line {
@@ -191,6 +201,64 @@ pub enum FeedError {
         /// What is wrong with it.
         error: Box<FeedError>,
     },
+}
+
+/// Why a text of a page, which looks like an address, is not read as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
+pub enum Unclear {
+    /// An element or a comment begins or ends between two digits.
+    #[error(
+        "may be an address with something behind it: markup begins or ends between two of its digits; \
+         choose a part of the page without it, or another source"
+    )]
+    Markup,
+    /// A soft hyphen, a blank without width, or another character that is not shown.
+    #[error(
+        "has a character within it that is not shown; choose a part of the page without it, or another source"
+    )]
+    Invisible,
+    /// A part is superscript or subscript.
+    #[error(
+        "is an address only together with its superscript or subscript text; choose a part of the page \
+         without it, or another source"
+    )]
+    Raised,
+    /// A part is crossed out.
+    #[error("is struck out in part; choose a part of the page without it, or another source")]
+    StruckOut,
+    /// It is shown in another order than it is written.
+    #[error(
+        "is shown in another order than it is written, by an override of its direction; choose a part of \
+         the page without it, or another source"
+    )]
+    Reordered,
+    /// Two addresses may be a range, a change, or two addresses.
+    #[error(
+        "may be a range, a change from one to the other, or two addresses; choose a part of the page \
+         without it, or another source"
+    )]
+    Range,
+    /// A prefix length stands beside it, and may belong to another address.
+    #[error(
+        "may be an address or, with the length beside it, a network; choose a part of the page without \
+         it, or another source"
+    )]
+    Length,
+    /// It follows the number of a version.
+    #[error(
+        "may be an address or a version number; choose a part of the page without it, or another source"
+    )]
+    Version,
+    /// It begins a line as the number of a section does.
+    #[error(
+        "may be an address or the number of a section; choose a part of the page without it, or another source"
+    )]
+    Section,
+    /// It is glued to a URL.
+    #[error(
+        "may be an address or a part of the URL before it; choose a part of the page without it, or another source"
+    )]
+    Glued,
 }
 
 /// Where in a list.

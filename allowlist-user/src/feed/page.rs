@@ -14,11 +14,14 @@ use crate::policy::{Page, Pattern};
 use document::Document;
 
 mod around;
+mod buffer;
 mod deprecation;
 mod document;
+mod elements;
 mod labels;
 mod markdown;
 mod notes;
+mod pairs;
 mod readme;
 mod select;
 mod table;

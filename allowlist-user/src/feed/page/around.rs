@@ -4,11 +4,15 @@
 //! cell or paragraph that it is in; what a cell says so, it says of its row. Labels speak for what they
 //! are of. Invariant: each text is judged once, however many lines are beside it.
 
-use super::deprecation::{Fate, fate};
+use super::deprecation::{Fate, fate, fate_of_cell, names_end};
 use super::document::{Container, Document, Line};
 use super::labels::{OfLabels, OfTexts};
-use super::table::CellId;
+use super::table::{CellId, Row};
+use super::words::LONGEST_LABEL;
 use crate::policy::Pattern;
+
+/// Headers of a cell that are looked at, of which people write one or two.
+const MOST_HEADERS: usize = 3;
 
 /// The worst that is said, and where.
 #[derive(Clone, Copy, Debug, Default)]
@@ -88,6 +92,7 @@ impl<'d> Around<'d> {
             containers.push(container(inner).or(outer.unwrap_or_default()));
         }
         let tables = document.tables.iter();
+        let mut known = OfTexts::default();
         Self {
             document,
             containers,
@@ -96,7 +101,7 @@ impl<'d> Around<'d> {
                     let rows = table.rows.iter();
                     rows.map(|row| Judged {
                         said: Said {
-                            fate: fate(&row.note),
+                            fate: fate(&row.note).and(below_headers(document, row, &mut known)),
                             text: &row.text,
                         },
                         excluded: Some(row.text.as_str()).filter(|text| is_excluded(text)),
@@ -123,7 +128,11 @@ impl<'d> Around<'d> {
         };
         let all = all.or(container.unwrap_or_default());
         let all = all.or(row.unwrap_or_default());
-        (all.said.or(labelled.said), all.excluded)
+        let headings = line.section.iter().map(|text| Said {
+            fate: self.fates.get(text, fate),
+            text,
+        });
+        (all.said.or(labelled.said).or(worst(headings)), all.excluded)
     }
 
     fn labelled(&mut self, line: &'d Line) -> Labelled<'d> {
@@ -146,6 +155,23 @@ impl<'d> Around<'d> {
             }
         })
     }
+}
+
+/// The fate by the cells of a row that stand below headers such as "Deprecated".
+fn below_headers(document: &Document, row: &Row, known: &mut OfTexts<bool>) -> Fate {
+    let mut fate = Fate::Stays;
+    for cell in &row.cells {
+        let [line] = cell.lines[..] else { continue };
+        let line = &document.lines[line];
+        if !line.found.is_empty() || line.text.len() > LONGEST_LABEL {
+            continue;
+        }
+        let mut headers = cell.headers.iter().take(MOST_HEADERS);
+        if headers.any(|header| known.get(header, names_end)) {
+            fate = fate.and(fate_of_cell(&line.text));
+        }
+    }
+    fate
 }
 
 fn worst<'d>(said: impl Iterator<Item = Said<'d>>) -> Said<'d> {

@@ -1,12 +1,13 @@
-//! What a text says about the end of the addresses beside it.
+//! The end of addresses, as the text beside them announces it.
 //!
 //! "Will be deprecated on 5 April 2020" leaves them in force up to and on that day; "was deprecated",
-//! "deprecated" and "no longer used" do not; "is not deprecated" says nothing. Reads words, and English
-//! ones only. Knows no pages.
+//! "deprecated" and "no longer used" do not; "is not deprecated" has no effect. A phrase such as "replaces
+//! the deprecated ones" is unclear: the addresses stay, with a note. Reads English words only. Knows no
+//! pages. docs/sources.md lists the words.
 
 use jiff::civil::Date;
 
-/// Words that say it on their own.
+/// Words that announce an end by themselves.
 const ENDED: [&str; 6] = [
     "deprecated",
     "retired",
@@ -15,8 +16,8 @@ const ENDED: [&str; 6] = [
     "obsolete",
     "sunsetted",
 ];
-/// Words that say it with an auxiliary verb before them.
-const ENDED_WITH_VERB: [&str; 7] = [
+/// Words that announce an end with an auxiliary verb before them, alone, or with a date.
+const ENDED_WITH_VERB: [&str; 14] = [
     "removed",
     "withdrawn",
     "disabled",
@@ -24,6 +25,41 @@ const ENDED_WITH_VERB: [&str; 7] = [
     "sunset",
     "phased",
     "shut",
+    "inactive",
+    "expired",
+    "revoked",
+    "terminated",
+    "archived",
+    "superseded",
+    "unused",
+];
+/// Words that announce a future end, with or without a date.
+const ENDING: [&str; 5] = [
+    "deprecating",
+    "retiring",
+    "decommissioning",
+    "sunsetting",
+    "removing",
+];
+/// Words that announce an end with a date, and are unclear without.
+const END: [&str; 7] = [
+    "deprecation",
+    "retirement",
+    "removal",
+    "decommission",
+    "eol",
+    "end-of-life",
+    "end-of-support",
+];
+/// Words that announce an end if nothing but a date stands beside them.
+const UP_TO: [&str; 7] = [
+    "until",
+    "till",
+    "expires",
+    "expire",
+    "expiry",
+    "expiration",
+    "ends",
 ];
 /// What may follow "no longer".
 const USED: [&str; 9] = [
@@ -37,10 +73,101 @@ const USED: [&str; 9] = [
     "required",
     "available",
 ];
+/// Words after which an announcement is conditional, or concerns other addresses.
+const OF_OTHERS: [&str; 26] = [
+    "replaces",
+    "replace",
+    "replaced",
+    "replacing",
+    "replacement",
+    "replacements",
+    "instead",
+    "unlike",
+    "except",
+    "formerly",
+    "previously",
+    "than",
+    "supersedes",
+    "superseding",
+    "successor",
+    "alternative",
+    "versus",
+    "vs",
+    "if",
+    "when",
+    "once",
+    "unless",
+    "before",
+    "whether",
+    "can",
+    "should",
+];
+/// Words beside an announcement that do not change its meaning.
+const FILLERS: [&str; 57] = [
+    "on",
+    "since",
+    "as",
+    "of",
+    "the",
+    "in",
+    "at",
+    "from",
+    "by",
+    "effective",
+    "date",
+    "status",
+    "state",
+    "currently",
+    "now",
+    "recently",
+    "already",
+    "ip",
+    "ips",
+    "ipv4",
+    "ipv6",
+    "address",
+    "addresses",
+    "range",
+    "ranges",
+    "prefix",
+    "prefixes",
+    "subnet",
+    "subnets",
+    "network",
+    "networks",
+    "block",
+    "blocks",
+    "cidr",
+    "cidrs",
+    "entry",
+    "entries",
+    "host",
+    "hosts",
+    "server",
+    "servers",
+    "egress",
+    "ingress",
+    "outbound",
+    "inbound",
+    "valid",
+    "active",
+    "use",
+    "used",
+    "supported",
+    "only",
+    "available",
+    "good",
+    "out",
+    "off",
+    "down",
+    "end",
+];
 /// Words between an auxiliary verb and its verb.
 const REACH: usize = 5;
 /// Words between a verb and its date.
 const DATE_REACH: usize = 8;
+/// The longest segment, in words, that can be an announcement alone.
+const MOST_ALONE: usize = 16;
 const MONTHS: [&str; 12] = [
     "january",
     "february",
@@ -62,6 +189,8 @@ pub(super) enum Fate {
     /// Nothing is said.
     #[default]
     Stays,
+    /// The text may mean that they have gone, or will go.
+    Unclear,
     /// They will go, and nobody can tell when.
     Sometime,
     /// They are good up to and on this day.
@@ -78,12 +207,13 @@ impl Fate {
             (Self::Until(one), Self::Until(other)) => Self::Until(one.min(other)),
             (Self::Until(day), _) | (_, Self::Until(day)) => Self::Until(day),
             (Self::Sometime, _) | (_, Self::Sometime) => Self::Sometime,
+            (Self::Unclear, _) | (_, Self::Unclear) => Self::Unclear,
             (Self::Stays, Self::Stays) => Self::Stays,
         }
     }
 }
 
-/// What a row, list item, paragraph or label says.
+/// Returns the fate that a row, list item, paragraph, heading or label announces.
 pub(super) fn fate(text: &str) -> Fate {
     let words = words(text);
     (0..words.len())
@@ -91,75 +221,214 @@ pub(super) fn fate(text: &str) -> Fate {
         .fold(Fate::Stays, Fate::and)
 }
 
+/// Returns whether a header is that of a column of ends, such as "Deprecated" or "Valid until".
+pub(super) fn names_end(header: &str) -> bool {
+    words(header).iter().any(|word| {
+        let word = &*word.text;
+        ENDED.contains(&word)
+            || ENDED_WITH_VERB.contains(&word)
+            || END.contains(&word)
+            || UP_TO.contains(&word)
+    })
+}
+
+/// Returns the fate that a cell of such a column announces.
+pub(super) fn fate_of_cell(text: &str) -> Fate {
+    let words = words(text);
+    let dates = dates(&words, 0, words.len());
+    match &*text.trim().to_lowercase() {
+        "" | "no" | "n" | "false" | "0" | "-" | "–" | "—" | "n/a" | "none" | "never" | "✗"
+        | "✘" | "❌" | "tbd" => Fate::Stays,
+        "yes" | "y" | "true" | "1" | "x" | "✓" | "✔" | "☑" | "✅" => Fate::Gone,
+        _ => match dates.first() {
+            Some(date) => Fate::Until(*date),
+            None => Fate::Unclear,
+        },
+    }
+}
+
 /// When the verb before a past participle puts it.
 enum Tense {
     Never,
     Future,
     Past,
-    /// No verb, or "is".
+    /// "Is".
+    Present,
+    /// Of other addresses, or perhaps.
+    Unclear,
+    /// No verb.
     Bare,
 }
 
-fn fate_at(words: &[String], at: usize) -> Fate {
-    let word = words[at].as_str();
-    let next = || words.get(at + 1).map_or("", String::as_str);
-    let (verb, is_weak) = if ENDED.contains(&word) {
-        (at, false)
-    } else if ENDED_WITH_VERB.contains(&word) {
-        (at, true)
-    } else if word == "no" && next() == "longer" {
-        let follows = words.get(at + 2).map_or("", String::as_str);
-        if !USED.contains(&follows) {
-            return Fate::Stays;
-        }
-        (at, false)
-    } else {
-        return Fate::Stays;
+fn fate_at(words: &[Word], at: usize) -> Fate {
+    let word = &*words[at].text;
+    let next = |number: usize| words.get(at + number).map_or("", |word| &word.text);
+    let after = |from| dates(words, from, from + DATE_REACH);
+    let before = || dates(words, at.saturating_sub(DATE_REACH + REACH), at);
+    let near = |from| {
+        after(from)
+            .first()
+            .copied()
+            .or_else(|| before().last().copied())
     };
-    let tense = tense(&words[..verb], is_weak);
-    let after = dates(words, verb + 1, verb + 1 + DATE_REACH);
-    let before = || dates(words, verb.saturating_sub(DATE_REACH + REACH), verb);
-    match tense {
-        Some(Tense::Future) => {
-            let date = after.first().copied().or_else(|| before().last().copied());
-            date.map_or(Fate::Sometime, Fate::Until)
-        }
-        Some(Tense::Past) => Fate::Gone,
-        Some(Tense::Bare) => after.first().copied().map_or(Fate::Gone, Fate::Until),
-        Some(Tense::Never) | None => Fate::Stays,
+    if word == "no" && next(1) == "longer" {
+        return match tense(words, at) {
+            _ if !USED.contains(&next(2)) => Fate::Stays,
+            Tense::Future => near(at + 1).map_or(Fate::Sometime, Fate::Until),
+            Tense::Past => Fate::Gone,
+            Tense::Never => Fate::Stays,
+            Tense::Unclear => Fate::Unclear,
+            Tense::Present | Tense::Bare => after(at + 1)
+                .first()
+                .copied()
+                .map_or(Fate::Gone, Fate::Until),
+        };
+    }
+    let is_unused = word == "not"
+        && (["active", "used", "valid", "supported"].contains(&next(1))
+            || (next(1), next(2)) == ("in", "use"));
+    if is_unused {
+        return if is_alone(words, at) {
+            Fate::Gone
+        } else {
+            Fate::Unclear
+        };
+    }
+    if UP_TO.contains(&word) {
+        return up_to(words, at, after(at + 1).first().copied());
+    }
+    let is_end = END.contains(&word)
+        || (word == "end" && next(1) == "of" && ["life", "support"].contains(&next(2)));
+    if is_end || ENDING.contains(&word) {
+        let is_scheduled = ENDING.contains(&word) || matches!(tense(words, at), Tense::Future);
+        return match (tense(words, at), near(at + 1)) {
+            (Tense::Never, _) => Fate::Stays,
+            (Tense::Unclear, _) => Fate::Unclear,
+            (_, Some(date)) => Fate::Until(date),
+            (_, None) if is_scheduled => Fate::Sometime,
+            (_, None) => Fate::Unclear,
+        };
+    }
+    let is_weak = ENDED_WITH_VERB.contains(&word);
+    if !is_weak && !ENDED.contains(&word) {
+        return Fate::Stays;
+    }
+    match tense(words, at) {
+        Tense::Future => near(at + 1).map_or(Fate::Sometime, Fate::Until),
+        Tense::Past => Fate::Gone,
+        Tense::Never => Fate::Stays,
+        Tense::Unclear => Fate::Unclear,
+        Tense::Bare if is_coordinated(words, at) => Fate::Unclear,
+        Tense::Bare if is_weak && !is_alone(words, at) => Fate::Unclear,
+        Tense::Present | Tense::Bare => after(at + 1)
+            .first()
+            .copied()
+            .map_or(Fate::Gone, Fate::Until),
     }
 }
 
-/// By the nearest auxiliary verb before; a weak word says nothing without one.
-fn tense(before: &[String], is_weak: bool) -> Option<Tense> {
-    let near = before.iter().rev().take(REACH).map(String::as_str);
+/// "Until DATE" and "expires on DATE".
+fn up_to(words: &[Word], at: usize, date: Option<Date>) -> Fate {
+    let near = words[at + 1..].iter().take(2);
+    let has_digit = near
+        .clone()
+        .any(|word| word.text.contains(|c: char| c.is_ascii_digit()));
+    let is_least = near.clone().any(|word| word.text == "least");
+    match (tense(words, at), date) {
+        // "Not available until" is a beginning.
+        (Tense::Never | Tense::Unclear, Some(_)) => Fate::Unclear,
+        (_, Some(date)) if is_alone(words, at) && !is_least => Fate::Until(date),
+        (_, Some(_)) => Fate::Unclear,
+        // A date that is another day on each side of an ocean, or has no year.
+        (_, None) if has_digit && is_alone(words, at) => Fate::Sometime,
+        (_, None) => Fate::Stays,
+    }
+}
+
+/// By the nearest auxiliary verb before.
+fn tense(words: &[Word], at: usize) -> Tense {
+    let near = words[..at].iter().enumerate().rev().take(REACH);
     let mut has_been = false;
-    for word in near.take_while(|word| *word != "|") {
-        match word {
-            "not" | "never" | "t" => return Some(Tense::Never),
-            "will" | "shall" | "to" | "ll" => return Some(Tense::Future),
-            "was" | "were" | "has" | "have" | "had" => return Some(Tense::Past),
-            "is" | "are" => return Some(Tense::Bare),
+    let mut is_unclear = false;
+    for (place, word) in near.take_while(|(_, word)| word.text != "|") {
+        match &*word.text {
+            "not" | "never" | "t" | "cannot" | "without" | "non" | "nor" | "neither" => {
+                return Tense::Never;
+            }
+            "longer" if place > 0 && words[place - 1].text == "no" => return Tense::Never,
+            _ if is_unclear => {}
+            "will" | "shall" | "to" | "ll" | "being" | "scheduled" | "planned" | "pending"
+            | "upcoming" => return Tense::Future,
+            "was" | "were" | "has" | "have" | "had" => return Tense::Past,
+            "is" | "are" => return Tense::Present,
             "been" => has_been = true,
+            "may" | "might" | "could" | "must" if words[place + 1].text == "be" => {
+                is_unclear = true;
+            }
+            word if OF_OTHERS.contains(&word) => is_unclear = true,
             _ => {}
         }
     }
-    match (has_been, is_weak) {
-        (true, _) => Some(Tense::Past),
-        (false, true) => None,
-        (false, false) => Some(Tense::Bare),
+    match (is_unclear, has_been) {
+        (true, _) => Tense::Unclear,
+        (false, true) => Tense::Past,
+        (false, false) => Tense::Bare,
     }
 }
 
+/// "Current and deprecated addresses" are both.
+fn is_coordinated(words: &[Word], at: usize) -> bool {
+    let is_other = |place: Option<usize>| {
+        let word = place.and_then(|place| words.get(place));
+        word.is_some_and(|word| {
+            word.segment == words[at].segment
+                && !ENDED.contains(&&*word.text)
+                && !ENDED_WITH_VERB.contains(&&*word.text)
+                && !is_address(&word.text)
+        })
+    };
+    let is_and = |place: Option<usize>| {
+        let word = place.and_then(|place| words.get(place));
+        word.is_some_and(|word| ["and", "or", "&", "+"].contains(&&*word.text))
+    };
+    (is_and(at.checked_sub(1)) && is_other(at.checked_sub(2)))
+        || (is_and(Some(at + 1)) && is_other(Some(at + 2)))
+}
+
+/// Returns whether the segment of a word holds no more than a date and fillers besides.
+fn is_alone(words: &[Word], at: usize) -> bool {
+    let segment = words[at].segment;
+    let is_here = |word: &&Word| word.segment == segment;
+    let before = words[..at].iter().rev().take_while(is_here);
+    let after = words[at + 1..].iter().take_while(is_here);
+    let beside: Vec<&Word> = before
+        .take(MOST_ALONE)
+        .chain(after.take(MOST_ALONE))
+        .collect();
+    beside.len() < MOST_ALONE
+        && beside.iter().all(|word| {
+            let word = &*word.text;
+            FILLERS.contains(&word)
+                || ["st", "nd", "rd", "th"].contains(&word)
+                || ["not", "least"].contains(&word)
+                || month(word).is_some()
+                || word.contains(|c: char| c.is_ascii_digit())
+        })
+}
+
+fn is_address(word: &str) -> bool {
+    word.matches('.').count() > 2 || word.matches(':').count() > 1
+}
+
 /// The dates that start between two words, in their order.
-fn dates(words: &[String], from: usize, to: usize) -> Vec<Date> {
+fn dates(words: &[Word], from: usize, to: usize) -> Vec<Date> {
     let mut dates = Vec::new();
     let mut at = from;
     while at < to.min(words.len()) {
         let date = date(&words[at..]);
         dates.extend(date);
         // "5 April 2020" is not "April 2020" too, and neither is "31 April 2020".
-        let is_day = number(&words[at]).is_some();
+        let is_day = number(&words[at].text).is_some();
         at += if date.is_some() || is_day { 2 } else { 1 };
     }
     dates
@@ -167,12 +436,12 @@ fn dates(words: &[String], from: usize, to: usize) -> Vec<Date> {
 
 /// "5 April 2020", "5th of April 2020", "April 5 2020", "2020-04-05"; and "April 2020", which is good up to
 /// its end. Not "4/5/2020", which is another day on each side of an ocean.
-fn date(words: &[String]) -> Option<Date> {
-    let first = words.first()?;
+fn date(words: &[Word]) -> Option<Date> {
+    let first = &*words.first()?.text;
     let rest: Vec<&str> = words[1..]
         .iter()
-        .map(String::as_str)
-        .filter(|word| *word != "of")
+        .map(|word| &*word.text)
+        .filter(|word| !["of", "st", "nd", "rd", "th"].contains(word))
         .take(2)
         .collect();
     if let Some(month) = month(first) {
@@ -193,7 +462,7 @@ fn date(words: &[String]) -> Option<Date> {
         };
         return Date::new(self::year(year)?, self::month(month)?, day).ok();
     }
-    let parts: Vec<&str> = first.split(['-', '/']).collect();
+    let parts: Vec<&str> = first.split(['-', '/']).take(4).collect();
     match parts[..] {
         [year, month, day] if year.len() == 4 => {
             Date::new(self::year(year)?, month.parse().ok()?, day.parse().ok()?).ok()
@@ -225,10 +494,39 @@ fn year(word: &str) -> Option<i16> {
     is_year.then(|| word.parse().ok()).flatten()
 }
 
-/// In lower case, without punctuation; `|` is between cells.
-fn words(text: &str) -> Vec<String> {
-    text.split(|c: char| c.is_whitespace() || ",;:()[]{}\"'’‘“”*_!?".contains(c))
-        .map(|word| word.trim_matches('.').to_lowercase())
-        .filter(|word| !word.is_empty())
-        .collect()
+/// A word in lower case, without punctuation; `|` is between cells.
+struct Word {
+    text: String,
+    /// Which part of the text it is in, between separators.
+    segment: usize,
+}
+
+fn words(text: &str) -> Vec<Word> {
+    let mut words = Vec::new();
+    let mut segment = 0;
+    // Colons of addresses and dashes of dates are within words.
+    for piece in text.split_inclusive(|c: char| c.is_whitespace() || ",;()[]{}|".contains(c)) {
+        let bare = piece.trim_end_matches(|c: char| c.is_whitespace() || ",;()[]{}|".contains(c));
+        for word in bare.split(|c: char| "\"'’‘“”*_!?".contains(c)) {
+            let is_separator = matches!(word, "-" | "–" | "—" | "|" | ":");
+            let ends_part = word.ends_with(':');
+            let word = word.trim_matches(['.', ':']).to_lowercase();
+            segment += usize::from(is_separator);
+            if !word.is_empty() && !is_separator {
+                words.push(Word {
+                    text: word,
+                    segment,
+                });
+            }
+            segment += usize::from(ends_part);
+        }
+        if piece.contains('|') {
+            words.push(Word {
+                text: "|".to_owned(),
+                segment,
+            });
+        }
+        segment += usize::from(piece.contains(|c: char| ",;()[]{}|".contains(c)));
+    }
+    words
 }

@@ -1,79 +1,22 @@
 //! A page as a reader sees it: lines of text, each with what is around it.
 //!
-//! Invariants: what a browser does not show as text is not here; text of two blocks is never in one line;
-//! and text of one block is never torn apart, so that two addresses that run together stay one wrong word.
-//! The walk does not recurse. Knows nothing of what is looked for.
+//! Invariants: no line has text that a browser does not show, unless it is marked as hidden; text of two
+//! blocks is never in one line; and text of one block is never torn apart, so that two addresses that run
+//! together stay one wrong word. The walk does not recurse. Knows nothing of the selection.
 
 use std::rc::Rc;
 
 use scraper::node::Element;
 use scraper::{Html, Node};
 
-use super::super::text::is_zero_width;
+use super::buffer::{Buffer, Mark};
+use super::elements::{
+    is_block, is_hidden, is_left_out, is_preformatted, is_raised, is_reordered, is_struck_out,
+};
 use super::labels::{Group, Kind, Labels, Scope};
+use super::pairs;
 use super::table::{Cell, CellId, Row, Table};
-use super::words::{self, Found};
-
-/// Not text, or not shown.
-const LEFT_OUT: [&str; 12] = [
-    "audio", "canvas", "head", "iframe", "math", "noscript", "object", "script", "style", "svg",
-    "template", "video",
-];
-/// What begins and ends lines.
-const BLOCKS: [&str; 52] = [
-    "address",
-    "article",
-    "aside",
-    "blockquote",
-    "body",
-    "br",
-    "button",
-    "caption",
-    "center",
-    "dd",
-    "details",
-    "dialog",
-    "dir",
-    "div",
-    "dl",
-    "dt",
-    "fieldset",
-    "figcaption",
-    "figure",
-    "footer",
-    "form",
-    "h1",
-    "h2",
-    "h3",
-    "h4",
-    "h5",
-    "h6",
-    "header",
-    "hr",
-    "html",
-    "legend",
-    "li",
-    "main",
-    "menu",
-    "nav",
-    "ol",
-    "optgroup",
-    "option",
-    "p",
-    "pre",
-    "section",
-    "select",
-    "summary",
-    "table",
-    "tbody",
-    "td",
-    "textarea",
-    "tfoot",
-    "th",
-    "thead",
-    "tr",
-    "ul",
-];
+use super::words::{self, Found, NotRead};
 
 #[derive(Debug, Default)]
 pub(super) struct Document {
@@ -90,6 +33,8 @@ pub(super) struct Line {
     /// Blanks are single, and none are at its ends.
     pub text: String,
     pub found: Vec<Found>,
+    /// What looks like an address and is not read as one.
+    pub not_read: Vec<NotRead>,
     /// The headings above, outermost first.
     pub section: Rc<[Rc<str>]>,
     pub labels: Rc<Labels>,
@@ -97,7 +42,7 @@ pub(super) struct Line {
     pub container: Option<usize>,
     pub is_directly_in_cell: bool,
     pub is_code: bool,
-    pub is_struck_out: bool,
+    pub is_hidden: bool,
 }
 
 /// A list item, a definition, a cell, or a paragraph that is in none of these.
@@ -145,7 +90,9 @@ impl Document {
 
 struct Walk {
     document: Document,
-    text: String,
+    buffer: Buffer,
+    /// The lines that hidden elements interrupt.
+    interrupted: Vec<Buffer>,
     headings: Vec<(u8, Rc<str>)>,
     section: Rc<[Rc<str>]>,
     scopes: Vec<Scope>,
@@ -159,6 +106,7 @@ struct Walk {
     /// Of terms, summaries and captions, which are labels however they read.
     terms: usize,
     is_in_head: bool,
+    is_heading: bool,
 }
 
 impl Walk {
@@ -169,7 +117,8 @@ impl Walk {
         };
         Self {
             document: Document::default(),
-            text: String::new(),
+            buffer: Buffer::default(),
+            interrupted: Vec::new(),
             headings: Vec::new(),
             section: Rc::new([]),
             scopes: vec![Scope::new(page, None, None)],
@@ -181,6 +130,7 @@ impl Walk {
             struck_out: 0,
             terms: 0,
             is_in_head: false,
+            is_heading: false,
         }
     }
 
@@ -192,14 +142,41 @@ impl Walk {
                 return false;
             }
             Node::Element(element) => element,
+            Node::Comment(_) => {
+                self.buffer.mark(Mark::Markup);
+                return false;
+            }
             _ => return true,
         };
         let name = element.name();
-        if LEFT_OUT.contains(&name) {
+        if is_block(name) {
+            self.end_line();
+        }
+        self.buffer.mark(Mark::Markup);
+        if is_left_out(name) {
             return false;
         }
-        if BLOCKS.contains(&name) {
-            self.end_line();
+        if is_hidden(element) {
+            self.interrupted.push(std::mem::take(&mut self.buffer));
+        }
+        if is_raised(name) {
+            self.buffer.mark(Mark::Raised);
+        }
+        if is_preformatted(name) {
+            self.code += 1;
+        }
+        if !self.interrupted.is_empty() {
+            // Hidden labels and tables have no effect on visible addresses.
+            return true;
+        }
+        if is_reordered(name) {
+            self.buffer.reorder();
+        }
+        if is_struck_out(element) {
+            self.struck_out += 1;
+            if self.struck_out == 1 {
+                self.buffer.begin_strike();
+            }
         }
         match name {
             "ul" | "ol" | "dl" | "menu" | "dir" => {
@@ -225,11 +202,6 @@ impl Walk {
             }
             "details" => self.open_scope(self.group().id, Kind::Folded, None),
             "dt" | "summary" | "caption" => self.terms += 1,
-            "pre" => self.code += 1,
-            "del" | "s" | "strike" => {
-                self.end_line();
-                self.struck_out += 1;
-            }
             "table" => self.open_table(),
             "thead" => self.is_in_head = true,
             "tr" => self.open_row(),
@@ -242,14 +214,37 @@ impl Walk {
     fn close(&mut self, node: &Node) {
         let Node::Element(element) = node else { return };
         let name = element.name();
-        if LEFT_OUT.contains(&name) {
+        if is_left_out(name) {
             return;
         }
-        if let Some(level) = level(name) {
+        let is_in_hidden = !self.interrupted.is_empty();
+        if let Some(level) = level(name).filter(|_| !is_in_hidden) {
             self.end_heading(level);
         }
-        if BLOCKS.contains(&name) {
+        if is_block(name) || is_hidden(element) {
             self.end_line();
+        }
+        if is_hidden(element)
+            && let Some(buffer) = self.interrupted.pop()
+        {
+            self.buffer = buffer;
+        }
+        self.buffer.mark(if is_raised(name) {
+            Mark::Raised
+        } else {
+            Mark::Markup
+        });
+        if is_preformatted(name) {
+            self.code -= 1;
+        }
+        if is_in_hidden {
+            return;
+        }
+        if is_struck_out(element) {
+            self.struck_out -= 1;
+            if self.struck_out == 0 {
+                self.buffer.end_strike();
+            }
         }
         match name {
             "ul" | "ol" | "dl" | "menu" | "dir" => {
@@ -267,11 +262,6 @@ impl Walk {
             }
             "details" => self.close_scope(),
             "dt" | "summary" | "caption" => self.terms -= 1,
-            "pre" => self.code -= 1,
-            "del" | "s" | "strike" => {
-                self.end_line();
-                self.struck_out -= 1;
-            }
             "table" => {
                 self.close_scope();
                 self.tables.pop();
@@ -285,39 +275,44 @@ impl Walk {
         for c in text.chars() {
             if c == '\n' && self.code > 0 {
                 self.end_line();
-            } else if c.is_whitespace() || is_zero_width(c) {
-                if !self.text.is_empty() && !self.text.ends_with(' ') {
-                    self.text.push(' ');
-                }
             } else {
-                self.text.push(c);
+                self.buffer.push(c);
             }
         }
     }
 
     fn end_heading(&mut self, level: u8) {
-        let text: Rc<str> = self.text.trim_end().into();
+        let text: Rc<str> = self.buffer.text().into();
         self.headings.retain(|(above, _)| *above < level);
         if !text.is_empty() {
             self.headings.push((level, text.clone()));
             self.document.headings.push(text);
         }
         self.section = self.headings.iter().map(|(_, text)| text.clone()).collect();
+        self.is_heading = true;
         self.end_line();
+        self.is_heading = false;
         self.last_id += 1;
         let id = self.last_id;
         self.scope().clear(id);
     }
 
     fn end_line(&mut self) {
-        let text = self.text.trim_end().to_owned();
-        self.text.clear();
-        if text.is_empty() {
+        if self.buffer.is_empty() {
+            // Marks end with their line.
+            self.buffer.take();
             return;
         }
-        let found = words::find(&text);
+        let (text, marks) = self.buffer.take();
+        let words = words::find(&text, &marks, self.is_heading);
+        if !self.interrupted.is_empty() {
+            if !words.found.is_empty() {
+                self.hide_line(text, words.found);
+            }
+            return;
+        }
         let is_label = self.terms > 0;
-        if found.is_empty() {
+        if words.found.is_empty() {
             self.scope().line(&text, is_label);
         } else {
             self.scope().used();
@@ -337,13 +332,30 @@ impl Walk {
         let labels = self.scope().labels.clone();
         self.document.lines.push(Line {
             text,
-            found,
+            found: words.found,
+            not_read: words.not_read,
             section: self.section.clone(),
             labels,
             container,
             is_directly_in_cell,
             is_code: self.code > 0,
-            is_struck_out: self.struck_out > 0,
+            is_hidden: false,
+        });
+    }
+
+    /// Adds a hidden line, which has no effect on any other.
+    fn hide_line(&mut self, text: String, found: Vec<Found>) {
+        let labels = self.scope().labels.clone();
+        self.document.lines.push(Line {
+            text,
+            found,
+            not_read: Vec::new(),
+            section: self.section.clone(),
+            labels,
+            container: None,
+            is_directly_in_cell: false,
+            is_code: self.code > 0,
+            is_hidden: true,
         });
     }
 
@@ -454,6 +466,7 @@ impl Walk {
         for table in &mut self.document.tables {
             table.finish(&self.document.lines);
         }
+        pairs::join(&mut self.document);
         self.document
     }
 }

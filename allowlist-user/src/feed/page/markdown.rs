@@ -11,6 +11,7 @@ pub(super) fn to_html(text: &str) -> Result<String, FeedError> {
     let text = readme::unfold(text)?;
     let options = Options::ENABLE_TABLES
         | Options::ENABLE_STRIKETHROUGH
+        | Options::ENABLE_FOOTNOTES
         | Options::ENABLE_HEADING_ATTRIBUTES
         | Options::ENABLE_YAML_STYLE_METADATA_BLOCKS;
     let mut page = String::new();

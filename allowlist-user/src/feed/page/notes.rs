@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use jiff::civil::Date;
 
 use super::deprecation::Fate;
+use super::words::What;
 use crate::feed::shown;
 
 /// As many notes as anybody reads.
@@ -30,6 +31,12 @@ pub(super) enum Why {
     StruckOut,
     /// The configuration says so.
     Excluded,
+    /// No reader of the page sees it.
+    Hidden,
+    /// The page may mean that it has gone.
+    Unclear,
+    /// It looks like an address and is something else.
+    NotRead(What),
 }
 
 impl Why {
@@ -40,11 +47,12 @@ impl Why {
             Fate::Until(day) if today > day => Some(Self::Over(day)),
             Fate::Until(day) => Some(Self::Until(day)),
             Fate::Gone => Some(Self::Gone),
+            Fate::Unclear => Some(Self::Unclear),
         }
     }
 
     pub(super) fn leaves_out(self) -> bool {
-        !matches!(self, Self::Until(_) | Self::Sometime)
+        !matches!(self, Self::Until(_) | Self::Sometime | Self::Unclear)
     }
 }
 
@@ -69,6 +77,14 @@ impl Notes {
     pub(super) fn finish(self, list: &[IpNet]) -> Vec<String> {
         let mut notes = Vec::new();
         for (why, text, prefixes) in self.notes {
+            if let Why::NotRead(what) = why {
+                notes.push(not_read(what, &text));
+                continue;
+            }
+            if why == Why::Hidden && prefixes.is_empty() {
+                notes.push(format!("left out a hidden text: {text:?}"));
+                continue;
+            }
             let is_listed = |prefix: &IpNet| list.binary_search(prefix).is_ok();
             let (listed, left_out): (Vec<_>, Vec<_>) = prefixes.into_iter().partition(is_listed);
             if !why.leaves_out() {
@@ -105,7 +121,23 @@ fn describe(why: Why, prefixes: &[IpNet], text: &str) -> String {
         Why::Gone => format!("left out {prefixes}, deprecated: {text:?}"),
         Why::StruckOut => format!("left out {prefixes}, struck out: {text:?}"),
         Why::Excluded => format!("left out {prefixes} by exclude_row: {text:?}"),
+        Why::Hidden => {
+            format!("left out {prefixes}, hidden on the page: {text:?}")
+        }
+        Why::Unclear => format!("kept {prefixes}, which may be deprecated: {text:?}"),
+        Why::NotRead(what) => not_read(what, text),
     }
+}
+
+fn not_read(what: What, text: &str) -> String {
+    let what = match what {
+        What::Version => "a version number",
+        What::HostName => "a host name",
+        What::Path => "a path or a port",
+        What::Section => "the number of a section",
+        What::Pattern => "a pattern or a version",
+    };
+    format!("not read as an address, but as {what}: {text:?}")
 }
 
 fn some(prefixes: &[IpNet]) -> String {

@@ -7,12 +7,14 @@
 use std::collections::HashSet;
 use std::rc::Rc;
 
+use ipnet::IpNet;
 use jiff::civil::Date;
 
-use super::around::{Around, Said};
+use super::around::Around;
 use super::document::{Document, Line};
 use super::labels::{Group, Kind, Labels, OfLabels, OfTexts, chain};
 use super::notes::{Notes, Why};
+use super::words::{Found, Reading};
 use crate::feed::{FeedError, List, MOST_PREFIXES, Place, shown, some_of, take};
 use crate::policy::{Page, Pattern};
 
@@ -36,19 +38,34 @@ pub(super) fn select(document: &Document, page: &Page, today: Date) -> Result<Li
     let mut good_until = None;
     for line in lines {
         let (said, excluded) = around.judge(line);
+        for not_read in &line.not_read {
+            if region.is_meant(line, None) {
+                notes.add(
+                    Why::NotRead(not_read.what),
+                    &line.text[not_read.text.clone()],
+                    std::iter::empty(),
+                );
+            }
+        }
         for found in &line.found {
             let label = found.label.clone().map(|range| &line.text[range]);
             if !region.is_meant(line, label) {
                 continue;
             }
             let start = prefixes.len();
-            let token = &line.text[found.token.clone()];
-            take(token, &mut prefixes, || place(line))?;
-            let said = label.map_or(said, |label| said.or(Said::of(label)));
+            if line.is_hidden {
+                // A mistake in a hidden text does not fail the page.
+                if read(line, found, &mut prefixes).is_err() {
+                    prefixes.truncate(start);
+                }
+                notes.add(Why::Hidden, &line.text, prefixes.drain(start..));
+                continue;
+            }
+            read(line, found, &mut prefixes)?;
             let (why, text) = if let Some(text) = excluded {
                 (Why::Excluded, text)
-            } else if line.is_struck_out {
-                (Why::StruckOut, line.text.as_str())
+            } else if found.is_struck_out {
+                (Why::StruckOut, &line.text[found.token.clone()])
             } else if let Some(why) = Why::of(said.fate, today) {
                 (why, said.text)
             } else {
@@ -81,6 +98,20 @@ pub(super) fn select(document: &Document, page: &Page, today: Date) -> Result<Li
     }
 }
 
+/// Reads an address of a line.
+fn read(line: &Line, found: &Found, prefixes: &mut Vec<IpNet>) -> Result<(), FeedError> {
+    let text = &line.text[found.token.clone()];
+    match &found.reading {
+        Reading::AsWritten => take(text, prefixes, || place(line)),
+        Reading::Joined(token) => take(token, prefixes, || place(line)),
+        Reading::Unclear(problem) => Err(FeedError::Unclear {
+            place: place(line),
+            text: shown(text),
+            problem: *problem,
+        }),
+    }
+}
+
 fn in_section<'d>(document: &'d Document, page: &Page) -> Result<Vec<&'d Line>, FeedError> {
     // By heading: a long one may be above many lines.
     let mut matches = OfTexts::default();
@@ -99,7 +130,10 @@ fn in_section<'d>(document: &'d Document, page: &Page) -> Result<Vec<&'d Line>, 
     Ok(document
         .lines
         .iter()
-        .filter(|line| !line.found.is_empty() && is_in(line) && !is_code(line))
+        .filter(|line| {
+            let is_empty = line.found.is_empty() && line.not_read.is_empty();
+            !is_empty && is_in(line) && !is_code(line)
+        })
         .collect())
 }
 
@@ -132,7 +166,7 @@ fn in_column<'d>(
         })
     };
     let meant: Vec<&Line> = lines.iter().copied().filter(|line| is_in(line)).collect();
-    if !meant.is_empty() {
+    if meant.iter().any(|line| !line.found.is_empty()) {
         return Ok(meant);
     }
     let mut known: Vec<&str> = Vec::new();

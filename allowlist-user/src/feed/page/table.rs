@@ -12,7 +12,7 @@ use std::rc::Rc;
 use super::document::Line;
 
 /// Columns beyond this are not told apart.
-const MOST_COLUMNS: usize = 200;
+pub(super) const MOST_COLUMNS: usize = 200;
 /// What is longer is no label of a row or a column.
 const LONGEST_LABEL: usize = 200;
 /// Header rows that count for one column, from the top. People write one or two.
@@ -53,6 +53,8 @@ pub(super) struct Cell {
     pub is_header: bool,
     pub width: usize,
     pub height: usize,
+    /// The first of its columns; those beyond `MOST_COLUMNS` are one.
+    pub column: usize,
     /// Of the document.
     pub lines: Vec<usize>,
     /// What heads its columns.
@@ -65,6 +67,7 @@ impl Cell {
             is_header,
             width: width.clamp(1, MOST_COLUMNS),
             height,
+            column: 0,
             lines: Vec::new(),
             headers: Rc::new([]),
         }
@@ -136,6 +139,7 @@ impl Table {
             }
             row.labels = state.labels();
             for (cell, &column) in row.cells.iter_mut().zip(&columns) {
+                cell.column = column;
                 cell.headers = state.over(column, cell.width);
             }
             state.next_row();

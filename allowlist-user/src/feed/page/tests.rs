@@ -8,7 +8,11 @@ use super::deprecation::{Fate, fate};
 use super::*;
 use crate::policy::Pattern;
 
+mod beside;
+mod boundaries;
+mod deprecated;
 mod harm;
+mod numbers;
 mod words;
 
 const TODAY: Date = date(2026, 11, 24);
@@ -42,6 +46,29 @@ fn check(rules: &Page, html: &str, expected: &str) {
     assert_eq!(answer, expected, "of {html}");
 }
 
+/// The list, or the kind of the refusal.
+fn outcome(list: Result<List, FeedError>) -> String {
+    match list {
+        Err(FeedError::Unclear { problem, .. }) => format!("{problem:?}"),
+        Err(FeedError::Prefix { .. }) => "refused".to_owned(),
+        other => listed(other),
+    }
+}
+
+/// Checks each text beside an address that is right.
+#[track_caller]
+fn check_beside(cases: &[(&str, &str)]) {
+    for (html, expected) in cases {
+        let page = format!("<h1>IPs</h1><p>52.1.1.1</p>{html}");
+        let answer = outcome(parse_html(&Page::default(), page.as_bytes(), TODAY));
+        let words: Vec<&str> = answer
+            .split(' ')
+            .filter(|word| *word != "52.1.1.1")
+            .collect();
+        assert_eq!(words.join(" "), *expected, "of {html}");
+    }
+}
+
 #[track_caller]
 fn check_markdown(text: &str, expected: &str) {
     let answer = listed(parse_markdown(&Page::default(), text.as_bytes(), TODAY));
@@ -66,7 +93,7 @@ fn tokens() {
             "192.0.2.0/24 2001:db8::/128 2001:db8:1::1/128",
         ),
         (
-            "192.0.2.1&nbsp;192.0.2.2&#8203;192.0.2.3&zwnj;192.0.2.4",
+            "192.0.2.1&nbsp;192.0.2.2 &#8203;192.0.2.3,&zwnj;192.0.2.4",
             "192.0.2.1 192.0.2.2 192.0.2.3 192.0.2.4",
         ),
         (
@@ -310,7 +337,8 @@ fn fates() {
         ("will not be removed", Fate::Stays),
         ("has not yet been retired", Fate::Stays),
         ("non-deprecated", Fate::Stays),
-        ("removed", Fate::Stays),
+        ("removed", Fate::Gone),
+        ("Hyphens removed from names", Fate::Unclear),
         (
             "Will be retired on 5 April 2030 | was deprecated",
             Fate::Gone,

@@ -1,16 +1,36 @@
 //! The words of a line, and which of them are addresses.
 //!
+//! - `chars`: separators, invisible characters, look-alikes of digits
+//! - `parts`: a line to words
+//! - `shape`: the classification of one word
+//! - `phrases`: several words that are one range, one prefix, or a version number
+//!
 //! Invariant: a word is an address as a whole or not at all. What only looks like one is found too, so
-//! that its reader refuses it, and so is an address that letters are glued to: it would be lost. Dates,
-//! versions, times, URLs, host names and the addresses of network cards do not look like one.
+//! that its reader refuses it, and so is an address that anything is glued to: it would be lost. Where a
+//! reader cannot be sure either, the reading is unclear.
 
 use std::ops::Range;
 
-use super::super::text::is_zero_width;
-use super::super::token::{DASHES, parse_prefix};
+use super::super::error::Unclear;
+use super::super::token::{PrefixError, parse_token};
+use super::buffer::{Mark, Marks};
+use phrases::{Line, Number};
+use shape::Shape;
+
+pub(super) mod chars;
+mod parts;
+mod phrases;
+mod shape;
+
+pub(super) use phrases::{
+    End, end, is_length_label, is_link, is_netmask, is_range_word, is_version_label, length,
+};
+pub(super) use shape::What;
 
 /// As long as a label may be. What is longer is a sentence.
 pub(super) const LONGEST_LABEL: usize = 80;
+/// A word longer than any two addresses is not divided.
+const LONGEST_PAIR: usize = 120;
 
 /// What is to be read as an address, a prefix or a range.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,206 +39,179 @@ pub(super) struct Found {
     pub token: Range<usize>,
     /// Where the words stand that say whose it is.
     pub label: Option<Range<usize>>,
+    pub reading: Reading,
+    pub is_struck_out: bool,
+}
+
+/// The reading of an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Reading {
+    AsWritten,
+    /// Several words are one prefix or range, which is this token.
+    Joined(Box<str>),
+    /// Not at all: the page is refused.
+    Unclear(Unclear),
+}
+
+/// A text that looks like an address and is something else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct NotRead {
+    /// Where it stands in the line.
+    pub text: Range<usize>,
+    pub what: What,
+}
+
+/// The addresses of a line, and the texts that only look like one.
+#[derive(Debug, Default)]
+pub(super) struct Words {
+    pub found: Vec<Found>,
+    pub not_read: Vec<NotRead>,
 }
 
 /// All of a line, in their order.
-pub(super) fn find(line: &str) -> Vec<Found> {
-    let words = words(line);
-    let is_address = |at: usize| {
-        words
-            .get(at)
-            .map(|word| &line[word.clone()])
-            .is_some_and(|word| is_like_an_address(word) || is_glued(word))
-    };
-    let is_single = |at: usize| is_address(at) && !line[words[at].clone()].contains('/');
-    let is_dash = |at: usize| {
-        words
-            .get(at)
-            .is_some_and(|word| line[word.clone()].trim_matches(DASHES).is_empty())
-    };
-    let mut found = Vec::new();
+pub(super) fn find(text: &str, marks: &Marks, is_heading: bool) -> Words {
+    let line = Line::new(text, divide(text, parts::words(text), marks));
+    let mut words = Words::default();
     let mut label = None;
+    // The place behind the last version number.
+    let mut version = 0;
     let mut at = 0;
-    while at < words.len() {
-        if !is_address(at) {
+    while at < line.words.len() {
+        match line.shapes[at] {
+            Shape::Prose => {
+                at += 1;
+                continue;
+            }
+            Shape::NotRead(what) => {
+                words.not_read.push(NotRead {
+                    text: line.words[at].clone(),
+                    what,
+                });
+                at += 1;
+                continue;
+            }
+            Shape::Address => {}
+        }
+        let number = line.number(at, is_heading);
+        if let Some(Number::Of(what, text)) = number {
+            words.not_read.push(NotRead { text, what });
             at += 1;
+            version = at;
             continue;
         }
-        let before = &line[..words[at].start];
+        let start = line.words[at].start;
         if let Some(code) = at
             .checked_sub(1)
-            .filter(|at| is_code(&line[words[*at].clone()]))
+            .filter(|at| is_code(&text[line.words[*at].clone()]))
         {
-            label = Some(words[code].clone());
-        } else if found.is_empty() {
-            label = beginning(before);
+            label = Some(line.words[code].clone());
+        } else if words.found.is_empty() {
+            label = beginning(&text[..start]);
         }
-        let start = words[at].start;
-        // All of a chain, which its reader then refuses: who wrote it knows what it means.
-        while is_single(at) && is_dash(at + 1) && is_single(at + 2) && is_near(&words, at) {
-            at += 2;
+        let (next, mut reading) = line.phrase(at);
+        if number.is_some() {
+            reading = Reading::Unclear(Unclear::Section);
+        } else if at > 0 && version == at {
+            reading = Reading::Unclear(Unclear::Version);
         }
-        found.push(Found {
-            token: start..words[at].end,
-            label: label.clone(),
+        let token = start..line.words[next - 1].end;
+        let (is_struck_out, doubt) = doubt(&token, marks);
+        // For two addresses that run together, the parser's error is more precise.
+        let doubt = doubt.filter(|doubt| {
+            let parsed = parse_token(&text[token.clone()], &mut Vec::new());
+            *doubt != Unclear::Markup || !matches!(parsed, Err(PrefixError::Glued { .. }))
         });
-        at += 1;
+        words.found.push(Found {
+            token,
+            label: label.clone(),
+            reading: doubt.map_or(reading, Reading::Unclear),
+            is_struck_out,
+        });
+        at = next;
     }
-    found
+    words.found.extend(raised(text, marks));
+    words
 }
 
-/// Blanks, list punctuation and what copying leaves.
-fn is_between(c: char) -> bool {
-    c.is_whitespace() || is_zero_width(c) || matches!(c, ',' | ';' | '|')
+/// Whether a token is crossed out, and why it is not to be read as the address that its characters are.
+fn doubt(token: &Range<usize>, marks: &Marks) -> (bool, Option<Unclear>) {
+    if marks.is_reordered {
+        return (false, Some(Unclear::Reordered));
+    }
+    let first = marks
+        .places
+        .partition_point(|(place, _)| *place <= token.start);
+    let mut inside = marks.places[first..]
+        .iter()
+        .take_while(|(place, _)| *place < token.end);
+    let doubt = inside.find_map(|(_, mark)| match mark {
+        Mark::Markup => Some(Unclear::Markup),
+        Mark::Invisible => Some(Unclear::Invisible),
+        // It divides words, which are judged by themselves.
+        Mark::Raised => None,
+    });
+    let struck = &marks.struck_out;
+    let at = struck.partition_point(|range| range.end <= token.start);
+    match struck.get(at) {
+        Some(range) if range.start <= token.start && token.end <= range.end => (true, doubt),
+        Some(range) if range.start < token.end => (false, Some(Unclear::StruckOut)),
+        _ => (false, doubt),
+    }
 }
 
-/// Where the words stand, without what is around them. Some are empty.
-fn words(line: &str) -> Vec<Range<usize>> {
-    let mut start = 0;
-    line.split_inclusive(is_between)
-        .flat_map(|piece| {
-            let raw = piece.strip_suffix(is_between).unwrap_or(piece);
-            let offset = start;
-            start += piece.len();
-            // Each lies in `raw`, which starts where `piece` does.
-            parts(unwrapped(raw)).into_iter().map(move |word| {
-                let offset = offset + (word.as_ptr() as usize - raw.as_ptr() as usize);
-                offset..offset + word.len()
+/// Addresses that are whole only together with raised text.
+fn raised(text: &str, marks: &Marks) -> Vec<Found> {
+    let is_of_one = |c: char| c.is_ascii_hexdigit() || ".:/".contains(c);
+    let is_whole = |text: &str| !text.ends_with(':') && parse_token(text, &mut Vec::new()).is_ok();
+    let raised = marks
+        .places
+        .iter()
+        .filter(|(_, mark)| *mark == Mark::Raised);
+    raised
+        .filter_map(|&(blank, _)| {
+            let (before, after) = (&text[..blank], &text[blank + 1..]);
+            let left = &before[before.trim_end_matches(is_of_one).len()..];
+            let right = &after[..after.len() - after.trim_start_matches(is_of_one).len()];
+            let is_divided = left.len() + right.len() <= LONGEST_PAIR
+                && !left.is_empty()
+                && !right.is_empty()
+                && !is_whole(left)
+                && !is_whole(right)
+                && is_whole(&format!("{left}{right}"));
+            is_divided.then(|| Found {
+                token: blank - left.len()..blank + 1 + right.len(),
+                label: None,
+                reading: Reading::Unclear(Unclear::Raised),
+                is_struck_out: false,
             })
         })
-        .filter(|word| !word.is_empty())
         .collect()
 }
 
-/// `US:192.0.2.1(old)` is three words, as far as there is an address among them.
-fn parts(word: &str) -> Vec<&str> {
-    if is_elsewhere(word) {
-        return vec![word];
+/// Two addresses, of which one is crossed out, need no blank between them.
+fn divide(text: &str, words: Vec<Range<usize>>, marks: &Marks) -> Vec<Range<usize>> {
+    if marks.struck_out.is_empty() {
+        return words;
     }
-    let mut parts = Vec::new();
-    for part in word.split(is_bracket).map(unwrapped) {
-        match labelled(part) {
-            Some((label, rest)) => parts.extend([label, rest]),
-            None => parts.push(part),
+    let edges: Vec<usize> = marks
+        .struck_out
+        .iter()
+        .flat_map(|range| [range.start, range.end])
+        .collect();
+    let is_whole = |range: Range<usize>| parse_token(&text[range], &mut Vec::new()).is_ok();
+    let mut divided = Vec::with_capacity(words.len());
+    for mut word in words {
+        let first = edges.partition_point(|edge| *edge <= word.start);
+        for &edge in edges[first..].iter().take_while(|edge| **edge < word.end) {
+            if word.len() <= LONGEST_PAIR && is_whole(word.start..edge) && is_whole(edge..word.end)
+            {
+                divided.push(word.start..edge);
+                word.start = edge;
+            }
         }
+        divided.push(word);
     }
-    let is_address = |part: &&str| quads(part).next().is_some() || is_ipv6(part);
-    if parts.len() == 1 || !parts.iter().any(is_address) {
-        return vec![word];
-    }
-    // What is behind an address says nothing of the next.
-    let first = parts.iter().position(is_address);
-    let mut at = 0;
-    parts.retain(|part| {
-        at += 1;
-        first.is_none_or(|first| at <= first) || !is_code(part)
-    });
-    parts
-}
-
-/// The words before a colon that is no address's own.
-fn labelled(word: &str) -> Option<(&str, &str)> {
-    let (label, rest) = word.split_once([':', '：'])?;
-    let is_word = label
-        .chars()
-        .all(|c| c.is_alphanumeric() || "-_".contains(c))
-        && label.contains(char::is_alphabetic);
-    let is_one_colon =
-        !rest.contains(':') && quads(rest).next().is_some_and(|quad| quad.start == 0);
-    let is_no_group = label.contains(|c: char| !c.is_ascii_hexdigit());
-    (is_word && (is_one_colon || (is_no_group && is_ipv6(rest)))).then_some((label, rest))
-}
-
-/// Whether it is an address for certain, and not two names of a program: `a::b`.
-fn is_ipv6(word: &str) -> bool {
-    (word.matches(':').count() > 2 || word.contains('/')) && parse_prefix(word).is_ok()
-}
-
-/// Brackets and quotes, which are part of no address.
-fn is_bracket(c: char) -> bool {
-    "()[]{}<>（）【】\"'`“”‘’«»".contains(c)
-}
-
-/// A URL, a user at a host: what it names is elsewhere.
-fn is_elsewhere(word: &str) -> bool {
-    word.contains("://") || word.contains('@')
-}
-
-/// Whether letters are glued to an IPv4 address. Not those of a host name, of a path, of a version.
-fn is_glued(word: &str) -> bool {
-    const VERSIONS: [&str; 6] = ["v", "ver", "version", "r", "rev", "release"];
-    let path = word.find('/').unwrap_or(word.len());
-    !is_elsewhere(word)
-        && quads(word).any(|quad| {
-            let (before, after) = (&word[..quad.start], &word[quad.end..]);
-            let length = after.strip_prefix('/').unwrap_or_default();
-            let behind = length.trim_start_matches(|c: char| c.is_ascii_digit());
-            let after = if behind.len() < length.len() {
-                behind
-            } else {
-                after
-            };
-            let name = &before[before.trim_end_matches(char::is_alphabetic).len()..];
-            let is_version = VERSIONS.iter().any(|word| word.eq_ignore_ascii_case(name));
-            quad.start < path
-                && !is_version
-                && (!name.is_empty() || after.starts_with(char::is_alphabetic))
-        })
-}
-
-/// Four numbers from 0 to 255 with dots between them and none around them.
-fn quads(word: &str) -> impl Iterator<Item = Range<usize>> {
-    let is_of_one = |c: char| c.is_ascii_digit() || c == '.';
-    let mut end = 0;
-    word.split_inclusive(move |c| !is_of_one(c))
-        .filter_map(move |run| {
-            let start = end;
-            end += run.len();
-            let run = run.strip_suffix(|c| !is_of_one(c)).unwrap_or(run);
-            let is_octet = |octet: &str| octet.parse::<u8>().is_ok();
-            (run.split('.').count() == 4 && run.split('.').all(is_octet))
-                .then(|| start..start + run.len())
-        })
-}
-
-/// Without the brackets, quotes and emphasis around it and the punctuation behind it.
-fn unwrapped(word: &str) -> &str {
-    const WRAPPING: [char; 20] = [
-        '(', ')', '[', ']', '{', '}', '"', '\'', '`', '“', '”', '‘', '’', '<', '>', '*', '_', '•',
-        '«', '»',
-    ];
-    let mut word = word.trim_matches(WRAPPING);
-    loop {
-        let shorter = word
-            .trim_end_matches(['.', '!', '?'])
-            .trim_matches(WRAPPING);
-        // The end of `2001:db8::` belongs to it.
-        let shorter = match shorter.strip_suffix(':') {
-            Some(bare) if !bare.ends_with(':') => bare,
-            _ => shorter,
-        };
-        if shorter == word {
-            return word;
-        }
-        word = shorter;
-    }
-}
-
-fn is_like_an_address(word: &str) -> bool {
-    let is_of_one = |c: char| c.is_ascii_hexdigit() || ".:/".contains(c) || DASHES.contains(&c);
-    let octets = || word.split('.').filter(|octet| !octet.is_empty()).count();
-    let colons = || word.matches(':').count();
-    word.chars().all(is_of_one)
-        && word.contains(|c: char| c.is_ascii_hexdigit())
-        && ((octets() >= 4 && word.contains(|c: char| c.is_ascii_digit()))
-            || word.contains("::")
-            || colons() >= 6)
-}
-
-/// Whether a dash stands between these alone, with blanks around it.
-fn is_near(words: &[Range<usize>], at: usize) -> bool {
-    let [first, dash, last] = [&words[at], &words[at + 1], &words[at + 2]];
-    dash.start - first.end <= 2 && last.start - dash.end <= 2
+    divided
 }
 
 /// Two capitals that name a region. Where a page was flattened, they are all that is left of a table.

@@ -51,6 +51,25 @@ fn pages_that_mean_harm_end_soon() {
         "v192.0.2.1".repeat(100_000),
         "v192.0.2.1/".repeat(100_000),
         "a:192.0.2.1(US)[".repeat(30_000),
+        "v192.0.2.1.".repeat(100_000),
+        "a@192.0.2.1.".repeat(100_000),
+        "2001:db8::1=".repeat(100_000),
+        "(https://".repeat(100_000),
+        format!("{}{}", "a".repeat(300_000), ".!".repeat(100_000)),
+        "1<sup>1</sup>".repeat(30_000),
+        "1<b>1</b>.".repeat(30_000),
+        "<s>192.0.2.1</s>".repeat(30_000),
+        "192.0.2.1 to ".repeat(30_000),
+        "192.0.2.1 /24 ".repeat(30_000),
+        format!(
+            "<table><tr><th>Start<th>End<th>Prefix{}",
+            "<tr><td rowspan=0>192.0.2.1<td rowspan=0>192.0.2.2<td rowspan=0>/24".repeat(30_000)
+        ),
+        format!(
+            "<table><tr><th>Start<th>End<tr><td rowspan=0>{}<td rowspan=0>x{}",
+            "192.0.2.1<br>".repeat(20_000),
+            "<tr><td>/24".repeat(20_000)
+        ),
     ];
     for page in pages {
         let start = Instant::now();

@@ -1,0 +1,154 @@
+//! A line to words, and a word to the address in it and its labels.
+//!
+//! Invariant: only separators, brackets, quotes, labels with a colon and punctuation behind the word are
+//! split off, so that no two texts become one, and no part of an address is lost.
+
+use std::ops::Range;
+
+use super::chars::{is_between, is_bracket};
+use super::is_code;
+use super::shape::{has_candidate, host, is_ipv6, is_pattern, quads};
+
+/// Returns the places of the words, without brackets and punctuation.
+pub(super) fn words(line: &str) -> Vec<Range<usize>> {
+    let mut start = 0;
+    line.split_inclusive(is_between)
+        .flat_map(|piece| {
+            let raw = piece.strip_suffix(is_between).unwrap_or(piece);
+            let offset = start;
+            start += piece.len();
+            // Each lies in `raw`, which starts where `piece` does.
+            parts(raw).into_iter().map(move |word| {
+                let offset = offset + (word.as_ptr() as usize - raw.as_ptr() as usize);
+                offset..offset + word.len()
+            })
+        })
+        .filter(|word| !word.is_empty())
+        .collect()
+}
+
+/// The text without its URLs, and these; a URL ends with the bracket that it began with.
+fn parts(raw: &str) -> Vec<&str> {
+    let mut parts = Vec::new();
+    let mut rest = raw;
+    while let Some(start) = url(rest) {
+        let before = &rest[..start];
+        let end = match before.chars().next_back() {
+            None => None,
+            Some(opening) if is_bracket(opening) => closing(opening)
+                .and_then(|closing| rest[start..].find(closing))
+                .map(|length| start + length),
+            // Something is glued to the URL: one word.
+            Some(_) => return vec![raw],
+        };
+        if !before.is_empty() {
+            parts.extend(split(unwrapped(before)));
+        }
+        let end = end.unwrap_or(rest.len());
+        parts.push(unwrapped(&rest[start..end]));
+        rest = &rest[end..];
+    }
+    if !rest.is_empty() {
+        parts.extend(split(unwrapped(rest)));
+    }
+    parts
+}
+
+/// Where a URL begins.
+pub(super) fn url(text: &str) -> Option<usize> {
+    let colon = text.find("://")?;
+    let is_of_scheme = |c: char| c.is_ascii_alphanumeric() || "+.-".contains(c);
+    let scheme = &text[..colon];
+    let start = scheme.trim_end_matches(is_of_scheme).len();
+    let digits = scheme[start..].trim_start_matches(|c: char| !c.is_ascii_alphabetic());
+    Some(colon - digits.len())
+}
+
+fn closing(opening: char) -> Option<char> {
+    let pairs = ["()", "[]", "{}", "<>", "（）", "【】", "“”", "‘’", "«»"];
+    pairs
+        .iter()
+        .find_map(|pair| {
+            let mut pair = pair.chars();
+            (pair.next() == Some(opening))
+                .then(|| pair.next())
+                .flatten()
+        })
+        .or_else(|| "\"'`".contains(opening).then_some(opening))
+}
+
+/// `US:192.0.2.1(old)` is three words, as far as there is an address among them.
+fn split(word: &str) -> Vec<&str> {
+    if host(word).is_some() {
+        return vec![word];
+    }
+    let mut parts = Vec::new();
+    for part in word.split(is_bracket).map(unwrapped) {
+        match labelled(part) {
+            Some((label, rest)) => parts.extend([label, rest]),
+            None => parts.push(part),
+        }
+    }
+    let is_address = |part: &&str| quads(part).next().is_some() || is_ipv6(part);
+    if parts.len() == 1 || !parts.iter().any(is_address) {
+        return vec![word];
+    }
+    // A code behind an address is not the label of the next.
+    let first = parts.iter().position(is_address);
+    let mut at = 0;
+    parts.retain(|part| {
+        at += 1;
+        first.is_none_or(|first| at <= first) || !is_code(part)
+    });
+    parts
+}
+
+/// The words before a colon that is no address's own.
+fn labelled(word: &str) -> Option<(&str, &str)> {
+    let (label, rest) = word.split_once([':', '：'])?;
+    let is_word = label
+        .chars()
+        .all(|c| c.is_alphanumeric() || "-_".contains(c))
+        && label.contains(char::is_alphabetic);
+    let is_one_colon =
+        !rest.contains(':') && quads(rest).next().is_some_and(|quad| quad.start == 0);
+    // A name that ends with a digit may have an address glued to it: `IP2001:db8::/32`.
+    let digits = &label[label
+        .trim_end_matches(|c: char| c.is_ascii_hexdigit())
+        .len()..];
+    let is_family = ["ip6", "ipv6", "v6"]
+        .iter()
+        .any(|name| name.eq_ignore_ascii_case(label));
+    let is_no_group = label.contains(|c: char| !c.is_ascii_hexdigit())
+        && (is_family || !digits.contains(|c: char| c.is_ascii_digit()));
+    (is_word && !has_candidate(label) && (is_one_colon || (is_no_group && is_ipv6(rest))))
+        .then_some((label, rest))
+}
+
+/// Without the brackets, quotes and emphasis around it and the punctuation behind it. Several dots stay:
+/// an address may be cut short there.
+pub(super) fn unwrapped(word: &str) -> &str {
+    let is_wrapping = |c: char| is_bracket(c) || "*_•".contains(c);
+    let mut word = word.trim_matches(is_bracket);
+    loop {
+        if is_pattern(word) {
+            return word;
+        }
+        let shorter = word
+            .trim_end_matches(['!', '?', '。', '！', '？'])
+            .trim_matches(is_wrapping);
+        let shorter = match shorter.strip_suffix('.') {
+            Some(bare) if !bare.ends_with('.') => bare,
+            _ => shorter,
+        };
+        // The end of `2001:db8::` belongs to it.
+        let shorter = match shorter.strip_suffix(':') {
+            Some(bare) if !bare.ends_with(':') => bare,
+            _ => shorter,
+        };
+        if shorter == word {
+            return word;
+        }
+        word = shorter;
+    }
+}

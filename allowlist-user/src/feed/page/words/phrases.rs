@@ -1,0 +1,443 @@
+//! Several words that mean one thing: a range, an address and its length, a version number.
+//!
+//! Invariant: the two ends of a range are never read as two addresses, nor an address without the length
+//! that stands beside it. Where words could mean a range or a change, they are unclear. English only.
+
+use std::ops::Range;
+
+use super::super::super::error::Unclear;
+use super::super::super::token::DASHES;
+use super::chars::is_between;
+use super::shape::{self, Shape, What};
+use super::{Reading, is_code};
+
+/// Between the ends of a range.
+const RANGE_WORDS: [&str; 6] = ["to", "through", "thru", "until", "till", "upto"];
+/// Signs between them.
+const RANGE_SIGNS: &str = "-–—―‒−‐‑－～〜~.…⋯";
+/// Words beside a range that do not change its meaning.
+const FILLERS: [&str; 14] = [
+    "from",
+    "between",
+    "and",
+    "or",
+    "the",
+    "range",
+    "ranges",
+    "ip",
+    "ips",
+    "ipv4",
+    "ipv6",
+    "address",
+    "addresses",
+    "inclusive",
+];
+/// Signs between the items of a list.
+const LIST_SIGNS: [&str; 6] = ["/", "&", "+", "•", "·", "*"];
+/// Words before a version number.
+const VERSIONS: [&str; 19] = [
+    "version",
+    "versions",
+    "ver",
+    "vers",
+    "v",
+    "build",
+    "builds",
+    "release",
+    "releases",
+    "revision",
+    "rev",
+    "firmware",
+    "fw",
+    "hotfix",
+    "patch",
+    "patchlevel",
+    "least",
+    "≥",
+    "≤",
+];
+/// Words before the number of a part of a document.
+const SECTIONS: [&str; 12] = [
+    "section",
+    "sections",
+    "chapter",
+    "figure",
+    "fig",
+    "table",
+    "appendix",
+    "step",
+    "clause",
+    "paragraph",
+    "§",
+    "§§",
+];
+/// Words between these and the number.
+const BEFORE_NUMBER: [&str; 10] = [
+    "no", "nr", "number", "is", "=", "than", "newer", "later", "higher", "older",
+];
+/// Words behind "or" and "and" that only a version has.
+const NEWER: [&str; 10] = [
+    "newer", "later", "higher", "above", "greater", "up", "upwards", "earlier", "older", "onwards",
+];
+/// Numbers of parts of documents are no greater.
+const LAST_SECTION: u8 = 30;
+/// The same where the line is no heading.
+const LAST_SECTION_IN_TEXT: u8 = 20;
+/// Bytes between words that belong together.
+const NEAR: usize = 6;
+
+/// A line by words.
+pub(super) struct Line<'t> {
+    text: &'t str,
+    pub(super) words: Vec<Range<usize>>,
+    pub(super) shapes: Vec<Shape>,
+}
+
+/// The meaning of four numbers with dots between them that are no address.
+pub(super) enum Number {
+    /// Of a version or of a part of a document, with the words that make it one.
+    Of(What, Range<usize>),
+    /// The number of a section, or an address with a name behind it.
+    Unclear,
+}
+
+/// The connection of two addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    /// A hyphen or an en dash, with blanks around it.
+    Dash,
+    /// A word or a sign that means a range in a line that holds nothing else.
+    Range,
+    /// A sign that may mean anything.
+    Sign,
+}
+
+impl<'t> Line<'t> {
+    pub(super) fn new(text: &'t str, words: Vec<Range<usize>>) -> Self {
+        let shapes = words.iter().map(|word| shape::of(&text[word.clone()]));
+        Self {
+            text,
+            shapes: shapes.collect(),
+            words,
+        }
+    }
+
+    fn word(&self, at: usize) -> &'t str {
+        self.words
+            .get(at)
+            .map_or("", |word| &self.text[word.clone()])
+    }
+
+    fn is_address(&self, at: usize) -> bool {
+        self.shapes.get(at) == Some(&Shape::Address)
+    }
+
+    /// The text between two words beside each other, if it is short and has no separator.
+    fn gap(&self, at: usize) -> Option<&'t str> {
+        let (one, next) = (self.words.get(at)?, self.words.get(at + 1)?);
+        let gap = self.text.get(one.end..next.start)?;
+        let has_separator = gap.contains(|c: char| is_between(c) && !c.is_whitespace());
+        (gap.len() <= NEAR && !has_separator).then_some(gap)
+    }
+
+    /// Returns the place behind the phrase that begins with the address at a place, and its reading.
+    pub(super) fn phrase(&self, at: usize) -> (usize, Reading) {
+        if self.is_in_url(at) {
+            return (at + 1, Reading::Unclear(Unclear::Glued));
+        }
+        let (mut next, first) = self.unit(at);
+        let mut is_joined = first.is_some();
+        let mut links = Vec::new();
+        while let Some((words, link)) = self.link(next - 1)
+            && self.is_address(next + words)
+        {
+            let (after, unit) = self.unit(next + words);
+            is_joined |= unit.is_some();
+            links.push((link, next + words));
+            next = after;
+        }
+        let is_between = at > 0 && self.word(at - 1).eq_ignore_ascii_case("between");
+        if links.is_empty()
+            && is_between
+            && self.word(next).eq_ignore_ascii_case("and")
+            && self.is_address(next + 1)
+        {
+            links.push((Link::Range, next + 1));
+            next += 2;
+        }
+        if length(self.word(next), false).is_some() {
+            // A second length, or one behind a separator.
+            return (next, Reading::Unclear(Unclear::Length));
+        }
+        let reading = match links[..] {
+            [] => first.map_or(Reading::AsWritten, |token| Reading::Joined(token.into())),
+            // The parser refuses a chain, whose meaning is unknown.
+            _ if links.iter().all(|(link, _)| *link == Link::Dash) && !is_joined => {
+                Reading::AsWritten
+            }
+            [(Link::Range, last)] if !is_joined && self.is_alone() => {
+                let (first, last) = (self.word(at), self.word(last));
+                if first.contains(['/', '-', '–']) || last.contains(['/', '-', '–']) {
+                    Reading::Unclear(Unclear::Range)
+                } else {
+                    Reading::Joined(format!("{first}-{last}").into())
+                }
+            }
+            _ => Reading::Unclear(Unclear::Range),
+        };
+        (next, reading)
+    }
+
+    /// An address with the length that stands apart from it: the place behind, and the prefix.
+    fn unit(&self, at: usize) -> (usize, Option<String>) {
+        let address = self.word(at);
+        if self.gap(at).is_none() {
+            return (at + 1, None);
+        }
+        if let Some(length) = self.word(at + 1).strip_prefix('/') {
+            if is_number(length) {
+                return (at + 2, Some(format!("{address}/{length}")));
+            }
+            if length.is_empty() && self.gap(at + 1).is_some() && is_number(self.word(at + 2)) {
+                let length = self.word(at + 2);
+                return (at + 3, Some(format!("{address}/{length}")));
+            }
+        }
+        (at + 1, None)
+    }
+
+    /// Returns the connection behind a word: its number of words, and its kind.
+    fn link(&self, at: usize) -> Option<(usize, Link)> {
+        let (before, word) = (self.gap(at)?, self.word(at + 1));
+        let after = self.gap(at + 1)?;
+        let is_clean = before.trim().is_empty() && after.trim().is_empty();
+        let is_one_of = |names: &[&str]| names.iter().any(|name| name.eq_ignore_ascii_case(word));
+        if is_one_of(&RANGE_WORDS) {
+            return Some((1, Link::Range));
+        }
+        if word.eq_ignore_ascii_case("up") && self.word(at + 2).eq_ignore_ascii_case("to") {
+            return Some((2, Link::Range));
+        }
+        if word.contains(char::is_alphanumeric) || is_one_of(&LIST_SIGNS) {
+            return None;
+        }
+        let link = if !is_clean {
+            Link::Sign
+        } else if word.chars().all(|c| DASHES.contains(&c)) {
+            Link::Dash
+        } else if word.chars().all(|c| RANGE_SIGNS.contains(c)) {
+            Link::Range
+        } else {
+            Link::Sign
+        };
+        Some((1, link))
+    }
+
+    /// Whether nothing but ranges and lists of addresses is in the line, and perhaps a label.
+    fn is_alone(&self) -> bool {
+        let first = self
+            .shapes
+            .iter()
+            .position(|shape| *shape == Shape::Address);
+        let first = first.unwrap_or_default();
+        let is_labelled = self.text[..self.words[first].start]
+            .trim_end()
+            .ends_with([':', '：']);
+        let start = if is_labelled { first } else { 0 };
+        (start..self.words.len()).all(|at| {
+            let word = self.word(at);
+            let is_one_of =
+                |names: &[&str]| names.iter().any(|name| name.eq_ignore_ascii_case(word));
+            self.is_address(at)
+                || is_one_of(&RANGE_WORDS)
+                || is_one_of(&FILLERS)
+                || word.eq_ignore_ascii_case("up")
+                || !word.contains(char::is_alphabetic)
+        })
+    }
+
+    /// Whether the word before is a URL, and no blank is between.
+    fn is_in_url(&self, at: usize) -> bool {
+        let Some(before) = at.checked_sub(1) else {
+            return false;
+        };
+        let gap = &self.text[self.words[before].end..self.words[at].start];
+        !gap.contains(char::is_whitespace) && self.word(before).contains("://")
+    }
+
+    /// Whether the address at a place is the number of a version or of a part of a document.
+    pub(super) fn number(&self, at: usize, is_heading: bool) -> Option<Number> {
+        let numbers = octets(self.word(at))?;
+        let of = |what, from: usize, to: usize| {
+            Some(Number::Of(what, self.words[from].start..self.words[to].end))
+        };
+        let mut before = at;
+        while before > 0 && at - before < 4 {
+            before -= 1;
+            let word = self.word(before).trim_end_matches(['.', ':', '#']);
+            let word = word.to_lowercase();
+            if VERSIONS.contains(&&*word) {
+                return of(What::Version, before, at);
+            }
+            if SECTIONS.contains(&&*word) {
+                return of(What::Section, before, at);
+            }
+            // "Versions 8.4.2.1 and 8.4.3.1".
+            let is_listed = match at - before {
+                1 => ["and", "or", "to", "through", "-", "–"].contains(&&*word),
+                2 => octets(&word).is_some(),
+                _ => false,
+            };
+            if !(is_listed || word.is_empty() || BEFORE_NUMBER.contains(&&*word)) {
+                break;
+            }
+        }
+        let is_newer = ["or", "and"].contains(&&*self.word(at + 1).to_lowercase())
+            && NEWER.contains(&&*self.word(at + 2).to_lowercase());
+        if is_newer {
+            return of(What::Version, at, at + 2);
+        }
+        let title = self.word(at + 1);
+        let is_at_most = |most: u8| numbers.iter().all(|number| *number <= most);
+        if at > 0 || is_code(title) || self.gap(at) != Some(" ") {
+            None
+        } else if is_heading && title.starts_with(char::is_alphabetic) && is_at_most(LAST_SECTION) {
+            of(What::Section, 0, 1)
+        } else if title.starts_with(char::is_uppercase)
+            && is_at_most(LAST_SECTION_IN_TEXT)
+            && !self.shapes[1..].contains(&Shape::Address)
+        {
+            Some(Number::Unclear)
+        } else {
+            None
+        }
+    }
+}
+
+fn octets(word: &str) -> Option<[u8; 4]> {
+    let address: std::net::Ipv4Addr = word.parse().ok()?;
+    Some(address.octets())
+}
+
+fn is_number(word: &str) -> bool {
+    (1..=3).contains(&word.len()) && word.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Returns whether a text is a connection of the ends of a range, and nothing else.
+pub(in crate::feed::page) fn is_link(text: &str) -> bool {
+    let text = text.trim();
+    is_range_word(text) || (!text.is_empty() && text.chars().all(|c| RANGE_SIGNS.contains(c)))
+}
+
+/// Whether a word is one that stands between the ends of a range.
+pub(in crate::feed::page) fn is_range_word(text: &str) -> bool {
+    let text = text.trim();
+    RANGE_WORDS
+        .iter()
+        .any(|word| word.eq_ignore_ascii_case(text))
+        || text.eq_ignore_ascii_case("up to")
+}
+
+/// Returns the digits of a length that stands alone: `/24`, or `24` in a column of lengths.
+pub(in crate::feed::page) fn length(text: &str, is_named: bool) -> Option<&str> {
+    let digits = text.strip_prefix('/').map(str::trim_start);
+    digits
+        .or(is_named.then_some(text))
+        .filter(|digits| is_number(digits))
+}
+
+/// Whether an address is a netmask, such as 255.255.255.0.
+pub(in crate::feed::page) fn is_netmask(text: &str) -> bool {
+    octets(text)
+        .is_some_and(|octets| octets[0] == 255 && ipnet::ipv4_mask_to_prefix(octets.into()).is_ok())
+}
+
+/// Which end of a range a label or a column names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::feed::page) enum End {
+    First,
+    Last,
+    /// "From": the first of a range, or the state before a change.
+    From,
+    To,
+}
+
+/// Which end a label names, if it names nothing else.
+pub(in crate::feed::page) fn end(label: &str) -> Option<End> {
+    let mut end = None;
+    for word in label
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty())
+    {
+        let this = match &*word.to_lowercase() {
+            "start" | "starting" | "begin" | "beginning" | "first" | "lower" | "lowest" | "low"
+            | "min" | "minimum" => End::First,
+            "end" | "ending" | "last" | "upper" | "highest" | "high" | "max" | "maximum" => {
+                End::Last
+            }
+            "from" => End::From,
+            "to" | "through" => End::To,
+            "ip" | "ips" | "ipv4" | "ipv6" | "address" | "addresses" | "range" | "ranges"
+            | "of" | "the" | "network" | "block" | "in" | "cidr" => continue,
+            _ => return None,
+        };
+        if end.replace(this).is_some() {
+            return None;
+        }
+    }
+    end
+}
+
+/// Whether a label is of lengths of prefixes: "Prefix", "Netmask", "Prefix length".
+pub(in crate::feed::page) fn is_length_label(label: &str) -> bool {
+    let mut names_it = false;
+    label
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .all(|word| match &*word.to_lowercase() {
+            "prefix" | "length" | "mask" | "netmask" | "cidr" | "bits" | "prefixlen"
+            | "masklen" | "subnet" => {
+                names_it = true;
+                true
+            }
+            "size" | "network" | "ip" | "ipv4" | "ipv6" | "len" | "in" | "the" | "of" => true,
+            _ => false,
+        })
+        && names_it
+}
+
+/// Whether a label is of version numbers and of no addresses.
+pub(in crate::feed::page) fn is_version_label(label: &str) -> bool {
+    let words: Vec<String> = label
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .map(str::to_lowercase)
+        .collect();
+    let is_address = |word: &String| {
+        [
+            "ip",
+            "ips",
+            "ipv4",
+            "ipv6",
+            "address",
+            "addresses",
+            "cidr",
+            "network",
+            "prefix",
+            "range",
+        ]
+        .contains(&&**word)
+    };
+    let last = words
+        .iter()
+        .rev()
+        .find(|word| !["number", "no", "required", "supported", "min", "max"].contains(&&***word));
+    words.len() <= 5
+        && !words.iter().any(is_address)
+        && last.is_some_and(|word| {
+            [
+                "version", "versions", "build", "release", "firmware", "revision",
+            ]
+            .contains(&&**word)
+        })
+}

@@ -1,0 +1,318 @@
+//! The classification of a word: an address, a text with an address glued to it, or prose.
+//!
+//! Invariant: a word in which there is a dotted quad or an IPv6 address is prose only if it is a URL, a
+//! host name, a version or a path. Everything else is refused, for any character beside the address.
+
+use std::ops::Range;
+
+use super::super::super::token::{DASHES, parse_prefix};
+use super::chars::{fold, is_bracket};
+use super::is_code;
+use super::parts::url;
+
+/// The class of a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// No address, for certain.
+    Prose,
+    /// To be read as an address, a prefix or a range, and refused if it is none.
+    Address,
+    /// Looks like an address, and is something else.
+    NotRead(What),
+}
+
+/// The kinds of texts that look like an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(in crate::feed::page) enum What {
+    Version,
+    HostName,
+    Path,
+    Section,
+    /// An address with a letter for its last number.
+    Pattern,
+}
+
+/// Names that have a version right behind them: `v1.2.3.4`.
+const VERSIONS: [&str; 8] = ["v", "ver", "version", "r", "rev", "release", "build", "fw"];
+/// Names of addresses, of which no other thing has a number.
+const ADDRESSES: [&str; 18] = [
+    "ip",
+    "ips",
+    "ipv4",
+    "ipv6",
+    "ip4",
+    "ip6",
+    "cidr",
+    "addr",
+    "address",
+    "addresses",
+    "host",
+    "server",
+    "net",
+    "network",
+    "subnet",
+    "range",
+    "tcp",
+    "udp",
+];
+/// Words behind the hyphen of a version.
+const PRERELEASES: [&str; 12] = [
+    "alpha", "beta", "rc", "dev", "pre", "preview", "snapshot", "final", "stable", "release",
+    "patch", "hotfix",
+];
+
+/// Of a host.
+const LONGEST_NAME: usize = 253;
+/// Of a pattern of addresses.
+const LONGEST_PATTERN: usize = 24;
+
+pub(super) fn of(word: &str) -> Shape {
+    if word.chars().all(is_of_address) {
+        return if is_like_an_address(word) || is_short(word) {
+            Shape::Address
+        } else {
+            Shape::Prose
+        };
+    }
+    let folded = fold(word);
+    let text = &*folded;
+    if let Some(start) = url(text) {
+        // A text directly before a URL is glued to it.
+        return if has_candidate(&text[..start]) {
+            Shape::Address
+        } else {
+            Shape::Prose
+        };
+    }
+    let host = host(text).unwrap_or(text.len());
+    let mut shape = Shape::Prose;
+    for quad in runs(text).take_while(|quad| quad.start < host) {
+        match excuse(text, &quad) {
+            None => return Shape::Address,
+            Some(Shape::NotRead(what)) => shape = Shape::NotRead(what),
+            Some(_) => {}
+        }
+    }
+    if sixes(text).any(|six| six.start < host) || is_split(text) {
+        return Shape::Address;
+    }
+    if is_pattern(text) {
+        return if text.contains('*') {
+            Shape::Address
+        } else {
+            Shape::NotRead(What::Pattern)
+        };
+    }
+    shape
+}
+
+/// Returns whether there is an address in the text, with any characters around it.
+pub(super) fn has_candidate(text: &str) -> bool {
+    runs(text).next().is_some() || sixes(text).next().is_some()
+}
+
+/// Returns whether the text is an address for certain, and not two names of a program: `a::b`.
+pub(super) fn is_ipv6(text: &str) -> bool {
+    (text.matches(':').count() > 2 || text.contains('/'))
+        && text.contains(':')
+        && parse_prefix(text).is_ok()
+}
+
+/// Four numbers from 0 to 255 with dots between them and none around them.
+pub(super) fn quads(text: &str) -> impl Iterator<Item = Range<usize>> {
+    numbers(text).filter(|run| {
+        let run = &text[run.clone()];
+        run.split('.').count() == 4 && run.split('.').all(is_octet)
+    })
+}
+
+/// Four or more such numbers.
+fn runs(text: &str) -> impl Iterator<Item = Range<usize>> {
+    numbers(text).filter_map(|run| {
+        let dotted = &text[run.clone()];
+        let start = run.start + dotted.len() - dotted.trim_start_matches('.').len();
+        let dotted = dotted.trim_matches('.');
+        let mut octets = dotted.split('.').filter(|octet| !octet.is_empty());
+        (octets
+            .by_ref()
+            .take(4)
+            .filter(|octet| is_octet(octet))
+            .count()
+            == 4
+            && octets.all(is_octet))
+        .then(|| start..start + dotted.len())
+    })
+}
+
+fn is_octet(text: &str) -> bool {
+    text.parse::<u8>().is_ok()
+}
+
+/// Returns the runs of digits and dots.
+fn numbers(text: &str) -> impl Iterator<Item = Range<usize>> {
+    let is_of_one = |c: char| c.is_ascii_digit() || c == '.';
+    let mut end = 0;
+    text.split_inclusive(move |c| !is_of_one(c))
+        .map(move |run| {
+            let start = end;
+            end += run.len();
+            let run = run.strip_suffix(|c| !is_of_one(c)).unwrap_or(run);
+            start..start + run.len()
+        })
+        .filter(|run| !run.is_empty())
+}
+
+/// The runs of digits, letters to `f`, colons and dots that are IPv6 addresses, and no names of a program
+/// (`AWS::S3::Bucket`), times or addresses of network cards.
+fn sixes(text: &str) -> impl Iterator<Item = Range<usize>> {
+    let is_of_one = |c: char| c.is_ascii_hexdigit() || c == ':' || c == '.';
+    let mut end = 0;
+    text.split_inclusive(move |c| !is_of_one(c))
+        .filter_map(move |run| {
+            let start = end;
+            end += run.len();
+            let run = run.strip_suffix(|c| !is_of_one(c)).unwrap_or(run);
+            let colons = run.matches(':').count();
+            let first = run.split(':').next().unwrap_or_default();
+            let is_group = first.len() >= 3 && first.contains(|c: char| c.is_ascii_digit());
+            let is_valid = || run.parse::<std::net::Ipv6Addr>().is_ok();
+            let is_six = run.contains(|c: char| c.is_ascii_digit())
+                && ((is_group && run.contains("::")) || colons >= 6 || (colons > 2 && is_valid()));
+            is_six.then(|| start..start + run.len())
+        })
+}
+
+/// Why a quad in a word is no address. `None` if it may be one.
+fn excuse(text: &str, quad: &Range<usize>) -> Option<Shape> {
+    let (before, after) = (&text[..quad.start], &text[quad.end..]);
+    let note = |what| Some(Shape::NotRead(what));
+    if is_host_name(after) {
+        return Some(Shape::Prose);
+    }
+    let name = &before[before.trim_end_matches(char::is_alphabetic).len()..];
+    let is_after_word = before[..before.len() - name.len()]
+        .chars()
+        .next_back()
+        .is_some_and(char::is_alphanumeric);
+    if is_one_of(&VERSIONS, name) && !is_after_word {
+        return Some(Shape::Prose);
+    }
+    if !name.is_empty() {
+        return None;
+    }
+    if let Some(path) = before.strip_suffix('/') {
+        let product = &path[path
+            .trim_end_matches(|c: char| c.is_ascii_alphanumeric())
+            .len()..];
+        let is_name = product.contains(|c: char| c.is_ascii_alphabetic());
+        let is_prose = before.starts_with('/') || is_name && !is_one_of(&ADDRESSES, product);
+        return is_prose.then_some(Shape::Prose);
+    }
+    for (mark, what) in [('.', What::HostName), ('-', What::Version)] {
+        if let Some(rest) = before.strip_suffix(mark) {
+            let label = &rest[rest
+                .trim_end_matches(|c: char| c.is_ascii_alphanumeric())
+                .len()..];
+            let is_name = label.contains(|c: char| c.is_ascii_alphabetic());
+            return (is_name && !is_one_of(&ADDRESSES, label) && !is_code(label))
+                .then_some(Shape::NotRead(what));
+        }
+    }
+    if !before.is_empty() {
+        return None;
+    }
+    let starts_word = |mark: char| {
+        let rest = after.strip_prefix(mark)?;
+        let end = rest
+            .find(|c: char| !c.is_ascii_alphabetic())
+            .unwrap_or(rest.len());
+        let word = &rest[..end];
+        (!word.is_empty() && !is_code(word)).then_some(word)
+    };
+    if let Some(word) = starts_word('-') {
+        return if is_one_of(&PRERELEASES, word) {
+            Some(Shape::Prose)
+        } else {
+            note(What::Version)
+        };
+    }
+    if starts_word('/').is_some() || starts_word(':').is_some() {
+        return note(What::Path);
+    }
+    None
+}
+
+fn is_one_of(names: &[&str], name: &str) -> bool {
+    names.iter().any(|word| word.eq_ignore_ascii_case(name))
+}
+
+/// Returns the start of the host in `user@host`, which is no address of a list.
+pub(super) fn host(text: &str) -> Option<usize> {
+    let at = text.find('@')?;
+    let user = &text[..at];
+    (user.contains(char::is_alphanumeric) && !has_candidate(user)).then_some(at)
+}
+
+/// Whether a quad goes on as a host name: `.nip.io`, `.in-addr.arpa`.
+fn is_host_name(after: &str) -> bool {
+    let Some(rest) = after.strip_prefix('.') else {
+        return false;
+    };
+    let end = rest
+        .bytes()
+        .take(LONGEST_NAME)
+        .take_while(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(byte))
+        .count();
+    let labels: Vec<&str> = rest[..end]
+        .trim_end_matches('.')
+        .split('.')
+        .take(3)
+        .collect();
+    let is_label = |label: &&str| label.contains(|c: char| c.is_ascii_alphabetic());
+    labels.len() > 1 && labels.iter().all(|label| !label.is_empty()) && labels.iter().any(is_label)
+}
+
+fn is_of_address(c: char) -> bool {
+    c.is_ascii_hexdigit() || ".:/".contains(c) || DASHES.contains(&c)
+}
+
+fn is_like_an_address(word: &str) -> bool {
+    let octets = || word.split('.').filter(|octet| !octet.is_empty()).count();
+    let colons = || word.matches(':').count();
+    word.contains(|c: char| c.is_ascii_hexdigit())
+        && ((octets() >= 4 && word.contains(|c: char| c.is_ascii_digit()))
+            || word.contains("::")
+            || colons() >= 6)
+}
+
+/// Three numbers and a length, as some write a network: `192.0.2/24`.
+fn is_short(word: &str) -> bool {
+    word.split_once('/').is_some_and(|(network, length)| {
+        network.split('.').count() == 3
+            && network.split('.').all(is_octet)
+            && length.parse::<u8>().is_ok_and(|length| length <= 32)
+    })
+}
+
+/// Whether brackets stand within an address: `192[.]0[.]2[.]1`.
+fn is_split(text: &str) -> bool {
+    text.contains(is_bracket) && !text.contains('@') && {
+        let bare: String = text.chars().filter(|c| !is_bracket(*c)).collect();
+        quads(&bare).any(|quad| quad.len() == bare.len())
+    }
+}
+
+/// `192.0.2.*` and `192.0.2.x`.
+pub(super) fn is_pattern(text: &str) -> bool {
+    if text.len() > LONGEST_PATTERN {
+        return false;
+    }
+    let mut parts = text.split('.');
+    let numbers = parts.by_ref().take(3).filter(|part| is_octet(part)).count();
+    let last = parts.next().unwrap_or_default();
+    let last = last.split('/').next().unwrap_or_default();
+    numbers == 3
+        && parts.next().is_none()
+        && !last.is_empty()
+        && last.chars().all(|c| "*xX".contains(c))
+}
