@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::lines::{self, Lines, Names};
 use crate::policy::Mode;
-use crate::text::on_one_line;
 
 const NAMES: Names = Names {
     file: "audit.v1.jsonl",
@@ -238,13 +237,13 @@ impl fmt::Display for Prefixes {
         // Where it was refused, perhaps nobody said at which.
         let services = self.services.join(" ");
         if !services.is_empty() {
-            words.push(format!("at {}", on_one_line(&services)));
+            words.push(format!("at {services}"));
         }
         if let Some(until) = self.until {
             words.push(format!("until {}", until.strftime("%Y-%m-%d %H:%M:%SZ")));
         }
         if let Some(note) = &self.note {
-            words.push(format!("({})", on_one_line(note)));
+            words.push(format!("({note})"));
         }
         out.write_str(&words.join(" "))
     }

@@ -30,6 +30,7 @@ use crate::notify::Notify;
 use crate::report::{
     self, Added, AuditLog, Epoch, Explanation, PolicyList, Report, Sources, Status,
 };
+use crate::text::{on_one_line, printable, printable_json};
 
 const CONFIG: &str = "/etc/allowlist/allowlist.toml";
 /// The exit code of a question whose answer is no.
@@ -43,33 +44,6 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
         Some(NotDone(problem)) if problem.kind == Kind::WouldCut => ExitCode::from(WOULD_CUT),
         _ => ExitCode::FAILURE,
     }
-}
-
-/// The filter without `RUST_LOG`: this program's own lines. A list decides how often a library logs:
-/// html5ever warns of each tag that is out of place.
-const LOGGED: &str = "off,allowlist=info";
-
-/// Starts the log: warnings and errors as lines on standard error. `RUST_LOG` replaces [`LOGGED`].
-pub fn start_log() {
-    log_builder("RUST_LOG").init();
-}
-
-/// The log; an environment variable holds its filter.
-fn log_builder(variable: &str) -> env_logger::Builder {
-    let mut builder = env_logger::Builder::new();
-    // Also where `RUST_LOG` is a level; its own name overrides this.
-    builder.filter_module("html5ever", log::LevelFilter::Off);
-    builder
-        .parse_env(env_logger::Env::new().filter_or(variable, LOGGED))
-        .format(|out, record| {
-            let level = match record.level() {
-                log::Level::Error => "error: ",
-                log::Level::Warn => "warning: ",
-                _ => "",
-            };
-            writeln!(out, "{level}{}", record.args())
-        });
-    builder
 }
 
 /// Carries out what was typed.
@@ -326,9 +300,9 @@ async fn watch(paths: &Paths, options: &Watch) -> Result<()> {
             info!("{}", shown_in(observes));
         }
         let line = if options.json {
-            report::seen_json(&seen, epoch).to_string()
+            printable_json(&report::seen_json(&seen, epoch).to_string()).into_owned()
         } else {
-            report::seen_text(&seen, epoch)
+            on_one_line(&report::seen_text(&seen, epoch)).into_owned()
         };
         if writeln!(out, "{line}").is_err() {
             break; // whoever reads has seen enough
@@ -420,11 +394,7 @@ fn written(paths: &Paths, mut small: Small) -> Result<Written> {
         let text = Config::small_text(&small.allow, &small.provider, &small.port);
         // Mistakes are named by the options.
         Config::small(small.iface.clone(), small.allow, small.provider, small.port)?;
-        return Ok(Written {
-            file: None,
-            text,
-            interfaces: small.iface,
-        });
+        return Ok(Written::new(None, text, small.iface));
     }
     let file = paths.config.as_deref().unwrap_or(Path::new(CONFIG));
     if paths.config.is_none() && !file.exists() {
@@ -432,27 +402,24 @@ fn written(paths: &Paths, mut small: Small) -> Result<Written> {
             "there is no {CONFIG}; write one, give another by --config, or describe a small one by --iface, --allow, --provider and --port"
         );
     }
-    Ok(Written {
-        text: Config::text(file)?,
-        file: Some(file.to_owned()),
-        interfaces: small.iface,
-    })
+    let text = Config::text(file)?;
+    Ok(Written::new(Some(file.to_owned()), text, small.iface))
 }
 
 fn print_json(document: &serde_json::Value) -> Result<()> {
-    print(&format!("{document:#}\n"))
+    print(&printable_json(&format!("{document:#}\n")))
 }
 
-/// Prints to standard output. A reader that has seen enough (`| head`) is no error.
+/// Prints to standard output, escaped. A reader that has seen enough (`| head`) is no error.
 fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out
+        .write_all(printable(text).as_bytes())
+        .and_then(|()| out.flush())
+    {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(error).context("cannot write to standard output")
         }
         _ => Ok(()),
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -62,7 +62,7 @@ use crate::policy::{AtStart, Feed, Mode, Policy, Snapshot};
 use crate::record::Record;
 use crate::session::Generation;
 use crate::state::{StateDir, StateLock};
-use crate::text::indented;
+use crate::text::on_one_line;
 
 /// How often to look whether somebody detached the filter, and whether all is as it should be.
 const LOOK: Duration = Duration::from_secs(1);
@@ -379,10 +379,9 @@ impl Daemon {
     /// What was done, or refused, into the audit trail. A full disk is no reason not to do it.
     fn log(&self, who: Who, deed: Deed, refused: Option<String>) {
         match &refused {
-            Some(reason) => warn!(
-                "{who}: {deed}: not done, and nothing was changed: {}",
-                indented(reason)
-            ),
+            Some(reason) => {
+                warn!("{who}: {deed}: not done, and nothing was changed: {reason}");
+            }
             None => info!("{who}: {deed}"),
         }
         let entry = Entry {
@@ -440,7 +439,7 @@ impl Daemon {
     /// For whoever waits for it, who may be gone, which is no reason to stop.
     fn say_ready(&self) {
         let line = self.state_line();
-        let _ = writeln!(io::stdout(), "ready: {line}");
+        let _ = writeln!(io::stdout(), "ready: {}", on_one_line(&line));
         self.notify.ready(&line);
     }
 

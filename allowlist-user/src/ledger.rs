@@ -3,9 +3,11 @@
 //!
 //! Invariants: a change is on disk whole, with its checksum, before anybody is told that it is done; a line
 //! that a crash cut short was told to nobody, and does not count; of the last policies is known what leads
-//! back to them. `file` knows the bytes. Knows neither the kernel nor whether a policy is a good one.
+//! back to them; no secret of a configuration is on disk. `file` knows the bytes, `redact` the secrets. Knows
+//! neither the kernel nor whether a policy is a good one.
 
 mod file;
+mod redact;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -16,7 +18,9 @@ use log::warn;
 use serde::{Deserialize, Serialize};
 
 use self::file::{File, Line};
+use self::redact::Redactor;
 use crate::additions::{Addition, Additions, Edit};
+use crate::config::without_comments;
 use crate::policy::Mode;
 use crate::state::{StateDir, StateError};
 
@@ -61,22 +65,68 @@ pub struct Unconfirmed {
     pub back_to: Option<u64>,
 }
 
-/// A configuration as somebody wrote it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A configuration's text and its origin.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Written {
     /// Its file; none if it was typed.
     pub file: Option<PathBuf>,
-    /// What it says.
+    /// The text, with its secrets. On disk, each secret is replaced by a tag.
     pub text: String,
+    /// How many secrets of the text are unknown, since the file of this start does not have them: their tags
+    /// stand in the text.
+    #[serde(skip)]
+    missing_secrets: usize,
+    /// The checksum of the text as it was written, of which the disk has neither comments nor secrets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    crc32: Option<u32>,
     /// Interfaces that were typed, and stand for those of the text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub interfaces: Vec<String>,
 }
 
+impl PartialEq for Written {
+    fn eq(&self, other: &Self) -> bool {
+        self.file == other.file && self.interfaces == other.interfaces && self.has_text_of(other)
+    }
+}
+
+impl Eq for Written {}
+
 impl Written {
-    /// What tells it from others.
+    /// A configuration of a file, or of the command line where that is `None`; `interfaces` are those that were
+    /// typed.
+    pub fn new(file: Option<PathBuf>, text: String, interfaces: Vec<String>) -> Self {
+        Self {
+            file,
+            text,
+            missing_secrets: 0,
+            crc32: None,
+            interfaces,
+        }
+    }
+
+    /// Returns a checksum of the text as it was written.
     pub fn checksum(&self) -> u32 {
-        crc32fast::hash(self.text.as_bytes())
+        self.crc32
+            .unwrap_or_else(|| crc32fast::hash(self.text.as_bytes()))
+    }
+
+    /// Whether both have one text, as it was written and with the same secrets.
+    pub fn has_text_of(&self, other: &Self) -> bool {
+        self.checksum() == other.checksum()
+            && (self.text == other.text
+                || without_comments(&self.text) == without_comments(&other.text))
+    }
+
+    /// A warning about secrets that could not be restored; `None` if all could.
+    pub fn missing_secrets_warning(&self) -> Option<String> {
+        (self.missing_secrets > 0).then(|| {
+            format!(
+                "{} of the secrets of this policy's configuration are not in {} any more and are stored nowhere else, so sources that need them keep their last-good lists; put the secrets back into the file, or use bearer_file",
+                self.missing_secrets,
+                self.origin()
+            )
+        })
     }
 
     /// Where it comes from, in words.
@@ -110,6 +160,7 @@ impl Policy {
 #[derive(Debug)]
 pub struct Ledger {
     file: File,
+    redactor: Redactor,
     known: Known,
     /// What is known and not on disk yet.
     staged: Option<Line>,
@@ -238,19 +289,31 @@ impl Known {
 impl Ledger {
     /// Reads the ledger, without additions that have expired at `now`. While the disk cannot be written to, changes
     /// are refused. A ledger that cannot be read is logged and counts as one without policies: a damaged disk does
-    /// not keep the filter from starting.
-    pub fn open(state: &StateDir, now: Timestamp) -> Self {
+    /// not keep the filter from starting. Secrets of earlier policies are restored from `current`, the text of the
+    /// configuration that this start begins with.
+    pub fn open(state: &StateDir, now: Timestamp, current: &str) -> Self {
         let (file, lines, damaged) = File::open(state);
         let mut ledger = Self {
             file,
+            redactor: Redactor::open(state),
             known: Known::default(),
             staged: None,
         };
-        for line in lines {
+        let mut has_secrets = false;
+        for mut line in lines {
+            if let Line::Change { change, .. } = &mut line
+                && let Some(written) = &mut change.written
+            {
+                let written = Arc::make_mut(written);
+                // An earlier version of this program wrote texts as they were.
+                has_secrets |= ledger.redactor.redact(&written.text) != written.text;
+                let restored = ledger.redactor.restore(&written.text, current);
+                (written.text, written.missing_secrets) = (restored.text, restored.missing);
+            }
             ledger.known.replay(line);
         }
         ledger.known.additions.expire(now);
-        if damaged {
+        if damaged || has_secrets {
             ledger.rewrite(state, now);
         }
         ledger
@@ -296,7 +359,8 @@ impl Ledger {
     /// The newest policy's number.
     pub fn write(&mut self) -> Result<u64, StateError> {
         if let Some(line) = &self.staged {
-            self.file.add(line)?;
+            let line = self.redacted(line.clone());
+            self.file.add(&line)?;
             self.staged = None;
         }
         Ok(self.known.newest().map_or(0, |policy| policy.number))
@@ -345,8 +409,22 @@ impl Ledger {
         }
     }
 
+    /// Returns the line as it may be on disk.
+    fn redacted(&self, mut line: Line) -> Line {
+        if let Line::Change { change, .. } = &mut line
+            && let Some(written) = &mut change.written
+        {
+            let written = Arc::make_mut(written);
+            written.crc32 = Some(written.checksum());
+            written.text = self.redactor.redact(&written.text);
+        }
+        line
+    }
+
     fn rewrite(&mut self, state: &StateDir, now: Timestamp) {
-        if let Err(error) = self.file.replace(state, &self.known.lines(now)) {
+        let lines = self.known.lines(now).into_iter();
+        let lines: Vec<Line> = lines.map(|line| self.redacted(line)).collect();
+        if let Err(error) = self.file.replace(state, &lines) {
             warn!("{error}");
         }
     }

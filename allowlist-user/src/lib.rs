@@ -29,6 +29,7 @@ pub mod lines;
 pub mod lists;
 pub mod lock;
 pub mod netlink;
+pub mod logger;
 pub mod notify;
 pub mod past;
 pub mod policy;

@@ -2,17 +2,19 @@
 
 use std::process::ExitCode;
 
-use allowlist_user::cli::Cli;
-use allowlist_user::command;
+use allowlist_user::cli::{Cli, Command};
+use allowlist_user::text::printable;
+use allowlist_user::{command, logger};
 use clap::Parser as _;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    command::start_log();
+    let is_daemon = matches!(cli.command, Command::Run(_));
+    logger::start(logger::Prefix::detect(is_daemon));
     match command::run(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", printable(&format!("{error:#}")));
             command::exit_code(&error)
         }
     }

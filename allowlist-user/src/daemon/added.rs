@@ -15,7 +15,7 @@ use crate::audit::{Deed, Prefixes, Who};
 use crate::control::{Care, Done, Entry, Kind, Problem};
 use crate::feed::parse_prefix;
 use crate::policy::Gate;
-use crate::text::on_one_line;
+use crate::text::{is_deceptive, on_one_line};
 
 /// The longest that a prefix is let in for, but for ever.
 const LONGEST_TTL: Duration = Duration::from_hours(24 * 3660);
@@ -311,9 +311,9 @@ fn of(edits: &[Edit]) -> Prefixes {
 
 /// It is shown in lines of others, and a line of JSON is kept for each prefix.
 fn require_note(note: &str) -> Result<(), String> {
-    if note.chars().count() > LONGEST_NOTE || note.contains(char::is_control) {
+    if note.chars().count() > LONGEST_NOTE || note.contains(is_deceptive) {
         return Err(format!(
-            "a note is one line of at most {LONGEST_NOTE} characters"
+            "a note is one line of at most {LONGEST_NOTE} visible characters, without control characters and marks of direction"
         ));
     }
     Ok(())

@@ -112,11 +112,8 @@ impl Daemon {
         };
         let invalid = |error: String| Problem::new(Kind::Invalid, error);
         let text = Config::file_text(file).map_err(|error| invalid(error.to_string()))?;
-        let written = Arc::new(Written {
-            file: Some(file.clone()),
-            text,
-            interfaces: self.options.written.interfaces.clone(),
-        });
+        let interfaces = self.options.written.interfaces.clone();
+        let written = Arc::new(Written::new(Some(file.clone()), text, interfaces));
         let config = self
             .options
             .read(&written)
@@ -275,11 +272,7 @@ impl Daemon {
     fn held_back_for(&self, written: &Written) -> Option<u32> {
         let file = self.options.written.file.as_ref()?;
         let text = Config::file_text(file).ok()?;
-        let said = Written {
-            file: Some(file.clone()),
-            text,
-            interfaces: Vec::new(),
-        };
+        let said = Written::new(Some(file.clone()), text, Vec::new());
         held_back(&said, written)
     }
 
@@ -295,6 +288,7 @@ impl Daemon {
             .clone()
             .unwrap_or_else(|| Arc::clone(&self.written));
         let config = self.options.read(&written)?;
+        let missing = written.missing_secrets_warning();
         let wanted = self.changed_sources(&config);
         let first = First::lists(wanted, &self.state, Ask::Nobody).await;
         let next = Next {
@@ -303,6 +297,10 @@ impl Daemon {
             first,
         };
         let mut done = self.put_next_in_force(next, change, care, false).await?;
+        if let Some(missing) = missing {
+            warn!("{missing}");
+            done.warnings.push(missing);
+        }
         if let Some(number) = number {
             done.changes
                 .insert(0, format!("policy {number} is in force again"));

@@ -49,7 +49,7 @@ impl Daemon {
         require_interfaces(&options, &typed).await?;
         let state = StateDir::open(&options.paths.state_dir)?;
         let lock = state.lock()?;
-        let mut ledger = Ledger::open(&state, Timestamp::now());
+        let mut ledger = Ledger::open(&state, Timestamp::now(), &options.written.text);
         // A change still waits if the kernel says so: till its time is over it goes on waiting.
         let waits = View::open(&options.paths.pin_dir)
             .ok()
@@ -354,6 +354,9 @@ fn plan(options: &Options, ledger: &mut Ledger, waits: bool) -> Plan {
             "{}: its last change was taken back, so policy {number} is in force and not what the file says; mend the file, or `allowlist reload` to try it again",
             options.written.origin()
         );
+    }
+    if let Some(missing) = plan.written.missing_secrets_warning() {
+        warn!("{missing}");
     }
     let change = plan.change.take().or_else(|| {
         // What is asked to be confirmed is a policy, whatever else is the same.

@@ -12,11 +12,7 @@ const FILE: &str = "ledger.v1.jsonl";
 const NOW: Timestamp = Timestamp::constant(-1, 0);
 
 fn written(text: &str) -> Arc<Written> {
-    Arc::new(Written {
-        file: None,
-        text: text.to_owned(),
-        interfaces: Vec::new(),
-    })
+    Arc::new(Written::new(None, text.to_owned(), Vec::new()))
 }
 
 fn change(text: &str, edits: Vec<Edit>) -> Change {
@@ -34,7 +30,7 @@ fn change(text: &str, edits: Vec<Edit>) -> Change {
 
 fn open(folder: &Path) -> (StateDir, Ledger) {
     let state = StateDir::open(folder).expect("a state directory");
-    let ledger = Ledger::open(&state, NOW);
+    let ledger = Ledger::open(&state, NOW, "");
     (state, ledger)
 }
 

@@ -43,7 +43,7 @@ impl Report for Added {
                 ),
                 format!("{} ago", ago(self.now.duration_since(one.added).as_secs())),
                 one.by.clone(),
-                on_one_line(one.note.as_deref().unwrap_or_default()),
+                on_one_line(one.note.as_deref().unwrap_or_default()).into_owned(),
             ]);
         }
         format!("{table}\n")
