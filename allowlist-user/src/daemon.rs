@@ -30,7 +30,7 @@ use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use log::{info, warn};
@@ -63,6 +63,7 @@ use crate::record::Record;
 use crate::session::Generation;
 use crate::state::{StateDir, StateLock};
 use crate::text::on_one_line;
+use crate::trust;
 
 /// How often to look whether somebody detached the filter, and whether all is as it should be.
 const LOOK: Duration = Duration::from_secs(1);
@@ -101,6 +102,26 @@ impl Options {
             config.attach = attach;
         }
         Ok(config)
+    }
+}
+
+impl Options {
+    /// Requires that no user but root decides which commands run and which secrets are used.
+    ///
+    /// # Errors
+    /// The first path of the configuration that others could change. A file of the user behind `sudo` is only a
+    /// warning, unless it names a command or a secret.
+    fn require_trusted(&self, written: &Written, config: &Config) -> Result<()> {
+        for concern in trust::concerns(written.file.as_deref(), &written.text, config) {
+            if concern.is_fatal {
+                bail!(
+                    "{}; `allowlist check` lists every such path",
+                    concern.message
+                );
+            }
+            warn!("{}", concern.message);
+        }
+        Ok(())
     }
 }
 

@@ -118,6 +118,9 @@ impl Daemon {
             .options
             .read(&written)
             .map_err(|error| invalid(format!("{error:#}")))?;
+        self.options
+            .require_trusted(&written, &config)
+            .map_err(|error| Problem::new(Kind::Refused, format!("{error:#}")))?;
         if config.interfaces.is_empty() {
             return Err(invalid(
                 "no interface to filter on; set `interfaces`".to_owned(),

@@ -57,6 +57,7 @@ impl Daemon {
             .filter(|pending| !pending.fell_back);
         let plan = plan(&options, &mut ledger, waits.is_some());
         let config = options.read(&plan.written)?;
+        options.require_trusted(&plan.written, &config)?;
         // Before they are read: what is written meanwhile is read again.
         let files = watched(&config);
         let wanted = config.policy.used_sources().cloned().collect();

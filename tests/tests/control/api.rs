@@ -6,19 +6,25 @@ use std::os::unix::net::UnixStream;
 use super::*;
 
 /// An answer: its status, its headers in lower case, its body.
-struct Answer {
-    status: u16,
-    headers: String,
-    body: String,
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) headers: String,
+    pub(super) body: String,
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 }
 
-fn ask(host: &Host, method: &str, path: &str, headers: &str, body: &str) -> anyhow::Result<Answer> {
+pub(super) fn ask(
+    host: &Host,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &str,
+) -> anyhow::Result<Answer> {
     let mut stream = UnixStream::connect(host.site.scratch.file("socket"))?;
     stream.set_read_timeout(Some(SOON))?;
     let length = body.len();
