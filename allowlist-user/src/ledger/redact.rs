@@ -47,7 +47,7 @@ impl Redactor {
         }
         let random = rand::generate::<[u8; KEY_BYTES]>(&rand::SystemRandom::new());
         let bytes = random.expect("the kernel has random bytes").expose();
-        if let Err(error) = state.write(KEY_FILE, &bytes) {
+        if let Err(error) = state.write(KEY_FILE, bytes.to_vec()) {
             warn!(
                 "{error}; after the next start, no earlier policy with a secret in its configuration can be restored whole"
             );
