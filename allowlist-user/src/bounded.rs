@@ -145,7 +145,7 @@ impl Open {
         )?
     }
 
-    /// Reads a file whole; `meanwhile` runs between the read and the check that nothing was written.
+    /// Reads a file whole; the callback runs between the read and the check that nothing was written.
     fn read_steadily(
         self,
         path: &Path,

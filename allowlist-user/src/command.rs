@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
-use log::info;
+use log::{info, warn};
 use nix::unistd::geteuid;
 
 use crate::cli::{
@@ -31,6 +31,7 @@ use crate::report::{
     self, Added, AuditLog, Epoch, Explanation, PolicyList, Report, Sources, Status,
 };
 use crate::text::{on_one_line, printable, printable_json};
+use crate::trust;
 
 const CONFIG: &str = "/etc/allowlist/allowlist.toml";
 /// The exit code of a question whose answer is no.
@@ -97,6 +98,12 @@ async fn filter(paths: Paths, run: Run) -> Result<()> {
     let mut signals = Signals::listen()?;
     let notify = Notify::from_environment();
     dataplane::require_privileges()?;
+    if dataplane::has_private_pins(&paths.pin_dir) {
+        warn!(
+            "{} is mounted in a private mount namespace only, so the filter ends with the last process of that namespace, and not only by `allowlist detach`; use nsenter --net instead of ip netns exec, or mount the host's /sys/fs/bpf into the container",
+            paths.pin_dir.display()
+        );
+    }
     let mut written = written(&paths, run.small)?;
     if let Some(file) = &mut written.file {
         // It is read again later, wherever this process is then.
@@ -140,6 +147,17 @@ fn warnings(config: &Config) -> Vec<String> {
         );
     }
     warnings
+}
+
+/// Which paths of the configuration file, and of the files that it names, other users than root could change.
+fn path_warnings(paths: &Paths, config: &Config) -> Vec<String> {
+    let file = paths.config.as_deref().unwrap_or(Path::new(CONFIG));
+    let text = Config::file_text(file).unwrap_or_default();
+    let concerns = trust::concerns(Some(file), &text, config);
+    concerns
+        .into_iter()
+        .map(|concern| concern.message)
+        .collect()
 }
 
 /// The ports from which the kernel lets this host's own connections be made.
@@ -284,7 +302,7 @@ async fn watch(paths: &Paths, options: &Watch) -> Result<()> {
     if observes {
         info!("{}", shown_in(observes));
     }
-    let epoch = Epoch::new(Timestamp::now(), dataplane::clock());
+    let epoch = Epoch::new(Timestamp::now(), dataplane::kernel_clock());
     let mut out = std::io::stdout();
     let mut left = options.count;
     while left != Some(0) {

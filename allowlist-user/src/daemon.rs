@@ -38,6 +38,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use self::added::Expiry;
 use self::asked::Refreshing;
 use self::files::Files;
 use self::interfaces::{absent, indices_of};
@@ -111,7 +112,7 @@ impl Options {
     /// # Errors
     /// The first path of the configuration that others could change. A file of the user behind `sudo` is only a
     /// warning, unless it names a command or a secret.
-    fn require_trusted(&self, written: &Written, config: &Config) -> Result<()> {
+    fn require_trusted(written: &Written, config: &Config) -> Result<()> {
         for concern in trust::concerns(written.file.as_deref(), &written.text, config) {
             if concern.is_fatal {
                 bail!(
@@ -212,8 +213,7 @@ pub struct Daemon {
     clocks: Clocks,
     /// Not before this is tried again to let go of what was held, or is over.
     release_after: Instant,
-    /// When the next of what was added goes.
-    next_expiry: Option<Timestamp>,
+    expiry: Expiry,
     /// A configuration that is being made ready.
     reloading: Option<Reloading>,
     /// Who waits for lists.
@@ -294,14 +294,11 @@ impl Daemon {
 
     /// When something is due that goes by the clock to the moment.
     fn next_time(&self) -> Option<Instant> {
-        let now = (Instant::now(), Timestamp::now());
-        let expiry = self.next_expiry.map(|expiry| {
-            let wait = expiry
-                .duration_since(now.1)
-                .try_into()
-                .unwrap_or(Duration::ZERO);
-            (now.0 + wait).max(self.release_after)
-        });
+        let expiry = match self.expiry {
+            Expiry::Never => None,
+            Expiry::At(expiry) => Some(expiry.max(self.release_after)),
+            Expiry::Unpublished => Some(self.release_after),
+        };
         let confirm = self.pending.as_ref().map(|pending| pending.deadline);
         [expiry, confirm].into_iter().flatten().min()
     }

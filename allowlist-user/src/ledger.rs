@@ -23,6 +23,7 @@ use crate::additions::{Addition, Additions, Edit};
 use crate::config::without_comments;
 use crate::policy::Mode;
 use crate::state::{StateDir, StateError};
+use crate::time::{Now, SteadyClock};
 
 /// How many policies can be gone back to; one more is known, so that a change that fails costs none.
 pub const KEPT: usize = 20;
@@ -161,17 +162,30 @@ impl Policy {
 pub struct Ledger {
     file: File,
     redactor: Redactor,
+    clock: SteadyClock,
     known: Known,
     /// What is known and not on disk yet.
     staged: Option<Line>,
 }
 
 /// What the lines say.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
     /// The oldest first.
     policies: VecDeque<Policy>,
     additions: Additions,
+    /// The newest time of any line, which the clock must not be behind.
+    newest_time: Timestamp,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self {
+            policies: VecDeque::new(),
+            additions: Additions::default(),
+            newest_time: Timestamp::MIN,
+        }
+    }
 }
 
 impl Known {
@@ -184,11 +198,16 @@ impl Known {
         Ok(known)
     }
 
-    /// Of the same, what is added by command and not over yet.
-    pub fn peek_additions(folder: &Path, now: Timestamp) -> Result<Additions, StateError> {
-        let mut additions = Self::peek(folder)?.additions;
-        additions.expire(now);
-        Ok(additions)
+    /// Reads the additions of a state directory that have not expired, and the moment that they were judged by.
+    ///
+    /// # Errors
+    /// A ledger that cannot be read.
+    pub fn peek_additions(folder: &Path) -> Result<(Additions, Now), StateError> {
+        let known = Self::peek(folder)?;
+        let now = SteadyClock::not_before(known.newest_time).now();
+        let mut additions = known.additions;
+        additions.expire(&now);
+        Ok((additions, now))
     }
 
     /// The oldest first.
@@ -237,6 +256,7 @@ impl Known {
                     change.written = Some(Arc::clone(before.written()));
                 }
                 let undo = self.additions.apply(&change.edits);
+                self.newest_time = self.newest_time.max(change.time);
                 self.policies.push_back(Policy {
                     number,
                     change,
@@ -252,11 +272,17 @@ impl Known {
                     policy.change.unconfirmed = None;
                 }
             }
+            Line::Expired { time, additions } => {
+                self.newest_time = self.newest_time.max(time);
+                let remove = |(prefix, service)| Edit::Remove { prefix, service };
+                let edits: Vec<Edit> = additions.into_iter().map(remove).collect();
+                self.additions.apply(&edits);
+            }
         }
     }
 
     /// As few lines as say the same.
-    fn lines(&self, now: Timestamp) -> Vec<Line> {
+    fn lines(&self, now: &Now) -> Vec<Line> {
         let mut oldest = self.additions.clone();
         for policy in self.policies.iter().rev() {
             oldest.apply(&policy.undo);
@@ -277,7 +303,20 @@ impl Known {
                 change,
             }
         });
-        std::iter::once(base).chain(changes).collect()
+        // Replaying the changes may bring back expired additions; and the newest time must not be lost.
+        let mut replayed = Self::default();
+        let mut lines: Vec<Line> = std::iter::once(base).chain(changes).collect();
+        lines.iter().cloned().for_each(|line| replayed.replay(line));
+        let is_gone = |one: &&Addition| self.additions.get(&one.service, &one.prefix).is_none();
+        let gone = replayed.additions.all().filter(is_gone);
+        let additions: Vec<_> = gone.map(|one| (one.prefix, one.service.clone())).collect();
+        if !additions.is_empty() || replayed.newest_time < self.newest_time {
+            lines.push(Line::Expired {
+                time: self.newest_time,
+                additions,
+            });
+        }
+        lines
     }
 
     fn edits(&self) -> usize {
@@ -291,11 +330,12 @@ impl Ledger {
     /// are refused. A ledger that cannot be read is logged and counts as one without policies: a damaged disk does
     /// not keep the filter from starting. Secrets of earlier policies are restored from `current`, the text of the
     /// configuration that this start begins with.
-    pub fn open(state: &StateDir, now: Timestamp, current: &str) -> Self {
+    pub fn open(state: &StateDir, now: &Now, current: &str) -> Self {
         let (file, lines, damaged) = File::open(state);
         let mut ledger = Self {
             file,
             redactor: Redactor::open(state),
+            clock: SteadyClock::not_before(Timestamp::MIN),
             known: Known::default(),
             staged: None,
         };
@@ -312,6 +352,11 @@ impl Ledger {
             }
             ledger.known.replay(line);
         }
+        ledger.clock.learn(ledger.known.newest_time);
+        let now = &Now {
+            wall: now.wall.max(ledger.known.newest_time),
+            uptime: now.uptime.clone(),
+        };
         ledger.known.additions.expire(now);
         if damaged || has_secrets {
             ledger.rewrite(state, now);
@@ -343,6 +388,7 @@ impl Ledger {
         }
         let line = Line::Change { number, change };
         self.known.replay(line.clone());
+        self.clock.learn(self.known.newest_time);
         self.file.keep_what_is();
         self.staged = Some(line);
     }
@@ -394,16 +440,35 @@ impl Ledger {
         Ok(())
     }
 
-    /// Lets go of what is over.
-    ///
-    /// # Returns
-    /// What that was.
-    pub fn expire(&mut self, now: Timestamp) -> Vec<Addition> {
-        self.known.additions.expire(now)
+    /// Returns the moment that grants are judged by: never before the newest time of the ledger.
+    pub fn now(&self) -> Now {
+        self.clock.now()
+    }
+
+    /// Removes the additions that have expired, and returns them. That they have is written down, so that a clock
+    /// that is set back brings none back.
+    pub fn expire(&mut self, now: &Now) -> Vec<Addition> {
+        let gone = self.known.additions.expire(now);
+        if !gone.is_empty() {
+            let key = |one: &Addition| (one.prefix, one.service.clone());
+            let line = Line::Expired {
+                time: now.wall,
+                additions: gone.iter().map(key).collect(),
+            };
+            self.known.newest_time = self.known.newest_time.max(now.wall);
+            self.clock.learn(now.wall);
+            if let Err(error) = self.file.add(&line) {
+                warn!(
+                    "{error}; an addition that has expired may pass again after a start with a clock that was set back"
+                );
+            }
+            self.file.keep_what_is();
+        }
+        gone
     }
 
     /// Writes the file anew if most of it is history. That it cannot be is no loss.
-    pub fn tidy(&mut self, state: &StateDir, now: Timestamp) {
+    pub fn tidy(&mut self, state: &StateDir, now: &Now) {
         if self.file.edits() > self.known.edits() * 2 + HISTORY {
             self.rewrite(state, now);
         }
@@ -421,7 +486,7 @@ impl Ledger {
         line
     }
 
-    fn rewrite(&mut self, state: &StateDir, now: Timestamp) {
+    fn rewrite(&mut self, state: &StateDir, now: &Now) {
         let lines = self.known.lines(now).into_iter();
         let lines: Vec<Line> = lines.map(|line| self.redacted(line)).collect();
         if let Err(error) = self.file.replace(state, &lines) {

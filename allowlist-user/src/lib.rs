@@ -41,4 +41,5 @@ pub mod session;
 pub mod source;
 pub mod state;
 pub mod text;
+pub mod time;
 pub mod trust;

@@ -1,6 +1,6 @@
 //! Formats log records and writes them to standard error: one record a line, escaped in one place.
 //!
-//! Invariants: text of others in a record can neither begin another record nor reach a terminal as a control
+//! Invariants: foreign text in a record can neither begin another record nor reach a terminal as a control
 //! character; a library's record is written only if it is an error, since a vendor's page could cause any number of warnings. Under journald each line
 //! carries its priority as `<N>` (sd-daemon(3)); elsewhere a daemon's lines carry their time, since nothing else
 //! records it.

@@ -1,10 +1,10 @@
-//! Decides whether users other than root and this process's own could change what a path leads to, in the way of
+//! Decides whether users other than root and this process's own could change the target of a path, in the way of
 //! sshd's `StrictModes`.
 //!
 //! Every component of the path is examined from `/` on, and so is every component that a symbolic link on the way
 //! leads through: each must be owned by a trusted user, and none but a sticky folder may be writable by others.
 //! A path without findings cannot be redirected between this check and its use, except by a trusted user.
-//! Does not know what a file holds; `configured` knows which paths of a configuration must be trusted.
+//! Knows nothing of the content of files; `configured` knows which paths of a configuration must be trusted.
 
 mod configured;
 
@@ -118,7 +118,7 @@ impl Users {
     }
 }
 
-/// Returns what is not trusted on the way to a path, from `/` on. A component that does not exist ends the way: only
+/// Returns the components that are not trusted on the way to a path, from `/` on. A component that does not exist ends the way: only
 /// a user who controls its folder can make it.
 ///
 /// # Errors
@@ -173,7 +173,7 @@ fn examine_for(path: &Path, users: Users) -> io::Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// Requires that no user but root, and the user of this process, can change what a path leads to.
+/// Requires that no user but root, and the user of this process, can change the target of a path.
 ///
 /// # Errors
 /// The first component that others control, or the error of examining one.
@@ -234,7 +234,7 @@ mod tests {
             ("open/file", vec![open.clone()]),
             ("safe/../open/file", vec![open.clone()]),
             ("to-open", vec![open.clone()]),
-            // Whoever may write to the folder of a link decides where it leads.
+            // A user who may write to the folder of a link decides where the link leads.
             ("open/to-safe/file", vec![open]),
         ] {
             assert_eq!(problems(&folder, path), expected, "{path}");

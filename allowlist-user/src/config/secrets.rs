@@ -49,7 +49,7 @@ pub fn without_comments(text: &str) -> Cow<'_, str> {
     // A `#` inside of a string or of a quoted key begins no comment.
     let mut quoted = Vec::new();
     visit_table(document.get_ref(), &mut Vec::new(), &mut |_, _, span| {
-        quoted.push(span)
+        quoted.push(span);
     });
     visit_keys(document.get_ref(), &mut quoted);
     quoted.sort_by_key(|span| span.start);
@@ -80,7 +80,7 @@ fn secret(path: &[&str], value: &str, span: Range<usize>) -> Option<Secret> {
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https"));
     let public = match (path, url) {
-        ([.., "headers", _], _) | (["on_change", "command", "1.."], _) => None,
+        ([.., "headers", _] | ["on_change", "command", "1.."], _) => None,
         (["on_change", "webhook"], url) => {
             // The path of a webhook is often its password.
             Some(url.map_or_else(String::new, |mut url| {
@@ -162,7 +162,7 @@ fn visit_keys_of(value: &DeValue<'_>, spans: &mut Vec<Range<usize>>) {
 mod tests {
     use super::*;
 
-    const TEXT: &str = r##"interfaces = ["eth0"] # not "tcp/443"
+    const TEXT: &str = r#"interfaces = ["eth0"] # not "tcp/443"
 # webhook = "https://hooks.example/old-secret"
 [on_change]
 command = ["/usr/bin/notify", "--token", 'raw#secret']
@@ -176,7 +176,7 @@ headers = { Authorization = "Bearer abc", "X-Key" = """multi
 url = ["https://vendor.example/plain#x", "https://vendor.example/list"]
 [sources.c.headers]
 A = "b"
-"##;
+"#;
 
     #[test]
     fn every_secret_is_found_where_it_stands() {

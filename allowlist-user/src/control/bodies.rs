@@ -58,13 +58,11 @@ impl Bodies {
             } else {
                 &self.of_others
             };
-            match timeout(TIME, room.acquire()).await {
-                Ok(Ok(permit)) => Some(permit),
-                _ => {
-                    let error = "another large request is being read; send this one again later";
-                    return Err(Problem::new(Kind::Busy, error));
-                }
-            }
+            let Ok(Ok(permit)) = timeout(TIME, room.acquire()).await else {
+                let error = "another large request is being read; send this one again later";
+                return Err(Problem::new(Kind::Busy, error));
+            };
+            Some(permit)
         };
         match timeout(TIME, to_bytes(body, LONGEST)).await {
             Ok(Ok(bytes)) => Ok((bytes, permit)),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// How many connections are served at once.
 const ALL: usize = 64;
-/// As many of those are for root alone.
+/// As many places are for root alone.
 const FOR_ROOT: usize = 16;
 /// The most connections of one other user.
 const OF_ONE_USER: usize = 16;
@@ -77,7 +77,7 @@ mod tests {
         drop(first);
         assert_eq!(take(0, ALL).len(), OF_ONE_USER);
         drop((others, root));
-        // Root may take all of them.
+        // Root may take all places.
         assert_eq!(take(0, 2 * ALL).len(), ALL);
         let _root = take(0, ALL);
         assert!(places.take(1000).is_none());

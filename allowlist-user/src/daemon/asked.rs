@@ -119,8 +119,8 @@ impl Daemon {
             self.mode = mode;
             return Err(problem);
         }
-        let now = Timestamp::now();
-        self.ledger.tidy(&self.state, now);
+        let now = self.ledger.now();
+        self.ledger.tidy(&self.state, &now);
         self.pending = unconfirmed.map(|unconfirmed| Pending::new(unconfirmed, what, by));
         Ok(Done {
             confirm_until: unconfirmed.map(|unconfirmed| unconfirmed.until),
@@ -202,11 +202,13 @@ impl Daemon {
             let policy = additions.with(&self.config.policy);
             self.is_policy_new |= policy != self.policy;
             self.policy = policy;
-            self.next_expiry = additions.next_expiry();
         }
         let newest = known.newest();
         let mode = newest.and_then(|policy| policy.change.mode);
         self.mode = mode.unwrap_or(self.config.mode);
+        if !services.is_empty() {
+            self.schedule_expiry();
+        }
     }
 
     /// Whether a change can be made now.

@@ -162,6 +162,7 @@ mod tests {
     use super::*;
     use crate::ledger::Ledger;
     use crate::state::StateDir;
+    use crate::time::Now;
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
@@ -184,7 +185,7 @@ mod tests {
     fn check(steps: &[Step], typed: &str, waits: bool, expected: &str) {
         let folder = tempfile::tempdir().expect("a folder");
         let state = StateDir::open(folder.path()).expect("a state directory");
-        let mut ledger = Ledger::open(&state, NOW, "");
+        let mut ledger = Ledger::open(&state, &Now::by_wall(NOW), "");
         for (text, mode, unconfirmed, held_back) in steps {
             let change = Change {
                 time: NOW,

@@ -7,17 +7,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::Result;
-use jiff::Timestamp;
 use log::{info, warn};
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle};
 
-use super::Daemon;
 use super::confirm::Pending;
 use super::first::{Ask, First};
 use super::interfaces::{present, warn_of_offloads};
 use super::plan::held_back;
 use super::start::watched;
+use super::{Daemon, Options};
 use crate::additions::source_name;
 use crate::audit::{Audit, Deed, Who};
 use crate::config::{Config, differences};
@@ -118,8 +117,7 @@ impl Daemon {
             .options
             .read(&written)
             .map_err(|error| invalid(format!("{error:#}")))?;
-        self.options
-            .require_trusted(&written, &config)
+        Options::require_trusted(&written, &config)
             .map_err(|error| Problem::new(Kind::Refused, format!("{error:#}")))?;
         if config.interfaces.is_empty() {
             return Err(invalid(
@@ -404,7 +402,7 @@ impl Daemon {
         self.lists = next;
         self.is_policy_new = true;
         self.follow_ledger(&BTreeSet::new());
-        self.next_expiry = self.ledger.known().additions().next_expiry();
+        self.schedule_expiry();
         before
     }
 
@@ -423,7 +421,7 @@ impl Daemon {
             self.lists,
             self.mode,
         ) = (config, policy, written, lists, mode);
-        self.next_expiry = self.ledger.known().additions().next_expiry();
+        self.schedule_expiry();
     }
 
     /// Puts the first configuration in force for which all lists are there.
@@ -502,7 +500,8 @@ impl Daemon {
             .map(|event| event.clone().of(generation))
             .collect();
         self.tell_of(&events);
-        self.ledger.tidy(&self.state, Timestamp::now());
+        let now = self.ledger.now();
+        self.ledger.tidy(&self.state, &now);
         self.record_is_old = true;
         self.writing.clear();
         self.schedule_all();

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use log::{info, warn};
 use tokio::time::Instant;
 
+use super::added::Expiry;
 use super::confirm::Pending;
 use super::files::Files;
 use super::first::{Ask, First};
@@ -35,6 +36,7 @@ use crate::policy::{AtStart, Mode, Origin};
 use crate::record::Record;
 use crate::session::By;
 use crate::state::StateDir;
+use crate::time::Now;
 
 /// How long a closed host's own traffic is noted before the first packet is judged by it.
 const LISTEN: Duration = Duration::from_secs(1);
@@ -49,7 +51,7 @@ impl Daemon {
         require_interfaces(&options, &typed).await?;
         let state = StateDir::open(&options.paths.state_dir)?;
         let lock = state.lock()?;
-        let mut ledger = Ledger::open(&state, Timestamp::now(), &options.written.text);
+        let mut ledger = Ledger::open(&state, &Now::current(), &options.written.text);
         // A change still waits if the kernel says so: till its time is over it goes on waiting.
         let waits = View::open(&options.paths.pin_dir)
             .ok()
@@ -57,7 +59,7 @@ impl Daemon {
             .filter(|pending| !pending.fell_back);
         let plan = plan(&options, &mut ledger, waits.is_some());
         let config = options.read(&plan.written)?;
-        options.require_trusted(&plan.written, &config)?;
+        Options::require_trusted(&plan.written, &config)?;
         // Before they are read: what is written meanwhile is read again.
         let files = watched(&config);
         let wanted = config.policy.used_sources().cloned().collect();
@@ -83,7 +85,7 @@ impl Daemon {
             teller: Teller::start(config.hook.clone()),
             clocks: Clocks::now(),
             release_after: Instant::now(),
-            next_expiry: None,
+            expiry: Expiry::Never,
             warnings: (options.warnings)(&config),
             names: record.names,
             in_force: None,

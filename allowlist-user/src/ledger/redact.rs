@@ -18,7 +18,7 @@ use crate::state::StateDir;
 /// The file with the key. No source's file can have this name, since a source's name has no dot.
 const KEY_FILE: &str = "redaction.key";
 const KEY_BYTES: usize = 32;
-/// What a redacted string begins with, or a redacted URL's fragment.
+/// The beginning of a redacted string, or of a redacted URL's fragment.
 const MARK: &str = "secret:";
 /// The bytes of a tag.
 const TAG_BYTES: usize = 16;

@@ -1,5 +1,5 @@
 //! Which paths of a configuration must be trusted: those that decide which commands run and which secrets and
-//! certificates are used, as root. What is in them is not examined.
+//! certificates are used, as root. Their content is not examined.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::policy::Origin;
 pub struct Concern {
     /// The description, with the remedy.
     pub message: String,
-    /// Whether the configuration must not be used: what they could change is a command, a secret, or a file of a
+    /// Whether the configuration must not be used: they could change a command, a secret, or a file of a
     /// user who is not the one behind `sudo`.
     pub is_fatal: bool,
 }
@@ -26,7 +26,7 @@ pub fn concerns(file: Option<&Path>, text: &str, config: &Config) -> Vec<Concern
             let is_fatal = |finding: &Finding| {
                 is_sensitive || !matches!(finding.problem, Problem::SudoUser(_))
             };
-            // One is enough to act on, and a fatal one says more.
+            // One is enough to act on, and a fatal one matters more.
             let worst = findings
                 .iter()
                 .find(|finding| is_fatal(finding))

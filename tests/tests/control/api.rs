@@ -266,7 +266,9 @@ fn changes_are_asked_by_a_body() -> anyhow::Result<()> {
     }
     for (method, path, status) in [
         ("GET", "/v1/nothing", 404),
-        ("GET", "/", 404),
+        ("GET", "/", 200),
+        ("GET", "/v1", 200),
+        ("GET", "/v2/status", 404),
         ("GET", "/v1/log?count=many", 400),
         ("GET", "/v1/explain", 400),
         ("DELETE", "/v1/status", 405),

@@ -3,6 +3,7 @@
 
 mod added;
 mod api;
+mod clocks;
 mod confirm;
 mod guard;
 mod paths;

@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 
+/// One way to make a path untrusted.
+type Change = fn(&Stage) -> anyhow::Result<()>;
+
 /// A user who is not trusted, and a group.
 const OTHER: u32 = 12_345;
 
@@ -85,18 +88,16 @@ fn plain() -> anyhow::Result<Stage> {
     Stage::new(CONFIG)
 }
 
-/// With a command and a secret.
+/// With a command.
 fn sensitive() -> anyhow::Result<Stage> {
     let stage = Stage::new("")?;
-    let (hook, token) = (stage.path("hook"), stage.path("token"));
+    let hook = stage.path("hook");
     fs::write(
         stage.path("allowlist.toml"),
         format!(
-            "at_start = \"drop\"\n{CONFIG}\n[sources.paid]\nurl = \"http://127.0.0.1:9/\"\nformat = \"text\"\nbearer_file = \"{}\"\n[on_change]\ncommand = [\"{}\"]\n",
-            token.display(),
+            "{CONFIG}\n[on_change]\ncommand = [\"{}\"]\n",
             hook.display()
-        )
-        .replace("[\"friends\"]", "[\"friends\", \"paid\"]"),
+        ),
     )?;
     Ok(stage)
 }
@@ -106,8 +107,7 @@ fn what_others_could_change_is_not_used() -> anyhow::Result<()> {
     require_root!();
     plain()?.is_accepted("a plain configuration", false, &[]);
     sensitive()?.is_accepted("a configuration with a command", false, &[]);
-    type Change = fn(&Stage) -> anyhow::Result<()>;
-    let changes: [(&str, &str, Change); 7] = [
+    let changes: [(&str, &str, Change); 6] = [
         (
             "a configuration for all to write",
             "allowlist.toml",
@@ -134,9 +134,6 @@ fn what_others_could_change_is_not_used() -> anyhow::Result<()> {
         ("a program for all to write", "hook", |stage| {
             set_mode(&stage.path("hook"), 0o757)
         }),
-        ("another user's token", "token", |stage| {
-            Ok(chown(stage.path("token"), Some(OTHER), None)?)
-        }),
     ];
     for (what, name, change) in changes {
         let stage = sensitive()?;
@@ -162,6 +159,29 @@ fn a_file_of_the_user_behind_sudo_is_used_unless_it_names_a_command() -> anyhow:
     let stage = sensitive()?;
     give(&stage)?;
     stage.is_refused("a command of the user behind sudo", "etc", &sudo);
+    Ok(())
+}
+
+#[test]
+fn a_token_of_another_user_is_not_used() -> anyhow::Result<()> {
+    require_root!();
+    let stage = plain()?;
+    let token = stage.path("token");
+    let source = format!(
+        "[sources.paid]\nurl = \"http://127.0.0.1:9/\"\nformat = \"text\"\nbearer_file = \"{}\"\n",
+        token.display()
+    );
+    let config = format!("at_start = \"drop\"\n{CONFIG}\n{source}");
+    let config = config.replace("[\"friends\"]", "[\"friends\", \"paid\"]");
+    fs::write(stage.path("allowlist.toml"), config)?;
+    chown(&token, Some(OTHER), None)?;
+    let [_, ran] = stage.run(&[])?;
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(
+        ran.stderr.contains("could be changed by other users"),
+        "{ran:?}"
+    );
+    assert!(ran.stderr.contains("token"), "{ran:?}");
     Ok(())
 }
 
@@ -198,7 +218,7 @@ fn folders_of_other_users_are_left_alone() -> anyhow::Result<()> {
     chown(&theirs, Some(OTHER), Some(OTHER))?;
     let victim = host.site.scratch.write("victim", "")?;
     set_mode(&victim, 0o600)?;
-    // What that user could have put in the way.
+    // The user of the folder has prepared it.
     symlink(&victim, theirs.join("socket"))?;
     let before = (state(&theirs)?, state(&victim)?);
     let path = |name: &str| theirs.join(name).display().to_string();

@@ -1,5 +1,5 @@
 //! Sweeps over everything that a running daemon writes: the state directory, its answers on the socket, its output
-//! and the environment of its hook. No secret of the configuration is anywhere, and no text of others reaches a
+//! and the environment of its hook. No secret of the configuration is anywhere, and no foreign text reaches a
 //! line or a terminal unescaped.
 
 use std::ffi::OsStr;
@@ -28,7 +28,7 @@ const REPORTS: [&str; 9] = [
     "nothing",
 ];
 
-/// The files of a folder and of those below, with their contents.
+/// The files of a folder and of its subfolders, with their contents.
 fn files(folder: &Path) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -51,6 +51,19 @@ fn check_no_secret(place: &str, text: &[u8]) {
     }
 }
 
+/// Requires that no report of the socket has a secret.
+fn check_reports(host: &Host) -> anyhow::Result<()> {
+    for report in REPORTS {
+        for accept in ["application/json", "text/plain"] {
+            let headers = format!("accept: {accept}\r\n");
+            let Answer { headers, body, .. } =
+                ask(host, "GET", &format!("/v1/{report}"), &headers, "")?;
+            check_no_secret(report, format!("{headers}\n{body}").as_bytes());
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn no_secret_leaves_the_file_that_the_operator_named() -> anyhow::Result<()> {
     require_root!();
@@ -68,7 +81,7 @@ fn no_secret_leaves_the_file_that_the_operator_named() -> anyhow::Result<()> {
     Command::new("chmod").arg("755").arg(&program).status()?;
     let token = folder.join("token");
     fs::write(&token, "hush-token")?;
-    // Port 9 of loopback refuses, so that every error has its occasion to repeat what was asked for.
+    // Port 9 of loopback refuses connections, so that every error has its occasion to repeat the request.
     let config = |key: &str| {
         format!(
             r#"{CONFIG}
@@ -112,7 +125,7 @@ webhook = "http://127.0.0.1:9/hush-path"
     run(&host, &["reload"])?;
     run(&host, &["rollback", "1"])?;
     run(&host, &["rollback"])?;
-    // What a restart reads back are the tags.
+    // A restart reads tags from the disk, and not secrets.
     host.daemon().stop(Signal::SIGTERM, SOON)?;
     check_no_secret(
         "the first daemon's output",
@@ -141,14 +154,7 @@ webhook = "http://127.0.0.1:9/hush-path"
     for (arguments, text) in output {
         check_no_secret(&arguments, text.as_bytes());
     }
-    for report in REPORTS {
-        for accept in ["application/json", "text/plain"] {
-            let headers = format!("accept: {accept}\r\n");
-            let Answer { headers, body, .. } =
-                ask(&host, "GET", &format!("/v1/{report}"), &headers, "")?;
-            check_no_secret(report, format!("{headers}\n{body}").as_bytes());
-        }
-    }
+    check_reports(&host)?;
     check_no_secret("the daemon's output", host.daemon().output().as_bytes());
     let state = host.site.scratch.file("state");
     let kept = files(&state)?;
@@ -164,7 +170,7 @@ webhook = "http://127.0.0.1:9/hush-path"
     Ok(())
 }
 
-/// One character of each kind that could end a line, reach a terminal or change the order of what is shown.
+/// One character of each kind that could end a line, reach a terminal or reorder a line.
 const HOSTILE: &str = "x\\n2026-11-29 00:00:00Z  root  mode observe\\r\\u001b[2J\\u0085\\u009b31m\\u2028\\u202e\\u2066\\ufeff";
 
 #[track_caller]
