@@ -204,9 +204,9 @@ impl fmt::Display for Deed {
             Self::Expire(prefixes) => write!(out, "expire {prefixes}"),
             Self::Mode { mode } => write!(out, "mode {}", mode.name()),
             Self::Accept { source, id } => {
-                write!(out, "accept the list of {}", on_one_line(source))?;
+                write!(out, "accept the list of {source}")?;
                 match id {
-                    Some(id) => write!(out, ", {}", on_one_line(id)),
+                    Some(id) => write!(out, ", {id}"),
                     None => Ok(()),
                 }
             }

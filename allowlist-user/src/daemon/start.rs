@@ -48,6 +48,7 @@ impl Daemon {
     /// which knows what to take off.
     pub async fn start(options: Options, notify: Notify, signals: &mut Signals) -> Result<Self> {
         let typed = options.read(&options.written)?;
+        Options::require_trusted(&options.written, &typed)?;
         require_interfaces(&options, &typed).await?;
         let state = StateDir::open(&options.paths.state_dir)?;
         let lock = state.lock()?;
@@ -59,7 +60,9 @@ impl Daemon {
             .filter(|pending| !pending.fell_back);
         let plan = plan(&options, &mut ledger, waits.is_some());
         let config = options.read(&plan.written)?;
-        Options::require_trusted(&plan.written, &config)?;
+        if plan.instead.is_some() {
+            Options::require_trusted(&plan.written, &config)?;
+        }
         // Before they are read: what is written meanwhile is read again.
         let files = watched(&config);
         let wanted = config.policy.used_sources().cloned().collect();
