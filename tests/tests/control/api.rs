@@ -131,6 +131,7 @@ fn documents_keep_their_shape() -> anyhow::Result<()> {
             "counters",
             "daemon",
             "default",
+            "differences",
             "filtering",
             "flows",
             "generation",
