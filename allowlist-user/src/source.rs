@@ -16,6 +16,7 @@ mod retry;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
+use tokio::sync::Semaphore;
 
 pub use archive::ArchiveError;
 pub use error::{FetchError, FetchErrorCause, Obstacle, RedirectError, Remedy};
@@ -70,6 +71,30 @@ async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) ->
             Err(_) => std::future::pending().await, // the runtime ends, and whoever waits with it
         },
     }
+}
+
+/// Room for the lists that are read at once, each of which may take many times the memory of its text, in MiB.
+static ROOM: Semaphore = Semaphore::const_new(ROOM_MIB);
+const ROOM_MIB: usize = 128;
+/// The most that one list takes: large lists are read two at a time, small ones beside them.
+const MOST_MIB: usize = ROOM_MIB / 2;
+/// So many bytes of memory a byte of text.
+const MEMORY_OF_TEXT: usize = 32;
+
+/// Reads a list of `length` bytes, beside the runtime's own threads and once there is memory for it.
+async fn parse_beside<T: Send + 'static>(
+    length: usize,
+    parse: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    let mib = ((length * MEMORY_OF_TEXT) >> 20).clamp(1, MOST_MIB);
+    let room = ROOM.acquire_many(mib as u32).await; // it is never closed
+    beside(move || {
+        let parsed = parse();
+        // Not before it ends, also where its time limit is over.
+        drop(room);
+        parsed
+    })
+    .await
 }
 
 /// What several lists hold together.

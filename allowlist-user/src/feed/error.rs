@@ -5,6 +5,7 @@ use std::fmt;
 use thiserror::Error;
 
 use super::MOST_PREFIXES;
+use super::json::MOST_BYTES;
 use super::token::PrefixError;
 
 /// Why a list was refused; none of it was taken.
@@ -61,6 +62,12 @@ pub enum FeedError {
     /// A page or a document of more parts than memory should be spent on.
     #[error("has too many parts to be read; check where it comes from")]
     TooMany,
+    /// JSON that takes many times the memory of its text.
+    #[error(
+        "takes more than {} MiB of memory to read, the limit for one list; use a shorter list, or one as JSON lines, CSV or text",
+        MOST_BYTES >> 20
+    )]
+    TooMuchMemory,
     /// Well-formed, and nothing is where it should be.
     #[error(
         "names no prefix: {selects} finds nothing in {found}; open it, and correct `select` if its \
@@ -259,28 +266,6 @@ pub enum Unclear {
         "may be an address or a part of the URL before it; choose a part of the page without it, or another source"
     )]
     Glued,
-}
-
-impl FeedError {
-    /// Returns the line of the text that was refused, counted from 1, where one is known.
-    pub fn line(&self) -> Option<usize> {
-        match self {
-            Self::NoHeader { line, .. }
-            | Self::NoColumn { line, .. }
-            | Self::OpenQuotes { line }
-            | Self::Block { line, .. }
-            | Self::Line { line, .. }
-            | Self::NotAString {
-                place: Place::Line(line),
-                ..
-            }
-            | Self::Prefix {
-                place: Place::Line(line),
-                ..
-            } => Some(*line),
-            _ => None,
-        }
-    }
 }
 
 /// Where in a list.

@@ -12,11 +12,17 @@ use crate::policy::Select;
 
 /// How many keys of a document an error shows.
 const SHOWN_KEYS: usize = 8;
-/// Each value takes some 200 bytes while the document is searched, whatever it is in the text. The largest
-/// list that a vendor is known to have is a tenth of this.
-const MOST_VALUES: usize = 2_500_000;
-/// As many values take as much memory as an object.
-const VALUES_OF_OBJECT: usize = 4;
+/// The most memory that a document may take while it is searched, in bytes. A small object takes a hundred times
+/// its text. The largest list that a vendor is known to have takes a third of this.
+pub(super) const MOST_BYTES: usize = 64 << 20;
+/// An object without members, which has room for 11.
+const BYTES_OF_OBJECT: usize = 640;
+/// An array with up to 4 items.
+const BYTES_OF_ARRAY: usize = 128;
+/// One more item or member, with the spare room that comes with it.
+const BYTES_OF_ITEM: usize = 64;
+/// A string or a member's name, besides its text.
+const BYTES_OF_STRING: usize = 16;
 
 pub(super) fn parse(selects: &[Select], bytes: &[u8]) -> Result<Vec<IpNet>, FeedError> {
     let document = document(not_a_page(decode(bytes)?)?)?;
@@ -52,8 +58,8 @@ pub(super) fn parse_lines(selects: &[Select], bytes: &[u8]) -> Result<Vec<IpNet>
 }
 
 fn document(text: &str) -> Result<Value, FeedError> {
-    if values(text) > MOST_VALUES {
-        return Err(FeedError::TooMany);
+    if memory(text) > MOST_BYTES {
+        return Err(FeedError::TooMuchMemory);
     }
     serde_json::from_str(text).map_err(|error| {
         let problem = error.to_string();
@@ -70,22 +76,26 @@ fn document(text: &str) -> Result<Value, FeedError> {
     })
 }
 
-/// About how many values there are, before any is made.
-fn values(text: &str) -> usize {
-    let mut values = 1;
+/// An estimate of the bytes of memory that a document takes, from its text alone.
+fn memory(text: &str) -> usize {
+    let mut memory = text.len();
     let mut is_in_string = false;
     let mut is_escaped = false;
     for byte in text.bytes() {
         match byte {
             _ if is_escaped => is_escaped = false,
             b'\\' if is_in_string => is_escaped = true,
-            b'"' => is_in_string = !is_in_string,
-            b',' | b'[' if !is_in_string => values += 1,
-            b'{' if !is_in_string => values += VALUES_OF_OBJECT,
+            b'"' => {
+                is_in_string = !is_in_string;
+                memory += BYTES_OF_STRING / 2;
+            }
+            b',' if !is_in_string => memory += BYTES_OF_ITEM,
+            b'[' if !is_in_string => memory += BYTES_OF_ARRAY,
+            b'{' if !is_in_string => memory += BYTES_OF_OBJECT,
             _ => {}
         }
     }
-    values
+    memory
 }
 
 /// Whether there was anything to select, be it blank.

@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 
 use super::error::{Failure, FetchErrorCause};
-use super::{Answer, archive, beside, gzip, union};
+use super::{Answer, archive, beside, gzip, parse_beside, union};
 use crate::feed::{self, FeedError, List};
 use crate::policy::{Http, Validator, public_url};
 pub(crate) use post::post;
@@ -105,7 +105,7 @@ async fn ask(
         Got::NotModified => Ok(None),
         Got::Body(body) => {
             let (of_list, bytes) = (http.clone(), body.bytes);
-            let mut list = beside(move || parse(&of_list, bytes, today))
+            let mut list = parse_beside(bytes.len(), move || parse(&of_list, bytes, today))
                 .await
                 .map_err(|cause| failed(shown(&body.place, cause).into()))?;
             if let Some(next) = body.next.filter(|next| !http.urls.contains(next)) {

@@ -1,0 +1,237 @@
+//! The program's memory: a list that would take too much is refused before it is read, and the daemon lives within
+//! the limit of its unit.
+
+#![allow(unsafe_code)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use allowlist_tests::lab::{Program, Site};
+use allowlist_tests::{require_root, skip};
+use allowlist_user::feed::{self, FeedError};
+use allowlist_user::policy::{Format, Select};
+use anyhow::ensure;
+use jiff::civil::Date;
+use nix::sys::signal::Signal;
+
+const UNIT: &str = include_str!("../../dist/allowlist.service");
+const TODAY: Date = Date::constant(2026, 11, 29);
+/// Long enough for a machine that is busy building.
+const SOON: Duration = Duration::from_mins(5);
+
+thread_local! {
+    /// The bytes that this thread has allocated and not freed, and their maximum.
+    static HELD: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
+}
+
+struct Counting;
+
+fn count(bytes: isize) {
+    // A thread that ends has no more counters.
+    let _ = HELD.try_with(|held| {
+        let (now, most) = held.get();
+        let now = now + bytes;
+        held.set((now, most.max(now)));
+    });
+}
+
+// SAFETY: every call goes to the system's allocator as it is.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size().cast_signed());
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count(-layout.size().cast_signed());
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// The most memory that reading a list takes, in MiB, and whether it was refused for that.
+fn peak(format: &Format, text: &str) -> (isize, bool) {
+    let before = HELD.get().0;
+    HELD.set((before, before));
+    let list = feed::parse(format, text.as_bytes(), TODAY);
+    let (_, most) = HELD.get();
+    let is_refused = matches!(list, Err(FeedError::TooMuchMemory));
+    ((most - before) >> 20, is_refused)
+}
+
+fn objects(count: usize) -> String {
+    format!("[{}{{}}]", r#"{"a":1},"#.repeat(count))
+}
+
+/// All shapes: a list that is read takes about the limit at most, and a list that is refused takes nothing.
+#[test]
+fn json_takes_memory_within_its_limit() {
+    let select = |text: &str| Format::Json(vec![Select::new(text).expect("a JSONPath")]);
+    let format = select("$.none");
+    let mut refused = 0;
+    for exponent in [12, 16, 18, 20] {
+        let many = 1 << exponent;
+        for text in [
+            objects(many),
+            format!("[{}0]", "0,".repeat(many)),
+            format!("[{}0]", "[],".repeat(many)),
+            format!("[{}0]", "[0],".repeat(many)),
+            format!("[{}0]", "\"192.0.2.1\",".repeat(many)),
+            format!("[{}0]", "{\"a\":{\"b\":[1,2,3]}},".repeat(many / 4)),
+            format!(
+                "{{{}\"z\":0}}",
+                (0..many / 2)
+                    .map(|n| format!("\"{n:x}\":0,"))
+                    .collect::<String>()
+            ),
+        ] {
+            let (mib, is_refused) = peak(&format, &text);
+            let most = if is_refused { 0 } else { 64 + 16 };
+            let shape: String = text.chars().take(20).collect();
+            assert!(
+                mib <= most,
+                "{many} of {shape}: {mib} MiB, refused {is_refused}"
+            );
+            refused += usize::from(is_refused);
+        }
+    }
+    assert!(refused > 3, "{refused}");
+}
+
+/// A memory cgroup, of version 1 or 2.
+struct Group(PathBuf);
+
+impl Group {
+    fn new(limit: u64) -> Option<Self> {
+        let name = format!("allowlist-test-{}", std::process::id());
+        for (root, file) in [
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            ("/sys/fs/cgroup", "memory.max"),
+        ] {
+            let group = Self(PathBuf::from(root).join(&name));
+            if fs::create_dir(&group.0).is_ok()
+                && fs::write(group.0.join(file), limit.to_string()).is_ok()
+            {
+                return Some(group);
+            }
+        }
+        None
+    }
+
+    /// The most that was ever used in it.
+    fn peak(&self) -> Option<u64> {
+        let files = ["memory.max_usage_in_bytes", "memory.peak"];
+        let text = files
+            .iter()
+            .find_map(|file| fs::read_to_string(self.0.join(file)).ok());
+        text?.trim().parse().ok()
+    }
+
+    /// Makes a command start in it.
+    fn add(&self, mut command: Command) -> anyhow::Result<Command> {
+        let mut members = fs::File::options()
+            .write(true)
+            .open(self.0.join("cgroup.procs"))?;
+        // SAFETY: the closure makes one system call and allocates nothing.
+        unsafe {
+            command.pre_exec(move || members.write_all(b"0"));
+        }
+        Ok(command)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// `MemoryMax=` of the unit, in bytes.
+fn limit() -> u64 {
+    let line = UNIT
+        .lines()
+        .find_map(|line| line.strip_prefix("MemoryMax="));
+    let mib = line
+        .and_then(|line| line.strip_suffix('M'))
+        .expect("it is in MiB");
+    mib.parse::<u64>().expect("a number") << 20
+}
+
+/// Lists of 4 MB in a file, in each format and each worth refusing: the daemon lives, the last good list stays,
+/// and the next start is as good.
+#[test]
+fn the_daemon_lives_within_the_limit_of_its_unit() -> anyhow::Result<()> {
+    require_root!();
+    let Some(group) = Group::new(limit()) else {
+        skip!("no memory cgroup can be made here");
+    };
+    let site = Site::new()?;
+    let formats = [
+        ("json", "format = 'json'\nselect = ['$[*].a', '$[*]']"),
+        ("jsonl", "format = 'jsonl'\nselect = ['$..a', '$']"),
+        ("csv", "format = 'csv'\ncolumn = 0"),
+        ("text", "format = 'text'"),
+    ];
+    let mut config =
+        "interfaces = ['eth0']\nat_start = 'drop'\n[services.web]\nports = ['udp/443']\n\
+                      allow = ['json', 'jsonl', 'csv', 'text']\n"
+            .to_owned();
+    for (name, format) in formats {
+        config += &format!("[sources.{name}]\nfile = '{name}'\n{format}\n");
+        let good = match name {
+            "json" => "[\"203.0.113.7\"]".to_owned(),
+            "jsonl" => "\"203.0.113.7\"".to_owned(),
+            _ => "203.0.113.7\n".to_owned(),
+        };
+        site.scratch.write(name, good)?;
+    }
+    let path = site.scratch.write("allowlist.toml", config)?;
+    let path = path.display().to_string();
+    let start = || -> anyhow::Result<Program> {
+        let command = group.add(site.command(&["run", "--config", &path])?)?;
+        let run = Program::start(command)?;
+        run.wait_for_line("ready", SOON)?;
+        Ok(run)
+    };
+    let mut run = start()?;
+    let failed = |run: &Program| -> anyhow::Result<()> {
+        for (name, _) in formats {
+            run.wait_for_line(&format!("warning: source {name}: "), SOON)?;
+            let sources = site.json("sources")?;
+            ensure!(
+                sources["sources"][name]["prefixes"] == 1,
+                "{name}: {sources}"
+            );
+        }
+        Ok(())
+    };
+    let size = 4 << 20;
+    site.scratch.write("json", objects(size / 8))?;
+    site.scratch
+        .write("jsonl", "{\"b\":{}}\n".repeat(size / 9))?;
+    site.scratch.write("csv", "\"x\",".repeat(size / 4))?;
+    let addresses =
+        (0..size / 14).map(|n| format!("10.{}.{}.{}\n", (n >> 16) & 255, (n >> 8) & 255, n & 255));
+    site.scratch.write("text", addresses.collect::<String>())?;
+    failed(&run)?;
+    run.stop(Signal::SIGKILL, SOON)?;
+    run = start()?;
+    failed(&run)?;
+    run.stop(Signal::SIGTERM, SOON)?;
+    eprintln!(
+        "at most {:?} MiB of {}",
+        group.peak().map(|peak| peak >> 20),
+        limit() >> 20
+    );
+    Ok(())
+}
