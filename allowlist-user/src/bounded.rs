@@ -20,8 +20,10 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-/// How long a disk may take to answer. A disk that is only busy answers within this.
+/// How long a write may take. A disk that is only busy answers within this.
 pub const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a read may take: a start waits for several, one after the other.
+const READ_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How a file is opened, and what it must be. The safe choices are [`Open::state`] and [`Open::configured`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +101,7 @@ impl Open {
     pub const fn state(max_bytes: u64) -> Self {
         Self {
             max_bytes,
-            timeout: PATIENCE,
+            timeout: READ_PATIENCE,
             follows_links: false,
             owner: Owner::OfFolder,
             is_steady: false,
@@ -128,29 +130,11 @@ impl Open {
 
     /// Reads a file whole on the calling thread, for threads that nothing waits for without a limit.
     pub fn read_here(self, path: &Path) -> Result<Vec<u8>, ReadError> {
-        Ok(self.read_steadily(path, || {})?.0)
+        self.read_steadily(path, || {})
     }
 
-    /// Reads a file whole, on a thread of its own, and returns the bytes and the metadata of the file that was open.
-    ///
-    /// # Errors
-    /// As [`Open::read`].
-    pub fn read_with_metadata(self, path: &Path) -> Result<(Vec<u8>, Metadata), ReadError> {
-        let file = path.to_owned();
-        within(
-            path,
-            self.timeout,
-            move || self.read_steadily(&file, || {}),
-            drop,
-        )?
-    }
-
-    /// Reads a file whole; the callback runs between the read and the check that nothing was written.
-    fn read_steadily(
-        self,
-        path: &Path,
-        mut meanwhile: impl FnMut(),
-    ) -> Result<(Vec<u8>, Metadata), ReadError> {
+    /// The same; `meanwhile` runs between the read and the check that nothing was written.
+    fn read_steadily(self, path: &Path, mut meanwhile: impl FnMut()) -> Result<Vec<u8>, ReadError> {
         for _ in 0..2 {
             let mut file = self.open(path, OpenOptions::new().read(true))?;
             let before = file.metadata()?;
@@ -175,7 +159,7 @@ impl Open {
             }
             // Of the open file: one that was renamed into its place meanwhile is for the next time.
             if !self.is_steady || version(&file.metadata()?) == version(&before) {
-                return Ok((bytes, before));
+                return Ok(bytes);
             }
         }
         Err(ReadError::Unsteady)
@@ -268,9 +252,9 @@ struct Slot<T> {
     bell: Condvar,
 }
 
-/// Runs a file operation on a thread of its own, and waits for it at most `limit`. `place` names what it depends
-/// on: until an operation ends that was given up, others at that place fail at once. An operation that was given
-/// up and ends later hands its result to `undo`.
+/// Runs a file operation on a thread of its own, and waits for it at most `limit`. `place` is the file or folder:
+/// until an operation ends that was given up, others at that place or below it fail at once. An operation that
+/// was given up and ends later hands its result to `late`.
 ///
 /// # Errors
 /// An I/O error of the kind [`ErrorKind::TimedOut`] when the time limit is over, or was over for an earlier
@@ -282,9 +266,9 @@ pub fn within<T: Send + 'static>(
     place: &Path,
     limit: Duration,
     work: impl FnOnce() -> T + Send + 'static,
-    undo: impl FnOnce(T) + Send + 'static,
+    late: impl FnOnce(T) + Send + 'static,
 ) -> io::Result<T> {
-    if lock(&STUCK).contains(place) {
+    if is_stuck(place) {
         return Err(io::Error::new(
             ErrorKind::TimedOut,
             "an earlier access to it has not ended",
@@ -303,7 +287,7 @@ pub fn within<T: Send + 'static>(
             if matches!(*state, State::GivenUp) {
                 drop(state);
                 if let Ok(done) = done {
-                    undo(done);
+                    late(done);
                 }
                 lock(&STUCK).remove(&at);
             } else {
@@ -329,6 +313,12 @@ pub fn within<T: Send + 'static>(
             ))
         }
     }
+}
+
+/// Whether an operation that was given up has not ended, at this place or at a folder above it.
+pub fn is_stuck(place: &Path) -> bool {
+    let stuck = lock(&STUCK);
+    place.ancestors().any(|place| stuck.contains(place))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

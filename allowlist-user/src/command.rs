@@ -13,9 +13,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
-use log::{info, warn};
+use log::info;
 use nix::unistd::geteuid;
 
+use crate::bounded;
 use crate::cli::{
     Cli, Command, Detach, Explain, List, Log, Output, Paths, Run, Small, Watch, generate,
 };
@@ -30,8 +31,6 @@ use crate::notify::Notify;
 use crate::report::{
     self, Added, AuditLog, Epoch, Explanation, PolicyList, Report, Sources, Status,
 };
-use crate::text::{on_one_line, printable, printable_json};
-use crate::trust;
 
 const CONFIG: &str = "/etc/allowlist/allowlist.toml";
 /// The exit code of a question whose answer is no.
@@ -45,6 +44,33 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
         Some(NotDone(problem)) if problem.kind == Kind::WouldCut => ExitCode::from(WOULD_CUT),
         _ => ExitCode::FAILURE,
     }
+}
+
+/// The filter without `RUST_LOG`: this program's own lines. A list decides how often a library logs:
+/// html5ever warns of each tag that is out of place.
+const LOGGED: &str = "off,allowlist=info";
+
+/// Starts the log: warnings and errors as lines on standard error. `RUST_LOG` replaces [`LOGGED`].
+pub fn start_log() {
+    log_builder("RUST_LOG").init();
+}
+
+/// The log; an environment variable holds its filter.
+fn log_builder(variable: &str) -> env_logger::Builder {
+    let mut builder = env_logger::Builder::new();
+    // Also where `RUST_LOG` is a level; its own name overrides this.
+    builder.filter_module("html5ever", log::LevelFilter::Off);
+    builder
+        .parse_env(env_logger::Env::new().filter_or(variable, LOGGED))
+        .format(|out, record| {
+            let level = match record.level() {
+                log::Level::Error => "error: ",
+                log::Level::Warn => "warning: ",
+                _ => "",
+            };
+            writeln!(out, "{level}{}", record.args())
+        });
+    builder
 }
 
 /// Carries out what was typed.
@@ -98,12 +124,6 @@ async fn filter(paths: Paths, run: Run) -> Result<()> {
     let mut signals = Signals::listen()?;
     let notify = Notify::from_environment();
     dataplane::require_privileges()?;
-    if dataplane::has_private_pins(&paths.pin_dir) {
-        warn!(
-            "{} is mounted in a private mount namespace only, so the filter ends with the last process of that namespace, and not only by `allowlist detach`; use nsenter --net instead of ip netns exec, or mount the host's /sys/fs/bpf into the container",
-            paths.pin_dir.display()
-        );
-    }
     let mut written = written(&paths, run.small)?;
     if let Some(file) = &mut written.file {
         // It is read again later, wherever this process is then.
@@ -134,12 +154,20 @@ fn warnings(config: &Config) -> Vec<String> {
     if let Some(own) = own_ports() {
         warnings.extend(config.own_port_warnings(&own));
     }
-    if let Some(program) = config.hook.command.first()
-        && !Path::new(program).is_file()
-    {
-        warnings.push(format!(
-            "on_change: there is no program {program} on this host now, so nobody would be told"
-        ));
+    if let Some(program) = config.hook.command.first() {
+        let path = Path::new(program).to_owned();
+        match bounded::within(
+            Path::new(program),
+            bounded::PATIENCE,
+            move || path.is_file(),
+            drop,
+        ) {
+            Ok(true) => {}
+            Ok(false) => warnings.push(format!(
+                "on_change: there is no program {program} on this host now, so no event would reach it"
+            )),
+            Err(error) => warnings.push(format!("on_change: the program {program}: {error}")),
+        }
     }
     if std::fs::read_to_string("/sys/kernel/realtime").is_ok_and(|text| text.trim() == "1") {
         warnings.push(
@@ -147,17 +175,6 @@ fn warnings(config: &Config) -> Vec<String> {
         );
     }
     warnings
-}
-
-/// Which paths of the configuration file, and of the files that it names, other users than root could change.
-fn path_warnings(paths: &Paths, config: &Config) -> Vec<String> {
-    let file = paths.config.as_deref().unwrap_or(Path::new(CONFIG));
-    let text = Config::file_text(file).unwrap_or_default();
-    let concerns = trust::concerns(Some(file), &text, config);
-    concerns
-        .into_iter()
-        .map(|concern| concern.message)
-        .collect()
 }
 
 /// The ports from which the kernel lets this host's own connections be made.
@@ -302,7 +319,7 @@ async fn watch(paths: &Paths, options: &Watch) -> Result<()> {
     if observes {
         info!("{}", shown_in(observes));
     }
-    let epoch = Epoch::new(Timestamp::now(), dataplane::kernel_clock());
+    let epoch = Epoch::new(Timestamp::now(), dataplane::clock());
     let mut out = std::io::stdout();
     let mut left = options.count;
     while left != Some(0) {
@@ -318,9 +335,9 @@ async fn watch(paths: &Paths, options: &Watch) -> Result<()> {
             info!("{}", shown_in(observes));
         }
         let line = if options.json {
-            printable_json(&report::seen_json(&seen, epoch).to_string()).into_owned()
+            report::seen_json(&seen, epoch).to_string()
         } else {
-            on_one_line(&report::seen_text(&seen, epoch)).into_owned()
+            report::seen_text(&seen, epoch)
         };
         if writeln!(out, "{line}").is_err() {
             break; // whoever reads has seen enough
@@ -412,7 +429,11 @@ fn written(paths: &Paths, mut small: Small) -> Result<Written> {
         let text = Config::small_text(&small.allow, &small.provider, &small.port);
         // Mistakes are named by the options.
         Config::small(small.iface.clone(), small.allow, small.provider, small.port)?;
-        return Ok(Written::new(None, text, small.iface));
+        return Ok(Written {
+            file: None,
+            text,
+            interfaces: small.iface,
+        });
     }
     let file = paths.config.as_deref().unwrap_or(Path::new(CONFIG));
     if paths.config.is_none() && !file.exists() {
@@ -420,24 +441,27 @@ fn written(paths: &Paths, mut small: Small) -> Result<Written> {
             "there is no {CONFIG}; write one, give another by --config, or describe a small one by --iface, --allow, --provider and --port"
         );
     }
-    let text = Config::text(file)?;
-    Ok(Written::new(Some(file.to_owned()), text, small.iface))
+    Ok(Written {
+        text: Config::text(file)?,
+        file: Some(file.to_owned()),
+        interfaces: small.iface,
+    })
 }
 
 fn print_json(document: &serde_json::Value) -> Result<()> {
-    print(&printable_json(&format!("{document:#}\n")))
+    print(&format!("{document:#}\n"))
 }
 
-/// Prints to standard output, escaped. A reader that has seen enough (`| head`) is no error.
+/// Prints to standard output. A reader that has seen enough (`| head`) is no error.
 fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    match out
-        .write_all(printable(text).as_bytes())
-        .and_then(|()| out.flush())
-    {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(error).context("cannot write to standard output")
         }
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,6 @@ mod changes;
 mod document;
 mod exposure;
 mod read;
-mod secrets;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -32,10 +31,8 @@ use crate::policy::{
     AtStart, DefaultVerdict, Direction, Mode, Origin, Policy, Ports, ReturnTraffic, Rules, Service,
     Source, is_loopback,
 };
-use crate::text::is_deceptive;
 pub use changes::differences;
 use document::Problems;
-pub use secrets::{Secret, secrets, without_comments};
 pub use sources::provided;
 
 /// Everything that a run needs to know.
@@ -452,12 +449,10 @@ fn check_interface(name: &str) -> Result<(), String> {
     if name.is_empty() {
         return Err("is empty; write an interface's name, such as \"eth0\"".to_owned());
     }
-    if name.len() > MAX_INTERFACE_BYTES
-        || name.contains(|c: char| c == '/' || c.is_whitespace() || is_deceptive(c))
-    {
+    if name.len() > MAX_INTERFACE_BYTES || name.contains(|c: char| c == '/' || c.is_whitespace()) {
         return Err(format!(
             "{name:?} cannot be an interface; the kernel's names have up to {MAX_INTERFACE_BYTES} \
-             bytes, without spaces, slashes and control characters"
+             bytes, without spaces and slashes"
         ));
     }
     Ok(())

@@ -1,7 +1,8 @@
 //! The loop that keeps the kernel in step with the sources and with what people ask: fetch, compile, publish.
 //!
 //! - this file is the loop, and what is put in force
-//! - `start` is how a daemon begins, `plan` with which policy, `first` with which lists, `stop` how it ends
+//! - `start` is how a daemon begins, `plan` with which policy, `first` with which lists, `opening` its first
+//!   reads of sources, `stop` how it ends
 //! - `refresh` takes lists in, `schedule` says when they are asked for, `files` which files were touched
 //! - `asked` carries out what is asked over the socket: `added`, `reload`, `confirm`
 //! - `interfaces` keeps the filter on them, `selfcheck` compares the kernel with the published state
@@ -16,6 +17,7 @@ mod confirm;
 mod files;
 mod first;
 mod interfaces;
+mod opening;
 mod plan;
 mod refresh;
 mod reload;
@@ -30,18 +32,20 @@ use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use log::{info, warn};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use self::added::Expiry;
 use self::asked::Refreshing;
 use self::files::Files;
+use self::first::Late;
 use self::interfaces::{absent, indices_of};
+use self::opening::{Opening, opening_ends};
 use self::refresh::Clocks;
 use self::reload::Reloading;
 use self::selfcheck::SelfCheck;
@@ -59,12 +63,11 @@ use crate::ledger::{Ledger, Written};
 use crate::lists::Lists;
 use crate::netlink::index_of;
 use crate::notify::Notify;
-use crate::policy::{AtStart, Feed, Mode, Policy, Snapshot};
+use crate::policy::{AtStart, Feed, Mode, Policy, Snapshot, Source};
 use crate::record::Record;
 use crate::session::Generation;
 use crate::state::{StateDir, StateLock};
-use crate::text::on_one_line;
-use crate::trust;
+use crate::text::indented;
 
 /// How often to look whether somebody detached the filter, and whether all is as it should be.
 const LOOK: Duration = Duration::from_secs(1);
@@ -103,26 +106,6 @@ impl Options {
             config.attach = attach;
         }
         Ok(config)
-    }
-}
-
-impl Options {
-    /// Requires that no user but root decides which commands run and which secrets are used.
-    ///
-    /// # Errors
-    /// The first path of the configuration that others could change. A file of the user behind `sudo` is only a
-    /// warning, unless it names a command or a secret.
-    fn require_trusted(written: &Written, config: &Config) -> Result<()> {
-        for concern in trust::concerns(written.file.as_deref(), &written.text, config) {
-            if concern.is_fatal {
-                bail!(
-                    "{}; `allowlist check` lists every such path",
-                    concern.message
-                );
-            }
-            warn!("{}", concern.message);
-        }
-        Ok(())
     }
 }
 
@@ -179,7 +162,8 @@ pub struct Daemon {
     mode: Mode,
     options: Options,
     state: StateDir,
-    _lock: StateLock,
+    /// Held since the state folder was opened; none while it does not answer. Then nothing is written there.
+    lock: Option<StateLock>,
     control: Control,
     dataplane: Dataplane,
     notify: Notify,
@@ -208,12 +192,20 @@ pub struct Daemon {
     /// By source name: when its list was put on disk last.
     kept: BTreeMap<String, Instant>,
     files: Files,
+    /// The first reads of a start, until it is announced.
+    opening: Option<Opening>,
+    late: Late,
+    /// Last-good lists that were read from disk too late for the start or the change that needed them.
+    late_lists: UnboundedReceiver<(Source, Feed)>,
     history: History,
     teller: Teller,
     clocks: Clocks,
     /// Not before this is tried again to let go of what was held, or is over.
     release_after: Instant,
-    expiry: Expiry,
+    /// Not before this the changes that are active without the disk are written.
+    catch_up_after: Instant,
+    /// When the next of what was added goes.
+    next_expiry: Option<Timestamp>,
     /// A configuration that is being made ready.
     reloading: Option<Reloading>,
     /// Who waits for lists.
@@ -236,11 +228,7 @@ impl Daemon {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.tell();
-        if self.waiting {
-            self.notify.ready(&self.state_line());
-        } else {
-            self.say_ready();
-        }
+        self.open_sources();
         loop {
             let next = self.next_due();
             let next_time = self.next_time();
@@ -256,6 +244,7 @@ impl Daemon {
                     self.look_after_interfaces().await;
                     self.pass_time();
                     self.write_record();
+                    self.catch_up_ledger();
                 }
                 () = changed(&mut self.links) => {
                     if self.is_detached()? {
@@ -269,6 +258,12 @@ impl Daemon {
                     self.tell();
                 }
                 paths = self.files.touched() => self.touched(&paths),
+                () = opening_ends(self.opening.as_ref()), if self.opening.is_some() => self.announce(),
+                Some((source, feed)) = self.late_lists.recv() => {
+                    self.take_late(&source, feed);
+                    self.enter_if_complete().await?;
+                    self.tell();
+                }
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
                     self.fetch_due();
                 }
@@ -280,8 +275,10 @@ impl Daemon {
                     self.tell();
                 }
                 Some(gathered) = self.fetches.next() => {
+                    let name = gathered.source.name.clone();
                     self.take_in(gathered);
                     self.enter_if_complete().await?;
+                    self.note_opened(&name);
                     self.tell();
                 }
                 prepared = Reloading::prepared(&mut self.reloading), if self.reloading.is_some() => {
@@ -294,11 +291,14 @@ impl Daemon {
 
     /// When something is due that goes by the clock to the moment.
     fn next_time(&self) -> Option<Instant> {
-        let expiry = match self.expiry {
-            Expiry::Never => None,
-            Expiry::At(expiry) => Some(expiry.max(self.release_after)),
-            Expiry::Unpublished => Some(self.release_after),
-        };
+        let now = (Instant::now(), Timestamp::now());
+        let expiry = self.next_expiry.map(|expiry| {
+            let wait = expiry
+                .duration_since(now.1)
+                .try_into()
+                .unwrap_or(Duration::ZERO);
+            (now.0 + wait).max(self.release_after)
+        });
         let confirm = self.pending.as_ref().map(|pending| pending.deadline);
         [expiry, confirm].into_iter().flatten().min()
     }
@@ -381,7 +381,7 @@ impl Daemon {
             before: self.dataplane.named().unwrap_or_default(),
             ..Record::of(generation, &self.names, &self.policy, lists, self.since)
         };
-        if let Err(error) = record.store(&self.state) {
+        if let Err(error) = self.disk().and_then(|state| record.store(state)) {
             warn!("status and list will not name the sources rightly: {error:#}");
         }
         (self.record_is_old, self.is_policy_new) = (false, false);
@@ -397,9 +397,10 @@ impl Daemon {
     /// What was done, or refused, into the audit trail. A full disk is no reason not to do it.
     fn log(&self, who: Who, deed: Deed, refused: Option<String>) {
         match &refused {
-            Some(reason) => {
-                warn!("{who}: {deed}: not done, and nothing was changed: {reason}");
-            }
+            Some(reason) => warn!(
+                "{who}: {deed}: not done, and nothing was changed: {}",
+                indented(reason)
+            ),
             None => info!("{who}: {deed}"),
         }
         let entry = Entry {
@@ -409,8 +410,9 @@ impl Daemon {
             refused,
             generation: self.dataplane.generation(),
         };
-        if let Err(error) = self.audit.add(&entry) {
-            warn!("the audit trail has a gap: {error}");
+        let added = self.disk().and_then(|_| Ok(self.audit.add(&entry)?));
+        if let Err(error) = added {
+            warn!("the audit trail has a gap: {error:#}");
         }
     }
 
@@ -454,10 +456,22 @@ impl Daemon {
         self.notify.status(&self.state_line());
     }
 
+    /// The state folder, if it may be written to.
+    fn disk(&self) -> Result<&StateDir> {
+        if self.lock.is_none() {
+            anyhow::bail!(
+                "{}: could not be opened at the start; restart the daemon once it can",
+                self.state.path().display()
+            );
+        }
+        Ok(&self.state)
+    }
+
     /// For whoever waits for it, who may be gone, which is no reason to stop.
-    fn say_ready(&self) {
+    fn say_ready(&mut self) {
+        self.opening = None;
         let line = self.state_line();
-        let _ = writeln!(io::stdout(), "ready: {}", on_one_line(&line));
+        let _ = writeln!(io::stdout(), "ready: {line}");
         self.notify.ready(&line);
     }
 

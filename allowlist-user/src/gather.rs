@@ -19,6 +19,8 @@ const READING: Duration = Duration::from_mins(2);
 
 /// Fetches under way at once. Vendors count requests, and a small host has few sockets to spare.
 const AT_ONCE: usize = 8;
+/// Files that are read at once, of which some may be on a file system that does not answer.
+const FILES_AT_ONCE: usize = 32;
 
 /// What came of fetching a source.
 #[derive(Debug)]
@@ -36,6 +38,7 @@ pub struct Fetches {
     running: JoinSet<(Result<Answer>, Option<Duration>)>,
     sources: HashMap<Id, Source>,
     room: Arc<Semaphore>,
+    room_for_files: Arc<Semaphore>,
 }
 
 impl Default for Fetches {
@@ -44,6 +47,7 @@ impl Default for Fetches {
             running: JoinSet::new(),
             sources: HashMap::new(),
             room: Arc::new(Semaphore::new(AT_ONCE)),
+            room_for_files: Arc::new(Semaphore::new(FILES_AT_ONCE)),
         }
     }
 }
@@ -51,7 +55,11 @@ impl Default for Fetches {
 impl Fetches {
     /// Starts one as soon as there is room. `known` is what is known of the list that the source gave last.
     pub fn start(&mut self, source: Source, known: Vec<Validator>) {
-        let room = Arc::clone(&self.room);
+        // A file on this host waits for no server.
+        let room = Arc::clone(match source.origin {
+            Origin::Http(_) | Origin::Names(_) => &self.room,
+            _ => &self.room_for_files,
+        });
         let of_task = source.clone();
         let task = self.running.spawn(async move {
             let _room = room.acquire().await; // it is never closed

@@ -5,8 +5,6 @@
 //! slows down no fetch and no publish, and that nobody listens is a warning. Where a webhook is, is told to
 //! nobody but it.
 
-use std::env;
-use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -20,10 +18,12 @@ use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use url::Url;
 
 use crate::event::Event;
+use crate::notify;
 use crate::policy::{Format, Http};
 use crate::source::post;
 
@@ -154,21 +154,26 @@ impl Hook {
         body: &[u8],
         event: &Event,
     ) -> Result<()> {
-        // Not the daemon's whole environment: HTTPS_PROXY may have a password, and other variables identify the
-        // daemon to the service manager.
-        let kept = env::vars_os().filter(|(name, _)| is_passed_on(name));
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(arguments)
-            .env_clear()
-            .envs(kept)
             .env("ALLOWLIST_SOURCE", &event.source)
+            .env_remove(notify::SOCKET)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             // Of its own, so that what it started ends with it.
             .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .context("cannot be started; check `command` and its permissions")?;
+            .kill_on_drop(true);
+        // The program may be on a disk that does not answer, and no thread of the runtime may wait for that.
+        let started = timeout(self.timeout, spawn_blocking(move || command.spawn())).await;
+        let Ok(started) = started else {
+            bail!(
+                "it was not started within {}; check the file system that it is on",
+                humantime::format_duration(self.timeout)
+            );
+        };
+        let mut child =
+            started?.context("cannot be started; check `command` and its permissions")?;
         // Behind `child`, so that it goes first: until then its number is no other's.
         let mut group = Group::of(&child);
         let mut input = child.stdin.take().expect("it is piped");
@@ -220,15 +225,6 @@ impl Hook {
         }
         Ok(())
     }
-}
-
-/// Whether a variable of the daemon's environment is one of the hook's, too.
-fn is_passed_on(name: &OsStr) -> bool {
-    const NAMES: [&str; 8] = [
-        "HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER",
-    ];
-    name.to_str()
-        .is_some_and(|name| NAMES.contains(&name) || name.starts_with("LC_"))
 }
 
 /// A hook and what it started; ended when this is dropped.

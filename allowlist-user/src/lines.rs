@@ -13,7 +13,6 @@ use log::warn;
 use serde::de::DeserializeOwned;
 
 use crate::bounded::{Open, PATIENCE, ReadError, within};
-use crate::state;
 
 /// The most bytes that are read of a file: the largest `history_size` and `log_size`.
 const MAX_BYTES: u64 = 1 << 30;
@@ -55,8 +54,9 @@ impl Lines {
             names,
             max_bytes,
         } = self.clone();
+        let place = folder.join(names.file);
         let work = move || add(&folder, names, max_bytes, line);
-        within(&self.folder, PATIENCE, work, drop)?
+        within(&place, PATIENCE, work, drop)?
     }
 }
 
@@ -122,7 +122,7 @@ pub fn read<T: DeserializeOwned>(folder: &Path, names: Names) -> Result<(Vec<T>,
     let (mut read, mut damaged) = (Vec::new(), 0);
     for name in [names.old, names.file] {
         let path = folder.join(name);
-        let bytes = match state::read(folder, &path, MAX_BYTES) {
+        let bytes = match Open::state(MAX_BYTES).read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.is_missing() => continue,
             Err(ReadError::Io(error)) if error.kind() == ErrorKind::PermissionDenied => {

@@ -2,19 +2,17 @@
 
 use std::process::ExitCode;
 
-use allowlist_user::cli::{Cli, Command};
-use allowlist_user::text::printable;
-use allowlist_user::{command, logger};
+use allowlist_user::cli::Cli;
+use allowlist_user::command;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let is_daemon = matches!(cli.command, Command::Run(_));
-    logger::start(logger::Prefix::detect(is_daemon));
+    command::start_log();
     match command::run(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {}", printable(&format!("{error:#}")));
+            eprintln!("error: {error:#}");
             command::exit_code(&error)
         }
     }

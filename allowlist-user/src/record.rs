@@ -11,11 +11,11 @@ use jiff::Timestamp;
 use log::warn;
 use serde::{Deserialize, Serialize};
 
-use crate::bounded::{PATIENCE, within};
+use crate::bounded::{Open, PATIENCE, within};
 use crate::compile::Names;
 use crate::lists::{Lists, Standing};
 use crate::policy::{Feed, Held, Policy};
-use crate::state::{self, StateDir};
+use crate::state::StateDir;
 
 /// No source's file can have this name, since a source's name has no dot.
 const FILE: &str = "record.v2.json";
@@ -183,7 +183,7 @@ impl Record {
     /// only words, and what the kernel does is true without them.
     pub fn load(state_dir: &Path) -> Option<Self> {
         let path = state_dir.join(FILE);
-        let bytes = match state::read(state_dir, &path, MAX_BYTES) {
+        let bytes = match Open::state(MAX_BYTES).read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.is_missing() => return None,
             Err(error) => {
@@ -208,7 +208,7 @@ impl Record {
     pub fn remove(state_dir: &Path) -> Result<()> {
         let path = state_dir.join(FILE);
         let file = path.clone();
-        let removed = within(state_dir, PATIENCE, move || fs::remove_file(&file), drop);
+        let removed = within(&path, PATIENCE, move || fs::remove_file(&file), drop);
         match removed.flatten() {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("cannot remove {}", path.display()))

@@ -9,6 +9,7 @@ use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -21,7 +22,6 @@ use crate::bounded::{Open, PATIENCE, ReadError, within};
 use crate::lines::kept_name;
 use crate::lock;
 use crate::policy::{Feed, Format, Held, Origin, PastChange, Source, Validator, public_url};
-use crate::trust;
 
 /// Counts up when a reader of the old form would misread the new one.
 const FORMAT: u32 = 3;
@@ -29,6 +29,9 @@ const FORMAT: u32 = 3;
 const OLDEST: u32 = 1;
 /// The largest file of a feed, in bytes: as many prefixes as `max_prefixes` may allow.
 const MAX_FEED_BYTES: u64 = 128 << 20;
+
+/// How long a start waits for the directory.
+const OPENING: Duration = Duration::from_secs(2);
 
 /// A directory of feeds, a file a source.
 #[derive(Clone, Debug)]
@@ -47,22 +50,31 @@ impl StateDir {
     /// Opens the directory, and makes it (mode 0700) if there is none.
     pub fn open(path: &Path) -> Result<Self, StateError> {
         let folder = path.to_owned();
-        let is_shared = access(path, move || {
-            // Before it is made, and again in case that another user made it just then.
-            trust::require(&folder)?;
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&folder)?;
-            trust::require(&folder)?;
-            let found = fs::metadata(&folder)?;
-            Ok(found.mode() & 0o022 != 0 || found.uid() != geteuid().as_raw())
-        });
+        let is_shared = within(
+            path,
+            OPENING,
+            move || {
+                DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(&folder)?;
+                let found = fs::metadata(&folder)?;
+                Ok(found.mode() & 0o022 != 0 || found.uid() != geteuid().as_raw())
+            },
+            drop,
+        );
         let path = path.to_owned();
-        match is_shared {
+        match is_shared.flatten() {
             Ok(false) => Ok(Self { path }),
             Ok(true) => Err(StateError::Shared { path }),
             Err(cause) => Err(StateError::Io { path, cause }),
+        }
+    }
+
+    /// A directory that could not be opened, for a process that goes on without it.
+    pub fn unopened(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
         }
     }
 
@@ -119,29 +131,68 @@ impl StateDir {
     /// An error means that there is something which must not be used: log it, and go on without. What is
     /// damaged is set aside, so that it can be looked at and a good one put in its place.
     pub fn load(&self, source: &Source) -> Result<Option<Feed>, StateError> {
-        self.peek(source).map_err(|error| match error {
+        self.peek(source)
+            .map_err(|error| self.set_aside(source, error))
+    }
+
+    /// Renames a damaged file, so that it can be looked at.
+    fn set_aside(&self, source: &Source, error: StateError) -> StateError {
+        match error {
             StateError::Damaged { path, problem, .. } => {
                 let kept = self.path.join(format!("{}.damaged", source.name));
-                match self.rename(&path, &kept) {
-                    Ok(()) => StateError::Damaged {
-                        path,
-                        problem,
-                        kept: Some(kept),
-                    },
-                    Err(cause) => StateError::Io { path, cause },
+                let renamed = rename(&path, &kept);
+                StateError::Damaged {
+                    path,
+                    problem,
+                    kept: renamed.ok().map(|()| kept),
                 }
             }
             other => other,
-        })
+        }
+    }
+
+    /// `load`, within a shorter time limit. A list that is read later, as from a slow disk, is handed to `late`.
+    pub fn load_or_later(
+        &self,
+        source: &Source,
+        limit: Duration,
+        late: impl FnOnce(Feed) + Send + 'static,
+    ) -> Result<Option<Feed>, StateError> {
+        if fingerprint(source).is_none() {
+            return Ok(None);
+        }
+        let path = self.file(source);
+        let (file, state, owned) = (path.clone(), self.clone(), source.clone());
+        let work = move || Open::state(MAX_FEED_BYTES).read_here(&file);
+        let late = move |read| {
+            if let Ok(Some(feed)) = state.decode(&owned, read) {
+                late(feed);
+            }
+        };
+        let read = within(&path, limit, work, late).unwrap_or_else(|error| Err(error.into()));
+        self.decode(source, read)
+            .map_err(|error| self.set_aside(source, error))
     }
 
     /// `load`, and what is damaged stays where it is.
     pub fn peek(&self, source: &Source) -> Result<Option<Feed>, StateError> {
+        if fingerprint(source).is_none() {
+            return Ok(None);
+        }
+        self.decode(source, Open::state(MAX_FEED_BYTES).read(&self.file(source)))
+    }
+
+    /// The feed in the bytes of a source's file.
+    fn decode(
+        &self,
+        source: &Source,
+        read: Result<Vec<u8>, ReadError>,
+    ) -> Result<Option<Feed>, StateError> {
         let Some(origin) = fingerprint(source) else {
             return Ok(None);
         };
         let path = self.file(source);
-        let bytes = match read(&self.path, &path, MAX_FEED_BYTES) {
+        let bytes = match read {
             Ok(bytes) => bytes,
             Err(error) if error.is_missing() => return Ok(None),
             Err(ReadError::Io(cause)) => return Err(StateError::Io { path, cause }),
@@ -214,15 +265,9 @@ impl StateDir {
         self.replace(self.path.join(name), bytes)
     }
 
-    /// Gives a file of this directory another name in it.
-    pub(crate) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let (from, to) = (from.to_owned(), to.to_owned());
-        access(&self.path, move || fs::rename(&from, &to))
-    }
-
     fn replace(&self, path: PathBuf, bytes: Vec<u8>) -> Result<(), StateError> {
         let (folder, target) = (self.path.clone(), path.clone());
-        access(&self.path, move || {
+        access(&path, move || {
             let mut file = NamedTempFile::new_in(&folder)?;
             file.write_all(&bytes)?;
             file.as_file().sync_all()?;
@@ -245,19 +290,18 @@ impl StateDir {
     }
 }
 
-/// Does something in a state directory, on a thread of its own and within a time limit.
-fn access<T: Send + 'static>(
-    folder: &Path,
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    within(folder, PATIENCE, work, drop)?
+/// Gives a file of a state directory another name there.
+pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    let (place, to) = (from.to_owned(), to.to_owned());
+    access(from, move || fs::rename(&place, &to))
 }
 
-/// Reads a file of a state directory, within limits.
-pub(crate) fn read(folder: &Path, file: &Path, max_bytes: u64) -> Result<Vec<u8>, ReadError> {
-    let file = file.to_owned();
-    let work = move || Open::state(max_bytes).read_here(&file);
-    within(folder, PATIENCE, work, drop)?
+/// Accesses a state directory or a file in it, on a thread of its own and within a time limit.
+fn access<T: Send + 'static>(
+    place: &Path,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    within(place, PATIENCE, work, drop)?
 }
 
 /// What to do about what the system said of a file.

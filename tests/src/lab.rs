@@ -7,6 +7,7 @@ mod clock;
 mod foreign;
 mod frame_sender;
 mod gro;
+mod hang;
 mod judging;
 mod link;
 mod manager;
@@ -24,6 +25,7 @@ pub use clock::WallClock;
 pub use foreign::{ForeignProgram, attach_first, detach_link, load_foreign, replace_program};
 pub use frame_sender::FrameSender;
 pub use gro::receive_in_batches;
+pub use hang::Hang;
 pub use judging::judged_during;
 pub use link::{
     End, HOST_MAC, Kind, PEER_MAC, add_addresses, bridge, connect, egress_filters, move_to, rename,

@@ -81,7 +81,7 @@ fn a_file_that_changes_is_read_once_more() {
         }
     });
     assert_eq!(
-        read.expect("steady at last").0,
+        read.expect("steady at last"),
         b"192.0.2.1\n192.0.2.2\n",
         "the second reading"
     );
@@ -117,8 +117,10 @@ fn an_operation_that_never_ends_is_given_up_and_undone_when_it_ends() {
     let kind = |result: io::Result<i32>| result.map_err(|error| error.kind());
     assert_eq!(kind(given_up), Err(ErrorKind::TimedOut));
     // Others at that place fail at once, and no thread is made.
-    let next = within(&place, FOREVER, || 8, drop);
-    assert_eq!(kind(next), Err(ErrorKind::TimedOut));
+    for place in [&place, &place.join("file")] {
+        let next = within(place, FOREVER, || 8, drop);
+        assert_eq!(kind(next), Err(ErrorKind::TimedOut));
+    }
     // Other places go on.
     let other = within(Path::new("/other"), FOREVER, || 9, drop);
     assert_eq!(kind(other), Ok(9));

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use jiff::Timestamp;
 use log::{info, warn};
 
-use super::{CONFIG, config, path_warnings, print, print_json, warnings};
+use super::{CONFIG, config, print, print_json, warnings};
 use crate::additions::{Additions, SOURCE_PREFIX, source_name};
 use crate::catalogue::{self, Provider};
 use crate::cli::{Check, Diff, Export, Fetch, History, Paths};
@@ -34,9 +34,6 @@ pub(super) async fn check(paths: &Paths, check: Check) -> Result<()> {
     let is_from_file = !check.small.is_policy();
     let config = config(paths, check.small)?;
     let mut warnings = warnings(&config);
-    if is_from_file {
-        warnings.extend(path_warnings(paths, &config));
-    }
     let mut notes: Vec<String> = config
         .ssh_note()
         .filter(|_| is_from_file)
@@ -396,7 +393,7 @@ pub(super) async fn export(paths: &Paths, options: &Export) -> Result<()> {
     // What one configured source has takes nothing that only root may read.
     let is_added = |name: &str| name.starts_with(SOURCE_PREFIX);
     let additions = if options.source.as_deref().is_none_or(is_added) {
-        Known::peek_additions(&paths.state_dir)?.0
+        Known::peek_additions(&paths.state_dir, Timestamp::now())?
     } else {
         Additions::default()
     };

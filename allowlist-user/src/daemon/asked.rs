@@ -1,9 +1,11 @@
 //! What is asked over the socket: carried out one after the other, each answered when it is done.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
+use anyhow::Result;
 use jiff::Timestamp;
-use log::warn;
+use log::{info, warn};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -17,6 +19,9 @@ use crate::control::{Care, Done, Kind, Problem, Refreshed, Request, Wanted};
 use crate::ledger::{Change, Unconfirmed};
 use crate::policy::Mode;
 use crate::session::{By, Generation, guard};
+
+/// How often a disk that failed is tried again for changes that are active without it.
+const CATCH_UP_EVERY: Duration = Duration::from_secs(10);
 
 /// Somebody who waits for lists.
 pub(super) struct Refreshing {
@@ -113,29 +118,38 @@ impl Daemon {
         self.ledger.stage(change);
         let mode = self.mode;
         self.follow_ledger(&edits);
-        if let Err(problem) = self.put_change_in_force(care, edits.is_empty()) {
-            self.ledger.take_back();
-            self.follow_ledger(&edits);
-            self.mode = mode;
-            return Err(problem);
-        }
-        let now = self.ledger.now();
-        self.ledger.tidy(&self.state, &now);
+        let warning = match self.put_change_in_force(care, edits.is_empty()) {
+            Ok(warning) => warning,
+            Err(problem) => {
+                self.ledger.take_back();
+                self.follow_ledger(&edits);
+                self.mode = mode;
+                return Err(problem);
+            }
+        };
+        let now = Timestamp::now();
+        self.ledger.tidy(&self.state, now);
         self.pending = unconfirmed.map(|unconfirmed| Pending::new(unconfirmed, what, by));
         Ok(Done {
+            warnings: warning.into_iter().collect(),
             confirm_until: unconfirmed.map(|unconfirmed| unconfirmed.until),
             ..self.done()
         })
     }
 
-    fn put_change_in_force(&mut self, care: &Care, is_mode: bool) -> Result<(), Problem> {
+    /// A mode takes effect without the disk too; then there is a warning.
+    fn put_change_in_force(
+        &mut self,
+        care: &Care,
+        is_mode: bool,
+    ) -> Result<Option<String>, Problem> {
         let (tables, anew) = self.compiled(&self.lists).map_err(anyhow::Error::from)?;
         self.require_session(care, &tables)?;
         if let Some(within) = care.confirm_within {
             self.dataplane.guard(within)?;
         }
         let put = || {
-            self.ledger.write()?;
+            let warning = self.write_ledger(!is_mode)?;
             if is_mode {
                 self.dataplane.set_mode(self.mode);
                 if let Some(in_force) = &mut self.in_force {
@@ -148,7 +162,7 @@ impl Daemon {
                     self.dataplane.forget_counts()?;
                 }
             }
-            anyhow::Ok(())
+            anyhow::Ok(warning)
         };
         let done = put();
         if done.is_err() && care.confirm_within.is_some() {
@@ -156,6 +170,33 @@ impl Daemon {
             self.dataplane.confirm()?;
         }
         Ok(done?)
+    }
+
+    /// Writes the change that was staged. Where it does not need the disk, a disk that fails is a warning.
+    pub(super) fn write_ledger(&mut self, needs_disk: bool) -> Result<Option<String>> {
+        match self.ledger.write() {
+            Ok(_) => Ok(None),
+            Err(error) if needs_disk => Err(error.into()),
+            Err(error) => {
+                self.ledger.keep_in_memory();
+                let warning = format!(
+                    "{error}; the change is active, and it is written as soon as the disk allows it: a restart before that undoes it"
+                );
+                warn!("{warning}");
+                Ok(Some(warning))
+            }
+        }
+    }
+
+    /// Writes the changes that are active without the disk, if there are some.
+    pub(super) fn catch_up_ledger(&mut self) {
+        if !self.ledger.is_behind() || self.catch_up_after > Instant::now() {
+            return;
+        }
+        match self.ledger.catch_up() {
+            Ok(()) => info!("the changes that were active without the disk are written"),
+            Err(_) => self.catch_up_after = Instant::now() + CATCH_UP_EVERY,
+        }
     }
 
     /// Refuses what would cut the connection over which it is asked.
@@ -202,13 +243,11 @@ impl Daemon {
             let policy = additions.with(&self.config.policy);
             self.is_policy_new |= policy != self.policy;
             self.policy = policy;
+            self.next_expiry = additions.next_expiry();
         }
         let newest = known.newest();
         let mode = newest.and_then(|policy| policy.change.mode);
         self.mode = mode.unwrap_or(self.config.mode);
-        if !services.is_empty() {
-            self.schedule_expiry();
-        }
     }
 
     /// Whether a change can be made now.

@@ -1,29 +1,38 @@
-//! The lists that a policy begins with: last-good where there is one, and what can be had at once.
+//! The lists that a policy begins with: the last-good ones, and for a reload those of the sources now.
+//!
+//! Invariant: each list on disk is read independently and within a time limit; a list that is read later is delivered later.
 
 use std::convert::Infallible;
 use std::fmt;
+use std::time::Duration;
 
 use anyhow::Result;
 use jiff::Timestamp;
 use log::warn;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::JoinSet;
 
 use crate::event::Event;
 use crate::gather::{Gathered, gather};
 use crate::lists::Lists;
-use crate::policy::{Origin, Snapshot, Source};
+use crate::policy::{Feed, Origin, Snapshot, Source};
 use crate::renew::Refused;
 use crate::state::StateDir;
+
+/// How long a start or a change waits for the lists on disk, all of which are read at once.
+const DISK: Duration = Duration::from_secs(2);
 
 /// What is asked for sources of which there is no last good list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ask {
-    /// What is on this host: a start must not wait for the network.
-    Host,
     /// Whoever has it.
     Everybody,
     /// Nobody: what the configuration and the disk hold has to do.
     Nobody,
 }
+
+/// Delivers lists that were read from disk after [`DISK`].
+pub(super) type Late = UnboundedSender<(Source, Feed)>;
 
 /// What a policy begins with.
 pub(super) struct First {
@@ -38,28 +47,27 @@ pub(super) struct First {
 
 impl First {
     /// These sources' lists: a fetched one from disk where there is one, and everything else as it is now.
-    pub(super) async fn lists(sources: Vec<Source>, state: &StateDir, ask: Ask) -> Self {
+    pub(super) async fn lists(
+        sources: Vec<Source>,
+        state: &StateDir,
+        ask: Ask,
+        late: &Late,
+    ) -> Self {
         let now = Timestamp::now();
-        let mut last_good = Snapshot::new();
+        let last_good = load(&sources, state, late).await;
         let mut wanted = Vec::new();
         let mut missing = Vec::new();
         for source in &sources {
-            let feed = state.load(source).unwrap_or_else(|error| {
-                warn!("{error}");
-                None
-            });
+            let has_list = last_good.contains_key(&source.name);
             let is_here = match &source.origin {
                 Origin::Http(_) | Origin::Names(_) => false,
-                Origin::File { .. } => ask != Ask::Nobody,
+                Origin::File { .. } => ask == Ask::Everybody,
                 _ => true,
             };
-            if is_here || (feed.is_none() && ask == Ask::Everybody) {
+            if is_here || (!has_list && ask == Ask::Everybody) {
                 wanted.push((source.clone(), Vec::new()));
-            } else if feed.is_none() {
+            } else if !has_list {
                 missing.push((source.name.clone(), "was not asked for yet".to_owned()));
-            }
-            if let Some(feed) = feed {
-                last_good.insert(source.name.clone(), feed);
             }
         }
         let mut lists = Lists::new(last_good);
@@ -122,6 +130,35 @@ impl First {
     }
 }
 
+/// The lists on disk, by source name. A list that is damaged or late is logged.
+async fn load(sources: &[Source], state: &StateDir, late: &Late) -> Snapshot {
+    let mut loads = JoinSet::new();
+    for source in sources {
+        let (state, source, late) = (state.clone(), source.clone(), late.clone());
+        loads.spawn_blocking(move || {
+            let of_late = source.clone();
+            let deliver = move |feed| {
+                let _ = late.send((of_late, feed)); // the daemon may have ended
+            };
+            (
+                state.load_or_later(&source, DISK, deliver),
+                source.name.clone(),
+            )
+        });
+    }
+    let mut feeds = Snapshot::new();
+    for (loaded, name) in loads.join_all().await {
+        match loaded {
+            Ok(Some(feed)) => {
+                feeds.insert(name, feed);
+            }
+            Ok(None) => {}
+            Err(error) => warn!("{error}"),
+        }
+    }
+    feeds
+}
+
 /// Why a source's last good list is used, if there is one.
 enum NotTaken {
     Failed(anyhow::Error),
@@ -145,12 +182,14 @@ mod tests {
     use std::fs;
     use std::path::PathBuf;
 
+    use tokio::sync::mpsc;
+
     use super::*;
     use crate::config::Config;
     use crate::event::What;
     use crate::policy::Held;
 
-    /// What a start makes of a file that held ten addresses before, and holds this now.
+    /// The lists of a reload, for a file that held ten addresses before and holds `now` since.
     fn start(now: Option<&str>) -> First {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("allowlist.toml");
@@ -165,7 +204,8 @@ mod tests {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         let start = || {
             let sources = config.policy.used_sources().cloned().collect();
-            runtime.block_on(First::lists(sources, &state, Ask::Host))
+            let (late, _) = mpsc::unbounded_channel();
+            runtime.block_on(First::lists(sources, &state, Ask::Everybody, &late))
         };
         let source = config.policy.source("lab").expect("it is configured");
         let first = start();

@@ -355,7 +355,7 @@ impl Daemon {
             }
         }
         self.tell_of(&events);
-        self.expire();
+        self.expire(now);
     }
 
     fn release(&mut self, now: Timestamp) {
@@ -389,8 +389,9 @@ impl Daemon {
     /// Writes it down, and tells the hook. A full disk is no reason not to filter.
     pub(super) fn tell_of(&self, events: &[Event]) {
         for event in events {
-            if let Err(error) = self.history.add(event) {
-                warn!("{}: the history has a gap: {error}", event.source);
+            let added = self.disk().and_then(|_| Ok(self.history.add(event)?));
+            if let Err(error) = added {
+                warn!("{}: the history has a gap: {error:#}", event.source);
             }
             self.teller.tell(event);
         }
@@ -405,16 +406,18 @@ impl Daemon {
         if !is_other && self.kept.get(&source.name).is_some_and(is_kept) {
             return;
         }
-        match self.state.store(source, feed) {
+        let stored = self.disk().and_then(|state| Ok(state.store(source, feed)?));
+        match stored {
             Ok(()) => {
                 self.kept.insert(source.name.clone(), Instant::now());
             }
-            Err(error) => warn!("{}: not kept for the next start: {error}", source.name),
+            Err(error) => warn!("{}: not kept for the next start: {error:#}", source.name),
         }
     }
 
-    /// Fetches each source when what is there is as old as `every` says, which may be at once.
-    pub(super) fn schedule_all(&mut self) {
+    /// Schedules each source for when its list is as old as `every`, which may be at once. At a start, files are read
+    /// at once.
+    pub(super) fn schedule_all(&mut self, is_start: bool) {
         let (now, clock) = (Instant::now(), Timestamp::now());
         let changing = self
             .config
@@ -425,6 +428,7 @@ impl Daemon {
             let every = match source.origin {
                 // How long an answer of before was good for, nobody remembers.
                 Origin::Names(_) => Duration::ZERO,
+                Origin::File { .. } if is_start => Duration::ZERO,
                 _ => source.every,
             };
             let fetched = self.lists.feed(&source.name).map(|feed| feed.fetched);

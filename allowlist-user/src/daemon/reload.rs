@@ -7,16 +7,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::Result;
+use jiff::Timestamp;
 use log::{info, warn};
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle};
 
+use super::Daemon;
 use super::confirm::Pending;
 use super::first::{Ask, First};
 use super::interfaces::{present, warn_of_offloads};
 use super::plan::held_back;
 use super::start::watched;
-use super::{Daemon, Options};
 use crate::additions::source_name;
 use crate::audit::{Audit, Deed, Who};
 use crate::config::{Config, differences};
@@ -111,14 +112,15 @@ impl Daemon {
         };
         let invalid = |error: String| Problem::new(Kind::Invalid, error);
         let text = Config::file_text(file).map_err(|error| invalid(error.to_string()))?;
-        let interfaces = self.options.written.interfaces.clone();
-        let written = Arc::new(Written::new(Some(file.clone()), text, interfaces));
+        let written = Arc::new(Written {
+            file: Some(file.clone()),
+            text,
+            interfaces: self.options.written.interfaces.clone(),
+        });
         let config = self
             .options
             .read(&written)
             .map_err(|error| invalid(format!("{error:#}")))?;
-        Options::require_trusted(&written, &config)
-            .map_err(|error| Problem::new(Kind::Refused, format!("{error:#}")))?;
         if config.interfaces.is_empty() {
             return Err(invalid(
                 "no interface to filter on; set `interfaces`".to_owned(),
@@ -134,8 +136,9 @@ impl Daemon {
             return Ok(None);
         }
         let wanted = self.changed_sources(&config);
-        let state = self.state.clone();
-        let task = tokio::spawn(async move { First::lists(wanted, &state, Ask::Everybody).await });
+        let (state, late) = (self.state.clone(), self.late.clone());
+        let task =
+            tokio::spawn(async move { First::lists(wanted, &state, Ask::Everybody, &late).await });
         Ok(Some(Reloading {
             config,
             written,
@@ -273,7 +276,11 @@ impl Daemon {
     fn held_back_for(&self, written: &Written) -> Option<u32> {
         let file = self.options.written.file.as_ref()?;
         let text = Config::file_text(file).ok()?;
-        let said = Written::new(Some(file.clone()), text, Vec::new());
+        let said = Written {
+            file: Some(file.clone()),
+            text,
+            interfaces: Vec::new(),
+        };
         held_back(&said, written)
     }
 
@@ -289,19 +296,14 @@ impl Daemon {
             .clone()
             .unwrap_or_else(|| Arc::clone(&self.written));
         let config = self.options.read(&written)?;
-        let missing = written.missing_secrets_warning();
         let wanted = self.changed_sources(&config);
-        let first = First::lists(wanted, &self.state, Ask::Nobody).await;
+        let first = First::lists(wanted, &self.state, Ask::Nobody, &self.late).await;
         let next = Next {
             config,
             written,
             first,
         };
         let mut done = self.put_next_in_force(next, change, care, false).await?;
-        if let Some(missing) = missing {
-            warn!("{missing}");
-            done.warnings.push(missing);
-        }
         if let Some(number) = number {
             done.changes
                 .insert(0, format!("policy {number} is in force again"));
@@ -347,15 +349,18 @@ impl Daemon {
         self.ledger.stage(change);
         let before = self.exchange(config, written, &mut first);
         let entered = if self.waiting {
-            self.enter_next(care).await
+            self.enter_next(care).await.map(|()| None)
         } else {
-            self.begin_next(&interfaces, care, &before.config)
+            self.begin_next(&interfaces, care, &before.config, is_strict)
         };
-        if let Err(problem) = entered {
-            self.ledger.take_back();
-            self.restore(before);
-            return Err(problem);
-        }
+        let warning = match entered {
+            Ok(warning) => warning,
+            Err(problem) => {
+                self.ledger.take_back();
+                self.restore(before);
+                return Err(problem);
+            }
+        };
         let config = before.config;
         self.pending = unconfirmed.map(|unconfirmed| Pending::new(unconfirmed, what, by));
         self.finish_next(&config, &first);
@@ -366,7 +371,7 @@ impl Daemon {
         }
         Ok(Done {
             changes,
-            warnings: self.warnings.clone(),
+            warnings: warning.into_iter().chain(self.warnings.clone()).collect(),
             confirm_until: unconfirmed.map(|unconfirmed| unconfirmed.until),
             ..self.done()
         })
@@ -402,7 +407,7 @@ impl Daemon {
         self.lists = next;
         self.is_policy_new = true;
         self.follow_ledger(&BTreeSet::new());
-        self.schedule_expiry();
+        self.next_expiry = self.ledger.known().additions().next_expiry();
         before
     }
 
@@ -421,7 +426,7 @@ impl Daemon {
             self.lists,
             self.mode,
         ) = (config, policy, written, lists, mode);
-        self.schedule_expiry();
+        self.next_expiry = self.ledger.known().additions().next_expiry();
     }
 
     /// Puts the first configuration in force for which all lists are there.
@@ -432,13 +437,14 @@ impl Daemon {
         Ok(())
     }
 
-    /// Puts in the kernel what everything else is of by now.
+    /// Puts in the kernel what everything else is of by now. Without `needs_disk`, a disk that fails is a warning.
     fn begin_next(
         &mut self,
         interfaces: &[crate::interface::Facts],
         care: &Care,
         before: &Config,
-    ) -> Result<(), Problem> {
+        needs_disk: bool,
+    ) -> Result<Option<String>, Problem> {
         let (tables, anew) = self.compiled(&self.lists).map_err(anyhow::Error::from)?;
         self.require_session_by(care, &tables, By::Configuration)?;
         let found = self.dataplane.in_force()?;
@@ -448,25 +454,23 @@ impl Daemon {
             if let Some(within) = care.confirm_within {
                 self.dataplane.guard(within)?;
             }
-            self.ledger.write()?;
+            let warning = self.write_ledger(needs_disk)?;
             if is_tracking_other {
                 self.dataplane.track(tracking(&self.config))?;
             }
             let renews = is_tracking_other || before.attach != self.config.attach;
-            self.begin(tables, interfaces, !anew, renews)
+            self.begin(tables, interfaces, !anew, renews)?;
+            anyhow::Ok(warning)
         };
-        if let Err(error) = put() {
-            if let Err(again) = self.dataplane.restore(&found) {
-                return Err(Problem::new(
-                    Kind::Refused,
-                    format!(
-                        "{error:#}; and what was in force before could not be put in force again: {again:#}"
-                    ),
-                ));
-            }
-            return Err(error.into());
-        }
-        Ok(())
+        put().map_err(|error| match self.dataplane.restore(&found) {
+            Ok(()) => error.into(),
+            Err(again) => Problem::new(
+                Kind::Refused,
+                format!(
+                    "{error:#}; and what was in force before could not be put in force again: {again:#}"
+                ),
+            ),
+        })
     }
 
     /// What follows once it is in force, and cannot fail any more.
@@ -500,11 +504,10 @@ impl Daemon {
             .map(|event| event.clone().of(generation))
             .collect();
         self.tell_of(&events);
-        let now = self.ledger.now();
-        self.ledger.tidy(&self.state, &now);
+        self.ledger.tidy(&self.state, Timestamp::now());
         self.record_is_old = true;
         self.writing.clear();
-        self.schedule_all();
+        self.schedule_all(false);
         self.answer_refreshed();
     }
 }

@@ -4,15 +4,16 @@
 //! no network; a change that was not confirmed is taken back, also when nothing ran meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
 use log::{info, warn};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::added::Expiry;
 use super::confirm::Pending;
 use super::files::Files;
 use super::first::{Ask, First};
@@ -35,8 +36,7 @@ use crate::notify::Notify;
 use crate::policy::{AtStart, Mode, Origin};
 use crate::record::Record;
 use crate::session::By;
-use crate::state::StateDir;
-use crate::time::Now;
+use crate::state::{StateDir, StateError, StateLock};
 
 /// How long a closed host's own traffic is noted before the first packet is judged by it.
 const LISTEN: Duration = Duration::from_secs(1);
@@ -48,11 +48,9 @@ impl Daemon {
     /// which knows what to take off.
     pub async fn start(options: Options, notify: Notify, signals: &mut Signals) -> Result<Self> {
         let typed = options.read(&options.written)?;
-        Options::require_trusted(&options.written, &typed)?;
         require_interfaces(&options, &typed).await?;
-        let state = StateDir::open(&options.paths.state_dir)?;
-        let lock = state.lock()?;
-        let mut ledger = Ledger::open(&state, &Now::current(), &options.written.text);
+        let (state, lock) = open_state(&options.paths.state_dir)?;
+        let mut ledger = Ledger::open(&state, Timestamp::now());
         // A change still waits if the kernel says so: till its time is over it goes on waiting.
         let waits = View::open(&options.paths.pin_dir)
             .ok()
@@ -60,16 +58,12 @@ impl Daemon {
             .filter(|pending| !pending.fell_back);
         let plan = plan(&options, &mut ledger, waits.is_some());
         let config = options.read(&plan.written)?;
-        if plan.instead.is_some() {
-            Options::require_trusted(&plan.written, &config)?;
-        }
-        // Before they are read: what is written meanwhile is read again.
-        let files = watched(&config);
         let wanted = config.policy.used_sources().cloned().collect();
+        let (late, late_lists) = mpsc::unbounded_channel();
         let mut first = tokio::select! {
             biased;
             () = signals.end() => bail!("interrupted before anything was attached"),
-            first = First::lists(wanted, &state, Ask::Host) => first,
+            first = First::lists(wanted, &state, Ask::Nobody, &late) => first,
         };
         require_namespace(&options.paths.pin_dir).context(
             "not started; choose another --pin-dir (and --state-dir and --socket), or `allowlist detach --force` takes that filter off",
@@ -82,14 +76,18 @@ impl Daemon {
         let record = Record::load(&options.paths.state_dir).unwrap_or_default();
         let mut daemon = Self {
             control,
-            files,
+            files: Files::default(),
+            opening: None,
+            late,
+            late_lists,
             history: History::new(&options.paths.state_dir, config.history_bytes),
             audit: Audit::new(&options.paths.state_dir, config.log_bytes),
             teller: Teller::start(config.hook.clone()),
             clocks: Clocks::now(),
             release_after: Instant::now(),
-            expiry: Expiry::Never,
-            warnings: (options.warnings)(&config),
+            catch_up_after: Instant::now(),
+            next_expiry: None,
+            warnings: Vec::new(),
             names: record.names,
             in_force: None,
             lists: std::mem::take(&mut first.lists),
@@ -116,7 +114,7 @@ impl Daemon {
             config: Arc::new(config),
             options,
             state,
-            _lock: lock,
+            lock,
             ledger,
             dataplane,
             notify,
@@ -139,9 +137,6 @@ impl Daemon {
             .collect();
         self.follow_ledger(&added);
         self.tell();
-        for warning in &self.warnings {
-            warn!("{warning}");
-        }
         let additions = self.ledger.known().additions();
         for (service, count) in additions.without_service(&self.config.policy) {
             warn!(
@@ -155,9 +150,6 @@ impl Daemon {
                 self.config.mode.name()
             );
         }
-        for source in &first.fetched {
-            self.keep(source, true);
-        }
         self.say_absent();
         self.say_missing(&first.missing);
         if self.waiting {
@@ -166,6 +158,14 @@ impl Daemon {
         } else {
             self.enter().await?;
         }
+        // Only now, since the filter does not need them: a disk may hang, and a hook's program may be on one.
+        self.warnings = (self.options.warnings)(&self.config);
+        for warning in &self.warnings {
+            warn!("{warning}");
+        }
+        for source in &first.fetched {
+            self.keep(source, true);
+        }
         let generation = self.dataplane.generation();
         let events: Vec<_> = first
             .events
@@ -173,7 +173,7 @@ impl Daemon {
             .map(|event| event.clone().of(generation))
             .collect();
         self.tell_of(&events);
-        self.schedule_all();
+        self.schedule_all(true);
         Ok(())
     }
 
@@ -209,9 +209,12 @@ impl Daemon {
             self.dataplane.restore(&found).context(format!(
                 "{error:#}; and what was in force before could not be put in force again"
             ))?;
-            match record {
-                Some(record) => record.store(&self.state)?,
-                None => Record::remove(&self.options.paths.state_dir)?,
+            let recorded = match record {
+                Some(record) => self.disk().and_then(|state| record.store(state)),
+                None => Record::remove(&self.options.paths.state_dir),
+            };
+            if let Err(error) = recorded {
+                warn!("the record on disk is of a start that failed: {error:#}");
             }
             if is_new {
                 self.ledger.take_back();
@@ -262,12 +265,19 @@ impl Daemon {
             return Ok(());
         }
         self.enter().await?;
-        self.say_ready();
+        if self.opening.is_none() {
+            self.say_ready();
+        }
         Ok(())
     }
 
+    /// Of files nothing is reported yet: they are read as soon as the filter is on.
     fn say_missing(&self, missing: &[(String, String)]) {
-        for (name, reason) in missing {
+        let is_file = |name: &str| {
+            let source = self.config.policy.source(name);
+            source.is_some_and(|source| matches!(source.origin, Origin::File { .. }))
+        };
+        for (name, reason) in missing.iter().filter(|(name, _)| !is_file(name)) {
             let consequence = match self.config.at_start {
                 AtStart::Wait => "nothing is attached till it has one",
                 AtStart::Pass => "till it has one, whoever connects passes as if it were listed",
@@ -347,6 +357,22 @@ impl Daemon {
     }
 }
 
+/// Opens and locks the state folder. One that does not answer, or that the system refuses, does not keep the filter
+/// from starting: then there is no lock, and nothing is kept.
+fn open_state(path: &Path) -> Result<(StateDir, Option<StateLock>)> {
+    let opened = StateDir::open(path).and_then(|state| {
+        let lock = state.lock()?;
+        Ok((state, Some(lock)))
+    });
+    match opened {
+        Err(error @ StateError::Io { .. }) => {
+            warn!("{error}; the filter starts without last-good lists, and no command is kept");
+            Ok((StateDir::unopened(path), None))
+        }
+        opened => Ok(opened?),
+    }
+}
+
 /// With which policy to begin; the one that a start makes is staged.
 fn plan(options: &Options, ledger: &mut Ledger, waits: bool) -> Plan {
     let mode = |written: &Written| Some(options.read(written).ok()?.mode);
@@ -360,9 +386,6 @@ fn plan(options: &Options, ledger: &mut Ledger, waits: bool) -> Plan {
             "{}: its last change was taken back, so policy {number} is in force and not what the file says; mend the file, or `allowlist reload` to try it again",
             options.written.origin()
         );
-    }
-    if let Some(missing) = plan.written.missing_secrets_warning() {
-        warn!("{missing}");
     }
     let change = plan.change.take().or_else(|| {
         // What is asked to be confirmed is a policy, whatever else is the same.

@@ -7,8 +7,6 @@ use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use ipnet::IpNet;
-use jiff::Timestamp;
 use log::warn;
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +14,7 @@ use super::Change;
 use crate::additions::Addition;
 use crate::bounded::{Open, PATIENCE, ReadError, within};
 use crate::lines::{ends_a_line, kept_name};
-use crate::state::{self, StateDir, StateError};
+use crate::state::{StateDir, StateError, rename};
 
 /// No source's file can have this name, since a source's name has no dot.
 const FILE: &str = "ledger.v1.jsonl";
@@ -34,11 +32,6 @@ pub(super) enum Line {
     Change { number: u64, change: Change },
     /// That change was confirmed.
     Confirmed { number: u64 },
-    /// These additions expired, at that time.
-    Expired {
-        time: Timestamp,
-        additions: Vec<(IpNet, String)>,
-    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -67,7 +60,7 @@ impl Line {
         match self {
             Self::Base { additions } => additions.len(),
             Self::Change { change, .. } => change.edits.len(),
-            Self::Confirmed { .. } | Self::Expired { .. } => 0,
+            Self::Confirmed { .. } => 0,
         }
     }
 }
@@ -104,14 +97,14 @@ impl File {
         let Read { lines, damaged } = match read_bytes(state.path()) {
             Ok(bytes) => Read::of(&bytes),
             Err(error) => {
-                file.set_aside(state, &error);
+                file.set_aside(&error);
                 return (file, Vec::new(), false);
             }
         };
         if damaged > 0 {
             let kept = kept_name(&file.path);
             let (from, to) = (file.path.clone(), kept.clone());
-            let copied = within(state.path(), PATIENCE, move || copy(&from, &to), drop).flatten();
+            let copied = within(&file.path, PATIENCE, move || copy(&from, &to), drop).flatten();
             warn!(
                 "{}: {damaged} of its lines are damaged and left out, so what was added or removed by command may not be as it was{}; `allowlist list --added` shows what there is",
                 file.path.display(),
@@ -128,7 +121,7 @@ impl File {
 
     /// Renames a file that is no ledger, so that a new one can take its place. A file that the system does not
     /// read stays.
-    fn set_aside(&mut self, state: &StateDir, error: &ReadError) {
+    fn set_aside(&mut self, error: &ReadError) {
         let path = self.path.display();
         let lost = "the policies and the prefixes that were added by command are not known";
         if let ReadError::Io(_) = error {
@@ -139,7 +132,7 @@ impl File {
             return;
         }
         let kept = kept_name(&self.path);
-        match state.rename(&self.path, &kept) {
+        match rename(&self.path, &kept) {
             Ok(()) => warn!("{path}: {error}; {lost}; it is kept as {}", kept.display()),
             Err(cause) => {
                 self.is_unread = true;
@@ -171,7 +164,7 @@ impl File {
             file.set_len(length)?;
             file.sync_data()
         };
-        let cut = within(self.folder(), PATIENCE, cut, drop).flatten();
+        let cut = within(&self.path, PATIENCE, cut, drop).flatten();
         cut.map_err(|cause| self.problem(cause))?;
         Ok(true)
     }
@@ -230,7 +223,7 @@ impl File {
             }
         };
         let work = move || append(&path, &folder, &line);
-        within(self.folder(), PATIENCE, work, undo)?
+        within(&self.path, PATIENCE, work, undo)?
     }
 
     fn folder(&self) -> &Path {
@@ -299,7 +292,7 @@ pub(super) fn read(folder: &Path) -> Result<Read, StateError> {
 }
 
 fn read_bytes(folder: &Path) -> Result<Vec<u8>, ReadError> {
-    match state::read(folder, &folder.join(FILE), MAX_BYTES) {
+    match Open::state(MAX_BYTES).read(&folder.join(FILE)) {
         Err(error) if error.is_missing() => Ok(Vec::new()),
         bytes => bytes,
     }

@@ -12,7 +12,11 @@ const FILE: &str = "ledger.v1.jsonl";
 const NOW: Timestamp = Timestamp::constant(-1, 0);
 
 fn written(text: &str) -> Arc<Written> {
-    Arc::new(Written::new(None, text.to_owned(), Vec::new()))
+    Arc::new(Written {
+        file: None,
+        text: text.to_owned(),
+        interfaces: Vec::new(),
+    })
 }
 
 fn change(text: &str, edits: Vec<Edit>) -> Change {
@@ -30,7 +34,7 @@ fn change(text: &str, edits: Vec<Edit>) -> Change {
 
 fn open(folder: &Path) -> (StateDir, Ledger) {
     let state = StateDir::open(folder).expect("a state directory");
-    let ledger = Ledger::open(&state, &Now::by_wall(NOW), "");
+    let ledger = Ledger::open(&state, NOW);
     (state, ledger)
 }
 
@@ -65,7 +69,7 @@ proptest! {
                     prop_assert_eq!(ledger.known().additions(), &books[place]);
                     ledger.add(change(&text.to_string(), edits.clone())).expect("is written");
                 }
-                4 => ledger.rewrite(&state, &Now::by_wall(NOW)),
+                4 => ledger.rewrite(&state, NOW),
                 _ => {}
             }
             if *restarts {
@@ -157,7 +161,7 @@ fn what_is_mostly_history_is_written_anew() {
     let path = folder.path().join(FILE);
     let before = fs::metadata(&path).expect("is there").len();
     let known = ledger.known.clone();
-    ledger.tidy(&state, &Now::by_wall(NOW));
+    ledger.tidy(&state, NOW);
     let after = fs::metadata(&path).expect("is there").len();
     assert!(after * 4 < before, "{after} of {before}");
     assert_eq!(Known::peek(folder.path()).expect("is readable"), known);
@@ -221,27 +225,51 @@ fn a_change_that_cannot_be_written_is_forgotten_alone() {
     assert_eq!(found.additions().len(), 3);
 }
 
+/// A change that is active without the disk is written later, in its place, before any other.
 #[test]
-fn a_clock_that_is_set_back_brings_no_addition_back() {
+fn changes_without_the_disk_are_written_later() {
     let folder = tempfile::tempdir().expect("a folder");
-    let second = |second| Timestamp::from_second(second).expect("a time");
-    let at = |time| Now::by_wall(second(time));
-    let (state, mut ledger) = open(folder.path());
-    let edits = [(1, Some(5)), (2, Some(50)), (3, None)]
-        .map(|(prefix, until)| Edit::Add(addition(prefix, 1, until)));
-    ledger.add(change("a", edits.to_vec())).expect("is written");
-    assert_eq!(ledger.expire(&at(10)).len(), 1);
-    drop(ledger);
-    // An hour earlier.
-    let mut ledger = Ledger::open(&state, &at(-3600), "");
-    assert_eq!(ledger.known().additions().len(), 2);
-    // A rewritten ledger still holds both the expiry and its time.
-    ledger.rewrite(&state, &at(-3600));
-    let known = ledger.known().clone();
+    let path = folder.path().join(FILE);
+    let (_, mut ledger) = open(folder.path());
+    ledger
+        .add(change("x", vec![Edit::Add(addition(0, 0, None))]))
+        .expect("is written");
+    let aside = folder.path().join("aside");
+    let hide = || {
+        fs::rename(&path, &aside).expect("it is there");
+        fs::create_dir(&path).expect("in its way");
+    };
+    let show = || {
+        fs::remove_dir(&path).expect("it is empty");
+        fs::rename(&aside, &path).expect("it is there");
+    };
+    hide();
+    for number in 1..3 {
+        ledger.stage(change("y", vec![Edit::Add(addition(number, 0, None))]));
+        ledger.write().expect_err("a folder is in the way");
+        ledger.keep_in_memory();
+    }
+    let known = ledger.known.clone();
+    // One that could not be made active after all, and one that needs the disk.
+    ledger.stage(change("z", Vec::new()));
+    ledger.write().expect_err("a folder is in the way");
+    ledger.keep_in_memory();
+    ledger.take_back();
+    ledger.stage(change("z", Vec::new()));
+    ledger.write().expect_err("a folder is in the way");
+    ledger.take_back();
+    ledger.take_back();
+    assert_eq!(ledger.known, known);
+    show();
+    assert!(ledger.is_behind());
+    ledger.add(change("z", Vec::new())).expect("is written");
+    assert!(!ledger.is_behind());
+    let found = Known::peek(folder.path()).expect("is readable");
+    assert_eq!(found, ledger.known);
+    assert_eq!(found.additions().len(), 3);
+    // The earlier ones stay when the last is rolled back.
+    ledger.take_back();
+    ledger.take_back();
+    assert_eq!(ledger.known, known);
     assert_eq!(Known::peek(folder.path()).expect("is readable"), known);
-    assert!(ledger.now().wall >= second(10));
-    // Rolled back to a policy that had it, the addition expires again.
-    let mut book = known.additions().clone();
-    book.apply(&[Edit::Add(addition(1, 1, Some(5)))]);
-    assert_eq!(book.expire(&ledger.now()).len(), 2);
 }

@@ -12,9 +12,7 @@ use serde_json::{Map, Value, json};
 use super::{Epoch, Report, ago, table};
 use crate::compile::Names;
 use crate::control::Live;
-use crate::dataplane::{
-    Attachment, Counted, Difference, Pending, View, by_all_names, kernel_clock,
-};
+use crate::dataplane::{Attachment, Counted, Difference, Pending, View, by_all_names, clock};
 use crate::record::{Record, SourceRecord};
 
 /// Everything that `status` prints.
@@ -63,7 +61,7 @@ impl Status {
             flows,
             pending: view.pending()?,
             now,
-            epoch: Epoch::new(now, kernel_clock()),
+            epoch: Epoch::new(now, clock()),
         })
     }
 

@@ -287,10 +287,6 @@ fn what_stands_in_the_way_is_named() -> anyhow::Result<()> {
             &["/sys/fs/bpf/a.b", "no dot in a name"],
         ),
         (
-            [&on_eth0(&[])[..], &["--state-dir", &precious]].concat(),
-            &["/precious"],
-        ),
-        (
             [&on_eth0(&[])[..], &["--socket", &too_long]].concat(),
             &["xxxxxxxx", "longer than the 107 bytes"],
         ),

@@ -214,3 +214,36 @@ fn a_state_folder_that_is_gone_is_made_anew() -> anyhow::Result<()> {
     assert!(gets_through(&site, "198.18.0.1")?);
     Ok(())
 }
+
+/// Changes of the mode and a rollback take effect without the disk, and are written later.
+#[test]
+fn the_mode_and_a_rollback_need_no_disk() -> anyhow::Result<()> {
+    require_root!();
+    let (site, config) = prepared()?;
+    let state = site.scratch.file("state");
+    let disk = Disk::mount(&state)?;
+    let mut filter = start(&site, &config)?;
+    done(&site, &["add", "198.18.0.1", "--service", "web"]);
+    disk.read_only(true)?;
+    let refused = site.run(&["add", "198.18.0.2", "--service", "web"])?;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    let observed = site.run(&["mode", "observe", "--json"])?;
+    assert_eq!(observed.code, Some(0), "{observed:?}");
+    let answer: Value = serde_json::from_str(&observed.stdout)?;
+    assert_eq!(answer["warnings"].as_array().map(Vec::len), Some(1));
+    assert!(gets_through(&site, STRANGERS[0])?);
+    done(&site, &["mode", "enforce"]);
+    assert!(!gets_through(&site, STRANGERS[0])?);
+    done(&site, &["rollback", "1"]);
+    assert!(!gets_through(&site, "198.18.0.1")?);
+    assert!(gets_through(&site, FRIENDS[0])?);
+    // A change that is refused undoes no earlier one.
+    let refused = site.run(&["add", "198.18.0.2", "--service", "web"])?;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    disk.read_only(false)?;
+    eventually(|| Ok(added(&site)?.is_empty())).with_context(|| filter.output())?;
+    filter.stop(Signal::SIGKILL, SOON)?;
+    let _filter = start(&site, &config)?;
+    assert!(!gets_through(&site, "198.18.0.1")? && !gets_through(&site, STRANGERS[0])?);
+    Ok(())
+}

@@ -6,6 +6,7 @@ mod disks;
 mod floods;
 mod interfaces;
 mod kills;
+mod starts;
 mod storms;
 
 use std::collections::BTreeSet;

@@ -15,7 +15,7 @@ use super::proxy;
 use super::reach::{Guard, literal};
 use crate::policy::{Http, is_loopback};
 use crate::source::error::FetchErrorCause;
-use crate::source::file;
+use crate::source::{beside, file};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// More than every authority there is.
@@ -60,7 +60,7 @@ impl Clients {
     ///
     /// # Errors
     /// The URL states an address that no request may go to, or no client can be made.
-    pub(super) fn for_url(
+    pub(super) async fn for_url(
         &mut self,
         http: &Http,
         url: &Url,
@@ -85,12 +85,17 @@ impl Clients {
         if !is_loopback {
             proxy::check(url)?;
         }
-        let client = self.make(http, &route, &guard)?;
+        let client = self.make(http, &route, &guard).await?;
         self.made.push((route, client.clone(), guard.clone()));
         Ok((client, guard))
     }
 
-    fn make(&self, http: &Http, route: &Route, guard: &Guard) -> Result<Client, FetchErrorCause> {
+    async fn make(
+        &self,
+        http: &Http,
+        route: &Route,
+        guard: &Guard,
+    ) -> Result<Client, FetchErrorCause> {
         let mut builder = builder(http).dns_resolver(Arc::new(guard.clone()));
         if route.is_loopback {
             builder = builder.no_proxy();
@@ -103,7 +108,8 @@ impl Clients {
             // The system's certificates and these: enough if either is there.
             builder.tls_certs_merge(self.certificates.clone())
         };
-        builder.build().map_err(|error| {
+        // Reads the system's certificates from its disk.
+        beside(move || builder.build()).await.map_err(|error| {
             let problem = innermost(&error);
             match &http.ca_file {
                 Some(file) => FetchErrorCause::CaFile {

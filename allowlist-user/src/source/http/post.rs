@@ -16,7 +16,7 @@ use crate::source::FetchErrorCause;
 pub(crate) async fn post(http: &Http, body: Vec<u8>) -> Result<u16, FetchErrorCause> {
     let url = &http.urls[0];
     let mut clients = Clients::new(http).await?;
-    let (client, _) = clients.for_url(http, url, true)?;
+    let (client, _) = clients.for_url(http, url, true).await?;
     let sent = client
         .post(url.clone())
         .timeout(http.timeout)

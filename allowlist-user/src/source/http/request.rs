@@ -199,7 +199,9 @@ impl<'s> Session<'s> {
     ) -> Result<Response, FetchErrorCause> {
         let may_be_private = place.may_be_private() || self.http.allow_private;
         let clients = &mut self.clients;
-        let (client, guard) = clients.for_url(self.http, &place.url, may_be_private)?;
+        let (client, guard) = clients
+            .for_url(self.http, &place.url, may_be_private)
+            .await?;
         let mut request = client
             .get(place.url.clone())
             .headers(validators)

@@ -1,0 +1,279 @@
+//! A start, and files, disks and servers that hang or fail: the filter is on while the read still blocks.
+//!
+//! Each read on the way is replaced in turn. Nothing here depends on time: a [`Hang`] answers nothing while it
+//! lives, a pipe has no writer, a server sends nothing; so a filter that is on beside one did not wait for it.
+
+use std::any::Any;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use allowlist_tests::lab::Hang;
+use allowlist_tests::name_server::{NameServer, Reply};
+use allowlist_tests::skip;
+use allowlist_tests::vendor::{Answer, Vendor};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
+use super::*;
+
+/// The files in the state folder after a start with these sources.
+const STATE: [&str; 6] = [
+    "audit.v1.jsonl",
+    "history.v1.jsonl",
+    "ledger.v1.jsonl",
+    "list.json",
+    "record.v2.json",
+    "vendor.json",
+];
+
+/// A site whose sources have lists on disk, and servers that a test may silence.
+struct Prepared {
+    site: Site,
+    config: String,
+    vendor: Vendor,
+    names: NameServer,
+    /// Where the files are that the configuration names.
+    folder: PathBuf,
+}
+
+impl Prepared {
+    fn new() -> anyhow::Result<Self> {
+        let site = Site::new()?;
+        let (vendor, names) = site.host.run(|| {
+            let record = Reply::records(["hooks.example.com 60 A 198.18.0.9"]);
+            let vendor = Vendor::start([("/list", Answer::json(r#"["198.18.0.1"]"#))])?;
+            anyhow::Ok((vendor, NameServer::start([("hooks.example.com", record)])?))
+        })?;
+        let folder = site.scratch.file("named");
+        fs::create_dir(&folder)?;
+        fs::write(folder.join("list.txt"), friends_and(""))?;
+        fs::write(folder.join("token"), "hush")?;
+        let hook = folder.join("hook");
+        fs::write(&hook, "#!/bin/sh\nexec sleep 20 > /dev/null 2>&1\n")?;
+        fs::set_permissions(&hook, fs::Permissions::from_mode(0o700))?;
+        let config = format!(
+            "interfaces = ['eth0']\nat_start = 'drop'\n\
+             [services.web]\nports = ['udp/443']\nallow = ['list', 'vendor', 'hooks', 'unknown']\n\
+             [sources.list]\nfile = 'named/list.txt'\n\
+             [sources.vendor]\nurl = '{url}'\nformat = 'json'\nbearer_file = 'named/token'\nallow_special_use = true\n\
+             [sources.hooks]\nnames = ['hooks.example.com']\nresolvers = ['{resolver}']\nallow_special_use = true\n\
+             [sources.unknown]\nnames = ['unknown.example.com']\n\
+             [on_change]\ncommand = ['{hook}']\n",
+            url = vendor.url("/list"),
+            resolver = names.address(),
+            hook = hook.display(),
+        );
+        let config = site.scratch.write("allowlist.toml", config)?;
+        let prepared = Self {
+            config: config.display().to_string(),
+            site,
+            vendor,
+            names,
+            folder,
+        };
+        // From now on each source has a list on disk.
+        let mut filter = start(&prepared.site, &prepared.config)?;
+        eventually(|| {
+            let names = STATE.iter().chain(&["hooks.json"]);
+            Ok(names.fold(true, |all, name| all && prepared.state(name).exists()))
+        })
+        .with_context(|| filter.output())?;
+        filter.stop(Signal::SIGTERM, SOON)?;
+        Ok(prepared)
+    }
+
+    fn state(&self, name: &str) -> PathBuf {
+        self.site.scratch.file("state").join(name)
+    }
+
+    /// Starts with `replaced` in the way, from no filter at all. Returns when it is on and has ended again.
+    fn check(&self, what: &str, replaced: impl Any) -> anyhow::Result<()> {
+        let site = &self.site;
+        let run = || -> anyhow::Result<()> {
+            done(site, &["detach"]);
+            let begun = Instant::now();
+            let mut filter = Program::start(site.command(&["run", "--config", &self.config])?)?;
+            filter.wait_for_line("eth0: attached", SOON)?;
+            let took = begun.elapsed();
+            ensure!(
+                !gets_through(site, STRANGERS[0])?,
+                "a stranger gets through: {}",
+                filter.output()
+            );
+            // By the list on disk, or by the file.
+            eventually(|| gets_through(site, FRIENDS[0])).with_context(|| filter.output())?;
+            // It ends although a read is stuck.
+            let ended = filter.stop(Signal::SIGTERM, SOON)?;
+            ensure!(ended.success(), "{}", filter.output());
+            eprintln!("{what}: on after {took:?}");
+            Ok(())
+        };
+        let checked = run().with_context(|| what.to_owned());
+        drop(replaced);
+        checked
+    }
+}
+
+/// Puts something else in the place of a file until it is dropped.
+struct Replaced {
+    path: PathBuf,
+    aside: PathBuf,
+    _socket: Option<UnixListener>,
+}
+
+impl Replaced {
+    fn new(path: &Path, how: &str) -> anyhow::Result<Self> {
+        let aside = path.with_extension("aside");
+        fs::rename(path, &aside)?;
+        let mut socket = None;
+        match how {
+            "gone" => {}
+            "pipe" => mkfifo(path, Mode::S_IRWXU)?,
+            "socket" => socket = Some(UnixListener::bind(path)?),
+            "folder" => fs::create_dir(path)?,
+            "huge" => fs::File::create(path)?.set_len(1 << 40)?,
+            "loop" => symlink(path, path)?,
+            target => symlink(target, path)?,
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            aside,
+            _socket: socket,
+        })
+    }
+}
+
+impl Drop for Replaced {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path).or_else(|_| fs::remove_file(&self.path));
+        let _ = fs::rename(&self.aside, &self.path);
+    }
+}
+
+const HOWS: [&str; 8] = [
+    "gone",
+    "pipe",
+    "socket",
+    "folder",
+    "huge",
+    "loop",
+    "/proc/kmsg",
+    "/dev/zero",
+];
+
+#[test]
+fn files_of_sources_in_each_way() -> anyhow::Result<()> {
+    require_root!();
+    let prepared = Prepared::new()?;
+    for name in ["list.txt", "token"] {
+        let path = prepared.folder.join(name);
+        for how in HOWS {
+            let replaced = Replaced::new(&path, how)?;
+            prepared.check(&format!("{name}: {how}"), replaced)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn files_of_the_state_in_each_way() -> anyhow::Result<()> {
+    require_root!();
+    let prepared = Prepared::new()?;
+    for how in HOWS {
+        let replaced: Result<Vec<_>, _> = STATE
+            .iter()
+            .map(|name| Replaced::new(&prepared.state(name), how))
+            .collect();
+        prepared.check(&format!("all of the state: {how}"), replaced?)?;
+    }
+    Ok(())
+}
+
+/// Where the program reads nothing by the names of the last test.
+#[test]
+fn a_state_folder_that_is_none() -> anyhow::Result<()> {
+    require_root!();
+    let prepared = Prepared::new()?;
+    for how in ["pipe", "huge", "loop", "/dev/null"] {
+        let replaced = Replaced::new(&prepared.site.scratch.file("state"), how)?;
+        prepared.check(&format!("the state folder: {how}"), replaced)?;
+    }
+    Ok(())
+}
+
+/// File systems whose server is gone: open, stat and all else block in the kernel.
+#[test]
+fn file_systems_that_hang() -> anyhow::Result<()> {
+    require_root!();
+    if !Path::new("/dev/fuse").exists() {
+        skip!("there is no FUSE on this machine");
+    }
+    let prepared = Prepared::new()?;
+    let named = |name: &str| prepared.folder.join(name);
+    let mut places = vec![
+        named("list.txt"),
+        named("token"),
+        named("hook"),
+        prepared.folder.clone(),
+        prepared.site.scratch.file("state"),
+        PathBuf::from("/etc/resolv.conf"),
+    ];
+    places.extend(STATE.map(|name| prepared.state(name)));
+    for place in places.iter().filter(|place| place.exists()) {
+        prepared.check(&format!("{} hangs", place.display()), Hang::over(place)?)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn servers_that_send_nothing() -> anyhow::Result<()> {
+    require_root!();
+    let prepared = Prepared::new()?;
+    prepared.vendor.answer("/list", Answer::Silence);
+    prepared.names.reply("hooks.example.com", Reply::Silence);
+    prepared.check("silent servers", ())?;
+    // Together with a file that hangs.
+    let list = Replaced::new(&prepared.folder.join("list.txt"), "pipe")?;
+    prepared.check("silent servers, and a pipe", list)
+}
+
+/// A file that hangs fails its own source, with its path and the limit; others go on.
+#[test]
+fn a_file_that_hangs_fails_alone() -> anyhow::Result<()> {
+    require_root!();
+    if !Path::new("/dev/fuse").exists() {
+        skip!("there is no FUSE on this machine");
+    }
+    let (site, config) = prepared()?;
+    let hung = site.scratch.write("hung.txt", "198.18.0.1\n")?;
+    let both = CONFIG
+        .replace("['list']", "['list', 'hung']")
+        .replace("interfaces", "at_start = 'drop'\ninterfaces")
+        + "[sources.hung]\nfile = 'hung.txt'\n";
+    fs::write(&config, both)?;
+    let hang = Hang::over(&hung)?;
+    let filter = start(&site, &config)?;
+    assert!(gets_through(&site, FRIENDS[0])?);
+    // Others are read when they are written, and commands are carried out.
+    site.scratch.write("list.txt", friends_and("198.19.0.1"))?;
+    eventually(|| gets_through(&site, "198.19.0.1"))?;
+    done(&site, &["add", "198.18.0.9", "--service", "web"]);
+    let failure = || -> anyhow::Result<Value> {
+        let sources = site.json("sources")?;
+        Ok(sources["sources"]["hung"]["failure"].clone())
+    };
+    eventually(|| Ok(!failure()?.is_null())).with_context(|| filter.output())?;
+    let failure = failure()?.to_string();
+    assert!(
+        failure.contains(&hung.display().to_string()) && failure.contains("10s"),
+        "{failure}"
+    );
+    // Once it answers, it is read.
+    drop(hang);
+    done(&site, &["refresh", "hung"]);
+    assert!(gets_through(&site, "198.18.0.1")?);
+    Ok(())
+}
