@@ -2,6 +2,7 @@
 
 mod change;
 pub mod generate;
+mod groups;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 
 pub use self::change::{Add, CareArgs, List, Log, Refresh, Reload, Remove, Rollback};
+pub use self::groups::command;
 use crate::additions::SOURCE_PREFIX;
 use crate::config::AttachMode;
 use crate::explain::{Target, Typed};
@@ -40,7 +42,7 @@ Examples:
   allowlist providers show github                     a vendor, as configuration to copy
   sudo allowlist detach                               take it off, now
 
-Exit codes: 0 done; 1 failed, and standard error says why; 2 no such command or option; 3 the answer is no (status: not everything is filtered, explain: it is dropped); 4 refused, since it would cut your own connection."
+Exit codes: 0 done; 1 failed, and standard error says why; 2 no such command or option; 3 the answer is no (status: not attached as configured; explain: the verdict is drop, in either mode); 4 refused, since it would cut your own connection."
 )]
 pub struct Cli {
     /// Where things are.
@@ -107,13 +109,18 @@ crash and kill -9: the kernel goes on filtering by the last lists. `allowlist de
 Examples:
   sudo allowlist run                                as /etc/allowlist/allowlist.toml says
   sudo allowlist run --iface eth1 --keep            another interface than the file's, and to stay
-  sudo allowlist run --iface eth0 --port tcp/22 --allow 203.0.113.0/24")]
+  sudo allowlist run --iface eth0 --port tcp/22 --allow 203.0.113.0/24            observes: drops nothing
+  sudo allowlist run --iface eth0 --port tcp/22 --allow 203.0.113.0/24 --enforce  drops")]
     Run(Run),
     /// Parse, fetch and compile, and print what would be published; changes nothing
     #[command(after_help = "\
 Examples:
   allowlist check                                   /etc/allowlist/allowlist.toml
-  allowlist check --config new.toml                 before it takes the other's place")]
+  allowlist check --config new.toml                 before it takes the other's place
+  sudo allowlist check --offline                    by the last-good lists on disk
+
+The report is printed whatever fails. Exit codes: 0 a start would filter, if need be by last-good lists; 1 it would \
+fail, or wait for a list that is neither fetched nor on disk.")]
     Check(Check),
     /// Print the prefixes of one source, or of one catalogued provider
     #[command(after_help = "\
@@ -172,10 +179,19 @@ Examples:
   sudo allowlist explain 2001:db8::9 --port icmp --iface eth1
 
 The kernel is asked, with or without a daemon. What is meant is a packet that answers nothing: of TCP, the one that \
-opens a connection. Exit codes: 0 it passes; 3 something that was asked about is dropped, or would be in mode enforce.")]
+opens a connection. Exit codes: 0 the verdict is pass; 3 a verdict is drop. The exit code is the verdict's in both modes: in observe mode the \
+packet passes all the same, and 3 states that enforce mode would drop it.")]
     Explain(Explain),
     /// Is it filtering, what, and what has it done
-    Status(Output),
+    #[command(
+        after_help = "The kernel is queried, with or without a daemon. Exit codes: 0 attached as configured, in either mode; 3 not \
+attached everywhere, or not as configured. With --require enforce, observe mode is 3 too.
+
+Examples:
+  sudo allowlist status
+  sudo allowlist status --require enforce --json"
+    )]
+    Status(StatusOptions),
     /// Carry drops out, or only count them: a running daemon changes over at once
     #[command(
         after_help = "Nothing is reloaded, and no packet is missed. It lasts until the configuration's mode changes, also over restarts.
@@ -198,6 +214,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   sudo allowlist list                   every prefix, what it reaches, who lists it
+  sudo allowlist list 203.0.113.9       those that hold an address, or lie within a prefix
+  sudo allowlist list github --service webhooks
   sudo allowlist list --added           what was added by command, until when, by whom")]
     List(List),
     /// Let prefixes in, from now on: all of them, or none
@@ -269,6 +287,9 @@ Examples:
   allowlist completions zsh > /usr/local/share/zsh/site-functions/_allowlist
   allowlist completions fish > /usr/local/share/fish/vendor_completions.d/allowlist.fish")]
     Completions(generate::Completions),
+    /// Print the version: the same as --version
+    #[command(hide = true)]
+    Version,
     /// Write a man page for each command
     #[command(after_help = "\
 Examples:
@@ -312,6 +333,9 @@ pub struct Small {
     /// What to protect, such as tcp/443, udp/5000-5010, sctp/3868, icmp, ip/112 (an IP protocol) or any; may be repeated
     #[arg(long, value_name = "PORT")]
     pub port: Vec<Ports>,
+    /// Drop packets that are not allowed; without it, these options observe: everything passes, and drops are counted
+    #[arg(long)]
+    pub enforce: bool,
 }
 
 impl Small {
@@ -319,11 +343,23 @@ impl Small {
     pub fn is_policy(&self) -> bool {
         !(self.allow.is_empty() && self.provider.is_empty() && self.port.is_empty())
     }
+
+    /// The mode that these options describe: a try drops nothing without `--enforce`.
+    pub fn mode(&self) -> Mode {
+        if self.enforce {
+            Mode::Enforce
+        } else {
+            Mode::Observe
+        }
+    }
 }
 
 /// Options of `check`.
 #[derive(Debug, Args)]
 pub struct Check {
+    /// Fetch nothing: take the last-good lists on disk, as a start without a network does
+    #[arg(long)]
+    pub offline: bool,
     /// How to print.
     #[command(flatten)]
     pub output: Output,
@@ -484,6 +520,24 @@ pub struct Detach {
     /// How to print.
     #[command(flatten)]
     pub output: Output,
+}
+
+/// Options of `status`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct StatusOptions {
+    /// What else must be so for exit code 0
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub require: Option<Require>,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// What `status` can be required to find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Require {
+    /// Mode enforce: packets are dropped
+    Enforce,
 }
 
 /// Options of `mode`.

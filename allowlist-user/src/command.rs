@@ -1,7 +1,9 @@
 //! What each command does: from what was typed to a call into the library and a printed report.
 
 mod change;
+mod check;
 mod lists;
+mod progress;
 mod providers;
 
 use std::borrow::Cow;
@@ -13,18 +15,21 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
-use log::info;
+use log::{debug, info, warn};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 
 use crate::bounded;
 use crate::cli::{
-    Cli, Command, Detach, Explain, List, Log, Output, Paths, Run, Small, Watch, generate,
+    Cli, Command, Detach, Explain, List, Log, Output, Paths, Require, Run, Small, StatusOptions,
+    Watch, generate,
 };
 use crate::config::{AttachMode, Config};
 use crate::control::{Client, Kind, NotDone};
 use crate::daemon::{self, Daemon, Signals};
 use crate::dataplane::{self, NothingPinned, Seen, View};
 use crate::explain::Question;
+use crate::hints;
 use crate::ledger::Written;
 use crate::netlink::index_of;
 use crate::notify::Notify;
@@ -37,6 +42,19 @@ const CONFIG: &str = "/etc/allowlist/allowlist.toml";
 const NO: u8 = 3;
 /// The exit code of a change that is refused since it would cut the connection that it is given over.
 const WOULD_CUT: u8 = 4;
+/// The most open files on a host with a few interfaces.
+const FEWEST_FILES: u64 = 256;
+/// Enough open files for 64 interfaces.
+const MANY_FILES: u64 = 4096;
+
+/// An error as it is printed, with what to do about a limit of this process.
+pub fn error_text(error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    match hints::limit(&text) {
+        Some(hint) => format!("{text}; {hint}"),
+        None => text,
+    }
+}
 
 /// What the program exits with after an error.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
@@ -81,11 +99,14 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let done = runtime.block_on(async {
         let paths = cli.paths;
+        if !matches!(cli.command, Command::Run(_)) {
+            report::fit_to_terminal();
+        }
         match cli.command {
             Command::Explain(options) => return explain(&paths, options).await,
             Command::Status(output) => return status(&paths, output).await,
             Command::Run(run) => Box::pin(filter(paths, run)).await,
-            Command::Check(check) => lists::check(&paths, check).await,
+            Command::Check(check) => return check::check(&paths, check).await,
             Command::Fetch(options) => lists::fetch(&paths, &options).await,
             Command::Providers(options) => providers::providers(&paths, &options).await,
             Command::Diff(options) => lists::diff(&paths, &options).await,
@@ -110,6 +131,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::Detach(options) => detach(&paths, &options),
             Command::Verify(output) => verify(output),
             Command::Completions(options) => print(&generate::completions(options.shell)),
+            Command::Version => print(concat!("allowlist ", env!("CARGO_PKG_VERSION"), "\n")),
             Command::Man(options) => write_pages(&options.folder),
         }?;
         Ok(ExitCode::SUCCESS)
@@ -124,7 +146,14 @@ async fn filter(paths: Paths, run: Run) -> Result<()> {
     let mut signals = Signals::listen()?;
     let notify = Notify::from_environment();
     dataplane::require_privileges()?;
+    raise_file_limit();
+    let is_try = run.small.is_policy() && !run.small.enforce;
     let mut written = written(&paths, run.small)?;
+    if is_try {
+        info!(
+            "observing: every packet passes, and drops are only counted; --enforce, or `allowlist mode enforce`, drops"
+        );
+    }
     if let Some(file) = &mut written.file {
         // It is read again later, wherever this process is then.
         *file = std::path::absolute(&file)?;
@@ -140,6 +169,22 @@ async fn filter(paths: Paths, run: Run) -> Result<()> {
     };
     let daemon = Daemon::start(options, notify, &mut signals).await?;
     Box::pin(daemon.serve(signals)).await
+}
+
+/// Raises the limit of open files, as far as this process may: each interface, list and connection has some.
+fn raise_file_limit() {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return;
+    };
+    let wanted = hard.min(MANY_FILES);
+    if soft < wanted && setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_err() {
+        debug!("cannot raise the limit of open files from {soft} to {wanted}");
+    }
+    if hard < FEWEST_FILES {
+        warn!(
+            "the limit of open files is {hard}, and some {FEWEST_FILES} may be needed; set LimitNOFILE={MANY_FILES} in the unit, or `ulimit -n {MANY_FILES}`"
+        );
+    }
 }
 
 /// What should be thought about, on this host.
@@ -201,7 +246,7 @@ fn print_report(report: &impl Report, output: Output) -> Result<()> {
     if output.json {
         print_json(&report.json())
     } else {
-        print(&report.text())
+        print(&report::wrapped(&report.text()))
     }
 }
 
@@ -214,16 +259,26 @@ async fn asked(paths: &Paths, name: &str, output: Output, error: anyhow::Error) 
     client.report(name, output.json).await.map_err(|_| error)
 }
 
-async fn status(paths: &Paths, output: Output) -> Result<ExitCode> {
-    // The kernel is asked, not the daemon: what is in force counts, whoever is still running.
-    let is_filtering = match read_status(paths).await {
+async fn status(paths: &Paths, options: StatusOptions) -> Result<ExitCode> {
+    let output = options.output;
+    let must_enforce = options.require == Some(Require::Enforce);
+    // The kernel is queried, not the daemon: the active state counts, whether or not a daemon runs.
+    let is_so = match read_status(paths).await {
         Ok(status) => {
             print_report(&status, output)?;
-            status.is_filtering()
+            if must_enforce {
+                status.is_filtering()
+            } else {
+                status.is_as_configured()
+            }
         }
         Err(error) if error.is::<NothingPinned>() => {
             if output.json {
-                print_json(&serde_json::json!({ "filtering": false, "interfaces": [] }))?;
+                print_json(&serde_json::json!({
+                    "as_configured": false,
+                    "filtering": false,
+                    "interfaces": [],
+                }))?;
             } else {
                 print(&format!("{error}\n"))?;
             }
@@ -235,10 +290,15 @@ async fn status(paths: &Paths, output: Output) -> Result<ExitCode> {
             let client = Client::new(&paths.socket);
             print(&client.report("status", output.json).await?)?;
             let json: serde_json::Value = serde_json::from_str(&json)?;
-            json["filtering"] == true
+            let key = if must_enforce {
+                "filtering"
+            } else {
+                "as_configured"
+            };
+            json[key] == true
         }
     };
-    Ok(answer(is_filtering))
+    Ok(answer(is_so))
 }
 
 async fn read_status(paths: &Paths) -> Result<Status> {
@@ -268,8 +328,13 @@ async fn list(paths: &Paths, options: &List) -> Result<()> {
         let read = || Added::read(&paths.state_dir);
         return show(paths, "added", options.output, read).await;
     }
-    let read = || report::List::read(&paths.pin_dir, &paths.state_dir);
-    show(paths, "list", options.output, read).await
+    let (only, service) = (options.only.as_ref(), options.service.as_deref());
+    let mut query = url::form_urlencoded::Serializer::new("list?".to_owned());
+    query.extend_pairs(only.map(|only| ("only", only.to_string())));
+    query.extend_pairs(service.map(|name| ("service", name)));
+    let query = query.finish();
+    let read = || report::List::read(&paths.pin_dir, &paths.state_dir)?.narrow(only, service);
+    show(paths, query.trim_end_matches('?'), options.output, read).await
 }
 
 async fn log_of(paths: &Paths, options: &Log) -> Result<()> {
@@ -426,7 +491,7 @@ fn written(paths: &Paths, mut small: Small) -> Result<Written> {
                 file.display()
             );
         }
-        let text = Config::small_text(&small.allow, &small.provider, &small.port);
+        let text = Config::small_text(small.mode(), &small.allow, &small.provider, &small.port);
         // Mistakes are named by the options.
         Config::small(small.iface.clone(), small.allow, small.provider, small.port)?;
         return Ok(Written {
@@ -436,6 +501,12 @@ fn written(paths: &Paths, mut small: Small) -> Result<Written> {
         });
     }
     let file = paths.config.as_deref().unwrap_or(Path::new(CONFIG));
+    if small.enforce {
+        bail!(
+            "--enforce is for a configuration from the command line; {} states its own mode: set `mode` there, or `allowlist mode enforce`",
+            file.display()
+        );
+    }
     if paths.config.is_none() && !file.exists() {
         bail!(
             "there is no {CONFIG}; write one, give another by --config, or describe a small one by --iface, --allow, --provider and --port"

@@ -5,7 +5,6 @@
 //! reported at once, each with its place, its key and what would be right. `parse` does no input or
 //! output: whether a file, an interface or a vendor is there is for others to find out.
 
-mod changes;
 mod document;
 mod exposure;
 mod read;
@@ -26,12 +25,12 @@ use serde::Serialize;
 use crate::bounded::{Open, ReadError};
 use crate::catalogue::{self, Provider};
 use crate::feed;
+use crate::hints::nearest;
 use crate::hook::Hook;
 use crate::policy::{
     AtStart, DefaultVerdict, Direction, Mode, Origin, Policy, Ports, ReturnTraffic, Rules, Service,
     Source, is_loopback,
 };
-pub use changes::differences;
 use document::Problems;
 pub use sources::provided;
 
@@ -226,7 +225,12 @@ impl Config {
     }
 
     /// The options that do without a file, as a file would say them.
-    pub fn small_text(allow: &[IpNet], providers: &[String], ports: &[Ports]) -> String {
+    pub fn small_text(
+        mode: Mode,
+        allow: &[IpNet],
+        providers: &[String],
+        ports: &[Ports],
+    ) -> String {
         let quoted = |text: String| format!("{text:?}");
         let list = |items: Vec<String>| items.join(", ");
         let ports = list(ports.iter().map(|port| quoted(port.to_string())).collect());
@@ -234,7 +238,9 @@ impl Config {
         let cli = (!allow.is_empty()).then(|| "cli".to_owned());
         let names = cli.iter().chain(providers.iter().copied());
         let names = list(names.map(|name| quoted(name.clone())).collect());
-        let mut text = format!("[services.cli]\nports = [{ports}]\nallow = [{names}]\n");
+        let mode = mode.name();
+        let mut text =
+            format!("mode = {mode:?}\n[services.cli]\nports = [{ports}]\nallow = [{names}]\n");
         if !allow.is_empty() {
             let prefixes = list(allow.iter().map(|one| quoted(one.to_string())).collect());
             text += &format!("[sources.cli]\nprefixes = [{prefixes}]\n");
@@ -249,7 +255,10 @@ impl Config {
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.interfaces.is_empty() {
-            warnings.push("no interface is named: set `interfaces` or give --iface".to_owned());
+            warnings.push(
+                "no interface to filter on: set `interfaces` in the configuration, or give --iface"
+                    .to_owned(),
+            );
         }
         if self.policy.services.is_empty() {
             warnings.push("no service is protected: add a [services.NAME] table".to_owned());
@@ -488,16 +497,6 @@ fn outbound(name: &str) -> String {
     format!(
         "{name:?} lists where this host connects to, and not who connects to it; if both are meant, set direction = \"any\" in [sources.{name}]"
     )
-}
-
-/// What was probably meant by `name`, if anything comes near.
-fn nearest<'n>(name: &str, known: &[&'n str]) -> Option<&'n str> {
-    let near = |known: &&'n str| strsim::jaro_winkler(name, known);
-    let best = known
-        .iter()
-        .copied()
-        .max_by(|a, b| near(a).total_cmp(&near(b)))?;
-    (near(&best) > 0.8).then_some(best)
 }
 
 fn sorted(mut prefixes: Vec<IpNet>) -> Vec<IpNet> {

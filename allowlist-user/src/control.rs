@@ -43,6 +43,9 @@ pub struct Live {
     pub started: Timestamp,
     /// Where its configuration comes from.
     pub configuration: String,
+    /// The mode that the configuration states; a mode that was set by command may be active instead.
+    #[serde(default)]
+    pub configured_mode: Option<Mode>,
     /// The number of the policy in force.
     pub policy: Option<u64>,
     /// Whether another policy than the file's is in force, since its last change was taken back.
@@ -173,9 +176,13 @@ pub struct Done {
     /// The number of the policy in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<u64>,
-    /// What is other than before, a line each.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// The difference between the effective states before and after, a line each: empty exactly if `status`,
+    /// `list` and `explain` answer as before.
+    #[serde(default)]
     pub changes: Vec<String>,
+    /// What else there is to know about the answer, a line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// What should be thought about.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,

@@ -4,7 +4,8 @@
 //! - `start` is how a daemon begins, `plan` with which policy, `first` with which lists, `opening` its first
 //!   reads of sources, `stop` how it ends
 //! - `refresh` takes lists in, `schedule` says when they are asked for, `files` which files were touched
-//! - `asked` carries out what is asked over the socket: `added`, `reload`, `confirm`
+//! - `asked` carries out requests of the socket: `added`, `reload`, `confirm`; `changes` has the lines of an
+//!   answer
 //! - `interfaces` keeps the filter on them, `selfcheck` compares the kernel with the published state
 //!
 //! Invariants: before the first packet is judged a whole generation is published; a source that fails keeps
@@ -13,6 +14,7 @@
 
 mod added;
 mod asked;
+mod changes;
 mod confirm;
 mod files;
 mod first;
@@ -33,7 +35,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use ipnet::IpNet;
 use jiff::Timestamp;
 use log::{info, warn};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -245,6 +246,11 @@ impl Daemon {
                     self.pass_time();
                     self.write_record();
                     self.catch_up_ledger();
+                    // The kernel's clock counts, also after this process was stopped for a while.
+                    if self.is_too_late() {
+                        self.take_back_unconfirmed().await?;
+                        self.tell();
+                    }
                 }
                 () = changed(&mut self.links) => {
                     if self.is_detached()? {
@@ -323,11 +329,7 @@ impl Daemon {
         let policy = self.policy.on_interfaces(&self.config.interfaces, index_of);
         let mut snapshot = Cow::Borrowed(lists.feeds());
         for name in self.missing(lists) {
-            let stand_in = match self.config.at_start {
-                AtStart::Pass => everybody(),
-                AtStart::Wait | AtStart::Drop => Vec::new(),
-            };
-            let feed = Feed::new(stand_in, Timestamp::now());
+            let feed = Feed::new(self.config.at_start.stand_in(), Timestamp::now());
             snapshot.to_mut().insert(name, feed);
         }
         compile_or_number_anew(&policy, &snapshot, self.config.max_prefixes, &self.names)
@@ -439,6 +441,7 @@ impl Daemon {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: self.started,
             configuration: self.written.origin(),
+            configured_mode: Some(self.config.mode),
             policy: self.policy_number(),
             held_back: newest.is_some_and(|policy| policy.change.held_back.is_some()),
             is_open: self.config.at_start == AtStart::Pass && !missing.is_empty(),
@@ -450,7 +453,7 @@ impl Daemon {
                 by: pending.by.clone(),
                 until: at(pending.deadline),
             }),
-            warnings: self.warnings.clone(),
+            warnings: self.standing_warnings(),
             next_fetch: next.collect(),
         });
         self.notify.status(&self.state_line());
@@ -512,13 +515,6 @@ async fn changed(links: &mut Option<Links>) {
         Some(links) => links.changed().await,
         None => std::future::pending().await,
     }
-}
-
-/// What lets everybody in.
-fn everybody() -> Vec<IpNet> {
-    let all = ["0.0.0.0/0", "::/0"];
-    all.map(|prefix| prefix.parse().expect("it is a prefix"))
-        .to_vec()
 }
 
 /// Compiles with the match ids that are known; with new ones where those have run out, as they do

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::dataplane::AttachedIn;
+use crate::hints;
 use crate::netlink::index_of;
 
 /// Changes that follow a change so soon are reported together, after it: an interface that is made changes several
@@ -48,7 +49,11 @@ pub async fn look_up(name: &str) -> Result<Facts> {
 async fn facts(netlink: &rtnetlink::Handle, name: &str) -> Result<Facts> {
     let wanted = netlink.link().get().match_name(name.to_owned());
     let Ok(Some(link)) = wanted.execute().try_next().await else {
-        bail!("there is no interface {name:?}; there {}", those_there());
+        let hint = hints::interface(name).map_or_else(String::new, |hint| format!("; {hint}"));
+        bail!(
+            "there is no interface {name:?}; there {}{hint}",
+            those_there()
+        );
     };
     let kind = link.header.link_layer_type;
     if kind == LinkLayerType::Loopback {

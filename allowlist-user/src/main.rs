@@ -2,17 +2,18 @@
 
 use std::process::ExitCode;
 
-use allowlist_user::cli::Cli;
+use allowlist_user::cli::{self, Cli};
 use allowlist_user::command;
-use clap::Parser as _;
+use clap::FromArgMatches as _;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let typed = cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&typed).unwrap_or_else(|error| error.exit());
     command::start_log();
     match command::run(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", command::error_text(&error));
             command::exit_code(&error)
         }
     }

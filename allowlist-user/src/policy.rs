@@ -13,6 +13,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use allowlist_common::packet::{ICMP, ICMPV6, SCTP, TCP, UDP};
+use ipnet::IpNet;
 use serde::Serialize;
 
 pub use feed::{Answer, Feed, Fetched, Held, PastChange, Snapshot, Validator};
@@ -157,6 +158,18 @@ impl Mode {
         match self {
             Self::Enforce => "enforce",
             Self::Observe => "observe",
+        }
+    }
+}
+
+impl AtStart {
+    /// The prefixes that stand in for a list that is missing.
+    pub fn stand_in(self) -> Vec<IpNet> {
+        match self {
+            Self::Pass => ["0.0.0.0/0", "::/0"]
+                .map(|prefix| prefix.parse().expect("it is a prefix"))
+                .to_vec(),
+            Self::Wait | Self::Drop => Vec::new(),
         }
     }
 }

@@ -12,8 +12,8 @@ mod policies;
 mod providers;
 mod sources;
 mod status;
+mod table;
 
-use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
 pub use added::Added;
@@ -24,12 +24,14 @@ pub use changes::{
 pub use event::{Epoch, seen_json, seen_text};
 pub use explain::Explanation;
 pub use holders::{Holder, Holders, Skipped};
-pub use list::List;
+pub use list::{List, Only};
 pub use plan::Plan;
 pub use policies::PolicyList;
 pub use providers::{provider_json, provider_text, providers_json, providers_text};
 pub use sources::Sources;
 pub use status::Status;
+use table::{Table, shortened, table, width};
+pub use table::{fit_to_terminal, terminal_width, wrapped};
 
 use crate::dataplane::Verified;
 use crate::policy::{Feed, Source};
@@ -73,19 +75,6 @@ pub fn verified_text(verified: &[Verified]) -> String {
         ]);
     }
     format!("{table}\n")
-}
-
-/// A table without lines, with these columns' numbers to the right.
-fn table(header: &[&str], right: &[usize]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(header);
-    for (place, column) in table.column_iter_mut().enumerate() {
-        column.set_padding((0, 2));
-        if right.contains(&place) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    table
 }
 
 /// How long ago, in the one unit that matters.

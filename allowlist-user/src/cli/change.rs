@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::Output;
 use crate::control::CONFIRM_WITHIN;
+use crate::report::Only;
 
 /// How carefully something is done.
 #[derive(Clone, Debug, Default, Args)]
@@ -22,8 +23,14 @@ pub struct CareArgs {
 /// Options of `list`.
 #[derive(Debug, Args)]
 pub struct List {
+    /// Only the prefixes of this source, or those that hold an address or lie within a prefix
+    #[arg(value_name = "SOURCE|PREFIX")]
+    pub only: Option<Only>,
+    /// Only the prefixes that reach this service
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
     /// Only what was added by command
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["only", "service"])]
     pub added: bool,
     /// How to print.
     #[command(flatten)]

@@ -5,12 +5,14 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory as _};
+use clap::builder::PossibleValuesParser;
+use clap::{Args, CommandFactory as _, ValueHint};
 use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
 use super::Cli;
+use crate::catalogue;
 
 /// System administration, among the sections of the manual.
 const SECTION: &str = "8";
@@ -34,8 +36,35 @@ pub struct Pages {
 /// What the shell reads to complete this program's commands and options.
 pub fn completions(shell: Shell) -> String {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "allowlist", &mut script);
+    let mut command = hinted(Cli::command());
+    clap_complete::generate(shell, &mut command, "allowlist", &mut script);
     String::from_utf8(script).expect("it is made of text")
+}
+
+/// The commands with a hint for every value: files and folders where they are meant, providers by name, and
+/// nothing for values that a shell cannot know, such as a service.
+fn hinted(command: clap::Command) -> clap::Command {
+    let is_of_providers = command.get_name() == "show" || command.get_name() == "fetch";
+    command
+        .mut_args(|arg| {
+            let id = arg.get_id().as_str();
+            let names_provider = id == "provider" || id == "name" && is_of_providers;
+            let value = arg.get_value_names().and_then(|names| names.first());
+            let hint = match value.map(|name| name.as_str()) {
+                Some("FILE") => ValueHint::FilePath,
+                Some("FOLDER") => ValueHint::DirPath,
+                _ => ValueHint::Other,
+            };
+            if names_provider {
+                let names = catalogue::all().iter().map(|provider| &*provider.name);
+                arg.value_parser(PossibleValuesParser::new(names))
+            } else if arg.get_action().takes_values() {
+                arg.value_hint(hint)
+            } else {
+                arg
+            }
+        })
+        .mut_subcommands(hinted)
 }
 
 /// A page for the program and one for each command, by file name.
@@ -127,7 +156,7 @@ mod tests {
     /// Every command, by the words that are typed after `allowlist`.
     fn commands() -> Vec<(String, clap::Command)> {
         fn walk(before: &str, command: &clap::Command, found: &mut Vec<(String, clap::Command)>) {
-            for command in command.get_subcommands() {
+            for command in command.get_subcommands().filter(|one| !one.is_hide_set()) {
                 let words = format!("{before} {}", command.get_name());
                 walk(&words, command, found);
                 found.push((words.trim().to_owned(), command.clone()));

@@ -156,11 +156,12 @@ async fn ask(paths: &Paths, wanted: Wanted, typed: &CareArgs, output: Output) ->
     if output.json {
         return print_json(&serde_json::to_value(&done)?);
     }
-    print(&text(&done, typed))
+    print(&report::wrapped(&text(&done, typed)))
 }
 
 fn text(done: &Done, typed: &CareArgs) -> String {
-    let lines = done.changes.iter().flat_map(|line| [line, "\n"]);
+    let lines = done.changes.iter().chain(&done.notes);
+    let lines = lines.flat_map(|line| [line, "\n"]);
     let mut text: String = lines.collect();
     text += &match done.policy {
         Some(policy) => format!("done: generation {}, policy {policy}\n", done.generation),
@@ -170,7 +171,7 @@ fn text(done: &Done, typed: &CareArgs) -> String {
         && done.confirm_until.is_some()
     {
         text += &format!(
-            "it is taken back in {} unless you confirm it: allowlist confirm\n",
+            "rolled back in {} unless confirmed: allowlist confirm\n",
             humantime::format_duration(within)
         );
     }

@@ -1,5 +1,4 @@
-//! The commands about lists: what would be published, what a source has, what changed, and what other
-//! firewalls make of it. None of them needs a filter in force, and only `accept` needs a daemon.
+//! The commands about lists. None needs an attached filter, and only `accept` needs a daemon.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,98 +7,29 @@ use anyhow::{Context as _, Result, bail, ensure};
 use jiff::Timestamp;
 use log::{info, warn};
 
-use super::{CONFIG, config, print, print_json, warnings};
+use super::{CONFIG, config, print, print_json, progress};
 use crate::additions::{Additions, SOURCE_PREFIX, source_name};
 use crate::catalogue::{self, Provider};
-use crate::cli::{Check, Diff, Export, Fetch, History, Paths};
-use crate::compile::{CompileError, Names, compile, require_room};
+use crate::cli::{Diff, Export, Fetch, History, Paths};
+use crate::compile::{CompileError, require_room};
 use crate::config::{Config, provided};
 use crate::control::Client;
 use crate::export::{Listed, export as exported};
-use crate::gather::gather;
+use crate::hints;
 use crate::history;
-use crate::interface;
 use crate::ledger::Known;
-use crate::lists::Lists;
-use crate::netlink::index_of;
 use crate::policy::{Answer, Feed, Origin, Snapshot, Source};
-use crate::record::Record;
 use crate::rejected::RejectedLists;
 use crate::renew::renew;
-use crate::report::{self, Outcome, Plan};
+use crate::report::{self, Outcome};
 use crate::state::{StateDir, StateError};
-
-pub(super) async fn check(paths: &Paths, check: Check) -> Result<()> {
-    // Whoever types a few options for a try knows what they leave out.
-    let is_from_file = !check.small.is_policy();
-    let config = config(paths, check.small)?;
-    let mut warnings = warnings(&config);
-    let mut notes: Vec<String> = config
-        .ssh_note()
-        .filter(|_| is_from_file)
-        .into_iter()
-        .collect();
-    notes.extend(config.fragment_note());
-    if config.interfaces.is_empty() {
-        warnings.push(
-            "no interface to filter on: `allowlist run` takes one by --iface, or by `interfaces` in the configuration"
-                .to_owned(),
-        );
-    }
-    interface::require_distinct(&config.interfaces)?;
-    for name in &config.interfaces {
-        if name == interface::LOOPBACK {
-            bail!("{}", interface::loopback(name));
-        }
-        if index_of(name).is_none() {
-            warnings.push(format!("there is no interface {name} on this host now"));
-            continue;
-        }
-        let membership = interface::membership(name).await;
-        warnings.extend(membership.and_then(|found| found.warning(&config.interfaces)));
-    }
-    let feeds = fetch_all(config.policy.used_sources()).await?;
-    for (name, feed) in &feeds {
-        warnings.extend(
-            feed.notes
-                .iter()
-                .map(|note| format!("sources.{name}: {note}")),
-        );
-    }
-    warnings.extend(config.everyone_warnings(&feeds));
-    if check.output.json {
-        for warning in &warnings {
-            warn!("{warning}");
-        }
-        for note in &notes {
-            info!("note: {note}");
-        }
-        warnings.clear();
-    }
-    let known = Names::default();
-    require_room(&config.policy, &feeds, config.max_prefixes)?;
-    let tables = compile(&config.policy, &feeds, u32::MAX, &known)?;
-    let record = Record::of(1, &tables.names, &config.policy, &Lists::new(feeds), None);
-    let plan = Plan {
-        config: &config,
-        record: &record,
-        tables: &tables,
-        warnings: &warnings,
-        notes: &notes,
-    };
-    if check.output.json {
-        print_json(&plan.json())
-    } else {
-        print(&plan.text())
-    }
-}
 
 /// What these sources have now, if all of them have something that passes the gate.
 async fn fetch_all<'s>(sources: impl Iterator<Item = &'s Source>) -> Result<Snapshot> {
     let mut feeds = Snapshot::new();
     let mut failed = 0;
     let wanted = sources.map(|source| (source.clone(), Vec::new())).collect();
-    for gathered in gather(wanted).await {
+    for gathered in progress::gather(wanted).await {
         let source = gathered.source;
         match gathered
             .answer
@@ -123,7 +53,7 @@ async fn fetch_all<'s>(sources: impl Iterator<Item = &'s Source>) -> Result<Snap
 }
 
 /// What a source has of which nothing is known.
-fn first_feed(source: &Source, answer: Answer) -> Result<Feed> {
+pub(super) fn first_feed(source: &Source, answer: Answer) -> Result<Feed> {
     match renew(source, None, answer, false, Timestamp::now()) {
         Ok(renewal) => Ok(renewal.feed),
         Err(refused) => bail!(
@@ -140,7 +70,8 @@ pub(super) async fn fetch(paths: &Paths, options: &Fetch) -> Result<()> {
     if let Some(warning) = &source.warning {
         warn!("{}: {warning}", source.name);
     }
-    let Answer::List(fetched) = crate::source::fetch(&source, &[]).await? else {
+    let fetching = crate::source::fetch(&source, &[]);
+    let Answer::List(fetched) = progress::shown(&source.name, fetching).await? else {
         bail!(
             "source {}: says that nothing is new, which nobody asked",
             source.name
@@ -192,7 +123,8 @@ fn source(paths: &Paths, options: &Fetch) -> Result<Source> {
             let known = configured.iter().flatten();
             let known: Vec<_> = known.map(|source| &*source.name).collect();
             bail!(
-                "there is no source or provider {name:?}; the configuration has {}, and `allowlist providers` lists the catalogue",
+                "there is no source or provider {name:?}{}; the configuration has {}, and `allowlist providers` lists the catalogue",
+                hints::did_you_mean(name, &[&known[..], &provider_names()].concat()),
                 if known.is_empty() {
                     "no source".to_owned()
                 } else {
@@ -236,6 +168,12 @@ fn provided_source(provider: &'static Provider, options: &Fetch) -> Result<Sourc
     })
 }
 
+/// The names in the catalogue.
+pub(super) fn provider_names() -> Vec<&'static str> {
+    let names = catalogue::all().iter().map(|provider| &*provider.name);
+    names.collect()
+}
+
 /// The sources that are used, or the one that was named.
 fn chosen<'c>(config: &'c Config, name: Option<&str>) -> Result<Vec<&'c Source>> {
     let Some(name) = name else {
@@ -244,7 +182,8 @@ fn chosen<'c>(config: &'c Config, name: Option<&str>) -> Result<Vec<&'c Source>>
     let source = config.policy.source(name).with_context(|| {
         let names: Vec<_> = config.policy.sources.iter().map(|one| &*one.name).collect();
         format!(
-            "there is no source {name:?}; the configuration has {}",
+            "there is no source {name:?}{}; the configuration has {}",
+            hints::did_you_mean(name, &names),
             names.join(", ")
         )
     })?;
@@ -252,7 +191,7 @@ fn chosen<'c>(config: &'c Config, name: Option<&str>) -> Result<Vec<&'c Source>>
 }
 
 /// The last good lists on disk of these sources.
-fn last_good(paths: &Paths, sources: &[&Source]) -> Result<Snapshot> {
+pub(super) fn last_good(paths: &Paths, sources: &[&Source]) -> Result<Snapshot> {
     let mut feeds = Snapshot::new();
     let Some(state) = StateDir::find(&paths.state_dir)? else {
         return Ok(feeds);
@@ -288,7 +227,7 @@ pub(super) async fn diff(paths: &Paths, options: &Diff) -> Result<()> {
         .map(|&source| (source.clone(), known(source)));
     let now = Timestamp::now();
     let mut outcomes = BTreeMap::new();
-    for gathered in gather(wanted.collect()).await {
+    for gathered in progress::gather(wanted.collect()).await {
         let source = gathered.source;
         let before = last.get(&source.name);
         let outcome = match gathered.answer {
@@ -308,7 +247,7 @@ pub(super) async fn diff(paths: &Paths, options: &Diff) -> Result<()> {
     if options.output.json {
         print_json(&report::diff_json(&outcomes, &rejected))?;
     } else {
-        print(&report::diff_text(&outcomes, &rejected))?;
+        print(&report::wrapped(&report::diff_text(&outcomes, &rejected)))?;
     }
     let failed = outcomes
         .values()
@@ -385,7 +324,7 @@ pub(super) fn history(paths: &Paths, options: &History) -> Result<()> {
             paths.state_dir.display()
         );
     }
-    print(&report::history_text(events))
+    print(&report::wrapped(&report::history_text(events)))
 }
 
 pub(super) async fn export(paths: &Paths, options: &Export) -> Result<()> {

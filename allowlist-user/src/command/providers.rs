@@ -8,11 +8,12 @@ use anyhow::{Context as _, Result, bail};
 use ipnet::IpNet;
 use log::warn;
 
-use super::{CONFIG, print, print_json};
+use super::lists::provider_names;
+use super::{CONFIG, print, print_json, progress};
 use crate::catalogue::{self, List, Provider};
 use crate::cli::{Output, Paths, Providers, ProvidersCommand};
 use crate::config::{Config, provided};
-use crate::gather::gather;
+use crate::hints;
 use crate::policy::{Answer, Source};
 use crate::report::{self, Holder, Holders};
 use crate::state::StateDir;
@@ -42,7 +43,8 @@ pub(super) async fn providers(paths: &Paths, options: &Providers) -> Result<()> 
 
 fn show_provider(name: &str, output: Output) -> Result<()> {
     let provider = catalogue::find(name).with_context(|| {
-        format!("there is no provider {name:?}; `allowlist providers` lists them")
+        let hint = hints::did_you_mean(name, &provider_names());
+        format!("there is no provider {name:?}{hint}; `allowlist providers` lists them")
     })?;
     if output.json {
         print_json(&report::provider_json(provider))
@@ -164,7 +166,7 @@ async fn fetch(providers: &[&'static Provider], found: &mut Holders) {
             Err(reason) => found.skip(&provider.name, &reason),
         }
     }
-    for gathered in gather(wanted).await {
+    for gathered in progress::gather(wanted).await {
         let name = gathered.source.name;
         match gathered.answer {
             Ok(Answer::List(list)) => {

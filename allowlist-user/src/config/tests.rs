@@ -304,7 +304,7 @@ fn warns_of_what_is_legal_and_odd() {
     assert_eq!(
         config.warnings(),
         [
-            "no interface is named: set `interfaces` or give --iface",
+            "no interface to filter on: set `interfaces` in the configuration, or give --iface",
             "services.web is open to everyone: sources.office holds ::/0",
             "sources.old: PagerDuty has not updated this list since 2022-05-05: webhooks now come \
              from other addresses; use pagerduty-webhooks-us or pagerduty-webhooks-eu",

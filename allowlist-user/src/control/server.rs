@@ -37,7 +37,9 @@ use crate::audit::Who;
 use crate::cli::Paths;
 use crate::explain::{Question, Target, Typed};
 use crate::rejected::RejectedLists;
-use crate::report::{Added, AuditLog, Explanation, List, PolicyList, Report, Sources, Status};
+use crate::report::{
+    Added, AuditLog, Explanation, List, Only, PolicyList, Report, Sources, Status,
+};
 
 /// `sockaddr_un` has room for so much, and a zero.
 const MAX_PATH: usize = 107;
@@ -343,6 +345,9 @@ struct About {
     address: Option<String>,
     port: Option<Target>,
     iface: Option<String>,
+    /// Of the list: only these prefixes.
+    only: Option<String>,
+    service: Option<String>,
 }
 
 /// Reads a report: JSON, or text for those who accept only that.
@@ -386,7 +391,13 @@ impl Shared {
                 status.daemon = Some(self.live.borrow().clone());
                 Box::new(Sources(status))
             }
-            "list" => Box::new(List::read(pin_dir, state_dir)?),
+            "list" => {
+                let invalid = |error| Problem::new(Kind::Invalid, error);
+                let only = about.only.as_deref().map(str::parse).transpose();
+                let only: Option<Only> = only.map_err(invalid)?;
+                let list = List::read(pin_dir, state_dir)?;
+                Box::new(list.narrow(only.as_ref(), about.service.as_deref())?)
+            }
             "explain" => {
                 let invalid = |error| Problem::new(Kind::Invalid, error);
                 let typed = about.address.as_deref().unwrap_or_default();

@@ -14,6 +14,7 @@ use crate::additions::{Addition, Edit};
 use crate::audit::{Deed, Prefixes, Who};
 use crate::control::{Care, Done, Entry, Kind, Problem};
 use crate::feed::parse_prefix;
+use crate::hints;
 use crate::policy::Gate;
 use crate::text::on_one_line;
 
@@ -80,23 +81,19 @@ impl Daemon {
                 note: deed.note.take(),
                 ..of(&edits)
             };
-            let replaced = self.replaced(&edits);
             let edits = self.news(edits);
             if edits.is_empty() {
                 // No policy of its own: those that can be gone back to are few.
                 self.require_free()?;
                 return Ok(Done {
-                    changes: vec!["all of it is let in already, as it is asked".to_owned()],
+                    notes: vec![
+                        "no change: all prefixes are already allowed with these settings"
+                            .to_owned(),
+                    ],
                     ..self.done()
                 });
             }
-            let mut done = self.edit(edits, "add", care, who)?;
-            if let Some(until) = deed.until {
-                let until = until.strftime("%Y-%m-%d %H:%M:%SZ");
-                done.changes.push(format!("let in until {until}"));
-            }
-            done.changes.extend(replaced);
-            Ok(done)
+            self.edit(edits, "add", care, who)
         });
         (Deed::Add(deed), done)
     }
@@ -145,11 +142,9 @@ impl Daemon {
         };
         let change = crate::ledger::Change {
             edits,
-            ..self.change(who, what.clone())
+            ..self.change(who, what)
         };
-        let mut done = self.apply(change, care)?;
-        done.changes.push(what);
-        Ok(done)
+        self.apply(change, care)
     }
 
     /// Lets go of what is over.
@@ -191,29 +186,6 @@ impl Daemon {
         edits.into_iter().filter(is_new).collect()
     }
 
-    /// What is said of those that were let in for another time: who asks may not know of it.
-    fn replaced(&self, edits: &[Edit]) -> Option<String> {
-        let is_other = |edit: &&Edit| {
-            self.known(edit)
-                .is_some_and(|(asked, known)| asked.until != known.until)
-        };
-        let others: Vec<&Edit> = edits.iter().filter(is_other).collect();
-        match (&others[..], edits.len()) {
-            ([], _) => None,
-            ([one], 1) => Some(match self.known(one)?.1.until {
-                None => "before, it was let in for ever".to_owned(),
-                Some(until) => format!(
-                    "before, it was let in until {}",
-                    until.strftime("%Y-%m-%d %H:%M:%SZ")
-                ),
-            }),
-            (others, _) => Some(format!(
-                "{} of them were let in already, for another time",
-                others.len()
-            )),
-        }
-    }
-
     /// What an edit adds, and what is in the book in its place; none where nothing is.
     fn known<'e>(&'e self, edit: &'e Edit) -> Option<(&'e Addition, &'e Addition)> {
         let Edit::Add(asked) = edit else {
@@ -231,13 +203,13 @@ impl Daemon {
         let names: Vec<_> = services.iter().map(|service| &*service.name).collect();
         if name.is_empty() {
             return Err(format!(
-                "which service is it to reach? there are {}",
-                names.join(", ")
+                "the service is missing; {}",
+                hints::there_are(names)
             ));
         }
         Err(format!(
-            "there is no service {name:?}; there are {}",
-            names.join(", ")
+            "there is no service {name:?}; {}",
+            hints::there_are(names)
         ))
     }
 

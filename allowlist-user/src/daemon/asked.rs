@@ -16,7 +16,9 @@ use crate::additions::source_name;
 use crate::audit::{Deed, Who};
 use crate::compile::Tables;
 use crate::control::{Care, Done, Kind, Problem, Refreshed, Request, Wanted};
+use crate::hints;
 use crate::ledger::{Change, Unconfirmed};
+use crate::lists::Lists;
 use crate::policy::Mode;
 use crate::session::{By, Generation, guard};
 
@@ -28,6 +30,8 @@ pub(super) struct Refreshing {
     /// Whose.
     left: BTreeSet<String>,
     sources: BTreeMap<String, Refreshed>,
+    /// The lists before, for the changes in the answer.
+    before: Lists,
     answer: oneshot::Sender<Result<Done, Problem>>,
 }
 
@@ -67,15 +71,19 @@ impl Daemon {
         if mode == self.mode && newest.is_some_and(|newest| newest.change.mode == change.mode) {
             self.require_free()?;
             return Ok(Done {
-                changes: vec![format!("the mode is {} already", mode.name())],
+                notes: vec![format!("no change: the mode is already {}", mode.name())],
+                warnings: self.standing_warnings(),
                 ..self.done()
             });
         }
         let mut done = self.apply(change, care)?;
-        done.changes.push(match mode {
-            Mode::Enforce => "mode enforce: drops are carried out".to_owned(),
-            Mode::Observe => "mode observe: everything passes".to_owned(),
+        done.notes.push(match mode {
+            Mode::Enforce => {
+                "mode enforce: packets that the policy does not allow are dropped".to_owned()
+            }
+            Mode::Observe => "mode observe: every packet passes; drops are only counted".to_owned(),
         });
+        done.warnings.extend(self.standing_warnings());
         Ok(done)
     }
 
@@ -115,6 +123,7 @@ impl Daemon {
         let by = change.by.clone();
         change.unconfirmed = self.unconfirmed(care);
         let unconfirmed = change.unconfirmed;
+        let additions = self.ledger.known().additions().clone();
         self.ledger.stage(change);
         let mode = self.mode;
         self.follow_ledger(&edits);
@@ -131,6 +140,7 @@ impl Daemon {
         self.ledger.tidy(&self.state, now);
         self.pending = unconfirmed.map(|unconfirmed| Pending::new(unconfirmed, what, by));
         Ok(Done {
+            changes: self.changes_since(&self.config, mode, &additions, self.lists.feeds()),
             warnings: warning.into_iter().collect(),
             confirm_until: unconfirmed.map(|unconfirmed| unconfirmed.until),
             ..self.done()
@@ -287,14 +297,9 @@ impl Daemon {
         let mut names: BTreeSet<String> = changing.map(|one| one.name.clone()).collect();
         if let Some(name) = source {
             if !names.contains(name) {
-                let known: Vec<_> = names.into_iter().collect();
                 let error = format!(
-                    "there is no source {name:?} that can be asked; there are {}",
-                    if known.is_empty() {
-                        "none".to_owned()
-                    } else {
-                        known.join(", ")
-                    }
+                    "there is no source {name:?} that can be fetched; {}",
+                    hints::there_are(names)
                 );
                 let _ = answer.send(Err(Problem::new(Kind::Invalid, error)));
                 return;
@@ -309,6 +314,7 @@ impl Daemon {
         self.refreshing.push(Refreshing {
             left: names,
             sources: BTreeMap::new(),
+            before: self.lists.clone(),
             answer,
         });
         self.answer_refreshed();
@@ -341,12 +347,14 @@ impl Daemon {
             waiting.left.retain(|name| policy.source(name).is_some());
         }
         let is_done = |waiting: &mut Refreshing| waiting.left.is_empty();
-        for waiting in self.refreshing.extract_if(.., is_done) {
+        let complete: Vec<Refreshing> = self.refreshing.extract_if(.., is_done).collect();
+        for waiting in complete {
+            let additions = self.ledger.known().additions();
+            let before = waiting.before.feeds();
             let done = Done {
-                generation: self.dataplane.generation(),
-                policy: self.ledger.known().newest().map(|policy| policy.number),
+                changes: self.changes_since(&self.config, self.mode, additions, before),
                 sources: waiting.sources,
-                ..Done::default()
+                ..self.done()
             };
             let _ = waiting.answer.send(Ok(done));
         }

@@ -65,9 +65,15 @@ impl Daemon {
         Ok(())
     }
 
+    /// Whether a change waits whose time is over, by this process's clock or by the kernel's.
     pub(super) fn is_too_late(&self) -> bool {
-        let pending = self.pending.as_ref();
-        pending.is_some_and(|pending| pending.deadline <= Instant::now())
+        let has_fallen_back = || {
+            let pending = self.dataplane.pending();
+            pending.is_some_and(|pending| pending.fell_back)
+        };
+        self.pending
+            .as_ref()
+            .is_some_and(|pending| pending.deadline <= Instant::now() || has_fallen_back())
     }
 
     /// Keeps the change that waits.
@@ -93,7 +99,7 @@ impl Daemon {
         self.dataplane.confirm()?;
         self.pending = None;
         Ok(Done {
-            changes: vec![format!("{what}: confirmed")],
+            notes: vec![format!("{what}: confirmed")],
             ..self.done()
         })
     }

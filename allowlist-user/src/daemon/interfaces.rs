@@ -7,6 +7,7 @@ use log::{info, warn};
 
 use super::Daemon;
 use crate::dataplane::{Attachment, Difference, View, print_trace};
+use crate::hints;
 use crate::interface::{self, Facts};
 use crate::netlink::index_of;
 
@@ -89,8 +90,10 @@ impl Daemon {
     pub(super) fn say_absent(&mut self) {
         for name in absent(&self.config.interfaces) {
             if self.lost.insert(name.clone()) {
+                let hint =
+                    hints::interface(&name).map_or_else(String::new, |hint| format!("; {hint}"));
                 warn!(
-                    "there is no interface {name} now (there {}); it is filtered as soon as there is one",
+                    "there is no interface {name} now (there {}); it is filtered as soon as there is one{hint}",
                     interface::those_there()
                 );
             }

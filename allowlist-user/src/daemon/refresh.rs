@@ -15,6 +15,7 @@ use super::{Daemon, schedule};
 use crate::control::{Care, Done, Kind, NotDone, Problem};
 use crate::event::{Event, What};
 use crate::gather::Gathered;
+use crate::hints;
 use crate::lists::Proposal;
 use crate::policy::{Answer, Origin, Source};
 use crate::rejected;
@@ -254,10 +255,10 @@ impl Daemon {
                 .used_sources()
                 .map(|one| &*one.name)
                 .collect();
-            let names = names.join(", ");
+            let there_are = hints::there_are(names);
             return refuse(
                 Kind::Refused,
-                format!("there is no source {name:?}; there are {names}"),
+                format!("there is no source {name:?}; {there_are}"),
             );
         };
         let now = self.now();
@@ -301,6 +302,7 @@ impl Daemon {
                 );
             }
         }
+        let before = self.lists.clone();
         let adopted = self.adopt(&source, proposal, now, Some(care));
         self.record_is_old = true;
         self.write_record();
@@ -311,7 +313,9 @@ impl Daemon {
                 What::Changed { change, .. } => Some(change),
                 _ => None,
             });
+        let additions = self.ledger.known().additions();
         Ok(Done {
+            changes: self.changes_since(&self.config, self.mode, additions, before.feeds()),
             change: Some(change.unwrap_or_default()),
             ..self.done()
         })

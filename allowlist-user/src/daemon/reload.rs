@@ -18,10 +18,11 @@ use super::first::{Ask, First};
 use super::interfaces::{present, warn_of_offloads};
 use super::plan::held_back;
 use super::start::watched;
-use crate::additions::source_name;
+use crate::additions::{Additions, source_name};
 use crate::audit::{Audit, Deed, Who};
-use crate::config::{Config, differences};
+use crate::config::Config;
 use crate::control::{Care, Control, Done, Kind, Problem};
+use crate::hints;
 use crate::history::History;
 use crate::hook::Teller;
 use crate::interface::require_distinct;
@@ -90,7 +91,8 @@ impl Daemon {
             }
             Ok(None) => {
                 let done = Done {
-                    changes: vec!["nothing is new in the configuration".to_owned()],
+                    notes: vec!["the configuration is unchanged".to_owned()],
+                    warnings: self.standing_warnings(),
                     ..self.done()
                 };
                 self.answer_reload(asker, Ok(done), None);
@@ -206,7 +208,10 @@ impl Daemon {
         done: Result<Done, Problem>,
         policy: Option<u64>,
     ) {
-        for line in done.iter().flat_map(|done| &done.changes) {
+        for line in done
+            .iter()
+            .flat_map(|done| done.changes.iter().chain(&done.notes))
+        {
             info!("reload: {line}");
         }
         let refused = done.as_ref().err().map(|problem| problem.error.clone());
@@ -234,9 +239,12 @@ impl Daemon {
         let deed = |policy| Deed::Rollback { to: number, policy };
         if self.pending.is_some() {
             // It is what somebody who cannot wait for the time to be over asks for.
+            let (config, mode) = (Arc::clone(&self.config), self.mode);
+            let (additions, lists) = (known.additions().clone(), self.lists.clone());
             let done = self.take_back_unconfirmed().await;
             let done = done.map_err(Problem::from).map(|()| Done {
-                changes: vec!["the change that waited to be confirmed is taken back".to_owned()],
+                changes: self.changes_since(&config, mode, &additions, lists.feeds()),
+                notes: vec!["the unconfirmed change is rolled back".to_owned()],
                 ..self.done()
             });
             return (deed(self.policy_number()), done);
@@ -249,8 +257,8 @@ impl Daemon {
             let error = match to {
                 Some(number) if number == newest => format!("policy {number} is in force already"),
                 Some(number) => format!(
-                    "there is no policy {number} to go back to; there are {}",
-                    numbers.join(", ")
+                    "there is no policy {number} to go back to; {}",
+                    hints::there_are(numbers)
                 ),
                 None => "there is no policy before this one to go back to".to_owned(),
             };
@@ -305,8 +313,8 @@ impl Daemon {
         };
         let mut done = self.put_next_in_force(next, change, care, false).await?;
         if let Some(number) = number {
-            done.changes
-                .insert(0, format!("policy {number} is in force again"));
+            done.notes
+                .insert(0, format!("policy {number} is active again"));
         }
         Ok(done)
     }
@@ -336,7 +344,6 @@ impl Daemon {
             warn!("{name} has no list on this host, and lets nobody in till it is fetched");
         }
         let interfaces = present(&config.interfaces).await?;
-        let changes = differences(&self.config, &config);
         let (what, by) = (change.what.clone(), change.by.clone());
         change.unconfirmed = self.unconfirmed(care);
         if config.mode != self.config.mode {
@@ -346,8 +353,9 @@ impl Daemon {
         if self.ledger.is_staged() {
             self.ledger.take_back(); // the start that waited is not wanted any more
         }
+        let additions = self.ledger.known().additions().clone();
         self.ledger.stage(change);
-        let before = self.exchange(config, written, &mut first);
+        let before = self.exchange(config, written, &mut first, additions);
         let entered = if self.waiting {
             self.enter_next(care).await.map(|()| None)
         } else {
@@ -361,6 +369,12 @@ impl Daemon {
                 return Err(problem);
             }
         };
+        let changes = self.changes_since(
+            &before.config,
+            before.mode,
+            &before.additions,
+            before.lists.feeds(),
+        );
         let config = before.config;
         self.pending = unconfirmed.map(|unconfirmed| Pending::new(unconfirmed, what, by));
         self.finish_next(&config, &first);
@@ -369,9 +383,17 @@ impl Daemon {
                 warn_of_offloads(&facts.name).await;
             }
         }
+        let mut notes = Vec::new();
+        if changes.is_empty() {
+            notes.push("no effective changes (only comments or formatting differ)".to_owned());
+        }
         Ok(Done {
             changes,
-            warnings: warning.into_iter().chain(self.warnings.clone()).collect(),
+            notes,
+            warnings: warning
+                .into_iter()
+                .chain(self.standing_warnings())
+                .collect(),
             confirm_until: unconfirmed.map(|unconfirmed| unconfirmed.until),
             ..self.done()
         })
@@ -381,7 +403,13 @@ impl Daemon {
     ///
     /// # Returns
     /// What was before.
-    fn exchange(&mut self, config: Config, written: Arc<Written>, first: &mut First) -> Before {
+    fn exchange(
+        &mut self,
+        config: Config,
+        written: Arc<Written>,
+        first: &mut First,
+        before: Additions,
+    ) -> Before {
         let lists = self.lists.clone();
         let mut next = Lists::default();
         for source in config.policy.used_sources() {
@@ -403,6 +431,7 @@ impl Daemon {
             written: std::mem::replace(&mut self.written, written),
             lists,
             mode: self.mode,
+            additions: before,
         };
         self.lists = next;
         self.is_policy_new = true;
@@ -418,6 +447,7 @@ impl Daemon {
             written,
             lists,
             mode,
+            additions: _,
         } = before;
         (
             self.config,
@@ -512,11 +542,12 @@ impl Daemon {
     }
 }
 
-/// What a change replaces, to go back to if it cannot be put in force.
+/// The state that a change replaces: it is restored if the change fails, and compared with the new one.
 struct Before {
     config: Arc<Config>,
     policy: crate::policy::Policy,
     written: Arc<Written>,
     lists: Lists,
     mode: crate::policy::Mode,
+    additions: Additions,
 }

@@ -22,6 +22,7 @@ use super::plan::Plan;
 use super::refresh::Clocks;
 use super::selfcheck::SelfCheck;
 use super::{COUNTS_ANEW, Daemon, Options, Signals};
+use crate::additions::Additions;
 use crate::audit::{Audit, Deed, Who};
 use crate::compile::Tables;
 use crate::config::Config;
@@ -56,6 +57,7 @@ impl Daemon {
             .ok()
             .and_then(|view| view.pending().ok().flatten())
             .filter(|pending| !pending.fell_back);
+        let before = Previous::of(&options, &ledger);
         let plan = plan(&options, &mut ledger, waits.is_some());
         let config = options.read(&plan.written)?;
         let wanted = config.policy.used_sources().cloned().collect();
@@ -120,6 +122,17 @@ impl Daemon {
             notify,
         };
         daemon.begin_with(&first).await?;
+        if let Some(Previous {
+            config,
+            mode,
+            additions,
+        }) = &before
+        {
+            let lists = daemon.lists.feeds();
+            for line in daemon.changes_since(config, *mode, additions, lists) {
+                info!("changed by this start: {line}");
+            }
+        }
         if plan.taken_back.is_some() {
             daemon.log(Who::Daemon, Deed::NotConfirmed, None);
         }
@@ -370,6 +383,27 @@ fn open_state(path: &Path) -> Result<(StateDir, Option<StateLock>)> {
             Ok((StateDir::unopened(path), None))
         }
         opened => Ok(opened?),
+    }
+}
+
+/// The policy before a start, for the log of the changes.
+struct Previous {
+    config: Config,
+    mode: Mode,
+    additions: Additions,
+}
+
+impl Previous {
+    /// The newest policy in the journal, if there is one that this version can read.
+    fn of(options: &Options, ledger: &Ledger) -> Option<Self> {
+        let known = ledger.known();
+        let newest = known.newest()?;
+        let config = options.read(newest.written()).ok()?;
+        Some(Self {
+            mode: newest.change.mode.unwrap_or(config.mode),
+            additions: known.additions().clone(),
+            config,
+        })
     }
 }
 

@@ -1,22 +1,61 @@
 //! The prefixes that the kernel has now, and what each reaches.
 
+use std::fmt;
 use std::path::Path;
+use std::str::FromStr;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use super::Report;
+use super::{Report, shortened, width};
 use crate::dataplane::{Entry, View};
+use crate::feed::parse_prefix;
+use crate::hints;
 use crate::record::Record;
 
 /// The kernel's table of prefixes, in words.
 pub struct List {
     generation: u32,
     rows: Vec<Row>,
+    /// How many there are, shown or not.
+    all: usize,
+    record: Record,
+}
+
+/// Which prefixes to show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Only {
+    /// Those that hold this one, or lie within it.
+    Prefix(IpNet),
+    /// Those that this source lists.
+    Source(String),
+}
+
+impl FromStr for Only {
+    type Err = String;
+
+    /// Reads an address, a prefix, or else the name of a source.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match parse_prefix(text) {
+            Ok(prefix) => Ok(Self::Prefix(prefix)),
+            Err(error) if text.contains(['/', ':']) => Err(error.to_string()),
+            Err(_) => Ok(Self::Source(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Only {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Prefix(prefix) => prefix.fmt(out),
+            Self::Source(name) => out.write_str(name),
+        }
+    }
 }
 
 struct Row {
-    prefix: ipnet::IpNet,
+    prefix: IpNet,
     services: Vec<String>,
     sources: Vec<String>,
 }
@@ -26,11 +65,50 @@ impl List {
     pub fn read(pin_dir: &Path, state_dir: &Path) -> Result<Self> {
         let view = View::open(pin_dir)?;
         let record = Record::load(state_dir).unwrap_or_default();
+        let rows = rows(view.entries()?, &record);
         Ok(Self {
             generation: view.control()?.generation,
-            rows: rows(view.entries()?, &record),
+            all: rows.len(),
+            rows,
+            record,
         })
     }
+
+    /// Keeps only some of the prefixes.
+    ///
+    /// # Errors
+    /// If there is no such source or service; what there is instead is named.
+    pub fn narrow(mut self, only: Option<&Only>, service: Option<&str>) -> Result<Self> {
+        if let Some(Only::Source(name)) = only {
+            require("source", name, self.record.sources.keys())?;
+        }
+        if let Some(name) = service {
+            require("service", name, self.record.services.keys())?;
+        }
+        self.rows.retain(|row| {
+            let is_reached = service.is_none_or(|name| row.services.iter().any(|one| one == name));
+            let is_meant = match only {
+                Some(Only::Prefix(prefix)) => {
+                    row.prefix.contains(prefix) || prefix.contains(&row.prefix)
+                }
+                Some(Only::Source(name)) => row.sources.contains(name),
+                None => true,
+            };
+            is_reached && is_meant
+        });
+        Ok(self)
+    }
+}
+
+fn require<'n>(kind: &str, name: &str, known: impl Iterator<Item = &'n String>) -> Result<()> {
+    let known: Vec<&str> = known.map(String::as_str).collect();
+    ensure!(
+        known.contains(&name),
+        "there is no {kind} {name:?}{}; {}",
+        hints::did_you_mean(name, &known),
+        hints::there_are(&known)
+    );
+    Ok(())
 }
 
 impl Report for List {
@@ -43,22 +121,36 @@ impl Report for List {
                 row.sources.join(" "),
             )
         };
-        let widths = self.rows.iter().map(columns).fold((6, 7), |widths, row| {
+        let mut widths = self.rows.iter().map(columns).fold((6, 7), |widths, row| {
             (widths.0.max(row.0.len()), widths.1.max(row.1.len()))
         });
+        // On a terminal the columns of names share the room that the prefixes leave.
+        let left = width().map(|width| width.saturating_sub(widths.0 + 4));
+        if let Some(left) = left {
+            widths.1 = widths.1.min(left / 2);
+        }
         let line = |prefix: &str, services: &str, sources: &str| {
-            format!(
-                "{prefix:<0$}  {services:<1$}  {sources}\n",
-                widths.0, widths.1
-            )
+            let services = shortened(services, widths.1);
+            let sources = match left {
+                Some(left) => shortened(sources, left.saturating_sub(widths.1)),
+                None => sources.to_owned(),
+            };
+            let blanks = " ".repeat(widths.1 - services.chars().count().min(widths.1));
+            let line = format!("{prefix:<0$}  {services}{blanks}  {sources}", widths.0);
+            format!("{}\n", line.trim_end())
         };
         let mut text = line("prefix", "reaches", "listed by");
         for row in &self.rows {
             let (prefix, services, sources) = columns(row);
             text += &line(&prefix, &services, &sources);
         }
+        let of = if self.rows.len() == self.all {
+            String::new()
+        } else {
+            format!(" of {}", self.all)
+        };
         text + &format!(
-            "{} prefixes, generation {}\n",
+            "{}{of} prefixes, generation {}\n",
             self.rows.len(),
             self.generation
         )

@@ -1,14 +1,16 @@
 //! What would be published, for `check`.
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::list::entries_json;
-use super::table;
+use super::{Table, ago, table};
 use crate::compile::Tables;
 use crate::config::Config;
 use crate::dataplane::Entry;
 use crate::policy::DefaultVerdict;
-use crate::record::Record;
+use crate::record::{Record, SourceRecord};
+use crate::text::indented;
 
 /// A configuration, fetched and compiled, that nobody published.
 pub struct Plan<'a> {
@@ -22,6 +24,10 @@ pub struct Plan<'a> {
     pub warnings: &'a [String],
     /// What the operator should know.
     pub notes: &'a [String],
+    /// Why a start would fail, or filter nothing yet.
+    pub failures: &'a [String],
+    /// When the lists were looked at.
+    pub now: Timestamp,
 }
 
 impl Plan<'_> {
@@ -40,20 +46,25 @@ impl Plan<'_> {
                 service.allow.join(" "),
             ]);
         }
-        let mut sources = table(&["source", "prefixes", "from"], &[1]);
+        let mut text = format!("{services}\n\n{}\n\n", self.sources());
         for (name, source) in &self.record.sources {
-            sources.add_row([
-                name.clone(),
-                source.prefixes.to_string(),
-                source.origin.clone(),
-            ]);
+            if let Some(failure) = &source.failure {
+                let begin = format!("source {name}: ");
+                let failure = failure.strip_prefix(&begin).unwrap_or(failure);
+                text += &format!("failed: {name}: {}\n", indented(failure));
+            }
         }
-        let mut text = format!("{services}\n\n{sources}\n\n");
         for warning in self.warnings {
             text += &format!("warning: {warning}\n");
         }
         for note in self.notes {
             text += &format!("note: {note}\n");
+        }
+        for failure in self.failures {
+            text += &format!("not ok: {}\n", indented(failure));
+        }
+        if !self.failures.is_empty() {
+            return text;
         }
         text + &format!(
             "ok: {} IPv4 and {} IPv6 prefixes of {} allowed; mode {}, default {}{}\n",
@@ -74,6 +85,33 @@ impl Plan<'_> {
         )
     }
 
+    /// A line a source; how it stands only where one has failed.
+    fn sources(&self) -> Table {
+        let has_failed = |one: &SourceRecord| one.failure.is_some();
+        if !self.record.sources.values().any(has_failed) {
+            let mut sources = table(&["source", "prefixes", "from"], &[1]);
+            for (name, source) in &self.record.sources {
+                let count = source.prefixes.to_string();
+                sources.add_row([name.clone(), count, source.origin.clone()]);
+            }
+            return sources;
+        }
+        let mut sources = table(&["source", "state", "prefixes", "from"], &[2]);
+        for (name, source) in &self.record.sources {
+            let state = match (&source.failure, source.fetched) {
+                (None, _) => "ok".to_owned(),
+                (Some(_), Some(fetched)) => {
+                    let age = self.now.duration_since(fetched).as_secs();
+                    format!("failed, last-good of {} ago", ago(age))
+                }
+                (Some(_), None) => "failed, no list".to_owned(),
+            };
+            let count = source.prefixes.to_string();
+            sources.add_row([name.clone(), state, count, source.origin.clone()]);
+        }
+        sources
+    }
+
     /// For programs.
     pub fn json(&self) -> Value {
         let v4 = self.tables.v4.iter().map(|(prefix, grant)| Entry {
@@ -85,6 +123,10 @@ impl Plan<'_> {
             grant: *grant,
         });
         json!({
+            "ok": self.failures.is_empty(),
+            "failures": self.failures,
+            "warnings": self.warnings,
+            "notes": self.notes,
             "interfaces": self.config.interfaces,
             "mode": self.config.mode,
             "default": self.config.rules.default,

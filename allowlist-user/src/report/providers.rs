@@ -1,6 +1,6 @@
 //! The catalogue: as a table, one entry in full, and as data.
 //!
-//! Invariants: no line of the table is longer than a hundred characters; the JSON has every field of an
+//! Invariants: in a pipe, no line of the table is longer than a hundred characters; the JSON has every field of an
 //! entry; what is shown of one entry is TOML.
 
 use serde_json::{Value, json};
@@ -27,9 +27,7 @@ pub fn providers_text(providers: &[&Provider]) -> String {
             provider.title.clone(),
         ]);
     }
-    let lines = table.to_string();
-    let lines: Vec<_> = lines.lines().map(str::trim_end).collect();
-    let mut text = lines.join("\n") + "\n";
+    let mut text = format!("{table}\n");
     if providers.iter().any(|provider| provider.warning.is_some()) {
         text += &format!("{MARK} has a warning: `allowlist providers show NAME` tells it\n");
     }

@@ -11,8 +11,12 @@ use serde_json::{Map, Value, json};
 
 use super::{Epoch, Report, ago, table};
 use crate::compile::Names;
+use crate::config::Config;
 use crate::control::Live;
 use crate::dataplane::{Attachment, Counted, Difference, Pending, View, by_all_names, clock};
+use crate::hints;
+use crate::ledger::Known;
+use crate::policy::Mode;
 use crate::record::{Record, SourceRecord};
 
 /// Everything that `status` prints.
@@ -30,6 +34,8 @@ pub struct Status {
     /// With tracking: how many flows there is room for, and how many there are.
     flows: Option<(u32, usize)>,
     pending: Option<Pending>,
+    /// The mode that the configuration of the newest policy states, and where it comes from.
+    journal: Option<(Mode, String)>,
     pub(super) now: Timestamp,
     epoch: Epoch,
 }
@@ -60,6 +66,7 @@ impl Status {
             services: by_name(&names.services, &services, ServiceTraffic::plus),
             flows,
             pending: view.pending()?,
+            journal: configured_mode(state_dir),
             now,
             epoch: Epoch::new(now, clock()),
         })
@@ -70,16 +77,56 @@ impl Status {
         !self.differences.is_empty()
     }
 
-    /// Whether everything that should be filtered is, and drops are carried out.
-    pub fn is_filtering(&self) -> bool {
+    /// Whether the filter is attached as configured, in either mode, and the self-check has found no difference.
+    pub fn is_as_configured(&self) -> bool {
         // An interface that was removed or moved away is a difference, unless another one has taken its place.
         let are_on = |all: &[Attachment]| all.iter().any(|one| one.attached);
         let daemon = self.daemon.as_ref();
         are_on(&self.attachments)
             && self.holds()
-            && !self.control.observe
             && !self.differs()
-            && daemon.is_none_or(|daemon| daemon.waiting_for.is_empty())
+            && daemon.is_none_or(|daemon| daemon.waiting_for.is_empty() && !daemon.is_waiting)
+    }
+
+    /// Whether the filter is attached as configured, and drops packets.
+    pub fn is_filtering(&self) -> bool {
+        self.is_as_configured() && !self.control.observe
+    }
+
+    /// The active mode.
+    fn mode(&self) -> Mode {
+        if self.control.observe {
+            Mode::Observe
+        } else {
+            Mode::Enforce
+        }
+    }
+
+    /// The mode that the configuration states, where the active one is another, and the configuration's name.
+    fn configured_otherwise(&self) -> Option<(Mode, &str)> {
+        let (configured, origin) = match &self.daemon {
+            Some(daemon) => (daemon.configured_mode?, &*daemon.configuration),
+            None => {
+                let (mode, origin) = self.journal.as_ref()?;
+                (*mode, &**origin)
+            }
+        };
+        (configured != self.mode()).then_some((configured, origin))
+    }
+
+    /// The warnings of the daemon, or of the journal where none runs.
+    fn warnings(&self) -> Vec<String> {
+        let daemon = self.daemon.iter().flat_map(|daemon| &daemon.warnings);
+        let mut warnings: Vec<String> = daemon.cloned().collect();
+        if self.daemon.is_none()
+            && let Some((configured, origin)) = self.configured_otherwise()
+        {
+            let (active, configured) = (self.mode().name(), configured.name());
+            warnings.push(format!(
+                "mode {active} by command: {origin} states {configured}; start the daemon, and `allowlist mode {configured}` returns to that"
+            ));
+        }
+        warnings
     }
 
     /// Whether packets are judged by a policy at all.
@@ -113,15 +160,21 @@ impl Status {
                     None => attachment.name.clone(),
                 })
                 .collect();
+            let by_command = self.configured_otherwise().map(|(configured, origin)| {
+                let (active, configured) = (self.mode().name(), configured.name());
+                format!(
+                    "; mode {active} BY COMMAND, {origin} states {configured}: `allowlist mode {configured}` returns to that"
+                )
+            });
             format!(
-                "{} {}, generation {}; what no service covers: {}\n",
-                if self.control.observe {
-                    "observing (nothing is dropped)"
-                } else {
-                    "filtering"
+                "{} {}, generation {}{}; what no service covers: {}\n",
+                match self.mode() {
+                    Mode::Observe => "observing (nothing is dropped)",
+                    Mode::Enforce => "filtering",
                 },
                 interfaces.join(", "),
                 self.control.generation,
+                by_command.unwrap_or_default(),
                 self.control.default_verdict.name(),
             )
         };
@@ -209,8 +262,9 @@ impl Status {
             );
         }
         for name in &daemon.waiting_for {
+            let hint = hints::interface(name).map_or_else(String::new, |hint| format!("; {hint}"));
             text += &format!(
-                "warning: there is no interface {name}; it is filtered as soon as there is one\n"
+                "warning: there is no interface {name}; it is filtered as soon as there is one{hint}\n"
             );
         }
         text
@@ -299,7 +353,7 @@ impl Report for Status {
         text += &format!("\n{services}\n");
         text += &format!("\n{}", self.sources_table());
         text += &self.source_warnings();
-        for warning in self.daemon.iter().flat_map(|daemon| &daemon.warnings) {
+        for warning in self.warnings() {
             text += &format!("warning: {warning}\n");
         }
         text
@@ -330,6 +384,7 @@ impl Report for Status {
             })
             .collect();
         json!({
+            "as_configured": self.is_as_configured(),
             "filtering": self.is_filtering(),
             "differences": self.differences,
             "since": self.record.as_ref().and_then(|record| record.since),
@@ -339,16 +394,30 @@ impl Report for Status {
             })),
             "interfaces": self.attachments,
             "generation": self.control.generation,
-            "mode": if self.control.observe { "observe" } else { "enforce" },
+            "mode": self.mode(),
+            "configured_mode": self
+                .configured_otherwise()
+                .map_or(self.mode(), |(configured, _)| configured),
             "default": self.control.default_verdict.name(),
             "counters": counters,
             "return_traffic": return_traffic(self.control.return_traffic),
             "flows": self.flows.map(|(room, alive)| json!({ "room": room, "tracked": alive })),
             "services": services,
             "sources": self.sources_json(),
+            "warnings": self.warnings(),
             "daemon": self.daemon,
         })
     }
+}
+
+/// The mode that the newest policy's configuration states, by the journal; none if it cannot be read.
+fn configured_mode(state_dir: &Path) -> Option<(Mode, String)> {
+    let known = Known::peek(state_dir).ok()?;
+    let written = known.newest()?.written();
+    let file = written.file.as_deref();
+    let config =
+        Config::parse(&written.text, file.unwrap_or(Path::new("the command line"))).ok()?;
+    Some((config.mode, written.origin()))
 }
 
 /// Counters by verdict and reason, all of them, so that a reader need not know which can be missing.

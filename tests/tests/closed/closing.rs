@@ -34,6 +34,7 @@ fn downloads_go_on(start_open: bool) -> anyhow::Result<()> {
             "203.0.113.0/24",
             "--port",
             "tcp/443",
+            "--enforce",
         ];
         site.filter(&open)?.stop(Signal::SIGTERM, SOON)?;
     }
@@ -128,6 +129,7 @@ fn in_vain_leaves_nothing_behind() -> anyhow::Result<()> {
         "203.0.113.0/24",
         "--port",
         "tcp/444",
+        "--enforce",
     ];
     let mut arguments: Vec<std::ffi::OsString> = held.map(Into::into).to_vec();
     arguments.extend(other.arguments());

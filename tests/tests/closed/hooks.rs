@@ -146,6 +146,7 @@ fn nothing_is_left_behind() -> anyhow::Result<()> {
         "203.0.113.0/24",
         "--port",
         "tcp/443",
+        "--enforce",
     ];
     let by_tcx = || close(&site, "", &[]).map(drop);
     let by_clsact = || close_by_clsact(&site);

@@ -4,6 +4,7 @@
 mod explain;
 mod lists;
 mod refusals;
+mod terminal;
 mod warnings;
 
 use std::fs::{self, Permissions};
@@ -24,11 +25,17 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Long enough for a machine that is busy building.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_mins(3);
 const NOBODY: u32 = 65_534;
 
 /// A policy that needs no file: these options and an interface.
-const SMALL: [&str; 4] = ["--allow", "203.0.113.0/24", "--port", "tcp/443"];
+const SMALL: [&str; 5] = [
+    "--allow",
+    "203.0.113.0/24",
+    "--port",
+    "tcp/443",
+    "--enforce",
+];
 
 /// A folder that everybody may use, and the program in it: what an ordinary user has.
 struct Home {

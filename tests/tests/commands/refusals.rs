@@ -333,7 +333,7 @@ fn a_second_instance_is_refused() -> anyhow::Result<()> {
         }
         // Would it start, it must not run for ever.
         let mut second = Program::start(site.command(&arguments)?)?;
-        let status = second.wait(Duration::from_secs(5));
+        let status = second.wait(SOON);
         let status = status.with_context(|| format!("a second one with the same {shared}"))?;
         let ended = Ended {
             code: status.code(),

@@ -131,9 +131,127 @@ fn loopback_is_refused() -> anyhow::Result<()> {
     ] {
         for command in ["check", "run"] {
             let ended = site.run(&[&[command], arguments].concat())?;
-            let expected = &["lo is the loopback interface", "leave it out"];
-            check_error(&ended, 1, expected);
+            assert_eq!(ended.code, Some(1), "{ended:?}");
+            for expected in ["lo is the loopback interface", "leave it out"] {
+                assert!(ended.stderr.contains(expected), "{ended:?}");
+            }
         }
     }
+    Ok(())
+}
+
+/// The report is printed also when a source fails: a source without a list is a row.
+#[test]
+fn check_reports_a_source_that_fails() -> anyhow::Result<()> {
+    let vendor = Vendor::start([("/list", Answer::json(r#"["198.18.0.9"]"#))])?;
+    let home = Home::new()?;
+    let config = |keys: &str| {
+        format!(
+            "interfaces = ['{HERE}']\ndefault = 'drop'\n{keys}\n[services.web]\nports = ['tcp/443']\nallow = ['vendor', 'office']\n\
+             [sources.office]\nprefixes = ['203.0.113.0/24']\n\
+             [sources.vendor]\nurl = '{}'\nformat = 'json'\nallow_special_use = true\n",
+            vendor.url("/list")
+        )
+    };
+    let arguments = [
+        "check",
+        "--config",
+        "allowlist.toml",
+        "--state-dir",
+        "state",
+    ];
+    let check = |options: &[&str]| home.run(&[&arguments[..], options].concat());
+    let document = |options: &[&str]| -> anyhow::Result<(Option<i32>, Value)> {
+        let ended = check(&[options, &["--json"]].concat())?;
+        Ok((ended.code, serde_json::from_str(&ended.stdout)?))
+    };
+    home.write("allowlist.toml", &config(""))?;
+    vendor.answer("/list", Answer::Status(503));
+    let ended = check(&[])?;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    for expected in [
+        "office",
+        "failed, no list",
+        "warning: SSH is closed",
+        "not ok: sources.vendor has no list",
+    ] {
+        assert!(ended.stdout.contains(expected), "{expected}: {ended:?}");
+    }
+    let (code, failed) = document(&[])?;
+    assert_eq!((code, &failed["ok"]), (Some(1), &json!(false)));
+    assert!(
+        failed["sources"]["vendor"]["failure"].is_string(),
+        "{failed}"
+    );
+    assert_eq!(failed["sources"]["office"]["prefixes"], 1);
+    // A start that does not wait for it would filter.
+    home.write("allowlist.toml", &config("at_start = 'drop'"))?;
+    let (code, dropping) = document(&[])?;
+    assert_eq!(
+        (code, &dropping["ok"]),
+        (Some(0), &json!(true)),
+        "{dropping}"
+    );
+
+    // So would one with a last-good list.
+    home.write("allowlist.toml", &config(""))?;
+    let parsed = allowlist_user::config::Config::load(&home.folder.path().join("allowlist.toml"))?;
+    let source = parsed.policy.source("vendor").context("it is configured")?;
+    let state = allowlist_user::state::StateDir::open(&home.folder.path().join("state"))?;
+    let kept = vec!["198.18.0.1/32".parse()?, "198.18.0.2/32".parse()?];
+    state.store(
+        source,
+        &allowlist_user::policy::Feed::new(kept, jiff::Timestamp::now()),
+    )?;
+    let (code, last_good) = document(&[])?;
+    assert_eq!(
+        (code, &last_good["ok"]),
+        (Some(0), &json!(true)),
+        "{last_good}"
+    );
+    assert_eq!(last_good["sources"]["vendor"]["prefixes"], 2);
+    assert!(last_good["sources"]["vendor"]["failure"].is_string());
+    // Offline, nothing is fetched, and nothing has failed.
+    vendor.answer("/list", Answer::json(r#"["198.18.0.9"]"#));
+    let (code, offline) = document(&["--offline"])?;
+    assert_eq!((code, &offline["ok"]), (Some(0), &json!(true)), "{offline}");
+    assert_eq!(offline["sources"]["vendor"]["prefixes"], 2);
+    assert!(offline["sources"]["vendor"]["failure"].is_null());
+    let (_, fetched) = document(&[])?;
+    assert_eq!(fetched["sources"]["vendor"]["prefixes"], 1);
+    // Too many prefixes are a failure of a start; the report is printed before it.
+    home.write("allowlist.toml", &config("max_prefixes = 1"))?;
+    let ended = check(&[])?;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(
+        ended.stdout.contains("not ok: ") && ended.stdout.contains("office"),
+        "{ended:?}"
+    );
+    Ok(())
+}
+
+/// A name that no interface can have comes with the one to write, once.
+#[test]
+fn check_hints_at_names_of_interfaces() -> anyhow::Result<()> {
+    let home = Home::new()?;
+    for (name, expected) in [
+        ("lo@if2", "write \"lo\""),
+        ("lo*", "names are not patterns"),
+        ("all", "write each interface's name"),
+    ] {
+        let ssh = WEB.replace("443", "22");
+        home.write("allowlist.toml", &format!("interfaces = ['{name}']\n{ssh}"))?;
+        let ended = home.run(&["check", "--config", "allowlist.toml"])?;
+        let [line] = said(&ended)[..] else {
+            panic!("{ended:?}");
+        };
+        assert!(line.contains(expected), "{line}");
+    }
+    home.write("allowlist.toml", &WEB.replace("443", "22"))?;
+    let ended = home.run(&["check", "--config", "allowlist.toml"])?;
+    let [line] = said(&ended)[..] else {
+        panic!("{ended:?}");
+    };
+    assert!(line.contains("no interface to filter on"), "{line}");
     Ok(())
 }

@@ -122,6 +122,8 @@ fn documents_keep_their_shape() -> anyhow::Result<()> {
     assert_eq!(
         keys,
         [
+            "as_configured",
+            "configured_mode",
             "counters",
             "daemon",
             "default",
@@ -134,7 +136,8 @@ fn documents_keep_their_shape() -> anyhow::Result<()> {
             "services",
             "since",
             "sources",
-            "unconfirmed"
+            "unconfirmed",
+            "warnings"
         ]
     );
     let live = get("/v1/live")?;
@@ -142,7 +145,7 @@ fn documents_keep_their_shape() -> anyhow::Result<()> {
     assert_eq!(
         shape(&live),
         json!({
-            "configuration": "string", "held_back": "bool", "is_open": "bool", "is_waiting": "bool", "next_fetch": {}, "pending": "null",
+            "configuration": "string", "configured_mode": "string", "held_back": "bool", "is_open": "bool", "is_waiting": "bool", "next_fetch": {}, "pending": "null",
             "pid": "number", "policy": "number", "started": "string", "version": "string", "waiting": [],
             "waiting_for": [], "warnings": []
         })
@@ -189,7 +192,7 @@ fn changes_are_asked_by_a_body() -> anyhow::Result<()> {
     assert_eq!(done.status, 200, "{}", done.body);
     assert_eq!(
         done.json(),
-        json!({"generation": 2, "policy": 2, "changes": ["add 192.0.2.66/32 at web"]})
+        json!({"generation": 2, "policy": 2, "changes": ["added 192.0.2.66/32 to web"]})
     );
     assert!(host.passes(STRANGERS[0]));
     let done = post(
@@ -224,7 +227,7 @@ fn changes_are_asked_by_a_body() -> anyhow::Result<()> {
             r#"{"entries": [{"prefix": "192.0.2.1"}]}"#,
             400,
             "invalid",
-            "which service is it to reach? there are ssh, web",
+            "the service is missing; there are ssh, web",
         ),
         (
             "/v1/mode",

@@ -120,7 +120,7 @@ fn a_member_of_the_group_can_use_the_socket() -> anyhow::Result<()> {
                 "--note",
                 "by a member",
             ],
-            "add 192.0.2.66/32 at web",
+            "added 192.0.2.66/32 to web",
         ),
         (&["list", "--added"], "by a member"),
         (&["explain", STRANGERS[0], "--port", "udp/443"], "passes"),

@@ -27,6 +27,7 @@ fn what_cannot_be_put_in_force_changes_nothing() -> anyhow::Result<()> {
         "203.0.113.0/24",
         "--port",
         "udp/443",
+        "--enforce",
     ]);
     anothers.args(other.site.scratch.arguments());
     let anothers = Program::start(anothers)?;
@@ -92,9 +93,15 @@ fn what_cannot_be_put_in_force_changes_nothing() -> anyhow::Result<()> {
     std::fs::remove_file(&host.config)?;
     host.refused(&["reload"], 1, &["cannot be read"]);
     host.write(CONFIG)?;
-    assert!(host.done(&["reload"]).contains("nothing is new"));
+    assert!(
+        host.done(&["reload"])
+            .contains("the configuration is unchanged")
+    );
     host.write(&CONFIG.replace("udp/443", "udp/9000"))?;
-    assert!(host.done(&["reload"]).contains("services.web: changed"));
+    assert!(
+        host.done(&["reload"])
+            .contains("services.web.ports: udp/443 -> udp/9000")
+    );
     assert!(host.passes(STRANGERS[0]), "no service covers it any more");
     Ok(())
 }
@@ -209,6 +216,7 @@ fn lists_are_asked_for_now() -> anyhow::Result<()> {
         json!({"ok": true, "prefixes": 2})
     );
     assert_eq!(document["sources"]["lab"]["ok"], false);
+    assert_eq!(document["changes"], json!([]));
     assert!(
         ended.stderr.contains("1 of the sources brought no list"),
         "{ended:?}"
@@ -216,7 +224,7 @@ fn lists_are_asked_for_now() -> anyhow::Result<()> {
     host.refused(
         &["refresh", "friends"],
         1,
-        &["there is no source \"friends\" that can be asked; there are lab, vendor"],
+        &["there is no source \"friends\" that can be fetched; there are lab, vendor"],
     );
     let sources = host.done(&["sources"]);
     assert!(

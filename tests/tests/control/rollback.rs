@@ -70,3 +70,112 @@ fn the_last_twenty_are_kept() -> anyhow::Result<()> {
     );
     Ok(())
 }
+
+/// `changes` is the difference of the effective states: configuration, added prefixes and mode. It is empty where only
+/// comments differ.
+#[test]
+fn answers_state_what_changed() -> anyhow::Result<()> {
+    require_root!();
+    let host = Host::new()?;
+    let changes = |arguments: &[&str]| -> anyhow::Result<Value> {
+        let text = host.done(&[arguments, &["--json"]].concat());
+        Ok(serde_json::from_str::<Value>(&text)?["changes"].clone())
+    };
+    let config = format!("mode = 'observe'\n{CONFIG}");
+    host.write(&config)?;
+    for (arguments, expected) in [
+        (&["reload"][..], json!(["mode: enforce -> observe"])),
+        (&["reload"], json!([])),
+        (&["mode", "enforce"], json!(["mode: observe -> enforce"])),
+        (&["mode", "enforce"], json!([])),
+        (&["rollback"], json!(["mode: enforce -> observe"])),
+        (
+            &["add", "192.0.2.77", "--service", "ssh"],
+            json!(["added 192.0.2.77/32 to ssh"]),
+        ),
+        (&["add", "192.0.2.77", "--service", "ssh"], json!([])),
+        (&["rollback"], json!(["removed 192.0.2.77/32 from ssh"])),
+        (&["rollback"], json!(["added 192.0.2.77/32 to ssh"])),
+        (
+            &["mode", "enforce", "--confirm-within", "24h"],
+            json!(["mode: observe -> enforce"]),
+        ),
+        (&["confirm"], json!([])),
+        (
+            &["remove", "192.0.2.77", "--confirm-within", "24h"],
+            json!(["removed 192.0.2.77/32 from ssh"]),
+        ),
+        (&["rollback"], json!(["added 192.0.2.77/32 to ssh"])),
+        (
+            &["rollback", "1"],
+            json!([
+                "mode: enforce by command -> enforce by the configuration",
+                "removed 192.0.2.77/32 from ssh"
+            ]),
+        ),
+    ] {
+        assert_eq!(changes(arguments)?, expected, "{arguments:?}");
+    }
+    host.write(&format!("# words\n{CONFIG}"))?;
+    assert_eq!(changes(&["reload"])?, json!([]));
+    let text = host.done(&["rollback"]);
+    assert!(text.contains("no effective changes"), "{text}");
+    host.write(
+        &CONFIG
+            .replace("[services.web]", "default = 'drop'\n[services.web]")
+            .replace("203.0.113.0/24", "198.18.0.0/24"),
+    )?;
+    assert_eq!(
+        changes(&["reload"])?,
+        json!([
+            "default: pass -> drop",
+            "sources.friends: added 198.18.0.0/24",
+            "sources.friends: removed 203.0.113.0/24"
+        ])
+    );
+    Ok(())
+}
+
+/// A mode by command that differs from the file is in the first line, with the way back.
+#[test]
+fn a_mode_by_command_is_stated() -> anyhow::Result<()> {
+    require_root!();
+    let mut host = Host::by(&format!("mode = 'observe'\n{CONFIG}"))?;
+    let status = host.run(&["status"])?;
+    assert_eq!(
+        status.code,
+        Some(0),
+        "observe mode is as configured: {status:?}"
+    );
+    let required = host.run(&["status", "--require", "enforce"])?;
+    assert_eq!(required.code, Some(3), "{required:?}");
+    assert_eq!(host.site.json("status")?["warnings"], json!([]));
+    host.done(&["mode", "enforce"]);
+    host.done(&["status", "--require", "enforce"]);
+    let is_stated =
+        |text: &str| text.contains("by command") && text.contains("`allowlist mode observe`");
+    let reloaded = host.run(&["reload"])?;
+    assert!(is_stated(&reloaded.stderr), "{reloaded:?}");
+    for runs in [true, false] {
+        if !runs {
+            host.kill()?;
+        }
+        let text = host.done(&["status"]);
+        let first = text.lines().next().unwrap_or_default();
+        assert!(
+            first.contains("BY COMMAND") && first.contains("states observe"),
+            "{text}"
+        );
+        let status = host.site.json("status")?;
+        assert_eq!(
+            (&status["mode"], &status["configured_mode"]),
+            (&json!("enforce"), &json!("observe"))
+        );
+        let warning = status["warnings"][0].as_str().unwrap_or_default();
+        assert!(is_stated(warning), "{status}");
+    }
+    host.start(&[])?;
+    host.done(&["mode", "observe"]);
+    assert_eq!(host.site.json("status")?["warnings"], json!([]));
+    Ok(())
+}

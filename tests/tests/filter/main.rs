@@ -39,7 +39,7 @@ use nix::sys::time::TimeVal;
 use serde_json::{Value, json};
 
 /// A filter without a file, by which `FRIENDS` reach `PROTECTED`.
-const SMALL: [&str; 10] = [
+const SMALL: [&str; 11] = [
     "--iface",
     "eth0",
     "--allow",
@@ -50,6 +50,7 @@ const SMALL: [&str; 10] = [
     "tcp/443",
     "--port",
     "udp/443",
+    "--enforce",
 ];
 
 /// Whether a connection from `source`, an address of the peer, is made in time.
@@ -208,6 +209,7 @@ fn what_keeps_a_host_alive_passes() -> anyhow::Result<()> {
         "203.0.113.0/24",
         "--port",
         "any",
+        "--enforce",
     ])?;
     let sender = FrameSender::new(&site.peer, "eth0")?;
     sender.send(&frame::ethernet(0x0806, &[0; 28]))?;
@@ -233,6 +235,29 @@ fn options_do_without_a_file() -> anyhow::Result<()> {
     let sources = &site.json("status")?["sources"];
     let passed = |name: &str| sources[name]["passed_packets"].clone();
     assert_eq!((passed("cli"), passed("workato")), (json!(1), json!(1)));
+    Ok(())
+}
+
+/// A try without a file drops nothing, unless `--enforce` is given.
+#[test]
+fn options_without_a_file_observe() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let observing = &SMALL[..SMALL.len() - 1];
+    let filter = site.filter(observing)?;
+    assert!(gets_through(&site, STRANGERS[0])?, "{}", filter.output());
+    let status = site.json("status")?;
+    assert_eq!(
+        (
+            &status["mode"],
+            &status["as_configured"],
+            &status["filtering"]
+        ),
+        (&json!("observe"), &json!(true), &json!(false))
+    );
+    assert_eq!(site.run(&["status"])?.code, Some(0));
+    let _second = restart(&site, filter, &SMALL)?;
+    assert!(!gets_through(&site, STRANGERS[0])?);
     Ok(())
 }
 

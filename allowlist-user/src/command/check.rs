@@ -1,0 +1,194 @@
+//! `check`: the policy that a start by this configuration would publish, with its failures and warnings.
+//!
+//! Invariant: the whole report is printed also when a source fails: the source is one of its rows.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use jiff::Timestamp;
+use log::{info, warn};
+
+use super::lists::{first_feed, last_good};
+use super::{config, print, print_json, progress, warnings};
+use crate::cli::{Check, Paths};
+use crate::compile::{Names, Tables, compile, require_room};
+use crate::config::Config;
+use crate::hints;
+use crate::interface;
+use crate::lists::Lists;
+use crate::netlink::index_of;
+use crate::policy::{AtStart, Feed, Origin, Policy, Snapshot, Source};
+use crate::record::Record;
+use crate::report::{self, Plan};
+
+/// The lists that a start would have, and what failed.
+struct Found {
+    lists: Lists,
+    /// Sources that have no list at all.
+    missing: Vec<String>,
+    /// Why last-good lists cannot be read.
+    warnings: Vec<String>,
+}
+
+pub(super) async fn check(paths: &Paths, check: Check) -> Result<ExitCode> {
+    // A few options for a try leave out SSH on purpose.
+    let is_from_file = !check.small.is_policy();
+    let config = config(paths, check.small)?;
+    let mut warnings = warnings(&config);
+    let ssh_note = config.ssh_note().filter(|_| is_from_file);
+    let notes: Vec<String> = ssh_note.into_iter().chain(config.fragment_note()).collect();
+    let mut failures = Vec::new();
+    if let Err(error) = interface::require_distinct(&config.interfaces) {
+        failures.push(format!("{error:#}"));
+    }
+    for name in &config.interfaces {
+        if name == interface::LOOPBACK {
+            failures.push(interface::loopback(name));
+            continue;
+        }
+        if index_of(name).is_none() {
+            let hint = hints::interface(name).map_or_else(String::new, |hint| format!("; {hint}"));
+            warnings.push(format!(
+                "there is no interface {name} on this host now{hint}"
+            ));
+            continue;
+        }
+        let membership = interface::membership(name).await;
+        warnings.extend(membership.and_then(|found| found.warning(&config.interfaces)));
+    }
+    let found = find(paths, &config, check.offline).await;
+    for (name, feed) in found.lists.feeds() {
+        let notes = feed.notes.iter();
+        warnings.extend(notes.map(|note| format!("sources.{name}: {note}")));
+    }
+    warnings.extend(config.everyone_warnings(found.lists.feeds()));
+    warnings.extend(found.warnings);
+    let problems = found.missing.iter().map(|name| match config.at_start {
+        AtStart::Wait => Ok(format!(
+            "sources.{name} has no list, and a start would wait for it before it filters (at_start = \"wait\")"
+        )),
+        AtStart::Pass => Err(format!(
+            "sources.{name} has no list: until there is one, its services are open to every address (at_start = \"pass\")"
+        )),
+        AtStart::Drop => Err(format!(
+            "sources.{name} has no list: until there is one, it allows no address (at_start = \"drop\")"
+        )),
+    });
+    for problem in problems {
+        match problem {
+            Ok(failure) => failures.push(failure),
+            Err(warning) => warnings.push(warning),
+        }
+    }
+    let tables = match compiled(&config, &found.lists, &found.missing) {
+        Ok(tables) => tables,
+        Err(error) => {
+            failures.push(format!("{error:#}"));
+            // The report has no prefixes then.
+            compile(&Policy::default(), &Snapshot::new(), 0, &Names::default())?
+        }
+    };
+    let record = Record::of(1, &tables.names, &config.policy, &found.lists, None);
+    let plan = Plan {
+        config: &config,
+        record: &record,
+        tables: &tables,
+        warnings: &warnings,
+        notes: &notes,
+        failures: &failures,
+        now: Timestamp::now(),
+    };
+    if check.output.json {
+        for warning in &warnings {
+            warn!("{warning}");
+        }
+        for note in &notes {
+            info!("note: {note}");
+        }
+        print_json(&plan.json())?;
+    } else {
+        print(&report::wrapped(&plan.text()))?;
+    }
+    if !failures.is_empty() {
+        bail!("{}", failures.join("\n"));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Fetches the list of every used source. Of one that fails, and with `offline` of every one that is not on
+/// this host, the last-good list is taken.
+async fn find(paths: &Paths, config: &Config, offline: bool) -> Found {
+    let is_near = |source: &&Source| !matches!(source.origin, Origin::Http(_) | Origin::Names(_));
+    let (near, far): (Vec<&Source>, Vec<&Source>) = config.policy.used_sources().partition(is_near);
+    let asked = near
+        .into_iter()
+        .chain(far.iter().copied().filter(|_| !offline));
+    let asked: Vec<_> = asked.map(|source| (source.clone(), Vec::new())).collect();
+    let mut found = Found {
+        lists: Lists::default(),
+        missing: Vec::new(),
+        warnings: Vec::new(),
+    };
+    let mut without: Vec<(&Source, Option<String>)> = Vec::new();
+    if offline {
+        without.extend(far.iter().map(|source| (*source, None)));
+    }
+    for gathered in progress::gather(asked).await {
+        let source = gathered.source;
+        let feed = gathered
+            .answer
+            .and_then(|answer| first_feed(&source, answer));
+        match feed {
+            Ok(feed) => found.lists.put(&source.name, Some(feed)),
+            Err(error) => without.extend(
+                config
+                    .policy
+                    .source(&source.name)
+                    .map(|source| (source, Some(format!("{error:#}")))),
+            ),
+        }
+    }
+    let sources: Vec<&Source> = without.iter().map(|(source, _)| *source).collect();
+    let mut last = if sources.is_empty() {
+        Snapshot::new()
+    } else {
+        last_good(paths, &sources).unwrap_or_else(|error| {
+            found.warnings.push(format!(
+                "last-good lists cannot be read, so the lists of a start are unknown: {error:#}"
+            ));
+            Snapshot::new()
+        })
+    };
+    without.sort_by(|a, b| a.0.name.cmp(&b.0.name));
+    for (source, failure) in without {
+        let feed = last.remove(&source.name);
+        if feed.is_none() {
+            found.missing.push(source.name.clone());
+        }
+        found.lists.put(&source.name, feed);
+        let failure = failure.or_else(|| {
+            let is_missing = found.lists.feed(&source.name).is_none();
+            is_missing.then(|| "there is no last-good list on disk".to_owned())
+        });
+        if let Some(failure) = failure {
+            found.lists.fail(&source.name, failure, Timestamp::now());
+        }
+    }
+    found
+}
+
+/// Compiles the generation that a start would publish, with stand-ins for missing lists.
+fn compiled(config: &Config, lists: &Lists, missing: &[String]) -> Result<Tables> {
+    let mut feeds = lists.feeds().clone();
+    for name in missing {
+        let stand_in = Feed::new(config.at_start.stand_in(), Timestamp::now());
+        feeds.insert(name.clone(), stand_in);
+    }
+    require_room(&config.policy, &feeds, config.max_prefixes)?;
+    Ok(compile(
+        &config.policy,
+        &feeds,
+        u32::MAX,
+        &Names::default(),
+    )?)
+}

@@ -1,0 +1,109 @@
+//! Fetches that a person waits for: on a terminal, which lists are still awaited, on one line of standard error.
+//!
+//! Nothing is printed where standard error is no terminal, nor for a fetch that is done within a second.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::io::{IsTerminal as _, Write as _, stderr};
+use std::pin::pin;
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+
+use crate::gather::{Fetches, Gathered};
+use crate::policy::{Source, Validator};
+use crate::report::terminal_width;
+use crate::text::on_one_line;
+
+/// How long a fetch may take before it is spoken of, and how often the line is written again.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Fetches these sources; returns the outcomes in no particular order.
+pub(super) async fn gather(sources: Vec<(Source, Vec<Validator>)>) -> Vec<Gathered> {
+    let mut awaited: BTreeSet<String> = sources.iter().map(|one| one.0.name.clone()).collect();
+    let all = awaited.len();
+    let mut line = Line::new();
+    let mut ticks = ticks();
+    let mut fetches = Fetches::default();
+    for (source, known) in sources {
+        fetches.start(source, known);
+    }
+    let mut gathered = Vec::new();
+    loop {
+        tokio::select! {
+            one = fetches.next() => match one {
+                Some(one) => {
+                    awaited.remove(&one.source.name);
+                    gathered.push(one);
+                }
+                None => return gathered,
+            },
+            _ = ticks.tick() => {
+                let names: Vec<&str> = awaited.iter().map(String::as_str).collect();
+                line.write(&format!("{} of {all} lists; waiting for {}", all - names.len(), names.join(", ")));
+            }
+        }
+    }
+}
+
+/// Awaits one fetch of the source of this name.
+pub(super) async fn shown<T>(name: &str, fetch: impl Future<Output = T>) -> T {
+    let mut fetch = pin!(fetch);
+    let mut line = Line::new();
+    let mut ticks = ticks();
+    loop {
+        tokio::select! {
+            done = &mut fetch => return done,
+            _ = ticks.tick() => line.write(&format!("waiting for {name}")),
+        }
+    }
+}
+
+fn ticks() -> tokio::time::Interval {
+    let mut ticks = interval_at(Instant::now() + TICK, TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+/// A line of a terminal that is written again and again, and gone in the end.
+struct Line {
+    started: Instant,
+    is_shown: bool,
+    is_written: bool,
+}
+
+impl Line {
+    fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            is_shown: stderr().is_terminal(),
+            is_written: false,
+        }
+    }
+
+    fn write(&mut self, text: &str) {
+        if !self.is_shown {
+            return;
+        }
+        let text = format!(
+            "{} s: {}",
+            self.started.elapsed().as_secs(),
+            on_one_line(text)
+        );
+        let width = terminal_width(&stderr()).unwrap_or(80).saturating_sub(1);
+        let text: String = text.chars().take(width).collect();
+        // Progress that cannot be shown is no reason to fail.
+        let _ = write!(stderr(), "\r\x1b[K{text}");
+        let _ = stderr().flush();
+        self.is_written = true;
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if self.is_written {
+            let _ = write!(stderr(), "\r\x1b[K");
+            let _ = stderr().flush();
+        }
+    }
+}

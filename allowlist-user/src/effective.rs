@@ -1,0 +1,390 @@
+//! The effective state of the filter, and the difference between two: a line for each change, for the
+//! `changes` of every answer.
+//!
+//! - this file compares the configuration's own keys, the mode, services and added prefixes
+//! - `sources` compares sources and their lists
+//!
+//! Invariant: two states differ in no line exactly if `status`, `list` and `explain` answer the same by both.
+//! Pure: it does not know the daemon, the kernel, the disk or the clock.
+
+mod sources;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::additions::{Addition, Additions};
+use crate::config::Config;
+use crate::hook::Hook;
+use crate::policy::{Keep, Mode, Policy, Rules, Service, Snapshot, public_url};
+
+/// As many prefixes of one list or service as a difference names; the rest are counted.
+const NAMED: usize = 20;
+
+/// All that decides about packets: a configuration, the mode, the added prefixes and the lists of the sources.
+#[derive(Clone, Debug)]
+pub struct EffectiveState<'a> {
+    config: &'a Config,
+    mode: Mode,
+    /// Only those that have not expired and whose service exists.
+    additions: Additions,
+    lists: &'a Snapshot,
+}
+
+impl<'a> EffectiveState<'a> {
+    /// The state with this `mode`, which may be other than the configuration's, and with these added prefixes,
+    /// of which those that have expired at `now` do not count. `lists` may lack sources.
+    pub fn new(
+        config: &'a Config,
+        mode: Mode,
+        additions: &Additions,
+        lists: &'a Snapshot,
+        now: Timestamp,
+    ) -> Self {
+        let mut additions = additions.clone();
+        additions.expire(now);
+        Self {
+            config,
+            mode,
+            additions,
+            lists,
+        }
+    }
+
+    /// Whether the mode was set by command, against the configuration.
+    fn is_mode_by_command(&self) -> bool {
+        self.mode != self.config.mode
+    }
+
+    /// The added prefixes that reach something, by service and prefix.
+    fn added(&self) -> BTreeMap<(&str, IpNet), &Addition> {
+        let services = &self.config.policy.services;
+        self.additions
+            .all()
+            .filter(|one| services.iter().any(|service| service.name == one.service))
+            .map(|one| ((&*one.service, one.prefix), one))
+            .collect()
+    }
+}
+
+/// A line for each way in which `new` differs from `old`; none if packets are judged alike and reports read
+/// alike.
+pub fn difference(old: &EffectiveState, new: &EffectiveState) -> Vec<String> {
+    let mut lines = Lines::default();
+    mode(old, new, &mut lines);
+    configuration(old.config, new.config, &mut lines);
+    services(&old.config.policy, &new.config.policy, &mut lines);
+    sources::compare(old, new, &mut lines);
+    added(old, new, &mut lines);
+    lines.0
+}
+
+/// The lines of a difference, in the order in which they are shown.
+#[derive(Default)]
+struct Lines(Vec<String>);
+
+impl Lines {
+    fn push(&mut self, line: String) {
+        self.0.push(line);
+    }
+
+    /// A key with one value. Two values that read alike, such as secrets, are only reported to differ.
+    fn value<T: PartialEq>(&mut self, key: &str, old: &T, new: &T, show: impl Fn(&T) -> String) {
+        if old == new {
+            return;
+        }
+        let (old, new) = (show(old), show(new));
+        self.push(if old == new {
+            format!("{key}: changed")
+        } else {
+            format!("{key}: {old} -> {new}")
+        });
+    }
+
+    /// A key whose value is written in the configuration as it is displayed.
+    fn plain<T: PartialEq + Display>(&mut self, key: &str, old: &T, new: &T) {
+        self.value(key, old, new, T::to_string);
+    }
+
+    /// A key whose values are words of the configuration.
+    fn word<T: PartialEq + Serialize>(&mut self, key: &str, old: &T, new: &T) {
+        self.value(key, old, new, |value| match serde_json::json!(value) {
+            serde_json::Value::String(word) => word,
+            other => other.to_string(),
+        });
+    }
+
+    /// A key with several values, of which the order does not matter.
+    fn set<T: Display>(&mut self, key: &str, old: &[T], new: &[T]) {
+        let [old, new] = [old, new].map(|items| {
+            let items: BTreeSet<String> = items.iter().map(ToString::to_string).collect();
+            items
+        });
+        self.value(key, &old, &new, |items| {
+            let items: Vec<_> = items.iter().map(String::as_str).collect();
+            or_none(items.join(" "))
+        });
+    }
+
+    /// A line for each prefix, of which there may be very many; `line` gets a prefix, or how many more.
+    fn prefixes(&mut self, prefixes: &[IpNet], line: impl Fn(&str) -> String) {
+        for prefix in prefixes.iter().take(NAMED) {
+            self.push(line(&prefix.to_string()));
+        }
+        match prefixes.len().saturating_sub(NAMED) {
+            0 => {}
+            1 => self.push(line("1 more prefix")),
+            more => self.push(line(&format!("{more} more prefixes"))),
+        }
+    }
+}
+
+fn or_none(text: String) -> String {
+    if text.is_empty() {
+        "none".to_owned()
+    } else {
+        text
+    }
+}
+
+fn path(path: &Option<PathBuf>) -> String {
+    let text = path.as_ref().map(|path| path.display().to_string());
+    or_none(text.unwrap_or_default())
+}
+
+/// A size as the configuration takes it.
+fn size(bytes: &u64) -> String {
+    match bytes {
+        0 => "0".to_owned(),
+        bytes if bytes % (1 << 20) == 0 => format!("{}MiB", bytes >> 20),
+        bytes if bytes % (1 << 10) == 0 => format!("{}KiB", bytes >> 10),
+        bytes => bytes.to_string(),
+    }
+}
+
+fn time(time: &std::time::Duration) -> String {
+    humantime::format_duration(*time).to_string()
+}
+
+fn mode(old: &EffectiveState, new: &EffectiveState, lines: &mut Lines) {
+    if old.mode != new.mode {
+        lines.push(format!("mode: {} -> {}", old.mode.name(), new.mode.name()));
+        return;
+    }
+    let whose = |state: &EffectiveState| {
+        let by = if state.is_mode_by_command() {
+            "by command"
+        } else {
+            "by the configuration"
+        };
+        format!("{} {by}", state.mode.name())
+    };
+    lines.value("mode", &whose(old), &whose(new), String::clone);
+}
+
+fn configuration(old: &Config, new: &Config, lines: &mut Lines) {
+    // Named one by one, so that a key that is added is compared too.
+    let Config {
+        interfaces,
+        mode: _,
+        rules,
+        attach,
+        max_prefixes,
+        max_flows,
+        hook,
+        history_bytes,
+        log_bytes,
+        at_start,
+        control_group,
+        policy: _,
+        ..
+    } = old;
+    let begun = lines.0.len();
+    lines.set("interfaces", interfaces, &new.interfaces);
+    let Rules {
+        default,
+        return_traffic,
+        keep,
+        lookup,
+    } = rules;
+    lines.word("default", default, &new.rules.default);
+    lines.word("return_traffic", return_traffic, &new.rules.return_traffic);
+    keeps(*keep, new.rules.keep, lines);
+    lines.word("attach_mode", attach, &new.attach);
+    lines.word("lookup", lookup, &new.rules.lookup);
+    lines.plain("max_prefixes", max_prefixes, &new.max_prefixes);
+    lines.plain("max_flows", max_flows, &new.max_flows);
+    on_change(hook, &new.hook, lines);
+    lines.value("history_size", history_bytes, &new.history_bytes, size);
+    lines.value("log_size", log_bytes, &new.log_bytes, size);
+    lines.word("at_start", at_start, &new.at_start);
+    lines.value("control_group", control_group, &new.control_group, |name| {
+        or_none(name.clone().unwrap_or_default())
+    });
+    // A key that has no line of its own yet.
+    let same_policy = Config {
+        mode: old.mode,
+        policy: old.policy.clone(),
+        ..new.clone()
+    };
+    if lines.0.len() == begun && same_policy != *old && !same_sets(old, new) {
+        lines.push("configuration: changed".to_owned());
+    }
+}
+
+/// Whether the interfaces are the same in another order.
+fn same_sets(old: &Config, new: &Config) -> bool {
+    let set = |config: &Config| config.interfaces.iter().cloned().collect::<BTreeSet<_>>();
+    old.interfaces != new.interfaces && set(old) == set(new)
+}
+
+fn keeps(old: Keep, new: Keep, lines: &mut Lines) {
+    let Keep {
+        arp,
+        neighbour_discovery,
+        icmp_errors,
+        dhcp,
+        multicast,
+        not_ip,
+    } = old;
+    for (key, old, new) in [
+        ("arp", arp, new.arp),
+        (
+            "neighbour_discovery",
+            neighbour_discovery,
+            new.neighbour_discovery,
+        ),
+        ("icmp_errors", icmp_errors, new.icmp_errors),
+        ("dhcp", dhcp, new.dhcp),
+        ("multicast", multicast, new.multicast),
+        ("not_ip", not_ip, new.not_ip),
+    ] {
+        lines.plain(&format!("keep.{key}"), &old, &new);
+    }
+}
+
+fn on_change(old: &Hook, new: &Hook, lines: &mut Lines) {
+    let Hook {
+        command,
+        webhook,
+        timeout,
+        ca_file,
+        ca_only,
+        ..
+    } = old;
+    // Arguments and the path of a webhook may hold a secret.
+    lines.value("on_change.command", command, &new.command, |command| {
+        or_none(command.first().cloned().unwrap_or_default())
+    });
+    lines.value("on_change.webhook", webhook, &new.webhook, |url| {
+        let host = url.as_ref().and_then(|url| {
+            let mut url = url.clone();
+            url.set_path("");
+            Some(public_url(&url)).filter(|text| !text.is_empty())
+        });
+        or_none(host.unwrap_or_default())
+    });
+    lines.value("on_change.timeout", timeout, &new.timeout, time);
+    lines.value("on_change.ca_file", ca_file, &new.ca_file, path);
+    lines.plain("on_change.ca_only", ca_only, &new.ca_only);
+}
+
+fn services(old: &Policy, new: &Policy, lines: &mut Lines) {
+    let by_name = |policy: &Policy| -> BTreeMap<String, Service> {
+        let named = |service: &Service| (service.name.clone(), service.clone());
+        policy.services.iter().map(named).collect()
+    };
+    let (old, new) = (by_name(old), by_name(new));
+    for (name, service) in &new {
+        let Service {
+            name: _,
+            ports,
+            interfaces,
+            allow,
+        } = service;
+        let Some(before) = old.get(name) else {
+            let ports: Vec<_> = ports.iter().map(ToString::to_string).collect();
+            lines.push(format!(
+                "services.{name}: added, {} for {}",
+                ports.join(" "),
+                allow.join(" ")
+            ));
+            continue;
+        };
+        lines.set(&format!("services.{name}.ports"), &before.ports, ports);
+        lines.value(
+            &format!("services.{name}.interfaces"),
+            &before.interfaces.iter().collect::<BTreeSet<_>>(),
+            &interfaces.iter().collect(),
+            |names| match names.is_empty() {
+                true => "all".to_owned(),
+                false => {
+                    let names: Vec<_> = names.iter().map(|name| name.as_str()).collect();
+                    names.join(" ")
+                }
+            },
+        );
+        lines.set(&format!("services.{name}.allow"), &before.allow, allow);
+    }
+    for name in old.keys().filter(|name| !new.contains_key(*name)) {
+        lines.push(format!("services.{name}: removed"));
+    }
+}
+
+fn added(old: &EffectiveState, new: &EffectiveState, lines: &mut Lines) {
+    let (before, after) = (old.added(), new.added());
+    let names: BTreeSet<&str> = before.keys().chain(after.keys()).map(|key| key.0).collect();
+    for service in names {
+        let of = |all: &BTreeMap<(&str, IpNet), &Addition>, other: &BTreeMap<_, _>| {
+            all.keys()
+                .filter(|key| key.0 == service && !other.contains_key(*key))
+                .map(|key| key.1)
+                .collect::<Vec<_>>()
+        };
+        let ends = |prefix: &str| {
+            let prefix: Option<IpNet> = prefix.parse().ok();
+            let addition = prefix.and_then(|prefix| after.get(&(service, prefix)));
+            match addition.and_then(|addition| addition.until) {
+                Some(until) => format!(" until {}", at(until)),
+                None => String::new(),
+            }
+        };
+        lines.prefixes(&of(&after, &before), |prefix| {
+            format!("added {prefix} to {service}{}", ends(prefix))
+        });
+        lines.prefixes(&of(&before, &after), |prefix| {
+            format!("removed {prefix} from {service}")
+        });
+    }
+    let kept = after
+        .iter()
+        .filter_map(|(key, new)| Some((key, *before.get(key)?, *new)))
+        .filter(|(_, old, new)| (old.until, &old.note) != (new.until, &new.note));
+    let kept: Vec<_> = kept.collect();
+    for ((service, prefix), old, new) in kept.iter().take(NAMED) {
+        let key = format!("{prefix} at {service}");
+        lines.value(&key, &old.until, &new.until, |until| match until {
+            Some(until) => format!("until {}", at(*until)),
+            None => "no end".to_owned(),
+        });
+        lines.value(&key, &old.note, &new.note, |note| match note {
+            Some(note) => format!("note {note:?}"),
+            None => "no note".to_owned(),
+        });
+    }
+    if let Some(more @ 1..) = kept.len().checked_sub(NAMED) {
+        lines.push(format!(
+            "{more} more added prefixes: another end or another note"
+        ));
+    }
+}
+
+fn at(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
+}

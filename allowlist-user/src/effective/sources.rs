@@ -1,0 +1,241 @@
+//! Sources compared: their keys, and the prefixes of their lists.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+
+use super::{EffectiveState, Lines, or_none, path, size, time};
+use crate::difference::Difference;
+use crate::policy::{Feed, Gate, Http, Lookup, Origin, Policy, Source, public_url};
+
+/// Adds what differs between the sources of two states.
+pub(super) fn compare(old: &EffectiveState, new: &EffectiveState, lines: &mut Lines) {
+    let by_name = |policy: &'_ Policy| -> BTreeMap<String, Source> {
+        let named = |source: &Source| (source.name.clone(), source.clone());
+        policy.sources.iter().map(named).collect()
+    };
+    let before = by_name(&old.config.policy);
+    let after = by_name(&new.config.policy);
+    for (name, source) in &after {
+        match before.get(name) {
+            None => {
+                let count =
+                    prefixes(new, source).map_or_else(String::new, |list| match list.len() {
+                        1 => ", 1 prefix".to_owned(),
+                        more => format!(", {more} prefixes"),
+                    });
+                lines.push(format!("sources.{name}: added, {}{count}", source.origin));
+            }
+            Some(before) => {
+                keys(before, source, lines);
+                lists(old, before, new, source, lines);
+            }
+        }
+    }
+    for name in before.keys().filter(|name| !after.contains_key(*name)) {
+        lines.push(format!("sources.{name}: removed"));
+    }
+}
+
+/// The prefixes of a source that pass, sorted; none if it has no list yet.
+fn prefixes(state: &EffectiveState, source: &Source) -> Option<Vec<IpNet>> {
+    let of_feed = |feed: &Feed| {
+        let mut prefixes: Vec<IpNet> = feed.in_force().collect();
+        prefixes.sort_unstable();
+        prefixes
+    };
+    match (&source.origin, state.lists.get(&source.name)) {
+        (_, Some(feed)) => Some(of_feed(feed)),
+        (Origin::Prefixes(prefixes) | Origin::BuiltIn { prefixes, .. }, None) => {
+            Some(prefixes.clone())
+        }
+        _ => None,
+    }
+}
+
+fn lists(
+    old: &EffectiveState,
+    before: &Source,
+    new: &EffectiveState,
+    after: &Source,
+    lines: &mut Lines,
+) {
+    // The same list in memory: nothing to walk.
+    if std::ptr::eq(old.lists, new.lists) && before.origin == after.origin {
+        return;
+    }
+    let name = &after.name;
+    let [old, new] = [prefixes(old, before), prefixes(new, after)].map(Option::unwrap_or_default);
+    let Difference { added, removed } = Difference::between(&old, &new);
+    lines.prefixes(&added, |prefix| format!("sources.{name}: added {prefix}"));
+    lines.prefixes(&removed, |prefix| {
+        format!("sources.{name}: removed {prefix}")
+    });
+}
+
+fn keys(old: &Source, new: &Source, lines: &mut Lines) {
+    let Source {
+        name,
+        origin,
+        provider,
+        regions,
+        direction,
+        every,
+        gate,
+        grace,
+        max_age,
+        warning: _, // follows from the catalogue's entry
+        ..
+    } = old;
+    let begun = lines.0.len();
+    let key = |key: &str| format!("sources.{name}.{key}");
+    let text = |text: &Option<String>| or_none(text.clone().unwrap_or_default());
+    lines.value(&key("provider"), provider, &new.provider, text);
+    lines.set(&key("regions"), regions, &new.regions);
+    lines.word(&key("direction"), direction, &new.direction);
+    lines.value(&key("every"), every, &new.every, time);
+    lines.value(&key("grace"), grace, &new.grace, time);
+    lines.value(&key("max_age"), max_age, &new.max_age, time);
+    demands(gate, &new.gate, &key, lines);
+    match (origin, &new.origin) {
+        (Origin::Http(old), Origin::Http(new)) => http(old, new, &key, lines),
+        (Origin::Names(old), Origin::Names(new)) => lookup(old, new, &key, lines),
+        (
+            Origin::File {
+                path: old,
+                format: of_old,
+            },
+            Origin::File {
+                path: new,
+                format: of_new,
+            },
+        ) => {
+            lines.value(&key("file"), old, new, |path| path.display().to_string());
+            lines.plain(&key("format"), of_old, of_new);
+        }
+        // Their prefixes are compared as a list.
+        (Origin::Prefixes(_), Origin::Prefixes(_)) | (Origin::Added, Origin::Added) => {}
+        (old, new) => lines.plain(&format!("sources.{name}"), &Shown(old), &Shown(new)),
+    }
+    // A key that has no line of its own yet. Prefixes of the configuration are compared as a list.
+    let mut same_list = new.clone();
+    if let (Origin::Prefixes(_), Origin::Prefixes(_)) = (origin, &new.origin) {
+        same_list.origin = origin.clone();
+    }
+    if lines.0.len() == begun && same_list != *old {
+        lines.push(format!("sources.{name}: changed"));
+    }
+}
+
+/// An origin that is displayed in short, and compared in full.
+#[derive(PartialEq)]
+struct Shown<'a>(&'a Origin);
+
+impl std::fmt::Display for Shown<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(out)
+    }
+}
+
+fn demands(old: &Gate, new: &Gate, key: &impl Fn(&str) -> String, lines: &mut Lines) {
+    let Gate {
+        min,
+        max,
+        must_cover,
+        min_prefix_len_v4,
+        min_prefix_len_v6,
+        allow_special_use,
+        max_shrink,
+        ..
+    } = old;
+    lines.plain(&key("min"), min, &new.min);
+    lines.value(&key("max"), max, &new.max, |max| {
+        max.map_or_else(|| "none".to_owned(), |max| max.to_string())
+    });
+    lines.set(&key("must_cover"), must_cover, &new.must_cover);
+    lines.plain(
+        &key("min_prefix_len (IPv4)"),
+        min_prefix_len_v4,
+        &new.min_prefix_len_v4,
+    );
+    lines.plain(
+        &key("min_prefix_len (IPv6)"),
+        min_prefix_len_v6,
+        &new.min_prefix_len_v6,
+    );
+    lines.plain(
+        &key("allow_special_use"),
+        allow_special_use,
+        &new.allow_special_use,
+    );
+    lines.value(&key("max_shrink"), max_shrink, &new.max_shrink, |part| {
+        (f64::from(*part) / 1000.0).to_string()
+    });
+}
+
+fn http(old: &Http, new: &Http, key: &impl Fn(&str) -> String, lines: &mut Lines) {
+    let Http {
+        urls,
+        format,
+        discover,
+        unzip,
+        headers,
+        bearer_file,
+        allow_plain_http,
+        ca_file,
+        timeout,
+        max_bytes,
+        ca_only,
+        allow_private,
+        ..
+    } = old;
+    lines.value(&key("url"), urls, &new.urls, |urls| {
+        let urls: Vec<_> = urls.iter().map(public_url).collect();
+        urls.join(" ")
+    });
+    lines.plain(&key("format"), format, &new.format);
+    for (name, old, new) in [
+        ("discover", discover, &new.discover),
+        ("unzip", unzip, &new.unzip),
+    ] {
+        lines.value(&key(name), old, new, |pattern| match pattern {
+            Some(pattern) => format!("{:?}", pattern.as_str()),
+            None => "none".to_owned(),
+        });
+    }
+    // Their values may be secret.
+    lines.value(&key("headers"), headers, &new.headers, |headers| {
+        let names: Vec<_> = headers.iter().map(|(name, _)| &**name).collect();
+        or_none(names.join(" "))
+    });
+    lines.value(&key("bearer_file"), bearer_file, &new.bearer_file, path);
+    lines.plain(
+        &key("allow_plain_http"),
+        allow_plain_http,
+        &new.allow_plain_http,
+    );
+    lines.value(&key("ca_file"), ca_file, &new.ca_file, path);
+    lines.value(&key("timeout"), timeout, &new.timeout, time);
+    lines.value(&key("max_size"), max_bytes, &new.max_bytes, size);
+    lines.plain(&key("ca_only"), ca_only, &new.ca_only);
+    lines.plain(&key("allow_private"), allow_private, &new.allow_private);
+}
+
+fn lookup(old: &Lookup, new: &Lookup, key: &impl Fn(&str) -> String, lines: &mut Lines) {
+    let Lookup {
+        names,
+        families,
+        resolvers,
+        ttl_floor,
+        timeout,
+        ..
+    } = old;
+    lines.set(&key("names"), names, &new.names);
+    lines.value(&key("families"), families, &new.families, |families| {
+        let families: Vec<_> = families.iter().map(|one| format!("{one:?}")).collect();
+        families.join(" ").to_ascii_lowercase()
+    });
+    lines.set(&key("resolvers"), resolvers, &new.resolvers);
+    lines.value(&key("ttl_floor"), ttl_floor, &new.ttl_floor, time);
+    lines.value(&key("timeout"), timeout, &new.timeout, time);
+}

@@ -1,0 +1,330 @@
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::additions::{Edit, source_name, tests::edit};
+use crate::compile::{Names, compile};
+use crate::lists::Lists;
+use crate::policy::{Feed, Origin};
+use crate::record::Record;
+use crate::report::Plan;
+
+const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+const OLD: &str = "interfaces = ['eth0']\n[services.web]\nports = ['tcp/443']\nallow = ['a']\n\
+                   [services.ssh]\nports = ['tcp/22']\nallow = ['a']\n[sources.a]\nprefixes = ['192.0.2.0/24']\n";
+
+fn parse(text: &str) -> Config {
+    Config::parse(text, Path::new("x")).expect("a configuration")
+}
+
+/// The lists that a configuration states itself.
+fn own_lists(config: &Config) -> Snapshot {
+    let used = config.policy.used_sources();
+    used.filter_map(|source| match &source.origin {
+        Origin::Prefixes(prefixes) => Some((source.name.clone(), Feed::new(prefixes.clone(), NOW))),
+        _ => None,
+    })
+    .collect()
+}
+
+#[track_caller]
+fn check(old: &str, new: &str, expected: &[&str]) {
+    let (old, new) = (parse(old), parse(new));
+    let lists = [&old, &new].map(own_lists);
+    let none = Additions::default();
+    let state =
+        |config, lists| EffectiveState::new(config, Config::clone(config).mode, &none, lists, NOW);
+    let found = difference(&state(&old, &lists[0]), &state(&new, &lists[1]));
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn configurations() {
+    check(OLD, OLD, &[]);
+    check(OLD, &format!("# a comment\n{OLD}"), &[]);
+    check(
+        OLD,
+        &OLD.replace("'eth0'", "'eth1', 'eth0'"),
+        &["interfaces: eth0 -> eth0 eth1"],
+    );
+    check(
+        OLD,
+        &format!(
+            "mode = 'observe'\ndefault = 'drop'\nat_start = 'drop'\nhistory_size = '1MiB'\n{OLD}[keep]\narp = false\n"
+        ),
+        &[
+            "mode: enforce -> observe",
+            "default: pass -> drop",
+            "keep.arp: true -> false",
+            "history_size: 8MiB -> 1MiB",
+            "at_start: wait -> drop",
+        ],
+    );
+    check(
+        OLD,
+        &OLD.replace("services.ssh", "services.shell"),
+        &[
+            "services.shell: added, tcp/22 for a",
+            "services.ssh: removed",
+        ],
+    );
+    check(
+        OLD,
+        &OLD.replace("tcp/443", "tcp/8443").replace("/24", "/25"),
+        &[
+            "services.web.ports: tcp/443 -> tcp/8443",
+            "sources.a: added 192.0.2.0/25",
+            "sources.a: removed 192.0.2.0/24",
+        ],
+    );
+    check(
+        OLD,
+        &OLD.replace("allow = ['a']", "allow = ['a', 'b']").replace(
+            "[sources.a]",
+            "[sources.b]\nprefixes = ['192.0.2.7', '192.0.2.9']\n[sources.a]",
+        ),
+        &[
+            "services.ssh.allow: a -> a b",
+            "services.web.allow: a -> a b",
+            "sources.b: added, the configuration, 2 prefixes",
+        ],
+    );
+}
+
+#[test]
+fn settings_of_a_source() {
+    let source = "[services.web]\nports = ['tcp/443']\nallow = ['a']\n[sources.a]\nurl = 'https://a.example/x?key=1'\nformat = 'text'\n";
+    check(
+        source,
+        &source.replace("'text'", "'csv'\ncolumn = 1\nevery = '2h'\nmin = 3"),
+        &[
+            "sources.a.every: 1h -> 2h",
+            "sources.a.min: 1 -> 3",
+            "sources.a.format: text -> csv 1",
+        ],
+    );
+    // A value that may be secret is not shown.
+    check(
+        source,
+        &source.replace("key=1", "key=2"),
+        &["sources.a.url: changed"],
+    );
+    check(
+        source,
+        &format!("{source}headers = {{ x-key = 'secret' }}\n"),
+        &["sources.a.headers: none -> x-key"],
+    );
+    check(
+        source,
+        &format!("{source}[on_change]\nwebhook = 'https://hooks.example/secret'\n"),
+        &["on_change.webhook: none -> https://hooks.example/"],
+    );
+}
+
+#[test]
+fn modes_and_added_prefixes() {
+    let config = parse(OLD);
+    let lists = own_lists(&config);
+    let book = |edits: &[(&str, &str, Option<i64>)]| {
+        let mut book = Additions::default();
+        for (prefix, service, until) in edits {
+            let time = |second| Timestamp::from_second(second).expect("a time");
+            book.apply(&[Edit::Add(Addition {
+                prefix: prefix.parse().expect("a prefix"),
+                service: (*service).to_owned(),
+                until: until.map(time),
+                note: None,
+                added: NOW,
+                by: "root".to_owned(),
+            })]);
+        }
+        book
+    };
+    let check = |old: (Mode, &Additions), new: (Mode, &Additions), expected: &[&str]| {
+        let state = |(mode, book)| EffectiveState::new(&config, mode, book, &lists, NOW);
+        assert_eq!(difference(&state(old), &state(new)), expected);
+    };
+    let none = Additions::default();
+    check(
+        (Mode::Observe, &none),
+        (Mode::Enforce, &none),
+        &["mode: observe -> enforce"],
+    );
+    let one = book(&[("192.0.2.77/32", "ssh", None)]);
+    check(
+        (Mode::Enforce, &one),
+        (Mode::Enforce, &none),
+        &["removed 192.0.2.77/32 from ssh"],
+    );
+    let until = book(&[("192.0.2.77/32", "ssh", Some(60))]);
+    check(
+        (Mode::Enforce, &none),
+        (Mode::Enforce, &until),
+        &["added 192.0.2.77/32 to ssh until 1970-01-01 00:01:00Z"],
+    );
+    check(
+        (Mode::Enforce, &one),
+        (Mode::Enforce, &until),
+        &["192.0.2.77/32 at ssh: no end -> until 1970-01-01 00:01:00Z"],
+    );
+    // A prefix that has expired, or whose service is gone, makes no difference.
+    let over = book(&[
+        ("192.0.2.7/32", "ssh", Some(0)),
+        ("192.0.2.7/32", "gone", None),
+    ]);
+    check((Mode::Enforce, &none), (Mode::Enforce, &over), &[]);
+    // A mode that is the configuration's now, and was set by command before.
+    let observing = parse(&format!("mode = 'observe'\n{OLD}"));
+    let old = EffectiveState::new(&observing, Mode::Enforce, &none, &lists, NOW);
+    let new = EffectiveState::new(&config, Mode::Enforce, &none, &lists, NOW);
+    assert_eq!(
+        difference(&old, &new),
+        ["mode: enforce by command -> enforce by the configuration"]
+    );
+    // Of very many, the first are named.
+    let many: Vec<_> = (0..50).map(|host| format!("192.0.2.{host}/32")).collect();
+    let many: Vec<_> = many.iter().map(|prefix| (&**prefix, "web", None)).collect();
+    let state = |book| EffectiveState::new(&config, Mode::Enforce, book, &lists, NOW);
+    let lines = difference(&state(&none), &state(&book(&many)));
+    assert_eq!(lines.len(), 21);
+    assert_eq!(lines[20], "added 30 more prefixes to web");
+}
+
+/// A configuration, the mode and the added prefixes.
+#[derive(Clone, Debug)]
+struct World {
+    text: String,
+    mode: Mode,
+    additions: Additions,
+}
+
+/// The alternatives at each place of a configuration's text.
+const PARTS: [&[&str]; 10] = [
+    &["", "mode = 'enforce'\n", "mode = 'observe'\n"],
+    &["", "default = 'pass'\n", "default = 'drop'\n"],
+    &["'eth0'", "'eth0', 'eth1'"],
+    &[
+        "",
+        "# a comment\n",
+        "[keep]\narp = true\n",
+        "[keep]\narp = false\n",
+    ],
+    &["'tcp/443'", "'tcp/8443'"],
+    &["'a'", "'a', 'b'"],
+    &["", "interfaces = ['eth0']\n"],
+    &["s1", "s2"],
+    &["'192.0.2.0/24'", "'192.0.2.0/25', '198.51.100.7'"],
+    &["'203.0.113.0/24'", "'203.0.113.0/24', '203.0.113.0/25'"],
+];
+
+/// Two worlds that differ in few places, and often in none.
+fn worlds() -> impl Strategy<Value = (World, World)> {
+    let parts = || PARTS.map(|words| 0..words.len());
+    let command = || prop::sample::select(vec![None, Some(Mode::Enforce), Some(Mode::Observe)]);
+    let edits = || prop::collection::vec(edit(), 0..4);
+    let one = || (parts(), command(), edits());
+    let is_other = prop::collection::vec(prop::bool::weighted(0.1), PARTS.len() + 2);
+    (one(), one(), is_other).prop_map(|(old, other, is_other)| {
+        let mut new = old.clone();
+        for place in (0..PARTS.len()).filter(|place| is_other[*place]) {
+            new.0[place] = other.0[place];
+        }
+        if is_other[PARTS.len()] {
+            new.1 = other.1;
+        }
+        if is_other[PARTS.len() + 1] {
+            new.2 = other.2;
+        }
+        (world(old), world(new))
+    })
+}
+
+fn world((parts, command, edits): ([usize; 10], Option<Mode>, Vec<Edit>)) -> World {
+    let mut place = 0;
+    let [
+        mode,
+        default,
+        interfaces,
+        keep,
+        ports,
+        allow,
+        on,
+        second,
+        a,
+        b,
+    ] = parts.map(|word| {
+        place += 1;
+        PARTS[place - 1][word]
+    });
+    let text = format!(
+        "{mode}{default}interfaces = [{interfaces}]\n{keep}[services.s0]\nports = [{ports}]\nallow = [{allow}]\n{on}\
+         [services.{second}]\nports = ['udp/53']\nallow = ['b']\n\
+         [sources.a]\nprefixes = [{a}]\n[sources.b]\nprefixes = [{b}]\n"
+    );
+    let mut additions = Additions::default();
+    additions.apply(&edits);
+    World {
+        mode: command.unwrap_or(parse(&text).mode),
+        text,
+        additions,
+    }
+}
+
+/// The data behind `status`, `list` and `explain`, without counters and times.
+fn answers(world: &World) -> serde_json::Value {
+    let config = parse(&world.text);
+    let mut additions = world.additions.clone();
+    additions.expire(NOW);
+    let mut with = config.clone();
+    with.policy = additions.with(&config.policy);
+    let mut feeds = own_lists(&config);
+    for service in with.policy.services.iter().map(|service| &service.name) {
+        let feed = additions.feed(service);
+        feeds.extend(feed.map(|feed| (source_name(service), feed)));
+    }
+    let tables = compile(&with.policy, &feeds, 1000, &Names::default()).expect("they fit");
+    let record = Record::of(1, &tables.names, &with.policy, &Lists::new(feeds), None);
+    let plan = Plan {
+        config: &with,
+        record: &record,
+        tables: &tables,
+        warnings: &[],
+        notes: &[],
+        failures: &[],
+        now: NOW,
+    };
+    let reaches = |one: &&Addition| {
+        let mut services = config.policy.services.iter();
+        services.any(|service| service.name == one.service)
+    };
+    let added: Vec<_> = additions.all().filter(reaches).cloned().collect();
+    serde_json::json!([
+        plan.json(),
+        world.mode,
+        world.mode != config.mode, // status states it
+        added,
+    ])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    /// There is no line exactly if every answer is as before.
+    #[test]
+    fn no_line_exactly_if_the_answers_are_the_same((old, new) in worlds()) {
+        let configs = [&old, &new].map(|world| parse(&world.text));
+        let lists = configs.each_ref().map(own_lists);
+        let state = |at: usize, world: &World| {
+            EffectiveState::new(&configs[at], world.mode, &world.additions, &lists[at], NOW)
+        };
+        let lines = difference(&state(0, &old), &state(1, &new));
+        let mut answers = [answers(&old), answers(&new)];
+        for answer in &mut answers {
+            // The configuration's mode is only where the effective one comes from.
+            answer[0]["mode"] = serde_json::Value::Null;
+        }
+        prop_assert_eq!(lines.is_empty(), answers[0] == answers[1], "{:?}", lines);
+    }
+}

@@ -1,0 +1,93 @@
+//! Hints for messages: the known names, the nearest name, and limits to raise. Pure.
+
+use std::fmt::Display;
+
+/// How alike two names must be for one to be offered in place of the other.
+const ALIKE: f64 = 0.8;
+
+/// Returns "there is a", "there are a, b" or "there are none".
+pub fn there_are<T: Display>(items: impl IntoIterator<Item = T>) -> String {
+    let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
+    match &items[..] {
+        [] => "there are none".to_owned(),
+        [one] => format!("there is {one}"),
+        all => format!("there are {}", all.join(", ")),
+    }
+}
+
+/// Returns the name that `name` was probably meant to be, if one is near.
+pub fn nearest<'n>(name: &str, known: &[&'n str]) -> Option<&'n str> {
+    let near = |known: &&'n str| strsim::jaro_winkler(name, known);
+    let best = known
+        .iter()
+        .copied()
+        .max_by(|a, b| near(a).total_cmp(&near(b)))?;
+    (near(&best) > ALIKE).then_some(best)
+}
+
+/// Returns "; did you mean \"github\"?" for `githb`, or nothing if no name is near.
+pub fn did_you_mean(name: &str, known: &[&str]) -> String {
+    nearest(name, known).map_or_else(String::new, |near| format!("; did you mean {near:?}?"))
+}
+
+/// Returns what to write in place of an interface name that no interface has, if the name shows it.
+pub fn interface(name: &str) -> Option<String> {
+    if let Some((own, _)) = name.split_once('@') {
+        return Some(format!(
+            "write {own:?}: what `ip link` shows after @ is the other end, and not part of the name"
+        ));
+    }
+    if name.contains(['*', '?', '[', ']']) {
+        return Some("names are not patterns: write each interface's name".to_owned());
+    }
+    let lower = name.to_ascii_lowercase();
+    ["all", "any", "default"]
+        .contains(&&*lower)
+        .then(|| "there is no word for every interface: write each interface's name".to_owned())
+}
+
+/// Returns what to do about an error that follows from a limit of this process, if it does.
+pub fn limit(error: &str) -> Option<&'static str> {
+    let is_of_files = ["os error 24", "EMFILE", "Too many open files"];
+    is_of_files.iter().any(|sign| error.contains(sign)).then_some(
+        "the limit of open files is too small; raise it: LimitNOFILE=4096 in the unit, or `ulimit -n 4096`",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!(there_are(["lab"]), "there is lab");
+        assert_eq!(there_are(["a", "b"]), "there are a, b");
+        assert_eq!(there_are::<&str>([]), "there are none");
+    }
+
+    #[test]
+    fn names_that_are_no_interfaces() {
+        for (name, expected) in [
+            ("vi@if2", Some("write \"vi\"")),
+            ("vi*", Some("not patterns")),
+            ("eth[01]", Some("not patterns")),
+            ("all", Some("each interface's name")),
+            ("eth0", None),
+            ("alley", None),
+        ] {
+            let hint = interface(name);
+            match (&hint, expected) {
+                (Some(hint), Some(expected)) => assert!(hint.contains(expected), "{name}: {hint}"),
+                (hint, expected) => assert_eq!(hint.as_deref(), expected, "{name}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_limit_of_files_is_recognised() {
+        let error =
+            anyhow::Error::from(std::io::Error::from_raw_os_error(24)).context("cannot pin");
+        assert!(limit(&format!("{error:#}")).is_some());
+        assert_eq!(limit("permission denied (os error 13)"), None);
+    }
+}
