@@ -153,12 +153,17 @@ fn or_none(text: String) -> String {
     }
 }
 
+#[expect(clippy::ref_option, reason = "it shows a field as it is")]
 fn path(path: &Option<PathBuf>) -> String {
     let text = path.as_ref().map(|path| path.display().to_string());
     or_none(text.unwrap_or_default())
 }
 
 /// A size as the configuration takes it.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "it shows a field as it is"
+)]
 fn size(bytes: &u64) -> String {
     match bytes {
         0 => "0".to_owned(),
@@ -322,12 +327,12 @@ fn services(old: &Policy, new: &Policy, lines: &mut Lines) {
             &format!("services.{name}.interfaces"),
             &before.interfaces.iter().collect::<BTreeSet<_>>(),
             &interfaces.iter().collect(),
-            |names| match names.is_empty() {
-                true => "all".to_owned(),
-                false => {
-                    let names: Vec<_> = names.iter().map(|name| name.as_str()).collect();
-                    names.join(" ")
+            |names| {
+                if names.is_empty() {
+                    return "all".to_owned();
                 }
+                let names: Vec<_> = names.iter().map(|name| name.as_str()).collect();
+                names.join(" ")
             },
         );
         lines.set(&format!("services.{name}.allow"), &before.allow, allow);

@@ -4,6 +4,7 @@
 //! it all back when the process ends, SIGKILL included. Several laboratories run side by side.
 
 mod clock;
+mod confirm_time;
 mod foreign;
 mod frame_sender;
 mod gro;

@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 const UNIT: &str = include_str!("../../dist/allowlist.service");
 
 /// Long enough for a machine that is busy building.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_mins(3);
 /// Long enough for what does not come.
 const NEVER: Duration = Duration::from_millis(200);
 

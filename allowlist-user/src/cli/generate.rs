@@ -50,7 +50,7 @@ fn hinted(command: clap::Command) -> clap::Command {
             let id = arg.get_id().as_str();
             let names_provider = id == "provider" || id == "name" && is_of_providers;
             let value = arg.get_value_names().and_then(|names| names.first());
-            let hint = match value.map(|name| name.as_str()) {
+            let hint = match value.map(clap::builder::Str::as_str) {
                 Some("FILE") => ValueHint::FilePath,
                 Some("FOLDER") => ValueHint::DirPath,
                 _ => ValueHint::Other,

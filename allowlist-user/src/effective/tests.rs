@@ -248,7 +248,7 @@ fn world((parts, command, edits): ([usize; 10], Option<Mode>, Vec<Edit>)) -> Wor
         default,
         interfaces,
         keep,
-        ports,
+        covered,
         allow,
         on,
         second,
@@ -259,7 +259,7 @@ fn world((parts, command, edits): ([usize; 10], Option<Mode>, Vec<Edit>)) -> Wor
         PARTS[place - 1][word]
     });
     let text = format!(
-        "{mode}{default}interfaces = [{interfaces}]\n{keep}[services.s0]\nports = [{ports}]\nallow = [{allow}]\n{on}\
+        "{mode}{default}interfaces = [{interfaces}]\n{keep}[services.s0]\nports = [{covered}]\nallow = [{allow}]\n{on}\
          [services.{second}]\nports = ['udp/53']\nallow = ['b']\n\
          [sources.a]\nprefixes = [{a}]\n[sources.b]\nprefixes = [{b}]\n"
     );

@@ -104,12 +104,11 @@ impl Status {
 
     /// The mode that the configuration states, where the active one is another, and the configuration's name.
     fn configured_otherwise(&self) -> Option<(Mode, &str)> {
-        let (configured, origin) = match &self.daemon {
-            Some(daemon) => (daemon.configured_mode?, &*daemon.configuration),
-            None => {
-                let (mode, origin) = self.journal.as_ref()?;
-                (*mode, &**origin)
-            }
+        let (configured, origin) = if let Some(daemon) = &self.daemon {
+            (daemon.configured_mode?, &*daemon.configuration)
+        } else {
+            let (mode, origin) = self.journal.as_ref()?;
+            (*mode, &**origin)
         };
         (configured != self.mode()).then_some((configured, origin))
     }

@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use super::{Ended, Program, Site, allowlist, eventually};
 
 /// Long enough for a machine that is busy building.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_mins(3);
 const SCRIPT: &str = include_str!("manager.sh");
 const PROGRAMS: [&str; 2] = ["/usr/lib/systemd/systemd", "/lib/systemd/systemd"];
 /// What other units are ordered by.

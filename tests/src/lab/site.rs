@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::{End, Kind, Namespace, Program, Scratch, allowlist, connect};
 
 /// Long enough for a machine that is busy building.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_mins(3);
 const HOST: [&str; 2] = ["198.51.100.1/24", "2001:db8:1::1/64"];
 const PEER: [&str; 2] = ["198.51.100.2/24", "2001:db8:1::2/64"];
 

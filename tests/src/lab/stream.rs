@@ -16,7 +16,7 @@ use serde_json::json;
 use super::{FrameSender, Site, eventually, frame};
 
 /// Long enough for a machine that is busy building.
-pub const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_mins(3);
 /// Long enough for what does not come.
 pub const NEVER: Duration = Duration::from_millis(200);
 

@@ -15,7 +15,7 @@ use super::Namespace;
 /// Room for all that a test sends.
 const ROOM: usize = 64 << 20;
 /// Long enough for a machine that is busy building.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_mins(3);
 /// How long nothing has to come for all to have come.
 const QUIET: TimeVal = TimeVal::new(0, 200_000);
 

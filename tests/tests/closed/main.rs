@@ -20,7 +20,7 @@ use allowlist_tests::lab::{Program, Site};
 use serde_json::Value;
 
 /// Long enough for a machine that is busy building.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_mins(3);
 /// Long enough for what does not come.
 const NEVER: Duration = Duration::from_millis(200);
 

@@ -52,10 +52,11 @@ fn reports_fit_a_terminal() -> anyhow::Result<()> {
     let names: Vec<_> = (0..9)
         .map(|n| format!("a-source-with-a-long-name-{n}"))
         .collect();
-    let sources: String = names
+    let sources: Vec<_> = names
         .iter()
         .map(|name| format!("[sources.{name}]\nprefixes = ['203.0.113.0/24']\n"))
         .collect();
+    let sources = sources.concat();
     home.write(
         "allowlist.toml",
         &format!("interfaces = ['no-such']\n[services.web]\nports = ['tcp/443']\nallow = {names:?}\n{sources}"),
@@ -76,7 +77,7 @@ fn reports_fit_a_terminal() -> anyhow::Result<()> {
                 check_fits(&arguments.join(" "), &text, columns.into());
             }
         }
-        // In a pipe nothing is shortened, whatever COLUMNS is.
+        // In a pipe nothing is shortened, also if COLUMNS is set.
         let mut narrow = command()?;
         narrow.env("COLUMNS", "60");
         let piped = Ended::of(narrow)?.stdout;

@@ -292,7 +292,7 @@ fn a_time_to_live_ends() -> anyhow::Result<()> {
     let inbox = inbox(&host.site, PROTECTED)?;
     let sender = FrameSender::new(&host.site.peer, "eth0")?;
     let mut sent = 0_u64;
-    let mut send = |count| -> anyhow::Result<u64> {
+    let mut offer = |count| -> anyhow::Result<u64> {
         for _ in 0..count {
             let number = sent.to_be_bytes();
             sender.send(&datagram(ip(STRANGERS[0]), PROTECTED, &number))?;
@@ -302,11 +302,11 @@ fn a_time_to_live_ends() -> anyhow::Result<()> {
     };
     host.done(&["add", STRANGERS[0], "--service", "web", "--ttl", "2s"]);
     eventually(|| {
-        send(20)?;
+        offer(20)?;
         Ok(log(&host)?.last().is_some_and(|last| last == "expire"))
     })?;
-    let over = send(0)?;
-    send(20)?;
+    let over = offer(0)?;
+    offer(20)?;
     let received = drain(&inbox)?.remove(&ip(STRANGERS[0])).unwrap_or_default();
     let last = match received.last() {
         Some(last) => u64::from_be_bytes(last[..].try_into()?) + 1,

@@ -120,25 +120,9 @@ fn documents_keep_their_shape() -> anyhow::Result<()> {
         .map(String::as_str)
         .collect();
     assert_eq!(
-        keys,
-        [
-            "as_configured",
-            "configured_mode",
-            "counters",
-            "daemon",
-            "default",
-            "filtering",
-            "flows",
-            "generation",
-            "interfaces",
-            "mode",
-            "return_traffic",
-            "services",
-            "since",
-            "sources",
-            "unconfirmed",
-            "warnings"
-        ]
+        keys.join(" "),
+        "as_configured configured_mode counters daemon default filtering flows generation interfaces \
+         mode return_traffic services since sources unconfirmed warnings"
     );
     let live = get("/v1/live")?;
     assert_eq!(live["pid"], status["daemon"]["pid"]);

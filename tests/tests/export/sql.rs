@@ -11,7 +11,7 @@ use anyhow::ensure;
 use crate::{AFTER, BEFORE, EVERYBODY, Machine, require_programs, visitors};
 
 const PORT: u16 = 3306;
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_mins(3);
 
 /// A server with no account but root's, until it is dropped.
 fn start(machine: &Machine) -> anyhow::Result<Program> {

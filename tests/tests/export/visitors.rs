@@ -26,7 +26,7 @@ const VISITORS: [&str; 9] = [
 /// What a filter drops is not answered however long one waits; loopback answers at once.
 const PATIENCE: Duration = Duration::from_millis(300);
 /// Longer than a server that answers takes.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_mins(3);
 
 /// Gives the namespace its visitors.
 pub(crate) fn settle(namespace: &Namespace) -> anyhow::Result<()> {

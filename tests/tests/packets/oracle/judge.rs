@@ -24,7 +24,7 @@ const SOURCE: usize = 6;
 /// The number of a frame that only tells that those before it have arrived.
 const LAST: u16 = u16::MAX;
 /// Longer than a busy machine takes for a batch.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// See the module.
 pub(super) struct Judge {
