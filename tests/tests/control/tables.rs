@@ -64,10 +64,10 @@ fn a_list_outgrows_the_tables_without_a_gap() -> anyhow::Result<()> {
         })?;
         streamed.check(&FRIENDS, &STRANGERS);
         streamed.check_counted(&host.site)?;
-        let has_grown = host
-            .daemon()
-            .wait_for_line("the tables have moved", NOT_LONG);
-        assert_eq!(has_grown.is_ok(), head != "lookup = 'lpm-trie'", "{head}");
+        let grows = head != "lookup = 'lpm-trie'";
+        let within = if grows { SOON } else { NOT_LONG };
+        let has_grown = host.daemon().wait_for_line("the tables have moved", within);
+        assert_eq!(has_grown.is_ok(), grows, "{head}");
         // What is behind stays behind: the next daemon finds the tables where they are.
         host.kill()?;
         assert!(
@@ -90,6 +90,17 @@ fn a_list_outgrows_the_tables_without_a_gap() -> anyhow::Result<()> {
 #[test]
 fn a_daemon_ends_while_its_tables_grow() -> anyhow::Result<()> {
     require_root!();
+    // A busy machine may end the daemon too late: then it is tried again, on another host.
+    for _ in 0..10 {
+        if ends_while_its_tables_grow()? {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("each time the tables had moved before the daemon ended");
+}
+
+/// Returns whether the daemon ended between the two halves.
+fn ends_while_its_tables_grow() -> anyhow::Result<bool> {
     let site = Site::new()?;
     site.scratch.write("lab.txt", list(10))?;
     let mut host = Host::by_site(site, &config("default = 'drop'"))?;
@@ -106,7 +117,9 @@ fn a_daemon_ends_while_its_tables_grow() -> anyhow::Result<()> {
         // A new program takes the kernel far longer to load than this takes.
         daemon.stop(Signal::SIGKILL, SOON).map(drop)
     })?;
-    assert!(aside.exists(), "it ended too late for this test");
+    if !aside.exists() {
+        return Ok(false);
+    }
     assert!(host.passes(FRIENDS[0]) && !host.passes(STRANGERS[0]));
 
     host.start(&[])?;
@@ -116,7 +129,7 @@ fn a_daemon_ends_while_its_tables_grow() -> anyhow::Result<()> {
     host.done(&["add", "10.0.100.9", "--service", "web"]);
     assert!(host.passes("10.0.100.9"));
     assert_eq!(host.site.run(&["detach"])?.code, Some(0));
-    Ok(())
+    Ok(true)
 }
 
 /// A pin of this version's.

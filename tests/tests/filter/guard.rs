@@ -60,7 +60,23 @@ fn attach(site: &Site, dataplane: &mut Dataplane, name: &str) -> anyhow::Result<
 }
 
 fn open(site: &Site) -> anyhow::Result<Dataplane> {
-    Dataplane::open(site.scratch.pin_dir(), None)
+    open_with(site, None)
+}
+
+/// A process that another test starts holds this one's lock from fork to exec, after the test has dropped it.
+fn open_with(site: &Site, max_flows: Option<u32>) -> anyhow::Result<Dataplane> {
+    let mut opened = None;
+    eventually(
+        || match Dataplane::open(site.scratch.pin_dir(), max_flows) {
+            Ok(dataplane) => {
+                opened = Some(dataplane);
+                Ok(true)
+            }
+            Err(error) if error.to_string().contains("another --pin-dir") => Ok(false),
+            Err(error) => Err(error),
+        },
+    )?;
+    opened.context("it is open")
 }
 
 fn view(site: &Site) -> anyhow::Result<View> {
@@ -385,7 +401,7 @@ fn what_this_host_sends_is_noted_as_long_as_it_may_be_asked_for() -> anyhow::Res
             .exists()
     };
     for is_confirmed in [false, true] {
-        let mut dataplane = Dataplane::open(site.scratch.pin_dir(), Some(1024))?;
+        let mut dataplane = open_with(&site, Some(1024))?;
         Policy::with(&FRIENDS, closed).publish(&mut dataplane)?;
         attach(&site, &mut dataplane, "eth0")?;
         assert!(noted());
