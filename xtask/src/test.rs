@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode, ExitStatus};
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -13,6 +14,12 @@ use anyhow::{Context, Result};
 use crate::privilege::{Root, Variable};
 use crate::skip::{self, Skip};
 use crate::{cargo, setup};
+
+/// How many tests libtest runs at a time.
+const THREADS: &str = "RUST_TEST_THREADS";
+/// A test of the kernel's part waits most of its time, for processes and for their next look: so many fill two
+/// cores.
+const FEWEST_THREADS: usize = 4;
 
 /// Run every test; the kernel's part runs as root
 ///
@@ -76,7 +83,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let environment = args.environment(built.executable("allowlist")?, &skips);
 
     let mut host = args.cargo_test(None, &["allowlist-common", "allowlist-user", "xtask"]);
-    let wrapper = root.wrapper(&environment);
+    let mut of_kernel = environment.clone();
+    if std::env::var_os(THREADS).is_none() {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        of_kernel.push((THREADS, cores.max(FEWEST_THREADS).to_string()));
+    }
+    let wrapper = root.wrapper(&of_kernel);
     let runner = if wrapper.is_empty() {
         None
     } else {
@@ -87,8 +99,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut kernel = args.cargo_test(runner, &["allowlist-tests", "allowlist-fuzz"]);
 
     let mut tally = Tally::default();
-    let host = cargo::each_line(host.envs(environment.clone()), |line| tally.read(line))?;
-    let kernel = cargo::each_line(kernel.envs(environment), |line| tally.read(line))?;
+    let host = cargo::each_line(host.envs(environment), |line| tally.read(line))?;
+    let kernel = cargo::each_line(kernel.envs(of_kernel), |line| tally.read(line))?;
 
     let skips =
         fs::read_to_string(&skips).with_context(|| format!("cannot read {}", skips.display()))?;
