@@ -153,6 +153,10 @@ fn the_commands_print_the_same() -> anyhow::Result<()> {
     let get = |path: &str| anyhow::Ok(ask(&host, "GET", path, "", "")?.json());
     for (path, command) in [
         ("/v1/list", &["list", "--json"][..]),
+        (
+            "/v1/list?only=203.0.113.7&service=web",
+            &["list", "203.0.113.7", "--service", "web", "--json"],
+        ),
         ("/v1/added", &["list", "--added", "--json"]),
         ("/v1/policies", &["rollback", "--list", "--json"]),
         ("/v1/log?count=100", &["log", "--json"]),

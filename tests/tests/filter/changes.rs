@@ -209,11 +209,11 @@ fn a_list_that_shrinks_waits_until_it_is_accepted() -> anyhow::Result<()> {
     let _filter = setup.start()?;
     assert_eq!(setup.prefixes()?, ["198.18.0.1/32"]);
 
-    let ended = site.run(&["accept", "nobody"])?;
+    let ended = site.run(&["accept", "other"])?;
     assert!(
         ended
             .stderr
-            .contains("there is no source \"nobody\"; there is vendor"),
+            .contains("there is no source \"other\"; there is vendor"),
         "{ended:?}"
     );
     Ok(())
