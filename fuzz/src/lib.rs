@@ -4,6 +4,7 @@
 //! - `judge`: frames, by the logic that ships and by the model
 //! - `config`: a configuration, and what becomes of it
 //! - `feed`: what a vendor's address answers
+//! - `pages`: pages put together from pieces, against a model of the visible text
 //! - `seeds`: inputs to begin with, made here, so that no corpus is kept
 //!
 //! The programs are in `bin`, and the feature `libfuzzer` builds them. Knows nothing of how they are
@@ -12,4 +13,5 @@
 pub mod config;
 pub mod feed;
 pub mod judge;
+pub mod pages;
 pub mod seeds;

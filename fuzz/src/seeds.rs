@@ -147,6 +147,19 @@ pub fn feed() -> Vec<Vec<u8>> {
     .to_vec()
 }
 
+/// Pages with each text in each markup, behind an address.
+pub fn pages() -> Vec<Vec<u8>> {
+    let mut seeds = Vec::new();
+    for markup in 0..crate::pages::MARKUP.len() as u8 {
+        for text in 0..crate::pages::TEXTS.len() as u8 {
+            // An address alone, and a blank, and this one beside another.
+            seeds.push(vec![0, 0, 6, 0, 1, 0, text, markup]);
+            seeds.push(vec![0, 0, 6, 0, text, markup, 3, 0]);
+        }
+    }
+    seeds
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -187,6 +200,9 @@ mod tests {
         }
         for seed in feed() {
             crate::feed::run(&seed);
+        }
+        for seed in pages() {
+            crate::pages::run(&seed);
         }
     }
 }

@@ -57,6 +57,8 @@ enum Target {
     Config,
     /// What vendors' addresses answer
     Feed,
+    /// Pages: the list against the visible text
+    Pages,
 }
 
 impl Target {
@@ -65,6 +67,7 @@ impl Target {
             Self::Judge => "judge",
             Self::Config => "config",
             Self::Feed => "feed",
+            Self::Pages => "pages",
         }
     }
 

@@ -9,6 +9,11 @@ use super::chars::{is_between, is_bracket};
 use super::is_code;
 use super::shape::{has_candidate, host, is_ipv6, is_pattern, quads};
 
+/// Of a URL in brackets.
+const LONGEST_URL: usize = 4096;
+/// With brackets around it.
+const LONGEST_ADDRESS: usize = 60;
+
 /// Returns the places of the words, without brackets and punctuation.
 pub(super) fn words(line: &str) -> Vec<Range<usize>> {
     let mut start = 0;
@@ -32,26 +37,34 @@ fn parts(raw: &str) -> Vec<&str> {
     let mut parts = Vec::new();
     let mut rest = raw;
     while let Some(start) = url(rest) {
-        let before = &rest[..start];
-        let end = match before.chars().next_back() {
-            None => None,
-            Some(opening) if is_bracket(opening) => closing(opening)
-                .and_then(|closing| rest[start..].find(closing))
-                .map(|length| start + length),
-            // Something is glued to the URL: one word.
-            Some(_) => return vec![raw],
-        };
-        if !before.is_empty() {
-            parts.extend(split(unwrapped(before)));
+        let opening = rest[..start].chars().next_back().filter(|c| is_bracket(*c));
+        // A text glued to a URL is one word with it.
+        let start = if opening.is_some() { start } else { 0 };
+        if start > 0 {
+            parts.extend(split(unwrapped(&rest[..start])));
         }
-        let end = end.unwrap_or(rest.len());
-        parts.push(unwrapped(&rest[start..end]));
-        rest = &rest[end..];
+        let url = &rest[start..];
+        let near = &url[..url.floor_char_boundary(LONGEST_URL)];
+        let end = opening
+            .and_then(closing)
+            .and_then(|closing| near.find(closing))
+            .unwrap_or(url.len());
+        let end = address_behind(&url[..end]).unwrap_or(end);
+        parts.push(unwrapped(&url[..end]));
+        rest = &url[end..];
     }
     if !rest.is_empty() {
         parts.extend(split(unwrapped(rest)));
     }
     parts
+}
+
+/// Returns the place of an opening bracket in a URL, behind which an address stands.
+fn address_behind(url: &str) -> Option<usize> {
+    let path = url.find("://")? + "://".len();
+    let bracket = path + url[path..].find(['(', '<', '"', '“', '（', '「'])?;
+    let after: String = url[bracket..].chars().take(LONGEST_ADDRESS).collect();
+    has_candidate(&after).then_some(bracket)
 }
 
 /// Where a URL begins.

@@ -74,8 +74,19 @@ pub(super) fn of(word: &str) -> Shape {
             Shape::Prose
         };
     }
+    if word.is_ascii() {
+        return classify(word);
+    }
     let folded = fold(word);
-    let text = &*folded;
+    // A look-alike is a digit of the address, or glued to one.
+    match (classify(&folded), classify(word)) {
+        (Shape::Address, _) | (_, Shape::Address) => Shape::Address,
+        (Shape::Prose, shape) | (shape, _) => shape,
+    }
+}
+
+/// The class of a word that is not all of an address's characters.
+fn classify(text: &str) -> Shape {
     if let Some(start) = url(text) {
         // A text directly before a URL is glued to it.
         return if has_candidate(&text[..start]) {

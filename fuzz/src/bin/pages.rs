@@ -1,0 +1,10 @@
+//! Pages: see `allowlist_fuzz::pages`.
+#![no_main]
+
+use allowlist_fuzz::{pages, seeds};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(
+    init: seeds::leave(&seeds::pages()),
+    |input| pages::run(input)
+);
