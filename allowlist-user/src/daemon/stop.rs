@@ -1,6 +1,6 @@
 //! How a daemon ends: with the filter in force, or off, and saying which.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use log::{info, warn};
 use nix::errno::Errno;
 
@@ -55,8 +55,14 @@ impl Daemon {
     /// Whether the filter was detached on purpose, which ends the daemon. Pins that are gone by accident are made again.
     ///
     /// # Errors
-    /// Fails where the pin folder is gone and cannot be made again: then nothing holds the filter.
+    /// Fails where the pin folder is gone and cannot be made again: then nothing holds the filter. Fails too where a
+    /// change of this process has detached the filter, since the daemon ends with success only where that was meant.
     pub(super) fn is_detached(&mut self) -> Result<bool> {
+        if self.dataplane.has_detached() {
+            bail!(
+                "the change that failed has detached the filter, so there is nothing left to run"
+            );
+        }
         if self.dataplane.is_detached() {
             self.detached();
             return Ok(true);

@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
@@ -111,7 +112,19 @@ impl Dataplane {
     /// # Returns
     /// The names of the interfaces.
     pub fn detach(&self) -> Result<Vec<String>> {
-        detach_own(&self.pins, &[])
+        self.detach_but(&[])
+    }
+
+    /// The same, without the flow trackers in the slots `anothers`, which are another version's.
+    pub(super) fn detach_but(&self, anothers: &[u32]) -> Result<Vec<String>> {
+        self.has_detached.store(true, Ordering::Relaxed);
+        detach_own(&self.pins, anothers)
+    }
+
+    /// Whether this process has detached the filter itself, as a start or a reload that fails does where nothing was
+    /// filtered before.
+    pub fn has_detached(&self) -> bool {
+        self.has_detached.load(Ordering::Relaxed)
     }
 
     /// Takes the filter off interfaces whose index is not in `keep`. While a change waits to be confirmed, it

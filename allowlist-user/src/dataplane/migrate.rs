@@ -199,7 +199,7 @@ impl Dataplane {
                 slots.push(slot);
             }
         }
-        super::force::detach_own(&self.pins, &slots)?;
+        self.detach_but(&slots)?;
         Ok(true)
     }
 

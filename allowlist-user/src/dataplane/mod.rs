@@ -51,6 +51,7 @@ mod words;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use allowlist_common::abi::{self, Control, Identity, Interface, ServiceTraffic, Traffic};
 use anyhow::{Context as _, Result};
@@ -123,6 +124,8 @@ pub struct Dataplane {
     has_replaced: bool,
     /// Whether some maps were missing at the start while the filter was on, so that its programs use others.
     is_patched: bool,
+    /// Whether this process has detached the filter itself.
+    has_detached: AtomicBool,
 }
 
 impl Dataplane {
@@ -193,6 +196,7 @@ impl Dataplane {
             others,
             has_replaced: false,
             is_patched,
+            has_detached: AtomicBool::new(false),
             open_maps: OpenMaps::open(&pins)?,
             programs: BTreeMap::new(),
             pins,
