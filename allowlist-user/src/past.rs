@@ -143,9 +143,9 @@ mod tests {
         Timestamp::from_second(1_800_000_000 + second).expect("a time")
     }
 
-    fn next(source: &Source, last: &Feed, list: &[IpNet], fetched: Timestamp) -> Feed {
+    fn next(source: &Source, before: &Feed, list: &[IpNet], fetched: Timestamp) -> Feed {
         Feed {
-            changes: changes(source, last, list, fetched),
+            changes: changes(source, before, list, fetched),
             ..Feed::new(list.to_vec(), fetched)
         }
     }

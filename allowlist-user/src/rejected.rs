@@ -4,6 +4,7 @@
 //! chooses the prefixes; the id does not depend on the process or the time. Pure.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -79,8 +80,11 @@ pub fn list_id(source: &str, prefixes: &[IpNet]) -> String {
         context.update(b"\n");
     }
     let digest = context.finish();
-    let bytes = digest.as_ref().iter().take(ID_BYTES);
-    bytes.map(|byte| format!("{byte:02x}")).collect()
+    let mut id = String::with_capacity(2 * ID_BYTES);
+    for byte in digest.as_ref().iter().take(ID_BYTES) {
+        write!(id, "{byte:02x}").expect("a string takes any text");
+    }
+    id
 }
 
 impl Report for RejectedLists {

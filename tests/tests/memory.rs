@@ -90,9 +90,7 @@ fn json_takes_memory_within_its_limit() {
             format!("[{}0]", "{\"a\":{\"b\":[1,2,3]}},".repeat(many / 4)),
             format!(
                 "{{{}\"z\":0}}",
-                (0..many / 2)
-                    .map(|n| format!("\"{n:x}\":0,"))
-                    .collect::<String>()
+                (0..many / 2).fold(String::new(), |text, n| text + &format!("\"{n:x}\":0,"))
             ),
         ] {
             let (mib, is_refused) = peak(&format, &text);
@@ -203,7 +201,7 @@ fn the_daemon_lives_within_the_limit_of_its_unit() -> anyhow::Result<()> {
         run.wait_for_line("ready", SOON)?;
         Ok(run)
     };
-    let mut run = start()?;
+    let mut daemon = start()?;
     let failed = |run: &Program| -> anyhow::Result<()> {
         for (name, _) in formats {
             run.wait_for_line(&format!("warning: source {name}: "), SOON)?;
@@ -215,19 +213,19 @@ fn the_daemon_lives_within_the_limit_of_its_unit() -> anyhow::Result<()> {
         }
         Ok(())
     };
-    let size = 4 << 20;
-    site.scratch.write("json", objects(size / 8))?;
+    let bytes = 4 << 20;
+    site.scratch.write("json", objects(bytes / 8))?;
     site.scratch
-        .write("jsonl", "{\"b\":{}}\n".repeat(size / 9))?;
-    site.scratch.write("csv", "\"x\",".repeat(size / 4))?;
+        .write("jsonl", "{\"b\":{}}\n".repeat(bytes / 9))?;
+    site.scratch.write("csv", "\"x\",".repeat(bytes / 4))?;
     let addresses =
-        (0..size / 14).map(|n| format!("10.{}.{}.{}\n", (n >> 16) & 255, (n >> 8) & 255, n & 255));
+        (0..bytes / 14).map(|n| format!("10.{}.{}.{}\n", (n >> 16) & 255, (n >> 8) & 255, n & 255));
     site.scratch.write("text", addresses.collect::<String>())?;
-    failed(&run)?;
-    run.stop(Signal::SIGKILL, SOON)?;
-    run = start()?;
-    failed(&run)?;
-    run.stop(Signal::SIGTERM, SOON)?;
+    failed(&daemon)?;
+    daemon.stop(Signal::SIGKILL, SOON)?;
+    daemon = start()?;
+    failed(&daemon)?;
+    daemon.stop(Signal::SIGTERM, SOON)?;
     eprintln!(
         "at most {:?} MiB of {}",
         group.peak().map(|peak| peak >> 20),

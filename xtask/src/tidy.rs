@@ -23,6 +23,7 @@ const OWNERS: [(&str, &[&str]); 3] = [
             "allowlist-common/",
             "allowlist-user/src/dataplane",
             "tests/src/bench/",
+            "tests/src/lab/",
             "tests/tests/",
         ],
     ),

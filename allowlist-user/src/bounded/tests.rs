@@ -1,3 +1,5 @@
+//! Files that are not what they should be, and reads that do not end.
+
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::sync::mpsc;

@@ -38,7 +38,7 @@ pub fn require_room(
         .collect();
     let changing = used.iter().filter(|source| source.can_change()).count();
     let share = limit / SHARES / changing.max(1);
-    let size = |source: &Source| snapshot.get(&source.name).map_or(0, |feed| feed.len());
+    let size = |source: &Source| snapshot.get(&source.name).map_or(0, Feed::len);
     let added: usize = used
         .iter()
         .filter(|source| is_added(source))
@@ -56,7 +56,7 @@ pub fn require_room(
     let mut prefixes: Vec<IpNet> = counted
         .iter()
         .filter_map(|source| snapshot.get(&source.name))
-        .flat_map(|feed| feed.in_force())
+        .flat_map(Feed::in_force)
         .collect();
     prefixes.sort_unstable();
     prefixes.dedup();

@@ -1,3 +1,5 @@
+//! Differences of effective states, against what reports show of both.
+
 use std::path::Path;
 
 use proptest::prelude::*;

@@ -254,12 +254,12 @@ fn the_operator_may_accept_a_size_and_nothing_else() {
     }
 }
 
-fn before<'l>(last: &'l [IpNet], earliest: &'l [IpNet], held: &'l [IpNet]) -> Option<Before<'l>> {
-    Some(Before {
+fn before<'l>(last: &'l [IpNet], earliest: &'l [IpNet], held: &'l [IpNet]) -> Before<'l> {
+    Before {
         last,
         earliest,
         held,
-    })
+    }
 }
 
 #[test]
@@ -358,7 +358,7 @@ fn a_change_is_judged_against_the_start_of_the_window_too() {
     let (last, earliest) = (list("32.0.0.0/15"), list("32.0.0.0/16"));
     let judged = judge(
         &source,
-        before(&last, &earliest, &[]),
+        Some(before(&last, &earliest, &[])),
         &list("32.0.0.0/14"),
         false,
     );
@@ -385,9 +385,19 @@ fn a_change_is_judged_against_the_start_of_the_window_too() {
     // A prefix in its grace period counts.
     let held = list("48.0.0.0/16");
     let new = list("32.0.0.0/16 56.0.0.0/32");
-    let judged = judge(&source, before(&earliest, &earliest, &held), &new, false);
+    let judged = judge(
+        &source,
+        Some(before(&earliest, &earliest, &held)),
+        &new,
+        false,
+    );
     assert!(matches!(judged, Err(Refusal::Grown { .. })), "{judged:?}");
-    let judged = judge(&source, before(&earliest, &earliest, &[]), &new, false);
+    let judged = judge(
+        &source,
+        Some(before(&earliest, &earliest, &[])),
+        &new,
+        false,
+    );
     assert_eq!(judged, Ok(()));
     let (last, earliest) = (
         list(&addresses("8.8.8.0", 6)),
@@ -395,7 +405,7 @@ fn a_change_is_judged_against_the_start_of_the_window_too() {
     );
     let judged = judge(
         &source,
-        before(&last, &earliest, &[]),
+        Some(before(&last, &earliest, &[])),
         &list("8.8.8.0 8.8.8.1"),
         false,
     );
@@ -410,7 +420,12 @@ fn a_change_is_judged_against_the_start_of_the_window_too() {
         "{judged:?}"
     );
     // The first list of all has nothing to grow from.
-    let first = judge(&source, before(&[], &[], &[]), &list("32.0.0.0/8"), false);
+    let first = judge(
+        &source,
+        Some(before(&[], &[], &[])),
+        &list("32.0.0.0/8"),
+        false,
+    );
     assert_eq!(first, Ok(()));
 }
 

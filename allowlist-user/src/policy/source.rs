@@ -224,7 +224,7 @@ pub struct PerFamily {
 }
 
 impl PerFamily {
-    /// The size of each family: all of IPv4, and the part of IPv6 that is assigned for global unicast, 2000::/3.
+    /// The size of each family: all of IPv4, and the part of IPv6 that is assigned for global unicast, `2000::/3`.
     pub const ALL: Self = Self {
         v4: 1 << 32,
         v6: 1 << 125,

@@ -249,6 +249,9 @@ fn is_heard_of_in_generic_mode() -> anyhow::Result<()> {
     all_flows("generic")
 }
 
+/// Sets the extension headers that a socket sends.
+type SetOptions = fn(&std::net::UdpSocket) -> nix::Result<()>;
+
 /// A router quotes the extension headers between the addresses and the ports as well.
 #[test]
 fn is_heard_of_by_a_quote_with_extension_headers() -> anyhow::Result<()> {
@@ -256,10 +259,10 @@ fn is_heard_of_by_a_quote_with_extension_headers() -> anyhow::Result<()> {
     const OPTIONS: [u8; 8] = [0, 0, 1, 4, 0, 0, 0, 0];
     require_root!();
     let [_, family] = FAMILIES;
-    let setters: [&dyn Fn(&std::net::UdpSocket) -> nix::Result<()>; 3] = [
-        &|socket| setsockopt(socket, HopByHopOptions, &OPTIONS),
-        &|socket| setsockopt(socket, DestinationOptions, &OPTIONS),
-        &|socket| {
+    let setters: [SetOptions; 3] = [
+        |socket| setsockopt(socket, HopByHopOptions, &OPTIONS),
+        |socket| setsockopt(socket, DestinationOptions, &OPTIONS),
+        |socket| {
             setsockopt(socket, HopByHopOptions, &OPTIONS)?;
             setsockopt(socket, DestinationOptions, &OPTIONS)
         },

@@ -37,12 +37,12 @@ fn filter(site: &Site, attach_mode: &str) -> anyhow::Result<Program> {
 /// From the peer to the host.
 fn transfer(site: &Site, to: SocketAddr) -> anyhow::Result<()> {
     let listener = site.host.run(|| TcpListener::bind(to))?;
-    let mut sender = site.peer.run(|| TcpStream::connect(to))?;
-    let (mut receiver, _) = listener.accept()?;
-    receiver.set_read_timeout(Some(SOON))?;
-    let sent = thread::spawn(move || sender.write_all(&vec![7; BYTES]));
+    let mut client = site.peer.run(|| TcpStream::connect(to))?;
+    let (mut server, _) = listener.accept()?;
+    server.set_read_timeout(Some(SOON))?;
+    let sent = thread::spawn(move || client.write_all(&vec![7; BYTES]));
     let mut received = vec![0; BYTES];
-    receiver.read_exact(&mut received)?;
+    server.read_exact(&mut received)?;
     sent.join().expect("it does not panic")?;
     Ok(())
 }

@@ -97,7 +97,7 @@ fn waiting_id(site: &Site, config: &str, before: &str) -> anyhow::Result<String>
         let diff = site.run(&["diff", "vendor", "--json", "--config", config])?;
         let diff: Value = serde_json::from_str(&diff.stdout)?;
         let found = diff["rejected"]["vendor"]["id"].as_str();
-        id = found.unwrap_or_default().to_owned();
+        found.unwrap_or_default().clone_into(&mut id);
         Ok(!id.is_empty() && id != before)
     })?;
     Ok(id)

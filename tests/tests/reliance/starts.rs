@@ -77,8 +77,8 @@ impl Prepared {
         // From now on each source has a list on disk.
         let mut filter = start(&prepared.site, &prepared.config)?;
         eventually(|| {
-            let names = STATE.iter().chain(&["hooks.json"]);
-            Ok(names.fold(true, |all, name| all && prepared.state(name).exists()))
+            let mut names = STATE.iter().chain(&["hooks.json"]);
+            Ok(names.all(|name| prepared.state(name).exists()))
         })
         .with_context(|| filter.output())?;
         filter.stop(Signal::SIGTERM, SOON)?;
@@ -248,13 +248,13 @@ fn a_file_that_hangs_fails_alone() -> anyhow::Result<()> {
         skip!("there is no FUSE on this machine");
     }
     let (site, config) = prepared()?;
-    let hung = site.scratch.write("hung.txt", "198.18.0.1\n")?;
-    let both = CONFIG
+    let slow_list = site.scratch.write("hung.txt", "198.18.0.1\n")?;
+    let with_hung = CONFIG
         .replace("['list']", "['list', 'hung']")
         .replace("interfaces", "at_start = 'drop'\ninterfaces")
         + "[sources.hung]\nfile = 'hung.txt'\n";
-    fs::write(&config, both)?;
-    let hang = Hang::over(&hung)?;
+    fs::write(&config, with_hung)?;
+    let hang = Hang::over(&slow_list)?;
     let filter = start(&site, &config)?;
     assert!(gets_through(&site, FRIENDS[0])?);
     // Others are read when they are written, and commands are carried out.
@@ -268,7 +268,7 @@ fn a_file_that_hangs_fails_alone() -> anyhow::Result<()> {
     eventually(|| Ok(!failure()?.is_null())).with_context(|| filter.output())?;
     let failure = failure()?.to_string();
     assert!(
-        failure.contains(&hung.display().to_string()) && failure.contains("10s"),
+        failure.contains(&slow_list.display().to_string()) && failure.contains("10s"),
         "{failure}"
     );
     // Once it answers, it is read.

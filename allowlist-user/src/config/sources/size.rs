@@ -73,17 +73,15 @@ fn read_max_addresses(gate: &mut Gate, table: &Table, problems: &mut Problems) {
             (&mut gate.max_addresses.v6, notable, PerFamily::ALL.v6)
         };
         if let Some(node) = stated {
-            match addresses(&node, bits, all) {
-                Some(addresses) => *max = addresses,
-                None => {
-                    let message = format!(
-                        "is not a number of addresses; write a part of the family such as 0.01, a number from 1, or as many as a prefix has, such as {family} = \"/{}\"",
-                        bits / 4
-                    );
-                    node.wrong(problems, message);
-                    return;
-                }
-            }
+            let Some(addresses) = addresses(&node, bits, all) else {
+                let message = format!(
+                    "is not a number of addresses; write a part of the family such as 0.01, a number from 1, or as many as a prefix has, such as {family} = \"/{}\"",
+                    bits / 4
+                );
+                node.wrong(problems, message);
+                return;
+            };
+            *max = addresses;
         } else if let Some(length) = lengths
             .as_ref()
             .and_then(|lengths| lengths.get(family)?.integer())
@@ -110,7 +108,8 @@ fn addresses(node: &Node, bits: u8, all: u128) -> Option<u128> {
     #[expect(
         clippy::cast_sign_loss,
         clippy::cast_possible_truncation,
-        reason = "it is from 0 to the number of parts"
+        clippy::cast_precision_loss,
+        reason = "it is from 0 to the number of parts, which is a power of two"
     )]
     let parts = (part * (1_u64 << PARTS) as f64).round() as u128;
     // The smaller family is multiplied first, so that no address is lost, and the product of the larger fits.

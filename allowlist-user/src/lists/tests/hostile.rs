@@ -47,7 +47,7 @@ fn v4(address: u32, length: u8) -> IpNet {
 
 /// Public addresses that are not special.
 fn public(number: u32) -> u32 {
-    0x2000_0000 | number % 0x0800_0000
+    0x2000_0000 | (number % 0x0800_0000)
 }
 
 fn next(list: &[IpNet], served: &[Vec<IpNet>], what: &Move) -> Vec<IpNet> {
@@ -196,8 +196,8 @@ fn all_public_networks_at_once_are_refused() {
 /// Takes a list every hour until one is rejected. Returns the number of accepted lists and the reason.
 fn taken(lists: impl IntoIterator<Item = Vec<IpNet>>) -> (usize, Refusal) {
     let (source, mut known) = (vendor(), Lists::default());
-    for (count, list) in lists.into_iter().enumerate() {
-        let now = at(count as i64 * HOUR);
+    for (hour, (count, list)) in (0_i64..).zip(lists.into_iter().enumerate()) {
+        let now = at(hour * HOUR);
         match known.propose(&source, Answer::List(Fetched::new(list, now)), now) {
             Ok(proposal) => adopt(&mut known, proposal, now),
             Err(refused) => return (count, refused.refusal),
