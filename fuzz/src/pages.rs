@@ -208,8 +208,8 @@ impl Model {
             );
         }
         if self.is_plain {
-            let lost = meant.iter().find(|seen| !list.prefixes.contains(seen));
-            assert_eq!(lost, None, "of {}\n{list:?}", self.html);
+            let missing = meant.iter().find(|seen| !list.prefixes.contains(seen));
+            assert_eq!(missing, None, "of {}\n{list:?}", self.html);
         }
     }
 }
