@@ -46,11 +46,13 @@ pub fn rows(decided: impl IntoIterator<Item = (Target, Decision)>) -> Vec<Row> {
     }
     kinds.sort_by_key(|(decision, _)| decision.service == 0);
     let everything = everything();
+    // Beside another decision, even all ports and `other` are not all protocols.
+    let is_single = kinds.len() == 1;
     kinds
         .into_iter()
         .map(|(decision, spans)| Row {
             decision,
-            ports: if spans == everything {
+            ports: if is_single && spans == everything {
                 vec!["any".to_owned()]
             } else {
                 spans.into_iter().map(Span::text).collect()

@@ -28,7 +28,7 @@ fn targets() {
     check_target("icmp", Ok(Target::Icmp));
     check_target("ip/112", Ok(Target::Protocol(112)));
     check_target("ip/1", Ok(Target::Protocol(1)));
-    check_target("ip/6", Err("write such as \"tcp/443\""));
+    check_target("ip/6", Err("is a protocol with ports"));
     check_target("ip/999", Err("is not an IP protocol"));
     check_target("other", Ok(Target::Other));
     check_target("udp/5000-5010", Err("write such as \"udp/5000\""));

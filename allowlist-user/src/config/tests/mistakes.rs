@@ -150,11 +150,11 @@ fn names_what_is_wrong_with_a_service() {
         ),
         (
             "ports = [\"22\"]\nallow = [\"office\"]",
-            "2:10: services.ssh.ports[0]: \"22\" is not a port; write \"tcp/443\", \"udp/5000-5010\", \"sctp/3868\", \"icmp\" or \"any\"",
+            "2:10: services.ssh.ports[0]: \"22\" is not a port; write \"tcp/443\", \"udp/5000-5010\", \"sctp/3868\", \"icmp\", \"ip/112\" (an IP protocol) or \"any\"",
         ),
         (
             "ports = [\"dccp/22\"]\nallow = [\"office\"]",
-            "2:10: services.ssh.ports[0]: \"dccp/22\" is not a port; write \"tcp/443\", \"udp/5000-5010\", \"sctp/3868\", \"icmp\" or \"any\"",
+            "2:10: services.ssh.ports[0]: \"dccp/22\" is not a port; write \"tcp/443\", \"udp/5000-5010\", \"sctp/3868\", \"icmp\", \"ip/112\" (an IP protocol) or \"any\"",
         ),
         (
             "ports = [\"tcp/0\"]\nallow = [\"office\"]",
