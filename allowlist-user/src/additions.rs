@@ -4,12 +4,14 @@
 //! change can be taken back when it cannot be put in force, or is not confirmed. `ledger` keeps it on disk.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::policy::{Feed, Origin, Policy, Source};
+use crate::time::{Now, Uptime};
 
 /// A prefix that somebody let in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +23,9 @@ pub struct Addition {
     /// When it goes; none is never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
+    /// The expiry on the boot clock, which counts while the host is up and cannot be set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_uptime: Option<Uptime>,
     /// Why, in the words of who did it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
@@ -28,6 +33,14 @@ pub struct Addition {
     pub added: Timestamp,
     /// By whom.
     pub by: String,
+}
+
+impl Addition {
+    /// Returns the time that is left, zero if it has expired; `None` for an addition without a time limit.
+    pub fn left(&self, now: &Now) -> Option<Duration> {
+        let until = self.until?;
+        Some(now.left(until, self.until_uptime.as_ref()))
+    }
 }
 
 /// One step of a change.
@@ -96,12 +109,9 @@ impl Additions {
         undo
     }
 
-    /// Lets go of what is over.
-    ///
-    /// # Returns
-    /// What that was.
-    pub fn expire(&mut self, now: Timestamp) -> Vec<Addition> {
-        let over = |addition: &&Addition| addition.until.is_some_and(|until| until <= now);
+    /// Removes the additions that have expired, and returns them.
+    pub fn expire(&mut self, now: &Now) -> Vec<Addition> {
+        let over = |addition: &&Addition| addition.left(now).is_some_and(|left| left.is_zero());
         let gone: Vec<Addition> = self.all().filter(over).cloned().collect();
         for addition in &gone {
             self.take(&addition.service, &addition.prefix);
@@ -109,9 +119,9 @@ impl Additions {
         gone
     }
 
-    /// When the next one goes.
-    pub fn next_expiry(&self) -> Option<Timestamp> {
-        self.all().filter_map(|addition| addition.until).min()
+    /// Returns the time until the next addition expires, or `None` if none ever does.
+    pub fn next_expiry(&self, now: &Now) -> Option<Duration> {
+        self.all().filter_map(|addition| addition.left(now)).min()
     }
 
     /// By service, then by prefix.
@@ -210,6 +220,7 @@ pub(crate) mod tests {
             prefix: format!("192.0.2.{prefix}/32").parse().expect("a prefix"),
             service: format!("s{service}"),
             until: until.map(|second| Timestamp::from_second(second).expect("a time")),
+            until_uptime: None,
             note: None,
             added: Timestamp::UNIX_EPOCH,
             by: "root".to_owned(),
@@ -251,9 +262,10 @@ pub(crate) mod tests {
             let mut book = Additions::default();
             book.apply(&edits);
             let now = Timestamp::from_second(now).expect("a time");
-            let next = book.next_expiry();
-            let gone = book.expire(now);
-            prop_assert_eq!(gone.is_empty(), next.is_none_or(|next| next > now));
+            let moment = Now::by_wall(now);
+            let next = book.next_expiry(&moment);
+            let gone = book.expire(&moment);
+            prop_assert_eq!(gone.is_empty(), next.is_none_or(|next| !next.is_zero()));
             let mut model = BTreeMap::new();
             for edit in &edits {
                 let key = (edit.service().to_owned(), edit.prefix());

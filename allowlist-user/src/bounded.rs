@@ -130,11 +130,29 @@ impl Open {
 
     /// Reads a file whole on the calling thread, for threads that nothing waits for without a limit.
     pub fn read_here(self, path: &Path) -> Result<Vec<u8>, ReadError> {
-        self.read_steadily(path, || {})
+        Ok(self.read_steadily(path, || {})?.0)
     }
 
-    /// The same; `meanwhile` runs between the read and the check that nothing was written.
-    fn read_steadily(self, path: &Path, mut meanwhile: impl FnMut()) -> Result<Vec<u8>, ReadError> {
+    /// Reads a file whole, on a thread of its own, and returns the bytes and the metadata of the file that was open.
+    ///
+    /// # Errors
+    /// As [`Open::read`].
+    pub fn read_with_metadata(self, path: &Path) -> Result<(Vec<u8>, Metadata), ReadError> {
+        let file = path.to_owned();
+        within(
+            path,
+            self.timeout,
+            move || self.read_steadily(&file, || {}),
+            drop,
+        )?
+    }
+
+    /// Reads a file whole; the callback runs between the read and the check that nothing was written.
+    fn read_steadily(
+        self,
+        path: &Path,
+        mut meanwhile: impl FnMut(),
+    ) -> Result<(Vec<u8>, Metadata), ReadError> {
         for _ in 0..2 {
             let mut file = self.open(path, OpenOptions::new().read(true))?;
             let before = file.metadata()?;
@@ -159,7 +177,7 @@ impl Open {
             }
             // Of the open file: one that was renamed into its place meanwhile is for the next time.
             if !self.is_steady || version(&file.metadata()?) == version(&before) {
-                return Ok(bytes);
+                return Ok((bytes, before));
             }
         }
         Err(ReadError::Unsteady)

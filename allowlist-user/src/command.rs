@@ -36,6 +36,8 @@ use crate::notify::Notify;
 use crate::report::{
     self, Added, AuditLog, Epoch, Explanation, PolicyList, Report, Sources, Status,
 };
+use crate::text::{on_one_line, printable, printable_json};
+use crate::trust;
 
 const CONFIG: &str = "/etc/allowlist/allowlist.toml";
 /// The exit code of a question whose answer is no.
@@ -62,33 +64,6 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
         Some(NotDone(problem)) if problem.kind == Kind::WouldCut => ExitCode::from(WOULD_CUT),
         _ => ExitCode::FAILURE,
     }
-}
-
-/// The filter without `RUST_LOG`: this program's own lines. A list decides how often a library logs:
-/// html5ever warns of each tag that is out of place.
-const LOGGED: &str = "off,allowlist=info";
-
-/// Starts the log: warnings and errors as lines on standard error. `RUST_LOG` replaces [`LOGGED`].
-pub fn start_log() {
-    log_builder("RUST_LOG").init();
-}
-
-/// The log; an environment variable holds its filter.
-fn log_builder(variable: &str) -> env_logger::Builder {
-    let mut builder = env_logger::Builder::new();
-    // Also where `RUST_LOG` is a level; its own name overrides this.
-    builder.filter_module("html5ever", log::LevelFilter::Off);
-    builder
-        .parse_env(env_logger::Env::new().filter_or(variable, LOGGED))
-        .format(|out, record| {
-            let level = match record.level() {
-                log::Level::Error => "error: ",
-                log::Level::Warn => "warning: ",
-                _ => "",
-            };
-            writeln!(out, "{level}{}", record.args())
-        });
-    builder
 }
 
 /// Carries out what was typed.
@@ -147,6 +122,12 @@ async fn filter(paths: Paths, run: Run) -> Result<()> {
     let notify = Notify::from_environment();
     dataplane::require_privileges()?;
     raise_file_limit();
+    if dataplane::has_private_pins(&paths.pin_dir) {
+        warn!(
+            "{} is mounted in a private mount namespace only, so the filter ends with the last process of that namespace, and not only by `allowlist detach`; use nsenter --net instead of ip netns exec, or mount the host's /sys/fs/bpf into the container",
+            paths.pin_dir.display()
+        );
+    }
     let is_try = run.small.is_policy() && !run.small.enforce;
     let mut written = written(&paths, run.small)?;
     if is_try {
@@ -220,6 +201,17 @@ fn warnings(config: &Config) -> Vec<String> {
         );
     }
     warnings
+}
+
+/// Which paths of the configuration file, and of the files that it names, other users than root could change.
+fn path_warnings(paths: &Paths, config: &Config) -> Vec<String> {
+    let file = paths.config.as_deref().unwrap_or(Path::new(CONFIG));
+    let text = Config::file_text(file).unwrap_or_default();
+    let concerns = trust::concerns(Some(file), &text, config);
+    concerns
+        .into_iter()
+        .map(|concern| concern.message)
+        .collect()
 }
 
 /// The ports from which the kernel lets this host's own connections be made.
@@ -384,7 +376,7 @@ async fn watch(paths: &Paths, options: &Watch) -> Result<()> {
     if observes {
         info!("{}", shown_in(observes));
     }
-    let epoch = Epoch::new(Timestamp::now(), dataplane::clock());
+    let epoch = Epoch::new(Timestamp::now(), dataplane::kernel_clock());
     let mut out = std::io::stdout();
     let mut left = options.count;
     while left != Some(0) {
@@ -400,9 +392,9 @@ async fn watch(paths: &Paths, options: &Watch) -> Result<()> {
             info!("{}", shown_in(observes));
         }
         let line = if options.json {
-            report::seen_json(&seen, epoch).to_string()
+            printable_json(&report::seen_json(&seen, epoch).to_string()).into_owned()
         } else {
-            report::seen_text(&seen, epoch)
+            on_one_line(&report::seen_text(&seen, epoch)).into_owned()
         };
         if writeln!(out, "{line}").is_err() {
             break; // whoever reads has seen enough
@@ -494,11 +486,7 @@ fn written(paths: &Paths, mut small: Small) -> Result<Written> {
         let text = Config::small_text(small.mode(), &small.allow, &small.provider, &small.port);
         // Mistakes are named by the options.
         Config::small(small.iface.clone(), small.allow, small.provider, small.port)?;
-        return Ok(Written {
-            file: None,
-            text,
-            interfaces: small.iface,
-        });
+        return Ok(Written::new(None, text, small.iface));
     }
     let file = paths.config.as_deref().unwrap_or(Path::new(CONFIG));
     if small.enforce {
@@ -512,27 +500,24 @@ fn written(paths: &Paths, mut small: Small) -> Result<Written> {
             "there is no {CONFIG}; write one, give another by --config, or describe a small one by --iface, --allow, --provider and --port"
         );
     }
-    Ok(Written {
-        text: Config::text(file)?,
-        file: Some(file.to_owned()),
-        interfaces: small.iface,
-    })
+    let text = Config::text(file)?;
+    Ok(Written::new(Some(file.to_owned()), text, small.iface))
 }
 
 fn print_json(document: &serde_json::Value) -> Result<()> {
-    print(&format!("{document:#}\n"))
+    print(&printable_json(&format!("{document:#}\n")))
 }
 
-/// Prints to standard output. A reader that has seen enough (`| head`) is no error.
+/// Prints to standard output, escaped. A reader that has seen enough (`| head`) is no error.
 fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out
+        .write_all(printable(text).as_bytes())
+        .and_then(|()| out.flush())
+    {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(error).context("cannot write to standard output")
         }
         _ => Ok(()),
     }
 }
-
-#[cfg(test)]
-mod tests;

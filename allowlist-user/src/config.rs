@@ -8,6 +8,7 @@
 mod document;
 mod exposure;
 mod read;
+mod secrets;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -31,7 +32,9 @@ use crate::policy::{
     AtStart, DefaultVerdict, Direction, Mode, Origin, Policy, Ports, ReturnTraffic, Rules, Service,
     Source, is_loopback,
 };
+use crate::text::is_deceptive;
 use document::Problems;
+pub use secrets::{Secret, secrets, without_comments};
 pub use sources::provided;
 
 /// Everything that a run needs to know.
@@ -458,10 +461,12 @@ fn check_interface(name: &str) -> Result<(), String> {
     if name.is_empty() {
         return Err("is empty; write an interface's name, such as \"eth0\"".to_owned());
     }
-    if name.len() > MAX_INTERFACE_BYTES || name.contains(|c: char| c == '/' || c.is_whitespace()) {
+    if name.len() > MAX_INTERFACE_BYTES
+        || name.contains(|c: char| c == '/' || c.is_whitespace() || is_deceptive(c))
+    {
         return Err(format!(
             "{name:?} cannot be an interface; the kernel's names have up to {MAX_INTERFACE_BYTES} \
-             bytes, without spaces and slashes"
+             bytes, without spaces, slashes and control characters"
         ));
     }
     Ok(())

@@ -1,14 +1,18 @@
 //! What can be asked of a running daemon, and what it answers: HTTP with JSON over a Unix socket, so that
 //! `curl --unix-socket` can ask as well as the command line.
 //!
-//! - `server` listens, with limits; `peer` says who asks; `client` asks
+//! - `server` listens, with limits: `places` for connections, `bodies` for memory; `socket` is its file; `peer`
+//!   identifies the client; `client` sends requests
 //!
 //! Invariant: the daemon alone writes. Whoever asks waits for the daemon, and the daemon for nobody: a slow
 //! or broken client delays no publish. docs/api.md tells it for people.
 
+mod bodies;
 mod client;
 mod peer;
+mod places;
 mod server;
+mod socket;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -23,7 +27,7 @@ pub use server::Control;
 
 use crate::audit::Who;
 use crate::event::Change;
-use crate::policy::Mode;
+use crate::policy::{MAX_NAME_BYTES, Mode, is_name};
 use crate::report::Report;
 use crate::session::Session;
 
@@ -228,6 +232,8 @@ pub enum Kind {
     Forbidden,
     /// There is no such thing to ask.
     Unknown,
+    /// The path has no such method.
+    NotAllowed,
     /// It cannot be done as things stand.
     Refused,
     /// It would cut the connection over which it was asked.
@@ -287,6 +293,20 @@ impl Asked {
     /// What the path of this name is asked by this body.
     fn read(mut self, name: &str) -> Result<(Wanted, Care), Problem> {
         let invalid = |error: String| Problem::new(Kind::Invalid, error);
+        // Before anything is logged: a name that cannot exist must not reach a line of the log.
+        let entries = self.entries.iter().flatten();
+        let services = entries.filter_map(|entry| entry.service.as_deref());
+        let names = [("source", self.source.as_deref())].into_iter();
+        let names = names.chain(services.map(|service| ("service", Some(service))));
+        for (key, name) in names {
+            // Without a name, the daemon lists those that there are.
+            if let Some(name) = name.filter(|name| !name.is_empty() && !is_name(name)) {
+                let error = format!(
+                    "{name:?} cannot be the name of a {key}: those have a-z, 0-9, - and _, up to {MAX_NAME_BYTES} characters"
+                );
+                return Err(invalid(error));
+            }
+        }
         let lacks = |key: &str| invalid(format!("{name} needs `{key}`"));
         let wanted = match name {
             "add" => Wanted::Add(self.entries.take().ok_or_else(|| lacks("entries"))?),
@@ -344,6 +364,11 @@ impl Asked {
 }
 
 impl Wanted {
+    /// The names of all paths.
+    const NAMES: [&str; 8] = [
+        "accept", "add", "confirm", "mode", "refresh", "reload", "remove", "rollback",
+    ];
+
     /// The name of its path.
     const fn name(&self) -> &'static str {
         match self {
@@ -459,6 +484,7 @@ mod tests {
             if matches!(name, "accept" | "refresh" | "confirm") {
                 care.confirm_within = None;
             }
+            assert!(Wanted::NAMES.contains(&name));
             let body = serde_json::to_string(&Asked::new(wanted.clone(), &care)).expect("is JSON");
             let asked: Asked = serde_json::from_str(&body).expect("is a body");
             assert_eq!(asked.read(name), Ok((wanted, care.clone())));

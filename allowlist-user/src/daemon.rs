@@ -34,7 +34,7 @@ use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use jiff::Timestamp;
 use log::{info, warn};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -42,6 +42,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use self::added::Expiry;
 use self::asked::Refreshing;
 use self::files::Files;
 use self::first::Late;
@@ -51,6 +52,7 @@ use self::refresh::Clocks;
 use self::reload::Reloading;
 use self::selfcheck::SelfCheck;
 use crate::audit::{Audit, Deed, Entry, Who};
+use crate::bounded::within;
 use crate::cli::Paths;
 use crate::compile::{CompileError, Names, Tables, compile, require_room};
 use crate::config::{AttachMode, Config};
@@ -68,7 +70,8 @@ use crate::policy::{AtStart, Feed, Mode, Policy, Snapshot, Source};
 use crate::record::Record;
 use crate::session::Generation;
 use crate::state::{StateDir, StateLock};
-use crate::text::indented;
+use crate::text::on_one_line;
+use crate::trust;
 
 /// How often to look whether somebody detached the filter, and whether all is as it should be.
 const LOOK: Duration = Duration::from_secs(1);
@@ -107,6 +110,29 @@ impl Options {
             config.attach = attach;
         }
         Ok(config)
+    }
+}
+
+impl Options {
+    /// Requires that no user but root decides which commands run and which secrets are used.
+    ///
+    /// # Errors
+    /// The first path of the configuration that others could change. A file of the user behind `sudo` is only a
+    /// warning, unless it names a command or a secret.
+    fn require_trusted(written: &Written, config: &Config) -> Result<()> {
+        let (written, config) = (written.clone(), config.clone());
+        let work = move || trust::concerns(written.file.as_deref(), &written.text, &config);
+        let concerns = within(std::path::Path::new("trusted"), LOOK * 2, work, drop)?;
+        for concern in concerns {
+            if concern.is_fatal {
+                bail!(
+                    "{}; `allowlist check` lists every such path",
+                    concern.message
+                );
+            }
+            warn!("{}", concern.message);
+        }
+        Ok(())
     }
 }
 
@@ -203,10 +229,9 @@ pub struct Daemon {
     clocks: Clocks,
     /// Not before this is tried again to let go of what was held, or is over.
     release_after: Instant,
+    expiry: Expiry,
     /// Not before this the changes that are active without the disk are written.
     catch_up_after: Instant,
-    /// When the next of what was added goes.
-    next_expiry: Option<Timestamp>,
     /// A configuration that is being made ready.
     reloading: Option<Reloading>,
     /// Who waits for lists.
@@ -297,14 +322,11 @@ impl Daemon {
 
     /// When something is due that goes by the clock to the moment.
     fn next_time(&self) -> Option<Instant> {
-        let now = (Instant::now(), Timestamp::now());
-        let expiry = self.next_expiry.map(|expiry| {
-            let wait = expiry
-                .duration_since(now.1)
-                .try_into()
-                .unwrap_or(Duration::ZERO);
-            (now.0 + wait).max(self.release_after)
-        });
+        let expiry = match self.expiry {
+            Expiry::Never => None,
+            Expiry::At(expiry) => Some(expiry.max(self.release_after)),
+            Expiry::Unpublished => Some(self.release_after),
+        };
         let confirm = self.pending.as_ref().map(|pending| pending.deadline);
         [expiry, confirm].into_iter().flatten().min()
     }
@@ -399,10 +421,9 @@ impl Daemon {
     /// What was done, or refused, into the audit trail. A full disk is no reason not to do it.
     fn log(&self, who: Who, deed: Deed, refused: Option<String>) {
         match &refused {
-            Some(reason) => warn!(
-                "{who}: {deed}: not done, and nothing was changed: {}",
-                indented(reason)
-            ),
+            Some(reason) => {
+                warn!("{who}: {deed}: not done, and nothing was changed: {reason}");
+            }
             None => info!("{who}: {deed}"),
         }
         let entry = Entry {
@@ -474,7 +495,7 @@ impl Daemon {
     fn say_ready(&mut self) {
         self.opening = None;
         let line = self.state_line();
-        let _ = writeln!(io::stdout(), "ready: {line}");
+        let _ = writeln!(io::stdout(), "ready: {}", on_one_line(&line));
         self.notify.ready(&line);
     }
 

@@ -23,6 +23,7 @@ use crate::additions::{Addition, Additions};
 use crate::config::Config;
 use crate::hook::Hook;
 use crate::policy::{Keep, Mode, Policy, Rules, Service, Snapshot, public_url};
+use crate::time::Now;
 
 /// As many prefixes of one list or service as a difference names; the rest are counted.
 const NAMED: usize = 20;
@@ -48,7 +49,7 @@ impl<'a> EffectiveState<'a> {
         now: Timestamp,
     ) -> Self {
         let mut additions = additions.clone();
-        additions.expire(now);
+        additions.expire(&Now::by_wall(now));
         Self {
             config,
             mode,

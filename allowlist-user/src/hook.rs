@@ -5,6 +5,8 @@
 //! slows down no fetch and no publish, and that nobody listens is a warning. Where a webhook is, is told to
 //! nobody but it.
 
+use std::env;
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -23,7 +25,6 @@ use tokio::time::{sleep, timeout};
 use url::Url;
 
 use crate::event::Event;
-use crate::notify;
 use crate::policy::{Format, Http};
 use crate::source::post;
 
@@ -154,11 +155,15 @@ impl Hook {
         body: &[u8],
         event: &Event,
     ) -> Result<()> {
+        // Not the daemon's whole environment: HTTPS_PROXY may have a password, and other variables identify the
+        // daemon to the service manager.
+        let kept = env::vars_os().filter(|(name, _)| is_passed_on(name));
         let mut command = Command::new(program);
         command
             .args(arguments)
+            .env_clear()
+            .envs(kept)
             .env("ALLOWLIST_SOURCE", &event.source)
-            .env_remove(notify::SOCKET)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             // Of its own, so that what it started ends with it.
@@ -225,6 +230,15 @@ impl Hook {
         }
         Ok(())
     }
+}
+
+/// Whether a variable of the daemon's environment is one of the hook's, too.
+fn is_passed_on(name: &OsStr) -> bool {
+    const NAMES: [&str; 8] = [
+        "HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER",
+    ];
+    name.to_str()
+        .is_some_and(|name| NAMES.contains(&name) || name.starts_with("LC_"))
 }
 
 /// A hook and what it started; ended when this is dropped.

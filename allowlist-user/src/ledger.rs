@@ -3,9 +3,11 @@
 //!
 //! Invariants: a change is on disk whole, with its checksum, before anybody is told that it is done; a line
 //! that a crash cut short was told to nobody, and does not count; of the last policies is known what leads
-//! back to them. `file` knows the bytes. Knows neither the kernel nor whether a policy is a good one.
+//! back to them; no secret of a configuration is on disk. `file` knows the bytes, `redact` the secrets. Knows
+//! neither the kernel nor whether a policy is a good one.
 
 mod file;
+mod redact;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -16,9 +18,12 @@ use log::warn;
 use serde::{Deserialize, Serialize};
 
 use self::file::{File, Line};
+use self::redact::Redactor;
 use crate::additions::{Addition, Additions, Edit};
+use crate::config::without_comments;
 use crate::policy::Mode;
 use crate::state::{StateDir, StateError};
+use crate::time::{Now, SteadyClock};
 
 /// How many policies can be gone back to; one more is known, so that a change that fails costs none.
 pub const KEPT: usize = 20;
@@ -61,22 +66,68 @@ pub struct Unconfirmed {
     pub back_to: Option<u64>,
 }
 
-/// A configuration as somebody wrote it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A configuration's text and its origin.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Written {
     /// Its file; none if it was typed.
     pub file: Option<PathBuf>,
-    /// What it says.
+    /// The text, with its secrets. On disk, each secret is replaced by a tag.
     pub text: String,
+    /// How many secrets of the text are unknown, since the file of this start does not have them: their tags
+    /// stand in the text.
+    #[serde(skip)]
+    missing_secrets: usize,
+    /// The checksum of the text as it was written, of which the disk has neither comments nor secrets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    crc32: Option<u32>,
     /// Interfaces that were typed, and stand for those of the text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub interfaces: Vec<String>,
 }
 
+impl PartialEq for Written {
+    fn eq(&self, other: &Self) -> bool {
+        self.file == other.file && self.interfaces == other.interfaces && self.has_text_of(other)
+    }
+}
+
+impl Eq for Written {}
+
 impl Written {
-    /// What tells it from others.
+    /// A configuration of a file, or of the command line where that is `None`; `interfaces` are those that were
+    /// typed.
+    pub fn new(file: Option<PathBuf>, text: String, interfaces: Vec<String>) -> Self {
+        Self {
+            file,
+            text,
+            missing_secrets: 0,
+            crc32: None,
+            interfaces,
+        }
+    }
+
+    /// Returns a checksum of the text as it was written.
     pub fn checksum(&self) -> u32 {
-        crc32fast::hash(self.text.as_bytes())
+        self.crc32
+            .unwrap_or_else(|| crc32fast::hash(self.text.as_bytes()))
+    }
+
+    /// Whether both have one text, as it was written and with the same secrets.
+    pub fn has_text_of(&self, other: &Self) -> bool {
+        self.checksum() == other.checksum()
+            && (self.text == other.text
+                || without_comments(&self.text) == without_comments(&other.text))
+    }
+
+    /// A warning about secrets that could not be restored; `None` if all could.
+    pub fn missing_secrets_warning(&self) -> Option<String> {
+        (self.missing_secrets > 0).then(|| {
+            format!(
+                "{} of the secrets of this policy's configuration are not in {} any more and are stored nowhere else, so sources that need them keep their last-good lists; put the secrets back into the file, or use bearer_file",
+                self.missing_secrets,
+                self.origin()
+            )
+        })
     }
 
     /// Where it comes from, in words.
@@ -110,6 +161,8 @@ impl Policy {
 #[derive(Debug)]
 pub struct Ledger {
     file: File,
+    redactor: Redactor,
+    clock: SteadyClock,
     known: Known,
     /// What is known and not on disk yet.
     staged: Option<Line>,
@@ -120,11 +173,23 @@ pub struct Ledger {
 }
 
 /// What the lines say.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
     /// The oldest first.
     policies: VecDeque<Policy>,
     additions: Additions,
+    /// The newest time of any line, which the clock must not be behind.
+    newest_time: Timestamp,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self {
+            policies: VecDeque::new(),
+            additions: Additions::default(),
+            newest_time: Timestamp::MIN,
+        }
+    }
 }
 
 impl Known {
@@ -137,11 +202,16 @@ impl Known {
         Ok(known)
     }
 
-    /// Of the same, what is added by command and not over yet.
-    pub fn peek_additions(folder: &Path, now: Timestamp) -> Result<Additions, StateError> {
-        let mut additions = Self::peek(folder)?.additions;
-        additions.expire(now);
-        Ok(additions)
+    /// Reads the additions of a state directory that have not expired, and the moment that they were judged by.
+    ///
+    /// # Errors
+    /// A ledger that cannot be read.
+    pub fn peek_additions(folder: &Path) -> Result<(Additions, Now), StateError> {
+        let known = Self::peek(folder)?;
+        let now = SteadyClock::not_before(known.newest_time).now();
+        let mut additions = known.additions;
+        additions.expire(&now);
+        Ok((additions, now))
     }
 
     /// The oldest first.
@@ -190,6 +260,7 @@ impl Known {
                     change.written = Some(Arc::clone(before.written()));
                 }
                 let undo = self.additions.apply(&change.edits);
+                self.newest_time = self.newest_time.max(change.time);
                 self.policies.push_back(Policy {
                     number,
                     change,
@@ -205,11 +276,17 @@ impl Known {
                     policy.change.unconfirmed = None;
                 }
             }
+            Line::Expired { time, additions } => {
+                self.newest_time = self.newest_time.max(time);
+                let remove = |(prefix, service)| Edit::Remove { prefix, service };
+                let edits: Vec<Edit> = additions.into_iter().map(remove).collect();
+                self.additions.apply(&edits);
+            }
         }
     }
 
     /// As few lines as say the same.
-    fn lines(&self, now: Timestamp) -> Vec<Line> {
+    fn lines(&self, now: &Now) -> Vec<Line> {
         let mut oldest = self.additions.clone();
         for policy in self.policies.iter().rev() {
             oldest.apply(&policy.undo);
@@ -230,7 +307,20 @@ impl Known {
                 change,
             }
         });
-        std::iter::once(base).chain(changes).collect()
+        // Replaying the changes may bring back expired additions; and the newest time must not be lost.
+        let mut replayed = Self::default();
+        let mut lines: Vec<Line> = std::iter::once(base).chain(changes).collect();
+        lines.iter().cloned().for_each(|line| replayed.replay(line));
+        let is_gone = |one: &&Addition| self.additions.get(&one.service, &one.prefix).is_none();
+        let gone = replayed.additions.all().filter(is_gone);
+        let additions: Vec<_> = gone.map(|one| (one.prefix, one.service.clone())).collect();
+        if !additions.is_empty() || replayed.newest_time < self.newest_time {
+            lines.push(Line::Expired {
+                time: self.newest_time,
+                additions,
+            });
+        }
+        lines
     }
 
     fn edits(&self) -> usize {
@@ -242,21 +332,39 @@ impl Known {
 impl Ledger {
     /// Reads the ledger, without additions that have expired at `now`. While the disk cannot be written to, changes
     /// are refused. A ledger that cannot be read is logged and counts as one without policies: a damaged disk does
-    /// not keep the filter from starting.
-    pub fn open(state: &StateDir, now: Timestamp) -> Self {
+    /// not keep the filter from starting. Secrets of earlier policies are restored from `current`, the text of the
+    /// configuration that this start begins with.
+    pub fn open(state: &StateDir, now: &Now, current: &str) -> Self {
         let (file, lines, damaged) = File::open(state);
         let mut ledger = Self {
             file,
+            redactor: Redactor::open(state),
+            clock: SteadyClock::not_before(Timestamp::MIN),
             known: Known::default(),
             staged: None,
             unwritten: Vec::new(),
             is_newest_unwritten: false,
         };
-        for line in lines {
+        let mut has_secrets = false;
+        for mut line in lines {
+            if let Line::Change { change, .. } = &mut line
+                && let Some(written) = &mut change.written
+            {
+                let written = Arc::make_mut(written);
+                // An earlier version of this program wrote texts as they were.
+                has_secrets |= ledger.redactor.redact(&written.text) != written.text;
+                let restored = ledger.redactor.restore(&written.text, current);
+                (written.text, written.missing_secrets) = (restored.text, restored.missing);
+            }
             ledger.known.replay(line);
         }
+        ledger.clock.learn(ledger.known.newest_time);
+        let now = &Now {
+            wall: now.wall.max(ledger.known.newest_time),
+            uptime: now.uptime.clone(),
+        };
         ledger.known.additions.expire(now);
-        if damaged {
+        if damaged || has_secrets {
             ledger.rewrite(state, now);
         }
         ledger
@@ -286,6 +394,7 @@ impl Ledger {
         }
         let line = Line::Change { number, change };
         self.known.replay(line.clone());
+        self.clock.learn(self.known.newest_time);
         self.file.keep_what_is();
         self.is_newest_unwritten = false;
         self.staged = Some(line);
@@ -308,7 +417,8 @@ impl Ledger {
     /// Writes the active changes that are not on disk.
     pub fn catch_up(&mut self) -> Result<(), StateError> {
         while let Some(line) = self.unwritten.first() {
-            self.file.add(line)?;
+            let line = self.redacted(line.clone());
+            self.file.add(&line)?;
             self.file.keep_what_is();
             self.unwritten.remove(0);
             self.is_newest_unwritten = false;
@@ -330,6 +440,7 @@ impl Ledger {
         if let Some(line) = &self.staged {
             let line = line.clone();
             self.catch_up()?;
+            let line = self.redacted(line);
             self.file.add(&line)?;
             self.staged = None;
         }
@@ -368,23 +479,56 @@ impl Ledger {
         Ok(())
     }
 
-    /// Lets go of what is over.
-    ///
-    /// # Returns
-    /// What that was.
-    pub fn expire(&mut self, now: Timestamp) -> Vec<Addition> {
-        self.known.additions.expire(now)
+    /// Returns the moment that grants are judged by: never before the newest time of the ledger.
+    pub fn now(&self) -> Now {
+        self.clock.now()
+    }
+
+    /// Removes the additions that have expired, and returns them. That they have is written down, so that a clock
+    /// that is set back brings none back.
+    pub fn expire(&mut self, now: &Now) -> Vec<Addition> {
+        let gone = self.known.additions.expire(now);
+        if !gone.is_empty() {
+            let key = |one: &Addition| (one.prefix, one.service.clone());
+            let line = Line::Expired {
+                time: now.wall,
+                additions: gone.iter().map(key).collect(),
+            };
+            self.known.newest_time = self.known.newest_time.max(now.wall);
+            self.clock.learn(now.wall);
+            if let Err(error) = self.file.add(&line) {
+                warn!(
+                    "{error}; an addition that has expired may pass again after a start with a clock that was set back"
+                );
+            }
+            self.file.keep_what_is();
+        }
+        gone
     }
 
     /// Writes the file anew if most of it is history. That it cannot be is no loss.
-    pub fn tidy(&mut self, state: &StateDir, now: Timestamp) {
+    pub fn tidy(&mut self, state: &StateDir, now: &Now) {
         if self.file.edits() > self.known.edits() * 2 + HISTORY {
             self.rewrite(state, now);
         }
     }
 
-    fn rewrite(&mut self, state: &StateDir, now: Timestamp) {
-        match self.file.replace(state, &self.known.lines(now)) {
+    /// Returns the line as it may be on disk.
+    fn redacted(&self, mut line: Line) -> Line {
+        if let Line::Change { change, .. } = &mut line
+            && let Some(written) = &mut change.written
+        {
+            let written = Arc::make_mut(written);
+            written.crc32 = Some(written.checksum());
+            written.text = self.redactor.redact(&written.text);
+        }
+        line
+    }
+
+    fn rewrite(&mut self, state: &StateDir, now: &Now) {
+        let lines = self.known.lines(now).into_iter();
+        let lines: Vec<Line> = lines.map(|line| self.redacted(line)).collect();
+        match self.file.replace(state, &lines) {
             Ok(()) => self.unwritten.clear(),
             Err(error) => warn!("{error}"),
         }

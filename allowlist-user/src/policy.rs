@@ -22,6 +22,16 @@ pub use source::{
     Secret, Select, Source, is_loopback, public_url,
 };
 
+/// The longest name of a source or a service, in bytes.
+pub const MAX_NAME_BYTES: usize = 63;
+
+/// Whether a text can be the name of a source or a service: `a-z`, `0-9`, `-` and `_`, up to
+/// [`MAX_NAME_BYTES`]. A name is also a file name, a metric's label and part of a line of the log.
+pub fn is_name(text: &str) -> bool {
+    let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+    !text.is_empty() && text.len() <= MAX_NAME_BYTES && text.bytes().all(is_plain)
+}
+
 /// Services and the sources that they name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {

@@ -22,6 +22,7 @@ use crate::bounded::{Open, PATIENCE, ReadError, within};
 use crate::lines::kept_name;
 use crate::lock;
 use crate::policy::{Feed, Format, Held, Origin, PastChange, Source, Validator, public_url};
+use crate::trust;
 
 /// Counts up when a reader of the old form would misread the new one.
 const FORMAT: u32 = 3;
@@ -54,10 +55,13 @@ impl StateDir {
             path,
             OPENING,
             move || {
+                // Before it is made, and again in case that another user made it just then.
+                trust::require(&folder)?;
                 DirBuilder::new()
                     .recursive(true)
                     .mode(0o700)
                     .create(&folder)?;
+                trust::require(&folder)?;
                 let found = fs::metadata(&folder)?;
                 Ok(found.mode() & 0o022 != 0 || found.uid() != geteuid().as_raw())
             },

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: builds what is measured as it is released, and measures it.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -20,6 +21,7 @@ use crate::{cargo, setup};
   cargo xtask bench --only lookup,filter
   cargo xtask bench --only interface --json > interface.json
   cargo xtask bench --changes
+  cargo xtask bench --against older-allowlist-ebpf
   cargo xtask bench -- --rounds 51")]
 pub(crate) struct Args {
     /// What to measure: of lookup, filter, packets, interface, publishes and changes; all of it, if not said
@@ -31,6 +33,13 @@ pub(crate) struct Args {
     /// How long a change by command takes: the same as `--only changes`
     #[arg(long, conflicts_with = "only")]
     changes: bool,
+
+    /// Compare with an older kernel program, by its object file, such as the `allowlist-ebpf` of an older build
+    ///
+    /// Each is loaded five times, since where code is placed alone moves its cost, and the older one is compared with
+    /// itself in the same run. Without `--only` it is the only measure.
+    #[arg(long, value_name = "OBJECT")]
+    against: Option<PathBuf>,
 
     /// Less of it, in half a minute: fewer rounds, and fewer and smaller lists
     #[arg(long)]
@@ -50,7 +59,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     setup::run()?;
     // Each alone, so that the program has what it is released with, and nothing that a test asks for.
     let starts_program = |measure: &String| ["interface", "changes"].contains(&measure.as_str());
-    if args.only.is_empty() || args.only.iter().any(starts_program) {
+    let measures_all = args.only.is_empty() && args.against.is_none();
+    if measures_all || args.changes || args.only.iter().any(starts_program) {
         cargo::build(&["--release", "--package=allowlist-user", "--bin=allowlist"])?;
     }
     let bench = [
@@ -71,6 +81,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         OsString::from("--out"),
         cargo::target_dir()?.join("bench").into(),
     ]);
+    if let Some(object) = &args.against {
+        words.extend([OsString::from("--against"), object.into()]);
+    }
     words.extend(args.quick.then(|| "--quick".into()));
     words.extend(args.json.then(|| "--json".into()));
     words.extend(args.of_bench.iter().cloned());

@@ -83,7 +83,7 @@ fn a_file_that_changes_is_read_once_more() {
         }
     });
     assert_eq!(
-        read.expect("steady at last"),
+        read.expect("steady at last").0,
         b"192.0.2.1\n192.0.2.2\n",
         "the second reading"
     );

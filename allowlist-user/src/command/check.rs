@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use log::{info, warn};
 
 use super::lists::{first_feed, last_good};
-use super::{config, print, print_json, progress, warnings};
+use super::{config, path_warnings, print, print_json, progress, warnings};
 use crate::cli::{Check, Paths};
 use crate::compile::{Names, Tables, compile, require_room};
 use crate::config::Config;
@@ -35,6 +35,9 @@ pub(super) async fn check(paths: &Paths, check: Check) -> Result<ExitCode> {
     let is_from_file = !check.small.is_policy();
     let config = config(paths, check.small)?;
     let mut warnings = warnings(&config);
+    if is_from_file {
+        warnings.extend(path_warnings(paths, &config));
+    }
     let ssh_note = config.ssh_note().filter(|_| is_from_file);
     let notes: Vec<String> = ssh_note.into_iter().chain(config.fragment_note()).collect();
     let mut failures = Vec::new();

@@ -332,7 +332,7 @@ pub(super) async fn export(paths: &Paths, options: &Export) -> Result<()> {
     // What one configured source has takes nothing that only root may read.
     let is_added = |name: &str| name.starts_with(SOURCE_PREFIX);
     let additions = if options.source.as_deref().is_none_or(is_added) {
-        Known::peek_additions(&paths.state_dir, Timestamp::now())?
+        Known::peek_additions(&paths.state_dir)?.0
     } else {
         Additions::default()
     };

@@ -21,15 +21,13 @@ use super::{
 };
 use crate::hook::Hook;
 use crate::policy::{
-    AtStart, DefaultVerdict, Direction, Engine, Keep, Mode, Policy, ReturnTraffic, Rules, Service,
-    Source,
+    AtStart, DefaultVerdict, Direction, Engine, Keep, MAX_NAME_BYTES, Mode, Policy, ReturnTraffic,
+    Rules, Service, Source, is_name,
 };
 
 const MAX_PREFIXES_RANGE: RangeInclusive<u64> = 1..=4_000_000;
 const MAX_FLOWS_RANGE: RangeInclusive<u64> = 1024..=16_000_000;
 const KEPT_RANGE: RangeInclusive<u64> = 4096..=1 << 30;
-/// A name is also a file name and a metric's label.
-const MAX_NAME_BYTES: usize = 63;
 
 /// The document as a configuration; what is wrong with it is in `problems`, and stands as its default.
 pub(super) fn config(
@@ -379,8 +377,7 @@ pub(super) fn read_filled<T>(
 }
 
 pub(super) fn check_name(name: &str, node: &Node, problems: &mut Problems) {
-    let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
-    if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.bytes().all(is_plain) {
+    if !is_name(name) {
         node.wrong(
             problems,
             format!("is not a name; use a-z, 0-9, - and _, up to {MAX_NAME_BYTES} characters"),

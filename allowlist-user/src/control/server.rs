@@ -1,19 +1,19 @@
 //! The listening side: who may ask, how much and for how long; each request handed to the daemon, each report
 //! read beside it.
 //!
-//! Invariants: a connection is one request, with a limit on its head, its body and its time, and there are
-//! only so many; what waits for the daemon is bounded too. Reports come from the pinned maps and the disk,
+//! Invariants: a connection is one request, with a limit on its head, its body (`bodies`) and its time, and there are
+//! only so many (`places`); what waits for the daemon is bounded too. Reports come from the pinned maps and the disk,
 //! so they cost the daemon nothing.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
-use axum::body::{Body, to_bytes};
+use anyhow::{Context as _, Result};
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
@@ -25,14 +25,17 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use log::{debug, warn};
-use nix::unistd::{Gid, Uid, chown};
+use nix::unistd::Gid;
 use serde::Deserialize;
+use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::{Asked, Done, Kind, Live, Problem, Request, VERSION, peer};
+use super::bodies::Bodies;
+use super::places::Places;
+use super::{Asked, Done, Kind, Live, Problem, Request, VERSION, Wanted, peer, socket};
 use crate::audit::Who;
 use crate::cli::Paths;
 use crate::explain::{Question, Target, Typed};
@@ -40,19 +43,16 @@ use crate::rejected::RejectedLists;
 use crate::report::{
     Added, AuditLog, Explanation, List, Only, PolicyList, Report, Sources, Status,
 };
+use crate::text::{on_one_line, printable, printable_json};
 
-/// `sockaddr_un` has room for so much, and a zero.
-const MAX_PATH: usize = 107;
 /// How many requests may wait for the daemon; more are told to come again.
 const WAITING: usize = 64;
-/// How many connections there may be at once.
-const CONNECTIONS: usize = 64;
-/// The longest body: some 200,000 prefixes.
-const MAX_BODY: usize = 32 << 20;
+/// The reports, as `Shared::report` makes them.
+const REPORTS: [&str; 8] = [
+    "added", "explain", "list", "live", "log", "policies", "sources", "status",
+];
 /// For the head of a request.
 const HEAD_TIME: Duration = Duration::from_secs(5);
-/// For the body of a request.
-const BODY_TIME: Duration = Duration::from_secs(10);
 /// For a whole connection: some lists take their time.
 const LONGEST: Duration = Duration::from_mins(10);
 
@@ -72,44 +72,14 @@ struct Shared {
     live: watch::Receiver<Live>,
     rejected: watch::Receiver<Arc<RejectedLists>>,
     paths: Arc<Paths>,
+    bodies: Arc<Bodies>,
 }
 
 impl Control {
     /// Listens, for root and the members of `group`, if there is one.
     pub fn listen(paths: &Paths, group: Option<&str>) -> Result<Self> {
         let path = &*paths.socket;
-        let what = || format!("cannot listen on {}", path.display());
-        if path.as_os_str().len() > MAX_PATH {
-            bail!(
-                "{} is longer than the {MAX_PATH} bytes that a socket's path may have; choose another --socket",
-                path.display()
-            );
-        }
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            bail!(
-                "another daemon answers on {}; stop it, or choose another --socket",
-                path.display()
-            );
-        }
-        if let Some(folder) = path.parent() {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(folder)
-                .with_context(what)?;
-        }
-        match fs::symlink_metadata(path) {
-            // Of a daemon that was killed: nobody answers on it.
-            Ok(found) if found.file_type().is_socket() => {
-                fs::remove_file(path).with_context(what)?;
-            }
-            Ok(_) => bail!(
-                "{} is there and is no socket; remove it, or choose another --socket",
-                path.display()
-            ),
-            Err(_) => {}
-        }
-        let listener = UnixListener::bind(path).with_context(what)?;
+        let listener = socket::bind(path)?;
         let (live, watching) = watch::channel(Live::default());
         let (rejected, waiting) = watch::channel(Arc::default());
         let (asked, requests) = mpsc::channel(WAITING);
@@ -119,6 +89,7 @@ impl Control {
             live: watching,
             rejected: waiting,
             paths: Arc::new(paths.clone()),
+            bodies: Arc::new(Bodies::default()),
         };
         let control = Self {
             path: path.to_owned(),
@@ -133,35 +104,9 @@ impl Control {
     }
 
     /// Changes who may ask besides root.
-    pub fn admit(&self, group: Option<&str>) -> Result<()> {
-        let group = self::group(group)?;
-        let path = &self.path;
-        let what = || {
-            format!(
-                "cannot give {} to the control group; this process has to be in it (under systemd: SupplementaryGroups= in a drop-in), or to have CAP_CHOWN",
-                path.display()
-            )
-        };
-        let mode = if group.is_some() { 0o660 } else { 0o600 };
-        // For root alone first, so that nobody gets in between.
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).with_context(what)?;
-        chown(path, None, Some(group.unwrap_or(nix::unistd::getegid()))).with_context(what)?;
-        if let Some(group) = group
-            && let Some(folder) = path.parent()
-        {
-            let folder_mode = fs::metadata(folder)
-                .with_context(what)?
-                .permissions()
-                .mode()
-                & 0o7777;
-            // A folder that the daemon made is its own; one that anybody may enter needs nothing.
-            if folder_mode.trailing_zeros() >= 3 {
-                chown(folder, None::<Uid>, Some(group)).with_context(what)?;
-                fs::set_permissions(folder, fs::Permissions::from_mode(folder_mode | 0o050))
-                    .with_context(what)?;
-            }
-        }
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).with_context(what)?;
+    pub fn admit(&self, name: Option<&str>) -> Result<()> {
+        let group = group(name)?;
+        socket::permit(&self.path, group)?;
         self.group.send_replace(group);
         Ok(())
     }
@@ -220,38 +165,37 @@ fn group(name: Option<&str>) -> Result<Option<Gid>> {
 }
 
 async fn accept(listener: UnixListener, group: watch::Receiver<Option<Gid>>, router: Router) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Places::default();
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // Out of descriptors, mostly: those that are open end soon.
+                // Usually out of descriptors: those that are open end soon.
                 debug!("cannot accept on the control socket: {error}");
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
         };
-        let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
-            // Dropped: whoever asked sees a connection that ends, and may ask again.
+        // The user is known before a place is taken, so that one user cannot take all places.
+        let Ok(credentials) = stream.peer_cred() else {
+            continue;
+        };
+        let Some(place) = places.take(credentials.uid()) else {
+            // The connection ends, and the client may try again.
             continue;
         };
         let (group, router) = (*group.borrow(), router.clone());
         tokio::spawn(async move {
             let _place = place;
-            if timeout(LONGEST, serve(stream, group, router))
-                .await
-                .is_err()
-            {
+            let served = serve(stream, credentials, group, router);
+            if timeout(LONGEST, served).await.is_err() {
                 debug!("a connection to the control socket took too long, and was ended");
             }
         });
     }
 }
 
-async fn serve(stream: UnixStream, group: Option<Gid>, router: Router) {
-    let Ok(credentials) = stream.peer_cred() else {
-        return;
-    };
+async fn serve(stream: UnixStream, credentials: UCred, group: Option<Gid>, router: Router) {
     let who = peer::describe(credentials);
     let router = if peer::may_ask(credentials, group) {
         router
@@ -284,8 +228,32 @@ fn router(shared: Shared) -> Router {
     let path = |name: &str| format!("{VERSION}/{name}");
     Router::new()
         .route(&path("{name}"), get(report).post(change))
+        .route("/", get(index))
+        .route(VERSION, get(index))
+        .method_not_allowed_fallback(async || {
+            Problem::new(
+                Kind::NotAllowed,
+                "reports are read by GET and changes are made by POST; GET / lists both",
+            )
+        })
         .fallback(async || unknown("path"))
         .with_state(shared)
+}
+
+/// Lists the paths.
+async fn index() -> Response {
+    let paths = |names: &[&str]| -> Vec<String> {
+        names
+            .iter()
+            .map(|name| format!("{VERSION}/{name}"))
+            .collect()
+    };
+    Json(serde_json::json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "get": paths(&REPORTS),
+        "post": paths(&Wanted::NAMES),
+    }))
+    .into_response()
 }
 
 fn unknown(what: &str) -> Problem {
@@ -303,19 +271,13 @@ async fn change(
     body: Body,
 ) -> Result<Json<Done>, Problem> {
     let invalid = |error: String| Problem::new(Kind::Invalid, error);
-    let body = match timeout(BODY_TIME, to_bytes(body, MAX_BODY)).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(error)) => {
-            return Err(invalid(format!(
-                "the body cannot be read, or is longer than {MAX_BODY} bytes: {error}"
-            )));
-        }
-        Err(_) => return Err(invalid(format!("the body took longer than {BODY_TIME:?}"))),
-    };
+    // Held until the request is done, so that large bodies are in memory one after the other.
+    let (body, _room) = shared.bodies.read(body, &who).await?;
     let asked: Asked = if body.is_empty() {
         Asked::default()
     } else {
-        serde_json::from_slice(&body).map_err(|error| invalid(format!("the body: {error}")))?
+        serde_json::from_slice(&body)
+            .map_err(|error| invalid(format!("the body: {}", on_one_line(&error.to_string()))))?
     };
     let (wanted, care) = asked.read(&name)?;
     let busy = |error: &str| Problem::new(Kind::Busy, error);
@@ -354,9 +316,13 @@ struct About {
 async fn report(
     State(shared): State<Shared>,
     Path(name): Path<String>,
-    Query(about): Query<About>,
+    about: Result<Query<About>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    let Query(about) = about.map_err(|error| {
+        let error = on_one_line(&error.body_text()).into_owned();
+        Problem::new(Kind::Invalid, format!("the query of {name:?}: {error}"))
+    })?;
     let wants_text = headers
         .get(ACCEPT)
         .is_some_and(|accepted| accepted.as_bytes().starts_with(b"text/plain"));
@@ -364,9 +330,11 @@ async fn report(
     let read = tokio::task::spawn_blocking(move || {
         let report = shared.report(&name, &about)?;
         Ok::<_, Problem>(if wants_text {
-            ("text/plain; charset=utf-8", report.text())
+            let text = report.text();
+            ("text/plain; charset=utf-8", printable(&text).into_owned())
         } else {
-            ("application/json", format!("{:#}\n", report.json()))
+            let json = format!("{:#}\n", report.json());
+            ("application/json", printable_json(&json).into_owned())
         })
     });
     let failed = |_| Problem::new(Kind::Refused, "the report could not be made; ask again");
@@ -424,6 +392,7 @@ impl IntoResponse for Problem {
             Kind::Invalid => StatusCode::BAD_REQUEST,
             Kind::Forbidden => StatusCode::FORBIDDEN,
             Kind::Unknown => StatusCode::NOT_FOUND,
+            Kind::NotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Kind::Refused | Kind::WouldCut => StatusCode::CONFLICT,
             Kind::Busy => StatusCode::SERVICE_UNAVAILABLE,
         };

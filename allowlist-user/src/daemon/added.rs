@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use jiff::Timestamp;
 use log::{info, warn};
 use tokio::time::Instant;
 
@@ -16,7 +15,7 @@ use crate::control::{Care, Done, Entry, Kind, Problem};
 use crate::feed::parse_prefix;
 use crate::hints;
 use crate::policy::Gate;
-use crate::text::on_one_line;
+use crate::text::{is_deceptive, on_one_line};
 
 /// The longest that a prefix is let in for, but for ever.
 const LONGEST_TTL: Duration = Duration::from_hours(24 * 3660);
@@ -24,6 +23,17 @@ const LONGEST_TTL: Duration = Duration::from_hours(24 * 3660);
 const LONGEST_NOTE: usize = 200;
 /// How many mistakes are told at once.
 const SHOWN: usize = 20;
+
+/// What is known of the next expiry of an addition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expiry {
+    /// No addition has a time limit.
+    Never,
+    /// The next one expires then.
+    At(Instant),
+    /// Additions have expired, and the kernel still has them, since a publish failed.
+    Unpublished,
+}
 
 impl Daemon {
     /// Lets prefixes in.
@@ -33,11 +43,9 @@ impl Daemon {
         care: &Care,
         who: &Who,
     ) -> (Deed, Result<Done, Problem>) {
-        let now = Timestamp::now();
-        let until = |entry: &Entry| {
-            let ttl = entry.ttl_seconds.map(Duration::from_secs)?;
-            Some(now + ttl)
-        };
+        let moment = self.ledger.now();
+        let now = moment.wall;
+        let ttl = |entry: &Entry| entry.ttl_seconds.map(Duration::from_secs);
         let first = entries.first();
         let mut deed = Prefixes {
             until: first.and_then(|entry| {
@@ -69,7 +77,8 @@ impl Daemon {
             Ok(vec![Edit::Add(Addition {
                 prefix,
                 service,
-                until: until(entry),
+                until: ttl(entry).map(|ttl| now + ttl),
+                until_uptime: ttl(entry).and_then(|ttl| Some(moment.uptime.as_ref()?.after(ttl))),
                 note,
                 added: now,
                 by: who.to_string(),
@@ -147,29 +156,41 @@ impl Daemon {
         self.apply(change, care)
     }
 
-    /// Lets go of what is over.
-    pub(super) fn expire(&mut self, now: Timestamp) {
-        if self.next_expiry.is_none_or(|next| next > now) || self.release_after > Instant::now() {
+    /// Notes when the next addition expires, by either clock.
+    pub(super) fn schedule_expiry(&mut self) {
+        let additions = self.ledger.known().additions();
+        let left = additions.next_expiry(&self.ledger.now());
+        self.expiry = left.map_or(Expiry::Never, |left| Expiry::At(Instant::now() + left));
+    }
+
+    /// Removes the additions that have expired.
+    pub(super) fn expire(&mut self) {
+        if self.expiry == Expiry::Never || self.release_after > Instant::now() {
             return;
         }
-        let gone = self.ledger.expire(now);
+        let is_unpublished = self.expiry == Expiry::Unpublished;
+        // Not by `expiry`: either clock may have been set since.
+        let gone = self.ledger.expire(&self.ledger.now());
+        self.schedule_expiry();
+        if gone.is_empty() && !is_unpublished {
+            return;
+        }
         let services: BTreeSet<String> = gone.iter().map(|one| one.service.clone()).collect();
         self.follow_ledger(&services);
         let released = self.with_lists(|daemon, lists| daemon.publish(lists, None));
         if let Err(error) = released {
-            // It is over all the same: the next publish is without it.
             warn!(
-                "{} prefixes whose time is over still pass: {error:#}; this is tried again",
+                "{} prefixes that were added by command have expired and still pass: {error:#}; this is tried again",
                 gone.len()
             );
-            self.next_expiry = Some(now);
+            self.expiry = Expiry::Unpublished;
             self.release_after = Instant::now() + RELEASE_RETRY;
         }
         if gone.is_empty() {
             return;
         }
         info!(
-            "{} prefixes that were added by command are over",
+            "{} prefixes that were added by command have expired",
             gone.len()
         );
         let pairs = gone.iter().map(|one| (one.prefix, &*one.service));
@@ -283,9 +304,9 @@ fn of(edits: &[Edit]) -> Prefixes {
 
 /// It is shown in lines of others, and a line of JSON is kept for each prefix.
 fn require_note(note: &str) -> Result<(), String> {
-    if note.chars().count() > LONGEST_NOTE || note.contains(char::is_control) {
+    if note.chars().count() > LONGEST_NOTE || note.contains(is_deceptive) {
         return Err(format!(
-            "a note is one line of at most {LONGEST_NOTE} characters"
+            "a note is one line of at most {LONGEST_NOTE} visible characters, without control characters and marks of direction"
         ));
     }
     Ok(())

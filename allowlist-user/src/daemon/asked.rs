@@ -136,8 +136,8 @@ impl Daemon {
                 return Err(problem);
             }
         };
-        let now = Timestamp::now();
-        self.ledger.tidy(&self.state, now);
+        let now = self.ledger.now();
+        self.ledger.tidy(&self.state, &now);
         self.pending = unconfirmed.map(|unconfirmed| Pending::new(unconfirmed, what, by));
         Ok(Done {
             changes: self.changes_since(&self.config, mode, &additions, self.lists.feeds()),
@@ -253,11 +253,13 @@ impl Daemon {
             let policy = additions.with(&self.config.policy);
             self.is_policy_new |= policy != self.policy;
             self.policy = policy;
-            self.next_expiry = additions.next_expiry();
         }
         let newest = known.newest();
         let mode = newest.and_then(|policy| policy.change.mode);
         self.mode = mode.unwrap_or(self.config.mode);
+        if !services.is_empty() {
+            self.schedule_expiry();
+        }
     }
 
     /// Whether a change can be made now.

@@ -153,7 +153,7 @@ pub(super) fn back(known: &Known, before: &Policy, taken_back: &Written, now: Ti
 
 /// The checksum of what does not count any more, if it is a file's and other than what is gone back to.
 pub(super) fn held_back(taken_back: &Written, back_to: &Written) -> Option<u32> {
-    let is_other = taken_back.file.is_some() && taken_back.text != back_to.text;
+    let is_other = taken_back.file.is_some() && !taken_back.has_text_of(back_to);
     is_other.then(|| taken_back.checksum())
 }
 
@@ -162,15 +162,12 @@ mod tests {
     use super::*;
     use crate::ledger::Ledger;
     use crate::state::StateDir;
+    use crate::time::Now;
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
     fn written(text: &str) -> Written {
-        Written {
-            file: Some("allowlist.toml".into()),
-            text: text.to_owned(),
-            interfaces: Vec::new(),
-        }
+        Written::new(Some("allowlist.toml".into()), text.to_owned(), Vec::new())
     }
 
     /// A policy by the configuration `text`; the mode by command; whether it is unconfirmed, and since when;
@@ -188,7 +185,7 @@ mod tests {
     fn check(steps: &[Step], typed: &str, waits: bool, expected: &str) {
         let folder = tempfile::tempdir().expect("a folder");
         let state = StateDir::open(folder.path()).expect("a state directory");
-        let mut ledger = Ledger::open(&state, NOW);
+        let mut ledger = Ledger::open(&state, &Now::by_wall(NOW), "");
         for (text, mode, unconfirmed, held_back) in steps {
             let change = Change {
                 time: NOW,

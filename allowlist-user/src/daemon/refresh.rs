@@ -359,7 +359,7 @@ impl Daemon {
             }
         }
         self.tell_of(&events);
-        self.expire(now);
+        self.expire();
     }
 
     fn release(&mut self, now: Timestamp) {

@@ -7,17 +7,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::Result;
-use jiff::Timestamp;
 use log::{info, warn};
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle};
 
-use super::Daemon;
 use super::confirm::Pending;
 use super::first::{Ask, First};
 use super::interfaces::{present, warn_of_offloads};
 use super::plan::held_back;
 use super::start::watched;
+use super::{Daemon, Options};
 use crate::additions::{Additions, source_name};
 use crate::audit::{Audit, Deed, Who};
 use crate::config::Config;
@@ -114,15 +113,14 @@ impl Daemon {
         };
         let invalid = |error: String| Problem::new(Kind::Invalid, error);
         let text = Config::file_text(file).map_err(|error| invalid(error.to_string()))?;
-        let written = Arc::new(Written {
-            file: Some(file.clone()),
-            text,
-            interfaces: self.options.written.interfaces.clone(),
-        });
+        let interfaces = self.options.written.interfaces.clone();
+        let written = Arc::new(Written::new(Some(file.clone()), text, interfaces));
         let config = self
             .options
             .read(&written)
             .map_err(|error| invalid(format!("{error:#}")))?;
+        Options::require_trusted(&written, &config)
+            .map_err(|error| Problem::new(Kind::Refused, format!("{error:#}")))?;
         if config.interfaces.is_empty() {
             return Err(invalid(
                 "no interface to filter on; set `interfaces`".to_owned(),
@@ -284,11 +282,7 @@ impl Daemon {
     fn held_back_for(&self, written: &Written) -> Option<u32> {
         let file = self.options.written.file.as_ref()?;
         let text = Config::file_text(file).ok()?;
-        let said = Written {
-            file: Some(file.clone()),
-            text,
-            interfaces: Vec::new(),
-        };
+        let said = Written::new(Some(file.clone()), text, Vec::new());
         held_back(&said, written)
     }
 
@@ -304,6 +298,7 @@ impl Daemon {
             .clone()
             .unwrap_or_else(|| Arc::clone(&self.written));
         let config = self.options.read(&written)?;
+        let missing = written.missing_secrets_warning();
         let wanted = self.changed_sources(&config);
         let first = First::lists(wanted, &self.state, Ask::Nobody, &self.late).await;
         let next = Next {
@@ -312,6 +307,10 @@ impl Daemon {
             first,
         };
         let mut done = self.put_next_in_force(next, change, care, false).await?;
+        if let Some(missing) = missing {
+            warn!("{missing}");
+            done.warnings.push(missing);
+        }
         if let Some(number) = number {
             done.notes
                 .insert(0, format!("policy {number} is active again"));
@@ -436,7 +435,7 @@ impl Daemon {
         self.lists = next;
         self.is_policy_new = true;
         self.follow_ledger(&BTreeSet::new());
-        self.next_expiry = self.ledger.known().additions().next_expiry();
+        self.schedule_expiry();
         before
     }
 
@@ -456,7 +455,7 @@ impl Daemon {
             self.lists,
             self.mode,
         ) = (config, policy, written, lists, mode);
-        self.next_expiry = self.ledger.known().additions().next_expiry();
+        self.schedule_expiry();
     }
 
     /// Puts the first configuration in force for which all lists are there.
@@ -534,7 +533,8 @@ impl Daemon {
             .map(|event| event.clone().of(generation))
             .collect();
         self.tell_of(&events);
-        self.ledger.tidy(&self.state, Timestamp::now());
+        let now = self.ledger.now();
+        self.ledger.tidy(&self.state, &now);
         self.record_is_old = true;
         self.writing.clear();
         self.schedule_all(false);

@@ -4,6 +4,7 @@
 //! no network; a change that was not confirmed is taken back, also when nothing ran meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use log::{info, warn};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::added::Expiry;
 use super::confirm::Pending;
 use super::files::Files;
 use super::first::{Ask, First};
@@ -38,6 +40,7 @@ use crate::policy::{AtStart, Mode, Origin};
 use crate::record::Record;
 use crate::session::By;
 use crate::state::{StateDir, StateError, StateLock};
+use crate::time::Now;
 
 /// How long a closed host's own traffic is noted before the first packet is judged by it.
 const LISTEN: Duration = Duration::from_secs(1);
@@ -49,9 +52,10 @@ impl Daemon {
     /// which knows what to take off.
     pub async fn start(options: Options, notify: Notify, signals: &mut Signals) -> Result<Self> {
         let typed = options.read(&options.written)?;
+        require_trusted(&options.written, &typed)?;
         require_interfaces(&options, &typed).await?;
         let (state, lock) = open_state(&options.paths.state_dir)?;
-        let mut ledger = Ledger::open(&state, Timestamp::now());
+        let mut ledger = Ledger::open(&state, &Now::current(), &options.written.text);
         // A change still waits if the kernel says so: till its time is over it goes on waiting.
         let waits = View::open(&options.paths.pin_dir)
             .ok()
@@ -60,6 +64,9 @@ impl Daemon {
         let before = Previous::of(&options, &ledger);
         let plan = plan(&options, &mut ledger, waits.is_some());
         let config = options.read(&plan.written)?;
+        if plan.instead.is_some() {
+            require_trusted(&plan.written, &config)?;
+        }
         let wanted = config.policy.used_sources().cloned().collect();
         let (late, late_lists) = mpsc::unbounded_channel();
         let mut first = tokio::select! {
@@ -88,7 +95,7 @@ impl Daemon {
             clocks: Clocks::now(),
             release_after: Instant::now(),
             catch_up_after: Instant::now(),
-            next_expiry: None,
+            expiry: Expiry::Never,
             warnings: Vec::new(),
             names: record.names,
             in_force: None,
@@ -370,6 +377,21 @@ impl Daemon {
     }
 }
 
+/// Requires trusted paths, but no file system that answers: one that hangs can run no command and give no secret.
+fn require_trusted(written: &Written, config: &Config) -> Result<()> {
+    match Options::require_trusted(written, config) {
+        Err(error)
+            if error
+                .downcast_ref::<std::io::Error>()
+                .is_some_and(|error| error.kind() == ErrorKind::TimedOut) =>
+        {
+            warn!("the paths of the configuration could not be examined: {error}");
+            Ok(())
+        }
+        examined => examined,
+    }
+}
+
 /// Opens and locks the state folder. One that does not answer, or that the system refuses, does not keep the filter
 /// from starting: then there is no lock, and nothing is kept.
 fn open_state(path: &Path) -> Result<(StateDir, Option<StateLock>)> {
@@ -378,9 +400,14 @@ fn open_state(path: &Path) -> Result<(StateDir, Option<StateLock>)> {
         Ok((state, Some(lock)))
     });
     match opened {
-        Err(error @ StateError::Io { .. }) => {
+        // Not a folder that other users could change: nothing in it is read.
+        Err(StateError::Io { path, cause }) if cause.kind() != ErrorKind::Other => {
+            let error = StateError::Io {
+                path: path.clone(),
+                cause,
+            };
             warn!("{error}; the filter starts without last-good lists, and no command is kept");
-            Ok((StateDir::unopened(path), None))
+            Ok((StateDir::unopened(&path), None))
         }
         opened => Ok(opened?),
     }
@@ -420,6 +447,9 @@ fn plan(options: &Options, ledger: &mut Ledger, waits: bool) -> Plan {
             "{}: its last change was taken back, so policy {number} is in force and not what the file says; mend the file, or `allowlist reload` to try it again",
             options.written.origin()
         );
+    }
+    if let Some(missing) = plan.written.missing_secrets_warning() {
+        warn!("{missing}");
     }
     let change = plan.change.take().or_else(|| {
         // What is asked to be confirmed is a policy, whatever else is the same.

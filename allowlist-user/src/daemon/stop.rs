@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use super::Daemon;
 use super::interfaces::present;
 use crate::audit::{Deed, Who};
+use crate::dataplane::has_private_pins;
 
 impl Daemon {
     /// Ctrl-C.
@@ -102,6 +103,12 @@ impl Daemon {
         }
         self.log(Who::Signal, Deed::Stop { filtering: true }, None);
         info!("{last_words}");
+        if has_private_pins(&self.options.paths.pin_dir) {
+            warn!(
+                "{} is mounted in a private mount namespace only: the filter ends with the last process of that namespace",
+                self.options.paths.pin_dir.display()
+            );
+        }
         Ok(())
     }
 }

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use allowlist_common::abi::{Control, Fallback, MAX_INTERFACES, ReturnTraffic};
 use anyhow::{Result, bail};
-use nix::time::{ClockId, clock_gettime};
 
 use super::Dataplane;
+use super::clock::kernel_clock_coarse;
 use super::link::take_off;
 use super::pins::is_pinned;
 use super::tries::TrieSlots;
@@ -29,7 +29,7 @@ pub struct Pending {
 
 /// What waits, by what the maps hold.
 pub(super) fn pending(control: Control, fallback: &Fallback) -> Option<Pending> {
-    let now = now();
+    let now = kernel_clock_coarse();
     control.pending.then(|| Pending {
         left: Duration::from_nanos(fallback.until.saturating_sub(now)),
         fell_back: fallback.is_over(now),
@@ -48,13 +48,7 @@ pub(super) fn held(control: Control, fallback: &Fallback) -> Control {
 /// Whether everything passes in a slot, though the program is there: the change leaves it out, or added it and
 /// was not confirmed.
 pub(super) fn is_open(control: Control, fallback: &Fallback, slot: u32) -> bool {
-    Control::decode(fallback.judges(control.encode(), slot, now())).open
-}
-
-/// The clock that the kernel program reads, in nanoseconds.
-fn now() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).expect("every kernel has this clock");
-    Duration::from(now).as_nanos() as u64
+    Control::decode(fallback.judges(control.encode(), slot, kernel_clock_coarse())).open
 }
 
 impl Dataplane {
@@ -83,7 +77,7 @@ impl Dataplane {
         self.readers.wait()?;
         let within = u64::try_from(within.as_nanos()).unwrap_or(u64::MAX);
         self.fallback.store(&Fallback {
-            until: now().saturating_add(within),
+            until: kernel_clock_coarse().saturating_add(within),
             word: current.encode(),
             interfaces,
             spared: 0,

@@ -13,10 +13,11 @@ use allowlist_common::packet::{Address, Contents, Packet, Quote};
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{HashMap, MapData, MapError};
 
+use super::clock::kernel_clock;
 use super::generations;
 use super::ranges::{self, Copied};
 use super::tries::Tries;
-use super::view::{Entry, View, clock};
+use super::view::{Entry, View};
 
 /// How often a publish may come between before it is an error. Publishes are seconds apart.
 const ATTEMPTS: usize = 10;
@@ -129,7 +130,7 @@ impl Lookup {
 
     /// How many flows of this host with an address may be answered now.
     pub fn flows_with(&self, address: IpAddr) -> usize {
-        let now = clock().as_secs() as u32;
+        let now = kernel_clock().as_secs() as u32;
         let alive = self.flows.iter().flatten().filter(|(flow, tracked)| {
             !flow.is_peer()
                 && tracked.is_alive(now)
@@ -214,7 +215,7 @@ impl judge::Tables for OnInterface<'_> {
     }
 
     fn sent(&self, flow: &Flow) -> bool {
-        let now = clock().as_secs() as u32;
+        let now = kernel_clock().as_secs() as u32;
         self.found(self.lookup.flows.get(flow, 0))
             .is_some_and(|tracked| tracked.is_alive(now))
     }

@@ -25,6 +25,7 @@
 
 mod attach;
 mod calls;
+mod clock;
 mod egress;
 mod facts;
 mod flows;
@@ -35,6 +36,7 @@ mod link;
 mod lookup;
 mod memory;
 mod migrate;
+mod mount;
 mod pins;
 mod publish;
 mod ranges;
@@ -62,17 +64,19 @@ use aya::{Ebpf, EbpfLoader};
 use log::warn;
 
 pub use self::attach::{Attached, AttachedIn};
+pub use self::clock::kernel_clock;
 pub use self::egress::Hook;
 pub use self::facts::require_namespace;
 pub use self::force::{InForce, detach_all};
 pub use self::guard::Pending;
 pub use self::lookup::Lookup;
+pub use self::mount::has_private_pins;
 pub use self::pins::{NothingPinned, require_privileges};
 pub(crate) use self::publish::{keep, lookup, return_traffic};
 pub use self::selfcheck::{Difference, DifferenceKind};
 pub use self::trace::print_trace;
 pub use self::verify::{Verified, verify};
-pub use self::view::{Attachment, Counted, Entry, View, by_all_names, clock};
+pub use self::view::{Attachment, Counted, Entry, View, by_all_names};
 pub use self::watch::{Seen, Watch};
 use crate::policy::Mode;
 use calls::Access;

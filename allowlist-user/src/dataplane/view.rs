@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
 
 use allowlist_common::abi::{
     self, Control, Counters, Fallback, Grant, Interface, MAX_INTERFACES, ServiceTraffic, Traffic,
@@ -16,6 +15,7 @@ use serde::Serialize;
 
 use super::attach::{AttachedIn, name_of, unpadded};
 use super::calls::Access;
+use super::clock::kernel_clock;
 use super::facts::link_fact;
 use super::flows::ENTRIES;
 use super::guard::{Pending, held, is_open, pending};
@@ -239,7 +239,7 @@ impl View {
         };
         let room = data.info()?.max_entries() / ENTRIES;
         let flows: HashMap<_, Flow, Tracked> = map.try_into()?;
-        let now = clock().as_secs() as u32;
+        let now = kernel_clock().as_secs() as u32;
         let alive = flows
             .iter()
             .flatten()
@@ -297,13 +297,6 @@ pub fn by_all_names(counted: &[Counted]) -> BTreeMap<String, Counters> {
         }
     }
     by_name
-}
-
-/// The kernel's monotonic clock.
-pub fn clock() -> Duration {
-    use nix::time::{ClockId, clock_gettime};
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every kernel has this clock");
-    Duration::from(now)
 }
 
 /// The entries 0 to `ids`, exclusive, each summed over all CPUs.

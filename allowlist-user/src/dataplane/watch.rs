@@ -19,8 +19,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::View;
 use super::calls::Access;
+use super::clock::kernel_clock;
 use super::pins::{Pins, require_privileges};
-use super::view::clock;
 use super::words::ControlWord;
 
 /// How long after the last sign of life the kernel goes on sending.
@@ -131,7 +131,7 @@ impl Watch {
 
     /// Tells the kernel that somebody reads.
     fn sign(&self) {
-        let until = clock() + LEASE;
+        let until = kernel_clock() + LEASE;
         self.control.watch_until(until.as_nanos() as u64);
     }
 

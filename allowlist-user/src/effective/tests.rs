@@ -11,6 +11,7 @@ use crate::lists::Lists;
 use crate::policy::{Feed, Origin};
 use crate::record::Record;
 use crate::report::Plan;
+use crate::time::Now;
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
@@ -137,6 +138,7 @@ fn modes_and_added_prefixes() {
                 prefix: prefix.parse().expect("a prefix"),
                 service: (*service).to_owned(),
                 until: until.map(time),
+                until_uptime: None,
                 note: None,
                 added: NOW,
                 by: "root".to_owned(),
@@ -278,7 +280,7 @@ fn world((parts, command, edits): ([usize; 10], Option<Mode>, Vec<Edit>)) -> Wor
 fn answers(world: &World) -> serde_json::Value {
     let config = parse(&world.text);
     let mut additions = world.additions.clone();
-    additions.expire(NOW);
+    additions.expire(&Now::by_wall(NOW));
     let mut with = config.clone();
     with.policy = additions.with(&config.policy);
     let mut feeds = own_lists(&config);

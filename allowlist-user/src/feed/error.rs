@@ -268,6 +268,28 @@ pub enum Unclear {
     Glued,
 }
 
+impl FeedError {
+    /// Returns the line of the text that was refused, counted from 1, where one is known.
+    pub fn line(&self) -> Option<usize> {
+        match self {
+            Self::NoHeader { line, .. }
+            | Self::NoColumn { line, .. }
+            | Self::OpenQuotes { line }
+            | Self::Block { line, .. }
+            | Self::Line { line, .. }
+            | Self::NotAString {
+                place: Place::Line(line),
+                ..
+            }
+            | Self::Prefix {
+                place: Place::Line(line),
+                ..
+            } => Some(*line),
+            _ => None,
+        }
+    }
+}
+
 /// Where in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {

@@ -7,6 +7,8 @@ use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
+use jiff::Timestamp;
 use log::warn;
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +34,11 @@ pub(super) enum Line {
     Change { number: u64, change: Change },
     /// That change was confirmed.
     Confirmed { number: u64 },
+    /// These additions expired, at that time.
+    Expired {
+        time: Timestamp,
+        additions: Vec<(IpNet, String)>,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -60,7 +67,7 @@ impl Line {
         match self {
             Self::Base { additions } => additions.len(),
             Self::Change { change, .. } => change.edits.len(),
-            Self::Confirmed { .. } => 0,
+            Self::Confirmed { .. } | Self::Expired { .. } => 0,
         }
     }
 }

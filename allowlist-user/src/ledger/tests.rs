@@ -12,11 +12,7 @@ const FILE: &str = "ledger.v1.jsonl";
 const NOW: Timestamp = Timestamp::constant(-1, 0);
 
 fn written(text: &str) -> Arc<Written> {
-    Arc::new(Written {
-        file: None,
-        text: text.to_owned(),
-        interfaces: Vec::new(),
-    })
+    Arc::new(Written::new(None, text.to_owned(), Vec::new()))
 }
 
 fn change(text: &str, edits: Vec<Edit>) -> Change {
@@ -34,7 +30,7 @@ fn change(text: &str, edits: Vec<Edit>) -> Change {
 
 fn open(folder: &Path) -> (StateDir, Ledger) {
     let state = StateDir::open(folder).expect("a state directory");
-    let ledger = Ledger::open(&state, NOW);
+    let ledger = Ledger::open(&state, &Now::by_wall(NOW), "");
     (state, ledger)
 }
 
@@ -69,7 +65,7 @@ proptest! {
                     prop_assert_eq!(ledger.known().additions(), &books[place]);
                     ledger.add(change(&text.to_string(), edits.clone())).expect("is written");
                 }
-                4 => ledger.rewrite(&state, NOW),
+                4 => ledger.rewrite(&state, &Now::by_wall(NOW)),
                 _ => {}
             }
             if *restarts {
@@ -161,7 +157,7 @@ fn what_is_mostly_history_is_written_anew() {
     let path = folder.path().join(FILE);
     let before = fs::metadata(&path).expect("is there").len();
     let known = ledger.known.clone();
-    ledger.tidy(&state, NOW);
+    ledger.tidy(&state, &Now::by_wall(NOW));
     let after = fs::metadata(&path).expect("is there").len();
     assert!(after * 4 < before, "{after} of {before}");
     assert_eq!(Known::peek(folder.path()).expect("is readable"), known);
@@ -223,6 +219,31 @@ fn a_change_that_cannot_be_written_is_forgotten_alone() {
     let found = Known::peek(folder.path()).expect("is readable");
     assert_eq!(found, ledger.known);
     assert_eq!(found.additions().len(), 3);
+}
+
+#[test]
+fn a_clock_that_is_set_back_brings_no_addition_back() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let second = |second| Timestamp::from_second(second).expect("a time");
+    let at = |time| Now::by_wall(second(time));
+    let (state, mut ledger) = open(folder.path());
+    let edits = [(1, Some(5)), (2, Some(50)), (3, None)]
+        .map(|(prefix, until)| Edit::Add(addition(prefix, 1, until)));
+    ledger.add(change("a", edits.to_vec())).expect("is written");
+    assert_eq!(ledger.expire(&at(10)).len(), 1);
+    drop(ledger);
+    // An hour earlier.
+    let mut ledger = Ledger::open(&state, &at(-3600), "");
+    assert_eq!(ledger.known().additions().len(), 2);
+    // A rewritten ledger still holds both the expiry and its time.
+    ledger.rewrite(&state, &at(-3600));
+    let known = ledger.known().clone();
+    assert_eq!(Known::peek(folder.path()).expect("is readable"), known);
+    assert!(ledger.now().wall >= second(10));
+    // Rolled back to a policy that had it, the addition expires again.
+    let mut book = known.additions().clone();
+    book.apply(&[Edit::Add(addition(1, 1, Some(5)))]);
+    assert_eq!(book.expire(&ledger.now()).len(), 2);
 }
 
 /// A change that is active without the disk is written later, in its place, before any other.

@@ -3,25 +3,24 @@
 use std::path::Path;
 
 use anyhow::Result;
-use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{Report, ago, table};
-use crate::additions::Additions;
+use crate::additions::{Addition, Additions};
 use crate::ledger::Known;
 use crate::text::on_one_line;
+use crate::time::Now;
 
 /// The book of additions.
 pub struct Added {
     book: Additions,
-    now: Timestamp,
+    now: Now,
 }
 
 impl Added {
     /// As it is on disk.
     pub fn read(state_dir: &Path) -> Result<Self> {
-        let now = Timestamp::now();
-        let book = Known::peek_additions(state_dir, now)?;
+        let (book, now) = Known::peek_additions(state_dir)?;
         Ok(Self { book, now })
     }
 }
@@ -37,19 +36,27 @@ impl Report for Added {
             table.add_row([
                 one.prefix.to_string(),
                 one.service.clone(),
-                one.until.map_or_else(
+                one.left(&self.now).map_or_else(
                     || "never".to_owned(),
-                    |until| ago(until.duration_since(self.now).as_secs()),
+                    |left| ago(left.as_secs().cast_signed()),
                 ),
-                format!("{} ago", ago(self.now.duration_since(one.added).as_secs())),
+                format!(
+                    "{} ago",
+                    ago(self.now.wall.duration_since(one.added).as_secs())
+                ),
                 one.by.clone(),
-                on_one_line(one.note.as_deref().unwrap_or_default()),
+                on_one_line(one.note.as_deref().unwrap_or_default()).into_owned(),
             ]);
         }
         format!("{table}\n")
     }
 
     fn json(&self) -> Value {
-        json!({ "added": self.book.all().collect::<Vec<_>>() })
+        let added = self.book.all().map(|one| Addition {
+            // Of use to this program alone.
+            until_uptime: None,
+            ..one.clone()
+        });
+        json!({ "added": added.collect::<Vec<_>>() })
     }
 }

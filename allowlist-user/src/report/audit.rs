@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::Report;
 use crate::audit::{self, Entry};
-use crate::text::indented;
+use crate::text::{indented, on_one_line};
 
 /// The audit trail.
 pub struct AuditLog {
@@ -31,7 +31,8 @@ impl Report for AuditLog {
         let mut text = String::new();
         for entry in &self.entries {
             let time = entry.time.strftime("%Y-%m-%d %H:%M:%SZ");
-            text += &format!("{time}  {}  {}", entry.who, entry.deed);
+            let deed = format!("{time}  {}  {}", entry.who, entry.deed);
+            text += &on_one_line(&deed);
             text += &match &entry.refused {
                 Some(reason) => format!("  NOT DONE: {}\n", indented(reason)),
                 None => format!("  (generation {})\n", entry.generation),

@@ -18,7 +18,7 @@ use jiff::Timestamp;
 
 use super::Epoch;
 use super::status::by_name;
-use crate::dataplane::{Attachment, Lookup, View, clock};
+use crate::dataplane::{Attachment, Lookup, View, kernel_clock};
 use crate::explain::{Question, Row, Target, rows};
 use crate::netlink::index_of;
 use crate::record::{Record, SourceRecord};
@@ -113,7 +113,7 @@ impl Explanation {
             flows,
             is_recorded,
             now,
-            epoch: Epoch::new(now, clock()),
+            epoch: Epoch::new(now, kernel_clock()),
             question,
         })
     }

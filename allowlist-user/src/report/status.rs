@@ -13,7 +13,9 @@ use super::{Epoch, Report, ago, table};
 use crate::compile::Names;
 use crate::config::Config;
 use crate::control::Live;
-use crate::dataplane::{Attachment, Counted, Difference, Pending, View, by_all_names, clock};
+use crate::dataplane::{
+    Attachment, Counted, Difference, Pending, View, by_all_names, kernel_clock,
+};
 use crate::hints;
 use crate::ledger::Known;
 use crate::policy::Mode;
@@ -68,7 +70,7 @@ impl Status {
             pending: view.pending()?,
             journal: configured_mode(state_dir),
             now,
-            epoch: Epoch::new(now, clock()),
+            epoch: Epoch::new(now, kernel_clock()),
         })
     }
 

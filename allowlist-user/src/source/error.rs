@@ -50,6 +50,12 @@ pub enum FetchErrorCause {
     /// Somebody writes it, slowly.
     #[error("changes while it is read; write a new file beside it, and rename that into its place")]
     Unsteady,
+    /// The list in a file that not every user may read was refused, so the reason, which quotes it, stays secret.
+    #[error(
+        "is refused{}; the reason quotes the file, which not every user may read: `allowlist fetch` with a copy that all may read shows it",
+        .0.map_or_else(String::new, |line| format!(" at line {line}"))
+    )]
+    PrivateFile(Option<usize>),
     /// `ca_file` is not there, or holds no certificates.
     #[error("ca_file {} cannot be used: {problem}; it must hold PEM certificates", file.display())]
     CaFile {

@@ -6,9 +6,11 @@
 //! - `interface`: a flood through an interface, by what filters it
 //! - `publishes`: a whole list compiled and put in force, and packets misjudged meanwhile
 //! - `changes`: a change by command, from the request to the answer
+//! - `against`: a packet in the kernel program beside an older one, with `--against OBJECT`
 //!
 //! Subjects take turns within a run, and a value is a median of rounds: only values of one run can be compared.
 
+mod against;
 mod changes;
 mod filter;
 mod interface;
@@ -33,6 +35,9 @@ struct Args {
     /// What to measure; all of it, if not said
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Measure>,
+    /// Compare with an older kernel program, by its object file; without --only it is the only measure
+    #[arg(long, value_name = "OBJECT")]
+    against: Option<PathBuf>,
     /// Less of it, in half a minute: fewer rounds, and fewer and smaller lists
     #[arg(long)]
     quick: bool,
@@ -96,8 +101,12 @@ fn main() -> Result<()> {
         ));
     }
     let mut remains = Vec::new();
+    if let Some(object) = &args.against {
+        against::run(&mut record, &effort, object)?;
+    }
+    let wants_all = args.only.is_empty() && args.against.is_none();
     for measure in Measure::value_variants() {
-        if !args.only.is_empty() && !args.only.contains(measure) {
+        if !wants_all && !args.only.contains(measure) {
             continue;
         }
         match measure {
@@ -182,6 +191,7 @@ fn show(record: &Record) {
             against: Some(packets::SETTINGS[0].0),
         },
     );
+    show_against(&table);
     for prefixes in interface::PREFIXES {
         let units = [interface::RATE, interface::COST];
         let table = record.standing(interface::MEASURE, prefixes, units, interface::OURS);
@@ -221,6 +231,47 @@ fn show(record: &Record) {
     );
     for note in record.notes() {
         println!("note: {note}");
+    }
+}
+
+/// The tables of `--against`.
+fn show_against(table: &dyn Fn(&str, Shown<'_>)) {
+    let against = Shown {
+        measure: against::MEASURE,
+        unit: against::UNIT,
+        cases: "packet",
+        against: Some(against::OLD),
+    };
+    table(
+        "Against the older object, ns: median [quartiles], ratio to it",
+        against,
+    );
+    for (unit, heading) in [
+        (
+            against::RATIO,
+            "Against the older object, ratio within a round: median [quartiles]; again is the noise floor",
+        ),
+        (
+            against::INSTRUCTIONS,
+            "Against the older object, instructions",
+        ),
+        (
+            against::CODE,
+            "Against the older object, bytes of machine code",
+        ),
+        (
+            against::WALKED,
+            "Against the older object, instructions verified",
+        ),
+    ] {
+        table(
+            heading,
+            Shown {
+                unit,
+                against: None,
+                ..against
+            },
+        );
     }
 }
 

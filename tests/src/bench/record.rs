@@ -300,8 +300,9 @@ pub(crate) fn load() -> f64 {
 pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 1e6 => format!("{:.2}M", value / 1e6),
-        size if size >= 1e4 => format!("{:.0}k", value / 1e3),
+        size if size >= 1e5 => format!("{:.0}k", value / 1e3),
         size if size >= 100.0 || value.fract() == 0.0 => format!("{value:.0}"),
+        size if size < 10.0 => format!("{value:.2}"),
         _ => format!("{value:.1}"),
     }
 }

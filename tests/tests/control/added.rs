@@ -81,7 +81,7 @@ fn what_cannot_be_right_is_refused_whole() -> anyhow::Result<()> {
         ),
         (
             &["add", "192.0.2.2", "--service", "web", "--note", "a\nb"],
-            &["a note is one line of at most 200 characters"],
+            &["a note is one line of at most 200 visible characters"],
         ),
         (
             &["remove", "192.0.2.9"],

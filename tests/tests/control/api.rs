@@ -6,19 +6,25 @@ use std::os::unix::net::UnixStream;
 use super::*;
 
 /// An answer: its status, its headers in lower case, its body.
-struct Answer {
-    status: u16,
-    headers: String,
-    body: String,
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) headers: String,
+    pub(super) body: String,
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 }
 
-fn ask(host: &Host, method: &str, path: &str, headers: &str, body: &str) -> anyhow::Result<Answer> {
+pub(super) fn ask(
+    host: &Host,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &str,
+) -> anyhow::Result<Answer> {
     let mut stream = UnixStream::connect(host.site.scratch.file("socket"))?;
     stream.set_read_timeout(Some(SOON))?;
     let length = body.len();
@@ -121,7 +127,7 @@ fn documents_keep_their_shape() -> anyhow::Result<()> {
         .collect();
     assert_eq!(
         keys.join(" "),
-        "as_configured configured_mode counters daemon default filtering flows generation interfaces \
+        "as_configured configured_mode counters daemon default differences filtering flows generation interfaces \
          mode return_traffic services since sources unconfirmed warnings"
     );
     let live = get("/v1/live")?;
@@ -251,7 +257,9 @@ fn changes_are_asked_by_a_body() -> anyhow::Result<()> {
     }
     for (method, path, status) in [
         ("GET", "/v1/nothing", 404),
-        ("GET", "/", 404),
+        ("GET", "/", 200),
+        ("GET", "/v1", 200),
+        ("GET", "/v2/status", 404),
         ("GET", "/v1/log?count=many", 400),
         ("GET", "/v1/explain", 400),
         ("DELETE", "/v1/status", 405),

@@ -3,12 +3,15 @@
 
 mod added;
 mod api;
+mod clocks;
 mod confirm;
 mod guard;
+mod paths;
 mod privileges;
 mod reload;
 mod rollback;
 mod room;
+mod sweep;
 mod tables;
 
 use std::io::Write as _;

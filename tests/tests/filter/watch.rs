@@ -4,7 +4,7 @@
 use allowlist_common::abi::{CONTROL, EVENTS};
 use allowlist_common::packet::tcp_flag;
 use allowlist_tests::lab::Ended;
-use allowlist_user::dataplane::clock;
+use allowlist_user::dataplane::kernel_clock;
 use anyhow::ensure;
 use aya::maps::{Array, Map, MapData, RingBuf};
 use jiff::{SignedDuration, Timestamp};
@@ -288,7 +288,7 @@ fn a_killed_one_leaves_nothing_on() -> anyhow::Result<()> {
     let until = lease(&site)?;
     ensure!(until != Duration::ZERO, "it was not killed");
     // The kernel's clock for this is a coarse one, and is behind by some milliseconds.
-    eventually(|| Ok(clock() > until + NEVER))?;
+    eventually(|| Ok(kernel_clock() > until + NEVER))?;
     ensure!(!drop_one(2)?, "told to nobody");
     ensure!(!drop_one(3)?, "told to nobody");
 

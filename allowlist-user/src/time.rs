@@ -1,0 +1,192 @@
+//! The moments that a grant with a time limit is judged by: the wall clock, and the time since boot.
+//!
+//! The wall clock can be set to any time, so it must not decide alone: a grant also ends when its time to live has
+//! passed on the boot clock (`CLOCK_BOOTTIME`, which counts a suspended host's time too and cannot be set), while the
+//! host is up.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use nix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+
+/// The kernel's name of this boot, random for each.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// A moment of one boot of a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uptime {
+    /// The kernel's random identifier of the boot.
+    pub boot: String,
+    /// Seconds since the boot, suspended time included.
+    pub seconds: u64,
+}
+
+impl Uptime {
+    /// Returns this moment, or `None` where the kernel names no boot.
+    pub fn now() -> Option<Self> {
+        static BOOT: LazyLock<Option<String>> = LazyLock::new(|| {
+            let text = std::fs::read_to_string(BOOT_ID).ok()?;
+            Some(text.trim().to_owned())
+        });
+        let boot = BOOT.clone()?;
+        Some(Self {
+            boot,
+            seconds: since_boot().as_secs(),
+        })
+    }
+
+    /// Returns the moment that is `time` later.
+    #[must_use]
+    pub fn after(&self, time: Duration) -> Self {
+        Self {
+            boot: self.boot.clone(),
+            seconds: self.seconds.saturating_add(time.as_secs()),
+        }
+    }
+
+    /// Returns the time from this moment until a later one of the same boot: zero if that has passed, `None` for
+    /// another boot.
+    pub fn until(&self, later: &Self) -> Option<Duration> {
+        (self.boot == later.boot)
+            .then(|| Duration::from_secs(later.seconds.saturating_sub(self.seconds)))
+    }
+}
+
+/// The time since the boot, suspended time included.
+pub fn since_boot() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
+}
+
+/// A moment by both clocks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// By the wall clock, or later where that is known to be behind.
+    pub wall: Timestamp,
+    /// By the boot clock, where there is one.
+    pub uptime: Option<Uptime>,
+}
+
+impl Now {
+    /// Returns this moment by both clocks.
+    pub fn current() -> Self {
+        Self {
+            wall: Timestamp::now(),
+            uptime: Uptime::now(),
+        }
+    }
+
+    /// A moment by the wall clock alone.
+    pub const fn by_wall(wall: Timestamp) -> Self {
+        Self { wall, uptime: None }
+    }
+
+    /// Returns the time that is left of a grant, zero if it has expired.
+    pub fn left(&self, until: Timestamp, uptime: Option<&Uptime>) -> Duration {
+        let by_wall = Duration::try_from(until.duration_since(self.wall)).unwrap_or(Duration::ZERO);
+        let by_boot = self
+            .uptime
+            .as_ref()
+            .zip(uptime)
+            .and_then(|(now, later)| now.until(later));
+        by_boot.map_or(by_wall, |by_boot| by_wall.min(by_boot))
+    }
+}
+
+/// A wall clock that is never behind a time that it has shown before.
+#[derive(Clone, Copy, Debug)]
+pub struct SteadyClock {
+    /// The latest time that is known.
+    latest: Timestamp,
+    /// The boot clock when that was learnt.
+    learnt: Duration,
+}
+
+impl SteadyClock {
+    /// A clock that is not behind `latest`, which has just been learnt.
+    pub fn not_before(latest: Timestamp) -> Self {
+        Self {
+            latest,
+            learnt: since_boot(),
+        }
+    }
+
+    /// Takes note of a time that was shown, such as by an entry of a journal.
+    pub fn learn(&mut self, time: Timestamp) {
+        if time > self.at(since_boot()) {
+            *self = Self::not_before(time);
+        }
+    }
+
+    /// Returns this moment.
+    pub fn now(&self) -> Now {
+        Now {
+            wall: Timestamp::now().max(self.at(since_boot())),
+            uptime: Uptime::now(),
+        }
+    }
+
+    /// The least time that it is when the boot clock shows `boot`.
+    fn at(&self, boot: Duration) -> Timestamp {
+        let passed = boot.saturating_sub(self.learnt);
+        self.latest.checked_add(passed).unwrap_or(self.latest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn second(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    fn uptime(boot: &str, seconds: u64) -> Uptime {
+        Uptime {
+            boot: boot.to_owned(),
+            seconds,
+        }
+    }
+
+    #[test]
+    fn a_grant_ends_by_the_first_of_both_clocks() {
+        for (wall, up, until, deadline, expected) in [
+            (100, uptime("a", 10), 160, Some(uptime("a", 70)), 60),
+            // The wall clock was set back, or ahead when the grant was made.
+            (40, uptime("a", 60), 160, Some(uptime("a", 70)), 10),
+            (100, uptime("a", 80), 99_999, Some(uptime("a", 70)), 0),
+            // It was set ahead.
+            (200, uptime("a", 20), 160, Some(uptime("a", 70)), 0),
+            // Another boot, or none known.
+            (100, uptime("b", 500), 160, Some(uptime("a", 70)), 60),
+            (100, uptime("b", 500), 160, None, 60),
+        ] {
+            let now = Now {
+                wall: second(wall),
+                uptime: Some(up),
+            };
+            let left = now.left(second(until), deadline.as_ref());
+            assert_eq!(
+                left,
+                Duration::from_secs(expected),
+                "{now:?} {until} {deadline:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_clock_is_not_behind_what_was_learnt() {
+        let far = Timestamp::now() + Duration::from_secs(1_000_000);
+        let mut clock = SteadyClock::not_before(second(0));
+        assert!(clock.now().wall < far);
+        clock.learn(far);
+        assert!(clock.now().wall >= far);
+        clock.learn(second(5));
+        assert!(clock.now().wall >= far);
+        assert_eq!(
+            clock.at(clock.learnt + Duration::from_secs(7)),
+            far + Duration::from_secs(7)
+        );
+    }
+}

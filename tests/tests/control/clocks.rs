@@ -1,0 +1,57 @@
+//! A time to live while the wall clock is set back and ahead: an addition that has expired stays away, and one whose time
+//! to live has passed on the boot clock expires, wherever the wall clock stands.
+
+use allowlist_tests::lab::WallClock;
+
+use super::*;
+
+const HOUR: i64 = 3600;
+
+/// Starts the daemon with a wall clock that a test sets.
+fn start(host: &mut Host, clock: &WallClock) -> anyhow::Result<()> {
+    let mut command = host.site.command(&["run", "--config", &host.config])?;
+    clock.show(&mut command);
+    let daemon = Program::start(command)?;
+    daemon.wait_for_line("ready", SOON)?;
+    host.daemon = Some(daemon);
+    Ok(())
+}
+
+#[test]
+fn no_clock_that_is_set_back_brings_an_addition_back() -> anyhow::Result<()> {
+    require_root!();
+    let mut host = Host::down(CONFIG)?;
+    let clock = WallClock::new(&host.site.scratch)?;
+    start(&mut host, &clock)?;
+    host.done(&["add", STRANGERS[0], "--service", "web", "--ttl", "1s"]);
+    host.daemon().wait_for_line("have expired", SOON)?;
+    assert!(!host.passes(STRANGERS[0]));
+    host.kill()?;
+    clock.set(-HOUR)?;
+    start(&mut host, &clock)?;
+    assert!(!host.passes(STRANGERS[0]));
+    assert_eq!(added(&host)?, [""; 0]);
+    Ok(())
+}
+
+#[test]
+fn a_time_to_live_counts_while_the_host_is_up() -> anyhow::Result<()> {
+    require_root!();
+    let mut host = Host::down(CONFIG)?;
+    let clock = WallClock::new(&host.site.scratch)?;
+    // Ten years ahead while the addition is made, and right again before it expires.
+    clock.set(10 * 365 * 24 * HOUR)?;
+    start(&mut host, &clock)?;
+    host.done(&["add", STRANGERS[0], "--service", "web", "--ttl", "2s"]);
+    clock.set(0)?;
+    host.daemon().wait_for_line("have expired", SOON)?;
+    assert!(!host.passes(STRANGERS[0]));
+    // Set back after the addition was made, and by a daemon that starts afterwards.
+    host.done(&["add", STRANGERS[1], "--service", "web", "--ttl", "2s"]);
+    clock.set(-24 * HOUR)?;
+    host.kill()?;
+    start(&mut host, &clock)?;
+    eventually(|| Ok(!host.passes(STRANGERS[1])))?;
+    assert_eq!(added(&host)?, [""; 0]);
+    Ok(())
+}

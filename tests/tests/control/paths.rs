@@ -1,0 +1,290 @@
+//! Paths that users other than root could change: what decides which commands run and which secrets are used is
+//! refused, and nothing of another user's is changed on the way.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
+use std::path::{Path, PathBuf};
+
+use super::*;
+
+/// One way to make a path untrusted.
+type Change = fn(&Stage) -> anyhow::Result<()>;
+
+/// A user who is not trusted, and a group.
+const OTHER: u32 = 12_345;
+
+fn set_mode(path: &Path, mode: u32) -> anyhow::Result<()> {
+    Ok(fs::set_permissions(path, Permissions::from_mode(mode))?)
+}
+
+/// A host that no daemon runs on, with a folder for its configuration.
+struct Stage {
+    host: Host,
+    folder: PathBuf,
+}
+
+impl Stage {
+    fn new(config: &str) -> anyhow::Result<Self> {
+        let host = Host::down(CONFIG)?;
+        let folder = host.site.scratch.file("etc");
+        fs::create_dir(&folder)?;
+        set_mode(&folder, 0o755)?;
+        let hook = folder.join("hook");
+        fs::write(&hook, "#!/bin/sh\n")?;
+        set_mode(&hook, 0o755)?;
+        fs::write(folder.join("token"), "hush")?;
+        set_mode(&folder.join("token"), 0o600)?;
+        fs::write(folder.join("allowlist.toml"), config)?;
+        set_mode(&folder.join("allowlist.toml"), 0o644)?;
+        Ok(Self { host, folder })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// What `check` and `run` do with this configuration. A start that is not refused ends at once, as the interface
+    /// does not exist.
+    fn run(&self, environment: &[(&str, &str)]) -> anyhow::Result<[Ended; 2]> {
+        let config = self.path("allowlist.toml").display().to_string();
+        let of = |arguments: &[&str]| {
+            let mut command = self.host.site.command(arguments)?;
+            command.envs(environment.iter().copied());
+            Ended::of(command)
+        };
+        Ok([
+            of(&["check", "--config", &config])?,
+            of(&["run", "--config", &config, "--iface", "none0"])?,
+        ])
+    }
+
+    /// Requires that `check` warns of a path with this name, and that `run` is refused for it.
+    #[track_caller]
+    fn is_refused(&self, what: &str, name: &str, environment: &[(&str, &str)]) {
+        let [checked, ran] = self.run(environment).expect("both run");
+        assert_eq!(ran.code, Some(1), "{what}: {ran:?}");
+        for text in [checked.stdout + &checked.stderr, ran.stderr] {
+            assert!(
+                text.contains("could be changed by other users") && text.contains(name),
+                "{what}: {text}"
+            );
+        }
+    }
+
+    #[track_caller]
+    fn is_accepted(&self, what: &str, warns: bool, environment: &[(&str, &str)]) {
+        let [checked, ran] = self.run(environment).expect("both run");
+        // Refused for the interface alone.
+        assert!(ran.stderr.contains("none0"), "{what}: {ran:?}");
+        for text in [checked.stdout + &checked.stderr, ran.stderr] {
+            let has_warning = text.contains("could be changed by other users");
+            assert_eq!(has_warning, warns, "{what}: {text}");
+        }
+    }
+}
+
+/// Without a command and without a secret.
+fn plain() -> anyhow::Result<Stage> {
+    Stage::new(CONFIG)
+}
+
+/// With a command.
+fn sensitive() -> anyhow::Result<Stage> {
+    let stage = Stage::new("")?;
+    let hook = stage.path("hook");
+    fs::write(
+        stage.path("allowlist.toml"),
+        format!(
+            "{CONFIG}\n[on_change]\ncommand = [\"{}\"]\n",
+            hook.display()
+        ),
+    )?;
+    Ok(stage)
+}
+
+#[test]
+fn what_others_could_change_is_not_used() -> anyhow::Result<()> {
+    require_root!();
+    plain()?.is_accepted("a plain configuration", false, &[]);
+    sensitive()?.is_accepted("a configuration with a command", false, &[]);
+    let changes: [(&str, &str, Change); 6] = [
+        (
+            "a configuration for all to write",
+            "allowlist.toml",
+            |stage| set_mode(&stage.path("allowlist.toml"), 0o666),
+        ),
+        ("another user's configuration", "allowlist.toml", |stage| {
+            Ok(chown(stage.path("allowlist.toml"), Some(OTHER), None)?)
+        }),
+        ("a folder for a group to write", "etc", |stage| {
+            chown(&stage.folder, None, Some(OTHER))?;
+            set_mode(&stage.folder, 0o775)
+        }),
+        ("a link through another user's folder", "theirs", |stage| {
+            let theirs = stage.path("theirs");
+            fs::create_dir(&theirs)?;
+            fs::rename(stage.path("allowlist.toml"), stage.path("real.toml"))?;
+            symlink("../real.toml", theirs.join("link"))?;
+            symlink("theirs/link", stage.path("allowlist.toml"))?;
+            Ok(chown(&theirs, Some(OTHER), None)?)
+        }),
+        ("another user's program", "hook", |stage| {
+            Ok(chown(stage.path("hook"), Some(OTHER), None)?)
+        }),
+        ("a program for all to write", "hook", |stage| {
+            set_mode(&stage.path("hook"), 0o757)
+        }),
+    ];
+    for (what, name, change) in changes {
+        let stage = sensitive()?;
+        change(&stage)?;
+        stage.is_refused(what, name, &[]);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_file_of_the_user_behind_sudo_is_used_unless_it_names_a_command() -> anyhow::Result<()> {
+    require_root!();
+    let user = OTHER.to_string();
+    let sudo = [("SUDO_UID", &*user)];
+    let give = |stage: &Stage| -> anyhow::Result<()> {
+        chown(stage.path("allowlist.toml"), Some(OTHER), Some(OTHER))?;
+        Ok(chown(&stage.folder, Some(OTHER), Some(OTHER))?)
+    };
+    let stage = plain()?;
+    give(&stage)?;
+    stage.is_accepted("of the user behind sudo", true, &sudo);
+    stage.is_refused("of some user", "etc", &[]);
+    let stage = sensitive()?;
+    give(&stage)?;
+    stage.is_refused("a command of the user behind sudo", "etc", &sudo);
+    Ok(())
+}
+
+#[test]
+fn a_token_of_another_user_is_not_used() -> anyhow::Result<()> {
+    require_root!();
+    let stage = plain()?;
+    let token = stage.path("token");
+    let source = format!(
+        "[sources.paid]\nurl = \"http://127.0.0.1:9/\"\nformat = \"text\"\nbearer_file = \"{}\"\n",
+        token.display()
+    );
+    let config = format!("at_start = \"drop\"\n{CONFIG}\n{source}");
+    let config = config.replace("[\"friends\"]", "[\"friends\", \"paid\"]");
+    fs::write(stage.path("allowlist.toml"), config)?;
+    chown(&token, Some(OTHER), None)?;
+    let [_, ran] = stage.run(&[])?;
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(
+        ran.stderr.contains("could be changed by other users"),
+        "{ran:?}"
+    );
+    assert!(ran.stderr.contains("token"), "{ran:?}");
+    Ok(())
+}
+
+#[test]
+fn a_reload_is_as_strict_as_a_start() -> anyhow::Result<()> {
+    require_root!();
+    let host = Host::new()?;
+    let before = host.in_force()?;
+    host.write(&format!("default = 'drop'\n{CONFIG}"))?;
+    set_mode(Path::new(&host.config), 0o666)?;
+    host.refused(&["reload"], 1, &["could be changed by other users"]);
+    assert_eq!(host.in_force()?, before);
+    Ok(())
+}
+
+/// Everything of a file or a folder that a careless program could change.
+fn state(path: &Path) -> anyhow::Result<(u32, u32, u32, Vec<String>)> {
+    let found = fs::symlink_metadata(path)?;
+    let mut names = Vec::new();
+    if found.is_dir() {
+        for entry in fs::read_dir(path)? {
+            names.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+    }
+    Ok((found.mode(), found.uid(), found.gid(), names))
+}
+
+#[test]
+fn folders_of_other_users_are_left_alone() -> anyhow::Result<()> {
+    require_root!();
+    let host = Host::down(&format!("control_group = 'daemon'\n{CONFIG}"))?;
+    let theirs = host.site.scratch.file("theirs");
+    fs::create_dir(&theirs)?;
+    chown(&theirs, Some(OTHER), Some(OTHER))?;
+    let victim = host.site.scratch.write("victim", "")?;
+    set_mode(&victim, 0o600)?;
+    // The user of the folder has prepared it.
+    symlink(&victim, theirs.join("socket"))?;
+    let before = (state(&theirs)?, state(&victim)?);
+    let path = |name: &str| theirs.join(name).display().to_string();
+    for (option, place) in [
+        ("--socket", path("socket")),
+        ("--socket", path("new/socket")),
+        ("--state-dir", path("state")),
+    ] {
+        let ended = host.run(&["run", "--config", &host.config, option, &place])?;
+        assert_eq!(ended.code, Some(1), "{option} {place}: {ended:?}");
+        assert!(
+            ended.stderr.contains("could be changed by other users"),
+            "{ended:?}"
+        );
+        assert_eq!(
+            (state(&theirs)?, state(&victim)?),
+            before,
+            "{option} {place}"
+        );
+    }
+    // A folder of root's that holds more than the socket is not opened to the group.
+    let shared = host.site.scratch.file("shared");
+    fs::create_dir(&shared)?;
+    set_mode(&shared, 0o700)?;
+    fs::write(shared.join("other"), "")?;
+    let before = state(&shared)?;
+    let socket = shared.join("socket").display().to_string();
+    let ended = host.run(&["run", "--config", &host.config, "--socket", &socket])?;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("in a folder of its own"), "{ended:?}");
+    assert_eq!(state(&shared)?, before);
+    Ok(())
+}
+
+#[test]
+fn a_list_that_only_root_may_read_is_not_quoted() -> anyhow::Result<()> {
+    require_root!();
+    let mut host = Host::down("")?;
+    let (list, private) = (
+        host.site.scratch.file("list.txt"),
+        host.site.scratch.file("private"),
+    );
+    fs::write(&private, "# a comment\nroot:hush-hash:19000:0:99999:7:::\n")?;
+    set_mode(&private, 0o600)?;
+    symlink(&private, &list)?;
+    host.write(
+        &format!(
+            "at_start = \"drop\"\n{CONFIG}\n[sources.local]\nfile = \"{}\"\n",
+            list.display()
+        )
+        .replace("[\"friends\"]", "[\"friends\", \"local\"]"),
+    )?;
+    host.start(&[])?;
+    host.run(&["refresh", "local"])?;
+    let mut shown = host.daemon().output();
+    for command in [
+        &["status"][..],
+        &["sources", "--json"],
+        &["history"],
+        &["log"],
+    ] {
+        let ended = host.run(command)?;
+        shown += &ended.stdout;
+        shown += &ended.stderr;
+    }
+    assert!(!shown.contains("hush"), "{shown}");
+    assert!(shown.contains("line 2"), "{shown}");
+    Ok(())
+}
