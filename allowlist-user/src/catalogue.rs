@@ -23,17 +23,30 @@ use crate::policy::Direction;
 pub(crate) use configuration::comment;
 
 /// The keys that a `source` of the catalogue may have, in the order in which they are shown.
-const KEYS: [&str; 24] = [
+const KEYS: [&str; 37] = [
     "url",
     "discover",
+    "newest",
     "unzip",
     "headers",
     "bearer_file",
     "format",
     "select",
     "column",
+    "range",
+    "prefix",
+    "separator",
+    "keys",
+    "where",
+    "delimiter",
+    "skip",
+    "element",
+    "attribute",
+    "comments",
+    "keyword",
     "page",
     "names",
+    "families",
     "every",
     "timeout",
     "max_size",
@@ -186,12 +199,17 @@ impl Provider {
             return Err(format!("the list of {} is compiled in", self.name));
         };
         let values = self.values(parameters)?;
+        let are_named = !regions.is_empty();
         let regions = self.chosen(regions);
         if regions.is_empty() && !self.regions.is_empty() {
             let name = &self.name;
             return Err(format!("{name} needs `regions`; it has {}", self.codes()));
         }
-        Ok(expand::table(source, &regions, &values))
+        let mut table = expand::table(source, &regions, &values);
+        if are_named {
+            expand::split_page(&mut table, source, &regions, &values);
+        }
+        Ok(table)
     }
 
     /// What is compiled in for these regions, or for all those that need not be named. Sorted and

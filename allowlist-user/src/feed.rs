@@ -8,17 +8,19 @@
 use ipnet::IpNet;
 use jiff::civil::Date;
 
-use crate::policy::Format;
+use crate::policy::{Format, Lines};
 
 mod csv;
 mod error;
+mod item;
 mod json;
 mod page;
 mod text;
 mod token;
+mod xml;
 
 pub use error::{FeedError, Place, Unclear};
-pub use page::find_link;
+pub use page::{Link, find_link, find_list};
 pub use token::{PrefixError, check_prefix, parse_ends, parse_prefix, parse_with_length};
 
 /// What bytes hold.
@@ -32,22 +34,52 @@ pub struct List {
     pub good_until: Option<Date>,
 }
 
-/// Reads a list. `today` decides about rows that say until when they are good.
+/// Reads a list, which has at least one prefix. `today` decides about rows that state until when they are good.
+///
+/// # Errors
+/// The bytes are no such list, or an empty one.
 pub fn parse(format: &Format, bytes: &[u8], today: Date) -> Result<List, FeedError> {
-    let mut list = match format {
-        Format::Text => text::parse(bytes)?.into(),
-        Format::Json(selects) => json::parse(selects, bytes)?.into(),
-        Format::JsonLines(selects) => json::parse_lines(selects, bytes)?.into(),
-        Format::Csv(column) => csv::parse(column, bytes)?.into(),
-        Format::Html(rules) => page::parse_html(rules, bytes, today)?,
-        Format::Markdown(rules) => page::parse_markdown(rules, bytes, today)?,
+    parse_part(format, bytes, today, false)
+}
+
+/// Reads a list, or a part of one, that may have no prefix if `may_be_empty`.
+///
+/// # Errors
+/// The bytes are no such list, or an empty one that may not be.
+pub fn parse_part(
+    format: &Format,
+    bytes: &[u8],
+    today: Date,
+    may_be_empty: bool,
+) -> Result<List, FeedError> {
+    let list = match format {
+        Format::Text => text::parse(&Lines::default(), bytes, may_be_empty).map(List::from),
+        Format::Lines(rules) => text::parse(rules, bytes, may_be_empty).map(List::from),
+        Format::Json(rules) => json::parse(rules, bytes),
+        Format::JsonLines(rules) => json::parse_lines(rules, bytes, may_be_empty),
+        Format::Csv(rules) => csv::parse(rules, bytes, may_be_empty).map(List::from),
+        Format::Xml(rules) => xml::parse(rules, bytes, may_be_empty).map(List::from),
+        Format::Html(rules) => page::parse_html(rules, bytes, today),
+        Format::Markdown(rules) => page::parse_markdown(rules, bytes, today),
     };
-    if list.prefixes.is_empty() {
+    let mut list = match list {
+        // Of these, no line is an empty list; a document or a page is never blank.
+        Err(FeedError::Empty) if may_be_empty && is_lines(format) => List::default(),
+        list => list?,
+    };
+    if list.prefixes.is_empty() && !may_be_empty {
         return Err(FeedError::NoPrefixes);
     }
     list.prefixes.sort_unstable();
     list.prefixes.dedup();
     Ok(list)
+}
+
+fn is_lines(format: &Format) -> bool {
+    matches!(
+        format,
+        Format::Text | Format::Lines(_) | Format::JsonLines(_) | Format::Csv(_)
+    )
 }
 
 impl From<Vec<IpNet>> for List {

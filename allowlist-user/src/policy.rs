@@ -4,6 +4,7 @@
 //! in order, and no prefix has host bits set. Knows no file, no network, no clock and no kernel.
 
 mod feed;
+mod format;
 mod protocol;
 mod source;
 
@@ -17,9 +18,10 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 pub use feed::{Answer, Feed, Fetched, Held, PastChange, Snapshot, Validator};
+pub use format::{Column, Condition, Csv, Format, Item, Json, Lines, Page, Pattern, Select, Xml};
 pub use source::{
-    Column, Direction, Family, Format, Gate, Http, Lookup, Origin, Page, Pattern, PerFamily,
-    Secret, Select, Source, is_loopback, public_url,
+    Direction, Family, Gate, Http, Lookup, Origin, PerFamily, Secret, Source, is_loopback,
+    public_url,
 };
 
 /// The longest name of a source or a service, in bytes.

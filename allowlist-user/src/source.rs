@@ -35,6 +35,7 @@ use error::Failure;
 pub async fn fetch(source: &Source, known: &[Validator]) -> Result<Answer, FetchError> {
     let now = Timestamp::now();
     let today = now.to_zoned(TimeZone::UTC).date();
+    let may_be_empty = source.gate.min == 0;
     let answer = match &source.origin {
         Origin::Prefixes(prefixes) => Ok(Answer::List(Fetched::new(prefixes.clone(), now))),
         // Nobody fetches what the daemon holds itself.
@@ -43,11 +44,11 @@ pub async fn fetch(source: &Source, known: &[Validator]) -> Result<Answer, Fetch
             prefixes.clone(),
             midnight(*checked),
         ))),
-        Origin::File { path, format } => file::fetch(path, format, now, today)
+        Origin::File { path, format } => file::fetch(path, format, may_be_empty, now, today)
             .await
             .map(Answer::List)
             .map_err(Failure::from),
-        Origin::Http(http) => http::fetch(http, known, now, today).await,
+        Origin::Http(http) => http::fetch(http, known, may_be_empty, now, today).await,
         Origin::Names(lookup) => names::fetch(lookup, now)
             .await
             .map(Answer::List)
@@ -134,7 +135,7 @@ mod tests {
         std::fs::write(&path, list.to_string()).expect("a file");
         // Quadratic: all of the document for each of its items.
         let select = Select::new("$.prefixes[?count($..*) > 0]").expect("a JSONPath");
-        let format = Format::Json(vec![select]);
+        let format = Format::Json(vec![select].into());
         let source = Source::new("lab", Origin::File { path, format });
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()

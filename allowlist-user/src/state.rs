@@ -487,6 +487,9 @@ fn fingerprint(source: &Source) -> Option<String> {
                     origin += pattern.as_str();
                 }
             }
+            if http.newest {
+                origin += " newest";
+            }
             Some(origin)
         }
         Origin::Names(lookup) => Some(format!("names {}", lookup.names.join(" "))),

@@ -5,6 +5,7 @@
 //! - `config`: a configuration, and what becomes of it
 //! - `feed`: what a vendor's address answers
 //! - `pages`: pages put together from pieces, against a model of the visible text
+//! - `transfer`: how an answer is sent, whole or cut
 //! - `seeds`: inputs to begin with, made here, so that no corpus is kept
 //!
 //! The programs are in `bin`, and the feature `libfuzzer` builds them. Knows nothing of how they are
@@ -15,3 +16,4 @@ pub mod feed;
 pub mod judge;
 pub mod pages;
 pub mod seeds;
+pub mod transfer;

@@ -160,6 +160,23 @@ pub fn pages() -> Vec<Vec<u8>> {
     seeds
 }
 
+/// Each format, compression, framing and end, whole and cut.
+pub fn transfer() -> Vec<Vec<u8>> {
+    let mut seeds = Vec::new();
+    for kind in 0..4 {
+        for framing in 0..5 {
+            // Within a line, behind a line, within a member, and whole.
+            for cut in [0, 1, 9, 29, 31, 101] {
+                // Only HTTP/2 has several ends.
+                for how in if framing < 3 { 0..1 } else { 0..5 } {
+                    seeds.push(vec![kind, framing, 17, cut, how, 0, 1, 2, 22, 0, 221, 7, 7]);
+                }
+            }
+        }
+    }
+    seeds
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -203,6 +220,13 @@ mod tests {
         }
         for seed in pages() {
             crate::pages::run(&seed);
+        }
+    }
+
+    #[test]
+    fn seeds_of_transfers_keep_the_promises() {
+        for seed in transfer() {
+            crate::transfer::run(&seed);
         }
     }
 }

@@ -32,8 +32,9 @@ fn the_readmes_configuration_is_right() {
 const EXAMPLE: &str = include_str!("../../dist/allowlist.toml");
 
 /// Keys that have no default: where they are commented out, they show what may be written.
-const WITHOUT_DEFAULT: [&str; 24] = [
+const WITHOUT_DEFAULT: [&str; 31] = [
     "allow",
+    "attribute",
     "bearer_file",
     "ca_file",
     "column",
@@ -41,22 +42,28 @@ const WITHOUT_DEFAULT: [&str; 24] = [
     "control_group",
     "direction",
     "discover",
+    "element",
     "file",
     "format",
     "headers",
     "interfaces",
+    "keyword",
     "max",
     "must_cover",
     "names",
     "page",
     "parameters",
     "ports",
+    "prefix",
     "provider",
+    "range",
     "resolvers",
     "select",
+    "separator",
     "unzip",
     "url",
     "webhook",
+    "where",
 ];
 
 /// A line of the example, without the `# ` of one that is commented out.

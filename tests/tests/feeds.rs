@@ -48,10 +48,10 @@ fn what_vendors_served_has_as_many_prefixes_as_were_counted() {
 fn format_of(format: &str, selector: &str) -> Format {
     match format {
         "text" => Format::Text,
-        "json" => Format::Json(vec![Select::new(selector).expect("a JSONPath")]),
+        "json" => Format::Json(vec![Select::new(selector).expect("a JSONPath")].into()),
         "csv" => {
             let number = selector.strip_prefix("column ").expect("a number");
-            Format::Csv(Column::Number(number.parse().expect("a number")))
+            Format::Csv(Column::Number(number.parse().expect("a number")).into())
         }
         "html" => {
             let header = selector.split('"').nth(1).expect("a header in quotes");

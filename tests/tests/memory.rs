@@ -76,7 +76,7 @@ fn objects(count: usize) -> String {
 /// All shapes: a list that is read takes about the limit at most, and a list that is refused takes nothing.
 #[test]
 fn json_takes_memory_within_its_limit() {
-    let select = |text: &str| Format::Json(vec![Select::new(text).expect("a JSONPath")]);
+    let select = |text: &str| Format::Json(vec![Select::new(text).expect("a JSONPath")].into());
     let format = select("$.none");
     let mut refused = 0;
     for exponent in [12, 16, 18, 20] {

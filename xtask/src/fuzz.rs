@@ -59,6 +59,8 @@ enum Target {
     Feed,
     /// Pages: the list against the visible text
     Pages,
+    /// How their answers are sent: whole, cut, compressed
+    Transfer,
 }
 
 impl Target {
@@ -68,6 +70,7 @@ impl Target {
             Self::Config => "config",
             Self::Feed => "feed",
             Self::Pages => "pages",
+            Self::Transfer => "transfer",
         }
     }
 

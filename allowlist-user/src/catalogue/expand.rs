@@ -1,9 +1,9 @@
 //! A source table with its placeholders replaced.
 //!
 //! Invariants: `{name}` becomes the value of that name, and any other text in braces (a regular
-//! expression's `{8}`) stays; what was put in is not looked at again. `{region}` multiplies: in an array,
-//! and as the one `url`, there is a string for each region; elsewhere it is a choice of a regular
-//! expression, `(?:A|B)`. Knows no provider: what may be put in is decided before.
+//! expression's `{8}`) stays; what was put in is not looked at again. `{region}` multiplies: in an array, as the
+//! one `url`, and in `page` where regions are named, there is a string for each region; elsewhere it is a choice
+//! of a regular expression, `(?:A|B)`. Knows no provider: what may be put in is decided before.
 
 use std::collections::BTreeMap;
 
@@ -39,6 +39,32 @@ pub(super) fn table(source: &Table, regions: &[&Region], values: &BTreeMap<&str,
         (key.clone(), value)
     };
     source.iter().map(entry).collect()
+}
+
+/// Writes a pattern for each region into `page` in `expanded`, where `table` has written one that is a choice: of
+/// regions that an operator names, each has to be on the page.
+pub(super) fn split_page(
+    expanded: &mut Table,
+    source: &Table,
+    regions: &[&Region],
+    values: &BTreeMap<&str, &str>,
+) {
+    let (Some(Value::Table(page)), Some(Value::Table(source))) =
+        (expanded.get_mut("page"), source.get("page"))
+    else {
+        return;
+    };
+    for (key, value) in source {
+        if let Value::String(text) = value
+            && key != "exclude_row"
+            && regions.len() > 1
+            && has_region(text, regions)
+        {
+            let patterns = fill_each(text, regions, values);
+            let patterns = patterns.into_iter().map(Value::String).collect();
+            page.insert(key.clone(), Value::Array(patterns));
+        }
+    }
 }
 
 /// A string for each region, or one where the region does not matter.

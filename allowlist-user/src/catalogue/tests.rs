@@ -222,8 +222,9 @@ fn check_source(name: &str, table: &Table) {
         for (key, value) in page {
             match key.as_str() {
                 "section" | "region" | "column" | "exclude_row" => {
-                    let regex = value.as_str().expect("is a string");
-                    Regex::new(regex).unwrap_or_else(|error| panic!("{name}: {error}"));
+                    for regex in list_of(Some(value)) {
+                        Regex::new(regex).unwrap_or_else(|error| panic!("{name}: {error}"));
+                    }
                 }
                 "exclude_code" => assert!(value.is_bool(), "{name}"),
                 _ => panic!("{name}: a page has no key {key:?}"),

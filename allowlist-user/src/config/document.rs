@@ -133,6 +133,10 @@ impl<'d> Node<'d> {
         matches!(self.value, DeValue::Array(items) if items.is_empty())
     }
 
+    pub(in crate::config) fn is_array(&self) -> bool {
+        matches!(self.value, DeValue::Array(_))
+    }
+
     pub(in crate::config) fn items(&self, problems: &mut Problems) -> Option<Vec<Node<'d>>> {
         let DeValue::Array(items) = self.value else {
             return self.wrong_type(problems, "an array");

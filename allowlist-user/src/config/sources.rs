@@ -37,8 +37,20 @@ const KEYS: &[(&str, &[Kind])] = &[
     ("format", &[Kind::Fetched, Kind::File]),
     ("select", &[Kind::Fetched, Kind::File]),
     ("column", &[Kind::Fetched, Kind::File]),
+    ("range", &[Kind::Fetched, Kind::File]),
+    ("prefix", &[Kind::Fetched, Kind::File]),
+    ("separator", &[Kind::Fetched, Kind::File]),
+    ("keys", &[Kind::Fetched, Kind::File]),
+    ("where", &[Kind::Fetched, Kind::File]),
+    ("delimiter", &[Kind::Fetched, Kind::File]),
+    ("skip", &[Kind::Fetched, Kind::File]),
+    ("element", &[Kind::Fetched, Kind::File]),
+    ("attribute", &[Kind::Fetched, Kind::File]),
+    ("comments", &[Kind::Fetched, Kind::File]),
+    ("keyword", &[Kind::Fetched, Kind::File]),
     ("page", &[Kind::Fetched, Kind::File]),
     ("discover", &[Kind::Fetched]),
+    ("newest", &[Kind::Fetched]),
     ("unzip", &[Kind::Fetched]),
     ("headers", &[Kind::Fetched]),
     ("bearer_file", &[Kind::Fetched]),
@@ -81,8 +93,26 @@ const KEYS: &[(&str, &[Kind])] = &[
 const CHANGING: &[Kind] = &[Kind::Fetched, Kind::File, Kind::Names];
 
 /// What a catalogued provider says of itself, so that a configuration need not.
-const PROVIDERS: [&str; 7] = [
-    "names", "format", "select", "column", "page", "discover", "unzip",
+const PROVIDERS: [&str; 19] = [
+    "names",
+    "format",
+    "select",
+    "column",
+    "range",
+    "prefix",
+    "separator",
+    "keys",
+    "where",
+    "delimiter",
+    "skip",
+    "element",
+    "attribute",
+    "comments",
+    "keyword",
+    "page",
+    "discover",
+    "newest",
+    "unzip",
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -240,7 +270,7 @@ fn read_prefixes(table: &Table, problems: &mut Problems) -> Option<Origin> {
 
 fn read_fetched(table: &Table, problems: &mut Problems) -> Option<Origin> {
     if table.get("format").is_none() {
-        let message = "has a `url` and no `format`; add format = \"json\", \"jsonl\", \"text\", \"csv\", \"html\" or \"markdown\"";
+        let message = "has a `url` and no `format`; add format = \"json\", \"jsonl\", \"text\", \"csv\", \"xml\", \"html\" or \"markdown\"";
         table.wrong(problems, message);
     }
     let format = read_format(table, problems).unwrap_or_else(Format::json_array);

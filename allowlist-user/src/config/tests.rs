@@ -243,7 +243,7 @@ fn names_every_mistake_in_the_order_of_the_text() {
 fn columns_count_characters() {
     check_wrong(
         "sources.a = { file = \"größer\", mode = 1 }",
-        "a.toml:1:32: sources.a.mode: unknown key; the keys here are provider, regions, parameters, prefixes, file, url, names, format, select, column, page, discover, unzip, headers, bearer_file, allow_plain_http, allow_private, ca_file, ca_only, max_size, timeout, families, resolvers, ttl_floor, every, grace, max_age, min, max, must_cover, min_prefix_len, allow_special_use, max_shrink, max_growth, growth_window, max_addresses, direction",
+        "a.toml:1:32: sources.a.mode: unknown key; the keys here are provider, regions, parameters, prefixes, file, url, names, format, select, column, range, prefix, separator, keys, where, delimiter, skip, element, attribute, comments, keyword, page, discover, newest, unzip, headers, bearer_file, allow_plain_http, allow_private, ca_file, ca_only, max_size, timeout, families, resolvers, ttl_floor, every, grace, max_age, min, max, must_cover, min_prefix_len, allow_special_use, max_shrink, max_growth, growth_window, max_addresses, direction",
     );
 }
 

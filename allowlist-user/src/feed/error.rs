@@ -79,6 +79,95 @@ pub enum FeedError {
         /// What the document is instead.
         found: String,
     },
+    /// A filter, a keyword or an element that the configuration names and the list does not have.
+    #[error(
+        "nothing in the list has {what}; open it, and correct `{key}` if its shape has changed"
+    )]
+    Unmatched {
+        /// The key of the configuration.
+        key: &'static str,
+        /// The value that does not occur.
+        what: String,
+    },
+    /// An object with two members of one name, of which a reader takes either.
+    #[error(
+        "line {line}: {place} has the key {key:?} twice, and readers differ in which one they take; report it to the vendor"
+    )]
+    DuplicateKey {
+        /// The object.
+        place: Place,
+        /// The line of the second one.
+        line: usize,
+        /// The key.
+        key: String,
+    },
+    /// One document where each line should be one.
+    #[error(
+        "is one JSON document over several lines, not a document a line; write format = \"json\""
+    )]
+    OneDocument,
+    /// A selected node that should hold fields.
+    #[error(
+        "{place}: is {found}, not an object; correct `select`, so that it selects the objects that have the fields"
+    )]
+    NotAnObject {
+        /// Which node.
+        place: Place,
+        /// Its kind.
+        found: String,
+    },
+    /// A field that an item does not have.
+    #[error("{place}: has no {name:?}; it has {found}: correct the name in the configuration")]
+    NoMember {
+        /// Which item.
+        place: Place,
+        /// The field.
+        name: Box<str>,
+        /// Its fields, quoted.
+        found: Box<str>,
+    },
+    /// A field that an item has more than once.
+    #[error(
+        "{place}: has {name:?} more than once; write that name as `element`, so that each counts"
+    )]
+    ManyMembers {
+        /// Which item.
+        place: Place,
+        /// The field.
+        name: String,
+    },
+    /// An element that holds elements instead of a text.
+    #[error(
+        "{place}: holds elements, not a prefix: it has {found}; write one of their names as `element` or `attribute`"
+    )]
+    NotAText {
+        /// Which element.
+        place: Place,
+        /// Its fields, quoted.
+        found: String,
+    },
+    /// Not XML that can be read.
+    #[error(
+        "is not XML that can be read, from line {line} on: {problem}: the text starts with {start:?}; check `format`, and where it comes from"
+    )]
+    NotXml {
+        /// Where.
+        line: usize,
+        /// The reason.
+        problem: String,
+        /// Its first characters.
+        start: String,
+    },
+    /// A column name that the header line has more than once.
+    #[error(
+        "line {line}: several columns are headed {column:?}; write the number of the right one, from 0"
+    )]
+    ManyHeaders {
+        /// Of the header line.
+        line: usize,
+        /// The name.
+        column: String,
+    },
     /// What was selected is something else.
     #[error("{place}: is {found}, not a string; {remedy}")]
     NotAString {

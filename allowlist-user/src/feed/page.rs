@@ -6,12 +6,12 @@
 //! that one walk serves both.
 
 use jiff::civil::Date;
-use scraper::Node;
 
 use super::text::{decode, trim};
-use super::{FeedError, List, shown, some_of};
-use crate::policy::{Page, Pattern};
+use super::{FeedError, List, MOST_PREFIXES, shown};
+use crate::policy::Page;
 use document::Document;
+pub use links::{Link, find as find_list, find_link};
 
 mod around;
 mod buffer;
@@ -19,6 +19,7 @@ mod deprecation;
 mod document;
 mod elements;
 mod labels;
+mod links;
 mod markdown;
 mod notes;
 mod pairs;
@@ -28,9 +29,6 @@ mod table;
 mod tree;
 mod words;
 
-/// How many links an error shows.
-const SHOWN_LINKS: usize = 5;
-
 pub(super) fn parse_html(rules: &Page, bytes: &[u8], today: Date) -> Result<List, FeedError> {
     let text = decode(bytes)?;
     if !has_element(text) {
@@ -39,7 +37,26 @@ pub(super) fn parse_html(rules: &Page, bytes: &[u8], today: Date) -> Result<List
         });
     }
     let html = tree::parse(text)?;
-    select::select(&Document::read(&html), rules, today)
+    parts(&Document::read(&html), rules, today)
+}
+
+/// The list of all parts that are selected; each has to be there.
+fn parts(document: &Document, rules: &Page, today: Date) -> Result<List, FeedError> {
+    let mut list = select::select(document, rules, today)?;
+    for part in &rules.and {
+        let more = select::select(document, part, today)?;
+        if list.prefixes.len() + more.prefixes.len() > MOST_PREFIXES {
+            return Err(FeedError::TooManyPrefixes);
+        }
+        list.prefixes.extend(more.prefixes);
+        for note in more.notes {
+            if !list.notes.contains(&note) {
+                list.notes.push(note);
+            }
+        }
+        list.good_until = list.good_until.into_iter().chain(more.good_until).min();
+    }
+    Ok(list)
 }
 
 /// The parser makes a page of any text.
@@ -57,7 +74,7 @@ pub(super) fn parse_markdown(rules: &Page, bytes: &[u8], today: Date) -> Result<
         });
     }
     let html = tree::parse(&markdown::to_html(text)?)?;
-    select::select(&Document::read(&html), rules, today)
+    parts(&Document::read(&html), rules, today)
 }
 
 /// Whether a whole page came where Markdown, which may hold parts of pages, was meant to be.
@@ -67,42 +84,6 @@ fn is_html(text: &str) -> bool {
         text.get(..start.len())
             .is_some_and(|text| text.eq_ignore_ascii_case(start.as_bytes()))
     })
-}
-
-/// For pages on which the list is linked: the one address, as written, that the pattern matches.
-pub fn find_link(bytes: &[u8], pattern: &Pattern) -> Result<String, FeedError> {
-    let html = tree::parse(decode(bytes)?)?;
-    let mut links: Vec<&str> = html
-        .tree
-        .nodes()
-        .filter_map(|node| match node.value() {
-            Node::Element(element) if element.name() == "a" => element.attr("href"),
-            _ => None,
-        })
-        .map(str::trim)
-        .collect();
-    links.sort_unstable();
-    links.dedup();
-    let matching: Vec<&str> = links
-        .iter()
-        .copied()
-        .filter(|link| pattern.is_match(link))
-        .collect();
-    match matching[..] {
-        [link] => Ok(link.to_owned()),
-        [] => Err(FeedError::NoLink {
-            pattern: pattern.as_str().to_owned(),
-            found: match links.len() {
-                0 => "it has no links".to_owned(),
-                _ => format!("it links to {}", some_of(links, SHOWN_LINKS)),
-            },
-        }),
-        _ => Err(FeedError::ManyLinks {
-            pattern: pattern.as_str().to_owned(),
-            count: matching.len(),
-            found: some_of(matching, SHOWN_LINKS),
-        }),
-    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use super::*;
 use crate::policy::{Column, Page, Select};
 
 mod pairs;
+mod shapes;
 
 const TODAY: Date = jiff::civil::date(2026, 11, 24);
 const EMPTY: &str = "is empty; a list names at least one prefix: check where it comes from";
@@ -103,10 +104,7 @@ fn json() {
             "[\"192.0.2.1\", 7]",
             "$[1]: is the number 7, not a string; each item must be an address or a prefix",
         ),
-        (
-            "[\"192.0.2.1\", null]",
-            "$[1]: is null, not a string; each item must be an address or a prefix",
-        ),
+        ("[\"192.0.2.1\", null]", "192.0.2.1/32"),
         (
             "[[\"192.0.2.1\"]]",
             "$[0]: is an array, not a string; select its items: \"$[0][*]\"",
@@ -152,8 +150,9 @@ fn json_that_would_fill_memory() {
 
 #[test]
 fn json_by_paths() {
-    let two = Format::Json(selects(&["$.hooks[*]", "$.web[*]"]));
-    let github = r#"{"ssh_keys":["ssh-ed25519 AAAA"],"hooks":["192.0.2.0/24","2001:db8::/32"]}"#;
+    let two = Format::Json(selects(&["$.hooks[*]", "$.web[*]"]).into());
+    let github =
+        r#"{"ssh_keys":["ssh-ed25519 AAAA"],"hooks":["192.0.2.0/24","2001:db8::/32"],"web":[]}"#;
     check(&two, github, "192.0.2.0/24 2001:db8::/32");
     check(
         &two,
@@ -162,7 +161,7 @@ fn json_by_paths() {
          \"Temporarily\"; open it, and correct `select` if its shape has changed",
     );
     check(
-        &Format::Json(selects(&["$.hooks"])),
+        &Format::Json(selects(&["$.hooks"]).into()),
         github,
         "$.hooks: is an array, not a string; select its items: \"$.hooks[*]\"",
     );
@@ -172,7 +171,7 @@ fn json_by_paths() {
         "$.hooks[1]: \"192.0.2.1/24\" has host bits set; write \"192.0.2.0/24\" for the network or \
          \"192.0.2.1/32\" for the one address",
     );
-    let regional = Format::Json(selects(&["$.prefixes[?@.scope=='eu']['v4','v6']"]));
+    let regional = Format::Json(selects(&["$.prefixes[?@.scope=='eu']['v4','v6']"]).into());
     check(
         &regional,
         r#"{"prefixes":[{"v4":"192.0.2.0/24","scope":"eu"},{"v6":"2001:db8::/32","scope":"eu"},
@@ -183,7 +182,7 @@ fn json_by_paths() {
 
 #[test]
 fn json_lines() {
-    let cidrs = Format::JsonLines(selects(&["$.cidr"]));
+    let cidrs = Format::JsonLines(selects(&["$.cidr"]).into());
     let cases = [
         (
             "{\"cidr\":\"198.51.100.0/24\",\"id\":\"1\"}\r\n\n{\"cidr\":\"192.0.2.0/24\"}\n{\"type\":\"metadata\",\"records\":2}\n",
@@ -297,8 +296,8 @@ fn what_is_no_text() {
 
 #[test]
 fn csv() {
-    let first = Format::Csv(Column::Number(0));
-    let named = Format::Csv(Column::Name("ip_prefix".to_owned()));
+    let first = Format::Csv(Column::Number(0).into());
+    let named = Format::Csv(Column::Name("ip_prefix".to_owned()).into());
     let cases = [
         (
             &first,
@@ -321,7 +320,7 @@ fn csv() {
             "line 2: no column is headed \"ip_prefix\"; the header line has \"ip\", \"region\": correct `column`",
         ),
         (
-            &Format::Csv(Column::Number(2)),
+            &Format::Csv(Column::Number(2).into()),
             "a,b,192.0.2.0/24\n\n# short\r\na,b\n",
             "line 4: has no column 2; it has 2 in all, counted from 0: correct `column`, or the line",
         ),
@@ -467,7 +466,7 @@ fn ranges_do_not_fill_memory() {
         (Format::Text, list("", "\n")),
         (json, format!("[{}\"\"]", list("\"", "\","))),
         (lines, list("\"", "\"\n")),
-        (Format::Csv(Column::Number(0)), list("", ",x\n")),
+        (Format::Csv(Column::Number(0).into()), list("", ",x\n")),
         (Format::Html(Page::default()), list("", "<br>")),
         (
             Format::Html(Page::default()),
@@ -492,9 +491,9 @@ fn formats() -> [Format; 7] {
     [
         Format::Text,
         Format::json_array(),
-        Format::JsonLines(selects(&["$", "$[*]"])),
-        Format::Csv(Column::Number(0)),
-        Format::Csv(Column::Name("ip".to_owned())),
+        Format::JsonLines(selects(&["$"]).into()),
+        Format::Csv(Column::Number(0).into()),
+        Format::Csv(Column::Name("ip".to_owned()).into()),
         Format::Html(Page::default()),
         Format::Markdown(Page::default()),
     ]

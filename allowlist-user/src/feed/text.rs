@@ -7,16 +7,34 @@ use ipnet::IpNet;
 
 use super::token::{PrefixError, parse_token};
 use super::{FeedError, Place, shown, take};
+use crate::policy::Lines;
 
-/// A token a line; `#` and `;` start comments.
-pub(super) fn parse(bytes: &[u8]) -> Result<Vec<IpNet>, FeedError> {
+/// A token a line, behind one of the keywords if there are any.
+///
+/// # Errors
+/// The bytes are no text, a token is no prefix, or a keyword does not occur.
+pub(super) fn parse(
+    rules: &Lines,
+    bytes: &[u8],
+    may_be_empty: bool,
+) -> Result<Vec<IpNet>, FeedError> {
     let text = not_a_page(decode(bytes)?)?;
     let mut prefixes = Vec::new();
+    let mut missing: Vec<&String> = rules.keywords.iter().collect();
     for (index, line) in text.lines().enumerate() {
-        // A lone carriage return ends lines too, or a comment before it would swallow what follows.
+        // A lone carriage return ends lines too, or a comment before it would swallow the next line.
         for line in line.split('\r') {
-            let end = line.find(['#', ';']).unwrap_or(line.len());
-            let token = trim(&line[..end]);
+            let starts = rules.comments.iter().filter_map(|start| line.find(start));
+            let end = starts.min().unwrap_or(line.len());
+            let mut token = trim(&line[..end]);
+            if !rules.keywords.is_empty() {
+                let (word, rest) = token.split_once(char::is_whitespace).unwrap_or((token, ""));
+                if !rules.keywords.iter().any(|keyword| keyword == word) {
+                    continue;
+                }
+                missing.retain(|keyword| *keyword != word);
+                token = trim(rest);
+            }
             if !token.is_empty() {
                 let place = || Place::Line(index + 1);
                 take(token, &mut prefixes, place)?;
@@ -27,7 +45,13 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Vec<IpNet>, FeedError> {
             }
         }
     }
-    Ok(prefixes)
+    match missing.first() {
+        Some(keyword) if !may_be_empty => Err(FeedError::Unmatched {
+            key: "keyword",
+            what: format!("a line that starts with {keyword:?}"),
+        }),
+        _ => Ok(prefixes),
+    }
 }
 
 /// Refuses a comment behind a prefix that begins with another: `192.0.2.1;192.0.2.2` is a list to its author.

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use jiff::civil::Date;
-use regex::Regex;
 use serde::{Deserialize, Serialize};
-use serde_json_path::JsonPath;
 use url::{Host, Url};
+
+use super::format::{Format, Pattern};
 
 /// Where prefixes come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +79,10 @@ pub enum Origin {
 
 /// How to fetch a feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a key of the configuration"
+)]
 pub struct Http {
     /// At least one; the list is what all of them hold together. https, or http to loopback, unless
     /// `allow_plain_http`.
@@ -87,6 +91,8 @@ pub struct Http {
     pub format: Format,
     /// The URLs are pages; the list is behind the one link on each whose address this matches.
     pub discover: Option<Pattern>,
+    /// Of several such links, the one with the greatest date counts.
+    pub newest: bool,
     /// The list is in those files of a ZIP archive whose names this matches.
     pub unzip: Option<Pattern>,
     /// Sent with each request. Values may be secret.
@@ -129,58 +135,6 @@ pub struct Lookup {
     pub ttl_floor: Duration,
     /// For all questions together.
     pub timeout: Duration,
-}
-
-/// How bytes are read; always said, never guessed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// A prefix a line; `#` and `;` start comments.
-    Text,
-    /// One JSON document; the prefixes are the strings that these select.
-    Json(Vec<Select>),
-    /// A JSON document a line.
-    JsonLines(Vec<Select>),
-    /// Comma-separated values; `#` starts a comment line.
-    Csv(Column),
-    /// A web page.
-    Html(Page),
-    /// The same, written in Markdown.
-    Markdown(Page),
-}
-
-/// A column of a table without (by number, from 0) or with a header line (by its name).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Column {
-    /// There is no header line.
-    Number(usize),
-    /// As the header line says it.
-    Name(String),
-}
-
-/// Which part of a page holds the list. What is not given does not narrow it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Page {
-    /// Of the heading above.
-    pub section: Option<Pattern>,
-    /// Of a row's first cell, a list item's or paragraph's label, a column's header.
-    pub region: Option<Pattern>,
-    /// Of a table's column header.
-    pub column: Option<Pattern>,
-    /// Rows, list items and paragraphs to leave out.
-    pub exclude_row: Option<Pattern>,
-    /// Whether code blocks are left out.
-    pub exclude_code: bool,
-}
-
-/// A regular expression of the configuration.
-#[derive(Clone, Debug)]
-pub struct Pattern(Regex);
-
-/// A JSONPath (RFC 9535) of the configuration.
-#[derive(Clone, Debug)]
-pub struct Select {
-    text: String,
-    path: JsonPath,
 }
 
 /// What must not be shown.
@@ -355,6 +309,7 @@ impl Http {
             urls,
             format,
             discover: None,
+            newest: false,
             unzip: None,
             headers: Vec::new(),
             bearer_file: None,
@@ -367,9 +322,9 @@ impl Http {
         }
     }
 
-    /// Whether the format marks its own end (JSON, ZIP), so that a truncated body never parses.
+    /// Whether the format marks its own end (JSON, XML, ZIP), so that a truncated body never parses.
     pub fn has_own_end(&self) -> bool {
-        self.unzip.is_some() || matches!(self.format, Format::Json(_))
+        self.unzip.is_some() || matches!(self.format, Format::Json(_) | Format::Xml(_))
     }
 }
 
@@ -428,120 +383,6 @@ impl Family {
         }
     }
 }
-
-impl Format {
-    /// A JSON array of strings, and nothing around it.
-    pub fn json_array() -> Self {
-        Self::Json(vec![Select::new("$[*]").expect("it is a JSONPath")])
-    }
-}
-
-/// As the configuration would say it, in one line. Two formats that read alike are written alike.
-impl fmt::Display for Format {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let selects = |out: &mut fmt::Formatter<'_>, word: &str, selects: &[Select]| {
-            out.write_str(word)?;
-            selects.iter().try_for_each(|one| write!(out, " {one}"))
-        };
-        match self {
-            Self::Text => out.write_str("text"),
-            Self::Json(paths) => selects(out, "json", paths),
-            Self::JsonLines(paths) => selects(out, "jsonl", paths),
-            Self::Csv(Column::Number(number)) => write!(out, "csv {number}"),
-            Self::Csv(Column::Name(name)) => write!(out, "csv {name:?}"),
-            Self::Html(page) => write!(out, "html{page}"),
-            Self::Markdown(page) => write!(out, "markdown{page}"),
-        }
-    }
-}
-
-impl fmt::Display for Page {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (key, pattern) in [
-            ("section", &self.section),
-            ("region", &self.region),
-            ("column", &self.column),
-            ("exclude_row", &self.exclude_row),
-        ] {
-            if let Some(pattern) = pattern {
-                write!(out, " {key} = {:?}", pattern.as_str())?;
-            }
-        }
-        if self.exclude_code {
-            out.write_str(" exclude_code = true")?;
-        }
-        Ok(())
-    }
-}
-
-impl Pattern {
-    /// Errors say what is wrong with the text.
-    pub fn new(text: &str) -> Result<Self, String> {
-        match Regex::new(text) {
-            Ok(regex) => Ok(Self(regex)),
-            Err(regex::Error::Syntax(message)) => {
-                let last = message.lines().last().unwrap_or_default();
-                let problem = last.strip_prefix("error: ").unwrap_or(last);
-                Err(format!("{text:?} is not a regular expression: {problem}"))
-            }
-            Err(error) => Err(format!("{text:?} cannot be used: {error}")),
-        }
-    }
-
-    /// Whether it matches somewhere in `text`.
-    pub fn is_match(&self, text: &str) -> bool {
-        self.0.is_match(text)
-    }
-
-    /// As it was written.
-    pub fn as_str(&self) -> &str {
-        self.0.as_str()
-    }
-}
-
-impl PartialEq for Pattern {
-    fn eq(&self, other: &Self) -> bool {
-        self.as_str() == other.as_str()
-    }
-}
-
-impl Eq for Pattern {}
-
-impl Select {
-    /// Errors say what is wrong with the text, and where.
-    pub fn new(text: &str) -> Result<Self, String> {
-        match JsonPath::parse(text) {
-            Ok(path) => Ok(Self {
-                text: text.to_owned(),
-                path,
-            }),
-            Err(error) => Err(format!(
-                "{text:?} is not a JSONPath: {} at its character {}; write one such as \"$[*]\" or \"$.hooks[*]\"",
-                error.message(),
-                error.position() + 1
-            )),
-        }
-    }
-
-    /// For those who read documents by it.
-    pub fn path(&self) -> &JsonPath {
-        &self.path
-    }
-}
-
-impl fmt::Display for Select {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&self.text)
-    }
-}
-
-impl PartialEq for Select {
-    fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
-    }
-}
-
-impl Eq for Select {}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -27,6 +27,7 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) async fn fetch(
     path: &Path,
     format: &Format,
+    may_be_empty: bool,
     now: Timestamp,
     today: Date,
 ) -> Result<Fetched, FetchErrorCause> {
@@ -43,7 +44,7 @@ pub(super) async fn fetch(
     let format = format.clone();
     let list = parse_beside(bytes.len(), move || {
         let bytes = gzip::expand_file(bytes, MAX_BYTES)?;
-        Ok::<_, FetchErrorCause>(feed::parse(&format, &bytes, today)?)
+        Ok::<_, FetchErrorCause>(feed::parse_part(&format, &bytes, today, may_be_empty)?)
     })
     .await;
     let list = list.map_err(|error| match error {

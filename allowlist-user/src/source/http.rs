@@ -30,10 +30,11 @@ pub(super) use request::MAX_REDIRECTS;
 pub(super) async fn fetch(
     http: &Http,
     known: &[Validator],
+    may_be_empty: bool,
     now: Timestamp,
     today: Date,
 ) -> Result<Answer, Failure> {
-    let mut session = Session::new(http).await?;
+    let mut session = Session::new(http, may_be_empty).await?;
     let none = Validator::default();
     // Of another number of URLs, nobody knows which is of which.
     let known = if known.len() == http.urls.len() {
@@ -88,8 +89,8 @@ async fn ask(
             Ok(Got::NotModified) => unreachable!("it was not asked whether it is new"),
             Err(failure) => return Err(failure.at(&where_)),
         };
-        let (bytes, pattern) = (page.bytes, pattern.clone());
-        let link = beside(move || feed::find_link(&bytes, &pattern)).await;
+        let (bytes, pattern, newest) = (page.bytes, pattern.clone(), http.newest);
+        let link = beside(move || feed::find_list(&bytes, &pattern, newest)).await;
         let link = link
             .map_err(|error| shown(&page.place, error.into()))
             .map_err(|cause| Failure::from(cause).at(&where_))?;
@@ -105,9 +106,12 @@ async fn ask(
         Got::NotModified => Ok(None),
         Got::Body(body) => {
             let (of_list, bytes) = (http.clone(), body.bytes);
-            let mut list = parse_beside(bytes.len(), move || parse(&of_list, bytes, today))
-                .await
-                .map_err(|cause| failed(shown(&body.place, cause).into()))?;
+            let may_be_empty = session.may_be_empty;
+            let length = bytes.len();
+            let mut list =
+                parse_beside(length, move || parse(&of_list, bytes, today, may_be_empty))
+                    .await
+                    .map_err(|cause| failed(shown(&body.place, cause).into()))?;
             if let Some(next) = body.next.filter(|next| !http.urls.contains(next)) {
                 list.notes.push(format!(
                     "its server states a next page, {}, which is not read: add its address to `url`, or use an \
@@ -129,14 +133,20 @@ fn shown(place: &Place, cause: FetchErrorCause) -> FetchErrorCause {
     }
 }
 
-fn parse(http: &Http, bytes: Vec<u8>, today: Date) -> Result<List, FetchErrorCause> {
+fn parse(
+    http: &Http,
+    bytes: Vec<u8>,
+    today: Date,
+    may_be_empty: bool,
+) -> Result<List, FetchErrorCause> {
     let Some(pattern) = &http.unzip else {
         let bytes = gzip::expand_file(bytes, http.max_bytes)?;
-        return Ok(feed::parse(&http.format, &bytes, today)?);
+        return Ok(feed::parse_part(&http.format, &bytes, today, may_be_empty)?);
     };
     let mut all = List::default();
     for (file, bytes) in archive::unzip(&bytes, pattern, http.max_bytes)? {
-        let list = feed::parse(&http.format, &bytes, today).and_then(|list| {
+        let list = feed::parse_part(&http.format, &bytes, today, may_be_empty);
+        let list = list.and_then(|list| {
             if all.prefixes.len() + list.prefixes.len() > feed::MOST_PREFIXES {
                 return Err(FeedError::TooManyPrefixes);
             }

@@ -109,7 +109,7 @@ fn another_origin_is_another_list() {
 fn a_list_that_is_read_otherwise_is_another_list() {
     let (_folder, state) = state();
     state.store(&source(URL), &feed()).expect("is stored");
-    let select = Format::Json(vec![crate::policy::Select::new("$.a[*]").expect("a path")]);
+    let select = Format::Json(vec![crate::policy::Select::new("$.a[*]").expect("a path")].into());
     let changes: [fn(&mut Http, Format); 3] = [
         |http, format| http.format = format,
         |http, _| http.unzip = Some(crate::policy::Pattern::new("txt$").expect("a pattern")),

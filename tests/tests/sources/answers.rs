@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use allowlist_tests::vendor::{Answer, Vendor, header};
-use allowlist_user::policy::{Format, Http};
+use allowlist_user::policy::{Format, Http, Origin, Source};
+use allowlist_user::source;
 
 use super::{LIST, check_error, check_list, check_words, fetch, http, vendor};
 
@@ -448,4 +449,56 @@ fn several_urls_are_one_list() {
         "/empty",
         "names no prefix; a list names at least one: check where it comes from",
     );
+}
+
+#[test]
+fn a_next_page_has_a_note_unless_it_is_read_too() {
+    let link = |to: &str| {
+        vec![(
+            "Link",
+            format!("</first>; rel=prev, <{to}>; rel=\"next last\""),
+        )]
+    };
+    let vendor = vendor([
+        (
+            "/list",
+            Answer::Full(200, link("/list?page=2"), LIST.into()),
+        ),
+        ("/other", Answer::Full(200, link("/more"), LIST.into())),
+        ("/more", Answer::json(LIST)),
+    ]);
+    let notes = |paths: &[&str]| {
+        let urls = paths.iter().map(|path| vendor.url(path));
+        let fetched = fetch(super::urls(&urls.collect::<Vec<_>>()));
+        fetched.expect("a list").notes
+    };
+    let found = notes(&["/list"]);
+    assert!(
+        found.len() == 1 && found[0].contains("next page"),
+        "{found:?}"
+    );
+    assert!(notes(&["/other", "/more"]).is_empty());
+}
+
+#[test]
+fn a_part_may_be_empty_only_where_the_list_may() {
+    let vendor = vendor([
+        ("/v4", Answer::json(LIST)),
+        ("/empty", Answer::json("[]")),
+        ("/broken", Answer::json("{}")),
+    ]);
+    let fetched = |paths: &[&str], min: usize| {
+        let urls = paths.iter().map(|path| vendor.url(path));
+        let origin = Origin::Http(super::urls(&urls.collect::<Vec<_>>()));
+        let mut source = Source::new("vendor", origin);
+        source.gate.min = min;
+        match super::run(async { source::fetch(&source, &[]).await }) {
+            Ok(source::Answer::List(list)) => Some(list.prefixes.len()),
+            _ => None,
+        }
+    };
+    assert_eq!(fetched(&["/v4", "/empty"], 0), Some(3));
+    assert_eq!(fetched(&["/empty"], 0), Some(0));
+    assert_eq!(fetched(&["/v4", "/empty"], 1), None);
+    assert_eq!(fetched(&["/v4", "/broken"], 0), None);
 }

@@ -128,3 +128,35 @@ fn credentials_do_not_follow_a_link_to_another_origin() {
     }
     assert_eq!(header(&elsewhere.requests()[0], "x-api-key"), None);
 }
+
+#[test]
+fn a_link_is_relative_to_the_base_that_the_page_states() {
+    let vendor = vendor([
+        (
+            "/help/page",
+            Answer::html("<base href='/lists/'><a href='files/tags-1.json'>Download</a>"),
+        ),
+        (
+            "/help/files/tags-1.json",
+            Answer::json("[\"203.0.113.66\"]"),
+        ),
+        ("/lists/files/tags-1.json", Answer::json(LIST)),
+    ]);
+    check_list(fetch(discovering(&vendor.url("/help/page"))));
+}
+
+#[test]
+fn the_newest_of_several_lists_is_fetched() {
+    let page = "<a href='/a/tags-20260928.json'>a</a><a href='/b/tags-20261005.json'>b</a>";
+    let vendor = vendor([
+        ("/page", Answer::html(page)),
+        ("/a/tags-20260928.json", Answer::json("[\"203.0.113.66\"]")),
+        ("/b/tags-20261005.json", Answer::json(LIST)),
+    ]);
+    let several = discovering(&vendor.url("/page"));
+    assert!(fetch(several.clone()).is_err());
+    check_list(fetch(Http {
+        newest: true,
+        ..several
+    }));
+}

@@ -61,13 +61,13 @@ const REPLACED: [Case; 14] = [
         "url",
         r#""https://docs.svix.com/webhook-ips.json""#,
     ),
-    // A regular expression has a choice.
+    // Each pattern of a page has to match.
     (
         "workato-page",
         &["US", "SANDBOX"],
         &[],
         "page",
-        r#"{ region = "(?i)^(?:US data center|Developer sandbox)$" }"#,
+        r#"{ region = ["(?i)^US data center$", "(?i)^Developer sandbox$"] }"#,
     ),
     (
         "customer-io",

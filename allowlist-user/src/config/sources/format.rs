@@ -1,81 +1,214 @@
-//! `format`, and the keys that go with one format only.
+//! `format`, and the keys that go with some formats only.
 
+mod fields;
+
+use self::fields::{read_column, read_columns, read_filter, read_item, read_texts};
 use super::super::document::{Node, Problems, Table};
 use super::super::read::read_filled;
-use crate::policy::{Column, Format, Page, Pattern, Select};
+use crate::policy::{Csv, Format, Json, Lines, Page, Pattern, Select, Xml};
 
-/// What `format = "…"` may say.
-const FORMATS: [&str; 6] = ["json", "jsonl", "text", "csv", "html", "markdown"];
+/// What `format = "…"` may be.
+const FORMATS: [&str; 7] = ["json", "jsonl", "text", "csv", "xml", "html", "markdown"];
+
+/// The keys that belong to a format, and to which.
+const KEYS: [(&str, &[&str]); 14] = [
+    ("select", &["json", "jsonl"]),
+    ("keys", &["json", "jsonl"]),
+    ("column", &["csv"]),
+    ("delimiter", &["csv"]),
+    ("skip", &["csv"]),
+    ("element", &["xml"]),
+    ("attribute", &["xml"]),
+    ("range", &["json", "jsonl", "csv", "xml"]),
+    ("prefix", &["json", "jsonl", "csv", "xml"]),
+    ("separator", &["json", "jsonl", "csv", "xml"]),
+    ("where", &["jsonl", "csv", "xml"]),
+    ("comments", &["text"]),
+    ("keyword", &["text"]),
+    ("page", &["html", "markdown"]),
+];
+/// More title lines are no title.
+const MOST_SKIPPED: u64 = 1000;
 
 /// None where there is no `format`, or none that is known, which is reported.
 pub(super) fn read_format(table: &Table, problems: &mut Problems) -> Option<Format> {
-    let node = table.get("format");
-    let Some(text) = node.as_ref().and_then(|node| node.text(problems)) else {
-        for key in ["select", "column", "page"] {
-            if let (None, Some(other)) = (&node, table.get(key)) {
-                other.wrong(problems, "needs a `format` that it belongs to; add one");
-            }
-        }
+    let Some(node) = table.get("format") else {
+        return read_text_keys(table, problems);
+    };
+    let text = node.text(problems)?;
+    if !FORMATS.contains(&text) {
+        let names = FORMATS.map(|name| format!("{name:?}")).join(" or ");
+        let message = format!("{text:?} is not known here; write {names}");
+        node.wrong(problems, message);
         return None;
-    };
-    let selects = |problems: &mut Problems| {
-        if table.get("select").is_none() {
-            return vec![Select::new("$[*]").expect("it is a JSONPath")];
-        }
-        let otherwise =
-            "nothing would be selected; write a JSONPath, such as select = [\"$.hooks[*]\"]";
-        read_filled(table, "select", otherwise, problems, Select::new)
-    };
-    let (format, own) = match text {
-        "text" => (Format::Text, ""),
-        "json" => (Format::Json(selects(problems)), "select"),
+    }
+    for (key, formats) in KEYS {
+        let Some(other) = table.get(key).filter(|_| !formats.contains(&text)) else {
+            continue;
+        };
+        let message = match (key, text) {
+            ("where", "json") => {
+                "makes no sense with format = \"json\"; write a filter into `select`, such as \
+                 \"$.prefixes[?@.direction=='egress'].cidr\""
+                    .to_owned()
+            }
+            _ => format!("makes no sense with format = {text:?}; remove it"),
+        };
+        other.wrong(problems, message);
+    }
+    Some(match text {
+        "text" => read_lines(table, problems),
+        "json" => Format::Json(read_json(table, problems)),
         "jsonl" if table.get("select").is_none() => {
             table.wrong(
                 problems,
-                "has format \"jsonl\" and no `select`; add what each line has, such as select = [\"$.cidr\"]",
+                "has format \"jsonl\" and no `select`; add the member of each line, such as select = [\"$.cidr\"]",
             );
             return None;
         }
-        "jsonl" => (Format::JsonLines(selects(problems)), "select"),
-        "csv" => (Format::Csv(read_column(table, problems)), "column"),
-        "html" => (Format::Html(read_page(text, table, problems)), "page"),
-        "markdown" => (Format::Markdown(read_page(text, table, problems)), "page"),
-        _ => {
-            let names = FORMATS.map(|name| format!("{name:?}")).join(" or ");
-            node?.wrong(
-                problems,
-                format!("{text:?} is not known here; write {names}"),
-            );
-            return None;
-        }
-    };
-    for key in ["select", "column", "page"] {
-        if let Some(other) = table.get(key).filter(|_| key != own) {
-            other.wrong(
-                problems,
-                format!("makes no sense with format = {text:?}; remove it"),
-            );
-        }
-    }
-    Some(format)
+        "jsonl" => Format::JsonLines(read_json(table, problems)),
+        "csv" => Format::Csv(read_csv(table, problems)),
+        "xml" => Format::Xml(read_xml(table, problems)),
+        "html" => Format::Html(read_page(text, table, problems)),
+        _ => Format::Markdown(read_page(text, table, problems)),
+    })
 }
 
-fn read_column(table: &Table, problems: &mut Problems) -> Column {
-    let what = "write its number, from 0, or its name in the header line";
-    let Some(node) = table.get("column") else {
-        table.wrong(
-            problems,
-            format!("has format \"csv\" and no `column`; {what}"),
-        );
-        return Column::Number(0);
-    };
-    match (node.integer(), node.string()) {
-        (Some(number), _) if number < 1000 => Column::Number(number as usize),
-        (None, Some(name)) if !name.is_empty() => Column::Name(name.to_owned()),
-        _ => {
-            node.wrong(problems, format!("is not a column; {what}"));
-            Column::Number(0)
+/// Without a `format`, a file is text, and only its keys make sense.
+fn read_text_keys(table: &Table, problems: &mut Problems) -> Option<Format> {
+    for (key, formats) in KEYS {
+        if let Some(other) = table.get(key)
+            && (!formats.contains(&"text") || table.get("file").is_none())
+        {
+            other.wrong(problems, "needs a `format` that it belongs to; add one");
         }
+    }
+    table.get("file").map(|_| read_lines(table, problems))
+}
+
+fn read_lines(table: &Table, problems: &mut Problems) -> Format {
+    let mut lines = Lines::default();
+    if let Some(node) = table.get("comments") {
+        lines.comments = read_texts(&node, "what starts a comment", problems);
+    }
+    if let Some(node) = table.get("keyword") {
+        lines.keywords = read_texts(&node, "a word that lines start with", problems);
+    }
+    if let Some(word) = lines
+        .keywords
+        .iter()
+        .find(|word| word.contains(char::is_whitespace))
+        && let Some(node) = table.get("keyword")
+    {
+        node.wrong(
+            problems,
+            format!("{word:?} is not one word; write the first word of the lines"),
+        );
+    }
+    if lines == Lines::default() {
+        Format::Text
+    } else {
+        Format::Lines(lines)
+    }
+}
+
+fn read_json(table: &Table, problems: &mut Problems) -> Json {
+    let keys = table
+        .get("keys")
+        .and_then(|node| node.boolean(problems))
+        .unwrap_or_default();
+    let selects = if table.get("select").is_some() {
+        let otherwise =
+            "nothing would be selected; write a JSONPath, such as select = [\"$.hooks[*]\"]";
+        read_filled(table, "select", otherwise, problems, Select::new)
+    } else {
+        let usual = if keys { "$" } else { "$[*]" };
+        vec![Select::new(usual).expect("it is a JSONPath")]
+    };
+    Json {
+        selects,
+        item: read_item(table, keys, problems),
+        filter: read_filter(table, problems),
+    }
+}
+
+fn read_csv(table: &Table, problems: &mut Problems) -> Csv {
+    let is_pair = table.get("range").is_some() || table.get("prefix").is_some();
+    let columns = match table.get("column") {
+        Some(node) => read_columns(&node, problems),
+        None if is_pair => Vec::new(),
+        None => {
+            let what = "write its number, from 0, or its name in the header line";
+            table.wrong(
+                problems,
+                format!("has format \"csv\" and no `column`; {what}"),
+            );
+            Vec::new()
+        }
+    };
+    if let Some(node) = table.get("column").filter(|_| is_pair) {
+        node.wrong(
+            problems,
+            "makes no sense with `range` or `prefix`, which name their columns; remove it",
+        );
+    }
+    let mut csv = Csv {
+        columns,
+        item: read_item(table, false, problems),
+        delimiter: Csv::DELIMITER,
+        skip: 0,
+        filter: read_filter(table, problems),
+    };
+    if let Some(node) = table.get("delimiter") {
+        match node.string().map(str::as_bytes) {
+            Some(&[byte]) if is_delimiter(byte) => csv.delimiter = byte,
+            _ => node.wrong(
+                problems,
+                "is not a delimiter; write one character, such as \";\", \"|\" or \"\\t\"",
+            ),
+        }
+    }
+    if let Some(node) = table.get("skip") {
+        match node.integer() {
+            Some(lines) if lines <= MOST_SKIPPED => csv.skip = lines as usize,
+            _ => node.wrong(
+                problems,
+                format!("is not a number of title lines; write 0 to {MOST_SKIPPED}"),
+            ),
+        }
+    }
+    csv
+}
+
+/// A character that no prefix has, and that means nothing else in CSV.
+fn is_delimiter(byte: u8) -> bool {
+    let is_shown = byte.is_ascii_graphic() || byte == b'\t' || byte == b' ';
+    is_shown && !byte.is_ascii_alphanumeric() && !b"\"#.:/-".contains(&byte)
+}
+
+fn read_xml(table: &Table, problems: &mut Problems) -> Xml {
+    let elements = if let Some(node) = table.get("element") {
+        read_texts(&node, "the name of an element", problems)
+    } else {
+        let message = "has format \"xml\" and no `element`; write the name of the elements that hold prefixes";
+        table.wrong(problems, message);
+        Vec::new()
+    };
+    let attribute = table
+        .get("attribute")
+        .and_then(|node| read_column(&node, problems));
+    let is_pair = table.get("range").is_some() || table.get("prefix").is_some();
+    if let Some(node) = table.get("attribute").filter(|_| is_pair) {
+        node.wrong(
+            problems,
+            "makes no sense with `range` or `prefix`, which name their attributes; remove it",
+        );
+    }
+    Xml {
+        elements,
+        attribute,
+        item: read_item(table, false, problems),
+        filter: read_filter(table, problems),
     }
 }
 
@@ -104,20 +237,47 @@ fn read_page(format: &str, table: &Table, problems: &mut Problems) -> Page {
     }
     let keys = ["section", "region", "column", "exclude_row", "exclude_code"];
     table.only(&keys, problems);
-    let mut pattern = |key| {
-        let node = table.get(key)?;
-        read_pattern(&node, problems)
-    };
-    Page {
-        section: pattern("section"),
-        region: pattern("region"),
-        column: pattern("column"),
-        exclude_row: pattern("exclude_row"),
+    let mut first = Page {
+        exclude_row: table
+            .get("exclude_row")
+            .and_then(|node| read_pattern(&node, problems)),
         exclude_code: table
             .get("exclude_code")
             .and_then(|node| node.boolean(problems))
             .unwrap_or_default(),
+        ..Page::default()
+    };
+    // A part of the page for each pattern of the one key that has several.
+    let mut parts: Option<(&str, Vec<Pattern>)> = None;
+    for key in ["section", "region", "column"] {
+        let Some(node) = table.get(key) else {
+            continue;
+        };
+        if !node.is_array() {
+            *first.pattern_mut(key) = read_pattern(&node, problems);
+        } else if parts.is_some() {
+            node.wrong(problems, "is a second key with several patterns; write one");
+        } else if node.is_empty_array() {
+            node.wrong(problems, "is empty; write a pattern");
+        } else {
+            let items = node.items(problems).unwrap_or_default();
+            let patterns = items.iter().filter_map(|item| read_pattern(item, problems));
+            parts = Some((key, patterns.collect()));
+        }
     }
+    let Some((key, patterns)) = parts else {
+        return first;
+    };
+    let mut pages = patterns.into_iter().map(|pattern| {
+        let mut page = first.clone();
+        *page.pattern_mut(key) = Some(pattern);
+        page
+    });
+    let Some(mut page) = pages.next() else {
+        return first;
+    };
+    page.and = pages.collect();
+    page
 }
 
 pub(super) fn read_pattern(node: &Node, problems: &mut Problems) -> Option<Pattern> {

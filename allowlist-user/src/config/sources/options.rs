@@ -24,7 +24,7 @@ const MAX_AGE_RANGE: RangeInclusive<Duration> =
 const TTL_FLOOR_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24);
 /// A feed is held in memory while it is read.
 const MAX_SIZE_RANGE: RangeInclusive<u64> = 1..=64 << 20;
-const COUNT_RANGE: RangeInclusive<u64> = 1..=4_000_000;
+const MOST_COUNT: u64 = 4_000_000;
 /// Names of headers that are this program's own to send.
 const OWN_HEADERS: [&str; 6] = [
     "host",
@@ -96,6 +96,13 @@ fn read_http(http: &mut Http, table: &Table, folder: &Path, problems: &mut Probl
     if let Some(found) = pattern("discover", problems) {
         http.discover = Some(found);
     }
+    if let Some(node) = table.get("newest") {
+        http.newest = node.boolean(problems).unwrap_or_default();
+        if http.newest && http.discover.is_none() {
+            let message = "chooses among links, and there is no `discover`; add the pattern of their addresses";
+            node.wrong(problems, message);
+        }
+    }
     if let Some(found) = pattern("unzip", problems) {
         http.unzip = Some(found);
     }
@@ -162,22 +169,22 @@ fn read_header(name: &str, node: &Node, problems: &mut Problems) -> Option<(Stri
 }
 
 fn read_gate(gate: &mut Gate, table: &Table, problems: &mut Problems) {
-    let count = |key: &str, problems: &mut Problems| {
+    let count = |key: &str, low: u64, problems: &mut Problems| {
         let node = table.get(key)?;
         match node.integer() {
-            Some(number) if COUNT_RANGE.contains(&number) => Some(number as usize),
+            Some(number) if (low..=MOST_COUNT).contains(&number) => Some(number as usize),
             _ => {
-                let (low, high) = (COUNT_RANGE.start(), COUNT_RANGE.end());
+                let high = MOST_COUNT;
                 let message = format!("is not a number of prefixes; write {low} to {high}");
                 node.wrong(problems, message);
                 None
             }
         }
     };
-    if let Some(min) = count("min", problems) {
+    if let Some(min) = count("min", 0, problems) {
         gate.min = min;
     }
-    if let Some(max) = count("max", problems) {
+    if let Some(max) = count("max", 1, problems) {
         gate.max = Some(max);
     }
     let (min, max) = (gate.min, gate.max.unwrap_or(usize::MAX));

@@ -220,7 +220,7 @@ fn names_what_is_wrong_with_a_source() {
         ),
         (
             "url = \"https://example.com/\"",
-            "1:10: sources.x: has a `url` and no `format`; add format = \"json\", \"jsonl\", \"text\", \"csv\", \"html\" or \"markdown\"",
+            "1:10: sources.x: has a `url` and no `format`; add format = \"json\", \"jsonl\", \"text\", \"csv\", \"xml\", \"html\" or \"markdown\"",
         ),
         (
             "url = \"https://example.com/\"\nformat = \"xml\"",

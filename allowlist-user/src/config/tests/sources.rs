@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{check_wrong, parse_right, url};
 use crate::policy::{
-    Column, Direction, Family, Format, Gate, Http, Lookup, Origin, Page, Pattern, PerFamily,
-    Secret, Select, Source,
+    Column, Condition, Csv, Direction, Family, Format, Gate, Http, Item, Json, Lines, Lookup,
+    Origin, Page, Pattern, PerFamily, Secret, Select, Source, Xml,
 };
 
 /// The one source of a text.
@@ -35,6 +35,15 @@ fn formats() {
         column: Some(pattern("New IP")),
         exclude_row: Some(pattern("(?i)deprecat")),
         exclude_code: true,
+        and: Vec::new(),
+    };
+    let of_two = Page {
+        region: Some(pattern("US")),
+        and: vec![Page {
+            region: Some(pattern("EU")),
+            ..Page::default()
+        }],
+        ..Page::default()
     };
     let of_page = "page = { section = '(?i)webhooks', region = '^EU$', column = 'New IP', exclude_row = '(?i)deprecat', exclude_code = true }";
     let cases = [
@@ -42,16 +51,19 @@ fn formats() {
         ("format = 'json'", Format::json_array()),
         (
             "format = 'json'\nselect = ['$.hooks[*]', '$.web[*]']",
-            Format::Json(selects(["$.hooks[*]", "$.web[*]"])),
+            Format::Json(selects(["$.hooks[*]", "$.web[*]"]).into()),
         ),
         (
             "format = 'jsonl'\nselect = ['$.cidr']",
-            Format::JsonLines(selects(["$.cidr"])),
+            Format::JsonLines(selects(["$.cidr"]).into()),
         ),
-        ("format = 'csv'\ncolumn = 2", Format::Csv(Column::Number(2))),
+        (
+            "format = 'csv'\ncolumn = 2",
+            Format::Csv(Column::Number(2).into()),
+        ),
         (
             "format = 'csv'\ncolumn = 'ip prefix'",
-            Format::Csv(Column::Name("ip prefix".to_owned())),
+            Format::Csv(Column::Name("ip prefix".to_owned()).into()),
         ),
         (
             "format = 'html'\npage = { column = 'New IP' }",
@@ -63,6 +75,10 @@ fn formats() {
         (
             &format!("format = 'html'\n{of_page}"),
             Format::Html(page.clone()),
+        ),
+        (
+            "format = 'html'\npage = { region = ['US', 'EU'] }",
+            Format::Html(of_two),
         ),
         (
             &format!("format = 'markdown'\n{of_page}"),
@@ -267,7 +283,7 @@ fn names_what_does_not_go_with_a_format() {
         ),
         (
             "file = 'a'\nformat = 'jsonl'",
-            "1:10: sources.x: has format \"jsonl\" and no `select`; add what each line has, such as select = [\"$.cidr\"]",
+            "1:10: sources.x: has format \"jsonl\" and no `select`; add the member of each line, such as select = [\"$.cidr\"]",
         ),
         (
             "file = 'a'\nformat = 'json'\nselect = ['hooks']",
@@ -294,6 +310,142 @@ fn names_what_does_not_go_with_a_format() {
             "4:8: sources.x.page: does not say where on the page the list is; add `section`, `region` or `column`",
         ),
     ];
+    check_each(&cases);
+}
+
+#[test]
+fn formats_of_other_shapes() {
+    let name = |text: &str| Column::Name(text.to_owned());
+    let conditions = |field: Column, values: &[&str]| {
+        let values = values.iter().map(|&value| value.to_owned()).collect();
+        vec![Condition { field, values }]
+    };
+    let array = || Json::from(selects(["$[*]"]));
+    let cases = [
+        (
+            "format = 'json'\nrange = ['start', 'end']",
+            Format::Json(Json {
+                item: Item::Range([name("start"), name("end")]),
+                ..array()
+            }),
+        ),
+        (
+            "format = 'json'\nkeys = true",
+            Format::Json(Json {
+                item: Item::Keys,
+                ..selects(["$"]).into()
+            }),
+        ),
+        (
+            "format = 'jsonl'\nselect = ['$[*]']\nseparator = ','\nwhere = { kind = ['a', 'b'] }",
+            Format::JsonLines(Json {
+                item: Item::Token {
+                    separator: Some(",".to_owned()),
+                },
+                filter: conditions(name("kind"), &["a", "b"]),
+                ..array()
+            }),
+        ),
+        (
+            "format = 'csv'\nprefix = [0, 1]\ndelimiter = \"\\t\"\nskip = 2\nwhere = { 3 = 7 }",
+            Format::Csv(Csv {
+                columns: Vec::new(),
+                item: Item::Prefix([Column::Number(0), Column::Number(1)]),
+                delimiter: b'\t',
+                skip: 2,
+                filter: conditions(Column::Number(3), &["7"]),
+            }),
+        ),
+        (
+            "format = 'csv'\ncolumn = ['v4', 'v6']",
+            Format::Csv(Csv {
+                columns: vec![name("v4"), name("v6")],
+                ..name("v4").into()
+            }),
+        ),
+        (
+            "format = 'xml'\nelement = 'range'\nattribute = 'cidr'",
+            Format::Xml(Xml {
+                elements: vec!["range".to_owned()],
+                attribute: Some(name("cidr")),
+                item: Item::default(),
+                filter: Vec::new(),
+            }),
+        ),
+        (
+            "comments = ['//']\nkeyword = 'allow'",
+            Format::Lines(Lines {
+                comments: vec!["//".to_owned()],
+                keywords: vec!["allow".to_owned()],
+            }),
+        ),
+        ("comments = ['#', ';']", Format::Text),
+    ];
+    for (text, expected) in cases {
+        let source = read(&format!("file = '/srv/list'\n{text}"));
+        let path = "/srv/list".into();
+        assert_eq!(
+            source.origin,
+            Origin::File {
+                path,
+                format: expected.clone()
+            },
+            "{text}"
+        );
+    }
+    assert_eq!(read("file = 'a'\nmin = 0").gate.min, 0);
+}
+
+#[test]
+fn keys_of_other_shapes_that_are_wrong() {
+    let two = "does not name two fields; write such as [\"start\", \"end\"]";
+    let cases = [
+        ("file = 'a'\nformat = 'json'\nrange = ['start']", format!("4:9: sources.x.range: {two}")),
+        (
+            "file = 'a'\nformat = 'json'\nrange = 'start'",
+            "4:9: sources.x.range: is a string; it must be an array".to_owned(),
+        ),
+        (
+            "file = 'a'\nformat = 'json'\nrange = ['a', 'b']\nseparator = ','",
+            "5:13: sources.x.separator: is one way to read an item, and there is another already; remove one"
+                .to_owned(),
+        ),
+        (
+            "file = 'a'\nformat = 'csv'\ncolumn = 0\ndelimiter = ';;'",
+            "5:13: sources.x.delimiter: is not a delimiter; write one character, such as \";\", \"|\" or \"\\t\""
+                .to_owned(),
+        ),
+        (
+            "file = 'a'\nformat = 'csv'\ncolumn = 0\nskip = -1",
+            "5:8: sources.x.skip: is not a number of title lines; write 0 to 1000".to_owned(),
+        ),
+        (
+            "file = 'a'\nformat = 'csv'\ncolumn = 0\nelement = 'ip'",
+            "5:11: sources.x.element: makes no sense with format = \"csv\"; remove it".to_owned(),
+        ),
+        (
+            "file = 'a'\nformat = 'xml'",
+            "1:10: sources.x: has format \"xml\" and no `element`; write the name of the elements that hold prefixes"
+                .to_owned(),
+        ),
+        (
+            "file = 'a'\nrange = ['a', 'b']",
+            "3:9: sources.x.range: needs a `format` that it belongs to; add one".to_owned(),
+        ),
+        (
+            "url = 'https://example.com/'\nformat = 'text'\nnewest = true",
+            "4:10: sources.x.newest: chooses among links, and there is no `discover`; add the pattern of their addresses"
+                .to_owned(),
+        ),
+        (
+            "file = 'a'\nformat = 'csv'\ncolumn = 0\nwhere = { kind = [] }",
+            "5:18: sources.x.where.kind: is empty; write a value".to_owned(),
+        ),
+    ];
+    let cases: Vec<_> = cases
+        .iter()
+        .map(|(text, message)| (*text, message.as_str()))
+        .collect();
     check_each(&cases);
 }
 

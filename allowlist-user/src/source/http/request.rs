@@ -19,6 +19,7 @@ use reqwest::{Response, StatusCode, Url};
 use super::body;
 use super::client::{Clients, chain, connect_timeout};
 use super::reach::{AddressError, Reach};
+use crate::feed::Link;
 use crate::policy::{Http, Validator, is_loopback, public_url};
 use crate::source::error::{Failure, FetchErrorCause, Obstacle, RedirectError, Remedy};
 use crate::source::{file, retry};
@@ -33,6 +34,8 @@ const MAX_TOKEN_BYTES: u64 = 16 << 10;
 /// What one fetch of a source needs for its requests.
 pub(super) struct Session<'s> {
     pub(super) http: &'s Http,
+    /// Whether a list may have no prefix.
+    pub(super) may_be_empty: bool,
     clients: Clients,
     /// Those of the configuration, and the token.
     credentials: HeaderMap,
@@ -96,8 +99,12 @@ impl Place {
     }
 
     /// Where a link on the page here leads.
-    pub(super) fn link(&self, link: &str, allow_plain: bool) -> Result<Self, FetchErrorCause> {
-        match self.url.join(link) {
+    pub(super) fn link(&self, link: &Link, allow_plain: bool) -> Result<Self, FetchErrorCause> {
+        let base = link
+            .base
+            .as_deref()
+            .and_then(|base| self.url.join(base).ok());
+        match base.as_ref().unwrap_or(&self.url).join(&link.address) {
             Ok(next) if self.may_lead_to(&next, allow_plain) => Ok(self.next(next)),
             Ok(next) => Err(FetchErrorCause::Link(public_url(&next))),
             Err(_) => Err(FetchErrorCause::Link("an address that is none".to_owned())),
@@ -132,9 +139,10 @@ impl Place {
 }
 
 impl<'s> Session<'s> {
-    pub(super) async fn new(http: &'s Http) -> Result<Self, FetchErrorCause> {
+    pub(super) async fn new(http: &'s Http, may_be_empty: bool) -> Result<Self, FetchErrorCause> {
         Ok(Self {
             http,
+            may_be_empty,
             clients: Clients::new(http).await?,
             credentials: credentials(http).await?,
         })

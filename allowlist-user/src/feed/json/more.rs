@@ -1,0 +1,67 @@
+//! Whether a document is one page of several, as its members state.
+//!
+//! Knows the names that are usual, at the top of a document and in the members that describe it.
+
+use serde_json::{Map, Value};
+
+use super::super::shown;
+use super::path::member;
+
+/// Members that describe a document.
+const DESCRIPTIONS: [&str; 6] = [
+    "_links",
+    "links",
+    "meta",
+    "metadata",
+    "paging",
+    "pagination",
+];
+/// Members that hold the address, the number or the token of the next page.
+const NEXT: [&str; 10] = [
+    "next",
+    "next_cursor",
+    "next_page",
+    "next_page_token",
+    "next_token",
+    "next_url",
+    "nextCursor",
+    "nextLink",
+    "nextPageToken",
+    "@odata.nextLink",
+];
+/// Members that state that there are more pages.
+const MORE: [&str; 2] = ["has_more", "hasMore"];
+
+/// The note about the next page, if the document states one.
+pub(super) fn note(document: &Value) -> Option<String> {
+    let top = document.as_object()?;
+    let inside = DESCRIPTIONS.iter().filter_map(|name| {
+        let members = top.get(*name)?.as_object()?;
+        Some((member(name), members))
+    });
+    let mut places = [(String::new(), top)].into_iter().chain(inside);
+    places.find_map(|(place, members)| stated(&place, members))
+}
+
+fn stated(place: &str, members: &Map<String, Value>) -> Option<String> {
+    let is_more = |name: &&&str| members.get(**name) == Some(&Value::Bool(true));
+    let (name, value) = NEXT
+        .iter()
+        .find_map(|name| Some((*name, next(members.get(*name)?)?)))
+        .or_else(|| Some((*MORE.iter().find(is_more)?, "true".to_owned())))?;
+    Some(format!(
+        "the document is one page of several ({place}{} is {value}), and the next page is not read: add its address \
+         to `url`, or use an address that has all of the list",
+        member(name).trim_start_matches(if place.is_empty() { '.' } else { ' ' })
+    ))
+}
+
+/// The next page in words; none where the member states that there is none.
+fn next(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) if !text.trim().is_empty() => Some(format!("{:?}", shown(text))),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Object(members) => next(members.get("href")?),
+        _ => None,
+    }
+}

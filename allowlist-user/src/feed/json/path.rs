@@ -1,0 +1,59 @@
+//! Nodes of a document in words: their place, and their kind.
+
+use serde_json::Value;
+
+use super::super::{shown, some_of};
+
+/// How many keys of a document an error shows.
+pub(super) const SHOWN_KEYS: usize = 8;
+
+/// The place of a node, as people write it: `$.hooks[3]`. It is searched when an error needs it: the places of all
+/// nodes that a path like `$..*` passes can be hundreds of times as large as the document.
+pub(super) fn path(document: &Value, node: &Value) -> String {
+    fn below(at: &Value, node: &Value) -> Option<String> {
+        if std::ptr::eq(at, node) {
+            return Some(String::new());
+        }
+        match at {
+            Value::Array(items) => items
+                .iter()
+                .enumerate()
+                .find_map(|(index, item)| Some(format!("[{index}]{}", below(item, node)?))),
+            Value::Object(members) => members
+                .iter()
+                .find_map(|(name, value)| Some(member(name) + &below(value, node)?)),
+            _ => None,
+        }
+    }
+    format!("${}", below(document, node).unwrap_or_default())
+}
+
+/// One member's part of a path.
+pub(super) fn member(name: &str) -> String {
+    let is_word = |c: char| c == '_' || c.is_ascii_alphanumeric();
+    if name.chars().all(is_word)
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && !name.is_empty()
+    {
+        format!(".{name}")
+    } else {
+        format!("['{}']", shown(name).escape_debug())
+    }
+}
+
+/// The kind of a value, with the keys of an object.
+pub(super) fn describe(value: &Value) -> String {
+    match value {
+        Value::Null => "null".to_owned(),
+        Value::Bool(value) => format!("the boolean {value}"),
+        Value::Number(value) => format!("the number {value}"),
+        Value::String(value) => format!("the string {:?}", shown(value)),
+        Value::Array(items) if items.is_empty() => "an array without items".to_owned(),
+        Value::Array(_) => "an array".to_owned(),
+        Value::Object(members) if members.is_empty() => "an object without keys".to_owned(),
+        Value::Object(members) => {
+            let keys = some_of(members.keys().map(String::as_str), SHOWN_KEYS);
+            format!("an object with the keys {keys}")
+        }
+    }
+}
