@@ -58,8 +58,20 @@ pub const IDENTITIES: &str = "IDENTITIES";
 pub const PUBLISHED: &str = "PUBLISHED";
 /// Array of one `u64`: what tells which names the ids in force have. Userspace alone reads and writes it.
 pub const NAMES: &str = "NAMES";
-/// Least-recently-used hash from [`crate::flow::Flow`] to [`crate::flow::Tracked`].
+/// Least-recently-used hash from [`crate::flow::Flow`] to [`crate::flow::Tracked`]: the flows that this host
+/// initiated.
 pub const FLOWS: &str = "FLOWS";
+/// The same for their peers, so that they take no room from flows.
+pub const PEERS: &str = "PEERS";
+/// Least-recently-used hash from [`crate::flow::Flow::foreign`] to [`crate::flow::Tracked`]: the flows that the
+/// other side initiated while everything passed, or whose origin is unknown.
+pub const FOREIGN: &str = "FOREIGN";
+/// Array of [`crate::flow::ForeignPort`] by local UDP port.
+pub const FOREIGN_PORTS: &str = "FOREIGN_PORTS";
+/// Per-CPU array of one [`crate::flow::Crowding`].
+pub const CROWDING: &str = "CROWDING";
+/// Array of one [`crate::flow::Marking`].
+pub const MARKING: &str = "MARKING";
 /// Array of one [`crate::flow::PortsInUse`].
 pub const PORTS: &str = "PORTS";
 /// Ring buffer of [`Event`]s.
@@ -72,7 +84,7 @@ pub const EVENT_BUDGET: &str = "EVENT_BUDGET";
 ///
 /// What packets are judged by is each version's own: until it is replaced, the older program judges by what it had.
 /// Events mean what they did, but whoever reads an older program's has only that one's folder locked.
-pub const PINNED: [(&str, u32); 17] = [
+pub const PINNED: [(&str, u32); 22] = [
     (CONTROL, VERSION),
     (FALLBACK, VERSION),
     (GENERATIONS, VERSION),
@@ -86,8 +98,14 @@ pub const PINNED: [(&str, u32); 17] = [
     (IDENTITIES, VERSION),
     (PUBLISHED, VERSION),
     (NAMES, 3),
-    (FLOWS, 2),
-    (PORTS, 2),
+    // Older versions recorded replies to strangers as well.
+    (FLOWS, 8),
+    (PEERS, 8),
+    (FOREIGN, 8),
+    (FOREIGN_PORTS, 8),
+    (CROWDING, 8),
+    (MARKING, 8),
+    (PORTS, 8),
     (EVENTS, 3),
     (EVENT_BUDGET, 3),
 ];
@@ -96,6 +114,8 @@ pub const PINNED: [(&str, u32); 17] = [
 pub const GLOBAL_INTERFACE: &str = "INTERFACE";
 /// Load-time constant, `u32`: 8-byte words of the pool behind each [`GenerationTables`].
 pub const GLOBAL_POOL: &str = "POOL";
+/// Load-time constant, `u32`: how many CPUs the kernel may have.
+pub const GLOBAL_CPUS: &str = "CPUS";
 /// Load-time constant, `u8`: 1 makes the program log a line a packet.
 pub const GLOBAL_TRACE: &str = "TRACE";
 
@@ -230,7 +250,7 @@ mod user {
         Counters, Event, EventBudget, Fallback, Grant, Identity, Interface, ServiceTable,
         ServiceTraffic, Traffic,
     };
-    use crate::flow::{Flow, PortsInUse, Tracked};
+    use crate::flow::{Crowding, Flow, ForeignPort, Marking, PortsInUse, Tracked};
 
     macro_rules! plain_old_data {
         ($($value:ty),*) => {$(
@@ -243,13 +263,16 @@ mod user {
 
     plain_old_data!(
         Counters,
+        Crowding,
         Event,
         EventBudget,
         Fallback,
         Flow,
+        ForeignPort,
         Grant,
         Identity,
         Interface,
+        Marking,
         PortsInUse,
         ServiceTable,
         ServiceTraffic,
@@ -261,7 +284,7 @@ mod user {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{Flow, PortsInUse, Tracked};
+    use crate::flow::{Crowding, Flow, ForeignPort, Marking, PortsInUse, Tracked};
 
     /// The layout is what older pins hold: a new size means a new `VERSION`.
     #[test]
@@ -269,10 +292,10 @@ mod tests {
         assert_eq!(VERSION, 8);
         assert_eq!(size_of::<Fallback>(), 32);
         assert_eq!(size_of::<Grant>(), 12);
-        assert_eq!(size_of::<InterfaceServices>(), 256 + 8 * 4);
+        assert_eq!(size_of::<InterfaceServices>(), 256 + 8 * 5);
         assert_eq!(
             size_of::<ServiceTable>(),
-            3 * 65536 + 256 + 64 * (256 + 8 * 4) + 4 * 256
+            3 * 65536 + 256 + 64 * (256 + 8 * 5) + 4 * 256
         );
         assert_eq!(
             size_of::<GenerationTables>(),
@@ -288,6 +311,9 @@ mod tests {
         assert_eq!(size_of::<EventBudget>(), 24);
         assert_eq!(size_of::<Flow>(), 40);
         assert_eq!(size_of::<Tracked>(), 8);
+        assert_eq!(size_of::<ForeignPort>(), 8);
+        assert_eq!(size_of::<Crowding>(), 8);
+        assert_eq!(size_of::<Marking>(), 16);
         assert_eq!(size_of::<PortsInUse>(), 3 * 4 * 65536);
     }
 

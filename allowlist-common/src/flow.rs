@@ -1,15 +1,19 @@
 //! Flows that this host sends, and which packets answer them: what return traffic is judged by.
 //!
-//! One side notes what goes out ([`Sent::of`], [`Tracked::after`]), the other asks for what comes in
-//! ([`Flow::answered_by`]). Only what this host sends makes or prolongs an entry, so no sender
-//! from outside can keep one alive. Knows no map and no clock: time is a number of seconds.
+//! The flow tracker records outbound packets ([`Sent::of`], [`Sent::update`]); the receive path looks up
+//! inbound ones ([`Flow::answered_by`]). Only this host creates or extends an own flow: see
+//! `track`. Knows no map and no clock: time is a number of seconds.
 //!
 //! A packet of either side may have no ports to see (a later fragment). So each flow has a *peer*
 //! beside it, the same without ports: fragments from a peer are let in, and are of use only where
 //! their first fragment, which has the ports, is let in as well.
 
+mod track;
+
 #[cfg(test)]
 mod tests;
+
+pub use track::{Crowding, FOREIGN_FLOWS, ForeignPort, Marking, Origins, Table, Update};
 
 use crate::packet::{Address, ICMP, ICMPV6, Packet, TCP, Transport, UDP, tcp_flag};
 
@@ -37,9 +41,10 @@ pub struct Flow {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Tracked {
-    /// The second, by the kernel's monotonic clock, from which on nothing answers it any more.
+    /// The second, by the kernel's monotonic clock, at which the entry expires.
     pub expires: u32,
-    /// 1 once this host has sent a FIN or RST, 2 for [`Self::FOREIGN`].
+    /// Of an own flow: 1 once this host has sent a FIN or RST. Of a foreign one: 1 if its origin is unknown, so
+    /// that packets of this host do not extend it.
     pub closing: u32,
 }
 
@@ -132,67 +137,10 @@ impl Sent {
     }
 }
 
-impl Tracked {
-    /// Of a connection that the other side opened, which is so while everything passes: what comes in it
-    /// answers nothing of this host's. Kept until this host opens one with the same ports.
-    pub const FOREIGN: Self = Self {
-        expires: 0,
-        closing: 2,
-    };
-
-    /// Whether it is of a connection that the other side opened.
-    #[inline(always)]
-    pub const fn is_foreign(self) -> bool {
-        self.closing == Self::FOREIGN.closing
-    }
-
-    /// Nothing noted yet.
-    pub const NONE: Self = Self {
-        expires: 0,
-        closing: 0,
-    };
-
-    /// The entry after one more packet was sent at second `now`; before the first it is [`Self::NONE`].
-    #[inline(always)]
-    pub const fn after(before: Self, sent: &Sent, now: u32) -> Self {
-        if sent.flow.protocol == TCP && !sent.flow.is_peer() {
-            let opens = sent.flags & tcp_flag::SYN != 0;
-            let accepts = opens && sent.flags & tcp_flag::ACK != 0;
-            let is_first = before.expires == 0 && before.closing == 0;
-            if (is_first && accepts) || (before.is_foreign() && (accepts || !opens)) {
-                return Self::FOREIGN;
-            }
-        }
-        let (age, closing) = match sent.flow.protocol {
-            TCP if !sent.flow.is_peer() => {
-                let opens = sent.flags & tcp_flag::SYN != 0;
-                let was_closing = before.closing == 1 && !opens;
-                let closes = was_closing || sent.flags & (tcp_flag::FIN | tcp_flag::RST) != 0;
-                let age = if opens || closes {
-                    TCP_PARTIAL
-                } else {
-                    TCP_OPEN
-                };
-                (age, closes as u32)
-            }
-            protocol => (longest(protocol), 0),
-        };
-        Self {
-            expires: now.saturating_add(age),
-            closing,
-        }
-    }
-
-    /// Whether an answer may come at second `now`.
-    #[inline(always)]
-    pub const fn is_alive(self, now: u32) -> bool {
-        now < self.expires
-    }
-}
-
 impl Flow {
+    /// The flow between two addresses and their ports, this host's first.
     #[inline(always)]
-    pub(crate) fn between(
+    pub fn between(
         local: Address,
         remote: Address,
         protocol: u8,
@@ -242,6 +190,45 @@ impl Flow {
         })
     }
 
+    /// The flow of an inbound packet, initiated by either side; `None` for protocols that are not tracked.
+    #[inline(always)]
+    pub fn received(packet: &Packet) -> Option<Self> {
+        let ports = match (packet.protocol, packet.transport) {
+            (
+                TCP | UDP,
+                Transport::Ports {
+                    source,
+                    destination,
+                    ..
+                },
+            ) => (destination, source),
+            (ICMP | ICMPV6, Transport::Icmp { kind, identifier })
+                if is_echo(packet, kind, ICMP_ECHO, ICMPV6_ECHO)
+                    || is_echo(packet, kind, ICMP_ECHO_REPLY, ICMPV6_ECHO_REPLY) =>
+            {
+                (identifier, 0)
+            }
+            _ => return None,
+        };
+        Some(Self::between(
+            packet.destination,
+            packet.source,
+            packet.protocol,
+            ports,
+        ))
+    }
+
+    /// The key of the flow in the table of foreign flows: without this host's address, since a server may
+    /// answer from another one than a request was sent to, such as a multicast group's.
+    #[inline(always)]
+    #[must_use]
+    pub const fn foreign(self) -> Self {
+        Self {
+            local: [0; 2],
+            ..self
+        }
+    }
+
     /// The same flow without ports.
     #[inline(always)]
     #[must_use]
@@ -264,6 +251,12 @@ impl Flow {
     #[inline(always)]
     pub const fn remote_address(&self) -> Address {
         Address::from_padded(self.family, self.remote)
+    }
+
+    /// This host's address; the unspecified one for a foreign flow's key.
+    #[inline(always)]
+    pub const fn local_address(&self) -> Address {
+        Address::from_padded(self.family, self.local)
     }
 }
 

@@ -21,6 +21,9 @@ pub trait Tables {
     fn service_of_protocol(&self, protocol: u8) -> ServiceId;
     /// The set of all services that cover any part of a protocol, for later fragments of an IP `family`.
     fn services_of_protocol(&self, family: u8, protocol: u8) -> u64;
+    /// Whether this host connects from ports of a service in the set as well. Looked up only where
+    /// [`Word::shares_ports`].
+    fn is_shared(&self, services: u64) -> bool;
     /// The id that a service's packets are counted under.
     fn counted(&self, service: ServiceId) -> u32;
     /// What a source may reach.
@@ -63,6 +66,24 @@ impl Decision {
 
     /// Where everything passes ([`Word::is_open`]).
     pub const OPEN: Self = Self::new(Verdict::Pass, Reason::Default);
+
+    /// Whether a packet with this decision passes although it answers nothing, so that its flow is to be
+    /// marked as foreign. `is_provisional` is about the control word before its fallback was applied.
+    ///
+    /// Without a fallback, nothing is tracked while the default verdict is to pass, so nothing is marked. With
+    /// one, a policy may become active that tracks.
+    #[inline(always)]
+    pub const fn marks_foreign(&self, word: Word, is_provisional: bool) -> bool {
+        match (self.verdict, self.reason) {
+            (Verdict::Drop, Reason::Default | Reason::NotAllowed) => {
+                word.observes() && (word.tracks() || is_provisional)
+            }
+            (Verdict::Pass, Reason::Default) => is_provisional,
+            // From the same port this host may send a first datagram of its own.
+            (Verdict::Pass, Reason::Allowed) => word.shares_ports() || is_provisional,
+            _ => false,
+        }
+    }
 }
 
 /// Decides what becomes of what was parsed.
@@ -94,9 +115,12 @@ pub fn judge<T: Tables>(parsed: &Result<Contents, Malformed>, tables: &T) -> Dec
             service: tables.counted(service),
         };
     }
-    // A port tells a service's packets from answers to this host. Without one (a later fragment, an echo
-    // reply) nobody can say which it is, so either may let it in.
-    let may_answer = covering == 0 || !matches!(packet.transport, Transport::Ports { .. });
+    // The port of a packet distinguishes requests to a service from answers to this host, unless this host
+    // connects from the service's ports as well. Without a port (a later fragment, an echo reply) it may be
+    // either.
+    let may_answer = covering == 0
+        || !matches!(packet.transport, Transport::Ports { .. })
+        || (tables.word().shares_ports() && tables.is_shared(covering));
     if may_answer && is_answer(packet, tables) {
         Decision::new(Verdict::Pass, Reason::Answer)
     } else if covering != 0 && matches!(packet.transport, Transport::LaterFragment) {
@@ -207,7 +231,7 @@ fn icmp_error<T: Tables>(packet: &Packet, quote: Quote, tables: &T) -> Decision 
     Decision::new(verdict, Reason::IcmpError)
 }
 
-/// Whether a flow is a service's with somebody whom it allows. Such flows are not tracked.
+/// Whether a flow is a service's with a source that it allows. Such flows are not tracked.
 #[inline(always)]
 fn is_served<T: Tables>(flow: &Flow, tables: &T) -> bool {
     let covering = if flow.is_peer() {

@@ -1,5 +1,5 @@
 //! The kernel programs: one verdict for every frame that an interface receives (this file), and a
-//! note of what this host sends, so that answers can be told (`sent`).
+//! record of the flows that this host initiates, so that their answers pass (`sent`).
 //!
 //! Everything that decides is `allowlist_common`'s; this file gives it the frame's bytes and the
 //! maps, counts what it says, and carries it out. One copy is loaded for each interface, with the
@@ -22,6 +22,7 @@
 mod clock;
 mod count;
 mod events;
+mod foreign;
 mod frames;
 mod key;
 mod maps;
@@ -33,7 +34,7 @@ mod tries;
 use allowlist_common::abi::Word;
 use allowlist_common::judge::{Decision, judge};
 use allowlist_common::packet::{Contents, Packet};
-use allowlist_common::verdict::Verdict;
+use allowlist_common::verdict::{Reason, Verdict};
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
@@ -57,7 +58,8 @@ pub fn allowlist(ctx: XdpContext) -> u32 {
     let (Some(parsed), Some(told)) = (frames::parsed(&ctx), Told::here()) else {
         return unknown();
     };
-    let word = maps::in_force(told.word());
+    let stored = told.word();
+    let word = maps::in_force(stored);
     let decision = if word.is_open() {
         Decision::OPEN
     } else if let Some(generation) = Generation::of(word, &ctx) {
@@ -70,6 +72,10 @@ pub fn allowlist(ctx: XdpContext) -> u32 {
     }
     if decision.verdict == Verdict::Drop {
         events::tell(&ctx, told, decision.reason);
+    }
+    if decision.marks_foreign(word, stored.is_provisional()) {
+        let is_allowed = decision.reason == Reason::Allowed;
+        foreign::received(word.0, u32::from(is_allowed));
     }
     ended(&decision, parsed.length().into(), word)
 }

@@ -6,9 +6,11 @@
 use allowlist_common::abi::{
     Counters, EVENT_BYTES, Engine, Event, EventBudget, Fallback, GenerationTables, Grant, Identity,
     Interface, MAX_INTERFACES, MAX_MATCHES, MAX_SERVICE_COUNTS, POOL_LEAST, SLOTS, ServiceId,
-    ServiceTraffic, Traffic, Word,
+    ServiceTraffic, Traffic, Word, service_set,
 };
-use allowlist_common::flow::{Flow, PortsInUse, Tracked, port_table};
+use allowlist_common::flow::{
+    Crowding, FOREIGN_FLOWS, Flow, ForeignPort, Marking, PortsInUse, Tracked, port_table,
+};
 use allowlist_common::judge::Tables;
 use allowlist_common::packet::{Address, Quote};
 use aya_ebpf::Global;
@@ -20,6 +22,8 @@ use aya_ebpf::programs::XdpContext;
 use crate::{clock, frames, ranges, sent, tries};
 
 pub(crate) type Slots<Inner> = ArrayOfMaps<Inner, { SLOTS as usize }>;
+/// Flows by their keys, the least recently used one evicted first.
+pub(crate) type FlowTable<const ROOM: usize> = LruHashMap<Flow, Tracked, ROOM>;
 /// In words, since BTF need not know more.
 type TableWords = [u64; size_of::<GenerationTables>() / 8 + POOL_LEAST as usize];
 
@@ -54,9 +58,20 @@ static PREFIXES: Slots<Array<u64, 1, { (BPF_F_MMAPABLE | BPF_F_INNER_MAP) as usi
 #[btf_map]
 static NAMES: Array<u64, 1> = Array::new();
 #[btf_map]
-pub(crate) static FLOWS: LruHashMap<Flow, Tracked, 1> = LruHashMap::new();
+pub(crate) static FLOWS: FlowTable<1> = FlowTable::new();
 #[btf_map]
-pub(crate) static PORTS: Array<PortsInUse, 1> = Array::new();
+pub(crate) static PEERS: FlowTable<1> = FlowTable::new();
+#[btf_map]
+pub(crate) static FOREIGN: FlowTable<{ FOREIGN_FLOWS as usize }> = FlowTable::new();
+#[btf_map]
+pub(crate) static FOREIGN_PORTS: Array<ForeignPort, { 1 << 16 }, { BPF_F_MMAPABLE as usize }> =
+    Array::new();
+#[btf_map]
+pub(crate) static CROWDING: PerCpuArray<Crowding, 1> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static MARKING: Array<Marking, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+#[btf_map]
+pub(crate) static PORTS: Array<PortsInUse, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
 pub(crate) static EVENTS: RingBuf<Event, { EVENT_BYTES as usize }> = RingBuf::new();
 #[btf_map]
@@ -132,10 +147,33 @@ fn judged_by(word: u64) -> u64 {
     fallback.judges(word, INTERFACE.load(), clock::nanoseconds())
 }
 
-/// The service that covers a port on this interface; 0 is none.
+/// The state of the marks of foreign flows on this interface: whether they are complete, and until when some may
+/// be missing.
 #[inline(always)]
-pub(crate) fn service_of_port(word: Word, protocol: u8, port: u16) -> ServiceId {
-    tables(word).map_or(0, |tables| tables.services.of_port(slot(), protocol, port))
+pub(crate) fn marking() -> (bool, u32) {
+    let Some(marking) = MARKING.get_ptr(0) else {
+        return (false, 0);
+    };
+    // SAFETY: the map's one element. Volatile, since userspace and other CPUs store to it at any time; each field is
+    // stored at once.
+    let (armed, crowded_until) = unsafe {
+        (
+            (&raw const (*marking).armed).read_volatile(),
+            (&raw const (*marking).crowded_until).read_volatile(),
+        )
+    };
+    (armed >> slot() & 1 != 0, crowded_until as u32)
+}
+
+/// Whether a service covers a port on this interface that this host does not connect from.
+#[inline(always)]
+pub(crate) fn is_served(word: Word, protocol: u8, port: u16) -> bool {
+    let Some(tables) = tables(word) else {
+        return false;
+    };
+    let service = tables.services.of_port(slot(), protocol, port);
+    service != 0
+        && !(word.shares_ports() && tables.services.is_shared(slot(), service_set(service)))
 }
 
 #[inline(always)]
@@ -188,6 +226,11 @@ impl Tables for Generation<'_> {
     }
 
     #[inline(always)]
+    fn is_shared(&self, services: u64) -> bool {
+        self.tables.services.is_shared(slot(), services)
+    }
+
+    #[inline(always)]
     fn counted(&self, service: ServiceId) -> u32 {
         self.tables.services.counted[service as usize]
     }
@@ -212,7 +255,12 @@ impl Tables for Generation<'_> {
 
     #[inline(always)]
     fn sent(&self, flow: &Flow) -> bool {
-        sent::find(flow).is_some_and(|entry| entry.is_alive(clock::seconds()))
+        let entry = if flow.is_peer() {
+            sent::find(&PEERS, flow)
+        } else {
+            sent::find(&FLOWS, flow)
+        };
+        entry.is_some_and(|entry| entry.is_alive(clock::seconds()))
     }
 
     #[inline(always)]

@@ -1,27 +1,28 @@
-//! Notes the flows that this host sends on an interface, so that their answers can be told.
+//! Records the flows that this host initiates on an interface, so that their answers pass.
 //!
-//! Invariants: no packet is held up or changed, whatever happens here; only the map's entries tell of
-//! it. Flows from a port that a service covers are not noted: what comes to such a port is the
-//! service's to judge, and a busy service would push this host's own flows out of the map.
+//! Invariants: no packet is delayed or changed; only the maps' entries are.
+//! Flows from a port that a service covers are not recorded, unless this host connects from that service's ports
+//! as well: packets to such a port are the service's to judge, and a busy service would evict this host's own flows.
 //!
-//! It notes whatever the control word says, since it is there only where that is wanted: from a little
-//! before the first packet is judged by it.
+//! Flows are recorded under every control word, since the program is attached only where that is needed: from
+//! a little before the first packet is judged.
 
 use allowlist_common::abi::Word;
-use allowlist_common::flow::{Flow, Sent, Tracked, longest, port_table};
+use allowlist_common::flow::{
+    Flow, ForeignPort, Origins, Sent, Table, Tracked, Update, longest, port_table,
+};
 use allowlist_common::packet::{Contents, TCP, UDP};
 use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::macros::{btf_map, classifier};
 use aya_ebpf::programs::TcContext;
 
-use crate::maps::{FLOWS, PORTS, Told, in_force, service_of_port};
-use crate::{clock, frames};
+use crate::maps::{
+    FLOWS, FOREIGN, FOREIGN_PORTS, FlowTable, PEERS, PORTS, Told, in_force, is_served, marking,
+};
+use crate::{clock, foreign, frames};
 
 /// To the next program on this interface (`TCX_NEXT`, `TC_ACT_UNSPEC`).
 const NEXT: i32 = -1;
-/// An entry that lives at least so close to its age is not written again: seconds.
-const FRESH: u32 = 1;
-
 /// The entry point for frames that are sent.
 #[expect(clippy::needless_pass_by_value, reason = "the macro passes it so")]
 #[classifier]
@@ -33,29 +34,70 @@ pub fn allowlist_sent(ctx: TcContext) -> i32 {
         && let Ok(Contents::Ip(packet)) = parsed.contents()
         && let Some(sent) = Sent::of(&packet)
     {
-        note(word, &sent);
+        record(&ctx, word, &sent);
     }
     NEXT
 }
 
 #[inline(always)]
-fn note(word: Word, sent: &Sent) {
+fn record(ctx: &TcContext, word: Word, sent: &Sent) {
     let flow = &sent.flow;
-    if matches!(flow.protocol, TCP | UDP)
-        && service_of_port(word, flow.protocol, flow.local_port) != 0
-    {
+    if matches!(flow.protocol, TCP | UDP) && is_served(word, flow.protocol, flow.local_port) {
         return;
     }
     let now = clock::seconds();
-    match prolong(sent, now) {
-        Some(entry) if !entry.is_foreign() => {}
-        _ => return, // nobody's, or the peer and the ports were noted less than a second ago
+    // VERIFIER: both fields have a value on every path, which an `Option`'s would not.
+    let before = find(&FLOWS, flow).map_or(Tracked::NONE, |entry| entry);
+    let has_socket = before.closing != 0 && has_open_socket(ctx);
+    let mut update = sent.update(before, has_socket, now);
+    if matches!(update.table, Table::Undecided) {
+        update = decide(sent, before, now);
     }
-    let peer = Sent {
-        flow: flow.peer(),
-        flags: 0,
+    match update.table {
+        Table::Own => store(sent, before, update.entry, now),
+        Table::Foreign => {
+            if before.is_some() {
+                let _ = FLOWS.remove(flow); // fails if it was just evicted
+            }
+            foreign::mark(&flow.foreign(), update.entry, now);
+        }
+        Table::None | Table::Undecided => {}
+    }
+}
+
+/// The update of a packet that its own entry leaves undecided: by its mark, and by its port where it has none.
+#[inline(always)]
+fn decide(sent: &Sent, before: Tracked, now: u32) -> Update {
+    let flow = &sent.flow;
+    let mark = find(&FOREIGN, &flow.foreign()).map_or(Tracked::NONE, |entry| entry);
+    let port = match FOREIGN_PORTS.get(flow.local_port.into()) {
+        Some(port) if flow.has_foreign_port() => *port,
+        _ => ForeignPort {
+            received: 0,
+            unknown: 0,
+        },
     };
-    prolong(&peer, now);
+    let (is_armed, crowded_until) = marking();
+    let origins = Origins {
+        is_armed,
+        port,
+        crowded_until,
+    };
+    sent.decide(before, mark, &origins, now)
+}
+
+/// Writes the entry of an own flow, unless it has it already; what extends the flow extends its peer and port.
+#[inline(always)]
+fn store(sent: &Sent, before: Tracked, after: Tracked, now: u32) {
+    let flow = &sent.flow;
+    if before.is_as_good_as(after) {
+        return;
+    }
+    // Fails when the map is busy; the next packet tries again.
+    if FLOWS.insert(flow, after, 0).is_err() || after.expires <= before.expires {
+        return;
+    }
+    let _ = PEERS.insert(flow.peer(), sent.peer_entry(now), 0);
     if let Some(ports) = PORTS.get_ptr_mut(0) {
         let until = now + longest(flow.protocol);
         let table = port_table(flow.protocol);
@@ -67,40 +109,36 @@ fn note(word: Word, sent: &Sent) {
     }
 }
 
-/// Writes the entry of a flow, unless it says the same already.
-///
-/// # Returns
-/// What was written.
+/// Whether a packet comes from a socket that is neither closed nor waits for stray segments only.
 #[inline(always)]
-fn prolong(sent: &Sent, now: u32) -> Option<Tracked> {
-    // VERIFIER: both fields have a value on every path, which an `Option`'s would not.
-    let before = find(&sent.flow).map_or(Tracked::NONE, |entry| entry);
-    let after = Tracked::after(before, sent, now);
-    if before != Tracked::NONE
-        && before.closing == after.closing
-        && before.expires <= after.expires
-        && after.expires - before.expires < FRESH
-    {
-        return None;
-    }
-    // Fails when the map is busy; the next packet tries again.
-    FLOWS.insert(sent.flow, after, 0).ok().map(|()| after)
+fn has_open_socket(ctx: &TcContext) -> bool {
+    /// By the kernel's number of a TCP state: all but closed, listening, waiting and opened by the other side.
+    const OPEN: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
+    // SAFETY: the context is this program's own; the socket is the packet's for as long as it is seen here.
+    let state = unsafe {
+        let socket = (*ctx.skb.skb).__bindgen_anon_2.sk;
+        if socket.is_null() {
+            return false;
+        }
+        (&raw const (*socket).state).read_volatile()
+    };
+    OPEN >> (state % 32) & 1 != 0
 }
 
 /// VERIFIER: a key as large as a flow takes much of the stack, at each place that looks for one.
 #[btf_map]
 static KEY: PerCpuArray<Flow, 1> = PerCpuArray::new();
 
-/// The entry of a flow.
+/// The entry of a flow in a table.
 #[inline(always)]
-pub(crate) fn find(flow: &Flow) -> Option<Tracked> {
+pub(crate) fn find<const ROOM: usize>(table: &FlowTable<ROOM>, flow: &Flow) -> Option<Tracked> {
     let key = KEY.get_ptr_mut(0)?;
     // SAFETY: this CPU's own, and no other program runs on this CPU meanwhile.
     let key = unsafe {
         key.write(*flow);
         &*key
     };
-    let entry = FLOWS.get_ptr(key)?;
+    let entry = table.get_ptr(key)?;
     // SAFETY: an entry is written whole before it is found. One that is evicted meanwhile may hold
     // another flow's times, which at worst ends or prolongs this one by those.
     Some(unsafe { *entry })

@@ -207,6 +207,21 @@ Examples:
   sudo allowlist watch --count 10 --json"
     )]
     Watch(Watch),
+    /// Show the flows that are tracked, or remove some
+    #[command(
+        subcommand_required = true,
+        after_help = "With tracking, answers to the flows that this host initiated pass. Works with or without a daemon; takes root.
+
+Examples:
+  sudo allowlist flows list                   all of them, with the time that they have left
+  sudo allowlist flows list 203.0.113.0/24    those with the addresses of a prefix
+  sudo allowlist flows cut 203.0.113.9        end them: their answers are dropped from now on"
+    )]
+    Flows {
+        /// List or cut.
+        #[command(subcommand)]
+        command: FlowsCommand,
+    },
     /// Print the prefixes that the kernel has now, or only those that were added by command
     #[command(after_help = "\
 Examples:
@@ -292,6 +307,29 @@ Examples:
 Examples:
   allowlist man /usr/local/share/man/man8")]
     Man(generate::Pages),
+}
+
+/// What to do with flows.
+#[derive(Debug, Subcommand)]
+pub enum FlowsCommand {
+    /// Print the tracked flows: which side initiated each, and when it expires
+    List {
+        /// Only flows with these addresses on the other side
+        #[arg(value_parser = prefix)]
+        prefix: Option<IpNet>,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Remove flows, and print them: answers to them are dropped until this host initiates them again
+    Cut {
+        /// The addresses on the other side
+        #[arg(value_parser = prefix)]
+        prefix: IpNet,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
 }
 
 /// Options of `run`.

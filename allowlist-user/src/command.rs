@@ -9,7 +9,6 @@ mod providers;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::io::Write as _;
-use std::ops::RangeInclusive;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -21,8 +20,8 @@ use nix::unistd::geteuid;
 
 use crate::bounded;
 use crate::cli::{
-    Cli, Command, Detach, Explain, List, Log, Output, Paths, Require, Run, Small, StatusOptions,
-    Watch, generate,
+    Cli, Command, Detach, Explain, FlowsCommand, List, Log, Output, Paths, Require, Run, Small,
+    StatusOptions, Watch, generate,
 };
 use crate::config::{AttachMode, Config};
 use crate::control::{Client, Kind, NotDone};
@@ -36,6 +35,7 @@ use crate::notify::Notify;
 use crate::report::{
     self, Added, AuditLog, Epoch, Explanation, PolicyList, Report, Sources, Status,
 };
+use crate::sockets;
 use crate::text::{on_one_line, printable, printable_json};
 use crate::trust;
 
@@ -102,6 +102,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::Export(options) => lists::export(&paths, &options).await,
             Command::List(options) => list(&paths, &options).await,
             Command::Mode(options) => change::mode(&paths, options).await,
+            Command::Flows { command } => flows(&paths, &command),
             Command::Watch(options) => watch(&paths, &options).await,
             Command::Detach(options) => detach(&paths, &options),
             Command::Verify(output) => verify(output),
@@ -177,7 +178,7 @@ fn warnings(config: &Config) -> Vec<String> {
     let mut warnings = config.warnings();
     warnings.extend(config.ssh_warning());
     // Without it nothing is known, and nothing is said.
-    if let Some(own) = own_ports() {
+    if let Ok(own) = sockets::own_ports() {
         warnings.extend(config.own_port_warnings(&own));
     }
     if let Some(program) = config.hook.command.first() {
@@ -212,13 +213,6 @@ fn path_warnings(paths: &Paths, config: &Config) -> Vec<String> {
         .into_iter()
         .map(|concern| concern.message)
         .collect()
-}
-
-/// The ports from which the kernel lets this host's own connections be made.
-fn own_ports() -> Option<RangeInclusive<u16>> {
-    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
-    let mut numbers = text.split_whitespace().map(str::parse);
-    Some(numbers.next()?.ok()?..=numbers.next()?.ok()?)
 }
 
 /// Prints a report: read here, or by the daemon for whoever may only ask it.
@@ -327,6 +321,28 @@ async fn list(paths: &Paths, options: &List) -> Result<()> {
     let query = query.finish();
     let read = || report::List::read(&paths.pin_dir, &paths.state_dir)?.narrow(only, service);
     show(paths, query.trim_end_matches('?'), options.output, read).await
+}
+
+fn flows(paths: &Paths, command: &FlowsCommand) -> Result<()> {
+    let (report, output) = match command {
+        FlowsCommand::List { prefix, output } => {
+            let view = View::open(&paths.pin_dir)?;
+            let report = report::Flows {
+                room: Some(view.flows()?.0),
+                flows: view.tracked(prefix.as_ref())?,
+            };
+            (report, output)
+        }
+        FlowsCommand::Cut { prefix, output } => {
+            let view = View::open_for_writing(&paths.pin_dir)?;
+            let report = report::Flows {
+                room: None,
+                flows: view.cut(prefix)?,
+            };
+            (report, output)
+        }
+    };
+    print_report(&report, *output)
 }
 
 async fn log_of(paths: &Paths, options: &Log) -> Result<()> {

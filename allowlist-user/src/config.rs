@@ -83,7 +83,7 @@ pub enum AttachMode {
 
 /// `max_prefixes`, unless it is configured.
 const MAX_PREFIXES: u32 = 250_000;
-/// `max_flows`, unless it is configured: about 15 MB of kernel memory.
+/// The default of `max_flows`: about 15 MB of kernel memory, with the flows' peers.
 const MAX_FLOWS: u32 = 65_536;
 /// `history_size`, unless it is configured.
 const HISTORY_BYTES: u64 = 8 << 20;
@@ -309,13 +309,12 @@ impl Config {
         warnings
     }
 
-    /// Services that cover ports from which this host's own connections are made: what comes to such a
-    /// port is the service's to judge, so answers to this host are dropped with the rest.
+    /// Warnings about services that cover ports from which this host's own connections are made. Without tracking,
+    /// packets to such a port are the service's to judge, so answers to this host are dropped with the rest.
     pub fn own_port_warnings(&self, own: &RangeInclusive<u16>) -> Vec<String> {
         let meets = |ports: &Ports| ports.meets(TCP, own) || ports.meets(UDP, own);
-        self.policy
-            .services
-            .iter()
+        let services = self.policy.services.iter().filter(|_| !self.rules.tracks());
+        services
             .filter(|service| service.ports.iter().any(meets))
             .map(|service| {
                 format!(

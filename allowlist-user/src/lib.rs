@@ -40,6 +40,7 @@ pub mod rejected;
 pub mod renew;
 pub mod report;
 pub mod session;
+pub mod sockets;
 pub mod source;
 pub mod state;
 pub mod text;

@@ -5,6 +5,7 @@ mod audit;
 mod changes;
 mod event;
 mod explain;
+mod flows;
 mod holders;
 mod list;
 mod plan;
@@ -23,6 +24,7 @@ pub use changes::{
 };
 pub use event::{Epoch, seen_json, seen_text};
 pub use explain::Explanation;
+pub use flows::Flows;
 pub use holders::{Holder, Holders, Skipped};
 pub use list::{List, Only};
 pub use plan::Plan;

@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use allowlist_common::packet::{ICMP, ICMPV6, IGMP, SCTP, TCP, UDP, tcp_flag};
 use allowlist_common::verdict::{Reason, Verdict};
 use allowlist_user::policy::{
-    DefaultVerdict, Feed, Origin, Policy, Ports, ReturnTraffic, Rules, Service, Snapshot,
+    DefaultVerdict, Feed, Mode, Origin, Policy, Ports, ReturnTraffic, Rules, Service, Snapshot,
 };
 
 use dissect::Facts;
@@ -88,9 +88,13 @@ pub struct Model<'a> {
     policy: &'a Policy,
     snapshot: &'a Snapshot,
     rules: &'a Rules,
+    observes: bool,
+    /// The packets of flows that this host initiated.
     sent: Vec<Packet>,
-    /// The two ends of connections that others opened: addresses, then ports, this host's first.
-    accepted: Vec<(IpAddr, IpAddr, u16, u16)>,
+    /// The same, also once this host has accepted a connection with the same ends: what fragments are known by.
+    peers: Vec<Packet>,
+    /// The other end and this host's port of datagrams that came in first, while they passed.
+    received: Vec<(IpAddr, u16, u16)>,
 }
 
 impl<'a> Model<'a> {
@@ -100,9 +104,18 @@ impl<'a> Model<'a> {
             policy,
             snapshot,
             rules,
+            observes: false,
             sent: Vec::new(),
-            accepted: Vec::new(),
+            peers: Vec::new(),
+            received: Vec::new(),
         }
+    }
+
+    /// The same in this mode.
+    #[must_use]
+    pub fn in_mode(mut self, mode: Mode) -> Self {
+        self.observes = mode == Mode::Observe;
+        self
     }
 
     /// The host sends a frame on an interface.
@@ -110,57 +123,117 @@ impl<'a> Model<'a> {
         let Facts::Ip(packet) = facts else {
             return;
         };
-        let can_be_answered = match (packet.protocol, &packet.content) {
+        match (packet.protocol, &packet.content) {
             // Whatever comes to a service's port is the service's, and no answer.
-            (TCP | UDP, Content::Ports { source, .. }) => self
-                .covering(interface, packet.protocol, *source)
-                .next()
-                .is_none(),
-            (_, Content::Icmp { kind, .. }) => is_echo_request(&packet, *kind),
-            _ => false,
-        };
-        if can_be_answered && !self.is_of_anothers(&packet) {
-            self.sent.push(packet);
+            (TCP | UDP, Content::Ports { source, .. })
+                if self.is_served(interface, packet.protocol, *source) => {}
+            (TCP, Content::Ports { flags, .. }) => self.send_segment(*flags, packet),
+            (
+                UDP,
+                Content::Ports {
+                    source,
+                    destination,
+                    ..
+                },
+            ) => {
+                let came_first = (packet.destination, *destination, *source);
+                if self.sent.iter().any(|sent| has_same_ends(&packet, sent))
+                    || !self.received.contains(&came_first)
+                {
+                    self.initiate(packet);
+                }
+            }
+            (_, Content::Icmp { kind, .. }) if is_echo_request(&packet, *kind) => {
+                self.initiate(packet);
+            }
+            _ => {}
         }
     }
 
-    /// Whether it belongs to a connection that the other side opened: this host accepted it, without having
-    /// sent anything in it before, and has opened none between the same two since.
-    fn is_of_anothers(&mut self, packet: &Packet) -> bool {
-        use tcp_flag::{ACK, SYN};
+    /// A connection is this host's from a SYN on, until this host accepts one with the same ends.
+    fn send_segment(&mut self, flags: u8, packet: Packet) {
+        use tcp_flag::{ACK, RST, SYN};
 
-        let Content::Ports {
-            source,
-            destination,
-            flags,
-        } = packet.content
-        else {
-            return false;
-        };
-        if packet.protocol != TCP {
-            return false;
+        match flags & (SYN | ACK | RST) {
+            SYN => self.initiate(packet),
+            both if both == SYN | ACK => self.sent.retain(|sent| !has_same_ends(&packet, sent)),
+            _ => {}
         }
-        let ends = (packet.source, packet.destination, source, destination);
-        let same = |sent: &Packet| match sent.content {
-            Content::Ports {
+    }
+
+    fn initiate(&mut self, packet: Packet) {
+        self.peers.push(packet.clone());
+        self.sent.push(packet);
+    }
+
+    /// The packets to compare one with, to find out whether this host initiated its flow.
+    fn known_for(&self, content: &Content) -> &[Packet] {
+        if *content == Content::LaterFragment {
+            &self.peers
+        } else {
+            &self.sent
+        }
+    }
+
+    /// Whether packets to a port are for services alone: some cover it, and others cover the ports from which this
+    /// host connects.
+    fn is_served(&self, interface: &str, protocol: u8, port: u16) -> bool {
+        let covering = self.names_covering(interface, protocol, port);
+        !covering.is_empty() && !self.is_shared(interface, &covering)
+    }
+
+    /// Whether the same services cover a port from which this host connects.
+    fn is_shared(&self, interface: &str, covering: &[&str]) -> bool {
+        let own = host::own_ports();
+        // Between these ports nothing changes.
+        let services = self.services_on(interface);
+        let ranges = services
+            .flat_map(|service| &service.ports)
+            .filter_map(|ports| match ports {
+                Ports::Tcp(range) | Ports::Udp(range) => Some(range),
+                _ => None,
+            });
+        let changes = ranges.flat_map(|range| [*range.start(), range.end().saturating_add(1)]);
+        let mut ports: Vec<u16> = changes.filter(|port| own.contains(port)).collect();
+        ports.push(*own.start());
+        self.tracks()
+            && ports.into_iter().any(|port| {
+                [TCP, UDP]
+                    .into_iter()
+                    .any(|protocol| self.names_covering(interface, protocol, port) == covering)
+            })
+    }
+
+    fn names_covering(&self, interface: &str, protocol: u8, port: u16) -> Vec<&'a str> {
+        let services = self.covering(interface, protocol, port);
+        services.map(|service| &*service.name).collect()
+    }
+
+    /// Judges a frame that an interface receives.
+    pub fn receive(&mut self, interface: &str, facts: &Facts) -> (Verdict, Reason) {
+        let end = self.end(interface, facts);
+        if let Facts::Ip(packet) = facts
+            && let Content::Ports {
                 source,
                 destination,
                 ..
-            } => {
-                sent.protocol == TCP && (sent.source, sent.destination, source, destination) == ends
+            } = packet.content
+            && packet.protocol == UDP
+            && self.tracks()
+        {
+            let passes_unasked = match end {
+                (Verdict::Drop, Reason::Default | Reason::NotAllowed) => self.observes,
+                (Verdict::Pass, Reason::Allowed) => !self.is_served(interface, UDP, destination),
+                _ => false,
+            };
+            if passes_unasked && !self.is_answer(packet) {
+                self.received.push((packet.source, source, destination));
             }
-            _ => false,
-        };
-        match flags & (SYN | ACK) {
-            SYN => self.accepted.retain(|accepted| *accepted != ends),
-            both if both == SYN | ACK && !self.sent.iter().any(same) => self.accepted.push(ends),
-            _ => {}
         }
-        self.accepted.contains(&ends)
+        end
     }
 
-    /// What becomes of a frame that an interface receives.
-    pub fn receive(&self, interface: &str, facts: &Facts) -> (Verdict, Reason) {
+    fn end(&self, interface: &str, facts: &Facts) -> (Verdict, Reason) {
         let keep = &self.rules.keep;
         match facts {
             Facts::Malformed(_) => (Verdict::Drop, Reason::Malformed),
@@ -201,8 +274,13 @@ impl<'a> Model<'a> {
         {
             return (Verdict::Pass, Reason::Allowed);
         }
-        let has_port = matches!(packet.content, Content::Ports { .. });
-        if (services.is_empty() || !has_port) && self.is_answer(packet) {
+        let may_answer = match packet.content {
+            Content::Ports { destination, .. } => {
+                services.is_empty() || !self.is_served(interface, packet.protocol, destination)
+            }
+            _ => true,
+        };
+        if may_answer && self.is_answer(packet) {
             return (Verdict::Pass, Reason::Answer);
         }
         if !services.is_empty() {
@@ -229,7 +307,10 @@ impl<'a> Model<'a> {
         match self.rules.return_traffic {
             ReturnTraffic::Off => false,
             ReturnTraffic::Established => opens_no_connection(packet),
-            ReturnTraffic::Track => self.sent.iter().any(|sent| answers(packet, sent)),
+            ReturnTraffic::Track => {
+                let known = self.known_for(&packet.content);
+                known.iter().any(|sent| answers(packet, sent))
+            }
         }
     }
 
@@ -253,7 +334,7 @@ impl<'a> Model<'a> {
             .iter()
             .any(|service| self.allows(service, quoted.destination))
             || self
-                .sent
+                .known_for(&quoted.content)
                 .iter()
                 .any(|sent| is_of_the_same_flow(quoted, sent))
     }
@@ -369,6 +450,27 @@ fn opens_no_connection(packet: &Packet) -> bool {
     packet.protocol == TCP
         && matches!(packet.content, Content::Ports { flags, .. }
             if flags & (tcp_flag::ACK | tcp_flag::RST) != 0)
+}
+
+/// Whether two packets that this host sent have the same addresses and ports.
+fn has_same_ends(packet: &Packet, sent: &Packet) -> bool {
+    let ports = |packet: &Packet| match packet.content {
+        Content::Ports {
+            source,
+            destination,
+            ..
+        } => Some((source, destination)),
+        _ => None,
+    };
+    let ends = |packet: &Packet| {
+        (
+            packet.protocol,
+            packet.source,
+            packet.destination,
+            ports(packet),
+        )
+    };
+    ends(packet) == ends(sent)
 }
 
 /// Whether a packet can be an answer to one that was sent.

@@ -21,8 +21,8 @@ proptest! {
     #[test]
     fn agrees_with_the_model(world in worlds(64)) {
         let tables = compile(&world.policy, &world.snapshot, 1000, &Names::default()).expect("a small policy");
-        let mut host = Host::new(&tables, &world.rules, &INTERFACES);
-        let mut model = Model::new(&world.policy, &world.snapshot, &world.rules);
+        let mut host = Host::new(&tables, &world.rules, &INTERFACES).in_mode(world.mode);
+        let mut model = Model::new(&world.policy, &world.snapshot, &world.rules).in_mode(world.mode);
         for moment in &world.traffic {
             let facts = dissect(&moment.frame);
             if moment.is_sent {

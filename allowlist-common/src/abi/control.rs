@@ -7,6 +7,10 @@ use crate::verdict::Verdict;
 
 /// What a packet is judged under, besides the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a bit of the word, and independent of the others"
+)]
 pub struct Control {
     /// Counts publishes; 0 before the first.
     pub generation: u32,
@@ -26,6 +30,9 @@ pub struct Control {
     pub open: bool,
     /// What sources are looked up in.
     pub lookup: Engine,
+    /// Some service covers ports from which this host connects, so tracked answers pass there too:
+    /// [`super::ServiceTable::shared`].
+    pub shares_ports: bool,
 }
 
 /// Which of the tables of a generation has its prefixes.
@@ -105,6 +112,9 @@ impl Word {
     const OPEN: u64 = 1 << 7;
     const KEEP_SHIFT: u32 = 8;
     const LPM_TRIE: u64 = 1 << 16;
+    const SHARES_PORTS: u64 = 1 << 17;
+    /// Follows from the others, so that one test for every packet finds that flows are marked as foreign.
+    const MARKS: u64 = 1 << 18;
 
     #[inline(always)]
     const fn has(self, bits: u64) -> bool {
@@ -115,7 +125,7 @@ impl Word {
     /// host at nearly every time: one test, for every packet.
     #[inline(always)]
     pub const fn is_plain(self) -> bool {
-        !self.has(Self::PENDING | Self::OPEN | Self::LPM_TRIE)
+        !self.has(Self::PENDING | Self::OPEN | Self::LPM_TRIE | Self::SHARES_PORTS | Self::MARKS)
     }
 
     /// Whether there is more to know of it than what it says.
@@ -128,6 +138,12 @@ impl Word {
     #[inline(always)]
     pub const fn is_open(self) -> bool {
         self.has(Self::OPEN)
+    }
+
+    /// As [`Control::shares_ports`].
+    #[inline(always)]
+    pub const fn shares_ports(self) -> bool {
+        self.has(Self::SHARES_PORTS)
     }
 
     /// As [`Control::observe`].
@@ -210,6 +226,12 @@ impl Control {
         if matches!(self.lookup, Engine::LpmTrie) {
             word |= Word::LPM_TRIE;
         }
+        if self.shares_ports {
+            word |= Word::SHARES_PORTS;
+        }
+        if self.observe && matches!(self.return_traffic, ReturnTraffic::Track) {
+            word |= Word::MARKS;
+        }
         word |= match self.return_traffic {
             ReturnTraffic::Off => 0,
             ReturnTraffic::Established => Word::ESTABLISHED,
@@ -237,6 +259,7 @@ impl Control {
             pending: word.has(Word::PENDING),
             open: word.is_open(),
             lookup: word.lookup(),
+            shares_ports: word.shares_ports(),
         }
     }
 }
@@ -258,11 +281,12 @@ mod tests {
             pending: true,
             open: true,
             lookup: Engine::LpmTrie,
+            shares_ports: true,
         };
         let none = Control::NONE;
         assert_eq!(Control::decode(all.encode()), all);
         assert_eq!(none.encode(), 0);
-        let parts: [fn(&mut Control, Control); 9] = [
+        let parts: [fn(&mut Control, Control); 10] = [
             |to, from| to.generation = from.generation,
             |to, from| to.slot = from.slot,
             |to, from| to.default_verdict = from.default_verdict,
@@ -272,6 +296,7 @@ mod tests {
             |to, from| to.pending = from.pending,
             |to, from| to.open = from.open,
             |to, from| to.lookup = from.lookup,
+            |to, from| to.shares_ports = from.shares_ports,
         ];
         for part in parts {
             for (base, other) in [(none, all), (all, none)] {
@@ -307,6 +332,30 @@ mod tests {
             };
             assert!(Word(control.encode()).is_provisional() && !Word(control.encode()).is_plain());
         }
+    }
+
+    /// Packets take the longer way where it may have to mark their flows.
+    #[test]
+    fn what_marks_flows_is_not_plain() {
+        let observing = Control {
+            observe: true,
+            ..Control::NONE
+        };
+        let tracking = Control {
+            return_traffic: ReturnTraffic::Track,
+            ..Control::NONE
+        };
+        let both = Control {
+            observe: true,
+            ..tracking
+        };
+        let sharing = Control {
+            shares_ports: true,
+            ..tracking
+        };
+        let is_plain = |control: Control| Word(control.encode()).is_plain();
+        assert!(is_plain(observing) && is_plain(tracking));
+        assert!(!is_plain(both) && !is_plain(sharing));
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! one load. A service may be limited to interfaces, so what a port's kernel service is on one
 //! interface takes a second load, from a row that stays in the cache.
 
+use core::ops::RangeInclusive;
+
 use crate::packet::{SCTP, TCP, UDP, hides_protocol};
 
 use super::{MAX_INTERFACES, MAX_SERVICES};
@@ -47,6 +49,8 @@ pub struct InterfaceServices {
     pub here: [ServiceId; 1 << 8],
     /// By [`later_class`]: the set of services that cover any port of that class here. For later fragments, which have no ports.
     pub of_class: [u64; CLASSES],
+    /// The set of services that cover a port from which this host connects: tracked answers pass there too.
+    pub shared: u64,
 }
 
 /// How many classes of later fragments there are.
@@ -73,6 +77,7 @@ impl InterfaceServices {
     pub const EMPTY: Self = Self {
         here: [0; 1 << 8],
         of_class: [0; CLASSES],
+        shared: 0,
     };
 }
 
@@ -90,6 +95,33 @@ impl ServiceTable {
         interfaces: [InterfaceServices::EMPTY; MAX_INTERFACES as usize],
         counted: [0; 1 << 8],
     };
+
+    /// Finds the services that cover a TCP or UDP port of `own`, the ports from which this host connects, on each
+    /// interface.
+    ///
+    /// Returns whether there are any.
+    pub fn share(&mut self, own: &RangeInclusive<u16>) -> bool {
+        let mut covering = [false; 1 << 8];
+        for port in own.clone().map(usize::from) {
+            covering[self.tcp[port] as usize] = true;
+            covering[self.udp[port] as usize] = true;
+        }
+        let mut any = 0;
+        for row in &mut self.interfaces {
+            let here = row.here.iter().zip(covering);
+            row.shared = here
+                .filter(|(_, covers)| *covers)
+                .fold(0, |shared, (service, _)| shared | service_set(*service));
+            any |= row.shared;
+        }
+        any != 0
+    }
+
+    /// Whether this host connects from a port of a service in the set on an interface.
+    #[inline(always)]
+    pub const fn is_shared(&self, slot: usize, services: u64) -> bool {
+        self.interfaces[slot].shared & services != 0
+    }
 
     /// The service that covers a port of TCP, SCTP or, for any other `protocol`, UDP on an interface.
     #[inline(always)]
@@ -121,6 +153,10 @@ impl ServiceTable {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
+    use std::boxed::Box;
+
     use super::*;
 
     #[test]
@@ -129,6 +165,27 @@ mod tests {
         assert_eq!(service_set(1), 1);
         assert_eq!(service_set(64), 1 << 63);
         assert_eq!(service_set(65), 0);
+    }
+
+    #[test]
+    fn services_that_cover_own_ports() {
+        let mut table = Box::new(ServiceTable::EMPTY);
+        for (port, service) in [(443, 1), (40_000, 2), (60_999, 3), (61_000, 4)] {
+            table.tcp[port] = service;
+        }
+        table.udp[32_768] = 5;
+        table.sctp[40_000] = 6;
+        for service in 0..8 {
+            table.interfaces[3].here[usize::from(service)] = service;
+        }
+        table.interfaces[4].here[5] = 7;
+        assert!(table.share(&(32_768..=60_999)));
+        assert_eq!(table.interfaces[3].shared, 0b1_0110);
+        assert_eq!(table.interfaces[4].shared, 0b100_0000);
+        assert_eq!(table.interfaces[0].shared, 0);
+        assert!(table.is_shared(3, 0b11) && !table.is_shared(3, 0b1));
+        assert!(!table.share(&(1..=2)));
+        assert_eq!(table.interfaces[3].shared, 0);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Tables: what of the packets that are sent is noted, for how long, and what answers it.
 
+mod track;
+
 use super::*;
 use crate::packet::tcp_flag::{ACK, FIN, RST, SYN};
 
@@ -249,140 +251,6 @@ fn no_two_flows_are_one() {
     for (place, flow) in flows.iter().enumerate() {
         assert!(!flows[..place].contains(flow), "{flow:?}");
     }
-}
-
-/// TCP segments that this host sends one after the other at second 1000, and what their flow's entry
-/// says then.
-#[test]
-fn how_long_a_connection_is_kept() {
-    const NOW: u32 = 1000;
-    let table: &[(&str, &[u8], u32, u32)] = &[
-        ("opened", &[SYN], TCP_PARTIAL, 0),
-        (
-            "accepted after both have opened it",
-            &[SYN, SYN | ACK],
-            TCP_PARTIAL,
-            0,
-        ),
-        (
-            "opened after the other side's",
-            &[SYN | ACK, ACK, SYN],
-            TCP_PARTIAL,
-            0,
-        ),
-        ("established", &[SYN, ACK], TCP_OPEN, 0),
-        ("seen in the middle", &[ACK], TCP_OPEN, 0),
-        ("closing", &[SYN, ACK, FIN | ACK], TCP_PARTIAL, 1),
-        (
-            "what follows a FIN opens nothing",
-            &[ACK, FIN | ACK, ACK],
-            TCP_PARTIAL,
-            1,
-        ),
-        ("reset", &[ACK, RST], TCP_PARTIAL, 1),
-        ("refused", &[RST | ACK], TCP_PARTIAL, 1),
-        (
-            "opened anew from the same port",
-            &[ACK, FIN | ACK, SYN],
-            TCP_PARTIAL,
-            0,
-        ),
-        ("and established", &[ACK, FIN | ACK, SYN, ACK], TCP_OPEN, 0),
-        (
-            "closed with its first segment",
-            &[SYN | FIN],
-            TCP_PARTIAL,
-            1,
-        ),
-    ];
-    for (what, segments, age, closing) in table {
-        let mut entry = Tracked::NONE;
-        for flags in *segments {
-            let sent = Sent {
-                flow: flow(TCP, 1000, 443),
-                flags: *flags,
-            };
-            entry = Tracked::after(entry, &sent, NOW);
-        }
-        let expected = Tracked {
-            expires: NOW + age,
-            closing: *closing,
-        };
-        assert_eq!(entry, expected, "{what}");
-    }
-}
-
-#[test]
-fn a_connection_that_the_other_side_opened_is_never_answered() {
-    for segments in [
-        &[SYN | ACK][..],
-        &[SYN | ACK, ACK],
-        &[SYN | ACK, SYN | ACK, ACK, FIN | ACK],
-        &[SYN | ACK, RST],
-    ] {
-        let mut entry = Tracked::NONE;
-        for flags in segments {
-            let flow = flow(TCP, 22, 1000);
-            let sent = Sent {
-                flow,
-                flags: *flags,
-            };
-            entry = Tracked::after(entry, &sent, 1000);
-        }
-        assert_eq!(entry, Tracked::FOREIGN, "{segments:?}");
-        assert!(!Tracked::FOREIGN.is_alive(0));
-    }
-}
-
-#[test]
-fn how_long_other_flows_are_kept() {
-    let closing = Tracked {
-        expires: 7,
-        closing: 1,
-    };
-    let table = [
-        ("UDP", flow(UDP, 1000, 53), UDP_IDLE),
-        ("ping", flow(ICMP, 77, 0), ECHO_IDLE),
-        ("ping over IPv6", flow6(ICMPV6, 77, 0), ECHO_IDLE),
-        ("a TCP peer", flow(TCP, 1000, 443).peer(), TCP_OPEN),
-        ("a UDP peer", flow(UDP, 1000, 53).peer(), UDP_IDLE),
-        ("a ping's peer", flow(ICMP, 77, 0).peer(), ECHO_IDLE),
-    ];
-    for (what, flow, age) in table {
-        for before in [Tracked::NONE, closing] {
-            // Flags are of no use where there is no connection.
-            let sent = Sent { flow, flags: FIN };
-            let expected = Tracked {
-                expires: 1000 + age,
-                closing: 0,
-            };
-            assert_eq!(Tracked::after(before, &sent, 1000), expected, "{what}");
-        }
-        assert!(
-            age <= longest(flow.protocol),
-            "{what}: ports are given up before"
-        );
-    }
-}
-
-#[test]
-fn an_entry_ends_with_its_second() {
-    let entry = Tracked {
-        expires: 1000,
-        closing: 0,
-    };
-    for (now, alive) in [(0, true), (999, true), (1000, false), (1001, false)] {
-        assert_eq!(entry.is_alive(now), alive, "at second {now}");
-    }
-    // A clock at its end prolongs nothing past it.
-    let sent = Sent {
-        flow: flow(UDP, 1, 2),
-        flags: 0,
-    };
-    assert_eq!(
-        Tracked::after(Tracked::NONE, &sent, u32::MAX - 1).expires,
-        u32::MAX
-    );
 }
 
 #[test]

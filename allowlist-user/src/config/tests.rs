@@ -376,6 +376,10 @@ fn warns_of_a_service_on_the_ports_of_this_hosts_own_connections() {
         let warnings = config(ports).own_port_warnings(&(32_768..=60_999));
         assert_eq!(warnings.len(), usize::from(warned), "{ports}: {warnings:?}");
     }
+    // Tracked answers pass there too.
+    let mut tracking = config("\"any\"");
+    tracking.rules.default = DefaultVerdict::Drop;
+    assert!(tracking.own_port_warnings(&(32_768..=60_999)).is_empty());
 }
 
 #[test]

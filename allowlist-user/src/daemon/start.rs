@@ -327,6 +327,7 @@ impl Daemon {
         // What filters already changes over to this program first: by the same tables, until the publish.
         let (mut filtered, mut new) = (Vec::new(), Vec::new());
         let mut is_news = false;
+        self.dataplane.prepare_tracking()?;
         for facts in interfaces {
             is_news |= self.dataplane.follow(facts)?;
             if self.dataplane.filters(facts)? {
@@ -342,8 +343,10 @@ impl Daemon {
             self.attach(facts, self.options.trace)?;
         }
         self.dataplane.settle()?;
+        self.dataplane.adopt_clients()?;
         if is_news {
             std::thread::sleep(LISTEN);
+            self.dataplane.adopt_clients()?; // those of that second
         }
         self.with_lists(|daemon, lists| daemon.put_in_force(lists, Arc::new(tables)))?;
         // Where another version filters, last: till then it is as if this start had not been.
@@ -351,6 +354,7 @@ impl Daemon {
         for facts in new.into_iter().chain(anothers) {
             self.attach(facts, self.options.trace)?;
         }
+        self.dataplane.arm()?;
         let indices: Vec<u32> = interfaces.iter().map(|facts| facts.index).collect();
         let mut detached = self.dataplane.detach_others(&indices)?;
         detached.extend(self.dataplane.retire_others()?);

@@ -104,6 +104,9 @@ impl Dataplane {
         {
             bail!(other_program(facts, id));
         }
+        if on.is_none() && anothers.is_none() {
+            self.disarm(slot); // of an interface from before
+        }
         // The programs of this slot that are loaded already are as good, and ready at once.
         let mut object = match self.programs.remove(&slot).filter(|_| !trace) {
             Some(object) => object,
@@ -130,7 +133,10 @@ impl Dataplane {
                 self.record(slot, facts, mode, &loaded)?; // it may have been renamed
                 (mode, None)
             }
-            Some(old) => self.change_mode((program, &loaded), slot, facts, (old, wanted))?,
+            Some(old) => {
+                self.disarm(slot);
+                self.change_mode((program, &loaded), slot, facts, (old, wanted))?
+            }
             None => match self.attach_anew((program, &loaded), slot, facts, wanted) {
                 Ok(attached) => attached,
                 Err(error) => {
@@ -146,6 +152,7 @@ impl Dataplane {
             self.keep_programs(slot, object);
             None
         };
+        self.arm()?;
         Ok(Attached {
             mode,
             warning,

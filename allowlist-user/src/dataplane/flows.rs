@@ -1,13 +1,14 @@
-//! The table of flows at the size that is configured.
+//! The tables of this host's flows at the size that is configured.
 //!
 //! A kernel's map cannot grow. Another size takes another map: the old one is moved aside, its flows are
-//! copied before any program uses the new one, and once more when all do, for those that were noted
+//! copied before any program uses the new one, and once more when all do, for those that were recorded
 //! meanwhile. Invariant: where a process ends between, the next one finds either table and goes on.
 
 use allowlist_common::abi;
 use allowlist_common::flow::{Flow, Tracked};
 use anyhow::{Context as _, Result};
-use aya::maps::{HashMap, Map, MapData};
+use aya::Ebpf;
+use aya::maps::{HashMap, Map, MapData, MapError};
 use log::{info, warn};
 
 use super::pins::{Pins, is_pinned};
@@ -16,41 +17,124 @@ use super::{Dataplane, load};
 /// The room of a table that nobody uses.
 pub(super) const UNUSED: u32 = 1;
 
-/// Entries that a flow takes: its own and its peer's, which it mostly has for itself.
-pub(super) const ENTRIES: u32 = 2;
+/// Both tables, each with room for `max_flows`: a flow has at most one peer, so neither takes room from the other.
+pub(super) const TABLES: [&str; 2] = [abi::FLOWS, abi::PEERS];
 
-/// The table.
-pub(super) type Flows = HashMap<MapData, Flow, Tracked>;
+/// A table of flows.
+pub(super) type Table = HashMap<MapData, Flow, Tracked>;
 
-/// Moves the pinned table aside if it has not this room. Where none is wanted, one that is there stays
+/// The flows and their peers.
+pub(super) struct Flows {
+    own: Table,
+    peers: Table,
+}
+
+impl Flows {
+    pub(super) fn take(object: &mut Ebpf) -> Result<Self> {
+        let mut take = |name: &str| -> Result<Table> {
+            let map = object
+                .take_map(name)
+                .with_context(|| format!("the kernel object has no map {name}"))?;
+            Ok(map.try_into()?)
+        };
+        Ok(Self {
+            own: take(abi::FLOWS)?,
+            peers: take(abi::PEERS)?,
+        })
+    }
+
+    /// Records a flow of this host that is not alive in the table.
+    ///
+    /// Returns whether it was not.
+    pub(super) fn adopt(&mut self, flow: &Flow, entry: Tracked, now: u32) -> Result<bool> {
+        match self.own.get(flow, 0) {
+            Ok(known) if known.is_alive(now) => return Ok(false),
+            Ok(_) | Err(MapError::KeyNotFound) => {}
+            Err(error) => return Err(error).context("cannot read the table of flows"),
+        }
+        self.own
+            .insert(flow, entry, 0)
+            .and_then(|()| {
+                let peer = Tracked::open(flow.protocol, now);
+                self.peers.insert(flow.peer(), peer, 0)
+            })
+            .context("cannot write the table of flows")?;
+        Ok(true)
+    }
+
+    /// Removes all flows.
+    pub(super) fn clear(&mut self) -> Result<()> {
+        for table in [&mut self.own, &mut self.peers] {
+            remove_where(table, |_| true).context("cannot clear the table of flows")?;
+        }
+        Ok(())
+    }
+
+    /// Copies the flows that the new tables do not have.
+    ///
+    /// Returns how many flows; `None` where there is no old table.
+    pub(super) fn copy(&mut self, pins: &Pins) -> Result<Option<u32>> {
+        let flows = copy(pins, abi::FLOWS, &mut self.own)?;
+        copy(pins, abi::PEERS, &mut self.peers)?;
+        Ok(flows)
+    }
+}
+
+/// Removes the flows that `is_gone` selects, and returns them.
+pub(super) fn remove_where(
+    table: &mut Table,
+    is_gone: impl Fn(&Flow) -> bool,
+) -> Result<Vec<(Flow, Tracked)>, MapError> {
+    let all = table.iter().flatten(); // others may come and go during that
+    let found: Vec<_> = all.filter(|(flow, _)| is_gone(flow)).collect();
+    for (flow, _) in &found {
+        match table.remove(flow) {
+            Ok(()) | Err(MapError::KeyNotFound) => {}
+            Err(error) if is_missing(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+/// Whether the kernel reports that there is no such entry.
+fn is_missing(error: &MapError) -> bool {
+    matches!(error, MapError::SyscallError(error)
+        if error.io_error.raw_os_error() == Some(libc::ENOENT))
+}
+
+/// Moves the pinned tables aside that do not have this room. Where none is wanted, one that is there stays
 /// as it is: a start that fails goes back to it.
 pub(super) fn set_aside(pins: &Pins, room: Option<u32>) -> Result<()> {
-    let pin = pins.map(abi::FLOWS);
     let Some(room) = room else {
         return Ok(());
     };
-    if !is_pinned(&pin)? {
-        return Ok(());
-    }
-    let had = pins.open_data(abi::FLOWS)?.info()?.max_entries();
-    if had != room {
-        pins.move_aside(abi::FLOWS)?;
+    for name in TABLES {
+        if is_pinned(&pins.map(name))? && pins.open_data(name)?.info()?.max_entries() != room {
+            pins.move_aside(name)?;
+        }
     }
     Ok(())
 }
 
-/// Copies what the new table does not have.
-///
-/// # Returns
-/// How many flows and peers; `None` where there is no old table.
-pub(super) fn copy(pins: &Pins, new: &mut Flows) -> Result<Option<u32>> {
+/// Undoes [`set_aside`] for a start that fails.
+pub(super) fn put_back(pins: &Pins) {
+    for name in TABLES {
+        if let Err(error) = pins.put_back(name) {
+            warn!("{error:#}");
+        }
+    }
+}
+
+fn copy(pins: &Pins, name: &str, new: &mut Table) -> Result<Option<u32>> {
     const BPF_NOEXIST: u64 = 1;
-    let aside = pins.aside(abi::FLOWS);
+    let aside = pins.aside(name);
     if !is_pinned(&aside)? {
         return Ok(None);
     }
-    let old = MapData::from_pin(aside).context("cannot open the table of flows from before")?;
-    let old: Flows = Map::from_map_data(old)?.try_into()?;
+    let old = MapData::from_pin(aside)
+        .with_context(|| format!("cannot open the map {name} from before"))?;
+    let old: Table = Map::from_map_data(old)?.try_into()?;
     let mut copied = 0;
     // Those that do not fit push older ones out; others come and go meanwhile.
     for (flow, tracked) in old.iter().flatten() {
@@ -60,33 +144,31 @@ pub(super) fn copy(pins: &Pins, new: &mut Flows) -> Result<Option<u32>> {
 }
 
 impl Dataplane {
-    /// Changes whether what this host sends is noted, and how many flows there is room for. Every interface
+    /// Changes whether the flows that this host sends are tracked, and how many. Every interface
     /// is to be attached anew then, and [`Self::settle`] called.
     pub fn track(&mut self, max_flows: Option<u32>) -> Result<()> {
         let _changing = self.pins.change()?;
-        let wanted = max_flows.map(|flows| flows.saturating_mul(ENTRIES));
-        set_aside(&self.pins, wanted)?;
-        let loaded = load(&self.pins, 0, false, wanted.unwrap_or(UNUSED));
-        let mut object = loaded.inspect_err(|_| {
-            if let Err(error) = self.pins.put_back(abi::FLOWS) {
-                warn!("{error:#}");
-            }
-        })?;
-        let flows = object
-            .take_map(abi::FLOWS)
-            .context("the kernel object has no table of flows")?;
-        self.flows = flows.try_into()?;
-        copy(&self.pins, &mut self.flows)?;
+        set_aside(&self.pins, max_flows)?;
+        let loaded = load(&self.pins, 0, false, max_flows.unwrap_or(UNUSED));
+        let mut object = loaded.inspect_err(|_| put_back(&self.pins))?;
+        *self.flows = Flows::take(&mut object)?;
+        self.flows.copy(&self.pins)?;
         self.tracks = max_flows.is_some();
-        self.keep_open(abi::FLOWS)
+        for name in TABLES {
+            self.keep_open(name)?;
+        }
+        Ok(())
     }
 
     /// Call it when every program uses the maps of this object: the last flows move to a table of another
     /// size, if there is one, and the old one goes.
     pub fn settle(&mut self) -> Result<()> {
-        if let Some(more) = copy(&self.pins, &mut self.flows)? {
-            info!("the room for flows changed, and they moved; {more} at the last moment");
-            self.pins.unpin_aside(abi::FLOWS)?;
+        let more = self.flows.copy(&self.pins)?;
+        for name in TABLES {
+            self.pins.unpin_aside(name)?;
+        }
+        if let Some(more) = more {
+            info!("max_flows changed, and the tracked flows moved; {more} at the last moment");
         }
         Ok(())
     }

@@ -191,6 +191,10 @@ impl judge::Tables for OnInterface<'_> {
             .any_of_protocol(self.slot, family, protocol)
     }
 
+    fn is_shared(&self, services: u64) -> bool {
+        self.tables.copied.services().is_shared(self.slot, services)
+    }
+
     fn counted(&self, service: ServiceId) -> u32 {
         self.tables.copied.services().counted[usize::from(service)]
     }

@@ -6,7 +6,8 @@
 //! - `migrate` takes over from another version's program
 //! - `attach` puts the program on an interface
 //! - `egress` notes what is sent on it, where answers are to be told
-//! - `flows` keeps the table of flows at its size
+//! - `flows` keeps the tables of flows at their size, `tracking` knows which flows from before are this host's own, and
+//!   `tracked` lists and cuts them
 //! - `force` goes back to what was in force, and takes it off
 //! - `view` reads, and needs no daemon
 //! - `lookup` asks the generation in force what would become of a packet
@@ -45,6 +46,8 @@ mod repair;
 mod selfcheck;
 mod slots;
 mod trace;
+mod tracked;
+mod tracking;
 mod tries;
 mod verify;
 mod view;
@@ -75,6 +78,7 @@ pub use self::pins::{NothingPinned, require_privileges};
 pub(crate) use self::publish::{keep, lookup, return_traffic};
 pub use self::selfcheck::{Difference, DifferenceKind};
 pub use self::trace::print_trace;
+pub use self::tracked::{Side, TrackedFlow};
 pub use self::verify::{Verified, verify};
 pub use self::view::{Attachment, Counted, Entry, View, by_all_names};
 pub use self::watch::{Seen, Watch};
@@ -88,6 +92,7 @@ use publish::Published;
 use readers::Readers;
 use repair::OpenMaps;
 use slots::Slots;
+use tracking::Marks;
 use tries::TrieSlots;
 use words::{ControlWord, FallbackWords, PublishedControl, PublishedWord};
 
@@ -98,6 +103,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/al
 pub fn object() -> &'static [u8] {
     OBJECT
 }
+
+/// The maps that another one of the same name may replace.
+const MOVED: [&str; 3] = [abi::FLOWS, abi::PEERS, abi::GENERATIONS];
 
 /// The maps, open for writing. One process at a time may hold one for a pin folder.
 pub struct Dataplane {
@@ -116,7 +124,8 @@ pub struct Dataplane {
     interfaces: Array<MapData, Interface>,
     identities: Array<MapData, Identity>,
     names: Array<MapData, u64>,
-    flows: Flows,
+    flows: Box<Flows>,
+    marks: Box<Marks>,
     readers: Readers,
     /// The tables in force, if this value published them.
     published: Option<Published>,
@@ -142,7 +151,7 @@ impl Dataplane {
     pub fn open(pin_dir: &Path, max_flows: Option<u32>) -> Result<Self> {
         let pins = Pins::create(pin_dir)?;
         let _changing = pins.change()?;
-        for name in [abi::FLOWS, abi::GENERATIONS] {
+        for name in MOVED {
             pins.put_back(name)?;
         }
         let is_patched = repair::restore_maps(&pins)?;
@@ -151,23 +160,20 @@ impl Dataplane {
             Ok(others)
         });
         let mut others = taken_over.inspect_err(|_| remove_unused(&pins))?;
-        let wanted = max_flows.map(|flows| flows.saturating_mul(flows::ENTRIES));
-        let room = wanted.unwrap_or(flows::UNUSED);
-        flows::set_aside(&pins, wanted)?;
+        let room = max_flows.unwrap_or(flows::UNUSED);
+        flows::set_aside(&pins, max_flows)?;
         let mut object = load(&pins, 0, false, room).inspect_err(|_| {
             remove_unused(&pins);
-            if let Err(error) = pins.put_back(abi::FLOWS) {
-                warn!("{error:#}");
-            }
+            flows::put_back(&pins);
         })?;
+        let mut flows = Box::new(Flows::take(&mut object)?);
+        flows.copy(&pins)?;
         let mut take = |name: &str| {
             object
                 .take_map(name)
                 .with_context(|| format!("the kernel object has no map {name}"))
         };
         migrate::look_at_shared(&pins, &mut others)?;
-        let mut flows: Flows = take(abi::FLOWS)?.try_into()?;
-        flows::copy(&pins, &mut flows)?;
         let mut readers = Readers::new()?;
         readers.begin(); // another process may have left a slot just now
         let control = PublishedControl::new(
@@ -194,6 +200,7 @@ impl Dataplane {
             identities: take(abi::IDENTITIES)?.try_into()?,
             names: take(abi::NAMES)?.try_into()?,
             flows,
+            marks: Box::new(Marks::open(&pins)?),
             readers,
             published: None,
             tracks: max_flows.is_some(),
@@ -288,6 +295,7 @@ fn remove_unused(pins: &Pins) {
 fn load(pins: &Pins, slot: u32, trace: bool, room: u32) -> Result<Ebpf> {
     let trace = u8::from(trace);
     let pool = pool_words(pins)?;
+    let cpus = nr_cpus().map_err(|(_, error)| error)? as u32;
     let paths: Vec<_> = abi::PINNED
         .iter()
         .map(|(name, _)| (*name, pins.map(name)))
@@ -297,7 +305,10 @@ fn load(pins: &Pins, slot: u32, trace: bool, room: u32) -> Result<Ebpf> {
         .override_global(abi::GLOBAL_INTERFACE, &slot, true)
         .override_global(abi::GLOBAL_TRACE, &trace, true)
         .override_global(abi::GLOBAL_POOL, &pool, true)
-        .map_max_entries(abi::FLOWS, room);
+        .override_global(abi::GLOBAL_CPUS, &cpus, true);
+    for name in flows::TABLES {
+        loader.map_max_entries(name, room);
+    }
     for (name, path) in &paths {
         loader.map_pin_path(name, path);
     }

@@ -395,7 +395,7 @@ impl Pins {
         for (name, _) in abi::PINNED {
             self.unpin(name)?;
         }
-        for name in [abi::FLOWS, abi::GENERATIONS] {
+        for name in super::MOVED {
             self.unpin_aside(name)?;
         }
         super::slots::remove_all(self, abi::PREFIXES)?;

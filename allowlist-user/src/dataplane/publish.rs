@@ -14,11 +14,12 @@ use log::{debug, info};
 
 use super::Dataplane;
 use super::generations::Generations;
-use super::ranges::{self, Ranges};
+use super::ranges::{self, Copied, Ranges};
 use super::tries::{TrieSlots, Tries};
 use crate::compile::{RangeTable, Tables};
 use crate::netlink::index_of;
 use crate::policy::{self, DefaultVerdict, Engine, Mode, Rules};
+use crate::sockets;
 
 /// What this process published last, and what became of it since.
 pub(super) struct Published {
@@ -70,8 +71,11 @@ impl Dataplane {
         interfaces: &[String],
     ) -> Result<u32> {
         self.bring_programs_up_to_date()?;
+        let own_ports = sockets::own_ports()?;
         let current = self.control.load();
-        let services = self.service_table(tables, interfaces)?;
+        let mut services = self.service_table(tables, interfaces)?;
+        let return_traffic = return_traffic(*rules);
+        let shares_ports = return_traffic == ReturnTraffic::Track && services.share(&own_ports);
         let next = Control {
             generation: self.next_generation(),
             slot: current.slot,
@@ -80,11 +84,12 @@ impl Dataplane {
                 DefaultVerdict::Drop => Verdict::Drop,
             },
             observe: mode == Mode::Observe,
-            return_traffic: return_traffic(*rules),
+            return_traffic,
             keep: keep(rules.keep),
             pending: current.pending,
             open: false,
             lookup: lookup(rules.lookup),
+            shares_ports,
         };
         if self.change_in_place(&services, tables, next) {
             return Ok(next.generation);
@@ -94,7 +99,10 @@ impl Dataplane {
             Engine::RangeTable => self.write_ranges(slot, &services, tables)?,
             Engine::LpmTrie => self.write_tries(slot, &services, tables)?,
         };
+        self.forget_services(current, &services)?;
         self.flip(Control { slot, ..next });
+        // Once more, for packets that the last generation let pass until now.
+        self.forget_services(current, &services)?;
         self.published = Some(Published {
             services,
             v4: tables.v4.clone(),
@@ -106,8 +114,20 @@ impl Dataplane {
         Ok(next.generation)
     }
 
+    /// Distrusts the ports that services cover in the generation of `current` and not by `services`.
+    fn forget_services(&self, current: Control, services: &ServiceTable) -> Result<()> {
+        if self.tracks && current.generation != 0 && !current.open {
+            let copied = Copied::of(&self.generations.get(current.slot % abi::SLOTS))?;
+            self.distrust_uncovered(copied.services(), services);
+        }
+        Ok(())
+    }
+
     /// Stores a control word that may leave a slot: the one store that puts a generation in force.
     pub(super) fn flip(&mut self, control: Control) {
+        if control.return_traffic != ReturnTraffic::Track && !control.pending {
+            self.marks.disarm_all(); // nothing is marked any more
+        }
         self.control.store(control);
         self.readers.begin();
     }

@@ -6,18 +6,15 @@ use std::path::Path;
 use allowlist_common::abi::{
     self, Control, Counters, Fallback, Grant, Interface, MAX_INTERFACES, ServiceTraffic, Traffic,
 };
-use allowlist_common::flow::{Flow, Tracked};
 use allowlist_common::verdict::{Reason, Verdict};
-use anyhow::{Result, bail};
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
+use anyhow::Result;
+use aya::maps::{Array, MapData, PerCpuArray};
 use ipnet::IpNet;
 use serde::Serialize;
 
 use super::attach::{AttachedIn, name_of, unpadded};
 use super::calls::Access;
-use super::clock::kernel_clock;
 use super::facts::link_fact;
-use super::flows::ENTRIES;
 use super::guard::{Pending, held, is_open, pending};
 use super::pins::{Pins, is_pinned};
 use super::selfcheck::LinkFact;
@@ -78,6 +75,16 @@ impl View {
     pub fn open(pin_dir: &Path) -> Result<Self> {
         Ok(Self {
             pins: Pins::open(pin_dir)?,
+        })
+    }
+
+    /// The same, for [`Self::cut`].
+    ///
+    /// # Errors
+    /// Where nothing is pinned under `pin_dir`, or this user may not write to it.
+    pub fn open_for_writing(pin_dir: &Path) -> Result<Self> {
+        Ok(Self {
+            pins: Pins::open_for(pin_dir, Access::ReadWrite)?,
         })
     }
 
@@ -229,22 +236,6 @@ impl View {
             || self
                 .published_word()
                 .is_ok_and(|published| published.is_some_and(|word| word.is_detached()))
-    }
-
-    /// How many flows of this host can be tracked at once, and how many are alive.
-    pub fn flows(&self) -> Result<(u32, usize)> {
-        let map = self.pins.open_map(abi::FLOWS)?;
-        let Map::LruHashMap(data) = &map else {
-            bail!("{} is no table of flows", abi::FLOWS);
-        };
-        let room = data.info()?.max_entries() / ENTRIES;
-        let flows: HashMap<_, Flow, Tracked> = map.try_into()?;
-        let now = kernel_clock().as_secs() as u32;
-        let alive = flows
-            .iter()
-            .flatten()
-            .filter(|(flow, tracked)| !flow.is_peer() && tracked.is_alive(now));
-        Ok((room, alive.count()))
     }
 
     /// The record of an interface slot; an empty one where the map is not pinned.

@@ -106,6 +106,11 @@ impl judge::Tables for OnInterface<'_> {
         self.services().any_of_protocol(SLOT, family, protocol)
     }
 
+    /// No packet here is an answer.
+    fn is_shared(&self, _services: u64) -> bool {
+        false
+    }
+
     fn counted(&self, service: ServiceId) -> u32 {
         self.services().counted[usize::from(service)]
     }

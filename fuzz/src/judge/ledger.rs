@@ -3,16 +3,27 @@
 use std::collections::HashMap;
 
 use allowlist_common::flow::{
-    ECHO_IDLE, Flow, Sent, TCP_OPEN, TCP_PARTIAL, Tracked, UDP_IDLE, longest,
+    ECHO_IDLE, Flow, ForeignPort, Origins, Sent, TCP_OPEN, TCP_PARTIAL, Table, Tracked, UDP_IDLE,
+    longest,
 };
 use allowlist_common::packet::{TCP, UDP, tcp_flag};
 
-/// What the egress program notes of each flow and when, beside all flags that were sent in it.
+/// The flow tracker's entry of each flow, beside all flags that were sent in it and when.
 #[derive(Default)]
 pub(super) struct Ledger {
     now: u32,
-    flows: HashMap<Flow, (Tracked, Vec<u8>)>,
+    flows: HashMap<Flow, (Tracked, Vec<(u32, u8)>)>,
 }
+
+/// Nothing came in first.
+const NONE_CAME: Origins = Origins {
+    is_armed: true,
+    port: ForeignPort {
+        received: 0,
+        unknown: 0,
+    },
+    crowded_until: 0,
+};
 
 impl Ledger {
     /// Time goes by.
@@ -20,64 +31,84 @@ impl Ledger {
         self.now += seconds;
     }
 
-    /// Notes a packet, and its peer's with it.
+    /// Records a packet.
     pub(super) fn note(&mut self, sent: &Sent) {
         let now = self.now;
-        let of_peer = Sent {
-            flow: sent.flow.peer(),
-            flags: 0,
-        };
-        for sent in [sent, &of_peer] {
-            let entry = self
-                .flows
-                .get(&sent.flow)
-                .map_or(Tracked::NONE, |(entry, _)| *entry);
-            let after = Tracked::after(entry, sent, now);
-            let (entry, flags) = self.flows.entry(sent.flow).or_default();
-            *entry = after;
-            flags.push(sent.flags);
-            if is_foreign(&sent.flow, flags) {
-                assert_eq!(after, Tracked::FOREIGN, "{sent:?} after {flags:x?}");
-                return;
+        let (entry, history) = self.flows.entry(sent.flow).or_default();
+        let mut update = sent.update(*entry, true, now);
+        if update.table == Table::Undecided {
+            update = sent.decide(*entry, Tracked::NONE, &NONE_CAME, now);
+        }
+        match update.table {
+            Table::Own => *entry = update.entry,
+            Table::Foreign => *entry = Tracked::NONE,
+            Table::None | Table::Undecided => {}
+        }
+        history.push((now, sent.flags));
+        let expected = expected(&sent.flow, history, now);
+        assert_eq!(
+            entry.is_alive(now).then_some(*entry),
+            expected,
+            "{sent:?} after {history:x?}"
+        );
+        let age = entry.expires.saturating_sub(now);
+        assert!(age <= longest(sent.flow.protocol));
+        assert!(age == 0 || entry.is_alive(now + age - 1) && !entry.is_alive(now + age));
+    }
+}
+
+/// The entry of a flow that can be answered, by all that was sent in it.
+fn expected(flow: &Flow, history: &[(u32, u8)], now: u32) -> Option<Tracked> {
+    let open = |age| {
+        Some(Tracked {
+            expires: now + age,
+            closing: 0,
+        })
+    };
+    match flow.protocol {
+        TCP => connection(history, now),
+        UDP => open(UDP_IDLE),
+        _ => open(ECHO_IDLE),
+    }
+}
+
+/// Of a connection: it begins with the last SYN without ACK, if this host has accepted none since.
+fn connection(history: &[(u32, u8)], now: u32) -> Option<Tracked> {
+    const OPENS: u8 = tcp_flag::SYN | tcp_flag::ACK | tcp_flag::RST;
+    let opens = |(_, flags): &(u32, u8)| flags & OPENS == tcp_flag::SYN;
+    let accepts = |(_, flags): &(u32, u8)| flags & OPENS == tcp_flag::SYN | tcp_flag::ACK;
+    let opened = history.iter().rposition(opens)?;
+    let mut entry = Tracked::NONE;
+    for (at, flags) in &history[opened..] {
+        let dies = at + TCP_PARTIAL;
+        let is_alive = *at < entry.expires;
+        if accepts(&(*at, *flags)) {
+            return None;
+        } else if opens(&(*at, *flags)) {
+            let closing = u32::from(flags & tcp_flag::FIN != 0);
+            entry = Tracked {
+                expires: dies,
+                closing,
+            };
+        } else if flags & tcp_flag::RST != 0 {
+            if is_alive {
+                entry = Tracked {
+                    expires: entry.expires.min(dies),
+                    closing: 1,
+                };
             }
-            let (age, closes) = expected(&sent.flow, flags);
-            assert_eq!(after.closing != 0, closes, "{sent:?} after {flags:x?}");
-            assert_eq!(after.expires - now, age, "{sent:?} after {flags:x?}");
-            assert!(age <= longest(sent.flow.protocol));
-            assert!(after.is_alive(now + age - 1) && !after.is_alive(now + age));
+        } else if entry.closing != 0 {
+            if is_alive {
+                entry.expires = dies;
+            }
+        } else if flags & tcp_flag::FIN != 0 {
+            entry = Tracked {
+                expires: dies,
+                closing: 1,
+            };
+        } else {
+            entry.expires = at + TCP_OPEN;
         }
     }
-}
-
-/// Whether the other side opened the connection, by the flags of all packets: it begins with an
-/// acceptance, and this host has opened none since.
-fn is_foreign(flow: &Flow, flags: &[u8]) -> bool {
-    let opens = |flags: &u8| flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN;
-    let accepts = |flags: &u8| flags & tcp_flag::SYN != 0 && !opens(flags);
-    flow.protocol == TCP
-        && !flow.is_peer()
-        && flags.first().is_some_and(accepts)
-        && !flags.iter().any(opens)
-}
-
-/// The seconds that a flow lives after its last packet, and whether it is being closed, by the flags of
-/// all its packets.
-fn expected(flow: &Flow, flags: &[u8]) -> (u32, bool) {
-    match flow.protocol {
-        TCP if flow.is_peer() => return (TCP_OPEN, false),
-        TCP => {}
-        UDP => return (UDP_IDLE, false),
-        _ => return (ECHO_IDLE, false),
-    }
-    let opened = flags.iter().rposition(|flags| flags & tcp_flag::SYN != 0);
-    let is_closed = flags[opened.unwrap_or(0)..]
-        .iter()
-        .any(|flags| flags & (tcp_flag::FIN | tcp_flag::RST) != 0);
-    let has_just_opened = opened == Some(flags.len() - 1);
-    let age = if has_just_opened || is_closed {
-        TCP_PARTIAL
-    } else {
-        TCP_OPEN
-    };
-    (age, is_closed)
+    (now < entry.expires).then_some(entry)
 }

@@ -1,18 +1,20 @@
 //! The logic that ships, on the host: `parse` and `judge` over slices and compiled tables, with what
 //! was sent in plain sets. Nothing expires.
 
+use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use allowlist_common::abi::{
-    Control, Engine, Grant, Keep, ReturnTraffic, ServiceId, ServiceTable, Word,
+    Control, Engine, Grant, Keep, ReturnTraffic, ServiceId, ServiceTable, Word, service_set,
 };
-use allowlist_common::flow::{Flow, Sent, Tracked, port_table};
+use allowlist_common::flow::{Flow, ForeignPort, Origins, Sent, Table, Tracked, port_table};
 use allowlist_common::judge::{self, Decision};
 use allowlist_common::packet::{Address, Contents, Quote, TCP, UDP, parse};
-use allowlist_common::verdict::Verdict;
+use allowlist_common::verdict::{Reason, Verdict};
 use allowlist_user::compile::Tables;
-use allowlist_user::policy::{self, DefaultVerdict, Rules};
+use allowlist_user::policy::{self, DefaultVerdict, Mode, Rules};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 /// Compiled tables under a control word, and what the host sent.
@@ -23,10 +25,11 @@ pub struct Host<'a> {
     control: Control,
     flows: HashMap<Flow, Tracked>,
     ports: BTreeSet<(usize, u16)>,
+    foreign: RefCell<HashMap<Flow, Tracked>>,
 }
 
 impl<'a> Host<'a> {
-    /// These tables by these rules on these interfaces; nothing was sent yet.
+    /// These tables by these rules on these interfaces; nothing was sent yet, and drops are enforced.
     pub fn new(tables: &'a Tables, rules: &Rules, interfaces: &[&str]) -> Self {
         let mut services = tables.services.clone();
         for (slot, name) in interfaces.iter().enumerate() {
@@ -34,14 +37,25 @@ impl<'a> Host<'a> {
                 services.interfaces[slot] = **row;
             }
         }
+        let mut control = control(*rules);
+        control.shares_ports =
+            control.return_traffic == ReturnTraffic::Track && services.share(&own_ports());
         Self {
             tables,
             services,
             interfaces: interfaces.iter().map(|&name| name.to_owned()).collect(),
-            control: control(*rules),
+            control,
             flows: HashMap::new(),
             ports: BTreeSet::new(),
+            foreign: RefCell::default(),
         }
+    }
+
+    /// The same in this mode.
+    #[must_use]
+    pub fn in_mode(mut self, mode: Mode) -> Self {
+        self.control.observe = mode == Mode::Observe;
+        self
     }
 
     /// The host sends a frame on an interface.
@@ -52,32 +66,56 @@ impl<'a> Host<'a> {
             && let Some(sent) = Sent::of(&packet)
         {
             let flow = sent.flow;
-            let is_served = matches!(flow.protocol, TCP | UDP)
-                && judge::Tables::service_of_port(&lookup, flow.protocol, flow.local_port) != 0;
-            let entry = Tracked::after(
-                self.flows.get(&flow).copied().unwrap_or(Tracked::NONE),
-                &sent,
-                0,
-            );
-            if !is_served {
-                self.flows.insert(flow, entry);
+            if lookup.is_served(&flow) {
+                return;
             }
-            if !is_served && !entry.is_foreign() {
-                let peer = Sent {
-                    flow: flow.peer(),
-                    flags: 0,
+            let before = self.flows.get(&flow).copied().unwrap_or(Tracked::NONE);
+            let mut update = sent.update(before, false, 0);
+            if update.table == Table::Undecided {
+                let mark = self.foreign.borrow().get(&flow.foreign()).copied();
+                let origins = Origins {
+                    is_armed: true,
+                    port: ForeignPort::default(),
+                    crowded_until: 0,
                 };
-                self.flows
-                    .insert(flow.peer(), Tracked::after(Tracked::NONE, &peer, 0));
-                let table = port_table(flow.protocol);
-                self.ports.extend([(table, flow.local_port), (table, 0)]);
+                update = sent.decide(before, mark.unwrap_or(Tracked::NONE), &origins, 0);
+            }
+            match update.table {
+                Table::Own => {
+                    self.flows.insert(flow, update.entry);
+                    if update.entry.expires > before.expires {
+                        self.flows.insert(flow.peer(), sent.peer_entry(0));
+                        let table = port_table(flow.protocol);
+                        self.ports.extend([(table, flow.local_port), (table, 0)]);
+                    }
+                }
+                Table::Foreign => {
+                    self.flows.remove(&flow);
+                    let foreign = self.foreign.get_mut();
+                    foreign.insert(flow.foreign(), update.entry);
+                }
+                Table::None | Table::Undecided => {}
             }
         }
     }
 
     /// What becomes of a frame that an interface receives.
     pub fn receive(&self, interface: &str, frame: &[u8]) -> Decision {
-        judge::judge(&parse(frame), &self.lookup(interface, frame))
+        let lookup = self.lookup(interface, frame);
+        let parsed = parse(frame);
+        let decision = judge::judge(&parsed, &lookup);
+        if decision.marks_foreign(Word(self.control.encode()), false)
+            && let Ok(Contents::Ip(packet)) = parsed
+            && let Some(flow) = Flow::received(&packet)
+        {
+            let is_allowed = decision.reason == Reason::Allowed;
+            let is_skipped = is_allowed && (flow.protocol != UDP || lookup.is_served(&flow));
+            if !is_skipped && !judge::Tables::sent(&lookup, &flow) {
+                let mark = Tracked::foreign(flow.protocol, 0);
+                self.foreign.borrow_mut().insert(flow.foreign(), mark);
+            }
+        }
+        decision
     }
 
     fn lookup<'h>(&'h self, interface: &str, frame: &'h [u8]) -> Lookup<'h> {
@@ -120,7 +158,13 @@ fn control(rules: Rules) -> Control {
             }),
         pending: false,
         open: false,
+        shares_ports: false,
     }
+}
+
+/// The ports from which this host connects.
+pub(super) fn own_ports() -> RangeInclusive<u16> {
+    allowlist_user::sockets::own_ports().expect("a Linux host")
 }
 
 /// For one frame on one interface.
@@ -128,6 +172,18 @@ struct Lookup<'h> {
     host: &'h Host<'h>,
     slot: usize,
     frame: &'h [u8],
+}
+
+impl Lookup<'_> {
+    /// Whether packets to a flow's port are for services alone.
+    fn is_served(&self, flow: &Flow) -> bool {
+        use judge::Tables as _;
+        if !matches!(flow.protocol, TCP | UDP) {
+            return false;
+        }
+        let service = self.service_of_port(flow.protocol, flow.local_port);
+        service != 0 && !(self.host.control.shares_ports && self.is_shared(service_set(service)))
+    }
 }
 
 impl judge::Tables for Lookup<'_> {
@@ -146,6 +202,10 @@ impl judge::Tables for Lookup<'_> {
     fn services_of_protocol(&self, family: u8, protocol: u8) -> u64 {
         let services = &self.host.services;
         services.any_of_protocol(self.slot, family, protocol)
+    }
+
+    fn is_shared(&self, services: u64) -> bool {
+        self.host.services.is_shared(self.slot, services)
     }
 
     fn counted(&self, service: ServiceId) -> u32 {

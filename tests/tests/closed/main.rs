@@ -5,6 +5,7 @@
 
 mod closing;
 mod dhcp;
+mod foreign;
 mod hooks;
 mod neighbours;
 mod own_traffic;

@@ -1,16 +1,21 @@
 //! The shipped programs in the kernel, with maps of their own, loaded and attached to nothing.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
-use allowlist_common::abi::{COUNTERS, Counters, EGRESS_PROGRAM, FLOWS, PORTS, PROGRAM};
-use allowlist_common::flow::{Flow, PortsInUse, Tracked};
+use allowlist_common::abi::{
+    COUNTERS, Counters, EGRESS_PROGRAM, FLOWS, FOREIGN, FOREIGN_PORTS, MARKING, PEERS, PORTS,
+    PROGRAM, VERSION,
+};
+use allowlist_common::flow::{Flow, ForeignPort, Marking, PortsInUse, Sent, Tracked};
+use allowlist_common::packet::{Contents, parse};
 use allowlist_common::verdict::{Reason, Verdict};
 use allowlist_tests::lab::Scratch;
 use allowlist_user::compile::Tables;
 use allowlist_user::dataplane::{Dataplane, InForce, View};
 use allowlist_user::policy::{DefaultVerdict, Mode, ReturnTraffic, Rules};
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 
 /// What the program tells the driver to do.
@@ -27,6 +32,8 @@ pub(crate) struct Kernel {
     dataplane: Dataplane,
     /// By slot of the interface that they would be on.
     objects: Vec<Ebpf>,
+    marks: RefCell<Array<MapData, Marking>>,
+    foreign_ports: RefCell<Array<MapData, ForeignPort>>,
 }
 
 impl Kernel {
@@ -40,10 +47,34 @@ impl Kernel {
         let scratch = Scratch::new().expect("a folder for pins");
         let dataplane = Dataplane::open(scratch.pin_dir(), Some(8192)).expect("maps");
         let objects = load(&dataplane, slots);
+        let map = |name: &str| {
+            let pin = scratch.pin_dir().join(format!("v{VERSION}")).join(name);
+            Map::from_map_data(MapData::from_pin(pin).expect("pinned")).expect("a map")
+        };
+        let marks = map(MARKING).try_into().expect("an array");
+        let foreign_ports = map(FOREIGN_PORTS).try_into().expect("an array");
         Self {
             scratch,
             dataplane,
             objects,
+            marks: RefCell::new(marks),
+            foreign_ports: RefCell::new(foreign_ports),
+        }
+    }
+
+    fn trust_port_of(&self, frame: &[u8]) {
+        let Ok(Contents::Ip(packet)) = parse(frame) else {
+            return;
+        };
+        let port = Sent::of(&packet).map_or(0, |sent| u32::from(sent.flow.local_port));
+        let mut ports = self.foreign_ports.borrow_mut();
+        let known = ports.get(&port, 0).expect("a port");
+        if known.unknown != 0 {
+            let known = ForeignPort {
+                unknown: 0,
+                ..known
+            };
+            ports.set(port, known, 0).expect("a port");
         }
     }
 
@@ -143,6 +174,10 @@ impl Kernel {
     pub(crate) fn send_on(&self, slot: usize, frame: &[u8]) {
         /// To the next program, whatever the frame is.
         const TCX_NEXT: u32 = u32::MAX;
+        // However many marks there are on however many CPUs.
+        let mut marks = self.marks.borrow_mut();
+        marks.set(0, ARMED, 0).expect("room for one");
+        self.trust_port_of(frame);
         let program: &SchedClassifier = self.objects[slot]
             .program(EGRESS_PROGRAM)
             .expect("loaded")
@@ -154,18 +189,33 @@ impl Kernel {
 
     /// As if nothing had ever been sent.
     pub(crate) fn forget_sent(&mut self) {
+        let mut ports = std::collections::BTreeSet::new();
+        for name in [FLOWS, PEERS, FOREIGN] {
+            let mut flows = self.flow_table(name);
+            let keys: Vec<Flow> = flows.keys().collect::<Result<_, _>>().expect("keys");
+            for key in &keys {
+                flows.remove(key).expect("there");
+            }
+            ports.extend(keys.iter().map(|key| key.local_port));
+        }
         let object = &mut self.objects[0];
-        let map = object.map_mut(FLOWS).expect("a map");
-        let mut flows: HashMap<_, Flow, Tracked> = map.try_into().expect("of flows");
-        let keys: Vec<Flow> = flows.keys().collect::<Result<_, _>>().expect("keys");
-        for key in &keys {
-            flows.remove(key).expect("there");
-        }
-        if !keys.is_empty() {
+        if !ports.is_empty() {
             let map = object.map_mut(PORTS).expect("a map");
-            let mut ports: Array<_, PortsInUse> = map.try_into().expect("of ports");
-            ports.set(0, NO_PORTS, 0).expect("room for one");
+            let mut in_use: Array<_, PortsInUse> = map.try_into().expect("of ports");
+            in_use.set(0, NO_PORTS, 0).expect("room for one");
         }
+        let mut foreign = self.foreign_ports.borrow_mut();
+        for port in ports {
+            let nothing = ForeignPort::default();
+            foreign.set(port.into(), nothing, 0).expect("a port");
+        }
+        drop(foreign);
+    }
+
+    /// One of the tables of flows.
+    pub(crate) fn flow_table(&mut self, name: &str) -> HashMap<&mut MapData, Flow, Tracked> {
+        let map = self.objects[0].map_mut(name).expect("a map");
+        map.try_into().expect("of flows")
     }
 
     pub(crate) fn counters(&self) -> Counters {
@@ -192,6 +242,12 @@ impl Kernel {
         View::open(self.scratch.pin_dir()).expect("pinned maps")
     }
 }
+
+/// Every interface is armed.
+const ARMED: Marking = Marking {
+    armed: u64::MAX,
+    crowded_until: 0,
+};
 
 const NO_PORTS: PortsInUse = PortsInUse {
     until: [[0; 1 << 16]; 3],

@@ -81,8 +81,9 @@ fn check(world: &World, kernel: &mut Kernel) -> Result<(), Wrong> {
         compile(&world.policy, &world.snapshot, 1000, &Names::default()).expect("a small policy");
     kernel.publish_on(&tables, world.mode, world.rules, &INTERFACES);
     kernel.forget_sent();
-    let mut host = Host::new(&tables, &world.rules, &INTERFACES);
-    let mut model = Model::new(&world.policy, &world.snapshot, &world.rules);
+    let mut host = Host::new(&tables, &world.rules, &INTERFACES).in_mode(world.mode);
+    let model = Model::new(&world.policy, &world.snapshot, &world.rules);
+    let mut model = model.in_mode(world.mode);
     let mut counted = [0, 1].map(|slot| kernel.counters_of(slot));
     let mut counts = counts(kernel, &tables.names);
     for (place, moment) in world.traffic.iter().enumerate() {

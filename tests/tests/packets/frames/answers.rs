@@ -31,6 +31,16 @@ pub(super) const WITHOUT_PING: &str = r#"
     allow = ["office"]
 "#;
 
+/// A service that covers the ports from which this host connects, and one that does not.
+const SHARED: &str = r#"
+    [services.all]
+    ports = ["any"]
+    allow = ["office"]
+    [services.web]
+    ports = ["tcp/443"]
+    allow = ["vendor"]
+"#;
+
 pub(super) fn groups() -> Vec<Group> {
     let track = "default = \"drop\"\n";
     let tracked = |name: &str, settings: &str, rows| {
@@ -46,6 +56,12 @@ pub(super) fn groups() -> Vec<Group> {
             &format!("mode = \"observe\"\n{track}"),
             tcp(),
         ),
+        Group::new(
+            "track, services cover the ports of this host",
+            [track, SHARED, SOURCES].concat(),
+            shared(),
+        )
+        .after(sent()),
         Group::new("track, ping is a service", config(track), with_ping()).after(sent()),
         Group::new("track, nothing sent", config(track), nothing_sent()),
         Group::new(
@@ -86,8 +102,19 @@ pub(super) fn sent() -> Vec<Vec<u8>> {
         echo(HOST, REMOTE, 8, 0x1234),
         echo(HOST6, REMOTE6, 128, 0x1236),
         // Ended by the host: what is under way still comes in.
+        ported(TCP, (HOST, 50_002), (REMOTE, 443), SYN),
         ported(TCP, (HOST, 50_002), (REMOTE, 443), FIN | ACK),
+        ported(TCP, (HOST, 50_003), (REMOTE, 443), SYN),
         ported(TCP, (HOST, 50_003), (REMOTE, 443), RST),
+        // Nothing of this begins a connection.
+        ported(TCP, (HOST, 50_020), (REMOTE, 443), RST),
+        ported(TCP, (HOST, 50_021), (REMOTE, 443), RST | ACK),
+        ported(TCP, (HOST, 50_022), (REMOTE, 443), ACK),
+        ported(TCP, (HOST, 50_023), (REMOTE, 443), FIN | ACK),
+        ported(TCP, (HOST, 50_024), (REMOTE, 443), SYN | ACK),
+        ported(TCP, (HOST, 50_025), (REMOTE, 443), SYN | RST),
+        ported(TCP, (HOST, 50_026), (REMOTE, 443), SYN),
+        ported(TCP, (HOST, 50_026), (REMOTE, 443), SYN | ACK),
         // From behind a tag, IPv4 options and extension headers.
         tagged(ported(TCP, (HOST, 50_010), (REMOTE, 443), SYN), &[(0x8100, 5)]),
         with_options(&ported(TCP, (HOST, 50_011), (REMOTE, 443), SYN), 1),
@@ -148,6 +175,13 @@ fn tcp() -> Vec<(&'static str, Vec<u8>, End)> {
         ("IPv6, another local address", ported(TCP, (REMOTE6, 443), ("2001:db8:ffff::2", 50_006), ACK), UNCOVERED),
         ("after the host's FIN", segment(REMOTE, 50_002, ACK), ANSWER),
         ("after the host's RST", segment(REMOTE, 50_003, RST), ANSWER),
+        ("after an RST alone", segment(REMOTE, 50_020, RST), UNCOVERED),
+        ("after an RST and ACK alone", segment(REMOTE, 50_021, ACK), UNCOVERED),
+        ("after an ACK alone", segment(REMOTE, 50_022, ACK), UNCOVERED),
+        ("after a FIN alone", segment(REMOTE, 50_023, ACK), UNCOVERED),
+        ("in a connection that the host accepted", segment(REMOTE, 50_024, ACK), UNCOVERED),
+        ("after a SYN and RST", segment(REMOTE, 50_025, ACK), UNCOVERED),
+        ("in one that both opened", segment(REMOTE, 50_026, ACK), UNCOVERED),
         ("to what was sent behind a tag", segment(REMOTE, 50_010, ACK), ANSWER),
         ("to what was sent with options", segment(REMOTE, 50_011, ACK), ANSWER),
         ("to what was sent broken", segment(REMOTE, 50_005, ACK), UNCOVERED),
@@ -215,6 +249,28 @@ fn fragments() -> Vec<(&'static str, Vec<u8>, End)> {
         ("what begins with options, of a peer", fragment(REMOTE6, DESTINATION), STRAY),
         ("what begins with options, vendor", fragment(VENDOR6, DESTINATION), allowed("vendor", "")),
         ("ICMPv6 over IPv4, of a peer", fragment(REMOTE, ICMPV6), UNCOVERED),
+    ]
+}
+
+#[rustfmt::skip]
+fn shared() -> Vec<(&'static str, Vec<u8>, End)> {
+    vec![
+        ("SYN and ACK", segment(REMOTE, 50_000, SYN | ACK), ANSWER),
+        ("data, IPv6", segment(REMOTE6, 50_006, PSH | ACK), ANSWER),
+        ("SYN", segment(REMOTE, 50_000, SYN), refused("all")),
+        ("another remote", segment(STRANGER, 50_000, ACK), refused("all")),
+        ("another port", segment(REMOTE, 50_009, ACK), refused("all")),
+        ("UDP", ported(UDP, (REMOTE, 53), (HOST, 50_001), 0), ANSWER),
+        ("UDP, IPv6", ported(UDP, (REMOTE6, 53), (HOST6, 50_007), 0), ANSWER),
+        ("UDP, another remote", ported(UDP, (STRANGER, 53), (HOST, 50_001), 0), refused("all")),
+        ("UDP that the host sent from a low port of the same service", ported(UDP, (STRANGER, 51_000), (HOST, 53), 0), ANSWER),
+        ("UDP from who may", ported(UDP, (OFFICE, 53), (HOST, 50_001), 0), allowed("office", "all")),
+        ("SYN from who may", segment(OFFICE, 50_000, SYN), allowed("office", "all")),
+        ("echo reply", echo(REMOTE, HOST, 0, 0x1234), ANSWER),
+        ("echo request", echo(STRANGER, HOST, 8, 0x1234), refused("all")),
+        ("to a port that no connection is made from: another service covers it as well", ported(TCP, (REMOTE, 51_000), (HOST, 443), ACK), refused("all web")),
+        ("to that port from who may", ported(TCP, (VENDOR, 51_000), (HOST, 443), ACK), allowed("vendor", "all web")),
+        ("GRE", packet(STRANGER, GRE, &[0; 8]), refused("all")),
     ]
 }
 

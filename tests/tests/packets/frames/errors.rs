@@ -254,10 +254,10 @@ fn any() -> Vec<(&'static str, Vec<u8>, End)> {
         ("SCTP to the office", about(3, &ported(SCTP, (HOST, 9), (OFFICE, 9), 0)), WANTED),
         ("any TCP port to the office, IPv6", about(2, &ported(TCP, (HOST6, 9), (OFFICE6, 9), 0)), WANTED),
         ("any TCP port to a stranger", about(3, &ported(TCP, (HOST, 9), (STRANGER, 9), 0)), UNWANTED),
-        ("a flow that was not noted", about(3, &tcp(50_000)), UNWANTED),
+        ("a flow of this host, from a port that the service covers", about(3, &tcp(50_000)), WANTED),
         ("an echo to the office", about(11, &echo(HOST, OFFICE, 8, 7)), WANTED),
         ("from the office about nothing", error(OFFICE, HOST, 3, &[]), UNWANTED),
-        ("an answer that was not noted", ported(TCP, (REMOTE, 443), (HOST, 50_000), tcp_flag::ACK), super::refused("all")),
+        ("an answer to such a port", ported(TCP, (REMOTE, 443), (HOST, 50_000), tcp_flag::ACK), super::ANSWER),
         ("the office", ported(TCP, (OFFICE, 443), (HOST, 50_000), tcp_flag::ACK), allowed("office", "all")),
     ]
 }

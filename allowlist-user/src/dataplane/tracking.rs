@@ -1,0 +1,280 @@
+//! This host's own flows at the edges of tracking: flows that are older than the flow tracker, and flows from ports that
+//! were a service's.
+//!
+//! Invariants: a slot is armed, so that flows of UDP are created there, only once packets on it are marked or dropped, and
+//! the ports of sockets that are older than that are known as unknown. Flows that were recorded before a time without
+//! tracking are forgotten.
+
+use std::net::SocketAddr;
+
+use allowlist_common::abi::{self, Interface, MAX_INTERFACES, ReturnTraffic, ServiceTable};
+use allowlist_common::flow::{Flow, PortsInUse, Tracked, UDP_IDLE, longest, port_table};
+use allowlist_common::packet::{Address, TCP};
+use anyhow::{Context as _, Result};
+use aya::maps::MapData;
+use log::{info, warn};
+
+use super::Dataplane;
+use super::clock::kernel_clock;
+use super::flows::Flows;
+use super::memory::Memory;
+use super::pins::Pins;
+use crate::sockets::{self, Evidence, OwnFlow, Phase};
+
+/// The memory of the maps about local ports.
+pub(super) struct Marks {
+    /// [`abi::MARKING`].
+    marking: Memory,
+    /// [`abi::FOREIGN_PORTS`].
+    foreign_ports: Memory,
+    /// [`abi::PORTS`].
+    ports: Memory,
+}
+
+impl Marks {
+    pub(super) fn open(pins: &Pins) -> Result<Self> {
+        let map = |name: &str, words: usize| {
+            let map = MapData::from_pin(pins.map(name))
+                .with_context(|| format!("cannot open the map {name}"))?;
+            Memory::map(map, words)
+        };
+        Ok(Self {
+            marking: map(abi::MARKING, 2)?,
+            foreign_ports: map(abi::FOREIGN_PORTS, 1 << 16)?,
+            ports: map(abi::PORTS, size_of::<PortsInUse>() / size_of::<u64>())?,
+        })
+    }
+
+    /// The slots that are armed, a bit each.
+    fn armed(&self) -> u64 {
+        self.marking.all().load(0)
+    }
+
+    fn is_armed(&self, slot: u32) -> bool {
+        self.armed() >> slot & 1 != 0
+    }
+
+    fn arm(&self, slot: u32, is_armed: bool) {
+        let bit = 1 << slot;
+        let others = self.armed() & !bit;
+        let armed = if is_armed { others | bit } else { others };
+        self.marking.all().store(0, armed);
+    }
+
+    pub(super) fn disarm_all(&self) {
+        self.marking.all().store(0, 0);
+    }
+
+    /// From now on, the origin of flows of a UDP port is unknown for as long as such a flow lives.
+    fn distrust(&self, port: u16, now: u32) {
+        let until = now.saturating_add(UDP_IDLE);
+        self.foreign_ports
+            .all()
+            .store_half(usize::from(port) * 2 + 1, until);
+    }
+
+    /// Answers may come to a local port until then.
+    fn expect(&self, protocol: u8, port: u16, until: u32) {
+        let table = port_table(protocol) << 16;
+        for port in [port, 0] {
+            let place = table | usize::from(port);
+            let later = until.max(self.ports.all().load_half(place));
+            self.ports.all().store_half(place, later);
+        }
+    }
+}
+
+impl Dataplane {
+    /// Call it before tracking begins or goes on. If packets were not marked until now, the flows that were recorded
+    /// earlier are removed: strangers may use the same ports by now.
+    ///
+    /// # Errors
+    /// Where the maps cannot be written.
+    pub fn prepare_tracking(&mut self) -> Result<()> {
+        if !self.tracks {
+            return Ok(());
+        }
+        if !self.is_marking() {
+            self.marks.disarm_all();
+            self.flows.clear()?;
+        }
+        Ok(())
+    }
+
+    /// Records the flows of sockets that this host has as a client, if some interface's flows from before are unknown.
+    ///
+    /// # Errors
+    /// Where the maps cannot be written.
+    pub fn adopt_clients(&mut self) -> Result<()> {
+        if self.tracks && self.unarmed()?.next().is_some() {
+            adopt(&mut self.flows, &self.marks)?;
+        }
+        Ok(())
+    }
+
+    /// From now on, the flow tracker creates flows of UDP on every interface that is filtered. Call it once
+    /// packets are judged by a policy that tracks.
+    ///
+    /// # Errors
+    /// Where the maps cannot be written.
+    pub fn arm(&mut self) -> Result<()> {
+        if !self.tracks || !self.is_marking() {
+            return Ok(());
+        }
+        let unarmed: Vec<u32> = self.unarmed()?.collect();
+        if unarmed.is_empty() {
+            return Ok(());
+        }
+        let unknown = adopt(&mut self.flows, &self.marks)?;
+        let now = kernel_clock().as_secs() as u32;
+        for port in unknown {
+            self.marks.distrust(port, now);
+        }
+        for slot in unarmed {
+            self.marks.arm(slot, true);
+        }
+        Ok(())
+    }
+
+    /// The program that marks packets is not on this slot's interface, or will not be for a moment.
+    pub(super) fn disarm(&self, slot: u32) {
+        self.marks.arm(slot, false);
+    }
+
+    /// Ports that some service covered, and none covers any more: datagrams of this host from there may be replies to sources that
+    /// the service allowed.
+    pub(super) fn distrust_uncovered(&self, before: &ServiceTable, after: &ServiceTable) {
+        let now = kernel_clock().as_secs() as u32;
+        for port in uncovered(before, after) {
+            self.marks.distrust(port, now);
+        }
+    }
+
+    /// Whether packets are judged by a policy that tracks.
+    fn is_marking(&self) -> bool {
+        let control = self.held();
+        control.generation != 0 && control.return_traffic == ReturnTraffic::Track
+    }
+
+    /// The slots of filtered interfaces that are not armed.
+    fn unarmed(&self) -> Result<impl Iterator<Item = u32>> {
+        let mut slots = Vec::new();
+        for slot in 0..MAX_INTERFACES {
+            let recorded: Interface = self.interfaces.get(&slot, 0)?;
+            if recorded.egress != 0 && !self.marks.is_armed(slot) {
+                slots.push(slot);
+            }
+        }
+        Ok(slots.into_iter())
+    }
+}
+
+/// Records the flows of clients.
+///
+/// Returns the UDP ports whose flows have an unknown origin.
+fn adopt(flows: &mut Flows, marks: &Marks) -> Result<Vec<u16>> {
+    let read = sockets::read().and_then(|sockets| Ok((sockets, sockets::own_ports()?)));
+    let (sockets, own_ports) = match read {
+        Ok(read) => read,
+        Err(error) => {
+            warn!(
+                "{error:#}; flows that are older than the filter are not known, so their answers are dropped"
+            );
+            return Ok((0..=u16::MAX).collect());
+        }
+    };
+    let evidence = Evidence::of(&sockets, &own_ports);
+    let now = kernel_clock().as_secs() as u32;
+    let mut adopted = 0;
+    for own in &evidence.own {
+        let Some(flow) = flow_of(own) else {
+            continue;
+        };
+        let entry = match (own.protocol, own.phase) {
+            (TCP, Phase::Opening) => Tracked::partial(now, false),
+            (TCP, Phase::Closing) => Tracked::partial(now, true),
+            (protocol, _) => Tracked::open(protocol, now),
+        };
+        if flows.adopt(&flow, entry, now)? {
+            marks.expect(flow.protocol, flow.local_port, now + longest(flow.protocol));
+            adopted += 1;
+        }
+    }
+    if adopted != 0 {
+        info!("{adopted} flows of this host's clients are older than the filter, and go on");
+    }
+    Ok(evidence.unknown_ports.into_iter().collect())
+}
+
+fn flow_of(own: &OwnFlow) -> Option<Flow> {
+    let ends = match (own.local, own.remote) {
+        (SocketAddr::V4(_), SocketAddr::V4(_)) | (SocketAddr::V6(_), SocketAddr::V6(_)) => {
+            (own.local, own.remote)
+        }
+        _ => return None, // no packet has both
+    };
+    Some(Flow::between(
+        Address::from(ends.0.ip()),
+        Address::from(ends.1.ip()),
+        own.protocol,
+        (ends.0.port(), ends.1.port()),
+    ))
+}
+
+/// The UDP ports that a service covers on some interface before, and none covers there after.
+fn uncovered(before: &ServiceTable, after: &ServiceTable) -> Vec<u16> {
+    let rows = |table: &ServiceTable| -> Vec<u64> {
+        let covers = |id: usize| {
+            let slots = table.interfaces.iter().enumerate();
+            slots.fold(0, |covers, (slot, row)| {
+                covers | u64::from(row.here[id] != 0) << slot
+            })
+        };
+        (0..1 << 8).map(covers).collect()
+    };
+    let (rows_before, rows_after) = (rows(before), rows(after));
+    let covered = |rows: &[u64], id: u8| rows[usize::from(id)];
+    (0..=u16::MAX)
+        .zip(before.udp.iter().zip(&after.udp))
+        .filter(|(_, (before, after))| {
+            covered(&rows_before, **before) & !covered(&rows_after, **after) != 0
+        })
+        .map(|(port, _)| port)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(ports: &[(usize, u8)], here: &[(usize, u8)]) -> Box<ServiceTable> {
+        let mut table = Box::new(ServiceTable::EMPTY);
+        for (port, id) in ports {
+            table.udp[*port] = *id;
+        }
+        for (slot, id) in here {
+            table.interfaces[*slot].here[usize::from(*id)] = *id;
+        }
+        table
+    }
+
+    #[test]
+    fn ports_that_are_no_service_s_any_more() {
+        let both = [(0, 1), (1, 1), (0, 2), (1, 2)];
+        let before = table(&[(53, 1), (123, 2)], &both);
+        for (after, expected) in [
+            (table(&[(53, 1), (123, 2)], &both), &[][..]),
+            (table(&[(53, 2), (123, 1)], &both), &[]),
+            (table(&[(123, 1)], &both), &[53]),
+            (table(&[], &[]), &[53, 123]),
+            // On one of two interfaces.
+            (
+                table(&[(53, 1), (123, 2)], &[(0, 1), (0, 2), (1, 2)]),
+                &[53],
+            ),
+        ] {
+            assert_eq!(uncovered(&before, &after), expected);
+        }
+        assert_eq!(uncovered(&table(&[], &[]), &before), &[] as &[u16]);
+    }
+}
