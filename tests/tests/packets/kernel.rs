@@ -32,8 +32,13 @@ pub(crate) struct Kernel {
     dataplane: Dataplane,
     /// By slot of the interface that they would be on.
     objects: Vec<Ebpf>,
+    marking: Marking,
     marks: RefCell<Array<MapData, Marking>>,
     foreign_ports: RefCell<Array<MapData, ForeignPort>>,
+    /// Whether ports that were a service's are this host's at once.
+    pub(crate) trusts_ports: bool,
+    /// Whether it is the programs that find out whether marks are evicted.
+    pub(crate) keeps_crowding: bool,
 }
 
 impl Kernel {
@@ -57,8 +62,11 @@ impl Kernel {
             scratch,
             dataplane,
             objects,
+            marking: ARMED,
             marks: RefCell::new(marks),
             foreign_ports: RefCell::new(foreign_ports),
+            trusts_ports: true,
+            keeps_crowding: false,
         }
     }
 
@@ -76,6 +84,43 @@ impl Kernel {
             };
             ports.set(port, known, 0).expect("a port");
         }
+    }
+
+    /// What is known about a local UDP port.
+    pub(crate) fn foreign_port(&self, port: u16) -> ForeignPort {
+        let ports = self.foreign_ports.borrow();
+        ports.get(&port.into(), 0).expect("a port")
+    }
+
+    /// The same, set.
+    pub(crate) fn set_foreign_port(&self, port: u16, known: ForeignPort) {
+        let mut ports = self.foreign_ports.borrow_mut();
+        ports.set(port.into(), known, 0).expect("a port");
+    }
+
+    /// Whether the programs found that marks may be evicted.
+    pub(crate) fn found_crowding(&self) -> bool {
+        let marking = self.marks.borrow().get(&0, 0).expect("one");
+        marking.crowded_until != 0
+    }
+
+    /// The state that [`Self::set_marking`] set.
+    pub(crate) fn marking(&self) -> Marking {
+        self.marking
+    }
+
+    /// Removes all entries of a table of flows.
+    pub(crate) fn clear(&mut self, name: &str) {
+        let mut table = self.flow_table(name);
+        let keys: Vec<Flow> = table.keys().flatten().collect();
+        for key in &keys {
+            table.remove(key).expect("there");
+        }
+    }
+
+    /// Sets the state of the marks of foreign flows, for each packet that is sent from now on.
+    pub(crate) fn set_marking(&mut self, marking: Marking) {
+        self.marking = marking;
     }
 
     /// With nothing but a default verdict.
@@ -175,9 +220,13 @@ impl Kernel {
         /// To the next program, whatever the frame is.
         const TCX_NEXT: u32 = u32::MAX;
         // However many marks there are on however many CPUs.
-        let mut marks = self.marks.borrow_mut();
-        marks.set(0, ARMED, 0).expect("room for one");
-        self.trust_port_of(frame);
+        if !self.keeps_crowding {
+            let mut marks = self.marks.borrow_mut();
+            marks.set(0, self.marking, 0).expect("room for one");
+        }
+        if self.trusts_ports {
+            self.trust_port_of(frame);
+        }
         let program: &SchedClassifier = self.objects[slot]
             .program(EGRESS_PROGRAM)
             .expect("loaded")
@@ -210,6 +259,7 @@ impl Kernel {
             foreign.set(port.into(), nothing, 0).expect("a port");
         }
         drop(foreign);
+        self.set_marking(ARMED);
     }
 
     /// One of the tables of flows.

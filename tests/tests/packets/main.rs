@@ -10,6 +10,7 @@ mod in_place;
 mod kernel;
 mod oracle;
 mod plain;
+mod player;
 mod random;
 mod under_load;
 mod verifier;

@@ -1,0 +1,313 @@
+//! A player: random orders of outside packets, host sends, mode changes, reloads, restarts and time, by the logic
+//! that ships (`pure`) and by the kernel's programs (`in_kernel`), against a plain model (`expected`).
+//!
+//! Invariant that is tested after every step: no flow is alive as this host's own if its first packet came from
+//! outside, or if nothing but answers to stray packets has extended it. Flows that this host certainly initiated
+//! are alive. The seed and the number of steps are printed.
+
+mod expected;
+mod in_kernel;
+mod pure;
+
+use std::fmt::Debug;
+
+use allowlist_common::packet::{ICMP, TCP, UDP, tcp_flag};
+use fastrand::Rng;
+
+use self::expected::Expected;
+use self::in_kernel::InKernel;
+use self::pure::{Fault, Pure};
+use crate::is_long;
+use allowlist_tests::require_root;
+
+const SYN: u8 = tcp_flag::SYN;
+const ACK: u8 = tcp_flag::ACK;
+const RST: u8 = tcp_flag::RST;
+const FIN: u8 = tcp_flag::FIN;
+
+/// A flow as this host sees it. Few of each, so that they meet again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Ends {
+    protocol: u8,
+    /// Which of this host's addresses.
+    local: u8,
+    local_port: u16,
+    /// Which of the other sides.
+    remote: u8,
+    /// 0 for ICMP.
+    remote_port: u16,
+}
+
+impl Ends {
+    fn random(rng: &mut Rng) -> Self {
+        let protocol = [TCP, UDP, UDP, ICMP][rng.usize(..4)];
+        let remote_port = if protocol == ICMP {
+            0
+        } else {
+            [53, 4000][rng.usize(..2)]
+        };
+        Self {
+            protocol,
+            local: rng.u8(..2),
+            local_port: PORTS[rng.usize(..PORTS.len())],
+            remote: rng.u8(..REMOTES),
+            remote_port,
+        }
+    }
+
+    fn all() -> impl Iterator<Item = Self> {
+        let mut all = Vec::new();
+        for protocol in [TCP, UDP, ICMP] {
+            for local in 0..2 {
+                for local_port in PORTS {
+                    for remote in 0..REMOTES {
+                        for remote_port in [53, 4000] {
+                            let remote_port = if protocol == ICMP { 0 } else { remote_port };
+                            all.push(Self {
+                                protocol,
+                                local,
+                                local_port,
+                                remote,
+                                remote_port,
+                            });
+                        }
+                    }
+                }
+            }
+        }
+        all.dedup();
+        all.into_iter()
+    }
+}
+
+const REMOTES: u8 = 3;
+/// The remote that services allow.
+const FRIEND: u8 = 0;
+/// The port of a service, where there is one.
+const SERVED: u16 = 5353;
+/// That, another server's, and two of the range from which this host connects.
+const PORTS: [u16; 4] = [SERVED, 7000, 40_000, 50_000];
+
+/// A packet, of either direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Packet {
+    ends: Ends,
+    /// TCP's flags; for ICMP 1 for an echo request and 0 for a reply.
+    flags: u8,
+}
+
+/// What the policy does with packets that nothing tracks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Policy {
+    /// `default = "pass"`, nothing is tracked.
+    Open,
+    /// `default = "drop"` and no service.
+    Closed,
+    /// And one for [`SERVED`] by UDP, which allows [`FRIEND`].
+    Served,
+    /// And one for all ports, likewise.
+    Shared,
+}
+
+impl Policy {
+    pub(super) const fn tracks(self) -> bool {
+        !matches!(self, Self::Open)
+    }
+
+    /// Whether a service covers a packet's port.
+    pub(super) fn covers(self, ends: Ends) -> bool {
+        match self {
+            Self::Open | Self::Closed => false,
+            Self::Served => (ends.protocol, ends.local_port) == (UDP, SERVED),
+            Self::Shared => true,
+        }
+    }
+}
+
+/// One step.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// A packet arrives; this host replies at once if it gets it, and `replies`.
+    Receive { packet: Packet, replies: bool },
+    /// This host sends.
+    Send(Packet),
+    /// Packets that would be dropped pass from now on, or not.
+    Observe(bool),
+    /// Another policy.
+    Reload(Policy),
+    /// Detach and start.
+    Restart,
+    /// Seconds go by.
+    Pass(u32),
+    /// Other strangers send, so that marks are evicted.
+    Flood,
+}
+
+impl Step {
+    fn random(rng: &mut Rng) -> Self {
+        let mut packet = |flags: &[u8]| {
+            let ends = Ends::random(rng);
+            let flags = if ends.protocol == ICMP {
+                rng.u8(..2)
+            } else {
+                flags[rng.usize(..flags.len())]
+            };
+            Packet { ends, flags }
+        };
+        let received = packet(&[SYN, ACK, ACK, RST]);
+        let sent = packet(&[SYN, SYN, ACK, ACK, RST, FIN | ACK, SYN | ACK]);
+        match rng.u8(..100) {
+            0..40 => Self::Receive {
+                packet: received,
+                replies: rng.bool(),
+            },
+            40..70 => Self::Send(sent),
+            70..78 => Self::Observe(rng.bool()),
+            78..84 => {
+                let policies = [Policy::Open, Policy::Closed, Policy::Served, Policy::Shared];
+                Self::Reload(policies[rng.usize(..4)])
+            }
+            84..86 => Self::Restart,
+            86..88 => Self::Flood,
+            _ => Self::Pass([1, 20, 100, 180, 400, 9000][rng.usize(..6)]),
+        }
+    }
+}
+
+/// What is played on.
+pub(super) trait Subject {
+    /// Whether the packet passes.
+    fn receive(&mut self, packet: &Packet) -> bool;
+    fn send(&mut self, packet: &Packet);
+    /// Another policy, or another mode of it.
+    fn set(&mut self, policy: Policy, observes: bool);
+    /// Everything goes, and the same policy begins anew.
+    fn restart(&mut self);
+    fn pass(&mut self, seconds: u32);
+    fn flood(&mut self);
+    /// Whether a flow is alive as this host's own.
+    fn is_own(&mut self, ends: Ends) -> bool;
+}
+
+/// Plays so many steps.
+fn play(subject: &mut impl Subject, seed: u64, steps: usize) -> Result<(), String> {
+    let mut rng = Rng::with_seed(seed);
+    let mut expected = Expected::new();
+    subject.set(Policy::Closed, false);
+    let mut last = Vec::new();
+    for place in 0..steps {
+        let step = Step::random(&mut rng);
+        last.push(step);
+        match step {
+            Step::Receive { packet, replies } => {
+                let passes = subject.receive(&packet);
+                expected.receive(&packet, passes);
+                if passes && replies {
+                    let reply = reply(&packet, &mut rng);
+                    subject.send(&reply);
+                    expected.send(&reply);
+                }
+            }
+            Step::Send(packet) => {
+                subject.send(&packet);
+                expected.send(&packet);
+            }
+            Step::Observe(observes) => {
+                expected.observes = observes;
+                subject.set(expected.policy, observes);
+            }
+            Step::Reload(policy) => {
+                expected.reload(policy);
+                subject.set(policy, expected.observes);
+            }
+            Step::Restart => {
+                expected.restart();
+                subject.restart();
+            }
+            Step::Pass(seconds) => {
+                expected.pass(seconds);
+                subject.pass(seconds);
+            }
+            Step::Flood => {
+                expected.flood();
+                subject.flood();
+            }
+        }
+        for ends in Ends::all() {
+            let is_own = subject.is_own(ends);
+            if let Some(wrong) = expected.wrong(ends, is_own) {
+                let last = &last[last.len().saturating_sub(25)..];
+                return Err(format!(
+                    "seed {seed}, step {place}: {wrong}: {ends:?}\n{last:#?}"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What this host answers by itself.
+fn reply(packet: &Packet, rng: &mut Rng) -> Packet {
+    let mut ends = packet.ends;
+    let flags = match ends.protocol {
+        TCP if packet.flags & SYN != 0 => SYN | ACK,
+        TCP => [RST, ACK][rng.usize(..2)],
+        ICMP => 0,
+        _ => {
+            // Of the address that its route has.
+            ends.local = rng.u8(..2);
+            0
+        }
+    };
+    Packet { ends, flags }
+}
+
+/// The steps of a sequence.
+const STEPS: usize = 120;
+
+fn seed() -> u64 {
+    let given = std::env::var("ALLOWLIST_SEED").ok();
+    given
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or_else(|| fastrand::u64(..))
+}
+
+#[test]
+fn only_this_host_initiates_a_flow() {
+    let sequences = if is_long() { 50_000 } else { 3000 };
+    let seed = seed();
+    println!("seed {seed}, {sequences} sequences of {STEPS} steps");
+    for place in 0..sequences {
+        if let Err(wrong) = play(&mut Pure::new(None), seed.wrapping_add(place), STEPS) {
+            panic!("{wrong}");
+        }
+    }
+}
+
+#[test]
+fn each_planted_fault_is_found() {
+    let seed = seed();
+    for fault in Fault::ALL {
+        let found = (0..3000).find(|place| {
+            play(
+                &mut Pure::new(Some(fault)),
+                seed.wrapping_add(*place),
+                STEPS,
+            )
+            .is_err()
+        });
+        println!("{fault:?}: seed {seed}, found in sequence {found:?}");
+        assert!(found.is_some(), "{fault:?} is not found, seed {seed}");
+    }
+}
+
+#[test]
+fn only_this_host_initiates_a_flow_in_the_kernel() {
+    require_root!();
+    let steps = if is_long() { 10_000 } else { 600 };
+    let seed = seed();
+    println!("seed {seed}, {steps} steps");
+    if let Err(wrong) = play(&mut InKernel::new(), seed, steps) {
+        panic!("{wrong}");
+    }
+}

@@ -1,0 +1,191 @@
+//! The kernel's programs. Time goes by as the times of the tables' entries are set back.
+
+use std::net::SocketAddr;
+
+use allowlist_common::abi::{FLOWS, FOREIGN, PEERS};
+use allowlist_common::flow::{FOREIGN_FLOWS, Flow, ForeignPort, Marking, Tracked, UDP_IDLE};
+use allowlist_common::packet::{ICMP, TCP, UDP};
+use allowlist_tests::lab::frame;
+use allowlist_tests::require_root;
+use allowlist_user::dataplane::clock;
+
+use super::pure::flow;
+use super::{Ends, FRIEND, PORTS, Packet, Policy, SERVED, Subject};
+use crate::check::Compiled;
+use crate::frames::{ip, ported};
+use crate::kernel::{Kernel, XDP_PASS};
+
+pub(super) const LOCALS: [&str; 2] = ["198.51.100.1", "198.51.100.2"];
+pub(super) const REMOTES: [&str; 3] = ["203.0.113.9", "198.18.0.5", "192.0.2.16"];
+
+pub(super) struct InKernel {
+    kernel: Kernel,
+    policy: Policy,
+}
+
+impl InKernel {
+    pub(super) fn new() -> Self {
+        let mut kernel = Kernel::new();
+        kernel.trusts_ports = false;
+        Self {
+            kernel,
+            policy: Policy::Open,
+        }
+    }
+
+    fn distrust_all(&mut self) {
+        let unknown = clock().as_secs() as u32 + UDP_IDLE;
+        for port in PORTS {
+            let known = self.kernel.foreign_port(port);
+            self.kernel
+                .set_foreign_port(port, ForeignPort { unknown, ..known });
+        }
+    }
+}
+
+/// The frame of a packet.
+fn frame(packet: &Packet, is_sent: bool) -> Vec<u8> {
+    let ends = &packet.ends;
+    let local = (LOCALS[usize::from(ends.local)], ends.local_port);
+    let remote = (REMOTES[usize::from(ends.remote)], ends.remote_port);
+    let (from, to) = if is_sent {
+        (local, remote)
+    } else {
+        (remote, local)
+    };
+    match ends.protocol {
+        TCP => ported(TCP, from, to, packet.flags),
+        UDP => ported(UDP, from, to, 0),
+        _ => {
+            let kind = if packet.flags == 1 { 8 } else { 0 };
+            let identifier = ends.local_port.to_be_bytes();
+            let message = [&[kind, 0, 0, 0][..], &identifier, &[0, 1]].concat();
+            frame::packet(ip(from.0), ip(to.0), ICMP, &message)
+        }
+    }
+}
+
+fn text(policy: Policy, observes: bool) -> String {
+    let service = |ports: &str| {
+        format!(
+            "[services.some]\nports = [\"{ports}\"]\nallow = [\"friend\"]\n\
+             [sources.friend]\nprefixes = [\"{}\"]\n",
+            REMOTES[usize::from(FRIEND)]
+        )
+    };
+    let (default, services) = match policy {
+        Policy::Open => ("pass", String::new()),
+        Policy::Closed => ("drop", String::new()),
+        Policy::Served => ("drop", service(&format!("udp/{SERVED}"))),
+        Policy::Shared => ("drop", service("any")),
+    };
+    let mode = if observes { "observe" } else { "enforce" };
+    format!("mode = \"{mode}\"\ndefault = \"{default}\"\n{services}")
+}
+
+impl Subject for InKernel {
+    fn receive(&mut self, packet: &Packet) -> bool {
+        self.kernel.run(&frame(packet, false)) == XDP_PASS
+    }
+
+    fn send(&mut self, packet: &Packet) {
+        if self.policy.tracks() {
+            self.kernel.send(&frame(packet, true));
+        }
+    }
+
+    fn set(&mut self, policy: Policy, observes: bool) {
+        if policy.tracks() && !self.policy.tracks() {
+            // As a start does.
+            for name in [FLOWS, PEERS] {
+                self.kernel.clear(name);
+            }
+            self.distrust_all();
+        }
+        Compiled::of(&text(policy, observes)).publish(&mut self.kernel);
+        self.policy = policy;
+    }
+
+    fn restart(&mut self) {
+        self.kernel.forget_sent();
+        self.distrust_all();
+    }
+
+    fn pass(&mut self, seconds: u32) {
+        for name in [FLOWS, PEERS, FOREIGN] {
+            let mut table = self.kernel.flow_table(name);
+            let entries: Vec<(Flow, Tracked)> = table.iter().flatten().collect();
+            for (key, entry) in entries {
+                // An entry that was there is not one that never was.
+                let expires = entry.expires.saturating_sub(seconds).max(1);
+                table
+                    .insert(key, Tracked { expires, ..entry }, 0)
+                    .expect("room");
+            }
+        }
+        for port in PORTS {
+            let ForeignPort { received, unknown } = self.kernel.foreign_port(port);
+            let earlier = ForeignPort {
+                received: received.saturating_sub(seconds),
+                unknown: unknown.saturating_sub(seconds),
+            };
+            self.kernel.set_foreign_port(port, earlier);
+        }
+        let marking = self.kernel.marking();
+        self.kernel.set_marking(Marking {
+            crowded_until: marking.crowded_until.saturating_sub(seconds.into()),
+            ..marking
+        });
+    }
+
+    fn flood(&mut self) {
+        self.kernel.clear(FOREIGN);
+        let marking = self.kernel.marking();
+        self.kernel.set_marking(Marking {
+            crowded_until: clock().as_secs() + u64::from(UDP_IDLE),
+            ..marking
+        });
+    }
+
+    fn is_own(&mut self, ends: Ends) -> bool {
+        let now = clock().as_secs() as u32;
+        let table = self.kernel.flow_table(FLOWS);
+        let entry = table.get(&flow(ends), 0);
+        self.policy.tracks() && entry.is_ok_and(|entry| entry.is_alive(now))
+    }
+}
+
+/// More strangers than there is room for marks: this host's flows stay, no reply creates one, and the tables stay within
+/// their bounds.
+#[test]
+fn a_flood_of_strangers_evicts_no_flow_of_this_host() {
+    require_root!();
+    let mut kernel = Kernel::new();
+    Compiled::of("mode = \"observe\"\ndefault = \"drop\"\nmax_flows = 1024\n").publish(&mut kernel);
+    let server = |port: u16| SocketAddr::new(ip(LOCALS[0]), port);
+    let stranger =
+        |number: u32| SocketAddr::new(std::net::Ipv4Addr::from(0x0a00_0000 + number).into(), 4000);
+    let remote = SocketAddr::new(ip(REMOTES[1]), 53);
+    kernel.send(&frame::udp(server(40_000), remote, b"question"));
+    kernel.run(&frame::udp(stranger(0), server(SERVED), b"first"));
+    for number in 1..2 * FOREIGN_FLOWS {
+        kernel.run(&frame::udp(stranger(number), server(7000), b"flood"));
+    }
+    assert!(kernel.found_crowding(), "marks were evicted");
+    let kept = kernel.flow_table(FOREIGN).keys().flatten().count();
+    assert!(kept <= FOREIGN_FLOWS as usize, "{kept} marks");
+    // Also a reply whose mark is gone.
+    kernel.keeps_crowding = true;
+    kernel.send(&frame::udp(server(SERVED), stranger(0), b"reply"));
+    kernel.send(&frame::udp(server(7000), stranger(FOREIGN_FLOWS), b"reply"));
+    // A port that no stranger sent to.
+    kernel.send(&frame::udp(server(50_000), remote, b"question"));
+    let own: Vec<u16> = kernel
+        .flow_table(FLOWS)
+        .keys()
+        .flatten()
+        .map(|flow| flow.local_port)
+        .collect();
+    assert_eq!(own.len(), 2, "{own:?}");
+    assert!(own.contains(&40_000) && own.contains(&50_000), "{own:?}");
+}
