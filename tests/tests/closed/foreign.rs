@@ -82,12 +82,12 @@ fn flows(site: &Site, arguments: &[&str]) -> anyhow::Result<Value> {
 }
 
 /// The flows of one side, as the program lists them.
-fn listed(site: &Site, side: &str) -> anyhow::Result<Vec<Value>> {
+fn listed(site: &Site, initiator: &str) -> anyhow::Result<Vec<Value>> {
     let listed = flows(site, &["list"])?;
     let flows = listed["flows"].as_array().context("a list")?.clone();
     Ok(flows
         .into_iter()
-        .filter(|flow| flow["initiated_by"] == side)
+        .filter(|flow| flow["initiated_by"] == initiator)
         .collect())
 }
 
