@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::super::super::error::Unclear;
 use super::super::super::token::DASHES;
-use super::chars::is_between;
+use super::chars::{is_between, is_bracket};
 use super::shape::{self, Shape, What};
 use super::{Reading, is_code};
 
@@ -262,7 +262,8 @@ impl<'t> Line<'t> {
             return false;
         };
         let gap = &self.text[self.words[before].end..self.words[at].start];
-        !gap.contains(char::is_whitespace) && self.word(before).contains("://")
+        let is_apart = gap.contains(|c: char| c.is_whitespace() || is_bracket(c));
+        !is_apart && self.word(before).contains("://")
     }
 
     /// Whether the address at a place is the number of a version or of a part of a document.
