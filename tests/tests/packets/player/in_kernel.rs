@@ -7,7 +7,7 @@ use allowlist_common::flow::{FOREIGN_FLOWS, Flow, ForeignPort, Marking, Tracked,
 use allowlist_common::packet::{ICMP, TCP, UDP};
 use allowlist_tests::lab::frame;
 use allowlist_tests::require_root;
-use allowlist_user::dataplane::clock;
+use allowlist_user::dataplane::kernel_clock;
 
 use super::pure::flow;
 use super::{Ends, FRIEND, PORTS, Packet, Policy, SERVED, Subject};
@@ -34,7 +34,7 @@ impl InKernel {
     }
 
     fn distrust_all(&mut self) {
-        let unknown = clock().as_secs() as u32 + UDP_IDLE;
+        let unknown = kernel_clock().as_secs() as u32 + UDP_IDLE;
         for port in PORTS {
             let known = self.kernel.foreign_port(port);
             self.kernel
@@ -142,13 +142,13 @@ impl Subject for InKernel {
         self.kernel.clear(FOREIGN);
         let marking = self.kernel.marking();
         self.kernel.set_marking(Marking {
-            crowded_until: clock().as_secs() + u64::from(UDP_IDLE),
+            crowded_until: kernel_clock().as_secs() + u64::from(UDP_IDLE),
             ..marking
         });
     }
 
     fn is_own(&mut self, ends: Ends) -> bool {
-        let now = clock().as_secs() as u32;
+        let now = kernel_clock().as_secs() as u32;
         let table = self.kernel.flow_table(FLOWS);
         let entry = table.get(&flow(ends), 0);
         self.policy.tracks() && entry.is_ok_and(|entry| entry.is_alive(now))
