@@ -349,14 +349,14 @@ fn bare(text: &str) -> &str {
             text = bare;
         }
     }
+    let is_label = |label: &str, rest: &str| {
+        let has_letter = label.contains(char::is_alphabetic);
+        let is_group = rest.contains(':') && label.chars().all(|c| c.is_ascii_hexdigit());
+        let may_go_on = rest.contains(':') && label.ends_with(|c: char| c.is_ascii_digit());
+        has_letter && !is_group && !may_go_on
+    };
     match text.split_once(':') {
-        Some((label, rest))
-            if label
-                .chars()
-                .any(|c| !c.is_ascii_hexdigit() && c.is_alphabetic()) =>
-        {
-            rest
-        }
+        Some((label, rest)) if is_label(label, rest) => rest,
         _ => text,
     }
 }

@@ -125,15 +125,17 @@ fn labelled(word: &str) -> Option<(&str, &str)> {
         && label.contains(char::is_alphabetic);
     let is_one_colon =
         !rest.contains(':') && quads(rest).next().is_some_and(|quad| quad.start == 0);
-    // A name that ends with a digit may have an address glued to it: `IP2001:db8::/32`.
-    let digits = &label[label
-        .trim_end_matches(|c: char| c.is_ascii_hexdigit())
-        .len()..];
+    // A name that ends with a digit, or with a word of hexadecimal digits, may have an address glued to it:
+    // `IP2001:db8::/32`, `x-a:2001:db8::/32`.
+    let name = label.trim_end_matches(|c: char| c.is_ascii_hexdigit());
+    let digits = &label[name.len()..];
+    let may_be_group = digits.contains(|c: char| c.is_ascii_digit())
+        || (!digits.is_empty() && !name.ends_with(char::is_alphabetic));
     let is_family = ["ip6", "ipv6", "v6"]
         .iter()
         .any(|name| name.eq_ignore_ascii_case(label));
-    let is_no_group = label.contains(|c: char| !c.is_ascii_hexdigit())
-        && (is_family || !digits.contains(|c: char| c.is_ascii_digit()));
+    let is_no_group =
+        label.contains(|c: char| !c.is_ascii_hexdigit()) && (is_family || !may_be_group);
     (is_word && !has_candidate(label) && (is_one_colon || (is_no_group && is_ipv6(rest))))
         .then_some((label, rest))
 }

@@ -183,6 +183,13 @@ fn sixes(text: &str) -> impl Iterator<Item = Range<usize>> {
             let start = end;
             end += run.len();
             let run = run.strip_suffix(|c| !is_of_one(c)).unwrap_or(run);
+            // The colon of a label or behind the address is not its own.
+            let label = usize::from(run.starts_with(':') && !run.starts_with("::"));
+            let (start, run) = (start + label, &run[label..]);
+            let run = match run.strip_suffix(':') {
+                Some(bare) if !bare.ends_with(':') => bare,
+                _ => run,
+            };
             let colons = run.matches(':').count();
             let first = run.split(':').next().unwrap_or_default();
             let is_group = first.len() >= 3 && first.contains(|c: char| c.is_ascii_digit());
@@ -274,13 +281,11 @@ fn is_host_name(after: &str) -> bool {
         .take(LONGEST_NAME)
         .take_while(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(byte))
         .count();
-    let labels: Vec<&str> = rest[..end]
-        .trim_end_matches('.')
-        .split('.')
-        .take(3)
-        .collect();
-    let is_label = |label: &&str| label.contains(|c: char| c.is_ascii_alphabetic());
-    labels.len() > 1 && labels.iter().all(|label| !label.is_empty()) && labels.iter().any(is_label)
+    let mut labels = rest[..end].trim_end_matches('.').split('.');
+    let is_name = labels.clone().count() > 1 && labels.clone().all(|label| !label.is_empty());
+    // The last is no number, as it would be in two addresses run together.
+    let is_top = |label: &str| label.len() > 1 && label.bytes().all(|b| b.is_ascii_alphabetic());
+    is_name && labels.next_back().is_some_and(is_top)
 }
 
 fn is_of_address(c: char) -> bool {
