@@ -87,7 +87,7 @@ fn a_header_says_what_it_is_and_where_from() {
         text,
         "# allowlist: 2 IPv4 and 2 IPv6 prefixes when merged, written 2026-10-05T12:00:00Z
 # source vendor: 6 prefixes, from https://vendor.example/list
-# source off?ice: 2 prefixes, from /etc/??office?
+# source off\\nice: 2 prefixes, from /etc/\\r\\noffice\\n
 # A source of allowlist takes it as `file = \"PATH\"`. Not merged: a prefix a line, each once.
 192.0.2.0/25
 192.0.2.7/32

@@ -217,5 +217,9 @@ fn others_may_not_write_there() {
     let permissions = fs::Permissions::from_mode(0o777);
     fs::set_permissions(folder.path(), permissions).expect("is ours");
     let error = StateDir::open(folder.path()).expect_err("must be refused");
-    assert!(matches!(error, StateError::Shared { .. }), "{error}");
+    assert!(matches!(error, StateError::Io { .. }), "{error}");
+    assert!(
+        error.to_string().contains("writable by every user"),
+        "{error}"
+    );
 }

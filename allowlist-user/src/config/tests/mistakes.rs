@@ -43,7 +43,7 @@ fn names_what_is_wrong_at_the_top() {
         ),
         (
             "interfaces = [\"sixteen-bytes-xx\"]",
-            "1:15: interfaces[0]: \"sixteen-bytes-xx\" cannot be an interface; the kernel's names have up to 15 bytes, without spaces and slashes",
+            "1:15: interfaces[0]: \"sixteen-bytes-xx\" cannot be an interface; the kernel's names have up to 15 bytes, without spaces, slashes and control characters",
         ),
         (
             "max_prefixes = 0",
@@ -142,7 +142,7 @@ fn names_what_is_wrong_with_a_service() {
         ),
         (
             "ports = [\"tcp/22\"]\ninterfaces = [\"eth0/1\"]\nallow = [\"office\"]",
-            "3:15: services.ssh.interfaces[0]: \"eth0/1\" cannot be an interface; the kernel's names have up to 15 bytes, without spaces and slashes",
+            "3:15: services.ssh.interfaces[0]: \"eth0/1\" cannot be an interface; the kernel's names have up to 15 bytes, without spaces, slashes and control characters",
         ),
         (
             "ports = [22]\nallow = [\"office\"]",
@@ -223,8 +223,8 @@ fn names_what_is_wrong_with_a_source() {
             "1:10: sources.x: has a `url` and no `format`; add format = \"json\", \"jsonl\", \"text\", \"csv\", \"xml\", \"html\" or \"markdown\"",
         ),
         (
-            "url = \"https://example.com/\"\nformat = \"xml\"",
-            "3:10: sources.x.format: \"xml\" is not known here; write \"json\" or \"jsonl\" or \"text\" or \"csv\" or \"html\" or \"markdown\"",
+            "url = \"https://example.com/\"\nformat = \"yaml\"",
+            "3:10: sources.x.format: \"yaml\" is not known here; write \"json\" or \"jsonl\" or \"text\" or \"csv\" or \"xml\" or \"html\" or \"markdown\"",
         ),
         (
             "url = \"http://me:hush@example.com/\"\nformat = \"json\"",

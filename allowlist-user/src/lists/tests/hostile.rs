@@ -2,6 +2,7 @@
 //! prefixes stay bounded, other sources are served, and each answer costs little to report.
 
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use super::*;
 use crate::difference::{is_v4, lost};
@@ -100,7 +101,8 @@ fn active(lists: &Lists) -> Vec<IpNet> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    // The same sequences at each run: others are found by changing the seed.
+    #![proptest_config(ProptestConfig { cases: 40, rng_seed: RngSeed::Fixed(7), ..ProptestConfig::default() })]
 
     #[test]
     fn a_hostile_vendor_opens_little(
