@@ -89,7 +89,7 @@ const fn if_negative(number: i64) -> u32 {
 /// know that they are the same.
 #[inline(always)]
 #[expect(unsafe_code, reason = "what the compiler is not to see through")]
-fn alone(place: u32) -> u32 {
+pub(crate) fn alone(place: u32) -> u32 {
     // SAFETY: of a variable.
     unsafe { (&raw const place).read_volatile() }
 }

@@ -93,7 +93,7 @@ fn check(attach_mode: &str) {
                 let mut expected = before.clone();
                 if *name == FRAGMENT {
                     // It may be the service's, for all that can be seen.
-                    expected["drop not-allowed"] = json!(packets(&before, "drop not-allowed") + 1);
+                    expected["drop fragment"] = json!(packets(&before, "drop fragment") + 1);
                 }
                 let others = number - u64::from(*name == FRAGMENT);
                 expected["drop default"] = json!(packets(&before, "drop default") + others);

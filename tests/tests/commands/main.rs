@@ -37,7 +37,7 @@ const SMALL: [&str; 5] = [
     "--enforce",
 ];
 
-/// A folder that everybody may use, and the program in it: what an ordinary user has.
+/// A folder that every user may enter, and the program in it.
 struct Home {
     folder: TempDir,
 }
@@ -45,7 +45,7 @@ struct Home {
 impl Home {
     fn new() -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
-        fs::set_permissions(folder.path(), Permissions::from_mode(0o777))?;
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
         Ok(Self { folder })
     }
 
