@@ -175,8 +175,8 @@ fn the_daemon_lives_within_the_limit_of_its_unit() -> anyhow::Result<()> {
     };
     let site = Site::new()?;
     let formats = [
-        ("json", "format = 'json'\nselect = ['$[*].a', '$[*]']"),
-        ("jsonl", "format = 'jsonl'\nselect = ['$..a', '$']"),
+        ("json", "format = 'json'\nselect = ['$[*].a']"),
+        ("jsonl", "format = 'jsonl'\nselect = ['$..a']"),
         ("csv", "format = 'csv'\ncolumn = 0"),
         ("text", "format = 'text'"),
     ];
@@ -187,8 +187,8 @@ fn the_daemon_lives_within_the_limit_of_its_unit() -> anyhow::Result<()> {
     for (name, format) in formats {
         config += &format!("[sources.{name}]\nfile = '{name}'\n{format}\n");
         let good = match name {
-            "json" => "[\"203.0.113.7\"]".to_owned(),
-            "jsonl" => "\"203.0.113.7\"".to_owned(),
+            "json" => "[{\"a\":\"203.0.113.7\"}]".to_owned(),
+            "jsonl" => "{\"a\":\"203.0.113.7\"}".to_owned(),
             _ => "203.0.113.7\n".to_owned(),
         };
         site.scratch.write(name, good)?;
