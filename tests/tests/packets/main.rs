@@ -107,7 +107,11 @@ fn the_kernel_and_the_host_agree_on_mutated_frames() {
 
     let takes_pieces = kernel::takes_pieces(&kernel::release());
     let rows = groups.iter().flat_map(|group| &group.rows);
-    let originals: Vec<Vec<u8>> = rows.map(|row| row.frame.clone()).collect();
+    // Longer frames are in pieces, of which the kernel judges the first 512 bytes.
+    let originals: Vec<Vec<u8>> = rows
+        .map(|row| row.frame.clone())
+        .filter(|frame| frame.len() <= 3000)
+        .collect();
     let changes = vec((any::<Index>(), any::<u8>()), 0..4);
     let shape = (select(originals), changes, 14..200_usize, 0..80_usize);
     let mutated = shape.prop_map(|(mut frame, changes, length, first)| {
