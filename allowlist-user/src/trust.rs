@@ -103,7 +103,10 @@ impl Users {
     fn problem(self, found: &Metadata) -> Option<Problem> {
         let (uid, mode) = (Uid::from_raw(found.uid()), found.mode());
         let is_link = found.file_type().is_symlink();
-        let is_protected = is_link || (found.is_dir() && mode & STICKY != 0);
+        // A device or a pipe holds nothing that stays: /dev/null is for every user to write to.
+        let is_protected = is_link
+            || !(found.is_dir() || found.is_file())
+            || (found.is_dir() && mode & STICKY != 0);
         if !uid.is_root() && uid != self.own && Some(uid) != self.sudo {
             Some(Problem::Owner(uid))
         } else if mode & 0o002 != 0 && !is_protected {
