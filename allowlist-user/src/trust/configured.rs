@@ -18,7 +18,7 @@ pub struct Concern {
 }
 
 /// Returns the concerns about a configuration's file, where it has one, and about the files that it names. A path that
-/// does not exist is no concern: using it fails, with its own error.
+/// leads nowhere is no concern: using it fails, with its own error.
 pub fn concerns(file: Option<&Path>, text: &str, config: &Config) -> Vec<Concern> {
     let mut concerns = Vec::new();
     let mut add = |path: &Path, is_sensitive: bool| match examine(path) {
@@ -42,7 +42,11 @@ pub fn concerns(file: Option<&Path>, text: &str, config: &Config) -> Vec<Concern
                 }
             }));
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)
+            ) => {}
         Err(error) => concerns.push(Concern {
             message: format!("{}: its owner cannot be examined: {error}", path.display()),
             is_fatal: true,
