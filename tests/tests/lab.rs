@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{FsType, fstatfs};
 use nix::unistd::Pid;
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 /// Two namespaces with a link between them, both ends named `eth0`.
 struct Pair {
