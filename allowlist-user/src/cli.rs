@@ -116,8 +116,8 @@ Examples:
   allowlist check --config new.toml                 before it takes the other's place
   sudo allowlist check --offline                    by the last-good lists on disk
 
-The report is printed whatever fails. Exit codes: 0 a start would filter, if need be by last-good lists; 1 it would \
-fail, or wait for a list that is neither fetched nor on disk.")]
+The report is printed whatever fails. It predicts the attach mode of each interface from its driver. Exit codes: 0 a \
+start would filter, if need be by last-good lists; 1 it would fail, or wait for a list that is neither fetched nor on disk.")]
     Check(Check),
     /// Print the prefixes of one source, or of one catalogued provider
     #[command(after_help = "\

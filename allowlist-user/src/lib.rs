@@ -15,6 +15,7 @@ pub mod control;
 pub mod daemon;
 pub mod dataplane;
 pub mod difference;
+pub mod driver;
 pub mod effective;
 pub mod event;
 pub mod explain;

@@ -1,6 +1,7 @@
 //! What is known, as text for people and as JSON for programs. Pure but for reading the pinned maps.
 
 mod added;
+mod attach;
 mod audit;
 mod changes;
 mod event;
@@ -18,6 +19,7 @@ mod table;
 use serde_json::{Value, json};
 
 pub use added::Added;
+pub use attach::ExpectedAttach;
 pub use audit::AuditLog;
 pub use changes::{
     Outcome, diff_json, diff_text, history_text, refreshed_text, signed, widest_first,

@@ -2,21 +2,21 @@
 //!
 //! Invariant: the whole report is printed also when a source fails: the source is one of its rows.
 
+mod interfaces;
+
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use jiff::Timestamp;
 use log::{info, warn};
 
+use self::interfaces::Interfaces;
 use super::lists::{first_feed, last_good};
 use super::{config, path_warnings, print, print_json, progress, warnings};
 use crate::cli::{Check, Paths};
 use crate::compile::{Names, Tables, compile, require_room};
 use crate::config::Config;
-use crate::hints;
-use crate::interface;
 use crate::lists::Lists;
-use crate::netlink::index_of;
 use crate::policy::{AtStart, Feed, Origin, Policy, Snapshot, Source};
 use crate::record::Record;
 use crate::report::{self, Plan};
@@ -39,26 +39,12 @@ pub(super) async fn check(paths: &Paths, check: Check) -> Result<ExitCode> {
         warnings.extend(path_warnings(paths, &config));
     }
     let ssh_note = config.ssh_note().filter(|_| is_from_file);
-    let notes: Vec<String> = ssh_note.into_iter().chain(config.fragment_note()).collect();
+    let mut notes: Vec<String> = ssh_note.into_iter().chain(config.fragment_note()).collect();
     let mut failures = Vec::new();
-    if let Err(error) = interface::require_distinct(&config.interfaces) {
-        failures.push(format!("{error:#}"));
-    }
-    for name in &config.interfaces {
-        if name == interface::LOOPBACK {
-            failures.push(interface::loopback(name));
-            continue;
-        }
-        if index_of(name).is_none() {
-            let hint = hints::interface(name).map_or_else(String::new, |hint| format!("; {hint}"));
-            warnings.push(format!(
-                "there is no interface {name} on this host now{hint}"
-            ));
-            continue;
-        }
-        let membership = interface::membership(name).await;
-        warnings.extend(membership.and_then(|found| found.warning(&config.interfaces)));
-    }
+    let interfaces = Interfaces::read(&config).await;
+    warnings.extend(interfaces.warnings);
+    notes.extend(interfaces.notes);
+    failures.extend(interfaces.failures);
     let found = find(paths, &config, check.offline).await;
     for (name, feed) in found.lists.feeds() {
         let notes = feed.notes.iter();
@@ -98,6 +84,7 @@ pub(super) async fn check(paths: &Paths, check: Check) -> Result<ExitCode> {
         tables: &tables,
         warnings: &warnings,
         notes: &notes,
+        attach: &interfaces.attach,
         failures: &failures,
         now: Timestamp::now(),
     };

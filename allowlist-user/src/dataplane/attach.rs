@@ -463,7 +463,7 @@ impl Loaded {
 
 impl AttachMode {
     /// Whether a program that runs there is what this asks for.
-    fn fits(self, mode: AttachedIn) -> bool {
+    pub(crate) fn fits(self, mode: AttachedIn) -> bool {
         match self {
             Self::Auto => true,
             Self::Native => mode == AttachedIn::Native,
@@ -559,11 +559,16 @@ fn other_program(facts: &Facts, id: u32) -> String {
     )
 }
 
+/// The name of a loaded program, "unnamed" without one.
 pub(super) fn program_name(id: u32) -> String {
-    loaded_programs()
+    name_of_program(id).unwrap_or_else(|| "unnamed".to_owned())
+}
+
+/// The name of a loaded program, "unnamed" without one; `None` where no program has this id, or this process may not read it.
+pub fn name_of_program(id: u32) -> Option<String> {
+    let program = loaded_programs()
         .flatten()
-        .find(|program| program.id() == id)
-        .and_then(|program| program.name_as_str().map(str::to_owned))
-        .filter(|name| !name.is_empty())
-        .unwrap_or_else(|| "unnamed".to_owned())
+        .find(|program| program.id() == id)?;
+    let name = program.name_as_str().filter(|name| !name.is_empty());
+    Some(name.unwrap_or("unnamed").to_owned())
 }

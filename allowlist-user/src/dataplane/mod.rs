@@ -66,7 +66,7 @@ use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use log::warn;
 
-pub use self::attach::{Attached, AttachedIn};
+pub use self::attach::{Attached, AttachedIn, name_of_program};
 pub use self::clock::kernel_clock;
 pub use self::egress::Hook;
 pub use self::facts::require_namespace;

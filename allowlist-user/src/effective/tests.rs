@@ -296,6 +296,7 @@ fn answers(world: &World) -> serde_json::Value {
         tables: &tables,
         warnings: &[],
         notes: &[],
+        attach: &[],
         failures: &[],
         now: NOW,
     };

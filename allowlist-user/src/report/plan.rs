@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::attach::{ExpectedAttach, attach_table};
 use super::list::entries_json;
 use super::{Table, ago, table};
 use crate::compile::Tables;
@@ -24,6 +25,8 @@ pub struct Plan<'a> {
     pub warnings: &'a [String],
     /// What the operator should know.
     pub notes: &'a [String],
+    /// The expected result of attaching to each interface that is present.
+    pub attach: &'a [ExpectedAttach],
     /// Why a start would fail, or filter nothing yet.
     pub failures: &'a [String],
     /// When the lists were looked at.
@@ -47,6 +50,9 @@ impl Plan<'_> {
             ]);
         }
         let mut text = format!("{services}\n\n{}\n\n", self.sources());
+        if let Some(attach) = attach_table(self.attach) {
+            text += &format!("{attach}\n\n");
+        }
         for (name, source) in &self.record.sources {
             if let Some(failure) = &source.failure {
                 let begin = format!("source {name}: ");
@@ -128,6 +134,7 @@ impl Plan<'_> {
             "warnings": self.warnings,
             "notes": self.notes,
             "interfaces": self.config.interfaces,
+            "attach": self.attach.iter().map(ExpectedAttach::json).collect::<Vec<_>>(),
             "mode": self.config.mode,
             "default": self.config.rules.default,
             "return_traffic": self.config.rules.return_traffic,

@@ -1,0 +1,67 @@
+//! The configured interfaces, for `check`: their faults, and the expected result of attaching the filter to each.
+
+use crate::config::Config;
+use crate::driver;
+use crate::hints;
+use crate::interface;
+use crate::netlink::index_of;
+use crate::report::ExpectedAttach;
+
+/// The findings about the configured interfaces.
+#[derive(Default)]
+pub(super) struct Interfaces {
+    /// The expected result of attaching to each interface that is present.
+    pub(super) attach: Vec<ExpectedAttach>,
+    pub(super) warnings: Vec<String>,
+    pub(super) notes: Vec<String>,
+    /// Why a start would fail.
+    pub(super) failures: Vec<String>,
+}
+
+impl Interfaces {
+    pub(super) async fn read(config: &Config) -> Self {
+        let mut found = Self::default();
+        if let Err(error) = interface::require_distinct(&config.interfaces) {
+            found.failures.push(format!("{error:#}"));
+        }
+        for name in &config.interfaces {
+            found.read_one(config, name).await;
+        }
+        found
+    }
+
+    async fn read_one(&mut self, config: &Config, name: &str) {
+        if name == interface::LOOPBACK {
+            self.failures.push(interface::loopback(name));
+            return;
+        }
+        if index_of(name).is_none() {
+            let hint = hints::interface(name).map_or_else(String::new, |hint| format!("; {hint}"));
+            self.warnings.push(format!(
+                "there is no interface {name} on this host now{hint}"
+            ));
+            return;
+        }
+        let facts = match interface::look_up(name).await {
+            Ok(facts) => facts,
+            Err(error) => {
+                self.failures.push(format!("{error:#}"));
+                return;
+            }
+        };
+        let membership = interface::membership(name).await;
+        self.warnings
+            .extend(membership.and_then(|found| found.warning(&config.interfaces)));
+        match driver::read(&facts).await {
+            Ok(driver) => {
+                let expected = ExpectedAttach::new(driver, config.attach);
+                self.warnings.extend(expected.warning());
+                self.notes.extend(expected.notes());
+                self.attach.push(expected);
+            }
+            Err(error) => self.warnings.push(format!(
+                "{name}: the attach mode is not known before the start: {error:#}"
+            )),
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The predicted attachment of each interface, for `check`. Pure.
+
+use serde_json::{Value, json};
+
+use super::{Table, table};
+use crate::config::AttachMode;
+use crate::driver::{Driver, Obstacle, Prediction};
+
+/// An interface, and the expected result of attaching the filter to it.
+pub struct ExpectedAttach {
+    driver: Driver,
+    wanted: AttachMode,
+    prediction: Prediction,
+}
+
+impl ExpectedAttach {
+    /// Predicts the result of attaching the filter in a configured mode.
+    pub fn new(driver: Driver, wanted: AttachMode) -> Self {
+        Self {
+            prediction: driver.predict(wanted),
+            driver,
+            wanted,
+        }
+    }
+
+    /// The warning where native mode is refused: the reason, and the remedy if there is one.
+    pub fn warning(&self) -> Option<String> {
+        let name = &self.driver.interface;
+        match &self.prediction {
+            Prediction::FallsBack(obstacle) => {
+                let remedy = obstacle.remedy(name)?;
+                Some(format!("{}; {remedy}", self.falls_back(obstacle)))
+            }
+            Prediction::Fails(obstacle) => {
+                let mut text = format!("{name}: the attach will fail: {obstacle}");
+                if let Some(remedy) = obstacle.remedy(name) {
+                    text += &format!("; {remedy}");
+                }
+                let is_of_mode = !matches!(
+                    obstacle,
+                    Obstacle::FilteredMaster(_) | Obstacle::OtherProgram { .. }
+                );
+                if is_of_mode {
+                    text += "; or attach_mode = \"auto\", which falls back to generic mode";
+                }
+                Some(text)
+            }
+            _ => None,
+        }
+    }
+
+    /// Notes about the attachment that need no change.
+    pub fn notes(&self) -> Vec<String> {
+        let name = &self.driver.interface;
+        let mut notes = Vec::new();
+        match &self.prediction {
+            Prediction::FallsBack(obstacle) if obstacle.remedy(name).is_none() => {
+                notes.push(self.falls_back(obstacle));
+            }
+            Prediction::DriverDecides(undecided) => notes.push(format!(
+                "{name}: the attach mode is not known before the start: {undecided}"
+            )),
+            _ => {}
+        }
+        let may_reset = matches!(
+            self.prediction,
+            Prediction::AttachesAfterReset | Prediction::DriverDecides(_)
+        );
+        if may_reset && self.driver.resets() {
+            let driver = self.driver.name.as_deref().unwrap_or_default();
+            notes.push(format!(
+                "{name}: the driver {driver} restarts the link for a native program, so traffic stops for a moment when the filter is attached or detached"
+            ));
+        }
+        notes
+    }
+
+    fn falls_back(&self, obstacle: &Obstacle) -> String {
+        format!(
+            "{}: the filter will run in generic mode, in the network stack, which is slower: {obstacle}",
+            self.driver.interface
+        )
+    }
+
+    fn words(&self) -> String {
+        let outcome = self.prediction.outcome();
+        match &self.prediction {
+            Prediction::Attached(_) => format!("{outcome}, attached now"),
+            _ => outcome.to_string(),
+        }
+    }
+
+    /// For programs.
+    pub(super) fn json(&self) -> Value {
+        let obstacle = self.prediction.obstacle();
+        let reason = match &self.prediction {
+            Prediction::DriverDecides(undecided) => Some(undecided.to_string()),
+            _ => obstacle.map(ToString::to_string),
+        };
+        let name = &self.driver.interface;
+        json!({
+            "interface": name,
+            "driver": self.driver.name,
+            "wanted": self.wanted,
+            "outcome": self.prediction.outcome(),
+            "attached": matches!(self.prediction, Prediction::Attached(_)),
+            "reason": reason,
+            "remedy": obstacle.and_then(|obstacle| obstacle.remedy(name)),
+        })
+    }
+}
+
+/// A line for each interface; `None` without any.
+pub(super) fn attach_table(expected: &[ExpectedAttach]) -> Option<Table> {
+    if expected.is_empty() {
+        return None;
+    }
+    let mut rows = table(&["interface", "driver", "attach mode"], &[]);
+    for one in expected {
+        let driver = one.driver.name.as_deref().unwrap_or("-");
+        rows.add_row([&*one.driver.interface, driver, &one.words()]);
+    }
+    Some(rows)
+}
