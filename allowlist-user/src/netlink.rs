@@ -1,7 +1,10 @@
 //! One interface as the kernel reports it now, over netlink, in the network namespace of the calling thread. Waits for
-//! the kernel alone, and changes nothing.
+//! the kernel alone, and changes nothing but XDP programs ([`Netlink::attach_xdp`]).
+
+mod xdp;
 
 use std::fs;
+use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 
@@ -12,6 +15,8 @@ use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage, LinkXdp, Prop};
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+pub use self::xdp::{Refusal, XdpPlace};
 
 /// An interface at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -66,15 +71,8 @@ impl Netlink {
         message
             .attributes
             .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetLink(message));
-        request.header.flags = NLM_F_REQUEST;
-        request.finalize();
-        let mut bytes = vec![0; request.buffer_len()];
-        request.serialize(&mut bytes);
-        self.socket.send(&bytes, 0)?;
-        let (answer, _) = self.socket.recv_from_full()?;
-        let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer)?;
-        match answer.payload {
+        let request = RouteNetlinkMessage::GetLink(message);
+        match self.exchange(request, NLM_F_REQUEST)?.payload {
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
                 Ok(Some(device(&link)))
             }
@@ -87,6 +85,22 @@ impl Netlink {
             }
             other => bail!("the kernel answered with a message of another type: {other:?}"),
         }
+    }
+
+    /// Sends a request, and returns the first message of the answer.
+    fn exchange(
+        &self,
+        request: RouteNetlinkMessage,
+        flags: u16,
+    ) -> io::Result<NetlinkMessage<RouteNetlinkMessage>> {
+        let mut request = NetlinkMessage::from(request);
+        request.header.flags = flags;
+        request.finalize();
+        let mut bytes = vec![0; request.buffer_len()];
+        request.serialize(&mut bytes);
+        self.socket.send(&bytes, 0)?;
+        let (answer, _) = self.socket.recv_from_full()?;
+        NetlinkMessage::deserialize(&answer).map_err(io::Error::other)
     }
 }
 

@@ -8,10 +8,10 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use allowlist_common::abi::{self, Identity, Interface, MAX_INTERFACES};
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 use aya::Ebpf;
 use aya::programs::links::{self, FdLink};
-use aya::programs::xdp::{XdpLink, XdpMode};
+use aya::programs::xdp::XdpLink;
 use aya::programs::{Xdp, loaded_programs};
 use nix::net::if_::if_indextoname;
 use serde::Serialize;
@@ -19,6 +19,7 @@ use serde::Serialize;
 use super::calls::program_maps;
 use super::facts::link_fact;
 use super::link::{filters, take_off, take_off_if_pinned};
+use super::new_link::new_link;
 use super::selfcheck::LinkFact;
 use super::{Dataplane, Hook};
 use crate::config::AttachMode;
@@ -39,14 +40,6 @@ pub enum AttachedIn {
 
 impl AttachedIn {
     const ALL: [Self; 3] = [Self::Native, Self::Generic, Self::Offload];
-
-    const fn flags(self) -> XdpMode {
-        match self {
-            Self::Native => XdpMode::Driver,
-            Self::Generic => XdpMode::Skb,
-            Self::Offload => XdpMode::Hardware,
-        }
-    }
 
     /// What asks for just this.
     pub(super) const fn wanted(self) -> AttachMode {
@@ -482,51 +475,6 @@ fn replace(program: &mut Xdp, pin: &Path) -> Result<()> {
     Ok(())
 }
 
-fn new_link(
-    program: &mut Xdp,
-    facts: &Facts,
-    wanted: AttachMode,
-) -> Result<(FdLink, AttachedIn, Option<String>)> {
-    let mut attach = |mode: AttachedIn| -> Result<FdLink> {
-        let id = program
-            .attach_to_if_index(facts.index, mode.flags())
-            .with_context(|| {
-                format!(
-                    "cannot attach to {} in {} mode (`--attach-mode auto` takes what its driver offers)",
-                    facts.name,
-                    mode.name()
-                )
-            })?;
-        program.take_link(id)?.try_into().map_err(|_| {
-            anyhow!(
-                "the kernel attaches to {} without a link, which would not outlive this process; it takes Linux 5.9",
-                facts.name
-            )
-        })
-    };
-    let mode = match wanted {
-        AttachMode::Native | AttachMode::Auto => AttachedIn::Native,
-        AttachMode::Generic => AttachedIn::Generic,
-        AttachMode::Offload => AttachedIn::Offload,
-    };
-    match attach(mode) {
-        Ok(link) => Ok((link, mode, None)),
-        Err(native) if wanted == AttachMode::Auto => {
-            let warning = format!(
-                "{} runs the filter in generic mode, in the network stack, which is slower: its driver took no native program ({})",
-                facts.name,
-                native.root_cause()
-            );
-            Ok((
-                attach(AttachedIn::Generic)?,
-                AttachedIn::Generic,
-                Some(warning),
-            ))
-        }
-        Err(error) => Err(error),
-    }
-}
-
 pub(super) fn padded(name: &str) -> [u8; 16] {
     let mut bytes = [0; 16];
     let length = name.len().min(bytes.len() - 1);
@@ -543,7 +491,8 @@ pub(super) fn unpadded(name: &[u8; 16]) -> String {
     String::from_utf8_lossy(&name[..length.unwrap_or(name.len())]).into_owned()
 }
 
-fn other_program(facts: &Facts, id: u32) -> String {
+/// The error for an interface that has another XDP program, with the remedy.
+pub(super) fn other_program(facts: &Facts, id: u32) -> String {
     let name = program_name(id);
     let remedy = if name == abi::PROGRAM {
         "another instance put it there: `allowlist detach` with that one's --pin-dir".to_owned()

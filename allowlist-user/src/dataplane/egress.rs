@@ -169,6 +169,7 @@ impl Dataplane {
             }
             take_off(&pin)?;
         }
+        let mut no_tcx = None;
         if hook == Hook::Best {
             // First of all, since a program before it may end the chain.
             let order = TcAttachOptions::TcxOrder(LinkOrder::first());
@@ -181,11 +182,19 @@ impl Dataplane {
                     }
                     return Ok(BY_TCX);
                 }
-                // What is wrong with more than tcx is wrong with clsact too, and told by that.
-                Err(error) => log::debug!("{}: no tcx: {error:#}", facts.name),
+                Err(error) => {
+                    log::debug!("{}: no tcx: {error}", facts.name);
+                    no_tcx = Some(error);
+                }
             }
         }
-        attach_filter(program, facts)?;
+        attach_filter(program, facts).map_err(|error| match no_tcx {
+            None => error,
+            Some(no_tcx) => error.context(format!(
+                "the kernel refuses a tcx link ({:#}) and a clsact filter",
+                anyhow::Error::from(no_tcx)
+            )),
+        })?;
         Ok(BY_CLSACT)
     }
 }
@@ -216,7 +225,7 @@ fn load(object: &mut Ebpf) -> Result<&mut SchedClassifier> {
 
 fn attach_filter(program: &mut SchedClassifier, facts: &Facts) -> Result<()> {
     match qdisc_add_clsact(&facts.name) {
-        // Ours from before, or somebody else's.
+        // The filter's own from before, or that of another program.
         Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(Errno::EEXIST as i32) => {
         }
         added => added.context("cannot add the clsact queueing discipline")?,

@@ -38,6 +38,7 @@ mod lookup;
 mod memory;
 mod migrate;
 mod mount;
+mod new_link;
 mod pins;
 mod publish;
 mod ranges;

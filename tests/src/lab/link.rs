@@ -204,6 +204,53 @@ pub fn bridge(namespace: &Namespace, name: &str, ports: &[&str]) -> anyhow::Resu
     })
 }
 
+/// Connects two interfaces of one namespace, each with its own number of receive and transmit queues.
+pub fn veth_with_queues(
+    namespace: &Namespace,
+    (name, queues): (&str, u32),
+    (peer, peer_queues): (&str, u32),
+) -> anyhow::Result<()> {
+    let other = LinkUnspec::new_with_name(peer)
+        .append_extra_attribute(LinkAttribute::NumRxQueues(peer_queues))
+        .append_extra_attribute(LinkAttribute::NumTxQueues(peer_queues))
+        .build();
+    let pair = LinkVeth::new(name, peer)
+        .append_extra_attribute(LinkAttribute::NumRxQueues(queues))
+        .append_extra_attribute(LinkAttribute::NumTxQueues(queues))
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(other)))
+        .build();
+    namespace.netlink(async |handle| {
+        let made = handle.link().add(pair).execute().await;
+        made.with_context(|| format!("cannot make the veth pair {name} and {peer}"))
+    })
+}
+
+/// Sets the number of transmit queues of an interface, as `ethtool -L NAME tx COUNT` does.
+pub fn set_channels(namespace: &Namespace, name: &str, count: u32) -> anyhow::Result<()> {
+    namespace.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            let (connection, mut handle, _) = ethtool::new_connection()?;
+            tokio::spawn(connection);
+            let request = handle.channel().set(name).tx_count(count);
+            let set = request.execute().await;
+            set.with_context(|| format!("cannot set the transmit queues of {name} to {count}"))
+        })
+    })
+}
+
+/// Adds the ingress queueing discipline, beside which there is no clsact.
+pub fn add_ingress(namespace: &Namespace, name: &str) -> anyhow::Result<()> {
+    namespace.netlink(async |handle| {
+        let index = get(&handle, name).await?.header.index;
+        let added = handle.qdisc().add(index.cast_signed()).ingress();
+        let added = added.execute().await;
+        added.with_context(|| format!("cannot add the ingress queueing discipline to {name}"))
+    })
+}
+
 /// Sets how long a packet on an interface may be, Ethernet header not included.
 pub fn set_mtu(namespace: &Namespace, name: &str, mtu: u32) -> anyhow::Result<()> {
     namespace.netlink(async |handle| {

@@ -269,7 +269,7 @@ fn what_stands_in_the_way_is_named() -> anyhow::Result<()> {
         ),
         (
             on_eth0(&["--attach-mode", "offload"]),
-            &["cannot attach to eth0 in offload mode"],
+            &["cannot attach to eth0: offload mode is refused"],
         ),
         (
             [&on_eth0(&[])[..], &["--config", &config]].concat(),

@@ -5,6 +5,7 @@
 
 mod big_tcp;
 mod changes;
+mod drivers;
 mod guard;
 mod identity;
 mod interfaces;

@@ -1,0 +1,241 @@
+//! Drivers and kernels that refuse the program: the reason is in the error, and `check` predicts the refusal.
+
+use std::os::fd::AsFd as _;
+
+use allowlist_tests::lab::{
+    Ended, ForeignProgram, add_ingress, load_foreign, move_to, set_channels, veth_with_queues,
+};
+use allowlist_tests::skip;
+use allowlist_user::compile::{Names, compile};
+use allowlist_user::config::AttachMode;
+use allowlist_user::dataplane::{Dataplane, Hook};
+use allowlist_user::interface::{Facts, look_up};
+use allowlist_user::netlink::{Netlink, XdpPlace, index_of};
+use allowlist_user::policy::{DefaultVerdict, Mode, Policy, Rules, Snapshot};
+use anyhow::ensure;
+use aya::programs::SchedClassifier;
+use aya::programs::tc::TcAttachType;
+
+use super::lifecycle::xdp_program;
+use super::*;
+
+/// The verdict of a foreign program: `XDP_PASS`.
+const PASS: i32 = 2;
+/// The kernel's sentence for a veth whose peer has more transmit queues than it has receive queues.
+const FEW_QUEUES: &str = "XDP expects number of rx queues not less than peer tx queues";
+
+fn on(interface: &'static str) -> [&'static str; SMALL.len()] {
+    let mut arguments = SMALL;
+    arguments[1] = interface;
+    arguments
+}
+
+/// A start that fails; its message is printed on standard error.
+fn refused(site: &Site, interface: &'static str, mode: &str) -> anyhow::Result<Ended> {
+    let mode = ["--attach-mode", mode];
+    let ended = site.run(&[&["run"], &on(interface)[..], &mode].concat())?;
+    ensure!(ended.code == Some(1), "{ended:?}");
+    ensure!(xdp_program(site, interface)?.is_none(), "{ended:?}");
+    Ok(ended)
+}
+
+/// Runs `check` for one interface, and returns the predicted attachment and the warnings.
+fn predicted(site: &Site, interface: &str, mode: &str) -> anyhow::Result<(Value, String)> {
+    let config = site.scratch.write(
+        "check.toml",
+        format!(
+            "interfaces = ['{interface}']\nattach_mode = '{mode}'\n[services.web]\nports = ['tcp/22']\nallow = ['office']\n\
+             [sources.office]\nprefixes = ['203.0.113.0/24']\n"
+        ),
+    )?;
+    let ended = site.run(&["check", "--json", "--config", &config.display().to_string()])?;
+    ensure!(ended.code == Some(0), "{ended:?}");
+    let document: Value = serde_json::from_str(&ended.stdout)?;
+    Ok((
+        document["attach"][0].clone(),
+        document["warnings"].to_string(),
+    ))
+}
+
+/// Attaches a program of another process by netlink, which lasts as long as the interface.
+fn attach_foreign(site: &Site, interface: &str, place: XdpPlace) -> anyhow::Result<()> {
+    let program = load_foreign(ForeignProgram::Xdp, PASS)?;
+    site.host.run(|| {
+        let index = index_of(interface).context("it is there")?;
+        Ok(Netlink::open()?.attach_xdp(index, program.as_fd(), place)?)
+    })
+}
+
+#[test]
+fn a_refusal_of_the_driver_keeps_its_reason() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    veth_with_queues(&site.host, ("vq1", 1), ("vq2", 4))?;
+    let ended = refused(&site, "vq1", "native")?;
+    for expected in ["vq1", FEW_QUEUES, "ENOSPC", "attach_mode = \"auto\""] {
+        assert!(ended.stderr.contains(expected), "{expected}: {ended:?}");
+    }
+    assert!(!ended.stderr.contains("No space left"), "{ended:?}");
+
+    let (attach, warnings) = predicted(&site, "vq1", "native")?;
+    assert_eq!(
+        (&attach["driver"], &attach["outcome"]),
+        (&json!("veth"), &json!("fails"))
+    );
+    assert!(warnings.contains("the attach will fail"), "{warnings}");
+    let (attach, warnings) = predicted(&site, "vq1", "auto")?;
+    assert_eq!(attach["outcome"], "generic");
+    assert_eq!(attach["remedy"], "`ethtool -L vq2 tx 1`");
+    assert!(warnings.contains("ethtool -L vq2 tx 1"), "{warnings}");
+    assert_eq!(predicted(&site, "vq1", "generic")?.0["outcome"], "generic");
+
+    let mut filter = site.filter(&on("vq1"))?;
+    let status = site.json("status")?;
+    assert_eq!(status["interfaces"][0]["mode"], "generic");
+    assert!(filter.stderr().contains(FEW_QUEUES), "{}", filter.output());
+    assert_eq!(predicted(&site, "vq1", "auto")?.0["attached"], true);
+    filter.stop(Signal::SIGINT, SOON)?;
+
+    // The remedy works.
+    set_channels(&site.host, "vq2", 1)?;
+    let (attach, warnings) = predicted(&site, "vq1", "native")?;
+    assert_eq!((&attach["outcome"], &*warnings), (&json!("native"), "[]"));
+    let _filter = site.filter(&[&on("vq1")[..], &["--attach-mode", "native"]].concat())?;
+    assert_eq!(site.json("status")?["interfaces"][0]["mode"], "native");
+    Ok(())
+}
+
+/// The peer is in another namespace, and has no name here.
+#[test]
+fn the_queues_of_a_peer_elsewhere_are_named() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    assert_eq!(predicted(&site, "eth0", "native")?.0["outcome"], "native");
+    veth_with_queues(&site.host, ("vq1", 1), ("vq2", 4))?;
+    move_to(&site.host, "vq2", &site.peer)?;
+    let (attach, _) = predicted(&site, "vq1", "auto")?;
+    assert_eq!(attach["outcome"], "generic");
+    let remedy = "`ethtool -L PEER tx 1` in the network namespace of the peer";
+    assert_eq!(attach["remedy"], remedy);
+    Ok(())
+}
+
+#[test]
+fn a_driver_without_native_mode_is_named() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    bridge(&site.host, "br0", &[])?;
+    let ended = refused(&site, "br0", "native")?;
+    let sentence = "Underlying driver does not support XDP in native mode";
+    for expected in ["br0", sentence, "EOPNOTSUPP", "attach_mode = \"auto\""] {
+        assert!(ended.stderr.contains(expected), "{expected}: {ended:?}");
+    }
+    let (attach, _) = predicted(&site, "br0", "native")?;
+    assert_eq!(
+        (&attach["driver"], &attach["outcome"]),
+        (&json!("bridge"), &json!("fails"))
+    );
+    let (attach, warnings) = predicted(&site, "br0", "auto")?;
+    assert_eq!((&attach["outcome"], &*warnings), (&json!("generic"), "[]"));
+    Ok(())
+}
+
+/// Where native and generic mode are both refused, the error has both reasons.
+#[test]
+fn a_program_on_the_bridge_keeps_its_ports_from_one() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    bridge(&site.host, "br0", &["eth0"])?;
+    attach_foreign(&site, "br0", XdpPlace::Stack)?;
+    let ended = refused(&site, "eth0", "auto")?;
+    let sentence = "Cannot attach when an upper device already has a program";
+    assert_eq!(ended.stderr.matches(sentence).count(), 2, "{ended:?}");
+    let (attach, warnings) = predicted(&site, "eth0", "auto")?;
+    assert_eq!(attach["outcome"], "fails");
+    assert!(warnings.contains("br0"), "{warnings}");
+    Ok(())
+}
+
+/// Opens the maps and publishes an empty policy.
+fn dataplane(site: &Site, default: DefaultVerdict) -> anyhow::Result<Dataplane> {
+    let mut dataplane = Dataplane::open(site.scratch.pin_dir(), Some(2048))?;
+    let tables = compile(&Policy::default(), &Snapshot::new(), 1, &Names::default())?;
+    let rules = Rules {
+        default,
+        ..Rules::default()
+    };
+    dataplane.publish(&tables, Mode::Enforce, &rules, &[])?;
+    Ok(dataplane)
+}
+
+fn facts(interface: &str) -> anyhow::Result<Facts> {
+    tokio::runtime::Runtime::new()?.block_on(look_up(interface))
+}
+
+/// Another process attaches its program after the look at the interface.
+#[test]
+fn a_program_that_came_first_is_named() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let before = site.host.run(|| facts("eth0"))?;
+    attach_foreign(&site, "eth0", XdpPlace::Driver)?;
+    let (attach, _) = predicted(&site, "eth0", "auto")?;
+    assert_eq!(attach["outcome"], "fails");
+    let id = xdp_program(&site, "eth0")?.context("it is attached")?;
+    for (wanted, reasons) in [
+        (AttachMode::Native, &["XDP program already attached"][..]),
+        (
+            AttachMode::Generic,
+            &["Native and generic XDP can't be active at the same time"],
+        ),
+        (
+            AttachMode::Auto,
+            &[
+                "XDP program already attached",
+                "Native and generic XDP can't be active at the same time",
+            ],
+        ),
+    ] {
+        let error = site.host.run(|| -> anyhow::Result<String> {
+            let attached = dataplane(&site, DefaultVerdict::Pass)?.attach(&before, wanted, false);
+            Ok(format!("{:#}", attached.err().context("it is attached")?))
+        })?;
+        let other = format!("has another XDP program, id {id} (foreign)");
+        for expected in reasons.iter().chain([&&*other]) {
+            assert!(error.contains(expected), "{wanted:?}, {expected}: {error}");
+        }
+        assert_eq!(xdp_program(&site, "eth0")?, Some(id), "{wanted:?}");
+    }
+    Ok(())
+}
+
+/// The attempt by which the reason is found leaves nothing behind where it succeeds, and detaches no foreign program.
+#[test]
+fn a_program_by_netlink_is_detached_by_its_owner_alone() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let [own, other] = [
+        load_foreign(ForeignProgram::Xdp, PASS)?,
+        load_foreign(ForeignProgram::Xdp, PASS)?,
+    ];
+    for place in [XdpPlace::Driver, XdpPlace::Stack] {
+        site.host.run(|| -> anyhow::Result<()> {
+            let netlink = Netlink::open()?;
+            let index = index_of("eth0").context("it is there")?;
+            netlink.attach_xdp(index, own.as_fd(), place)?;
+            let second = netlink.attach_xdp(index, other.as_fd(), place);
+            let second = second.expect_err("there is one");
+            assert_eq!(second.error.raw_os_error(), Some(Errno::EBUSY as i32));
+            assert_eq!(
+                second.reason.as_deref(),
+                Some("XDP program already attached")
+            );
+            let foreign = netlink.detach_xdp(index, other.as_fd(), place);
+            assert!(foreign.is_err());
+            netlink.detach_xdp(index, own.as_fd(), place)?;
+            Ok(())
+        })?;
+        assert_eq!(xdp_program(&site, "eth0")?, None, "{place:?}");
+    }
+    Ok(())
+}
