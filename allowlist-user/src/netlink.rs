@@ -1,6 +1,7 @@
 //! One interface as the kernel reports it now, over netlink, in the network namespace of the calling thread. Waits for
 //! the kernel alone, and changes nothing but XDP programs ([`Netlink::attach_xdp`]).
 
+mod qdisc;
 mod xdp;
 
 use std::fs;

@@ -6,7 +6,7 @@
 use std::os::fd::AsFd as _;
 
 use allowlist_common::abi::{self, Identity, Interface};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use aya::Ebpf;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{
@@ -23,6 +23,7 @@ use super::calls::program_maps;
 use super::link::{take_off, take_off_if_pinned, tracks};
 use super::pins::{Pins, is_pinned};
 use crate::interface::Facts;
+use crate::netlink::Netlink;
 
 /// Which of the kernel's two ways to see what is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,6 +228,7 @@ fn attach_filter(program: &mut SchedClassifier, facts: &Facts) -> Result<()> {
     match qdisc_add_clsact(&facts.name) {
         // The filter's own from before, or that of another program.
         Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(Errno::EEXIST as i32) => {
+            require_clsact(facts)?;
         }
         added => added.context("cannot add the clsact queueing discipline")?,
     }
@@ -253,6 +255,20 @@ fn attach_filter(program: &mut SchedClassifier, facts: &Facts) -> Result<()> {
     // Dropped, it would take the filter off.
     std::mem::forget(program.take_link(id)?);
     Ok(())
+}
+
+/// Fails where the discipline at the hook is `ingress`: there, the kernel runs a filter for sent packets on received ones.
+fn require_clsact(facts: &Facts) -> Result<()> {
+    let kind = Netlink::open()?.ingress_qdisc(facts.index)?;
+    match kind.as_deref() {
+        None | Some("clsact") => Ok(()),
+        Some(kind) => bail!(
+            "{} has the queueing discipline {kind}, beside which the kernel allows no clsact; replace it: `tc qdisc del dev {} {kind}`, then attach its filters to the ingress of clsact (`tc qdisc add dev {} clsact`)",
+            facts.name,
+            facts.name,
+            facts.name
+        ),
+    }
 }
 
 fn filter(name: &str) -> Result<SchedClassifierLink> {

@@ -239,3 +239,30 @@ fn a_program_by_netlink_is_detached_by_its_owner_alone() -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// Beside the discipline `ingress` there is no clsact, and its filters see received packets alone.
+#[test]
+fn the_tracker_is_not_attached_to_the_ingress_discipline() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    add_ingress(&site.host, "eth0")?;
+    let error = site.host.run(|| -> anyhow::Result<String> {
+        let mut dataplane = dataplane(&site, DefaultVerdict::Drop)?;
+        let mut object = dataplane.load_program(0, false)?;
+        let attached = dataplane.follow_sent(&mut object, 0, &facts("eth0")?, Hook::Clsact);
+        Ok(format!("{:#}", attached.err().context("it is attached")?))
+    })?;
+    for expected in ["eth0", "tc qdisc del dev eth0 ingress"] {
+        assert!(error.contains(expected), "{expected}: {error}");
+    }
+    let query = || SchedClassifier::query_tcx("eth0", TcAttachType::Egress);
+    if site.host.run(query).is_err() {
+        skip!("this kernel has no tcx, which came with Linux 6.6");
+    }
+    // A tcx link needs no discipline.
+    site.host.run(|| -> anyhow::Result<()> {
+        let mut dataplane = dataplane(&site, DefaultVerdict::Drop)?;
+        let mut object = dataplane.load_program(0, false)?;
+        dataplane.follow_sent(&mut object, 0, &facts("eth0")?, Hook::Best)
+    })
+}

@@ -1,0 +1,44 @@
+//! The queueing discipline at the clsact and ingress hook of an interface.
+
+use anyhow::{Context as _, Result, bail};
+use nix::errno::Errno;
+use rtnetlink::packet_core::{NLM_F_ECHO, NLM_F_REQUEST, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
+
+use super::Netlink;
+
+impl Netlink {
+    /// The kind of the queueing discipline at the ingress of an interface, `clsact` or `ingress`; `None` without one.
+    ///
+    /// # Errors
+    /// Fails where the kernel refuses the request.
+    pub fn ingress_qdisc(&self, index: u32) -> Result<Option<String>> {
+        let mut message = TcMessage::default();
+        message.header.index = index.cast_signed();
+        message.header.parent = TcHandle::INGRESS;
+        let request = RouteNetlinkMessage::GetQueueDiscipline(message);
+        let what =
+            || format!("cannot read the queueing disciplines of the interface with index {index}");
+        // Without the echo, only those who listen to changes get the answer.
+        let answer = self
+            .exchange(request, NLM_F_REQUEST | NLM_F_ECHO)
+            .with_context(what)?;
+        match answer.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewQueueDiscipline(found)) => {
+                Ok(found.attributes.into_iter().find_map(|one| match one {
+                    TcAttribute::Kind(kind) => Some(kind),
+                    _ => None,
+                }))
+            }
+            NetlinkPayload::Error(error) => {
+                let error = error.to_io();
+                match error.raw_os_error().map(Errno::from_raw) {
+                    Some(Errno::ENOENT) => Ok(None),
+                    _ => Err(error).with_context(what),
+                }
+            }
+            other => bail!("the kernel answered with a message of another type: {other:?}"),
+        }
+    }
+}
