@@ -17,7 +17,7 @@ use thiserror::Error;
 pub use self::size::{Amount, Family, notes, without_notes};
 
 use crate::difference::{covers, lost};
-use crate::policy::{Gate, Source};
+use crate::policy::{Gate, PerFamily, Source};
 
 /// A loss of no more prefixes than this is never too great where the list is small: small lists lose great
 /// parts.
@@ -82,6 +82,21 @@ pub enum Refusal {
         /// Since which list.
         within: Within,
     },
+    /// More addresses would be active than the fewest of the growth window allow.
+    #[error(
+        "brings the active addresses, with the grace prefixes, to {next}; the fewest within {} were {fewest}, and more than {limit} in addition are not accepted; raise `max_growth` if it is right",
+        humantime::format_duration(*window)
+    )]
+    Regrown {
+        /// The addresses that would be active with the list.
+        next: Amount,
+        /// The fewest addresses that were active within the window.
+        fewest: Amount,
+        /// The most that may come in addition.
+        limit: Amount,
+        /// `growth_window`.
+        window: Duration,
+    },
     /// It covers a great part of a family.
     #[error(
         "covers {covered}, and at most {max} are expected; raise `max_addresses` if that is right"
@@ -143,6 +158,11 @@ pub struct Before<'l> {
     pub earliest: &'l [IpNet],
     /// The prefixes in their grace period, which stay active beside the new list.
     pub held: &'l [IpNet],
+    /// Those of `held` that are no growth: dropped by a list before the growth window, or active when the operator
+    /// accepted a list.
+    pub settled: &'l [IpNet],
+    /// The fewest addresses that were active within the growth window, grace prefixes included.
+    pub fewest: PerFamily,
 }
 
 /// Since when a change is counted.
@@ -193,7 +213,7 @@ pub fn judge(
         return Err(Refusal::NotCovered { missing: *missing });
     }
     size::check_addresses(source, before, new)?;
-    let Some(before) = before.filter(|before| !before.last.is_empty()) else {
+    let Some(before) = before else {
         return Ok(());
     };
     check_shrink(gate, before.last, new, Within::Once)?;

@@ -275,6 +275,9 @@ impl Lists {
         reason: String,
         now: Timestamp,
     ) -> Vec<Event> {
+        if let Some(kept) = refused.kept {
+            self.feeds.insert(name.to_owned(), kept);
+        }
         let standing = self.standings.entry(name.to_owned()).or_default();
         standing.times = standing.times.saturating_add(1);
         let is_known = standing.failure.as_ref() == Some(&reason)
@@ -344,8 +347,10 @@ impl Lists {
         for feed in self.feeds.values_mut() {
             // What is later than anything that this clock showed was stamped by a better one, before a boot,
             // or after this one was set.
-            if feed.fetched <= before.saturating_add(MOMENT).unwrap_or(before) {
-                feed.fetched = feed.fetched.saturating_add(by).unwrap_or(feed.fetched);
+            for time in [&mut feed.fetched, &mut feed.answered] {
+                if *time <= before.saturating_add(MOMENT).unwrap_or(before) {
+                    *time = time.saturating_add(by).unwrap_or(*time);
+                }
             }
             for held in &mut feed.held {
                 if held.until.duration_since(before) <= longest_grace() {

@@ -1,19 +1,20 @@
-//! The changes of a list within its source's growth window, from which the list at the window's start is
-//! restored.
+//! The changes of a list within its source's growth window, from which the list at the window's start and the fewest
+//! active addresses since then are restored.
 //!
 //! Invariants: the oldest list that can be restored was active at the window's start or before it, or is the
-//! source's first; the number of entries and their prefixes are bounded. Ages
-//! advance with each answer, by no more than a bounded step and never backwards, so a wall clock that is set
-//! neither empties the window nor extends it. Pure: the caller states the time that has passed.
+//! source's first; no count of active addresses within the window is missed; the number of entries and their prefixes
+//! are bounded. Ages advance with each answer, also with one that the gate rejects, by no more than a bounded step and
+//! never backwards, so a wall clock that is set neither empties the window nor extends it. Pure: the caller states the
+//! time.
 
 use std::cmp::Ordering;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
-use crate::difference::Difference;
-use crate::policy::{Feed, PastChange, Source};
+use crate::difference::{Difference, covered, is_v4, is_v6};
+use crate::policy::{Feed, PastChange, PerFamily, Source};
 
 /// Changes within this part of the window become one entry, so an entry ends at most this part too late.
 const PARTS: u32 = 8;
@@ -29,58 +30,100 @@ pub fn earliest(changes: &[PastChange], prefixes: &[IpNet]) -> Vec<IpNet> {
     changes.iter().fold(prefixes.to_vec(), undo)
 }
 
-/// The changes that lead to the list `prefixes`, which is the answer of `fetched` and replaces `last`.
+/// The fewest addresses that were active at one time since the start of the window, grace prefixes included.
+pub fn fewest(feed: &Feed, now: Timestamp) -> PerFamily {
+    let before_changes = feed.changes.iter().filter_map(|change| change.fewest);
+    before_changes.fold(active(feed, now), PerFamily::least)
+}
+
+/// The feed at the time of an answer: with the ages of that time, and without the changes before the window.
+pub fn aged(source: &Source, feed: &Feed, now: Timestamp) -> Feed {
+    let window = source.gate.growth_window.as_secs();
+    let passed = passed(source, feed, now);
+    let mut aged = feed.clone();
+    for change in &mut aged.changes {
+        change.seconds = change.seconds.saturating_add(passed.as_secs());
+        change.oldest_seconds = change.oldest_seconds.saturating_add(passed.as_secs());
+    }
+    for held in &mut aged.held {
+        held.seconds = held.seconds.saturating_add(passed.as_secs());
+    }
+    aged.changes.retain(|change| change.seconds < window);
+    // The part of a second that did not count yet.
+    let rest = SignedDuration::from_nanos(passed.subsec_nanos().into());
+    aged.answered = now.saturating_sub(rest).unwrap_or(now);
+    aged
+}
+
+/// The changes that lead to the list `prefixes`, which replaces the list of `last` now. The ages of `last` are those of
+/// now.
 pub fn changes(
     source: &Source,
     last: &Feed,
     prefixes: &[IpNet],
-    fetched: Timestamp,
+    now: Timestamp,
 ) -> Vec<PastChange> {
-    let window = source.gate.growth_window.as_secs();
-    let passed = passed(source, last, fetched).as_secs();
     let mut changes: Vec<PastChange> = last.changes.clone();
-    for change in &mut changes {
-        change.seconds = change.seconds.saturating_add(passed);
-        change.oldest_seconds = change.oldest_seconds.saturating_add(passed);
-    }
-    changes.retain(|change| change.seconds < window);
     if last.prefixes == prefixes {
         return changes;
     }
+    let active = active(last, now);
+    let window = source.gate.growth_window.as_secs();
     let is_recent =
         |newest: &PastChange| newest.oldest_seconds < (window / u64::from(PARTS)).max(1);
     match changes.first().filter(|newest| is_recent(newest)) {
         Some(newest) => {
             let before = earliest(&changes[..1], &last.prefixes);
-            changes[0] = between(&before, prefixes, newest.oldest_seconds);
+            let fewest = newest.fewest.map_or(active, |fewest| fewest.least(active));
+            changes[0] = between(&before, prefixes, newest.oldest_seconds, fewest);
         }
-        None => changes.insert(0, between(&last.prefixes, prefixes, 0)),
+        None => changes.insert(0, between(&last.prefixes, prefixes, 0, active)),
     }
     let size = |change: &PastChange| change.added.len() + change.removed.len();
     if changes.len() > 1 && changes.iter().map(size).sum::<usize>() > MOST_PREFIXES {
         let before = earliest(&changes, prefixes);
         let oldest_seconds = changes.last().map_or(0, |oldest| oldest.oldest_seconds);
-        changes = vec![between(&before, prefixes, oldest_seconds)];
+        let fewest = changes.iter().filter_map(|change| change.fewest);
+        let fewest = fewest.fold(active, PerFamily::least);
+        changes = vec![between(&before, prefixes, oldest_seconds, fewest)];
     }
     changes
 }
 
 /// The change from one list to another, which happens now.
-fn between(before: &[IpNet], after: &[IpNet], oldest_seconds: u64) -> PastChange {
+fn between(
+    before: &[IpNet],
+    after: &[IpNet],
+    oldest_seconds: u64,
+    fewest: PerFamily,
+) -> PastChange {
     let difference = Difference::between(before, after);
     PastChange {
         seconds: 0,
         oldest_seconds,
         added: difference.added,
         removed: difference.removed,
+        fewest: Some(fewest),
+    }
+}
+
+/// The number of addresses that are active now: those of the list, and of the prefixes whose grace period goes on.
+fn active(feed: &Feed, now: Timestamp) -> PerFamily {
+    let held = feed.held.iter().filter(|held| held.until > now);
+    let mut active = feed.prefixes.clone();
+    active.extend(held.map(|held| held.prefix));
+    active.sort_unstable();
+    PerFamily {
+        v4: covered(&active, is_v4),
+        v6: covered(&active, is_v6),
     }
 }
 
 /// The time between two answers, as far as it is believed: a clock that was set forward, or a host that was
 /// off, counts as two intervals or a part of the window.
-fn passed(source: &Source, last: &Feed, fetched: Timestamp) -> Duration {
+fn passed(source: &Source, last: &Feed, now: Timestamp) -> Duration {
     let believed = (source.gate.growth_window / STEPS).max(source.every * 2);
-    let passed = fetched.duration_since(last.fetched);
+    let passed = now.duration_since(last.answered);
     Duration::try_from(passed).unwrap_or_default().min(believed)
 }
 
@@ -144,8 +187,10 @@ mod tests {
     }
 
     fn next(source: &Source, before: &Feed, list: &[IpNet], fetched: Timestamp) -> Feed {
+        let before = aged(source, before, fetched);
         Feed {
-            changes: changes(source, before, list, fetched),
+            changes: changes(source, &before, list, fetched),
+            answered: before.answered,
             ..Feed::new(list.to_vec(), fetched)
         }
     }

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use crate::difference::Difference;
 use crate::gate::{self, Before, Refusal, judge};
 use crate::past;
-use crate::policy::{Answer, Family, Feed, Fetched, Held, Origin, Source};
+use crate::policy::{Answer, Family, Feed, Fetched, Held, Origin, PerFamily, Source};
 use crate::rejected::list_id;
 
 /// A feed that passed the gate.
@@ -31,6 +31,8 @@ pub struct Refused {
     pub difference: Difference,
     /// The list, for an operator who accepts it after all.
     pub fetched: Fetched,
+    /// The feed that the source keeps, with the ages of this answer.
+    pub kept: Option<Feed>,
 }
 
 impl Refused {
@@ -57,6 +59,8 @@ pub fn renew(
     accepted: bool,
     now: Timestamp,
 ) -> Result<Renewal, Box<Refused>> {
+    let last = last.map(|feed| past::aged(source, feed, now));
+    let last = last.as_ref();
     let fetched = match answer {
         Answer::List(fetched) => with_kept(fetched, last),
         Answer::Unchanged(fetched) => {
@@ -76,14 +80,13 @@ pub fn renew(
                         again: None,
                         kept: Vec::new(),
                     },
+                    kept: None,
                 }));
             }
             let held = hold(source, Some(&last), &[], &last.prefixes, now);
-            let changes = past::changes(source, &last, &last.prefixes, fetched);
             let feed = Feed {
                 held,
                 fetched,
-                changes,
                 ..last
             };
             return Ok(Renewal {
@@ -98,20 +101,25 @@ pub fn renew(
     // What is in force already was let in before, maybe by the operator. What no list may have is for the
     // configuration, which may be another now.
     let is_judged_anew = !accepted && is_news;
-    let earliest = match last {
-        Some(last) if is_judged_anew => past::earliest(&last.changes, &last.prefixes),
-        _ => Vec::new(),
+    let (earliest, fewest) = match last {
+        Some(last) if is_judged_anew => (
+            past::earliest(&last.changes, &last.prefixes),
+            past::fewest(last, now),
+        ),
+        _ => (Vec::new(), PerFamily::default()),
     };
-    let held: Vec<IpNet> = last
-        .iter()
-        .flat_map(|last| &last.held)
-        .filter(|held| held.until > now)
-        .map(|held| held.prefix)
-        .collect();
+    let window = source.gate.growth_window.as_secs();
+    let active = last.iter().flat_map(|last| &last.held);
+    let active = active.filter(|held| held.until > now);
+    let held: Vec<IpNet> = active.clone().map(|held| held.prefix).collect();
+    let settled = active.filter(|held| held.seconds >= window);
+    let settled: Vec<IpNet> = settled.map(|held| held.prefix).collect();
     let before = last.map(|last| Before {
         last: &last.prefixes,
         earliest: &earliest,
         held: &held,
+        settled: &settled,
+        fewest,
     });
     if !matches!(source.origin, Origin::Prefixes(_))
         && let Err(refusal) = judge(source, before, &fetched.prefixes, !is_judged_anew)
@@ -120,14 +128,20 @@ pub fn renew(
             refusal,
             difference,
             fetched,
+            kept: last.cloned(),
         }));
     }
-    let held = hold(source, last, &difference.removed, &fetched.prefixes, now);
+    let mut held = hold(source, last, &difference.removed, &fetched.prefixes, now);
     let changes = match last {
-        // Later lists are compared with the list that the operator approved.
-        Some(last) if !accepted => past::changes(source, last, &fetched.prefixes, fetched.fetched),
+        Some(last) if !accepted => past::changes(source, last, &fetched.prefixes, now),
         _ => Vec::new(),
     };
+    if accepted {
+        // Later lists are compared with the approved state: the list, and the grace prefixes beside it.
+        for held in &mut held {
+            held.seconds = u64::MAX;
+        }
+    }
     let feed = Feed {
         prefixes: fetched.prefixes,
         held,
@@ -135,6 +149,7 @@ pub fn renew(
         validators: fetched.validators,
         notes: fetched.notes,
         changes,
+        answered: last.map_or(now, |last| last.answered),
     };
     Ok(Renewal {
         feed: with_notes(source, feed),
@@ -210,7 +225,11 @@ fn hold(
         .filter(|held| held.until > now && listed.binary_search(&held.prefix).is_err())
         .collect();
     if until > now {
-        held.extend(removed.iter().map(|&prefix| Held { prefix, until }));
+        held.extend(removed.iter().map(|&prefix| Held {
+            prefix,
+            until,
+            seconds: 0,
+        }));
     }
     held.sort_unstable();
     held

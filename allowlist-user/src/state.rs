@@ -25,7 +25,7 @@ use crate::policy::{Feed, Format, Held, Origin, PastChange, Source, Validator, p
 use crate::trust;
 
 /// Counts up when a reader of the old form would misread the new one.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 /// The oldest form that is read.
 const OLDEST: u32 = 1;
 /// The largest file of a feed, in bytes: as many prefixes as `max_prefixes` may allow.
@@ -233,6 +233,7 @@ impl StateDir {
             validators: content.validators,
             notes: content.notes,
             changes: content.changes,
+            answered: content.answered.unwrap_or(content.fetched),
         }))
     }
 
@@ -252,6 +253,7 @@ impl StateDir {
             validators: feed.validators.clone(),
             notes: feed.notes.clone(),
             changes: feed.changes.clone(),
+            answered: (feed.answered != feed.fetched).then_some(feed.answered),
         };
         let bytes = Stored::encode(content);
         if bytes.len() as u64 > MAX_FEED_BYTES {
@@ -406,6 +408,9 @@ struct Content {
     // Format 2 had no changes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     changes: Vec<PastChange>,
+    // Format 3 had neither this nor the counts of `changes` and the ages of `held`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    answered: Option<Timestamp>,
 }
 
 enum Undecodable {

@@ -213,6 +213,7 @@ mod tests {
         feed.held = vec![Held {
             prefix: "198.51.100.7/32".parse().expect("a prefix"),
             until: Timestamp::UNIX_EPOCH,
+            seconds: 0,
         }];
         state.store(source, &feed).expect("is stored");
         match now {

@@ -179,6 +179,8 @@ impl Daemon {
             refused.difference.removed.len()
         );
         let events = self.lists.refuse(name, refused, reason, now);
+        // The ages of the list's changes advanced.
+        self.keep(source, false);
         self.tell_of(&events);
     }
 

@@ -116,8 +116,11 @@ pub(super) fn check_addresses(
     Ok(())
 }
 
-/// Refuses a list that adds too many addresses to those before it: to the last list at once, or to the list at
-/// the start of the growth window in all.
+/// Refuses a list that adds too many addresses: to the last list at once, to the list at the start of the growth
+/// window in all, or to the fewest addresses that were active within the window.
+///
+/// A list that adds no address to the active ones is not refused. So all that is active at the end of any window was
+/// active at its start, or was compared with a number that is no greater than the one at its start.
 pub(super) fn check_growth(
     source: &Source,
     before: Before<'_>,
@@ -129,21 +132,23 @@ pub(super) fn check_growth(
         _ => FREE_GROWTH,
     };
     let (active, next) = activities(source, before, new);
+    let at_start = united(before.earliest, before.settled);
     for family in Family::BOTH {
         let at_once = added(&active, new, family);
         if at_once == 0 {
             continue;
         }
+        let amount = |addresses| Amount { family, addresses };
+        let limit_of = |addresses| part(addresses, gate.max_growth).max(family.of(free));
         let window = Within::Window(gate.growth_window);
-        let in_all = added(before.earliest, &next, family);
+        let in_all = added(&at_start, &next, family);
         for (list, grown, within) in [
             (before.last, at_once, Within::Once),
             (before.earliest, in_all, window),
         ] {
             let before = covered(list, family);
-            let limit = part(before, gate.max_growth).max(family.of(free));
-            if grown > limit && !list.is_empty() {
-                let amount = |addresses| Amount { family, addresses };
+            let limit = limit_of(before);
+            if grown > limit {
                 return Err(Refusal::Grown {
                     grown: amount(grown),
                     before: amount(before),
@@ -151,6 +156,17 @@ pub(super) fn check_growth(
                     within,
                 });
             }
+        }
+        let fewest = family.of(before.fewest);
+        let limit = limit_of(fewest);
+        let next = covered(&next, family);
+        if next > fewest.saturating_add(limit) {
+            return Err(Refusal::Regrown {
+                next: amount(next),
+                fewest: amount(fewest),
+                limit: amount(limit),
+                window: gate.growth_window,
+            });
         }
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! Lists that pass the gate, and what is said of those that do not.
 
 use super::*;
+use crate::difference::{is_v4, is_v6};
 use crate::policy::{Http, Origin};
 
 fn list(text: &str) -> Vec<IpNet> {
@@ -30,11 +31,7 @@ fn source(change: impl FnOnce(&mut Gate)) -> Source {
 #[track_caller]
 fn check(change: impl FnOnce(&mut Gate), last: &str, new: &str, expected: &str) {
     let last = (!last.is_empty()).then(|| list(last));
-    let before = last.as_deref().map(|last| Before {
-        last,
-        earliest: last,
-        held: &[],
-    });
+    let before = last.as_deref().map(|last| before(last, last, &[]));
     let judged = judge(&source(change), before, &list(new), false);
     let said = judged.map_or_else(|refusal| refusal.to_string(), |()| "passes".to_owned());
     assert_eq!(said, expected, "{last:?} | {new}");
@@ -255,10 +252,16 @@ fn the_operator_may_accept_a_size_and_nothing_else() {
 }
 
 fn before<'l>(last: &'l [IpNet], earliest: &'l [IpNet], held: &'l [IpNet]) -> Before<'l> {
+    let covered = |family: fn(&IpNet) -> bool| lost(last, &[], family).0;
     Before {
         last,
         earliest,
         held,
+        settled: &[],
+        fewest: PerFamily {
+            v4: covered(is_v4),
+            v6: covered(is_v6),
+        },
     }
 }
 
@@ -419,14 +422,59 @@ fn a_change_is_judged_against_the_start_of_the_window_too() {
         ),
         "{judged:?}"
     );
-    // The first list of all has nothing to grow from.
-    let first = judge(
-        &source,
-        Some(before(&[], &[], &[])),
-        &list("32.0.0.0/8"),
-        false,
+    // The first list of all has nothing to grow from. An empty list is one from which the next must not grow much.
+    let first = list("32.0.0.0/8");
+    assert_eq!(judge(&source, None, &first, false), Ok(()));
+    let emptied = Some(before(&[], &[], &[]));
+    let judged = judge(&source, emptied, &first, false);
+    assert!(matches!(judged, Err(Refusal::Grown { .. })), "{judged:?}");
+    assert_eq!(judge(&source, emptied, &list("32.0.0.0/20"), false), Ok(()));
+}
+
+#[test]
+fn a_list_grows_from_the_fewest_active_addresses_of_the_window() {
+    let source = source(|_| {});
+    let all = list("32.0.0.0/15");
+    let fewest = PerFamily { v4: 1 << 16, v6: 0 };
+    let before = Before {
+        fewest,
+        ..before(&all, &all, &[])
+    };
+    let judged = judge(&source, Some(before), &list("32.0.0.0/15 8.8.8.8"), false);
+    let amount = |addresses| Amount {
+        family: Family::V4,
+        addresses,
+    };
+    let expected = Refusal::Regrown {
+        next: amount((1 << 17) + 1),
+        fewest: amount(1 << 16),
+        limit: amount(1 << 16),
+        window: Gate::GROWTH_WINDOW,
+    };
+    assert_eq!(judged, Err(expected.clone()));
+    assert!(expected.is_acceptable());
+    assert_eq!(
+        judge(&source, Some(before), &list("32.0.0.0/16"), false),
+        Ok(())
     );
-    assert_eq!(first, Ok(()));
+}
+
+#[test]
+fn a_prefix_that_left_before_the_window_is_no_growth() {
+    let source = source(|_| {});
+    let (last, held) = (list("32.0.0.0/16"), list("48.0.0.0/15"));
+    let before = Before {
+        fewest: PerFamily { v4: 3 << 16, v6: 0 },
+        ..before(&last, &last, &held)
+    };
+    let new = list("32.0.0.0/16 8.8.8.8");
+    let judged = judge(&source, Some(before), &new, false);
+    assert!(matches!(judged, Err(Refusal::Grown { .. })), "{judged:?}");
+    let settled = Before {
+        settled: &held,
+        ..before
+    };
+    assert_eq!(judge(&source, Some(settled), &new, false), Ok(()));
 }
 
 #[test]

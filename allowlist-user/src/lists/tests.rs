@@ -7,6 +7,7 @@ use super::*;
 use crate::policy::{Format, Http, Lookup};
 
 mod hostile;
+mod window;
 
 const DAY: i64 = 86_400;
 

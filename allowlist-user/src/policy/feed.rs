@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::Family;
+use super::{Family, PerFamily};
 
 /// One source's prefixes at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,9 @@ pub struct Feed {
     pub notes: Vec<String>,
     /// How this list came about within the source's growth window, the newest change first.
     pub changes: Vec<PastChange>,
+    /// When the source last answered, also with a list that the gate rejected: the ages in `changes` and `held` are of
+    /// this time.
+    pub answered: Timestamp,
 }
 
 /// A change of a list, or several in a row, kept so that the list before it can be restored.
@@ -44,6 +47,10 @@ pub struct PastChange {
     /// In the list before the changes only; sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removed: Vec<IpNet>,
+    /// The fewest addresses that were active just before one of the changes, grace prefixes included. None in a list
+    /// that was stored by a program that did not count them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fewest: Option<PerFamily>,
 }
 
 /// A prefix that its source does not list any more.
@@ -53,6 +60,18 @@ pub struct Held {
     pub prefix: IpNet,
     /// When it goes.
     pub until: Timestamp,
+    /// The time in seconds since the list dropped the prefix, which grows like the ages of [`PastChange`]. The maximum
+    /// if the operator accepted a list while the prefix was active.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub seconds: u64,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What a server said of the version of a list, to be asked whether it is still the newest.
@@ -120,6 +139,7 @@ impl Feed {
             validators: Vec::new(),
             notes: Vec::new(),
             changes: Vec::new(),
+            answered: fetched,
         }
     }
 

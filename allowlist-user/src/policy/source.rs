@@ -160,7 +160,8 @@ pub struct Gate {
     pub max_shrink: u16,
     /// The greatest part of the covered addresses that may come, in thousandths: 1000 doubles a list.
     pub max_growth: u32,
-    /// `max_shrink` and `max_growth` hold against the last list, and against the list of this long ago.
+    /// `max_shrink` and `max_growth` hold against the last list, and against the list of this long ago; `max_growth`
+    /// also against the fewest addresses that were active since then.
     pub growth_window: Duration,
     /// The most addresses that the list may cover.
     pub max_addresses: PerFamily,
@@ -169,7 +170,7 @@ pub struct Gate {
 }
 
 /// A number of addresses for each family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PerFamily {
     /// IPv4 addresses.
     pub v4: u128,
@@ -183,6 +184,15 @@ impl PerFamily {
         v4: 1 << 32,
         v6: 1 << 125,
     };
+
+    /// The smaller number of each family.
+    #[must_use]
+    pub fn least(self, other: Self) -> Self {
+        Self {
+            v4: self.v4.min(other.v4),
+            v6: self.v6.min(other.v6),
+        }
+    }
 }
 
 impl Source {

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use tempfile::TempDir;
 
 use super::*;
-use crate::policy::Http;
+use crate::policy::{Http, PerFamily};
 
 fn state() -> (TempDir, StateDir) {
     let folder = tempfile::tempdir().expect("a folder");
@@ -30,6 +30,7 @@ fn feed() -> Feed {
         held: vec![Held {
             prefix: "198.51.100.0/24".parse().expect("a prefix"),
             until: fetched,
+            seconds: 30,
         }],
         validators: vec![Validator {
             etag: Some("\"1\"".to_owned()),
@@ -41,7 +42,12 @@ fn feed() -> Feed {
             oldest_seconds: 120,
             added: vec!["192.0.2.0/24".parse().expect("a prefix")],
             removed: vec!["192.0.2.0/25".parse().expect("a prefix")],
+            fewest: Some(PerFamily {
+                v4: 128,
+                v6: 1 << 96,
+            }),
         }],
+        answered: fetched + jiff::SignedDuration::from_secs(60),
         ..Feed::new(
             prefixes
                 .map(|prefix| prefix.parse().expect("a prefix"))
@@ -140,6 +146,7 @@ fn a_list_of_an_older_program_is_read() {
         validators: Vec::new(),
         notes: Vec::new(),
         changes: Vec::new(),
+        answered: None,
     };
     let text = serde_json::to_string(&content).expect("is JSON");
     assert!(!text.contains("held"), "{text}");
@@ -186,11 +193,11 @@ fn damage_is_noticed_and_kept() {
 fn a_newer_format_is_left_alone() {
     let (_folder, state) = state();
     let path = state.path.join("vendor.json");
-    fs::write(&path, r#"{"format":4,"content":"?"}"#).expect("is written");
+    fs::write(&path, r#"{"format":5,"content":"?"}"#).expect("is written");
     for _ in 0..2 {
         let error = state.load(&source(URL)).expect_err("must be refused");
         assert!(
-            matches!(error, StateError::Format { format: 4, .. }),
+            matches!(error, StateError::Format { format: 5, .. }),
             "{error}"
         );
     }

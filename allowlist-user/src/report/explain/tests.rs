@@ -36,6 +36,7 @@ fn record() -> Record {
     let held = Held {
         prefix: "192.0.2.0/24".parse().expect("a prefix"),
         until: time("2026-01-02T12:00:00Z"),
+        seconds: 0,
     };
     let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
     Record {
