@@ -486,11 +486,11 @@ fn fingerprint(source: &Source) -> Option<String> {
                 })
                 .collect();
             let mut origin = read_as(urls.join(" and "), &http.format, &Format::json_array());
-            for (word, pattern) in [(" discover ", &http.discover), (" unzip ", &http.unzip)] {
-                if let Some(pattern) = pattern {
-                    origin += word;
-                    origin += pattern.as_str();
-                }
+            let discover = http.discover.iter().map(|pattern| (" discover ", pattern));
+            let unzip = http.unzip.iter().map(|pattern| (" unzip ", pattern));
+            for (word, pattern) in discover.chain(unzip) {
+                origin += word;
+                origin += pattern.as_str();
             }
             if http.newest {
                 origin += " newest";

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::{EffectiveState, Lines, or_none, path, size, time};
 use crate::difference::Difference;
-use crate::policy::{Feed, Gate, Http, Lookup, Origin, Policy, Source, public_url};
+use crate::policy::{Feed, Gate, Http, Lookup, Origin, Pattern, Policy, Source, public_url};
 
 /// Adds what differs between the sources of two states.
 pub(super) fn compare(old: &EffectiveState, new: &EffectiveState, lines: &mut Lines) {
@@ -194,13 +194,17 @@ fn http(old: &Http, new: &Http, key: &impl Fn(&str) -> String, lines: &mut Lines
         urls.join(" ")
     });
     lines.plain(&key("format"), format, &new.format);
+    let discover: Vec<_> = discover.iter().cloned().collect();
+    let new_discover = new.discover.iter().cloned().collect();
     for (name, old, new) in [
-        ("discover", discover, &new.discover),
+        ("discover", &discover, &new_discover),
         ("unzip", unzip, &new.unzip),
     ] {
-        lines.value(&key(name), old, new, |pattern| match pattern {
-            Some(pattern) => format!("{:?}", pattern.as_str()),
-            None => "none".to_owned(),
+        lines.value(&key(name), old, new, |patterns: &Vec<Pattern>| {
+            let patterns = patterns
+                .iter()
+                .map(|pattern| format!("{:?}", pattern.as_str()));
+            or_none(patterns.collect::<Vec<_>>().join(" "))
         });
     }
     // Their values may be secret.

@@ -93,8 +93,8 @@ pub struct Http {
     pub discover: Option<Pattern>,
     /// Of several such links, the one with the greatest date counts.
     pub newest: bool,
-    /// The list is in those files of a ZIP archive whose names this matches.
-    pub unzip: Option<Pattern>,
+    /// Select the files of a ZIP archive by name, and each has to select one. Empty if the list is no archive.
+    pub unzip: Vec<Pattern>,
     /// Sent with each request. Values may be secret.
     pub headers: Vec<(String, Secret)>,
     /// Holds a token to send as `Authorization: Bearer …`.
@@ -320,7 +320,7 @@ impl Http {
             format,
             discover: None,
             newest: false,
-            unzip: None,
+            unzip: Vec::new(),
             headers: Vec::new(),
             bearer_file: None,
             allow_plain_http: false,
@@ -334,7 +334,7 @@ impl Http {
 
     /// Whether the format marks its own end (JSON, XML, ZIP), so that a truncated body never parses.
     pub fn has_own_end(&self) -> bool {
-        self.unzip.is_some() || matches!(self.format, Format::Json(_) | Format::Xml(_))
+        !self.unzip.is_empty() || matches!(self.format, Format::Json(_) | Format::Xml(_))
     }
 }
 

@@ -71,10 +71,11 @@ pub enum ArchiveError {
     },
 }
 
-/// The files that `pattern` matches, by name; at least one. All of them together are at most `limit` bytes.
+/// The files that one of `patterns` matches, by name; at least one for each pattern. Together they have at most `limit`
+/// bytes.
 pub(super) fn unzip(
     bytes: &[u8],
-    pattern: &Pattern,
+    patterns: &[Pattern],
     limit: u64,
 ) -> Result<Vec<(String, Vec<u8>)>, ArchiveError> {
     let unreadable = |error: ZipError| ArchiveError::NotAnArchive {
@@ -92,6 +93,7 @@ pub(super) fn unzip(
         return Err(ArchiveError::Suspicious("two files of one name".to_owned()));
     }
     let mut names = Vec::new();
+    let mut has_matched = vec![false; patterns.len()];
     let mut left = limit;
     let mut files = Vec::new();
     for index in 0..archive.len() {
@@ -100,8 +102,14 @@ pub(super) fn unzip(
         if !entry.is_file() || is_hidden(&name) {
             continue;
         }
-        if !pattern.is_match(&name) {
-            names.push(name);
+        names.push(name.clone());
+        let mut is_selected = false;
+        for (pattern, has_matched) in patterns.iter().zip(&mut has_matched) {
+            if pattern.is_match(&name) {
+                (is_selected, *has_matched) = (true, true);
+            }
+        }
+        if !is_selected {
             continue;
         }
         let damaged = |problem: String| ArchiveError::Damaged {
@@ -123,9 +131,9 @@ pub(super) fn unzip(
             .ok_or(ArchiveError::TooLarge { limit })?;
         files.push((name, unpacked));
     }
-    if files.is_empty() {
+    if let Some(missing) = has_matched.iter().position(|has_matched| !has_matched) {
         return Err(ArchiveError::NoMatch {
-            pattern: pattern.as_str().to_owned(),
+            pattern: patterns[missing].as_str().to_owned(),
             files: match names.len() {
                 0 => "no file at all".to_owned(),
                 _ => some_of(names.iter().map(String::as_str), SHOWN_NAMES),

@@ -139,12 +139,12 @@ fn parse(
     today: Date,
     may_be_empty: bool,
 ) -> Result<List, FetchErrorCause> {
-    let Some(pattern) = &http.unzip else {
+    if http.unzip.is_empty() {
         let bytes = gzip::expand_file(bytes, http.max_bytes)?;
         return Ok(feed::parse_part(&http.format, &bytes, today, may_be_empty)?);
-    };
+    }
     let mut all = List::default();
-    for (file, bytes) in archive::unzip(&bytes, pattern, http.max_bytes)? {
+    for (file, bytes) in archive::unzip(&bytes, &http.unzip, http.max_bytes)? {
         let list = feed::parse_part(&http.format, &bytes, today, may_be_empty);
         let list = list.and_then(|list| {
             if all.prefixes.len() + list.prefixes.len() > feed::MOST_PREFIXES {

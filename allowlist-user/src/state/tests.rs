@@ -118,7 +118,7 @@ fn a_list_that_is_read_otherwise_is_another_list() {
     let select = Format::Json(vec![crate::policy::Select::new("$.a[*]").expect("a path")].into());
     let changes: [fn(&mut Http, Format); 3] = [
         |http, format| http.format = format,
-        |http, _| http.unzip = Some(crate::policy::Pattern::new("txt$").expect("a pattern")),
+        |http, _| http.unzip = vec![crate::policy::Pattern::new("txt$").expect("a pattern")],
         |http, _| http.urls.push(http.urls[0].clone()),
     ];
     for change in changes {

@@ -29,10 +29,18 @@ fn archive(files: &[(&str, &str)]) -> Vec<u8> {
 
 /// What is served at `/list.zip`, and the URL of it.
 fn unzipped(body: Vec<u8>) -> (String, Result<Fetched, FetchError>) {
+    unzipped_by(&[r"\.txt$"], body)
+}
+
+fn pattern(text: &str) -> Pattern {
+    Pattern::new(text).expect("a pattern")
+}
+
+fn unzipped_by(patterns: &[&str], body: Vec<u8>) -> (String, Result<Fetched, FetchError>) {
     let vendor = vendor([("/list.zip", Answer::Body("application/zip", body))]);
     let url = vendor.url("/list.zip");
     let fetched = fetch(Http {
-        unzip: Some(Pattern::new(r"\.txt$").expect("a pattern")),
+        unzip: patterns.iter().map(|text| pattern(text)).collect(),
         format: Format::Text,
         ..http(&url)
     });
@@ -81,6 +89,30 @@ fn an_archive_without_the_list_is_refused() {
         archive(&[("v4.txt", V4), ("v6.txt", "<html>")]),
         "\"v6.txt\" in the ZIP archive: got a web page, not a list: {*}",
     );
+}
+
+#[test]
+fn each_of_several_patterns_has_to_match_a_file() {
+    let by_family = ["v4.*\\.txt$", "v6.*\\.txt$"];
+    let both = archive(&[("lists/v4.txt", V4), ("lists/v6.txt", V6)]);
+    check_list(unzipped_by(&by_family, both).1);
+    // A file that both patterns match is read once.
+    let one = archive(&[("v4-and-v6.txt", &format!("{V4}{V6}"))]);
+    check_list(unzipped_by(&by_family, one).1);
+    for (files, missing) in [
+        (&[("lists/v4.txt", V4), ("lists/ipv6.csv", V6)][..], "v6"),
+        (&[("lists/ipv4.csv", V4), ("lists/v6.txt", V6)], "v4"),
+    ] {
+        let (url, fetched) = unzipped_by(&by_family, archive(files));
+        check_words(
+            &fetched,
+            &format!(
+                "{url}: is a ZIP archive without a file that `unzip` (\"{missing}.*\\\\.txt$\") matches; it has \
+                 {:?}, {:?}",
+                files[0].0, files[1].0
+            ),
+        );
+    }
 }
 
 #[test]
@@ -167,7 +199,7 @@ fn an_archive_of_very_many_files_is_refused() {
     let vendor = vendor([("/list.zip", Answer::Body("application/zip", body))]);
     let url = vendor.url("/list.zip");
     let fetched = fetch(Http {
-        unzip: Some(Pattern::new("").expect("a pattern")),
+        unzip: vec![pattern("")],
         max_bytes: 4 << 20,
         ..http(&url)
     });

@@ -257,12 +257,8 @@ fn read_page(format: &str, table: &Table, problems: &mut Problems) -> Page {
             *first.pattern_mut(key) = read_pattern(&node, problems);
         } else if parts.is_some() {
             node.wrong(problems, "is a second key with several patterns; write one");
-        } else if node.is_empty_array() {
-            node.wrong(problems, "is empty; write a pattern");
         } else {
-            let items = node.items(problems).unwrap_or_default();
-            let patterns = items.iter().filter_map(|item| read_pattern(item, problems));
-            parts = Some((key, patterns.collect()));
+            parts = Some((key, read_patterns(&node, problems)));
         }
     }
     let Some((key, patterns)) = parts else {
@@ -278,6 +274,19 @@ fn read_page(format: &str, table: &Table, problems: &mut Problems) -> Page {
     };
     page.and = pages.collect();
     page
+}
+
+/// Reads one pattern, or an array of several.
+pub(super) fn read_patterns(node: &Node, problems: &mut Problems) -> Vec<Pattern> {
+    if !node.is_array() {
+        return read_pattern(node, problems).into_iter().collect();
+    }
+    if node.is_empty_array() {
+        node.wrong(problems, "is empty; write a pattern");
+    }
+    let items = node.items(problems).unwrap_or_default();
+    let patterns = items.iter().filter_map(|item| read_pattern(item, problems));
+    patterns.collect()
 }
 
 pub(super) fn read_pattern(node: &Node, problems: &mut Problems) -> Option<Pattern> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::super::document::{Node, Problems, Table};
 use super::super::read::read_list;
-use super::format::read_pattern;
+use super::format::{read_pattern, read_patterns};
 use super::read_path;
 use super::size::read_size as read_list_size;
 use crate::feed;
@@ -103,8 +103,8 @@ fn read_http(http: &mut Http, table: &Table, folder: &Path, problems: &mut Probl
             node.wrong(problems, message);
         }
     }
-    if let Some(found) = pattern("unzip", problems) {
-        http.unzip = Some(found);
+    if let Some(node) = table.get("unzip") {
+        http.unzip = read_patterns(&node, problems);
     }
     if let Some(node) = table.get("allow_plain_http") {
         http.allow_plain_http = node.boolean(problems).unwrap_or_default();

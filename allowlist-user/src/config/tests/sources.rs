@@ -112,7 +112,7 @@ fn options_of_what_is_fetched() {
     let urls = vec![url("https://example.com/v4"), url("http://example.com/v6")];
     let expected = Http {
         discover: Some(pattern(r"ServiceTags_Public_\d+\.json$")),
-        unzip: Some(pattern(r"\.txt$")),
+        unzip: vec![pattern(r"\.txt$")],
         headers: vec![
             ("accept".to_owned(), Secret("text/plain".to_owned())),
             ("x-token".to_owned(), Secret("hush".to_owned())),

@@ -1,8 +1,8 @@
 //! Whether each selector finds what it names: one that finds nothing is a list that has changed its shape.
 //!
-//! Invariants: a selector that ends in an empty array has found it; each name of a union of one
-//! object's members, such as `$['ipv4','ipv6'][*]`, is a selector of its own; the names of items, as in
-//! `$.prefixes[*]['ipv4','ipv6']`, are alternatives. Over several documents, one match is enough.
+//! Invariants: a selector that ends in an empty array has found it; each part of a union, such as the names in
+//! `$['ipv4','ipv6'][*]` and `$.prefixes[*]['ipv4','ipv6']`, is a selector of its own, and of items, one match is enough.
+//! So it is over several documents.
 
 use serde_json::Value;
 use serde_json_path::JsonPath;
@@ -38,15 +38,13 @@ impl Probes {
             let segments = segments(&text).unwrap_or_default();
             probes.push(Probe::new(text, segments.clone()));
             for (index, segment) in segments.iter().enumerate() {
-                let names = segment.selectors.iter().filter(|text| is_name(text));
-                // Of items, each may have another of the names, and a vendor may use one of them alone.
-                let are_items = segments[..index].iter().any(Segment::takes_many);
-                if segment.selectors.len() < 2 || are_items {
+                if segment.selectors.len() < 2 {
                     continue;
                 }
-                for name in names {
+                for selector in &segment.selectors {
+                    // The items that a filter elsewhere selects may have one of two families alone.
                     let mut one: Vec<_> = segments.iter().map(Segment::without_filters).collect();
-                    one[index] = segment.only(name);
+                    one[index] = segment.only(selector);
                     probes.push(Probe::new(joined(&one), one));
                 }
             }
@@ -109,13 +107,6 @@ impl Probe {
 }
 
 impl Segment {
-    /// Whether it may select several nodes.
-    fn takes_many(&self) -> bool {
-        self.is_descendant
-            || self.selectors.len() > 1
-            || !self.selectors.iter().all(|text| is_name(text))
-    }
-
     /// The same with every item where a filter selects some.
     fn without_filters(&self) -> Self {
         if self.selectors.iter().any(|text| text.starts_with('?')) {
@@ -147,10 +138,6 @@ impl Segment {
 fn joined(segments: &[Segment]) -> String {
     let texts = segments.iter().map(|segment| segment.text.as_str());
     ["$"].into_iter().chain(texts).collect()
-}
-
-fn is_name(selector: &str) -> bool {
-    selector.starts_with(['\'', '"'])
 }
 
 /// The parts of a path that is known to be one; none if that is not understood.

@@ -111,6 +111,48 @@ fn each_selector_finds_something() {
         text,
         &["$.prefixes[?@.scope=='ap']['ipv4','ipv6']"],
     );
+    // Each part of a union of items is a selector: one item has to match it.
+    let union = |selectors: &str| {
+        let path = format!("$.list[*][{selectors}]");
+        Format::Json(selects(&[&path]).into())
+    };
+    let one_has_both = r#"{"list": [{"x": "192.0.2.1"}, {"x": "192.0.2.2", "y": "192.0.2.3"}]}"#;
+    check_list(
+        &union("'x','y'"),
+        one_has_both,
+        "192.0.2.1/32 192.0.2.2/32 192.0.2.3/32",
+    );
+    check_list(
+        &union("'x','y'"),
+        r#"{"list": [{"x": "192.0.2.1"}, {"y": null}]}"#,
+        "192.0.2.1/32",
+    );
+    for (selectors, missing) in [
+        ("'x','z'", "$.list[*]['z']"),
+        ("'z', \"x\"", "$.list[*]['z']"),
+        ("'x','y','z'", "$.list[*]['z']"),
+    ] {
+        check_missing(&union(selectors), one_has_both, &[missing]);
+    }
+    let pairs = r#"{"list": [["192.0.2.1", "192.0.2.2"], ["192.0.2.3"]]}"#;
+    check_list(
+        &union("0,1"),
+        pairs,
+        "192.0.2.1/32 192.0.2.2/32 192.0.2.3/32",
+    );
+    check_missing(&union("0,2"), pairs, &["$.list[*][2]"]);
+    let filters = Format::Json(selects(&["$.list[?@.r=='eu',?@.r=='us'].ip"]).into());
+    check_missing(
+        &filters,
+        r#"{"list": [{"r": "eu", "ip": "192.0.2.1"}, {"r": "ap", "ip": "192.0.2.2"}]}"#,
+        &["$.list[?@.r=='us'].ip"],
+    );
+    let below = Format::Json(selects(&["$..['x','y'][*]"]).into());
+    check_missing(
+        &below,
+        r#"{"a": {"x": ["192.0.2.1"]}, "b": {"x": []}}"#,
+        &["$..['y'][*]"],
+    );
     // Of JSON lines, one of them is enough.
     let lines = Format::JsonLines(selects(&["$.v4", "$.v6"]).into());
     check_list(
