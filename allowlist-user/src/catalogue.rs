@@ -22,14 +22,8 @@ use crate::policy::Direction;
 
 pub(crate) use configuration::comment;
 
-/// The keys that a `source` of the catalogue may have, in the order in which they are shown.
-const KEYS: [&str; 37] = [
-    "url",
-    "discover",
-    "newest",
-    "unzip",
-    "headers",
-    "bearer_file",
+/// The keys of a source that state how its list is read, in the order in which they are shown.
+pub(crate) const FORMAT_KEYS: &[&str] = &[
     "format",
     "select",
     "column",
@@ -45,22 +39,37 @@ const KEYS: [&str; 37] = [
     "comments",
     "keyword",
     "page",
-    "names",
-    "families",
-    "every",
-    "timeout",
-    "max_size",
-    "min",
-    "max",
-    "must_cover",
-    "min_prefix_len",
-    "allow_special_use",
-    "max_addresses",
-    "max_shrink",
-    "max_growth",
-    "grace",
-    "max_age",
-    "ttl_floor",
+];
+
+/// The keys that a `source` of the catalogue may have, in the order in which they are shown.
+const KEYS: [&[&str]; 3] = [
+    &[
+        "url",
+        "discover",
+        "newest",
+        "unzip",
+        "headers",
+        "bearer_file",
+    ],
+    FORMAT_KEYS,
+    &[
+        "names",
+        "families",
+        "every",
+        "timeout",
+        "max_size",
+        "min",
+        "max",
+        "must_cover",
+        "min_prefix_len",
+        "allow_special_use",
+        "max_addresses",
+        "max_shrink",
+        "max_growth",
+        "grace",
+        "max_age",
+        "ttl_floor",
+    ],
 ];
 
 /// A catalogued source with everything filled in but its parameters and regions.

@@ -109,7 +109,7 @@ impl Provider {
             .collect();
         let table = expand::table(source, &self.chosen(&[]), &defaults);
         let mut text = comment("Stands for:");
-        for key in KEYS {
+        for key in KEYS.concat() {
             if let Some(value) = table.get(key) {
                 text += &written(key, value);
             }

@@ -21,65 +21,58 @@ pub(super) use self::options::{TIMEOUT_RANGE, read_ca_only, read_duration, read_
 use super::document::{self, Node, Problems, Table};
 use super::read::{check_name, read_filled, read_list};
 use super::{sorted, unknown_provider};
-use crate::catalogue::{self, List, Provider, Region};
+use crate::catalogue::{self, FORMAT_KEYS, List, Provider, Region};
 use crate::feed;
 use crate::policy::{Family, Format, Http, Lookup, Origin, Source, is_loopback};
 
-/// Every key, and the kinds of source that use it.
-const KEYS: &[(&str, &[Kind])] = &[
-    ("provider", &[Kind::Fetched, Kind::Names, Kind::BuiltIn]),
-    ("regions", &[Kind::Fetched, Kind::Names, Kind::BuiltIn]),
-    ("parameters", &[Kind::Fetched, Kind::Names]),
-    ("prefixes", &[Kind::Prefixes]),
-    ("file", &[Kind::File]),
-    ("url", &[Kind::Fetched]),
-    ("names", &[Kind::Names]),
-    ("format", &[Kind::Fetched, Kind::File]),
-    ("select", &[Kind::Fetched, Kind::File]),
-    ("column", &[Kind::Fetched, Kind::File]),
-    ("range", &[Kind::Fetched, Kind::File]),
-    ("prefix", &[Kind::Fetched, Kind::File]),
-    ("separator", &[Kind::Fetched, Kind::File]),
-    ("keys", &[Kind::Fetched, Kind::File]),
-    ("where", &[Kind::Fetched, Kind::File]),
-    ("delimiter", &[Kind::Fetched, Kind::File]),
-    ("skip", &[Kind::Fetched, Kind::File]),
-    ("element", &[Kind::Fetched, Kind::File]),
-    ("attribute", &[Kind::Fetched, Kind::File]),
-    ("comments", &[Kind::Fetched, Kind::File]),
-    ("keyword", &[Kind::Fetched, Kind::File]),
-    ("page", &[Kind::Fetched, Kind::File]),
-    ("discover", &[Kind::Fetched]),
-    ("newest", &[Kind::Fetched]),
-    ("unzip", &[Kind::Fetched]),
-    ("headers", &[Kind::Fetched]),
-    ("bearer_file", &[Kind::Fetched]),
-    ("allow_plain_http", &[Kind::Fetched]),
-    ("allow_private", &[Kind::Fetched]),
-    ("ca_file", &[Kind::Fetched]),
-    ("ca_only", &[Kind::Fetched]),
-    ("max_size", &[Kind::Fetched]),
-    ("timeout", &[Kind::Fetched, Kind::Names]),
-    ("families", &[Kind::Names]),
-    ("resolvers", &[Kind::Names]),
-    ("ttl_floor", &[Kind::Names]),
-    ("every", CHANGING),
-    ("grace", CHANGING),
+/// Every key, by the kinds of source that use it.
+const KEYS: &[(&[&str], &[Kind])] = &[
     (
-        "max_age",
+        &["provider", "regions"],
+        &[Kind::Fetched, Kind::Names, Kind::BuiltIn],
+    ),
+    (&["parameters"], &[Kind::Fetched, Kind::Names]),
+    (&["prefixes"], &[Kind::Prefixes]),
+    (&["file"], &[Kind::File]),
+    (&["url"], &[Kind::Fetched]),
+    (&["names"], &[Kind::Names]),
+    (FORMAT_KEYS, &[Kind::Fetched, Kind::File]),
+    (FINDING_KEYS, &[Kind::Fetched]),
+    (
+        &[
+            "headers",
+            "bearer_file",
+            "allow_plain_http",
+            "allow_private",
+            "ca_file",
+            "ca_only",
+            "max_size",
+        ],
+        &[Kind::Fetched],
+    ),
+    (&["timeout"], &[Kind::Fetched, Kind::Names]),
+    (&["families", "resolvers", "ttl_floor"], &[Kind::Names]),
+    (&["every", "grace"], CHANGING),
+    (
+        &["max_age"],
         &[Kind::Fetched, Kind::File, Kind::Names, Kind::BuiltIn],
     ),
-    ("min", CHANGING),
-    ("max", CHANGING),
-    ("must_cover", CHANGING),
-    ("min_prefix_len", CHANGING),
-    ("allow_special_use", CHANGING),
-    ("max_shrink", CHANGING),
-    ("max_growth", CHANGING),
-    ("growth_window", CHANGING),
-    ("max_addresses", CHANGING),
     (
-        "direction",
+        &[
+            "min",
+            "max",
+            "must_cover",
+            "min_prefix_len",
+            "allow_special_use",
+            "max_shrink",
+            "max_growth",
+            "growth_window",
+            "max_addresses",
+        ],
+        CHANGING,
+    ),
+    (
+        &["direction"],
         &[
             Kind::Prefixes,
             Kind::File,
@@ -92,28 +85,11 @@ const KEYS: &[(&str, &[Kind])] = &[
 
 const CHANGING: &[Kind] = &[Kind::Fetched, Kind::File, Kind::Names];
 
-/// What a catalogued provider says of itself, so that a configuration need not.
-const PROVIDERS: [&str; 19] = [
-    "names",
-    "format",
-    "select",
-    "column",
-    "range",
-    "prefix",
-    "separator",
-    "keys",
-    "where",
-    "delimiter",
-    "skip",
-    "element",
-    "attribute",
-    "comments",
-    "keyword",
-    "page",
-    "discover",
-    "newest",
-    "unzip",
-];
+/// The keys that find the list behind a URL.
+const FINDING_KEYS: &[&str] = &["discover", "newest", "unzip"];
+
+/// The keys that a catalogued provider sets, so that a configuration must not.
+const PROVIDERS: [&[&str]; 3] = [&["names"], FORMAT_KEYS, FINDING_KEYS];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -215,8 +191,8 @@ fn read_source(
     folder: &Path,
     problems: &mut Problems,
 ) -> Option<Source> {
-    let keys: Vec<_> = KEYS.iter().map(|(key, _)| *key).collect();
-    table.only(&keys, problems);
+    let keys: Vec<_> = KEYS.iter().map(|(keys, _)| *keys).collect();
+    table.only(&keys.concat(), problems);
     let has = |key: &&str| table.get(key).is_some();
     // A provider with a URL is one origin: the vendor's list from a mirror.
     let origins = ["provider", "file", "prefixes", "names"]
@@ -350,7 +326,7 @@ fn read_provided(name: &str, table: &Table, problems: &mut Problems) -> Option<S
         node.wrong(problems, unknown_provider(wanted));
         return None;
     };
-    for key in PROVIDERS {
+    for key in PROVIDERS.concat() {
         if let Some(node) = table.get(key) {
             node.wrong(
                 problems,
@@ -479,9 +455,11 @@ fn only_for(table: &Table, source: &Source, problems: &mut Problems) {
         Some(provider) => format!("{provider}, which is {}", kind.describe()),
         None => kind.describe().to_owned(),
     };
-    for (key, kinds) in KEYS {
+    let keys = KEYS.iter();
+    let keys = keys.flat_map(|(keys, kinds)| keys.iter().map(move |key| (key, *kinds)));
+    for (key, kinds) in keys {
         let is_provided = source.provider.is_none() && ["regions", "parameters"].contains(key);
-        let is_said = source.provider.is_some() && PROVIDERS.contains(key);
+        let is_said = source.provider.is_some() && PROVIDERS.concat().contains(key);
         if let Some(node) = table.get(key)
             && (!kinds.contains(&kind) || is_provided)
             && !is_said
