@@ -157,6 +157,24 @@ impl Lists {
         Ok(proposal(source, last, renewal, false))
     }
 
+    /// Judges the list of a source that answered before its last-good list was read, as the list after the last-good
+    /// one. None if the source has not answered.
+    pub fn propose_after(
+        &self,
+        source: &Source,
+        last_good: &Feed,
+        now: Timestamp,
+    ) -> Option<Result<Proposal, Box<Refused>>> {
+        let feed = self.feeds.get(&source.name)?.clone();
+        let fetched = Fetched {
+            notes: feed.notes,
+            validators: feed.validators,
+            ..Fetched::new(feed.prefixes, feed.fetched)
+        };
+        let renewal = renew(source, Some(last_good), Answer::List(fetched), false, now);
+        Some(renewal.map(|renewal| proposal(source, Some(last_good), renewal, false)))
+    }
+
     /// What the list that was refused last would make of a source; none if there is none.
     pub fn propose_refused(
         &self,

@@ -81,19 +81,41 @@ impl Daemon {
         }
     }
 
-    /// Takes in a last-good list that came from the disk too late. A list that came from the source itself stays.
+    /// Takes in a last-good list that came from the disk too late. If the source has answered meanwhile, its list was
+    /// judged as a first one, and is judged again as the list after the last-good one.
     pub(super) fn take_late(&mut self, source: &Source, feed: Feed) {
         let name = &source.name;
-        let is_wanted = self.policy.source(name) == Some(source) && self.lists.feed(name).is_none();
-        if !is_wanted {
+        if self.policy.source(name) != Some(source) {
             return;
         }
         info!("{name}: its last good list was read from disk late");
+        let now = self.now();
+        match self.lists.propose_after(source, &feed, now) {
+            None => self.publish_late(name, feed),
+            Some(Ok(proposal)) => {
+                let current = self.lists.feed(name).cloned();
+                self.lists.put(name, Some(feed));
+                if let Err(error) = self.adopt(source, proposal, now, None) {
+                    warn!("{error:#}; the list that it has stays active");
+                    self.lists.put(name, current);
+                }
+            }
+            Some(Err(refused)) => {
+                self.publish_late(name, feed);
+                self.refuse(source, *refused, now);
+                self.keep(source, true);
+            }
+        }
+    }
+
+    /// Publishes a last-good list in the place of the list that the source has, if any.
+    fn publish_late(&mut self, name: &str, feed: Feed) {
+        let current = self.lists.feed(name).cloned();
         let published = self.with_lists(|daemon, lists| {
             lists.put(name, Some(feed));
             daemon
                 .publish(lists, None)
-                .inspect_err(|_| lists.put(name, None))
+                .inspect_err(|_| lists.put(name, current))
         });
         if let Err(error) = published {
             warn!("source {name}: its last good list cannot be used: {error:#}");

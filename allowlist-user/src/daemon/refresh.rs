@@ -169,7 +169,7 @@ impl Daemon {
         }
     }
 
-    fn refuse(&mut self, source: &Source, refused: Refused, now: Timestamp) {
+    pub(super) fn refuse(&mut self, source: &Source, refused: Refused, now: Timestamp) {
         let name = &source.name;
         let reason = refused.reason(source);
         warn!(
@@ -186,7 +186,7 @@ impl Daemon {
 
     /// In force first, on disk second: a list that does not get in force, for which there may be no room in the
     /// tables, is refused as if the gate had done it.
-    fn adopt(
+    pub(super) fn adopt(
         &mut self,
         source: &Source,
         proposal: Proposal,
@@ -324,7 +324,7 @@ impl Daemon {
     }
 
     /// What time it is. Where the clock was set meanwhile, all that was stamped by it goes along first.
-    fn now(&mut self) -> Timestamp {
+    pub(super) fn now(&mut self) -> Timestamp {
         let clocks = Clocks::now();
         let jump = self.clocks.jump(&clocks);
         if jump.abs() > JUMP {

@@ -214,6 +214,33 @@ fn prefixes_that_left_with_an_accepted_list_are_no_growth() {
 }
 
 #[test]
+fn a_list_that_came_before_the_last_good_one_is_compared_with_it() {
+    let mut host = Host::new();
+    assert_eq!(host.answer("32.0.0.0/16", 0), Ok(()));
+    let last_good = host.lists.feeds()["vendor"].clone();
+    let after = |text: &str| {
+        let mut host = Host::new();
+        assert_eq!(host.answer(text, 1), Ok(()));
+        let proposal = host.lists.propose_after(&host.source, &last_good, at(HOUR));
+        proposal.expect("the source has answered")
+    };
+    check_grown(
+        &after("32.0.0.0/14")
+            .map(|_| ())
+            .map_err(|refused| refused.refusal),
+    );
+    let feed = after("32.0.0.0/17").expect("passes").feed;
+    assert_eq!(feed.prefixes, list("32.0.0.0/17"));
+    assert_eq!(feed.held.len(), 1);
+    assert_eq!(feed.changes.len(), 1);
+    let silent = Host::new();
+    let proposal = silent
+        .lists
+        .propose_after(&silent.source, &last_good, at(HOUR));
+    assert!(proposal.is_none());
+}
+
+#[test]
 fn another_name_is_another_source() {
     let mut host = Host::new();
     assert_eq!(host.answer("8.8.8.8", 0), Ok(()));
