@@ -65,7 +65,7 @@ fn what_is_glued_to_an_address_is_refused() {
         ("<p>https://a.example/,45.11.36.9", "Glued"),
         ("<p>45.11.36.9。", "45.11.36.9"),
         ("<p>45.11.36.9(https://a.example/)", "45.11.36.9"),
-        ("<p>https://a.example/(45.11.36.9)", "Glued"),
+        ("<p>https://a.example/(45.11.36.9)", "45.11.36.9"),
         ("<p>(https://a.example/) 45.11.36.9", "45.11.36.9"),
         ("<p>45.11.36.9(admin@a.example)", "45.11.36.9"),
         ("<p>「45.11.36.9」", "45.11.36.9"),
