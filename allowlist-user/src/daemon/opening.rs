@@ -81,7 +81,7 @@ impl Daemon {
         }
     }
 
-    /// Takes in a last-good list that came from the disk too late. If the source has answered meanwhile, its list was
+    /// Takes in a last-good list that came from the disk too late. If the source has answered before, its list was
     /// judged as a first one, and is judged again as the list after the last-good one.
     pub(super) fn take_late(&mut self, source: &Source, feed: Feed) {
         let name = &source.name;
