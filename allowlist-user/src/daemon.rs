@@ -29,7 +29,7 @@ mod start;
 mod stop;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
@@ -207,8 +207,9 @@ pub struct Daemon {
     due: BTreeMap<String, Instant>,
     /// By source name: when its file was touched first since it was read last.
     writing: BTreeMap<String, Instant>,
-    /// Interfaces that were removed since the filter was put on them.
-    lost: BTreeSet<String>,
+    /// By name of an interface that was removed since the filter was attached: the last reason in the log for which the
+    /// filter does not attach to the next one, once there is a reason.
+    lost: BTreeMap<String, Option<String>>,
     /// By name of an interface: the index that it had at the last publish.
     published_on: BTreeMap<String, u32>,
     self_check: SelfCheck,

@@ -30,7 +30,7 @@ pub use hang::Hang;
 pub use judging::judged_during;
 pub use link::{
     End, HOST_MAC, Kind, PEER_MAC, add_addresses, add_ingress, bridge, connect, egress_filters,
-    move_to, rename, set_channels, set_mtu, set_packet_limit, veth_with_queues,
+    move_to, remove, rename, set_channels, set_mtu, set_packet_limit, veth_with_queues,
 };
 pub use manager::Manager;
 pub use namespace::Namespace;

@@ -89,7 +89,8 @@ impl Daemon {
     /// Says of which interfaces there is nothing to filter yet.
     pub(super) fn say_absent(&mut self) {
         for name in absent(&self.config.interfaces) {
-            if self.lost.insert(name.clone()) {
+            if !self.lost.contains_key(&name) {
+                self.lost.insert(name.clone(), None);
                 let hint =
                     hints::interface(&name).map_or_else(String::new, |hint| format!("; {hint}"));
                 warn!(
@@ -117,25 +118,36 @@ impl Daemon {
             let is_tampered = differences
                 .iter()
                 .any(|one| one.object.as_ref() == Some(&name) && one.kind.is_ours());
-            if is_tampered && !self.lost.contains(&name) {
+            if is_tampered && !self.lost.contains_key(&name) {
                 continue; // the interface is the one that it was
             }
-            let first_seen = self.lost.insert(name.clone());
-            if first_seen {
+            if !self.lost.contains_key(&name) {
+                self.lost.insert(name.clone(), None);
                 warn!(
                     "{name}: the filter is off, since the interface is gone or is another one now; it is put on again when there is one"
                 );
             }
-            let Ok(facts) = interface::look_up(&name).await else {
+            if index.is_none() {
                 continue;
+            }
+            let attached = match interface::look_up(&name).await {
+                Ok(facts) => self.attach(&facts, self.options.trace),
+                Err(_) if index_of(&name).is_none() => continue, // removed since
+                Err(error) => Err(error),
             };
-            match self.attach(&facts, self.options.trace) {
+            match attached {
                 Ok(()) => {
                     self.lost.remove(&name);
                     warn_of_offloads(&name).await;
                 }
-                Err(error) if first_seen => warn!("{error:#}; this is tried again"),
-                Err(_) => {}
+                Err(error) => {
+                    // Each reason once, also one that takes the place of another.
+                    let reason = Some(format!("{error:#}"));
+                    if self.lost.get(&name) != Some(&reason) {
+                        warn!("{error:#}; this is tried again");
+                        self.lost.insert(name, reason);
+                    }
+                }
             }
         }
         Ok(())

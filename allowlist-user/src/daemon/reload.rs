@@ -521,7 +521,7 @@ impl Daemon {
             warn!("{warning}");
         }
         self.lost
-            .retain(|name| self.config.interfaces.contains(name));
+            .retain(|name, _| self.config.interfaces.contains(name));
         self.say_absent();
         for source in &first.fetched {
             self.keep(source, true);

@@ -104,7 +104,7 @@ impl Daemon {
             fetches: Fetches::default(),
             due: BTreeMap::new(),
             writing: BTreeMap::new(),
-            lost: BTreeSet::new(),
+            lost: BTreeMap::new(),
             published_on: BTreeMap::new(),
             self_check: SelfCheck::default(),
             links: listen_to_links(),

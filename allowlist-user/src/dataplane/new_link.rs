@@ -67,7 +67,7 @@ pub(super) fn new_link(
     match create(program, facts, AttachedIn::Generic) {
         Ok(link) => {
             let warning = format!(
-                "{} runs the filter in generic mode, in the network stack, which is slower: {refused}",
+                "{} runs the filter in generic mode, in the network stack, which is slower: {refused}; `allowlist check` shows the known obstacles with their remedies",
                 facts.name
             );
             Ok((link, AttachedIn::Generic, Some(warning)))
@@ -181,7 +181,7 @@ fn with_remedy(refused: &[Refused], facts: &Facts) -> Error {
         // Since the look at the interface; empty where the program is on another interface, which the reason names.
         other_program_now(facts).map_or_else(String::new, |other| format!("; {other}"))
     } else if is_native || is_offload {
-        "; attach_mode = \"auto\" or `--attach-mode auto` falls back to generic mode".to_owned()
+        "; `allowlist check` shows the known obstacles with their remedies, and attach_mode = \"auto\" or `--attach-mode auto` falls back to generic mode".to_owned()
     } else {
         String::new()
     };

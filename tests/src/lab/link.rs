@@ -177,6 +177,15 @@ pub fn rename(namespace: &Namespace, from: &str, to: &str) -> anyhow::Result<()>
     })
 }
 
+/// Removes an interface, and the other end of a pair.
+pub fn remove(namespace: &Namespace, name: &str) -> anyhow::Result<()> {
+    namespace.netlink(async |handle| {
+        let index = get(&handle, name).await?.header.index;
+        let removed = handle.link().del(index).execute().await;
+        removed.with_context(|| format!("cannot remove {name}"))
+    })
+}
+
 /// Moves an interface to another namespace, where it keeps its name and its index if no other has those.
 pub fn move_to(from: &Namespace, name: &str, to: &Namespace) -> anyhow::Result<()> {
     from.netlink(async |handle| {

@@ -3,7 +3,8 @@
 use std::os::fd::AsFd as _;
 
 use allowlist_tests::lab::{
-    Ended, ForeignProgram, add_ingress, load_foreign, move_to, set_channels, veth_with_queues,
+    Ended, ForeignProgram, add_ingress, load_foreign, move_to, remove, set_channels,
+    veth_with_queues,
 };
 use allowlist_tests::skip;
 use allowlist_user::compile::{Names, compile};
@@ -103,6 +104,47 @@ fn a_refusal_of_the_driver_keeps_its_reason() -> anyhow::Result<()> {
     let _filter = site.filter(&[&on("vq1")[..], &["--attach-mode", "native"]].concat())?;
     assert_eq!(site.json("status")?["interfaces"][0]["mode"], "native");
     Ok(())
+}
+
+/// A reload that the driver refuses keeps the mode, and its answer has the reason.
+#[test]
+fn a_reload_that_the_driver_refuses_has_its_reason() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    veth_with_queues(&site.host, ("vq1", 1), ("vq2", 4))?;
+    let config = |mode: &str| {
+        site.scratch.write(
+            "reload.toml",
+            format!(
+                "interfaces = ['vq1']\nattach_mode = '{mode}'\n[services.web]\nports = ['tcp/443']\nallow = ['office']\n\
+                 [sources.office]\nprefixes = ['203.0.113.0/24']\n"
+            ),
+        )
+    };
+    let path = config("auto")?.display().to_string();
+    let _filter = site.filter(&["--config", &path])?;
+    config("native")?;
+    let reloaded = site.run(&["reload"])?;
+    assert_eq!(reloaded.code, Some(1), "{reloaded:?}");
+    for expected in ["vq1", FEW_QUEUES] {
+        assert!(reloaded.stderr.contains(expected), "{reloaded:?}");
+    }
+    assert_eq!(site.json("status")?["interfaces"][0]["mode"], "generic");
+    Ok(())
+}
+
+/// The next interface of a name may have another driver, or other settings, than the one before.
+#[test]
+fn an_interface_that_comes_back_and_refuses_is_in_the_log() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let filter = site.filter(&[&SMALL[..], &["--attach-mode", "native"]].concat())?;
+    remove(&site.host, "eth0")?;
+    filter.wait_for_line("the filter is off", SOON)?;
+    veth_with_queues(&site.host, ("eth0", 1), ("vq2", 4))?;
+    filter.wait_for_line(FEW_QUEUES, SOON)?;
+    set_channels(&site.host, "vq2", 1)?;
+    eventually(|| Ok(site.json("status")?["interfaces"][0]["mode"] == "native"))
 }
 
 /// The peer is in another namespace, and has no name here.
