@@ -172,6 +172,8 @@ fn kept<T: Tables>(tables: &T, exception: Keep, reason: Reason) -> Decision {
 fn keeps_host_alive(packet: &Packet) -> Option<(Keep, Reason)> {
     // From another link a neighbour discovery message arrives with fewer hops left (RFC 4861, 11.2).
     const SAME_LINK: u8 = 255;
+    // Group membership is sent with one hop left, so that no router forwards it (RFC 3376, 4; RFC 3810, 5).
+    const ONE_HOP: u8 = 1;
     match (packet.source, packet.protocol, packet.transport) {
         (
             Address::V6(_),
@@ -184,14 +186,18 @@ fn keeps_host_alive(packet: &Packet) -> Option<(Keep, Reason)> {
         }
         (_, _, Transport::IcmpError { .. }) => Some((Keep::ICMP_ERRORS, Reason::IcmpError)),
         (
-            Address::V6(_),
+            source @ Address::V6(_),
             ICMPV6,
             Transport::Icmp {
                 kind: 130..=132 | 143,
                 ..
             },
-        )
-        | (Address::V4(_), IGMP, Transport::Other) => Some((Keep::MULTICAST, Reason::Multicast)),
+        ) if packet.hops == ONE_HOP && (source.is_link_local() || source.is_unspecified()) => {
+            Some((Keep::MULTICAST, Reason::Multicast))
+        }
+        (Address::V4(_), IGMP, Transport::Other) if packet.hops == ONE_HOP => {
+            Some((Keep::MULTICAST, Reason::Multicast))
+        }
         (
             Address::V4(_),
             UDP,
@@ -200,8 +206,8 @@ fn keeps_host_alive(packet: &Packet) -> Option<(Keep, Reason)> {
                 destination: 68,
                 ..
             },
-        )
-        | (
+        ) => Some((Keep::DHCP, Reason::Dhcp)),
+        (
             Address::V6(_),
             UDP,
             Transport::Ports {
@@ -209,7 +215,7 @@ fn keeps_host_alive(packet: &Packet) -> Option<(Keep, Reason)> {
                 destination: 546,
                 ..
             },
-        ) => Some((Keep::DHCP, Reason::Dhcp)),
+        ) if packet.destination.is_link_local() => Some((Keep::DHCP, Reason::Dhcp)),
         _ => None,
     }
 }

@@ -200,6 +200,19 @@ impl Address {
         }
     }
 
+    /// Whether the address is an IPv6 link-local one (`fe80::/10`): routers forward no packet from or to such an
+    /// address (RFC 4291, 2.5.6).
+    #[inline(always)]
+    pub const fn is_link_local(self) -> bool {
+        matches!(self, Self::V6([network, _]) if network >> 54 == 0xfe80 >> 6)
+    }
+
+    /// Whether the address is the unspecified one of its family.
+    #[inline(always)]
+    pub const fn is_unspecified(self) -> bool {
+        matches!(self, Self::V4(0) | Self::V6([0, 0]))
+    }
+
     /// What `padded` made of an address of that family.
     #[inline(always)]
     pub const fn from_padded(family: u8, padded: [u64; 2]) -> Self {

@@ -410,24 +410,30 @@ fn is_neighbour_discovery(packet: &Packet) -> bool {
         && matches!(packet.content, Content::Icmp { kind, .. } if (133..=137).contains(&kind))
 }
 
+/// Of DHCP from any server or relay; of DHCPv6 to the address that the client has on its link.
 fn is_dhcp_answer(packet: &Packet) -> bool {
-    let (server, client) = if packet.source.is_ipv4() {
-        (67, 68)
-    } else {
-        (547, 546)
+    let (server, client, is_for_the_link) = match packet.destination {
+        IpAddr::V4(_) => (67, 68, true),
+        IpAddr::V6(destination) => (547, 546, destination.is_unicast_link_local()),
     };
     packet.protocol == UDP
+        && is_for_the_link
         && matches!(packet.content, Content::Ports { source, destination, .. }
             if source == server && destination == client)
 }
 
-/// IGMP, or multicast listener query, report, done, and report of version 2.
+/// IGMP, or multicast listener query, report, done, and report of version 2, sent on this link.
 fn is_group_membership(packet: &Packet) -> bool {
-    if packet.source.is_ipv4() {
-        packet.protocol == IGMP && packet.content == Content::Other
-    } else {
-        packet.protocol == ICMPV6
-            && matches!(packet.content, Content::Icmp { kind, .. } if [130, 131, 132, 143].contains(&kind))
+    if packet.hops != 1 {
+        return false;
+    }
+    match packet.source {
+        IpAddr::V4(_) => packet.protocol == IGMP && packet.content == Content::Other,
+        IpAddr::V6(source) => {
+            packet.protocol == ICMPV6
+                && (source.is_unicast_link_local() || source.is_unspecified())
+                && matches!(packet.content, Content::Icmp { kind, .. } if [130, 131, 132, 143].contains(&kind))
+        }
     }
 }
 

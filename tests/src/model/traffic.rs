@@ -433,13 +433,23 @@ fn keeps_alive(dice: &mut Dice, host: IpAddr, remote: IpAddr) -> Draft {
             let (server, client) = dice.pick(&[(67, 68), (547, 546), (67, 67), (68, 67)]);
             draft.body = udp(server, client);
         }
-        1 if is_v4 => {}
+        1 if is_v4 => draft.hops = dice.pick(&[1, 1, 2, 64]),
         _ => {
             draft.protocol = ICMPV6;
             let kinds = [130, 131, 132, 133, 134, 135, 136, 137, 138, 143, 144];
             draft.body = icmp(dice.pick(&kinds), 0);
-            draft.hops = dice.pick(&[255, 255, 254, 1]);
+            draft.hops = dice.pick(&[255, 255, 254, 1, 1]);
         }
+    }
+    if !is_v4 && dice.one_in(2) {
+        let of_links: [IpAddr; 4] = [
+            [0xfe80, 0, 0, 0, 0, 0, 0, 9].into(),
+            [0xfebf, 0, 0, 0, 0, 0, 0, 9].into(),
+            [0xfec0, 0, 0, 0, 0, 0, 0, 9].into(),
+            [0; 8].into(),
+        ];
+        draft.source = dice.pick(&of_links);
+        draft.destination = dice.pick(&of_links);
     }
     draft
 }

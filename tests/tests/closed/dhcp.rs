@@ -127,22 +127,39 @@ fn answers_of_dhcpv6_servers_arrive() -> anyhow::Result<()> {
     for kept in [true, false] {
         let site = Site::new()?;
         let _filter = close(&site, &format!("keep.dhcp = {kept}"), &[])?;
+        let on_link = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0xa);
+        let mut add = site.host.command("ip")?;
+        add.args([
+            "address",
+            "add",
+            &format!("{on_link}/64"),
+            "dev",
+            "eth0",
+            "nodad",
+        ]);
+        ensure!(add.status()?.success(), "no address on the link");
         let sender = FrameSender::new(&site.peer, "eth0")?;
         let client = site
             .host
             .run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 546)))?;
-        for (from, word) in [(548, b"other"), (547, b"reply")] {
-            sender.send(&frame::udp(v6.peer(from), v6.host(546), word))?;
+        let on_link = SocketAddr::from((on_link, 546));
+        // From another port, from another network, and as servers answer.
+        for (from, to, word) in [
+            (548, on_link, b"other"),
+            (547, v6.host(546), b"route"),
+            (547, on_link, b"reply"),
+        ] {
+            sender.send(&frame::udp(v6.peer(from), to, word))?;
         }
         let (timeout, expected, counted) = if kept {
             let reply = (b"reply".to_vec(), v6.peer(0).ip());
             (
                 SOON,
                 Some(reply),
-                json!({"pass dhcp": 1, "drop default": 1}),
+                json!({"pass dhcp": 1, "drop default": 2}),
             )
         } else {
-            (NEVER, None, json!({"drop default": 2}))
+            (NEVER, None, json!({"drop default": 3}))
         };
         assert_eq!(receive(&client, timeout)?, expected);
         site.check_counted("eth0", &counted)?;

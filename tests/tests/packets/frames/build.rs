@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use allowlist_common::packet::{ICMP, ICMPV6, TCP};
+use allowlist_common::packet::{ICMP, ICMPV6, TCP, UDP};
 use allowlist_tests::lab::frame;
 
 /// In the vendor's prefixes: reaches web.
@@ -17,9 +17,13 @@ pub(crate) const OFFICE6: &str = "2001:db8:7:1::9";
 /// In nobody's; the first one is next to the vendor's prefix.
 pub(crate) const STRANGER: &str = "192.0.2.16";
 pub(crate) const STRANGER6: &str = "2001:db8:1:1::";
+/// A neighbour, by its address on the link alone.
+pub(crate) const NEIGHBOUR6: &str = "fe80::9";
 /// The protected host.
 pub(crate) const HOST: &str = "198.51.100.1";
 pub(crate) const HOST6: &str = "2001:db8:ffff::1";
+/// Its address on the link.
+pub(crate) const LINK6: &str = "fe80::1";
 
 pub(crate) const ETHERNET: usize = 14;
 pub(crate) const HOP_BY_HOP: u8 = 0;
@@ -53,6 +57,17 @@ pub(crate) fn udp(source: &str, from: u16, port: u16) -> Vec<u8> {
         SocketAddr::new(ip(host(source)), port),
         b"hello",
     )
+}
+
+/// From a DHCPv6 server's port to a client's.
+pub(crate) fn dhcpv6(source: &str, to: &str) -> Vec<u8> {
+    ported(UDP, (source, 547), (to, 546), 0)
+}
+
+/// The frame of an IPv4 or IPv6 packet with so many hops left.
+pub(crate) fn with_hops(frame: Vec<u8>, hops: u8) -> Vec<u8> {
+    let is_v4 = frame[ETHERNET] >> 4 == 4;
+    with(frame, &[(ETHERNET + if is_v4 { 8 } else { 7 }, hops)])
 }
 
 /// An ICMP message of a type, with room for what any of them carries.

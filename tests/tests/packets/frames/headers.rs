@@ -117,7 +117,7 @@ fn ipv6() -> Vec<(&'static str, Vec<u8>, End)> {
         ("eight headers, the last one a fragment's", extended(VENDOR6, &[HOP_BY_HOP, 60, 60, 60, 60, 60, 60, FRAGMENT], 443), WEB),
         ("neighbour solicitation behind options", with(packet(STRANGER6, DESTINATION, &[&[ICMPV6, 0, 1, 4, 0, 0, 0, 0][..], &[135, 0, 0, 0, 0, 0, 0, 0]].concat()), &[(ETHERNET + 7, 255)]), pass(Reason::NeighbourDiscovery)),
         ("router solicitation from the link", with(icmp(STRANGER6, 133), &[(ETHERNET + 7, 255)]), pass(Reason::NeighbourDiscovery)),
-        ("the type before it", with(icmp(STRANGER6, 132), &[(ETHERNET + 7, 255)]), pass(Reason::Multicast)),
+        ("the type before it", with(icmp(STRANGER6, 132), &[(ETHERNET + 7, 255)]), refused("ping")),
         ("the type after a redirect", with(icmp(STRANGER6, 138), &[(ETHERNET + 7, 255)]), refused("ping")),
         ("neighbour solicitation with no hop left", with(icmp(STRANGER6, 135), &[(ETHERNET + 7, 0)]), refused("ping")),
         ("time exceeded, IPv6", icmp(STRANGER6, 3), pass(Reason::IcmpError)),

@@ -6,8 +6,8 @@ use allowlist_common::verdict::Reason;
 use allowlist_tests::lab::frame;
 
 use super::build::{
-    ETHERNET, HOP_BY_HOP, OFFICE, OFFICE6, STRANGER, STRANGER6, VENDOR, icmp, packet, tcp, udp,
-    with,
+    ETHERNET, HOP_BY_HOP, LINK6, NEIGHBOUR6, OFFICE, OFFICE6, STRANGER, STRANGER6, VENDOR, dhcpv6,
+    icmp, packet, tcp, udp, with, with_hops,
 };
 use super::{End, Group, UNCOVERED, allowed, config, drop, pass, refused};
 
@@ -68,13 +68,16 @@ fn rows() -> Vec<(&'static str, &'static str, Vec<u8>, End, End)> {
         ("icmp_errors", "packet too big, stranger", icmp(STRANGER6, 2), pass(IcmpError), ping),
         ("icmp_errors", "packet too big, office", icmp(OFFICE6, 2), pass(IcmpError), office),
         ("dhcp", "DHCP answer", udp(STRANGER, 67, 68), pass(Dhcp), UNCOVERED),
-        ("dhcp", "DHCPv6 answer", udp(STRANGER6, 547, 546), pass(Dhcp), UNCOVERED),
+        ("dhcp", "DHCPv6 answer", dhcpv6(NEIGHBOUR6, LINK6), pass(Dhcp), UNCOVERED),
+        ("", "DHCPv6 answer from another network", udp(STRANGER6, 547, 546), UNCOVERED, UNCOVERED),
         ("", "DHCP's ports the wrong way", udp(STRANGER, 68, 67), UNCOVERED, UNCOVERED),
         ("", "DHCPv6's ports the wrong way", udp(STRANGER6, 546, 547), UNCOVERED, UNCOVERED),
-        ("multicast", "IGMP", packet(STRANGER, 2, &[0x11; 8]), pass(Multicast), UNCOVERED),
-        ("multicast", "listener query, stranger", icmp(STRANGER6, 130), pass(Multicast), ping),
-        ("multicast", "listener query, office", icmp(OFFICE6, 130), pass(Multicast), office),
-        ("multicast", "listener report behind options", packet(STRANGER6, HOP_BY_HOP, &report), pass(Multicast), ping),
+        ("multicast", "IGMP", with_hops(packet(STRANGER, 2, &[0x11; 8]), 1), pass(Multicast), UNCOVERED),
+        ("", "IGMP from another network", packet(STRANGER, 2, &[0x11; 8]), UNCOVERED, UNCOVERED),
+        ("multicast", "listener query", with_hops(icmp(NEIGHBOUR6, 130), 1), pass(Multicast), ping),
+        ("", "listener query, stranger", with_hops(icmp(STRANGER6, 130), 1), ping, ping),
+        ("", "listener query, office", with_hops(icmp(OFFICE6, 130), 1), office, office),
+        ("multicast", "listener report behind options", with_hops(packet(NEIGHBOUR6, HOP_BY_HOP, &report), 1), pass(Multicast), ping),
         ("", "echo request, stranger", icmp(STRANGER, 8), ping, ping),
         ("", "echo request, office", icmp(OFFICE, 8), office, office),
         ("", "vendor to its port", tcp(VENDOR, 443), allowed("vendor", "web"), allowed("vendor", "web")),

@@ -9,7 +9,7 @@ use allowlist_tests::lab::frame;
 use super::build::{
     AUTHENTICATION, DESTINATION, ESP, ETHERNET, GRE, HOP_BY_HOP, NO_NEXT, OFFICE, OFFICE6,
     STRANGER, STRANGER6, VENDOR, VENDOR6, fragment, host, icmp, packet, ported, shortened, tcp,
-    udp, with,
+    udp, with, with_hops,
 };
 use super::{End, Group, MALFORMED, SOURCES, STRAY, UNCOVERED, allowed, pass, refused};
 
@@ -207,7 +207,7 @@ fn any() -> Vec<(&'static str, Vec<u8>, End)> {
         ("later fragment of options' number over IPv4, vendor", fragment(VENDOR, DESTINATION), STRAY),
         ("ARP", frame::ethernet(0x0806, &[0; 28]), pass(Reason::Arp)),
         ("what is not IP", frame::ethernet(0x88cc, &[0; 46]), pass(Reason::NotIp)),
-        ("IGMP", packet(STRANGER, 2, &[0x11; 8]), pass(Reason::Multicast)),
+        ("IGMP", with_hops(packet(STRANGER, 2, &[0x11; 8]), 1), pass(Reason::Multicast)),
         ("DHCP answer", udp(STRANGER, 67, 68), pass(Reason::Dhcp)),
         ("neighbour solicitation", with(icmp(STRANGER6, 135), &[(ETHERNET + 7, 255)]), pass(Reason::NeighbourDiscovery)),
         ("an ICMP error", icmp(STRANGER, 3), pass(Reason::IcmpError)),
@@ -283,7 +283,7 @@ fn protocols() -> Vec<(&'static str, Vec<u8>, End)> {
         ("later fragment of TCP, vendor", fragment(VENDOR, TCP), allowed("vendor", "")),
         ("later fragment that begins with options, office", fragment(OFFICE6, DESTINATION), allowed("office", "")),
         ("later fragment that begins with options, stranger", fragment(STRANGER6, DESTINATION), STRAY),
-        ("IGMP, which is kept", packet(STRANGER, 2, &[0x11; 8]), pass(Reason::Multicast)),
+        ("IGMP, which is kept", with_hops(packet(STRANGER, 2, &[0x11; 8]), 1), pass(Reason::Multicast)),
     ]
 }
 

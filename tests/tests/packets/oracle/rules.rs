@@ -185,15 +185,15 @@ fn kept(keep: Keep) -> String {
         (
             keep.multicast,
             &[
-                "meta protocol ip meta l4proto 2",
-                "meta protocol ip6 icmpv6 type { 130, 131, 132, 143 }",
+                "meta protocol ip ip ttl 1 meta l4proto 2",
+                "meta protocol ip6 ip6 hoplimit 1 ip6 saddr { fe80::/10, :: } icmpv6 type { 130, 131, 132, 143 }",
             ],
         ),
         (
             keep.dhcp,
             &[
                 "meta protocol ip udp sport 67 udp dport 68",
-                "meta protocol ip6 udp sport 547 udp dport 546",
+                "meta protocol ip6 ip6 daddr fe80::/10 udp sport 547 udp dport 546",
             ],
         ),
     ];
