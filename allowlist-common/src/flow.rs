@@ -218,14 +218,18 @@ impl Flow {
         ))
     }
 
-    /// The key of the flow in the table of foreign flows: without this host's address, since a server may
-    /// answer from another one than a request was sent to, such as a multicast group's.
+    /// The key of the flow in the table of foreign flows. For UDP it is without this host's address, since a server
+    /// may answer from another one than a request was sent to, such as a multicast group's.
     #[inline(always)]
     #[must_use]
     pub const fn foreign(self) -> Self {
-        Self {
-            local: [0; 2],
-            ..self
+        if self.protocol == UDP {
+            Self {
+                local: [0; 2],
+                ..self
+            }
+        } else {
+            self
         }
     }
 
@@ -253,7 +257,7 @@ impl Flow {
         Address::from_padded(self.family, self.remote)
     }
 
-    /// This host's address; the unspecified one for a foreign flow's key.
+    /// This host's address; the unspecified one for a foreign UDP flow's key.
     #[inline(always)]
     pub const fn local_address(&self) -> Address {
         Address::from_padded(self.family, self.local)

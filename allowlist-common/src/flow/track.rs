@@ -167,9 +167,10 @@ impl Sent {
     #[inline(always)]
     const fn update_tcp(&self, own: Tracked, has_socket: bool, now: u32) -> Update {
         if self.flags & tcp_flag::RST != 0 {
-            if !own.is_alive(now) {
+            if !own.is_some() {
                 return Update::NONE;
             }
+            // Also of an expired flow, which later segments would extend otherwise.
             let partial = Tracked::partial(now, true);
             let expires = if own.expires < partial.expires {
                 own.expires

@@ -114,11 +114,11 @@ impl Dataplane {
         Ok(next.generation)
     }
 
-    /// Distrusts the ports that services cover in the generation of `current` and not by `services`.
+    /// Distrusts the ports from which flows are not recorded in the generation of `current`, and are by `services`.
     fn forget_services(&self, current: Control, services: &ServiceTable) -> Result<()> {
         if self.tracks && current.generation != 0 && !current.open {
             let copied = Copied::of(&self.generations.get(current.slot % abi::SLOTS))?;
-            self.distrust_uncovered(copied.services(), services);
+            self.distrust_newly_recorded(copied.services(), services);
         }
         Ok(())
     }

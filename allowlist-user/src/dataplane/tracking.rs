@@ -7,7 +7,9 @@
 
 use std::net::SocketAddr;
 
-use allowlist_common::abi::{self, Interface, MAX_INTERFACES, ReturnTraffic, ServiceTable};
+use allowlist_common::abi::{
+    self, Interface, MAX_INTERFACES, ReturnTraffic, ServiceTable, service_set,
+};
 use allowlist_common::flow::{Flow, PortsInUse, Tracked, UDP_IDLE, longest, port_table};
 use allowlist_common::packet::{Address, TCP};
 use anyhow::{Context as _, Result};
@@ -141,11 +143,11 @@ impl Dataplane {
         self.marks.arm(slot, false);
     }
 
-    /// Ports that some service covered, and none covers any more: datagrams of this host from there may be replies to sources that
-    /// the service allowed.
-    pub(super) fn distrust_uncovered(&self, before: &ServiceTable, after: &ServiceTable) {
+    /// Ports from which flows were not recorded, since they were a service's, and are from now on: datagrams of this host from there
+    /// may be replies to sources that the service allowed, which were not marked.
+    pub(super) fn distrust_newly_recorded(&self, before: &ServiceTable, after: &ServiceTable) {
         let now = kernel_clock().as_secs() as u32;
-        for port in uncovered(before, after) {
+        for port in newly_recorded(before, after) {
             self.marks.distrust(port, now);
         }
     }
@@ -221,23 +223,26 @@ fn flow_of(own: &OwnFlow) -> Option<Flow> {
     ))
 }
 
-/// The UDP ports that a service covers on some interface before, and none covers there after.
-fn uncovered(before: &ServiceTable, after: &ServiceTable) -> Vec<u16> {
+/// The UDP ports from which flows are not recorded on some interface before, and are recorded there after: no service
+/// covers them any more, or this host connects from the service's ports as well.
+fn newly_recorded(before: &ServiceTable, after: &ServiceTable) -> Vec<u16> {
+    // By service: the slots of the interfaces on which flows from its ports are not recorded.
     let rows = |table: &ServiceTable| -> Vec<u64> {
-        let covers = |id: usize| {
+        let unrecorded = |id: usize| {
             let slots = table.interfaces.iter().enumerate();
-            slots.fold(0, |covers, (slot, row)| {
-                covers | u64::from(row.here[id] != 0) << slot
+            slots.fold(0, |unrecorded, (slot, row)| {
+                let service = row.here[id];
+                let is_served = service != 0 && !table.is_shared(slot, service_set(service));
+                unrecorded | u64::from(is_served) << slot
             })
         };
-        (0..1 << 8).map(covers).collect()
+        (0..1 << 8).map(unrecorded).collect()
     };
     let (rows_before, rows_after) = (rows(before), rows(after));
-    let covered = |rows: &[u64], id: u8| rows[usize::from(id)];
     (0..=u16::MAX)
         .zip(before.udp.iter().zip(&after.udp))
         .filter(|(_, (before, after))| {
-            covered(&rows_before, **before) & !covered(&rows_after, **after) != 0
+            rows_before[usize::from(**before)] & !rows_after[usize::from(**after)] != 0
         })
         .map(|(port, _)| port)
         .collect()
@@ -259,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_that_are_no_service_s_any_more() {
+    fn ports_whose_flows_are_recorded_from_now_on() {
         let both = [(0, 1), (1, 1), (0, 2), (1, 2)];
         let before = table(&[(53, 1), (123, 2)], &both);
         for (after, expected) in [
@@ -273,8 +278,13 @@ mod tests {
                 &[53],
             ),
         ] {
-            assert_eq!(uncovered(&before, &after), expected);
+            assert_eq!(newly_recorded(&before, &after), expected);
         }
-        assert_eq!(uncovered(&table(&[], &[]), &before), &[] as &[u16]);
+        assert_eq!(newly_recorded(&table(&[], &[]), &before), &[] as &[u16]);
+        // Covered before and after, but this host connects from there as well from now on.
+        let mut shared = table(&[(53, 1), (123, 2)], &both);
+        shared.interfaces[1].shared = service_set(1);
+        assert_eq!(newly_recorded(&before, &shared), &[53]);
+        assert_eq!(newly_recorded(&shared, &before), &[] as &[u16]);
     }
 }

@@ -130,6 +130,25 @@ fn nothing_but_a_syn_begins_a_connection() {
     }
 }
 
+/// An RST ends a flow that has expired as well: what is sent later does not revive it.
+#[test]
+fn a_reset_ends_an_expired_flow() {
+    let tcp = flow(TCP, 40_000, 443);
+    let later = NOW + TCP_PARTIAL;
+    for (segments, revives) in [
+        (&[ACK][..], true),
+        (&[RST, ACK], false),
+        (&[RST, FIN | ACK], false),
+    ] {
+        let mut tracker = Tracker::NEW;
+        tracker.send(tcp, SYN, NOW);
+        for flags in segments {
+            tracker.send(tcp, *flags, later);
+        }
+        assert_eq!(tracker.own.is_alive(later), revives, "{segments:?}");
+    }
+}
+
 /// A peer that goes on sending to a closed port makes this host answer by RST, and by ACK while the kernel waits for
 /// stray segments. Neither extends the flow.
 #[test]

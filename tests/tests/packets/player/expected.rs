@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use allowlist_common::flow::{ECHO_IDLE, TCP_OPEN, TCP_PARTIAL, UDP_IDLE};
 use allowlist_common::packet::{TCP, UDP};
 
-use super::{ACK, Ends, FIN, PORTS, Packet, Policy, RST, SYN};
+use super::{ACK, Ends, FIN, PORTS, Packet, Policy, RST, SERVED, SYN};
 
 /// Near the end of a time the kernel's clock may differ by as much as the test takes.
 const UNSURE: u32 = 15;
@@ -16,10 +16,15 @@ const UNSURE: u32 = 15;
 struct Exchange {
     /// Whether the first one came from outside.
     is_foreign: bool,
+    /// Whether this host sent the first one, and then one came from outside to another address of this host: a mark is
+    /// about all addresses, so nothing is certain about flows that begin now.
+    is_mixed: bool,
     /// Whether the filter saw that; else it can only know that the port is one that strangers may have sent to, and
     /// only for as long as a flow lives.
     is_seen: bool,
     last: u32,
+    /// Until when the filter may hold its origin for unknown, since this host sent while marks may have been evicted.
+    unknown_until: u32,
     /// When a datagram came from outside last.
     heard: u32,
 }
@@ -29,8 +34,8 @@ struct Exchange {
 struct Initiated {
     /// When it ends if this host sends nothing.
     until: u32,
-    /// When it ends at the latest.
-    at_latest: u32,
+    /// Whether this host has ended it.
+    is_closing: bool,
     /// Whether the other side sent after it had expired.
     is_unsure: bool,
 }
@@ -57,7 +62,7 @@ fn key(ends: Ends) -> Ends {
 impl Expected {
     pub(super) fn new() -> Self {
         Self {
-            policy: Policy::Closed,
+            policy: Policy::Open,
             observes: false,
             now: 10_000,
             exchanges: HashMap::new(),
@@ -70,7 +75,7 @@ impl Expected {
 
     /// Whether the flow tracker records what this host sends.
     fn records(&self, ends: Ends) -> bool {
-        self.policy.tracks() && !(self.policy == Policy::Served && self.policy.covers(ends))
+        self.policy.tracks() && !self.policy.is_served(ends)
     }
 
     pub(super) fn receive(&mut self, packet: &Packet, passes: bool) {
@@ -92,14 +97,17 @@ impl Expected {
         let is_seen = self.records(ends);
         let exchange = self.exchanges.entry(key(ends)).or_insert(Exchange {
             is_foreign: true,
+            is_mixed: false,
             is_seen,
             last: now,
+            unknown_until: 0,
             heard: now,
         });
         if now - exchange.last >= UDP_IDLE {
             exchange.is_foreign = true;
         }
         *exchange = Exchange {
+            is_mixed: !exchange.is_foreign,
             is_seen,
             last: now,
             heard: now,
@@ -115,7 +123,7 @@ impl Expected {
         } else if ends.protocol != TCP {
             if packet.flags == 1 && records {
                 let until = now + ECHO_IDLE;
-                self.initiate(ends, until, until);
+                self.initiate(ends, until);
             }
         } else if records {
             self.send_segment(ends, packet.flags);
@@ -126,17 +134,25 @@ impl Expected {
         let now = self.now;
         let exchange = self.exchanges.entry(key(ends)).or_insert(Exchange {
             is_foreign: false,
+            is_mixed: false,
             is_seen: true,
             last: now,
+            unknown_until: 0,
             heard: 0,
         });
         if now - exchange.last >= UDP_IDLE {
             exchange.is_foreign = false;
+            exchange.is_mixed = false;
         }
         if !exchange.is_foreign || exchange.is_seen || !records {
             exchange.last = now;
         }
-        let is_foreign = exchange.is_foreign;
+        let is_crowded = now <= self.crowded_until + UNSURE;
+        if is_crowded {
+            exchange.unknown_until = now + UDP_IDLE;
+        }
+        let may_be_foreign =
+            exchange.is_foreign || exchange.is_mixed || now < exchange.unknown_until + UNSURE;
         let is_alive = self
             .own
             .get(&ends)
@@ -145,40 +161,43 @@ impl Expected {
             .unknown
             .get(&ends.local_port)
             .is_some_and(|until| now < until + UNSURE);
-        let is_certain = !is_foreign && !is_unknown && self.crowded_until + UNSURE < now;
+        let is_certain = !may_be_foreign && !is_unknown;
         if records && (is_alive || is_certain) {
             self.own.insert(ends, now + UDP_IDLE);
         }
     }
 
-    fn initiate(&mut self, ends: Ends, until: u32, at_latest: u32) {
+    fn initiate(&mut self, ends: Ends, until: u32) {
         let flow = Initiated {
             until,
-            at_latest,
+            is_closing: false,
             is_unsure: false,
         };
         self.initiated.insert(ends, flow);
     }
 
+    /// No segment comes from an open socket, so none extends a flow that this host has ended.
     fn send_segment(&mut self, ends: Ends, flags: u8) {
         let now = self.now;
         if flags == SYN {
-            self.initiate(ends, now + TCP_PARTIAL, u32::MAX);
+            self.initiate(ends, now + TCP_PARTIAL);
         } else if flags == SYN | ACK {
             self.initiated.remove(&ends);
         } else if let Some(flow) = self.initiated.get_mut(&ends) {
-            if flags & (FIN | RST) != 0 {
-                flow.at_latest = flow.at_latest.min(now + TCP_PARTIAL);
-            }
-            if flags & RST == 0 {
-                let age = if flags & FIN == 0 {
-                    TCP_OPEN
-                } else {
+            if flags & RST != 0 {
+                flow.until = flow.until.min(now + TCP_PARTIAL);
+                flow.is_closing = true;
+            } else if !flow.is_closing {
+                flow.is_closing = flags & FIN != 0;
+                let age = if flow.is_closing {
                     TCP_PARTIAL
+                } else {
+                    TCP_OPEN
                 };
                 flow.until = now + age;
+            } else if flow.until <= now {
+                self.initiated.remove(&ends);
             }
-            flow.until = flow.until.min(flow.at_latest);
         }
     }
 
@@ -186,8 +205,8 @@ impl Expected {
         if policy.tracks() && !self.policy.tracks() {
             self.begin();
         }
-        if policy != self.policy {
-            self.distrust();
+        if self.policy == Policy::Served && policy != Policy::Served {
+            self.distrust(SERVED);
         }
         self.policy = policy;
     }
@@ -203,19 +222,21 @@ impl Expected {
     fn begin(&mut self) {
         self.own.clear();
         self.initiated.clear();
-        self.distrust();
+        for port in PORTS {
+            self.distrust(port);
+        }
     }
 
-    fn distrust(&mut self) {
+    /// Nothing is known of where the exchanges of a port began.
+    fn distrust(&mut self, port: u16) {
         let now = self.now;
-        for exchange in self.exchanges.values_mut() {
-            if !exchange.is_seen && now - exchange.last < UDP_IDLE {
+        for (ends, exchange) in &mut self.exchanges {
+            let is_alive = now - exchange.last < UDP_IDLE;
+            if ends.local_port == port && !exchange.is_seen && is_alive {
                 exchange.last = now;
             }
         }
-        for port in PORTS {
-            self.unknown.insert(port, now + UDP_IDLE);
-        }
+        self.unknown.insert(port, now + UDP_IDLE);
     }
 
     pub(super) fn pass(&mut self, seconds: u32) {
@@ -240,6 +261,9 @@ impl Expected {
     /// What is wrong with a flow that is alive as this host's own, or is not.
     pub(super) fn wrong(&self, ends: Ends, is_own: bool) -> Option<&'static str> {
         let now = self.now;
+        if !self.policy.tracks() {
+            return None; // every packet passes, and what was known is dropped before that changes
+        }
         if ends.protocol == UDP {
             let certain = self.own.get(&ends).copied().unwrap_or(0);
             let is_foreign = self.exchanges.get(&key(ends)).is_none_or(|exchange| {

@@ -33,9 +33,9 @@ impl InKernel {
         }
     }
 
-    fn distrust_all(&mut self) {
+    fn distrust(&mut self, ports: &[u16]) {
         let unknown = kernel_clock().as_secs() as u32 + UDP_IDLE;
-        for port in PORTS {
+        for &port in ports {
             let known = self.kernel.foreign_port(port);
             self.kernel
                 .set_foreign_port(port, ForeignPort { unknown, ..known });
@@ -100,15 +100,18 @@ impl Subject for InKernel {
             for name in [FLOWS, PEERS] {
                 self.kernel.clear(name);
             }
-            self.distrust_all();
+            self.distrust(&PORTS);
         }
         Compiled::of(&text(policy, observes)).publish(&mut self.kernel);
+        if self.policy == Policy::Served && policy != Policy::Served {
+            self.distrust(&[SERVED]); // as a publish does
+        }
         self.policy = policy;
     }
 
     fn restart(&mut self) {
         self.kernel.forget_sent();
-        self.distrust_all();
+        self.distrust(&PORTS);
     }
 
     fn pass(&mut self, seconds: u32) {

@@ -39,8 +39,8 @@ pub(super) enum Fault {
     EvictedIsTrusted,
     /// The ports of older sockets are trusted.
     OldSocketsAreTrusted,
-    /// And those that were a service's.
-    UncoveredIsTrusted,
+    /// And those from which flows were not recorded, since they were a service's.
+    NewlyRecordedIsTrusted,
     /// Flows from before a time without tracking are kept.
     OldFlowsAreKept,
 }
@@ -61,7 +61,7 @@ impl Fault {
         Self::ModeForgetsMarks,
         Self::EvictedIsTrusted,
         Self::OldSocketsAreTrusted,
-        Self::UncoveredIsTrusted,
+        Self::NewlyRecordedIsTrusted,
         Self::OldFlowsAreKept,
     ];
 }
@@ -96,7 +96,7 @@ impl Pure {
         Self {
             fault,
             now: 10_000,
-            policy: Policy::Closed,
+            policy: Policy::Open,
             observes: false,
             own: HashMap::new(),
             foreign: HashMap::new(),
@@ -193,8 +193,7 @@ impl Subject for Pure {
     }
 
     fn send(&mut self, packet: &Packet) {
-        let is_served = self.policy == Policy::Served && self.policy.covers(packet.ends);
-        if !self.policy.tracks() || is_served {
+        if !self.policy.tracks() || self.policy.is_served(packet.ends) {
             return;
         }
         let Some(sent) = self.parsed(packet) else {
@@ -245,8 +244,8 @@ impl Subject for Pure {
                 self.distrust(&PORTS);
             }
         }
-        if !self.has(Fault::UncoveredIsTrusted) {
-            let was_covered = |port: &u16| {
+        if !self.has(Fault::NewlyRecordedIsTrusted) {
+            let is_newly_recorded = |port: &u16| {
                 let ends = Ends {
                     protocol: UDP,
                     local: 0,
@@ -254,10 +253,10 @@ impl Subject for Pure {
                     remote: 0,
                     remote_port: 0,
                 };
-                self.policy.covers(ends) && !policy.covers(ends)
+                self.policy.is_served(ends) && !policy.is_served(ends)
             };
-            let uncovered: Vec<u16> = PORTS.into_iter().filter(was_covered).collect();
-            self.distrust(&uncovered);
+            let ports: Vec<u16> = PORTS.into_iter().filter(is_newly_recorded).collect();
+            self.distrust(&ports);
         }
         self.policy = policy;
         self.observes = observes;
