@@ -2,6 +2,7 @@
 
 mod change;
 mod check;
+mod detach;
 mod lists;
 mod progress;
 mod providers;
@@ -20,7 +21,7 @@ use nix::unistd::geteuid;
 
 use crate::bounded;
 use crate::cli::{
-    Cli, Command, Detach, Explain, FlowsCommand, List, Log, Output, Paths, Require, Run, Small,
+    Cli, Command, Explain, FlowsCommand, List, Log, Output, Paths, Require, Run, Small,
     StatusOptions, Watch, generate,
 };
 use crate::config::{AttachMode, Config};
@@ -104,7 +105,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::Mode(options) => change::mode(&paths, options).await,
             Command::Flows { command } => flows(&paths, &command),
             Command::Watch(options) => watch(&paths, &options).await,
-            Command::Detach(options) => detach(&paths, &options),
+            Command::Detach(options) => detach::run(&paths, &options),
             Command::Verify(output) => verify(output),
             Command::Completions(options) => print(&generate::completions(options.shell)),
             Command::Version => print(concat!("allowlist ", env!("CARGO_PKG_VERSION"), "\n")),
@@ -438,27 +439,6 @@ fn verify(output: Output) -> Result<()> {
         print_json(&serde_json::json!({ "programs": verified }))
     } else {
         print(&report::verified_text(&verified))
-    }
-}
-
-fn detach(paths: &Paths, options: &Detach) -> Result<()> {
-    let output = options.output;
-    if !options.force {
-        dataplane::require_namespace(&paths.pin_dir).context(
-            "not detached; detach there (`nsenter --net=/proc/PID/ns/net`), or give --force to detach from here",
-        )?;
-    }
-    let interfaces = dataplane::detach_all(&paths.pin_dir)?;
-    if output.json {
-        return print_json(&serde_json::json!({ "detached": interfaces }));
-    }
-    if interfaces.is_empty() {
-        print("no interface was filtered; what was left of a filter is removed\n")
-    } else {
-        print(&format!(
-            "detached from {}: everything passes\n",
-            interfaces.join(", ")
-        ))
     }
 }
 

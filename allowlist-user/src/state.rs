@@ -130,6 +130,16 @@ impl StateDir {
         }
     }
 
+    /// The process that holds the lock of the directory, as errors name it: `process 123 (allowlist)`; none if there
+    /// is none, or if the kernel does not report it to this process.
+    pub fn holder(&self) -> Option<String> {
+        let path = self.path.clone();
+        access(&self.path, move || {
+            Ok(lock::holder_in_words(&File::open(&path)?))
+        })
+        .ok()?
+    }
+
     /// The feed that was stored last for this source, if it can be used.
     ///
     /// An error means that there is something which must not be used: log it, and go on without. What is

@@ -287,6 +287,18 @@ fn detaching_ends_the_daemon() -> anyhow::Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_start_may_follow_a_detach_at_once() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let first = site.filter(&SMALL)?;
+    site.json("detach")?;
+    let second = site.filter(&SMALL)?;
+    assert_eq!(site.json("status")?["filtering"], true);
+    drop((first, second));
+    Ok(())
+}
+
 /// The kernel takes the program off with the interface; nobody may say that it filters.
 #[test]
 fn status_knows_that_an_interface_is_gone() -> anyhow::Result<()> {
