@@ -267,10 +267,13 @@ impl Daemon {
             mode: policy.change.mode,
             edits: known.back_to(number),
             held_back: self.held_back_for(&written),
-            written: Some(written),
+            written: Some(Arc::clone(&written)),
             ..self.change(who, format!("rollback to policy {number}"))
         };
-        let done = match self.require_free() {
+        let may = self
+            .require_free()
+            .and_then(|()| self.require_same_power(&written, who));
+        let done = match may {
             Ok(()) => self.replace(change, care, Some(number)).await,
             Err(problem) => Err(problem),
         };
@@ -316,6 +319,29 @@ impl Daemon {
                 .insert(0, format!("policy {number} is active again"));
         }
         Ok(done)
+    }
+
+    /// Members of `control_group` may not restore what root has revoked since: who may use the control socket, and
+    /// what the daemon runs at a change.
+    fn require_same_power(&self, written: &Written, who: &Who) -> Result<(), Problem> {
+        if !matches!(who, Who::Peer(peer) if peer.uid != 0) {
+            return Ok(());
+        }
+        let (config, now) = (self.options.read(written)?, &self.config);
+        let changed = if config.control_group != now.control_group {
+            Some("control_group")
+        } else if config.hook != now.hook {
+            Some("[on_change]")
+        } else {
+            None
+        };
+        let Some(key) = changed else { return Ok(()) };
+        Err(Problem::new(
+            Kind::Forbidden,
+            format!(
+                "that policy has another {key} than the active one, which only root may restore; try sudo"
+            ),
+        ))
     }
 
     /// All of it, or none.

@@ -157,3 +157,39 @@ fn a_member_of_the_group_can_use_the_socket() -> anyhow::Result<()> {
     assert_eq!(member(&["status"])?.code, Some(1));
     Ok(())
 }
+
+/// What root has revoked, a member of the group that may ask now cannot restore.
+#[test]
+fn a_rollback_by_a_member_restores_no_power() -> anyhow::Result<()> {
+    require_root!();
+    let of = |name: &str| {
+        anyhow::Ok(
+            Group::from_name(name)?
+                .context("no such group")?
+                .gid
+                .as_raw(),
+        )
+    };
+    let (before, now) = (of("adm")?, of("daemon")?);
+    let host = Host::by(&format!("control_group = 'adm'\n{CONFIG}"))?;
+    open_the_way(&host)?;
+    for change in [
+        "control_group = 'daemon'",
+        "control_group = 'daemon'\nmax_prefixes = 5000",
+    ] {
+        host.write(&format!("{change}\n{CONFIG}"))?;
+        host.done(&["reload"]);
+    }
+    let back = |to: &str| host.as_nobody(now, &["rollback", to, "--json"]);
+    let refused = back("1")?;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(
+        refused.stderr.contains("only root may restore"),
+        "{refused:?}"
+    );
+    assert_eq!(host.as_nobody(before, &["status"])?.code, Some(1));
+    assert_eq!(back("2")?.code, Some(0));
+    host.done(&["rollback", "1"]);
+    assert_eq!(host.as_nobody(before, &["status"])?.code, Some(0));
+    Ok(())
+}
