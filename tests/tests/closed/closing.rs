@@ -110,7 +110,7 @@ fn goes_on_when_nothing_notes_any_more() -> anyhow::Result<()> {
         "the flow tracker's link of eth0 is not pinned any more",
         SOON,
     )?;
-    eventually(|| Ok(pins.join("egress_0").exists()))?;
+    eventually(|| Ok(pins.join("egress_0").exists())).with_context(|| filter.output())?;
     eventually(|| server.answers(&site, FAMILIES[0], 8, NEVER))?;
     Ok(())
 }

@@ -20,6 +20,19 @@ fn list(prefixes: u32) -> String {
     text
 }
 
+/// A running daemon with a short list.
+fn with_list(site: Site, config: &str) -> anyhow::Result<Host> {
+    site.scratch.write("lab.txt", list(10))?;
+    let path = site.scratch.write("allowlist.toml", config)?;
+    let mut host = Host {
+        config: path.display().to_string(),
+        site,
+        daemon: None,
+    };
+    host.start(&[])?;
+    Ok(host)
+}
+
 const WITH_LIST: &str = "[sources.lab]\nfile = 'lab.txt'\n";
 
 fn config(head: &str) -> String {
@@ -37,15 +50,8 @@ fn a_list_outgrows_the_tables_without_a_gap() -> anyhow::Result<()> {
     for head in ["", "default = 'drop'", "lookup = 'lpm-trie'"] {
         let site = Site::new()?;
         site.second_link()?;
-        site.scratch.write("lab.txt", list(10))?;
         let text = config(head).replace("[\"eth0\"]", "[\"eth0\", \"eth1\"]");
-        let path = site.scratch.write("allowlist.toml", text)?;
-        let mut host = Host {
-            config: path.display().to_string(),
-            site,
-            daemon: None,
-        };
-        host.start(&[])?;
+        let mut host = with_list(site, &text)?;
         let sources = [FRIENDS, STRANGERS].concat();
         let streamed = Streamed::during(&host.site, &sources, || {
             for prefixes in [30_000, 10, 90_000] {
@@ -101,17 +107,24 @@ fn a_daemon_ends_while_its_tables_grow() -> anyhow::Result<()> {
 /// Returns whether the daemon ended between the two halves.
 fn ends_while_its_tables_grow() -> anyhow::Result<bool> {
     let site = Site::new()?;
-    site.scratch.write("lab.txt", list(10))?;
-    let mut host = Host::by_site(site, &config("default = 'drop'"))?;
+    let mut host = with_list(site, &config("default = 'drop'"))?;
     host.site.scratch.write("lab.txt", list(30_000))?;
     let aside = pinned(&host.site, "GENERATIONS_aside");
     let mut daemon = host.daemon.take().context("it was started")?;
+    give_way(&daemon)?;
     thread::scope(|scope| -> anyhow::Result<()> {
         // Without an answer, unless the tables moved between two looks on a busy machine.
         let refresh = scope.spawn(|| host.site.run(&["refresh", "lab"]));
-        while !aside.exists() && !refresh.is_finished() {}
+        while !aside.exists() && !refresh.is_finished() {
+            thread::sleep(Duration::from_micros(100));
+        }
         // A new program takes the kernel far longer to load than this takes.
-        daemon.stop(Signal::SIGKILL, SOON).map(drop)
+        daemon.stop(Signal::SIGKILL, SOON)?;
+        if !aside.exists() {
+            let ended = refresh.join().expect("it does not panic")?;
+            ensure!(ended.code == Some(0), "{ended:?}");
+        }
+        Ok(())
     })?;
     if !aside.exists() {
         return Ok(false);
@@ -126,6 +139,21 @@ fn ends_while_its_tables_grow() -> anyhow::Result<bool> {
     assert!(host.passes("10.0.100.9"));
     assert_eq!(host.site.run(&["detach"])?.code, Some(0));
     Ok(true)
+}
+
+/// Lets the kernel prefer this test's threads to those of a program, which is then ended where the test means to.
+fn give_way(program: &Program) -> anyhow::Result<()> {
+    for thread in std::fs::read_dir(format!("/proc/{}/task", program.id()))? {
+        let thread = thread?.file_name();
+        let mut renice = std::process::Command::new("renice");
+        renice.args(["-n", "19", "-p"]).arg(thread);
+        // A thread may have ended by now.
+        renice
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()?;
+    }
+    Ok(())
 }
 
 /// A pin of this version's.
