@@ -23,6 +23,8 @@ const NAMES: Names = Names {
 const KEPT: usize = 200;
 /// As many of them as are shown in a line.
 const SHOWN: usize = 4;
+/// The longest text of a request that is kept, in characters, where it is no prefix.
+const LONGEST_TEXT: usize = 60;
 
 /// Something that was done, or refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,8 +39,16 @@ pub struct Entry {
     /// Why it was not done; absent if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
+    /// Whether the request succeeded and changed nothing, since everything was as requested already.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub no_change: bool,
     /// The generation in force afterwards.
     pub generation: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// Who asked.
@@ -161,6 +171,9 @@ pub struct Prefixes {
     pub count: usize,
     /// The first of them.
     pub prefixes: Vec<IpNet>,
+    /// The first texts of the request that are no prefixes, each cut to 60 characters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<String>,
     /// The services.
     pub services: Vec<String>,
     /// When they go.
@@ -186,10 +199,24 @@ impl Prefixes {
         Self {
             count,
             prefixes,
+            unreadable: Vec::new(),
             services: services.into_iter().map(str::to_owned).collect(),
             until: None,
             note: None,
         }
+    }
+
+    /// Adds texts of a request that are no prefixes.
+    #[must_use]
+    pub fn with_unreadable<'t>(mut self, texts: impl Iterator<Item = &'t str>) -> Self {
+        for text in texts {
+            self.count += 1;
+            if self.unreadable.len() < SHOWN {
+                self.unreadable
+                    .push(text.chars().take(LONGEST_TEXT).collect());
+            }
+        }
+        self
     }
 }
 
@@ -231,6 +258,9 @@ impl fmt::Display for Prefixes {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = self.prefixes.iter().take(SHOWN);
         let mut words: Vec<String> = shown.map(ToString::to_string).collect();
+        let left = SHOWN - words.len();
+        let unreadable = self.unreadable.iter().take(left);
+        words.extend(unreadable.map(|text| format!("{text:?}")));
         if self.count > words.len() {
             words.push(format!("and {} more", self.count - words.len()));
         }

@@ -421,10 +421,17 @@ impl Daemon {
 
     /// What was done, or refused, into the audit trail. A full disk is no reason not to do it.
     fn log(&self, who: Who, deed: Deed, refused: Option<String>) {
+        let no_change = refused.is_none() && matches!(deed, Deed::Reload { policy: None });
+        self.log_request(who, deed, refused, no_change);
+    }
+
+    /// Logs a request and its outcome. `no_change` is about one that succeeded.
+    fn log_request(&self, who: Who, deed: Deed, refused: Option<String>, no_change: bool) {
         match &refused {
             Some(reason) => {
                 warn!("{who}: {deed}: not done, and nothing was changed: {reason}");
             }
+            None if no_change => info!("{who}: {deed}: no change"),
             None => info!("{who}: {deed}"),
         }
         let entry = Entry {
@@ -432,6 +439,7 @@ impl Daemon {
             who,
             deed,
             refused,
+            no_change,
             generation: self.dataplane.generation(),
         };
         let added = self.disk().and_then(|_| Ok(self.audit.add(&entry)?));

@@ -295,7 +295,15 @@ fn asked(entries: &[Entry]) -> Prefixes {
         let service = entry.service.as_deref().unwrap_or_default();
         Some((parse_prefix(&entry.prefix).ok()?, service))
     });
-    Prefixes::of(pairs)
+    let texts = entries.iter().map(|entry| &*entry.prefix);
+    let services: BTreeSet<_> = entries
+        .iter()
+        .filter_map(|entry| entry.service.clone())
+        .collect();
+    Prefixes {
+        services: services.into_iter().collect(),
+        ..Prefixes::of(pairs).with_unreadable(texts.filter(|text| parse_prefix(text).is_err()))
+    }
 }
 
 fn of(edits: &[Edit]) -> Prefixes {

@@ -43,6 +43,7 @@ impl Daemon {
             who,
             answer,
         } = request;
+        let policy = self.policy_number();
         let (deed, done) = match wanted {
             Wanted::Reload => return self.reload(Some(Asker { who, care, answer })),
             Wanted::Refresh(source) => return self.refresh(source.as_deref(), who, answer),
@@ -57,7 +58,9 @@ impl Daemon {
             Wanted::Confirm => (Deed::Confirm, self.confirm()),
         };
         let refused = done.as_ref().err().map(|problem| problem.error.clone());
-        self.log(who, deed, refused);
+        let makes_policy = matches!(deed, Deed::Add(_) | Deed::Remove(_) | Deed::Mode { .. });
+        let no_change = makes_policy && done.is_ok() && self.policy_number() == policy;
+        self.log_request(who, deed, refused, no_change);
         let _ = answer.send(done); // whoever asked may be gone
     }
 

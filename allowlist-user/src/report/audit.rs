@@ -35,6 +35,7 @@ impl Report for AuditLog {
             text += &on_one_line(&deed);
             text += &match &entry.refused {
                 Some(reason) => format!("  NOT DONE: {}\n", indented(reason)),
+                None if entry.no_change => "  (no change)\n".to_owned(),
                 None => format!("  (generation {})\n", entry.generation),
             };
         }

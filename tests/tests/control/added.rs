@@ -122,6 +122,11 @@ fn what_cannot_be_right_is_refused_whole() -> anyhow::Result<()> {
         log.contains("root  remove 192.0.2.9/32  NOT DONE: "),
         "{log}"
     );
+    // Also a request that is no prefix says what was requested.
+    assert!(
+        log.contains("root  add \"nobody\" at web  NOT DONE: "),
+        "{log}"
+    );
     Ok(())
 }
 
@@ -234,6 +239,9 @@ fn nothing_new_is_no_change() -> anyhow::Result<()> {
             !answer.contains("allowlist confirm"),
             "{arguments:?}: {answer}"
         );
+        let logged = host.done(&["log", "--count", "1"]);
+        let is_marked = logged.contains("(no change)");
+        assert_eq!(is_marked, !is_new, "{arguments:?}: {logged}");
         let after = (policy()?, host.in_force()?);
         assert_eq!(after != before, is_new, "{arguments:?}: {answer}");
         assert_eq!(after.0 != before.0, is_new, "{arguments:?}: {answer}");
