@@ -209,7 +209,6 @@ fn configuration(old: &Config, new: &Config, lines: &mut Lines) {
         at_start,
         control_group,
         policy: _,
-        ..
     } = old;
     let begun = lines.0.len();
     lines.set("interfaces", interfaces, &new.interfaces);
@@ -282,7 +281,6 @@ fn on_change(old: &Hook, new: &Hook, lines: &mut Lines) {
         timeout,
         ca_file,
         ca_only,
-        ..
     } = old;
     // Arguments and the path of a webhook may hold a secret.
     lines.value("on_change.command", command, &new.command, |command| {

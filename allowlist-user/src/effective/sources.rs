@@ -85,7 +85,6 @@ fn keys(old: &Source, new: &Source, lines: &mut Lines) {
         grace,
         max_age,
         warning: _, // follows from the catalogue's entry
-        ..
     } = old;
     let begun = lines.0.len();
     let key = |key: &str| format!("sources.{name}.{key}");
@@ -146,7 +145,10 @@ fn demands(old: &Gate, new: &Gate, key: &impl Fn(&str) -> String, lines: &mut Li
         min_prefix_len_v6,
         allow_special_use,
         max_shrink,
-        ..
+        max_growth,
+        growth_window,
+        max_addresses,
+        notable_addresses: _, // follows from the other keys
     } = old;
     lines.plain(&key("min"), min, &new.min);
     lines.value(&key("max"), max, &new.max, |max| {
@@ -171,6 +173,18 @@ fn demands(old: &Gate, new: &Gate, key: &impl Fn(&str) -> String, lines: &mut Li
     lines.value(&key("max_shrink"), max_shrink, &new.max_shrink, |part| {
         (f64::from(*part) / 1000.0).to_string()
     });
+    lines.value(&key("max_growth"), max_growth, &new.max_growth, |part| {
+        (f64::from(*part) / 1000.0).to_string()
+    });
+    lines.value(
+        &key("growth_window"),
+        growth_window,
+        &new.growth_window,
+        time,
+    );
+    let (old, new) = (max_addresses, new.max_addresses);
+    lines.plain(&key("max_addresses (IPv4)"), &old.v4, &new.v4);
+    lines.plain(&key("max_addresses (IPv6)"), &old.v6, &new.v6);
 }
 
 fn http(old: &Http, new: &Http, key: &impl Fn(&str) -> String, lines: &mut Lines) {
@@ -187,7 +201,7 @@ fn http(old: &Http, new: &Http, key: &impl Fn(&str) -> String, lines: &mut Lines
         max_bytes,
         ca_only,
         allow_private,
-        ..
+        newest,
     } = old;
     lines.value(&key("url"), urls, &new.urls, |urls| {
         let urls: Vec<_> = urls.iter().map(public_url).collect();
@@ -223,6 +237,7 @@ fn http(old: &Http, new: &Http, key: &impl Fn(&str) -> String, lines: &mut Lines
     lines.value(&key("max_size"), max_bytes, &new.max_bytes, size);
     lines.plain(&key("ca_only"), ca_only, &new.ca_only);
     lines.plain(&key("allow_private"), allow_private, &new.allow_private);
+    lines.plain(&key("newest"), newest, &new.newest);
 }
 
 fn lookup(old: &Lookup, new: &Lookup, key: &impl Fn(&str) -> String, lines: &mut Lines) {
@@ -232,7 +247,6 @@ fn lookup(old: &Lookup, new: &Lookup, key: &impl Fn(&str) -> String, lines: &mut
         resolvers,
         ttl_floor,
         timeout,
-        ..
     } = old;
     lines.set(&key("names"), names, &new.names);
     lines.value(&key("families"), families, &new.families, |families| {

@@ -108,6 +108,16 @@ fn settings_of_a_source() {
             "sources.a.format: text -> csv 1",
         ],
     );
+    check(
+        source,
+        &format!("{source}max_growth = 2.0\ngrowth_window = '14d'\nmax_addresses = 1000\n"),
+        &[
+            "sources.a.max_growth: 1 -> 2",
+            "sources.a.growth_window: 7days -> 14days",
+            "sources.a.max_addresses (IPv4): 85899345 -> 1000",
+            "sources.a.max_addresses (IPv6): 5192296858534827628530496329220096 -> 1000",
+        ],
+    );
     // A value that may be secret is not shown.
     check(
         source,
