@@ -27,6 +27,7 @@ use url::Url;
 use crate::event::Event;
 use crate::policy::{Format, Http};
 use crate::source::post;
+use crate::trust;
 
 /// Events that wait; while a hook hangs, more are dropped with a warning.
 const WAITING: usize = 64;
@@ -169,16 +170,21 @@ impl Hook {
             // Of its own, so that what it started ends with it.
             .process_group(0)
             .kill_on_drop(true);
-        // The program may be on a disk that does not answer, and no thread of the runtime may wait for that.
-        let started = timeout(self.timeout, spawn_blocking(move || command.spawn())).await;
+        // The program may be on a disk that does not answer, and no thread of the runtime may wait for that. Its path may have
+        // changed since the start, or could not be examined then.
+        let path = PathBuf::from(program);
+        let start = move || {
+            trust::require(&path)?;
+            command.spawn()
+        };
+        let started = timeout(self.timeout, spawn_blocking(start)).await;
         let Ok(started) = started else {
             bail!(
                 "it was not started within {}; check the file system that it is on",
                 humantime::format_duration(self.timeout)
             );
         };
-        let mut child =
-            started?.context("cannot be started; check `command` and its permissions")?;
+        let mut child = started?.context("was not started; check `command` and its permissions")?;
         // Behind `child`, so that it goes first: until then its number is no other's.
         let mut group = Group::of(&child);
         let mut input = child.stdin.take().expect("it is piped");
@@ -283,7 +289,25 @@ mod tests {
         let (program, arguments) = hook.command.split_first().expect("a program");
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         let done = runtime.block_on(hook.run(program, arguments, b"{}", &event));
-        done.expect_err("it hangs").to_string()
+        format!("{:#}", done.expect_err("it fails"))
+    }
+
+    /// Also where its path could not be examined at the start.
+    #[test]
+    fn a_program_that_others_could_change_is_not_started() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let folder = tempfile::tempdir().expect("a folder");
+        let (program, made) = (folder.path().join("hook"), folder.path().join("made"));
+        fs::write(&program, format!("#!/bin/sh\ntouch {}\n", made.display())).expect("is written");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o777)).expect("is its owner");
+        let hook = Hook {
+            command: vec![program.display().to_string()],
+            ..Hook::default()
+        };
+        let error = run(&hook);
+        assert!(error.contains("writable by every user"), "{error}");
+        assert!(!made.exists());
     }
 
     #[test]

@@ -47,9 +47,13 @@ pub fn concerns(file: Option<&Path>, text: &str, config: &Config) -> Vec<Concern
                 error.raw_os_error(),
                 Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)
             ) => {}
+        // Each use of a command, a token or a certificate examines it again, so the filter starts without.
         Err(error) => concerns.push(Concern {
-            message: format!("{}: its owner cannot be examined: {error}", path.display()),
-            is_fatal: true,
+            message: format!(
+                "{}: its owner cannot be examined: {error}; it is not used until it can be",
+                path.display()
+            ),
+            is_fatal: Some(path) == file,
         }),
     };
     if let Some(file) = file {

@@ -15,7 +15,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 pub struct Hang {
     path: PathBuf,
     /// The server's side. Closing it ends what waits with an error.
-    _server: File,
+    server: Option<File>,
 }
 
 impl Hang {
@@ -41,8 +41,15 @@ impl Hang {
         .with_context(|| format!("cannot mount over {}", path.display()))?;
         Ok(Self {
             path: path.to_owned(),
-            _server: server,
+            server: Some(server),
         })
+    }
+
+    /// Covers a file or a folder likewise, and its server has gone: every access fails at once, with `ENOTCONN`.
+    pub fn failing(path: &Path) -> anyhow::Result<Self> {
+        let mut hang = Self::over(path)?;
+        drop(hang.server.take());
+        Ok(hang)
     }
 }
 

@@ -416,7 +416,7 @@ fn a_hook_is_told_what_changed() -> anyhow::Result<()> {
     setup.vendor.answer("/hook", Answer::Status(400));
     setup.vendor.answer("/list", answer(&["198.18.0.3"]));
     filter.wait_for_line(
-        "cannot be started; check `command` and its permissions",
+        "was not started; check `command` and its permissions",
         SOON,
     )?;
     filter.wait_for_line(

@@ -225,16 +225,30 @@ fn file_systems_that_hang() -> anyhow::Result<()> {
     for place in places.iter().filter(|place| place.exists()) {
         prepared.check(&format!("{} hangs", place.display()), Hang::over(place)?)?;
     }
+    // Or whose server has ended: all of it fails.
+    for place in &places[..5] {
+        prepared.check(&format!("{} fails", place.display()), Hang::failing(place)?)?;
+    }
     Ok(())
 }
 
 #[test]
-fn servers_that_send_nothing() -> anyhow::Result<()> {
+fn servers_that_send_nothing_or_too_much() -> anyhow::Result<()> {
     require_root!();
     let prepared = Prepared::new()?;
     prepared.vendor.answer("/list", Answer::Silence);
     prepared.names.reply("hooks.example.com", Reply::Silence);
     prepared.check("silent servers", ())?;
+    // Slow, huge, and what no vendor means.
+    for (how, answer) in [
+        ("slow", Answer::Drip),
+        ("endless", Answer::Endless),
+        ("no HTTP", Answer::Noise),
+    ] {
+        prepared.vendor.answer("/list", answer);
+        prepared.check(&format!("a server that is {how}"), ())?;
+    }
+    prepared.vendor.answer("/list", Answer::Silence);
     // Together with a file that hangs.
     let list = Replaced::new(&prepared.folder.join("list.txt"), "pipe")?;
     prepared.check("silent servers, and a pipe", list)
