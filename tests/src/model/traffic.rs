@@ -437,8 +437,10 @@ fn keeps_alive(dice: &mut Dice, host: IpAddr, remote: IpAddr) -> Draft {
         _ => {
             draft.protocol = ICMPV6;
             let kinds = [130, 131, 132, 133, 134, 135, 136, 137, 138, 143, 144];
-            draft.body = icmp(dice.pick(&kinds), 0);
-            draft.hops = dice.pick(&[255, 255, 254, 1, 1]);
+            let kind = dice.pick(&kinds);
+            draft.body = icmp(kind, 0);
+            let right = if (133..=137).contains(&kind) { 255 } else { 1 };
+            draft.hops = dice.pick(&[right, right, right, 254, 2]);
         }
     }
     if !is_v4 && dice.one_in(2) {

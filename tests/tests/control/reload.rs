@@ -71,7 +71,7 @@ fn what_cannot_be_put_in_force_changes_nothing() -> anyhow::Result<()> {
             CONFIG
                 .replace("eth0", "br0")
                 .replace("interfaces =", "attach_mode = 'native'\ninterfaces ="),
-            &["cannot attach to br0 in native mode"],
+            &["cannot attach to br0: native mode is refused"],
         ),
         (
             CONFIG.replace("eth0", "lo"),
