@@ -3,17 +3,20 @@
 //! A pinned tcx link where the kernel has it (6.6), else a filter of the clsact queueing discipline,
 //! which stays by itself. Invariant: what is recorded of a slot says which of the two is there.
 
+use std::error::Error;
 use std::os::fd::AsFd as _;
+use std::time::Duration;
+use std::{io, iter, thread};
 
 use allowlist_common::abi::{self, Identity, Interface};
 use anyhow::{Context as _, Result, bail};
 use aya::Ebpf;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{
-    NlOptions, SchedClassifierLink, TcAttachOptions, TcAttachType, TcError, TcHandle,
-    qdisc_add_clsact,
+    NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcAttachType, TcError,
+    TcHandle, qdisc_add_clsact,
 };
-use aya::programs::{LinkOrder, SchedClassifier};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier};
 use log::warn;
 use nix::errno::Errno;
 use nix::net::if_::if_indextoname;
@@ -33,6 +36,10 @@ pub enum Hook {
     /// clsact.
     Clsact,
 }
+
+/// How often, and how far apart, a program is attached that the kernel has on the interface for another moment.
+const ATTEMPTS: u32 = 40;
+const WAIT: Duration = Duration::from_millis(50);
 
 pub(super) const BY_TCX: u32 = 1;
 const BY_CLSACT: u32 = 2;
@@ -172,9 +179,7 @@ impl Dataplane {
         }
         let mut no_tcx = None;
         if hook == Hook::Best {
-            // First of all, since a program before it may end the chain.
-            let order = TcAttachOptions::TcxOrder(LinkOrder::first());
-            match program.attach_with_options(&facts.name, TcAttachType::Egress, order) {
+            match attach_first(program, &facts.name) {
                 Ok(id) => {
                     let link: FdLink = program.take_link(id)?.try_into()?;
                     link.pin(&pin).context("cannot pin the link")?;
@@ -182,6 +187,11 @@ impl Dataplane {
                         remove_filter(&facts.name); // of an older kernel's way, or of a test
                     }
                     return Ok(BY_TCX);
+                }
+                Err(error) if is_there_already(&error) => {
+                    return Err(error).context(
+                        "the kernel has the flow tracker there already, by a link that is not pinned any more; end the process that holds the link",
+                    );
                 }
                 Err(error) => {
                     log::debug!("{}: no tcx: {error}", facts.name);
@@ -198,6 +208,32 @@ impl Dataplane {
         })?;
         Ok(BY_CLSACT)
     }
+}
+
+/// Puts the program before all others on the interface's tcx egress, since one of them may end the chain.
+///
+/// The kernel frees a link some time after its pin was removed, and until then it refuses the same program there. That
+/// is no reason to do without tcx.
+fn attach_first(
+    program: &mut SchedClassifier,
+    interface: &str,
+) -> Result<SchedClassifierLinkId, ProgramError> {
+    for _ in 0..ATTEMPTS {
+        let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+        match program.attach_with_options(interface, TcAttachType::Egress, order) {
+            Err(error) if is_there_already(&error) => thread::sleep(WAIT),
+            attached => return attached,
+        }
+    }
+    let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+    program.attach_with_options(interface, TcAttachType::Egress, order)
+}
+
+fn is_there_already(error: &ProgramError) -> bool {
+    let causes = iter::successors(Some(error as &dyn Error), |error| (*error).source());
+    causes
+        .filter_map(|error| error.downcast_ref::<io::Error>())
+        .any(|error| error.raw_os_error() == Some(Errno::EEXIST as i32))
 }
 
 /// Takes the program off a slot's interface, if it is there.

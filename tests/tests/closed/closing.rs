@@ -10,6 +10,7 @@ use allowlist_tests::lab::{Scratch, eventually};
 use allowlist_tests::require_root;
 use anyhow::{Context as _, ensure};
 use aya::programs::SchedClassifier;
+use aya::programs::links::PinnedLink;
 use aya::programs::tc::TcAttachType;
 use nix::sys::signal::Signal;
 
@@ -111,6 +112,29 @@ fn goes_on_when_nothing_notes_any_more() -> anyhow::Result<()> {
         SOON,
     )?;
     eventually(|| Ok(pins.join("egress_0").exists())).with_context(|| filter.output())?;
+    eventually(|| server.answers(&site, FAMILIES[0], 8, NEVER))?;
+    Ok(())
+}
+
+/// The kernel has the flow tracker on the interface for as long as another process holds its link, and refuses the same
+/// program once more. The daemon waits for that, and does not take the older hook instead.
+#[test]
+fn waits_for_a_link_that_is_not_gone_yet() -> anyhow::Result<()> {
+    require_root!();
+    let site = Site::new()?;
+    let server = Server::start(&site)?;
+    let filter = close(&site, "", &[])?;
+    let pin = site
+        .scratch
+        .pin_dir()
+        .join(format!("v{VERSION}"))
+        .join("egress_0");
+    let held = PinnedLink::from_pin(&pin)?;
+    std::fs::remove_file(&pin)?;
+    // Longer than it takes the self-check to look.
+    thread::sleep(Duration::from_millis(1200));
+    drop(held);
+    eventually(|| Ok(pin.exists())).with_context(|| filter.output())?;
     eventually(|| server.answers(&site, FAMILIES[0], 8, NEVER))?;
     Ok(())
 }

@@ -415,10 +415,7 @@ fn a_hook_is_told_what_changed() -> anyhow::Result<()> {
     fs::remove_file(&script)?;
     setup.vendor.answer("/hook", Answer::Status(400));
     setup.vendor.answer("/list", answer(&["198.18.0.3"]));
-    filter.wait_for_line(
-        "was not started; check `command` and its permissions",
-        SOON,
-    )?;
+    filter.wait_for_line("was not started; check `command` and its permissions", SOON)?;
     filter.wait_for_line(
         "the webhook at 127.0.0.1: the server answered 400; check `webhook`",
         SOON,
