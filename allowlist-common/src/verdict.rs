@@ -41,7 +41,7 @@ pub enum Reason {
     Default = 10,
     /// The program found its own tables missing. Never seen in a sound installation.
     InternalError = 11,
-    /// A fragment without ports; services cover its protocol, and none of those services allows the source.
+    /// A fragment without ports; services cover its protocol, and none allows the source.
     Fragment = 12,
 }
 

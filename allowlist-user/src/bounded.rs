@@ -1,12 +1,12 @@
-//! File access within limits: what a file must be, how long it may be, and how long the system may take.
+//! File access within limits: the required type of a file, its greatest length, and the time that the system may take.
 //!
-//! - [`Open`] states how a file is opened, what the open descriptor must be, and how much of it is read
+//! - [`Open`] states how a file is opened, the required type of the open descriptor, and the number of bytes that are read
 //! - [`within`] runs a file operation on a thread of its own, and gives up on it after a time limit
 //!
-//! Invariants: no open waits for a writer or a device; what is checked is the open descriptor; no read is
-//! longer than its limit; and no caller waits longer than its time limit, whatever the kernel does. An operation
+//! Invariants: no open waits for a writer or a device; the open descriptor is checked, and not the path; no read is
+//! longer than its limit; and no caller waits longer than its time limit, even if the kernel blocks. An operation
 //! that the kernel never ends costs one thread; until it ends, further ones at the same place fail at once.
-//! Does not know what a file holds.
+//! Knows no file's content.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, FileType, Metadata, OpenOptions};
@@ -25,7 +25,7 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a read may take: a start waits for several, one after the other.
 const READ_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How a file is opened, and what it must be. The safe choices are [`Open::state`] and [`Open::configured`].
+/// How a file is opened, and its required type. The safe choices are [`Open::state`] and [`Open::configured`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Open {
     /// The most bytes that are read. A longer file is an error.
@@ -175,7 +175,7 @@ impl Open {
                     limit: self.max_bytes,
                 });
             }
-            // Of the open file: one that was renamed into its place meanwhile is for the next time.
+            // Of the open file: one that was renamed into its place since then is for the next time.
             if !self.is_steady || version(&file.metadata()?) == version(&before) {
                 return Ok((bytes, before));
             }
@@ -232,7 +232,7 @@ impl Open {
     }
 }
 
-/// What a file is that is not a regular one.
+/// The type of a file that is not a regular one.
 fn other_kind(kind: FileType) -> Option<&'static str> {
     if kind.is_file() {
         None
@@ -257,7 +257,7 @@ fn version(metadata: &Metadata) -> (u64, i64, i64) {
 /// The places at which an operation has not ended that was given up.
 static STUCK: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
-/// What became of an operation on another thread.
+/// The state of an operation on another thread.
 enum State<T> {
     Running,
     Done(thread::Result<T>),

@@ -1,7 +1,7 @@
 //! Any transfer of a list: an accepted list is the one that the server sent whole.
 //!
 //! The input chooses the list, its compression, its framing, where it is cut and how it ends. The requests are
-//! real, to servers on loopback, so that the whole HTTP stack is part of what is fuzzed.
+//! real, to servers on loopback, so that the whole HTTP stack is fuzzed.
 
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,10 +17,10 @@ const MOST_LINES: usize = 64;
 /// Bytes of the input before the lines.
 const HEAD: usize = 5;
 const PATH: &str = "/";
-/// The servers keep the sockets of their connections, so they are made anew after as many.
+/// The servers keep the sockets of their connections, so they are replaced after that many.
 const CONNECTIONS: usize = 300;
 
-/// The servers, and what is needed to request a list of them.
+/// The servers, and the client that requests a list from them.
 struct Setting {
     plain: Vendor,
     http2: Vendor,
@@ -54,7 +54,7 @@ struct Transfer {
     is_gzip: bool,
     /// All that the server would send.
     body: Vec<u8>,
-    /// How many bytes of it are sent.
+    /// The number of bytes that are sent.
     sent: usize,
     framing: Framing,
 }

@@ -1,6 +1,6 @@
-//! What can be reported of a frame that is malformed: its VLAN and the fixed part of its IP header.
+//! The reportable facts of a malformed frame: its VLAN and the fixed part of its IP header.
 //!
-//! Knows nothing of what is wrong with the frame, and decides nothing.
+//! Knows no cause of malformation, and decides nothing.
 
 use super::{Address, ETHERNET, Ipv4, Ipv6, MAX_TAGS, TAG, is_tag};
 use crate::frame::{Frame, u16_at};
@@ -18,7 +18,7 @@ pub struct Addresses {
     pub protocol: u8,
 }
 
-/// The addresses of a frame, whatever else is wrong with it; `None` where it is no IP packet, or ends inside the fixed part
+/// The addresses of a frame, even of a malformed one; `None` where it is no IP packet, or ends inside the fixed part
 /// of its IP header, or the header's version is another one.
 #[inline(always)]
 pub fn addresses<F: Frame + ?Sized>(frame: &F) -> Option<Addresses> {

@@ -2,7 +2,7 @@
 //!
 //! The numbers are part of the ABI, since drop events carry them; 0 is no cause.
 
-/// What is wrong with a frame: its headers contradict themselves or its length, or are deeper than is looked into.
+/// The reason why a frame is malformed: its headers contradict themselves or its length, or are deeper than is looked into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Malformed {

@@ -1,4 +1,4 @@
-//! Files that are not what they should be, and reads that do not end.
+//! Files of a wrong type, and reads that do not end.
 
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
@@ -11,7 +11,7 @@ use super::*;
 
 const FOREVER: Duration = Duration::from_hours(1);
 
-/// What stands at a path, for a read that would wait if it were opened as it is.
+/// The file at a path, for a read that would wait if it were opened as it is.
 #[test]
 fn what_is_no_regular_file_is_refused_without_a_wait() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -102,7 +102,7 @@ fn a_file_that_keeps_changing_is_refused() {
     assert!(matches!(read, Err(ReadError::Unsteady)), "{read:?}");
 }
 
-/// The operation blocks until the test lets it end: so nothing here depends on how fast the machine is.
+/// The operation blocks until the test ends it, so nothing here depends on how fast the machine is.
 #[test]
 fn an_operation_that_never_ends_is_given_up_and_undone_when_it_ends() {
     let folder = tempfile::tempdir().expect("a folder");

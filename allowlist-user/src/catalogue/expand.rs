@@ -1,9 +1,9 @@
 //! A source table with its placeholders replaced.
 //!
 //! Invariants: `{name}` becomes the value of that name, and any other text in braces (a regular
-//! expression's `{8}`) stays; what was put in is not looked at again. `{region}` multiplies: in an array, as the
+//! expression's `{8}`) stays; an expanded value is not expanded again. `{region}` multiplies: in an array, as the
 //! one `url`, and in `page` where regions are named, there is a string for each region; elsewhere it is a choice
-//! of a regular expression, `(?:A|B)`. Knows no provider: what may be put in is decided before.
+//! of a regular expression, `(?:A|B)`. Knows no provider: the caller validates the values.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! What was typed about lists, sources and the catalogue: options of the commands that read them.
+//! Arguments about lists, sources and the catalogue: options of the commands that read them.
 
 use std::net::IpAddr;
 

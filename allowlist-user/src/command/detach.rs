@@ -12,7 +12,7 @@ use crate::cli::{Detach, Paths};
 use crate::dataplane;
 use crate::state::StateDir;
 
-/// The time that a daemon has to end; it looks for its pins every second, and then ends what it is doing.
+/// The time that a daemon has to end; it looks for its pins every second.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The time between two looks at the lock of the state directory.
 const PAUSE: Duration = Duration::from_millis(50);

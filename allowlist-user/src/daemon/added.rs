@@ -24,7 +24,7 @@ const LONGEST_NOTE: usize = 200;
 /// How many mistakes are told at once.
 const SHOWN: usize = 20;
 
-/// What is known of the next expiry of an addition.
+/// The next expiry of an addition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expiry {
     /// No addition has a time limit.

@@ -321,8 +321,8 @@ impl Daemon {
         Ok(done)
     }
 
-    /// Members of `control_group` may not restore what root has revoked since: who may use the control socket, and
-    /// what the daemon runs at a change.
+    /// Members of `control_group` may not restore what root has revoked since: the users of the control socket,
+    /// and the program of `[on_change]`.
     fn require_same_power(&self, written: &Written, who: &Who) -> Result<(), Problem> {
         if !matches!(who, Who::Peer(peer) if peer.uid != 0) {
             return Ok(());

@@ -267,7 +267,7 @@ fn attributes(start: &BytesStart<'_>) -> Result<BTreeMap<String, Vec<String>>, S
     Ok(fields)
 }
 
-/// What a reference such as `&amp;` or `&#46;` stands for.
+/// The text of a reference such as `&amp;` or `&#46;`.
 fn character(reference: &BytesRef<'_>) -> Result<String, String> {
     let resolved = reference.resolve_char_ref();
     if let Some(character) = resolved.map_err(|error| error.to_string())? {

@@ -1,4 +1,4 @@
-//! How bytes are read: what the configuration states of a list's format.
+//! The format of a list, as configured: how its bytes are read.
 
 use std::fmt;
 
@@ -90,12 +90,12 @@ pub enum Item {
     Keys,
 }
 
-/// What a field has to be for its item to count.
+/// The required value of a field for its item to count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
     /// The column, member or attribute.
     pub field: Column,
-    /// Any of these; each has to occur.
+    /// Any of several values; each has to occur.
     pub values: Vec<String>,
 }
 
@@ -109,7 +109,7 @@ pub enum Column {
     Name(String),
 }
 
-/// Which part of a page holds the list. What is not given does not narrow it.
+/// The part of a page that holds the list. An absent field does not narrow it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
     /// Of the heading above.
@@ -122,7 +122,7 @@ pub struct Page {
     pub exclude_row: Option<Pattern>,
     /// Whether code blocks are left out.
     pub exclude_code: bool,
-    /// Further parts, each of which has to be there: a list of several regions, say.
+    /// Further parts, each of which has to be there: for a list of several regions.
     pub and: Vec<Page>,
 }
 

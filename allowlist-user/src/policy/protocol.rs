@@ -97,7 +97,7 @@ pub(super) fn named(name: &str) -> Option<u8> {
 /// The number of a protocol that is written as its number or its name.
 ///
 /// # Errors
-/// States what could be written instead.
+/// States a valid spelling.
 pub(super) fn parse(text: &str) -> Result<u8, String> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let known = if is_number {

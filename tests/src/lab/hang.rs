@@ -45,7 +45,7 @@ impl Hang {
         })
     }
 
-    /// Covers a file or a folder likewise, and its server has gone: every access fails at once, with `ENOTCONN`.
+    /// Covers a file or a folder that is there by a file system whose server has ended: every access fails with `ENOTCONN`.
     pub fn failing(path: &Path) -> anyhow::Result<Self> {
         let mut hang = Self::over(path)?;
         drop(hang.server.take());

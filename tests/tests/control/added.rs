@@ -122,7 +122,7 @@ fn what_cannot_be_right_is_refused_whole() -> anyhow::Result<()> {
         log.contains("root  remove 192.0.2.9/32  NOT DONE: "),
         "{log}"
     );
-    // Also a request that is no prefix says what was requested.
+    // The text of a request that is no prefix is in the log too.
     assert!(
         log.contains("root  add \"nobody\" at web  NOT DONE: "),
         "{log}"

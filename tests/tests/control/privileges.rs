@@ -158,7 +158,7 @@ fn a_member_of_the_group_can_use_the_socket() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What root has revoked, a member of the group that may ask now cannot restore.
+/// A member of the current `control_group` cannot restore another group that root has revoked.
 #[test]
 fn a_rollback_by_a_member_restores_no_power() -> anyhow::Result<()> {
     require_root!();

@@ -68,7 +68,7 @@ pub(crate) fn admitted(namespace: &Namespace, port: u16) -> anyhow::Result<BTree
     Ok(admitted)
 }
 
-/// The first bytes that each of them gets from a server that is sent `request`, if any come. Nothing drops packets, so that each
+/// The first bytes that each visitor gets from a server that is sent `request`, if any come. Nothing drops packets, so that each
 /// is connected however long it takes.
 pub(crate) fn answers(
     namespace: &Namespace,

@@ -86,7 +86,7 @@ impl Kernel {
         }
     }
 
-    /// What is known about a local UDP port.
+    /// The entry of a local UDP port.
     pub(crate) fn foreign_port(&self, port: u16) -> ForeignPort {
         let ports = self.foreign_ports.borrow();
         ports.get(&port.into(), 0).expect("a port")

@@ -96,7 +96,7 @@ pub(super) struct Packet {
     flags: u8,
 }
 
-/// What the policy does with packets that nothing tracks.
+/// The policy for packets that are not tracked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Policy {
     /// `default = "pass"`, nothing is tracked.
@@ -105,7 +105,7 @@ pub(super) enum Policy {
     Closed,
     /// And one for [`SERVED`] by UDP, which allows [`FRIEND`].
     Served,
-    /// And one for all ports, likewise.
+    /// `default = "drop"` and a service for all ports, which allows [`FRIEND`].
     Shared,
 }
 
@@ -149,7 +149,7 @@ enum Step {
 }
 
 impl Step {
-    /// Half of the packets belong to a flow of one of the last steps, so that what a flow has been through matters.
+    /// Half of the packets belong to a flow of one of the last steps, so that the history of a flow matters.
     fn random(rng: &mut Rng, steps: &[Self]) -> Self {
         let last = steps.iter().rev().filter_map(Self::ends);
         let last: Vec<Ends> = last.take(4).collect();
@@ -201,14 +201,14 @@ impl Step {
     }
 }
 
-/// What is played on.
+/// The implementation under test.
 pub(super) trait Subject {
     /// Whether the packet passes.
     fn receive(&mut self, packet: &Packet) -> bool;
     fn send(&mut self, packet: &Packet);
-    /// Another policy, or another mode of it.
+    /// Publishes a policy in enforce or observe mode.
     fn set(&mut self, policy: Policy, observes: bool);
-    /// Everything goes, and the same policy begins anew.
+    /// Detaches, and starts with the same policy.
     fn restart(&mut self);
     fn pass(&mut self, seconds: u32);
     fn flood(&mut self);
@@ -279,7 +279,7 @@ fn play(subject: &mut impl Subject, seed: u64, count: usize) -> Result<(), Strin
     Ok(())
 }
 
-/// What this host answers by itself.
+/// The reply of this host's network stack.
 fn reply(packet: &Packet, rng: &mut Rng) -> Packet {
     let mut ends = packet.ends;
     let flags = match ends.protocol {

@@ -225,7 +225,7 @@ fn file_systems_that_hang() -> anyhow::Result<()> {
     for place in places.iter().filter(|place| place.exists()) {
         prepared.check(&format!("{} hangs", place.display()), Hang::over(place)?)?;
     }
-    // Or whose server has ended: all of it fails.
+    // File systems whose server has ended: every access fails.
     for place in &places[..5] {
         prepared.check(&format!("{} fails", place.display()), Hang::failing(place)?)?;
     }

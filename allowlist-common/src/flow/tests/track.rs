@@ -130,7 +130,7 @@ fn nothing_but_a_syn_begins_a_connection() {
     }
 }
 
-/// An RST ends a flow that has expired as well: what is sent later does not revive it.
+/// An RST ends a flow that has expired as well: later segments do not revive it.
 #[test]
 fn a_reset_ends_an_expired_flow() {
     let tcp = flow(TCP, 40_000, 443);

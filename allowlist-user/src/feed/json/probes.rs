@@ -1,4 +1,4 @@
-//! Whether each selector finds what it names: one that finds nothing is a list that has changed its shape.
+//! Whether each selector matches: one that matches nothing shows that the list has changed its shape.
 //!
 //! Invariants: a selector that ends in an empty array has found it; each part of a union, such as the names in
 //! `$['ipv4','ipv6'][*]` and `$.prefixes[*]['ipv4','ipv6']`, is a selector of its own, and of items, one match is enough.
@@ -9,7 +9,7 @@ use serde_json_path::JsonPath;
 
 use crate::policy::Select;
 
-/// What has to match somewhere.
+/// A part of a selector that has to match somewhere.
 pub(super) struct Probes(Vec<Probe>);
 
 struct Probe {
@@ -79,7 +79,7 @@ impl Probe {
     }
 
     fn matches(&self, document: &Value) -> bool {
-        // A path that was taken apart wrongly has nothing to say.
+        // A path that was taken apart wrongly proves nothing.
         let Some(path) = &self.path else {
             return true;
         };

@@ -153,7 +153,7 @@ fn each_selector_finds_something() {
         r#"{"a": {"x": ["192.0.2.1"]}, "b": {"x": []}}"#,
         &["$..['y'][*]"],
     );
-    // Of JSON lines, one of them is enough.
+    // One match in all JSON lines is enough.
     let lines = Format::JsonLines(selects(&["$.v4", "$.v6"]).into());
     check_list(
         &lines,
@@ -454,7 +454,7 @@ fn xml_by_element_and_attribute() {
             "{wrong}: {error}"
         );
     }
-    // However much of it came.
+    // At any length.
     let whole = "<?xml version=\"1.0\"?><l><ip>192.0.2.1</ip><ip>192.0.2.22</ip></l>";
     for end in 1..whole.len() {
         error(&one, &whole[..end]);
@@ -560,7 +560,7 @@ fn a_list_that_may_be_empty() {
             "{format} {text:?}"
         );
     }
-    // The shape has to be right all the same.
+    // The shape has to be right even so.
     for (format, text) in [
         (Format::json_array(), ""),
         (Format::json_array(), "{}"),

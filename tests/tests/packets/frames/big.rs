@@ -1,4 +1,4 @@
-//! Packets that are longer than their length field can state: what the kernel merges (BIG TCP), and jumbograms.
+//! Packets that are longer than their length field can state: merged by the kernel (BIG TCP), and jumbograms.
 
 use allowlist_common::packet::{TCP, UDP};
 use allowlist_tests::lab::frame::{self, tagged};

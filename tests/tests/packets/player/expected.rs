@@ -1,4 +1,4 @@
-//! The model: for each flow who sent first, and what this host initiated when. Shares no code with the logic that
+//! The model: for each flow the side that sent first, and the time at which this host initiated it. Shares no code with the logic that
 //! ships, and has one clock.
 
 use std::collections::HashMap;
@@ -73,7 +73,7 @@ impl Expected {
         }
     }
 
-    /// Whether the flow tracker records what this host sends.
+    /// Whether the flow tracker records packets of this host between these ends.
     fn records(&self, ends: Ends) -> bool {
         self.policy.tracks() && !self.policy.is_served(ends)
     }
@@ -211,7 +211,7 @@ impl Expected {
         self.policy = policy;
     }
 
-    /// All of what the filter knew is gone.
+    /// The filter has lost its state.
     pub(super) fn restart(&mut self) {
         for exchange in self.exchanges.values_mut() {
             exchange.is_seen = false;
@@ -243,7 +243,7 @@ impl Expected {
         self.now += seconds;
     }
 
-    /// What the filter saw is evicted: from here on only the ports tell.
+    /// All marks are evicted: from here on only the ports are evidence.
     pub(super) fn flood(&mut self) {
         self.crowded_until = self.now + UDP_IDLE;
         for exchange in self
@@ -258,11 +258,11 @@ impl Expected {
         }
     }
 
-    /// What is wrong with a flow that is alive as this host's own, or is not.
+    /// The violated invariant, if any, of a flow that is alive as this host's own, or is not.
     pub(super) fn wrong(&self, ends: Ends, is_own: bool) -> Option<&'static str> {
         let now = self.now;
         if !self.policy.tracks() {
-            return None; // every packet passes, and what was known is dropped before that changes
+            return None; // every packet passes, and the state is dropped before that changes
         }
         if ends.protocol == UDP {
             let certain = self.own.get(&ends).copied().unwrap_or(0);

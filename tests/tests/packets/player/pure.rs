@@ -27,7 +27,7 @@ pub(super) enum Fault {
     ReplyCreates,
     /// Nothing is marked in observe mode.
     NoMarks,
-    /// Nor what a service allows, on ports from which this host connects.
+    /// Packets that a service allows, on ports from which this host connects, are not marked.
     NoMarksOfAllowed,
     /// A mark holds for one of this host's addresses alone.
     MarksByAddress,
@@ -35,7 +35,7 @@ pub(super) enum Fault {
     MarksEndEarly,
     /// Marks are gone when drops are enforced.
     ModeForgetsMarks,
-    /// What is evicted is trusted.
+    /// A flow whose mark was evicted is trusted.
     EvictedIsTrusted,
     /// The ports of older sockets are trusted.
     OldSocketsAreTrusted,
