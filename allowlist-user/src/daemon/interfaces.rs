@@ -115,10 +115,13 @@ impl Daemon {
                 self.lost.remove(&name);
                 continue;
             }
-            let is_tampered = differences
-                .iter()
-                .any(|one| one.object.as_ref() == Some(&name) && one.kind.is_ours());
-            if is_tampered && !self.lost.contains_key(&name) {
+            let is_ours = |differences: &[Difference]| {
+                let mut ours = differences.iter().filter(|one| one.kind.is_ours());
+                ours.any(|one| one.object.as_ref() == Some(&name))
+            };
+            // Compared once more, since a pin may have been removed after the last comparison.
+            let is_lost = self.lost.contains_key(&name);
+            if !is_lost && (is_ours(differences) || is_ours(&self.compare()?)) {
                 continue; // the interface is the one that it was
             }
             if !self.lost.contains_key(&name) {
