@@ -306,7 +306,7 @@ fn seed() -> u64 {
 }
 
 #[test]
-fn only_this_host_initiates_a_flow() {
+fn only_this_host_initiates_a_flow_by_the_logic_alone() {
     let sequences = if is_long() { 50_000 } else { 1000 };
     let seed = seed();
     println!("seed {seed}, {sequences} sequences of {STEPS} steps");
