@@ -225,6 +225,9 @@ pub fn run(input: &[u8]) {
             assert_eq!(accepted, transfer.prefixes);
         }
         Ok(policy::Answer::Unchanged(_)) => panic!("there is no earlier list"),
-        Err(error) => assert!(!transfer.is_marked_whole(), "refused all of it: {error}"),
+        Err(error) => assert!(
+            !transfer.is_marked_whole(),
+            "a complete transfer was refused: {error}"
+        ),
     }
 }

@@ -29,7 +29,7 @@ pub struct Fetch {
 /// Options of `providers`.
 #[derive(Debug, Args)]
 pub struct Providers {
-    /// One of them.
+    /// One provider.
     #[command(subcommand)]
     pub show: Option<ProvidersCommand>,
     /// Only those whose name, title or description has this word
@@ -122,7 +122,7 @@ pub struct Export {
 }
 
 impl Export {
-    /// What the formats ask for besides the lists.
+    /// The parameters of the formats besides the lists.
     pub fn settings(&self, at: Timestamp) -> export::Options<'_> {
         // No name has a dot.
         let plain = |source| str::strip_prefix(source, SOURCE_PREFIX).unwrap_or(source);

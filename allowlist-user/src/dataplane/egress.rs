@@ -37,8 +37,8 @@ pub enum Hook {
     Clsact,
 }
 
-/// How often, and how far apart, a program is attached that the kernel has on the interface for another moment.
-const ATTEMPTS: u32 = 40;
+/// The number of waits, and the length of each, for a program that the kernel has on the interface for another moment.
+const WAITS: u32 = 40;
 const WAIT: Duration = Duration::from_millis(50);
 
 pub(super) const BY_TCX: u32 = 1;
@@ -210,7 +210,7 @@ impl Dataplane {
     }
 }
 
-/// Puts the program before all others on the interface's tcx egress, since one of them may end the chain.
+/// Puts the program before all others on the interface's tcx egress, since any other may end the chain.
 ///
 /// The kernel frees a link some time after its pin was removed, and until then it refuses the same program there. That
 /// is no reason to do without tcx.
@@ -218,15 +218,15 @@ fn attach_first(
     program: &mut SchedClassifier,
     interface: &str,
 ) -> Result<SchedClassifierLinkId, ProgramError> {
-    for _ in 0..ATTEMPTS {
+    let mut waits = 0;
+    loop {
         let order = TcAttachOptions::TcxOrder(LinkOrder::first());
         match program.attach_with_options(interface, TcAttachType::Egress, order) {
-            Err(error) if is_there_already(&error) => thread::sleep(WAIT),
+            Err(error) if waits < WAITS && is_there_already(&error) => thread::sleep(WAIT),
             attached => return attached,
         }
+        waits += 1;
     }
-    let order = TcAttachOptions::TcxOrder(LinkOrder::first());
-    program.attach_with_options(interface, TcAttachType::Egress, order)
 }
 
 fn is_there_already(error: &ProgramError) -> bool {

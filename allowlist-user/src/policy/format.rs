@@ -350,7 +350,7 @@ impl Pattern {
         self.0.is_match(text)
     }
 
-    /// What its first group matches, or all of it if it has no group.
+    /// The match of its first group, or the whole match if it has no group.
     pub fn first_group<'t>(&self, text: &'t str) -> Option<&'t str> {
         let captures = self.0.captures(text)?;
         captures

@@ -184,10 +184,10 @@ impl Subject {
     fn check(&self, case: &Case, frame: &[u8]) -> Result<()> {
         let wanted = if case.is_allowed { XDP_PASS } else { XDP_DROP };
         for load in 0..LOADS {
-            let says = programs::verdict(self.program(load)?, frame)?;
+            let found = programs::verdict(self.program(load)?, frame)?;
             ensure!(
-                says == wanted,
-                "{}, {}: the verdict is {says}, not {wanted}: the policy means something else to this object",
+                found == wanted,
+                "{}, {}: the verdict is {found}, not {wanted}: the policy means something else to this object",
                 self.name,
                 case.name
             );

@@ -30,7 +30,7 @@ pub fn find_link(bytes: &[u8], pattern: &Pattern) -> Result<String, FeedError> {
 }
 
 /// The link whose address the pattern matches. With `newest`, it is the one of several with the greatest numbers in
-/// what the pattern's first group matches, or the pattern if it has no group: a date that begins with its year.
+/// the match of the pattern's first group, or of the pattern if it has no group: a date that begins with its year.
 ///
 /// # Errors
 /// No link matches, or several do and none is the newest.
@@ -77,7 +77,7 @@ fn hrefs<'h>(html: &'h Html, element: &str) -> Vec<&'h str> {
     nodes.map(str::trim).collect()
 }
 
-/// The numbers in what the pattern matches, for an order in which 9 comes before 10.
+/// The numbers in the pattern's match, for an order in which 9 comes before 10.
 fn numbers(pattern: &Pattern, link: &str) -> Vec<u64> {
     let found = pattern.first_group(link).unwrap_or_default();
     found

@@ -8,6 +8,7 @@ use super::build::{
     DESTINATION, ETHERNET, GRE, HOST, HOST6, OFFICE, STRANGER, STRANGER6, VENDOR, VENDOR6, echo,
     fragment, fragment_to, icmp, packet, packet_to, ported, with, with_options,
 };
+use super::services::ANY;
 use super::{ANSWER, End, Group, SOURCES, STRAY, UNCOVERED, allowed, config, drop, pass, refused};
 
 /// Whom the host talks to; nobody's.
@@ -31,16 +32,6 @@ pub(super) const WITHOUT_PING: &str = r#"
     allow = ["office"]
 "#;
 
-/// A service that covers the ports from which this host connects, and one that does not.
-const SHARED: &str = r#"
-    [services.all]
-    ports = ["any"]
-    allow = ["office"]
-    [services.web]
-    ports = ["tcp/443"]
-    allow = ["vendor"]
-"#;
-
 pub(super) fn groups() -> Vec<Group> {
     let track = "default = \"drop\"\n";
     let tracked = |name: &str, settings: &str, rows| {
@@ -58,7 +49,7 @@ pub(super) fn groups() -> Vec<Group> {
         ),
         Group::new(
             "track, services cover the ports of this host",
-            [track, SHARED, SOURCES].concat(),
+            [track, ANY, SOURCES].concat(),
             shared(),
         )
         .after(sent()),

@@ -162,7 +162,8 @@ fn limited() -> Vec<(&'static str, Vec<u8>, End)> {
     ]
 }
 
-const ANY: &str = r#"
+/// A service that covers all ports, and so those from which this host connects, and one that does not.
+pub(super) const ANY: &str = r#"
     [services.all]
     ports = ["any"]
     allow = ["office"]
