@@ -13,7 +13,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use log::{debug, info, warn};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -25,9 +25,11 @@ use crate::cli::{
     StatusOptions, Watch, generate,
 };
 use crate::config::{AttachMode, Config};
-use crate::control::{Client, Kind, NotDone};
+use crate::control::Client;
 use crate::daemon::{self, Daemon, Signals};
 use crate::dataplane::{self, NothingPinned, Seen, View};
+use crate::error_code::ErrorCode;
+use crate::error_code::bail_with;
 use crate::explain::Question;
 use crate::hints;
 use crate::ledger::Written;
@@ -50,19 +52,24 @@ const FEWEST_FILES: u64 = 256;
 /// Enough open files for 64 interfaces.
 const MANY_FILES: u64 = 4096;
 
-/// An error as it is printed, with what to do about a limit of this process.
+/// Returns the line that reports an error: `error[CODE]: TEXT`, with a hint where a limit of this process is the
+/// cause.
 pub fn error_text(error: &anyhow::Error) -> String {
     let text = format!("{error:#}");
+    let label = match ErrorCode::of(error) {
+        ErrorCode::Failed => "error".to_owned(),
+        code => format!("error[{code}]"),
+    };
     match hints::limit(&text) {
-        Some(hint) => format!("{text}; {hint}"),
-        None => text,
+        Some(hint) => format!("{label}: {text}; {hint}"),
+        None => format!("{label}: {text}"),
     }
 }
 
 /// What the program exits with after an error.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
-    match error.downcast_ref::<NotDone>() {
-        Some(NotDone(problem)) if problem.kind == Kind::WouldCut => ExitCode::from(WOULD_CUT),
+    match ErrorCode::of(error) {
+        ErrorCode::Lockout => ExitCode::from(WOULD_CUT),
         _ => ExitCode::FAILURE,
     }
 }
@@ -474,7 +481,8 @@ fn written(paths: &Paths, mut small: Small) -> Result<Written> {
     small.iface.retain(|name| seen.insert(name.clone()));
     if small.is_policy() {
         if let Some(file) = &paths.config {
-            bail!(
+            bail_with!(
+                InvalidRequest,
                 "--allow, --provider and --port make a configuration of their own, and {} (from --config or ALLOWLIST_CONFIG) is another; leave one out",
                 file.display()
             );
@@ -486,13 +494,15 @@ fn written(paths: &Paths, mut small: Small) -> Result<Written> {
     }
     let file = paths.config.as_deref().unwrap_or(Path::new(CONFIG));
     if small.enforce {
-        bail!(
+        bail_with!(
+            InvalidRequest,
             "--enforce is for a configuration from the command line; {} states its own mode: set `mode` there, or `allowlist mode enforce`",
             file.display()
         );
     }
     if paths.config.is_none() && !file.exists() {
-        bail!(
+        bail_with!(
+            ConfigUnreadable,
             "there is no {CONFIG}; write one, give another by --config, or describe a small one by --iface, --allow, --provider and --port"
         );
     }

@@ -28,6 +28,7 @@ pub use self::ranges::{Part, RangeTable, Words, part_v4, part_v6};
 pub use self::room::require_room;
 use self::services::{Covers, KernelServices};
 use self::sources::{Matches, add_wider, listed_prefixes};
+use crate::error_code::ErrorCode;
 use crate::policy::{Policy, Snapshot};
 
 /// One generation, ready to be published.
@@ -124,6 +125,19 @@ pub enum CompileError {
         /// Who needs it.
         service: String,
     },
+}
+
+impl CompileError {
+    /// Returns the code of the error.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::TooManyPrefixes { .. } => ErrorCode::TooManyPrefixes,
+            Self::MissingSource { .. } => ErrorCode::MissingLists,
+            Self::TooManyServices { .. } | Self::TooManyMatches | Self::TooManyServiceCounts => {
+                ErrorCode::TooManyCombinations
+            }
+        }
+    }
 }
 
 /// Compiles one generation. `previous` keeps match ids what they were, so that counts go on.

@@ -25,6 +25,7 @@ use serde::Serialize;
 
 use crate::bounded::{Open, ReadError};
 use crate::catalogue::{self, Provider};
+use crate::error_code::ErrorCode;
 use crate::feed;
 use crate::hints::nearest;
 use crate::hook::Hook;
@@ -416,6 +417,16 @@ pub enum ConfigError {
     /// Everything that is wrong, in the order of the text. Printed a line each.
     #[error("{}", Lines(.0))]
     Invalid(Vec<Problem>),
+}
+
+impl ConfigError {
+    /// Returns the code of the error.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Unreadable { .. } => ErrorCode::ConfigUnreadable,
+            Self::NotText { .. } | Self::Invalid(_) => ErrorCode::ConfigInvalid,
+        }
+    }
 }
 
 /// One thing that is wrong.

@@ -22,10 +22,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-pub use client::{Client, NotDone};
+pub use client::Client;
 pub use server::Control;
 
 use crate::audit::Who;
+use crate::error_code::{CodedError, ErrorCode};
 use crate::event::Change;
 use crate::policy::{MAX_NAME_BYTES, Mode, is_name};
 use crate::report::Report;
@@ -169,7 +170,7 @@ pub struct Request {
     /// Who.
     pub who: Who,
     /// The answer, when it is done.
-    pub answer: oneshot::Sender<Result<Done, Problem>>,
+    pub answer: oneshot::Sender<Result<Done, CodedError>>,
 }
 
 /// What was done. What does not apply is absent.
@@ -211,54 +212,9 @@ pub struct Refreshed {
     /// Why it is not what the source has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
-}
-
-/// Why something was not done. Nothing has changed then.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Problem {
-    /// In words.
-    pub error: String,
-    /// For programs.
-    pub kind: Kind,
-}
-
-/// What kind of reason it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// What was asked cannot be right.
-    Invalid,
-    /// Whoever asks may not.
-    Forbidden,
-    /// There is no such thing to ask.
-    Unknown,
-    /// The path has no such method.
-    NotAllowed,
-    /// It cannot be done as things stand.
-    Refused,
-    /// It would cut the connection over which it was asked.
-    WouldCut,
-    /// There is too much to do; it may be asked again.
-    Busy,
-}
-
-impl Problem {
-    /// Of this kind.
-    pub fn new(kind: Kind, error: impl Into<String>) -> Self {
-        Self {
-            error: error.into(),
-            kind,
-        }
-    }
-}
-
-impl From<anyhow::Error> for Problem {
-    fn from(error: anyhow::Error) -> Self {
-        match error.downcast::<NotDone>() {
-            Ok(NotDone(problem)) => problem,
-            Err(error) => Self::new(Kind::Refused, format!("{error:#}")),
-        }
-    }
+    /// The code of that reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure_code: Option<ErrorCode>,
 }
 
 impl Report for Live {
@@ -291,8 +247,8 @@ impl Asked {
     }
 
     /// What the path of this name is asked by this body.
-    fn read(mut self, name: &str) -> Result<(Wanted, Care), Problem> {
-        let invalid = |error: String| Problem::new(Kind::Invalid, error);
+    fn read(mut self, name: &str) -> Result<(Wanted, Care), CodedError> {
+        let invalid = |error: String| CodedError::new(ErrorCode::InvalidRequest, error);
         // Before anything is logged: a name that cannot exist must not reach a line of the log.
         let entries = self.entries.iter().flatten();
         let services = entries.filter_map(|entry| entry.service.as_deref());
@@ -321,8 +277,8 @@ impl Asked {
             "reload" => Wanted::Reload,
             "confirm" => Wanted::Confirm,
             _ => {
-                return Err(Problem::new(
-                    Kind::Unknown,
+                return Err(CodedError::new(
+                    ErrorCode::NotFound,
                     format!(
                         "there is nothing called {name:?} to ask; docs/api.md lists what there is"
                     ),

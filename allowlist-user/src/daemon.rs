@@ -34,7 +34,7 @@ use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use jiff::Timestamp;
 use log::{info, warn};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -56,8 +56,9 @@ use crate::bounded::within;
 use crate::cli::Paths;
 use crate::compile::{CompileError, Names, Tables, compile, require_room};
 use crate::config::{AttachMode, Config};
-use crate::control::{Care, Control, Live, NotDone, Unconfirmed};
+use crate::control::{Care, Control, Live, Unconfirmed};
 use crate::dataplane::Dataplane;
+use crate::error_code::bail_with;
 use crate::gather::Fetches;
 use crate::history::History;
 use crate::hook::Teller;
@@ -125,7 +126,8 @@ impl Options {
         let concerns = within(std::path::Path::new("trusted"), LOOK * 2, work, drop)?;
         for concern in concerns {
             if concern.is_fatal {
-                bail!(
+                bail_with!(
+                    UntrustedPath,
                     "{}; `allowlist check` lists every such path",
                     concern.message
                 );
@@ -365,7 +367,7 @@ impl Daemon {
             return Ok(self.dataplane.generation());
         }
         if let Some(care) = care {
-            self.require_session(care, &tables).map_err(NotDone)?;
+            self.require_session(care, &tables)?;
         }
         let generation = self.put_in_force(lists, Arc::new(tables))?;
         if anew {
@@ -492,7 +494,8 @@ impl Daemon {
     /// The state folder, if it may be written to.
     fn disk(&self) -> Result<&StateDir> {
         if self.lock.is_none() {
-            anyhow::bail!(
+            bail_with!(
+                InvalidStateDir,
                 "{}: could not be opened at the start; restart the daemon once it can",
                 self.state.path().display()
             );

@@ -17,6 +17,7 @@ use thiserror::Error;
 pub use self::size::{Amount, Family, notes, without_notes};
 
 use crate::difference::{covers, lost};
+use crate::error_code::ErrorCode;
 use crate::policy::{Gate, PerFamily, Source};
 
 /// A loss of no more prefixes than this is never too great where the list is small: small lists lose great
@@ -140,6 +141,15 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Returns the code of the refusal.
+    pub fn code(&self) -> ErrorCode {
+        if self.is_acceptable() {
+            ErrorCode::ListRejected
+        } else {
+            ErrorCode::ListForbidden
+        }
+    }
+
     /// Whether the operator may let this one list in. What no list may have is for the configuration.
     pub fn is_acceptable(&self) -> bool {
         !matches!(

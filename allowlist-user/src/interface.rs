@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use ethtool::{EthtoolAttr, EthtoolFeatureAttr};
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use rtnetlink::MulticastGroup;
@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::dataplane::AttachedIn;
+use crate::error_code::bail_with;
 use crate::hints;
 use crate::netlink::index_of;
 
@@ -50,17 +51,19 @@ async fn facts(netlink: &rtnetlink::Handle, name: &str) -> Result<Facts> {
     let wanted = netlink.link().get().match_name(name.to_owned());
     let Ok(Some(link)) = wanted.execute().try_next().await else {
         let hint = hints::interface(name).map_or_else(String::new, |hint| format!("; {hint}"));
-        bail!(
+        bail_with!(
+            UnknownInterface,
             "there is no interface {name:?}; there {}{hint}",
             those_there()
         );
     };
     let kind = link.header.link_layer_type;
     if kind == LinkLayerType::Loopback {
-        bail!("{}", loopback(name));
+        bail_with!(UnsupportedInterface, "{}", loopback(name));
     }
     if kind != LinkLayerType::Ether {
-        bail!(
+        bail_with!(
+            UnsupportedInterface,
             "{name} carries no Ethernet frames (its type is {kind}), so the filter could not read what it receives; filter the interface below it"
         );
     }
@@ -318,7 +321,8 @@ pub fn require_distinct(names: &[String]) -> Result<()> {
         if let Some(other) = known.insert(index, name)
             && other != name
         {
-            bail!(
+            bail_with!(
+                ConfigInvalid,
                 "interfaces: {other} and {name} are two names of one interface (index {index}); leave one out"
             );
         }

@@ -17,6 +17,7 @@ pub mod dataplane;
 pub mod difference;
 pub mod driver;
 pub mod effective;
+pub mod error_code;
 pub mod event;
 pub mod explain;
 pub mod export;

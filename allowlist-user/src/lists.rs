@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::difference::Difference;
+use crate::error_code::ErrorCode;
 use crate::event::{Change, Event, What};
 use crate::policy::{Answer, Feed, Fetched, Held, Origin, Snapshot, Source};
 use crate::rejected::{RejectedList, RejectedLists, list_id};
@@ -31,6 +32,8 @@ pub struct Lists {
 pub struct Standing {
     /// Why the last attempt brought no list that is in force.
     pub failure: Option<String>,
+    /// The code of that reason.
+    pub failure_code: Option<ErrorCode>,
     /// How many attempts in a row brought none.
     pub times: u32,
     /// The list that the gate refused last.
@@ -276,11 +279,18 @@ impl Lists {
     }
 
     /// The source could not be had, or what it has cannot be in force.
-    pub fn fail(&mut self, name: &str, reason: String, now: Timestamp) -> Vec<Event> {
+    pub fn fail(
+        &mut self,
+        name: &str,
+        code: ErrorCode,
+        reason: String,
+        now: Timestamp,
+    ) -> Vec<Event> {
         let standing = self.standings.entry(name.to_owned()).or_default();
         standing.times = standing.times.saturating_add(1);
         let is_first = standing.failure.is_none();
         standing.failure = Some(reason.clone());
+        standing.failure_code = Some(code);
         let happened = is_first.then_some(What::Failed { reason });
         events(name, now, happened)
     }
@@ -302,6 +312,7 @@ impl Lists {
             && standing.refused.as_ref().map(|list| &list.prefixes)
                 == Some(&refused.fetched.prefixes);
         standing.failure = Some(reason.clone());
+        standing.failure_code = Some(refused.refusal.code());
         standing.is_acceptable = refused.refusal.is_acceptable();
         standing.refused_id = Some(list_id(name, &refused.fetched.prefixes));
         standing.refusal = Some(refused.refusal.to_string());
@@ -317,6 +328,7 @@ impl Lists {
     pub fn reject(
         &mut self,
         name: &str,
+        code: ErrorCode,
         reason: String,
         change: Change,
         now: Timestamp,
@@ -324,6 +336,7 @@ impl Lists {
         let standing = self.standings.entry(name.to_owned()).or_default();
         standing.times = standing.times.saturating_add(1);
         let is_known = standing.failure.replace(reason.clone()).as_ref() == Some(&reason);
+        standing.failure_code = Some(code);
         standing.refused = None;
         standing.refused_id = None;
         let happened = (!is_known).then_some(What::Refused { reason, change });

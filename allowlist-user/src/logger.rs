@@ -43,6 +43,11 @@ impl Prefix {
 /// warns of each tag that is out of place.
 const DEFAULT_FILTER: &str = "off,allowlist=info";
 
+/// A record with this target and a code behind it carries the code in brackets: `warning[list-rejected]: ...`.
+/// Programs and tests wait for codes, so that the text of a record can change. The part before `::` keeps such
+/// records within the default filter.
+const CODE_TARGET: &str = "allowlist::";
+
 /// Starts to write log records to standard error. `RUST_LOG` replaces the default filter, which selects this
 /// program's own records from `info` up.
 pub fn start(prefix: Prefix) {
@@ -58,24 +63,30 @@ fn builder(variable: &str, prefix: Prefix) -> env_logger::Builder {
         .parse_env(env_logger::Env::new().filter_or(variable, DEFAULT_FILTER))
         .format(move |out, record| {
             let text = record.args().to_string();
-            let line = line(prefix, record.level(), Timestamp::now(), &text);
+            let code = record.target().strip_prefix(CODE_TARGET);
+            let line = line(prefix, record.level(), code, Timestamp::now(), &text);
             out.write_all(line.as_bytes())
         });
     builder
 }
 
 /// Returns one record as text that ends with a line break.
-fn line(prefix: Prefix, level: Level, time: Timestamp, text: &str) -> String {
-    let (priority, label) = match level {
-        Level::Error => (3, "error: "),
-        Level::Warn => (4, "warning: "),
+fn line(prefix: Prefix, level: Level, code: Option<&str>, time: Timestamp, text: &str) -> String {
+    let (priority, level) = match level {
+        Level::Error => (3, "error"),
+        Level::Warn => (4, "warning"),
         Level::Info => (6, ""),
         Level::Debug | Level::Trace => (7, ""),
+    };
+    let label = match code {
+        Some(code) => format!("{level}[{code}]: "),
+        None if level.is_empty() => String::new(),
+        None => format!("{level}: "),
     };
     let text = indented(text);
     let mut line = String::with_capacity(text.len() + 32);
     match prefix {
-        Prefix::Level => line.push_str(label),
+        Prefix::Level => line.push_str(&label),
         Prefix::Time => {
             write!(line, "{} {label}", time.strftime("%Y-%m-%dT%H:%M:%SZ"))
                 .expect("a string takes any text");
@@ -83,7 +94,8 @@ fn line(prefix: Prefix, level: Level, time: Timestamp, text: &str) -> String {
         Prefix::Priority => {
             // Each line is an entry of its own to journald, which gives those without a priority another one.
             let text = text.replace('\n', &format!("\n<{priority}>"));
-            return format!("<{priority}>{text}\n");
+            let code = code.map_or_else(String::new, |code| format!("[{code}] "));
+            return format!("<{priority}>{code}{text}\n");
         }
     }
     line.push_str(&text);
@@ -109,7 +121,7 @@ mod tests {
     fn a_record_is_one_entry_in_each_form() {
         let text = "vendor: bad\n2026-11-29 root: mode observe\u{202e}\x1b[2J";
         let rest = "\n    2026-11-29 root: mode observe\\u{202e}\\u{1b}[2J\n";
-        let of = |prefix, level| line(prefix, level, Timestamp::UNIX_EPOCH, text);
+        let of = |prefix, level| line(prefix, level, None, Timestamp::UNIX_EPOCH, text);
         for (prefix, level, expected) in [
             (
                 Prefix::Level,
@@ -140,6 +152,17 @@ mod tests {
         ] {
             assert_eq!(of(prefix, level), expected, "{prefix:?} {level}");
         }
+    }
+
+    #[test]
+    fn a_code_is_part_of_the_label() {
+        let of = |prefix, level| line(prefix, level, Some("stale"), Timestamp::UNIX_EPOCH, "text");
+        assert_eq!(of(Prefix::Level, Level::Warn), "warning[stale]: text\n");
+        assert_eq!(of(Prefix::Priority, Level::Warn), "<4>[stale] text\n");
+        assert_eq!(
+            of(Prefix::Time, Level::Info),
+            "1970-01-01T00:00:00Z [stale]: text\n"
+        );
     }
 
     #[test]

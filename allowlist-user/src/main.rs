@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     match command::run(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {}", printable(&command::error_text(&error)));
+            eprintln!("{}", printable(&command::error_text(&error)));
             command::exit_code(&error)
         }
     }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bounded::{Open, PATIENCE, within};
 use crate::compile::Names;
+use crate::error_code::ErrorCode;
 use crate::lists::{Lists, Standing};
 use crate::policy::{Feed, Held, Policy};
 use crate::state::StateDir;
@@ -72,6 +73,9 @@ pub struct SourceRecord {
     pub fetched: Option<Timestamp>,
     /// Why the last attempt to get them anew failed, if it did: these are the last good ones.
     pub failure: Option<String>,
+    /// The code of that reason.
+    #[serde(default)]
+    pub failure_code: Option<ErrorCode>,
     /// The age at which the list is stale; none if it cannot be.
     #[serde(default)]
     pub max_age_seconds: Option<u64>,
@@ -150,6 +154,7 @@ impl Record {
                         fetched: feed.map(|feed| feed.fetched),
                         max_age_seconds: source.can_age().then_some(source.max_age.as_secs()),
                         failure: standing.and_then(|standing| standing.failure.clone()),
+                        failure_code: standing.and_then(|standing| standing.failure_code),
                         refused: standing.is_some_and(Standing::waits),
                         notes: feed.map_or_else(Vec::new, |feed| feed.notes.clone()),
                     };

@@ -16,6 +16,7 @@ mod namespace;
 mod process;
 mod scratch;
 mod site;
+mod snapshot;
 mod tap;
 mod tun;
 
@@ -37,5 +38,6 @@ pub use namespace::Namespace;
 pub use process::{Program, allowlist};
 pub use scratch::Scratch;
 pub use site::{Ended, Site, eventually};
+pub use snapshot::{Snapshot, normalized};
 pub use tap::Tap;
 pub use tun::Tun;

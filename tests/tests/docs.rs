@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 use allowlist_tests::skip;
 use allowlist_user::cli::generate;
 use allowlist_user::config::Config;
+use allowlist_user::error_code::ErrorCode;
+use strum::IntoEnumIterator as _;
 
 fn parse(text: &str, from: &str) -> Config {
     Config::parse(text, Path::new(from)).unwrap_or_else(|error| panic!("{error}"))
@@ -198,4 +200,18 @@ fn the_manuals_pages_render_without_a_warning() {
         let said = String::from_utf8_lossy(&ended.stderr);
         assert!(ended.status.success() && said.is_empty(), "{name}: {said}");
     }
+}
+
+#[test]
+fn every_error_code_is_documented() {
+    let document = include_str!("../../docs/errors.md");
+    let mut documented: Vec<&str> = document
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .map(|(code, _)| code)
+        .collect();
+    documented.sort_unstable();
+    let mut codes: Vec<&str> = ErrorCode::iter().map(Into::into).collect();
+    codes.sort_unstable();
+    assert_eq!(documented, codes);
 }

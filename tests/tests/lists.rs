@@ -9,6 +9,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use allowlist_user::compile::{Names, compile};
+use allowlist_user::error_code::ErrorCode;
 use allowlist_user::feed;
 use allowlist_user::lists::Lists;
 use allowlist_user::policy::{Format, Http, Origin, Policy, Ports, Service, Snapshot, Source};
@@ -152,8 +153,12 @@ impl Played {
         let source = self.policy.sources[place].clone();
         let today = self.now.to_zoned(jiff::tz::TimeZone::UTC).date();
         let Ok(list) = feed::parse(&Format::json_array(), bytes, today) else {
-            self.lists
-                .fail(&source.name, "is no list".to_owned(), self.now);
+            self.lists.fail(
+                &source.name,
+                ErrorCode::ListMalformed,
+                "is no list".to_owned(),
+                self.now,
+            );
             return;
         };
         self.take(

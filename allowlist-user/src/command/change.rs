@@ -3,7 +3,7 @@
 use std::io::{IsTerminal as _, Read as _};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use log::{info, warn};
 
 use super::{print, print_json};
@@ -11,6 +11,7 @@ use crate::cli::{
     Accept, Add, CareArgs, ModeChange, Output, Paths, Refresh, Reload, Remove, Rollback,
 };
 use crate::control::{Care, Client, Done, Entry, Wanted};
+use crate::error_code::bail_with;
 use crate::feed::parse_prefix;
 use crate::rejected::{RejectedLists, command};
 use crate::report;
@@ -132,7 +133,8 @@ async fn approved(client: &Client<'_>, source: &str, output: Output) -> Result<O
         print(&text)?;
     }
     if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
-        bail!(
+        bail_with!(
+            InvalidRequest,
             "nothing was accepted: without a terminal, `accept` needs the id of the list: {}",
             command(source, &list.id)
         );
@@ -209,7 +211,11 @@ fn prefixes(typed: Vec<String>) -> Result<Vec<String>> {
         problems.push(format!("and {more} more"));
     }
     if !problems.is_empty() {
-        bail!("{}\nnothing was changed", problems.join("\n"));
+        bail_with!(
+            InvalidPrefix,
+            "{}\nnothing was changed",
+            problems.join("\n")
+        );
     }
     ensure!(
         !prefixes.is_empty(),

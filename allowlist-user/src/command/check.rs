@@ -16,6 +16,7 @@ use super::{config, path_warnings, print, print_json, progress, warnings};
 use crate::cli::{Check, Paths};
 use crate::compile::{Names, Tables, compile, require_room};
 use crate::config::Config;
+use crate::error_code::ErrorCode;
 use crate::lists::Lists;
 use crate::policy::{AtStart, Feed, Origin, Policy, Snapshot, Source};
 use crate::record::Record;
@@ -161,7 +162,9 @@ async fn find(paths: &Paths, config: &Config, offline: bool) -> Found {
             is_missing.then(|| "there is no last-good list on disk".to_owned())
         });
         if let Some(failure) = failure {
-            found.lists.fail(&source.name, failure, Timestamp::now());
+            found
+                .lists
+                .fail(&source.name, ErrorCode::Failed, failure, Timestamp::now());
         }
     }
     found

@@ -14,6 +14,7 @@ use crate::cli::{Diff, Export, Fetch, History, Paths};
 use crate::compile::{CompileError, require_room};
 use crate::config::{Config, provided};
 use crate::control::Client;
+use crate::error_code::bail_with;
 use crate::export::{Listed, export as exported};
 use crate::hints;
 use crate::history;
@@ -122,7 +123,8 @@ fn source(paths: &Paths, options: &Fetch) -> Result<Source> {
         _ => {
             let known = configured.iter().flatten();
             let known: Vec<_> = known.map(|source| &*source.name).collect();
-            bail!(
+            bail_with!(
+                UnknownSource,
                 "there is no source or provider {name:?}{}; the configuration has {}, and `allowlist providers` lists the catalogue",
                 hints::did_you_mean(name, &[&known[..], &provider_names()].concat()),
                 if known.is_empty() {

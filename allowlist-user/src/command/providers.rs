@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 use log::warn;
 
@@ -13,6 +13,7 @@ use super::{CONFIG, print, print_json, progress};
 use crate::catalogue::{self, List, Provider};
 use crate::cli::{Output, Paths, Providers, ProvidersCommand};
 use crate::config::{Config, provided};
+use crate::error_code::bail_with;
 use crate::hints;
 use crate::policy::{Answer, Source};
 use crate::report::{self, Holder, Holders};
@@ -34,7 +35,8 @@ pub(super) async fn providers(paths: &Paths, options: &Providers) -> Result<()> 
         return print_json(&report::providers_json(&found));
     }
     if found.is_empty() {
-        bail!(
+        bail_with!(
+            UnknownProvider,
             "no provider has {word:?} in its name, title or description; `allowlist providers` lists all"
         );
     }

@@ -10,8 +10,8 @@ use hyper::body::{Body as _, Bytes};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
-use super::{Kind, Problem};
 use crate::audit::Who;
+use crate::error_code::{CodedError, ErrorCode};
 
 /// The longest body, in bytes: some 200,000 prefixes.
 const LONGEST: usize = 32 << 20;
@@ -42,8 +42,8 @@ impl Bodies {
         &self,
         body: Body,
         who: &Who,
-    ) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Problem> {
-        let invalid = |error: String| Problem::new(Kind::Invalid, error);
+    ) -> Result<(Bytes, Option<SemaphorePermit<'_>>), CodedError> {
+        let invalid = |error: String| CodedError::new(ErrorCode::InvalidRequest, error);
         // Without a length it may be of any size.
         let is_small = body
             .size_hint()
@@ -60,7 +60,7 @@ impl Bodies {
             };
             let Ok(Ok(permit)) = timeout(TIME, room.acquire()).await else {
                 let error = "another large request is being read; send this one again later";
-                return Err(Problem::new(Kind::Busy, error));
+                return Err(CodedError::new(ErrorCode::Busy, error));
             };
             Some(permit)
         };

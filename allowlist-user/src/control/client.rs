@@ -1,6 +1,5 @@
 //! Asks a daemon over its socket.
 
-use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::Duration;
@@ -13,7 +12,8 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::{Asked, Care, Done, Live, Problem, VERSION, Wanted};
+use super::{Asked, Care, Done, Live, VERSION, Wanted};
+use crate::error_code::{CodedError, ErrorCode};
 
 /// How long a daemon may take to tell of itself before it counts as not answering.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -26,25 +26,13 @@ pub struct Client<'p> {
     path: &'p Path,
 }
 
-/// Why the daemon did not do what was asked.
-#[derive(Debug)]
-pub struct NotDone(pub Problem);
-
-impl fmt::Display for NotDone {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&self.0.error)
-    }
-}
-
-impl std::error::Error for NotDone {}
-
 impl<'p> Client<'p> {
     /// Of the daemon that answers at `path`.
     pub const fn new(path: &'p Path) -> Self {
         Self { path }
     }
 
-    /// Asks for something to be done. What the daemon refuses is a [`NotDone`].
+    /// Asks for something to be done. What the daemon refuses is a [`CodedError`].
     pub async fn ask(&self, wanted: Wanted, care: &Care) -> Result<Done> {
         let name = wanted.name();
         let body = serde_json::to_vec(&Asked::new(wanted, care))?;
@@ -105,28 +93,30 @@ impl<'p> Client<'p> {
             Ok(answered) => answered,
             Err(_) => Err(anyhow!("it does not answer within {patience:?}")),
         };
-        answered.map_err(|error| unreachable(self.path, error))
+        answered.map_err(|error| unreachable(self.path, &error))
     }
 }
 
 fn problem(status: StatusCode, body: &[u8]) -> anyhow::Error {
-    match serde_json::from_slice::<Problem>(body) {
-        Ok(problem) => anyhow::Error::new(NotDone(problem)),
+    match serde_json::from_slice::<CodedError>(body) {
+        Ok(problem) => anyhow::Error::new(problem),
         Err(_) => anyhow!("the daemon did not do it ({status}); is it of another version?"),
     }
 }
 
-fn unreachable(path: &Path, error: anyhow::Error) -> anyhow::Error {
+fn unreachable(path: &Path, error: &anyhow::Error) -> anyhow::Error {
     let path = path.display();
     let is_forbidden = error
         .downcast_ref::<io::Error>()
         .is_some_and(|error| error.kind() == ErrorKind::PermissionDenied);
     if is_forbidden {
-        return anyhow!(
+        let text = format!(
             "cannot ask the daemon on {path}: only root may, and the members of control_group; try sudo"
         );
+        return CodedError::new(ErrorCode::Forbidden, text).into();
     }
-    error.context(format!(
-        "no daemon answers on {path}, and it alone can do this; start one with `allowlist run`"
-    ))
+    let text = format!(
+        "no daemon answers on {path}, and it alone can do this; start one with `allowlist run`: {error:#}"
+    );
+    CodedError::new(ErrorCode::NoDaemon, text).into()
 }

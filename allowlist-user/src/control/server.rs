@@ -35,9 +35,10 @@ use tokio::time::timeout;
 
 use super::bodies::Bodies;
 use super::places::Places;
-use super::{Asked, Done, Kind, Live, Problem, Request, VERSION, Wanted, peer, socket};
+use super::{Asked, Done, Live, Request, VERSION, Wanted, peer, socket};
 use crate::audit::Who;
 use crate::cli::Paths;
+use crate::error_code::{CodedError, ErrorCode};
 use crate::explain::{Question, Target, Typed};
 use crate::rejected::RejectedLists;
 use crate::report::{
@@ -204,8 +205,8 @@ async fn serve(stream: UnixStream, credentials: UCred, group: Option<Gid>, route
             "control: {who} (uid {}) may not ask, and was turned away",
             who.uid
         );
-        let problem = Problem::new(
-            Kind::Forbidden,
+        let problem = CodedError::new(
+            ErrorCode::Forbidden,
             "only root may ask, and the members of control_group; try sudo",
         );
         Router::new().fallback(async move || problem.clone().into_response())
@@ -231,8 +232,8 @@ fn router(shared: Shared) -> Router {
         .route("/", get(index))
         .route(VERSION, get(index))
         .method_not_allowed_fallback(async || {
-            Problem::new(
-                Kind::NotAllowed,
+            CodedError::new(
+                ErrorCode::MethodNotAllowed,
                 "reports are read by GET and changes are made by POST; GET / lists both",
             )
         })
@@ -256,9 +257,9 @@ async fn index() -> Response {
     .into_response()
 }
 
-fn unknown(what: &str) -> Problem {
-    Problem::new(
-        Kind::Unknown,
+fn unknown(what: &str) -> CodedError {
+    CodedError::new(
+        ErrorCode::NotFound,
         format!("there is no such {what}; docs/api.md lists those there are"),
     )
 }
@@ -269,8 +270,8 @@ async fn change(
     Extension(who): Extension<Who>,
     Path(name): Path<String>,
     body: Body,
-) -> Result<Json<Done>, Problem> {
-    let invalid = |error: String| Problem::new(Kind::Invalid, error);
+) -> Result<Json<Done>, CodedError> {
+    let invalid = |error: String| CodedError::new(ErrorCode::InvalidRequest, error);
     // Held until the request is done, so that large bodies are in memory one after the other.
     let (body, _room) = shared.bodies.read(body, &who).await?;
     let asked: Asked = if body.is_empty() {
@@ -280,7 +281,7 @@ async fn change(
             .map_err(|error| invalid(format!("the body: {}", on_one_line(&error.to_string()))))?
     };
     let (wanted, care) = asked.read(&name)?;
-    let busy = |error: &str| Problem::new(Kind::Busy, error);
+    let busy = |error: &str| CodedError::new(ErrorCode::Busy, error);
     let (answer, answered) = oneshot::channel();
     let request = Request {
         wanted,
@@ -318,10 +319,13 @@ async fn report(
     Path(name): Path<String>,
     about: Result<Query<About>, QueryRejection>,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result<Response, CodedError> {
     let Query(about) = about.map_err(|error| {
         let error = on_one_line(&error.body_text()).into_owned();
-        Problem::new(Kind::Invalid, format!("the query of {name:?}: {error}"))
+        CodedError::new(
+            ErrorCode::InvalidRequest,
+            format!("the query of {name:?}: {error}"),
+        )
     })?;
     let wants_text = headers
         .get(ACCEPT)
@@ -329,7 +333,7 @@ async fn report(
     // Reading a large table takes its time, and must not hold up other requests.
     let read = tokio::task::spawn_blocking(move || {
         let report = shared.report(&name, &about)?;
-        Ok::<_, Problem>(if wants_text {
+        Ok::<_, CodedError>(if wants_text {
             let text = report.text();
             ("text/plain; charset=utf-8", printable(&text).into_owned())
         } else {
@@ -337,13 +341,18 @@ async fn report(
             ("application/json", printable_json(&json).into_owned())
         })
     });
-    let failed = |_| Problem::new(Kind::Refused, "the report could not be made; ask again");
+    let failed = |_| {
+        CodedError::new(
+            ErrorCode::Refused,
+            "the report could not be made; ask again",
+        )
+    };
     let (kind, text) = read.await.map_err(failed)??;
     Ok(([(CONTENT_TYPE, kind)], text).into_response())
 }
 
 impl Shared {
-    fn report(&self, name: &str, about: &About) -> Result<Box<dyn Report>, Problem> {
+    fn report(&self, name: &str, about: &About) -> Result<Box<dyn Report>, CodedError> {
         let Paths {
             pin_dir, state_dir, ..
         } = &*self.paths;
@@ -360,14 +369,14 @@ impl Shared {
                 Box::new(Sources(status))
             }
             "list" => {
-                let invalid = |error| Problem::new(Kind::Invalid, error);
+                let invalid = |error| CodedError::new(ErrorCode::InvalidRequest, error);
                 let only = about.only.as_deref().map(str::parse).transpose();
                 let only: Option<Only> = only.map_err(invalid)?;
                 let list = List::read(pin_dir, state_dir)?;
                 Box::new(list.narrow(only.as_ref(), about.service.as_deref())?)
             }
             "explain" => {
-                let invalid = |error| Problem::new(Kind::Invalid, error);
+                let invalid = |error| CodedError::new(ErrorCode::InvalidRequest, error);
                 let typed = about.address.as_deref().unwrap_or_default();
                 let typed: Typed = typed.parse().map_err(invalid)?;
                 let question = Question {
@@ -386,15 +395,20 @@ impl Shared {
     }
 }
 
-impl IntoResponse for Problem {
+impl IntoResponse for CodedError {
     fn into_response(self) -> Response {
-        let status = match self.kind {
-            Kind::Invalid => StatusCode::BAD_REQUEST,
-            Kind::Forbidden => StatusCode::FORBIDDEN,
-            Kind::Unknown => StatusCode::NOT_FOUND,
-            Kind::NotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Kind::Refused | Kind::WouldCut => StatusCode::CONFLICT,
-            Kind::Busy => StatusCode::SERVICE_UNAVAILABLE,
+        let status = match self.code {
+            ErrorCode::InvalidRequest | ErrorCode::InvalidPrefix | ErrorCode::ConfigInvalid => {
+                StatusCode::BAD_REQUEST
+            }
+            ErrorCode::Forbidden => StatusCode::FORBIDDEN,
+            ErrorCode::NotFound
+            | ErrorCode::UnknownService
+            | ErrorCode::UnknownSource
+            | ErrorCode::UnknownPolicy => StatusCode::NOT_FOUND,
+            ErrorCode::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            ErrorCode::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::CONFLICT,
         };
         (status, Json(self)).into_response()
     }

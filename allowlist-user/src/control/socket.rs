@@ -6,11 +6,12 @@ use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Uid, chown, getegid};
 use tokio::net::{UnixListener, UnixSocket};
 
+use crate::error_code::bail_with;
 use crate::trust;
 
 /// `sockaddr_un` has room for so many bytes, and a zero.
@@ -27,7 +28,8 @@ const BACKLOG: u32 = 128;
 pub(super) fn bind(path: &Path) -> Result<UnixListener> {
     let what = || format!("cannot listen on {}", path.display());
     if path.as_os_str().len() > MAX_PATH {
-        bail!(
+        bail_with!(
+            InvalidSocket,
             "{} is longer than the {MAX_PATH} bytes that a socket's path may have; choose another --socket",
             path.display()
         );
@@ -43,14 +45,16 @@ pub(super) fn bind(path: &Path) -> Result<UnixListener> {
     // socket.
     trust::require(folder).with_context(what)?;
     if UnixStream::connect(path).is_ok() {
-        bail!(
+        bail_with!(
+            AlreadyRunning,
             "another daemon answers on {}; stop it, or choose another --socket",
             path.display()
         );
     }
     match fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => fs::remove_file(path).with_context(what)?,
-        Ok(_) => bail!(
+        Ok(_) => bail_with!(
+            InvalidSocket,
             "{} is there and is no socket; remove it, or choose another --socket",
             path.display()
         ),
@@ -90,7 +94,8 @@ pub(super) fn permit(path: &Path, group: Option<Gid>) -> Result<()> {
     // A folder that everyone may enter needs nothing.
     if mode & 0o001 == 0 {
         if !is_alone(path, folder).with_context(what)? {
-            bail!(
+            bail_with!(
+                InvalidSocket,
                 "cannot give {} to the control group: the members of the group cannot enter {0}'s folder, which holds other files, too; choose a --socket in a folder of its own, or open the folder by `chgrp` and `chmod g+x`",
                 path.display()
             );

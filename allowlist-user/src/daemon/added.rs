@@ -11,7 +11,8 @@ use super::Daemon;
 use super::refresh::RELEASE_RETRY;
 use crate::additions::{Addition, Edit};
 use crate::audit::{Deed, Prefixes, Who};
-use crate::control::{Care, Done, Entry, Kind, Problem};
+use crate::control::{Care, Done, Entry};
+use crate::error_code::{CodedError, ErrorCode};
 use crate::feed::parse_prefix;
 use crate::hints;
 use crate::policy::Gate;
@@ -42,7 +43,7 @@ impl Daemon {
         entries: &[Entry],
         care: &Care,
         who: &Who,
-    ) -> (Deed, Result<Done, Problem>) {
+    ) -> (Deed, Result<Done, CodedError>) {
         let moment = self.ledger.now();
         let now = moment.wall;
         let ttl = |entry: &Entry| entry.ttl_seconds.map(Duration::from_secs);
@@ -60,7 +61,7 @@ impl Daemon {
             ..asked(entries)
         };
         let edits = each(entries, |entry| {
-            let prefix = parse_prefix(&entry.prefix).map_err(|error| error.to_string())?;
+            let prefix = read_prefix(&entry.prefix)?;
             let service = entry.service.clone().unwrap_or_default();
             self.require_service(&service)?;
             if !care.force {
@@ -70,7 +71,7 @@ impl Daemon {
                 .ttl_seconds
                 .is_some_and(|ttl| ttl == 0 || ttl > LONGEST_TTL.as_secs())
             {
-                return Err("a time to live is from 1 second to 10 years".to_owned());
+                return Err(invalid("a time to live is from 1 second to 10 years"));
             }
             let note = entry.note.clone().filter(|note| !note.is_empty());
             note.as_deref().map_or(Ok(()), require_note)?;
@@ -113,20 +114,21 @@ impl Daemon {
         entries: &[Entry],
         care: &Care,
         who: &Who,
-    ) -> (Deed, Result<Done, Problem>) {
+    ) -> (Deed, Result<Done, CodedError>) {
         let mut deed = asked(entries);
         let edits = each(entries, |entry| {
             if entry.ttl_seconds.is_some() || entry.note.is_some() {
-                return Err("to remove takes no time to live and no note".to_owned());
+                return Err(invalid("to remove takes no time to live and no note"));
             }
-            let prefix = parse_prefix(&entry.prefix).map_err(|error| error.to_string())?;
+            let prefix = read_prefix(&entry.prefix)?;
             let additions = self.ledger.known().additions();
             let mut services = additions.services_of(&prefix);
             if let Some(service) = &entry.service {
                 services.retain(|one| one == service);
             }
             if services.is_empty() {
-                return Err(self.not_added(prefix, entry.service.as_deref()));
+                let text = self.not_added(prefix, entry.service.as_deref());
+                return Err(CodedError::new(ErrorCode::NotAdded, text));
             }
             let edit = |service| Edit::Remove { prefix, service };
             Ok(services.into_iter().map(edit).collect())
@@ -144,7 +146,7 @@ impl Daemon {
         verb: &str,
         care: &Care,
         who: &Who,
-    ) -> Result<Done, Problem> {
+    ) -> Result<Done, CodedError> {
         let what = match &edits[..] {
             [one] => format!("{verb} {} at {}", one.prefix(), one.service()),
             all => format!("{verb} {} prefixes", all.len()),
@@ -216,21 +218,21 @@ impl Daemon {
         Some((asked, known.get(&asked.service, &asked.prefix)?))
     }
 
-    fn require_service(&self, name: &str) -> Result<(), String> {
+    fn require_service(&self, name: &str) -> Result<(), CodedError> {
         let services = &self.config.policy.services;
         if services.iter().any(|service| service.name == name) {
             return Ok(());
         }
         let names: Vec<_> = services.iter().map(|service| &*service.name).collect();
         if name.is_empty() {
-            return Err(format!(
+            return Err(invalid(format!(
                 "the service is missing; {}",
                 hints::there_are(names)
-            ));
+            )));
         }
-        Err(format!(
-            "there is no service {name:?}; {}",
-            hints::there_are(names)
+        Err(CodedError::new(
+            ErrorCode::UnknownService,
+            format!("there is no service {name:?}; {}", hints::there_are(names)),
         ))
     }
 
@@ -255,21 +257,34 @@ impl Daemon {
     }
 }
 
-/// The edits of all entries, or what is wrong with them.
+fn invalid(text: impl Into<String>) -> CodedError {
+    CodedError::new(ErrorCode::InvalidRequest, text)
+}
+
+fn read_prefix(text: &str) -> Result<IpNet, CodedError> {
+    parse_prefix(text).map_err(|error| CodedError::new(ErrorCode::InvalidPrefix, error.to_string()))
+}
+
+/// Returns the edits of all entries, or an error that has a line for each entry that is wrong and the code of the
+/// first one.
 fn each(
     entries: &[Entry],
-    read: impl Fn(&Entry) -> Result<Vec<Edit>, String>,
-) -> Result<Vec<Edit>, Problem> {
+    read: impl Fn(&Entry) -> Result<Vec<Edit>, CodedError>,
+) -> Result<Vec<Edit>, CodedError> {
     let mut edits = Vec::with_capacity(entries.len());
-    let mut problems = Vec::new();
+    let (mut problems, mut code) = (Vec::new(), None);
     for (place, entry) in (1..).zip(entries) {
         match read(entry) {
             Ok(more) => edits.extend(more),
-            Err(problem) if entries.len() == 1 => problems.push(problem),
-            Err(problem) => problems.push(format!(
-                "entry {place} ({}): {problem}",
-                on_one_line(&entry.prefix)
-            )),
+            Err(problem) => {
+                code.get_or_insert(problem.code);
+                problems.push(if entries.len() == 1 {
+                    problem.error
+                } else {
+                    let entry = on_one_line(&entry.prefix);
+                    format!("entry {place} ({entry}): {}", problem.error)
+                });
+            }
         }
     }
     if entries.is_empty() {
@@ -286,7 +301,8 @@ fn each(
     if entries.len() > 1 {
         problems.push("nothing was changed".to_owned());
     }
-    Err(Problem::new(Kind::Invalid, problems.join("\n")))
+    let code = code.unwrap_or(ErrorCode::InvalidRequest);
+    Err(CodedError::new(code, problems.join("\n")))
 }
 
 /// What was asked, as far as it is prefixes.
@@ -311,17 +327,17 @@ fn of(edits: &[Edit]) -> Prefixes {
 }
 
 /// It is shown in lines of others, and a line of JSON is kept for each prefix.
-fn require_note(note: &str) -> Result<(), String> {
+fn require_note(note: &str) -> Result<(), CodedError> {
     if note.chars().count() > LONGEST_NOTE || note.contains(is_deceptive) {
-        return Err(format!(
+        return Err(invalid(format!(
             "a note is one line of at most {LONGEST_NOTE} visible characters, without control characters and marks of direction"
-        ));
+        )));
     }
     Ok(())
 }
 
 /// A digit that is missing lets half the world in.
-fn require_narrow(prefix: IpNet) -> Result<(), String> {
+fn require_narrow(prefix: IpNet) -> Result<(), CodedError> {
     let gate = Gate::default();
     let least = match prefix {
         IpNet::V4(_) => gate.min_prefix_len_v4,
@@ -330,7 +346,10 @@ fn require_narrow(prefix: IpNet) -> Result<(), String> {
     if prefix.prefix_len() >= least {
         return Ok(());
     }
-    Err(format!(
-        "{prefix} is wider than /{least}, which is more than any network has; --force if it is meant"
+    Err(CodedError::new(
+        ErrorCode::PrefixTooWide,
+        format!(
+            "{prefix} is wider than /{least}, which is more than any network has; --force if it is meant"
+        ),
     ))
 }

@@ -15,7 +15,8 @@ use super::{Daemon, InForce};
 use crate::additions::source_name;
 use crate::audit::{Deed, Who};
 use crate::compile::Tables;
-use crate::control::{Care, Done, Kind, Problem, Refreshed, Request, Wanted};
+use crate::control::{Care, Done, Refreshed, Request, Wanted};
+use crate::error_code::{CodedError, ErrorCode, bail_with};
 use crate::hints;
 use crate::ledger::{Change, Unconfirmed};
 use crate::lists::Lists;
@@ -32,7 +33,7 @@ pub(super) struct Refreshing {
     sources: BTreeMap<String, Refreshed>,
     /// The lists before, for the changes in the answer.
     before: Lists,
-    answer: oneshot::Sender<Result<Done, Problem>>,
+    answer: oneshot::Sender<Result<Done, CodedError>>,
 }
 
 impl Daemon {
@@ -64,7 +65,7 @@ impl Daemon {
         let _ = answer.send(done); // whoever asked may be gone
     }
 
-    fn change_mode(&mut self, mode: Mode, care: &Care, who: &Who) -> Result<Done, Problem> {
+    fn change_mode(&mut self, mode: Mode, care: &Care, who: &Who) -> Result<Done, CodedError> {
         let change = Change {
             mode: (mode != self.config.mode).then_some(mode),
             ..self.change(who, format!("mode {}", mode.name()))
@@ -115,7 +116,7 @@ impl Daemon {
     }
 
     /// Carries out a change of what is added by command, or of the mode: on disk, then in force, or neither.
-    pub(super) fn apply(&mut self, mut change: Change, care: &Care) -> Result<Done, Problem> {
+    pub(super) fn apply(&mut self, mut change: Change, care: &Care) -> Result<Done, CodedError> {
         self.require_free()?;
         let edits: BTreeSet<String> = change
             .edits
@@ -155,7 +156,7 @@ impl Daemon {
         &mut self,
         care: &Care,
         is_mode: bool,
-    ) -> Result<Option<String>, Problem> {
+    ) -> Result<Option<String>, CodedError> {
         let (tables, anew) = self.compiled(&self.lists).map_err(anyhow::Error::from)?;
         self.require_session(care, &tables)?;
         if let Some(within) = care.confirm_within {
@@ -189,7 +190,7 @@ impl Daemon {
     pub(super) fn write_ledger(&mut self, needs_disk: bool) -> Result<Option<String>> {
         match self.ledger.write() {
             Ok(_) => Ok(None),
-            Err(error) if needs_disk => Err(error.into()),
+            Err(error) if needs_disk => bail_with!(DiskFailed, "{error}"),
             Err(error) => {
                 self.ledger.keep_in_memory();
                 let warning = format!(
@@ -213,7 +214,7 @@ impl Daemon {
     }
 
     /// Refuses what would cut the connection over which it is asked.
-    pub(super) fn require_session(&self, care: &Care, tables: &Tables) -> Result<(), Problem> {
+    pub(super) fn require_session(&self, care: &Care, tables: &Tables) -> Result<(), CodedError> {
         self.require_session_by(care, tables, By::Command)
     }
 
@@ -222,7 +223,7 @@ impl Daemon {
         care: &Care,
         tables: &Tables,
         by: By,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), CodedError> {
         if care.force {
             return Ok(());
         }
@@ -233,7 +234,7 @@ impl Daemon {
             tables,
         };
         guard(care.session.as_ref(), before, after, by)
-            .map_err(|cut| Problem::new(Kind::WouldCut, cut.to_string()))
+            .map_err(|cut| CodedError::new(ErrorCode::Lockout, cut.to_string()))
     }
 
     /// What has to be confirmed, by this care.
@@ -266,28 +267,34 @@ impl Daemon {
     }
 
     /// Whether a change can be made now.
-    pub(super) fn require_free(&self) -> Result<(), Problem> {
-        let refuse = |error: String| Err(Problem::new(Kind::Refused, error));
+    pub(super) fn require_free(&self) -> Result<(), CodedError> {
+        let refuse = |code, error: String| Err(CodedError::new(code, error));
         if self.waiting {
             let missing = self.missing(&self.lists).join(", ");
-            return refuse(format!(
-                "nothing is in force yet, since there is no list of {missing}; mend the configuration and `allowlist reload`, or set at_start"
-            ));
+            return refuse(
+                ErrorCode::MissingLists,
+                format!(
+                    "nothing is in force yet, since there is no list of {missing}; mend the configuration and `allowlist reload`, or set at_start"
+                ),
+            );
         }
         if self.reloading.is_some() {
-            return Err(Problem::new(
-                Kind::Busy,
+            return Err(CodedError::new(
+                ErrorCode::Busy,
                 "the configuration is being reloaded at this moment; ask again",
             ));
         }
         if let Some(pending) = &self.pending {
             let left = pending.deadline.saturating_duration_since(Instant::now());
-            return refuse(format!(
-                "{} by {} waits to be confirmed, and is taken back in {} s; `allowlist confirm` or `allowlist rollback` first",
-                pending.what,
-                pending.by,
-                left.as_secs()
-            ));
+            return refuse(
+                ErrorCode::ChangePending,
+                format!(
+                    "{} by {} waits to be confirmed, and is taken back in {} s; `allowlist confirm` or `allowlist rollback` first",
+                    pending.what,
+                    pending.by,
+                    left.as_secs()
+                ),
+            );
         }
         Ok(())
     }
@@ -296,7 +303,7 @@ impl Daemon {
         &mut self,
         source: Option<&str>,
         who: Who,
-        answer: oneshot::Sender<Result<Done, Problem>>,
+        answer: oneshot::Sender<Result<Done, CodedError>>,
     ) {
         let changing = self.policy.used_sources().filter(|one| one.can_change());
         let mut names: BTreeSet<String> = changing.map(|one| one.name.clone()).collect();
@@ -306,7 +313,7 @@ impl Daemon {
                     "there is no source {name:?} that can be fetched; {}",
                     hints::there_are(names)
                 );
-                let _ = answer.send(Err(Problem::new(Kind::Invalid, error)));
+                let _ = answer.send(Err(CodedError::new(ErrorCode::UnknownSource, error)));
                 return;
             }
             names.retain(|one| one == name);
@@ -328,14 +335,14 @@ impl Daemon {
 
     /// A source was asked: whoever waits for it may know.
     pub(super) fn note_refreshed(&mut self, name: &str) {
-        let failure = self
-            .lists
-            .standing(name)
-            .and_then(|standing| standing.failure.clone());
+        let standing = self.lists.standing(name);
+        let failure = standing.and_then(|standing| standing.failure.clone());
+        let failure_code = standing.and_then(|standing| standing.failure_code);
         let outcome = Refreshed {
             ok: failure.is_none(),
             prefixes: self.lists.feed(name).map_or(0, crate::policy::Feed::len),
             failure,
+            failure_code,
         };
         for waiting in &mut self.refreshing {
             if waiting.left.remove(name) {

@@ -12,7 +12,9 @@ use tokio::time::Instant;
 
 use super::{Daemon, plan};
 use crate::audit::{Deed, Who};
-use crate::control::{Done, Kind, Problem};
+use crate::control::Done;
+use crate::error_code::bail_with;
+use crate::error_code::{CodedError, ErrorCode};
 use crate::ledger::{Ledger, Unconfirmed};
 
 /// A change that waits.
@@ -77,10 +79,10 @@ impl Daemon {
     }
 
     /// Keeps the change that waits.
-    pub(super) fn confirm(&mut self) -> Result<Done, Problem> {
+    pub(super) fn confirm(&mut self) -> Result<Done, CodedError> {
         let Some(pending) = &self.pending else {
-            return Err(Problem::new(
-                Kind::Refused,
+            return Err(CodedError::new(
+                ErrorCode::NothingPending,
                 "no change waits to be confirmed; if one did, it was taken back: `allowlist log` tells",
             ));
         };
@@ -90,8 +92,8 @@ impl Daemon {
             .pending()
             .is_none_or(|pending| pending.fell_back);
         if is_over || self.is_too_late() {
-            return Err(Problem::new(
-                Kind::Refused,
+            return Err(CodedError::new(
+                ErrorCode::NotConfirmed,
                 format!("{what}: it is too late: what was before is in force again"),
             ));
         }
@@ -117,7 +119,10 @@ impl Daemon {
             self.log(Who::Daemon, Deed::NotConfirmed, None);
             self.notify.stopping();
             self.dataplane.detach()?;
-            bail!("not confirmed in time, so the filter is off again: everything passes");
+            bail_with!(
+                NotConfirmed,
+                "not confirmed in time, so the filter is off again: everything passes"
+            );
         };
         self.go_back(number).await?;
         self.log(Who::Daemon, Deed::NotConfirmed, None);

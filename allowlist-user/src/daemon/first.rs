@@ -12,6 +12,7 @@ use log::warn;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
 
+use crate::error_code::ErrorCode;
 use crate::event::Event;
 use crate::gather::{Gathered, gather};
 use crate::lists::Lists;
@@ -123,7 +124,10 @@ impl First {
     /// What is not as it should be, as a daemon that runs would say it: so that it can be seen, and accepted.
     fn note(&mut self, name: &str, problem: NotTaken, now: Timestamp) {
         let events = match problem {
-            NotTaken::Failed(error) => self.lists.fail(name, format!("{error:#}"), now),
+            NotTaken::Failed(error) => {
+                let code = ErrorCode::of(&error);
+                self.lists.fail(name, code, format!("{error:#}"), now)
+            }
             NotTaken::Refused { reason, refused } => self.lists.refuse(name, *refused, reason, now),
         };
         self.events.extend(events);

@@ -12,7 +12,8 @@ use nix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 
 use super::{Daemon, schedule};
-use crate::control::{Care, Done, Kind, NotDone, Problem};
+use crate::control::{Care, Done};
+use crate::error_code::{CodedError, ErrorCode};
 use crate::event::{Event, What};
 use crate::gather::Gathered;
 use crate::hints;
@@ -141,7 +142,8 @@ impl Daemon {
             }
             Err(error) => {
                 warn!("{error:#}; {}", self.instead(&source.name));
-                let events = self.lists.fail(&source.name, format!("{error:#}"), now);
+                let (code, reason) = (ErrorCode::of(&error), format!("{error:#}"));
+                let events = self.lists.fail(&source.name, code, reason, now);
                 self.tell_of(&events);
                 Taken::Failed
             }
@@ -211,10 +213,11 @@ impl Daemon {
         let events = match adopted {
             Ok(events) => events,
             // The operator may ask again, with more force.
-            Err((error, _)) if error.is::<NotDone>() => return Err(error),
+            Err((error, _)) if error.is::<CodedError>() => return Err(error),
             Err((error, change)) => {
                 let error = error.context(format!("source {name}"));
-                let events = self.lists.reject(name, format!("{error:#}"), change, now);
+                let (code, reason) = (ErrorCode::of(&error), format!("{error:#}"));
+                let events = self.lists.reject(name, code, reason, change, now);
                 self.tell_of(&events);
                 return Err(error);
             }
@@ -248,8 +251,8 @@ impl Daemon {
         name: &str,
         id: Option<&str>,
         care: &Care,
-    ) -> Result<Done, Problem> {
-        let refuse = |kind, error: String| Err(Problem::new(kind, error));
+    ) -> Result<Done, CodedError> {
+        let refuse = |kind, error: String| Err(CodedError::new(kind, error));
         let Some(source) = self.config.policy.source(name).cloned() else {
             let names: Vec<_> = self
                 .config
@@ -259,7 +262,7 @@ impl Daemon {
                 .collect();
             let there_are = hints::there_are(names);
             return refuse(
-                Kind::Refused,
+                ErrorCode::UnknownSource,
                 format!("there is no source {name:?}; {there_are}"),
             );
         };
@@ -268,7 +271,7 @@ impl Daemon {
             Some(Ok(proposal)) => proposal,
             Some(Err(refused)) => {
                 let refusal = refused.refusal;
-                return refuse(Kind::Refused, format!("source {name}: {refusal}"));
+                return refuse(refusal.code(), format!("source {name}: {refusal}"));
             }
             None => {
                 let standing = self.lists.standing(name);
@@ -279,7 +282,7 @@ impl Daemon {
                         format!("no list of {name} was refused; `allowlist status` shows its state")
                     }
                 };
-                return refuse(Kind::Refused, error);
+                return refuse(ErrorCode::NoRejectedList, error);
             }
         };
         let ids = self.lists.rejected_ids();
@@ -289,7 +292,7 @@ impl Daemon {
             Some(id) if id == current => {}
             Some(_) => {
                 return refuse(
-                    Kind::Refused,
+                    ErrorCode::AnotherRejectedList,
                     format!(
                         "the rejected list of {name} is another one now, {current}; `allowlist diff {name}` shows it, and `{command}` accepts it"
                     ),
@@ -297,7 +300,7 @@ impl Daemon {
             }
             None => {
                 return refuse(
-                    Kind::Invalid,
+                    ErrorCode::InvalidRequest,
                     format!(
                         "accept needs the `id` of the rejected list; of {name} it is {current} now: `allowlist diff {name}` shows the list, and `{command}` accepts it"
                     ),
@@ -309,7 +312,7 @@ impl Daemon {
         self.record_is_old = true;
         self.write_record();
         let change = adopted
-            .map_err(Problem::from)?
+            .map_err(CodedError::from)?
             .into_iter()
             .find_map(|event| match event.what {
                 What::Changed { change, .. } => Some(change),

@@ -20,7 +20,8 @@ use super::{Daemon, Options};
 use crate::additions::{Additions, source_name};
 use crate::audit::{Audit, Deed, Who};
 use crate::config::Config;
-use crate::control::{Care, Control, Done, Kind, Problem};
+use crate::control::{Care, Control, Done};
+use crate::error_code::{CodedError, ErrorCode};
 use crate::hints;
 use crate::history::History;
 use crate::hook::Teller;
@@ -34,7 +35,7 @@ use crate::session::By;
 pub(super) struct Asker {
     pub(super) who: Who,
     pub(super) care: Care,
-    pub(super) answer: oneshot::Sender<Result<Done, Problem>>,
+    pub(super) answer: oneshot::Sender<Result<Done, CodedError>>,
 }
 
 /// A configuration that is being made ready.
@@ -73,8 +74,8 @@ impl Daemon {
                 None => reloading.again = true, // a storm of signals is one reload more
                 Some(asker) => self.answer_reload(
                     Some(asker),
-                    Err(Problem::new(
-                        Kind::Busy,
+                    Err(CodedError::new(
+                        ErrorCode::Busy,
                         "the configuration is being reloaded at this moment; ask again",
                     )),
                     None,
@@ -101,32 +102,28 @@ impl Daemon {
     }
 
     /// Reads the file, and begins to get the lists that it needs more; none if nothing is new.
-    fn prepare(&mut self) -> Result<Option<Reloading>, Problem> {
+    fn prepare(&mut self) -> Result<Option<Reloading>, CodedError> {
         if self.pending.is_some() {
             self.require_free()?;
         }
         let Some(file) = &self.options.written.file else {
-            return Err(Problem::new(
-                Kind::Refused,
+            return Err(CodedError::new(
+                ErrorCode::NoConfigFile,
                 "this filter was started without a configuration file, so there is none to reload; start it anew",
             ));
         };
-        let invalid = |error: String| Problem::new(Kind::Invalid, error);
-        let text = Config::file_text(file).map_err(|error| invalid(error.to_string()))?;
+        let text = Config::file_text(file).map_err(anyhow::Error::from)?;
         let interfaces = self.options.written.interfaces.clone();
         let written = Arc::new(Written::new(Some(file.clone()), text, interfaces));
-        let config = self
-            .options
-            .read(&written)
-            .map_err(|error| invalid(format!("{error:#}")))?;
-        Options::require_trusted(&written, &config)
-            .map_err(|error| Problem::new(Kind::Refused, format!("{error:#}")))?;
+        let config = self.options.read(&written).map_err(CodedError::from)?;
+        Options::require_trusted(&written, &config).map_err(CodedError::from)?;
         if config.interfaces.is_empty() {
-            return Err(invalid(
-                "no interface to filter on; set `interfaces`".to_owned(),
+            return Err(CodedError::new(
+                ErrorCode::NoInterface,
+                "no interface to filter on; set `interfaces`",
             ));
         }
-        require_distinct(&config.interfaces).map_err(|error| invalid(error.to_string()))?;
+        require_distinct(&config.interfaces)?;
         if config.control_group != self.config.control_group {
             Control::require_group(config.control_group.as_deref())?;
         }
@@ -188,8 +185,8 @@ impl Daemon {
                 };
                 self.put_next_in_force(next, change, &care, true).await
             }
-            Err(error) => Err(Problem::new(
-                Kind::Refused,
+            Err(error) => Err(CodedError::new(
+                ErrorCode::Refused,
                 format!("the lists could not be got: {error}"),
             )),
         };
@@ -203,7 +200,7 @@ impl Daemon {
     fn answer_reload(
         &mut self,
         asker: Option<Asker>,
-        done: Result<Done, Problem>,
+        done: Result<Done, CodedError>,
         policy: Option<u64>,
     ) {
         for line in done
@@ -229,7 +226,7 @@ impl Daemon {
         to: Option<u64>,
         care: &Care,
         who: &Who,
-    ) -> (Deed, Result<Done, Problem>) {
+    ) -> (Deed, Result<Done, CodedError>) {
         let known = self.ledger.known();
         let newest = self.policy_number().unwrap_or_default();
         let before = known.policies().rev().nth(1).map(|policy| policy.number);
@@ -240,7 +237,7 @@ impl Daemon {
             let (config, mode) = (Arc::clone(&self.config), self.mode);
             let (additions, lists) = (known.additions().clone(), self.lists.clone());
             let done = self.take_back_unconfirmed().await;
-            let done = done.map_err(Problem::from).map(|()| Done {
+            let done = done.map_err(CodedError::from).map(|()| Done {
                 changes: self.changes_since(&config, mode, &additions, lists.feeds()),
                 notes: vec!["the unconfirmed change is rolled back".to_owned()],
                 ..self.done()
@@ -252,15 +249,24 @@ impl Daemon {
                 .policies()
                 .map(|policy| policy.number.to_string())
                 .collect();
-            let error = match to {
-                Some(number) if number == newest => format!("policy {number} is in force already"),
-                Some(number) => format!(
-                    "there is no policy {number} to go back to; {}",
-                    hints::there_are(numbers)
+            let (code, error) = match to {
+                Some(number) if number == newest => (
+                    ErrorCode::AlreadyActive,
+                    format!("policy {number} is in force already"),
                 ),
-                None => "there is no policy before this one to go back to".to_owned(),
+                Some(number) => (
+                    ErrorCode::UnknownPolicy,
+                    format!(
+                        "there is no policy {number} to go back to; {}",
+                        hints::there_are(numbers)
+                    ),
+                ),
+                None => (
+                    ErrorCode::UnknownPolicy,
+                    "there is no policy before this one to go back to".to_owned(),
+                ),
             };
-            return (deed(None), Err(Problem::new(Kind::Invalid, error)));
+            return (deed(None), Err(CodedError::new(code, error)));
         };
         let written = Arc::clone(policy.written());
         let change = Change {
@@ -295,7 +301,7 @@ impl Daemon {
         change: Change,
         care: &Care,
         number: Option<u64>,
-    ) -> Result<Done, Problem> {
+    ) -> Result<Done, CodedError> {
         let written = change
             .written
             .clone()
@@ -323,7 +329,7 @@ impl Daemon {
 
     /// Members of `control_group` may not restore what root has revoked since: the users of the control socket,
     /// and the program of `[on_change]`.
-    fn require_same_power(&self, written: &Written, who: &Who) -> Result<(), Problem> {
+    fn require_same_power(&self, written: &Written, who: &Who) -> Result<(), CodedError> {
         if !matches!(who, Who::Peer(peer) if peer.uid != 0) {
             return Ok(());
         }
@@ -336,8 +342,8 @@ impl Daemon {
             None
         };
         let Some(key) = changed else { return Ok(()) };
-        Err(Problem::new(
-            Kind::Forbidden,
+        Err(CodedError::new(
+            ErrorCode::Forbidden,
             format!(
                 "that policy has another {key} than the active one, which only root may restore; try sudo"
             ),
@@ -351,7 +357,7 @@ impl Daemon {
         mut change: Change,
         care: &Care,
         is_strict: bool,
-    ) -> Result<Done, Problem> {
+    ) -> Result<Done, CodedError> {
         let Next {
             config,
             written,
@@ -363,7 +369,7 @@ impl Daemon {
                 .iter()
                 .map(|(name, reason)| format!("{name} has no list: {reason}"))
                 .collect();
-            return Err(Problem::new(Kind::Refused, reasons.join("\n")));
+            return Err(CodedError::new(ErrorCode::MissingLists, reasons.join("\n")));
         }
         for (name, _) in &first.missing {
             warn!("{name} has no list on this host, and lets nobody in till it is fetched");
@@ -485,7 +491,7 @@ impl Daemon {
     }
 
     /// Puts the first configuration in force for which all lists are there.
-    async fn enter_next(&mut self, care: &Care) -> Result<(), Problem> {
+    async fn enter_next(&mut self, care: &Care) -> Result<(), CodedError> {
         self.options.care = care.clone();
         self.enter().await?;
         self.say_ready();
@@ -499,7 +505,7 @@ impl Daemon {
         care: &Care,
         before: &Config,
         needs_disk: bool,
-    ) -> Result<Option<String>, Problem> {
+    ) -> Result<Option<String>, CodedError> {
         let (tables, anew) = self.compiled(&self.lists).map_err(anyhow::Error::from)?;
         self.require_session_by(care, &tables, By::Configuration)?;
         let found = self.dataplane.in_force()?;
@@ -519,8 +525,8 @@ impl Daemon {
         };
         put().map_err(|error| match self.dataplane.restore(&found) {
             Ok(()) => error.into(),
-            Err(again) => Problem::new(
-                Kind::Refused,
+            Err(again) => CodedError::new(
+                ErrorCode::Refused,
                 format!(
                     "{error:#}; and what was in force before could not be put in force again: {again:#}"
                 ),

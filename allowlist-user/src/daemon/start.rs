@@ -28,8 +28,9 @@ use crate::additions::Additions;
 use crate::audit::{Audit, Deed, Who};
 use crate::compile::Tables;
 use crate::config::Config;
-use crate::control::{Control, NotDone};
+use crate::control::Control;
 use crate::dataplane::{Dataplane, View, require_namespace};
+use crate::error_code::bail_with;
 use crate::gather::Fetches;
 use crate::history::History;
 use crate::hook::Teller;
@@ -205,8 +206,7 @@ impl Daemon {
         // Before the kernel is touched: most of what can be wrong is found here.
         let (tables, anew) = self.compiled(&self.lists)?;
         let care = self.options.care.clone();
-        self.require_session_by(&care, &tables, By::Configuration)
-            .map_err(NotDone)?;
+        self.require_session_by(&care, &tables, By::Configuration)?;
         if self.pending.is_none() && self.dataplane.pending().is_some() {
             // For good: it is over, or nobody knows of it any more, and what is published now is another change.
             self.dataplane.fall_back()?;
@@ -499,7 +499,10 @@ async fn require_interfaces(options: &Options, config: &Config) -> Result<()> {
         look_up_all(&config.interfaces).await?;
     }
     if config.interfaces.is_empty() {
-        bail!("no interface to filter on; set `interfaces` in the configuration, or give --iface");
+        bail_with!(
+            NoInterface,
+            "no interface to filter on; set `interfaces` in the configuration, or give --iface"
+        );
     }
     require_distinct(&config.interfaces)
 }

@@ -23,6 +23,7 @@ use super::new_link::new_link;
 use super::selfcheck::LinkFact;
 use super::{Dataplane, Hook};
 use crate::config::AttachMode;
+use crate::error_code::bail_with;
 use crate::interface::Facts;
 use crate::netlink::{Namespace, Netlink, index_of};
 
@@ -95,7 +96,7 @@ impl Dataplane {
             && anothers.is_none()
             && let Some(id) = facts.xdp_program
         {
-            bail!(other_program(facts, id));
+            bail_with!(InterfaceInUse, "{}", other_program(facts, id));
         }
         if on.is_none() && anothers.is_none() {
             self.disarm(slot); // of an interface from before

@@ -5,10 +5,11 @@
 //! the links of the interfaces that were filtered, and the notes of what is sent. What waits is in the maps alone,
 //! so any later process finds it.
 
+use crate::error_code::bail_with;
 use std::time::Duration;
 
 use allowlist_common::abi::{Control, Fallback, MAX_INTERFACES, ReturnTraffic};
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use super::Dataplane;
 use super::clock::kernel_clock_coarse;
@@ -60,7 +61,8 @@ impl Dataplane {
     pub fn guard(&mut self, within: Duration) -> Result<()> {
         match self.pending() {
             Some(pending) if pending.fell_back => self.fall_back()?,
-            Some(pending) => bail!(
+            Some(pending) => bail_with!(
+                ChangePending,
                 "another change waits to be confirmed, for {} s more; `allowlist confirm` it first, or let the time run out",
                 pending.left.as_secs()
             ),
@@ -103,7 +105,10 @@ impl Dataplane {
             return Ok(());
         };
         if pending.fell_back {
-            bail!("too late: the time to confirm is over, and what was before is in force again");
+            bail_with!(
+                NotConfirmed,
+                "too late: the time to confirm is over, and what was before is in force again"
+            );
         }
         let fallback = self.fallback.load();
         let _changing = self.pins.change()?;
@@ -126,7 +131,10 @@ impl Dataplane {
     pub fn fall_back(&mut self) -> Result<()> {
         let control = self.control.load();
         if !control.pending {
-            bail!("no change waits to be confirmed, so there is nothing to go back to");
+            bail_with!(
+                NothingPending,
+                "no change waits to be confirmed, so there is nothing to go back to"
+            );
         }
         // From here on the kernel judges by it, whatever becomes of this process.
         self.fallback.end();

@@ -20,6 +20,7 @@ use thiserror::Error;
 
 use super::calls::{Access, open_pinned, pin};
 use super::link::{LinkState, interface_of, state};
+use crate::error_code::bail_with;
 use crate::lock::holder_in_words;
 
 /// Where a BPF file system is expected, and mounted when it is missing.
@@ -79,7 +80,8 @@ pub(super) fn lock(folder: &Path, root: &Path) -> Result<File> {
         .with_context(|| format!("cannot open the pin folder {}", folder.display()))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => bail!(
+        Err(TryLockError::WouldBlock) => bail_with!(
+            AlreadyRunning,
             "{} publishes into {}; stop it, or choose another --pin-dir (and --state-dir and --socket)",
             holder_in_words(&lock).map_or_else(
                 || "another daemon".to_owned(),
@@ -112,7 +114,8 @@ impl Pins {
             .find(|folder| folder.exists())
             .unwrap_or(root);
         if statfs(there)?.filesystem_type() != BPF_FS_MAGIC {
-            bail!(
+            bail_with!(
+                InvalidPinDir,
                 "{} is not on a BPF file system, so nothing can be pinned there; choose a --pin-dir under {BPF_FS}",
                 root.display()
             );
@@ -153,7 +156,8 @@ impl Pins {
         if fs::metadata(root).is_ok_and(|found| found.uid() != geteuid().as_raw())
             && !geteuid().is_root()
         {
-            bail!(
+            bail_with!(
+                Forbidden,
                 "cannot look into {}: only its owner may; try sudo",
                 root.display()
             );
@@ -165,7 +169,8 @@ impl Pins {
                 Ok(pins)
             }
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                bail!(
+                bail_with!(
+                    Forbidden,
                     "cannot look into {}: only root may; try sudo",
                     root.display()
                 )
@@ -280,7 +285,8 @@ impl Pins {
                 continue;
             };
             if found.uid() != geteuid().as_raw() || found.mode() & 0o022 != 0 {
-                bail!(
+                bail_with!(
+                    InvalidPinDir,
                     "{} belongs to user {} with mode {:o}, so others than this user could change what is pinned there; remove it, or choose another --pin-dir",
                     folder.display(),
                     found.uid(),
@@ -459,7 +465,8 @@ pub fn require_privileges() -> Result<()> {
         .context("cannot find this process's capabilities in /proc/self/status")?;
     let has = |wanted| effective & wanted == wanted;
     if !has(NET_ADMIN) || !(has(BPF | PERFMON) || has(SYS_ADMIN)) {
-        bail!(
+        bail_with!(
+            NotPrivileged,
             "no privileges: loading a filter and attaching it takes root, or the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; try sudo"
         );
     }

@@ -4,6 +4,7 @@
 //! kernel stops sending some seconds after the reader stopped saying that it is there, however it
 //! ended. Needs no daemon.
 
+use crate::error_code::bail_with;
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, TryLockError};
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -11,7 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use allowlist_common::abi::{self, Event, EventBudget};
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use aya::maps::{MapData, PerCpuArray, RingBuf};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -165,7 +166,8 @@ fn lock(pins: &Pins) -> Result<File> {
     let lock = File::open(&folder)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => bail!(
+        Err(TryLockError::WouldBlock) => bail_with!(
+            Busy,
             "another `allowlist watch` reads the events, and there can be only one; end it first"
         ),
         Err(TryLockError::Error(error)) => Err(error).context("cannot lock the events"),

@@ -7,6 +7,27 @@ use thiserror::Error;
 use super::MOST_PREFIXES;
 use super::json::MOST_BYTES;
 use super::token::PrefixError;
+use crate::error_code::ErrorCode;
+
+impl FeedError {
+    /// Returns the code of the error.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Empty | Self::NoPrefixes | Self::AllLeftOut { .. } => ErrorCode::ListEmpty,
+            Self::WebPage { .. } => ErrorCode::ListIsWebPage,
+            Self::Truncated { .. } => ErrorCode::Incomplete,
+            Self::TooMuchMemory | Self::TooManyPrefixes => ErrorCode::TooLarge,
+            Self::NothingSelected { .. }
+            | Self::Unmatched { .. }
+            | Self::NoMatch { .. }
+            | Self::NoMember { .. }
+            | Self::NoHeader { .. }
+            | Self::NoColumn { .. }
+            | Self::NoLink { .. } => ErrorCode::NothingSelected,
+            _ => ErrorCode::ListMalformed,
+        }
+    }
+}
 
 /// Why a list was refused; none of it was taken.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use super::*;
+use crate::error_code::ErrorCode;
 use crate::policy::{Format, Http, Lookup};
 
 mod hostile;
@@ -248,10 +249,13 @@ fn what_cannot_be_in_force_changes_nothing() {
     assert_eq!(full, Err(("full", change)));
     assert!(lists.feeds().is_empty());
     take(&mut lists, &source, "8.8.8.8", 1);
-    let events = whats(lists.fail("vendor", "down".to_owned(), at(2)));
+    let events = whats(lists.fail("vendor", ErrorCode::Timeout, "down".to_owned(), at(2)));
     let reason = "down".to_owned();
     assert_eq!(events, [What::Failed { reason }]);
-    assert_eq!(lists.fail("vendor", "still down".to_owned(), at(3)), []);
+    assert_eq!(
+        lists.fail("vendor", ErrorCode::Timeout, "still down".to_owned(), at(3)),
+        []
+    );
     let before = lists.feeds().clone();
     let proposal = lists
         .propose(&source, answer("9.9.9.9", at(4)), at(4))
@@ -300,7 +304,13 @@ fn a_list_that_nobody_may_accept_is_told_of_once() {
     // Neither is one for which there is no room.
     let change = Change::new(list("9.9.9.9"), Vec::new());
     for round in 1..=2 {
-        let events = lists.reject("vendor", "full".to_owned(), change.clone(), at(round));
+        let events = lists.reject(
+            "vendor",
+            ErrorCode::TooManyPrefixes,
+            "full".to_owned(),
+            change.clone(),
+            at(round),
+        );
         assert_eq!(events.len(), usize::from(round == 1), "{round}");
     }
 }

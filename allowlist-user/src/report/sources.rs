@@ -97,6 +97,7 @@ impl Status {
                     "age_seconds": self.age_of(source),
                     "next_fetch": self.next_fetch(name),
                     "failure": source.failure,
+                    "failure_code": source.failure_code,
                     "passed_packets": traffic.packets,
                     "passed_bytes": traffic.bytes,
                     "last_passed": self.last_time(traffic),

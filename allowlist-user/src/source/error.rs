@@ -16,6 +16,7 @@ use super::archive::ArchiveError;
 use super::gzip::GzipError;
 use super::http::{AddressError, MAX_REDIRECTS};
 use super::names::NameError;
+use crate::error_code::ErrorCode;
 use crate::feed::FeedError;
 
 /// Which source could not be had, and why.
@@ -198,6 +199,34 @@ pub enum FetchErrorCause {
     /// All of it was received, and it is not a list.
     #[error("{0}")]
     Feed(#[from] FeedError),
+}
+
+impl FetchErrorCause {
+    /// Returns the code of the error.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::File(_) | Self::NotAFile(_) | Self::FileTimeout(_) | Self::Unsteady => {
+                ErrorCode::FileUnreadable
+            }
+            Self::PrivateFile(_) | Self::Withheld => ErrorCode::ListMalformed,
+            Self::CaFile { .. } | Self::BearerFile { .. } | Self::Header { .. } => {
+                ErrorCode::InvalidCredentials
+            }
+            Self::NoCertificateAuthorities | Self::Certificate { .. } => ErrorCode::UntrustedServer,
+            Self::Client(_) | Self::Proxy { .. } | Self::Unreachable(_) => ErrorCode::Unreachable,
+            Self::Unprotected | Self::Address(_) => ErrorCode::AddressRefused,
+            Self::Timeout(_) | Self::NoConnection(_) => ErrorCode::Timeout,
+            Self::Redirect(_) | Self::Link(_) => ErrorCode::RedirectRefused,
+            Self::Status { .. } => ErrorCode::HttpStatus,
+            Self::NoLength | Self::Broken { .. } => ErrorCode::Incomplete,
+            Self::TooLarge { .. } | Self::FileTooLarge { .. } => ErrorCode::TooLarge,
+            Self::Encoding(_) | Self::Compressed(_) | Self::Gzip(_) | Self::Archive(_) => {
+                ErrorCode::InvalidArchive
+            }
+            Self::Name(_) => ErrorCode::NameFailed,
+            Self::Feed(error) => error.code(),
+        }
+    }
 }
 
 impl From<GzipError> for FetchErrorCause {

@@ -342,11 +342,14 @@ fn nothing_in_force_is_said() -> anyhow::Result<()> {
     let site = Site::new()?;
     let pins = site.scratch.pin_dir().display().to_string();
     let expected = format!(
-        "error: no filter is in force: nothing is pinned under {pins}; start one with `allowlist run`\n"
+        "error[nothing-attached]: no filter is in force: nothing is pinned under {pins}; start one with `allowlist run`\n"
     );
     let status = site.run(&["status"])?;
     assert_eq!(status.code, Some(3), "{status:?}");
-    assert_eq!(format!("error: {}", status.stdout), expected);
+    assert_eq!(
+        format!("error[nothing-attached]: {}", status.stdout),
+        expected
+    );
     let status = site.run(&["status", "--json"])?;
     assert_eq!(status.code, Some(3), "{status:?}");
     let status: Value = serde_json::from_str(&status.stdout)?;

@@ -99,7 +99,7 @@ fn a_wrong_configuration_is_refused() -> anyhow::Result<()> {
             .write("allowlist.toml", config)?
             .display()
             .to_string();
-        let place = format!("error: {path}{place}");
+        let place = format!("error[config-invalid]: {path}{place}");
         let expected: Vec<&str> = [place.as_str()]
             .into_iter()
             .chain(expected.iter().copied())

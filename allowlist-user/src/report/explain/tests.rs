@@ -29,6 +29,7 @@ fn record() -> Record {
         holds,
         fetched: Some(time("2026-01-01T00:00:00Z")),
         failure: Some("cannot be reached".to_owned()),
+        failure_code: Some(crate::error_code::ErrorCode::Unreachable),
         max_age_seconds: None,
         refused: false,
         notes: Vec::new(),

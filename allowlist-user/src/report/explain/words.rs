@@ -183,6 +183,7 @@ impl Explanation {
             "fetched": record.and_then(|one| one.fetched),
             "age_seconds": record.and_then(|one| Some(self.age(one.fetched?))),
             "failure": record.and_then(|one| one.failure.as_ref()),
+            "failure_code": record.and_then(|one| one.failure_code),
             "passed_packets": behind.traffic.packets,
             "last_passed": self.last(behind.traffic),
         })
