@@ -27,7 +27,7 @@ pub const VERSION: u32 = 8;
 /// The XDP program's name in the object file and in the kernel.
 pub const PROGRAM: &str = "allowlist";
 /// The name of the program that notes what this host sends.
-pub const EGRESS_PROGRAM: &str = "allowlist_sent";
+pub const TRACKER_PROGRAM: &str = "allowlist_track";
 
 /// Array of one pair of `u64`: the [`Control`] word; and until when somebody reads events, in nanoseconds of the
 /// monotonic clock. Together, so that a packet finds both by one look.
@@ -58,12 +58,12 @@ pub const IDENTITIES: &str = "IDENTITIES";
 pub const PUBLISHED: &str = "PUBLISHED";
 /// Array of one `u64`: what tells which names the ids in force have. Userspace alone reads and writes it.
 pub const NAMES: &str = "NAMES";
-/// Least-recently-used hash from [`crate::flow::Flow`] to [`crate::flow::Tracked`]: the flows that this host
+/// Least-recently-used hash from [`crate::flow::Flow`] to [`crate::flow::FlowEntry`]: the flows that this host
 /// initiated.
 pub const FLOWS: &str = "FLOWS";
 /// The same for their peers, so that they take no room from flows.
 pub const PEERS: &str = "PEERS";
-/// Least-recently-used hash from [`crate::flow::Flow::foreign`] to [`crate::flow::Tracked`]: the flows that the
+/// Least-recently-used hash from [`crate::flow::Flow::foreign`] to [`crate::flow::FlowEntry`]: the flows that the
 /// other side initiated while everything passed, or whose origin is unknown.
 pub const FOREIGN: &str = "FOREIGN";
 /// Array of [`crate::flow::ForeignPort`] by local UDP port.
@@ -250,7 +250,7 @@ mod user {
         Counters, Event, EventBudget, Fallback, Grant, Identity, Interface, ServiceTable,
         ServiceTraffic, Traffic,
     };
-    use crate::flow::{Crowding, Flow, ForeignPort, Marking, PortsInUse, Tracked};
+    use crate::flow::{Crowding, Flow, FlowEntry, ForeignPort, Marking, PortsInUse};
 
     macro_rules! plain_old_data {
         ($($value:ty),*) => {$(
@@ -276,7 +276,7 @@ mod user {
         PortsInUse,
         ServiceTable,
         ServiceTraffic,
-        Tracked,
+        FlowEntry,
         Traffic
     );
 }
@@ -284,7 +284,7 @@ mod user {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{Crowding, Flow, ForeignPort, Marking, PortsInUse, Tracked};
+    use crate::flow::{Crowding, Flow, FlowEntry, ForeignPort, Marking, PortsInUse};
 
     /// The layout is what older pins hold: a new size means a new `VERSION`.
     #[test]
@@ -310,7 +310,7 @@ mod tests {
         assert_eq!(size_of::<Event>(), 64);
         assert_eq!(size_of::<EventBudget>(), 24);
         assert_eq!(size_of::<Flow>(), 40);
-        assert_eq!(size_of::<Tracked>(), 8);
+        assert_eq!(size_of::<FlowEntry>(), 8);
         assert_eq!(size_of::<ForeignPort>(), 8);
         assert_eq!(size_of::<Crowding>(), 8);
         assert_eq!(size_of::<Marking>(), 16);

@@ -1,6 +1,6 @@
 //! Flows that this host sends, and which packets answer them: what return traffic is judged by.
 //!
-//! The flow tracker records outbound packets ([`Sent::of`], [`Sent::update`]); the receive path looks up
+//! The flow tracker records outbound packets ([`OutboundPacket::from_packet`], [`OutboundPacket::update`]); the receive path looks up
 //! inbound ones ([`Flow::answered_by`]). Only this host creates or extends an own flow: see
 //! `track`. Knows no map and no clock: time is a number of seconds.
 //!
@@ -40,7 +40,7 @@ pub struct Flow {
 /// What a flow's entry holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct Tracked {
+pub struct FlowEntry {
     /// The second, by the kernel's monotonic clock, at which the entry expires.
     pub expires: u32,
     /// Of an own flow: 1 once this host has sent a FIN or RST. Of a foreign one: 1 if its origin is unknown, so
@@ -83,7 +83,7 @@ pub const fn port_table(protocol: u8) -> usize {
 
 /// The longest that an entry of a protocol lives, in seconds.
 #[inline(always)]
-pub const fn longest(protocol: u8) -> u32 {
+pub const fn max_lifetime(protocol: u8) -> u32 {
     match protocol {
         TCP => TCP_OPEN,
         UDP => UDP_IDLE,
@@ -93,17 +93,17 @@ pub const fn longest(protocol: u8) -> u32 {
 
 /// A packet of this host that can be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sent {
+pub struct OutboundPacket {
     /// The flow that it belongs to.
     pub flow: Flow,
     /// TCP's flags; 0 for other protocols.
     pub flags: u8,
 }
 
-impl Sent {
+impl OutboundPacket {
     /// The flow of an outbound packet; `None` for what is not tracked.
     #[inline(always)]
-    pub fn of(packet: &Packet) -> Option<Self> {
+    pub fn from_packet(packet: &Packet) -> Option<Self> {
         let flow = |local_port, remote_port| {
             Flow::between(
                 packet.source,
@@ -192,7 +192,7 @@ impl Flow {
 
     /// The flow of an inbound packet, initiated by either side; `None` for protocols that are not tracked.
     #[inline(always)]
-    pub fn received(packet: &Packet) -> Option<Self> {
+    pub fn from_inbound(packet: &Packet) -> Option<Self> {
         let ports = match (packet.protocol, packet.transport) {
             (
                 TCP | UDP,

@@ -6,12 +6,12 @@
 //! not depend on it alone: see `allowlist_common::flow`.
 
 use allowlist_common::abi::Word;
-use allowlist_common::flow::{Flow, Tracked, UDP_IDLE};
+use allowlist_common::flow::{Flow, FlowEntry, UDP_IDLE};
 use allowlist_common::packet::{Contents, UDP};
 use aya_ebpf::Global;
 
 use crate::maps::{CROWDING, FLOWS, FOREIGN, FOREIGN_PORTS, MARKING, is_served};
-use crate::{clock, frames, sent};
+use crate::{clock, frames, track};
 
 /// How many CPUs the kernel may have.
 #[unsafe(no_mangle)]
@@ -24,12 +24,12 @@ static CPUS: Global<u32> = Global::new(1);
 ///
 /// VERIFIER: a function of its own, so that what led to the decision is forgotten here.
 #[inline(never)]
-pub(crate) fn received(word: u64, is_allowed: u32) {
+pub(crate) fn mark_inbound(word: u64, is_allowed: u32) {
     let Some(Ok(Contents::Ip(packet))) = frames::parsed_last().map(|parsed| parsed.contents())
     else {
         return;
     };
-    let Some(flow) = Flow::received(&packet) else {
+    let Some(flow) = Flow::from_inbound(&packet) else {
         return;
     };
     if is_allowed != 0
@@ -38,10 +38,10 @@ pub(crate) fn received(word: u64, is_allowed: u32) {
         return;
     }
     let now = clock::seconds();
-    if sent::find(&FLOWS, &flow).is_some_and(|entry| entry.is_alive(now)) {
+    if track::lookup(&FLOWS, &flow).is_some_and(|entry| entry.is_alive(now)) {
         return;
     }
-    mark(&flow.foreign(), Tracked::foreign(flow.protocol, now), now);
+    mark(&flow.foreign(), FlowEntry::foreign(flow.protocol, now), now);
     if flow.has_foreign_port()
         && let Some(port) = FOREIGN_PORTS.get_ptr_mut(flow.local_port.into())
     {
@@ -57,9 +57,9 @@ pub(crate) fn received(word: u64, is_allowed: u32) {
 
 /// Writes the mark of a flow, unless it has it already.
 #[inline(always)]
-pub(crate) fn mark(key: &Flow, after: Tracked, now: u32) {
-    let before = sent::find(&FOREIGN, key).map_or(Tracked::NONE, |entry| entry);
-    if before.is_as_good_as(after) {
+pub(crate) fn mark(key: &Flow, after: FlowEntry, now: u32) {
+    let before = track::lookup(&FOREIGN, key).map_or(FlowEntry::NONE, |entry| entry);
+    if before.is_equivalent_to(after) {
         return;
     }
     if !before.is_some() {

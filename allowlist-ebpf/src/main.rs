@@ -27,8 +27,8 @@ mod frames;
 mod key;
 mod maps;
 mod ranges;
-mod sent;
 mod trace;
+mod track;
 mod tries;
 
 use allowlist_common::abi::Word;
@@ -75,7 +75,7 @@ pub fn allowlist(ctx: XdpContext) -> u32 {
     }
     if decision.marks_foreign(word, stored.is_provisional()) {
         let is_allowed = decision.reason == Reason::Allowed;
-        foreign::received(word.0, u32::from(is_allowed));
+        foreign::mark_inbound(word.0, u32::from(is_allowed));
     }
     ended(&decision, parsed.length().into(), word)
 }

@@ -9,7 +9,7 @@ use allowlist_common::abi::{
     ServiceTraffic, Traffic, Word, service_set,
 };
 use allowlist_common::flow::{
-    Crowding, FOREIGN_FLOWS, Flow, ForeignPort, Marking, PortsInUse, Tracked, port_table,
+    Crowding, FOREIGN_FLOWS, Flow, FlowEntry, ForeignPort, Marking, PortsInUse, port_table,
 };
 use allowlist_common::judge::Tables;
 use allowlist_common::packet::{Address, Quote};
@@ -19,11 +19,11 @@ use aya_ebpf::btf_maps::{Array, ArrayOfMaps, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::XdpContext;
 
-use crate::{clock, frames, ranges, sent, tries};
+use crate::{clock, frames, ranges, track, tries};
 
 pub(crate) type Slots<Inner> = ArrayOfMaps<Inner, { SLOTS as usize }>;
 /// Flows by their keys, the least recently used one evicted first.
-pub(crate) type FlowTable<const ROOM: usize> = LruHashMap<Flow, Tracked, ROOM>;
+pub(crate) type FlowTable<const ROOM: usize> = LruHashMap<Flow, FlowEntry, ROOM>;
 /// In words, since BTF need not know more.
 type TableWords = [u64; size_of::<GenerationTables>() / 8 + POOL_LEAST as usize];
 
@@ -256,9 +256,9 @@ impl Tables for Generation<'_> {
     #[inline(always)]
     fn sent(&self, flow: &Flow) -> bool {
         let entry = if flow.is_peer() {
-            sent::find(&PEERS, flow)
+            track::lookup(&PEERS, flow)
         } else {
-            sent::find(&FLOWS, flow)
+            track::lookup(&FLOWS, flow)
         };
         entry.is_some_and(|entry| entry.is_alive(clock::seconds()))
     }

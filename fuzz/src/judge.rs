@@ -13,7 +13,7 @@ mod parsing;
 use std::fmt::Write as _;
 use std::sync::LazyLock;
 
-use allowlist_common::flow::Sent;
+use allowlist_common::flow::OutboundPacket;
 use allowlist_common::packet::{Contents, parse};
 use allowlist_common::verdict::{Reason, Verdict};
 use allowlist_tests::model::dissect::dissect;
@@ -192,7 +192,7 @@ pub(crate) fn run_to(input: &[u8], mut end: impl FnMut(Verdict, Reason)) {
         if item.is_sent {
             ledger.pass(u32::from(item.number));
             if let Ok(Contents::Ip(packet)) = parse(frame)
-                && let Some(sent) = Sent::of(&packet)
+                && let Some(sent) = OutboundPacket::from_packet(&packet)
             {
                 ledger.note(&sent);
             }

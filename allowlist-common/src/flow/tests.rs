@@ -123,7 +123,7 @@ fn what_is_noted_of_what_is_sent() {
         ),
     ];
     for (what, packet, expected) in table {
-        let sent = Sent::of(&packet).map(|sent| (sent.flow, sent.flags));
+        let sent = OutboundPacket::from_packet(&packet).map(|sent| (sent.flow, sent.flags));
         assert_eq!(sent, expected, "{what}");
     }
 }
@@ -225,7 +225,7 @@ fn an_answer_is_to_what_was_sent() {
         ),
     ];
     for (sent, answer) in table {
-        let sent = Sent::of(&sent).expect("noted").flow;
+        let sent = OutboundPacket::from_packet(&sent).expect("noted").flow;
         assert_eq!(Flow::answered_by(&answer), Some(sent));
         let fragment = Packet {
             transport: Transport::LaterFragment,

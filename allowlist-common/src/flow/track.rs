@@ -12,7 +12,7 @@
 
 use crate::packet::{TCP, UDP, tcp_flag};
 
-use super::{Flow, Sent, TCP_PARTIAL, Tracked, UDP_IDLE, longest};
+use super::{Flow, FlowEntry, OutboundPacket, TCP_PARTIAL, UDP_IDLE, max_lifetime};
 
 /// The most foreign flows that are kept.
 pub const FOREIGN_FLOWS: u32 = 1 << 14;
@@ -70,7 +70,7 @@ pub enum Table {
     Own,
     /// The table of foreign flows; an own entry of the same flow is removed.
     Foreign,
-    /// Not known by the own entry alone: see [`Sent::decide`].
+    /// Not known by the own entry alone: see [`OutboundPacket::decide`].
     Undecided,
 }
 
@@ -80,19 +80,19 @@ pub struct Update {
     /// Where.
     pub table: Table,
     /// The new entry.
-    pub entry: Tracked,
+    pub entry: FlowEntry,
 }
 
 impl Update {
-    const NONE: Self = Self::to(Table::None, Tracked::NONE);
-    const UNDECIDED: Self = Self::to(Table::Undecided, Tracked::NONE);
+    const NONE: Self = Self::to(Table::None, FlowEntry::NONE);
+    const UNDECIDED: Self = Self::to(Table::Undecided, FlowEntry::NONE);
 
-    const fn to(table: Table, entry: Tracked) -> Self {
+    const fn to(table: Table, entry: FlowEntry) -> Self {
         Self { table, entry }
     }
 }
 
-impl Tracked {
+impl FlowEntry {
     /// No entry.
     pub const NONE: Self = Self {
         expires: 0,
@@ -110,7 +110,7 @@ impl Tracked {
     /// The entry of a flow that this host initiated, by a packet that neither opens nor closes it.
     #[inline(always)]
     pub const fn open(protocol: u8, now: u32) -> Self {
-        Self::until(now, longest(protocol), 0)
+        Self::until(now, max_lifetime(protocol), 0)
     }
 
     /// The entry of a TCP flow that is being opened or closed by this host.
@@ -125,7 +125,7 @@ impl Tracked {
         let age = if protocol == TCP {
             TCP_PARTIAL
         } else {
-            longest(protocol)
+            max_lifetime(protocol)
         };
         Self::until(now, age, 0)
     }
@@ -144,34 +144,34 @@ impl Tracked {
 
     /// Whether `after` differs so little that it need not be written: less than a second.
     #[inline(always)]
-    pub const fn is_as_good_as(self, after: Self) -> bool {
+    pub const fn is_equivalent_to(self, after: Self) -> bool {
         self.is_some() && self.closing == after.closing && self.expires == after.expires
     }
 }
 
-impl Sent {
+impl OutboundPacket {
     /// The update by this packet, sent at second `now`, from the entry of its flow in the table of own flows;
-    /// [`Tracked::NONE`] stands for no entry.
+    /// [`FlowEntry::NONE`] stands for no entry.
     ///
     /// `has_socket` is whether an open socket of this host sent it. It matters for a closing flow only: the
     /// segments that answer stray ones after the socket was closed do not extend the flow.
     #[inline(always)]
-    pub const fn update(&self, own: Tracked, has_socket: bool, now: u32) -> Update {
+    pub const fn update(&self, own: FlowEntry, has_socket: bool, now: u32) -> Update {
         match self.flow.protocol {
             TCP => self.update_tcp(own, has_socket, now),
             UDP if !own.is_alive(now) => Update::UNDECIDED,
-            protocol => Update::to(Table::Own, Tracked::open(protocol, now)),
+            protocol => Update::to(Table::Own, FlowEntry::open(protocol, now)),
         }
     }
 
     #[inline(always)]
-    const fn update_tcp(&self, own: Tracked, has_socket: bool, now: u32) -> Update {
+    const fn update_tcp(&self, own: FlowEntry, has_socket: bool, now: u32) -> Update {
         if self.flags & tcp_flag::RST != 0 {
             if !own.is_some() {
                 return Update::NONE;
             }
             // Also of an expired flow, which later segments would extend otherwise.
-            let partial = Tracked::partial(now, true);
+            let partial = FlowEntry::partial(now, true);
             let expires = if own.expires < partial.expires {
                 own.expires
             } else {
@@ -179,7 +179,7 @@ impl Sent {
             };
             return Update::to(
                 Table::Own,
-                Tracked {
+                FlowEntry {
                     expires,
                     closing: 1,
                 },
@@ -187,32 +187,32 @@ impl Sent {
         }
         if self.flags & tcp_flag::SYN != 0 {
             return if self.flags & tcp_flag::ACK != 0 {
-                Update::to(Table::Foreign, Tracked::foreign(TCP, now))
+                Update::to(Table::Foreign, FlowEntry::foreign(TCP, now))
             } else {
                 let closes = self.flags & tcp_flag::FIN != 0;
-                Update::to(Table::Own, Tracked::partial(now, closes))
+                Update::to(Table::Own, FlowEntry::partial(now, closes))
             };
         }
         if !own.is_alive(now) {
             Update::UNDECIDED
         } else if own.closing != 0 {
             if has_socket {
-                Update::to(Table::Own, Tracked::partial(now, true))
+                Update::to(Table::Own, FlowEntry::partial(now, true))
             } else {
                 Update::NONE
             }
         } else {
-            self.goes_on(now)
+            self.continue_open(now)
         }
     }
 
     /// The update by a segment in an open flow of this host.
     #[inline(always)]
-    const fn goes_on(&self, now: u32) -> Update {
+    const fn continue_open(&self, now: u32) -> Update {
         let entry = if self.flags & tcp_flag::FIN != 0 {
-            Tracked::partial(now, true)
+            FlowEntry::partial(now, true)
         } else {
-            Tracked::open(TCP, now)
+            FlowEntry::open(TCP, now)
         };
         Update::to(Table::Own, entry)
     }
@@ -222,8 +222,8 @@ impl Sent {
     #[inline(always)]
     pub const fn decide(
         &self,
-        own: Tracked,
-        foreign: Tracked,
+        own: FlowEntry,
+        foreign: FlowEntry,
         origins: &Origins,
         now: u32,
     ) -> Update {
@@ -232,33 +232,33 @@ impl Sent {
             return if foreign.closing != 0 {
                 Update::NONE
             } else {
-                Update::to(Table::Foreign, Tracked::foreign(protocol, now))
+                Update::to(Table::Foreign, FlowEntry::foreign(protocol, now))
             };
         }
         if protocol == TCP {
             // Idle for long, but still known as this host's.
             return if own.is_some() && own.closing == 0 {
-                self.goes_on(now)
+                self.continue_open(now)
             } else {
-                Update::to(Table::Foreign, Tracked::partial(now, true))
+                Update::to(Table::Foreign, FlowEntry::partial(now, true))
             };
         }
         let until = origins.unknown_until(now);
         if now < until {
-            let entry = Tracked {
+            let entry = FlowEntry {
                 expires: until,
                 closing: 1,
             };
             Update::to(Table::Foreign, entry)
         } else {
-            Update::to(Table::Own, Tracked::open(protocol, now))
+            Update::to(Table::Own, FlowEntry::open(protocol, now))
         }
     }
 
     /// The entry of the flow's peer after this packet.
     #[inline(always)]
-    pub const fn peer_entry(&self, now: u32) -> Tracked {
-        Tracked::open(self.flow.protocol, now)
+    pub const fn peer_entry(&self, now: u32) -> FlowEntry {
+        FlowEntry::open(self.flow.protocol, now)
     }
 }
 

@@ -249,8 +249,8 @@ pub(super) fn stop_following(pins: &Pins, slot: u32, recorded: &Interface) -> Re
 
 fn load(object: &mut Ebpf) -> Result<&mut SchedClassifier> {
     let program: &mut SchedClassifier = object
-        .program_mut(abi::EGRESS_PROGRAM)
-        .with_context(|| format!("the kernel object has no program {}", abi::EGRESS_PROGRAM))?
+        .program_mut(abi::TRACKER_PROGRAM)
+        .with_context(|| format!("the kernel object has no program {}", abi::TRACKER_PROGRAM))?
         .try_into()?;
     if program.fd().is_err() {
         program

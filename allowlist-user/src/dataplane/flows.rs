@@ -5,7 +5,7 @@
 //! meanwhile. Invariant: where a process ends between, the next one finds either table and goes on.
 
 use allowlist_common::abi;
-use allowlist_common::flow::{Flow, Tracked};
+use allowlist_common::flow::{Flow, FlowEntry};
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::maps::{HashMap, Map, MapData, MapError};
@@ -21,7 +21,7 @@ pub(super) const UNUSED: u32 = 1;
 pub(super) const TABLES: [&str; 2] = [abi::FLOWS, abi::PEERS];
 
 /// A table of flows.
-pub(super) type Table = HashMap<MapData, Flow, Tracked>;
+pub(super) type Table = HashMap<MapData, Flow, FlowEntry>;
 
 /// The flows and their peers.
 pub(super) struct Flows {
@@ -46,7 +46,7 @@ impl Flows {
     /// Records a flow of this host that is not alive in the table.
     ///
     /// Returns whether it was not.
-    pub(super) fn adopt(&mut self, flow: &Flow, entry: Tracked, now: u32) -> Result<bool> {
+    pub(super) fn adopt(&mut self, flow: &Flow, entry: FlowEntry, now: u32) -> Result<bool> {
         match self.own.get(flow, 0) {
             Ok(known) if known.is_alive(now) => return Ok(false),
             Ok(_) | Err(MapError::KeyNotFound) => {}
@@ -55,7 +55,7 @@ impl Flows {
         self.own
             .insert(flow, entry, 0)
             .and_then(|()| {
-                let peer = Tracked::open(flow.protocol, now);
+                let peer = FlowEntry::open(flow.protocol, now);
                 self.peers.insert(flow.peer(), peer, 0)
             })
             .context("cannot write the table of flows")?;
@@ -84,7 +84,7 @@ impl Flows {
 pub(super) fn remove_where(
     table: &mut Table,
     is_gone: impl Fn(&Flow) -> bool,
-) -> Result<Vec<(Flow, Tracked)>, MapError> {
+) -> Result<Vec<(Flow, FlowEntry)>, MapError> {
     let all = table.iter().flatten(); // others may come and go during that
     let found: Vec<_> = all.filter(|(flow, _)| is_gone(flow)).collect();
     for (flow, _) in &found {

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::net::IpAddr;
 
 use allowlist_common::abi::{self, Control, Grant, ServiceId, Word};
-use allowlist_common::flow::{Flow, Tracked};
+use allowlist_common::flow::{Flow, FlowEntry};
 use allowlist_common::judge::{self, Decision};
 use allowlist_common::packet::{Address, Contents, Packet, Quote};
 use anyhow::{Context as _, Result, bail};
@@ -27,7 +27,7 @@ pub struct Lookup {
     control: Control,
     /// None before the first publish, when nothing can be let in.
     tables: Option<Tables>,
-    flows: HashMap<MapData, Flow, Tracked>,
+    flows: HashMap<MapData, Flow, FlowEntry>,
 }
 
 struct Tables {

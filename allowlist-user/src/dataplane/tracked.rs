@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use allowlist_common::abi;
-use allowlist_common::flow::{Flow, Tracked};
+use allowlist_common::flow::{Flow, FlowEntry};
 use anyhow::{Context as _, Result, bail};
 use aya::maps::Map;
 use ipnet::IpNet;
@@ -48,7 +48,7 @@ pub struct TrackedFlow {
 }
 
 impl TrackedFlow {
-    fn new((flow, tracked): (Flow, Tracked), is_own: bool, now: u32) -> Option<Self> {
+    fn new((flow, tracked): (Flow, FlowEntry), is_own: bool, now: u32) -> Option<Self> {
         tracked.is_alive(now).then(|| Self {
             flow,
             side: match (is_own, tracked.closing) {
@@ -118,7 +118,7 @@ impl View {
     fn each_flow(
         &self,
         prefix: Option<&IpNet>,
-        take: impl Fn(&mut Table, &str) -> Result<Vec<(Flow, Tracked)>>,
+        take: impl Fn(&mut Table, &str) -> Result<Vec<(Flow, FlowEntry)>>,
     ) -> Result<Vec<TrackedFlow>> {
         let now = kernel_clock().as_secs() as u32;
         let mut flows = Vec::new();

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use allowlist_common::abi::{
     self, Interface, MAX_INTERFACES, ReturnTraffic, ServiceTable, service_set,
 };
-use allowlist_common::flow::{Flow, PortsInUse, Tracked, UDP_IDLE, longest, port_table};
+use allowlist_common::flow::{Flow, FlowEntry, PortsInUse, UDP_IDLE, max_lifetime, port_table};
 use allowlist_common::packet::{Address, TCP};
 use anyhow::{Context as _, Result};
 use aya::maps::MapData;
@@ -193,12 +193,16 @@ fn adopt(flows: &mut Flows, marks: &Marks) -> Result<Vec<u16>> {
             continue;
         };
         let entry = match (own.protocol, own.phase) {
-            (TCP, Phase::Opening) => Tracked::partial(now, false),
-            (TCP, Phase::Closing) => Tracked::partial(now, true),
-            (protocol, _) => Tracked::open(protocol, now),
+            (TCP, Phase::Opening) => FlowEntry::partial(now, false),
+            (TCP, Phase::Closing) => FlowEntry::partial(now, true),
+            (protocol, _) => FlowEntry::open(protocol, now),
         };
         if flows.adopt(&flow, entry, now)? {
-            marks.expect(flow.protocol, flow.local_port, now + longest(flow.protocol));
+            marks.expect(
+                flow.protocol,
+                flow.local_port,
+                now + max_lifetime(flow.protocol),
+            );
             adopted += 1;
         }
     }

@@ -40,12 +40,12 @@ pub fn verify(trace: bool) -> Result<Vec<Verified>> {
             let xdp: &mut Xdp = program.try_into()?;
             xdp.load().with_context(|| refused(abi::PROGRAM))?;
             verified.push(numbers(abi::PROGRAM, &xdp.info()?)?);
-        } else if name == abi::EGRESS_PROGRAM {
+        } else if name == abi::TRACKER_PROGRAM {
             let classifier: &mut SchedClassifier = program.try_into()?;
             classifier
                 .load()
-                .with_context(|| refused(abi::EGRESS_PROGRAM))?;
-            verified.push(numbers(abi::EGRESS_PROGRAM, &classifier.info()?)?);
+                .with_context(|| refused(abi::TRACKER_PROGRAM))?;
+            verified.push(numbers(abi::TRACKER_PROGRAM, &classifier.info()?)?);
         }
     }
     verified.sort_by_key(|one| one.program);

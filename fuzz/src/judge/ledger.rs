@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use allowlist_common::flow::{
-    ECHO_IDLE, Flow, ForeignPort, Origins, Sent, TCP_OPEN, TCP_PARTIAL, Table, Tracked, UDP_IDLE,
-    longest,
+    ECHO_IDLE, Flow, FlowEntry, ForeignPort, Origins, OutboundPacket, TCP_OPEN, TCP_PARTIAL, Table,
+    UDP_IDLE, max_lifetime,
 };
 use allowlist_common::packet::{TCP, UDP, tcp_flag};
 
@@ -12,7 +12,7 @@ use allowlist_common::packet::{TCP, UDP, tcp_flag};
 #[derive(Default)]
 pub(super) struct Ledger {
     now: u32,
-    flows: HashMap<Flow, (Tracked, Vec<(u32, u8)>)>,
+    flows: HashMap<Flow, (FlowEntry, Vec<(u32, u8)>)>,
 }
 
 /// Nothing came in first.
@@ -32,16 +32,16 @@ impl Ledger {
     }
 
     /// Records a packet.
-    pub(super) fn note(&mut self, sent: &Sent) {
+    pub(super) fn note(&mut self, sent: &OutboundPacket) {
         let now = self.now;
         let (entry, history) = self.flows.entry(sent.flow).or_default();
         let mut update = sent.update(*entry, true, now);
         if update.table == Table::Undecided {
-            update = sent.decide(*entry, Tracked::NONE, &NONE_CAME, now);
+            update = sent.decide(*entry, FlowEntry::NONE, &NONE_CAME, now);
         }
         match update.table {
             Table::Own => *entry = update.entry,
-            Table::Foreign => *entry = Tracked::NONE,
+            Table::Foreign => *entry = FlowEntry::NONE,
             Table::None | Table::Undecided => {}
         }
         history.push((now, sent.flags));
@@ -52,15 +52,15 @@ impl Ledger {
             "{sent:?} after {history:x?}"
         );
         let age = entry.expires.saturating_sub(now);
-        assert!(age <= longest(sent.flow.protocol));
+        assert!(age <= max_lifetime(sent.flow.protocol));
         assert!(age == 0 || entry.is_alive(now + age - 1) && !entry.is_alive(now + age));
     }
 }
 
 /// The entry of a flow that can be answered, by all that was sent in it.
-fn expected(flow: &Flow, history: &[(u32, u8)], now: u32) -> Option<Tracked> {
+fn expected(flow: &Flow, history: &[(u32, u8)], now: u32) -> Option<FlowEntry> {
     let open = |age| {
-        Some(Tracked {
+        Some(FlowEntry {
             expires: now + age,
             closing: 0,
         })
@@ -73,12 +73,12 @@ fn expected(flow: &Flow, history: &[(u32, u8)], now: u32) -> Option<Tracked> {
 }
 
 /// Of a connection: it begins with the last SYN without ACK, if this host has accepted none since.
-fn connection(history: &[(u32, u8)], now: u32) -> Option<Tracked> {
+fn connection(history: &[(u32, u8)], now: u32) -> Option<FlowEntry> {
     const OPENS: u8 = tcp_flag::SYN | tcp_flag::ACK | tcp_flag::RST;
     let opens = |(_, flags): &(u32, u8)| flags & OPENS == tcp_flag::SYN;
     let accepts = |(_, flags): &(u32, u8)| flags & OPENS == tcp_flag::SYN | tcp_flag::ACK;
     let opened = history.iter().rposition(opens)?;
-    let mut entry = Tracked::NONE;
+    let mut entry = FlowEntry::NONE;
     for (at, flags) in &history[opened..] {
         let dies = at + TCP_PARTIAL;
         let is_alive = *at < entry.expires;
@@ -86,13 +86,13 @@ fn connection(history: &[(u32, u8)], now: u32) -> Option<Tracked> {
             return None;
         } else if opens(&(*at, *flags)) {
             let closing = u32::from(flags & tcp_flag::FIN != 0);
-            entry = Tracked {
+            entry = FlowEntry {
                 expires: dies,
                 closing,
             };
         } else if flags & tcp_flag::RST != 0 {
             if is_alive {
-                entry = Tracked {
+                entry = FlowEntry {
                     expires: entry.expires.min(dies),
                     closing: 1,
                 };
@@ -102,7 +102,7 @@ fn connection(history: &[(u32, u8)], now: u32) -> Option<Tracked> {
                 entry.expires = dies;
             }
         } else if flags & tcp_flag::FIN != 0 {
-            entry = Tracked {
+            entry = FlowEntry {
                 expires: dies,
                 closing: 1,
             };

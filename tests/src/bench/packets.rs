@@ -8,7 +8,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
-use allowlist_common::abi::{EGRESS_PROGRAM, PROGRAM};
+use allowlist_common::abi::{PROGRAM, TRACKER_PROGRAM};
 use allowlist_common::packet::tcp_flag;
 use allowlist_tests::lab::{Scratch, frame};
 use allowlist_tests::model::static_snapshot;
@@ -163,7 +163,7 @@ impl Subject {
         dataplane.publish(&tables, config.mode, &config.rules, &[])?;
         let mut object = dataplane.load_program(0, false)?;
         let egress: &mut SchedClassifier = object
-            .program_mut(EGRESS_PROGRAM)
+            .program_mut(TRACKER_PROGRAM)
             .context("no egress program")?
             .try_into()?;
         egress.load()?;

@@ -9,7 +9,9 @@ use std::ops::RangeInclusive;
 use allowlist_common::abi::{
     Control, Engine, Grant, Keep, ReturnTraffic, ServiceId, ServiceTable, Word, service_set,
 };
-use allowlist_common::flow::{Flow, ForeignPort, Origins, Sent, Table, Tracked, port_table};
+use allowlist_common::flow::{
+    Flow, FlowEntry, ForeignPort, Origins, OutboundPacket, Table, port_table,
+};
 use allowlist_common::judge::{self, Decision};
 use allowlist_common::packet::{Address, Contents, Quote, TCP, UDP, parse};
 use allowlist_common::verdict::{Reason, Verdict};
@@ -23,9 +25,9 @@ pub struct Host<'a> {
     services: Box<ServiceTable>,
     interfaces: Vec<String>,
     control: Control,
-    flows: HashMap<Flow, Tracked>,
+    flows: HashMap<Flow, FlowEntry>,
     ports: BTreeSet<(usize, u16)>,
-    foreign: RefCell<HashMap<Flow, Tracked>>,
+    foreign: RefCell<HashMap<Flow, FlowEntry>>,
 }
 
 impl<'a> Host<'a> {
@@ -63,13 +65,13 @@ impl<'a> Host<'a> {
         let lookup = self.lookup(interface, frame);
         if self.control.return_traffic == ReturnTraffic::Track
             && let Ok(Contents::Ip(packet)) = parse(frame)
-            && let Some(sent) = Sent::of(&packet)
+            && let Some(sent) = OutboundPacket::from_packet(&packet)
         {
             let flow = sent.flow;
             if lookup.is_served(&flow) {
                 return;
             }
-            let before = self.flows.get(&flow).copied().unwrap_or(Tracked::NONE);
+            let before = self.flows.get(&flow).copied().unwrap_or(FlowEntry::NONE);
             let mut update = sent.update(before, false, 0);
             if update.table == Table::Undecided {
                 let mark = self.foreign.borrow().get(&flow.foreign()).copied();
@@ -78,7 +80,7 @@ impl<'a> Host<'a> {
                     port: ForeignPort::default(),
                     crowded_until: 0,
                 };
-                update = sent.decide(before, mark.unwrap_or(Tracked::NONE), &origins, 0);
+                update = sent.decide(before, mark.unwrap_or(FlowEntry::NONE), &origins, 0);
             }
             match update.table {
                 Table::Own => {
@@ -106,12 +108,12 @@ impl<'a> Host<'a> {
         let decision = judge::judge(&parsed, &lookup);
         if decision.marks_foreign(Word(self.control.encode()), false)
             && let Ok(Contents::Ip(packet)) = parsed
-            && let Some(flow) = Flow::received(&packet)
+            && let Some(flow) = Flow::from_inbound(&packet)
         {
             let is_allowed = decision.reason == Reason::Allowed;
             let is_skipped = is_allowed && (flow.protocol != UDP || lookup.is_served(&flow));
             if !is_skipped && !judge::Tables::sent(&lookup, &flow) {
-                let mark = Tracked::foreign(flow.protocol, 0);
+                let mark = FlowEntry::foreign(flow.protocol, 0);
                 self.foreign.borrow_mut().insert(flow.foreign(), mark);
             }
         }

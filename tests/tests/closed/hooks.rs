@@ -1,7 +1,7 @@
 //! Where the host's own packets are seen: tcx or clsact, from one to the other, and nowhere once nobody
 //! asks any more.
 
-use allowlist_common::abi::{EGRESS_PROGRAM, VERSION};
+use allowlist_common::abi::{TRACKER_PROGRAM, VERSION};
 use allowlist_tests::lab::egress_filters;
 use allowlist_tests::{require_root, skip};
 use allowlist_user::compile::{Names, compile};
@@ -61,7 +61,7 @@ impl Seers {
 
     fn by_tcx() -> Self {
         Self {
-            tcx: vec![EGRESS_PROGRAM.to_owned()],
+            tcx: vec![TRACKER_PROGRAM.to_owned()],
             clsact: Vec::new(),
             pins: vec!["egress_0".to_owned()],
         }
@@ -177,7 +177,7 @@ fn an_interface_that_is_not_configured_any_more_is_let_go() -> anyhow::Result<()
     }
     site.second_link()?;
     let names = |seers: Seers| (seers.tcx, seers.pins);
-    let program = || vec![EGRESS_PROGRAM.to_owned()];
+    let program = || vec![TRACKER_PROGRAM.to_owned()];
     let mut filter = close(&site, "", &["--iface", "eth0", "--iface", "eth1"])?;
     for interface in ["eth0", "eth1"] {
         let (tcx, pins) = names(Seers::on(&site, interface)?);

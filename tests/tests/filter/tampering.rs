@@ -5,7 +5,7 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use allowlist_common::abi::{CONTROL, EGRESS_PROGRAM, FLOWS, PINNED, VERSION};
+use allowlist_common::abi::{CONTROL, FLOWS, PINNED, TRACKER_PROGRAM, VERSION};
 use allowlist_tests::lab::{
     Ended, ForeignProgram, attach_first, detach_link, load_foreign, replace_program,
 };
@@ -322,7 +322,7 @@ fn the_order_of_other_programs_is_reported_and_not_changed() -> anyhow::Result<(
         .as_str()
         .unwrap_or_default();
     assert!(text.contains("(foreign)"), "{text}");
-    assert_eq!(chain(&site)?, ["foreign", EGRESS_PROGRAM]);
+    assert_eq!(chain(&site)?, ["foreign", TRACKER_PROGRAM]);
     drop(link);
     filter.wait_for_line("everything is as it was published again", SOON)?;
     assert_eq!(

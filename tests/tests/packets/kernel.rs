@@ -4,10 +4,10 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use allowlist_common::abi::{
-    COUNTERS, Counters, EGRESS_PROGRAM, FLOWS, FOREIGN, FOREIGN_PORTS, MARKING, PEERS, PORTS,
-    PROGRAM, VERSION,
+    COUNTERS, Counters, FLOWS, FOREIGN, FOREIGN_PORTS, MARKING, PEERS, PORTS, PROGRAM,
+    TRACKER_PROGRAM, VERSION,
 };
-use allowlist_common::flow::{Flow, ForeignPort, Marking, PortsInUse, Sent, Tracked};
+use allowlist_common::flow::{Flow, FlowEntry, ForeignPort, Marking, OutboundPacket, PortsInUse};
 use allowlist_common::packet::{Contents, parse};
 use allowlist_common::verdict::{Reason, Verdict};
 use allowlist_tests::lab::Scratch;
@@ -74,7 +74,8 @@ impl Kernel {
         let Ok(Contents::Ip(packet)) = parse(frame) else {
             return;
         };
-        let port = Sent::of(&packet).map_or(0, |sent| u32::from(sent.flow.local_port));
+        let port =
+            OutboundPacket::from_packet(&packet).map_or(0, |sent| u32::from(sent.flow.local_port));
         let mut ports = self.foreign_ports.borrow_mut();
         let known = ports.get(&port, 0).expect("a port");
         if known.unknown != 0 {
@@ -228,7 +229,7 @@ impl Kernel {
             self.trust_port_of(frame);
         }
         let program: &SchedClassifier = self.objects[slot]
-            .program(EGRESS_PROGRAM)
+            .program(TRACKER_PROGRAM)
             .expect("loaded")
             .try_into()
             .expect("a classifier");
@@ -263,7 +264,7 @@ impl Kernel {
     }
 
     /// One of the tables of flows.
-    pub(crate) fn flow_table(&mut self, name: &str) -> HashMap<&mut MapData, Flow, Tracked> {
+    pub(crate) fn flow_table(&mut self, name: &str) -> HashMap<&mut MapData, Flow, FlowEntry> {
         let map = self.objects[0].map_mut(name).expect("a map");
         map.try_into().expect("of flows")
     }
@@ -309,7 +310,7 @@ fn load(dataplane: &Dataplane, slots: u32) -> Vec<Ebpf> {
         .map(|slot| {
             let mut object = dataplane.load_program(slot, false).expect("a program");
             let egress: &mut SchedClassifier = object
-                .program_mut(EGRESS_PROGRAM)
+                .program_mut(TRACKER_PROGRAM)
                 .expect("in the object")
                 .try_into()
                 .expect("a classifier");

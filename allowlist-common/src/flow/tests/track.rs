@@ -17,22 +17,22 @@ const KNOWN: Origins = Origins {
 /// The flow tracker of one flow.
 #[derive(Clone, Copy)]
 struct Tracker {
-    own: Tracked,
-    foreign: Tracked,
+    own: FlowEntry,
+    foreign: FlowEntry,
     origins: Origins,
     has_socket: bool,
 }
 
 impl Tracker {
     const NEW: Self = Self {
-        own: Tracked::NONE,
-        foreign: Tracked::NONE,
+        own: FlowEntry::NONE,
+        foreign: FlowEntry::NONE,
         origins: KNOWN,
         has_socket: true,
     };
 
     fn send(&mut self, flow: Flow, flags: u8, now: u32) {
-        let sent = Sent { flow, flags };
+        let sent = OutboundPacket { flow, flags };
         let mut update = sent.update(self.own, self.has_socket, now);
         if update.table == Table::Undecided {
             update = sent.decide(self.own, self.foreign, &self.origins, now);
@@ -41,7 +41,7 @@ impl Tracker {
             Table::None => {}
             Table::Own => self.own = update.entry,
             Table::Foreign => {
-                self.own = Tracked::NONE;
+                self.own = FlowEntry::NONE;
                 self.foreign = update.entry;
             }
             Table::Undecided => panic!("{sent:?} stays undecided"),
@@ -50,13 +50,13 @@ impl Tracker {
 
     fn receive(&mut self, flow: Flow, now: u32) {
         if !self.own.is_alive(now) {
-            self.foreign = Tracked::foreign(flow.protocol, now);
+            self.foreign = FlowEntry::foreign(flow.protocol, now);
         }
     }
 }
 
-const fn own(expires: u32, closing: u32) -> Tracked {
-    Tracked { expires, closing }
+const fn own(expires: u32, closing: u32) -> FlowEntry {
+    FlowEntry { expires, closing }
 }
 
 /// TCP segments that this host sends one after the other, a second apart, and what their flow's entry is then,
@@ -207,7 +207,7 @@ fn a_datagram_that_came_first_makes_its_flow_foreign() {
         tracker.send(udp, 0, now);
         assert_eq!(
             (tracker.own, tracker.foreign.expires),
-            (Tracked::NONE, now + UDP_IDLE)
+            (FlowEntry::NONE, now + UDP_IDLE)
         );
     }
     // A datagram of this host after a pause is the first of another flow.
@@ -277,7 +277,7 @@ fn datagrams_of_unknown_origin() {
         };
         tracker.send(flow(UDP, 40_000, 53), 0, NOW);
         let (own_until, foreign) = match until {
-            None => (NOW + UDP_IDLE, Tracked::NONE),
+            None => (NOW + UDP_IDLE, FlowEntry::NONE),
             Some(until) => (0, own(until, 1)),
         };
         assert_eq!(
@@ -315,12 +315,12 @@ fn how_long_other_flows_are_kept() {
             assert_eq!(tracker.own, own(now + age, 0), "{what}");
         }
         assert!(
-            age <= longest(flow.protocol),
+            age <= max_lifetime(flow.protocol),
             "{what}: ports are given up before"
         );
     }
     for (protocol, age) in [(TCP, TCP_OPEN), (UDP, UDP_IDLE), (ICMP, ECHO_IDLE)] {
-        let sent = Sent {
+        let sent = OutboundPacket {
             flow: flow(protocol, 1, 2),
             flags: SYN,
         };
@@ -335,7 +335,7 @@ fn an_entry_ends_with_its_second() {
         assert_eq!(entry.is_alive(now), alive, "at second {now}");
     }
     // A clock at its end prolongs nothing past it.
-    assert_eq!(Tracked::open(UDP, u32::MAX - 1).expires, u32::MAX);
+    assert_eq!(FlowEntry::open(UDP, u32::MAX - 1).expires, u32::MAX);
 }
 
 /// A datagram to one address may be answered from another one.
@@ -343,10 +343,10 @@ fn an_entry_ends_with_its_second() {
 fn foreign_flows_are_known_without_this_host_s_address() {
     let group = Address::V4(0xe000_00fb);
     let came = packet(REMOTE, group, UDP, ports(5353, 5353, 0));
-    let reply = Sent::of(&outbound(UDP, ports(5353, 5353, 0)))
+    let reply = OutboundPacket::from_packet(&outbound(UDP, ports(5353, 5353, 0)))
         .expect("a flow")
         .flow;
-    let received = Flow::received(&came).expect("a flow");
+    let received = Flow::from_inbound(&came).expect("a flow");
     assert_ne!(received, reply);
     assert_eq!(received.foreign(), reply.foreign());
     for (packet, expected) in [
@@ -365,7 +365,7 @@ fn foreign_flows_are_known_without_this_host_s_address() {
         (inbound(SCTP, ports(443, 1000, 0)), None),
         (inbound(GRE, Transport::Other), None),
     ] {
-        assert_eq!(Flow::received(&packet), expected, "{packet:?}");
+        assert_eq!(Flow::from_inbound(&packet), expected, "{packet:?}");
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use allowlist_common::abi::{FLOWS, FOREIGN, PEERS};
-use allowlist_common::flow::{FOREIGN_FLOWS, Flow, ForeignPort, Marking, Tracked, UDP_IDLE};
+use allowlist_common::flow::{FOREIGN_FLOWS, Flow, FlowEntry, ForeignPort, Marking, UDP_IDLE};
 use allowlist_common::packet::{ICMP, TCP, UDP};
 use allowlist_tests::lab::frame;
 use allowlist_tests::require_root;
@@ -117,12 +117,12 @@ impl Subject for InKernel {
     fn pass(&mut self, seconds: u32) {
         for name in [FLOWS, PEERS, FOREIGN] {
             let mut table = self.kernel.flow_table(name);
-            let entries: Vec<(Flow, Tracked)> = table.iter().flatten().collect();
+            let entries: Vec<(Flow, FlowEntry)> = table.iter().flatten().collect();
             for (key, entry) in entries {
                 // An entry that was there is not one that never was.
                 let expires = entry.expires.saturating_sub(seconds).max(1);
                 table
-                    .insert(key, Tracked { expires, ..entry }, 0)
+                    .insert(key, FlowEntry { expires, ..entry }, 0)
                     .expect("room");
             }
         }

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use allowlist_common::flow::{Flow, ForeignPort, Origins, Sent, Table, Tracked, UDP_IDLE};
+use allowlist_common::flow::{
+    Flow, FlowEntry, ForeignPort, Origins, OutboundPacket, Table, UDP_IDLE,
+};
 use allowlist_common::packet::{Address, TCP, UDP};
 
 use super::{ACK, Ends, FRIEND, PORTS, Packet, Policy, RST, SYN, Subject};
@@ -71,8 +73,8 @@ pub(super) struct Pure {
     now: u32,
     policy: Policy,
     observes: bool,
-    own: HashMap<Flow, Tracked>,
-    foreign: HashMap<Flow, Tracked>,
+    own: HashMap<Flow, FlowEntry>,
+    foreign: HashMap<Flow, FlowEntry>,
     ports: HashMap<u16, ForeignPort>,
     crowded_until: u32,
 }
@@ -117,12 +119,12 @@ impl Pure {
         }
     }
 
-    fn own(&self, flow: &Flow) -> Tracked {
-        self.own.get(flow).copied().unwrap_or(Tracked::NONE)
+    fn own(&self, flow: &Flow) -> FlowEntry {
+        self.own.get(flow).copied().unwrap_or(FlowEntry::NONE)
     }
 
     fn mark(&mut self, flow: Flow) {
-        let mark = Tracked::foreign(flow.protocol, self.now);
+        let mark = FlowEntry::foreign(flow.protocol, self.now);
         self.foreign.insert(self.key(flow), mark);
         if flow.protocol == UDP {
             self.ports.entry(flow.local_port).or_default().received = self.now + UDP_IDLE;
@@ -136,7 +138,7 @@ impl Pure {
     }
 
     /// The packet as the flow tracker parses it; `None` for an echo reply.
-    fn parsed(&self, packet: &Packet) -> Option<Sent> {
+    fn parsed(&self, packet: &Packet) -> Option<OutboundPacket> {
         let flow = flow(packet.ends);
         let mut flags = if flow.protocol == TCP {
             packet.flags
@@ -154,7 +156,7 @@ impl Pure {
             both if both == SYN | ACK && self.has(Fault::SynAckCreates) => SYN,
             flags => flags,
         };
-        Some(Sent { flow, flags })
+        Some(OutboundPacket { flow, flags })
     }
 }
 
@@ -182,7 +184,7 @@ impl Subject for Pure {
         if may_answer && !opens && own.is_alive(self.now) {
             if self.has(Fault::ReceiveExtends) {
                 self.own
-                    .insert(flow, Tracked::open(flow.protocol, self.now));
+                    .insert(flow, FlowEntry::open(flow.protocol, self.now));
             }
             return true;
         }
@@ -206,7 +208,7 @@ impl Subject for Pure {
         if update.table == Table::Undecided {
             let mark = match self.foreign.get(&key) {
                 Some(mark) if !self.has(Fault::ReplyCreates) => *mark,
-                _ => Tracked::NONE,
+                _ => FlowEntry::NONE,
             };
             let port = self.ports.get(&sent.flow.local_port).copied();
             let origins = Origins {

@@ -9,7 +9,7 @@
 
 use allowlist_common::abi::Word;
 use allowlist_common::flow::{
-    Flow, ForeignPort, Origins, Sent, Table, Tracked, Update, longest, port_table,
+    Flow, FlowEntry, ForeignPort, Origins, OutboundPacket, Table, Update, max_lifetime, port_table,
 };
 use allowlist_common::packet::{Contents, TCP, UDP};
 use aya_ebpf::btf_maps::PerCpuArray;
@@ -26,13 +26,13 @@ const NEXT: i32 = -1;
 /// The entry point for frames that are sent.
 #[expect(clippy::needless_pass_by_value, reason = "the macro passes it so")]
 #[classifier]
-pub fn allowlist_sent(ctx: TcContext) -> i32 {
+pub fn allowlist_track(ctx: TcContext) -> i32 {
     if let Some(told) = Told::here()
         && let word = in_force(told.word())
         && !word.is_open()
         && let Some(parsed) = frames::parsed(&ctx)
         && let Ok(Contents::Ip(packet)) = parsed.contents()
-        && let Some(sent) = Sent::of(&packet)
+        && let Some(sent) = OutboundPacket::from_packet(&packet)
     {
         record(&ctx, word, &sent);
     }
@@ -40,21 +40,21 @@ pub fn allowlist_sent(ctx: TcContext) -> i32 {
 }
 
 #[inline(always)]
-fn record(ctx: &TcContext, word: Word, sent: &Sent) {
+fn record(ctx: &TcContext, word: Word, sent: &OutboundPacket) {
     let flow = &sent.flow;
     if matches!(flow.protocol, TCP | UDP) && is_served(word, flow.protocol, flow.local_port) {
         return;
     }
     let now = clock::seconds();
     // VERIFIER: both fields have a value on every path, which an `Option`'s would not.
-    let before = find(&FLOWS, flow).map_or(Tracked::NONE, |entry| entry);
+    let before = lookup(&FLOWS, flow).map_or(FlowEntry::NONE, |entry| entry);
     let has_socket = before.closing != 0 && has_open_socket(ctx);
     let mut update = sent.update(before, has_socket, now);
     if matches!(update.table, Table::Undecided) {
         update = decide(sent, before, now);
     }
     match update.table {
-        Table::Own => store(sent, before, update.entry, now),
+        Table::Own => refresh_entry(sent, before, update.entry, now),
         Table::Foreign => {
             if before.is_some() {
                 let _ = FLOWS.remove(flow); // fails if it was just evicted
@@ -67,9 +67,9 @@ fn record(ctx: &TcContext, word: Word, sent: &Sent) {
 
 /// The update of a packet that its own entry leaves undecided: by its mark, and by its port where it has none.
 #[inline(always)]
-fn decide(sent: &Sent, before: Tracked, now: u32) -> Update {
+fn decide(sent: &OutboundPacket, before: FlowEntry, now: u32) -> Update {
     let flow = &sent.flow;
-    let mark = find(&FOREIGN, &flow.foreign()).map_or(Tracked::NONE, |entry| entry);
+    let mark = lookup(&FOREIGN, &flow.foreign()).map_or(FlowEntry::NONE, |entry| entry);
     let port = match FOREIGN_PORTS.get(flow.local_port.into()) {
         Some(port) if flow.has_foreign_port() => *port,
         _ => ForeignPort {
@@ -88,9 +88,9 @@ fn decide(sent: &Sent, before: Tracked, now: u32) -> Update {
 
 /// Writes the entry of an own flow, unless it has it already; what extends the flow extends its peer and port.
 #[inline(always)]
-fn store(sent: &Sent, before: Tracked, after: Tracked, now: u32) {
+fn refresh_entry(sent: &OutboundPacket, before: FlowEntry, after: FlowEntry, now: u32) {
     let flow = &sent.flow;
-    if before.is_as_good_as(after) {
+    if before.is_equivalent_to(after) {
         return;
     }
     // Fails when the map is busy; the next packet tries again.
@@ -99,7 +99,7 @@ fn store(sent: &Sent, before: Tracked, after: Tracked, now: u32) {
     }
     let _ = PEERS.insert(flow.peer(), sent.peer_entry(now), 0);
     if let Some(ports) = PORTS.get_ptr_mut(0) {
-        let until = now + longest(flow.protocol);
+        let until = now + max_lifetime(flow.protocol);
         let table = port_table(flow.protocol);
         // SAFETY: the map's one element. Another CPU may store a second more or less meanwhile.
         unsafe {
@@ -131,7 +131,7 @@ static KEY: PerCpuArray<Flow, 1> = PerCpuArray::new();
 
 /// The entry of a flow in a table.
 #[inline(always)]
-pub(crate) fn find<const ROOM: usize>(table: &FlowTable<ROOM>, flow: &Flow) -> Option<Tracked> {
+pub(crate) fn lookup<const ROOM: usize>(table: &FlowTable<ROOM>, flow: &Flow) -> Option<FlowEntry> {
     let key = KEY.get_ptr_mut(0)?;
     // SAFETY: this CPU's own, and no other program runs on this CPU meanwhile.
     let key = unsafe {
