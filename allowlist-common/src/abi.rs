@@ -10,7 +10,7 @@ mod generation;
 mod identity;
 mod services;
 
-pub use control::{Control, Engine, Keep, ReturnTraffic, Word};
+pub use control::{Control, ControlBits, Engine, Exemptions, ReturnTraffic};
 pub use event::{EVENTS_PER_WINDOW, Event, EventBudget, window};
 pub use fallback::Fallback;
 pub use generation::{GenerationTables, POOL_LEAST, Root};

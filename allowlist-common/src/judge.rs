@@ -3,7 +3,7 @@
 //! The order is the one that ARCHITECTURE.md lists; what comes first wins. Knows neither bytes nor
 //! maps, and does not count: its caller does, once a packet.
 
-use crate::abi::{Grant, Keep, ServiceId, Word, service_set};
+use crate::abi::{ControlBits, Exemptions, Grant, ServiceId, service_set};
 use crate::flow::Flow;
 use crate::packet::{
     Address, Contents, ICMPV6, IGMP, Malformed, Packet, Quote, SCTP, TCP, Transport, UDP,
@@ -14,7 +14,7 @@ use crate::verdict::{Reason, Verdict};
 /// What a packet's facts are looked up in: one generation of a policy, as it is on one interface.
 pub trait Tables {
     /// Under what the generation is in force.
-    fn word(&self) -> Word;
+    fn control(&self) -> ControlBits;
     /// The service that covers a destination port of TCP, UDP or SCTP (`protocol`); 0 is none.
     fn service_of_port(&self, protocol: u8, port: u16) -> ServiceId;
     /// The service that covers a protocol without ports; 0 is none.
@@ -22,7 +22,7 @@ pub trait Tables {
     /// The set of all services that cover any part of a protocol, for later fragments of an IP `family`.
     fn services_of_protocol(&self, family: u8, protocol: u8) -> u64;
     /// Whether this host connects from ports of a service in the set as well. Looked up only where
-    /// [`Word::shares_ports`].
+    /// [`ControlBits::shares_ports`].
     fn is_shared(&self, services: u64) -> bool;
     /// The id that a service's packets are counted under.
     fn counted(&self, service: ServiceId) -> u32;
@@ -64,23 +64,23 @@ impl Decision {
     /// For a program that cannot find its own tables: nobody can be let in, and it is counted.
     pub const INTERNAL_ERROR: Self = Self::new(Verdict::Drop, Reason::InternalError);
 
-    /// Where everything passes ([`Word::is_open`]).
+    /// Where everything passes ([`ControlBits::is_open`]).
     pub const OPEN: Self = Self::new(Verdict::Pass, Reason::Default);
 
     /// Whether a packet with this decision passes although it answers nothing, so that its flow is to be
-    /// marked as foreign. `is_provisional` is about the control word before its fallback was applied.
+    /// marked as foreign. `is_pending_or_open` is about the control word before its fallback was applied.
     ///
     /// Without a fallback, nothing is tracked while the default verdict is to pass, so nothing is marked. With
     /// one, a policy may become active that tracks.
     #[inline(always)]
-    pub const fn marks_foreign(&self, word: Word, is_provisional: bool) -> bool {
+    pub const fn marks_foreign(&self, control: ControlBits, is_pending_or_open: bool) -> bool {
         match (self.verdict, self.reason) {
             (Verdict::Drop, Reason::Default | Reason::NotAllowed) => {
-                word.observes() && (word.tracks() || is_provisional)
+                control.observes() && (control.tracks() || is_pending_or_open)
             }
-            (Verdict::Pass, Reason::Default) => is_provisional,
+            (Verdict::Pass, Reason::Default) => is_pending_or_open,
             // From the same port this host may send a first datagram of its own.
-            (Verdict::Pass, Reason::Allowed) => word.shares_ports() || is_provisional,
+            (Verdict::Pass, Reason::Allowed) => control.shares_ports() || is_pending_or_open,
             _ => false,
         }
     }
@@ -91,12 +91,12 @@ impl Decision {
 pub fn judge<T: Tables>(parsed: &Result<Contents, Malformed>, tables: &T) -> Decision {
     let packet = match parsed {
         Ok(Contents::Ip(packet)) => packet,
-        Ok(Contents::Arp) => return kept(tables, Keep::ARP, Reason::Arp),
-        Ok(Contents::Other) => return kept(tables, Keep::NOT_IP, Reason::NotIp),
+        Ok(Contents::Arp) => return essential_verdict(tables, Exemptions::ARP, Reason::Arp),
+        Ok(Contents::Other) => return essential_verdict(tables, Exemptions::NOT_IP, Reason::NotIp),
         Err(_) => return Decision::new(Verdict::Drop, Reason::Malformed),
     };
-    if let Some((exception, reason)) = keeps_host_alive(packet)
-        && tables.word().keeps(exception)
+    if let Some((exemption, reason)) = essential_traffic(packet)
+        && tables.control().exempts(exemption)
     {
         return match packet.transport {
             Transport::IcmpError { quote, .. } => icmp_error(packet, quote, tables),
@@ -120,7 +120,7 @@ pub fn judge<T: Tables>(parsed: &Result<Contents, Malformed>, tables: &T) -> Dec
     // either.
     let may_answer = covering == 0
         || !matches!(packet.transport, Transport::Ports { .. })
-        || (tables.word().shares_ports() && tables.is_shared(covering));
+        || (tables.control().shares_ports() && tables.is_shared(covering));
     if may_answer && is_answer(packet, tables) {
         Decision::new(Verdict::Pass, Reason::Answer)
     } else if covering != 0 && matches!(packet.transport, Transport::LaterFragment) {
@@ -131,7 +131,7 @@ pub fn judge<T: Tables>(parsed: &Result<Contents, Malformed>, tables: &T) -> Dec
             ..Decision::new(Verdict::Drop, Reason::NotAllowed)
         }
     } else {
-        Decision::new(tables.word().default_verdict(), Reason::Default)
+        Decision::new(tables.control().default_verdict(), Reason::Default)
     }
 }
 
@@ -156,8 +156,8 @@ fn covering<T: Tables>(packet: &Packet, tables: &T) -> (ServiceId, u64) {
 
 /// A frame without IP: it passes, or nothing else could let it in.
 #[inline(always)]
-fn kept<T: Tables>(tables: &T, exception: Keep, reason: Reason) -> Decision {
-    let verdict = if tables.word().keeps(exception) {
+fn essential_verdict<T: Tables>(tables: &T, exemption: Exemptions, reason: Reason) -> Decision {
+    let verdict = if tables.control().exempts(exemption) {
         Verdict::Pass
     } else {
         Verdict::Drop
@@ -169,7 +169,7 @@ fn kept<T: Tables>(tables: &T, exception: Keep, reason: Reason) -> Decision {
 ///
 /// Redirects are left out on purpose for IPv4: a host that must listen to them can allow `icmp`.
 #[inline(always)]
-fn keeps_host_alive(packet: &Packet) -> Option<(Keep, Reason)> {
+fn essential_traffic(packet: &Packet) -> Option<(Exemptions, Reason)> {
     // From another link a neighbour discovery message arrives with fewer hops left (RFC 4861, 11.2).
     const SAME_LINK: u8 = 255;
     // Group membership is sent with one hop left, so that no router forwards it (RFC 3376, 4; RFC 3810, 5).
@@ -182,9 +182,9 @@ fn keeps_host_alive(packet: &Packet) -> Option<(Keep, Reason)> {
                 kind: 133..=137, ..
             },
         ) if packet.hops == SAME_LINK => {
-            Some((Keep::NEIGHBOUR_DISCOVERY, Reason::NeighbourDiscovery))
+            Some((Exemptions::NEIGHBOUR_DISCOVERY, Reason::NeighbourDiscovery))
         }
-        (_, _, Transport::IcmpError { .. }) => Some((Keep::ICMP_ERRORS, Reason::IcmpError)),
+        (_, _, Transport::IcmpError { .. }) => Some((Exemptions::ICMP_ERRORS, Reason::IcmpError)),
         (
             source @ Address::V6(_),
             ICMPV6,
@@ -193,10 +193,10 @@ fn keeps_host_alive(packet: &Packet) -> Option<(Keep, Reason)> {
                 ..
             },
         ) if packet.hops == ONE_HOP && (source.is_link_local() || source.is_unspecified()) => {
-            Some((Keep::MULTICAST, Reason::Multicast))
+            Some((Exemptions::MULTICAST, Reason::Multicast))
         }
         (Address::V4(_), IGMP, Transport::Other) if packet.hops == ONE_HOP => {
-            Some((Keep::MULTICAST, Reason::Multicast))
+            Some((Exemptions::MULTICAST, Reason::Multicast))
         }
         (
             Address::V4(_),
@@ -206,7 +206,7 @@ fn keeps_host_alive(packet: &Packet) -> Option<(Keep, Reason)> {
                 destination: 68,
                 ..
             },
-        ) => Some((Keep::DHCP, Reason::Dhcp)),
+        ) => Some((Exemptions::DHCP, Reason::Dhcp)),
         (
             Address::V6(_),
             UDP,
@@ -215,7 +215,7 @@ fn keeps_host_alive(packet: &Packet) -> Option<(Keep, Reason)> {
                 destination: 546,
                 ..
             },
-        ) if packet.destination.is_link_local() => Some((Keep::DHCP, Reason::Dhcp)),
+        ) if packet.destination.is_link_local() => Some((Exemptions::DHCP, Reason::Dhcp)),
         _ => None,
     }
 }
@@ -224,7 +224,7 @@ fn keeps_host_alive(packet: &Packet) -> Option<(Keep, Reason)> {
 /// tracked, or for a service's answer to somebody who may reach that service.
 #[inline(always)]
 fn icmp_error<T: Tables>(packet: &Packet, quote: Quote, tables: &T) -> Decision {
-    let is_wanted = !tables.word().tracks()
+    let is_wanted = !tables.control().tracks()
         || tables.quoted(quote, packet.source).is_some_and(|flow| {
             flow.local == packet.destination.padded()
                 && (is_served(&flow, tables) || was_sent(&flow, tables))
@@ -257,11 +257,11 @@ fn is_served<T: Tables>(flow: &Flow, tables: &T) -> bool {
 /// Whether a packet that no service lets in answers something that this host sent.
 #[inline(always)]
 fn is_answer<T: Tables>(packet: &Packet, tables: &T) -> bool {
-    let word = tables.word();
-    if word.tracks() {
+    let control = tables.control();
+    if control.tracks() {
         return Flow::answered_by(packet).is_some_and(|flow| was_sent(&flow, tables));
     }
-    word.passes_established()
+    control.passes_established()
         && packet.protocol == TCP
         && matches!(packet.transport, Transport::Ports { flags, .. }
             if flags & (tcp_flag::ACK | tcp_flag::RST) != 0)

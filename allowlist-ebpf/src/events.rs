@@ -1,4 +1,4 @@
-//! Drop events: told while somebody reads them, so many a CPU and window, the others counted.
+//! Drop events: control while somebody reads them, so many a CPU and window, the others counted.
 //!
 //! Invariant: with nobody reading, a drop costs one load and one comparison more.
 
@@ -7,21 +7,21 @@ use allowlist_common::packet::Contents;
 use allowlist_common::verdict::Reason;
 use aya_ebpf::programs::XdpContext;
 
-use crate::maps::{EVENT_BUDGET, EVENTS, INTERFACE, Told};
+use crate::maps::{ControlRef, EVENT_BUDGET, EVENTS, INTERFACE};
 use crate::{clock, frames};
 
 /// Tells of the packet that was parsed last on this CPU, which is dropped, or would be.
 #[inline(always)]
-pub(crate) fn tell(ctx: &XdpContext, told: Told, reason: Reason) {
-    let until = told.watched();
+pub(crate) fn emit(ctx: &XdpContext, control: ControlRef, reason: Reason) {
+    let until = control.events_deadline_ns();
     if until != 0 {
-        tell_until(ctx, reason as u32, until);
+        emit_before(ctx, reason as u32, until);
     }
 }
 
 /// VERIFIER: a function of its own, so that what led to the drop is forgotten here.
 #[inline(never)]
-fn tell_until(ctx: &XdpContext, reason: u32, until: u64) {
+fn emit_before(ctx: &XdpContext, reason: u32, until: u64) {
     let now = clock::nanoseconds();
     if now >= until {
         return; // whoever read is gone, and did not say so

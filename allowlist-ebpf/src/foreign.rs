@@ -5,7 +5,7 @@
 //! host connects from too; never for one that is dropped. The table is bounded, and the flow tracker does
 //! not depend on it alone: see `allowlist_common::flow`.
 
-use allowlist_common::abi::Word;
+use allowlist_common::abi::ControlBits;
 use allowlist_common::flow::{Flow, FlowEntry, UDP_IDLE};
 use allowlist_common::packet::{Contents, UDP};
 use aya_ebpf::Global;
@@ -33,7 +33,7 @@ pub(crate) fn mark_inbound(word: u64, is_allowed: u32) {
         return;
     };
     if is_allowed != 0
-        && (flow.protocol != UDP || is_served(Word(word), flow.protocol, flow.local_port))
+        && (flow.protocol != UDP || is_served(ControlBits(word), flow.protocol, flow.local_port))
     {
         return;
     }

@@ -31,7 +31,7 @@ mod trace;
 mod track;
 mod tries;
 
-use allowlist_common::abi::Word;
+use allowlist_common::abi::ControlBits;
 use allowlist_common::judge::{Decision, judge};
 use allowlist_common::packet::{Contents, Packet};
 use allowlist_common::verdict::{Reason, Verdict};
@@ -39,7 +39,7 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 
-use crate::maps::{Generation, Told};
+use crate::maps::{ControlRef, Generation};
 
 /// The entry point for received frames.
 #[expect(clippy::needless_pass_by_value, reason = "the macro passes it so")]
@@ -49,17 +49,17 @@ pub fn allowlist(ctx: XdpContext) -> u32 {
     // Two functions, so that each is compiled for its family.
     if let Some(verdict) = frames::plain(
         &ctx,
-        |packet, length| judged_plainly(&ctx, packet, length),
-        |packet, length| judged_plainly(&ctx, packet, length),
+        |packet, length| fast_path(&ctx, packet, length),
+        |packet, length| fast_path(&ctx, packet, length),
     ) {
         return verdict;
     }
     // VERIFIER: parsed before anything else is known, since parsing is walked once for each way to it.
-    let (Some(parsed), Some(told)) = (frames::parsed(&ctx), Told::here()) else {
-        return unknown();
+    let (Some(parsed), Some(control)) = (frames::parsed(&ctx), ControlRef::get()) else {
+        return internal_error();
     };
-    let stored = told.word();
-    let word = maps::in_force(stored);
+    let stored = control.bits();
+    let word = maps::effective_control(stored);
     let decision = if word.is_open() {
         Decision::OPEN
     } else if let Some(generation) = Generation::of(word, &ctx) {
@@ -71,32 +71,32 @@ pub fn allowlist(ctx: XdpContext) -> u32 {
         trace::log(&ctx, &decision);
     }
     if decision.verdict == Verdict::Drop {
-        events::tell(&ctx, told, decision.reason);
+        events::emit(&ctx, control, decision.reason);
     }
-    if decision.marks_foreign(word, stored.is_provisional()) {
+    if decision.marks_foreign(word, stored.is_pending_or_open()) {
         let is_allowed = decision.reason == Reason::Allowed;
         foreign::mark_inbound(word.0, u32::from(is_allowed));
     }
-    ended(&decision, parsed.length().into(), word)
+    record_and_return(&decision, parsed.length().into(), word)
 }
 
-/// A plain packet, where nobody is told of it and the control word is plain too: what nearly all of any traffic, and
+/// A plain packet, where nobody is control of it and the control word is plain too: what nearly all of any traffic, and
 /// of any flood, comes to. The rest takes the longer way, and ends in the same decision.
 #[inline(always)]
-fn judged_plainly(ctx: &XdpContext, packet: Packet, length: u64) -> Option<u32> {
-    let told = Told::here()?;
-    let word = told.word();
-    if trace::is_on() || !word.is_plain() || told.watched() != 0 {
+fn fast_path(ctx: &XdpContext, packet: Packet, length: u64) -> Option<u32> {
+    let control = ControlRef::get()?;
+    let word = control.bits();
+    if trace::is_on() || !word.allows_fast_path() || control.events_deadline_ns() != 0 {
         return None;
     }
     let generation = Generation::of(word, ctx)?;
     let decision = judge(&Ok(Contents::Ip(packet)), &generation);
-    Some(ended(&decision, length, word))
+    Some(record_and_return(&decision, length, word))
 }
 
 /// Counts a decision, and carries it out.
 #[inline(always)]
-fn ended(decision: &Decision, length: u64, word: Word) -> u32 {
+fn record_and_return(decision: &Decision, length: u64, word: ControlBits) -> u32 {
     match decision.verdict {
         Verdict::Pass => {
             count::passed(decision, length);
@@ -111,7 +111,7 @@ fn ended(decision: &Decision, length: u64, word: Word) -> u32 {
 
 /// For a program that lacks one of its maps, which the kernel never lets happen.
 #[inline(always)]
-fn unknown() -> u32 {
+fn internal_error() -> u32 {
     count::dropped(&Decision::INTERNAL_ERROR, 0);
     XDP_DROP
 }

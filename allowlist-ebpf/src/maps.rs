@@ -4,9 +4,9 @@
 //! sets what depends on the configuration.
 
 use allowlist_common::abi::{
-    Counters, EVENT_BYTES, Engine, Event, EventBudget, Fallback, GenerationTables, Grant, Identity,
-    Interface, MAX_INTERFACES, MAX_MATCHES, MAX_SERVICE_COUNTS, POOL_LEAST, SLOTS, ServiceId,
-    ServiceTraffic, Traffic, Word, service_set,
+    ControlBits, Counters, EVENT_BYTES, Engine, Event, EventBudget, Fallback, GenerationTables,
+    Grant, Identity, Interface, MAX_INTERFACES, MAX_MATCHES, MAX_SERVICE_COUNTS, POOL_LEAST, SLOTS,
+    ServiceId, ServiceTraffic, Traffic, service_set,
 };
 use allowlist_common::flow::{
     Crowding, FOREIGN_FLOWS, Flow, FlowEntry, ForeignPort, Marking, PortsInUse, port_table,
@@ -89,24 +89,24 @@ fn slot() -> usize {
 
 /// Words that userspace stores to at any time.
 #[derive(Clone, Copy)]
-pub(crate) struct Told(*const [u64; 2]);
+pub(crate) struct ControlRef(*const [u64; 2]);
 
-impl Told {
+impl ControlRef {
     /// `None` is for a map that is missing, which none ever is.
     #[inline(always)]
-    pub(crate) fn here() -> Option<Self> {
+    pub(crate) fn get() -> Option<Self> {
         CONTROL.get_ptr(0).map(Self)
     }
 
     /// The control word. To be read once a packet.
     #[inline(always)]
-    pub(crate) fn word(self) -> Word {
-        Word(self.load(0))
+    pub(crate) fn bits(self) -> ControlBits {
+        ControlBits(self.load(0))
     }
 
     /// Until when somebody reads events, by the kernel's monotonic clock; 0 is for nobody.
     #[inline(always)]
-    pub(crate) fn watched(self) -> u64 {
+    pub(crate) fn events_deadline_ns(self) -> u64 {
         self.load(1)
     }
 
@@ -120,9 +120,9 @@ impl Told {
 
 /// What packets of this interface are judged by: the word, or what it falls back to.
 #[inline(always)]
-pub(crate) fn in_force(word: Word) -> Word {
-    if word.is_provisional() {
-        Word(judged_by(word.0))
+pub(crate) fn effective_control(word: ControlBits) -> ControlBits {
+    if word.is_pending_or_open() {
+        ControlBits(resolve_fallback(word.0))
     } else {
         word
     }
@@ -130,7 +130,7 @@ pub(crate) fn in_force(word: Word) -> Word {
 
 /// VERIFIER: a function of its own, since it is hardly ever called, so that it costs nothing else anything.
 #[inline(never)]
-fn judged_by(word: u64) -> u64 {
+fn resolve_fallback(word: u64) -> u64 {
     let Some(fallback) = FALLBACK.get_ptr(0) else {
         return word;
     };
@@ -141,10 +141,10 @@ fn judged_by(word: u64) -> u64 {
             until: (&raw const (*fallback).until).read_volatile(),
             word: (&raw const (*fallback).word).read_volatile(),
             interfaces: (&raw const (*fallback).interfaces).read_volatile(),
-            spared: (&raw const (*fallback).spared).read_volatile(),
+            bypassed: (&raw const (*fallback).bypassed).read_volatile(),
         }
     };
-    fallback.judges(word, INTERFACE.load(), clock::nanoseconds())
+    fallback.effective(word, INTERFACE.load(), clock::nanoseconds())
 }
 
 /// The state of the marks of foreign flows on this interface: whether they are complete, and until when some may
@@ -167,7 +167,7 @@ pub(crate) fn marking() -> (bool, u32) {
 
 /// Whether a service covers a port on this interface that this host does not connect from.
 #[inline(always)]
-pub(crate) fn is_served(word: Word, protocol: u8, port: u16) -> bool {
+pub(crate) fn is_served(word: ControlBits, protocol: u8, port: u16) -> bool {
     let Some(tables) = tables(word) else {
         return false;
     };
@@ -177,7 +177,7 @@ pub(crate) fn is_served(word: Word, protocol: u8, port: u16) -> bool {
 }
 
 #[inline(always)]
-fn tables(word: Word) -> Option<&'static GenerationTables> {
+fn tables(word: ControlBits) -> Option<&'static GenerationTables> {
     let words = GENERATIONS.get(word.slot())?;
     // SAFETY: the loader wrote tables there, which are as large and need no more alignment.
     Some(unsafe { &*core::ptr::from_ref(words).cast() })
@@ -185,7 +185,7 @@ fn tables(word: Word) -> Option<&'static GenerationTables> {
 
 /// The tables of the generation that one control word names, for one frame.
 pub(crate) struct Generation<'a> {
-    word: Word,
+    word: ControlBits,
     tables: &'static GenerationTables,
     /// Of the frame that is judged.
     ctx: &'a XdpContext,
@@ -194,7 +194,7 @@ pub(crate) struct Generation<'a> {
 impl<'a> Generation<'a> {
     /// `None` before the first publish.
     #[inline(always)]
-    pub(crate) fn of(word: Word, ctx: &'a XdpContext) -> Option<Self> {
+    pub(crate) fn of(word: ControlBits, ctx: &'a XdpContext) -> Option<Self> {
         Some(Self {
             word,
             ctx,
@@ -205,7 +205,7 @@ impl<'a> Generation<'a> {
 
 impl Tables for Generation<'_> {
     #[inline(always)]
-    fn word(&self) -> Word {
+    fn control(&self) -> ControlBits {
         self.word
     }
 

@@ -7,7 +7,7 @@
 //! Flows are recorded under every control word, since the program is attached only where that is needed: from
 //! a little before the first packet is judged.
 
-use allowlist_common::abi::Word;
+use allowlist_common::abi::ControlBits;
 use allowlist_common::flow::{
     Flow, FlowEntry, ForeignPort, Origins, OutboundPacket, Table, Update, max_lifetime, port_table,
 };
@@ -17,7 +17,8 @@ use aya_ebpf::macros::{btf_map, classifier};
 use aya_ebpf::programs::TcContext;
 
 use crate::maps::{
-    FLOWS, FOREIGN, FOREIGN_PORTS, FlowTable, PEERS, PORTS, Told, in_force, is_served, marking,
+    ControlRef, FLOWS, FOREIGN, FOREIGN_PORTS, FlowTable, PEERS, PORTS, effective_control,
+    is_served, marking,
 };
 use crate::{clock, foreign, frames};
 
@@ -27,8 +28,8 @@ const NEXT: i32 = -1;
 #[expect(clippy::needless_pass_by_value, reason = "the macro passes it so")]
 #[classifier]
 pub fn allowlist_track(ctx: TcContext) -> i32 {
-    if let Some(told) = Told::here()
-        && let word = in_force(told.word())
+    if let Some(control) = ControlRef::get()
+        && let word = effective_control(control.bits())
         && !word.is_open()
         && let Some(parsed) = frames::parsed(&ctx)
         && let Ok(Contents::Ip(packet)) = parsed.contents()
@@ -40,7 +41,7 @@ pub fn allowlist_track(ctx: TcContext) -> i32 {
 }
 
 #[inline(always)]
-fn record(ctx: &TcContext, word: Word, sent: &OutboundPacket) {
+fn record(ctx: &TcContext, word: ControlBits, sent: &OutboundPacket) {
     let flow = &sent.flow;
     if matches!(flow.protocol, TCP | UDP) && is_served(word, flow.protocol, flow.local_port) {
         return;

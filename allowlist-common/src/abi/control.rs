@@ -23,7 +23,7 @@ pub struct Control {
     /// What is let in as an answer to this host where the default verdict is to drop.
     pub return_traffic: ReturnTraffic,
     /// What passes whatever the policy says.
-    pub keep: Keep,
+    pub exemptions: Exemptions,
     /// Nobody has confirmed it yet: [`super::Fallback`] says until when it holds.
     pub pending: bool,
     /// Everything passes, whatever the tables hold, and counts as what no service covers.
@@ -60,9 +60,9 @@ pub enum ReturnTraffic {
 /// A set of the exceptions that keep a host on its network. What is not in the set is judged like
 /// anything else; frames without IP, which nothing else could judge, are dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keep(u8);
+pub struct Exemptions(u8);
 
-impl Keep {
+impl Exemptions {
     /// ARP.
     pub const ARP: Self = Self(1);
     /// Every other frame that carries no IP, such as LLDP.
@@ -100,9 +100,9 @@ impl Keep {
 /// The control word itself, to be asked for a part where that is used: a kernel program that took it apart at once would
 /// run out of registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Word(pub u64);
+pub struct ControlBits(pub u64);
 
-impl Word {
+impl ControlBits {
     const SLOT: u64 = 0b11;
     const DEFAULT_DROP: u64 = 1 << 2;
     const OBSERVE: u64 = 1 << 3;
@@ -110,7 +110,7 @@ impl Word {
     const TRACK: u64 = 1 << 5;
     const PENDING: u64 = 1 << 6;
     const OPEN: u64 = 1 << 7;
-    const KEEP_SHIFT: u32 = 8;
+    const EXEMPTIONS_SHIFT: u32 = 8;
     const LPM_TRIE: u64 = 1 << 16;
     const SHARES_PORTS: u64 = 1 << 17;
     /// Follows from the others, so that one test for every packet finds that flows are marked as foreign.
@@ -124,13 +124,13 @@ impl Word {
     /// Whether it says all that there is to know, and sources are looked up in the range table, as on nearly every
     /// host at nearly every time: one test, for every packet.
     #[inline(always)]
-    pub const fn is_plain(self) -> bool {
+    pub const fn allows_fast_path(self) -> bool {
         !self.has(Self::PENDING | Self::OPEN | Self::LPM_TRIE | Self::SHARES_PORTS | Self::MARKS)
     }
 
     /// Whether there is more to know of it than what it says.
     #[inline(always)]
-    pub const fn is_provisional(self) -> bool {
+    pub const fn is_pending_or_open(self) -> bool {
         self.has(Self::PENDING | Self::OPEN)
     }
 
@@ -181,15 +181,15 @@ impl Word {
         self.has(Self::ESTABLISHED)
     }
 
-    /// Whether [`Control::keep`] has all of a set.
+    /// Whether [`Control::exemptions`] has all of a set.
     #[inline(always)]
-    pub const fn keeps(self, exception: Keep) -> bool {
-        self.keep().has(exception)
+    pub const fn exempts(self, exemption: Exemptions) -> bool {
+        self.exemptions().has(exemption)
     }
 
     #[inline(always)]
-    const fn keep(self) -> Keep {
-        Keep((self.0 >> Self::KEEP_SHIFT) as u8)
+    const fn exemptions(self) -> Exemptions {
+        Exemptions((self.0 >> Self::EXEMPTIONS_SHIFT) as u8)
     }
 
     /// As [`Control::lookup`].
@@ -209,40 +209,40 @@ impl Control {
 
     /// The word.
     pub const fn encode(self) -> u64 {
-        let mut word =
-            ((self.generation as u64) << 32) | (self.slot.wrapping_add(1) as u64 & Word::SLOT);
+        let mut word = ((self.generation as u64) << 32)
+            | (self.slot.wrapping_add(1) as u64 & ControlBits::SLOT);
         if matches!(self.default_verdict, Verdict::Drop) {
-            word |= Word::DEFAULT_DROP;
+            word |= ControlBits::DEFAULT_DROP;
         }
         if self.observe {
-            word |= Word::OBSERVE;
+            word |= ControlBits::OBSERVE;
         }
         if self.pending {
-            word |= Word::PENDING;
+            word |= ControlBits::PENDING;
         }
         if self.open {
-            word |= Word::OPEN;
+            word |= ControlBits::OPEN;
         }
         if matches!(self.lookup, Engine::LpmTrie) {
-            word |= Word::LPM_TRIE;
+            word |= ControlBits::LPM_TRIE;
         }
         if self.shares_ports {
-            word |= Word::SHARES_PORTS;
+            word |= ControlBits::SHARES_PORTS;
         }
         if self.observe && matches!(self.return_traffic, ReturnTraffic::Track) {
-            word |= Word::MARKS;
+            word |= ControlBits::MARKS;
         }
         word |= match self.return_traffic {
             ReturnTraffic::Off => 0,
-            ReturnTraffic::Established => Word::ESTABLISHED,
-            ReturnTraffic::Track => Word::TRACK,
+            ReturnTraffic::Established => ControlBits::ESTABLISHED,
+            ReturnTraffic::Track => ControlBits::TRACK,
         };
-        word | (self.keep.0 as u64) << Word::KEEP_SHIFT
+        word | (self.exemptions.0 as u64) << ControlBits::EXEMPTIONS_SHIFT
     }
 
     /// What a word means.
     pub const fn decode(word: u64) -> Self {
-        let word = Word(word);
+        let word = ControlBits(word);
         Self {
             generation: (word.0 >> 32) as u32,
             slot: word.slot(),
@@ -255,8 +255,8 @@ impl Control {
             } else {
                 ReturnTraffic::Off
             },
-            keep: word.keep(),
-            pending: word.has(Word::PENDING),
+            exemptions: word.exemptions(),
+            pending: word.has(ControlBits::PENDING),
             open: word.is_open(),
             lookup: word.lookup(),
             shares_ports: word.shares_ports(),
@@ -277,7 +277,7 @@ mod tests {
             default_verdict: Verdict::Drop,
             observe: true,
             return_traffic: ReturnTraffic::Track,
-            keep: Keep::ALL,
+            exemptions: Exemptions::ALL,
             pending: true,
             open: true,
             lookup: Engine::LpmTrie,
@@ -292,7 +292,7 @@ mod tests {
             |to, from| to.default_verdict = from.default_verdict,
             |to, from| to.observe = from.observe,
             |to, from| to.return_traffic = from.return_traffic,
-            |to, from| to.keep = from.keep,
+            |to, from| to.exemptions = from.exemptions,
             |to, from| to.pending = from.pending,
             |to, from| to.open = from.open,
             |to, from| to.lookup = from.lookup,
@@ -322,15 +322,21 @@ mod tests {
             open: false,
             ..Control::decode(u64::MAX)
         };
-        assert!(!Word(plain.encode()).is_provisional() && !Word(plain.encode()).is_plain());
-        assert!(Word(Control::NONE.encode()).is_plain());
+        assert!(
+            !ControlBits(plain.encode()).is_pending_or_open()
+                && !ControlBits(plain.encode()).allows_fast_path()
+        );
+        assert!(ControlBits(Control::NONE.encode()).allows_fast_path());
         for (pending, open) in [(true, false), (false, true)] {
             let control = Control {
                 pending,
                 open,
                 ..Control::NONE
             };
-            assert!(Word(control.encode()).is_provisional() && !Word(control.encode()).is_plain());
+            assert!(
+                ControlBits(control.encode()).is_pending_or_open()
+                    && !ControlBits(control.encode()).allows_fast_path()
+            );
         }
     }
 
@@ -353,16 +359,22 @@ mod tests {
             shares_ports: true,
             ..tracking
         };
-        let is_plain = |control: Control| Word(control.encode()).is_plain();
-        assert!(is_plain(observing) && is_plain(tracking));
-        assert!(!is_plain(both) && !is_plain(sharing));
+        let allows_fast_path = |control: Control| ControlBits(control.encode()).allows_fast_path();
+        assert!(allows_fast_path(observing) && allows_fast_path(tracking));
+        assert!(!allows_fast_path(both) && !allows_fast_path(sharing));
     }
 
     #[test]
     fn what_is_kept_is_a_set() {
-        let some = Keep::NONE.set(Keep::ARP, true).set(Keep::DHCP, true);
-        assert!(some.has(Keep::ARP) && some.has(Keep::DHCP) && !some.has(Keep::MULTICAST));
-        assert_eq!(some.set(Keep::DHCP, false), Keep::ARP);
-        assert!(Keep::ALL.has(some) && Keep::ALL.has(Keep::NOT_IP));
+        let some = Exemptions::NONE
+            .set(Exemptions::ARP, true)
+            .set(Exemptions::DHCP, true);
+        assert!(
+            some.has(Exemptions::ARP)
+                && some.has(Exemptions::DHCP)
+                && !some.has(Exemptions::MULTICAST)
+        );
+        assert_eq!(some.set(Exemptions::DHCP, false), Exemptions::ARP);
+        assert!(Exemptions::ALL.has(some) && Exemptions::ALL.has(Exemptions::NOT_IP));
     }
 }

@@ -16,7 +16,7 @@ pub struct Fallback {
     /// The interface slots that were filtered before, a bit each. On others everything passes from then on.
     pub interfaces: u64,
     /// Of those, the slots that the change does not filter: everything passes there until then.
-    pub spared: u64,
+    pub bypassed: u64,
 }
 
 /// Everything passes.
@@ -29,7 +29,7 @@ const OPEN: u64 = Control {
 impl Fallback {
     /// Whether the time to confirm is over.
     #[inline(always)]
-    pub const fn is_over(&self, now: u64) -> bool {
+    pub const fn is_expired(&self, now: u64) -> bool {
         now >= self.until
     }
 
@@ -41,16 +41,16 @@ impl Fallback {
 
     /// The word that packets of an interface slot are judged by, where CONTROL holds `word`.
     #[inline(always)]
-    pub const fn judges(&self, word: u64, slot: u32, now: u64) -> u64 {
+    pub const fn effective(&self, word: u64, slot: u32, now: u64) -> u64 {
         if !Control::decode(word).pending {
             word
-        } else if self.is_over(now) {
+        } else if self.is_expired(now) {
             if self.interfaces & Self::bit(slot) == 0 {
                 OPEN
             } else {
-                self.back_to().encode()
+                self.rollback_target().encode()
             }
-        } else if self.spared & Self::bit(slot) != 0 {
+        } else if self.bypassed & Self::bit(slot) != 0 {
             OPEN
         } else {
             word
@@ -59,7 +59,7 @@ impl Fallback {
 
     /// What holds once the time is over, on the interfaces that were filtered.
     #[inline(always)]
-    pub const fn back_to(&self) -> Control {
+    pub const fn rollback_target(&self) -> Control {
         let control = Control::decode(self.word);
         Control {
             pending: false,
@@ -91,10 +91,10 @@ mod tests {
             until: 1000,
             word: before.encode(),
             interfaces: Fallback::bit(0) | Fallback::bit(1) | Fallback::bit(63),
-            spared: Fallback::bit(1),
+            bypassed: Fallback::bit(1),
         };
-        let judges = Control::decode(fallback.judges(word.encode(), slot, now));
-        assert_eq!(judges, expected, "slot {slot} at {now}");
+        let effective = Control::decode(fallback.effective(word.encode(), slot, now));
+        assert_eq!(effective, expected, "slot {slot} at {now}");
     }
 
     #[test]

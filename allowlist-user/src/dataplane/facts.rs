@@ -9,13 +9,13 @@ use aya::maps::Array;
 
 use super::attach::{name_of, program_name};
 use super::calls::{Access, tcx_egress_chain};
+use super::control_map::{ControlMap, PublishedMap};
 use super::egress::BY_TCX;
 use super::guard::is_open;
 use super::link::state;
 use super::pins::{Pins, is_pinned};
 use super::selfcheck::{self, Device, Difference, Kernel, LinkFact, Published, Slot, SlotFacts};
 use super::view::View;
-use super::words::{ControlWord, PublishedWord};
 use crate::netlink::{Namespace, Netlink};
 
 /// How often the kernel is looked at before a difference counts: another process may be changing it.
@@ -51,12 +51,12 @@ impl View {
     }
 
     /// The word that was stored last, and whether the filter was detached; `None` where its map is not pinned.
-    pub(super) fn published_word(&self) -> Result<Option<PublishedWord>> {
+    pub(super) fn published_word(&self) -> Result<Option<PublishedMap>> {
         if !is_pinned(&self.pins.map(abi::PUBLISHED))? {
             return Ok(None);
         }
         let map = self.pins.open_map(abi::PUBLISHED)?;
-        PublishedWord::map(&map, Access::ReadOnly).map(Some)
+        PublishedMap::map(&map, Access::ReadOnly).map(Some)
     }
 
     /// The objects that were attached to the interface in a slot; none where the map is not pinned.
@@ -112,7 +112,7 @@ impl View {
         }
         let word = if is_pinned(&self.pins.map(abi::CONTROL))? {
             let control = self.pins.open_map(abi::CONTROL)?;
-            Some(ControlWord::map(&control, Access::ReadOnly)?.raw())
+            Some(ControlMap::map(&control, Access::ReadOnly)?.raw())
         } else {
             None
         };

@@ -16,10 +16,10 @@ use nix::net::if_::if_indextoname;
 
 use super::attach::name_of;
 use super::calls::{Access, open_pinned};
+use super::control_map::PublishedMap;
 use super::egress::stop_following;
 use super::link::{filters, interface_of, take_off};
 use super::pins::{EGRESS_LINK, LINK, Pins, is_pinned, other_versions, require_privileges};
-use super::words::PublishedWord;
 use super::{Attachment, Dataplane, View};
 use crate::interface::Facts;
 use crate::policy::Mode;
@@ -238,7 +238,7 @@ fn mark_detached(pins: &Pins) -> Result<File> {
             let map = open_pinned(&pins.map(abi::PUBLISHED), Access::ReadWrite)
                 .with_context(|| format!("cannot open the map {}", abi::PUBLISHED))?;
             let map = Map::from_map_data(MapData::from_fd(map)?)?;
-            PublishedWord::map(&map, Access::ReadWrite)?.mark_detached();
+            PublishedMap::map(&map, Access::ReadWrite)?.mark_detached();
             return Ok(changing);
         }
         if !pins.is_published_into()? {

@@ -33,8 +33,8 @@ pub(super) fn pending(control: Control, fallback: &Fallback) -> Option<Pending> 
     let now = kernel_clock_coarse();
     control.pending.then(|| Pending {
         left: Duration::from_nanos(fallback.until.saturating_sub(now)),
-        fell_back: fallback.is_over(now),
-        back_to: fallback.back_to(),
+        fell_back: fallback.is_expired(now),
+        back_to: fallback.rollback_target(),
     })
 }
 
@@ -49,7 +49,7 @@ pub(super) fn held(control: Control, fallback: &Fallback) -> Control {
 /// Whether everything passes in a slot, though the program is there: the change leaves it out, or added it and
 /// was not confirmed.
 pub(super) fn is_open(control: Control, fallback: &Fallback, slot: u32) -> bool {
-    Control::decode(fallback.judges(control.encode(), slot, kernel_clock_coarse())).open
+    Control::decode(fallback.effective(control.encode(), slot, kernel_clock_coarse())).open
 }
 
 impl Dataplane {
@@ -82,7 +82,7 @@ impl Dataplane {
             until: kernel_clock_coarse().saturating_add(within),
             word: current.encode(),
             interfaces,
-            spared: 0,
+            bypassed: 0,
         });
         // Whoever sees the bit below sees all of the above.
         self.readers.wait()?;
@@ -113,7 +113,8 @@ impl Dataplane {
         let fallback = self.fallback.load();
         let _changing = self.pins.change()?;
         // While they are still spared: a plain word would judge what they receive.
-        for slot in (0..MAX_INTERFACES).filter(|&slot| fallback.spared & Fallback::bit(slot) != 0) {
+        for slot in (0..MAX_INTERFACES).filter(|&slot| fallback.bypassed & Fallback::bit(slot) != 0)
+        {
             self.release(slot)?;
         }
         self.control.store(Control {
@@ -139,7 +140,7 @@ impl Dataplane {
         // From here on the kernel judges by it, whatever becomes of this process.
         self.fallback.end();
         let fallback = self.fallback.load();
-        let back_to = fallback.back_to();
+        let back_to = fallback.rollback_target();
         let _changing = self.pins.change()?;
         if !back_to.open {
             // While everything passes there: a plain word would judge what they receive.

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::net::IpAddr;
 
-use allowlist_common::abi::{self, Control, Grant, ServiceId, Word};
+use allowlist_common::abi::{self, Control, ControlBits, Grant, ServiceId};
 use allowlist_common::flow::{Flow, FlowEntry};
 use allowlist_common::judge::{self, Decision};
 use allowlist_common::packet::{Address, Contents, Packet, Quote};
@@ -166,8 +166,8 @@ impl OnInterface<'_> {
 }
 
 impl judge::Tables for OnInterface<'_> {
-    fn word(&self) -> Word {
-        Word(self.lookup.control.encode())
+    fn control(&self) -> ControlBits {
+        ControlBits(self.lookup.control.encode())
     }
 
     fn service_of_port(&self, protocol: u8, port: u16) -> ServiceId {

@@ -18,10 +18,10 @@ use log::{info, warn};
 
 use super::Dataplane;
 use super::calls::{Access, open_pinned};
+use super::control_map::ControlMap;
 use super::force::detach_other;
 use super::link::{filters, interface_of};
 use super::pins::{EGRESS_LINK, LINK, Pins, is_pinned, lock, other_versions};
-use super::words::ControlWord;
 
 /// What a program of another version pinned.
 pub(super) struct Other {
@@ -89,7 +89,7 @@ impl Other {
     /// The upper half of a control word, whatever the version.
     fn generation(&self) -> Result<u32> {
         let control = open_data(&self.folder.join(abi::CONTROL))?;
-        let control = ControlWord::map(&Map::from_map_data(control)?, Access::ReadWrite)?;
+        let control = ControlMap::map(&Map::from_map_data(control)?, Access::ReadWrite)?;
         Ok(control.load().generation)
     }
 }

@@ -27,6 +27,7 @@
 mod attach;
 mod calls;
 mod clock;
+mod control_map;
 mod egress;
 mod facts;
 mod flows;
@@ -53,7 +54,6 @@ mod tries;
 mod verify;
 mod view;
 mod watch;
-mod words;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -85,6 +85,7 @@ pub use self::view::{Attachment, Counted, Entry, View, by_all_names};
 pub use self::watch::{Seen, Watch};
 use crate::policy::Mode;
 use calls::Access;
+use control_map::{ControlMap, FallbackMap, PublishedControl, PublishedMap};
 use flows::Flows;
 use generations::Generations;
 use migrate::Other;
@@ -95,7 +96,6 @@ use repair::OpenMaps;
 use slots::Slots;
 use tracking::Marks;
 use tries::TrieSlots;
-use words::{ControlWord, FallbackWords, PublishedControl, PublishedWord};
 
 /// The object that allowlist-ebpf compiles to: part of this program, so it needs no other file.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/allowlist-ebpf"));
@@ -116,7 +116,7 @@ pub struct Dataplane {
     /// By slot: the programs that were attached there last, with the maps that are pinned now.
     programs: BTreeMap<u32, Ebpf>,
     control: PublishedControl,
-    fallback: FallbackWords,
+    fallback: FallbackMap,
     generations: Generations,
     prefixes: Slots,
     tries: TrieSlots,
@@ -178,8 +178,8 @@ impl Dataplane {
         let mut readers = Readers::new()?;
         readers.begin(); // another process may have left a slot just now
         let control = PublishedControl::new(
-            ControlWord::map(&take(abi::CONTROL)?, Access::ReadWrite)?,
-            PublishedWord::map(&take(abi::PUBLISHED)?, Access::ReadWrite)?,
+            ControlMap::map(&take(abi::CONTROL)?, Access::ReadWrite)?,
+            PublishedMap::map(&take(abi::PUBLISHED)?, Access::ReadWrite)?,
         );
         if control.restore() {
             warn!(
@@ -188,7 +188,7 @@ impl Dataplane {
         }
         Ok(Self {
             control,
-            fallback: FallbackWords::map(&take(abi::FALLBACK)?, Access::ReadWrite)?,
+            fallback: FallbackMap::map(&take(abi::FALLBACK)?, Access::ReadWrite)?,
             tries: TrieSlots {
                 v4: take(abi::TRIES_V4)?.try_into()?,
                 v6: take(abi::TRIES_V6)?.try_into()?,

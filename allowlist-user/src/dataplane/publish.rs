@@ -6,7 +6,9 @@
 
 use std::collections::VecDeque;
 
-use allowlist_common::abi::{self, Control, GENERATIONS, Grant, Keep, ReturnTraffic, ServiceTable};
+use allowlist_common::abi::{
+    self, Control, Exemptions, GENERATIONS, Grant, ReturnTraffic, ServiceTable,
+};
 use allowlist_common::verdict::Verdict;
 use anyhow::{Context as _, Result, bail};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -85,7 +87,7 @@ impl Dataplane {
             },
             observe: mode == Mode::Observe,
             return_traffic,
-            keep: keep(rules.keep),
+            exemptions: keep(rules.keep),
             pending: current.pending,
             open: false,
             lookup: lookup(rules.lookup),
@@ -214,7 +216,7 @@ impl Dataplane {
     fn change_in_place(&mut self, services: &ServiceTable, tables: &Tables, next: Control) -> bool {
         let current = self.control.load();
         let is_kept_to_go_back_to =
-            current.pending && self.fallback.load().back_to().slot == current.slot;
+            current.pending && self.fallback.load().rollback_target().slot == current.slot;
         let Some(mut published) = self.published.take() else {
             return false;
         };
@@ -326,7 +328,9 @@ impl Dataplane {
     /// A slot that is neither in force nor gone back to.
     fn idle_slot(&self) -> u32 {
         let current = self.control.load();
-        let kept = current.pending.then(|| self.fallback.load().back_to().slot);
+        let kept = current
+            .pending
+            .then(|| self.fallback.load().rollback_target().slot);
         (0..abi::SLOTS)
             .find(|&slot| slot != current.slot && Some(slot) != kept)
             .expect("there are three, and two are in use at most")
@@ -417,14 +421,14 @@ pub(crate) const fn return_traffic(rules: Rules) -> ReturnTraffic {
 }
 
 /// What is kept, as the kernel has it.
-pub(crate) const fn keep(keep: policy::Keep) -> Keep {
-    Keep::NONE
-        .set(Keep::ARP, keep.arp)
-        .set(Keep::NEIGHBOUR_DISCOVERY, keep.neighbour_discovery)
-        .set(Keep::ICMP_ERRORS, keep.icmp_errors)
-        .set(Keep::DHCP, keep.dhcp)
-        .set(Keep::MULTICAST, keep.multicast)
-        .set(Keep::NOT_IP, keep.not_ip)
+pub(crate) const fn keep(keep: policy::Keep) -> Exemptions {
+    Exemptions::NONE
+        .set(Exemptions::ARP, keep.arp)
+        .set(Exemptions::NEIGHBOUR_DISCOVERY, keep.neighbour_discovery)
+        .set(Exemptions::ICMP_ERRORS, keep.icmp_errors)
+        .set(Exemptions::DHCP, keep.dhcp)
+        .set(Exemptions::MULTICAST, keep.multicast)
+        .set(Exemptions::NOT_IP, keep.not_ip)
 }
 
 #[cfg(test)]

@@ -14,11 +14,11 @@ use serde::Serialize;
 
 use super::attach::{AttachedIn, name_of, unpadded};
 use super::calls::Access;
+use super::control_map::ControlMap;
 use super::facts::link_fact;
 use super::guard::{Pending, held, is_open, pending};
 use super::pins::{Pins, is_pinned};
 use super::selfcheck::LinkFact;
-use super::words::ControlWord;
 use crate::netlink::{Namespace, Netlink};
 
 /// The pinned maps, open for reading.
@@ -105,7 +105,7 @@ impl View {
     pub(super) fn words(&self) -> Result<(Control, Fallback)> {
         let control = if self.has(abi::CONTROL)? {
             // In this order: the fallback of a word that is pending is there before it.
-            ControlWord::map(&self.pins.open_map(abi::CONTROL)?, Access::ReadOnly)?.load()
+            ControlMap::map(&self.pins.open_map(abi::CONTROL)?, Access::ReadOnly)?.load()
         } else {
             let published = self.published_word()?;
             Control::decode(published.map_or(0, |word| word.raw()))

@@ -21,8 +21,8 @@ use tokio::time::{Instant, timeout_at};
 use super::View;
 use super::calls::Access;
 use super::clock::kernel_clock;
+use super::control_map::ControlMap;
 use super::pins::{Pins, require_privileges};
-use super::words::ControlWord;
 
 /// How long after the last sign of life the kernel goes on sending.
 const LEASE: Duration = Duration::from_secs(4);
@@ -33,7 +33,7 @@ const SIGN: Duration = Duration::from_secs(1);
 pub struct Watch {
     ring: RingBuf<MapData>,
     ready: AsyncFd<OwnedFd>,
-    control: ControlWord,
+    control: ControlMap,
     budget: PerCpuArray<MapData, EventBudget>,
     suppressed: u64,
     next_sign: Instant,
@@ -73,7 +73,7 @@ impl Watch {
         let mut watch = Self {
             ring,
             ready,
-            control: ControlWord::map(&pins.open_map(abi::CONTROL)?, Access::ReadWrite)?,
+            control: ControlMap::map(&pins.open_map(abi::CONTROL)?, Access::ReadWrite)?,
             budget: pins.open_map(abi::EVENT_BUDGET)?.try_into()?,
             suppressed: 0,
             next_sign: Instant::now() + SIGN,

@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use allowlist_common::abi::{Control, Grant, ServiceId, ServiceTable, Word};
+use allowlist_common::abi::{Control, ControlBits, Grant, ServiceId, ServiceTable};
 use allowlist_common::flow::Flow;
 use allowlist_common::judge::{self, Decision};
 use allowlist_common::packet::{Address, Contents, Packet, Quote};
@@ -34,7 +34,7 @@ impl<'t> Judge<'t> {
                 },
                 observe: mode == Mode::Observe,
                 return_traffic: dataplane::return_traffic(*rules),
-                keep: dataplane::keep(rules.keep),
+                exemptions: dataplane::keep(rules.keep),
                 lookup: dataplane::lookup(rules.lookup),
                 ..Control::NONE
             },
@@ -90,8 +90,8 @@ impl OnInterface<'_> {
 }
 
 impl judge::Tables for OnInterface<'_> {
-    fn word(&self) -> Word {
-        Word(self.control.encode())
+    fn control(&self) -> ControlBits {
+        ControlBits(self.control.encode())
     }
 
     fn service_of_port(&self, protocol: u8, port: u16) -> ServiceId {

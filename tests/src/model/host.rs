@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use allowlist_common::abi::{
-    Control, Engine, Grant, Keep, ReturnTraffic, ServiceId, ServiceTable, Word, service_set,
+    Control, ControlBits, Engine, Exemptions, Grant, ReturnTraffic, ServiceId, ServiceTable,
+    service_set,
 };
 use allowlist_common::flow::{
     Flow, FlowEntry, ForeignPort, Origins, OutboundPacket, Table, port_table,
@@ -106,7 +107,7 @@ impl<'a> Host<'a> {
         let lookup = self.lookup(interface, frame);
         let parsed = parse(frame);
         let decision = judge::judge(&parsed, &lookup);
-        if decision.marks_foreign(Word(self.control.encode()), false)
+        if decision.marks_foreign(ControlBits(self.control.encode()), false)
             && let Ok(Contents::Ip(packet)) = parsed
             && let Some(flow) = Flow::from_inbound(&packet)
         {
@@ -133,12 +134,15 @@ impl<'a> Host<'a> {
 /// The control word of these rules.
 fn control(rules: Rules) -> Control {
     let kept = [
-        (Keep::ARP, rules.keep.arp),
-        (Keep::NOT_IP, rules.keep.not_ip),
-        (Keep::NEIGHBOUR_DISCOVERY, rules.keep.neighbour_discovery),
-        (Keep::ICMP_ERRORS, rules.keep.icmp_errors),
-        (Keep::DHCP, rules.keep.dhcp),
-        (Keep::MULTICAST, rules.keep.multicast),
+        (Exemptions::ARP, rules.keep.arp),
+        (Exemptions::NOT_IP, rules.keep.not_ip),
+        (
+            Exemptions::NEIGHBOUR_DISCOVERY,
+            rules.keep.neighbour_discovery,
+        ),
+        (Exemptions::ICMP_ERRORS, rules.keep.icmp_errors),
+        (Exemptions::DHCP, rules.keep.dhcp),
+        (Exemptions::MULTICAST, rules.keep.multicast),
     ];
     let (default_verdict, return_traffic) = match (rules.default, rules.return_traffic) {
         (DefaultVerdict::Pass, _) => (Verdict::Pass, ReturnTraffic::Off),
@@ -153,9 +157,9 @@ fn control(rules: Rules) -> Control {
         default_verdict,
         observe: false,
         return_traffic,
-        keep: kept
+        exemptions: kept
             .into_iter()
-            .fold(Keep::NONE, |set, (exception, is_kept)| {
+            .fold(Exemptions::NONE, |set, (exception, is_kept)| {
                 set.set(exception, is_kept)
             }),
         pending: false,
@@ -189,8 +193,8 @@ impl Lookup<'_> {
 }
 
 impl judge::Tables for Lookup<'_> {
-    fn word(&self) -> Word {
-        Word(self.host.control.encode())
+    fn control(&self) -> ControlBits {
+        ControlBits(self.host.control.encode())
     }
 
     fn service_of_port(&self, protocol: u8, port: u16) -> ServiceId {

@@ -1,6 +1,6 @@
 //! The words, for what the tests with a kernel do not meet: what is held, what is not known, what is not there.
 
-use allowlist_common::abi::Keep;
+use allowlist_common::abi::Exemptions;
 use allowlist_common::judge::Decision;
 use allowlist_common::verdict::Reason;
 use serde_json::json;
@@ -85,7 +85,7 @@ fn explanation(decision: Decision, record: Option<&Record>) -> Explanation {
         control: Control {
             generation: 3,
             default_verdict: Verdict::Drop,
-            keep: Keep::ALL,
+            exemptions: Exemptions::ALL,
             ..Control::NONE
         },
         interfaces: vec![(vec!["eth0".to_owned()], vec![Reached::new(row, &known)])],

@@ -12,9 +12,9 @@ use memmap2::{MmapOptions, MmapRaw};
 use super::calls::{Access, read_value};
 
 /// The control word, and until when somebody reads events.
-pub(super) struct ControlWord(Words<2>);
+pub(super) struct ControlMap(Words<2>);
 
-impl ControlWord {
+impl ControlMap {
     pub(super) fn map(map: &Map, access: Access) -> Result<Self> {
         Ok(Self(Words::map(map, access)?))
     }
@@ -40,9 +40,9 @@ impl ControlWord {
 
 /// A copy of the control word that was stored last, and whether the filter is being detached on purpose. It is what
 /// processes share that only read.
-pub(super) struct PublishedWord(Words<2>);
+pub(super) struct PublishedMap(Words<2>);
 
-impl PublishedWord {
+impl PublishedMap {
     pub(super) fn map(map: &Map, access: Access) -> Result<Self> {
         Ok(Self(Words::map(map, access)?))
     }
@@ -65,12 +65,12 @@ impl PublishedWord {
 
 /// The control word with its copy: the one place that stores either.
 pub(super) struct PublishedControl {
-    control: ControlWord,
-    published: PublishedWord,
+    control: ControlMap,
+    published: PublishedMap,
 }
 
 impl PublishedControl {
-    pub(super) const fn new(control: ControlWord, published: PublishedWord) -> Self {
+    pub(super) const fn new(control: ControlMap, published: PublishedMap) -> Self {
         Self { control, published }
     }
 
@@ -105,21 +105,21 @@ impl PublishedControl {
 }
 
 /// What the kernel falls back to.
-pub(super) struct FallbackWords(Words<4>);
+pub(super) struct FallbackMap(Words<4>);
 
-impl FallbackWords {
+impl FallbackMap {
     pub(super) fn map(map: &Map, access: Access) -> Result<Self> {
         Ok(Self(Words::map(map, access)?))
     }
 
     pub(super) fn load(&self) -> Fallback {
-        let [until, word, interfaces, spared] =
+        let [until, word, interfaces, bypassed] =
             [0, 1, 2, 3].map(|place| self.0.word(place).load(Ordering::Acquire));
         Fallback {
             until,
             word,
             interfaces,
-            spared,
+            bypassed,
         }
     }
 
@@ -129,9 +129,9 @@ impl FallbackWords {
             until,
             word,
             interfaces,
-            spared,
+            bypassed,
         } = *fallback;
-        for (place, value) in [until, word, interfaces, spared].into_iter().enumerate() {
+        for (place, value) in [until, word, interfaces, bypassed].into_iter().enumerate() {
             self.0.word(place).store(value, Ordering::Release);
         }
     }
