@@ -14,13 +14,13 @@ pub trait Frame {
 
     /// The 16-bit number at `offset`, in network order.
     #[inline(always)]
-    fn number(&self, offset: usize) -> Option<u16> {
+    fn read_be_u16(&self, offset: usize) -> Option<u16> {
         self.read(offset, |bytes| u16::from_be_bytes(*bytes))
     }
 
     /// The 128-bit number at `offset`, in network order, as its halves.
     #[inline(always)]
-    fn halves(&self, offset: usize) -> Option<[u64; 2]> {
+    fn read_be_u128(&self, offset: usize) -> Option<[u64; 2]> {
         self.read::<16, _>(offset, |bytes| [u64_at::<0>(bytes), u64_at::<8>(bytes)])
     }
 }

@@ -8,15 +8,15 @@
 //! RFC 4302 (AH), RFC 9293 (TCP), RFC 9260 (SCTP).
 
 mod addresses;
-mod flat;
+mod fast_path;
 mod malformed;
-mod plain;
+mod packed;
 mod quote;
 
-pub use addresses::{Addresses, addresses};
-pub use flat::{Flat, Rest};
+pub use addresses::{Addresses, read_addresses};
+pub use fast_path::parse_fast;
 pub use malformed::Malformed;
-pub use plain::plain;
+pub use packed::{PackedMeta, PackedPacket};
 pub use quote::Quote;
 
 use core::net::IpAddr;
@@ -150,7 +150,7 @@ const MAX_TAGS: usize = 2;
 /// IPv6 extension headers that are looked through.
 const MAX_EXTENSIONS: usize = 8;
 /// The greatest length that an IP header's 16-bit length field can state.
-const MAX_STATED: usize = u16::MAX as usize;
+const MAX_LENGTH_FIELD: usize = u16::MAX as usize;
 
 const ETHERNET: usize = 14;
 const TAG: usize = 4;
@@ -265,7 +265,7 @@ pub fn parse<F: Frame + ?Sized>(frame: &F) -> Result<Contents, Malformed> {
 #[inline(always)]
 pub fn parse_network<F: Frame + ?Sized>(frame: &F) -> Result<(Contents, Option<Span>), Malformed> {
     let mut kind = frame
-        .number(ETHERNET - 2)
+        .read_be_u16(ETHERNET - 2)
         .ok_or(Malformed::EthernetHeader)?;
     let mut offset = ETHERNET;
     let mut vlan = 0;
@@ -337,7 +337,7 @@ fn ipv4<F: Frame + ?Sized>(
     if header.header_length < IPV4 {
         return Err(Malformed::HeaderLength);
     }
-    let end = if header.total_length == 0 && frame.length() > start + MAX_STATED {
+    let end = if header.total_length == 0 && frame.length() > start + MAX_LENGTH_FIELD {
         frame.length() // merged by the kernel (BIG TCP): more than the field can state
     } else {
         start + header.total_length
@@ -396,13 +396,13 @@ fn ipv6<F: Frame + ?Sized>(
     vlan: u16,
 ) -> Result<(Packet, Option<Span>), Malformed> {
     let header = frame.read(start, Ipv6::read).ok_or(Malformed::IpHeader)?;
-    let source = frame.halves(start + 8).ok_or(Malformed::IpHeader)?;
-    let destination = frame.halves(start + 24).ok_or(Malformed::IpHeader)?;
+    let source = frame.read_be_u128(start + 8).ok_or(Malformed::IpHeader)?;
+    let destination = frame.read_be_u128(start + 24).ok_or(Malformed::IpHeader)?;
     if header.version != 6 {
         return Err(Malformed::IpVersion);
     }
     let payload = start + IPV6;
-    let end = if header.payload_length == 0 && frame.length() > payload + MAX_STATED {
+    let end = if header.payload_length == 0 && frame.length() > payload + MAX_LENGTH_FIELD {
         jumbogram_end(frame, header.next, payload)?
     } else {
         payload + header.payload_length
@@ -441,7 +441,7 @@ fn jumbogram_end<F: Frame + ?Sized>(
     if next != HOP_BY_HOP {
         return Ok(frame.length());
     }
-    let (option, stated) = frame
+    let (option, length) = frame
         .read::<8, _>(payload, |header| {
             (u16_at::<2>(header), u32_at::<4>(header) as usize)
         })
@@ -449,10 +449,10 @@ fn jumbogram_end<F: Frame + ?Sized>(
     if option != JUMBO {
         return Ok(frame.length());
     }
-    if stated <= MAX_STATED || stated > frame.length() {
+    if length <= MAX_LENGTH_FIELD || length > frame.length() {
         return Err(Malformed::PacketLength);
     }
-    Ok(payload + stated)
+    Ok(payload + length)
 }
 
 /// Where a chain of extension headers ends.
@@ -518,7 +518,7 @@ fn extensions<F: Frame + ?Sized>(
 
 /// The bytes that a transport header has at least; 0 for protocols that are not looked into.
 #[inline(always)]
-const fn least_header(protocol: u8) -> usize {
+const fn min_header_length(protocol: u8) -> usize {
     match protocol {
         TCP => 20,
         SCTP => 12,
@@ -531,7 +531,7 @@ const fn least_header(protocol: u8) -> usize {
 /// (RFC 1858, RFC 3128), and no honest sender makes one, since the first holds the header whole.
 #[inline(always)]
 const fn later_fragment(protocol: u8, fragment_offset: usize) -> Result<Transport, Malformed> {
-    if fragment_offset < least_header(protocol) {
+    if fragment_offset < min_header_length(protocol) {
         Err(Malformed::FragmentOverlap)
     } else {
         Ok(Transport::LaterFragment)
@@ -547,7 +547,7 @@ pub fn parse_transport<F: Frame + ?Sized>(
     protocol: u8,
     header: Span,
 ) -> Result<Transport, Malformed> {
-    let least = least_header(protocol);
+    let least = min_header_length(protocol);
     let (offset, end) = header.bounds();
     if least == 0 {
         return Ok(Transport::Other);

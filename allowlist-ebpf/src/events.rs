@@ -44,12 +44,12 @@ fn emit_before(ctx: &XdpContext, reason: u32, until: u64) {
     event.time = now;
     event.interface = INTERFACE.load();
     event.reason = reason as u8;
-    if let Some(parsed) = frames::parsed_last() {
+    if let Some(parsed) = frames::last_parsed() {
         event.length = parsed.length();
         if let Some(cause) = parsed.cause() {
             event.cause = cause as u8;
             if let Some(addresses) = frames::addresses(ctx) {
-                event.address(&addresses);
+                event.set_addresses(&addresses);
             }
         } else if let Ok(Contents::Ip(packet)) = parsed.contents() {
             event.describe(&packet);
@@ -63,11 +63,11 @@ fn emit_before(ctx: &XdpContext, reason: u32, until: u64) {
 const fn is_within(budget: &mut EventBudget, window: u64) -> bool {
     if budget.window != window {
         budget.window = window;
-        budget.sent = 0;
+        budget.emitted = 0;
     }
-    if budget.sent >= EVENTS_PER_WINDOW {
+    if budget.emitted >= EVENTS_PER_WINDOW {
         return false;
     }
-    budget.sent += 1;
+    budget.emitted += 1;
     true
 }

@@ -25,7 +25,7 @@ static CPUS: Global<u32> = Global::new(1);
 /// VERIFIER: a function of its own, so that what led to the decision is forgotten here.
 #[inline(never)]
 pub(crate) fn mark_inbound(word: u64, is_allowed: u32) {
-    let Some(Ok(Contents::Ip(packet))) = frames::parsed_last().map(|parsed| parsed.contents())
+    let Some(Ok(Contents::Ip(packet))) = frames::last_parsed().map(|parsed| parsed.contents())
     else {
         return;
     };

@@ -12,8 +12,8 @@
 use allowlist_common::flow::Flow;
 use allowlist_common::frame::Frame;
 use allowlist_common::packet::{
-    self, Address, Addresses, Contents, Flat, Malformed, Packet, Quote, Rest, parse_network,
-    parse_transport,
+    self, Address, Addresses, Contents, Malformed, PackedMeta, PackedPacket, Packet, Quote,
+    parse_network, parse_transport,
 };
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::btf_maps::PerCpuArray;
@@ -23,16 +23,16 @@ use aya_ebpf::programs::{TcContext, XdpContext};
 
 /// What `v4` or `v6` make of a frame that is a plain packet, and of its length in bytes; `None` for others.
 #[inline(always)]
-pub(crate) fn plain<T>(
+pub(crate) fn parse_fast<T>(
     ctx: &XdpContext,
     v4: impl FnOnce(Packet, u64) -> Option<T>,
     v6: impl FnOnce(Packet, u64) -> Option<T>,
 ) -> Option<T> {
     let (start, end) = ctx.bounds();
     let length = end - start;
-    let frame = First { start, end, length };
+    let frame = LinearPart { start, end, length };
     let length = length as u64;
-    packet::plain(
+    packet::parse_fast(
         &frame,
         |packet| v4(packet, length),
         |packet| v6(packet, length),
@@ -41,118 +41,120 @@ pub(crate) fn plain<T>(
 
 /// Any frame. `None` is for a map that is missing, which none ever is.
 #[inline(always)]
-pub(crate) fn parsed<Context: Buffer>(ctx: &Context) -> Option<Left> {
-    let room = PARSED.get_ptr_mut(0)?;
-    leave(ctx, room);
-    let left = Left(room);
-    if left.rest().is_malformed() {
+pub(crate) fn parse<Context: Buffer>(ctx: &Context) -> Option<ParsedScratch> {
+    let scratch = PARSED.get_ptr_mut(0)?;
+    store_parsed(ctx, scratch);
+    let parsed = ParsedScratch(scratch);
+    if parsed.meta().is_malformed() {
         // Perhaps not all of its headers are in the first piece.
-        ctx.parse_again(room.cast());
+        ctx.parse_beyond_linear_part(scratch.cast());
     }
-    Some(left)
+    Some(parsed)
 }
 
 /// What [`parsed`] found last on this CPU.
 #[inline(always)]
-pub(crate) fn parsed_last() -> Option<Left> {
-    PARSED.get_ptr(0).map(Left)
+pub(crate) fn last_parsed() -> Option<ParsedScratch> {
+    PARSED.get_ptr(0).map(ParsedScratch)
 }
 
 /// What parsing left in the map's memory.
-pub(crate) struct Left(*const FlatWords);
+pub(crate) struct ParsedScratch(*const PackedWords);
 
-impl Left {
+impl ParsedScratch {
     /// What the frame carries.
     ///
     /// VERIFIER: to be taken apart at once. Kept, it would have fields that only some kinds of packets set, and
     /// the compiler would copy for the others whatever happens to be in a register.
     #[inline(always)]
     pub(crate) fn contents(&self) -> Result<Contents, Malformed> {
-        flat_in(self.0).parsed()
+        load_packed(self.0).unpack()
     }
 
     /// The frame's bytes, all pieces together.
     #[inline(always)]
     pub(crate) fn length(&self) -> u32 {
-        self.rest().length()
+        self.meta().length()
     }
 
     /// Why the frame is malformed; `None` where it is not.
     #[inline(always)]
     pub(crate) fn cause(&self) -> Option<Malformed> {
-        self.rest().cause()
+        self.meta().cause()
     }
 
     #[inline(always)]
-    fn rest(&self) -> Rest {
+    fn meta(&self) -> PackedMeta {
         // SAFETY: inside what it has place for.
-        rest_in(unsafe { &raw const (*self.0.cast::<Flat>()).rest })
+        load_meta(unsafe { &raw const (*self.0.cast::<PackedPacket>()).meta })
     }
 }
 
 /// The flow that an ICMP error from `source` is about, by what the received frame quotes.
 #[inline(always)]
-pub(crate) fn quoted(ctx: &XdpContext, quote: Quote, source: Address) -> Option<Flow> {
-    let room = QUOTED.get_ptr_mut(0)?;
+pub(crate) fn quoted_flow(ctx: &XdpContext, quote: Quote, source: Address) -> Option<Flow> {
+    let scratch = QUOTED.get_ptr_mut(0)?;
     let at = quote.encode(source);
-    if quote_whole(ctx, at, room.cast()) == 0 && quote_copied(ctx, at, room.cast()) == 0 {
+    if quoted_in_linear_part(ctx, at, scratch.cast()) == 0
+        && quoted_in_linearized(ctx, at, scratch.cast()) == 0
+    {
         return None;
     }
     // SAFETY: just written, by the one that says so.
-    Some(unsafe { *room.cast() })
+    Some(unsafe { *scratch.cast() })
 }
 
 /// The addresses in the first piece of a malformed frame, or in its start where it is in several.
 #[inline(always)]
 pub(crate) fn addresses(ctx: &XdpContext) -> Option<Addresses> {
-    packet::addresses(&First::piece(ctx))
-        .or_else(|| Copied::start(ctx).and_then(|copy| packet::addresses(&copy)))
+    packet::read_addresses(&LinearPart::of(ctx))
+        .or_else(|| LinearizedFrame::copy(ctx).and_then(|copy| packet::read_addresses(&copy)))
 }
 
 // In words, since BTF could not describe the values.
-type FlatWords = [u64; size_of::<Flat>() / 8];
+type PackedWords = [u64; size_of::<PackedPacket>() / 8];
 #[btf_map]
-static PARSED: PerCpuArray<FlatWords, 1> = PerCpuArray::new();
+static PARSED: PerCpuArray<PackedWords, 1> = PerCpuArray::new();
 #[btf_map]
 static QUOTED: PerCpuArray<[u64; size_of::<Flow>() / 8], 1> = PerCpuArray::new();
 
-/// Leaves what is parsed from a frame's first piece for [`Left`].
+/// Leaves what is parsed from a frame's first piece for [`ParsedScratch`].
 #[inline(always)]
-fn leave<Context: Buffer>(ctx: &Context, room: *mut FlatWords) {
-    leave_network(&First::piece(ctx), room.cast());
-    leave_transport(&First::piece(ctx), room.cast());
+fn store_parsed<Context: Buffer>(ctx: &Context, scratch: *mut PackedWords) {
+    store_network(&LinearPart::of(ctx), scratch.cast());
+    store_transport(&LinearPart::of(ctx), scratch.cast());
 }
 
 #[inline(always)]
-fn leave_network<F: Frame>(frame: &F, room: *mut u64) {
+fn store_network<F: Frame>(frame: &F, scratch: *mut u64) {
     let found = parse_network(frame);
-    let flat = Flat::of_network(&found, frame.length() as u32);
-    // SAFETY: `room` has place for it, and is this CPU's own.
-    unsafe { room.cast::<Flat>().write(flat) };
+    let flat = PackedPacket::from_network(&found, frame.length() as u32);
+    // SAFETY: `scratch` has place for it, and is this CPU's own.
+    unsafe { scratch.cast::<PackedPacket>().write(flat) };
 }
 
 #[inline(always)]
-fn leave_transport<F: Frame>(frame: &F, room: *mut u64) {
-    // SAFETY: inside what `room` has place for.
-    let rest = unsafe { &raw mut (*room.cast::<Flat>()).rest };
-    let found = rest_in(rest);
-    if let Some((family, protocol, header)) = found.unread() {
-        let found = found.with(parse_transport(frame, family, protocol, header));
+fn store_transport<F: Frame>(frame: &F, scratch: *mut u64) {
+    // SAFETY: inside what `scratch` has place for.
+    let meta = unsafe { &raw mut (*scratch.cast::<PackedPacket>()).meta };
+    let found = load_meta(meta);
+    if let Some((family, protocol, header)) = found.unparsed_transport() {
+        let found = found.with_parsed_transport(parse_transport(frame, family, protocol, header));
         // SAFETY: as above.
-        unsafe { rest.write(found) };
+        unsafe { meta.write(found) };
     }
 }
 
-/// What was left of the network layer, but for the addresses: as [`flat_in`].
+/// What was left of the network layer, but for the addresses: as [`load_packed`].
 #[inline(always)]
-fn rest_in(room: *const Rest) -> Rest {
-    let mut words = [0_u64; size_of::<Rest>() / 8];
+fn load_meta(scratch: *const PackedMeta) -> PackedMeta {
+    let mut words = [0_u64; size_of::<PackedMeta>() / 8];
     for (at, word) in words.iter_mut().enumerate() {
         // SAFETY: this CPU's own, and inside the value, by the loop's bound.
-        *word = unsafe { room.cast::<u64>().add(at).read_volatile() };
+        *word = unsafe { scratch.cast::<u64>().add(at).read_volatile() };
     }
     // SAFETY: as large, and integers only, so any bits are one.
-    unsafe { core::mem::transmute::<[u64; size_of::<Rest>() / 8], Rest>(words) }
+    unsafe { core::mem::transmute::<[u64; size_of::<PackedMeta>() / 8], PackedMeta>(words) }
 }
 
 /// What was left.
@@ -160,56 +162,56 @@ fn rest_in(room: *const Rest) -> Rest {
 /// VERIFIER: every word is loaded, and at once. Else the compiler loads what one kind of packet has on
 /// that kind's path alone, and computes with what happens to be in the register on the others.
 #[inline(always)]
-fn flat_in(room: *const FlatWords) -> Flat {
-    let mut words: FlatWords = [0; _];
+fn load_packed(scratch: *const PackedWords) -> PackedPacket {
+    let mut words: PackedWords = [0; _];
     for (at, word) in words.iter_mut().enumerate() {
         // SAFETY: this CPU's own, and inside the array, by the loop's bound.
-        *word = unsafe { room.cast::<u64>().add(at).read_volatile() };
+        *word = unsafe { scratch.cast::<u64>().add(at).read_volatile() };
     }
     // SAFETY: as large, and integers only, so any bits are one.
-    unsafe { core::mem::transmute::<FlatWords, Flat>(words) }
+    unsafe { core::mem::transmute::<PackedWords, PackedPacket>(words) }
 }
 
 /// Parses the copied start of a frame in pieces; leaves a frame in one piece as it was parsed.
 #[inline(never)]
-fn parse_copied(ctx: &XdpContext, room: *mut u64) {
-    if let Some(copy) = Copied::start(ctx) {
-        network_copied(copy.copy, copy.length, room);
-        transport_copied(copy.copy, room);
+fn parse_linearized(ctx: &XdpContext, scratch: *mut u64) {
+    if let Some(copy) = LinearizedFrame::copy(ctx) {
+        store_linearized_network(copy.copy, copy.length, scratch);
+        store_linearized_transport(copy.copy, scratch);
     }
 }
 
 /// Parses a sent frame whose headers are not all in the first piece, with them moved there. Hardly ever
 /// done: it makes the kernel copy the piece.
 #[inline(never)]
-fn parse_pulled(ctx: &TcContext, room: *mut u64) {
-    let headers = COPIED.min(ctx.length());
+fn parse_pulled(ctx: &TcContext, scratch: *mut u64) {
+    let headers = HEADER_BYTES.min(ctx.length());
     // SAFETY: the context is this program's own; its pointers are read anew. On failure the frame is as it
     // was, and so is what is parsed.
     unsafe { bpf_skb_pull_data(ctx.as_ptr().cast(), headers as u32) };
-    leave(ctx, room.cast());
+    store_parsed(ctx, scratch.cast());
 }
 
 #[inline(never)]
-fn network_copied(copy: *const u64, length: usize, room: *mut u64) {
-    leave_network(&Copied { copy, length }, room);
+fn store_linearized_network(copy: *const u64, length: usize, scratch: *mut u64) {
+    store_network(&LinearizedFrame { copy, length }, scratch);
 }
 
 #[inline(never)]
-fn transport_copied(copy: *const u64, room: *mut u64) {
+fn store_linearized_transport(copy: *const u64, scratch: *mut u64) {
     let length = 0; // the network layer was compared with it
-    leave_transport(&Copied { copy, length }, room);
+    store_transport(&LinearizedFrame { copy, length }, scratch);
 }
 
 #[inline(never)]
-fn quote_whole(ctx: &XdpContext, at: u64, room: *mut u64) -> u32 {
-    leave_quoted(&First::piece(ctx), at, room)
+fn quoted_in_linear_part(ctx: &XdpContext, at: u64, scratch: *mut u64) -> u32 {
+    store_quoted_flow(&LinearPart::of(ctx), at, scratch)
 }
 
 #[inline(never)]
-fn quote_copied(ctx: &XdpContext, at: u64, room: *mut u64) -> u32 {
-    match Copied::start(ctx) {
-        Some(copy) => leave_quoted(&copy, at, room),
+fn quoted_in_linearized(ctx: &XdpContext, at: u64, scratch: *mut u64) -> u32 {
+    match LinearizedFrame::copy(ctx) {
+        Some(copy) => store_quoted_flow(&copy, at, scratch),
         None => 0,
     }
 }
@@ -217,12 +219,12 @@ fn quote_copied(ctx: &XdpContext, at: u64, room: *mut u64) -> u32 {
 /// # Returns
 /// 1 if there is a flow.
 #[inline(always)]
-fn leave_quoted<F: Frame>(frame: &F, at: u64, room: *mut u64) -> u32 {
-    let Some(flow) = Quote::flow_at(at, frame) else {
+fn store_quoted_flow<F: Frame>(frame: &F, at: u64, scratch: *mut u64) -> u32 {
+    let Some(flow) = Quote::flow_encoded(at, frame) else {
         return 0;
     };
-    // SAFETY: `room` has place for it, and is this CPU's own.
-    unsafe { room.cast::<Flow>().write(flow) };
+    // SAFETY: `scratch` has place for it, and is this CPU's own.
+    unsafe { scratch.cast::<Flow>().write(flow) };
     1
 }
 
@@ -236,7 +238,7 @@ pub(crate) trait Buffer {
     /// Bytes of all its pieces, where that costs no call; else of the first.
     fn length(&self) -> usize;
     /// Leaves what is parsed from all that can be reached of it.
-    fn parse_again(&self, room: *mut u64);
+    fn parse_beyond_linear_part(&self, scratch: *mut u64);
 }
 
 impl Buffer for XdpContext {
@@ -258,8 +260,8 @@ impl Buffer for XdpContext {
     }
 
     #[inline(always)]
-    fn parse_again(&self, room: *mut u64) {
-        parse_copied(self, room);
+    fn parse_beyond_linear_part(&self, scratch: *mut u64) {
+        parse_linearized(self, scratch);
     }
 }
 
@@ -282,28 +284,28 @@ impl Buffer for TcContext {
     }
 
     #[inline(always)]
-    fn parse_again(&self, room: *mut u64) {
-        parse_pulled(self, room);
+    fn parse_beyond_linear_part(&self, scratch: *mut u64) {
+        parse_pulled(self, scratch);
     }
 }
 
 /// The first piece of a frame, which mostly is the only one.
-struct First {
+struct LinearPart {
     start: usize,
     end: usize,
     length: usize,
 }
 
-impl First {
+impl LinearPart {
     #[inline(always)]
-    fn piece<Context: Buffer>(ctx: &Context) -> Self {
+    fn of<Context: Buffer>(ctx: &Context) -> Self {
         let (start, end) = ctx.bounds();
         let length = ctx.length();
         Self { start, end, length }
     }
 }
 
-impl Frame for First {
+impl Frame for LinearPart {
     #[inline(always)]
     fn length(&self) -> usize {
         self.length
@@ -330,50 +332,55 @@ impl Frame for First {
 
 /// How much of a frame in pieces is copied: all headers of any packet that somebody sends. Deeper
 /// ones are malformed.
-const COPIED: usize = 512;
+const HEADER_BYTES: usize = 512;
 
 /// The copied start of a frame, and how much of it there is.
 #[repr(C)]
-struct Copy {
-    bytes: [u8; COPIED],
+struct HeaderBuf {
+    bytes: [u8; HEADER_BYTES],
     /// VERIFIER: never used. A read begins at any of `bytes`, for all that is known of it, and ends here.
     longest_read: [u8; 24],
-    held: usize,
+    copied: usize,
 }
 
 #[btf_map]
-static COPY: PerCpuArray<Copy, 1> = PerCpuArray::new();
+static HEADER_BUF: PerCpuArray<HeaderBuf, 1> = PerCpuArray::new();
 
 /// A frame in pieces, by a copy of its start.
-struct Copied {
-    /// A [`Copy`]; so that BTF need not describe it once more.
+struct LinearizedFrame {
+    /// A [`HeaderBuf`]; so that BTF need not describe it once more.
     copy: *const u64,
     /// Of all pieces.
     length: usize,
 }
 
-impl Copied {
+impl LinearizedFrame {
     /// Copies the start of a frame; `None` for a frame in one piece.
     #[inline(always)]
-    fn start(ctx: &XdpContext) -> Option<Self> {
+    fn copy(ctx: &XdpContext) -> Option<Self> {
         // SAFETY: the context is this program's own.
         let length = unsafe { bpf_xdp_get_buff_len(ctx.as_ptr().cast()) as usize };
         if ctx.length() == length {
             return None;
         }
-        let copy = COPY.get_ptr_mut(0)?;
-        let held = if length < COPIED { length } else { COPIED };
-        // SAFETY: this CPU's own, with room for as much; no other program runs on this CPU meanwhile.
+        let copy = HEADER_BUF.get_ptr_mut(0)?;
+        let copied = if length < HEADER_BYTES {
+            length
+        } else {
+            HEADER_BYTES
+        };
+        // SAFETY: this CPU's own, with scratch for as much; no other program runs on this CPU meanwhile.
         let failed = unsafe {
-            (*copy).held = held;
+            (*copy).copied = copied;
             // VERIFIER: what was stored is not known any more, and the mask gives it bounds from 1 on. No
             // frame has a length of 0.
-            let held = (&raw const (*copy).held).read_volatile().wrapping_sub(1) & (COPIED - 1);
+            let copied =
+                (&raw const (*copy).copied).read_volatile().wrapping_sub(1) & (HEADER_BYTES - 1);
             bpf_xdp_load_bytes(
                 ctx.as_ptr().cast(),
                 0,
                 (&raw mut (*copy).bytes).cast(),
-                held as u32 + 1,
+                copied as u32 + 1,
             )
         };
         (failed == 0).then_some(Self {
@@ -383,7 +390,7 @@ impl Copied {
     }
 }
 
-impl Frame for Copied {
+impl Frame for LinearizedFrame {
     #[inline(always)]
     fn length(&self) -> usize {
         self.length
@@ -395,14 +402,15 @@ impl Frame for Copied {
         offset: usize,
         read: impl FnOnce(&[u8; N]) -> T,
     ) -> Option<T> {
-        const { assert!(N <= 24, "longer than `Copy` has room for") };
+        const { assert!(N <= 24, "longer than `HeaderBuf` has scratch for") };
         // SAFETY: `copy` is this CPU's own, and written before.
-        let held = unsafe { (&raw const (*self.copy.cast::<Copy>()).held).read_volatile() };
-        if offset + N > held {
+        let copied =
+            unsafe { (&raw const (*self.copy.cast::<HeaderBuf>()).copied).read_volatile() };
+        if offset + N > copied {
             return None;
         }
-        // VERIFIER: the mask gives a bound; it changes nothing, since less than `COPIED` is held.
-        let at = offset & (COPIED - 1);
+        // VERIFIER: the mask gives a bound; it changes nothing, since less than `HEADER_BYTES` is copied.
+        let at = offset & (HEADER_BYTES - 1);
         // SAFETY: the N bytes at `offset` were copied: just compared. Nothing writes to them while this
         // frame is judged.
         Some(read(unsafe {

@@ -47,7 +47,7 @@ use crate::maps::{ControlRef, Generation};
 #[inline(always)]
 pub fn allowlist(ctx: XdpContext) -> u32 {
     // Two functions, so that each is compiled for its family.
-    if let Some(verdict) = frames::plain(
+    if let Some(verdict) = frames::parse_fast(
         &ctx,
         |packet, length| fast_path(&ctx, packet, length),
         |packet, length| fast_path(&ctx, packet, length),
@@ -55,7 +55,7 @@ pub fn allowlist(ctx: XdpContext) -> u32 {
         return verdict;
     }
     // VERIFIER: parsed before anything else is known, since parsing is walked once for each way to it.
-    let (Some(parsed), Some(control)) = (frames::parsed(&ctx), ControlRef::get()) else {
+    let (Some(parsed), Some(control)) = (frames::parse(&ctx), ControlRef::get()) else {
         return internal_error();
     };
     let stored = control.bits();

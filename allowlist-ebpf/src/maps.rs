@@ -265,6 +265,6 @@ impl Tables for Generation<'_> {
 
     #[inline(always)]
     fn quoted(&self, quote: Quote, source: Address) -> Option<Flow> {
-        frames::quoted(self.ctx, quote, source)
+        frames::quoted_flow(self.ctx, quote, source)
     }
 }

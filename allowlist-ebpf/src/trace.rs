@@ -33,7 +33,7 @@ fn log_end(ctx: &XdpContext, verdict: u32, reason: u32) {
         return;
     };
     let (verdict, reason) = (verdict.name(), reason.name());
-    let Some(Ok(Contents::Ip(packet))) = frames::parsed_last().map(|parsed| parsed.contents())
+    let Some(Ok(Contents::Ip(packet))) = frames::last_parsed().map(|parsed| parsed.contents())
     else {
         info!(ctx, "{} {}", verdict, reason);
         return;

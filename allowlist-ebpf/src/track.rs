@@ -31,7 +31,7 @@ pub fn allowlist_track(ctx: TcContext) -> i32 {
     if let Some(control) = ControlRef::get()
         && let word = effective_control(control.bits())
         && !word.is_open()
-        && let Some(parsed) = frames::parsed(&ctx)
+        && let Some(parsed) = frames::parse(&ctx)
         && let Ok(Contents::Ip(packet)) = parsed.contents()
         && let Some(sent) = OutboundPacket::from_packet(&packet)
     {

@@ -15,10 +15,10 @@ pub const fn window(nanoseconds: u64) -> u64 {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct EventBudget {
-    /// The window that `sent` is about.
+    /// The window that `emitted` is about.
     pub window: u64,
     /// How many were sent in it.
-    pub sent: u64,
+    pub emitted: u64,
     /// How many were not told of since the maps were made: over the budget, or the ring was full.
     pub suppressed: u64,
 }
@@ -85,7 +85,7 @@ impl Event {
 
     /// Fills in the addresses of a malformed packet, in the event's own memory.
     #[inline(always)]
-    pub const fn address(&mut self, read: &Addresses) {
+    pub const fn set_addresses(&mut self, read: &Addresses) {
         self.family = read.source.family();
         self.source = read.source.padded();
         self.destination = read.destination.padded();

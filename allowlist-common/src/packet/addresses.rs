@@ -21,8 +21,8 @@ pub struct Addresses {
 /// The addresses of a frame, even of a malformed one; `None` where it is no IP packet, or ends inside the fixed part
 /// of its IP header, or the header's version is another one.
 #[inline(always)]
-pub fn addresses<F: Frame + ?Sized>(frame: &F) -> Option<Addresses> {
-    let mut kind = frame.number(ETHERNET - 2)?;
+pub fn read_addresses<F: Frame + ?Sized>(frame: &F) -> Option<Addresses> {
+    let mut kind = frame.read_be_u16(ETHERNET - 2)?;
     let mut offset = ETHERNET;
     let mut vlan = 0;
     for _ in 0..MAX_TAGS {
@@ -45,8 +45,8 @@ pub fn addresses<F: Frame + ?Sized>(frame: &F) -> Option<Addresses> {
         }
         0x86dd => {
             let header = frame.read(offset, Ipv6::read)?;
-            let source = Address::V6(frame.halves(offset + 8)?);
-            let destination = Address::V6(frame.halves(offset + 24)?);
+            let source = Address::V6(frame.read_be_u128(offset + 8)?);
+            let destination = Address::V6(frame.read_be_u128(offset + 24)?);
             (header.version, source, destination, header.next)
         }
         _ => return None,

@@ -19,7 +19,7 @@ impl Quote {
     /// nothing is quoted that a flow could be told from.
     #[inline(always)]
     pub fn flow<F: Frame + ?Sized>(self, frame: &F, source: Address) -> Option<Flow> {
-        Self::flow_at(self.encode(source), frame)
+        Self::flow_encoded(self.encode(source), frame)
     }
 
     /// Both in one number, which is all that a function of the kernel program takes.
@@ -30,7 +30,7 @@ impl Quote {
 
     /// The same as [`Self::flow`], for what [`Self::encode`] made.
     #[inline(always)]
-    pub fn flow_at<F: Frame + ?Sized>(encoded: u64, frame: &F) -> Option<Flow> {
+    pub fn flow_encoded<F: Frame + ?Sized>(encoded: u64, frame: &F) -> Option<Flow> {
         let (start, end) = ((encoded >> 16) as u16 as usize, encoded as u16 as usize);
         if encoded >> 32 == 4 {
             v4(frame, start, end)
@@ -70,8 +70,8 @@ fn v6<F: Frame + ?Sized>(frame: &F, start: usize, end: usize) -> Option<Flow> {
         return None;
     }
     let header = frame.read(start, Ipv6::read)?;
-    let source = frame.halves(start + 8)?;
-    let destination = frame.halves(start + 24)?;
+    let source = frame.read_be_u128(start + 8)?;
+    let destination = frame.read_be_u128(start + 24)?;
     if header.version != 6 {
         return None;
     }

@@ -4,8 +4,8 @@
 use allowlist_common::flow::Flow;
 use allowlist_common::frame::Frame;
 use allowlist_common::packet::{
-    Address, Contents, Flat, Malformed, Packet, Transport, addresses, parse, parse_network,
-    parse_transport, plain,
+    Address, Contents, Malformed, PackedPacket, Packet, Transport, parse, parse_fast,
+    parse_network, parse_transport, read_addresses,
 };
 use allowlist_tests::model::dissect::Facts;
 use allowlist_tests::model::{self, Content};
@@ -24,7 +24,7 @@ pub(super) fn check(frame: &[u8], facts: &Facts) {
     assert!(agree, "{parsed:?}\n{facts:?}\n{}", hex(frame));
     // The addresses that drop events of malformed frames show.
     if let Ok(Contents::Ip(packet)) = parsed {
-        let read = addresses(frame).map(|read| (read.vlan, read.source, read.destination));
+        let read = read_addresses(frame).map(|read| (read.vlan, read.source, read.destination));
         assert_eq!(read, Some((packet.vlan, packet.source, packet.destination)));
     }
 }
@@ -95,10 +95,10 @@ fn flow(quoted: &model::Packet) -> Flow {
 /// of which only the first `piece` bytes can be read.
 pub(super) fn check_ways(frame: &[u8], piece: usize) {
     let whole = parse(frame);
-    let flat = Flat::of_network(&whole.map(|contents| (contents, None)), 0);
+    let flat = PackedPacket::from_network(&whole.map(|contents| (contents, None)), 0);
     assert_eq!(flat.parsed(), whole, "{}", hex(frame));
     assert_eq!(in_halves(frame), whole, "{}", hex(frame));
-    if let Some(packet) = plain(frame, Some, Some) {
+    if let Some(packet) = parse_fast(frame, Some, Some) {
         assert_eq!(Ok(Contents::Ip(packet)), whole, "{}", hex(frame));
     }
     let cut = Piece {
@@ -115,7 +115,7 @@ pub(super) fn check_ways(frame: &[u8], piece: usize) {
 }
 
 fn in_halves<F: Frame + ?Sized>(frame: &F) -> Result<Contents, Malformed> {
-    let flat = Flat::of_network(&parse_network(frame), frame.length() as u32);
+    let flat = PackedPacket::from_network(&parse_network(frame), frame.length() as u32);
     match flat.rest.unread() {
         Some((family, protocol, header)) => {
             let found = parse_transport(frame, family, protocol, header);

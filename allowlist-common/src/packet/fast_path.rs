@@ -4,7 +4,7 @@
 //! Invariant: of a plain packet [`super::parse`] says the same; what is anything else is left to it.
 
 use super::{Address, ETHERNET, IPV4, IPV6, Packet, TAG, TCP, Transport, UDP};
-use super::{least_header, u16_at, u32_at};
+use super::{min_header_length, u16_at, u32_at};
 use crate::frame::{Frame, u64_at};
 
 /// Of a transport header, what is read: as much as UDP has.
@@ -16,13 +16,13 @@ const FLAGS: usize = 13;
 ///
 /// Two functions, so that each is compiled for its family.
 #[inline(always)]
-pub fn plain<F: Frame + ?Sized, T>(
+pub fn parse_fast<F: Frame + ?Sized, T>(
     frame: &F,
     v4: impl FnOnce(Packet) -> Option<T>,
     v6: impl FnOnce(Packet) -> Option<T>,
 ) -> Option<T> {
     const TAGGED: u16 = 0x8100;
-    let mut kind = frame.number(ETHERNET - 2)?;
+    let mut kind = frame.read_be_u16(ETHERNET - 2)?;
     let (mut start, mut vlan) = (ETHERNET, 0);
     if kind == TAGGED {
         (vlan, kind) = frame.read::<TAG, _>(ETHERNET, |tag| {
@@ -31,15 +31,15 @@ pub fn plain<F: Frame + ?Sized, T>(
         start += TAG;
     }
     match kind {
-        0x0800 => v4(plain_v4(frame, start, vlan)?),
-        0x86dd => v6(plain_v6(frame, start, vlan)?),
+        0x0800 => v4(parse_v4(frame, start, vlan)?),
+        0x86dd => v6(parse_v6(frame, start, vlan)?),
         _ => None,
     }
 }
 
 /// A plain packet of IPv4, whose header is at `start`.
 #[inline(always)]
-fn plain_v4<F: Frame + ?Sized>(frame: &F, start: usize, vlan: u16) -> Option<Packet> {
+fn parse_v4<F: Frame + ?Sized>(frame: &F, start: usize, vlan: u16) -> Option<Packet> {
     const VERSION_AND_LENGTH: u8 = 0x45;
     const FRAGMENT: u16 = 0x3fff;
     let packet = frame.read::<{ IPV4 + PORTS }, _>(start, |header| {
@@ -48,7 +48,7 @@ fn plain_v4<F: Frame + ?Sized>(frame: &F, start: usize, vlan: u16) -> Option<Pac
         if header[0] != VERSION_AND_LENGTH
             || u16_at::<6>(header) & FRAGMENT != 0
             || !matches!(protocol, TCP | UDP)
-            || length < IPV4 + least_header(protocol)
+            || length < IPV4 + min_header_length(protocol)
             || start + length > frame.length()
         {
             return None;
@@ -67,13 +67,13 @@ fn plain_v4<F: Frame + ?Sized>(frame: &F, start: usize, vlan: u16) -> Option<Pac
 
 /// A plain packet of IPv6, whose header is at `start`.
 #[inline(always)]
-fn plain_v6<F: Frame + ?Sized>(frame: &F, start: usize, vlan: u16) -> Option<Packet> {
+fn parse_v6<F: Frame + ?Sized>(frame: &F, start: usize, vlan: u16) -> Option<Packet> {
     let packet = frame.read::<{ IPV6 + PORTS }, _>(start, |header| {
         let length = u16_at::<4>(header) as usize;
         let protocol = header[6];
         if header[0] >> 4 != 6
             || !matches!(protocol, TCP | UDP)
-            || length < least_header(protocol)
+            || length < min_header_length(protocol)
             || start + IPV6 + length > frame.length()
         {
             return None;

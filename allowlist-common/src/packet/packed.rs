@@ -9,17 +9,17 @@ use super::{Address, Contents, Malformed, Packet, Quote, Span, Transport};
 /// See the module.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct Flat {
+pub struct PackedPacket {
     source: [u64; 2],
     destination: [u64; 2],
     /// What the transport header adds to.
-    pub rest: Rest,
+    pub meta: PackedMeta,
 }
 
 /// All but the addresses: what the transport header adds to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct Rest {
+pub struct PackedMeta {
     /// From the lowest byte: contents, family, hops, protocol, transport, detail; then the VLAN. Of a malformed
     /// frame the cause stands in the place of the family.
     header: u64,
@@ -43,12 +43,12 @@ const ICMP_ERROR: u8 = 2;
 const LATER_FRAGMENT: u8 = 3;
 const NO_PORTS: u8 = 4;
 /// Where the header starts and ends that is still to be read.
-const UNREAD: u8 = 5;
+const UNPARSED: u8 = 5;
 
-impl Flat {
+impl PackedPacket {
     /// What [`super::parse_network`] found in a frame of `length` bytes.
     #[inline(always)]
-    pub const fn of_network(
+    pub const fn from_network(
         found: &Result<(Contents, Option<Span>), Malformed>,
         length: u32,
     ) -> Self {
@@ -58,7 +58,7 @@ impl Flat {
                 return Self {
                     source: [0; 2],
                     destination: [0; 2],
-                    rest: Rest::malformed(*cause, length),
+                    meta: PackedMeta::malformed(*cause, length),
                 };
             }
         };
@@ -68,10 +68,10 @@ impl Flat {
             Contents::Ip(packet) => packet,
         };
         let transport = match header {
-            Some(header) => (UNREAD, [header.start, header.end], 0),
-            None => flat_transport(packet.transport),
+            Some(header) => (UNPARSED, [header.start, header.end], 0),
+            None => pack_transport(packet.transport),
         };
-        let rest = Rest {
+        let meta = PackedMeta {
             header: IP as u64
                 | (packet.source.family() as u64) << 8
                 | (packet.hops as u64) << 16
@@ -82,7 +82,7 @@ impl Flat {
         Self {
             source: packet.source.padded(),
             destination: packet.destination.padded(),
-            rest: rest.with_transport(transport),
+            meta: meta.with_transport(transport),
         }
     }
 
@@ -91,22 +91,22 @@ impl Flat {
         Self {
             source: [0; 2],
             destination: [0; 2],
-            rest: Rest::without_ip(contents, length),
+            meta: PackedMeta::without_ip(contents, length),
         }
     }
 
     /// The same with what the transport header has added.
     #[must_use]
-    pub const fn with_rest(self, rest: Rest) -> Self {
-        Self { rest, ..self }
+    pub const fn with_meta(self, meta: PackedMeta) -> Self {
+        Self { meta, ..self }
     }
 
     /// What it was made from.
     #[inline(always)]
-    pub const fn parsed(&self) -> Result<Contents, Malformed> {
-        match self.rest.header as u8 {
+    pub const fn unpack(&self) -> Result<Contents, Malformed> {
+        match self.meta.header as u8 {
             MALFORMED => {
-                return Err(match self.rest.cause() {
+                return Err(match self.meta.cause() {
                     Some(cause) => cause,
                     None => Malformed::EthernetHeader, // never written
                 });
@@ -115,16 +115,16 @@ impl Flat {
             OTHER => return Ok(Contents::Other),
             _ => {}
         }
-        let family = (self.rest.header >> 8) as u8;
-        let (first, second) = (self.rest.words as u16, (self.rest.words >> 16) as u16);
-        let detail = (self.rest.header >> 40) as u8;
+        let family = (self.meta.header >> 8) as u8;
+        let (first, second) = (self.meta.words as u16, (self.meta.words >> 16) as u16);
+        let detail = (self.meta.header >> 40) as u8;
         Ok(Contents::Ip(Packet {
-            vlan: (self.rest.header >> 48) as u16,
+            vlan: (self.meta.header >> 48) as u16,
             source: Address::from_padded(family, self.source),
             destination: Address::from_padded(family, self.destination),
-            hops: (self.rest.header >> 16) as u8,
-            protocol: (self.rest.header >> 24) as u8,
-            transport: match (self.rest.header >> 32) as u8 {
+            hops: (self.meta.header >> 16) as u8,
+            protocol: (self.meta.header >> 24) as u8,
+            transport: match (self.meta.header >> 32) as u8 {
                 PORTS => Transport::Ports {
                     source: first,
                     destination: second,
@@ -148,7 +148,7 @@ impl Flat {
     }
 }
 
-impl Rest {
+impl PackedMeta {
     #[inline(always)]
     const fn without_ip(contents: u8, length: u32) -> Self {
         Self {
@@ -189,8 +189,8 @@ impl Rest {
 
     /// The family, the protocol and the place of a transport header that is still to be read.
     #[inline(always)]
-    pub const fn unread(&self) -> Option<(u8, u8, Span)> {
-        if self.header as u8 != IP || (self.header >> 32) as u8 != UNREAD {
+    pub const fn unparsed_transport(&self) -> Option<(u8, u8, Span)> {
+        if self.header as u8 != IP || (self.header >> 32) as u8 != UNPARSED {
             return None;
         }
         let span = Span {
@@ -209,9 +209,9 @@ impl Rest {
     /// The same with what [`super::parse_transport`] found.
     #[inline(always)]
     #[must_use]
-    pub const fn with(self, found: Result<Transport, Malformed>) -> Self {
+    pub const fn with_parsed_transport(self, found: Result<Transport, Malformed>) -> Self {
         match found {
-            Ok(transport) => self.with_transport(flat_transport(transport)),
+            Ok(transport) => self.with_transport(pack_transport(transport)),
             Err(cause) => Self::malformed(cause, self.length()),
         }
     }
@@ -224,7 +224,7 @@ impl Rest {
 }
 
 #[inline(always)]
-const fn flat_transport(transport: Transport) -> (u8, [u16; 2], u8) {
+const fn pack_transport(transport: Transport) -> (u8, [u16; 2], u8) {
     match transport {
         Transport::Ports {
             source,
@@ -283,11 +283,11 @@ mod tests {
             }
         }
         for parsed in all {
-            let flat = Flat::of_network(&parsed.map(|contents| (contents, None)), 1514);
-            assert_eq!(flat.parsed(), parsed);
-            assert_eq!(flat.rest.length(), 1514);
-            assert_eq!(flat.rest.unread(), None);
-            assert_eq!(flat.rest.cause(), parsed.err());
+            let packed = PackedPacket::from_network(&parsed.map(|contents| (contents, None)), 1514);
+            assert_eq!(packed.unpack(), parsed);
+            assert_eq!(packed.meta.length(), 1514);
+            assert_eq!(packed.meta.unparsed_transport(), None);
+            assert_eq!(packed.meta.cause(), parsed.err());
         }
     }
 
@@ -303,25 +303,28 @@ mod tests {
         };
         let span = Span { start: 54, end: 99 };
         let found = Ok((Contents::Ip(packet), Some(span)));
-        let flat = Flat::of_network(&found, 99);
-        assert_eq!(flat.rest.unread(), Some((6, 6, span)));
+        let pending = PackedPacket::from_network(&found, 99);
+        assert_eq!(pending.meta.unparsed_transport(), Some((6, 6, span)));
         let transport = Transport::Ports {
             source: 1,
             destination: 2,
             flags: 3,
         };
-        let with = |found| flat.with_rest(flat.rest.with(found));
+        let with = |found| pending.with_meta(pending.meta.with_parsed_transport(found));
         let whole = with(Ok(transport));
         let expected = Packet {
             transport,
             ..packet
         };
-        assert_eq!(whole.parsed(), Ok(Contents::Ip(expected)));
-        assert_eq!((whole.rest.length(), whole.rest.unread()), (99, None));
-        let malformed = with(Err(Malformed::TransportHeader));
-        assert_eq!(malformed.parsed(), Err(Malformed::TransportHeader));
+        assert_eq!(whole.unpack(), Ok(Contents::Ip(expected)));
         assert_eq!(
-            (malformed.rest.length(), malformed.rest.unread()),
+            (whole.meta.length(), whole.meta.unparsed_transport()),
+            (99, None)
+        );
+        let malformed = with(Err(Malformed::TransportHeader));
+        assert_eq!(malformed.unpack(), Err(Malformed::TransportHeader));
+        assert_eq!(
+            (malformed.meta.length(), malformed.meta.unparsed_transport()),
             (99, None)
         );
     }
