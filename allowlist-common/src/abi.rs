@@ -13,10 +13,10 @@ mod services;
 pub use control::{Control, ControlBits, Engine, Exemptions, ReturnTraffic};
 pub use event::{EVENTS_PER_WINDOW, Event, EventBudget, window};
 pub use fallback::Fallback;
-pub use generation::{GenerationTables, POOL_LEAST, Root};
+pub use generation::{GenerationTables, MIN_POOL_WORDS, Root};
 pub use identity::{Identity, MAPS_OF_PROGRAM};
 pub use services::{
-    CLASS_UNKNOWN, CLASSES, InterfaceServices, ServiceId, ServiceTable, later_class, service_set,
+    CLASS_UNKNOWN, CLASSES, InterfaceServices, ServiceId, ServiceTable, fragment_class, service_set,
 };
 
 use crate::verdict::{Reason, Verdict};
@@ -141,13 +141,13 @@ pub const EVENT_BYTES: u32 = 1 << 18;
 pub struct Grant {
     services: u64,
     /// Index into [`MATCHES`].
-    pub matched: u32,
+    pub match_id: u32,
 }
 
 impl Grant {
     /// A grant of a set of services.
-    pub const fn new(services: u64, matched: u32) -> Self {
-        Self { services, matched }
+    pub const fn new(services: u64, match_id: u32) -> Self {
+        Self { services, match_id }
     }
 
     /// The set of services.

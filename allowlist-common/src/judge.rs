@@ -25,16 +25,16 @@ pub trait Tables {
     /// [`ControlBits::shares_ports`].
     fn is_shared(&self, services: u64) -> bool;
     /// The id that a service's packets are counted under.
-    fn counted(&self, service: ServiceId) -> u32;
+    fn service_counter_id(&self, service: ServiceId) -> u32;
     /// What a source may reach.
     fn grant(&self, source: &Address) -> Option<Grant>;
     /// Whether this host sent anything lately from that port (echo identifier; 0 for peers): a
     /// cheap look that spares most of the next one.
-    fn sent_from(&self, protocol: u8, port: u16) -> bool;
+    fn port_has_flows(&self, protocol: u8, port: u16) -> bool;
     /// Whether this host sent anything of that flow lately.
-    fn sent(&self, flow: &Flow) -> bool;
+    fn has_flow(&self, flow: &Flow) -> bool;
     /// The flow that an ICMP error from `source` is about, by what it quotes.
-    fn quoted(&self, quote: Quote, source: Address) -> Option<Flow>;
+    fn flow_quoted_by(&self, quote: Quote, source: Address) -> Option<Flow>;
 }
 
 /// What becomes of a packet.
@@ -45,7 +45,7 @@ pub struct Decision {
     /// Why.
     pub reason: Reason,
     /// The id of the sources that let it in; 0 where none did.
-    pub matched: u32,
+    pub match_id: u32,
     /// The id of the service that covers it; 0 where none does, or where no port tells which.
     pub service: u32,
 }
@@ -56,7 +56,7 @@ impl Decision {
         Self {
             verdict,
             reason,
-            matched: 0,
+            match_id: 0,
             service: 0,
         }
     }
@@ -111,8 +111,8 @@ pub fn judge<T: Tables>(parsed: &Result<Contents, Malformed>, tables: &T) -> Dec
         return Decision {
             verdict: Verdict::Pass,
             reason: Reason::Allowed,
-            matched: grant.matched,
-            service: tables.counted(service),
+            match_id: grant.match_id,
+            service: tables.service_counter_id(service),
         };
     }
     // The port of a packet distinguishes requests to a service from answers to this host, unless this host
@@ -127,7 +127,7 @@ pub fn judge<T: Tables>(parsed: &Result<Contents, Malformed>, tables: &T) -> Dec
         Decision::new(Verdict::Drop, Reason::Fragment)
     } else if covering != 0 {
         Decision {
-            service: tables.counted(service),
+            service: tables.service_counter_id(service),
             ..Decision::new(Verdict::Drop, Reason::NotAllowed)
         }
     } else {
@@ -224,12 +224,14 @@ fn essential_traffic(packet: &Packet) -> Option<(Exemptions, Reason)> {
 /// tracked, or for a service's answer to somebody who may reach that service.
 #[inline(always)]
 fn icmp_error<T: Tables>(packet: &Packet, quote: Quote, tables: &T) -> Decision {
-    let is_wanted = !tables.control().tracks()
-        || tables.quoted(quote, packet.source).is_some_and(|flow| {
-            flow.local == packet.destination.padded()
-                && (is_served(&flow, tables) || was_sent(&flow, tables))
-        });
-    let verdict = if is_wanted {
+    let is_expected = !tables.control().tracks()
+        || tables
+            .flow_quoted_by(quote, packet.source)
+            .is_some_and(|flow| {
+                flow.local == packet.destination.padded()
+                    && (is_served(&flow, tables) || is_tracked(&flow, tables))
+            });
+    let verdict = if is_expected {
         Verdict::Pass
     } else {
         Verdict::Drop
@@ -259,7 +261,7 @@ fn is_served<T: Tables>(flow: &Flow, tables: &T) -> bool {
 fn is_answer<T: Tables>(packet: &Packet, tables: &T) -> bool {
     let control = tables.control();
     if control.tracks() {
-        return Flow::answered_by(packet).is_some_and(|flow| was_sent(&flow, tables));
+        return Flow::answered_by(packet).is_some_and(|flow| is_tracked(&flow, tables));
     }
     control.passes_established()
         && packet.protocol == TCP
@@ -268,17 +270,17 @@ fn is_answer<T: Tables>(packet: &Packet, tables: &T) -> bool {
 }
 
 #[inline(always)]
-fn was_sent<T: Tables>(flow: &Flow, tables: &T) -> bool {
+fn is_tracked<T: Tables>(flow: &Flow, tables: &T) -> bool {
     if flow.is_peer() && hides_protocol(flow.family, flow.protocol) {
         // It could be of any protocol that is tracked.
         return [TCP, UDP, ICMPV6]
             .iter()
-            .any(|&protocol| is_noted(&Flow { protocol, ..*flow }, tables));
+            .any(|&protocol| has_live_flow(&Flow { protocol, ..*flow }, tables));
     }
-    is_noted(flow, tables)
+    has_live_flow(flow, tables)
 }
 
 #[inline(always)]
-fn is_noted<T: Tables>(flow: &Flow, tables: &T) -> bool {
-    tables.sent_from(flow.protocol, flow.local_port) && tables.sent(flow)
+fn has_live_flow<T: Tables>(flow: &Flow, tables: &T) -> bool {
+    tables.port_has_flows(flow.protocol, flow.local_port) && tables.has_flow(flow)
 }

@@ -26,15 +26,15 @@ pub const ROOT_BITS: u32 = 16;
 /// VERIFIER: were there a number for such a place as well, each turn of a search would double the paths.
 pub trait Pool {
     /// The 4 bytes at a place.
-    fn half(&self, place: u32) -> Option<u32>;
+    fn u32_at(&self, place: u32) -> Option<u32>;
     /// The 8 bytes at a place: half as many places as halves.
-    fn word(&self, place: u32) -> Option<u64>;
+    fn u64_at(&self, place: u32) -> Option<u64>;
     /// A quarter as many places as words.
-    fn quad(&self, place: u32) -> Option<&[u64; 4]>;
+    fn u64x4_at(&self, place: u32) -> Option<&[u64; 4]>;
     /// An eighth as many places as words.
-    fn block(&self, place: u32) -> Option<&[u64; v6::BLOCK]>;
+    fn cache_line_at(&self, place: u32) -> Option<&[u64; v6::BLOCK_WORDS]>;
     /// Asks for the memory of a half that will be looked at, perhaps, so that it comes meanwhile.
-    fn ask(&self, place: u32);
+    fn prefetch(&self, place: u32);
 }
 
 /// How many of a chunk's `count` numbers begin at an address or before it: a search that halves what is left, where
@@ -42,13 +42,13 @@ pub trait Pool {
 ///
 /// VERIFIER: turns one after the other and no loop, so that each turn's states are compared with that turn's alone.
 #[inline(always)]
-fn begun(count: u32, after: impl Fn(u32) -> Option<i64>) -> Option<u32> {
+fn partition_point(count: u32, after: impl Fn(u32) -> Option<i64>) -> Option<u32> {
     let mut before = 0;
     let mut left = count;
     macro_rules! turn {
         () => {
             let step = left - left / 2;
-            before += step & if_negative(after(before + step)?);
+            before += step & sign_mask(after(before + step)?);
             left /= 2;
             if left == 0 {
                 return Some(before);
@@ -79,7 +79,7 @@ fn begun(count: u32, after: impl Fn(u32) -> Option<i64>) -> Option<u32> {
 /// Not a branch, which a processor would guess wrong half of the time, and with which the verifier would walk twice as
 /// many paths each turn. That the shift is not by 63 keeps the compiler from seeing one in it.
 #[inline(always)]
-const fn if_negative(number: i64) -> u32 {
+const fn sign_mask(number: i64) -> u32 {
     (number >> 48).cast_unsigned() as u32
 }
 
@@ -89,7 +89,7 @@ const fn if_negative(number: i64) -> u32 {
 /// know that they are the same.
 #[inline(always)]
 #[expect(unsafe_code, reason = "what the compiler is not to see through")]
-pub(crate) fn alone(place: u32) -> u32 {
+pub(crate) fn opaque(place: u32) -> u32 {
     // SAFETY: of a variable.
     unsafe { (&raw const place).read_volatile() }
 }

@@ -14,11 +14,11 @@ use crate::maps::{COUNTERS, INTERFACE, MATCHES, SERVICE_COUNTS};
 #[inline(always)]
 pub(crate) fn passed(decision: &Decision, bytes: u64) {
     end(Verdict::Pass, decision);
-    if decision.matched == 0 {
+    if decision.match_id == 0 {
         return;
     }
     let now = clock::nanoseconds();
-    if let Some(traffic) = MATCHES.get_ptr_mut(decision.matched) {
+    if let Some(traffic) = MATCHES.get_ptr_mut(decision.match_id) {
         // SAFETY: this CPU's own copy, and no other program runs on this CPU meanwhile.
         add(unsafe { &mut *traffic }, bytes, now);
     }

@@ -5,8 +5,8 @@
 
 use allowlist_common::abi::{
     ControlBits, Counters, EVENT_BYTES, Engine, Event, EventBudget, Fallback, GenerationTables,
-    Grant, Identity, Interface, MAX_INTERFACES, MAX_MATCHES, MAX_SERVICE_COUNTS, POOL_LEAST, SLOTS,
-    ServiceId, ServiceTraffic, Traffic, service_set,
+    Grant, Identity, Interface, MAX_INTERFACES, MAX_MATCHES, MAX_SERVICE_COUNTS, MIN_POOL_WORDS,
+    SLOTS, ServiceId, ServiceTraffic, Traffic, service_set,
 };
 use allowlist_common::flow::{
     Crowding, FOREIGN_FLOWS, Flow, FlowEntry, ForeignPort, Marking, PortsInUse, port_table,
@@ -25,7 +25,7 @@ pub(crate) type Slots<Inner> = ArrayOfMaps<Inner, { SLOTS as usize }>;
 /// Flows by their keys, the least recently used one evicted first.
 pub(crate) type FlowTable<const ROOM: usize> = LruHashMap<Flow, FlowEntry, ROOM>;
 /// In words, since BTF need not know more.
-type TableWords = [u64; size_of::<GenerationTables>() / 8 + POOL_LEAST as usize];
+type TableWords = [u64; size_of::<GenerationTables>() / 8 + MIN_POOL_WORDS as usize];
 
 #[btf_map]
 static CONTROL: Array<[u64; 2], 1, { BPF_F_MMAPABLE as usize }> = Array::new();
@@ -171,7 +171,7 @@ pub(crate) fn is_served(word: ControlBits, protocol: u8, port: u16) -> bool {
     let Some(tables) = tables(word) else {
         return false;
     };
-    let service = tables.services.of_port(slot(), protocol, port);
+    let service = tables.services.port_service(slot(), protocol, port);
     service != 0
         && !(word.shares_ports() && tables.services.is_shared(slot(), service_set(service)))
 }
@@ -211,18 +211,18 @@ impl Tables for Generation<'_> {
 
     #[inline(always)]
     fn service_of_port(&self, protocol: u8, port: u16) -> ServiceId {
-        self.tables.services.of_port(slot(), protocol, port)
+        self.tables.services.port_service(slot(), protocol, port)
     }
 
     #[inline(always)]
     fn service_of_protocol(&self, protocol: u8) -> ServiceId {
-        self.tables.services.of_protocol(slot(), protocol)
+        self.tables.services.protocol_service(slot(), protocol)
     }
 
     #[inline(always)]
     fn services_of_protocol(&self, family: u8, protocol: u8) -> u64 {
         let services = &self.tables.services;
-        services.any_of_protocol(slot(), family, protocol)
+        services.protocol_services(slot(), family, protocol)
     }
 
     #[inline(always)]
@@ -231,8 +231,8 @@ impl Tables for Generation<'_> {
     }
 
     #[inline(always)]
-    fn counted(&self, service: ServiceId) -> u32 {
-        self.tables.services.counted[service as usize]
+    fn service_counter_id(&self, service: ServiceId) -> u32 {
+        self.tables.services.counter_ids[service as usize]
     }
 
     #[inline(always)]
@@ -244,7 +244,7 @@ impl Tables for Generation<'_> {
     }
 
     #[inline(always)]
-    fn sent_from(&self, protocol: u8, port: u16) -> bool {
+    fn port_has_flows(&self, protocol: u8, port: u16) -> bool {
         let Some(ports) = PORTS.get_ptr(0) else {
             return false;
         };
@@ -254,7 +254,7 @@ impl Tables for Generation<'_> {
     }
 
     #[inline(always)]
-    fn sent(&self, flow: &Flow) -> bool {
+    fn has_flow(&self, flow: &Flow) -> bool {
         let entry = if flow.is_peer() {
             track::lookup(&PEERS, flow)
         } else {
@@ -264,7 +264,7 @@ impl Tables for Generation<'_> {
     }
 
     #[inline(always)]
-    fn quoted(&self, quote: Quote, source: Address) -> Option<Flow> {
+    fn flow_quoted_by(&self, quote: Quote, source: Address) -> Option<Flow> {
         frames::quoted_flow(self.ctx, quote, source)
     }
 }

@@ -2,20 +2,20 @@
 //!
 //! The search is `allowlist_common::ranges`'; this file gives it the memory behind the tables.
 
-use allowlist_common::abi::{GenerationTables, Grant, MAX_MATCHES, POOL_LEAST};
+use allowlist_common::abi::{GenerationTables, Grant, MAX_MATCHES, MIN_POOL_WORDS};
 use allowlist_common::packet::Address;
-use allowlist_common::ranges::v6::BLOCK;
+use allowlist_common::ranges::v6::BLOCK_WORDS;
 use allowlist_common::ranges::{Pool, v4, v6};
 use aya_ebpf::Global;
 
 /// The words of the pool behind each generation's tables.
 #[unsafe(no_mangle)]
-static POOL: Global<u32> = Global::new(POOL_LEAST);
+static POOL: Global<u32> = Global::new(MIN_POOL_WORDS);
 
 /// What a source may reach, by the range table behind `tables`.
 #[inline(always)]
 pub(crate) fn grant(tables: &'static GenerationTables, source: &Address) -> Grant {
-    let pool = After {
+    let pool = TrailingPool {
         start: core::ptr::from_ref(tables).wrapping_add(1).cast(),
         words: POOL.load(),
     };
@@ -36,14 +36,14 @@ pub(crate) fn grant(tables: &'static GenerationTables, source: &Address) -> Gran
 
 /// The words that follow the tables in their map value.
 #[derive(Clone, Copy)]
-struct After {
+struct TrailingPool {
     start: *const u64,
     words: u32,
 }
 
-impl Pool for After {
+impl Pool for TrailingPool {
     #[inline(always)]
-    fn word(&self, place: u32) -> Option<u64> {
+    fn u64_at(&self, place: u32) -> Option<u64> {
         // VERIFIER: compared with a constant of this load, so it knows how far the place reaches.
         if place >= self.words {
             return None;
@@ -53,7 +53,7 @@ impl Pool for After {
     }
 
     #[inline(always)]
-    fn half(&self, place: u32) -> Option<u32> {
+    fn u32_at(&self, place: u32) -> Option<u32> {
         if place >= self.words * 2 {
             return None;
         }
@@ -62,7 +62,7 @@ impl Pool for After {
     }
 
     #[inline(always)]
-    fn quad(&self, place: u32) -> Option<&[u64; 4]> {
+    fn u64x4_at(&self, place: u32) -> Option<&[u64; 4]> {
         if place >= self.words / 4 {
             return None;
         }
@@ -71,16 +71,16 @@ impl Pool for After {
     }
 
     #[inline(always)]
-    fn block(&self, place: u32) -> Option<&[u64; BLOCK]> {
-        if place >= self.words / BLOCK as u32 {
+    fn cache_line_at(&self, place: u32) -> Option<&[u64; BLOCK_WORDS]> {
+        if place >= self.words / BLOCK_WORDS as u32 {
             return None;
         }
         // SAFETY: as above; words are aligned for it.
-        Some(unsafe { &*self.start.cast::<[u64; BLOCK]>().add(place as usize) })
+        Some(unsafe { &*self.start.cast::<[u64; BLOCK_WORDS]>().add(place as usize) })
     }
 
     #[inline(always)]
-    fn ask(&self, place: u32) {
+    fn prefetch(&self, place: u32) {
         if place < self.words * 2 {
             // SAFETY: as above. Volatile, since what is there is not looked at.
             let _ = unsafe { self.start.cast::<u32>().add(place as usize).read_volatile() };

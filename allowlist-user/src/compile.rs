@@ -159,7 +159,7 @@ pub fn compile(
         }
     }
     let mut services = covers.table(&kernel);
-    kernel.number_counts(policy, &mut names.services, &mut services.counted)?;
+    kernel.number_counts(policy, &mut names.services, &mut services.counter_ids)?;
     let mut matches = Matches::new(policy, &kernel.sets, sets, &mut names.matches);
     let v4 = matches.grants(&v4)?;
     let v6 = matches.grants(&v6)?;

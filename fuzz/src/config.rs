@@ -86,7 +86,7 @@ fn check_tables(tables: &Tables, config: &Config) {
     assert!(prefixes.len() <= config.max_prefixes as usize);
     let grants = tables.v4.iter().map(|(_, grant)| grant);
     for grant in grants.chain(tables.v6.iter().map(|(_, grant)| grant)) {
-        let sources = tables.names.sources_of(grant.matched);
+        let sources = tables.names.sources_of(grant.match_id);
         assert!(!sources.is_empty(), "{grant:?} is nobody's");
         assert!(
             sources

@@ -33,7 +33,7 @@ proptest! {
             let decision = host.receive(moment.interface, &moment.frame);
             let expected = model.receive(moment.interface, &facts);
             prop_assert_eq!((decision.verdict, decision.reason), expected, "{:?}, {:?}", moment, facts);
-            prop_assert_eq!(decision.matched != 0, expected == (Verdict::Pass, Reason::Allowed));
+            prop_assert_eq!(decision.match_id != 0, expected == (Verdict::Pass, Reason::Allowed));
         }
     }
 

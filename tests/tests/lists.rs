@@ -232,7 +232,7 @@ impl Played {
         let tables = compile(&self.policy, self.lists.feeds(), 10_000, &self.names).expect("fits");
         self.names = tables.names.clone();
         let entry = |(prefix, grant): &(Ipv4Net, allowlist_common::abi::Grant)| {
-            ((*prefix).into(), self.names.sources_of(grant.matched))
+            ((*prefix).into(), self.names.sources_of(grant.match_id))
         };
         tables.v4.iter().map(entry).collect()
     }

@@ -10,7 +10,7 @@ use crate::ranges::ROOT_BITS;
 pub type Root = [u32; 1 << ROOT_BITS];
 
 /// Words of the smallest pool: of one that nothing is in yet.
-pub const POOL_LEAST: u32 = 1 << 13;
+pub const MIN_POOL_WORDS: u32 = 1 << 13;
 
 /// See the module.
 #[derive(Clone, PartialEq, Eq)]

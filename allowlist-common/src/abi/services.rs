@@ -38,7 +38,7 @@ pub struct ServiceTable {
     /// By interface slot.
     pub interfaces: [InterfaceServices; MAX_INTERFACES as usize],
     /// By service: the id to count it under, an index into [`super::SERVICE_COUNTS`].
-    pub counted: [u32; 1 << 8],
+    pub counter_ids: [u32; 1 << 8],
 }
 
 /// What services are on one interface.
@@ -46,9 +46,9 @@ pub struct ServiceTable {
 #[repr(C)]
 pub struct InterfaceServices {
     /// By service: what is left of it here, without the services that are limited to other interfaces.
-    pub here: [ServiceId; 1 << 8],
-    /// By [`later_class`]: the set of services that cover any port of that class here. For later fragments, which have no ports.
-    pub of_class: [u64; CLASSES],
+    pub effective: [ServiceId; 1 << 8],
+    /// By [`fragment_class`]: the set of services that cover any port of that class effective. For later fragments, which have no ports.
+    pub fragment_services: [u64; CLASSES],
     /// The set of services that cover a port from which this host connects: tracked answers pass there too.
     pub shared: u64,
 }
@@ -61,7 +61,7 @@ pub const CLASS_UNKNOWN: usize = 3;
 /// The index of the services that a later fragment of an IP `family` and protocol could be of; `None` for a protocol
 /// without ports, which one service covers or none.
 #[inline(always)]
-pub const fn later_class(family: u8, protocol: u8) -> Option<usize> {
+pub const fn fragment_class(family: u8, protocol: u8) -> Option<usize> {
     match protocol {
         TCP => Some(0),
         UDP => Some(1),
@@ -75,8 +75,8 @@ pub const fn later_class(family: u8, protocol: u8) -> Option<usize> {
 impl InterfaceServices {
     /// Where no service is limited, and none covers anything.
     pub const EMPTY: Self = Self {
-        here: [0; 1 << 8],
-        of_class: [0; CLASSES],
+        effective: [0; 1 << 8],
+        fragment_services: [0; CLASSES],
         shared: 0,
     };
 }
@@ -93,14 +93,14 @@ impl ServiceTable {
         sctp: [0; 1 << 16],
         protocol: [0; 1 << 8],
         interfaces: [InterfaceServices::EMPTY; MAX_INTERFACES as usize],
-        counted: [0; 1 << 8],
+        counter_ids: [0; 1 << 8],
     };
 
     /// Finds the services that cover a TCP or UDP port of `own`, the ports from which this host connects, on each
     /// interface.
     ///
     /// Returns whether there are any.
-    pub fn share(&mut self, own: &RangeInclusive<u16>) -> bool {
+    pub fn update_shared(&mut self, own: &RangeInclusive<u16>) -> bool {
         let mut covering = [false; 1 << 8];
         for port in own.clone().map(usize::from) {
             covering[self.tcp[port] as usize] = true;
@@ -108,8 +108,8 @@ impl ServiceTable {
         }
         let mut any = 0;
         for row in &mut self.interfaces {
-            let here = row.here.iter().zip(covering);
-            row.shared = here
+            let effective = row.effective.iter().zip(covering);
+            row.shared = effective
                 .filter(|(_, covers)| *covers)
                 .fold(0, |shared, (service, _)| shared | service_set(*service));
             any |= row.shared;
@@ -125,28 +125,28 @@ impl ServiceTable {
 
     /// The service that covers a port of TCP, SCTP or, for any other `protocol`, UDP on an interface.
     #[inline(always)]
-    pub const fn of_port(&self, slot: usize, protocol: u8, port: u16) -> ServiceId {
+    pub const fn port_service(&self, slot: usize, protocol: u8, port: u16) -> ServiceId {
         let port = port as usize;
         let service = match protocol {
             TCP => self.tcp[port],
             SCTP => self.sctp[port],
             _ => self.udp[port],
         };
-        self.interfaces[slot].here[service as usize]
+        self.interfaces[slot].effective[service as usize]
     }
 
     /// The service that covers a protocol without ports on an interface.
     #[inline(always)]
-    pub const fn of_protocol(&self, slot: usize, protocol: u8) -> ServiceId {
-        self.interfaces[slot].here[self.protocol[protocol as usize] as usize]
+    pub const fn protocol_service(&self, slot: usize, protocol: u8) -> ServiceId {
+        self.interfaces[slot].effective[self.protocol[protocol as usize] as usize]
     }
 
     /// All services that cover any part of a protocol on an interface, for later fragments of an IP `family`.
     #[inline(always)]
-    pub const fn any_of_protocol(&self, slot: usize, family: u8, protocol: u8) -> u64 {
-        match later_class(family, protocol) {
-            Some(class) => self.interfaces[slot].of_class[class],
-            None => service_set(self.of_protocol(slot, protocol)),
+    pub const fn protocol_services(&self, slot: usize, family: u8, protocol: u8) -> u64 {
+        match fragment_class(family, protocol) {
+            Some(class) => self.interfaces[slot].fragment_services[class],
+            None => service_set(self.protocol_service(slot, protocol)),
         }
     }
 }
@@ -176,15 +176,15 @@ mod tests {
         table.udp[32_768] = 5;
         table.sctp[40_000] = 6;
         for service in 0..8 {
-            table.interfaces[3].here[usize::from(service)] = service;
+            table.interfaces[3].effective[usize::from(service)] = service;
         }
-        table.interfaces[4].here[5] = 7;
-        assert!(table.share(&(32_768..=60_999)));
+        table.interfaces[4].effective[5] = 7;
+        assert!(table.update_shared(&(32_768..=60_999)));
         assert_eq!(table.interfaces[3].shared, 0b1_0110);
         assert_eq!(table.interfaces[4].shared, 0b100_0000);
         assert_eq!(table.interfaces[0].shared, 0);
         assert!(table.is_shared(3, 0b11) && !table.is_shared(3, 0b1));
-        assert!(!table.share(&(1..=2)));
+        assert!(!table.update_shared(&(1..=2)));
         assert_eq!(table.interfaces[3].shared, 0);
     }
 
@@ -211,7 +211,7 @@ mod tests {
             (4, 60, None),
         ] {
             assert_eq!(
-                later_class(family, protocol),
+                fragment_class(family, protocol),
                 class,
                 "{protocol} of IPv{family}"
             );

@@ -7,7 +7,7 @@
 use super::{Address, ICMP, ICMPV6, IPV4, IPV6, Ipv4, Ipv6, SCTP, Span, TCP, UDP, extensions};
 use crate::flow::Flow;
 use crate::frame::{Frame, u16_at};
-use crate::ranges::alone;
+use crate::ranges::opaque;
 
 /// Where in a frame a packet is quoted. Not read before somebody asks, since few do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ fn v6<F: Frame + ?Sized>(frame: &F, start: usize, end: usize) -> Option<Flow> {
     let chain = extensions(frame, header.next, start + IPV6, end).ok()?;
     // VERIFIER: Linux 6.1 loses a bound that is compared in one register and added in another (walk of 42,459), and the
     // compiler drops a mask that it can prove to change nothing.
-    let offset = alone(chain.offset as u32) as usize & OFFSETS;
+    let offset = opaque(chain.offset as u32) as usize & OFFSETS;
     let is_later = chain.fragment_offset != 0;
     let ports = if is_later {
         (0, 0)

@@ -4,7 +4,7 @@
 //! index by some of the next bits, those that tell its ranges apart, into *blocks*, each a cache line: 7 numbers, and a
 //! word that says how far each one reaches. A number is where a range begins, without the 16 bits that the root has used,
 //! and its id in the lowest bits; it tells networks (/64) apart. It reaches as far as the next one begins, or 2^n networks
-//! and nobody's behind them, which spares most prefixes a number for their end. What one place of an index leads to is one
+//! and nobody's behind them, which spares most prefixes a number for their end. What one place of an index node to is one
 //! block, which begins with the range that goes on there; where more ranges begin than it has room for, it is a node again,
 //! of that place's addresses.
 //! All addresses outside of what an index reaches share its last place. A chunk of few ranges is a block, and one of none the id.
@@ -13,7 +13,7 @@
 //! *host chunk*: a word of ids and where the up to 3 ranges begin; or for more of them a head with their count and
 //! the id before them, where they begin, and then their ids, four in a word.
 
-use super::{MatchId, Pool, ROOT_BITS, alone, begun, if_negative};
+use super::{MatchId, Pool, ROOT_BITS, opaque, partition_point, sign_mask};
 
 /// In a root: a place follows, and not an id.
 ///
@@ -25,28 +25,28 @@ pub const NODE: u32 = 1 << 1;
 pub const PLACE_SHIFT: u32 = 2;
 
 /// Words of a block.
-pub const BLOCK: usize = 8;
+pub const BLOCK_WORDS: usize = 8;
 /// Numbers of a block. The word behind them has a byte for each, from the lowest on: how far it reaches.
-pub const NUMBERS: usize = BLOCK - 1;
+pub const BLOCK_ENTRIES: usize = BLOCK_WORDS - 1;
 /// How far a number reaches, as the `n` of 2^n networks: as far as the next one.
-pub const TO_THE_NEXT: u8 = 63;
+pub const UNTIL_NEXT: u8 = 63;
 /// Bits of an id in a number.
 pub const ID_BITS: u32 = 14;
 /// In an id: the other bits are part of a place in the pool.
-pub const DEEP: MatchId = 1 << (ID_BITS - 1);
+pub const HOST_LEVEL: MatchId = 1 << (ID_BITS - 1);
 
 /// Halves before a node's index: two words. The first is where the index begins, by its scale. The second is how far
 /// an address is shifted to be on that scale and, in its upper half, which place of the index is the last.
 pub const NODE_HEAD: u32 = 4;
 /// Places of an index, at least, but for the last one.
-pub const NODE_LEAST: u64 = 16;
+pub const MIN_NODE_SLOTS: u64 = 16;
 
 /// In the first word of a host chunk: it is a longer one.
-pub const LONG: u64 = 1 << 63;
+pub const LARGE_HOST_CHUNK: u64 = 1 << 63;
 /// Bits of an id, in a host chunk.
 pub const HOST_ID_BITS: u32 = 16;
 /// Ranges that begin in a short host chunk, at most.
-pub const HOSTS: usize = 3;
+pub const SMALL_HOST_CHUNK_RANGES: usize = 3;
 
 /// Bits of an address that tell networks apart within a chunk.
 pub const NETWORK_BITS: u32 = 64 - ROOT_BITS;
@@ -60,7 +60,7 @@ pub const fn root(network: u64) -> usize {
 
 /// The number of a range that begins with a network.
 #[inline(always)]
-pub const fn number(network: u64, id: MatchId) -> u64 {
+pub const fn entry(network: u64, id: MatchId) -> u64 {
     (network & NETWORK) << ID_BITS | id as u64
 }
 
@@ -75,52 +75,54 @@ pub fn find<P: Pool>(root: u32, address: [u64; 2], pool: &P) -> MatchId {
 
 #[inline(always)]
 fn search<P: Pool>(root: u32, [network, host]: [u64; 2], pool: &P) -> Option<MatchId> {
-    let mut leads = root;
+    let mut node = root;
     // As many as there can be: each tells 4 bits apart at least, and the last of them only one of a network's bits.
     macro_rules! levels {
         ($($level:literal)*) => {
             'found: {
                 $(
                     let _ = $level;
-                    if leads & NODE == 0 {
+                    if node & NODE == 0 {
                         break 'found;
                     }
-                    leads = through(leads >> PLACE_SHIFT, network, pool)?;
+                    node = child(node >> PLACE_SHIFT, network, pool)?;
                 )*
             }
         };
     }
     levels!(1 2 3 4 5 6 7 8 9 10 11 12);
-    let block = pool.block(leads >> PLACE_SHIFT)?;
-    let last = last_begun(block, network);
-    let id = id_at(block, last) & if_reached(block, last, network);
-    if id & DEEP == 0 {
+    let block = pool.cache_line_at(node >> PLACE_SHIFT)?;
+    let last = upper_bound(block, network);
+    let id = id_at(block, last) & coverage_mask(block, last, network);
+    if id & HOST_LEVEL == 0 {
         return Some(id);
     }
     let first = id_at(block, last.wrapping_sub(1));
-    search_hosts(deep_place(first, id), host, pool)
+    search_host_chunk(host_chunk_index(first, id), host, pool)
 }
 
-/// Where a node leads to for a network.
+/// Where a node node to for a network.
 #[inline(always)]
-fn through<P: Pool>(node: u32, network: u64, pool: &P) -> Option<u32> {
-    let head = pool.block(node)?;
+fn child<P: Pool>(node: u32, network: u64, pool: &P) -> Option<u32> {
+    let head = pool.cache_line_at(node)?;
     let (first, shift, last) = (head[0], head[1] as u32, (head[1] >> 32).cast_signed());
     let scaled = (network & NETWORK) >> (shift & 63);
     // Before the first one is as far away as can be.
     let place = (scaled.wrapping_sub(first) & NETWORK).cast_signed();
     let before_last = place - last;
-    let place = last + (before_last & i64::from(if_negative(before_last).cast_signed()));
-    let index = node.wrapping_mul(2 * BLOCK as u32).wrapping_add(NODE_HEAD);
-    pool.half(index.wrapping_add(place.cast_unsigned() as u32))
+    let place = last + (before_last & i64::from(sign_mask(before_last).cast_signed()));
+    let index = node
+        .wrapping_mul(2 * BLOCK_WORDS as u32)
+        .wrapping_add(NODE_HEAD);
+    pool.u32_at(index.wrapping_add(place.cast_unsigned() as u32))
 }
 
 /// Which number of a block is the last that begins at an address or before it; the first one does.
 #[inline(always)]
-fn last_begun(block: &[u64; BLOCK], network: u64) -> u32 {
+fn upper_bound(block: &[u64; BLOCK_WORDS], network: u64) -> u32 {
     // Whatever the id.
-    let after = (number(network, (1 << ID_BITS) - 1) + 1).cast_signed();
-    // Of two numbers of 62 bits: -1 or 0. Not 63, as in `if_negative`.
+    let after = (entry(network, (1 << ID_BITS) - 1) + 1).cast_signed();
+    // Of two numbers of 62 bits: -1 or 0. Not 63, as in `sign_mask`.
     let begun = |place: usize| (block[place].cast_signed().wrapping_sub(after)) >> 62;
     // In pairs, so that no sum waits for all of those before it.
     let pairs = [
@@ -134,44 +136,44 @@ fn last_begun(block: &[u64; BLOCK], network: u64) -> u32 {
 
 /// The id of a block's number.
 #[inline(always)]
-const fn id_at(block: &[u64; BLOCK], place: u32) -> MatchId {
-    block[place as usize % BLOCK] as MatchId & ((1 << ID_BITS) - 1)
+const fn id_at(block: &[u64; BLOCK_WORDS], place: u32) -> MatchId {
+    block[place as usize % BLOCK_WORDS] as MatchId & ((1 << ID_BITS) - 1)
 }
 
 /// All bits if a block's number reaches as far as a network, and else none.
 #[inline(always)]
-fn if_reached(block: &[u64; BLOCK], place: u32, network: u64) -> MatchId {
-    let begins = block[place as usize % BLOCK] >> ID_BITS;
-    let reaches = block[NUMBERS] >> (place % BLOCK as u32 * u8::BITS);
+fn coverage_mask(block: &[u64; BLOCK_WORDS], place: u32, network: u64) -> MatchId {
+    let begins = block[place as usize % BLOCK_WORDS] >> ID_BITS;
+    let reaches = block[BLOCK_ENTRIES] >> (place % BLOCK_WORDS as u32 * u8::BITS);
     let behind = (network & NETWORK).wrapping_sub(begins) >> (reaches & 63);
-    if_negative(behind.cast_signed().wrapping_sub(1)) as MatchId
+    sign_mask(behind.cast_signed().wrapping_sub(1)) as MatchId
 }
 
 /// The place that the ids of a deep number's two halves make together, in quads.
 #[inline(always)]
-const fn deep_place(first: MatchId, second: MatchId) -> u32 {
-    ((first & !DEEP) as u32) << (ID_BITS - 1) | (second & !DEEP) as u32
+const fn host_chunk_index(first: MatchId, second: MatchId) -> u32 {
+    ((first & !HOST_LEVEL) as u32) << (ID_BITS - 1) | (second & !HOST_LEVEL) as u32
 }
 
 /// The ids that together make a place; `None` if it is too far.
-pub const fn deep_ids(place: u32) -> Option<(MatchId, MatchId)> {
+pub const fn host_level_ids(place: u32) -> Option<(MatchId, MatchId)> {
     let first = place >> (ID_BITS - 1);
-    if first >= DEEP as u32 {
+    if first >= HOST_LEVEL as u32 {
         return None;
     }
     Some((
-        first as MatchId | DEEP,
-        (place as MatchId & (DEEP - 1)) | DEEP,
+        first as MatchId | HOST_LEVEL,
+        (place as MatchId & (HOST_LEVEL - 1)) | HOST_LEVEL,
     ))
 }
 
 /// The id of a host in a deep network.
 #[inline(always)]
-fn search_hosts<P: Pool>(place: u32, host: u64, pool: &P) -> Option<MatchId> {
-    let chunk = pool.quad(place)?;
+fn search_host_chunk<P: Pool>(place: u32, host: u64, pool: &P) -> Option<MatchId> {
+    let chunk = pool.u64x4_at(place)?;
     let first = chunk[0];
-    if first & LONG == 0 {
-        let begun = |place: usize| if_negative(!difference(host, chunk[place]));
+    if first & LARGE_HOST_CHUNK == 0 {
+        let begun = |place: usize| sign_mask(!difference(host, chunk[place]));
         let count = begun(1)
             .wrapping_add(begun(2))
             .wrapping_add(begun(3))
@@ -180,17 +182,17 @@ fn search_hosts<P: Pool>(place: u32, host: u64, pool: &P) -> Option<MatchId> {
     }
     let head = place.wrapping_mul(4);
     let count = (first >> HOST_ID_BITS) as u32;
-    let before = begun(count, |number| {
+    let before = partition_point(count, |number| {
         Some(!difference(
             host,
-            pool.word(alone(head.wrapping_add(number)))?,
+            pool.u64_at(opaque(head.wrapping_add(number)))?,
         ))
     })?;
     if before == 0 {
         return Some(first as MatchId);
     }
     let place = before - 1;
-    let ids = pool.word(head.wrapping_add(1 + count + place / 4))?;
+    let ids = pool.u64_at(head.wrapping_add(1 + count + place / 4))?;
     Some((ids >> (place % 4 * HOST_ID_BITS)) as MatchId)
 }
 

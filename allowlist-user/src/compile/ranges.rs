@@ -10,7 +10,7 @@ mod v6;
 
 use allowlist_common::abi::{Grant, MAX_MATCHES, Root};
 use allowlist_common::ranges::v4::root as root_v4;
-use allowlist_common::ranges::v6::{BLOCK, root as root_v6};
+use allowlist_common::ranges::v6::{BLOCK_WORDS, root as root_v6};
 use allowlist_common::ranges::{MatchId, Pool, ROOT_BITS};
 use ipnet::{Ipv4Net, Ipv6Net};
 
@@ -40,7 +40,7 @@ impl RangeTable {
         };
         let grants = v4.iter().map(|entry| entry.1);
         for grant in grants.chain(v6.iter().map(|entry| entry.1)) {
-            table.reach[grant.matched as usize] = grant.services();
+            table.reach[grant.match_id as usize] = grant.services();
         }
         let chunks = ChunksV4::default();
         let chunks = build(0, &mut *table.v4, chunks, v4.iter().map(Range::of));
@@ -65,23 +65,23 @@ impl<'w> Words<'w> {
 }
 
 impl Pool for Words<'_> {
-    fn word(&self, place: u32) -> Option<u64> {
+    fn u64_at(&self, place: u32) -> Option<u64> {
         self.0.get(place as usize).copied()
     }
 
-    fn half(&self, place: u32) -> Option<u32> {
+    fn u32_at(&self, place: u32) -> Option<u32> {
         self.halves().get(place as usize).copied()
     }
 
-    fn quad(&self, place: u32) -> Option<&[u64; 4]> {
+    fn u64x4_at(&self, place: u32) -> Option<&[u64; 4]> {
         self.0.as_chunks().0.get(place as usize)
     }
 
-    fn block(&self, place: u32) -> Option<&[u64; BLOCK]> {
+    fn cache_line_at(&self, place: u32) -> Option<&[u64; BLOCK_WORDS]> {
         self.0.as_chunks().0.get(place as usize)
     }
 
-    fn ask(&self, _place: u32) {}
+    fn prefetch(&self, _place: u32) {}
 }
 
 /// What one place of a root is to hold, and what the pool is to hold more for it.
@@ -130,7 +130,7 @@ fn within<P: Prefix>(
         Some(Range {
             first,
             last: whole.last(),
-            id: prefixes[place.ok()?].1.matched as MatchId,
+            id: prefixes[place.ok()?].1.match_id as MatchId,
         })
     });
     let from = prefixes.partition_point(|(prefix, _)| *prefix < whole);
@@ -216,7 +216,7 @@ impl<N: Number> Range<N> {
         Self {
             first: prefix.first(),
             last: prefix.last(),
-            id: grant.matched as MatchId,
+            id: grant.match_id as MatchId,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 
 use allowlist_common::abi::{
     CLASS_UNKNOWN, CLASSES, InterfaceServices, MAX_SERVICE_COUNTS, MAX_SERVICES, ServiceId,
-    ServiceTable, later_class, service_set,
+    ServiceTable, fragment_class, service_set,
 };
 use allowlist_common::packet::{ICMP, ICMPV6, SCTP, TCP, UDP};
 
@@ -77,7 +77,7 @@ impl Covers {
         let mut classes: [BTreeSet<ServiceSet>; CLASSES] = Default::default();
         classes[CLASS_UNKNOWN] = distinct(&self.protocol);
         for (protocol, ports) in [(TCP, &self.tcp), (UDP, &self.udp), (SCTP, &self.sctp)] {
-            let class = later_class(4, protocol).expect("a protocol with ports has a class");
+            let class = fragment_class(4, protocol).expect("a protocol with ports has a class");
             classes[class] = distinct(ports);
             classes[CLASS_UNKNOWN].extend(ports);
         }
@@ -167,9 +167,9 @@ impl KernelServices {
     ) -> Box<InterfaceServices> {
         let mut row = Box::new(InterfaceServices::EMPTY);
         for (set, id) in self.sets.iter().zip(1..) {
-            row.here[id] = self.id(set & here);
+            row.effective[id] = self.id(set & here);
         }
-        for (of_class, sets) in row.of_class.iter_mut().zip(classes) {
+        for (of_class, sets) in row.fragment_services.iter_mut().zip(classes) {
             for set in sets {
                 *of_class |= service_set(self.id(set & here));
             }

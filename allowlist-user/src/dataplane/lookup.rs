@@ -174,29 +174,29 @@ impl judge::Tables for OnInterface<'_> {
         self.tables
             .copied
             .services()
-            .of_port(self.slot, protocol, port)
+            .port_service(self.slot, protocol, port)
     }
 
     fn service_of_protocol(&self, protocol: u8) -> ServiceId {
         self.tables
             .copied
             .services()
-            .of_protocol(self.slot, protocol)
+            .protocol_service(self.slot, protocol)
     }
 
     fn services_of_protocol(&self, family: u8, protocol: u8) -> u64 {
         self.tables
             .copied
             .services()
-            .any_of_protocol(self.slot, family, protocol)
+            .protocol_services(self.slot, family, protocol)
     }
 
     fn is_shared(&self, services: u64) -> bool {
         self.tables.copied.services().is_shared(self.slot, services)
     }
 
-    fn counted(&self, service: ServiceId) -> u32 {
-        self.tables.copied.services().counted[usize::from(service)]
+    fn service_counter_id(&self, service: ServiceId) -> u32 {
+        self.tables.copied.services().counter_ids[usize::from(service)]
     }
 
     fn grant(&self, source: &Address) -> Option<Grant> {
@@ -214,18 +214,18 @@ impl judge::Tables for OnInterface<'_> {
     }
 
     /// The program's cheap look, which spares it most of the next one. Here the next one is enough.
-    fn sent_from(&self, _protocol: u8, _port: u16) -> bool {
+    fn port_has_flows(&self, _protocol: u8, _port: u16) -> bool {
         true
     }
 
-    fn sent(&self, flow: &Flow) -> bool {
+    fn has_flow(&self, flow: &Flow) -> bool {
         let now = kernel_clock().as_secs() as u32;
         self.found(self.lookup.flows.get(flow, 0))
             .is_some_and(|tracked| tracked.is_alive(now))
     }
 
     /// There are no bytes that could quote anything.
-    fn quoted(&self, _quote: Quote, _source: Address) -> Option<Flow> {
+    fn flow_quoted_by(&self, _quote: Quote, _source: Address) -> Option<Flow> {
         None
     }
 }

@@ -321,7 +321,7 @@ fn load(pins: &Pins, slot: u32, trace: bool, room: u32) -> Result<Ebpf> {
 /// Words of the pool of the tables that are pinned, or of those that are made with the program.
 fn pool_words(pins: &Pins) -> Result<u32> {
     if !is_pinned(&pins.map(abi::GENERATIONS))? {
-        return Ok(abi::POOL_LEAST);
+        return Ok(abi::MIN_POOL_WORDS);
     }
     let words = Generations::open(pins)?.words() - ranges::FIXED;
     u32::try_from(words).context("the tables are too large")

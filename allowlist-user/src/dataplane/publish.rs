@@ -77,7 +77,8 @@ impl Dataplane {
         let current = self.control.load();
         let mut services = self.service_table(tables, interfaces)?;
         let return_traffic = return_traffic(*rules);
-        let shares_ports = return_traffic == ReturnTraffic::Track && services.share(&own_ports);
+        let shares_ports =
+            return_traffic == ReturnTraffic::Track && services.update_shared(&own_ports);
         let next = Control {
             generation: self.next_generation(),
             slot: current.slot,

@@ -10,7 +10,7 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use allowlist_common::abi::{self, GenerationTables, Grant, POOL_LEAST, ServiceTable};
+use allowlist_common::abi::{self, GenerationTables, Grant, MIN_POOL_WORDS, ServiceTable};
 use allowlist_common::packet::Address;
 use allowlist_common::ranges::{MatchId, v4, v6};
 use anyhow::{Result, bail, ensure};
@@ -29,7 +29,7 @@ const ROOT_V4: usize = std::mem::offset_of!(GenerationTables, v4) / size_of::<u3
 const ROOT_V6: usize = std::mem::offset_of!(GenerationTables, v6) / size_of::<u32>();
 
 const _: () = assert!(
-    FIXED.is_multiple_of(v6::BLOCK),
+    FIXED.is_multiple_of(v6::BLOCK_WORDS),
     "blocks are where cache lines are"
 );
 
@@ -37,7 +37,7 @@ const _: () = assert!(
 /// next generations. Whole pages, since tables are in a row in one map, and blocks are to be where cache lines are.
 pub(super) const fn wanted(pool: usize) -> usize {
     const PAGE: usize = 4096 / size_of::<u64>();
-    (FIXED + pool + pool / 4 + POOL_LEAST as usize).next_multiple_of(PAGE)
+    (FIXED + pool + pool / 4 + MIN_POOL_WORDS as usize).next_multiple_of(PAGE)
 }
 
 /// The prefixes of both families, each in order.
@@ -118,11 +118,11 @@ impl Ranges {
             return None;
         }
         if let Some(grant) = grant {
-            let reach = memory.load(REACH + grant.matched as usize);
+            let reach = memory.load(REACH + grant.match_id as usize);
             if reach != grant.services() && reach != 0 {
                 return None; // the id has meant something else, and some packet may know it
             }
-            memory.store(REACH + grant.matched as usize, grant.services());
+            memory.store(REACH + grant.match_id as usize, grant.services());
         }
         memory.write(from, &part.words);
         let before = Before {
@@ -163,7 +163,7 @@ impl Ranges {
         if from + CHANGE > list.words() {
             return;
         }
-        let id = grant.map_or(0, |grant| grant.matched);
+        let id = grant.map_or(0, |grant| grant.match_id);
         list.write(from, &record(prefix, id));
         self.changes += 1;
         list.store(1, self.changes as u64);
@@ -190,11 +190,11 @@ fn write_list(list: &Part<'_>, v4: &[(Ipv4Net, Grant)], v6: &[(Ipv6Net, Grant)])
     list.store(1, 0);
     let v4 = v4.iter().map(|(prefix, grant)| {
         let address = u32::from(prefix.network());
-        u64::from(address) << 24 | length_and_id(prefix.prefix_len(), grant.matched)
+        u64::from(address) << 24 | length_and_id(prefix.prefix_len(), grant.match_id)
     });
     let v6 = v6
         .iter()
-        .flat_map(|(prefix, grant)| record((*prefix).into(), grant.matched));
+        .flat_map(|(prefix, grant)| record((*prefix).into(), grant.match_id));
     list.write(LIST, &v4.chain(v6).collect::<Vec<_>>());
 }
 

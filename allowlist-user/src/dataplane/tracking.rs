@@ -235,7 +235,7 @@ fn newly_recorded(before: &ServiceTable, after: &ServiceTable) -> Vec<u16> {
         let unrecorded = |id: usize| {
             let slots = table.interfaces.iter().enumerate();
             slots.fold(0, |unrecorded, (slot, row)| {
-                let service = row.here[id];
+                let service = row.effective[id];
                 let is_served = service != 0 && !table.is_shared(slot, service_set(service));
                 unrecorded | u64::from(is_served) << slot
             })
@@ -262,7 +262,7 @@ mod tests {
             table.udp[*port] = *id;
         }
         for (slot, id) in here {
-            table.interfaces[*slot].here[usize::from(*id)] = *id;
+            table.interfaces[*slot].effective[usize::from(*id)] = *id;
         }
         table
     }

@@ -95,15 +95,15 @@ impl judge::Tables for OnInterface<'_> {
     }
 
     fn service_of_port(&self, protocol: u8, port: u16) -> ServiceId {
-        self.services().of_port(SLOT, protocol, port)
+        self.services().port_service(SLOT, protocol, port)
     }
 
     fn service_of_protocol(&self, protocol: u8) -> ServiceId {
-        self.services().of_protocol(SLOT, protocol)
+        self.services().protocol_service(SLOT, protocol)
     }
 
     fn services_of_protocol(&self, family: u8, protocol: u8) -> u64 {
-        self.services().any_of_protocol(SLOT, family, protocol)
+        self.services().protocol_services(SLOT, family, protocol)
     }
 
     /// No packet here is an answer.
@@ -111,8 +111,8 @@ impl judge::Tables for OnInterface<'_> {
         false
     }
 
-    fn counted(&self, service: ServiceId) -> u32 {
-        self.services().counted[usize::from(service)]
+    fn service_counter_id(&self, service: ServiceId) -> u32 {
+        self.services().counter_ids[usize::from(service)]
     }
 
     /// The longest prefix that holds the address: one search in the sorted list for each length.
@@ -129,15 +129,15 @@ impl judge::Tables for OnInterface<'_> {
         }
     }
 
-    fn sent_from(&self, _protocol: u8, _port: u16) -> bool {
+    fn port_has_flows(&self, _protocol: u8, _port: u16) -> bool {
         false
     }
 
-    fn sent(&self, _flow: &Flow) -> bool {
+    fn has_flow(&self, _flow: &Flow) -> bool {
         false
     }
 
-    fn quoted(&self, _quote: Quote, _source: Address) -> Option<Flow> {
+    fn flow_quoted_by(&self, _quote: Quote, _source: Address) -> Option<Flow> {
         None
     }
 }

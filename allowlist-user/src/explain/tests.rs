@@ -80,7 +80,7 @@ fn addresses() {
 const NOT_COVERED: Decision = Decision {
     verdict: Verdict::Pass,
     reason: Reason::Default,
-    matched: 0,
+    match_id: 0,
     service: 0,
 };
 
@@ -88,7 +88,7 @@ fn dropped_by(service: u32) -> Decision {
     Decision {
         verdict: Verdict::Drop,
         reason: Reason::NotAllowed,
-        matched: 0,
+        match_id: 0,
         service,
     }
 }

@@ -91,7 +91,7 @@ impl Explanation {
         let prefixes: Vec<Matching> = lookup
             .containing(question.address)
             .into_iter()
-            .map(|entry| Matching::new(entry.prefix, entry.grant.matched, &record))
+            .map(|entry| Matching::new(entry.prefix, entry.grant.match_id, &record))
             .collect();
         let sources = prefixes.iter().flat_map(|matching| &matching.sources);
         let sources = sources.map(|name| {
@@ -134,7 +134,7 @@ impl Reached {
             let mut covering = services.iter().filter_map(|name| record.services.get(name));
             covering.any(|service| service.allow.contains(source))
         };
-        let mut sources = names.sources_of(row.decision.matched);
+        let mut sources = names.sources_of(row.decision.match_id);
         sources.retain(allows);
         Self {
             row,

@@ -170,7 +170,7 @@ fn rows(entries: Vec<Entry>, record: &Record) -> Vec<Row> {
     entries
         .into_iter()
         .map(|entry| {
-            let sources = record.names.sources_of(entry.grant.matched);
+            let sources = record.names.sources_of(entry.grant.match_id);
             Row {
                 prefix: entry.prefix,
                 services: record.services_of(&sources),

@@ -96,7 +96,7 @@ fn flow(quoted: &model::Packet) -> Flow {
 pub(super) fn check_ways(frame: &[u8], piece: usize) {
     let whole = parse(frame);
     let flat = PackedPacket::from_network(&whole.map(|contents| (contents, None)), 0);
-    assert_eq!(flat.parsed(), whole, "{}", hex(frame));
+    assert_eq!(flat.unpack(), whole, "{}", hex(frame));
     assert_eq!(in_halves(frame), whole, "{}", hex(frame));
     if let Some(packet) = parse_fast(frame, Some, Some) {
         assert_eq!(Ok(Contents::Ip(packet)), whole, "{}", hex(frame));
@@ -116,12 +116,13 @@ pub(super) fn check_ways(frame: &[u8], piece: usize) {
 
 fn in_halves<F: Frame + ?Sized>(frame: &F) -> Result<Contents, Malformed> {
     let flat = PackedPacket::from_network(&parse_network(frame), frame.length() as u32);
-    match flat.rest.unread() {
+    match flat.meta.unparsed_transport() {
         Some((family, protocol, header)) => {
             let found = parse_transport(frame, family, protocol, header);
-            flat.with_rest(flat.rest.with(found)).parsed()
+            flat.with_meta(flat.meta.with_parsed_transport(found))
+                .unpack()
         }
-        None => flat.parsed(),
+        None => flat.unpack(),
     }
 }
 

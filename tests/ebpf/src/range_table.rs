@@ -1,7 +1,7 @@
 //! A lookup in the range table that ships: its own code, over one generation's tables that the loader's own code
 //! filled.
 
-use allowlist_common::abi::{GenerationTables, POOL_LEAST, SLOTS};
+use allowlist_common::abi::{GenerationTables, MIN_POOL_WORDS, SLOTS};
 use allowlist_common::packet::Address;
 use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
@@ -11,7 +11,7 @@ use aya_ebpf::programs::XdpContext;
 
 use crate::{measure4, measure6, ranges};
 
-type TableWords = [u64; size_of::<GenerationTables>() / 8 + POOL_LEAST as usize];
+type TableWords = [u64; size_of::<GenerationTables>() / 8 + MIN_POOL_WORDS as usize];
 
 /// The filter's own, opened by its pin.
 #[btf_map]
@@ -42,5 +42,5 @@ fn find(address: &Address) -> u64 {
     // SAFETY: the loader wrote tables there, which are as large and need no more alignment.
     let tables = unsafe { &*core::ptr::from_ref(words).cast::<GenerationTables>() };
     let grant = ranges::grant(tables, address);
-    grant.services() + u64::from(grant.matched)
+    grant.services() + u64::from(grant.match_id)
 }

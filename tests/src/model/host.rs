@@ -42,7 +42,7 @@ impl<'a> Host<'a> {
         }
         let mut control = control(*rules);
         control.shares_ports =
-            control.return_traffic == ReturnTraffic::Track && services.share(&own_ports());
+            control.return_traffic == ReturnTraffic::Track && services.update_shared(&own_ports());
         Self {
             tables,
             services,
@@ -113,7 +113,7 @@ impl<'a> Host<'a> {
         {
             let is_allowed = decision.reason == Reason::Allowed;
             let is_skipped = is_allowed && (flow.protocol != UDP || lookup.is_served(&flow));
-            if !is_skipped && !judge::Tables::sent(&lookup, &flow) {
+            if !is_skipped && !judge::Tables::has_flow(&lookup, &flow) {
                 let mark = FlowEntry::foreign(flow.protocol, 0);
                 self.foreign.borrow_mut().insert(flow.foreign(), mark);
             }
@@ -198,24 +198,24 @@ impl judge::Tables for Lookup<'_> {
     }
 
     fn service_of_port(&self, protocol: u8, port: u16) -> ServiceId {
-        self.host.services.of_port(self.slot, protocol, port)
+        self.host.services.port_service(self.slot, protocol, port)
     }
 
     fn service_of_protocol(&self, protocol: u8) -> ServiceId {
-        self.host.services.of_protocol(self.slot, protocol)
+        self.host.services.protocol_service(self.slot, protocol)
     }
 
     fn services_of_protocol(&self, family: u8, protocol: u8) -> u64 {
         let services = &self.host.services;
-        services.any_of_protocol(self.slot, family, protocol)
+        services.protocol_services(self.slot, family, protocol)
     }
 
     fn is_shared(&self, services: u64) -> bool {
         self.host.services.is_shared(self.slot, services)
     }
 
-    fn counted(&self, service: ServiceId) -> u32 {
-        self.host.services.counted[usize::from(service)]
+    fn service_counter_id(&self, service: ServiceId) -> u32 {
+        self.host.services.counter_ids[usize::from(service)]
     }
 
     fn grant(&self, source: &Address) -> Option<Grant> {
@@ -234,16 +234,16 @@ impl judge::Tables for Lookup<'_> {
         }
     }
 
-    fn sent_from(&self, protocol: u8, port: u16) -> bool {
+    fn port_has_flows(&self, protocol: u8, port: u16) -> bool {
         self.host.ports.contains(&(port_table(protocol), port))
     }
 
-    fn sent(&self, flow: &Flow) -> bool {
+    fn has_flow(&self, flow: &Flow) -> bool {
         let entry = self.host.flows.get(flow);
         entry.is_some_and(|entry| entry.is_alive(0))
     }
 
-    fn quoted(&self, quote: Quote, source: Address) -> Option<Flow> {
+    fn flow_quoted_by(&self, quote: Quote, source: Address) -> Option<Flow> {
         quote.flow(self.frame, source)
     }
 }

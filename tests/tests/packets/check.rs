@@ -149,7 +149,7 @@ pub(crate) fn on_the_host(groups: &[Group]) {
             let said = (
                 decision.verdict,
                 decision.reason,
-                names.matches[decision.matched as usize].join(" "),
+                names.matches[decision.match_id as usize].join(" "),
                 names.services[decision.service as usize].join(" "),
             );
             let expected = (

@@ -134,14 +134,14 @@ pub(crate) type Counts = BTreeMap<(&'static str, u32), u64>;
 
 /// What a packet with this end is counted as.
 pub(crate) fn counted_as(decision: &Decision) -> Vec<(&'static str, u32)> {
-    let service = if decision.matched != 0 {
+    let service = if decision.match_id != 0 {
         "passed"
     } else if decision.verdict == Verdict::Drop {
         "dropped"
     } else {
         return Vec::new();
     };
-    let mut ends = vec![("sources", decision.matched), (service, decision.service)];
+    let mut ends = vec![("sources", decision.match_id), (service, decision.service)];
     ends.retain(|(_, id)| *id != 0);
     ends
 }

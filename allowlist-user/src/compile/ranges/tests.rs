@@ -1,6 +1,6 @@
 //! The range table against the plainest model: of the prefixes that hold an address, the longest.
 
-use allowlist_common::ranges::v4::{Six, find as find_v4};
+use allowlist_common::ranges::v4::{SmallChunk, find as find_v4};
 use allowlist_common::ranges::v6::find as find_v6;
 use proptest::collection::btree_map;
 use proptest::prelude::*;
@@ -23,7 +23,7 @@ fn longest<P: Prefix>(prefixes: &[(P, Grant)], address: P::Address) -> MatchId {
     // Those that hold an address are in order of length.
     holding
         .last()
-        .map_or(0, |(_, grant)| grant.matched as MatchId)
+        .map_or(0, |(_, grant)| grant.match_id as MatchId)
 }
 
 /// The addresses that a table could get wrong: both sides of each end of each prefix.
@@ -120,7 +120,7 @@ proptest! {
         check_v4(&table, &v4, &more_v4);
         check_v6(&table, &v6, &more_v6);
         for grant in v4.iter().map(|entry| entry.1).chain(v6.iter().map(|entry| entry.1)) {
-            prop_assert_eq!(table.reach[grant.matched as usize], grant.services());
+            prop_assert_eq!(table.reach[grant.match_id as usize], grant.services());
         }
     }
 
@@ -160,7 +160,7 @@ proptest! {
 /// A chunk that is as full as one can be, and the only prefix there is.
 #[test]
 fn extremes() {
-    let six = size_of::<Six>() / size_of::<u64>();
+    let six = size_of::<SmallChunk>() / size_of::<u64>();
     let every_one: Vec<(Ipv4Net, Grant)> = (0..0x1_0000_u32)
         .map(|low| {
             let prefix = Ipv4Net::new_assert((0x0a01_0000 | low).into(), 32);
@@ -171,7 +171,7 @@ fn extremes() {
     let table = RangeTable::of(&every_one, &all);
     for (prefix, grant) in &every_one {
         let id = id_v4(&table, prefix.first());
-        assert_eq!(u32::from(id), grant.matched, "{prefix}");
+        assert_eq!(u32::from(id), grant.match_id, "{prefix}");
     }
     assert_eq!(
         (id_v4(&table, 0x0a00_ffff), id_v4(&table, 0x0a02_0000)),
@@ -204,8 +204,8 @@ fn many_in_a_row() {
         assert_eq!(id_v6(&table, address), expected, "{shown}");
     };
     for (prefix, grant) in &every_third {
-        check(prefix.first(), grant.matched as MatchId);
-        check(prefix.last(), grant.matched as MatchId);
+        check(prefix.first(), grant.match_id as MatchId);
+        check(prefix.last(), grant.match_id as MatchId);
         for beside in [
             prefix.first() - 1,
             prefix.last() + 1,

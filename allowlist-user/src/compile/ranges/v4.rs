@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 
-use allowlist_common::ranges::v4::{ID_BITS, LANE, LONG, ROOT_SHIFT, SIX, Six, root};
+use allowlist_common::ranges::v4::{
+    ID_BITS, LANE_BITS, LARGE_CHUNK, ROOT_SHIFT, SMALL_CHUNK_RANGES, SmallChunk, root,
+};
 use allowlist_common::ranges::{MatchId, ROOT_BITS};
 
 use super::Chunks;
 
 /// Halves of a six.
-const SIX_HALVES: usize = size_of::<Six>() / size_of::<u32>();
+const SMALL_CHUNK_U32S: usize = size_of::<SmallChunk>() / size_of::<u32>();
 
 /// Chunks, and the pool that they are put into.
 #[derive(Default)]
@@ -56,18 +58,18 @@ impl ChunksV4 {
 
     /// Puts a chunk of few ranges into the pool.
     fn six(&mut self, first: MatchId, numbers: &[u32]) -> u32 {
-        while !self.here().is_multiple_of(SIX_HALVES as u32) {
+        while !self.here().is_multiple_of(SMALL_CHUNK_U32S as u32) {
             self.halves.push(0);
         }
-        let place = self.here() / SIX_HALVES as u32;
+        let place = self.here() / SMALL_CHUNK_U32S as u32;
         // Those that are not needed come first.
-        let unused = SIX - numbers.len();
-        let mut six = Six {
+        let unused = SMALL_CHUNK_RANGES - numbers.len();
+        let mut six = SmallChunk {
             starts: [0; 2],
             ids: [first; 8],
         };
         for (place, number) in (unused..).zip(numbers) {
-            six.starts[place / 3] |= u64::from(number >> ID_BITS) << (place as u32 % 3 * LANE);
+            six.starts[place / 3] |= u64::from(number >> ID_BITS) << (place as u32 % 3 * LANE_BITS);
             six.ids[place + 1] = *number as MatchId;
         }
         let ids = six.ids.as_chunks().0;
@@ -100,14 +102,14 @@ impl Chunks<u32> for ChunksV4 {
         };
         if numbers.is_empty() {
             self.alone(first) << ROOT_SHIFT
-        } else if numbers.len() <= SIX {
+        } else if numbers.len() <= SMALL_CHUNK_RANGES {
             self.six(first, numbers) << ROOT_SHIFT
         } else {
             let place = self.here();
             self.halves
                 .push((numbers.len() as u32) << ID_BITS | u32::from(first));
             self.halves.extend(numbers);
-            place << ROOT_SHIFT | LONG
+            place << ROOT_SHIFT | LARGE_CHUNK
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use allowlist_common::abi::MAX_MATCHES;
 use allowlist_common::ranges::v6::{
-    BLOCK, CHUNK, DEEP, HOST_ID_BITS, HOSTS, ID_BITS, LONG, NODE, NODE_HEAD, NODE_LEAST, NUMBERS,
-    PLACE_SHIFT, TO_THE_NEXT, deep_ids, number, root,
+    BLOCK_ENTRIES, BLOCK_WORDS, CHUNK, HOST_ID_BITS, HOST_LEVEL, ID_BITS, LARGE_HOST_CHUNK,
+    MIN_NODE_SLOTS, NODE, NODE_HEAD, PLACE_SHIFT, SMALL_HOST_CHUNK_RANGES, UNTIL_NEXT, entry,
+    host_level_ids, root,
 };
 use allowlist_common::ranges::{MatchId, ROOT_BITS};
 
@@ -12,7 +13,10 @@ use super::Chunks;
 /// Words of a quad.
 const QUAD: usize = 4;
 
-const _: () = assert!(MAX_MATCHES <= DEEP as u32, "an id is no part of a place");
+const _: () = assert!(
+    MAX_MATCHES <= HOST_LEVEL as u32,
+    "an id is no part of a place"
+);
 
 /// Chunks, and the pool that they are put into.
 #[derive(Default)]
@@ -53,13 +57,13 @@ impl Chunks<u128> for ChunksV6 {
             self.leave(Some(network), before);
         }
         if host == 0 {
-            self.numbers.push(number(network, id));
+            self.numbers.push(entry(network, id));
             return;
         }
         let numbers = &mut self.numbers;
         let deep = self.deep.get_or_insert_with(|| {
             // Its first range may begin with it.
-            numbers.pop_if(|last| start(*last) == start(number(network, 0)));
+            numbers.pop_if(|last| start(*last) == start(entry(network, 0)));
             Deep {
                 network,
                 first: before,
@@ -75,7 +79,7 @@ impl Chunks<u128> for ChunksV6 {
         self.leave(None, last);
         let mut numbers = std::mem::take(&mut self.numbers);
         if numbers.first().is_none_or(|number| start(*number) != 0) {
-            numbers.insert(0, number(0, first));
+            numbers.insert(0, entry(0, first));
         }
         if let [alone] = *numbers {
             return (alone as u32) << PLACE_SHIFT;
@@ -113,7 +117,7 @@ fn reaching(numbers: &[u64]) -> Vec<Begin> {
         let end = rest.next_if(|next| {
             is_nobodys(*next) && !is_nobodys(number) && length(*next).is_power_of_two()
         });
-        let reaches = end.map_or(TO_THE_NEXT, |end| length(end).trailing_zeros() as u8);
+        let reaches = end.map_or(UNTIL_NEXT, |end| length(end).trailing_zeros() as u8);
         begins.push(Begin { number, reaches });
     }
     begins
@@ -130,7 +134,7 @@ impl ChunksV6 {
 
     /// To be put behind so many words of a pool.
     pub(super) fn behind(words: usize) -> Self {
-        let there = words % BLOCK; // blocks are where cache lines are
+        let there = words % BLOCK_WORDS; // blocks are where cache lines are
         Self {
             base: u32::try_from(words - there).expect("places are numbers of 32 bits"),
             pool: vec![0; there],
@@ -164,15 +168,15 @@ impl ChunksV6 {
             return;
         };
         let place = self.here_by(QUAD);
-        let ids = deep_ids(place).expect("a pool is never as large");
+        let ids = host_level_ids(place).expect("a pool is never as large");
         self.hosts(&deep);
         for id in [ids.0, ids.1] {
-            self.numbers.push(number(deep.network, id));
+            self.numbers.push(entry(deep.network, id));
         }
         let behind = deep.network.wrapping_add(1);
         let is_in_chunk = behind << ROOT_BITS != 0;
         if is_in_chunk && next != Some(behind) {
-            self.numbers.push(number(behind, after));
+            self.numbers.push(entry(behind, after));
         }
     }
 
@@ -184,9 +188,9 @@ impl ChunksV6 {
                 word | u64::from(*id) << (place * HOST_ID_BITS)
             })
         };
-        if deep.hosts.len() <= HOSTS {
+        if deep.hosts.len() <= SMALL_HOST_CHUNK_RANGES {
             // Those that are not needed come first, and begin with the network.
-            let unused = HOSTS - deep.hosts.len();
+            let unused = SMALL_HOST_CHUNK_RANGES - deep.hosts.len();
             let mut ids = vec![deep.first; unused + 1];
             ids.extend(&deep.ids);
             self.pool.push(packed(&ids));
@@ -196,7 +200,7 @@ impl ChunksV6 {
         }
         let count = deep.hosts.len() as u64;
         self.pool
-            .push(LONG | count << HOST_ID_BITS | u64::from(deep.first));
+            .push(LARGE_HOST_CHUNK | count << HOST_ID_BITS | u64::from(deep.first));
         self.pool.extend(&deep.hosts);
         self.pool.extend(deep.ids.chunks(4).map(packed));
     }
@@ -206,7 +210,7 @@ impl ChunksV6 {
     /// # Returns
     /// What leads to them.
     fn chunk(&mut self, numbers: &[Begin]) -> u32 {
-        if numbers.len() <= NUMBERS {
+        if numbers.len() <= BLOCK_ENTRIES {
             return self.block(numbers);
         }
         let (first, last) = (numbers[0], numbers[numbers.len() - 1]);
@@ -220,14 +224,14 @@ impl ChunksV6 {
         for place in 0..=last_place {
             let here = rest.partition_point(|begin| scale.of_number(*begin) <= place);
             let (here, after) = rest.split_at(here);
-            if here.len() >= NUMBERS {
+            if here.len() >= BLOCK_ENTRIES {
                 self.lead(&mut index, &mut block, place);
                 let part: Vec<Begin> = std::iter::once(before)
                     .chain(here.iter().copied())
                     .collect();
                 index.push(self.chunk(&part));
             } else {
-                if block.len() + here.len() > NUMBERS {
+                if block.len() + here.len() > BLOCK_ENTRIES {
                     self.lead(&mut index, &mut block, place);
                 }
                 if block.is_empty() {
@@ -254,7 +258,7 @@ impl ChunksV6 {
     }
 
     fn node(&mut self, scale: &Scale, index: &[u32]) -> u32 {
-        let place = self.here_by(BLOCK);
+        let place = self.here_by(BLOCK_WORDS);
         let last = index.len() as u64 - 1;
         self.pool
             .extend([scale.first, u64::from(scale.shift) | last << 32]);
@@ -265,7 +269,7 @@ impl ChunksV6 {
                 .map(|pair| u64::from(pair[0]) | u64::from(*pair.get(1).unwrap_or(&0)) << 32),
         );
         // A node is looked at as a block first, so it must not end before one would.
-        let length = self.pool.len().next_multiple_of(BLOCK);
+        let length = self.pool.len().next_multiple_of(BLOCK_WORDS);
         self.pool.resize(length, 0);
         place << PLACE_SHIFT | NODE
     }
@@ -273,8 +277,8 @@ impl ChunksV6 {
     /// Puts numbers into the pool as a block. What it lacks is filled up with the first number: of those that begin at the
     /// same place the last is found.
     fn block(&mut self, numbers: &[Begin]) -> u32 {
-        let place = self.here_by(BLOCK);
-        let filled = std::iter::repeat_n(numbers[0], NUMBERS - numbers.len());
+        let place = self.here_by(BLOCK_WORDS);
+        let filled = std::iter::repeat_n(numbers[0], BLOCK_ENTRIES - numbers.len());
         let mut reach = 0;
         for (at, begin) in filled.chain(numbers.iter().copied()).enumerate() {
             self.pool.push(begin.number);
@@ -300,7 +304,7 @@ impl Scale {
         let (first, last) = (numbers[0].start(), numbers[numbers.len() - 1].start());
         let most = (numbers.len() as u64 / 2)
             .next_power_of_two()
-            .max(NODE_LEAST);
+            .max(MIN_NODE_SLOTS);
         // A shift by one at least: two networks have no more numbers than there is room for in a block, deep or not.
         let shift = (1..u64::BITS)
             .find(|shift| (last >> shift) - (first >> shift) < most)

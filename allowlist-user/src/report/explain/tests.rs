@@ -101,7 +101,7 @@ fn explanation(decision: Decision, record: Option<&Record>) -> Explanation {
 const ALLOWED: Decision = Decision {
     verdict: Verdict::Pass,
     reason: Reason::Allowed,
-    matched: 1,
+    match_id: 1,
     service: 1,
 };
 
@@ -190,7 +190,7 @@ fn flows_are_told_beside_it() {
     let dropped = Decision {
         verdict: Verdict::Drop,
         reason: Reason::Default,
-        matched: 0,
+        match_id: 0,
         service: 0,
     };
     let mut explanation = explanation(dropped, Some(&record()));

@@ -9,7 +9,7 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use allowlist_common::abi::{
-    self, Control, GenerationTables, InterfaceServices, POOL_LEAST, ReturnTraffic, ServiceTable,
+    self, Control, GenerationTables, InterfaceServices, MIN_POOL_WORDS, ReturnTraffic, ServiceTable,
 };
 use allowlist_common::verdict::Verdict;
 use allowlist_tests::model::static_snapshot;
@@ -80,7 +80,7 @@ pub(super) struct Layout {
 }
 
 /// Words of a pool, by default.
-const POOL: usize = POOL_LEAST as usize;
+const POOL: usize = MIN_POOL_WORDS as usize;
 
 impl Layout {
     /// # Errors
@@ -132,10 +132,10 @@ impl Layout {
         bytes.extend(services.sctp);
         bytes.extend(services.protocol);
         for row in &services.interfaces {
-            bytes.extend(row.here);
+            bytes.extend(row.effective);
             bytes.extend(vec![0; self.row_end]);
         }
-        bytes.extend(services.counted.iter().flat_map(|id| id.to_ne_bytes()));
+        bytes.extend(services.counter_ids.iter().flat_map(|id| id.to_ne_bytes()));
         bytes.extend(ranges.reach.iter().flat_map(|set| set.to_ne_bytes()));
         bytes.extend(ranges.v4.iter().flat_map(|place| place.to_ne_bytes()));
         bytes.extend(ranges.v6.iter().flat_map(|place| place.to_ne_bytes()));
@@ -169,7 +169,7 @@ fn array<'a>(object: &'a Ebpf, name: &str) -> Result<&'a MapData> {
 }
 
 /// Bytes of an interface's row before its end: the services.
-const SERVICES: usize = std::mem::offset_of!(InterfaceServices, of_class);
+const SERVICES: usize = std::mem::offset_of!(InterfaceServices, fragment_services);
 /// More than any version has behind them.
 const LONGEST_END: usize = 256;
 
