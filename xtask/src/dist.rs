@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use crate::{cargo, setup};
 
 /// Files of this tree, and where they go.
-const FILES: [(&str, &str); 18] = [
+const FILES: [(&str, &str); 20] = [
     (
         "dist/allowlist.service",
         "usr/local/lib/systemd/system/allowlist.service",
@@ -33,12 +33,20 @@ const FILES: [(&str, &str); 18] = [
     ("SECURITY.md", "usr/local/share/doc/allowlist/SECURITY.md"),
     ("docs/api.md", "usr/local/share/doc/allowlist/docs/api.md"),
     (
+        "docs/errors.md",
+        "usr/local/share/doc/allowlist/docs/errors.md",
+    ),
+    (
         "docs/export.md",
         "usr/local/share/doc/allowlist/docs/export.md",
     ),
     (
         "docs/flood.svg",
         "usr/local/share/doc/allowlist/docs/flood.svg",
+    ),
+    (
+        "docs/internals.md",
+        "usr/local/share/doc/allowlist/docs/internals.md",
     ),
     (
         "docs/lookup-ipv4.svg",
