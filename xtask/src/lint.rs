@@ -4,7 +4,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Result, bail};
 
-use crate::{cargo, setup, tidy};
+use crate::{cargo, language, setup, tidy};
 
 /// Check formatting, lints and the repository's own rules
 ///
@@ -20,6 +20,15 @@ pub(crate) fn run(_: &Args) -> Result<ExitCode> {
         bail!(
             "the repository's rules (xtask/src/tidy.rs) are not kept:\n  {}",
             findings.join("\n  ")
+        );
+    }
+
+    let language = language::Summary::of(cargo::root())?;
+    if language.rate() > language::LIMIT {
+        bail!(
+            "more than {} hard constructions per 1,000 words (`cargo xtask language FILE` shows them):\n{}",
+            language::LIMIT,
+            language.text()
         );
     }
 

@@ -8,6 +8,7 @@ mod build;
 mod cargo;
 mod dist;
 mod fuzz;
+mod language;
 mod lint;
 mod privilege;
 mod run;
@@ -49,6 +50,7 @@ enum Command {
     Run(run::Args),
     Test(test::Args),
     Lint(lint::Args),
+    Language(language::Args),
     Bench(bench::Args),
     Fuzz(fuzz::Args),
     Vm(vm::Args),
@@ -68,6 +70,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Run(args) => run::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Lint(args) => lint::run(&args),
+        Command::Language(args) => language::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Vm(args) => vm::run(&args),

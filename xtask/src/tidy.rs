@@ -59,7 +59,7 @@ pub(crate) fn check(root: &Path) -> Result<Vec<String>> {
     Ok(findings)
 }
 
-fn visit(folder: &Path, file: &mut impl FnMut(&Path) -> Result<()>) -> Result<()> {
+pub(crate) fn visit(folder: &Path, file: &mut impl FnMut(&Path) -> Result<()>) -> Result<()> {
     let entries =
         fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
     for entry in entries {
@@ -77,7 +77,7 @@ fn visit(folder: &Path, file: &mut impl FnMut(&Path) -> Result<()>) -> Result<()
 }
 
 /// Whether somebody here wrote it; what was captured from elsewhere stays as it came.
-fn is_ours(path: &Path) -> bool {
+pub(crate) fn is_ours(path: &Path) -> bool {
     path.extension().is_some_and(|extension| {
         ["md", "rs", "sh", "toml"]
             .iter()
