@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: builds what is measured as it is released, and measures it.
+//! `cargo xtask bench`: builds the release binaries and runs the benchmark on them.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -9,11 +9,10 @@ use anyhow::Result;
 use crate::privilege::Root;
 use crate::{cargo, setup};
 
-/// Measure what a lookup, a packet, a flood and a change cost, each beside what else there is
+/// Measure the cost of lookups, packets, floods and changes, and compare with the alternatives
 ///
-/// In memory (`BPF_PROG_TEST_RUN`) and in network namespaces of its own, attached to nothing of this machine's.
-/// Prints medians, and leaves every value, JSON and plots in target/bench. The numbers of one run can be
-/// compared with each other, and with nothing else.
+/// Runs in memory (`BPF_PROG_TEST_RUN`) and in private network namespaces; attaches to no interface of this machine.
+/// Prints medians and writes all samples, JSON and plots to target/bench. Compare numbers only within one run.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask bench
@@ -24,40 +23,40 @@ use crate::{cargo, setup};
   cargo xtask bench --against older-allowlist-ebpf
   cargo xtask bench -- --rounds 51")]
 pub(crate) struct Args {
-    /// What to measure: of lookup, filter, packets, interface, publishes and changes; all of it, if not said
+    /// Benchmarks to run: lookup, filter, packets, interface, publishes, changes [default: all]
     ///
-    /// `cargo xtask bench -- --help` says what each is.
+    /// `cargo xtask bench -- --help` describes each.
     #[arg(long, value_delimiter = ',', value_name = "MEASURE")]
     only: Vec<String>,
 
-    /// How long a change by command takes: the same as `--only changes`
+    /// Measure how long a change by command takes: same as `--only changes`
     #[arg(long, conflicts_with = "only")]
     changes: bool,
 
-    /// Compare with an older kernel program, by its object file, such as the `allowlist-ebpf` of an older build
+    /// Compare with an older kernel program, such as the object file `allowlist-ebpf` of an older build
     ///
-    /// Each is loaded five times, since where code is placed alone moves its cost, and the older one is compared with
-    /// itself in the same run. Without `--only` it is the only measure.
+    /// Loads each program five times, because code placement alone changes its cost, and also compares the older
+    /// program with itself in the same run. Without `--only`, this is the only benchmark.
     #[arg(long, value_name = "OBJECT")]
     against: Option<PathBuf>,
 
-    /// Less of it, in half a minute: fewer rounds, and fewer and smaller lists
+    /// Finish in half a minute: fewer rounds, fewer and smaller lists
     #[arg(long)]
     quick: bool,
 
-    /// Print every value and median as JSON, instead of tables
+    /// Print all samples and medians as JSON instead of tables
     #[arg(long)]
     json: bool,
 
-    /// What to give to the benchmark
+    /// Arguments for the benchmark
     #[arg(last = true, value_name = "ARGS")]
-    of_bench: Vec<OsString>,
+    forwarded: Vec<OsString>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let root = Root::reach("the benchmark")?;
     setup::run()?;
-    // Each alone, so that the program has what it is released with, and nothing that a test asks for.
+    // Separate builds: in one build, cargo would unify the features of the program with those of the tests.
     let starts_program = |measure: &String| ["interface", "changes"].contains(&measure.as_str());
     let measures_all = args.only.is_empty() && args.against.is_none();
     if measures_all || args.changes || args.only.iter().any(starts_program) {
@@ -70,7 +69,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     ];
     let built = cargo::build(&bench)?;
 
-    // Which measures there are is the benchmark's to know.
+    // The benchmark validates the names.
     let only = match (args.changes, args.only.as_slice()) {
         (true, _) => vec!["--only".into(), "changes".into()],
         (false, []) => Vec::new(),
@@ -86,6 +85,6 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     words.extend(args.quick.then(|| "--quick".into()));
     words.extend(args.json.then(|| "--json".into()));
-    words.extend(args.of_bench.iter().cloned());
+    words.extend(args.forwarded.iter().cloned());
     match root.exec(&[], built.executable("allowlist-bench")?, words.into_iter())? {}
 }

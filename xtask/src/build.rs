@@ -1,4 +1,4 @@
-//! `cargo xtask build`: the program, with the eBPF object inside it.
+//! `cargo xtask build`: builds the program, which embeds the eBPF object.
 
 use std::fs;
 use std::process::{Command, ExitCode};
@@ -10,14 +10,14 @@ use crate::{cargo, setup};
 
 /// Build the `allowlist` program
 ///
-/// The eBPF side is always optimised: the verifier and the packet path see what ships. As root, ends
-/// with what this kernel's verifier says of each program.
+/// The eBPF programs are always optimised, so the verifier sees the same code as in a release. As root, also loads
+/// each program and prints the verifier's statistics.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask build
   cargo xtask build --release && sudo install target/release/allowlist /usr/local/sbin")]
 pub(crate) struct Args {
-    /// Optimise the userspace side too: the binary to install
+    /// Optimise the userspace program too, for installation
     #[arg(long)]
     release: bool,
 }
@@ -42,11 +42,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     verify(built.executable("allowlist")?)
 }
 
-/// What this kernel's verifier makes of the programs. A build needs no root, and this does, so nobody
-/// is asked for a password for it.
+/// Loads the programs and prints the verifier's statistics. Needs root; without root it prints the command instead,
+/// so that a build never prompts for a password.
 fn verify(allowlist: &str) -> Result<ExitCode> {
     if !geteuid().is_root() {
-        println!("  `sudo {allowlist} verify` prints what this kernel's verifier says of it");
+        println!("  to load it into this kernel's verifier, run `sudo {allowlist} verify`");
         return Ok(ExitCode::SUCCESS);
     }
     let table = cargo::stdout(Command::new(allowlist).arg("verify"))?;

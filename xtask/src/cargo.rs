@@ -1,5 +1,4 @@
-//! Other programs, started as a person would start them in the workspace's folder, and what cargo
-//! says about the files that it built.
+//! Runs other programs in the workspace folder, and parses cargo's messages for the files that a build produced.
 
 use std::env;
 use std::io::{self, BufRead, BufReader, Write as _};
@@ -8,33 +7,33 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-/// The workspace's folder.
+/// Returns the workspace folder.
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .expect("xtask is a folder of the workspace")
 }
 
-/// Where cargo put this program, and so everything else: `target`, unless somebody moved it.
+/// Returns cargo's target folder, derived from the path of this executable.
 pub(crate) fn target_dir() -> Result<PathBuf> {
-    let xtask = env::current_exe().context("cannot tell where xtask runs from")?;
+    let xtask = env::current_exe().context("cannot find the path of the xtask executable")?;
     let target = xtask
         .ancestors()
         .nth(2)
-        .context("xtask runs from outside a target folder")?;
+        .context("the xtask executable is not in a target folder")?;
     Ok(target.to_owned())
 }
 
-/// `program` in the workspace's folder, without what the outer cargo set for xtask alone.
+/// Returns a command for `program` in the workspace folder, without the variables that cargo sets for xtask.
 ///
-/// Build scripts watch such variables (ring's watches `CARGO_PKG_NAME`): left in, a build by xtask
-/// and a build by hand would each undo the other's.
+/// Build scripts watch such variables (ring's watches `CARGO_PKG_NAME`): if they were inherited, a build by xtask and
+/// a build by hand would invalidate each other.
 pub(crate) fn command(program: &str) -> Command {
     let mut command = Command::new(program);
     command.current_dir(root());
-    // Without it, rust-toolchain.toml decides: `cargo +nightly xtask` builds what `cargo xtask` does.
+    // rust-toolchain.toml selects the compiler, also under `cargo +nightly xtask`.
     command.env_remove("RUSTUP_TOOLCHAIN");
-    // A relative folder is meant from where the caller stands, not from the workspace's folder.
+    // A relative path is relative to the caller's folder, not to the workspace folder.
     if let Some(target) = env::var_os("CARGO_TARGET_DIR")
         && let Ok(target) = path::absolute(target)
     {
@@ -49,12 +48,12 @@ pub(crate) fn command(program: &str) -> Command {
     command
 }
 
-/// Runs to the end, with this program's own input and output.
+/// Runs a command to its end, with inherited standard streams.
 pub(crate) fn status(command: &mut Command) -> Result<ExitStatus> {
     command.status().with_context(|| cannot_start(command))
 }
 
-/// Runs to the end; prints its standard output as it comes, and shows each line of it to `read`.
+/// Runs a command to its end, copies its standard output, and passes each line to `read`.
 pub(crate) fn each_line(command: &mut Command, mut read: impl FnMut(&str)) -> Result<ExitStatus> {
     let mut child = command
         .stdout(Stdio::piped())
@@ -63,16 +62,16 @@ pub(crate) fn each_line(command: &mut Command, mut read: impl FnMut(&str)) -> Re
     let mut lines = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
     let mut line = Vec::new();
     while lines.read_until(b'\n', &mut line)? > 0 {
-        // Whoever reads along may have seen enough; the tests go on.
+        // The tests continue after a reader such as `head` has closed the pipe.
         let _ = io::stdout().write_all(&line);
-        // What a test prints need not be UTF-8.
+        // A test may print bytes that are not UTF-8.
         read(String::from_utf8_lossy(&line).trim_end());
         line.clear();
     }
     Ok(child.wait()?)
 }
 
-/// What a program that must succeed prints.
+/// Runs a command that must succeed, and returns its standard output.
 pub(crate) fn stdout(command: &mut Command) -> Result<String> {
     let output = command
         .stderr(Stdio::inherit())
@@ -85,13 +84,13 @@ pub(crate) fn stdout(command: &mut Command) -> Result<String> {
         .with_context(|| format!("`{}` printed something that is not UTF-8", name(command)))
 }
 
-/// Whether `program` is in a folder of `PATH`.
+/// Reports whether `program` is in a folder of `PATH`.
 pub(crate) fn is_on_path(program: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
-/// The files that a build made.
+/// The files that a build produced.
 #[derive(Default)]
 pub(crate) struct Built {
     executables: Vec<String>,
@@ -100,7 +99,7 @@ pub(crate) struct Built {
 }
 
 impl Built {
-    /// The path of an executable, by its name.
+    /// Returns the path of the executable `name`.
     pub(crate) fn executable(&self, name: &str) -> Result<&str> {
         self.executables
             .iter()
@@ -109,7 +108,7 @@ impl Built {
             .with_context(|| format!("cargo built no executable `{name}`"))
     }
 
-    /// The path of a test program, by its name, to which cargo adds a hash.
+    /// Returns the path of the test program `name`; cargo appends a hash to the file name.
     pub(crate) fn test(&self, name: &str) -> Result<&str> {
         self.executables
             .iter()
@@ -125,7 +124,7 @@ impl Built {
             .with_context(|| format!("cargo built no test program `{name}`"))
     }
 
-    /// A file that a build script left for its crate, by its name.
+    /// Returns the path of the file `name` in the output folder of a build script.
     pub(crate) fn generated(&self, name: &str) -> Result<PathBuf> {
         self.out_dirs
             .iter()
@@ -134,19 +133,19 @@ impl Built {
             .with_context(|| format!("no build script made `{name}`"))
     }
 
-    /// Takes one line of `cargo build --message-format=json`.
+    /// Parses one line of `cargo build --message-format=json`.
     fn read(&mut self, message: &str) {
         self.executables.extend(string_field(message, "executable"));
         self.out_dirs.extend(string_field(message, "out_dir"));
     }
 }
 
-/// `cargo build` with these arguments. Whatever cargo has to say goes to standard error.
+/// Runs `cargo build` with `args`; cargo's diagnostics go to standard error.
 pub(crate) fn build(args: &[&str]) -> Result<Built> {
     build_with(args, &[])
 }
 
-/// The same, with these variables.
+/// Runs `cargo build` as [`build`] does, with additional environment variables.
 pub(crate) fn build_with(args: &[&str], variables: &[(&str, &str)]) -> Result<Built> {
     let mut command = command("cargo");
     command
@@ -163,15 +162,15 @@ pub(crate) fn build_with(args: &[&str], variables: &[(&str, &str)]) -> Result<Bu
         built.read(&message.context("cannot read cargo's messages")?);
     }
     if !child.wait()?.success() {
-        bail!("the build failed; cargo's messages above say where");
+        bail!("the build failed; see cargo's messages above");
     }
     Ok(built)
 }
 
-/// The value of a string field in a line of JSON.
+/// Returns the value of a string field in a line of JSON.
 ///
-/// Two fields of a known program do not call for a parser. A quote inside a string is written `\"`,
-/// so that nothing but a key matches; a path with a quote or a backslash in it is not understood.
+/// Not a JSON parser: xtask reads only two fields of cargo's messages. Quotes inside JSON strings are escaped, so the
+/// pattern matches keys only; a path that contains a quote or a backslash is not supported.
 fn string_field(json: &str, key: &str) -> Option<String> {
     let (_, rest) = json.split_once(&format!("\"{key}\":\""))?;
     let (value, _) = rest.split_once('"')?;
@@ -191,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cargo_built_is_found_in_its_messages() {
+    fn built_files_are_parsed_from_cargo_messages() {
         let mut built = Built::default();
         for message in [
             r#"{"reason":"compiler-artifact","target":{"name":"log"},"executable":null}"#,
@@ -199,7 +198,7 @@ mod tests {
             r#"{"reason":"compiler-artifact","executable":"/w/target/debug/allowlist","fresh":true}"#,
             r#"{"reason":"compiler-artifact","executable":"/w/target/debug/deps/demo-0123456789abcdef"}"#,
             r#"{"reason":"build-script-executed","env":[],"out_dir":"/w/target/debug/build/a-1/out"}"#,
-            r#"{"reason":"compiler-message","message":{"rendered":"say \"executable\":\"/no\""}}"#,
+            r#"{"reason":"compiler-message","message":{"rendered":"the \"executable\":\"/no\""}}"#,
         ] {
             built.read(message);
         }
@@ -215,7 +214,7 @@ mod tests {
             built.test("demo").unwrap(),
             "/w/target/debug/deps/demo-0123456789abcdef"
         );
-        assert!(built.test("allowlist").is_err()); // `demo` is no hash
+        assert!(built.test("allowlist").is_err()); // `demo` is not a hash
         assert_eq!(built.out_dirs, ["/w/target/debug/build/a-1/out"]);
         assert!(built.executable("no").is_err());
     }

@@ -1,8 +1,7 @@
-//! `cargo xtask dist`: what a host gets, as one archive that is unpacked over `/`.
+//! `cargo xtask dist`: builds the archive to install, which is unpacked over `/`.
 //!
-//! Invariants: everything goes below `usr/local`, and nothing to `etc`, so that unpacking a new version changes
-//! no configuration; the archive names files alone, so that unpacking leaves folders that are there as they
-//! are; the same commit makes the same archive.
+//! Invariants: all files are below `usr/local` and none in `etc`, so an upgrade changes no configuration; the archive
+//! has entries for files only, so existing folders keep their owner and mode; builds of the same commit are identical.
 
 use std::env;
 use std::fs;
@@ -14,7 +13,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{cargo, setup};
 
-/// Files of this tree, and where they go.
+/// Files of this repository and their paths in the archive.
 const FILES: [(&str, &str); 20] = [
     (
         "dist/allowlist.service",
@@ -83,7 +82,7 @@ const FILES: [(&str, &str); 20] = [
     ),
 ];
 
-/// Shells, and where each looks for completions.
+/// Shells and the paths of their completion scripts.
 const COMPLETIONS: [(&str, &str); 3] = [
     (
         "bash",
@@ -99,9 +98,9 @@ const COMPLETIONS: [(&str, &str); 3] = [
 const BINARY: &str = "usr/local/sbin/allowlist";
 const PAGES: &str = "usr/local/share/man/man8";
 
-/// Put together what a host gets: the program, its unit, manual, completions and documents
+/// Build the archive to install: program, systemd unit, manual, completions and documentation
 ///
-/// An archive in `target/dist`, and the same as a folder beside it.
+/// Writes an archive to `target/dist`, and its contents to a folder next to it.
 #[derive(clap::Args)]
 #[command(after_help = "Example:
   cargo xtask dist")]
@@ -125,7 +124,7 @@ pub(crate) fn run(_: &Args) -> Result<ExitCode> {
     let folder = dist.join(&name);
     if folder.exists() {
         fs::remove_dir_all(&folder)
-            .with_context(|| format!("cannot remove the last {}", folder.display()))?;
+            .with_context(|| format!("cannot remove the previous {}", folder.display()))?;
     }
     lay_out(allowlist, &folder)?;
     let archive = dist.join(format!("{name}.tar.gz"));
@@ -136,13 +135,13 @@ pub(crate) fn run(_: &Args) -> Result<ExitCode> {
     }
     let archive = archive.display();
     println!("{archive}");
-    println!("To install it, or a new version over an old one:");
+    println!("To install or upgrade:");
     println!("  sudo tar -xzf {archive} -C /");
-    println!("What comes then is in docs/operations.md.");
+    println!("Next steps: docs/operations.md");
     Ok(ExitCode::SUCCESS)
 }
 
-/// Every file in its place below `folder`.
+/// Writes every file of the archive below `folder`.
 fn lay_out(allowlist: &str, folder: &Path) -> Result<()> {
     let binary = place(folder, BINARY)?;
     run_to_end(Command::new("strip").arg("-o").arg(&binary).arg(allowlist))?;
@@ -169,12 +168,12 @@ fn lay_out(allowlist: &str, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A document whose links to the example go where that is installed: beside the first documents.
+/// Rewrites a document's links to `dist/allowlist.toml` to the installed path, next to the top-level documents.
 fn as_installed(document: &str) -> String {
     document.replace("dist/allowlist.toml)", "allowlist.toml)")
 }
 
-/// A file's path, whose folder is there.
+/// Returns the path of `file` below `folder`, after creating its parent folders.
 fn place(folder: &Path, file: &str) -> Result<PathBuf> {
     let path = folder.join(file);
     let parent = path.parent().expect("it is below the folder");
@@ -182,14 +181,14 @@ fn place(folder: &Path, file: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Whatever the umask of whoever builds.
+/// Sets a file's mode, independent of the umask.
 fn allow(file: &Path, mode: u32) -> Result<()> {
     let permissions = fs::Permissions::from_mode(mode);
     fs::set_permissions(file, permissions)
         .with_context(|| format!("cannot set the mode of {}", file.display()))
 }
 
-/// The archive of all files in a folder; what it holds.
+/// Packs all files in a folder into `archive`, and returns their names.
 fn pack(folder: &Path, archive: &Path) -> Result<Vec<String>> {
     let mut files = Vec::new();
     list(folder, folder, &mut files)?;
@@ -198,7 +197,7 @@ fn pack(folder: &Path, archive: &Path) -> Result<Vec<String>> {
         Command::new("tar")
             .args(["--create", "--gzip", "--format=gnu", "--numeric-owner"])
             .args(["--owner=0", "--group=0"])
-            .arg(format!("--mtime=@{}", written()?))
+            .arg(format!("--mtime=@{}", modification_time()?))
             .arg("--file")
             .arg(archive)
             .arg("--directory")
@@ -208,12 +207,12 @@ fn pack(folder: &Path, archive: &Path) -> Result<Vec<String>> {
     Ok(files)
 }
 
-/// When what is packed was written, in seconds: the build must not show in it.
-fn written() -> Result<String> {
+/// Returns the modification time for all files, in seconds since the epoch: the commit's, so builds are reproducible.
+fn modification_time() -> Result<String> {
     if let Ok(seconds) = env::var("SOURCE_DATE_EPOCH") {
         return Ok(seconds);
     }
-    // Without git, a tree tells nothing of when it was written.
+    // A source tree without git has no commit time.
     if !cargo::root().join(".git").exists() {
         return Ok("0".to_owned());
     }
@@ -238,7 +237,7 @@ fn list(root: &Path, folder: &Path, files: &mut Vec<String>) -> Result<()> {
 
 fn run_to_end(command: &mut Command) -> Result<()> {
     if !cargo::status(command)?.success() {
-        bail!("{command:?} failed; what it printed above says why");
+        bail!("{command:?} failed; see its output above");
     }
     Ok(())
 }
@@ -248,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_document_is_packed_and_none_that_is_missing() {
+    fn all_documents_are_packed() {
         let root = cargo::root();
         for (from, to) in FILES {
             assert!(root.join(from).is_file(), "{from}");
@@ -267,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn links_lead_to_the_installed_example() {
+    fn links_point_to_the_installed_example() {
         let document = "[dist/allowlist.toml](dist/allowlist.toml) [it](../dist/allowlist.toml)";
         assert_eq!(
             as_installed(document),
@@ -276,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn an_archive_holds_files_and_no_folders_and_is_the_same_again() {
+    fn archives_are_reproducible_and_have_no_folder_entries() {
         let folder = env::temp_dir().join(format!("allowlist-dist-{}", std::process::id()));
         for name in ["b/c", "a"] {
             fs::write(place(&folder.join("in"), name).unwrap(), name).unwrap();
@@ -286,7 +285,7 @@ mod tests {
         let first = fs::read(&archive).unwrap();
         let listed = cargo::stdout(Command::new("tar").arg("-tzf").arg(&archive)).unwrap();
         assert_eq!(listed, "a\nb/c\n");
-        fs::write(folder.join("in/a"), "a").unwrap(); // newer, and the same
+        fs::write(folder.join("in/a"), "a").unwrap(); // same contents, newer modification time
         pack(&folder.join("in"), &archive).unwrap();
         assert!(fs::read(&archive).unwrap() == first);
         fs::remove_dir_all(&folder).unwrap();

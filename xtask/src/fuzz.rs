@@ -1,11 +1,11 @@
-//! `cargo xtask fuzz`: looks for inputs that break the logic, guided by what each input makes it run.
+//! `cargo xtask fuzz`: coverage-guided fuzzing with libFuzzer.
 //!
-//! The fuzzer is LLVM's (libFuzzer), which a crate brings as source; the pinned compiler can count what
-//! code runs, so neither another compiler nor cargo-fuzz is needed. What the inputs mean is the crate
-//! allowlist-fuzz's to know.
+//! The crate `libfuzzer-sys` compiles libFuzzer from source, and the pinned compiler instruments the code, so neither
+//! a nightly compiler nor cargo-fuzz is needed. The crate `allowlist-fuzz` defines the targets; this file does not
+//! know what their inputs mean.
 //!
-//! A target's inputs are in `target/fuzz-data/TARGET`: `corpus` grows from run to run, `seeds` are written by
-//! each, and `found` holds what failed, with which the next run begins.
+//! A target's inputs are in `target/fuzz-data/TARGET`: `corpus` grows from run to run, each run writes `seeds`, and
+//! `found` holds failing inputs, which the next run executes first.
 
 use std::ffi::OsString;
 use std::fs;
@@ -18,9 +18,9 @@ use clap::ValueEnum;
 
 use crate::{cargo, setup};
 
-/// Look for inputs that break the packet logic, the configuration and the lists
+/// Fuzz the packet logic, the configuration parser and the list parsers
 ///
-/// Needs no root, and a C++ compiler once. Ends at the first input that fails, and names it.
+/// Needs no root. The first build needs a C++ compiler. Stops at the first failing input and prints its path.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask fuzz                                a minute for each target
@@ -28,14 +28,14 @@ use crate::{cargo, setup};
   cargo xtask fuzz judge --input FILE             run one input again
   cargo xtask fuzz judge -- -jobs=4 -workers=2    libFuzzer's own options")]
 pub(crate) struct Args {
-    /// What to fuzz [default: each in turn]
+    /// Target to fuzz [default: all, one after the other]
     target: Option<Target>,
 
-    /// How long, for each target
+    /// Seconds per target
     #[arg(long, default_value_t = 60)]
     seconds: u32,
 
-    /// Run this one input, and nothing else
+    /// Run only this input
     #[arg(
         long,
         value_name = "FILE",
@@ -44,22 +44,22 @@ pub(crate) struct Args {
     )]
     input: Option<PathBuf>,
 
-    /// What to give to libFuzzer
+    /// Arguments for libFuzzer
     #[arg(last = true, value_name = "ARGS")]
-    of_fuzzer: Vec<OsString>,
+    forwarded: Vec<OsString>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Target {
-    /// Frames: the logic that ships against the model
+    /// Frames: parsing and verdicts compared with the model
     Judge,
-    /// Configurations
+    /// Configuration files
     Config,
-    /// What vendors' addresses answer
+    /// Response bodies of providers
     Feed,
-    /// Pages: the list against the visible text
+    /// Web pages: the parsed list compared with the visible text
     Pages,
-    /// How their answers are sent: whole, cut, compressed
+    /// HTTP transfers: complete, truncated, compressed
     Transfer,
 }
 
@@ -79,7 +79,7 @@ impl Target {
     }
 }
 
-/// What tells the fuzzer which code an input runs, and what it is compared with there.
+/// Compiler flags for coverage counters and comparison tracing.
 const COVERAGE: [&str; 5] = [
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
@@ -90,7 +90,7 @@ const COVERAGE: [&str; 5] = [
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if !cargo::is_on_path("c++") {
-        bail!("there is no C++ compiler (`c++`), which libFuzzer needs: run `apt-get install g++`");
+        bail!("libFuzzer needs a C++ compiler, and there is no `c++`: run `apt-get install g++`");
     }
     let targets = args
         .target
@@ -101,7 +101,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     for target in targets {
         let program = built.executable(&target.program())?;
         let passed = match &args.input {
-            Some(input) => repeat(program, input, &args.of_fuzzer)?,
+            Some(input) => run_input(program, input, &args.forwarded)?,
             None => fuzz(*target, program, args)?,
         };
         if !passed {
@@ -120,36 +120,33 @@ fn build(targets: &[Target], host: &str) -> Result<cargo::Built> {
         "--package=allowlist-fuzz",
         "--features=libfuzzer",
         "--profile=fuzz",
-        // Named, so that build scripts and macros are built without the flags: they link no fuzzer.
+        // With an explicit target, cargo builds build scripts and proc macros without the flags.
         "--target",
         host,
     ];
     args.extend(programs.iter().map(String::as_str));
-    // Over any flags of the caller's, which would else replace these.
+    // Takes precedence over RUSTFLAGS and over the flags in cargo's configuration.
     cargo::build_with(
         &args,
         &[("CARGO_ENCODED_RUSTFLAGS", &COVERAGE.join("\x1f"))],
     )
 }
 
-/// Runs one input.
-///
-/// # Returns
-/// Whether it passed.
-fn repeat(program: &str, input: &Path, of_fuzzer: &[OsString]) -> Result<bool> {
-    // A folder would be taken for a corpus.
+/// Runs one input, and returns whether it passed.
+fn run_input(program: &str, input: &Path, forwarded: &[OsString]) -> Result<bool> {
+    // libFuzzer treats a folder as a corpus.
     if !input.is_file() {
-        bail!("{} is no file; give one input", input.display());
+        bail!(
+            "{} is not a file; --input takes one input file",
+            input.display()
+        );
     }
-    // Where the caller stands, as the path is meant from there.
+    // In the caller's folder, because the path may be relative.
     let mut command = Command::new(program);
-    Ok(cargo::status(command.args(of_fuzzer).arg(input))?.success())
+    Ok(cargo::status(command.args(forwarded).arg(input))?.success())
 }
 
-/// Looks for inputs that fail.
-///
-/// # Returns
-/// Whether there was none.
+/// Fuzzes one target, and returns whether no input failed.
 fn fuzz(target: Target, program: &str, args: &Args) -> Result<bool> {
     let name = target.name();
     let data = cargo::target_dir()?.join("fuzz-data").join(name);
@@ -167,7 +164,7 @@ fn fuzz(target: Target, program: &str, args: &Args) -> Result<bool> {
     );
     let mut command = cargo::command(program);
     command
-        // Where `-jobs` leaves its logs.
+        // `-jobs` writes its logs to the current folder.
         .current_dir(&data)
         .env("ALLOWLIST_FUZZ_SEEDS", &seeds)
         .arg(format!("-max_total_time={}", args.seconds))
@@ -177,25 +174,25 @@ fn fuzz(target: Target, program: &str, args: &Args) -> Result<bool> {
             "-timeout=10",
             "-use_value_profile=1",
         ])
-        .args(&args.of_fuzzer)
-        // New inputs go to the first; the others are read.
+        .args(&args.forwarded)
+        // libFuzzer writes new inputs to the first folder and only reads the others.
         .args([&corpus, &seeds, &found]);
     let status = cargo::status(&mut command)?;
     if status.success() {
-        eprintln!("xtask fuzz: {name}: nothing found");
+        eprintln!("xtask fuzz: {name}: no failing input found");
         return Ok(true);
     }
     let input = newest(&found, start)?.with_context(|| {
-        format!("the fuzzer failed ({status}) and left no input; its last words are above")
+        format!("the fuzzer failed ({status}) without a failing input; see its output above")
     })?;
     eprintln!(
-        "xtask fuzz: {name}: this input fails, and why is above: {0}\nrun it again: cargo xtask fuzz {name} --input {0}",
+        "xtask fuzz: {name}: failing input: {0} (see the error above)\nto reproduce: cargo xtask fuzz {name} --input {0}",
         input.display()
     );
     Ok(false)
 }
 
-/// The file in `folder` that was written last, if that was after `start`.
+/// Returns the most recently written file in `folder`, if it was written after `start`.
 fn newest(folder: &Path, start: SystemTime) -> Result<Option<PathBuf>> {
     let mut newest = None;
     let entries =

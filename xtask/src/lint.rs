@@ -1,4 +1,4 @@
-//! `cargo xtask lint`: formatting, clippy for both sides, the repository's own rules.
+//! `cargo xtask lint`: formatting, clippy for userspace and eBPF, and the repository's own rules.
 
 use std::process::{Command, ExitCode};
 
@@ -8,7 +8,7 @@ use crate::{cargo, language, setup, tidy};
 
 /// Check formatting, lints and the repository's own rules
 ///
-/// Warnings are errors here, and only here: while you work they stay warnings.
+/// Treats warnings as errors; other builds do not.
 #[derive(clap::Args)]
 #[command(after_help = "Example:
   cargo fmt --all && cargo xtask lint")]
@@ -18,7 +18,7 @@ pub(crate) fn run(_: &Args) -> Result<ExitCode> {
     let findings = tidy::check(cargo::root())?;
     if !findings.is_empty() {
         bail!(
-            "the repository's rules (xtask/src/tidy.rs) are not kept:\n  {}",
+            "violations of the repository's rules (xtask/src/tidy.rs):\n  {}",
             findings.join("\n  ")
         );
     }
@@ -39,20 +39,14 @@ pub(crate) fn run(_: &Args) -> Result<ExitCode> {
     setup::run()?;
     let mut userspace = cargo::command("cargo");
     userspace.args(["clippy", "--all-targets", "--", "-D", "warnings"]);
-    check(
-        &mut userspace,
-        "clippy has something to say about the userspace side",
-    )?;
+    check(&mut userspace, "clippy failed for the userspace crates")?;
 
-    check(
-        &mut ebpf_clippy()?,
-        "clippy has something to say about the eBPF side",
-    )?;
+    check(&mut ebpf_clippy()?, "clippy failed for the eBPF crates")?;
     eprintln!("xtask lint: passed");
     Ok(ExitCode::SUCCESS)
 }
 
-/// Clippy as the build scripts compile: for the BPF target, with a `core` of its own.
+/// Returns a clippy command for the BPF target, with `core` built from source as in the build scripts.
 fn ebpf_clippy() -> Result<Command> {
     let mut clippy = cargo::command("cargo");
     clippy
@@ -66,7 +60,7 @@ fn ebpf_clippy() -> Result<Command> {
             "--release",
         ])
         .args(["--target", "bpfel-unknown-none", "-Z", "build-std=core"])
-        // RUSTC_BOOTSTRAP rebuilds every proc macro: in a folder of their own they stay built.
+        // RUSTC_BOOTSTRAP invalidates every proc macro: a separate target folder keeps both builds cached.
         .arg("--target-dir")
         .arg(cargo::target_dir()?.join("ebpf-clippy"))
         .args(["--", "-D", "warnings"])

@@ -1,7 +1,7 @@
-//! `cargo xtask`: gets the tools that are missing, then builds, runs and tests allowlist.
+//! `cargo xtask`: installs missing build tools, then builds, runs and tests allowlist.
 //!
-//! A subcommand is a module; [`main`] is `run(parse())` and prints every error. Nothing here knows
-//! how packets are filtered, nor links any crate of the product: it has to compile in seconds.
+//! Each subcommand is a module; [`main`] parses the arguments, runs the subcommand and prints its error. Does not
+//! know how packets are filtered, and links no crate of the product, so that it compiles in seconds.
 
 mod bench;
 mod build;
@@ -25,16 +25,16 @@ use clap::{Parser, Subcommand};
 
 /// Build, run and test allowlist.
 ///
-/// Each command first gets what is missing: the compiler's rust-src component, and an eBPF linker
-/// under `target/tools`. That takes a minute or two, once; the first build takes about five more.
+/// Each command first installs missing build tools: the compiler's rust-src component, and an eBPF linker under
+/// `target/tools`. This takes one or two minutes, once; the first build takes about five more.
 #[derive(Parser)]
 #[command(
     name = "cargo xtask",
     bin_name = "cargo xtask",
     after_help = "Examples:
-  cargo xtask run                                         show the filter at work
+  cargo xtask run                                         demonstrate the filter
   cargo xtask run -- --iface eth0 --config allowlist.toml filter a real interface until Ctrl-C
-  cargo xtask test                                        every test; the kernel's part runs as root
+  cargo xtask test                                        all tests; kernel tests run as root
   cargo xtask vm                                          the packet tables on Linux 6.1, in qemu
   cargo xtask build --release                             the binary to install
   cargo xtask dist                                        the archive to install"
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn command_line_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
     }

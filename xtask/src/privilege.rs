@@ -1,4 +1,4 @@
-//! Root, for the programs that need it. What builds stays with the caller's own rights.
+//! Runs programs as root. Builds run with the caller's own privileges.
 
 use std::convert::Infallible;
 use std::env;
@@ -11,37 +11,41 @@ use nix::unistd::geteuid;
 
 use crate::cargo;
 
-/// A variable for the environment of a program.
+/// An environment variable for a program.
 pub(crate) type Variable = (&'static str, String);
 
-/// A way for programs to run as root.
+/// Runs programs as root, through sudo if necessary.
 pub(crate) struct Root {
-    /// Whether the caller is not root already.
+    /// Whether programs are started through sudo: the caller is not root.
     sudo: bool,
 }
 
 impl Root {
-    /// Says why it is needed where it is not at hand. Ask before the building, which takes long.
+    /// Checks that root privileges are available for `what`, and announces the use of sudo.
+    ///
+    /// Called before the build, which takes minutes.
+    ///
+    /// # Errors
+    /// The caller is not root and there is no sudo.
     pub(crate) fn reach(what: &str) -> Result<Self> {
         if geteuid().is_root() {
             return Ok(Self { sudo: false });
         }
         let why = format!(
-            "{what} loads eBPF programs and makes network namespaces, which takes root (CAP_BPF, \
-             CAP_NET_ADMIN, CAP_SYS_ADMIN)"
+            "{what} needs root (CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN) to load eBPF programs and \
+             to create network namespaces"
         );
         if !cargo::is_on_path("sudo") {
             bail!("{why}, and there is no sudo: run this command as root");
         }
-        eprintln!("xtask: {why}: that alone will use sudo");
+        eprintln!("xtask: {why}: only this step uses sudo");
         Ok(Self { sudo: true })
     }
 
-    /// The words to put before a program for it to be root and see these variables; none when the
-    /// caller is root, whose programs get them as any program does.
+    /// Returns the command prefix that runs a program as root with `environment`; empty if the caller is root.
     ///
-    /// sudo clears the environment, and may forbid `NAME=VALUE` on its own command line: so `env`
-    /// sets the variables on the far side, and what a person sets to debug.
+    /// sudo clears the environment and may forbid `NAME=VALUE` arguments, so the prefix runs `env` under sudo. It also
+    /// passes on the caller's `RUST_BACKTRACE` and `RUST_LOG`.
     pub(crate) fn wrapper(&self, environment: &[Variable]) -> Vec<String> {
         if !self.sudo {
             return Vec::new();
@@ -58,7 +62,7 @@ impl Root {
             .collect()
     }
 
-    /// Becomes `program` as root; returns only to say why it could not.
+    /// Replaces this process by `program`, run as root; returns only on failure.
     pub(crate) fn exec(
         &self,
         environment: &[Variable],

@@ -1,7 +1,7 @@
 //! `cargo xtask run`: the demonstration, or the program on a real interface.
 //!
-//! Builds with the caller's rights, then becomes that one program, so that Ctrl-C and the exit code
-//! are the program's own. Prints nothing to standard output: that is the program's too.
+//! Builds with the caller's privileges, then replaces itself by the program (`exec`), so that Ctrl-C and the exit code
+//! are the program's. Prints nothing to standard output, which belongs to the program.
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -13,18 +13,18 @@ use anyhow::Result;
 use crate::privilege::Root;
 use crate::{cargo, setup};
 
-/// Show the filter at work, or run it on a real interface
+/// Demonstrate the filter, or run it on a real interface
 ///
-/// Without arguments: two network namespaces, a veth pair between them, the filter in native mode,
-/// and real frames from allowed and not allowed addresses. This machine's own network is not touched.
-/// With arguments behind `--`: `allowlist run` with these, in the foreground.
+/// Without arguments, creates two network namespaces with a veth pair between them, attaches the filter in native
+/// mode, and sends real frames from allowed and from other addresses. Does not change this machine's own network.
+/// With arguments after `--`, runs `allowlist run` with them in the foreground.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask run
   cargo xtask run --json
   cargo xtask run -- --iface eth0 --config allowlist.toml")]
 pub(crate) struct Args {
-    /// Fetch PagerDuty's list from PagerDuty, instead of a copy from loopback
+    /// Fetch PagerDuty's list from PagerDuty instead of a local copy
     #[arg(long)]
     online: bool,
 
@@ -32,16 +32,16 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
 
-    /// What to give to `allowlist run`
+    /// Arguments for `allowlist run`
     #[arg(last = true, value_name = "ARGS", conflicts_with_all = ["online", "json"])]
-    of_allowlist: Vec<OsString>,
+    forwarded: Vec<OsString>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let never = if args.of_allowlist.is_empty() {
+    let never = if args.forwarded.is_empty() {
         demo(args)?
     } else {
-        allowlist(&args.of_allowlist)?
+        allowlist(&args.forwarded)?
     };
     match never {}
 }

@@ -1,9 +1,8 @@
-//! Gets the two things that building an eBPF program asks for and a Rust toolchain does not bring:
-//! the source of `core`, and a linker.
+//! Installs the two build dependencies of eBPF programs that a Rust toolchain lacks: the source of `core`, and
+//! bpf-linker.
 //!
-//! Silent and instant when there is nothing to do. It knows no version of the compiler or of LLVM:
-//! rust-toolchain.toml names the one, the compiler the other. Nothing outside the toolchain and
-//! `target` changes.
+//! Silent and instant when nothing is missing. Does not know the versions of the compiler and of LLVM:
+//! rust-toolchain.toml names the first, the compiler reports the second. Changes only the toolchain and `target`.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -16,10 +15,10 @@ use anyhow::{Context, Result, bail};
 
 use crate::cargo;
 
-/// The release of bpf-linker that links eBPF programs.
+/// The version of bpf-linker to install.
 const BPF_LINKER: &str = "0.13.0";
 
-/// Gets what is missing, for the compiler that it returns.
+/// Installs the missing tools, and returns the compiler that they are for.
 pub(crate) fn run() -> Result<Compiler> {
     let compiler = Compiler::pinned()?;
     compiler.ensure_rust_src()?;
@@ -30,7 +29,7 @@ pub(crate) fn run() -> Result<Compiler> {
 /// The compiler that rust-toolchain.toml pins.
 pub(crate) struct Compiler {
     sysroot: PathBuf,
-    /// What `rustc -vV` prints.
+    /// The output of `rustc -vV`.
     version: String,
 }
 
@@ -44,9 +43,9 @@ impl Compiler {
         })
     }
 
-    /// The machine that it runs on and compiles for, such as `x86_64-unknown-linux-gnu`.
+    /// Returns the compiler's host target, such as `x86_64-unknown-linux-gnu`.
     pub(crate) fn host(&self) -> Result<&str> {
-        version_field(&self.version, "host").context("`rustc -vV` names no host")
+        version_field(&self.version, "host").context("`rustc -vV` prints no host")
     }
 
     fn ensure_rust_src(&self) -> Result<()> {
@@ -58,28 +57,30 @@ impl Compiler {
             return Ok(());
         }
         let channel = channel(include_str!("../../rust-toolchain.toml"))
-            .context("rust-toolchain.toml names no channel")?;
-        eprintln!("xtask: getting rust-src, which the eBPF side's `core` is built from (seconds)");
+            .context("rust-toolchain.toml has no channel")?;
+        eprintln!(
+            "xtask: installing rust-src, to build `core` for the eBPF programs (takes seconds)"
+        );
         let mut rustup = cargo::command("rustup");
         rustup.args(["component", "add", "rust-src", "--toolchain", channel]);
         let added = cargo::status(&mut rustup).with_context(|| {
             format!(
-                "this compiler ({}) has no rust-src: install its source package, or use rustup",
+                "the compiler in {} has no rust-src: install its source package, or use rustup",
                 self.sysroot.display()
             )
         })?;
         if !added.success() {
             bail!(
-                "rustup could not add rust-src: see its message above, then run `rustup component \
-                 add rust-src --toolchain {channel}` where the internet can be reached"
+                "rustup could not install rust-src (see its message above): run `rustup component \
+                 add rust-src --toolchain {channel}` with internet access"
             );
         }
         Ok(())
     }
 }
 
-/// bpf-linker, linked against the compiler's own LLVM: a linker older than the compiler cannot read
-/// its bitcode, and the compiler's is the one LLVM that every machine has.
+/// bpf-linker, linked against the compiler's own LLVM: a linker with an older LLVM cannot read the compiler's bitcode,
+/// and the compiler's LLVM is on every machine.
 struct BpfLinker {
     folder: PathBuf,
     llvm_major: String,
@@ -91,7 +92,7 @@ impl BpfLinker {
         let folder = cargo::target_dir()?.join("tools");
         let llvm_major = llvm_major(&compiler.version)
             .context(
-                "`rustc -vV` names no LLVM version: bpf-linker needs a compiler that uses LLVM",
+                "`rustc -vV` prints no LLVM version: bpf-linker needs a compiler that uses LLVM",
             )?
             .to_owned();
         let libraries = compiler.sysroot.join("lib");
@@ -102,8 +103,8 @@ impl BpfLinker {
             .map(|name| libraries.join(name))
             .with_context(|| {
                 format!(
-                    "no libLLVM.so.{llvm_major}.* in {}: this compiler does not bring its LLVM; \
-                     install it by rustup",
+                    "no libLLVM.so.{llvm_major}.* in {}: this compiler does not ship its LLVM as a \
+                     shared library; install the compiler with rustup",
                     libraries.display()
                 )
             })?;
@@ -120,8 +121,8 @@ impl BpfLinker {
         }
         fs::create_dir_all(&self.folder)
             .with_context(|| format!("cannot create {}", self.folder.display()))?;
-        // A second xtask waits here, and then finds the work done.
-        let lock = File::create(self.folder.join(".lock")).context("cannot make a lock file")?;
+        // A concurrent xtask waits here, and then finds the linker installed.
+        let lock = File::create(self.folder.join(".lock")).context("cannot create a lock file")?;
         lock.lock().context("cannot lock target/tools")?;
         if self.is_current() {
             Ok(())
@@ -139,8 +140,8 @@ impl BpfLinker {
         self.folder.join("bpf-linker.stamp")
     }
 
-    /// What makes one installation differ from another. The folder is part of it, because the
-    /// linker finds LLVM by that path.
+    /// Returns the properties that identify an installation. They include the folder, because the linker finds LLVM by
+    /// that path.
     fn description(&self) -> String {
         format!(
             "bpf-linker {BPF_LINKER}\nlinked against {}\nby way of {}\n",
@@ -150,18 +151,18 @@ impl BpfLinker {
     }
 
     fn install(&self) -> Result<()> {
-        // ring and bpf-linker need it too; where rustc links by another program, nobody has asked yet.
+        // ring and bpf-linker need `cc` even where rustc uses another linker.
         if !cargo::is_on_path("cc") {
             bail!("there is no C compiler (`cc`): run `apt-get install gcc libc6-dev`");
         }
         eprintln!(
-            "xtask: building bpf-linker {BPF_LINKER}, which links eBPF programs, into {} against \
-             the compiler's own LLVM {} (once; a minute or two on two cores)",
+            "xtask: building bpf-linker {BPF_LINKER} in {} against the compiler's LLVM {} (once; \
+             takes one or two minutes on two cores)",
             self.folder.display(),
             self.llvm_major
         );
         remove(&self.stamp())?;
-        self.offer_llvm()?;
+        self.link_llvm()?;
 
         let build = self.folder.join("build");
         let mut command = cargo::command("cargo");
@@ -178,11 +179,11 @@ impl BpfLinker {
             .arg(format!("llvm-{}", self.llvm_major))
             .arg("--root")
             .arg(&self.folder)
-            // A folder of its own: the cargo that may have started xtask holds the lock of the other.
+            // A separate target folder: the cargo that started xtask may hold the lock of the default one.
             .arg("--target-dir")
             .arg(&build)
             .env("LLVM_PREFIX", self.llvm_prefix());
-        // The linker is a tool: what the caller wants of the product must not change or break it.
+        // The caller's build settings are for the product and must not affect this tool.
         for name in [
             "CARGO_BUILD_TARGET",
             "CARGO_ENCODED_RUSTFLAGS",
@@ -192,31 +193,32 @@ impl BpfLinker {
         ] {
             command.env_remove(name);
         }
-        // Else cargo warns that nobody will find the linker.
+        // Otherwise cargo warns that the folder is not in PATH.
         command.env("PATH", path_with(&self.folder.join("bin"))?);
 
         if !cargo::status(&mut command)?.success() {
             bail!(
-                "bpf-linker could not be built; cargo's messages are above. It needs about 300 MB \
-                 in {} and, once, the internet. Then run this command again",
+                "cannot build bpf-linker (see cargo's messages above): the build needs about 300 MB \
+                 in {} and internet access; then run this command again",
                 self.folder.display()
             );
         }
         remove(&build)?;
-        fs::write(self.stamp(), self.description()).context("cannot note what was installed")
+        fs::write(self.stamp(), self.description())
+            .context("cannot record the installed version of bpf-linker")
     }
 
-    /// Links LLVM under the name that is asked for when building (`libLLVM.so`) and the one that is
-    /// asked for when running (its own). Neither zlib's nor LLVM's development files are needed: the
-    /// library brings what it uses.
-    fn offer_llvm(&self) -> Result<()> {
+    /// Creates symlinks to LLVM's library: `libLLVM.so` for the build, and its own name for the dynamic linker.
+    ///
+    /// Development files of zlib and LLVM are not needed: the library contains its dependencies.
+    fn link_llvm(&self) -> Result<()> {
         let lib = self.llvm_prefix().join("lib");
         remove(&lib)?;
         fs::create_dir_all(&lib).with_context(|| format!("cannot create {}", lib.display()))?;
-        let own_name = self.llvm_library.file_name().expect("found by its name");
+        let own_name = self.llvm_library.file_name().expect("a path with a name");
         for name in ["libLLVM.so".as_ref(), own_name] {
             symlink(&self.llvm_library, lib.join(name))
-                .with_context(|| format!("cannot make a link in {}", lib.display()))?;
+                .with_context(|| format!("cannot create a symlink in {}", lib.display()))?;
         }
         Ok(())
     }
@@ -228,11 +230,12 @@ impl BpfLinker {
 
 fn path_with(first: &Path) -> Result<OsString> {
     let path = env::var_os("PATH").unwrap_or_default();
-    env::join_paths(iter::once(first.to_owned()).chain(env::split_paths(&path)))
-        .context("the path of the workspace contains a colon, which PATH cannot hold: move it")
+    env::join_paths(iter::once(first.to_owned()).chain(env::split_paths(&path))).context(
+        "the workspace's path contains a colon, which PATH cannot contain: move the workspace",
+    )
 }
 
-/// Removes a file or a folder that may not be there.
+/// Removes a file or a folder, if it exists.
 fn remove(path: &Path) -> Result<()> {
     let removed = if path.is_dir() {
         fs::remove_dir_all(path)
@@ -247,7 +250,7 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// The compiler's version in rust-toolchain.toml.
+/// Returns the channel in rust-toolchain.toml.
 fn channel(toolchain: &str) -> Option<&str> {
     let line = toolchain
         .lines()
@@ -255,7 +258,7 @@ fn channel(toolchain: &str) -> Option<&str> {
     Some(line.trim_matches('"'))
 }
 
-/// The value behind `name:` in what `rustc -vV` prints.
+/// Returns the value of the field `name` in the output of `rustc -vV`.
 fn version_field<'a>(version: &'a str, name: &str) -> Option<&'a str> {
     version
         .lines()
@@ -266,7 +269,7 @@ fn llvm_major(version: &str) -> Option<&str> {
     version_field(version, "LLVM version")?.split('.').next()
 }
 
-/// The library itself among the files beside it: a linker script that names it, rustc's own.
+/// Returns the name of LLVM's shared library among the files in `lib`, which also has a linker script for it.
 fn llvm_library(names: impl Iterator<Item = String>, major: &str) -> Option<String> {
     let prefix = format!("libLLVM.so.{major}.");
     names.into_iter().find(|name| name.starts_with(&prefix))
@@ -277,7 +280,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn llvm_is_the_one_that_the_compiler_names() {
+    fn llvm_version_is_parsed() {
         let table = [
             (
                 "rustc 1.95.0\nhost: x\nrelease: 1.95.0\nLLVM version: 22.1.2",
@@ -293,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn the_library_is_neither_the_linker_script_nor_another_version() {
+    fn llvm_library_excludes_linker_scripts_and_other_versions() {
         let script = "libLLVM-22-rust-1.95.0-stable.so";
         let library = "libLLVM.so.22.1-rust-1.95.0-stable";
         let table: [(&[&str], &str, Option<&str>); 4] = [
@@ -317,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pinned_channel_is_found() {
+    fn pinned_channel_is_parsed() {
         let table = [
             ("[toolchain]\nchannel = \"1.95.0\"\n", Some("1.95.0")),
             ("# channel = \"no\"\n[toolchain]\n", None),

@@ -1,45 +1,45 @@
-//! Tests that did not run: by their own account, with a reason, and never unnoticed.
+//! Skipped tests: parses their report and decides whether they fail the run.
 //!
-//! Knows which skips are expected, and no other test by name.
+//! A skipped test records its name and a reason. Only [`EXPECTED`] knows tests by name.
 
 use std::fmt::{self, Display, Formatter};
 
 use clap::builder::FalseyValueParser;
 
-/// Skips that CI accepts: the test's name, and why no machine of ours can run it.
+/// Skips that CI accepts: the test's name, and the reason why no CI machine can run it.
 pub(crate) const EXPECTED: &[(&str, &str)] = &[];
 
-/// What becomes of a skip.
+/// How skips affect the exit code.
 #[derive(clap::Args)]
 pub(crate) struct Policy {
-    /// Fail when a test that should run was skipped (CI=true implies it)
+    /// Fail if a test was skipped unexpectedly (implied by CI=true)
     #[arg(long, env = "CI", hide_env = true, value_parser = FalseyValueParser::new())]
     no_skips: bool,
 }
 
 impl Policy {
-    /// Whether these skips are a failure.
+    /// Reports whether these skips fail the run.
     pub(crate) fn fail(&self, skips: &[Skip<'_>]) -> bool {
         self.no_skips && unexpected(skips) > 0
     }
 }
 
-/// How many of these nobody expected.
+/// Returns the number of skips that are not in [`EXPECTED`].
 pub(crate) fn unexpected(skips: &[Skip<'_>]) -> usize {
     skips.iter().filter(|skip| skip.expected.is_none()).count()
 }
 
-/// A test that did not run, by its own account.
+/// A test that skipped itself.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Skip<'a> {
     test: &'a str,
     reason: &'a str,
-    /// Why that is accepted.
+    /// The reason from [`EXPECTED`], if the skip is in it.
     expected: Option<&'a str>,
 }
 
 impl<'a> Skip<'a> {
-    /// What a report says: a line a skip, with the test's name, a colon and the reason.
+    /// Parses a report with one `TEST: REASON` line per skip; sorts the skips and removes duplicates.
     pub(crate) fn parse(report: &'a str, expected: &[(&str, &'a str)]) -> Vec<Self> {
         let mut skips: Vec<_> = report
             .lines()
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn skips_are_read_sorted_and_told_apart() {
+    fn skips_are_parsed_sorted_and_deduplicated() {
         let expected = [("veth::vlan", "no machine has 8021q")];
         let table: [(&str, &[&str]); 5] = [
             ("", &[]),

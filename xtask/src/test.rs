@@ -1,7 +1,6 @@
-//! `cargo xtask test`: every test, the kernel's part as root, and a word on each skip.
+//! `cargo xtask test`: runs all tests, the kernel tests as root, and reports the skipped ones.
 //!
-//! A test that cannot run here says so in a file that this command names, which `skip` reads. No test
-//! is known here by name.
+//! A test that cannot run records a skip in the file `$ALLOWLIST_SKIPS`, which `skip` parses. Knows no test by name.
 
 use std::fs;
 use std::path::Path;
@@ -15,33 +14,32 @@ use crate::privilege::{Root, Variable};
 use crate::skip::{self, Skip};
 use crate::{cargo, setup};
 
-/// How many tests libtest runs at a time.
+/// The environment variable for the number of tests that libtest runs in parallel.
 const THREADS: &str = "RUST_TEST_THREADS";
-/// A test of the kernel's part waits most of its time, for processes and for their next look: so many fill two
-/// cores.
-const FEWEST_THREADS: usize = 4;
+/// The minimum number of parallel kernel tests: they spend most time waiting for processes and timers, so four use two cores.
+const MIN_THREADS: usize = 4;
 
-/// Run every test; the kernel's part runs as root
+/// Run all tests; the kernel tests run as root
 ///
-/// Ends with each skipped test and its reason.
+/// Prints each skipped test with its reason at the end.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask test
   cargo xtask test compile              only tests with `compile` in their name
-  cargo xtask test --long               also what takes minutes
+  cargo xtask test --long               also tests that take minutes
   cargo xtask test veth -- --nocapture")]
 pub(crate) struct Args {
-    /// Run the long tests too
+    /// Also run the tests that take minutes
     #[arg(long)]
     long: bool,
 
     #[command(flatten)]
     skips: skip::Policy,
 
-    /// Run only the tests whose names contain this
+    /// Run only tests whose names contain FILTER
     filter: Option<String>,
 
-    /// What to give to the test programs
+    /// Arguments for the test programs
     #[arg(last = true, value_name = "ARGS")]
     libtest: Vec<String>,
 }
@@ -60,7 +58,7 @@ impl Args {
         command
     }
 
-    /// What the tests are told: the program to start, where to note skips, whether to take long.
+    /// Returns the tests' environment: the program to start, the file for skips, and whether to run long tests.
     fn environment(&self, allowlist: &str, skips: &Path) -> Vec<Variable> {
         let mut environment = vec![
             ("ALLOWLIST_BIN", allowlist.to_owned()),
@@ -75,7 +73,7 @@ impl Args {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let start = Instant::now();
-    let root = Root::reach("the kernel's part of the tests")?;
+    let root = Root::reach("running the kernel tests")?;
     let compiler = setup::run()?;
     let built = cargo::build(&["--package=allowlist-user", "--bin=allowlist"])?;
     let skips = cargo::target_dir()?.join("skips.txt");
@@ -83,24 +81,24 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let environment = args.environment(built.executable("allowlist")?, &skips);
 
     let mut host = args.cargo_test(None, &["allowlist-common", "allowlist-user", "xtask"]);
-    let mut of_kernel = environment.clone();
+    let mut kernel_environment = environment.clone();
     if std::env::var_os(THREADS).is_none() {
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        of_kernel.push((THREADS, cores.max(FEWEST_THREADS).to_string()));
+        kernel_environment.push((THREADS, cores.max(MIN_THREADS).to_string()));
     }
-    let wrapper = root.wrapper(&of_kernel);
+    let wrapper = root.wrapper(&kernel_environment);
     let runner = if wrapper.is_empty() {
         None
     } else {
-        // An array in TOML: the variable of the same meaning would be cut at each blank.
+        // A TOML array, because cargo splits the equivalent environment variable at spaces.
         Some(format!("target.{}.runner={wrapper:?}", compiler.host()?))
     };
-    // Beside it what is built of it, though that needs no root.
+    // allowlist-fuzz needs no root, but is built from allowlist-tests, so cargo tests both in one run.
     let mut kernel = args.cargo_test(runner, &["allowlist-tests", "allowlist-fuzz"]);
 
     let mut tally = Tally::default();
     let host = cargo::each_line(host.envs(environment), |line| tally.read(line))?;
-    let kernel = cargo::each_line(kernel.envs(of_kernel), |line| tally.read(line))?;
+    let kernel = cargo::each_line(kernel.envs(kernel_environment), |line| tally.read(line))?;
 
     let skips =
         fs::read_to_string(&skips).with_context(|| format!("cannot read {}", skips.display()))?;
@@ -135,7 +133,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     )
 }
 
-/// What all test programs say of themselves at their ends, added up.
+/// The sum of the results of all test programs.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) passed: usize,
@@ -143,7 +141,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Takes one line of what they print, such as `test result: ok. 2 passed; 0 failed; …`.
+    /// Adds the counts of one line of output, such as `test result: ok. 2 passed; 0 failed; …`; ignores other lines.
     pub(crate) fn read(&mut self, line: &str) {
         let Some(result) = line.strip_prefix("test result: ") else {
             return;
@@ -160,7 +158,7 @@ impl Tally {
     }
 }
 
-/// Cargo's exit code; 1 when a signal ended it.
+/// Returns cargo's exit code, or 1 if a signal terminated it.
 fn exit_code(status: ExitStatus) -> ExitCode {
     status
         .code()

@@ -1,7 +1,6 @@
-//! The repository's own rules that no lint knows: how a file opens, how long it may get, and which
-//! folder may name which library.
+//! The repository's own rules that no lint checks: module headers, file length, and which folder may use which library.
 //!
-//! Looks at text alone, and not at this file, which spells out all that it forbids.
+//! Works on text only. Skips this file, which contains all forbidden patterns.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -9,13 +8,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-/// One idea a file does not take more lines than this.
-const LONGEST: usize = 600;
+/// The maximum number of lines in a Rust file.
+const MAX_LINES: usize = 600;
 
-/// Words of unfinished work.
+/// Markers of unfinished work.
 const UNFINISHED: [&str; 5] = ["TODO", "FIXME", "dbg!(", "todo!(", "unimplemented!("];
 
-/// A library, and the only places that may name it.
+/// Libraries, and the only paths that may use them.
 const OWNERS: [(&str, &[&str]); 3] = [
     (
         "aya::",
@@ -40,7 +39,7 @@ const OWNERS: [(&str, &[&str]); 3] = [
     ),
 ];
 
-/// Every breach below `root`, as `file:line: what`.
+/// Returns every violation below `root`, as `file:line: message`.
 pub(crate) fn check(root: &Path) -> Result<Vec<String>> {
     let mut findings = Vec::new();
     visit(root, &mut |path| {
@@ -76,7 +75,7 @@ pub(crate) fn visit(folder: &Path, file: &mut impl FnMut(&Path) -> Result<()>) -
     Ok(())
 }
 
-/// Whether somebody here wrote it; what was captured from elsewhere stays as it came.
+/// Reports whether a file is checked: source and documents, not data that was captured elsewhere.
 pub(crate) fn is_ours(path: &Path) -> bool {
     path.extension().is_some_and(|extension| {
         ["md", "rs", "sh", "toml"]
@@ -91,26 +90,28 @@ fn check_file(name: &str, text: &str) -> Vec<String> {
     for (index, line) in text.lines().enumerate() {
         let mut find = |what: String| findings.push(format!("{name}:{}: {what}", index + 1));
         if line != line.trim_end() {
-            find("white space at the end of the line".into());
+            find("trailing whitespace".into());
         }
         if !is_rust {
             continue;
         }
         if index == 0 && !line.starts_with("//!") {
-            find("does not open with what it is (`//!`)".into());
+            find("missing module header: the first line must start with `//!`".into());
         }
-        if index == LONGEST {
-            find(format!("more than {LONGEST} lines: make two ideas of it"));
+        if index == MAX_LINES {
+            find(format!("more than {MAX_LINES} lines: split the file"));
         }
         for word in UNFINISHED {
             if line.contains(word) {
-                find(format!("`{word}` is unfinished work: do it, or file it"));
+                find(format!(
+                    "`{word}` marks unfinished work: finish it, or file an issue"
+                ));
             }
         }
         for (library, owners) in OWNERS {
             if line.contains(library) && !owners.iter().any(|owner| name.starts_with(owner)) {
                 find(format!(
-                    "`{library}` belongs to {} alone",
+                    "`{library}` may be used only in {}",
                     owners.join(", ")
                 ));
             }
@@ -124,19 +125,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_rule_names_the_line_that_breaks_it() {
-        let long = format!("//! Long.\n{}", "\n".repeat(LONGEST));
+    fn violations_are_reported_with_file_and_line() {
+        let long = format!("//! Long.\n{}", "\n".repeat(MAX_LINES));
         let table: &[(&str, &str, &[&str])] = &[
             ("a.rs", "//! Fine.\n", &[]),
-            ("a.rs", "use std::fs;\n", &["a.rs:1: does not open"]),
+            ("a.rs", "use std::fs;\n", &["a.rs:1: missing module header"]),
             ("a.rs", &long, &["a.rs:601: more than 600 lines"]),
             ("a.rs", "//! A.\n// TODO later\n", &["a.rs:2: `TODO`"]),
             ("a.rs", "//! A.\n\ndbg!(1);\n", &["a.rs:3: `dbg!(`"]),
-            ("a.rs", "//! A. \n", &["a.rs:1: white space"]),
+            ("a.rs", "//! A. \n", &["a.rs:1: trailing whitespace"]),
             (
                 "README.md",
                 "no rule for TODO\nbut here \n",
-                &["README.md:2: white space"],
+                &["README.md:2: trailing whitespace"],
             ),
             (
                 "allowlist-user/src/config.rs",

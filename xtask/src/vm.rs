@@ -1,8 +1,8 @@
-//! `cargo xtask vm`: the packet tables on a second kernel, which boots in an emulated machine.
+//! `cargo xtask vm`: runs the packet tables on an older kernel in an emulated machine.
 //!
-//! `kernel` gets the kernel, `initramfs` packs the tests, `machine` boots both, and `console` reads
-//! what comes out; the machine's first process is `tests/src/vm_init.rs`. It needs neither root nor
-//! hardware virtualisation. What it needs of this machine and does not find makes it a skip.
+//! `kernel` downloads the kernel, `initramfs` packs the tests, `machine` boots both, and `console` parses the serial
+//! output; the machine's init process is `tests/src/vm_init.rs`. Needs neither root nor hardware virtualisation. A
+//! missing prerequisite is reported as a skip.
 
 mod console;
 mod initramfs;
@@ -25,26 +25,26 @@ use console::{Console, End};
 use initramfs::Archive;
 use machine::{Machine, QEMU};
 
-/// What an emulated machine with this kernel and this much memory cannot do, and why.
-const LEFT_OUT: [(&str, &str); 6] = [
-    ("a_million_prefixes_fit", "takes gigabytes"),
+/// Tests that this machine's kernel and memory cannot run, with the reason.
+const EXCLUDED: [(&str, &str); 6] = [
+    ("a_million_prefixes_fit", "needs gigabytes of memory"),
     (
         "every_frame_ends_so_in_pieces",
-        "takes a kernel that cuts test frames where it is told (6.18)",
+        "needs a kernel that splits test frames at a given length (6.18)",
     ),
-    ("oracle::", "starts `nft`, of which that machine has none"),
-    ("under_load::", "takes processors that are not emulated"),
+    ("oracle::", "needs `nft`, which the machine does not have"),
+    ("under_load::", "needs processors that are not emulated"),
     ("by_the_logic_alone", "needs no kernel"),
     ("each_planted_fault_is_found", "needs no kernel"),
 ];
 
-/// For the machine as a whole, so that one that hangs is noticed.
+/// The time limit for the machine, which also ends one that hangs.
 const LIMIT: Duration = Duration::from_mins(15);
 
-/// Run the packet tables on Linux 6.1, in an emulated machine
+/// Run the packet tables on Linux 6.1 in an emulated machine
 ///
-/// Shows that the kernel program loads and judges on an older kernel than this machine's. Needs
-/// qemu, and apt with Debian 12's packages the first time.
+/// Verifies that the kernel program loads on a kernel older than this machine's, with the same verdicts. Needs qemu,
+/// and for the first run apt with Debian 12's packages.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask vm
@@ -53,20 +53,20 @@ pub(crate) struct Args {
     #[command(flatten)]
     skips: skip::Policy,
 
-    /// Run only the tests whose names contain this
+    /// Run only tests whose names contain FILTER
     filter: Option<String>,
 
-    /// What to give to the test program
+    /// Arguments for the test program
     #[arg(last = true, value_name = "ARGS")]
     libtest: Vec<String>,
 }
 
 impl Args {
-    /// The test program's arguments, one a line.
-    fn of_tests(&self) -> String {
-        let left_out = LEFT_OUT.iter().flat_map(|(test, _)| ["--skip", test]);
+    /// Returns the test program's arguments, one per line.
+    fn test_arguments(&self) -> String {
+        let excluded = EXCLUDED.iter().flat_map(|(test, _)| ["--skip", test]);
         let given = self.filter.iter().chain(&self.libtest);
-        let arguments: Vec<_> = left_out.chain(given.map(String::as_str)).collect();
+        let arguments: Vec<_> = excluded.chain(given.map(String::as_str)).collect();
         arguments.join("\n")
     }
 }
@@ -88,7 +88,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
 }
 
-/// Why no machine can be booted here, and what to do about it.
+/// A missing prerequisite, with the command that installs it.
 #[derive(Debug)]
 struct Missing(String);
 
@@ -103,7 +103,7 @@ impl std::error::Error for Missing {}
 fn boot(args: &Args) -> Result<ExitCode> {
     if !cfg!(target_arch = "x86_64") {
         bail!(Missing(
-            "the kernel is one for x86_64, and the tests are built for this machine".into()
+            "needs an x86_64 host: the kernel is built for x86_64".into()
         ));
     }
     if !cargo::is_on_path(QEMU) {
@@ -113,30 +113,30 @@ fn boot(args: &Args) -> Result<ExitCode> {
     }
     let folder = cargo::target_dir()?.join("vm");
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    // A second `xtask vm` waits here: it would write to the same files.
-    let lock = File::create(folder.join(".lock")).context("cannot make a lock file")?;
+    // A concurrent `xtask vm` waits here, because both write to the same files.
+    let lock = File::create(folder.join(".lock")).context("cannot create a lock file")?;
     lock.lock().context("cannot lock target/vm")?;
 
     let kernel = kernel::ensure(&folder)?;
     setup::run()?;
     let initramfs = pack(args, &folder)?;
-    for (test, why) in LEFT_OUT {
-        eprintln!("xtask vm: without {test}, which {why}");
+    for (test, why) in EXCLUDED {
+        eprintln!("xtask vm: excluded {test}: {why}");
     }
 
     let start = Instant::now();
     let mut console = Console::default();
-    let in_time = Machine::boot(&kernel, &initramfs, LIMIT)?.run(|piece| {
-        console.take(piece, |line| {
-            // Whoever reads along may have seen enough; the tests go on.
+    let in_time = Machine::boot(&kernel, &initramfs, LIMIT)?.run(|chunk| {
+        console.feed(chunk, |line| {
+            // The tests continue after a reader such as `head` has closed the pipe.
             let _ = writeln!(io::stdout(), "{line}");
         });
     })?;
     eprintln!("xtask vm: {} s", start.elapsed().as_secs());
-    judge(args, &console, in_time)
+    report(args, &console, in_time)
 }
 
-/// Everything that the machine has, as a file.
+/// Builds the tests and packs them into an initramfs; returns its path.
 fn pack(args: &Args, folder: &Path) -> Result<PathBuf> {
     let built = cargo::build(&[
         "--package=allowlist-tests",
@@ -146,22 +146,22 @@ fn pack(args: &Args, folder: &Path) -> Result<PathBuf> {
     let mut archive = Archive::default();
     archive.program("/init", built.executable("allowlist-vm-init")?.as_ref())?;
     archive.program("/tests", built.test("packets")?.as_ref())?;
-    archive.file("/arguments".as_ref(), args.of_tests().as_bytes())?;
+    archive.file("/arguments".as_ref(), args.test_arguments().as_bytes())?;
     let path = folder.join("initramfs.cpio");
     fs::write(&path, archive.finish()?)
         .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
 }
 
-/// What it all meant.
-fn judge(args: &Args, console: &Console, in_time: bool) -> Result<ExitCode> {
+/// Prints the result of the run, and returns the exit code.
+fn report(args: &Args, console: &Console, in_time: bool) -> Result<ExitCode> {
     let Some(kernel) = &console.kernel else {
         let what = if in_time {
-            "ended before its first process ran"
+            "ended before its init process started"
         } else {
-            "did not come up"
+            "did not boot within the time limit"
         };
-        bail!("the machine {what}; its last words:{}", console.last());
+        bail!("the machine {what}; its last output:{}", console.last());
     };
     let skips = Skip::parse(&console.skips, skip::EXPECTED);
     for skip in &skips {
@@ -171,11 +171,11 @@ fn judge(args: &Args, console: &Console, in_time: bool) -> Result<ExitCode> {
         Some(End::Tests(status)) => status == "exit status: 0",
         Some(End::Error(error)) => bail!("on kernel {kernel}: {error}"),
         None if in_time => bail!(
-            "the machine with kernel {kernel} ended in the middle of the tests; its last words:{}",
+            "the machine with kernel {kernel} ended before the tests did; its last output:{}",
             console.last()
         ),
         None => bail!(
-            "the machine with kernel {kernel} did not end in {} s and was killed; its last words:{}",
+            "the machine with kernel {kernel} was killed after {} s; its last output:{}",
             LIMIT.as_secs(),
             console.last()
         ),

@@ -1,75 +1,75 @@
-//! What the machine says on its serial line: tests' output for a person, and between it lines of its
-//! first process (`tests/src/vm_init.rs`) that start with a mark.
+//! Parses the machine's serial output: the tests' output, interleaved with marked lines of its init process
+//! (`tests/src/vm_init.rs`).
 //!
-//! Before the first of these lines, firmware and kernel talk: nobody needs that, unless it ends badly.
+//! Output of the firmware and the kernel before the first marked line is shown only if the run fails.
 
 use std::collections::VecDeque;
 
 use crate::test::Tally;
 
-/// Starts a line of the first process, which knows the same words.
+/// The prefix of the init process's lines; `tests/src/vm_init.rs` has the same constant.
 const MARK: &str = "allowlist-vm: ";
-/// How many lines are kept for somebody who wonders what happened.
-const KEPT: usize = 40;
+/// The number of last lines that are kept for error messages.
+const MAX_LAST_LINES: usize = 40;
 
-/// Takes bytes as they come, and remembers what they meant.
+/// The parser's state and results.
 #[derive(Debug, Default)]
 pub(crate) struct Console {
     line: Vec<u8>,
     last: VecDeque<String>,
-    /// The release of the kernel, once the first process runs.
+    /// The kernel's release, once the init process has started.
     pub(crate) kernel: Option<String>,
-    /// What the tests counted.
+    /// The test program's results.
     pub(crate) tally: Tally,
-    /// A line a skip, with the test's name, a colon and the reason.
+    /// One `TEST: REASON` line per skipped test.
     pub(crate) skips: String,
-    /// How it ended.
+    /// How the init process ended.
     pub(crate) end: Option<End>,
 }
 
-/// How the first process ended, by its own account.
+/// How the init process ended, as it reported.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// The test program ran, and this is how it ended, such as `exit status: 0`.
+    /// The exit status of the test program, such as `exit status: 0`.
     Tests(String),
-    /// It did not come to that.
+    /// The error that prevented the test program from running.
     Error(String),
 }
 
 impl Console {
-    /// Takes some bytes; gives each whole line that a person should see to `show`.
-    pub(crate) fn take(&mut self, bytes: &[u8], mut show: impl FnMut(&str)) {
+    /// Parses the next bytes, and passes each complete line of the tests' output to `show`.
+    pub(crate) fn feed(&mut self, bytes: &[u8], mut show: impl FnMut(&str)) {
         for &byte in bytes {
             if byte != b'\n' {
                 self.line.push(byte);
                 continue;
             }
-            let line = plain(&self.line);
+            let line = without_controls(&self.line);
             self.line.clear();
-            if self.read(&line) {
+            if self.parse(&line) {
                 show(&line);
             }
-            self.keep(line);
+            self.remember(line);
         }
     }
 
-    /// The last lines, each on one of its own; the one that has no end yet is among them.
+    /// Returns the last lines, including an incomplete one, indented for an error message.
     pub(crate) fn last(&self) -> String {
-        let unended = plain(&self.line);
-        let lines = self.last.iter().chain([&unended]);
+        let incomplete = without_controls(&self.line);
+        let lines = self.last.iter().chain([&incomplete]);
         lines
             .filter(|line| !line.is_empty())
             .fold(String::new(), |last, line| last + "\n  | " + line)
     }
 
-    /// Whether a person should see it.
-    fn read(&mut self, line: &str) -> bool {
-        let Some(said) = line.strip_prefix(MARK) else {
+    /// Parses one line, and returns whether it is output of the tests.
+    fn parse(&mut self, line: &str) -> bool {
+        let Some(message) = line.strip_prefix(MARK) else {
             self.tally.read(line);
             return self.kernel.is_some() && self.end.is_none();
         };
-        let (word, value) = said.split_once(' ').unwrap_or((said, ""));
-        match word {
+        let (keyword, value) = message.split_once(' ').unwrap_or((message, ""));
+        match keyword {
             "kernel" => self.kernel = Some(value.to_owned()),
             "skip" => self.skips.push_str(&format!("{value}\n")),
             "tests" => self.end = Some(End::Tests(value.to_owned())),
@@ -79,16 +79,16 @@ impl Console {
         false
     }
 
-    fn keep(&mut self, line: String) {
-        if self.last.len() == KEPT {
+    fn remember(&mut self, line: String) {
+        if self.last.len() == MAX_LAST_LINES {
             self.last.pop_front();
         }
         self.last.push_back(line);
     }
 }
 
-/// A line without what would move a terminal's cursor or clear it: firmware likes to.
-fn plain(line: &[u8]) -> String {
+/// Returns a line without control characters: the firmware's would move the terminal's cursor or clear the screen.
+fn without_controls(line: &[u8]) -> String {
     let line = String::from_utf8_lossy(line);
     line.trim_end()
         .replace(|c: char| c.is_control() && c != '\t', "")
@@ -99,8 +99,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_processs_lines_are_understood_and_the_tests_shown() {
-        let said = "\x1bcSeaBIOS\r\n[    0.1] Linux version 6.1.0\r\n\r\n\
+    fn marked_lines_are_parsed_and_test_output_is_shown() {
+        let output = "\x1bcSeaBIOS\r\n[    0.1] Linux version 6.1.0\r\n\r\n\
             allowlist-vm: kernel 6.1.0-9-cloud-amd64\r\n\
             running 3 tests\r\n\
             test a::allowlist-vm: ... ok\r\n\
@@ -110,9 +110,9 @@ mod tests {
             [    9.1] reboot: Power down\r\n";
         let mut console = Console::default();
         let mut shown = Vec::new();
-        // In whatever pieces it comes.
-        for piece in said.as_bytes().chunks(7) {
-            console.take(piece, |line| shown.push(line.to_owned()));
+        // Chunk boundaries are arbitrary.
+        for chunk in output.as_bytes().chunks(7) {
+            console.feed(chunk, |line| shown.push(line.to_owned()));
         }
         assert_eq!(
             shown,
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_are_told_apart() {
+    fn outcomes_are_distinguished() {
         let table = [
             ("Kernel panic - not syncing\n", None),
             ("allowlist-vm: tests exit sta", None),
@@ -144,24 +144,24 @@ mod tests {
                 Some(End::Error("cannot mount: x".into())),
             ),
         ];
-        for (said, expected) in table {
+        for (output, expected) in table {
             let mut console = Console::default();
-            console.take(said.as_bytes(), |line| panic!("`{line}` is for nobody"));
-            assert_eq!(console.end, expected, "{said}");
+            console.feed(output.as_bytes(), |line| panic!("`{line}` is shown"));
+            assert_eq!(console.end, expected, "{output}");
         }
     }
 
     #[test]
-    fn the_last_lines_are_kept_without_control_characters() {
+    fn last_lines_have_no_control_characters() {
         let mut console = Console::default();
-        for number in 0..2 * KEPT {
-            console.take(format!("\x1b[2Jline {number}\r\n").as_bytes(), |_| {});
+        for number in 0..2 * MAX_LAST_LINES {
+            console.feed(format!("\x1b[2Jline {number}\r\n").as_bytes(), |_| {});
         }
-        console.take(b"test x ... ", |_| {});
+        console.feed(b"test x ... ", |_| {});
         let last = console.last();
         let lines: Vec<_> = last.lines().collect();
-        assert_eq!(lines[..2], ["", &format!("  | [2Jline {KEPT}")]);
+        assert_eq!(lines[..2], ["", &format!("  | [2Jline {MAX_LAST_LINES}")]);
         assert_eq!(lines.last(), Some(&"  | test x ..."));
-        assert_eq!(lines.len(), 1 + KEPT + 1);
+        assert_eq!(lines.len(), 1 + MAX_LAST_LINES + 1);
     }
 }

@@ -1,8 +1,7 @@
-//! The whole file system of the machine that is booted: an archive in the format that the kernel
-//! unpacks into memory at boot (cpio, `newc`), with programs and the libraries that they ask for.
+//! The machine's root file system: an initramfs (cpio `newc` archive) of programs and their shared libraries.
 //!
-//! Written here because few machines have the program `cpio`. It holds regular files and the folders
-//! above them, all root's, and no times, so that the same files make the same archive.
+//! Written here because few machines have the program `cpio`. Contains regular files and their parent folders, all
+//! owned by root and without timestamps, so that the same files make the same archive.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,26 +11,26 @@ use anyhow::{Context, Result, ensure};
 
 use crate::cargo;
 
-/// Starts each entry.
+/// The first bytes of each entry.
 const MAGIC: &str = "070701";
 /// The name of the entry that ends the archive.
 const TRAILER: &str = "TRAILER!!!";
 const FOLDER: u32 = 0o040_755;
-/// Everything may be started: most of it has to, and nobody else is there.
+/// All files are executable: most are programs or libraries.
 const FILE: u32 = 0o100_755;
 
-/// Takes files, gives the archive.
+/// An archive that is being written.
 #[derive(Default)]
 pub(crate) struct Archive {
     bytes: Vec<u8>,
-    /// The number of entries, which is the last one's inode.
+    /// The number of entries, which is also the last entry's inode.
     entries: u32,
-    /// What must not be there twice.
+    /// The paths of all entries, which must be unique.
     paths: BTreeSet<PathBuf>,
 }
 
 impl Archive {
-    /// A program at a path, with its libraries at theirs.
+    /// Adds a program at `path`, and its shared libraries at their own paths.
     pub(crate) fn program(&mut self, path: &str, program: &Path) -> Result<()> {
         let contents = fs::read(program).with_context(|| cannot_read(program))?;
         self.file(Path::new(path), &contents)?;
@@ -42,18 +41,18 @@ impl Archive {
         Ok(())
     }
 
-    /// A file at an absolute path, and the folders above it. The first one at a path stays.
+    /// Adds a file at an absolute path, with its parent folders. If the path exists already, the first file remains.
     pub(crate) fn file(&mut self, path: &Path, contents: &[u8]) -> Result<()> {
-        let path = path.strip_prefix("/").context("a path from the root")?;
-        let mut above: Vec<_> = path.ancestors().skip(1).collect();
-        above.pop(); // the root itself, which is there
-        for folder in above.into_iter().rev() {
+        let path = path.strip_prefix("/").context("not an absolute path")?;
+        let mut parents: Vec<_> = path.ancestors().skip(1).collect();
+        parents.pop(); // the root exists
+        for folder in parents.into_iter().rev() {
             self.entry(folder, FOLDER, &[])?;
         }
         self.entry(path, FILE, contents)
     }
 
-    /// The archive, at its end.
+    /// Ends the archive and returns its bytes.
     pub(crate) fn finish(mut self) -> Result<Vec<u8>> {
         self.entry(Path::new(TRAILER), 0, &[])?;
         Ok(self.bytes)
@@ -95,31 +94,32 @@ impl Archive {
         Ok(())
     }
 
-    /// Headers and contents start at multiples of 4.
+    /// Pads to a multiple of 4, at which headers and contents start.
     fn pad(&mut self) {
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
 }
 
-/// The shared libraries of a program and what loads them, where the program would find them here.
+/// Returns the paths of a program's shared libraries and of its dynamic linker on this machine.
 fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
-    let said = cargo::stdout(cargo::command("ldd").arg(program))?;
-    let found = read_libraries(&said);
+    let output = cargo::stdout(cargo::command("ldd").arg(program))?;
+    let libraries = parse_ldd(&output);
     ensure!(
-        !said.contains("not found"),
-        "{} misses libraries:\n{said}",
+        !output.contains("not found"),
+        "shared libraries of {} are missing:\n{output}",
         program.display()
     );
-    Ok(found)
+    Ok(libraries)
 }
 
-/// The paths in what `ldd` prints: `name => path (address)`, or `path (address)` of what loads them.
-fn read_libraries(said: &str) -> Vec<PathBuf> {
-    said.lines()
+/// Parses the output of `ldd`: `name => path (address)`, or `path (address)` for the dynamic linker.
+fn parse_ldd(output: &str) -> Vec<PathBuf> {
+    output
+        .lines()
         .filter_map(|line| {
             let line = line.split_once(" => ").map_or(line, |(_, path)| path);
             let (path, _) = line.trim().split_once(" (")?;
-            // The kernel's own page (`linux-vdso.so.1`) is no file.
+            // The vDSO (`linux-vdso.so.1`) is not a file.
             path.starts_with('/').then(|| path.into())
         })
         .collect()
@@ -133,7 +133,7 @@ fn cannot_read(path: &Path) -> String {
 mod tests {
     use super::*;
 
-    /// Name, mode and contents of each entry, by the format's description rather than by the writer.
+    /// Returns name, mode and contents of each entry; written from the format's specification, not from the writer.
     fn entries(archive: &[u8]) -> Vec<(String, u32, Vec<u8>)> {
         let mut entries = Vec::new();
         let mut at = 0;
@@ -146,7 +146,7 @@ mod tests {
             };
             let (size, name_size) = (field(6) as usize, field(11) as usize);
             let name = &archive[at + 110..at + 110 + name_size];
-            let (end, name) = name.split_last().expect("at least its end");
+            let (end, name) = name.split_last().expect("a terminator");
             assert_eq!(*end, 0);
             let contents = (at + 110 + name_size).next_multiple_of(4);
             entries.push((
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn an_archive_holds_files_below_their_folders_once_and_ends() {
+    fn archives_contain_each_path_once_after_its_parents() {
         let mut archive = Archive::default();
         for (path, contents) in [
             ("/init", "12345"),
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_as_the_format_has_it() {
+    fn entries_have_the_cpio_newc_layout() {
         let mut archive = Archive::default();
         archive.file("/init".as_ref(), b"hi").unwrap();
         let expected = "070701\
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn libraries_are_the_files_that_ldd_names() {
+    fn ldd_output_is_parsed() {
         let table: [(&str, &[&str]); 3] = [
             (
                 "\tlinux-vdso.so.1 (0x00007f95)\n\
@@ -218,9 +218,9 @@ mod tests {
             ("\tlibc.so.6 => not found\n", &[]),
             ("\tstatically linked\n", &[]),
         ];
-        for (said, expected) in table {
+        for (output, expected) in table {
             let expected: Vec<_> = expected.iter().map(PathBuf::from).collect();
-            assert_eq!(read_libraries(said), expected, "{said}");
+            assert_eq!(parse_ldd(output), expected, "{output}");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The kernel to boot: Debian 12's, for machines in a cloud, since it is small and describes its types.
+//! The kernel to boot: Debian 12's cloud kernel, which is small and has BTF.
 //!
-//! Fetched by the machine's own apt into `target/vm` and unpacked there, once: nothing is installed,
-//! root is not needed, and no server is known here.
+//! Downloaded once with the host's apt and unpacked in `target/vm`. Installs nothing, needs no root, and knows no
+//! server: apt's configuration does.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,11 +12,11 @@ use nix::unistd::geteuid;
 use super::Missing;
 use crate::cargo;
 
-/// A package's name is this, the kernel's number within its version, and the other.
+/// A package's name is [`PREFIX`], the kernel's ABI number, and [`SUFFIX`].
 const PREFIX: &str = "linux-image-6.1.0-";
 const SUFFIX: &str = "-cloud-amd64-unsigned";
 
-/// The kernel's image below `folder`, fetched if there is none yet.
+/// Returns the path of the kernel image below `folder`, after downloading the kernel if necessary.
 pub(crate) fn ensure(folder: &Path) -> Result<PathBuf> {
     match unpacked(folder)? {
         Some(image) => Ok(image),
@@ -24,7 +24,7 @@ pub(crate) fn ensure(folder: &Path) -> Result<PathBuf> {
     }
 }
 
-/// The newest image that is there already.
+/// Returns the newest image that is unpacked in `folder`.
 fn unpacked(folder: &Path) -> Result<Option<PathBuf>> {
     let names = fs::read_dir(folder)
         .with_context(|| format!("cannot list {}", folder.display()))?
@@ -44,26 +44,28 @@ fn fetch(folder: &Path) -> Result<PathBuf> {
     ] {
         if !cargo::is_on_path(program) {
             bail!(Missing(format!(
-                "there is no `{program}` to get Debian's kernel with: on Debian and its kin, run \
-                 `apt-get install {package}`; elsewhere, unpack a package {PREFIX}*{SUFFIX} to the \
-                 folder of its name in {}",
+                "there is no `{program}` to download Debian's kernel: on Debian and its derivatives, \
+                 run `apt-get install {package}`; elsewhere, unpack a package {PREFIX}*{SUFFIX} to \
+                 a folder with the package's name in {}",
                 folder.display()
             )));
         }
     }
-    // In a folder of another name until it is whole.
+    // Renamed to the package's name once it is complete.
     let download = folder.join("download");
     if download.exists() {
-        fs::remove_dir_all(&download).context("cannot remove a download that was not finished")?;
+        fs::remove_dir_all(&download).context("cannot remove an incomplete download")?;
     }
     fs::create_dir_all(&download)
         .with_context(|| format!("cannot create {}", download.display()))?;
 
     let package = match download_newest(&download)? {
         Some(package) => package,
-        // The lists may be missing, or so old that what they name is gone.
+        // The package lists may be missing, or name a version that the server has removed.
         None if geteuid().is_root() => {
-            eprintln!("xtask: apt cannot get the kernel's package: updating its lists");
+            eprintln!(
+                "xtask: apt cannot download the kernel's package: updating the package lists"
+            );
             cargo::status(cargo::command("apt-get").args(["--quiet", "--quiet", "update"]))?;
             download_newest(&download)?.ok_or_else(unobtainable)?
         }
@@ -72,11 +74,11 @@ fn fetch(folder: &Path) -> Result<PathBuf> {
     let archive = fs::read_dir(&download)?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .context("apt-get downloaded nothing, and did not say so")?;
+        .context("apt-get succeeded without downloading a package")?;
     let tree = download.join("tree");
     let mut unpack = cargo::command("dpkg-deb");
     if !cargo::status(unpack.arg("-x").arg(archive).arg(&tree))?.success() {
-        bail!("dpkg-deb could not unpack {package}; its message is above");
+        bail!("dpkg-deb could not unpack {package}; see its message above");
     }
     let place = folder.join(&package);
     fs::rename(&tree, &place)
@@ -85,14 +87,14 @@ fn fetch(folder: &Path) -> Result<PathBuf> {
     image(&place)
 }
 
-/// Downloads the newest package that apt knows; none if that does not work.
+/// Downloads the newest package that apt knows, and returns its name; `None` if there is none or the download fails.
 fn download_newest(folder: &Path) -> Result<Option<String>> {
     let known = cargo::stdout(cargo::command("apt-cache").args(["pkgnames", PREFIX]))?;
     let Some(package) = newest(&known) else {
         return Ok(None);
     };
     eprintln!(
-        "xtask: getting {package}, the kernel to boot, into {} (once; about 30 MB)",
+        "xtask: downloading the kernel {package} to {} (once; about 30 MB)",
         folder.parent().unwrap_or(folder).display()
     );
     let mut download = cargo::command("apt-get");
@@ -105,12 +107,12 @@ fn download_newest(folder: &Path) -> Result<Option<String>> {
 
 fn unobtainable() -> Missing {
     Missing(format!(
-        "apt cannot get any {PREFIX}*{SUFFIX} (what it says is above): run `apt-get update` as root; \
-         the sources of packages must be Debian 12's"
+        "apt cannot download {PREFIX}*{SUFFIX} (see its message above): run `apt-get update` as \
+         root; the package sources must include Debian 12"
     ))
 }
 
-/// The package with the highest number among lines that each hold a name.
+/// Returns the package with the highest ABI number among `names`, one per line.
 fn newest(names: &str) -> Option<&str> {
     let number = |name: &str| -> Option<u32> {
         name.strip_prefix(PREFIX)?
@@ -125,7 +127,7 @@ fn newest(names: &str) -> Option<&str> {
         .map(|(_, name)| name)
 }
 
-/// The image in an unpacked package.
+/// Returns the path of the image in an unpacked package.
 fn image(package: &Path) -> Result<PathBuf> {
     let boot = package.join("boot");
     fs::read_dir(&boot)
@@ -135,7 +137,12 @@ fn image(package: &Path) -> Result<PathBuf> {
             path.file_name()
                 .is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"))
         })
-        .with_context(|| format!("no kernel in {}: remove the folder", package.display()))
+        .with_context(|| {
+            format!(
+                "no kernel in {}: remove the folder, and run this command again",
+                package.display()
+            )
+        })
 }
 
 #[cfg(test)]
@@ -143,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_package_is_the_one_with_the_highest_number() {
+    fn newest_package_has_the_highest_abi_number() {
         let table = [
             ("", None),
             ("linux-image-6.1.0-9-cloud-amd64\n", None),

@@ -1,6 +1,6 @@
-//! The machine: qemu without hardware's help, since where this runs is often a virtual machine already.
+//! The emulated machine: qemu without hardware virtualisation, because the host is often a virtual machine itself.
 //!
-//! Invariant: it ends before the time limit or is killed by then, and never outlives this value.
+//! Invariant: qemu exits or is killed by the deadline, and never outlives its [`Machine`].
 
 use std::io::{self, Read as _};
 use std::path::Path;
@@ -13,14 +13,14 @@ use anyhow::{Context, Result, bail};
 
 use crate::cargo;
 
-/// What emulates a machine of the kind that the kernel is for.
+/// The emulator for the kernel's architecture.
 pub(crate) const QEMU: &str = "qemu-system-x86_64";
 
-/// A machine that runs.
+/// A running machine.
 pub(crate) struct Machine {
     qemu: Child,
-    /// What it says, in pieces.
-    said: Receiver<io::Result<Vec<u8>>>,
+    /// The machine's serial output, in chunks.
+    output: Receiver<io::Result<Vec<u8>>>,
     deadline: Instant,
 }
 
@@ -28,46 +28,46 @@ impl Machine {
     pub(crate) fn boot(kernel: &Path, initramfs: &Path, limit: Duration) -> Result<Self> {
         let mut command = cargo::command(QEMU);
         command
-            // All that an emulated processor can do: random numbers, for one, which boot waits for.
+            // All emulated CPU features: boot waits for random numbers, which RDRAND provides.
             .args(["-accel", "tcg", "-cpu", "max"])
             .args(["-m", "2048", "-smp", "2", "-nographic"])
-            // Neither a network nor whatever the machine of this name may have configured.
+            // No network, and no configuration of the user's.
             .args(["-nic", "none", "-no-user-config"])
-            // A panic is a reboot, and a reboot is the end.
+            // A panic reboots (`panic=-1`), and qemu exits instead of rebooting.
             .arg("-no-reboot")
             .args(["-append", "console=ttyS0 panic=-1 quiet"])
             .arg("-kernel")
             .arg(kernel)
             .arg("-initrd")
             .arg(initramfs)
-            // Else qemu would take the terminal for the serial line, and Ctrl-C for one of its keys.
+            // Otherwise qemu puts the terminal into raw mode, and Ctrl-C goes to the machine.
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
         let mut qemu = command
             .spawn()
             .with_context(|| format!("cannot start `{QEMU}`"))?;
-        let said = listen(qemu.stdout.take().expect("stdout is a pipe"));
+        let output = spawn_reader(qemu.stdout.take().expect("stdout is a pipe"));
         Ok(Self {
             qemu,
-            said,
+            output,
             deadline: Instant::now() + limit,
         })
     }
 
-    /// Gives what the machine says to `hear` until it is off; whether that was before the limit.
-    pub(crate) fn run(&mut self, mut hear: impl FnMut(&[u8])) -> Result<bool> {
+    /// Passes the machine's output to `consume` until qemu closes it; returns false if the deadline passed before.
+    pub(crate) fn run(&mut self, mut consume: impl FnMut(&[u8])) -> Result<bool> {
         loop {
             let left = self.deadline.saturating_duration_since(Instant::now());
-            match self.said.recv_timeout(left) {
-                Ok(piece) => hear(&piece.context("cannot read the machine's console")?),
+            match self.output.recv_timeout(left) {
+                Ok(chunk) => consume(&chunk.context("cannot read the machine's console")?),
                 Err(RecvTimeoutError::Timeout) => return Ok(false),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        // Who closed its console is about to end.
+        // qemu closes its output only when it exits.
         let status = self.qemu.wait()?;
         if !status.success() {
-            bail!("{QEMU} failed ({status}); its message is above");
+            bail!("{QEMU} failed ({status}); see its message above");
         }
         Ok(true)
     }
@@ -75,30 +75,30 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // Neither can fail for a child that is ours, other than that it ended already.
+        // Both calls fail only if qemu has exited already.
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
     }
 }
 
-/// Reads in a thread of its own: a pipe has no time limit.
-fn listen(mut stdout: ChildStdout) -> Receiver<io::Result<Vec<u8>>> {
-    let (say, said) = mpsc::channel();
+/// Reads `stdout` in a separate thread, because reading a pipe has no timeout.
+fn spawn_reader(mut stdout: ChildStdout) -> Receiver<io::Result<Vec<u8>>> {
+    let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         let mut buffer = [0; 4096];
         loop {
-            let piece = match stdout.read(&mut buffer) {
+            let chunk = match stdout.read(&mut buffer) {
                 Ok(0) => return,
                 Ok(length) => Ok(buffer[..length].to_vec()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => Err(error),
             };
-            let last = piece.is_err();
-            // Nobody listens any more when the limit was reached.
-            if say.send(piece).is_err() || last {
+            let is_last = chunk.is_err();
+            // Fails if the receiver is gone because the deadline has passed.
+            if sender.send(chunk).is_err() || is_last {
                 return;
             }
         }
     });
-    said
+    receiver
 }
