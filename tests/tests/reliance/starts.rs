@@ -10,7 +10,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use allowlist_tests::lab::Hang;
+use allowlist_tests::lab::{Hang, SlowFile};
 use allowlist_tests::name_server::{NameServer, Reply};
 use allowlist_tests::skip;
 use allowlist_tests::vendor::{Answer, Vendor};
@@ -188,6 +188,26 @@ fn files_of_the_state_in_each_way() -> anyhow::Result<()> {
             .map(|name| Replaced::new(&prepared.state(name), how))
             .collect();
         prepared.check(&format!("all of the state: {how}"), replaced?)?;
+    }
+    Ok(())
+}
+
+/// Files that are read a byte at a time, and whose end no read reaches.
+#[test]
+fn slow_files() -> anyhow::Result<()> {
+    require_root!();
+    if !Path::new("/dev/fuse").exists() {
+        skip!("there is no FUSE on this machine");
+    }
+    let prepared = Prepared::new()?;
+    let named = |name: &str| prepared.folder.join(name);
+    let mut places = vec![named("list.txt"), named("token")];
+    places.extend(STATE.map(|name| prepared.state(name)));
+    for place in places.iter().filter(|place| place.exists()) {
+        prepared.check(
+            &format!("{} is slow", place.display()),
+            SlowFile::over(place)?,
+        )?;
     }
     Ok(())
 }
