@@ -1,7 +1,7 @@
-//! What the maps hold: their names, their values, their sizes.
+//! The ABI between the kernel programs and the loader: names, value types and sizes of the maps.
 //!
-//! A change of anything here or in [`crate::flow`] that an older program or an older loader would
-//! misread raises [`VERSION`], which is part of the pin path, so that two versions never share a map.
+//! Invariant: a change here or in [`crate::flow`] that an older program or loader would misread raises [`VERSION`].
+//! The pin path contains the version, so two versions share only the maps that [`PINNED`] declares compatible.
 
 mod control;
 mod event;
@@ -21,50 +21,48 @@ pub use services::{
 
 use crate::verdict::{Reason, Verdict};
 
-/// The version of everything that the maps hold.
+/// The version of the map contents.
 pub const VERSION: u32 = 8;
 
-/// The XDP program's name in the object file and in the kernel.
+/// The name of the XDP program in the object file and in the kernel.
 pub const PROGRAM: &str = "allowlist";
-/// The name of the program that notes what this host sends.
+/// The name of the flow tracker in the object file and in the kernel.
 pub const TRACKER_PROGRAM: &str = "allowlist_track";
 
-/// Array of one pair of `u64`: the [`Control`] word; and until when somebody reads events, in nanoseconds of the
-/// monotonic clock. Together, so that a packet finds both by one look.
+/// Array of one pair of `u64`: the [`Control`] word, and the deadline until which events are emitted, in nanoseconds of
+/// the monotonic clock. One value, so that a packet needs one lookup for both.
 pub const CONTROL: &str = "CONTROL";
 /// Array of one [`Fallback`].
 pub const FALLBACK: &str = "FALLBACK";
-/// Array of [`GenerationTables`] by slot, each with its pool behind it.
+/// Array of [`GenerationTables`] by slot; each value ends with the slot's pool.
 pub const GENERATIONS: &str = "GENERATIONS";
-/// Slots of an array of words: the prefixes that a range table was made from. Userspace alone reads and writes it.
+/// Array of arrays of `u64` by slot: the prefixes from which a range table was compiled. Only userspace uses it.
 pub const PREFIXES: &str = "PREFIXES";
-/// Slots of a trie from IPv4 prefixes to [`Grant`]s; empty but with [`Engine::LpmTrie`].
+/// Array of tries by slot, from IPv4 prefixes to [`Grant`]s; empty unless [`Engine::LpmTrie`] is used.
 pub const TRIES_V4: &str = "TRIES_V4";
-/// Slots of a trie from IPv6 prefixes to [`Grant`]s; likewise.
+/// Array of tries by slot, from IPv6 prefixes to [`Grant`]s; empty unless [`Engine::LpmTrie`] is used.
 pub const TRIES_V6: &str = "TRIES_V6";
 /// Per-CPU array of [`Counters`], by interface slot.
 pub const COUNTERS: &str = "COUNTERS";
 /// Per-CPU array of [`Traffic`], by match id.
 pub const MATCHES: &str = "MATCHES";
-/// Per-CPU array of [`ServiceTraffic`], by service count id.
+/// Per-CPU array of [`ServiceTraffic`], by service counter id.
 pub const SERVICE_COUNTS: &str = "SERVICE_COUNTS";
-/// Array of [`Interface`], by interface slot. Userspace alone reads and writes it.
+/// Array of [`Interface`], by interface slot. Only userspace uses it.
 pub const INTERFACES: &str = "INTERFACES";
-/// Array of [`Identity`], by interface slot: the state that a self-check compares the kernel with. Userspace alone reads and
-/// writes it.
+/// Array of [`Identity`], by interface slot: the expected state for the self-check. Only userspace uses it.
 pub const IDENTITIES: &str = "IDENTITIES";
-/// Array of one pair of `u64`: a copy of the [`Control`] word that was stored last; and 1 once the filter is being
-/// detached on purpose. Userspace alone reads and writes it.
+/// Array of one pair of `u64`: a copy of the last stored [`Control`] word, and 1 once `detach` has started. Only
+/// userspace uses it.
 pub const PUBLISHED: &str = "PUBLISHED";
-/// Array of one `u64`: what tells which names the ids in force have. Userspace alone reads and writes it.
+/// Array of one `u64`: identifies the table of names for the active ids. Only userspace uses it.
 pub const NAMES: &str = "NAMES";
-/// Least-recently-used hash from [`crate::flow::Flow`] to [`crate::flow::FlowEntry`]: the flows that this host
-/// initiated.
+/// LRU hash from [`crate::flow::Flow`] to [`crate::flow::FlowEntry`]: the flows that this host initiated.
 pub const FLOWS: &str = "FLOWS";
-/// The same for their peers, so that they take no room from flows.
+/// LRU hash like [`FLOWS`], for the peers of flows; a separate map, so that peers evict no flows.
 pub const PEERS: &str = "PEERS";
-/// Least-recently-used hash from [`crate::flow::Flow::foreign`] to [`crate::flow::FlowEntry`]: the flows that the
-/// other side initiated while everything passed, or whose origin is unknown.
+/// LRU hash from [`crate::flow::Flow::foreign`] to [`crate::flow::FlowEntry`]: the flows that the other side initiated
+/// while everything passed, or whose origin is unknown.
 pub const FOREIGN: &str = "FOREIGN";
 /// Array of [`crate::flow::ForeignPort`] by local UDP port.
 pub const FOREIGN_PORTS: &str = "FOREIGN_PORTS";
@@ -79,11 +77,11 @@ pub const EVENTS: &str = "EVENTS";
 /// Per-CPU array of one [`EventBudget`].
 pub const EVENT_BUDGET: &str = "EVENT_BUDGET";
 
-/// Every map that outlives the program that made it, and is pinned under its name; and since which
-/// version it means what it means now. From there on a newer program takes it over from an older one.
+/// The pinned maps, each with the oldest ABI version whose contents are compatible. An upgrade from that version or a
+/// newer one adopts the map.
 ///
-/// What packets are judged by is each version's own: until it is replaced, the older program judges by what it had.
-/// Events mean what they did, but whoever reads an older program's has only that one's folder locked.
+/// Maps that decide verdicts have the current version and are never adopted: the older program uses its own until it is
+/// replaced.
 pub const PINNED: [(&str, u32); 22] = [
     (CONTROL, VERSION),
     (FALLBACK, VERSION),
@@ -110,54 +108,53 @@ pub const PINNED: [(&str, u32); 22] = [
     (EVENT_BUDGET, 3),
 ];
 
-/// Load-time constant, `u32`: the slot of the interface that this copy of the program serves.
+/// Load-time constant, `u32`: the interface slot of this copy of the program.
 pub const GLOBAL_INTERFACE: &str = "INTERFACE";
-/// Load-time constant, `u32`: 8-byte words of the pool behind each [`GenerationTables`].
+/// Load-time constant, `u32`: the size of the pool after each [`GenerationTables`], in 8-byte words.
 pub const GLOBAL_POOL: &str = "POOL";
-/// Load-time constant, `u32`: how many CPUs the kernel may have.
+/// Load-time constant, `u32`: the number of possible CPUs.
 pub const GLOBAL_CPUS: &str = "CPUS";
-/// Load-time constant, `u8`: 1 makes the program log a line a packet.
+/// Load-time constant, `u8`: 1 enables one log line per packet.
 pub const GLOBAL_TRACE: &str = "TRACE";
 
-/// Generations that the maps have room for: the one in use, the one being filled, and the one to go back to
-/// where a change waits to be confirmed.
+/// The number of generations in the maps: the active one, the one being written, and the fallback of a pending change.
 pub const SLOTS: u32 = 3;
-/// The most services, since a set of them is one `u64`.
+/// The maximum number of kernel services: a set is one `u64`.
 pub const MAX_SERVICES: usize = 64;
-/// The most interfaces that one set of maps serves.
+/// The maximum number of interfaces that share one set of maps.
 pub const MAX_INTERFACES: u32 = 64;
-/// The most match ids. Id 0 is nobody's.
+/// The number of match ids. Id 0 stands for no match.
 pub const MAX_MATCHES: u32 = 4096;
-/// The most service count ids. Id 0 is no service's.
+/// The number of service counter ids. Id 0 stands for no service.
 pub const MAX_SERVICE_COUNTS: u32 = 1024;
-/// Bytes of the ring buffer.
+/// The size of the ring buffer in bytes.
 pub const EVENT_BYTES: u32 = 1 << 18;
 
-/// What a source may reach, and the id to count it under.
+/// The services that a source may reach, and its match id.
 ///
-/// Packed since a trie's value has the alignment of its key, 4 bytes.
+/// Packed, because a trie's value has the alignment of its key, 4 bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, packed(4))]
 pub struct Grant {
     services: u64,
-    /// Index into [`MATCHES`].
+    /// The id under which packets of the source are counted: an index into [`MATCHES`].
     pub match_id: u32,
 }
 
 impl Grant {
-    /// A grant of a set of services.
+    /// Returns a grant of a set of services.
     pub const fn new(services: u64, match_id: u32) -> Self {
         Self { services, match_id }
     }
 
-    /// The set of services.
+    /// Returns the set of services.
     #[inline(always)]
     pub const fn services(self) -> u64 {
         self.services
     }
 }
 
-/// Packets by verdict and reason.
+/// The number of packets by verdict and reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Counters {
@@ -165,49 +162,49 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Nothing counted.
+    /// All counters are 0.
     pub const ZERO: Self = Self {
         packets: [[0; Reason::ALL.len()]; Verdict::ALL.len()],
     };
 
-    /// How many packets had that end.
+    /// Returns the number of packets with a verdict and a reason.
     pub const fn get(&self, verdict: Verdict, reason: Reason) -> u64 {
         self.packets[verdict as usize][reason as usize]
     }
 
-    /// Where to count packets of that end.
+    /// Returns the counter for a verdict and a reason.
     #[inline(always)]
     pub const fn cell(&mut self, verdict: Verdict, reason: Reason) -> &mut u64 {
         &mut self.packets[verdict as usize][reason as usize]
     }
 }
 
-/// What passed under one match id.
+/// Frames, bytes and the time of the last frame, such as those that passed under one match id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Traffic {
-    /// Frames.
+    /// The number of frames.
     pub packets: u64,
-    /// Bytes of frames, link-layer header included.
+    /// The size of all frames in bytes, including their link-layer headers.
     pub bytes: u64,
-    /// When the last one came, in nanoseconds of the monotonic clock; 0 before the first.
+    /// The time of the last frame, in nanoseconds of the monotonic clock; 0 before the first.
     pub last: u64,
 }
 
-/// What became of packets to one set of services.
+/// Counters of the packets to one set of services.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct ServiceTraffic {
-    /// From sources that reach it.
+    /// Traffic from sources that may reach the services.
     pub passed: Traffic,
-    /// Frames from others.
+    /// The number of dropped frames.
     pub dropped_packets: u64,
-    /// Bytes of those.
+    /// The size of the dropped frames in bytes.
     pub dropped_bytes: u64,
 }
 
 impl Traffic {
-    /// Both together.
+    /// Returns the sum of two counts, with the later time.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         Self {
@@ -219,7 +216,7 @@ impl Traffic {
 }
 
 impl ServiceTraffic {
-    /// Both together.
+    /// Returns the sum of two counts.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         Self {
@@ -234,13 +231,13 @@ impl ServiceTraffic {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Interface {
-    /// The kernel's index of it; 0 before it was attached to.
+    /// The interface index; 0 before the first attach.
     pub index: u32,
-    /// The attach mode in force: 1 native, 2 generic, 3 offload.
+    /// The active attach mode: 1 native, 2 generic, 3 offload.
     pub attach_mode: u32,
-    /// How outbound packets are noted: 0 not at all, 1 by a tcx link, 2 by a clsact filter.
+    /// The flow tracker's hook: 0 none, 1 a tcx link, 2 a clsact filter.
     pub egress: u32,
-    /// Zero-padded; empty marks a free slot.
+    /// The interface's name, zero-padded; empty for a free slot.
     pub name: [u8; 16],
 }
 
@@ -254,9 +251,9 @@ mod user {
 
     macro_rules! plain_old_data {
         ($($value:ty),*) => {$(
-            // SAFETY: `#[repr(C)]`, integers and arrays of them only, so no bit pattern is
-            // invalid; without padding, since the test below holds the sizes.
-            #[expect(unsafe_code, reason = "aya asks for a promise about the memory layout")]
+            // SAFETY: the type is `#[repr(C)]` and consists of integers and arrays of integers, so every bit pattern
+            // is valid; it has no padding, which the test of the sizes below checks.
+            #[expect(unsafe_code, reason = "aya requires an unsafe marker for plain-old-data types")]
             unsafe impl aya::Pod for $value {}
         )*};
     }
@@ -286,7 +283,7 @@ mod tests {
     use super::*;
     use crate::flow::{Crowding, Flow, FlowEntry, ForeignPort, Marking, PortsInUse};
 
-    /// The layout is what older pins hold: a new size means a new `VERSION`.
+    /// Maps that older versions pinned have this layout: a different size requires a new `VERSION`.
     #[test]
     fn sizes() {
         assert_eq!(VERSION, 8);
@@ -318,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn grants_keep_all_64_services() {
+    fn grants_store_all_64_services() {
         for services in [0, 1, 1 << 31, 1 << 32, 1 << 63, u64::MAX] {
             assert_eq!(Grant::new(services, 7).services(), services);
         }

@@ -1,12 +1,11 @@
-//! Flows that this host sends, and which packets answer them: what return traffic is judged by.
+//! Outbound flows, and the packets that answer them: the basis for verdicts on return traffic.
 //!
-//! The flow tracker records outbound packets ([`OutboundPacket::from_packet`], [`OutboundPacket::update`]); the receive path looks up
-//! inbound ones ([`Flow::answered_by`]). Only this host creates or extends an own flow: see
-//! `track`. Knows no map and no clock: time is a number of seconds.
+//! The flow tracker records outbound packets ([`OutboundPacket::from_packet`], [`OutboundPacket::update`]), and the
+//! receive path looks up inbound packets ([`Flow::answered_by`]). Invariant: only packets of this host create or extend
+//! an own flow; the submodule `track` has the rules. Knows no map and no clock: time is a number of seconds.
 //!
-//! A packet of either side may have no ports to see (a later fragment). So each flow has a *peer*
-//! beside it, the same without ports: fragments from a peer are let in, and are of use only where
-//! their first fragment, which has the ports, is let in as well.
+//! Later fragments have no ports. Therefore each flow has a *peer*: the same flow without ports. Later fragments from a
+//! peer pass; the receiver can use them only if their first fragment, which has the ports, passes too.
 
 mod track;
 
@@ -17,53 +16,53 @@ pub use track::{Crowding, FOREIGN_FLOWS, ForeignPort, Marking, Origins, Table, U
 
 use crate::packet::{Address, ICMP, ICMPV6, Packet, TCP, Transport, UDP, tcp_flag};
 
-/// A flow as this host sees it: the key of the map.
+/// A flow from this host's point of view: the key of the flow tables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Flow {
-    /// This host's address, as [`Address::padded`] has it.
+    /// This host's address, in the format of [`Address::padded`].
     pub local: [u64; 2],
-    /// The other side's.
+    /// The remote address, in the format of [`Address::padded`].
     pub remote: [u64; 2],
     /// This host's port, or the identifier of its echo requests; 0 for a peer.
     pub local_port: u16,
-    /// The other side's port; 0 for echo requests and for a peer.
+    /// The remote port; 0 for echo requests and for a peer.
     pub remote_port: u16,
-    /// TCP, UDP, or the ICMP of the family; others are never tracked.
+    /// TCP, UDP, or the family's ICMP; other protocols are not tracked.
     pub protocol: u8,
-    /// 4 or 6.
+    /// The IP version, 4 or 6.
     pub family: u8,
-    /// 1 for a peer, else 0: ports of 0 alone do not tell, since a packet may have such.
+    /// 1 for a peer, else 0. Ports alone do not identify a peer, because packets may have port 0.
     pub peer: u16,
 }
 
-/// What a flow's entry holds.
+/// The entry of a flow in a flow table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct FlowEntry {
-    /// The second, by the kernel's monotonic clock, at which the entry expires.
+    /// The time at which the entry expires, in seconds of the kernel's monotonic clock.
     pub expires: u32,
-    /// Of an own flow: 1 once this host has sent a FIN or RST. Of a foreign one: 1 if its origin is unknown, so
+    /// For an own flow: 1 once this host has sent a FIN or RST. For a foreign flow: 1 if its origin is unknown, so
     /// that packets of this host do not extend it.
     pub closing: u32,
 }
 
-/// By [`port_table`] and local port: the second from which on nothing was sent from it for so long
-/// that nothing can answer. 0 where nothing ever was, which costs no look at the clock.
+/// The time until which a local port may have live flows, in seconds, by [`port_table`] and local port. 0 for a port
+/// without flows, so that the test of such a port does not read the clock.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct PortsInUse {
-    /// For TCP, UDP, and echo identifiers.
+    /// The times for TCP ports, UDP ports, and echo identifiers.
     pub until: [[u32; 1 << 16]; 3],
 }
 
-/// Seconds that a TCP connection may idle; RFC 5382 asks a NAT for no less.
+/// The idle timeout of an open TCP connection, in seconds: the minimum that RFC 5382 requires of a NAT.
 pub const TCP_OPEN: u32 = 2 * 3600 + 4 * 60;
-/// Seconds that a connection may take to be opened or closed; RFC 5382 asks for 4 minutes.
+/// The idle timeout of a TCP connection that is being opened or closed, in seconds: 4 minutes by RFC 5382.
 pub const TCP_PARTIAL: u32 = 4 * 60;
-/// Seconds in which a datagram may be answered; RFC 4787 recommends 5 minutes.
+/// The idle timeout of a UDP flow, in seconds: RFC 4787 recommends 5 minutes.
 pub const UDP_IDLE: u32 = 5 * 60;
-/// Seconds in which an echo request may be answered; RFC 5508 asks for no less than a minute.
+/// The idle timeout of an echo flow, in seconds: RFC 5508 requires at least one minute.
 pub const ECHO_IDLE: u32 = 60;
 
 const ICMP_ECHO: u8 = 8;
@@ -71,7 +70,7 @@ const ICMP_ECHO_REPLY: u8 = 0;
 const ICMPV6_ECHO: u8 = 128;
 const ICMPV6_ECHO_REPLY: u8 = 129;
 
-/// Which of [`PortsInUse`]'s tables a protocol has.
+/// Returns the index of a protocol's table in [`PortsInUse`].
 #[inline(always)]
 pub const fn port_table(protocol: u8) -> usize {
     match protocol {
@@ -81,7 +80,7 @@ pub const fn port_table(protocol: u8) -> usize {
     }
 }
 
-/// The longest that an entry of a protocol lives, in seconds.
+/// Returns the maximum lifetime of a protocol's entries, in seconds.
 #[inline(always)]
 pub const fn max_lifetime(protocol: u8) -> u32 {
     match protocol {
@@ -91,17 +90,17 @@ pub const fn max_lifetime(protocol: u8) -> u32 {
     }
 }
 
-/// A packet of this host that can be answered.
+/// An outbound packet of a tracked protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutboundPacket {
-    /// The flow that it belongs to.
+    /// The packet's flow.
     pub flow: Flow,
-    /// TCP's flags; 0 for other protocols.
+    /// The TCP flags; 0 for other protocols.
     pub flags: u8,
 }
 
 impl OutboundPacket {
-    /// The flow of an outbound packet; `None` for what is not tracked.
+    /// Returns the tracked fields of an outbound packet; `None` if its protocol, ICMP type or fragment is not tracked.
     #[inline(always)]
     pub fn from_packet(packet: &Packet) -> Option<Self> {
         let flow = |local_port, remote_port| {
@@ -138,7 +137,7 @@ impl OutboundPacket {
 }
 
 impl Flow {
-    /// The flow between two addresses and their ports, this host's first.
+    /// Returns the flow between two addresses and their ports, this host's first.
     #[inline(always)]
     pub fn between(
         local: Address,
@@ -157,8 +156,8 @@ impl Flow {
         }
     }
 
-    /// The flow that an inbound packet would answer; `None` where its own header says that it
-    /// answers nothing, such as a segment that opens a connection.
+    /// Returns the flow that an inbound packet may answer; `None` if its header shows that it is no answer, such as a
+    /// TCP segment without ACK and RST.
     #[inline(always)]
     pub fn answered_by(packet: &Packet) -> Option<Self> {
         let ports = match (packet.protocol, packet.transport) {
@@ -190,7 +189,7 @@ impl Flow {
         })
     }
 
-    /// The flow of an inbound packet, initiated by either side; `None` for protocols that are not tracked.
+    /// Returns the flow of an inbound packet, initiated by either side; `None` if it is not tracked.
     #[inline(always)]
     pub fn from_inbound(packet: &Packet) -> Option<Self> {
         let ports = match (packet.protocol, packet.transport) {
@@ -218,8 +217,10 @@ impl Flow {
         ))
     }
 
-    /// The key of the flow in the table of foreign flows. For UDP it is without this host's address, since a server
-    /// may answer from another one than a request was sent to, such as a multicast group's.
+    /// Returns the flow's key in the table of foreign flows.
+    ///
+    /// The key of a UDP flow has no local address, because a server may answer from another address than the request
+    /// was sent to, such as a multicast group's.
     #[inline(always)]
     #[must_use]
     pub const fn foreign(self) -> Self {
@@ -233,7 +234,7 @@ impl Flow {
         }
     }
 
-    /// The same flow without ports.
+    /// Returns the flow's peer: the same flow without ports.
     #[inline(always)]
     #[must_use]
     pub const fn peer(self) -> Self {
@@ -245,19 +246,19 @@ impl Flow {
         }
     }
 
-    /// Whether it is without ports.
+    /// Reports whether this is a peer.
     #[inline(always)]
     pub const fn is_peer(&self) -> bool {
         self.peer != 0
     }
 
-    /// The other side.
+    /// Returns the remote address.
     #[inline(always)]
     pub const fn remote_address(&self) -> Address {
         Address::from_padded(self.family, self.remote)
     }
 
-    /// This host's address; the unspecified one for a foreign UDP flow's key.
+    /// Returns this host's address; the unspecified address for the foreign key of a UDP flow.
     #[inline(always)]
     pub const fn local_address(&self) -> Address {
         Address::from_padded(self.family, self.local)

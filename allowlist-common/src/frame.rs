@@ -1,43 +1,43 @@
-//! A frame to read headers from, wherever it lies: in the kernel's packet memory or in a slice.
+//! Access to the bytes of a frame, in the kernel's packet memory or in a slice.
 
 /// Bounds-checked access to a frame.
 pub trait Frame {
-    /// Bytes in the frame.
+    /// Returns the frame's size in bytes.
     fn length(&self) -> usize;
 
-    /// What `read` makes of the `N` bytes at `offset`; nothing where the frame ends before them.
+    /// Returns the result of `read` on the `N` bytes at `offset`, or `None` if the frame ends before them.
     ///
-    /// A closure, so that numbers come out and not bytes: each byte that is kept costs the kernel
-    /// program a register.
+    /// Takes a closure, so that the kernel program keeps the decoded fields in registers and not single bytes.
     fn read<const N: usize, T>(&self, offset: usize, read: impl FnOnce(&[u8; N]) -> T)
     -> Option<T>;
 
-    /// The 16-bit number at `offset`, in network order.
+    /// Returns the 16-bit big-endian number at `offset`, or `None` if the frame ends before.
     #[inline(always)]
     fn read_be_u16(&self, offset: usize) -> Option<u16> {
         self.read(offset, |bytes| u16::from_be_bytes(*bytes))
     }
 
-    /// The 128-bit number at `offset`, in network order, as its halves.
+    /// Returns the 128-bit big-endian number at `offset` as its upper and lower half, or `None` if the frame ends
+    /// before.
     #[inline(always)]
     fn read_be_u128(&self, offset: usize) -> Option<[u64; 2]> {
         self.read::<16, _>(offset, |bytes| [u64_at::<0>(bytes), u64_at::<8>(bytes)])
     }
 }
 
-/// The 16-bit number at byte `AT`, in network order.
+/// Returns the 16-bit big-endian number at byte `AT`.
 #[inline(always)]
 pub(crate) fn u16_at<const AT: usize>(bytes: &[u8]) -> u16 {
     u16::from_be_bytes(chunk::<AT, 2>(bytes))
 }
 
-/// The 32-bit number at byte `AT`, in network order.
+/// Returns the 32-bit big-endian number at byte `AT`.
 #[inline(always)]
 pub(crate) fn u32_at<const AT: usize>(bytes: &[u8]) -> u32 {
     u32::from_be_bytes(chunk::<AT, 4>(bytes))
 }
 
-/// The 64-bit number at byte `AT`, in network order.
+/// Returns the 64-bit big-endian number at byte `AT`.
 #[inline(always)]
 pub(crate) fn u64_at<const AT: usize>(bytes: &[u8]) -> u64 {
     u64::from_be_bytes(chunk::<AT, 8>(bytes))
@@ -45,13 +45,13 @@ pub(crate) fn u64_at<const AT: usize>(bytes: &[u8]) -> u64 {
 
 #[inline(always)]
 fn chunk<const AT: usize, const LENGTH: usize>(bytes: &[u8]) -> [u8; LENGTH] {
-    // Callers have arrays that are long enough, so neither can fail, and the compiler sees it.
+    // Callers pass arrays that are long enough, so the compiler removes both checks.
     *bytes[AT..]
         .first_chunk()
-        .expect("a header is longer than where its fields end")
+        .expect("the field is inside the header")
 }
 
-/// For tests and tools on the host.
+/// Frames in memory, for userspace and tests.
 impl Frame for [u8] {
     fn length(&self) -> usize {
         self.len()

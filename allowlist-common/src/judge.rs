@@ -1,7 +1,8 @@
-//! A packet and the tables to a verdict and its reason: the order of decisions, in one place.
+//! Decides on a parsed packet: the order of decisions, in one place.
 //!
-//! The order is the one that ARCHITECTURE.md lists; what comes first wins. Knows neither bytes nor
-//! maps, and does not count: its caller does, once a packet.
+//! The first applicable rule wins, in this order: malformed frames, essential traffic, allowed sources, answers to
+//! this host, services that do not allow the source, the default verdict; `docs/packets.md` describes them. Knows
+//! neither bytes nor maps, and does not count packets: the caller does, once per packet.
 
 use crate::abi::{ControlBits, Exemptions, Grant, ServiceId, service_set};
 use crate::flow::Flow;
@@ -11,42 +12,43 @@ use crate::packet::{
 };
 use crate::verdict::{Reason, Verdict};
 
-/// What a packet's facts are looked up in: one generation of a policy, as it is on one interface.
+/// The tables of one generation on one interface, and the flow table.
 pub trait Tables {
-    /// Under what the generation is in force.
+    /// Returns the effective control word.
     fn control(&self) -> ControlBits;
-    /// The service that covers a destination port of TCP, UDP or SCTP (`protocol`); 0 is none.
+    /// Returns the service for a destination port of TCP, UDP or SCTP, or 0 if none covers it.
     fn service_of_port(&self, protocol: u8, port: u16) -> ServiceId;
-    /// The service that covers a protocol without ports; 0 is none.
+    /// Returns the service for a protocol without ports, or 0 if none covers it.
     fn service_of_protocol(&self, protocol: u8) -> ServiceId;
-    /// The set of all services that cover any part of a protocol, for later fragments of an IP `family`.
+    /// Returns the set of services that cover any part of a protocol, for later fragments of an IP `family`.
     fn services_of_protocol(&self, family: u8, protocol: u8) -> u64;
-    /// Whether this host connects from ports of a service in the set as well. Looked up only where
+    /// Reports whether this host also connects from ports of a service in the set. Called only if
     /// [`ControlBits::shares_ports`].
     fn is_shared(&self, services: u64) -> bool;
-    /// The id that a service's packets are counted under.
+    /// Returns the counter id of a service.
     fn service_counter_id(&self, service: ServiceId) -> u32;
-    /// What a source may reach.
+    /// Returns the services that a source may reach; `None` if no prefix contains it.
     fn grant(&self, source: &Address) -> Option<Grant>;
-    /// Whether this host sent anything lately from that port (echo identifier; 0 for peers): a
-    /// cheap look that spares most of the next one.
+    /// Reports whether a local port (echo identifier; 0 for peers) has live flows.
+    ///
+    /// A cheap test that avoids most calls of [`Tables::has_flow`].
     fn port_has_flows(&self, protocol: u8, port: u16) -> bool;
-    /// Whether this host sent anything of that flow lately.
+    /// Reports whether the flow table has a live entry for a flow.
     fn has_flow(&self, flow: &Flow) -> bool;
-    /// The flow that an ICMP error from `source` is about, by what it quotes.
+    /// Returns the flow of the packet that an ICMP error from `source` quotes.
     fn flow_quoted_by(&self, quote: Quote, source: Address) -> Option<Flow>;
 }
 
-/// What becomes of a packet.
+/// The verdict on a packet, with its reason and counter ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// Pass or drop.
+    /// The verdict.
     pub verdict: Verdict,
-    /// Why.
+    /// The reason for the verdict.
     pub reason: Reason,
-    /// The id of the sources that let it in; 0 where none did.
+    /// The match id of the source, if the source is the reason why the packet passes; else 0.
     pub match_id: u32,
-    /// The id of the service that covers it; 0 where none does, or where no port tells which.
+    /// The counter id of the service; 0 if no service covers the packet, or if it has no ports to find the service by.
     pub service: u32,
 }
 
@@ -61,17 +63,17 @@ impl Decision {
         }
     }
 
-    /// For a program that cannot find its own tables: nobody can be let in, and it is counted.
+    /// The decision of a program that cannot find its own tables.
     pub const INTERNAL_ERROR: Self = Self::new(Verdict::Drop, Reason::InternalError);
 
-    /// Where everything passes ([`ControlBits::is_open`]).
+    /// The decision while all packets pass ([`ControlBits::is_open`]).
     pub const OPEN: Self = Self::new(Verdict::Pass, Reason::Default);
 
-    /// Whether a packet with this decision passes although it answers nothing, so that its flow is to be
-    /// marked as foreign. `is_pending_or_open` is about the control word before its fallback was applied.
+    /// Reports whether the packet's flow must be marked as foreign: the packet passes and is not an answer.
     ///
-    /// Without a fallback, nothing is tracked while the default verdict is to pass, so nothing is marked. With
-    /// one, a policy may become active that tracks.
+    /// `control` is the effective control word; `is_pending_or_open` is a property of the control word before its
+    /// fallback was applied. Without a fallback, flows are not tracked while the default verdict is to pass, so no
+    /// marks are needed. With a fallback, a policy that tracks flows may become active.
     #[inline(always)]
     pub const fn marks_foreign(&self, control: ControlBits, is_pending_or_open: bool) -> bool {
         match (self.verdict, self.reason) {
@@ -79,14 +81,14 @@ impl Decision {
                 control.observes() && (control.tracks() || is_pending_or_open)
             }
             (Verdict::Pass, Reason::Default) => is_pending_or_open,
-            // From the same port this host may send a first datagram of its own.
+            // This host may send a first datagram of its own from the same port.
             (Verdict::Pass, Reason::Allowed) => control.shares_ports() || is_pending_or_open,
             _ => false,
         }
     }
 }
 
-/// Decides what becomes of what was parsed.
+/// Returns the decision on a parsed frame.
 #[inline(always)]
 pub fn judge<T: Tables>(parsed: &Result<Contents, Malformed>, tables: &T) -> Decision {
     let packet = match parsed {
@@ -115,9 +117,8 @@ pub fn judge<T: Tables>(parsed: &Result<Contents, Malformed>, tables: &T) -> Dec
             service: tables.service_counter_id(service),
         };
     }
-    // The port of a packet distinguishes requests to a service from answers to this host, unless this host
-    // connects from the service's ports as well. Without a port (a later fragment, an echo reply) it may be
-    // either.
+    // The destination port distinguishes requests to a service from answers to this host, unless this host connects
+    // from the service's ports too. A packet without ports (a later fragment, an echo reply) may be either.
     let may_answer = covering == 0
         || !matches!(packet.transport, Transport::Ports { .. })
         || (tables.control().shares_ports() && tables.is_shared(covering));
@@ -135,8 +136,9 @@ pub fn judge<T: Tables>(parsed: &Result<Contents, Malformed>, tables: &T) -> Dec
     }
 }
 
-/// The service that covers a packet, and it as a set; for a packet whose port cannot be seen 0, and
-/// the set of those that could.
+/// Returns the service that covers a packet, and the set with only this service.
+///
+/// For a later fragment, whose ports are not visible, returns 0 and the set of all services that may cover it.
 #[inline(always)]
 fn covering<T: Tables>(packet: &Packet, tables: &T) -> (ServiceId, u64) {
     let service = match packet.transport {
@@ -154,7 +156,7 @@ fn covering<T: Tables>(packet: &Packet, tables: &T) -> (ServiceId, u64) {
     (service, service_set(service))
 }
 
-/// A frame without IP: it passes, or nothing else could let it in.
+/// Returns the decision on a frame without IP: it passes if it is exempt, and no other rule can allow it.
 #[inline(always)]
 fn essential_verdict<T: Tables>(tables: &T, exemption: Exemptions, reason: Reason) -> Decision {
     let verdict = if tables.control().exempts(exemption) {
@@ -165,14 +167,14 @@ fn essential_verdict<T: Tables>(tables: &T, exemption: Exemptions, reason: Reaso
     Decision::new(verdict, reason)
 }
 
-/// What passes whatever the policy says, since a host that does not get it falls off its network.
+/// Returns the kind of essential traffic that a packet belongs to: without it, a host loses its network.
 ///
-/// Redirects are left out on purpose for IPv4: a host that must listen to them can allow `icmp`.
+/// ICMP redirects of IPv4 are deliberately not included: a host that needs them can allow `icmp`.
 #[inline(always)]
 fn essential_traffic(packet: &Packet) -> Option<(Exemptions, Reason)> {
-    // From another link a neighbour discovery message arrives with fewer hops left (RFC 4861, 11.2).
+    // A router decrements the hop limit, so a neighbour discovery message with 255 is from this link (RFC 4861, 11.2).
     const SAME_LINK: u8 = 255;
-    // Group membership is sent with one hop left, so that no router forwards it (RFC 3376, 4; RFC 3810, 5).
+    // Group membership messages have a hop limit of 1, so that no router forwards them (RFC 3376, 4; RFC 3810, 5).
     const ONE_HOP: u8 = 1;
     match (packet.source, packet.protocol, packet.transport) {
         (
@@ -220,8 +222,10 @@ fn essential_traffic(packet: &Packet) -> Option<(Exemptions, Reason)> {
     }
 }
 
-/// With tracking on, an error is let in only for something that this host sent: for a flow that is
-/// tracked, or for a service's answer to somebody who may reach that service.
+/// Returns the decision on an ICMP error.
+///
+/// With flow tracking, an error passes only if it quotes a packet of this host: of a tracked flow, or of a service's
+/// flow with a source that may reach the service.
 #[inline(always)]
 fn icmp_error<T: Tables>(packet: &Packet, quote: Quote, tables: &T) -> Decision {
     let is_expected = !tables.control().tracks()
@@ -239,7 +243,7 @@ fn icmp_error<T: Tables>(packet: &Packet, quote: Quote, tables: &T) -> Decision 
     Decision::new(verdict, Reason::IcmpError)
 }
 
-/// Whether a flow is a service's with a source that it allows. Such flows are not tracked.
+/// Reports whether a flow is between a service and a source that may reach it. Such flows are not tracked.
 #[inline(always)]
 fn is_served<T: Tables>(flow: &Flow, tables: &T) -> bool {
     let covering = if flow.is_peer() {
@@ -256,7 +260,7 @@ fn is_served<T: Tables>(flow: &Flow, tables: &T) -> bool {
             .is_some_and(|grant| grant.services() & covering != 0)
 }
 
-/// Whether a packet that no service lets in answers something that this host sent.
+/// Reports whether a packet that no service allows is an answer to this host.
 #[inline(always)]
 fn is_answer<T: Tables>(packet: &Packet, tables: &T) -> bool {
     let control = tables.control();
@@ -272,7 +276,7 @@ fn is_answer<T: Tables>(packet: &Packet, tables: &T) -> bool {
 #[inline(always)]
 fn is_tracked<T: Tables>(flow: &Flow, tables: &T) -> bool {
     if flow.is_peer() && hides_protocol(flow.family, flow.protocol) {
-        // It could be of any protocol that is tracked.
+        // The fragment may belong to any tracked protocol.
         return [TCP, UDP, ICMPV6]
             .iter()
             .any(|&protocol| has_live_flow(&Flow { protocol, ..*flow }, tables));

@@ -1,8 +1,8 @@
-//! Bytes of a frame to the facts that a packet is judged by: addresses, protocol, ports.
+//! Parses a frame to the fields that a packet is judged by: addresses, protocol, ports.
 //!
-//! Invariants: nothing is read past the end that the IP header names, so padding is never taken
-//! for a header; ports are never read from a fragment that has none; what contradicts itself is
-//! [`Malformed`], never a guess. Knows no policy. What an ICMP error quotes is `quote`'s.
+//! Invariants: the parser reads nothing beyond the length in the IP header, so Ethernet padding is never parsed as a
+//! header; it reads no ports from a later fragment; a packet with inconsistent headers is [`Malformed`]. Knows no
+//! policy. The submodule `quote` parses the packet inside an ICMP error.
 //!
 //! Formats: IEEE 802.1Q, RFC 791 (IPv4), RFC 8200 (IPv6 and its extension headers), RFC 2675 (jumbograms),
 //! RFC 4302 (AH), RFC 9293 (TCP), RFC 9260 (SCTP).
@@ -23,70 +23,70 @@ use core::net::IpAddr;
 
 use crate::frame::{Frame, u16_at, u32_at};
 
-/// What a frame carries.
+/// The contents of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contents {
-    /// A question or answer of ARP.
+    /// ARP.
     Arp,
-    /// Neither that nor IP.
+    /// Neither ARP nor IP.
     Other,
-    /// IPv4 or IPv6.
+    /// An IPv4 or IPv6 packet.
     Ip(Packet),
 }
 
-/// An address of a packet, as a number.
+/// The IP address of a packet, as a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Address {
-    /// IPv4.
+    /// An IPv4 address.
     V4(u32),
-    /// IPv6: its network half and its host half.
+    /// An IPv6 address: the upper and the lower 64 bits.
     V6([u64; 2]),
 }
 
-/// What a packet is judged by.
+/// The fields that a packet is judged by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// The id in the outermost VLAN tag; 0 where there is none, or one that only has a priority.
+    /// The id of the outermost VLAN tag; 0 without a tag, or with a priority tag.
     pub vlan: u16,
-    /// Who sent it, or says so.
+    /// The source address.
     pub source: Address,
-    /// To whom.
+    /// The destination address.
     pub destination: Address,
-    /// Time to live, or hop limit.
+    /// The time to live, or hop limit.
     pub hops: u8,
     /// The transport protocol, after all extension headers.
     pub protocol: u8,
-    /// What the transport header says.
+    /// The fields of the transport header.
     pub transport: Transport,
 }
 
-/// What the transport header says.
+/// The fields of a transport header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// TCP, UDP or SCTP.
     Ports {
-        /// Of the sender.
+        /// The source port.
         source: u16,
-        /// Of the receiver.
+        /// The destination port.
         destination: u16,
-        /// Of TCP, as in [`tcp_flag`]; 0 for other protocols.
+        /// The TCP flags, see [`tcp_flag`]; 0 for other protocols.
         flags: u8,
     },
-    /// ICMP or ICMPv6, but for errors.
+    /// ICMP or ICMPv6, except errors.
     Icmp {
         /// The message's type.
         kind: u8,
-        /// The second word's first half, which is the identifier of an echo.
+        /// The identifier of an echo message: the upper half of the second word.
         identifier: u16,
     },
-    /// An error of IPv4's ICMP or of IPv6's ICMPv6, path MTU included.
+    /// An error of ICMP over IPv4 or of ICMPv6 over IPv6, path MTU included.
     IcmpError {
         /// The message's type.
         kind: u8,
-        /// Where the packet is quoted that the error is about.
+        /// The position of the quoted packet.
         quote: Quote,
     },
-    /// A fragment that is not the first: the transport header is in another packet.
+    /// A fragment other than the first: the transport header is in another packet.
     LaterFragment,
     /// A protocol without ports.
     Other,
@@ -105,7 +105,7 @@ pub const ICMPV6: u8 = 58;
 /// SCTP.
 pub const SCTP: u8 = 132;
 
-/// From where to where something lies in a frame.
+/// A range of bytes in a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     start: u16,
@@ -113,7 +113,7 @@ pub struct Span {
 }
 
 impl Span {
-    /// Headers start well before 64 KiB. A packet may end a little behind, of which nobody reads.
+    /// Returns a span, with its end limited to 64 KiB. All headers are well before; only payload may be cut off.
     #[inline(always)]
     const fn new(start: usize, end: usize) -> Self {
         let end = if end > u16::MAX as usize {
@@ -133,23 +133,23 @@ impl Span {
     }
 }
 
-/// TCP's flags, as they stand in its header.
+/// TCP flags, as in the header's byte 13.
 pub mod tcp_flag {
-    /// The sender has no more to send.
+    /// The sender has finished sending.
     pub const FIN: u8 = 1;
     /// Opens a connection.
     pub const SYN: u8 = 1 << 1;
-    /// Ends a connection at once.
+    /// Resets a connection.
     pub const RST: u8 = 1 << 2;
-    /// Acknowledges something, as all segments do but the first.
+    /// The acknowledgement number is valid: set in all segments but the first.
     pub const ACK: u8 = 1 << 4;
 }
 
-/// 802.1Q and 802.1ad tags that are looked through. More is malformed: nobody could say what is in it.
+/// The maximum number of 802.1Q and 802.1ad tags. A frame with more is malformed, because its contents are unknown.
 const MAX_TAGS: usize = 2;
-/// IPv6 extension headers that are looked through.
+/// The maximum number of IPv6 extension headers.
 const MAX_EXTENSIONS: usize = 8;
-/// The greatest length that an IP header's 16-bit length field can state.
+/// The maximum value of an IP header's 16-bit length field.
 const MAX_LENGTH_FIELD: usize = u16::MAX as usize;
 
 const ETHERNET: usize = 14;
@@ -163,9 +163,9 @@ const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 
-/// Whether a protocol number is that of an IPv6 extension header that is looked through.
+/// Reports whether a next-header number is an IPv6 extension header that the parser walks through.
 ///
-/// In an IPv4 header the same numbers are protocols like any other (51 is AH).
+/// In an IPv4 header the same numbers are ordinary protocols (51 is AH).
 #[inline(always)]
 pub const fn is_extension(protocol: u8) -> bool {
     matches!(
@@ -174,7 +174,7 @@ pub const fn is_extension(protocol: u8) -> bool {
     )
 }
 
-/// Whether a later fragment of that `family` and protocol hides its transport protocol: it is IPv6 and begins with an
+/// Reports whether the transport protocol of a later fragment is unknown: an IPv6 fragment that begins with an
 /// extension header.
 #[inline(always)]
 pub const fn hides_protocol(family: u8, protocol: u8) -> bool {
@@ -182,7 +182,7 @@ pub const fn hides_protocol(family: u8, protocol: u8) -> bool {
 }
 
 impl Address {
-    /// In 16 bytes: an IPv4 address takes the first 4, and the others are zeros.
+    /// Returns the address in 16 bytes; an IPv4 address takes the first 4, and the others are 0.
     #[inline(always)]
     pub const fn padded(self) -> [u64; 2] {
         match self {
@@ -191,7 +191,7 @@ impl Address {
         }
     }
 
-    /// 4 or 6.
+    /// Returns the IP version, 4 or 6.
     #[inline(always)]
     pub const fn family(self) -> u8 {
         match self {
@@ -200,20 +200,20 @@ impl Address {
         }
     }
 
-    /// Whether the address is an IPv6 link-local one (`fe80::/10`): routers forward no packet from or to such an
+    /// Reports whether this is an IPv6 link-local address (`fe80::/10`). Routers forward no packets from or to such an
     /// address (RFC 4291, 2.5.6).
     #[inline(always)]
     pub const fn is_link_local(self) -> bool {
         matches!(self, Self::V6([network, _]) if network >> 54 == 0xfe80 >> 6)
     }
 
-    /// Whether the address is the unspecified one of its family.
+    /// Reports whether this is the unspecified address of its family.
     #[inline(always)]
     pub const fn is_unspecified(self) -> bool {
         matches!(self, Self::V4(0) | Self::V6([0, 0]))
     }
 
-    /// What `padded` made of an address of that family.
+    /// Returns the address that [`Self::padded`] encoded, for its IP version.
     #[inline(always)]
     pub const fn from_padded(family: u8, padded: [u64; 2]) -> Self {
         if family == 4 {
@@ -247,7 +247,10 @@ impl From<Address> for IpAddr {
     }
 }
 
-/// What a frame carries, and if it is a packet, what it is judged by.
+/// Parses a frame.
+///
+/// # Errors
+/// The reason why the frame is malformed.
 #[inline(always)]
 pub fn parse<F: Frame + ?Sized>(frame: &F) -> Result<Contents, Malformed> {
     let (mut contents, header) = parse_network(frame)?;
@@ -260,8 +263,13 @@ pub fn parse<F: Frame + ?Sized>(frame: &F) -> Result<Contents, Malformed> {
     Ok(contents)
 }
 
-/// The first half of [`parse`]: all but what the transport header says, and where that header is.
-/// Nowhere in a later fragment, which is told as one.
+/// Parses a frame up to the network header: the first half of [`parse`].
+///
+/// Returns the contents, with an empty [`Transport::Other`], and the position of the transport header for
+/// [`parse_transport`]. A later fragment has no transport header, and its transport is [`Transport::LaterFragment`].
+///
+/// # Errors
+/// The reason why the frame is malformed.
 #[inline(always)]
 pub fn parse_network<F: Frame + ?Sized>(frame: &F) -> Result<(Contents, Option<Span>), Malformed> {
     let mut kind = frame
@@ -338,7 +346,7 @@ fn ipv4<F: Frame + ?Sized>(
         return Err(Malformed::HeaderLength);
     }
     let end = if header.total_length == 0 && frame.length() > start + MAX_LENGTH_FIELD {
-        frame.length() // merged by the kernel (BIG TCP): more than the field can state
+        frame.length() // merged by the kernel (BIG TCP): longer than the length field's maximum
     } else {
         start + header.total_length
     };
@@ -365,7 +373,7 @@ fn ipv4<F: Frame + ?Sized>(
     Ok((packet, span))
 }
 
-/// The first 8 bytes of an IPv6 header; its addresses follow.
+/// The first 8 bytes of an IPv6 header; the addresses follow.
 struct Ipv6 {
     version: u8,
     payload_length: usize,
@@ -376,7 +384,7 @@ struct Ipv6 {
 impl Ipv6 {
     #[expect(
         clippy::trivially_copy_pass_by_ref,
-        reason = "it reads where the frame lies"
+        reason = "the kernel program reads packet memory in place"
     )]
     #[inline(always)]
     fn read(header: &[u8; 8]) -> Self {
@@ -427,16 +435,17 @@ fn ipv6<F: Frame + ?Sized>(
     Ok((packet, span))
 }
 
-/// The end of an IPv6 packet that is longer than its length field can state, whose payload starts at `payload`: the
-/// jumbo payload option states it (RFC 2675), which the kernel puts first; without one the packet ends with
-/// the frame, as kernels that write no option mean it.
+/// Returns the end of an IPv6 packet that is longer than its length field's maximum, with the payload at `payload`.
+///
+/// The jumbo payload option (RFC 2675) has the length; the kernel writes it as the first option. Without the option,
+/// the packet ends with the frame: some kernels write no option.
 #[inline(always)]
 fn jumbogram_end<F: Frame + ?Sized>(
     frame: &F,
     next: u8,
     payload: usize,
 ) -> Result<usize, Malformed> {
-    /// The option's type and its length.
+    /// The type and length bytes of the jumbo payload option.
     const JUMBO: u16 = 0xc204;
     if next != HOP_BY_HOP {
         return Ok(frame.length());
@@ -455,17 +464,17 @@ fn jumbogram_end<F: Frame + ?Sized>(
     Ok(payload + length)
 }
 
-/// Where a chain of extension headers ends.
+/// The end of a chain of extension headers.
 struct Chain {
-    /// What follows.
+    /// The protocol after the chain.
     protocol: u8,
-    /// Where that starts.
+    /// The offset of that protocol's header in the frame.
     offset: usize,
-    /// Bytes of the unfragmented packet before it; then it starts in another packet.
+    /// The fragment offset in bytes; if not 0, the protocol's header is in another packet.
     fragment_offset: usize,
 }
 
-/// Walks the chain of extension headers.
+/// Walks the chain of extension headers from `start`, in a packet that ends at `end`.
 #[inline(always)]
 fn extensions<F: Frame + ?Sized>(
     frame: &F,
@@ -475,7 +484,7 @@ fn extensions<F: Frame + ?Sized>(
 ) -> Result<Chain, Malformed> {
     let mut protocol = first;
     let mut offset = start;
-    // One turn more than there may be headers: the last one only finds the chain's end.
+    // One iteration more than the maximum number of headers: the last one only detects the end of the chain.
     for turn in 0..=MAX_EXTENSIONS {
         if !is_extension(protocol) {
             return Ok(Chain {
@@ -516,7 +525,7 @@ fn extensions<F: Frame + ?Sized>(
     Err(Malformed::ExtensionDepth)
 }
 
-/// The bytes that a transport header has at least; 0 for protocols that are not looked into.
+/// Returns the minimum length of a transport header; 0 for protocols that are not parsed.
 #[inline(always)]
 const fn min_header_length(protocol: u8) -> usize {
     match protocol {
@@ -527,8 +536,8 @@ const fn min_header_length(protocol: u8) -> usize {
     }
 }
 
-/// A fragment that begins inside the transport header would rewrite what the first one said
-/// (RFC 1858, RFC 3128), and no honest sender makes one, since the first holds the header whole.
+/// Rejects a later fragment that begins inside the transport header, with which it could overwrite the ports of the
+/// first fragment (RFC 1858, RFC 3128). Regular senders put the whole header into the first fragment.
 #[inline(always)]
 const fn later_fragment(protocol: u8, fragment_offset: usize) -> Result<Transport, Malformed> {
     if fragment_offset < min_header_length(protocol) {
@@ -538,8 +547,11 @@ const fn later_fragment(protocol: u8, fragment_offset: usize) -> Result<Transpor
     }
 }
 
-/// The second half of [`parse`]: what the transport header says. A header that does not fit whole is
-/// malformed, also in a first fragment: no honest sender splits one (RFC 1858 has the attack).
+/// Parses the transport header: the second half of [`parse`].
+///
+/// # Errors
+/// The header is truncated. This includes the header of a first fragment: regular senders do not split it, and the
+/// tiny fragment attack does (RFC 1858).
 #[inline(always)]
 pub fn parse_transport<F: Frame + ?Sized>(
     frame: &F,

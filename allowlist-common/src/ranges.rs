@@ -1,51 +1,53 @@
-//! The range table: an address to the match id of the range that it lies in.
+//! The range table: maps an address to the match id of the range that contains it.
 //!
-//! The prefixes of a policy cut the addresses into ranges, each with one match id. A root, indexed by an
-//! address's first 16 bits, has the place of a *chunk* in the pool: the ranges that begin there, in order. This is the
-//! scheme of M. Zec, L. Rizzo and M. Mikuc, "DXR: Towards a Billion Routing Lookups Per Second in Software" (ACM SIGCOMM
-//! CCR 42(5), 2012); the layout of a chunk is this project's own, and each family's: [`v4`], [`v6`].
+//! The prefixes of a policy divide the address space into ranges, each with one match id. A root table, indexed by the
+//! first 16 bits of an address, has the index of a *chunk* in the pool: the sorted ranges that begin with these bits.
+//! This is the scheme of M. Zec, L. Rizzo and M. Mikuc, "DXR: Towards a Billion Routing Lookups Per Second in Software"
+//! (ACM SIGCOMM CCR 42(5), 2012); the chunk layouts are this project's own: [`v4`], [`v6`].
 //!
-//! What random traffic costs is, besides memory that is not in a cache, guesses: a branch that goes this way for one
-//! address and that way for the next holds a processor up for some twenty cycles. So what most addresses need goes one way: numbers
-//! are compared by what a subtraction leaves, and not by branches.
+//! Under random traffic, a lookup's cost is cache misses and branch mispredictions, of about 20 cycles each. The common
+//! path is therefore branch-free: it compares numbers by the sign of their difference.
 //!
-//! Invariant: whatever the memory holds, a lookup ends, and reads only what [`Pool`] gives it. Knows nothing of what an
-//! id means; how the memory is filled is `allowlist-user`'s.
+//! Invariant: a lookup terminates and stays inside the [`Pool`] for any memory contents. Does not know the meaning of a
+//! match id; `allowlist-user` compiles the tables.
 
 pub mod v4;
 pub mod v6;
 
-/// A range's number: index into [`crate::abi::MATCHES`]; 0 is nobody's.
+/// The match id of a range: an index into [`crate::abi::MATCHES`]. 0 stands for no match.
 pub type MatchId = u16;
 
-/// Address bits that the root is indexed by.
+/// The number of address bits that index the root.
 pub const ROOT_BITS: u32 = 16;
 
-/// The memory that chunks are in. A place that does not exist ends the lookup with nobody's id.
+/// The memory of the chunks. Each access takes an index in units of its own width; an index out of bounds ends the
+/// lookup without a match.
 ///
-/// VERIFIER: were there a number for such a place as well, each turn of a search would double the paths.
+/// VERIFIER: with a default value instead of `None`, each step of a search would double the number of paths.
 pub trait Pool {
-    /// The 4 bytes at a place.
-    fn u32_at(&self, place: u32) -> Option<u32>;
-    /// The 8 bytes at a place: half as many places as halves.
-    fn u64_at(&self, place: u32) -> Option<u64>;
-    /// A quarter as many places as words.
-    fn u64x4_at(&self, place: u32) -> Option<&[u64; 4]>;
-    /// An eighth as many places as words.
-    fn cache_line_at(&self, place: u32) -> Option<&[u64; v6::BLOCK_WORDS]>;
-    /// Asks for the memory of a half that will be looked at, perhaps, so that it comes meanwhile.
-    fn prefetch(&self, place: u32);
+    /// Returns the 4 bytes at an index.
+    fn u32_at(&self, index: u32) -> Option<u32>;
+    /// Returns the 8 bytes at an index.
+    fn u64_at(&self, index: u32) -> Option<u64>;
+    /// Returns the 32 bytes at an index.
+    fn u64x4_at(&self, index: u32) -> Option<&[u64; 4]>;
+    /// Returns the 64 bytes at an index.
+    fn cache_line_at(&self, index: u32) -> Option<&[u64; v6::BLOCK_WORDS]>;
+    /// Prefetches the cache line of the 4 bytes at an index.
+    fn prefetch(&self, index: u32);
 }
 
-/// How many of a chunk's `count` numbers begin at an address or before it: a search that halves what is left, where
-/// `after` says whether a number begins after it, by a number that is not negative. The first number is 1.
+/// Returns the number of entries that begin at an address or before it, out of `count` sorted entries: a binary search.
 ///
-/// VERIFIER: turns one after the other and no loop, so that each turn's states are compared with that turn's alone.
+/// `after` compares an entry, numbered from 1, with the address: its result is negative if the entry begins at the
+/// address or before it.
+///
+/// VERIFIER: unrolled, so that the verifier compares the states of one step only with those of the same step.
 #[inline(always)]
 fn partition_point(count: u32, after: impl Fn(u32) -> Option<i64>) -> Option<u32> {
     let mut before = 0;
     let mut left = count;
-    macro_rules! turn {
+    macro_rules! step {
         () => {
             let step = left - left / 2;
             before += step & sign_mask(after(before + step)?);
@@ -55,41 +57,41 @@ fn partition_point(count: u32, after: impl Fn(u32) -> Option<i64>) -> Option<u32
             }
         };
     }
-    macro_rules! eight_turns {
+    macro_rules! eight_steps {
         () => {
-            turn!();
-            turn!();
-            turn!();
-            turn!();
-            turn!();
-            turn!();
-            turn!();
-            turn!();
+            step!();
+            step!();
+            step!();
+            step!();
+            step!();
+            step!();
+            step!();
+            step!();
         };
     }
-    // As many as a count has bits.
-    eight_turns!();
-    eight_turns!();
-    eight_turns!();
+    // One step per bit of a count.
+    eight_steps!();
+    eight_steps!();
+    eight_steps!();
     Some(before)
 }
 
-/// All bits for a number below 0, and none for another; of numbers whose upper 16 bits are alike.
+/// Returns all ones for a negative number and 0 otherwise. The number's upper 16 bits must be equal.
 ///
-/// Not a branch, which a processor would guess wrong half of the time, and with which the verifier would walk twice as
-/// many paths each turn. That the shift is not by 63 keeps the compiler from seeing one in it.
+/// Branch-free: a branch would be mispredicted half of the time, and would double the verifier's paths in each step. A
+/// shift by 48 instead of 63 keeps the compiler from recognizing a comparison and emitting a branch.
 #[inline(always)]
 const fn sign_mask(number: i64) -> u32 {
     (number >> 48).cast_unsigned() as u32
 }
 
-/// The same number, which nothing else has.
+/// Returns its argument, with a value that is opaque to the compiler.
 ///
-/// VERIFIER: one that is kept for later as well may be compared in one place and added in another; Linux 6.1 does not
-/// know that they are the same.
+/// VERIFIER: otherwise the compiler may keep the number in two registers, compare one and add the other, and Linux 6.1
+/// does not know that both are equal.
 #[inline(always)]
-#[expect(unsafe_code, reason = "what the compiler is not to see through")]
-pub(crate) fn opaque(place: u32) -> u32 {
-    // SAFETY: of a variable.
-    unsafe { (&raw const place).read_volatile() }
+#[expect(unsafe_code, reason = "a volatile read is an optimization barrier")]
+pub(crate) fn opaque(value: u32) -> u32 {
+    // SAFETY: reads a local variable.
+    unsafe { (&raw const value).read_volatile() }
 }

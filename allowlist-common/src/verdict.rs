@@ -1,55 +1,55 @@
-//! The words for what becomes of a packet: a [`Verdict`] and the [`Reason`] for it.
+//! The [`Verdict`] on a packet and its [`Reason`].
 //!
-//! Every packet ends in exactly one pair of them. The numbers are part of the ABI: they index the
-//! counters. Knows nothing of packets.
+//! Invariant: every packet is counted under exactly one pair of verdict and reason. The numbers are part of the ABI:
+//! they index the counters. Does not know packets.
 
-/// What becomes of a packet.
+/// The verdict on a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Verdict {
-    /// On to the host's network stack.
+    /// The packet continues to the host's network stack.
     Pass = 0,
-    /// Gone, as if it had never arrived.
+    /// The packet is discarded; in observe mode it is only counted as dropped.
     Drop = 1,
 }
 
-/// Why a packet got its verdict.
+/// The reason for a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Reason {
-    /// Neither IP nor ARP, such as LLDP.
+    /// The frame is neither IP nor ARP, such as LLDP.
     NotIp = 0,
     /// ARP.
     Arp = 1,
-    /// The headers contradict themselves or the frame's length.
+    /// The headers contradict each other or the frame's length: see [`crate::packet::Malformed`].
     Malformed = 2,
     /// IPv6 neighbour discovery from the same link.
     NeighbourDiscovery = 3,
     /// An ICMP or ICMPv6 error, path MTU included.
     IcmpError = 4,
-    /// An answer of a DHCP or DHCPv6 server.
+    /// A response of a DHCP or DHCPv6 server.
     Dhcp = 5,
     /// Group membership: IGMP or MLD.
     Multicast = 6,
     /// The source may reach the service.
     Allowed = 7,
-    /// An answer to something that this host sent.
+    /// An answer in a flow that this host initiated.
     Answer = 8,
     /// The source may not reach the service.
     NotAllowed = 9,
-    /// No service covers the packet: the default verdict decided.
+    /// No service covers the packet: the default verdict applies.
     Default = 10,
-    /// The program found its own tables missing. Never seen in a sound installation.
+    /// The program did not find its own tables. Does not occur in an intact installation.
     InternalError = 11,
-    /// A fragment without ports; services cover its protocol, and none allows the source.
+    /// A later fragment, which has no ports: services cover its protocol, and no such service allows the source.
     Fragment = 12,
 }
 
 impl Verdict {
-    /// Both, in the order of their numbers.
+    /// Both verdicts, in the order of their numbers.
     pub const ALL: [Self; 2] = [Self::Pass, Self::Drop];
 
-    /// The name in reports and in JSON.
+    /// Returns the name in reports and in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Pass => "pass",
@@ -59,7 +59,7 @@ impl Verdict {
 }
 
 impl Reason {
-    /// All of them, in the order of their numbers.
+    /// All reasons, in the order of their numbers.
     pub const ALL: [Self; 13] = [
         Self::NotIp,
         Self::Arp,
@@ -76,7 +76,7 @@ impl Reason {
         Self::Fragment,
     ];
 
-    /// The name in reports and in JSON.
+    /// Returns the name in reports and in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::NotIp => "not-ip",
@@ -100,14 +100,14 @@ impl Reason {
 mod tests {
     use super::{Reason, Verdict};
 
-    /// The numbers index the counters, so each one's place in `ALL` must be its number.
+    /// The numbers index the counters, so each must be its variant's index in `ALL`.
     #[test]
-    fn numbers_are_places() {
-        for (place, verdict) in Verdict::ALL.into_iter().enumerate() {
-            assert_eq!(verdict as usize, place);
+    fn numbers_are_indices() {
+        for (index, verdict) in Verdict::ALL.into_iter().enumerate() {
+            assert_eq!(verdict as usize, index);
         }
-        for (place, reason) in Reason::ALL.into_iter().enumerate() {
-            assert_eq!(reason as usize, place, "{}", reason.name());
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index, "{}", reason.name());
         }
     }
 }

@@ -1,41 +1,41 @@
-//! The control word: which generation is in force and how, in 64 bits.
+//! The control word: the active generation and the mode, in 64 bits.
 //!
-//! Invariant: it is stored whole and read once a packet, so a packet sees the old policy or the new
-//! one and never a mixture; a change of any part of it is one atomic store.
+//! Invariant: userspace writes the word with one atomic store, and the kernel program reads it once per packet, so a
+//! packet is judged by the old policy or by the new one, never by a mixture.
 
 use crate::verdict::Verdict;
 
-/// What a packet is judged under, besides the tables.
+/// The decoded control word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "each is a bit of the word, and independent of the others"
+    reason = "each is an independent bit of the word"
 )]
 pub struct Control {
-    /// Counts publishes; 0 before the first.
+    /// The number of publishes so far; 0 before the first.
     pub generation: u32,
-    /// The slot that holds the generation; before the first, one that does not exist.
+    /// The slot of the active generation; an invalid slot before the first publish.
     pub slot: u32,
-    /// For traffic that no service covers.
+    /// The verdict for traffic that no service covers.
     pub default_verdict: Verdict,
-    /// Decide and count, but let everything pass.
+    /// Observe mode: packets are judged and counted, and none is dropped.
     pub observe: bool,
-    /// What is let in as an answer to this host where the default verdict is to drop.
+    /// Which return traffic passes.
     pub return_traffic: ReturnTraffic,
-    /// What passes whatever the policy says.
+    /// Essential traffic that passes regardless of the policy.
     pub exemptions: Exemptions,
-    /// Nobody has confirmed it yet: [`super::Fallback`] says until when it holds.
+    /// The change awaits confirmation: [`super::Fallback`] has the deadline and the control word after it.
     pub pending: bool,
-    /// Everything passes, whatever the tables hold, and counts as what no service covers.
+    /// All packets pass regardless of the tables, and are counted with the default reason.
     pub open: bool,
-    /// What sources are looked up in.
+    /// The structure in which sources are looked up.
     pub lookup: Engine,
-    /// Some service covers ports from which this host connects, so tracked answers pass there too:
-    /// [`super::ServiceTable::shared`].
+    /// A service covers ports from which this host connects, so tracked answers pass to these ports too:
+    /// [`super::InterfaceServices::shared`].
     pub shares_ports: bool,
 }
 
-/// Which of the tables of a generation has its prefixes.
+/// The structure that has a generation's prefixes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Engine {
     /// The range table ([`crate::ranges`]).
@@ -45,48 +45,49 @@ pub enum Engine {
     LpmTrie = 1,
 }
 
-/// Which answers to this host's own traffic pass where no service covers them.
+/// Which answers to this host's own traffic pass without a service that allows them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReturnTraffic {
-    /// None.
+    /// No answers.
     #[default]
     Off = 0,
-    /// TCP segments that do not open a connection, whoever sends them.
+    /// TCP segments with ACK or RST, from any source.
     Established = 1,
-    /// What belongs to a flow that this host was seen to send.
+    /// Packets of flows that this host initiated, as recorded by the flow tracker.
     Track = 2,
 }
 
-/// A set of the exceptions that keep a host on its network. What is not in the set is judged like
-/// anything else; frames without IP, which nothing else could judge, are dropped.
+/// A set of the kinds of essential traffic, which a host needs to stay on its network.
+///
+/// Kinds outside the set are judged by the policy, except frames without IP, which are dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exemptions(u8);
 
 impl Exemptions {
     /// ARP.
     pub const ARP: Self = Self(1);
-    /// Every other frame that carries no IP, such as LLDP.
+    /// Frames that are neither IP nor ARP, such as LLDP.
     pub const NOT_IP: Self = Self(1 << 1);
-    /// IPv6 neighbour and router discovery, from the same link.
+    /// IPv6 neighbour and router discovery from the same link.
     pub const NEIGHBOUR_DISCOVERY: Self = Self(1 << 2);
     /// ICMP and ICMPv6 errors, path MTU included.
     pub const ICMP_ERRORS: Self = Self(1 << 3);
-    /// Answers of DHCP and DHCPv6 servers.
+    /// Responses of DHCP and DHCPv6 servers.
     pub const DHCP: Self = Self(1 << 4);
     /// Group membership: IGMP and MLD.
     pub const MULTICAST: Self = Self(1 << 5);
-    /// All of them.
+    /// All kinds.
     pub const ALL: Self = Self((1 << 6) - 1);
-    /// None of them.
+    /// The empty set.
     pub const NONE: Self = Self(0);
 
-    /// Whether all of `other` is in the set.
+    /// Reports whether the set contains all of `other`.
     #[inline(always)]
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 
-    /// The set with `other`, or without it.
+    /// Returns the set with `other` added or removed.
     #[must_use]
     pub const fn set(self, other: Self, included: bool) -> Self {
         if included {
@@ -97,8 +98,10 @@ impl Exemptions {
     }
 }
 
-/// The control word itself, to be asked for a part where that is used: a kernel program that took it apart at once would
-/// run out of registers.
+/// The encoded control word.
+///
+/// The kernel program reads single bits where it uses them: decoding the word to [`Control`] at once would need more
+/// registers than it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ControlBits(pub u64);
 
@@ -113,7 +116,7 @@ impl ControlBits {
     const EXEMPTIONS_SHIFT: u32 = 8;
     const LPM_TRIE: u64 = 1 << 16;
     const SHARES_PORTS: u64 = 1 << 17;
-    /// Follows from the others, so that one test for every packet finds that flows are marked as foreign.
+    /// Observe mode with flow tracking: redundant with the other bits, so that one test per packet detects it.
     const MARKS: u64 = 1 << 18;
 
     #[inline(always)]
@@ -121,45 +124,45 @@ impl ControlBits {
         self.0 & bits != 0
     }
 
-    /// Whether it says all that there is to know, and sources are looked up in the range table, as on nearly every
-    /// host at nearly every time: one test, for every packet.
+    /// Reports whether no flag needs the slow path: not pending, not open, range table, no shared ports, no foreign
+    /// marks. Tested once per packet.
     #[inline(always)]
     pub const fn allows_fast_path(self) -> bool {
         !self.has(Self::PENDING | Self::OPEN | Self::LPM_TRIE | Self::SHARES_PORTS | Self::MARKS)
     }
 
-    /// Whether there is more to know of it than what it says.
+    /// Reports whether the word is pending or open.
     #[inline(always)]
     pub const fn is_pending_or_open(self) -> bool {
         self.has(Self::PENDING | Self::OPEN)
     }
 
-    /// As [`Control::open`].
+    /// Returns [`Control::open`].
     #[inline(always)]
     pub const fn is_open(self) -> bool {
         self.has(Self::OPEN)
     }
 
-    /// As [`Control::shares_ports`].
+    /// Returns [`Control::shares_ports`].
     #[inline(always)]
     pub const fn shares_ports(self) -> bool {
         self.has(Self::SHARES_PORTS)
     }
 
-    /// As [`Control::observe`].
+    /// Returns [`Control::observe`].
     #[inline(always)]
     pub const fn observes(self) -> bool {
         self.has(Self::OBSERVE)
     }
 
-    /// As [`Control::slot`].
+    /// Returns [`Control::slot`].
     #[inline(always)]
     pub const fn slot(self) -> u32 {
-        // Counted from 1, so that a word that nobody has written names none.
+        // Stored plus 1, so that the initial word 0 has an invalid slot.
         ((self.0 & Self::SLOT) as u32).wrapping_sub(1)
     }
 
-    /// As [`Control::default_verdict`].
+    /// Returns [`Control::default_verdict`].
     #[inline(always)]
     pub const fn default_verdict(self) -> Verdict {
         if self.has(Self::DEFAULT_DROP) {
@@ -169,19 +172,19 @@ impl ControlBits {
         }
     }
 
-    /// Whether [`Control::return_traffic`] is [`ReturnTraffic::Track`].
+    /// Reports whether [`Control::return_traffic`] is [`ReturnTraffic::Track`].
     #[inline(always)]
     pub const fn tracks(self) -> bool {
         self.has(Self::TRACK)
     }
 
-    /// Whether it is [`ReturnTraffic::Established`].
+    /// Reports whether [`Control::return_traffic`] is [`ReturnTraffic::Established`].
     #[inline(always)]
     pub const fn passes_established(self) -> bool {
         self.has(Self::ESTABLISHED)
     }
 
-    /// Whether [`Control::exemptions`] has all of a set.
+    /// Reports whether [`Control::exemptions`] contains all of `exemption`.
     #[inline(always)]
     pub const fn exempts(self, exemption: Exemptions) -> bool {
         self.exemptions().has(exemption)
@@ -192,7 +195,7 @@ impl ControlBits {
         Exemptions((self.0 >> Self::EXEMPTIONS_SHIFT) as u8)
     }
 
-    /// As [`Control::lookup`].
+    /// Returns [`Control::lookup`].
     #[inline(always)]
     pub const fn lookup(self) -> Engine {
         if self.has(Self::LPM_TRIE) {
@@ -204,10 +207,10 @@ impl ControlBits {
 }
 
 impl Control {
-    /// Before the first publish.
+    /// The control word before the first publish.
     pub const NONE: Self = Self::decode(0);
 
-    /// The word.
+    /// Returns the control word, as the map stores it.
     pub const fn encode(self) -> u64 {
         let mut word = ((self.generation as u64) << 32)
             | (self.slot.wrapping_add(1) as u64 & ControlBits::SLOT);
@@ -240,7 +243,7 @@ impl Control {
         word | (self.exemptions.0 as u64) << ControlBits::EXEMPTIONS_SHIFT
     }
 
-    /// What a word means.
+    /// Decodes a control word.
     pub const fn decode(word: u64) -> Self {
         let word = ControlBits(word);
         Self {
@@ -268,9 +271,9 @@ impl Control {
 mod tests {
     use super::*;
 
-    /// Each part alone and with all others: a word keeps them apart.
+    /// Each field alone, and all fields but one: no field changes another.
     #[test]
-    fn control_words() {
+    fn control_words_round_trip() {
         let all = Control {
             generation: u32::MAX,
             slot: 2,
@@ -316,15 +319,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_provisional() {
-        let plain = Control {
+    fn pending_and_open_words_need_the_slow_path() {
+        let neither = Control {
             pending: false,
             open: false,
             ..Control::decode(u64::MAX)
         };
         assert!(
-            !ControlBits(plain.encode()).is_pending_or_open()
-                && !ControlBits(plain.encode()).allows_fast_path()
+            !ControlBits(neither.encode()).is_pending_or_open()
+                && !ControlBits(neither.encode()).allows_fast_path()
         );
         assert!(ControlBits(Control::NONE.encode()).allows_fast_path());
         for (pending, open) in [(true, false), (false, true)] {
@@ -340,9 +343,8 @@ mod tests {
         }
     }
 
-    /// Packets take the longer way where it may have to mark their flows.
     #[test]
-    fn what_marks_flows_is_not_plain() {
+    fn words_that_mark_flows_need_the_slow_path() {
         let observing = Control {
             observe: true,
             ..Control::NONE
@@ -365,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_a_set() {
+    fn exemptions_are_a_set() {
         let some = Exemptions::NONE
             .set(Exemptions::ARP, true)
             .set(Exemptions::DHCP, true);

@@ -1,69 +1,68 @@
-//! A drop event: what is told of a packet that was dropped, or would have been.
+//! Drop events: the description of a packet that was dropped, or would have been dropped in enforce mode.
 
 use crate::packet::{Addresses, Packet, Transport};
 
-/// How many events a CPU may send in one [`window`]; the others are only counted.
+/// The maximum number of events that a CPU emits in one [`window`]; further events are only counted.
 pub const EVENTS_PER_WINDOW: u64 = 128;
 
-/// The number of the window that a moment is in: 2^27 ns, about an eighth of a second.
+/// Returns the number of the window at a time of the monotonic clock. A window lasts 2^27 ns, about 1/8 s.
 #[inline(always)]
 pub const fn window(nanoseconds: u64) -> u64 {
     nanoseconds >> 27
 }
 
-/// One CPU's account of the events of one window.
+/// One CPU's number of events in the current window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct EventBudget {
-    /// The window that `emitted` is about.
+    /// The number of the current window.
     pub window: u64,
-    /// How many were sent in it.
+    /// The number of events emitted in this window.
     pub emitted: u64,
-    /// How many were not told of since the maps were made: over the budget, or the ring was full.
+    /// The number of events not emitted since the map was created: over the budget, or the ring buffer was full.
     pub suppressed: u64,
 }
 
-/// An entry of the ring buffer. Addresses are as [`crate::packet::Address::padded`] has
-/// them.
+/// An entry of the ring buffer. Addresses have the format of [`crate::packet::Address::padded`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Event {
-    /// When, by the monotonic clock, in nanoseconds.
+    /// The time of the event, in nanoseconds of the monotonic clock.
     pub time: u64,
-    /// The slot of the interface.
+    /// The interface slot.
     pub interface: u32,
-    /// Bytes of the frame.
+    /// The frame's size in bytes.
     pub length: u32,
-    /// Who sent it; zeros where that could not be read.
+    /// The source address; zeros if unreadable.
     pub source: [u64; 2],
-    /// To whom.
+    /// The destination address; zeros if unreadable.
     pub destination: [u64; 2],
-    /// 0 where there is none to see.
+    /// The source port; 0 if the packet has none.
     pub source_port: u16,
-    /// 0 where there is none to see.
+    /// The destination port; 0 if the packet has none.
     pub destination_port: u16,
-    /// The outermost VLAN id; 0 is none.
+    /// The outermost VLAN id; 0 for none.
     pub vlan: u16,
-    /// 4 or 6; 0 where there was no IP header to read.
+    /// The IP version, 4 or 6; 0 without a readable IP header.
     pub family: u8,
-    /// Of the IP header, after extension headers.
+    /// The transport protocol, after all extension headers.
     pub protocol: u8,
-    /// TCP's flags.
+    /// The TCP flags; 0 for other protocols.
     pub tcp_flags: u8,
-    /// ICMP's type.
+    /// The ICMP type; 0 for other protocols.
     pub icmp_type: u8,
-    /// Whether it is a fragment without ports: 1 or 0.
+    /// 1 for a fragment without ports, else 0.
     pub later_fragment: u8,
-    /// A [`crate::verdict::Reason`], by number.
+    /// The number of the [`crate::verdict::Reason`].
     pub reason: u8,
-    /// A [`crate::packet::Malformed`], by number; 0 where it is not malformed.
+    /// The number of the [`crate::packet::Malformed`]; 0 for a well-formed packet.
     pub cause: u8,
-    /// A multiple of 8 bytes, as the ring buffer has it.
+    /// Padding to a multiple of 8 bytes, the alignment of the ring buffer.
     pub unused: [u8; 3],
 }
 
 impl Event {
-    /// Nothing known.
+    /// An event with all fields 0.
     pub const EMPTY: Self = Self {
         time: 0,
         interface: 0,
@@ -83,7 +82,7 @@ impl Event {
         unused: [0; 3],
     };
 
-    /// Fills in the addresses of a malformed packet, in the event's own memory.
+    /// Sets the addresses of a malformed packet, in place.
     #[inline(always)]
     pub const fn set_addresses(&mut self, read: &Addresses) {
         self.family = read.source.family();
@@ -93,7 +92,7 @@ impl Event {
         self.protocol = read.protocol;
     }
 
-    /// Fills in what is known of a packet, where the event lies.
+    /// Sets the fields that describe a packet, in place.
     #[inline(always)]
     pub fn describe(&mut self, packet: &Packet) {
         self.family = packet.source.family();

@@ -1,25 +1,26 @@
-//! What the kernel goes back to by itself when nobody confirms a change in time: a dead man's switch.
+//! Commit confirm in the kernel: the control word that replaces an unconfirmed change at its deadline.
 //!
-//! Looked at only where a control word is provisional. Invariant: it is changed as a whole only while no
-//! packet is judged by a word that is pending; while one is, a part of it at a time is stored.
+//! Read only while the control word is pending or open. Invariant: userspace rewrites all fields only while no packet
+//! is judged by a pending word; while a change is pending, it stores single fields.
 
 use super::Control;
 
-/// What holds from a moment on, and on which interfaces.
+/// The fallback of a pending change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Fallback {
-    /// When the time to confirm is over, in nanoseconds of the monotonic clock.
+    /// The deadline for the confirmation, in nanoseconds of the monotonic clock.
     pub until: u64,
-    /// The control word that holds from then on; without a generation, everything passes.
+    /// The control word after the deadline; without a generation, all packets pass.
     pub word: u64,
-    /// The interface slots that were filtered before, a bit each. On others everything passes from then on.
+    /// The interface slots that were filtered before the change, one bit each. After the deadline, all packets pass on
+    /// other interfaces.
     pub interfaces: u64,
-    /// Of those, the slots that the change does not filter: everything passes there until then.
+    /// The slots in `interfaces` that the change does not filter: all packets pass there until the deadline.
     pub bypassed: u64,
 }
 
-/// Everything passes.
+/// The control word with which all packets pass.
 const OPEN: u64 = Control {
     open: true,
     ..Control::NONE
@@ -27,19 +28,19 @@ const OPEN: u64 = Control {
 .encode();
 
 impl Fallback {
-    /// Whether the time to confirm is over.
+    /// Reports whether the deadline has passed at `now`.
     #[inline(always)]
     pub const fn is_expired(&self, now: u64) -> bool {
         now >= self.until
     }
 
-    /// The bit of an interface slot.
+    /// Returns the bit of an interface slot.
     #[inline(always)]
     pub const fn bit(slot: u32) -> u64 {
         1 << (slot % u64::BITS)
     }
 
-    /// The word that packets of an interface slot are judged by, where CONTROL holds `word`.
+    /// Returns the effective control word of an interface slot at `now`, while the map has `word`.
     #[inline(always)]
     pub const fn effective(&self, word: u64, slot: u32, now: u64) -> u64 {
         if !Control::decode(word).pending {
@@ -57,7 +58,7 @@ impl Fallback {
         }
     }
 
-    /// What holds once the time is over, on the interfaces that were filtered.
+    /// Returns the control word after the deadline, on the interfaces that were filtered before.
     #[inline(always)]
     pub const fn rollback_target(&self) -> Control {
         let control = Control::decode(self.word);
@@ -98,14 +99,14 @@ mod tests {
     }
 
     #[test]
-    fn until_the_time_is_over_the_change_holds() {
+    fn the_change_is_effective_until_the_deadline() {
         for slot in [0, 2, 62, 63] {
             check(BEFORE, CHANGE, slot, 999, CHANGE);
         }
     }
 
     #[test]
-    fn from_then_on_what_was_before() {
+    fn the_fallback_is_effective_from_the_deadline() {
         for now in [1000, 1001, u64::MAX] {
             for slot in [0, 1, 63] {
                 check(BEFORE, CHANGE, slot, now, BEFORE);
@@ -114,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_passes_where_nothing_was_filtered() {
+    fn all_packets_pass_on_unfiltered_interfaces() {
         let open = Control::decode(OPEN);
         check(BEFORE, CHANGE, 2, 1000, open);
         check(BEFORE, CHANGE, 1, 999, open);
@@ -127,16 +128,16 @@ mod tests {
     }
 
     #[test]
-    fn a_word_that_waits_for_nobody_holds() {
-        let plain = Control {
+    fn a_confirmed_word_has_no_deadline() {
+        let confirmed = Control {
             pending: false,
             ..CHANGE
         };
         for slot in [0, 1, 2] {
-            check(BEFORE, plain, slot, 2000, plain);
+            check(BEFORE, confirmed, slot, 2000, confirmed);
             let open = Control {
                 open: true,
-                ..plain
+                ..confirmed
             };
             check(BEFORE, open, slot, 2000, open);
         }

@@ -1,27 +1,27 @@
-//! What one generation is looked up in, but for the tries: the services, and the range table's roots; its pool follows.
+//! The tables of one generation except the tries: services, grants, and the roots of the range table.
 //!
-//! One map value, so that a packet finds all of it by one look for its slot. Only the pool's size differs from map to
-//! map, which is why it comes last.
+//! One map value, so that a packet needs one map lookup. The pool follows the tables in the same value: it comes last
+//! because only its size differs between maps.
 
 use super::{MAX_MATCHES, ServiceTable};
 use crate::ranges::ROOT_BITS;
 
-/// By the first bits of an address: what [`crate::ranges`] makes of it.
+/// A root of the range table, indexed by the first bits of an address; [`crate::ranges`] defines the entries.
 pub type Root = [u32; 1 << ROOT_BITS];
 
-/// Words of the smallest pool: of one that nothing is in yet.
+/// The minimum size of a pool in words, which an empty table has.
 pub const MIN_POOL_WORDS: u32 = 1 << 13;
 
-/// See the module.
+/// The tables of one generation; its pool follows in the same map value.
 #[derive(Clone, PartialEq, Eq)]
 #[repr(C)]
 pub struct GenerationTables {
-    /// What each port belongs to.
+    /// The services of ports and protocols.
     pub services: ServiceTable,
-    /// By match id: the set of services that it reaches.
+    /// The set of services that a source may reach, by match id.
     pub reach: [u64; MAX_MATCHES as usize],
-    /// The range table's root for IPv4.
+    /// The IPv4 root of the range table.
     pub v4: Root,
-    /// And for IPv6.
+    /// The IPv6 root of the range table.
     pub v6: Root,
 }

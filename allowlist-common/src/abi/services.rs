@@ -1,8 +1,8 @@
-//! What each protocol and port belongs to.
+//! The services of protocols and ports.
 //!
-//! A *kernel service* is a distinct set of configured services that share some port, so a port costs
-//! one load. A service may be limited to interfaces, so what a port's kernel service is on one
-//! interface takes a second load, from a row that stays in the cache.
+//! A *kernel service* is a distinct set of configured services that share a port, so that a port's services take one
+//! load. A service may be limited to interfaces: a second load, from a row that stays in the cache, maps the kernel
+//! service to the one that is effective on an interface.
 
 use core::ops::RangeInclusive;
 
@@ -10,10 +10,10 @@ use crate::packet::{SCTP, TCP, UDP, hides_protocol};
 
 use super::{MAX_INTERFACES, MAX_SERVICES};
 
-/// A kernel service's number: 0 is no service, `n` is bit `n - 1` of a set.
+/// The number of a kernel service: 0 for no service, `n` for bit `n - 1` of a set.
 pub type ServiceId = u8;
 
-/// The set of one service; empty for 0 and for what cannot be a service.
+/// Returns the set of one service; empty for 0 and for numbers above [`MAX_SERVICES`].
 #[inline(always)]
 pub const fn service_set(id: ServiceId) -> u64 {
     if id == 0 || id as usize > MAX_SERVICES {
@@ -23,57 +23,59 @@ pub const fn service_set(id: ServiceId) -> u64 {
     }
 }
 
-/// Ports and protocols to services, one load for each question.
+/// The services of ports and protocols.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct ServiceTable {
-    /// By TCP destination port.
+    /// The service of each TCP destination port.
     pub tcp: [ServiceId; 1 << 16],
-    /// By UDP destination port.
+    /// The service of each UDP destination port.
     pub udp: [ServiceId; 1 << 16],
-    /// By SCTP destination port.
+    /// The service of each SCTP destination port.
     pub sctp: [ServiceId; 1 << 16],
-    /// By protocol number, for protocols without ports.
+    /// The service of each protocol without ports, by protocol number.
     pub protocol: [ServiceId; 1 << 8],
-    /// By interface slot.
+    /// The services on each interface, by interface slot.
     pub interfaces: [InterfaceServices; MAX_INTERFACES as usize],
-    /// By service: the id to count it under, an index into [`super::SERVICE_COUNTS`].
+    /// The counter id of each service: an index into [`super::SERVICE_COUNTS`].
     pub counter_ids: [u32; 1 << 8],
 }
 
-/// What services are on one interface.
+/// The services on one interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct InterfaceServices {
-    /// By service: what is left of it here, without the services that are limited to other interfaces.
+    /// The effective service of each service: without the configured services that are limited to other interfaces.
     pub effective: [ServiceId; 1 << 8],
-    /// By [`fragment_class`]: the set of services that cover any port of that class effective. For later fragments, which have no ports.
+    /// The set of services that cover any port of a [`fragment_class`], for later fragments, which have no ports.
     pub fragment_services: [u64; CLASSES],
-    /// The set of services that cover a port from which this host connects: tracked answers pass there too.
+    /// The set of services that cover a port from which this host connects: tracked answers pass to these ports too.
     pub shared: u64,
 }
 
-/// How many classes of later fragments there are.
+/// The number of classes of later fragments.
 pub const CLASSES: usize = 4;
-/// The class of later fragments whose protocol cannot be seen: it could be any.
+/// The class of later fragments whose protocol is not visible, so that it may be any.
 pub const CLASS_UNKNOWN: usize = 3;
 
-/// The index of the services that a later fragment of an IP `family` and protocol could be of; `None` for a protocol
-/// without ports, which one service covers or none.
+/// Returns the class of later fragments of an IP `family` and protocol: an index into
+/// [`InterfaceServices::fragment_services`].
+///
+/// Returns `None` for a protocol without ports, whose service does not depend on the first fragment.
 #[inline(always)]
 pub const fn fragment_class(family: u8, protocol: u8) -> Option<usize> {
     match protocol {
         TCP => Some(0),
         UDP => Some(1),
         SCTP => Some(2),
-        // The headers behind the extension header are in the first fragment.
+        // The first fragment has the headers after the extension header.
         _ if hides_protocol(family, protocol) => Some(CLASS_UNKNOWN),
         _ => None,
     }
 }
 
 impl InterfaceServices {
-    /// Where no service is limited, and none covers anything.
+    /// The row of an interface without services.
     pub const EMPTY: Self = Self {
         effective: [0; 1 << 8],
         fragment_services: [0; CLASSES],
@@ -83,10 +85,10 @@ impl InterfaceServices {
 
 #[expect(
     clippy::large_stack_arrays,
-    reason = "a constant, which is copied to where it is boxed"
+    reason = "a constant, which is copied into a box"
 )]
 impl ServiceTable {
-    /// A table in which no service covers anything. A constant: never on a stack.
+    /// A table without services.
     pub const EMPTY: Self = Self {
         tcp: [0; 1 << 16],
         udp: [0; 1 << 16],
@@ -96,10 +98,10 @@ impl ServiceTable {
         counter_ids: [0; 1 << 8],
     };
 
-    /// Finds the services that cover a TCP or UDP port of `own`, the ports from which this host connects, on each
-    /// interface.
+    /// Sets [`InterfaceServices::shared`] of each interface: the services that cover a TCP or UDP port in `own`, the
+    /// ports from which this host connects.
     ///
-    /// Returns whether there are any.
+    /// Returns whether any interface has such a service.
     pub fn update_shared(&mut self, own: &RangeInclusive<u16>) -> bool {
         let mut covering = [false; 1 << 8];
         for port in own.clone().map(usize::from) {
@@ -117,13 +119,13 @@ impl ServiceTable {
         any != 0
     }
 
-    /// Whether this host connects from a port of a service in the set on an interface.
+    /// Reports whether this host connects from a port of a service in the set, on an interface.
     #[inline(always)]
     pub const fn is_shared(&self, slot: usize, services: u64) -> bool {
         self.interfaces[slot].shared & services != 0
     }
 
-    /// The service that covers a port of TCP, SCTP or, for any other `protocol`, UDP on an interface.
+    /// Returns the service for a port of TCP, SCTP or, for any other `protocol`, UDP on an interface.
     #[inline(always)]
     pub const fn port_service(&self, slot: usize, protocol: u8, port: u16) -> ServiceId {
         let port = port as usize;
@@ -135,13 +137,14 @@ impl ServiceTable {
         self.interfaces[slot].effective[service as usize]
     }
 
-    /// The service that covers a protocol without ports on an interface.
+    /// Returns the service for a protocol without ports on an interface.
     #[inline(always)]
     pub const fn protocol_service(&self, slot: usize, protocol: u8) -> ServiceId {
         self.interfaces[slot].effective[self.protocol[protocol as usize] as usize]
     }
 
-    /// All services that cover any part of a protocol on an interface, for later fragments of an IP `family`.
+    /// Returns the set of services that cover any part of a protocol on an interface, for later fragments of an IP
+    /// `family`.
     #[inline(always)]
     pub const fn protocol_services(&self, slot: usize, family: u8, protocol: u8) -> u64 {
         match fragment_class(family, protocol) {
@@ -168,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn services_that_cover_own_ports() {
+    fn services_on_local_ports_are_shared() {
         let mut table = Box::new(ServiceTable::EMPTY);
         for (port, service) in [(443, 1), (40_000, 2), (60_999, 3), (61_000, 4)] {
             table.tcp[port] = service;

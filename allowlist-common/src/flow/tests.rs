@@ -1,4 +1,4 @@
-//! Tables: what of the packets that are sent is noted, for how long, and what answers it.
+//! Tables of outbound packets with their flows, and of inbound packets with the flows that they answer.
 
 mod track;
 
@@ -74,7 +74,7 @@ const SCTP: u8 = crate::packet::SCTP;
 const GRE: u8 = 47;
 
 #[test]
-fn what_is_noted_of_what_is_sent() {
+fn outbound_packets_have_flows() {
     let table = [
         (
             "TCP",
@@ -101,13 +101,13 @@ fn what_is_noted_of_what_is_sent() {
             outbound6(ICMPV6, icmp(128, 77)),
             Some((flow6(ICMPV6, 77, 0), 0)),
         ),
-        ("an answer to a ping", outbound(ICMP, icmp(0, 77)), None),
+        ("echo reply", outbound(ICMP, icmp(0, 77)), None),
         (
-            "an answer to a ping over IPv6",
+            "echo reply over IPv6",
             outbound6(ICMPV6, icmp(129, 77)),
             None,
         ),
-        ("another question", outbound(ICMP, icmp(13, 77)), None),
+        ("timestamp request", outbound(ICMP, icmp(13, 77)), None),
         (
             "IPv6's ping over IPv4",
             outbound(ICMPV6, icmp(128, 77)),
@@ -129,7 +129,7 @@ fn what_is_noted_of_what_is_sent() {
 }
 
 #[test]
-fn what_a_packet_would_answer() {
+fn inbound_packets_answer_flows() {
     let table = [
         (
             "SYN ACK",
@@ -160,41 +160,49 @@ fn what_a_packet_would_answer() {
             Some(flow6(UDP, 1000, 53)),
         ),
         (
-            "UDP's port 0 is no peer",
+            "UDP port 0 is not a peer",
             inbound(UDP, ports(0, 0, 0)),
             Some(flow(UDP, 0, 0)),
         ),
         (
-            "an answer to a ping",
+            "echo reply",
             inbound(ICMP, icmp(0, 77)),
             Some(flow(ICMP, 77, 0)),
         ),
         (
-            "the same over IPv6",
+            "echo reply over IPv6",
             inbound6(ICMPV6, icmp(129, 77)),
             Some(flow6(ICMPV6, 77, 0)),
         ),
         ("a ping", inbound(ICMP, icmp(8, 77)), None),
         ("a ping over IPv6", inbound6(ICMPV6, icmp(128, 77)), None),
         (
-            "IPv6's answer over IPv4",
+            "IPv6's echo reply over IPv4",
             inbound(ICMPV6, icmp(129, 77)),
             None,
         ),
-        ("IPv4's answer over IPv6", inbound6(ICMP, icmp(0, 77)), None),
+        (
+            "IPv4's echo reply over IPv6",
+            inbound6(ICMP, icmp(0, 77)),
+            None,
+        ),
         (
             "a later fragment",
             inbound(TCP, Transport::LaterFragment),
             Some(flow(TCP, 0, 0).peer()),
         ),
         (
-            "one of a ping",
+            "a later fragment of ICMPv6",
             inbound6(ICMPV6, Transport::LaterFragment),
             Some(flow6(ICMPV6, 0, 0).peer()),
         ),
-        ("one of SCTP", inbound(SCTP, Transport::LaterFragment), None),
         (
-            "one behind an extension header",
+            "a later fragment of SCTP",
+            inbound(SCTP, Transport::LaterFragment),
+            None,
+        ),
+        (
+            "a later fragment after an extension header",
             inbound6(60, Transport::LaterFragment),
             None,
         ),
@@ -206,9 +214,9 @@ fn what_a_packet_would_answer() {
     }
 }
 
-/// Whatever is noted is answered by the same with sides exchanged.
+/// A packet with source and destination exchanged answers the flow, and so does a later fragment of it.
 #[test]
-fn an_answer_is_to_what_was_sent() {
+fn answers_have_the_flow_of_the_outbound_packet() {
     let table = [
         (
             outbound(TCP, ports(1000, 443, SYN)),
@@ -225,7 +233,7 @@ fn an_answer_is_to_what_was_sent() {
         ),
     ];
     for (sent, answer) in table {
-        let sent = OutboundPacket::from_packet(&sent).expect("noted").flow;
+        let sent = OutboundPacket::from_packet(&sent).expect("tracked").flow;
         assert_eq!(Flow::answered_by(&answer), Some(sent));
         let fragment = Packet {
             transport: Transport::LaterFragment,
@@ -235,9 +243,9 @@ fn an_answer_is_to_what_was_sent() {
     }
 }
 
-/// Flows that differ in one thing alone are two, those of port 0 and their peers as well.
+/// Flows that differ in one field only, including flows of port 0 and their peers.
 #[test]
-fn no_two_flows_are_one() {
+fn flows_are_distinct() {
     let padded = Address::V6(HOST.padded());
     let flows = [
         flow(TCP, 0, 0),
@@ -248,12 +256,12 @@ fn no_two_flows_are_one() {
         Flow::between(padded, Address::V6(REMOTE.padded()), TCP, (0, 0)),
         Flow::between(REMOTE, HOST, TCP, (0, 0)),
     ];
-    for (place, flow) in flows.iter().enumerate() {
-        assert!(!flows[..place].contains(flow), "{flow:?}");
+    for (index, flow) in flows.iter().enumerate() {
+        assert!(!flows[..index].contains(flow), "{flow:?}");
     }
 }
 
 #[test]
-fn each_protocol_has_its_own_ports() {
+fn protocols_have_separate_port_tables() {
     assert_eq!([TCP, UDP, ICMP, ICMPV6].map(port_table), [0, 1, 2, 2]);
 }

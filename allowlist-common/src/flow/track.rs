@@ -1,52 +1,51 @@
-//! Which flows are this host's own: what an outbound packet changes in the flow tables, and what marks a
-//! flow as foreign.
+//! The state machine of flows: how an outbound packet changes the tables of own and of foreign flows.
 //!
-//! - A TCP flow is created by a SYN of this host, an echo flow by an echo request, a UDP flow by a datagram
-//!   to a peer that did not send first.
-//! - Answers to stray segments extend nothing: an RST shortens a flow, and a closing flow is extended
-//!   only while its socket is open.
-//! - A foreign flow is one that the other side initiated, or whose origin is unknown. It answers nothing.
+//! - A SYN of this host creates a TCP flow, an echo request an echo flow, and a datagram to a peer that did not send
+//!   first a UDP flow.
+//! - Replies to stray segments extend no flow: an RST shortens a flow, and packets extend a closing flow only while its
+//!   socket is open.
+//! - A foreign flow is one that the other side initiated, or whose origin is unknown. Its packets are not answers.
 //!
-//! Invariant: the marks of UDP flows that are evicted under a flood are not lost: [`ForeignPort`] has a
-//! time for each local port, which counts while [`Crowding`] reports that marks may have been evicted.
+//! Invariant: a flood that evicts marks of foreign UDP flows does not make these flows this host's own. [`ForeignPort`]
+//! has a time for each local port, which is used while [`Crowding`] reports possible evictions.
 
 use crate::packet::{TCP, UDP, tcp_flag};
 
 use super::{Flow, FlowEntry, OutboundPacket, TCP_PARTIAL, UDP_IDLE, max_lifetime};
 
-/// The most foreign flows that are kept.
+/// The size of the table of foreign flows.
 pub const FOREIGN_FLOWS: u32 = 1 << 14;
 
-/// By local UDP port: until when a datagram that this host sends from it may be a reply without a mark.
+/// For a local UDP port: the times until which an outbound datagram may be a reply although its flow has no mark.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct ForeignPort {
-    /// The second until which a datagram from this port may be a reply to one that was received. Written by
-    /// the receive path.
+    /// The time until which a datagram from this port may be a reply to a received one, in seconds. Written by the
+    /// receive path.
     pub received: u32,
-    /// The second until which the origin of flows from this port is unknown: a socket had it before packets
+    /// The time until which the origin of this port's flows is unknown, in seconds: a socket used the port before flows
     /// were marked, or a service covered it. Written by userspace.
     pub unknown: u32,
 }
 
-/// One CPU's count of new marks, to find out whether marks of foreign flows may have been evicted.
+/// One CPU's count of new marks, to detect that marks of foreign flows may have been evicted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Crowding {
-    /// The second in which the counting began.
+    /// The start of the counting period, in seconds.
     pub since: u32,
-    /// New marks since then.
+    /// The number of new marks in this period.
     pub marks: u32,
 }
 
-/// The state of the marks of all interfaces.
+/// The state of foreign marks on all interfaces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Marking {
-    /// The interface slots on which foreign flows are marked and the ports of older sockets are known, a bit
-    /// each: there the flow tracker may create flows of UDP. Written by userspace.
+    /// The interface slots on which the flow tracker may create UDP flows, one bit each: foreign flows are marked there,
+    /// and the ports of older sockets are known. Written by userspace.
     pub armed: u64,
-    /// The second until which a mark may be missing, since it was evicted. Written by the programs.
+    /// The time until which a mark may be missing because it was evicted, in seconds. Written by the kernel programs.
     pub crowded_until: u64,
 }
 
@@ -55,29 +54,29 @@ pub struct Marking {
 pub struct Origins {
     /// Whether the receive path marks foreign flows, and the ports of older sockets are known.
     pub is_armed: bool,
-    /// Of the local port.
+    /// The times of the local port.
     pub port: ForeignPort,
-    /// The second until which a mark may be missing.
+    /// The time until which a mark may be missing, in seconds.
     pub crowded_until: u32,
 }
 
-/// Which table an outbound packet changes.
+/// The table that an outbound packet changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Table {
-    /// Neither.
+    /// No table.
     None,
     /// The table of own flows.
     Own,
     /// The table of foreign flows; an own entry of the same flow is removed.
     Foreign,
-    /// Not known by the own entry alone: see [`OutboundPacket::decide`].
+    /// Depends on more than the own entry: call [`OutboundPacket::decide`].
     Undecided,
 }
 
-/// What an outbound packet changes.
+/// The change of the flow tables by an outbound packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Update {
-    /// Where.
+    /// The table to change.
     pub table: Table,
     /// The new entry.
     pub entry: FlowEntry,
@@ -93,7 +92,7 @@ impl Update {
 }
 
 impl FlowEntry {
-    /// No entry.
+    /// Stands for a missing entry.
     pub const NONE: Self = Self {
         expires: 0,
         closing: 0,
@@ -107,19 +106,19 @@ impl FlowEntry {
         }
     }
 
-    /// The entry of a flow that this host initiated, by a packet that neither opens nor closes it.
+    /// Returns the entry of an own flow after a packet that neither opens nor closes it.
     #[inline(always)]
     pub const fn open(protocol: u8, now: u32) -> Self {
         Self::until(now, max_lifetime(protocol), 0)
     }
 
-    /// The entry of a TCP flow that is being opened or closed by this host.
+    /// Returns the entry of an own TCP flow that is being opened or closed.
     #[inline(always)]
     pub const fn partial(now: u32, is_closing: bool) -> Self {
         Self::until(now, TCP_PARTIAL, is_closing as u32)
     }
 
-    /// The mark of a flow whose packet was received while everything passes.
+    /// Returns the mark of a foreign flow after a packet of this flow.
     #[inline(always)]
     pub const fn foreign(protocol: u8, now: u32) -> Self {
         let age = if protocol == TCP {
@@ -130,19 +129,19 @@ impl FlowEntry {
         Self::until(now, age, 0)
     }
 
-    /// Whether the entry has not expired at second `now`: an own flow can be answered then.
+    /// Reports whether the entry has not expired at `now`, in seconds.
     #[inline(always)]
     pub const fn is_alive(self, now: u32) -> bool {
         now < self.expires
     }
 
-    /// Whether there is an entry, expired or not.
+    /// Reports whether there is an entry, expired or not.
     #[inline(always)]
     pub const fn is_some(self) -> bool {
         self.expires != 0
     }
 
-    /// Whether `after` differs so little that it need not be written: less than a second.
+    /// Reports whether writing `after` over this entry would change nothing.
     #[inline(always)]
     pub const fn is_equivalent_to(self, after: Self) -> bool {
         self.is_some() && self.closing == after.closing && self.expires == after.expires
@@ -150,11 +149,11 @@ impl FlowEntry {
 }
 
 impl OutboundPacket {
-    /// The update by this packet, sent at second `now`, from the entry of its flow in the table of own flows;
-    /// [`FlowEntry::NONE`] stands for no entry.
+    /// Returns the update by this packet, sent at `now` (in seconds).
     ///
-    /// `has_socket` is whether an open socket of this host sent it. It matters for a closing flow only: the
-    /// segments that answer stray ones after the socket was closed do not extend the flow.
+    /// `own` is the flow's entry in the table of own flows, or [`FlowEntry::NONE`]. `has_socket` states whether an open
+    /// socket sent the packet; it matters for closing flows only, which the kernel's replies to stray segments do not
+    /// extend.
     #[inline(always)]
     pub const fn update(&self, own: FlowEntry, has_socket: bool, now: u32) -> Update {
         match self.flow.protocol {
@@ -170,7 +169,7 @@ impl OutboundPacket {
             if !own.is_some() {
                 return Update::NONE;
             }
-            // Also of an expired flow, which later segments would extend otherwise.
+            // An expired flow is marked as closing too, otherwise later segments would extend it.
             let partial = FlowEntry::partial(now, true);
             let expires = if own.expires < partial.expires {
                 own.expires
@@ -206,7 +205,7 @@ impl OutboundPacket {
         }
     }
 
-    /// The update by a segment in an open flow of this host.
+    /// Returns the update by a segment of an open own flow.
     #[inline(always)]
     const fn continue_open(&self, now: u32) -> Update {
         let entry = if self.flags & tcp_flag::FIN != 0 {
@@ -217,8 +216,9 @@ impl OutboundPacket {
         Update::to(Table::Own, entry)
     }
 
-    /// The update that [`Self::update`] left undecided, from the flow's mark in the table of foreign
-    /// flows as well.
+    /// Returns the update for a packet that [`Self::update`] left undecided.
+    ///
+    /// `foreign` is the flow's mark in the table of foreign flows, or [`FlowEntry::NONE`].
     #[inline(always)]
     pub const fn decide(
         &self,
@@ -236,7 +236,7 @@ impl OutboundPacket {
             };
         }
         if protocol == TCP {
-            // Idle for long, but still known as this host's.
+            // The flow has expired, but its entry still identifies it as this host's.
             return if own.is_some() && own.closing == 0 {
                 self.continue_open(now)
             } else {
@@ -255,7 +255,7 @@ impl OutboundPacket {
         }
     }
 
-    /// The entry of the flow's peer after this packet.
+    /// Returns the entry of the flow's peer after this packet.
     #[inline(always)]
     pub const fn peer_entry(&self, now: u32) -> FlowEntry {
         FlowEntry::open(self.flow.protocol, now)
@@ -263,8 +263,8 @@ impl OutboundPacket {
 }
 
 impl Origins {
-    /// The second until which a datagram to a peer without a mark may be a reply; in the past where it
-    /// cannot be one.
+    /// Returns the time until which a datagram of a flow without a mark may be a reply, in seconds; a time in the past
+    /// if it cannot be one.
     #[inline(always)]
     const fn unknown_until(&self, now: u32) -> u32 {
         if !self.is_armed {
@@ -284,9 +284,9 @@ impl Origins {
 }
 
 impl Crowding {
-    /// Counts a new mark at second `now`, on one of `cpus` CPUs.
+    /// Counts a new mark at `now` (in seconds), on one of `cpus` CPUs.
     ///
-    /// Returns whether so many are new in the last [`UDP_IDLE`] seconds that older ones may have been evicted.
+    /// Returns whether the number of new marks in the last [`UDP_IDLE`] seconds may have evicted older ones.
     #[inline(always)]
     pub const fn count(&mut self, cpus: u32, now: u32) -> bool {
         if now.wrapping_sub(self.since) >= UDP_IDLE {
@@ -294,13 +294,13 @@ impl Crowding {
             self.marks = 0;
         }
         self.marks = self.marks.saturating_add(1);
-        // Two periods fill half of the table; the kernel sets up to the other half aside for each CPU.
+        // Two periods fill at most half of the table; the other half may be in the kernel's per-CPU free lists.
         self.marks.saturating_mul(cpus) >= FOREIGN_FLOWS / 4
     }
 }
 
 impl Flow {
-    /// Whether [`ForeignPort`] has a time for the flow's local port.
+    /// Reports whether the flow's local port has a [`ForeignPort`].
     #[inline(always)]
     pub const fn has_foreign_port(&self) -> bool {
         self.protocol == UDP

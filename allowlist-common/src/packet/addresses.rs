@@ -1,25 +1,27 @@
-//! The reportable facts of a malformed frame: its VLAN and the fixed part of its IP header.
+//! The VLAN and the addresses of a malformed frame, for drop events.
 //!
-//! Knows no cause of malformation, and decides nothing.
+//! Does not check the frame and decides nothing.
 
 use super::{Address, ETHERNET, Ipv4, Ipv6, MAX_TAGS, TAG, is_tag};
 use crate::frame::{Frame, u16_at};
 
-/// The fixed part of an IP header, as it stands.
+/// The VLAN, and fields of the fixed IP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {
-    /// The id in the outermost VLAN tag; 0 where there is none.
+    /// The id of the outermost VLAN tag; 0 for none.
     pub vlan: u16,
-    /// The sender's address.
+    /// The source address.
     pub source: Address,
-    /// The receiver's address.
+    /// The destination address.
     pub destination: Address,
-    /// The protocol of IPv4, or IPv6's first next header.
+    /// The IPv4 protocol, or the next header field of the fixed IPv6 header.
     pub protocol: u8,
 }
 
-/// The addresses of a frame, even of a malformed one; `None` where it is no IP packet, or ends inside the fixed part
-/// of its IP header, or the header's version is another one.
+/// Returns the addresses of a frame, even of a malformed one.
+///
+/// Returns `None` if the frame is not IP, ends inside the fixed IP header, or has another IP version than its Ethernet
+/// type.
 #[inline(always)]
 pub fn read_addresses<F: Frame + ?Sized>(frame: &F) -> Option<Addresses> {
     let mut kind = frame.read_be_u16(ETHERNET - 2)?;

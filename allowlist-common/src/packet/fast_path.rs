@@ -1,20 +1,20 @@
-//! The packets that nearly all traffic is, parsed in one go: TCP or UDP right after an IP header without options,
-//! whole, in at most one VLAN tag.
+//! A parser for the most common packets: unfragmented TCP or UDP directly after an IP header without options, with at
+//! most one VLAN tag.
 //!
-//! Invariant: of a plain packet [`super::parse`] says the same; what is anything else is left to it.
+//! Invariant: for such a packet, [`super::parse`] returns the same result; all other frames are left to it.
 
 use super::{Address, ETHERNET, IPV4, IPV6, Packet, TAG, TCP, Transport, UDP};
 use super::{min_header_length, u16_at, u32_at};
 use crate::frame::{Frame, u64_at};
 
-/// Of a transport header, what is read: as much as UDP has.
+/// The number of bytes read from a transport header: the size of a UDP header.
 const PORTS: usize = 8;
-/// Where TCP's header has its flags.
+/// The offset of the flags in a TCP header.
 const FLAGS: usize = 13;
 
-/// What `v4` or `v6` make of a plain packet; `None` for other frames.
+/// Parses a packet, and returns the result of `v4` or `v6`; `None` for a frame that needs [`super::parse`].
 ///
-/// Two functions, so that each is compiled for its family.
+/// Takes two closures, so that the code that uses the packet is compiled for each family.
 #[inline(always)]
 pub fn parse_fast<F: Frame + ?Sized, T>(
     frame: &F,
@@ -37,7 +37,7 @@ pub fn parse_fast<F: Frame + ?Sized, T>(
     }
 }
 
-/// A plain packet of IPv4, whose header is at `start`.
+/// Parses a packet with an IPv4 header at `start`.
 #[inline(always)]
 fn parse_v4<F: Frame + ?Sized>(frame: &F, start: usize, vlan: u16) -> Option<Packet> {
     const VERSION_AND_LENGTH: u8 = 0x45;
@@ -65,7 +65,7 @@ fn parse_v4<F: Frame + ?Sized>(frame: &F, start: usize, vlan: u16) -> Option<Pac
     with_flags(frame, start + IPV4, packet)
 }
 
-/// A plain packet of IPv6, whose header is at `start`.
+/// Parses a packet with an IPv6 header at `start`.
 #[inline(always)]
 fn parse_v6<F: Frame + ?Sized>(frame: &F, start: usize, vlan: u16) -> Option<Packet> {
     let packet = frame.read::<{ IPV6 + PORTS }, _>(start, |header| {
@@ -90,10 +90,10 @@ fn parse_v6<F: Frame + ?Sized>(frame: &F, start: usize, vlan: u16) -> Option<Pac
     with_flags(frame, start + IPV6, packet)
 }
 
-/// By the first 8 bytes of the transport header.
+/// Returns the ports in the first 8 bytes of a transport header.
 ///
-/// VERIFIER: to Linux 6.1 a port whose bytes were swapped alone could be any number of 64 bits; one that is cut out of
-/// more is a port.
+/// VERIFIER: after a 16-bit byte swap, Linux 6.1 knows no bounds for the 64-bit register; after a shift and a
+/// truncation, it knows that the value has 16 bits.
 #[inline(always)]
 const fn ports(header: u64) -> Transport {
     let (source, destination) = ((header >> 48) as u16, (header >> 32) as u16);

@@ -1,28 +1,28 @@
-//! Why a frame is malformed: the first thing that parsing found wrong with it.
+//! The reasons why a frame is malformed.
 //!
-//! The numbers are part of the ABI, since drop events carry them; 0 is no cause.
+//! The numbers are part of the ABI, because drop events contain them; 0 stands for no cause.
 
-/// The reason why a frame is malformed: its headers contradict themselves or its length, or are deeper than is looked into.
+/// The first error that the parser found in a frame: inconsistent or truncated headers, or too many of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Malformed {
     /// The frame ends inside its Ethernet header or inside a VLAN tag.
     EthernetHeader = 1,
-    /// There are more VLAN tags than are looked through.
+    /// There are more than two VLAN tags.
     VlanDepth = 2,
     /// The frame ends inside the fixed part of the IP header.
     IpHeader = 3,
-    /// The version in the IP header is not the one of the Ethernet type.
+    /// The version in the IP header differs from the Ethernet type.
     IpVersion = 4,
     /// The header length of IPv4 is below 20 bytes.
     HeaderLength = 5,
-    /// The length in the IP header, or in a jumbogram's option, is below the header or past the frame.
+    /// The length in the IP header, or in a jumbo payload option, is below the header's or exceeds the frame.
     PacketLength = 6,
-    /// An IPv6 extension header is cut short or reaches past the packet.
+    /// An IPv6 extension header is truncated, or exceeds the packet.
     ExtensionHeader = 7,
-    /// There are more IPv6 extension headers than are looked through.
+    /// There are more than eight IPv6 extension headers.
     ExtensionDepth = 8,
-    /// The transport header does not fit into the packet.
+    /// The packet ends inside the transport header.
     TransportHeader = 9,
     /// A later fragment begins inside the transport header of the first one.
     FragmentOverlap = 10,
@@ -43,7 +43,7 @@ impl Malformed {
         Self::FragmentOverlap,
     ];
 
-    /// The name in reports and in JSON.
+    /// Returns the name in reports and in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::EthernetHeader => "ethernet-header",
@@ -59,7 +59,7 @@ impl Malformed {
         }
     }
 
-    /// The cause with that number, if there is one.
+    /// Returns the cause with a number; `None` for an invalid number.
     #[inline(always)]
     pub const fn from_number(number: u8) -> Option<Self> {
         Some(match number {
@@ -83,10 +83,10 @@ mod tests {
     use super::Malformed;
 
     #[test]
-    fn numbers_are_those_of_events() {
-        for (place, cause) in (1..).zip(Malformed::ALL) {
-            assert_eq!(cause as u8, place, "{}", cause.name());
-            assert_eq!(Malformed::from_number(place), Some(cause));
+    fn numbers_round_trip() {
+        for (number, cause) in (1..).zip(Malformed::ALL) {
+            assert_eq!(cause as u8, number, "{}", cause.name());
+            assert_eq!(Malformed::from_number(number), Some(cause));
         }
         for number in [0, 11, u8::MAX] {
             assert_eq!(Malformed::from_number(number), None);

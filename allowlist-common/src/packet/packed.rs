@@ -1,52 +1,52 @@
-//! What was parsed, in six words: for a map's memory, in which the kernel program hands it from one function
-//! to the next: the network layer is parsed, then the transport header, then judged.
+//! A parsed frame in six words of map memory, which the kernel program passes from one parsing step to the next:
+//! network header, transport header, decision.
 //!
-//! Invariant: it is written and read a word at a time. A load of more than the store before it wrote waits
-//! until the store has reached the cache, which costs more than the packing here.
+//! Invariant: written and read one 64-bit word at a time. A load that is wider than the preceding store defeats
+//! store-to-load forwarding, which costs more than the packing.
 
 use super::{Address, Contents, Malformed, Packet, Quote, Span, Transport};
 
-/// See the module.
+/// A parsed frame, packed to six words.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct PackedPacket {
     source: [u64; 2],
     destination: [u64; 2],
-    /// What the transport header adds to.
+    /// All fields but the addresses.
     pub meta: PackedMeta,
 }
 
-/// All but the addresses: what the transport header adds to.
+/// All fields but the addresses: the part that parsing the transport header changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct PackedMeta {
-    /// From the lowest byte: contents, family, hops, protocol, transport, detail; then the VLAN. Of a malformed
-    /// frame the cause stands in the place of the family.
+    /// From the lowest byte: contents, family, hops, protocol, transport, detail; then 16 bits of VLAN id. For a
+    /// malformed frame, the second byte is the cause.
     header: u64,
-    /// From the lowest 16 bits, two words of the transport's; then the frame's length.
+    /// From the lowest 16 bits: two fields of the transport header; then 32 bits of frame length.
     words: u64,
 }
 
-// What the frame carries.
+// Values of the contents byte.
 const MALFORMED: u8 = 0;
 const ARP: u8 = 1;
 const OTHER: u8 = 2;
 const IP: u8 = 3;
 
-// What the transport's words and detail are.
-/// Ports, and TCP's flags.
+// Values of the transport byte, which define the meaning of the two fields and of the detail byte.
+/// Fields: the ports. Detail: the TCP flags.
 const PORTS: u8 = 0;
-/// The identifier, and the message's type.
+/// First field: the identifier. Detail: the message's type.
 const ICMP: u8 = 1;
-/// Where the quote starts and ends, and the message's type.
+/// Fields: the span of the quoted packet. Detail: the message's type.
 const ICMP_ERROR: u8 = 2;
 const LATER_FRAGMENT: u8 = 3;
 const NO_PORTS: u8 = 4;
-/// Where the header starts and ends that is still to be read.
+/// Fields: the span of the transport header, which is not parsed yet.
 const UNPARSED: u8 = 5;
 
 impl PackedPacket {
-    /// What [`super::parse_network`] found in a frame of `length` bytes.
+    /// Packs the result of [`super::parse_network`] for a frame of `length` bytes.
     #[inline(always)]
     pub const fn from_network(
         found: &Result<(Contents, Option<Span>), Malformed>,
@@ -95,13 +95,16 @@ impl PackedPacket {
         }
     }
 
-    /// The same with what the transport header has added.
+    /// Returns a copy with another [`PackedMeta`].
     #[must_use]
     pub const fn with_meta(self, meta: PackedMeta) -> Self {
         Self { meta, ..self }
     }
 
-    /// What it was made from.
+    /// Unpacks the result of parsing.
+    ///
+    /// # Errors
+    /// The reason why the frame is malformed.
     #[inline(always)]
     pub const fn unpack(&self) -> Result<Contents, Malformed> {
         match self.meta.header as u8 {
@@ -165,7 +168,7 @@ impl PackedMeta {
         }
     }
 
-    /// The cause, if the frame is malformed.
+    /// Returns the reason why the frame is malformed; `None` for a well-formed frame.
     #[inline(always)]
     pub const fn cause(&self) -> Option<Malformed> {
         if self.is_malformed() {
@@ -187,7 +190,7 @@ impl PackedMeta {
         }
     }
 
-    /// The family, the protocol and the place of a transport header that is still to be read.
+    /// Returns IP version, protocol and position of a transport header that is not parsed yet.
     #[inline(always)]
     pub const fn unparsed_transport(&self) -> Option<(u8, u8, Span)> {
         if self.header as u8 != IP || (self.header >> 32) as u8 != UNPARSED {
@@ -200,13 +203,13 @@ impl PackedMeta {
         Some(((self.header >> 8) as u8, (self.header >> 24) as u8, span))
     }
 
-    /// Whether what was parsed is malformed.
+    /// Reports whether the frame is malformed.
     #[inline(always)]
     pub const fn is_malformed(&self) -> bool {
         self.header as u8 == MALFORMED
     }
 
-    /// The same with what [`super::parse_transport`] found.
+    /// Returns a copy with the result of [`super::parse_transport`].
     #[inline(always)]
     #[must_use]
     pub const fn with_parsed_transport(self, found: Result<Transport, Malformed>) -> Self {
@@ -216,7 +219,7 @@ impl PackedMeta {
         }
     }
 
-    /// Bytes of the frame.
+    /// Returns the frame's size in bytes.
     #[inline(always)]
     pub const fn length(&self) -> u32 {
         (self.words >> 32) as u32
@@ -246,7 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_lost() {
+    fn parsed_frames_round_trip() {
         let transports = [
             Transport::Ports {
                 source: 1,
@@ -292,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transport_header_is_added() {
+    fn transport_header_is_parsed_in_a_second_step() {
         let packet = Packet {
             vlan: 7,
             source: Address::V6([1, 2]),

@@ -1,34 +1,35 @@
-//! The packet that an ICMP error quotes, to the flow that the error is about.
+//! Parses the packet that an ICMP error quotes, to find the flow that the error refers to.
 //!
-//! An error quotes the start of the packet that it is about: its IP header and, by RFC 792, at least 8
-//! bytes more, so its ports. IPv6 extension headers in the quote are walked as those of any packet; where the quote ends
-//! inside them, the flow is unknown.
+//! An error quotes the start of the packet that caused it: the IP header and at least 8 more bytes (RFC 792), which
+//! contain the ports. The parser walks IPv6 extension headers as in any packet; if the quote ends inside them, the flow
+//! is unknown.
 
 use super::{Address, ICMP, ICMPV6, IPV4, IPV6, Ipv4, Ipv6, SCTP, Span, TCP, UDP, extensions};
 use crate::flow::Flow;
 use crate::frame::{Frame, u16_at};
 use crate::ranges::opaque;
 
-/// Where in a frame a packet is quoted. Not read before somebody asks, since few do.
+/// The position of a quoted packet in a frame. Parsed only on demand, because few errors need it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quote(pub(super) Span);
 
 impl Quote {
-    /// The flow of the quoted packet, from its sender's side, in an error that came from `source`;
-    /// a peer where it is a later fragment, and ports of 0 where its protocol has none. `None` where
-    /// nothing is quoted that a flow could be told from.
+    /// Returns the flow of the quoted packet, from its sender's side; `source` is the sender of the error.
+    ///
+    /// Returns a peer for a quoted later fragment, and ports 0 for a protocol without ports. Returns `None` if the
+    /// quote does not identify a flow.
     #[inline(always)]
     pub fn flow<F: Frame + ?Sized>(self, frame: &F, source: Address) -> Option<Flow> {
         Self::flow_encoded(self.encode(source), frame)
     }
 
-    /// Both in one number, which is all that a function of the kernel program takes.
+    /// Encodes the position and the IP version of `source` as one number, for a BPF-to-BPF call with few arguments.
     #[inline(always)]
     pub const fn encode(self, source: Address) -> u64 {
         (source.family() as u64) << 32 | (self.0.start as u64) << 16 | self.0.end as u64
     }
 
-    /// The same as [`Self::flow`], for what [`Self::encode`] made.
+    /// Returns the same as [`Self::flow`], for the result of [`Self::encode`].
     #[inline(always)]
     pub fn flow_encoded<F: Frame + ?Sized>(encoded: u64, frame: &F) -> Option<Flow> {
         let (start, end) = ((encoded >> 16) as u16 as usize, encoded as u16 as usize);
@@ -40,7 +41,7 @@ impl Quote {
     }
 }
 
-/// Covers every offset of a transport header in a quoted packet: eight extension headers of 2 KiB do not reach so far.
+/// A mask for the offset of a quoted transport header: eight extension headers of 2 KiB are shorter.
 const OFFSETS: usize = 0x7fff;
 
 #[inline(always)]
@@ -76,8 +77,8 @@ fn v6<F: Frame + ?Sized>(frame: &F, start: usize, end: usize) -> Option<Flow> {
         return None;
     }
     let chain = extensions(frame, header.next, start + IPV6, end).ok()?;
-    // VERIFIER: Linux 6.1 loses a bound that is compared in one register and added in another (walk of 42,459), and the
-    // compiler drops a mask that it can prove to change nothing.
+    // VERIFIER: Linux 6.1 loses the bound if one register is compared and another one is added (walk of 42,459
+    // instructions), and without `opaque` the compiler removes the mask, which never changes the value.
     let offset = opaque(chain.offset as u32) as usize & OFFSETS;
     let is_later = chain.fragment_offset != 0;
     let ports = if is_later {
@@ -90,7 +91,7 @@ fn v6<F: Frame + ?Sized>(frame: &F, start: usize, end: usize) -> Option<Flow> {
     Some(if is_later { flow.peer() } else { flow })
 }
 
-/// The sender's port and the receiver's, or an echo request's identifier, or none.
+/// Returns the source and destination port, or the identifier of an echo request and 0, or zeros for other protocols.
 #[inline(always)]
 fn ports<F: Frame + ?Sized>(
     frame: &F,
@@ -112,7 +113,7 @@ fn ports<F: Frame + ?Sized>(
         )
     })?;
     if protocol == icmp {
-        // Only a question can be answered by an error that anybody waits for.
+        // Of ICMP messages, only echo requests make an error expected.
         return ((first >> 8) as u8 == echo).then_some((third, 0));
     }
     Some((first, second))
@@ -127,14 +128,14 @@ mod tests {
     use super::super::{AUTHENTICATION, DESTINATION, FRAGMENT, HOP_BY_HOP, ROUTING};
     use super::*;
 
-    /// Somewhere in a frame, so that an offset forgotten is noticed.
+    /// Not 0, so that a parser that ignores the offset fails.
     const START: usize = 42;
     const ROUTER: Address = Address::V4(9);
     const ROUTER6: Address = Address::V6([9, 9]);
     const GRE: u8 = 47;
     const ESP: u8 = 50;
 
-    /// Of a packet from 198.51.100.1 to 10.0.0.1.
+    /// Returns the IPv4 header of a packet from 198.51.100.1 to 10.0.0.1.
     fn header(protocol: u8, fragment: u16) -> Vec<u8> {
         let [high, low] = fragment.to_be_bytes();
         vec![
@@ -142,7 +143,7 @@ mod tests {
         ]
     }
 
-    /// Of a packet from `2001:db8::1` to `2001:db8::2`.
+    /// Returns the IPv6 header of a packet from `2001:db8::1` to `2001:db8::2`.
     fn header6(protocol: u8) -> Vec<u8> {
         let mut header = vec![0x60, 0, 0, 0, 5, 0, protocol, 64];
         for last in [1, 2] {
@@ -172,13 +173,13 @@ mod tests {
         }
     }
 
-    /// The flow that an error is about which quotes these bytes.
+    /// Checks the flow that each quote identifies.
     fn check(table: &[(&str, Address, Vec<u8>, Option<Flow>)]) {
         for (what, router, quoted, expected) in table {
             let mut frame = vec![0xff; START];
             frame.extend(quoted);
             let end = frame.len();
-            frame.extend([0xff; 20]); // the link's padding is no part of it
+            frame.extend([0xff; 20]); // Ethernet padding, after the quote
             let quote = Quote(Span::new(START, end));
             assert_eq!(quote.flow(&*frame, *router), *expected, "{what}");
         }
@@ -226,7 +227,7 @@ mod tests {
         let quoted = |protocol, payload: &[u8]| [&header6(protocol), payload].concat();
         let fragment = |protocol, offset: u8| [protocol, 0, 0, offset << 3 | 1, 0, 0, 0, 7];
         let options = |next| [next, 0, 1, 4, 0, 0, 0, 0];
-        // Of one segment, which is left behind: the packet's destination is the last one.
+        // One segment, already visited: the packet's destination is the final one.
         let segments = |next| [&[next, 2, 4, 0][..], &[0; 20]].concat();
         let fragmented = |protocol, offset, payload: &[u8]| {
             quoted(FRAGMENT, &[&fragment(protocol, offset), payload].concat())
@@ -240,7 +241,7 @@ mod tests {
             ("GRE", ROUTER6, quoted(GRE, &PORTS), Some(flow6(GRE, 0, 0))),
             ("first fragment", ROUTER6, fragmented(UDP, 0, &PORTS), Some(flow6(UDP, 1000, 443))),
             ("later fragment", ROUTER6, fragmented(UDP, 4, &PORTS), Some(flow6(UDP, 0, 0).peer())),
-            ("later fragment of what is behind options", ROUTER6, fragmented(60, 4, &[]), Some(flow6(60, 0, 0).peer())),
+            ("later fragment after options", ROUTER6, fragmented(60, 4, &[]), Some(flow6(60, 0, 0).peer())),
             ("ports behind hop-by-hop options", ROUTER6, quoted(HOP_BY_HOP, &[&options(TCP)[..], &PORTS].concat()), Some(flow6(TCP, 1000, 443))),
             ("ports behind destination options", ROUTER6, quoted(DESTINATION, &[&options(UDP)[..], &PORTS].concat()), Some(flow6(UDP, 1000, 443))),
             ("ports behind a routing header", ROUTER6, quoted(ROUTING, &[&segments(TCP)[..], &PORTS].concat()), Some(flow6(TCP, 1000, 443))),
@@ -264,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quote_may_end_past_64_kib() {
+    fn quotes_may_end_beyond_64_kib() {
         let frame = [&header(UDP, 0)[..], &PORTS, &vec![0; 70_000]].concat();
         let quote = Quote(Span::new(0, frame.len()));
         assert_eq!(quote.flow(&*frame, ROUTER), Some(flow(UDP, 1000, 443)));

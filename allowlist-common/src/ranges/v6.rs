@@ -1,70 +1,75 @@
-//! The range table's IPv6 half.
+//! The IPv6 part of the range table.
 //!
-//! Of IPv6 far more ranges begin with the same 16 bits than of IPv4, and mostly close together. So a chunk is a *node*: an
-//! index by some of the next bits, those that tell its ranges apart, into *blocks*, each a cache line: 7 numbers, and a
-//! word that says how far each one reaches. A number is where a range begins, without the 16 bits that the root has used,
-//! and its id in the lowest bits; it tells networks (/64) apart. It reaches as far as the next one begins, or 2^n networks
-//! and nobody's behind them, which spares most prefixes a number for their end. What one place of an index node to is one
-//! block, which begins with the range that goes on there; where more ranges begin than it has room for, it is a node again,
-//! of that place's addresses.
-//! All addresses outside of what an index reaches share its last place. A chunk of few ranges is a block, and one of none the id.
+//! Far more IPv6 ranges than IPv4 ranges share their first 16 bits, and most are close together. A chunk is therefore a
+//! small tree:
 //!
-//! Where ranges begin inside a network, its number is *deep*: twice there, and the two ids together are the place of a
-//! *host chunk*: a word of ids and where the up to 3 ranges begin; or for more of them a head with their count and
-//! the id before them, where they begin, and then their ids, four in a word.
+//! - A *block* is one cache line: 7 entries, and one word with the coverage of each. An entry has the start of a range,
+//!   in units of networks (/64) and without the 16 bits of the root, and the match id in its lowest bits. It covers all
+//!   networks up to the next entry, or 2^n networks that are followed by networks without a match; so most prefixes need
+//!   no second entry for their end.
+//! - A *node* is an index of blocks by the address bits that distinguish its ranges. An index slot leads to a block,
+//!   which begins with the range that covers the slot's start, or to another node if the slot has more ranges than a
+//!   block. All addresses outside of the indexed interval share the last slot.
+//!
+//! The root entry of a chunk with few ranges leads to a block, and that of a chunk with one range is the match id.
+//!
+//! A network in which ranges begin has a *host-level* entry: two entries, whose ids together are the index of a *host
+//! chunk*. A small host chunk is one word of ids and up to 3 range starts. A large one has a head with the number of
+//! ranges and the first id, then the range starts, then their ids, four per word.
 
 use super::{MatchId, Pool, ROOT_BITS, opaque, partition_point, sign_mask};
 
-/// In a root: a place follows, and not an id.
+/// The flag in a root entry for a block or a node; without it, the entry is a match id.
 ///
-/// The lowest bit, since a test of it costs a kernel program no more than that.
+/// The lowest bit, which is the cheapest for the kernel program to test.
 pub const CHUNK: u32 = 1;
-/// With a place: it is a node's, and not a block's; in units of blocks both.
+/// The flag in a root entry or an index slot for a node; without it, the slot leads to a block. Both have an index in
+/// units of blocks.
 pub const NODE: u32 = 1 << 1;
-/// Where the place, or the id, begins in a root or in a place of an index.
+/// The position of the index, or of the match id, in a root entry or an index slot.
 pub const PLACE_SHIFT: u32 = 2;
 
-/// Words of a block.
+/// The size of a block in words.
 pub const BLOCK_WORDS: usize = 8;
-/// Numbers of a block. The word behind them has a byte for each, from the lowest on: how far it reaches.
+/// The number of entries in a block. The word after them has one byte per entry, from the lowest on: its coverage.
 pub const BLOCK_ENTRIES: usize = BLOCK_WORDS - 1;
-/// How far a number reaches, as the `n` of 2^n networks: as far as the next one.
+/// The coverage byte of an entry that covers all networks up to the next entry; other values are the `n` of 2^n.
 pub const UNTIL_NEXT: u8 = 63;
-/// Bits of an id in a number.
+/// The number of match id bits in an entry.
 pub const ID_BITS: u32 = 14;
-/// In an id: the other bits are part of a place in the pool.
+/// The flag in an id for a host-level entry: the other bits are half of the index of a host chunk.
 pub const HOST_LEVEL: MatchId = 1 << (ID_BITS - 1);
 
-/// Halves before a node's index: two words. The first is where the index begins, by its scale. The second is how far
-/// an address is shifted to be on that scale and, in its upper half, which place of the index is the last.
+/// The size of a node's head in units of 4 bytes: two words. The first is the scaled start of the index. The second has
+/// the shift that scales an address, and in its upper half the number of the last slot.
 pub const NODE_HEAD: u32 = 4;
-/// Places of an index, at least, but for the last one.
+/// The minimum number of index slots, without the last one.
 pub const MIN_NODE_SLOTS: u64 = 16;
 
-/// In the first word of a host chunk: it is a longer one.
+/// The flag in the first word of a large host chunk.
 pub const LARGE_HOST_CHUNK: u64 = 1 << 63;
-/// Bits of an id, in a host chunk.
+/// The number of match id bits in a host chunk.
 pub const HOST_ID_BITS: u32 = 16;
-/// Ranges that begin in a short host chunk, at most.
+/// The maximum number of range starts in a small host chunk.
 pub const SMALL_HOST_CHUNK_RANGES: usize = 3;
 
-/// Bits of an address that tell networks apart within a chunk.
+/// The number of address bits that distinguish the networks of a chunk.
 pub const NETWORK_BITS: u32 = 64 - ROOT_BITS;
 const NETWORK: u64 = (1 << NETWORK_BITS) - 1;
 
-/// The index of a network in its root.
+/// Returns the index of a network in the root.
 #[inline(always)]
 pub const fn root(network: u64) -> usize {
     (network >> NETWORK_BITS) as usize
 }
 
-/// The number of a range that begins with a network.
+/// Returns the entry of a range that begins with a network.
 #[inline(always)]
 pub const fn entry(network: u64, id: MatchId) -> u64 {
     (network & NETWORK) << ID_BITS | id as u64
 }
 
-/// The id of an address, by what the root holds for it.
+/// Returns the match id of an address, from its root entry.
 #[inline(always)]
 pub fn find<P: Pool>(root: u32, address: [u64; 2], pool: &P) -> MatchId {
     if root & CHUNK == 0 {
@@ -76,7 +81,7 @@ pub fn find<P: Pool>(root: u32, address: [u64; 2], pool: &P) -> MatchId {
 #[inline(always)]
 fn search<P: Pool>(root: u32, [network, host]: [u64; 2], pool: &P) -> Option<MatchId> {
     let mut node = root;
-    // As many as there can be: each tells 4 bits apart at least, and the last of them only one of a network's bits.
+    // The maximum depth: each level but the last resolves at least 4 of the 48 network bits.
     macro_rules! levels {
         ($($level:literal)*) => {
             'found: {
@@ -92,7 +97,7 @@ fn search<P: Pool>(root: u32, [network, host]: [u64; 2], pool: &P) -> Option<Mat
     }
     levels!(1 2 3 4 5 6 7 8 9 10 11 12);
     let block = pool.cache_line_at(node >> PLACE_SHIFT)?;
-    let last = upper_bound(block, network);
+    let last = last_started(block, network);
     let id = id_at(block, last) & coverage_mask(block, last, network);
     if id & HOST_LEVEL == 0 {
         return Some(id);
@@ -101,86 +106,86 @@ fn search<P: Pool>(root: u32, [network, host]: [u64; 2], pool: &P) -> Option<Mat
     search_host_chunk(host_chunk_index(first, id), host, pool)
 }
 
-/// Where a node node to for a network.
+/// Returns the index slot of a network in a node.
 #[inline(always)]
 fn child<P: Pool>(node: u32, network: u64, pool: &P) -> Option<u32> {
     let head = pool.cache_line_at(node)?;
     let (first, shift, last) = (head[0], head[1] as u32, (head[1] >> 32).cast_signed());
     let scaled = (network & NETWORK) >> (shift & 63);
-    // Before the first one is as far away as can be.
-    let place = (scaled.wrapping_sub(first) & NETWORK).cast_signed();
-    let before_last = place - last;
-    let place = last + (before_last & i64::from(sign_mask(before_last).cast_signed()));
+    // A network before the first slot wraps around, and is far behind the last one.
+    let slot = (scaled.wrapping_sub(first) & NETWORK).cast_signed();
+    let before_last = slot - last;
+    let slot = last + (before_last & i64::from(sign_mask(before_last).cast_signed()));
     let index = node
         .wrapping_mul(2 * BLOCK_WORDS as u32)
         .wrapping_add(NODE_HEAD);
-    pool.u32_at(index.wrapping_add(place.cast_unsigned() as u32))
+    pool.u32_at(index.wrapping_add(slot.cast_unsigned() as u32))
 }
 
-/// Which number of a block is the last that begins at an address or before it; the first one does.
+/// Returns the last entry of a block that begins at a network or before it. The first entry always does.
 #[inline(always)]
-fn upper_bound(block: &[u64; BLOCK_WORDS], network: u64) -> u32 {
-    // Whatever the id.
+fn last_started(block: &[u64; BLOCK_WORDS], network: u64) -> u32 {
+    // Greater than the entry of the same network with any id.
     let after = (entry(network, (1 << ID_BITS) - 1) + 1).cast_signed();
-    // Of two numbers of 62 bits: -1 or 0. Not 63, as in `sign_mask`.
-    let begun = |place: usize| (block[place].cast_signed().wrapping_sub(after)) >> 62;
-    // In pairs, so that no sum waits for all of those before it.
+    // -1 or 0, because both numbers have 62 bits. Not a shift by 63, for the reason in `sign_mask`.
+    let started = |index: usize| (block[index].cast_signed().wrapping_sub(after)) >> 62;
+    // Summed in pairs, which shortens the dependency chain.
     let pairs = [
-        begun(1).wrapping_add(begun(2)),
-        begun(3).wrapping_add(begun(4)),
-        begun(5).wrapping_add(begun(6)),
+        started(1).wrapping_add(started(2)),
+        started(3).wrapping_add(started(4)),
+        started(5).wrapping_add(started(6)),
     ];
     let sum = pairs[0].wrapping_add(pairs[1]).wrapping_add(pairs[2]);
     (sum.cast_unsigned() as u32).wrapping_neg()
 }
 
-/// The id of a block's number.
+/// Returns the id of a block's entry.
 #[inline(always)]
-const fn id_at(block: &[u64; BLOCK_WORDS], place: u32) -> MatchId {
-    block[place as usize % BLOCK_WORDS] as MatchId & ((1 << ID_BITS) - 1)
+const fn id_at(block: &[u64; BLOCK_WORDS], index: u32) -> MatchId {
+    block[index as usize % BLOCK_WORDS] as MatchId & ((1 << ID_BITS) - 1)
 }
 
-/// All bits if a block's number reaches as far as a network, and else none.
+/// Returns all ones if a block's entry covers a network, and 0 otherwise.
 #[inline(always)]
-fn coverage_mask(block: &[u64; BLOCK_WORDS], place: u32, network: u64) -> MatchId {
-    let begins = block[place as usize % BLOCK_WORDS] >> ID_BITS;
-    let reaches = block[BLOCK_ENTRIES] >> (place % BLOCK_WORDS as u32 * u8::BITS);
-    let behind = (network & NETWORK).wrapping_sub(begins) >> (reaches & 63);
+fn coverage_mask(block: &[u64; BLOCK_WORDS], index: u32, network: u64) -> MatchId {
+    let begins = block[index as usize % BLOCK_WORDS] >> ID_BITS;
+    let coverage = block[BLOCK_ENTRIES] >> (index % BLOCK_WORDS as u32 * u8::BITS);
+    let behind = (network & NETWORK).wrapping_sub(begins) >> (coverage & 63);
     sign_mask(behind.cast_signed().wrapping_sub(1)) as MatchId
 }
 
-/// The place that the ids of a deep number's two halves make together, in quads.
+/// Returns the index of a host chunk from the two ids of a host-level entry, in units of 32 bytes.
 #[inline(always)]
 const fn host_chunk_index(first: MatchId, second: MatchId) -> u32 {
     ((first & !HOST_LEVEL) as u32) << (ID_BITS - 1) | (second & !HOST_LEVEL) as u32
 }
 
-/// The ids that together make a place; `None` if it is too far.
-pub const fn host_level_ids(place: u32) -> Option<(MatchId, MatchId)> {
-    let first = place >> (ID_BITS - 1);
+/// Returns the two ids that encode the index of a host chunk; `None` if the index is too large.
+pub const fn host_level_ids(index: u32) -> Option<(MatchId, MatchId)> {
+    let first = index >> (ID_BITS - 1);
     if first >= HOST_LEVEL as u32 {
         return None;
     }
     Some((
         first as MatchId | HOST_LEVEL,
-        (place as MatchId & (HOST_LEVEL - 1)) | HOST_LEVEL,
+        (index as MatchId & (HOST_LEVEL - 1)) | HOST_LEVEL,
     ))
 }
 
-/// The id of a host in a deep network.
+/// Returns the match id of a host in a host chunk.
 #[inline(always)]
-fn search_host_chunk<P: Pool>(place: u32, host: u64, pool: &P) -> Option<MatchId> {
-    let chunk = pool.u64x4_at(place)?;
+fn search_host_chunk<P: Pool>(index: u32, host: u64, pool: &P) -> Option<MatchId> {
+    let chunk = pool.u64x4_at(index)?;
     let first = chunk[0];
     if first & LARGE_HOST_CHUNK == 0 {
-        let begun = |place: usize| sign_mask(!difference(host, chunk[place]));
-        let count = begun(1)
-            .wrapping_add(begun(2))
-            .wrapping_add(begun(3))
+        let started = |index: usize| sign_mask(!difference(host, chunk[index]));
+        let count = started(1)
+            .wrapping_add(started(2))
+            .wrapping_add(started(3))
             .wrapping_neg();
         return Some((first >> (count % 4 * HOST_ID_BITS)) as MatchId);
     }
-    let head = place.wrapping_mul(4);
+    let head = index.wrapping_mul(4);
     let count = (first >> HOST_ID_BITS) as u32;
     let before = partition_point(count, |number| {
         Some(!difference(
@@ -191,16 +196,16 @@ fn search_host_chunk<P: Pool>(place: u32, host: u64, pool: &P) -> Option<MatchId
     if before == 0 {
         return Some(first as MatchId);
     }
-    let place = before - 1;
-    let ids = pool.u64_at(head.wrapping_add(1 + count + place / 4))?;
-    Some((ids >> (place % 4 * HOST_ID_BITS)) as MatchId)
+    let index = before - 1;
+    let ids = pool.u64_at(head.wrapping_add(1 + count + index / 4))?;
+    Some((ids >> (index % 4 * HOST_ID_BITS)) as MatchId)
 }
 
-/// A number that is negative where `a - b` is, by halves, since a difference of two of 64 bits has 65.
+/// Returns a number with the sign of `a - b`, computed from 32-bit halves, because the difference has 65 bits.
 #[inline(always)]
 const fn difference(a: u64, b: u64) -> i64 {
     const HALF: u64 = 0xffff_ffff;
     let high = (a >> 32).cast_signed() - (b >> 32).cast_signed();
     let low = (a & HALF).cast_signed() - (b & HALF).cast_signed();
-    high + (low >> 32) // the lower halves take 1 or nothing
+    high + (low >> 32) // the borrow of the lower halves
 }

@@ -1,10 +1,10 @@
-//! Which packets of this host create, extend and end a flow, and which flows are foreign.
+//! Outbound packets that create, extend and end a flow, and foreign flows.
 
 use super::*;
 
 const NOW: u32 = 1000;
 
-/// Every origin is known, and nothing came from outside.
+/// All origins are known, and no datagram was received.
 const KNOWN: Origins = Origins {
     is_armed: true,
     port: ForeignPort {
@@ -44,7 +44,7 @@ impl Tracker {
                 self.own = FlowEntry::NONE;
                 self.foreign = update.entry;
             }
-            Table::Undecided => panic!("{sent:?} stays undecided"),
+            Table::Undecided => panic!("{sent:?} remains undecided"),
         }
     }
 
@@ -59,10 +59,9 @@ const fn own(expires: u32, closing: u32) -> FlowEntry {
     FlowEntry { expires, closing }
 }
 
-/// TCP segments that this host sends one after the other, a second apart, and what their flow's entry is then,
-/// with an open socket and without.
+/// TCP segments that this host sends, one per second, and the flow's entry after the last one.
 #[test]
-fn how_long_a_connection_is_kept() {
+fn tcp_segments_set_the_lifetime() {
     let last = |segments: &[u8]| NOW + segments.len() as u32 - 1;
     let table: &[(&str, &[u8], u32, u32)] = &[
         ("opened", &[SYN], TCP_PARTIAL, 0),
@@ -76,19 +75,19 @@ fn how_long_a_connection_is_kept() {
         ),
         ("reset", &[SYN, ACK, RST], TCP_PARTIAL, 1),
         (
-            "opened again from the same port",
+            "reopened from the same port",
             &[SYN, ACK, FIN | ACK, SYN],
             TCP_PARTIAL,
             0,
         ),
         (
-            "and established",
+            "reopened and established",
             &[SYN, ACK, FIN | ACK, SYN, ACK],
             TCP_OPEN,
             0,
         ),
         (
-            "opened after the other side's",
+            "opened after a connection of the other side",
             &[SYN | ACK, ACK, SYN],
             TCP_PARTIAL,
             0,
@@ -110,7 +109,7 @@ fn how_long_a_connection_is_kept() {
 }
 
 #[test]
-fn nothing_but_a_syn_begins_a_connection() {
+fn only_a_syn_opens_a_tcp_flow() {
     for segments in [
         &[ACK][..],
         &[RST],
@@ -132,7 +131,7 @@ fn nothing_but_a_syn_begins_a_connection() {
 
 /// An RST ends a flow that has expired as well: later segments do not revive it.
 #[test]
-fn a_reset_ends_an_expired_flow() {
+fn rst_ends_an_expired_flow() {
     let tcp = flow(TCP, 40_000, 443);
     let later = NOW + TCP_PARTIAL;
     for (segments, revives) in [
@@ -149,10 +148,10 @@ fn a_reset_ends_an_expired_flow() {
     }
 }
 
-/// A peer that goes on sending to a closed port makes this host answer by RST, and by ACK while the kernel waits for
-/// stray segments. Neither extends the flow.
+/// A remote host that keeps sending to a closed port makes this host reply with RST, and with ACK in TIME-WAIT. Neither
+/// extends the flow.
 #[test]
-fn what_answers_stray_segments_extends_nothing() {
+fn replies_to_stray_segments_extend_no_flow() {
     for end in [&[FIN | ACK][..], &[RST], &[FIN | ACK, RST]] {
         let mut tracker = Tracker::NEW;
         let tcp = flow(TCP, 40_000, 443);
@@ -169,7 +168,7 @@ fn what_answers_stray_segments_extends_nothing() {
             assert_eq!(is_alive, now < NOW + TCP_PARTIAL, "{end:?} at {now}");
         }
     }
-    // A connection that this host has half closed goes on for as long as the socket acknowledges.
+    // A half-closed connection is extended as long as the socket sends acknowledgements.
     let mut tracker = Tracker::NEW;
     let tcp = flow(TCP, 40_000, 443);
     tracker.send(tcp, SYN, NOW);
@@ -181,7 +180,7 @@ fn what_answers_stray_segments_extends_nothing() {
 }
 
 #[test]
-fn an_idle_connection_goes_on_when_this_host_speaks() {
+fn packets_of_this_host_revive_an_idle_connection() {
     let tcp = flow(TCP, 40_000, 443);
     let late = NOW + 2 * TCP_OPEN;
     let mut idle = Tracker::NEW;
@@ -189,20 +188,20 @@ fn an_idle_connection_goes_on_when_this_host_speaks() {
     idle.send(tcp, ACK, NOW);
     let mut closed = idle;
     closed.send(tcp, FIN | ACK, NOW);
-    let mut spoken_to = idle;
-    spoken_to.receive(tcp, late);
-    for (mut tracker, is_alive) in [(idle, true), (closed, false), (spoken_to, false)] {
+    let mut received = idle;
+    received.receive(tcp, late);
+    for (mut tracker, is_alive) in [(idle, true), (closed, false), (received, false)] {
         tracker.send(tcp, ACK, late);
         assert_eq!(tracker.own.is_alive(late), is_alive);
     }
 }
 
 #[test]
-fn a_datagram_that_came_first_makes_its_flow_foreign() {
+fn flows_with_an_inbound_first_datagram_are_foreign() {
     let udp = flow(UDP, 53, 1000);
     let mut tracker = Tracker::NEW;
     tracker.receive(udp, NOW);
-    // However long this host goes on.
+    // Replies of this host never change the origin.
     for now in (NOW..NOW + 10 * UDP_IDLE).step_by(200) {
         tracker.send(udp, 0, now);
         assert_eq!(
@@ -210,23 +209,23 @@ fn a_datagram_that_came_first_makes_its_flow_foreign() {
             (FlowEntry::NONE, now + UDP_IDLE)
         );
     }
-    // A datagram of this host after a pause is the first of another flow.
+    // After the mark has expired, a datagram of this host creates an own flow.
     let later = NOW + 20 * UDP_IDLE;
     tracker.send(udp, 0, later);
     assert_eq!(tracker.own, own(later + UDP_IDLE, 0));
-    // And then all inbound datagrams answer it.
+    // From then on, inbound datagrams are answers.
     tracker.receive(udp, later);
     tracker.send(udp, 0, later + 1);
     assert_eq!(tracker.own, own(later + 1 + UDP_IDLE, 0));
 }
 
-/// Without a mark: what else is known of the port decides.
+/// The origin of a datagram whose flow has no mark depends on its port.
 #[test]
-fn datagrams_of_unknown_origin() {
+fn unmarked_datagrams_depend_on_their_port() {
     let port = |received, unknown| ForeignPort { received, unknown };
     let later = NOW + 7;
     let table = [
-        ("nothing came", KNOWN, None),
+        ("no datagram was received", KNOWN, None),
         (
             "not armed",
             Origins {
@@ -236,7 +235,7 @@ fn datagrams_of_unknown_origin() {
             Some(NOW + UDP_IDLE),
         ),
         (
-            "an old socket's",
+            "an old socket's port",
             Origins {
                 port: port(0, later),
                 ..KNOWN
@@ -244,7 +243,7 @@ fn datagrams_of_unknown_origin() {
             Some(later),
         ),
         (
-            "no more",
+            "an old socket's port, after the time",
             Origins {
                 port: port(NOW, NOW),
                 crowded_until: later,
@@ -253,7 +252,7 @@ fn datagrams_of_unknown_origin() {
             None,
         ),
         (
-            "others came to the port",
+            "the port received other datagrams",
             Origins {
                 port: port(later, 0),
                 ..KNOWN
@@ -261,7 +260,7 @@ fn datagrams_of_unknown_origin() {
             None,
         ),
         (
-            "others came, and marks may be evicted",
+            "the port received other datagrams, and marks may be evicted",
             Origins {
                 port: port(later, 0),
                 crowded_until: NOW + 1,
@@ -285,10 +284,10 @@ fn datagrams_of_unknown_origin() {
             (own_until, foreign),
             "{what}"
         );
-        // It is not extended, so that it becomes this host's when nothing came for long enough.
+        // The mark is not extended, so that the flow becomes this host's after the time.
         tracker.send(flow(UDP, 40_000, 53), 0, NOW + 1);
         assert_eq!(tracker.foreign, foreign, "{what}");
-        // Neither connections nor echo requests depend on it.
+        // TCP and echo flows do not depend on the port.
         for (protocol, flags) in [(TCP, SYN), (ICMP, 0)] {
             let mut tracker = Tracker {
                 origins,
@@ -301,7 +300,7 @@ fn datagrams_of_unknown_origin() {
 }
 
 #[test]
-fn how_long_other_flows_are_kept() {
+fn udp_and_echo_flows_have_fixed_lifetimes() {
     let table = [
         ("UDP", flow(UDP, 1000, 53), UDP_IDLE),
         ("ping", flow(ICMP, 77, 0), ECHO_IDLE),
@@ -309,14 +308,14 @@ fn how_long_other_flows_are_kept() {
     ];
     for (what, flow, age) in table {
         let mut tracker = Tracker::NEW;
-        // Flags are of no use where there is no connection.
+        // Flags have no effect.
         for (now, flags) in [(NOW, FIN), (NOW + 1, RST)] {
             tracker.send(flow, flags, now);
             assert_eq!(tracker.own, own(now + age, 0), "{what}");
         }
         assert!(
             age <= max_lifetime(flow.protocol),
-            "{what}: ports are given up before"
+            "{what}: the port expires before the flow"
         );
     }
     for (protocol, age) in [(TCP, TCP_OPEN), (UDP, UDP_IDLE), (ICMP, ECHO_IDLE)] {
@@ -329,24 +328,24 @@ fn how_long_other_flows_are_kept() {
 }
 
 #[test]
-fn an_entry_ends_with_its_second() {
+fn entries_expire_at_their_second() {
     let entry = own(NOW, 0);
     for (now, alive) in [(0, true), (999, true), (1000, false), (1001, false)] {
         assert_eq!(entry.is_alive(now), alive, "at second {now}");
     }
-    // A clock at its end prolongs nothing past it.
+    // The lifetime saturates at the maximum time.
     assert_eq!(FlowEntry::open(UDP, u32::MAX - 1).expires, u32::MAX);
 }
 
-/// A datagram to one address may be answered from another one.
+/// This host may answer a datagram from another address than it was sent to.
 #[test]
-fn foreign_flows_are_known_without_this_host_s_address() {
+fn foreign_udp_keys_have_no_local_address() {
     let group = Address::V4(0xe000_00fb);
-    let came = packet(REMOTE, group, UDP, ports(5353, 5353, 0));
+    let request = packet(REMOTE, group, UDP, ports(5353, 5353, 0));
     let reply = OutboundPacket::from_packet(&outbound(UDP, ports(5353, 5353, 0)))
         .expect("a flow")
         .flow;
-    let received = Flow::from_inbound(&came).expect("a flow");
+    let received = Flow::from_inbound(&request).expect("a flow");
     assert_ne!(received, reply);
     assert_eq!(received.foreign(), reply.foreign());
     for (packet, expected) in [
@@ -370,7 +369,7 @@ fn foreign_flows_are_known_without_this_host_s_address() {
 }
 
 #[test]
-fn marks_are_counted_in_periods() {
+fn new_marks_are_counted_per_period() {
     const CPUS: u32 = 4;
     const MOST: u32 = FOREIGN_FLOWS / 4 / CPUS;
     let mut crowding = Crowding::default();
