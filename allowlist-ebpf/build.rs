@@ -1,7 +1,7 @@
-//! What the programs may ask of the kernel's machine.
+//! Linker options for the eBPF programs.
 
 fn main() {
-    // Headers lie where a frame has them. The kernel's verifier refuses such loads where the machine cannot do them;
-    // without this an address is put together from single bytes.
+    // Headers are not aligned in a frame. Without this option, the compiler assembles an address from single bytes. On
+    // a machine without unaligned loads, the verifier refuses the programs.
     println!("cargo::rustc-link-arg-bins=--cpu-features=+allows-misaligned-mem-access");
 }

@@ -1,16 +1,16 @@
-//! The time, as of the last timer tick: a few milliseconds late at most, and cheaper than a look at
-//! the machine's clock.
+//! The coarse monotonic clock: the time of the last timer tick, which is a few milliseconds late at most, and cheaper
+//! to read than the hardware clock.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 
-/// Nanoseconds of the monotonic clock.
+/// Returns the monotonic time in nanoseconds.
 #[inline(always)]
 pub(crate) fn nanoseconds() -> u64 {
-    // SAFETY: reads the kernel's clock, and has no argument.
+    // SAFETY: the helper has no arguments and reads the kernel's clock.
     unsafe { bpf_ktime_get_coarse_ns() }
 }
 
-/// The same in seconds: 136 years' worth.
+/// Returns the monotonic time in seconds. Wraps around after 136 years.
 #[inline(always)]
 pub(crate) fn seconds() -> u32 {
     (nanoseconds() / 1_000_000_000) as u32

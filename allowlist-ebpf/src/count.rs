@@ -1,6 +1,6 @@
-//! Counting a packet's end: by interface, by the sources that let it in, by its service.
+//! Packet counters: by interface, verdict and reason; by match id; by service.
 //!
-//! Invariant: every counter is this CPU's own copy, so nothing is lost, whatever the others do.
+//! Invariant: every counter is per CPU, so concurrent updates are not lost.
 
 use allowlist_common::abi::Traffic;
 use allowlist_common::judge::Decision;
@@ -9,17 +9,16 @@ use allowlist_common::verdict::Verdict;
 use crate::clock;
 use crate::maps::{COUNTERS, INTERFACE, MATCHES, SERVICE_COUNTS};
 
-/// Counts a packet that passes: once under its interface and reason, once under what let it in, and once under its
-/// service.
+/// Counts a packet that passes: under its interface and reason, under its match id, and under its service.
 #[inline(always)]
-pub(crate) fn passed(decision: &Decision, bytes: u64) {
-    end(Verdict::Pass, decision);
+pub(crate) fn record_pass(decision: &Decision, bytes: u64) {
+    record(Verdict::Pass, decision);
     if decision.match_id == 0 {
         return;
     }
     let now = clock::nanoseconds();
     if let Some(traffic) = MATCHES.get_ptr_mut(decision.match_id) {
-        // SAFETY: this CPU's own copy, and no other program runs on this CPU meanwhile.
+        // SAFETY: this CPU's copy, and no other program runs on this CPU at the same time.
         add(unsafe { &mut *traffic }, bytes, now);
     }
     if decision.service != 0
@@ -30,14 +29,15 @@ pub(crate) fn passed(decision: &Decision, bytes: u64) {
     }
 }
 
-/// Counts a packet that is dropped, or would be: once under its interface and reason, and once under its service.
+/// Counts a packet that is dropped (or would be, in observe mode): under its interface and reason, and under its
+/// service.
 #[inline(always)]
-pub(crate) fn dropped(decision: &Decision, bytes: u64) {
-    end(Verdict::Drop, decision);
+pub(crate) fn record_drop(decision: &Decision, bytes: u64) {
+    record(Verdict::Drop, decision);
     if decision.service != 0
         && let Some(traffic) = SERVICE_COUNTS.get_ptr_mut(decision.service)
     {
-        // SAFETY: this CPU's own copy, and no other program runs on this CPU meanwhile.
+        // SAFETY: this CPU's copy, and no other program runs on this CPU at the same time.
         unsafe {
             (*traffic).dropped_packets += 1;
             (*traffic).dropped_bytes += bytes;
@@ -45,9 +45,10 @@ pub(crate) fn dropped(decision: &Decision, bytes: u64) {
     }
 }
 
-/// The verdict is a constant wherever this is called, which spares a multiplication.
+/// Counts a packet under its interface, verdict and reason. `verdict` is a constant at each call, which avoids a
+/// multiplication.
 #[inline(always)]
-fn end(verdict: Verdict, decision: &Decision) {
+fn record(verdict: Verdict, decision: &Decision) {
     if let Some(counters) = COUNTERS.get_ptr_mut(INTERFACE.load()) {
         // SAFETY: as above.
         unsafe { *(*counters).cell(verdict, decision.reason) += 1 };

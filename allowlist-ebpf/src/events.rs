@@ -1,6 +1,6 @@
-//! Drop events: control while somebody reads them, so many a CPU and window, the others counted.
+//! Drop events: emitted to a ring buffer while a reader has set a deadline, up to a budget per CPU and window.
 //!
-//! Invariant: with nobody reading, a drop costs one load and one comparison more.
+//! Invariant: without a reader, a drop costs one additional load and one comparison.
 
 use allowlist_common::abi::{EVENTS_PER_WINDOW, Event, EventBudget, window};
 use allowlist_common::packet::Contents;
@@ -10,7 +10,7 @@ use aya_ebpf::programs::XdpContext;
 use crate::maps::{ControlRef, EVENT_BUDGET, EVENTS, INTERFACE};
 use crate::{clock, frames};
 
-/// Tells of the packet that was parsed last on this CPU, which is dropped, or would be.
+/// Emits an event for the packet that was parsed last on this CPU, if there is a reader.
 #[inline(always)]
 pub(crate) fn emit(ctx: &XdpContext, control: ControlRef, reason: Reason) {
     let until = control.events_deadline_ns();
@@ -19,17 +19,17 @@ pub(crate) fn emit(ctx: &XdpContext, control: ControlRef, reason: Reason) {
     }
 }
 
-/// VERIFIER: a function of its own, so that what led to the drop is forgotten here.
+/// VERIFIER: a separate function, so that the verifier forgets the state that led to the drop.
 #[inline(never)]
 fn emit_before(ctx: &XdpContext, reason: u32, until: u64) {
     let now = clock::nanoseconds();
     if now >= until {
-        return; // whoever read is gone, and did not say so
+        return; // the reader is gone and did not reset the deadline
     }
     let Some(budget) = EVENT_BUDGET.get_ptr_mut(0) else {
         return;
     };
-    // SAFETY: this CPU's own copy, and no other program runs on this CPU meanwhile.
+    // SAFETY: this CPU's copy, and no other program runs on this CPU at the same time.
     let budget = unsafe { &mut *budget };
     if !is_within(budget, window(now)) {
         budget.suppressed += 1;
@@ -39,7 +39,7 @@ fn emit_before(ctx: &XdpContext, reason: u32, until: u64) {
         budget.suppressed += 1;
         return;
     };
-    // Filled in where it lies: the stack has no room for one.
+    // Written in place, because an event does not fit on the stack.
     let event = entry.write(Event::EMPTY);
     event.time = now;
     event.interface = INTERFACE.load();
@@ -58,7 +58,7 @@ fn emit_before(ctx: &XdpContext, reason: u32, until: u64) {
     entry.submit(0);
 }
 
-/// Takes one event from the budget of its window, if there is one left.
+/// Takes one event from the budget of a window; returns false if the budget is exhausted.
 #[inline(always)]
 const fn is_within(budget: &mut EventBudget, window: u64) -> bool {
     if budget.window != window {

@@ -1,9 +1,8 @@
-//! Marks flows that the other side initiates while everything passes, so that replies to them do not make
-//! them this host's own.
+//! Marks flows that the other side initiates as foreign, so that this host's replies do not make them own flows.
 //!
-//! Invariant: called only for packets that pass although nothing allows them, or to a service whose ports this
-//! host connects from too; never for one that is dropped. The table is bounded, and the flow tracker does
-//! not depend on it alone: see `allowlist_common::flow`.
+//! Invariant: marks the flows of packets that pass without being allowed, and of packets to services whose ports this
+//! host also connects from; never the flow of a dropped packet. The table is bounded, and the flow tracker does not
+//! depend on it alone: see `allowlist_common::flow`.
 
 use allowlist_common::abi::ControlBits;
 use allowlist_common::flow::{Flow, FlowEntry, UDP_IDLE};
@@ -13,16 +12,16 @@ use aya_ebpf::Global;
 use crate::maps::{CROWDING, FLOWS, FOREIGN, FOREIGN_PORTS, MARKING, is_served};
 use crate::{clock, frames, track};
 
-/// How many CPUs the kernel may have.
+/// The number of possible CPUs.
 #[unsafe(no_mangle)]
 static CPUS: Global<u32> = Global::new(1);
 
 /// Marks the flow of the packet that was parsed last on this CPU, unless this host initiated it.
 ///
-/// `is_allowed` is whether a service's source sent it: then only a flow of UDP that the flow tracker
-/// could take for this host's own is marked.
+/// If the packet is allowed (`is_allowed` is not 0), marks only UDP flows, and only those that the flow tracker could
+/// record as own flows.
 ///
-/// VERIFIER: a function of its own, so that what led to the decision is forgotten here.
+/// VERIFIER: a separate function, so that the verifier forgets the state that led to the decision.
 #[inline(never)]
 pub(crate) fn mark_inbound(word: u64, is_allowed: u32) {
     let Some(Ok(Contents::Ip(packet))) = frames::last_parsed().map(|parsed| parsed.contents())
@@ -46,7 +45,7 @@ pub(crate) fn mark_inbound(word: u64, is_allowed: u32) {
         && let Some(port) = FOREIGN_PORTS.get_ptr_mut(flow.local_port.into())
     {
         let until = now + UDP_IDLE;
-        // SAFETY: 4 aligned bytes in the map's element, stored at once. Other CPUs store as much or a second less.
+        // SAFETY: an aligned 4-byte store to the map's element. Other CPUs store the same time or one second less.
         unsafe {
             if (*port).received != until {
                 (*port).received = until;
@@ -55,7 +54,7 @@ pub(crate) fn mark_inbound(word: u64, is_allowed: u32) {
     }
 }
 
-/// Writes the mark of a flow, unless it has it already.
+/// Writes the mark of a flow, unless it is up to date.
 #[inline(always)]
 pub(crate) fn mark(key: &Flow, after: FlowEntry, now: u32) {
     let before = track::lookup(&FOREIGN, key).map_or(FlowEntry::NONE, |entry| entry);
@@ -65,19 +64,19 @@ pub(crate) fn mark(key: &Flow, after: FlowEntry, now: u32) {
     if !before.is_some() {
         count(now);
     }
-    // Fails when the map is busy; the next packet tries again.
+    // Fails under contention; the flow's next packet tries again.
     let _ = FOREIGN.insert(key, after, 0);
 }
 
-/// Counts a new mark.
+/// Counts a new mark, and extends [`MARKING`] if older marks may have been evicted.
 #[inline(always)]
 fn count(now: u32) {
     let (Some(crowding), Some(marking)) = (CROWDING.get_ptr_mut(0), MARKING.get_ptr_mut(0)) else {
         return;
     };
-    // SAFETY: this CPU's own copy, and no other program interrupts this one on it.
+    // SAFETY: this CPU's copy, and no other program interrupts this one.
     if unsafe { (*crowding).count(CPUS.load(), now) } {
-        // SAFETY: the map's one element; 8 aligned bytes, stored at once. Other CPUs store as much or a second less.
+        // SAFETY: an aligned 8-byte store to the map's only element. Other CPUs store the same time or one second less.
         unsafe { (&raw mut (*marking).crowded_until).write_volatile(u64::from(now + UDP_IDLE)) };
     }
 }

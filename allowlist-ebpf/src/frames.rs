@@ -1,13 +1,13 @@
-//! A frame where the kernel has it, and what is parsed from it.
+//! Parses frames in the kernel's packet memory.
 //!
-//! Mostly it lies in one piece, and headers are read where they are. A jumbo frame can be in several: then
-//! its first piece is shorter than the packet, which looks malformed; the start of such a frame is copied
-//! into one piece, and parsed once more.
+//! Most frames are in one buffer, and headers are read in place. A jumbo frame can have several buffers (fragments of
+//! an `xdp_buff` or skb): its first one, the *linear part*, is shorter than the packet, which makes the packet look
+//! malformed. For such a frame, the first bytes are copied to a contiguous buffer and parsed again.
 //!
-//! VERIFIER: it walks every path through a program, and what one path knows of a number keeps it apart
-//! from all others. So each half of parsing leaves what it found in a map's memory: of that the verifier
-//! knows nothing, and walks what follows once. What is hardly ever done is a function of its own. What is
-//! done for every packet is none, since a call costs as much as the work.
+//! VERIFIER: the verifier walks every path, and paths with different knowledge about a register do not merge. Each
+//! parsing step therefore stores its result in map memory, about which the verifier knows nothing, and the code after
+//! it is walked once. Cold paths are BPF-to-BPF calls; the hot path is fully inlined, because a call costs as much as
+//! the work.
 
 use allowlist_common::flow::Flow;
 use allowlist_common::frame::Frame;
@@ -21,7 +21,8 @@ use aya_ebpf::helpers::generated::{bpf_skb_pull_data, bpf_xdp_get_buff_len, bpf_
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::{TcContext, XdpContext};
 
-/// What `v4` or `v6` make of a frame that is a plain packet, and of its length in bytes; `None` for others.
+/// Parses a frame with the fast path's parser, and returns the result of `v4` or `v6` for the packet and the frame's
+/// size in bytes; `None` for a frame that needs [`parse`].
 #[inline(always)]
 pub(crate) fn parse_fast<T>(
     ctx: &XdpContext,
@@ -39,45 +40,47 @@ pub(crate) fn parse_fast<T>(
     )
 }
 
-/// Any frame. `None` is for a map that is missing, which none ever is.
+/// Parses any frame, and stores the result in this CPU's scratch memory.
+///
+/// Never `None` in practice: the kernel does not load a program with a missing map.
 #[inline(always)]
 pub(crate) fn parse<Context: Buffer>(ctx: &Context) -> Option<ParsedScratch> {
     let scratch = PARSED.get_ptr_mut(0)?;
     store_parsed(ctx, scratch);
     let parsed = ParsedScratch(scratch);
     if parsed.meta().is_malformed() {
-        // Perhaps not all of its headers are in the first piece.
+        // The headers may continue after the linear part.
         ctx.parse_beyond_linear_part(scratch.cast());
     }
     Some(parsed)
 }
 
-/// What [`parsed`] found last on this CPU.
+/// Returns the result of the last [`parse`] on this CPU.
 #[inline(always)]
 pub(crate) fn last_parsed() -> Option<ParsedScratch> {
     PARSED.get_ptr(0).map(ParsedScratch)
 }
 
-/// What parsing left in the map's memory.
+/// The result of parsing, in map memory.
 pub(crate) struct ParsedScratch(*const PackedWords);
 
 impl ParsedScratch {
-    /// What the frame carries.
+    /// Returns the contents of the frame.
     ///
-    /// VERIFIER: to be taken apart at once. Kept, it would have fields that only some kinds of packets set, and
-    /// the compiler would copy for the others whatever happens to be in a register.
+    /// VERIFIER: match on the result at once. If it is kept, the compiler copies registers for fields that only some
+    /// variants initialize, which the verifier refuses for the other variants.
     #[inline(always)]
     pub(crate) fn contents(&self) -> Result<Contents, Malformed> {
         load_packed(self.0).unpack()
     }
 
-    /// The frame's bytes, all pieces together.
+    /// Returns the frame's size in bytes.
     #[inline(always)]
     pub(crate) fn length(&self) -> u32 {
         self.meta().length()
     }
 
-    /// Why the frame is malformed; `None` where it is not.
+    /// Returns the reason why the frame is malformed; `None` for a well-formed frame.
     #[inline(always)]
     pub(crate) fn cause(&self) -> Option<Malformed> {
         self.meta().cause()
@@ -85,12 +88,12 @@ impl ParsedScratch {
 
     #[inline(always)]
     fn meta(&self) -> PackedMeta {
-        // SAFETY: inside what it has place for.
+        // SAFETY: the pointer is to a map value of the packed packet's size.
         load_meta(unsafe { &raw const (*self.0.cast::<PackedPacket>()).meta })
     }
 }
 
-/// The flow that an ICMP error from `source` is about, by what the received frame quotes.
+/// Returns the flow of the packet that an ICMP error from `source` quotes.
 #[inline(always)]
 pub(crate) fn quoted_flow(ctx: &XdpContext, quote: Quote, source: Address) -> Option<Flow> {
     let scratch = QUOTED.get_ptr_mut(0)?;
@@ -100,25 +103,25 @@ pub(crate) fn quoted_flow(ctx: &XdpContext, quote: Quote, source: Address) -> Op
     {
         return None;
     }
-    // SAFETY: just written, by the one that says so.
+    // SAFETY: one of the functions has written the flow, as its result states.
     Some(unsafe { *scratch.cast() })
 }
 
-/// The addresses in the first piece of a malformed frame, or in its start where it is in several.
+/// Returns the addresses of a malformed frame, from its linear part or else from a copy of its first bytes.
 #[inline(always)]
 pub(crate) fn addresses(ctx: &XdpContext) -> Option<Addresses> {
     packet::read_addresses(&LinearPart::of(ctx))
         .or_else(|| LinearizedFrame::copy(ctx).and_then(|copy| packet::read_addresses(&copy)))
 }
 
-// In words, since BTF could not describe the values.
+// Words, because the BTF of the value's own type is not supported.
 type PackedWords = [u64; size_of::<PackedPacket>() / 8];
 #[btf_map]
 static PARSED: PerCpuArray<PackedWords, 1> = PerCpuArray::new();
 #[btf_map]
 static QUOTED: PerCpuArray<[u64; size_of::<Flow>() / 8], 1> = PerCpuArray::new();
 
-/// Leaves what is parsed from a frame's first piece for [`ParsedScratch`].
+/// Parses the linear part of a frame, and stores the result in `scratch`.
 #[inline(always)]
 fn store_parsed<Context: Buffer>(ctx: &Context, scratch: *mut PackedWords) {
     store_network(&LinearPart::of(ctx), scratch.cast());
@@ -128,14 +131,14 @@ fn store_parsed<Context: Buffer>(ctx: &Context, scratch: *mut PackedWords) {
 #[inline(always)]
 fn store_network<F: Frame>(frame: &F, scratch: *mut u64) {
     let found = parse_network(frame);
-    let flat = PackedPacket::from_network(&found, frame.length() as u32);
-    // SAFETY: `scratch` has place for it, and is this CPU's own.
-    unsafe { scratch.cast::<PackedPacket>().write(flat) };
+    let packed = PackedPacket::from_network(&found, frame.length() as u32);
+    // SAFETY: `scratch` has the size of a packed packet, and is this CPU's copy.
+    unsafe { scratch.cast::<PackedPacket>().write(packed) };
 }
 
 #[inline(always)]
 fn store_transport<F: Frame>(frame: &F, scratch: *mut u64) {
-    // SAFETY: inside what `scratch` has place for.
+    // SAFETY: `scratch` has the size of a packed packet.
     let meta = unsafe { &raw mut (*scratch.cast::<PackedPacket>()).meta };
     let found = load_meta(meta);
     if let Some((family, protocol, header)) = found.unparsed_transport() {
@@ -145,62 +148,62 @@ fn store_transport<F: Frame>(frame: &F, scratch: *mut u64) {
     }
 }
 
-/// What was left of the network layer, but for the addresses: as [`load_packed`].
+/// Loads all fields but the addresses, one word at a time as in [`load_packed`].
 #[inline(always)]
 fn load_meta(scratch: *const PackedMeta) -> PackedMeta {
     let mut words = [0_u64; size_of::<PackedMeta>() / 8];
     for (at, word) in words.iter_mut().enumerate() {
-        // SAFETY: this CPU's own, and inside the value, by the loop's bound.
+        // SAFETY: this CPU's copy, and inside the value by the loop's bound.
         *word = unsafe { scratch.cast::<u64>().add(at).read_volatile() };
     }
-    // SAFETY: as large, and integers only, so any bits are one.
+    // SAFETY: same size, and integers only, so every bit pattern is valid.
     unsafe { core::mem::transmute::<[u64; size_of::<PackedMeta>() / 8], PackedMeta>(words) }
 }
 
-/// What was left.
+/// Loads a packed packet from map memory.
 ///
-/// VERIFIER: every word is loaded, and at once. Else the compiler loads what one kind of packet has on
-/// that kind's path alone, and computes with what happens to be in the register on the others.
+/// VERIFIER: loads all words at once. Otherwise the compiler loads some words only on the paths that need them, and
+/// computes with uninitialized registers on the others.
 #[inline(always)]
 fn load_packed(scratch: *const PackedWords) -> PackedPacket {
     let mut words: PackedWords = [0; _];
     for (at, word) in words.iter_mut().enumerate() {
-        // SAFETY: this CPU's own, and inside the array, by the loop's bound.
+        // SAFETY: this CPU's copy, and inside the array by the loop's bound.
         *word = unsafe { scratch.cast::<u64>().add(at).read_volatile() };
     }
-    // SAFETY: as large, and integers only, so any bits are one.
+    // SAFETY: same size, and integers only, so every bit pattern is valid.
     unsafe { core::mem::transmute::<PackedWords, PackedPacket>(words) }
 }
 
-/// Parses the copied start of a frame in pieces; leaves a frame in one piece as it was parsed.
+/// Copies and parses the first bytes of a frame in several buffers; changes nothing for a frame in one buffer.
 #[inline(never)]
 fn parse_linearized(ctx: &XdpContext, scratch: *mut u64) {
-    if let Some(copy) = LinearizedFrame::copy(ctx) {
-        store_linearized_network(copy.copy, copy.length, scratch);
-        store_linearized_transport(copy.copy, scratch);
+    if let Some(frame) = LinearizedFrame::copy(ctx) {
+        store_linearized_network(frame.buf, frame.length, scratch);
+        store_linearized_transport(frame.buf, scratch);
     }
 }
 
-/// Parses a sent frame whose headers are not all in the first piece, with them moved there. Hardly ever
-/// done: it makes the kernel copy the piece.
+/// Parses an outbound frame whose headers continue after the linear part, after pulling them into it. Rare, and slow:
+/// the kernel copies the linear part.
 #[inline(never)]
 fn parse_pulled(ctx: &TcContext, scratch: *mut u64) {
     let headers = HEADER_BYTES.min(ctx.length());
-    // SAFETY: the context is this program's own; its pointers are read anew. On failure the frame is as it
-    // was, and so is what is parsed.
+    // SAFETY: the context is this program's, and its pointers are loaded again afterwards. On failure, the frame and
+    // the result are unchanged.
     unsafe { bpf_skb_pull_data(ctx.as_ptr().cast(), headers as u32) };
     store_parsed(ctx, scratch.cast());
 }
 
 #[inline(never)]
-fn store_linearized_network(copy: *const u64, length: usize, scratch: *mut u64) {
-    store_network(&LinearizedFrame { copy, length }, scratch);
+fn store_linearized_network(buf: *const u64, length: usize, scratch: *mut u64) {
+    store_network(&LinearizedFrame { buf, length }, scratch);
 }
 
 #[inline(never)]
-fn store_linearized_transport(copy: *const u64, scratch: *mut u64) {
-    let length = 0; // the network layer was compared with it
-    store_transport(&LinearizedFrame { copy, length }, scratch);
+fn store_linearized_transport(buf: *const u64, scratch: *mut u64) {
+    let length = 0; // not used: parsing the network header has checked the length
+    store_transport(&LinearizedFrame { buf, length }, scratch);
 }
 
 #[inline(never)]
@@ -211,40 +214,39 @@ fn quoted_in_linear_part(ctx: &XdpContext, at: u64, scratch: *mut u64) -> u32 {
 #[inline(never)]
 fn quoted_in_linearized(ctx: &XdpContext, at: u64, scratch: *mut u64) -> u32 {
     match LinearizedFrame::copy(ctx) {
-        Some(copy) => store_quoted_flow(&copy, at, scratch),
+        Some(frame) => store_quoted_flow(&frame, at, scratch),
         None => 0,
     }
 }
 
-/// # Returns
-/// 1 if there is a flow.
+/// Stores the flow of the quoted packet in `scratch`; returns 1 on success, else 0.
 #[inline(always)]
 fn store_quoted_flow<F: Frame>(frame: &F, at: u64, scratch: *mut u64) -> u32 {
     let Some(flow) = Quote::flow_encoded(at, frame) else {
         return 0;
     };
-    // SAFETY: `scratch` has place for it, and is this CPU's own.
+    // SAFETY: `scratch` has the size of a flow, and is this CPU's copy.
     unsafe { scratch.cast::<Flow>().write(flow) };
     1
 }
 
-/// Where a frame comes from.
+/// The context of a program, which has the frame.
 pub(crate) trait Buffer {
-    /// Where its first piece starts and ends.
+    /// Returns the start and the end of the linear part.
     ///
-    /// VERIFIER: loaded anew for each use. What was read through a pointer keeps apart all paths on which
-    /// it is still known.
+    /// VERIFIER: loaded again for each use. Knowledge about data that was read through a pointer keeps paths apart for
+    /// as long as the pointer is live.
     fn bounds(&self) -> (usize, usize);
-    /// Bytes of all its pieces, where that costs no call; else of the first.
+    /// Returns the frame's size in bytes if that needs no call, else the size of the linear part.
     fn length(&self) -> usize;
-    /// Leaves what is parsed from all that can be reached of it.
+    /// Parses the frame again with bytes after the linear part, and stores the result in `scratch`.
     fn parse_beyond_linear_part(&self, scratch: *mut u64);
 }
 
 impl Buffer for XdpContext {
     #[inline(always)]
     fn bounds(&self) -> (usize, usize) {
-        // SAFETY: the context is this program's own.
+        // SAFETY: the context is this program's.
         unsafe {
             (
                 (&raw const (*self.ctx).data).read_volatile() as usize,
@@ -289,7 +291,7 @@ impl Buffer for TcContext {
     }
 }
 
-/// The first piece of a frame, which mostly is the only one.
+/// The linear part of a frame: its first buffer, and in most cases the only one.
 struct LinearPart {
     start: usize,
     end: usize,
@@ -317,28 +319,28 @@ impl Frame for LinearPart {
         offset: usize,
         read: impl FnOnce(&[u8; N]) -> T,
     ) -> Option<T> {
-        // VERIFIER: an offset into a packet must have a known bound below 64 KiB before it is added. The
-        // mask changes nothing: eight extension headers of 2 KiB do not reach so far.
+        // VERIFIER: an offset into a packet needs a known bound below 64 KiB. The mask never changes the value: eight
+        // extension headers of 2 KiB are shorter.
         const MAX_OFFSET: usize = 0x7fff;
         let at = self.start + (offset & MAX_OFFSET);
         if at + N > self.end {
             return None;
         }
-        // SAFETY: `at` is inside the packet's memory, and so are the N - 1 bytes behind it: just
-        // compared with its end. An array of bytes has no alignment to keep.
+        // SAFETY: the N bytes at `at` are inside the packet's memory: compared with its end above. An array of bytes
+        // has no alignment.
         Some(read(unsafe { &*(at as *const [u8; N]) }))
     }
 }
 
-/// How much of a frame in pieces is copied: all headers of any packet that somebody sends. Deeper
-/// ones are malformed.
+/// The number of bytes that are copied from a frame in several buffers: enough for the headers of real packets. Headers
+/// beyond are malformed.
 const HEADER_BYTES: usize = 512;
 
-/// The copied start of a frame, and how much of it there is.
+/// The first bytes of a frame, and their number.
 #[repr(C)]
 struct HeaderBuf {
     bytes: [u8; HEADER_BYTES],
-    /// VERIFIER: never used. A read begins at any of `bytes`, for all that is known of it, and ends here.
+    /// VERIFIER: never read. For the verifier, a read may start at any of `bytes`, and end here.
     longest_read: [u8; 24],
     copied: usize,
 }
@@ -346,45 +348,45 @@ struct HeaderBuf {
 #[btf_map]
 static HEADER_BUF: PerCpuArray<HeaderBuf, 1> = PerCpuArray::new();
 
-/// A frame in pieces, by a copy of its start.
+/// A frame in several buffers, of which the first bytes are in a [`HeaderBuf`].
 struct LinearizedFrame {
-    /// A [`HeaderBuf`]; so that BTF need not describe it once more.
-    copy: *const u64,
-    /// Of all pieces.
+    /// The [`HeaderBuf`]; a pointer to words, so that BTF does not describe the type again.
+    buf: *const u64,
+    /// The size of the whole frame in bytes.
     length: usize,
 }
 
 impl LinearizedFrame {
-    /// Copies the start of a frame; `None` for a frame in one piece.
+    /// Copies the first bytes of a frame; returns `None` for a frame in one buffer.
     #[inline(always)]
     fn copy(ctx: &XdpContext) -> Option<Self> {
-        // SAFETY: the context is this program's own.
+        // SAFETY: the context is this program's.
         let length = unsafe { bpf_xdp_get_buff_len(ctx.as_ptr().cast()) as usize };
         if ctx.length() == length {
             return None;
         }
-        let copy = HEADER_BUF.get_ptr_mut(0)?;
+        let buf = HEADER_BUF.get_ptr_mut(0)?;
         let copied = if length < HEADER_BYTES {
             length
         } else {
             HEADER_BYTES
         };
-        // SAFETY: this CPU's own, with scratch for as much; no other program runs on this CPU meanwhile.
+        // SAFETY: this CPU's copy, which has the size; no other program runs on this CPU at the same time.
         let failed = unsafe {
-            (*copy).copied = copied;
-            // VERIFIER: what was stored is not known any more, and the mask gives it bounds from 1 on. No
-            // frame has a length of 0.
+            (*buf).copied = copied;
+            // VERIFIER: reading the number back makes it unknown, and the mask then bounds it from 1. No frame has a
+            // length of 0.
             let copied =
-                (&raw const (*copy).copied).read_volatile().wrapping_sub(1) & (HEADER_BYTES - 1);
+                (&raw const (*buf).copied).read_volatile().wrapping_sub(1) & (HEADER_BYTES - 1);
             bpf_xdp_load_bytes(
                 ctx.as_ptr().cast(),
                 0,
-                (&raw mut (*copy).bytes).cast(),
+                (&raw mut (*buf).bytes).cast(),
                 copied as u32 + 1,
             )
         };
         (failed == 0).then_some(Self {
-            copy: copy.cast(),
+            buf: buf.cast(),
             length,
         })
     }
@@ -402,19 +404,17 @@ impl Frame for LinearizedFrame {
         offset: usize,
         read: impl FnOnce(&[u8; N]) -> T,
     ) -> Option<T> {
-        const { assert!(N <= 24, "longer than `HeaderBuf` has scratch for") };
-        // SAFETY: `copy` is this CPU's own, and written before.
-        let copied =
-            unsafe { (&raw const (*self.copy.cast::<HeaderBuf>()).copied).read_volatile() };
+        const { assert!(N <= 24, "longer than `HeaderBuf::longest_read`") };
+        // SAFETY: `buf` is this CPU's copy, and was written before.
+        let copied = unsafe { (&raw const (*self.buf.cast::<HeaderBuf>()).copied).read_volatile() };
         if offset + N > copied {
             return None;
         }
-        // VERIFIER: the mask gives a bound; it changes nothing, since less than `HEADER_BYTES` is copied.
+        // VERIFIER: the mask is a bound; it never changes the value, because at most `HEADER_BYTES` bytes are copied.
         let at = offset & (HEADER_BYTES - 1);
-        // SAFETY: the N bytes at `offset` were copied: just compared. Nothing writes to them while this
-        // frame is judged.
+        // SAFETY: the N bytes at `offset` were copied: compared above. They are not written while this frame is judged.
         Some(read(unsafe {
-            &*self.copy.cast::<u8>().add(at).cast::<[u8; N]>()
+            &*self.buf.cast::<u8>().add(at).cast::<[u8; N]>()
         }))
     }
 }

@@ -1,9 +1,10 @@
-//! The key that a longest-prefix-match trie is asked by.
+//! The lookup key of a longest-prefix-match trie.
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 
-/// VERIFIER: an address on the stack, which is written 8 bytes at a time, must start at a multiple of 8,
-/// and a trie's key has 4 bytes before it.
+/// A trie key with an address at a multiple of 8.
+///
+/// VERIFIER: an 8-byte store to the stack must be aligned, and a trie's key has 4 bytes before the address.
 #[repr(C, align(8))]
 pub(crate) struct AlignedKey<K> {
     unused: u32,

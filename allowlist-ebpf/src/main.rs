@@ -1,22 +1,22 @@
-//! The kernel programs: one verdict for every frame that an interface receives (this file), and a
-//! record of the flows that this host initiates, so that their answers pass (`sent`).
+//! The kernel programs: the XDP program that judges every received frame (this file), and the flow tracker, which
+//! records the flows that this host initiates (`track`).
 //!
-//! Everything that decides is `allowlist_common`'s; this file gives it the frame's bytes and the
-//! maps, counts what it says, and carries it out. One copy is loaded for each interface, with the
-//! interface's slot as a constant, so counting by interface costs no lookup.
+//! `allowlist_common` makes the decisions; this crate gives it access to packet memory and maps, counts the decisions
+//! and returns the XDP action. One copy of the program is loaded for each interface, with the interface slot as a
+//! load-time constant, so counting by interface needs no lookup.
 //!
-//! Invariants: the control word is read once a packet; every packet is counted exactly once;
-//! nothing here waits, loops without bound, or writes to the frame.
+//! Invariants: the control word is read once per packet; every packet is counted exactly once; the programs do not
+//! block, have no unbounded loops, and do not write to frames.
 #![no_std]
 #![no_main]
 #![allow(
     unsafe_code,
-    reason = "packet memory, map values and symbols for the loader: each use says why it is sound"
+    reason = "packet memory, map values and symbols for the loader; each block has a SAFETY comment"
 )]
 #![allow(
     missing_docs,
     unreachable_pub,
-    reason = "aya's macros add items of their own"
+    reason = "aya's macros generate undocumented items"
 )]
 
 mod clock;
@@ -41,12 +41,15 @@ use aya_ebpf::programs::XdpContext;
 
 use crate::maps::{ControlRef, Generation};
 
-/// The entry point for received frames.
-#[expect(clippy::needless_pass_by_value, reason = "the macro passes it so")]
+/// Judges a received frame.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the macro passes the context by value"
+)]
 #[xdp(frags)]
 #[inline(always)]
 pub fn allowlist(ctx: XdpContext) -> u32 {
-    // Two functions, so that each is compiled for its family.
+    // Two closures, so that the code is compiled for each family.
     if let Some(verdict) = frames::parse_fast(
         &ctx,
         |packet, length| fast_path(&ctx, packet, length),
@@ -54,7 +57,7 @@ pub fn allowlist(ctx: XdpContext) -> u32 {
     ) {
         return verdict;
     }
-    // VERIFIER: parsed before anything else is known, since parsing is walked once for each way to it.
+    // VERIFIER: parse before loading anything else, because the verifier walks the parser once per state at its entry.
     let (Some(parsed), Some(control)) = (frames::parse(&ctx), ControlRef::get()) else {
         return internal_error();
     };
@@ -80,8 +83,10 @@ pub fn allowlist(ctx: XdpContext) -> u32 {
     record_and_return(&decision, parsed.length().into(), word)
 }
 
-/// A plain packet, where nobody is control of it and the control word is plain too: what nearly all of any traffic, and
-/// of any flood, comes to. The rest takes the longer way, and ends in the same decision.
+/// Judges a packet that the fast path's parser accepted, and returns the XDP action; `None` for a packet that needs the
+/// slow path: the trace is on, a reader waits for events, or the control word requires it.
+///
+/// Nearly all packets take the fast path, also in a flood. Both paths make the same decision.
 #[inline(always)]
 fn fast_path(ctx: &XdpContext, packet: Packet, length: u64) -> Option<u32> {
     let control = ControlRef::get()?;
@@ -94,36 +99,36 @@ fn fast_path(ctx: &XdpContext, packet: Packet, length: u64) -> Option<u32> {
     Some(record_and_return(&decision, length, word))
 }
 
-/// Counts a decision, and carries it out.
+/// Counts a decision and returns its XDP action: the only exit for judged packets.
 #[inline(always)]
 fn record_and_return(decision: &Decision, length: u64, word: ControlBits) -> u32 {
     match decision.verdict {
         Verdict::Pass => {
-            count::passed(decision, length);
+            count::record_pass(decision, length);
             XDP_PASS
         }
         Verdict::Drop => {
-            count::dropped(decision, length);
+            count::record_drop(decision, length);
             if word.observes() { XDP_PASS } else { XDP_DROP }
         }
     }
 }
 
-/// For a program that lacks one of its maps, which the kernel never lets happen.
+/// Counts an internal error and drops the packet: a map is missing. Never called in practice.
 #[inline(always)]
 fn internal_error() -> u32 {
-    count::dropped(&Decision::INTERNAL_ERROR, 0);
+    count::record_drop(&Decision::INTERNAL_ERROR, 0);
     XDP_DROP
 }
 
 #[cfg(not(test))]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    // VERIFIER: no panic survives optimisation; if one did, this loop would be refused at load.
+    // VERIFIER: optimisation removes all panics; if one remained, the kernel would refuse this infinite loop at load.
     loop {}
 }
 
-/// Some helpers, and aya-log's ring buffer among them, are for GPL-compatible programs.
+/// Some helpers, including those for aya-log's ring buffer, require a GPL-compatible licence.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "license")]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,7 +1,7 @@
-//! The maps, and what is looked up in them: the generation in force, and flows.
+//! The maps, and lookups in them: the control word, the active generation and flows.
 //!
-//! Names, values and sizes are `allowlist_common::abi`'s. The numbers here are defaults: the loader
-//! sets what depends on the configuration.
+//! `allowlist_common::abi` defines names, values and sizes. Sizes of 1 are placeholders: the loader sets the sizes that
+//! depend on the configuration.
 
 use allowlist_common::abi::{
     ControlBits, Counters, EVENT_BYTES, Engine, Event, EventBudget, Fallback, GenerationTables,
@@ -22,9 +22,9 @@ use aya_ebpf::programs::XdpContext;
 use crate::{clock, frames, ranges, track, tries};
 
 pub(crate) type Slots<Inner> = ArrayOfMaps<Inner, { SLOTS as usize }>;
-/// Flows by their keys, the least recently used one evicted first.
-pub(crate) type FlowTable<const ROOM: usize> = LruHashMap<Flow, FlowEntry, ROOM>;
-/// In words, since BTF need not know more.
+/// A flow table; evicts the least recently used flow.
+pub(crate) type FlowTable<const ENTRIES: usize> = LruHashMap<Flow, FlowEntry, ENTRIES>;
+/// A [`GenerationTables`] with its pool, as words, so that BTF does not describe the type.
 type TableWords = [u64; size_of::<GenerationTables>() / 8 + MIN_POOL_WORDS as usize];
 
 #[btf_map]
@@ -41,20 +41,16 @@ pub(crate) static MATCHES: PerCpuArray<Traffic, { MAX_MATCHES as usize }> = PerC
 #[btf_map]
 pub(crate) static SERVICE_COUNTS: PerCpuArray<ServiceTraffic, { MAX_SERVICE_COUNTS as usize }> =
     PerCpuArray::new();
-/// Read and written by userspace alone; here so that it is made and pinned with the others.
+// Only userspace uses the next five maps. They are here so that they are created and pinned with the others.
 #[btf_map]
 static INTERFACES: Array<Interface, { MAX_INTERFACES as usize }> = Array::new();
-/// Likewise.
 #[btf_map]
 static IDENTITIES: Array<Identity, { MAX_INTERFACES as usize }> = Array::new();
-/// Likewise.
 #[btf_map]
 static PUBLISHED: Array<[u64; 2], 1, { BPF_F_MMAPABLE as usize }> = Array::new();
-/// Likewise.
 #[btf_map]
 static PREFIXES: Slots<Array<u64, 1, { (BPF_F_MMAPABLE | BPF_F_INNER_MAP) as usize }>> =
     Slots::new();
-/// Likewise.
 #[btf_map]
 static NAMES: Array<u64, 1> = Array::new();
 #[btf_map]
@@ -77,48 +73,48 @@ pub(crate) static EVENTS: RingBuf<Event, { EVENT_BYTES as usize }> = RingBuf::ne
 #[btf_map]
 pub(crate) static EVENT_BUDGET: PerCpuArray<EventBudget, 1> = PerCpuArray::new();
 
-/// The slot of the interface that this copy of the program serves.
+/// The interface slot of this copy of the program.
 #[unsafe(no_mangle)]
 pub(crate) static INTERFACE: Global<u32> = Global::new(0);
 
-/// The same as an index that is always in bounds.
+/// Returns the interface slot as an index that is always in bounds.
 #[inline(always)]
 fn slot() -> usize {
     (INTERFACE.load() % MAX_INTERFACES) as usize
 }
 
-/// Words that userspace stores to at any time.
+/// A reference to the value of the map CONTROL, which userspace stores to at any time.
 #[derive(Clone, Copy)]
 pub(crate) struct ControlRef(*const [u64; 2]);
 
 impl ControlRef {
-    /// `None` is for a map that is missing, which none ever is.
+    /// Returns the reference. Never `None` in practice: the kernel does not load a program with a missing map.
     #[inline(always)]
     pub(crate) fn get() -> Option<Self> {
         CONTROL.get_ptr(0).map(Self)
     }
 
-    /// The control word. To be read once a packet.
+    /// Loads the control word. Called once per packet.
     #[inline(always)]
     pub(crate) fn bits(self) -> ControlBits {
         ControlBits(self.load(0))
     }
 
-    /// Until when somebody reads events, by the kernel's monotonic clock; 0 is for nobody.
+    /// Loads the deadline until which events are emitted, in nanoseconds of the monotonic clock; 0 without a reader.
     #[inline(always)]
     pub(crate) fn events_deadline_ns(self) -> u64 {
         self.load(1)
     }
 
     #[inline(always)]
-    fn load(self, place: usize) -> u64 {
-        // SAFETY: in the map's one element, 8 bytes at an address divisible by 8. Volatile, since userspace stores to
-        // it at any time and it must be loaded once and whole.
-        unsafe { self.0.cast::<u64>().add(place).read_volatile() }
+    fn load(self, index: usize) -> u64 {
+        // SAFETY: an aligned 8-byte load from the map's only element. Volatile, because userspace stores to it at any
+        // time and the value must be loaded exactly once.
+        unsafe { self.0.cast::<u64>().add(index).read_volatile() }
     }
 }
 
-/// What packets of this interface are judged by: the word, or what it falls back to.
+/// Returns the effective control word of this interface: `word`, or its fallback.
 #[inline(always)]
 pub(crate) fn effective_control(word: ControlBits) -> ControlBits {
     if word.is_pending_or_open() {
@@ -128,14 +124,16 @@ pub(crate) fn effective_control(word: ControlBits) -> ControlBits {
     }
 }
 
-/// VERIFIER: a function of its own, since it is hardly ever called, so that it costs nothing else anything.
+/// Returns the effective control word for a pending or open word.
+///
+/// VERIFIER: a separate function, because it is a cold path.
 #[inline(never)]
 fn resolve_fallback(word: u64) -> u64 {
     let Some(fallback) = FALLBACK.get_ptr(0) else {
         return word;
     };
-    // SAFETY: the pointer is to the map's one element. Each part is 8 bytes at an address divisible by 8,
-    // which userspace stores at once; which parts it stores while a word is pending, `Fallback` says.
+    // SAFETY: the pointer is to the map's only element. Each field is an aligned 8-byte value, which userspace stores
+    // atomically; `Fallback` documents which fields change while a word is pending.
     let fallback = unsafe {
         Fallback {
             until: (&raw const (*fallback).until).read_volatile(),
@@ -147,15 +145,15 @@ fn resolve_fallback(word: u64) -> u64 {
     fallback.effective(word, INTERFACE.load(), clock::nanoseconds())
 }
 
-/// The state of the marks of foreign flows on this interface: whether they are complete, and until when some may
-/// be missing.
+/// Returns the state of foreign marks on this interface: whether they are complete, and the time until which some may
+/// be missing, in seconds.
 #[inline(always)]
 pub(crate) fn marking() -> (bool, u32) {
     let Some(marking) = MARKING.get_ptr(0) else {
         return (false, 0);
     };
-    // SAFETY: the map's one element. Volatile, since userspace and other CPUs store to it at any time; each field is
-    // stored at once.
+    // SAFETY: the pointer is to the map's only element. Volatile, because userspace and other CPUs store to it at any
+    // time; each field is stored atomically.
     let (armed, crowded_until) = unsafe {
         (
             (&raw const (*marking).armed).read_volatile(),
@@ -165,7 +163,7 @@ pub(crate) fn marking() -> (bool, u32) {
     (armed >> slot() & 1 != 0, crowded_until as u32)
 }
 
-/// Whether a service covers a port on this interface that this host does not connect from.
+/// Reports whether a service covers a port on this interface, and this host does not connect from the service's ports.
 #[inline(always)]
 pub(crate) fn is_served(word: ControlBits, protocol: u8, port: u16) -> bool {
     let Some(tables) = tables(word) else {
@@ -179,20 +177,20 @@ pub(crate) fn is_served(word: ControlBits, protocol: u8, port: u16) -> bool {
 #[inline(always)]
 fn tables(word: ControlBits) -> Option<&'static GenerationTables> {
     let words = GENERATIONS.get(word.slot())?;
-    // SAFETY: the loader wrote tables there, which are as large and need no more alignment.
+    // SAFETY: the loader has written tables there, which are not larger and have no greater alignment.
     Some(unsafe { &*core::ptr::from_ref(words).cast() })
 }
 
-/// The tables of the generation that one control word names, for one frame.
+/// The tables of the generation that a control word refers to, for one frame.
 pub(crate) struct Generation<'a> {
     word: ControlBits,
     tables: &'static GenerationTables,
-    /// Of the frame that is judged.
+    /// The context of the frame, in which a quoted packet is parsed on demand.
     ctx: &'a XdpContext,
 }
 
 impl<'a> Generation<'a> {
-    /// `None` before the first publish.
+    /// Returns the generation of a control word; `None` before the first publish.
     #[inline(always)]
     pub(crate) fn of(word: ControlBits, ctx: &'a XdpContext) -> Option<Self> {
         Some(Self {
@@ -248,7 +246,7 @@ impl Tables for Generation<'_> {
         let Some(ports) = PORTS.get_ptr(0) else {
             return false;
         };
-        // SAFETY: the map's one element; 4 aligned bytes of it, loaded at once.
+        // SAFETY: an aligned 4-byte load from the map's only element.
         let until = unsafe { (*ports).until[port_table(protocol)][port as usize] };
         until != 0 && clock::seconds() < until
     }

@@ -1,6 +1,6 @@
-//! A source in the range table: loads from one map value, and no call.
+//! Source lookup in the range table: loads from one map value, without a helper call.
 //!
-//! The search is `allowlist_common::ranges`'; this file gives it the memory behind the tables.
+//! `allowlist_common::ranges` has the search; this file gives it the pool after the tables.
 
 use allowlist_common::abi::{GenerationTables, Grant, MAX_MATCHES, MIN_POOL_WORDS};
 use allowlist_common::packet::Address;
@@ -8,11 +8,11 @@ use allowlist_common::ranges::v6::BLOCK_WORDS;
 use allowlist_common::ranges::{Pool, v4, v6};
 use aya_ebpf::Global;
 
-/// The words of the pool behind each generation's tables.
+/// The size of the pool after each generation's tables, in words.
 #[unsafe(no_mangle)]
 static POOL: Global<u32> = Global::new(MIN_POOL_WORDS);
 
-/// What a source may reach, by the range table behind `tables`.
+/// Returns the services that a source may reach, from the range table in and after `tables`.
 #[inline(always)]
 pub(crate) fn grant(tables: &'static GenerationTables, source: &Address) -> Grant {
     let pool = TrailingPool {
@@ -29,12 +29,12 @@ pub(crate) fn grant(tables: &'static GenerationTables, source: &Address) -> Gran
             v6::find(root, address, &pool)
         }
     };
-    // Nobody's id reaches nothing: to tell it from the others would be one more guess.
+    // Id 0 reaches no service; testing for it would be one more branch to mispredict.
     let services = tables.reach[(id % MAX_MATCHES as u16) as usize];
     Grant::new(services, u32::from(id))
 }
 
-/// The words that follow the tables in their map value.
+/// The pool: the words after the tables in the same map value.
 #[derive(Clone, Copy)]
 struct TrailingPool {
     start: *const u64,
@@ -43,47 +43,47 @@ struct TrailingPool {
 
 impl Pool for TrailingPool {
     #[inline(always)]
-    fn u64_at(&self, place: u32) -> Option<u64> {
-        // VERIFIER: compared with a constant of this load, so it knows how far the place reaches.
-        if place >= self.words {
+    fn u64_at(&self, index: u32) -> Option<u64> {
+        // VERIFIER: compared with a load-time constant, so the verifier knows the index's bound.
+        if index >= self.words {
             return None;
         }
-        // SAFETY: the value that the tables are in has so many words behind them.
-        Some(unsafe { *self.start.add(place as usize) })
+        // SAFETY: the map value has `words` words after the tables.
+        Some(unsafe { *self.start.add(index as usize) })
     }
 
     #[inline(always)]
-    fn u32_at(&self, place: u32) -> Option<u32> {
-        if place >= self.words * 2 {
-            return None;
-        }
-        // SAFETY: as above.
-        Some(unsafe { *self.start.cast::<u32>().add(place as usize) })
-    }
-
-    #[inline(always)]
-    fn u64x4_at(&self, place: u32) -> Option<&[u64; 4]> {
-        if place >= self.words / 4 {
+    fn u32_at(&self, index: u32) -> Option<u32> {
+        if index >= self.words * 2 {
             return None;
         }
         // SAFETY: as above.
-        Some(unsafe { &*self.start.cast::<[u64; 4]>().add(place as usize) })
+        Some(unsafe { *self.start.cast::<u32>().add(index as usize) })
     }
 
     #[inline(always)]
-    fn cache_line_at(&self, place: u32) -> Option<&[u64; BLOCK_WORDS]> {
-        if place >= self.words / BLOCK_WORDS as u32 {
+    fn u64x4_at(&self, index: u32) -> Option<&[u64; 4]> {
+        if index >= self.words / 4 {
             return None;
         }
-        // SAFETY: as above; words are aligned for it.
-        Some(unsafe { &*self.start.cast::<[u64; BLOCK_WORDS]>().add(place as usize) })
+        // SAFETY: as above.
+        Some(unsafe { &*self.start.cast::<[u64; 4]>().add(index as usize) })
     }
 
     #[inline(always)]
-    fn prefetch(&self, place: u32) {
-        if place < self.words * 2 {
-            // SAFETY: as above. Volatile, since what is there is not looked at.
-            let _ = unsafe { self.start.cast::<u32>().add(place as usize).read_volatile() };
+    fn cache_line_at(&self, index: u32) -> Option<&[u64; BLOCK_WORDS]> {
+        if index >= self.words / BLOCK_WORDS as u32 {
+            return None;
+        }
+        // SAFETY: as above; an array of words has the alignment of a word.
+        Some(unsafe { &*self.start.cast::<[u64; BLOCK_WORDS]>().add(index as usize) })
+    }
+
+    #[inline(always)]
+    fn prefetch(&self, index: u32) {
+        if index < self.words * 2 {
+            // SAFETY: as above. Volatile, because the compiler would remove an unused load.
+            let _ = unsafe { self.start.cast::<u32>().add(index as usize).read_volatile() };
         }
     }
 }

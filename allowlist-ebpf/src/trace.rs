@@ -1,4 +1,4 @@
-//! One log line a packet, for `--trace`. Off, it is dead code that the verifier removes at load.
+//! One log line per packet, for `--trace`. Otherwise dead code, which the verifier removes at load.
 
 use allowlist_common::judge::Decision;
 use allowlist_common::packet::{Address, Contents, Transport};
@@ -17,15 +17,15 @@ pub(crate) fn is_on() -> bool {
     TRACE.load() != 0
 }
 
-/// A line for the packet that was parsed last on this CPU.
+/// Logs the decision on the packet that was parsed last on this CPU.
 #[inline(always)]
 pub(crate) fn log(ctx: &XdpContext, decision: &Decision) {
-    log_end(ctx, decision.verdict as u32, decision.reason as u32);
+    log_decision(ctx, decision.verdict as u32, decision.reason as u32);
 }
 
-/// A function of its own, with its own stack. Numbers, since BTF cannot describe more.
+/// A separate function, which has its own stack frame. Takes numbers, because BTF cannot describe enums here.
 #[inline(never)]
-fn log_end(ctx: &XdpContext, verdict: u32, reason: u32) {
+fn log_decision(ctx: &XdpContext, verdict: u32, reason: u32) {
     let (Some(verdict), Some(reason)) = (
         Verdict::ALL.get(verdict as usize),
         Reason::ALL.get(reason as usize),

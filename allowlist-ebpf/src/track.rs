@@ -1,11 +1,11 @@
-//! Records the flows that this host initiates on an interface, so that their answers pass.
+//! The flow tracker: records the flows that this host initiates on an interface, so that their answers pass.
 //!
-//! Invariants: no packet is delayed or changed; only the maps' entries are.
-//! Flows from a port that a service covers are not recorded, unless this host connects from that service's ports
-//! as well: packets to such a port are the service's to judge, and a busy service would evict this host's own flows.
+//! Invariants: packets are neither dropped nor changed. Flows from a port that a service covers are not recorded, unless
+//! this host also connects from that service's ports: the service's policy decides on packets to such a port, and a busy
+//! service would evict this host's own flows.
 //!
-//! Flows are recorded under every control word, since the program is attached only where that is needed: from
-//! a little before the first packet is judged.
+//! Records flows under every control word that is not open: the program is attached only where flows are tracked, and
+//! before the first packet is judged.
 
 use allowlist_common::abi::ControlBits;
 use allowlist_common::flow::{
@@ -22,10 +22,14 @@ use crate::maps::{
 };
 use crate::{clock, foreign, frames};
 
-/// To the next program on this interface (`TCX_NEXT`, `TC_ACT_UNSPEC`).
+/// Continues with the next program on this interface (`TCX_NEXT`, `TC_ACT_UNSPEC`).
 const NEXT: i32 = -1;
-/// The entry point for frames that are sent.
-#[expect(clippy::needless_pass_by_value, reason = "the macro passes it so")]
+
+/// Records the flow of an outbound frame.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the macro passes the context by value"
+)]
 #[classifier]
 pub fn allowlist_track(ctx: TcContext) -> i32 {
     if let Some(control) = ControlRef::get()
@@ -47,7 +51,7 @@ fn record(ctx: &TcContext, word: ControlBits, sent: &OutboundPacket) {
         return;
     }
     let now = clock::seconds();
-    // VERIFIER: both fields have a value on every path, which an `Option`'s would not.
+    // VERIFIER: initializes both fields on every path; with an `Option` they would be uninitialized for `None`.
     let before = lookup(&FLOWS, flow).map_or(FlowEntry::NONE, |entry| entry);
     let has_socket = before.closing != 0 && has_open_socket(ctx);
     let mut update = sent.update(before, has_socket, now);
@@ -58,7 +62,7 @@ fn record(ctx: &TcContext, word: ControlBits, sent: &OutboundPacket) {
         Table::Own => refresh_entry(sent, before, update.entry, now),
         Table::Foreign => {
             if before.is_some() {
-                let _ = FLOWS.remove(flow); // fails if it was just evicted
+                let _ = FLOWS.remove(flow); // fails if the entry has just been evicted
             }
             foreign::mark(&flow.foreign(), update.entry, now);
         }
@@ -66,7 +70,7 @@ fn record(ctx: &TcContext, word: ControlBits, sent: &OutboundPacket) {
     }
 }
 
-/// The update of a packet that its own entry leaves undecided: by its mark, and by its port where it has none.
+/// Returns the update for a packet that the flow's own entry leaves undecided, from its mark and its local port.
 #[inline(always)]
 fn decide(sent: &OutboundPacket, before: FlowEntry, now: u32) -> Update {
     let flow = &sent.flow;
@@ -87,14 +91,15 @@ fn decide(sent: &OutboundPacket, before: FlowEntry, now: u32) -> Update {
     sent.decide(before, mark, &origins, now)
 }
 
-/// Writes the entry of an own flow, unless it has it already; what extends the flow extends its peer and port.
+/// Writes the entry of an own flow, unless it is up to date. An update that extends the flow also extends its peer and
+/// its port.
 #[inline(always)]
 fn refresh_entry(sent: &OutboundPacket, before: FlowEntry, after: FlowEntry, now: u32) {
     let flow = &sent.flow;
     if before.is_equivalent_to(after) {
         return;
     }
-    // Fails when the map is busy; the next packet tries again.
+    // Fails under contention; the flow's next packet tries again.
     if FLOWS.insert(flow, after, 0).is_err() || after.expires <= before.expires {
         return;
     }
@@ -102,7 +107,7 @@ fn refresh_entry(sent: &OutboundPacket, before: FlowEntry, after: FlowEntry, now
     if let Some(ports) = PORTS.get_ptr_mut(0) {
         let until = now + max_lifetime(flow.protocol);
         let table = port_table(flow.protocol);
-        // SAFETY: the map's one element. Another CPU may store a second more or less meanwhile.
+        // SAFETY: the pointer is to the map's only element. Other CPUs may store a time that differs by one second.
         unsafe {
             (*ports).until[table][flow.local_port as usize] = until;
             (*ports).until[table][0] = until;
@@ -110,12 +115,13 @@ fn refresh_entry(sent: &OutboundPacket, before: FlowEntry, after: FlowEntry, now
     }
 }
 
-/// Whether a packet comes from a socket that is neither closed nor waits for stray segments only.
+/// Reports whether a packet comes from an open socket: neither closed nor in TIME-WAIT.
 #[inline(always)]
 fn has_open_socket(ctx: &TcContext) -> bool {
-    /// By the kernel's number of a TCP state: all but closed, listening, waiting and opened by the other side.
+    /// The open states, by the kernel's numbers of TCP states: ESTABLISHED, SYN-SENT, FIN-WAIT-1, FIN-WAIT-2,
+    /// CLOSE-WAIT, LAST-ACK and CLOSING.
     const OPEN: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
-    // SAFETY: the context is this program's own; the socket is the packet's for as long as it is seen here.
+    // SAFETY: the context is this program's; the packet's socket is valid while the program runs.
     let state = unsafe {
         let socket = (*ctx.skb.skb).__bindgen_anon_2.sk;
         if socket.is_null() {
@@ -126,21 +132,26 @@ fn has_open_socket(ctx: &TcContext) -> bool {
     OPEN >> (state % 32) & 1 != 0
 }
 
-/// VERIFIER: a key as large as a flow takes much of the stack, at each place that looks for one.
+/// Scratch memory for the key of a lookup.
+///
+/// VERIFIER: on the stack, each lookup would need its own 40 bytes of the 512.
 #[btf_map]
 static KEY: PerCpuArray<Flow, 1> = PerCpuArray::new();
 
-/// The entry of a flow in a table.
+/// Returns the entry of a flow in a table.
 #[inline(always)]
-pub(crate) fn lookup<const ROOM: usize>(table: &FlowTable<ROOM>, flow: &Flow) -> Option<FlowEntry> {
+pub(crate) fn lookup<const ENTRIES: usize>(
+    table: &FlowTable<ENTRIES>,
+    flow: &Flow,
+) -> Option<FlowEntry> {
     let key = KEY.get_ptr_mut(0)?;
-    // SAFETY: this CPU's own, and no other program runs on this CPU meanwhile.
+    // SAFETY: this CPU's copy, and no other program runs on this CPU at the same time.
     let key = unsafe {
         key.write(*flow);
         &*key
     };
     let entry = table.get_ptr(key)?;
-    // SAFETY: an entry is written whole before it is found. One that is evicted meanwhile may hold
-    // another flow's times, which at worst ends or prolongs this one by those.
+    // SAFETY: the kernel writes an entry before it becomes visible. If it is evicted and reused during the load, the
+    // result may have another flow's times, which at worst shortens or extends this flow's.
     Some(unsafe { *entry })
 }

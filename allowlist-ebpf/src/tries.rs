@@ -1,4 +1,4 @@
-//! The other lookup: a source in the kernel's longest-prefix-match tries.
+//! Source lookup in the kernel's longest-prefix-match tries: the alternative to the range table.
 
 use allowlist_common::abi::Grant;
 use allowlist_common::packet::Address;
@@ -8,9 +8,11 @@ use aya_ebpf::macros::btf_map;
 use crate::key::AlignedKey;
 use crate::maps::Slots;
 
-/// VERIFIER: values of maps in slots must not be structs to BTF. Linux 5.15 to 6.1 compares what it
-/// knows of a timer in them (`bpf_map_meta_equal`), which differs between a map made from BTF and one
-/// made without, as the loader makes them, and refuses to put the one in the other's place.
+/// A [`Grant`], as words.
+///
+/// VERIFIER: the value type of an inner map must not be a struct in BTF. `bpf_map_meta_equal` of Linux 5.15 to 6.1
+/// compares the timer metadata of the value types, which differs between a map with BTF and one without, as the loader
+/// creates them, and then refuses to replace the inner map.
 type GrantWords = [u32; size_of::<Grant>() / 4];
 type Trie<K> = LpmTrie<K, GrantWords, 1>;
 
@@ -19,7 +21,7 @@ static TRIES_V4: Slots<Trie<[u8; 4]>> = Slots::new();
 #[btf_map]
 static TRIES_V6: Slots<Trie<[u8; 16]>> = Slots::new();
 
-/// What a source may reach, by the tries in a slot.
+/// Returns the services that a source may reach, from the tries in a slot.
 #[inline(always)]
 pub(crate) fn grant(slot: u32, source: &Address) -> Option<Grant> {
     match *source {
@@ -37,6 +39,6 @@ pub(crate) fn grant(slot: u32, source: &Address) -> Option<Grant> {
 
 #[inline(always)]
 const fn grant_of(words: &GrantWords) -> Grant {
-    // SAFETY: the loader wrote a grant there, which is as large, and any bits are one.
+    // SAFETY: the loader has written a grant there, which has the same size, and every bit pattern is valid.
     unsafe { core::mem::transmute(*words) }
 }

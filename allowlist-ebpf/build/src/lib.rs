@@ -1,7 +1,7 @@
-//! Builds a package of eBPF programs, by a cargo of its own: another target, another profile, and a
-//! `core` built from source. For the build script of the crate that carries the object.
+//! Builds a package of eBPF programs in a separate cargo invocation: for another target, with another profile, and with
+//! `core` built from source. Used by the build script of the crate that embeds the object.
 //!
-//! Installs nothing: where the tools are missing it names the command that gets them.
+//! Installs nothing: if a tool is missing, the error names the command that installs it.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use aya_build::{Package, Toolchain};
 
-/// Leaves the object of `package`, which is in this `folder` of the workspace, in the build script's
-/// `OUT_DIR`, under the package's name. It is all that a build script does: it starts no thread before.
+/// Builds `package` in the workspace's `folder`, and writes the object to the build script's `OUT_DIR`, under the
+/// package's name.
+///
+/// Must be the build script's only action: it modifies environment variables, which requires a single thread.
 pub fn main(package: &str, folder: &str) {
     if let Err(error) = build(package, folder) {
         println!("cargo::error={error:#}");
@@ -21,10 +23,10 @@ fn build(package: &str, folder: &str) -> Result<()> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
         .ancestors()
         .nth(2)
-        .context("no workspace around this crate")?;
+        .context("this crate is not in a workspace")?;
     let tools = tools(workspace)
-        .context("bpf-linker is missing: run `cargo xtask build` once, which gets it")?;
-    // aya-build watches the eBPF crate alone.
+        .context("bpf-linker is missing: run `cargo xtask build` once to install it")?;
+    // aya-build watches only the eBPF crate.
     for input in [
         "allowlist-common",
         "Cargo.lock",
@@ -43,12 +45,12 @@ fn build(package: &str, folder: &str) -> Result<()> {
 
     set_environment(&[
         ("PATH", &path_with(tools)?),
-        // The pinned stable compiler takes `-Z build-std=core`, which the target needs.
+        // Allows `-Z build-std=core`, which the target needs, with the pinned stable compiler.
         ("RUSTC_BOOTSTRAP", "1"),
-        // aya-build repeats what this cargo says as warnings; errors come through all the same.
+        // aya-build repeats cargo's output as warnings; errors appear in quiet mode too.
         ("CARGO_TERM_QUIET", "true"),
-        // After the workspace's thin LTO, core's memcpy stays a global function, which the verifier
-        // checks apart from its callers' bounds. A profile cannot set this for one package.
+        // With the workspace's thin LTO, core's memcpy remains a global function, which the verifier checks without
+        // its callers' bounds. A profile cannot set LTO for one package.
         ("CARGO_PROFILE_RELEASE_LTO", "fat"),
         // A caller's CARGO_INCREMENTAL=1 splits the programs into more codegen units, whose stack accesses the
         // verifier of Linux 6.18 refuses as misaligned.
@@ -59,7 +61,7 @@ fn build(package: &str, folder: &str) -> Result<()> {
     let channel = toolchain
         .lines()
         .find_map(|line| line.strip_prefix("channel = "))
-        .context("rust-toolchain.toml names no channel")?;
+        .context("rust-toolchain.toml has no channel")?;
     let ebpf = workspace.join(folder);
     let package = Package {
         name: package,
@@ -68,12 +70,12 @@ fn build(package: &str, folder: &str) -> Result<()> {
     };
     let channel = channel.trim_matches('"');
     aya_build::build_ebpf([package], Toolchain::Custom(channel)).context(
-        "the eBPF object was not built: the warnings say why (if it is rust-src that is missing, \
-         `cargo xtask build` gets it)",
+        "cannot build the eBPF object (see the warnings above; if rust-src is missing, run `cargo \
+         xtask build` once to install it)",
     )
 }
 
-/// The folder of bpf-linker: in the target folder that this build writes to, else the workspace's.
+/// Returns the folder of bpf-linker: in this build's target folder, or else in the workspace's.
 fn tools(workspace: &Path) -> Option<PathBuf> {
     let out_dir = PathBuf::from(env::var_os("OUT_DIR")?);
     let workspaces_target = workspace.join("target");
@@ -91,14 +93,14 @@ fn path_with(first: PathBuf) -> Result<String> {
         .map_err(|path| anyhow::anyhow!("PATH is not UTF-8: {}", path.display()))
 }
 
-/// aya-build passes on this process's environment, and offers no other way in.
+/// Sets environment variables of this process, which aya-build passes on to cargo; it has no parameter for them.
 #[expect(
     unsafe_code,
     reason = "setting a variable is unsafe where threads may read it"
 )]
 fn set_environment(variables: &[(&str, &str)]) {
     for (name, value) in variables {
-        // SAFETY: this process has one thread until aya-build starts its own, later.
+        // SAFETY: this process has one thread; aya-build starts its threads later.
         unsafe { env::set_var(name, value) };
     }
 }
