@@ -194,6 +194,8 @@ pub fn require(path: &Path) -> io::Result<()> {
 mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
+    use expect_test::expect;
+
     use super::*;
 
     fn set_mode(path: &Path, mode: u32) {
@@ -270,5 +272,30 @@ mod tests {
             assert_eq!(problem(other, None), Some(Problem::Owner(me)));
             assert_eq!(problem(other, Some(me)), Some(Problem::SudoUser(me)));
         }
+    }
+
+    #[test]
+    fn findings_name_the_component_and_the_remedy() {
+        let nobody = 4_000_000_000;
+        let texts = [
+            Problem::Owner(Uid::from_raw(nobody)),
+            Problem::SudoUser(Uid::from_raw(nobody)),
+            Problem::GroupWritable(Gid::from_raw(nobody)),
+            Problem::WorldWritable,
+        ]
+        .map(|problem| {
+            let finding = Finding {
+                path: "/srv/lists".into(),
+                problem,
+            };
+            let path = "/srv/lists/office.txt".into();
+            Untrusted { path, finding }.to_string()
+        })
+        .join("\n");
+        expect![[r#"
+            /srv/lists/office.txt could be changed by other users than root: /srv/lists belongs to user 4000000000; `chown root /srv/lists`
+            /srv/lists/office.txt could be changed by other users than root: /srv/lists belongs to user 4000000000; `chown root /srv/lists`
+            /srv/lists/office.txt could be changed by other users than root: /srv/lists is writable by group 4000000000; `chmod g-w /srv/lists`
+            /srv/lists/office.txt could be changed by other users than root: /srv/lists is writable by every user; `chmod o-w /srv/lists`"#]].assert_eq(&texts);
     }
 }

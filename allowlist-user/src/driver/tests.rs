@@ -1,5 +1,9 @@
 //! Predictions: a row for each condition, on both of its sides.
 
+use std::fmt::Write as _;
+
+use expect_test::{expect, expect_file};
+
 use super::Prediction::*;
 use super::*;
 use crate::config::AttachMode::{Auto, Generic, Native, Offload};
@@ -100,117 +104,87 @@ fn with_program(name: Option<&str>, mode: Option<AttachedIn>) -> Driver {
 }
 
 #[track_caller]
-fn check(driver: &Driver, wanted: AttachMode, expected: &Prediction, remedy: Option<&str>) {
-    let predicted = driver.predict(wanted);
-    assert_eq!(predicted, *expected, "{wanted:?} {driver:?}");
-    let found = predicted.obstacle();
-    let found = found.and_then(|obstacle| obstacle.remedy(&driver.interface));
-    assert_eq!(found.as_deref(), remedy, "{wanted:?} {driver:?}");
+fn check(driver: &Driver, wanted: AttachMode, expected: &Prediction) {
+    assert_eq!(driver.predict(wanted), *expected, "{wanted:?} {driver:?}");
 }
 
-/// Forced native mode fails where the automatic choice falls back, for the same reason.
+/// Forced native mode fails where the automatic choice falls back, for the same reason. Returns the texts for it.
 #[track_caller]
-fn check_obstacle(driver: &Driver, obstacle: Obstacle, remedy: Option<&str>) {
-    check(driver, Auto, &FallsBack(obstacle.clone()), remedy);
-    check(driver, Native, &Fails(obstacle), remedy);
+fn check_obstacle(driver: &Driver, obstacle: Obstacle) -> String {
+    check(driver, Auto, &FallsBack(obstacle.clone()));
     // Generic mode does not depend on the driver.
-    check(driver, Generic, &Attaches(AttachedIn::Generic), None);
+    check(driver, Generic, &Attaches(AttachedIn::Generic));
+    let text = text(driver, &obstacle);
+    check(driver, Native, &Fails(obstacle));
+    text
+}
+
+/// The texts of an obstacle.
+fn text(driver: &Driver, obstacle: &Obstacle) -> String {
+    let name = driver.name.as_deref().unwrap_or_default();
+    let remedy = obstacle.remedy(&driver.interface);
+    let remedy = remedy.as_deref().unwrap_or("-");
+    format!("{name}: {obstacle}\nremedy: {remedy}\n\n")
 }
 
 #[test]
-fn an_obstacle_of_a_virtual_interface_has_a_remedy() {
+fn obstacles_of_virtual_interfaces() {
+    let mut texts = String::new();
     let few = |rx, raise_to, peer: Option<&str>| Obstacle::FewQueues {
         rx: Some(rx),
         raise_to,
         peer: peer.map(str::to_owned),
     };
-    for (driver, obstacle, remedy) in [
-        (with_xdp(0, driver("e1000e")), Obstacle::NoNative, None),
+    for (driver, obstacle) in [
+        (with_xdp(0, driver("e1000e")), Obstacle::NoNative),
         (
             short_veth(1, 1, Some(("vq2", Some(4)))),
             few(1, None, Some("vq2")),
-            Some("`ethtool -L vq2 tx 1`"),
         ),
         (
             short_veth(1, 8, Some(("vq2", Some(4)))),
             few(1, Some(4), Some("vq2")),
-            Some("`ethtool -L eth0 rx 4`"),
         ),
-        (
-            short_veth(2, 8, None),
-            few(2, Some(8), None),
-            Some("`ethtool -L eth0 rx 8`"),
-        ),
-        (
-            short_veth(2, 2, None),
-            few(2, None, None),
-            Some("`ethtool -L PEER tx 2` in the network namespace of the peer"),
-        ),
-        (
-            virtio(&[7, 32]),
-            Obstacle::HostOffloads,
-            Some(
-                "the host has to offer control over offloads (QEMU: `ctrl_guest_offloads=on`), or to switch the offloads off",
-            ),
-        ),
+        (short_veth(2, 8, None), few(2, Some(8), None)),
+        (short_veth(2, 2, None), few(2, None, None)),
+        (virtio(&[7, 32]), Obstacle::HostOffloads),
     ] {
-        check_obstacle(&driver, obstacle, remedy);
+        texts += &check_obstacle(&driver, obstacle);
     }
+    expect_file!["snapshots/virtual_interfaces.txt"].assert_eq(&texts);
 }
 
 #[test]
-fn an_obstacle_of_a_card_has_a_remedy() {
+fn obstacles_of_network_cards() {
+    let mut texts = String::new();
     let queues = |most, separate| Obstacle::Queues { most, separate };
     let lro = |name| Driver {
         lro: true,
         ..driver(name)
     };
-    for (driver, obstacle, remedy) in [
+    for (driver, obstacle) in [
         (
             with_mtu(9001, combined("ena", 4, 8)),
             Obstacle::Mtu { largest: 3498 },
-            Some("`ip link set eth0 mtu 3498`"),
         ),
-        (
-            combined("ena", 8, 8),
-            queues(4, false),
-            Some("`ethtool -L eth0 combined 4`"),
-        ),
-        (combined("ena", 1, 1), queues(0, false), None),
+        (combined("ena", 8, 8), queues(4, false)),
+        (combined("ena", 1, 1), queues(0, false)),
         (
             with_mtu(1501, driver("igc")),
             Obstacle::Mtu { largest: 1500 },
-            Some("`ip link set eth0 mtu 1500`"),
         ),
-        (
-            lro("ixgbe"),
-            Obstacle::Lro,
-            Some("`ethtool -K eth0 lro off`"),
-        ),
-        (
-            lro("mlx5_core"),
-            Obstacle::Lro,
-            Some("`ethtool -K eth0 lro off`"),
-        ),
+        (lro("ixgbe"), Obstacle::Lro),
+        (lro("mlx5_core"), Obstacle::Lro),
         (
             Driver {
                 hardware_gro: true,
                 ..driver("mlx5_core")
             },
             Obstacle::HardwareGro,
-            Some("`ethtool -K eth0 rx-gro-hw off`"),
         ),
-        (lro("gve"), Obstacle::Lro, Some("`ethtool -K eth0 lro off`")),
-        (
-            separate("gve", 3, 3, 4),
-            queues(2, true),
-            Some("`ethtool -L eth0 rx 2 tx 2`"),
-        ),
-        (
-            separate("gve", 2, 1, 4),
-            queues(1, true),
-            Some("`ethtool -L eth0 rx 1 tx 1`"),
-        ),
+        (lro("gve"), Obstacle::Lro),
+        (separate("gve", 3, 3, 4), queues(2, true)),
+        (separate("gve", 2, 1, 4), queues(1, true)),
         (
             Driver {
                 channels: Some(Channels {
@@ -224,11 +198,11 @@ fn an_obstacle_of_a_card_has_a_remedy() {
                 ..driver("bnxt_en")
             },
             Obstacle::SeparateQueues { combined: 4 },
-            Some("`ethtool -L eth0 rx 0 tx 0 combined 4`"),
         ),
     ] {
-        check_obstacle(&driver, obstacle, remedy);
+        texts += &check_obstacle(&driver, obstacle);
     }
+    expect_file!["snapshots/network_cards.txt"].assert_eq(&texts);
 }
 
 #[test]
@@ -321,28 +295,66 @@ fn on_the_card_the_features_decide() {
 
 #[test]
 fn a_program_that_is_there_decides_first() {
-    let other = || Obstacle::OtherProgram {
+    let other = Obstacle::OtherProgram {
         id: 7,
         name: "other".to_owned(),
     };
+    let above = Obstacle::FilteredMaster("br0".to_owned());
     let native = Some(AttachedIn::Native);
+    let driver = with_program(Some("other"), native);
+    let bridged = Driver {
+        filtered_master: Some("br0".to_owned()),
+        ..with_xdp(ALL, short_veth(2, 2, None))
+    };
     for wanted in [Auto, Native, Generic] {
-        let remedy = "`ip link set dev eth0 xdp off`, or stop the process that attached it";
-        let driver = with_program(Some("other"), native);
-        check(&driver, wanted, &Fails(other()), Some(remedy));
+        check(&driver, wanted, &Fails(other.clone()));
         let unnamed = with_program(None, native);
         let expected = DriverDecides(Undecided::ProgramUnknown);
-        check(&unnamed, wanted, &expected, None);
-        let bridged = Driver {
-            filtered_master: Some("br0".to_owned()),
-            ..with_xdp(ALL, short_veth(2, 2, None))
-        };
-        let expected = Fails(Obstacle::FilteredMaster("br0".to_owned()));
-        let remedy = "filter br0 alone, or `ip link set dev br0 xdp off`";
-        check(&bridged, wanted, &expected, Some(remedy));
+        check(&unnamed, wanted, &expected);
+        check(&bridged, wanted, &Fails(above.clone()));
     }
     let own = with_program(Some("allowlist"), native);
-    check(&own, Auto, &Attached(native), None);
+    check(&own, Auto, &Attached(native));
     // A start attaches it in the other mode.
-    check(&own, Generic, &Attaches(AttachedIn::Generic), None);
+    check(&own, Generic, &Attaches(AttachedIn::Generic));
+    let texts = text(&driver, &other) + &text(&bridged, &above);
+    expect_file!["snapshots/programs.txt"].assert_eq(&texts);
+}
+
+#[test]
+fn outcomes_and_reasons_without_a_prediction_have_texts() {
+    let mut texts = String::new();
+    for outcome in [
+        Outcome::Native,
+        Outcome::NativeAfterReset,
+        Outcome::Generic,
+        Outcome::Offload,
+        Outcome::Fails,
+        Outcome::Unknown,
+    ] {
+        let json = serde_json::to_string(&outcome).expect("an outcome is JSON");
+        writeln!(texts, "{json}: {outcome}").expect("a string takes any text");
+    }
+    for reason in [
+        Undecided::FeaturesUnknown,
+        Undecided::Conditions,
+        Undecided::LongPackets,
+        Undecided::ProgramUnknown,
+    ] {
+        writeln!(texts, "{reason:?}: {reason}").expect("a string takes any text");
+    }
+    writeln!(texts, "{}", Obstacle::NoOffload).expect("a string takes any text");
+    expect![[r#"
+        "native": native
+        "native-after-reset": native, after a link reset
+        "generic": generic
+        "offload": offload
+        "fails": fails
+        "unknown": not known
+        FeaturesUnknown: this kernel does not report the driver's XDP features (Linux 6.3 does), so the driver decides
+        Conditions: the driver supports it, and decides by conditions of its own
+        LongPackets: the driver supports no packets in several buffers, and decides whether the MTU is too large
+        ProgramUnknown: there is an XDP program, and only root can read whether it is the filter's
+        the driver supports no XDP on the card
+    "#]].assert_eq(&texts);
 }
