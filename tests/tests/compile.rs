@@ -12,6 +12,7 @@ use allowlist_tests::model::{Model, static_snapshot};
 use allowlist_user::compile::{CompileError, Names, compile};
 use allowlist_user::config::Config;
 use allowlist_user::policy::{DefaultVerdict, Rules};
+use expect_test::expect;
 use proptest::prelude::*;
 
 proptest! {
@@ -222,7 +223,8 @@ fn what_does_not_fit_is_an_error_that_says_what_to_do() {
             ..
         }
     ));
-    assert!(error.to_string().contains("raise max_prefixes"), "{error}");
+    expect![[r#"3 prefixes do not fit max_prefixes = 2; nothing was changed; raise max_prefixes, or drop a source (the largest is "b" with 2)"#]]
+        .assert_eq(&error.to_string());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use allowlist_tests::skip;
 use allowlist_user::cli::generate;
-use allowlist_user::config::Config;
+use allowlist_user::config::{Config, ConfigError};
 use allowlist_user::error_code::ErrorCode;
 use strum::IntoEnumIterator as _;
 
@@ -123,16 +123,19 @@ fn the_examples_defaults_are_the_programs() {
     );
 }
 
-/// The keys that the program takes in a table, in its own words: it names them all to who writes one that it
-/// does not know. `text` has such a key, `0`.
+/// Returns the keys that the program accepts in a table, from the end of the error for an unknown key. `text` has
+/// such a key, `0`.
 fn known_keys(text: &str) -> Vec<String> {
-    let error = Config::parse(text, Path::new("known keys")).expect_err("it has an unknown key");
-    let error = error.to_string();
-    let (_, keys) = error
-        .split_once("unknown key; the keys here are ")
-        .unwrap_or_else(|| panic!("{text}: {error}"));
-    let keys = keys.lines().next().expect("a line");
-    keys.split(", ").map(str::to_owned).collect()
+    let error = Config::parse(text, Path::new("known keys")).expect_err("the key is unknown");
+    let ConfigError::Invalid(problems) = &error else {
+        panic!("{text}: {error}")
+    };
+    let problem = problems.iter().find(|problem| problem.key.ends_with('0'));
+    let problem = problem.unwrap_or_else(|| panic!("{text}: {error}"));
+    let keys = problem.message.split(", ");
+    keys.filter_map(|key| key.rsplit(' ').next())
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]

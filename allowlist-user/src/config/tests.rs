@@ -1,16 +1,17 @@
-//! Configurations and what is said about them.
+//! Tests of reading configurations. The texts of all errors and warnings are in the snapshots.
 
 use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
+use expect_test::{ExpectFile, expect, expect_file};
 use proptest::prelude::*;
 
 use super::*;
 use crate::policy::{Engine, Format, Http, Keep};
 
-/// A service and a source of everything right, for the case's own text to be wrong beside.
-const RIGHT: &str = r#"
+/// A valid configuration, to which a case adds its own text.
+const VALID: &str = r#"
 [services.web]
 ports = ["tcp/443"]
 allow = ["office"]
@@ -33,19 +34,28 @@ fn parse_right(text: &str) -> Config {
     parse(text).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// `expected` is what is printed, without the file's folder.
+/// Returns the error of an invalid configuration, without the folder of the file.
 #[track_caller]
-fn check_wrong(text: &str, expected: &str) {
+fn error_of(text: &str) -> String {
     let error = parse(text).expect_err("must be refused").to_string();
-    assert_eq!(
-        error.replace("/etc/allowlist/", ""),
-        expected,
-        "\nof {text}"
-    );
+    error.replace("/etc/allowlist/", "")
+}
+
+/// Compares the errors of invalid configurations with a snapshot, where each follows its indented configuration.
+#[track_caller]
+fn check_mistakes(texts: impl IntoIterator<Item = String>, snapshot: &ExpectFile) {
+    let mut found = String::new();
+    for text in texts {
+        for line in text.lines() {
+            writeln!(found, "    {line}").expect("a string takes any text");
+        }
+        writeln!(found, "{}\n", error_of(&text)).expect("a string takes any text");
+    }
+    snapshot.assert_eq(&found);
 }
 
 #[test]
-fn reads_everything() {
+fn reads_every_key() {
     let config = parse_right(
         r#"
         interfaces = ["eth0", "eth1"]
@@ -130,7 +140,7 @@ fn reads_everything() {
     check_sources(&config.policy.sources);
 }
 
-/// Those of the text above.
+/// Checks the sources of the configuration in `reads_every_key`.
 fn check_sources(sources: &[Source]) {
     let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
     assert_eq!(names, ["list", "mirror", "office", "pagerduty", "workato"]);
@@ -171,7 +181,7 @@ fn check_sources(sources: &[Source]) {
 
 #[test]
 fn defaults() {
-    let config = parse_right(RIGHT);
+    let config = parse_right(VALID);
     assert_eq!(config.interfaces, [""; 0]);
     assert_eq!(
         (config.mode, config.rules),
@@ -212,43 +222,39 @@ fn static_prefixes_may_be_addresses_wide_or_repeated() {
 }
 
 #[test]
-fn names_are_plain() {
-    let remedy = "is not a name; use a-z, 0-9, - and _, up to 63 characters";
+fn invalid_names() {
     let long = "x".repeat(64);
-    for (name, key) in [
-        ("Office", "Office"),
-        ("\"the office\"", "\"the office\""),
-        ("\"../../etc\"", "\"../../etc\""),
-        ("\"\"", "\"\""),
-        (&long, &long),
-    ] {
-        let text = format!("[sources.{name}]\nprefixes = [\"192.0.2.1\"]");
-        check_wrong(&text, &format!("a.toml:1:10: sources.{key}: {remedy}"));
-    }
+    let names = ["Office", "\"the office\"", "\"../../etc\"", "\"\"", &long];
+    check_mistakes(
+        names.map(|name| format!("[sources.{name}]\nprefixes = [\"192.0.2.1\"]")),
+        &expect_file!["tests/snapshots/mistakes-names.txt"],
+    );
 }
 
 #[test]
-fn names_every_mistake_in_the_order_of_the_text() {
-    check_wrong(
-        "mode = \"off\"\n# größer\n[services.ssh]\nallow = [\"vpn\"]\n[sources.a]\nprefixes = [ \"x\", \"y\" ]\n",
-        "a.toml:1:8: mode: \"off\" is not known here; write \"enforce\" or \"observe\"\n\
-         a.toml:3:11: services.ssh: has no `ports`: it protects nothing; write what it covers, such as ports = [\"tcp/443\"]\n\
-         a.toml:4:10: services.ssh.allow[0]: there is no source \"vpn\"; add a [sources.vpn] table\n\
-         a.toml:6:14: sources.a.prefixes[0]: \"x\" is not a prefix; write one such as \"203.0.113.0/24\", \"2001:db8::/32\" or \"203.0.113.9\"\n\
-         a.toml:6:19: sources.a.prefixes[1]: \"y\" is not a prefix; write one such as \"203.0.113.0/24\", \"2001:db8::/32\" or \"203.0.113.9\"",
+fn reports_every_mistake_in_the_order_of_the_text() {
+    let text = "mode = \"off\"\n# größer\n[services.ssh]\nallow = [\"vpn\"]\n[sources.a]\nprefixes = [ \"x\", \"y\" ]\n";
+    check_mistakes(
+        [text.to_owned()],
+        &expect_file!["tests/snapshots/mistakes-order.txt"],
     );
 }
 
 #[test]
 fn columns_count_characters() {
-    check_wrong(
-        "sources.a = { file = \"größer\", mode = 1 }",
-        "a.toml:1:32: sources.a.mode: unknown key; the keys here are provider, regions, parameters, prefixes, file, url, names, format, select, column, range, prefix, separator, keys, where, delimiter, skip, element, attribute, comments, keyword, page, discover, newest, unzip, headers, bearer_file, allow_plain_http, allow_private, ca_file, ca_only, max_size, timeout, families, resolvers, ttl_floor, every, grace, max_age, min, max, must_cover, min_prefix_len, allow_special_use, max_shrink, max_growth, growth_window, max_addresses, direction",
+    let error = error_of("sources.a = { file = \"größer\", mode = 1 }");
+    assert!(
+        error.starts_with("a.toml:1:32: sources.a.mode: "),
+        "{error}"
+    );
+    check_mistakes(
+        ["sources.a = { file = \"größer\", mode = 1 }".to_owned()],
+        &expect_file!["tests/snapshots/mistakes-columns.txt"],
     );
 }
 
 #[test]
-fn prints_no_more_than_a_screenful() {
+fn prints_at_most_20_mistakes() {
     let bad = vec!["\"x\""; 1000].join(",");
     let error = parse(&format!("[sources.a]\nprefixes = [{bad}]")).expect_err("must be refused");
     let ConfigError::Invalid(problems) = &error else {
@@ -260,9 +266,9 @@ fn prints_no_more_than_a_screenful() {
 }
 
 #[test]
-fn has_room_for_64_services() {
+fn accepts_up_to_64_services() {
     let services = |count| {
-        (0..count).fold(RIGHT.to_owned(), |text, n| {
+        (0..count).fold(VALID.to_owned(), |text, n| {
             format!(
                 "{text}\n[services.s{n:02}]\nports = [\"tcp/{}\"]\nallow = [\"office\"]",
                 n + 1
@@ -270,23 +276,18 @@ fn has_room_for_64_services() {
         })
     };
     assert_eq!(parse_right(&services(63)).policy.services.len(), 64);
-    check_wrong(
-        &services(64),
-        "a.toml:2:11: services.web: is one service too many; 64 are possible: merge some that allow the same sources",
-    );
+    expect!["a.toml:2:11: services.web: is one service too many; 64 are possible: merge some that allow the same sources"].assert_eq(&error_of(&services(64)));
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_named() {
+fn error_names_an_unreadable_file() {
     let error = Config::load(Path::new("/nowhere/a.toml")).expect_err("must be refused");
-    assert_eq!(
-        error.to_string(),
-        "/nowhere/a.toml: cannot be read: No such file or directory (os error 2); check the path and its permissions"
-    );
+    assert_eq!(error.code(), ErrorCode::ConfigUnreadable);
+    expect!["/nowhere/a.toml: cannot be read: No such file or directory (os error 2); check the path and its permissions"].assert_eq(&error.to_string());
 }
 
 #[test]
-fn warns_of_what_is_legal_and_odd() {
+fn warns_of_valid_but_suspicious_settings() {
     let config = parse_right(
         r#"
         default = "drop"
@@ -301,58 +302,38 @@ fn warns_of_what_is_legal_and_odd() {
         file = "spare.txt"
         "#,
     );
-    assert_eq!(
-        config.warnings(),
-        [
-            "no interface to filter on: set `interfaces` in the configuration, or give --iface",
-            "services.web is open to everyone: sources.office holds ::/0",
-            "sources.old: PagerDuty has not updated this list since 2022-05-05: webhooks now come \
-             from other addresses; use pagerduty-webhooks-us or pagerduty-webhooks-eu",
-            "sources.spare is not used: name it in a service's `allow`, or remove it",
-        ]
-    );
-    let right = parse_right(&format!("interfaces = [\"eth0\"]\n{RIGHT}"));
+    expect![[r#"
+        no interface to filter on: set `interfaces` in the configuration, or give --iface
+        services.web is open to everyone: sources.office holds ::/0
+        sources.old: PagerDuty has not updated this list since 2022-05-05: webhooks now come from other addresses; use pagerduty-webhooks-us or pagerduty-webhooks-eu
+        sources.spare is not used: name it in a service's `allow`, or remove it"#]].assert_eq(&config.warnings().join("\n"));
+    let right = parse_right(&format!("interfaces = [\"eth0\"]\n{VALID}"));
     assert_eq!(right.warnings(), [""; 0]);
 }
 
-/// Keys on top of a right configuration, and the start of the one warning that follows.
 #[test]
-fn warns_of_rules_that_cut_a_host_off() {
-    for (keys, expected) in [
-        ("default = \"drop\"", None),
-        (
-            "return_traffic = \"off\"",
-            None, // everything passes anyway
-        ),
-        (
-            "default = \"drop\"\nreturn_traffic = \"off\"",
-            Some("return_traffic = \"off\" with default = \"drop\" drops the answers"),
-        ),
-        (
-            "default = \"drop\"\nreturn_traffic = \"established\"",
-            Some("return_traffic = \"established\" lets every TCP segment"),
-        ),
-        ("keep.arp = false", Some("keep.arp = false: nobody")),
-        (
-            "keep.neighbour_discovery = false",
-            Some("keep.neighbour_discovery = false: unless"),
-        ),
-        (
-            "keep.icmp_errors = false",
-            Some("keep.icmp_errors = false: unless"),
-        ),
-        ("keep.multicast = false", None),
-    ] {
-        let config = parse_right(&format!("interfaces = [\"eth0\"]\n{keys}\n{RIGHT}"));
+fn warns_of_rules_that_disconnect_a_host() {
+    let cases = [
+        ("default = \"drop\"", 0),
+        ("return_traffic = \"off\"", 0), // everything passes anyway
+        ("default = \"drop\"\nreturn_traffic = \"off\"", 1),
+        ("default = \"drop\"\nreturn_traffic = \"established\"", 1),
+        ("keep.arp = false", 1),
+        ("keep.neighbour_discovery = false", 1),
+        ("keep.icmp_errors = false", 1),
+        ("keep.multicast = false", 0),
+    ];
+    let mut found = String::new();
+    for (keys, count) in cases {
+        let config = parse_right(&format!("interfaces = [\"eth0\"]\n{keys}\n{VALID}"));
         let warnings = config.warnings();
-        match expected {
-            Some(start) => assert!(
-                warnings.len() == 1 && warnings[0].starts_with(start),
-                "{keys}: {warnings:?}"
-            ),
-            None => assert_eq!(warnings, [""; 0], "{keys}"),
+        assert_eq!(warnings.len(), count, "{keys}: {warnings:?}");
+        for warning in warnings {
+            writeln!(found, "    {}\n{warning}\n", keys.replace('\n', "\n    "))
+                .expect("a string takes any text");
         }
     }
+    expect_file!["tests/snapshots/warnings.txt"].assert_eq(&found);
 }
 
 #[test]
@@ -395,14 +376,12 @@ fn warns_of_a_service_on_an_interface_that_is_not_filtered() {
         prefixes = ["203.0.113.0/24"]
         "#,
     );
-    assert_eq!(
-        config.warnings(),
-        ["services.web is limited to eth9, which is not among the interfaces that are filtered"]
-    );
+    expect!["services.web is limited to eth9, which is not among the interfaces that are filtered"]
+        .assert_eq(&config.warnings().join("\n"));
 }
 
 #[test]
-fn the_command_line_makes_a_small_one() {
+fn inline_configuration_of_the_command_line() {
     let prefix = |text| feed::parse_prefix(text).expect("a prefix");
     let names = |names: &[&str]| {
         names
@@ -430,25 +409,21 @@ fn the_command_line_makes_a_small_one() {
         names(&["freshchatt"]),
         Vec::new(),
     );
-    assert_eq!(
-        wrong.expect_err("must be refused").to_string(),
-        "--iface: is empty; write an interface's name, such as \"eth0\"\n\
-         --allow: \"203.0.113.9/24\" has host bits set; write \"203.0.113.0/24\" for the network or \"203.0.113.9/32\" for the one address\n\
-         --provider: there is no provider \"freshchatt\"; did you mean \"freshchat\"?\n\
-         --port: nothing is protected; give --port, such as --port tcp/443"
-    );
+    expect![[r#"
+        --iface: is empty; write an interface's name, such as "eth0"
+        --allow: "203.0.113.9/24" has host bits set; write "203.0.113.0/24" for the network or "203.0.113.9/32" for the one address
+        --provider: there is no provider "freshchatt"; did you mean "freshchat"?
+        --port: nothing is protected; give --port, such as --port tcp/443"#]].assert_eq(&wrong.expect_err("must be refused").to_string());
     let nobody = Config::small(Vec::new(), Vec::new(), Vec::new(), vec![Ports::Any]);
-    assert_eq!(
-        nobody.expect_err("must be refused").to_string(),
-        "--allow: nobody is let in; give --allow PREFIX or --provider NAME"
-    );
+    expect!["--allow: nobody is let in; give --allow PREFIX or --provider NAME"]
+        .assert_eq(&nobody.expect_err("must be refused").to_string());
 }
 
 #[test]
-fn ten_thousand_prefixes_are_read() {
+fn reads_ten_thousand_prefixes() {
     let mut text = "[sources.many]\nprefixes = [\n".to_owned();
     for n in 0..10_000 {
-        writeln!(text, "  \"10.{}.{}.0/24\",", n / 256, n % 256).expect("a string takes all");
+        writeln!(text, "  \"10.{}.{}.0/24\",", n / 256, n % 256).expect("a string takes any text");
     }
     text.push_str("]\n");
     let config = parse_right(&text);
@@ -467,7 +442,7 @@ proptest! {
     }
 
     #[test]
-    fn ports_read_back(first in 1..=u16::MAX, more: u16, udp: bool) {
+    fn ports_round_trip(first in 1..=u16::MAX, more: u16, udp: bool) {
         let range = first..=first.saturating_add(more);
         let ports = if udp { Ports::Udp(range) } else { Ports::Tcp(range) };
         prop_assert_eq!(ports.to_string().parse::<Ports>(), Ok(ports));

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use expect_test::{Expect, expect};
 use proptest::prelude::*;
 
 use super::*;
@@ -33,54 +34,51 @@ fn own_lists(config: &Config) -> Snapshot {
 }
 
 #[track_caller]
-fn check(old: &str, new: &str, expected: &[&str]) {
+fn check(old: &str, new: &str, expected: &Expect) {
     let (old, new) = (parse(old), parse(new));
     let lists = [&old, &new].map(own_lists);
     let none = Additions::default();
     let state =
         |config, lists| EffectiveState::new(config, Config::clone(config).mode, &none, lists, NOW);
     let found = difference(&state(&old, &lists[0]), &state(&new, &lists[1]));
-    assert_eq!(found, expected);
+    expected.assert_eq(&found.join("\n"));
 }
 
 #[test]
 fn configurations() {
-    check(OLD, OLD, &[]);
-    check(OLD, &format!("# a comment\n{OLD}"), &[]);
+    check(OLD, OLD, &expect![[""]]);
+    check(OLD, &format!("# a comment\n{OLD}"), &expect![[""]]);
     check(
         OLD,
         &OLD.replace("'eth0'", "'eth1', 'eth0'"),
-        &["interfaces: eth0 -> eth0 eth1"],
+        &expect!["interfaces: eth0 -> eth0 eth1"],
     );
     check(
         OLD,
         &format!(
             "mode = 'observe'\ndefault = 'drop'\nat_start = 'drop'\nhistory_size = '1MiB'\n{OLD}[keep]\narp = false\n"
         ),
-        &[
-            "mode: enforce -> observe",
-            "default: pass -> drop",
-            "keep.arp: true -> false",
-            "history_size: 8MiB -> 1MiB",
-            "at_start: wait -> drop",
-        ],
+        &expect![[r#"
+            mode: enforce -> observe
+            default: pass -> drop
+            keep.arp: true -> false
+            history_size: 8MiB -> 1MiB
+            at_start: wait -> drop"#]],
     );
     check(
         OLD,
         &OLD.replace("services.ssh", "services.shell"),
-        &[
-            "services.shell: added, tcp/22 for a",
-            "services.ssh: removed",
-        ],
+        &expect![[r#"
+            services.shell: added, tcp/22 for a
+            services.ssh: removed"#]],
     );
     check(
         OLD,
         &OLD.replace("tcp/443", "tcp/8443").replace("/24", "/25"),
-        &[
-            "services.web.ports: tcp/443 -> tcp/8443",
-            "sources.a: added 192.0.2.0/25",
-            "sources.a: removed 192.0.2.0/24",
-        ],
+        &expect![[r#"
+            services.web.ports: tcp/443 -> tcp/8443
+            sources.a: added 192.0.2.0/25
+            sources.a: removed 192.0.2.0/24"#]],
     );
     check(
         OLD,
@@ -88,11 +86,10 @@ fn configurations() {
             "[sources.a]",
             "[sources.b]\nprefixes = ['192.0.2.7', '192.0.2.9']\n[sources.a]",
         ),
-        &[
-            "services.ssh.allow: a -> a b",
-            "services.web.allow: a -> a b",
-            "sources.b: added, the configuration, 2 prefixes",
-        ],
+        &expect![[r#"
+            services.ssh.allow: a -> a b
+            services.web.allow: a -> a b
+            sources.b: added, the configuration, 2 prefixes"#]],
     );
 }
 
@@ -102,37 +99,35 @@ fn settings_of_a_source() {
     check(
         source,
         &source.replace("'text'", "'csv'\ncolumn = 1\nevery = '2h'\nmin = 3"),
-        &[
-            "sources.a.every: 1h -> 2h",
-            "sources.a.min: 1 -> 3",
-            "sources.a.format: text -> csv 1",
-        ],
+        &expect![[r#"
+            sources.a.every: 1h -> 2h
+            sources.a.min: 1 -> 3
+            sources.a.format: text -> csv 1"#]],
     );
     check(
         source,
         &format!("{source}max_growth = 2.0\ngrowth_window = '14d'\nmax_addresses = 1000\n"),
-        &[
-            "sources.a.max_growth: 1 -> 2",
-            "sources.a.growth_window: 7days -> 14days",
-            "sources.a.max_addresses (IPv4): 85899345 -> 1000",
-            "sources.a.max_addresses (IPv6): 5192296858534827628530496329220096 -> 1000",
-        ],
+        &expect![[r#"
+            sources.a.max_growth: 1 -> 2
+            sources.a.growth_window: 7days -> 14days
+            sources.a.max_addresses (IPv4): 85899345 -> 1000
+            sources.a.max_addresses (IPv6): 5192296858534827628530496329220096 -> 1000"#]],
     );
     // A value that may be secret is not shown.
     check(
         source,
         &source.replace("key=1", "key=2"),
-        &["sources.a.url: changed"],
+        &expect!["sources.a.url: changed"],
     );
     check(
         source,
         &format!("{source}headers = {{ x-key = 'secret' }}\n"),
-        &["sources.a.headers: none -> x-key"],
+        &expect!["sources.a.headers: none -> x-key"],
     );
     check(
         source,
         &format!("{source}[on_change]\nwebhook = 'https://hooks.example/secret'\n"),
-        &["on_change.webhook: none -> https://hooks.example/"],
+        &expect!["on_change.webhook: none -> https://hooks.example/"],
     );
 }
 
@@ -156,54 +151,59 @@ fn modes_and_added_prefixes() {
         }
         book
     };
-    let check = |old: (Mode, &Additions), new: (Mode, &Additions), expected: &[&str]| {
+    let check = |old: (Mode, &Additions), new: (Mode, &Additions), expected: &Expect| {
         let state = |(mode, book)| EffectiveState::new(&config, mode, book, &lists, NOW);
-        assert_eq!(difference(&state(old), &state(new)), expected);
+        expected.assert_eq(&difference(&state(old), &state(new)).join("\n"));
     };
     let none = Additions::default();
     check(
         (Mode::Observe, &none),
         (Mode::Enforce, &none),
-        &["mode: observe -> enforce"],
+        &expect!["mode: observe -> enforce"],
     );
     let one = book(&[("192.0.2.77/32", "ssh", None)]);
     check(
         (Mode::Enforce, &one),
         (Mode::Enforce, &none),
-        &["removed 192.0.2.77/32 from ssh"],
+        &expect!["removed 192.0.2.77/32 from ssh"],
     );
     let until = book(&[("192.0.2.77/32", "ssh", Some(60))]);
     check(
         (Mode::Enforce, &none),
         (Mode::Enforce, &until),
-        &["added 192.0.2.77/32 to ssh until 1970-01-01 00:01:00Z"],
+        &expect!["added 192.0.2.77/32 to ssh until 1970-01-01 00:01:00Z"],
     );
     check(
         (Mode::Enforce, &one),
         (Mode::Enforce, &until),
-        &["192.0.2.77/32 at ssh: no end -> until 1970-01-01 00:01:00Z"],
+        &expect!["192.0.2.77/32 at ssh: no end -> until 1970-01-01 00:01:00Z"],
     );
     // A prefix that has expired, or whose service is gone, makes no difference.
     let over = book(&[
         ("192.0.2.7/32", "ssh", Some(0)),
         ("192.0.2.7/32", "gone", None),
     ]);
-    check((Mode::Enforce, &none), (Mode::Enforce, &over), &[]);
+    check(
+        (Mode::Enforce, &none),
+        (Mode::Enforce, &over),
+        &expect![[""]],
+    );
     // A mode that is the configuration's now, and was set by command before.
     let observing = parse(&format!("mode = 'observe'\n{OLD}"));
     let old = EffectiveState::new(&observing, Mode::Enforce, &none, &lists, NOW);
     let new = EffectiveState::new(&config, Mode::Enforce, &none, &lists, NOW);
-    assert_eq!(
-        difference(&old, &new),
-        ["mode: enforce by command -> enforce by the configuration"]
-    );
+    expect!["mode: enforce by command -> enforce by the configuration"]
+        .assert_eq(&difference(&old, &new).join("\n"));
     // Of very many, the first are named.
     let many: Vec<_> = (0..50).map(|host| format!("192.0.2.{host}/32")).collect();
     let many: Vec<_> = many.iter().map(|prefix| (&**prefix, "web", None)).collect();
     let state = |book| EffectiveState::new(&config, Mode::Enforce, book, &lists, NOW);
     let lines = difference(&state(&none), &state(&book(&many)));
     assert_eq!(lines.len(), 21);
-    assert_eq!(lines[20], "added 30 more prefixes to web");
+    expect![[r#"
+        added 192.0.2.19/32 to web
+        added 30 more prefixes to web"#]]
+    .assert_eq(&lines[19..].join("\n"));
 }
 
 /// A configuration, the mode and the added prefixes.

@@ -1,80 +1,81 @@
-//! What can be asked, and how what is decided is told.
+//! Targets and addresses of questions, and the rows of answers for all ports.
 
 use allowlist_common::judge::Decision;
 use allowlist_common::verdict::{Reason, Verdict};
+use expect_test::expect;
 
 use super::*;
 
 #[track_caller]
-fn check_target(text: &str, expected: Result<Target, &str>) {
-    let found = text.parse::<Target>();
-    match expected {
-        Ok(target) => {
-            assert_eq!(found, Ok(target), "{text}");
-            assert_eq!(target.to_string(), text);
-        }
-        Err(part) => {
-            let error = found.expect_err(text);
-            assert!(error.contains(part), "{text}: {error}");
-        }
-    }
+fn check_target(text: &str, target: Target) {
+    assert_eq!(text.parse(), Ok(target), "{text}");
+    assert_eq!(target.to_string(), text);
+}
+
+/// Returns the errors of texts that are not a `T`, a line each.
+#[track_caller]
+fn errors<T: FromStr<Err = String> + fmt::Debug, const N: usize>(texts: [&str; N]) -> String {
+    let errors = texts.map(|text| text.parse::<T>().expect_err(text));
+    errors.join("\n")
 }
 
 #[test]
 fn targets() {
-    check_target("tcp/443", Ok(Target::Tcp(443)));
-    check_target("udp/53", Ok(Target::Udp(53)));
-    check_target("sctp/3868", Ok(Target::Sctp(3868)));
-    check_target("icmp", Ok(Target::Icmp));
-    check_target("ip/112", Ok(Target::Protocol(112)));
-    check_target("ip/1", Ok(Target::Protocol(1)));
-    check_target("ip/6", Err("is a protocol with ports"));
-    check_target("ip/999", Err("is not an IP protocol"));
-    check_target("other", Ok(Target::Other));
-    check_target("udp/5000-5010", Err("write such as \"udp/5000\""));
-    check_target("any", Err("\"any\" is every port"));
-    check_target("443", Err("is not a port; write \"tcp/443\""));
-    check_target("tcp/0", Err("from 1 to 65535"));
+    check_target("tcp/443", Target::Tcp(443));
+    check_target("udp/53", Target::Udp(53));
+    check_target("sctp/3868", Target::Sctp(3868));
+    check_target("icmp", Target::Icmp);
+    check_target("ip/112", Target::Protocol(112));
+    check_target("ip/1", Target::Protocol(1));
+    check_target("other", Target::Other);
+    let invalid = ["ip/6", "ip/999", "udp/5000-5010", "any", "443", "tcp/0"];
+    expect![[r#"
+        "ip/6" is a protocol with ports; write one port, such as "tcp/443", or leave it out to see every port
+        "999" is not an IP protocol; write its number from 0 to 255, such as "ip/112", or its name, such as "ip/vrrp"
+        "udp/5000-5010" is a range, and one port can be asked for; write such as "udp/5000", or leave it out to see every port
+        "any" is every port; write one, such as "tcp/443", "icmp", "ip/112" or "other" (all other protocols without ports), or leave it out to see all
+        "443" is not a port; write "tcp/443", "udp/5000-5010", "sctp/3868", "icmp", "ip/112" (an IP protocol) or "any"
+        "0" in "tcp/0" is not a port number; write one from 1 to 65535"#]].assert_eq(&errors::<Target, _>(invalid));
 }
 
 #[track_caller]
-fn check_address(text: &str, expected: Result<(&str, Option<&str>), &str>) {
-    let found = text.parse::<Typed>();
-    match expected {
-        Ok((address, zone)) => {
-            let typed = found.unwrap_or_else(|error| panic!("{text}: {error}"));
-            assert_eq!(typed.address.to_string(), address, "{text}");
-            assert_eq!(typed.zone.as_deref(), zone, "{text}");
-            assert_eq!(
-                typed.instead_of.is_some(),
-                text.contains("::ffff:"),
-                "{text}"
-            );
-        }
-        Err(part) => {
-            let error = found.expect_err(text);
-            assert!(error.contains(part), "{text}: {error}");
-        }
-    }
+fn check_address(text: &str, address: &str, zone: Option<&str>) {
+    let typed: Typed = text
+        .parse()
+        .unwrap_or_else(|error| panic!("{text}: {error}"));
+    assert_eq!(typed.address.to_string(), address, "{text}");
+    assert_eq!(typed.zone.as_deref(), zone, "{text}");
+    assert_eq!(
+        typed.instead_of.is_some(),
+        text.contains("::ffff:"),
+        "{text}"
+    );
 }
 
 #[test]
 fn addresses() {
-    check_address("203.0.113.9", Ok(("203.0.113.9", None)));
-    check_address("2001:DB8::9", Ok(("2001:db8::9", None)));
-    check_address("[2001:db8::9]", Ok(("2001:db8::9", None)));
-    check_address("::ffff:203.0.113.9", Ok(("203.0.113.9", None)));
-    check_address("fe80::1%eth0", Ok(("fe80::1", Some("eth0"))));
-    check_address("203.0.113.9%eth0", Err("has no zone"));
-    check_address("203.0.113.0/24", Err("is a prefix, and one address"));
-    check_address("203.0.113.9:443", Err("has a port; write \"203.0.113.9\""));
-    check_address(
+    check_address("203.0.113.9", "203.0.113.9", None);
+    check_address("2001:DB8::9", "2001:db8::9", None);
+    check_address("[2001:db8::9]", "2001:db8::9", None);
+    check_address("::ffff:203.0.113.9", "203.0.113.9", None);
+    check_address("fe80::1%eth0", "fe80::1", Some("eth0"));
+    let invalid = [
+        "203.0.113.9%eth0",
+        "203.0.113.0/24",
+        "203.0.113.9:443",
         "[2001:db8::9]:443",
-        Err("has a port; write \"2001:db8::9\""),
-    );
-    check_address("example.com", Err("is not an address"));
-    check_address("203.0.113.256", Err("is not an address"));
-    check_address("", Err("is not an address"));
+        "example.com",
+        "203.0.113.256",
+        "",
+    ];
+    expect![[r#"
+        "203.0.113.9%eth0": an IPv4 address has no zone; write "203.0.113.9", and --iface for the interface
+        "203.0.113.0/24" is a prefix, and one address can be asked for; write such as "203.0.113.0"
+        "203.0.113.9:443" has a port; write "203.0.113.9", and --port for the port that it sends to
+        "[2001:db8::9]:443" has a port; write "2001:db8::9", and --port for the port that it sends to
+        "example.com" is not an address; write one such as "203.0.113.9" or "2001:db8::9"
+        "203.0.113.256" is not an address; write one such as "203.0.113.9" or "2001:db8::9"
+        "" is not an address; write one such as "203.0.113.9" or "2001:db8::9""#]].assert_eq(&errors::<Typed, _>(invalid));
 }
 
 const NOT_COVERED: Decision = Decision {
@@ -108,7 +109,7 @@ fn check_rows(decide: impl Fn(Target) -> Decision, expected: &[(Decision, &[&str
 }
 
 #[test]
-fn what_is_decided_alike_is_one_row() {
+fn equal_decisions_share_a_row() {
     check_rows(|_| NOT_COVERED, &[(NOT_COVERED, &["any"])]);
     check_rows(
         |target| match target {
@@ -139,7 +140,7 @@ fn what_is_decided_alike_is_one_row() {
 
 /// A protocol with another decision than most is listed by number; IGMP, which passes under every policy, is not listed.
 #[test]
-fn protocols_are_other_but_for_those_that_a_service_names() {
+fn protocols_with_the_common_decision_are_other() {
     let kept = Decision {
         reason: Reason::Multicast,
         ..NOT_COVERED
@@ -178,7 +179,7 @@ fn protocols_are_other_but_for_those_that_a_service_names() {
     assert_eq!(one[0].ports, ["ip/112"]);
 }
 
-/// Of the numbers of IPv6's extension headers no packet of IPv6 is.
+/// An IPv6 packet cannot have the number of an extension header as its protocol.
 #[test]
 fn protocols_that_an_address_can_send() {
     let sends = |source: &str, protocol| {
@@ -200,7 +201,7 @@ fn protocols_that_an_address_can_send() {
 }
 
 #[test]
-fn a_question_survives_being_sent() {
+fn questions_round_trip_as_json() {
     let question = Question {
         address: "2001:db8::9".parse().expect("an address"),
         target: Some(Target::Tcp(443)),

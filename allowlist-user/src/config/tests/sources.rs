@@ -1,14 +1,16 @@
-//! Sources of every kind and their options, and what is said of those that do not go together.
+//! Sources of each kind, their options, and the errors of options that exclude each other.
 
 use std::time::Duration;
 
-use super::{check_wrong, parse_right, url};
+use expect_test::expect_file;
+
+use super::{check_mistakes, parse_right, url};
 use crate::policy::{
     Column, Condition, Csv, Direction, Family, Format, Gate, Http, Item, Json, Lines, Lookup,
     Origin, Page, Pattern, PerFamily, Secret, Select, Source, Xml,
 };
 
-/// The one source of a text.
+/// Returns the source of a configuration with this `[sources.x]` table.
 fn read(text: &str) -> Source {
     let config = parse_right(&format!("[sources.x]\n{text}"));
     let [source] = &config.policy.sources[..] else {
@@ -97,7 +99,7 @@ fn formats() {
 }
 
 #[test]
-fn options_of_what_is_fetched() {
+fn options_of_a_fetched_list() {
     let source = read(
         r#"
         url = ["https://example.com/v4", "http://example.com/v6"]
@@ -153,7 +155,7 @@ fn options_of_names() {
 }
 
 #[test]
-fn what_is_demanded() {
+fn gate_options() {
     let source = read(
         r#"
         names = ["egress.example.com"]
@@ -200,7 +202,7 @@ fn what_is_demanded() {
 }
 
 #[test]
-fn a_number_of_addresses_is_a_part_a_number_or_a_prefix_length() {
+fn max_addresses_is_a_fraction_a_number_or_a_prefix_length() {
     let max = |text: &str| {
         let source = read(&format!("names = [\"a.example.com\"]\n{text}"));
         (source.gate.max_addresses.v4, source.gate.max_addresses.v6)
@@ -223,7 +225,7 @@ fn a_number_of_addresses_is_a_part_a_number_or_a_prefix_length() {
 }
 
 #[test]
-fn what_is_on_this_host_is_trusted_more() {
+fn local_sources_have_other_defaults() {
     let fetched = read("url = 'https://example.com/'\nformat = 'text'");
     assert_eq!(
         (fetched.gate, fetched.grace),
@@ -258,63 +260,33 @@ fn providers_with_parameters_and_regions() {
     );
     assert!(
         source.gate.max.is_some(),
-        "the catalogue's own demand is in force"
+        "the catalogue's own limit applies"
     );
 }
 
 #[test]
-fn names_what_does_not_go_with_a_format() {
+fn mistakes_in_options_of_a_format() {
     let cases = [
-        (
-            "file = 'a'\nselect = ['$']",
-            "3:10: sources.x.select: needs a `format` that it belongs to; add one",
-        ),
-        (
-            "file = 'a'\nformat = 'text'\ncolumn = 1",
-            "4:10: sources.x.column: makes no sense with format = \"text\"; remove it",
-        ),
-        (
-            "file = 'a'\nformat = 'csv'",
-            "1:10: sources.x: has format \"csv\" and no `column`; write its number, from 0, or its name in the header line",
-        ),
-        (
-            "file = 'a'\nformat = 'csv'\ncolumn = true",
-            "4:10: sources.x.column: is not a column; write its number, from 0, or its name in the header line",
-        ),
-        (
-            "file = 'a'\nformat = 'jsonl'",
-            "1:10: sources.x: has format \"jsonl\" and no `select`; add the member of each line, such as select = [\"$.cidr\"]",
-        ),
-        (
-            "file = 'a'\nformat = 'json'\nselect = ['hooks']",
-            "4:11: sources.x.select[0]: \"hooks\" is not a JSONPath: parser error at its character 1; write one such as \"$[*]\" or \"$.hooks[*]\"",
-        ),
-        (
-            "file = 'a'\nformat = 'html'\npage = { region = '(' }",
-            "4:19: sources.x.page.region: \"(\" is not a regular expression: unclosed group",
-        ),
-        (
-            "file = 'a'\nformat = 'html'\npage = { region = 'US', row = 'x' }",
-            "4:25: sources.x.page.row: unknown key; the keys here are section, region, column, exclude_row, exclude_code",
-        ),
-        (
-            "file = 'a'\nformat = 'html'",
-            "1:10: sources.x: has format \"html\" and no `page`; add where on the page the list is, such as page = { section = \"(?i)webhooks\" }",
-        ),
-        (
-            "url = 'https://example.com/'\nformat = 'markdown'",
-            "1:10: sources.x: has format \"markdown\" and no `page`; add where on the page the list is, such as page = { section = \"(?i)webhooks\" }",
-        ),
-        (
-            "url = 'https://example.com/'\nformat = 'markdown'\npage = { exclude_row = 'old', exclude_code = true }",
-            "4:8: sources.x.page: does not say where on the page the list is; add `section`, `region` or `column`",
-        ),
+        "file = 'a'\nselect = ['$']",
+        "file = 'a'\nformat = 'text'\ncolumn = 1",
+        "file = 'a'\nformat = 'csv'",
+        "file = 'a'\nformat = 'csv'\ncolumn = true",
+        "file = 'a'\nformat = 'jsonl'",
+        "file = 'a'\nformat = 'json'\nselect = ['hooks']",
+        "file = 'a'\nformat = 'html'\npage = { region = '(' }",
+        "file = 'a'\nformat = 'html'\npage = { region = 'US', row = 'x' }",
+        "file = 'a'\nformat = 'html'",
+        "url = 'https://example.com/'\nformat = 'markdown'",
+        "url = 'https://example.com/'\nformat = 'markdown'\npage = { exclude_row = 'old', exclude_code = true }",
     ];
-    check_each(&cases);
+    check_mistakes(
+        cases.map(|text| format!("[sources.x]\n{text}")),
+        &expect_file!["snapshots/mistakes-format.txt"],
+    );
 }
 
 #[test]
-fn formats_of_other_shapes() {
+fn formats_of_structured_items() {
     let name = |text: &str| Column::Name(text.to_owned());
     let conditions = |field: Column, values: &[&str]| {
         let values = values.iter().map(|&value| value.to_owned()).collect();
@@ -397,159 +369,64 @@ fn formats_of_other_shapes() {
 }
 
 #[test]
-fn keys_of_other_shapes_that_are_wrong() {
-    let two = "does not name two fields; write such as [\"start\", \"end\"]";
+fn mistakes_in_options_of_structured_items() {
     let cases = [
-        ("file = 'a'\nformat = 'json'\nrange = ['start']", format!("4:9: sources.x.range: {two}")),
-        (
-            "file = 'a'\nformat = 'json'\nrange = 'start'",
-            "4:9: sources.x.range: is a string; it must be an array".to_owned(),
-        ),
-        (
-            "file = 'a'\nformat = 'json'\nrange = ['a', 'b']\nseparator = ','",
-            "5:13: sources.x.separator: is one way to read an item, and there is another already; remove one"
-                .to_owned(),
-        ),
-        (
-            "file = 'a'\nformat = 'csv'\ncolumn = 0\ndelimiter = ';;'",
-            "5:13: sources.x.delimiter: is not a delimiter; write one character, such as \";\", \"|\" or \"\\t\""
-                .to_owned(),
-        ),
-        (
-            "file = 'a'\nformat = 'csv'\ncolumn = 0\nskip = -1",
-            "5:8: sources.x.skip: is not a number of title lines; write 0 to 1000".to_owned(),
-        ),
-        (
-            "file = 'a'\nformat = 'csv'\ncolumn = 0\nelement = 'ip'",
-            "5:11: sources.x.element: makes no sense with format = \"csv\"; remove it".to_owned(),
-        ),
-        (
-            "file = 'a'\nformat = 'xml'",
-            "1:10: sources.x: has format \"xml\" and no `element`; write the name of the elements that hold prefixes"
-                .to_owned(),
-        ),
-        (
-            "file = 'a'\nrange = ['a', 'b']",
-            "3:9: sources.x.range: needs a `format` that it belongs to; add one".to_owned(),
-        ),
-        (
-            "url = 'https://example.com/'\nformat = 'text'\nnewest = true",
-            "4:10: sources.x.newest: chooses among links, and there is no `discover`; add the pattern of their addresses"
-                .to_owned(),
-        ),
-        (
-            "file = 'a'\nformat = 'csv'\ncolumn = 0\nwhere = { kind = [] }",
-            "5:18: sources.x.where.kind: is empty; write a value".to_owned(),
-        ),
+        "file = 'a'\nformat = 'json'\nrange = ['start']",
+        "file = 'a'\nformat = 'json'\nrange = 'start'",
+        "file = 'a'\nformat = 'json'\nrange = ['a', 'b']\nseparator = ','",
+        "file = 'a'\nformat = 'csv'\ncolumn = 0\ndelimiter = ';;'",
+        "file = 'a'\nformat = 'csv'\ncolumn = 0\nskip = -1",
+        "file = 'a'\nformat = 'csv'\ncolumn = 0\nelement = 'ip'",
+        "file = 'a'\nformat = 'xml'",
+        "file = 'a'\nrange = ['a', 'b']",
+        "url = 'https://example.com/'\nformat = 'text'\nnewest = true",
+        "file = 'a'\nformat = 'csv'\ncolumn = 0\nwhere = { kind = [] }",
     ];
-    let cases: Vec<_> = cases
-        .iter()
-        .map(|(text, message)| (*text, message.as_str()))
-        .collect();
-    check_each(&cases);
+    check_mistakes(
+        cases.map(|text| format!("[sources.x]\n{text}")),
+        &expect_file!["snapshots/mistakes-items.txt"],
+    );
 }
 
 #[test]
-fn names_what_does_not_go_together() {
+fn mistakes_of_options_that_exclude_each_other() {
     let cases = [
-        (
-            "file = 'a'\nttl_floor = '1s'",
-            "3:13: sources.x.ttl_floor: makes no sense for a file; remove it",
-        ),
-        (
-            "file = 'a'\nregions = ['EU']",
-            "3:11: sources.x.regions: makes no sense for a file; remove it",
-        ),
-        (
-            "names = ['a.example.com']\nurl = 'https://example.com/'",
-            "1:10: sources.x: has `names` and `url`, and one origin is possible; make each a source",
-        ),
-        (
-            "names = ['192.0.2.1']",
-            "2:10: sources.x.names[0]: \"192.0.2.1\" is an address; write it under `prefixes`",
-        ),
-        (
-            "names = ['bücher.test']",
-            "2:10: sources.x.names[0]: \"bücher.test\" is not written as the DNS has it; write \
-             \"xn--bcher-kva.test\"",
-        ),
-        (
-            "names = ['a.example.com']\nfamilies = []",
-            "3:12: sources.x.families: is empty: no address would count; write families = [\"ipv4\"] or [\"ipv6\"], or remove the key for both",
-        ),
-        (
-            "names = ['a.example.com']\nfamilies = ['ipv5']",
-            "3:13: sources.x.families[0]: \"ipv5\" is not a family; write \"ipv4\" or \"ipv6\"",
-        ),
-        (
-            "url = 'https://example.com/'\nformat = 'text'\nca_only = true",
-            "4:11: sources.x.ca_only: needs `ca_file`; add the file that has the authority, or remove the key",
-        ),
-        (
-            "names = ['localhost']",
-            "2:10: sources.x.names[0]: \"localhost\" is not a full host name; write one such as \"egress.example.com\"",
-        ),
-        (
-            "names = ['a.example.com']\nresolvers = ['dns.example.com']",
-            "3:14: sources.x.resolvers[0]: \"dns.example.com\" is not a name server; write its address, such as \"192.0.2.53\" or \"127.0.0.1:5353\"",
-        ),
-        (
-            "names = ['a.example.com']\nmin = 5\nmax = 4",
-            "4:7: sources.x.max: leaves no list that passes: `min` is 5 and `max` is 4",
-        ),
-        (
-            "names = ['a.example.com']\nmax_shrink = 50",
-            "3:14: sources.x.max_shrink: is not a part of the whole; write a number from 0.0 to 1.0, such as 0.5",
-        ),
-        (
-            "names = ['a.example.com']\nmin_prefix_len = { v4 = 33 }",
-            "3:25: sources.x.min_prefix_len.v4: is not a prefix length; write 0 to 32",
-        ),
-        (
-            "url = 'https://example.com/'\nformat = 'text'\nheaders = { Host = 'x' }",
-            "4:13: sources.x.headers.Host: is for this program to say; remove it",
-        ),
-        (
-            "url = 'https://example.com/'\nformat = 'text'\nheaders = { X = \"hush\\nhush\" }",
-            "4:13: sources.x.headers.X: is not a header's value; write visible ASCII in one line",
-        ),
-        (
-            "url = []\nformat = 'text'",
-            "2:7: sources.x.url: is empty; write the address of a list",
-        ),
-        (
-            "provider = 'github'\nselect = ['$.web[*]']",
-            "3:10: sources.x.select: is the provider's to say; remove it, or write the source out as `allowlist providers show github` prints it",
-        ),
-        (
-            "provider = 'github'\ndirection = 'inbound'",
-            "3:13: sources.x.direction: \"inbound\" is the provider's to say; write \"any\" if it does not matter here, or remove it",
-        ),
+        "file = 'a'\nttl_floor = '1s'",
+        "file = 'a'\nregions = ['EU']",
+        "names = ['a.example.com']\nurl = 'https://example.com/'",
+        "names = ['192.0.2.1']",
+        "names = ['bücher.test']",
+        "names = ['a.example.com']\nfamilies = []",
+        "names = ['a.example.com']\nfamilies = ['ipv5']",
+        "url = 'https://example.com/'\nformat = 'text'\nca_only = true",
+        "names = ['localhost']",
+        "names = ['a.example.com']\nresolvers = ['dns.example.com']",
+        "names = ['a.example.com']\nmin = 5\nmax = 4",
+        "names = ['a.example.com']\nmax_shrink = 50",
+        "names = ['a.example.com']\nmin_prefix_len = { v4 = 33 }",
+        "url = 'https://example.com/'\nformat = 'text'\nheaders = { Host = 'x' }",
+        "url = 'https://example.com/'\nformat = 'text'\nheaders = { X = \"hush\\nhush\" }",
+        "url = []\nformat = 'text'",
+        "provider = 'github'\nselect = ['$.web[*]']",
+        "provider = 'github'\ndirection = 'inbound'",
     ];
-    check_each(&cases);
-}
-
-/// A source, and what is said of it.
-#[track_caller]
-fn check_each(cases: &[(&str, &str)]) {
-    for (text, expected) in cases {
-        check_wrong(
-            &format!("[sources.x]\n{text}"),
-            &format!("a.toml:{expected}"),
-        );
-    }
+    check_mistakes(
+        cases.map(|text| format!("[sources.x]\n{text}")),
+        &expect_file!["snapshots/mistakes-exclusive.txt"],
+    );
 }
 
 #[test]
 fn directions_are_not_mixed() {
     let service = "[services.web]\nports = ['tcp/443']\nallow = ['x']\n[sources.x]\n";
-    let expected = "a.toml:3:10: services.web.allow[0]: \"x\" lists where this host connects to, and not who connects to it; if both are meant, set direction = \"any\" in [sources.x]";
-    for outbound in [
+    let outbound = [
         "provider = 'pagerduty-events-hosts'",
         "names = ['events.example.com']\ndirection = 'outbound'",
-    ] {
-        check_wrong(&format!("{service}{outbound}"), expected);
-    }
+    ];
+    check_mistakes(
+        outbound.map(|source| format!("{service}{source}")),
+        &expect_file!["snapshots/mistakes-direction.txt"],
+    );
     for fine in [
         "provider = 'pagerduty-events-hosts'\ndirection = 'any'",
         "names = ['events.example.com']",
@@ -559,7 +436,7 @@ fn directions_are_not_mixed() {
 }
 
 #[test]
-fn whom_to_tell() {
+fn on_change_options() {
     let config = parse_right(
         r#"
         history_size = "1MiB"
@@ -576,20 +453,13 @@ fn whom_to_tell() {
     );
     assert_eq!(config.hook.timeout, Duration::from_secs(5));
     assert_eq!(config.history_bytes, 1 << 20);
-    for (text, expected) in [
-        (
-            "[on_change]",
-            "1:1: on_change: tells nobody; add `command` or `webhook`, or remove it",
-        ),
-        (
-            "[on_change]\ncommand = ['tell']",
-            "2:11: on_change.command: \"tell\" is not an absolute path; write where the program is",
-        ),
-        (
-            "history_size = '1GB'",
-            "1:16: history_size: is not a size; write bytes, or \"64KiB\" or \"8MiB\", up to \"1024MiB\"",
-        ),
-    ] {
-        check_wrong(text, &format!("a.toml:{expected}"));
-    }
+    let mistakes = [
+        "[on_change]",
+        "[on_change]\ncommand = ['tell']",
+        "history_size = '1GB'",
+    ];
+    check_mistakes(
+        mistakes.map(str::to_owned),
+        &expect_file!["snapshots/mistakes-hook.txt"],
+    );
 }
