@@ -342,77 +342,97 @@ impl Wanted {
 
 #[cfg(test)]
 mod tests {
+    use expect_test::expect;
+
     use super::*;
 
-    #[track_caller]
-    fn check(name: &str, body: &str, expected: Result<Wanted, &str>) {
-        let asked: Result<Asked, _> = serde_json::from_str(body);
-        let read = match asked {
-            Ok(asked) => asked.read(name).map_err(|problem| problem.error),
-            Err(error) => Err(error.to_string()),
-        };
-        match (read, expected) {
-            (Ok((wanted, _)), Ok(expected)) => assert_eq!(wanted, expected, "{name} {body}"),
-            (Err(error), Err(expected)) => {
-                assert!(error.contains(expected), "{name} {body}: {error}");
-            }
-            (read, _) => panic!("{name} {body}: {read:?}"),
-        }
+    fn read(name: &str, body: &str) -> Result<Wanted, CodedError> {
+        let asked: Asked = serde_json::from_str(body)
+            .map_err(|error| CodedError::new(ErrorCode::InvalidRequest, error.to_string()))?;
+        Ok(asked.read(name)?.0)
     }
 
     #[test]
-    fn bodies() {
-        check(
-            "mode",
-            r#"{"mode":"observe"}"#,
-            Ok(Wanted::Mode(Mode::Observe)),
-        );
-        check("mode", "{}", Err("mode needs `mode`"));
-        check("mode", r#"{"mode":"off"}"#, Err("unknown variant `off`"));
-        check(
-            "mode",
-            r#"{"mode":"observe","source":"x"}"#,
-            Err("does not take `source`"),
-        );
-        check("reload", "{}", Ok(Wanted::Reload));
-        check(
-            "reload",
-            r#"{"forced":true}"#,
-            Err("unknown field `forced`"),
-        );
-        check(
-            "rollback",
-            r#"{"to":7,"force":true}"#,
-            Ok(Wanted::Rollback(Some(7))),
-        );
-        check("refresh", "{}", Ok(Wanted::Refresh(None)));
-        check("detach", "{}", Err("nothing called \"detach\""));
-        check(
-            "accept",
-            r#"{"source":"x","confirm_within_seconds":9}"#,
-            Err("does not take `confirm_within_seconds`"),
-        );
-        check(
-            "reload",
-            r#"{"confirm_within_seconds":0}"#,
-            Err("out of range"),
-        );
-        check(
-            "add",
-            r#"{"entries":[{"prefix":"192.0.2.1","service":"web","ttl":9}]}"#,
-            Err("unknown field `ttl`"),
-        );
+    fn valid_bodies() {
         let entry = Entry {
             prefix: "192.0.2.1".to_owned(),
             service: Some("web".to_owned()),
             ttl_seconds: Some(9),
             note: None,
         };
-        check(
-            "add",
-            r#"{"entries":[{"prefix":"192.0.2.1","service":"web","ttl_seconds":9}]}"#,
-            Ok(Wanted::Add(vec![entry])),
-        );
+        for (name, body, expected) in [
+            ("mode", r#"{"mode":"observe"}"#, Wanted::Mode(Mode::Observe)),
+            ("reload", "{}", Wanted::Reload),
+            (
+                "rollback",
+                r#"{"to":7,"force":true}"#,
+                Wanted::Rollback(Some(7)),
+            ),
+            ("refresh", "{}", Wanted::Refresh(None)),
+            (
+                "add",
+                r#"{"entries":[{"prefix":"192.0.2.1","service":"web","ttl_seconds":9}]}"#,
+                Wanted::Add(vec![entry]),
+            ),
+        ] {
+            assert_eq!(read(name, body), Ok(expected), "{name} {body}");
+        }
+    }
+
+    #[test]
+    fn invalid_bodies() {
+        let mut text = String::new();
+        for (name, body, code) in [
+            ("mode", "{}", ErrorCode::InvalidRequest),
+            ("mode", r#"{"mode":"off"}"#, ErrorCode::InvalidRequest),
+            (
+                "mode",
+                r#"{"mode":"observe","source":"x"}"#,
+                ErrorCode::InvalidRequest,
+            ),
+            ("reload", r#"{"forced":true}"#, ErrorCode::InvalidRequest),
+            ("detach", "{}", ErrorCode::NotFound),
+            ("accept", r#"{"source":"../x"}"#, ErrorCode::InvalidRequest),
+            (
+                "accept",
+                r#"{"source":"x","confirm_within_seconds":9}"#,
+                ErrorCode::InvalidRequest,
+            ),
+            (
+                "reload",
+                r#"{"confirm_within_seconds":0}"#,
+                ErrorCode::InvalidRequest,
+            ),
+            (
+                "add",
+                r#"{"entries":[{"prefix":"192.0.2.1","service":"web","ttl":9}]}"#,
+                ErrorCode::InvalidRequest,
+            ),
+        ] {
+            let error = read(name, body).expect_err("the body is invalid");
+            assert_eq!(error.code, code, "{name} {body}");
+            text += &format!("{name} {body}\n    {error}\n");
+        }
+        expect![[r#"
+            mode {}
+                mode needs `mode`
+            mode {"mode":"off"}
+                unknown variant `off`, expected `enforce` or `observe` at line 1 column 13
+            mode {"mode":"observe","source":"x"}
+                mode does not take `source`
+            reload {"forced":true}
+                unknown field `forced`, expected one of `entries`, `mode`, `source`, `id`, `to`, `force`, `confirm_within_seconds`, `session` at line 1 column 9
+            detach {}
+                there is nothing called "detach" to ask; docs/api.md lists what there is
+            accept {"source":"../x"}
+                "../x" cannot be the name of a source: those have a-z, 0-9, - and _, up to 63 characters
+            accept {"source":"x","confirm_within_seconds":9}
+                accept does not take `confirm_within_seconds`: it cannot be taken back
+            reload {"confirm_within_seconds":0}
+                confirm_within_seconds = 0 is out of range; write 1 to 86400
+            add {"entries":[{"prefix":"192.0.2.1","service":"web","ttl":9}]}
+                unknown field `ttl`, expected one of `prefix`, `service`, `ttl_seconds`, `note` at line 1 column 55
+        "#]].assert_eq(&text);
     }
 
     #[test]

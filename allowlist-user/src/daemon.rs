@@ -431,7 +431,7 @@ impl Daemon {
     fn log_request(&self, who: Who, deed: Deed, refused: Option<String>, no_change: bool) {
         match &refused {
             Some(reason) => {
-                warn!("{who}: {deed}: not done, and nothing was changed: {reason}");
+                warn!(target: "allowlist::request-refused", "{who}: {deed}: not done, and nothing was changed: {reason}");
             }
             None if no_change => info!("{who}: {deed}: no change"),
             None => info!("{who}: {deed}"),

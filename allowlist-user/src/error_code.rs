@@ -5,6 +5,8 @@
 //! API and the key `failure_code` of a source in `status --json`. Invariant: a code keeps its meaning once it was
 //! released; docs/errors.md has a line for each, which a test checks.
 
+use std::io;
+
 use serde::{Deserialize, Serialize};
 use strum::{Display, EnumIter, IntoStaticStr};
 
@@ -12,6 +14,8 @@ use crate::compile::CompileError;
 use crate::config::ConfigError;
 use crate::dataplane::NothingPinned;
 use crate::source::FetchError;
+use crate::state::StateError;
+use crate::trust::Untrusted;
 
 /// The stable identifier of an error, in kebab case wherever it is written.
 #[derive(
@@ -96,7 +100,7 @@ pub enum ErrorCode {
     // The program and the kernel.
     /// No daemon answers on the control socket.
     NoDaemon,
-    /// Another daemon uses the pin directory or the control socket.
+    /// Another daemon uses the pin directory, the state directory or the control socket.
     AlreadyRunning,
     /// No filter is attached.
     NothingAttached,
@@ -178,14 +182,26 @@ impl ErrorCode {
                 Some(error.code())
             } else if let Some(error) = cause.downcast_ref::<FetchError>() {
                 Some(error.cause.code())
+            } else if let Some(error) = cause.downcast_ref::<StateError>() {
+                Some(error.code())
             } else if cause.is::<NothingPinned>() {
                 Some(Self::NothingAttached)
+            } else if is_untrusted(cause) {
+                Some(Self::UntrustedPath)
             } else {
                 cause.downcast_ref::<CompileError>().map(CompileError::code)
             }
         });
         codes.into_iter().next().unwrap_or_default()
     }
+}
+
+/// Whether an error is that of a path that other users can change.
+fn is_untrusted(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let inner = cause
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref);
+    inner.is_some_and(|inner| inner.is::<Untrusted>())
 }
 
 /// An error with a code: the refusal of a request, on the command line and as the body of an answer of the API.

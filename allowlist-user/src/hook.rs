@@ -275,6 +275,7 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
+    use expect_test::expect;
     use jiff::Timestamp;
 
     use super::*;
@@ -306,7 +307,8 @@ mod tests {
             ..Hook::default()
         };
         let error = run(&hook);
-        assert!(error.contains("writable by every user"), "{error}");
+        let error = error.replace(&folder.path().display().to_string(), "/folder");
+        expect!["was not started; check `command` and its permissions: /folder/hook could be changed by other users than root: /folder/hook is writable by every user; `chmod o-w /folder/hook`"].assert_eq(&error);
         assert!(!made.exists());
     }
 
@@ -321,7 +323,8 @@ mod tests {
             ..Hook::default()
         };
         let error = run(&hook);
-        assert!(error.starts_with("it took longer than 1s"), "{error}");
+        expect!["it took longer than 1s, and was stopped; make it faster, or raise `timeout`"]
+            .assert_eq(&error);
         let pid = fs::read_to_string(&file).expect("it was started");
         let status = Path::new("/proc").join(pid.trim()).join("status");
         for _ in 0..100 {

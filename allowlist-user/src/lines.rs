@@ -13,6 +13,7 @@ use log::warn;
 use serde::de::DeserializeOwned;
 
 use crate::bounded::{Open, PATIENCE, ReadError, within};
+use crate::error_code::bail_with;
 
 /// The most bytes that are read of a file: the largest `history_size` and `log_size`.
 const MAX_BYTES: u64 = 1 << 30;
@@ -126,9 +127,11 @@ pub fn read<T: DeserializeOwned>(folder: &Path, names: Names) -> Result<(Vec<T>,
             Ok(bytes) => bytes,
             Err(error) if error.is_missing() => continue,
             Err(ReadError::Io(error)) if error.kind() == ErrorKind::PermissionDenied => {
-                return Err(error).with_context(|| {
-                    format!("cannot read {}: only root may; try sudo", path.display())
-                });
+                bail_with!(
+                    Forbidden,
+                    "cannot read {}: only root may; try sudo: {error}",
+                    path.display()
+                );
             }
             Err(error) => {
                 return Err(error).with_context(|| format!("cannot read {}", path.display()));

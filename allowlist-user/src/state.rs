@@ -19,10 +19,11 @@ use tempfile::NamedTempFile;
 use thiserror::Error;
 
 use crate::bounded::{Open, PATIENCE, ReadError, within};
+use crate::error_code::ErrorCode;
 use crate::lines::kept_name;
 use crate::lock;
 use crate::policy::{Feed, Format, Held, Origin, PastChange, Source, Validator, public_url};
-use crate::trust;
+use crate::trust::{self, Untrusted};
 
 /// Counts up when a reader of the old form would misread the new one.
 const FORMAT: u32 = 4;
@@ -393,6 +394,24 @@ pub enum StateError {
         /// What is configured.
         configured: String,
     },
+}
+
+impl StateError {
+    /// Returns the stable identifier.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Io { cause, .. } if cause.kind() == ErrorKind::PermissionDenied => {
+                ErrorCode::Forbidden
+            }
+            Self::Io { cause, .. }
+                if cause.get_ref().is_some_and(|inner| inner.is::<Untrusted>()) =>
+            {
+                ErrorCode::UntrustedPath
+            }
+            Self::Locked { .. } => ErrorCode::AlreadyRunning,
+            _ => ErrorCode::InvalidStateDir,
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]

@@ -26,17 +26,17 @@ fn what_is_no_regular_file_is_refused_without_a_wait() {
         ..Open::state(100)
     };
     for (name, follows_links, expected) in [
-        ("pipe", false, "a pipe"),
-        ("socket", false, "a socket"),
-        ("device", true, "a device"),
-        ("device", false, "a symbolic link"),
-        ("link", true, "a pipe"),
-        ("link", false, "a symbolic link"),
-        ("", false, "a folder"),
+        ("pipe", false, "pipe"),
+        ("socket", false, "socket"),
+        ("device", true, "device"),
+        ("device", false, "symbolic link"),
+        ("link", true, "pipe"),
+        ("link", false, "symbolic link"),
+        ("", false, "folder"),
     ] {
         let read = open(follows_links).read(&path(name));
         assert!(
-            matches!(read, Err(ReadError::NotRegular(kind)) if kind == expected),
+            matches!(read, Err(ReadError::NotRegular(kind)) if kind.ends_with(expected)),
             "{name}: {read:?}"
         );
         // Nor is it written to.

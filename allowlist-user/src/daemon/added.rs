@@ -192,6 +192,7 @@ impl Daemon {
             return;
         }
         info!(
+            target: "allowlist::expired",
             "{} prefixes that were added by command have expired",
             gone.len()
         );

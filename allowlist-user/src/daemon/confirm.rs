@@ -112,7 +112,7 @@ impl Daemon {
         let Some(pending) = self.pending.take() else {
             return Ok(());
         };
-        warn!("{}: not confirmed in time, and taken back", pending.what);
+        warn!(target: "allowlist::not-confirmed", "{}: not confirmed in time, and taken back", pending.what);
         // A publish of the change must not end what the kernel went back to.
         self.dataplane.fall_back()?;
         let Some(number) = pending.back_to else {

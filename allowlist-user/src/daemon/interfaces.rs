@@ -94,6 +94,7 @@ impl Daemon {
                 let hint =
                     hints::interface(&name).map_or_else(String::new, |hint| format!("; {hint}"));
                 warn!(
+                    target: "allowlist::missing-interface",
                     "there is no interface {name} now (there {}); it is filtered as soon as there is one{hint}",
                     interface::those_there()
                 );
@@ -127,6 +128,7 @@ impl Daemon {
             if !self.lost.contains_key(&name) {
                 self.lost.insert(name.clone(), None);
                 warn!(
+                    target: "allowlist::missing-interface",
                     "{name}: the filter is off, since the interface is gone or is another one now; it is put on again when there is one"
                 );
             }

@@ -159,6 +159,8 @@ pub(super) fn held_back(taken_back: &Written, back_to: &Written) -> Option<u32> 
 
 #[cfg(test)]
 mod tests {
+    use expect_test::expect;
+
     use super::*;
     use crate::ledger::Ledger;
     use crate::state::StateDir;
@@ -179,10 +181,9 @@ mod tests {
         Option<&'static str>,
     );
 
-    /// A plan in words: the configuration; the change, if there is one, with its mode and what is held back;
+    /// Returns a plan as text: the configuration; the change, if there is one, with its mode and what is held back;
     /// whether something is taken back; what is in force instead.
-    #[track_caller]
-    fn check(steps: &[Step], typed: &str, waits: bool, expected: &str) {
+    fn planned(steps: &[Step], typed: &str, waits: bool) -> String {
         let folder = tempfile::tempdir().expect("a folder");
         let state = StateDir::open(folder.path()).expect("a state directory");
         let mut ledger = Ledger::open(&state, &Now::by_wall(NOW), "");
@@ -229,73 +230,103 @@ mod tests {
         if let Some(number) = plan.instead {
             words += &format!("; instead {number}");
         }
-        assert_eq!(words, expected, "{steps:?} {typed} {waits}");
+        words
     }
 
     #[test]
     fn plans() {
         let plain = |text| (text, None, None, None);
-        let start = "start by allowlist.toml";
-        check(&[], "old", false, &format!("old, {start}"));
-        check(&[plain("old")], "old", false, "old");
-        check(&[plain("old")], "new", false, &format!("new, {start}"));
-        // A mode by command stays till the file has another one.
         let observed = ("old", Some(Mode::Observe), None, None);
-        check(&[observed], "old", false, "old");
-        check(&[observed], "new", false, &format!("new, {start}, observe"));
-        check(&[observed], "observe", false, &format!("observe, {start}"));
-        // Unconfirmed.
         let unconfirmed = ("new", None, Some(Some(1)), None);
-        let back = "back to policy 1, since a change was not confirmed";
-        check(&[plain("old"), unconfirmed], "new", true, "new");
-        check(
-            &[plain("old"), unconfirmed],
-            "new",
-            false,
-            &format!("old, {back}, new held back; reload of new taken back; instead 1"),
-        );
-        check(
-            &[plain("old"), unconfirmed],
-            "old",
-            false,
-            &format!("old, {back}, new held back; reload of new taken back; instead 1"),
-        );
-        check(
-            &[plain("old"), unconfirmed],
-            "newer",
-            false,
-            &format!("newer, {start}; reload of new taken back"),
-        );
-        // The same configuration, of which only what was added was not confirmed.
         let added = ("old", None, Some(Some(1)), None);
-        check(
-            &[plain("old"), added],
-            "old",
-            false,
-            &format!("old, {back}; reload of old taken back"),
-        );
-        // The first start of all was not confirmed, and somebody starts again.
         let first = ("old", None, Some(None), None);
-        check(
-            &[first],
-            "old",
-            false,
-            &format!("old, {start}; reload of old taken back"),
-        );
-        // What was taken back does not count until it is another.
         let went_back = ("old", None, None, Some("new"));
-        check(&[plain("old"), went_back], "new", false, "old; instead 2");
-        check(
-            &[plain("old"), went_back],
-            "newer",
-            false,
-            &format!("newer, {start}"),
-        );
-        check(
-            &[plain("old"), went_back],
-            "old",
-            false,
-            &format!("old, {start}"),
-        );
+        let mut text = String::new();
+        for (title, steps, typed, waits) in [
+            ("no policy", &[][..], "old", false),
+            ("the same file", &[plain("old")], "old", false),
+            ("another file", &[plain("old")], "new", false),
+            (
+                "a mode by command, the same file",
+                &[observed],
+                "old",
+                false,
+            ),
+            ("a mode by command, another file", &[observed], "new", false),
+            (
+                "a mode by command, a file with another mode",
+                &[observed],
+                "observe",
+                false,
+            ),
+            (
+                "pending, the same file",
+                &[plain("old"), unconfirmed],
+                "new",
+                true,
+            ),
+            (
+                "unconfirmed, the same file",
+                &[plain("old"), unconfirmed],
+                "new",
+                false,
+            ),
+            (
+                "unconfirmed, the file before",
+                &[plain("old"), unconfirmed],
+                "old",
+                false,
+            ),
+            (
+                "unconfirmed, a third file",
+                &[plain("old"), unconfirmed],
+                "newer",
+                false,
+            ),
+            (
+                "unconfirmed additions, the same file",
+                &[plain("old"), added],
+                "old",
+                false,
+            ),
+            ("an unconfirmed first start", &[first], "old", false),
+            (
+                "rolled back, the same file",
+                &[plain("old"), went_back],
+                "new",
+                false,
+            ),
+            (
+                "rolled back, a third file",
+                &[plain("old"), went_back],
+                "newer",
+                false,
+            ),
+            (
+                "rolled back, the file before",
+                &[plain("old"), went_back],
+                "old",
+                false,
+            ),
+        ] {
+            text += &format!("{title}: {}\n", planned(steps, typed, waits));
+        }
+        expect![[r"
+            no policy: old, start by allowlist.toml
+            the same file: old
+            another file: new, start by allowlist.toml
+            a mode by command, the same file: old
+            a mode by command, another file: new, start by allowlist.toml, observe
+            a mode by command, a file with another mode: observe, start by allowlist.toml
+            pending, the same file: new
+            unconfirmed, the same file: old, back to policy 1, since a change was not confirmed, new held back; reload of new taken back; instead 1
+            unconfirmed, the file before: old, back to policy 1, since a change was not confirmed, new held back; reload of new taken back; instead 1
+            unconfirmed, a third file: newer, start by allowlist.toml; reload of new taken back
+            unconfirmed additions, the same file: old, back to policy 1, since a change was not confirmed; reload of old taken back
+            an unconfirmed first start: old, start by allowlist.toml; reload of old taken back
+            rolled back, the same file: old; instead 2
+            rolled back, a third file: newer, start by allowlist.toml
+            rolled back, the file before: old, start by allowlist.toml
+        "]].assert_eq(&text);
     }
 }

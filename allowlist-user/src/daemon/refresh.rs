@@ -132,7 +132,10 @@ impl Daemon {
             Ok(Ok(proposal)) => match self.adopt(&source, proposal, now, None) {
                 Ok(_) => Taken::InForce,
                 Err(error) => {
-                    warn!("{error:#}; its last good list stays in force");
+                    warn!(
+                        target: "allowlist::list-rejected",
+                        "{error:#}; its last good list stays in force"
+                    );
                     Taken::Refused
                 }
             },
@@ -141,7 +144,11 @@ impl Daemon {
                 Taken::Refused
             }
             Err(error) => {
-                warn!("{error:#}; {}", self.instead(&source.name));
+                warn!(
+                    target: "allowlist::fetch-failed",
+                    "{error:#}; {}",
+                    self.instead(&source.name)
+                );
                 let (code, reason) = (ErrorCode::of(&error), format!("{error:#}"));
                 let events = self.lists.fail(&source.name, code, reason, now);
                 self.tell_of(&events);
@@ -175,6 +182,7 @@ impl Daemon {
         let name = &source.name;
         let reason = refused.reason(source);
         warn!(
+            target: "allowlist::list-rejected",
             "{reason}; {} ({} prefixes would come, {} would go)",
             self.instead(name),
             refused.difference.added.len(),
@@ -358,6 +366,7 @@ impl Daemon {
         for event in &events {
             if let What::Stale { fetched } = event.what {
                 warn!(
+                    target: "allowlist::list-stale",
                     "{}: its list is of {fetched}, which is longer ago than its max_age; it stays in force; `allowlist status` says why there is none that is newer",
                     event.source
                 );

@@ -372,7 +372,7 @@ impl Daemon {
             return Err(CodedError::new(ErrorCode::MissingLists, reasons.join("\n")));
         }
         for (name, _) in &first.missing {
-            warn!("{name} has no list on this host, and lets nobody in till it is fetched");
+            warn!(target: "allowlist::missing-list", "{name} has no list on this host, and lets nobody in till it is fetched");
         }
         let interfaces = present(&config.interfaces).await?;
         let (what, by) = (change.what.clone(), change.by.clone());

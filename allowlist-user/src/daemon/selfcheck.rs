@@ -201,9 +201,6 @@ mod tests {
             ]
         );
         let another = (DifferenceKind::MapPinMissing, Some("FLOWS".to_owned()));
-        assert!(
-            check.may_repair(&another, at(3)),
-            "each object is limited on its own"
-        );
+        assert!(check.may_repair(&another, at(3)), "a limit of its own");
     }
 }

@@ -303,7 +303,7 @@ impl Daemon {
                 AtStart::Pass => "till it has one, whoever connects passes as if it were listed",
                 AtStart::Drop => "till it has one, it lets nobody in",
             };
-            warn!("{name} has no list yet ({reason}); {consequence}, as at_start says");
+            warn!(target: "allowlist::missing-list", "{name} has no list yet ({reason}); {consequence}, as at_start says");
         }
     }
 
@@ -444,10 +444,11 @@ fn plan(options: &Options, ledger: &mut Ledger, waits: bool) -> Plan {
     let now = Timestamp::now();
     let mut plan = Plan::of(options.written.clone(), ledger.known(), waits, mode, now);
     if let Some(what) = &plan.taken_back {
-        warn!("{what}: was not confirmed in time, and is taken back");
+        warn!(target: "allowlist::not-confirmed", "{what}: was not confirmed in time, and is taken back");
     }
     if let Some(number) = plan.instead {
         warn!(
+            target: "allowlist::config-suppressed",
             "{}: its last change was taken back, so policy {number} is in force and not what the file says; mend the file, or `allowlist reload` to try it again",
             options.written.origin()
         );

@@ -21,6 +21,7 @@ use nix::errno::Errno;
 
 use super::attach::{AttachedIn, other_program};
 use crate::config::AttachMode;
+use crate::error_code::{CodedError, ErrorCode};
 use crate::interface::Facts;
 use crate::netlink::{Netlink, XdpPlace};
 
@@ -186,7 +187,8 @@ fn with_remedy(refused: &[Refused], facts: &Facts) -> Error {
         String::new()
     };
     let modes: Vec<String> = refused.iter().map(ToString::to_string).collect();
-    anyhow!("cannot attach to {name}: {}{remedy}", modes.join("; "))
+    let text = format!("cannot attach to {name}: {}{remedy}", modes.join("; "));
+    CodedError::new(ErrorCode::AttachFailed, text).into()
 }
 
 /// Describes a program that is on the interface now.

@@ -181,6 +181,7 @@ impl Dataplane {
         self.bring_programs_up_to_date()?;
         if self.generation() != 0 {
             info!(
+                target: "allowlist::tables-resized",
                 "the tables have moved to larger ones, from {} to {} KiB each",
                 (before * size_of::<u64>()) >> 10,
                 (words * size_of::<u64>()) >> 10

@@ -206,7 +206,7 @@ fn a_change_that_cannot_be_written_is_forgotten_alone() {
     fs::create_dir(&path).expect("in its way");
     for _ in 0..2 {
         ledger.stage(change("y", vec![Edit::Add(addition(9, 0, None))]));
-        ledger.write().expect_err("a folder is in the way");
+        ledger.write().expect_err("not a regular file");
         // Once is enough, and twice no harm.
         ledger.take_back();
         ledger.take_back();
@@ -267,17 +267,17 @@ fn changes_without_the_disk_are_written_later() {
     hide();
     for number in 1..3 {
         ledger.stage(change("y", vec![Edit::Add(addition(number, 0, None))]));
-        ledger.write().expect_err("a folder is in the way");
+        ledger.write().expect_err("not a regular file");
         ledger.keep_in_memory();
     }
     let known = ledger.known.clone();
     // One that could not be made active after all, and one that needs the disk.
     ledger.stage(change("z", Vec::new()));
-    ledger.write().expect_err("a folder is in the way");
+    ledger.write().expect_err("not a regular file");
     ledger.keep_in_memory();
     ledger.take_back();
     ledger.stage(change("z", Vec::new()));
-    ledger.write().expect_err("a folder is in the way");
+    ledger.write().expect_err("not a regular file");
     ledger.take_back();
     ledger.take_back();
     assert_eq!(ledger.known, known);

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
+use expect_test::expect;
 use tempfile::TempDir;
 
 use super::*;
@@ -207,15 +208,80 @@ fn a_newer_format_is_left_alone() {
 fn one_process_holds_it() {
     let (_folder, state) = state();
     let lock = state.lock().expect("is free");
-    let error = state.lock().expect_err("is held").to_string();
-    let process = format!("is in use by process {} (", std::process::id());
-    assert!(error.contains(&process), "{error}");
+    let error = state.lock().expect_err("is held");
+    let StateError::Locked { holder, .. } = &error else {
+        panic!("{error}");
+    };
+    let process = format!("process {} (", std::process::id());
     assert!(
-        error.ends_with("stop it, or choose another --state-dir"),
+        holder
+            .as_ref()
+            .is_some_and(|holder| holder.starts_with(&process)),
         "{error}"
     );
     drop(lock);
-    let _lock = state.lock().expect("is free again");
+    let _lock = state.lock().expect("the lock is released");
+}
+
+#[test]
+fn errors_as_text() {
+    let path = PathBuf::from("/state");
+    let errors = [
+        StateError::Io {
+            path: path.clone(),
+            cause: ErrorKind::PermissionDenied.into(),
+        },
+        StateError::Io {
+            path: path.clone(),
+            cause: ErrorKind::StorageFull.into(),
+        },
+        StateError::Io {
+            path: path.clone(),
+            cause: ErrorKind::TimedOut.into(),
+        },
+        StateError::Io {
+            path: path.clone(),
+            cause: ErrorKind::NotFound.into(),
+        },
+        StateError::Shared { path: path.clone() },
+        StateError::Locked {
+            path: path.clone(),
+            holder: Some("process 7 (allowlist)".to_owned()),
+        },
+        StateError::Locked {
+            path: path.clone(),
+            holder: None,
+        },
+        StateError::Damaged {
+            path: path.clone(),
+            problem: "PROBLEM".to_owned(),
+            kept: Some("/kept".into()),
+        },
+        StateError::Format {
+            path: path.clone(),
+            format: 9,
+        },
+        StateError::OtherOrigin {
+            path,
+            stored: "https://old".to_owned(),
+            configured: "https://new".to_owned(),
+        },
+    ];
+    let lines: Vec<_> = errors
+        .iter()
+        .map(|error| format!("{}: {error}", error.code()))
+        .collect();
+    expect![[r"
+        forbidden: /state: permission denied; only its owner may look into it; try sudo
+        invalid-state-dir: /state: no storage space; make room there; `allowlist detach` takes the filter off without any
+        invalid-state-dir: /state: timed out; check the disk, or the server, that the state directory is on
+        invalid-state-dir: /state: entity not found; check the state directory and its permissions
+        invalid-state-dir: /state: others than this user may write there; give it to this user with mode 0700, or choose another --state-dir
+        already-running: /state: is in use by process 7 (allowlist); stop it, or choose another --state-dir
+        already-running: /state: is in use by another process; stop it, or choose another --state-dir
+        invalid-state-dir: /state: is damaged: PROBLEM; it is not used, and kept as /kept
+        invalid-state-dir: /state: has format 9, and this version knows format 4; it is not used, and will be replaced
+        invalid-state-dir: /state: came from https://old, and the source is https://new now; it is not used, and will be replaced"]].assert_eq(&lines.join("\n"));
 }
 
 #[test]
@@ -224,9 +290,5 @@ fn others_may_not_write_there() {
     let permissions = fs::Permissions::from_mode(0o777);
     fs::set_permissions(folder.path(), permissions).expect("is ours");
     let error = StateDir::open(folder.path()).expect_err("must be refused");
-    assert!(matches!(error, StateError::Io { .. }), "{error}");
-    assert!(
-        error.to_string().contains("writable by every user"),
-        "{error}"
-    );
+    assert_eq!(error.code(), ErrorCode::UntrustedPath, "{error}");
 }

@@ -13,7 +13,7 @@ use regex::Regex;
 use super::{Ended, Scratch};
 
 /// What differs between runs, and its placeholder. The first pattern that matches at a place counts.
-const PATTERNS: [(&str, &str); 8] = [
+const PATTERNS: [(&str, &str); 10] = [
     (
         r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)?",
         "<time>",
@@ -31,6 +31,9 @@ const PATTERNS: [(&str, &str); 8] = [
         "<age> ago",
     ),
     (r"\(os error \d+\)", "(os error)"),
+    (r"\bin \d+ s\b", "in <n> s"),
+    // The tests may run under sudo.
+    (r" \(by sudo, [^)]+\)", ""),
 ];
 
 static REGEXES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {

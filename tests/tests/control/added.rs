@@ -8,19 +8,6 @@ use allowlist_tests::lab::stream::{PROTECTED, datagram, drain, inbox, ip};
 
 use super::*;
 
-/// A line of the trail, as far as it is always the same.
-fn log(host: &Host) -> anyhow::Result<Vec<String>> {
-    let document: Value = serde_json::from_str(&host.done(&["log", "--json"]))?;
-    let entries = document["entries"].as_array().context("an array")?;
-    Ok(entries
-        .iter()
-        .map(|entry| {
-            let refused = entry["refused"].as_str().map_or("", |_| " refused");
-            format!("{}{refused}", entry["action"].as_str().unwrap_or_default())
-        })
-        .collect())
-}
-
 #[test]
 fn one_is_added_and_removed() -> anyhow::Result<()> {
     require_root!();
@@ -61,50 +48,62 @@ fn what_cannot_be_right_is_refused_whole() -> anyhow::Result<()> {
     let host = Host::new()?;
     host.done(&["add", "192.0.2.1", "--service", "ssh"]);
     let before = host.in_force()?;
-    for (arguments, expected) in [
+    let mut snapshot = Snapshot::new();
+    for (arguments, code, name) in [
         (
             &["add", "192.0.2.2", "--service", "wbe"][..],
-            &["there is no service \"wbe\"; there are ssh, web"][..],
+            "unknown-service",
+            "\"wbe\"",
         ),
         (
             &["add", "192.0.2.2/24", "--service", "web"],
-            &["192.0.2.0/24"],
+            "invalid-prefix",
+            "192.0.2.0/24",
         ),
-        (&["add", "nobody", "--service", "web"], &["nobody"]),
+        (
+            &["add", "nobody", "--service", "web"],
+            "invalid-prefix",
+            "nobody",
+        ),
         (
             &["add", "0.0.0.0/0", "--service", "web"],
-            &["0.0.0.0/0 is wider than /8", "--force if it is meant"],
+            "prefix-too-wide",
+            "0.0.0.0/0",
         ),
         (
             &["add", "192.0.2.2", "192.0.2.3/8", "--service", "web"],
-            &["entry 2 (192.0.2.3/8)", "nothing was changed"],
+            "invalid-prefix",
+            "192.0.2.3/8",
         ),
         (
             &["add", "192.0.2.2", "--service", "web", "--note", "a\nb"],
-            &["a note is one line of at most 200 visible characters"],
+            "invalid-request",
+            "note",
         ),
-        (
-            &["remove", "192.0.2.9"],
-            &["192.0.2.9/32 was not added by command"],
-        ),
+        (&["remove", "192.0.2.9"], "not-added", "192.0.2.9/32"),
         (
             &["remove", "192.0.2.1", "--service", "web"],
-            &["was not added to web by command"],
+            "not-added",
+            "web",
         ),
-        (
-            &["remove", "203.0.113.0/24"],
-            &["friends lists it, and is where to take it out"],
-        ),
+        (&["remove", "203.0.113.0/24"], "not-added", "friends"),
     ] {
-        host.refused(arguments, 1, expected);
+        let ended = host.refused(arguments, code, &[name]);
+        snapshot.ended(&arguments.join(" "), &ended, None);
         assert_eq!(host.in_force()?, before, "{arguments:?}");
     }
-    host.refused(
-        &["add", "192.0.2.1", "--service", "web", "--ttl", "0s"],
-        2,
-        &["at least one"],
-    );
-    host.refused(&["add", "192.0.2.1"], 2, &["--service"]);
+    for (arguments, option) in [
+        (
+            &["add", "192.0.2.1", "--service", "web", "--ttl", "0s"][..],
+            "--ttl",
+        ),
+        (&["add", "192.0.2.1"], "--service"),
+    ] {
+        let ended = host.run(arguments)?;
+        assert_eq!(ended.code, Some(2), "{ended:?}");
+        assert!(ended.stderr.contains(option), "{ended:?}");
+        snapshot.ended(&arguments.join(" "), &ended, None);
+    }
     host.done(&["add", "0.0.0.0/0", "--service", "web", "--force"]);
     assert!(host.passes(STRANGERS[0]));
     assert_eq!(
@@ -114,19 +113,13 @@ fn what_cannot_be_right_is_refused_whole() -> anyhow::Result<()> {
             .count(),
         9
     );
-    // A line each, and none of them anybody else's.
+    // One line for each request; also for the text of a request that is no prefix.
     let log = host.done(&["log"]);
     let begins_with_time = |line: &&str| line.starts_with("20");
     assert_eq!(log.lines().filter(begins_with_time).count(), 12, "{log}");
-    assert!(
-        log.contains("root  remove 192.0.2.9/32  NOT DONE: "),
-        "{log}"
-    );
-    // The text of a request that is no prefix is in the log too.
-    assert!(
-        log.contains("root  add \"nobody\" at web  NOT DONE: "),
-        "{log}"
-    );
+    assert!(log.contains("\"nobody\""), "{log}");
+    snapshot.text("log", &log, Some(&host.site.scratch));
+    snapshot.check(&expect_file!["snapshots/added_refused.txt"]);
     Ok(())
 }
 
@@ -146,12 +139,11 @@ fn many_at_once_are_all_or_none() -> anyhow::Result<()> {
     let wrong = format!("{many}100.64.0.1/8\n");
     let add = ["add", "--service", "web"];
     let ended = host.run_with(&add, &wrong)?;
-    assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(
-        ended.stderr.contains("standard input:10003: ")
-            && ended.stderr.contains("nothing was changed"),
-        "{ended:?}"
-    );
+    require_error(&ended, "invalid-prefix", &["standard input:10003: "]);
+    expect![[r#"
+        error[invalid-prefix]: standard input:10003: "100.64.0.1/8" has host bits set; write "100.0.0.0/8" for the network or "100.64.0.1/32" for the one address
+        nothing was changed
+    "#]].assert_eq(&ended.stderr);
     assert!(added(&host)?.is_empty() && !host.passes("100.64.0.1"));
     let ended = host.run_with(&add, &many)?;
     assert_eq!(ended.code, Some(0), "{ended:?}");
@@ -169,7 +161,11 @@ fn many_at_once_are_all_or_none() -> anyhow::Result<()> {
     assert_eq!(host.run_with(&["remove"], &many)?.code, Some(0));
     assert!(added(&host)?.is_empty() && !host.passes("100.64.0.2"));
     let ended = host.run_with(&add, "# nothing\n")?;
-    assert!(ended.stderr.contains("has no prefix"), "{ended:?}");
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    expect![[r#"
+        error: standard input has no prefix, so there is nothing to do
+    "#]]
+    .assert_eq(&ended.stderr);
     Ok(())
 }
 
@@ -181,20 +177,18 @@ fn nothing_new_is_no_change() -> anyhow::Result<()> {
     let policy =
         || -> anyhow::Result<Value> { Ok(host.site.json("status")?["daemon"]["policy"].clone()) };
     host.done(&["add", STRANGERS[0], "--service", "web", "--ttl", "1h"]);
-    for (arguments, said, is_new) in [
+    let mut snapshot = Snapshot::new();
+    for (arguments, is_new) in [
         (
             &["add", STRANGERS[0], "--service", "web", "--ttl", "2h"][..],
-            &["192.0.2.66/32 at web: until 20", " -> until 20"][..],
             true,
         ),
         (
             &["add", STRANGERS[0], "--service", "web", "--note", "mine"],
-            &[" -> no end", "no note -> note \"mine\""],
             true,
         ),
         (
             &["add", STRANGERS[0], "--service", "web", "--note", "mine"],
-            &["no change: all prefixes are already allowed"],
             false,
         ),
         (
@@ -207,45 +201,28 @@ fn nothing_new_is_no_change() -> anyhow::Result<()> {
                 "--ttl",
                 "1h",
             ],
-            &[
-                "added 192.0.2.9/32 to web until 20",
-                "192.0.2.66/32 at web: no end -> until 20",
-            ],
             true,
         ),
-        (
-            &["mode", "enforce"],
-            &["no change: the mode is already enforce"],
-            false,
-        ),
-        (&["mode", "observe"], &["mode: enforce -> observe"], true),
-        (
-            &["mode", "observe"],
-            &["no change: the mode is already observe"],
-            false,
-        ),
-        (
-            &["reload", "--confirm-within", "1h"],
-            &["the configuration is unchanged"],
-            false,
-        ),
+        (&["mode", "enforce"], false),
+        (&["mode", "observe"], true),
+        (&["mode", "observe"], false),
+        (&["reload", "--confirm-within", "1h"], false),
     ] {
         let before = (policy()?, host.in_force()?);
         let answer = host.done(arguments);
-        for said in said {
-            assert!(answer.contains(said), "{arguments:?}: {answer}");
-        }
-        assert!(
-            !answer.contains("allowlist confirm"),
-            "{arguments:?}: {answer}"
-        );
-        let logged = host.done(&["log", "--count", "1"]);
-        let is_marked = logged.contains("(no change)");
+        snapshot.text(&arguments.join(" "), &answer, Some(&host.site.scratch));
+        let logged: Value = serde_json::from_str(&host.done(&["log", "--count", "1", "--json"]))?;
+        let is_marked = logged["entries"][0]["no_change"] == true;
         assert_eq!(is_marked, !is_new, "{arguments:?}: {logged}");
+        let text = host.done(&["log", "--count", "1"]);
+        snapshot.text("log --count 1", &text, Some(&host.site.scratch));
+        let status = host.site.json("status")?;
+        assert!(status["unconfirmed"].is_null(), "{arguments:?}: {status}");
         let after = (policy()?, host.in_force()?);
         assert_eq!(after != before, is_new, "{arguments:?}: {answer}");
         assert_eq!(after.0 != before.0, is_new, "{arguments:?}: {answer}");
     }
+    snapshot.check(&expect_file!["snapshots/no_change.txt"]);
     Ok(())
 }
 

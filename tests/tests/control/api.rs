@@ -3,9 +3,6 @@
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 
-use allowlist_tests::lab::Snapshot;
-use expect_test::expect_file;
-
 use super::*;
 
 /// An answer: its status, its headers in lower case, its body.

@@ -24,7 +24,7 @@ fn no_clock_that_is_set_back_brings_an_addition_back() -> anyhow::Result<()> {
     let clock = WallClock::new(&host.site.scratch)?;
     start(&mut host, &clock)?;
     host.done(&["add", STRANGERS[0], "--service", "web", "--ttl", "1s"]);
-    host.daemon().wait_for_line("have expired", SOON)?;
+    host.daemon().wait_for_line("[expired]: ", SOON)?;
     assert!(!host.passes(STRANGERS[0]));
     host.kill()?;
     clock.set(-HOUR)?;
@@ -44,7 +44,7 @@ fn a_time_to_live_counts_while_the_host_is_up() -> anyhow::Result<()> {
     start(&mut host, &clock)?;
     host.done(&["add", STRANGERS[0], "--service", "web", "--ttl", "2s"]);
     clock.set(0)?;
-    host.daemon().wait_for_line("have expired", SOON)?;
+    host.daemon().wait_for_line("[expired]: ", SOON)?;
     assert!(!host.passes(STRANGERS[0]));
     // Set back after the addition was made, and by a daemon that starts afterwards.
     host.done(&["add", STRANGERS[1], "--service", "web", "--ttl", "2s"]);

@@ -39,6 +39,7 @@ fn what_is_confirmed_stays() -> anyhow::Result<()> {
     require_root!();
     let mut host = Host::new()?;
     begin(&host)?;
+    let mut snapshot = Snapshot::new();
     for (change, friend, stranger) in CHANGES {
         prepare(&host, change)?;
         let before = host.in_force()?;
@@ -47,11 +48,12 @@ fn what_is_confirmed_stays() -> anyhow::Result<()> {
         let status = host.site.run(&["status"])?.stdout;
         assert!(status.contains("UNCONFIRMED: "), "{status}");
         // Nothing else meanwhile.
-        host.refused(
+        let ended = host.refused(
             &["add", "192.0.2.77", "--service", "web"],
-            1,
-            &["waits to be confirmed", "`allowlist confirm`"],
+            "change-pending",
+            &["`allowlist confirm`"],
         );
+        snapshot.ended(&change.join(" "), &ended, Some(&host.site.scratch));
         if change[0] == "remove" {
             // It goes on waiting over a restart.
             host.kill()?;
@@ -63,12 +65,13 @@ fn what_is_confirmed_stays() -> anyhow::Result<()> {
             (friend, stranger),
             "{change:?}"
         );
-        host.refused(&["confirm"], 1, &["no change waits to be confirmed"]);
+        host.refused(&["confirm"], "nothing-pending", &[]);
         if change[0] != "reload" {
             host.done(&["rollback"]);
             assert_eq!(host.in_force()?, before, "{change:?}");
         }
     }
+    snapshot.check(&expect_file!["snapshots/pending.txt"]);
     Ok(())
 }
 
@@ -93,19 +96,15 @@ fn what_is_not_confirmed_is_taken_back() -> anyhow::Result<()> {
         );
         eventually(|| Ok(host.in_force()? == before))?;
         eventually(|| Ok(host.site.json("status")?["unconfirmed"].is_null()))?;
-        host.refused(&["confirm"], 1, &["no change waits to be confirmed"]);
-        let log = host.done(&["log"]);
+        host.refused(&["confirm"], "nothing-pending", &[]);
         assert!(
-            log.trim_end().contains("take back what was not confirmed"),
-            "{log}"
+            log(&host)?.contains(&"not-confirmed".to_owned()),
+            "{change:?}"
         );
     }
-    // What the file says was taken back, and does not count until it says something else, or is asked for.
-    let status = host.site.run(&["status"])?.stdout;
-    assert!(
-        status.contains("is not in force; mend it, then `allowlist reload`"),
-        "{status}"
-    );
+    // The file's last change was rolled back, and is not active until the file changes or is reloaded.
+    let daemon = host.site.json("status")?["daemon"].clone();
+    assert_eq!(daemon["held_back"], true, "{daemon}");
     Ok(())
 }
 
@@ -145,8 +144,8 @@ fn a_daemon_that_dies_confirms_nothing() -> anyhow::Result<()> {
             host.passes(FRIENDS[0]) && !host.passes(STRANGERS[0]),
             "{change:?}"
         );
-        let status = host.site.run(&["status"])?.stdout;
-        assert!(status.contains("was not confirmed in time"), "{status}");
+        let status = host.site.json("status")?;
+        assert_eq!(status["unconfirmed"]["taken_back"], true, "{status}");
         host.start(&[])?;
         assert!(
             host.passes(FRIENDS[0]) && !host.passes(STRANGERS[0]),
@@ -154,17 +153,14 @@ fn a_daemon_that_dies_confirms_nothing() -> anyhow::Result<()> {
         );
         assert_eq!(host.in_force()?, before, "{change:?}");
         let said = host.daemon().stderr();
-        assert!(
-            said.contains("was not confirmed in time, and is taken back"),
-            "{said}"
-        );
+        assert!(said.contains("warning[not-confirmed]: "), "{said}");
     }
     // The file still says what was taken back.
     host.kill()?;
     host.start(&[])?;
     assert!(host.passes(FRIENDS[0]));
     let said = host.daemon().stderr();
-    assert!(said.contains("its last change was taken back"), "{said}");
+    assert!(said.contains("warning[config-suppressed]: "), "{said}");
     host.write(&unfriendly().replace("198.18.0.0/24", "198.18.1.0/24"))?;
     host.kill()?;
     host.start(&[])?;
@@ -184,26 +180,28 @@ fn a_first_start_that_is_not_confirmed_is_taken_off() -> anyhow::Result<()> {
     let ended = host.daemon().wait(SOON)?;
     assert_eq!(ended.code(), Some(1));
     let said = host.daemon().stderr();
-    assert!(
-        said.contains("not confirmed in time, so the filter is off again"),
-        "{said}"
-    );
+    assert!(said.contains("error[not-confirmed]: "), "{said}");
     assert!(host.passes(STRANGERS[0]));
     let status = host.run(&["status"])?;
     assert_eq!(status.code, Some(3), "{status:?}");
-    assert!(
-        status.stdout.contains("no filter is in force"),
-        "{status:?}"
-    );
+    let mut snapshot = Snapshot::new();
+    snapshot.ended("status of no filter", &status, Some(&host.site.scratch));
 
     host.start(WITHIN)?;
     host.kill()?;
     assert!(!host.passes(STRANGERS[0]));
     host.site.end_time_to_confirm()?;
-    assert!(host.passes(STRANGERS[0]), "the kernel lets everything pass");
+    assert!(host.passes(STRANGERS[0]), "every packet passes");
     let status = host.run(&["status"])?;
     assert_eq!(status.code, Some(3), "{status:?}");
     assert!(status.stdout.starts_with("not filtering: "), "{status:?}");
+    let head = status.stdout.split("dropped: ").next().unwrap_or_default();
+    snapshot.text(
+        "status of an unconfirmed filter",
+        head,
+        Some(&host.site.scratch),
+    );
+    snapshot.check(&expect_file!["snapshots/first_start_unconfirmed.txt"]);
     // Whoever starts it again means it.
     host.start(WITHIN)?;
     host.done(&["confirm"]);

@@ -6,6 +6,7 @@ mod api;
 mod clocks;
 mod confirm;
 mod guard;
+mod log;
 mod paths;
 mod privileges;
 mod reload;
@@ -19,9 +20,10 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use allowlist_tests::lab::stream::{FRIENDS, SOON, STRANGERS, gets_through};
-use allowlist_tests::lab::{Ended, Program, Site, eventually};
+use allowlist_tests::lab::{Ended, Program, Site, Snapshot, eventually};
 use allowlist_tests::require_root;
 use anyhow::{Context as _, ensure};
+use expect_test::{expect, expect_file};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -106,18 +108,12 @@ impl Host {
         ended.stdout
     }
 
-    /// A command that must be refused so.
+    /// Runs a command that must be refused with this error code, and with the names of these objects in its message.
     #[track_caller]
-    fn refused(&self, arguments: &[&str], code: i32, expected: &[&str]) {
+    fn refused(&self, arguments: &[&str], code: &str, names: &[&str]) -> Ended {
         let ended = self.run(arguments).expect("it runs");
-        assert_eq!(ended.code, Some(code), "{arguments:?}: {ended:?}");
-        for expected in expected {
-            assert!(
-                ended.stderr.contains(expected),
-                "{arguments:?}: {expected:?} is not in:\n{}",
-                ended.stderr
-            );
-        }
+        require_error(&ended, code, names);
+        ended
     }
 
     /// A command with these lines on its standard input.
@@ -126,7 +122,7 @@ impl Host {
         command.stdin(Stdio::piped());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
-        let mut stdin = child.stdin.take().context("it is piped")?;
+        let mut stdin = child.stdin.take().context("standard input")?;
         // A program that has seen enough closes its end.
         let _ = stdin.write_all(input.as_bytes());
         drop(stdin);
@@ -139,7 +135,7 @@ impl Host {
     }
 
     fn passes(&self, source: &str) -> bool {
-        gets_through(&self.site, source).expect("it can be tried")
+        gets_through(&self.site, source).expect("a packet is sent")
     }
 
     /// All that a change could change: the table, the interfaces, what is added, and the mode.
@@ -157,6 +153,33 @@ impl Host {
             added
         ]))
     }
+}
+
+/// Requires that a command failed with this error code, and with the names of these objects in its message.
+#[track_caller]
+fn require_error(ended: &Ended, code: &str, names: &[&str]) {
+    let exit = if code == "lockout" { 4 } else { 1 };
+    assert_eq!(ended.code, Some(exit), "{ended:?}");
+    assert!(
+        ended.stderr.contains(&format!("error[{code}]: ")),
+        "{code}: {ended:?}"
+    );
+    for name in names {
+        assert!(ended.stderr.contains(name), "{name}: {ended:?}");
+    }
+}
+
+/// The actions in the log, the oldest first; those that were refused are marked.
+fn log(host: &Host) -> anyhow::Result<Vec<String>> {
+    let document: Value = serde_json::from_str(&host.done(&["log", "--json"]))?;
+    let entries = document["entries"].as_array().context("an array")?;
+    Ok(entries
+        .iter()
+        .map(|entry| {
+            let refused = entry["refused"].as_str().map_or("", |_| " refused");
+            format!("{}{refused}", entry["action"].as_str().unwrap_or_default())
+        })
+        .collect())
 }
 
 /// The prefixes that are added by command.

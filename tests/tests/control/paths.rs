@@ -43,43 +43,50 @@ impl Stage {
         self.folder.join(name)
     }
 
-    /// What `check` and `run` do with this configuration. A start that is not refused ends at once, as the interface
-    /// does not exist.
-    fn run(&self, environment: &[(&str, &str)]) -> anyhow::Result<[Ended; 2]> {
+    /// Runs `check --json` and `run` with this configuration, and returns the warnings of the first that are about
+    /// the folder. A start that is not refused ends at once, as the interface does not exist.
+    fn run(&self, environment: &[(&str, &str)]) -> anyhow::Result<(Vec<String>, Ended)> {
         let config = self.path("allowlist.toml").display().to_string();
         let of = |arguments: &[&str]| {
             let mut command = self.host.site.command(arguments)?;
             command.envs(environment.iter().copied());
             Ended::of(command)
         };
-        Ok([
-            of(&["check", "--config", &config])?,
+        let checked = of(&["check", "--config", &config, "--json"])?;
+        let checked: Value =
+            serde_json::from_str(&checked.stdout).with_context(|| format!("{checked:?}"))?;
+        let folder = self.folder.display().to_string();
+        let warnings = checked["warnings"].as_array().context("an array")?.iter();
+        let warnings = warnings.filter_map(Value::as_str).map(str::to_owned);
+        let warnings = warnings
+            .filter(|warning| warning.contains(&folder))
+            .collect();
+        Ok((
+            warnings,
             of(&["run", "--config", &config, "--iface", "none0"])?,
-        ])
+        ))
     }
 
     /// Requires that `check` warns of a path with this name, and that `run` is refused for it.
     #[track_caller]
-    fn is_refused(&self, what: &str, name: &str, environment: &[(&str, &str)]) {
-        let [checked, ran] = self.run(environment).expect("both run");
-        assert_eq!(ran.code, Some(1), "{what}: {ran:?}");
-        for text in [checked.stdout + &checked.stderr, ran.stderr] {
-            assert!(
-                text.contains("could be changed by other users") && text.contains(name),
-                "{what}: {text}"
-            );
-        }
+    fn is_refused(&self, what: &str, name: &str, environment: &[(&str, &str)]) -> Ended {
+        let (warnings, ran) = self.run(environment).expect("both run");
+        require_error(&ran, "untrusted-path", &[name]);
+        assert!(
+            warnings.iter().any(|warning| warning.contains(name)),
+            "{what}: {warnings:?}"
+        );
+        ran
     }
 
     #[track_caller]
     fn is_accepted(&self, what: &str, warns: bool, environment: &[(&str, &str)]) {
-        let [checked, ran] = self.run(environment).expect("both run");
+        let (warnings, ran) = self.run(environment).expect("both run");
         // Refused for the interface alone.
-        assert!(ran.stderr.contains("none0"), "{what}: {ran:?}");
-        for text in [checked.stdout + &checked.stderr, ran.stderr] {
-            let has_warning = text.contains("could be changed by other users");
-            assert_eq!(has_warning, warns, "{what}: {text}");
-        }
+        require_error(&ran, "unknown-interface", &["none0"]);
+        assert_eq!(!warnings.is_empty(), warns, "{what}: {warnings:?}");
+        let folder = self.folder.display().to_string();
+        assert_eq!(ran.stderr.contains(&folder), warns, "{what}: {ran:?}");
     }
 }
 
@@ -135,11 +142,14 @@ fn what_others_could_change_is_not_used() -> anyhow::Result<()> {
             set_mode(&stage.path("hook"), 0o757)
         }),
     ];
+    let mut snapshot = Snapshot::new();
     for (what, name, change) in changes {
         let stage = sensitive()?;
         change(&stage)?;
-        stage.is_refused(what, name, &[]);
+        let ended = stage.is_refused(what, name, &[]);
+        snapshot.ended(what, &ended, Some(&stage.host.site.scratch));
     }
+    snapshot.check(&expect_file!["snapshots/untrusted_paths.txt"]);
     Ok(())
 }
 
@@ -175,13 +185,8 @@ fn a_token_of_another_user_is_not_used() -> anyhow::Result<()> {
     let config = config.replace("[\"friends\"]", "[\"friends\", \"paid\"]");
     fs::write(stage.path("allowlist.toml"), config)?;
     chown(&token, Some(OTHER), None)?;
-    let [_, ran] = stage.run(&[])?;
-    assert_eq!(ran.code, Some(1), "{ran:?}");
-    assert!(
-        ran.stderr.contains("could be changed by other users"),
-        "{ran:?}"
-    );
-    assert!(ran.stderr.contains("token"), "{ran:?}");
+    let (_, ran) = stage.run(&[])?;
+    require_error(&ran, "untrusted-path", &["token"]);
     Ok(())
 }
 
@@ -192,7 +197,7 @@ fn a_reload_is_as_strict_as_a_start() -> anyhow::Result<()> {
     let before = host.in_force()?;
     host.write(&format!("default = 'drop'\n{CONFIG}"))?;
     set_mode(Path::new(&host.config), 0o666)?;
-    host.refused(&["reload"], 1, &["could be changed by other users"]);
+    host.refused(&["reload"], "untrusted-path", &["allowlist.toml"]);
     assert_eq!(host.in_force()?, before);
     Ok(())
 }
@@ -228,11 +233,7 @@ fn folders_of_other_users_are_left_alone() -> anyhow::Result<()> {
         ("--state-dir", path("state")),
     ] {
         let ended = host.run(&["run", "--config", &host.config, option, &place])?;
-        assert_eq!(ended.code, Some(1), "{option} {place}: {ended:?}");
-        assert!(
-            ended.stderr.contains("could be changed by other users"),
-            "{ended:?}"
-        );
+        require_error(&ended, "untrusted-path", &["theirs"]);
         assert_eq!(
             (state(&theirs)?, state(&victim)?),
             before,
@@ -247,8 +248,10 @@ fn folders_of_other_users_are_left_alone() -> anyhow::Result<()> {
     let before = state(&shared)?;
     let socket = shared.join("socket").display().to_string();
     let ended = host.run(&["run", "--config", &host.config, "--socket", &socket])?;
-    assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.stderr.contains("in a folder of its own"), "{ended:?}");
+    require_error(&ended, "invalid-socket", &["shared/socket"]);
+    let mut snapshot = Snapshot::new();
+    snapshot.ended("run", &ended, Some(&host.site.scratch));
+    snapshot.check(&expect_file!["snapshots/shared_folder.txt"]);
     assert_eq!(state(&shared)?, before);
     Ok(())
 }

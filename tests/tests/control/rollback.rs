@@ -7,7 +7,9 @@ fn a_policy_comes_back_whole() -> anyhow::Result<()> {
     require_root!();
     let mut host = Host::new()?;
     let first = host.in_force()?;
-    host.refused(&["rollback"], 1, &["there is no policy before this one"]);
+    let mut snapshot = Snapshot::new();
+    let ended = host.refused(&["rollback"], "unknown-policy", &[]);
+    snapshot.ended("rollback", &ended, None);
     host.done(&["add", STRANGERS[0], "--service", "web"]); // 2
     host.done(&["mode", "observe"]); // 3
     let third = host.in_force()?;
@@ -15,23 +17,25 @@ fn a_policy_comes_back_whole() -> anyhow::Result<()> {
     host.done(&["reload"]); // 4
     host.done(&["remove", STRANGERS[0]]); // 5
     let fifth = host.in_force()?;
+    let list: Value = serde_json::from_str(&host.done(&["rollback", "--list", "--json"]))?;
+    let newest = list["policies"][0]["what"].as_str().unwrap_or_default();
+    assert!(newest.contains("192.0.2.66/32"), "{list}");
     let list = host.done(&["rollback", "--list"]);
-    assert!(
-        list.contains("in force: remove 192.0.2.66/32 at web"),
-        "{list}"
-    );
+    snapshot.text("rollback --list", &list, Some(&host.site.scratch));
     host.done(&["rollback", "3"]);
     assert_eq!(host.in_force()?, third);
     host.done(&["rollback"]);
     assert_eq!(host.in_force()?, fifth);
     host.done(&["rollback", "1"]);
     assert_eq!(host.in_force()?, first);
-    host.refused(
-        &["rollback", "99"],
-        1,
-        &["there is no policy 99 to go back to; there are 1, 2"],
-    );
-    host.refused(&["rollback", "8"], 1, &["policy 8 is in force already"]);
+    for (number, code, names) in [
+        ("99", "unknown-policy", &["99", "1, 2"][..]),
+        ("8", "already-active", &["8"]),
+    ] {
+        let ended = host.refused(&["rollback", number], code, names);
+        snapshot.ended(&format!("rollback {number}"), &ended, None);
+    }
+    snapshot.check(&expect_file!["snapshots/rollback.txt"]);
 
     // The file says what was gone back from: that does not count, until it says something else.
     host.kill()?;
@@ -63,11 +67,7 @@ fn the_last_twenty_are_kept() -> anyhow::Result<()> {
         .context("a number")?;
     host.done(&["rollback", &oldest.to_string()]);
     assert_eq!(added(&host)?.len() as u64, oldest - 1);
-    host.refused(
-        &["rollback", "1"],
-        1,
-        &["there is no policy 1 to go back to"],
-    );
+    host.refused(&["rollback", "1"], "unknown-policy", &["1"]);
     Ok(())
 }
 
@@ -109,6 +109,7 @@ fn answers_state_what_changed() -> anyhow::Result<()> {
         (
             &["rollback", "1"],
             json!([
+                // Data of the API, as scripts compare it.
                 "mode: enforce by command -> enforce by the configuration",
                 "removed 192.0.2.77/32 from ssh"
             ]),
@@ -118,8 +119,7 @@ fn answers_state_what_changed() -> anyhow::Result<()> {
     }
     host.write(&format!("# words\n{CONFIG}"))?;
     assert_eq!(changes(&["reload"])?, json!([]));
-    let text = host.done(&["rollback"]);
-    assert!(text.contains("no effective changes"), "{text}");
+    assert_eq!(changes(&["rollback"])?, json!([]));
     host.write(
         &CONFIG
             .replace("[services.web]", "default = 'drop'\n[services.web]")
@@ -142,20 +142,17 @@ fn a_mode_by_command_is_stated() -> anyhow::Result<()> {
     require_root!();
     let mut host = Host::by(&format!("mode = 'observe'\n{CONFIG}"))?;
     let status = host.run(&["status"])?;
-    assert_eq!(
-        status.code,
-        Some(0),
-        "observe mode is as configured: {status:?}"
-    );
+    assert_eq!(status.code, Some(0), "configured observe mode: {status:?}");
     let required = host.run(&["status", "--require", "enforce"])?;
     assert_eq!(required.code, Some(3), "{required:?}");
     assert_eq!(host.site.json("status")?["warnings"], json!([]));
     host.done(&["mode", "enforce"]);
     host.done(&["status", "--require", "enforce"]);
-    let is_stated =
-        |text: &str| text.contains("by command") && text.contains("`allowlist mode observe`");
+    let is_stated = |text: &str| text.contains("by command") && text.contains("mode observe`");
     let reloaded = host.run(&["reload"])?;
     assert!(is_stated(&reloaded.stderr), "{reloaded:?}");
+    let mut snapshot = Snapshot::new();
+    snapshot.ended("reload", &reloaded, Some(&host.site.scratch));
     for runs in [true, false] {
         if !runs {
             host.kill()?;
@@ -163,9 +160,10 @@ fn a_mode_by_command_is_stated() -> anyhow::Result<()> {
         let text = host.done(&["status"]);
         let first = text.lines().next().unwrap_or_default();
         assert!(
-            first.contains("BY COMMAND") && first.contains("states observe"),
+            first.contains("BY COMMAND") && first.contains("observe"),
             "{text}"
         );
+        snapshot.text("status", first, Some(&host.site.scratch));
         let status = host.site.json("status")?;
         assert_eq!(
             (&status["mode"], &status["configured_mode"]),
@@ -173,7 +171,9 @@ fn a_mode_by_command_is_stated() -> anyhow::Result<()> {
         );
         let warning = status["warnings"][0].as_str().unwrap_or_default();
         assert!(is_stated(warning), "{status}");
+        snapshot.text("warning", warning, Some(&host.site.scratch));
     }
+    snapshot.check(&expect_file!["snapshots/mode_by_command.txt"]);
     host.start(&[])?;
     host.done(&["mode", "observe"]);
     assert_eq!(host.site.json("status")?["warnings"], json!([]));

@@ -1,5 +1,7 @@
 //! The room in the kernel's tables: a source that fills it delays neither another source nor `add`.
 
+use allowlist_tests::lab::normalized;
+
 use super::*;
 
 /// Two files, and a limit of which each has a share of 12.
@@ -26,6 +28,14 @@ fn has(host: &Host, source: &str, count: u64) -> anyhow::Result<()> {
     eventually(|| Ok(host.site.json("status")?["sources"][source]["prefixes"] == count))
 }
 
+/// Waits until the last list of a source did not fit the tables.
+fn is_rejected(host: &Host, source: &str) -> anyhow::Result<()> {
+    eventually(|| {
+        let status = host.site.json("status")?;
+        Ok(status["sources"][source]["failure_code"] == "too-many-prefixes")
+    })
+}
+
 #[test]
 fn a_source_that_fills_the_tables_delays_no_other() -> anyhow::Result<()> {
     require_root!();
@@ -37,8 +47,7 @@ fn a_source_that_fills_the_tables_delays_no_other() -> anyhow::Result<()> {
     for (count, active) in [(99, 99), (100, 100), (101, 100), (98, 98)] {
         host.site.scratch.write("big.txt", lines(1, count))?;
         if count > 100 {
-            let refused = "101 prefixes do not fit max_prefixes = 100";
-            host.daemon().wait_for_line(refused, SOON)?;
+            is_rejected(&host, "big")?;
         }
         has(&host, "big", active)?;
         host.done(&["add", &format!("198.18.3.{count}"), "--service", "web"]);
@@ -50,9 +59,18 @@ fn a_source_that_fills_the_tables_delays_no_other() -> anyhow::Result<()> {
     assert!(host.passes("198.18.2.11") && host.passes("198.18.3.99"));
     // More than a share is not for a source while the tables are full.
     host.site.scratch.write("small.txt", lines(2, 13))?;
-    host.daemon()
-        .wait_for_line("113 prefixes do not fit max_prefixes = 100", SOON)?;
+    is_rejected(&host, "small")?;
     has(&host, "small", 12)?;
+    let log = host.daemon().stderr();
+    let log = log
+        .lines()
+        .filter(|line| line.contains("warning[list-rejected]: "));
+    let log: Vec<_> = log
+        .map(|line| normalized(line, Some(&host.site.scratch)))
+        .collect();
+    expect![[r#"
+        <time> warning[list-rejected]: source big: 101 prefixes do not fit max_prefixes = 100; nothing was changed; raise max_prefixes, or drop a source (the largest is "big" with 101); its last good list stays in force
+        <time> warning[list-rejected]: source small: 113 prefixes do not fit max_prefixes = 100; nothing was changed; raise max_prefixes, or drop a source (the largest is "big" with 100); its last good list stays in force"#]].assert_eq(&log.join("\n"));
     // The next start has the same lists.
     host.kill()?;
     host.site.scratch.write("small.txt", lines(2, 12))?;

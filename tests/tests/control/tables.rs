@@ -71,7 +71,7 @@ fn a_list_outgrows_the_tables_without_a_gap() -> anyhow::Result<()> {
         streamed.check_counted(&host.site)?;
         let grows = head != "lookup = 'lpm-trie'";
         let within = if grows { SOON } else { NOT_LONG };
-        let has_grown = host.daemon().wait_for_line("the tables have moved", within);
+        let has_grown = host.daemon().wait_for_line("[tables-resized]: ", within);
         assert_eq!(has_grown.is_ok(), grows, "{head}");
         // What is behind stays behind: the next daemon finds the tables where they are.
         host.kill()?;
@@ -121,7 +121,7 @@ fn ends_while_its_tables_grow() -> anyhow::Result<bool> {
         // A new program takes the kernel far longer to load than this takes.
         daemon.stop(Signal::SIGKILL, SOON)?;
         if !aside.exists() {
-            let ended = refresh.join().expect("it does not panic")?;
+            let ended = refresh.join().expect("the thread ends")?;
             ensure!(ended.code == Some(0), "{ended:?}");
         }
         Ok(())

@@ -2,6 +2,8 @@
 
 use allowlist_tests::vendor::{Answer, Vendor};
 
+use expect_test::expect;
+
 use super::*;
 
 fn config(at_start: &str, url: &str) -> String {
@@ -27,7 +29,7 @@ fn check(at_start: &str, own: bool, others: bool) {
         let path = path.display().to_string();
         let mut filter = Program::start(site.command(&["run", "--config", &path])?)?;
         let sign = if at_start == "wait" {
-            "vendor has no list yet"
+            "warning[missing-list]: vendor"
         } else {
             "ready"
         };
@@ -40,13 +42,15 @@ fn check(at_start: &str, own: bool, others: bool) {
             at_start == "wait" || sources.contains("waiting"),
             "{sources}"
         );
-        let says_so = || anyhow::Ok(site.run(&["status"])?.stdout.contains("OPEN: till there"));
-        ensure!(says_so()? == (at_start == "pass"), "status");
+        let is_open = || anyhow::Ok(site.json("status")?["daemon"]["is_open"] == true);
+        ensure!(is_open()? == (at_start == "pass"), "status");
+        let text = site.run(&["status"])?.stdout;
+        ensure!(text.contains("OPEN: ") == (at_start == "pass"), "{text}");
         vendor.answer("/list", Answer::json(format!(r#"["{}"]"#, FRIENDS[0])));
         filter.wait_for_line("ready", SOON)?;
         eventually(|| Ok(gets_through(&site, FRIENDS[0])? && !gets_through(&site, STRANGERS[0])?))?;
         ensure!(gets_through(&site, "198.18.0.1")?, "its own, afterwards");
-        ensure!(!says_so()?, "status, afterwards");
+        ensure!(!is_open()?, "status, afterwards");
         // From now on the list is on disk, and a boot needs no network.
         drop(vendor);
         filter.stop(Signal::SIGTERM, SOON)?;
@@ -88,14 +92,17 @@ fn a_restart_that_waits_keeps_the_filter() -> anyhow::Result<()> {
     start(&site, &path)?.stop(Signal::SIGTERM, SOON)?;
     std::fs::write(&path, config("wait", "http://127.0.0.1:9/"))?;
     let mut filter = Program::start(site.command(&["run", "--config", &path])?)?;
-    filter.wait_for_line("vendor has no list yet", SOON)?;
+    filter.wait_for_line("warning[missing-list]: vendor", SOON)?;
     assert!(gets_through(&site, FRIENDS[0])? && !gets_through(&site, STRANGERS[0])?);
     let refused = site.run(&["add", "198.18.0.9", "--service", "web"])?;
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(
-        refused.stderr.contains("there is no list of vendor"),
+        refused.stderr.contains("error[missing-lists]: ") && refused.stderr.contains("vendor"),
         "{refused:?}"
     );
+    expect![[r#"
+        error[missing-lists]: nothing is in force yet, since there is no list of vendor; mend the configuration and `allowlist reload`, or set at_start
+    "#]].assert_eq(&refused.stderr);
     // Mended, it is in force at once.
     std::fs::write(&path, CONFIG)?;
     done(&site, &["reload"]);
@@ -106,7 +113,7 @@ fn a_restart_that_waits_keeps_the_filter() -> anyhow::Result<()> {
     filter.stop(Signal::SIGTERM, SOON)?;
     std::fs::write(&path, config("wait", "http://127.0.0.1:9/"))?;
     let mut filter = Program::start(site.command(&["run", "--config", &path])?)?;
-    filter.wait_for_line("vendor has no list yet", SOON)?;
+    filter.wait_for_line("warning[missing-list]: vendor", SOON)?;
     filter.stop(Signal::SIGINT, SOON)?;
     assert!(gets_through(&site, FRIENDS[0])? && !gets_through(&site, STRANGERS[0])?);
     Ok(())

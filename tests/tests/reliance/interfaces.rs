@@ -4,7 +4,8 @@
 use std::time::Instant;
 
 use allowlist_tests::lab::stream::{PROTECTED, datagram, ip};
-use allowlist_tests::lab::{FrameSender, Namespace};
+use allowlist_tests::lab::{FrameSender, Namespace, normalized};
+use expect_test::expect;
 use serde_json::json;
 
 use super::*;
@@ -26,19 +27,17 @@ fn one_that_comes_later_is_filtered_then() -> anyhow::Result<()> {
     let mut filter = start(&site, &config)?;
     assert_eq!(attached(&site)?, ["eth0"]);
     let said = filter.stderr();
-    assert!(
-        said.contains("there is no interface eth1 now (there are eth0, lo); it is filtered as soon as there is one"),
-        "{said}"
-    );
-    assert!(
-        filter
-            .output()
-            .contains("ready: filtering eth0, waiting for eth1, by"),
-        "{}",
-        filter.output()
-    );
+    let mut lines = said.lines();
+    let warning = lines.find(|line| line.contains("warning[missing-interface]: "));
+    let warning = warning.with_context(|| said.clone())?;
+    expect!["<time> warning[missing-interface]: there is no interface eth1 now (there are eth0, lo); it is filtered as soon as there is one"].assert_eq(&normalized(warning, Some(&site.scratch)));
+    let ready = filter.wait_for_line("ready: ", SOON)?;
+    expect!["ready: filtering eth0, waiting for eth1, by 2 prefixes of 1 sources, generation 1"]
+        .assert_eq(&ready);
+    let status = site.json("status")?;
+    assert_eq!(status["daemon"]["waiting_for"], json!(["eth1"]), "{status}");
     let status = site.run(&["status"])?.stdout;
-    assert!(status.contains("there is no interface eth1"), "{status}");
+    assert!(status.contains("interface eth1"), "{status}");
     let sources = [FRIENDS, STRANGERS].concat();
     let streamed = Streamed::during(&site, &sources, || {
         for round in 0..4 {

@@ -162,8 +162,11 @@ fn a_second_daemon_is_told_who_holds_it() -> anyhow::Result<()> {
     done(&site, &["add", "198.18.0.1", "--service", "web"]);
     let second = site.run(&["run", "--config", &config])?;
     assert_eq!(second.code, Some(1), "{second:?}");
-    let holder = format!("is in use by process {} (allowlist)", filter.id());
-    assert!(second.stderr.contains(&holder), "{second:?}");
+    let holder = format!("process {} (allowlist)", filter.id());
+    assert!(
+        second.stderr.contains("error[already-running]: ") && second.stderr.contains(&holder),
+        "{second:?}"
+    );
     assert!(gets_through(&site, "198.18.0.1")?);
     assert_eq!(site.json("status")?["daemon"]["pid"], filter.id());
     Ok(())

@@ -187,7 +187,7 @@ fn files_of_the_state_in_each_way() -> anyhow::Result<()> {
             .iter()
             .map(|name| Replaced::new(&prepared.state(name), how))
             .collect();
-        prepared.check(&format!("all of the state: {how}"), replaced?)?;
+        prepared.check(&format!("the whole state: {how}"), replaced?)?;
     }
     Ok(())
 }
@@ -229,7 +229,7 @@ fn a_state_folder_that_is_none() -> anyhow::Result<()> {
 fn file_systems_that_hang() -> anyhow::Result<()> {
     require_root!();
     if !Path::new("/dev/fuse").exists() {
-        skip!("there is no FUSE on this machine");
+        skip!("no /dev/fuse");
     }
     let prepared = Prepared::new()?;
     let named = |name: &str| prepared.folder.join(name);
@@ -279,7 +279,7 @@ fn servers_that_send_nothing_or_too_much() -> anyhow::Result<()> {
 fn a_file_that_hangs_fails_alone() -> anyhow::Result<()> {
     require_root!();
     if !Path::new("/dev/fuse").exists() {
-        skip!("there is no FUSE on this machine");
+        skip!("no /dev/fuse");
     }
     let (site, config) = prepared()?;
     let slow_list = site.scratch.write("hung.txt", "198.18.0.1\n")?;
