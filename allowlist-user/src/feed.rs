@@ -136,4 +136,4 @@ pub(crate) fn some_of<'t>(texts: impl IntoIterator<Item = &'t str>, most: usize)
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,10 +1,14 @@
 //! Lists whose address is on a page.
 
 use allowlist_tests::vendor::{Answer, header};
+use allowlist_user::error_code::ErrorCode::{
+    HttpStatus, ListMalformed, NothingSelected, RedirectRefused,
+};
 use allowlist_user::policy::{Http, Origin, Pattern, Validator};
 use allowlist_user::source;
+use expect_test::expect_file;
 
-use super::{LIST, ask, check_list, check_words, fetch, http, secret, vendor};
+use super::{Errors, LIST, ask, check_list, fetch, http, secret, vendor};
 
 fn discovering(url: &str) -> Http {
     Http {
@@ -48,35 +52,18 @@ fn a_page_without_the_one_link_is_refused() {
         ("/gone", page("/tags-9.json")),
         ("/no-page", Answer::Status(503)),
     ]);
-    let refused = |path: &str, expected: &str| {
-        let url = vendor.url(path);
-        check_words(&fetch(discovering(&url)), &format!("{url}{expected}"));
-    };
-    // The words are the parser's.
-    refused("/none", ": {*}");
-    refused("/two", ": {*}");
-    let check =
-        "which cannot be fetched; check `discover`, or configure the https address of the list";
-    refused(
-        "/file",
-        &format!(": links to file:///srv/tags-1.json, {check}"),
-    );
-    refused(
-        "/plain",
-        &format!(": links to http://lists.example.com/tags-1.json, {check}"),
-    );
-    refused(
-        "/no-page",
-        ": the server answered 503 Service Unavailable; the vendor has a problem: try again later",
-    );
-    refused(
-        "/gone",
-        &format!(
-            ", which links to {}: the server answered 404 Not Found; the list has moved: look for \
-             its new address in the vendor's documentation",
-            vendor.url("/tags-9.json")
-        ),
-    );
+    let mut errors = Errors::of(&vendor);
+    for (path, code) in [
+        ("/none", NothingSelected),
+        ("/two", ListMalformed),
+        ("/file", RedirectRefused),
+        ("/plain", RedirectRefused),
+        ("/no-page", HttpStatus),
+        ("/gone", HttpStatus),
+    ] {
+        errors.add(path, &fetch(discovering(&vendor.url(path))), code);
+    }
+    errors.check(&expect_file!["snapshots/discovery.txt"]);
 }
 
 #[test]

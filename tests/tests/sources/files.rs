@@ -3,9 +3,11 @@
 use std::fs;
 use std::path::PathBuf;
 
+use allowlist_user::error_code::ErrorCode::{FileUnreadable, ListEmpty, ListMalformed, TooLarge};
 use allowlist_user::policy::{Format, Origin};
+use expect_test::expect_file;
 
-use super::{LIST, PREFIXES, check_list, check_words, fetch_origin};
+use super::{Errors, LIST, PREFIXES, check_list, fetch_origin};
 
 fn text(path: PathBuf) -> Origin {
     Origin::File {
@@ -35,41 +37,25 @@ fn a_file_is_read_by_its_format() {
 fn a_file_that_is_no_list_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name);
-    let refused = |name: &str, expected: &str| {
-        let path = path(name);
-        let expected = format!("{}: {expected}", path.display());
-        check_words(&fetch_origin(text(path)), &expected);
-    };
     fs::write(path("wrong"), "192.0.2.1\n192.0.2.0/33\n").expect("a file");
-    refused(
-        "wrong",
-        "line 2: \"192.0.2.0/33\" is not a prefix: its length is more than 32; write one from /0 \
-         to /32",
-    );
     fs::write(path("empty"), "").expect("a file");
-    refused(
-        "empty",
-        "is empty; a list names at least one prefix: check where it comes from",
-    );
-    refused(
-        "none",
-        "cannot be read: No such file or directory (os error 2); check the path and its permissions",
-    );
-    let other = |kind: &str| {
-        format!(
-            "cannot be read as a file: it is {kind} and not a regular file; name a file that holds the list"
-        )
-    };
-    refused("", &other("a folder"));
     nix::unistd::mkfifo(&path("pipe"), nix::sys::stat::Mode::S_IRUSR).expect("a pipe");
-    refused("pipe", &other("a pipe"));
     // Of nothing, so that it takes no room.
     let huge = fs::File::create(path("huge")).expect("a file");
     huge.set_len((64 << 20) + 1).expect("a hole");
-    refused(
-        "huge",
-        "is larger than 67108864 bytes, the most that a file may have; check that it is the list",
-    );
+    let mut errors = Errors::default();
+    for (name, code) in [
+        ("wrong", ListMalformed),
+        ("empty", ListEmpty),
+        ("none", FileUnreadable),
+        ("pipe", FileUnreadable),
+        ("huge", TooLarge),
+    ] {
+        errors.add(name, &fetch_origin(text(path(name))), code);
+    }
+    let own = fetch_origin(text(folder.path().to_owned()));
+    errors.add("a folder", &own, FileUnreadable);
+    errors.check(&expect_file!["snapshots/files.txt"]);
 }
 
 #[test]

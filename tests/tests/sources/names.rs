@@ -4,15 +4,16 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use allowlist_tests::name_server::{NameServer, Reply};
+use allowlist_user::error_code::ErrorCode::NameFailed;
 use allowlist_user::policy::{Family, Feed, Lookup, Origin, Source};
 use allowlist_user::renew::renew;
-use allowlist_user::source::{self, FetchError, Fetched};
+use allowlist_user::source::{self, FetchError, FetchErrorCause, Fetched, NameError};
+use expect_test::expect_file;
 use ipnet::IpNet;
 
-use super::{check_words, fetch_origin, written};
+use super::{Errors, fetch_origin, written};
 
 const NAME: &str = "hooks.example.com";
-const CHECK: &str = "check its spelling, and the vendor's documentation for a new name";
 
 fn server(reply: Reply) -> NameServer {
     NameServer::start([(NAME, reply)]).expect("a name server")
@@ -45,11 +46,29 @@ fn check(fetched: Result<Fetched, FetchError>, expected: &[&str], again: u64) {
     assert_eq!(fetched.validators, []);
 }
 
-/// `expected` follows the names; `{server}` stands for the address.
+/// Checks the error of a fetch of names.
 #[track_caller]
-fn check_refused(fetched: &Result<Fetched, FetchError>, server: SocketAddr, expected: &str) {
-    let expected = expected.replace("{server}", &server.to_string());
-    check_words(fetched, &format!("the addresses of {NAME}: {expected}"));
+fn check_error(fetched: &Result<Fetched, FetchError>, is_expected: impl Fn(&NameError) -> bool) {
+    let cause = fetched.as_ref().map_err(|error| &*error.cause);
+    assert!(
+        matches!(cause, Err(FetchErrorCause::Name(error)) if is_expected(error)),
+        "{fetched:?}"
+    );
+}
+
+fn is_gone(error: &NameError) -> bool {
+    matches!(error, NameError::NoSuchName { .. })
+}
+
+fn is_without_addresses(error: &NameError) -> bool {
+    matches!(error, NameError::NoAddresses { .. })
+}
+
+/// Returns a snapshot with a placeholder for the server's address.
+fn errors_of(server: &NameServer) -> Errors {
+    let mut errors = Errors::default();
+    errors.name(&server.address().to_string(), "<server>");
+    errors
 }
 
 #[test]
@@ -113,17 +132,16 @@ fn several_names_are_one_list() {
         400,
     );
     // All of them, or none.
-    check_words(
-        &names(&["a.example.com", "c.example.com"]),
-        &format!(
-            "the addresses of a.example.com, c.example.com: c.example.com does not exist; {CHECK}"
-        ),
-    );
-    check_words(
-        &names(&["a..example.com"]),
-        "the addresses of a..example.com: \"a..example.com\" is not a name: {*}; write one such as \
-         \"hooks.example.com\"",
-    );
+    let mut errors = errors_of(&server);
+    let gone = names(&["a.example.com", "c.example.com"]);
+    check_error(&gone, is_gone);
+    errors.add("one does not exist", &gone, NameFailed);
+    let invalid = names(&["a..example.com"]);
+    check_error(&invalid, |error| {
+        matches!(error, NameError::NotAName { .. })
+    });
+    errors.add("not a name", &invalid, NameFailed);
+    errors.check(&expect_file!["snapshots/names.txt"]);
 }
 
 #[test]
@@ -131,15 +149,17 @@ fn a_name_that_goes_away_fails() {
     let server = server(Reply::records(["hooks.example.com 60 A 192.0.2.1"]));
     check(fetch(&server), &["192.0.2.1/32"], 60);
     server.reply(NAME, Reply::NoSuchName);
-    let gone = format!("{NAME} does not exist; {CHECK}");
-    check_refused(&fetch(&server), server.address(), &gone);
+    check_error(&fetch(&server), is_gone);
 }
 
 #[test]
 fn a_name_without_addresses_fails() {
     let server = server(Reply::records([]));
-    let none = format!("{NAME} has no addresses; {CHECK}");
-    check_refused(&fetch(&server), server.address(), &none);
+    let fetched = fetch(&server);
+    check_error(&fetched, is_without_addresses);
+    let mut errors = errors_of(&server);
+    errors.add("no records", &fetched, NameFailed);
+    errors.check(&expect_file!["snapshots/name_without_addresses.txt"]);
 }
 
 #[test]
@@ -190,14 +210,15 @@ fn aliases_that_lead_nowhere_fail() {
     let to_nothing = ["hooks.example.com 60 CNAME pool.example.net"];
     let server = server(Reply::records(to_nothing));
     // The end of the chain does not exist, or has nothing.
-    let gone = format!("{NAME} does not exist; {CHECK}");
-    check_refused(&fetch(&server), server.address(), &gone);
+    let mut errors = errors_of(&server);
+    let fetched = fetch(&server);
+    check_error(&fetched, is_gone);
+    errors.add("the alias's target does not exist", &fetched, NameFailed);
     server.reply("pool.example.net", Reply::records([]));
-    let none = format!(
-        "{NAME} has no addresses: its aliases lead to pool.example.net, which has none, or in a \
-         circle; {CHECK}"
-    );
-    check_refused(&fetch(&server), server.address(), &none);
+    let fetched = fetch(&server);
+    check_error(&fetched, is_without_addresses);
+    errors.add("the alias's target has no records", &fetched, NameFailed);
+    errors.check(&expect_file!["snapshots/aliases.txt"]);
 }
 
 #[test]
@@ -209,11 +230,7 @@ fn aliases_in_a_circle_fail() {
     for lines in [&circle[..], &circle[..1]] {
         let server = server(Reply::records(lines.iter().copied()));
         server.reply("pool.example.net", Reply::records([circle[1]]));
-        check_refused(
-            &fetch(&server),
-            server.address(),
-            &format!("{NAME} has no addresses{{*}}; {CHECK}"),
-        );
+        check_error(&fetch(&server), is_without_addresses);
     }
 }
 
@@ -242,13 +259,12 @@ fn a_name_has_no_more_addresses_than_can_be_meant() {
         Reply::OverTcp((0..count).map(line).collect())
     };
     let server = server(lines(1025));
-    check_refused(
-        &fetch(&server),
-        server.address(),
-        &format!(
-            "{NAME} has 1025 addresses, and at most 1024 are taken; check that it is the right name"
-        ),
-    );
+    let fetched = fetch(&server);
+    let is_count = |error: &NameError| matches!(error, NameError::TooMany { found: 1025, .. });
+    check_error(&fetched, is_count);
+    let mut errors = errors_of(&server);
+    errors.add("1025 addresses", &fetched, NameFailed);
+    errors.check(&expect_file!["snapshots/too_many_addresses.txt"]);
     server.reply(NAME, lines(1024));
     assert_eq!(fetch(&server).expect("fits").prefixes.len(), 1024);
 }
@@ -265,27 +281,30 @@ fn rotating_answers_are_each_a_list() {
 
 #[test]
 fn a_server_that_fails_is_named() {
-    let cases = [
-        (Reply::ServerFailure, "Server Failure"),
-        (Reply::Refused, "Query Refused"),
-        (Reply::FormatError, "Form Error"),
-        (Reply::NotImplemented, "Not Implemented"),
-    ];
-    for (reply, words) in cases {
+    let mut errors = Errors::default();
+    for reply in [
+        Reply::ServerFailure,
+        Reply::Refused,
+        Reply::FormatError,
+        Reply::NotImplemented,
+    ] {
+        let title = format!("{reply:?}");
         let server = server(reply);
-        check_refused(
-            &fetch(&server),
-            server.address(),
-            &format!(
-                "{NAME} cannot be looked up: the name server {{server}} answers \"{words}\" for its A records; \
-                 check that server, or set `resolvers`"
-            ),
+        let address = server.address();
+        errors.name(&address.to_string(), "<server>");
+        let fetched = fetch(&server);
+        check_error(
+            &fetched,
+            |error| matches!(error, NameError::Refused { server, .. } if *server == address),
         );
+        errors.add(&title, &fetched, NameFailed);
     }
+    errors.check(&expect_file!["snapshots/failing_name_servers.txt"]);
 }
 
 #[test]
-fn what_is_no_answer_is_waited_out() {
+fn an_invalid_answer_is_ignored_until_the_timeout() {
+    let mut errors = Errors::default();
     let record = || vec!["hooks.example.com 60 A 203.0.113.66".to_owned()];
     for reply in [
         Reply::Silence,
@@ -294,17 +313,18 @@ fn what_is_no_answer_is_waited_out() {
         Reply::WrongQuestion(record()),
         Reply::Late(Duration::from_mins(1), record()),
     ] {
-        println!("{reply:?}");
+        let title = format!("{reply:?}");
         let server = server(reply);
-        check_refused(
-            &hasty(&[server.address()], 700),
-            server.address(),
-            &format!(
-                "{NAME} cannot be looked up: no answer for its A records from the name server {{server}} in \
-                 time; check that it is reachable, raise `timeout`, or set `resolvers`"
-            ),
+        let address = server.address();
+        errors.name(&address.to_string(), "<server>");
+        let fetched = hasty(&[address], 700);
+        check_error(
+            &fetched,
+            |error| matches!(error, NameError::Timeout { server, .. } if *server == address),
         );
+        errors.add(&title, &fetched, NameFailed);
     }
+    errors.check(&expect_file!["snapshots/silent_name_servers.txt"]);
 }
 
 #[test]
@@ -337,9 +357,7 @@ fn the_next_server_is_asked_when_one_fails() {
     );
     // But not when one knows that there is nothing.
     let knowing = server(Reply::NoSuchName);
-    let gone = format!("{NAME} does not exist; {CHECK}");
-    let fetched = hasty(&[knowing.address(), good.address()], 3000);
-    check_refused(&fetched, knowing.address(), &gone);
+    check_error(&hasty(&[knowing.address(), good.address()], 3000), is_gone);
 }
 
 #[test]
@@ -347,14 +365,11 @@ fn an_address_that_no_packet_has_fails() {
     let server = server(Reply::records([
         "hooks.example.com 60 AAAA ::ffff:192.0.2.1",
     ]));
-    check_refused(
-        &fetch(&server),
-        server.address(),
-        &format!(
-            "{NAME} has an address that cannot be used: \"::ffff:192.0.2.1/128\" is IPv4 written as \
-             IPv6, which no packet carries; write \"192.0.2.1/32\"; report it to the vendor"
-        ),
-    );
+    let fetched = fetch(&server);
+    check_error(&fetched, |error| matches!(error, NameError::Address { .. }));
+    let mut errors = errors_of(&server);
+    errors.add("an IPv4-mapped address", &fetched, NameFailed);
+    errors.check(&expect_file!["snapshots/mapped_address.txt"]);
 }
 
 const V4: &str = "hooks.example.com 300 A 192.0.2.1";
@@ -385,10 +400,11 @@ fn patience(reply: &Reply) -> u64 {
 
 #[test]
 fn one_family_is_followed_while_the_other_fails() {
+    let mut errors = Errors::default();
     let good = || [Reply::records([V4]), Reply::records([V6])];
     for failing in [Family::V4, Family::V6] {
         for reply in failures() {
-            println!("{failing:?} {reply:?}");
+            let title = format!("{failing:?} {reply:?}");
             let is_missing = matches!(reply, Reply::NoSuchName);
             let [v4, v6] = good();
             // The address that no packet has is an AAAA record, so it fails that family.
@@ -399,6 +415,7 @@ fn one_family_is_followed_while_the_other_fails() {
             };
             let milliseconds = patience(&reply);
             let server = server(reply);
+            errors.name(&server.address().to_string(), "<server>");
             let fetched = hasty(&[server.address()], milliseconds);
             let fetched = fetched.expect("the other family is there");
             assert_eq!(written(&fetched), [expected]);
@@ -415,8 +432,10 @@ fn one_family_is_followed_while_the_other_fails() {
             assert!(note.contains(leave_out), "{note}");
             assert!(note.contains(record) || note.contains("::ffff:"), "{note}");
             assert!(!is_missing || !note.contains("spelling"), "{note}");
+            errors.text(&title, note.clone());
         }
     }
+    errors.check(&expect_file!["snapshots/notes_of_one_family.txt"]);
 }
 
 #[test]
@@ -427,11 +446,11 @@ fn a_family_that_fails_beside_one_without_records_fails_the_name() {
         let server = server(Reply::by_family(Reply::records([]), reply));
         let error = hasty(&[server.address()], milliseconds).expect_err("no address at all");
         // NXDOMAIN and no records: either answer means that the name has none.
-        assert_eq!(
-            error.to_string().contains("spelling"),
-            is_missing,
-            "{error}"
+        let means_none = matches!(
+            &*error.cause,
+            FetchErrorCause::Name(NameError::NoSuchName { .. } | NameError::NoAddresses { .. })
         );
+        assert_eq!(means_none, is_missing, "{error}");
     }
 }
 

@@ -4,10 +4,12 @@ use std::net::IpAddr;
 
 use allowlist_tests::lab::{Namespace, add_addresses};
 use allowlist_tests::vendor::{Answer, Vendor};
+use allowlist_user::error_code::ErrorCode::{AddressRefused, HttpStatus, RedirectRefused};
 use allowlist_user::policy::{Http, Pattern};
 use allowlist_user::source::{AddressError, FetchError, FetchErrorCause, Fetched};
+use expect_test::expect_file;
 
-use super::{LIST, ca_file, check_list, check_refused, check_words, fetch, http, vendor};
+use super::{Errors, LIST, ca_file, check_list, fetch, http, vendor};
 
 #[test]
 fn follows_redirects_that_stay_safe() {
@@ -32,30 +34,17 @@ fn follows_redirects_that_stay_safe() {
     ]);
     check_list(fetch(http(&hops.url("/here"))));
     check_list(fetch(http(&hops.url("/5"))));
-    check_refused(
-        &hops,
-        "/away",
-        "redirects to http://lists.example.com/list, which is not https; configure the https \
-         address of the list",
-    );
-    let too_many = |last: &str| {
-        format!(
-            "redirects more than 5 times, last to {last}; configure the final address of the list"
-        )
-    };
-    check_refused(&hops, "/loop", &too_many("{url}/loop"));
-    check_refused(&hops, "/there", &too_many("{url}/there"));
-    check_refused(&hops, "/6", &too_many(&list.url("/list")));
-    check_refused(
-        &hops,
-        "/file",
-        "redirects to file:///etc/passwd, which is not https; configure the https address of the list",
-    );
-    check_refused(
-        &hops,
+    let mut errors = Errors::of(&hops);
+    errors.name(&list.url(""), "<list>");
+    for path in ["/away", "/loop", "/there", "/6", "/file"] {
+        errors.add(path, &fetch(http(&hops.url(path))), RedirectRefused);
+    }
+    errors.add(
         "/nonsense",
-        "the server answered 302 Found; configure the final address of the list",
+        &fetch(http(&hops.url("/nonsense"))),
+        HttpStatus,
     );
+    errors.check(&expect_file!["snapshots/redirects.txt"]);
 }
 
 #[test]
@@ -81,14 +70,10 @@ fn https_does_not_lead_back_to_http() {
         ca_file: Some(ca_file(&vendor, folder.path())),
         ..http(&vendor.url("/down"))
     };
-    check_words(
-        &fetch(trusting.clone()),
-        &format!(
-            "{}: redirects to {}, which is not https; configure the https address of the list",
-            vendor.url("/down"),
-            plain.url("/list")
-        ),
-    );
+    let mut errors = Errors::of(&vendor);
+    errors.name(&plain.url(""), "<plain>");
+    errors.add("https to http", &fetch(trusting.clone()), RedirectRefused);
+    errors.check(&expect_file!["snapshots/redirect_to_http.txt"]);
     assert!(plain.requests().is_empty());
     // Unless the operator says that the list may come unprotected.
     check_list(fetch(Http {
@@ -102,12 +87,10 @@ fn https_does_not_lead_back_to_http() {
 fn nothing_goes_out_unprotected_unless_it_is_allowed_to() {
     let vendor = vendor([("/list", Answer::json(LIST))]);
     let url = vendor.url("/list").replace("127.0.0.1", "0.0.0.0");
-    check_words(
-        &fetch(http(&url)),
-        &format!(
-            "{url}: would be fetched unprotected; use https, or set `allow_plain_http = true`"
-        ),
-    );
+    let mut errors = Errors::default();
+    errors.name(&url, "<url>");
+    errors.add("http to 0.0.0.0", &fetch(http(&url)), AddressRefused);
+    errors.check(&expect_file!["snapshots/plain_http.txt"]);
     assert!(vendor.requests().is_empty());
     check_list(fetch(Http {
         allow_plain_http: true,

@@ -4,9 +4,11 @@ use std::fs;
 use std::path::PathBuf;
 
 use allowlist_tests::vendor::{Answer, Vendor, header};
+use allowlist_user::error_code::ErrorCode::InvalidCredentials;
 use allowlist_user::policy::{Http, Source};
+use expect_test::expect_file;
 
-use super::{LIST, check_list, check_words, fetch, http, secret, vendor};
+use super::{Errors, LIST, check_list, fetch, http, secret, vendor};
 
 /// With every kind of credential there is, each of which says `hush`.
 fn with_secrets(url: &str, folder: &std::path::Path) -> Http {
@@ -139,55 +141,47 @@ fn no_message_repeats_a_secret() {
 }
 
 #[test]
-fn what_cannot_be_sent_is_refused_without_being_repeated() {
+fn invalid_credentials_are_refused_without_being_repeated() {
     let folder = tempfile::tempdir().expect("a folder");
     let vendor = Vendor::start([("/list", Answer::json(LIST))]).expect("a vendor");
     let url = vendor.url("/list");
-    for (name, value, expected) in [
+    let mut errors = Errors::of(&vendor);
+    for (title, name, value) in [
         (
+            "a line break in a value",
             "X-Api-Key",
             "hush\r\nX-More: hush",
-            "the header \"X-Api-Key\" cannot be sent: its value has characters that no header may \
-             have; correct it under `headers`",
         ),
-        (
-            "X Api Key",
-            "hush",
-            "the header \"X Api Key\" cannot be sent: it is no header name; correct it under \
-             `headers`",
-        ),
+        ("a blank in a name", "X Api Key", "hush"),
     ] {
         let fetched = fetch(Http {
             headers: vec![secret(name, value)],
             ..http(&url)
         });
-        check_words(&fetched, &format!("{url}: {expected}"));
+        errors.add(title, &fetched, InvalidCredentials);
     }
-    let with_file = |file: PathBuf, problem: &str| {
-        let expected = format!(
-            "{url}: bearer_file {} cannot be used: {problem}; it must hold the token, in one line",
-            file.display()
-        );
+    let mut with_file = |title: &str, file: PathBuf| {
         let fetched = fetch(Http {
             bearer_file: Some(file),
             ..http(&url)
         });
-        check_words(&fetched, &expected);
+        errors.add(title, &fetched, InvalidCredentials);
+        let error = fetched.expect_err("was checked");
+        let text = format!("{error} {error:?}");
+        assert!(!text.contains("hush"), "{text}");
     };
-    with_file(token(folder.path(), b" \n"), "it is empty");
-    let odd = "it has other characters than a token has";
-    for text in [&b"hush\nhush\n"[..], b"hu sh", b"h\xfcsh", b"hush\0"] {
-        with_file(token(folder.path(), text), odd);
+    with_file("an empty token", token(folder.path(), b" \n"));
+    for (title, text) in [
+        ("two lines", &b"hush\nhush\n"[..]),
+        ("a blank", b"hu sh"),
+        ("Latin-1", b"h\xfcsh"),
+        ("a zero byte", b"hush\0"),
+    ] {
+        with_file(title, token(folder.path(), text));
     }
-    with_file(
-        token(folder.path(), &vec![b'h'; 20 << 10]),
-        "it is larger than 16384 bytes",
-    );
-    with_file(
-        folder.path().to_owned(),
-        "it is a folder and not a regular file",
-    );
-    let none = folder.path().join("none");
-    with_file(none, "No such file or directory (os error 2)");
+    with_file("a large token", token(folder.path(), &vec![b'h'; 20 << 10]));
+    with_file("a folder", folder.path().to_owned());
+    with_file("no file", folder.path().join("none"));
+    errors.check(&expect_file!["snapshots/credentials.txt"]);
     assert!(vendor.requests().is_empty());
 }

@@ -5,10 +5,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use allowlist_tests::vendor::{Answer, Certificates, Vendor};
+use allowlist_user::error_code::ErrorCode::{
+    Incomplete, InvalidCredentials, Timeout, UntrustedServer,
+};
 use allowlist_user::policy::Http;
 use allowlist_user::source::{FetchErrorCause, Remedy};
+use expect_test::expect_file;
 
-use super::{LIST, ca_file, check_list, check_words, fetch, http, vendor};
+use super::{Errors, LIST, ca_file, check_list, fetch, http, vendor};
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -26,29 +30,29 @@ fn trusts_its_ca_file_and_nobody_else() {
     };
 
     check_list(trusting(ca_file(&vendor, folder.path())));
-    check_words(
-        &trusting(ca_file(&stranger, folder.path())),
-        &format!(
-            "{url}: the server cannot be trusted: invalid peer certificate: {{*}}; neither the system nor \
-             ca_file has the authority that signed its certificate: check ca_file, and whether the server \
-             sends its intermediate certificate"
-        ),
-    );
+    let mut errors = Errors::of(&vendor);
+    let other = trusting(ca_file(&stranger, folder.path()));
+    errors.add("another authority", &other, UntrustedServer);
     // The system's authorities do not know the vendor, or there are none.
-    check_words(&fetch(http(&url)), &format!("{url}: {{*}}set ca_file{{*}}"));
+    let cause = fetch(http(&url)).expect_err("no ca_file").cause;
+    assert!(
+        matches!(
+            *cause,
+            FetchErrorCause::NoCertificateAuthorities
+                | FetchErrorCause::Certificate {
+                    remedy: Remedy::SetCaFile,
+                    ..
+                }
+        ),
+        "{cause}"
+    );
 
-    let unusable = |file: &str, problem: &str| {
-        let file = folder.path().join(file);
-        let expected = format!(
-            "{url}: ca_file {} cannot be used: {problem}; it must hold PEM certificates",
-            file.display()
-        );
-        check_words(&trusting(file), &expected);
-    };
     fs::write(folder.path().join("empty.pem"), "nothing\n").expect("a file");
-    unusable("empty.pem", "it holds no certificate");
-    unusable("none.pem", "No such file or directory (os error 2)");
-    unusable("", "it is a folder and not a regular file");
+    for file in ["empty.pem", "none.pem", ""] {
+        let fetched = trusting(folder.path().join(file));
+        errors.add(&format!("ca_file {file:?}"), &fetched, InvalidCredentials);
+    }
+    errors.check(&expect_file!["snapshots/ca_file.txt"]);
 }
 
 #[test]
@@ -122,10 +126,8 @@ fn a_server_without_tls_is_not_reached_by_https() {
         ..http(&url)
     };
     // The server waits for more of what it takes for a request.
-    check_words(
-        &fetch(https),
-        &format!("{url}: no {{*}} within 1s; check that the host is reachable, {{*}}"),
-    );
+    let error = fetch(https).expect_err("no TLS");
+    assert_eq!(error.cause.code(), Timeout, "{error}");
 }
 
 /// Whoever can cut a connection could shorten a list otherwise.
@@ -138,11 +140,12 @@ fn a_list_that_is_cut_off_within_tls_is_refused() {
         ca_file: Some(ca_file(&vendor, folder.path())),
         ..http(&vendor.url("/list"))
     });
-    check_words(
-        &fetched,
-        &format!(
-            "{}: the answer broke off after 17 bytes: {{*}}; nothing of it is used: try again",
-            vendor.url("/list")
-        ),
+    let mut errors = Errors::of(&vendor);
+    errors.add("cut off within TLS", &fetched, Incomplete);
+    errors.check(&expect_file!["snapshots/cut_off_within_tls.txt"]);
+    let cause = fetched.expect_err("was checked").cause;
+    assert!(
+        matches!(*cause, FetchErrorCause::Broken { received: 17, .. }),
+        "{cause}"
     );
 }

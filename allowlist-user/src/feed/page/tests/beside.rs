@@ -110,7 +110,7 @@ fn what_looks_like_an_address_and_is_not_read_is_told() {
         let list = parse_html(&Page::default(), page.as_bytes(), TODAY)
             .unwrap_or_else(|error| panic!("{word}: {error}"));
         assert_eq!(list.notes.len(), notes, "of {word}: {:?}", list.notes);
-        assert_eq!(listed(Ok(list)), "52.1.1.1", "of {word}");
+        assert_eq!(listed(&Ok(list)), "52.1.1.1", "of {word}");
     }
 }
 

@@ -179,7 +179,7 @@ fn what_no_reader_sees_is_left_out_with_a_note() {
         let list = parse_html(&Page::default(), page.as_bytes(), TODAY).expect("a list");
         assert_eq!(list.notes.len(), 1, "of {html}");
         assert!(list.notes[0].contains("45.11.36.9/32"), "{:?}", list.notes);
-        assert_eq!(listed(Ok(list)), "52.1.1.1", "of {html}");
+        assert_eq!(listed(&Ok(list)), "52.1.1.1", "of {html}");
     }
     // Text that can be opened is read.
     check_beside(&[
@@ -231,7 +231,7 @@ fn struck_out_text_may_stand_beside_what_is_not() {
             )],
             "of {html}"
         );
-        assert_eq!(listed(Ok(list)), "52.1.1.1", "of {html}");
+        assert_eq!(listed(&Ok(list)), "52.1.1.1", "of {html}");
     }
     for html in [
         "45.11.36.9<del>2</del>",

@@ -130,10 +130,8 @@ fn what_is_unclear_is_a_note() {
     }
     let page = "<p>52.1.1.1<ul><li>45.11.36.9 (replaces the deprecated one)</ul>";
     let list = parse_html(&Page::default(), page.as_bytes(), TODAY).expect("a list");
-    assert_eq!(
-        list.notes,
-        [
-            "kept 45.11.36.9/32, which may be deprecated: \"45.11.36.9 (replaces the deprecated one)\""
-        ]
-    );
+    assert_eq!(list.notes.len(), 1, "{:?}", list.notes);
+    let mut answers = Answers::default();
+    answers.add(page, list.notes.first().cloned());
+    answers.check(&expect_file!["../snapshots/unclear_deprecation.txt"]);
 }

@@ -38,7 +38,7 @@ fn version_numbers_and_section_numbers_are_no_addresses() {
             .unwrap_or_else(|error| panic!("{html}: {error}"));
         assert_eq!(list.notes.len(), notes, "of {html}: {:?}", list.notes);
         assert_eq!(
-            listed(Ok(list)).trim_end_matches("52.1.1.1").trim_end(),
+            listed(&Ok(list)).trim_end_matches("52.1.1.1").trim_end(),
             expected,
             "of {html}"
         );
