@@ -371,7 +371,7 @@ impl Daemon {
         }
         let generation = self.put_in_force(lists, Arc::new(tables))?;
         if anew {
-            warn!("{COUNTS_ANEW}");
+            warn!(target: "allowlist::counters-reset", "{COUNTS_ANEW}");
             self.dataplane.forget_counts()?;
         }
         Ok(generation)

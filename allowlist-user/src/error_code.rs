@@ -114,6 +114,10 @@ pub enum ErrorCode {
     InvalidStateDir,
     /// The interface cannot carry the filter.
     UnsupportedInterface,
+    /// The filter under the pin directory is in another network namespace.
+    OtherNamespace,
+    /// Another version of the program pinned the filter.
+    OtherVersion,
     /// Another XDP program is attached to the interface.
     InterfaceInUse,
     /// The kernel refuses to attach the filter.

@@ -135,7 +135,10 @@ impl Hook {
         if let Some((program, arguments)) = self.command.split_first()
             && let Err(error) = self.run(program, arguments, &body, event).await
         {
-            warn!("on_change: {}: {program}: {error:#}", event.source);
+            warn!(
+                target: "allowlist::hook-failed",
+                "on_change: {}: {program}: {error:#}", event.source
+            );
         }
         if let Some(url) = &self.webhook
             && let Err(error) = self.post(url, &body).await
@@ -143,6 +146,7 @@ impl Hook {
             // The path of a webhook is often its password.
             let host = url.host_str().unwrap_or_default();
             warn!(
+                target: "allowlist::hook-failed",
                 "on_change: {}: the webhook at {host}: {error:#}; this event is not sent again",
                 event.source,
             );

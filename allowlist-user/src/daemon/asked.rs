@@ -172,7 +172,7 @@ impl Daemon {
             } else {
                 self.with_lists(|daemon, lists| daemon.put_in_force(lists, tables.into()))?;
                 if anew {
-                    warn!("{}", super::COUNTS_ANEW);
+                    warn!(target: "allowlist::counters-reset", "{}", super::COUNTS_ANEW);
                     self.dataplane.forget_counts()?;
                 }
             }

@@ -15,7 +15,7 @@ impl Daemon {
     pub(super) fn attach(&mut self, facts: &Facts, trace: bool) -> Result<()> {
         let attached = self.dataplane.attach(facts, self.config.attach, trace)?;
         if let Some(warning) = attached.warning {
-            warn!("{warning}");
+            warn!(target: "allowlist::attach-mode", "{warning}");
         }
         if let Some(old) = self.traces.remove(&facts.index) {
             old.abort();
@@ -164,6 +164,7 @@ pub(super) async fn warn_of_offloads(name: &str) {
     warn_of_stripped_tags(name).await;
     if let Some(bytes) = interface::merges_big_packets(name).await {
         warn!(
+            target: "allowlist::merged-packets",
             "{name} merges packets up to {bytes} bytes (BIG TCP), and in generic mode the kernel copies each that is longer than 65536 into one piece for the filter, or drops it where it finds no memory for that; `ip link set dev {name} gro_max_size 65536 gro_ipv4_max_size 65536 gso_max_size 65536 gso_ipv4_max_size 65536` avoids it"
         );
     }

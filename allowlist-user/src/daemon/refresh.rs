@@ -240,6 +240,7 @@ impl Daemon {
                 held => format!(" ({held} more until their grace period is over)"),
             };
             info!(
+                target: "allowlist::list-changed",
                 "{name}: changed, {old} prefixes before and {} now{held}; generation {}",
                 feed.prefixes.len(),
                 self.dataplane.generation()
@@ -340,6 +341,7 @@ impl Daemon {
         let jump = self.clocks.jump(&clocks);
         if jump.abs() > JUMP {
             warn!(
+                target: "allowlist::clock-set",
                 "the clock was set by {}s; grace periods go on as if it had been right before",
                 jump.as_secs()
             );

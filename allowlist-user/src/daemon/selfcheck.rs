@@ -39,12 +39,20 @@ fn object(difference: &Difference) -> Object {
     (difference.kind, difference.object.clone())
 }
 
+/// Returns the target of a log record about a difference: its kind is the code.
+fn target(difference: &Difference) -> String {
+    format!("allowlist::{}", difference.kind)
+}
+
 impl SelfCheck {
     /// Notes why the kernel could not be looked at, and logs it if that is new.
     pub(super) fn fail(&mut self, error: &anyhow::Error) {
         let error = format!("{error:#}");
         if self.failure.as_ref() != Some(&error) {
-            warn!("self-check: the kernel cannot be looked at: {error}; the filter is as it was");
+            warn!(
+                target: "allowlist::self-check-failed",
+                "self-check: the kernel cannot be looked at: {error}; the filter is as it was"
+            );
             self.failure = Some(error);
         }
     }
@@ -52,7 +60,10 @@ impl SelfCheck {
     /// Notes that the kernel could be looked at.
     pub(super) fn succeed(&mut self) {
         if self.failure.take().is_some() {
-            info!("self-check: the kernel can be looked at again");
+            info!(
+                target: "allowlist::self-check-works",
+                "self-check: the kernel can be looked at again"
+            );
         }
     }
 
@@ -98,6 +109,7 @@ impl Daemon {
         for other in &others {
             if self.self_check.is_new(other) {
                 warn!(
+                    target: &target(other),
                     "self-check: {}; it is not changed by this daemon",
                     other.text
                 );
@@ -110,7 +122,10 @@ impl Daemon {
         }
         left.extend(later);
         if left.is_empty() && !self.self_check.known.is_empty() {
-            info!("self-check: everything is as it was published again");
+            info!(
+                target: "allowlist::repaired",
+                "self-check: everything is as it was published again"
+            );
         }
         self.self_check.known = left;
         Ok(())
@@ -125,6 +140,7 @@ impl Daemon {
         for one in &later {
             if self.self_check.exhausted.insert(object(one)) {
                 warn!(
+                    target: "allowlist::repairs-exhausted",
                     "self-check: {}; not repaired now, since {REPAIRS} repairs within a minute did not last: find the process that undoes them",
                     one.text
                 );
@@ -144,12 +160,15 @@ impl Daemon {
         let (left, repaired): (Vec<_>, Vec<_>) =
             ours.into_iter().partition(|one| still.contains(one));
         for one in &repaired {
-            warn!("self-check: {}; repaired", one.text);
+            warn!(target: &target(one), "self-check: {}; repaired", one.text);
         }
         for one in left.iter().filter(|one| self.self_check.is_new(one)) {
             match &done {
-                Ok(()) => warn!("self-check: {}; the repair did not last", one.text),
+                Ok(()) => {
+                    warn!(target: &target(one), "self-check: {}; the repair did not last", one.text);
+                }
                 Err(error) => warn!(
+                    target: &target(one),
                     "self-check: {}; it cannot be repaired, which is tried again: {error:#}",
                     one.text
                 ),

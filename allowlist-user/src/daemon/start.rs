@@ -166,6 +166,7 @@ impl Daemon {
         }
         if self.mode != self.config.mode {
             warn!(
+                target: "allowlist::mode-by-command",
                 "mode {} by command, as before this start; the configuration says {}",
                 self.mode.name(),
                 self.config.mode.name()
@@ -321,7 +322,7 @@ impl Daemon {
         renews: bool,
     ) -> Result<()> {
         if !counts_known {
-            warn!("{COUNTS_ANEW}");
+            warn!(target: "allowlist::counters-reset", "{COUNTS_ANEW}");
             self.dataplane.forget_counts()?;
         }
         // What filters already changes over to this program first: by the same tables, until the publish.
@@ -359,7 +360,10 @@ impl Daemon {
         let mut detached = self.dataplane.detach_others(&indices)?;
         detached.extend(self.dataplane.retire_others()?);
         for name in detached {
-            info!("{name}: detached, since it is not configured any more");
+            info!(
+                target: "allowlist::detached",
+                "{name}: detached, since it is not configured any more"
+            );
         }
         Ok(())
     }

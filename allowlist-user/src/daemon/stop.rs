@@ -33,6 +33,7 @@ impl Daemon {
             info!("stopped before anything was attached");
         } else {
             info!(
+                target: "allowlist::detached",
                 "stopped; detached from {}: everything passes",
                 interfaces.join(", ")
             );
@@ -89,7 +90,7 @@ impl Daemon {
     pub(super) fn detached(&self) {
         self.notify.stopping();
         self.log(Who::Daemon, Deed::Stop { filtering: false }, None);
-        info!("stopped: the filter was detached");
+        info!(target: "allowlist::detached", "stopped: the filter was detached");
     }
 
     /// Ends with the filter in force, and without a trace that nobody would read.
@@ -102,7 +103,7 @@ impl Daemon {
             }
         }
         self.log(Who::Signal, Deed::Stop { filtering: true }, None);
-        info!("{last_words}");
+        info!(target: "allowlist::stopped", "{last_words}");
         if has_private_pins(&self.options.paths.pin_dir) {
             warn!(
                 "{} is mounted in a private mount namespace only: the filter ends with the last process of that namespace",

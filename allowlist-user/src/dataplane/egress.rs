@@ -9,7 +9,7 @@ use std::time::Duration;
 use std::{io, iter, thread};
 
 use allowlist_common::abi::{self, Identity, Interface};
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{
@@ -25,6 +25,7 @@ use super::Dataplane;
 use super::calls::program_maps;
 use super::link::{take_off, take_off_if_pinned, tracks};
 use super::pins::{Pins, is_pinned};
+use crate::error_code::bail_with;
 use crate::interface::Facts;
 use crate::netlink::Netlink;
 
@@ -298,7 +299,8 @@ fn require_clsact(facts: &Facts) -> Result<()> {
     let kind = Netlink::open()?.ingress_qdisc(facts.index)?;
     match kind.as_deref() {
         None | Some("clsact") => Ok(()),
-        Some(kind) => bail!(
+        Some(kind) => bail_with!(
+            UnsupportedInterface,
             "{} has the queueing discipline {kind}, beside which the kernel allows no clsact; replace it: `tc qdisc del dev {} {kind}`, then attach its filters to the ingress of clsact (`tc qdisc add dev {} clsact`)",
             facts.name,
             facts.name,

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use allowlist_common::abi::{self, Identity, MAX_INTERFACES};
-use anyhow::{Result, bail};
+use anyhow::Result;
 use aya::maps::Array;
 
 use super::attach::{name_of, program_name};
@@ -16,6 +16,7 @@ use super::link::state;
 use super::pins::{Pins, is_pinned};
 use super::selfcheck::{self, Device, Difference, Kernel, LinkFact, Published, Slot, SlotFacts};
 use super::view::View;
+use crate::error_code::bail_with;
 use crate::netlink::{Namespace, Netlink};
 
 /// How often the kernel is looked at before a difference counts: another process may be changing it.
@@ -187,7 +188,8 @@ pub fn require_namespace(pin_dir: &Path) -> Result<()> {
         return Ok(());
     }
     inodes.dedup();
-    bail!(
+    bail_with!(
+        OtherNamespace,
         "the filter that is pinned under {} is on {} in another network namespace, {} (this one is net:[{}]; `lsns -t net` lists them)",
         pin_dir.display(),
         names.join(", "),

@@ -178,7 +178,8 @@ fn with_remedy(refused: &[Refused], facts: &Facts) -> Error {
     let is_native = matches!(refused, [one] if one.mode == AttachedIn::Native);
     let is_offload = matches!(refused, [one] if one.mode == AttachedIn::Offload);
     let has_another = |one: &Refused| matches!(one.errno(), Some(Errno::EBUSY | Errno::EEXIST));
-    let remedy = if refused.iter().any(has_another) {
+    let is_in_use = refused.iter().any(has_another);
+    let remedy = if is_in_use {
         // Since the look at the interface; empty where the program is on another interface, which the reason names.
         other_program_now(facts).map_or_else(String::new, |other| format!("; {other}"))
     } else if is_native || is_offload {
@@ -187,8 +188,13 @@ fn with_remedy(refused: &[Refused], facts: &Facts) -> Error {
         String::new()
     };
     let modes: Vec<String> = refused.iter().map(ToString::to_string).collect();
+    let code = if is_in_use {
+        ErrorCode::InterfaceInUse
+    } else {
+        ErrorCode::AttachFailed
+    };
     let text = format!("cannot attach to {name}: {}{remedy}", modes.join("; "));
-    CodedError::new(ErrorCode::AttachFailed, text).into()
+    CodedError::new(code, text).into()
 }
 
 /// Describes a program that is on the interface now.

@@ -177,7 +177,8 @@ impl Pins {
             }
             Err(error) if !is_absence(error.kind()) => Err(error)
                 .with_context(|| format!("cannot open the pin folder {}", pins.folder.display())),
-            Err(_) if !other_versions(root)?.is_empty() => bail!(
+            Err(_) if !other_versions(root)?.is_empty() => bail_with!(
+                OtherVersion,
                 "what is pinned under {} is another version's; `allowlist run` takes it over, `allowlist detach` takes it off",
                 root.display()
             ),

@@ -6,6 +6,7 @@
 
 use allowlist_common::abi::{Identity, PINNED};
 use serde::Serialize;
+use strum::Display;
 
 use super::link::LinkState;
 use crate::netlink;
@@ -108,8 +109,9 @@ pub struct Difference {
 }
 
 /// What kind of difference it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Display)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum DifferenceKind {
     /// The control word is not the one that was stored last.
     ControlWord,
