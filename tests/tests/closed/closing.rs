@@ -107,10 +107,7 @@ fn goes_on_when_nothing_notes_any_more() -> anyhow::Result<()> {
     let filter = close(&site, "", &[])?;
     let pins = site.scratch.pin_dir().join(format!("v{VERSION}"));
     std::fs::remove_file(pins.join("egress_0"))?;
-    filter.wait_for_line(
-        "the flow tracker's link of eth0 is not pinned any more",
-        SOON,
-    )?;
+    filter.wait_for_line("warning[tracker-pin-missing]: ", SOON)?;
     eventually(|| Ok(pins.join("egress_0").exists())).with_context(|| filter.output())?;
     eventually(|| server.answers(&site, FAMILIES[0], 8, NEVER))?;
     Ok(())

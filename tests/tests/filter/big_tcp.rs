@@ -43,7 +43,7 @@ fn transfer(site: &Site, to: SocketAddr) -> anyhow::Result<()> {
     let sent = thread::spawn(move || client.write_all(&vec![7; BYTES]));
     let mut received = vec![0; BYTES];
     server.read_exact(&mut received)?;
-    sent.join().expect("it does not panic")?;
+    sent.join().expect("the sender ends")?;
     Ok(())
 }
 
@@ -60,8 +60,12 @@ fn merged_packets_pass_in_generic_mode() -> anyhow::Result<()> {
         let counted = site.counted("eth0")?;
         assert_eq!(counted["drop malformed"], Value::Null, "{to}: {counted}");
     }
-    let warning = format!("warning: eth0 merges packets up to {LIMIT} bytes (BIG TCP)");
-    assert!(filter.stderr().contains(&warning), "{}", filter.output());
+    let log = filter.stderr();
+    let mut warnings = log
+        .lines()
+        .filter(|line| line.contains("warning[merged-packets]: eth0"));
+    let warning = warnings.next().with_context(|| filter.output())?;
+    assert!(warning.contains(&LIMIT.to_string()), "{warning}");
     Ok(())
 }
 
@@ -71,6 +75,10 @@ fn native_mode_warns_of_no_merging() -> anyhow::Result<()> {
     require_root!();
     let site = Site::new()?;
     let filter = filter(&site, "native")?;
-    assert!(!filter.stderr().contains("BIG TCP"), "{}", filter.output());
+    assert!(
+        !filter.stderr().contains("[merged-packets]"),
+        "{}",
+        filter.output()
+    );
     Ok(())
 }

@@ -4,8 +4,10 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
+use allowlist_tests::lab::{Snapshot, normalized};
 use allowlist_user::config::Config;
 use allowlist_user::state::StateDir;
+use expect_test::{expect, expect_file};
 
 use super::*;
 
@@ -113,12 +115,11 @@ fn no_other_list_than_the_one_that_was_shown_is_accepted() -> anyhow::Result<()>
     let (site, config) = (&setup.site, &setup.config);
     let filter = setup.start()?;
     setup.vendor.answer("/list", answer(&["198.18.0.1"]));
-    filter.wait_for_line("9 prefixes less", SOON)?;
+    filter.wait_for_line("warning[list-rejected]: source vendor", SOON)?;
     let shown = waiting_id(site, config, "")?;
     setup
         .vendor
         .answer("/list", answer(&["198.18.0.1", "66.0.0.0/8"]));
-    filter.wait_for_line("(1 prefixes would come, 9 would go)", SOON)?;
     let current = waiting_id(site, config, &shown)?;
     let ended = site.run(&["accept", "vendor", &shown])?;
     assert_eq!(ended.code, Some(1), "{ended:?}");
@@ -148,35 +149,29 @@ fn a_list_that_shrinks_waits_until_it_is_accepted() -> anyhow::Result<()> {
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     let setup = Setup::new(&many, "grace = '0s'", WEB)?;
     let (site, config) = (&setup.site, &setup.config);
+    let scratch = Some(&site.scratch);
     let filter = setup.start()?;
     let ended = site.run(&["accept", "vendor"])?;
     assert_eq!(ended.code, Some(1));
     assert!(
-        ended.stderr.contains("no list of vendor was refused"),
+        ended.stderr.contains("error[no-rejected-list]: "),
         "{ended:?}"
     );
+    let mut snapshot = Snapshot::new();
+    snapshot.ended("accept without a rejected list", &ended, scratch);
 
     setup.vendor.answer("/list", answer(&["198.18.0.1"]));
-    let line = filter.wait_for_line(
-        "9 prefixes less, and with them 90 % of the IPv4 addresses",
-        SOON,
-    )?;
-    assert!(
-        line.contains("`allowlist accept vendor` lets it in"),
-        "{line}"
-    );
+    let line = filter.wait_for_line("warning[list-rejected]: ", SOON)?;
+    snapshot.text("log of a rejected list", &line, scratch);
     eventually(|| Ok(site.json("status")?["sources"]["vendor"]["state"] == "refused"))?;
     assert_eq!(setup.prefixes()?.len(), 10);
     assert!(gets_through(site, "198.18.0.9")?);
 
     let diff = site.run(&["diff", "--config", config])?;
     assert_eq!(diff.code, Some(0), "{diff:?}");
-    assert!(
-        diff.stdout
-            .starts_with("vendor: would be refused: lists 9 prefixes less"),
-        "{diff:?}"
-    );
+    assert!(diff.stdout.starts_with("vendor: "), "{diff:?}");
     assert!(diff.stdout.contains("\n  - 198.18.0.9/32\n"), "{diff:?}");
+    snapshot.ended("diff", &diff, scratch);
 
     // Without a terminal, the command states what to type.
     let ended = site.run(&["accept", "vendor"])?;
@@ -187,11 +182,11 @@ fn a_list_that_shrinks_waits_until_it_is_accepted() -> anyhow::Result<()> {
     assert!(ended.stdout.contains("\n  - 198.18.0.9/32\n"), "{ended:?}");
     assert!(diff.stdout.contains(&command), "{diff:?}");
     assert_eq!(setup.prefixes()?.len(), 10);
+    snapshot.ended("accept without a terminal", &ended, scratch);
 
     let ended = site.run(&["accept", "vendor", &id])?;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    let first = "accepted: 0 prefixes more and 9 less; generation 2\n  - 198.18.0.2/32\n";
-    assert!(ended.stdout.starts_with(first), "{ended:?}");
+    snapshot.ended("accept", &ended, scratch);
     assert_eq!(setup.prefixes()?, ["198.18.0.1/32"]);
     assert!(!gets_through(site, "198.18.0.9")?);
     assert_eq!(site.json("status")?["sources"]["vendor"]["state"], "ok");
@@ -211,11 +206,11 @@ fn a_list_that_shrinks_waits_until_it_is_accepted() -> anyhow::Result<()> {
 
     let ended = site.run(&["accept", "other"])?;
     assert!(
-        ended
-            .stderr
-            .contains("there is no source \"other\"; there is vendor"),
+        ended.stderr.contains("error[unknown-source]: "),
         "{ended:?}"
     );
+    snapshot.ended("accept of another name", &ended, scratch);
+    snapshot.check(&expect_file!["snapshots/accept.txt"]);
     Ok(())
 }
 
@@ -231,7 +226,7 @@ fn what_is_removed_stays_for_its_grace_period() -> anyhow::Result<()> {
     setup
         .vendor
         .answer("/list", answer(&["198.18.0.1", "198.18.0.4"]));
-    filter.wait_for_line("(2 more until their grace period is over)", SOON)?;
+    filter.wait_for_line("generation 2", SOON)?;
     // What is new is in force at once.
     assert_eq!(setup.prefixes()?.len(), 4);
     let changed = setup.events()?.pop().context("it was written down")?;
@@ -323,7 +318,7 @@ fn a_file_is_read_again_when_it_is_written() -> anyhow::Result<()> {
         .wait_for_line("generation 4", Duration::from_millis(100))
         .is_err()
     {
-        anyhow::ensure!(start.elapsed() < SOON, "it is not read");
+        anyhow::ensure!(start.elapsed() < SOON, "no read of the file");
         fs::File::options()
             .append(true)
             .open(&path)?
@@ -331,12 +326,22 @@ fn a_file_is_read_again_when_it_is_written() -> anyhow::Result<()> {
     }
     // What is no list changes nothing, and neither does a file that is gone.
     fs::write(&path, "198.18.0.4/99\n")?;
-    filter.wait_for_line(
-        "office.txt: line 1: \"198.18.0.4/99\" is not a prefix",
-        SOON,
-    )?;
+    let fails_with = |code: &str| {
+        eventually(|| Ok(site.json("status")?["sources"]["office"]["failure_code"] == code))
+    };
+    fails_with("list-malformed")?;
     fs::remove_file(&path)?;
-    filter.wait_for_line("office.txt: cannot be read", SOON)?;
+    fails_with("file-unreadable")?;
+    let log = filter.stderr();
+    let failures: String = log
+        .lines()
+        .filter(|line| line.contains("warning[fetch-failed]: "))
+        .map(|line| normalized(line, Some(&site.scratch)) + "\n")
+        .collect();
+    expect![[r#"
+        <time> warning[fetch-failed]: source office: <files>/office.txt: line 1: "198.18.0.4/99" is not a prefix: its length is more than 32; write one from /0 to /32; its last good list stays in force
+        <time> warning[fetch-failed]: source office: <files>/office.txt: cannot be read: No such file or directory (os error); check the path and its permissions; its last good list stays in force
+    "#]].assert_eq(&failures);
     assert!(gets_through(&site, "198.18.0.5")?);
     Ok(())
 }
@@ -415,11 +420,19 @@ fn a_hook_is_told_what_changed() -> anyhow::Result<()> {
     fs::remove_file(&script)?;
     setup.vendor.answer("/hook", Answer::Status(400));
     setup.vendor.answer("/list", answer(&["198.18.0.3"]));
-    filter.wait_for_line("was not started; check `command` and its permissions", SOON)?;
-    filter.wait_for_line(
-        "the webhook at 127.0.0.1: the server answered 400; check `webhook`",
-        SOON,
-    )?;
+    let failures = || {
+        let log = filter.stderr();
+        let lines = log.lines();
+        let failed = lines.filter(|line| line.contains("warning[hook-failed]: "));
+        failed
+            .map(|line| normalized(line, Some(&setup.site.scratch)) + "\n")
+            .collect::<Vec<_>>()
+    };
+    eventually(|| Ok(failures().len() == 2)).with_context(|| filter.output())?;
+    expect![[r#"
+        <time> warning[hook-failed]: on_change: vendor: <files>/tell: was not started; check `command` and its permissions: No such file or directory (os error)
+        <time> warning[hook-failed]: on_change: vendor: the webhook at 127.0.0.1: the server answered 400; check `webhook`; this event is not sent again
+    "#]].assert_eq(&failures().concat());
     assert!(gets_through(&setup.site, "198.18.0.3")?);
     Ok(())
 }
@@ -434,10 +447,11 @@ fn an_old_list_is_called_stale_and_stays() -> anyhow::Result<()> {
         "ok"
     );
     setup.vendor.answer("/list", Answer::Status(503));
-    filter.wait_for_line("vendor: its list is of ", SOON)?;
+    filter.wait_for_line("warning[list-stale]: vendor", SOON)?;
     eventually(|| Ok(setup.site.json("status")?["sources"]["vendor"]["state"] == "stale"))?;
     let text = setup.site.run(&["status"])?.stdout;
-    assert!(text.contains("and should not be older than 2s"), "{text}");
+    let warning = |line: &&str| line.starts_with("warning: vendor") && line.contains("2s");
+    assert!(text.lines().any(|line| warning(&line)), "{text}");
     assert!(gets_through(&setup.site, "198.18.0.1")?);
     let words = setup.words()?;
     assert!(
@@ -455,23 +469,30 @@ fn a_list_of_special_addresses_is_never_taken() -> anyhow::Result<()> {
     let config = fs::read_to_string(&setup.config)?.replace("allow_special_use = true\n", "");
     setup.site.scratch.write("allowlist.toml", config)?;
     let filter = setup.start()?;
-    for (list, expected) in [
-        (
-            &["8.8.8.8", "10.0.0.0/8"][..],
-            "has 10.0.0.0/8, of which 10.0.0.0/8 is private (RFC 6890)",
-        ),
-        (&["8.0.0.0/7"], "has 8.0.0.0/7, which is wider than /8"),
+    let mut snapshot = Snapshot::new();
+    for (title, list) in [
+        ("private", &["8.8.8.8", "10.0.0.0/8"][..]),
+        ("wide", &["8.0.0.0/7"]),
     ] {
         setup.vendor.answer("/list", answer(list));
-        filter.wait_for_line(expected, SOON)?;
+        let mut source = Value::Null;
+        eventually(|| {
+            source = setup.site.json("status")?["sources"]["vendor"].clone();
+            let failure = source["failure"].as_str().unwrap_or_default();
+            Ok(source["failure_code"] == "list-forbidden"
+                && failure.contains(list.last().expect("a prefix")))
+        })
+        .with_context(|| filter.output())?;
+        let failure = source["failure"].as_str().unwrap_or_default();
+        snapshot.text(title, failure, None);
         assert_eq!(setup.prefixes()?, ["8.8.8.8/32"]);
         let ended = setup.site.run(&["accept", "vendor"])?;
         assert!(
-            ended
-                .stderr
-                .contains("there is no list of vendor to accept"),
+            ended.stderr.contains("error[no-rejected-list]: "),
             "{ended:?}"
         );
+        snapshot.ended(&format!("accept: {title}"), &ended, None);
     }
+    snapshot.check(&expect_file!["snapshots/forbidden_lists.txt"]);
     Ok(())
 }

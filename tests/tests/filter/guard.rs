@@ -6,8 +6,10 @@ use allowlist_tests::model::static_snapshot;
 use allowlist_user::compile::{Names, Tables, compile};
 use allowlist_user::config::{AttachMode, Config};
 use allowlist_user::dataplane::{Dataplane, View, detach_all};
+use allowlist_user::error_code::ErrorCode;
 use allowlist_user::interface::{Facts, look_up};
 use anyhow::ensure;
+use expect_test::expect;
 
 use super::*;
 
@@ -72,7 +74,7 @@ fn open_with(site: &Site, max_flows: Option<u32>) -> anyhow::Result<Dataplane> {
                 opened = Some(dataplane);
                 Ok(true)
             }
-            Err(error) if error.to_string().contains("another --pin-dir") => Ok(false),
+            Err(error) if ErrorCode::of(&error) == ErrorCode::AlreadyRunning => Ok(false),
             Err(error) => Err(error),
         },
     )?;
@@ -285,14 +287,11 @@ fn what_is_confirmed_in_time_stays() -> anyhow::Result<()> {
     drop(dataplane);
     // Whoever confirms need not be who changed.
     let mut dataplane = open(&site)?;
-    let pending = dataplane.pending().context("it is in the maps")?;
+    let pending = dataplane.pending().context("no change is pending")?;
     assert!(!pending.left.is_zero() && pending.left <= LONG && !pending.fell_back);
     assert_eq!(pending.back_to.generation, 1);
-    let again = dataplane.guard(LONG).expect_err("one waits").to_string();
-    assert!(
-        again.starts_with("another change waits to be confirmed"),
-        "{again}"
-    );
+    let again = dataplane.guard(LONG).expect_err("a change is pending");
+    assert_eq!(ErrorCode::of(&again), ErrorCode::ChangePending, "{again}");
     dataplane.confirm()?;
     assert_eq!(dataplane.pending(), None);
     site.end_time_to_confirm()?;
@@ -308,11 +307,10 @@ fn what_is_confirmed_in_time_stays() -> anyhow::Result<()> {
         assert!(gets_through(&site, allowed[1])?);
     }
     dataplane.confirm()?; // of nothing
-    let error = dataplane
-        .fall_back()
-        .expect_err("nothing waits")
-        .to_string();
-    assert!(error.contains("nothing to go back to"), "{error}");
+    let error = dataplane.fall_back().expect_err("no change is pending");
+    assert_eq!(ErrorCode::of(&error), ErrorCode::NothingPending);
+    expect!["no change waits to be confirmed, so there is nothing to go back to"]
+        .assert_eq(&error.to_string());
     Ok(())
 }
 
@@ -323,8 +321,10 @@ fn what_is_confirmed_too_late_is_gone() -> anyhow::Result<()> {
     let mut dataplane = filtering(&site)?;
     dataplane.guard(Duration::ZERO)?;
     Policy::new(&STRANGERS).publish(&mut dataplane)?;
-    let late = dataplane.confirm().expect_err("too late").to_string();
-    assert!(late.starts_with("too late"), "{late}");
+    let late = dataplane.confirm().expect_err("the deadline has passed");
+    assert_eq!(ErrorCode::of(&late), ErrorCode::NotConfirmed);
+    expect!["too late: the time to confirm is over, and what was before is in force again"]
+        .assert_eq(&late.to_string());
     assert!(gets_through(&site, FRIENDS[0])? && !gets_through(&site, STRANGERS[0])?);
     // The next change takes it back for good, and has its own time.
     dataplane.guard(LONG)?;
@@ -381,10 +381,7 @@ fn a_guarded_change_that_fails_waits_for_nobody() -> anyhow::Result<()> {
     site.host.run(|| dataplane.restore(&found))?;
     assert_eq!(dataplane.pending(), None);
     Policy::new(&[FRIENDS[0], STRANGERS[0]]).publish(&mut dataplane)?;
-    assert!(
-        gets_through(&site, STRANGERS[0])?,
-        "it falls back to nothing"
-    );
+    assert!(gets_through(&site, STRANGERS[0])?, "no fallback is left");
     Ok(())
 }
 

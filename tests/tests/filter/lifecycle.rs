@@ -2,7 +2,8 @@
 //! privileges that are few, a detach beside a running daemon. Afterwards it is on, or off, and says which.
 
 use allowlist_common::abi::VERSION;
-use allowlist_tests::lab::rename;
+use allowlist_tests::lab::{normalized, rename};
+use expect_test::expect;
 
 use super::*;
 
@@ -162,7 +163,7 @@ fn match_ids_that_have_run_out_are_given_out_anew() -> anyhow::Result<()> {
     std::fs::write(&path, record.to_string())?;
     let filter = site.filter(&SMALL)?;
     assert!(
-        filter.stderr().contains("counts start anew"),
+        filter.stderr().contains("warning[counters-reset]: "),
         "{}",
         filter.output()
     );
@@ -257,12 +258,12 @@ fn stopping_while_it_starts() -> anyhow::Result<()> {
         let ended = filter.stop(signal, SOON)?;
         assert_eq!(ended.code(), Some(0), "{}", filter.output());
         assert_eq!(maps.exists(), in_force, "{}", filter.output());
-        let said = if in_force {
-            "stopped; the filter stays in force"
+        let code = if in_force {
+            "[stopped]: "
         } else {
-            "stopped; detached from eth0: everything passes"
+            "[detached]: "
         };
-        assert!(filter.stderr().contains(said), "{}", filter.output());
+        assert!(filter.stderr().contains(code), "{}", filter.output());
     }
     Ok(())
 }
@@ -273,15 +274,16 @@ fn detaching_ends_the_daemon() -> anyhow::Result<()> {
     let site = Site::new()?;
     let mut filter = site.filter(&SMALL)?;
     let detached = site.run(&["detach"])?;
-    assert_eq!(detached.stdout, "detached from eth0: everything passes\n");
+    assert_eq!(detached.code, Some(0), "{detached:?}");
+    expect![[r#"
+        detached from eth0: everything passes
+    "#]]
+    .assert_eq(&detached.stdout);
     assert!(filter.wait(SOON)?.success(), "{}", filter.output());
-    assert!(
-        filter
-            .stderr()
-            .ends_with("stopped: the filter was detached\n"),
-        "{}",
-        filter.output()
-    );
+    let log = filter.stderr();
+    let last = log.lines().last().unwrap_or_default();
+    expect!["<time> [detached]: stopped: the filter was detached"]
+        .assert_eq(&normalized(last, None));
     eventually(|| gets_through(&site, STRANGERS[0]))?;
     assert!(!site.scratch.file("socket").exists());
     Ok(())

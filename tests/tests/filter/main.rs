@@ -187,8 +187,7 @@ fn where_the_driver_cannot_it_runs_in_generic_mode_and_says_so() -> anyhow::Resu
         site.json("status")?["interfaces"],
         json!([{"name": "br0", "mode": "generic", "attached": true}])
     );
-    let warning =
-        "warning: br0 runs the filter in generic mode, in the network stack, which is slower";
+    let warning = "warning[attach-mode]: br0 ";
     assert!(filter.stderr().contains(warning), "{}", filter.output());
     Ok(())
 }
@@ -306,7 +305,7 @@ fn two_interfaces_are_counted_apart() -> anyhow::Result<()> {
 
 fn restart(site: &Site, mut filter: Program, arguments: &[&str]) -> anyhow::Result<Program> {
     if !filter.stop(Signal::SIGTERM, SOON)?.success() {
-        bail!("it did not stop well:\n{}", filter.output());
+        bail!("the filter failed to stop:\n{}", filter.output());
     }
     site.filter(arguments)
 }
@@ -388,7 +387,7 @@ fn check_status_text(site: &Site, process: u32) -> anyhow::Result<()> {
     ] {
         assert!(
             words.iter().any(|line| line == expected),
-            "{expected:?} is not in\n{text}"
+            "no {expected:?}:\n{text}"
         );
     }
     Ok(())

@@ -1,8 +1,11 @@
-//! Vendors and name servers that fail in every way that real ones did, while the filter runs: the table stays
-//! what it was, and what is said tells what to do.
+//! Vendors and name servers that fail in every way that real ones did, while the filter runs: the active prefixes
+//! stay, and `status` has the failure with its remedy.
 
-use allowlist_tests::lab::WallClock;
+use std::panic::resume_unwind;
+
+use allowlist_tests::lab::{Snapshot, WallClock};
 use allowlist_tests::name_server::{NameServer, Reply};
+use expect_test::expect_file;
 
 use super::*;
 
@@ -30,158 +33,117 @@ fn prefixes(site: &Site) -> anyhow::Result<Vec<String>> {
     Ok(prefixes.map(str::to_owned).collect())
 }
 
-/// Waits until status gives this as the reason why the source has no newer list.
-fn fails_with(site: &Site, expected: &str) -> anyhow::Result<()> {
-    let mut last = Value::Null;
+/// Waits until the last fetch of `vendor` has failed with this code, and returns the whole text.
+fn wait_for_failure(site: &Site, code: &str) -> anyhow::Result<String> {
+    let mut source = Value::Null;
     eventually(|| {
-        last = site.json("status")?["sources"]["vendor"]["failure"].clone();
-        Ok(last
-            .as_str()
-            .is_some_and(|failure| failure.contains(expected)))
+        source = site.json("status")?["sources"]["vendor"].clone();
+        Ok(source["failure_code"] == code)
     })
-    .with_context(|| format!("{expected:?}, not {last}"))
+    .with_context(|| format!("{code:?}, not {source}"))?;
+    let failure = source["failure"].as_str().context("a text")?;
+    Ok(failure.to_owned())
 }
 
-/// What the vendor answers now, what is said of it (which names the case), and what to do.
-#[expect(clippy::too_many_lines, reason = "a table")]
-fn cases() -> Vec<(Answer, &'static str, &'static str)> {
+/// Waits until this many prefixes of `vendor` are in their grace period.
+fn wait_for_held(site: &Site, count: u64) -> anyhow::Result<()> {
+    eventually(|| Ok(site.json("status")?["sources"]["vendor"]["held"] == count))
+}
+
+/// Waits until the last fetch of `vendor` has succeeded.
+fn wait_for_success(site: &Site) -> anyhow::Result<()> {
+    eventually(|| Ok(site.json("status")?["sources"]["vendor"]["failure"].is_null()))
+}
+
+/// A title, an answer of the vendor, and the code of the failure.
+type Case = (&'static str, Answer, &'static str);
+
+fn cases() -> Vec<Case> {
     let utf_16: Vec<u8> = "\u{feff}[\"198.18.0.1\"]"
         .encode_utf16()
         .flat_map(u16::to_le_bytes)
         .collect();
     let plain = |text: &str| Answer::Body("text/plain", text.as_bytes().to_vec());
+    let latin_1 = Answer::Body("text/plain", b"[\"caf\xe9\"]".to_vec());
+    let challenge = Answer::html("<!DOCTYPE html><title>Just a moment...</title>");
+    let redirect = |to: &str| Answer::Redirect(to.to_owned());
     let status = |status| Answer::Full(status, Vec::new(), b"<html>no</html>".to_vec());
+    let one = br#"["198.18.0.1"]"#;
     vec![
+        ("web page", challenge, "list-is-web-page"),
+        ("no bytes", plain(""), "list-empty"),
         (
-            Answer::html("<!DOCTYPE html><title>Just a moment...</title>"),
-            "got a web page, not a list",
-            "use the address of the list itself",
-        ),
-        (plain(""), "is empty", "check where it comes from"),
-        (
+            "comment",
             plain("# merged into another list\n"),
-            "is not JSON",
-            "the text starts with",
+            "list-malformed",
         ),
+        ("empty array", Answer::json("[]"), "list-empty"),
         (
-            Answer::json("[]"),
-            "names no prefix",
-            "check where it comes from",
-        ),
-        (
+            "object",
             Answer::json(r#"{"Temporarily": "Broken"}"#),
-            "$.Temporarily: \"Broken\" is not a prefix",
-            "write one such as",
+            "list-malformed",
         ),
         (
+            "joined prefixes",
             Answer::json(r#"["131.0.72.0/222400:cb00::/32"]"#),
-            "run together",
-            "separate them",
+            "list-malformed",
         ),
         (
+            "host bits",
             Answer::json(r#"["198.18.0.9/24"]"#),
-            "has host bits set",
-            "write \"198.18.0.0/24\" for the network",
+            "list-malformed",
         ),
         (
+            "leading zero",
             Answer::json(r#"["198.18.0.01"]"#),
-            "$[0]: \"198.18.0.01\" is not a prefix",
-            "write one such as",
+            "list-malformed",
         ),
         (
+            "cut JSON",
             Answer::json(r#"["198.18.0.1", "198.18."#),
-            "breaks off after 23 bytes",
-            "try again",
+            "incomplete",
         ),
         (
+            "UTF-16",
             Answer::Body("text/plain", utf_16),
-            "is not text",
-            "it has to be plain UTF-8",
+            "list-malformed",
         ),
+        ("Latin-1", latin_1, "list-malformed"),
         (
-            Answer::Body("text/plain", b"[\"caf\xe9\"]".to_vec()),
-            "it is not UTF-8",
-            "it has to be plain UTF-8",
-        ),
-        (
+            "cut body",
             Answer::Truncated(br#"["198.18.0.1""#.to_vec()),
-            "the answer broke off after",
-            "nothing of it is used: try again",
+            "incomplete",
         ),
+        ("cut chunks", Answer::CutChunks(one.to_vec()), "incomplete"),
+        ("cut gzip", Answer::CutGzip(one.repeat(99)), "incomplete"),
+        ("endless body", Answer::Endless, "too-large"),
+        ("large gzip", Answer::Gzip(vec![b' '; 4 << 20]), "too-large"),
+        ("silence", Answer::Silence, "timeout"),
+        ("slow drip", Answer::Drip, "timeout"),
+        ("noise", Answer::Noise, "unreachable"),
+        ("redirect loop", redirect("/list"), "redirect-refused"),
         (
-            Answer::CutChunks(br#"["198.18.0.1"]"#.to_vec()),
-            "nothing of it is used",
-            "try again",
+            "redirect to HTTP",
+            redirect("http://lists.example.com/"),
+            "redirect-refused",
         ),
+        ("status 401", status(401), "http-status"),
+        ("status 403", status(403), "http-status"),
+        ("status 404", status(404), "http-status"),
+        ("status 410", status(410), "http-status"),
+        ("status 429", status(429), "http-status"),
+        ("status 500", status(500), "http-status"),
+        ("status 204", status(204), "http-status"),
+        ("status 206", status(206), "http-status"),
+        // Valid lists that the gate rejects.
+        ("shrunk list", list(&GOOD[..2]), "list-rejected"),
+        ("short list", list(&["9.9.9.9"]), "list-rejected"),
         (
-            Answer::CutGzip(br#"["198.18.0.1"]"#.repeat(99)),
-            "nothing of it is used",
-            "try again",
-        ),
-        (
-            Answer::Endless,
-            "is larger than 65536 bytes",
-            "raise `max_size`",
-        ),
-        (
-            Answer::Gzip(vec![b' '; 4 << 20]),
-            "is larger than 65536 bytes",
-            "raise `max_size`",
-        ),
-        (
-            Answer::Silence,
-            "no complete answer within 700ms",
-            "raise `timeout`",
-        ),
-        (
-            Answer::Drip,
-            "no complete answer within 700ms",
-            "raise `timeout`",
-        ),
-        (
-            Answer::Noise,
-            "invalid HTTP version parsed",
-            "check the URL",
-        ),
-        (
-            Answer::Redirect("/list".to_owned()),
-            "redirects more than 5 times",
-            "configure the final address",
-        ),
-        (
-            Answer::Redirect("http://lists.example.com/".to_owned()),
-            "which is not https",
-            "configure the https address",
-        ),
-        (status(401), "401", "set `bearer_file`"),
-        (status(403), "403", "and whether the vendor blocks"),
-        (status(404), "404 Not Found", "look for its new address"),
-        (status(410), "410 Gone", "look for its new address"),
-        (status(429), "429", "raise `every`"),
-        (status(500), "500", "try again later"),
-        (status(204), "204", "check the URL"),
-        (status(206), "206", "check the URL"),
-        // What is a list, and still is not taken.
-        (
-            list(&GOOD[..2]),
-            "6 prefixes less, and with them 71 % of the IPv4 addresses",
-            "`allowlist accept vendor` lets it in",
-        ),
-        (
-            list(&["9.9.9.9"]),
-            "has 1 prefixes, and at least 2 are expected",
-            "lower `min`",
-        ),
-        (
+            "wide prefix",
             list(&[&GOOD[..], &["8.0.0.0/7"]].concat()),
-            "has 8.0.0.0/7, which is wider than /8",
-            "set `min_prefix_len`",
+            "list-forbidden",
         ),
-        (
-            list(&GOOD[1..]),
-            "does not cover 198.18.0.1/32, as `must_cover` demands",
-            "change `must_cover`",
-        ),
+        ("missing prefix", list(&GOOD[1..]), "list-rejected"),
     ]
 }
 
@@ -190,24 +152,27 @@ fn no_answer_of_a_vendor_makes_the_table_worse() -> anyhow::Result<()> {
     require_root!();
     let cases = cases();
     assert!(cases.len() >= 25);
-    // Each case waits for the vendor to be asked twice: four hosts wait at once.
-    thread::scope(|scope| {
+    // Each case waits for two fetches, so four hosts run at once.
+    let failures: Vec<Vec<String>> = thread::scope(|scope| {
         let hosts: Vec<_> = cases
             .chunks(cases.len().div_ceil(4))
             .map(|cases| scope.spawn(|| play(cases)))
             .collect();
-        for host in hosts {
-            match host.join() {
-                Ok(played) => played?,
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        Ok(())
-    })
+        let join = |host: thread::ScopedJoinHandle<'_, anyhow::Result<_>>| {
+            host.join().unwrap_or_else(|panic| resume_unwind(panic))
+        };
+        hosts.into_iter().map(join).collect::<anyhow::Result<_>>()
+    })?;
+    let mut snapshot = Snapshot::new();
+    for ((title, ..), failure) in cases.iter().zip(failures.iter().flatten()) {
+        snapshot.text(title, failure, None);
+    }
+    snapshot.check(&expect_file!["snapshots/failed_fetches.txt"]);
+    Ok(())
 }
 
-/// On a host of its own.
-fn play(cases: &[(Answer, &str, &str)]) -> anyhow::Result<()> {
+/// Runs the cases on a host of its own, and returns the texts of the failures.
+fn play(cases: &[Case]) -> anyhow::Result<Vec<String>> {
     let site = Site::new()?;
     let vendor = site.host.run(|| Vendor::start([("/list", list(&GOOD))]))?;
     let config = format!(
@@ -219,18 +184,18 @@ fn play(cases: &[(Answer, &str, &str)]) -> anyhow::Result<()> {
     let config = site.scratch.write("allowlist.toml", config)?;
     let config = config.display().to_string();
     let mut filter = site.filter(&["--config", &config])?;
-    for (answer, said, remedy) in cases {
+    let mut failures = Vec::new();
+    for (title, answer, code) in cases {
         vendor.answer("/list", answer.clone());
-        fails_with(&site, said)?;
-        fails_with(&site, remedy)?;
-        assert_eq!(prefixes(&site)?, GOOD, "{said}");
-        // And the next case is told from this one.
+        failures.push(wait_for_failure(&site, code).context(*title)?);
+        assert_eq!(prefixes(&site)?, GOOD, "{title}");
+        // A success separates this failure from the next one.
         vendor.answer("/list", list(&GOOD));
-        eventually(|| Ok(site.json("status")?["sources"]["vendor"]["failure"].is_null()))?;
+        wait_for_success(&site)?;
     }
     assert!(gets_through(&site, "198.18.0.7")?);
     assert!(!gets_through(&site, STRANGERS[0])?);
-    // Nor does a start while the vendor is gone.
+    // The last-good list also survives a start without the vendor.
     drop(vendor);
     filter.stop(Signal::SIGKILL, SOON)?;
     let _filter = site.filter(&["--config", &config])?;
@@ -238,9 +203,9 @@ fn play(cases: &[(Answer, &str, &str)]) -> anyhow::Result<()> {
     assert_eq!(
         site.json("status")?["generation"],
         2,
-        "nothing but the two starts was published"
+        "only the two starts published"
     );
-    Ok(())
+    Ok(failures)
 }
 
 #[test]
@@ -275,7 +240,7 @@ fn a_vendor_is_asked_only_for_what_is_new() -> anyhow::Result<()> {
     assert!(site.json("status")?["sources"]["vendor"]["failure"].is_null());
     // A list that is refused is asked for as a whole again.
     vendor.answer("/list", version("\"2\"", br#"["198.18.0.1"]"#));
-    fails_with(&site, "7 prefixes less")?;
+    wait_for_failure(&site, "list-rejected")?;
     assert_eq!(asked("\"2\""), 0);
     drop(filter);
     // Another start goes on where the last one was.
@@ -314,22 +279,25 @@ fn names_that_fail_keep_their_addresses() -> anyhow::Result<()> {
     let filter = site.filter(&["--config", &config])?;
     let both = ["198.18.0.1/32", "2001:db8:18::1/128"];
     assert_eq!(prefixes(&site)?, both);
-    for (reply, said) in [
-        (Reply::NoSuchName, "does not exist; check its spelling"),
-        (Reply::ServerFailure, "hooks.vendor.example"),
-        (Reply::Silence, "no answer for its"),
-        (Reply::Garbage, "no answer for its"),
+    let mut snapshot = Snapshot::new();
+    for (title, reply) in [
+        ("no such name", Reply::NoSuchName),
+        ("server failure", Reply::ServerFailure),
+        ("silence", Reply::Silence),
+        ("garbage", Reply::Garbage),
         (
+            "alias loop",
             Reply::records(["hooks.vendor.example 1 CNAME hooks.vendor.example"]),
-            "hooks.vendor.example",
         ),
     ] {
         server.reply(name, reply);
-        fails_with(&site, said)?;
-        assert_eq!(prefixes(&site)?, both, "{said}");
+        let failure = wait_for_failure(&site, "name-failed").context(title)?;
+        snapshot.text(title, &failure, None);
+        assert_eq!(prefixes(&site)?, both, "{title}");
         server.reply(name, good.clone());
-        eventually(|| Ok(site.json("status")?["sources"]["vendor"]["failure"].is_null()))?;
+        wait_for_success(&site)?;
     }
+    snapshot.check(&expect_file!["snapshots/failed_names.txt"]);
     // Answers that take turns are all active, for longer than they are away.
     let turn = |host: u8| vec![format!("{name} 1 A 198.18.1.{host}")];
     server.reply(name, Reply::Rotating(vec![turn(1), turn(2), turn(3)]));
@@ -378,23 +346,26 @@ fn a_clock_that_is_set_lets_nothing_go() -> anyhow::Result<()> {
     let filter = Program::start(command)?;
     filter.wait_for_line("ready", SOON)?;
     vendor.answer("/list", list(&GOOD[..2]));
-    filter.wait_for_line("(1 more until their grace period is over)", SOON)?;
+    wait_for_held(&site, 1)?;
     let days = 400 * 86_400;
-    for (offset, said) in [
-        (days, "the clock was set by 345"),
-        (-days, "the clock was set by -691"),
-    ] {
+    // The daemon logs the jump from the time before, in seconds.
+    for (offset, jump) in [(days, "345"), (-days, "-691")] {
         clock.set(offset)?;
-        filter.wait_for_line(said, SOON)?;
+        eventually(|| {
+            let log = filter.stderr();
+            let mut lines = log.lines();
+            Ok(lines.any(|line| line.contains("[clock-set]") && line.contains(jump)))
+        })
+        .with_context(|| filter.output())?;
         // Long enough for a look at what is held, and for another fetch.
         thread::sleep(Duration::from_secs(3));
         assert_eq!(prefixes(&site)?, GOOD[..3], "{offset}");
         let output = filter.output();
-        assert!(!output.contains("its list is of"), "{offset}: {output}");
+        assert!(!output.contains("[list-stale]"), "{offset}: {output}");
     }
     // And a list that changes now is held for an hour of this clock.
     vendor.answer("/list", list(&GOOD[1..2]));
-    filter.wait_for_line("(2 more until their grace period is over)", SOON)?;
+    wait_for_held(&site, 2)?;
     assert_eq!(prefixes(&site)?, GOOD[..3]);
     Ok(())
 }

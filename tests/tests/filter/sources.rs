@@ -1,5 +1,8 @@
 //! Lists that change, fail and outlive a boot, while the filter runs.
 
+use allowlist_tests::lab::normalized;
+use expect_test::expect;
+
 use super::*;
 
 /// `sources.vendor` is fetched every second, `sources.office` is always there.
@@ -51,10 +54,11 @@ fn a_vendors_change_takes_effect() -> anyhow::Result<()> {
     let sources = [&FRIENDS[..], &STRANGERS, &[old, new]].concat();
     let streamed = Streamed::during(&site, &sources, || {
         vendor.answer("/list", Answer::json(json!([new]).to_string()));
-        filter.wait_for_line(
-            "vendor: changed, 1 prefixes before and 1 now; generation 2",
-            SOON,
-        )?;
+        let line = filter.wait_for_line("generation 2", SOON)?;
+        expect![
+            "<time> [list-changed]: vendor: changed, 1 prefixes before and 1 now; generation 2"
+        ]
+        .assert_eq(&normalized(&line, None));
         thread::sleep(NEVER);
         Ok(())
     })?;
@@ -93,22 +97,24 @@ fn a_failing_vendor_changes_nothing() -> anyhow::Result<()> {
     let fails_with = |expected: &str| {
         eventually(|| {
             let status = site.json("status")?;
-            let failure = status["sources"]["vendor"]["failure"].as_str();
-            Ok(failure.is_some_and(|failure| failure.contains(expected)))
+            Ok(status["sources"]["vendor"]["failure_code"] == expected)
         })
-        .with_context(|| format!("status should say {expected:?}"))?;
+        .with_context(|| format!("{expected:?} in `status`"))?;
         assert_eq!(prefixes_of(&site, "vendor")?, kept, "{expected}");
         anyhow::Ok(())
     };
     for (answer, expected) in [
         (
             Answer::html("<html>Just a moment…</html>"),
-            "got a web page",
+            "list-is-web-page",
         ),
-        (Answer::Status(404), "404 Not Found"),
-        (Answer::json("[]"), "names no prefix"),
-        (Answer::json(""), "is empty"),
-        (Answer::Truncated(br#"["198.18.0.2""#.to_vec()), "broke off"),
+        (Answer::Status(404), "http-status"),
+        (Answer::json("[]"), "list-empty"),
+        (
+            Answer::Truncated(br#"["198.18.0.2""#.to_vec()),
+            "incomplete",
+        ),
+        (Answer::json(""), "list-empty"),
     ] {
         vendor.answer("/list", answer);
         fails_with(expected)?;
@@ -116,12 +122,13 @@ fn a_failing_vendor_changes_nothing() -> anyhow::Result<()> {
     vendor.answer("/list", Answer::json(json!(kept).to_string()));
     eventually(|| Ok(site.json("status")?["sources"]["vendor"]["failure"].is_null()))?;
     drop(vendor);
-    fails_with("cannot be reached")?;
+    fails_with("unreachable")?;
     let text = site.run(&["status"])?.stdout;
-    assert!(
-        text.contains("warning: vendor: by its last good list: source vendor: http://"),
-        "{text}"
-    );
+    let warning = text
+        .lines()
+        .find(|line| line.starts_with("warning: vendor"));
+    let warning = warning.with_context(|| text.clone())?;
+    expect!["warning: vendor: by its last good list: source vendor: http://127.0.0.1:<port>/list: cannot be reached: tcp connect error: Connection refused (os error); check the URL, this host's name resolution, its route and its proxy"].assert_eq(&normalized(warning, None));
     assert!(gets_through(&site, "198.18.0.1")?);
     Ok(())
 }
@@ -170,7 +177,8 @@ fn a_list_that_outgrows_max_prefixes_changes_nothing() -> anyhow::Result<()> {
         .write("allowlist.toml", format!("max_prefixes = 3\n{text}"))?;
     let mut filter = site.filter(&["--config", &config])?;
     vendor.answer("/list", Answer::json(r#"["198.18.0.1", "198.18.0.2"]"#));
-    filter.wait_for_line("4 prefixes do not fit max_prefixes = 3", SOON)?;
+    let line = filter.wait_for_line("warning[list-rejected]: ", SOON)?;
+    expect![[r#"<time> warning[list-rejected]: source vendor: 4 prefixes do not fit max_prefixes = 3; nothing was changed; raise max_prefixes, or drop a source (the largest is "vendor" with 2); its last good list stays in force"#]].assert_eq(&normalized(&line, None));
     assert_eq!(prefixes_of(&site, "vendor")?, ["198.18.0.1/32"]);
     let events = site.json("history")?["events"].clone();
     let refused = events
@@ -179,14 +187,11 @@ fn a_list_that_outgrows_max_prefixes_changes_nothing() -> anyhow::Result<()> {
         .context("events")?;
     assert_eq!(refused["event"], "refused");
     assert_eq!(refused["added"], json!(["198.18.0.2/32"]));
-    let failure = site.json("status")?["sources"]["vendor"]["failure"].clone();
+    let code = site.json("status")?["sources"]["vendor"]["failure_code"].clone();
     filter.stop(Signal::SIGINT, SOON)?;
     drop(vendor);
     let _filter = site.filter(&["--config", &config])?;
     assert_eq!(prefixes_of(&site, "vendor")?, ["198.18.0.1/32"]);
-    assert!(
-        failure.is_string(),
-        "status hides that the newest list is not in force"
-    );
+    assert_eq!(code, "too-many-prefixes");
     Ok(())
 }

@@ -7,11 +7,12 @@ use std::path::PathBuf;
 
 use allowlist_common::abi::{CONTROL, FLOWS, PINNED, TRACKER_PROGRAM, VERSION};
 use allowlist_tests::lab::{
-    Ended, ForeignProgram, attach_first, detach_link, load_foreign, replace_program,
+    Ended, ForeignProgram, attach_first, detach_link, load_foreign, normalized, replace_program,
 };
 use aya::maps::{Array, Map, MapData, MapInfo};
 use aya::programs::SchedClassifier;
 use aya::programs::tc::TcAttachType;
+use expect_test::expect;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::net::if_::if_nametoindex;
 
@@ -186,7 +187,7 @@ fn a_daemon_pins_again_what_is_unpinned() -> anyhow::Result<()> {
     assert_eq!(ids()?, before, "they are the maps that the programs use");
     assert!(!gets_through(&site, STRANGERS[0])? && gets_through(&site, FRIENDS[0])?);
     assert!(
-        filter.stderr().contains("is not pinned any more"),
+        filter.stderr().contains("[map-pin-missing]: "),
         "{}",
         filter.output()
     );
@@ -260,9 +261,11 @@ fn without_a_file_system_a_daemon_fails() -> anyhow::Result<()> {
     umount2(&point, MntFlags::MNT_DETACH)?;
     let ended = filter.wait(SOON)?;
     assert_eq!(ended.code(), Some(1), "{}", filter.output());
-    let lines = filter.stderr();
-    assert!(lines.contains("is not on a BPF file system"), "{lines}");
-    assert!(lines.contains("nothing is filtered any more"), "{lines}");
+    let log = filter.stderr();
+    let error = log.lines().find(|line| line.contains("error["));
+    let error = error.with_context(|| filter.output())?;
+    assert!(error.contains("error[invalid-pin-dir]: "), "{error}");
+    expect!["error[invalid-pin-dir]: the pin folder was unmounted or removed, and cannot be made again, so nothing is filtered any more once this process has ended: <files>/bpf/pins is not on a BPF file system, so nothing can be pinned there; choose a --pin-dir under /sys/fs/bpf"].assert_eq(&normalized(error, Some(&site.scratch)));
     eventually(|| gets_through(&site, STRANGERS[0]))
 }
 
@@ -272,18 +275,18 @@ fn a_daemon_repairs_what_was_replaced() -> anyhow::Result<()> {
     let site = Site::new()?;
     let filter = closed(&site)?;
     let mut cases: Vec<(Tamper, &str)> = vec![
-        (zero_control, "the control word is 0x0"),
+        (zero_control, "warning[control-word]: "),
         (
             |site| Ok(detach_link(&pins(site).join("link_0"))?),
-            "has detached the link",
+            "warning[link-detached]: ",
         ),
         (
             |site| replace(site, "egress_0", ForeignProgram::Classifier, TCX_PASS),
-            "into the flow tracker's link of eth0",
+            "warning[tracker-replaced]: ",
         ),
     ];
     let replaced: Tamper = |site| replace(site, "link_0", ForeignProgram::Xdp, XDP_PASS);
-    cases.extend([(replaced, "into the link of eth0"); 3]);
+    cases.extend([(replaced, "warning[program-replaced]: "); 3]);
     for (number, (tamper, line)) in cases.into_iter().enumerate() {
         let said = filter.stderr().matches(line).count();
         tamper(&site)?;
@@ -301,7 +304,7 @@ fn a_daemon_repairs_what_was_replaced() -> anyhow::Result<()> {
     }
     // After three repairs the other process wins for now, and that is logged.
     replaced(&site)?;
-    filter.wait_for_line("3 repairs within a minute did not last", SOON)?;
+    filter.wait_for_line("warning[repairs-exhausted]: ", SOON)?;
     check_found(&site, &["program-replaced"])?;
     Ok(())
 }
@@ -315,7 +318,7 @@ fn the_order_of_other_programs_is_reported_and_not_changed() -> anyhow::Result<(
     let index = site.host.run(|| if_nametoindex("eth0"))?;
     let program = load_foreign(ForeignProgram::Classifier, TCX_PASS)?;
     let link = site.host.run(|| attach_first(program.as_fd(), index))?;
-    filter.wait_for_line("other programs run before the flow tracker", SOON)?;
+    filter.wait_for_line("warning[tracker-order]: ", SOON)?;
     check_found(&site, &["tracker-order"])?;
     let status = site.json("status")?;
     let text = status["differences"][0]["text"]
@@ -324,14 +327,8 @@ fn the_order_of_other_programs_is_reported_and_not_changed() -> anyhow::Result<(
     assert!(text.contains("(foreign)"), "{text}");
     assert_eq!(chain(&site)?, ["foreign", TRACKER_PROGRAM]);
     drop(link);
-    filter.wait_for_line("everything is as it was published again", SOON)?;
-    assert_eq!(
-        filter
-            .stderr()
-            .matches("run before the flow tracker")
-            .count(),
-        1
-    );
+    filter.wait_for_line("[repaired]: ", SOON)?;
+    assert_eq!(filter.stderr().matches("[tracker-order]: ").count(), 1);
     assert_eq!(site.json("status")?["filtering"], true);
     Ok(())
 }
@@ -382,12 +379,12 @@ fn an_error_is_reported_as_the_error_that_it_is() -> anyhow::Result<()> {
     };
     anyhow::ensure!(limit(4)?.code == Some(0));
     // Not the first line with that error: others than the self-check open files too.
-    filter.wait_for_line("the kernel cannot be looked at", SOON)?;
+    filter.wait_for_line("warning[self-check-failed]: ", SOON)?;
     anyhow::ensure!(limit(1024)?.code == Some(0));
-    filter.wait_for_line("the kernel can be looked at again", SOON)?;
+    filter.wait_for_line("[self-check-works]: ", SOON)?;
     let lines = filter.stderr();
-    assert!(lines.contains("Too many open files"), "{lines}");
-    assert!(!lines.contains("nothing is pinned"), "{lines}");
+    assert!(lines.contains(Errno::EMFILE.desc()), "{lines}");
+    assert!(!lines.contains("pin-missing"), "{lines}");
     assert!(xdp_program(&site, "eth0")?.is_some());
     Ok(())
 }
