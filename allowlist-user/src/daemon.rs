@@ -64,7 +64,7 @@ use crate::history::History;
 use crate::hook::Teller;
 use crate::interface::Links;
 use crate::ledger::{Ledger, Written};
-use crate::lists::Lists;
+use crate::lists::SourceStates;
 use crate::netlink::index_of;
 use crate::notify::Notify;
 use crate::policy::{AtStart, Feed, Mode, Policy, Snapshot, Source};
@@ -199,7 +199,7 @@ pub struct Daemon {
     names: Names,
     /// What this process put in force last.
     in_force: Option<InForce>,
-    lists: Lists,
+    lists: SourceStates,
     ledger: Ledger,
     audit: Audit,
     /// Nothing is attached before every source has a list.
@@ -335,7 +335,7 @@ impl Daemon {
     }
 
     /// Does something with the lists for which the rest of the daemon is needed too.
-    fn with_lists<T>(&mut self, act: impl FnOnce(&mut Self, &mut Lists) -> T) -> T {
+    fn with_lists<T>(&mut self, act: impl FnOnce(&mut Self, &mut SourceStates) -> T) -> T {
         let mut lists = std::mem::take(&mut self.lists);
         let done = act(self, &mut lists);
         self.lists = lists;
@@ -343,14 +343,14 @@ impl Daemon {
     }
 
     /// The used sources that have no list.
-    fn missing(&self, lists: &Lists) -> Vec<String> {
+    fn missing(&self, lists: &SourceStates) -> Vec<String> {
         let sources = self.policy.used_sources().map(|source| &source.name);
         let missing = sources.filter(|name| lists.feed(name).is_none());
         missing.cloned().collect()
     }
 
     /// What these lists and what stands in for those that are missing come to.
-    fn compiled(&self, lists: &Lists) -> Result<(Tables, bool), CompileError> {
+    fn compiled(&self, lists: &SourceStates) -> Result<(Tables, bool), CompileError> {
         let policy = self.policy.on_interfaces(&self.config.interfaces, index_of);
         let mut snapshot = Cow::Borrowed(lists.feeds());
         for name in self.missing(lists) {
@@ -361,7 +361,7 @@ impl Daemon {
     }
 
     /// Publishes these lists; while nothing is attached yet, they only have to fit.
-    fn publish(&mut self, lists: &Lists, care: Option<&Care>) -> Result<u32> {
+    fn publish(&mut self, lists: &SourceStates, care: Option<&Care>) -> Result<u32> {
         let (tables, anew) = self.compiled(lists)?;
         if self.waiting {
             return Ok(self.dataplane.generation());
@@ -379,7 +379,7 @@ impl Daemon {
 
     /// Publishes. The record is on disk first wherever it has to say anything new: it may name what the kernel
     /// does not have yet, but should name all that it has.
-    fn put_in_force(&mut self, lists: &Lists, tables: Arc<Tables>) -> Result<u32> {
+    fn put_in_force(&mut self, lists: &SourceStates, tables: Arc<Tables>) -> Result<u32> {
         if tables.names != self.names || self.in_force.is_none() || self.is_policy_new {
             self.names = tables.names.clone();
             self.record(lists, self.dataplane.counted_generation().wrapping_add(1));
@@ -403,7 +403,7 @@ impl Daemon {
     }
 
     /// A full disk is no reason not to filter: a record holds only words.
-    fn record(&mut self, lists: &Lists, generation: u32) {
+    fn record(&mut self, lists: &SourceStates, generation: u32) {
         let record = Record {
             before: self.dataplane.named().unwrap_or_default(),
             ..Record::of(generation, &self.names, &self.policy, lists, self.since)

@@ -28,7 +28,7 @@ const SMALL: usize = 50;
 
 /// Why a feed was refused. Its source's last good prefixes stay.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Refusal {
+pub enum Rejection {
     /// Fewer than `min`.
     #[error("has {found} prefixes, and at least {min} are expected; lower `min` if that is right")]
     TooFew {
@@ -140,7 +140,7 @@ pub enum Refusal {
     },
 }
 
-impl Refusal {
+impl Rejection {
     /// Returns the code of the refusal.
     pub fn code(&self) -> ErrorCode {
         if self.is_acceptable() {
@@ -203,7 +203,7 @@ pub fn judge(
     before: Option<Before<'_>>,
     new: &[IpNet],
     accepted: bool,
-) -> Result<(), Refusal> {
+) -> Result<(), Rejection> {
     let gate = &source.gate;
     check_each(gate, new)?;
     if accepted {
@@ -211,16 +211,16 @@ pub fn judge(
     }
     let found = new.len();
     if found < gate.min {
-        return Err(Refusal::TooFew {
+        return Err(Rejection::TooFew {
             found,
             min: gate.min,
         });
     }
     if let Some(max) = gate.max.filter(|max| found > *max) {
-        return Err(Refusal::TooMany { found, max });
+        return Err(Rejection::TooMany { found, max });
     }
     if let Some(missing) = gate.must_cover.iter().find(|wanted| !covers(new, **wanted)) {
-        return Err(Refusal::NotCovered { missing: *missing });
+        return Err(Rejection::NotCovered { missing: *missing });
     }
     size::check_addresses(source, before, new)?;
     let Some(before) = before else {
@@ -232,14 +232,14 @@ pub fn judge(
     size::check_growth(source, before, new)
 }
 
-fn check_each(gate: &Gate, new: &[IpNet]) -> Result<(), Refusal> {
+fn check_each(gate: &Gate, new: &[IpNet]) -> Result<(), Rejection> {
     for prefix in new {
         let widest = match prefix {
             IpNet::V4(_) => gate.min_prefix_len_v4,
             IpNet::V6(_) => gate.min_prefix_len_v6,
         };
         if prefix.prefix_len() < widest {
-            return Err(Refusal::TooWide {
+            return Err(Rejection::TooWide {
                 prefix: *prefix,
                 widest,
             });
@@ -247,20 +247,25 @@ fn check_each(gate: &Gate, new: &[IpNet]) -> Result<(), Refusal> {
         if !gate.allow_special_use
             && let Some((special, what)) = special::special_use(*prefix)
         {
-            return Err(Refusal::SpecialUse {
+            return Err(Rejection::SpecialUse {
                 prefix: *prefix,
                 special,
                 what,
             });
         }
         if !gate.allow_special_use && !special::is_global_unicast(*prefix) {
-            return Err(Refusal::NotGlobal { prefix: *prefix });
+            return Err(Rejection::NotGlobal { prefix: *prefix });
         }
     }
     Ok(())
 }
 
-fn check_shrink(gate: &Gate, last: &[IpNet], new: &[IpNet], within: Within) -> Result<(), Refusal> {
+fn check_shrink(
+    gate: &Gate,
+    last: &[IpNet],
+    new: &[IpNet],
+    within: Within,
+) -> Result<(), Rejection> {
     let removed = last
         .iter()
         .filter(|prefix| new.binary_search(prefix).is_err())
@@ -280,7 +285,7 @@ fn check_shrink(gate: &Gate, last: &[IpNet], new: &[IpNet], within: Within) -> R
         let shift = if covered > u128::MAX >> 16 { 16 } else { 0 };
         let (covered, gone) = (covered >> shift, gone >> shift);
         if gone * 1000 > covered * u128::from(gate.max_shrink) {
-            return Err(Refusal::Shrunk {
+            return Err(Rejection::Shrunk {
                 removed,
                 lost_percent: gone * 100 / covered,
                 family,

@@ -12,46 +12,46 @@ use jiff::{SignedDuration, Timestamp};
 use crate::difference::Difference;
 use crate::error_code::ErrorCode;
 use crate::event::{Change, Event, What};
+use crate::list_update::{AcceptedUpdate, RejectedUpdate, evaluate_update, expire_grace};
 use crate::policy::{Answer, Feed, Fetched, Held, Origin, Snapshot, Source};
 use crate::rejected::{RejectedList, RejectedLists, list_id};
-use crate::renew::{Refused, Renewal, release, renew};
 
 /// Two times that are no further apart are of the same moment: a look at the clock is never that late.
 const MOMENT: SignedDuration = SignedDuration::from_secs(5);
 
 /// The book.
 #[derive(Clone, Debug, Default)]
-pub struct Lists {
+pub struct SourceStates {
     feeds: Snapshot,
     /// Sources that are not well; by name.
-    standings: BTreeMap<String, Standing>,
+    health: BTreeMap<String, SourceHealth>,
 }
 
 /// How a source stands that is not as it should be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
+pub struct SourceHealth {
     /// Why the last attempt brought no list that is in force.
     pub failure: Option<String>,
     /// The code of that reason.
     pub failure_code: Option<ErrorCode>,
     /// How many attempts in a row brought none.
-    pub times: u32,
+    pub failures: u32,
     /// The list that the gate refused last.
-    pub refused: Option<Fetched>,
+    pub rejected: Option<Fetched>,
     /// The id of that list.
-    pub refused_id: Option<String>,
+    pub rejected_id: Option<String>,
     /// The reason of the gate.
-    pub refusal: Option<String>,
+    pub rejection: Option<String>,
     /// Whether the operator may accept that list.
     pub is_acceptable: bool,
     /// Whether somebody was told that the list is older than it should be.
     pub is_stale: bool,
 }
 
-impl Standing {
+impl SourceHealth {
     /// Whether a list waits for the operator to accept it.
-    pub fn waits(&self) -> bool {
-        self.refused.is_some() && self.is_acceptable
+    pub fn has_acceptable_list(&self) -> bool {
+        self.rejected.is_some() && self.is_acceptable
     }
 }
 
@@ -63,32 +63,32 @@ pub struct Proposal {
     /// Its list.
     pub feed: Feed,
     /// Whether the kernel has to be told, or only the disk.
-    pub is_news: bool,
-    happened: Option<Happened>,
+    pub needs_publish: bool,
+    delta: Option<ListDelta>,
     /// What was held, and is not any more though it is not listed again: grace is shorter now.
-    let_go: Vec<IpNet>,
+    expired: Vec<IpNet>,
 }
 
 /// A list that is other than the one before.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Happened {
+struct ListDelta {
     difference: Difference,
     held_until: Option<Timestamp>,
     accepted: bool,
 }
 
-impl Happened {
+impl ListDelta {
     fn change(self) -> Change {
         Change::new(self.difference.added, self.difference.removed)
     }
 }
 
-impl Lists {
+impl SourceStates {
     /// With the lists that a start begins with.
     pub fn new(feeds: Snapshot) -> Self {
         Self {
             feeds,
-            standings: BTreeMap::new(),
+            health: BTreeMap::new(),
         }
     }
 
@@ -103,13 +103,13 @@ impl Lists {
     }
 
     /// Takes over what another book says of a source.
-    pub fn take_over(&mut self, name: &str, from: &mut Self) {
+    pub fn move_from(&mut self, name: &str, from: &mut Self) {
         self.feeds.extend(from.feeds.remove_entry(name));
-        self.standings.extend(from.standings.remove_entry(name));
+        self.health.extend(from.health.remove_entry(name));
     }
 
     /// Puts a list in that comes from no source, or takes it out.
-    pub fn put(&mut self, name: &str, feed: Option<Feed>) {
+    pub fn set_feed(&mut self, name: &str, feed: Option<Feed>) {
         match feed {
             Some(feed) => self.feeds.insert(name.to_owned(), feed),
             None => self.feeds.remove(name),
@@ -117,34 +117,34 @@ impl Lists {
     }
 
     /// How a source stands, if it is not well.
-    pub fn standing(&self, name: &str) -> Option<&Standing> {
-        self.standings.get(name)
+    pub fn health(&self, name: &str) -> Option<&SourceHealth> {
+        self.health.get(name)
     }
 
     /// The ids of the rejected lists that wait, by source.
     pub fn rejected_ids(&self) -> BTreeMap<&str, &str> {
-        let ids = self.standings.iter();
-        ids.filter_map(|(name, standing)| Some((&**name, standing.refused_id.as_deref()?)))
+        let ids = self.health.iter();
+        ids.filter_map(|(name, health)| Some((&**name, health.rejected_id.as_deref()?)))
             .collect()
     }
 
     /// The rejected lists that wait, compared with the active ones.
     pub fn rejected(&self) -> RejectedLists {
-        let list = |(name, standing): (&String, &Standing)| {
-            let fetched = standing.refused.as_ref()?;
+        let list = |(name, health): (&String, &SourceHealth)| {
+            let fetched = health.rejected.as_ref()?;
             let active = self.feeds.get(name).map_or(&[][..], |feed| &feed.prefixes);
             let list = RejectedList {
-                id: standing.refused_id.clone()?,
+                id: health.rejected_id.clone()?,
                 fetched: fetched.fetched,
-                reason: standing.refusal.clone().unwrap_or_default(),
-                acceptable: standing.is_acceptable,
+                reason: health.rejection.clone().unwrap_or_default(),
+                acceptable: health.is_acceptable,
                 prefixes: fetched.prefixes.len(),
                 difference: Difference::between(active, &fetched.prefixes),
             };
             Some((name.clone(), list))
         };
         RejectedLists {
-            sources: self.standings.iter().filter_map(list).collect(),
+            sources: self.health.iter().filter_map(list).collect(),
         }
     }
 
@@ -154,10 +154,10 @@ impl Lists {
         source: &Source,
         answer: Answer,
         now: Timestamp,
-    ) -> Result<Proposal, Box<Refused>> {
+    ) -> Result<Proposal, Box<RejectedUpdate>> {
         let last = self.feeds.get(&source.name);
-        let renewal = renew(source, last, answer, false, now)?;
-        Ok(proposal(source, last, renewal, false))
+        let update = evaluate_update(source, last, answer, false, now)?;
+        Ok(proposal(source, last, update, false))
     }
 
     /// Judges the list of a source that answered before its last-good list was read, as the list after the last-good
@@ -167,45 +167,42 @@ impl Lists {
         source: &Source,
         last_good: &Feed,
         now: Timestamp,
-    ) -> Option<Result<Proposal, Box<Refused>>> {
+    ) -> Option<Result<Proposal, Box<RejectedUpdate>>> {
         let feed = self.feeds.get(&source.name)?.clone();
         let fetched = Fetched {
             notes: feed.notes,
             validators: feed.validators,
             ..Fetched::new(feed.prefixes, feed.fetched)
         };
-        let renewal = renew(source, Some(last_good), Answer::List(fetched), false, now);
-        Some(renewal.map(|renewal| proposal(source, Some(last_good), renewal, false)))
+        let update = evaluate_update(source, Some(last_good), Answer::List(fetched), false, now);
+        Some(update.map(|update| proposal(source, Some(last_good), update, false)))
     }
 
     /// What the list that was refused last would make of a source; none if there is none.
-    pub fn propose_refused(
+    pub fn propose_rejected(
         &self,
         source: &Source,
         now: Timestamp,
-    ) -> Option<Result<Proposal, Box<Refused>>> {
-        let standing = self.standings.get(&source.name)?;
-        let fetched = standing
-            .refused
-            .clone()
-            .filter(|_| standing.is_acceptable)?;
+    ) -> Option<Result<Proposal, Box<RejectedUpdate>>> {
+        let health = self.health.get(&source.name)?;
+        let fetched = health.rejected.clone().filter(|_| health.is_acceptable)?;
         let last = self.feeds.get(&source.name);
-        let renewal = renew(source, last, Answer::List(fetched), true, now);
-        Some(renewal.map(|renewal| proposal(source, last, renewal, true)))
+        let update = evaluate_update(source, last, Answer::List(fetched), true, now);
+        Some(update.map(|update| proposal(source, last, update, true)))
     }
 
     /// Lets go of what was held for long enough, of all sources at once, if that can be put in force; else all
     /// stays as it was. What is asked to do that gets the book as it would be, and says which generation has it.
-    pub fn release<E>(
+    pub fn expire_grace<E>(
         &mut self,
         now: Timestamp,
-        put_in_force: impl FnOnce(&Self) -> Result<u32, E>,
+        publish: impl FnOnce(&Self) -> Result<u32, E>,
     ) -> Result<Vec<Event>, E> {
         let released: Vec<(String, Feed, Vec<IpNet>)> = self
             .feeds
             .iter()
             .filter_map(|(name, feed)| {
-                let (feed, gone) = release(feed, now)?;
+                let (feed, gone) = expire_grace(feed, now)?;
                 Some((name.clone(), feed, gone))
             })
             .collect();
@@ -218,7 +215,7 @@ impl Lists {
             );
             gone.push((name, prefixes));
         }
-        let generation = put_in_force(self).inspect_err(|_| self.feeds.extend(before))?;
+        let generation = publish(self).inspect_err(|_| self.feeds.extend(before))?;
         let released = gone.into_iter().flat_map(|(name, prefixes)| {
             let change = Change::new(Vec::new(), prefixes);
             events(&name, now, [What::Released { generation, change }])
@@ -227,51 +224,50 @@ impl Lists {
     }
 
     /// When the next prefix goes that is held.
-    pub fn next_release(&self) -> Option<Timestamp> {
+    pub fn next_expiry(&self) -> Option<Timestamp> {
         let held = self.feeds.values().flat_map(|feed| &feed.held);
         held.map(|held| held.until).min()
     }
 
     /// Takes a proposal over, if it can be put in force; else all stays as it was, and what would have changed
     /// comes back. What is asked to do that gets the book as it would be, and says which generation has it.
-    pub fn adopt<E>(
+    pub fn commit<E>(
         &mut self,
         proposal: Proposal,
         now: Timestamp,
-        put_in_force: impl FnOnce(&Self) -> Result<u32, E>,
+        publish: impl FnOnce(&Self) -> Result<u32, E>,
     ) -> Result<Vec<Event>, (E, Change)> {
         let Proposal {
             source: name,
             feed,
-            is_news: _,
-            happened,
-            let_go,
+            needs_publish: _,
+            delta,
+            expired,
         } = proposal;
         let before = self.feeds.insert(name.clone(), feed);
-        let standing = self.standings.remove(&name);
-        let generation = match put_in_force(self) {
+        let health = self.health.remove(&name);
+        let generation = match publish(self) {
             Ok(generation) => generation,
             Err(error) => {
                 match before {
                     Some(before) => self.feeds.insert(name.clone(), before),
                     None => self.feeds.remove(&name),
                 };
-                self.standings
-                    .extend(standing.map(|standing| (name, standing)));
-                let change = happened.map_or_else(Change::default, Happened::change);
+                self.health.extend(health.map(|health| (name, health)));
+                let change = delta.map_or_else(Change::default, ListDelta::change);
                 return Err((error, change));
             }
         };
-        let was_bad = standing.is_some_and(|standing| standing.failure.is_some());
-        let changed = happened.map(|happened| What::Changed {
+        let was_bad = health.is_some_and(|health| health.failure.is_some());
+        let changed = delta.map(|delta| What::Changed {
             generation,
-            held_until: happened.held_until,
-            accepted: happened.accepted,
-            change: happened.change(),
+            held_until: delta.held_until,
+            accepted: delta.accepted,
+            change: delta.change(),
         });
-        let released = (!let_go.is_empty()).then(|| What::Released {
+        let released = (!expired.is_empty()).then(|| What::Released {
             generation,
-            change: Change::new(Vec::new(), let_go),
+            change: Change::new(Vec::new(), expired),
         });
         let recovered = was_bad.then_some(What::Recovered);
         let happened = [recovered, changed, released].into_iter().flatten();
@@ -279,44 +275,44 @@ impl Lists {
     }
 
     /// The source could not be had, or what it has cannot be in force.
-    pub fn fail(
+    pub fn record_failure(
         &mut self,
         name: &str,
         code: ErrorCode,
         reason: String,
         now: Timestamp,
     ) -> Vec<Event> {
-        let standing = self.standings.entry(name.to_owned()).or_default();
-        standing.times = standing.times.saturating_add(1);
-        let is_first = standing.failure.is_none();
-        standing.failure = Some(reason.clone());
-        standing.failure_code = Some(code);
+        let health = self.health.entry(name.to_owned()).or_default();
+        health.failures = health.failures.saturating_add(1);
+        let is_first = health.failure.is_none();
+        health.failure = Some(reason.clone());
+        health.failure_code = Some(code);
         let happened = is_first.then_some(What::Failed { reason });
         events(name, now, happened)
     }
 
     /// The gate refused what the source has.
-    pub fn refuse(
+    pub fn record_rejection(
         &mut self,
         name: &str,
-        refused: Refused,
+        refused: RejectedUpdate,
         reason: String,
         now: Timestamp,
     ) -> Vec<Event> {
         if let Some(kept) = refused.kept {
             self.feeds.insert(name.to_owned(), kept);
         }
-        let standing = self.standings.entry(name.to_owned()).or_default();
-        standing.times = standing.times.saturating_add(1);
-        let is_known = standing.failure.as_ref() == Some(&reason)
-            && standing.refused.as_ref().map(|list| &list.prefixes)
+        let health = self.health.entry(name.to_owned()).or_default();
+        health.failures = health.failures.saturating_add(1);
+        let is_known = health.failure.as_ref() == Some(&reason)
+            && health.rejected.as_ref().map(|list| &list.prefixes)
                 == Some(&refused.fetched.prefixes);
-        standing.failure = Some(reason.clone());
-        standing.failure_code = Some(refused.refusal.code());
-        standing.is_acceptable = refused.refusal.is_acceptable();
-        standing.refused_id = Some(list_id(name, &refused.fetched.prefixes));
-        standing.refusal = Some(refused.refusal.to_string());
-        standing.refused = Some(refused.fetched);
+        health.failure = Some(reason.clone());
+        health.failure_code = Some(refused.rejection.code());
+        health.is_acceptable = refused.rejection.is_acceptable();
+        health.rejected_id = Some(list_id(name, &refused.fetched.prefixes));
+        health.rejection = Some(refused.rejection.to_string());
+        health.rejected = Some(refused.fetched);
         let happened = (!is_known).then(|| What::Refused {
             reason,
             change: Change::new(refused.difference.added, refused.difference.removed),
@@ -325,7 +321,7 @@ impl Lists {
     }
 
     /// A list passed the gate, and cannot be in force all the same.
-    pub fn reject(
+    pub fn record_unpublished(
         &mut self,
         name: &str,
         code: ErrorCode,
@@ -333,18 +329,18 @@ impl Lists {
         change: Change,
         now: Timestamp,
     ) -> Vec<Event> {
-        let standing = self.standings.entry(name.to_owned()).or_default();
-        standing.times = standing.times.saturating_add(1);
-        let is_known = standing.failure.replace(reason.clone()).as_ref() == Some(&reason);
-        standing.failure_code = Some(code);
-        standing.refused = None;
-        standing.refused_id = None;
+        let health = self.health.entry(name.to_owned()).or_default();
+        health.failures = health.failures.saturating_add(1);
+        let is_known = health.failure.replace(reason.clone()).as_ref() == Some(&reason);
+        health.failure_code = Some(code);
+        health.rejected = None;
+        health.rejected_id = None;
         let happened = (!is_known).then_some(What::Refused { reason, change });
         events(name, now, happened)
     }
 
     /// Says once of each of these sources that its list is older than it should be.
-    pub fn age<'s>(
+    pub fn mark_stale<'s>(
         &mut self,
         sources: impl Iterator<Item = &'s Source>,
         now: Timestamp,
@@ -355,8 +351,8 @@ impl Lists {
                 continue;
             };
             if is_stale(source, feed, now) {
-                let standing = self.standings.entry(source.name.clone()).or_default();
-                if !std::mem::replace(&mut standing.is_stale, true) {
+                let health = self.health.entry(source.name.clone()).or_default();
+                if !std::mem::replace(&mut health.is_stale, true) {
                     let fetched = feed.fetched;
                     happened.extend(events(&source.name, now, [What::Stale { fetched }]));
                 }
@@ -368,7 +364,7 @@ impl Lists {
     /// The clock was set forward by so much, and shows `now`: what was stamped by it before goes along, so that
     /// nothing that is held goes early. Where it was set back, times are later than they should be until the
     /// next answer, which is nobody's loss.
-    pub fn shift(&mut self, now: Timestamp, by: SignedDuration) {
+    pub fn apply_clock_step(&mut self, now: Timestamp, by: SignedDuration) {
         let Ok(before) = now.checked_sub(by) else {
             return;
         };
@@ -403,20 +399,25 @@ pub fn is_stale(source: &Source, feed: &Feed, now: Timestamp) -> bool {
     source.can_age() && age.is_ok_and(|age| age > source.max_age)
 }
 
-fn proposal(source: &Source, last: Option<&Feed>, renewal: Renewal, accepted: bool) -> Proposal {
-    let Renewal {
+fn proposal(
+    source: &Source,
+    last: Option<&Feed>,
+    update: AcceptedUpdate,
+    accepted: bool,
+) -> Proposal {
+    let AcceptedUpdate {
         feed,
         mut difference,
-    } = renewal;
+    } = update;
     let was_held = last.map_or(&[][..], |last| &last.held);
-    let let_go = was_held
+    let expired = was_held
         .iter()
         .map(|held| held.prefix)
         .filter(|prefix| !is_held(&feed.held, prefix))
         .filter(|prefix| feed.prefixes.binary_search(prefix).is_err())
         .collect();
     let is_same = |last: &Feed| difference.is_empty() && last.held.len() == feed.held.len();
-    let is_news = last.is_none_or(|last| !is_same(last) && in_force(last) != in_force(&feed));
+    let needs_publish = last.is_none_or(|last| !is_same(last) && in_force(last) != in_force(&feed));
     if matches!(source.origin, Origin::Names(_)) {
         // Answers take turns: what comes back was never gone, and what is away may come back.
         difference.added.retain(|prefix| !is_held(was_held, prefix));
@@ -429,7 +430,7 @@ fn proposal(source: &Source, last: Option<&Feed>, renewal: Renewal, accepted: bo
         .first()
         .and_then(|prefix| feed.held.iter().find(|held| held.prefix == *prefix))
         .map(|held| held.until);
-    let happened = (last.is_none() || !difference.is_empty()).then_some(Happened {
+    let delta = (last.is_none() || !difference.is_empty()).then_some(ListDelta {
         difference,
         held_until,
         accepted,
@@ -437,9 +438,9 @@ fn proposal(source: &Source, last: Option<&Feed>, renewal: Renewal, accepted: bo
     Proposal {
         source: source.name.clone(),
         feed,
-        is_news,
-        happened,
-        let_go,
+        needs_publish,
+        delta,
+        expired,
     }
 }
 

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::bounded::{Open, PATIENCE, within};
 use crate::compile::Names;
 use crate::error_code::ErrorCode;
-use crate::lists::{Lists, Standing};
+use crate::lists::{SourceHealth, SourceStates};
 use crate::policy::{Feed, Held, Policy};
 use crate::state::StateDir;
 
@@ -118,7 +118,7 @@ impl Record {
         generation: u32,
         names: &Names,
         policy: &Policy,
-        lists: &Lists,
+        lists: &SourceStates,
         since: Option<Timestamp>,
     ) -> Self {
         Self {
@@ -144,7 +144,7 @@ impl Record {
                 .filter(|source| policy.user_of(source).is_some())
                 .map(|source| {
                     let feed = lists.feed(&source.name);
-                    let standing = lists.standing(&source.name);
+                    let health = lists.health(&source.name);
                     let record = SourceRecord {
                         origin: source.origin.to_string(),
                         regions: source.regions.clone(),
@@ -153,9 +153,9 @@ impl Record {
                         holds: feed.map_or_else(Vec::new, |feed| feed.held.clone()),
                         fetched: feed.map(|feed| feed.fetched),
                         max_age_seconds: source.can_age().then_some(source.max_age.as_secs()),
-                        failure: standing.and_then(|standing| standing.failure.clone()),
-                        failure_code: standing.and_then(|standing| standing.failure_code),
-                        refused: standing.is_some_and(Standing::waits),
+                        failure: health.and_then(|health| health.failure.clone()),
+                        failure_code: health.and_then(|health| health.failure_code),
+                        refused: health.is_some_and(SourceHealth::has_acceptable_list),
                         notes: feed.map_or_else(Vec::new, |feed| feed.notes.clone()),
                     };
                     (source.name.clone(), record)

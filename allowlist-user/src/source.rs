@@ -64,7 +64,7 @@ pub async fn fetch(source: &Source, known: &[Validator]) -> Result<Answer, Fetch
 
 /// Does what may take long beside the runtime's own threads: on a small host there is one of them, and while
 /// it reads a page, no packet of another fetch, no signal and no timer is looked at.
-async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(error) => match error.try_into_panic() {
@@ -83,13 +83,13 @@ const MOST_MIB: usize = ROOM_MIB / 2;
 const MEMORY_OF_TEXT: usize = 32;
 
 /// Reads a list of `length` bytes, beside the runtime's own threads and once there is memory for it.
-async fn parse_beside<T: Send + 'static>(
+async fn parse_blocking<T: Send + 'static>(
     length: usize,
     parse: impl FnOnce() -> T + Send + 'static,
 ) -> T {
     let mib = ((length * MEMORY_OF_TEXT) >> 20).clamp(1, MOST_MIB);
     let room = ROOM.acquire_many(mib as u32).await; // it is never closed
-    beside(move || {
+    run_blocking(move || {
         let parsed = parse();
         // Not before it ends, also where its time limit is over.
         drop(room);

@@ -11,9 +11,9 @@ use std::time::Duration;
 use allowlist_user::compile::{Names, compile};
 use allowlist_user::error_code::ErrorCode;
 use allowlist_user::feed;
-use allowlist_user::lists::Lists;
+use allowlist_user::list_update::expire_grace;
+use allowlist_user::lists::SourceStates;
 use allowlist_user::policy::{Format, Http, Origin, Policy, Ports, Service, Snapshot, Source};
-use allowlist_user::renew::release;
 use allowlist_user::source::{Answer, Fetched};
 use allowlist_user::state::StateDir;
 use ipnet::{IpNet, Ipv4Net};
@@ -143,7 +143,7 @@ fn address(source: usize, host: u8) -> IpNet {
 struct Played {
     policy: Policy,
     state: StateDir,
-    lists: Lists,
+    lists: SourceStates,
     names: Names,
     now: Timestamp,
 }
@@ -153,7 +153,7 @@ impl Played {
         let source = self.policy.sources[place].clone();
         let today = self.now.to_zoned(jiff::tz::TimeZone::UTC).date();
         let Ok(list) = feed::parse(&Format::json_array(), bytes, today) else {
-            self.lists.fail(
+            self.lists.record_failure(
                 &source.name,
                 ErrorCode::ListMalformed,
                 "is no list".to_owned(),
@@ -179,22 +179,23 @@ impl Played {
             Ok(proposal) => {
                 let Ok(_) = self
                     .lists
-                    .adopt(proposal, self.now, |_| Ok::<_, Infallible>(0));
+                    .commit(proposal, self.now, |_| Ok::<_, Infallible>(0));
                 self.keep(source);
             }
             Err(refused) => {
-                let reason = refused.refusal.to_string();
-                self.lists.refuse(&source.name, *refused, reason, self.now);
+                let reason = refused.rejection.to_string();
+                self.lists
+                    .record_rejection(&source.name, *refused, reason, self.now);
             }
         }
     }
 
     fn accept(&mut self, place: usize) {
         let source = self.policy.sources[place].clone();
-        if let Some(Ok(proposal)) = self.lists.propose_refused(&source, self.now) {
+        if let Some(Ok(proposal)) = self.lists.propose_rejected(&source, self.now) {
             let Ok(_) = self
                 .lists
-                .adopt(proposal, self.now, |_| Ok::<_, Infallible>(0));
+                .commit(proposal, self.now, |_| Ok::<_, Infallible>(0));
             self.keep(&source);
         }
     }
@@ -206,7 +207,9 @@ impl Played {
 
     fn pass(&mut self, hours: i64) {
         self.now += SignedDuration::from_hours(hours);
-        let Ok(events) = self.lists.release(self.now, |_| Ok::<_, Infallible>(0));
+        let Ok(events) = self
+            .lists
+            .expire_grace(self.now, |_| Ok::<_, Infallible>(0));
         for event in events {
             let source = self.policy.source(&event.source).expect("is known");
             self.keep(source);
@@ -221,10 +224,10 @@ impl Played {
                 .load(source)
                 .expect("is readable")
                 .expect("is there");
-            let feed = release(&feed, self.now).map_or(feed, |(feed, _)| feed);
+            let feed = expire_grace(&feed, self.now).map_or(feed, |(feed, _)| feed);
             feeds.insert(source.name.clone(), feed);
         }
-        self.lists = Lists::new(feeds);
+        self.lists = SourceStates::new(feeds);
     }
 
     /// The table: each prefix with the sources behind it.
@@ -259,7 +262,7 @@ fn check(steps: Vec<Step>) -> Result<(), TestCaseError> {
     let mut played = Played {
         policy: policy(),
         state: StateDir::open(&folder.path().join("state")).expect("is made"),
-        lists: Lists::default(),
+        lists: SourceStates::default(),
         names: Names::default(),
         now,
     };

@@ -17,14 +17,14 @@ use crate::cli::{Check, Paths};
 use crate::compile::{Names, Tables, compile, require_room};
 use crate::config::Config;
 use crate::error_code::ErrorCode;
-use crate::lists::Lists;
+use crate::lists::SourceStates;
 use crate::policy::{AtStart, Feed, Origin, Policy, Snapshot, Source};
 use crate::record::Record;
 use crate::report::{self, Plan};
 
 /// The lists that a start would have, and what failed.
 struct Found {
-    lists: Lists,
+    lists: SourceStates,
     /// Sources that have no list at all.
     missing: Vec<String>,
     /// Why last-good lists cannot be read.
@@ -116,7 +116,7 @@ async fn find(paths: &Paths, config: &Config, offline: bool) -> Found {
         .chain(far.iter().copied().filter(|_| !offline));
     let asked: Vec<_> = asked.map(|source| (source.clone(), Vec::new())).collect();
     let mut found = Found {
-        lists: Lists::default(),
+        lists: SourceStates::default(),
         missing: Vec::new(),
         warnings: Vec::new(),
     };
@@ -130,7 +130,7 @@ async fn find(paths: &Paths, config: &Config, offline: bool) -> Found {
             .answer
             .and_then(|answer| first_feed(&source, answer));
         match feed {
-            Ok(feed) => found.lists.put(&source.name, Some(feed)),
+            Ok(feed) => found.lists.set_feed(&source.name, Some(feed)),
             Err(error) => without.extend(
                 config
                     .policy
@@ -156,7 +156,7 @@ async fn find(paths: &Paths, config: &Config, offline: bool) -> Found {
         if feed.is_none() {
             found.missing.push(source.name.clone());
         }
-        found.lists.put(&source.name, feed);
+        found.lists.set_feed(&source.name, feed);
         let failure = failure.or_else(|| {
             let is_missing = found.lists.feed(&source.name).is_none();
             is_missing.then(|| "there is no last-good list on disk".to_owned())
@@ -164,14 +164,14 @@ async fn find(paths: &Paths, config: &Config, offline: bool) -> Found {
         if let Some(failure) = failure {
             found
                 .lists
-                .fail(&source.name, ErrorCode::Failed, failure, Timestamp::now());
+                .record_failure(&source.name, ErrorCode::Failed, failure, Timestamp::now());
         }
     }
     found
 }
 
 /// Compiles the generation that a start would publish, with stand-ins for missing lists.
-fn compiled(config: &Config, lists: &Lists, missing: &[String]) -> Result<Tables> {
+fn compiled(config: &Config, lists: &SourceStates, missing: &[String]) -> Result<Tables> {
     let mut feeds = lists.feeds().clone();
     for name in missing {
         let stand_in = Feed::new(config.at_start.stand_in(), Timestamp::now());

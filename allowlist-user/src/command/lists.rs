@@ -19,9 +19,9 @@ use crate::export::{Listed, export as exported};
 use crate::hints;
 use crate::history;
 use crate::ledger::Known;
+use crate::list_update::evaluate_update;
 use crate::policy::{Answer, Feed, Origin, Snapshot, Source};
 use crate::rejected::RejectedLists;
-use crate::renew::renew;
 use crate::report::{self, Outcome};
 use crate::state::{StateDir, StateError};
 
@@ -55,13 +55,13 @@ async fn fetch_all<'s>(sources: impl Iterator<Item = &'s Source>) -> Result<Snap
 
 /// What a source has of which nothing is known.
 pub(super) fn first_feed(source: &Source, answer: Answer) -> Result<Feed> {
-    match renew(source, None, answer, false, Timestamp::now()) {
+    match evaluate_update(source, None, answer, false, Timestamp::now()) {
         Ok(renewal) => Ok(renewal.feed),
         Err(refused) => bail!(
             "source {}: {}: {}",
             source.name,
             source.origin,
-            refused.refusal
+            refused.rejection
         ),
     }
 }
@@ -83,14 +83,14 @@ pub(super) async fn fetch(paths: &Paths, options: &Fetch) -> Result<()> {
     }
     let feed = Feed::new(fetched.prefixes.clone(), fetched.fetched);
     // Whoever looks at a list that is refused wants to see it.
-    if let Err(refused) = renew(
+    if let Err(refused) = evaluate_update(
         &source,
         None,
         Answer::List(fetched),
         false,
         Timestamp::now(),
     ) {
-        warn!("{}: would be refused: {}", source.name, refused.refusal);
+        warn!("{}: would be refused: {}", source.name, refused.rejection);
     }
     if options.output.json {
         print_json(&report::feed_json(&source, &feed))
@@ -234,7 +234,7 @@ pub(super) async fn diff(paths: &Paths, options: &Diff) -> Result<()> {
         let before = last.get(&source.name);
         let outcome = match gathered.answer {
             Err(error) => Outcome::Failed(format!("{error:#}")),
-            Ok(answer) => match renew(&source, before, answer, false, now) {
+            Ok(answer) => match evaluate_update(&source, before, answer, false, now) {
                 Ok(renewal) => Outcome::Changed(renewal, source.grace),
                 Err(refused) => Outcome::Refused(refused),
             },

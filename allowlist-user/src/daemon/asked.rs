@@ -19,7 +19,7 @@ use crate::control::{Care, Done, Refreshed, Request, Wanted};
 use crate::error_code::{CodedError, ErrorCode, bail_with};
 use crate::hints;
 use crate::ledger::{Change, Unconfirmed};
-use crate::lists::Lists;
+use crate::lists::SourceStates;
 use crate::policy::Mode;
 use crate::session::{By, Generation, guard};
 
@@ -32,7 +32,7 @@ pub(super) struct Refreshing {
     left: BTreeSet<String>,
     sources: BTreeMap<String, Refreshed>,
     /// The lists before, for the changes in the answer.
-    before: Lists,
+    before: SourceStates,
     answer: oneshot::Sender<Result<Done, CodedError>>,
 }
 
@@ -251,7 +251,7 @@ impl Daemon {
         let additions = known.additions();
         for service in services {
             let name = source_name(service);
-            self.lists.put(&name, additions.feed(service));
+            self.lists.set_feed(&name, additions.feed(service));
         }
         if !services.is_empty() {
             let policy = additions.with(&self.config.policy);
@@ -335,9 +335,9 @@ impl Daemon {
 
     /// A source was asked: whoever waits for it may know.
     pub(super) fn note_refreshed(&mut self, name: &str) {
-        let standing = self.lists.standing(name);
-        let failure = standing.and_then(|standing| standing.failure.clone());
-        let failure_code = standing.and_then(|standing| standing.failure_code);
+        let health = self.lists.health(name);
+        let failure = health.and_then(|health| health.failure.clone());
+        let failure_code = health.and_then(|health| health.failure_code);
         let outcome = Refreshed {
             ok: failure.is_none(),
             prefixes: self.lists.feed(name).map_or(0, crate::policy::Feed::len),

@@ -15,9 +15,9 @@ use tokio::task::JoinSet;
 use crate::error_code::ErrorCode;
 use crate::event::Event;
 use crate::gather::{Gathered, gather};
-use crate::lists::Lists;
+use crate::list_update::RejectedUpdate;
+use crate::lists::SourceStates;
 use crate::policy::{Feed, Origin, Snapshot, Source};
-use crate::renew::Refused;
 use crate::state::StateDir;
 
 /// How long a start or a change waits for the lists on disk, all of which are read at once.
@@ -37,7 +37,7 @@ pub(super) type Late = UnboundedSender<(Source, Feed)>;
 
 /// What a policy begins with.
 pub(super) struct First {
-    pub(super) lists: Lists,
+    pub(super) lists: SourceStates,
     /// The sources whose lists are other than those on disk.
     pub(super) fetched: Vec<Source>,
     /// What is other than it was before; the generation is yet to be made.
@@ -71,9 +71,9 @@ impl First {
                 missing.push((source.name.clone(), "was not asked for yet".to_owned()));
             }
         }
-        let mut lists = Lists::new(last_good);
+        let mut lists = SourceStates::new(last_good);
         // While nothing ran, time went on.
-        let Ok(events) = lists.release(now, |_| Ok::<_, Infallible>(0));
+        let Ok(events) = lists.expire_grace(now, |_| Ok::<_, Infallible>(0));
         let released = sources
             .iter()
             .filter(|source| events.iter().any(|event| event.source == source.name));
@@ -113,7 +113,7 @@ impl First {
         for note in &proposal.feed.notes {
             warn!("{}: {note}", source.name);
         }
-        let Ok(events) = self.lists.adopt(proposal, now, |_| Ok::<_, Infallible>(0));
+        let Ok(events) = self.lists.commit(proposal, now, |_| Ok::<_, Infallible>(0));
         // What the configuration or the program holds is news to nobody.
         if source.can_change() {
             self.events.extend(events);
@@ -126,9 +126,12 @@ impl First {
         let events = match problem {
             NotTaken::Failed(error) => {
                 let code = ErrorCode::of(&error);
-                self.lists.fail(name, code, format!("{error:#}"), now)
+                self.lists
+                    .record_failure(name, code, format!("{error:#}"), now)
             }
-            NotTaken::Refused { reason, refused } => self.lists.refuse(name, *refused, reason, now),
+            NotTaken::Refused { reason, refused } => {
+                self.lists.record_rejection(name, *refused, reason, now)
+            }
         };
         self.events.extend(events);
     }
@@ -168,7 +171,7 @@ enum NotTaken {
     Failed(anyhow::Error),
     Refused {
         reason: String,
-        refused: Box<Refused>,
+        refused: Box<RejectedUpdate>,
     },
 }
 
@@ -244,13 +247,13 @@ mod tests {
     #[test]
     fn what_a_start_refuses_is_told_and_can_be_accepted() {
         let first = start(Some("192.0.2.1\n"));
-        let standing = first.lists.standing("lab").expect("a failure");
-        assert_eq!(standing.failure_code, Some(ErrorCode::ListRejected));
-        let reason = standing.failure.as_deref().expect("a reason");
+        let health = first.lists.health("lab").expect("a failure");
+        assert_eq!(health.failure_code, Some(ErrorCode::ListRejected));
+        let reason = health.failure.as_deref().expect("a reason");
         let (_, reason) = reason.split_once("lab.txt").expect("the origin");
         expect![": lists 9 prefixes less, and with them 90 % of the IPv4 addresses that it covered; more than 50 % at once is not believed; raise `max_shrink` if it is right; the id of this list is 7241ce72b46ed6bc2d98803e2bbe6406; if the vendor means it, `allowlist accept lab` lets it in"].assert_eq(reason);
-        assert_eq!(standing.times, 1);
-        assert!(standing.refused.is_some());
+        assert_eq!(health.failures, 1);
+        assert!(health.rejected.is_some());
         assert_eq!(first.lists.feeds()["lab"].prefixes.len(), 10);
         assert!(
             matches!(first.events[1].what, What::Refused { .. }),
@@ -273,8 +276,8 @@ mod tests {
     #[test]
     fn what_a_start_cannot_read_is_told() {
         let first = start(None);
-        let standing = first.lists.standing("lab").expect("a failure");
-        assert!(standing.failure.is_some() && standing.refused.is_none());
+        let health = first.lists.health("lab").expect("a failure");
+        assert!(health.failure.is_some() && health.rejected.is_none());
         assert_eq!(first.lists.feeds()["lab"].prefixes.len(), 10);
         assert!(
             matches!(first.events[1].what, What::Failed { .. }),

@@ -94,10 +94,10 @@ impl Daemon {
             None => self.publish_late(name, feed),
             Some(Ok(proposal)) => {
                 let current = self.lists.feed(name).cloned();
-                self.lists.put(name, Some(feed));
+                self.lists.set_feed(name, Some(feed));
                 if let Err(error) = self.adopt(source, proposal, now, None) {
                     warn!("{error:#}; the list that it has stays active");
-                    self.lists.put(name, current);
+                    self.lists.set_feed(name, current);
                 }
             }
             Some(Err(refused)) => {
@@ -112,10 +112,10 @@ impl Daemon {
     fn publish_late(&mut self, name: &str, feed: Feed) {
         let current = self.lists.feed(name).cloned();
         let published = self.with_lists(|daemon, lists| {
-            lists.put(name, Some(feed));
+            lists.set_feed(name, Some(feed));
             daemon
                 .publish(lists, None)
-                .inspect_err(|_| lists.put(name, current))
+                .inspect_err(|_| lists.set_feed(name, current))
         });
         if let Err(error) = published {
             warn!("source {name}: its last good list cannot be used: {error:#}");

@@ -17,10 +17,10 @@ use crate::error_code::{CodedError, ErrorCode};
 use crate::event::{Event, What};
 use crate::gather::Gathered;
 use crate::hints;
+use crate::list_update::RejectedUpdate;
 use crate::lists::Proposal;
 use crate::policy::{Answer, Origin, Source};
 use crate::rejected;
-use crate::renew::Refused;
 
 /// After a file was touched, its writer is left this long to be done.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -150,12 +150,15 @@ impl Daemon {
                     self.instead(&source.name)
                 );
                 let (code, reason) = (ErrorCode::of(&error), format!("{error:#}"));
-                let events = self.lists.fail(&source.name, code, reason, now);
+                let events = self.lists.record_failure(&source.name, code, reason, now);
                 self.tell_of(&events);
                 Taken::Failed
             }
         };
-        let failures = self.lists.standing(&source.name).map_or(0, |one| one.times);
+        let failures = self
+            .lists
+            .health(&source.name)
+            .map_or(0, |one| one.failures);
         let chance = fastrand::f64();
         let wait = match taken {
             Taken::InForce => schedule::after_success(&source, again, chance),
@@ -178,7 +181,7 @@ impl Daemon {
         }
     }
 
-    pub(super) fn refuse(&mut self, source: &Source, refused: Refused, now: Timestamp) {
+    pub(super) fn refuse(&mut self, source: &Source, refused: RejectedUpdate, now: Timestamp) {
         let name = &source.name;
         let reason = refused.reason(source);
         warn!(
@@ -188,7 +191,7 @@ impl Daemon {
             refused.difference.added.len(),
             refused.difference.removed.len()
         );
-        let events = self.lists.refuse(name, refused, reason, now);
+        let events = self.lists.record_rejection(name, refused, reason, now);
         // The ages of the list's changes advanced.
         self.keep(source, false);
         self.tell_of(&events);
@@ -204,13 +207,13 @@ impl Daemon {
         care: Option<&Care>,
     ) -> Result<Vec<Event>> {
         let name = &source.name;
-        let is_news = proposal.is_news;
+        let is_news = proposal.needs_publish;
         let (old, old_notes) = match self.lists.feed(name) {
             Some(feed) => (feed.prefixes.len(), feed.notes.clone()),
             None => (0, Vec::new()),
         };
         let adopted = self.with_lists(|daemon, lists| {
-            lists.adopt(proposal, now, |lists| {
+            lists.commit(proposal, now, |lists| {
                 if is_news {
                     daemon.publish(lists, care)
                 } else {
@@ -225,7 +228,9 @@ impl Daemon {
             Err((error, change)) => {
                 let error = error.context(format!("source {name}"));
                 let (code, reason) = (ErrorCode::of(&error), format!("{error:#}"));
-                let events = self.lists.reject(name, code, reason, change, now);
+                let events = self
+                    .lists
+                    .record_unpublished(name, code, reason, change, now);
                 self.tell_of(&events);
                 return Err(error);
             }
@@ -276,15 +281,15 @@ impl Daemon {
             );
         };
         let now = self.now();
-        let proposal = match self.lists.propose_refused(&source, now) {
+        let proposal = match self.lists.propose_rejected(&source, now) {
             Some(Ok(proposal)) => proposal,
             Some(Err(refused)) => {
-                let refusal = refused.refusal;
+                let refusal = refused.rejection;
                 return refuse(refusal.code(), format!("source {name}: {refusal}"));
             }
             None => {
-                let standing = self.lists.standing(name);
-                let failure = standing.and_then(|standing| standing.failure.as_ref());
+                let health = self.lists.health(name);
+                let failure = health.and_then(|health| health.failure.as_ref());
                 let error = match failure {
                     Some(failure) => format!("there is no list of {name} to accept: {failure}"),
                     None => {
@@ -345,7 +350,7 @@ impl Daemon {
                 "the clock was set by {}s; grace periods go on as if it had been right before",
                 jump.as_secs()
             );
-            self.lists.shift(clocks.wall, jump);
+            self.lists.apply_clock_step(clocks.wall, jump);
             // The next start goes by what is on disk.
             let used: Vec<Source> = self.config.policy.used_sources().cloned().collect();
             for source in &used {
@@ -359,12 +364,14 @@ impl Daemon {
     /// Lets go of what was held for long enough, and says which lists are too old.
     pub(super) fn pass_time(&mut self) {
         let now = self.now();
-        if self.lists.next_release().is_some_and(|next| next <= now)
+        if self.lists.next_expiry().is_some_and(|next| next <= now)
             && self.release_after <= Instant::now()
         {
             self.release(now);
         }
-        let events = self.lists.age(self.config.policy.used_sources(), now);
+        let events = self
+            .lists
+            .mark_stale(self.config.policy.used_sources(), now);
         for event in &events {
             if let What::Stale { fetched } = event.what {
                 warn!(
@@ -379,8 +386,9 @@ impl Daemon {
     }
 
     fn release(&mut self, now: Timestamp) {
-        let released = self
-            .with_lists(|daemon, lists| lists.release(now, |lists| daemon.publish(lists, None)));
+        let released = self.with_lists(|daemon, lists| {
+            lists.expire_grace(now, |lists| daemon.publish(lists, None))
+        });
         match released {
             Ok(events) => {
                 for event in &events {
@@ -456,10 +464,10 @@ impl Daemon {
             let age = fetched.and_then(|fetched| clock.duration_since(fetched).try_into().ok());
             let age = age.unwrap_or(every);
             // What was asked at the start in vain is tried again as it is while the daemon runs.
-            let failed = self.lists.standing(&source.name);
-            let wait = match failed.filter(|standing| standing.failure.is_some()) {
-                Some(standing) => {
-                    schedule::after_failure(source, standing.times, None, fastrand::f64())
+            let failed = self.lists.health(&source.name);
+            let wait = match failed.filter(|health| health.failure.is_some()) {
+                Some(health) => {
+                    schedule::after_failure(source, health.failures, None, fastrand::f64())
                 }
                 None => every.saturating_sub(age),
             };

@@ -27,7 +27,7 @@ use crate::history::History;
 use crate::hook::Teller;
 use crate::interface::require_distinct;
 use crate::ledger::{Change, Written};
-use crate::lists::Lists;
+use crate::lists::SourceStates;
 use crate::policy::Source;
 use crate::session::By;
 
@@ -442,19 +442,19 @@ impl Daemon {
         before: Additions,
     ) -> Before {
         let lists = self.lists.clone();
-        let mut next = Lists::default();
+        let mut next = SourceStates::default();
         for source in config.policy.used_sources() {
             let name = &source.name;
             let is_same = self.config.policy.source(name) == Some(source);
             if is_same && self.lists.feed(name).is_some() {
-                next.take_over(name, &mut self.lists);
+                next.move_from(name, &mut self.lists);
             } else {
-                next.take_over(name, &mut first.lists);
+                next.move_from(name, &mut first.lists);
             }
         }
         let additions = self.ledger.known().additions();
         for service in additions.services() {
-            next.put(&source_name(service), additions.feed(service));
+            next.set_feed(&source_name(service), additions.feed(service));
         }
         let before = Before {
             policy: std::mem::replace(&mut self.policy, additions.with(&config.policy)),
@@ -579,7 +579,7 @@ struct Before {
     config: Arc<Config>,
     policy: crate::policy::Policy,
     written: Arc<Written>,
-    lists: Lists,
+    lists: SourceStates,
     mode: crate::policy::Mode,
     additions: Additions,
 }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::additions::{Edit, source_name, tests::edit};
 use crate::compile::{Names, compile};
-use crate::lists::Lists;
+use crate::lists::SourceStates;
 use crate::policy::{Feed, Origin};
 use crate::record::Record;
 use crate::report::Plan;
@@ -299,7 +299,13 @@ fn answers(world: &World) -> serde_json::Value {
         feeds.extend(feed.map(|feed| (source_name(service), feed)));
     }
     let tables = compile(&with.policy, &feeds, 1000, &Names::default()).expect("they fit");
-    let record = Record::of(1, &tables.names, &with.policy, &Lists::new(feeds), None);
+    let record = Record::of(
+        1,
+        &tables.names,
+        &with.policy,
+        &SourceStates::new(feeds),
+        None,
+    );
     let plan = Plan {
         config: &with,
         record: &record,

@@ -8,7 +8,7 @@ use std::fmt;
 
 use ipnet::IpNet;
 
-use super::{Before, Refusal, Within};
+use super::{Before, Rejection, Within};
 use crate::difference::{self, is_v4, is_v6, lost};
 use crate::policy::{Origin, PerFamily, Source};
 
@@ -98,13 +98,13 @@ pub(super) fn check_addresses(
     source: &Source,
     before: Option<Before<'_>>,
     new: &[IpNet],
-) -> Result<(), Refusal> {
+) -> Result<(), Rejection> {
     let (active, next) = activities(source, before.unwrap_or_default(), new);
     for family in Family::BOTH {
         let max = family.of(source.gate.max_addresses);
         let addresses = covered(&next, family);
         if addresses > max && added(&active, new, family) > 0 {
-            return Err(Refusal::TooManyAddresses {
+            return Err(Rejection::TooManyAddresses {
                 covered: Amount { family, addresses },
                 max: Amount {
                     family,
@@ -125,7 +125,7 @@ pub(super) fn check_growth(
     source: &Source,
     before: Before<'_>,
     new: &[IpNet],
-) -> Result<(), Refusal> {
+) -> Result<(), Rejection> {
     let gate = &source.gate;
     let free = match source.origin {
         Origin::File { .. } => FREE_GROWTH_OF_FILES,
@@ -149,7 +149,7 @@ pub(super) fn check_growth(
             let before = covered(list, family);
             let limit = limit_of(before);
             if grown > limit {
-                return Err(Refusal::Grown {
+                return Err(Rejection::Grown {
                     grown: amount(grown),
                     before: amount(before),
                     limit: amount(limit),
@@ -161,7 +161,7 @@ pub(super) fn check_growth(
         let limit = limit_of(fewest);
         let next = covered(&next, family);
         if next > fewest.saturating_add(limit) {
-            return Err(Refusal::Regrown {
+            return Err(Rejection::Regrown {
                 next: amount(next),
                 fewest: amount(fewest),
                 limit: amount(limit),

@@ -41,8 +41,8 @@ impl Table {
     fn check(&mut self, change: impl FnOnce(&mut Gate), last: &str, new: &str, expected: &str) {
         let previous = (!last.is_empty()).then(|| list(last));
         let before = previous.as_deref().map(|list| before(list, list, &[]));
-        let refusal = judge(&source(change), before, &list(new), false).err();
-        let answer = refusal
+        let rejection = judge(&source(change), before, &list(new), false).err();
+        let answer = rejection
             .as_ref()
             .map_or_else(|| "passes".to_owned(), variant);
         assert_eq!(answer, expected, "{last} | {new}");
@@ -51,7 +51,7 @@ impl Table {
             last => format!("{new} after {last}"),
         };
         self.0
-            .add(&input, refusal.map(|refusal| refusal.to_string()));
+            .add(&input, rejection.map(|rejection| rejection.to_string()));
     }
 
     fn end(&self, file: &ExpectFile) {
@@ -130,11 +130,11 @@ fn special_use() {
         ("ff02::1/128", "ff00::/8"),
     ] {
         table.check(|_| {}, "", prefix, "SpecialUse");
-        let refusal = judge(&source(|_| {}), None, &list(prefix), false);
+        let rejection = judge(&source(|_| {}), None, &list(prefix), false);
         let is_block = |special: IpNet| special.to_string() == block;
         assert!(
-            matches!(refusal, Err(Refusal::SpecialUse { special, .. }) if is_block(special)),
-            "{refusal:?}"
+            matches!(rejection, Err(Rejection::SpecialUse { special, .. }) if is_block(special)),
+            "{rejection:?}"
         );
         table.check(|gate| gate.allow_special_use = true, "", prefix, "passes");
     }
@@ -213,8 +213,8 @@ fn the_operator_may_accept_a_size_and_nothing_else() {
         let source = source(|gate| gate.min = 2);
         let judged = judge(&source, None, &list(new), true);
         assert_eq!(judged.is_ok(), is_acceptable, "{new}");
-        let refusal = judge(&source, None, &list(new), false).expect_err("is refused");
-        assert_eq!(refusal.is_acceptable(), is_acceptable, "{new}");
+        let rejection = judge(&source, None, &list(new), false).expect_err("is refused");
+        assert_eq!(rejection.is_acceptable(), is_acceptable, "{new}");
     }
 }
 
@@ -298,7 +298,7 @@ fn a_change_is_judged_against_the_start_of_the_window_too() {
         &list("32.0.0.0/14"),
         false,
     );
-    let expected = Refusal::Grown {
+    let expected = Rejection::Grown {
         grown: Amount {
             family: Family::V4,
             addresses: 3 << 16,
@@ -326,7 +326,7 @@ fn a_change_is_judged_against_the_start_of_the_window_too() {
         &new,
         false,
     );
-    assert!(matches!(judged, Err(Refusal::Grown { .. })), "{judged:?}");
+    assert!(matches!(judged, Err(Rejection::Grown { .. })), "{judged:?}");
     let judged = judge(
         &source,
         Some(before(&earliest, &earliest, &[])),
@@ -347,7 +347,7 @@ fn a_change_is_judged_against_the_start_of_the_window_too() {
     assert!(
         matches!(
             judged,
-            Err(Refusal::Shrunk {
+            Err(Rejection::Shrunk {
                 within: Within::Window(_),
                 ..
             })
@@ -359,7 +359,7 @@ fn a_change_is_judged_against_the_start_of_the_window_too() {
     assert_eq!(judge(&source, None, &first, false), Ok(()));
     let emptied = Some(before(&[], &[], &[]));
     let judged = judge(&source, emptied, &first, false);
-    assert!(matches!(judged, Err(Refusal::Grown { .. })), "{judged:?}");
+    assert!(matches!(judged, Err(Rejection::Grown { .. })), "{judged:?}");
     assert_eq!(judge(&source, emptied, &list("32.0.0.0/20"), false), Ok(()));
 }
 
@@ -377,7 +377,7 @@ fn a_list_grows_from_the_fewest_active_addresses_of_the_window() {
         family: Family::V4,
         addresses,
     };
-    let expected = Refusal::Regrown {
+    let expected = Rejection::Regrown {
         next: amount((1 << 17) + 1),
         fewest: amount(1 << 16),
         limit: amount(1 << 16),
@@ -404,7 +404,7 @@ fn a_prefix_that_left_before_the_window_is_no_growth() {
     };
     let new = list("32.0.0.0/16 8.8.8.8");
     let judged = judge(&source, Some(before), &new, false);
-    assert!(matches!(judged, Err(Refusal::Grown { .. })), "{judged:?}");
+    assert!(matches!(judged, Err(Rejection::Grown { .. })), "{judged:?}");
     let settled = Before {
         settled: &held,
         ..before

@@ -42,7 +42,7 @@ fn answer(text: &str, now: Timestamp) -> Answer {
 }
 
 /// Takes in a list that must pass the gate.
-fn take(lists: &mut Lists, source: &Source, text: &str, second: i64) -> Vec<What> {
+fn take(lists: &mut SourceStates, source: &Source, text: &str, second: i64) -> Vec<What> {
     let now = at(second);
     let proposal = lists
         .propose(source, answer(text, now), now)
@@ -50,8 +50,8 @@ fn take(lists: &mut Lists, source: &Source, text: &str, second: i64) -> Vec<What
     whats(adopt(lists, proposal, now))
 }
 
-fn adopt(lists: &mut Lists, proposal: Proposal, now: Timestamp) -> Vec<Event> {
-    let Ok(events) = lists.adopt(proposal, now, |_| Ok::<_, Infallible>(7));
+fn adopt(lists: &mut SourceStates, proposal: Proposal, now: Timestamp) -> Vec<Event> {
+    let Ok(events) = lists.commit(proposal, now, |_| Ok::<_, Infallible>(7));
     events
 }
 
@@ -59,7 +59,7 @@ fn whats(events: Vec<Event>) -> Vec<What> {
     events.into_iter().map(|event| event.what).collect()
 }
 
-fn in_force(lists: &Lists) -> String {
+fn in_force(lists: &SourceStates) -> String {
     let mut prefixes: Vec<_> = lists.feeds()["vendor"].in_force().collect();
     prefixes.sort_unstable();
     let prefixes: Vec<_> = prefixes.iter().map(ToString::to_string).collect();
@@ -77,7 +77,7 @@ fn changed(added: &str, removed: &str, until: Option<i64>) -> What {
 
 #[test]
 fn what_is_removed_stays_for_its_grace_period() {
-    let (source, mut lists) = (vendor(), Lists::default());
+    let (source, mut lists) = (vendor(), SourceStates::default());
     let events = take(&mut lists, &source, "8.8.8.8 9.9.9.9", 0);
     assert_eq!(events, [changed("8.8.8.8 9.9.9.9", "", None)]);
     let events = take(&mut lists, &source, "8.8.8.8 1.1.1.1", 10);
@@ -87,13 +87,16 @@ fn what_is_removed_stays_for_its_grace_period() {
     assert_eq!(take(&mut lists, &source, "8.8.8.8 1.1.1.1", 20), []);
     assert_eq!(in_force(&lists), "1.1.1.1/32 8.8.8.8/32 9.9.9.9/32");
 
-    assert_eq!(lists.next_release(), Some(at(10 + DAY)));
-    let early = lists.release(at(9 + DAY), |_| Ok::<_, Infallible>(7));
+    assert_eq!(lists.next_expiry(), Some(at(10 + DAY)));
+    let early = lists.expire_grace(at(9 + DAY), |_| Ok::<_, Infallible>(7));
     assert_eq!(early, Ok(vec![]));
     let before = lists.feeds().clone();
-    assert_eq!(lists.release(at(10 + DAY), |_| Err("full")), Err("full"));
+    assert_eq!(
+        lists.expire_grace(at(10 + DAY), |_| Err("full")),
+        Err("full")
+    );
     assert_eq!(*lists.feeds(), before);
-    let Ok(events) = lists.release(at(10 + DAY), |_| Ok::<_, Infallible>(7));
+    let Ok(events) = lists.expire_grace(at(10 + DAY), |_| Ok::<_, Infallible>(7));
     let gone = Change::new(Vec::new(), list("9.9.9.9"));
     let released = What::Released {
         generation: 7,
@@ -101,25 +104,25 @@ fn what_is_removed_stays_for_its_grace_period() {
     };
     assert_eq!(whats(events), [released]);
     assert_eq!(in_force(&lists), "1.1.1.1/32 8.8.8.8/32");
-    assert_eq!(lists.next_release(), None);
+    assert_eq!(lists.next_expiry(), None);
 }
 
 #[test]
 fn what_comes_back_is_held_no_more() {
-    let (source, mut lists) = (vendor(), Lists::default());
+    let (source, mut lists) = (vendor(), SourceStates::default());
     take(&mut lists, &source, "8.8.8.8 9.9.9.9", 0);
     take(&mut lists, &source, "8.8.8.8", 10);
     let events = take(&mut lists, &source, "8.8.8.8 9.9.9.9", 20);
     assert_eq!(events, [changed("9.9.9.9", "", None)]);
-    assert_eq!(lists.next_release(), None);
+    assert_eq!(lists.next_expiry(), None);
     // A second time away is a second grace period.
     take(&mut lists, &source, "8.8.8.8", 30);
-    assert_eq!(lists.next_release(), Some(at(30 + DAY)));
+    assert_eq!(lists.next_expiry(), Some(at(30 + DAY)));
 }
 
 #[test]
 fn without_a_grace_period_it_goes_at_once() {
-    let (mut source, mut lists) = (vendor(), Lists::default());
+    let (mut source, mut lists) = (vendor(), SourceStates::default());
     take(&mut lists, &source, "8.8.8.8 9.9.9.9 1.1.1.1", 0);
     take(&mut lists, &source, "8.8.8.8 9.9.9.9", 5);
     source.grace = Duration::ZERO;
@@ -135,7 +138,7 @@ fn without_a_grace_period_it_goes_at_once() {
 
 #[test]
 fn what_no_list_may_have_is_told_of_the_list_in_force_too() {
-    let (mut source, mut lists) = (vendor(), Lists::default());
+    let (mut source, mut lists) = (vendor(), SourceStates::default());
     take(&mut lists, &source, "8.8.8.8 9.0.0.0/8", 0);
     // Other numbers are not asked of what was let in before.
     source.gate.min = 3;
@@ -144,13 +147,13 @@ fn what_no_list_may_have_is_told_of_the_list_in_force_too() {
     let now = at(20);
     for again in [answer("8.8.8.8 9.0.0.0/8", now), Answer::Unchanged(now)] {
         let refused = lists.propose(&source, again, now).expect_err("is too wide");
-        assert!(!refused.refusal.is_acceptable());
+        assert!(!refused.rejection.is_acceptable());
     }
 }
 
 #[test]
 fn a_shorter_grace_period_counts_where_nothing_is_new() {
-    let (mut source, mut lists) = (vendor(), Lists::default());
+    let (mut source, mut lists) = (vendor(), SourceStates::default());
     take(&mut lists, &source, "8.8.8.8 9.9.9.9", 0);
     take(&mut lists, &source, "8.8.8.8", 10);
     source.grace = Duration::from_mins(1);
@@ -158,14 +161,14 @@ fn a_shorter_grace_period_counts_where_nothing_is_new() {
         .propose(&source, Answer::Unchanged(at(20)), at(20))
         .expect("passes");
     assert_eq!(adopt(&mut lists, proposal, at(20)), []);
-    assert_eq!(lists.next_release(), Some(at(80)));
+    assert_eq!(lists.next_expiry(), Some(at(80)));
 }
 
 #[test]
 fn answers_that_take_turns_do_not_flap() {
     let lookup = Lookup::new(vec!["a.example.com".to_owned()]);
     let source = Source::new("vendor", Origin::Names(lookup));
-    let mut lists = Lists::default();
+    let mut lists = SourceStates::default();
     take(&mut lists, &source, "8.8.8.1 8.8.8.2", 0);
     for round in 1..10 {
         let now = at(60 * round);
@@ -177,7 +180,7 @@ fn answers_that_take_turns_do_not_flap() {
         let proposal = lists
             .propose(&source, answer(turn, now), now)
             .expect("passes");
-        assert_eq!(proposal.is_news, round == 1, "{round}");
+        assert_eq!(proposal.needs_publish, round == 1, "{round}");
         let events = whats(adopt(&mut lists, proposal, now));
         let expected = if round == 1 {
             vec![changed("8.8.8.3 8.8.8.4", "", None)]
@@ -191,24 +194,24 @@ fn answers_that_take_turns_do_not_flap() {
         );
     }
     // What stays away goes a grace period after it was seen last.
-    assert_eq!(lists.next_release(), Some(at(9 * 60 + DAY)));
+    assert_eq!(lists.next_expiry(), Some(at(9 * 60 + DAY)));
 }
 
 #[test]
 fn a_refused_list_waits_for_the_operator() {
-    let (source, mut lists) = (vendor(), Lists::default());
+    let (source, mut lists) = (vendor(), SourceStates::default());
     let many = (0..10)
         .map(|n| format!("8.8.8.{n}"))
         .collect::<Vec<_>>()
         .join(" ");
     take(&mut lists, &source, &many, 0);
-    assert!(lists.propose_refused(&source, at(1)).is_none());
+    assert!(lists.propose_rejected(&source, at(1)).is_none());
     for round in 1..=2 {
         let now = at(round);
         let refused = *lists
             .propose(&source, answer("9.9.9.9", now), now)
             .expect_err("is refused");
-        let events = whats(lists.refuse("vendor", refused, "why".to_owned(), now));
+        let events = whats(lists.record_rejection("vendor", refused, "why".to_owned(), now));
         let change = Change::new(list("9.9.9.9"), list(&many));
         let reason = "why".to_owned();
         let expected = (round == 1).then_some(What::Refused { reason, change });
@@ -216,12 +219,12 @@ fn a_refused_list_waits_for_the_operator() {
     }
     assert_eq!(lists.feeds()["vendor"].prefixes, list(&many));
     assert_eq!(
-        lists.standing("vendor").map(|standing| standing.times),
+        lists.health("vendor").map(|health| health.failures),
         Some(2)
     );
 
     let proposal = lists
-        .propose_refused(&source, at(3))
+        .propose_rejected(&source, at(3))
         .expect("waits")
         .expect("is accepted");
     let events = whats(adopt(&mut lists, proposal, at(3)));
@@ -232,37 +235,41 @@ fn a_refused_list_waits_for_the_operator() {
         accepted: true,
     };
     assert_eq!(events, [What::Recovered, accepted]);
-    assert_eq!(lists.standing("vendor"), None);
-    assert!(lists.propose_refused(&source, at(4)).is_none());
+    assert_eq!(lists.health("vendor"), None);
+    assert!(lists.propose_rejected(&source, at(4)).is_none());
     // It is the last good one now.
     assert_eq!(take(&mut lists, &source, "9.9.9.9", 5), []);
 }
 
 #[test]
 fn what_cannot_be_in_force_changes_nothing() {
-    let (source, mut lists) = (vendor(), Lists::default());
+    let (source, mut lists) = (vendor(), SourceStates::default());
     let proposal = lists
         .propose(&source, answer("8.8.8.8", at(0)), at(0))
         .expect("passes");
     let change = Change::new(list("8.8.8.8"), Vec::new());
-    let full = lists.adopt(proposal, at(0), |_| Err("full"));
+    let full = lists.commit(proposal, at(0), |_| Err("full"));
     assert_eq!(full, Err(("full", change)));
     assert!(lists.feeds().is_empty());
     take(&mut lists, &source, "8.8.8.8", 1);
-    let events = whats(lists.fail("vendor", ErrorCode::Timeout, "down".to_owned(), at(2)));
+    let events =
+        whats(lists.record_failure("vendor", ErrorCode::Timeout, "down".to_owned(), at(2)));
     let reason = "down".to_owned();
     assert_eq!(events, [What::Failed { reason }]);
     assert_eq!(
-        lists.fail("vendor", ErrorCode::Timeout, "still down".to_owned(), at(3)),
+        lists.record_failure("vendor", ErrorCode::Timeout, "still down".to_owned(), at(3)),
         []
     );
     let before = lists.feeds().clone();
     let proposal = lists
         .propose(&source, answer("9.9.9.9", at(4)), at(4))
         .expect("passes");
-    assert!(lists.adopt(proposal, at(4), |_| Err("full")).is_err());
+    assert!(lists.commit(proposal, at(4), |_| Err("full")).is_err());
     assert_eq!(
-        (lists.feeds(), lists.standing("vendor").map(|one| one.times)),
+        (
+            lists.feeds(),
+            lists.health("vendor").map(|one| one.failures)
+        ),
         (&before, Some(2))
     );
     assert_eq!(take(&mut lists, &source, "8.8.8.8", 5), [What::Recovered]);
@@ -270,41 +277,49 @@ fn what_cannot_be_in_force_changes_nothing() {
 
 #[test]
 fn nothing_new_makes_a_list_younger() {
-    let (source, mut lists) = (vendor(), Lists::default());
+    let (source, mut lists) = (vendor(), SourceStates::default());
     take(&mut lists, &source, "8.8.8.8", 0);
     let old = 15 * DAY;
     let sources = [source.clone()];
-    let stale = lists.age(sources.iter(), at(old));
+    let stale = lists.mark_stale(sources.iter(), at(old));
     assert_eq!(whats(stale), [What::Stale { fetched: at(0) }]);
-    assert_eq!(lists.age(sources.iter(), at(old + 1)), [], "told once");
+    assert_eq!(
+        lists.mark_stale(sources.iter(), at(old + 1)),
+        [],
+        "told once"
+    );
     let unchanged = Answer::Unchanged(at(old + 2));
     let proposal = lists
         .propose(&source, unchanged, at(old + 2))
         .expect("passes");
-    assert!(!proposal.is_news);
+    assert!(!proposal.needs_publish);
     assert_eq!(adopt(&mut lists, proposal, at(old + 2)), []);
     assert_eq!(lists.feeds()["vendor"].fetched, at(old + 2));
     assert_eq!(in_force(&lists), "8.8.8.8/32");
-    assert_eq!(lists.age(sources.iter(), at(old + 3)), []);
+    assert_eq!(lists.mark_stale(sources.iter(), at(old + 3)), []);
 }
 
 #[test]
 fn a_list_that_nobody_may_accept_is_told_of_once() {
-    let (source, mut lists) = (vendor(), Lists::default());
+    let (source, mut lists) = (vendor(), SourceStates::default());
     take(&mut lists, &source, "8.8.8.8", 0);
     for round in 1..=3 {
         let now = at(round);
         let refused = lists.propose(&source, answer("10.0.0.0/8", now), now);
         let refused = *refused.expect_err("is refused");
-        let events = lists.refuse("vendor", refused, "private".to_owned(), now);
+        let events = lists.record_rejection("vendor", refused, "private".to_owned(), now);
         assert_eq!(events.len(), usize::from(round == 1), "{round}");
-        assert!(lists.propose_refused(&source, now).is_none());
-        assert!(lists.standing("vendor").is_some_and(|one| !one.waits()));
+        assert!(lists.propose_rejected(&source, now).is_none());
+        assert!(
+            lists
+                .health("vendor")
+                .is_some_and(|one| !one.has_acceptable_list())
+        );
     }
     // Neither is one for which there is no room.
     let change = Change::new(list("9.9.9.9"), Vec::new());
     for round in 1..=2 {
-        let events = lists.reject(
+        let events = lists.record_unpublished(
             "vendor",
             ErrorCode::TooManyPrefixes,
             "full".to_owned(),
@@ -317,7 +332,7 @@ fn a_list_that_nobody_may_accept_is_told_of_once() {
 
 #[test]
 fn all_that_is_over_goes_at_once() {
-    let mut lists = Lists::default();
+    let mut lists = SourceStates::default();
     let sources = ["a", "b"].map(|name| Source {
         name: name.to_owned(),
         ..vendor()
@@ -327,7 +342,7 @@ fn all_that_is_over_goes_at_once() {
         take(&mut lists, source, "8.8.8.8", 10);
     }
     let mut generation = 7;
-    let events = lists.release(at(10 + DAY), |_| {
+    let events = lists.expire_grace(at(10 + DAY), |_| {
         generation += 1;
         Ok::<_, Infallible>(generation)
     });
@@ -337,7 +352,7 @@ fn all_that_is_over_goes_at_once() {
 
 #[test]
 fn nothing_new_holds_nothing_longer_than_a_shorter_grace_period() {
-    let (mut source, mut lists) = (vendor(), Lists::default());
+    let (mut source, mut lists) = (vendor(), SourceStates::default());
     take(&mut lists, &source, "8.8.8.8 9.9.9.9", 0);
     take(&mut lists, &source, "8.8.8.8", 10);
     source.grace = Duration::from_mins(1);
@@ -345,7 +360,7 @@ fn nothing_new_holds_nothing_longer_than_a_shorter_grace_period() {
         .propose(&source, Answer::Unchanged(at(20)), at(20))
         .expect("passes");
     adopt(&mut lists, unchanged, at(20));
-    assert_eq!(lists.next_release(), Some(at(80)));
+    assert_eq!(lists.next_expiry(), Some(at(80)));
 }
 
 #[test]
@@ -356,12 +371,12 @@ fn a_clock_that_is_set_shortens_no_grace_period() {
         (year * 3, DAY - 10),
         (-year * 3, DAY - 10 + 3 * year.as_secs()),
     ] {
-        let (source, mut lists) = (vendor(), Lists::default());
+        let (source, mut lists) = (vendor(), SourceStates::default());
         take(&mut lists, &source, "8.8.8.8 9.9.9.9", 0);
         take(&mut lists, &source, "8.8.8.8", 10);
-        lists.shift(at(20) + by, by);
+        lists.apply_clock_step(at(20) + by, by);
         let left = lists
-            .next_release()
+            .next_expiry()
             .expect("is held")
             .duration_since(at(20) + by);
         assert_eq!(left.as_secs(), expected);
@@ -371,16 +386,16 @@ fn a_clock_that_is_set_shortens_no_grace_period() {
             .expect("passes");
         adopt(&mut lists, proposal, at(20) + by);
         let left = lists
-            .next_release()
+            .next_expiry()
             .expect("is held")
             .duration_since(at(20) + by);
         assert!((DAY - 10..=DAY).contains(&left.as_secs()), "{left:?}");
     }
     // A host without a clock of its own boots in 1970: what came from the disk has the right time.
-    let (source, mut lists) = (vendor(), Lists::default());
+    let (source, mut lists) = (vendor(), SourceStates::default());
     take(&mut lists, &source, "8.8.8.8 9.9.9.9", 0);
     take(&mut lists, &source, "8.8.8.8", 10);
     let before = lists.feeds().clone();
-    lists.shift(at(20), at(20).duration_since(Timestamp::UNIX_EPOCH));
+    lists.apply_clock_step(at(20), at(20).duration_since(Timestamp::UNIX_EPOCH));
     assert_eq!(*lists.feeds(), before);
 }

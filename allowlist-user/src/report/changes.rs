@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use crate::control::Refreshed;
 use crate::difference::Difference;
 use crate::event::{Change, Event, What};
+use crate::list_update::{AcceptedUpdate, RejectedUpdate};
 use crate::rejected::{RejectedLists, command, list_id};
-use crate::renew::{Refused, Renewal};
 
 /// As many prefixes as a text shows of one change; JSON has all of them.
 const SHOWN: usize = 20;
@@ -20,9 +20,9 @@ pub enum Outcome {
     /// It could not be had.
     Failed(String),
     /// The gate would refuse what it has.
-    Refused(Box<Refused>),
+    Refused(Box<RejectedUpdate>),
     /// It would have this, and what is gone would stay for so long.
-    Changed(Renewal, Duration),
+    Changed(AcceptedUpdate, Duration),
 }
 
 /// Sources with their rejected lists and the changes of a refresh, for people.
@@ -40,9 +40,9 @@ pub fn diff_text(outcomes: &BTreeMap<String, Outcome>, rejected: &RejectedLists)
         match outcome {
             Outcome::Failed(reason) => text += &format!("{name}: cannot be had: {reason}\n"),
             Outcome::Refused(refused) => {
-                text += &format!("{name}: would be refused: {}\n", refused.refusal);
+                text += &format!("{name}: would be refused: {}\n", refused.rejection);
                 text += &widest_first(&refused.difference);
-                let id = id.filter(|_| refused.refusal.is_acceptable());
+                let id = id.filter(|_| refused.rejection.is_acceptable());
                 let when = if waiting.is_some() && other.is_none() {
                     "to accept exactly this list"
                 } else {
@@ -83,8 +83,8 @@ pub fn diff_json(outcomes: &BTreeMap<String, Outcome>, rejected: &RejectedLists)
         Outcome::Refused(refused) => json!({
             "outcome": "refused",
             "id": list_id(name, &refused.fetched.prefixes),
-            "reason": refused.refusal.to_string(),
-            "acceptable": refused.refusal.is_acceptable(),
+            "reason": refused.rejection.to_string(),
+            "acceptable": refused.rejection.is_acceptable(),
             "added": refused.difference.added,
             "removed": refused.difference.removed,
         }),

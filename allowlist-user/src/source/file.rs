@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 
 use super::error::FetchErrorCause;
-use super::{Fetched, beside, gzip, parse_beside, union};
+use super::{Fetched, gzip, parse_blocking, run_blocking, union};
 use crate::bounded::{Open, ReadError};
 use crate::feed;
 use crate::policy::Format;
@@ -33,7 +33,7 @@ pub(super) async fn fetch(
 ) -> Result<Fetched, FetchErrorCause> {
     let limited = open(MAX_BYTES);
     let file = path.to_owned();
-    let read = beside(move || limited.read_with_metadata(&file)).await;
+    let read = run_blocking(move || limited.read_with_metadata(&file)).await;
     let (bytes, metadata) = read.map_err(|error| match error {
         ReadError::TooLarge { limit } => FetchErrorCause::FileTooLarge { limit },
         ReadError::Unsteady => FetchErrorCause::Unsteady,
@@ -42,7 +42,7 @@ pub(super) async fn fetch(
         other => FetchErrorCause::NotAFile(other.to_string()),
     })?;
     let format = format.clone();
-    let list = parse_beside(bytes.len(), move || {
+    let list = parse_blocking(bytes.len(), move || {
         let bytes = gzip::expand_file(bytes, MAX_BYTES)?;
         Ok::<_, FetchErrorCause>(feed::parse_part(&format, &bytes, today, may_be_empty)?)
     })
@@ -62,7 +62,7 @@ pub(super) async fn fetch(
 pub(super) async fn read(path: &Path, limit: u64) -> Result<Vec<u8>, ReadError> {
     let path: PathBuf = path.to_owned();
     let limited = open(limit);
-    beside(move || {
+    run_blocking(move || {
         trust::require(&path)?;
         limited.read(&path)
     })

@@ -17,12 +17,12 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 
 use super::error::{Failure, FetchErrorCause};
-use super::{Answer, archive, beside, gzip, parse_beside, union};
+use super::{Answer, archive, gzip, parse_blocking, run_blocking, union};
 use crate::feed::{self, FeedError, List};
 use crate::policy::{Http, Validator, public_url};
 pub(crate) use post::post;
 pub use reach::AddressError;
-use request::{Got, Place, Session};
+use request::{FetchResult, RequestTarget, Session};
 
 pub(super) use request::MAX_REDIRECTS;
 
@@ -79,39 +79,39 @@ async fn ask(
     today: Date,
 ) -> Result<Option<(List, Validator)>, Failure> {
     let http = session.http;
-    let mut place = Place::start(&http.urls[index]);
+    let mut target = RequestTarget::start(&http.urls[index]);
     // Of several URLs, an error has to say which.
-    let mut where_ = public_url(&place.url);
+    let mut url_label = public_url(&target.url);
     if let Some(pattern) = &http.discover {
         let none = Validator::default();
-        let page = match session.get(place, &none, false).await {
-            Ok(Got::Body(page)) => page,
-            Ok(Got::NotModified) => unreachable!("it was not asked whether it is new"),
-            Err(failure) => return Err(failure.at(&where_)),
+        let page = match session.get(target, &none, false).await {
+            Ok(FetchResult::Body(page)) => page,
+            Ok(FetchResult::NotModified) => unreachable!("it was not asked whether it is new"),
+            Err(failure) => return Err(failure.at(&url_label)),
         };
         let (bytes, pattern, newest) = (page.bytes, pattern.clone(), http.newest);
-        let link = beside(move || feed::find_list(&bytes, &pattern, newest)).await;
+        let link = run_blocking(move || feed::find_list(&bytes, &pattern, newest)).await;
         let link = link
-            .map_err(|error| shown(&page.place, error.into()))
-            .map_err(|cause| Failure::from(cause).at(&where_))?;
-        place = page
-            .place
+            .map_err(|error| shown(&page.target, error.into()))
+            .map_err(|cause| Failure::from(cause).at(&url_label))?;
+        target = page
+            .target
             .link(&link, http.allow_plain_http)
-            .map_err(|cause| Failure::from(cause).at(&where_))?;
-        where_ = format!("{where_}, which links to {}", public_url(&place.url));
+            .map_err(|cause| Failure::from(cause).at(&url_label))?;
+        url_label = format!("{url_label}, which links to {}", public_url(&target.url));
     }
-    let failed = |failure: Failure| failure.at(&where_);
-    let got = session.get(place, known, http.has_own_end());
+    let failed = |failure: Failure| failure.at(&url_label);
+    let got = session.get(target, known, http.has_own_end());
     match got.await.map_err(failed)? {
-        Got::NotModified => Ok(None),
-        Got::Body(body) => {
+        FetchResult::NotModified => Ok(None),
+        FetchResult::Body(body) => {
             let (of_list, bytes) = (http.clone(), body.bytes);
             let may_be_empty = session.may_be_empty;
             let length = bytes.len();
             let mut list =
-                parse_beside(length, move || parse(&of_list, bytes, today, may_be_empty))
+                parse_blocking(length, move || parse(&of_list, bytes, today, may_be_empty))
                     .await
-                    .map_err(|cause| failed(shown(&body.place, cause).into()))?;
+                    .map_err(|cause| failed(shown(&body.target, cause).into()))?;
             if let Some(next) = body.next.filter(|next| !http.urls.contains(next)) {
                 list.notes.push(format!(
                     "its server states a next page, {}, which is not read: add its address to `url`, or use an \
@@ -125,8 +125,8 @@ async fn ask(
 }
 
 /// The reason why an answer is no list, without the content of an answer that must not be shown.
-fn shown(place: &Place, cause: FetchErrorCause) -> FetchErrorCause {
-    if place.may_be_shown() {
+fn shown(target: &RequestTarget, cause: FetchErrorCause) -> FetchErrorCause {
+    if target.may_be_shown() {
         cause
     } else {
         FetchErrorCause::Withheld

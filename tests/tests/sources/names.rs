@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use allowlist_tests::name_server::{NameServer, Reply};
 use allowlist_user::error_code::ErrorCode::NameFailed;
+use allowlist_user::list_update::evaluate_update;
 use allowlist_user::policy::{Family, Feed, Lookup, Origin, Source};
-use allowlist_user::renew::renew;
 use allowlist_user::source::{self, FetchError, FetchErrorCause, Fetched, NameError};
 use expect_test::expect_file;
 use ipnet::IpNet;
@@ -521,11 +521,11 @@ fn each_family_keeps_its_own_last_answer() {
     );
     let last = Feed::new(prefixes(&["1.1.1.1/32", "2606:4700::1/128"]), now);
     let answer = source::Answer::List(fetch(&server).expect("A records"));
-    let renewal = renew(&source, Some(&last), answer, false, now).expect("passes");
+    let update = evaluate_update(&source, Some(&last), answer, false, now).expect("passes");
     assert_eq!(
-        renewal.feed.prefixes,
+        update.feed.prefixes,
         prefixes(&["9.9.9.9/32", "2606:4700::1/128"])
     );
-    assert_eq!(renewal.difference.removed, prefixes(&["1.1.1.1/32"]));
-    assert_eq!(renewal.feed.notes.len(), 1);
+    assert_eq!(update.difference.removed, prefixes(&["1.1.1.1/32"]));
+    assert_eq!(update.feed.notes.len(), 1);
 }

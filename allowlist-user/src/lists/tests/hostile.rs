@@ -165,7 +165,7 @@ struct Moment {
 /// A vendor, and a host that fetches its list.
 struct Played {
     sources: [Source; 2],
-    lists: Lists,
+    lists: SourceStates,
     state: StateDir,
     /// The hours that have really passed.
     hour: i64,
@@ -199,7 +199,7 @@ impl Played {
                 },
                 source,
             ],
-            lists: Lists::default(),
+            lists: SourceStates::default(),
             state: StateDir::open(&folder.join("state")).expect("is made"),
             hour: 0,
             lead: 0,
@@ -245,7 +245,7 @@ impl Played {
 
     fn release(&mut self) {
         let now = self.now();
-        let Ok(_) = self.lists.release(now, |_| Ok::<_, Infallible>(7));
+        let Ok(_) = self.lists.expire_grace(now, |_| Ok::<_, Infallible>(7));
     }
 
     fn restart(&mut self) {
@@ -257,7 +257,7 @@ impl Played {
                 feeds.extend(feed.map(|feed| (source.name.clone(), feed)));
             }
         }
-        self.lists = Lists::new(feeds);
+        self.lists = SourceStates::new(feeds);
         self.release();
     }
 
@@ -271,7 +271,7 @@ impl Played {
             return;
         }
         let by = SignedDuration::from_hours(hours);
-        self.lists.shift(self.now(), by);
+        self.lists.apply_clock_step(self.now(), by);
         if hours > 0 && !is_behind {
             self.answered += hours;
             self.lead_at_answer += hours;
@@ -289,7 +289,7 @@ impl Played {
     fn accept(&mut self) {
         let now = self.now();
         let source = self.sources[1].clone();
-        let Some(Ok(proposal)) = self.lists.propose_refused(&source, now) else {
+        let Some(Ok(proposal)) = self.lists.propose_rejected(&source, now) else {
             return;
         };
         adopt(&mut self.lists, proposal, now);
@@ -328,7 +328,7 @@ impl Played {
                     .map_or_else(Vec::new, |feed| feed.prefixes.clone());
                 let reason = refused.reason(&source);
                 prop_assert!(reason.len() < MOST_BYTES, "{}", reason);
-                self.lists.refuse("vendor", *refused, reason, now)
+                self.lists.record_rejection("vendor", *refused, reason, now)
             }
         };
         prop_assert!(events.len() <= 3, "{:?}", events);

@@ -2,7 +2,7 @@
 
 use super::hostile::v4;
 use super::*;
-use crate::gate::Refusal;
+use crate::gate::Rejection;
 use crate::state::StateDir;
 
 const HOUR: i64 = 3_600;
@@ -10,19 +10,19 @@ const HOUR: i64 = 3_600;
 /// A host that fetches one list, at hours that the test states.
 struct Host {
     source: Source,
-    lists: Lists,
+    lists: SourceStates,
 }
 
 impl Host {
     fn new() -> Self {
         Self {
             source: vendor(),
-            lists: Lists::default(),
+            lists: SourceStates::default(),
         }
     }
 
     /// The vendor answers with a list.
-    fn answer(&mut self, text: &str, hour: i64) -> Result<(), Refusal> {
+    fn answer(&mut self, text: &str, hour: i64) -> Result<(), Rejection> {
         self.take(answer(text, at(hour * HOUR)), hour)
     }
 
@@ -37,26 +37,26 @@ impl Host {
         hours.for_each(|hour| self.unchanged(hour));
     }
 
-    fn take(&mut self, answer: Answer, hour: i64) -> Result<(), Refusal> {
+    fn take(&mut self, answer: Answer, hour: i64) -> Result<(), Rejection> {
         let now = at(hour * HOUR);
-        let Ok(_) = self.lists.release(now, |_| Ok::<_, Infallible>(7));
+        let Ok(_) = self.lists.expire_grace(now, |_| Ok::<_, Infallible>(7));
         match self.lists.propose(&self.source, answer, now) {
             Ok(proposal) => {
                 adopt(&mut self.lists, proposal, now);
                 Ok(())
             }
             Err(refused) => {
-                let refusal = refused.refusal.clone();
+                let rejection = refused.rejection.clone();
                 let reason = refused.reason(&self.source);
-                self.lists.refuse("vendor", *refused, reason, now);
-                Err(refusal)
+                self.lists.record_rejection("vendor", *refused, reason, now);
+                Err(rejection)
             }
         }
     }
 
     /// The operator accepts the rejected list.
     fn accept(&mut self, hour: i64) {
-        let proposal = self.lists.propose_refused(&self.source, at(hour * HOUR));
+        let proposal = self.lists.propose_rejected(&self.source, at(hour * HOUR));
         let proposal = proposal.expect("waits").expect("is accepted");
         adopt(&mut self.lists, proposal, at(hour * HOUR));
     }
@@ -69,22 +69,22 @@ impl Host {
         state.store(&self.source, feed).expect("is stored");
         let feed = state.load(&self.source).expect("is readable");
         let feeds = [("vendor".to_owned(), feed.expect("is there"))];
-        self.lists = Lists::new(feeds.into());
+        self.lists = SourceStates::new(feeds.into());
     }
 }
 
 #[track_caller]
-fn check_grown(answered: &Result<(), Refusal>) {
+fn check_grown(answered: &Result<(), Rejection>) {
     assert!(
-        matches!(answered, Err(Refusal::Grown { .. })),
+        matches!(answered, Err(Rejection::Grown { .. })),
         "{answered:?}"
     );
 }
 
 #[track_caller]
-fn check_regrown(answered: &Result<(), Refusal>) {
+fn check_regrown(answered: &Result<(), Rejection>) {
     assert!(
-        matches!(answered, Err(Refusal::Regrown { .. })),
+        matches!(answered, Err(Rejection::Regrown { .. })),
         "{answered:?}"
     );
 }
@@ -167,7 +167,7 @@ fn a_clock_that_is_set_ends_no_window() {
         assert_eq!(host.answer("32.0.0.0/15", 1), Ok(()));
         // While the daemon runs, and while none does: then a quarter of the window counts.
         let set = SignedDuration::from_hours(by);
-        host.lists.shift(at((2 + by) * HOUR), set);
+        host.lists.apply_clock_step(at((2 + by) * HOUR), set);
         check_grown(&host.answer("32.0.0.0/14", 2 + by));
         host.restart();
         check_grown(&host.answer("32.0.0.0/14", 3 + 2 * by));
@@ -227,7 +227,7 @@ fn a_list_that_came_before_the_last_good_one_is_compared_with_it() {
     check_grown(
         &after("32.0.0.0/14")
             .map(|_| ())
-            .map_err(|refused| refused.refusal),
+            .map_err(|refused| refused.rejection),
     );
     let feed = after("32.0.0.0/17").expect("passes").feed;
     assert_eq!(feed.prefixes, list("32.0.0.0/17"));
@@ -258,34 +258,34 @@ fn another_name_is_another_source() {
     let propose = |text: &str| host.lists.propose(&renamed, answer(text, now), now);
     propose("32.0.0.0/9").expect("passes");
     let refused = propose("32.0.0.0/8 33.0.0.0/8 34.0.0.0/8 35.0.0.0/8 36.0.0.0/8 37.0.0.0/8");
-    let refusal = refused.expect_err("is refused").refusal;
+    let rejection = refused.expect_err("is refused").rejection;
     assert!(
-        matches!(refusal, Refusal::TooManyAddresses { .. }),
-        "{refusal}"
+        matches!(rejection, Rejection::TooManyAddresses { .. }),
+        "{rejection}"
     );
 }
 
 #[test]
 fn all_public_networks_at_once_are_refused() {
-    let (source, lists) = (vendor(), Lists::default());
+    let (source, lists) = (vendor(), SourceStates::default());
     let everything = Fetched::new(super::hostile::everything(), at(0));
     let refused = lists
         .propose(&source, Answer::List(everything), at(0))
         .expect_err("is refused");
     assert!(
-        matches!(refused.refusal, Refusal::TooManyAddresses { .. }),
+        matches!(refused.rejection, Rejection::TooManyAddresses { .. }),
         "{refused:?}"
     );
 }
 
 /// Takes a list every hour until one is rejected. Returns the number of accepted lists and the reason.
-fn taken(lists: impl IntoIterator<Item = Vec<IpNet>>) -> (usize, Refusal) {
-    let (source, mut known) = (vendor(), Lists::default());
+fn taken(lists: impl IntoIterator<Item = Vec<IpNet>>) -> (usize, Rejection) {
+    let (source, mut known) = (vendor(), SourceStates::default());
     for (hour, (count, list)) in (0_i64..).zip(lists.into_iter().enumerate()) {
         let now = at(hour * HOUR);
         match known.propose(&source, Answer::List(Fetched::new(list, now)), now) {
             Ok(proposal) => adopt(&mut known, proposal, now),
-            Err(refused) => return (count, refused.refusal),
+            Err(refused) => return (count, refused.rejection),
         };
     }
     panic!("every list was accepted")
@@ -294,35 +294,35 @@ fn taken(lists: impl IntoIterator<Item = Vec<IpNet>>) -> (usize, Refusal) {
 #[test]
 fn small_steps_add_up() {
     // From a /24 to a /8, bit by bit: up to a /20, which is no more than any list may grow.
-    let (count, refusal) = taken((0..=16).map(|bits| vec![v4(0x2000_0000, 24 - bits)]));
-    assert_eq!(count, 5, "{refusal}");
-    assert!(matches!(refusal, Refusal::Grown { .. }), "{refusal}");
+    let (count, rejection) = taken((0..=16).map(|bits| vec![v4(0x2000_0000, 24 - bits)]));
+    assert_eq!(count, 5, "{rejection}");
+    assert!(matches!(rejection, Rejection::Grown { .. }), "{rejection}");
     // Of fifty addresses, five less each time.
     let fifty: Vec<IpNet> = (0..50).map(|n| v4(0x2000_0000 + n * 2, 32)).collect();
-    let (count, refusal) = taken((0..10).map(|n| fifty[..50 - 5 * n].to_vec()));
-    assert_eq!(count, 6, "{refusal}");
-    assert!(matches!(refusal, Refusal::Shrunk { .. }), "{refusal}");
+    let (count, rejection) = taken((0..10).map(|n| fifty[..50 - 5 * n].to_vec()));
+    assert_eq!(count, 6, "{rejection}");
+    assert!(matches!(rejection, Rejection::Shrunk { .. }), "{rejection}");
 }
 
 #[test]
 fn later_lists_are_compared_with_an_accepted_list() {
-    let (source, mut lists) = (vendor(), Lists::default());
+    let (source, mut lists) = (vendor(), SourceStates::default());
     take(&mut lists, &source, "32.0.0.0/24", 0);
     let wide = answer("32.0.0.0/12", at(HOUR));
     let refused = lists
         .propose(&source, wide, at(HOUR))
         .expect_err("is refused");
-    assert!(refused.refusal.is_acceptable());
+    assert!(refused.rejection.is_acceptable());
     let reason = refused.reason(&source);
-    lists.refuse("vendor", *refused, reason, at(HOUR));
-    let proposal = lists.propose_refused(&source, at(HOUR)).expect("waits");
+    lists.record_rejection("vendor", *refused, reason, at(HOUR));
+    let proposal = lists.propose_rejected(&source, at(HOUR)).expect("waits");
     adopt(&mut lists, proposal.expect("is accepted"), at(HOUR));
     take(&mut lists, &source, "32.0.0.0/12 33.0.0.0/24", 2 * HOUR);
 }
 
 #[test]
 fn a_week_later_a_list_may_grow_again() {
-    let (source, mut lists) = (vendor(), Lists::default());
+    let (source, mut lists) = (vendor(), SourceStates::default());
     take(&mut lists, &source, "32.0.0.0/16", 0);
     let double = |day: i64| answer("32.0.0.0/15", at(day * DAY));
     let four = |at: Timestamp| answer("32.0.0.0/14", at);

@@ -15,7 +15,7 @@ use super::proxy;
 use super::reach::{Guard, literal};
 use crate::policy::{Http, is_loopback};
 use crate::source::error::FetchErrorCause;
-use crate::source::{beside, file};
+use crate::source::{file, run_blocking};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// More than every authority there is.
@@ -109,19 +109,21 @@ impl Clients {
             builder.tls_certs_merge(self.certificates.clone())
         };
         // Reads the system's certificates from its disk.
-        beside(move || builder.build()).await.map_err(|error| {
-            let problem = innermost(&error);
-            match &http.ca_file {
-                Some(file) => FetchErrorCause::CaFile {
-                    file: file.clone(),
-                    problem,
-                },
-                None if problem.contains("No CA certificates") => {
-                    FetchErrorCause::NoCertificateAuthorities
+        run_blocking(move || builder.build())
+            .await
+            .map_err(|error| {
+                let problem = innermost(&error);
+                match &http.ca_file {
+                    Some(file) => FetchErrorCause::CaFile {
+                        file: file.clone(),
+                        problem,
+                    },
+                    None if problem.contains("No CA certificates") => {
+                        FetchErrorCause::NoCertificateAuthorities
+                    }
+                    None => FetchErrorCause::Client(problem),
                 }
-                None => FetchErrorCause::Client(problem),
-            }
-        })
+            })
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) struct Session<'s> {
 
 /// Where a request goes.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct RequestTarget {
     pub(super) url: Url,
     /// Whether every step from the configured URL to here stayed with its origin.
     is_home: bool,
@@ -58,7 +58,7 @@ pub(super) struct Place {
 }
 
 /// What came of a request.
-pub(super) enum Got {
+pub(super) enum FetchResult {
     /// It is what the validator says. Never the answer to a request without one.
     NotModified,
     /// All of it.
@@ -70,12 +70,12 @@ pub(super) struct Body {
     pub(super) bytes: Vec<u8>,
     pub(super) validator: Validator,
     /// Where it was in the end.
-    pub(super) place: Place,
+    pub(super) target: RequestTarget,
     /// The address of the next page, as the server states it.
     pub(super) next: Option<Url>,
 }
 
-impl Place {
+impl RequestTarget {
     pub(super) fn start(url: &Url) -> Self {
         Self {
             url: url.clone(),
@@ -152,42 +152,42 @@ impl<'s> Session<'s> {
     /// `has_own_end` is for a format that marks its own end.
     pub(super) async fn get(
         &mut self,
-        place: Place,
+        target: RequestTarget,
         known: &Validator,
         has_own_end: bool,
-    ) -> Result<Got, Failure> {
+    ) -> Result<FetchResult, Failure> {
         let limit = self.http.timeout;
-        tokio::time::timeout(limit, self.follow(place, known, has_own_end))
+        tokio::time::timeout(limit, self.follow(target, known, has_own_end))
             .await
             .unwrap_or_else(|_| Err(FetchErrorCause::Timeout(limit).into()))
     }
 
     async fn follow(
         &mut self,
-        mut place: Place,
+        mut target: RequestTarget,
         known: &Validator,
         has_own_end: bool,
-    ) -> Result<Got, Failure> {
+    ) -> Result<FetchResult, Failure> {
         let allow_plain = self.http.allow_plain_http;
-        if place.url.scheme() != "https" && !is_loopback(&place.url) && !allow_plain {
+        if target.url.scheme() != "https" && !is_loopback(&target.url) && !allow_plain {
             return Err(FetchErrorCause::Unprotected.into());
         }
         for redirects in 0.. {
-            let validators = validators(&place, known);
+            let validators = validators(&target, known);
             let asked = !validators.is_empty();
-            let response = self.send(&mut place, validators).await?;
+            let response = self.send(&mut target, validators).await?;
             match response.status() {
                 StatusCode::OK => {
-                    let body = self.receive(place, response, has_own_end).await?;
-                    return Ok(Got::Body(Box::new(body)));
+                    let body = self.receive(target, response, has_own_end).await?;
+                    return Ok(FetchResult::Body(Box::new(body)));
                 }
-                StatusCode::NOT_MODIFIED if asked => return Ok(Got::NotModified),
+                StatusCode::NOT_MODIFIED if asked => return Ok(FetchResult::NotModified),
                 _ => {}
             }
-            let Some(next) = target(&place.url, &response) else {
+            let Some(next) = redirect_target(&target.url, &response) else {
                 return Err(refused(&response));
             };
-            if !place.may_lead_to(&next, allow_plain) {
+            if !target.may_lead_to(&next, allow_plain) {
                 let error = RedirectError::NotHttps(public_url(&next));
                 return Err(FetchErrorCause::Redirect(error).into());
             }
@@ -195,46 +195,46 @@ impl<'s> Session<'s> {
                 let error = RedirectError::TooMany(public_url(&next));
                 return Err(FetchErrorCause::Redirect(error).into());
             }
-            place = place.next(next);
+            target = target.next(next);
         }
         unreachable!("the loop ends at the last redirect that is followed")
     }
 
     async fn send(
         &mut self,
-        place: &mut Place,
+        target: &mut RequestTarget,
         validators: HeaderMap,
     ) -> Result<Response, FetchErrorCause> {
-        let may_be_private = place.may_be_private() || self.http.allow_private;
+        let may_be_private = target.may_be_private() || self.http.allow_private;
         let clients = &mut self.clients;
         let (client, guard) = clients
-            .for_url(self.http, &place.url, may_be_private)
+            .for_url(self.http, &target.url, may_be_private)
             .await?;
         let mut request = client
-            .get(place.url.clone())
+            .get(target.url.clone())
             .headers(validators)
             .header(ACCEPT_ENCODING, "gzip");
-        if place.is_home {
+        if target.is_home {
             request = request.headers(self.credentials.clone());
         }
         let response = request.send().await;
-        place.at = guard.found_at();
+        target.at = guard.found_at();
         response.map_err(|error| classify(&error, self.http))
     }
 
     async fn receive(
         &self,
-        place: Place,
+        target: RequestTarget,
         response: Response,
         has_own_end: bool,
     ) -> Result<Body, FetchErrorCause> {
         let headers = response.headers();
-        let (validator, next) = (validator(&place, headers), next_page(&place.url, headers));
+        let (validator, next) = (validator(&target, headers), next_page(&target.url, headers));
         let bytes = body::receive(response, self.http.max_bytes, has_own_end).await?;
         Ok(Body {
             bytes,
             validator,
-            place,
+            target,
             next,
         })
     }
@@ -242,7 +242,7 @@ impl<'s> Session<'s> {
 
 /// What to ask with. A date is compared with the list that is there, and a redirect or a link may lead to
 /// another than before, which is older and still news; so dates are for the configured URL itself.
-fn validators(place: &Place, known: &Validator) -> HeaderMap {
+fn validators(target: &RequestTarget, known: &Validator) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let mut add = |name: HeaderName, value: &Option<String>| {
         // What cannot be sent was not kept by this program.
@@ -251,21 +251,21 @@ fn validators(place: &Place, known: &Validator) -> HeaderMap {
         }
     };
     add(IF_NONE_MATCH, &known.etag);
-    if place.is_start {
+    if target.is_start {
         add(IF_MODIFIED_SINCE, &known.last_modified);
     }
     headers
 }
 
 /// What to ask with the next time.
-fn validator(place: &Place, headers: &HeaderMap) -> Validator {
+fn validator(target: &RequestTarget, headers: &HeaderMap) -> Validator {
     let text = |name: HeaderName| {
         let text = headers.get(name)?.to_str().ok()?;
         (!text.is_empty() && text.len() <= MAX_VALIDATOR_BYTES).then(|| text.to_owned())
     };
     Validator {
         etag: text(ETAG),
-        last_modified: place.is_start.then(|| text(LAST_MODIFIED)).flatten(),
+        last_modified: target.is_start.then(|| text(LAST_MODIFIED)).flatten(),
     }
 }
 
@@ -292,7 +292,7 @@ fn next_page(from: &Url, headers: &HeaderMap) -> Option<Url> {
 }
 
 /// Where a redirect leads; none if it is no redirect, or says nowhere.
-fn target(from: &Url, response: &Response) -> Option<Url> {
+fn redirect_target(from: &Url, response: &Response) -> Option<Url> {
     if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
         return None;
     }

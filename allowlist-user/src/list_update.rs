@@ -8,14 +8,14 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 
 use crate::difference::Difference;
-use crate::gate::{self, Before, Refusal, judge};
+use crate::gate::{self, Before, Rejection, judge};
 use crate::past;
 use crate::policy::{Answer, Family, Feed, Fetched, Held, Origin, PerFamily, Source};
 use crate::rejected::list_id;
 
 /// A feed that passed the gate.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Renewal {
+pub struct AcceptedUpdate {
     /// What the source has from now on.
     pub feed: Feed,
     /// What its list has more and less than the one before.
@@ -24,9 +24,9 @@ pub struct Renewal {
 
 /// A feed that did not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
+pub struct RejectedUpdate {
     /// Why.
-    pub refusal: Refusal,
+    pub rejection: Rejection,
     /// What it would have changed.
     pub difference: Difference,
     /// The list, for an operator who accepts it after all.
@@ -35,12 +35,12 @@ pub struct Refused {
     pub kept: Option<Feed>,
 }
 
-impl Refused {
+impl RejectedUpdate {
     /// Why, of which source, and what to do.
     pub fn reason(&self, source: &Source) -> String {
         let name = &source.name;
-        let reason = format!("source {name}: {}: {}", source.origin, self.refusal);
-        if self.refusal.is_acceptable() {
+        let reason = format!("source {name}: {}: {}", source.origin, self.rejection);
+        if self.rejection.is_acceptable() {
             let id = list_id(name, &self.fetched.prefixes);
             let reason = format!("{reason}; the id of this list is {id}");
             format!("{reason}; if the vendor means it, `allowlist accept {name}` lets it in")
@@ -52,13 +52,13 @@ impl Refused {
 
 /// What a source has after an answer. `last` is what it has now; `accepted` is the operator's word for this
 /// list.
-pub fn renew(
+pub fn evaluate_update(
     source: &Source,
     last: Option<&Feed>,
     answer: Answer,
     accepted: bool,
     now: Timestamp,
-) -> Result<Renewal, Box<Refused>> {
+) -> Result<AcceptedUpdate, Box<RejectedUpdate>> {
     let last = last.map(|feed| past::aged(source, feed, now));
     let last = last.as_ref();
     let fetched = match answer {
@@ -68,9 +68,9 @@ pub fn renew(
             let last = last
                 .cloned()
                 .unwrap_or_else(|| Feed::new(Vec::new(), fetched));
-            if let Err(refusal) = judge(source, None, &last.prefixes, true) {
-                return Err(Box::new(Refused {
-                    refusal,
+            if let Err(rejection) = judge(source, None, &last.prefixes, true) {
+                return Err(Box::new(RejectedUpdate {
+                    rejection,
                     difference: Difference::default(),
                     fetched: Fetched {
                         prefixes: last.prefixes,
@@ -89,7 +89,7 @@ pub fn renew(
                 fetched,
                 ..last
             };
-            return Ok(Renewal {
+            return Ok(AcceptedUpdate {
                 feed: with_notes(source, feed),
                 difference: Difference::default(),
             });
@@ -122,10 +122,10 @@ pub fn renew(
         fewest,
     });
     if !matches!(source.origin, Origin::Prefixes(_))
-        && let Err(refusal) = judge(source, before, &fetched.prefixes, !is_judged_anew)
+        && let Err(rejection) = judge(source, before, &fetched.prefixes, !is_judged_anew)
     {
-        return Err(Box::new(Refused {
-            refusal,
+        return Err(Box::new(RejectedUpdate {
+            rejection,
             difference,
             fetched,
             kept: last.cloned(),
@@ -151,7 +151,7 @@ pub fn renew(
         changes,
         answered: last.map_or(now, |last| last.answered),
     };
-    Ok(Renewal {
+    Ok(AcceptedUpdate {
         feed: with_notes(source, feed),
         difference,
     })
@@ -188,7 +188,7 @@ fn with_kept(mut fetched: Fetched, last: Option<&Feed>) -> Fetched {
 }
 
 /// The feed without what has been held for long enough; none if it would be the same.
-pub fn release(feed: &Feed, now: Timestamp) -> Option<(Feed, Vec<IpNet>)> {
+pub fn expire_grace(feed: &Feed, now: Timestamp) -> Option<(Feed, Vec<IpNet>)> {
     let (held, gone): (Vec<Held>, Vec<Held>) = feed.held.iter().partition(|held| held.until > now);
     let gone = gone.into_iter().map(|held| held.prefix).collect::<Vec<_>>();
     (!gone.is_empty()).then(|| {
