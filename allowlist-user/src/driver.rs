@@ -16,7 +16,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::config::AttachMode;
-use crate::dataplane::AttachedIn;
+use crate::dataplane::XdpMode;
 
 pub use self::obstacle::Obstacle;
 pub use self::read::read;
@@ -104,7 +104,7 @@ pub struct Program {
     /// `None` where this process may not read it.
     pub name: Option<String>,
     /// The mode; `None` where there are several.
-    pub mode: Option<AttachedIn>,
+    pub mode: Option<XdpMode>,
     /// Whether it has the name of the filter's program.
     pub is_filter: bool,
 }
@@ -113,9 +113,9 @@ pub struct Program {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Prediction {
     /// The filter is attached already.
-    Attached(Option<AttachedIn>),
+    Attached(Option<XdpMode>),
     /// It attaches in this mode.
-    Attaches(AttachedIn),
+    Attaches(XdpMode),
     /// It attaches in native mode, and the driver restarts the link for that.
     AttachesAfterReset,
     /// It attaches in generic mode, because of an obstacle to native mode.
@@ -160,7 +160,7 @@ impl Driver {
             return Prediction::Fails(Obstacle::FilteredMaster(master.clone()));
         }
         match wanted {
-            AttachMode::Generic => Prediction::Attaches(AttachedIn::Generic),
+            AttachMode::Generic => Prediction::Attaches(XdpMode::Generic),
             AttachMode::Offload => match self.xdp {
                 Some(features) if features.has(XdpFeatures::OFFLOAD) => {
                     Prediction::DriverDecides(Undecided::Conditions)
@@ -195,7 +195,7 @@ impl Driver {
         if conditions.resets {
             Prediction::AttachesAfterReset
         } else {
-            Prediction::Attaches(AttachedIn::Native)
+            Prediction::Attaches(XdpMode::Native)
         }
     }
 
@@ -209,13 +209,13 @@ impl Prediction {
     /// The prediction in a few words.
     pub fn outcome(&self) -> Outcome {
         match self {
-            Self::Attached(Some(AttachedIn::Native)) | Self::Attaches(AttachedIn::Native) => {
+            Self::Attached(Some(XdpMode::Native)) | Self::Attaches(XdpMode::Native) => {
                 Outcome::Native
             }
-            Self::Attached(Some(AttachedIn::Generic))
-            | Self::Attaches(AttachedIn::Generic)
+            Self::Attached(Some(XdpMode::Generic))
+            | Self::Attaches(XdpMode::Generic)
             | Self::FallsBack(_) => Outcome::Generic,
-            Self::Attached(Some(AttachedIn::Offload)) | Self::Attaches(AttachedIn::Offload) => {
+            Self::Attached(Some(XdpMode::Offload)) | Self::Attaches(XdpMode::Offload) => {
                 Outcome::Offload
             }
             Self::AttachesAfterReset => Outcome::NativeAfterReset,

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use crate::dataplane::AttachedIn;
+use crate::dataplane::XdpMode;
 use crate::error_code::bail_with;
 use crate::hints;
 use crate::netlink::index_of;
@@ -35,7 +35,7 @@ pub struct Facts {
     /// The id of the XDP program on it, whoever put it there.
     pub xdp_program: Option<u32>,
     /// Where that runs.
-    pub xdp_mode: Option<AttachedIn>,
+    pub xdp_mode: Option<XdpMode>,
 }
 
 /// Looks an interface up by name in this process's network namespace.
@@ -109,7 +109,7 @@ pub async fn merges_big_packets(name: &str) -> Option<u32> {
     let wanted = netlink.link().get().match_name(name.to_owned());
     let link = wanted.execute().try_next().await;
     connection.abort();
-    if facts.ok()?.xdp_mode != Some(AttachedIn::Generic) {
+    if facts.ok()?.xdp_mode != Some(XdpMode::Generic) {
         return None;
     }
     let sizes = link
@@ -126,11 +126,11 @@ pub async fn merges_big_packets(name: &str) -> Option<u32> {
     sizes.max().filter(|bytes| *bytes > ORDINARY)
 }
 
-const fn attached_in(mode: XdpAttached) -> Option<AttachedIn> {
+const fn attached_in(mode: XdpAttached) -> Option<XdpMode> {
     match mode {
-        XdpAttached::Driver => Some(AttachedIn::Native),
-        XdpAttached::SocketBuffer => Some(AttachedIn::Generic),
-        XdpAttached::Hardware => Some(AttachedIn::Offload),
+        XdpAttached::Driver => Some(XdpMode::Native),
+        XdpAttached::SocketBuffer => Some(XdpMode::Generic),
+        XdpAttached::Hardware => Some(XdpMode::Offload),
         _ => None,
     }
 }

@@ -160,7 +160,7 @@ impl Daemon {
         let (tables, anew) = self.compiled(&self.lists).map_err(anyhow::Error::from)?;
         self.require_session(care, &tables)?;
         if let Some(within) = care.confirm_within {
-            self.dataplane.guard(within)?;
+            self.dataplane.arm_rollback(within)?;
         }
         let put = || {
             let warning = self.write_ledger(!is_mode)?;

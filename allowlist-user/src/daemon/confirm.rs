@@ -53,7 +53,7 @@ impl Pending {
 impl Daemon {
     /// Makes a start one that has to be confirmed.
     pub(super) fn guard_start(&mut self, within: Duration) -> Result<()> {
-        self.dataplane.guard(within)?;
+        self.dataplane.arm_rollback(within)?;
         let newest = self.ledger.known().newest();
         let unconfirmed = newest.and_then(|policy| policy.change.unconfirmed);
         self.pending = Some(Pending::new(

@@ -508,12 +508,12 @@ impl Daemon {
     ) -> Result<Option<String>, CodedError> {
         let (tables, anew) = self.compiled(&self.lists).map_err(anyhow::Error::from)?;
         self.require_session_by(care, &tables, By::Configuration)?;
-        let found = self.dataplane.in_force()?;
+        let found = self.dataplane.applied_state()?;
         let tracking = |config: &Config| config.rules.tracks().then_some(config.max_flows);
         let is_tracking_other = tracking(before) != tracking(&self.config);
         let put = || {
             if let Some(within) = care.confirm_within {
-                self.dataplane.guard(within)?;
+                self.dataplane.arm_rollback(within)?;
             }
             let warning = self.write_ledger(needs_disk)?;
             if is_tracking_other {

@@ -203,7 +203,7 @@ impl Daemon {
     pub(super) async fn enter(&mut self) -> Result<()> {
         let interfaces = present(&self.config.interfaces).await?;
         let record = Record::load(&self.options.paths.state_dir);
-        let found = self.dataplane.in_force()?;
+        let found = self.dataplane.applied_state()?;
         // Before the kernel is touched: most of what can be wrong is found here.
         let (tables, anew) = self.compiled(&self.lists)?;
         let care = self.options.care.clone();
@@ -330,7 +330,7 @@ impl Daemon {
         let mut is_news = false;
         self.dataplane.prepare_tracking()?;
         for facts in interfaces {
-            is_news |= self.dataplane.follow(facts)?;
+            is_news |= self.dataplane.enable_tracking(facts)?;
             if self.dataplane.filters(facts)? {
                 filtered.push(facts);
             } else {
@@ -343,7 +343,7 @@ impl Daemon {
         for facts in filtered.into_iter().filter(|_| renews) {
             self.attach(facts, self.options.trace)?;
         }
-        self.dataplane.settle()?;
+        self.dataplane.finish_flow_migration()?;
         self.dataplane.adopt_clients()?;
         if is_news {
             std::thread::sleep(LISTEN);
@@ -358,7 +358,7 @@ impl Daemon {
         self.dataplane.arm()?;
         let indices: Vec<u32> = interfaces.iter().map(|facts| facts.index).collect();
         let mut detached = self.dataplane.detach_others(&indices)?;
-        detached.extend(self.dataplane.retire_others()?);
+        detached.extend(self.dataplane.remove_previous()?);
         for name in detached {
             info!(
                 target: "allowlist::detached",
@@ -375,7 +375,7 @@ impl Daemon {
     ) -> Result<(Vec<&'a Facts>, Vec<&'a Facts>)> {
         let (mut anothers, mut new) = (Vec::new(), Vec::new());
         for facts in interfaces {
-            if self.dataplane.is_anothers(facts.index)? {
+            if self.dataplane.has_previous_link(facts.index)? {
                 anothers.push(facts);
             } else {
                 new.push(facts);

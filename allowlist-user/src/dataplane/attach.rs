@@ -16,11 +16,11 @@ use aya::programs::{Xdp, loaded_programs};
 use nix::net::if_::if_indextoname;
 use serde::Serialize;
 
-use super::calls::program_maps;
 use super::facts::link_fact;
 use super::link::{filters, take_off, take_off_if_pinned};
 use super::new_link::new_link;
 use super::selfcheck::LinkFact;
+use super::sys::program_maps;
 use super::{Dataplane, Hook};
 use crate::config::AttachMode;
 use crate::error_code::bail_with;
@@ -30,7 +30,7 @@ use crate::netlink::{Namespace, Netlink, index_of};
 /// Where in the kernel the program runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum AttachedIn {
+pub enum XdpMode {
     /// In the driver, before anything is allocated.
     Native,
     /// In the network stack: works everywhere, slower.
@@ -39,7 +39,7 @@ pub enum AttachedIn {
     Offload,
 }
 
-impl AttachedIn {
+impl XdpMode {
     const ALL: [Self; 3] = [Self::Native, Self::Generic, Self::Offload];
 
     /// What asks for just this.
@@ -73,7 +73,7 @@ impl AttachedIn {
 /// A program that was attached.
 pub struct Attached {
     /// Where it runs.
-    pub mode: AttachedIn,
+    pub mode: XdpMode,
     /// Why it does not run in the driver, though nobody asked otherwise.
     pub warning: Option<String>,
     /// The loaded object, for its log; only with a trace.
@@ -84,13 +84,13 @@ impl Dataplane {
     /// Attaches the program to an interface, or replaces the one that is there by this one without
     /// a gap, also where that is another version's. Call it after a publish: from here on packets are judged.
     pub fn attach(&mut self, facts: &Facts, wanted: AttachMode, trace: bool) -> Result<Attached> {
-        let _changing = self.pins.change()?;
+        let _pin_lock = self.pins.lock_exclusive()?;
         if self.is_detached() {
             bail!("{}: not attached: the filter was detached", facts.name);
         }
         self.pin_maps_again()?;
         let slot = self.slot_of(&facts.name, facts.index)?;
-        let anothers = self.others_link(facts.index)?;
+        let anothers = self.previous_link(facts.index)?;
         let on = self.mode_on(slot, facts)?;
         if on.is_none()
             && anothers.is_none()
@@ -108,13 +108,13 @@ impl Dataplane {
         };
         let loaded = self.loaded(&object)?;
         // First, so that what is sent from now on is known when its answer comes.
-        self.follow_sent(&mut object, slot, facts, Hook::Best)?;
+        self.attach_tracker(&mut object, slot, facts, Hook::Best)?;
         let program: &mut Xdp = object
             .program_mut(abi::PROGRAM)
             .expect("load_program loaded it")
             .try_into()?;
         let on = match (anothers, on) {
-            (Some(link), _) => Some(self.take_link_over((program, &loaded), &link, slot, facts)?),
+            (Some(link), _) => Some(self.adopt_link((program, &loaded), &link, slot, facts)?),
             (None, Some(mode)) if wanted.fits(mode) => {
                 replace(program, &self.pins.link(slot))
                     .with_context(|| format!("cannot replace the program on {}", facts.name))?;
@@ -134,12 +134,12 @@ impl Dataplane {
             None => match self.attach_anew((program, &loaded), slot, facts, wanted) {
                 Ok(attached) => attached,
                 Err(error) => {
-                    self.unfollow(slot)?; // nobody asks for what it notes
+                    self.disable_tracking(slot)?; // nobody asks for what it notes
                     return Err(error);
                 }
             },
         };
-        self.fallback.spare(slot, false);
+        self.fallback.set_bypassed(slot, false);
         let object = if trace {
             Some(object)
         } else {
@@ -166,7 +166,7 @@ impl Dataplane {
     /// Puts programs of this object, with the maps that are pinned now, into every link of this version.
     pub(super) fn replace_programs(&mut self) -> Result<()> {
         for slot in 0..MAX_INTERFACES {
-            let _changing = self.pins.change()?;
+            let _pin_lock = self.pins.lock_exclusive()?;
             let pin = self.pins.link(slot);
             let Some(index) = self.pins.interface_of(slot)? else {
                 continue;
@@ -185,7 +185,7 @@ impl Dataplane {
                     xdp_program: None,
                     xdp_mode: None,
                 };
-                self.follow_anew(&mut object, slot, &facts)?;
+                self.replace_tracker(&mut object, slot, &facts)?;
             }
             let program: &mut Xdp = object
                 .program_mut(abi::PROGRAM)
@@ -216,13 +216,13 @@ impl Dataplane {
     }
 
     /// Puts the program into another version's link, and the link's pin among this version's.
-    fn take_link_over(
+    fn adopt_link(
         &mut self,
         (program, loaded): (&mut Xdp, &Loaded),
         link: &Path,
         slot: u32,
         facts: &Facts,
-    ) -> Result<AttachedIn> {
+    ) -> Result<XdpMode> {
         let mode = facts.xdp_mode.with_context(|| {
             format!(
                 "{} has a link of another version, and no program",
@@ -248,7 +248,7 @@ impl Dataplane {
         slot: u32,
         facts: &Facts,
         wanted: AttachMode,
-    ) -> Result<(AttachedIn, Option<String>)> {
+    ) -> Result<(XdpMode, Option<String>)> {
         take_off_if_pinned(&self.pins.link(slot))?; // of an interface that is gone
         let (link, mode, warning) = new_link(program, facts, wanted)?;
         self.pin(slot, facts, (mode, loaded), link)?;
@@ -261,8 +261,8 @@ impl Dataplane {
         (program, loaded): (&mut Xdp, &Loaded),
         slot: u32,
         facts: &Facts,
-        (old, wanted): (AttachedIn, AttachMode),
-    ) -> Result<(AttachedIn, Option<String>)> {
+        (old, wanted): (XdpMode, AttachMode),
+    ) -> Result<(XdpMode, Option<String>)> {
         take_off(&self.pins.link(slot))?;
         let changed = new_link(program, facts, wanted)
             .and_then(|(link, mode, _)| self.pin(slot, facts, (mode, loaded), link).map(|()| mode));
@@ -289,7 +289,7 @@ impl Dataplane {
         &mut self,
         slot: u32,
         facts: &Facts,
-        (mode, loaded): (AttachedIn, &Loaded),
+        (mode, loaded): (XdpMode, &Loaded),
         link: FdLink,
     ) -> Result<()> {
         // Recorded before the pin: a pin that nobody can name would be worse than a name without one.
@@ -300,13 +300,13 @@ impl Dataplane {
     }
 
     /// Where the program of this slot runs on this very interface; `None` where it does not.
-    fn mode_on(&self, slot: u32, facts: &Facts) -> Result<Option<AttachedIn>> {
+    fn mode_on(&self, slot: u32, facts: &Facts) -> Result<Option<XdpMode>> {
         if !filters(&self.pins.link(slot), facts.index)? {
             return Ok(None);
         }
         let recorded = self.interfaces.get(&slot, 0)?;
         // Of a record that is lost, the kernel knows it too.
-        Ok(AttachedIn::from_number(recorded.attach_mode).or(facts.xdp_mode))
+        Ok(XdpMode::from_number(recorded.attach_mode).or(facts.xdp_mode))
     }
 
     /// Whether an interface has the filter on it.
@@ -315,13 +315,7 @@ impl Dataplane {
         Ok(self.mode_on(slot, facts)?.is_some())
     }
 
-    fn record(
-        &mut self,
-        slot: u32,
-        facts: &Facts,
-        mode: AttachedIn,
-        loaded: &Loaded,
-    ) -> Result<()> {
+    fn record(&mut self, slot: u32, facts: &Facts, mode: XdpMode, loaded: &Loaded) -> Result<()> {
         let here = Namespace::current()?;
         self.rename(slot, &facts.name)?;
         let identity = Identity {
@@ -416,7 +410,7 @@ impl Dataplane {
             }
             let anothers = match linked {
                 Some(_) => None,
-                None => self.others_interface(slot)?,
+                None => self.previous_interface(slot)?,
             };
             if anothers == Some(index) && index != 0 {
                 return Ok(slot);
@@ -457,12 +451,12 @@ impl Loaded {
 
 impl AttachMode {
     /// Whether a program that runs there is what this asks for.
-    pub(crate) fn fits(self, mode: AttachedIn) -> bool {
+    pub(crate) fn fits(self, mode: XdpMode) -> bool {
         match self {
             Self::Auto => true,
-            Self::Native => mode == AttachedIn::Native,
-            Self::Generic => mode == AttachedIn::Generic,
-            Self::Offload => mode == AttachedIn::Offload,
+            Self::Native => mode == XdpMode::Native,
+            Self::Generic => mode == XdpMode::Generic,
+            Self::Offload => mode == XdpMode::Offload,
         }
     }
 }

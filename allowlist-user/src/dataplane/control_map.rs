@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use aya::maps::Map;
 use memmap2::{MmapOptions, MmapRaw};
 
-use super::calls::{Access, read_value};
+use super::sys::{Access, read_value};
 
 /// The control word, and until when somebody reads events.
 pub(super) struct ControlMap(Words<2>);
@@ -142,7 +142,7 @@ impl FallbackMap {
     }
 
     /// Whether the change filters what is in a slot, which was filtered before.
-    pub(super) fn spare(&self, slot: u32, is_spared: bool) {
+    pub(super) fn set_bypassed(&self, slot: u32, is_spared: bool) {
         let bit = Fallback::bit(slot);
         if is_spared {
             self.0.word(3).fetch_or(bit, Ordering::AcqRel);

@@ -22,9 +22,9 @@ use nix::errno::Errno;
 use nix::net::if_::if_indextoname;
 
 use super::Dataplane;
-use super::calls::program_maps;
 use super::link::{take_off, take_off_if_pinned, tracks};
 use super::pins::{Pins, is_pinned};
+use super::sys::program_maps;
 use crate::error_code::bail_with;
 use crate::interface::Facts;
 use crate::netlink::Netlink;
@@ -56,30 +56,30 @@ impl Dataplane {
     ///
     /// # Returns
     /// Whether it was not noted before.
-    pub fn follow(&mut self, facts: &Facts) -> Result<bool> {
+    pub fn enable_tracking(&mut self, facts: &Facts) -> Result<bool> {
         if !self.tracks {
             return Ok(false);
         }
-        let _changing = self.pins.change()?;
+        let _pin_lock = self.pins.lock_exclusive()?;
         let slot = self.reserve(&facts.name)?;
         let recorded = self.interfaces.get(&slot, 0)?;
-        if self.others_follow(slot, recorded.egress == BY_CLSACT)? {
+        if self.previous_tracks(slot, recorded.egress == BY_CLSACT)? {
             return Ok(false); // until this version's program is attached
         }
-        let was_followed = self.is_followed(slot, facts)?;
+        let was_tracked = self.has_tracker(slot, facts)?;
         let mut object = self.load(slot, false)?;
-        self.follow_sent(&mut object, slot, facts, Hook::Best)?;
-        Ok(!was_followed)
+        self.attach_tracker(&mut object, slot, facts, Hook::Best)?;
+        Ok(!was_tracked)
     }
 
     /// Whether what is sent on an interface is noted where it should be. Of a clsact filter that somebody
     /// removed nothing is known here.
-    pub fn follows(&self, facts: &Facts) -> Result<bool> {
+    pub fn is_tracking(&self, facts: &Facts) -> Result<bool> {
         let slot = self.slot_of(&facts.name, facts.index)?;
-        Ok(!self.tracks || self.is_followed(slot, facts)?)
+        Ok(!self.tracks || self.has_tracker(slot, facts)?)
     }
 
-    fn is_followed(&self, slot: u32, facts: &Facts) -> Result<bool> {
+    fn has_tracker(&self, slot: u32, facts: &Facts) -> Result<bool> {
         let recorded = self.interfaces.get(&slot, 0)?;
         let pin = self.pins.egress(slot);
         Ok(match recorded.egress {
@@ -90,7 +90,7 @@ impl Dataplane {
     }
 
     /// Notes what is sent on an interface, if that is asked for, and stops doing so if not.
-    pub fn follow_sent(
+    pub fn attach_tracker(
         &mut self,
         object: &mut Ebpf,
         slot: u32,
@@ -111,7 +111,7 @@ impl Dataplane {
         } else if self.fallback_tracks() {
             recorded.egress // which may have to tell answers again
         } else {
-            stop_following(&self.pins, slot, &recorded)?;
+            detach_tracker(&self.pins, slot, &recorded)?;
             0
         };
         // With the interface, so that a filter of it can be removed whatever comes next.
@@ -125,7 +125,7 @@ impl Dataplane {
     }
 
     /// Puts the program of this object in the place of the one that notes what is sent on a slot's interface.
-    pub(super) fn follow_anew(
+    pub(super) fn replace_tracker(
         &mut self,
         object: &mut Ebpf,
         slot: u32,
@@ -151,9 +151,9 @@ impl Dataplane {
     }
 
     /// Stops noting what is sent on a slot's interface.
-    pub(super) fn unfollow(&mut self, slot: u32) -> Result<()> {
+    pub(super) fn disable_tracking(&mut self, slot: u32) -> Result<()> {
         let recorded = self.interfaces.get(&slot, 0)?;
-        stop_following(&self.pins, slot, &recorded)?;
+        detach_tracker(&self.pins, slot, &recorded)?;
         let recorded = Interface {
             egress: 0,
             ..recorded
@@ -238,7 +238,7 @@ fn is_there_already(error: &ProgramError) -> bool {
 }
 
 /// Takes the program off a slot's interface, if it is there.
-pub(super) fn stop_following(pins: &Pins, slot: u32, recorded: &Interface) -> Result<()> {
+pub(super) fn detach_tracker(pins: &Pins, slot: u32, recorded: &Interface) -> Result<()> {
     take_off_if_pinned(&pins.egress(slot))?;
     if recorded.egress == BY_CLSACT
         && let Ok(name) = if_indextoname(recorded.index)

@@ -8,13 +8,13 @@ use anyhow::Result;
 use aya::maps::Array;
 
 use super::attach::{name_of, program_name};
-use super::calls::{Access, tcx_egress_chain};
+use super::commit_confirm::is_open;
 use super::control_map::{ControlMap, PublishedMap};
 use super::egress::BY_TCX;
-use super::guard::is_open;
 use super::link::state;
 use super::pins::{Pins, is_pinned};
 use super::selfcheck::{self, Device, Difference, Kernel, LinkFact, Published, Slot, SlotFacts};
+use super::sys::{Access, tcx_egress_chain};
 use super::view::View;
 use crate::error_code::bail_with;
 use crate::netlink::{Namespace, Netlink};

@@ -105,22 +105,22 @@ fn is_missing(error: &MapError) -> bool {
 
 /// Moves the pinned tables aside that do not have this room. Where none is wanted, one that is there stays
 /// as it is: a start that fails goes back to it.
-pub(super) fn set_aside(pins: &Pins, room: Option<u32>) -> Result<()> {
+pub(super) fn back_up_resized(pins: &Pins, room: Option<u32>) -> Result<()> {
     let Some(room) = room else {
         return Ok(());
     };
     for name in TABLES {
         if is_pinned(&pins.map(name))? && pins.open_data(name)?.info()?.max_entries() != room {
-            pins.move_aside(name)?;
+            pins.back_up(name)?;
         }
     }
     Ok(())
 }
 
-/// Undoes [`set_aside`] for a start that fails.
-pub(super) fn put_back(pins: &Pins) {
+/// Undoes [`back_up_resized`] for a start that fails.
+pub(super) fn restore_backups(pins: &Pins) {
     for name in TABLES {
-        if let Err(error) = pins.put_back(name) {
+        if let Err(error) = pins.restore_backup(name) {
             warn!("{error:#}");
         }
     }
@@ -128,7 +128,7 @@ pub(super) fn put_back(pins: &Pins) {
 
 fn copy(pins: &Pins, name: &str, new: &mut Table) -> Result<Option<u32>> {
     const BPF_NOEXIST: u64 = 1;
-    let aside = pins.aside(name);
+    let aside = pins.backup_path(name);
     if !is_pinned(&aside)? {
         return Ok(None);
     }
@@ -145,12 +145,12 @@ fn copy(pins: &Pins, name: &str, new: &mut Table) -> Result<Option<u32>> {
 
 impl Dataplane {
     /// Changes whether the flows that this host sends are tracked, and how many. Every interface
-    /// is to be attached anew then, and [`Self::settle`] called.
+    /// is to be attached anew then, and [`Self::finish_flow_migration`] called.
     pub fn track(&mut self, max_flows: Option<u32>) -> Result<()> {
-        let _changing = self.pins.change()?;
-        set_aside(&self.pins, max_flows)?;
+        let _pin_lock = self.pins.lock_exclusive()?;
+        back_up_resized(&self.pins, max_flows)?;
         let loaded = load(&self.pins, 0, false, max_flows.unwrap_or(UNUSED));
-        let mut object = loaded.inspect_err(|_| put_back(&self.pins))?;
+        let mut object = loaded.inspect_err(|_| restore_backups(&self.pins))?;
         *self.flows = Flows::take(&mut object)?;
         self.flows.copy(&self.pins)?;
         self.tracks = max_flows.is_some();
@@ -162,10 +162,10 @@ impl Dataplane {
 
     /// Call it when every program uses the maps of this object: the last flows move to a table of another
     /// size, if there is one, and the old one goes.
-    pub fn settle(&mut self) -> Result<()> {
+    pub fn finish_flow_migration(&mut self) -> Result<()> {
         let more = self.flows.copy(&self.pins)?;
         for name in TABLES {
-            self.pins.unpin_aside(name)?;
+            self.pins.unpin_backup(name)?;
         }
         if let Some(more) = more {
             info!("max_flows changed, and the tracked flows moved; {more} at the last moment");

@@ -11,9 +11,9 @@ use allowlist_common::abi::{GENERATIONS, SLOTS};
 use anyhow::{Context as _, Result};
 use aya::maps::MapData;
 
-use super::calls::{NewMap, make_map, read_value};
 use super::memory::{Memory, Part};
 use super::pins::{Pins, is_pinned};
+use super::sys::{NewMap, bpf_map_create, read_value};
 
 /// See the module.
 pub(super) struct Generations {
@@ -46,28 +46,28 @@ impl Generations {
     }
 
     /// Another map with so many words a slot, with what is in each slot but `idle`.
-    pub(super) fn grow(&mut self, pins: &Pins, words: usize, idle: u32) -> Result<()> {
+    pub(super) fn resize(&mut self, pins: &Pins, words: usize, idle: u32) -> Result<()> {
         let grown = make(words)?;
         for slot in (0..SLOTS).filter(|slot| *slot != idle) {
             grown.get(slot).copy_from(&self.get(slot));
         }
-        pins.move_aside(GENERATIONS)?;
+        pins.back_up(GENERATIONS)?;
         if let Err(error) = grown.memory.pin(&pins.map(GENERATIONS)) {
-            pins.put_back(GENERATIONS)?;
+            pins.restore_backup(GENERATIONS)?;
             return Err(error);
         }
         *self = grown;
         Ok(())
     }
 
-    /// Whether no program looks into the tables from before [`Self::grow`] any more.
-    pub(super) fn are_settled(pins: &Pins) -> Result<bool> {
-        Ok(!is_pinned(&pins.aside(GENERATIONS))?)
+    /// Whether no program looks into the tables from before [`Self::resize`] any more.
+    pub(super) fn resize_pending(pins: &Pins) -> Result<bool> {
+        is_pinned(&pins.backup_path(GENERATIONS))
     }
 
-    /// Removes what was there before [`Self::grow`]: no program looks into it any more.
-    pub(super) fn settle(pins: &Pins) -> Result<()> {
-        pins.unpin_aside(GENERATIONS)
+    /// Removes what was there before [`Self::resize`]: no program looks into it any more.
+    pub(super) fn finish_resize(pins: &Pins) -> Result<()> {
+        pins.unpin_backup(GENERATIONS)
     }
 }
 
@@ -85,7 +85,7 @@ fn make(words: usize) -> Result<Generations> {
         words,
         entries: SLOTS,
     };
-    let map = make_map(slots).map_err(|error| {
+    let map = bpf_map_create(slots).map_err(|error| {
         let bytes = words * size_of::<u64>();
         let is_too_large = error.raw_os_error() == Some(libc::E2BIG);
         let error = anyhow::Error::new(error);

@@ -15,8 +15,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use super::calls::{Access, bpf, open_pinned, read_info, tcx_egress_chain};
 use super::pins::is_pinned;
+use super::sys::{Access, bpf, open_pinned, read_info, tcx_egress_chain};
 use crate::netlink::Netlink;
 
 /// The kernel's state of a link.

@@ -17,14 +17,14 @@ use aya::maps::{Map, MapData};
 use log::{info, warn};
 
 use super::Dataplane;
-use super::calls::{Access, open_pinned};
 use super::control_map::ControlMap;
-use super::force::detach_other;
+use super::detach::detach_other;
 use super::link::{filters, interface_of};
 use super::pins::{EGRESS_LINK, LINK, Pins, is_pinned, lock, other_versions};
+use super::sys::{Access, open_pinned};
 
 /// What a program of another version pinned.
-pub(super) struct Other {
+pub(super) struct PreviousVersion {
     version: u32,
     folder: PathBuf,
     /// The generation that its counts are of, if they were taken over; else 0.
@@ -37,7 +37,7 @@ pub(super) struct Other {
     _lock: File,
 }
 
-impl Other {
+impl PreviousVersion {
     /// What there is; an error where a daemon still writes to it.
     pub(super) fn find(root: &Path) -> Result<Vec<Self>> {
         let mut others = Vec::new();
@@ -95,7 +95,7 @@ impl Other {
 }
 
 /// Pins the maps of an older version that mean the same here, where there are none yet.
-pub(super) fn take_over(pins: &Pins, others: &[Other]) -> Result<()> {
+pub(super) fn adopt_maps(pins: &Pins, others: &[PreviousVersion]) -> Result<()> {
     for (name, since) in abi::PINNED {
         let path = pins.map(name);
         if is_pinned(&path)? {
@@ -124,7 +124,7 @@ fn open_data(pin: &Path) -> Result<MapData> {
 }
 
 /// Finds out what was taken over, now or by a start before.
-pub(super) fn look_at_shared(pins: &Pins, others: &mut [Other]) -> Result<()> {
+pub(super) fn detect_shared_maps(pins: &Pins, others: &mut [PreviousVersion]) -> Result<()> {
     for other in others {
         other.shares_slots = other.shares(pins, abi::INTERFACES)?;
         other.shares_flows = other.shares(pins, abi::FLOWS)? && other.shares(pins, abi::PORTS)?;
@@ -139,12 +139,12 @@ pub(super) fn look_at_shared(pins: &Pins, others: &mut [Other]) -> Result<()> {
 impl Dataplane {
     /// Whether the program of another version is on an interface: attach to such a one last, since what is
     /// replaced is not put back.
-    pub fn is_anothers(&self, index: u32) -> Result<bool> {
-        Ok(self.others_link(index)?.is_some())
+    pub fn has_previous_link(&self, index: u32) -> Result<bool> {
+        Ok(self.previous_link(index)?.is_some())
     }
 
     /// Where another version's link on an interface is pinned.
-    pub(super) fn others_link(&self, index: u32) -> Result<Option<PathBuf>> {
+    pub(super) fn previous_link(&self, index: u32) -> Result<Option<PathBuf>> {
         for other in &self.others {
             if let Some(link) = other.link_on(index)? {
                 return Ok(Some(link));
@@ -154,7 +154,7 @@ impl Dataplane {
     }
 
     /// The interface in a slot by another version's link, if slots are the same.
-    pub(super) fn others_interface(&self, slot: u32) -> Result<Option<u32>> {
+    pub(super) fn previous_interface(&self, slot: u32) -> Result<Option<u32>> {
         for other in self.others.iter().filter(|other| other.shares_slots) {
             if let Some(index) = other.interface_of(slot)? {
                 return Ok(Some(index));
@@ -164,7 +164,7 @@ impl Dataplane {
     }
 
     /// Whether another version's program notes what is sent from a slot, where this one's will look.
-    pub(super) fn others_follow(&self, slot: u32, by_filter: bool) -> Result<bool> {
+    pub(super) fn previous_tracks(&self, slot: u32, by_filter: bool) -> Result<bool> {
         for other in &self.others {
             let is_on = |prefix: &str| is_pinned(&other.folder.join(format!("{prefix}{slot}")));
             if other.shares_slots
@@ -183,7 +183,7 @@ impl Dataplane {
     ///
     /// # Returns
     /// Whether there is another version's filter.
-    pub(super) fn leave_to_others(&mut self) -> Result<bool> {
+    pub(super) fn abort_migration(&mut self) -> Result<bool> {
         if self.others.is_empty() {
             return Ok(false);
         }
@@ -195,11 +195,11 @@ impl Dataplane {
         }
         let mut slots = Vec::new();
         for slot in 0..MAX_INTERFACES {
-            if self.others_interface(slot)?.is_some() {
+            if self.previous_interface(slot)?.is_some() {
                 slots.push(slot);
             }
         }
-        self.detach_but(&slots)?;
+        self.detach_except(&slots)?;
         Ok(true)
     }
 
@@ -207,10 +207,10 @@ impl Dataplane {
     ///
     /// # Returns
     /// The names of interfaces that had another version's program, and have none now.
-    pub fn retire_others(&mut self) -> Result<Vec<String>> {
+    pub fn remove_previous(&mut self) -> Result<Vec<String>> {
         let mut detached = Vec::new();
         while let Some(other) = self.others.last() {
-            let _changing = self.pins.change()?;
+            let _pin_lock = self.pins.lock_exclusive()?;
             detached.extend(detach_other(&other.folder)?);
             info!(
                 "what v{} of the maps had pinned is taken over or gone; this is v{}",

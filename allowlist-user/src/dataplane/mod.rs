@@ -25,15 +25,14 @@
 //! filtering whatever becomes of this process. Knows nothing of sources or files.
 
 mod attach;
-mod calls;
 mod clock;
+mod commit_confirm;
 mod control_map;
+mod detach;
 mod egress;
 mod facts;
 mod flows;
-mod force;
 mod generations;
-mod guard;
 mod link;
 mod lookup;
 mod memory;
@@ -43,10 +42,12 @@ mod new_link;
 mod pins;
 mod publish;
 mod ranges;
-mod readers;
+mod rcu;
 mod repair;
 mod selfcheck;
 mod slots;
+mod snapshot;
+mod sys;
 mod trace;
 mod tracked;
 mod tracking;
@@ -67,33 +68,34 @@ use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use log::warn;
 
-pub use self::attach::{Attached, AttachedIn, name_of_program};
+pub use self::attach::{Attached, XdpMode, name_of_program};
 pub use self::clock::kernel_clock;
+pub use self::commit_confirm::PendingConfirm;
+pub use self::detach::detach_all;
 pub use self::egress::Hook;
 pub use self::facts::require_namespace;
-pub use self::force::{InForce, detach_all};
-pub use self::guard::Pending;
 pub use self::lookup::Lookup;
 pub use self::mount::has_private_pins;
 pub use self::pins::{NothingPinned, require_privileges};
 pub(crate) use self::publish::{keep, lookup, return_traffic};
 pub use self::selfcheck::{Difference, DifferenceKind};
+pub use self::snapshot::AppliedState;
 pub use self::trace::print_trace;
 pub use self::tracked::{Side, TrackedFlow};
 pub use self::verify::{Verified, verify};
 pub use self::view::{Attachment, Counted, Entry, View, by_all_names};
 pub use self::watch::{Seen, Watch};
 use crate::policy::Mode;
-use calls::Access;
 use control_map::{ControlMap, FallbackMap, PublishedControl, PublishedMap};
 use flows::Flows;
 use generations::Generations;
-use migrate::Other;
+use migrate::PreviousVersion;
 use pins::{Pins, is_pinned};
 use publish::Published;
-use readers::Readers;
+use rcu::GracePeriod;
 use repair::OpenMaps;
 use slots::Slots;
+use sys::Access;
 use tracking::Marks;
 use tries::TrieSlots;
 
@@ -127,13 +129,13 @@ pub struct Dataplane {
     names: Array<MapData, u64>,
     flows: Box<Flows>,
     marks: Box<Marks>,
-    readers: Readers,
+    rcu: GracePeriod,
     /// The tables in force, if this value published them.
     published: Option<Published>,
     /// Whether what this host sends is noted.
     tracks: bool,
     /// What programs of other versions pinned, and is not taken off yet.
-    others: Vec<Other>,
+    others: Vec<PreviousVersion>,
     /// Whether some link of theirs holds this version's program already.
     has_replaced: bool,
     /// Whether some maps were missing at the start while the filter was on, so that its programs use others.
@@ -145,27 +147,27 @@ pub struct Dataplane {
 impl Dataplane {
     /// Adopts the maps pinned under `pin_dir`, or makes and pins them. Filters nothing by itself.
     ///
-    /// What another version pinned there filters on until [`Self::attach`] and [`Self::retire_others`]; maps of
+    /// What another version pinned there filters on until [`Self::attach`] and [`Self::remove_previous`]; maps of
     /// it that mean the same are taken over.
     ///
     /// `max_flows` is how many flows of this host can be tracked at once; none is for not tracking.
     pub fn open(pin_dir: &Path, max_flows: Option<u32>) -> Result<Self> {
         let pins = Pins::create(pin_dir)?;
-        let _changing = pins.change()?;
+        let _pin_lock = pins.lock_exclusive()?;
         for name in MOVED {
-            pins.put_back(name)?;
+            pins.restore_backup(name)?;
         }
         let is_patched = repair::restore_maps(&pins)?;
-        let taken_over = Other::find(pin_dir).and_then(|others| {
-            migrate::take_over(&pins, &others)?;
+        let adopted = PreviousVersion::find(pin_dir).and_then(|others| {
+            migrate::adopt_maps(&pins, &others)?;
             Ok(others)
         });
-        let mut others = taken_over.inspect_err(|_| remove_unused(&pins))?;
+        let mut others = adopted.inspect_err(|_| remove_unused(&pins))?;
         let room = max_flows.unwrap_or(flows::UNUSED);
-        flows::set_aside(&pins, max_flows)?;
+        flows::back_up_resized(&pins, max_flows)?;
         let mut object = load(&pins, 0, false, room).inspect_err(|_| {
             remove_unused(&pins);
-            flows::put_back(&pins);
+            flows::restore_backups(&pins);
         })?;
         let mut flows = Box::new(Flows::take(&mut object)?);
         flows.copy(&pins)?;
@@ -174,9 +176,9 @@ impl Dataplane {
                 .take_map(name)
                 .with_context(|| format!("the kernel object has no map {name}"))
         };
-        migrate::look_at_shared(&pins, &mut others)?;
-        let mut readers = Readers::new()?;
-        readers.begin(); // another process may have left a slot just now
+        migrate::detect_shared_maps(&pins, &mut others)?;
+        let mut rcu = GracePeriod::new()?;
+        rcu.start(); // another process may have left a slot just now
         let control = PublishedControl::new(
             ControlMap::map(&take(abi::CONTROL)?, Access::ReadWrite)?,
             PublishedMap::map(&take(abi::PUBLISHED)?, Access::ReadWrite)?,
@@ -202,7 +204,7 @@ impl Dataplane {
             names: take(abi::NAMES)?.try_into()?,
             flows,
             marks: Box::new(Marks::open(&pins)?),
-            readers,
+            rcu,
             published: None,
             tracks: max_flows.is_some(),
             others,
@@ -224,8 +226,8 @@ impl Dataplane {
     /// version's whose maps were taken over.
     pub fn counted_generation(&self) -> u32 {
         let own = self.generation();
-        let taken_over = self.others.iter().map(|other| other.counted).max();
-        own.max(taken_over.unwrap_or(0))
+        let adopted = self.others.iter().map(|other| other.counted).max();
+        own.max(adopted.unwrap_or(0))
     }
 
     /// The number of the next generation.

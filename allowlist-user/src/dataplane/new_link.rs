@@ -15,22 +15,22 @@ use std::os::fd::AsFd as _;
 use anyhow::{Context as _, Error, Result, anyhow};
 use aya::programs::Xdp;
 use aya::programs::links::FdLink;
-use aya::programs::xdp::XdpMode;
+use aya::programs::xdp::XdpMode as AyaMode;
 use log::debug;
 use nix::errno::Errno;
 
-use super::attach::{AttachedIn, other_program};
+use super::attach::{XdpMode, other_program};
 use crate::config::AttachMode;
 use crate::error_code::{CodedError, ErrorCode};
 use crate::interface::Facts;
 use crate::netlink::{Netlink, XdpPlace};
 
-impl AttachedIn {
-    const fn flags(self) -> XdpMode {
+impl XdpMode {
+    const fn flags(self) -> AyaMode {
         match self {
-            Self::Native => XdpMode::Driver,
-            Self::Generic => XdpMode::Skb,
-            Self::Offload => XdpMode::Hardware,
+            Self::Native => AyaMode::Driver,
+            Self::Generic => AyaMode::Skb,
+            Self::Offload => AyaMode::Hardware,
         }
     }
 
@@ -52,11 +52,11 @@ pub(super) fn new_link(
     program: &mut Xdp,
     facts: &Facts,
     wanted: AttachMode,
-) -> Result<(FdLink, AttachedIn, Option<String>)> {
+) -> Result<(FdLink, XdpMode, Option<String>)> {
     let mode = match wanted {
-        AttachMode::Native | AttachMode::Auto => AttachedIn::Native,
-        AttachMode::Generic => AttachedIn::Generic,
-        AttachMode::Offload => AttachedIn::Offload,
+        AttachMode::Native | AttachMode::Auto => XdpMode::Native,
+        AttachMode::Generic => XdpMode::Generic,
+        AttachMode::Offload => XdpMode::Offload,
     };
     let refused = match create(program, facts, mode) {
         Ok(link) => return Ok((link, mode, None)),
@@ -65,13 +65,13 @@ pub(super) fn new_link(
     if wanted != AttachMode::Auto {
         return Err(with_remedy(&[refused], facts));
     }
-    match create(program, facts, AttachedIn::Generic) {
+    match create(program, facts, XdpMode::Generic) {
         Ok(link) => {
             let warning = format!(
                 "{} runs the filter in generic mode, in the network stack, which is slower: {refused}; `allowlist check` shows the known obstacles with their remedies",
                 facts.name
             );
-            Ok((link, AttachedIn::Generic, Some(warning)))
+            Ok((link, XdpMode::Generic, Some(warning)))
         }
         Err(generic) => Err(with_remedy(&[refused, generic], facts)),
     }
@@ -79,7 +79,7 @@ pub(super) fn new_link(
 
 /// A mode in which the kernel did not attach the program, and the reason.
 struct Refused {
-    mode: AttachedIn,
+    mode: XdpMode,
     /// The kernel's own sentence; `None` where it has none.
     reason: Option<String>,
     error: Error,
@@ -111,7 +111,7 @@ impl Refused {
 }
 
 /// Creates a link in one mode. A refusal comes with the reason that the kernel has for it.
-fn create(program: &mut Xdp, facts: &Facts, mode: AttachedIn) -> Result<FdLink, Refused> {
+fn create(program: &mut Xdp, facts: &Facts, mode: XdpMode) -> Result<FdLink, Refused> {
     let error = match link(program, facts, mode) {
         Ok(link) => return Ok(link),
         Err(error) => error,
@@ -131,7 +131,7 @@ fn create(program: &mut Xdp, facts: &Facts, mode: AttachedIn) -> Result<FdLink, 
     }
 }
 
-fn link(program: &mut Xdp, facts: &Facts, mode: AttachedIn) -> Result<FdLink> {
+fn link(program: &mut Xdp, facts: &Facts, mode: XdpMode) -> Result<FdLink> {
     let id = program.attach_to_if_index(facts.index, mode.flags())?;
     let link = program.take_link(id)?;
     link.try_into().map_err(|_| {
@@ -154,7 +154,7 @@ enum Attempt {
 }
 
 /// Attaches a program by netlink for the reason of the refusal, and detaches it where it is accepted.
-fn attempt(program: &Xdp, facts: &Facts, mode: AttachedIn) -> Result<Attempt> {
+fn attempt(program: &Xdp, facts: &Facts, mode: XdpMode) -> Result<Attempt> {
     let netlink = Netlink::open()?;
     let descriptor = program.fd()?.as_fd();
     if let Err(refusal) = netlink.attach_xdp(facts.index, descriptor, mode.place()) {
@@ -175,8 +175,8 @@ fn attempt(program: &Xdp, facts: &Facts, mode: AttachedIn) -> Result<Attempt> {
 /// The error for all the modes that were refused, with the remedy.
 fn with_remedy(refused: &[Refused], facts: &Facts) -> Error {
     let name = &facts.name;
-    let is_native = matches!(refused, [one] if one.mode == AttachedIn::Native);
-    let is_offload = matches!(refused, [one] if one.mode == AttachedIn::Offload);
+    let is_native = matches!(refused, [one] if one.mode == XdpMode::Native);
+    let is_offload = matches!(refused, [one] if one.mode == XdpMode::Offload);
     let has_another = |one: &Refused| matches!(one.errno(), Some(Errno::EBUSY | Errno::EEXIST));
     let is_in_use = refused.iter().any(has_another);
     let remedy = if is_in_use {

@@ -18,8 +18,8 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::unistd::geteuid;
 use thiserror::Error;
 
-use super::calls::{Access, open_pinned, pin};
 use super::link::{LinkState, interface_of, state};
+use super::sys::{Access, open_pinned, pin};
 use crate::error_code::bail_with;
 use crate::lock::holder_in_words;
 
@@ -133,7 +133,7 @@ impl Pins {
             })?;
         pins.require_owner()?;
         pins.opened = Some(lock(&pins.folder, root)?);
-        if !pins.are_those_at_the_path() {
+        if !pins.is_current() {
             bail!(
                 "the filter was detached from {} at the same moment; start again",
                 root.display()
@@ -187,7 +187,7 @@ impl Pins {
     }
 
     /// Held while what is pinned changes; waits for whoever holds it.
-    pub(super) fn change(&self) -> Result<File> {
+    pub(super) fn lock_exclusive(&self) -> Result<File> {
         let lock = File::open(&self.root)
             .with_context(|| format!("cannot open the pin folder {}", self.root.display()))?;
         lock.lock().context("cannot lock the pin folder")?;
@@ -196,8 +196,8 @@ impl Pins {
 
     /// Whether every map is pinned, in the folder that was opened: another one at its path was made by somebody
     /// else, after this one was removed.
-    pub(super) fn are_whole(&self) -> bool {
-        self.are_those_at_the_path() && self.have_maps()
+    pub(super) fn is_complete(&self) -> bool {
+        self.is_current() && self.have_maps()
     }
 
     /// Whether every map is pinned.
@@ -258,7 +258,7 @@ impl Pins {
     }
 
     /// Whether the folder that was opened is still the one at its path.
-    pub(super) fn are_those_at_the_path(&self) -> bool {
+    pub(super) fn is_current(&self) -> bool {
         let opened = self.opened.as_ref().map(File::metadata);
         match (opened, fs::metadata(&self.folder)) {
             (Some(Ok(opened)), Ok(there)) => {
@@ -372,20 +372,20 @@ impl Pins {
 
     /// Where a map is pinned that another one of the same name takes the place of, as long as some program may still
     /// look into it.
-    pub(super) fn aside(&self, name: &str) -> PathBuf {
-        self.map(&aside_name(name))
+    pub(super) fn backup_path(&self, name: &str) -> PathBuf {
+        self.map(&backup_name(name))
     }
 
     /// Moves a map's pin aside.
-    pub(super) fn move_aside(&self, name: &str) -> Result<()> {
-        self.unpin_aside(name)?;
-        fs::rename(self.map(name), self.aside(name))
+    pub(super) fn back_up(&self, name: &str) -> Result<()> {
+        self.unpin_backup(name)?;
+        fs::rename(self.map(name), self.backup_path(name))
             .with_context(|| format!("cannot move the map {name} aside"))
     }
 
     /// Puts a map back that was moved aside, if no other one was pinned: a process may have ended between.
-    pub(super) fn put_back(&self, name: &str) -> Result<()> {
-        let (pin, aside) = (self.map(name), self.aside(name));
+    pub(super) fn restore_backup(&self, name: &str) -> Result<()> {
+        let (pin, aside) = (self.map(name), self.backup_path(name));
         if is_pinned(&aside)? && !is_pinned(&pin)? {
             fs::rename(aside, pin).with_context(|| format!("cannot put the map {name} back"))?;
         }
@@ -393,8 +393,8 @@ impl Pins {
     }
 
     /// Unpins a map that was moved aside. That none was is fine.
-    pub(super) fn unpin_aside(&self, name: &str) -> Result<()> {
-        self.unpin(&aside_name(name))
+    pub(super) fn unpin_backup(&self, name: &str) -> Result<()> {
+        self.unpin(&backup_name(name))
     }
 
     /// Unpins every map and removes the folders. Links must be gone.
@@ -403,7 +403,7 @@ impl Pins {
             self.unpin(name)?;
         }
         for name in super::MOVED {
-            self.unpin_aside(name)?;
+            self.unpin_backup(name)?;
         }
         super::slots::remove_all(self, abi::PREFIXES)?;
         let _ = fs::remove_dir(self.watchers()); // mostly nobody has ever read
@@ -425,7 +425,7 @@ fn egress_name(slot: u32) -> String {
     format!("{EGRESS_LINK}{slot}")
 }
 
-fn aside_name(name: &str) -> String {
+fn backup_name(name: &str) -> String {
     format!("{name}_aside")
 }
 

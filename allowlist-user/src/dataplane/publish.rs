@@ -1,7 +1,7 @@
 //! A generation into the kernel: its tables whole into an idle slot, or one prefix into those in force.
 //!
 //! Invariants: a publish changes one word, last; what fails before touches only a slot that no packet is looked
-//! up in, and that is not gone back to. One prefix changes in place only where it is all that changes: then
+//! up in, and that is not gone back to. PrefixGrant prefix changes in place only where it is all that changes: then
 //! a packet sees the table with it or without it, and nothing else.
 
 use std::collections::VecDeque;
@@ -28,15 +28,15 @@ pub(super) struct Published {
     services: Box<ServiceTable>,
     v4: Vec<(Ipv4Net, Grant)>,
     v6: Vec<(Ipv6Net, Grant)>,
-    looked_up_in: LookedUpIn,
+    backend: LookupBackend,
     /// What changed in place: the generation, and how its prefix was before; the last one last.
-    undo: VecDeque<(u32, Undo)>,
+    undo: VecDeque<(u32, InPlaceUndo)>,
     /// The last generation that changed in place and is not in `undo` any more.
     forgotten: u32,
 }
 
 /// What sources are looked up in.
-enum LookedUpIn {
+enum LookupBackend {
     Ranges(Ranges),
     Tries(Box<Tries>),
 }
@@ -45,13 +45,13 @@ enum LookedUpIn {
 const REMEMBERED: usize = 256;
 
 /// A prefix and what it granted; `None` where it was not there.
-type One = (IpNet, Option<Grant>);
+type PrefixGrant = (IpNet, Option<Grant>);
 
 /// How a change in place is taken back.
-struct Undo {
-    one: One,
+struct InPlaceUndo {
+    one: PrefixGrant,
     /// With a range table.
-    before: Option<ranges::Before>,
+    before: Option<ranges::RootUndo>,
 }
 
 impl Dataplane {
@@ -98,7 +98,7 @@ impl Dataplane {
             return Ok(next.generation);
         }
         let slot = self.idle_slot();
-        let looked_up_in = match rules.lookup {
+        let backend = match rules.lookup {
             Engine::RangeTable => self.write_ranges(slot, &services, tables)?,
             Engine::LpmTrie => self.write_tries(slot, &services, tables)?,
         };
@@ -110,7 +110,7 @@ impl Dataplane {
             services,
             v4: tables.v4.clone(),
             v6: tables.v6.clone(),
-            looked_up_in,
+            backend,
             undo: VecDeque::new(),
             forgotten: 0,
         });
@@ -132,7 +132,7 @@ impl Dataplane {
             self.marks.disarm_all(); // nothing is marked any more
         }
         self.control.store(control);
-        self.readers.begin();
+        self.rcu.start();
     }
 
     fn write_ranges(
@@ -140,20 +140,20 @@ impl Dataplane {
         slot: u32,
         services: &ServiceTable,
         tables: &Tables,
-    ) -> Result<LookedUpIn> {
+    ) -> Result<LookupBackend> {
         let table = RangeTable::of(&tables.v4, &tables.v6);
         let words = ranges::FIXED + table.pool.len();
         if words > self.table_words() {
-            self.grow(ranges::wanted(table.pool.len()), slot)?;
+            self.resize_tables(ranges::wanted(table.pool.len()), slot)?;
         }
         // A packet that read the control word before the last flip may still be looking into the slot.
-        self.readers.finish()?;
+        self.rcu.join()?;
         TrieSlots::empty(&self.pins, slot)?; // of before the lookup changed
         let memory = self.generations.get(slot);
         ranges::write_services(&memory, services);
         let (pins, prefixes) = (&self.pins, &mut self.prefixes);
         let lists = (&*tables.v4, &*tables.v6);
-        Ranges::write(&memory, prefixes, pins, slot, &table, lists).map(LookedUpIn::Ranges)
+        Ranges::write(&memory, prefixes, pins, slot, &table, lists).map(LookupBackend::Ranges)
     }
 
     fn write_tries(
@@ -161,21 +161,21 @@ impl Dataplane {
         slot: u32,
         services: &ServiceTable,
         tables: &Tables,
-    ) -> Result<LookedUpIn> {
+    ) -> Result<LookupBackend> {
         let tries = Tries::of(&tables.v4, &tables.v6)?;
-        self.readers.finish()?;
+        self.rcu.join()?;
         ranges::write_services(&self.generations.get(slot), services);
         self.tries.set(slot, &tries)?;
-        Ok(LookedUpIn::Tries(Box::new(tries)))
+        Ok(LookupBackend::Tries(Box::new(tries)))
     }
 
     /// Moves to tables of so many words: larger ones in which the generation in force is too, and programs that
     /// look into those. Every packet meanwhile is judged by the generation in force.
-    fn grow(&mut self, words: usize, idle: u32) -> Result<()> {
+    fn resize_tables(&mut self, words: usize, idle: u32) -> Result<()> {
         let before = self.table_words();
         {
-            let _changing = self.pins.change()?;
-            self.generations.grow(&self.pins, words, idle)?;
+            let _pin_lock = self.pins.lock_exclusive()?;
+            self.generations.resize(&self.pins, words, idle)?;
             self.keep_open(GENERATIONS)?;
         }
         self.bring_programs_up_to_date()?;
@@ -193,12 +193,12 @@ impl Dataplane {
     /// Replaces the programs that may look into tables of before the last growth, if it is not known that there
     /// are none: a process may have ended while it did that.
     fn bring_programs_up_to_date(&mut self) -> Result<()> {
-        if Generations::are_settled(&self.pins)? {
+        if !Generations::resize_pending(&self.pins)? {
             return Ok(());
         }
         self.replace_programs()?;
-        let _changing = self.pins.change()?;
-        Generations::settle(&self.pins)
+        let _pin_lock = self.pins.lock_exclusive()?;
+        Generations::finish_resize(&self.pins)
     }
 
     /// Bytes of the tables of one generation, their pool and its spare room included. When they change, programs that
@@ -239,7 +239,7 @@ impl Dataplane {
 
     /// Changes what is published to `tables`, if it differs in one prefix at most.
     fn change_one(&self, published: &mut Published, tables: &Tables, generation: u32) -> bool {
-        let (prefix, grant): One = match (
+        let (prefix, grant): PrefixGrant = match (
             difference(&published.v4, &tables.v4),
             difference(&published.v6, &tables.v6),
         ) {
@@ -248,8 +248,8 @@ impl Dataplane {
             (Difference::None, Difference::One(prefix, grant)) => (prefix.into(), grant),
             _ => return false,
         };
-        let before = match &mut published.looked_up_in {
-            LookedUpIn::Ranges(ranges) => {
+        let before = match &mut published.backend {
+            LookupBackend::Ranges(ranges) => {
                 let memory = self.generations.get(ranges.slot());
                 let Some(list) = self.prefixes.get(ranges.slot()) else {
                     return false;
@@ -260,7 +260,7 @@ impl Dataplane {
                 };
                 Some(before)
             }
-            LookedUpIn::Tries(tries) => {
+            LookupBackend::Tries(tries) => {
                 if let Err(error) = tries.store(prefix, grant) {
                     // Such as a table that is full.
                     debug!("{prefix} does not change in place: {error}");
@@ -270,7 +270,7 @@ impl Dataplane {
             }
         };
         let one = published.put((prefix, grant));
-        published.remember(generation, Undo { one, before });
+        published.remember(generation, InPlaceUndo { one, before });
         true
     }
 
@@ -292,16 +292,16 @@ impl Dataplane {
                 break;
             }
             let (prefix, grant) = undo.one;
-            match (&mut published.looked_up_in, undo.before) {
-                (LookedUpIn::Ranges(ranges), Some(before)) => {
+            match (&mut published.backend, undo.before) {
+                (LookupBackend::Ranges(ranges), Some(before)) => {
                     let memory = self.generations.get(slot);
                     let list = self.prefixes.get(slot).context("the list is gone")?;
-                    ranges.take_back(&memory, &list.all(), before, prefix, grant);
+                    ranges.revert(&memory, &list.all(), before, prefix, grant);
                 }
-                (LookedUpIn::Tries(tries), _) => tries
+                (LookupBackend::Tries(tries), _) => tries
                     .store(prefix, grant)
                     .context("cannot take back a prefix that was changed")?,
-                (LookedUpIn::Ranges(_), None) => {}
+                (LookupBackend::Ranges(_), None) => {}
             }
             published.put((prefix, grant));
         }
@@ -340,7 +340,7 @@ impl Dataplane {
 }
 
 impl Published {
-    fn remember(&mut self, generation: u32, undo: Undo) {
+    fn remember(&mut self, generation: u32, undo: InPlaceUndo) {
         if self.undo.len() == REMEMBERED
             && let Some((forgotten, _)) = self.undo.pop_front()
         {
@@ -353,7 +353,7 @@ impl Published {
     ///
     /// # Returns
     /// How it was before.
-    fn put(&mut self, (prefix, grant): One) -> One {
+    fn put(&mut self, (prefix, grant): PrefixGrant) -> PrefixGrant {
         let before = match prefix {
             IpNet::V4(prefix) => put(&mut self.v4, prefix, grant),
             IpNet::V6(prefix) => put(&mut self.v6, prefix, grant),

@@ -55,7 +55,7 @@ pub(super) struct Ranges {
 
 /// What takes a change in place back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Before {
+pub(super) struct RootUndo {
     /// The place of a root, in halves of words, and what it held.
     place: usize,
     root: u32,
@@ -101,7 +101,7 @@ impl Ranges {
         prefix: IpNet,
         grant: Option<Grant>,
         (v4, v6): Prefixes<'_>,
-    ) -> Option<Before> {
+    ) -> Option<RootUndo> {
         if prefix.prefix_len() < ROOT_LENGTH || !self.has_list_room(list) {
             return None; // of several places of the root
         }
@@ -125,7 +125,7 @@ impl Ranges {
             memory.store(REACH + grant.match_id as usize, grant.services());
         }
         memory.write(from, &part.words);
-        let before = Before {
+        let before = RootUndo {
             place,
             root: memory.load_half(place),
         };
@@ -136,11 +136,11 @@ impl Ranges {
     }
 
     /// Makes a place of a root what it was before a change, of `prefix` to what is `grant`ed now.
-    pub(super) fn take_back(
+    pub(super) fn revert(
         &mut self,
         memory: &Part<'_>,
         list: &Part<'_>,
-        before: Before,
+        before: RootUndo,
         prefix: IpNet,
         grant: Option<Grant>,
     ) {

@@ -71,7 +71,7 @@ impl Dataplane {
     /// # Errors
     /// Fails where there is no BPF file system to pin on, or another process has its pins there.
     pub fn restore_folder(&mut self) -> Result<bool> {
-        if self.pins.are_those_at_the_path() {
+        if self.pins.is_current() {
             return Ok(false);
         }
         let pins = Pins::create(self.pins.root())?;
@@ -83,14 +83,14 @@ impl Dataplane {
         }
         pins.take_links_of(&self.pins)?;
         self.pins = pins;
-        let _changing = self.pins.change()?;
+        let _pin_lock = self.pins.lock_exclusive()?;
         self.pin_maps_again()?;
         Ok(true)
     }
 
     /// Repairs what another process has done to maps and to the control word. Links are left to [`Self::attach`].
     pub fn repair(&mut self, differences: &[Difference]) -> Result<()> {
-        let _changing = self.pins.change()?;
+        let _pin_lock = self.pins.lock_exclusive()?;
         if self.is_detached() {
             bail!("the filter was detached");
         }

@@ -13,9 +13,11 @@ use allowlist_common::abi::SLOTS;
 use anyhow::{Context as _, Result};
 use aya::maps::MapData;
 
-use super::calls::{NewMap, empty_place, make_map, place_of, read_words, store_map};
 use super::memory::Memory;
 use super::pins::{Pins, is_pinned};
+use super::sys::{
+    NewMap, bpf_map_create, clear_inner_map, inner_map_id, read_words, set_inner_map,
+};
 
 /// An array of maps, and the maps.
 pub(super) struct Slots {
@@ -54,7 +56,7 @@ impl Slots {
             let name = self.pin_name(slot);
             pins.unpin(&name)?;
             new.pin(&pins.map(&name))?;
-            store_map(self.array.fd().as_fd(), slot, new.fd())
+            set_inner_map(self.array.fd().as_fd(), slot, new.fd())
                 .with_context(|| format!("cannot put a map into {}", self.name))?;
             self.memories[slot as usize] = Some(Box::new(new));
         }
@@ -63,7 +65,7 @@ impl Slots {
 
     /// Frees the memory of a slot.
     pub(super) fn empty(&mut self, pins: &Pins, slot: u32) -> Result<()> {
-        empty_place(self.array.fd().as_fd(), slot)
+        clear_inner_map(self.array.fd().as_fd(), slot)
             .with_context(|| format!("cannot empty slot {slot} of {}", self.name))?;
         self.memories[slot as usize] = None;
         pins.unpin(&self.pin_name(slot))
@@ -83,7 +85,7 @@ impl Slots {
     }
 
     fn make(words: usize) -> Result<Memory> {
-        let map = make_map(NewMap::Words { words }).with_context(|| {
+        let map = bpf_map_create(NewMap::Words { words }).with_context(|| {
             let bytes = words * size_of::<u64>();
             format!("cannot make a list of {} KiB in the kernel", bytes >> 10)
         })?;
@@ -110,7 +112,7 @@ fn pin_name(name: &str, id: u32, slot: u32) -> String {
 
 /// The map that is in a slot of an array, if it is the one that is pinned under this name.
 fn found(pins: &Pins, array: &MapData, name: &str, slot: u32) -> Result<Option<MapData>> {
-    let Some(id) = place_of(array.fd().as_fd(), slot)? else {
+    let Some(id) = inner_map_id(array.fd().as_fd(), slot)? else {
         return Ok(None);
     };
     if !is_pinned(&pins.map(name))? {

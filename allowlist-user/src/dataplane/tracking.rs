@@ -154,7 +154,7 @@ impl Dataplane {
 
     /// Whether packets are judged by a policy that tracks.
     fn is_marking(&self) -> bool {
-        let control = self.held();
+        let control = self.effective();
         control.generation != 0 && control.return_traffic == ReturnTraffic::Track
     }
 

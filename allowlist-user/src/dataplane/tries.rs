@@ -11,8 +11,8 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{ArrayOfMaps, LpmTrie, MapData, MapError};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::calls::{empty_place, place_of};
 use super::pins::Pins;
+use super::sys::{clear_inner_map, inner_map_id};
 use super::view::Entry;
 
 pub(super) type Trie<K> = LpmTrie<MapData, K, Grant>;
@@ -41,8 +41,8 @@ impl TrieSlots {
     pub(super) fn empty(pins: &Pins, slot: u32) -> Result<()> {
         for name in [abi::TRIES_V4, abi::TRIES_V6] {
             let map = pins.open_data(name)?;
-            if place_of(map.fd().as_fd(), slot)?.is_some() {
-                empty_place(map.fd().as_fd(), slot)
+            if inner_map_id(map.fd().as_fd(), slot)?.is_some() {
+                clear_inner_map(map.fd().as_fd(), slot)
                     .with_context(|| format!("cannot empty slot {slot} of {name}"))?;
             }
         }

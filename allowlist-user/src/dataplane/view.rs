@@ -12,13 +12,13 @@ use aya::maps::{Array, MapData, PerCpuArray};
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::attach::{AttachedIn, name_of, unpadded};
-use super::calls::Access;
+use super::attach::{XdpMode, name_of, unpadded};
+use super::commit_confirm::{PendingConfirm, effective, is_open, pending};
 use super::control_map::ControlMap;
 use super::facts::link_fact;
-use super::guard::{Pending, held, is_open, pending};
 use super::pins::{Pins, is_pinned};
 use super::selfcheck::LinkFact;
+use super::sys::Access;
 use crate::netlink::{Namespace, Netlink};
 
 /// The pinned maps, open for reading.
@@ -32,7 +32,7 @@ pub struct Attachment {
     /// The interface's name.
     pub name: String,
     /// Where the program runs; `None` where the record is damaged.
-    pub mode: Option<AttachedIn>,
+    pub mode: Option<XdpMode>,
     /// Whether the kernel reports the program of the link on an interface of this network namespace: not once the
     /// interface was removed or moved away, even if there is a new one of that name or index.
     pub attached: bool,
@@ -92,11 +92,11 @@ impl View {
     /// confirmed in time.
     pub fn control(&self) -> Result<Control> {
         let (control, fallback) = self.words()?;
-        Ok(held(control, &fallback))
+        Ok(effective(control, &fallback))
     }
 
     /// The change that waits to be confirmed, or was not in time.
-    pub fn pending(&self) -> Result<Option<Pending>> {
+    pub fn pending(&self) -> Result<Option<PendingConfirm>> {
         let (control, fallback) = self.words()?;
         Ok(pending(control, &fallback))
     }
@@ -226,13 +226,13 @@ impl View {
     }
 
     /// Whether every map is pinned where it was.
-    pub fn is_in_force(&self) -> bool {
-        self.pins.are_whole()
+    pub fn has_all_pins(&self) -> bool {
+        self.pins.is_complete()
     }
 
     /// Whether the filter was detached, or its pins removed otherwise.
     pub fn is_detached(&self) -> bool {
-        !self.pins.are_those_at_the_path()
+        !self.pins.is_current()
             || self
                 .published_word()
                 .is_ok_and(|published| published.is_some_and(|word| word.is_detached()))
@@ -263,7 +263,7 @@ impl View {
             if interface.index != 0 || is_pinned(&self.pins.link(slot))? {
                 found.push(Attachment {
                     name: name_of(&interface),
-                    mode: AttachedIn::from_number(interface.attach_mode),
+                    mode: XdpMode::from_number(interface.attach_mode),
                     attached: false,
                     namespace: None,
                     is_elsewhere: false,

@@ -19,10 +19,10 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout_at};
 
 use super::View;
-use super::calls::Access;
 use super::clock::kernel_clock;
 use super::control_map::ControlMap;
 use super::pins::{Pins, require_privileges};
+use super::sys::Access;
 
 /// How long after the last sign of life the kernel goes on sending.
 const LEASE: Duration = Duration::from_secs(4);

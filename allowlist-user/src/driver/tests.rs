@@ -91,7 +91,7 @@ fn virtio(bits: &[u32]) -> Driver {
     }
 }
 
-fn with_program(name: Option<&str>, mode: Option<AttachedIn>) -> Driver {
+fn with_program(name: Option<&str>, mode: Option<XdpMode>) -> Driver {
     Driver {
         program: Some(Program {
             id: 7,
@@ -113,7 +113,7 @@ fn check(driver: &Driver, wanted: AttachMode, expected: &Prediction) {
 fn check_obstacle(driver: &Driver, obstacle: Obstacle) -> String {
     check(driver, Auto, &FallsBack(obstacle.clone()));
     // Generic mode does not depend on the driver.
-    check(driver, Generic, &Attaches(AttachedIn::Generic));
+    check(driver, Generic, &Attaches(XdpMode::Generic));
     let text = text(driver, &obstacle);
     check(driver, Native, &Fails(obstacle));
     text
@@ -214,12 +214,12 @@ fn without_an_obstacle_the_driver_and_its_conditions_decide() {
     for (driver, expected) in [
         (
             with_mtu(9000, with_xdp(ALL, driver("veth"))),
-            Attaches(AttachedIn::Native),
+            Attaches(XdpMode::Native),
         ),
-        (driver("tun"), Attaches(AttachedIn::Native)),
-        (virtio(&[7, 2, 32]), Attaches(AttachedIn::Native)),
-        (virtio(&[32]), Attaches(AttachedIn::Native)),
-        (virtio(&[15, 32]), Attaches(AttachedIn::Native)),
+        (driver("tun"), Attaches(XdpMode::Native)),
+        (virtio(&[7, 2, 32]), Attaches(XdpMode::Native)),
+        (virtio(&[32]), Attaches(XdpMode::Native)),
+        (virtio(&[15, 32]), Attaches(XdpMode::Native)),
         (virtio(&[15]), DriverDecides(Undecided::Conditions)),
         (driver("virtio_net"), DriverDecides(Undecided::Conditions)),
         (combined("ena", 4, 8), AttachesAfterReset),
@@ -232,10 +232,10 @@ fn without_an_obstacle_the_driver_and_its_conditions_decide() {
             DriverDecides(Undecided::Conditions),
         ),
         (driver("igc"), AttachesAfterReset),
-        (separate("gve", 2, 2, 4), Attaches(AttachedIn::Native)),
+        (separate("gve", 2, 2, 4), Attaches(XdpMode::Native)),
         (
             with_mtu(2032, separate("gve", 2, 2, 4)),
-            Attaches(AttachedIn::Native),
+            Attaches(XdpMode::Native),
         ),
         (
             with_mtu(2033, separate("gve", 2, 2, 4)),
@@ -300,7 +300,7 @@ fn a_program_that_is_there_decides_first() {
         name: "other".to_owned(),
     };
     let above = Obstacle::FilteredMaster("br0".to_owned());
-    let native = Some(AttachedIn::Native);
+    let native = Some(XdpMode::Native);
     let driver = with_program(Some("other"), native);
     let bridged = Driver {
         filtered_master: Some("br0".to_owned()),
@@ -316,7 +316,7 @@ fn a_program_that_is_there_decides_first() {
     let own = with_program(Some("allowlist"), native);
     check(&own, Auto, &Attached(native));
     // A start attaches it in the other mode.
-    check(&own, Generic, &Attaches(AttachedIn::Generic));
+    check(&own, Generic, &Attaches(XdpMode::Generic));
     let texts = text(&driver, &other) + &text(&bridged, &above);
     expect_file!["snapshots/programs.txt"].assert_eq(&texts);
 }

@@ -14,7 +14,7 @@ use crate::compile::Names;
 use crate::config::Config;
 use crate::control::Live;
 use crate::dataplane::{
-    Attachment, Counted, Difference, Pending, View, by_all_names, kernel_clock,
+    Attachment, Counted, Difference, PendingConfirm, View, by_all_names, kernel_clock,
 };
 use crate::hints;
 use crate::ledger::Known;
@@ -35,7 +35,7 @@ pub struct Status {
     services: BTreeMap<String, ServiceTraffic>,
     /// With tracking: how many flows there is room for, and how many there are.
     flows: Option<(u32, usize)>,
-    pending: Option<Pending>,
+    pending: Option<PendingConfirm>,
     /// The mode that the configuration of the newest policy states, and where it comes from.
     journal: Option<(Mode, String)>,
     pub(super) now: Timestamp,

@@ -92,7 +92,7 @@ fn close_by_clsact(site: &Site) -> anyhow::Result<()> {
         // The second takes the place of the first, as at a restart.
         for _ in 0..2 {
             let mut object = dataplane.load_program(0, false)?;
-            dataplane.follow_sent(&mut object, 0, &facts, Hook::Clsact)?;
+            dataplane.attach_tracker(&mut object, 0, &facts, Hook::Clsact)?;
         }
         Ok(())
     })
@@ -203,7 +203,7 @@ fn a_filter_that_is_left_is_taken_over() -> anyhow::Result<()> {
             let mut dataplane = Dataplane::open(site.scratch.pin_dir(), Some(2048))?;
             let facts = runtime.block_on(look_up("eth0"))?;
             let mut object = dataplane.load_program(0, false)?;
-            dataplane.follow_sent(&mut object, 0, &facts, Hook::Clsact)?;
+            dataplane.attach_tracker(&mut object, 0, &facts, Hook::Clsact)?;
             // As if the process had been killed, and the pins removed by hand.
             drop(dataplane);
             std::fs::remove_dir_all(site.scratch.pin_dir().join(format!("v{VERSION}")))?;

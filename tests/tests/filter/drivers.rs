@@ -296,7 +296,7 @@ fn the_tracker_is_not_attached_to_the_ingress_discipline() -> anyhow::Result<()>
     let error = site.host.run(|| -> anyhow::Result<_> {
         let mut dataplane = dataplane(&site, DefaultVerdict::Drop)?;
         let mut object = dataplane.load_program(0, false)?;
-        let attached = dataplane.follow_sent(&mut object, 0, &facts("eth0")?, Hook::Clsact);
+        let attached = dataplane.attach_tracker(&mut object, 0, &facts("eth0")?, Hook::Clsact);
         attached.err().context("it is attached")
     })?;
     assert_eq!(ErrorCode::of(&error), ErrorCode::UnsupportedInterface);
@@ -309,6 +309,6 @@ fn the_tracker_is_not_attached_to_the_ingress_discipline() -> anyhow::Result<()>
     site.host.run(|| -> anyhow::Result<()> {
         let mut dataplane = dataplane(&site, DefaultVerdict::Drop)?;
         let mut object = dataplane.load_program(0, false)?;
-        dataplane.follow_sent(&mut object, 0, &facts("eth0")?, Hook::Best)
+        dataplane.attach_tracker(&mut object, 0, &facts("eth0")?, Hook::Best)
     })
 }

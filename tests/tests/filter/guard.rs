@@ -133,7 +133,7 @@ fn a_change_that_nobody_confirms_is_taken_back() -> anyhow::Result<()> {
     let mut dataplane = filtering(&site)?;
     let sources = [FRIENDS, STRANGERS].concat();
     let streamed = Streamed::during(&site, &sources, || {
-        dataplane.guard(LONG)?;
+        dataplane.arm_rollback(LONG)?;
         Policy::new(&STRANGERS).publish(&mut dataplane)?;
         drop(dataplane); // and nobody is left
         ensure!(view(&site)?.control()?.generation == 2);
@@ -174,7 +174,7 @@ fn the_time_to_confirm_passes_by_itself() -> anyhow::Result<()> {
     require_root!();
     let site = Site::new()?;
     let mut dataplane = filtering(&site)?;
-    dataplane.guard(Duration::from_millis(300))?;
+    dataplane.arm_rollback(Duration::from_millis(300))?;
     Policy::new(&STRANGERS).publish(&mut dataplane)?;
     drop(dataplane);
     eventually(|| fell_back(&site))?;
@@ -188,7 +188,7 @@ fn a_first_start_that_nobody_confirms_lets_everything_pass() -> anyhow::Result<(
     require_root!();
     let site = Site::new()?;
     let mut dataplane = open(&site)?;
-    dataplane.guard(LONG)?;
+    dataplane.arm_rollback(LONG)?;
     Policy::new(&FRIENDS).publish(&mut dataplane)?;
     attach(&site, &mut dataplane, "eth0")?;
     drop(dataplane);
@@ -222,7 +222,7 @@ fn an_interface_that_the_change_added_passes_afterwards() -> anyhow::Result<()> 
     require_root!();
     let site = with_second_interface()?;
     let mut dataplane = filtering(&site)?;
-    dataplane.guard(LONG)?;
+    dataplane.arm_rollback(LONG)?;
     Policy::new(&FRIENDS).publish(&mut dataplane)?;
     attach(&site, &mut dataplane, "eth1")?;
     drop(dataplane);
@@ -251,7 +251,7 @@ fn an_interface_that_the_change_left_out_is_filtered_afterwards() -> anyhow::Res
     let mut dataplane = filtering(&site)?;
     let eth1 = facts(&site, "eth1")?.index;
     let leave_eth0 = |dataplane: &mut Dataplane| -> anyhow::Result<()> {
-        dataplane.guard(LONG)?;
+        dataplane.arm_rollback(LONG)?;
         Policy::new(&FRIENDS).publish(dataplane)?;
         attach(&site, dataplane, "eth1")?;
         let mut leave = || site.host.run(|| dataplane.detach_others(&[eth1]));
@@ -282,7 +282,7 @@ fn what_is_confirmed_in_time_stays() -> anyhow::Result<()> {
     require_root!();
     let site = Site::new()?;
     let mut dataplane = filtering(&site)?;
-    dataplane.guard(LONG)?;
+    dataplane.arm_rollback(LONG)?;
     Policy::new(&STRANGERS).publish(&mut dataplane)?;
     drop(dataplane);
     // Whoever confirms need not be who changed.
@@ -290,7 +290,9 @@ fn what_is_confirmed_in_time_stays() -> anyhow::Result<()> {
     let pending = dataplane.pending().context("no change is pending")?;
     assert!(!pending.left.is_zero() && pending.left <= LONG && !pending.fell_back);
     assert_eq!(pending.back_to.generation, 1);
-    let again = dataplane.guard(LONG).expect_err("a change is pending");
+    let again = dataplane
+        .arm_rollback(LONG)
+        .expect_err("a change is pending");
     assert_eq!(ErrorCode::of(&again), ErrorCode::ChangePending, "{again}");
     dataplane.confirm()?;
     assert_eq!(dataplane.pending(), None);
@@ -319,7 +321,7 @@ fn what_is_confirmed_too_late_is_gone() -> anyhow::Result<()> {
     require_root!();
     let site = Site::new()?;
     let mut dataplane = filtering(&site)?;
-    dataplane.guard(Duration::ZERO)?;
+    dataplane.arm_rollback(Duration::ZERO)?;
     Policy::new(&STRANGERS).publish(&mut dataplane)?;
     let late = dataplane.confirm().expect_err("the deadline has passed");
     assert_eq!(ErrorCode::of(&late), ErrorCode::NotConfirmed);
@@ -327,7 +329,7 @@ fn what_is_confirmed_too_late_is_gone() -> anyhow::Result<()> {
         .assert_eq(&late.to_string());
     assert!(gets_through(&site, FRIENDS[0])? && !gets_through(&site, STRANGERS[0])?);
     // The next change takes it back for good, and has its own time.
-    dataplane.guard(LONG)?;
+    dataplane.arm_rollback(LONG)?;
     assert_eq!(view(&site)?.control()?.generation, 3);
     Policy::new(&STRANGERS).publish(&mut dataplane)?;
     assert!(!gets_through(&site, FRIENDS[0])? && gets_through(&site, STRANGERS[0])?);
@@ -340,7 +342,7 @@ fn publishes_while_a_change_waits_leave_what_is_gone_back_to() -> anyhow::Result
     require_root!();
     let site = Site::new()?;
     let mut dataplane = filtering(&site)?;
-    dataplane.guard(LONG)?;
+    dataplane.arm_rollback(LONG)?;
     // One prefix more than what is gone back to: it must not change in place there.
     let mut allowed = vec![FRIENDS[0], FRIENDS[1], "198.18.0.1"];
     for more in ["198.18.0.2", "198.18.0.3", "2001:db8::1"] {
@@ -357,7 +359,7 @@ fn publishes_while_a_change_waits_leave_what_is_gone_back_to() -> anyhow::Result
     }
     assert!(gets_through(&site, STRANGERS[0])? && !gets_through(&site, STRANGERS[1])?);
     // A reload that fails goes back to what it found, which waits still.
-    let found = dataplane.in_force()?;
+    let found = dataplane.applied_state()?;
     Policy::new(&["198.18.0.9"]).publish(&mut dataplane)?;
     site.host.run(|| dataplane.restore(&found))?;
     assert!(gets_through(&site, STRANGERS[0])? && dataplane.pending().is_some());
@@ -375,8 +377,8 @@ fn a_guarded_change_that_fails_waits_for_nobody() -> anyhow::Result<()> {
     require_root!();
     let site = Site::new()?;
     let mut dataplane = filtering(&site)?;
-    let found = dataplane.in_force()?;
-    dataplane.guard(Duration::from_millis(1))?;
+    let found = dataplane.applied_state()?;
+    dataplane.arm_rollback(Duration::from_millis(1))?;
     Policy::new(&STRANGERS).publish(&mut dataplane)?;
     site.host.run(|| dataplane.restore(&found))?;
     assert_eq!(dataplane.pending(), None);
@@ -402,7 +404,7 @@ fn what_this_host_sends_is_noted_as_long_as_it_may_be_asked_for() -> anyhow::Res
         Policy::with(&FRIENDS, closed).publish(&mut dataplane)?;
         attach(&site, &mut dataplane, "eth0")?;
         assert!(noted());
-        dataplane.guard(LONG)?;
+        dataplane.arm_rollback(LONG)?;
         drop(dataplane);
         let mut dataplane = open(&site)?;
         Policy::new(&FRIENDS).publish(&mut dataplane)?;
@@ -425,10 +427,10 @@ fn a_folder_that_was_made_again_is_anothers() -> anyhow::Result<()> {
     let site = Site::new()?;
     let first = filtering(&site)?;
     let seen = view(&site)?;
-    assert!(first.is_in_force() && seen.is_in_force());
+    assert!(first.has_all_pins() && seen.has_all_pins());
     detach_all(site.scratch.pin_dir())?;
     let second = filtering(&site)?;
-    assert!(!first.is_in_force() && !seen.is_in_force());
-    assert!(second.is_in_force());
+    assert!(!first.has_all_pins() && !seen.has_all_pins());
+    assert!(second.has_all_pins());
     Ok(())
 }

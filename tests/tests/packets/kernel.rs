@@ -12,7 +12,7 @@ use allowlist_common::packet::{Contents, parse};
 use allowlist_common::verdict::{Reason, Verdict};
 use allowlist_tests::lab::Scratch;
 use allowlist_user::compile::Tables;
-use allowlist_user::dataplane::{Dataplane, InForce, View};
+use allowlist_user::dataplane::{AppliedState, Dataplane, View};
 use allowlist_user::policy::{DefaultVerdict, Mode, ReturnTraffic, Rules};
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
@@ -160,14 +160,14 @@ impl Kernel {
 
     /// What comes next waits so long to be confirmed.
     pub(crate) fn guard(&mut self, within: Duration) {
-        self.dataplane.guard(within).expect("a guard");
+        self.dataplane.arm_rollback(within).expect("a guard");
     }
 
-    pub(crate) fn in_force(&self) -> InForce {
-        self.dataplane.in_force().expect("pinned maps")
+    pub(crate) fn in_force(&self) -> AppliedState {
+        self.dataplane.applied_state().expect("pinned maps")
     }
 
-    pub(crate) fn restore(&mut self, found: &InForce) {
+    pub(crate) fn restore(&mut self, found: &AppliedState) {
         self.dataplane.restore(found).expect("to go back");
     }
 

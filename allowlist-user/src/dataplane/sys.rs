@@ -106,7 +106,7 @@ pub(super) enum NewMap<'a> {
     },
 }
 
-pub(super) fn make_map(new: NewMap<'_>) -> io::Result<OwnedFd> {
+pub(super) fn bpf_map_create(new: NewMap<'_>) -> io::Result<OwnedFd> {
     const BPF_MAP_CREATE: c_long = 0;
     const ARRAY: u32 = 2;
     const ARRAY_OF_MAPS: u32 = 12;
@@ -147,7 +147,11 @@ fn too_large() -> io::Error {
 }
 
 /// Puts a map into an array of maps.
-pub(super) fn store_map(array: BorrowedFd<'_>, place: u32, map: BorrowedFd<'_>) -> io::Result<()> {
+pub(super) fn set_inner_map(
+    array: BorrowedFd<'_>,
+    place: u32,
+    map: BorrowedFd<'_>,
+) -> io::Result<()> {
     const BPF_MAP_UPDATE_ELEM: c_long = 2;
     let descriptor = map.as_raw_fd();
     element(
@@ -159,7 +163,7 @@ pub(super) fn store_map(array: BorrowedFd<'_>, place: u32, map: BorrowedFd<'_>) 
 }
 
 /// The id of the map that is in a place of an array of maps, if one is.
-pub(super) fn place_of(array: BorrowedFd<'_>, place: u32) -> io::Result<Option<u32>> {
+pub(super) fn inner_map_id(array: BorrowedFd<'_>, place: u32) -> io::Result<Option<u32>> {
     const BPF_MAP_LOOKUP_ELEM: c_long = 1;
     let mut id = 0_u32;
     match element(BPF_MAP_LOOKUP_ELEM, array, &place, (&raw mut id) as u64) {
@@ -226,7 +230,7 @@ pub(super) fn read_words(array: BorrowedFd<'_>, words: usize) -> io::Result<Vec<
 }
 
 /// Empties a place of an array of maps. That it is empty already is fine.
-pub(super) fn empty_place(array: BorrowedFd<'_>, place: u32) -> io::Result<()> {
+pub(super) fn clear_inner_map(array: BorrowedFd<'_>, place: u32) -> io::Result<()> {
     const BPF_MAP_DELETE_ELEM: c_long = 3;
     match element(BPF_MAP_DELETE_ELEM, array, &place, 0) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

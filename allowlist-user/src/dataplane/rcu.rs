@@ -12,10 +12,10 @@ use std::thread;
 
 use anyhow::{Context as _, Result};
 
-use super::calls::{NewMap, make_map, store_map};
+use super::sys::{NewMap, bpf_map_create, set_inner_map};
 
 /// See the module.
-pub(super) struct Readers {
+pub(super) struct GracePeriod {
     /// To the thread: one message, one wait.
     ask: Sender<()>,
     /// From the thread: one message a wait that is over.
@@ -24,15 +24,15 @@ pub(super) struct Readers {
     waiting: usize,
 }
 
-impl Readers {
+impl GracePeriod {
     pub(super) fn new() -> Result<Self> {
         const WHAT: &str = "cannot make what to wait for packets with";
-        let stored = make_map(NewMap::Values {
+        let stored = bpf_map_create(NewMap::Values {
             words: 1,
             entries: 1,
         })
         .context(WHAT)?;
-        let array = make_map(NewMap::ArrayOf {
+        let array = bpf_map_create(NewMap::ArrayOf {
             inner: stored.as_fd(),
             entries: 1,
         })
@@ -41,7 +41,7 @@ impl Readers {
         let (tell, over) = channel();
         thread::Builder::new()
             .name("readers".to_owned())
-            .spawn(move || wait(&array, &stored, &asked, &tell))
+            .spawn(move || run(&array, &stored, &asked, &tell))
             .context(WHAT)?;
         Ok(Self {
             ask,
@@ -51,14 +51,14 @@ impl Readers {
     }
 
     /// Begins to wait for every packet that is judged at this moment. Call it once a slot is left.
-    pub(super) fn begin(&mut self) {
+    pub(super) fn start(&mut self) {
         if self.ask.send(()).is_ok() {
             self.waiting += 1;
         }
     }
 
     /// Returns when everything that was begun is over.
-    pub(super) fn finish(&mut self) -> Result<()> {
+    pub(super) fn join(&mut self) -> Result<()> {
         while self.waiting > 0 {
             let waited = self.over.recv().context("what waits for packets is gone")?;
             self.waiting -= 1;
@@ -68,16 +68,16 @@ impl Readers {
     }
 
     /// Returns when every packet that is judged at this moment has been.
-    pub(super) fn wait(&mut self) -> Result<()> {
-        self.begin();
-        self.finish()
+    pub(super) fn synchronize(&mut self) -> Result<()> {
+        self.start();
+        self.join()
     }
 }
 
 /// The thread: it ends with what asks it.
-fn wait(array: &OwnedFd, stored: &OwnedFd, asked: &Receiver<()>, tell: &Sender<io::Result<()>>) {
+fn run(array: &OwnedFd, stored: &OwnedFd, asked: &Receiver<()>, tell: &Sender<io::Result<()>>) {
     for () in asked {
-        let waited = store_map(array.as_fd(), 0, stored.as_fd());
+        let waited = set_inner_map(array.as_fd(), 0, stored.as_fd());
         if tell.send(waited).is_err() {
             return;
         }

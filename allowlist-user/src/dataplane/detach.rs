@@ -1,7 +1,7 @@
-//! What is in force as a whole: looked at, gone back to, taken off.
+//! Detaching: one interface, all that are not configured, or everything that any version pinned.
 //!
-//! Invariant: every change of what is pinned is made under one lock, so that a daemon that looks
-//! after its interfaces and a `detach` cannot work against each other.
+//! Invariant: every change of pins is made under one lock, so that a daemon that checks its interfaces and a `detach`
+//! cannot work against each other.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -9,114 +9,30 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use allowlist_common::abi::{self, Control, Interface, MAX_INTERFACES, ReturnTraffic};
+use allowlist_common::abi::{self, Interface, MAX_INTERFACES};
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{Map, MapData};
 use nix::net::if_::if_indextoname;
 
 use super::attach::name_of;
-use super::calls::{Access, open_pinned};
 use super::control_map::PublishedMap;
-use super::egress::stop_following;
+use super::egress::detach_tracker;
 use super::link::{filters, interface_of, take_off};
 use super::pins::{EGRESS_LINK, LINK, Pins, is_pinned, other_versions, require_privileges};
-use super::{Attachment, Dataplane, View};
-use crate::interface::Facts;
-use crate::policy::Mode;
-
-/// What was in force at one moment.
-pub struct InForce {
-    control: Control,
-    attachments: Vec<Attachment>,
-}
-
-impl InForce {
-    /// Whether verdicts were carried out; `None` if nothing was in force.
-    pub fn mode(&self) -> Option<Mode> {
-        let is_filtering =
-            self.control.generation != 0 && !self.control.open && !self.attachments.is_empty();
-        is_filtering.then_some(if self.control.observe {
-            Mode::Observe
-        } else {
-            Mode::Enforce
-        })
-    }
-}
+use super::sys::{Access, open_pinned};
+use super::{Dataplane, View};
 
 impl Dataplane {
-    /// Whether every map is pinned where it was.
-    pub fn is_in_force(&self) -> bool {
-        self.pins.are_whole()
-    }
-
-    /// Whether the filter was detached on purpose, by this or another process.
-    pub fn is_detached(&self) -> bool {
-        self.control.is_detached()
-    }
-
-    /// What is in force now, to go back to.
-    pub fn in_force(&self) -> Result<InForce> {
-        Ok(InForce {
-            control: self.held(),
-            attachments: View::open(self.pins.root())?.attachments()?,
-        })
-    }
-
-    /// Goes back to what was in force at most one publish ago: generation, interfaces and where the
-    /// program runs on them. Removes everything if there was no generation.
-    pub fn restore(&mut self, before: &InForce) -> Result<()> {
-        if before.control.generation == 0 && !before.control.open {
-            if self.leave_to_others()? {
-                return Ok(());
-            }
-            return self.detach().map(drop);
-        }
-        // A whole publish fills another slot and leaves this one as it was.
-        self.undo_in_place(before.control)?;
-        // What was guarded since is taken back hereby, and needs nobody to confirm it.
-        let pending = before.control.pending && self.control.load().pending;
-        self.flip(Control {
-            pending,
-            ..before.control
-        });
-        self.published = None; // that may be the other slot's
-        self.tracks = before.control.return_traffic == ReturnTraffic::Track;
-        let indices: Vec<u32> = before
-            .attachments
-            .iter()
-            .filter_map(|one| one.index)
-            .collect();
-        self.detach_others(&indices)?;
-        if self.is_patched {
-            return self.settle(); // the programs that are attached are as they were, with the maps that they had
-        }
-        for attachment in &before.attachments {
-            let (Some(index), Some(mode), true) =
-                (attachment.index, attachment.mode, attachment.attached)
-            else {
-                continue;
-            };
-            let facts = Facts {
-                name: attachment.name.clone(),
-                index,
-                xdp_program: None,
-                xdp_mode: None,
-            };
-            self.attach(&facts, mode.wanted(), false)?;
-        }
-        self.settle()
-    }
-
     /// Takes the filter off every interface and removes all pins of this version.
     ///
     /// # Returns
     /// The names of the interfaces.
     pub fn detach(&self) -> Result<Vec<String>> {
-        self.detach_but(&[])
+        self.detach_except(&[])
     }
 
     /// The same, without the flow trackers in the slots `anothers`, which are another version's.
-    pub(super) fn detach_but(&self, anothers: &[u32]) -> Result<Vec<String>> {
+    pub(super) fn detach_except(&self, anothers: &[u32]) -> Result<Vec<String>> {
         self.has_detached.store(true, Ordering::Relaxed);
         detach_own(&self.pins, anothers)
     }
@@ -133,7 +49,7 @@ impl Dataplane {
     /// # Returns
     /// Their names.
     pub fn detach_others(&mut self, keep: &[u32]) -> Result<Vec<String>> {
-        let _changing = self.pins.change()?;
+        let _pin_lock = self.pins.lock_exclusive()?;
         let mut detached = Vec::new();
         for slot in 0..MAX_INTERFACES {
             let pin = self.pins.link(slot);
@@ -148,15 +64,15 @@ impl Dataplane {
             if !is_pinned(&pin)? {
                 // A start that failed may have got as far as that.
                 if recorded.egress != 0 && !is_kept(recorded.index) {
-                    self.unfollow(slot)?;
+                    self.disable_tracking(slot)?;
                 }
             } else if interface.is_some() && self.fallback_filters(slot) {
-                if self.spare(slot) {
+                if self.bypass(slot) {
                     detached.push(name_of(&recorded));
                 }
             } else {
                 take_off(&pin)?;
-                self.unfollow(slot)?;
+                self.disable_tracking(slot)?;
                 self.forget(slot)?;
                 detached.push(name_of(&recorded));
             }
@@ -194,7 +110,7 @@ const STILL_ON: &str = "the filter is still on some interfaces; detach again";
 /// Takes off what this version has pinned. In the slots `anothers` what notes outbound packets is another
 /// version's, but for what is pinned here.
 pub(super) fn detach_own(pins: &Pins, anothers: &[u32]) -> Result<Vec<String>> {
-    let _changing = mark_detached(pins)?;
+    let _pin_lock = mark_detached(pins)?;
     // A folder that lacks a map still has links to take off, so names are worth only a try.
     let view = View::open(pins.root());
     let names = view.as_ref().map(View::attachments);
@@ -220,7 +136,7 @@ pub(super) fn detach_own(pins: &Pins, anothers: &[u32]) -> Result<Vec<String>> {
             );
         }
         // After what lets answers in.
-        stop_following(pins, slot, recorded)?;
+        detach_tracker(pins, slot, recorded)?;
     }
     pins.remove()?;
     Ok(detached)
@@ -233,7 +149,7 @@ pub(super) fn detach_own(pins: &Pins, anothers: &[u32]) -> Result<Vec<String>> {
 /// The lock of the pin folder.
 fn mark_detached(pins: &Pins) -> Result<File> {
     for attempt in 0.. {
-        let changing = pins.change()?;
+        let changing = pins.lock_exclusive()?;
         if is_pinned(&pins.map(abi::PUBLISHED))? {
             let map = open_pinned(&pins.map(abi::PUBLISHED), Access::ReadWrite)
                 .with_context(|| format!("cannot open the map {}", abi::PUBLISHED))?;

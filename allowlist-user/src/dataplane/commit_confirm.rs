@@ -19,7 +19,7 @@ use super::tries::TrieSlots;
 
 /// A change that waits to be confirmed, or that was not in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pending {
+pub struct PendingConfirm {
     /// How long it still waits; nothing once the time is over.
     pub left: Duration,
     /// Whether the time is over: the kernel judges by what was before.
@@ -29,9 +29,9 @@ pub struct Pending {
 }
 
 /// What waits, by what the maps hold.
-pub(super) fn pending(control: Control, fallback: &Fallback) -> Option<Pending> {
+pub(super) fn pending(control: Control, fallback: &Fallback) -> Option<PendingConfirm> {
     let now = kernel_clock_coarse();
-    control.pending.then(|| Pending {
+    control.pending.then(|| PendingConfirm {
         left: Duration::from_nanos(fallback.until.saturating_sub(now)),
         fell_back: fallback.is_expired(now),
         back_to: fallback.rollback_target(),
@@ -39,7 +39,7 @@ pub(super) fn pending(control: Control, fallback: &Fallback) -> Option<Pending> 
 }
 
 /// What packets are judged by, on interfaces that were filtered before.
-pub(super) fn held(control: Control, fallback: &Fallback) -> Control {
+pub(super) fn effective(control: Control, fallback: &Fallback) -> Control {
     match pending(control, fallback) {
         Some(pending) if pending.fell_back => pending.back_to,
         _ => control,
@@ -58,7 +58,7 @@ impl Dataplane {
     /// before the change. It survives this process.
     ///
     /// A change that was not confirmed in time is taken back for good first; one that still waits is an error.
-    pub fn guard(&mut self, within: Duration) -> Result<()> {
+    pub fn arm_rollback(&mut self, within: Duration) -> Result<()> {
         match self.pending() {
             Some(pending) if pending.fell_back => self.fall_back()?,
             Some(pending) => bail_with!(
@@ -76,7 +76,7 @@ impl Dataplane {
             }
         }
         // Some packet may still be judged by a word that was pending, and so by the last fallback.
-        self.readers.wait()?;
+        self.rcu.synchronize()?;
         let within = u64::try_from(within.as_nanos()).unwrap_or(u64::MAX);
         self.fallback.store(&Fallback {
             until: kernel_clock_coarse().saturating_add(within),
@@ -85,7 +85,7 @@ impl Dataplane {
             bypassed: 0,
         });
         // Whoever sees the bit below sees all of the above.
-        self.readers.wait()?;
+        self.rcu.synchronize()?;
         self.control.store(Control {
             pending: true,
             ..current
@@ -94,7 +94,7 @@ impl Dataplane {
     }
 
     /// The change that waits, by whichever process it was made.
-    pub fn pending(&self) -> Option<Pending> {
+    pub fn pending(&self) -> Option<PendingConfirm> {
         pending(self.control.load(), &self.fallback.load())
     }
 
@@ -111,18 +111,18 @@ impl Dataplane {
             );
         }
         let fallback = self.fallback.load();
-        let _changing = self.pins.change()?;
+        let _pin_lock = self.pins.lock_exclusive()?;
         // While they are still spared: a plain word would judge what they receive.
         for slot in (0..MAX_INTERFACES).filter(|&slot| fallback.bypassed & Fallback::bit(slot) != 0)
         {
-            self.release(slot)?;
+            self.detach_slot(slot)?;
         }
         self.control.store(Control {
             pending: false,
             ..control
         });
         if !self.tracks {
-            self.unfollow_all()?;
+            self.disable_all_tracking()?;
         }
         self.free(pending.back_to)
     }
@@ -141,12 +141,12 @@ impl Dataplane {
         self.fallback.end();
         let fallback = self.fallback.load();
         let back_to = fallback.rollback_target();
-        let _changing = self.pins.change()?;
+        let _pin_lock = self.pins.lock_exclusive()?;
         if !back_to.open {
             // While everything passes there: a plain word would judge what they receive.
             for slot in 0..MAX_INTERFACES {
                 if fallback.interfaces & Fallback::bit(slot) == 0 {
-                    self.release(slot)?;
+                    self.detach_slot(slot)?;
                 }
             }
         }
@@ -157,14 +157,14 @@ impl Dataplane {
         self.published = None; // that was of the other slot
         self.tracks = back_to.return_traffic == ReturnTraffic::Track;
         if !self.tracks {
-            self.unfollow_all()?;
+            self.disable_all_tracking()?;
         }
         self.free(control)
     }
 
     /// What packets are judged by now.
-    pub(super) fn held(&self) -> Control {
-        held(self.control.load(), &self.fallback.load())
+    pub(super) fn effective(&self) -> Control {
+        effective(self.control.load(), &self.fallback.load())
     }
 
     /// Whether a fallback needs to know what this host sends.
@@ -182,29 +182,29 @@ impl Dataplane {
     ///
     /// # Returns
     /// Whether it did not pass before.
-    pub(super) fn spare(&self, slot: u32) -> bool {
+    pub(super) fn bypass(&self, slot: u32) -> bool {
         let (control, fallback) = (self.control.load(), self.fallback.load());
         let is_news = pending(control, &fallback).is_some_and(|pending| !pending.fell_back)
             && !is_open(control, &fallback, slot);
-        self.fallback.spare(slot, true);
+        self.fallback.set_bypassed(slot, true);
         is_news
     }
 
     /// Takes the program off what is in a slot, if anything is.
-    fn release(&mut self, slot: u32) -> Result<()> {
+    fn detach_slot(&mut self, slot: u32) -> Result<()> {
         let pin = self.pins.link(slot);
         if is_pinned(&pin)? {
             take_off(&pin)?;
-            self.unfollow(slot)?;
+            self.disable_tracking(slot)?;
             self.forget(slot)?;
         }
         Ok(())
     }
 
-    fn unfollow_all(&mut self) -> Result<()> {
+    fn disable_all_tracking(&mut self) -> Result<()> {
         for slot in 0..MAX_INTERFACES {
             if self.interfaces.get(&slot, 0)?.egress != 0 {
-                self.unfollow(slot)?;
+                self.disable_tracking(slot)?;
             }
         }
         Ok(())
@@ -215,7 +215,7 @@ impl Dataplane {
         if old.open || old.generation == 0 || old.slot == self.control.load().slot {
             return Ok(());
         }
-        self.readers.wait()?;
+        self.rcu.synchronize()?;
         self.prefixes.empty(&self.pins, old.slot)?;
         TrieSlots::empty(&self.pins, old.slot)
     }
