@@ -1,4 +1,6 @@
-//! What was typed: options and commands, their defaults, their help. What they mean is `command`'s.
+//! The command line: commands and options with their defaults and help texts.
+//!
+//! Parses and validates arguments alone; `command` carries the commands out.
 
 mod change;
 pub mod generate;
@@ -18,8 +20,8 @@ use crate::explain::{Target, Typed};
 use crate::feed::parse_prefix;
 use crate::policy::{Mode, Ports};
 
-/// A source-address filter for Linux edge hosts: services are reached by the vendors and networks
-/// that you name, and by nobody else.
+/// A source-address filter for Linux edge hosts: only the vendors and networks that you list reach
+/// your services.
 #[derive(Debug, Parser)]
 #[command(
     name = "allowlist",
@@ -27,30 +29,30 @@ use crate::policy::{Mode, Ports};
     max_term_width = 100,
     after_help = "\
 Examples:
-  allowlist check --config allowlist.toml             what would be filtered; needs no privileges
+  allowlist check --config allowlist.toml             validate a configuration; needs no privileges
   sudo allowlist run --iface eth0 --provider pagerduty-webhooks-us --port tcp/443
-  sudo allowlist run                                  as /etc/allowlist/allowlist.toml says
-  sudo allowlist status                               is it filtering, and what
-  sudo allowlist watch                                what is being dropped, live
-  sudo allowlist explain 203.0.113.9 --port tcp/443  would it pass, and why
+  sudo allowlist run                                  filter by /etc/allowlist/allowlist.toml
+  sudo allowlist status                               state, counters and list ages
+  sudo allowlist watch                                dropped packets, live
+  sudo allowlist explain 203.0.113.9 --port tcp/443   the verdict for an address, and the reason
   sudo allowlist add 203.0.113.9 --service ssh --ttl 2h
-  sudo allowlist reload --confirm-within 60s          as the file says now; undone unless confirmed
-  sudo allowlist diff                                 what the vendors have changed
-  allowlist providers show github                     a vendor, as configuration to copy
-  sudo allowlist detach                               take it off, now
+  sudo allowlist reload --confirm-within 60s          apply the file; rolled back unless confirmed
+  sudo allowlist diff                                 changes in the vendors' lists
+  allowlist providers show github                     a provider as configuration to copy
+  sudo allowlist detach                               remove the filter from every interface
 
-Exit codes: 0 done; 1 failed, and standard error says why; 2 no such command or option; 3 the answer is no (status: not attached as configured; explain: the verdict is drop, in either mode); 4 refused, since it would cut your own connection."
+Exit codes: 0 success; 1 error, with the reason on standard error; 2 usage error; 3 the answer is no (status: not attached as configured; explain: the verdict is drop, in either mode); 4 the lockout check refused the change, because it would cut your own connection."
 )]
 pub struct Cli {
-    /// Where things are.
+    /// The paths of the configuration, the state, the pins and the socket.
     #[command(flatten)]
     pub paths: Paths,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// Every path that the program uses, so that several can run side by side.
+/// The paths of one instance; instances with other paths run side by side.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Paths")]
 pub struct Paths {
@@ -63,7 +65,7 @@ pub struct Paths {
         value_name = "FILE"
     )]
     pub config: Option<PathBuf>,
-    /// Where last-good lists are kept
+    /// The folder of last-good lists, policies and logs
     #[arg(
         long,
         global = true,
@@ -73,7 +75,7 @@ pub struct Paths {
         default_value = "/var/lib/allowlist"
     )]
     pub state_dir: PathBuf,
-    /// Where the kernel's maps and links are pinned: on a BPF file system, no dots in its name
+    /// The folder of pinned maps and links, on a BPF file system; no dots in its name
     #[arg(
         long,
         global = true,
@@ -83,7 +85,7 @@ pub struct Paths {
         default_value = "/sys/fs/bpf/allowlist"
     )]
     pub pin_dir: PathBuf,
-    /// Where a running daemon answers
+    /// The control socket of the daemon
     #[arg(
         long,
         global = true,
@@ -95,31 +97,31 @@ pub struct Paths {
     pub socket: PathBuf,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Filter: attach, keep the lists in step, until Ctrl-C
+    /// Attach the filter and refresh its lists until Ctrl-C
     #[command(after_help = "\
-Ctrl-C takes the filter off, unless --keep. SIGTERM leaves it in force, as do a closed terminal, a
-crash and kill -9: the kernel goes on filtering by the last lists. `allowlist detach` takes it off then.
+Ctrl-C detaches the filter, unless --keep is given. After SIGTERM, a closed terminal, a crash or
+kill -9 the kernel keeps filtering with the last lists, until `allowlist detach`.
 
 Examples:
-  sudo allowlist run                                as /etc/allowlist/allowlist.toml says
-  sudo allowlist run --iface eth1 --keep            another interface than the file's, and to stay
-  sudo allowlist run --iface eth0 --port tcp/22 --allow 203.0.113.0/24            observes: drops nothing
-  sudo allowlist run --iface eth0 --port tcp/22 --allow 203.0.113.0/24 --enforce  drops")]
+  sudo allowlist run                                filter by /etc/allowlist/allowlist.toml
+  sudo allowlist run --iface eth1 --keep            on another interface; Ctrl-C does not detach
+  sudo allowlist run --iface eth0 --port tcp/22 --allow 203.0.113.0/24            observe: drop nothing
+  sudo allowlist run --iface eth0 --port tcp/22 --allow 203.0.113.0/24 --enforce  drop")]
     Run(Run),
-    /// Parse, fetch and compile, and print what would be published; changes nothing
+    /// Validate a configuration, fetch its lists and print the policy of a start; changes nothing
     #[command(after_help = "\
 Examples:
   allowlist check                                   /etc/allowlist/allowlist.toml
-  allowlist check --config new.toml                 before it takes the other's place
-  sudo allowlist check --offline                    by the last-good lists on disk
+  allowlist check --config new.toml                 another file, before it is installed
+  sudo allowlist check --offline                    with the last-good lists on disk
 
-The report is printed whatever fails. It predicts the attach mode of each interface from its driver. Exit codes: 0 a \
-start would filter, if need be by last-good lists; 1 it would fail, or wait for a list that is neither fetched nor on disk.")]
+The report is always printed, and predicts the attach mode of each interface from its driver. Exit codes: 0 a start \
+would filter, with last-good lists where a fetch fails; 1 it would fail, or wait for a list that is neither fetched nor on disk.")]
     Check(Check),
-    /// Print the prefixes of one source, or of one catalogued provider
+    /// Fetch and print the prefixes of a source or of a provider
     #[command(after_help = "\
 Examples:
   allowlist fetch workato --region US
@@ -132,107 +134,107 @@ Examples:
         after_help = "\
 Examples:
   allowlist providers                   all of them
-  allowlist providers webhook           those with that word in their name, title or description
-  allowlist providers show github       one, with everything that is known, to copy
-  allowlist providers --address 52.5.142.59      those that hold the address
+  allowlist providers webhook           with this word in the name, title or description
+  allowlist providers show github       one entry as configuration to copy
+  allowlist providers --address 52.5.142.59      whose lists contain the address
   allowlist providers crawler --address 17.22.237.9 --fetch"
     )]
     Providers(Providers),
-    /// Print what a refresh would change, source by source; changes nothing
+    /// Print the changes that a refresh would make, by source; changes nothing
     #[command(
-        after_help = "Compares the present lists of the sources with the last good lists on disk. Works with or without a daemon; a running daemon adds its rejected lists, each with the command that accepts it. Where there is no last good list, everything is new.
+        after_help = "Compares the current lists of the sources with the last-good lists on disk. Works with or without a daemon; a running daemon adds its rejected lists, each with the command that accepts it. Without a last-good list, every prefix is new.
 
 Examples:
   sudo allowlist diff                   all sources
   sudo allowlist diff pagerduty --json  one, as data"
     )]
     Diff(Diff),
-    /// Print what changed when, the oldest first
+    /// Print the changes of the lists, oldest first
     #[command(after_help = "\
 Examples:
   sudo allowlist history                all sources
   sudo allowlist history pagerduty --count 5")]
     History(History),
-    /// Accept one list that was rejected: when the vendor really made that change
+    /// Accept a list that the gate rejected, after you verified the change with the vendor
     #[command(
-        after_help = "A list is rejected when it has too few or too many prefixes or addresses, when it has lost or gained too much, or when it lacks an address of must_cover. `allowlist diff SOURCE` shows it with its id, and exactly the list of that id is accepted. Without an ID the command shows the list and asks, if there is a terminal.
+        after_help = "The gate rejects a list with too few or too many prefixes or addresses, one that lost or gained too much, and one that lacks an address of must_cover. `allowlist diff SOURCE` shows the rejected list with its id; only the list of that id is accepted. Without an ID, the command shows the list and prompts on a terminal.
 
 Examples:
   sudo allowlist diff pagerduty
   sudo allowlist accept pagerduty 4be1f8a6d0b7c2935e8f60d1a2c4b397"
     )]
     Accept(Accept),
-    /// Print the allowed prefixes in the language of another firewall
+    /// Print the allowed prefixes in another firewall's format
     #[command(after_help = "\
 Examples:
   sudo allowlist export --format nft > allowlist.nft
   allowlist export --format nginx pagerduty --fetch --config allowlist.toml")]
     Export(Export),
-    /// Would a new packet of an address pass, and why
+    /// Explain whether a new packet from an address would pass, and which rule decides
     #[command(after_help = "\
 Examples:
-  sudo allowlist explain 203.0.113.9                     all that it reaches
-  sudo allowlist explain 203.0.113.9 --port tcp/443      what becomes of a connection to that port
+  sudo allowlist explain 203.0.113.9                     every service
+  sudo allowlist explain 203.0.113.9 --port tcp/443      one port
   sudo allowlist explain 2001:db8::9 --port icmp --iface eth1
 
-The kernel is asked, with or without a daemon. What is meant is a packet that answers nothing: of TCP, the one that \
-opens a connection. Exit codes: 0 the verdict is pass; 3 a verdict is drop. The exit code is the verdict's in both modes: in observe mode the \
-packet passes all the same, and 3 states that enforce mode would drop it.")]
+Reads the kernel's tables, with or without a daemon, for a packet that answers no flow of this host: in TCP, a SYN. \
+Exit codes: 0 the verdict is pass; 3 a verdict is drop. In observe mode the packet passes in both cases, and 3 states \
+that enforce mode would drop it.")]
     Explain(Explain),
-    /// Is it filtering, what, and what has it done
+    /// Print filter state, counters and list ages
     #[command(
-        after_help = "The kernel is queried, with or without a daemon. Exit codes: 0 attached as configured, in either mode; 3 not \
-attached everywhere, or not as configured. With --require enforce, observe mode is 3 too.
+        after_help = "Reads the kernel, with or without a daemon. Exit codes: 0 attached as configured, in either mode; 3 not attached \
+everywhere, or not as configured. With --require enforce, observe mode is 3 too.
 
 Examples:
   sudo allowlist status
   sudo allowlist status --require enforce --json"
     )]
     Status(StatusOptions),
-    /// Carry drops out, or only count them: a running daemon changes over at once
+    /// Switch between enforcing drops and only counting them; takes effect at once
     #[command(
-        after_help = "Nothing is reloaded, and no packet is missed. It lasts until the configuration's mode changes, also over restarts.
+        after_help = "The configuration is not reloaded, and every packet is judged. The mode persists across restarts, until the configuration states another one.
 
 Examples:
-  sudo allowlist mode observe           everything passes
+  sudo allowlist mode observe           every packet passes
   sudo allowlist mode enforce --confirm-within 60s"
     )]
     Mode(ModeChange),
-    /// Print packets as they are dropped, a line each, until Ctrl-C
+    /// Print dropped packets, one per line, until Ctrl-C
     #[command(
-        after_help = "Works with or without a daemon. In observe mode these are the packets that would be dropped. Of a flood a part is shown, so that showing it does not slow down the dropping; how many were not is printed.
+        after_help = "Works with or without a daemon. In observe mode it prints the packets that enforce mode would drop. A flood is sampled, so that printing does not slow down the filter; the number of packets that were not printed is reported.
 
 Examples:
   sudo allowlist watch                  until Ctrl-C
   sudo allowlist watch --count 10 --json"
     )]
     Watch(Watch),
-    /// Show the flows that are tracked, or remove some
+    /// List or remove tracked flows
     #[command(
         subcommand_required = true,
-        after_help = "With tracking, answers to the flows that this host initiated pass. Works with or without a daemon; takes root.
+        after_help = "With tracking, answers to flows that this host initiated pass. Works with or without a daemon; needs root.
 
 Examples:
-  sudo allowlist flows list                   all of them, with the time that they have left
-  sudo allowlist flows list 203.0.113.0/24    those with the addresses of a prefix
-  sudo allowlist flows cut 203.0.113.9        end them: their answers are dropped from now on"
+  sudo allowlist flows list                   every flow, with its remaining time
+  sudo allowlist flows list 203.0.113.0/24    flows with the addresses of a prefix
+  sudo allowlist flows cut 203.0.113.9        remove flows: their answers are dropped from now on"
     )]
     Flows {
-        /// List or cut.
+        /// The command for flows.
         #[command(subcommand)]
         command: FlowsCommand,
     },
-    /// Print the prefixes that the kernel has now, or only those that were added by command
+    /// Print the active prefixes, or only those added by command
     #[command(after_help = "\
 Examples:
-  sudo allowlist list                   every prefix, what it reaches, who lists it
-  sudo allowlist list 203.0.113.9       those that hold an address, or lie within a prefix
+  sudo allowlist list                   every prefix with its services and sources
+  sudo allowlist list 203.0.113.9       prefixes that contain an address, or lie within a prefix
   sudo allowlist list github --service webhooks
-  sudo allowlist list --added           what was added by command, until when, by whom")]
+  sudo allowlist list --added           prefixes added by command: expiry, user and note")]
     List(List),
-    /// Let prefixes in, from now on: all of them, or none
+    /// Allow prefixes to reach a service (all of them, or none)
     #[command(
-        after_help = "They stay over restarts, until they are removed or their time is over. Without a PREFIX they are read from standard input, one a line; `#` starts a comment.
+        after_help = "Added prefixes persist across restarts, until they are removed or expire. Without a PREFIX they are read from standard input, one per line; `#` starts a comment.
 
 Examples:
   sudo allowlist add 203.0.113.7 --service ssh --ttl 2h --note 'on call'
@@ -240,59 +242,59 @@ Examples:
   cat prefixes.txt | sudo allowlist add --service webhooks"
     )]
     Add(Add),
-    /// Let prefixes in no more that were added by command: all of them, or none
+    /// Remove prefixes that were added by command (all of them, or none)
     #[command(
-        after_help = "What a source lists is not removed so: take it out of the source. Without a PREFIX they are read from standard input, one a line.
+        after_help = "A prefix that a source lists stays allowed: remove it from the source. Without a PREFIX they are read from standard input, one per line.
 
 Examples:
-  sudo allowlist remove 203.0.113.7                       from every service that it was added to
+  sudo allowlist remove 203.0.113.7                       from every service
   sudo allowlist remove 203.0.113.7 --service ssh --confirm-within 60s"
     )]
     Remove(Remove),
-    /// Print the sources: how they stand, how old their lists are, when they are asked next
+    /// Print the sources: state, age of the list and time of the next fetch
     Sources(Output),
-    /// Ask for lists now, instead of when they are due
+    /// Fetch lists now
     #[command(after_help = "\
 Examples:
   sudo allowlist refresh                every source
-  sudo allowlist refresh github         one")]
+  sudo allowlist refresh github         one source")]
     Refresh(Refresh),
-    /// Read the configuration again: all of it is put in force, or none of it
+    /// Read the configuration again and activate it (all of it, or nothing)
     #[command(
-        after_help = "SIGHUP does the same, and has nobody to tell the reason to but the log.
+        after_help = "SIGHUP does the same; a refusal is then reported in the log alone.
 
 Examples:
   sudo allowlist reload
   sudo allowlist reload --confirm-within 60s"
     )]
     Reload(Reload),
-    /// Keep a change that was made with --confirm-within
+    /// Confirm a change that was made with --confirm-within
     Confirm(Output),
-    /// Put an earlier policy in force again: configuration, added prefixes and mode
+    /// Activate an earlier policy: configuration, added prefixes and mode
     #[command(
-        after_help = "The last 20 policies are kept. The file is not written to: what it says does not count until it is changed, or reloaded.
+        after_help = "The last 20 policies are kept. The configuration file is not modified; it is ignored until it changes or you run `allowlist reload`.
 
 Examples:
-  sudo allowlist rollback               the policy before this one
-  sudo allowlist rollback --list        those there are
+  sudo allowlist rollback               to the previous policy
+  sudo allowlist rollback --list        print the stored policies
   sudo allowlist rollback 7 --confirm-within 60s"
     )]
     Rollback(Rollback),
-    /// Print who changed what and when, the oldest first
+    /// Print the audit log: time, user and change, oldest first
     #[command(after_help = "\
 Examples:
   sudo allowlist log
   sudo allowlist log --count 1000 --json")]
     Log(Log),
-    /// Take the filter off every interface, whoever put it there
+    /// Detach the filter from every interface
     #[command(after_help = "\
 Examples:
   sudo allowlist detach
-  sudo allowlist detach --force         also where it is on interfaces of another network namespace")]
+  sudo allowlist detach --force         also from interfaces of another network namespace")]
     Detach(Detach),
-    /// Load the programs into this kernel, attach them to nothing, and print what its verifier says
+    /// Load the eBPF programs without attaching them, and print the verifier's result
     Verify(Output),
-    /// Print what a shell reads to complete commands and options
+    /// Print a completion script for a shell
     #[command(after_help = "\
 Examples:
   allowlist completions bash > /usr/local/share/bash-completion/completions/allowlist
@@ -309,24 +311,24 @@ Examples:
     Man(generate::Pages),
 }
 
-/// What to do with flows.
+/// The commands for flows.
 #[derive(Debug, Subcommand)]
 pub enum FlowsCommand {
-    /// Print the tracked flows: which side initiated each, and when it expires
+    /// Print the tracked flows: the initiator and the expiry of each
     List {
-        /// Only flows with these addresses on the other side
+        /// Only flows with these remote addresses
         #[arg(value_parser = prefix)]
         prefix: Option<IpNet>,
-        /// How to print.
+        /// The output format.
         #[command(flatten)]
         output: Output,
     },
-    /// Remove flows, and print them: answers to them are dropped until this host initiates them again
+    /// Remove and print flows: their answers are dropped until this host initiates them again
     Cut {
-        /// The addresses on the other side
+        /// The remote addresses
         #[arg(value_parser = prefix)]
         prefix: IpNet,
-        /// How to print.
+        /// The output format.
         #[command(flatten)]
         output: Output,
     },
@@ -335,51 +337,51 @@ pub enum FlowsCommand {
 /// Options of `run`.
 #[derive(Debug, Args)]
 pub struct Run {
-    /// Where in the kernel to run; overrides the file
+    /// The XDP attach mode; overrides the file
     #[arg(long, value_enum, value_name = "MODE")]
     pub attach_mode: Option<AttachModeArg>,
-    /// Leave the filter in force on Ctrl-C too
+    /// Keep the filter attached after Ctrl-C
     #[arg(long)]
     pub keep: bool,
-    /// Print a line a packet: for looking closely, not for a busy interface
+    /// Log each packet: for debugging, not for a busy interface
     #[arg(long)]
     pub trace: bool,
-    /// How carefully.
+    /// Lockout check and commit confirm.
     #[command(flatten)]
     pub care: CareArgs,
-    /// What to filter, without a file or instead of it.
+    /// The configuration from options.
     #[command(flatten)]
     pub small: Small,
 }
 
-/// A small configuration without a file.
+/// A configuration from options, without a file.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Without a configuration file")]
 pub struct Small {
-    /// Interface to filter on; may be repeated; with a file, instead of the file's
+    /// Interface to filter; repeatable; replaces the interfaces of the file
     #[arg(long, value_name = "NAME")]
     pub iface: Vec<String>,
-    /// Prefix or address to let in; may be repeated
+    /// Prefix or address to allow; repeatable
     #[arg(long, value_name = "PREFIX", value_parser = prefix)]
     pub allow: Vec<IpNet>,
-    /// Catalogued provider to let in; may be repeated
+    /// Provider of the catalogue to allow; repeatable
     #[arg(long, value_name = "NAME")]
     pub provider: Vec<String>,
-    /// What to protect, such as tcp/443, udp/5000-5010, sctp/3868, icmp, ip/112 (an IP protocol) or any; may be repeated
+    /// Port to protect, such as tcp/443, udp/5000-5010, sctp/3868, icmp, ip/112 (an IP protocol) or any; repeatable
     #[arg(long, value_name = "PORT")]
     pub port: Vec<Ports>,
-    /// Drop packets that are not allowed; without it, these options observe: everything passes, and drops are counted
+    /// Drop packets that are not allowed; without it, they are only counted (observe mode)
     #[arg(long)]
     pub enforce: bool,
 }
 
 impl Small {
-    /// Whether these options describe a policy, and no file is needed.
+    /// Returns whether these options define a policy, so that no file is read.
     pub fn is_policy(&self) -> bool {
         !(self.allow.is_empty() && self.provider.is_empty() && self.port.is_empty())
     }
 
-    /// The mode that these options describe: a try drops nothing without `--enforce`.
+    /// Returns the mode of these options: observe mode without `--enforce`.
     pub fn mode(&self) -> Mode {
         if self.enforce {
             Mode::Enforce
@@ -392,13 +394,13 @@ impl Small {
 /// Options of `check`.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// Fetch nothing: take the last-good lists on disk, as a start without a network does
+    /// Use the last-good lists on disk, as a start without a network does
     #[arg(long)]
     pub offline: bool,
-    /// How to print.
+    /// The output format.
     #[command(flatten)]
     pub output: Output,
-    /// What to filter, without a file or instead of it.
+    /// The configuration from options.
     #[command(flatten)]
     pub small: Small,
 }
@@ -406,15 +408,15 @@ pub struct Check {
 /// Options of `explain`.
 #[derive(Debug, Args)]
 pub struct Explain {
-    /// Who sends the packet
+    /// The source address of the packet
     pub address: Typed,
-    /// To what: tcp/443, udp/53, sctp/3868, icmp, ip/112, or other (all other protocols without ports) [default: each]
+    /// The destination: tcp/443, udp/53, sctp/3868, icmp, ip/112, or other (all other protocols without ports) [default: each]
     #[arg(long, value_name = "PORT")]
     pub port: Option<Target>,
-    /// By which interface it comes in [default: each that is filtered]
+    /// The receiving interface [default: each filtered interface]
     #[arg(long, value_name = "NAME")]
     pub iface: Option<String>,
-    /// How to print.
+    /// The output format.
     #[command(flatten)]
     pub output: Output,
 }
@@ -422,10 +424,10 @@ pub struct Explain {
 /// Options of `detach`.
 #[derive(Debug, Args)]
 pub struct Detach {
-    /// Even if the filter is on interfaces of another network namespace
+    /// Detach also from interfaces of another network namespace
     #[arg(long)]
     pub force: bool,
-    /// How to print.
+    /// The output format.
     #[command(flatten)]
     pub output: Output,
 }
@@ -433,15 +435,15 @@ pub struct Detach {
 /// Options of `status`.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct StatusOptions {
-    /// What else must be so for exit code 0
+    /// A further condition for exit code 0
     #[arg(long, value_enum, value_name = "WHAT")]
     pub require: Option<Require>,
-    /// How to print.
+    /// The output format.
     #[command(flatten)]
     pub output: Output,
 }
 
-/// What `status` can be required to find.
+/// A condition that `status` checks in addition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Require {
     /// Mode enforce: packets are dropped
@@ -451,23 +453,23 @@ pub enum Require {
 /// Options of `mode`.
 #[derive(Debug, Args)]
 pub struct ModeChange {
-    /// The mode from now on
+    /// The new mode
     #[arg(value_enum)]
     pub mode: ModeArg,
-    /// How carefully.
+    /// Lockout check and commit confirm.
     #[command(flatten)]
     pub care: CareArgs,
-    /// How to print.
+    /// The output format.
     #[command(flatten)]
     pub output: Output,
 }
 
-/// `Mode` as typed.
+/// The argument for a [`Mode`].
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum ModeArg {
-    /// Drops are carried out
+    /// Packets that are not allowed are dropped
     Enforce,
-    /// Everything passes; decisions are counted and told as if they were carried out
+    /// Every packet passes; verdicts are only counted and reported
     Observe,
 }
 
@@ -483,15 +485,15 @@ impl From<ModeArg> for Mode {
 /// Options of `watch`.
 #[derive(Debug, Args)]
 pub struct Watch {
-    /// Stop after so many packets
+    /// Stop after this number of packets
     #[arg(long, value_name = "NUMBER")]
     pub count: Option<u64>,
-    /// Print one JSON document a line
+    /// Print one JSON document per line
     #[arg(long)]
     pub json: bool,
 }
 
-/// How to print.
+/// The output format.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Output {
     /// Print one JSON document
@@ -499,12 +501,12 @@ pub struct Output {
     pub json: bool,
 }
 
-/// `AttachMode` as typed.
+/// The argument for an [`AttachMode`].
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum AttachModeArg {
-    /// Native where the driver can, else generic with a warning
+    /// Native if the driver supports it, otherwise generic with a warning
     Auto,
-    /// In the driver, or not at all
+    /// In the driver; an error if the driver does not support it
     Native,
     /// In the network stack
     Generic,

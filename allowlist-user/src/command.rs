@@ -1,4 +1,4 @@
-//! What each command does: from what was typed to a call into the library and a printed report.
+//! The commands: each turns its arguments into calls of the library and prints a report.
 
 mod change;
 mod check;
@@ -43,9 +43,9 @@ use crate::text::{on_one_line, printable, printable_json};
 use crate::trust;
 
 const CONFIG: &str = "/etc/allowlist/allowlist.toml";
-/// The exit code of a question whose answer is no.
+/// The exit code of a query whose answer is no.
 const NO: u8 = 3;
-/// The exit code of a change that is refused since it would cut the connection that it is given over.
+/// The exit code of a change that the lockout check refused.
 const WOULD_CUT: u8 = 4;
 /// The most open files on a host with a few interfaces.
 const FEWEST_FILES: u64 = 256;
@@ -66,7 +66,7 @@ pub fn error_text(error: &anyhow::Error) -> String {
     }
 }
 
-/// What the program exits with after an error.
+/// Returns the exit code for an error.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     match ErrorCode::of(error) {
         ErrorCode::Lockout => ExitCode::from(WOULD_CUT),
@@ -74,10 +74,10 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     }
 }
 
-/// Carries out what was typed.
+/// Runs a command, and returns the exit code of the program.
 ///
-/// # Returns
-/// What the program exits with, where that is not an error's.
+/// # Errors
+/// The error of the command; [`exit_code`] returns its exit code.
 pub fn run(cli: Cli) -> Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let done = runtime.block_on(async {
@@ -126,7 +126,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
 }
 
 async fn filter(paths: Paths, run: Run) -> Result<()> {
-    // Before anything takes long, so that none is lost.
+    // First, so that no signal is lost.
     let mut signals = Signals::listen()?;
     let notify = Notify::from_environment();
     dataplane::require_privileges()?;
@@ -141,11 +141,11 @@ async fn filter(paths: Paths, run: Run) -> Result<()> {
     let mut written = written(&paths, run.small)?;
     if is_try {
         info!(
-            "observing: every packet passes, and drops are only counted; --enforce, or `allowlist mode enforce`, drops"
+            "observe mode: every packet passes, and drops are only counted; --enforce or `allowlist mode enforce` drops packets"
         );
     }
     if let Some(file) = &mut written.file {
-        // It is read again later, wherever this process is then.
+        // A reload reads the file again, after a possible change of the working directory.
         *file = std::path::absolute(&file)?;
     }
     let options = daemon::Options {
@@ -161,7 +161,7 @@ async fn filter(paths: Paths, run: Run) -> Result<()> {
     Box::pin(daemon.serve(signals)).await
 }
 
-/// Raises the limit of open files, as far as this process may: each interface, list and connection has some.
+/// Raises the limit of open files as far as this process may: each interface, list and connection uses some.
 fn raise_file_limit() {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return;
@@ -172,12 +172,12 @@ fn raise_file_limit() {
     }
     if hard < FEWEST_FILES {
         warn!(
-            "the limit of open files is {hard}, and some {FEWEST_FILES} may be needed; set LimitNOFILE={MANY_FILES} in the unit, or `ulimit -n {MANY_FILES}`"
+            "the limit of open files is {hard}, and the daemon needs up to {FEWEST_FILES}; set LimitNOFILE={MANY_FILES} in the unit, or `ulimit -n {MANY_FILES}`"
         );
     }
 }
 
-/// What should be thought about, on this host.
+/// Returns the warnings about a configuration on this host.
 fn warnings(config: &Config) -> Vec<String> {
     let mut config = config.clone();
     if let Cow::Owned(policy) = config.policy.on_interfaces(&config.interfaces, index_of) {
@@ -185,7 +185,7 @@ fn warnings(config: &Config) -> Vec<String> {
     }
     let mut warnings = config.warnings();
     warnings.extend(config.ssh_warning());
-    // Without it nothing is known, and nothing is said.
+    // Without the list of own ports there is no warning.
     if let Ok(own) = sockets::own_ports() {
         warnings.extend(config.own_port_warnings(&own));
     }
@@ -199,20 +199,20 @@ fn warnings(config: &Config) -> Vec<String> {
         ) {
             Ok(true) => {}
             Ok(false) => warnings.push(format!(
-                "on_change: there is no program {program} on this host now, so no event would reach it"
+                "on_change: this host has no program {program}, so no event can be delivered"
             )),
             Err(error) => warnings.push(format!("on_change: the program {program}: {error}")),
         }
     }
     if std::fs::read_to_string("/sys/kernel/realtime").is_ok_and(|text| text.trim() == "1") {
         warnings.push(
-            "this kernel is a real-time one, on which the programs may interrupt each other: they were not made for that, and may judge and count wrongly".to_owned(),
+            "this is a real-time kernel (PREEMPT_RT), on which eBPF programs preempt each other: verdicts and counters may be wrong".to_owned(),
         );
     }
     warnings
 }
 
-/// Which paths of the configuration file, and of the files that it names, other users than root could change.
+/// Returns a warning for each path, of the configuration or named by it, that other users than root can change.
 fn path_warnings(paths: &Paths, config: &Config) -> Vec<String> {
     let file = paths.config.as_deref().unwrap_or(Path::new(CONFIG));
     let text = Config::file_text(file).unwrap_or_default();
@@ -223,7 +223,7 @@ fn path_warnings(paths: &Paths, config: &Config) -> Vec<String> {
         .collect()
 }
 
-/// Prints a report: read here, or by the daemon for whoever may only ask it.
+/// Prints a report. Without the privilege to read it, the daemon provides it.
 async fn show<R: Report>(
     paths: &Paths,
     name: &str,
@@ -244,7 +244,7 @@ fn print_report(report: &impl Report, output: Output) -> Result<()> {
     }
 }
 
-/// What the daemon says, for a user who may not look by itself; else why that cannot be.
+/// Returns a report from the daemon for a user who lacks the privilege to read it; `error` if that fails too.
 async fn asked(paths: &Paths, name: &str, output: Output, error: anyhow::Error) -> Result<String> {
     if geteuid().is_root() {
         return Err(error);
@@ -301,7 +301,7 @@ async fn read_status(paths: &Paths) -> Result<Status> {
     Ok(status)
 }
 
-/// The exit code for a question that can be answered with no.
+/// Returns the exit code of a query.
 fn answer(is_so: bool) -> ExitCode {
     if is_so {
         ExitCode::SUCCESS
@@ -363,7 +363,7 @@ async fn explain(paths: &Paths, options: Explain) -> Result<ExitCode> {
     let typed = options.address;
     if let Some(mapped) = typed.instead_of {
         info!(
-            "{mapped} is what a socket calls {}, which is what packets have",
+            "{mapped} is an IPv4-mapped address; packets carry {}, which is explained instead",
             typed.address
         );
     }
@@ -408,7 +408,7 @@ async fn watch(paths: &Paths, options: &Watch) -> Result<()> {
             seen = watch.next() => seen?,
             () = signals.end() => break,
         };
-        // It may change at any time, and then the same line means something else.
+        // A change of the mode changes the meaning of the next lines.
         if let Ok(control) = view.control()
             && control.observe != observes
         {
@@ -421,7 +421,7 @@ async fn watch(paths: &Paths, options: &Watch) -> Result<()> {
             on_one_line(&report::seen_text(&seen, epoch)).into_owned()
         };
         if writeln!(out, "{line}").is_err() {
-            break; // whoever reads has seen enough
+            break; // the reader has closed the pipe
         }
         match seen {
             Seen::Detached => break,
@@ -434,9 +434,9 @@ async fn watch(paths: &Paths, options: &Watch) -> Result<()> {
 
 fn shown_in(observe: bool) -> &'static str {
     if observe {
-        "mode observe: what is shown passes all the same"
+        "observe mode: the packets shown pass; enforce mode would drop them"
     } else {
-        "mode enforce: what is shown is dropped"
+        "enforce mode: the packets shown are dropped"
     }
 }
 
@@ -451,7 +451,7 @@ fn verify(output: Output) -> Result<()> {
 
 fn write_pages(folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder)
-        .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        .with_context(|| format!("cannot create the folder {}", folder.display()))?;
     let pages = generate::pages();
     for (name, text) in &pages {
         let file = folder.join(name);
@@ -464,7 +464,7 @@ fn write_pages(folder: &Path) -> Result<()> {
     ))
 }
 
-/// The file, or the small configuration that the options make.
+/// Returns the configuration: the file, or the one that the options define.
 fn config(paths: &Paths, small: Small) -> Result<Config> {
     let written = written(paths, small)?;
     let file = written.file.as_deref();
@@ -475,7 +475,7 @@ fn config(paths: &Paths, small: Small) -> Result<Config> {
     Ok(config)
 }
 
-/// The same, as it is written.
+/// Returns the text of the configuration: the file, or the one that the options define.
 fn written(paths: &Paths, mut small: Small) -> Result<Written> {
     let mut seen = BTreeSet::new();
     small.iface.retain(|name| seen.insert(name.clone()));
@@ -483,12 +483,12 @@ fn written(paths: &Paths, mut small: Small) -> Result<Written> {
         if let Some(file) = &paths.config {
             bail_with!(
                 InvalidRequest,
-                "--allow, --provider and --port make a configuration of their own, and {} (from --config or ALLOWLIST_CONFIG) is another; leave one out",
+                "--allow, --provider and --port define a configuration, and {} (from --config or ALLOWLIST_CONFIG) is another one; use either",
                 file.display()
             );
         }
         let text = Config::small_text(small.mode(), &small.allow, &small.provider, &small.port);
-        // Mistakes are named by the options.
+        // Its errors name the options.
         Config::small(small.iface.clone(), small.allow, small.provider, small.port)?;
         return Ok(Written::new(None, text, small.iface));
     }
@@ -496,14 +496,14 @@ fn written(paths: &Paths, mut small: Small) -> Result<Written> {
     if small.enforce {
         bail_with!(
             InvalidRequest,
-            "--enforce is for a configuration from the command line; {} states its own mode: set `mode` there, or `allowlist mode enforce`",
+            "--enforce applies to a configuration from options; {} has its own mode: set `mode` there, or run `allowlist mode enforce`",
             file.display()
         );
     }
     if paths.config.is_none() && !file.exists() {
         bail_with!(
             ConfigUnreadable,
-            "there is no {CONFIG}; write one, give another by --config, or describe a small one by --iface, --allow, --provider and --port"
+            "{CONFIG} does not exist; create it, name another file with --config, or use --iface, --allow, --provider and --port"
         );
     }
     let text = Config::text(file)?;
@@ -514,7 +514,7 @@ fn print_json(document: &serde_json::Value) -> Result<()> {
     print(&printable_json(&format!("{document:#}\n")))
 }
 
-/// Prints to standard output, escaped. A reader that has seen enough (`| head`) is no error.
+/// Prints to standard output, escaped. A closed pipe (`| head`) is no error.
 fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out

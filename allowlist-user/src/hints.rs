@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-/// How alike two names must be for one to be offered in place of the other.
+/// The least similarity of a name to be suggested.
 const ALIKE: f64 = 0.8;
 
 /// Returns "there is a", "there are a, b" or "there are none".
@@ -15,7 +15,7 @@ pub fn there_are<T: Display>(items: impl IntoIterator<Item = T>) -> String {
     }
 }
 
-/// Returns the name that `name` was probably meant to be, if one is near.
+/// Returns the known name that is most similar to `name`, if one is similar enough.
 pub fn nearest<'n>(name: &str, known: &[&'n str]) -> Option<&'n str> {
     let near = |known: &&'n str| strsim::jaro_winkler(name, known);
     let best = known
@@ -30,27 +30,29 @@ pub fn did_you_mean(name: &str, known: &[&str]) -> String {
     nearest(name, known).map_or_else(String::new, |near| format!("; did you mean {near:?}?"))
 }
 
-/// Returns what to write in place of an interface name that no interface has, if the name shows it.
+/// Returns advice about an interface name that does not exist, if the name shows a known mistake.
 pub fn interface(name: &str) -> Option<String> {
     if let Some((own, _)) = name.split_once('@') {
         return Some(format!(
-            "write {own:?}: what `ip link` shows after @ is the other end, and not part of the name"
+            "write {own:?}: the part after @ in the output of `ip link` is the peer, not a part of the name"
         ));
     }
     if name.contains(['*', '?', '[', ']']) {
-        return Some("names are not patterns: write each interface's name".to_owned());
+        return Some(
+            "interface names are not patterns: write the name of each interface".to_owned(),
+        );
     }
     let lower = name.to_ascii_lowercase();
     ["all", "any", "default"]
         .contains(&&*lower)
-        .then(|| "there is no word for every interface: write each interface's name".to_owned())
+        .then(|| "no keyword selects every interface: write the name of each interface".to_owned())
 }
 
-/// Returns what to do about an error that follows from a limit of this process, if it does.
+/// Returns advice about an error that a limit of this process caused.
 pub fn limit(error: &str) -> Option<&'static str> {
     let is_of_files = ["os error 24", "EMFILE", "Too many open files"];
     is_of_files.iter().any(|sign| error.contains(sign)).then_some(
-        "the limit of open files is too small; raise it: LimitNOFILE=4096 in the unit, or `ulimit -n 4096`",
+        "the limit of open files is too low; raise it: LimitNOFILE=4096 in the unit, or `ulimit -n 4096`",
     )
 }
 
@@ -69,9 +71,9 @@ mod tests {
     fn names_that_are_no_interfaces() {
         for (name, expected) in [
             ("vi@if2", Some("write \"vi\"")),
-            ("vi*", Some("not patterns")),
-            ("eth[01]", Some("not patterns")),
-            ("all", Some("each interface's name")),
+            ("vi*", Some("patterns")),
+            ("eth[01]", Some("patterns")),
+            ("all", Some("keyword")),
             ("eth0", None),
             ("alley", None),
         ] {

@@ -1,7 +1,7 @@
-//! The loader: keeps what the kernel program looks up in step with what the sources publish.
+//! The `allowlist` program as a library: fetches the lists of the sources and keeps the kernel's tables up to date.
 //!
 //! Data flows one way: `source` -> `feed` -> `policy` -> `compile` -> `dataplane` -> `report`.
-//! `daemon` drives it; `cli` says what was typed. Nothing on the right calls anything on its left.
+//! `daemon` drives them; `cli` has the arguments. No module calls one on its left.
 
 pub mod additions;
 pub mod audit;

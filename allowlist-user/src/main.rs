@@ -1,4 +1,4 @@
-//! The program: parses what was typed, runs it, prints an error in one place.
+//! The program: parses the command line, runs the command and prints its error.
 
 use std::process::ExitCode;
 

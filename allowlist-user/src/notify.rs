@@ -1,7 +1,7 @@
-//! What a service manager is told: ready, reloading, stopping, still alive (the protocol of `sd_notify`).
+//! Notifications for a service manager: ready, reloading, stopping, alive (the protocol of sd_notify(3)).
 //!
-//! Invariants: without a service manager nothing happens; what cannot be told is no reason to stop or to wait
-//! long, since the filter does not depend on who looks after it. Does not know when any of it is true.
+//! Invariants: without a service manager nothing happens; a notification that cannot be sent neither stops nor
+//! delays the daemon. Does not know when the states are reached.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -15,11 +15,11 @@ use std::time::Duration;
 use log::debug;
 use sd_notify::NotifyState;
 
-/// What names the service manager's socket. Who starts other programs removes it from their environment, for
-/// they are not the service.
+/// The environment variable with the service manager's socket. It is removed from the environment of child
+/// processes, which are not the service.
 pub const SOCKET: &str = "NOTIFY_SOCKET";
 
-/// How long a service manager that does not read may hold up who tells it.
+/// The longest wait for a service manager that does not read its socket.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The service manager, if there is one.
@@ -30,7 +30,7 @@ pub struct Notify {
 }
 
 impl Notify {
-    /// As the service manager set the environment of this process.
+    /// Returns the service manager that the environment of this process names.
     pub fn from_environment() -> Self {
         Self::to(env::var_os(SOCKET), sd_notify::watchdog_enabled())
     }
@@ -48,52 +48,52 @@ impl Notify {
         }
     }
 
-    /// How often to call [`alive`](Self::alive): twice in the time after which the service manager acts. None
-    /// where it does not watch this process.
+    /// Returns the interval for [`alive`](Self::alive): half of the watchdog's time limit. `None` without a
+    /// watchdog.
     pub fn watchdog(&self) -> Option<Duration> {
         self.watchdog
     }
 
-    /// The start, or a reload, is done.
+    /// Reports that the start, or a reload, has ended.
     pub fn ready(&self, status: &str) {
-        self.tell(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
+        self.send(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
     }
 
-    /// What to show beside the service's name.
+    /// Sets the status text of the service.
     pub fn status(&self, status: &str) {
-        self.tell(&[NotifyState::Status(&one_line(status))]);
+        self.send(&[NotifyState::Status(&one_line(status))]);
     }
 
-    /// A reload begins. [`ready`](Self::ready) ends it, whether anything changed or not.
+    /// Reports that a reload begins. [`ready`](Self::ready) ends it, whether anything changed or not.
     pub fn reloading(&self) {
-        // The time tells this reload from one before; systemd 253 and later take none without it.
+        // The time identifies this reload; systemd 253 and later require it.
         match NotifyState::monotonic_usec_now() {
-            Ok(now) => self.tell(&[NotifyState::Reloading, now]),
-            Err(error) => debug!("the service manager is not told of a reload: {error}"),
+            Ok(now) => self.send(&[NotifyState::Reloading, now]),
+            Err(error) => debug!("cannot notify the service manager of a reload: {error}"),
         }
     }
 
-    /// The end begins.
+    /// Reports that the daemon stops.
     pub fn stopping(&self) {
-        self.tell(&[NotifyState::Stopping]);
+        self.send(&[NotifyState::Stopping]);
     }
 
-    /// The loop still turns.
+    /// Reports that the event loop still runs.
     pub fn alive(&self) {
-        self.tell(&[NotifyState::Watchdog]);
+        self.send(&[NotifyState::Watchdog]);
     }
 
-    fn tell(&self, states: &[NotifyState]) {
+    fn send(&self, states: &[NotifyState]) {
         let Some((socket, address)) = &self.manager else {
             return;
         };
         let mut message = String::new();
         for state in states {
-            writeln!(message, "{state}").expect("a string takes all");
+            writeln!(message, "{state}").expect("a string takes any text");
         }
-        // To its name each time: a service manager that was started anew has another socket there.
+        // By its path each time: a service manager that was restarted has another socket there.
         if let Err(error) = socket.send_to_addr(message.as_bytes(), address) {
-            debug!("the service manager is not told {message:?}: {error}");
+            debug!("cannot send {message:?} to the service manager: {error}");
         }
     }
 }
@@ -109,7 +109,7 @@ fn open(name: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
     Ok((socket, address))
 }
 
-/// A line break would begin another assignment.
+/// Replaces line breaks, which would begin another assignment.
 fn one_line(text: &str) -> String {
     text.split(['\r', '\n']).collect::<Vec<_>>().join(" ")
 }
@@ -124,7 +124,7 @@ mod tests {
         String::from_utf8(bytes[..length].to_vec()).expect("it is text")
     }
 
-    /// Each call is one datagram, and what it says is exactly this.
+    /// Each call sends exactly one datagram with this text.
     fn check(notify: &Notify, manager: &UnixDatagram) {
         type Call = fn(&Notify);
         manager
@@ -161,7 +161,7 @@ mod tests {
         let manager = UnixDatagram::bind(&path).unwrap();
         let notify = Notify::to(Some(path.clone().into()), None);
         check(&notify, &manager);
-        // It starts anew: the same name, another socket.
+        // A restart: the same path, another socket.
         drop(manager);
         notify.alive();
         std::fs::remove_file(&path).unwrap();
@@ -183,7 +183,7 @@ mod tests {
             "relative",
             "vsock:2:1",
             "/nowhere/at/all",
-            "@nobody-has-this",
+            "@no-such-socket",
         ] {
             let notify = Notify::to(Some(name.into()), None);
             notify.ready("filtering");
@@ -199,7 +199,7 @@ mod tests {
         let path = folder.path().join("notify");
         let manager = UnixDatagram::bind(&path).unwrap();
         let notify = Notify::to(Some(path.into()), None);
-        // Fills its queue, so that the next would wait for it for ever.
+        // Fills the queue of the socket, so that the next datagram would block.
         let (socket, address) = notify.manager.as_ref().unwrap();
         socket.set_nonblocking(true).unwrap();
         while socket.send_to_addr(b"WATCHDOG=1\n", address).is_ok() {}
@@ -212,7 +212,7 @@ mod tests {
     fn a_watchdog_is_fed_twice_in_its_time() {
         let half = |micros| Notify::to(None, Some(Duration::from_micros(micros))).watchdog();
         assert_eq!(half(30_000_000), Some(Duration::from_secs(15)));
-        // A timer without a length would turn for ever.
+        // A timer with an interval of zero would spin.
         assert_eq!(half(0), None);
         assert_eq!(Notify::to(None, None).watchdog(), None);
     }

@@ -1,4 +1,4 @@
-//! What is known, as text for people and as JSON for programs. Pure but for reading the pinned maps.
+//! Reports: the state of the filter and its lists, as text and as JSON. Pure, except for reading the pinned maps.
 
 mod added;
 mod attach;
@@ -40,21 +40,21 @@ pub use table::{fit_to_terminal, terminal_width, wrapped};
 use crate::dataplane::Verified;
 use crate::policy::{Feed, Source};
 
-/// What is known of something, as of the moment when it was read.
+/// A report about the state at the moment when it was read.
 pub trait Report {
-    /// For people.
+    /// Returns the report as text for people.
     fn text(&self) -> String;
-    /// For programs.
+    /// Returns the report as JSON for programs.
     fn json(&self) -> Value;
 }
 
-/// A feed's prefixes, a line each: what `file = "…"` reads.
+/// Returns the prefixes of a feed, one per line: the format that `file = "…"` reads.
 pub fn feed_text(feed: &Feed) -> String {
     let lines: Vec<_> = feed.prefixes.iter().map(ToString::to_string).collect();
     lines.join("\n") + "\n"
 }
 
-/// A feed with where it came from.
+/// Returns a feed with its origin, as JSON.
 pub fn feed_json(source: &Source, feed: &Feed) -> Value {
     json!({
         "source": source.name,
@@ -65,7 +65,7 @@ pub fn feed_json(source: &Source, feed: &Feed) -> Value {
     })
 }
 
-/// What the kernel made of the programs.
+/// Returns the result of the verifier for each program, as text.
 pub fn verified_text(verified: &[Verified]) -> String {
     let header = ["program", "instructions", "verified", "memory"];
     let mut table = table(&header, &[1, 2, 3]);
@@ -81,7 +81,7 @@ pub fn verified_text(verified: &[Verified]) -> String {
     format!("{table}\n")
 }
 
-/// How long ago, in the one unit that matters.
+/// Returns a duration in seconds as text in its largest unit.
 fn ago(seconds: i64) -> String {
     match seconds {
         ..120 => format!("{}s", seconds.max(0)),

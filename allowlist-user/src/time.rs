@@ -1,4 +1,4 @@
-//! The moments that a grant with a time limit is judged by: the wall clock, and the time since boot.
+//! The clocks that end a grant with a time limit: the wall clock and the boot clock.
 //!
 //! The wall clock can be set to any time, so it must not decide alone: a grant also ends when its time to live has
 //! passed on the boot clock (`CLOCK_BOOTTIME`, which counts a suspended host's time too and cannot be set), while the
@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-/// The kernel's name of this boot, random for each.
+/// The file with the kernel's random identifier of this boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// A moment of one boot of a host.
@@ -24,7 +24,7 @@ pub struct Uptime {
 }
 
 impl Uptime {
-    /// Returns this moment, or `None` where the kernel names no boot.
+    /// Returns this moment, or `None` if the kernel has no identifier of the boot.
     pub fn now() -> Option<Self> {
         static BOOT: LazyLock<Option<String>> = LazyLock::new(|| {
             let text = std::fs::read_to_string(BOOT_ID).ok()?;
@@ -62,9 +62,9 @@ pub fn since_boot() -> Duration {
 /// A moment by both clocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Now {
-    /// By the wall clock, or later where that is known to be behind.
+    /// The time of the wall clock, or a later one if that clock is known to be behind.
     pub wall: Timestamp,
-    /// By the boot clock, where there is one.
+    /// The time of the boot clock, if there is one.
     pub uptime: Option<Uptime>,
 }
 
@@ -77,7 +77,7 @@ impl Now {
         }
     }
 
-    /// A moment by the wall clock alone.
+    /// Returns a moment of the wall clock alone.
     pub const fn by_wall(wall: Timestamp) -> Self {
         Self { wall, uptime: None }
     }
@@ -94,17 +94,17 @@ impl Now {
     }
 }
 
-/// A wall clock that is never behind a time that it has shown before.
+/// A wall clock that never goes backwards.
 #[derive(Clone, Copy, Debug)]
 pub struct SteadyClock {
-    /// The latest time that is known.
+    /// The latest known time.
     latest: Timestamp,
-    /// The boot clock when that was learnt.
+    /// The boot clock at that time.
     learnt: Duration,
 }
 
 impl SteadyClock {
-    /// A clock that is not behind `latest`, which has just been learnt.
+    /// Returns a clock that starts at `latest` or later.
     pub fn not_before(latest: Timestamp) -> Self {
         Self {
             latest,
@@ -112,7 +112,7 @@ impl SteadyClock {
         }
     }
 
-    /// Takes note of a time that was shown, such as by an entry of a journal.
+    /// Advances the clock to a time that was seen, such as that of a journal entry.
     pub fn learn(&mut self, time: Timestamp) {
         if time > self.at(since_boot()) {
             *self = Self::not_before(time);
@@ -127,7 +127,7 @@ impl SteadyClock {
         }
     }
 
-    /// The least time that it is when the boot clock shows `boot`.
+    /// Returns the earliest possible time when the boot clock shows `boot`.
     fn at(&self, boot: Duration) -> Timestamp {
         let passed = boot.saturating_sub(self.learnt);
         self.latest.checked_add(passed).unwrap_or(self.latest)

@@ -1,4 +1,4 @@
-//! What was typed to change what is in force: options of the commands that ask the daemon.
+//! Arguments of the commands that send a request to the daemon.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use super::Output;
 use crate::control::CONFIRM_WITHIN;
 use crate::report::Only;
 
-/// How carefully something is done.
+/// Options of commit confirm and the lockout check.
 #[derive(Clone, Debug, Default, Args)]
 pub struct CareArgs {
-    /// Take it back after this time, such as 60s, unless `allowlist confirm` follows; the kernel does so even
-    /// if the daemon dies
+    /// Roll the change back after this time, such as 60s, unless `allowlist confirm` follows; the kernel does so
+    /// even if the daemon dies
     #[arg(long, value_name = "TIME", value_parser = confirm_within)]
     pub confirm_within: Option<Duration>,
-    /// Do it even if it cuts the connection that this is typed over
+    /// Skip the lockout check: apply the change even if it cuts your own connection
     #[arg(long)]
     pub force: bool,
 }
@@ -23,16 +23,16 @@ pub struct CareArgs {
 /// Options of `list`.
 #[derive(Debug, Args)]
 pub struct List {
-    /// Only the prefixes of this source, or those that hold an address or lie within a prefix
+    /// Only the prefixes of this source, or those that contain an address or lie within a prefix
     #[arg(value_name = "SOURCE|PREFIX")]
     pub only: Option<Only>,
     /// Only the prefixes that reach this service
     #[arg(long, value_name = "NAME")]
     pub service: Option<String>,
-    /// Only what was added by command
+    /// Only prefixes that were added by command
     #[arg(long, conflicts_with_all = ["only", "service"])]
     pub added: bool,
-    /// How to print.
+    /// The output format.
     #[command(flatten)]
     pub output: Output,
 }
@@ -45,16 +45,16 @@ pub struct Add {
     /// The service that they reach
     #[arg(long, value_name = "NAME")]
     pub service: String,
-    /// How long, such as 2h or 7d; without it, until they are removed
+    /// The time to live, such as 2h or 7d [default: until they are removed]
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub ttl: Option<Duration>,
-    /// Why, for whoever looks at it later
+    /// A note for the audit log and `allowlist list --added`
     #[arg(long, value_name = "TEXT")]
     pub note: Option<String>,
-    /// How carefully.
+    /// Lockout check and commit confirm.
     #[command(flatten)]
     pub care: CareArgs,
-    /// How to print.
+    /// The output format.
     #[command(flatten)]
     pub output: Output,
 }
@@ -62,15 +62,15 @@ pub struct Add {
 /// Options of `remove`.
 #[derive(Debug, Args)]
 pub struct Remove {
-    /// Prefixes or addresses, as they were added; without any, from standard input
+    /// Prefixes or addresses as added; without any, from standard input
     pub prefix: Vec<String>,
     /// Only from this service
     #[arg(long, value_name = "NAME")]
     pub service: Option<String>,
-    /// How carefully.
+    /// Lockout check and commit confirm.
     #[command(flatten)]
     pub care: CareArgs,
-    /// How to print.
+    /// The output format.
     #[command(flatten)]
     pub output: Output,
 }
@@ -80,7 +80,7 @@ pub struct Remove {
 pub struct Refresh {
     /// Only this source
     pub source: Option<String>,
-    /// How to print.
+    /// The output format.
     #[command(flatten)]
     pub output: Output,
 }
@@ -88,10 +88,10 @@ pub struct Refresh {
 /// Options of `reload`.
 #[derive(Debug, Args)]
 pub struct Reload {
-    /// How carefully.
+    /// Lockout check and commit confirm.
     #[command(flatten)]
     pub care: CareArgs,
-    /// How to print.
+    /// The output format.
     #[command(flatten)]
     pub output: Output,
 }
@@ -99,16 +99,16 @@ pub struct Reload {
 /// Options of `rollback`.
 #[derive(Debug, Args)]
 pub struct Rollback {
-    /// The policy's number [default: the one before this one]
+    /// The number of the policy [default: the previous one]
     #[arg(value_name = "NUMBER")]
     pub policy: Option<u64>,
-    /// Print the policies that there are, and change nothing
+    /// Print the stored policies; changes nothing
     #[arg(long, conflicts_with_all = ["policy", "confirm_within", "force"])]
     pub list: bool,
-    /// How carefully.
+    /// Lockout check and commit confirm.
     #[command(flatten)]
     pub care: CareArgs,
-    /// How to print.
+    /// The output format.
     #[command(flatten)]
     pub output: Output,
 }
@@ -116,10 +116,10 @@ pub struct Rollback {
 /// Options of `log`.
 #[derive(Debug, Args)]
 pub struct Log {
-    /// Only the newest so many entries
+    /// The number of entries, counted from the newest
     #[arg(long, value_name = "NUMBER", default_value_t = 100)]
     pub count: usize,
-    /// How to print.
+    /// The output format.
     #[command(flatten)]
     pub output: Output,
 }

@@ -1,7 +1,7 @@
 //! Shell completions and man pages, from the definitions that `--help` comes from.
 //!
-//! Invariant: nothing is said here of any single command, so that nothing can differ from `--help`. Does not
-//! know where a shell or `man` looks for them.
+//! Invariant: this module has no text about a single command, so that nothing can differ from `--help`. Does not
+//! know in which folders a shell or `man` searches.
 
 use std::path::PathBuf;
 
@@ -28,21 +28,21 @@ pub struct Completions {
 /// Options of `man`.
 #[derive(Debug, Args)]
 pub struct Pages {
-    /// Where to put the pages; it is made if it is missing
+    /// The folder of the pages; created if it is missing
     #[arg(value_name = "FOLDER")]
     pub folder: PathBuf,
 }
 
-/// What the shell reads to complete this program's commands and options.
+/// Returns the completion script of a shell.
 pub fn completions(shell: Shell) -> String {
     let mut script = Vec::new();
     let mut command = hinted(Cli::command());
     clap_complete::generate(shell, &mut command, "allowlist", &mut script);
-    String::from_utf8(script).expect("it is made of text")
+    String::from_utf8(script).expect("the generated text is UTF-8")
 }
 
-/// The commands with a hint for every value: files and folders where they are meant, providers by name, and
-/// nothing for values that a shell cannot know, such as a service.
+/// Returns the commands with a completion hint for every value: paths for files and folders, the names of
+/// providers, and none for values that a shell cannot know, such as a service.
 fn hinted(command: clap::Command) -> clap::Command {
     let is_of_providers = command.get_name() == "show" || command.get_name() == "fetch";
     command
@@ -67,7 +67,7 @@ fn hinted(command: clap::Command) -> clap::Command {
         .mut_subcommands(hinted)
 }
 
-/// A page for the program and one for each command, by file name.
+/// Returns the manual page of the program and of each command, with file names.
 pub fn pages() -> Vec<(String, String)> {
     // `allowlist help run` needs no page of its own.
     let mut command = Cli::command().disable_help_subcommand(true);
@@ -109,11 +109,11 @@ fn page(name: &str, command: &clap::Command) -> String {
         roff.to_writer(&mut text)
     };
     render().expect("a vector takes all");
-    String::from_utf8(text).expect("it is made of text")
+    String::from_utf8(text).expect("the generated text is UTF-8")
 }
 
-/// What stands below the options: sections of the page. A paragraph that opens with a heading and a colon
-/// keeps its lines and columns.
+/// Returns the sections below the options. A paragraph that opens with a heading and a colon keeps its lines and
+/// columns.
 fn after_help(help: &str) -> Roff {
     let mut roff = Roff::new();
     let mut in_notes = false;

@@ -1,4 +1,4 @@
-//! The commands in groups, for `--help`, which `clap` itself cannot group.
+//! Groups the commands in `--help`, which `clap` itself cannot do.
 //!
 //! Invariant: every command that is not hidden is shown once; one that no group names is among the others.
 
@@ -39,12 +39,12 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ),
     ("Other commands", &["help"]),
 ];
-/// Where descriptions begin.
+/// The column of the descriptions.
 const INDENT: usize = 15;
-/// No line of help is longer.
+/// The longest line of help, in columns.
 const WIDEST: usize = 100;
 
-/// The program's definition, with its commands in groups.
+/// Returns the definition of the command line, with the commands in groups.
 pub fn command() -> clap::Command {
     let command = Cli::command();
     let room = terminal_width(&stdout()).map_or(WIDEST, |width| width.min(WIDEST));
@@ -81,7 +81,7 @@ fn groups(command: &clap::Command, room: usize) -> String {
     text.trim_end().to_owned() + "\n"
 }
 
-/// A command with its description, broken between words.
+/// Returns the lines of a command: its name and its description, broken between words.
 fn entry(name: &str, about: &str, room: usize) -> String {
     let mut text = format!("  {name:<0$}", INDENT - 2);
     let mut column = INDENT;

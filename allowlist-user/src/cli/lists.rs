@@ -1,4 +1,4 @@
-//! Arguments about lists, sources and the catalogue: options of the commands that read them.
+//! Arguments of the commands that read lists, sources and the catalogue.
 
 use std::net::IpAddr;
 
@@ -15,13 +15,13 @@ use crate::export;
 pub struct Fetch {
     /// A source of the configuration, or a provider of the catalogue
     pub name: String,
-    /// Of a provider: only this region; may be repeated
+    /// Only this region of a provider; repeatable
     #[arg(long, value_name = "CODE")]
     pub region: Vec<String>,
-    /// Of a provider: a parameter, such as subdomain=acme; may be repeated
+    /// A parameter of a provider, such as subdomain=acme; repeatable
     #[arg(long, value_name = "NAME=VALUE", value_parser = parameter)]
     pub parameter: Vec<(String, String)>,
-    /// How to print.
+    /// The output format.
     #[command(flatten)]
     pub output: Output,
 }
@@ -32,27 +32,27 @@ pub struct Providers {
     /// One provider.
     #[command(subcommand)]
     pub show: Option<ProvidersCommand>,
-    /// Only those whose name, title or description has this word
+    /// Only providers with this word in their name, title or description
     pub word: Option<String>,
-    /// Only those that hold this address: compiled in, or in a last good list of a configured source
+    /// Only providers whose compiled-in list, or last-good list of a configured source, contains this address
     #[arg(long, value_name = "ADDRESS")]
     pub address: Option<IpAddr>,
-    /// With --address: fetch the lists of all entries that need no parameter, and search them too
+    /// With --address: also search the lists of all entries that need no parameter, fetched now
     #[arg(long, requires = "address")]
     pub fetch: bool,
-    /// How to print.
+    /// The output format.
     #[command(flatten)]
     pub output: Output,
 }
 
-/// What else `providers` does.
+/// The commands of `providers`.
 #[derive(Debug, Subcommand)]
 pub enum ProvidersCommand {
-    /// Print one entry: where it comes from, and as configuration to copy
+    /// Print one entry: its origin, and its configuration to copy
     Show {
         /// The provider's name
         name: String,
-        /// How to print.
+        /// The output format.
         #[command(flatten)]
         output: Output,
     },
@@ -63,7 +63,7 @@ pub enum ProvidersCommand {
 pub struct Diff {
     /// Only this source
     pub source: Option<String>,
-    /// How to print.
+    /// The output format.
     #[command(flatten)]
     pub output: Output,
 }
@@ -73,10 +73,10 @@ pub struct Diff {
 pub struct History {
     /// Only this source
     pub source: Option<String>,
-    /// Only the newest so many events
+    /// The number of events, counted from the newest
     #[arg(long, value_name = "NUMBER", default_value_t = 100)]
     pub count: usize,
-    /// How to print.
+    /// The output format.
     #[command(flatten)]
     pub output: Output,
 }
@@ -88,10 +88,10 @@ pub struct Accept {
     pub source: String,
     /// The id of the list, as `allowlist diff` shows it; without it, the command prompts on a terminal
     pub id: Option<String>,
-    /// Do it even if it cuts the connection that this is typed over
+    /// Skip the lockout check: accept the list even if it cuts your own connection
     #[arg(long)]
     pub force: bool,
-    /// How to print.
+    /// The output format.
     #[command(flatten)]
     pub output: Output,
 }
@@ -99,30 +99,30 @@ pub struct Accept {
 /// Options of `export`.
 #[derive(Debug, Args)]
 pub struct Export {
-    /// The language; docs/export.md says how to load each
+    /// The format; docs/export.md describes how to load each
     #[arg(long, value_name = "FORMAT", value_parser = PossibleValuesParser::new(export::Format::ALL.map(export_value)).map(export_format))]
     pub format: export::Format,
-    /// Only this source; without it, all that services allow
+    /// Only this source [default: all that services allow]
     pub source: Option<String>,
-    /// Fetch every list now, instead of taking the last good ones on disk
+    /// Fetch every list now instead of reading the last-good lists on disk
     #[arg(long)]
     pub fetch: bool,
-    /// What sets, chains and variables are called [default: the source's name, or allowlist]
+    /// The name of sets, chains and variables [default: the source's name, or allowlist]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
     /// The TCP port to open, where the format has ports
     #[arg(long, value_name = "PORT", default_value_t = export::Options::PORT)]
     pub port: u16,
-    /// mysql-grant: whose accounts
+    /// mysql-grant: the user of the accounts
     #[arg(long, value_name = "USER")]
     pub user: Option<String>,
-    /// mysql-grant: for which database
+    /// mysql-grant: the database
     #[arg(long, value_name = "DATABASE")]
     pub database: Option<String>,
 }
 
 impl Export {
-    /// The parameters of the formats besides the lists.
+    /// Returns the parameters of the formats, without the lists.
     pub fn settings(&self, at: Timestamp) -> export::Options<'_> {
         // No name has a dot.
         let plain = |source| str::strip_prefix(source, SOURCE_PREFIX).unwrap_or(source);

@@ -1,4 +1,4 @@
-//! The commands that change what is in force: each asks the daemon, which alone writes.
+//! The commands that change the policy: each sends a request to the daemon, which is the only writer.
 
 use std::io::{IsTerminal as _, Read as _};
 use std::time::Duration;
@@ -17,10 +17,10 @@ use crate::rejected::{RejectedLists, command};
 use crate::report;
 use crate::session::Session;
 
-/// More of what is read than the daemon takes is not sent.
+/// The most prefixes of one request; the daemon refuses more.
 const MOST: usize = 200_000;
 
-/// As it was typed, with the connection that it was typed over.
+/// Returns the options of a change, with the session of this process for the lockout check.
 pub(super) fn care(typed: &CareArgs) -> Care {
     Care {
         force: typed.force,
@@ -86,7 +86,7 @@ pub(super) async fn refresh(paths: &Paths, options: Refresh) -> Result<()> {
     let failed = done.sources.values().filter(|one| !one.ok).count();
     ensure!(
         failed == 0,
-        "{failed} of the sources brought no list that is in force; what was before stays"
+        "{failed} sources have no new active list; their previous lists stay active"
     );
     Ok(())
 }
@@ -110,7 +110,7 @@ pub(super) async fn accept(paths: &Paths, options: Accept) -> Result<()> {
     }
     let change = done.change.unwrap_or_default();
     print(&format!(
-        "accepted: {} prefixes more and {} less; generation {}\n{}",
+        "accepted: {} prefixes added and {} removed; generation {}\n{}",
         change.added_count,
         change.removed_count,
         done.generation,
@@ -122,7 +122,7 @@ pub(super) async fn accept(paths: &Paths, options: Accept) -> Result<()> {
 /// there is no list to approve, so that the daemon states the reason.
 async fn approved(client: &Client<'_>, source: &str, output: Output) -> Result<Option<String>> {
     let rejected: RejectedLists = serde_json::from_str(&client.report("rejected", true).await?)
-        .context("the daemon's answer is not understood; is it of another version?")?;
+        .context("invalid answer of the daemon; is it another version?")?;
     let Some(list) = rejected.sources.get(source).filter(|list| list.acceptable) else {
         return Ok(None);
     };
@@ -135,7 +135,7 @@ async fn approved(client: &Client<'_>, source: &str, output: Output) -> Result<O
     if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
         bail_with!(
             InvalidRequest,
-            "nothing was accepted: without a terminal, `accept` needs the id of the list: {}",
+            "no list was accepted: without a terminal, `accept` needs the id of the list: {}",
             command(source, &list.id)
         );
     }
@@ -144,7 +144,7 @@ async fn approved(client: &Client<'_>, source: &str, output: Output) -> Result<O
     std::io::stdin().read_line(&mut answer)?;
     ensure!(
         matches!(answer.trim(), "y" | "Y" | "yes"),
-        "nothing was accepted"
+        "no list was accepted"
     );
     Ok(Some(list.id.clone()))
 }
@@ -180,14 +180,14 @@ fn text(done: &Done, typed: &CareArgs) -> String {
     text
 }
 
-/// What was typed, or what standard input has; a mistake is named by its line, and nothing is asked then.
+/// Returns the prefixes of the arguments, or of standard input. An error names the lines of standard input.
 fn prefixes(typed: Vec<String>) -> Result<Vec<String>> {
     if !typed.is_empty() {
         return Ok(typed);
     }
     let mut input = std::io::stdin();
     if input.is_terminal() {
-        info!("reading prefixes, one a line; Ctrl-D ends");
+        info!("reading prefixes from standard input, one per line; Ctrl-D ends the input");
     }
     let mut text = String::new();
     input
@@ -219,11 +219,11 @@ fn prefixes(typed: Vec<String>) -> Result<Vec<String>> {
     }
     ensure!(
         !prefixes.is_empty(),
-        "standard input has no prefix, so there is nothing to do"
+        "standard input has no prefix; nothing was changed"
     );
     ensure!(
         prefixes.len() <= MOST,
-        "standard input has {} prefixes, and {MOST} at once are possible; a source that is a file takes millions",
+        "standard input has {} prefixes, more than the limit of {MOST}; configure a source with `file` for longer lists",
         prefixes.len()
     );
     Ok(prefixes)

@@ -22,17 +22,17 @@ use crate::policy::{AtStart, Feed, Origin, Policy, Snapshot, Source};
 use crate::record::Record;
 use crate::report::{self, Plan};
 
-/// The lists that a start would have, and what failed.
+/// The lists of a start, and the failures.
 struct Found {
     lists: SourceStates,
-    /// Sources that have no list at all.
+    /// The sources without a list.
     missing: Vec<String>,
-    /// Why last-good lists cannot be read.
+    /// The reasons why last-good lists cannot be read.
     warnings: Vec<String>,
 }
 
 pub(super) async fn check(paths: &Paths, check: Check) -> Result<ExitCode> {
-    // A few options for a try leave out SSH on purpose.
+    // A configuration from options leaves out SSH on purpose.
     let is_from_file = !check.small.is_policy();
     let config = config(paths, check.small)?;
     let mut warnings = warnings(&config);
@@ -74,7 +74,7 @@ pub(super) async fn check(paths: &Paths, check: Check) -> Result<ExitCode> {
         Ok(tables) => tables,
         Err(error) => {
             failures.push(format!("{error:#}"));
-            // The report has no prefixes then.
+            // The report then has no prefixes.
             compile(&Policy::default(), &Snapshot::new(), 0, &Names::default())?
         }
     };
@@ -106,8 +106,8 @@ pub(super) async fn check(paths: &Paths, check: Check) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Fetches the list of every used source. Of one that fails, and with `offline` of every one that is not on
-/// this host, the last-good list is taken.
+/// Fetches the list of every used source. The last-good list replaces one that fails, and with `offline` every list
+/// that is not on this host.
 async fn find(paths: &Paths, config: &Config, offline: bool) -> Found {
     let is_near = |source: &&Source| !matches!(source.origin, Origin::Http(_) | Origin::Names(_));
     let (near, far): (Vec<&Source>, Vec<&Source>) = config.policy.used_sources().partition(is_near);
@@ -159,7 +159,7 @@ async fn find(paths: &Paths, config: &Config, offline: bool) -> Found {
         found.lists.set_feed(&source.name, feed);
         let failure = failure.or_else(|| {
             let is_missing = found.lists.feed(&source.name).is_none();
-            is_missing.then(|| "there is no last-good list on disk".to_owned())
+            is_missing.then(|| "no last-good list on disk".to_owned())
         });
         if let Some(failure) = failure {
             found

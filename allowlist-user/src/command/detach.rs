@@ -1,4 +1,4 @@
-//! `allowlist detach`: takes the filter off and waits for the end of its daemon, so that a start can follow at once.
+//! `allowlist detach`: detaches the filter and waits until its daemon has ended, so that a start can follow at once.
 
 use std::path::Path;
 use std::thread;
@@ -12,22 +12,22 @@ use crate::cli::{Detach, Paths};
 use crate::dataplane;
 use crate::state::StateDir;
 
-/// The time that a daemon has to end; it looks for its pins every second.
+/// The time limit for the daemon to end; it checks its pins every second.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The time between two looks at the lock of the state directory.
+/// The time between two checks of the lock of the state directory.
 const PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) fn run(paths: &Paths, options: &Detach) -> Result<()> {
     let output = options.output;
     if !options.force {
         dataplane::require_namespace(&paths.pin_dir).context(
-            "not detached; detach there (`nsenter --net=/proc/PID/ns/net`), or give --force to detach from here",
+            "not detached; run `allowlist detach` in that namespace (`nsenter --net=/proc/PID/ns/net`), or use --force",
         )?;
     }
     let interfaces = dataplane::detach_all(&paths.pin_dir)?;
     if let Some(daemon) = wait_for_daemon(&paths.state_dir) {
         warn!(
-            "{daemon} has not ended in {} s and still holds {}; `allowlist run` fails until it has ended",
+            "{daemon} has not ended within {} s and still locks {}; `allowlist run` fails until it ends",
             PATIENCE.as_secs(),
             paths.state_dir.display()
         );
@@ -36,19 +36,16 @@ pub(super) fn run(paths: &Paths, options: &Detach) -> Result<()> {
         return print_json(&serde_json::json!({ "detached": interfaces }));
     }
     if interfaces.is_empty() {
-        print("no interface was filtered; what was left of a filter is removed\n")
+        print("no interface was filtered; the remaining pins are removed\n")
     } else {
         print(&format!(
-            "detached from {}: everything passes\n",
+            "detached from {}: every packet passes\n",
             interfaces.join(", ")
         ))
     }
 }
 
-/// Waits until no process holds the state directory.
-///
-/// # Returns
-/// The process that still holds it when the time is over.
+/// Waits until no process locks the state directory. Returns the process that still does after [`PATIENCE`].
 fn wait_for_daemon(state_dir: &Path) -> Option<String> {
     let state = StateDir::find(state_dir).ok()??;
     let start = Instant::now();

@@ -25,7 +25,10 @@ use crate::rejected::RejectedLists;
 use crate::report::{self, Outcome};
 use crate::state::{StateDir, StateError};
 
-/// What these sources have now, if all of them have something that passes the gate.
+/// Fetches the lists of these sources.
+///
+/// # Errors
+/// If a fetch fails, or the gate rejects a list. Each failure is logged.
 async fn fetch_all<'s>(sources: impl Iterator<Item = &'s Source>) -> Result<Snapshot> {
     let mut feeds = Snapshot::new();
     let mut failed = 0;
@@ -47,13 +50,13 @@ async fn fetch_all<'s>(sources: impl Iterator<Item = &'s Source>) -> Result<Snap
     }
     if failed > 0 {
         bail!(
-            "{failed} of the sources could not be had, so nothing would be published where there is no last good list of them"
+            "{failed} sources failed to fetch; without a last-good list they would block activation"
         );
     }
     Ok(feeds)
 }
 
-/// What a source has of which nothing is known.
+/// Returns the list of a source that has none yet.
 pub(super) fn first_feed(source: &Source, answer: Answer) -> Result<Feed> {
     match evaluate_update(source, None, answer, false, Timestamp::now()) {
         Ok(renewal) => Ok(renewal.feed),
@@ -74,7 +77,7 @@ pub(super) async fn fetch(paths: &Paths, options: &Fetch) -> Result<()> {
     let fetching = crate::source::fetch(&source, &[]);
     let Answer::List(fetched) = progress::shown(&source.name, fetching).await? else {
         bail!(
-            "source {}: says that nothing is new, which nobody asked",
+            "source {}: the server answered \"not modified\" to an unconditional request",
             source.name
         );
     };
@@ -82,7 +85,7 @@ pub(super) async fn fetch(paths: &Paths, options: &Fetch) -> Result<()> {
         warn!("{}: {note}", source.name);
     }
     let feed = Feed::new(fetched.prefixes.clone(), fetched.fetched);
-    // Whoever looks at a list that is refused wants to see it.
+    // A rejected list is printed too: the operator wants to look at it.
     if let Err(refused) = evaluate_update(
         &source,
         None,
@@ -90,7 +93,10 @@ pub(super) async fn fetch(paths: &Paths, options: &Fetch) -> Result<()> {
         false,
         Timestamp::now(),
     ) {
-        warn!("{}: would be refused: {}", source.name, refused.rejection);
+        warn!(
+            "{}: the gate would reject this list: {}",
+            source.name, refused.rejection
+        );
     }
     if options.output.json {
         print_json(&report::feed_json(&source, &feed))
@@ -99,7 +105,7 @@ pub(super) async fn fetch(paths: &Paths, options: &Fetch) -> Result<()> {
     }
 }
 
-/// A source of the configuration; without one of that name, the catalogued provider.
+/// Returns the source of the configuration with this name, or the provider of the catalogue.
 fn source(paths: &Paths, options: &Fetch) -> Result<Source> {
     let name = &*options.name;
     let provider = catalogue::find(name);
@@ -125,7 +131,7 @@ fn source(paths: &Paths, options: &Fetch) -> Result<Source> {
             let known: Vec<_> = known.map(|source| &*source.name).collect();
             bail_with!(
                 UnknownSource,
-                "there is no source or provider {name:?}{}; the configuration has {}, and `allowlist providers` lists the catalogue",
+                "no source or provider is named {name:?}{}; the configuration has {}, and `allowlist providers` lists the catalogue",
                 hints::did_you_mean(name, &[&known[..], &provider_names()].concat()),
                 if known.is_empty() {
                     "no source".to_owned()
@@ -170,13 +176,13 @@ fn provided_source(provider: &'static Provider, options: &Fetch) -> Result<Sourc
     })
 }
 
-/// The names in the catalogue.
+/// Returns the names of all providers.
 pub(super) fn provider_names() -> Vec<&'static str> {
     let names = catalogue::all().iter().map(|provider| &*provider.name);
     names.collect()
 }
 
-/// The sources that are used, or the one that was named.
+/// Returns the used sources, or the one with this name.
 fn chosen<'c>(config: &'c Config, name: Option<&str>) -> Result<Vec<&'c Source>> {
     let Some(name) = name else {
         return Ok(config.policy.used_sources().collect());
@@ -192,7 +198,7 @@ fn chosen<'c>(config: &'c Config, name: Option<&str>) -> Result<Vec<&'c Source>>
     Ok(vec![source])
 }
 
-/// The last good lists on disk of these sources.
+/// Reads the last-good lists of these sources from disk.
 pub(super) fn last_good(paths: &Paths, sources: &[&Source]) -> Result<Snapshot> {
     let mut feeds = Snapshot::new();
     let Some(state) = StateDir::find(&paths.state_dir)? else {
@@ -204,7 +210,7 @@ pub(super) fn last_good(paths: &Paths, sources: &[&Source]) -> Result<Snapshot> 
                 feeds.insert(source.name.clone(), feed);
             }
             Ok(None) => {}
-            // What is there and cannot be seen is no reason to take something else for it.
+            // An unreadable file is an error: the list may be another one than a fetch would return.
             Err(error @ StateError::Io { .. }) => return Err(error.into()),
             Err(error) => warn!("{error}"),
         }
@@ -215,7 +221,7 @@ pub(super) fn last_good(paths: &Paths, sources: &[&Source]) -> Result<Snapshot> 
 pub(super) async fn diff(paths: &Paths, options: &Diff) -> Result<()> {
     let config = config(paths, crate::cli::Small::default())?;
     let mut sources = chosen(&config, options.source.as_deref())?;
-    // The configuration's own lists change with the configuration, and the program's with the program.
+    // Lists in the configuration or compiled in do not change by a refresh.
     if options.source.is_none() {
         sources.retain(|source| source.can_change());
     }
@@ -257,12 +263,12 @@ pub(super) async fn diff(paths: &Paths, options: &Diff) -> Result<()> {
         .count();
     ensure!(
         failed == 0,
-        "{failed} of the sources could not be had; their last good lists stay"
+        "{failed} sources failed to fetch; their last-good lists stay active"
     );
     Ok(())
 }
 
-/// The rejected lists of a running daemon; none without a daemon, or without the right to query it.
+/// Returns the rejected lists of a running daemon; none without a daemon, or without the privilege to query it.
 async fn rejected(paths: &Paths) -> RejectedLists {
     let client = Client::new(&paths.socket);
     let report = client.report("rejected", true).await.ok();
@@ -271,7 +277,7 @@ async fn rejected(paths: &Paths) -> RejectedLists {
         .unwrap_or_default()
 }
 
-/// A list that passes the gate is refused all the same where the tables have no room for it.
+/// Warns if the lists of a refresh, together, do not fit the tables.
 fn warn_of_room(
     paths: &Paths,
     config: &Config,
@@ -295,7 +301,7 @@ fn warn_of_room(
     }) = require_room(&config.policy, &feeds, config.max_prefixes)
     {
         warn!(
-            "all lists together have {prefixes} prefixes, which do not fit max_prefixes = {limit}: a list that does not fit is rejected; raise max_prefixes"
+            "all lists together have {prefixes} prefixes, more than max_prefixes = {limit}: a list that does not fit is rejected; raise max_prefixes"
         );
     }
     Ok(())
@@ -305,7 +311,7 @@ pub(super) fn history(paths: &Paths, options: &History) -> Result<()> {
     let (mut events, damaged) = history::read(&paths.state_dir)?;
     if damaged > 0 {
         warn!(
-            "{damaged} events in {} are damaged, and left out",
+            "{damaged} events in {} are damaged and are skipped",
             paths.state_dir.display()
         );
     }
@@ -321,17 +327,14 @@ pub(super) fn history(paths: &Paths, options: &History) -> Result<()> {
             .source
             .as_ref()
             .map_or_else(String::new, |name| format!(" of {name}"));
-        info!(
-            "nothing has changed yet{of} that {} tells of",
-            paths.state_dir.display()
-        );
+        info!("{} has no changes{of} yet", paths.state_dir.display());
     }
     print(&report::wrapped(&report::history_text(events)))
 }
 
 pub(super) async fn export(paths: &Paths, options: &Export) -> Result<()> {
     let mut config = config(paths, crate::cli::Small::default())?;
-    // What one configured source has takes nothing that only root may read.
+    // The export of one configured source needs no file that only root may read.
     let is_added = |name: &str| name.starts_with(SOURCE_PREFIX);
     let additions = if options.source.as_deref().is_none_or(is_added) {
         Known::peek_additions(&paths.state_dir)?.0
@@ -360,10 +363,7 @@ pub(super) async fn export(paths: &Paths, options: &Export) -> Result<()> {
         .iter()
         .filter(|source| source.can_change() && !options.fetch)
     {
-        info!(
-            "{}: there is no last good list on disk, so it is fetched",
-            source.name
-        );
+        info!("{}: no last-good list on disk; fetching it", source.name);
     }
     feeds.append(&mut fetch_all(missing.into_iter()).await?);
     let lists: Vec<_> = sources

@@ -1,6 +1,6 @@
-//! Fetches that a person waits for: on a terminal, which lists are still awaited, on one line of standard error.
+//! Fetches of interactive commands: on a terminal, one line of standard error names the pending lists.
 //!
-//! Nothing is printed where standard error is no terminal, nor for a fetch that is done within a second.
+//! Nothing is printed if standard error is not a terminal, or if a fetch ends within a second.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -15,7 +15,7 @@ use crate::policy::{Source, Validator};
 use crate::report::terminal_width;
 use crate::text::on_one_line;
 
-/// How long a fetch may take before it is spoken of, and how often the line is written again.
+/// The delay before the line is first printed, and the interval between its updates.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Fetches these sources; returns the outcomes in no particular order.
@@ -65,7 +65,7 @@ fn ticks() -> tokio::time::Interval {
     ticks
 }
 
-/// A line of a terminal that is written again and again, and gone in the end.
+/// A line of a terminal that is updated in place, and erased when it is dropped.
 struct Line {
     started: Instant,
     is_shown: bool,
@@ -92,7 +92,7 @@ impl Line {
         );
         let width = terminal_width(&stderr()).unwrap_or(80).saturating_sub(1);
         let text: String = text.chars().take(width).collect();
-        // Progress that cannot be shown is no reason to fail.
+        // A failure to print progress is not an error.
         let _ = write!(stderr(), "\r\x1b[K{text}");
         let _ = stderr().flush();
         self.is_written = true;

@@ -1,4 +1,4 @@
-//! The catalogue of providers: all entries, one entry as configuration, and the entries that hold an address.
+//! The catalogue of providers: all entries, one entry as configuration, and the entries that contain an address.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -46,7 +46,7 @@ pub(super) async fn providers(paths: &Paths, options: &Providers) -> Result<()> 
 fn show_provider(name: &str, output: Output) -> Result<()> {
     let provider = catalogue::find(name).with_context(|| {
         let hint = hints::did_you_mean(name, &provider_names());
-        format!("there is no provider {name:?}{hint}; `allowlist providers` lists them")
+        format!("no provider is named {name:?}{hint}; `allowlist providers` lists them")
     })?;
     if output.json {
         print_json(&report::provider_json(provider))
@@ -55,8 +55,8 @@ fn show_provider(name: &str, output: Output) -> Result<()> {
     }
 }
 
-/// Prints the entries that hold an address: by the lists that are compiled in, by the last good lists of
-/// configured sources and, with `--fetch`, by the vendors' present lists.
+/// Prints the entries whose lists contain an address: lists that are compiled in, last-good lists of configured
+/// sources and, with `--fetch`, the vendors' current lists.
 async fn holders(
     paths: &Paths,
     options: &Providers,
@@ -80,7 +80,7 @@ async fn holders(
     } else {
         for provider in fetched {
             if !searched.contains(&provider.name) {
-                found.skip(&provider.name, "its list is fetched, which takes --fetch");
+                found.skip(&provider.name, "its list needs --fetch");
             }
         }
     }
@@ -91,7 +91,7 @@ async fn holders(
     }
 }
 
-/// The compiled-in prefixes of a provider that hold the address, by region.
+/// Returns the compiled-in prefixes of a provider that contain the address, by region.
 fn compiled_in(provider: &Provider, address: IpAddr) -> Vec<Holder> {
     let holder = |region: Option<&str>, prefix: &IpNet| Holder {
         provider: provider.name.clone(),
@@ -117,7 +117,7 @@ fn compiled_in(provider: &Provider, address: IpAddr) -> Vec<Holder> {
         .collect()
 }
 
-/// Searches the last good lists of configured sources. Returns the providers of the lists that were searched.
+/// Searches the last-good lists of configured sources. Returns the providers of the searched lists.
 fn last_good(paths: &Paths, providers: &[&Provider], found: &mut Holders) -> Result<Vec<String>> {
     let config = match &paths.config {
         Some(file) => Config::load(file)?,
@@ -128,7 +128,7 @@ fn last_good(paths: &Paths, providers: &[&Provider], found: &mut Holders) -> Res
         Ok(Some(state)) => state,
         Ok(None) => return Ok(Vec::new()),
         Err(error) => {
-            warn!("the last good lists are not searched: {error}");
+            warn!("the last-good lists are not searched: {error}");
             return Ok(Vec::new());
         }
     };
@@ -150,7 +150,7 @@ fn last_good(paths: &Paths, providers: &[&Provider], found: &mut Holders) -> Res
             }
             Ok(None) => {}
             Err(error) => warn!(
-                "the last good list of {} is not searched: {error}",
+                "the last-good list of {} is not searched: {error}",
                 source.name
             ),
         }

@@ -1,4 +1,4 @@
-//! What was let in by command: to which service, until when, by whom.
+//! Prefixes that were added by command: the service, the expiry and the user of each.
 
 use std::path::Path;
 
@@ -11,14 +11,14 @@ use crate::ledger::Known;
 use crate::text::on_one_line;
 use crate::time::Now;
 
-/// The book of additions.
+/// The prefixes that were added by command.
 pub struct Added {
     book: Additions,
     now: Now,
 }
 
 impl Added {
-    /// As it is on disk.
+    /// Reads them from the state directory.
     pub fn read(state_dir: &Path) -> Result<Self> {
         let (book, now) = Known::peek_additions(state_dir)?;
         Ok(Self { book, now })
@@ -28,9 +28,9 @@ impl Added {
 impl Report for Added {
     fn text(&self) -> String {
         if self.book.is_empty() {
-            return "nothing is added by command\n".to_owned();
+            return "no prefix was added by command\n".to_owned();
         }
-        let header = ["prefix", "service", "goes in", "added", "by", "note"];
+        let header = ["prefix", "service", "expires in", "added", "by", "note"];
         let mut table = table(&header, &[2, 3]);
         for one in self.book.all() {
             table.add_row([
@@ -53,7 +53,7 @@ impl Report for Added {
 
     fn json(&self) -> Value {
         let added = self.book.all().map(|one| Addition {
-            // Of use to this program alone.
+            // An internal field.
             until_uptime: None,
             ..one.clone()
         });

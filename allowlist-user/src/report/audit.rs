@@ -1,4 +1,4 @@
-//! Who changed what and when, the oldest first.
+//! The audit log: the time, the user and the change of each entry, oldest first.
 
 use std::path::Path;
 
@@ -9,14 +9,14 @@ use super::Report;
 use crate::audit::{self, Entry};
 use crate::text::{indented, on_one_line};
 
-/// The audit trail.
+/// The audit log.
 pub struct AuditLog {
     entries: Vec<Entry>,
     damaged: usize,
 }
 
 impl AuditLog {
-    /// As it is on disk; only the newest `count`, if that is given.
+    /// Reads the audit log from disk; only the newest `count` entries, if that is given.
     pub fn read(state_dir: &Path, count: Option<usize>) -> Result<Self> {
         let (mut entries, damaged) = audit::read(state_dir)?;
         if let Some(count) = count {
@@ -34,19 +34,19 @@ impl Report for AuditLog {
             let deed = format!("{time}  {}  {}", entry.who, entry.deed);
             text += &on_one_line(&deed);
             text += &match &entry.refused {
-                Some(reason) => format!("  NOT DONE: {}\n", indented(reason)),
+                Some(reason) => format!("  REFUSED: {}\n", indented(reason)),
                 None if entry.no_change => "  (no change)\n".to_owned(),
                 None => format!("  (generation {})\n", entry.generation),
             };
         }
         if self.damaged > 0 {
             text += &format!(
-                "warning: {} lines are damaged, and left out\n",
+                "warning: {} lines are damaged and are skipped\n",
                 self.damaged
             );
         }
         if text.is_empty() {
-            text += "nothing was changed yet\n";
+            text += "no changes yet\n";
         }
         text
     }

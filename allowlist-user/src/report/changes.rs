@@ -1,4 +1,4 @@
-//! What changed, and what a refresh would change, as text for people and as JSON for programs. Pure.
+//! The changes of lists, and the changes that a refresh would make, as text and as JSON. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,20 +12,20 @@ use crate::event::{Change, Event, What};
 use crate::list_update::{AcceptedUpdate, RejectedUpdate};
 use crate::rejected::{RejectedLists, command, list_id};
 
-/// As many prefixes as a text shows of one change; JSON has all of them.
+/// The most prefixes of one change in a text; JSON has every prefix.
 const SHOWN: usize = 20;
 
-/// What came of asking a source whether it has something new.
+/// The result of a fetch for `diff`.
 pub enum Outcome {
-    /// It could not be had.
+    /// The fetch failed.
     Failed(String),
-    /// The gate would refuse what it has.
+    /// The gate would reject the list.
     Refused(Box<RejectedUpdate>),
-    /// It would have this, and what is gone would stay for so long.
+    /// The list would become active; removed prefixes would stay for the grace period.
     Changed(AcceptedUpdate, Duration),
 }
 
-/// Sources with their rejected lists and the changes of a refresh, for people.
+/// Returns the rejected lists of sources and the changes of a refresh, as text.
 pub fn diff_text(outcomes: &BTreeMap<String, Outcome>, rejected: &RejectedLists) -> String {
     let mut text = String::new();
     for (name, outcome) in outcomes {
@@ -33,14 +33,17 @@ pub fn diff_text(outcomes: &BTreeMap<String, Outcome>, rejected: &RejectedLists)
             Outcome::Refused(refused) => Some(list_id(name, &refused.fetched.prefixes)),
             _ => None,
         };
-        // The daemon may have another list than the vendor has now.
+        // The list that the daemon rejected may differ from the current one.
         let waiting = rejected.sources.get(name);
         let other = waiting.filter(|list| id.as_ref() != Some(&list.id));
         text += &other.map_or_else(String::new, |list| list.text(name));
         match outcome {
             Outcome::Failed(reason) => text += &format!("{name}: cannot be had: {reason}\n"),
             Outcome::Refused(refused) => {
-                text += &format!("{name}: would be refused: {}\n", refused.rejection);
+                text += &format!(
+                    "{name}: the gate would reject this list: {}\n",
+                    refused.rejection
+                );
                 text += &widest_first(&refused.difference);
                 let id = id.filter(|_| refused.rejection.is_acceptable());
                 let when = if waiting.is_some() && other.is_none() {
@@ -76,7 +79,7 @@ pub fn diff_text(outcomes: &BTreeMap<String, Outcome>, rejected: &RejectedLists)
     text
 }
 
-/// The same for programs.
+/// Returns the rejected lists of sources and the changes of a refresh, as JSON.
 pub fn diff_json(outcomes: &BTreeMap<String, Outcome>, rejected: &RejectedLists) -> Value {
     let one = |name: &str, outcome: &Outcome| match outcome {
         Outcome::Failed(reason) => json!({ "outcome": "failed", "reason": reason }),
@@ -113,7 +116,7 @@ pub fn widest_first(difference: &Difference) -> String {
     signed(&added, &difference.removed)
 }
 
-/// Events, for people.
+/// Returns events as text.
 pub fn history_text(events: &[Event]) -> String {
     let mut text = String::new();
     for event in events {
@@ -144,7 +147,7 @@ fn told(what: &What) -> String {
         } => {
             let mut text = format!("changed: {}", counts(change));
             if let Some(until) = held_until {
-                text += &format!(" (in force until {})", until.strftime("%Y-%m-%d %H:%M:%SZ"));
+                text += &format!(" (active until {})", until.strftime("%Y-%m-%d %H:%M:%SZ"));
             }
             if *accepted {
                 text += ", accepted by the operator";
@@ -162,16 +165,16 @@ fn told(what: &What) -> String {
     }
 }
 
-/// What came of asking for lists, a line each.
+/// Returns the results of a refresh, one line per source.
 pub fn refreshed_text(sources: &BTreeMap<String, Refreshed>) -> String {
     if sources.is_empty() {
-        return "there is no source that can be asked\n".to_owned();
+        return "no source can be fetched\n".to_owned();
     }
     let mut text = String::new();
     for (name, outcome) in sources {
         text += &match &outcome.failure {
             Some(failure) => format!(
-                "{name}: {} prefixes, as before: {failure}\n",
+                "{name}: {} prefixes, unchanged: {failure}\n",
                 outcome.prefixes
             ),
             None => format!("{name}: {} prefixes\n", outcome.prefixes),
@@ -180,7 +183,7 @@ pub fn refreshed_text(sources: &BTreeMap<String, Refreshed>) -> String {
     text
 }
 
-/// A line for each prefix that came or went, as far as a person reads.
+/// Returns a line for each added and removed prefix, up to a limit.
 pub fn signed(added: &[IpNet], removed: &[IpNet]) -> String {
     let mut text = String::new();
     for (sign, prefixes) in [('+', added), ('-', removed)] {

@@ -1,4 +1,4 @@
-//! Drop events, a line each: for people, or as data.
+//! Drop events, one line each, as text or JSON.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -11,36 +11,36 @@ use serde_json::{Value, json};
 
 use crate::dataplane::Seen;
 
-/// TCP's flags, from the lowest bit.
+/// The flags of TCP, from the lowest bit.
 const FLAGS: [&str; 8] = ["FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"];
 
-/// The wall clock's time at zero of the kernel's monotonic clock.
+/// The wall-clock time at zero of the kernel's monotonic clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Epoch(Timestamp);
 
 impl Epoch {
-    /// From both clocks at one moment.
+    /// Returns the epoch, from both clocks at one moment.
     pub fn new(now: Timestamp, monotonic: Duration) -> Self {
         Self(now - monotonic)
     }
 
-    /// The wall clock's time, with milliseconds.
+    /// Returns the wall-clock time of a kernel time, with milliseconds.
     pub fn time(self, nanoseconds: u64) -> Timestamp {
         let time = self.0 + Duration::from_nanos(nanoseconds);
         Timestamp::from_millisecond(time.as_millisecond()).unwrap_or(time)
     }
 }
 
-/// For people, without a newline.
+/// Returns an event as text without a line break.
 pub fn seen_text(seen: &Seen, epoch: Epoch) -> String {
     match seen {
         Seen::Drop(event, interface) => drop_text(event, interface, epoch),
-        Seen::Suppressed(more) => format!("{more} more drops were not told of, to spare this host"),
+        Seen::Suppressed(more) => format!("{more} more drops were not shown (rate limit)"),
         Seen::Detached => "the filter was detached".to_owned(),
     }
 }
 
-/// For programs.
+/// Returns an event as JSON.
 pub fn seen_json(seen: &Seen, epoch: Epoch) -> Value {
     match seen {
         Seen::Drop(event, interface) => drop_json(event, interface, epoch),
@@ -68,7 +68,7 @@ fn drop_text(event: &Event, interface: &str, epoch: Epoch) -> String {
         line += &protocol(event.protocol);
         line += " ";
         if is_malformed(event) {
-            // Its headers were not read.
+            // The filter did not read its headers.
         } else if event.later_fragment != 0 {
             line += "fragment ";
         } else if is_icmp(event) {
@@ -119,12 +119,12 @@ fn has_ports(event: &Event) -> bool {
         && !is_malformed(event)
 }
 
-/// Whether its transport header was not read.
+/// Returns whether the filter did not read the transport header.
 const fn is_malformed(event: &Event) -> bool {
     event.reason == Reason::Malformed as u8
 }
 
-/// Why it is malformed.
+/// Returns the cause of `malformed`.
 fn cause(event: &Event) -> Option<&'static str> {
     Malformed::from_number(event.cause).map(Malformed::name)
 }

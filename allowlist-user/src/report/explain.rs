@@ -1,7 +1,7 @@
-//! Why a new packet of an address would pass, or not: as the kernel decides it now.
+//! Explains whether a new packet from an address would pass, by the kernel's current tables.
 //!
-//! The verdicts are the kernel's own tables', asked by the order of decisions that ships. The record on disk
-//! has the words, and costs nothing else where it is missing. Needs no daemon.
+//! The verdicts come from the kernel's tables, by the decision code that the eBPF program runs. The record on disk
+//! has only names; without it, ids are shown. Needs no daemon.
 
 #[cfg(test)]
 mod tests;
@@ -27,46 +27,46 @@ use crate::record::{Record, SourceRecord};
 pub struct Explanation {
     question: Question,
     control: Control,
-    /// Interfaces on which everything is decided alike, and how; none where nothing is filtered.
+    /// Groups of interfaces with the same decisions, and the decisions; empty if no interface is filtered.
     interfaces: Vec<(Vec<String>, Vec<Reached>)>,
-    /// The longest first.
+    /// The prefixes that contain the address, longest first.
     prefixes: Vec<Matching>,
-    /// By name: those behind the prefixes.
+    /// The sources of these prefixes, by name.
     sources: BTreeMap<String, Behind>,
-    /// With tracking: how many flows this host has with the address, whose answers pass.
+    /// With tracking: the number of flows that this host has with the address, whose answers pass.
     flows: Option<usize>,
     is_recorded: bool,
     now: Timestamp,
     epoch: Epoch,
 }
 
-/// What is decided alike, in words.
+/// A decision with the names of its services and sources.
 struct Reached {
     row: Row,
-    /// The services that cover it.
+    /// The services that cover the port.
     services: Vec<String>,
-    /// The sources that let it in.
+    /// The sources that allow the address.
     sources: Vec<String>,
 }
 
-/// A prefix that holds the address.
+/// A prefix that contains the address.
 struct Matching {
     prefix: IpNet,
     services: Vec<String>,
-    /// Those that list it or a wider one.
+    /// The sources that list it or a wider prefix.
     sources: Vec<String>,
-    /// Those that list it no more, and until when it stays.
+    /// The sources that no longer list it, with the end of the grace period.
     held: Vec<(String, Timestamp)>,
 }
 
-/// A source that lists a prefix that holds the address.
+/// A source that lists a prefix with the address.
 struct Behind {
     record: Option<SourceRecord>,
     traffic: Traffic,
 }
 
 impl Explanation {
-    /// Asks the kernel; the words are the record's in `state_dir`.
+    /// Reads the kernel's tables; names come from the record in `state_dir`.
     pub fn read(pin_dir: &Path, state_dir: &Path, question: Question) -> Result<Self> {
         let view = View::open(pin_dir)?;
         let lookup = view.lookup()?;
@@ -118,7 +118,7 @@ impl Explanation {
         })
     }
 
-    /// Whether anything that was asked would be dropped, or is where drops are carried out.
+    /// Returns whether any verdict is drop, in either mode.
     pub fn is_dropped(&self) -> bool {
         let mut rows = self.interfaces.iter().flat_map(|(_, rows)| rows);
         rows.any(|reached| reached.row.decision.verdict == Verdict::Drop)
@@ -161,7 +161,7 @@ impl Matching {
     }
 }
 
-/// The interfaces that are filtered, or the one that was asked about.
+/// Returns the filtered interfaces, or the one of the question.
 fn asked(attachments: Vec<Attachment>, wanted: Option<&str>) -> Result<Vec<Attachment>> {
     let filtered: Vec<Attachment> = attachments
         .into_iter()
@@ -171,13 +171,13 @@ fn asked(attachments: Vec<Attachment>, wanted: Option<&str>) -> Result<Vec<Attac
         return Ok(filtered);
     };
     let names: Vec<&str> = filtered.iter().map(|one| &*one.name).collect();
-    // It may have several names.
+    // An interface may have several names.
     let index = index_of(wanted);
     let is_wanted =
         |one: &Attachment| one.name == wanted || (index.is_some() && one.index == index);
     if !filtered.iter().any(is_wanted) {
         bail!(
-            "{wanted} is not filtered, so what comes in there passes; the filter is on {}",
+            "{wanted} is not filtered, so every packet that it receives passes; the filter is on {}",
             if names.is_empty() {
                 "no interface".to_owned()
             } else {
@@ -188,7 +188,7 @@ fn asked(attachments: Vec<Attachment>, wanted: Option<&str>) -> Result<Vec<Attac
     Ok(filtered.into_iter().filter(is_wanted).collect())
 }
 
-/// What becomes of what is asked about on one interface.
+/// Returns the decisions of the question on one interface.
 fn reached(lookup: &Lookup, slot: u32, question: &Question) -> Result<Vec<Row>> {
     let targets: Vec<Target> = match question.target {
         Some(Target::Other) => Target::protocols(question.address).collect(),

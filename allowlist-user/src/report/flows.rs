@@ -1,4 +1,4 @@
-//! The flows that are tracked, or that were cut.
+//! Tracked flows, and flows that were removed by `flows cut`.
 
 use allowlist_common::packet::{TCP, UDP};
 use serde_json::{Value, json};
@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 use super::{Report, table};
 use crate::dataplane::{Side, TrackedFlow};
 
-/// Tracked flows, or flows that were cut.
+/// Tracked flows, or removed flows.
 pub struct Flows {
-    /// How many flows of this host can be tracked; `None` for those that were cut.
+    /// The number of own flows that the table can hold; `None` for removed flows.
     pub room: Option<u32>,
-    /// The flows, in the order in which they are printed.
+    /// The flows, in the order of the output.
     pub flows: Vec<TrackedFlow>,
 }
 
@@ -23,7 +23,7 @@ impl Report for Flows {
             Some(room) => {
                 format!("{own} own flows of at most {room}, {others} foreign or unknown\n")
             }
-            None => format!("cut {own} own flows, {others} foreign or unknown\n"),
+            None => format!("removed {own} own flows, {others} foreign or unknown\n"),
         };
         if self.flows.is_empty() {
             return summary;
@@ -110,7 +110,7 @@ fn remote(flow: &TrackedFlow) -> String {
     }
 }
 
-/// Of a TCP flow of this host; others have none.
+/// Returns the state of a TCP flow of this host; `None` for other flows.
 fn state(flow: &TrackedFlow) -> Option<&'static str> {
     let is_connection = flow.flow.protocol == TCP && flow.side == Side::Own;
     is_connection.then_some(if flow.is_closing { "closing" } else { "open" })

@@ -1,4 +1,4 @@
-//! The catalogue entries that hold an address, as text for people and as JSON for programs. Pure.
+//! The entries of the catalogue that contain an address, as text and as JSON. Pure.
 
 use std::net::IpAddr;
 
@@ -11,24 +11,24 @@ use serde_json::Value;
 pub struct Holders {
     /// The address that was searched for.
     pub address: IpAddr,
-    /// The entries that hold it, each with its prefix.
+    /// The entries that contain it, each with its prefix.
     pub holders: Vec<Holder>,
     /// The entries that were not searched.
     pub not_searched: Vec<Skipped>,
 }
 
-/// An entry that holds the address.
+/// An entry that contains the address.
 #[derive(Clone, Debug, Serialize)]
 pub struct Holder {
     /// The provider's name.
     pub provider: String,
     /// The region of the prefix, if the list is divided.
     pub region: Option<String>,
-    /// The prefix that holds the address.
+    /// The prefix that contains the address.
     pub prefix: IpNet,
     /// The kind of list: `compiled-in`, `last-good` or `fetched`.
     pub from: &'static str,
-    /// The configured source, of a last good list.
+    /// The configured source of a last-good list.
     pub source: Option<String>,
     /// The time or the day of the list.
     pub at: String,
@@ -44,7 +44,7 @@ pub struct Skipped {
 }
 
 impl Holders {
-    /// An empty result.
+    /// Returns an empty result.
     pub fn new(address: IpAddr) -> Self {
         Self {
             address,
@@ -53,7 +53,7 @@ impl Holders {
         }
     }
 
-    /// Adds the prefixes of a list that hold the address.
+    /// Adds the prefixes of a list that contain the address.
     pub fn hold(
         &mut self,
         provider: &str,
@@ -82,20 +82,20 @@ impl Holders {
         });
     }
 
-    /// A line for each prefix, and one for the entries that were not searched.
+    /// Returns a line for each prefix, and one for the entries that were not searched.
     pub fn text(&self) -> String {
         let mut text = String::new();
         for holder in &self.holders {
             let region = holder.region.as_ref();
             let region = region.map_or_else(String::new, |region| format!(", region {region}"));
             let list = match (&holder.source, holder.from) {
-                (Some(source), _) => format!("last good list of source {source}, {}", holder.at),
+                (Some(source), _) => format!("last-good list of source {source}, {}", holder.at),
                 (None, from) => format!("{from}, {}", holder.at),
             };
             text += &format!("{}  {}  {list}{region}\n", holder.provider, holder.prefix);
         }
         if self.holders.is_empty() {
-            text += &format!("no entry that was searched holds {}\n", self.address);
+            text += &format!("no searched entry contains {}\n", self.address);
         }
         let reasons: std::collections::BTreeSet<_> =
             self.not_searched.iter().map(|one| &one.reason).collect();
@@ -110,7 +110,7 @@ impl Holders {
         text
     }
 
-    /// The whole result.
+    /// Returns the whole result.
     pub fn json(&self) -> Value {
         serde_json::to_value(self).expect("strings and numbers are JSON")
     }

@@ -1,4 +1,4 @@
-//! The prefixes that the kernel has now, and what each reaches.
+//! The active prefixes, with the services that each reaches.
 
 use std::fmt;
 use std::path::Path;
@@ -14,11 +14,11 @@ use crate::feed::parse_prefix;
 use crate::hints;
 use crate::record::Record;
 
-/// The kernel's table of prefixes, in words.
+/// The kernel's table of prefixes, with names.
 pub struct List {
     generation: u32,
     rows: Vec<Row>,
-    /// How many there are, shown or not.
+    /// The number of all prefixes, shown or not.
     all: usize,
     record: Record,
 }
@@ -26,16 +26,16 @@ pub struct List {
 /// Which prefixes to show.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Only {
-    /// Those that hold this one, or lie within it.
+    /// Prefixes that contain this one, or lie within it.
     Prefix(IpNet),
-    /// Those that this source lists.
+    /// Prefixes that this source lists.
     Source(String),
 }
 
 impl FromStr for Only {
     type Err = String;
 
-    /// Reads an address, a prefix, or else the name of a source.
+    /// Parses an address, a prefix, or otherwise the name of a source.
     fn from_str(text: &str) -> Result<Self, String> {
         match parse_prefix(text) {
             Ok(prefix) => Ok(Self::Prefix(prefix)),
@@ -61,7 +61,7 @@ struct Row {
 }
 
 impl List {
-    /// Reads the table from the kernel and the words from the record.
+    /// Reads the table from the kernel, and the names from the record.
     pub fn read(pin_dir: &Path, state_dir: &Path) -> Result<Self> {
         let view = View::open(pin_dir)?;
         let record = Record::load(state_dir).unwrap_or_default();
@@ -74,10 +74,10 @@ impl List {
         })
     }
 
-    /// Keeps only some of the prefixes.
+    /// Removes the prefixes that do not match.
     ///
     /// # Errors
-    /// If there is no such source or service; what there is instead is named.
+    /// If no source or service has this name; the error lists the existing names.
     pub fn narrow(mut self, only: Option<&Only>, service: Option<&str>) -> Result<Self> {
         if let Some(Only::Source(name)) = only {
             require("source", name, self.record.sources.keys())?;
@@ -113,7 +113,7 @@ fn require<'n>(kind: &str, name: &str, known: impl Iterator<Item = &'n String>) 
 
 impl Report for List {
     fn text(&self) -> String {
-        // By hand: a million rows are nothing that a table library should lay out.
+        // Without the table library, which is slow for a million rows.
         let columns = |row: &Row| {
             (
                 row.prefix.to_string(),
@@ -124,7 +124,7 @@ impl Report for List {
         let mut widths = self.rows.iter().map(columns).fold((6, 7), |widths, row| {
             (widths.0.max(row.0.len()), widths.1.max(row.1.len()))
         });
-        // On a terminal the columns of names share the room that the prefixes leave.
+        // On a terminal the columns of names share the width that the prefixes leave.
         let left = width().map(|width| width.saturating_sub(widths.0 + 4));
         if let Some(left) = left {
             widths.1 = widths.1.min(left / 2);
@@ -161,7 +161,7 @@ impl Report for List {
     }
 }
 
-/// Entries that were compiled and not read from a kernel, as data.
+/// Returns compiled entries as JSON.
 pub(super) fn entries_json(entries: Vec<Entry>, record: &Record) -> Value {
     rows_json(&rows(entries, record))
 }

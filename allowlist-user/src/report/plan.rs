@@ -1,4 +1,4 @@
-//! What would be published, for `check`.
+//! The policy that a start would publish, for `check`.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -13,28 +13,28 @@ use crate::policy::DefaultVerdict;
 use crate::record::{Record, SourceRecord};
 use crate::text::indented;
 
-/// A configuration, fetched and compiled, that nobody published.
+/// A compiled configuration that is not published.
 pub struct Plan<'a> {
-    /// What was configured.
+    /// The configuration.
     pub config: &'a Config,
-    /// It in words.
+    /// The names of sources and services.
     pub record: &'a Record,
-    /// It as the kernel would have it.
+    /// The tables for the kernel.
     pub tables: &'a Tables,
-    /// What the operator should think about.
+    /// Warnings.
     pub warnings: &'a [String],
-    /// What the operator should know.
+    /// Notes that need no change.
     pub notes: &'a [String],
     /// The expected result of attaching to each interface that is present.
     pub attach: &'a [ExpectedAttach],
-    /// Why a start would fail, or filter nothing yet.
+    /// The reasons why a start would fail, or wait.
     pub failures: &'a [String],
-    /// When the lists were looked at.
+    /// The time of the report.
     pub now: Timestamp,
 }
 
 impl Plan<'_> {
-    /// For people.
+    /// Returns the report as text.
     pub fn text(&self) -> String {
         let mut services = table(&["service", "ports", "on", "allows"], &[]);
         for (name, service) in &self.record.services {
@@ -91,7 +91,7 @@ impl Plan<'_> {
         )
     }
 
-    /// A line a source; how it stands only where one has failed.
+    /// Returns a line per source; with the states if a source has failed.
     fn sources(&self) -> Table {
         let has_failed = |one: &SourceRecord| one.failure.is_some();
         if !self.record.sources.values().any(has_failed) {
@@ -118,7 +118,7 @@ impl Plan<'_> {
         sources
     }
 
-    /// For programs.
+    /// Returns the report as JSON.
     pub fn json(&self) -> Value {
         let v4 = self.tables.v4.iter().map(|(prefix, grant)| Entry {
             prefix: (*prefix).into(),
@@ -146,7 +146,7 @@ impl Plan<'_> {
     }
 }
 
-/// A configuration word as it is written in the file.
+/// Returns a value of the configuration as the file has it.
 pub(super) fn word(value: &impl serde::Serialize) -> String {
     match json!(value) {
         Value::String(word) => word,

@@ -1,4 +1,4 @@
-//! The policies that can be gone back to, the newest first.
+//! The stored policies, newest first.
 
 use std::path::Path;
 
@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 use super::{Report, table};
 use crate::ledger::Known;
 
-/// The policies that are kept.
+/// The stored policies.
 pub struct PolicyList {
     known: Known,
 }
 
 impl PolicyList {
-    /// As they are on disk.
+    /// Reads the policies from disk.
     pub fn read(state_dir: &Path) -> Result<Self> {
         Ok(Self {
             known: Known::peek(state_dir)?,
@@ -26,7 +26,7 @@ impl Report for PolicyList {
     fn text(&self) -> String {
         let mut table = table(&["policy", "since", "by", "what"], &[0]);
         for (place, policy) in self.known.policies().rev().enumerate() {
-            let mark = if place == 0 { "in force: " } else { "" };
+            let mark = if place == 0 { "active: " } else { "" };
             table.add_row([
                 policy.number.to_string(),
                 policy

@@ -1,7 +1,7 @@
-//! The catalogue: as a table, one entry in full, and as data.
+//! The catalogue: as a table, one entry in full, and as JSON.
 //!
 //! Invariants: in a pipe, no line of the table is longer than a hundred characters; the JSON has every field of an
-//! entry; what is shown of one entry is TOML.
+//! entry; the text of one entry is TOML.
 
 use serde_json::{Value, json};
 
@@ -9,12 +9,12 @@ use super::table;
 use crate::catalogue::{Evidence, List, Parameter, Provider, Region, comment};
 use crate::policy::Direction;
 
-/// More codes than fit into a column are counted.
+/// The most region codes of a row; more are counted.
 const REGIONS_WIDTH: usize = 11;
-/// What marks an entry that has a warning.
+/// The mark of an entry with a warning.
 const MARK: &str = "!";
 
-/// The catalogue as a table.
+/// Returns the catalogue as a table.
 pub fn providers_text(providers: &[&Provider]) -> String {
     let mut table = table(&["provider", "direction", "regions", "list", "title"], &[]);
     for provider in providers {
@@ -29,12 +29,12 @@ pub fn providers_text(providers: &[&Provider]) -> String {
     }
     let mut text = format!("{table}\n");
     if providers.iter().any(|provider| provider.warning.is_some()) {
-        text += &format!("{MARK} has a warning: `allowlist providers show NAME` tells it\n");
+        text += &format!("{MARK} has a warning: see `allowlist providers show NAME`\n");
     }
     text
 }
 
-/// All that is known of one entry, and how to use it.
+/// Returns one entry as a configuration with comments.
 pub fn provider_text(provider: &Provider) -> String {
     let mut text = comment(&format!("{}: {}", provider.name, provider.title));
     text += &comment(&provider.about);
@@ -49,13 +49,13 @@ pub fn provider_text(provider: &Provider) -> String {
     text + &provider.configuration()
 }
 
-/// The catalogue as data.
+/// Returns the catalogue as JSON.
 pub fn providers_json(providers: &[&Provider]) -> Value {
     let entries: Vec<_> = providers.iter().map(|p| provider_json(p)).collect();
     json!({ "providers": entries })
 }
 
-/// One entry as data.
+/// Returns one entry as JSON.
 pub fn provider_json(provider: &Provider) -> Value {
     let (source, prefixes) = match &provider.list {
         List::Fetched(source) => (Some(source), None),
@@ -108,7 +108,7 @@ fn regions(regions: &[Region]) -> String {
     }
 }
 
-/// Where the prefixes come from, in a word.
+/// Returns the kind of list.
 fn list(provider: &Provider) -> &'static str {
     match &provider.list {
         List::Fetched(source) if source.contains_key("names") => "names",

@@ -1,4 +1,4 @@
-//! Where the prefixes come from: each source's state and age, what it let in, and when it is asked next.
+//! The sources: the state, the age and the passed packets of each, and the time of its next fetch.
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -6,14 +6,13 @@ use serde_json::{Map, Value, json};
 use super::{Report, Status, ago, table};
 use crate::record::SourceRecord;
 
-/// The part of a status that is about sources.
+/// The sources of a status.
 pub struct Sources(pub Status);
 
 impl Report for Sources {
     fn text(&self) -> String {
         if self.0.sources().next().is_none() {
-            return "nothing is known of the sources: no record in this state directory\n"
-                .to_owned();
+            return "the sources are unknown: no record in this state directory\n".to_owned();
         }
         format!("{}\n{}", self.0.sources_table(), self.0.source_warnings())
     }
@@ -24,7 +23,7 @@ impl Report for Sources {
 }
 
 impl Status {
-    /// A line a source.
+    /// Returns a line per source.
     pub(super) fn sources_table(&self) -> String {
         let header = [
             "source", "state", "prefixes", "age", "next", "passed", "bytes", "last", "from",
@@ -37,7 +36,7 @@ impl Status {
                 source.state(self.now).to_owned(),
                 match source.held {
                     0 => source.prefixes.to_string(),
-                    held => format!("{} ({held} held)", source.prefixes),
+                    held => format!("{} ({held} in grace)", source.prefixes),
                 },
                 self.age_of(source).map_or_else(|| "-".to_owned(), ago),
                 self.next_fetch(name).map_or_else(
@@ -56,19 +55,21 @@ impl Status {
         format!("{table}\n")
     }
 
-    /// What should be thought about.
+    /// Returns the warnings and notes about sources.
     pub(super) fn source_warnings(&self) -> String {
         let mut text = String::new();
         for (name, source) in self.sources() {
             if let Some(failure) = &source.failure {
                 text += &match source.fetched {
-                    Some(_) => format!("warning: {name}: by its last good list: {failure}\n"),
-                    None => format!("warning: {name}: has no list yet: {failure}\n"),
+                    Some(_) => {
+                        format!("warning: {name}: the last-good list is active: {failure}\n")
+                    }
+                    None => format!("warning: {name}: no list yet: {failure}\n"),
                 };
             }
             if source.is_stale(self.now) {
                 text += &format!(
-                    "warning: {name}: its list is {} old, and should not be older than {}\n",
+                    "warning: {name}: list is stale: {} old, max_age {}\n",
                     ago(self.age_of(source).unwrap_or_default()),
                     ago(source.max_age_seconds.unwrap_or_default().cast_signed())
                 );

@@ -1,4 +1,4 @@
-//! What is in force: a page that answers at a glance, and the same as data.
+//! The state of the filter, as text and as JSON.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,7 +21,7 @@ use crate::ledger::Known;
 use crate::policy::Mode;
 use crate::record::{Record, SourceRecord};
 
-/// Everything that `status` prints.
+/// The report of `status`.
 pub struct Status {
     /// The daemon, if one answers.
     pub daemon: Option<Live>,
@@ -33,17 +33,17 @@ pub struct Status {
     record: Option<Record>,
     traffic: BTreeMap<String, Traffic>,
     services: BTreeMap<String, ServiceTraffic>,
-    /// With tracking: how many flows there is room for, and how many there are.
+    /// With tracking: the capacity of the flow table, and the number of flows.
     flows: Option<(u32, usize)>,
     pending: Option<PendingConfirm>,
-    /// The mode that the configuration of the newest policy states, and where it comes from.
+    /// The mode of the configuration of the newest policy, and the name of that configuration.
     journal: Option<(Mode, String)>,
     pub(super) now: Timestamp,
     epoch: Epoch,
 }
 
 impl Status {
-    /// Reads the kernel, and the record for what its numbers mean.
+    /// Reads the kernel, and the names from the record.
     pub fn read(pin_dir: &Path, state_dir: &Path) -> Result<Self> {
         let view = View::open(pin_dir)?;
         let record = Record::load(state_dir);
@@ -74,12 +74,13 @@ impl Status {
         })
     }
 
-    /// Whether the self-check has found a difference.
+    /// Returns whether the self-check has found a difference.
     pub const fn differs(&self) -> bool {
         !self.differences.is_empty()
     }
 
-    /// Whether the filter is attached as configured, in either mode, and the self-check has found no difference.
+    /// Returns whether the filter is attached as configured, in either mode, and the self-check has found no
+    /// difference.
     pub fn is_as_configured(&self) -> bool {
         // An interface that was removed or moved away is a difference, unless another one has taken its place.
         let are_on = |all: &[Attachment]| all.iter().any(|one| one.attached);
@@ -90,12 +91,12 @@ impl Status {
             && daemon.is_none_or(|daemon| daemon.waiting_for.is_empty() && !daemon.is_waiting)
     }
 
-    /// Whether the filter is attached as configured, and drops packets.
+    /// Returns whether the filter is attached as configured, and drops packets.
     pub fn is_filtering(&self) -> bool {
         self.is_as_configured() && !self.control.observe
     }
 
-    /// The active mode.
+    /// Returns the active mode.
     fn mode(&self) -> Mode {
         if self.control.observe {
             Mode::Observe
@@ -104,7 +105,7 @@ impl Status {
         }
     }
 
-    /// The mode that the configuration states, where the active one is another, and the configuration's name.
+    /// Returns the mode of the configuration and its name, if another mode is active.
     fn configured_otherwise(&self) -> Option<(Mode, &str)> {
         let (configured, origin) = if let Some(daemon) = &self.daemon {
             (daemon.configured_mode?, &*daemon.configuration)
@@ -130,7 +131,7 @@ impl Status {
         warnings
     }
 
-    /// Whether packets are judged by a policy at all.
+    /// Returns whether a policy decides about packets.
     fn holds(&self) -> bool {
         self.control.generation != 0 && !self.control.open
     }
@@ -148,10 +149,10 @@ impl Status {
         let mut text = if on.is_empty() {
             "not filtering: no interface has the filter on it\n".to_owned()
         } else if self.control.generation == 0 && !self.control.open {
-            "not filtering by a policy: the control word names no generation, so packets are dropped\n"
+            "not filtering by a policy: no generation is active, so packets are dropped\n"
                 .to_owned()
         } else if !self.holds() {
-            "not filtering: the filter was not confirmed in time, and lets everything pass\n"
+            "not filtering: the change was not confirmed in time, so every packet passes\n"
                 .to_owned()
         } else {
             let interfaces: Vec<_> = on
@@ -168,7 +169,7 @@ impl Status {
                 )
             });
             format!(
-                "{} {}, generation {}{}; what no service covers: {}\n",
+                "{} {}, generation {}{}; default {}\n",
                 match self.mode() {
                     Mode::Observe => "observing (nothing is dropped)",
                     Mode::Enforce => "filtering",
@@ -190,7 +191,7 @@ impl Status {
             );
         }
         if let Some((room, alive)) = self.flows {
-            text += &format!("this host's own flows: {alive} tracked, room for {room}\n");
+            text += &format!("own flows: {alive} tracked, at most {room}\n");
         }
         for difference in &self.differences {
             text += &format!("self-check: {}\n", difference.text);
@@ -205,7 +206,7 @@ impl Status {
         for attachment in self.attachments.iter().filter(|one| !is_explained(one)) {
             if attachment.is_elsewhere {
                 text += &format!(
-                    "{} was moved to another network namespace, and is filtered there too, until the next start or `allowlist detach`\n",
+                    "{} was moved to another network namespace, and stays filtered there until the next start or `allowlist detach`\n",
                     attachment.name
                 );
             }
@@ -217,17 +218,17 @@ impl Status {
         let filters = self.attachments.iter().any(|one| one.attached);
         let Some(daemon) = &self.daemon else {
             let mut text = if filters {
-                "daemon: not running; the kernel goes on by the last lists\n".to_owned()
+                "daemon: not running; the kernel keeps filtering with the last lists\n".to_owned()
             } else {
                 "daemon: not running\n".to_owned()
             };
             match self.pending {
                 Some(pending) if pending.fell_back => {
-                    text += "a change was not confirmed in time: the kernel went back to what was before by itself\n";
+                    text += "a change was not confirmed in time: the kernel rolled it back\n";
                 }
                 Some(pending) => {
                     text += &format!(
-                        "UNCONFIRMED: a change is taken back in {}; start the daemon, and `allowlist confirm` keeps it\n",
+                        "UNCONFIRMED: a change is rolled back in {}; to keep it, start the daemon and run `allowlist confirm`\n",
                         ago(pending.left.as_secs().cast_signed())
                     );
                 }
@@ -240,11 +241,11 @@ impl Status {
             text += &format!("policy {policy}, by {}\n", daemon.configuration);
         }
         if daemon.held_back {
-            text += "warning: what the configuration file says now was taken back, and is not in force; mend it, then `allowlist reload`\n";
+            text += "warning: the configuration file was rolled back and is not active; correct it, then run `allowlist reload`\n";
         }
         if let Some(pending) = &daemon.pending {
             text += &format!(
-                "UNCONFIRMED: {} by {} is taken back in {}; `allowlist confirm` keeps it\n",
+                "UNCONFIRMED: {} by {} is rolled back in {}; `allowlist confirm` keeps it\n",
                 pending.what,
                 pending.by,
                 ago(pending.until.duration_since(self.now).as_secs())
@@ -252,26 +253,26 @@ impl Status {
         }
         if daemon.is_waiting {
             text += &format!(
-                "WAITING for lists of {}: the configuration is not in force till then (at_start)\n",
+                "WAITING for lists of {}: the configuration is inactive until they are fetched (at_start)\n",
                 daemon.waiting.join(", ")
             );
         }
         if daemon.is_open {
             text += &format!(
-                "OPEN: till there are lists of {}, everybody passes as if listed there (at_start)\n",
+                "OPEN: until lists of {} are fetched, these sources match every address (at_start)\n",
                 daemon.waiting.join(", ")
             );
         }
         for name in &daemon.waiting_for {
             let hint = hints::interface(name).map_or_else(String::new, |hint| format!("; {hint}"));
             text += &format!(
-                "warning: there is no interface {name}; it is filtered as soon as there is one{hint}\n"
+                "warning: interface {name} does not exist; it is filtered once it appears{hint}\n"
             );
         }
         text
     }
 
-    /// What was dropped, in one line: what is looked for first.
+    /// Returns the dropped packets by reason, in one line.
     fn drops_text(&self) -> String {
         let reasons = Reason::ALL.into_iter().filter_map(|reason| {
             let of = |counted: &Counted| counted.counters.get(Verdict::Drop, reason);
@@ -411,7 +412,7 @@ impl Report for Status {
     }
 }
 
-/// The mode that the newest policy's configuration states, by the journal; none if it cannot be read.
+/// Returns the mode of the newest policy's configuration, from the journal; `None` if it cannot be read.
 fn configured_mode(state_dir: &Path) -> Option<(Mode, String)> {
     let known = Known::peek(state_dir).ok()?;
     let written = known.newest()?.written();
@@ -421,7 +422,7 @@ fn configured_mode(state_dir: &Path) -> Option<(Mode, String)> {
     Some((config.mode, written.origin()))
 }
 
-/// Counters by verdict and reason, all of them, so that a reader need not know which can be missing.
+/// Returns the counters by verdict and reason, zeros included.
 fn counters_json(counters: &Counters) -> Value {
     let verdicts = Verdict::ALL.into_iter().map(|verdict| {
         let reasons = Reason::ALL.into_iter().map(|reason| {
@@ -435,7 +436,7 @@ fn counters_json(counters: &Counters) -> Value {
     Value::Object(verdicts.collect())
 }
 
-/// The word of the configuration for what counts as an answer.
+/// Returns the value of `return_traffic`.
 fn return_traffic(kernels: ReturnTraffic) -> &'static str {
     match kernels {
         ReturnTraffic::Off => "off",
@@ -444,8 +445,7 @@ fn return_traffic(kernels: ReturnTraffic) -> &'static str {
     }
 }
 
-/// What was counted, by name. Where sources overlap, or services share a port, a packet counts for
-/// each.
+/// Returns counts by name. Where sources overlap, or services share a port, a packet counts for each.
 pub(super) fn by_name<T: Copy + Default>(
     names: &[Vec<String>],
     counted: &[T],

@@ -1,7 +1,7 @@
-//! Tables, and text, as wide as the terminal that shows them.
+//! Tables and text, fitted to the width of the terminal.
 //!
-//! Invariants: no line ends in blanks; on a terminal a table is no wider than it where its numbers leave room, by
-//! shortening the longest cells in the middle; anywhere else nothing is shortened or wrapped.
+//! Invariants: no line ends with spaces; on a terminal, the longest cells of a table are shortened in the middle until
+//! it fits, numbers excepted; elsewhere nothing is shortened or wrapped.
 
 use std::env;
 use std::fmt;
@@ -11,19 +11,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-/// Between two columns.
+/// The separator of two columns.
 const GAP: usize = 2;
-/// No text column gets narrower, unless its cells are.
+/// The least width of a text column with long cells.
 const NARROWEST: usize = 8;
 /// The width of a terminal that does not report one, such as a serial console.
 const COMMON: usize = 80;
-/// Reports are not fitted to a narrower terminal.
+/// The least width to which reports are fitted.
 const LEAST: usize = 40;
 
-/// The width to which reports are fitted; 0 is any. A daemon never sets it: its reports are for other processes.
+/// The width to which reports are fitted; 0 for none. A daemon never sets it: its reports are for other processes.
 static WIDTH: AtomicUsize = AtomicUsize::new(0);
 
-/// Fits every report of this process to the terminal that standard output is, if it is one.
+/// Fits every report of this process to the width of standard output, if that is a terminal.
 pub fn fit_to_terminal() {
     if stdout().is_terminal() {
         let width = terminal_width(&stdout()).unwrap_or(COMMON);
@@ -53,7 +53,7 @@ pub(super) struct Table {
     right: Vec<usize>,
 }
 
-/// A table without rows, with these columns' numbers to the right.
+/// Returns a table without rows; the columns with these indices are aligned to the right.
 pub(super) fn table(header: &[&str], right: &[usize]) -> Table {
     Table {
         header: header.iter().map(|&name| name.to_owned()).collect(),
@@ -98,7 +98,7 @@ impl Table {
         lines.join("\n")
     }
 
-    /// Takes from the widest columns of text until all fit.
+    /// Narrows the widest columns of text until the table fits.
     fn narrow(&self, widths: &mut [usize], room: usize) {
         let gaps = GAP * widths.len().saturating_sub(1);
         while widths.iter().sum::<usize>() + gaps > room {
@@ -121,7 +121,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// Returns the text in so many columns: a longer one without its middle.
+/// Returns the text in at most `room` columns; a longer one loses its middle.
 pub(super) fn shortened(text: &str, room: usize) -> String {
     if text.width() <= room {
         return text.to_owned();
@@ -145,7 +145,7 @@ fn taken(characters: impl Iterator<Item = char>, room: usize) -> String {
         .collect()
 }
 
-/// The text with lines that are too long for the terminal broken between words, and continued further in.
+/// Returns the text with lines that are too long for the terminal wrapped between words, with an indent.
 pub fn wrapped(text: &str) -> String {
     match width() {
         Some(room) => wrapped_to(text, room),

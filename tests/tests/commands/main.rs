@@ -162,7 +162,7 @@ fn check_prints_what_would_be_published() -> anyhow::Result<()> {
          \n\
          warning: services.ssh is open to everyone: sources.everyone holds 0.0.0.0/0\n\
          warning: sources.spare is not used: name it in a service's `allow`, or remove it\n\
-         warning: there is no interface no-such on this host now\n\
+         warning: this host has no interface no-such now\n\
          note: {FRAGMENTS}\n\
          ok: 3 IPv4 and 1 IPv6 prefixes of 250000 allowed; mode observe, default pass"
     );

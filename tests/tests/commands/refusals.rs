@@ -119,8 +119,7 @@ fn check_waiting_run(site: &Site, arguments: &[&str], expected: &str) {
     assert_eq!(xdp_program(site), None, "attached: {}", run.output());
     let status = site.run(&["status"]).expect("it runs");
     assert_eq!(status.code, Some(3), "{status:?}");
-    let waits =
-        "WAITING for lists of vendor: the configuration is not in force till then (at_start)";
+    let waits = "WAITING for lists of vendor: the configuration is inactive until they are fetched (at_start)";
     assert!(status.stdout.contains(waits), "{status:?}");
     let ended = run.stop(Signal::SIGTERM, SOON).expect("it ends");
     assert!(ended.success(), "{}", run.output());
@@ -273,7 +272,7 @@ fn what_stands_in_the_way_is_named() -> anyhow::Result<()> {
         ),
         (
             [&on_eth0(&[])[..], &["--config", &config]].concat(),
-            &["make a configuration of their own", "leave one out"],
+            &["define a configuration", "use either"],
         ),
         (
             [&on_eth0(&[])[..], &["--pin-dir", &ordinary]].concat(),

@@ -206,7 +206,7 @@ fn what_was_meant_is_offered() -> anyhow::Result<()> {
     check_error(
         &home.run(&["check", "--enforce"])?,
         1,
-        &["--enforce is for a configuration from the command line"],
+        &["--enforce applies to a configuration from options"],
     );
     Ok(())
 }

@@ -12,7 +12,7 @@ fn said(ended: &Ended) -> Vec<&str> {
     // Of the machine's own card, which may be there, and may have any driver.
     let is_of_here = |line: &&str| {
         let text = line.split_once(": ").map_or("", |(_, text)| text);
-        text == format!("there is no interface {HERE} on this host now")
+        text == format!("this host has no interface {HERE} now")
             || text.starts_with(&format!("{HERE}: the "))
     };
     lines
@@ -242,7 +242,7 @@ fn check_hints_at_names_of_interfaces() -> anyhow::Result<()> {
     for (name, expected) in [
         ("lo@if2", "write \"lo\""),
         ("lo*", "names are not patterns"),
-        ("all", "write each interface's name"),
+        ("all", "write the name of each interface"),
     ] {
         let ssh = WEB.replace("443", "22");
         home.write("allowlist.toml", &format!("interfaces = ['{name}']\n{ssh}"))?;

@@ -163,7 +163,7 @@ fn many_at_once_are_all_or_none() -> anyhow::Result<()> {
     let ended = host.run_with(&add, "# nothing\n")?;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     expect![[r#"
-        error: standard input has no prefix, so there is nothing to do
+        error: standard input has no prefix; nothing was changed
     "#]]
     .assert_eq(&ended.stderr);
     Ok(())

@@ -128,7 +128,7 @@ fn a_failing_vendor_changes_nothing() -> anyhow::Result<()> {
         .lines()
         .find(|line| line.starts_with("warning: vendor"));
     let warning = warning.with_context(|| text.clone())?;
-    expect!["warning: vendor: by its last good list: source vendor: http://127.0.0.1:<port>/list: cannot be reached: tcp connect error: Connection refused (os error); check the URL, this host's name resolution, its route and its proxy"].assert_eq(&normalized(warning, None));
+    expect!["warning: vendor: the last-good list is active: source vendor: http://127.0.0.1:<port>/list: cannot be reached: tcp connect error: Connection refused (os error); check the URL, this host's name resolution, its route and its proxy"].assert_eq(&normalized(warning, None));
     assert!(gets_through(&site, "198.18.0.1")?);
     Ok(())
 }

@@ -14,7 +14,7 @@ pub(super) struct Interfaces {
     pub(super) attach: Vec<ExpectedAttach>,
     pub(super) warnings: Vec<String>,
     pub(super) notes: Vec<String>,
-    /// Why a start would fail.
+    /// The reasons why a start would fail.
     pub(super) failures: Vec<String>,
 }
 
@@ -37,9 +37,8 @@ impl Interfaces {
         }
         if index_of(name).is_none() {
             let hint = hints::interface(name).map_or_else(String::new, |hint| format!("; {hint}"));
-            self.warnings.push(format!(
-                "there is no interface {name} on this host now{hint}"
-            ));
+            self.warnings
+                .push(format!("this host has no interface {name} now{hint}"));
             return;
         }
         let facts = match interface::look_up(name).await {

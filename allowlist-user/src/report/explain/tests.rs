@@ -150,10 +150,11 @@ fn before_the_first_publish() {
     assert!(explanation.is_dropped());
     expect![[r#"
         192.0.2.9 to tcp/443 on eth0 is dropped; generation 3
-        drop internal-error: nothing was published yet, so there is nothing that could let anybody in
+        drop internal-error: no generation is published yet, so no source is allowed
 
-        no prefix in force holds 192.0.2.9
-    "#]].assert_eq(&explanation.text());
+        no active prefix contains 192.0.2.9
+    "#]]
+    .assert_eq(&explanation.text());
 }
 
 #[test]
@@ -181,7 +182,7 @@ fn open_flows_are_reported() {
         192.0.2.9 to tcp/443 on eth0 is dropped; generation 3
         drop default: step 6: no service covers it, and default = "drop"
 
-        this host has 2 flows with 192.0.2.9: what answers them passes all the same
+        this host has 2 flows with 192.0.2.9: answers to them pass
 
         prefix        reaches  listed by      held
         192.0.2.0/24  ssh web  office vendor  for vendor until 2026-01-02T12:00:00Z

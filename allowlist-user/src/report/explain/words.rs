@@ -1,4 +1,4 @@
-//! An explanation in words, and as data. Pure.
+//! An explanation as text and as JSON. Pure.
 
 use allowlist_common::abi::Traffic;
 use allowlist_common::judge::Decision;
@@ -20,7 +20,7 @@ impl Report for Explanation {
         }
         if let Some(flows @ 1..) = self.flows {
             text += &format!(
-                "\nthis host has {flows} flows with {}: what answers them passes all the same\n",
+                "\nthis host has {flows} flows with {}: answers to them pass\n",
                 self.question.address
             );
         }
@@ -90,11 +90,11 @@ impl Explanation {
                 format!("{address} to {target} on {} {becomes}", names.join(", "))
             }
             (Some(target), _) => format!("{address} to {target}, by interface"),
-            (None, _) => format!("what {address} reaches"),
+            (None, _) => format!("services that {address} reaches"),
         };
         text += &format!("; generation {}\n", self.control.generation);
         if self.control.observe {
-            text += "mode observe: everything passes all the same; these are the verdicts that enforce would carry out\n";
+            text += "observe mode: every packet passes; these are the verdicts of enforce mode\n";
         }
         text
     }
@@ -131,7 +131,7 @@ impl Explanation {
         format!("{table}\n")
     }
 
-    /// The step of docs/packets.md that decided, in words.
+    /// Returns the reason of a decision: the step of docs/packets.md, and the names involved.
     fn why(&self, reached: &Reached) -> String {
         let services = named(&reached.services, "a service that the record does not know");
         let address = self.question.address;
@@ -151,10 +151,9 @@ impl Explanation {
                 self.control.default_verdict.name()
             ),
             Reason::InternalError => {
-                "nothing was published yet, so there is nothing that could let anybody in"
-                    .to_owned()
+                "no generation is published yet, so no source is allowed".to_owned()
             }
-            // None of what is asked about ends so.
+            // No question has another reason.
             other => format!("as {}", other.name()),
         }
     }
@@ -189,10 +188,10 @@ impl Explanation {
         })
     }
 
-    /// The prefixes, and the sources behind them.
+    /// Returns the tables of prefixes and of their sources.
     fn sources_text(&self) -> String {
         if self.prefixes.is_empty() {
-            return format!("\nno prefix in force holds {}\n", self.question.address);
+            return format!("\nno active prefix contains {}\n", self.question.address);
         }
         let mut prefixes = table(&["prefix", "reaches", "listed by", "held"], &[]);
         for matching in &self.prefixes {
@@ -249,7 +248,7 @@ impl Explanation {
     }
 }
 
-/// The step of docs/packets.md that a reason comes from; none for what should not be.
+/// Returns the step of docs/packets.md that has this reason; `None` for an internal error.
 fn step(reason: Reason) -> Option<u8> {
     Some(match reason {
         Reason::NotIp | Reason::Arp => 1,
