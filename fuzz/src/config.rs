@@ -1,5 +1,5 @@
-//! Any text as a configuration: it is refused with reasons, or it is one, and then it compiles or says
-//! why not.
+//! The configuration parser: arbitrary text either is a valid configuration, which compiles or fails with a message, or
+//! is refused with located messages.
 
 use std::path::Path;
 
@@ -7,11 +7,11 @@ use allowlist_user::compile::{Names, Tables, compile};
 use allowlist_user::config::{Config, ConfigError, Problem};
 use allowlist_user::policy::{Feed, Origin, Policy, Snapshot};
 
-/// Reads the bytes as a configuration.
+/// Parses the bytes as a configuration.
 ///
 /// # Panics
-/// Where a reason is missing or names no place, where tables break what `compile` promises, or where the
-/// program panics.
+/// If a message is empty or has no location, if compiled tables violate an invariant of `compile`, or if the program
+/// panics.
 pub fn run(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     match Config::parse(&text, Path::new("fuzz.toml")) {
@@ -19,7 +19,7 @@ pub fn run(input: &[u8]) {
         Err(error) => {
             assert_ne!(error.to_string(), "");
             let ConfigError::Invalid(problems) = error else {
-                panic!("nothing was to be read, and yet: {error}");
+                panic!("parsing reads no file, but failed with: {error}");
             };
             assert!(!problems.is_empty());
             for problem in &problems {
@@ -31,7 +31,7 @@ pub fn run(input: &[u8]) {
 
 fn check_problem(problem: &Problem, text: &str) {
     assert_ne!(problem.message, "", "{problem:?}");
-    let (_, line, column) = problem.place.as_ref().expect("a place in the text");
+    let (_, line, column) = problem.place.as_ref().expect("a location in the text");
     let lines = text.split('\n').count();
     assert!((1..=lines).contains(line), "{problem:?} of {lines} lines");
     assert!(*column >= 1, "{problem:?}");
@@ -50,15 +50,15 @@ fn check_config(config: &Config) {
     match compiled(&Names::default()) {
         Ok(tables) => {
             check_tables(&tables, config);
-            let again = compiled(&tables.names).expect("it compiled before");
-            assert_eq!(again.names, tables.names, "numbers changed their meaning");
+            let again = compiled(&tables.names).expect("the same input compiles again");
+            assert_eq!(again.names, tables.names, "ids changed their meaning");
             assert_eq!((again.v4, again.v6), (tables.v4, tables.v6));
         }
         Err(error) => assert_ne!(error.to_string(), ""),
     }
 }
 
-/// Every source's prefixes: its own, or some where they would have to be fetched.
+/// Returns every source's prefixes: the configured ones, or fixed ones for a source that would be fetched.
 fn snapshot(policy: &Policy) -> Snapshot {
     let fetched = ["192.0.2.0/24", "2001:db8::/32"].map(|text| text.parse().expect("a prefix"));
     policy
@@ -87,7 +87,7 @@ fn check_tables(tables: &Tables, config: &Config) {
     let grants = tables.v4.iter().map(|(_, grant)| grant);
     for grant in grants.chain(tables.v6.iter().map(|(_, grant)| grant)) {
         let sources = tables.names.sources_of(grant.match_id);
-        assert!(!sources.is_empty(), "{grant:?} is nobody's");
+        assert!(!sources.is_empty(), "{grant:?} has no sources");
         assert!(
             sources
                 .iter()

@@ -1,4 +1,5 @@
-//! Any bytes as a vendor's answer: refused with a reason, or taken as a list that keeps its promises.
+//! The list parsers: arbitrary bytes either are refused with a message, or parse to a list that satisfies the
+//! invariants of `feed`.
 
 use std::sync::LazyLock;
 
@@ -6,10 +7,10 @@ use allowlist_user::feed::{self, FeedError, List, check_prefix, find_link};
 use allowlist_user::policy::{Column, Format, Page, Pattern, Select};
 use jiff::civil::{Date, date};
 
-/// As good as any other.
+/// An arbitrary date.
 const TODAY: Date = date(2026, 11, 24);
 
-/// Every kind, and pages with everything that narrows them.
+/// All formats, and page formats with all filters.
 static FORMATS: LazyLock<Vec<Format>> = LazyLock::new(|| {
     let select = |path| Select::new(path).expect("a JSONPath");
     let pattern = |text| Some(pattern(text));
@@ -40,11 +41,10 @@ static FORMATS: LazyLock<Vec<Format>> = LazyLock::new(|| {
     ]
 });
 
-/// Reads the bytes as a list of each kind.
+/// Parses the bytes as a list of each format.
 ///
 /// # Panics
-/// Where a reason is missing, where a list that was taken is not as `feed` promises, or where the program
-/// panics.
+/// If a message is empty, if a list violates an invariant of `feed`, or if the program panics.
 pub fn run(input: &[u8]) {
     for format in FORMATS.iter() {
         check(feed::parse(format, input, TODAY));

@@ -1,13 +1,13 @@
-//! Frames that a host sends and receives under one of a few policies: the logic that ships and the
-//! model have to agree on each.
+//! The packet logic: for each frame that a host sends or receives under one of a few policies, the product and the
+//! model must make the same decision.
 //!
-//! - `parsing`: what a frame is
-//! - `ledger`: until when what was sent can be answered
+//! - `parsing` compares parsed frames
+//! - `flow_history` compares flow entries
 //!
-//! An input is a setting of two bytes, then items: a byte, the frame's length in two bytes, the frame.
-//! Any bytes are an input; where the last frame is cut off, it is as long as there are bytes.
+//! An input is a setting of two bytes, then items: one byte, the frame's length in two bytes, the frame. Any bytes are a
+//! valid input; a truncated last frame ends with the input.
 
-mod ledger;
+mod flow_history;
 mod parsing;
 
 use std::fmt::Write as _;
@@ -24,9 +24,9 @@ use allowlist_user::compile::{Names, Tables, compile};
 use allowlist_user::config::Config;
 use allowlist_user::policy::{DefaultVerdict, Keep, Policy, ReturnTraffic, Rules, Snapshot};
 
-use ledger::Ledger;
+use flow_history::FlowHistory;
 
-/// The policies, as they would be configured.
+/// The policies, as configurations.
 pub(crate) const POLICIES: [&str; 4] = [
     "",
     r#"
@@ -74,7 +74,7 @@ pub(crate) const POLICIES: [&str; 4] = [
     "#,
 ];
 
-/// A policy, ready to be judged by.
+/// A compiled policy.
 pub(crate) struct World {
     pub(crate) policy: Policy,
     snapshot: Snapshot,
@@ -94,7 +94,8 @@ pub(crate) static WORLDS: LazyLock<[World; POLICIES.len()]> = LazyLock::new(|| {
     })
 });
 
-/// What stands before the frames, in two bytes: zeros are the first policy and the defaults.
+/// The first two bytes of an input, which select the policy and the rules; zeros select the first policy and the
+/// defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Setting(pub(crate) [u8; 2]);
 
@@ -127,20 +128,20 @@ impl Setting {
     }
 }
 
-/// A frame, and what happens to it.
+/// A frame that is sent or received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Item<'a> {
-    /// By this host, or by another.
+    /// Whether this host sends the frame, or receives it.
     pub(crate) is_sent: bool,
-    /// Which of [`INTERFACES`].
+    /// An index into [`INTERFACES`].
     pub(crate) slot: usize,
-    /// Of a sent frame, the seconds since what was sent before; of a received one, how much lies in its
-    /// first piece, in units of 8 bytes.
+    /// For a sent frame, the seconds since the previous one; for a received frame, the size of its linear part in units
+    /// of 8 bytes.
     pub(crate) number: u8,
     pub(crate) frame: &'a [u8],
 }
 
-/// The first item of an input, and what follows.
+/// Returns the first item of an input, and the rest.
 fn split(input: &[u8]) -> Option<(Item<'_>, &[u8])> {
     let (head, rest) = input.split_first_chunk::<3>()?;
     let length = usize::from(u16::from_be_bytes([head[1], head[2]]));
@@ -154,7 +155,7 @@ fn split(input: &[u8]) -> Option<(Item<'_>, &[u8])> {
     Some((item, rest))
 }
 
-/// The input with these items. None is longer than a length can say.
+/// Returns the input with these items, whose frames must be shorter than 64 KiB.
 pub(crate) fn encode(setting: Setting, items: &[Item<'_>]) -> Vec<u8> {
     let mut input = setting.0.to_vec();
     for item in items {
@@ -165,15 +166,15 @@ pub(crate) fn encode(setting: Setting, items: &[Item<'_>]) -> Vec<u8> {
     input
 }
 
-/// Sends and receives what the bytes say.
+/// Sends and receives the frames of an input.
 ///
 /// # Panics
-/// Where the logic that ships and the model differ, or one of them panics.
+/// If the decisions of the product and of the model differ, or if one of them panics.
 pub fn run(input: &[u8]) {
     run_to(input, |_, _| {});
 }
 
-/// The same, and tells the end of each received frame.
+/// Runs an input as [`run`] does, and calls `end` with the decision on each received frame.
 pub(crate) fn run_to(input: &[u8], mut end: impl FnMut(Verdict, Reason)) {
     let Some((setting, mut rest)) = input.split_first_chunk() else {
         return;
@@ -182,19 +183,19 @@ pub(crate) fn run_to(input: &[u8], mut end: impl FnMut(Verdict, Reason)) {
     let (world, rules) = (&WORLDS[setting.world()], setting.rules());
     let mut host = Host::new(&world.tables, &rules, &INTERFACES);
     let mut model = Model::new(&world.policy, &world.snapshot, &rules);
-    let mut ledger = Ledger::default();
+    let mut history = FlowHistory::default();
     while let Some((item, next)) = split(rest) {
         rest = next;
         let (interface, frame) = (INTERFACES[item.slot], item.frame);
         let facts = dissect(frame);
         parsing::check(frame, &facts);
-        parsing::check_ways(frame, usize::from(item.number) * 8);
+        parsing::check_parsers(frame, usize::from(item.number) * 8);
         if item.is_sent {
-            ledger.pass(u32::from(item.number));
+            history.advance(u32::from(item.number));
             if let Ok(Contents::Ip(packet)) = parse(frame)
                 && let Some(sent) = OutboundPacket::from_packet(&packet)
             {
-                ledger.note(&sent);
+                history.record(&sent);
             }
             host.send(interface, frame);
             model.send(interface, facts);
@@ -204,7 +205,7 @@ pub(crate) fn run_to(input: &[u8], mut end: impl FnMut(Verdict, Reason)) {
         let (verdict, reason) = model.receive(interface, &facts);
         assert!(
             (decision.verdict, decision.reason) == (verdict, reason),
-            "the model: {verdict:?} {reason:?}\nwhat ships: {decision:?}\n{rules:?}\npolicy {}, {interface}: {}\n{facts:?}",
+            "model: {verdict:?} {reason:?}\nproduct: {decision:?}\n{rules:?}\npolicy {}, {interface}: {}\n{facts:?}",
             setting.world(),
             hex(frame),
         );
@@ -214,7 +215,7 @@ pub(crate) fn run_to(input: &[u8], mut end: impl FnMut(Verdict, Reason)) {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a string takes everything");
+        write!(text, "{byte:02x}").expect("writing to a string does not fail");
         text
     })
 }
@@ -224,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_input_says_what_was_encoded() {
+    fn inputs_round_trip() {
         let long = vec![7; 300];
         let items = [
             (true, 1, 63, &[][..]),
@@ -248,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn an_input_may_end_anywhere() {
+    fn inputs_may_be_truncated() {
         let item = Item {
             is_sent: false,
             slot: 0,

@@ -1,15 +1,15 @@
-//! What a fuzzer runs with any bytes at all: each module has a function `run`, which panics where the
-//! program would do wrong.
+//! The fuzz targets: each module has a function `run`, which takes arbitrary bytes and panics if the program
+//! misbehaves.
 //!
-//! - `judge`: frames, by the logic that ships and by the model
-//! - `config`: a configuration, and what becomes of it
-//! - `feed`: what a vendor's address answers
-//! - `pages`: pages put together from pieces, against a model of the visible text
-//! - `transfer`: how an answer is sent, whole or cut
-//! - `seeds`: inputs to begin with, made here, so that no corpus is kept
+//! - `judge`: frames, judged by the product and by the model
+//! - `config`: configuration files
+//! - `feed`: response bodies of providers
+//! - `pages`: generated web pages, compared with a model of the visible text
+//! - `transfer`: HTTP transfers, complete or truncated
+//! - `seeds`: initial inputs, which are generated, so that the repository has no corpus
 //!
-//! The programs are in `bin`, and the feature `libfuzzer` builds them. Knows nothing of how they are
-//! built and started: that is `cargo xtask fuzz`.
+//! The feature `libfuzzer` builds the programs in `bin`. `cargo xtask fuzz` builds and runs them; this crate does not
+//! know how.
 
 pub mod config;
 pub mod feed;

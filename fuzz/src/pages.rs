@@ -1,13 +1,12 @@
-//! Pages put together from pieces of text and markup, against a model of the visible text.
+//! The page parser: generated pages of text and markup, compared with a model of the visible text.
 //!
-//! An input is a pair of bytes for each piece: which text, and which markup around it. The model is slow
-//! and knows no HTML: it keeps the visible characters of each line, and the places between them where
-//! markup or an invisible character is. It demands of each list that was taken:
+//! An input has two bytes per piece: the number of a text, and the number of the markup around it. The model is slow and
+//! knows no HTML: it has the visible characters of each line, and the positions between them with markup or invisible
+//! characters. It checks each accepted list:
 //!
-//! - every prefix of the list is a whole word of a line, or the range or the network that words of one line
-//!   make;
+//! - every prefix of the list is a whole word of a line, or the range or network that words of one line form;
 //! - every address in a line is in the list or in a note;
-//! - a page of nothing but addresses, blanks and commas is taken, with any markup around its words.
+//! - a page that has only addresses, blanks and commas is accepted, with any markup around its words.
 
 use std::net::IpAddr;
 
@@ -17,13 +16,13 @@ use ipnet::IpNet;
 use jiff::civil::{Date, date};
 
 const TODAY: Date = date(2026, 11, 24);
-/// Few, so that notes name all addresses.
-const MOST_PIECES: usize = 16;
+/// The maximum number of pieces: low enough that notes can list all addresses.
+const MAX_PIECES: usize = 16;
 
-/// A shorter text is no address for certain.
-const SHORT: usize = 6;
+/// Texts up to this length are too ambiguous to be required in the list.
+const AMBIGUOUS_LENGTH: usize = 6;
 
-/// Texts as they are shown, none of which means anything to HTML. The first are addresses.
+/// Texts as displayed, without HTML syntax. The first [`ADDRESSES`] are addresses.
 pub(crate) const TEXTS: [&str; 32] = [
     "52.1.1.1",
     "45.11.36.9",
@@ -92,7 +91,7 @@ pub(crate) enum Effect {
     Line,
 }
 
-/// A visible character, and the place before it.
+/// A visible character, and the effect of the markup before it.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     c: char,
@@ -105,8 +104,8 @@ struct Seen {
 struct Model {
     html: String,
     lines: Vec<Vec<Seen>>,
-    /// Whether there are only addresses, separated and whole.
-    is_plain: bool,
+    /// Whether the page has only complete and separated addresses.
+    is_simple: bool,
 }
 
 /// A word of a line.
@@ -114,22 +113,22 @@ struct Model {
 struct Word {
     text: String,
     is_struck_out: bool,
-    /// Whether it belongs to a URL, which ends with a blank or a comma.
+    /// Whether the word is part of a URL, which ends with a blank or a comma.
     is_in_url: bool,
-    /// Whether nothing is within it that makes it doubtful.
+    /// Whether no markup or invisible character makes the word ambiguous.
     is_whole: bool,
 }
 
-/// Reads the page that the bytes stand for.
+/// Parses the page that an input describes.
 ///
 /// # Panics
-/// If a list that was taken has an address that no reader sees, or lacks a visible one without a note.
+/// If an accepted list has an address that is not visible, or lacks a visible one without a note.
 pub fn run(input: &[u8]) {
     let model = Model::of(input);
     let format = Format::Html(Page::default());
     match feed::parse(&format, model.html.as_bytes(), TODAY) {
         Ok(list) => model.check(&list),
-        Err(error) => assert!(!model.is_plain, "refused: {error}\nof {}", model.html),
+        Err(error) => assert!(!model.is_simple, "refused: {error}\npage: {}", model.html),
     }
 }
 
@@ -138,11 +137,11 @@ impl Model {
         let mut model = Self {
             html: "<p>".to_owned(),
             lines: vec![Vec::new()],
-            is_plain: input.len() > 1,
+            is_simple: input.len() > 1,
         };
         let mut pending = Effect::None;
         let mut last = None;
-        for pair in input.chunks_exact(2).take(MOST_PIECES) {
+        for pair in input.chunks_exact(2).take(MAX_PIECES) {
             let number = usize::from(pair[0]) % TEXTS.len();
             let (open, close, effect) = MARKUP[usize::from(pair[1]) % MARKUP.len()];
             let text = TEXTS[number];
@@ -161,7 +160,7 @@ impl Model {
                     is_struck_out: effect == Effect::StruckOut,
                 });
             }
-            // Without an end it is in one place.
+            // Markup without a closing tag affects one position.
             pending = if close.is_empty() {
                 Effect::None
             } else {
@@ -170,26 +169,29 @@ impl Model {
             let is_separated =
                 last.is_none_or(|last| SEPARATORS.contains(&last)) || SEPARATORS.contains(&number);
             let is_text = number < ADDRESSES || SEPARATORS.contains(&number);
-            model.is_plain &= is_text && is_separated && effect != Effect::StruckOut;
+            model.is_simple &= is_text && is_separated && effect != Effect::StruckOut;
             last = Some(number);
         }
-        let mut texts = input.chunks_exact(2).take(MOST_PIECES);
-        model.is_plain &= texts.any(|pair| usize::from(pair[0]) % TEXTS.len() < ADDRESSES);
+        let mut texts = input.chunks_exact(2).take(MAX_PIECES);
+        model.is_simple &= texts.any(|pair| usize::from(pair[0]) % TEXTS.len() < ADDRESSES);
         model
     }
 
     fn check(&self, list: &List) {
         let lines: Vec<Vec<Word>> = self.lines.iter().map(|line| words(line)).collect();
-        let meant: Vec<IpNet> = lines.iter().flat_map(|words| meant(words)).collect();
+        let visible: Vec<IpNet> = lines
+            .iter()
+            .flat_map(|words| visible_prefixes(words))
+            .collect();
         for prefix in &list.prefixes {
             assert!(
-                IpNet::aggregate(&meant)
+                IpNet::aggregate(&visible)
                     .iter()
                     .any(|seen| seen.contains(prefix))
-                    && meant
+                    && visible
                         .iter()
                         .any(|seen| seen == prefix || !is_single(seen) || seen.contains(prefix)),
-                "{prefix} is in the list, and no reader sees it\nof {}\n{list:?}",
+                "{prefix} is in the list, but not visible\npage: {}\n{list:?}",
                 self.html
             );
         }
@@ -201,19 +203,19 @@ impl Model {
         {
             let is_listed = list.prefixes.iter().any(|prefix| prefix.contains(&address));
             let shown = address.to_string();
-            let is_told = list
+            let is_noted = list
                 .notes
                 .iter()
                 .any(|note| note.contains(&shown) || note.contains(" more"));
             assert!(
-                is_listed || is_told,
-                "{address} is lost\nof {}\n{list:?}",
+                is_listed || is_noted,
+                "{address} is visible, but neither in the list nor in a note\npage: {}\n{list:?}",
                 self.html
             );
         }
-        if self.is_plain {
-            let missing = meant.iter().find(|seen| !list.prefixes.contains(seen));
-            assert_eq!(missing, None, "of {}\n{list:?}", self.html);
+        if self.is_simple {
+            let missing = visible.iter().find(|seen| !list.prefixes.contains(seen));
+            assert_eq!(missing, None, "page: {}\n{list:?}", self.html);
         }
     }
 }
@@ -235,7 +237,7 @@ fn strongest(one: Effect, other: Effect) -> Effect {
     if rank(one) > rank(other) { one } else { other }
 }
 
-/// The words of a line, which blanks, commas, brackets and the edges of raised text divide.
+/// Splits a line into words at blanks, commas, brackets and the edges of raised text.
 fn words(line: &[Seen]) -> Vec<Word> {
     let is_separator = |c: char| c.is_whitespace() || ",，()".contains(c);
     let mut words = Vec::new();
@@ -249,7 +251,7 @@ fn words(line: &[Seen]) -> Vec<Word> {
             continue;
         }
         let mut seen = &line[start..end.max(start)];
-        // Two addresses, of which one is crossed out, are two words.
+        // Two adjacent addresses, of which one is struck out, are two words.
         while let Some(edge) = struck_edge(seen) {
             words.push(word(&seen[..edge]));
             seen = &seen[edge..];
@@ -285,7 +287,7 @@ fn struck_edge(seen: &[Seen]) -> Option<usize> {
 fn word(seen: &[Seen]) -> Word {
     let is_digit = |c: char| c.is_ascii_hexdigit();
     let text: String = seen.iter().map(|seen| seen.c).collect();
-    // A label before it and the end of a sentence are no part of the word.
+    // A label before the word and the end of a sentence are not part of the word.
     let bare = bare(&text);
     let start = bare.as_ptr() as usize - text.as_ptr() as usize;
     let start = text[..start].chars().count();
@@ -307,18 +309,18 @@ fn word(seen: &[Seen]) -> Word {
     }
 }
 
-/// All that the words of a line may mean.
-fn meant(words: &[Word]) -> Vec<IpNet> {
-    let mut meant = Vec::new();
+/// Returns all prefixes that the words of a line may denote.
+fn visible_prefixes(words: &[Word]) -> Vec<IpNet> {
+    let mut visible = Vec::new();
     let single = |word: &Word| -> Option<IpAddr> { bare(&word.text).parse().ok() };
     for (at, word) in words.iter().enumerate() {
         if word.is_struck_out || !word.is_whole {
             continue;
         }
         let text = bare(&word.text);
-        meant.extend(parse_prefix(text));
+        visible.extend(parse_prefix(text));
         if let Some((first, last)) = text.split_once('-') {
-            // The last number alone may be written.
+            // The end of a range may be its last number only.
             let network = first.rsplit_once('.').map_or("", |(network, _)| network);
             let whole = format!("{network}.{last}");
             let last = if last.contains(['.', ':']) {
@@ -326,22 +328,22 @@ fn meant(words: &[Word]) -> Vec<IpNet> {
             } else {
                 &whole
             };
-            meant.extend(parse_ends(first, last).unwrap_or_default());
+            visible.extend(parse_ends(first, last).unwrap_or_default());
         }
         let next = |number: usize| words.get(at + number).filter(|word| word.is_whole);
         if let Some(length) = next(1).filter(|word| word.text.starts_with('/')) {
-            meant.extend(parse_with_length(text, bare(&length.text)));
+            visible.extend(parse_with_length(text, bare(&length.text)));
         }
         if next(1).is_some_and(|word| ["-", "to", "—"].contains(&&*word.text))
             && let (Some(first), Some(last)) = (single(word), next(2).and_then(single))
         {
-            meant.extend(parse_ends(&first.to_string(), &last.to_string()).unwrap_or_default());
+            visible.extend(parse_ends(&first.to_string(), &last.to_string()).unwrap_or_default());
         }
     }
-    meant
+    visible
 }
 
-/// Without the end of a sentence, and a label with a colon.
+/// Returns a word without the end of a sentence, and without a label that ends with a colon.
 fn bare(text: &str) -> &str {
     let mut text = text;
     for end in ['.', ':', '.', ':'] {
@@ -361,13 +363,13 @@ fn bare(text: &str) -> &str {
     }
 }
 
-/// The addresses in a text, with anything but digits, letters and dots around them.
+/// Returns the addresses in a text, delimited by characters that cannot be part of an address.
 fn addresses(text: &str) -> Vec<IpAddr> {
-    let is_of_one = |c: char| c.is_ascii_hexdigit() || ".:".contains(c);
-    text.split(|c: char| !is_of_one(c))
+    let is_address_char = |c: char| c.is_ascii_hexdigit() || ".:".contains(c);
+    text.split(|c: char| !is_address_char(c))
         .map(|run| run.trim_matches('.'))
-        // "::" and "a::" may be anything.
-        .filter(|run| run.len() > SHORT)
+        // "::" and "a::" are ambiguous.
+        .filter(|run| run.len() > AMBIGUOUS_LENGTH)
         .filter_map(|run| run.parse().ok())
         .collect()
 }
@@ -378,12 +380,12 @@ mod tests {
 
     const CASES: usize = 2000;
 
-    /// The same pages each time; the fuzzer finds others.
+    /// A fixed sequence of pseudorandom pages; the fuzzer generates others.
     #[test]
-    fn a_list_has_what_a_reader_sees() {
+    fn lists_match_the_visible_text() {
         let mut state = 1_u64;
         for _ in 0..CASES {
-            let bytes: Vec<u8> = (0..2 * MOST_PIECES)
+            let bytes: Vec<u8> = (0..2 * MAX_PIECES)
                 .map(|_| {
                     state = state
                         .wrapping_mul(6_364_136_223_846_793_005)
@@ -397,7 +399,7 @@ mod tests {
         }
     }
 
-    /// Answers that no reader would give.
+    /// Wrong lists, which the model must reject.
     #[test]
     fn planted_faults_are_found() {
         let page = |pieces: &[(usize, usize)]| {
@@ -414,15 +416,15 @@ mod tests {
             ..List::default()
         };
         let faults = [
-            // A footnote mark is joined to its address.
+            // A footnote mark is appended to its address.
             (page(&[(1, 0), (8, 9)]), of(&["45.11.36.92/32"])),
             (page(&[(1, 0), (8, 4)]), of(&["45.11.36.92/32"])),
-            // An address is lost.
+            // An address is missing.
             (
                 page(&[(0, 0), (7, 0), (1, 0), (21, 0)]),
                 of(&["52.1.1.1/32"]),
             ),
-            // A range is read as its ends.
+            // A range is parsed as its two ends.
             (
                 page(&[(5, 0), (19, 0), (1, 0)]),
                 of(&["45.11.36.5/32", "45.11.37.0/32"]),

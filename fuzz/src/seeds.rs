@@ -1,6 +1,6 @@
-//! Inputs to begin with: without them a fuzzer spends its first hour on finding out what an IP header is.
+//! Initial inputs: without them, a fuzzer spends its first hour on constructing an IP header.
 //!
-//! Made anew by each start, the same each time. `cargo xtask fuzz` names the folder.
+//! Deterministic, and generated at each start. `cargo xtask fuzz` sets the folder.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -13,18 +13,18 @@ use ipnet::IpNet;
 
 use crate::judge::{Item, Setting, WORLDS, encode};
 
-/// The variable that names the folder which seeds are written to.
+/// The environment variable for the folder of the seeds.
 const FOLDER: &str = "ALLOWLIST_FUZZ_SEEDS";
-/// Frames in an input: few, so that most changes to it matter.
+/// The number of frames in an input: few, so that most mutations affect a decision.
 const FRAMES: u64 = 16;
-/// Longer frames are left out, as there is nothing to find in their payload.
-const LONGEST: usize = 400;
+/// The maximum frame size: payload beyond it has no effect.
+const MAX_FRAME: usize = 400;
 
-/// Writes these seeds to the folder that was named, if one was.
+/// Writes seeds to the folder in `ALLOWLIST_FUZZ_SEEDS`, if the variable is set.
 ///
 /// # Panics
-/// Where that cannot be done.
-pub fn leave(seeds: &[Vec<u8>]) {
+/// If a file cannot be written.
+pub fn write(seeds: &[Vec<u8>]) {
     let Some(folder) = env::var_os(FOLDER).map(PathBuf::from) else {
         return;
     };
@@ -36,27 +36,27 @@ pub fn leave(seeds: &[Vec<u8>]) {
     }
 }
 
-/// Traffic of the model's, between this host and the edges of each policy's prefixes.
+/// Returns generated traffic between this host and the edges of each policy's prefixes.
 pub fn judge() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
     for world in 0..WORLDS.len() {
         for default in 0..4 {
             for keep in [0, 0, 0, 0x15, 0x2a, 0x3f] {
                 let setting = Setting([world as u8 | default << 4, keep]);
-                seeds.push(talk(setting, world, seeds.len() as u64));
+                seeds.push(conversation(setting, world, seeds.len() as u64));
             }
         }
     }
     seeds
 }
 
-/// Some frames, which are others for each number.
-fn talk(setting: Setting, world: usize, number: u64) -> Vec<u8> {
+/// Returns an input of generated frames, which differ for each `number`.
+fn conversation(setting: Setting, world: usize, number: u64) -> Vec<u8> {
     let numbers: Vec<u64> = (number * FRAMES..(number + 1) * FRAMES).collect();
     let moments = traffic(&remotes(world), &numbers);
     let items: Vec<Item<'_>> = moments
         .iter()
-        .filter(|moment| moment.frame.len() <= LONGEST)
+        .filter(|moment| moment.frame.len() <= MAX_FRAME)
         .map(|moment| Item {
             is_sent: moment.is_sent,
             slot: usize::from(moment.interface == INTERFACES[1]),
@@ -67,7 +67,7 @@ fn talk(setting: Setting, world: usize, number: u64) -> Vec<u8> {
     encode(setting, &items)
 }
 
-/// The first and last address of each prefix, and some of nobody.
+/// Returns the first and last address of each prefix, and addresses outside of all prefixes.
 fn remotes(world: usize) -> Vec<IpAddr> {
     let strangers = ["192.0.2.1", "2001:db8:ffff::9"].map(|text| text.parse().expect("an address"));
     let mut remotes = strangers.to_vec();
@@ -81,14 +81,14 @@ fn remotes(world: usize) -> Vec<IpAddr> {
     remotes
 }
 
-/// One with a mistake in each line; the example, as it is and with all that it shows switched on; and the
-/// policies of `judge`.
+/// Returns a configuration with an error in each line, the example configuration, the example with all commented-out
+/// keys enabled, and the policies of `judge`.
 pub fn config() -> Vec<Vec<u8>> {
     let example = include_str!("../../dist/allowlist.toml");
     let switched_on: Vec<&str> = example
         .lines()
         .map(|line| match line.strip_prefix("# ") {
-            // A provider knows its direction, and lets nobody say it again.
+            // The configuration may not set the direction of a provider.
             Some(shown) if is_toml(shown) && !shown.starts_with("direction") => shown,
             _ => line,
         })
@@ -112,7 +112,7 @@ pub fn config() -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Whether a line of the example is a table or a key with a value, and no sentence.
+/// Reports whether a comment of the example is a table or a key with a value, and not prose.
 fn is_toml(line: &str) -> bool {
     let is_key = line
         .split_once(" = ")
@@ -120,7 +120,7 @@ fn is_toml(line: &str) -> bool {
     is_key || line.starts_with('[')
 }
 
-/// Lists of each kind, and what comes instead of them.
+/// Returns valid and invalid lists of each format.
 pub fn feed() -> Vec<Vec<u8>> {
     [
         "[\"192.0.2.1\", \"198.51.100.0/24\", \"2001:db8::/32\"]",
@@ -147,12 +147,12 @@ pub fn feed() -> Vec<Vec<u8>> {
     .to_vec()
 }
 
-/// Pages with each text in each markup, behind an address.
+/// Returns pages with each text in each markup, after an address.
 pub fn pages() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
     for markup in 0..crate::pages::MARKUP.len() as u8 {
         for text in 0..crate::pages::TEXTS.len() as u8 {
-            // An address alone, and a blank, and this one beside another.
+            // An address, a blank, and the text next to another address.
             seeds.push(vec![0, 0, 6, 0, 1, 0, text, markup]);
             seeds.push(vec![0, 0, 6, 0, text, markup, 3, 0]);
         }
@@ -160,14 +160,14 @@ pub fn pages() -> Vec<Vec<u8>> {
     seeds
 }
 
-/// Each format, compression, framing and end, whole and cut.
+/// Returns transfers with each format, compression, framing and end, complete and truncated.
 pub fn transfer() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
     for kind in 0..4 {
         for framing in 0..5 {
-            // Within a line, behind a line, within a member, and whole.
+            // Truncated within a line, after a line and within a gzip member, and complete.
             for cut in [0, 1, 9, 29, 31, 101] {
-                // Only HTTP/2 has several ends.
+                // Only HTTP/2 has different ways to end a response.
                 for how in if framing < 3 { 0..1 } else { 0..5 } {
                     seeds.push(vec![kind, framing, 17, cut, how, 0, 1, 2, 22, 0, 221, 7, 7]);
                 }
@@ -186,9 +186,9 @@ mod tests {
 
     use super::*;
 
-    /// Also what keeps all of this compiling and true where nobody fuzzes.
+    /// Also keeps the fuzz targets correct in CI, which does not fuzz.
     #[test]
-    fn seeds_reach_every_end() {
+    fn seeds_reach_every_verdict_and_reason() {
         let mut ends = BTreeSet::new();
         for seed in judge() {
             crate::judge::run_to(&seed, |verdict, reason| {
@@ -197,21 +197,21 @@ mod tests {
         }
         for (verdict, reason) in ENDS {
             let end = (verdict.name(), reason.name());
-            assert!(ends.contains(&end), "no seed ends in {end:?}");
+            assert!(ends.contains(&end), "no seed has the decision {end:?}");
         }
     }
 
     #[test]
-    fn all_configurations_but_the_wrong_one_are_right() {
-        for (place, seed) in config().iter().enumerate() {
+    fn only_the_first_configuration_is_invalid() {
+        for (index, seed) in config().iter().enumerate() {
             let text = str::from_utf8(seed).expect("text");
             let parsed = Config::parse(text, "fuzz.toml".as_ref());
-            assert_eq!(parsed.is_ok(), place != 0, "{text}\n{parsed:?}");
+            assert_eq!(parsed.is_ok(), index != 0, "{text}\n{parsed:?}");
         }
     }
 
     #[test]
-    fn seeds_of_texts_keep_the_promises() {
+    fn text_seeds_pass() {
         for seed in config() {
             crate::config::run(&seed);
         }
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn seeds_of_transfers_keep_the_promises() {
+    fn transfer_seeds_pass() {
         for seed in transfer() {
             crate::transfer::run(&seed);
         }

@@ -1,7 +1,7 @@
-//! Any transfer of a list: an accepted list is the one that the server sent whole.
+//! HTTP transfers of a list: only a complete transfer is accepted.
 //!
-//! The input chooses the list, its compression, its framing, where it is cut and how it ends. The requests are
-//! real, to servers on loopback, so that the whole HTTP stack is fuzzed.
+//! The input selects the list, compression, framing, truncation and the end of the response. The requests are real, to
+//! servers on loopback, so that the whole HTTP stack is fuzzed.
 
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,15 +12,15 @@ use allowlist_user::source;
 use tempfile::NamedTempFile;
 use tokio::runtime::Runtime;
 
-/// Longer lists have no other ends.
-const MOST_LINES: usize = 64;
-/// Bytes of the input before the lines.
+/// The maximum number of lines: longer lists reach no other states.
+const MAX_LINES: usize = 64;
+/// The number of input bytes before the lines.
 const HEAD: usize = 5;
 const PATH: &str = "/";
-/// The servers keep the sockets of their connections, so they are replaced after that many.
+/// The servers keep the sockets of their connections open, so they are replaced after this number of connections.
 const CONNECTIONS: usize = 300;
 
-/// The servers, and the client that requests a list from them.
+/// The servers, and the client's state.
 struct Setting {
     plain: Vendor,
     http2: Vendor,
@@ -52,9 +52,9 @@ struct Transfer {
     prefixes: Vec<String>,
     format: Format,
     is_gzip: bool,
-    /// All that the server would send.
+    /// The complete body.
     body: Vec<u8>,
-    /// The number of bytes that are sent.
+    /// The number of bytes of the body that the server sends.
     sent: usize,
     framing: Framing,
 }
@@ -68,15 +68,15 @@ enum Framing {
 }
 
 impl Transfer {
-    /// None if the input is too short.
-    fn read(input: &[u8]) -> Option<Self> {
+    /// Decodes an input; returns `None` if it is too short.
+    fn decode(input: &[u8]) -> Option<Self> {
         let (head, lines) = input.split_at_checked(HEAD)?;
         let [kind, framing, split, cut, how] = *head else {
             return None;
         };
         let mut prefixes: Vec<String> = lines
             .chunks_exact(2)
-            .take(MOST_LINES)
+            .take(MAX_LINES)
             .map(|pair| format!("198.18.{}.{}/32", pair[0], pair[1]))
             .collect();
         if prefixes.is_empty() {
@@ -99,7 +99,7 @@ impl Transfer {
         } else {
             text.into_bytes()
         };
-        // Half of the transfers are whole.
+        // Half of the transfers are complete.
         let sent = match cut & 1 {
             0 => body.len(),
             _ => usize::from(cut >> 1) % body.len(),
@@ -140,7 +140,7 @@ impl Transfer {
         self.sent == self.body.len()
     }
 
-    /// Whether a client can know that it has all.
+    /// Reports whether a client can detect that the transfer is complete.
     fn is_marked_whole(&self) -> bool {
         self.is_whole()
             && match self.framing {
@@ -189,12 +189,12 @@ impl Transfer {
     }
 }
 
-/// Makes the transfer that the input describes.
+/// Runs the transfer that an input describes.
 ///
 /// # Panics
-/// Where a list is accepted that is not the whole one, and where a whole one is refused.
+/// If an incomplete list is accepted, or a complete one is refused.
 pub fn run(input: &[u8]) {
-    let Some(transfer) = Transfer::read(input) else {
+    let Some(transfer) = Transfer::decode(input) else {
         return;
     };
     let mut setting = SETTING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -221,7 +221,10 @@ pub fn run(input: &[u8]) {
         Ok(policy::Answer::List(list)) => {
             let mut accepted: Vec<String> = list.prefixes.iter().map(ToString::to_string).collect();
             accepted.sort();
-            assert!(transfer.is_whole(), "accepted a part: {accepted:?}");
+            assert!(
+                transfer.is_whole(),
+                "accepted an incomplete list: {accepted:?}"
+            );
             assert_eq!(accepted, transfer.prefixes);
         }
         Ok(policy::Answer::Unchanged(_)) => panic!("there is no earlier list"),

@@ -5,6 +5,6 @@ use allowlist_fuzz::{config, seeds};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(
-    init: seeds::leave(&seeds::config()),
+    init: seeds::write(&seeds::config()),
     |input| config::run(input)
 );

@@ -1,10 +1,10 @@
-//! Vendors' lists: see `allowlist_fuzz::feed`.
+//! Providers' lists: see `allowlist_fuzz::feed`.
 #![no_main]
 
 use allowlist_fuzz::{feed, seeds};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(
-    init: seeds::leave(&seeds::feed()),
+    init: seeds::write(&seeds::feed()),
     |input| feed::run(input)
 );

@@ -5,6 +5,6 @@ use allowlist_fuzz::{judge, seeds};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(
-    init: seeds::leave(&seeds::judge()),
+    init: seeds::write(&seeds::judge()),
     |input| judge::run(input)
 );

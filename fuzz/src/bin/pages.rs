@@ -5,6 +5,6 @@ use allowlist_fuzz::{pages, seeds};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(
-    init: seeds::leave(&seeds::pages()),
+    init: seeds::write(&seeds::pages()),
     |input| pages::run(input)
 );

@@ -5,6 +5,6 @@ use allowlist_fuzz::{seeds, transfer};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(
-    init: seeds::leave(&seeds::transfer()),
+    init: seeds::write(&seeds::transfer()),
     |input| transfer::run(input)
 );

@@ -1,5 +1,5 @@
-//! What a frame is, by the parser that ships: the same as by the model, and the same by every way to it
-//! that the kernel program takes.
+//! Compares the product's parser with the model's, and with the other parsers that the kernel program uses: the fast
+//! path, and parsing in two steps.
 
 use allowlist_common::flow::Flow;
 use allowlist_common::frame::Frame;
@@ -12,7 +12,7 @@ use allowlist_tests::model::{self, Content};
 
 use super::hex;
 
-/// Against the model: a difference here need not show in a verdict.
+/// Compares a parsed frame with the model's: a difference may not affect the verdict.
 pub(super) fn check(frame: &[u8], facts: &Facts) {
     let parsed = parse(frame);
     let agree = match (&parsed, facts) {
@@ -22,7 +22,7 @@ pub(super) fn check(frame: &[u8], facts: &Facts) {
         _ => false,
     };
     assert!(agree, "{parsed:?}\n{facts:?}\n{}", hex(frame));
-    // The addresses that drop events of malformed frames show.
+    // The addresses for drop events of malformed frames.
     if let Ok(Contents::Ip(packet)) = parsed {
         let read = read_addresses(frame).map(|read| (read.vlan, read.source, read.destination));
         assert_eq!(read, Some((packet.vlan, packet.source, packet.destination)));
@@ -68,7 +68,7 @@ fn is_same(packet: &Packet, expected: &model::Packet, frame: &[u8]) -> bool {
         && packet.protocol == expected.protocol
 }
 
-/// The flow of a quoted packet.
+/// Returns the flow of a quoted packet.
 fn flow(quoted: &model::Packet) -> Flow {
     let (local_port, remote_port) = match quoted.content {
         Content::Ports {
@@ -91,48 +91,54 @@ fn flow(quoted: &model::Packet) -> Flow {
     }
 }
 
-/// Parsing in halves, and what is handed over between them, as the kernel program does it; and of a frame
-/// of which only the first `piece` bytes can be read.
-pub(super) fn check_ways(frame: &[u8], piece: usize) {
+/// Compares all parsers: in two steps with a packed intermediate result, the fast path, and with a frame of which only
+/// the first `linear` bytes are readable.
+pub(super) fn check_parsers(frame: &[u8], linear: usize) {
     let whole = parse(frame);
-    let flat = PackedPacket::from_network(&whole.map(|contents| (contents, None)), 0);
-    assert_eq!(flat.unpack(), whole, "{}", hex(frame));
-    assert_eq!(in_halves(frame), whole, "{}", hex(frame));
+    let packed = PackedPacket::from_network(&whole.map(|contents| (contents, None)), 0);
+    assert_eq!(packed.unpack(), whole, "{}", hex(frame));
+    assert_eq!(in_two_steps(frame), whole, "{}", hex(frame));
     if let Some(packet) = parse_fast(frame, Some, Some) {
         assert_eq!(Ok(Contents::Ip(packet)), whole, "{}", hex(frame));
     }
-    let cut = Piece {
-        bytes: &frame[..piece.min(frame.len())],
+    let part = LinearPart {
+        bytes: &frame[..linear.min(frame.len())],
         length: frame.len(),
     };
-    let of_piece = parse(&cut);
+    let parsed_part = parse(&part);
     assert!(
-        of_piece == whole || of_piece.is_err(),
-        "the first {piece} bytes: {of_piece:?}, and all: {whole:?}\n{}",
+        parsed_part == whole || parsed_part.is_err(),
+        "the first {linear} bytes: {parsed_part:?}, all bytes: {whole:?}\n{}",
         hex(frame)
     );
-    assert_eq!(in_halves(&cut), of_piece, "{piece} of {}", hex(frame));
+    assert_eq!(
+        in_two_steps(&part),
+        parsed_part,
+        "{linear} bytes of {}",
+        hex(frame)
+    );
 }
 
-fn in_halves<F: Frame + ?Sized>(frame: &F) -> Result<Contents, Malformed> {
-    let flat = PackedPacket::from_network(&parse_network(frame), frame.length() as u32);
-    match flat.meta.unparsed_transport() {
+fn in_two_steps<F: Frame + ?Sized>(frame: &F) -> Result<Contents, Malformed> {
+    let packed = PackedPacket::from_network(&parse_network(frame), frame.length() as u32);
+    match packed.meta.unparsed_transport() {
         Some((family, protocol, header)) => {
-            let found = parse_transport(frame, family, protocol, header);
-            flat.with_meta(flat.meta.with_parsed_transport(found))
+            let transport = parse_transport(frame, family, protocol, header);
+            packed
+                .with_meta(packed.meta.with_parsed_transport(transport))
                 .unpack()
         }
-        None => flat.unpack(),
+        None => packed.unpack(),
     }
 }
 
-/// A frame in several pieces, of which the first is read.
-struct Piece<'a> {
+/// A frame in several buffers, of which only the first is readable.
+struct LinearPart<'a> {
     bytes: &'a [u8],
     length: usize,
 }
 
-impl Frame for Piece<'_> {
+impl Frame for LinearPart<'_> {
     fn length(&self) -> usize {
         self.length
     }

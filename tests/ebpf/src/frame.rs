@@ -1,31 +1,31 @@
-//! What little these programs know of a frame: an Ethernet header without tags, and the header after it.
+//! Minimal parsing for the benchmark programs: an Ethernet header without VLAN tags, and the IP header after it.
 
 use aya_ebpf::programs::XdpContext;
 
-/// Of an Ethernet header.
+/// The size of an Ethernet header.
 pub(crate) const ETHERNET: usize = 14;
-/// Of an IPv4 header without options.
+/// The size of an IPv4 header without options.
 pub(crate) const IPV4: usize = 20;
-/// Of an IPv6 header.
+/// The size of an IPv6 header.
 const IPV6: usize = 40;
-/// Where a frame says what follows.
+/// The offset of the Ethernet type in a frame.
 const TYPE: usize = 12;
-/// Where an IPv4 header has its source.
+/// The offset of the source address in an IPv4 header.
 pub(crate) const SOURCE: usize = 12;
 
-/// Whether a whole IPv4 header follows.
+/// Reports whether the frame has a complete IPv4 header.
 #[inline(always)]
 pub(crate) fn is_ipv4(ctx: &XdpContext) -> bool {
     is(ctx, [0x08, 0x00], IPV4)
 }
 
-/// Whether a whole IPv6 header follows.
+/// Reports whether the frame has a complete IPv6 header.
 #[inline(always)]
 pub(crate) fn is_ipv6(ctx: &XdpContext) -> bool {
     is(ctx, [0x86, 0xdd], IPV6)
 }
 
-/// Bytes of the frame from `offset` on, if they are in it.
+/// Returns a pointer to a value at `offset`; `None` if the frame ends before it.
 #[inline(always)]
 pub(crate) fn at<T>(ctx: &XdpContext, offset: usize) -> Option<*mut T> {
     let start = ctx.data() + offset;
@@ -38,7 +38,7 @@ fn is(ctx: &XdpContext, kind: [u8; 2], header: usize) -> bool {
         return false;
     }
     at::<[u8; 2]>(ctx, TYPE).is_some_and(|found| {
-        // SAFETY: in the frame, as just compared, and bytes need no alignment.
+        // SAFETY: `at` has compared the pointer with the frame's end, and bytes have no alignment.
         unsafe { *found == kind }
     })
 }

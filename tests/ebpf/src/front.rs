@@ -1,5 +1,5 @@
-//! Programs that stand before the one that is measured: they write the next source of the array into the frame
-//! and hand it on, so that one burst of `BPF_PROG_TEST_RUN` meets many sources in a program that reads its frames.
+//! Programs that run before the measured one: they write the next source address of the array into the frame and
+//! tail-call the measured program, so that one `BPF_PROG_TEST_RUN` with many repetitions has many sources.
 
 use aya_ebpf::bindings::xdp_action::XDP_ABORTED;
 use aya_ebpf::btf_maps::{Array, ProgramArray};
@@ -9,14 +9,14 @@ use aya_ebpf::programs::XdpContext;
 use crate::frame;
 use crate::maps::{self, Tally};
 
-/// What is measured.
+/// The measured program.
 #[btf_map]
 static SUBJECT: ProgramArray<1> = ProgramArray::new();
-/// Where a frame has its source: behind a VLAN tag, further back.
+/// The offset of the source address in the frame, which depends on the VLAN tag.
 #[btf_map]
 static SOURCE_AT: Array<u32, 1> = Array::new();
 
-/// VERIFIER: gives the offset a bound; no frame has its source behind it.
+/// VERIFIER: a bound for the offset, which all frames of the benchmark satisfy.
 const MAX_OFFSET: u32 = 63;
 
 #[expect(clippy::needless_pass_by_value, reason = "the macro passes it so")]
@@ -33,18 +33,18 @@ pub fn front6(ctx: XdpContext) -> u32 {
 
 #[inline(always)]
 fn hand_on<T>(ctx: &XdpContext, source: impl FnOnce(&mut Tally) -> Option<T>) -> u32 {
-    let (Some(tally), Some(at)) = (Tally::here(), SOURCE_AT.get(0)) else {
+    let (Some(tally), Some(at)) = (Tally::get(), SOURCE_AT.get(0)) else {
         return XDP_ABORTED;
     };
-    let (Some(room), Some(source)) = (
+    let (Some(target), Some(source)) = (
         frame::at::<T>(ctx, (*at & MAX_OFFSET) as usize),
         source(tally),
     ) else {
         return XDP_ABORTED;
     };
-    // SAFETY: in the frame, by `at`; the loader's machine has no alignment to keep.
-    unsafe { room.write_unaligned(source) };
-    // SAFETY: nothing is left to be done here.
+    // SAFETY: `at` has compared the pointer with the frame's end, and the store may be unaligned.
+    unsafe { target.write_unaligned(source) };
+    // SAFETY: the context is this program's, and nothing has to be dropped.
     unsafe { SUBJECT.tail_call(ctx, 0) };
-    XDP_ABORTED // there was none
+    XDP_ABORTED // SUBJECT has no program
 }

@@ -1,5 +1,5 @@
-//! A flood of UDP over IPv4, from a template: each frame gets the next source of the array, and goes out
-//! by one interface. For `BPF_F_TEST_XDP_LIVE_FRAMES`.
+//! Generates a flood of UDP over IPv4 from a template: writes the next source address of the array into each frame, and
+//! redirects it to an interface. Run with `BPF_F_TEST_XDP_LIVE_FRAMES`.
 
 use aya_ebpf::bindings::xdp_action::XDP_ABORTED;
 use aya_ebpf::btf_maps::Array;
@@ -10,13 +10,12 @@ use aya_ebpf::programs::XdpContext;
 use crate::frame::{self, ETHERNET, IPV4, SOURCE};
 use crate::maps::{self, Tally};
 
-/// The words of an IPv4 header, of which these are written.
+/// An IPv4 header as 16-bit words, and the indices of the words that are written.
 type Header = [u16; IPV4 / 2];
 const CHECKSUM: usize = 5;
 const SOURCE_HIGH: usize = SOURCE / 2;
 
-/// The index of the interface. Not sent back by where it is said to have come from (`XDP_TX`): that takes an
-/// XDP program on that interface too.
+/// The index of the output interface. `XDP_TX` is no alternative: it needs an XDP program on the input interface too.
 #[btf_map]
 static PORT: Array<u32, 1> = Array::new();
 
@@ -26,24 +25,24 @@ pub fn generate(ctx: XdpContext) -> u32 {
     if !frame::is_ipv4(&ctx) {
         return XDP_ABORTED;
     }
-    let (Some(header), Some(tally)) = (frame::at::<Header>(&ctx, ETHERNET), Tally::here()) else {
+    let (Some(header), Some(tally)) = (frame::at::<Header>(&ctx, ETHERNET), Tally::get()) else {
         return XDP_ABORTED;
     };
     let (Some(source), Some(port)) = (maps::next_v4(tally), PORT.get(0)) else {
         return XDP_ABORTED;
     };
-    // SAFETY: in the frame, by `at`; 14 bytes after a page's headroom, so it is aligned to 2.
+    // SAFETY: `at` has compared the pointer with the frame's end; 14 bytes after a page's headroom, so aligned to 2.
     let header = unsafe { &mut *header };
     header[SOURCE_HIGH] = ((source >> 16) as u16).to_be();
     header[SOURCE_HIGH + 1] = (source as u16).to_be();
-    // The page was sent before, and still has what was written then.
+    // Pages are reused, and still have the previous checksum.
     header[CHECKSUM] = 0;
     header[CHECKSUM] = checksum(header);
-    // SAFETY: it takes numbers alone.
+    // SAFETY: the helper has no pointer arguments.
     unsafe { bpf_redirect(*port, 0).cast_unsigned() as u32 }
 }
 
-/// Of words in the order of the network, which gives the checksum in that order (RFC 1071).
+/// Returns the checksum of big-endian words, in big-endian order (RFC 1071).
 #[inline(always)]
 fn checksum(header: &Header) -> u16 {
     let sum: u32 = header.iter().map(|word| u32::from(*word)).sum();

@@ -1,5 +1,5 @@
-//! A packet that takes its time, for the test that whoever writes to a table waits for packets: no packet of the
-//! filter's takes as long as a publish.
+//! A program that runs until userspace stops it, for the test that a writer waits for running programs: no packet in
+//! the filter takes as long as a publish.
 
 use core::ffi::c_void;
 
@@ -9,54 +9,68 @@ use aya_ebpf::helpers::bpf_loop;
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
 
-/// [`HERE`], and so on.
+/// The state of the program: [`RUNNING`], [`STOP`] or [`DONE`].
 #[btf_map]
 static LINGERS: Array<u64, 1> = Array::new();
-/// The packet is there.
-const HERE: u64 = 1;
-/// Userspace lets it go.
-const GO: u64 = 2;
-/// It is gone.
-const GONE: u64 = 3;
+/// The program is running.
+const RUNNING: u64 = 1;
+/// Userspace requests the program to end.
+const STOP: u64 = 2;
+/// The program has ended.
+const DONE: u64 = 3;
 
-/// As many as the kernel takes at once; each is a few nanoseconds.
-const TURNS: u32 = 1 << 23;
-/// So that it ends before the kernel complains, after some seconds.
-const MOST: u32 = 200;
+/// The kernel's maximum number of iterations of one loop; each takes a few nanoseconds.
+const INNER_ITERATIONS: u32 = 1 << 23;
+/// Ends the program after some seconds, before the kernel reports a stall.
+const OUTER_ITERATIONS: u32 = 200;
 
 #[xdp]
 pub fn linger(_ctx: XdpContext) -> u32 {
-    set(HERE);
-    // SAFETY: the functions take what the helper gives them, and read nothing of it.
-    unsafe { bpf_loop(MOST, turns as *mut c_void, core::ptr::null_mut(), 0) };
-    set(GONE);
+    set_state(RUNNING);
+    // SAFETY: the callback has the signature that the helper requires, and does not use its context.
+    unsafe {
+        bpf_loop(
+            OUTER_ITERATIONS,
+            outer as *mut c_void,
+            core::ptr::null_mut(),
+            0,
+        )
+    };
+    set_state(DONE);
     XDP_DROP
 }
 
-/// 0 is for more of them.
-extern "C" fn turns(_number: u32, _context: *mut c_void) -> i64 {
+/// Returns 0 to continue the loop.
+extern "C" fn outer(_iteration: u32, _context: *mut c_void) -> i64 {
     // SAFETY: as above.
-    unsafe { bpf_loop(TURNS, turn as *mut c_void, core::ptr::null_mut(), 0) };
-    i64::from(is(GO))
+    unsafe {
+        bpf_loop(
+            INNER_ITERATIONS,
+            inner as *mut c_void,
+            core::ptr::null_mut(),
+            0,
+        )
+    };
+    i64::from(has_state(STOP))
 }
 
-/// 0 is for another one.
-extern "C" fn turn(_number: u32, _context: *mut c_void) -> i64 {
-    i64::from(is(GO))
+/// Returns 0 to continue the loop.
+extern "C" fn inner(_iteration: u32, _context: *mut c_void) -> i64 {
+    i64::from(has_state(STOP))
 }
 
 #[inline(always)]
-fn is(wanted: u64) -> bool {
-    // SAFETY: the map's one element, which is loaded whole.
+fn has_state(expected: u64) -> bool {
+    // SAFETY: an aligned load from the map's only element.
     LINGERS
         .get_ptr(0)
-        .is_some_and(|state| unsafe { state.read_volatile() } == wanted)
+        .is_some_and(|state| unsafe { state.read_volatile() } == expected)
 }
 
 #[inline(always)]
-fn set(now: u64) {
+fn set_state(new: u64) {
     if let Some(state) = LINGERS.get_ptr_mut(0) {
-        // SAFETY: the map's one element, which is stored whole.
-        unsafe { state.write_volatile(now) };
+        // SAFETY: an aligned store to the map's only element.
+        unsafe { state.write_volatile(new) };
     }
 }

@@ -1,29 +1,29 @@
-//! Programs that exist to be measured by `cargo xtask bench`; nothing of them ships.
+//! Programs for `cargo xtask bench` and for tests; they are not part of the product.
 //!
-//! - `bare` drops, and does nothing else
-//! - `floor4`, `floor6` take the next address of an array, and count (this file)
-//! - `trie4`, `trie6` look it up in the kernel's trie besides (`trie`)
-//! - `ranges4`, `ranges6` look it up in the range table that ships (`range_table`, with the filter's own `ranges`)
-//! - `drop_trie` is the small filter that somebody would write with that trie, `drop_all` the smallest (`small`)
-//! - `generate` makes a flood (`generate`)
-//! - `front4`, `front6` give a frame its source and hand it to the filter that ships, or to another (`front`)
-//! - `linger` takes its time, for a test (`linger`)
+//! - `bare` only drops
+//! - `floor4`, `floor6` take the next address of an array, and count it (this file)
+//! - `trie4`, `trie6` also look it up in the kernel's trie (`trie`)
+//! - `ranges4`, `ranges6` also look it up in the product's range table (`range_table`, with the filter's own `ranges`)
+//! - `drop_trie` is a minimal filter with the kernel's trie, `drop_all` the smallest possible one (`small`)
+//! - `generate` generates a flood (`generate`)
+//! - `front4`, `front6` write a source address into a frame and tail-call the measured filter (`front`)
+//! - `linger` runs until userspace stops it, for a test (`linger`)
 //!
-//! Addresses come from an array that userspace filled, and not from the frame, so that one burst of
-//! `BPF_PROG_TEST_RUN` meets many: then caches and branch predictors see the traffic of a network. What
-//! that costs is the floor, which is measured beside what is looked up.
+//! Addresses come from an array that userspace has filled, not from the frame, so that one `BPF_PROG_TEST_RUN` with
+//! many repetitions looks up many addresses, and caches and branch predictors behave as with real traffic. `floor4` and
+//! `floor6` measure the cost of that alone.
 //!
-//! Invariant: what a lookup finds ends in a counter, so that no compiler leaves it out.
+//! Invariant: the result of each lookup is added to a counter, so that the compiler cannot remove the lookup.
 #![no_std]
 #![no_main]
 #![allow(
     unsafe_code,
-    reason = "packet memory, map values and symbols for the loader: each use says why it is sound"
+    reason = "packet memory, map values and symbols for the loader; each block has a SAFETY comment"
 )]
 #![allow(
     missing_docs,
     unreachable_pub,
-    reason = "aya's macros add items of their own"
+    reason = "aya's macros generate undocumented items"
 )]
 
 mod frame;
@@ -45,7 +45,7 @@ use aya_ebpf::programs::XdpContext;
 
 use crate::maps::Tally;
 
-/// What the kernel itself takes for a packet.
+/// Measures the kernel's own cost per packet.
 #[xdp(frags)]
 pub fn bare(_ctx: XdpContext) -> u32 {
     XDP_DROP
@@ -63,47 +63,46 @@ pub fn floor6(ctx: XdpContext) -> u32 {
     measure6(&ctx, |_| 0)
 }
 
-/// What every program does that is measured with IPv4 addresses; `look_up` gets one as a number, and says
-/// what it found.
+/// Looks up the next IPv4 address with `look_up`, which returns the result as a number, and counts the result.
 #[inline(always)]
 fn measure4(ctx: &XdpContext, look_up: impl FnOnce(u32) -> u64) -> u32 {
     if !frame::is_ipv4(ctx) {
         return XDP_ABORTED;
     }
-    let Some(tally) = Tally::here() else {
+    let Some(tally) = Tally::get() else {
         return XDP_ABORTED;
     };
     let Some(address) = maps::next_v4(tally) else {
         return XDP_ABORTED;
     };
-    tally.looked_up(u64::from(address), look_up(address));
+    tally.record(u64::from(address), look_up(address));
     XDP_DROP
 }
 
-/// The same for IPv6: the halves of an address, the network first.
+/// Looks up the next IPv6 address, as its upper and lower half, and counts the result.
 #[inline(always)]
 fn measure6(ctx: &XdpContext, look_up: impl FnOnce([u64; 2]) -> u64) -> u32 {
     if !frame::is_ipv6(ctx) {
         return XDP_ABORTED;
     }
-    let Some(tally) = Tally::here() else {
+    let Some(tally) = Tally::get() else {
         return XDP_ABORTED;
     };
     let Some(address) = maps::next_v6(tally) else {
         return XDP_ABORTED;
     };
-    tally.looked_up(address[0] ^ address[1], look_up(address));
+    tally.record(address[0] ^ address[1], look_up(address));
     XDP_DROP
 }
 
 #[cfg(not(test))]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    // VERIFIER: no panic survives optimisation; if one did, this loop would be refused at load.
+    // VERIFIER: optimisation removes all panics; if one remained, the kernel would refuse this infinite loop at load.
     loop {}
 }
 
-/// As the filter's own program has it.
+/// The same licence as the filter's programs.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "license")]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

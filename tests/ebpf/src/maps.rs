@@ -1,49 +1,49 @@
-//! The maps that all programs share: addresses in the order in which they come, and what was counted.
+//! The maps that all programs share: the addresses to look up, in order, and the counters.
 //!
-//! `tests/src/bench/programs.rs` is their other side, and repeats their sizes.
+//! `tests/src/bench/programs.rs` fills and reads them, and repeats their sizes.
 
 use aya_ebpf::btf_maps::{Array, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 
-/// A power of two: the position in the array is masked by it, and starts again.
+/// The number of addresses; a power of two, so that a mask wraps the position around.
 const ADDRESSES: usize = 1 << 20;
 
-/// As host numbers.
+/// IPv4 addresses as numbers in host order.
 #[btf_map]
 static ADDRESSES_V4: Array<[u32; ADDRESSES], 1> = Array::new();
-/// Two halves each, the one with the network first. Not an array of arrays, which the kernel does not take.
+/// IPv6 addresses, the upper half first. Flat, because the kernel refuses an array of arrays.
 #[btf_map]
 static ADDRESSES_V6: Array<[u64; ADDRESSES * 2], 1> = Array::new();
 #[btf_map]
 static TALLY: PerCpuArray<Tally, 1> = PerCpuArray::new();
 
-/// What this CPU counted.
+/// One CPU's counters.
 #[repr(C)]
 pub(crate) struct Tally {
-    /// Addresses taken so far, which is also the position of the next.
+    /// The number of addresses taken so far, and the position of the next one.
     taken: u64,
-    /// Lookups that found something, or packets that passed.
+    /// The number of successful lookups, or of passed packets.
     found: u64,
-    /// Packets that were dropped by what they are.
+    /// The number of dropped packets.
     dropped: u64,
-    /// Of all that was seen, so that it must be computed.
+    /// The sum of all addresses and results, so that the compiler cannot remove their computation.
     sum: u64,
 }
 
 impl Tally {
-    /// This CPU's.
+    /// Returns this CPU's counters.
     #[inline(always)]
-    pub(crate) fn here<'a>() -> Option<&'a mut Self> {
+    pub(crate) fn get<'a>() -> Option<&'a mut Self> {
         let tally = TALLY.get_ptr_mut(0)?;
-        // SAFETY: this CPU's own copy, and no other program runs on this CPU meanwhile; each program
-        // asks once, so nothing else refers to it.
+        // SAFETY: this CPU's copy, and no other program runs on this CPU at the same time; each program calls this
+        // function once, so the reference is unique.
         Some(unsafe { &mut *tally })
     }
 
-    /// What a lookup found, 0 if nothing: a number of 16 bits.
+    /// Counts the 16-bit result of a lookup; 0 if it found nothing.
     #[inline(always)]
-    pub(crate) const fn looked_up(&mut self, address: u64, found: u64) {
-        // Whether it is 0 is a branch, which would be guessed wrong half of the time where half of the lookups find nothing.
+    pub(crate) const fn record(&mut self, address: u64, found: u64) {
+        // Branch-free: if half of the lookups find nothing, a branch would be mispredicted half of the time.
         let one_if_found = ((found & 0xffff) + 0xffff) >> 16;
         self.found = self.found.wrapping_add(one_if_found);
         self.sum = self.sum.wrapping_add(address.wrapping_add(found));
@@ -67,15 +67,15 @@ impl Tally {
     }
 }
 
-/// The next address.
+/// Returns the next IPv4 address.
 #[inline(always)]
 pub(crate) fn next_v4(tally: &mut Tally) -> Option<u32> {
     let addresses = ADDRESSES_V4.get_ptr(0)?;
-    // SAFETY: the position is masked to what the array holds, and userspace fills it before.
+    // SAFETY: the mask keeps the position inside the array, which userspace has filled.
     Some(unsafe { *addresses.cast::<u32>().add(tally.next()) })
 }
 
-/// The next address.
+/// Returns the next IPv6 address.
 #[inline(always)]
 pub(crate) fn next_v6(tally: &mut Tally) -> Option<[u64; 2]> {
     let addresses = ADDRESSES_V6.get_ptr(0)?;

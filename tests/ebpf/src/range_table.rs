@@ -1,5 +1,4 @@
-//! A lookup in the range table that ships: its own code, over one generation's tables that the loader's own code
-//! filled.
+//! A lookup in the product's range table: the filter's own code, in tables that the loader's own code has compiled.
 
 use allowlist_common::abi::{GenerationTables, MIN_POOL_WORDS, SLOTS};
 use allowlist_common::packet::Address;
@@ -13,11 +12,11 @@ use crate::{measure4, measure6, ranges};
 
 type TableWords = [u64; size_of::<GenerationTables>() / 8 + MIN_POOL_WORDS as usize];
 
-/// The filter's own, opened by its pin.
+/// The filter's own map, opened by its pin.
 #[btf_map]
 static TABLES: Array<TableWords, { SLOTS as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
 
-/// The slot that is in force.
+/// The active slot.
 #[unsafe(no_mangle)]
 static SLOT: Global<u32> = Global::new(0);
 
@@ -33,13 +32,13 @@ pub fn ranges6(ctx: XdpContext) -> u32 {
     measure6(&ctx, |address| find(&Address::V6(address)))
 }
 
-/// What the table has for an address; 0 if nothing.
+/// Looks up an address, and returns a number that depends on the result; 0 if no prefix contains it.
 #[inline(always)]
 fn find(address: &Address) -> u64 {
     let Some(words) = TABLES.get(SLOT.load()) else {
         return 0;
     };
-    // SAFETY: the loader wrote tables there, which are as large and need no more alignment.
+    // SAFETY: the loader has written tables there, which are not larger and have no greater alignment.
     let tables = unsafe { &*core::ptr::from_ref(words).cast::<GenerationTables>() };
     let grant = ranges::grant(tables, address);
     grant.services() + u64::from(grant.match_id)

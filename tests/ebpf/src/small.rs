@@ -1,5 +1,5 @@
-//! The small filter that somebody would write with the kernel's trie, for the flood through an interface: the
-//! frame's own source, one lookup, one count.
+//! Minimal filters for the flood through an interface. `drop_trie` looks up the frame's source in the kernel's trie and
+//! counts the verdict.
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::macros::xdp;
@@ -16,10 +16,10 @@ pub fn drop_trie(ctx: XdpContext) -> u32 {
         return XDP_PASS;
     }
     let source = frame::at::<[u8; 4]>(&ctx, ETHERNET + SOURCE);
-    let (Some(source), Some(tally)) = (source, Tally::here()) else {
+    let (Some(source), Some(tally)) = (source, Tally::get()) else {
         return XDP_DROP;
     };
-    // SAFETY: in the frame, by `at`, and bytes need no alignment.
+    // SAFETY: `at` has compared the pointer with the frame's end, and bytes have no alignment.
     let source = unsafe { *source };
     if trie::find4(u32::from_be_bytes(source)) == 0 {
         tally.drop();
@@ -30,10 +30,10 @@ pub fn drop_trie(ctx: XdpContext) -> u32 {
     }
 }
 
-/// What an interface itself takes for a packet: dropped and counted without a look at it.
+/// Drops and counts each packet without reading it: measures the interface's own cost per packet.
 #[xdp]
 pub fn drop_all(_ctx: XdpContext) -> u32 {
-    if let Some(tally) = Tally::here() {
+    if let Some(tally) = Tally::get() {
         tally.drop();
     }
     XDP_DROP

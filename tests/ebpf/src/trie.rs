@@ -8,10 +8,10 @@ use aya_ebpf::programs::XdpContext;
 use crate::key::AlignedKey;
 use crate::{measure4, measure6};
 
-/// As large as what the filter keeps of a prefix.
+/// A value of the size of the filter's.
 type Value = [u32; size_of::<Grant>() / 4];
 
-// The loader sets how many prefixes they have room for.
+// The loader sets the number of entries.
 #[btf_map]
 static TRIE_V4: LpmTrie<[u8; 4], Value, 1> = LpmTrie::new();
 #[btf_map]
@@ -33,14 +33,14 @@ pub fn trie6(ctx: XdpContext) -> u32 {
     })
 }
 
-/// What the trie has for an address; 0 if nothing.
+/// Looks up an IPv4 address, and returns the sum of the value's words; 0 if no prefix contains it.
 #[inline(always)]
 pub(crate) fn find4(address: u32) -> u64 {
     let key = AlignedKey::new(32, address.to_be_bytes());
     TRIE_V4.get(&key.key).map_or(0, sum)
 }
 
-/// All of a value is loaded, as the filter does.
+/// Loads all words of a value, as the filter does.
 #[inline(always)]
 fn sum(value: &Value) -> u64 {
     value.iter().map(|word| u64::from(*word)).sum()

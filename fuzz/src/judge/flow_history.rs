@@ -1,4 +1,5 @@
-//! Until when a flow can be answered: by the entry that is kept of it, and by all that was ever sent in it.
+//! Compares each flow's entry, which the product updates incrementally, with the entry that follows from all packets
+//! ever sent in the flow.
 
 use std::collections::HashMap;
 
@@ -8,15 +9,15 @@ use allowlist_common::flow::{
 };
 use allowlist_common::packet::{TCP, UDP, tcp_flag};
 
-/// The flow tracker's entry of each flow, beside all flags that were sent in it and when.
+/// The flow tracker's entry of each flow, and the times and flags of all its packets.
 #[derive(Default)]
-pub(super) struct Ledger {
+pub(super) struct FlowHistory {
     now: u32,
     flows: HashMap<Flow, (FlowEntry, Vec<(u32, u8)>)>,
 }
 
-/// Nothing came in first.
-const NONE_CAME: Origins = Origins {
+/// No flow was initiated by the other side.
+const NO_FOREIGN: Origins = Origins {
     is_armed: true,
     port: ForeignPort {
         received: 0,
@@ -25,19 +26,19 @@ const NONE_CAME: Origins = Origins {
     crowded_until: 0,
 };
 
-impl Ledger {
-    /// Time goes by.
-    pub(super) const fn pass(&mut self, seconds: u32) {
+impl FlowHistory {
+    /// Advances the clock.
+    pub(super) const fn advance(&mut self, seconds: u32) {
         self.now += seconds;
     }
 
-    /// Records a packet.
-    pub(super) fn note(&mut self, sent: &OutboundPacket) {
+    /// Records a packet, and checks the entry of its flow.
+    pub(super) fn record(&mut self, sent: &OutboundPacket) {
         let now = self.now;
         let (entry, history) = self.flows.entry(sent.flow).or_default();
         let mut update = sent.update(*entry, true, now);
         if update.table == Table::Undecided {
-            update = sent.decide(*entry, FlowEntry::NONE, &NONE_CAME, now);
+            update = sent.decide(*entry, FlowEntry::NONE, &NO_FOREIGN, now);
         }
         match update.table {
             Table::Own => *entry = update.entry,
@@ -57,7 +58,7 @@ impl Ledger {
     }
 }
 
-/// The entry of a flow that can be answered, by all that was sent in it.
+/// Returns the expected entry of a flow after all its packets; `None` if it has no live entry.
 fn expected(flow: &Flow, history: &[(u32, u8)], now: u32) -> Option<FlowEntry> {
     let open = |age| {
         Some(FlowEntry {
@@ -72,7 +73,8 @@ fn expected(flow: &Flow, history: &[(u32, u8)], now: u32) -> Option<FlowEntry> {
     }
 }
 
-/// Of a connection: it begins with the last SYN without ACK, if this host has accepted none since.
+/// Returns the expected entry of a TCP flow: it begins with the last SYN without ACK, unless this host has accepted a
+/// connection since.
 fn connection(history: &[(u32, u8)], now: u32) -> Option<FlowEntry> {
     const OPENS: u8 = tcp_flag::SYN | tcp_flag::ACK | tcp_flag::RST;
     let opens = |(_, flags): &(u32, u8)| flags & OPENS == tcp_flag::SYN;
