@@ -1,9 +1,8 @@
-//! Bytes to prefixes: what a vendor's URL or an operator's file holds.
+//! Parses the bytes of a list into prefixes.
 //!
-//! Invariants: a list is taken whole or not at all; what comes back is sorted and distinct, and has no
-//! host bits set. A token is judged as a whole: no address is ever looked for inside other text. How the
-//! bytes are read is said by the configuration, and never guessed. Knows no network, no file and no
-//! clock, and not whether a prefix is one that a vendor could mean.
+//! Invariants: a list is parsed as a whole or fails; the prefixes are sorted and distinct, and have no host bits set.
+//! A token is parsed as a whole: no address is searched for inside other text. The configuration states the format,
+//! which is never guessed. Knows no network, no file and no clock, and not whether a prefix is plausible (`gate`).
 
 use ipnet::IpNet;
 use jiff::civil::Date;
@@ -23,29 +22,29 @@ pub use error::{FeedError, Place, Unclear};
 pub use page::{Link, find_link, find_list};
 pub use token::{PrefixError, check_prefix, parse_ends, parse_prefix, parse_with_length};
 
-/// What bytes hold.
+/// A parsed list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct List {
-    /// Sorted, distinct.
+    /// The prefixes, sorted and distinct.
     pub prefixes: Vec<IpNet>,
-    /// What the operator should know of it, such as rows that are about to go.
+    /// Notes for the operator, such as rows that are about to expire.
     pub notes: Vec<String>,
-    /// The last day of those that go first: afterwards, the same bytes hold less.
+    /// The last day on which the same bytes have all these prefixes, if a row expires.
     pub good_until: Option<Date>,
 }
 
-/// Reads a list, which has at least one prefix. `today` decides about rows that state until when they are good.
+/// Parses a list with at least one prefix. `today` decides about rows with an expiry date.
 ///
 /// # Errors
-/// The bytes are no such list, or an empty one.
+/// The bytes are not a list of this format, or an empty one.
 pub fn parse(format: &Format, bytes: &[u8], today: Date) -> Result<List, FeedError> {
     parse_part(format, bytes, today, false)
 }
 
-/// Reads a list, or a part of one, that may have no prefix if `may_be_empty`.
+/// Parses a list, or a part of one, which may have no prefix if `may_be_empty`.
 ///
 /// # Errors
-/// The bytes are no such list, or an empty one that may not be.
+/// The bytes are not a list of this format, or an empty one without `may_be_empty`.
 pub fn parse_part(
     format: &Format,
     bytes: &[u8],
@@ -63,7 +62,7 @@ pub fn parse_part(
         Format::Markdown(rules) => page::parse_markdown(rules, bytes, today),
     };
     let mut list = match list {
-        // Of these, no line is an empty list; a document or a page is never blank.
+        // An empty list in these formats has no lines; a document or a page is never blank.
         Err(FeedError::Empty) if may_be_empty && is_lines(format) => List::default(),
         list => list?,
     };
@@ -91,10 +90,10 @@ impl From<Vec<IpNet>> for List {
     }
 }
 
-/// As many prefixes as a list may have. No vendor has a tenth of this; but a short range can be hundreds.
+/// The most prefixes of a list. No vendor has a tenth of this, but a short range can be hundreds.
 pub(crate) const MOST_PREFIXES: usize = 4_000_000;
 
-/// Reads one token of a list.
+/// Parses one token of a list.
 fn take(
     token: &str,
     prefixes: &mut Vec<IpNet>,
@@ -110,10 +109,10 @@ fn take(
     Ok(())
 }
 
-/// As much of a vendor's text as a message repeats.
+/// The most characters of a vendor's text that a message quotes.
 const SHOWN_CHARS: usize = 60;
 
-/// The start of what a vendor wrote.
+/// Returns the start of a vendor's text, for a message.
 pub(crate) fn shown(text: &str) -> String {
     match text.char_indices().nth(SHOWN_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),
@@ -121,7 +120,7 @@ pub(crate) fn shown(text: &str) -> String {
     }
 }
 
-/// Some of them, quoted, and whether there are more.
+/// Returns the first of the texts, quoted, with "…" if there are more.
 pub(crate) fn some_of<'t>(texts: impl IntoIterator<Item = &'t str>, most: usize) -> String {
     let mut texts = texts.into_iter();
     let mut quoted: Vec<String> = texts

@@ -1,9 +1,8 @@
-//! The gate: whether a feed that was received may become its source's prefixes.
+//! The gate: accepts or rejects a list before it becomes active.
 //!
-//! A vendor's list is trusted to change, but not to shrink to nothing, to open the host to half of the
-//! internet, or to turn into another list. Pure: knows no network, no disk and no clock. Whether the bytes
-//! were a list at all was decided before, by `source` and `feed`; whether the tables have room for it is
-//! decided after, by `compile`.
+//! A vendor's list may change, but not shrink to nothing, open the host to half of the internet, or turn into another
+//! list. Pure: knows no network, no disk and no clock. `source` and `feed` check before whether the bytes are a list;
+//! `compile` checks later whether the tables have room for it.
 
 mod size;
 mod special;
@@ -20,67 +19,66 @@ use crate::difference::{covers, lost};
 use crate::error_code::ErrorCode;
 use crate::policy::{Gate, PerFamily, Source};
 
-/// A loss of no more prefixes than this is never too great where the list is small: small lists lose great
-/// parts.
+/// A small list may always lose this many prefixes: its losses are large in percent.
 const FEW: usize = 5;
-/// A list of no more prefixes than this is small.
+/// The most prefixes of a small list.
 const SMALL: usize = 50;
 
-/// Why a feed was refused. Its source's last good prefixes stay.
+/// The reason why a list was rejected. The last-good list stays active.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Rejection {
     /// Fewer than `min`.
     #[error("has {found} prefixes, and at least {min} are expected; lower `min` if that is right")]
     TooFew {
-        /// What it has.
+        /// The number of prefixes.
         found: usize,
-        /// What it should have.
+        /// `min`.
         min: usize,
     },
     /// More than `max`.
     #[error("has {found} prefixes, and at most {max} are expected; raise `max` if that is right")]
     TooMany {
-        /// What it has.
+        /// The number of prefixes.
         found: usize,
-        /// What it may have.
+        /// `max`.
         max: usize,
     },
-    /// Something that must be in it is not.
+    /// A prefix of `must_cover` is not covered.
     #[error(
         "does not cover {missing}, as `must_cover` demands; change `must_cover` if it need not"
     )]
     NotCovered {
-        /// What is missing.
+        /// The missing prefix.
         missing: IpNet,
     },
-    /// Much of what it covered is gone.
+    /// The list lost a large part of its addresses.
     #[error(
         "lists {removed} prefixes less, and with them {lost_percent} % of the {family} addresses that it covered; more than {max_percent} % {within} is not believed; raise `max_shrink` if it is right"
     )]
     Shrunk {
-        /// How many prefixes it does not list any more.
+        /// The number of removed prefixes.
         removed: usize,
-        /// What part of the addresses of a family that is.
+        /// The lost part of the family's addresses, in percent.
         lost_percent: u128,
         /// The family.
         family: Family,
         /// `max_shrink`.
         max_percent: u16,
-        /// Since which list.
+        /// The list that it is compared with.
         within: Within,
     },
-    /// It covers much that it did not cover.
+    /// The list gained too many addresses.
     #[error(
         "covers {grown} that it did not cover, in addition to {before}; more than {limit} {within} is not accepted; raise `max_growth` if it is right"
     )]
     Grown {
-        /// The addresses that are new.
+        /// The added addresses.
         grown: Amount,
-        /// The addresses that the list before covered.
+        /// The addresses of the previous list.
         before: Amount,
-        /// The most that may be new.
+        /// The most addresses that may be added.
         limit: Amount,
-        /// Since which list.
+        /// The list that it is compared with.
         within: Within,
     },
     /// More addresses would be active than the fewest of the growth window allow.
@@ -93,12 +91,12 @@ pub enum Rejection {
         next: Amount,
         /// The fewest addresses that were active within the window.
         fewest: Amount,
-        /// The most that may come in addition.
+        /// The most addresses that may be added.
         limit: Amount,
         /// `growth_window`.
         window: Duration,
     },
-    /// It covers a great part of a family.
+    /// The list covers more addresses than `max_addresses`.
     #[error(
         "covers {covered}, and at most {max} are expected; raise `max_addresses` if that is right"
     )]
@@ -108,7 +106,7 @@ pub enum Rejection {
         /// `max_addresses`.
         max: Amount,
     },
-    /// A prefix that would open the door to much of the internet.
+    /// A prefix is shorter than `min_prefix_len`.
     #[error(
         "has {prefix}, which is wider than /{widest}, as wide as a list is trusted with; if it is meant, set `min_prefix_len`"
     )]
@@ -118,7 +116,7 @@ pub enum Rejection {
         /// The shortest length allowed.
         widest: u8,
     },
-    /// A prefix from which nobody on the internet calls.
+    /// A prefix overlaps a special-purpose block, which is not used on the internet.
     #[error(
         "has {prefix}, of which {special} is {what} (RFC 6890), where no vendor calls from; if it is meant, set `allow_special_use = true`"
     )]
@@ -127,10 +125,10 @@ pub enum Rejection {
         prefix: IpNet,
         /// The block of the registry.
         special: IpNet,
-        /// What it is for.
+        /// The purpose of the block.
         what: &'static str,
     },
-    /// An IPv6 prefix outside of the addresses that are allocated on the internet.
+    /// An IPv6 prefix lies outside of 2000::/3.
     #[error(
         "has {prefix}, which is not in 2000::/3, where all IPv6 addresses of the internet are; if it is meant, set `allow_special_use = true`"
     )]
@@ -150,7 +148,7 @@ impl Rejection {
         }
     }
 
-    /// Whether the operator may let this one list in. What no list may have is for the configuration.
+    /// Whether the operator may accept this list. A forbidden prefix needs a change of the configuration instead.
     pub fn is_acceptable(&self) -> bool {
         !matches!(
             self,
@@ -175,12 +173,12 @@ pub struct Before<'l> {
     pub fewest: PerFamily,
 }
 
-/// Since when a change is counted.
+/// The list that a change is measured against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Within {
-    /// Since the last good list.
+    /// The last-good list.
     Once,
-    /// Since the list at the start of the growth window.
+    /// The list at the start of the growth window.
     Window(Duration),
 }
 
@@ -195,9 +193,9 @@ impl fmt::Display for Within {
     }
 }
 
-/// Judges a list against its source's demands and, unless it is the first, against the lists `before` it.
+/// Checks a list against the gate of its source and, unless it is the first, against the previous lists.
 ///
-/// With `accepted`, the operator has approved this list: only its prefixes are judged, not its size and changes.
+/// With `accepted`, the operator has accepted this list: only its prefixes are checked, not its size and changes.
 pub fn judge(
     source: &Source,
     before: Option<Before<'_>>,
@@ -276,12 +274,12 @@ fn check_shrink(
         .all(|family| last.iter().any(family.is_family()));
     for family in Family::BOTH {
         let (covered, gone) = lost(last, new, family.is_family());
-        // A family that vanishes beside the other is no small loss, however few its prefixes are.
+        // The loss of a whole family is always checked, however few its prefixes are.
         let is_gone = has_both && !new.iter().any(family.is_family());
         if covered == 0 || (are_few && !is_gone) {
             continue;
         }
-        // Both shorter, so that a product fits; of that many addresses nobody misses the last bits.
+        // Shifted so that the product fits in 128 bits; the lost precision is negligible.
         let shift = if covered > u128::MAX >> 16 { 16 } else { 0 };
         let (covered, gone) = (covered >> shift, gone >> shift);
         if gone * 1000 > covered * u128::from(gate.max_shrink) {

@@ -1,6 +1,6 @@
-//! Several sources fetched at a time, each on its own: a slow one holds up no other.
+//! Fetches several sources at the same time. A slow source delays no other.
 //!
-//! Keeps nothing and decides nothing about failures: they come back beside what was got.
+//! Keeps no lists and handles no failures: it returns them with their sources.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,26 +14,26 @@ use tokio::time::timeout;
 use crate::policy::{Answer, Origin, Source, Validator};
 use crate::source::fetch;
 
-/// More than reading any list takes. What is not done then never will be, such as a file of a server that hangs.
+/// The time limit for parsing, more than any list takes. A fetch that exceeds it hangs, such as on a dead file server.
 const READING: Duration = Duration::from_mins(2);
 
-/// Fetches under way at once. Vendors count requests, and a small host has few sockets to spare.
+/// The most fetches over the network at the same time: vendors count requests, and a small host has few sockets.
 const AT_ONCE: usize = 8;
-/// Files that are read at once, of which some may be on a file system that does not answer.
+/// The most files read at the same time. Some may be on a file system that does not respond.
 const FILES_AT_ONCE: usize = 32;
 
-/// What came of fetching a source.
+/// The result of fetching a source.
 #[derive(Debug)]
 pub struct Gathered {
     /// The source.
     pub source: Source,
-    /// What it has, or why it could not be had.
+    /// The answer, or the error.
     pub answer: Result<Answer>,
-    /// How long its server asks to be left alone.
+    /// The time after which the server permits the next request, if it states one.
     pub retry_after: Option<Duration>,
 }
 
-/// Fetches that are under way.
+/// The fetches in progress.
 pub struct Fetches {
     running: JoinSet<(Result<Answer>, Option<Duration>)>,
     sources: HashMap<Id, Source>,
@@ -53,9 +53,9 @@ impl Default for Fetches {
 }
 
 impl Fetches {
-    /// Starts one as soon as there is room. `known` is what is known of the list that the source gave last.
+    /// Queues a fetch, which starts as soon as a slot is free. `known` has the validators of the source's last answer.
     pub fn start(&mut self, source: Source, known: Vec<Validator>) {
-        // A file on this host waits for no server.
+        // Files have slots of their own, so no server delays them.
         let room = Arc::clone(match source.origin {
             Origin::Http(_) | Origin::Names(_) => &self.room,
             _ => &self.room_for_files,
@@ -81,12 +81,12 @@ impl Fetches {
         self.sources.insert(task.id(), source);
     }
 
-    /// Whether a source is being fetched, or waits for room.
+    /// Whether a source is being fetched or queued.
     pub fn is_running(&self, name: &str) -> bool {
         self.sources.values().any(|source| source.name == name)
     }
 
-    /// What came of one of them; none if there is none.
+    /// Waits for a fetch to finish and returns its result; none if there is no fetch.
     pub async fn next(&mut self) -> Option<Gathered> {
         let (id, answer, retry_after) = match self.running.join_next_with_id().await? {
             Ok((id, (answer, retry_after))) => (id, answer, retry_after),
@@ -104,10 +104,10 @@ impl Fetches {
     }
 }
 
-/// The longest that a fetch may take by all the time-outs that it has.
+/// Returns the time limit of a whole fetch: the sum of its timeouts, and the time for parsing.
 fn deadline(source: &Source) -> Duration {
     let requests = match &source.origin {
-        // A page that leads to the list, the list, and the list again as a whole.
+        // A page with the link, a conditional request, and an unconditional one.
         Origin::Http(http) => http.timeout * 3 * http.urls.len() as u32,
         Origin::Names(lookup) => lookup.timeout,
         Origin::File { .. } | Origin::Prefixes(_) | Origin::Added | Origin::BuiltIn { .. } => {
@@ -117,7 +117,7 @@ fn deadline(source: &Source) -> Duration {
     requests + READING
 }
 
-/// Fetches these sources; what came of each, in no particular order.
+/// Fetches these sources and returns the results in no particular order.
 pub async fn gather(sources: Vec<(Source, Vec<Validator>)>) -> Vec<Gathered> {
     let mut fetches = Fetches::default();
     for (source, known) in sources {

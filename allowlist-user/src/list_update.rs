@@ -1,8 +1,8 @@
-//! What becomes of a source's feed when the source is asked again: it is taken whole, with what it lists
-//! no more held back for its grace period, or it stays as it is.
+//! Evaluates a new answer of a source: the list is accepted as a whole, with the removed prefixes in their grace
+//! period, or rejected as a whole.
 //!
-//! Pure: the caller fetches, tells the time, publishes and stores. So the daemon, `check` and `diff` decide
-//! alike, and a test can play any sequence.
+//! Pure: the caller fetches, states the time, publishes and stores. So the daemon, `check` and `diff` decide alike,
+//! and a test can run any sequence.
 
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -13,30 +13,30 @@ use crate::past;
 use crate::policy::{Answer, Family, Feed, Fetched, Held, Origin, PerFamily, Source};
 use crate::rejected::list_id;
 
-/// A feed that passed the gate.
+/// An update that the gate accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AcceptedUpdate {
-    /// What the source has from now on.
+    /// The new feed of the source.
     pub feed: Feed,
-    /// What its list has more and less than the one before.
+    /// The prefixes added to and removed from the list.
     pub difference: Difference,
 }
 
-/// A feed that did not.
+/// An update that the gate rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedUpdate {
-    /// Why.
+    /// The reason.
     pub rejection: Rejection,
-    /// What it would have changed.
+    /// The difference to the current list.
     pub difference: Difference,
-    /// The list, for an operator who accepts it after all.
+    /// The list, which the operator may accept.
     pub fetched: Fetched,
     /// The feed that the source keeps, with the ages of this answer.
     pub kept: Option<Feed>,
 }
 
 impl RejectedUpdate {
-    /// Why, of which source, and what to do.
+    /// Returns the reason with the source and the remedy, for display.
     pub fn reason(&self, source: &Source) -> String {
         let name = &source.name;
         let reason = format!("source {name}: {}: {}", source.origin, self.rejection);
@@ -50,8 +50,9 @@ impl RejectedUpdate {
     }
 }
 
-/// What a source has after an answer. `last` is what it has now; `accepted` is the operator's word for this
-/// list.
+/// Evaluates an answer of a source against its current feed `last`.
+///
+/// With `accepted`, the operator has accepted this list, and only its prefixes are checked, not its size and changes.
 pub fn evaluate_update(
     source: &Source,
     last: Option<&Feed>,
@@ -64,7 +65,7 @@ pub fn evaluate_update(
     let fetched = match answer {
         Answer::List(fetched) => with_kept(fetched, last),
         Answer::Unchanged(fetched) => {
-            // Nobody asks whether a list is new who has none.
+            // Conditional requests are only sent when a list exists.
             let last = last
                 .cloned()
                 .unwrap_or_else(|| Feed::new(Vec::new(), fetched));
@@ -98,8 +99,8 @@ pub fn evaluate_update(
     let listed = last.map_or(&[][..], |feed| &feed.prefixes);
     let difference = Difference::between(listed, &fetched.prefixes);
     let is_news = last.is_none() || !difference.is_empty();
-    // What is in force already was let in before, maybe by the operator. What no list may have is for the
-    // configuration, which may be another now.
+    // An unchanged list passed before, maybe by `accept`, so its size is not checked again. Its prefixes are, since the
+    // configuration may have changed.
     let is_judged_anew = !accepted && is_news;
     let (earliest, fewest) = match last {
         Some(last) if is_judged_anew => (
@@ -157,7 +158,7 @@ pub fn evaluate_update(
     })
 }
 
-/// The feed with the notes that its size demands now.
+/// Replaces the notes about the size of the feed.
 fn with_notes(source: &Source, mut feed: Feed) -> Feed {
     feed.notes = gate::without_notes(std::mem::take(&mut feed.notes));
     if !matches!(source.origin, Origin::Prefixes(_) | Origin::Added) {
@@ -187,7 +188,7 @@ fn with_kept(mut fetched: Fetched, last: Option<&Feed>) -> Fetched {
     fetched
 }
 
-/// The feed without what has been held for long enough; none if it would be the same.
+/// Returns the feed without the prefixes whose grace period is over, and these prefixes; none if there are none.
 pub fn expire_grace(feed: &Feed, now: Timestamp) -> Option<(Feed, Vec<IpNet>)> {
     let (held, gone): (Vec<Held>, Vec<Held>) = feed.held.iter().partition(|held| held.until > now);
     let gone = gone.into_iter().map(|held| held.prefix).collect::<Vec<_>>();
@@ -200,13 +201,13 @@ pub fn expire_grace(feed: &Feed, now: Timestamp) -> Option<(Feed, Vec<IpNet>)> {
     })
 }
 
-/// Nothing is held for longer: a shorter grace period may be configured meanwhile, and what was stamped by a
-/// clock that was ahead has it no longer for that.
+/// Returns the latest end of a grace period. Clamps ends that a longer configured grace period or a clock that was
+/// ahead has set.
 fn end_of_grace(source: &Source, now: Timestamp) -> Timestamp {
     now.saturating_add(source.grace).unwrap_or(Timestamp::MAX)
 }
 
-/// What was held before and is not listed again, and what is listed no more.
+/// Returns the grace prefixes: those of `last` that are not listed again, and the removed ones.
 fn hold(
     source: &Source,
     last: Option<&Feed>,

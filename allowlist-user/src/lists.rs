@@ -1,7 +1,7 @@
-//! What each source has and how it stands: the book that a daemon keeps of its lists.
+//! The state of every source: its list, and its health if it fails.
 //!
-//! Pure: it is told what came of a fetch and what time it is, says what would be in force then, and is told
-//! whether that got in force. So a test can play any sequence of answers, failures and restarts.
+//! Pure: the caller states the result of a fetch and the time, and publishes through a callback. So a test can run any
+//! sequence of answers, failures and restarts.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,27 +16,27 @@ use crate::list_update::{AcceptedUpdate, RejectedUpdate, evaluate_update, expire
 use crate::policy::{Answer, Feed, Fetched, Held, Origin, Snapshot, Source};
 use crate::rejected::{RejectedList, RejectedLists, list_id};
 
-/// Two times that are no further apart are of the same moment: a look at the clock is never that late.
+/// Two times that are no further apart count as one: reading the clock never takes that long.
 const MOMENT: SignedDuration = SignedDuration::from_secs(5);
 
-/// The book.
+/// The states of all sources.
 #[derive(Clone, Debug, Default)]
 pub struct SourceStates {
     feeds: Snapshot,
-    /// Sources that are not well; by name.
+    /// The sources with a failure or a stale list, by name.
     health: BTreeMap<String, SourceHealth>,
 }
 
-/// How a source stands that is not as it should be.
+/// The health of a source with a failure or a stale list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SourceHealth {
-    /// Why the last attempt brought no list that is in force.
+    /// The reason why the last attempt activated no list.
     pub failure: Option<String>,
     /// The code of that reason.
     pub failure_code: Option<ErrorCode>,
-    /// How many attempts in a row brought none.
+    /// The number of such attempts in a row.
     pub failures: u32,
-    /// The list that the gate refused last.
+    /// The list that the gate rejected last.
     pub rejected: Option<Fetched>,
     /// The id of that list.
     pub rejected_id: Option<String>,
@@ -44,32 +44,32 @@ pub struct SourceHealth {
     pub rejection: Option<String>,
     /// Whether the operator may accept that list.
     pub is_acceptable: bool,
-    /// Whether somebody was told that the list is older than it should be.
+    /// Whether the event about the stale list was emitted.
     pub is_stale: bool,
 }
 
 impl SourceHealth {
-    /// Whether a list waits for the operator to accept it.
+    /// Whether there is a rejected list that the operator may accept.
     pub fn has_acceptable_list(&self) -> bool {
         self.rejected.is_some() && self.is_acceptable
     }
 }
 
-/// What a source would have.
+/// A feed that is ready to be committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proposal {
     /// The source's name.
     pub source: String,
     /// Its list.
     pub feed: Feed,
-    /// Whether the kernel has to be told, or only the disk.
+    /// Whether the active prefixes change, so a generation has to be published.
     pub needs_publish: bool,
     delta: Option<ListDelta>,
-    /// What was held, and is not any more though it is not listed again: grace is shorter now.
+    /// The grace prefixes that expire because the grace period is shorter now.
     expired: Vec<IpNet>,
 }
 
-/// A list that is other than the one before.
+/// The change from the previous list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct ListDelta {
     difference: Difference,
@@ -84,7 +84,7 @@ impl ListDelta {
 }
 
 impl SourceStates {
-    /// With the lists that a start begins with.
+    /// Returns the states with the last-good lists.
     pub fn new(feeds: Snapshot) -> Self {
         Self {
             feeds,
@@ -92,23 +92,23 @@ impl SourceStates {
         }
     }
 
-    /// What every source has.
+    /// Returns the feeds of all sources.
     pub fn feeds(&self) -> &Snapshot {
         &self.feeds
     }
 
-    /// What a source has.
+    /// Returns the feed of a source.
     pub fn feed(&self, name: &str) -> Option<&Feed> {
         self.feeds.get(name)
     }
 
-    /// Takes over what another book says of a source.
+    /// Moves the state of a source here.
     pub fn move_from(&mut self, name: &str, from: &mut Self) {
         self.feeds.extend(from.feeds.remove_entry(name));
         self.health.extend(from.health.remove_entry(name));
     }
 
-    /// Puts a list in that comes from no source, or takes it out.
+    /// Sets or removes a feed without a proposal.
     pub fn set_feed(&mut self, name: &str, feed: Option<Feed>) {
         match feed {
             Some(feed) => self.feeds.insert(name.to_owned(), feed),
@@ -116,19 +116,19 @@ impl SourceStates {
         };
     }
 
-    /// How a source stands, if it is not well.
+    /// Returns the health of a source that has a failure or a stale list.
     pub fn health(&self, name: &str) -> Option<&SourceHealth> {
         self.health.get(name)
     }
 
-    /// The ids of the rejected lists that wait, by source.
+    /// Returns the ids of the rejected lists, by source.
     pub fn rejected_ids(&self) -> BTreeMap<&str, &str> {
         let ids = self.health.iter();
         ids.filter_map(|(name, health)| Some((&**name, health.rejected_id.as_deref()?)))
             .collect()
     }
 
-    /// The rejected lists that wait, compared with the active ones.
+    /// Returns the rejected lists, compared with the active ones.
     pub fn rejected(&self) -> RejectedLists {
         let list = |(name, health): (&String, &SourceHealth)| {
             let fetched = health.rejected.as_ref()?;
@@ -148,7 +148,10 @@ impl SourceStates {
         }
     }
 
-    /// What an answer would make of a source; an error if the gate refuses it.
+    /// Evaluates an answer of a source.
+    ///
+    /// # Errors
+    /// The gate rejects the list.
     pub fn propose(
         &self,
         source: &Source,
@@ -178,7 +181,7 @@ impl SourceStates {
         Some(update.map(|update| proposal(source, Some(last_good), update, false)))
     }
 
-    /// What the list that was refused last would make of a source; none if there is none.
+    /// Evaluates the list that was rejected last, as accepted by the operator; none if there is none.
     pub fn propose_rejected(
         &self,
         source: &Source,
@@ -191,8 +194,8 @@ impl SourceStates {
         Some(update.map(|update| proposal(source, last, update, true)))
     }
 
-    /// Lets go of what was held for long enough, of all sources at once, if that can be put in force; else all
-    /// stays as it was. What is asked to do that gets the book as it would be, and says which generation has it.
+    /// Removes the grace prefixes of all sources whose grace period is over. `publish` gets the new states and returns the
+    /// generation; if it fails, nothing changes.
     pub fn expire_grace<E>(
         &mut self,
         now: Timestamp,
@@ -223,14 +226,14 @@ impl SourceStates {
         Ok(released.collect())
     }
 
-    /// When the next prefix goes that is held.
+    /// Returns the time at which the next grace period ends.
     pub fn next_expiry(&self) -> Option<Timestamp> {
         let held = self.feeds.values().flat_map(|feed| &feed.held);
         held.map(|held| held.until).min()
     }
 
-    /// Takes a proposal over, if it can be put in force; else all stays as it was, and what would have changed
-    /// comes back. What is asked to do that gets the book as it would be, and says which generation has it.
+    /// Commits a proposal. `publish` gets the new states and returns the generation; if it fails, nothing changes, and the
+    /// change is returned with the error.
     pub fn commit<E>(
         &mut self,
         proposal: Proposal,
@@ -274,7 +277,7 @@ impl SourceStates {
         Ok(events(&name, now, happened))
     }
 
-    /// The source could not be had, or what it has cannot be in force.
+    /// Records that the source cannot be fetched, or that its answer is not a valid list.
     pub fn record_failure(
         &mut self,
         name: &str,
@@ -291,7 +294,7 @@ impl SourceStates {
         events(name, now, happened)
     }
 
-    /// The gate refused what the source has.
+    /// Records that the gate rejected a list.
     pub fn record_rejection(
         &mut self,
         name: &str,
@@ -320,7 +323,7 @@ impl SourceStates {
         events(name, now, happened)
     }
 
-    /// A list passed the gate, and cannot be in force all the same.
+    /// Records that a list passed the gate and cannot be published.
     pub fn record_unpublished(
         &mut self,
         name: &str,
@@ -339,7 +342,7 @@ impl SourceStates {
         events(name, now, happened)
     }
 
-    /// Says once of each of these sources that its list is older than it should be.
+    /// Marks the sources whose lists are stale, and returns an event for each that was not marked yet.
     pub fn mark_stale<'s>(
         &mut self,
         sources: impl Iterator<Item = &'s Source>,
@@ -361,9 +364,8 @@ impl SourceStates {
         happened
     }
 
-    /// The clock was set forward by so much, and shows `now`: what was stamped by it before goes along, so that
-    /// nothing that is held goes early. Where it was set back, times are later than they should be until the
-    /// next answer, which is nobody's loss.
+    /// Shifts stored times after the clock was set forward to `now`, so no grace period ends early. After the clock was
+    /// set back, times stay later than they should be until the next answer, which is harmless.
     pub fn apply_clock_step(&mut self, now: Timestamp, by: SignedDuration) {
         let Ok(before) = now.checked_sub(by) else {
             return;
@@ -372,8 +374,8 @@ impl SourceStates {
             return;
         }
         for feed in self.feeds.values_mut() {
-            // What is later than anything that this clock showed was stamped by a better one, before a boot,
-            // or after this one was set.
+            // A time after anything that this clock has shown was taken before a boot, or after the clock was set, and is
+            // right.
             for time in [&mut feed.fetched, &mut feed.answered] {
                 if *time <= before.saturating_add(MOMENT).unwrap_or(before) {
                     *time = time.saturating_add(by).unwrap_or(*time);
@@ -392,10 +394,10 @@ fn longest_grace() -> SignedDuration {
     SignedDuration::try_from(Source::LONGEST_GRACE).unwrap_or(SignedDuration::MAX)
 }
 
-/// Whether a list is older than it should be.
+/// Whether a list is stale: fetched longer ago than `max_age`.
 pub fn is_stale(source: &Source, feed: &Feed, now: Timestamp) -> bool {
     let age: Result<Duration, _> = now.duration_since(feed.fetched).try_into();
-    // Of a list from the future nothing is known.
+    // The age of a list from the future is unknown.
     source.can_age() && age.is_ok_and(|age| age > source.max_age)
 }
 
@@ -419,7 +421,7 @@ fn proposal(
     let is_same = |last: &Feed| difference.is_empty() && last.held.len() == feed.held.len();
     let needs_publish = last.is_none_or(|last| !is_same(last) && in_force(last) != in_force(&feed));
     if matches!(source.origin, Origin::Names(_)) {
-        // Answers take turns: what comes back was never gone, and what is away may come back.
+        // The answers of a name rotate: a grace prefix that returns was never removed, and a missing one may return.
         difference.added.retain(|prefix| !is_held(was_held, prefix));
         difference
             .removed
@@ -444,7 +446,7 @@ fn proposal(
     }
 }
 
-/// `held` is in order.
+/// Whether a prefix is in its grace period. `held` is sorted.
 fn is_held(held: &[Held], prefix: &IpNet) -> bool {
     held.binary_search_by_key(prefix, |held| held.prefix)
         .is_ok()

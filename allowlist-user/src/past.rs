@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wall_clock_that_is_set_moves_no_list_out_of_the_window() {
+    fn a_clock_step_moves_no_list_out_of_the_window() {
         let source = source();
         let list = |hosts: &[u8]| prefixes(&hosts.iter().copied().collect());
         let first = list(&[1]);

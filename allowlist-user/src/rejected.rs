@@ -17,7 +17,7 @@ use crate::report::{Report, widest_first};
 /// Half of a SHA-256, which is long enough that no vendor finds two lists with one id.
 const ID_BYTES: usize = 16;
 
-/// The lists that wait, by source.
+/// The rejected lists, by source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RejectedLists {
     /// By the source's name.
@@ -43,7 +43,7 @@ pub struct RejectedList {
 }
 
 impl RejectedList {
-    /// The list and the command that accepts it, for people.
+    /// Returns the list and the command that accepts it, for display.
     pub fn text(&self, source: &str) -> String {
         let difference = &self.difference;
         let mut text = format!(

@@ -1,9 +1,8 @@
-//! Fetches what a source holds, wherever that is. The only user of the HTTP client and of the resolver.
+//! Fetches the list of a source from its origin. The only user of the HTTP client and of the resolver.
 //!
-//! Invariants: no request goes out unprotected, except to loopback or where the operator allows it; no
-//! body is read beyond its limit; nothing secret reaches a message, or a server that it is not meant for;
-//! and a list is returned only if all of it was received and all of it was understood. Keeps nothing: what
-//! to do about a failure, and with which older feed, is the caller's to decide.
+//! Invariants: a request without TLS goes only to loopback or where the operator allows it; no body is read beyond
+//! its limit; secrets reach no message and only the servers that they are configured for; and a list is returned only
+//! if it was received and parsed completely. Keeps no state: the caller handles failures and the last-good list.
 
 mod archive;
 mod error;
@@ -30,15 +29,14 @@ pub use crate::policy::{Answer, Fetched};
 use crate::policy::{Origin, Source, Validator};
 use error::Failure;
 
-/// Asks a source for its prefixes. With `known`, what an earlier answer said of itself, the answer may be
-/// that nothing is new.
+/// Fetches the prefixes of a source. With the validators of an earlier answer, the answer may be "unchanged".
 pub async fn fetch(source: &Source, known: &[Validator]) -> Result<Answer, FetchError> {
     let now = Timestamp::now();
     let today = now.to_zoned(TimeZone::UTC).date();
     let may_be_empty = source.gate.min == 0;
     let answer = match &source.origin {
         Origin::Prefixes(prefixes) => Ok(Answer::List(Fetched::new(prefixes.clone(), now))),
-        // Nobody fetches what the daemon holds itself.
+        // The daemon keeps the added prefixes itself.
         Origin::Added => Ok(Answer::Unchanged(now)),
         Origin::BuiltIn { prefixes, checked } => Ok(Answer::List(Fetched::new(
             prefixes.clone(),
@@ -62,27 +60,27 @@ pub async fn fetch(source: &Source, known: &[Validator]) -> Result<Answer, Fetch
     })
 }
 
-/// Does what may take long beside the runtime's own threads: on a small host there is one of them, and while
-/// it reads a page, no packet of another fetch, no signal and no timer is looked at.
+/// Runs long work on a thread for blocking work. On a small host the runtime has one thread, and parsing a page there
+/// would delay every other fetch, signal and timer.
 async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => std::future::pending().await, // the runtime ends, and whoever waits with it
+            Err(_) => std::future::pending().await, // the runtime ends, and the waiting task with it
         },
     }
 }
 
-/// Room for the lists that are read at once, each of which may take many times the memory of its text, in MiB.
+/// The memory in MiB for lists that are parsed at the same time. A list may take many times the memory of its text.
 static ROOM: Semaphore = Semaphore::const_new(ROOM_MIB);
 const ROOM_MIB: usize = 128;
-/// The most that one list takes: large lists are read two at a time, small ones beside them.
+/// The most MiB that one list reserves: at most two large lists are parsed at a time, with small ones beside them.
 const MOST_MIB: usize = ROOM_MIB / 2;
-/// So many bytes of memory a byte of text.
+/// The bytes of memory to reserve for each byte of text.
 const MEMORY_OF_TEXT: usize = 32;
 
-/// Reads a list of `length` bytes, beside the runtime's own threads and once there is memory for it.
+/// Parses a list of `length` bytes on a thread for blocking work, once its memory can be reserved.
 async fn parse_blocking<T: Send + 'static>(
     length: usize,
     parse: impl FnOnce() -> T + Send + 'static,
@@ -91,14 +89,14 @@ async fn parse_blocking<T: Send + 'static>(
     let room = ROOM.acquire_many(mib as u32).await; // it is never closed
     run_blocking(move || {
         let parsed = parse();
-        // Not before it ends, also where its time limit is over.
+        // Released only when parsing ends, even after a timeout.
         drop(room);
         parsed
     })
     .await
 }
 
-/// What several lists hold together.
+/// Returns the union of several lists.
 fn union(lists: impl IntoIterator<Item = List>, fetched: Timestamp) -> Fetched {
     let mut union = Fetched::new(Vec::new(), fetched);
     for list in lists {

@@ -1,4 +1,4 @@
-//! Why a list was refused: what was found, where, and what to do about it.
+//! The errors of lists: the finding, its place, and the remedy.
 
 use std::fmt;
 
@@ -29,13 +29,13 @@ impl FeedError {
     }
 }
 
-/// Why a list was refused; none of it was taken.
+/// The reason why a list is invalid. The list is discarded as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum FeedError {
-    /// Zero bytes, or nothing but white space.
+    /// The text is empty or white space.
     #[error("is empty; a list names at least one prefix: check where it comes from")]
     Empty,
-    /// An error page, a login page, a challenge, the human-readable page about the list.
+    /// The answer is a web page: an error, a login, a challenge, or a description of the list.
     #[error(
         "got a web page, not a list: {start:?}; use the address of the list itself, and open it in \
          a browser to see what the page says"
@@ -44,7 +44,7 @@ pub enum FeedError {
         /// Its first characters.
         start: String,
     },
-    /// A list of another kind, or a few words.
+    /// The text is not a web page, though the format is one.
     #[error(
         "is not a web page, as it has no element: it starts with {start:?}; check `format`, and where it \
          comes from"
@@ -53,54 +53,54 @@ pub enum FeedError {
         /// Its first characters.
         start: String,
     },
-    /// Compressed, encrypted or binary, or text of another encoding.
+    /// The data is binary, or text in another encoding.
     #[error("is not text from its byte {at} on: {problem}; it has to be plain UTF-8")]
     NotText {
         /// Offset of the first byte that is not text.
         at: usize,
-        /// What it may be instead.
+        /// The likely kind of the data.
         problem: &'static str,
     },
     /// The JSON stops before its end.
     #[error("breaks off after {length} bytes; the transfer was cut short: try again")]
     Truncated {
-        /// How much there was.
+        /// The length in bytes.
         length: usize,
     },
-    /// Not JSON at all.
+    /// The text is not JSON.
     #[error(
         "is not JSON: {problem}: the text starts with {start:?}; check `format`, and where it comes from"
     )]
     NotJson {
-        /// The parser's words, with line and column.
+        /// The parser's reason, with line and column.
         problem: String,
         /// Its first characters.
         start: String,
     },
-    /// JSON or a page that is more nested than anything that holds a list.
+    /// The JSON document or page is nested deeper than any list.
     #[error("is nested too deep to be read; check where it comes from")]
     TooDeep,
-    /// A page or a document of more parts than memory should be spent on.
+    /// The page or document has more parts than the limit.
     #[error("has too many parts to be read; check where it comes from")]
     TooMany,
-    /// JSON that takes many times the memory of its text.
+    /// The JSON document takes more memory than the limit.
     #[error(
         "takes more than {} MiB of memory to read, the limit for one list; use a shorter list, or one as JSON lines, CSV or text",
         MOST_BYTES >> 20
     )]
     TooMuchMemory,
-    /// Well-formed, and nothing is where it should be.
+    /// A selector matches nothing in a well-formed document.
     #[error(
         "names no prefix: {selects} finds nothing in {found}; open it, and correct `select` if its \
          shape has changed"
     )]
     NothingSelected {
-        /// What was looked for, quoted.
+        /// The selectors, quoted.
         selects: String,
-        /// What the document is instead.
+        /// The shape of the document.
         found: String,
     },
-    /// A filter, a keyword or an element that the configuration names and the list does not have.
+    /// The list has no item for a configured filter, keyword or element.
     #[error(
         "nothing in the list has {what}; open it, and correct `{key}` if its shape has changed"
     )]
@@ -110,76 +110,76 @@ pub enum FeedError {
         /// The value that does not occur.
         what: String,
     },
-    /// An object with two members of one name, of which a reader takes either.
+    /// An object has two members of one name.
     #[error(
         "line {line}: {place} has the key {key:?} twice, and readers differ in which one they take; report it to the vendor"
     )]
     DuplicateKey {
-        /// The object.
+        /// The place of the object.
         place: Place,
         /// The line of the second one.
         line: usize,
         /// The key.
         key: String,
     },
-    /// One document where each line should be one.
+    /// The text is one JSON document, not one per line.
     #[error(
         "is one JSON document over several lines, not a document a line; write format = \"json\""
     )]
     OneDocument,
-    /// A selected node that should hold fields.
+    /// A selected node is not an object with fields.
     #[error(
         "{place}: is {found}, not an object; correct `select`, so that it selects the objects that have the fields"
     )]
     NotAnObject {
-        /// Which node.
+        /// The place of the node.
         place: Place,
-        /// Its kind.
+        /// The kind of the node.
         found: String,
     },
-    /// A field that an item does not have.
+    /// An item lacks a field.
     #[error("{place}: has no {name:?}; it has {found}: correct the name in the configuration")]
     NoMember {
-        /// Which item.
+        /// The place of the item.
         place: Place,
         /// The field.
         name: Box<str>,
-        /// Its fields, quoted.
+        /// The fields of the item, quoted.
         found: Box<str>,
     },
-    /// A field that an item has more than once.
+    /// An item has a field more than once.
     #[error(
         "{place}: has {name:?} more than once; write that name as `element`, so that each counts"
     )]
     ManyMembers {
-        /// Which item.
+        /// The place of the item.
         place: Place,
         /// The field.
         name: String,
     },
-    /// An element that holds elements instead of a text.
+    /// An element contains elements instead of text.
     #[error(
         "{place}: holds elements, not a prefix: it has {found}; write one of their names as `element` or `attribute`"
     )]
     NotAText {
-        /// Which element.
+        /// The place of the element.
         place: Place,
         /// Its fields, quoted.
         found: String,
     },
-    /// Not XML that can be read.
+    /// The text is not valid XML.
     #[error(
         "is not XML that can be read, from line {line} on: {problem}: the text starts with {start:?}; check `format`, and where it comes from"
     )]
     NotXml {
-        /// Where.
+        /// The line of the error.
         line: usize,
         /// The reason.
         problem: String,
         /// Its first characters.
         start: String,
     },
-    /// A column name that the header line has more than once.
+    /// The header line has the column name more than once.
     #[error(
         "line {line}: several columns are headed {column:?}; write the number of the right one, from 0"
     )]
@@ -189,44 +189,44 @@ pub enum FeedError {
         /// The name.
         column: String,
     },
-    /// What was selected is something else.
+    /// A selected value is not a string.
     #[error("{place}: is {found}, not a string; {remedy}")]
     NotAString {
-        /// Which item.
+        /// The place of the item.
         place: Place,
-        /// What it is instead.
+        /// The kind of the value.
         found: String,
-        /// What to do.
+        /// The remedy.
         remedy: String,
     },
-    /// No header line names the column.
+    /// The header line does not have the column.
     #[error(
         "line {line}: no column is headed {column:?}; the header line has {found}: correct `column`"
     )]
     NoHeader {
         /// Of the header line.
         line: usize,
-        /// What was looked for.
+        /// The configured name.
         column: String,
-        /// What there is, quoted.
+        /// The names in the header line, quoted.
         found: String,
     },
-    /// A record that is too short.
+    /// A record has too few columns.
     #[error(
         "line {line}: has no column {column}; it has {fields} in all, counted from 0: correct `column`, or the line"
     )]
     NoColumn {
-        /// Where it starts.
+        /// The first line of the record.
         line: usize,
-        /// Counted from 0.
+        /// The number of the column, from 0.
         column: usize,
-        /// How many there are.
+        /// The number of columns in the record.
         fields: usize,
     },
-    /// A field that swallows the lines that follow it.
+    /// A quoted field does not end in its line.
     #[error("line {line}: a quoted field does not end in its line; close its quotes")]
     OpenQuotes {
-        /// Where it starts.
+        /// The first line of the field.
         line: usize,
     },
     /// No such heading, label or column on a page.
@@ -234,93 +234,93 @@ pub enum FeedError {
         "nothing on the page matches {key} = {pattern:?}; {found}: open it, and correct `{key}` if its shape has changed"
     )]
     NoMatch {
-        /// As in the configuration.
+        /// The key of the configuration.
         key: &'static str,
         /// The regular expression.
         pattern: String,
-        /// What there is, in a sentence.
+        /// A sentence about the page's content.
         found: String,
     },
-    /// A block of `ReadMe`'s that cannot be read.
+    /// A `ReadMe` block cannot be parsed.
     #[error(
         "line {line}: this [block:{kind}] cannot be read: {problem}; check where it comes from"
     )]
     Block {
-        /// Where it starts.
+        /// The first line of the block.
         line: usize,
-        /// What it says of itself.
+        /// The kind that the block states.
         kind: String,
-        /// What is wrong.
+        /// The reason.
         problem: String,
     },
-    /// A page that should link to the list.
+    /// No link on the page matches.
     #[error(
         "no link on the page has an address that matches {pattern:?}; {found}: open it, and correct `discover` if its shape has changed"
     )]
     NoLink {
         /// The regular expression.
         pattern: String,
-        /// What there is, in a sentence.
+        /// A sentence about the page's content.
         found: String,
     },
-    /// A page that links to several.
+    /// Several links on the page match.
     #[error(
         "{count} links on the page have addresses that match {pattern:?}: {found}; make `discover` match one"
     )]
     ManyLinks {
         /// The regular expression.
         pattern: String,
-        /// How many.
+        /// The number of links.
         count: usize,
-        /// Which, quoted.
+        /// The links, quoted.
         found: String,
     },
-    /// Well-formed, and names nobody.
+    /// The list is well-formed and has no prefix.
     #[error("names no prefix; a list names at least one: check where it comes from")]
     NoPrefixes,
-    /// All that a page names is past.
+    /// The page marks all its prefixes as deprecated or expired.
     #[error(
         "names no prefix that is still good: {note}; open it, and correct `page`, or ask for the new list"
     )]
     AllLeftOut {
-        /// What was said of the first.
+        /// The note about the first prefix.
         note: String,
     },
-    /// More than memory should be spent on.
+    /// The list has more prefixes than the limit.
     #[error(
         "names more than {MOST_PREFIXES} prefixes; write networks instead of ranges, which can be hundreds \
          of prefixes each, or make it several sources"
     )]
     TooManyPrefixes,
-    /// An item that is not a prefix.
+    /// An item is not a prefix.
     #[error("{place}: {error}")]
     Prefix {
-        /// Where it stands.
+        /// The place of the item.
         place: Place,
-        /// What is wrong with it. Boxed, as it is larger than all else here.
+        /// The reason, boxed because it is larger than the other fields.
         error: Box<PrefixError>,
     },
-    /// Something on a page that may or may not be an address.
+    /// A text on a page may or may not be an address.
     #[error("{place}: {text:?} {problem}")]
     Unclear {
-        /// Where it stands.
+        /// The place of the text.
         place: Place,
-        /// As a reader sees it, shortened.
+        /// The text as shown, shortened.
         text: String,
         /// The reason for the doubt.
         problem: Unclear,
     },
-    /// What is wrong with one of many documents.
+    /// One of several documents is invalid.
     #[error("line {line}: {error}")]
     Line {
-        /// Which.
+        /// The line of the document.
         line: usize,
-        /// What is wrong with it.
+        /// The reason.
         error: Box<FeedError>,
     },
 }
 
-/// Why a text of a page, which looks like an address, is not read as one.
+/// The reason why a text that looks like an address is not read as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
 pub enum Unclear {
     /// An element or a comment begins or ends between two digits.
@@ -379,7 +379,7 @@ pub enum Unclear {
 }
 
 impl FeedError {
-    /// Returns the line of the text that was refused, counted from 1, where one is known.
+    /// Returns the line of the error, from 1, if it is known.
     pub fn line(&self) -> Option<usize> {
         match self {
             Self::NoHeader { line, .. }
@@ -400,14 +400,14 @@ impl FeedError {
     }
 }
 
-/// Where in a list.
+/// A place in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// Counted from 1, as editors do.
+    /// A line, counted from 1.
     Line(usize),
     /// A `JSONPath`.
     Path(String),
-    /// On a page.
+    /// A text on a page.
     Text {
         /// The headings above, outermost first.
         section: Vec<String>,

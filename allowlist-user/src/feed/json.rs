@@ -30,7 +30,7 @@ pub(super) fn parse(rules: &Json, bytes: &[u8]) -> Result<List, FeedError> {
     Ok(list)
 }
 
-/// A document a line. One in which nothing is selected describes the list.
+/// Parses one document per line. A document without selected nodes describes the list.
 pub(super) fn parse_lines(
     rules: &Json,
     bytes: &[u8],
@@ -92,7 +92,7 @@ fn take_node(
 ) -> Result<(), FeedError> {
     let place = || Place::Path(path(document, node));
     match (item, node) {
-        // The vendor has none.
+        // The vendor states an empty list.
         (_, Value::Null) => Ok(()),
         (Item::Token { separator }, Value::String(text)) => {
             item::take_tokens(text, separator.as_deref(), prefixes, place)

@@ -1,9 +1,8 @@
-//! Pages that people read: the addresses of the part that the configuration selects.
+//! HTML and Markdown pages: the addresses in the selected part.
 //!
-//! Invariants: a page is read as it is shown, never as bytes, so that scripts, drawings and attributes
-//! name nobody; what looks like an address in the selected part is one, or fails the page; and what the
-//! page calls deprecated is left out and told of. Markdown is turned into the page that it stands for, so
-//! that one walk serves both.
+//! Invariants: a page is read as a browser shows it, so scripts, drawings and attributes yield no addresses; a text in
+//! the selected part that looks like an address is one, or fails the page; and deprecated addresses are left out, with
+//! a note. Markdown is converted to HTML first.
 
 use jiff::civil::Date;
 
@@ -40,7 +39,7 @@ pub(super) fn parse_html(rules: &Page, bytes: &[u8], today: Date) -> Result<List
     parts(&Document::read(&html), rules, today)
 }
 
-/// The list of all parts that are selected; each has to be there.
+/// Returns the list of all selected parts; each part has to exist.
 fn parts(document: &Document, rules: &Page, today: Date) -> Result<List, FeedError> {
     let mut list = select::select(document, rules, today)?;
     for part in &rules.and {

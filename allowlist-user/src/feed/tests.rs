@@ -51,7 +51,7 @@ fn json() {
         ),
         ("\u{feff} [\"192.0.2.1\"]\r\n", "192.0.2.1/32"),
         (r#"["0.0.0.0/0","2000::/3"]"#, "0.0.0.0/0 2000::/3"),
-        // Vendors pad, and say with nothing that there is none.
+        // Vendors pad values, and write an empty string for none.
         (
             r#"["192.0.2.5 ", "", "\u00a0192.0.2.6"]"#,
             "192.0.2.5/32 192.0.2.6/32",
@@ -92,7 +92,7 @@ fn json_that_would_fill_memory() {
         let error = parse(&array, text.as_bytes(), TODAY).expect_err("too much");
         assert_eq!(error, FeedError::TooMuchMemory, "of {values}");
     }
-    // What is in a string is no value.
+    // The content of a string has no values.
     let text = format!("[\"192.0.2.1\",\"\\\"{}\"]", ",[{".repeat(2_500_000));
     let error = parse(&array, text.as_bytes(), TODAY).expect_err("one prefix");
     assert!(error.to_string().starts_with("$[1]: "), "{error}");
@@ -171,7 +171,7 @@ fn text() {
             "; a list of 2026\n192.0.2.0/24 ; SBL1\n; the end\n",
             "192.0.2.0/24",
         ),
-        // A comment ends with its line, whichever way that ends.
+        // A comment ends with its line, for each kind of line end.
         (
             "# old\r192.0.2.1 # and\r192.0.2.2\r\n192.0.2.3\n",
             "192.0.2.1/32 192.0.2.2/32 192.0.2.3/32",
@@ -206,7 +206,7 @@ fn text() {
 }
 
 #[test]
-fn what_is_no_text() {
+fn binary_data_is_not_text() {
     let mut answers = Answers::default();
     let cases: [&[u8]; 6] = [
         b"[\"\xff\"]",
@@ -447,7 +447,7 @@ proptest! {
         }
     }
 
-    /// Against the set of addresses, and there is no shorter way to say it.
+    /// A range has exactly the prefixes of its addresses, and no two of them can be merged.
     #[test]
     fn ranges_are_their_addresses(start: u32, length in 0_u32..600) {
         let end = start.saturating_add(length);

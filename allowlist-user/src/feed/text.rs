@@ -1,7 +1,6 @@
-//! Text with a prefix a line, and what is asked of any text before its format matters.
+//! Text with one prefix per line, and the checks of any text before its format is parsed.
 //!
-//! Invariant: nothing is kept of a line but its prefixes, so that a million lines cost little more than
-//! their prefixes.
+//! Invariant: only the prefixes of a line are kept, so a million lines take little more memory than their prefixes.
 
 use ipnet::IpNet;
 
@@ -9,10 +8,10 @@ use super::token::{PrefixError, parse_token};
 use super::{FeedError, Place, shown, take};
 use crate::policy::Lines;
 
-/// A token a line, behind one of the keywords if there are any.
+/// Parses one token per line, after one of the keywords if there are any.
 ///
 /// # Errors
-/// The bytes are no text, a token is no prefix, or a keyword does not occur.
+/// The bytes are not text, a token is not a prefix, or a keyword does not occur.
 pub(super) fn parse(
     rules: &Lines,
     bytes: &[u8],
@@ -22,7 +21,7 @@ pub(super) fn parse(
     let mut prefixes = Vec::new();
     let mut missing: Vec<&String> = rules.keywords.iter().collect();
     for (index, line) in text.lines().enumerate() {
-        // A lone carriage return ends lines too, or a comment before it would swallow the next line.
+        // A lone carriage return ends lines too; otherwise a comment before it would include the next line.
         for line in line.split('\r') {
             let starts = rules.comments.iter().filter_map(|start| line.find(start));
             let end = starts.min().unwrap_or(line.len());
@@ -54,7 +53,7 @@ pub(super) fn parse(
     }
 }
 
-/// Refuses a comment behind a prefix that begins with another: `192.0.2.1;192.0.2.2` is a list to its author.
+/// Refuses a comment that begins with a prefix: the author of `192.0.2.1;192.0.2.2` means a list.
 fn no_prefix_in_comment(comment: &str) -> Result<(), PrefixError> {
     let Some(words) = comment.strip_prefix(';') else {
         return Ok(());
@@ -70,7 +69,7 @@ fn no_prefix_in_comment(comment: &str) -> Result<(), PrefixError> {
     }
 }
 
-/// Text that is not blank, without its byte order mark.
+/// Returns the bytes as text that is not blank, without its byte order mark.
 pub(super) fn decode(bytes: &[u8]) -> Result<&str, FeedError> {
     let not_text = |at| FeedError::NotText {
         at,
@@ -87,7 +86,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<&str, FeedError> {
     Ok(text)
 }
 
-/// For formats that never start like a page.
+/// The same for formats that never start like a page, which is refused.
 pub(super) fn not_a_page(text: &str) -> Result<&str, FeedError> {
     if trim(text).starts_with('<') {
         return Err(FeedError::WebPage {
@@ -97,17 +96,17 @@ pub(super) fn not_a_page(text: &str) -> Result<&str, FeedError> {
     Ok(text)
 }
 
-/// Also without the blanks that nobody sees.
+/// Trims white space and invisible characters.
 pub(super) fn trim(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || is_zero_width(c))
 }
 
-/// Takes no place on paper, and comes along when text is copied.
+/// Whether the character is invisible. Such characters are often copied with a text.
 pub(super) fn is_zero_width(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}')
 }
 
-/// What bytes are that are not text, as far as their start tells.
+/// Returns the likely kind of data that is not text, by its first bytes.
 fn problem(bytes: &[u8], at: usize) -> &'static str {
     match bytes {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "it looks like UTF-16",

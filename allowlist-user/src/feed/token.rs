@@ -1,7 +1,7 @@
 //! The grammar of a prefix, an address and a range: one token, and nothing around it.
 //!
-//! Invariants: a token is right as a whole or wrong as a whole; a range becomes the fewest prefixes that
-//! hold its addresses and no others. What is wrong says what would be right. Knows no lists.
+//! Invariants: a token is valid or invalid as a whole; a range becomes the fewest prefixes that cover exactly its
+//! addresses. Errors suggest the valid form. Knows no lists.
 
 use std::net::IpAddr;
 
@@ -10,11 +10,10 @@ use thiserror::Error;
 
 use super::shown;
 
-/// Between the ends of a range: a hyphen, or what typesetting makes of it.
+/// The characters between the ends of a range: a hyphen, or a dash of typesetting.
 pub(super) const DASHES: [char; 2] = ['-', '–'];
 
-/// A prefix, an address or a range, as lists have them. A range is `a-b`, or `203.0.113.232-239` for a
-/// range within the last octet.
+/// Parses a prefix, an address or a range. A range is `a-b`, or `203.0.113.232-239` within the last octet.
 pub(super) fn parse_token(token: &str, prefixes: &mut Vec<IpNet>) -> Result<(), PrefixError> {
     match token.split_once(DASHES) {
         None => prefixes.push(parse_prefix(token)?),
@@ -27,7 +26,7 @@ pub(super) fn parse_token(token: &str, prefixes: &mut Vec<IpNet>) -> Result<(), 
     Ok(())
 }
 
-/// One address (`203.0.113.9` is `203.0.113.9/32`) or prefix, and nothing around it.
+/// Parses one address (`203.0.113.9` is `203.0.113.9/32`) or prefix, without surrounding text.
 pub fn parse_prefix(token: &str) -> Result<IpNet, PrefixError> {
     let (address, length) = match token.split_once('/') {
         Some((address, length)) => (address, Some(length)),
@@ -64,12 +63,12 @@ pub fn parse_prefix(token: &str) -> Result<IpNet, PrefixError> {
     check_prefix(IpNet::new_assert(address, length))
 }
 
-/// The prefixes of a range whose first and last address are two texts, such as two columns or two members.
+/// Parses a range whose first and last address are two texts, such as two columns or two members.
 ///
-/// Both texts are whole addresses of one family: `203.0.113.1` and `9` is no range here.
+/// Both texts are whole addresses of one family: `203.0.113.1` and `9` is not a range here.
 ///
 /// # Errors
-/// A text that is not an address, two families, or a range that ends before it starts.
+/// A text is not an address, the families differ, or the range ends before it starts.
 pub fn parse_ends(first: &str, last: &str) -> Result<Vec<IpNet>, PrefixError> {
     let token = || format!("{first}-{last}");
     if !last.contains(['.', ':']) {
@@ -80,13 +79,13 @@ pub fn parse_ends(first: &str, last: &str) -> Result<Vec<IpNet>, PrefixError> {
         .collect()
 }
 
-/// The prefix whose address and length are two texts, such as two columns or two members.
+/// Parses a prefix whose address and length are two texts, such as two columns or two members.
 ///
 /// The length is a number, with or without a slash before it, or a netmask: `24`, `/24` and
 /// `255.255.255.0` are the same.
 ///
 /// # Errors
-/// A text that is not an address, a length that no address of its family has, or host bits.
+/// The address or the length is invalid, or host bits are set.
 pub fn parse_with_length(address: &str, length: &str) -> Result<IpNet, PrefixError> {
     let digits = length.strip_prefix('/').unwrap_or(length).trim_start();
     let token = format!("{address}/{digits}");
@@ -101,7 +100,7 @@ pub fn parse_with_length(address: &str, length: &str) -> Result<IpNet, PrefixErr
     }
 }
 
-/// What `parse_prefix` asks of a prefix beyond its spelling.
+/// Checks that a prefix has no host bits set and is not an IPv4-mapped IPv6 prefix.
 pub fn check_prefix(prefix: IpNet) -> Result<IpNet, PrefixError> {
     if let IpNet::V6(v6) = prefix
         && let Some(v4) = v6.addr().to_ipv4_mapped()
@@ -142,20 +141,20 @@ fn parse_range(token: &str, first: &str, last: &str) -> Result<IpSubnets, Prefix
     }
 }
 
-/// The last address of a range, of which the last octet alone may be written.
+/// Parses the last address of a range, which may be its last octet alone.
 fn parse_end(first: &str, last: &str) -> Option<IpAddr> {
     if last.contains(['.', ':']) {
         return last.parse().ok();
     }
     let (network, _) = first.rsplit_once('.')?;
-    // The parser of addresses refuses what is no octet, such as 256 and 07.
+    // The address parser refuses invalid octets, such as 256 and 07.
     format!("{network}.{last}").parse().ok()
 }
 
-/// Why a token is not a prefix. Says what would be right.
+/// The reason why a token is not a prefix, with the valid form.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PrefixError {
-    /// No address and no prefix.
+    /// The token is neither an address nor a prefix.
     #[error(
         "{token:?} is not a prefix; write one such as \"203.0.113.0/24\", \"2001:db8::/32\" or \
          \"203.0.113.9\""
@@ -171,12 +170,12 @@ pub enum PrefixError {
     Glued {
         /// What was found, shortened.
         token: String,
-        /// What it starts with.
+        /// The first prefix.
         first: String,
-        /// What it ends with.
+        /// The second prefix.
         second: String,
     },
-    /// More bits than an address has.
+    /// The length is more than the bits of an address.
     #[error(
         "{token:?} is not a prefix: its length is more than {max}; write one from /0 to /{max}"
     )]
@@ -191,25 +190,25 @@ pub enum PrefixError {
     Netmask {
         /// What was found, shortened.
         token: String,
-        /// The same as a length.
+        /// The length of the netmask.
         length: u8,
     },
-    /// Either a network or an address was meant, and only its author knows which.
+    /// Host bits are set: the author meant either a network or an address.
     #[error(
         "\"{prefix}\" has host bits set; write \"{network}\" for the network or \"{address}\" for the one address"
     )]
     HostBits {
-        /// As written.
+        /// The prefix as written.
         prefix: IpNet,
-        /// With the host bits cleared.
+        /// The prefix with the host bits cleared.
         network: IpNet,
-        /// The address alone.
+        /// The address as a prefix.
         address: IpNet,
     },
     /// `::ffff:192.0.2.1`: no packet on the wire carries such a source.
     #[error("\"{prefix}\" is IPv4 written as IPv6, which no packet carries; write \"{meant}\"")]
     Mapped {
-        /// As written.
+        /// The prefix as written.
         prefix: IpNet,
         /// The IPv4 form.
         meant: Ipv4Net,
@@ -249,7 +248,7 @@ fn not_a_prefix(token: &str) -> PrefixError {
     }
 }
 
-/// The halves of `131.0.72.0/222400:cb00::/32`. Only for an error's wording: neither half is used.
+/// Splits `131.0.72.0/222400:cb00::/32` into its prefixes, for an error message only.
 fn glued(token: &str) -> Option<(&str, &str)> {
     let is_prefix = |text: &str| {
         text.parse::<IpAddr>().is_ok() || text.parse::<IpNet>().is_ok_and(|p| p == p.trunc())

@@ -12,13 +12,13 @@ use super::{Before, Rejection, Within};
 use crate::difference::{self, is_v4, is_v6, lost};
 use crate::policy::{Origin, PerFamily, Source};
 
-/// A growth by no more addresses than these is never too great: small lists grow by great parts. As many as an
-/// IPv4 /20 and an IPv6 /28 have.
+/// A list may always grow by this many addresses, those of an IPv4 /20 and an IPv6 /28: the growth of small lists is
+/// large in percent.
 const FREE_GROWTH: PerFamily = PerFamily {
     v4: 1 << 12,
     v6: 1 << 100,
 };
-/// The same for a file, whose owner edits it. As many as an IPv4 /16 and an IPv6 /20 have.
+/// The same for a file, which its owner edits: the addresses of an IPv4 /16 and an IPv6 /20.
 const FREE_GROWTH_OF_FILES: PerFamily = PerFamily {
     v4: 1 << 16,
     v6: 1 << 108,
@@ -92,8 +92,8 @@ impl fmt::Display for Amount {
     }
 }
 
-/// Refuses a list that covers more than `max_addresses` with the prefixes that stay for their grace period. A
-/// list that adds no address is not refused for this, since the list before it covers as much.
+/// Rejects a list that covers more than `max_addresses`, grace prefixes included. A list that adds no address is not
+/// rejected for this, since the previous list covers as much.
 pub(super) fn check_addresses(
     source: &Source,
     before: Option<Before<'_>>,
@@ -116,7 +116,7 @@ pub(super) fn check_addresses(
     Ok(())
 }
 
-/// Refuses a list that adds too many addresses: to the last list at once, to the list at the start of the growth
+/// Rejects a list that adds too many addresses: to the last list at once, to the list at the start of the growth
 /// window in all, or to the fewest addresses that were active within the window.
 ///
 /// A list that adds no address to the active ones is not refused. So all that is active at the end of any window was

@@ -1,10 +1,10 @@
-//! Addresses from which nobody on the internet calls.
+//! Addresses that are not used as sources on the internet.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// The block that `prefix` lies in or holds, if there is one, and what it is for.
+/// Returns the special-purpose block that `prefix` overlaps, and its purpose.
 pub(super) fn special_use(prefix: IpNet) -> Option<(IpNet, &'static str)> {
     let meets = |block: &IpNet| block.contains(&prefix) || prefix.contains(block);
     match prefix {
@@ -33,8 +33,8 @@ pub(super) fn is_global_unicast(prefix: IpNet) -> bool {
     }
 }
 
-/// What IANA's registry of special-purpose addresses (RFC 6890) calls not globally reachable; what holds IPv4
-/// addresses of anybody; and multicast, which is never a source.
+/// The blocks that IANA's registry of special-purpose addresses (RFC 6890) lists as not globally reachable, those that
+/// embed any IPv4 address, and multicast, which is never a source.
 const V4: &[([u8; 4], u8, &str)] = &[
     ([0, 0, 0, 0], 8, "\"this network\""),
     ([10, 0, 0, 0], 8, "private"),

@@ -138,7 +138,7 @@ fn special_use() {
         );
         table.check(|gate| gate.allow_special_use = true, "", prefix, "passes");
     }
-    // What words of a page and numbers of programs look like.
+    // Words of a page and version numbers that parse as addresses.
     for prefix in [
         "a::b/128",
         "10::30/128",
@@ -149,7 +149,7 @@ fn special_use() {
         table.check(|_| {}, "", prefix, "NotGlobal");
         table.check(|gate| gate.allow_special_use = true, "", prefix, "passes");
     }
-    // Neighbours of those, and blocks that are somebody's.
+    // Neighbours of these blocks, and allocated blocks.
     for prefix in [
         "9.255.255.255 11.0.0.0",
         "100.63.255.255 100.128.0.0",
@@ -177,15 +177,15 @@ fn shrinking() {
         "passes",
     );
     table.check(|gate| gate.max_shrink = 1000, &ten, "9.9.9.9", "passes");
-    // Few prefixes may go, however great a part they are.
+    // A small list may lose a few prefixes, however large a part they are.
     table.check(|_| {}, &addresses("8.8.8.0", 6), "8.8.8.0", "passes");
     table.check(|_| {}, &addresses("8.8.8.0", 7), "8.8.8.0", "Shrunk");
-    // In a long list those few may be nearly all of it.
+    // In a long list, two prefixes may have nearly all addresses.
     let long = format!("9.0.0.0/12 9.32.0.0/12 {}", addresses("8.8.8.0", 100));
     table.check(|_| {}, &long, &addresses("8.8.8.0", 100), "Shrunk");
-    // Another list in its place is as suspicious as none.
+    // A list without any previous address is rejected.
     table.check(|_| {}, &ten, &addresses("9.9.9.0", 10), "Shrunk");
-    // What is split or merged covers what it did.
+    // Split or merged prefixes cover the same addresses.
     table.check(|_| {}, &addresses("8.8.8.0", 8), "8.8.8.0/29", "passes");
     table.check(
         |_| {},
@@ -193,11 +193,11 @@ fn shrinking() {
         &addresses("8.8.8.0", 8),
         "passes",
     );
-    // A family that vanishes is not made up for by the other.
+    // The other family does not compensate for the loss of one.
     let both =
         format!("{ten} 2600:1::/32 2600:2::/32 2600:3::/32 2600:4::/32 2600:5::/32 2600:6::/32");
     table.check(|_| {}, &both, &ten, "Shrunk");
-    // Growth is nobody's loss.
+    // Growth is no loss.
     table.check(|_| {}, &ten, &addresses("8.8.8.0", 250), "passes");
     table.end(&expect_file!["snapshots/shrinking.txt"]);
 }

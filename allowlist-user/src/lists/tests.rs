@@ -1,4 +1,4 @@
-//! One list after the other, and what becomes of it, what is told, and what stays.
+//! Sequences of answers: the active prefixes, the events, and the state after failures.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -41,7 +41,7 @@ fn answer(text: &str, now: Timestamp) -> Answer {
     })
 }
 
-/// Takes in a list that must pass the gate.
+/// Commits a list that must pass the gate.
 fn take(lists: &mut SourceStates, source: &Source, text: &str, second: i64) -> Vec<What> {
     let now = at(second);
     let proposal = lists
@@ -76,14 +76,14 @@ fn changed(added: &str, removed: &str, until: Option<i64>) -> What {
 }
 
 #[test]
-fn what_is_removed_stays_for_its_grace_period() {
+fn removed_prefixes_stay_for_their_grace_period() {
     let (source, mut lists) = (vendor(), SourceStates::default());
     let events = take(&mut lists, &source, "8.8.8.8 9.9.9.9", 0);
     assert_eq!(events, [changed("8.8.8.8 9.9.9.9", "", None)]);
     let events = take(&mut lists, &source, "8.8.8.8 1.1.1.1", 10);
     assert_eq!(events, [changed("1.1.1.1", "9.9.9.9", Some(10 + DAY))]);
     assert_eq!(in_force(&lists), "1.1.1.1/32 8.8.8.8/32 9.9.9.9/32");
-    // Told once, and not let go of by more of the same.
+    // One event, and the grace period goes on when the same list arrives again.
     assert_eq!(take(&mut lists, &source, "8.8.8.8 1.1.1.1", 20), []);
     assert_eq!(in_force(&lists), "1.1.1.1/32 8.8.8.8/32 9.9.9.9/32");
 
@@ -108,7 +108,7 @@ fn what_is_removed_stays_for_its_grace_period() {
 }
 
 #[test]
-fn what_comes_back_is_held_no_more() {
+fn a_prefix_that_returns_ends_its_grace_period() {
     let (source, mut lists) = (vendor(), SourceStates::default());
     take(&mut lists, &source, "8.8.8.8 9.9.9.9", 0);
     take(&mut lists, &source, "8.8.8.8", 10);
@@ -121,13 +121,13 @@ fn what_comes_back_is_held_no_more() {
 }
 
 #[test]
-fn without_a_grace_period_it_goes_at_once() {
+fn without_a_grace_period_prefixes_are_removed_at_once() {
     let (mut source, mut lists) = (vendor(), SourceStates::default());
     take(&mut lists, &source, "8.8.8.8 9.9.9.9 1.1.1.1", 0);
     take(&mut lists, &source, "8.8.8.8 9.9.9.9", 5);
     source.grace = Duration::ZERO;
     let events = take(&mut lists, &source, "8.8.8.8", 10);
-    // And so does what was held by a longer one.
+    // So are prefixes whose longer grace period has begun.
     let gone = What::Released {
         generation: 7,
         change: Change::new(Vec::new(), list("1.1.1.1")),
@@ -137,10 +137,10 @@ fn without_a_grace_period_it_goes_at_once() {
 }
 
 #[test]
-fn what_no_list_may_have_is_told_of_the_list_in_force_too() {
+fn forbidden_prefixes_are_rejected_in_the_active_list_too() {
     let (mut source, mut lists) = (vendor(), SourceStates::default());
     take(&mut lists, &source, "8.8.8.8 9.0.0.0/8", 0);
-    // Other numbers are not asked of what was let in before.
+    // The size of an active list is not checked again.
     source.gate.min = 3;
     assert_eq!(take(&mut lists, &source, "8.8.8.8 9.0.0.0/8", 10), []);
     source.gate.min_prefix_len_v4 = 16;
@@ -165,7 +165,7 @@ fn a_shorter_grace_period_counts_where_nothing_is_new() {
 }
 
 #[test]
-fn answers_that_take_turns_do_not_flap() {
+fn rotating_answers_do_not_flap() {
     let lookup = Lookup::new(vec!["a.example.com".to_owned()]);
     let source = Source::new("vendor", Origin::Names(lookup));
     let mut lists = SourceStates::default();
@@ -193,12 +193,12 @@ fn answers_that_take_turns_do_not_flap() {
             "8.8.8.1/32 8.8.8.2/32 8.8.8.3/32 8.8.8.4/32"
         );
     }
-    // What stays away goes a grace period after it was seen last.
+    // A prefix that stays away is removed a grace period after its last answer.
     assert_eq!(lists.next_expiry(), Some(at(9 * 60 + DAY)));
 }
 
 #[test]
-fn a_refused_list_waits_for_the_operator() {
+fn a_rejected_list_can_be_accepted() {
     let (source, mut lists) = (vendor(), SourceStates::default());
     let many = (0..10)
         .map(|n| format!("8.8.8.{n}"))
@@ -242,7 +242,7 @@ fn a_refused_list_waits_for_the_operator() {
 }
 
 #[test]
-fn what_cannot_be_in_force_changes_nothing() {
+fn a_failed_publish_changes_nothing() {
     let (source, mut lists) = (vendor(), SourceStates::default());
     let proposal = lists
         .propose(&source, answer("8.8.8.8", at(0)), at(0))
@@ -276,7 +276,7 @@ fn what_cannot_be_in_force_changes_nothing() {
 }
 
 #[test]
-fn nothing_new_makes_a_list_younger() {
+fn an_unchanged_answer_renews_the_age_of_a_list() {
     let (source, mut lists) = (vendor(), SourceStates::default());
     take(&mut lists, &source, "8.8.8.8", 0);
     let old = 15 * DAY;
@@ -300,7 +300,7 @@ fn nothing_new_makes_a_list_younger() {
 }
 
 #[test]
-fn a_list_that_nobody_may_accept_is_told_of_once() {
+fn a_forbidden_list_causes_one_event() {
     let (source, mut lists) = (vendor(), SourceStates::default());
     take(&mut lists, &source, "8.8.8.8", 0);
     for round in 1..=3 {
@@ -316,7 +316,7 @@ fn a_list_that_nobody_may_accept_is_told_of_once() {
                 .is_some_and(|one| !one.has_acceptable_list())
         );
     }
-    // Neither is one for which there is no room.
+    // So does a list for which the tables have no room.
     let change = Change::new(list("9.9.9.9"), Vec::new());
     for round in 1..=2 {
         let events = lists.record_unpublished(
@@ -331,7 +331,7 @@ fn a_list_that_nobody_may_accept_is_told_of_once() {
 }
 
 #[test]
-fn all_that_is_over_goes_at_once() {
+fn all_expired_prefixes_are_removed_in_one_generation() {
     let mut lists = SourceStates::default();
     let sources = ["a", "b"].map(|name| Source {
         name: name.to_owned(),
@@ -351,7 +351,7 @@ fn all_that_is_over_goes_at_once() {
 }
 
 #[test]
-fn nothing_new_holds_nothing_longer_than_a_shorter_grace_period() {
+fn an_unchanged_answer_applies_a_shorter_grace_period() {
     let (mut source, mut lists) = (vendor(), SourceStates::default());
     take(&mut lists, &source, "8.8.8.8 9.9.9.9", 0);
     take(&mut lists, &source, "8.8.8.8", 10);
@@ -364,9 +364,9 @@ fn nothing_new_holds_nothing_longer_than_a_shorter_grace_period() {
 }
 
 #[test]
-fn a_clock_that_is_set_shortens_no_grace_period() {
+fn a_clock_step_shortens_no_grace_period() {
     let year = SignedDuration::from_hours(24 * 365);
-    // Set back, it lengthens one, until the next answer.
+    // A clock that is set back lengthens it until the next answer.
     for (by, expected) in [
         (year * 3, DAY - 10),
         (-year * 3, DAY - 10 + 3 * year.as_secs()),
@@ -391,7 +391,7 @@ fn a_clock_that_is_set_shortens_no_grace_period() {
             .duration_since(at(20) + by);
         assert!((DAY - 10..=DAY).contains(&left.as_secs()), "{left:?}");
     }
-    // A host without a clock of its own boots in 1970: what came from the disk has the right time.
+    // A host without a battery-backed clock boots in 1970: times from the disk are right.
     let (source, mut lists) = (vendor(), SourceStates::default());
     take(&mut lists, &source, "8.8.8.8 9.9.9.9", 0);
     take(&mut lists, &source, "8.8.8.8", 10);

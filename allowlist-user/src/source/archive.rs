@@ -1,7 +1,7 @@
-//! Lists out of a ZIP archive that lies in memory.
+//! Unpacks lists from a ZIP archive in memory.
 //!
-//! Invariants: nothing is written anywhere; what is unpacked is at most a limit, whatever the archive says
-//! of itself; and of an archive that can be read in two ways nothing is taken. Knows no format of lists.
+//! Invariants: nothing is written to disk; the unpacked size has a limit, independent of the sizes that the archive
+//! states; and an ambiguous archive is refused. Knows no format of lists.
 
 use std::io::{Cursor, Read as _};
 
@@ -12,48 +12,48 @@ use zip::result::ZipError;
 use crate::feed::{FeedError, shown, some_of};
 use crate::policy::Pattern;
 
-/// An archive with more files is not one of lists.
+/// The most files that an archive may have.
 const MAX_FILES: usize = 1000;
-/// As many names as an error repeats.
+/// The most file names that an error shows.
 const SHOWN_NAMES: usize = 8;
-/// More than an error repeats of a text.
+/// The bytes of a text from which an error shows the start.
 const SHOWN_BYTES: usize = 300;
 
-/// Why an archive has no list to give.
+/// The reason why an archive yields no list.
 #[derive(Debug, Error)]
 pub enum ArchiveError {
-    /// Something else, or a damaged one.
+    /// The data is not a valid ZIP archive.
     #[error(
         "is not a ZIP archive that can be read: {problem}: it starts with {start:?}; check the URL, or remove `unzip`"
     )]
     NotAnArchive {
-        /// What is wrong with it.
+        /// The reason.
         problem: String,
-        /// Its first characters.
+        /// The first characters of the data.
         start: String,
     },
-    /// Two files of one name, or too many files.
+    /// The archive has two files of one name, or too many files.
     #[error("is a ZIP archive with {0}; nothing of it is used: ask the vendor")]
     Suspicious(String),
-    /// No file of that name.
+    /// No file name matches.
     #[error("is a ZIP archive without a file that `unzip` ({pattern:?}) matches; it has {files}")]
     NoMatch {
         /// `unzip`.
         pattern: String,
-        /// What it has instead.
+        /// The names of the archive's files.
         files: String,
     },
-    /// Encrypted, compressed in an unusual way, or damaged.
+    /// The file is encrypted, damaged, or has an unsupported compression.
     #[error(
         "{file:?} in the ZIP archive cannot be unpacked: {problem}; try again, or ask the vendor"
     )]
     Damaged {
-        /// Which file.
+        /// The file's name.
         file: String,
-        /// What is wrong with it.
+        /// The reason.
         problem: String,
     },
-    /// More than `max_size`.
+    /// The unpacked files are larger than `max_size`.
     #[error(
         "unpacks to more than {limit} bytes; if the list is meant to be that long, raise `max_size`"
     )]
@@ -61,18 +61,18 @@ pub enum ArchiveError {
         /// The limit.
         limit: u64,
     },
-    /// A file of it is not a list.
+    /// A file in the archive is not a valid list.
     #[error("{file:?} in the ZIP archive: {error}")]
     Feed {
-        /// Which file.
+        /// The file's name.
         file: String,
-        /// What is wrong with it.
+        /// The reason.
         error: FeedError,
     },
 }
 
-/// The files that one of `patterns` matches, by name; at least one for each pattern. Together they have at most `limit`
-/// bytes.
+/// Returns the files that a pattern matches, with their names; at least one for each pattern, at most `limit` bytes in
+/// all.
 pub(super) fn unzip(
     bytes: &[u8],
     patterns: &[Pattern],
@@ -122,7 +122,7 @@ pub(super) fn unzip(
         let file = archive.by_index(index);
         let file = file.map_err(|error| damaged(problem(&error)))?;
         let mut unpacked = Vec::new();
-        // One byte more tells too much from just enough, and reaching the end has the checksum compared.
+        // One byte beyond the limit detects an excess, and reading to the end verifies the checksum.
         file.take(left + 1)
             .read_to_end(&mut unpacked)
             .map_err(|error| damaged(error.to_string()))?;
@@ -143,7 +143,7 @@ pub(super) fn unzip(
     Ok(files)
 }
 
-/// What no vendor means: a desktop's notes on files.
+/// Whether the file is metadata of a desktop system, which is not a list.
 fn is_hidden(name: &str) -> bool {
     name.split('/')
         .any(|part| part == "__MACOSX" || part.starts_with('.'))

@@ -1,4 +1,4 @@
-//! Why a source could not be had, in words that say what to do about it.
+//! The errors of a fetch, each with its remedy.
 //!
 //! Invariant: no variant holds a header's value, a token, or a URL with its query, so that neither
 //! `Display` nor `Debug` can show one.
@@ -19,86 +19,86 @@ use super::names::NameError;
 use crate::error_code::ErrorCode;
 use crate::feed::FeedError;
 
-/// Which source could not be had, and why.
+/// The error of a fetch: its source, its origin and its cause.
 #[derive(Debug, Error)]
 #[error("source {name}: {origin}: {cause}")]
 pub struct FetchError {
     /// The source.
     pub name: String,
-    /// Where it was looked for: a URL without secrets, a path, names.
+    /// The origin that was fetched: a URL without secrets, a path, or names.
     pub origin: String,
-    /// What went wrong. Boxed, as it is larger than what `fetch` returns when all is well.
+    /// The cause, boxed because it is larger than a successful result of `fetch`.
     pub cause: Box<FetchErrorCause>,
-    /// How long the server asks to be left alone.
+    /// The time after which the server permits the next request, if it states one.
     pub retry_after: Option<Duration>,
 }
 
-/// What went wrong, and what to do about it. Nothing of the answer was taken.
+/// The cause of a failed fetch, with the remedy. The answer is discarded as a whole.
 #[derive(Debug, Error)]
 pub enum FetchErrorCause {
-    /// No such file, or it may not be read.
+    /// The file does not exist or cannot be read.
     #[error("cannot be read: {0}; check the path and its permissions")]
     File(io::Error),
-    /// A folder, a pipe, a device.
+    /// The path leads to a folder, a pipe or a device.
     #[error("cannot be read as a file: {0}; name a file that holds the list")]
     NotAFile(String),
-    /// The disk, or the server of its file system, does not answer.
+    /// Reading timed out: the disk or the file system's server does not respond.
     #[error(
         "was not read within {}; check the file system that it is on",
         humantime::format_duration(*.0)
     )]
     FileTimeout(Duration),
-    /// Somebody writes it, slowly.
+    /// The file changed while it was read.
     #[error("changes while it is read; write a new file beside it, and rename that into its place")]
     Unsteady,
-    /// The list in a file that not every user may read was refused, so the reason, which quotes it, stays secret.
+    /// The list in a file that not every user may read is invalid. The details stay secret, because they quote it.
     #[error(
         "is refused{}; the reason quotes the file, which not every user may read: `allowlist fetch` with a copy that all may read shows it",
         .0.map_or_else(String::new, |line| format!(" at line {line}"))
     )]
     PrivateFile(Option<usize>),
-    /// `ca_file` is not there, or holds no certificates.
+    /// `ca_file` does not exist or contains no certificates.
     #[error("ca_file {} cannot be used: {problem}; it must hold PEM certificates", file.display())]
     CaFile {
-        /// As configured.
+        /// The configured path.
         file: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         problem: String,
     },
-    /// `bearer_file` is not there, or holds no token.
+    /// `bearer_file` does not exist or contains no token.
     #[error("bearer_file {} cannot be used: {problem}; it must hold the token, in one line", file.display())]
     BearerFile {
-        /// As configured.
+        /// The configured path.
         file: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         problem: String,
     },
-    /// No HTTP header looks like that.
+    /// A configured header has an invalid name or value.
     #[error("the header {name:?} cannot be sent: {problem}; correct it under `headers`")]
     Header {
-        /// Its name.
+        /// The header's name.
         name: String,
-        /// What is wrong with it, without its value.
+        /// The reason, without the value.
         problem: &'static str,
     },
-    /// No certificate authority is known, so that no server can be trusted.
+    /// The system has no certificate authorities, and `ca_file` is not set.
     #[error(
         "the system has no certificate authorities; install the package ca-certificates, or set ca_file"
     )]
     NoCertificateAuthorities,
-    /// The HTTP client could not be made.
+    /// The HTTP client cannot be created.
     #[error("the HTTP client cannot be set up: {0}; check the proxy variables of the environment")]
     Client(String),
-    /// Neither https nor loopback.
+    /// The URL is neither https nor loopback.
     #[error("would be fetched unprotected; use https, or set `allow_plain_http = true`")]
     Unprotected,
-    /// It took too long.
+    /// The request timed out.
     #[error("no complete answer within {}; check that the host is reachable, or raise `timeout`", humantime::format_duration(*.0))]
     Timeout(Duration),
-    /// It took too long to get a connection.
+    /// The connection timed out.
     #[error("no connection within {}; check that the host is reachable, and this host's route and proxy", humantime::format_duration(*.0))]
     NoConnection(Duration),
-    /// No connection: name, route, refused, TLS.
+    /// The connection failed: name resolution, route, refused or TLS.
     #[error(
         "cannot be reached: {0}; check the URL, this host's name resolution, its route and its proxy"
     )]
@@ -111,10 +111,10 @@ pub enum FetchErrorCause {
         /// The advice for the operator.
         remedy: Remedy,
     },
-    /// An address that no request may go to.
+    /// The server's address is one that no request may go to.
     #[error("{0}")]
     Address(#[from] AddressError),
-    /// The environment names a proxy that cannot be used.
+    /// The environment names an unusable proxy.
     #[error(
         "the environment variable {variable} names no proxy that can be used: {problem}; write one such as \
          http://proxy.example.com:3128, or remove it"
@@ -128,58 +128,58 @@ pub enum FetchErrorCause {
     /// A redirect that is not followed.
     #[error("{0}")]
     Redirect(RedirectError),
-    /// The page links to what may not be fetched.
+    /// The page links to an address that may not be fetched.
     #[error(
         "links to {0}, which cannot be fetched; check `discover`, or configure the https address of the list"
     )]
     Link(String),
-    /// Anything but 200.
+    /// The status of the answer is not 200.
     #[error("the server answered {status}; {}", remedy(*status, *obstacle))]
     Status {
-        /// What it answered.
+        /// The status.
         status: StatusCode,
         /// The reason, if the headers state one.
         obstacle: Option<Obstacle>,
     },
-    /// Compressed in a way that nobody asked for.
+    /// The answer has a Content-Encoding that was not requested.
     #[error(
         "is compressed as {0:?}, which was not asked for; remove Accept-Encoding from `headers`, or ask the vendor"
     )]
     Encoding(String),
-    /// Compressed data that is damaged, or more than that.
+    /// The compressed data is damaged, or other bytes follow it.
     #[error(
         "cannot be decompressed: {0}; the whole answer is discarded: try again, or report it to the vendor"
     )]
     Compressed(String),
-    /// The end of the connection is the only end of the answer.
+    /// Only the end of the connection ends the answer, so truncation cannot be detected.
     #[error(
         "the answer has neither a length nor an end of its own, so it may be truncated and is \
          discarded: the server has to send Content-Length or chunks"
     )]
     NoLength,
-    /// An answer that is not shown.
+    /// The answer is not a list, and its content must not be shown.
     #[error(
         "is not a list as configured; its content is not shown, because a redirect or a link leads to a \
          private address: open it on this host, or configure the address of the list"
     )]
     Withheld,
-    /// The connection ended before the answer did.
+    /// The connection ended within the answer.
     #[error(
         "the answer broke off after {received} bytes: {problem}; nothing of it is used: try again"
     )]
     Broken {
-        /// How many bytes there were, as they were sent.
+        /// The bytes received, before decompression.
         received: u64,
-        /// What the client said.
+        /// The HTTP client's reason.
         problem: String,
     },
-    /// More than `max_size`.
+    /// The list is larger than `max_size`.
     #[error("is larger than {limit} bytes; if the list is meant to be that long, raise `max_size`")]
     TooLarge {
         /// The limit.
         limit: u64,
     },
-    /// More than a file may have.
+    /// The file is larger than the limit for files.
     #[error(
         "is larger than {limit} bytes, the most that a file may have; check that it is the list"
     )]
@@ -187,16 +187,16 @@ pub enum FetchErrorCause {
         /// The limit.
         limit: u64,
     },
-    /// The archive has no list to give.
+    /// The ZIP archive contains no list.
     #[error("{0}")]
     Archive(#[from] ArchiveError),
-    /// A name has no addresses to give.
+    /// A name has no usable addresses.
     #[error("{0}")]
     Name(#[from] NameError),
-    /// A file that gzip made, and that cannot be expanded.
+    /// The gzip file cannot be expanded.
     #[error("is a gzip file, and {0}; compress it again, or report it to the vendor")]
     Gzip(GzipError),
-    /// All of it was received, and it is not a list.
+    /// The answer is complete, and not a valid list.
     #[error("{0}")]
     Feed(#[from] FeedError),
 }
@@ -238,30 +238,30 @@ impl From<GzipError> for FetchErrorCause {
     }
 }
 
-/// Why a redirect is not followed.
+/// The reason why a redirect is not followed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RedirectError {
-    /// The list would be fetched unprotected.
+    /// The redirect leads to a URL without TLS.
     #[error("redirects to {0}, which is not https; configure the https address of the list")]
     NotHttps(String),
-    /// A loop, most likely.
+    /// More redirects than the limit, most likely a loop.
     #[error(
         "redirects more than {MAX_REDIRECTS} times, last to {0}; configure the final address of the list"
     )]
     TooMany(String),
 }
 
-/// A cause, and what is known of it where it happens.
+/// A cause with the context that is known where it occurs.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) cause: Box<FetchErrorCause>,
-    /// Where, if the source has several places or leads to another.
+    /// The URL or page, if the source has several or a link was followed.
     pub(super) place: Option<String>,
     pub(super) retry_after: Option<Duration>,
 }
 
 impl Failure {
-    /// The same, and where it happened.
+    /// Returns the failure with its URL or page.
     pub(super) fn at(mut self, place: &str) -> Self {
         self.place = Some(place.to_owned());
         self
@@ -307,7 +307,7 @@ pub enum Remedy {
 }
 
 impl Remedy {
-    /// The advice for `error` with this configuration.
+    /// Returns the advice for a certificate error with this configuration.
     pub(super) fn of(error: &CertificateError, has_ca_file: bool, ca_only: bool) -> Self {
         use CertificateError::{BadSignature, UnknownIssuer};
         match error {

@@ -31,10 +31,10 @@ pub enum GzipError {
     },
 }
 
-/// The list in a file, expanded if it is a gzip file, which no list looks like.
+/// Returns the content of a file, expanded if it is a gzip file. No list starts like one.
 ///
 /// # Errors
-/// The file starts as a gzip file does and is none, or expands to more than `limit` bytes.
+/// The file starts like a gzip file and is damaged, or expands to more than `limit` bytes.
 pub(super) fn expand_file(bytes: Vec<u8>, limit: u64) -> Result<Vec<u8>, GzipError> {
     if bytes.starts_with(&MAGIC) {
         gunzip(&bytes, limit)
@@ -43,10 +43,10 @@ pub(super) fn expand_file(bytes: Vec<u8>, limit: u64) -> Result<Vec<u8>, GzipErr
     }
 }
 
-/// Returns what all members hold together, which is at most `limit` bytes. No bytes are no members.
+/// Returns the content of all members, at most `limit` bytes. Empty data has no members.
 ///
 /// # Errors
-/// The data is not whole members from its first byte to its last, or holds more than `limit` bytes.
+/// The data is anything but complete members, or expands to more than `limit` bytes.
 pub(super) fn gunzip(bytes: &[u8], limit: u64) -> Result<Vec<u8>, GzipError> {
     let mut expanded = Vec::new();
     let mut rest = bytes;
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_whole_is_an_error_wherever_it_ends() {
+    fn truncated_data_is_an_error_at_every_length() {
         let first = gzip(b"192.0.2.1\n");
         let two = [&first[..], &gzip(b"192.0.2.2\n")].concat();
         for end in 1..two.len() {
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_may_follow_and_nothing_may_differ() {
+    fn trailing_bytes_and_wrong_checksums_are_errors() {
         for more in [&b"\n"[..], b"192.0.2.3\n", &[0; 8], &[0x1f, 0x00]] {
             let expanded = gunzip(&[&gzip(b"192.0.2.1\n"), more].concat(), 100);
             assert!(

@@ -1,8 +1,7 @@
-//! Lists behind URLs: which are asked for, whether they are new, where on a page the list is.
+//! Lists behind URLs: several URLs of one source, conditional requests, and pages that link to the list.
 //!
-//! Invariants: the list is what all URLs hold together, or there is none; nothing is new only if every URL
-//! says so; and a validator is kept of nothing but the answer whose prefixes are kept, and of none that the
-//! calendar alone will change.
+//! Invariants: the list is the union of all URLs, or an error; a source is unchanged only if every URL is; and
+//! validators are kept only with the answer whose prefixes are kept, and never for a list that changes with the date.
 //!
 //! Does not know how a request is made (`request`), nor with which client (`client`).
 
@@ -26,7 +25,7 @@ use request::{FetchResult, RequestTarget, Session};
 
 pub(super) use request::MAX_REDIRECTS;
 
-/// What the URLs hold; `known` is what they said of themselves the last time.
+/// Fetches all URLs. `known` has the validators of the previous answers.
 pub(super) async fn fetch(
     http: &Http,
     known: &[Validator],
@@ -36,7 +35,7 @@ pub(super) async fn fetch(
 ) -> Result<Answer, Failure> {
     let mut session = Session::new(http, may_be_empty).await?;
     let none = Validator::default();
-    // Of another number of URLs, nobody knows which is of which.
+    // If the number of URLs has changed, the validators cannot be assigned.
     let known = if known.len() == http.urls.len() {
         known.iter().collect()
     } else {
@@ -52,17 +51,17 @@ pub(super) async fn fetch(
     let mut lists = Vec::new();
     let mut validators = Vec::new();
     for (index, part) in parts.into_iter().enumerate() {
-        // What the others have is needed whole, and nobody kept which prefixes were whose.
+        // Another URL has changed, and prefixes are not kept by URL, so this one is fetched as well.
         let part = match part {
             Some(part) => Some(part),
             None => ask(&mut session, index, &none, today).await?,
         };
-        // Without a validator, a server that says that nothing is new has failed already.
-        let (list, validator) = part.expect("it was not asked whether it is new");
+        // `get` fails on 304 without a validator.
+        let (list, validator) = part.expect("the request was not conditional");
         lists.push(list);
         validators.push(validator);
     }
-    // On the day after, the server would still say that nothing is new, and of fewer prefixes.
+    // After `good_until` the same bytes have fewer prefixes, while the server would still answer 304.
     let is_lasting = lists.iter().all(|list| list.good_until.is_none());
     let mut fetched = union(lists, now);
     if is_lasting {
@@ -71,7 +70,7 @@ pub(super) async fn fetch(
     Ok(Answer::List(fetched))
 }
 
-/// The list of one URL; none if it is the one that is known.
+/// Fetches the list of one URL; none if it is unchanged.
 async fn ask(
     session: &mut Session<'_>,
     index: usize,
@@ -80,13 +79,13 @@ async fn ask(
 ) -> Result<Option<(List, Validator)>, Failure> {
     let http = session.http;
     let mut target = RequestTarget::start(&http.urls[index]);
-    // Of several URLs, an error has to say which.
+    // An error names the URL, since there may be several.
     let mut url_label = public_url(&target.url);
     if let Some(pattern) = &http.discover {
         let none = Validator::default();
         let page = match session.get(target, &none, false).await {
             Ok(FetchResult::Body(page)) => page,
-            Ok(FetchResult::NotModified) => unreachable!("it was not asked whether it is new"),
+            Ok(FetchResult::NotModified) => unreachable!("the request was not conditional"),
             Err(failure) => return Err(failure.at(&url_label)),
         };
         let (bytes, pattern, newest) = (page.bytes, pattern.clone(), http.newest);
@@ -124,7 +123,7 @@ async fn ask(
     }
 }
 
-/// The reason why an answer is no list, without the content of an answer that must not be shown.
+/// Returns the cause, or `Withheld` if it could quote content that must not be shown.
 fn shown(target: &RequestTarget, cause: FetchErrorCause) -> FetchErrorCause {
     if target.may_be_shown() {
         cause

@@ -1,4 +1,4 @@
-//! Looks names up: the addresses that they have now, of the families that are configured.
+//! Resolves names to their current addresses of the configured families.
 //!
 //! Invariants: every name has to have addresses, or there is no list; each family is an answer of its own, so that
 //! one that fails leaves the other as it is, and is reported as kept; nothing is taken from a cache, from
@@ -26,9 +26,9 @@ use crate::policy::{Family, Lookup};
 
 /// Where this host's name servers are configured.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
-/// A name with more is not one vendor's door.
+/// The most addresses of a name. A vendor's endpoint has fewer.
 const MAX_ADDRESSES: usize = 1024;
-/// Questions under way at once.
+/// The most queries at the same time.
 const AT_ONCE: usize = 16;
 /// The longest time until a family that failed is queried again, even if the other's records live longer.
 const AGAIN: Duration = Duration::from_mins(1);

@@ -1,4 +1,4 @@
-//! How long a server asks to be left alone.
+//! The time until the next request, as a server states it.
 //!
 //! Reads headers only. A server cannot silence this host for longer than a day.
 
@@ -8,10 +8,10 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 
-/// However long a server asks for, it is asked again then.
+/// The longest time that is respected.
 const LONGEST: Duration = Duration::from_hours(24);
 
-/// What the server says, from now on; none if it says nothing that can be understood, or nothing any more.
+/// Returns the time until the server permits the next request; none if no header states a valid time in the future.
 pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let said = text(headers, RETRY_AFTER.as_str()).and_then(|text| wait(text, now));
     let said = said.or_else(|| {
@@ -21,7 +21,7 @@ pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duratio
     Some(said.min(LONGEST))
 }
 
-/// Whether the server says that this host has no more requests left.
+/// Whether the headers state that this host has used up its requests.
 pub(super) fn is_limited(headers: &HeaderMap) -> bool {
     text(headers, "x-ratelimit-remaining") == Some("0")
 }
@@ -29,7 +29,7 @@ pub(super) fn is_limited(headers: &HeaderMap) -> bool {
 /// Seconds, or a date such as `Sun, 06 Nov 1994 08:49:37 GMT`.
 fn wait(text: &str, now: Timestamp) -> Option<Duration> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More digits than fit are a long time all the same.
+        // A number that does not fit is a long time as well.
         let seconds = text.parse().unwrap_or(u64::MAX);
         return (seconds > 0).then(|| Duration::from_secs(seconds));
     }
@@ -49,11 +49,11 @@ fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
 mod tests {
     use super::*;
 
-    /// What headers say, and how many seconds that is.
+    /// Headers, and the expected seconds.
     type Row = (&'static [(&'static str, &'static str)], Option<u64>);
 
     #[test]
-    fn a_server_is_left_alone_for_as_long_as_it_asks() {
+    fn retry_times_are_read_from_headers() {
         let now: Timestamp = "2026-11-24T12:00:00Z".parse().expect("a time");
         let day = 24 * 3600;
         let table: &[Row] = &[

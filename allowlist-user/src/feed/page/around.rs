@@ -1,8 +1,8 @@
-//! What the text around a line says of the addresses in it.
+//! The announcements in the text around a line, such as "deprecated", for the addresses in the line.
 //!
-//! A line with addresses speaks for itself alone, and one without for all of the list item, definition,
-//! cell or paragraph that it is in; what a cell says so, it says of its row. Labels speak for what they
-//! are of. Invariant: each text is judged once, however many lines are beside it.
+//! The text of a line with addresses applies to that line. The text of another line applies to the whole list item,
+//! definition, cell or paragraph, and in a cell to the whole row. Labels apply to their addresses. Invariant: each text
+//! is parsed once, however many lines are beside it.
 
 use super::deprecation::{Fate, fate, fate_of_cell, names_end};
 use super::document::{Container, Document, Line};
@@ -14,7 +14,7 @@ use crate::policy::Pattern;
 /// Headers of a cell that are looked at, of which people write one or two.
 const MOST_HEADERS: usize = 3;
 
-/// The worst that is said, and where.
+/// The worst announcement, and its text.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Said<'d> {
     pub fate: Fate,
@@ -40,7 +40,7 @@ impl<'d> Said<'d> {
 
 pub(super) struct Around<'d> {
     document: &'d Document,
-    /// Each with what it is in.
+    /// The elements, each with its parent.
     containers: Vec<Judged<'d>>,
     /// By table and row.
     rows: Vec<Vec<Judged<'d>>>,
@@ -65,7 +65,7 @@ impl Judged<'_> {
     }
 }
 
-/// What labels say, and the innermost cell among them.
+/// The announcement of the labels, and the innermost cell among them.
 #[derive(Clone, Copy, Default)]
 struct Labelled<'d> {
     said: Said<'d>,
@@ -87,7 +87,7 @@ impl<'d> Around<'d> {
         };
         let mut containers: Vec<Judged> = Vec::with_capacity(document.containers.len());
         for inner in &document.containers {
-            // Whatever is around another was opened before it.
+            // An outer element has a smaller index than its children.
             let outer = inner.outer.map(|at| containers[at]);
             containers.push(container(inner).or(outer.unwrap_or_default()));
         }
@@ -115,7 +115,7 @@ impl<'d> Around<'d> {
         }
     }
 
-    /// What is said of a line, and the text for which the configuration leaves it out.
+    /// Returns the announcement for a line, and the text by which the configuration excludes it.
     pub(super) fn judge(&mut self, line: &'d Line) -> (Said<'d>, Option<&'d str>) {
         let labelled = self.labelled(line);
         let container = line.container.map(|at| self.containers[at]);

@@ -1,6 +1,6 @@
 //! The end of addresses, as the text beside them announces it.
 //!
-//! "Will be deprecated on 5 April 2020" leaves them in force up to and on that day; "was deprecated",
+//! "Will be deprecated on 5 April 2020" leaves them valid up to and on that day; "was deprecated",
 //! "deprecated" and "no longer used" do not; "is not deprecated" has no effect. A phrase such as "replaces
 //! the deprecated ones" is unclear: the addresses stay, with a note. Reads English words only. Knows no
 //! pages. docs/sources.md lists the words.
@@ -61,7 +61,7 @@ const UP_TO: [&str; 7] = [
     "expiration",
     "ends",
 ];
-/// What may follow "no longer".
+/// Words that may follow "no longer".
 const USED: [&str; 9] = [
     "used",
     "in",
@@ -186,12 +186,12 @@ const MONTHS: [&str; 12] = [
 /// From best to worst.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) enum Fate {
-    /// Nothing is said.
+    /// The text announces nothing.
     #[default]
     Stays,
     /// The text may mean that they have gone, or will go.
     Unclear,
-    /// They will go, and nobody can tell when.
+    /// They will be removed at an unknown time.
     Sometime,
     /// They are good up to and on this day.
     Until(Date),

@@ -23,7 +23,7 @@ pub(super) struct Document {
     pub lines: Vec<Line>,
     pub tables: Vec<Table>,
     pub containers: Vec<Container>,
-    /// All of them, in their order.
+    /// All lines, in their order.
     pub headings: Vec<Rc<str>>,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct Line {
     /// Blanks are single, and none are at its ends.
     pub text: String,
     pub found: Vec<Found>,
-    /// What looks like an address and is not read as one.
+    /// Texts that look like addresses and are not read as such.
     pub not_read: Vec<NotRead>,
     /// The headings above, outermost first.
     pub section: Rc<[Rc<str>]>,
@@ -45,7 +45,7 @@ pub(super) struct Line {
     pub is_hidden: bool,
 }
 
-/// A list item, a definition, a cell, or a paragraph that is in none of these.
+/// A list item, a definition, a cell, or a paragraph outside of them.
 #[derive(Debug, Default)]
 pub(super) struct Container {
     pub lines: Vec<usize>,

@@ -1,9 +1,9 @@
-//! What says whose addresses are: the words before them, on their line, in their list item or cell, or
-//! above their list or table.
+//! The labels of addresses, such as regions: the words before them, on their line, in their list item or cell, or above
+//! their list or table.
 //!
-//! A label holds for what follows it, up to the next label, the next heading, or the first sentence after
-//! its addresses; what ends with a colon leads in, and leaves the label before it in force. It does not
-//! leave the list item or the cell that it stands in.
+//! A label applies until the next label, the next heading, or the first sentence after its addresses. A text that ends
+//! with a colon is an introduction: the label before it still applies. A label does not apply outside its list item or
+//! cell.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -27,17 +27,17 @@ pub(super) enum Kind {
     Above,
     /// Beginnings of the lines with addresses.
     Beginning,
-    /// Summaries of what can be folded, and captions.
+    /// Summaries of collapsible parts, and captions.
     Folded,
     /// The row's, and the column's.
     Table,
 }
 
-/// What is in force where a line stands, innermost first.
+/// The labels that apply to a line, innermost first.
 #[derive(Debug)]
 pub(super) struct Labels {
     pub group: Group,
-    /// The label, and what leads in.
+    /// The label, and its introduction.
     pub texts: Vec<Rc<str>>,
     /// For what is directly in a cell: the table has labels of its own.
     pub cell: Option<CellId>,
@@ -93,7 +93,7 @@ impl Scope {
         });
     }
 
-    /// A line without addresses. `is_label` if the page says so.
+    /// A line without addresses. `is_label` if its element is a label.
     pub(super) fn line(&mut self, text: &str, is_label: bool) {
         if text.starts_with('{') && text.ends_with('}') {
             // What some Markdown has about the block before it.
@@ -136,12 +136,12 @@ pub(super) fn chain(labels: &Rc<Labels>) -> impl Iterator<Item = &Labels> {
     std::iter::successors(Some(&**labels), |labels| labels.outer.as_deref())
 }
 
-/// What is worked out once for each set of labels, however many lines they are of.
+/// A cache of results by set of labels, since many lines share a set.
 #[derive(Debug, Default)]
 pub(super) struct OfLabels<T>(HashMap<*const Labels, T>);
 
 impl<T: Clone + Default> OfLabels<T> {
-    /// `judge` gets what is known of those further out.
+    /// `judge` gets the result of the outer labels.
     pub(super) fn get<'d>(
         &mut self,
         labels: &'d Rc<Labels>,
@@ -164,7 +164,7 @@ impl<T: Clone + Default> OfLabels<T> {
     }
 }
 
-/// What is worked out once for each text, however many share it.
+/// A cache of results by text, since many lines share a text.
 #[derive(Debug, Default)]
 pub(super) struct OfTexts<T>(HashMap<*const str, T>);
 

@@ -1,6 +1,6 @@
-//! Markdown to the page that it stands for.
+//! Converts Markdown to HTML.
 //!
-//! Tables are on, and what stands between `---` at the start is not text. Knows no lists.
+//! Tables are enabled, and front matter between `---` lines is skipped. Knows no lists.
 
 use pulldown_cmark::{Options, Parser, html};
 

@@ -1,6 +1,6 @@
-//! What the operator is told of a page: what is left out, and what is about to be.
+//! Notes for the operator about a page: left out addresses, and addresses that will be left out.
 //!
-//! Invariant: few and short, however long the page is.
+//! Invariant: notes are few and short, however long the page is.
 
 use std::collections::HashMap;
 
@@ -11,12 +11,12 @@ use super::deprecation::Fate;
 use super::words::What;
 use crate::feed::shown;
 
-/// As many notes as anybody reads.
+/// The most notes of a page.
 const MOST: usize = 20;
-/// As many prefixes as a note names.
+/// The most prefixes that a note names.
 const MOST_PREFIXES: usize = 3;
 
-/// Why there is something to say of a prefix.
+/// The reason for a note about a prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Why {
     /// It is good up to this day.
@@ -29,9 +29,9 @@ pub(super) enum Why {
     Gone,
     /// It is crossed out.
     StruckOut,
-    /// The configuration says so.
+    /// The configuration excludes it.
     Excluded,
-    /// No reader of the page sees it.
+    /// It is hidden on the page.
     Hidden,
     /// The page may mean that it has gone.
     Unclear,
@@ -73,7 +73,7 @@ impl Notes {
         self.notes[place].2.extend(prefixes);
     }
 
-    /// `list` is what is left, sorted: a page may name a prefix twice.
+    /// Returns the notes. `list` has the remaining prefixes, sorted: a page may name a prefix twice.
     pub(super) fn finish(self, list: &[IpNet]) -> Vec<String> {
         let mut notes = Vec::new();
         for (why, text, prefixes) in self.notes {

@@ -106,7 +106,7 @@ fn tokens() {
             "192.0.2.4 - 192.0.2.7 and 192.0.2.1 -",
             "192.0.2.1 192.0.2.4/30",
         ),
-        // A dash between a list's items is not told from one between ends.
+        // A dash between the items of a list looks like one between the ends of a range.
         ("192.0.2.1 - 192.0.2.2 - 192.0.2.3", "NotAPrefix"),
         // Prose: dates, versions, times, cards, names, paths.
         (
@@ -133,7 +133,7 @@ fn tokens() {
 }
 
 #[test]
-fn what_is_no_page() {
+fn texts_that_are_no_page() {
     let mut answers = Answers::default();
     for text in [
         "[\"192.0.2.1\"]",
@@ -148,7 +148,7 @@ fn what_is_no_page() {
 }
 
 #[test]
-fn what_is_not_shown() {
+fn hidden_elements_are_not_read() {
     for element in [
         "svg", "script", "style", "noscript", "template", "iframe", "canvas",
     ] {
@@ -167,7 +167,7 @@ fn regions() {
             "<ul><li>US: 192.0.2.1<li>EU: 192.0.2.2</ul>",
             "192.0.2.1",
         ),
-        // A label above all of them does not make them all it.
+        // A heading that names several regions is not the label of all addresses.
         (
             "US",
             "<p>US and EU<ul><li><b>US</b> 192.0.2.1<li>EU 192.0.2.2</ul>",
@@ -198,7 +198,7 @@ fn regions() {
             "<b>US</b><p>Allow each of these:<p>192.0.2.1<p>192.0.2.2<p>EU<p>192.0.2.3",
             "192.0.2.1 192.0.2.2",
         ),
-        // Neither a sentence after them nor a heading leaves a label in force.
+        // A label ends at a sentence after its addresses, and at a heading.
         (
             "US",
             "<p>US<p>192.0.2.1<p>Some others are here.<p>192.0.2.2",
@@ -278,7 +278,7 @@ fn columns() {
 }
 
 #[test]
-fn fates() {
+fn announcements() {
     let until = |year, month, day| Fate::Until(date(year, month, day));
     let cases = [
         ("", Fate::Stays),
@@ -347,7 +347,7 @@ fn notes_state_what_a_page_says_of_its_addresses() {
             "192.0.2.1",
             1,
         ),
-        // A line with addresses speaks for itself, one without for all of its cell and row.
+        // The text of a line with addresses applies to the line, other text to the cell and the row.
         (
             "<table><tr><td>192.0.2.1<br>192.0.2.2, retired<td>192.0.2.3</table>",
             "192.0.2.1 192.0.2.3",
@@ -397,7 +397,7 @@ fn notes_state_what_a_page_says_of_its_addresses() {
 }
 
 #[test]
-fn rows_that_the_configuration_leaves_out() {
+fn rows_can_be_excluded() {
     let rules = Page {
         exclude_row: Some(pattern("(?i)sandbox")),
         ..Page::default()

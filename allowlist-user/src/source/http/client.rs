@@ -1,4 +1,4 @@
-//! The HTTP client, and what it trusts.
+//! The HTTP client, its certificates and its proxies.
 //!
 //! Invariants: requests to loopback take no proxy; a proxy that the environment names and that cannot be used
 //! is an error; and a client connects to the addresses that `reach` permits. Knows no source but its `Http`, and
@@ -28,7 +28,7 @@ pub(super) struct Clients {
     made: Vec<(Route, Client, Guard)>,
 }
 
-/// What tells one client from another.
+/// The properties by which clients differ.
 #[derive(Clone, PartialEq, Eq)]
 struct Route {
     /// The host, whose addresses are judged when they are known.
@@ -43,7 +43,7 @@ struct Route {
 
 impl Clients {
     pub(super) async fn new(http: &Http) -> Result<Self, FetchErrorCause> {
-        // Chooses the process's TLS implementation; an error only says that that was done already.
+        // Selects the process's TLS implementation; an error means that one is selected already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let certificates = match &http.ca_file {
             Some(file) => read_certificates(file).await?,

@@ -1,5 +1,5 @@
-//! Telling a server something, by the rules by which lists are fetched: the same certificates, no proxy to
-//! loopback, no redirects. Knows nothing of what is told.
+//! Posts a JSON document, by the rules for fetching lists: the same certificates, no proxy to loopback, no
+//! redirects. Does not know the document's content.
 
 use super::client::Clients;
 use super::request::classify;

@@ -1,5 +1,5 @@
-//! Whether the proxy that the environment names for a request can be used. The client ignores one that cannot,
-//! and would connect past it.
+//! Checks the proxy that the environment names for a request. The client would ignore an invalid one and connect
+//! directly.
 //!
 //! Knows the variables as the client reads them, and shows no value, which may hold a password.
 
@@ -57,12 +57,12 @@ fn problem(value: Option<&str>) -> Option<&'static str> {
         return Some("it has no host");
     };
     let host_and_port = authority.as_str().rsplit('@').next().unwrap_or_default();
-    // The client would take the usual port instead.
+    // The client would use the default port instead.
     let is_port_wrong = authority.port_u16().is_none() && host_and_port != authority.host();
     is_port_wrong.then_some("its port is not a number up to 65535")
 }
 
-/// Whether `NO_PROXY` leaves this URL to a proxy.
+/// Whether requests to this URL use a proxy despite `NO_PROXY`.
 fn is_proxied(url: &Url) -> bool {
     let any = Matcher::builder()
         .all("http://proxy.invalid:1")
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_proxy_has_a_problem() {
+    fn invalid_proxies_are_reported() {
         for value in [
             "http://proxy.example.com:3128",
             "https://me:hush@192.0.2.1",

@@ -16,14 +16,14 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use thiserror::Error;
 use url::Host;
 
-/// Where an address lies, as far as it matters for a request.
+/// The class of an address, by which requests are allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reach {
     /// Anywhere else.
     Public,
     /// On this host or in its owner's networks.
     Private,
-    /// On this host's link, or the metadata service of a cloud, which gives secrets to every request.
+    /// On this host's link, or the metadata service of a cloud, which returns secrets to any request.
     Local,
 }
 
@@ -213,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_lie_where_they_lead_to() {
+    fn addresses_are_classified() {
         let table = [
             (
                 Reach::Public,

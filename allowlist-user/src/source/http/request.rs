@@ -1,8 +1,8 @@
 //! One request: redirects, credentials, validators, the body.
 //!
-//! Invariants: credentials go to the origin that they are configured for, and to no other, not even when
-//! another sends back to it; https never leads to http, and a public server never to a private address, unless
-//! the operator allows it.
+//! Invariants: credentials go only to the configured origin, and not even there after a redirect through another
+//! origin; https never redirects to http, and a public server never to a private address, unless the operator
+//! allows it.
 //!
 //! Does not know how a body is received (`body`) nor its format.
 
@@ -24,52 +24,52 @@ use crate::policy::{Http, Validator, is_loopback, public_url};
 use crate::source::error::{Failure, FetchErrorCause, Obstacle, RedirectError, Remedy};
 use crate::source::{file, retry};
 
-/// More are a loop, most likely.
+/// The most redirects that are followed; more are most likely a loop.
 pub(in crate::source) const MAX_REDIRECTS: usize = 5;
-/// A longer validator is not worth keeping.
+/// The length limit of a validator; a longer one is not kept.
 const MAX_VALIDATOR_BYTES: usize = 1024;
-/// More than any token.
+/// The size limit of `bearer_file`.
 const MAX_TOKEN_BYTES: u64 = 16 << 10;
 
-/// What one fetch of a source needs for its requests.
+/// The clients and credentials of one fetch.
 pub(super) struct Session<'s> {
     pub(super) http: &'s Http,
     /// Whether a list may have no prefix.
     pub(super) may_be_empty: bool,
     clients: Clients,
-    /// Those of the configuration, and the token.
+    /// The configured headers and the token.
     credentials: HeaderMap,
 }
 
-/// Where a request goes.
+/// The URL of a request, and how it was reached.
 #[derive(Clone, Debug)]
 pub(super) struct RequestTarget {
     pub(super) url: Url,
-    /// Whether every step from the configured URL to here stayed with its origin.
+    /// Whether every redirect and link so far stayed at the configured origin.
     is_home: bool,
-    /// Whether it is the configured URL itself.
+    /// Whether this is the configured URL itself.
     is_start: bool,
-    /// Where the server is that leads here. Public where that is not known.
+    /// The reach of the server that led here; public if unknown.
     from: Reach,
-    /// Where the server here is. Public where that is not known.
+    /// The reach of this server; public if unknown.
     at: Reach,
     /// The host of the configured URL.
     first_host: Option<String>,
 }
 
-/// What came of a request.
+/// The result of a request.
 pub(super) enum FetchResult {
-    /// It is what the validator says. Never the answer to a request without one.
+    /// The list is unchanged (304). Only for a conditional request.
     NotModified,
-    /// All of it.
+    /// The complete answer.
     Body(Box<Body>),
 }
 
-/// A whole answer.
+/// A complete answer.
 pub(super) struct Body {
     pub(super) bytes: Vec<u8>,
     pub(super) validator: Validator,
-    /// Where it was in the end.
+    /// The target after redirects.
     pub(super) target: RequestTarget,
     /// The address of the next page, as the server states it.
     pub(super) next: Option<Url>,
@@ -87,18 +87,18 @@ impl RequestTarget {
         }
     }
 
-    /// Whether a message may quote the body. The answer of a server in the owner's networks is quoted only if
-    /// the configuration names that server: others choose the target of a redirect or a link.
+    /// Whether a message may quote the body. The answer of a private server is quoted only if the configuration names
+    /// that server, because vendors choose the targets of redirects and links.
     pub(super) fn may_be_shown(&self) -> bool {
         self.at == Reach::Public || self.url.host_str() == self.first_host.as_deref()
     }
 
-    /// Whether the server here may be at a private address: the configured one may, and where such a one leads.
+    /// Whether this server may have a private address: the configured one may, and the targets of a private one.
     fn may_be_private(&self) -> bool {
         self.is_start || self.from == Reach::Private
     }
 
-    /// Where a link on the page here leads.
+    /// Returns the target of a link on the page.
     pub(super) fn link(&self, link: &Link, allow_plain: bool) -> Result<Self, FetchErrorCause> {
         let base = link
             .base
@@ -148,8 +148,8 @@ impl<'s> Session<'s> {
         })
     }
 
-    /// The answer to a request, which may be that `known` is the newest. `timeout` covers it and its redirects.
-    /// `has_own_end` is for a format that marks its own end.
+    /// Requests a target with the validators `known`. `timeout` covers the request and its redirects; `has_own_end` is for
+    /// a format that marks its own end.
     pub(super) async fn get(
         &mut self,
         target: RequestTarget,
@@ -240,12 +240,12 @@ impl<'s> Session<'s> {
     }
 }
 
-/// What to ask with. A date is compared with the list that is there, and a redirect or a link may lead to
-/// another than before, which is older and still news; so dates are for the configured URL itself.
+/// Returns the headers of a conditional request. Dates are sent to the configured URL only: a redirect or link may lead
+/// to another list than before, which is new though its date is older.
 fn validators(target: &RequestTarget, known: &Validator) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let mut add = |name: HeaderName, value: &Option<String>| {
-        // What cannot be sent was not kept by this program.
+        // A value that is no valid header comes from a damaged state.
         if let Some(Ok(value)) = value.as_deref().map(HeaderValue::from_str) {
             headers.insert(name, value);
         }
@@ -257,7 +257,7 @@ fn validators(target: &RequestTarget, known: &Validator) -> HeaderMap {
     headers
 }
 
-/// What to ask with the next time.
+/// Returns the validator for the next request.
 fn validator(target: &RequestTarget, headers: &HeaderMap) -> Validator {
     let text = |name: HeaderName| {
         let text = headers.get(name)?.to_str().ok()?;
@@ -291,7 +291,7 @@ fn next_page(from: &Url, headers: &HeaderMap) -> Option<Url> {
     from.join(target).ok()
 }
 
-/// Where a redirect leads; none if it is no redirect, or says nowhere.
+/// Returns the target of a redirect; none for other answers, and without a valid Location header.
 fn redirect_target(from: &Url, response: &Response) -> Option<Url> {
     if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
         return None;
@@ -318,7 +318,7 @@ fn refused(response: &Response) -> Failure {
     }
 }
 
-/// Whether the answer is a test for browsers, by the headers of the services that give such tests.
+/// Whether the answer is a browser challenge, by the headers of the services that send them.
 fn is_challenge(headers: &HeaderMap) -> bool {
     const HEADERS: [&str; 4] = [
         "cf-mitigated",
@@ -329,7 +329,7 @@ fn is_challenge(headers: &HeaderMap) -> bool {
     HEADERS.iter().any(|name| headers.contains_key(*name))
 }
 
-/// The configured headers, of which any may be secret, and the token.
+/// Returns the configured headers and the token, all marked as sensitive.
 async fn credentials(http: &Http) -> Result<HeaderMap, FetchErrorCause> {
     let mut headers = HeaderMap::new();
     for (name, secret) in &http.headers {
@@ -368,7 +368,7 @@ async fn credentials(http: &Http) -> Result<HeaderMap, FetchErrorCause> {
     Ok(headers)
 }
 
-/// Why a request got no answer.
+/// Returns the cause of a request without an answer.
 pub(super) fn classify(error: &reqwest::Error, http: &Http) -> FetchErrorCause {
     if let Some(refused) = chain(error).find_map(|error| error.downcast_ref::<AddressError>()) {
         return refused.clone().into();
@@ -386,7 +386,7 @@ pub(super) fn classify(error: &reqwest::Error, http: &Http) -> FetchErrorCause {
     }
 }
 
-/// An `io::Error` does not name what it wraps as its source.
+/// Finds the TLS error in an error. An `io::Error` does not return its inner error as its source.
 fn tls_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> {
     match error.downcast_ref::<io::Error>() {
         Some(wrapper) => tls_error(wrapper.get_ref()?),
@@ -394,8 +394,8 @@ fn tls_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> 
     }
 }
 
-/// The chain in one line, from the outside in, without what a reason repeats of the one inside it,
-/// and without the client's own words, which are its types' names, and the URL with its secrets.
+/// Formats the chain of causes in one line, outermost first, without repetitions, the client's type names and the URL
+/// with its secrets.
 fn reasons(error: &reqwest::Error) -> String {
     let mut reasons: Vec<String> = Vec::new();
     for error in chain(error).skip(1) {
@@ -437,7 +437,7 @@ mod tests {
         };
         let runtime = tokio::runtime::Builder::new_current_thread().build();
         let headers = runtime.expect("a runtime").block_on(credentials(&http));
-        let headers = headers.expect("they can be sent");
+        let headers = headers.expect("valid headers");
         assert_eq!(headers["x-api-key"], "hush");
         assert_eq!(headers["authorization"], "Bearer hush");
         assert!(!format!("{headers:?}").contains("hush"), "{headers:?}");

@@ -1,4 +1,4 @@
-//! Why names have no addresses to give.
+//! The errors of name resolution.
 
 use std::net::SocketAddr;
 
@@ -8,16 +8,16 @@ use thiserror::Error;
 use super::{MAX_ADDRESSES, RESOLV_CONF};
 use crate::feed::PrefixError;
 
-/// Why names have no addresses to give.
+/// The reason why names yield no addresses.
 #[derive(Clone, Debug, Error)]
 pub enum NameError {
     /// No name server is configured.
     #[error("{RESOLV_CONF} cannot be used: {0}; it must name a name server, or set `resolvers`")]
     NoServers(String),
-    /// No name looks like that.
+    /// The text is not a valid name.
     #[error("{name:?} is not a name: {problem}; write one such as \"hooks.example.com\"")]
     NotAName {
-        /// As configured.
+        /// The configured text.
         name: String,
         /// The reason.
         problem: String,
@@ -37,10 +37,10 @@ pub enum NameError {
     NoAddresses {
         /// The name.
         name: String,
-        /// Where its aliases lead.
+        /// The end of its chain of aliases, as a clause.
         aliases: String,
     },
-    /// Not a vendor's door.
+    /// The name has more addresses than the limit.
     #[error(
         "{name} has {found} addresses, and at most {MAX_ADDRESSES} are taken; check that it is the right name"
     )]
@@ -50,7 +50,7 @@ pub enum NameError {
         /// The number of addresses.
         found: usize,
     },
-    /// An address that no packet has.
+    /// A record has an address that no packet carries.
     #[error("{name} has an address that cannot be used: {error}; report it to the vendor")]
     Address {
         /// The name.
@@ -68,12 +68,12 @@ pub enum NameError {
         name: String,
         /// The type of the records.
         record: RecordType,
-        /// The server that answered so.
+        /// The server that answered.
         server: SocketAddr,
         /// The response code.
         problem: String,
     },
-    /// No answer that was one.
+    /// No valid answer arrived in time.
     #[error(
         "{name} cannot be looked up: no answer for its {record} records from the name server {server} in time; \
          check that it is reachable, raise `timeout`, or set `resolvers`"
@@ -86,7 +86,7 @@ pub enum NameError {
         /// The last server that was queried.
         server: SocketAddr,
     },
-    /// It cannot be talked to.
+    /// The communication with the server failed.
     #[error(
         "{name} cannot be looked up: the name server {server} fails for its {record} records: {problem}; check \
          that server, or set `resolvers`"

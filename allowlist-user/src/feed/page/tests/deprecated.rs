@@ -115,7 +115,7 @@ fn cells_and_brackets() {
 
 /// A doubtful phrase is a note.
 #[test]
-fn what_is_unclear_is_a_note() {
+fn unclear_announcements_are_notes() {
     for text in [
         "replaces the deprecated ones",
         "may be removed",

@@ -54,7 +54,7 @@ fn letters_glued_to_an_address_fail_the_page() {
 }
 
 #[test]
-fn what_is_no_list_stays_prose() {
+fn other_words_stay_prose() {
     let words = [
         "https://192.0.2.1/x",
         "https://192.0.2.1(US)",
