@@ -1,15 +1,15 @@
-//! A policy and a snapshot to what the kernel's maps hold. Pure: no input, no output, no clock.
+//! Compiles a policy and a snapshot to the contents of the kernel's maps. Pure: no I/O, no clock.
 //!
-//! Three things are worked out here so that the kernel need not:
-//! - A port can belong to several services, but the kernel loads one number for it. So each distinct
-//!   set of services that covers some port becomes one *kernel service*, and a source's grant lists
-//!   the kernel services that share a service with it.
-//! - A service can be limited to interfaces. So each interface has a row that says what is left of
-//!   each kernel service there: another kernel service, or none.
-//! - A longest-prefix match finds one prefix, but the answer is the union of all that cover an
-//!   address. So each prefix carries what its wider neighbours grant as well.
+//! Three steps spare the kernel work per packet:
+//! - A port can belong to several services, but the kernel loads one number for it. Each distinct set of services that
+//!   cover a port becomes one *kernel service*, and the grant of a source lists the kernel services that share a service
+//!   with it.
+//! - A service can be limited to interfaces. Each interface has a row that maps each kernel service to the kernel service
+//!   that is left there, or to none.
+//! - A longest-prefix match finds one prefix, but the grant is the union of all prefixes that cover an address. Each
+//!   prefix includes the grants of the wider prefixes around it.
 //!
-//! Invariant: whatever the order of services, sources and prefixes, the result is the same.
+//! Invariant: the result does not depend on the order of services, sources and prefixes.
 
 mod ranges;
 mod room;
@@ -31,32 +31,32 @@ use self::sources::{Matches, add_wider, listed_prefixes};
 use crate::error_code::ErrorCode;
 use crate::policy::{Policy, Snapshot};
 
-/// One generation, ready to be published.
+/// A compiled generation.
 #[derive(Clone)]
 pub struct Tables {
-    /// What each port belongs to; on each interface what is left of services that are not limited.
+    /// The kernel service of each port; its rows contain the services that are not limited to interfaces.
     pub services: Box<ServiceTable>,
-    /// By name of interface: what services are there, if other than that.
+    /// The rows of interfaces with other services, by name.
     pub interfaces: BTreeMap<String, Box<InterfaceServices>>,
-    /// What each IPv4 prefix grants, in order.
+    /// The grants of IPv4 prefixes, sorted.
     pub v4: Vec<(Ipv4Net, Grant)>,
-    /// What each IPv6 prefix grants, in order.
+    /// The grants of IPv6 prefixes, sorted.
     pub v6: Vec<(Ipv6Net, Grant)>,
-    /// What the numbers in the tables mean.
+    /// The names behind the ids in the tables.
     pub names: Names,
 }
 
-/// What the numbers in the kernel's tables mean.
+/// The names behind the ids in the kernel's tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Names {
-    /// By match id: the sources that list the matching prefix or a wider one. Id 0 is nobody's.
+    /// By match id: the sources that list the matching prefix or a wider one. Id 0 is unused.
     pub matches: Vec<Vec<String>>,
-    /// By service count id: the services that cover the port. Id 0 is no service's.
+    /// By service counter id: the services that cover the port. Id 0 is unused.
     pub services: Vec<Vec<String>>,
 }
 
 impl Names {
-    /// What tells these names from others.
+    /// Returns a checksum that identifies the table.
     pub fn checksum(&self) -> u64 {
         let mut hasher = crc32fast::Hasher::new();
         for names in [&self.matches, &self.services] {
@@ -73,7 +73,7 @@ impl Names {
         (length as u64) << 32 | u64::from(hasher.finalize())
     }
 
-    /// The sources behind a match id; none for an id that is not known.
+    /// Returns the sources behind a match id; none for an unknown id.
     pub fn sources_of(&self, matched: u32) -> Vec<String> {
         self.matches
             .get(matched as usize)
@@ -82,47 +82,47 @@ impl Names {
     }
 }
 
-/// Why a policy does not fit the kernel's tables.
+/// The error of a policy that does not fit the kernel's tables.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CompileError {
-    /// More prefixes than the maps were made for.
+    /// The prefixes exceed the size of the maps.
     #[error(
         "{prefixes} prefixes do not fit max_prefixes = {limit}; nothing was changed; raise max_prefixes, or drop a source (the largest is {largest:?} with {count})"
     )]
     TooManyPrefixes {
-        /// What is wanted.
+        /// The number of prefixes.
         prefixes: usize,
-        /// What fits.
+        /// The configured `max_prefixes`.
         limit: u32,
-        /// The source with the most.
+        /// The source with the most prefixes.
         largest: String,
-        /// How many it has.
+        /// The number of its prefixes.
         count: usize,
     },
-    /// More combinations of overlapping services than a grant has bits.
+    /// The combinations of overlapping services exceed the bits of a grant.
     #[error(
-        "services overlap in {combinations} combinations of ports, and {MAX_SERVICES} fit; nothing was changed; give services that share ports the same ports, or merge them"
+        "services overlap in {combinations} combinations of ports, but the maximum is {MAX_SERVICES}; nothing was changed; use the same ports in services that share ports, or merge them"
     )]
     TooManyServices {
-        /// What is wanted.
+        /// The number of combinations.
         combinations: usize,
     },
-    /// More combinations of overlapping sources than can be counted apart.
+    /// The combinations of overlapping sources exceed the match ids.
     #[error(
         "sources overlap in more than {} combinations, so passes could not be counted by source; nothing was changed; merge sources that overlap", MAX_MATCHES - 1
     )]
     TooManyMatches,
-    /// The same for services.
+    /// The combinations of overlapping services exceed the service counters.
     #[error(
-        "services overlap in more than {} combinations, so packets could not be counted by service; nothing was changed; give services that share ports the same ports, or merge them", MAX_SERVICE_COUNTS - 1
+        "services overlap in more than {} combinations, so packets could not be counted by service; nothing was changed; use the same ports in services that share ports, or merge them", MAX_SERVICE_COUNTS - 1
     )]
     TooManyServiceCounts,
-    /// A source that a service names has no prefixes in the snapshot.
+    /// The snapshot lacks a source that a service allows.
     #[error("source {source_name:?}, which service {service:?} allows, has no prefixes yet")]
     MissingSource {
         /// The source.
         source_name: String,
-        /// Who needs it.
+        /// The service that allows it.
         service: String,
     },
 }
@@ -140,7 +140,7 @@ impl CompileError {
     }
 }
 
-/// Compiles one generation. `previous` keeps match ids what they were, so that counts go on.
+/// Compiles one generation. Ids of `previous` are kept, so that counters continue.
 pub fn compile(
     policy: &Policy,
     snapshot: &Snapshot,
@@ -153,9 +153,9 @@ pub fn compile(
     add_wider(&mut v4, &mut sets);
     add_wider(&mut v6, &mut sets);
     let mut names = previous.clone();
-    for of_id_0 in [&mut names.matches, &mut names.services] {
-        if of_id_0.is_empty() {
-            of_id_0.push(Vec::new());
+    for id_0_entry in [&mut names.matches, &mut names.services] {
+        if id_0_entry.is_empty() {
+            id_0_entry.push(Vec::new());
         }
     }
     let mut services = covers.table(&kernel);

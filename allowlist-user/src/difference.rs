@@ -1,23 +1,23 @@
-//! Two lists compared: what one has and the other lacks, and how many addresses that is.
+//! The difference between two lists, in prefixes and in addresses.
 //!
-//! Lists are sorted and distinct, as feeds are, so one walk over both is enough. Knows no source.
+//! Lists are sorted and distinct, as in feeds, so that one pass over both suffices. Does not know sources.
 
 use std::cmp::Ordering;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// What became of a list.
+/// The difference between two lists.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
-    /// In the new list only; sorted.
+    /// The prefixes only in the new list; sorted.
     pub added: Vec<IpNet>,
-    /// In the old list only; sorted.
+    /// The prefixes only in the old list; sorted.
     pub removed: Vec<IpNet>,
 }
 
 impl Difference {
-    /// Of two lists that are sorted and distinct.
+    /// Returns the difference between two sorted, distinct lists.
     pub fn between(old: &[IpNet], new: &[IpNet]) -> Self {
         let mut difference = Self::default();
         let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
@@ -39,18 +39,18 @@ impl Difference {
         }
     }
 
-    /// Whether both lists were the same.
+    /// Returns whether the lists are equal.
     pub fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty()
     }
 }
 
-/// First and last address of a prefix, as numbers.
+/// The first and the last address of a range.
 type Range = (u128, u128);
 
-/// How many addresses of one family `old` covers, and how many of those `new` does not.
+/// Returns the number of addresses of one family that `old` covers, and how many of them `new` does not cover.
 ///
-/// Of the whole IPv6 internet one address too few is counted, which no ratio notices.
+/// For `::/0` the count is one too low (it saturates), which does not matter to ratios.
 pub(crate) fn lost(old: &[IpNet], new: &[IpNet], is_family: fn(&IpNet) -> bool) -> (u128, u128) {
     let (old, new) = (merged(old, is_family), merged(new, is_family));
     let mut new = new.into_iter().peekable();
@@ -58,7 +58,7 @@ pub(crate) fn lost(old: &[IpNet], new: &[IpNet], is_family: fn(&IpNet) -> bool) 
     for (first, last) in old {
         covered = covered.saturating_add((last - first).saturating_add(1));
         while new.next_if(|&(_, end)| end < first).is_some() {}
-        // A range of `new` may reach into the next one of `old` too, so it is only looked at.
+        // A range of `new` may extend into the next range of `old`, so it is peeked, not consumed.
         while let Some(&(start, end)) = new.peek() {
             if start > last {
                 break;
@@ -74,9 +74,9 @@ pub(crate) fn lost(old: &[IpNet], new: &[IpNet], is_family: fn(&IpNet) -> bool) 
     (covered, covered - kept.min(covered))
 }
 
-/// How many addresses of one family a sorted list covers.
+/// Returns the number of addresses of one family that a sorted list covers.
 ///
-/// Of the whole IPv6 internet one address too few is counted, which no ratio notices.
+/// For `::/0` the count is one too low (it saturates), which does not matter to ratios.
 pub(crate) fn covered(prefixes: &[IpNet], is_family: fn(&IpNet) -> bool) -> u128 {
     let mut covered = 0u128;
     let mut next = 0;
@@ -91,7 +91,7 @@ pub(crate) fn covered(prefixes: &[IpNet], is_family: fn(&IpNet) -> bool) -> u128
     covered
 }
 
-/// The first and the last address of a prefix.
+/// Returns the first and the last address of a prefix.
 fn range(prefix: &IpNet) -> Range {
     match prefix {
         IpNet::V4(v4) => (
@@ -102,10 +102,10 @@ fn range(prefix: &IpNet) -> Range {
     }
 }
 
-/// The addresses of one family as ranges that are in order and apart.
+/// Returns the addresses of one family as sorted, disjoint ranges.
 fn merged(prefixes: &[IpNet], is_family: fn(&IpNet) -> bool) -> Vec<Range> {
     let mut ranges: Vec<Range> = Vec::new();
-    // Sorted by first address, and a wider prefix before those in it.
+    // Sorted by first address, wider prefixes first.
     for prefix in prefixes.iter().filter(|prefix| is_family(prefix)) {
         let (first, last) = range(prefix);
         match ranges.last_mut() {
@@ -116,7 +116,7 @@ fn merged(prefixes: &[IpNet], is_family: fn(&IpNet) -> bool) -> Vec<Range> {
     ranges
 }
 
-/// Whether one of `prefixes`, which are sorted, or several together cover all of `wanted`.
+/// Returns whether the sorted `prefixes` together cover all of `wanted`.
 pub(crate) fn covers(prefixes: &[IpNet], wanted: IpNet) -> bool {
     let family: fn(&IpNet) -> bool = if wanted.addr().is_ipv4() {
         is_v4
@@ -126,12 +126,12 @@ pub(crate) fn covers(prefixes: &[IpNet], wanted: IpNet) -> bool {
     lost(&[wanted], prefixes, family).1 == 0
 }
 
-/// For `lost`.
+/// Returns whether a prefix is IPv4.
 pub(crate) fn is_v4(prefix: &IpNet) -> bool {
     prefix.addr().is_ipv4()
 }
 
-/// For `lost`.
+/// Returns whether a prefix is IPv6.
 pub(crate) fn is_v6(prefix: &IpNet) -> bool {
     prefix.addr().is_ipv6()
 }
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lost_is_counted_by_family() {
+    fn lost_addresses_are_counted_by_family() {
         let cases = [
             ("10.0.0.0/24", "10.0.0.0/24", (256, 0)),
             ("10.0.0.0/24", "10.0.0.0/25", (256, 128)),
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn several_prefixes_may_cover_one() {
+    fn adjacent_prefixes_cover_a_wider_one() {
         for (prefixes, wanted, expected) in [
             ("10.0.0.0/25 10.0.0.128/25", "10.0.0.0/24", true),
             ("10.0.0.0/25 10.0.0.129/32", "10.0.0.0/24", false),
@@ -204,7 +204,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn as_sets_would_say(old in small(), new in small()) {
+        fn agrees_with_sets(old in small(), new in small()) {
             let [o, n] = [&old, &new].map(|list| list.iter().copied().collect::<BTreeSet<_>>());
             let difference = Difference::between(&old, &new);
             prop_assert_eq!(&difference.added, &n.difference(&o).copied().collect::<Vec<_>>());

@@ -1,5 +1,5 @@
-//! Compiled tables against the linear model: the kernel's longest-prefix match over them gives the
-//! union that the policy means.
+//! Compiled tables against the linear model: the longest-prefix match over the tables gives the union of all matching
+//! prefixes.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,7 +16,7 @@ use expect_test::expect;
 use proptest::prelude::*;
 
 proptest! {
-    // A case compiles whole port tables, and the three properties share their time.
+    // Each case compiles full port tables, so the number of cases is limited.
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
@@ -38,7 +38,7 @@ proptest! {
         }
     }
 
-    /// The order in which things are configured or fetched changes nothing.
+    /// The order of configuration and fetching does not affect the result.
     #[test]
     fn order_does_not_matter(world in worlds(1)) {
         let mut turned = world.snapshot.clone();
@@ -52,9 +52,9 @@ proptest! {
         prop_assert_eq!(a.names, b.names);
     }
 
-    /// Match ids mean the same in the next generation, whatever is in it.
+    /// The next generation keeps the meaning of match ids.
     #[test]
-    fn ids_to_count_under_stay(world in worlds(1), next in worlds(1)) {
+    fn match_ids_are_stable(world in worlds(1), next in worlds(1)) {
         let first = compile(&world.policy, &world.snapshot, 1000, &Names::default()).expect("a small policy");
         let second = compile(&next.policy, &next.snapshot, 1000, &first.names).expect("a small policy");
         let known = first.names.matches.len();
@@ -68,7 +68,7 @@ fn from(source: IpAddr) -> SocketAddr {
     SocketAddr::new(source, 40_000)
 }
 
-/// The host's address of the same family.
+/// Returns the address of the host in the same family.
 fn to(source: IpAddr, port: u16) -> SocketAddr {
     let host = if source.is_ipv4() {
         "198.51.100.1"
@@ -78,7 +78,7 @@ fn to(source: IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(host.parse().expect("an address"), port)
 }
 
-/// A configuration, and who reaches what by it: `address -> services' ports that pass`.
+/// Checks which services each address reaches under a configuration.
 fn check(config: &str, expected: &[(&str, &[&str])]) {
     let config = Config::parse(config, "test.toml".as_ref()).expect("a configuration");
     let snapshot = static_snapshot(&config.policy);
@@ -109,7 +109,7 @@ fn check(config: &str, expected: &[(&str, &[&str])]) {
 }
 
 #[test]
-fn a_wide_prefix_reaches_through_a_narrow_one() {
+fn narrow_prefixes_include_grants_of_wider_ones() {
     check(
         r#"
         [services.ssh]
@@ -147,7 +147,7 @@ fn a_wide_prefix_reaches_through_a_narrow_one() {
 }
 
 #[test]
-fn the_same_prefix_of_two_sources_reaches_both_services() {
+fn equal_prefixes_of_two_sources_reach_both_services() {
     check(
         r#"
         [services.ssh]
@@ -166,7 +166,7 @@ fn the_same_prefix_of_two_sources_reaches_both_services() {
 }
 
 #[test]
-fn services_that_share_a_port_let_in_the_sources_of_both() {
+fn services_that_share_a_port_allow_the_sources_of_both() {
     check(
         r#"
         [services.admin]
@@ -189,7 +189,7 @@ fn services_that_share_a_port_let_in_the_sources_of_both() {
 }
 
 #[test]
-fn what_does_not_fit_is_an_error_that_says_what_to_do() {
+fn too_many_prefixes_are_an_error() {
     let config = Config::parse(
         r#"
         [services.web]

@@ -1,7 +1,7 @@
-//! Prefixes to a range table: the roots and the pool that the kernel program looks sources up in. Pure.
+//! Compiles prefixes to a range table: the roots and the pool in which the kernel program looks up sources. Pure.
 //!
-//! What the numbers mean is `allowlist_common::ranges`'. Invariant: an address's id is that of the longest prefix
-//! that holds it, and 0 where none does; the order of prefixes is (address, length), as compiled.
+//! `allowlist_common::ranges` defines the encoding. Invariant: the id of an address is that of the longest prefix that
+//! contains it, or 0 if none does. Prefixes must be sorted by (address, length), as compiled.
 
 #[cfg(test)]
 mod tests;
@@ -17,20 +17,20 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use self::v4::ChunksV4;
 use self::v6::ChunksV6;
 
-/// What a generation's sources are looked up in.
+/// The lookup table of a generation's sources.
 pub struct RangeTable {
-    /// By match id: the set of services that it reaches.
+    /// The set of allowed kernel services, by match id.
     pub reach: Box<[u64; MAX_MATCHES as usize]>,
-    /// By the first 16 bits of an IPv4 address.
+    /// The IPv4 root, indexed by the first 16 bits of an address.
     pub v4: Box<Root>,
-    /// By the first 16 bits of an IPv6 address.
+    /// The IPv6 root, indexed by the first 16 bits of an address.
     pub v6: Box<Root>,
-    /// What the roots point into. Two IPv4 numbers to a word, the first in the lower half.
+    /// The pool that the roots point into. A word contains two IPv4 numbers, the first in its lower half.
     pub pool: Vec<u64>,
 }
 
 impl RangeTable {
-    /// The table of prefixes of both families.
+    /// Returns the table of the prefixes of both families.
     pub fn of(v4: &[(Ipv4Net, Grant)], v6: &[(Ipv6Net, Grant)]) -> Self {
         let mut table = Self {
             reach: boxed(0),
@@ -44,22 +44,23 @@ impl RangeTable {
         }
         let chunks = ChunksV4::default();
         let chunks = build(0, &mut *table.v4, chunks, v4.iter().map(Range::of));
-        let chunks = ChunksV6::after(chunks.words());
+        let chunks = ChunksV6::with_pool(chunks.words());
         let chunks = build(0, &mut *table.v6, chunks, v6.iter().map(Range::of));
         table.pool = chunks.words();
         table
     }
 }
 
-/// Words of a pool in this process's memory, to look up in as the kernel program does.
+/// The words of a pool in this process, for the same lookup as in the kernel program.
 #[derive(Clone, Copy)]
 pub struct Words<'w>(pub &'w [u64]);
 
 impl<'w> Words<'w> {
-    /// The same as halves of words.
-    #[expect(unsafe_code, reason = "numbers of 64 bits as twice as many of 32")]
+    /// Returns the words as 32-bit halves.
+    #[expect(unsafe_code, reason = "a slice of u64 as a slice of u32")]
     pub fn halves(self) -> &'w [u32] {
-        // SAFETY: twice as many, less aligned, and any bits are one; little-endian, as the kernel's program reads it.
+        // SAFETY: the slice has twice as many u32, whose alignment is smaller, and all bit patterns are valid. The order
+        // of halves is little-endian, as in the kernel program.
         unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() * 2) }
     }
 }
@@ -84,20 +85,20 @@ impl Pool for Words<'_> {
     fn prefetch(&self, _place: u32) {}
 }
 
-/// What one place of a root is to hold, and what the pool is to hold more for it.
+/// One entry of a root, and the words to append to the pool for it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Part {
-    /// In the root.
+    /// The entry of the root.
     pub root: u32,
-    /// Behind what the pool holds.
+    /// The words to append to the pool.
     pub words: Vec<u64>,
 }
 
-/// The part of the addresses that share their first 16 bits with an IPv4 address, to be put behind so many words.
+/// Returns the part of the table for the first 16 bits of an IPv4 address, to be appended to a pool of `words` words.
 pub fn part_v4(prefixes: &[(Ipv4Net, Grant)], address: u32, words: usize) -> Part {
     let first = address & !(u32::MAX >> ROOT_BITS);
     let mut root = [0];
-    let chunks = ChunksV4::behind(words);
+    let chunks = ChunksV4::appended_to(words);
     let chunks = build(root_v4(address), &mut root, chunks, within(prefixes, first));
     Part {
         root: root[0],
@@ -105,12 +106,12 @@ pub fn part_v4(prefixes: &[(Ipv4Net, Grant)], address: u32, words: usize) -> Par
     }
 }
 
-/// The same of an IPv6 address.
+/// Returns the part of the table for the first 16 bits of an IPv6 address, to be appended to a pool of `words` words.
 pub fn part_v6(prefixes: &[(Ipv6Net, Grant)], address: u128, words: usize) -> Part {
     let first = address & !(u128::MAX >> ROOT_BITS);
     let place = root_v6((address >> 64) as u64);
     let mut root = [0];
-    let chunks = ChunksV6::behind(words);
+    let chunks = ChunksV6::appended_to(words);
     let chunks = build(place, &mut root, chunks, within(prefixes, first));
     Part {
         root: root[0],
@@ -118,7 +119,7 @@ pub fn part_v6(prefixes: &[(Ipv6Net, Grant)], address: u128, words: usize) -> Pa
     }
 }
 
-/// What `prefixes` has for the addresses of one place of a root, which begin at `first`.
+/// Returns the ranges of `prefixes` in the addresses of one entry of a root, which begin at `first`.
 fn within<P: Prefix>(
     prefixes: &[(P, Grant)],
     first: P::Address,
@@ -144,13 +145,13 @@ fn within<P: Prefix>(
 
 fn boxed<T: Copy, const N: usize>(value: T) -> Box<[T; N]> {
     let slice = vec![value; N].into_boxed_slice();
-    slice.try_into().ok().expect("it is as long")
+    slice.try_into().ok().expect("the length is N")
 }
 
-/// An address as a number.
+/// An address as an integer.
 trait Number: Copy + Ord {
     const ZERO: Self;
-    /// The next one; `None` after the last.
+    /// Returns the next address; `None` after the last.
     fn next(self) -> Option<Self>;
 }
 
@@ -171,7 +172,7 @@ impl Number for u128 {
 /// A prefix of either family.
 trait Prefix: Copy + Ord {
     type Address: Number;
-    /// The prefix of that length that holds an address.
+    /// Returns the prefix of a length that contains an address.
     fn new(address: Self::Address, length: u8) -> Self;
     fn first(&self) -> Self::Address;
     fn last(&self) -> Self::Address;
@@ -203,7 +204,7 @@ impl Prefix for Ipv6Net {
     }
 }
 
-/// A prefix as the addresses from its first to its last.
+/// A prefix as a range of addresses, bounds included.
 #[derive(Clone, Copy)]
 struct Range<N> {
     first: N,
@@ -221,38 +222,37 @@ impl<N: Number> Range<N> {
     }
 }
 
-/// Tells where the id changes and to what, from the first address to the last; before the first change it is 0.
+/// Emits each address at which the id changes, with the new id, in order. The id before the first change is 0.
 ///
-/// Prefixes do not overlap but by one holding the other. So those that hold an address form a stack, and the uppermost
-/// is the longest.
-fn sweep<N: Number>(ranges: impl Iterator<Item = Range<N>>, tell: impl FnMut(N, MatchId)) {
+/// Prefixes are disjoint or nested, so the prefixes that contain an address form a stack with the longest on top.
+fn sweep<N: Number>(ranges: impl Iterator<Item = Range<N>>, emit: impl FnMut(N, MatchId)) {
     let mut changes = Changes {
         next: (N::ZERO, 0),
-        told: 0,
-        tell,
+        emitted: 0,
+        emit,
     };
     let mut open: Vec<Range<N>> = Vec::new();
     for range in ranges {
-        while let Some(ended) = open.pop_if(|around| around.last < range.first) {
-            changes.end(ended.last, open.last());
+        while let Some(closed) = open.pop_if(|around| around.last < range.first) {
+            changes.end(closed.last, open.last());
         }
         changes.put(range.first, range.id);
         open.push(range);
     }
-    while let Some(ended) = open.pop() {
-        changes.end(ended.last, open.last());
+    while let Some(closed) = open.pop() {
+        changes.end(closed.last, open.last());
     }
     changes.flush();
 }
 
-/// Changes of the id, without those that come to nothing: several at one address, or one to the same id.
-struct Changes<N, Tell> {
+/// The changes of the id. Drops changes without effect: several at one address, or a change to the same id.
+struct Changes<N, Emit> {
     next: (N, MatchId),
-    told: MatchId,
-    tell: Tell,
+    emitted: MatchId,
+    emit: Emit,
 }
 
-impl<N: Number, Tell: FnMut(N, MatchId)> Changes<N, Tell> {
+impl<N: Number, Emit: FnMut(N, MatchId)> Changes<N, Emit> {
     fn put(&mut self, first: N, id: MatchId) {
         if first != self.next.0 {
             self.flush();
@@ -260,7 +260,7 @@ impl<N: Number, Tell: FnMut(N, MatchId)> Changes<N, Tell> {
         self.next = (first, id);
     }
 
-    /// A prefix ended; what is around it goes on.
+    /// Ends a prefix; the id of the prefix around it continues.
     fn end(&mut self, last: N, around: Option<&Range<N>>) {
         if let Some(next) = last.next() {
             self.put(next, around.map_or(0, |around| around.id));
@@ -269,48 +269,47 @@ impl<N: Number, Tell: FnMut(N, MatchId)> Changes<N, Tell> {
 
     fn flush(&mut self) {
         let (first, id) = self.next;
-        if id != self.told {
-            (self.tell)(first, id);
-            self.told = id;
+        if id != self.emitted {
+            (self.emit)(first, id);
+            self.emitted = id;
         }
     }
 }
 
-/// Makes the chunks of one family.
+/// Builds the chunks of one family.
 trait Chunks<N> {
-    /// The place in the root of an address.
+    /// Returns the index of an address in the root.
     fn place(address: N) -> usize;
-    /// A range begins in the chunk that is being made, with this id; before it was `before`.
+    /// Adds a range to the current chunk. The id changes from `before` to `id` at `first`.
     fn add(&mut self, first: N, before: MatchId, id: MatchId);
-    /// Ends a chunk: the id of its first address is `first` unless a range begins there, and of its last `last`.
+    /// Ends the current chunk and returns its entry of the root.
     ///
-    /// # Returns
-    /// What the root is to hold for it.
+    /// `first` is the id of the first address unless a range begins there; `last` is the id of the last address.
     fn end(&mut self, first: MatchId, last: MatchId) -> u32;
 }
 
-/// Makes a root, or a part of one that begins at the place `from`.
+/// Builds a root, or the part of a root that begins at index `from`.
 fn build<N: Number, C: Chunks<N>>(
     from: usize,
     root: &mut [u32],
     mut chunks: C,
     ranges: impl Iterator<Item = Range<N>>,
 ) -> C {
-    // Of the place whose chunk is being made: the id of its first address, and of its last so far.
+    // The ids of the first address of the current chunk and of its last address so far.
     let (mut first, mut last) = (0, 0);
     let mut place = 0;
     sweep(ranges, |address, id| {
         let places = &mut root[place..C::place(address) - from];
         place += places.len();
-        for ended in places {
-            *ended = chunks.end(first, last);
+        for entry in places {
+            *entry = chunks.end(first, last);
             first = last;
         }
         chunks.add(address, last, id);
         last = id;
     });
-    for ended in &mut root[place..] {
-        *ended = chunks.end(first, last);
+    for entry in &mut root[place..] {
+        *entry = chunks.end(first, last);
         first = last;
     }
     chunks

@@ -1,26 +1,26 @@
-//! The room in the kernel's tables, and its shares: a source that fills `max_prefixes` leaves every other
-//! source its share, and the prefixes that are added by command their reserve.
+//! The capacity of the kernel's tables: shares for sources, and a reserve for added prefixes, which a source that fills
+//! `max_prefixes` cannot use up.
 //!
-//! Invariants: a source whose list can change and has no more prefixes than its share fits beside any
-//! others, and so do additions within the reserve; all others fit `max_prefixes` together. So the answer
-//! depends on the lists alone, and is the same after a restart.
+//! Invariants: a changing list within its share always fits, and so do added prefixes within the reserve; all other lists
+//! together fit `max_prefixes`. So the result depends only on the lists, and is the same after a restart.
 
 use ipnet::IpNet;
 
 use super::CompileError;
 use crate::policy::{Feed, Origin, Policy, Snapshot, Source};
 
-/// All shares together are this part of `max_prefixes`.
+/// The divisor of `max_prefixes` for all shares together.
 const SHARES: usize = 4;
-/// The reserve for additions is this part of `max_prefixes`.
+/// The divisor of `max_prefixes` for the reserve of added prefixes.
 const RESERVE: usize = 8;
-/// The reserve is never smaller than this.
+/// The minimum of the reserve.
 const LEAST_RESERVE: usize = 64;
 
-/// Refuses lists that have too many prefixes together. Sources without a list take no room.
+/// Checks that the lists fit the tables. Sources without a list are ignored.
 ///
 /// # Errors
-/// Names the number of prefixes that count, and the largest list.
+/// The prefixes exceed `max_prefixes`. The error has the number of prefixes outside of shares and reserve, and the
+/// largest list.
 pub fn require_room(
     policy: &Policy,
     snapshot: &Snapshot,
@@ -80,8 +80,8 @@ mod tests {
     use crate::additions::source_name;
     use crate::policy::{Format, Ports, Service};
 
-    /// Whether lists of such sizes fit. Names that begin with `added.` and `static.` are of additions and of the
-    /// configuration's own lists.
+    /// Returns whether lists of these sizes fit. The prefixes `added.` and `static.` of names stand for added prefixes and
+    /// static lists.
     fn fits(limit: u32, lists: &[(&str, u32)]) -> bool {
         let source = |(place, &(name, size)): (usize, &(&str, u32))| {
             let first = u32::try_from(place).expect("few") << 20;
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_is_exact_without_others() {
+    fn max_prefixes_is_exact() {
         assert!(fits(1000, &[("a", 1000)]));
         assert!(!fits(1000, &[("a", 1001)]));
         assert!(fits(1000, &[("a", 500), ("b", 500)]));
@@ -122,30 +122,30 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_fills_it_leaves_others_their_share() {
+    fn every_source_has_a_share() {
         // A quarter, divided by two sources.
         assert!(fits(1000, &[("a", 1000), ("b", 125)]));
         assert!(!fits(1000, &[("a", 1000), ("b", 126)]));
         assert!(!fits(1000, &[("a", 1001), ("b", 1)]));
         assert!(fits(1000, &[("a", 999), ("b", 1), ("c", 83)]));
-        // A list of the configuration does not grow, and needs no share.
+        // A static list does not grow and has no share.
         assert!(fits(1000, &[("a", 999), ("static.b", 1)]));
         assert!(!fits(1000, &[("a", 1000), ("static.b", 1)]));
         assert!(fits(1000, &[("a", 999), ("static.b", 1), ("c", 125)]));
     }
 
     #[test]
-    fn additions_have_a_reserve() {
+    fn added_prefixes_have_a_reserve() {
         let added = source_name("web");
         for size in [999, 1000] {
             assert!(fits(1000, &[("a", size), (&*added, 1)]), "{size}");
         }
         assert!(fits(1000, &[("a", 1000), (&*added, 125)]));
         assert!(!fits(1000, &[("a", 1000), (&*added, 126)]));
-        // More than the reserve, where there is room.
+        // More than the reserve fits if the tables have room.
         assert!(fits(1000, &[("a", 200), (&*added, 800)]));
         assert!(!fits(1000, &[("a", 1001), (&*added, 1)]));
-        // However small the tables are.
+        // The minimum of the reserve applies to the smallest tables.
         assert!(fits(1, &[("a", 1), (&*added, 64)]));
         let other = source_name("ssh");
         assert!(!fits(1, &[("a", 1), (&*added, 64), (&*other, 1)]));

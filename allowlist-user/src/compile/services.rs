@@ -1,6 +1,6 @@
-//! Services to the tables that a port, a protocol and an interface are looked up in.
+//! Compiles services to the tables of ports, protocols and interfaces.
 //!
-//! Knows nothing of sources but that a set of configured services is a `u64`.
+//! Does not know sources, except that a set of configured services is a `u64`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -14,15 +14,15 @@ use allowlist_common::packet::{ICMP, ICMPV6, SCTP, TCP, UDP};
 use super::CompileError;
 use crate::policy::{Policy, Ports};
 
-/// A set of configured services, by their place in the policy.
+/// A set of configured services, as bits by their index in the policy.
 pub(super) type ServiceSet = u64;
 
-/// The services that cover each port and each protocol without ports, wherever they are.
+/// The services that cover each port and each protocol without ports, on any interface.
 pub(super) struct Covers {
     tcp: Vec<ServiceSet>,
     udp: Vec<ServiceSet>,
     sctp: Vec<ServiceSet>,
-    /// By number; of protocols with ports it is not looked at.
+    /// By protocol number; not used for protocols with ports.
     protocol: Vec<ServiceSet>,
 }
 
@@ -71,7 +71,7 @@ impl Covers {
         covers
     }
 
-    /// By class of later fragments: the sets that occur in it.
+    /// Returns the sets that occur in each class of later fragments.
     fn classes(&self) -> [BTreeSet<ServiceSet>; CLASSES] {
         let distinct = |sets: &[ServiceSet]| sets.iter().copied().collect::<BTreeSet<_>>();
         let mut classes: [BTreeSet<ServiceSet>; CLASSES] = Default::default();
@@ -102,13 +102,13 @@ impl Covers {
 
 const ALL_PORTS: RangeInclusive<u16> = 0..=u16::MAX;
 
-/// The distinct sets of services that cover some port, on some interface.
+/// The distinct sets of services that cover a port on an interface.
 pub(super) struct KernelServices {
-    /// In order; a set's place plus one is its kernel service id.
+    /// The sorted sets; the id of a kernel service is the index of its set plus one.
     pub(super) sets: Vec<ServiceSet>,
-    /// What they are on interfaces that no service names.
+    /// The row of interfaces that no service names.
     elsewhere: Box<InterfaceServices>,
-    /// What they are on those that some service names.
+    /// The rows of interfaces that a service names.
     pub(super) limited: BTreeMap<String, Box<InterfaceServices>>,
 }
 
@@ -151,7 +151,7 @@ impl KernelServices {
         Ok(kernel)
     }
 
-    /// 0 for the empty set alone.
+    /// Returns the kernel service of a set; 0 only for the empty set.
     fn id(&self, set: ServiceSet) -> ServiceId {
         match self.sets.binary_search(&set) {
             Ok(place) => place as ServiceId + 1,
@@ -159,7 +159,7 @@ impl KernelServices {
         }
     }
 
-    /// What services are where only those of `here` are.
+    /// Returns the row of an interface that only the services of `here` apply to.
     fn limited_to(
         &self,
         here: ServiceSet,
@@ -177,8 +177,7 @@ impl KernelServices {
         row
     }
 
-    /// Gives each kernel service the id that packets to it are counted under; ids go on from one
-    /// generation to the next.
+    /// Assigns each kernel service its counter id. Generations keep the ids of equal sets.
     pub(super) fn number_counts(
         &self,
         policy: &Policy,
@@ -186,20 +185,20 @@ impl KernelServices {
         counted: &mut [u32; 256],
     ) -> Result<(), CompileError> {
         for (set, service) in self.sets.iter().zip(1..) {
-            let of_set: Vec<String> = policy
+            let members: Vec<String> = policy
                 .services
                 .iter()
                 .enumerate()
                 .filter(|(place, _)| set & (1 << place) != 0)
                 .map(|(_, service)| service.name.clone())
                 .collect();
-            let known = names.iter().position(|names| *names == of_set);
+            let known = names.iter().position(|names| *names == members);
             let id = known.unwrap_or(names.len()) as u32;
             if id >= MAX_SERVICE_COUNTS {
                 return Err(CompileError::TooManyServiceCounts);
             }
             if known.is_none() {
-                names.push(of_set);
+                names.push(members);
             }
             counted[service] = id;
         }
@@ -207,7 +206,7 @@ impl KernelServices {
     }
 }
 
-/// The services that protect their ports on an interface.
+/// Returns the services that apply to an interface.
 fn services_on(policy: &Policy, interface: &str) -> ServiceSet {
     policy
         .services

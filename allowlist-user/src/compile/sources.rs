@@ -1,7 +1,7 @@
-//! Prefixes to grants: what each source may reach, and the id that it is counted under.
+//! Compiles prefixes to grants: the services that their sources reach, and the match id.
 //!
-//! Invariant: a prefix grants what every source that lists it or a wider one may reach. There are few
-//! different sets of sources and many prefixes, so a prefix has only its set's number.
+//! Invariant: a prefix grants the services of all sources that list it or a wider prefix. There are few distinct sets of
+//! sources and many prefixes, so a prefix stores only the id of its set.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,13 +12,13 @@ use super::CompileError;
 use super::services::ServiceSet;
 use crate::policy::{Policy, Snapshot};
 
-/// A set of sources, by their place in the policy; sorted, distinct.
+/// A set of sources, by their index in the policy; sorted and distinct.
 type SourceSet = Vec<u32>;
 
-/// The number of a set of sources.
+/// The id of a set of sources.
 pub(super) type SetId = u32;
 
-/// The sets of sources that occur, each with a number.
+/// The sets of sources that occur, with their ids.
 pub(super) struct Sets {
     all: Vec<SourceSet>,
     ids: HashMap<SourceSet, SetId>,
@@ -26,7 +26,7 @@ pub(super) struct Sets {
 }
 
 impl Sets {
-    /// Each source of a policy alone, by its place.
+    /// Returns the sets with one source each; the id is the index of the source.
     fn of(policy: &Policy) -> Self {
         let sets: Vec<SourceSet> = (0..policy.sources.len() as u32)
             .map(|place| vec![place])
@@ -57,18 +57,17 @@ impl Sets {
     }
 }
 
-/// Prefixes with their sources; in order (address, length), once sorted, so that a wider prefix comes before
-/// those inside it.
+/// Prefixes with their sources. Sorted by (address, length), so that a wider prefix precedes those inside it.
 pub(super) type Listed<K> = Vec<(K, SetId)>;
 
-/// A prefix as a number or two: a million are compared in no time.
+/// A prefix as integers, for fast sorting.
 pub(super) trait Key: Copy + Ord {
-    /// What it is a key of.
+    /// The type of the prefix.
     type Net;
 
     fn of(prefix: Self::Net) -> Self;
     fn net(self) -> Self::Net;
-    /// Whether `other` is inside this prefix, or is it.
+    /// Returns whether this prefix contains or equals `other`.
     fn covers(self, other: Self) -> bool;
 }
 
@@ -85,11 +84,11 @@ impl Key for KeyV4 {
 
     fn net(self) -> Ipv4Net {
         let address = ((self.0 >> 8) as u32).into();
-        Ipv4Net::new(address, self.0 as u8).expect("its length is a prefix's")
+        Ipv4Net::new(address, self.0 as u8).expect("the length is valid")
     }
 
     fn covers(self, other: Self) -> bool {
-        // Both shifted by the length's byte: what is left of a difference is in the network.
+        // Shifts out the byte of the length and the host bits; the rest of a difference is in the network.
         (self.0 ^ other.0) >> (8 + 32 - (self.0 as u8)) == 0
     }
 }
@@ -106,7 +105,7 @@ impl Key for KeyV6 {
     }
 
     fn net(self) -> Ipv6Net {
-        Ipv6Net::new(self.0.into(), self.1).expect("its length is a prefix's")
+        Ipv6Net::new(self.0.into(), self.1).expect("the length is valid")
     }
 
     fn covers(self, other: Self) -> bool {
@@ -115,7 +114,7 @@ impl Key for KeyV6 {
     }
 }
 
-/// Every prefix that some service allows, with the sources that list exactly it.
+/// Returns all prefixes that a service allows, with the sources that list exactly this prefix.
 pub(super) fn listed_prefixes(
     policy: &Policy,
     snapshot: &Snapshot,
@@ -156,9 +155,9 @@ pub(super) fn listed_prefixes(
     Ok((sets, v4, v6))
 }
 
-/// Sorts, and makes one of each prefix that several sources list.
+/// Sorts the prefixes and merges the duplicates of several sources.
 fn merge<K: Key>(listed: &mut Listed<K>, sets: &mut Sets) {
-    // Lists are in order already, and this sort makes use of it.
+    // The stable sort is fast on concatenated sorted lists.
     listed.sort();
     listed.dedup_by(|next, kept| {
         let is_same = next.0 == kept.0;
@@ -188,14 +187,14 @@ pub(super) fn add_wider<K: Key>(listed: &mut Listed<K>, sets: &mut Sets) {
     }
 }
 
-/// Gives each set of sources its grant, and the same set the same match id.
+/// Assigns grants to sets of sources; equal sets keep their match ids.
 pub(super) struct Matches<'a> {
-    /// By place of source: the kernel services that it may reach.
+    /// By index of the source: the kernel services that it may reach.
     reach: Vec<u64>,
     source_names: Vec<&'a str>,
     ids: BTreeMap<Vec<String>, u32>,
     sets: Sets,
-    /// By number of a set.
+    /// The assigned grants, by id of the set.
     known: Vec<Option<Grant>>,
     names: &'a mut Vec<Vec<String>>,
 }
@@ -232,7 +231,7 @@ impl<'a> Matches<'a> {
         }
     }
 
-    /// What each prefix grants, in the same order.
+    /// Returns the grants of the prefixes, in the same order.
     pub(super) fn grants<K: Key>(
         &mut self,
         listed: &Listed<K>,
@@ -287,7 +286,7 @@ mod tests {
     }
 
     proptest! {
-        /// As the library says it, of prefixes that are often inside each other.
+        /// Agrees with `ipnet` on prefixes that are often nested.
         #[test]
         fn keys_cover_what_prefixes_contain(
             address in any::<u128>(),

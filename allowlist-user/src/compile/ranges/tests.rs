@@ -1,4 +1,4 @@
-//! The range table against the plainest model: of the prefixes that hold an address, the longest.
+//! The range table against a direct model: the longest prefix that contains an address.
 
 use allowlist_common::ranges::v4::{SmallChunk, find as find_v4};
 use allowlist_common::ranges::v6::find as find_v6;
@@ -20,13 +20,13 @@ fn longest<P: Prefix>(prefixes: &[(P, Grant)], address: P::Address) -> MatchId {
     let holding = prefixes
         .iter()
         .filter(|(prefix, _)| prefix.first() <= address && address <= prefix.last());
-    // Those that hold an address are in order of length.
+    // The prefixes that contain an address are sorted by length.
     holding
         .last()
         .map_or(0, |(_, grant)| grant.match_id as MatchId)
 }
 
-/// The addresses that a table could get wrong: both sides of each end of each prefix.
+/// Returns the addresses at the bounds of a prefix, on both sides.
 fn around(first: u128, last: u128, max: u128) -> impl Iterator<Item = u128> {
     [
         first,
@@ -60,7 +60,7 @@ fn check_v6(table: &RangeTable, prefixes: &[(Ipv6Net, Grant)], more: &[u128]) {
     }
 }
 
-/// Addresses that are often close to each other, so that prefixes are often in each other, and in one chunk or network.
+/// Generates addresses that are often close to each other, so that prefixes are often nested, in one chunk or network.
 fn close_v4() -> impl Strategy<Value = u32> {
     (
         prop_oneof![Just(0_u32), Just(0x0a01_0000), Just(u32::MAX), any::<u32>()],
@@ -124,9 +124,9 @@ proptest! {
         }
     }
 
-    /// A part behind the table, put into its root, is what the whole table of the changed prefixes would be.
+    /// A table with an appended part gives the ids of the table that is compiled from the changed prefixes.
     #[test]
-    fn a_part_is_as_the_whole(
+    fn an_appended_part_equals_a_full_build(
         before in prefixes_v4(),
         before_v6 in prefixes_v6(),
         after in prefixes_v4(),
@@ -157,10 +157,10 @@ proptest! {
     }
 }
 
-/// A chunk that is as full as one can be, and the only prefix there is.
+/// The fullest chunk, and a single prefix.
 #[test]
 fn extremes() {
-    let six = size_of::<SmallChunk>() / size_of::<u64>();
+    let small_chunk = size_of::<SmallChunk>() / size_of::<u64>();
     let every_one: Vec<(Ipv4Net, Grant)> = (0..0x1_0000_u32)
         .map(|low| {
             let prefix = Ipv4Net::new_assert((0x0a01_0000 | low).into(), 32);
@@ -178,18 +178,18 @@ fn extremes() {
         (0, 0)
     );
     check_v6(&table, &all, &[1, 1 << 127]);
-    assert_eq!(table.pool.len(), six + (1 << 15));
+    assert_eq!(table.pool.len(), small_chunk + (1 << 15));
 
     let everybody = [(Ipv4Net::new_assert(0.into(), 0), grant(0))];
     let table = RangeTable::of(&everybody, &[]);
     check_v4(&table, &everybody, &[1 << 31]);
     check_v6(&table, &[], &[1, 1 << 127]);
-    assert_eq!(table.pool.len(), six);
+    assert_eq!(table.pool.len(), small_chunk);
 }
 
-/// So many in one place of the root that there are nodes behind nodes, and networks that are deep among them.
+/// So many ranges in one entry of the root that nodes are nested and some networks have host levels.
 #[test]
-fn many_in_a_row() {
+fn nested_nodes_and_host_levels() {
     let network = 0x2001_0db8_u128 << 96;
     let every_third: Vec<(Ipv6Net, Grant)> = (0..20_000_u128)
         .map(|number| {
@@ -216,10 +216,10 @@ fn many_in_a_row() {
     }
 }
 
-/// Ranges that are ever closer to each other, so that each place of an index has nearly all of them but a few again: as
-/// many nodes behind each other as there can be. At both ends of the addresses, and with both of what ends a chunk.
+/// Ranges at decreasing distances, so that one slot of each index contains nearly all ranges: the deepest nesting of
+/// nodes. At both ends of the address space, and with both ends of a chunk.
 #[test]
-fn ever_closer() {
+fn ranges_at_decreasing_distances() {
     let mut prefixes = std::collections::BTreeMap::new();
     for (number, base) in [0, u128::MAX, 0x2001_0db8_u128 << 96, 0x2001_u128 << 112]
         .into_iter()
@@ -240,7 +240,7 @@ fn ever_closer() {
     check_v6(&table, &prefixes, &[]);
 }
 
-/// Chunks of each length that is looked at in another way, and of those next to them.
+/// Chunks of each length at which the lookup changes, and of the neighbouring lengths.
 #[test]
 fn lengths_of_chunks() {
     for count in (0..12).chain([20, 100]) {
@@ -279,9 +279,9 @@ fn lengths_of_chunks() {
     }
 }
 
-/// As many nodes behind each other as there can be: each tells 4 bits apart, and one place of it has all but one range.
+/// The deepest nesting of nodes: each resolves 4 bits, and one slot contains all ranges but one.
 #[test]
-fn nodes_behind_nodes() {
+fn deepest_nodes() {
     let few = [1, 3, 5, 7, 9, 11, 13, 14].into_iter();
     let networks = few.chain((7..48).step_by(4).map(|bit| 1 << bit));
     let prefixes: Vec<(Ipv6Net, Grant)> = networks

@@ -1,4 +1,4 @@
-//! The chunks of IPv4: what `allowlist_common::ranges::v4` searches in. Knows of ids what they are, not what they mean.
+//! Builds the IPv4 chunks that `allowlist_common::ranges::v4` searches. Does not know the meaning of ids.
 
 use std::collections::HashMap;
 
@@ -9,31 +9,31 @@ use allowlist_common::ranges::{MatchId, ROOT_BITS};
 
 use super::Chunks;
 
-/// Halves of a six.
+/// The size of a small chunk in halves.
 const SMALL_CHUNK_U32S: usize = size_of::<SmallChunk>() / size_of::<u32>();
 
-/// Chunks, and the pool that they are put into.
+/// The current chunk, and the pool of finished chunks.
 #[derive(Default)]
 pub(super) struct ChunksV4 {
-    /// The place of the first half.
+    /// The index of the first half in the whole pool.
     base: u32,
     halves: Vec<u32>,
-    /// The numbers of the chunk that is being made.
+    /// The numbers of the current chunk.
     numbers: Vec<u32>,
-    /// The places of the chunks that have an id and nothing else.
-    alone: HashMap<MatchId, u32>,
+    /// The indexes of the chunks with a single id, by id.
+    uniform: HashMap<MatchId, u32>,
 }
 
 impl ChunksV4 {
-    /// To be put behind so many words of a pool.
-    pub(super) fn behind(words: usize) -> Self {
+    /// Returns a builder whose chunks are appended to a pool of `words` words.
+    pub(super) fn appended_to(words: usize) -> Self {
         Self {
-            base: u32::try_from(words * 2).expect("places are numbers of 32 bits"),
+            base: u32::try_from(words * 2).expect("indexes have 32 bits"),
             ..Self::default()
         }
     }
 
-    /// What is put into the pool, two halves to a word.
+    /// Returns the finished chunks, two halves per word.
     pub(super) fn words(&self) -> Vec<u64> {
         let pairs = self.halves.chunks(2);
         pairs
@@ -41,42 +41,43 @@ impl ChunksV4 {
             .collect()
     }
 
-    /// The place of what is put into the pool next.
+    /// Returns the index of the next half.
     fn here(&self) -> u32 {
-        self.base + u32::try_from(self.halves.len()).expect("places are numbers of 32 bits")
+        self.base + u32::try_from(self.halves.len()).expect("indexes have 32 bits")
     }
 
-    /// The chunk of the addresses that nothing tells apart, one for each id.
-    fn alone(&mut self, id: MatchId) -> u32 {
-        if let Some(place) = self.alone.get(&id) {
+    /// Returns the chunk whose addresses all have this id. There is one for each id.
+    fn uniform(&mut self, id: MatchId) -> u32 {
+        if let Some(place) = self.uniform.get(&id) {
             return *place;
         }
-        let place = self.six(id, &[]);
-        self.alone.insert(id, place);
+        let place = self.small_chunk(id, &[]);
+        self.uniform.insert(id, place);
         place
     }
 
-    /// Puts a chunk of few ranges into the pool.
-    fn six(&mut self, first: MatchId, numbers: &[u32]) -> u32 {
+    /// Adds a small chunk to the pool.
+    fn small_chunk(&mut self, first: MatchId, numbers: &[u32]) -> u32 {
         while !self.here().is_multiple_of(SMALL_CHUNK_U32S as u32) {
             self.halves.push(0);
         }
         let place = self.here() / SMALL_CHUNK_U32S as u32;
-        // Those that are not needed come first.
+        // Unused ranges come first.
         let unused = SMALL_CHUNK_RANGES - numbers.len();
-        let mut six = SmallChunk {
+        let mut chunk = SmallChunk {
             starts: [0; 2],
             ids: [first; 8],
         };
         for (place, number) in (unused..).zip(numbers) {
-            six.starts[place / 3] |= u64::from(number >> ID_BITS) << (place as u32 % 3 * LANE_BITS);
-            six.ids[place + 1] = *number as MatchId;
+            chunk.starts[place / 3] |=
+                u64::from(number >> ID_BITS) << (place as u32 % 3 * LANE_BITS);
+            chunk.ids[place + 1] = *number as MatchId;
         }
-        let ids = six.ids.as_chunks().0;
+        let ids = chunk.ids.as_chunks().0;
         let ids = ids
             .iter()
             .map(|[low, high]| u32::from(*low) | u32::from(*high) << 16);
-        let starts = six
+        let starts = chunk
             .starts
             .iter()
             .flat_map(|word| [*word as u32, (*word >> 32) as u32]);
@@ -101,9 +102,9 @@ impl Chunks<u32> for ChunksV4 {
             _ => (first, &*numbers),
         };
         if numbers.is_empty() {
-            self.alone(first) << ROOT_SHIFT
+            self.uniform(first) << ROOT_SHIFT
         } else if numbers.len() <= SMALL_CHUNK_RANGES {
-            self.six(first, numbers) << ROOT_SHIFT
+            self.small_chunk(first, numbers) << ROOT_SHIFT
         } else {
             let place = self.here();
             self.halves

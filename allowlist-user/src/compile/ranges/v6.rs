@@ -1,4 +1,4 @@
-//! The chunks of IPv6: what `allowlist_common::ranges::v6` searches in. Knows of ids what they are, not what they mean.
+//! Builds the IPv6 chunks that `allowlist_common::ranges::v6` searches. Does not know the meaning of ids.
 
 use allowlist_common::abi::MAX_MATCHES;
 use allowlist_common::ranges::v6::{
@@ -10,34 +10,34 @@ use allowlist_common::ranges::{MatchId, ROOT_BITS};
 
 use super::Chunks;
 
-/// Words of a quad.
+/// The words of a quad, the alignment of host chunks.
 const QUAD: usize = 4;
 
 const _: () = assert!(
     MAX_MATCHES <= HOST_LEVEL as u32,
-    "an id is no part of a place"
+    "ids fit below the host level flag"
 );
 
-/// Chunks, and the pool that they are put into.
+/// The current chunk, and the pool of finished chunks.
 #[derive(Default)]
 pub(super) struct ChunksV6 {
-    /// The place of the first word.
+    /// The index of the first word in the whole pool.
     base: u32,
     pool: Vec<u64>,
-    /// Words at its beginning that were there before.
-    there: usize,
-    /// The numbers of the chunk that is being made.
+    /// The number of words at the start of `pool` that exist already.
+    existing: usize,
+    /// The numbers of the current chunk.
     numbers: Vec<u64>,
-    /// The network that ranges begin inside of, if the last one did.
-    deep: Option<Deep>,
+    /// The network in which the last range begins, if it begins behind the first host.
+    host_level: Option<HostLevel>,
 }
 
-/// A network whose hosts have different ids.
-struct Deep {
+/// A /64 network whose hosts have different ids.
+struct HostLevel {
     network: u64,
-    /// The id of its first host.
+    /// The id of the first host.
     first: MatchId,
-    /// Where ranges begin.
+    /// The hosts at which ranges begin.
     hosts: Vec<u64>,
     ids: Vec<MatchId>,
 }
@@ -50,50 +50,50 @@ impl Chunks<u128> for ChunksV6 {
     fn add(&mut self, first: u128, before: MatchId, id: MatchId) {
         let (network, host) = ((first >> 64) as u64, first as u64);
         if self
-            .deep
+            .host_level
             .as_ref()
-            .is_some_and(|deep| deep.network != network)
+            .is_some_and(|level| level.network != network)
         {
-            self.leave(Some(network), before);
+            self.end_host_level(Some(network), before);
         }
         if host == 0 {
             self.numbers.push(entry(network, id));
             return;
         }
         let numbers = &mut self.numbers;
-        let deep = self.deep.get_or_insert_with(|| {
-            // Its first range may begin with it.
+        let level = self.host_level.get_or_insert_with(|| {
+            // Its first range may begin at its first host.
             numbers.pop_if(|last| start(*last) == start(entry(network, 0)));
-            Deep {
+            HostLevel {
                 network,
                 first: before,
                 hosts: Vec::new(),
                 ids: Vec::new(),
             }
         });
-        deep.hosts.push(host);
-        deep.ids.push(id);
+        level.hosts.push(host);
+        level.ids.push(id);
     }
 
     fn end(&mut self, first: MatchId, last: MatchId) -> u32 {
-        self.leave(None, last);
+        self.end_host_level(None, last);
         let mut numbers = std::mem::take(&mut self.numbers);
         if numbers.first().is_none_or(|number| start(*number) != 0) {
             numbers.insert(0, entry(0, first));
         }
-        if let [alone] = *numbers {
-            return (alone as u32) << PLACE_SHIFT;
+        if let [only] = *numbers {
+            return (only as u32) << PLACE_SHIFT;
         }
-        CHUNK | self.chunk(&reaching(&numbers))
+        CHUNK | self.chunk(&with_reach(&numbers))
     }
 }
 
-/// Where a number's range begins.
+/// Returns the start of a number's range.
 const fn start(number: u64) -> u64 {
     number >> ID_BITS
 }
 
-/// A number, and how far it reaches.
+/// A number with the length of its range.
 #[derive(Clone, Copy)]
 struct Begin {
     number: u64,
@@ -106,16 +106,16 @@ impl Begin {
     }
 }
 
-/// Numbers without those that only say where the one before them ends, and nobody's begins: if that is 2^n networks long,
-/// as a prefix is.
-fn reaching(numbers: &[u64]) -> Vec<Begin> {
-    let is_nobodys = |number: u64| number & ((1 << ID_BITS) - 1) == 0;
+/// Removes each number that only marks the end of the range before it (id 0 follows), and stores the length of that range
+/// instead, if the length is a power of two, as that of a prefix is.
+fn with_reach(numbers: &[u64]) -> Vec<Begin> {
+    let is_unmatched = |number: u64| number & ((1 << ID_BITS) - 1) == 0;
     let mut begins = Vec::with_capacity(numbers.len());
     let mut rest = numbers.iter().copied().peekable();
     while let Some(number) = rest.next() {
         let length = |end: u64| start(end) - start(number);
         let end = rest.next_if(|next| {
-            is_nobodys(*next) && !is_nobodys(number) && length(*next).is_power_of_two()
+            is_unmatched(*next) && !is_unmatched(number) && length(*next).is_power_of_two()
         });
         let reaches = end.map_or(UNTIL_NEXT, |end| length(end).trailing_zeros() as u8);
         begins.push(Begin { number, reaches });
@@ -124,91 +124,88 @@ fn reaching(numbers: &[u64]) -> Vec<Begin> {
 }
 
 impl ChunksV6 {
-    /// To be put behind a pool.
-    pub(super) fn after(pool: Vec<u64>) -> Self {
+    /// Returns a builder that appends to this pool.
+    pub(super) fn with_pool(pool: Vec<u64>) -> Self {
         Self {
             pool,
             ..Self::default()
         }
     }
 
-    /// To be put behind so many words of a pool.
-    pub(super) fn behind(words: usize) -> Self {
-        let there = words % BLOCK_WORDS; // blocks are where cache lines are
+    /// Returns a builder whose chunks are appended to a pool of `words` words.
+    pub(super) fn appended_to(words: usize) -> Self {
+        let existing = words % BLOCK_WORDS; // blocks are aligned to cache lines
         Self {
-            base: u32::try_from(words - there).expect("places are numbers of 32 bits"),
-            pool: vec![0; there],
-            there,
+            base: u32::try_from(words - existing).expect("indexes have 32 bits"),
+            pool: vec![0; existing],
+            existing,
             ..Self::default()
         }
     }
 
-    /// What is put into the pool.
+    /// Returns the finished chunks.
     pub(super) fn words(mut self) -> Vec<u64> {
-        self.pool.split_off(self.there)
+        self.pool.split_off(self.existing)
     }
 
-    /// The place of what is put into the pool next.
+    /// Returns the index of the next word.
     fn here(&self) -> u32 {
-        self.base + u32::try_from(self.pool.len()).expect("a pool's places are numbers of 32 bits")
+        self.base + u32::try_from(self.pool.len()).expect("indexes have 32 bits")
     }
 
-    /// The same, after what makes it a multiple of so many words, in units of those.
-    fn here_by(&mut self, words: usize) -> u32 {
+    /// Pads the pool to a multiple of `words`, and returns the next index in this unit.
+    fn align_to(&mut self, words: usize) -> u32 {
         while !self.here().is_multiple_of(words as u32) {
             self.pool.push(0);
         }
         self.here() / words as u32
     }
 
-    /// Ends the deep network, if there is one; behind it the id is `after`, unless a range begins right there, in
+    /// Ends the host level, if there is one. The id behind its network is `after`, unless a range begins there, in the
     /// network `next`.
-    fn leave(&mut self, next: Option<u64>, after: MatchId) {
-        let Some(deep) = self.deep.take() else {
+    fn end_host_level(&mut self, next: Option<u64>, after: MatchId) {
+        let Some(level) = self.host_level.take() else {
             return;
         };
-        let place = self.here_by(QUAD);
-        let ids = host_level_ids(place).expect("a pool is never as large");
-        self.hosts(&deep);
+        let place = self.align_to(QUAD);
+        let ids = host_level_ids(place).expect("the index fits");
+        self.hosts(&level);
         for id in [ids.0, ids.1] {
-            self.numbers.push(entry(deep.network, id));
+            self.numbers.push(entry(level.network, id));
         }
-        let behind = deep.network.wrapping_add(1);
+        let behind = level.network.wrapping_add(1);
         let is_in_chunk = behind << ROOT_BITS != 0;
         if is_in_chunk && next != Some(behind) {
             self.numbers.push(entry(behind, after));
         }
     }
 
-    /// Puts a host chunk into the pool.
-    fn hosts(&mut self, deep: &Deep) {
+    /// Adds a host chunk to the pool.
+    fn hosts(&mut self, level: &HostLevel) {
         let packed = |ids: &[MatchId]| {
             let placed = ids.iter().zip(0..);
             placed.fold(0, |word, (id, place)| {
                 word | u64::from(*id) << (place * HOST_ID_BITS)
             })
         };
-        if deep.hosts.len() <= SMALL_HOST_CHUNK_RANGES {
-            // Those that are not needed come first, and begin with the network.
-            let unused = SMALL_HOST_CHUNK_RANGES - deep.hosts.len();
-            let mut ids = vec![deep.first; unused + 1];
-            ids.extend(&deep.ids);
+        if level.hosts.len() <= SMALL_HOST_CHUNK_RANGES {
+            // Unused ranges come first, and begin at the first host.
+            let unused = SMALL_HOST_CHUNK_RANGES - level.hosts.len();
+            let mut ids = vec![level.first; unused + 1];
+            ids.extend(&level.ids);
             self.pool.push(packed(&ids));
             self.pool.extend(std::iter::repeat_n(0, unused));
-            self.pool.extend(&deep.hosts);
+            self.pool.extend(&level.hosts);
             return;
         }
-        let count = deep.hosts.len() as u64;
+        let count = level.hosts.len() as u64;
         self.pool
-            .push(LARGE_HOST_CHUNK | count << HOST_ID_BITS | u64::from(deep.first));
-        self.pool.extend(&deep.hosts);
-        self.pool.extend(deep.ids.chunks(4).map(packed));
+            .push(LARGE_HOST_CHUNK | count << HOST_ID_BITS | u64::from(level.first));
+        self.pool.extend(&level.hosts);
+        self.pool.extend(level.ids.chunks(4).map(packed));
     }
 
-    /// Puts a chunk's numbers into the pool, or a part of them with the number before it.
-    ///
-    /// # Returns
-    /// What leads to them.
+    /// Adds numbers of a chunk, or a part of them with the number before it, and returns the reference to them.
     fn chunk(&mut self, numbers: &[Begin]) -> u32 {
         if numbers.len() <= BLOCK_ENTRIES {
             return self.block(numbers);
@@ -217,7 +214,7 @@ impl ChunksV6 {
         let scale = Scale::of(&numbers[1..]);
         let last_place = scale.of_number(last);
         let mut index = Vec::new();
-        // What is put into one block, for the places of the index from `from` on.
+        // The numbers of the next block, for the slots of the index that have no block yet.
         let mut block = vec![first];
         let mut rest = &numbers[1..];
         let mut before = first;
@@ -225,14 +222,14 @@ impl ChunksV6 {
             let here = rest.partition_point(|begin| scale.of_number(*begin) <= place);
             let (here, after) = rest.split_at(here);
             if here.len() >= BLOCK_ENTRIES {
-                self.lead(&mut index, &mut block, place);
+                self.flush_block(&mut index, &mut block, place);
                 let part: Vec<Begin> = std::iter::once(before)
                     .chain(here.iter().copied())
                     .collect();
                 index.push(self.chunk(&part));
             } else {
                 if block.len() + here.len() > BLOCK_ENTRIES {
-                    self.lead(&mut index, &mut block, place);
+                    self.flush_block(&mut index, &mut block, place);
                 }
                 if block.is_empty() {
                     block.push(before);
@@ -242,23 +239,23 @@ impl ChunksV6 {
             before = *here.last().unwrap_or(&before);
             rest = after;
         }
-        self.lead(&mut index, &mut block, last_place + 1);
+        self.flush_block(&mut index, &mut block, last_place + 1);
         index.push(self.block(&[first, last]));
         self.node(&scale, &index)
     }
 
-    /// Puts what is to be in one block into the pool, for the places of an index that are not in it yet, up to `end`.
-    fn lead(&mut self, index: &mut Vec<u32>, block: &mut Vec<Begin>, end: u64) {
+    /// Adds the numbers of a block to the pool, and points the slots of the index up to `end` that have no block to it.
+    fn flush_block(&mut self, index: &mut Vec<u32>, block: &mut Vec<Begin>, end: u64) {
         let end = end as usize;
         if index.len() < end {
-            let leads = self.block(block);
-            index.resize(end, leads);
+            let reference = self.block(block);
+            index.resize(end, reference);
         }
         block.clear();
     }
 
     fn node(&mut self, scale: &Scale, index: &[u32]) -> u32 {
-        let place = self.here_by(BLOCK_WORDS);
+        let place = self.align_to(BLOCK_WORDS);
         let last = index.len() as u64 - 1;
         self.pool
             .extend([scale.first, u64::from(scale.shift) | last << 32]);
@@ -268,16 +265,15 @@ impl ChunksV6 {
                 .chunks(2)
                 .map(|pair| u64::from(pair[0]) | u64::from(*pair.get(1).unwrap_or(&0)) << 32),
         );
-        // A node is looked at as a block first, so it must not end before one would.
+        // A lookup loads a node as a block first, so it must be at least as long.
         let length = self.pool.len().next_multiple_of(BLOCK_WORDS);
         self.pool.resize(length, 0);
         place << PLACE_SHIFT | NODE
     }
 
-    /// Puts numbers into the pool as a block. What it lacks is filled up with the first number: of those that begin at the
-    /// same place the last is found.
+    /// Adds a block to the pool. Unused entries repeat the first number: of equal starts the lookup finds the last.
     fn block(&mut self, numbers: &[Begin]) -> u32 {
-        let place = self.here_by(BLOCK_WORDS);
+        let place = self.align_to(BLOCK_WORDS);
         let filled = std::iter::repeat_n(numbers[0], BLOCK_ENTRIES - numbers.len());
         let mut reach = 0;
         for (at, begin) in filled.chain(numbers.iter().copied()).enumerate() {
@@ -289,23 +285,23 @@ impl ChunksV6 {
     }
 }
 
-/// What an index is by.
+/// The mapping of starts to slots of an index.
 struct Scale {
-    /// How far starts are shifted.
+    /// The right shift of starts.
     shift: u32,
-    /// The place of the first one by this scale.
+    /// The shifted start of the first number.
     first: u64,
 }
 
 impl Scale {
-    /// So that a place has 2 to 4 numbers on average: with fewer, less of the index is in a cache; with more, more places have more
-    /// than a block holds. Measured at 100,000 prefixes.
+    /// Returns a scale with 2 to 4 numbers per slot on average. With fewer, less of the index fits into caches; with more,
+    /// more slots overflow a block. Measured with 100,000 prefixes.
     fn of(numbers: &[Begin]) -> Self {
         let (first, last) = (numbers[0].start(), numbers[numbers.len() - 1].start());
         let most = (numbers.len() as u64 / 2)
             .next_power_of_two()
             .max(MIN_NODE_SLOTS);
-        // A shift by one at least: two networks have no more numbers than there is room for in a block, deep or not.
+        // The minimum is 1: the numbers of two networks fit into a block, also with host levels.
         let shift = (1..u64::BITS)
             .find(|shift| (last >> shift) - (first >> shift) < most)
             .unwrap_or(u64::BITS - 1);
