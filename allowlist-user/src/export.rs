@@ -1,9 +1,8 @@
-//! Prefixes as the input of other firewalls, for machines that this program does not run on.
+//! Exports lists as the input of other firewalls, for machines on which this program does not run.
 //!
-//! Invariants: what is written admits exactly the addresses that are listed, never one more; where a
-//! target cannot say a prefix, the text tells which it left out. The only foreign text is in comments and
-//! in JSON strings, and a comment stays on its line. An empty list is never written: it would lock
-//! everybody out. Knows no file, no network and no clock.
+//! Invariants: an export admits exactly the listed addresses; if a format cannot express a prefix, a comment names the
+//! prefix. Foreign text occurs only in comments and JSON strings, and a comment stays on its line. An empty list is an
+//! error, since it would lock everyone out. Does not know files, the network or the clock.
 
 mod cloud;
 mod kernel;
@@ -20,42 +19,42 @@ use thiserror::Error;
 
 use crate::text::on_one_line;
 
-/// `iptables` takes chains of so many characters. `ipset` takes three more, for `-v4`.
+/// The maximum length of an `iptables` chain; `ipset` accepts three more characters, for `-v4`.
 const LONGEST_IN_KERNEL: usize = 28;
-/// Everywhere else, so that what a name is put in stays within its own limits.
+/// The maximum length of names in other formats, so that identifiers that contain them stay within limits.
 const LONGEST: usize = 128;
 
-/// One source's prefixes.
+/// The prefixes of one source.
 #[derive(Clone, Copy, Debug)]
 pub struct Listed<'a> {
-    /// Its name in the configuration; no two of an export have the same.
+    /// The name of the source; unique in an export.
     pub source: &'a str,
-    /// Where they come from, in words and without credentials.
+    /// The origin for display, without credentials.
     pub origin: &'a str,
-    /// Those in force, in any order; sources may repeat each other's.
+    /// The active prefixes, in any order; sources may overlap.
     pub prefixes: &'a [IpNet],
 }
 
-/// What is not in the lists.
+/// The options of an export.
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
-    /// What sets, tables, chains and variables are called.
+    /// The name of sets, tables, chains and variables.
     pub name: &'a str,
-    /// When this is written.
+    /// The time of the export.
     pub at: Timestamp,
-    /// The TCP port that `aws-security-group` opens, and that the others' examples speak of.
+    /// The TCP port that `aws-security-group` opens, and that the examples in other formats use.
     pub port: u16,
-    /// Whose accounts `mysql-grant` makes. It has no default: nobody but the operator knows.
+    /// The user of the accounts that `mysql-grant` creates. Has no default.
     pub user: Option<&'a str>,
-    /// The database that these accounts may read; has no default either.
+    /// The database that these accounts may read. Has no default.
     pub database: Option<&'a str>,
 }
 
 impl<'a> Options<'a> {
-    /// `port`, unless another is given.
+    /// The default of `port`.
     pub const PORT: u16 = 443;
 
-    /// With defaults for all but the name and the time.
+    /// Returns options with this name and time, and defaults for all other fields.
     pub fn new(name: &'a str, at: Timestamp) -> Self {
         Self {
             name,
@@ -67,24 +66,24 @@ impl<'a> Options<'a> {
     }
 }
 
-/// Who reads it.
+/// The format of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// A prefix a line.
+    /// One prefix per line.
     Plain,
-    /// One object.
+    /// One JSON object.
     Json,
-    /// nftables.
+    /// Sets of nftables.
     Nft,
-    /// IP sets.
+    /// Sets of `ipset`.
     Ipset,
     /// A chain for `iptables-restore` and `ip6tables-restore`.
     Iptables,
-    /// nginx's `allow` and `deny`.
+    /// `allow` and `deny` directives of nginx.
     Nginx,
     /// A pattern file for `HAProxy`.
     Haproxy,
-    /// The AWS command line's `--ip-permissions`.
+    /// A file for `--ip-permissions` of the AWS command line.
     AwsSecurityGroup,
     /// Local values in HCL.
     Terraform,
@@ -93,7 +92,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// In the order in which help shows them.
+    /// All formats, in the order of the help.
     pub const ALL: [Self; 10] = [
         Self::Plain,
         Self::Json,
@@ -107,7 +106,7 @@ impl Format {
         Self::MysqlGrant,
     ];
 
-    /// As typed.
+    /// Returns the name of the format on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain",
@@ -123,12 +122,12 @@ impl Format {
         }
     }
 
-    /// What to do with it, in a line.
+    /// Returns one line of help.
     pub fn describe(self) -> &'static str {
         match self {
-            Self::Plain => "A prefix a line; a source takes it as `file = \"…\"`",
-            Self::Json => "One object: each source's prefixes, and all of them merged",
-            Self::Nft => "Two sets in a table of their own, for `nft -f FILE`",
+            Self::Plain => "One prefix per line; a source reads it with `file = \"…\"`",
+            Self::Json => "One object with the prefixes of each source, and all prefixes merged",
+            Self::Nft => "Two sets in their own table, for `nft -f FILE`",
             Self::Ipset => "Two sets, for `ipset restore -file FILE`",
             Self::Iptables => {
                 "A chain, for `iptables-restore --noflush FILE` and `ip6tables-restore --noflush FILE`"
@@ -138,14 +137,14 @@ impl Format {
             Self::AwsSecurityGroup => {
                 "For `aws ec2 authorize-security-group-ingress --ip-permissions file://FILE`"
             }
-            Self::Terraform => "A .tf file with two local values, a list of prefixes each",
+            Self::Terraform => "A .tf file with a local value for each family",
             Self::MysqlGrant => {
-                "SQL that makes an account for each IPv4 prefix, for `mysql < FILE`"
+                "SQL that creates an account for each IPv4 prefix, for `mysql < FILE`"
             }
         }
     }
 
-    /// The longest name that it takes.
+    /// Returns the maximum length of names.
     fn longest_name(self) -> usize {
         match self {
             Self::Ipset | Self::Iptables => LONGEST_IN_KERNEL,
@@ -160,7 +159,7 @@ impl fmt::Display for Format {
     }
 }
 
-/// The text that `format` asks for.
+/// Returns the export of `lists` in `format`.
 pub fn export(format: Format, options: &Options, lists: &[Listed]) -> Result<String, ExportError> {
     check_name(format, options.name)?;
     let export = Export::new(options, lists)?;
@@ -178,93 +177,91 @@ pub fn export(format: Format, options: &Options, lists: &[Listed]) -> Result<Str
     })
 }
 
-/// Why nothing was written. Says what would be right.
+/// The error of an export. The message contains the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ExportError {
-    /// Nobody is listed.
+    /// The lists contain no prefix.
     #[error(
-        "{name} has no prefix to export, and a firewall that takes an empty list lets nobody in; see \
-         `allowlist fetch` for what its sources hold"
+        "{name} has no prefix to export, and an empty list would lock everyone out of a firewall; check its sources \
+         with `allowlist fetch`"
     )]
     Empty {
-        /// The export's name.
+        /// The name of the export.
         name: String,
     },
-    /// The name would be read as something else than a name.
+    /// The name has another meaning in the format.
     #[error(
-        "{name:?} cannot be a name in the format {format}: write at most {longest} letters, digits, `-` and \
-         `_`, a letter first, such as \"allowlist\""
+        "{name:?} is not a valid name in the format {format}: use up to {longest} letters, digits, `-` and `_`, \
+         and start with a letter, such as \"allowlist\""
     )]
     Name {
         /// The format.
         format: Format,
-        /// What was given.
+        /// The invalid name.
         name: String,
-        /// As many characters as the format takes.
+        /// The maximum length of names in the format.
         longest: usize,
     },
-    /// The chain is there already and is not this program's to replace.
+    /// The chain is built into iptables.
     #[error(
-        "{chain} is a word of iptables' own, and its rules would be lost; write another name, such as \
-         \"allowlist\""
+        "{chain} is a built-in chain or target of iptables, whose rules the export would replace; use another name, \
+         such as \"allowlist\""
     )]
     ReservedChain {
         /// The chain.
         chain: String,
     },
-    /// More rules than any security group has.
+    /// There are more prefixes than a security group has rules.
     #[error(
-        "{count} {family} prefixes do not fit into a security group, which has at most {limit} rules; export \
-         fewer sources, or put the filter on the host"
+        "{count} {family} prefixes do not fit into a security group, which has up to {limit} rules; export fewer \
+         sources, or run the filter on the host"
     )]
     TooManyRules {
-        /// As many as there are.
+        /// The number of prefixes.
         count: usize,
         /// "IPv4" or "IPv6".
         family: &'static str,
-        /// As many as fit.
+        /// The maximum number.
         limit: usize,
     },
-    /// An account has a user and reads a database.
-    #[error(
-        "mysql-grant makes accounts, and no {what} is given; name the one that the vendor asks for"
-    )]
+    /// `mysql-grant` lacks the user or the database.
+    #[error("mysql-grant requires a {what}; use the {what} that the vendor requires")]
     NoAccount {
         /// "user" or "database".
         what: &'static str,
     },
-    /// A user or database that would have to be quoted, or is too long.
+    /// The user or database needs quotes, or is too long.
     #[error(
-        "{text:?} cannot be the {what} of mysql-grant: write at most {longest} letters, digits, `-` and `_`"
+        "{text:?} is not a valid {what} for mysql-grant: use up to {longest} letters, digits, `-` and `_`"
     )]
     Account {
         /// "user" or "database".
         what: &'static str,
-        /// What was given.
+        /// The invalid text.
         text: String,
-        /// As many characters as it may have.
+        /// The maximum length.
         longest: usize,
     },
-    /// Nothing that an account could be made for.
+    /// No prefix can be the host of an account.
     #[error(
-        "{name} has IPv6 prefixes alone, {count} of them, and the host of a MySQL account is an IPv4 prefix \
-         or one address; filter IPv6 on the host"
+        "{name} has only IPv6 prefixes ({count}), but the host of a MySQL account is an IPv4 prefix or one address; \
+         filter IPv6 on the host"
     )]
     NoHost {
-        /// The export's name.
+        /// The name of the export.
         name: String,
-        /// As many as there are.
+        /// The number of prefixes.
         count: usize,
     },
 }
 
-/// What every format starts from.
+/// The input of all formats.
 struct Export<'a> {
     options: &'a Options<'a>,
     lists: &'a [Listed<'a>],
-    /// Sorted and disjoint, as few as possible.
+    /// The merged IPv4 prefixes: sorted, disjoint and as few as possible.
     v4: Vec<Ipv4Net>,
-    /// The same for IPv6.
+    /// The merged IPv6 prefixes.
     v6: Vec<Ipv6Net>,
 }
 
@@ -290,21 +287,21 @@ impl<'a> Export<'a> {
         })
     }
 
-    /// All that is in force, merged, IPv4 first.
+    /// Returns the merged prefixes, IPv4 first.
     fn merged(&self) -> impl Iterator<Item = IpNet> {
         let v4 = self.v4.iter().copied().map(IpNet::V4);
         v4.chain(self.v6.iter().copied().map(IpNet::V6))
     }
 
-    /// When this is written, to the second.
+    /// Returns the time of the export, to the second.
     fn at(&self) -> String {
         self.options.at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
     }
 
-    /// Comment lines that begin with `mark`: what this is, where it comes from, and how to use it.
+    /// Returns comment lines that begin with `mark`: the content, the sources and the usage.
     fn header(&self, mark: &str, usage: &[&str]) -> String {
         let mut text = format!(
-            "{mark} {}: {} IPv4 and {} IPv6 prefixes when merged, written {}\n",
+            "{mark} {}: {} IPv4 and {} IPv6 prefixes after merging, exported {}\n",
             self.options.name,
             self.v4.len(),
             self.v6.len(),
@@ -325,11 +322,11 @@ impl<'a> Export<'a> {
     }
 }
 
-/// A name goes where a tool expects a word, and each tool has other characters that end one.
+/// Checks a name. It becomes an identifier of the target tool, and each tool has its own separators.
 fn check_name(format: Format, name: &str) -> Result<(), ExportError> {
     let longest = format.longest_name();
-    let begins_well = name.starts_with(|first: char| first.is_ascii_alphabetic());
-    if begins_well && is_plain_word(name, longest) {
+    let has_valid_start = name.starts_with(|first: char| first.is_ascii_alphabetic());
+    if has_valid_start && is_plain_word(name, longest) {
         return Ok(());
     }
     Err(ExportError::Name {
@@ -344,7 +341,7 @@ fn is_plain_word(text: &str, longest: usize) -> bool {
     !text.is_empty() && text.len() <= longest && text.bytes().all(is_plain)
 }
 
-/// One item a line, between the same words.
+/// Returns a line for each item, with a prefix and a suffix.
 fn lines<T: fmt::Display>(items: impl IntoIterator<Item = T>, before: &str, after: &str) -> String {
     let mut text = String::new();
     for item in items {

@@ -1,10 +1,10 @@
-//! Formats for what stands before a host: `aws-security-group` and `terraform`.
+//! Formats for filters in front of a host: `aws-security-group` and `terraform`.
 
 use serde_json::{Value, json};
 
 use super::{Export, ExportError, lines};
 
-/// AWS raises a group's 60 rules of a family on request, and never past this.
+/// The largest quota of rules per family and group that AWS grants; the default is 60.
 const MOST_RULES: usize = 1000;
 
 pub(super) fn aws_security_group(export: &Export) -> Result<String, ExportError> {
@@ -17,7 +17,7 @@ pub(super) fn aws_security_group(export: &Export) -> Result<String, ExportError>
             });
         }
     }
-    // Of what names and times are made of, AWS takes every character.
+    // AWS accepts all characters that names and times consist of.
     let description = format!("{} as of {}", export.options.name, export.at());
     let port = export.options.port;
     let mut permission = json!({ "IpProtocol": "tcp", "FromPort": port, "ToPort": port });
@@ -37,7 +37,7 @@ pub(super) fn aws_security_group(export: &Export) -> Result<String, ExportError>
 }
 
 pub(super) fn terraform(export: &Export) -> String {
-    // A hyphen is allowed in a name, and reads as a minus where the name is used.
+    // A hyphen in a name would be a minus in expressions.
     let name = export.options.name.replace('-', "_");
     let usage = format!("Use: local.{name}_ipv4 and local.{name}_ipv6, each a list of strings");
     export.header("#", &[&usage])

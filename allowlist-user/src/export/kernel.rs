@@ -1,20 +1,20 @@
-//! Formats for Linux's own filters: `nft`, `ipset`, `iptables`.
+//! Formats for the filters of Linux: `nft`, `ipset`, `iptables`.
 //!
-//! Invariants: a load replaces the sets or the chain of this name in one step, or changes nothing; a second
-//! load is like the first; rules that refer to them stay, and so does everything of another name. Each
-//! loads where nothing is there yet, and with a family that lists nobody.
+//! Invariants: a load replaces the sets or the chain of this name atomically, or changes nothing; loads are idempotent;
+//! rules that refer to the sets or the chain stay, and so do objects with other names. The first load needs no existing
+//! object, and a family may be empty.
 
 use std::fmt::Display;
 
 use super::{Export, ExportError, lines};
 
-/// Room for as many prefixes as anybody lists. It costs nothing, and must never change: `create -exist`
-/// refuses a set that is there with another limit.
+/// The limit of elements, larger than any list. Costs no memory. Must never change, since `create -exist` refuses an
+/// existing set with another limit.
 const MAX_ELEMENTS: u32 = 1 << 24;
-/// What `ipset` starts with when it is not told.
+/// The default `hashsize` of `ipset`.
 const SMALLEST_TABLE: usize = 1024;
 
-/// What a chain may not be called: `iptables` would empty its own chain or end at line two.
+/// Invalid names of chains: `iptables` would empty its built-in chain, or fail.
 const RESERVED_CHAINS: [&str; 9] = [
     "ACCEPT",
     "DROP",
@@ -27,12 +27,12 @@ const RESERVED_CHAINS: [&str; 9] = [
     "RETURN",
 ];
 
-/// No table is deleted and no set is made anew: rules in the same table may use them.
+/// Neither deletes tables nor recreates sets, since rules in the same table may use them.
 pub(super) fn nft(export: &Export) -> String {
     let (name, port) = (export.options.name, export.options.port);
     let usage = format!(
-        "Load: nft -f FILE. It replaces what is in the two sets, in one step, and touches nothing else.
-A set belongs to its table, so rules that use it are in the same one:
+        "Load: nft -f FILE. It atomically replaces the elements of the two sets and changes nothing else.
+A set belongs to its table, so rules that use it must be in the same table:
   nft 'add chain inet {name} input {{ type filter hook input priority filter; policy accept; }}'
   nft add rule inet {name} input tcp dport {port} ip saddr @v4 accept
   nft add rule inet {name} input tcp dport {port} ip6 saddr @v6 accept
@@ -50,9 +50,9 @@ flush set inet {name} v6
     text + &nft_elements(name, "v4", &export.v4) + &nft_elements(name, "v6", &export.v6)
 }
 
-/// All in one statement: nft merges a set's intervals again for each.
+/// Returns one statement for all elements, since nft merges the intervals of a set after each statement.
 fn nft_elements(name: &str, set: &str, prefixes: &[impl Display]) -> String {
-    // An empty list between the braces is no syntax.
+    // Empty braces are a syntax error.
     if prefixes.is_empty() {
         return String::new();
     }
@@ -63,7 +63,7 @@ fn nft_elements(name: &str, set: &str, prefixes: &[impl Display]) -> String {
 pub(super) fn ipset(export: &Export) -> String {
     let (name, port) = (export.options.name, export.options.port);
     let usage = format!(
-        "Load: ipset restore -file FILE. It fills {name}-t4 and {name}-t6, and then swaps each with its set.
+        "Load: ipset restore -file FILE. It fills {name}-t4 and {name}-t6, then swaps each with its set.
 Use: iptables -A INPUT -p tcp --dport {port} -m set --match-set {name}-v4 src -j ACCEPT
      iptables -A INPUT -p tcp --dport {port} -j DROP
      and the same with ip6tables and {name}-v6"
@@ -83,7 +83,7 @@ Use: iptables -A INPUT -p tcp --dport {port} -m set --match-set {name}-v4 src -j
             "create {name}-{set} hash:net family {family} hashsize {size} maxelem {MAX_ELEMENTS} -exist\n"
         );
     }
-    // A load that was cut short leaves them behind.
+    // An aborted load leaves elements in them.
     text += &format!("flush {name}-t4\nflush {name}-t6\n");
     text += &lines(v4, &format!("add {name}-t4 "), "");
     text += &lines(v6, &format!("add {name}-t6 "), "");
@@ -93,7 +93,7 @@ Use: iptables -A INPUT -p tcp --dport {port} -m set --match-set {name}-v4 src -j
     text + &format!("destroy {name}-t4\ndestroy {name}-t6\n")
 }
 
-/// A set holds no `/0`, but both halves of it.
+/// Returns the elements of a set, which cannot contain `/0` but both of its halves.
 fn set_elements(prefixes: impl Iterator<Item = ipnet::IpNet>) -> Vec<ipnet::IpNet> {
     prefixes
         .flat_map(|prefix| {
@@ -103,7 +103,7 @@ fn set_elements(prefixes: impl Iterator<Item = ipnet::IpNet>) -> Vec<ipnet::IpNe
         .collect()
 }
 
-/// One file for both tools: each passes over lines that are marked for the other.
+/// Returns one file for both tools: each skips the lines that are marked for the other.
 pub(super) fn iptables(export: &Export) -> Result<String, ExportError> {
     let chain = export.options.name.to_ascii_uppercase();
     if RESERVED_CHAINS.contains(&chain.as_str()) {
@@ -111,8 +111,8 @@ pub(super) fn iptables(export: &Export) -> Result<String, ExportError> {
     }
     let port = export.options.port;
     let usage = format!(
-        "Load: iptables-restore --noflush FILE; ip6tables-restore --noflush FILE. Each takes its own lines.
-It replaces what is in the chain {chain}, in one step, and touches nothing else. Whoever is not listed returns.
+        "Load: iptables-restore --noflush FILE; ip6tables-restore --noflush FILE. Each reads its own lines.
+It atomically replaces the rules of chain {chain} and changes nothing else. Unlisted sources return from it.
 Use: iptables -A INPUT -p tcp --dport {port} -j {chain}
      iptables -A INPUT -p tcp --dport {port} -j DROP
      and the same with ip6tables"

@@ -1,7 +1,7 @@
-//! Formats that are a list of prefixes and little else: `plain`, `json`, `nginx`, `haproxy`.
+//! Formats that are plain lists of prefixes: `plain`, `json`, `nginx`, `haproxy`.
 //!
-//! Invariant: `plain` and the sources in `json` have what the sources wrote, not merged, so that somebody
-//! finds it again. What is only matched against is merged.
+//! Invariant: `plain` and the sources in `json` contain the prefixes as listed, so that they can be found again; lists
+//! that are only matched against are merged.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ pub(super) fn plain(export: &Export) -> String {
     let prefixes = export.lists.iter().flat_map(|list| list.prefixes);
     let distinct: BTreeSet<_> = prefixes.map(ipnet::IpNet::trunc).collect();
     let usage = [
-        "A source of allowlist takes it as `file = \"PATH\"`. Not merged: a prefix a line, each once.",
+        "A source of allowlist reads it with `file = \"PATH\"`. One prefix per line, distinct, not merged.",
     ];
     export.header("#", &usage) + &lines(distinct, "", "")
 }
@@ -36,7 +36,7 @@ pub(super) fn json(export: &Export) -> String {
 pub(super) fn nginx(export: &Export) -> String {
     let usage = [
         "Use: include FILE; in an http, server, location or stream block. Then: nginx -t && nginx -s reload",
-        "Behind a proxy these are the proxy's addresses, unless the realip module is set up.",
+        "Behind a proxy nginx matches the address of the proxy, unless the realip module is configured.",
     ];
     export.header("#", &usage) + &lines(export.merged(), "allow ", ";") + "deny all;\n"
 }

@@ -1,17 +1,17 @@
 //! `mysql-grant`: an account for each prefix, since `MySQL` and `MariaDB` admit by user and host.
 //!
-//! Invariants: an account is made locked, as it has no password yet, and one that is there keeps its
-//! password and its lock; no privilege but SELECT on the one database is granted; nothing is dropped.
+//! Invariants: new accounts are locked, since they have no password; existing accounts keep their password and lock;
+//! the only privilege is SELECT on one database; no account is dropped.
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::{Export, ExportError, is_plain_word, lines};
 
-/// `MySQL`'s limit for users; `MariaDB`'s is higher.
+/// The limit of `MySQL` for users; that of `MariaDB` is higher.
 const LONGEST_USER: usize = 32;
-/// Both servers' limit for databases.
+/// The limit of both servers for databases.
 const LONGEST_DATABASE: usize = 64;
-/// A host of an IPv6 account is one address.
+/// The host of an account can be a single IPv6 address only.
 const WHOLE_V6: u8 = 128;
 
 pub(super) fn mysql_grant(export: &Export) -> Result<String, ExportError> {
@@ -31,17 +31,17 @@ pub(super) fn mysql_grant(export: &Export) -> Result<String, ExportError> {
     }
 
     let usage = format!(
-        "Load: mysql < FILE. Each statement counts on its own; after an error, load it again.
-New accounts are locked. This prints what gives each a password and opens it:
+        "Load: mysql < FILE. Statements are independent; after an error, load the file again.
+New accounts are locked. This prints the statements that set a password and unlock them:
   SELECT CONCAT('ALTER USER ', QUOTE(User), '@', QUOTE(Host), ' IDENTIFIED BY ''PASSWORD'' ACCOUNT UNLOCK;')
   FROM mysql.user WHERE User = '{user}';
-SELECT is all that is granted: change it to what the vendor asks for.
-The last statement prints what drops the user's other accounts, which are not in this list."
+The accounts have only SELECT; change that to the privileges that the vendor requires.
+The last statement prints the statements that drop the user's accounts outside of this list."
     );
     let mut text = export.header("--", &usage.lines().collect::<Vec<_>>());
-    let why = " is not admitted: the host of an account is an IPv4 prefix or one address";
-    text += &lines(left_out, "-- ", why);
-    // In a grant, `_` stands for any character.
+    let reason = " is omitted: the host of an account is an IPv4 prefix or one address";
+    text += &lines(left_out, "-- ", reason);
+    // In a grant, `_` matches any character.
     let database = database.replace('_', "\\_");
     for host in &hosts {
         text += &format!(
@@ -73,8 +73,8 @@ fn word<'a>(
     })
 }
 
-/// Netmasks, since a server that knows no prefix length takes `/24` for a part of a name. One of 0.0.0.0 is
-/// taken for no netmask at all, so everything is two halves.
+/// Returns the hosts of the accounts for a prefix, with netmasks, since older servers read `/24` as a part of a name.
+/// Servers ignore the netmask 0.0.0.0, so `0.0.0.0/0` becomes two halves.
 fn hosts(prefix: Ipv4Net) -> impl Iterator<Item = String> {
     let length = prefix.prefix_len().max(1);
     let parts = prefix.subnets(length).expect("not shorter than the prefix");

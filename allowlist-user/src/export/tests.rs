@@ -86,10 +86,10 @@ fn header_names_sources_and_origins() {
     ];
     let text = export(Format::Plain, &options("allowlist"), &lists).expect("the export is valid");
     expect![[r##"
-        # allowlist: 2 IPv4 and 2 IPv6 prefixes when merged, written 2026-10-05T12:00:00Z
+        # allowlist: 2 IPv4 and 2 IPv6 prefixes after merging, exported 2026-10-05T12:00:00Z
         # source vendor: 6 prefixes, from https://vendor.example/list
         # source off\nice: 2 prefixes, from /etc/\r\noffice\n
-        # A source of allowlist takes it as `file = "PATH"`. Not merged: a prefix a line, each once.
+        # A source of allowlist reads it with `file = "PATH"`. One prefix per line, distinct, not merged.
         192.0.2.0/25
         192.0.2.7/32
         192.0.2.128/25
@@ -316,15 +316,15 @@ fn mysql_accounts_are_locked() {
         .filter(|line| line.starts_with("-- "))
         .collect();
     expect![[r#"
-        -- all: 2 IPv4 and 2 IPv6 prefixes when merged, written 2026-10-05T12:00:00Z
+        -- all: 2 IPv4 and 2 IPv6 prefixes after merging, exported 2026-10-05T12:00:00Z
         -- source vendor: 8 prefixes, from https://vendor.example/list
-        -- Load: mysql < FILE. Each statement counts on its own; after an error, load it again.
-        -- New accounts are locked. This prints what gives each a password and opens it:
+        -- Load: mysql < FILE. Statements are independent; after an error, load the file again.
+        -- New accounts are locked. This prints the statements that set a password and unlock them:
         --   SELECT CONCAT('ALTER USER ', QUOTE(User), '@', QUOTE(Host), ' IDENTIFIED BY ''PASSWORD'' ACCOUNT UNLOCK;')
         --   FROM mysql.user WHERE User = 'reader';
-        -- SELECT is all that is granted: change it to what the vendor asks for.
-        -- The last statement prints what drops the user's other accounts, which are not in this list.
-        -- 2001:db8::/47 is not admitted: the host of an account is an IPv4 prefix or one address"#]].assert_eq(&comments.join("\n"));
+        -- The accounts have only SELECT; change that to the privileges that the vendor requires.
+        -- The last statement prints the statements that drop the user's accounts outside of this list.
+        -- 2001:db8::/47 is omitted: the host of an account is an IPv4 prefix or one address"#]].assert_eq(&comments.join("\n"));
     assert_eq!(
         without_comments(&text),
         "CREATE USER IF NOT EXISTS 'reader'@'192.0.2.0/255.255.255.0' ACCOUNT LOCK;

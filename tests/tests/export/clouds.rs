@@ -1,4 +1,4 @@
-//! What AWS's own model of a request says, and what a parser of HCL reads. Neither asks a cloud.
+//! Exports checked by the request model of AWS and by a parser of HCL, without a cloud.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{AFTER, BEFORE, EVERYBODY, Machine, NAME, exported, merged, require_programs};
 
-/// Checks a request as the `aws` command does before it sends one.
+/// Validates a request as the `aws` command does before it sends one.
 const VALIDATE: &str = "
 import json, sys
 from botocore.session import get_session
@@ -24,8 +24,8 @@ for path in sys.argv[1:]:
 ";
 
 #[test]
-fn aws_takes_it() -> anyhow::Result<()> {
-    // By its path: Debian's has Debian's packages, and another may be found first.
+fn aws_accepts_the_export() -> anyhow::Result<()> {
+    // The full path: only Debian's Python has Debian's packages.
     require_programs!("/usr/bin/python3" from "python3");
     let machine = Machine::new()?;
     fs::write(
@@ -47,7 +47,7 @@ fn aws_takes_it() -> anyhow::Result<()> {
     let ended = python(&words)?;
     ensure!(ended.code == Some(0), "{ended:?}");
 
-    // A key that the model does not have is refused: the check above means something.
+    // Negative check: an unknown key is refused.
     let wrong = exported(Format::AwsSecurityGroup, NAME, BEFORE)?.replace("CidrIpv6", "CidrIp6");
     machine.scratch.write("FILE", wrong)?;
     let ended = python("validate FILE")?;
@@ -55,8 +55,8 @@ fn aws_takes_it() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The prefixes of a request with one permission. What the model leaves to the service is looked at too:
-/// AWS documents which characters a description may have.
+/// Returns the prefixes of a request with one permission. Checks the characters of descriptions, which AWS documents but
+/// its model does not contain.
 fn aws_prefixes(text: &str) -> anyhow::Result<BTreeSet<IpNet>> {
     let document: Value = serde_json::from_str(text)?;
     let [permission] = &document.as_array().context("an array")?[..] else {
@@ -76,7 +76,7 @@ fn aws_prefixes(text: &str) -> anyhow::Result<BTreeSet<IpNet>> {
 }
 
 #[test]
-fn hcl_parsers_take_it() -> anyhow::Result<()> {
+fn hcl_parsers_accept_the_export() -> anyhow::Result<()> {
     for texts in [BEFORE, AFTER, EVERYBODY, &BEFORE[4..]] {
         let text = exported(Format::Terraform, NAME, texts)?;
         let document: Value = hcl::from_str(&text).with_context(|| text.clone())?;

@@ -1,5 +1,5 @@
-//! nftables, IP sets and both kinds of iptables: what they hold after each load, and whom they let in by
-//! the rules that the comments propose.
+//! nftables, ipset and both variants of iptables: their contents after each load, and the addresses that the proposed
+//! rules admit.
 
 use std::collections::BTreeSet;
 
@@ -14,13 +14,13 @@ use crate::{
 };
 
 const PORT: u16 = 443;
-/// As long as a name may be for the two that have a limit.
+/// The longest name for the formats with a limit.
 const LONGEST: &str = "a-name-of-twenty-eight-chars";
 
-/// What one of the tools holds of a list, once it is loaded.
+/// Reads the contents of a tool after a load.
 type Held = fn(&Machine) -> anyhow::Result<BTreeSet<IpNet>>;
 
-/// Loads list after list, each twice. `rules` come after the first, and stay.
+/// Loads several lists, each twice. `rules` are added after the first load.
 fn check_loads(
     machine: &Machine,
     format: Format,
@@ -61,7 +61,7 @@ fn check_loads(
 }
 
 #[test]
-fn nft_takes_it() -> anyhow::Result<()> {
+fn nft_loads_the_export() -> anyhow::Result<()> {
     require_programs!("nft" from "nftables");
     let machine = Machine::new()?;
     machine.type_in(
@@ -86,9 +86,9 @@ fn nft_takes_it() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A table cannot be called by a word of nft's. It says so, and nothing has changed.
+/// nft refuses its keywords as names of tables, and changes nothing.
 #[test]
-fn nft_refuses_its_own_words() -> anyhow::Result<()> {
+fn nft_refuses_keywords_as_names() -> anyhow::Result<()> {
     require_programs!("nft" from "nftables");
     let machine = Machine::new()?;
     machine
@@ -131,12 +131,12 @@ fn nft_prefix(element: &Value) -> Option<IpNet> {
 }
 
 #[test]
-fn ipset_takes_it() -> anyhow::Result<()> {
+fn ipset_loads_the_export() -> anyhow::Result<()> {
     require_programs!("ipset" from "ipset", "iptables" from "iptables");
     let machine = Machine::new()?;
     machine.run("ipset create other hash:net")?;
     machine.run("ipset add other 10.0.0.0/8")?;
-    // As a load leaves it that was cut short.
+    // The state after an aborted load.
     machine.run(&format!(
         "ipset create {NAME}-t4 hash:net family inet hashsize 4096 maxelem 16777216"
     ))?;
@@ -170,7 +170,7 @@ fn ipset_takes_it() -> anyhow::Result<()> {
     machine.scratch.write("FILE", longest)?;
     machine.run(load)?;
 
-    // A set with other limits is not taken over, and what is in force stays.
+    // A set with another limit is refused and stays.
     machine.run("ipset create odd-v4 hash:net maxelem 9")?;
     machine.run("ipset add odd-v4 10.0.0.0/8")?;
     machine
@@ -181,7 +181,7 @@ fn ipset_takes_it() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Both sets; the halves of everything are everything.
+/// Returns the merged contents of both sets.
 fn ipset_held(machine: &Machine) -> anyhow::Result<BTreeSet<IpNet>> {
     let mut held = Vec::new();
     for (set, length) in [("v4", 32), ("v6", 128)] {
@@ -200,13 +200,13 @@ fn ipset_held(machine: &Machine) -> anyhow::Result<BTreeSet<IpNet>> {
 }
 
 #[test]
-fn iptables_on_nftables_takes_it() -> anyhow::Result<()> {
+fn iptables_nft_loads_the_export() -> anyhow::Result<()> {
     require_programs!("iptables-nft" from "iptables");
     check_iptables("nft", |machine| iptables_held(machine, "nft"))
 }
 
 #[test]
-fn old_iptables_takes_it() -> anyhow::Result<()> {
+fn iptables_legacy_loads_the_export() -> anyhow::Result<()> {
     require_programs!("iptables-legacy" from "iptables");
     check_iptables("legacy", |machine| iptables_held(machine, "legacy"))
 }
@@ -263,7 +263,7 @@ fn check_iptables(kind: &str, held: Held) -> anyhow::Result<()> {
         machine.run(load)?;
     }
 
-    // Which is why the comments say `--noflush`.
+    // The reason for `--noflush` in the comments.
     for (tool, load) in tools.iter().zip(loads) {
         machine.run(&load.replace(" --noflush", ""))?;
         let rules = machine.run(&format!("{tool}-{kind} -S"))?;
@@ -272,7 +272,7 @@ fn check_iptables(kind: &str, held: Held) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The sources that the chain of each family accepts.
+/// Returns the sources that the chain of each family accepts.
 fn iptables_held(machine: &Machine, kind: &str) -> anyhow::Result<BTreeSet<IpNet>> {
     let mut held = BTreeSet::new();
     for (tool, everybody) in [
@@ -289,7 +289,7 @@ fn iptables_held(machine: &Machine, kind: &str) -> anyhow::Result<BTreeSet<IpNet
         for rule in &accepting[1..] {
             match rule[..] {
                 ["-A", _, "-s", prefix, "-j", "ACCEPT"] => held.extend(prefixes(&[prefix])),
-                // A source that everybody is in is not shown.
+                // The source of all addresses is not shown.
                 ["-A", _, "-j", "ACCEPT"] => held.extend([everybody]),
                 _ => anyhow::bail!("{rule:?}"),
             }

@@ -1,5 +1,5 @@
-//! What `export` writes, taken by the programs that it is for. Each of them runs in a namespace of its
-//! own, and is asked what it holds or whom it lets in.
+//! Exports loaded by their target programs. Each program runs in its own namespace, and is tested by its contents or by
+//! the addresses that it admits.
 
 mod clouds;
 mod kernel;
@@ -18,9 +18,9 @@ use allowlist_user::export::{self, Format, Listed, Options};
 use anyhow::ensure;
 use ipnet::IpNet;
 
-/// What sets, chains and variables are called.
+/// The name of sets, chains and variables.
 const NAME: &str = "ven-dor";
-/// What is loaded first: both families, overlapping and adjacent.
+/// The first list: overlapping and adjacent prefixes of both families.
 const BEFORE: &[&str] = &[
     "192.0.2.0/25",
     "192.0.2.128/25",
@@ -29,15 +29,15 @@ const BEFORE: &[&str] = &[
     "2001:db8::/48",
     "2001:db8:ffff::1/128",
 ];
-/// What takes its place: less, and of one family.
+/// The second list: fewer prefixes, of one family.
 const AFTER: &[&str] = &["192.0.2.64/26", "203.0.113.0/24"];
-/// The widest there is.
+/// All addresses.
 const EVERYBODY: &[&str] = &["0.0.0.0/0", "::/0"];
 
-/// Where the lists are said to come from: it should stay in its comment, whoever reads it.
+/// The origin of the lists, which must stay inside its comment in all formats.
 const ORIGIN: &str = "/srv/it's \"a\"\n`x` $(x) ${x} %{x} */ } ; \\! touch mine \u{e4} \\";
 
-/// Leaves the test where a program is missing.
+/// Skips the test if a program is missing.
 macro_rules! require_programs {
     ($($program:literal from $package:literal),+) => {
         allowlist_tests::require_root!();
@@ -50,11 +50,11 @@ macro_rules! require_programs {
 }
 pub(crate) use require_programs;
 
-/// Whether there is such a program to start.
+/// Returns whether a program is installed.
 fn is_installed(program: &str) -> bool {
     match Command::new(program).arg("--version").output() {
         Err(error) if error.kind() == ErrorKind::NotFound => false,
-        // Whatever else is wrong with it should be seen.
+        // Other errors should fail the test.
         _ => true,
     }
 }
@@ -64,12 +64,12 @@ fn prefixes(texts: &[&str]) -> Vec<IpNet> {
     texts.iter().map(prefix).collect()
 }
 
-/// As a target holds them: merged.
+/// Returns merged prefixes, as a target holds them.
 fn merged(texts: &[&str]) -> BTreeSet<IpNet> {
     IpNet::aggregate(&prefixes(texts)).into_iter().collect()
 }
 
-/// As the command writes it.
+/// Returns an export as the command writes it.
 fn exported(format: Format, name: &str, texts: &[&str]) -> anyhow::Result<String> {
     let prefixes = prefixes(texts);
     let list = Listed {
@@ -102,12 +102,12 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Where programs run.
+    /// Returns the working directory of programs.
     fn folder(&self) -> PathBuf {
         self.scratch.file("folder")
     }
 
-    /// A command that runs there. `FILE` among the words is the last export that was written.
+    /// Returns a command in the namespace. `FILE` stands for the last export.
     fn command(&self, words: &str) -> anyhow::Result<Command> {
         let words = self.with_paths(words);
         let mut words = words.split(' ');
@@ -116,14 +116,14 @@ impl Machine {
         Ok(command)
     }
 
-    /// The text with paths for `FILE` and `FOLDER`.
+    /// Returns the text with the paths of `FILE` and `FOLDER`.
     fn with_paths(&self, text: &str) -> String {
         let path = |path: PathBuf| path.display().to_string();
         text.replace("FILE", &path(self.scratch.file("FILE")))
             .replace("FOLDER", &path(self.folder()))
     }
 
-    /// Runs a command to its good end, and returns what it printed.
+    /// Runs a command, which must succeed, and returns its output.
     fn run(&self, words: &str) -> anyhow::Result<String> {
         let ended = Ended::of(self.command(words)?)?;
         ensure!(ended.code == Some(0), "{words}: {ended:?}");
@@ -137,7 +137,7 @@ impl Machine {
         Ok(())
     }
 
-    /// The examples in the comments of `FILE` that are commands of `program`.
+    /// Returns the examples in the comments of `FILE` that are commands of `program`.
     fn examples(&self, program: &str) -> anyhow::Result<Vec<String>> {
         let text = fs::read_to_string(self.scratch.file("FILE"))?;
         let comments = text.lines().filter_map(|line| line.strip_prefix('#'));
@@ -150,7 +150,7 @@ impl Machine {
         Ok(examples)
     }
 
-    /// Runs a line as somebody types it.
+    /// Runs a line in a shell.
     fn type_in(&self, line: &str) -> anyhow::Result<String> {
         let mut command = self.namespace.command("sh")?;
         command

@@ -1,4 +1,4 @@
-//! nginx and `HAProxy`: their own check of a configuration, and whom they serve.
+//! nginx and `HAProxy`: their configuration checks, and the addresses that they serve.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ const REQUEST: &str = "GET / HTTP/1.0\r\n\r\n";
 const HTTP: u16 = 8080;
 const STREAM: u16 = 8081;
 
-/// Whom the port serves. It turns away the others, by a status or by hanging up.
+/// Returns the addresses that a port serves. It refuses the others with a status or by closing the connection.
 fn served(machine: &Machine, port: u16) -> anyhow::Result<BTreeSet<IpAddr>> {
     let answers = visitors::answers(&machine.namespace, port, REQUEST)?;
     let mut served = BTreeSet::new();
@@ -27,7 +27,7 @@ fn served(machine: &Machine, port: u16) -> anyhow::Result<BTreeSet<IpAddr>> {
     Ok(served)
 }
 
-/// Starts a server on each list. It does not end while it is asked.
+/// Tests a server with each list.
 fn check_served(format: Format, check: &str, serve: &str, config: &str) -> anyhow::Result<()> {
     let machine = Machine::new()?;
     let config = machine.with_paths(config);
@@ -52,7 +52,7 @@ fn check_served(format: Format, check: &str, serve: &str, config: &str) -> anyho
         server.signal(nix::sys::signal::Signal::SIGKILL)?;
         server.wait(std::time::Duration::from_secs(20))?;
     }
-    // What is not a prefix is not passed over: the check above means something.
+    // Negative check: an invalid prefix is refused.
     machine.scratch.write("FILE", "allow 192.0.2.0/33;\n")?;
     let ended = Ended::of(machine.command(check)?)?;
     ensure!(ended.code != Some(0), "{ended:?}");
@@ -60,7 +60,7 @@ fn check_served(format: Format, check: &str, serve: &str, config: &str) -> anyho
 }
 
 #[test]
-fn nginx_takes_it() -> anyhow::Result<()> {
+fn nginx_loads_the_export() -> anyhow::Result<()> {
     require_programs!("nginx" from "nginx");
     let module = "/usr/lib/nginx/modules/ngx_stream_module.so";
     if !std::path::Path::new(module).exists() {
@@ -114,7 +114,7 @@ stream {
 }
 
 #[test]
-fn haproxy_takes_it() -> anyhow::Result<()> {
+fn haproxy_loads_the_export() -> anyhow::Result<()> {
     require_programs!("haproxy" from "haproxy");
     let config = "defaults
     mode http

@@ -1,4 +1,4 @@
-//! `MariaDB`: a server with these accounts, and whom it greets.
+//! `MariaDB`: a server with the accounts of the export, and the addresses that it admits.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -13,9 +13,9 @@ use crate::{AFTER, BEFORE, EVERYBODY, Machine, require_programs, visitors};
 const PORT: u16 = 3306;
 const SOON: Duration = Duration::from_mins(3);
 
-/// A server with no account but root's, until it is dropped.
+/// Starts a server that has only the account of root. It ends when it is dropped.
 fn start(machine: &Machine) -> anyhow::Result<Program> {
-    // The log files are as small as they may be: all of it is in memory.
+    // The minimum size of log files, since all files are in memory.
     let options = "--no-defaults --user=root --datadir=FOLDER/data --skip-name-resolve --innodb-log-file-size=4M";
     machine.run(&format!(
         "mariadb-install-db {options} --auth-root-authentication-method=normal --skip-test-db"
@@ -33,7 +33,7 @@ fn query(machine: &Machine, sql: &str) -> anyhow::Result<Vec<String>> {
     Ok(printed.lines().map(str::to_owned).collect())
 }
 
-/// Whom the server greets; to the others it says that their host is not allowed.
+/// Returns the addresses that the server greets. It refuses others, since their host is not allowed.
 fn greeted(machine: &Machine) -> anyhow::Result<BTreeSet<IpAddr>> {
     let answers = visitors::answers(&machine.namespace, PORT, "")?;
     ensure!(answers.len() == visitors::everybody().len(), "{answers:?}");
@@ -47,7 +47,7 @@ fn greeted(machine: &Machine) -> anyhow::Result<BTreeSet<IpAddr>> {
     Ok(greeted)
 }
 
-/// Of `texts`, those who may come: IPv6 by single addresses alone.
+/// Returns the addresses of `texts` that are admitted: for IPv6 only single addresses.
 fn listed(texts: &[&str]) -> BTreeSet<IpAddr> {
     let is_host = |text: &&str| !text.contains(':') || text.ends_with("/128");
     let hosts: Vec<_> = texts.iter().copied().filter(is_host).collect();
@@ -55,7 +55,7 @@ fn listed(texts: &[&str]) -> BTreeSet<IpAddr> {
 }
 
 #[test]
-fn mariadb_takes_it() -> anyhow::Result<()> {
+fn mariadb_loads_the_export() -> anyhow::Result<()> {
     require_programs!(
         "mariadbd" from "mariadb-server-core",
         "mariadb" from "mariadb-client-core"
@@ -68,7 +68,7 @@ fn mariadb_takes_it() -> anyhow::Result<()> {
         let printed = machine.type_in(&format!("{client} < FILE"))?;
         ensure!(
             !machine.folder().join("mine").exists(),
-            "a comment was carried out"
+            "a comment was executed"
         );
         Ok(printed)
     };
@@ -83,7 +83,7 @@ fn mariadb_takes_it() -> anyhow::Result<()> {
     };
     assert!(locked()?, "it has no password yet");
 
-    // The comments tell how to open the accounts.
+    // The comments contain the statements that unlock the accounts.
     let text = std::fs::read_to_string(machine.scratch.file("FILE"))?;
     let hint: String = text
         .lines()
@@ -95,34 +95,34 @@ fn mariadb_takes_it() -> anyhow::Result<()> {
     query(&machine, &opening.join("\n"))?;
     assert!(!locked()?);
 
-    // A second load leaves password and lock alone.
+    // A second load changes neither password nor lock.
     let shown = format!("SHOW CREATE USER {account}; SHOW GRANTS FOR {account};");
     let before = query(&machine, &shown)?;
     assert_eq!(load(BEFORE)?, "");
     assert_eq!(query(&machine, &shown)?, before);
-    // `_` is itself, and no wildcard: only a dump shows the backslash twice.
+    // `_` is escaped; the output doubles the backslash.
     assert_eq!(
         before[2],
         "GRANT SELECT ON `db\\\\_1`.* TO `reader`@`192.0.2.0/255.255.255.0`"
     );
 
-    // Whom the vendor took off its list is told; the answer is SQL.
-    let told = load(AFTER)?;
+    // The load prints SQL that drops the accounts of removed prefixes.
+    let printed = load(AFTER)?;
     let all: Vec<_> = BEFORE.iter().chain(AFTER).copied().collect();
     assert_eq!(greeted(&machine)?, listed(&all));
-    assert_eq!(told.lines().count(), 3, "{told}");
-    query(&machine, &told)?;
+    assert_eq!(printed.lines().count(), 3, "{printed}");
+    query(&machine, &printed)?;
     assert_eq!(greeted(&machine)?, listed(AFTER));
 
-    let told = load(EVERYBODY)?;
-    query(&machine, &told)?;
+    let printed = load(EVERYBODY)?;
+    query(&machine, &printed)?;
     let v4: BTreeSet<_> = visitors::everybody()
         .into_iter()
         .filter(IpAddr::is_ipv4)
         .collect();
     assert_eq!(greeted(&machine)?, v4);
 
-    // What lets everybody in besides is told.
+    // The load reports an account that admits all hosts.
     query(&machine, "CREATE USER 'reader'@'%' ACCOUNT LOCK;")?;
     assert_eq!(load(EVERYBODY)?, "DROP USER 'reader'@'%';\n");
     Ok(())

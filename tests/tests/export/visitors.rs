@@ -1,4 +1,4 @@
-//! Who gets in: connections from addresses on loopback, to a port of the same namespace.
+//! Tests which addresses are admitted: connections from loopback addresses to a port of the same namespace.
 
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
@@ -11,7 +11,7 @@ use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// Those whom `BEFORE` or `AFTER` lists, and a neighbour of each.
+/// Addresses of `BEFORE` and `AFTER`, with their neighbours.
 const VISITORS: [&str; 9] = [
     "192.0.2.7",
     "192.0.2.64",
@@ -23,12 +23,12 @@ const VISITORS: [&str; 9] = [
     "2001:db8:ffff::1",
     "2001:db8:ffff::2",
 ];
-/// What a filter drops is not answered however long one waits; loopback answers at once.
+/// The timeout of connections that a filter drops; loopback answers at once.
 const PATIENCE: Duration = Duration::from_millis(300);
-/// Longer than a server that answers takes.
+/// The timeout of answers, longer than any server needs.
 const SOON: Duration = Duration::from_mins(3);
 
-/// Gives the namespace its visitors.
+/// Adds the addresses of the visitors to a namespace.
 pub(crate) fn settle(namespace: &Namespace) -> anyhow::Result<()> {
     add_addresses(namespace, "lo", &addresses(&VISITORS))
 }
@@ -38,19 +38,19 @@ pub(crate) fn addresses(texts: &[&str]) -> Vec<IpAddr> {
     texts.iter().map(address).collect()
 }
 
-/// All of them.
+/// Returns all visitors.
 pub(crate) fn everybody() -> BTreeSet<IpAddr> {
     addresses(&VISITORS).into_iter().collect()
 }
 
-/// Those who are listed.
+/// Returns the visitors that are listed.
 pub(crate) fn listed(texts: &[&str]) -> BTreeSet<IpAddr> {
     let prefixes = crate::prefixes(texts);
     let is_listed = |address: &IpAddr| prefixes.iter().any(|prefix| prefix.contains(address));
     everybody().into_iter().filter(is_listed).collect()
 }
 
-/// A port that everybody may reach, unless a filter forbids it.
+/// Opens a port.
 pub(crate) fn listen(namespace: &Namespace, port: u16) -> anyhow::Result<TcpListener> {
     let every = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     namespace
@@ -58,7 +58,7 @@ pub(crate) fn listen(namespace: &Namespace, port: u16) -> anyhow::Result<TcpList
         .context("cannot listen")
 }
 
-/// Those whom the port answers, at the second attempt at the latest: the first one may fail on a busy machine.
+/// Returns the visitors that the port answers. Tries twice, since the first attempt may fail on a busy machine.
 pub(crate) fn admitted(namespace: &Namespace, port: u16) -> anyhow::Result<BTreeSet<IpAddr>> {
     let mut admitted = BTreeSet::new();
     for _ in 0..2 {
@@ -68,8 +68,8 @@ pub(crate) fn admitted(namespace: &Namespace, port: u16) -> anyhow::Result<BTree
     Ok(admitted)
 }
 
-/// The first bytes that each visitor gets from a server that is sent `request`, if any come. Nothing drops packets, so that each
-/// is connected however long it takes.
+/// Returns the first bytes that each visitor receives in answer to `request`, if any. No filter drops packets, so that
+/// each visitor connects.
 pub(crate) fn answers(
     namespace: &Namespace,
     port: u16,
@@ -82,7 +82,7 @@ pub(crate) fn answers(
             stream.set_nonblocking(false)?;
             stream.set_read_timeout(Some(SOON))?;
             let mut answer = [0; 200];
-            // A server that turns a visitor away may hang up before it reads.
+            // A server that refuses a visitor may close the connection before it reads.
             let told = stream.write_all(request.as_bytes());
             let length = told.and_then(|()| stream.read(&mut answer)).unwrap_or(0);
             let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
@@ -114,7 +114,7 @@ fn connections(
     })
 }
 
-/// A connection, unless nothing answers or it is cut at once.
+/// Connects a visitor; `None` if the port does not answer or closes at once.
 async fn visit(
     visitor: IpAddr,
     port: u16,
@@ -131,7 +131,7 @@ async fn visit(
     };
     match stream {
         Ok(stream) => Ok(Some((visitor, stream.into_std()?))),
-        // A proxy may hang up so soon that it comes before the handshake is noticed.
+        // A proxy may close the connection before the client sees the handshake.
         Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(None),
         Err(error) => Err(error).with_context(|| format!("nothing listens to {visitor} on {port}")),
     }

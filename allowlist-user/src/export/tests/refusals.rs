@@ -32,14 +32,14 @@ fn invalid_names_are_refused() {
         errors.push(error.to_string());
     }
     expect![[r#"
-        "" cannot be a name in the format nft: write at most 128 letters, digits, `-` and `_`, a letter first, such as "allowlist"
-        "1office" cannot be a name in the format nft: write at most 128 letters, digits, `-` and `_`, a letter first, such as "allowlist"
-        "-a" cannot be a name in the format nft: write at most 128 letters, digits, `-` and `_`, a letter first, such as "allowlist"
-        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" cannot be a name in the format nft: write at most 128 letters, digits, `-` and `_`, a letter first, such as "allowlist"
-        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaa" cannot be a name in the format ipset: write at most 28 letters, digits, `-` and `_`, a letter first, such as "allowlist"
-        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaa" cannot be a name in the format iptables: write at most 28 letters, digits, `-` and `_`, a letter first, such as "allowlist"
-        INPUT is a word of iptables' own, and its rules would be lost; write another name, such as "allowlist"
-        ACCEPT is a word of iptables' own, and its rules would be lost; write another name, such as "allowlist""#]].assert_eq(&errors.join("\n"));
+        "" is not a valid name in the format nft: use up to 128 letters, digits, `-` and `_`, and start with a letter, such as "allowlist"
+        "1office" is not a valid name in the format nft: use up to 128 letters, digits, `-` and `_`, and start with a letter, such as "allowlist"
+        "-a" is not a valid name in the format nft: use up to 128 letters, digits, `-` and `_`, and start with a letter, such as "allowlist"
+        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" is not a valid name in the format nft: use up to 128 letters, digits, `-` and `_`, and start with a letter, such as "allowlist"
+        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaa" is not a valid name in the format ipset: use up to 28 letters, digits, `-` and `_`, and start with a letter, such as "allowlist"
+        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaa" is not a valid name in the format iptables: use up to 28 letters, digits, `-` and `_`, and start with a letter, such as "allowlist"
+        INPUT is a built-in chain or target of iptables, whose rules the export would replace; use another name, such as "allowlist"
+        ACCEPT is a built-in chain or target of iptables, whose rules the export would replace; use another name, such as "allowlist""#]].assert_eq(&errors.join("\n"));
     let hostile = [
         "a b", "a;b", "a\nb", "a'b", "a\"b", "a{b", "a$b", "a#b", "ä", "a.b", "a/b", "a\0",
     ];
@@ -64,14 +64,14 @@ fn an_empty_export_is_refused() {
         assert_eq!(export(format, &options("vendor"), &[]), Err(error));
     }
     let errors: Vec<_> = errors.into_iter().collect();
-    expect!["vendor has no prefix to export, and a firewall that takes an empty list lets nobody in; see `allowlist fetch` for what its sources hold"].assert_eq(&errors.join("\n"));
+    expect!["vendor has no prefix to export, and an empty list would lock everyone out of a firewall; check its sources with `allowlist fetch`"].assert_eq(&errors.join("\n"));
 }
 
 #[test]
 fn a_security_group_has_at_most_1000_rules() {
     assert!(export_one(Format::AwsSecurityGroup, "a", &apart(1000)).is_ok());
     let error = export_one(Format::AwsSecurityGroup, "a", &apart(1001)).expect_err("too many");
-    expect!["1001 IPv4 prefixes do not fit into a security group, which has at most 1000 rules; export fewer sources, or put the filter on the host"].assert_eq(&error.to_string());
+    expect!["1001 IPv4 prefixes do not fit into a security group, which has up to 1000 rules; export fewer sources, or run the filter on the host"].assert_eq(&error.to_string());
 }
 
 #[test]
@@ -120,10 +120,10 @@ fn invalid_accounts_are_refused() {
         panic!("{errors:?}")
     };
     expect![[r#"
-        mysql-grant makes accounts, and no user is given; name the one that the vendor asks for
-        mysql-grant makes accounts, and no database is given; name the one that the vendor asks for
-        "u'@'%" cannot be the user of mysql-grant: write at most 32 letters, digits, `-` and `_`
-        "%" cannot be the database of mysql-grant: write at most 64 letters, digits, `-` and `_`
-        "uuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuu" cannot be the user of mysql-grant: write at most 32 letters, digits, `-` and `_`
-        vendor has IPv6 prefixes alone, 1 of them, and the host of a MySQL account is an IPv4 prefix or one address; filter IPv6 on the host"#]].assert_eq(&errors.map(|error| error.to_string()).join("\n"));
+        mysql-grant requires a user; use the user that the vendor requires
+        mysql-grant requires a database; use the database that the vendor requires
+        "u'@'%" is not a valid user for mysql-grant: use up to 32 letters, digits, `-` and `_`
+        "%" is not a valid database for mysql-grant: use up to 64 letters, digits, `-` and `_`
+        "uuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuu" is not a valid user for mysql-grant: use up to 32 letters, digits, `-` and `_`
+        vendor has only IPv6 prefixes (1), but the host of a MySQL account is an IPv4 prefix or one address; filter IPv6 on the host"#]].assert_eq(&errors.map(|error| error.to_string()).join("\n"));
 }

@@ -1,4 +1,4 @@
-//! Whoever is listed is admitted and nobody else, however many they are.
+//! Each format admits exactly the listed addresses, for lists of any size.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -8,9 +8,9 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Ten formats of a million prefixes, none of which merges with another.
+/// Exports a million prefixes, no two of which merge, in all formats.
 #[test]
-fn a_million_prefixes_are_no_matter() {
+fn exports_a_million_prefixes() {
     let many = apart(1_000_000);
     for format in Format::ALL {
         let result = export_one(format, "a", &many);
@@ -18,13 +18,13 @@ fn a_million_prefixes_are_no_matter() {
     }
 }
 
-/// Whether it is of IPv6, the first address and the last.
+/// Whether the range is IPv6, its first and its last address.
 type Range = (bool, u128, u128);
 
-/// Formats that have a prefix in more than one place, or as it was listed.
+/// The formats that repeat prefixes, or that do not merge them.
 const REPEATS: [Format; 3] = [Format::Plain, Format::Json, Format::MysqlGrant];
 
-/// Sorted, and none touches another.
+/// Returns the merged ranges, sorted and not adjacent.
 fn ranges(prefixes: impl IntoIterator<Item = IpNet>) -> Vec<Range> {
     let range = |prefix: IpNet| match prefix {
         IpNet::V4(v4) => (
@@ -47,7 +47,7 @@ fn ranges(prefixes: impl IntoIterator<Item = IpNet>) -> Vec<Range> {
     merged
 }
 
-/// Whatever is an address or a prefix in a text, comments apart.
+/// Returns all addresses and prefixes in a text without its comments.
 fn found(text: &str) -> Vec<IpNet> {
     let is_between = |c: char| !c.is_ascii_hexdigit() && !".:/".contains(c);
     let text = without_comments(text);
@@ -65,7 +65,7 @@ fn found_prefix(token: &str) -> Option<IpNet> {
     address.ok().or_else(|| token.parse().ok())
 }
 
-/// Few addresses, and the ends of the address space, so that prefixes meet.
+/// Generates prefixes of few addresses and at the ends of the address space, so that they overlap.
 fn any_prefix() -> impl Strategy<Value = IpNet> {
     let address = prop_oneof![0_u32..64, (u32::MAX - 64)..=u32::MAX, any::<u32>()];
     let wide = prop_oneof![0_u128..64, (u128::MAX - 64)..=u128::MAX, any::<u128>()];
@@ -78,7 +78,7 @@ fn any_prefix() -> impl Strategy<Value = IpNet> {
 
 proptest! {
     #[test]
-    fn whoever_is_listed_is_admitted_and_nobody_else(
+    fn exactly_the_listed_addresses_are_admitted(
         prefixes in vec(any_prefix(), 1..24),
         cut in 0_usize..24,
     ) {
