@@ -1,10 +1,8 @@
-//! Providers: vendors whose addresses are known here, so that a configuration needs only a name.
+//! The catalogue of providers: vendors' lists that a configuration refers to by name.
 //!
-//! Invariants: names are unique and in order; every entry says where its vendor documents it, on
-//! which day somebody last looked, what that rests on, and who calls whom; nothing that an operator
-//! writes can change what an entry does but by the values that the entry asks for. The entries are data,
-//! in `catalogue/providers.toml`: a vendor is a table there and no code. Fetches nothing and knows no
-//! feed: an entry is turned into the source table that a configuration would have held.
+//! Invariants: names are unique and sorted; each provider states the vendor's documentation, the day of the last check, its
+//! evidence and its direction; configuration can change a provider only through its parameters and regions. Providers are
+//! data, tables in `catalogue/providers.toml`. Fetches nothing: a provider expands to a source table of a configuration.
 
 mod configuration;
 mod expand;
@@ -22,7 +20,7 @@ use crate::policy::Direction;
 
 pub(crate) use configuration::comment;
 
-/// The keys of a source that state how its list is read, in the order in which they are shown.
+/// The keys of a source that describe the format of its list, in display order.
 pub(crate) const FORMAT_KEYS: &[&str] = &[
     "format",
     "select",
@@ -41,7 +39,7 @@ pub(crate) const FORMAT_KEYS: &[&str] = &[
     "page",
 ];
 
-/// The keys that a `source` of the catalogue may have, in the order in which they are shown.
+/// The keys that a `source` of the catalogue may have, in display order.
 const KEYS: [&[&str]; 3] = [
     &[
         "url",
@@ -72,106 +70,106 @@ const KEYS: [&[&str]; 3] = [
     ],
 ];
 
-/// A catalogued source with everything filled in but its parameters and regions.
+/// A source of the catalogue, complete except for its parameters and regions.
 #[derive(Clone, Debug)]
 pub struct Provider {
-    /// What `provider = "…"` says.
+    /// The value of `provider = "…"`.
     pub name: String,
-    /// The vendor's own name for the thing.
+    /// The vendor's name of the list.
     pub title: String,
-    /// Who calls whom, and what for.
+    /// A description: which side connects, and the purpose.
     pub about: String,
-    /// Whether the addresses call this host or are called by it.
+    /// The direction of the connections.
     pub direction: Direction,
-    /// Where the prefixes come from.
+    /// The origin of the prefixes.
     pub list: List,
-    /// The vendor's page about the list, or the list itself where no page is known.
+    /// The URL of the vendor's documentation, or of the list if there is none.
     pub documented: String,
-    /// The day on which this entry was last compared with what it rests on.
+    /// The day on which the provider was last compared with its evidence.
     pub checked: Date,
-    /// How many prefixes were seen, and when.
+    /// The number of prefixes that were observed, and the date.
     pub expected: String,
-    /// What the entry rests on.
+    /// The evidence for the provider.
     pub evidence: Evidence,
-    /// What the operator should know whenever this is used.
+    /// A warning for the operator whenever the provider is used.
     pub warning: Option<String>,
     regions: Vec<Region>,
     parameters: Vec<Parameter>,
-    /// What is compiled in for every region, or without any.
+    /// The built-in prefixes of all regions, or of a provider without regions.
     common: Vec<IpNet>,
 }
 
-/// How sure an entry is.
+/// The evidence for a provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Evidence {
-    /// A list that the vendor served was parsed.
+    /// A list served by the vendor was parsed.
     Payload,
-    /// The vendor's own text was read.
+    /// The vendor's documentation was read.
     Documentation,
-    /// Somebody else's record of the vendor's answer was read, without its content.
+    /// A third party's record of the response headers was read, without the body.
     Headers,
     /// Public programs that use the list were read.
     #[serde(rename = "third parties")]
     ThirdParties,
 }
 
-/// Where a provider's prefixes come from.
+/// The origin of a provider's prefixes.
 #[derive(Clone, Debug)]
 pub enum List {
-    /// From the vendor: a source table of the configuration, with placeholders.
+    /// Fetched from the vendor: a source table with placeholders.
     Fetched(Table),
-    /// From this program: what the vendor said on the day it was checked.
+    /// Built into this program, as published on the day of the last check.
     BuiltIn,
 }
 
-/// A part of a provider that can be chosen by itself: a region, a data centre.
+/// A selectable part of a provider: a region, a data centre.
 #[derive(Clone, Debug)]
 pub struct Region {
-    /// What `regions = ["…"]` says.
+    /// The value in `regions = ["…"]`.
     pub code: String,
-    /// What the same vendor calls it elsewhere.
+    /// Other names of the region in the vendor's documents.
     pub aliases: Vec<String>,
-    /// Whether it is left out unless it is named.
+    /// Whether the region is used only if the configuration names it.
     pub only_if_named: bool,
-    /// What replaces `{region}` in the source table.
+    /// The value of `{region}` in the source table.
     pub value: String,
-    /// Its prefixes, if they are compiled in.
+    /// The built-in prefixes of the region.
     pub prefixes: Vec<IpNet>,
 }
 
-/// A value that an entry asks for: `{name}` in its source table stands for it.
+/// A parameter of a provider: the value of `{name}` in its source table.
 #[derive(Clone, Debug)]
 pub struct Parameter {
-    /// Its key.
+    /// The name of the parameter.
     pub name: String,
-    /// What it means.
+    /// The description.
     pub about: String,
-    /// What it is unless the configuration says so; without one, the configuration must.
+    /// The default; if `None`, the configuration must set the parameter.
     pub default: Option<String>,
-    /// What it may be; empty is anything that cannot change the meaning of a URL or a path.
+    /// The allowed values; empty for any value that cannot change the structure of a URL or a path.
     pub values: Vec<String>,
 }
 
-/// Every provider, in order of name.
+/// Returns all providers, sorted by name.
 pub fn all() -> &'static [Provider] {
     static PROVIDERS: LazyLock<Vec<Provider>> =
-        LazyLock::new(|| written::parse(written::TEXT).expect("a test reads the catalogue"));
+        LazyLock::new(|| written::parse(written::TEXT).expect("a test parses the catalogue"));
     &PROVIDERS
 }
 
-/// The provider of that name.
+/// Returns the provider with this name.
 pub fn find(name: &str) -> Option<&'static Provider> {
     all().iter().find(|provider| provider.name == name)
 }
 
 impl Provider {
-    /// Its regions; none if it cannot be divided.
+    /// Returns the regions; empty if the provider has none.
     pub fn regions(&self) -> &[Region] {
         &self.regions
     }
 
-    /// The region of that code or alias, in capitals or not.
+    /// Returns the region with this code or alias, ignoring case.
     pub fn region(&self, code: &str) -> Option<&Region> {
         let is_named = |name: &str| name.eq_ignore_ascii_case(code);
         self.regions
@@ -179,17 +177,17 @@ impl Provider {
             .find(|region| is_named(&region.code) || region.aliases.iter().any(|a| is_named(a)))
     }
 
-    /// The compiled-in prefixes that belong to no region.
+    /// Returns the built-in prefixes that belong to no region.
     pub fn common_prefixes(&self) -> &[IpNet] {
         &self.common
     }
 
-    /// What it asks for, in order of name.
+    /// Returns the parameters, sorted by name.
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
     }
 
-    /// Whether the word is in its name, its title or what is said about it, in capitals or not.
+    /// Returns whether the name, the title or the description contains a word, ignoring case.
     pub fn matches(&self, word: &str) -> bool {
         let word = word.to_lowercase();
         [&self.name, &self.title, &self.about]
@@ -197,22 +195,27 @@ impl Provider {
             .any(|text| text.to_lowercase().contains(&word))
     }
 
-    /// The source table with everything replaced: for these regions, or for all those that need not
-    /// be named. Errors say what is missing or wrong and what would be right.
+    /// Returns the source table for these regions, or for the default regions if none are given.
+    ///
+    /// # Errors
+    /// A parameter is missing, unknown or invalid; the message contains the remedy.
     pub fn table(
         &self,
         regions: &[&Region],
         parameters: &BTreeMap<String, String>,
     ) -> Result<Table, String> {
         let List::Fetched(source) = &self.list else {
-            return Err(format!("the list of {} is compiled in", self.name));
+            return Err(format!("the list of {} is built in", self.name));
         };
         let values = self.values(parameters)?;
         let are_named = !regions.is_empty();
         let regions = self.chosen(regions);
         if regions.is_empty() && !self.regions.is_empty() {
             let name = &self.name;
-            return Err(format!("{name} needs `regions`; it has {}", self.codes()));
+            return Err(format!(
+                "{name} requires `regions`; it has {}",
+                self.codes()
+            ));
         }
         let mut table = expand::table(source, &regions, &values);
         if are_named {
@@ -221,8 +224,7 @@ impl Provider {
         Ok(table)
     }
 
-    /// What is compiled in for these regions, or for all those that need not be named. Sorted and
-    /// distinct.
+    /// Returns the built-in prefixes of these regions, or of the default regions if none are given. Sorted and distinct.
     pub fn prefixes(&self, regions: &[&Region]) -> Vec<IpNet> {
         let regions = self.chosen(regions);
         let of_regions = regions.iter().flat_map(|region| &region.prefixes);
@@ -232,7 +234,7 @@ impl Provider {
         prefixes
     }
 
-    /// The regions that are meant, each once, as they come.
+    /// Returns the given regions without duplicates, or the default regions if none are given.
     fn chosen<'p>(&'p self, named: &[&'p Region]) -> Vec<&'p Region> {
         if named.is_empty() {
             let usual = self.regions.iter().filter(|region| !region.only_if_named);
@@ -247,7 +249,7 @@ impl Provider {
         chosen
     }
 
-    /// Each parameter with what stands for it.
+    /// Returns the values of all parameters.
     fn values<'v>(
         &'v self,
         given: &'v BTreeMap<String, String>,
@@ -269,10 +271,7 @@ impl Provider {
                 }),
             };
             let value = value.map_err(|wrong| {
-                format!(
-                    "the parameter {:?} of {} {wrong}",
-                    parameter.name, self.name
-                )
+                format!("parameter {:?} of {} {wrong}", parameter.name, self.name)
             });
             Ok((parameter.name.as_str(), value?))
         };
@@ -296,13 +295,13 @@ impl Provider {
 }
 
 impl Parameter {
-    /// Whether an operator may give it that value, which goes into a URL or a path as it is.
+    /// Checks a value, which becomes a part of a URL or a path without escaping.
     fn check(&self, value: &str) -> Result<(), String> {
         if !self.values.is_empty() {
             if self.values.iter().any(|known| known == value) {
                 return Ok(());
             }
-            return Err(format!("cannot be {value:?}{}", self.choices()));
+            return Err(format!("has the invalid value {value:?}{}", self.choices()));
         }
         let is_plain = value.starts_with(|c: char| c.is_ascii_alphanumeric())
             && value
@@ -312,7 +311,7 @@ impl Parameter {
             return Ok(());
         }
         Err(format!(
-            "cannot be {value:?}: write letters, digits, `.`, `_`, `:` and `-`, and begin with a \
+            "has the invalid value {value:?}; use letters, digits, `.`, `_`, `:` and `-`, and start with a \
              letter or a digit"
         ))
     }
@@ -320,12 +319,12 @@ impl Parameter {
     fn choices(&self) -> String {
         match self.values[..] {
             [] => String::new(),
-            _ => format!("; write one of {}", quoted(&self.values)),
+            _ => format!("; use one of {}", quoted(&self.values)),
         }
     }
 }
 
-/// `"a", "b, c"`: values may hold commas.
+/// Returns quoted values, such as `"a", "b, c"`, since values may contain commas.
 fn quoted(values: &[String]) -> String {
     let quoted: Vec<_> = values.iter().map(|value| format!("{value:?}")).collect();
     quoted.join(", ")

@@ -1,8 +1,7 @@
-//! Every catalogued list, fetched over HTTP as its entry says and read as its entry says.
+//! All lists of the catalogue: fetched over HTTP and parsed with the options of their providers.
 //!
-//! The lists are this project's own, in `fixtures/feeds`, of the shapes that the vendors' have: with the traps
-//! of each, and most with addresses of documentation. The expected prefixes are written beside them, and pass
-//! the gate of their entry.
+//! The lists in `fixtures/feeds` are this project's own, in the vendors' formats, with the difficulties of each, and mostly
+//! with documentation addresses. `expected.toml` there has the expected prefixes, which must pass the provider's gate.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,7 +18,7 @@ use anyhow::{Context, anyhow, bail, ensure};
 use ipnet::IpNet;
 use serde::Deserialize;
 
-/// What `expected.toml` says of one list.
+/// An entry of `expected.toml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Expected {
@@ -30,7 +29,7 @@ struct Expected {
     parameters: BTreeMap<String, String>,
     landing: Option<String>,
     link: Option<String>,
-    /// One for each URL.
+    /// The files of the URLs.
     files: Vec<String>,
     prefixes: Vec<IpNet>,
 }
@@ -60,7 +59,7 @@ fn source_of(list: &Expected) -> anyhow::Result<Source> {
     provided("vendor", provider, &regions, &list.parameters).map_err(|error| anyhow!(error))
 }
 
-/// Lets the source's list be fetched from `vendor`, which serves these files.
+/// Serves the files of a list from `vendor`, and points the source to it.
 fn serve(source: &mut Source, list: &Expected, vendor: &Vendor) -> anyhow::Result<()> {
     let Origin::Http(http) = &mut source.origin else {
         bail!("is not fetched");
@@ -70,13 +69,13 @@ fn serve(source: &mut Source, list: &Expected, vendor: &Vendor) -> anyhow::Resul
         "{} URLs",
         http.urls.len()
     );
-    // What is behind a link is on the vendor's own host: that it is found is all that can be shown here.
+    // The link leads to the vendor's own host, so only its discovery is tested.
     if let Some(pattern) = http.discover.take() {
         let landing = list.landing.as_ref().context("has a landing page")?;
         let link = feed::find_link(&fixture(landing)?, &pattern)?;
         ensure!(Some(&link) == list.link.as_ref(), "found {link}");
     }
-    // Nobody's token is on this machine.
+    // The test has no token.
     http.bearer_file = None;
     http.urls.clear();
     for file in &list.files {
@@ -88,7 +87,7 @@ fn serve(source: &mut Source, list: &Expected, vendor: &Vendor) -> anyhow::Resul
     Ok(())
 }
 
-/// Judges a list as the first of its source. A fixture has fewer prefixes than a vendor's list has.
+/// Checks a list as the first list of its source. Fixtures have fewer prefixes than the vendors' lists.
 fn pass_gate(source: &Source, list: &[IpNet]) -> anyhow::Result<()> {
     let mut source = source.clone();
     let mut public: Vec<IpNet> = list.iter().map(|prefix| as_public(*prefix)).collect();
@@ -97,7 +96,7 @@ fn pass_gate(source: &Source, list: &[IpNet]) -> anyhow::Result<()> {
     Ok(judge(&source, None, &public, false)?)
 }
 
-/// A prefix of documentation as a public one of the same length, and any other as it is.
+/// Maps a documentation prefix to a public prefix of the same length; returns other prefixes unchanged.
 fn as_public(prefix: IpNet) -> IpNet {
     match prefix {
         IpNet::V4(v4) => {
@@ -125,7 +124,7 @@ fn folder() -> PathBuf {
 }
 
 #[test]
-fn every_list_is_expected_to_hold_something() -> anyhow::Result<()> {
+fn expected_lists_are_complete() -> anyhow::Result<()> {
     let lists = expected()?;
     let landing = lists.iter().filter_map(|list| list.landing.as_ref());
     let used = lists.iter().flat_map(|list| &list.files).chain(landing);
@@ -142,7 +141,7 @@ fn every_list_is_expected_to_hold_something() -> anyhow::Result<()> {
 }
 
 #[test]
-fn every_list_is_fetched_and_read_as_its_entry_says() -> anyhow::Result<()> {
+fn lists_are_fetched_and_parsed() -> anyhow::Result<()> {
     let vendor = Vendor::start([])?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,7 +1,7 @@
-//! An entry as configuration to copy, which says in comments what the entry stands for.
+//! A provider as configuration to copy, with the expanded source in comments.
 //!
-//! Invariants: the text is TOML as it is, with an example where the entry asks for a value that it has
-//! no default for; a comment's line is no longer than a hundred characters unless a word is.
+//! Invariants: the text is valid TOML, with an example for each parameter without a default; lines of comments have up to
+//! 100 characters unless a single word is longer.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +9,14 @@ use toml::{Table, Value};
 
 use super::{Direction, KEYS, List, Parameter, Provider, expand};
 
-/// The longest line of a comment.
+/// The maximum width of comments.
 const WIDTH: usize = 100;
-/// What stands for a value that only the operator knows.
+/// The example of a value that only the operator knows.
 const EXAMPLE: &str = "example";
 
 impl Provider {
-    /// A `[sources]` table with this provider and everything it asks for, and a service that names
-    /// it. What it stands for, the vendor's page, its day and its warning are comments.
+    /// Returns a `[sources]` table with this provider and its parameters, and a service that allows it. Comments contain
+    /// the vendor's page, the day of the last check, the warning and the expanded source.
     pub fn configuration(&self) -> String {
         let mut text = String::new();
         text += &comment(&format!("Documented at {}", self.documented));
@@ -27,14 +27,14 @@ impl Provider {
         text += &format!("[sources.{}]\nprovider = {:?}\n", self.name, self.name);
         if self.direction == Direction::Outbound {
             text += &comment(
-                "These are addresses that this host connects to. To let them connect to it as well, \
-                 which a service that allows them does, say so:",
+                "These addresses are destinations of this host's connections. This allows inbound connections from them \
+                 too:",
             );
             text += "direction = \"any\"\n";
         }
         text += &self.regions_text();
         text += &self.parameters_text();
-        text += &self.stands_for();
+        text += &self.expanded();
         text += "\n[services.webhooks]\nports = [\"tcp/443\"]\n";
         text += &format!("allow = [{:?}]\n", self.name);
         text
@@ -58,9 +58,9 @@ impl Provider {
         });
         let described: Vec<_> = described.collect();
         let usual = if self.chosen(&[]).len() == self.regions().len() {
-            "all of them"
+            "all"
         } else {
-            "those that need not be named"
+            "all except those marked \"if named\""
         };
         let about = format!(
             "Regions: {}; without the key, {usual}.",
@@ -74,7 +74,7 @@ impl Provider {
         for parameter in self.parameters() {
             let mut about = format!("`{}`: {}", parameter.name, parameter.about);
             if let Some(default) = parameter.shown_default() {
-                about += &format!("; {default:?} unless it is given");
+                about += &format!("; default {default:?}");
             }
             about += &parameter.choices();
             text += &comment(&about);
@@ -96,11 +96,11 @@ impl Provider {
         text
     }
 
-    /// What the name stands for: the same source written out.
-    fn stands_for(&self) -> String {
+    /// Returns the expanded source as comments.
+    fn expanded(&self) -> String {
         let List::Fetched(source) = &self.list else {
             let count = self.prefixes(&[]).len();
-            let about = format!("Stands for {count} prefixes that are compiled in.");
+            let about = format!("Contains {count} built-in prefixes.");
             return comment(&about);
         };
         let defaults = self.parameters().iter();
@@ -108,10 +108,10 @@ impl Provider {
             .filter_map(|parameter| Some((parameter.name.as_str(), parameter.default.as_deref()?)))
             .collect();
         let table = expand::table(source, &self.chosen(&[]), &defaults);
-        let mut text = comment("Stands for:");
+        let mut text = comment("Equivalent to:");
         for key in KEYS.concat() {
             if let Some(value) = table.get(key) {
-                text += &written(key, value);
+                text += &key_comment(key, value);
             }
         }
         text
@@ -119,13 +119,13 @@ impl Provider {
 }
 
 impl Parameter {
-    /// The default, if it could be written: a pattern that means "all" cannot, and `about` tells it.
+    /// Returns the default if it is a valid value. A pattern for "all" is not; `about` describes it.
     fn shown_default(&self) -> Option<&str> {
         let default = self.default.as_deref();
         default.filter(|default| self.check(default).is_ok())
     }
 
-    /// Something that it may be.
+    /// Returns an example of a value.
     fn example(&self) -> &str {
         let first = self.values.first().map(String::as_str);
         let known = self.shown_default().or(first);
@@ -133,8 +133,8 @@ impl Parameter {
     }
 }
 
-/// A key and its value as a comment; a long array has an item a line.
-fn written(key: &str, value: &Value) -> String {
+/// Returns a key and its value as a comment; a long array has one item per line.
+fn key_comment(key: &str, value: &Value) -> String {
     let line = format!("#     {key} = {}\n", inline(value));
     match value {
         Value::Array(items) if items.len() > 1 && line.len() > WIDTH => {
@@ -147,7 +147,7 @@ fn written(key: &str, value: &Value) -> String {
     }
 }
 
-/// TOML in one line, with the keys in the order in which tables are written.
+/// Returns a value as TOML in one line.
 fn inline(value: &Value) -> String {
     match value {
         Value::Table(table) => format!("{{ {} }}", members(table)),
@@ -163,7 +163,7 @@ fn members(table: &Table) -> String {
     members.join(", ")
 }
 
-/// Text as lines of a comment.
+/// Wraps a text into lines of a comment.
 pub(crate) fn comment(text: &str) -> String {
     let mut lines = String::new();
     let mut line = "#".to_owned();

@@ -1,9 +1,9 @@
-//! A source table with its placeholders replaced.
+//! Expands the placeholders of a source table.
 //!
-//! Invariants: `{name}` becomes the value of that name, and any other text in braces (a regular
-//! expression's `{8}`) stays; an expanded value is not expanded again. `{region}` multiplies: in an array, as the
-//! one `url`, and in `page` where regions are named, there is a string for each region; elsewhere it is a choice
-//! of a regular expression, `(?:A|B)`. Knows no provider: the caller validates the values.
+//! Invariants: `{name}` becomes the value of this name, and other text in braces (`{8}` of a regular expression) stays;
+//! expanded values are not expanded again. `{region}` in an array, in `url`, and in `page` if regions are named, expands to
+//! a string for each region; elsewhere it becomes an alternation of a regular expression, `(?:A|B)`. Does not know
+//! providers: the caller validates the values.
 
 use std::collections::BTreeMap;
 
@@ -11,15 +11,15 @@ use toml::{Table, Value};
 
 use super::Region;
 
-/// What stands for the chosen regions.
+/// The placeholder of the chosen regions.
 const REGION: &str = "region";
 
-/// The table for these regions. A placeholder without a value is kept as it is.
+/// Returns the table for these regions. A placeholder without a value stays.
 pub(super) fn table(source: &Table, regions: &[&Region], values: &BTreeMap<&str, &str>) -> Table {
     let fill = |text: &str| fill_each(text, regions, values);
     let entry = |(key, value): (&String, &Value)| {
         let value = match value {
-            // One list a region: together they are the source.
+            // One URL per region; the source merges their lists.
             Value::String(url) if key == "url" && has_region(url, regions) => {
                 Value::Array(fill(url).into_iter().map(Value::String).collect())
             }
@@ -41,8 +41,8 @@ pub(super) fn table(source: &Table, regions: &[&Region], values: &BTreeMap<&str,
     source.iter().map(entry).collect()
 }
 
-/// Writes a pattern for each region into `page` in `expanded`, where `table` has written one that is a choice: of
-/// regions that an operator names, each has to be on the page.
+/// Replaces the alternation of regions in `page` of `expanded` by a pattern for each region, since each region that the
+/// configuration names must be on the page.
 pub(super) fn split_page(
     expanded: &mut Table,
     source: &Table,
@@ -67,7 +67,7 @@ pub(super) fn split_page(
     }
 }
 
-/// A string for each region, or one where the region does not matter.
+/// Returns a string for each region, or one string if the text does not contain the region.
 fn fill_each(text: &str, regions: &[&Region], values: &BTreeMap<&str, &str>) -> Vec<String> {
     if !has_region(text, regions) {
         return vec![fill(text, |name| values.get(name).copied())];
@@ -81,7 +81,7 @@ fn fill_each(text: &str, regions: &[&Region], values: &BTreeMap<&str, &str>) -> 
     regions.iter().map(for_region).collect()
 }
 
-/// One string that means every region, where it is a regular expression.
+/// Returns one string that matches all regions as a regular expression.
 fn fill_choice(text: &str, regions: &[&Region], values: &BTreeMap<&str, &str>) -> String {
     let choices: Vec<_> = regions.iter().map(|region| region.value.as_str()).collect();
     let choice = format!("(?:{})", choices.join("|"));

@@ -1,7 +1,7 @@
-//! What every entry of the catalogue must have.
+//! The rules that all providers of the catalogue follow.
 //!
-//! `replaced` tells how placeholders are replaced, and which values are refused. Entries are held against lists
-//! of the vendors' shapes in `tests/tests/catalogue.rs`.
+//! `replaced` tests placeholders and invalid values; `tests/tests/catalogue.rs` tests the providers against lists of the
+//! vendors' shapes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,7 +25,7 @@ fn chosen(provider: &'static Provider, codes: &[&str]) -> Vec<&'static Region> {
     codes.iter().map(region).collect()
 }
 
-/// What an operator would write for this entry at the least.
+/// Returns the parameters that an operator must set for a provider.
 fn required(provider: &Provider) -> BTreeMap<String, String> {
     let required = provider.parameters.iter().filter(|p| p.default.is_none());
     required
@@ -36,7 +36,7 @@ fn required(provider: &Provider) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// The strings of a table, wherever they are.
+/// Collects all strings of a value.
 fn strings(value: &Value, found: &mut Vec<String>) {
     match value {
         Value::String(text) => found.push(text.clone()),
@@ -46,7 +46,7 @@ fn strings(value: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// The names in braces, among which a regular expression's counts are not.
+/// Returns the names in braces, without the counts of regular expressions.
 fn placeholders(text: &str) -> Vec<String> {
     let placeholder = Regex::new(r"\{([a-z_]+)\}").expect("is a regular expression");
     let found = placeholder.captures_iter(text);
@@ -62,7 +62,7 @@ fn list_of(value: Option<&Value>) -> Vec<&str> {
 }
 
 #[test]
-fn names_are_in_order_in_the_file_too() {
+fn providers_are_sorted_in_the_file() {
     let headings = written::TEXT.lines().filter_map(|line| {
         let name = line.strip_prefix('[')?.strip_suffix(']')?;
         (!name.contains(['.', '['])).then_some(name)
@@ -76,7 +76,7 @@ fn names_are_in_order_in_the_file_too() {
 }
 
 #[test]
-fn every_entry_says_what_it_is() {
+fn providers_are_documented() {
     for provider in all() {
         let name = &provider.name;
         let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
@@ -97,7 +97,7 @@ fn every_entry_says_what_it_is() {
         let distinct: BTreeSet<_> = codes.iter().collect();
         assert_eq!(distinct.len(), codes.len(), "{name}: {codes:?}");
         for parameter in provider.parameters() {
-            // `{region}` is for regions.
+            // `{region}` is reserved for regions.
             assert_ne!(parameter.name, "region", "{name}");
             assert!(!parameter.about.is_empty(), "{name}");
             if let (Some(default), false) = (&parameter.default, parameter.values.is_empty()) {
@@ -108,7 +108,7 @@ fn every_entry_says_what_it_is() {
 }
 
 #[test]
-fn what_anybody_can_rent_has_a_warning() {
+fn lists_of_rentable_addresses_have_a_warning() {
     for name in [
         "akamai",
         "aws",
@@ -135,7 +135,7 @@ fn what_anybody_can_rent_has_a_warning() {
 }
 
 #[test]
-fn every_list_that_is_fetched_is_sound() {
+fn fetched_providers_are_valid() {
     for provider in all() {
         let List::Fetched(source) = &provider.list else {
             continue;
@@ -161,7 +161,7 @@ fn every_list_that_is_fetched_is_sound() {
     }
 }
 
-/// Each is a parameter or the region, and each of those is used.
+/// Checks that all placeholders are parameters or the region, and that all parameters and regions are used.
 fn check_placeholders(provider: &Provider, source: &Table) {
     let name = &provider.name;
     let mut texts = Vec::new();
@@ -248,9 +248,9 @@ fn check_source(name: &str, table: &Table) {
     }
 }
 
-/// No entry trusts its vendor with as much as the internet's largest cloud has, but for that cloud.
+/// Only the largest cloud has a limit as large as the largest cloud.
 #[test]
-fn every_entry_bounds_what_it_may_open() {
+fn providers_limit_their_addresses() {
     for provider in all() {
         let name = &provider.name;
         let source = crate::config::provided(name, provider, &[], &required(provider))
@@ -267,7 +267,7 @@ fn every_entry_bounds_what_it_may_open() {
         let (v4, v6) = (usual.max_addresses.v4, usual.max_addresses.v6);
         assert!(max.v4 <= v4 || is_cloud, "{name}: {max:?}");
         assert!(max.v6 < v6, "{name}: {max:?}");
-        // One prefix of the greatest width fits.
+        // One prefix of the minimum length fits.
         assert!(max.v4 >> (32 - source.gate.min_prefix_len_v4) > 0, "{name}");
         assert!(
             max.v6 >> (128 - source.gate.min_prefix_len_v6) > 0,
@@ -286,7 +286,7 @@ fn every_entry_bounds_what_it_may_open() {
 }
 
 #[test]
-fn what_is_compiled_in_is_sound() {
+fn built_in_providers_are_valid() {
     for provider in all() {
         let name = &provider.name;
         let is_built_in = matches!(provider.list, List::BuiltIn);
@@ -310,7 +310,7 @@ fn what_is_compiled_in_is_sound() {
 }
 
 #[test]
-fn regions_hold_what_the_vendors_publish() {
+fn built_in_regions_match_the_vendors_pages() {
     let cases: [(&str, &[&str], usize); 21] = [
         ("freshchat", &[], 43),
         ("freshchat", &["US"], 14),
@@ -350,7 +350,7 @@ fn regions_hold_what_the_vendors_publish() {
 }
 
 #[test]
-fn every_entry_can_be_copied_as_configuration() {
+fn configurations_of_providers_are_valid() {
     for provider in all() {
         let name = &provider.name;
         let text = provider.configuration();
@@ -363,7 +363,7 @@ fn every_entry_can_be_copied_as_configuration() {
         assert_eq!(allow, [name.as_str()]);
         let is_outbound = provider.direction == Direction::Outbound;
         assert_eq!(source.get("direction").is_some(), is_outbound, "{name}");
-        // What has to be given is given, and fits.
+        // Required parameters have valid examples.
         let given = source.get("parameters").and_then(Value::as_table);
         let given = given.into_iter().flatten();
         let given: BTreeMap<_, _> = given
@@ -390,7 +390,7 @@ fn every_entry_can_be_copied_as_configuration() {
 }
 
 #[test]
-fn the_systems_that_this_began_with_are_there() {
+fn first_providers_exist() {
     let cases: [(&str, Direction, &str); 13] = [
         ("freshchat", Direction::Inbound, "US EU IN AU"),
         ("freshservice", Direction::Inbound, "US EUN EU IN AU ME"),

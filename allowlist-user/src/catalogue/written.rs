@@ -1,7 +1,7 @@
-//! The catalogue's file, read into providers.
+//! Parses the file of the catalogue.
 //!
-//! Invariants: an unknown key, a value of the wrong type and a prefix that is none are errors. Whether
-//! what stands there makes sense is for tests, not for every start of the program.
+//! Invariants: unknown keys, values of the wrong type and invalid prefixes are errors. Tests check the meaning of the
+//! entries; a start of the program does not.
 
 use std::collections::BTreeMap;
 
@@ -13,10 +13,10 @@ use toml::Table;
 use super::{Direction, Evidence, List, Parameter, Provider, Region};
 use crate::feed;
 
-/// The catalogue as it is written down.
+/// The text of the catalogue.
 pub(super) const TEXT: &str = include_str!("providers.toml");
 
-/// What the file says, in order of name.
+/// Parses the catalogue. Providers are sorted by name.
 pub(super) fn parse(text: &str) -> Result<Vec<Provider>, String> {
     let entries: BTreeMap<String, Entry> =
         toml::from_str(text).map_err(|error| error.to_string())?;
@@ -66,7 +66,7 @@ fn parse_prefixes(tokens: &[String]) -> Result<Vec<IpNet>, String> {
         .map_err(|error| error.to_string())
 }
 
-/// A table of the file.
+/// A provider in the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {

@@ -1,4 +1,4 @@
-//! Placeholders and what comes in their place: a table of each, and of the values that are refused.
+//! Placeholders and their values: tables of valid and of invalid cases.
 
 use std::fmt::Write as _;
 
@@ -9,11 +9,11 @@ use super::*;
 /// A parameter's name and its value.
 type Given<'c> = (&'c str, &'c str);
 
-/// A provider, regions and values; a key of the table and what it must be then.
+/// A provider with regions and values, a key of its table, and the expected value of this key.
 type Case<'c> = (&'c str, &'c [&'c str], &'c [Given<'c>], &'c str, &'c str);
 
 const REPLACED: [Case; 14] = [
-    // An array has a string for each region, in the order given, each once.
+    // An array has a string for each region, in the given order, without duplicates.
     (
         "svix",
         &["EU", "us", "eu"],
@@ -42,7 +42,7 @@ const REPLACED: [Case; 14] = [
         "names",
         r#"["events.pagerduty.com"]"#,
     ),
-    // The one URL becomes an array, for one region as well.
+    // A URL becomes an array, also for one region.
     (
         "intercom",
         &["AU"],
@@ -57,7 +57,7 @@ const REPLACED: [Case; 14] = [
         "url",
         r#"["https://developer.pagerduty.com/ip-safelists/rest-api-us-service-region-json", "https://developer.pagerduty.com/ip-safelists/rest-api-eu-service-region-json"]"#,
     ),
-    // What has no region in it stays as it is.
+    // Values without a region stay.
     (
         "svix",
         &["EU"],
@@ -65,7 +65,7 @@ const REPLACED: [Case; 14] = [
         "url",
         r#""https://docs.svix.com/webhook-ips.json""#,
     ),
-    // Each pattern of a page has to match.
+    // All patterns of a page must match.
     (
         "workato-page",
         &["US", "SANDBOX"],
@@ -80,7 +80,7 @@ const REPLACED: [Case; 14] = [
         "page",
         r#"{ column = "(?i)^(?:EU) region$" }"#,
     ),
-    // Values go where their names are; defaults where none is given.
+    // Values replace their placeholders; missing values have defaults.
     (
         "zendesk",
         &[],
@@ -126,7 +126,7 @@ fn parameters(values: &[(&str, &str)]) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn regions_and_parameters_are_put_in() {
+fn regions_and_parameters_are_expanded() {
     for (name, regions, values, key, expected) in REPLACED {
         let provider = provider(name);
         let table = provider.table(&chosen(provider, regions), &parameters(values));
@@ -183,5 +183,5 @@ fn invalid_parameters_are_refused() {
 fn a_built_in_list_has_no_table() {
     let refused = provider("workato").table(&[], &BTreeMap::new());
     let error = refused.expect_err("the list has no table");
-    expect!["the list of workato is compiled in"].assert_eq(&error);
+    expect!["the list of workato is built in"].assert_eq(&error);
 }
