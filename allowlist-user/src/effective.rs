@@ -1,11 +1,11 @@
-//! The effective state of the filter, and the difference between two: a line for each change, for the
-//! `changes` of every answer.
+//! The effective state of the filter, and the difference between two states: the lines of `changes` in reports and
+//! answers.
 //!
-//! - this file compares the configuration's own keys, the mode, services and added prefixes
+//! - this file compares the keys of the configuration, the mode, services and added prefixes
 //! - `sources` compares sources and their lists
 //!
-//! Invariant: two states differ in no line exactly if `status`, `list` and `explain` answer the same by both.
-//! Pure: it does not know the daemon, the kernel, the disk or the clock.
+//! Invariant: the difference is empty if and only if `status`, `list` and `explain` have equal output for both states.
+//! Pure: does not know the daemon, the kernel, the disk or the clock.
 
 mod sources;
 #[cfg(test)]
@@ -25,22 +25,22 @@ use crate::hook::Hook;
 use crate::policy::{Keep, Mode, Policy, Rules, Service, Snapshot, public_url};
 use crate::time::Now;
 
-/// As many prefixes of one list or service as a difference names; the rest are counted.
+/// The number of prefixes of a list or service that a difference names; the rest are counted.
 const NAMED: usize = 20;
 
-/// All that decides about packets: a configuration, the mode, the added prefixes and the lists of the sources.
+/// All inputs of verdicts: the configuration, the mode, the added prefixes and the lists.
 #[derive(Clone, Debug)]
 pub struct EffectiveState<'a> {
     config: &'a Config,
     mode: Mode,
-    /// Only those that have not expired and whose service exists.
+    /// The added prefixes that have not expired.
     additions: Additions,
     lists: &'a Snapshot,
 }
 
 impl<'a> EffectiveState<'a> {
-    /// The state with this `mode`, which may be other than the configuration's, and with these added prefixes,
-    /// of which those that have expired at `now` do not count. `lists` may lack sources.
+    /// Returns the state with these inputs. `mode` may differ from the configuration's; `additions` that have expired at
+    /// `now` are ignored; `lists` may lack sources.
     pub fn new(
         config: &'a Config,
         mode: Mode,
@@ -58,12 +58,12 @@ impl<'a> EffectiveState<'a> {
         }
     }
 
-    /// Whether the mode was set by command, against the configuration.
+    /// Returns whether a command set another mode than the configuration's.
     fn is_mode_by_command(&self) -> bool {
         self.mode != self.config.mode
     }
 
-    /// The added prefixes that reach something, by service and prefix.
+    /// Returns the added prefixes of existing services, by service and prefix.
     fn added(&self) -> BTreeMap<(&str, IpNet), &Addition> {
         let services = &self.config.policy.services;
         self.additions
@@ -74,8 +74,7 @@ impl<'a> EffectiveState<'a> {
     }
 }
 
-/// A line for each way in which `new` differs from `old`; none if packets are judged alike and reports read
-/// alike.
+/// Returns a line for each difference between two states; none if verdicts and reports are equal.
 pub fn difference(old: &EffectiveState, new: &EffectiveState) -> Vec<String> {
     let mut lines = Lines::default();
     mode(old, new, &mut lines);
@@ -86,7 +85,7 @@ pub fn difference(old: &EffectiveState, new: &EffectiveState) -> Vec<String> {
     lines.0
 }
 
-/// The lines of a difference, in the order in which they are shown.
+/// The lines of a difference, in display order.
 #[derive(Default)]
 struct Lines(Vec<String>);
 
@@ -95,7 +94,7 @@ impl Lines {
         self.0.push(line);
     }
 
-    /// A key with one value. Two values that read alike, such as secrets, are only reported to differ.
+    /// Compares a key with one value. For values with equal texts, such as secrets, the line states only the change.
     fn value<T: PartialEq>(&mut self, key: &str, old: &T, new: &T, show: impl Fn(&T) -> String) {
         if old == new {
             return;
@@ -108,12 +107,12 @@ impl Lines {
         });
     }
 
-    /// A key whose value is written in the configuration as it is displayed.
+    /// Compares a key whose value is displayed as in the configuration.
     fn plain<T: PartialEq + Display>(&mut self, key: &str, old: &T, new: &T) {
         self.value(key, old, new, T::to_string);
     }
 
-    /// A key whose values are words of the configuration.
+    /// Compares a key whose value serializes to a string of the configuration.
     fn word<T: PartialEq + Serialize>(&mut self, key: &str, old: &T, new: &T) {
         self.value(key, old, new, |value| match serde_json::json!(value) {
             serde_json::Value::String(word) => word,
@@ -121,7 +120,7 @@ impl Lines {
         });
     }
 
-    /// A key with several values, of which the order does not matter.
+    /// Compares a key with several values in any order.
     fn set<T: Display>(&mut self, key: &str, old: &[T], new: &[T]) {
         let [old, new] = [old, new].map(|items| {
             let items: BTreeSet<String> = items.iter().map(ToString::to_string).collect();
@@ -133,7 +132,7 @@ impl Lines {
         });
     }
 
-    /// A line for each prefix, of which there may be very many; `line` gets a prefix, or how many more.
+    /// Adds a line for each of the first prefixes, and one for the number of the rest.
     fn prefixes(&mut self, prefixes: &[IpNet], line: impl Fn(&str) -> String) {
         for prefix in prefixes.iter().take(NAMED) {
             self.push(line(&prefix.to_string()));
@@ -154,16 +153,16 @@ fn or_none(text: String) -> String {
     }
 }
 
-#[expect(clippy::ref_option, reason = "it shows a field as it is")]
+#[expect(clippy::ref_option, reason = "the signature of a field's formatter")]
 fn path(path: &Option<PathBuf>) -> String {
     let text = path.as_ref().map(|path| path.display().to_string());
     or_none(text.unwrap_or_default())
 }
 
-/// A size as the configuration takes it.
+/// Formats a size in the syntax of the configuration.
 #[expect(
     clippy::trivially_copy_pass_by_ref,
-    reason = "it shows a field as it is"
+    reason = "the signature of a field's formatter"
 )]
 fn size(bytes: &u64) -> String {
     match bytes {
@@ -183,7 +182,7 @@ fn mode(old: &EffectiveState, new: &EffectiveState, lines: &mut Lines) {
         lines.push(format!("mode: {} -> {}", old.mode.name(), new.mode.name()));
         return;
     }
-    let whose = |state: &EffectiveState| {
+    let with_origin = |state: &EffectiveState| {
         let by = if state.is_mode_by_command() {
             "by command"
         } else {
@@ -191,11 +190,11 @@ fn mode(old: &EffectiveState, new: &EffectiveState, lines: &mut Lines) {
         };
         format!("{} {by}", state.mode.name())
     };
-    lines.value("mode", &whose(old), &whose(new), String::clone);
+    lines.value("mode", &with_origin(old), &with_origin(new), String::clone);
 }
 
 fn configuration(old: &Config, new: &Config, lines: &mut Lines) {
-    // Named one by one, so that a key that is added is compared too.
+    // Exhaustive, so that the compiler reports a new key that is not compared.
     let Config {
         interfaces,
         mode: _,
@@ -210,7 +209,7 @@ fn configuration(old: &Config, new: &Config, lines: &mut Lines) {
         control_group,
         policy: _,
     } = old;
-    let begun = lines.0.len();
+    let first_line = lines.0.len();
     lines.set("interfaces", interfaces, &new.interfaces);
     let Rules {
         default,
@@ -238,12 +237,12 @@ fn configuration(old: &Config, new: &Config, lines: &mut Lines) {
         policy: old.policy.clone(),
         ..new.clone()
     };
-    if lines.0.len() == begun && same_policy != *old && !same_sets(old, new) {
+    if lines.0.len() == first_line && same_policy != *old && !same_sets(old, new) {
         lines.push("configuration: changed".to_owned());
     }
 }
 
-/// Whether the interfaces are the same in another order.
+/// Returns whether the interfaces differ only in their order.
 fn same_sets(old: &Config, new: &Config) -> bool {
     let set = |config: &Config| config.interfaces.iter().cloned().collect::<BTreeSet<_>>();
     old.interfaces != new.interfaces && set(old) == set(new)
@@ -282,7 +281,7 @@ fn on_change(old: &Hook, new: &Hook, lines: &mut Lines) {
         ca_file,
         ca_only,
     } = old;
-    // Arguments and the path of a webhook may hold a secret.
+    // Arguments and the path of a webhook may be secret.
     lines.value("on_change.command", command, &new.command, |command| {
         or_none(command.first().cloned().unwrap_or_default())
     });
@@ -383,9 +382,7 @@ fn added(old: &EffectiveState, new: &EffectiveState, lines: &mut Lines) {
         });
     }
     if let Some(more @ 1..) = kept.len().checked_sub(NAMED) {
-        lines.push(format!(
-            "{more} more added prefixes: another end or another note"
-        ));
+        lines.push(format!("{more} more added prefixes: changed end or note"));
     }
 }
 

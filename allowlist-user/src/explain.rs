@@ -1,10 +1,10 @@
-//! What would become of a packet that nobody sent: what can be asked, and the packets that stand for it.
+//! The verdicts for packets that were not sent: the questions, and the packets that represent them.
 //!
-//! - `compiled` judges by a generation that is compiled, whether or not it is in force
-//! - `reach` tells of all ports at once
+//! - `compiled` decides by a compiled generation, which need not be active
+//! - `reach` summarizes the decisions for all ports
 //!
-//! What is in force in the kernel is asked by `dataplane`'s `Lookup`, with the same packets. Both judge by
-//! `allowlist-common`'s order of decisions, and neither knows a daemon. Pure.
+//! `dataplane`'s `Lookup` decides by the active generation in the kernel, with the same packets. Both use the decisions of
+//! `allowlist-common`, and neither knows the daemon. Pure.
 
 mod compiled;
 mod reach;
@@ -27,19 +27,19 @@ pub use reach::{Row, rows};
 
 use crate::policy::Ports;
 
-/// Would a new packet of this source pass.
+/// A question: does a new packet from this source pass?
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Question {
-    /// Who sends it, as the kernel sees it.
+    /// The source address in the packet.
     pub address: IpAddr,
-    /// To what; none is everything.
+    /// The target; `None` for all targets.
     pub target: Option<Target>,
-    /// By which interface it comes; none is each that is filtered.
+    /// The interface that receives the packet; `None` for all filtered interfaces.
     pub interface: Option<String>,
 }
 
 impl Question {
-    /// As the path and query by which a daemon is asked.
+    /// Returns the path and query of the request to the daemon.
     pub fn query(&self) -> String {
         let mut query = format!("explain?address={}", self.address);
         if let Some(target) = self.target {
@@ -52,37 +52,37 @@ impl Question {
     }
 }
 
-/// What a packet is sent to.
+/// The target of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Target {
-    /// A TCP port; what opens a connection is meant.
+    /// A TCP port; the packet opens a connection.
     Tcp(u16),
     /// A UDP port.
     Udp(u16),
     /// An SCTP port.
     Sctp(u16),
-    /// This host, by an echo request.
+    /// An ICMP echo request to this host.
     Icmp,
     /// An IP protocol without ports, by number.
     Protocol(u8),
-    /// Any other protocol without ports: the verdict that most such protocols get.
+    /// The other protocols without ports: stands for the most frequent verdict.
     Other,
 }
 
-/// An address as it was typed.
+/// An address argument.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Typed {
-    /// As the kernel sees it in a packet.
+    /// The address as it occurs in packets.
     pub address: IpAddr,
-    /// The interface that came with it, behind `%`.
+    /// The interface after `%`.
     pub zone: Option<String>,
-    /// What was typed, where that looks like another address.
+    /// The IPv4-mapped IPv6 address that was given instead of `address`.
     pub instead_of: Option<Ipv6Addr>,
 }
 
 impl Target {
-    /// Everything that an address can send to.
+    /// Returns all targets of packets from a source.
     pub fn all(source: IpAddr) -> impl Iterator<Item = Self> {
         let ports = |target: fn(u16) -> Self| (0..=u16::MAX).map(target);
         ports(Self::Tcp)
@@ -92,7 +92,7 @@ impl Target {
             .chain(Self::protocols(source))
     }
 
-    /// The protocols without ports that an address can send, but for ICMP.
+    /// Returns the protocols without ports, except ICMP, of packets from a source.
     pub fn protocols(source: IpAddr) -> impl Iterator<Item = Self> {
         let is_other = move |protocol: &u8| {
             let is_another = matches!(*protocol, TCP | UDP | SCTP | ICMP | ICMPV6);
@@ -102,12 +102,11 @@ impl Target {
         (0..=u8::MAX).filter(is_other).map(Self::Protocol)
     }
 
-    /// A new packet to it, which answers nothing: it comes from no port and to no address that this host
-    /// sent anything from.
+    /// Returns a new packet to the target. It answers no flow of this host.
     pub fn packet(self, source: IpAddr) -> Packet {
-        /// What any sender may use.
+        /// A source port of an ordinary client.
         const EPHEMERAL: u16 = 49_152;
-        /// An encapsulation, as an example of what is left.
+        /// Represents the other protocols.
         const GRE: u8 = 47;
         const ECHO_REQUEST: u8 = 8;
         const ECHO_REQUEST_V6: u8 = 128;
@@ -131,14 +130,14 @@ impl Target {
             (Self::Protocol(protocol), _) => (protocol, Transport::Other),
             (Self::Other, _) => (GRE, Transport::Other),
         };
-        let nobody: IpAddr = match source {
+        let unspecified: IpAddr = match source {
             IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
         Packet {
             vlan: 0,
             source: source.into(),
-            destination: nobody.into(),
+            destination: unspecified.into(),
             hops: 64,
             protocol,
             transport,
@@ -149,14 +148,14 @@ impl Target {
 impl FromStr for Target {
     type Err = String;
 
-    /// Errors say what would be right.
+    /// Parses a target. Errors contain the remedy.
     fn from_str(text: &str) -> Result<Self, String> {
         if text == "other" {
             return Ok(Self::Other);
         }
         let range = |first: u16| {
             format!(
-                "{text:?} is a range, and one port can be asked for; write such as \"{}/{first}\", or leave it out to see every port",
+                "{text:?} is a range; use one port, such as \"{}/{first}\", or omit the port to see all ports",
                 text.split('/').next().unwrap_or_default()
             )
         };
@@ -175,12 +174,12 @@ impl FromStr for Target {
                     _ => "sctp",
                 };
                 Err(format!(
-                    "{text:?} is a protocol with ports; write one port, such as \"{name}/443\", or leave it out to see every port"
+                    "{text:?} is a protocol with ports; use one port, such as \"{name}/443\", or omit the port to see all ports"
                 ))
             }
             Ports::Protocol(protocol) => Ok(Self::Protocol(protocol)),
             Ports::Any => Err(
-                "\"any\" is every port; write one, such as \"tcp/443\", \"icmp\", \"ip/112\" or \"other\" (all other protocols without ports), or leave it out to see all"
+                "\"any\" is not one port; use one, such as \"tcp/443\", \"icmp\", \"ip/112\" or \"other\" (all other protocols without ports), or omit the port to see all"
                     .to_owned(),
             ),
         }
@@ -217,7 +216,7 @@ impl From<Target> for String {
 impl FromStr for Typed {
     type Err = String;
 
-    /// Errors say what would be right.
+    /// Parses an address. Errors contain the remedy.
     fn from_str(text: &str) -> Result<Self, String> {
         let (address, zone) = match text.split_once('%') {
             Some((address, zone)) if !zone.is_empty() => (address, Some(zone.to_owned())),
@@ -233,10 +232,10 @@ impl FromStr for Typed {
         };
         if zone.is_some() && address.is_ipv4() {
             return Err(format!(
-                "{text:?}: an IPv4 address has no zone; write \"{address}\", and --iface for the interface"
+                "{text:?}: an IPv4 address has no zone; write \"{address}\", and use --iface for the interface"
             ));
         }
-        // What a socket for both families calls an IPv4 address. No packet has it.
+        // IPv4-mapped addresses occur in dual-stack sockets, not in packets.
         let mapped = match address {
             IpAddr::V6(v6) => v6.to_ipv4_mapped().map(|v4| (v4, v6)),
             IpAddr::V4(_) => None,
@@ -252,13 +251,13 @@ impl FromStr for Typed {
 fn not_an_address(text: &str) -> String {
     if let Ok(prefix) = text.parse::<IpNet>() {
         return format!(
-            "{text:?} is a prefix, and one address can be asked for; write such as \"{}\"",
+            "{text:?} is a prefix; use one address, such as \"{}\"",
             prefix.addr()
         );
     }
     if let Ok(socket) = text.parse::<std::net::SocketAddr>() {
         return format!(
-            "{text:?} has a port; write \"{}\", and --port for the port that it sends to",
+            "{text:?} has a port; write \"{}\", and use --port for the destination port",
             socket.ip()
         );
     }

@@ -1,4 +1,4 @@
-//! Sources compared: their keys, and the prefixes of their lists.
+//! Compares sources: their keys, and the prefixes of their lists.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::{EffectiveState, Lines, or_none, path, size, time};
 use crate::difference::Difference;
 use crate::policy::{Feed, Gate, Http, Lookup, Origin, Pattern, Policy, Source, public_url};
 
-/// Adds what differs between the sources of two states.
+/// Adds the differences between the sources of two states.
 pub(super) fn compare(old: &EffectiveState, new: &EffectiveState, lines: &mut Lines) {
     let by_name = |policy: &'_ Policy| -> BTreeMap<String, Source> {
         let named = |source: &Source| (source.name.clone(), source.clone());
@@ -37,7 +37,7 @@ pub(super) fn compare(old: &EffectiveState, new: &EffectiveState, lines: &mut Li
     }
 }
 
-/// The prefixes of a source that pass, sorted; none if it has no list yet.
+/// Returns the active prefixes of a source, sorted; `None` if it has no list yet.
 fn prefixes(state: &EffectiveState, source: &Source) -> Option<Vec<IpNet>> {
     let of_feed = |feed: &Feed| {
         let mut prefixes: Vec<IpNet> = feed.in_force().collect();
@@ -60,7 +60,7 @@ fn lists(
     after: &Source,
     lines: &mut Lines,
 ) {
-    // The same list in memory: nothing to walk.
+    // Both states have the same snapshot.
     if std::ptr::eq(old.lists, new.lists) && before.origin == after.origin {
         return;
     }
@@ -86,7 +86,7 @@ fn keys(old: &Source, new: &Source, lines: &mut Lines) {
         max_age,
         warning: _, // follows from the catalogue's entry
     } = old;
-    let begun = lines.0.len();
+    let first_line = lines.0.len();
     let key = |key: &str| format!("sources.{name}.{key}");
     let text = |text: &Option<String>| or_none(text.clone().unwrap_or_default());
     lines.value(&key("provider"), provider, &new.provider, text);
@@ -95,7 +95,7 @@ fn keys(old: &Source, new: &Source, lines: &mut Lines) {
     lines.value(&key("every"), every, &new.every, time);
     lines.value(&key("grace"), grace, &new.grace, time);
     lines.value(&key("max_age"), max_age, &new.max_age, time);
-    demands(gate, &new.gate, &key, lines);
+    gate_keys(gate, &new.gate, &key, lines);
     match (origin, &new.origin) {
         (Origin::Http(old), Origin::Http(new)) => http(old, new, &key, lines),
         (Origin::Names(old), Origin::Names(new)) => lookup(old, new, &key, lines),
@@ -112,21 +112,21 @@ fn keys(old: &Source, new: &Source, lines: &mut Lines) {
             lines.value(&key("file"), old, new, |path| path.display().to_string());
             lines.plain(&key("format"), of_old, of_new);
         }
-        // Their prefixes are compared as a list.
+        // `lists` compares their prefixes.
         (Origin::Prefixes(_), Origin::Prefixes(_)) | (Origin::Added, Origin::Added) => {}
         (old, new) => lines.plain(&format!("sources.{name}"), &Shown(old), &Shown(new)),
     }
-    // A key that has no line of its own yet. Prefixes of the configuration are compared as a list.
+    // Reports changes that have no line above. `lists` compares static prefixes.
     let mut same_list = new.clone();
     if let (Origin::Prefixes(_), Origin::Prefixes(_)) = (origin, &new.origin) {
         same_list.origin = origin.clone();
     }
-    if lines.0.len() == begun && same_list != *old {
+    if lines.0.len() == first_line && same_list != *old {
         lines.push(format!("sources.{name}: changed"));
     }
 }
 
-/// An origin that is displayed in short, and compared in full.
+/// An origin that is displayed without its details, and compared with them.
 #[derive(PartialEq)]
 struct Shown<'a>(&'a Origin);
 
@@ -136,7 +136,7 @@ impl std::fmt::Display for Shown<'_> {
     }
 }
 
-fn demands(old: &Gate, new: &Gate, key: &impl Fn(&str) -> String, lines: &mut Lines) {
+fn gate_keys(old: &Gate, new: &Gate, key: &impl Fn(&str) -> String, lines: &mut Lines) {
     let Gate {
         min,
         max,
@@ -221,7 +221,7 @@ fn http(old: &Http, new: &Http, key: &impl Fn(&str) -> String, lines: &mut Lines
             or_none(patterns.collect::<Vec<_>>().join(" "))
         });
     }
-    // Their values may be secret.
+    // Values of headers may be secret.
     lines.value(&key("headers"), headers, &new.headers, |headers| {
         let names: Vec<_> = headers.iter().map(|(name, _)| &**name).collect();
         or_none(names.join(" "))

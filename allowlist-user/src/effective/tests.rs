@@ -1,4 +1,4 @@
-//! Differences of effective states, against what reports show of both.
+//! Differences of effective states, compared with the output of reports for both states.
 
 use std::path::Path;
 
@@ -23,7 +23,7 @@ fn parse(text: &str) -> Config {
     Config::parse(text, Path::new("x")).expect("a configuration")
 }
 
-/// The lists that a configuration states itself.
+/// Returns the static lists of a configuration.
 fn own_lists(config: &Config) -> Snapshot {
     let used = config.policy.used_sources();
     used.filter_map(|source| match &source.origin {
@@ -178,7 +178,7 @@ fn modes_and_added_prefixes() {
         (Mode::Enforce, &until),
         &expect!["192.0.2.77/32 at ssh: no end -> until 1970-01-01 00:01:00Z"],
     );
-    // A prefix that has expired, or whose service is gone, makes no difference.
+    // Expired prefixes and those of removed services are ignored.
     let over = book(&[
         ("192.0.2.7/32", "ssh", Some(0)),
         ("192.0.2.7/32", "gone", None),
@@ -188,13 +188,13 @@ fn modes_and_added_prefixes() {
         (Mode::Enforce, &over),
         &expect![[""]],
     );
-    // A mode that is the configuration's now, and was set by command before.
+    // The same mode, set by command before and by the configuration now.
     let observing = parse(&format!("mode = 'observe'\n{OLD}"));
     let old = EffectiveState::new(&observing, Mode::Enforce, &none, &lists, NOW);
     let new = EffectiveState::new(&config, Mode::Enforce, &none, &lists, NOW);
     expect!["mode: enforce by command -> enforce by the configuration"]
         .assert_eq(&difference(&old, &new).join("\n"));
-    // Of very many, the first are named.
+    // Long lists are truncated.
     let many: Vec<_> = (0..50).map(|host| format!("192.0.2.{host}/32")).collect();
     let many: Vec<_> = many.iter().map(|prefix| (&**prefix, "web", None)).collect();
     let state = |book| EffectiveState::new(&config, Mode::Enforce, book, &lists, NOW);
@@ -214,7 +214,7 @@ struct World {
     additions: Additions,
 }
 
-/// The alternatives at each place of a configuration's text.
+/// The alternatives of each part of a configuration.
 const PARTS: [&[&str]; 10] = [
     &["", "mode = 'enforce'\n", "mode = 'observe'\n"],
     &["", "default = 'pass'\n", "default = 'drop'\n"],
@@ -233,7 +233,7 @@ const PARTS: [&[&str]; 10] = [
     &["'203.0.113.0/24'", "'203.0.113.0/24', '203.0.113.0/25'"],
 ];
 
-/// Two worlds that differ in few places, and often in none.
+/// Generates two worlds with few or no differences.
 fn worlds() -> impl Strategy<Value = (World, World)> {
     let parts = || PARTS.map(|words| 0..words.len());
     let command = || prop::sample::select(vec![None, Some(Mode::Enforce), Some(Mode::Observe)]);
@@ -332,9 +332,9 @@ fn answers(world: &World) -> serde_json::Value {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
-    /// There is no line exactly if every answer is as before.
+    /// The difference is empty if and only if all reports are equal.
     #[test]
-    fn no_line_exactly_if_the_answers_are_the_same((old, new) in worlds()) {
+    fn difference_is_empty_if_reports_are_equal((old, new) in worlds()) {
         let configs = [&old, &new].map(|world| parse(&world.text));
         let lists = configs.each_ref().map(own_lists);
         let state = |at: usize, world: &World| {
@@ -343,7 +343,7 @@ proptest! {
         let lines = difference(&state(0, &old), &state(1, &new));
         let mut answers = [answers(&old), answers(&new)];
         for answer in &mut answers {
-            // The configuration's mode is only where the effective one comes from.
+            // Reports show the effective mode besides the configured one.
             answer[0]["mode"] = serde_json::Value::Null;
         }
         prop_assert_eq!(lines.is_empty(), answers[0] == answers[1], "{:?}", lines);

@@ -1,6 +1,6 @@
-//! Compiled tables, asked as the kernel would be if they were published. Pure.
+//! The verdicts of compiled tables, as the kernel would give them after a publish. Pure.
 //!
-//! Knows no flows: a packet that answers something is judged as if it did not.
+//! Does not know flows: the verdict for an answer is that for a packet without a flow.
 
 use std::net::IpAddr;
 
@@ -15,7 +15,7 @@ use crate::compile::Tables;
 use crate::dataplane;
 use crate::policy::{DefaultVerdict, Mode, Rules};
 
-/// A generation that is compiled, and how it would be in force.
+/// A compiled generation with its mode and rules.
 #[derive(Clone, Copy)]
 pub struct Judge<'t> {
     tables: &'t Tables,
@@ -23,7 +23,7 @@ pub struct Judge<'t> {
 }
 
 impl<'t> Judge<'t> {
-    /// These tables under these rules.
+    /// Returns a judge for these tables, mode and rules.
     pub fn new(tables: &'t Tables, mode: Mode, rules: &Rules) -> Self {
         Self {
             tables,
@@ -41,7 +41,7 @@ impl<'t> Judge<'t> {
         }
     }
 
-    /// The same on one interface that is filtered.
+    /// Returns the view of one filtered interface.
     pub fn on(&self, interface: &str) -> OnInterface<'t> {
         let limited = self.tables.interfaces.get(interface).map(|row| {
             let mut services = self.tables.services.clone();
@@ -55,31 +55,31 @@ impl<'t> Judge<'t> {
         }
     }
 
-    /// The services that a decision was made by, in order of name.
+    /// Returns the services behind a decision, sorted by name.
     pub fn services_of(&self, decision: Decision) -> &'t [String] {
         let names = self.tables.names.services.get(decision.service as usize);
         names.map_or(&[], |names| names)
     }
 }
 
-/// Any: until a publish puts the rows of limited services into the table, all of its rows are the same.
+/// The interface slot. All rows are equal until a publish writes the rows of limited services, so any slot does.
 const SLOT: usize = 0;
 
-/// What one interface's copy of the program would look into.
+/// The tables as the program on one interface reads them.
 pub struct OnInterface<'t> {
     tables: &'t Tables,
     control: Control,
-    /// The services as they are there, if other than elsewhere.
+    /// The services on this interface, if limited services differ there.
     limited: Option<Box<ServiceTable>>,
 }
 
 impl OnInterface<'_> {
-    /// What becomes of a packet.
+    /// Returns the decision about a packet.
     pub fn judge(&self, packet: &Packet) -> Decision {
         judge::judge(&Ok(Contents::Ip(*packet)), self)
     }
 
-    /// Whether a packet is let through: also where the verdict is not carried out.
+    /// Returns whether a packet passes, also because observe mode ignores its verdict.
     pub fn lets_through(&self, packet: &Packet) -> bool {
         self.control.observe || self.judge(packet).verdict == Verdict::Pass
     }
@@ -106,7 +106,7 @@ impl judge::Tables for OnInterface<'_> {
         self.services().protocol_services(SLOT, family, protocol)
     }
 
-    /// No packet here is an answer.
+    /// Packets here answer no flow.
     fn is_shared(&self, _services: u64) -> bool {
         false
     }
@@ -115,7 +115,7 @@ impl judge::Tables for OnInterface<'_> {
         self.services().counter_ids[usize::from(service)]
     }
 
-    /// The longest prefix that holds the address: one search in the sorted list for each length.
+    /// Returns the grant of the longest matching prefix, with one binary search per length.
     fn grant(&self, source: &Address) -> Option<Grant> {
         match IpAddr::from(*source) {
             IpAddr::V4(address) => (0..=32).rev().find_map(|length| {

@@ -1,27 +1,27 @@
-//! What an address reaches: the decisions about every port, as the few that there really are. Pure.
+//! The decisions about all ports for one source, grouped into few rows. Pure.
 
 use allowlist_common::judge::Decision;
 use allowlist_common::verdict::Reason;
 
 use super::Target;
 
-/// Everything that is decided alike.
+/// The targets with the same decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// What becomes of it, and why.
+    /// The verdict and its reason.
     pub decision: Decision,
-    /// To what, such as `tcp/443`, `udp/5000-5010`, `icmp` and `other`; everything is `any`.
+    /// The targets, such as `tcp/443`, `udp/5000-5010`, `icmp` and `other`, or `any` for all.
     pub ports: Vec<String>,
 }
 
-/// Puts together what is decided alike, in the order in which it first comes; what no service covers is
-/// last. Ports that follow each other become a range. The verdict that most protocols without ports get is listed once, as
-/// `other`.
+/// Groups targets by decision, in the order of their first target; the decision without a service is last.
+///
+/// Consecutive ports become a range. The most frequent decision of protocols without ports is listed once, as `other`.
 pub fn rows(decided: impl IntoIterator<Item = (Target, Decision)>) -> Vec<Row> {
     let mut kinds: Vec<(Decision, Vec<Span>)> = Vec::new();
     let mut current = 0;
     for (target, decision) in without_most_protocols(decided) {
-        // Neighbours are mostly decided alike.
+        // Neighbours usually have the same decision.
         if kinds
             .get(current)
             .is_none_or(|(known, _)| *known != decision)
@@ -46,7 +46,7 @@ pub fn rows(decided: impl IntoIterator<Item = (Target, Decision)>) -> Vec<Row> {
     }
     kinds.sort_by_key(|(decision, _)| decision.service == 0);
     let everything = everything();
-    // Beside another decision, even all ports and `other` are not all protocols.
+    // With more than one decision, all ports and `other` are not all protocols.
     let is_single = kinds.len() == 1;
     kinds
         .into_iter()
@@ -61,8 +61,8 @@ pub fn rows(decided: impl IntoIterator<Item = (Target, Decision)>) -> Vec<Row> {
         .collect()
 }
 
-/// The same decisions, with one `other` for all protocols that get the most frequent decision. Protocols that pass under
-/// every policy (IGMP) are left out.
+/// Replaces the protocols with the most frequent decision by one `other`, and omits the protocols that pass under every
+/// policy (IGMP).
 fn without_most_protocols(
     decided: impl IntoIterator<Item = (Target, Decision)>,
 ) -> Vec<(Target, Decision)> {
@@ -87,7 +87,7 @@ fn without_most_protocols(
     };
     let most = counts.iter().find(|(_, count)| *count == most);
     let most = most.map(|(decision, _)| *decision);
-    let mut is_told = false;
+    let mut has_other = false;
     decided.retain_mut(|(target, decision)| {
         if !matches!(target, Target::Protocol(_)) {
             return true;
@@ -99,12 +99,12 @@ fn without_most_protocols(
             return true;
         }
         *target = Target::Other;
-        !std::mem::replace(&mut is_told, true)
+        !std::mem::replace(&mut has_other, true)
     });
     decided
 }
 
-/// Targets of one protocol that follow each other.
+/// Consecutive targets of one protocol.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Span {
     first: Target,
@@ -130,7 +130,7 @@ fn everything() -> [Span; 5] {
 }
 
 impl Span {
-    /// The span with one more, if that is the next one.
+    /// Returns the span extended by `target` if it is the next one.
     fn followed_by(self, target: Target) -> Option<Self> {
         let is_next = match (self.last, target) {
             (Target::Tcp(last), Target::Tcp(next))

@@ -30,11 +30,11 @@ fn targets() {
     check_target("other", Target::Other);
     let invalid = ["ip/6", "ip/999", "udp/5000-5010", "any", "443", "tcp/0"];
     expect![[r#"
-        "ip/6" is a protocol with ports; write one port, such as "tcp/443", or leave it out to see every port
+        "ip/6" is a protocol with ports; use one port, such as "tcp/443", or omit the port to see all ports
         "999" is not an IP protocol; write its number from 0 to 255, such as "ip/112", or its name, such as "ip/vrrp"
-        "udp/5000-5010" is a range, and one port can be asked for; write such as "udp/5000", or leave it out to see every port
-        "any" is every port; write one, such as "tcp/443", "icmp", "ip/112" or "other" (all other protocols without ports), or leave it out to see all
-        "443" is not a port; write "tcp/443", "udp/5000-5010", "sctp/3868", "icmp", "ip/112" (an IP protocol) or "any"
+        "udp/5000-5010" is a range; use one port, such as "udp/5000", or omit the port to see all ports
+        "any" is not one port; use one, such as "tcp/443", "icmp", "ip/112" or "other" (all other protocols without ports), or omit the port to see all
+        "443" is not a port; use the form "tcp/443", "udp/5000-5010", "sctp/3868", "icmp", "ip/112" (an IP protocol) or "any"
         "0" in "tcp/0" is not a port number; write one from 1 to 65535"#]].assert_eq(&errors::<Target, _>(invalid));
 }
 
@@ -69,10 +69,10 @@ fn addresses() {
         "",
     ];
     expect![[r#"
-        "203.0.113.9%eth0": an IPv4 address has no zone; write "203.0.113.9", and --iface for the interface
-        "203.0.113.0/24" is a prefix, and one address can be asked for; write such as "203.0.113.0"
-        "203.0.113.9:443" has a port; write "203.0.113.9", and --port for the port that it sends to
-        "[2001:db8::9]:443" has a port; write "2001:db8::9", and --port for the port that it sends to
+        "203.0.113.9%eth0": an IPv4 address has no zone; write "203.0.113.9", and use --iface for the interface
+        "203.0.113.0/24" is a prefix; use one address, such as "203.0.113.0"
+        "203.0.113.9:443" has a port; write "203.0.113.9", and use --port for the destination port
+        "[2001:db8::9]:443" has a port; write "2001:db8::9", and use --port for the destination port
         "example.com" is not an address; write one such as "203.0.113.9" or "2001:db8::9"
         "203.0.113.256" is not an address; write one such as "203.0.113.9" or "2001:db8::9"
         "" is not an address; write one such as "203.0.113.9" or "2001:db8::9""#]].assert_eq(&errors::<Typed, _>(invalid));

@@ -126,14 +126,14 @@ fn explain_tells_why_and_exits_by_it() -> anyhow::Result<()> {
         (
             &["203.0.113.0/24"],
             2,
-            "is a prefix, and one address can be asked for",
+            "is a prefix; use one address, such as \"203.0.113.0\"",
         ),
         (
             &[VENDOR, "--port", "tcp/1-2"],
             2,
-            "is a range, and one port can be asked for",
+            "is a range; use one port, such as \"tcp/1\"",
         ),
-        (&[VENDOR, "--port", "any"], 2, "\"any\" is every port"),
+        (&[VENDOR, "--port", "any"], 2, "\"any\" is not one port"),
     ] {
         check_error(&explain(&site, arguments)?, code, &[expected]);
     }
