@@ -487,9 +487,9 @@ fn written(paths: &Paths, mut small: Small) -> Result<Written> {
                 file.display()
             );
         }
-        let text = Config::small_text(small.mode(), &small.allow, &small.provider, &small.port);
+        let text = Config::inline_toml(small.mode(), &small.allow, &small.provider, &small.port);
         // Its errors name the options.
-        Config::small(small.iface.clone(), small.allow, small.provider, small.port)?;
+        Config::from_inline(small.iface.clone(), small.allow, small.provider, small.port)?;
         return Ok(Written::new(None, text, small.iface));
     }
     let file = paths.config.as_deref().unwrap_or(Path::new(CONFIG));

@@ -1,9 +1,9 @@
-//! The configuration: TOML text, or what was typed instead of it, to validated words.
+//! The configuration: parses and validates TOML text, or the command line options that replace it.
 //!
-//! Invariants: a `Config` that exists is right by itself: every name that it uses exists, every
-//! prefix, port, URL and duration is one, and nothing in the text was ignored. All that is wrong is
-//! reported at once, each with its place, its key and what would be right. `parse` does no input or
-//! output: whether a file, an interface or a vendor is there is for others to find out.
+//! Invariants: every `Config` is valid: all names that it uses are defined, all prefixes, ports, URLs and
+//! durations parse, and no part of the text was ignored. All mistakes are reported at once, each with its
+//! position, its key and the remedy. `parse` does no I/O and does not know whether files, interfaces or
+//! vendors exist.
 
 mod document;
 mod exposure;
@@ -38,32 +38,32 @@ use document::Problems;
 pub use secrets::{Secret, secrets, without_comments};
 pub use sources::provided;
 
-/// Everything that a run needs to know.
+/// A validated configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Where packets are filtered; may be empty, for the command line to fill in.
+    /// The interfaces to filter on; may be empty if the command line names them.
     pub interfaces: Vec<String>,
-    /// Whether verdicts are carried out.
+    /// Enforce or observe.
     pub mode: Mode,
-    /// What is let in besides the services.
+    /// The default verdict, return traffic, exemptions and lookup.
     pub rules: Rules,
-    /// How the program is attached.
+    /// How to attach the XDP program.
     pub attach: AttachMode,
-    /// The most prefixes that a publish may have.
+    /// The maximum number of prefixes of a generation.
     pub max_prefixes: u32,
-    /// The most flows of this host that are tracked at once.
+    /// The maximum number of tracked flows.
     pub max_flows: u32,
-    /// Whom to tell when a list changes.
+    /// The command and the webhook that receive events.
     pub hook: Hook,
-    /// How much of the disk the history of changes may take.
+    /// The maximum size of the history of changes on disk.
     pub history_bytes: u64,
-    /// The same for the audit trail.
+    /// The maximum size of the audit trail on disk.
     pub log_bytes: u64,
-    /// What a start does about sources that have no list yet.
+    /// The behaviour of a start while a source has no list.
     pub at_start: AtStart,
-    /// The group whose members may ask the daemon, besides root.
+    /// The group whose members may use the control socket, besides root.
     pub control_group: Option<String>,
-    /// Who may reach what.
+    /// The services and their sources.
     pub policy: Policy,
 }
 
@@ -71,7 +71,7 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AttachMode {
-    /// Native where the driver can, else generic with a warning.
+    /// Native if the driver supports it, else generic with a warning.
     #[default]
     Auto,
     /// In the driver, before the kernel's network stack.
@@ -82,19 +82,19 @@ pub enum AttachMode {
     Offload,
 }
 
-/// `max_prefixes`, unless it is configured.
+/// The default of `max_prefixes`.
 const MAX_PREFIXES: u32 = 250_000;
 /// The default of `max_flows`: about 15 MB of kernel memory, with the flows' peers.
 const MAX_FLOWS: u32 = 65_536;
-/// `history_size`, unless it is configured.
+/// The default of `history_size`.
 const HISTORY_BYTES: u64 = 8 << 20;
-/// `log_size`, unless it is configured.
+/// The default of `log_size`.
 const LOG_BYTES: u64 = 8 << 20;
-/// IFNAMSIZ without its terminating zero.
+/// IFNAMSIZ without the terminating NUL.
 const MAX_INTERFACE_BYTES: usize = 15;
 /// The largest configuration, in bytes.
 const MAX_BYTES: u64 = 16 << 20;
-/// How many problems an error prints; the rest are counted.
+/// The number of problems that an error prints; the rest are counted.
 const SHOWN_PROBLEMS: usize = 20;
 
 impl Config {
@@ -103,7 +103,7 @@ impl Config {
         Self::parse(&Self::text(path)?, path)
     }
 
-    /// The text of a file, or of a pipe such as `/dev/stdin`.
+    /// Reads the text of a file, or of a pipe such as `/dev/stdin`.
     pub fn text(path: &Path) -> Result<String, ConfigError> {
         let is_other = std::fs::metadata(path).is_ok_and(|found| !found.is_file());
         if !is_other {
@@ -122,7 +122,7 @@ impl Config {
         Self::decode(path, read)
     }
 
-    /// The text of a regular file, for callers that must not wait for a pipe.
+    /// Reads the text of a regular file, for callers that must not block on a pipe.
     pub fn file_text(path: &Path) -> Result<String, ConfigError> {
         Self::decode(path, Open::configured(MAX_BYTES).read(path))
     }
@@ -142,7 +142,7 @@ impl Config {
         }
     }
 
-    /// Validates `text`; `file` is named in errors, and its folder is where relative paths start.
+    /// Validates `text`. Errors name `file`, and relative paths start in its folder.
     pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
         let mut problems = Problems::default();
         let config = match document::parse(text, &mut problems) {
@@ -155,8 +155,8 @@ impl Config {
         problems.result(config, text, file)
     }
 
-    /// One service, `cli`, from the options that do without a file.
-    pub fn small(
+    /// Returns the configuration with one service, `cli`, that the options of a run without a file describe.
+    pub fn from_inline(
         interfaces: Vec<String>,
         allow: Vec<IpNet>,
         providers: Vec<String>,
@@ -197,13 +197,13 @@ impl Config {
         if allow.is_empty() && providers.is_empty() {
             wrong(
                 "--allow",
-                "nobody is let in; give --allow PREFIX or --provider NAME".to_owned(),
+                "no source is allowed; add --allow PREFIX or --provider NAME".to_owned(),
             );
         }
         if ports.is_empty() {
             wrong(
                 "--port",
-                "nothing is protected; give --port, such as --port tcp/443".to_owned(),
+                "no port is protected; add one, such as --port tcp/443".to_owned(),
             );
         }
         if !problems.is_empty() {
@@ -228,8 +228,8 @@ impl Config {
         ))
     }
 
-    /// The options that do without a file, as a file would say them.
-    pub fn small_text(
+    /// Returns the text of a configuration file with the same meaning as the options.
+    pub fn inline_toml(
         mode: Mode,
         allow: &[IpNet],
         providers: &[String],
@@ -255,7 +255,7 @@ impl Config {
         text
     }
 
-    /// What is legal, and yet probably not what was meant.
+    /// Returns warnings about valid settings that are probably mistakes.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.interfaces.is_empty() {
@@ -265,7 +265,7 @@ impl Config {
             );
         }
         if self.policy.services.is_empty() {
-            warnings.push("no service is protected: add a [services.NAME] table".to_owned());
+            warnings.push("no service is configured: add a [services.NAME] table".to_owned());
         }
         warnings.extend(self.rules_warnings());
         for service in &self.policy.services {
@@ -302,7 +302,7 @@ impl Config {
                     .any(|url| url.scheme() == "http" && !is_loopback(url))
             {
                 warnings.push(format!(
-                    "sources.{}: comes unprotected, so anybody on the way can let anybody in",
+                    "sources.{}: is fetched over plain HTTP, so anyone on the network path can change the list",
                     source.name
                 ));
             }
@@ -310,8 +310,9 @@ impl Config {
         warnings
     }
 
-    /// Warnings about services that cover ports from which this host's own connections are made. Without tracking,
-    /// packets to such a port are the service's to judge, so answers to this host are dropped with the rest.
+    /// Returns warnings about services that cover ephemeral ports of this host, the range `own`.
+    ///
+    /// Without flow tracking such a service also decides about the answers to this host's own connections.
     pub fn own_port_warnings(&self, own: &RangeInclusive<u16>) -> Vec<String> {
         let meets = |ports: &Ports| ports.meets(TCP, own) || ports.meets(UDP, own);
         let services = self.policy.services.iter().filter(|_| !self.rules.tracks());
@@ -319,7 +320,7 @@ impl Config {
             .filter(|service| service.ports.iter().any(meets))
             .map(|service| {
                 format!(
-                    "services.{} covers ports from which this host's own connections are made ({}-{}): answers to them are dropped unless they come from a source that it allows",
+                    "services.{} covers ephemeral ports of this host ({}-{}): answers to its own connections are dropped unless the service allows their source",
                     service.name,
                     own.start(),
                     own.end()
@@ -334,11 +335,11 @@ impl Config {
         match (self.rules.default, self.rules.return_traffic) {
             (DefaultVerdict::Drop, ReturnTraffic::Off) => warn(
                 "return_traffic = \"off\" with default = \"drop\" drops the answers to this host's own connections: name \
-                 resolution, time and updates will fail unless a service covers them",
+                 resolution, time synchronization and updates fail unless a service covers them",
             ),
             (DefaultVerdict::Drop, ReturnTraffic::Established) => warn(
-                "return_traffic = \"established\" lets every TCP segment with ACK or RST in, whoever sends \
-                 it, and no answer by UDP, such as a name server's",
+                "return_traffic = \"established\" passes every TCP segment with ACK or RST from any sender, and drops \
+                 answers over UDP, such as those of name servers",
             ),
             _ => {}
         }
@@ -347,17 +348,17 @@ impl Config {
             (
                 "arp",
                 keep.arp,
-                "nobody on its network finds this host by IPv4, nor it anybody",
+                "this host and its neighbours cannot resolve each other's addresses, so IPv4 fails",
             ),
             (
                 "neighbour_discovery",
                 keep.neighbour_discovery,
-                "unless a service lets it in, nobody on its network finds this host by IPv6, nor it anybody",
+                "IPv6 fails unless a service allows neighbour discovery",
             ),
             (
                 "icmp_errors",
                 keep.icmp_errors,
-                "unless a service lets them in, connections over paths with a smaller MTU hang",
+                "connections over paths with a smaller MTU hang unless a service allows ICMP errors",
             ),
         ] {
             if !is_on {
@@ -368,7 +369,7 @@ impl Config {
             for name in &service.interfaces {
                 if !self.interfaces.contains(name) {
                     warn(&format!(
-                        "services.{} is limited to {name}, which is not among the interfaces that are filtered",
+                        "services.{} is limited to {name}, which is not a filtered interface: add it to `interfaces`",
                         service.name
                     ));
                 }
@@ -395,26 +396,26 @@ impl Config {
     }
 }
 
-/// Why there is no configuration.
+/// The error of a configuration that cannot be read or is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file is not there, or may not be read.
+    /// The file is missing or not readable.
     #[error("{}: cannot be read: {cause}; check the path and its permissions", file.display())]
     Unreadable {
-        /// As it was given.
+        /// The file, as the caller named it.
         file: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         cause: io::Error,
     },
-    /// It is something else than text, or text of another encoding.
-    #[error("{}:{line}: is not UTF-8; write the file as that", file.display())]
+    /// The file is not UTF-8 text.
+    #[error("{}:{line}: not valid UTF-8; convert the file to UTF-8", file.display())]
     NotText {
-        /// As it was given.
+        /// The file, as the caller named it.
         file: PathBuf,
-        /// The first line that is not.
+        /// The first line with invalid bytes.
         line: usize,
     },
-    /// Everything that is wrong, in the order of the text. Printed a line each.
+    /// All mistakes, in the order of the text; printed one per line.
     #[error("{}", Lines(.0))]
     Invalid(Vec<Problem>),
 }
@@ -429,14 +430,14 @@ impl ConfigError {
     }
 }
 
-/// One thing that is wrong.
+/// A mistake in a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// File, line and column, both from 1; none for what was typed on the command line.
+    /// The file, line and column, from 1; `None` for the command line.
     pub place: Option<(PathBuf, usize, usize)>,
     /// The key, such as `sources.office.prefixes[1]`, or the option; may be empty.
     pub key: String,
-    /// What is wrong, then what would be right.
+    /// The mistake and its remedy.
     pub message: String,
 }
 
@@ -469,14 +470,14 @@ impl fmt::Display for Lines<'_> {
 
 fn check_interface(name: &str) -> Result<(), String> {
     if name.is_empty() {
-        return Err("is empty; write an interface's name, such as \"eth0\"".to_owned());
+        return Err("is empty; write the name of an interface, such as \"eth0\"".to_owned());
     }
     if name.len() > MAX_INTERFACE_BYTES
         || name.contains(|c: char| c == '/' || c.is_whitespace() || is_deceptive(c))
     {
         return Err(format!(
-            "{name:?} cannot be an interface; the kernel's names have up to {MAX_INTERFACE_BYTES} \
-             bytes, without spaces, slashes and control characters"
+            "{name:?} is not an interface name; names have up to {MAX_INTERFACE_BYTES} bytes, without spaces, \
+             slashes and control characters"
         ));
     }
     Ok(())
@@ -502,15 +503,15 @@ fn unknown_provider(name: &str) -> String {
         }
         Some(near) => format!("there is no provider {name:?}; did you mean {near:?}?"),
         None => {
-            format!("there is no provider {name:?}; `allowlist providers` lists those there are")
+            format!("there is no provider {name:?}; `allowlist providers` lists them")
         }
     }
 }
 
-/// Of a source that a service cannot allow.
+/// Returns the error of a service that allows an outbound source.
 fn outbound(name: &str) -> String {
     format!(
-        "{name:?} lists where this host connects to, and not who connects to it; if both are meant, set direction = \"any\" in [sources.{name}]"
+        "{name:?} lists destinations of outbound connections; to allow inbound connections from them too, set direction = \"any\" in [sources.{name}]"
     )
 }
 

@@ -1,7 +1,7 @@
-//! Who may reach which service: the validated words that the rest of the program speaks.
+//! Services, sources and rules: the validated types that the rest of the program uses.
 //!
-//! Invariants: a `Policy` made by `config` names only sources that exist, its names are unique and
-//! in order, and no prefix has host bits set. Knows no file, no network, no clock and no kernel.
+//! Invariants: a `Policy` made by `config` uses only sources that it defines, its names are unique and sorted, and
+//! no prefix has host bits set. Does not know files, the network, the clock or the kernel.
 
 mod feed;
 mod format;
@@ -27,32 +27,34 @@ pub use source::{
 /// The longest name of a source or a service, in bytes.
 pub const MAX_NAME_BYTES: usize = 63;
 
-/// Whether a text can be the name of a source or a service: `a-z`, `0-9`, `-` and `_`, up to
-/// [`MAX_NAME_BYTES`]. A name is also a file name, a metric's label and part of a line of the log.
+/// Returns whether a text can be the name of a source or a service: `a-z`, `0-9`, `-` and `_`, up to
+/// [`MAX_NAME_BYTES`].
+///
+/// Names are also file names, labels of metrics and parts of log lines.
 pub fn is_name(text: &str) -> bool {
     let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
     !text.is_empty() && text.len() <= MAX_NAME_BYTES && text.bytes().all(is_plain)
 }
 
-/// Services and the sources that they name.
+/// Services and the sources that they allow.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// In order of name.
+    /// The services, sorted by name.
     pub services: Vec<Service>,
-    /// In order of name.
+    /// The sources, sorted by name.
     pub sources: Vec<Source>,
 }
 
-/// Ports that are protected, and the sources that reach them. All others are dropped there.
+/// Protected ports, and the sources that may reach them; packets of other sources to these ports are dropped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// The key under `[services]`.
     pub name: String,
-    /// What it covers.
+    /// The ports and protocols that the service covers.
     pub ports: Vec<Ports>,
-    /// Names of the interfaces that it is limited to; empty is all of them.
+    /// The interfaces that the service applies to; empty for all.
     pub interfaces: Vec<String>,
-    /// Names of sources, as configured.
+    /// The names of the allowed sources, in the order of the configuration.
     pub allow: Vec<String>,
 }
 
@@ -65,88 +67,89 @@ pub enum Ports {
     Udp(RangeInclusive<u16>),
     /// `"sctp/3868"`.
     Sctp(RangeInclusive<u16>),
-    /// `"icmp"`: queries of both families' ICMP, such as echo; errors are not a service.
+    /// `"icmp"`: ICMP and ICMPv6 queries, such as echo. Errors belong to no service.
     Icmp,
-    /// `"ip/112"` or `"ip/vrrp"`: an IP protocol by number, with all its ports if it has any.
+    /// `"ip/112"` or `"ip/vrrp"`: an IP protocol with all its ports.
     Protocol(u8),
-    /// `"any"`: every protocol and every port.
+    /// `"any"`: all protocols and ports.
     Any,
 }
 
-/// Whether a verdict is carried out.
+/// Whether verdicts take effect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Drops are dropped.
+    /// Packets with the verdict drop are dropped.
     #[default]
     Enforce,
-    /// Everything passes; decisions are counted as if they were carried out.
+    /// All packets pass; verdicts are only counted.
     Observe,
 }
 
-/// What a start does about sources of which there is no list yet: `at_start = "…"`.
+/// The behaviour of a start while a source has no list: `at_start = "…"`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AtStart {
-    /// It filters when there is a list of each, and leaves all as it is till then.
+    /// Filtering starts when all lists are there; until then the start changes nothing.
     #[default]
     Wait,
-    /// It filters at once; who is allowed by such a source is everybody till then.
+    /// Filtering starts at once; a source without a list matches all addresses (fail open).
     Pass,
-    /// It filters at once; who is allowed by such a source is nobody till then.
+    /// Filtering starts at once; a source without a list matches no address (fail closed).
     Drop,
 }
 
-/// What happens to traffic that no service covers.
+/// The verdict for traffic that no service covers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DefaultVerdict {
-    /// It passes.
+    /// The traffic passes.
     #[default]
     Pass,
-    /// It is dropped: a closed host.
+    /// The traffic is dropped.
     Drop,
 }
 
-/// What is let in besides the services, and how sources are looked up.
+/// The settings besides services: default verdict, return traffic, exemptions and lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Rules {
-    /// For traffic that no service covers.
+    /// The default verdict.
     pub default: DefaultVerdict,
-    /// Which answers to this host pass where the default is to drop.
+    /// The answers to this host that pass although the default verdict is drop.
     pub return_traffic: ReturnTraffic,
-    /// What keeps a host on its network.
+    /// The exemptions from the policy.
     pub keep: Keep,
-    /// What the kernel looks sources up in.
+    /// The data structure of the source lookup.
     pub lookup: Engine,
 }
 
-/// What the kernel looks sources up in. Verdicts are the same.
+/// The data structure of the source lookup in the kernel. Does not affect verdicts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Engine {
-    /// A table of address ranges: what random sources cannot slow down.
+    /// A table of address ranges, whose cost does not depend on the sources of a flood.
     #[default]
     RangeTable,
-    /// The kernel's own longest-prefix-match tries: the reference, and for kernels that do not take the other.
+    /// The kernel's longest-prefix-match tries: the reference, and the fallback for kernels without the range table.
     LpmTrie,
 }
 
-/// Which answers to this host's own traffic pass with `default = "drop"`.
+/// The answers to this host's own traffic that pass with `default = "drop"`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ReturnTraffic {
-    /// Those to flows that this host was seen to send.
+    /// Packets that answer a tracked flow of this host.
     #[default]
     Track,
-    /// TCP segments that do not open a connection, whoever sends them.
+    /// TCP segments that do not open a connection, from any sender.
     Established,
     /// None.
     Off,
 }
 
-/// `[keep]`: what passes whatever the policy says. What is off is judged like anything else; frames
-/// without IP are dropped then.
+/// `[keep]`: traffic that passes under every policy.
+///
+/// Traffic without its exemption is subject to the policy; frames without IP are dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a key of the file")]
 pub struct Keep {
@@ -165,7 +168,7 @@ pub struct Keep {
 }
 
 impl Mode {
-    /// The word of the configuration.
+    /// Returns the value of `mode` in the configuration.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Enforce => "enforce",
@@ -175,11 +178,11 @@ impl Mode {
 }
 
 impl AtStart {
-    /// The prefixes that stand in for a list that is missing.
+    /// Returns the prefixes that replace a missing list.
     pub fn stand_in(self) -> Vec<IpNet> {
         match self {
             Self::Pass => ["0.0.0.0/0", "::/0"]
-                .map(|prefix| prefix.parse().expect("it is a prefix"))
+                .map(|prefix| prefix.parse().expect("the text is a prefix"))
                 .to_vec(),
             Self::Wait | Self::Drop => Vec::new(),
         }
@@ -198,14 +201,14 @@ impl Default for Rules {
 }
 
 impl Rules {
-    /// Whether what this host sends has to be noted.
+    /// Returns whether outbound flows are tracked.
     pub fn tracks(&self) -> bool {
         self.default == DefaultVerdict::Drop && self.return_traffic == ReturnTraffic::Track
     }
 }
 
 impl Keep {
-    /// The default.
+    /// All exemptions: the default.
     pub const ALL: Self = Self {
         arp: true,
         neighbour_discovery: true,
@@ -217,34 +220,35 @@ impl Keep {
 }
 
 impl Service {
-    /// Whether it protects its ports on that interface.
+    /// Returns whether the service applies to an interface.
     pub fn is_on(&self, interface: &str) -> bool {
         self.interfaces.is_empty() || self.interfaces.iter().any(|name| name == interface)
     }
 }
 
 impl Policy {
-    /// The source of that name.
+    /// Returns the source with this name.
     pub fn source(&self, name: &str) -> Option<&Source> {
         self.sources.iter().find(|source| source.name == name)
     }
 
-    /// The first service that allows a source, in order of name.
+    /// Returns the first service, by name, that allows a source.
     pub fn user_of(&self, source: &Source) -> Option<&Service> {
         self.services
             .iter()
             .find(|service| service.allow.contains(&source.name))
     }
 
-    /// The sources that some service allows: the others are not fetched.
+    /// Returns the sources that a service allows. Other sources are not fetched.
     pub fn used_sources(&self) -> impl Iterator<Item = &Source> {
         self.sources
             .iter()
             .filter(|source| self.user_of(source).is_some())
     }
 
-    /// The policy with each service's interfaces under the names by which they are filtered: an interface can have
-    /// several names, and two names are the same interface if they have the same index.
+    /// Returns the policy with the interface names of services replaced by those of the filtered interfaces.
+    ///
+    /// An interface can have several names; names with the same index are the same interface.
     pub fn on_interfaces(
         &self,
         filtered: &[String],
@@ -271,7 +275,7 @@ impl Policy {
 }
 
 impl Ports {
-    /// Whether it covers any port in a range of TCP or UDP (`protocol`).
+    /// Returns whether it covers a port of the range in `protocol`, TCP or UDP.
     pub fn meets(&self, protocol: u8, ports: &RangeInclusive<u16>) -> bool {
         let overlaps = |range: &RangeInclusive<u16>| {
             range.start() <= ports.end() && ports.start() <= range.end()
@@ -285,7 +289,7 @@ impl Ports {
         }
     }
 
-    /// The IP protocol; `None` for ICMP of both families and for `any`.
+    /// Returns the IP protocol, or `None` for `icmp` (both families) and `any`.
     pub const fn protocol(&self) -> Option<u8> {
         match self {
             Self::Tcp(_) => Some(TCP),
@@ -296,7 +300,7 @@ impl Ports {
         }
     }
 
-    /// Whether it covers an IP protocol, at least in part.
+    /// Returns whether it covers an IP protocol, at least in part.
     pub const fn is_of(&self, protocol: u8) -> bool {
         match (self, self.protocol()) {
             (_, Some(number)) => number == protocol,
@@ -309,15 +313,15 @@ impl Ports {
 impl FromStr for Ports {
     type Err = String;
 
-    /// Errors say what would be right.
+    /// Parses an entry of `ports`. Errors contain the remedy.
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "icmp" => return Ok(Self::Icmp),
             "any" => return Ok(Self::Any),
-            // Either one port or the whole protocol could be meant.
+            // Ambiguous: one port, or the whole protocol.
             "tcp" | "udp" | "sctp" => {
                 return Err(format!(
-                    "{text:?} is not a port; write one such as \"{text}/443\", or \"ip/{text}\" for every port"
+                    "{text:?} has no port; write a port, such as \"{text}/443\", or \"ip/{text}\" for all ports"
                 ));
             }
             _ => {}
@@ -335,7 +339,7 @@ impl FromStr for Ports {
             near.map_or_else(
                 || {
                     format!(
-                        "{text:?} is not a port; write \"tcp/443\", \"udp/5000-5010\", \"sctp/3868\", \"icmp\", \"ip/112\" (an IP protocol) or \"any\""
+                        "{text:?} is not a port; use the form \"tcp/443\", \"udp/5000-5010\", \"sctp/3868\", \"icmp\", \"ip/112\" (an IP protocol) or \"any\""
                     )
                 },
                 |near| format!("{text:?} is not a port; did you mean \"ip/{near}\"?"),
@@ -352,7 +356,7 @@ impl FromStr for Ports {
         let (first, last) = (port(first)?, port(last)?);
         if first > last {
             return Err(format!(
-                "{text:?} runs backwards; write \"{protocol}/{last}-{first}\""
+                "the range {text:?} is reversed; write \"{protocol}/{last}-{first}\""
             ));
         }
         match protocol {

@@ -1,4 +1,4 @@
-//! What the documents show is what the program takes.
+//! Configurations, manual pages and error codes in the documents agree with the program.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -15,7 +15,7 @@ fn parse(text: &str, from: &str) -> Config {
 }
 
 #[test]
-fn the_readmes_configuration_is_right() {
+fn configurations_in_the_readme_are_valid() {
     let readme = include_str!("../../README.md");
     let blocks: Vec<_> = readme
         .split("```toml\n")
@@ -30,10 +30,10 @@ fn the_readmes_configuration_is_right() {
     }
 }
 
-/// The example configuration, all of it.
+/// The example configuration.
 const EXAMPLE: &str = include_str!("../../dist/allowlist.toml");
 
-/// Keys that have no default: where they are commented out, they show what may be written.
+/// Keys without a default; comments in the example show possible values.
 const WITHOUT_DEFAULT: [&str; 31] = [
     "allow",
     "attribute",
@@ -68,7 +68,7 @@ const WITHOUT_DEFAULT: [&str; 31] = [
     "where",
 ];
 
-/// A line of the example, without the `# ` of one that is commented out.
+/// A line of the example, without the `# ` of commented lines.
 enum Line<'a> {
     /// `[sources.lab]`.
     Header(&'a str),
@@ -93,7 +93,7 @@ impl<'a> Line<'a> {
     }
 }
 
-/// The example with what is commented out, except the keys that `leave_out` names.
+/// Returns the example with commented keys enabled, except those for which `leave_out` is true.
 fn uncommented(leave_out: impl Fn(&str) -> bool) -> String {
     let lines = EXAMPLE.lines().map(Line::of).map(|line| match line {
         Line::Header(text) => text,
@@ -104,16 +104,16 @@ fn uncommented(leave_out: impl Fn(&str) -> bool) -> String {
 }
 
 #[test]
-fn the_example_is_right_as_it_stands() {
+fn the_example_is_valid() {
     let config = parse(EXAMPLE, "dist/allowlist.toml");
     assert_eq!(config.warnings(), [""; 0]);
     assert_eq!((config.ssh_warning(), config.ssh_note()), (None, None));
 }
 
-/// Lines that are commented out and set a key hold that key's default, as the example says of itself. The
-/// others are right too, with all that they show at once: but a provider knows its direction.
+/// Commented keys have their defaults as values, as the example states. The other commented keys are valid together,
+/// except `direction`, which a provider sets.
 #[test]
-fn the_examples_defaults_are_the_programs() {
+fn defaults_in_the_example_are_those_of_the_program() {
     let with_defaults = uncommented(|key| key == "direction");
     let without = uncommented(|key| key == "direction" || !WITHOUT_DEFAULT.contains(&key));
     assert_ne!(with_defaults, without);
@@ -183,9 +183,9 @@ fn the_example_has_every_key() {
     }
 }
 
-/// groff knows what is wrong with a page.
+/// groff reports mistakes in pages.
 #[test]
-fn the_manuals_pages_render_without_a_warning() {
+fn manual_pages_render_without_warnings() {
     for (name, text) in generate::pages() {
         let groff = Command::new("groff")
             .args(["-man", "-ww", "-Tutf8", "-Kutf8"])
@@ -200,8 +200,11 @@ fn the_manuals_pages_render_without_a_warning() {
         input.write_all(text.as_bytes()).expect("groff reads");
         drop(input);
         let ended = groff.wait_with_output().expect("groff ends");
-        let said = String::from_utf8_lossy(&ended.stderr);
-        assert!(ended.status.success() && said.is_empty(), "{name}: {said}");
+        let stderr = String::from_utf8_lossy(&ended.stderr);
+        assert!(
+            ended.status.success() && stderr.is_empty(),
+            "{name}: {stderr}"
+        );
     }
 }
 

@@ -1,7 +1,7 @@
-//! A TOML document whose values know where they stand, and the list of what is wrong with it.
+//! A TOML document whose values have positions, and the list of its mistakes.
 //!
 //! Invariants: a value of the wrong type or an unknown key is reported where it is read, and reading
-//! goes on, so that one run shows every mistake. Knows TOML, and nothing of what the keys mean.
+//! continues, so that one run reports all mistakes. Does not know the meaning of keys.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{ConfigError, Problem, nearest};
 
-/// The document, if its text is TOML.
+/// Parses a text. Reports the first syntax error.
 pub(in crate::config) fn parse<'t>(
     text: &'t str,
     problems: &mut Problems,
@@ -19,15 +19,15 @@ pub(in crate::config) fn parse<'t>(
     let Some(error) = errors.first() else {
         return Some(document);
     };
-    // What comes after the first one is mostly its consequence.
+    // Later errors usually follow from the first one.
     let at = error.span().map_or(text.len(), |span| span.start);
     let near = key_at(text, at).map_or_else(String::new, |key| format!(", at `{key}`"));
     problems.add(at, "", format!("is not TOML: {}{near}", error.message()));
     None
 }
 
-/// The key of a line that starts there. What is behind a key is not repeated, as it may be secret: a token
-/// that nobody quoted is a mistake in TOML too.
+/// Returns the key of the line that starts at this position. Values are not repeated in errors, as they may be
+/// secret: an unquoted token is a syntax error too.
 fn key_at(text: &str, at: usize) -> Option<&str> {
     let starts_a_line = text[..at].rsplit('\n').next()?.trim().is_empty();
     let (key, _) = text[at..].lines().next()?.split_once('=')?;
@@ -36,7 +36,7 @@ fn key_at(text: &str, at: usize) -> Option<&str> {
     (starts_a_line && !key.is_empty() && key.chars().all(is_bare)).then_some(key)
 }
 
-/// What is wrong so far, by position in the text.
+/// The mistakes found so far: position in the text, key and message.
 #[derive(Default)]
 pub(in crate::config) struct Problems(Vec<(usize, String, String)>);
 
@@ -45,7 +45,7 @@ impl Problems {
         self.0.push((at, key.to_owned(), message.into()));
     }
 
-    /// `value` if nothing was wrong, else everything that was, in the order of the text.
+    /// Returns `value` if there are no mistakes, else all mistakes in the order of the text.
     pub(in crate::config) fn result<T>(
         mut self,
         value: T,
@@ -58,7 +58,7 @@ impl Problems {
         self.0.sort();
         let (mut line, mut line_start, mut seen) = (1, 0, 0);
         let problems = self.0.into_iter().map(|(at, key, message)| {
-            // One walk over the text for all: they are in order.
+            // The problems are sorted, so one pass over the text finds all lines.
             for (newline, _) in text[seen..at].match_indices('\n') {
                 line += 1;
                 line_start = seen + newline + 1;
@@ -75,7 +75,7 @@ impl Problems {
     }
 }
 
-/// A value, the path of keys that leads to it, and where it stands.
+/// A value with its path of keys and its position.
 pub(in crate::config) struct Node<'d> {
     pub(in crate::config) key: String,
     pub(in crate::config) at: usize,
@@ -83,7 +83,7 @@ pub(in crate::config) struct Node<'d> {
 }
 
 impl<'d> Node<'d> {
-    /// Reports that this value is wrong.
+    /// Reports a mistake in this value.
     pub(in crate::config) fn wrong(&self, problems: &mut Problems, message: impl Into<String>) {
         problems.add(self.at, &self.key, message);
     }
@@ -102,7 +102,7 @@ impl<'d> Node<'d> {
         }
     }
 
-    /// None, with nothing reported, if it is not an integer that fits.
+    /// Returns the integer, or `None` without a report if the value is none or does not fit.
     pub(in crate::config) fn integer(&self) -> Option<u64> {
         match self.value {
             DeValue::Integer(integer) => {
@@ -112,7 +112,7 @@ impl<'d> Node<'d> {
         }
     }
 
-    /// None, with nothing reported, if it is not a number.
+    /// Returns the number, or `None` without a report if the value is none.
     pub(in crate::config) fn fraction(&self) -> Option<f64> {
         match self.value {
             DeValue::Float(float) => float.as_str().parse().ok(),
@@ -121,7 +121,7 @@ impl<'d> Node<'d> {
         }
     }
 
-    /// None, with nothing reported, if it is not a string.
+    /// Returns the string, or `None` without a report if the value is none.
     pub(in crate::config) fn string(&self) -> Option<&'d str> {
         match self.value {
             DeValue::String(text) => Some(text),
@@ -170,12 +170,12 @@ impl<'d> Node<'d> {
             DeValue::Array(_) => "an array",
             DeValue::Table(_) => "a table",
         };
-        self.wrong(problems, format!("is {found}; it must be {wanted}"));
+        self.wrong(problems, format!("is {found}; must be {wanted}"));
         None
     }
 }
 
-/// A table, and where it (or, if it has a header or a key, its name) stands.
+/// A table with its path of keys and its position, which is that of its name if it has one.
 pub(in crate::config) struct Table<'d> {
     pub(in crate::config) key: String,
     pub(in crate::config) at: usize,
@@ -191,13 +191,13 @@ impl<'d> Table<'d> {
         }
     }
 
-    /// Reports every key that is not among `known`.
+    /// Reports all keys that are not in `known`.
     pub(in crate::config) fn only(&self, known: &[&str], problems: &mut Problems) {
         for name in self.entries.keys() {
             if !known.contains(&name.get_ref().as_ref()) {
                 let message = match nearest(name.get_ref(), known) {
                     Some(near) => format!("unknown key; did you mean `{near}`?"),
-                    None => format!("unknown key; the keys here are {}", known.join(", ")),
+                    None => format!("unknown key; expected one of {}", known.join(", ")),
                 };
                 problems.add(name.span().start, &self.path(name.get_ref()), message);
             }
@@ -213,7 +213,7 @@ impl<'d> Table<'d> {
         })
     }
 
-    /// Every entry, by name; each stands where its name stands.
+    /// Returns the entries by name; their positions are those of their names.
     pub(in crate::config) fn entries(&self) -> impl Iterator<Item = (&'d str, Node<'d>)> {
         self.entries.iter().map(|(name, value)| {
             let (at, name) = (name.span().start, name.get_ref().as_ref());

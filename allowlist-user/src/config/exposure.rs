@@ -1,5 +1,5 @@
-//! What a configuration opens or closes that its owner may not have meant: the port by which the owner comes
-//! in, and services that everybody reaches. Pure; knows nothing of what listens on this host.
+//! Warnings about ports that a configuration opens or closes by accident: SSH, and services open to everyone.
+//! Pure; does not know which programs listen on this host.
 
 use std::collections::BTreeSet;
 
@@ -12,29 +12,30 @@ use crate::policy::{DefaultVerdict, Origin, Ports, Service, Snapshot};
 const SSH: u16 = 22;
 
 impl Config {
-    /// That nobody can log in any more.
+    /// Returns a warning if no service covers SSH and the default verdict drops it.
     pub fn ssh_warning(&self) -> Option<String> {
         let is_closed = self.rules.default == DefaultVerdict::Drop && !self.covers_ssh();
         is_closed.then(|| {
             format!(
-                "SSH is closed: default = \"drop\", and no service covers tcp/{SSH}; add [services.ssh] with ports = [\"tcp/{SSH}\"] and the networks that you log in from in `allow`"
+                "SSH is closed: default = \"drop\", and no service covers tcp/{SSH}; add [services.ssh] with ports = [\"tcp/{SSH}\"], and allow the networks from which you log in"
             )
         })
     }
 
-    /// That everybody can. Not wrong, since this filter need not be the one that guards it.
+    /// Returns a note if no service covers SSH and the default verdict passes it. Not a warning, since another
+    /// firewall may protect SSH.
     pub fn ssh_note(&self) -> Option<String> {
         let is_open = self.rules.default == DefaultVerdict::Pass
             && !self.policy.services.is_empty()
             && !self.covers_ssh();
         is_open.then(|| {
             format!(
-                "SSH is open to everybody: no service covers tcp/{SSH}, and default = \"pass\"; a [services.ssh] would close it to all but the networks that you log in from"
+                "SSH is open to everybody: no service covers tcp/{SSH}, and default = \"pass\"; add [services.ssh] to restrict it to the networks from which you log in"
             )
         })
     }
 
-    /// The note that services which cover some UDP ports also decide about fragmented datagrams to the other ports.
+    /// Returns a note if services cover some UDP ports, since they also decide about fragments to the other ports.
     pub fn fragment_note(&self) -> Option<String> {
         let all = 1..=u16::MAX;
         let mut ports = self.policy.services.iter().flat_map(|one| &one.ports);
@@ -46,12 +47,12 @@ impl Config {
         });
         let is_partly = self.rules.default == DefaultVerdict::Pass && covers_some && !covers_all;
         is_partly.then(|| {
-            "large datagrams to UDP ports that no service covers: their later fragments have no ports, so they are dropped (reason \"fragment\") unless a service that covers a UDP port allows their source; cover those ports by a service to receive the datagrams"
+            "later fragments of datagrams to uncovered UDP ports carry no port, so they are dropped (reason \"fragment\") unless a service with UDP ports allows their source; to receive such datagrams, add a service that covers the ports"
                 .to_owned()
         })
     }
 
-    /// On any of the interfaces that are filtered: by one is enough to come in.
+    /// Returns whether a service covers SSH on at least one filtered interface.
     fn covers_ssh(&self) -> bool {
         let is_filtered = |service: &Service| {
             self.interfaces.is_empty() || self.interfaces.iter().any(|name| service.is_on(name))
@@ -61,8 +62,9 @@ impl Config {
         services.any(|service| is_filtered(service) && service.ports.iter().any(covers))
     }
 
-    /// Services that everybody of a family reaches, by the lists as they are. Those of which the
-    /// configuration itself says so are in [`Config::warnings`].
+    /// Returns warnings about services whose lists cover all addresses of a family.
+    ///
+    /// [`Config::warnings`] reports the static prefixes that do.
     pub fn everyone_warnings(&self, lists: &Snapshot) -> Vec<String> {
         let mut warnings = Vec::new();
         for service in &self.policy.services {
@@ -80,7 +82,7 @@ impl Config {
                 .flatten()
                 .copied()
                 .collect();
-            // Two halves are as much as the whole.
+            // Two halves cover the family too.
             let all: Vec<IpNet> = allowed().flat_map(|(_, feed)| feed.in_force()).collect();
             for everyone in IpNet::aggregate(&all) {
                 if everyone.prefix_len() != 0 || said.contains(&everyone) {

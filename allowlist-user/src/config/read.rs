@@ -1,7 +1,7 @@
-//! What each key of a configuration means, and what it may say; for sources see `sources`.
+//! Reads the keys of a configuration, except those of sources (`sources`).
 //!
-//! Invariant: whatever is wrong is reported with its remedy, its default stands in for it, and reading
-//! goes on. Does no input or output.
+//! Invariant: an invalid value is reported with its remedy and replaced by its default, and reading
+//! continues. Does no I/O.
 
 use allowlist_common::abi::MAX_SERVICES;
 use std::collections::BTreeSet;
@@ -29,7 +29,7 @@ const MAX_PREFIXES_RANGE: RangeInclusive<u64> = 1..=4_000_000;
 const MAX_FLOWS_RANGE: RangeInclusive<u64> = 1024..=16_000_000;
 const KEPT_RANGE: RangeInclusive<u64> = 4096..=1 << 30;
 
-/// The document as a configuration; what is wrong with it is in `problems`, and stands as its default.
+/// Reads a configuration. Adds mistakes to `problems`, and uses the default for each invalid value.
 pub(super) fn config(
     document: &Spanned<DeTable>,
     folder: &Path,
@@ -111,17 +111,18 @@ fn read_kept_size(root: &Table, key: &str, default: u64, problems: &mut Problems
     if let Some(bytes) = read_size(&node).filter(|bytes| KEPT_RANGE.contains(bytes)) {
         return bytes;
     }
-    let message = "is not a size; write bytes, or \"64KiB\" or \"8MiB\", up to \"1024MiB\"";
+    let message = "is not a size from \"4KiB\" to \"1024MiB\"; write bytes, or a text such as \"64KiB\" or \"8MiB\"";
     node.wrong(problems, message);
     default
 }
 
-/// Whether there is such a group, this host has to say.
+/// Reads `control_group`. The daemon checks whether the group exists.
 fn read_control_group(root: &Table, problems: &mut Problems) -> Option<String> {
     let node = root.get("control_group")?;
     let name = node.text(problems)?;
     if name.is_empty() || name.contains(|c: char| c == ':' || c == '/' || c.is_whitespace()) {
-        let message = "is not a group's name; write one that this host has, or leave the key out for root alone";
+        let message =
+            "is not a group name; write a group of this host, or remove the key to allow only root";
         node.wrong(problems, message);
         return None;
     }
@@ -140,20 +141,20 @@ fn read_hook(root: &Table, folder: &Path, problems: &mut Problems) -> Hook {
     if table.get("command").is_none() && table.get("webhook").is_none() {
         table.wrong(
             problems,
-            "tells nobody; add `command` or `webhook`, or remove it",
+            "has neither `command` nor `webhook`; add one, or remove the table",
         );
     }
     if let Some(node) = table.get("command") {
         hook.command = read_list(&node, problems, |word| Ok(word.to_owned()));
         match hook.command.first() {
-            None if !node.is_empty_array() => {} // which was said
+            None if !node.is_empty_array() => {} // its items were reported
             None => node.wrong(
                 problems,
-                "is empty; write a program and its arguments, such as [\"/usr/local/bin/tell\", \"--quiet\"]",
+                "is empty; write a program and its arguments, such as [\"/usr/local/bin/notify\", \"--quiet\"]",
             ),
             Some(program) if !Path::new(program).is_absolute() => node.wrong(
                 problems,
-                format!("{program:?} is not an absolute path; write where the program is"),
+                format!("{program:?} is not an absolute path; write the full path of the program"),
             ),
             Some(_) => {}
         }
@@ -204,13 +205,13 @@ pub(super) fn read_choice<T: Copy + Default>(
             .collect();
         node.wrong(
             problems,
-            format!("{text:?} is not known here; write {}", names.join(" or ")),
+            format!("invalid value {text:?}; use {}", names.join(" or ")),
         );
     }
     choice.map_or_else(T::default, |(_, value)| *value)
 }
 
-/// Nothing where the key is missing, or wrong.
+/// Returns `None` if the key is missing or invalid.
 fn read_number(
     root: &Table,
     key: &str,
@@ -275,7 +276,7 @@ fn read_services(root: &Table, sources: &[Source], problems: &mut Problems) -> V
             node.wrong(
                 problems,
                 format!(
-                    "is one service too many; {MAX_SERVICES} are possible: merge some that allow \
+                    "is one service too many: the maximum is {MAX_SERVICES}; merge services that allow \
                      the same sources"
                 ),
             );
@@ -296,10 +297,9 @@ fn read_service(
     problems: &mut Problems,
 ) -> Service {
     table.only(&["ports", "interfaces", "allow"], problems);
-    let otherwise = "it protects nothing; write what it covers, such as ports = [\"tcp/443\"]";
+    let otherwise = "the service protects nothing; add its ports, such as ports = [\"tcp/443\"]";
     let ports = read_filled(table, "ports", otherwise, problems, str::parse);
-    let otherwise =
-        "nobody could reach it; name its sources, such as allow = [\"office\"], or remove it";
+    let otherwise = "no client could reach the service; add its sources, such as allow = [\"office\"], or remove the service";
     let allow = read_filled(table, "allow", otherwise, problems, |name| {
         let mut named = sources.iter().filter(|source| source.name == name);
         if named.any(|source| source.direction == Direction::Outbound) {
@@ -316,7 +316,7 @@ fn read_service(
     {
         node.wrong(
             problems,
-            "is empty: the service would be nowhere; name interfaces, or leave the key out for all",
+            "is empty: the service would apply to no interface; add interfaces, or remove the key to apply to all",
         );
     }
     Service {
@@ -327,7 +327,7 @@ fn read_service(
     }
 }
 
-/// The items of an array of strings; what `read` refuses is reported, and left out.
+/// Reads the items of an array of strings; reports and omits those that `read` refuses.
 pub(super) fn read_list<T>(
     node: &Node,
     problems: &mut Problems,
@@ -341,8 +341,7 @@ pub(super) fn read_list<T>(
     items.into_iter().filter_map(&mut read_item).collect()
 }
 
-/// `read_list` where a repetition is a slip of the pen. Not for prefixes, whose lists
-/// are pasted together.
+/// Like `read_list`, but reports repeated items. Not for prefixes, which may be concatenated from several lists.
 fn read_distinct<T>(
     node: &Node,
     problems: &mut Problems,
@@ -351,14 +350,14 @@ fn read_distinct<T>(
     let mut seen = BTreeSet::new();
     read_list(node, problems, |text| {
         if !seen.insert(text.to_owned()) {
-            return Err(format!("{text:?} is named twice; remove one"));
+            return Err(format!("{text:?} is repeated; remove one"));
         }
         read(text)
     })
 }
 
-/// `read_distinct` of an array that must be there and hold something; `otherwise` says why, and what
-/// to write.
+/// Like `read_distinct`, for an array that must not be missing or empty; `otherwise` is the consequence and the
+/// remedy.
 pub(super) fn read_filled<T>(
     table: &Table,
     key: &str,
@@ -367,7 +366,7 @@ pub(super) fn read_filled<T>(
     read: impl Fn(&str) -> Result<T, String>,
 ) -> Vec<T> {
     let Some(node) = table.get(key) else {
-        table.wrong(problems, format!("has no `{key}`: {otherwise}"));
+        table.wrong(problems, format!("`{key}` is missing: {otherwise}"));
         return Vec::new();
     };
     if node.is_empty_array() {
@@ -380,7 +379,9 @@ pub(super) fn check_name(name: &str, node: &Node, problems: &mut Problems) {
     if !is_name(name) {
         node.wrong(
             problems,
-            format!("is not a name; use a-z, 0-9, - and _, up to {MAX_NAME_BYTES} characters"),
+            format!(
+                "is not a valid name; use a-z, 0-9, - and _, up to {MAX_NAME_BYTES} characters"
+            ),
         );
     }
 }

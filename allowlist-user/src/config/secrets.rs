@@ -1,8 +1,8 @@
 //! Locates the secrets in a configuration's text, so that copies of the text can be kept without them. Pure.
 //!
 //! A secret is the value of a request header, a webhook's URL, an argument of the hook's program, and every
-//! `http` or `https` URL with credentials, a query or a fragment, wherever it stands. Comments may hold former
-//! secrets, and mean nothing: a copy leaves them out.
+//! `http` or `https` URL with credentials, a query or a fragment, under any key. Comments may contain former
+//! secrets, so copies omit them.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -16,7 +16,7 @@ use crate::policy::public_url;
 /// A secret string in a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Secret {
-    /// The bytes of the text that the string takes, quotes included.
+    /// The byte range of the string in the text, including its quotes.
     pub span: Range<usize>,
     /// The string's value.
     pub value: String,
@@ -24,7 +24,7 @@ pub struct Secret {
     pub public: Option<String>,
 }
 
-/// Returns the secrets of a text, in its order; none where the text is not TOML.
+/// Returns the secrets of a text in their order; none if the text is not TOML.
 pub fn secrets(text: &str) -> Vec<Secret> {
     let mut found = Vec::new();
     if let Ok(document) = DeTable::parse(text) {
@@ -40,8 +40,9 @@ pub fn secrets(text: &str) -> Vec<Secret> {
     found
 }
 
-/// Returns the text without the contents of its comments and blanks at the ends of lines. Line numbers stay. A
-/// text that is not TOML is returned as it is.
+/// Returns the text without comments and without the blanks before them. Preserves line numbers.
+///
+/// A text that is not TOML is returned unchanged.
 pub fn without_comments(text: &str) -> Cow<'_, str> {
     let Ok(document) = DeTable::parse(text) else {
         return Cow::Borrowed(text);
@@ -74,7 +75,7 @@ pub fn without_comments(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// The secret that the string at a path of keys is, if it is one.
+/// Returns the secret if the string at this path of keys is one.
 fn secret(path: &[&str], value: &str, span: Range<usize>) -> Option<Secret> {
     let url = Url::parse(value)
         .ok()
@@ -90,7 +91,7 @@ fn secret(path: &[&str], value: &str, span: Range<usize>) -> Option<Secret> {
         }
         (_, Some(url)) => {
             let public = public_url(&url);
-            // A URL that is public as a whole, apart from how it is spelled, is no secret.
+            // The URL has no secret part.
             if public == url.as_str() {
                 return None;
             }
@@ -107,8 +108,8 @@ fn secret(path: &[&str], value: &str, span: Range<usize>) -> Option<Secret> {
 
 type Visit<'v> = dyn FnMut(&[&str], &str, Range<usize>) + 'v;
 
-/// Visits every string with its path of keys; an element of an array has the path of the array, and `1..`
-/// behind it from the second on.
+/// Visits all strings with their paths of keys. An element of an array has the path of the array, followed by
+/// `1..` from the second element on.
 fn visit_table<'d>(table: &'d DeTable<'_>, path: &mut Vec<&'d str>, visit: &mut Visit<'_>) {
     for (key, value) in table {
         path.push(key.get_ref());
@@ -140,7 +141,7 @@ fn visit_value<'d>(
     }
 }
 
-/// Collects the bytes that keys take.
+/// Collects the byte ranges of keys.
 fn visit_keys(table: &DeTable<'_>, spans: &mut Vec<Range<usize>>) {
     for (key, value) in table {
         spans.push(key.span());
@@ -179,7 +180,7 @@ A = "b"
 "#;
 
     #[test]
-    fn every_secret_is_found_where_it_stands() {
+    fn secrets_have_spans() {
         let found: Vec<_> = secrets(TEXT)
             .into_iter()
             .map(|secret| {
@@ -218,7 +219,7 @@ A = "b"
     }
 
     #[test]
-    fn comments_go_and_everything_else_stays() {
+    fn comments_are_removed() {
         let bare = without_comments(TEXT);
         assert!(
             !bare.contains("old-secret") && !bare.contains("why") && !bare.contains("not \"tcp"),

@@ -1,9 +1,8 @@
-//! What each key of a source means, and which keys go together.
+//! Reads the keys of sources, and checks their combinations.
 //!
-//! Invariants: a source has exactly one origin, and no key that its origin would ignore; a URL is
-//! https, or stays on this host, or is allowed to be plain. A catalogued provider is a table of the same
-//! keys, read by the same code, over which the configuration's own keys are laid. Does no input or output:
-//! a path is resolved, never opened.
+//! Invariants: a source has exactly one origin, and no key that its origin would ignore; a URL is https, or
+//! loopback, or has `allow_plain_http`. A provider of the catalogue is a table of the same keys, read by the same
+//! code; keys of the configuration override it. Does no I/O: paths are resolved, never opened.
 
 mod format;
 mod options;
@@ -25,7 +24,7 @@ use crate::catalogue::{self, FORMAT_KEYS, List, Provider, Region};
 use crate::feed;
 use crate::policy::{Family, Format, Http, Lookup, Origin, Source, is_loopback};
 
-/// Every key, by the kinds of source that use it.
+/// All keys, with the kinds of source that use them.
 const KEYS: &[(&[&str], &[Kind])] = &[
     (
         &["provider", "regions"],
@@ -85,10 +84,10 @@ const KEYS: &[(&[&str], &[Kind])] = &[
 
 const CHANGING: &[Kind] = &[Kind::Fetched, Kind::File, Kind::Names];
 
-/// The keys that find the list behind a URL.
+/// The keys that locate the list that a URL leads to.
 const FINDING_KEYS: &[&str] = &["discover", "newest", "unzip"];
 
-/// The keys that a catalogued provider sets, so that a configuration must not.
+/// The keys that only the catalogue sets for a provider.
 const PROVIDERS: [&[&str]; 3] = [&["names"], FORMAT_KEYS, FINDING_KEYS];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -103,7 +102,7 @@ enum Kind {
 impl Kind {
     fn of(origin: &Origin) -> Self {
         match origin {
-            // Of what is added by command no configuration has a table.
+            // No configuration has a table for added prefixes.
             Origin::Prefixes(_) | Origin::Added => Self::Prefixes,
             Origin::File { .. } => Self::File,
             Origin::Http(_) => Self::Fetched,
@@ -116,14 +115,14 @@ impl Kind {
         match self {
             Self::Prefixes => "a list of prefixes",
             Self::File => "a file",
-            Self::Fetched => "a list that is fetched",
-            Self::Names => "names that are looked up",
-            Self::BuiltIn => "a list that is compiled in",
+            Self::Fetched => "a fetched list",
+            Self::Names => "a list of DNS names",
+            Self::BuiltIn => "a built-in list",
         }
     }
 }
 
-/// The `[sources]` table.
+/// Reads the `[sources]` table.
 pub(super) fn read_sources(root: &Table, folder: &Path, problems: &mut Problems) -> Vec<Source> {
     let Some(table) = root.get("sources").and_then(|node| node.table(problems)) else {
         return Vec::new();
@@ -138,7 +137,10 @@ pub(super) fn read_sources(root: &Table, folder: &Path, problems: &mut Problems)
     sources
 }
 
-/// A catalogued provider as a source of that name. Errors say which parameter is missing or wrong.
+/// Returns the source `name` for a provider of the catalogue.
+///
+/// # Errors
+/// A parameter is missing or invalid.
 pub fn provided(
     name: &str,
     provider: &Provider,
@@ -159,7 +161,7 @@ pub fn provided(
     };
     let mut gate = source.gate;
     let (notable, max) = (&mut gate.notable_addresses, gate.max_addresses);
-    // A size that the catalogue states is no news.
+    // A list within the size that the catalogue states needs no note.
     notable.v4 = notable.v4.max(max.v4.saturating_add(1));
     notable.v6 = notable.v6.max(max.v6.saturating_add(1));
     Ok(Source {
@@ -172,7 +174,7 @@ pub fn provided(
     })
 }
 
-/// The keys of one source. Errors are for whoever writes the catalogue.
+/// Reads the table of a provider. Errors are mistakes in the catalogue.
 fn parse_source(name: &str, text: &str) -> Result<Source, String> {
     let mut problems = Problems::default();
     let source = document::parse(text, &mut problems).and_then(|document| {
@@ -184,7 +186,7 @@ fn parse_source(name: &str, text: &str) -> Result<Source, String> {
     }
 }
 
-/// None if something is so wrong (and reported) that there is no default for it.
+/// Returns `None` if a reported mistake leaves no usable source.
 fn read_source(
     name: &str,
     table: &Table,
@@ -194,7 +196,7 @@ fn read_source(
     let keys: Vec<_> = KEYS.iter().map(|(keys, _)| *keys).collect();
     table.only(&keys.concat(), problems);
     let has = |key: &&str| table.get(key).is_some();
-    // A provider with a URL is one origin: the vendor's list from a mirror.
+    // A provider with a `url` is one origin: a mirror of the vendor's list.
     let origins = ["provider", "file", "prefixes", "names"]
         .into_iter()
         .filter(has);
@@ -213,14 +215,15 @@ fn read_source(
         }
         ["prefixes"] => Source::new(name, read_prefixes(table, problems)?),
         [] => {
-            let message = "has no origin; add `provider`, `url`, `names`, `file` or `prefixes`";
+            let message =
+                "has no origin; add one of `provider`, `url`, `names`, `file` and `prefixes`";
             table.wrong(problems, message);
             return None;
         }
         _ => {
             let origins = origins.join("` and `");
             let message =
-                format!("has `{origins}`, and one origin is possible; make each a source");
+                format!("has more than one origin, `{origins}`; define a source for each");
             table.wrong(problems, message);
             return None;
         }
@@ -246,7 +249,7 @@ fn read_prefixes(table: &Table, problems: &mut Problems) -> Option<Origin> {
 
 fn read_fetched(table: &Table, problems: &mut Problems) -> Option<Origin> {
     if table.get("format").is_none() {
-        let message = "has a `url` and no `format`; add format = \"json\", \"jsonl\", \"text\", \"csv\", \"xml\", \"html\" or \"markdown\"";
+        let message = "`format` is missing; add format = \"json\", \"jsonl\", \"text\", \"csv\", \"xml\", \"html\" or \"markdown\"";
         table.wrong(problems, message);
     }
     let format = read_format(table, problems).unwrap_or_else(Format::json_array);
@@ -256,7 +259,7 @@ fn read_fetched(table: &Table, problems: &mut Problems) -> Option<Origin> {
 
 fn read_names(table: &Table, problems: &mut Problems) -> Origin {
     let otherwise =
-        "there is nothing to look up; write a name, such as names = [\"egress.example.com\"]";
+        "the source has no name to resolve; add one, such as names = [\"egress.example.com\"]";
     let names = read_filled(table, "names", otherwise, problems, check_host);
     let mut lookup = Lookup::new(names);
     lookup.families = read_families(table, problems);
@@ -270,28 +273,31 @@ fn read_names(table: &Table, problems: &mut Problems) -> Origin {
         if node.is_empty_array() {
             node.wrong(
                 problems,
-                "is empty; name a server, or remove the key to ask whom this host asks",
+                "is empty; write the address of a name server, or remove the key to use those of this host",
             );
         }
     }
     Origin::Names(lookup)
 }
 
-/// The families of a source's names, each once and in their order.
+/// Reads `families`, sorted and without repetitions.
 fn read_families(table: &Table, problems: &mut Problems) -> Vec<Family> {
     if table.get("families").is_none() {
         return Family::ALL.to_vec();
     }
-    let otherwise = "no address would count; write families = [\"ipv4\"] or [\"ipv6\"], or remove the key for both";
+    let otherwise = "the source would have no addresses; write families = [\"ipv4\"] or [\"ipv6\"], or remove the key for both";
     let families = read_filled(table, "families", otherwise, problems, |text| {
         let known = Family::ALL.into_iter().find(|family| family.key() == text);
-        known.ok_or_else(|| format!("{text:?} is not a family; write \"ipv4\" or \"ipv6\""))
+        known.ok_or_else(|| format!("{text:?} is not an address family; use \"ipv4\" or \"ipv6\""))
     });
     let is_named = |family: &Family| families.contains(family);
     Family::ALL.into_iter().filter(is_named).collect()
 }
 
-/// A name as the DNS has it, or an error that says what would be right.
+/// Returns a host name in lower case without the final dot.
+///
+/// # Errors
+/// The text is not a full host name in the ASCII form of the DNS; the message has the remedy.
 fn check_host(text: &str) -> Result<String, String> {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -308,7 +314,7 @@ fn check_host(text: &str) -> Result<String, String> {
         && let Some(ascii) = url.host_str()
     {
         return Err(format!(
-            "{text:?} is not written as the DNS has it; write {ascii:?}"
+            "{text:?} is not in the ASCII form of the DNS; write {ascii:?}"
         ));
     }
     if name.len() > 253 || !name.split('.').all(is_label) || !name.contains('.') {
@@ -330,7 +336,7 @@ fn read_provided(name: &str, table: &Table, problems: &mut Problems) -> Option<S
         if let Some(node) = table.get(key) {
             node.wrong(
                 problems,
-                format!("is the provider's to say; remove it, or write the source out as `allowlist providers show {wanted}` prints it"),
+                format!("is set by the provider; remove the key, or replace `provider` by the table that `allowlist providers show {wanted}` prints"),
             );
         }
     }
@@ -339,7 +345,7 @@ fn read_provided(name: &str, table: &Table, problems: &mut Problems) -> Option<S
         if provider.regions().is_empty() {
             node.wrong(
                 problems,
-                format!("makes no sense for {wanted}, which has no regions; remove it"),
+                format!("does not apply to {wanted}, which has no regions; remove the key"),
             );
         } else {
             regions = read_regions(provider, table, problems);
@@ -350,7 +356,7 @@ fn read_provided(name: &str, table: &Table, problems: &mut Problems) -> Option<S
         Ok(mut source) => {
             if let (Origin::Http(http), Some(node)) = (&mut source.origin, table.get("url")) {
                 http.urls = read_urls(table, &node, problems)?;
-                // A mirror is the list itself.
+                // A mirror serves the list itself.
                 http.discover = None;
             }
             Some(source)
@@ -390,14 +396,14 @@ fn read_regions(
         .map(|region| &*region.code)
         .collect();
     let there_are = format!("{} has {}", provider.name, codes.join(", "));
-    let otherwise = format!("{there_are}; remove the key to take the usual ones");
+    let otherwise = format!("{there_are}; remove the key to use the default regions");
     read_filled(table, "regions", &otherwise, problems, |code| {
         let unknown = || format!("there is no region {code:?}; {there_are}");
         provider.region(code).ok_or_else(unknown)
     })
 }
 
-/// One URL, or several whose lists are one.
+/// Reads one URL, or an array of URLs whose lists are merged.
 fn read_urls(table: &Table, node: &Node, problems: &mut Problems) -> Option<Vec<Url>> {
     let is_plain_allowed = table
         .get("allow_plain_http")
@@ -411,28 +417,28 @@ fn read_urls(table: &Table, node: &Node, problems: &mut Problems) -> Option<Vec<
             .map(|url| vec![url]);
     }
     if node.is_empty_array() {
-        node.wrong(problems, "is empty; write the address of a list");
+        node.wrong(problems, "is empty; write the URL of a list");
     }
     let urls = read_list(node, problems, |text| read_url(text, is_plain_allowed));
     (!urls.is_empty()).then_some(urls)
 }
 
-/// Where something is sent: https, or loopback.
+/// Reads a URL that is https or loopback.
 pub(super) fn read_one_url(node: &Node, problems: &mut Problems) -> Option<Url> {
     let url = read_url(node.text(problems)?, false);
     url.map_err(|message| node.wrong(problems, message)).ok()
 }
 
-/// Errors do not repeat the text: it may hold a password.
+/// Parses a URL. Errors do not repeat the text, as it may contain a password.
 fn read_url(text: &str, is_plain_allowed: bool) -> Result<Url, String> {
     match Url::parse(text) {
         Ok(url) if url.scheme() == "https" => Ok(url),
         Ok(url) if url.scheme() == "http" && (is_plain_allowed || is_loopback(&url)) => Ok(url),
         Ok(url) if url.scheme() == "http" => Err(
-            "would be fetched unprotected; write https:// (http:// is for loopback only, or with allow_plain_http = true)"
+            "is plain HTTP; use https:// (http:// requires a loopback address or allow_plain_http = true)"
                 .to_owned(),
         ),
-        Ok(url) => Err(format!("has the scheme {:?}; write https://", url.scheme())),
+        Ok(url) => Err(format!("has the unsupported scheme {:?}; use https://", url.scheme())),
         Err(error) => Err(format!(
             "is not a URL: {error}; write one such as \"https://example.com/list.json\""
         )),
@@ -448,7 +454,7 @@ pub(super) fn read_path(node: &Node, folder: &Path, problems: &mut Problems) -> 
     Some(folder.join(text))
 }
 
-/// Reports the keys that a source of this kind would ignore.
+/// Reports the keys that do not apply to this kind of source.
 fn only_for(table: &Table, source: &Source, problems: &mut Problems) {
     let kind = Kind::of(&source.origin);
     let what = match &source.provider {
@@ -464,7 +470,10 @@ fn only_for(table: &Table, source: &Source, problems: &mut Problems) {
             && (!kinds.contains(&kind) || is_provided)
             && !is_said
         {
-            node.wrong(problems, format!("makes no sense for {what}; remove it"));
+            node.wrong(
+                problems,
+                format!("does not apply to {what}; remove the key"),
+            );
         }
     }
 }

@@ -276,7 +276,7 @@ fn accepts_up_to_64_services() {
         })
     };
     assert_eq!(parse_right(&services(63)).policy.services.len(), 64);
-    expect!["a.toml:2:11: services.web: is one service too many; 64 are possible: merge some that allow the same sources"].assert_eq(&error_of(&services(64)));
+    expect!["a.toml:2:11: services.web: is one service too many: the maximum is 64; merge services that allow the same sources"].assert_eq(&error_of(&services(64)));
 }
 
 #[test]
@@ -376,8 +376,10 @@ fn warns_of_a_service_on_an_interface_that_is_not_filtered() {
         prefixes = ["203.0.113.0/24"]
         "#,
     );
-    expect!["services.web is limited to eth9, which is not among the interfaces that are filtered"]
-        .assert_eq(&config.warnings().join("\n"));
+    expect![
+        "services.web is limited to eth9, which is not a filtered interface: add it to `interfaces`"
+    ]
+    .assert_eq(&config.warnings().join("\n"));
 }
 
 #[test]
@@ -389,7 +391,7 @@ fn inline_configuration_of_the_command_line() {
             .map(|&name| name.to_owned())
             .collect::<Vec<_>>()
     };
-    let config = Config::small(
+    let config = Config::from_inline(
         names(&["eth0"]),
         vec![prefix("203.0.113.0/24"), prefix("2001:db8::1")],
         names(&["workato", "freshchat", "workato"]),
@@ -403,20 +405,20 @@ fn inline_configuration_of_the_command_line() {
     assert_eq!(config.policy.sources.len(), 3);
     assert_eq!(config.warnings(), [""; 0]);
 
-    let wrong = Config::small(
+    let wrong = Config::from_inline(
         names(&[""]),
         vec!["203.0.113.9/24".parse().expect("a prefix")],
         names(&["freshchatt"]),
         Vec::new(),
     );
     expect![[r#"
-        --iface: is empty; write an interface's name, such as "eth0"
+        --iface: is empty; write the name of an interface, such as "eth0"
         --allow: "203.0.113.9/24" has host bits set; write "203.0.113.0/24" for the network or "203.0.113.9/32" for the one address
         --provider: there is no provider "freshchatt"; did you mean "freshchat"?
-        --port: nothing is protected; give --port, such as --port tcp/443"#]].assert_eq(&wrong.expect_err("must be refused").to_string());
-    let nobody = Config::small(Vec::new(), Vec::new(), Vec::new(), vec![Ports::Any]);
-    expect!["--allow: nobody is let in; give --allow PREFIX or --provider NAME"]
-        .assert_eq(&nobody.expect_err("must be refused").to_string());
+        --port: no port is protected; add one, such as --port tcp/443"#]].assert_eq(&wrong.expect_err("must be refused").to_string());
+    let empty = Config::from_inline(Vec::new(), Vec::new(), Vec::new(), vec![Ports::Any]);
+    expect!["--allow: no source is allowed; add --allow PREFIX or --provider NAME"]
+        .assert_eq(&empty.expect_err("must be refused").to_string());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What a source holds at one moment: what it lists, and what it listed until lately.
+//! The state of a source's list at one moment: its prefixes, its grace prefixes and its recent changes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,56 +9,52 @@ use serde::{Deserialize, Serialize};
 
 use super::{Family, PerFamily};
 
-/// One source's prefixes at one moment.
+/// The prefixes of one source at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Feed {
-    /// What the source lists. Sorted, distinct; not merged, so that an operator finds what the vendor
-    /// wrote.
+    /// The prefixes of the list. Sorted and distinct; not merged, so that reports show the vendor's own prefixes.
     pub prefixes: Vec<IpNet>,
-    /// What it does not list any more, and which stays for its grace period. Sorted, distinct, and
-    /// none of it is in `prefixes`.
+    /// The grace prefixes, which have left the list. Sorted, distinct, and disjoint from `prefixes`.
     pub held: Vec<Held>,
-    /// When the vendor (or the file, or the configuration) last gave them, or said that nothing is new.
+    /// The time when the origin last delivered the list or confirmed it as unchanged.
     pub fetched: Timestamp,
-    /// What to send so that the vendor can answer that nothing is new, one for each URL.
+    /// The validators of conditional requests, one for each URL.
     pub validators: Vec<Validator>,
-    /// What the operator should know of this list, such as rows that are about to go.
+    /// Notes for the operator about this list, such as rows that are marked as deprecated.
     pub notes: Vec<String>,
-    /// How this list came about within the source's growth window, the newest change first.
+    /// The changes of the list within the growth window, newest first.
     pub changes: Vec<PastChange>,
-    /// When the source last answered, also with a list that the gate rejected: the ages in `changes` and `held` are of
-    /// this time.
+    /// The time of the last answer, including rejected lists. The ages in `changes` and `held` are relative to it.
     pub answered: Timestamp,
 }
 
-/// A change of a list, or several in a row, kept so that the list before it can be restored.
+/// A change of a list, or several consecutive ones, from which the list before it can be restored.
 ///
-/// Ages grow with the time that passes between answers, and carry no time of day: a clock that is set changes
-/// none.
+/// Ages grow by the time between answers and contain no time of day, so setting the clock does not change them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PastChange {
     /// The age of the newest change.
     pub seconds: u64,
     /// The age of the oldest change.
     pub oldest_seconds: u64,
-    /// In the list after the changes only; sorted.
+    /// The prefixes only in the list after the changes; sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub added: Vec<IpNet>,
-    /// In the list before the changes only; sorted.
+    /// The prefixes only in the list before the changes; sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removed: Vec<IpNet>,
-    /// The fewest addresses that were active just before one of the changes, grace prefixes included. None in a list
-    /// that was stored by a program that did not count them.
+    /// The smallest number of addresses that were active just before one of the changes, including grace prefixes.
+    /// `None` in lists stored by older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fewest: Option<PerFamily>,
 }
 
-/// A prefix that its source does not list any more.
+/// A grace prefix: it left its list and stays active until the end of its grace period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Held {
     /// The prefix.
     pub prefix: IpNet,
-    /// When it goes.
+    /// The end of the grace period.
     pub until: Timestamp,
     /// The time in seconds since the list dropped the prefix, which grows like the ages of [`PastChange`]. The maximum
     /// if the operator accepted a list while the prefix was active.
@@ -74,46 +70,45 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// What a server said of the version of a list, to be asked whether it is still the newest.
+/// The validators of a response, for a conditional request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Validator {
-    /// Its `ETag`.
+    /// The `ETag` header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etag: Option<String>,
-    /// Its `Last-Modified`.
+    /// The `Last-Modified` header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_modified: Option<String>,
 }
 
-/// What came of asking a source.
+/// The result of fetching a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It has nothing newer than what the validators are of.
+    /// The list has not changed since the validators; confirmed at this time.
     Unchanged(Timestamp),
-    /// What it holds.
+    /// A new list.
     List(Fetched),
 }
 
-/// A list as it was received. Nobody has judged it yet.
+/// A list as received, before the gate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetched {
-    /// Sorted, distinct.
+    /// The prefixes; sorted and distinct.
     pub prefixes: Vec<IpNet>,
-    /// What the operator should know of it.
+    /// Notes for the operator.
     pub notes: Vec<String>,
-    /// When it was got; of a compiled-in list, when it was checked.
+    /// The time of fetching; for a built-in list, the day of its last check.
     pub fetched: Timestamp,
-    /// What to ask with next time, one for each URL.
+    /// The validators for the next request, one for each URL.
     pub validators: Vec<Validator>,
-    /// When the source says to ask again, such as by its records' time to live.
+    /// The time until the next fetch that the source requests, such as a record's time to live.
     pub again: Option<Duration>,
-    /// The families with a name that has no answer. `prefixes` may be incomplete in these families: the previous
-    /// prefixes stay valid.
+    /// The families in which a name had no answer. `prefixes` may be incomplete there, so the previous prefixes stay.
     pub kept: Vec<Family>,
 }
 
 impl Fetched {
-    /// A list of which nothing else is known. `prefixes` are sorted and distinct.
+    /// Returns a list without validators and notes. `prefixes` must be sorted and distinct.
     pub fn new(prefixes: Vec<IpNet>, fetched: Timestamp) -> Self {
         Self {
             prefixes,
@@ -126,11 +121,11 @@ impl Fetched {
     }
 }
 
-/// All sources' prefixes of one moment, by source name.
+/// The lists of all sources at one moment, by source name.
 pub type Snapshot = BTreeMap<String, Feed>;
 
 impl Feed {
-    /// A list of which nothing else is known. `prefixes` are sorted and distinct.
+    /// Returns a list without validators and notes. `prefixes` must be sorted and distinct.
     pub fn new(prefixes: Vec<IpNet>, fetched: Timestamp) -> Self {
         Self {
             prefixes,
@@ -143,25 +138,25 @@ impl Feed {
         }
     }
 
-    /// What is in force: what is listed, and what is held. In no particular order, distinct.
+    /// Returns the active prefixes: those of the list and the grace prefixes. Distinct, in no particular order.
     pub fn in_force(&self) -> impl Iterator<Item = IpNet> {
         let held = self.held.iter().map(|held| held.prefix);
         self.prefixes.iter().copied().chain(held)
     }
 
-    /// How many prefixes are in force.
+    /// Returns the number of active prefixes.
     pub fn len(&self) -> usize {
         self.prefixes.len() + self.held.len()
     }
 
-    /// Whether nothing is in force.
+    /// Returns whether no prefix is active.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
 impl Validator {
-    /// Whether there is nothing to ask with.
+    /// Returns whether there is no validator.
     pub fn is_empty(&self) -> bool {
         self.etag.is_none() && self.last_modified.is_none()
     }

@@ -1,20 +1,20 @@
-//! The format of a list, as configured: how its bytes are read.
+//! The configured format of a list.
 
 use std::fmt;
 
 use regex::Regex;
 use serde_json_path::JsonPath;
 
-/// How bytes are read; always stated, never guessed.
+/// The format of a list. Always configured, never detected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// A prefix a line; `#` and `;` start comments.
+    /// One prefix per line; `#` and `;` start comments.
     Text,
-    /// The same with other comments, or behind a word that each line has.
+    /// Text with other comments, or with a keyword before each prefix.
     Lines(Lines),
     /// One JSON document.
     Json(Json),
-    /// A JSON document a line.
+    /// One JSON document per line.
     JsonLines(Json),
     /// Comma-separated values; `#` starts a comment line.
     Csv(Csv),
@@ -22,107 +22,107 @@ pub enum Format {
     Xml(Xml),
     /// A web page.
     Html(Page),
-    /// The same, written in Markdown.
+    /// A page in Markdown.
     Markdown(Page),
 }
 
-/// Text that is not as usual.
+/// The options of [`Format::Lines`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lines {
-    /// What starts a comment.
+    /// The strings that start a comment.
     pub comments: Vec<String>,
-    /// The first words of the lines that count; the prefix is the second. Empty: every line counts.
+    /// The first words of the lines to read; the prefix is the second word. Empty to read all lines.
     pub keywords: Vec<String>,
 }
 
-/// What counts in JSON.
+/// The options of JSON formats.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Json {
-    /// Each has to find something.
+    /// The paths of the nodes to read; each must match.
     pub selects: Vec<Select>,
-    /// How a selected node gives prefixes.
+    /// How a selected node yields prefixes.
     pub item: Item,
-    /// Of JSON lines: which lines count, by their members.
+    /// For JSON lines: the conditions on members of the lines to read.
     pub filter: Vec<Condition>,
 }
 
-/// What counts in CSV.
+/// The options of CSV.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Csv {
-    /// The columns of tokens; empty for items of two fields.
+    /// The columns of tokens; empty if an item has two fields.
     pub columns: Vec<Column>,
-    /// How a row gives prefixes.
+    /// How a row yields prefixes.
     pub item: Item,
-    /// What separates fields.
+    /// The field delimiter.
     pub delimiter: u8,
-    /// How many lines lie before the header line or the first row.
+    /// The number of lines before the header line or the first row.
     pub skip: usize,
-    /// Which rows count.
+    /// The conditions on the rows to read.
     pub filter: Vec<Condition>,
 }
 
-/// What counts in XML.
+/// The options of XML.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Xml {
-    /// The names of the elements that count; each has to occur.
+    /// The names of the elements to read; each must occur.
     pub elements: Vec<String>,
-    /// The attribute, or the element within, that holds the token; without it the element's text.
+    /// The attribute or child element with the token; `None` for the text of the element.
     pub attribute: Option<Column>,
-    /// How an element gives prefixes.
+    /// How an element yields prefixes.
     pub item: Item,
-    /// Which elements count, by their attributes and the elements within.
+    /// The conditions on attributes and child elements of the elements to read.
     pub filter: Vec<Condition>,
 }
 
-/// How an item of a list gives prefixes.
+/// How an item of a list yields prefixes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item {
-    /// It is a token: an address, a prefix or a range. With a separator it is several.
+    /// The item is a token: an address, a prefix or a range. With a separator it is several tokens.
     Token {
-        /// What lies between two tokens; white space is any white space.
+        /// The separator of tokens; white space matches any white space.
         separator: Option<String>,
     },
     /// The first and the last address of a range, in two fields.
     Range([Column; 2]),
     /// The address and the length of a prefix, in two fields.
     Prefix([Column; 2]),
-    /// Of JSON: each key of an object is a token.
+    /// For JSON: each key of an object is a token.
     Keys,
 }
 
-/// The required value of a field for its item to count.
+/// A condition on a field; items that do not meet it are skipped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
     /// The column, member or attribute.
     pub field: Column,
-    /// Any of several values; each has to occur.
+    /// The accepted values; each must occur in the list.
     pub values: Vec<String>,
 }
 
-/// A field of an item: a column of a table without (by number, from 0) or with a header line (by name), a member
-/// of a JSON object, an attribute of an XML element.
+/// A field of an item: a column (by number from 0, or by its name in the header line), a member of a JSON object, or
+/// an attribute of an XML element.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Column {
-    /// There is no header line.
+    /// The number of a column, for lists without a header line.
     Number(usize),
-    /// As the header line writes it.
+    /// The name of the field.
     Name(String),
 }
 
-/// The part of a page that holds the list. An absent field does not narrow it.
+/// The part of a page that contains the list. An absent field does not restrict it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
-    /// Of the heading above.
+    /// The pattern of the heading above.
     pub section: Option<Pattern>,
-    /// Of a row's first cell, a list item's or paragraph's label, a column's header.
+    /// The pattern of a row's first cell, of the label of a list item or paragraph, or of a column header.
     pub region: Option<Pattern>,
-    /// Of a table's column header.
+    /// The pattern of a column header.
     pub column: Option<Pattern>,
-    /// Rows, list items and paragraphs to leave out.
+    /// The pattern of rows, list items and paragraphs to skip.
     pub exclude_row: Option<Pattern>,
-    /// Whether code blocks are left out.
+    /// Whether code blocks are skipped.
     pub exclude_code: bool,
-    /// Further parts, each of which has to be there: for a list of several regions.
+    /// Further parts, each of which must exist: for lists of several regions.
     pub and: Vec<Page>,
 }
 
@@ -138,9 +138,9 @@ pub struct Select {
 }
 
 impl Format {
-    /// A JSON array of strings, and nothing around it.
+    /// Returns the format of a bare JSON array of strings.
     pub fn json_array() -> Self {
-        let select = Select::new("$[*]").expect("it is a JSONPath");
+        let select = Select::new("$[*]").expect("the text is a JSONPath");
         Self::Json(vec![select].into())
     }
 }
@@ -177,10 +177,10 @@ impl From<Column> for Csv {
 }
 
 impl Csv {
-    /// `delimiter`, unless it is configured.
+    /// The default of `delimiter`.
     pub const DELIMITER: u8 = b',';
 
-    /// Every column that it reads.
+    /// Returns all columns that are read.
     pub fn columns(&self) -> impl Iterator<Item = &Column> {
         let pair = match &self.item {
             Item::Range(pair) | Item::Prefix(pair) => &pair[..],
@@ -190,7 +190,7 @@ impl Csv {
         self.columns.iter().chain(pair).chain(filter)
     }
 
-    /// Whether the first row is a header line.
+    /// Returns whether the first row is a header line.
     pub fn has_header(&self) -> bool {
         self.columns().any(|column| column.name().is_some())
     }
@@ -203,7 +203,7 @@ impl Default for Item {
 }
 
 impl Page {
-    /// The pattern of that key, which is `section`, `region` or `column`.
+    /// Returns the pattern of a key: `section`, `region` or `column`.
     pub(crate) fn pattern_mut(&mut self, key: &str) -> &mut Option<Pattern> {
         match key {
             "section" => &mut self.section,
@@ -214,7 +214,7 @@ impl Page {
 }
 
 impl Column {
-    /// Its name, if it has one.
+    /// Returns the name; `None` for a number.
     pub fn name(&self) -> Option<&str> {
         match self {
             Self::Number(_) => None,
@@ -232,7 +232,7 @@ impl fmt::Display for Column {
     }
 }
 
-/// As the configuration would write it, in one line. Two formats that read alike are written alike.
+/// Displays the format in one line, in the terms of the configuration. Equal formats have equal texts.
 impl fmt::Display for Format {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -331,6 +331,8 @@ impl fmt::Display for Page {
 }
 
 impl Pattern {
+    /// Compiles a pattern.
+    ///
     /// # Errors
     /// The text is not a regular expression; the message states the reason.
     pub fn new(text: &str) -> Result<Self, String> {
@@ -341,16 +343,16 @@ impl Pattern {
                 let problem = last.strip_prefix("error: ").unwrap_or(last);
                 Err(format!("{text:?} is not a regular expression: {problem}"))
             }
-            Err(error) => Err(format!("{text:?} cannot be used: {error}")),
+            Err(error) => Err(format!("{text:?} cannot be compiled: {error}")),
         }
     }
 
-    /// Whether it matches somewhere in `text`.
+    /// Returns whether the pattern matches a part of `text`.
     pub fn is_match(&self, text: &str) -> bool {
         self.0.is_match(text)
     }
 
-    /// The match of its first group, or the whole match if it has no group.
+    /// Returns the match of the first group, or the whole match if the pattern has no group.
     pub fn first_group<'t>(&self, text: &'t str) -> Option<&'t str> {
         let captures = self.0.captures(text)?;
         captures
@@ -359,7 +361,7 @@ impl Pattern {
             .map(|found| found.as_str())
     }
 
-    /// As it was written.
+    /// Returns the text of the pattern.
     pub fn as_str(&self) -> &str {
         self.0.as_str()
     }
@@ -374,6 +376,8 @@ impl PartialEq for Pattern {
 impl Eq for Pattern {}
 
 impl Select {
+    /// Parses a path.
+    ///
     /// # Errors
     /// The text is not a JSONPath; the message states the place and the reason.
     pub fn new(text: &str) -> Result<Self, String> {
@@ -383,14 +387,14 @@ impl Select {
                 path,
             }),
             Err(error) => Err(format!(
-                "{text:?} is not a JSONPath: {} at its character {}; write one such as \"$[*]\" or \"$.hooks[*]\"",
+                "{text:?} is not a JSONPath: {} at character {}; write one such as \"$[*]\" or \"$.hooks[*]\"",
                 error.message(),
                 error.position() + 1
             )),
         }
     }
 
-    /// The parsed path.
+    /// Returns the parsed path.
     pub fn path(&self) -> &JsonPath {
         &self.path
     }

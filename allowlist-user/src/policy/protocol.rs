@@ -1,9 +1,9 @@
 //! IP protocols by number and by name: `"ip/112"`, `"ip/vrrp"`, `"vrrp"`.
 //!
-//! The names are in a table here and not read from `/etc/protocols`, so that a configuration means the same on every
-//! host. Case makes no difference.
+//! The names are a table here rather than `/etc/protocols`, so that a configuration has the same meaning on all hosts.
+//! Names are case-insensitive.
 
-/// Names and numbers, in order of number. IANA's names in lower case, and those that `/etc/protocols` and other tools use.
+/// Names and numbers, sorted by number: the names of IANA in lower case, and those of `/etc/protocols` and other tools.
 const NAMES: [(&str, u8); 80] = [
     ("hopopt", 0),
     ("icmp", 1),
@@ -87,17 +87,14 @@ const NAMES: [(&str, u8); 80] = [
     ("ethernet", 143),
 ];
 
-/// The number of a protocol of that name.
+/// Returns the number of the protocol with this name.
 pub(super) fn named(name: &str) -> Option<u8> {
     let mut names = NAMES.iter();
     let found = names.find(|(known, _)| known.eq_ignore_ascii_case(name));
     found.map(|(_, number)| *number)
 }
 
-/// The number of a protocol that is written as its number or its name.
-///
-/// # Errors
-/// States a valid spelling.
+/// Parses the number or the name of a protocol. Errors contain the remedy.
 pub(super) fn parse(text: &str) -> Result<u8, String> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let known = if is_number {
@@ -115,9 +112,9 @@ pub(super) fn parse(text: &str) -> Result<u8, String> {
     })
 }
 
-/// The known name that is most like another one, if any comes near.
+/// Returns the most similar known name, if any is similar enough.
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
-    /// From here on two names are taken for the same one with a slip.
+    /// The similarity from which a name is taken for a misspelling.
     const ALIKE: f64 = 0.8;
     let name = name.to_ascii_lowercase();
     let likeness = |known: &str| strsim::jaro_winkler(&name, known);

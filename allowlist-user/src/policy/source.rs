@@ -1,4 +1,4 @@
-//! Where prefixes come from, how their bytes are read, and what is demanded of them.
+//! A source: the origin of its prefixes, the options of fetching, and the requirements of the gate.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -12,158 +12,157 @@ use url::{Host, Url};
 
 use super::format::{Format, Pattern};
 
-/// Where prefixes come from.
+/// A named origin of prefixes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     /// The key under `[sources]`.
     pub name: String,
-    /// How to get them.
+    /// The origin of the prefixes.
     pub origin: Origin,
-    /// The catalogue entry that filled this in, if one did.
+    /// The provider of the catalogue that defines the source, if any.
     pub provider: Option<String>,
-    /// The codes of the provider's regions that were asked for; empty is the usual ones.
+    /// The codes of the configured regions of the provider; empty for the default regions.
     pub regions: Vec<String>,
-    /// Who opens the connections that its addresses are for.
+    /// The direction of the connections that the list documents.
     pub direction: Direction,
-    /// How long a feed is good for before it is fetched again.
+    /// The interval of fetching.
     pub every: Duration,
-    /// What a feed must fulfil to be taken.
+    /// The requirements for a list to be accepted.
     pub gate: Gate,
-    /// How long a prefix that is not listed any more stays.
+    /// The grace period of prefixes that leave the list.
     pub grace: Duration,
-    /// The age at which a list is called stale; nothing is dropped for it.
+    /// The age at which a list is stale. A stale list stays active.
     pub max_age: Duration,
-    /// What the operator should know about this source whenever it is used.
+    /// A warning for the operator whenever the source is used.
     pub warning: Option<String>,
 }
 
-/// Who opens the connections that a list's addresses are for.
+/// The direction of the connections that a list documents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
-    /// They connect to this host.
+    /// The addresses connect to this host.
     #[default]
     Inbound,
-    /// This host connects to them.
+    /// This host connects to the addresses.
     Outbound,
-    /// Both, or the operator says that it does not matter.
+    /// Both directions, or the operator accepts either.
     Any,
 }
 
-/// How a source's prefixes are got.
+/// The origin of a source's prefixes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// `prefixes = […]`.
     Prefixes(Vec<IpNet>),
     /// `file = "…"`.
     File {
-        /// Where it is.
+        /// The path of the file.
         path: PathBuf,
-        /// How it is read.
+        /// The format of the file.
         format: Format,
     },
     /// `url = "…"`.
     Http(Http),
     /// `names = […]`.
     Names(Lookup),
-    /// What people let in by command; `additions` has it.
+    /// Prefixes added by command; see `additions`.
     Added,
-    /// A list that is compiled in, from the vendor's page as it stood on `checked`.
+    /// A built-in list, from the vendor's page of the day `checked`.
     BuiltIn {
-        /// The list.
+        /// The prefixes of the list.
         prefixes: Vec<IpNet>,
-        /// The day on which somebody compared it with the vendor's page.
+        /// The day on which the list was last compared with the vendor's page.
         checked: Date,
     },
 }
 
-/// How to fetch a feed.
+/// The options of fetching a feed over HTTP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is a key of the configuration"
 )]
 pub struct Http {
-    /// At least one; the list is what all of them hold together. https, or http to loopback, unless
-    /// `allow_plain_http`.
+    /// The URLs whose lists are merged; at least one. https, or http to loopback, unless `allow_plain_http`.
     pub urls: Vec<Url>,
-    /// How what they hold is read.
+    /// The format of the bodies.
     pub format: Format,
-    /// The URLs are pages; the list is behind the one link on each whose address this matches.
+    /// If set, the URLs are pages, and each list is behind the one link of its page that the pattern matches.
     pub discover: Option<Pattern>,
-    /// Of several such links, the one with the greatest date counts.
+    /// Whether to follow the link with the latest date if several links match.
     pub newest: bool,
-    /// Select the files of a ZIP archive by name, and each has to select one. Empty if the list is no archive.
+    /// Patterns that select files of a ZIP archive by name; each must select one. Empty if the list is no archive.
     pub unzip: Vec<Pattern>,
-    /// Sent with each request. Values may be secret.
+    /// The headers of each request. Values may be secret.
     pub headers: Vec<(String, Secret)>,
-    /// Holds a token to send as `Authorization: Bearer …`.
+    /// The file with the token for `Authorization: Bearer …`.
     pub bearer_file: Option<PathBuf>,
-    /// Whether a list may come unprotected.
+    /// Whether plain HTTP to other hosts is allowed.
     pub allow_plain_http: bool,
-    /// PEM certificates to trust besides the system's.
+    /// A file with PEM certificates to trust in addition to those of the system.
     pub ca_file: Option<PathBuf>,
-    /// Whether the certificates of `ca_file` are the only ones to trust.
+    /// Whether only the certificates of `ca_file` are trusted.
     pub ca_only: bool,
-    /// Whether a public server may lead to a private address.
+    /// Whether a public URL may redirect or resolve to a private address.
     pub allow_private: bool,
-    /// For each whole request, from connect to the last byte.
+    /// The timeout of a request, from connect to the last byte.
     pub timeout: Duration,
-    /// A longer body (after decompression) is an error.
+    /// The maximum size of a body after decompression.
     pub max_bytes: u64,
 }
 
-/// A family of addresses.
+/// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// IPv4, which A records have.
+    /// IPv4 (A records).
     V4,
-    /// IPv6, which AAAA records have.
+    /// IPv6 (AAAA records).
     V6,
 }
 
-/// Which names to look up, and whom to ask.
+/// The options of resolving names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lookup {
-    /// Fully qualified; at least one.
+    /// The fully qualified names; at least one.
     pub names: Vec<String>,
-    /// The families whose addresses count; at least one, in the order IPv4, IPv6.
+    /// The families to resolve; at least one, in the order IPv4, IPv6.
     pub families: Vec<Family>,
-    /// Whom to ask; empty is whom this host asks.
+    /// The name servers to query; empty for those of this host.
     pub resolvers: Vec<SocketAddr>,
-    /// However short the records' time to live is, they are not asked for sooner again.
+    /// The minimum interval of queries, for records with a shorter time to live.
     pub ttl_floor: Duration,
-    /// For all questions together.
+    /// The timeout of all queries together.
     pub timeout: Duration,
 }
 
-/// What must not be shown.
+/// A string that must not appear in output.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub String);
 
-/// What a feed must fulfil to become a source's prefixes.
+/// The requirements for a list to be accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gate {
-    /// The least number of prefixes.
+    /// The minimum number of prefixes.
     pub min: usize,
-    /// The greatest number of prefixes.
+    /// The maximum number of prefixes.
     pub max: Option<usize>,
-    /// What must be covered.
+    /// The prefixes that the list must cover.
     pub must_cover: Vec<IpNet>,
-    /// No IPv4 prefix may be shorter.
+    /// The minimum length of IPv4 prefixes.
     pub min_prefix_len_v4: u8,
-    /// No IPv6 prefix may be shorter.
+    /// The minimum length of IPv6 prefixes.
     pub min_prefix_len_v6: u8,
-    /// Whether private, documentation and other addresses that nobody calls from may be in it.
+    /// Whether private, documentation and other special-use addresses are allowed.
     pub allow_special_use: bool,
-    /// The greatest part of the covered addresses that may go, in thousandths.
+    /// The maximum loss of covered addresses, in thousandths.
     pub max_shrink: u16,
-    /// The greatest part of the covered addresses that may come, in thousandths: 1000 doubles a list.
+    /// The maximum gain of covered addresses, in thousandths: 1000 doubles a list.
     pub max_growth: u32,
-    /// `max_shrink` and `max_growth` hold against the last list, and against the list of this long ago; `max_growth`
-    /// also against the fewest addresses that were active since then.
+    /// The age of the older list that `max_shrink` and `max_growth` compare with, besides the last list. `max_growth`
+    /// also compares with the smallest number of addresses that were active in this time.
     pub growth_window: Duration,
-    /// The most addresses that the list may cover.
+    /// The maximum number of addresses that the list may cover.
     pub max_addresses: PerFamily,
     /// A list that covers at least this many addresses gets a note.
     pub notable_addresses: PerFamily,
@@ -185,7 +184,7 @@ impl PerFamily {
         v6: 1 << 125,
     };
 
-    /// The smaller number of each family.
+    /// Returns the smaller number of each family.
     #[must_use]
     pub fn least(self, other: Self) -> Self {
         Self {
@@ -196,20 +195,20 @@ impl PerFamily {
 }
 
 impl Source {
-    /// `every`, unless it is configured.
+    /// The default of `every`.
     pub const EVERY: Duration = Duration::from_hours(1);
-    /// `grace`, unless it is configured.
+    /// The default of `grace`.
     pub const GRACE: Duration = Duration::from_hours(24);
-    /// The longest that `grace` may be.
+    /// The maximum of `grace`.
     pub const LONGEST_GRACE: Duration = Duration::from_hours(24 * 365);
-    /// `max_age`, unless it is configured.
+    /// The default of `max_age`.
     pub const MAX_AGE: Duration = Duration::from_hours(24 * 14);
-    /// The same for a list that is compiled in, and gets older with the program.
+    /// The default of `max_age` for built-in lists, which age with the program.
     pub const MAX_AGE_BUILT_IN: Duration = Duration::from_hours(24 * 180);
 
-    /// With defaults for all but its name and origin.
+    /// Returns a source with this name and origin, and defaults for all other fields.
     pub fn new(name: &str, origin: Origin) -> Self {
-        // What lies on this host is its owner's, whose networks are often private.
+        // Local lists are the operator's own, and often contain private networks.
         let is_own = matches!(
             origin,
             Origin::File { .. } | Origin::Prefixes(_) | Origin::Added
@@ -226,14 +225,14 @@ impl Source {
             every: Self::EVERY,
             gate: Gate {
                 allow_special_use: is_own,
-                // Name servers' answers take turns: all of one may be gone in the next.
+                // Name servers rotate their answers: an answer may share no address with the next.
                 max_shrink: match origin {
                     Origin::Names(_) => 1000,
                     _ => Gate::default().max_shrink,
                 },
                 ..Gate::default()
             },
-            // An owner who removes a line means it.
+            // A removed line of a local list is intended.
             grace: if is_own { Duration::ZERO } else { Self::GRACE },
             max_age,
             warning: None,
@@ -241,12 +240,12 @@ impl Source {
         }
     }
 
-    /// Whether its list can be older than it should be.
+    /// Returns whether the list can become stale.
     pub fn can_age(&self) -> bool {
         !matches!(self.origin, Origin::Prefixes(_) | Origin::Added)
     }
 
-    /// Whether it may have other prefixes later; those of the configuration and of the program do not.
+    /// Returns whether the list can change without a change of the configuration or of the program.
     pub fn can_change(&self) -> bool {
         !matches!(
             self.origin,
@@ -280,15 +279,15 @@ impl Default for Gate {
 }
 
 impl Gate {
-    /// `min_prefix_len` of IPv4, unless it is configured.
+    /// The default of `min_prefix_len.v4`.
     pub const MIN_PREFIX_LEN_V4: u8 = 8;
-    /// `min_prefix_len` of IPv6, unless it is configured.
+    /// The default of `min_prefix_len.v6`.
     pub const MIN_PREFIX_LEN_V6: u8 = 20;
-    /// `growth_window`, unless it is configured.
+    /// The default of `growth_window`.
     pub const GROWTH_WINDOW: Duration = Duration::from_hours(24 * 7);
 }
 
-/// In words, without credentials.
+/// Describes the origin, without credentials.
 impl fmt::Display for Origin {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -308,12 +307,12 @@ impl fmt::Display for Origin {
 }
 
 impl Http {
-    /// `timeout`, unless it is configured.
+    /// The default of `timeout`.
     pub const TIMEOUT: Duration = Duration::from_secs(30);
-    /// `max_size`, unless it is configured.
+    /// The default of `max_size`.
     pub const MAX_BYTES: u64 = 4 << 20;
 
-    /// With defaults for all but the URLs and the format.
+    /// Returns the options with these URLs and this format, and defaults for all other fields.
     pub fn new(urls: Vec<Url>, format: Format) -> Self {
         Self {
             urls,
@@ -332,19 +331,19 @@ impl Http {
         }
     }
 
-    /// Whether the format marks its own end (JSON, XML, ZIP), so that a truncated body never parses.
+    /// Returns whether the format marks its end (JSON, XML, ZIP), so that a truncated body never parses.
     pub fn has_own_end(&self) -> bool {
         !self.unzip.is_empty() || matches!(self.format, Format::Json(_) | Format::Xml(_))
     }
 }
 
 impl Lookup {
-    /// `ttl_floor`, unless it is configured.
+    /// The default of `ttl_floor`.
     pub const TTL_FLOOR: Duration = Duration::from_secs(30);
-    /// `timeout`, unless it is configured.
+    /// The default of `timeout`.
     pub const TIMEOUT: Duration = Duration::from_secs(10);
 
-    /// With defaults for all but the names.
+    /// Returns the options with these names, and defaults for all other fields.
     pub fn new(names: Vec<String>) -> Self {
         Self {
             names,
@@ -357,10 +356,10 @@ impl Lookup {
 }
 
 impl Family {
-    /// Both, in their order.
+    /// Both families, in order.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
 
-    /// The family of a prefix.
+    /// Returns the family of a prefix.
     pub fn of(prefix: &IpNet) -> Self {
         match prefix {
             IpNet::V4(_) => Self::V4,
@@ -368,7 +367,7 @@ impl Family {
         }
     }
 
-    /// As people write it.
+    /// Returns the name for display.
     pub fn name(self) -> &'static str {
         match self {
             Self::V4 => "IPv4",
@@ -376,7 +375,7 @@ impl Family {
         }
     }
 
-    /// As the configuration writes it.
+    /// Returns the name in the configuration.
     pub fn key(self) -> &'static str {
         match self {
             Self::V4 => "ipv4",
@@ -384,7 +383,7 @@ impl Family {
         }
     }
 
-    /// The other one.
+    /// Returns the other family.
     #[must_use]
     pub fn other(self) -> Self {
         match self {
@@ -400,10 +399,10 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The URL without what may be secret in it: for messages, logs and reports.
+/// Returns the URL without its parts that may be secret (credentials, query, fragment), for display.
 pub fn public_url(url: &Url) -> String {
     let mut url = url.clone();
-    // These fail for URLs that cannot hold credentials.
+    // These fail for URLs that cannot have credentials.
     let _ = url.set_username("");
     let _ = url.set_password(None);
     url.set_query(None);
@@ -411,7 +410,7 @@ pub fn public_url(url: &Url) -> String {
     url.into()
 }
 
-/// Whether a request to this URL stays on this host.
+/// Returns whether the host of a URL is loopback.
 pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Ipv4(address)) => address.is_loopback(),

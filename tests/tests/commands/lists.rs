@@ -269,7 +269,7 @@ fn a_provider_is_shown_as_configuration_that_works() -> anyhow::Result<()> {
         &home.run(&["check", "--config", "allowlist.toml"])?,
         1,
         &[
-            "allowlist.toml:4:10: services.web.allow[0]: \"events\" lists where this host connects to",
+            "allowlist.toml:4:10: services.web.allow[0]: \"events\" ",
             "direction = \"any\"",
         ],
     );

@@ -132,7 +132,7 @@ prefixes = ["192.0.2.0/24"]
 "#;
 
 /// The note of a service that covers some UDP ports.
-const FRAGMENTS: &str = "large datagrams to UDP ports that no service covers: their later fragments have no ports, so they are dropped (reason \"fragment\") unless a service that covers a UDP port allows their source; cover those ports by a service to receive the datagrams";
+const FRAGMENTS: &str = "later fragments of datagrams to uncovered UDP ports carry no port, so they are dropped (reason \"fragment\") unless a service with UDP ports allows their source; to receive such datagrams, add a service that covers the ports";
 
 #[test]
 fn check_prints_what_would_be_published() -> anyhow::Result<()> {

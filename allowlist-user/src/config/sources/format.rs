@@ -1,4 +1,4 @@
-//! `format`, and the keys that go with some formats only.
+//! Reads `format`, and the keys that belong to some formats only.
 
 mod fields;
 
@@ -7,10 +7,10 @@ use super::super::document::{Node, Problems, Table};
 use super::super::read::read_filled;
 use crate::policy::{Csv, Format, Json, Lines, Page, Pattern, Select, Xml};
 
-/// What `format = "…"` may be.
+/// The values of `format`.
 const FORMATS: [&str; 7] = ["json", "jsonl", "text", "csv", "xml", "html", "markdown"];
 
-/// The keys that belong to a format, and to which.
+/// The keys that belong to some formats, with these formats.
 const KEYS: [(&str, &[&str]); 14] = [
     ("select", &["json", "jsonl"]),
     ("keys", &["json", "jsonl"]),
@@ -27,10 +27,10 @@ const KEYS: [(&str, &[&str]); 14] = [
     ("keyword", &["text"]),
     ("page", &["html", "markdown"]),
 ];
-/// More title lines are no title.
+/// The maximum of `skip`.
 const MOST_SKIPPED: u64 = 1000;
 
-/// None where there is no `format`, or none that is known, which is reported.
+/// Returns `None` if `format` is missing, or unknown, which is reported.
 pub(super) fn read_format(table: &Table, problems: &mut Problems) -> Option<Format> {
     let Some(node) = table.get("format") else {
         return read_text_keys(table, problems);
@@ -38,7 +38,7 @@ pub(super) fn read_format(table: &Table, problems: &mut Problems) -> Option<Form
     let text = node.text(problems)?;
     if !FORMATS.contains(&text) {
         let names = FORMATS.map(|name| format!("{name:?}")).join(" or ");
-        let message = format!("{text:?} is not known here; write {names}");
+        let message = format!("invalid value {text:?}; use {names}");
         node.wrong(problems, message);
         return None;
     }
@@ -48,11 +48,11 @@ pub(super) fn read_format(table: &Table, problems: &mut Problems) -> Option<Form
         };
         let message = match (key, text) {
             ("where", "json") => {
-                "makes no sense with format = \"json\"; write a filter into `select`, such as \
+                "does not apply to format = \"json\"; use a filter in `select`, such as \
                  \"$.prefixes[?@.direction=='egress'].cidr\""
                     .to_owned()
             }
-            _ => format!("makes no sense with format = {text:?}; remove it"),
+            _ => format!("does not apply to format = {text:?}; remove the key"),
         };
         other.wrong(problems, message);
     }
@@ -62,7 +62,7 @@ pub(super) fn read_format(table: &Table, problems: &mut Problems) -> Option<Form
         "jsonl" if table.get("select").is_none() => {
             table.wrong(
                 problems,
-                "has format \"jsonl\" and no `select`; add the member of each line, such as select = [\"$.cidr\"]",
+                "format \"jsonl\" requires `select`; add the member of each line, such as select = [\"$.cidr\"]",
             );
             return None;
         }
@@ -74,13 +74,16 @@ pub(super) fn read_format(table: &Table, problems: &mut Problems) -> Option<Form
     })
 }
 
-/// Without a `format`, a file is text, and only its keys make sense.
+/// Reads the keys of the text format, the default of files; reports the keys of other formats.
 fn read_text_keys(table: &Table, problems: &mut Problems) -> Option<Format> {
     for (key, formats) in KEYS {
         if let Some(other) = table.get(key)
             && (!formats.contains(&"text") || table.get("file").is_none())
         {
-            other.wrong(problems, "needs a `format` that it belongs to; add one");
+            other.wrong(
+                problems,
+                "requires a `format` that supports it; add `format`",
+            );
         }
     }
     table.get("file").map(|_| read_lines(table, problems))
@@ -89,10 +92,10 @@ fn read_text_keys(table: &Table, problems: &mut Problems) -> Option<Format> {
 fn read_lines(table: &Table, problems: &mut Problems) -> Format {
     let mut lines = Lines::default();
     if let Some(node) = table.get("comments") {
-        lines.comments = read_texts(&node, "what starts a comment", problems);
+        lines.comments = read_texts(&node, "the start of a comment", problems);
     }
     if let Some(node) = table.get("keyword") {
-        lines.keywords = read_texts(&node, "a word that lines start with", problems);
+        lines.keywords = read_texts(&node, "the first word of the lines", problems);
     }
     if let Some(word) = lines
         .keywords
@@ -102,7 +105,7 @@ fn read_lines(table: &Table, problems: &mut Problems) -> Format {
     {
         node.wrong(
             problems,
-            format!("{word:?} is not one word; write the first word of the lines"),
+            format!("{word:?} is not one word; write only the first word of the lines"),
         );
     }
     if lines == Lines::default() {
@@ -119,7 +122,7 @@ fn read_json(table: &Table, problems: &mut Problems) -> Json {
         .unwrap_or_default();
     let selects = if table.get("select").is_some() {
         let otherwise =
-            "nothing would be selected; write a JSONPath, such as select = [\"$.hooks[*]\"]";
+            "nothing would be selected; add a JSONPath, such as select = [\"$.hooks[*]\"]";
         read_filled(table, "select", otherwise, problems, Select::new)
     } else {
         let usual = if keys { "$" } else { "$[*]" };
@@ -141,7 +144,7 @@ fn read_csv(table: &Table, problems: &mut Problems) -> Csv {
             let what = "write its number, from 0, or its name in the header line";
             table.wrong(
                 problems,
-                format!("has format \"csv\" and no `column`; {what}"),
+                format!("format \"csv\" requires `column`; {what}"),
             );
             Vec::new()
         }
@@ -149,7 +152,7 @@ fn read_csv(table: &Table, problems: &mut Problems) -> Csv {
     if let Some(node) = table.get("column").filter(|_| is_pair) {
         node.wrong(
             problems,
-            "makes no sense with `range` or `prefix`, which name their columns; remove it",
+            "conflicts with `range` or `prefix`, which select the columns; remove one",
         );
     }
     let mut csv = Csv {
@@ -164,7 +167,7 @@ fn read_csv(table: &Table, problems: &mut Problems) -> Csv {
             Some(&[byte]) if is_delimiter(byte) => csv.delimiter = byte,
             _ => node.wrong(
                 problems,
-                "is not a delimiter; write one character, such as \";\", \"|\" or \"\\t\"",
+                "is not a delimiter; use one character, such as \";\", \"|\" or \"\\t\"",
             ),
         }
     }
@@ -173,14 +176,14 @@ fn read_csv(table: &Table, problems: &mut Problems) -> Csv {
             Some(lines) if lines <= MOST_SKIPPED => csv.skip = lines as usize,
             _ => node.wrong(
                 problems,
-                format!("is not a number of title lines; write 0 to {MOST_SKIPPED}"),
+                format!("is not a number of lines from 0 to {MOST_SKIPPED}"),
             ),
         }
     }
     csv
 }
 
-/// A character that no prefix has, and that means nothing else in CSV.
+/// Returns whether a character may delimit columns: it occurs in no prefix and has no other meaning in CSV.
 fn is_delimiter(byte: u8) -> bool {
     let is_shown = byte.is_ascii_graphic() || byte == b'\t' || byte == b' ';
     is_shown && !byte.is_ascii_alphanumeric() && !b"\"#.:/-".contains(&byte)
@@ -190,7 +193,8 @@ fn read_xml(table: &Table, problems: &mut Problems) -> Xml {
     let elements = if let Some(node) = table.get("element") {
         read_texts(&node, "the name of an element", problems)
     } else {
-        let message = "has format \"xml\" and no `element`; write the name of the elements that hold prefixes";
+        let message =
+            "format \"xml\" requires `element`; add the name of the elements that contain prefixes";
         table.wrong(problems, message);
         Vec::new()
     };
@@ -201,7 +205,7 @@ fn read_xml(table: &Table, problems: &mut Problems) -> Xml {
     if let Some(node) = table.get("attribute").filter(|_| is_pair) {
         node.wrong(
             problems,
-            "makes no sense with `range` or `prefix`, which name their attributes; remove it",
+            "conflicts with `range` or `prefix`, which select the attributes; remove one",
         );
     }
     Xml {
@@ -212,13 +216,14 @@ fn read_xml(table: &Table, problems: &mut Problems) -> Xml {
     }
 }
 
-/// A part of a page: an error page with status 200 may well name an address, such as the reader's own.
+/// Reads `page`. It must select a part of the page, since an error page with status 200 may contain an address,
+/// such as that of the client.
 fn read_page(format: &str, table: &Table, problems: &mut Problems) -> Page {
     let Some(node) = table.get("page") else {
         table.wrong(
             problems,
             format!(
-                "has format {format:?} and no `page`; add where on the page the list is, such as \
+                "format {format:?} requires `page`; add the part of the page that has the list, such as \
                  page = {{ section = \"(?i)webhooks\" }}"
             ),
         );
@@ -231,8 +236,7 @@ fn read_page(format: &str, table: &Table, problems: &mut Problems) -> Page {
         .iter()
         .all(|key| table.get(key).is_none())
     {
-        let message =
-            "does not say where on the page the list is; add `section`, `region` or `column`";
+        let message = "does not select the part of the page that has the list; add `section`, `region` or `column`";
         node.wrong(problems, message);
     }
     let keys = ["section", "region", "column", "exclude_row", "exclude_code"];
@@ -247,7 +251,7 @@ fn read_page(format: &str, table: &Table, problems: &mut Problems) -> Page {
             .unwrap_or_default(),
         ..Page::default()
     };
-    // A part of the page for each pattern of the one key that has several.
+    // One key may have several patterns; each selects a part of the page.
     let mut parts: Option<(&str, Vec<Pattern>)> = None;
     for key in ["section", "region", "column"] {
         let Some(node) = table.get(key) else {
@@ -256,7 +260,10 @@ fn read_page(format: &str, table: &Table, problems: &mut Problems) -> Page {
         if !node.is_array() {
             *first.pattern_mut(key) = read_pattern(&node, problems);
         } else if parts.is_some() {
-            node.wrong(problems, "is a second key with several patterns; write one");
+            node.wrong(
+                problems,
+                "has several patterns, and so has another key; write one pattern here",
+            );
         } else {
             parts = Some((key, read_patterns(&node, problems)));
         }

@@ -1,6 +1,6 @@
-//! The keys of a source that have defaults: how it is fetched, and what is demanded of its lists.
+//! Reads the keys of a source that have defaults: the options of fetching, and those of the gate.
 //!
-//! Each is laid over what the source has already, from its kind or from the catalogue.
+//! Each key overrides the value that the source has from its kind or from the catalogue.
 
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -25,7 +25,7 @@ const TTL_FLOOR_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Durat
 /// A feed is held in memory while it is read.
 const MAX_SIZE_RANGE: RangeInclusive<u64> = 1..=64 << 20;
 const MOST_COUNT: u64 = 4_000_000;
-/// Names of headers that are this program's own to send.
+/// The headers that this program sets itself.
 const OWN_HEADERS: [&str; 6] = [
     "host",
     "content-length",
@@ -35,7 +35,7 @@ const OWN_HEADERS: [&str; 6] = [
     "if-modified-since",
 ];
 
-/// Everything that `table` says besides the origin.
+/// Reads all keys of `table` except those of the origin.
 pub(super) fn read_options(
     source: &mut Source,
     table: &Table,
@@ -99,7 +99,7 @@ fn read_http(http: &mut Http, table: &Table, folder: &Path, problems: &mut Probl
     if let Some(node) = table.get("newest") {
         http.newest = node.boolean(problems).unwrap_or_default();
         if http.newest && http.discover.is_none() {
-            let message = "chooses among links, and there is no `discover`; add the pattern of their addresses";
+            let message = "requires `discover`; add the pattern of the links to choose from";
             node.wrong(problems, message);
         }
     }
@@ -133,7 +133,7 @@ fn read_http(http: &mut Http, table: &Table, folder: &Path, problems: &mut Probl
     }
 }
 
-/// Whether only the certificates of `ca_file` are trusted.
+/// Reads `ca_only`: whether only the certificates of `ca_file` are trusted.
 pub(in crate::config) fn read_ca_only(
     table: &Table,
     has_ca_file: bool,
@@ -144,23 +144,24 @@ pub(in crate::config) fn read_ca_only(
     };
     let ca_only = node.boolean(problems).unwrap_or_default();
     if ca_only && !has_ca_file {
-        let message = "needs `ca_file`; add the file that has the authority, or remove the key";
+        let message =
+            "requires `ca_file`; add the file with the certificate authority, or remove the key";
         node.wrong(problems, message);
     }
     ca_only
 }
 
-/// The value is not repeated in messages: it may be secret.
+/// Reads a header. Messages do not repeat the value, as it may be secret.
 fn read_header(name: &str, node: &Node, problems: &mut Problems) -> Option<(String, Secret)> {
     let value = node.text(problems)?;
     let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     let name = name.to_ascii_lowercase();
     let message = if name.is_empty() || !name.bytes().all(is_token) {
-        "is not a header's name; write one such as Accept"
+        "is not a header name; write one such as Accept"
     } else if OWN_HEADERS.contains(&&*name) {
-        "is for this program to say; remove it"
+        "is set by this program; remove the header"
     } else if !value.bytes().all(|b| (b' '..=b'~').contains(&b)) {
-        "is not a header's value; write visible ASCII in one line"
+        "is not a header value; write printable ASCII on one line"
     } else {
         return Some((name, Secret(value.to_owned())));
     };
@@ -175,7 +176,7 @@ fn read_gate(gate: &mut Gate, table: &Table, problems: &mut Problems) {
             Some(number) if (low..=MOST_COUNT).contains(&number) => Some(number as usize),
             _ => {
                 let high = MOST_COUNT;
-                let message = format!("is not a number of prefixes; write {low} to {high}");
+                let message = format!("is not a number of prefixes from {low} to {high}");
                 node.wrong(problems, message);
                 None
             }
@@ -188,13 +189,13 @@ fn read_gate(gate: &mut Gate, table: &Table, problems: &mut Problems) {
         gate.max = Some(max);
     }
     let (min, max) = (gate.min, gate.max.unwrap_or(usize::MAX));
-    // One of them may be the catalogue's.
+    // One of the two may come from the catalogue.
     if let Some(node) = table.get("max").or_else(|| table.get("min"))
         && max < min
     {
         node.wrong(
             problems,
-            format!("leaves no list that passes: `min` is {min} and `max` is {max}"),
+            format!("rejects every list: `min` is {min} and `max` is {max}"),
         );
     }
     let cover = |text: &str| feed::parse_prefix(text).map_err(|error| error.to_string());
@@ -221,10 +222,7 @@ fn read_gate(gate: &mut Gate, table: &Table, problems: &mut Problems) {
             };
             match node.integer() {
                 Some(number) if number <= max => *length = number as u8,
-                _ => node.wrong(
-                    problems,
-                    format!("is not a prefix length; write 0 to {max}"),
-                ),
+                _ => node.wrong(problems, format!("is not a prefix length from 0 to {max}")),
             }
         }
     }
@@ -235,16 +233,13 @@ fn read_shrink(table: &Table, max_shrink: &mut u16, problems: &mut Problems) {
         return;
     };
     match node.fraction() {
-        // In thousandths: nobody means less.
+        // Stored in thousandths.
         Some(part) if (0.0..=1.0).contains(&part) => {
             #[expect(clippy::cast_sign_loss, reason = "it is from 0 to 1")]
             let thousandths = (part * 1000.0).round() as u16;
             *max_shrink = thousandths;
         }
-        _ => node.wrong(
-            problems,
-            "is not a part of the whole; write a number from 0.0 to 1.0, such as 0.5",
-        ),
+        _ => node.wrong(problems, "is not a fraction from 0.0 to 1.0, such as 0.5"),
     }
 }
 
@@ -258,13 +253,13 @@ fn read_direction(source: &mut Source, table: &Table, problems: &mut Problems) {
         Some("outbound") if source.provider.is_none() => source.direction = Direction::Outbound,
         Some(text) if source.provider.is_some() => {
             let message = format!(
-                "{text:?} is the provider's to say; write \"any\" if it does not matter here, or remove it"
+                "the provider sets the direction, so {text:?} is not possible; use \"any\" to allow both directions, or remove the key"
             );
             node.wrong(problems, message);
         }
         Some(text) => node.wrong(
             problems,
-            format!("{text:?} is not known here; write \"inbound\" or \"outbound\" or \"any\""),
+            format!("invalid value {text:?}; use \"inbound\" or \"outbound\" or \"any\""),
         ),
         None => {}
     }
@@ -290,7 +285,7 @@ pub(in crate::config) fn read_duration(
         }
         Ok(_) => {
             let [low, high] = [range.start(), range.end()].map(|d| humantime::format_duration(*d));
-            format!("{text:?} is out of range; write {low} to {high}")
+            format!("{text:?} is out of range; use {low} to {high}")
         }
         Err(_) => {
             format!("{text:?} is not a duration; write one such as \"30s\", \"15m\" or \"1h\"")
@@ -307,11 +302,12 @@ fn read_max_size(table: &Table, max_bytes: &mut u64, problems: &mut Problems) {
         *max_bytes = bytes;
         return;
     }
-    let message = "is not a size; write bytes, or \"512KiB\" or \"4MiB\", up to \"64MiB\"";
+    let message =
+        "is not a size up to \"64MiB\"; write bytes, or a text such as \"512KiB\" or \"4MiB\"";
     node.wrong(problems, message);
 }
 
-/// Bytes as a number, or as a text with a unit.
+/// Reads a size: a number of bytes, or a text with a unit.
 pub(in crate::config) fn read_size(node: &Node) -> Option<u64> {
     match node.string() {
         Some(text) => parse_size(text),

@@ -1,4 +1,4 @@
-//! The keys that bound how many addresses a list may cover, and by how much it may grow.
+//! Reads the keys that limit the number of addresses of a list, and its growth.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -9,9 +9,9 @@ use crate::policy::{Gate, PerFamily};
 
 const WINDOW_RANGE: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_hours(24 * 365);
-/// A list that may become a million times as large is not bounded by its growth any more.
+/// A larger factor would not limit growth.
 const GROWTH_RANGE: RangeInclusive<f64> = 0.0..=1e6;
-/// A part of a family is read as a number of this power of two.
+/// Fractions of a family are rounded to multiples of 2^-`PARTS`.
 const PARTS: u32 = 40;
 /// The length of an address in bits, for each family.
 const BITS: [(&str, u8); 2] = [("v4", 32), ("v6", 128)];
@@ -41,7 +41,7 @@ pub(super) fn read_size(gate: &mut Gate, table: &Table, problems: &mut Problems)
         }
         _ => node.wrong(
             problems,
-            "is not a part of the addresses before; write a number from 0.0, such as 1.0 for a list that may double",
+            "is not a growth factor; write a number from 0.0, such as 1.0 for a list that may double",
         ),
     }
 }
@@ -49,7 +49,7 @@ pub(super) fn read_size(gate: &mut Gate, table: &Table, problems: &mut Problems)
 fn read_max_addresses(gate: &mut Gate, table: &Table, problems: &mut Problems) {
     let node = table.get("max_addresses");
     let is_for_all = |node: &Node| node.fraction().is_some();
-    // A table may leave one family to its default.
+    // A table may set one family only.
     let families = node
         .as_ref()
         .filter(|node| !is_for_all(node))
@@ -75,7 +75,7 @@ fn read_max_addresses(gate: &mut Gate, table: &Table, problems: &mut Problems) {
         if let Some(node) = stated {
             let Some(addresses) = addresses(&node, bits, all) else {
                 let message = format!(
-                    "is not a number of addresses; write a part of the family such as 0.01, a number from 1, or as many as a prefix has, such as {family} = \"/{}\"",
+                    "is not a number of addresses; write a fraction of the family such as 0.01, a number from 1, or the size of a prefix, such as {family} = \"/{}\"",
                     bits / 4
                 );
                 node.wrong(problems, message);
@@ -87,7 +87,7 @@ fn read_max_addresses(gate: &mut Gate, table: &Table, problems: &mut Problems) {
             .and_then(|lengths| lengths.get(family)?.integer())
             .and_then(|length| u8::try_from(length).ok())
         {
-            // A width that is allowed implies its addresses.
+            // An allowed prefix length implies an allowed number of addresses.
             let size = size_of(bits, length);
             *max = (*max).max(size);
             *notable = (*notable).max(size.saturating_add(1));
@@ -95,7 +95,7 @@ fn read_max_addresses(gate: &mut Gate, table: &Table, problems: &mut Problems) {
     }
 }
 
-/// A part of the family, a number, or as many as a prefix of this length has.
+/// Reads a number of addresses: a fraction of the family, a number, or the size of a prefix length.
 fn addresses(node: &Node, bits: u8, all: u128) -> Option<u128> {
     if let Some(text) = node.string() {
         let length = text.strip_prefix('/')?.parse::<u8>().ok()?;
@@ -112,7 +112,7 @@ fn addresses(node: &Node, bits: u8, all: u128) -> Option<u128> {
         reason = "it is from 0 to the number of parts, which is a power of two"
     )]
     let parts = (part * (1_u64 << PARTS) as f64).round() as u128;
-    // The smaller family is multiplied first, so that no address is lost, and the product of the larger fits.
+    // IPv4 is multiplied first, which loses no address; IPv6 is shifted first, so that the product fits.
     Some(if bits == 32 {
         (all * parts) >> PARTS
     } else {
@@ -120,7 +120,7 @@ fn addresses(node: &Node, bits: u8, all: u128) -> Option<u128> {
     })
 }
 
-/// How many addresses a prefix of this length has.
+/// Returns the number of addresses of a prefix of this length.
 fn size_of(bits: u8, length: u8) -> u128 {
     1_u128
         .checked_shl(u32::from(bits.saturating_sub(length)))

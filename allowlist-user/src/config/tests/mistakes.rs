@@ -27,7 +27,7 @@ fn mistakes_at_the_top() {
         "[keep]\nicmp_error = false",
         "mode = ",
         "mode = \"enforce\"\nmode = \"observe\"",
-        // What may be secret is not repeated.
+        // Errors do not repeat values, which may be secret.
         "[sources.a]\nheaders = { Authorization = Bearer hush }",
         "[sources.a]\nheaders = { A = \"hush\", A = \"hush\" }",
         "[sources.a]\nurl = https://me:hush@example.com/",

@@ -441,12 +441,12 @@ fn on_change_options() {
         r#"
         history_size = "1MiB"
         [on_change]
-        command = ["/usr/local/bin/tell", "--quiet"]
+        command = ["/usr/local/bin/notify", "--quiet"]
         webhook = "https://hooks.example.com/allowlist"
         timeout = "5s"
         "#,
     );
-    assert_eq!(config.hook.command, ["/usr/local/bin/tell", "--quiet"]);
+    assert_eq!(config.hook.command, ["/usr/local/bin/notify", "--quiet"]);
     assert_eq!(
         config.hook.webhook,
         Some(url("https://hooks.example.com/allowlist"))
@@ -455,7 +455,7 @@ fn on_change_options() {
     assert_eq!(config.history_bytes, 1 << 20);
     let mistakes = [
         "[on_change]",
-        "[on_change]\ncommand = ['tell']",
+        "[on_change]\ncommand = ['notify']",
         "history_size = '1GB'",
     ];
     check_mistakes(

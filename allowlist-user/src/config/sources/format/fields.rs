@@ -1,13 +1,13 @@
-//! The keys that name fields of an item: columns, members, attributes.
+//! Reads the keys that name fields of an item: columns, members, attributes.
 
 use super::super::super::document::{Node, Problems, Table};
 use crate::policy::{Column, Condition, Item};
 
-/// More columns than any table has.
+/// The limit of column numbers.
 const MOST_COLUMNS: u64 = 1000;
 const WHAT: &str = "write its number, from 0, or its name in the header line";
 
-/// How an item gives prefixes; at most one of the keys may be there.
+/// Reads how an item yields prefixes. The keys exclude each other.
 pub(super) fn read_item(table: &Table, keys: bool, problems: &mut Problems) -> Item {
     let mut items = Vec::new();
     if let Some(node) = table.get("range") {
@@ -23,7 +23,7 @@ pub(super) fn read_item(table: &Table, keys: bool, problems: &mut Problems) -> I
         if separator.as_deref() == Some("") {
             node.wrong(
                 problems,
-                "is empty; write what lies between two addresses, such as \",\"",
+                "is empty; write the separator of two addresses, such as \",\"",
             );
         }
         items.push((node, Item::Token { separator }));
@@ -34,7 +34,7 @@ pub(super) fn read_item(table: &Table, keys: bool, problems: &mut Problems) -> I
     for (node, _) in items.iter().skip(1) {
         node.wrong(
             problems,
-            "is one way to read an item, and there is another already; remove one",
+            "conflicts with another key that reads items; remove one",
         );
     }
     items
@@ -44,7 +44,7 @@ pub(super) fn read_item(table: &Table, keys: bool, problems: &mut Problems) -> I
         .unwrap_or_default()
 }
 
-/// Two fields that are one prefix or one range.
+/// Reads two fields that form a prefix or a range.
 fn read_pair(node: &Node, such_as: &str, problems: &mut Problems) -> [Column; 2] {
     let columns: Vec<Column> = match node.items(problems) {
         Some(items) => items.iter().filter_map(column).collect(),
@@ -53,13 +53,13 @@ fn read_pair(node: &Node, such_as: &str, problems: &mut Problems) -> [Column; 2]
     <[Column; 2]>::try_from(columns).unwrap_or_else(|_: Vec<Column>| {
         node.wrong(
             problems,
-            format!("does not name two fields; write such as {such_as}"),
+            format!("does not name two fields; write two names, such as {such_as}"),
         );
         [Column::Number(0), Column::Number(0)]
     })
 }
 
-/// One column, or several.
+/// Reads one column, or an array of columns.
 pub(super) fn read_columns(node: &Node, problems: &mut Problems) -> Vec<Column> {
     if node.string().is_some() || node.integer().is_some() || !node.is_array() {
         return read_column(node, problems).into_iter().collect();
@@ -90,7 +90,7 @@ fn column(node: &Node) -> Option<Column> {
     }
 }
 
-/// The conditions of `where`: a value, or several of which one is enough, by field.
+/// Reads the conditions of `where`: for each field a value, or several values of which one must match.
 pub(super) fn read_filter(table: &Table, problems: &mut Problems) -> Vec<Condition> {
     let Some(fields) = table.get("where").and_then(|node| node.table(problems)) else {
         return Vec::new();
@@ -113,7 +113,7 @@ pub(super) fn read_filter(table: &Table, problems: &mut Problems) -> Vec<Conditi
     conditions
 }
 
-/// One text, or several; none is empty.
+/// Reads one text, or an array of texts; reports empty ones.
 pub(super) fn read_texts(node: &Node, what: &str, problems: &mut Problems) -> Vec<String> {
     let items = if node.is_array() {
         node.items(problems).unwrap_or_default()
@@ -129,7 +129,7 @@ pub(super) fn read_texts(node: &Node, what: &str, problems: &mut Problems) -> Ve
         .collect()
 }
 
-/// A string, or a number as a list writes it.
+/// Reads a string, or a number as text.
 fn text(node: &Node, what: &str, problems: &mut Problems) -> Option<String> {
     if let Some(number) = node.integer() {
         return Some(number.to_string());
