@@ -93,7 +93,7 @@ fn explain_tells_why_and_exits_by_it() -> anyhow::Result<()> {
             &[OFFICE],
             3,
             &[
-                "what 203.0.113.9 reaches; generation 1\n\non eth0\n",
+                "services that 203.0.113.9 reaches; generation 1\n\non eth0\n",
                 "pass allowed web tcp/443 udp/5000-5010 step 4: ",
                 "pass allowed ssh tcp/22 icmp step 4: ",
                 "drop default - everything else step 6: ",

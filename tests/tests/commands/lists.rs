@@ -259,7 +259,7 @@ fn a_provider_is_shown_as_configuration_that_works() -> anyhow::Result<()> {
     check_error(
         &home.run(&["providers", "show", "githup"])?,
         1,
-        &["there is no provider \"githup\"", "allowlist providers"],
+        &["no provider is named \"githup\"", "allowlist providers"],
     );
     // Without a service nobody can allow what is connected to.
     let text = "interfaces = ['eth0']\n[services.web]\nports = ['tcp/443']\nallow = ['events']\n\

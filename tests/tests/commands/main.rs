@@ -271,7 +271,7 @@ fn fetch_prints_a_source() -> anyhow::Result<()> {
         .context("prefixes is an array")?;
     assert!(prefixes.contains(&json!("52.5.142.59/32")), "{document}");
 
-    let expected = "there is no source or provider \"nobody\"; the configuration has vendor, and `allowlist providers` lists the catalogue";
+    let expected = "no source or provider is named \"nobody\"; the configuration has vendor, and `allowlist providers` lists the catalogue";
     check_error(&fetch(&["nobody"])?, 1, &[expected]);
     drop(vendor);
     check_error(

@@ -216,7 +216,7 @@ fn which_interfaces_are_queried() {
     assert_eq!(asked_of(Some("eth1")), names(&["eth1"]));
     let errors = ["gone", "eth7"].map(|name| asked_of(Some(name)).expect_err(name));
     expect![[r#"
-        gone is not filtered, so what comes in there passes; the filter is on eth0, eth1
-        eth7 is not filtered, so what comes in there passes; the filter is on eth0, eth1"#]]
+        gone is not filtered, so every packet that it receives passes; the filter is on eth0, eth1
+        eth7 is not filtered, so every packet that it receives passes; the filter is on eth0, eth1"#]]
     .assert_eq(&errors.join("\n"));
 }
