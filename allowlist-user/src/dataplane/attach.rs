@@ -206,8 +206,8 @@ impl Dataplane {
             .program(abi::PROGRAM)
             .expect("load_program loaded it")
             .try_into()?;
-        let (program, used) = program_maps(program.fd()?.as_fd())
-            .context("cannot read the information about the program")?;
+        let (program, used) =
+            program_maps(program.fd()?.as_fd()).context("cannot read the info of the program")?;
         let mut maps = [0; abi::MAPS_OF_PROGRAM];
         for (id, map) in self.open_maps.ids().zip(&mut maps) {
             *map = if used.contains(&id) { id } else { 0 };
@@ -237,7 +237,7 @@ impl Dataplane {
         })?;
         self.record(slot, facts, mode, loaded)?;
         fs::rename(link, &pin)
-            .with_context(|| format!("cannot move the pin {} over", link.display()))?;
+            .with_context(|| format!("cannot move the pin {}", link.display()))?;
         Ok(mode)
     }
 
@@ -269,7 +269,7 @@ impl Dataplane {
         match changed {
             Ok(mode) => {
                 let warning = format!(
-                    "{}: changed from {} to {} mode, and unfiltered for the moment between",
+                    "{}: changed from {} to {} mode; it was unfiltered for a moment",
                     facts.name,
                     old.name(),
                     mode.name()
@@ -426,7 +426,7 @@ impl Dataplane {
         }
         by_name.or(free).with_context(|| {
             format!(
-                "{MAX_INTERFACES} interfaces have been filtered and no more fit; `allowlist detach` starts anew"
+                "all {MAX_INTERFACES} interface slots are in use; `allowlist detach` frees them"
             )
         })
     }
@@ -490,15 +490,15 @@ pub(super) fn unpadded(name: &[u8; 16]) -> String {
 pub(super) fn other_program(facts: &Facts, id: u32) -> String {
     let name = program_name(id);
     let remedy = if name == abi::PROGRAM {
-        "another instance put it there: `allowlist detach` with that one's --pin-dir".to_owned()
+        "another instance attached it: run `allowlist detach` with its --pin-dir".to_owned()
     } else {
         format!(
-            "`ip link set dev {} xdp off`, or stop what attached it",
+            "`ip link set dev {} xdp off`, or stop the process that attached it",
             facts.name
         )
     };
     format!(
-        "{} has another XDP program, id {id} ({name}), and there can be only one; take it off first: {remedy}",
+        "{} has another XDP program, id {id} ({name}), and only one can be attached; detach it first: {remedy}",
         facts.name
     )
 }

@@ -63,7 +63,7 @@ impl Dataplane {
             Some(pending) if pending.fell_back => self.fall_back()?,
             Some(pending) => bail_with!(
                 ChangePending,
-                "another change waits to be confirmed, for {} s more; `allowlist confirm` it first, or let the time run out",
+                "another change is pending for {} s; confirm it with `allowlist confirm`, or let it expire",
                 pending.left.as_secs()
             ),
             None => {}
@@ -107,7 +107,7 @@ impl Dataplane {
         if pending.fell_back {
             bail_with!(
                 NotConfirmed,
-                "too late: the time to confirm is over, and what was before is in force again"
+                "too late: the change was rolled back, since it was not confirmed in time"
             );
         }
         let fallback = self.fallback.load();
@@ -134,7 +134,7 @@ impl Dataplane {
         if !control.pending {
             bail_with!(
                 NothingPending,
-                "no change waits to be confirmed, so there is nothing to go back to"
+                "no change is pending, so there is nothing to roll back"
             );
         }
         // From here on the kernel judges by it, whatever becomes of this process.

@@ -167,7 +167,7 @@ fn mark_detached(pins: &Pins) -> Result<File> {
         thread::sleep(WAIT);
     }
     bail!(
-        "the pin of {} is gone, and the running daemon does not pin it again, so it would attach the filter again; stop the daemon first, then detach again",
+        "the pin of {} is missing, and the running daemon does not restore it, so the daemon would attach the filter again; stop the daemon, then detach again",
         abi::PUBLISHED
     )
 }

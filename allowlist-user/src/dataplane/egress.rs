@@ -104,7 +104,7 @@ impl Dataplane {
             self.attach_egress(program, slot, (facts, &recorded), hook)
                 .with_context(|| {
                     format!(
-                        "cannot note what is sent on {}, so answers could not be told; with return_traffic = \"established\" or \"off\" that is not needed",
+                        "cannot attach the flow tracker to {}; return_traffic = \"established\" or \"off\" does without it",
                         facts.name
                     )
                 })?
@@ -141,8 +141,8 @@ impl Dataplane {
     }
 
     fn record_tracker(&mut self, slot: u32, program: &SchedClassifier) -> Result<()> {
-        let (tracker, _) = program_maps(program.fd()?.as_fd())
-            .context("cannot read the information about the program")?;
+        let (tracker, _) =
+            program_maps(program.fd()?.as_fd()).context("cannot read the info of the program")?;
         let identity = Identity {
             tracker,
             ..self.identities.get(&slot, 0)?
@@ -191,7 +191,7 @@ impl Dataplane {
                 }
                 Err(error) if is_there_already(&error) => {
                     return Err(error).context(
-                        "the kernel has the flow tracker there already, by a link that is not pinned any more; end the process that holds the link",
+                        "the flow tracker is already attached, by a link without a pin; end the process that holds the link",
                     );
                 }
                 Err(error) => {
@@ -256,7 +256,7 @@ fn load(object: &mut Ebpf) -> Result<&mut SchedClassifier> {
     if program.fd().is_err() {
         program
             .load()
-            .context("the kernel refused the program (its verifier's log follows)")?;
+            .context("the kernel rejected the program (verifier log follows)")?;
     }
     Ok(program)
 }
@@ -284,7 +284,7 @@ fn attach_filter(program: &mut SchedClassifier, facts: &Facts) -> Result<()> {
             .attach_with_options(&facts.name, TcAttachType::Egress, options)
             .with_context(|| {
                 format!(
-                    "cannot add a filter with priority {PRIORITY}; if another kind of filter has it (`tc filter show dev {} egress`), give that one another",
+                    "cannot add a filter with priority {PRIORITY}; if another kind of filter uses it (`tc filter show dev {} egress`), change the priority of that filter",
                     facts.name
                 )
             })?
@@ -301,7 +301,7 @@ fn require_clsact(facts: &Facts) -> Result<()> {
         None | Some("clsact") => Ok(()),
         Some(kind) => bail_with!(
             UnsupportedInterface,
-            "{} has the queueing discipline {kind}, beside which the kernel allows no clsact; replace it: `tc qdisc del dev {} {kind}`, then attach its filters to the ingress of clsact (`tc qdisc add dev {} clsact`)",
+            "{} has the queueing discipline {kind}, which excludes clsact; replace it: `tc qdisc del dev {} {kind}`, then attach its filters to the ingress of clsact (`tc qdisc add dev {} clsact`)",
             facts.name,
             facts.name,
             facts.name
@@ -325,6 +325,6 @@ fn remove_filter(name: &str) {
     let removed = filter(name).and_then(|link| Ok(link.detach()?));
     if let Err(error) = removed {
         // It notes flows that nobody asks for, which harms nothing.
-        warn!("{name}: the filter that notes what is sent stays: {error:#}");
+        warn!("{name}: cannot remove the flow tracker's clsact filter: {error:#}");
     }
 }

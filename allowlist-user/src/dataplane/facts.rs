@@ -190,7 +190,7 @@ pub fn require_namespace(pin_dir: &Path) -> Result<()> {
     inodes.dedup();
     bail_with!(
         OtherNamespace,
-        "the filter that is pinned under {} is on {} in another network namespace, {} (this one is net:[{}]; `lsns -t net` lists them)",
+        "the filter under {} filters {} in another network namespace, {} (this one is net:[{}]; `lsns -t net` lists them)",
         pin_dir.display(),
         names.join(", "),
         inodes.join(", "),

@@ -50,7 +50,7 @@ impl Flows {
         match self.own.get(flow, 0) {
             Ok(known) if known.is_alive(now) => return Ok(false),
             Ok(_) | Err(MapError::KeyNotFound) => {}
-            Err(error) => return Err(error).context("cannot read the table of flows"),
+            Err(error) => return Err(error).context("cannot read the flow table"),
         }
         self.own
             .insert(flow, entry, 0)
@@ -58,14 +58,14 @@ impl Flows {
                 let peer = FlowEntry::open(flow.protocol, now);
                 self.peers.insert(flow.peer(), peer, 0)
             })
-            .context("cannot write the table of flows")?;
+            .context("cannot write the flow table")?;
         Ok(true)
     }
 
     /// Removes all flows.
     pub(super) fn clear(&mut self) -> Result<()> {
         for table in [&mut self.own, &mut self.peers] {
-            remove_where(table, |_| true).context("cannot clear the table of flows")?;
+            remove_where(table, |_| true).context("cannot clear the flow table")?;
         }
         Ok(())
     }
@@ -132,8 +132,8 @@ fn copy(pins: &Pins, name: &str, new: &mut Table) -> Result<Option<u32>> {
     if !is_pinned(&aside)? {
         return Ok(None);
     }
-    let old = MapData::from_pin(aside)
-        .with_context(|| format!("cannot open the map {name} from before"))?;
+    let old =
+        MapData::from_pin(aside).with_context(|| format!("cannot open the previous map {name}"))?;
     let old: Table = Map::from_map_data(old)?.try_into()?;
     let mut copied = 0;
     // Those that do not fit push older ones out; others come and go meanwhile.
@@ -168,7 +168,9 @@ impl Dataplane {
             self.pins.unpin_backup(name)?;
         }
         if let Some(more) = more {
-            info!("max_flows changed, and the tracked flows moved; {more} at the last moment");
+            info!(
+                "resized the flow table for a new max_flows; {more} flows were recorded during the copy"
+            );
         }
         Ok(())
     }

@@ -91,12 +91,12 @@ fn make(words: usize) -> Result<Generations> {
         let error = anyhow::Error::new(error);
         if is_too_large {
             error.context(format!(
-                "this kernel takes no table of {} MiB in one piece (Linux 6.10 does); set lookup = \"lpm-trie\"",
+                "this kernel allows no map value of {} MiB (Linux 6.10 does); set lookup = \"lpm-trie\"",
                 bytes >> 20
             ))
         } else {
             error.context(format!(
-                "cannot make {SLOTS} tables of {} KiB in the kernel",
+                "cannot create {SLOTS} tables of {} KiB in the kernel",
                 bytes >> 10
             ))
         }

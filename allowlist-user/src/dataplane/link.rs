@@ -67,7 +67,7 @@ pub(super) fn tracks(pin: &Path, index: u32) -> Result<bool> {
 
 /// Takes the program off the link's interface, now, and removes the pin.
 pub(super) fn take_off(pin: &Path) -> Result<()> {
-    let what = || format!("cannot take off the link {}", pin.display());
+    let what = || format!("cannot detach the link {}", pin.display());
     detach(&open_pinned(pin, Access::ReadWrite).with_context(what)?).with_context(what)?;
     fs::remove_file(pin).with_context(|| format!("cannot unpin {}", pin.display()))
 }

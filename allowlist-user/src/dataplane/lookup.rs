@@ -107,7 +107,7 @@ impl Lookup {
             .map(|packet| judge::judge(&Ok(Contents::Ip(packet)), &on_interface))
             .collect();
         match on_interface.failed.into_inner() {
-            Some(error) => Err(error).context("cannot look into the kernel's tables"),
+            Some(error) => Err(error).context("cannot read the tables in the kernel"),
             None => Ok(decisions),
         }
     }

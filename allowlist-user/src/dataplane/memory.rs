@@ -29,7 +29,7 @@ impl Memory {
         let mapped = MmapOptions::new()
             .len(words * size_of::<u64>())
             .map_raw(map.fd().as_fd().as_raw_fd())
-            .context("cannot map a table of the kernel's into memory")?;
+            .context("cannot map a kernel table into memory")?;
         Ok(Self {
             map,
             backing: Backing::Mapped(mapped),

@@ -107,7 +107,7 @@ pub(super) fn adopt_maps(pins: &Pins, others: &[PreviousVersion]) -> Result<()> 
         {
             let pin = older.folder.join(name);
             if is_pinned(&pin)? {
-                let what = || format!("cannot take over {name} of v{}", older.version);
+                let what = || format!("cannot adopt map {name} of ABI v{}", older.version);
                 let map = open_data(&pin).with_context(what)?;
                 map.pin(&path).with_context(what)?;
                 break;
@@ -189,7 +189,7 @@ impl Dataplane {
         }
         if self.has_replaced {
             warn!(
-                "some interfaces are filtered by this version already, and others still by another; the next start goes on"
+                "the migration is incomplete: some interfaces have the program of this version, others that of another; the next start continues"
             );
             return Ok(true);
         }
@@ -213,7 +213,7 @@ impl Dataplane {
             let _pin_lock = self.pins.lock_exclusive()?;
             detached.extend(detach_other(&other.folder)?);
             info!(
-                "what v{} of the maps had pinned is taken over or gone; this is v{}",
+                "migrated maps from ABI v{} to v{}",
                 other.version,
                 abi::VERSION
             );

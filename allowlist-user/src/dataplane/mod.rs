@@ -185,7 +185,7 @@ impl Dataplane {
         );
         if control.restore() {
             warn!(
-                "another process has changed the control word while no daemon ran; the word that was published last is stored again"
+                "another process changed the control word while no daemon ran; the published word is restored"
             );
         }
         Ok(Self {
@@ -262,7 +262,7 @@ impl Dataplane {
             .try_into()?;
         program
             .load()
-            .context("the kernel refused the program (its verifier's log follows)")?;
+            .context("the kernel rejected the program (verifier log follows)")?;
         Ok(object)
     }
 
@@ -317,7 +317,7 @@ fn load(pins: &Pins, slot: u32, trace: bool, room: u32) -> Result<Ebpf> {
     }
     loader
         .load(OBJECT)
-        .context("cannot make or open the kernel maps")
+        .context("cannot create or open the kernel maps")
 }
 
 /// Words of the pool of the tables that are pinned, or of those that are made with the program.

@@ -68,7 +68,7 @@ pub(super) fn new_link(
     match create(program, facts, XdpMode::Generic) {
         Ok(link) => {
             let warning = format!(
-                "{} runs the filter in generic mode, in the network stack, which is slower: {refused}; `allowlist check` shows the known obstacles with their remedies",
+                "{} runs the filter in generic mode, in the network stack, which is slower: {refused}; `allowlist check` lists known causes and their remedies",
                 facts.name
             );
             Ok((link, XdpMode::Generic, Some(warning)))
@@ -141,7 +141,7 @@ fn link(program: &mut Xdp, facts: &Facts, mode: XdpMode) -> Result<FdLink> {
         if let Err(error) = detached {
             debug!("{}: a program without a link stays: {error:#}", facts.name);
         }
-        anyhow!("the kernel attaches without a link, which would not outlive this process; a link takes Linux 5.9")
+        anyhow!("the kernel supports no XDP link, without which the filter would end with this process; Linux 5.9 supports them")
     })
 }
 
@@ -183,7 +183,7 @@ fn with_remedy(refused: &[Refused], facts: &Facts) -> Error {
         // Since the look at the interface; empty where the program is on another interface, which the reason names.
         other_program_now(facts).map_or_else(String::new, |other| format!("; {other}"))
     } else if is_native || is_offload {
-        "; `allowlist check` shows the known obstacles with their remedies, and attach_mode = \"auto\" or `--attach-mode auto` falls back to generic mode".to_owned()
+        "; `allowlist check` lists known causes and their remedies, and attach_mode = \"auto\" or `--attach-mode auto` falls back to generic mode".to_owned()
     } else {
         String::new()
     };

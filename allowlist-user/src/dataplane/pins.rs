@@ -34,7 +34,7 @@ pub(super) const EGRESS_LINK: &str = "egress_";
 /// Nothing is pinned there, by this version or by another.
 #[derive(Debug, Error)]
 #[error(
-    "no filter is in force: nothing is pinned under {}; start one with `allowlist run`",
+    "no filter is active: nothing is pinned under {}; start one with `allowlist run`",
     .0.display()
 )]
 pub struct NothingPinned(PathBuf);
@@ -42,7 +42,7 @@ pub struct NothingPinned(PathBuf);
 /// Whether something is pinned there. That it cannot be found out is an error, and not a no.
 pub(super) fn is_pinned(path: &Path) -> Result<bool> {
     path.try_exists()
-        .with_context(|| format!("cannot look for {}", path.display()))
+        .with_context(|| format!("cannot check whether {} exists", path.display()))
 }
 
 /// The folders under `root` of other ABI versions, and which those are.
@@ -82,7 +82,7 @@ pub(super) fn lock(folder: &Path, root: &Path) -> Result<File> {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => bail_with!(
             AlreadyRunning,
-            "{} publishes into {}; stop it, or choose another --pin-dir (and --state-dir and --socket)",
+            "{} uses {}; stop it, or choose another --pin-dir (and --state-dir and --socket)",
             holder_in_words(&lock).map_or_else(
                 || "another daemon".to_owned(),
                 |holder| format!("another daemon, {holder},")
@@ -127,7 +127,7 @@ impl Pins {
             .create(&pins.folder)
             .with_context(|| {
                 format!(
-                    "cannot make the pin folder {} (a BPF file system takes no dot in a name)",
+                    "cannot create the pin directory {} (a BPF file system allows no dot in a name)",
                     pins.folder.display()
                 )
             })?;
@@ -135,7 +135,7 @@ impl Pins {
         pins.opened = Some(lock(&pins.folder, root)?);
         if !pins.is_current() {
             bail!(
-                "the filter was detached from {} at the same moment; start again",
+                "another process detached the filter under {} meanwhile; start again",
                 root.display()
             );
         }
@@ -158,7 +158,7 @@ impl Pins {
         {
             bail_with!(
                 Forbidden,
-                "cannot look into {}: only its owner may; try sudo",
+                "cannot open {}: only its owner may; try sudo",
                 root.display()
             );
         }
@@ -171,7 +171,7 @@ impl Pins {
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                 bail_with!(
                     Forbidden,
-                    "cannot look into {}: only root may; try sudo",
+                    "cannot open {}: only root may; try sudo",
                     root.display()
                 )
             }
@@ -179,7 +179,7 @@ impl Pins {
                 .with_context(|| format!("cannot open the pin folder {}", pins.folder.display())),
             Err(_) if !other_versions(root)?.is_empty() => bail_with!(
                 OtherVersion,
-                "what is pinned under {} is another version's; `allowlist run` takes it over, `allowlist detach` takes it off",
+                "another version pinned the filter under {}; `allowlist run` migrates it, `allowlist detach` removes it",
                 root.display()
             ),
             Err(_) => Err(NothingPinned(root.to_owned()).into()),
@@ -288,7 +288,7 @@ impl Pins {
             if found.uid() != geteuid().as_raw() || found.mode() & 0o022 != 0 {
                 bail_with!(
                     InvalidPinDir,
-                    "{} belongs to user {} with mode {:o}, so others than this user could change what is pinned there; remove it, or choose another --pin-dir",
+                    "{} belongs to user {} with mode {:o}, so other users could change its pins; remove it, or choose another --pin-dir",
                     folder.display(),
                     found.uid(),
                     found.mode() & 0o7777
@@ -380,14 +380,15 @@ impl Pins {
     pub(super) fn back_up(&self, name: &str) -> Result<()> {
         self.unpin_backup(name)?;
         fs::rename(self.map(name), self.backup_path(name))
-            .with_context(|| format!("cannot move the map {name} aside"))
+            .with_context(|| format!("cannot rename the pin of map {name}"))
     }
 
     /// Puts a map back that was moved aside, if no other one was pinned: a process may have ended between.
     pub(super) fn restore_backup(&self, name: &str) -> Result<()> {
         let (pin, aside) = (self.map(name), self.backup_path(name));
         if is_pinned(&aside)? && !is_pinned(&pin)? {
-            fs::rename(aside, pin).with_context(|| format!("cannot put the map {name} back"))?;
+            fs::rename(aside, pin)
+                .with_context(|| format!("cannot restore the pin of map {name}"))?;
         }
         Ok(())
     }
@@ -409,7 +410,7 @@ impl Pins {
         let _ = fs::remove_dir(self.watchers()); // mostly nobody has ever read
         if let Err(error) = fs::remove_dir(&self.folder) {
             // Nothing of the filter is left, so this is not worth an error.
-            warn!("{} stays: {error}", self.folder.display());
+            warn!("cannot remove {}: {error}", self.folder.display());
         }
         // Another ABI version's pins may be beside these, and keep the folder.
         let _ = fs::remove_dir(&self.root);
@@ -445,9 +446,7 @@ fn mount_bpf_fs(root: &Path) -> Result<()> {
     .with_context(|| {
         format!("cannot mount the BPF file system; try `mount -t bpf bpf {BPF_FS}`")
     })?;
-    info!(
-        "mounted a BPF file system on {BPF_FS}, since there was none; the filter stays as long as that does"
-    );
+    info!("mounted a BPF file system on {BPF_FS}; unmounting it removes the filter");
     Ok(())
 }
 
@@ -468,7 +467,7 @@ pub fn require_privileges() -> Result<()> {
     if !has(NET_ADMIN) || !(has(BPF | PERFMON) || has(SYS_ADMIN)) {
         bail_with!(
             NotPrivileged,
-            "no privileges: loading a filter and attaching it takes root, or the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; try sudo"
+            "no privileges: loading and attaching the filter requires root, or the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; try sudo"
         );
     }
     Ok(())

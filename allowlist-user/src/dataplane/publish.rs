@@ -182,7 +182,7 @@ impl Dataplane {
         if self.generation() != 0 {
             info!(
                 target: "allowlist::tables-resized",
-                "the tables have moved to larger ones, from {} to {} KiB each",
+                "resized the tables from {} to {} KiB each",
                 (before * size_of::<u64>()) >> 10,
                 (words * size_of::<u64>()) >> 10
             );
@@ -283,7 +283,7 @@ impl Dataplane {
         };
         if published.forgotten > before.generation {
             bail!(
-                "generation {} cannot be gone back to: too many prefixes have changed since",
+                "generation {} cannot be restored: too many prefixes have changed since",
                 before.generation
             );
         }
@@ -295,12 +295,15 @@ impl Dataplane {
             match (&mut published.backend, undo.before) {
                 (LookupBackend::Ranges(ranges), Some(before)) => {
                     let memory = self.generations.get(slot);
-                    let list = self.prefixes.get(slot).context("the list is gone")?;
+                    let list = self
+                        .prefixes
+                        .get(slot)
+                        .context("the slot has no list of prefixes")?;
                     ranges.revert(&memory, &list.all(), before, prefix, grant);
                 }
                 (LookupBackend::Tries(tries), _) => tries
                     .store(prefix, grant)
-                    .context("cannot take back a prefix that was changed")?,
+                    .context("cannot revert the change of a prefix")?,
                 (LookupBackend::Ranges(_), None) => {}
             }
             published.put((prefix, grant));

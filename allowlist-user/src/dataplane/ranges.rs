@@ -283,7 +283,7 @@ impl Copied {
         let base = LIST + v4 + v6 * CHANGE;
         ensure!(
             base + changes * CHANGE <= list.words(),
-            "the list of prefixes in the kernel is damaged; a publish makes it anew"
+            "the list of prefixes in the kernel is damaged; the next publish rewrites it"
         );
         let mut entries = Vec::with_capacity(v4 + v6);
         for place in LIST..LIST + v4 {

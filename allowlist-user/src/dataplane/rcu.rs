@@ -26,7 +26,7 @@ pub(super) struct GracePeriod {
 
 impl GracePeriod {
     pub(super) fn new() -> Result<Self> {
-        const WHAT: &str = "cannot make what to wait for packets with";
+        const WHAT: &str = "cannot create the map for RCU grace periods";
         let stored = bpf_map_create(NewMap::Values {
             words: 1,
             entries: 1,
@@ -60,9 +60,12 @@ impl GracePeriod {
     /// Returns when everything that was begun is over.
     pub(super) fn join(&mut self) -> Result<()> {
         while self.waiting > 0 {
-            let waited = self.over.recv().context("what waits for packets is gone")?;
+            let waited = self
+                .over
+                .recv()
+                .context("the thread for RCU grace periods has ended")?;
             self.waiting -= 1;
-            waited.context("cannot wait for the packets that are judged")?;
+            waited.context("cannot wait for an RCU grace period")?;
         }
         Ok(())
     }

@@ -77,7 +77,7 @@ impl Dataplane {
         let pins = Pins::create(self.pins.root())?;
         if pins.missing_maps()?.len() != abi::PINNED.len() || pins.have_links()? {
             bail!(
-                "another process has pinned a filter under {} since",
+                "another process has pinned a filter under {}",
                 pins.root().display()
             );
         }
@@ -153,14 +153,14 @@ pub(super) fn restore_maps(pins: &Pins) -> Result<bool> {
         match found {
             Some(map) => {
                 pins.pin_again(map.fd().as_fd(), name)?;
-                info!("the map {name} was not pinned any more, and is again");
+                info!("the pin of map {name} was missing; the map is pinned again");
             }
             None => lost.push(name),
         }
     }
     if !lost.is_empty() {
         warn!(
-            "not pinned any more: {}; their contents are lost, and the programs that are attached are replaced by ones with new maps",
+            "maps without a pin: {}; their contents are lost, and the attached programs are replaced by programs with new maps",
             lost.join(", ")
         );
     }
@@ -172,7 +172,9 @@ fn identities(pins: &Pins) -> Result<Vec<Identity>> {
         return Ok(Vec::new());
     }
     let map: Map = pins.open_map(abi::IDENTITIES)?;
-    let map: Array<_, Identity> = map.try_into().context("IDENTITIES is another map")?;
+    let map: Array<_, Identity> = map
+        .try_into()
+        .context("map IDENTITIES has an unexpected type")?;
     let slots = (0..MAX_INTERFACES).map(|slot| Ok(map.get(&slot, 0)?));
     slots
         .filter(|identity: &Result<Identity>| {

@@ -192,7 +192,7 @@ pub(super) fn compare(kernel: &Kernel, published: &Published) -> Vec<Difference>
             DifferenceKind::ControlWord,
             None,
             format!(
-                "the control word is {word:#x}, and not {:#x} that was published: another process has changed what decides about packets",
+                "the control word is {word:#x}, and not {:#x} that was published: another process has changed it",
                 published.word
             ),
         ));
@@ -238,7 +238,7 @@ fn compare_maps(kernel: &Kernel, published: &Published) -> Vec<Difference> {
             differences.push(Difference::new(
                 DifferenceKind::MapPinMissing,
                 Some(name),
-                format!("the map {name} is not pinned any more; the programs go on using it"),
+                format!("the map {name} has no pin; the programs still use the map"),
             ));
             continue;
         };
@@ -252,7 +252,7 @@ fn compare_maps(kernel: &Kernel, published: &Published) -> Vec<Difference> {
                 DifferenceKind::MapReplaced,
                 Some(name),
                 format!(
-                    "the map {name} that is pinned has id {pinned}, and the program on {} uses id {}: a publish would not reach it",
+                    "the pinned map {name} has id {pinned}, and the program on {} uses id {}: a publish would not reach the program",
                     slot.name, slot.identity.maps[place]
                 ),
             ));
@@ -275,7 +275,7 @@ fn compare_slot(namespace: u64, slot: &Slot, facts: &SlotFacts) -> Vec<Differenc
         return one(
             Kind::OtherNamespace,
             format!(
-                "{name} is filtered in another network namespace, net:[{}], and nothing is filtered by that in this one",
+                "{name} is filtered in another network namespace, net:[{}], and not in this one",
                 identity.namespace_inode
             ),
         );
@@ -284,7 +284,7 @@ fn compare_slot(namespace: u64, slot: &Slot, facts: &SlotFacts) -> Vec<Differenc
         one(
             Kind::InterfaceGone,
             format!(
-                "{name} was removed, and with it the filter on it; a daemon puts it on again when it is back"
+                "{name} was removed with its filter; a daemon attaches the filter again when {name} is back"
             ),
         )
     };
@@ -297,13 +297,13 @@ fn compare_slot(namespace: u64, slot: &Slot, facts: &SlotFacts) -> Vec<Differenc
     let mut differences = match facts.link {
         LinkFact::Missing => one(
             Kind::LinkPinMissing,
-            format!("the link of {name} is not pinned any more, so the filter is off there"),
+            format!("the link of {name} has no pin, so {name} is not filtered"),
         ),
         LinkFact::Unreadable if device.programs.contains(&identity.program) => Vec::new(),
         LinkFact::Unreadable => one(
             Kind::ProgramMissing,
             format!(
-                "{name} does not have the program id {} that was published",
+                "{name} does not run the published program, id {}",
                 identity.program
             ),
         ),
@@ -311,7 +311,7 @@ fn compare_slot(namespace: u64, slot: &Slot, facts: &SlotFacts) -> Vec<Differenc
             interface: None, ..
         }) => one(
             Kind::LinkDetached,
-            format!("another process has detached the link of {name}, so the filter is off there"),
+            format!("another process has detached the link of {name}, so {name} is not filtered"),
         ),
         LinkFact::Pinned(link) if !device.programs.contains(&link.program) => {
             return one(Kind::InterfaceMoved, moved(name));
@@ -320,7 +320,7 @@ fn compare_slot(namespace: u64, slot: &Slot, facts: &SlotFacts) -> Vec<Differenc
             let mut found = one(
                 Kind::ProgramReplaced,
                 format!(
-                    "another process has put the program {{programs}} into the link of {name}, in the place of id {}",
+                    "another process has replaced the program in the link of {name}, id {}, by {{programs}}",
                     identity.program
                 ),
             );
@@ -334,7 +334,7 @@ fn compare_slot(namespace: u64, slot: &Slot, facts: &SlotFacts) -> Vec<Differenc
             Kind::InterfaceRenamed,
             Some(name),
             format!(
-                "{name} is called {} now, and services that are limited to an interface still go by the name before",
+                "{name} was renamed to {}; services that are limited to an interface still use the old name",
                 device.names.first().map_or("nothing", String::as_str)
             ),
         ));
@@ -348,13 +348,14 @@ fn compare_slot(namespace: u64, slot: &Slot, facts: &SlotFacts) -> Vec<Differenc
 fn compare_tracker(slot: &Slot, tracker: LinkFact, device: &Device) -> Option<Difference> {
     use DifferenceKind as Kind;
     let name = &*slot.name;
-    let consequence = "so flows of this host are not tracked there, and their answers are dropped";
+    let consequence =
+        "so flows of this host are not tracked there, and their return traffic is dropped";
     let one = |kind, text| Some(Difference::new(kind, Some(name), text));
     let program = match tracker {
         LinkFact::Missing => {
             return one(
                 Kind::TrackerPinMissing,
-                format!("the flow tracker's link of {name} is not pinned any more, {consequence}"),
+                format!("the flow tracker's link of {name} has no pin, {consequence}"),
             );
         }
         LinkFact::Unreadable => slot.identity.tracker,
@@ -363,14 +364,14 @@ fn compare_tracker(slot: &Slot, tracker: LinkFact, device: &Device) -> Option<Di
     let Some(place) = device.chain.iter().position(|id| *id == program) else {
         return one(
             Kind::TrackerDetached,
-            format!("the flow tracker is not on {name} any more, {consequence}"),
+            format!("the flow tracker is detached from {name}, {consequence}"),
         );
     };
     if program != slot.identity.tracker && slot.identity.tracker != 0 {
         let mut found = one(
             Kind::TrackerReplaced,
             format!(
-                "another process has put the program {{programs}} into the flow tracker's link of {name}, {consequence}"
+                "another process has replaced the program in the flow tracker's link of {name} by {{programs}}, {consequence}"
             ),
         )?;
         found.programs = vec![program];
@@ -380,7 +381,7 @@ fn compare_tracker(slot: &Slot, tracker: LinkFact, device: &Device) -> Option<Di
         let mut found = one(
             Kind::TrackerOrder,
             format!(
-                "on the tcx egress of {name} other programs run before the flow tracker: {{programs}}; one that ends the chain keeps flows of this host from being tracked, and their answers are dropped; attach the other programs after it"
+                "on the tcx egress of {name} other programs run before the flow tracker: {{programs}}; a program that ends the chain keeps flows of this host from being tracked, so their return traffic is dropped; attach the other programs after the flow tracker"
             ),
         )?;
         found.programs = device.chain[..place].to_vec();
@@ -391,7 +392,7 @@ fn compare_tracker(slot: &Slot, tracker: LinkFact, device: &Device) -> Option<Di
 
 fn moved(name: &str) -> String {
     format!(
-        "{name} was moved to another network namespace, and is filtered there; an interface of that name or index here is another one"
+        "{name} was moved to another network namespace, and is filtered there; an interface of this namespace with its name or index is a different one"
     )
 }
 

@@ -57,7 +57,7 @@ impl Slots {
             pins.unpin(&name)?;
             new.pin(&pins.map(&name))?;
             set_inner_map(self.array.fd().as_fd(), slot, new.fd())
-                .with_context(|| format!("cannot put a map into {}", self.name))?;
+                .with_context(|| format!("cannot store a map in {}", self.name))?;
             self.memories[slot as usize] = Some(Box::new(new));
         }
         Ok(self.get(slot).expect("it was just made"))
@@ -87,7 +87,7 @@ impl Slots {
     fn make(words: usize) -> Result<Memory> {
         let map = bpf_map_create(NewMap::Words { words }).with_context(|| {
             let bytes = words * size_of::<u64>();
-            format!("cannot make a list of {} KiB in the kernel", bytes >> 10)
+            format!("cannot create a list of {} KiB in the kernel", bytes >> 10)
         })?;
         Memory::map(MapData::from_fd(map)?, words)
     }

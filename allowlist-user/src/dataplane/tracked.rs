@@ -77,7 +77,7 @@ impl View {
     pub fn flows(&self) -> Result<(u32, usize)> {
         let map = self.pins.open_map(abi::FLOWS)?;
         let Map::LruHashMap(data) = &map else {
-            bail!("the map {} is no table of flows", abi::FLOWS);
+            bail!("map {} has an unexpected type", abi::FLOWS);
         };
         let room = data.info()?.max_entries();
         let flows: Table = map.try_into()?;

@@ -180,7 +180,7 @@ fn adopt(flows: &mut Flows, marks: &Marks) -> Result<Vec<u16>> {
         Ok(read) => read,
         Err(error) => {
             warn!(
-                "{error:#}; flows that are older than the filter are not known, so their answers are dropped"
+                "{error:#}; flows older than the filter are not tracked, so their return traffic is dropped"
             );
             return Ok((0..=u16::MAX).collect());
         }
@@ -207,7 +207,9 @@ fn adopt(flows: &mut Flows, marks: &Marks) -> Result<Vec<u16>> {
         }
     }
     if adopted != 0 {
-        info!("{adopted} flows of this host's clients are older than the filter, and go on");
+        info!(
+            "added {adopted} client flows of this host that are older than the filter to the flow table"
+        );
     }
     Ok(evidence.unknown_ports.into_iter().collect())
 }

@@ -139,11 +139,10 @@ fn trie<K: aya::Pod>(entries: impl ExactSizeIterator<Item = (Key<K>, Grant)>) ->
     const SPARE: u32 = 1 << 16;
     let length = entries.len();
     let room = u32::try_from(length)?.saturating_add(SPARE);
-    let mut trie = Trie::create(room, BPF_F_NO_PREALLOC)
-        .context("cannot make a prefix table in the kernel")?;
+    let mut trie = Trie::create(room, BPF_F_NO_PREALLOC).context("cannot create an LPM trie")?;
     for (key, grant) in entries {
         trie.insert(&key, grant, 0).with_context(|| {
-            format!("the kernel took no more prefixes than some of {length}; is memory short?")
+            format!("the kernel accepted only some of {length} prefixes; memory may be short")
         })?;
     }
     Ok(trie)

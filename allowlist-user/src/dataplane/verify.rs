@@ -32,8 +32,8 @@ pub fn verify(trace: bool) -> Result<Vec<Verified>> {
         .override_global(abi::GLOBAL_INTERFACE, &slot, true)
         .override_global(abi::GLOBAL_TRACE, &trace, true)
         .load(OBJECT)
-        .context("cannot make the kernel maps")?;
-    let refused = |name| format!("the kernel refused {name} (its verifier's log follows)");
+        .context("cannot create the kernel maps")?;
+    let refused = |name| format!("the kernel rejected {name} (verifier log follows)");
     let mut verified = Vec::new();
     for (name, program) in object.programs_mut() {
         if name == abi::PROGRAM {

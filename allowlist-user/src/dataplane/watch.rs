@@ -162,13 +162,13 @@ fn lock(pins: &Pins) -> Result<File> {
     DirBuilder::new()
         .recursive(true)
         .create(&folder)
-        .with_context(|| format!("cannot make {}", folder.display()))?;
+        .with_context(|| format!("cannot create {}", folder.display()))?;
     let lock = File::open(&folder)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => bail_with!(
             Busy,
-            "another `allowlist watch` reads the events, and there can be only one; end it first"
+            "another `allowlist watch` is running, and only one can read the events; end it first"
         ),
         Err(TryLockError::Error(error)) => Err(error).context("cannot lock the events"),
     }

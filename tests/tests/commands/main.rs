@@ -342,7 +342,7 @@ fn nothing_in_force_is_said() -> anyhow::Result<()> {
     let site = Site::new()?;
     let pins = site.scratch.pin_dir().display().to_string();
     let expected = format!(
-        "error[nothing-attached]: no filter is in force: nothing is pinned under {pins}; start one with `allowlist run`\n"
+        "error[nothing-attached]: no filter is active: nothing is pinned under {pins}; start one with `allowlist run`\n"
     );
     let status = site.run(&["status"])?;
     assert_eq!(status.code, Some(3), "{status:?}");

@@ -308,7 +308,7 @@ fn a_second_instance_is_refused() -> anyhow::Result<()> {
     let before = site.json("list")?;
     let process = format!("is in use by process {} (allowlist); ", filter.id());
     let pins = format!(
-        "another daemon, process {} (allowlist), publishes into {}; ",
+        "another daemon, process {} (allowlist), uses {}; ",
         filter.id(),
         site.scratch.pin_dir().display()
     );

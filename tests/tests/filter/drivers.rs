@@ -79,7 +79,7 @@ fn a_refusal_of_the_driver_keeps_its_reason() -> anyhow::Result<()> {
         assert!(ended.stderr.contains(expected), "{expected}: {ended:?}");
     }
     expect![[r#"
-        error[attach-failed]: cannot attach to vq1: native mode is refused: veth: XDP expects number of rx queues not less than peer tx queues (ENOSPC); `allowlist check` shows the known obstacles with their remedies, and attach_mode = "auto" or `--attach-mode auto` falls back to generic mode
+        error[attach-failed]: cannot attach to vq1: native mode is refused: veth: XDP expects number of rx queues not less than peer tx queues (ENOSPC); `allowlist check` lists known causes and their remedies, and attach_mode = "auto" or `--attach-mode auto` falls back to generic mode
     "#]].assert_eq(&ended.stderr);
     assert!(!ended.stderr.contains("No space left"), "{ended:?}");
 
@@ -178,7 +178,7 @@ fn a_driver_without_native_mode_is_named() -> anyhow::Result<()> {
         assert!(ended.stderr.contains(expected), "{expected}: {ended:?}");
     }
     expect![[r#"
-        error[attach-failed]: cannot attach to br0: native mode is refused: Underlying driver does not support XDP in native mode (EOPNOTSUPP); `allowlist check` shows the known obstacles with their remedies, and attach_mode = "auto" or `--attach-mode auto` falls back to generic mode
+        error[attach-failed]: cannot attach to br0: native mode is refused: Underlying driver does not support XDP in native mode (EOPNOTSUPP); `allowlist check` lists known causes and their remedies, and attach_mode = "auto" or `--attach-mode auto` falls back to generic mode
     "#]].assert_eq(&ended.stderr);
     let (attach, _) = predicted(&site, "br0", "native")?;
     assert_eq!(
@@ -300,7 +300,7 @@ fn the_tracker_is_not_attached_to_the_ingress_discipline() -> anyhow::Result<()>
         attached.err().context("it is attached")
     })?;
     assert_eq!(ErrorCode::of(&error), ErrorCode::UnsupportedInterface);
-    expect![[r#"cannot note what is sent on eth0, so answers could not be told; with return_traffic = "established" or "off" that is not needed: eth0 has the queueing discipline ingress, beside which the kernel allows no clsact; replace it: `tc qdisc del dev eth0 ingress`, then attach its filters to the ingress of clsact (`tc qdisc add dev eth0 clsact`)"#]].assert_eq(&format!("{error:#}"));
+    expect![[r#"cannot attach the flow tracker to eth0; return_traffic = "established" or "off" does without it: eth0 has the queueing discipline ingress, which excludes clsact; replace it: `tc qdisc del dev eth0 ingress`, then attach its filters to the ingress of clsact (`tc qdisc add dev eth0 clsact`)"#]].assert_eq(&format!("{error:#}"));
     let query = || SchedClassifier::query_tcx("eth0", TcAttachType::Egress);
     if site.host.run(query).is_err() {
         skip!("this kernel has no tcx, which came with Linux 6.6");

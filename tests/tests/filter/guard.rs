@@ -311,8 +311,7 @@ fn what_is_confirmed_in_time_stays() -> anyhow::Result<()> {
     dataplane.confirm()?; // of nothing
     let error = dataplane.fall_back().expect_err("no change is pending");
     assert_eq!(ErrorCode::of(&error), ErrorCode::NothingPending);
-    expect!["no change waits to be confirmed, so there is nothing to go back to"]
-        .assert_eq(&error.to_string());
+    expect!["no change is pending, so there is nothing to roll back"].assert_eq(&error.to_string());
     Ok(())
 }
 
@@ -325,7 +324,7 @@ fn what_is_confirmed_too_late_is_gone() -> anyhow::Result<()> {
     Policy::new(&STRANGERS).publish(&mut dataplane)?;
     let late = dataplane.confirm().expect_err("the deadline has passed");
     assert_eq!(ErrorCode::of(&late), ErrorCode::NotConfirmed);
-    expect!["too late: the time to confirm is over, and what was before is in force again"]
+    expect!["too late: the change was rolled back, since it was not confirmed in time"]
         .assert_eq(&late.to_string());
     assert!(gets_through(&site, FRIENDS[0])? && !gets_through(&site, STRANGERS[0])?);
     // The next change takes it back for good, and has its own time.

@@ -256,7 +256,7 @@ fn there_is_one_at_a_time() -> anyhow::Result<()> {
     assert_eq!(second.code, Some(1), "{second:?}");
     assert!(second.stderr.contains("error[busy]: "), "{second:?}");
     expect![[r#"
-        error[busy]: another `allowlist watch` reads the events, and there can be only one; end it first
+        error[busy]: another `allowlist watch` is running, and only one can read the events; end it first
     "#]].assert_eq(&second.stderr);
     ensure!(
         first.stop(Signal::SIGINT, SOON)?.success(),
