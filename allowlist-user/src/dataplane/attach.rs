@@ -1,7 +1,7 @@
-//! The program on an interface, by a pinned link: put there, or replaced in place.
+//! The program on an interface, by a pinned link: attached, or replaced in place.
 //!
-//! Invariant: this process keeps no link open. The pin alone holds it, so the filter stays when this
-//! process ends, and goes when the pin goes, whoever removes it.
+//! Invariant: this process keeps no link open. Only the pin holds it, so the filter stays when this process ends, and is
+//! detached when any process removes the pin.
 
 use std::fs;
 use std::os::fd::AsFd as _;
@@ -42,7 +42,7 @@ pub enum XdpMode {
 impl XdpMode {
     const ALL: [Self; 3] = [Self::Native, Self::Generic, Self::Offload];
 
-    /// What asks for just this.
+    /// Returns the configured mode that requires this one.
     pub(super) const fn wanted(self) -> AttachMode {
         match self {
             Self::Native => AttachMode::Native,
@@ -74,7 +74,7 @@ impl XdpMode {
 pub struct Attached {
     /// Where it runs.
     pub mode: XdpMode,
-    /// Why it does not run in the driver, though nobody asked otherwise.
+    /// The reason for another mode than native, if none was configured.
     pub warning: Option<String>,
     /// The loaded object, for its log; only with a trace.
     pub object: Option<Ebpf>,
@@ -107,7 +107,7 @@ impl Dataplane {
             None => self.load_program(slot, trace)?,
         };
         let loaded = self.loaded(&object)?;
-        // First, so that what is sent from now on is known when its answer comes.
+        // First, so that flows are recorded before their answers arrive.
         self.attach_tracker(&mut object, slot, facts, Hook::Best)?;
         let program: &mut Xdp = object
             .program_mut(abi::PROGRAM)
@@ -134,7 +134,7 @@ impl Dataplane {
             None => match self.attach_anew((program, &loaded), slot, facts, wanted) {
                 Ok(attached) => attached,
                 Err(error) => {
-                    self.disable_tracking(slot)?; // nobody asks for what it notes
+                    self.disable_tracking(slot)?; // its flows are not used
                     return Err(error);
                 }
             },
@@ -292,7 +292,7 @@ impl Dataplane {
         (mode, loaded): (XdpMode, &Loaded),
         link: FdLink,
     ) -> Result<()> {
-        // Recorded before the pin: a pin that nobody can name would be worse than a name without one.
+        // Recorded before the pin is made: a name without a pin is harmless, a pin without a name is not.
         self.record(slot, facts, mode, loaded)?;
         link.pin(self.pins.link(slot))
             .with_context(|| format!("{} is NOT filtered: cannot pin its link", facts.name))?;
@@ -450,7 +450,7 @@ impl Loaded {
 }
 
 impl AttachMode {
-    /// Whether a program that runs there is what this asks for.
+    /// Whether a program in this mode satisfies the configuration.
     pub(crate) fn fits(self, mode: XdpMode) -> bool {
         match self {
             Self::Auto => true,

@@ -1,9 +1,7 @@
-//! A change that the kernel takes back by itself unless it is confirmed in time, whatever becomes of this
-//! process: a dead man's switch.
+//! Commit confirm: the kernel rolls a change back unless it is confirmed in time, also if this process ends.
 //!
-//! Invariants: while a change is pending its fallback's slot is not written to, and what the fallback needs stays:
-//! the links of the interfaces that were filtered, and the notes of what is sent. What waits is in the maps alone,
-//! so any later process finds it.
+//! Invariants: while a change is pending, the slot of its fallback is not written to, and the links and the flow
+//! tables that the fallback needs stay. The maps alone hold the pending change, so any later process finds it.
 
 use crate::error_code::bail_with;
 use std::time::Duration;
@@ -17,18 +15,18 @@ use super::link::take_off;
 use super::pins::is_pinned;
 use super::tries::TrieSlots;
 
-/// A change that waits to be confirmed, or that was not in time.
+/// A pending change, or one that was not confirmed in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PendingConfirm {
-    /// How long it still waits; nothing once the time is over.
+    /// The time left to confirm; zero after the deadline.
     pub left: Duration,
-    /// Whether the time is over: the kernel judges by what was before.
+    /// Whether the deadline has passed, so that the kernel uses the fallback.
     pub fell_back: bool,
-    /// What was before.
+    /// The control word before the change.
     pub back_to: Control,
 }
 
-/// What waits, by what the maps hold.
+/// Returns the pending change that the maps hold.
 pub(super) fn pending(control: Control, fallback: &Fallback) -> Option<PendingConfirm> {
     let now = kernel_clock_coarse();
     control.pending.then(|| PendingConfirm {
@@ -38,7 +36,7 @@ pub(super) fn pending(control: Control, fallback: &Fallback) -> Option<PendingCo
     })
 }
 
-/// What packets are judged by, on interfaces that were filtered before.
+/// Returns the control word that decides about packets on interfaces that were filtered before the change.
 pub(super) fn effective(control: Control, fallback: &Fallback) -> Control {
     match pending(control, fallback) {
         Some(pending) if pending.fell_back => pending.back_to,
@@ -46,18 +44,19 @@ pub(super) fn effective(control: Control, fallback: &Fallback) -> Control {
     }
 }
 
-/// Whether everything passes in a slot, though the program is there: the change leaves it out, or added it and
-/// was not confirmed.
+/// Whether every packet passes in a slot although the program is attached: the change leaves its interface out, or
+/// added the interface and was not confirmed.
 pub(super) fn is_open(control: Control, fallback: &Fallback, slot: u32) -> bool {
     Control::decode(fallback.effective(control.encode(), slot, kernel_clock_coarse())).open
 }
 
 impl Dataplane {
-    /// From now on, unless [`Self::confirm`] follows within this time, the kernel goes back to what is in force
-    /// at this moment: generation, mode and interfaces. Where nothing is, everything passes then. Call it
-    /// before the change. It survives this process.
+    /// Makes the kernel roll back to the present generation, mode and interfaces, unless [`Self::confirm`] follows in
+    /// time.
     ///
-    /// A change that was not confirmed in time is taken back for good first; one that still waits is an error.
+    /// Call it before the change. The rollback does not need this process. Without a present generation, every packet
+    /// passes after the rollback. A change whose deadline has passed is rolled back for good first; a pending one is an
+    /// error.
     pub fn arm_rollback(&mut self, within: Duration) -> Result<()> {
         match self.pending() {
             Some(pending) if pending.fell_back => self.fall_back()?,
@@ -75,7 +74,7 @@ impl Dataplane {
                 interfaces |= Fallback::bit(slot);
             }
         }
-        // Some packet may still be judged by a word that was pending, and so by the last fallback.
+        // A packet may still be using an earlier pending word, and so the last fallback.
         self.rcu.synchronize()?;
         let within = u64::try_from(within.as_nanos()).unwrap_or(u64::MAX);
         self.fallback.store(&Fallback {
@@ -84,7 +83,7 @@ impl Dataplane {
             interfaces,
             bypassed: 0,
         });
-        // Whoever sees the bit below sees all of the above.
+        // A packet that reads the bit below must find all of the above.
         self.rcu.synchronize()?;
         self.control.store(Control {
             pending: true,
@@ -93,12 +92,12 @@ impl Dataplane {
         Ok(())
     }
 
-    /// The change that waits, by whichever process it was made.
+    /// Returns the pending change, of this or another process.
     pub fn pending(&self) -> Option<PendingConfirm> {
         pending(self.control.load(), &self.fallback.load())
     }
 
-    /// Makes the change that waits stay. Where nothing waits nothing happens; too late is an error.
+    /// Confirms the pending change. No-op if none is pending; an error if its deadline has passed.
     pub fn confirm(&mut self) -> Result<()> {
         let control = self.control.load();
         let Some(pending) = self.pending() else {
@@ -112,7 +111,7 @@ impl Dataplane {
         }
         let fallback = self.fallback.load();
         let _pin_lock = self.pins.lock_exclusive()?;
-        // While they are still spared: a plain word would judge what they receive.
+        // While they are still bypassed: under a word without the pending bit, their packets would be dropped.
         for slot in (0..MAX_INTERFACES).filter(|&slot| fallback.bypassed & Fallback::bit(slot) != 0)
         {
             self.detach_slot(slot)?;
@@ -127,8 +126,9 @@ impl Dataplane {
         self.free(pending.back_to)
     }
 
-    /// Makes what was before the change what is in force, for good, whether the time is over or not. If
-    /// nothing was, everything passes until the interfaces are detached.
+    /// Rolls the pending change back for good, before or after its deadline.
+    ///
+    /// If there was no generation before the change, every packet passes until the interfaces are detached.
     pub fn fall_back(&mut self) -> Result<()> {
         let control = self.control.load();
         if !control.pending {
@@ -137,13 +137,13 @@ impl Dataplane {
                 "no change is pending, so there is nothing to roll back"
             );
         }
-        // From here on the kernel judges by it, whatever becomes of this process.
+        // From here on the kernel uses the fallback, also if this process ends.
         self.fallback.end();
         let fallback = self.fallback.load();
         let back_to = fallback.rollback_target();
         let _pin_lock = self.pins.lock_exclusive()?;
         if !back_to.open {
-            // While everything passes there: a plain word would judge what they receive.
+            // While every packet passes there: under a word without the pending bit, some would be dropped.
             for slot in 0..MAX_INTERFACES {
                 if fallback.interfaces & Fallback::bit(slot) == 0 {
                     self.detach_slot(slot)?;
@@ -162,26 +162,25 @@ impl Dataplane {
         self.free(control)
     }
 
-    /// What packets are judged by now.
+    /// Returns the control word that decides about packets now.
     pub(super) fn effective(&self) -> Control {
         effective(self.control.load(), &self.fallback.load())
     }
 
-    /// Whether a fallback needs to know what this host sends.
+    /// Whether the fallback needs the flow tracker.
     pub(super) fn fallback_tracks(&self) -> bool {
         self.pending()
             .is_some_and(|pending| pending.back_to.return_traffic == ReturnTraffic::Track)
     }
 
-    /// Whether the fallback filters what is in a slot.
+    /// Whether the fallback filters the interface in a slot.
     pub(super) fn fallback_filters(&self, slot: u32) -> bool {
         self.control.load().pending && self.fallback.load().interfaces & Fallback::bit(slot) != 0
     }
 
-    /// Lets everything pass in a slot that the fallback filters, until the change is confirmed or its time is over.
+    /// Lets every packet pass in a slot that the fallback filters, until the change is confirmed or rolled back.
     ///
-    /// # Returns
-    /// Whether it did not pass before.
+    /// Returns whether that is new.
     pub(super) fn bypass(&self, slot: u32) -> bool {
         let (control, fallback) = (self.control.load(), self.fallback.load());
         let is_news = pending(control, &fallback).is_some_and(|pending| !pending.fell_back)
@@ -190,7 +189,7 @@ impl Dataplane {
         is_news
     }
 
-    /// Takes the program off what is in a slot, if anything is.
+    /// Detaches the program from the interface in a slot, if it is attached.
     fn detach_slot(&mut self, slot: u32) -> Result<()> {
         let pin = self.pins.link(slot);
         if is_pinned(&pin)? {
@@ -210,7 +209,7 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Frees the memory of a generation that is not in force any more.
+    /// Frees the memory of a generation that is no longer active.
     fn free(&mut self, old: Control) -> Result<()> {
         if old.open || old.generation == 0 || old.slot == self.control.load().slot {
             return Ok(());

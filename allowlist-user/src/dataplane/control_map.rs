@@ -11,7 +11,7 @@ use memmap2::{MmapOptions, MmapRaw};
 
 use super::sys::{Access, read_value};
 
-/// The control word, and until when somebody reads events.
+/// The control word, and the deadline of the reader of events.
 pub(super) struct ControlMap(Words<2>);
 
 impl ControlMap {
@@ -28,7 +28,7 @@ impl ControlMap {
         self.0.word(0).load(Ordering::Acquire)
     }
 
-    /// Tells the kernel until when somebody reads events; 0 is for nobody.
+    /// Stores the deadline of the reader of events; 0 if there is none.
     pub(super) fn watch_until(&self, nanoseconds: u64) {
         self.0.word(1).store(nanoseconds, Ordering::Release);
     }
@@ -104,7 +104,7 @@ impl PublishedControl {
     }
 }
 
-/// What the kernel falls back to.
+/// The fallback of a pending change.
 pub(super) struct FallbackMap(Words<4>);
 
 impl FallbackMap {
@@ -123,7 +123,7 @@ impl FallbackMap {
         }
     }
 
-    /// All of it: not while any packet may be judged by a word that is pending.
+    /// Stores the whole fallback. Call it while no packet can use a pending word.
     pub(super) fn store(&self, fallback: &Fallback) {
         let Fallback {
             until,
@@ -136,7 +136,7 @@ impl FallbackMap {
         }
     }
 
-    /// Ends the time to confirm: from here on what was before is in force.
+    /// Ends the time to confirm: the fallback is active from here on.
     pub(super) fn end(&self) {
         self.0.word(0).store(0, Ordering::Release);
     }

@@ -23,31 +23,27 @@ use super::sys::{Access, open_pinned};
 use super::{Dataplane, View};
 
 impl Dataplane {
-    /// Takes the filter off every interface and removes all pins of this version.
-    ///
-    /// # Returns
-    /// The names of the interfaces.
+    /// Detaches the filter from every interface, removes all pins of this version, and returns the names.
     pub fn detach(&self) -> Result<Vec<String>> {
         self.detach_except(&[])
     }
 
-    /// The same, without the flow trackers in the slots `anothers`, which are another version's.
+    /// The same, without the flow trackers in the slots `anothers`, which belong to another version.
     pub(super) fn detach_except(&self, anothers: &[u32]) -> Result<Vec<String>> {
         self.has_detached.store(true, Ordering::Relaxed);
         detach_own(&self.pins, anothers)
     }
 
-    /// Whether this process has detached the filter itself, as a start or a reload that fails does where nothing was
-    /// filtered before.
+    /// Whether this process has detached the filter itself, as a failed start or reload does if nothing was filtered
+    /// before.
     pub fn has_detached(&self) -> bool {
         self.has_detached.load(Ordering::Relaxed)
     }
 
-    /// Takes the filter off interfaces whose index is not in `keep`. While a change waits to be confirmed, it
-    /// stays on those that were filtered before, and lets everything pass there.
+    /// Detaches the filter from interfaces whose index is not in `keep`, and returns their names.
     ///
-    /// # Returns
-    /// Their names.
+    /// While a change is pending, the filter stays attached to the interfaces that were filtered before, and lets every
+    /// packet pass there.
     pub fn detach_others(&mut self, keep: &[u32]) -> Result<Vec<String>> {
         let _pin_lock = self.pins.lock_exclusive()?;
         let mut detached = Vec::new();
@@ -62,7 +58,7 @@ impl Dataplane {
                 continue;
             }
             if !is_pinned(&pin)? {
-                // A start that failed may have got as far as that.
+                // A failed start may have left a tracker without a link.
                 if recorded.egress != 0 && !is_kept(recorded.index) {
                     self.disable_tracking(slot)?;
                 }
@@ -81,11 +77,7 @@ impl Dataplane {
     }
 }
 
-/// Takes the filter off every interface and removes all pins, also those of other versions of the maps,
-/// which an older or newer program left.
-///
-/// # Returns
-/// The names of the interfaces.
+/// Detaches the filter from every interface, removes all pins, also those of other versions, and returns the names.
 pub fn detach_all(pin_dir: &Path) -> Result<Vec<String>> {
     require_privileges()?;
     let others = other_versions(pin_dir)?;
@@ -97,21 +89,21 @@ pub fn detach_all(pin_dir: &Path) -> Result<Vec<String>> {
     for (_, folder) in &others {
         detached.extend(detach_other(folder)?);
     }
-    let _ = fs::remove_dir(pin_dir); // somebody's own folder may be in it
+    let _ = fs::remove_dir(pin_dir); // it may hold a folder of another user
     Ok(detached)
 }
 
-/// How often, and how far apart, a pin is looked for that a running daemon makes again within a second.
+/// The number of checks, and the time between two, for a pin that a running daemon restores within a second.
 const ATTEMPTS: u32 = 30;
 const WAIT: Duration = Duration::from_millis(100);
 
 const STILL_ON: &str = "the filter is still on some interfaces; detach again";
 
-/// Takes off what this version has pinned. In the slots `anothers` what notes outbound packets is another
-/// version's, but for what is pinned here.
+/// Detaches the links of this version and removes its pins. In the slots `anothers`, flow trackers without a pin here
+/// belong to another version.
 pub(super) fn detach_own(pins: &Pins, anothers: &[u32]) -> Result<Vec<String>> {
     let _pin_lock = mark_detached(pins)?;
-    // A folder that lacks a map still has links to take off, so names are worth only a try.
+    // Names are optional: a folder without some maps still has links to detach.
     let view = View::open(pins.root());
     let names = view.as_ref().map(View::attachments);
     let recorded: Vec<Interface> = (0..MAX_INTERFACES)
@@ -121,7 +113,7 @@ pub(super) fn detach_own(pins: &Pins, anothers: &[u32]) -> Result<Vec<String>> {
         })
         .map(Option::unwrap_or_default)
         .collect();
-    // An older daemon knows by this that it is meant.
+    // An older daemon ends when this pin is gone.
     pins.unpin(abi::CONTROL)?;
     let mut detached = Vec::new();
     for (slot, recorded) in (0..).zip(&recorded) {
@@ -135,18 +127,16 @@ pub(super) fn detach_own(pins: &Pins, anothers: &[u32]) -> Result<Vec<String>> {
                     .map_or_else(|| format!("slot {slot}"), |one| one.name.clone()),
             );
         }
-        // After what lets answers in.
+        // After the XDP link, which uses its flows.
         detach_tracker(pins, slot, recorded)?;
     }
     pins.remove()?;
     Ok(detached)
 }
 
-/// States to a daemon that the filter is being detached on purpose: it holds the map open in which that is written,
-/// and must not treat the missing pins as an accident.
+/// Marks the filter as detached on purpose, and returns the lock of the pin directory.
 ///
-/// # Returns
-/// The lock of the pin folder.
+/// A running daemon has the map with this mark open, and does not restore the pins then.
 fn mark_detached(pins: &Pins) -> Result<File> {
     for attempt in 0.. {
         let changing = pins.lock_exclusive()?;
@@ -172,8 +162,9 @@ fn mark_detached(pins: &Pins) -> Result<File> {
     )
 }
 
-/// What another version pinned: of its maps nothing is known but that a daemon of any version ends when
-/// its control word is unpinned.
+/// Detaches the links of another version and removes its pins.
+///
+/// The meaning of its maps is unknown, except that a daemon of any version ends when its control map is unpinned.
 pub(super) fn detach_other(folder: &Path) -> Result<Vec<String>> {
     let _ = fs::remove_file(folder.join(abi::CONTROL));
     let mut detached = Vec::new();

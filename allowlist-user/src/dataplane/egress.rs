@@ -1,7 +1,7 @@
-//! The program that notes what this host sends, on an interface: put there, replaced, taken off.
+//! The flow tracker on an interface: attached, replaced, detached.
 //!
-//! A pinned tcx link where the kernel has it (6.6), else a filter of the clsact queueing discipline,
-//! which stays by itself. Invariant: what is recorded of a slot says which of the two is there.
+//! It is attached by a pinned tcx link (Linux 6.6), or else by a filter of the clsact queueing discipline, which needs no
+//! pin. Invariant: the record of a slot states which of the two is used.
 
 use std::error::Error;
 use std::os::fd::AsFd as _;
@@ -29,7 +29,7 @@ use crate::error_code::bail_with;
 use crate::interface::Facts;
 use crate::netlink::Netlink;
 
-/// Which of the kernel's two ways to see what is sent.
+/// The hook for sent packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
     /// tcx, or clsact where the kernel has no tcx.
@@ -38,24 +38,22 @@ pub enum Hook {
     Clsact,
 }
 
-/// The number of waits, and the length of each, for a program that the kernel has on the interface for another moment.
+/// The number of waits, and the length of each, until the kernel frees an earlier link.
 const WAITS: u32 = 40;
 const WAIT: Duration = Duration::from_millis(50);
 
 pub(super) const BY_TCX: u32 = 1;
 const BY_CLSACT: u32 = 2;
 
-/// Before the others on the interface, since one of them may end the chain.
+/// The highest priority, since another filter can end the chain.
 const PRIORITY: u16 = 1;
-/// Ours among the filters of that priority, so that it is found again.
+/// Identifies our filter among those of that priority.
 const HANDLE: TcHandle = TcHandle::new(0, 0xa110);
 
 impl Dataplane {
-    /// Begins to note what is sent on an interface, if that is asked for. [`Self::attach`] does so too; what
-    /// this is for is to know of flows before the first packet is judged by them.
+    /// Attaches the flow tracker to an interface if the policy tracks flows, and returns whether that is new.
     ///
-    /// # Returns
-    /// Whether it was not noted before.
+    /// [`Self::attach`] attaches it too. An earlier start records flows before packets are judged by them.
     pub fn enable_tracking(&mut self, facts: &Facts) -> Result<bool> {
         if !self.tracks {
             return Ok(false);
@@ -72,8 +70,8 @@ impl Dataplane {
         Ok(!was_tracked)
     }
 
-    /// Whether what is sent on an interface is noted where it should be. Of a clsact filter that somebody
-    /// removed nothing is known here.
+    /// Whether the flow tracker is attached where the policy tracks flows. The removal of a clsact filter by another
+    /// process is not detected.
     pub fn is_tracking(&self, facts: &Facts) -> Result<bool> {
         let slot = self.slot_of(&facts.name, facts.index)?;
         Ok(!self.tracks || self.has_tracker(slot, facts)?)
@@ -89,7 +87,7 @@ impl Dataplane {
         })
     }
 
-    /// Notes what is sent on an interface, if that is asked for, and stops doing so if not.
+    /// Attaches the flow tracker to an interface if the policy tracks flows, and detaches it if not.
     pub fn attach_tracker(
         &mut self,
         object: &mut Ebpf,
@@ -109,12 +107,12 @@ impl Dataplane {
                     )
                 })?
         } else if self.fallback_tracks() {
-            recorded.egress // which may have to tell answers again
+            recorded.egress // a rollback needs its flows
         } else {
             detach_tracker(&self.pins, slot, &recorded)?;
             0
         };
-        // With the interface, so that a filter of it can be removed whatever comes next.
+        // With the interface, so that a filter on it can be removed after any failure below.
         self.rename(slot, &facts.name)?;
         let recorded = Interface {
             egress,
@@ -124,7 +122,7 @@ impl Dataplane {
         Ok(self.interfaces.set(slot, recorded, 0)?)
     }
 
-    /// Puts the program of this object in the place of the one that notes what is sent on a slot's interface.
+    /// Replaces the flow tracker on the interface of a slot by the one of this object.
     pub(super) fn replace_tracker(
         &mut self,
         object: &mut Ebpf,
@@ -150,7 +148,7 @@ impl Dataplane {
         Ok(self.identities.set(slot, identity, 0)?)
     }
 
-    /// Stops noting what is sent on a slot's interface.
+    /// Detaches the flow tracker from the interface of a slot.
     pub(super) fn disable_tracking(&mut self, slot: u32) -> Result<()> {
         let recorded = self.interfaces.get(&slot, 0)?;
         detach_tracker(&self.pins, slot, &recorded)?;
@@ -185,7 +183,7 @@ impl Dataplane {
                     let link: FdLink = program.take_link(id)?.try_into()?;
                     link.pin(&pin).context("cannot pin the link")?;
                     if recorded.egress == BY_CLSACT && recorded.index == facts.index {
-                        remove_filter(&facts.name); // of an older kernel's way, or of a test
+                        remove_filter(&facts.name); // an older kernel's, or a test's
                     }
                     return Ok(BY_TCX);
                 }
@@ -211,10 +209,10 @@ impl Dataplane {
     }
 }
 
-/// Puts the program before all others on the interface's tcx egress, since any other may end the chain.
+/// Attaches the program before all others at the tcx egress of the interface, since any other may end the chain.
 ///
-/// The kernel frees a link some time after its pin was removed, and until then it refuses the same program there. That
-/// is no reason to do without tcx.
+/// The kernel frees a link some time after its pin was removed, and refuses the same program until then, so this retries
+/// instead of falling back to clsact.
 fn attach_first(
     program: &mut SchedClassifier,
     interface: &str,
@@ -237,7 +235,7 @@ fn is_there_already(error: &ProgramError) -> bool {
         .any(|error| error.raw_os_error() == Some(Errno::EEXIST as i32))
 }
 
-/// Takes the program off a slot's interface, if it is there.
+/// Detaches the flow tracker from the interface of a slot, if it is attached.
 pub(super) fn detach_tracker(pins: &Pins, slot: u32, recorded: &Interface) -> Result<()> {
     take_off_if_pinned(&pins.egress(slot))?;
     if recorded.egress == BY_CLSACT
@@ -263,13 +261,13 @@ fn load(object: &mut Ebpf) -> Result<&mut SchedClassifier> {
 
 fn attach_filter(program: &mut SchedClassifier, facts: &Facts) -> Result<()> {
     match qdisc_add_clsact(&facts.name) {
-        // The filter's own from before, or that of another program.
+        // An earlier one of this program, or one of another program.
         Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(Errno::EEXIST as i32) => {
             require_clsact(facts)?;
         }
         added => added.context("cannot add the clsact queueing discipline")?,
     }
-    // In the place of ours from before; fails where there is none.
+    // Replaces our earlier filter; fails if there is none.
     let replaced = program.attach_to_link(filter(&facts.name)?);
     let id = if let Ok(id) = replaced {
         id
@@ -289,7 +287,7 @@ fn attach_filter(program: &mut SchedClassifier, facts: &Facts) -> Result<()> {
                 )
             })?
     };
-    // Dropped, it would take the filter off.
+    // Its drop would detach the filter.
     std::mem::forget(program.take_link(id)?);
     Ok(())
 }
@@ -324,7 +322,7 @@ fn remove_filter(name: &str) {
     use aya::programs::links::Link as _;
     let removed = filter(name).and_then(|link| Ok(link.detach()?));
     if let Err(error) = removed {
-        // It notes flows that nobody asks for, which harms nothing.
+        // It records flows that are not used, which is harmless.
         warn!("{name}: cannot remove the flow tracker's clsact filter: {error:#}");
     }
 }

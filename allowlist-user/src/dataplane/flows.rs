@@ -2,7 +2,7 @@
 //!
 //! A kernel's map cannot grow. Another size takes another map: the old one is moved aside, its flows are
 //! copied before any program uses the new one, and once more when all do, for those that were recorded
-//! meanwhile. Invariant: where a process ends between, the next one finds either table and goes on.
+//! meanwhile. Invariant: if a process ends in between, the next one finds either table and continues.
 
 use allowlist_common::abi;
 use allowlist_common::flow::{Flow, FlowEntry};
@@ -14,7 +14,7 @@ use log::{info, warn};
 use super::pins::{Pins, is_pinned};
 use super::{Dataplane, load};
 
-/// The room of a table that nobody uses.
+/// The size of an unused table.
 pub(super) const UNUSED: u32 = 1;
 
 /// Both tables, each with room for `max_flows`: a flow has at most one peer, so neither takes room from the other.
@@ -103,8 +103,8 @@ fn is_missing(error: &MapError) -> bool {
         if error.io_error.raw_os_error() == Some(libc::ENOENT))
 }
 
-/// Moves the pinned tables aside that do not have this room. Where none is wanted, one that is there stays
-/// as it is: a start that fails goes back to it.
+/// Renames the pins of tables that have another size. Without a size, tables stay as they are, since a failed start
+/// restores them.
 pub(super) fn back_up_resized(pins: &Pins, room: Option<u32>) -> Result<()> {
     let Some(room) = room else {
         return Ok(());
@@ -136,7 +136,7 @@ fn copy(pins: &Pins, name: &str, new: &mut Table) -> Result<Option<u32>> {
         MapData::from_pin(aside).with_context(|| format!("cannot open the previous map {name}"))?;
     let old: Table = Map::from_map_data(old)?.try_into()?;
     let mut copied = 0;
-    // Those that do not fit push older ones out; others come and go meanwhile.
+    // The table evicts older flows if it is full; flows start and end meanwhile.
     for (flow, tracked) in old.iter().flatten() {
         copied += u32::from(new.insert(flow, tracked, BPF_NOEXIST).is_ok());
     }
@@ -144,8 +144,9 @@ fn copy(pins: &Pins, name: &str, new: &mut Table) -> Result<Option<u32>> {
 }
 
 impl Dataplane {
-    /// Changes whether the flows that this host sends are tracked, and how many. Every interface
-    /// is to be attached anew then, and [`Self::finish_flow_migration`] called.
+    /// Changes whether flows are tracked, and the size of the flow table.
+    ///
+    /// Attach every interface again then, and call [`Self::finish_flow_migration`].
     pub fn track(&mut self, max_flows: Option<u32>) -> Result<()> {
         let _pin_lock = self.pins.lock_exclusive()?;
         back_up_resized(&self.pins, max_flows)?;
@@ -160,8 +161,8 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Call it when every program uses the maps of this object: the last flows move to a table of another
-    /// size, if there is one, and the old one goes.
+    /// Copies the remaining flows after a change of size, and removes the old table. Call it once every program uses the
+    /// new one.
     pub fn finish_flow_migration(&mut self) -> Result<()> {
         let more = self.flows.copy(&self.pins)?;
         for name in TABLES {

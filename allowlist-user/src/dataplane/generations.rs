@@ -3,7 +3,7 @@
 //! All slots are as large, and a map stays as large as it was made: larger tables are another map, and other programs
 //! look into it. Until they all do, the old map stays pinned aside.
 //!
-//! Knows nothing of what is written, and not when it may be: no packet may look into a slot that is.
+//! Knows neither the contents nor when a slot may be written to: no packet may use it then.
 
 use std::os::fd::AsFd as _;
 
@@ -23,7 +23,7 @@ pub(super) struct Generations {
 }
 
 impl Generations {
-    /// What is pinned.
+    /// Opens the pinned map.
     pub(super) fn open(pins: &Pins) -> Result<Self> {
         let map = pins.open_data(GENERATIONS)?;
         let words = map.info()?.value_size() as usize / size_of::<u64>();
@@ -40,12 +40,12 @@ impl Generations {
         self.words
     }
 
-    /// What is in a slot.
+    /// Returns the memory of a slot.
     pub(super) fn get(&self, slot: u32) -> Part<'_> {
         self.memory.part(slot as usize * self.words, self.words)
     }
 
-    /// Another map with so many words a slot, with what is in each slot but `idle`.
+    /// Replaces the map by one with `words` words for each slot, and copies every slot but `idle`.
     pub(super) fn resize(&mut self, pins: &Pins, words: usize, idle: u32) -> Result<()> {
         let grown = make(words)?;
         for slot in (0..SLOTS).filter(|slot| *slot != idle) {
@@ -60,12 +60,12 @@ impl Generations {
         Ok(())
     }
 
-    /// Whether no program looks into the tables from before [`Self::resize`] any more.
+    /// Whether programs may still use the tables from before [`Self::resize`].
     pub(super) fn resize_pending(pins: &Pins) -> Result<bool> {
         is_pinned(&pins.backup_path(GENERATIONS))
     }
 
-    /// Removes what was there before [`Self::resize`]: no program looks into it any more.
+    /// Removes the tables from before [`Self::resize`], which no program uses any more.
     pub(super) fn finish_resize(pins: &Pins) -> Result<()> {
         pins.unpin_backup(GENERATIONS)
     }

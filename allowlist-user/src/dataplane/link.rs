@@ -1,4 +1,4 @@
-//! A pinned link: what it is on, and how to take it off.
+//! A pinned link: its interface, and how to detach it.
 //!
 //! Two things of the kernel's that aya does not offer. A link outlives its interface: it stays pinned
 //! and filters nothing, and only the kernel knows. And removing a pin takes the program off some

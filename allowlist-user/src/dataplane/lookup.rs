@@ -1,7 +1,7 @@
-//! The generation in force, asked as the kernel program asks it: one packet at a time, from the
-//! pinned maps alone. Changes nothing, and needs no daemon.
+//! Lookups in the active generation as the kernel program makes them, from the pinned maps alone. Read-only, without a
+//! daemon.
 //!
-//! Invariant: all answers of one [`Lookup`] are of one generation, whatever is published meanwhile.
+//! Invariant: all results of one [`Lookup`] are of one generation, also if another is published meanwhile.
 
 use std::cell::RefCell;
 use std::net::IpAddr;
@@ -22,10 +22,10 @@ use super::view::{Entry, View};
 /// How often a publish may come between before it is an error. Publishes are seconds apart.
 const ATTEMPTS: usize = 10;
 
-/// One generation's tables, held open: they stay what they are when the next one is published.
+/// The tables of one generation, which a later publish does not change.
 pub struct Lookup {
     control: Control,
-    /// None before the first publish, when nothing can be let in.
+    /// None before the first publish.
     tables: Option<Tables>,
     flows: HashMap<MapData, Flow, FlowEntry>,
 }
@@ -39,7 +39,7 @@ struct Tables {
 }
 
 impl View {
-    /// The generation in force, to ask what would become of packets.
+    /// Opens the active generation for lookups.
     pub fn lookup(&self) -> Result<Lookup> {
         for _ in 0..ATTEMPTS {
             let control = self.control()?;
@@ -81,12 +81,12 @@ impl View {
 }
 
 impl Lookup {
-    /// Which generation it is, and how it is in force.
+    /// Returns the control word of the generation.
     pub const fn control(&self) -> Control {
         self.control
     }
 
-    /// What becomes of packets on the interface in a slot, one after the other.
+    /// Returns the decisions for packets on the interface in a slot, in order.
     pub fn judge(
         &self,
         slot: u32,
@@ -147,7 +147,7 @@ struct OnInterface<'l> {
     slot: usize,
     /// The source that was looked up last, and its grant: a system call less for each next packet.
     last: RefCell<Option<(Address, Option<Grant>)>>,
-    /// The first look that failed. What was judged with it counts for nothing.
+    /// The first lookup that failed, which makes the decisions invalid.
     failed: RefCell<Option<MapError>>,
 }
 

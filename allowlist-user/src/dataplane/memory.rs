@@ -120,7 +120,7 @@ impl Part<'_> {
         self.half(place).store(value, Ordering::Release);
     }
 
-    /// Words one after the other, at once; nobody may look at them meanwhile.
+    /// Words one after the other, at once; no other thread or program may read them meanwhile.
     #[expect(unsafe_code, reason = "memory shared with the kernel")]
     pub(super) fn write(&self, place: usize, words: &[u64]) {
         assert!(
@@ -141,7 +141,7 @@ impl Part<'_> {
         (from..from + words).map(|place| self.load(place)).collect()
     }
 
-    /// As many words as both have; nobody may look at these meanwhile.
+    /// As many words as both have; no other thread or program may read these meanwhile.
     pub(super) fn copy_from(&self, other: &Self) {
         self.write(0, &other.read(0, self.words.min(other.words)));
     }
@@ -157,7 +157,7 @@ impl Part<'_> {
     #[expect(unsafe_code, reason = "an atomic in memory shared with the kernel")]
     fn half(&self, place: usize) -> &AtomicU32 {
         assert!(place < self.words * 2, "there are {} words", self.words);
-        // SAFETY: as above. A half is stored to only while nobody stores to its word.
+        // SAFETY: as above. A half is stored to only while no store to its word happens.
         unsafe {
             let start = self.memory.start().add(self.from);
             AtomicU32::from_ptr(start.cast::<u32>().add(place))

@@ -1,12 +1,11 @@
-//! Taking over from a program of another ABI version, without a gap.
+//! Migration from a program of another ABI version, without a gap.
 //!
-//! This version has maps of its own, in a folder of its own. Once they hold a generation, the program in each of
-//! the other version's links is replaced, which the kernel does at once, and the link's pin moves over. What
-//! notes outbound packets is put beside the other version's, since to note a packet twice harms nothing.
+//! Each version has maps and a pin directory of its own. Once the maps of this version hold a generation, the program in
+//! each link of the other version is replaced atomically, and the pin of the link is moved. The flow tracker is attached
+//! beside the one of the other version, since recording a packet twice is harmless.
 //!
-//! Invariants: until the first link is replaced, the other version's filter is as it was, and its maps hold
-//! what it knows; a process that ends at any moment leaves each link pinned in one of the folders, and the next
-//! start goes on from there.
+//! Invariants: until the first link is replaced, the filter of the other version and its maps are unchanged. A process
+//! that ends at any moment leaves each link pinned in one of the directories, and the next start continues.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -23,22 +22,22 @@ use super::link::{filters, interface_of};
 use super::pins::{EGRESS_LINK, LINK, Pins, is_pinned, lock, other_versions};
 use super::sys::{Access, open_pinned};
 
-/// What a program of another version pinned.
+/// The pins of a program of another version.
 pub(super) struct PreviousVersion {
     version: u32,
     folder: PathBuf,
-    /// The generation that its counts are of, if they were taken over; else 0.
+    /// The generation that its counters belong to, if they were adopted; else 0.
     pub(super) counted: u32,
-    /// Whether its interfaces have the same slots here.
+    /// Whether both versions use the same slots for interfaces.
     shares_slots: bool,
-    /// Whether what it notes is noted here.
+    /// Whether both versions use the same flow table.
     shares_flows: bool,
-    /// So that no daemon of that version goes on.
+    /// Keeps a daemon of that version from starting.
     _lock: File,
 }
 
 impl PreviousVersion {
-    /// What there is; an error where a daemon still writes to it.
+    /// Finds and locks the pins of every other version; an error if a daemon uses them.
     pub(super) fn find(root: &Path) -> Result<Vec<Self>> {
         let mut others = Vec::new();
         for (version, folder) in other_versions(root)? {
@@ -55,7 +54,7 @@ impl PreviousVersion {
         Ok(others)
     }
 
-    /// Where its link on an interface is pinned.
+    /// Returns the pin of its link on an interface.
     fn link_on(&self, index: u32) -> Result<Option<PathBuf>> {
         for slot in 0..MAX_INTERFACES {
             let link = self.link(slot);
@@ -86,7 +85,7 @@ impl PreviousVersion {
         Ok(own.is_some() && own == id(self.folder.join(name))?)
     }
 
-    /// The upper half of a control word, whatever the version.
+    /// Returns the generation, which every version stores in the upper half of the control word.
     fn generation(&self) -> Result<u32> {
         let control = open_data(&self.folder.join(abi::CONTROL))?;
         let control = ControlMap::map(&Map::from_map_data(control)?, Access::ReadWrite)?;
@@ -94,7 +93,7 @@ impl PreviousVersion {
     }
 }
 
-/// Pins the maps of an older version that mean the same here, where there are none yet.
+/// Pins the maps of an older version whose meaning is the same in this version, unless pinned already.
 pub(super) fn adopt_maps(pins: &Pins, others: &[PreviousVersion]) -> Result<()> {
     for (name, since) in abi::PINNED {
         let path = pins.map(name);
@@ -123,13 +122,13 @@ fn open_data(pin: &Path) -> Result<MapData> {
     MapData::from_fd(map).with_context(what)
 }
 
-/// Finds out what was taken over, now or by a start before.
+/// Detects the maps that were adopted, now or by an earlier start.
 pub(super) fn detect_shared_maps(pins: &Pins, others: &mut [PreviousVersion]) -> Result<()> {
     for other in others {
         other.shares_slots = other.shares(pins, abi::INTERFACES)?;
         other.shares_flows = other.shares(pins, abi::FLOWS)? && other.shares(pins, abi::PORTS)?;
         if other.shares(pins, abi::MATCHES)? {
-            // A folder that lacks its control word was on its way out: then nobody knows what is counted.
+            // Without its control map the directory was being removed: the meaning of its counters is unknown.
             other.counted = other.generation().unwrap_or(0);
         }
     }
@@ -137,13 +136,14 @@ pub(super) fn detect_shared_maps(pins: &Pins, others: &mut [PreviousVersion]) ->
 }
 
 impl Dataplane {
-    /// Whether the program of another version is on an interface: attach to such a one last, since what is
-    /// replaced is not put back.
+    /// Whether the program of another version is attached to an interface.
+    ///
+    /// Attach to such interfaces last, since a replaced program is not restored.
     pub fn has_previous_link(&self, index: u32) -> Result<bool> {
         Ok(self.previous_link(index)?.is_some())
     }
 
-    /// Where another version's link on an interface is pinned.
+    /// Returns the pin of another version's link on an interface.
     pub(super) fn previous_link(&self, index: u32) -> Result<Option<PathBuf>> {
         for other in &self.others {
             if let Some(link) = other.link_on(index)? {
@@ -153,7 +153,7 @@ impl Dataplane {
         Ok(None)
     }
 
-    /// The interface in a slot by another version's link, if slots are the same.
+    /// Returns the interface of another version's link in a slot, if both use the same slots.
     pub(super) fn previous_interface(&self, slot: u32) -> Result<Option<u32>> {
         for other in self.others.iter().filter(|other| other.shares_slots) {
             if let Some(index) = other.interface_of(slot)? {
@@ -163,7 +163,7 @@ impl Dataplane {
         Ok(None)
     }
 
-    /// Whether another version's program notes what is sent from a slot, where this one's will look.
+    /// Whether another version's flow tracker records the flows of a slot in this version's flow table.
     pub(super) fn previous_tracks(&self, slot: u32, by_filter: bool) -> Result<bool> {
         for other in &self.others {
             let is_on = |prefix: &str| is_pinned(&other.folder.join(format!("{prefix}{slot}")));
@@ -178,11 +178,10 @@ impl Dataplane {
         Ok(false)
     }
 
-    /// Takes back what a start did beside another version's filter, which is as it was unless some of its links
-    /// have this version's program already: then all stays as it is, and the next start goes on.
+    /// Undoes the changes of a failed start, and returns whether there is a filter of another version.
     ///
-    /// # Returns
-    /// Whether there is another version's filter.
+    /// If some of that version's links have this version's program already, nothing is changed, and the next start
+    /// continues.
     pub(super) fn abort_migration(&mut self) -> Result<bool> {
         if self.others.is_empty() {
             return Ok(false);
@@ -203,10 +202,9 @@ impl Dataplane {
         Ok(true)
     }
 
-    /// Takes off what is left of other versions, once this one's program is on every interface.
+    /// Removes the pins of other versions once this version's program is attached to every interface.
     ///
-    /// # Returns
-    /// The names of interfaces that had another version's program, and have none now.
+    /// Returns the names of interfaces that had another version's program, and have none now.
     pub fn remove_previous(&mut self) -> Result<Vec<String>> {
         let mut detached = Vec::new();
         while let Some(other) = self.others.last() {

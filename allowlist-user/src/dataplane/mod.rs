@@ -1,28 +1,26 @@
 //! The kernel's side as userspace sees it, and the only user of aya: maps, programs, links, pins.
 //!
 //! - this file makes or adopts the maps, and loads programs
-//! - `publish` fills them, and flips from one generation to the next
-//! - `guard` has the kernel go back by itself where a change is not confirmed
-//! - `migrate` takes over from another version's program
-//! - `attach` puts the program on an interface
-//! - `egress` notes what is sent on it, where answers are to be told
-//! - `flows` keeps the tables of flows at their size, `tracking` knows which flows from before are this host's own, and
-//!   `tracked` lists and cuts them
-//! - `force` goes back to what was in force, and takes it off
-//! - `view` reads, and needs no daemon
-//! - `lookup` asks the generation in force what would become of a packet
-//! - `ranges` and `tries` are the two things that sources are looked up in
-//! - `generations` are their tables, `slots` are maps of what else each has, and `memory` is a map's
-//! - `words` are what it stores at once, `readers` waits for packets, `calls` are system calls that aya lacks
-//! - `link` asks what a pinned link is on, and takes it off
-//! - `pins` knows where everything is pinned
-//! - `selfcheck` compares the kernel with the published state, `facts` reads both, `repair` makes pins again
-//! - `trace` prints the program's log lines
-//! - `verify` asks the kernel what it makes of the programs
+//! - `publish` fills them, and switches from one generation to the next
+//! - `commit_confirm` makes the kernel roll back a change that is not confirmed
+//! - `migrate` replaces the program of another version
+//! - `attach` and `new_link` attach the program to an interface, `egress` the flow tracker
+//! - `flows` resizes the flow table, `tracking` adds flows that are older than the filter, `tracked` lists and cuts flows
+//! - `snapshot` reads and restores the applied state, `detach` detaches
+//! - `view` reads the maps without a daemon
+//! - `lookup` computes the verdict of the active generation for a packet
+//! - `ranges` and `tries` are the two lookup structures for sources
+//! - `generations` are the tables of the slots, `slots` other maps by slot, `memory` the memory of a map
+//! - `control_map` stores values atomically, `rcu` waits for running programs, `sys` makes system calls that aya lacks
+//! - `link` reads and detaches pinned links
+//! - `pins` knows the paths of all pins
+//! - `selfcheck` compares the kernel with the published state, `facts` reads both, `repair` restores pins
+//! - `trace` prints the log lines of the program
+//! - `verify` loads the programs for the kernel's verifier only
 //! - `watch` reads drop events
 //!
-//! Invariants: maps and links are pinned from the moment they exist, so the kernel goes on
-//! filtering whatever becomes of this process. Knows nothing of sources or files.
+//! Invariant: maps and links are pinned as soon as they exist, so the kernel filters without this process. Knows nothing
+//! of sources or files.
 
 mod attach;
 mod clock;
@@ -99,23 +97,23 @@ use sys::Access;
 use tracking::Marks;
 use tries::TrieSlots;
 
-/// The object that allowlist-ebpf compiles to: part of this program, so it needs no other file.
+/// The object file of allowlist-ebpf, embedded into this program.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/allowlist-ebpf"));
 
-/// The object file of the kernel programs that this program carries.
+/// Returns the embedded object file of the kernel programs.
 pub fn object() -> &'static [u8] {
     OBJECT
 }
 
-/// The maps that another one of the same name may replace.
+/// The maps that can be replaced by a larger one of the same name.
 const MOVED: [&str; 3] = [abi::FLOWS, abi::PEERS, abi::GENERATIONS];
 
-/// The maps, open for writing. One process at a time may hold one for a pin folder.
+/// The maps, open for writing; one process at a time for each pin directory.
 pub struct Dataplane {
     pins: Pins,
-    /// Every pinned map, to pin it again where its pin is gone.
+    /// Every pinned map, to restore a missing pin.
     open_maps: OpenMaps,
-    /// By slot: the programs that were attached there last, with the maps that are pinned now.
+    /// By slot: the programs that were last attached, which use the maps that are pinned now.
     programs: BTreeMap<u32, Ebpf>,
     control: PublishedControl,
     fallback: FallbackMap,
@@ -130,27 +128,27 @@ pub struct Dataplane {
     flows: Box<Flows>,
     marks: Box<Marks>,
     rcu: GracePeriod,
-    /// The tables in force, if this value published them.
+    /// The active tables, if this value published them.
     published: Option<Published>,
-    /// Whether what this host sends is noted.
+    /// Whether the policy tracks flows.
     tracks: bool,
-    /// What programs of other versions pinned, and is not taken off yet.
+    /// The pins of other versions.
     others: Vec<PreviousVersion>,
-    /// Whether some link of theirs holds this version's program already.
+    /// Whether a link of another version has this version's program already.
     has_replaced: bool,
-    /// Whether some maps were missing at the start while the filter was on, so that its programs use others.
+    /// Whether pins were missing at the start, so that attached programs use other maps.
     is_patched: bool,
     /// Whether this process has detached the filter itself.
     has_detached: AtomicBool,
 }
 
 impl Dataplane {
-    /// Adopts the maps pinned under `pin_dir`, or makes and pins them. Filters nothing by itself.
+    /// Opens the maps that are pinned under `pin_dir`, or creates and pins them. Attaches nothing.
     ///
-    /// What another version pinned there filters on until [`Self::attach`] and [`Self::remove_previous`]; maps of
-    /// it that mean the same are taken over.
+    /// A filter of another version stays active until [`Self::attach`] and [`Self::remove_previous`]; its maps are
+    /// adopted if their meaning is the same.
     ///
-    /// `max_flows` is how many flows of this host can be tracked at once; none is for not tracking.
+    /// `max_flows` is the size of the flow table; `None` disables tracking.
     pub fn open(pin_dir: &Path, max_flows: Option<u32>) -> Result<Self> {
         let pins = Pins::create(pin_dir)?;
         let _pin_lock = pins.lock_exclusive()?;
@@ -178,7 +176,7 @@ impl Dataplane {
         };
         migrate::detect_shared_maps(&pins, &mut others)?;
         let mut rcu = GracePeriod::new()?;
-        rcu.start(); // another process may have left a slot just now
+        rcu.start(); // another process may just have left a slot
         let control = PublishedControl::new(
             ControlMap::map(&take(abi::CONTROL)?, Access::ReadWrite)?,
             PublishedMap::map(&take(abi::PUBLISHED)?, Access::ReadWrite)?,
@@ -217,13 +215,13 @@ impl Dataplane {
         })
     }
 
-    /// The generation in force; 0 before the first publish.
+    /// Returns the active generation; 0 before the first publish.
     pub fn generation(&self) -> u32 {
         self.control.load().generation
     }
 
-    /// The generation whose counts the maps hold: the one in force, or where there is none yet, another
-    /// version's whose maps were taken over.
+    /// Returns the generation whose counters the maps hold: the active one, or before the first publish that of another
+    /// version whose maps were adopted.
     pub fn counted_generation(&self) -> u32 {
         let own = self.generation();
         let adopted = self.others.iter().map(|other| other.counted).max();
@@ -235,17 +233,17 @@ impl Dataplane {
         self.counted_generation().wrapping_add(1).max(1)
     }
 
-    /// Notes what tells which names the ids of what is published next have.
+    /// Stores the checksum of the table of ids and names that the next generation uses.
     pub fn name(&mut self, checksum: u64) -> Result<()> {
         Ok(self.names.set(0, checksum, 0)?)
     }
 
-    /// What [`Self::name`] noted last, by whichever process; 0 if nothing was.
+    /// Returns the checksum that [`Self::name`] stored last, in this or another process; 0 if none.
     pub fn named(&self) -> Result<u64> {
         Ok(self.names.get(&0, 0)?)
     }
 
-    /// Changes whether verdicts are carried out: one store, and nothing else changes.
+    /// Changes the mode by one store.
     pub fn set_mode(&mut self, mode: Mode) {
         self.control.store(Control {
             observe: mode == Mode::Observe,
@@ -253,7 +251,7 @@ impl Dataplane {
         });
     }
 
-    /// One more copy of the program for the interface in `slot`: loaded, and attached to nothing.
+    /// Loads a copy of the program for the interface in `slot`, without attaching it.
     pub fn load_program(&self, slot: u32, trace: bool) -> Result<Ebpf> {
         let mut object = self.load(slot, trace)?;
         let program: &mut Xdp = object
@@ -270,8 +268,7 @@ impl Dataplane {
         load(&self.pins, slot, trace, flows::UNUSED)
     }
 
-    /// Sets what was counted by source and by service to nothing: for when nobody knows what the ids
-    /// meant.
+    /// Resets the counters of sources and services, for when the meaning of their ids is lost.
     pub fn forget_counts(&mut self) -> Result<()> {
         let cpus = nr_cpus().map_err(|(_, error)| error)?;
         for id in 0..abi::MAX_MATCHES {
@@ -286,15 +283,14 @@ impl Dataplane {
     }
 }
 
-/// Removes maps that no program uses: half of them would be in the way of the next start.
+/// Removes maps that no program uses, since a part of them would fail the next start.
 fn remove_unused(pins: &Pins) {
     if pins.have_links().is_ok_and(|are_there| !are_there) {
         let _ = pins.remove();
     }
 }
 
-/// One copy of the programs for the interface in `slot`, with the pinned maps, not yet loaded. Where
-/// flows have no table yet it gets `room` for so many.
+/// Opens a copy of the programs for the interface in `slot`, with the pinned maps. A new flow table gets `room` entries.
 fn load(pins: &Pins, slot: u32, trace: bool, room: u32) -> Result<Ebpf> {
     let trace = u8::from(trace);
     let pool = pool_words(pins)?;
@@ -320,7 +316,7 @@ fn load(pins: &Pins, slot: u32, trace: bool, room: u32) -> Result<Ebpf> {
         .context("cannot create or open the kernel maps")
 }
 
-/// Words of the pool of the tables that are pinned, or of those that are made with the program.
+/// Returns the number of words in the pool of the pinned tables, or of new ones.
 fn pool_words(pins: &Pins) -> Result<u32> {
     if !is_pinned(&pins.map(abi::GENERATIONS))? {
         return Ok(abi::MIN_POOL_WORDS);

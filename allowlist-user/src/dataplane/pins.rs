@@ -1,4 +1,4 @@
-//! Where maps and links are pinned, and what that needs: a BPF file system and privileges.
+//! The pins of maps and links, and their requirements: a BPF file system and privileges.
 //!
 //! Layout: `PIN_DIR/v<ABI version>/<MAP>`, and beside the maps `link_<interface slot>` and
 //! `egress_<interface slot>`. Links go by slot and not by interface, since a BPF file system takes no dot in a name.
@@ -28,10 +28,10 @@ const BPF_FS: &str = "/sys/fs/bpf";
 
 /// What pins of links begin with; an interface slot's number follows.
 pub(super) const LINK: &str = "link_";
-/// The same for links of the program that notes what is sent.
+/// The same for links of the flow tracker.
 pub(super) const EGRESS_LINK: &str = "egress_";
 
-/// Nothing is pinned there, by this version or by another.
+/// No version has pins there.
 #[derive(Debug, Error)]
 #[error(
     "no filter is active: nothing is pinned under {}; start one with `allowlist run`",
@@ -98,9 +98,9 @@ pub(super) fn lock(folder: &Path, root: &Path) -> Result<File> {
 pub(super) struct Pins {
     root: PathBuf,
     folder: PathBuf,
-    /// The folder that was found at that path, to tell it from a later one; locked by the one that writes.
+    /// The directory that was opened, to distinguish it from a later one at that path; locked by the writer.
     opened: Option<File>,
-    /// What maps are opened for.
+    /// The access for maps.
     access: Access,
 }
 
@@ -120,7 +120,7 @@ impl Pins {
                 root.display()
             );
         }
-        pins.require_owner()?; // of what is there, before anything is made in it
+        pins.require_owner()?; // before creating anything in it
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -186,7 +186,7 @@ impl Pins {
         }
     }
 
-    /// Held while what is pinned changes; waits for whoever holds it.
+    /// Waits for the lock of the pin directory, which is held while pins change.
     pub(super) fn lock_exclusive(&self) -> Result<File> {
         let lock = File::open(&self.root)
             .with_context(|| format!("cannot open the pin folder {}", self.root.display()))?;
@@ -194,8 +194,8 @@ impl Pins {
         Ok(lock)
     }
 
-    /// Whether every map is pinned, in the folder that was opened: another one at its path was made by somebody
-    /// else, after this one was removed.
+    /// Whether every map is pinned in the directory that was opened, and not in one that another process created at the
+    /// same path.
     pub(super) fn is_complete(&self) -> bool {
         self.is_current() && self.have_maps()
     }
@@ -279,7 +279,7 @@ impl Pins {
         state(&self.link(slot))
     }
 
-    /// Fails where somebody else could have put other pins there, or moved these away.
+    /// Fails if another user can replace or rename the pins.
     fn require_owner(&self) -> Result<()> {
         for folder in [&self.root, &self.folder] {
             let Ok(found) = fs::metadata(folder) else {
@@ -307,7 +307,7 @@ impl Pins {
         }
     }
 
-    /// The folder that was asked for.
+    /// The configured directory.
     pub(super) fn root(&self) -> &Path {
         &self.root
     }
@@ -345,7 +345,7 @@ impl Pins {
         self.folder.join(egress_name(slot))
     }
 
-    /// A folder that whoever reads events locks.
+    /// A directory that the reader of events locks.
     pub(super) fn watchers(&self) -> PathBuf {
         self.folder.join("watchers")
     }
@@ -407,9 +407,9 @@ impl Pins {
             self.unpin_backup(name)?;
         }
         super::slots::remove_all(self, abi::PREFIXES)?;
-        let _ = fs::remove_dir(self.watchers()); // mostly nobody has ever read
+        let _ = fs::remove_dir(self.watchers()); // it exists only if events were read
         if let Err(error) = fs::remove_dir(&self.folder) {
-            // Nothing of the filter is left, so this is not worth an error.
+            // The filter is detached, so this is no error.
             warn!("cannot remove {}: {error}", self.folder.display());
         }
         // Another ABI version's pins may be beside these, and keep the folder.

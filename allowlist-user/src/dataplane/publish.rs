@@ -1,8 +1,8 @@
-//! A generation into the kernel: its tables whole into an idle slot, or one prefix into those in force.
+//! Publishes a generation: writes all tables into an idle slot, or changes one prefix of the active tables in place.
 //!
-//! Invariants: a publish changes one word, last; what fails before touches only a slot that no packet is looked
-//! up in, and that is not gone back to. PrefixGrant prefix changes in place only where it is all that changes: then
-//! a packet sees the table with it or without it, and nothing else.
+//! Invariants: a publish stores the control word last; a failure before that has written only to a slot that no packet
+//! uses and no rollback needs. A prefix changes in place only if nothing else changes: then a packet uses the table
+//! with or without it.
 
 use std::collections::VecDeque;
 
@@ -23,31 +23,31 @@ use crate::netlink::index_of;
 use crate::policy::{self, DefaultVerdict, Engine, Mode, Rules};
 use crate::sockets;
 
-/// What this process published last, and what became of it since.
+/// The tables that this process published last, and the changes in place since.
 pub(super) struct Published {
     services: Box<ServiceTable>,
     v4: Vec<(Ipv4Net, Grant)>,
     v6: Vec<(Ipv6Net, Grant)>,
     backend: LookupBackend,
-    /// What changed in place: the generation, and how its prefix was before; the last one last.
+    /// The changes in place, the oldest first: the generation, and the prefix before it.
     undo: VecDeque<(u32, InPlaceUndo)>,
     /// The last generation that changed in place and is not in `undo` any more.
     forgotten: u32,
 }
 
-/// What sources are looked up in.
+/// The tables for sources.
 enum LookupBackend {
     Ranges(Ranges),
     Tries(Box<Tries>),
 }
 
-/// How many changes in place can be taken back.
+/// The number of changes in place that can be reverted.
 const REMEMBERED: usize = 256;
 
-/// A prefix and what it granted; `None` where it was not there.
+/// A prefix and its grant; `None` if the table does not have it.
 type PrefixGrant = (IpNet, Option<Grant>);
 
-/// How a change in place is taken back.
+/// The state before a change in place.
 struct InPlaceUndo {
     one: PrefixGrant,
     /// With a range table.
@@ -57,14 +57,10 @@ struct InPlaceUndo {
 impl Dataplane {
     /// Makes `tables` the generation that every interface uses, for both families at once.
     ///
-    /// A slot that no packet is looked up in is filled first, and only then one store flips to it. On an error the
-    /// generation in force stays in force. If but one prefix differs from what this value published last, that
-    /// changes in place.
+    /// Fills a slot that no packet uses, and then switches to it by one store. On an error the active generation stays
+    /// active. If only one prefix differs from the generation that this value published last, it changes in place.
     ///
-    /// Services that are limited to some of `interfaces` are so from then on.
-    ///
-    /// # Returns
-    /// The new generation's number.
+    /// Services that are limited to some of `interfaces` follow these names. Returns the number of the generation.
     pub fn publish(
         &mut self,
         tables: &Tables,
@@ -126,7 +122,7 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Stores a control word that may leave a slot: the one store that puts a generation in force.
+    /// Stores a control word that may leave a slot: the store that makes a generation active.
     pub(super) fn flip(&mut self, control: Control) {
         if control.return_traffic != ReturnTraffic::Track && !control.pending {
             self.marks.disarm_all(); // nothing is marked any more
@@ -169,8 +165,8 @@ impl Dataplane {
         Ok(LookupBackend::Tries(Box::new(tries)))
     }
 
-    /// Moves to tables of so many words: larger ones in which the generation in force is too, and programs that
-    /// look into those. Every packet meanwhile is judged by the generation in force.
+    /// Replaces the tables by larger ones of `words` words, which hold the active generation too, and the programs by
+    /// ones that use them. The active generation decides about every packet meanwhile.
     fn resize_tables(&mut self, words: usize, idle: u32) -> Result<()> {
         let before = self.table_words();
         {
@@ -202,7 +198,7 @@ impl Dataplane {
     }
 
     /// Bytes of the tables of one generation, their pool and its spare room included. When they change, programs that
-    /// [`Self::load_program`] loaded before look into tables that nobody writes to any more.
+    /// [`Self::load_program`] loaded before use tables that are not written to any more.
     pub const fn table_bytes(&self) -> usize {
         self.table_words() * size_of::<u64>()
     }
@@ -237,7 +233,7 @@ impl Dataplane {
         changed
     }
 
-    /// Changes what is published to `tables`, if it differs in one prefix at most.
+    /// Changes the published tables to `tables`, if they differ in one prefix at most.
     fn change_one(&self, published: &mut Published, tables: &Tables, generation: u32) -> bool {
         let (prefix, grant): PrefixGrant = match (
             difference(&published.v4, &tables.v4),
@@ -274,8 +270,8 @@ impl Dataplane {
         true
     }
 
-    /// Makes the tables of the slot in force what they were in the generation `before`, if they changed in
-    /// place since. Call it while what is in force is a generation of this value's.
+    /// Reverts the changes in place of the active slot since the generation `before`. Call it while a generation of this
+    /// value is active.
     pub(super) fn undo_in_place(&mut self, before: Control) -> Result<()> {
         let slot = self.control.load().slot;
         let Some(published) = self.published.as_mut().filter(|_| before.slot == slot) else {
@@ -311,7 +307,7 @@ impl Dataplane {
         Ok(())
     }
 
-    /// The table with what each interface has of its own in its row.
+    /// Returns the table with a row for each interface.
     fn service_table(
         &mut self,
         tables: &Tables,
@@ -330,7 +326,7 @@ impl Dataplane {
         Ok(table)
     }
 
-    /// A slot that is neither in force nor gone back to.
+    /// Returns a slot that is neither active nor needed for a rollback.
     fn idle_slot(&self) -> u32 {
         let current = self.control.load();
         let kept = current
@@ -352,10 +348,7 @@ impl Published {
         self.undo.push_back((generation, undo));
     }
 
-    /// Changes one prefix of what is known of the table.
-    ///
-    /// # Returns
-    /// How it was before.
+    /// Changes one prefix of the recorded table, and returns its state before.
     fn put(&mut self, (prefix, grant): PrefixGrant) -> PrefixGrant {
         let before = match prefix {
             IpNet::V4(prefix) => put(&mut self.v4, prefix, grant),
@@ -367,8 +360,7 @@ impl Published {
 
 /// Sets one entry of a table that is in order.
 ///
-/// # Returns
-/// What the prefix granted before.
+/// Returns the grant of the prefix before.
 fn put<P: Copy + Ord>(
     table: &mut Vec<(P, Grant)>,
     prefix: P,
@@ -389,7 +381,7 @@ fn put<P: Copy + Ord>(
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Difference<P> {
     None,
-    /// This prefix's alone, and what it is to grant; `None` where it is to go.
+    /// In one prefix, with its new grant; `None` if it is removed.
     One(P, Option<Grant>),
     Many,
 }
@@ -425,7 +417,7 @@ pub(crate) const fn return_traffic(rules: Rules) -> ReturnTraffic {
     }
 }
 
-/// What is kept, as the kernel has it.
+/// Returns the exemptions of `[keep]` in the form of the kernel.
 pub(crate) const fn keep(keep: policy::Keep) -> Exemptions {
     Exemptions::NONE
         .set(Exemptions::ARP, keep.arp)

@@ -53,7 +53,7 @@ pub(super) struct Ranges {
     changes: usize,
 }
 
-/// What takes a change in place back.
+/// The entry of a root before a change in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RootUndo {
     /// The place of a root, in halves of words, and what it held.
@@ -135,7 +135,7 @@ impl Ranges {
         Some(before)
     }
 
-    /// Makes a place of a root what it was before a change, of `prefix` to what is `grant`ed now.
+    /// Restores an entry of a root from before the change of `prefix` to `grant`.
     pub(super) fn revert(
         &mut self,
         memory: &Part<'_>,
@@ -202,7 +202,7 @@ fn length_and_id(length: u8, id: u32) -> u64 {
     u64::from(length) << 16 | u64::from(id as MatchId)
 }
 
-/// Any prefix in three words; the bit tells the family.
+/// Any prefix in three words; the bit is the family.
 fn record(prefix: IpNet, id: u32) -> [u64; CHANGE] {
     let last = length_and_id(prefix.prefix_len(), id);
     match prefix {
@@ -230,31 +230,31 @@ fn prefix_of(address: [u64; 2], last: u64) -> Result<(IpNet, MatchId)> {
     Ok((prefix, last as MatchId))
 }
 
-/// A table as it was met, to be asked by a process that does not write to it.
+/// A copy of a table, for a process that only reads.
 pub(super) struct Copied {
     words: Vec<u64>,
 }
 
 impl Copied {
-    /// Copies what a slot holds. It is one generation's if the control word is the same before and behind.
+    /// Copies the table of a slot. The copy is consistent if the control word is the same before and after.
     pub(super) fn of(memory: &Part<'_>) -> Result<Self> {
         if memory.words() < FIXED {
             bail!("the kernel's table is too short");
         }
-        // The roots before what they lead to: that is not written to again.
+        // The roots before their chunks, which are not written to again.
         let words = memory.read(0, memory.words());
         fence(Ordering::Acquire);
         Ok(Self { words })
     }
 
-    /// What each port belongs to.
+    /// Returns the table of ports and services.
     #[expect(unsafe_code, reason = "words to what they were written from")]
     pub(super) fn services(&self) -> &ServiceTable {
         // SAFETY: there are as many words and more, aligned for it; integers only, so any bits are one.
         unsafe { &*self.words.as_ptr().cast::<ServiceTable>() }
     }
 
-    /// What a source may reach.
+    /// Returns the grant of a source.
     pub(super) fn grant(&self, source: &Address) -> Option<Grant> {
         let pool = Words(&self.words[FIXED..]);
         let id = match *source {

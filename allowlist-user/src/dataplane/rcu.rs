@@ -1,9 +1,9 @@
-//! Waiting until no packet is looked up any more in what was in force before.
+//! RCU grace periods from userspace: waits until no program uses a slot that was left.
 //!
-//! The kernel stores into an array of maps and returns after an RCU grace period (`maybe_wait_bpf_programs`):
-//! then every program that ran at the time of the store has ended. So this has an array of its own, in which
-//! no program looks, and stores into it. That takes some milliseconds, so a thread does it: it begins to wait once
-//! a slot is left, and mostly has waited long before that slot is written to again.
+//! A store into an array of maps returns after an RCU grace period (`maybe_wait_bpf_programs` in the kernel): every
+//! program that ran at the time of the store has ended. This module stores into an array of its own, which no program
+//! reads. A store takes some milliseconds, so a thread does it: the grace period starts when a slot is left, and has
+//! usually ended long before that slot is written to again.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -14,13 +14,13 @@ use anyhow::{Context as _, Result};
 
 use super::sys::{NewMap, bpf_map_create, set_inner_map};
 
-/// See the module.
+/// The thread that waits for grace periods.
 pub(super) struct GracePeriod {
-    /// To the thread: one message, one wait.
+    /// To the thread: one message for each grace period.
     ask: Sender<()>,
-    /// From the thread: one message a wait that is over.
+    /// From the thread: one message for each grace period that has ended.
     over: Receiver<io::Result<()>>,
-    /// Waits that were asked for and not yet heard of.
+    /// Grace periods that were started and not joined.
     waiting: usize,
 }
 
@@ -50,14 +50,14 @@ impl GracePeriod {
         })
     }
 
-    /// Begins to wait for every packet that is judged at this moment. Call it once a slot is left.
+    /// Starts a grace period for every program that runs at this moment. Call it after leaving a slot.
     pub(super) fn start(&mut self) {
         if self.ask.send(()).is_ok() {
             self.waiting += 1;
         }
     }
 
-    /// Returns when everything that was begun is over.
+    /// Waits until every grace period that was started has ended.
     pub(super) fn join(&mut self) -> Result<()> {
         while self.waiting > 0 {
             let waited = self
@@ -70,14 +70,14 @@ impl GracePeriod {
         Ok(())
     }
 
-    /// Returns when every packet that is judged at this moment has been.
+    /// Waits until every program that runs at this moment has ended.
     pub(super) fn synchronize(&mut self) -> Result<()> {
         self.start();
         self.join()
     }
 }
 
-/// The thread: it ends with what asks it.
+/// Runs in the thread, which ends when the sender is dropped.
 fn run(array: &OwnedFd, stored: &OwnedFd, asked: &Receiver<()>, tell: &Sender<io::Result<()>>) {
     for () in asked {
         let waited = set_inner_map(array.as_fd(), 0, stored.as_fd());

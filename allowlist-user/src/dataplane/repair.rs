@@ -1,8 +1,7 @@
-//! Pins that are made again: from descriptors that a running daemon has open, or at a start from the ids that were
-//! recorded.
+//! Restores missing pins: from open descriptors of a running daemon, or at a start from recorded ids.
 //!
-//! Invariant: a map that is pinned again is the one that the programs use. Where that one cannot be had, a start makes
-//! another, and replaces the programs.
+//! Invariant: a restored pin refers to the map that the programs use. If that map cannot be opened, a start creates
+//! another one and replaces the programs.
 
 use std::os::fd::AsFd as _;
 
@@ -41,9 +40,9 @@ impl OpenMaps {
 }
 
 impl Dataplane {
-    /// Opens the map that is pinned under a name now, in the place of the one that was before.
+    /// Opens the map that is pinned under a name, and closes the one that was open under it.
     pub(super) fn keep_open(&mut self, name: &'static str) -> Result<()> {
-        self.programs.clear(); // they use the one before
+        self.programs.clear(); // they use the former map
         let map = self.pins.open_data(name)?;
         let id = map.info()?.id();
         if let Some(known) = self.open_maps.0.iter_mut().find(|known| known.0 == name) {
@@ -52,7 +51,7 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Pins the maps again whose pins are gone. Call it with the pin folder locked.
+    /// Restores missing pins of maps. Call it with the pin directory locked.
     pub(super) fn pin_maps_again(&self) -> Result<()> {
         for (name, _, map) in &self.open_maps.0 {
             if !is_pinned(&self.pins.map(name))? {
@@ -62,14 +61,12 @@ impl Dataplane {
         self.prefixes.pin_again(&self.pins)
     }
 
-    /// Makes the pin folder again where it was unmounted or removed, with all maps, and with the links that can still
-    /// be reached. Call it where [`Self::is_detached`] is false.
+    /// Restores the pin directory after it was unmounted or removed, and returns whether that was needed.
     ///
-    /// # Returns
-    /// Whether it had to.
+    /// Pins all maps, and the links that can still be opened. Call it only if [`Self::is_detached`] is false.
     ///
     /// # Errors
-    /// Fails where there is no BPF file system to pin on, or another process has its pins there.
+    /// If the path is on no BPF file system, or has the pins of another process.
     pub fn restore_folder(&mut self) -> Result<bool> {
         if self.pins.is_current() {
             return Ok(false);
@@ -88,7 +85,7 @@ impl Dataplane {
         Ok(true)
     }
 
-    /// Repairs what another process has done to maps and to the control word. Links are left to [`Self::attach`].
+    /// Restores maps and the control word that another process has changed. [`Self::attach`] repairs links.
     pub fn repair(&mut self, differences: &[Difference]) -> Result<()> {
         let _pin_lock = self.pins.lock_exclusive()?;
         if self.is_detached() {
@@ -106,7 +103,7 @@ impl Dataplane {
         self.pin_maps_again()
     }
 
-    /// Pins the map that this process publishes into in the place of another one.
+    /// Replaces the pin of another map by the one of the map that this process publishes into.
     fn pin_own(&self, name: &str) -> Result<()> {
         let Some((own, map)) = self.open_maps.get(name) else {
             return Ok(());
@@ -118,18 +115,17 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Whether some maps were missing at the start while the filter was on. Then the programs that are attached use
-    /// other maps, and are replaced only after a publish.
+    /// Whether the attached programs use other maps than this value, since some pins were missing at the start.
+    ///
+    /// They are replaced after a publish.
     pub const fn is_patched(&self) -> bool {
         self.is_patched
     }
 }
 
-/// Pins maps again whose pins are gone while programs use them, by the ids that were recorded, which takes
-/// `CAP_SYS_ADMIN`. A start makes new ones where that fails.
+/// Restores missing pins of maps in use, by recorded ids, which requires `CAP_SYS_ADMIN`.
 ///
-/// # Returns
-/// Whether programs that are attached use maps that could not be had.
+/// Returns whether attached programs use maps that could not be opened. A start creates new maps then.
 pub(super) fn restore_maps(pins: &Pins) -> Result<bool> {
     if !pins.have_links()? {
         return Ok(false);

@@ -99,7 +99,7 @@ pub struct Difference {
     /// The interface or the map that it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub object: Option<String>,
-    /// In words.
+    /// The description.
     pub text: String,
     #[serde(skip)]
     pub(super) slot: Option<u32>,

@@ -4,7 +4,7 @@
 //! is pinned, so that any later process can reach its memory without being all-powerful; the pin has the array's id in
 //! its name, so a pin that is left over is told from one that counts.
 //!
-//! Knows nothing of what is written.
+//! Knows nothing of the contents.
 
 use std::fs;
 use std::os::fd::AsFd as _;
@@ -24,7 +24,7 @@ pub(super) struct Slots {
     name: &'static str,
     array: MapData,
     id: u32,
-    /// By slot. Boxed, since whatever holds them is moved about.
+    /// By slot. Boxed, since the owner is moved.
     memories: [Option<Box<Memory>>; SLOTS as usize],
 }
 
@@ -92,7 +92,7 @@ impl Slots {
         Memory::map(MapData::from_fd(map)?, words)
     }
 
-    /// The memory of the map that is in a slot, if its pin says so.
+    /// Returns the memory of the map in a slot, if it is pinned.
     fn found(&self, pins: &Pins, slot: u32) -> Result<Option<Memory>> {
         let Some(map) = found(pins, &self.array, &self.pin_name(slot), slot)? else {
             return Ok(None);

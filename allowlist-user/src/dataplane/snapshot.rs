@@ -7,14 +7,14 @@ use super::{Attachment, Dataplane, View};
 use crate::interface::Facts;
 use crate::policy::Mode;
 
-/// What was in force at one moment.
+/// The generation and the attached interfaces at one moment.
 pub struct AppliedState {
     control: Control,
     attachments: Vec<Attachment>,
 }
 
 impl AppliedState {
-    /// Whether verdicts were carried out; `None` if nothing was in force.
+    /// Returns the mode; `None` if nothing was filtered.
     pub fn mode(&self) -> Option<Mode> {
         let is_filtering =
             self.control.generation != 0 && !self.control.open && !self.attachments.is_empty();
@@ -27,7 +27,7 @@ impl AppliedState {
 }
 
 impl Dataplane {
-    /// Whether every map is pinned where it was.
+    /// Whether every map is still pinned at its path.
     pub fn has_all_pins(&self) -> bool {
         self.pins.is_complete()
     }
@@ -37,7 +37,7 @@ impl Dataplane {
         self.control.is_detached()
     }
 
-    /// What is in force now, to go back to.
+    /// Reads the applied state, for [`Self::restore`].
     pub fn applied_state(&self) -> Result<AppliedState> {
         Ok(AppliedState {
             control: self.effective(),
@@ -45,8 +45,8 @@ impl Dataplane {
         })
     }
 
-    /// Goes back to what was in force at most one publish ago: generation, interfaces and where the
-    /// program runs on them. Removes everything if there was no generation.
+    /// Restores a state of at most one publish ago: generation, interfaces and their XDP modes. Detaches everything if
+    /// there was no generation.
     pub fn restore(&mut self, before: &AppliedState) -> Result<()> {
         if before.control.generation == 0 && !before.control.open {
             if self.abort_migration()? {
@@ -56,13 +56,13 @@ impl Dataplane {
         }
         // A whole publish fills another slot and leaves this one as it was.
         self.undo_in_place(before.control)?;
-        // What was guarded since is taken back hereby, and needs nobody to confirm it.
+        // This rolls back a change that has become pending since, so nothing is left to confirm.
         let pending = before.control.pending && self.control.load().pending;
         self.flip(Control {
             pending,
             ..before.control
         });
-        self.published = None; // that may be the other slot's
+        self.published = None; // it may describe the other slot
         self.tracks = before.control.return_traffic == ReturnTraffic::Track;
         let indices: Vec<u32> = before
             .attachments
@@ -71,7 +71,7 @@ impl Dataplane {
             .collect();
         self.detach_others(&indices)?;
         if self.is_patched {
-            return self.finish_flow_migration(); // the programs that are attached are as they were, with the maps that they had
+            return self.finish_flow_migration(); // the attached programs still use the maps from before the start
         }
         for attachment in &before.attachments {
             let (Some(index), Some(mode), true) =

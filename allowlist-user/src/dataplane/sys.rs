@@ -1,5 +1,5 @@
-//! System calls that aya does not offer: arrays of maps of one's own, an empty place in one, pins that are opened
-//! for reading only, and which programs and maps belong together.
+//! System calls that aya does not offer: arrays of maps and their entries, pins opened read-only, and the maps of a
+//! program.
 
 use std::ffi::{CString, c_long};
 use std::io;
@@ -10,9 +10,9 @@ use std::path::Path;
 /// The use of a descriptor of a pinned object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
-    /// To look at maps. It is all that a BPF file system that is mounted read-only allows.
+    /// To read maps, which is all that a BPF file system that is mounted read-only allows.
     ReadOnly,
-    /// To change maps too. Links and programs are opened no other way.
+    /// To write to maps too, and for links and programs.
     ReadWrite,
 }
 
@@ -72,7 +72,7 @@ struct MapCreate {
     inner: u32,
 }
 
-/// The attributes of `BPF_MAP_LOOKUP_ELEM`, `BPF_MAP_UPDATE_ELEM` and `BPF_MAP_DELETE_ELEM`, likewise.
+/// The attributes of `BPF_MAP_LOOKUP_ELEM`, `BPF_MAP_UPDATE_ELEM` and `BPF_MAP_DELETE_ELEM`.
 #[repr(C)]
 struct Element {
     map: u32,
@@ -82,7 +82,7 @@ struct Element {
     flags: u64,
 }
 
-/// A map to be made.
+/// A map to create.
 #[derive(Clone, Copy)]
 pub(super) enum NewMap<'a> {
     /// An array of values of so many words, which can be mapped into memory.
@@ -92,14 +92,14 @@ pub(super) enum NewMap<'a> {
         /// How many values.
         entries: u32,
     },
-    /// An array of words, likewise; in the same slot there may be one of another length.
+    /// An array of words that can be mapped into memory; arrays of different lengths can be in the same slot.
     Words {
         /// 8 bytes each.
         words: usize,
     },
-    /// An array of maps that are like this one.
+    /// An array of maps.
     ArrayOf {
-        /// What they are like.
+        /// A map of the same type and flags.
         inner: BorrowedFd<'a>,
         /// How many.
         entries: u32,
@@ -134,8 +134,8 @@ pub(super) fn bpf_map_create(new: NewMap<'_>) -> io::Result<OwnedFd> {
         inner,
     };
     #[expect(unsafe_code, reason = "a system call that gives an open descriptor")]
-    // SAFETY: the attributes are those of this command, and hold no pointer; what it returns is a new
-    // descriptor that nobody else has.
+    // SAFETY: the attributes are those of this command, and hold no pointer; the result is a new descriptor without
+    // another owner.
     unsafe {
         let descriptor = bpf(BPF_MAP_CREATE, &mut attributes)?;
         Ok(OwnedFd::from_raw_fd(descriptor))
@@ -146,7 +146,7 @@ fn too_large() -> io::Error {
     io::Error::from_raw_os_error(libc::E2BIG)
 }
 
-/// Puts a map into an array of maps.
+/// Stores a map in an array of maps.
 pub(super) fn set_inner_map(
     array: BorrowedFd<'_>,
     place: u32,
@@ -162,7 +162,7 @@ pub(super) fn set_inner_map(
     )
 }
 
-/// The id of the map that is in a place of an array of maps, if one is.
+/// Returns the id of the map at an index of an array of maps, if any.
 pub(super) fn inner_map_id(array: BorrowedFd<'_>, place: u32) -> io::Result<Option<u32>> {
     const BPF_MAP_LOOKUP_ELEM: c_long = 1;
     let mut id = 0_u32;
@@ -229,7 +229,7 @@ pub(super) fn read_words(array: BorrowedFd<'_>, words: usize) -> io::Result<Vec<
     }
 }
 
-/// Empties a place of an array of maps. That it is empty already is fine.
+/// Removes the map at an index of an array of maps, if any.
 pub(super) fn clear_inner_map(array: BorrowedFd<'_>, place: u32) -> io::Result<()> {
     const BPF_MAP_DELETE_ELEM: c_long = 3;
     match element(BPF_MAP_DELETE_ELEM, array, &place, 0) {
@@ -281,7 +281,7 @@ pub(super) fn open_pinned(path: &Path, access: Access) -> io::Result<OwnedFd> {
     }
 }
 
-/// Pins an open object at a path where nothing is pinned.
+/// Pins an open object at an unused path.
 pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     const BPF_OBJ_PIN: c_long = 6;
     let path = CString::new(path.as_os_str().as_bytes())?;
@@ -361,13 +361,13 @@ pub(super) fn tcx_egress_chain(interface: u32) -> io::Result<Vec<u32>> {
 }
 
 /// # Safety
-/// `Attributes` must be what `command` takes, and every pointer in it valid for what it does.
+/// `Attributes` must be the type of `command`, and every pointer in it valid for the command.
 #[expect(unsafe_code, reason = "a system call")]
 pub(super) unsafe fn bpf<Attributes>(
     command: c_long,
     attributes: &mut Attributes,
 ) -> io::Result<i32> {
-    // SAFETY: the caller's promise; the kernel reads `size_of::<Attributes>()` bytes of them.
+    // SAFETY: the caller keeps the contract above; the kernel reads `size_of::<Attributes>()` bytes of them.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,

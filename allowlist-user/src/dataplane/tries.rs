@@ -1,5 +1,4 @@
-//! The kernel's longest-prefix-match tries: filled anew for each generation, or one prefix changed in those that
-//! are in force.
+//! The kernel's longest-prefix-match tries: created for each generation, or one prefix changed in the active ones.
 
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
@@ -37,7 +36,7 @@ impl TrieSlots {
         Ok(())
     }
 
-    /// Frees what is in a slot that no packet is looked up in, if anything is.
+    /// Frees the tries of a slot that no packet uses, if any.
     pub(super) fn empty(pins: &Pins, slot: u32) -> Result<()> {
         for name in [abi::TRIES_V4, abi::TRIES_V6] {
             let map = pins.open_data(name)?;
@@ -51,7 +50,7 @@ impl TrieSlots {
 }
 
 impl Tries {
-    /// New ones of what goes in.
+    /// Creates tries with these entries.
     pub(super) fn of(v4: &[(Ipv4Net, Grant)], v6: &[(Ipv6Net, Grant)]) -> Result<Self> {
         let v4 = v4.iter().map(|(prefix, grant)| (v4_key(*prefix), *grant));
         let v6 = v6.iter().map(|(prefix, grant)| (v6_key(*prefix), *grant));
@@ -79,7 +78,7 @@ impl Tries {
         }
     }
 
-    /// What a source may reach.
+    /// Returns the grant of a source.
     pub(super) fn grant(&self, source: &Address) -> Result<Option<Grant>, MapError> {
         let found = match IpAddr::from(*source) {
             IpAddr::V4(address) => self.v4.get(&Key::new(32, address.octets()), 0),
@@ -132,7 +131,7 @@ fn v6_key(prefix: Ipv6Net) -> Key<[u8; 16]> {
     Key::new(prefix.prefix_len().into(), prefix.network().octets())
 }
 
-/// A new trie of what goes in, with room for what is added in place. The kernel allocates nodes one by one, so
+/// Creates a trie with these entries and room for changes in place. The kernel allocates nodes one by one, so
 /// that room costs nothing.
 fn trie<K: aya::Pod>(entries: impl ExactSizeIterator<Item = (Key<K>, Grant)>) -> Result<Trie<K>> {
     const BPF_F_NO_PREALLOC: u32 = 1;

@@ -1,5 +1,4 @@
-//! What this machine's kernel makes of the programs: loaded with maps of their own, attached to nothing
-//! and pinned nowhere.
+//! Loads the programs for the verifier of this kernel, with maps of their own, without attaching or pinning them.
 
 use allowlist_common::abi;
 use anyhow::{Context as _, Result};

@@ -1,4 +1,4 @@
-//! What the kernel does now, read from the pinned maps alone: works with no daemon running.
+//! The state of the kernel, read from the pinned maps alone, without a daemon.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -64,14 +64,14 @@ pub struct Counted {
 /// A prefix in the kernel's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Where packets come from.
+    /// The source addresses.
     pub prefix: IpNet,
-    /// What they reach.
+    /// The services that they reach.
     pub grant: Grant,
 }
 
 impl View {
-    /// Opens what is pinned under `pin_dir`; an error where nothing is.
+    /// Opens the maps that are pinned under `pin_dir`; an error if there are none.
     pub fn open(pin_dir: &Path) -> Result<Self> {
         Ok(Self {
             pins: Pins::open(pin_dir)?,
@@ -88,14 +88,13 @@ impl View {
         })
     }
 
-    /// The generation in force and how it is in force: what was before a change, where that was not
-    /// confirmed in time.
+    /// Returns the effective control word: that of the fallback, if a change was not confirmed in time.
     pub fn control(&self) -> Result<Control> {
         let (control, fallback) = self.words()?;
         Ok(effective(control, &fallback))
     }
 
-    /// The change that waits to be confirmed, or was not in time.
+    /// Returns the pending change, or the one that was not confirmed in time.
     pub fn pending(&self) -> Result<Option<PendingConfirm>> {
         let (control, fallback) = self.words()?;
         Ok(pending(control, &fallback))
@@ -247,7 +246,7 @@ impl View {
         Ok(interfaces.get(&slot, 0)?)
     }
 
-    /// Every prefix of the generation in force, IPv4 first, in order.
+    /// Returns every prefix of the active generation, IPv4 first, sorted.
     pub fn entries(&self) -> Result<Vec<Entry>> {
         if self.control()?.open {
             return Ok(Vec::new());

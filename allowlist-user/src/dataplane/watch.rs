@@ -42,19 +42,19 @@ pub struct Watch {
     _lock: File,
 }
 
-/// What has come.
+/// An item from the ring buffer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Seen {
     /// A packet that was dropped, or would have been; and the name of its interface.
     Drop(Event, String),
-    /// So many more that were not told of since the last time.
+    /// The number of drops that were suppressed since the last item.
     Suppressed(u64),
-    /// The filter was taken off: nothing more will come.
+    /// The filter was detached: this is the last item.
     Detached,
 }
 
 impl Watch {
-    /// Begins to read; what was sent before is not told.
+    /// Starts to read; earlier events are skipped.
     pub fn open(pin_dir: &Path) -> Result<Self> {
         require_privileges()?;
         let pins = Pins::open_for(pin_dir, Access::ReadWrite)?;
@@ -86,7 +86,7 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Tells the kernel that somebody still reads, if it is time to; [`Self::next`] does so too.
+    /// Renews the lease of the reader if it is due; [`Self::next`] does so too.
     pub fn keep_watching(&mut self) {
         if Instant::now() >= self.next_sign {
             self.next_sign = Instant::now() + SIGN;
@@ -94,7 +94,7 @@ impl Watch {
         }
     }
 
-    /// Waits for what comes next.
+    /// Waits for the next item.
     pub async fn next(&mut self) -> Result<Seen> {
         loop {
             if Instant::now() >= self.next_sign {
@@ -130,7 +130,7 @@ impl Watch {
         })
     }
 
-    /// Tells the kernel that somebody reads.
+    /// Renews the lease of the reader.
     fn sign(&self) {
         let until = kernel_clock() + LEASE;
         self.control.watch_until(until.as_nanos() as u64);
