@@ -399,7 +399,8 @@ fn a_hook_is_told_what_changed() -> anyhow::Result<()> {
     eventually(|| {
         let text = fs::read_to_string(&told).unwrap_or_default();
         lines = text.lines().map(str::to_owned).collect();
-        Ok(lines.len() == 2)
+        // The script writes a line in two parts.
+        Ok(lines.len() == 2 && text.ends_with('\n'))
     })?;
     let change = lines[1]
         .strip_suffix(" for vendor")

@@ -238,11 +238,10 @@ fn a_program_that_came_first_is_named() -> anyhow::Result<()> {
     assert_eq!(attach["outcome"], "fails");
     let id = xdp_program(&site, "eth0")?.context("it is attached")?;
     let mut snapshot = Snapshot::new();
+    let mut dataplane = site.host.run(|| dataplane(&site, DefaultVerdict::Pass))?;
     for wanted in [AttachMode::Native, AttachMode::Generic, AttachMode::Auto] {
-        let error = site.host.run(|| -> anyhow::Result<_> {
-            let attached = dataplane(&site, DefaultVerdict::Pass)?.attach(&before, wanted, false);
-            attached.err().context("it is attached")
-        })?;
+        let attached = site.host.run(|| dataplane.attach(&before, wanted, false));
+        let error = attached.err().context("it is attached")?;
         assert_eq!(
             ErrorCode::of(&error),
             ErrorCode::InterfaceInUse,
