@@ -1,7 +1,7 @@
 //! The mode in which the filter will attach to an interface, predicted from facts about its driver. Pure.
 //!
-//! Invariant: a prediction follows from facts that the kernel reports and conditions that are in the driver's code
-//! ([`conditions`]). Without such a fact the prediction is [`Prediction::DriverDecides`].
+//! Invariant: a prediction follows from facts that the kernel reports and from conditions in the driver's code
+//! ([`conditions`]). Without these the prediction is [`Prediction::DriverDecides`].
 
 mod conditions;
 mod netdev;
@@ -24,30 +24,30 @@ pub use self::read::read;
 /// The largest MTU whose frames fit into one receive buffer of every driver.
 const ORDINARY_MTU: u32 = 1500;
 
-/// Facts about an interface and its driver.
+/// An interface and its driver.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Driver {
     /// The interface's name.
     pub interface: String,
     /// The name of the driver, or of the kind of a virtual interface, such as `ena` or `veth`.
     pub name: Option<String>,
-    /// `None` on a kernel that does not report them, before Linux 6.3.
+    /// The XDP features; `None` on a kernel that does not report them, before Linux 6.3.
     pub xdp: Option<XdpFeatures>,
     /// The largest packet, in bytes.
     pub mtu: u32,
     /// The size of a page of memory, in bytes.
     pub page_size: u32,
-    /// `None` where the driver does not report them.
+    /// The queues; `None` if the driver does not report them.
     pub channels: Option<Channels>,
     /// Whether the card merges packets (large receive offload).
     pub lro: bool,
-    /// Whether the card merges packets in a way that can be undone (`rx-gro-hw`).
+    /// Whether the card merges packets reversibly (`rx-gro-hw`).
     pub hardware_gro: bool,
     /// The features that a virtio card has negotiated, by bit.
     pub virtio: Option<u64>,
     /// The other end of a veth.
     pub peer: Option<Peer>,
-    /// The interface above this one, such as its bridge, where that has an XDP program.
+    /// The master of this interface, such as a bridge, if the master has an XDP program.
     pub filtered_master: Option<String>,
     /// The XDP program on the interface.
     pub program: Option<Program>,
@@ -73,15 +73,15 @@ impl XdpFeatures {
 /// The numbers of an interface's queues, as `ethtool -l` shows them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Channels {
-    /// Queues for receiving alone.
+    /// The receive-only queues.
     pub rx: u32,
     /// The most receive queues.
     pub rx_max: u32,
-    /// Queues for sending alone.
+    /// The transmit-only queues.
     pub tx: u32,
     /// The most transmit queues.
     pub tx_max: u32,
-    /// Queues for both.
+    /// The queues for both directions.
     pub combined: u32,
     /// The most combined queues.
     pub combined_max: u32,
@@ -92,7 +92,7 @@ pub struct Channels {
 pub struct Peer {
     /// The name.
     pub name: String,
-    /// The number of queues for sending.
+    /// The number of transmit queues.
     pub tx: Option<u32>,
 }
 
@@ -101,9 +101,9 @@ pub struct Peer {
 pub struct Program {
     /// The kernel's id.
     pub id: u32,
-    /// `None` where this process may not read it.
+    /// The name; `None` if this process may not read it.
     pub name: Option<String>,
-    /// The mode; `None` where there are several.
+    /// The mode; `None` if there are several.
     pub mode: Option<XdpMode>,
     /// Whether it has the name of the filter's program.
     pub is_filter: bool,
@@ -131,7 +131,7 @@ pub enum Prediction {
 pub enum Undecided {
     /// The kernel does not report XDP features.
     FeaturesUnknown,
-    /// The driver has conditions that are not known here.
+    /// The driver has conditions that this program does not know.
     Conditions,
     /// Packets may be longer than one buffer, and the driver supports no more.
     LongPackets,
@@ -179,7 +179,7 @@ impl Driver {
         }
     }
 
-    /// The prediction where no obstacle to native mode is known.
+    /// Returns the prediction without a known obstacle to native mode.
     fn native(&self) -> Prediction {
         let conditions = self.conditions();
         let Some(features) = self.xdp else {
@@ -199,14 +199,14 @@ impl Driver {
         }
     }
 
-    /// Whether the driver is known to restart the link when the first native program is attached.
+    /// Returns whether the driver is known to restart the link when the first native program is attached.
     pub fn resets(&self) -> bool {
         self.conditions().resets
     }
 }
 
 impl Prediction {
-    /// The prediction in a few words.
+    /// Returns the short form of the prediction.
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::Attached(Some(XdpMode::Native)) | Self::Attaches(XdpMode::Native) => {
@@ -224,7 +224,7 @@ impl Prediction {
         }
     }
 
-    /// The obstacle, where there is one.
+    /// Returns the obstacle, if there is one.
     pub fn obstacle(&self) -> Option<&Obstacle> {
         match self {
             Self::FallsBack(obstacle) | Self::Fails(obstacle) => Some(obstacle),
@@ -233,7 +233,7 @@ impl Prediction {
     }
 }
 
-/// A prediction, as reports name it.
+/// The short form of a prediction, for reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
@@ -268,14 +268,14 @@ impl fmt::Display for Undecided {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
             Self::FeaturesUnknown => {
-                "this kernel does not report the driver's XDP features (Linux 6.3 does), so the driver decides"
+                "the driver decides; its XDP features are unknown, since the kernel is older than Linux 6.3"
             }
-            Self::Conditions => "the driver supports it, and decides by conditions of its own",
+            Self::Conditions => "the driver supports XDP, but has conditions that allowlist cannot check",
             Self::LongPackets => {
-                "the driver supports no packets in several buffers, and decides whether the MTU is too large"
+                "the driver supports no multi-buffer XDP, and decides whether the MTU is too large"
             }
             Self::ProgramUnknown => {
-                "there is an XDP program, and only root can read whether it is the filter's"
+                "an XDP program is attached, and only root can read whether it is the filter"
             }
         })
     }

@@ -1,5 +1,4 @@
-//! What the kernel says of network interfaces, over netlink: facts about one, and when any changes. Changes
-//! nothing.
+//! Reads network interfaces over netlink, and reports when any interface changes. Changes nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,35 +20,34 @@ use crate::error_code::bail_with;
 use crate::hints;
 use crate::netlink::index_of;
 
-/// Changes that follow a change so soon are reported together, after it: an interface that is made changes several
-/// times.
+/// Changes within this time after a reported change are reported together: a new interface changes several times.
 const BURST: Duration = Duration::from_millis(50);
 
-/// Facts about one interface at one moment.
+/// An interface at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
-    /// The name that was asked for.
+pub struct InterfaceInfo {
+    /// The requested name.
     pub name: String,
-    /// The kernel's index of it.
+    /// The kernel's index.
     pub index: u32,
-    /// The id of the XDP program on it, whoever put it there.
+    /// The id of the attached XDP program, of any owner.
     pub xdp_program: Option<u32>,
-    /// Where that runs.
+    /// The mode of that program.
     pub xdp_mode: Option<XdpMode>,
 }
 
-/// Looks an interface up by name in this process's network namespace.
-pub async fn look_up(name: &str) -> Result<Facts> {
+/// Looks up an interface by name in this process's network namespace.
+pub async fn look_up(name: &str) -> Result<InterfaceInfo> {
     let (connection, netlink, _) = rtnetlink::new_connection().context("cannot open netlink")?;
     let connection = tokio::spawn(connection);
-    let found = facts(&netlink, name).await;
+    let found = info(&netlink, name).await;
     connection.abort();
     found
 }
 
-async fn facts(netlink: &rtnetlink::Handle, name: &str) -> Result<Facts> {
-    let wanted = netlink.link().get().match_name(name.to_owned());
-    let Ok(Some(link)) = wanted.execute().try_next().await else {
+async fn info(netlink: &rtnetlink::Handle, name: &str) -> Result<InterfaceInfo> {
+    let request = netlink.link().get().match_name(name.to_owned());
+    let Ok(Some(link)) = request.execute().try_next().await else {
         let hint = hints::interface(name).map_or_else(String::new, |hint| format!("; {hint}"));
         bail_with!(
             UnknownInterface,
@@ -64,37 +62,37 @@ async fn facts(netlink: &rtnetlink::Handle, name: &str) -> Result<Facts> {
     if kind != LinkLayerType::Ether {
         bail_with!(
             UnsupportedInterface,
-            "{name} carries no Ethernet frames (its type is {kind}), so the filter could not read what it receives; filter the interface below it"
+            "{name} carries no Ethernet frames (its link type is {kind}), so the filter cannot parse its packets; filter the interface below it"
         );
     }
-    let mut facts = Facts {
+    let mut info = InterfaceInfo {
         name: name.to_owned(),
         index: link.header.index,
         xdp_program: None,
         xdp_mode: None,
     };
     for attribute in &link.attributes {
-        let LinkAttribute::Xdp(said) = attribute else {
+        let LinkAttribute::Xdp(attributes) = attribute else {
             continue;
         };
-        for fact in said {
-            match fact {
-                LinkXdp::ProgId(id) if *id != 0 => facts.xdp_program = Some(*id),
-                LinkXdp::Attached(mode) => facts.xdp_mode = attached_in(*mode),
+        for attribute in attributes {
+            match attribute {
+                LinkXdp::ProgId(id) if *id != 0 => info.xdp_program = Some(*id),
+                LinkXdp::Attached(mode) => info.xdp_mode = attached_in(*mode),
                 _ => {}
             }
         }
     }
-    Ok(facts)
+    Ok(info)
 }
 
-/// The name that the kernel gives to the loopback interface of each network namespace.
+/// The name of the loopback interface in each network namespace.
 pub const LOOPBACK: &str = "lo";
 
-/// Why a loopback interface cannot be filtered, and what to do.
+/// Returns the reason for which a loopback interface cannot be filtered, with the remedy.
 pub fn loopback(name: &str) -> String {
     format!(
-        "{name} is the loopback interface: every packet that arrives there was sent by this host, so the filter would drop this host's connections to itself; leave it out"
+        "{name} is the loopback interface, on which all packets come from this host: the filter would drop this host's connections to itself; leave it out"
     )
 }
 
@@ -105,11 +103,11 @@ pub async fn merges_big_packets(name: &str) -> Option<u32> {
     const ORDINARY: u32 = 65_536;
     let (connection, netlink, _) = rtnetlink::new_connection().ok()?;
     let connection = tokio::spawn(connection);
-    let facts = facts(&netlink, name).await;
-    let wanted = netlink.link().get().match_name(name.to_owned());
-    let link = wanted.execute().try_next().await;
+    let info = info(&netlink, name).await;
+    let request = netlink.link().get().match_name(name.to_owned());
+    let link = request.execute().try_next().await;
     connection.abort();
-    if facts.ok()?.xdp_mode != Some(XdpMode::Generic) {
+    if info.ok()?.xdp_mode != Some(XdpMode::Generic) {
         return None;
     }
     let sizes = link
@@ -135,43 +133,43 @@ const fn attached_in(mode: XdpAttached) -> Option<XdpMode> {
     }
 }
 
-/// Waits for changes of any interface in the network namespace of the thread that made it.
+/// Reports changes of any interface in the network namespace of the thread that calls [`Links::listen`].
 pub struct Links {
     changed: Arc<Notify>,
     tasks: [JoinHandle<()>; 2],
 }
 
 impl Links {
-    /// Listens from now on. Needs a runtime.
+    /// Starts to listen. Needs a Tokio runtime.
     pub fn listen() -> Result<Self> {
         let (connection, _, mut messages) =
             rtnetlink::new_multicast_connection(&[MulticastGroup::Link])
-                .context("cannot listen to changes of interfaces over netlink")?;
+                .context("cannot subscribe to changes of interfaces over netlink")?;
         let changed = Arc::new(Notify::new());
-        let tell = Arc::clone(&changed);
-        let tell = async move {
-            // What a message says may be history by the time it is read, or have been lost where there were
-            // too many: it is a reason to look, and no more.
+        let notify = Arc::clone(&changed);
+        let forward = async move {
+            // A message can be outdated when it is read, and the kernel drops messages under load. Each one is
+            // only a reason to read the interfaces again.
             while messages.next().await.is_some() {
-                tell.notify_one(); // an interface that is new is not filtered yet
+                notify.notify_one(); // at once: a new interface is not filtered yet
                 sleep(BURST).await;
                 let mut is_burst = false;
                 while let Some(Some(_)) = messages.next().now_or_never() {
                     is_burst = true;
                 }
                 if is_burst {
-                    tell.notify_one();
+                    notify.notify_one();
                 }
             }
         };
         Ok(Self {
             changed,
-            tasks: [tokio::spawn(connection), tokio::spawn(tell)],
+            tasks: [tokio::spawn(connection), tokio::spawn(forward)],
         })
     }
 
-    /// Returns when something has changed since it returned last: at once for the first change of a burst, and once
-    /// more for the rest of the burst. Nothing is lost where it is not waited for to its end.
+    /// Waits for a change since the last call returned: returns at once for the first change of a burst, and once more
+    /// for the rest of the burst. Cancel safe: a change is not lost if the future is dropped.
     pub async fn changed(&mut self) {
         self.changed.notified().await;
     }
@@ -185,20 +183,20 @@ impl Drop for Links {
     }
 }
 
-/// An interface that is part of another one.
+/// The membership of an interface in another one, its master.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Membership {
-    /// Its name.
+    /// The name of the interface.
     pub name: String,
-    /// The other one's name.
+    /// The name of the master.
     pub master: String,
-    /// What the other one is, such as `bridge`; empty where the kernel does not say.
+    /// The link type of the master, such as `bridge`; empty if the kernel does not report it.
     pub kind: String,
-    /// All parts of the other one, in order of name.
+    /// All members of the master, in order of name.
     pub members: Vec<String>,
 }
 
-/// What an interface is part of; none where it is by itself, or not there.
+/// Returns the membership of an interface, or `None` if it has no master or does not exist.
 pub async fn membership(name: &str) -> Option<Membership> {
     let (connection, netlink, _) = rtnetlink::new_connection().ok()?;
     let connection = tokio::spawn(connection);
@@ -220,28 +218,28 @@ pub async fn membership(name: &str) -> Option<Membership> {
 }
 
 impl Membership {
-    /// What to think about where only `filtered` are filtered; none where that is all right.
+    /// Returns a warning if filtering only `filtered` has side effects or gaps.
     ///
-    /// A program on a part sees its frames before what it is part of does.
+    /// An XDP program on a member sees frames before the master does.
     pub fn warning(&self, filtered: &[String]) -> Option<String> {
         let Self {
             name, master, kind, ..
         } = self;
         match kind.as_str() {
             "bridge" | "openvswitch" => Some(format!(
-                "{name} is a port of the {kind} {master}: what only passes through to others behind it is judged as if it came to this host, and their traffic as if it were this host's; to judge what comes to this host alone, filter {master} instead"
+                "{name} is a port of the {kind} {master}: the filter also judges packets that {master} only forwards between its ports, as if they were sent to this host; to filter only packets to this host, filter {master} instead"
             )),
             "bond" | "team" => {
                 let others = self.members.iter().filter(|one| !filtered.contains(one));
                 let others: Vec<&str> = others.map(String::as_str).collect();
                 (!others.is_empty()).then(|| {
                     format!(
-                        "{name} is a member of the {kind} {master}: what comes in by {} is not filtered; filter {master} instead, or all of its members",
+                        "{name} is a member of the {kind} {master}: packets that arrive on {} are not filtered; filter {master} or all its members",
                         others.join(" and ")
                     )
                 })
             }
-            // A VRF only chooses the routes, and frames come in by its members alone.
+            // A VRF only selects the routing table; frames arrive on its members.
             _ => None,
         }
     }
@@ -282,11 +280,10 @@ fn kind_of(link: &LinkMessage) -> String {
     kind.unwrap_or_default()
 }
 
-/// What the driver's features for taking VLAN tags off are called, and those who show them.
+/// The names of the features by which a driver strips VLAN tags.
 const STRIPS_TAGS: [&str; 2] = ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"];
 
-/// Whether the interface takes VLAN tags off frames before any program sees them. A driver that says
-/// nothing of it does not.
+/// Returns whether the driver strips VLAN tags before an XDP program sees the frame; false if it does not report this.
 pub async fn strips_vlan_tags(name: &str) -> bool {
     let Ok((connection, mut netlink, _)) = ethtool::new_connection() else {
         return false;
@@ -308,10 +305,10 @@ pub async fn strips_vlan_tags(name: &str) -> bool {
     strips
 }
 
-/// Fails where two names are one interface: the services of the second would replace the services of the first.
+/// Requires that no two names belong to one interface: the services of the second would replace those of the first.
 ///
 /// # Errors
-/// Names both, and the interface.
+/// Names both names and the index of the interface.
 pub fn require_distinct(names: &[String]) -> Result<()> {
     let mut known: BTreeMap<u32, &str> = BTreeMap::new();
     for name in names {
@@ -330,7 +327,7 @@ pub fn require_distinct(names: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The names of all interfaces, in order.
+/// Returns the names of all interfaces, sorted.
 fn names() -> Vec<String> {
     let mut names: Vec<String> = nix::net::if_::if_nameindex()
         .map(|all| {
@@ -343,7 +340,7 @@ fn names() -> Vec<String> {
     names
 }
 
-/// The same in words, after "there".
+/// Returns the names of all interfaces as the end of a sentence that begins with "there".
 pub fn those_there() -> String {
     list(&names())
 }
@@ -365,7 +362,7 @@ mod tests {
     use super::{Membership, list, loopback};
 
     #[test]
-    fn warnings_about_parts_of_other_interfaces() {
+    fn warnings_about_members_of_other_interfaces() {
         let mut warnings = String::new();
         for (kind, filtered, is_expected) in [
             ("bridge", &["eth0"][..], true),
@@ -408,7 +405,7 @@ mod tests {
             write!(texts, "\nthere {}", list(names)).expect("a string");
         }
         expect![[r#"
-            lo is the loopback interface: every packet that arrives there was sent by this host, so the filter would drop this host's connections to itself; leave it out
+            lo is the loopback interface, on which all packets come from this host: the filter would drop this host's connections to itself; leave it out
             there are none
             there is only eth0
             there are eth0, eth1"#]].assert_eq(&texts);

@@ -1,5 +1,5 @@
-//! One interface as the kernel reports it now, over netlink, in the network namespace of the calling thread. Waits for
-//! the kernel alone, and changes nothing but XDP programs ([`Netlink::attach_xdp`]).
+//! Reads one interface over netlink, in the network namespace of the calling thread. Blocks only on the kernel, and
+//! changes only XDP programs ([`Netlink::attach_xdp`]).
 
 mod qdisc;
 mod xdp;
@@ -28,12 +28,12 @@ pub struct Device {
     pub name: String,
     /// The alternative names.
     pub other_names: Vec<String>,
-    /// The ids of the XDP programs on it, in all modes.
+    /// The ids of the attached XDP programs, in all modes.
     pub programs: Vec<u32>,
 }
 
 impl Device {
-    /// Whether the interface has this name, as its first or as an alternative one.
+    /// Returns whether this is the name or an alternative name of the interface.
     pub fn is_called(&self, name: &str) -> bool {
         self.name == name || self.other_names.iter().any(|other| other == name)
     }
@@ -48,7 +48,7 @@ impl Netlink {
     /// Opens a connection for the network namespace of the calling thread.
     ///
     /// # Errors
-    /// Fails where the process has no descriptor left.
+    /// Fails if the process has no descriptor left.
     pub fn open() -> Result<Self> {
         let what = "cannot open a netlink socket";
         let mut socket = Socket::new(NETLINK_ROUTE).context(what)?;
@@ -57,10 +57,10 @@ impl Netlink {
         Ok(Self { socket })
     }
 
-    /// The interface with this index; `None` where there is none.
+    /// Returns the interface with this index, or `None` if there is none.
     ///
     /// # Errors
-    /// Fails where the kernel refuses the request for another reason.
+    /// Fails if the kernel refuses the request for another reason.
     pub fn by_index(&self, index: u32) -> Result<Option<Device>> {
         let mut message = LinkMessage::default();
         message.header.index = index;
@@ -84,7 +84,7 @@ impl Netlink {
                     _ => Err(error.into()),
                 }
             }
-            other => bail!("the kernel answered with a message of another type: {other:?}"),
+            other => bail!("unexpected netlink response from the kernel: {other:?}"),
         }
     }
 
@@ -141,7 +141,7 @@ fn device(link: &LinkMessage) -> Device {
     device
 }
 
-/// The index of the interface of this name, be it an alternative one; `None` where there is none.
+/// Returns the index of the interface with this name or alternative name, or `None` if there is none.
 pub fn index_of(name: &str) -> Option<u32> {
     if_nametoindex(name).ok()
 }
@@ -149,17 +149,17 @@ pub fn index_of(name: &str) -> Option<u32> {
 /// A network namespace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Namespace {
-    /// Its cookie, which no other namespace gets until the host reboots.
+    /// The cookie, which is unique until the host reboots.
     pub cookie: u64,
-    /// The number of its inode, as `lsns -t net` and `/proc/PID/ns/net` show it.
+    /// The inode number, as in the output of `lsns -t net` and in `/proc/PID/ns/net`.
     pub inode: u32,
 }
 
 impl Namespace {
-    /// The network namespace of the calling thread.
+    /// Returns the network namespace of the calling thread.
     ///
     /// # Errors
-    /// Fails where the process has no descriptor left, or `/proc` is not mounted.
+    /// Fails if the process has no descriptor left, or `/proc` is not mounted.
     pub fn current() -> Result<Self> {
         let inode = fs::metadata("/proc/thread-self/ns/net")
             .context("cannot read the network namespace of this process from /proc")?

@@ -1,16 +1,15 @@
-//! The connection that a command is given over: by what is known of its process, and what would cut it.
+//! The login session that a command belongs to, and the lockout check, which protects it.
 //!
-//! - this file looks for it
-//! - `told` reads what tells of it: pure
-//! - `holders` asks which interface has which address
-//! - `cut` says whether a change would cut it: pure
+//! - this file finds the session
+//! - `login_sources` parses the environment, the process status and `utmp`: pure
+//! - `host_interfaces` reads this host's interfaces and addresses
+//! - `lockout` refuses a change that would cut the session
 //!
-//! What is found is good for refusing a change and for nothing else: whoever gives a command can make it say
-//! anything. Knows no connection that was made otherwise than by a login from elsewhere.
+//! A session is only a reason to refuse a change, never a permission: a caller can forge it. Finds remote logins only.
 
-mod cut;
-mod holders;
-mod told;
+mod host_interfaces;
+pub mod lockout;
+mod login_sources;
 
 #[cfg(test)]
 mod tests;
@@ -20,88 +19,66 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use log::warn;
 use serde::{Deserialize, Serialize};
 use utmp_rs::{UtmpEntry, UtmpParser};
 
-pub use cut::{By, Cut, Generation, cut};
-pub use holders::{Holder, holders};
+pub use host_interfaces::{HostInterface, host_interfaces};
+pub use lockout::{ChangeOrigin, Generation, LockoutError};
 
 use crate::explain::Typed;
 
-/// The environment variable in which sshd says who is connected: address and port of both ends.
+/// The environment variable in which sshd stores the addresses and ports of both ends.
 const SSH_CONNECTION: &str = "SSH_CONNECTION";
-/// Where sshd listens, where nothing says otherwise.
+/// The port of sshd for a session whose local port is unknown.
 const SSH: u16 = 22;
-/// Longer than any chain of processes that somebody typed.
-const MOST_ANCESTORS: usize = 64;
+/// The number of ancestors to examine, above any chain of processes that a user starts.
+const MAX_ANCESTORS: usize = 64;
 
-/// A login from elsewhere.
+/// A remote login.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
-    /// The other side. Its port is 0 where it is not known.
+    /// The remote end. Its port is 0 if it is unknown.
     pub peer: SocketAddr,
-    /// This side. Its address is unspecified where it is not known.
+    /// This host's end. Its address is unspecified if it is unknown.
     pub local: SocketAddr,
-    /// The interface, where an address came with it.
+    /// The interface, if an address has a zone.
     pub interface: Option<String>,
-    /// What told of it.
-    pub how: How,
+    /// The source of the information.
+    #[serde(rename = "how")]
+    pub evidence: Evidence,
 }
 
-/// What told of a session.
+/// The source of the information about a session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum How {
-    /// This process's own environment.
+pub enum Evidence {
+    /// The environment of this process.
     Environment,
-    /// The environment of the process of that number, below which this one runs: `sudo` and `su` drop the
-    /// variable.
+    /// The environment of an ancestor, by its process id: `sudo` and `su` drop the variable.
     Ancestor(u32),
-    /// Who is logged in at that terminal, by `utmp`.
+    /// The login at a terminal, by `utmp`.
     Login(String),
 }
 
 impl Session {
-    /// The one that this process belongs to; none where nothing tells of any, as at a console.
+    /// Returns the session of this process, or `None` without evidence of one, as at a console.
     pub fn find() -> Option<Self> {
         let own = std::env::var(SSH_CONNECTION).ok();
         Host::default().find(own.as_deref(), std::process::id())
     }
 
-    fn of_connection(text: &str, how: How) -> Option<Self> {
-        let (peer, local, interface) = told::connection(text)?;
+    fn from_connection(text: &str, evidence: Evidence) -> Option<Self> {
+        let (peer, local, interface) = login_sources::connection(text)?;
         Some(Self {
             peer,
             local,
             interface,
-            how,
+            evidence,
         })
     }
 }
 
-/// Fails where a change would cut the session that it is given over, by this host's interfaces as they are.
-/// Without a session there is nothing to cut.
-pub fn guard(
-    session: Option<&Session>,
-    before: Option<Generation<'_>>,
-    after: Generation<'_>,
-    by: By,
-) -> Result<(), Box<Cut>> {
-    let Some(session) = session else {
-        return Ok(());
-    };
-    let holders = holders().unwrap_or_else(|error| {
-        warn!("{error:#}; so a connection may come in by any interface");
-        Vec::new()
-    });
-    match cut(session, &holders, before, after, by) {
-        Some(cut) => Err(Box::new(cut)),
-        None => Ok(()),
-    }
-}
-
-impl fmt::Display for How {
+impl fmt::Display for Evidence {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Environment => write!(out, "{SSH_CONNECTION} of this process"),
@@ -111,7 +88,7 @@ impl fmt::Display for How {
     }
 }
 
-/// Where a host tells of its processes and logins.
+/// The files in which a host describes its processes and logins.
 struct Host {
     processes: PathBuf,
     logins: PathBuf,
@@ -128,25 +105,25 @@ impl Default for Host {
 
 impl Host {
     fn find(&self, own: Option<&str>, process: u32) -> Option<Session> {
-        own.and_then(|text| Session::of_connection(text, How::Environment))
+        own.and_then(|text| Session::from_connection(text, Evidence::Environment))
             .or_else(|| {
                 self.ancestors(process).into_iter().find_map(|ancestor| {
-                    // Of another user's process, an ordinary user sees none.
-                    let bytes = fs::read(self.of(ancestor, "environ")).ok()?;
-                    let text = told::variable(&bytes, SSH_CONNECTION)?;
-                    Session::of_connection(&text, How::Ancestor(ancestor))
+                    // An ordinary user cannot read the environment of another user's process.
+                    let bytes = fs::read(self.path_of(ancestor, "environ")).ok()?;
+                    let text = login_sources::variable(&bytes, SSH_CONNECTION)?;
+                    Session::from_connection(&text, Evidence::Ancestor(ancestor))
                 })
             })
             .or_else(|| self.by_login(process))
     }
 
-    /// The processes above one, the nearest first, without the first of all, which belongs to nobody.
+    /// Returns the ancestors of a process, the nearest first, without process 1.
     fn ancestors(&self, process: u32) -> Vec<u32> {
         let mut ancestors = Vec::new();
         let mut current = process;
-        while ancestors.len() < MOST_ANCESTORS
-            && let Ok(status) = fs::read_to_string(self.of(current, "status"))
-            && let Some(parent @ 2..) = told::parent(&status)
+        while ancestors.len() < MAX_ANCESTORS
+            && let Ok(status) = fs::read_to_string(self.path_of(current, "status"))
+            && let Some(parent @ 2..) = login_sources::parent(&status)
         {
             ancestors.push(parent);
             current = parent;
@@ -154,42 +131,43 @@ impl Host {
         ancestors
     }
 
-    /// Of the terminals of a process and of those above it, the nearest at which somebody is logged in from
-    /// elsewhere: `sudo` gives a command a terminal of its own.
+    /// Returns the remote login at the nearest terminal of a process and its ancestors: `sudo` gives a command a
+    /// terminal of its own.
     fn by_login(&self, process: u32) -> Option<Session> {
         let logins: Vec<UtmpEntry> = UtmpParser::from_path(&self.logins)
             .ok()?
-            .filter_map(Result::ok) // what is damaged tells nothing
+            .filter_map(Result::ok) // skips damaged entries
             .collect();
         let chain = [process].into_iter().chain(self.ancestors(process));
         let mut lines = chain.flat_map(|process| self.terminals(process));
         lines.find_map(|line| {
-            let Typed { address, zone, .. } = told::remote_of(&logins, &line)?;
-            let nobody: IpAddr = match address {
+            let Typed { address, zone, .. } = login_sources::remote_of(&logins, &line)?;
+            let unspecified: IpAddr = match address {
                 IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
                 IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
             };
             Some(Session {
                 peer: SocketAddr::new(address, 0),
-                local: SocketAddr::new(nobody, SSH),
+                local: SocketAddr::new(unspecified, SSH),
                 interface: zone,
-                how: How::Login(line),
+                evidence: Evidence::Login(line),
             })
         })
     }
 
-    /// What standard input, output and error of a process are, as `utmp` calls it.
+    /// Returns the terminals of a process's standard input, output and error, named as in `utmp`.
     fn terminals(&self, process: u32) -> Vec<String> {
-        let files = (0..=2)
-            .filter_map(|number| fs::read_link(self.of(process, &format!("fd/{number}"))).ok());
+        let files = (0..=2).filter_map(|number| {
+            fs::read_link(self.path_of(process, &format!("fd/{number}"))).ok()
+        });
         let mut lines: Vec<String> = files
-            .filter_map(|file| told::line(&file.to_string_lossy()))
+            .filter_map(|file| login_sources::line(&file.to_string_lossy()))
             .collect();
         lines.dedup();
         lines
     }
 
-    fn of(&self, process: u32, file: &str) -> PathBuf {
+    fn path_of(&self, process: u32, file: &str) -> PathBuf {
         self.processes.join(process.to_string()).join(file)
     }
 }

@@ -25,9 +25,9 @@ impl State {
     const LISTEN: Self = Self(10);
     const NEW_SYN_RECEIVED: Self = Self(12);
 
-    /// Whether this host has not closed the connection.
+    /// Returns whether this host has not closed the connection.
     const fn is_open(self) -> bool {
-        /// Established, and closed by the other side.
+        /// `ESTABLISHED` and `CLOSE_WAIT`.
         const OPEN: u16 = 1 << 1 | 1 << 8;
         OPEN >> (self.0 % 16) & 1 != 0
     }
@@ -40,9 +40,9 @@ pub struct Socket {
     pub protocol: u8,
     /// The state of the socket.
     pub state: State,
-    /// Its own end; an unspecified address stands for all.
+    /// The local end; an unspecified address stands for all addresses.
     pub local: SocketAddr,
-    /// The other end; port 0 where it is connected to none.
+    /// The remote end; its port is 0 if the socket is not connected.
     pub remote: SocketAddr,
 }
 
@@ -73,17 +73,17 @@ pub enum Phase {
 /// The evidence of this host's sockets about older flows.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Evidence {
-    /// The flows of clients: their local port is one that the kernel chooses, and no server has it.
+    /// The flows of clients: their local port is in the kernel's range of local ports, and no server uses it.
     pub own: Vec<OwnFlow>,
-    /// The UDP ports of servers: the side that initiated their flows is unknown. A socket that is connected to no peer is a server's unless
-    /// the kernel chose its port.
+    /// The UDP ports of servers: the side that initiated their flows is unknown. An unconnected socket belongs to a server
+    /// unless the kernel chose its port.
     pub unknown_ports: BTreeSet<u16>,
 }
 
 impl Evidence {
-    /// The evidence of a list of sockets. `own_ports` are the ports from which this host connects.
-    pub fn of(sockets: &[Socket], own_ports: &RangeInclusive<u16>) -> Self {
-        // By protocol and port: strangers may send first to these.
+    /// Returns the evidence of a list of sockets. `own_ports` are the ports from which this host connects.
+    pub fn from_sockets(sockets: &[Socket], own_ports: &RangeInclusive<u16>) -> Self {
+        // By protocol and port: other hosts may initiate flows to these.
         let served: BTreeSet<(u8, u16)> = sockets
             .iter()
             .filter(|socket| socket.is_server())
@@ -106,7 +106,7 @@ impl Evidence {
                     remote: socket.remote,
                     phase,
                 }),
-                // A client that has no peer, such as a resolver, has a port of the range as well.
+                // An unconnected client, such as a resolver, also has a port of the range.
                 None if socket.protocol == UDP && !(is_client_port(port) && socket.is_server()) => {
                     evidence.unknown_ports.insert(port);
                 }
@@ -118,7 +118,7 @@ impl Evidence {
 }
 
 impl Socket {
-    /// Whether any peer may send to it first.
+    /// Returns whether other hosts may initiate flows to this socket.
     fn is_server(&self) -> bool {
         if self.protocol == TCP {
             self.state == State::LISTEN
@@ -127,7 +127,7 @@ impl Socket {
         }
     }
 
-    /// The phase of its flow, if it is a client's; none for a connection that the other side is opening.
+    /// Returns the phase of a client's flow, or `None` for a connection that the other side is opening.
     fn phase(&self) -> Option<Phase> {
         if self.remote.port() == 0
             || self.local.ip().is_unspecified()
@@ -147,27 +147,27 @@ impl Socket {
     }
 }
 
-/// The ports from which the kernel lets this host's own connections be made.
+/// Returns the kernel's range of local ports for this host's own connections.
 pub fn own_ports() -> Result<RangeInclusive<u16>> {
     const FILE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
     let text = std::fs::read_to_string(FILE).with_context(|| format!("cannot read {FILE}"))?;
     let mut numbers = text.split_whitespace().map(str::parse);
     match (numbers.next(), numbers.next()) {
         (Some(Ok(first)), Some(Ok(last))) => Ok(first..=last),
-        _ => bail!("{FILE} is no range of ports: {:?}", text.trim()),
+        _ => bail!("{FILE} has no range of ports: {:?}", text.trim()),
     }
 }
 
-/// All TCP and UDP sockets of this host.
+/// Returns all TCP and UDP sockets of this host.
 ///
 /// # Errors
-/// Where the kernel lacks `sock_diag` for one of the protocols.
+/// Fails if the kernel lacks `sock_diag` for one of the protocols.
 pub fn read() -> Result<Vec<Socket>> {
     let mut sockets = Vec::new();
     for (protocol, name) in [(TCP, "tcp_diag"), (UDP, "udp_diag")] {
         for family in [AddressFamily::Inet as u8, AddressFamily::Inet6 as u8] {
             dump(family, protocol, &mut sockets).with_context(|| {
-                format!("cannot read this host's sockets by {name} (`modprobe {name}` may help)")
+                format!("cannot list this host's sockets with {name}; `modprobe {name}` may help")
             })?;
         }
     }
@@ -195,7 +195,7 @@ fn dump(family: u8, protocol: u8, sockets: &mut Vec<Socket>) -> Result<()> {
     request[6..8].copy_from_slice(&REQUEST_DUMP.to_ne_bytes());
     request[HEADER] = family;
     request[HEADER + 1] = protocol;
-    request[HEADER + 4..HEADER + 8].copy_from_slice(&u32::MAX.to_ne_bytes()); // in any state
+    request[HEADER + 4..HEADER + 8].copy_from_slice(&u32::MAX.to_ne_bytes()); // sockets in all states
     send(netlink.as_raw_fd(), &request, MsgFlags::empty())?;
     let mut buffer = vec![0; 1 << 16];
     loop {
@@ -206,16 +206,14 @@ fn dump(family: u8, protocol: u8, sockets: &mut Vec<Socket>) -> Result<()> {
     }
 }
 
-/// Parses one datagram of netlink messages.
-///
-/// Returns whether it was the last one.
+/// Parses one datagram of netlink messages, and returns whether it is the last one.
 fn parse(mut datagram: &[u8], protocol: u8, sockets: &mut Vec<Socket>) -> Result<bool> {
     const ERROR: u16 = 2;
     const DONE: u16 = 3;
     while let Some((length, kind)) = header(datagram) {
         ensure!(
             (HEADER..=datagram.len()).contains(&length),
-            "a netlink message of {length} bytes in {}",
+            "netlink message of {length} bytes in a datagram of {}",
             datagram.len()
         );
         let body = &datagram[HEADER..length];
@@ -240,7 +238,7 @@ fn header(datagram: &[u8]) -> Option<(usize, u16)> {
     Some((length as usize, u16::from_ne_bytes([header[4], header[5]])))
 }
 
-/// A socket of the kernel's `struct inet_diag_msg`.
+/// Parses the kernel's `struct inet_diag_msg`.
 fn parse_socket(body: &[u8], protocol: u8) -> Option<Socket> {
     let message: &[u8; MESSAGE] = body.first_chunk()?;
     let port = |at: usize| u16::from_be_bytes([message[at], message[at + 1]]);
@@ -255,7 +253,7 @@ fn parse_socket(body: &[u8], protocol: u8) -> Option<Socket> {
         } else {
             let mut bytes = [0; 16];
             bytes.copy_from_slice(&message[at..at + 16]);
-            // Of a socket for both families.
+            // A socket for both families has mapped IPv4 addresses.
             IpAddr::from(Ipv6Addr::from(bytes)).to_canonical()
         }
     };
@@ -286,7 +284,7 @@ mod tests {
 
     #[track_caller]
     fn check(sockets: &[Socket], own: &[(u16, Phase)], unknown: &[u16]) {
-        let evidence = Evidence::of(sockets, &OWN);
+        let evidence = Evidence::from_sockets(sockets, &OWN);
         let found: Vec<_> = evidence
             .own
             .iter()
@@ -310,10 +308,10 @@ mod tests {
                 socket(TCP, 6, "198.51.100.1:40003", remote),
                 socket(TCP, 3, "198.51.100.1:40004", remote),
                 socket(TCP, 8, "[2001:db8::1]:40005", "[2001:db8::2]:443"),
-                // A server on a port of the range, for all addresses of the other family.
+                // A server on a port of the range, bound to all addresses of the other family.
                 socket(TCP, 10, "[::]:40006", "[::]:0"),
                 socket(TCP, 1, "198.51.100.1:40006", remote),
-                // Its server may have ended.
+                // A connection of a server that may have ended.
                 socket(TCP, 1, "198.51.100.1:22", remote),
                 socket(TCP, 1, "127.0.0.1:40007", "127.0.0.1:80"),
             ],
@@ -335,10 +333,10 @@ mod tests {
                 socket(UDP, 7, "0.0.0.0:40001", "0.0.0.0:0"),
                 socket(UDP, 1, "198.51.100.1:40001", "198.18.0.1:53"),
                 socket(UDP, 1, "198.51.100.1:123", "198.18.0.1:123"),
-                // The kernel chose it.
+                // The kernel chose the port.
                 socket(UDP, 7, "0.0.0.0:40002", "0.0.0.0:0"),
                 socket(UDP, 7, "[::]:5353", "[::]:0"),
-                // A server of TCP is none of UDP.
+                // A TCP server does not use the UDP port.
                 socket(TCP, 10, "0.0.0.0:40000", "0.0.0.0:0"),
             ],
             &[(40_000, Phase::Open)],
@@ -378,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_and_cut_messages() {
+    fn errors_and_truncated_messages() {
         let mut sockets = Vec::new();
         let mut refused = [0_u8; HEADER + 4];
         refused[0..4].copy_from_slice(&20_u32.to_ne_bytes());

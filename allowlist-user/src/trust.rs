@@ -1,10 +1,10 @@
 //! Decides whether users other than root and this process's own could change the target of a path, in the way of
 //! sshd's `StrictModes`.
 //!
-//! Every component of the path is examined from `/` on, and so is every component that a symbolic link on the way
-//! leads through: each must be owned by a trusted user, and none but a sticky folder may be writable by others.
+//! Examines every component of the path from `/` on, and of every symbolic link in it: each must be owned by a trusted
+//! user, and only a sticky directory may be writable by others.
 //! A path without findings cannot be redirected between this check and its use, except by a trusted user.
-//! Knows nothing of the content of files; `configured` knows which paths of a configuration must be trusted.
+//! Does not examine the content of files; `configured` knows which paths of a configuration must be trusted.
 
 mod configured;
 
@@ -21,11 +21,11 @@ use thiserror::Error;
 
 pub use configured::{Concern, concerns};
 
-/// As many symbolic links as the kernel follows in one path.
+/// The number of symbolic links that the kernel follows in one path.
 const MAX_LINKS: usize = 40;
 const STICKY: u32 = 0o1000;
 
-/// A component of a path that users who are not trusted control.
+/// A component of a path that an untrusted user controls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// The component.
@@ -34,13 +34,12 @@ pub struct Finding {
     pub problem: Problem,
 }
 
-/// Why a component is not trusted.
+/// The reason for which a component is not trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
-    /// A user owns it who is neither root nor the user of this process.
+    /// The owner is neither root nor the user of this process.
     Owner(Uid),
-    /// The user who runs this program by sudo owns it, which is trusted for what holds neither a command nor a
-    /// secret.
+    /// The owner is the user who runs this program by sudo. This is fatal only for files with commands or secrets.
     SudoUser(Uid),
     /// The members of this group may write to it.
     GroupWritable(Gid),
@@ -103,7 +102,7 @@ impl Users {
     fn problem(self, found: &Metadata) -> Option<Problem> {
         let (uid, mode) = (Uid::from_raw(found.uid()), found.mode());
         let is_link = found.file_type().is_symlink();
-        // A device or a pipe holds nothing that stays: /dev/null is for every user to write to.
+        // A device or a pipe stores nothing: every user may write to /dev/null.
         let is_protected = is_link
             || !(found.is_dir() || found.is_file())
             || (found.is_dir() && mode & STICKY != 0);
@@ -121,11 +120,12 @@ impl Users {
     }
 }
 
-/// Returns the components that are not trusted on the way to a path, from `/` on. A component that does not exist ends the way: only
-/// a user who controls its folder can make it.
+/// Returns the untrusted components of a path, from `/` on.
+///
+/// Stops at a component that does not exist: only a user who controls its directory can create it.
 ///
 /// # Errors
-/// A component that cannot be examined, and more symbolic links than the kernel follows.
+/// Fails if a component cannot be examined, or if the path has more symbolic links than the kernel follows.
 pub fn examine(path: &Path) -> io::Result<Vec<Finding>> {
     examine_for(path, Users::of_process())
 }
@@ -179,7 +179,7 @@ fn examine_for(path: &Path, users: Users) -> io::Result<Vec<Finding>> {
 /// Requires that no user but root, and the user of this process, can change the target of a path.
 ///
 /// # Errors
-/// The first component that others control, or the error of examining one.
+/// Fails with the first component that others control, or if a component cannot be examined.
 pub fn require(path: &Path) -> io::Result<()> {
     match examine(path)?.into_iter().next() {
         None => Ok(()),
@@ -199,10 +199,11 @@ mod tests {
     use super::*;
 
     fn set_mode(path: &Path, mode: u32) {
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("its owner may");
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))
+            .expect("the owner can change the mode");
     }
 
-    /// The problems below a folder of this user, by the paths in it.
+    /// Returns the problems of the components below a directory of this user.
     fn problems(folder: &Path, path: &str) -> Vec<(String, Problem)> {
         let users = Users {
             own: geteuid(),
@@ -217,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn every_component_counts_and_those_behind_links_too() {
+    fn components_and_link_targets_are_examined() {
         let folder = tempfile::tempdir().expect("a folder");
         let folder = folder.path().canonicalize().expect("it is there");
         for name in ["safe", "open", "sticky"] {
@@ -239,7 +240,7 @@ mod tests {
             ("open/file", vec![open.clone()]),
             ("safe/../open/file", vec![open.clone()]),
             ("to-open", vec![open.clone()]),
-            // A user who may write to the folder of a link decides where the link leads.
+            // A user who may write to the directory of a link can change its target.
             ("open/to-safe/file", vec![open]),
         ] {
             assert_eq!(problems(&folder, path), expected, "{path}");
@@ -259,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn owners_are_told_apart() {
+    fn owners_are_distinguished() {
         let folder = tempfile::tempdir().expect("a folder");
         let own = fs::symlink_metadata(folder.path()).expect("it is there");
         let (me, other) = (Uid::from_raw(own.uid()), Uid::from_raw(own.uid() + 1));
@@ -267,7 +268,7 @@ mod tests {
             Users { own, sudo }.problem(&fs::symlink_metadata(folder.path()).expect("is there"))
         };
         assert_eq!(problem(me, None), None);
-        // Root is always trusted, so a test as root has nothing more to see.
+        // Root is always trusted, so the rest cannot be tested as root.
         if !me.is_root() {
             assert_eq!(problem(other, None), Some(Problem::Owner(me)));
             assert_eq!(problem(other, Some(me)), Some(Problem::SudoUser(me)));

@@ -18,7 +18,7 @@ use allowlist_common::packet::{Contents, parse};
 use allowlist_common::verdict::{Reason, Verdict};
 use allowlist_tests::model::dissect::dissect;
 use allowlist_tests::model::host::Host;
-use allowlist_tests::model::worlds::INTERFACES;
+use allowlist_tests::model::policy_strategies::INTERFACES;
 use allowlist_tests::model::{Model, static_snapshot};
 use allowlist_user::compile::{Names, Tables, compile};
 use allowlist_user::config::Config;

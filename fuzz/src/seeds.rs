@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::{env, fs};
 
+use allowlist_tests::model::policy_strategies::INTERFACES;
 use allowlist_tests::model::traffic::traffic;
-use allowlist_tests::model::worlds::INTERFACES;
 use allowlist_user::policy::Origin;
 use ipnet::IpNet;
 

@@ -3,43 +3,44 @@
 //! Everything in it belongs to the kernel objects that this process holds open, so the kernel takes
 //! it all back when the process ends, SIGKILL included. Several laboratories run side by side.
 
+mod background_load;
 mod clock;
 mod confirm_time;
 mod foreign;
 mod frame_sender;
 mod gro;
 mod hang;
-mod judging;
 mod link;
 mod manager;
 mod namespace;
 mod process;
 mod scratch;
-mod site;
 mod slow_file;
 mod snapshot;
 mod tap;
+mod testbed;
 mod tun;
 
 pub mod frame;
 pub mod stream;
 
+pub use background_load::with_background_load;
 pub use clock::WallClock;
 pub use foreign::{ForeignProgram, attach_first, detach_link, load_foreign, replace_program};
 pub use frame_sender::FrameSender;
 pub use gro::receive_in_batches;
 pub use hang::Hang;
-pub use judging::judged_during;
 pub use link::{
-    End, HOST_MAC, Kind, PEER_MAC, add_addresses, add_ingress, bridge, connect, egress_filters,
-    move_to, remove, rename, set_channels, set_mtu, set_packet_limit, veth_with_queues,
+    HOST_MAC, LinkKind, PEER_MAC, VethEnd, add_addresses, add_ingress, bridge, connect,
+    egress_filters, move_to, remove, rename, set_channels, set_mtu, set_packet_limit,
+    veth_with_queues,
 };
 pub use manager::Manager;
 pub use namespace::Namespace;
 pub use process::{Program, allowlist};
 pub use scratch::Scratch;
-pub use site::{Ended, Site, eventually};
 pub use slow_file::SlowFile;
 pub use snapshot::{Snapshot, normalized};
 pub use tap::Tap;
+pub use testbed::{Ended, Testbed, eventually};
 pub use tun::Tun;

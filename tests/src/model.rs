@@ -4,12 +4,12 @@
 //!
 //! - `dissect` makes facts of a frame's bytes, just as plainly
 //! - `host` is no model: it is the logic that ships, over compiled tables
-//! - `worlds` makes random policies, and `traffic` random frames
+//! - `scenarios` makes random policies, and `traffic` random frames
 
 pub mod dissect;
 pub mod host;
+pub mod policy_strategies;
 pub mod traffic;
-pub mod worlds;
 
 use std::net::IpAddr;
 
@@ -19,7 +19,7 @@ use allowlist_user::policy::{
     DefaultVerdict, Feed, Mode, Origin, Policy, Ports, ReturnTraffic, Rules, Service, Snapshot,
 };
 
-use dissect::Facts;
+use dissect::ParsedFrame;
 
 /// Every end that a packet can have: what stands for all traffic has each of them.
 pub const ENDS: [(Verdict, Reason); 16] = [
@@ -119,8 +119,8 @@ impl<'a> Model<'a> {
     }
 
     /// The host sends a frame on an interface.
-    pub fn send(&mut self, interface: &str, facts: Facts) {
-        let Facts::Ip(packet) = facts else {
+    pub fn send(&mut self, interface: &str, facts: ParsedFrame) {
+        let ParsedFrame::Ip(packet) = facts else {
             return;
         };
         match (packet.protocol, &packet.content) {
@@ -210,9 +210,9 @@ impl<'a> Model<'a> {
     }
 
     /// Judges a frame that an interface receives.
-    pub fn receive(&mut self, interface: &str, facts: &Facts) -> (Verdict, Reason) {
+    pub fn receive(&mut self, interface: &str, facts: &ParsedFrame) -> (Verdict, Reason) {
         let end = self.end(interface, facts);
-        if let Facts::Ip(packet) = facts
+        if let ParsedFrame::Ip(packet) = facts
             && let Content::Ports {
                 source,
                 destination,
@@ -233,13 +233,13 @@ impl<'a> Model<'a> {
         end
     }
 
-    fn end(&self, interface: &str, facts: &Facts) -> (Verdict, Reason) {
+    fn end(&self, interface: &str, facts: &ParsedFrame) -> (Verdict, Reason) {
         let keep = &self.rules.keep;
         match facts {
-            Facts::Malformed(_) => (Verdict::Drop, Reason::Malformed),
-            Facts::Arp => (pass_if(keep.arp), Reason::Arp),
-            Facts::NotIp => (pass_if(keep.not_ip), Reason::NotIp),
-            Facts::Ip(packet) => self.judge(interface, packet),
+            ParsedFrame::Malformed(_) => (Verdict::Drop, Reason::Malformed),
+            ParsedFrame::Arp => (pass_if(keep.arp), Reason::Arp),
+            ParsedFrame::NotIp => (pass_if(keep.not_ip), Reason::NotIp),
+            ParsedFrame::Ip(packet) => self.judge(interface, packet),
         }
     }
 

@@ -7,7 +7,7 @@ use allowlist_common::verdict::{Reason, Verdict};
 use allowlist_tests::lab::frame;
 use allowlist_tests::model::dissect::dissect;
 use allowlist_tests::model::host::Host;
-use allowlist_tests::model::worlds::{INTERFACES, worlds};
+use allowlist_tests::model::policy_strategies::{INTERFACES, scenarios};
 use allowlist_tests::model::{Model, static_snapshot};
 use allowlist_user::compile::{CompileError, Names, compile};
 use allowlist_user::config::Config;
@@ -20,11 +20,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn agrees_with_the_model(world in worlds(64)) {
-        let tables = compile(&world.policy, &world.snapshot, 1000, &Names::default()).expect("a small policy");
-        let mut host = Host::new(&tables, &world.rules, &INTERFACES).in_mode(world.mode);
-        let mut model = Model::new(&world.policy, &world.snapshot, &world.rules).in_mode(world.mode);
-        for moment in &world.traffic {
+    fn agrees_with_the_model(scenario in scenarios(64)) {
+        let tables = compile(&scenario.policy, &scenario.snapshot, 1000, &Names::default()).expect("a small policy");
+        let mut host = Host::new(&tables, &scenario.rules, &INTERFACES).in_mode(scenario.mode);
+        let mut model = Model::new(&scenario.policy, &scenario.snapshot, &scenario.rules).in_mode(scenario.mode);
+        for moment in &scenario.traffic {
             let facts = dissect(&moment.frame);
             if moment.is_sent {
                 host.send(moment.interface, &moment.frame);
@@ -40,13 +40,13 @@ proptest! {
 
     /// The order of configuration and fetching does not affect the result.
     #[test]
-    fn order_does_not_matter(world in worlds(1)) {
-        let mut turned = world.snapshot.clone();
+    fn order_does_not_matter(scenario in scenarios(1)) {
+        let mut turned = scenario.snapshot.clone();
         for feed in turned.values_mut() {
             feed.prefixes.reverse();
         }
-        let compiled = |snapshot| compile(&world.policy, snapshot, 1000, &Names::default()).expect("a small policy");
-        let (a, b) = (compiled(&world.snapshot), compiled(&turned));
+        let compiled = |snapshot| compile(&scenario.policy, snapshot, 1000, &Names::default()).expect("a small policy");
+        let (a, b) = (compiled(&scenario.snapshot), compiled(&turned));
         prop_assert_eq!(a.v4, b.v4);
         prop_assert_eq!(a.v6, b.v6);
         prop_assert_eq!(a.names, b.names);
@@ -54,8 +54,8 @@ proptest! {
 
     /// The next generation keeps the meaning of match ids.
     #[test]
-    fn match_ids_are_stable(world in worlds(1), next in worlds(1)) {
-        let first = compile(&world.policy, &world.snapshot, 1000, &Names::default()).expect("a small policy");
+    fn match_ids_are_stable(scenario in scenarios(1), next in scenarios(1)) {
+        let first = compile(&scenario.policy, &scenario.snapshot, 1000, &Names::default()).expect("a small policy");
         let second = compile(&next.policy, &next.snapshot, 1000, &first.names).expect("a small policy");
         let known = first.names.matches.len();
         prop_assert_eq!(&second.names.matches[..known], &first.names.matches[..]);

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use allowlist_tests::lab::{
-    End, FrameSender, Kind, Namespace, Program, Scratch, add_addresses, connect, frame,
+    FrameSender, LinkKind, Namespace, Program, Scratch, VethEnd, add_addresses, connect, frame,
 };
 use allowlist_tests::require_root;
 use etherparse::SlicedPacket;
@@ -29,13 +29,13 @@ impl Pair {
     fn new() -> anyhow::Result<Self> {
         let (host, peer) = (Namespace::new()?, Namespace::new()?);
         connect(
-            Kind::Silent,
-            End {
+            LinkKind::Silent,
+            VethEnd {
                 namespace: &host,
                 name: "eth0",
                 addresses: &networks(["198.51.100.1/24", "2001:db8:1::1/64"]),
             },
-            End {
+            VethEnd {
                 namespace: &peer,
                 name: "eth0",
                 addresses: &networks(["198.51.100.2/24", "2001:db8:1::2/64"]),

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use allowlist_tests::lab::{Program, Site};
+use allowlist_tests::lab::{Program, Testbed};
 use allowlist_tests::{require_root, skip};
 use allowlist_user::feed::{self, FeedError};
 use allowlist_user::policy::{Format, Select};
@@ -173,7 +173,7 @@ fn the_daemon_lives_within_the_limit_of_its_unit() -> anyhow::Result<()> {
     let Some(group) = Group::new(limit()) else {
         skip!("no memory cgroup can be made here");
     };
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let formats = [
         ("json", "format = 'json'\nselect = ['$[*].a']"),
         ("jsonl", "format = 'jsonl'\nselect = ['$..a']"),

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use allowlist_tests::lab::{Ended, Manager, Program, Site, eventually};
+use allowlist_tests::lab::{Ended, Manager, Program, Testbed, eventually};
 use allowlist_tests::{require_root, skip};
 use anyhow::{Context, ensure};
 use nix::sys::signal::Signal;
@@ -66,7 +66,7 @@ fn wait_for(
 #[test]
 fn a_service_manager_is_told() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let socket = site.scratch.file("notify");
     let manager = UnixDatagram::bind(&socket)?;
     manager.set_read_timeout(Some(SOON))?;
@@ -116,7 +116,7 @@ fn a_service_manager_is_told() -> anyhow::Result<()> {
 }
 
 /// Whether a datagram of the peer comes to that port of the host.
-fn reaches(site: &Site, port: u16) -> anyhow::Result<bool> {
+fn reaches(site: &Testbed, port: u16) -> anyhow::Result<bool> {
     let inbox = site.host.run(|| UdpSocket::bind(("198.51.100.1", port)))?;
     inbox.set_read_timeout(Some(NEVER))?;
     let sender = site.peer.run(|| UdpSocket::bind(("198.51.100.2", 0)))?;
@@ -124,7 +124,7 @@ fn reaches(site: &Site, port: u16) -> anyhow::Result<bool> {
     Ok(inbox.recv(&mut [0; 16]).is_ok())
 }
 
-fn check_filters(site: &Site) -> anyhow::Result<()> {
+fn check_filters(site: &Testbed) -> anyhow::Result<()> {
     ensure!(reaches(site, OPEN)?, "{OPEN} is not reached");
     ensure!(!reaches(site, CLOSED)?, "{CLOSED} is reached");
     Ok(())
@@ -144,7 +144,7 @@ fn the_unit_runs_under_systemd() -> anyhow::Result<()> {
     if Manager::program().is_none() {
         skip!("there is no systemd on this machine");
     }
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     // There is no journal, and nothing in /etc may be written.
     let drop_in = "[Service]\n\
         Environment=ALLOWLIST_CONFIG=/usr/local/etc/allowlist.toml\n\

@@ -5,7 +5,7 @@ use std::env;
 use std::process::Command;
 
 use allowlist_tests::lab::Ended;
-use allowlist_user::session::{How, Session};
+use allowlist_user::session::{Evidence, Session};
 use anyhow::Context as _;
 
 const CONNECTION: &str = "203.0.113.9 40000 198.51.100.1 22";
@@ -46,7 +46,10 @@ fn a_process_below_finds_the_session_of_one_above() -> anyhow::Result<()> {
     let session = session.context("there is one")?;
     assert_eq!(session.peer, "203.0.113.9:40000".parse()?);
     assert_eq!(session.local, "198.51.100.1:22".parse()?);
-    assert!(matches!(session.how, How::Ancestor(_)), "{session:?}");
+    assert!(
+        matches!(session.evidence, Evidence::Ancestor(_)),
+        "{session:?}"
+    );
     Ok(())
 }
 
@@ -57,8 +60,8 @@ fn the_own_environment_counts_more() -> anyhow::Result<()> {
     ))?;
     let session = session.context("there is one")?;
     assert_eq!(
-        (session.peer, session.how),
-        ("192.0.2.7:1".parse()?, How::Environment)
+        (session.peer, session.evidence),
+        ("192.0.2.7:1".parse()?, Evidence::Environment)
     );
     Ok(())
 }

@@ -21,7 +21,7 @@ use crate::hints;
 use crate::ledger::{Change, Unconfirmed};
 use crate::lists::SourceStates;
 use crate::policy::Mode;
-use crate::session::{By, Generation, guard};
+use crate::session::{ChangeOrigin, Generation, lockout};
 
 /// How often a disk that failed is tried again for changes that are active without it.
 const CATCH_UP_EVERY: Duration = Duration::from_secs(10);
@@ -215,14 +215,14 @@ impl Daemon {
 
     /// Refuses what would cut the connection over which it is asked.
     pub(super) fn require_session(&self, care: &Care, tables: &Tables) -> Result<(), CodedError> {
-        self.require_session_by(care, tables, By::Command)
+        self.require_session_by(care, tables, ChangeOrigin::Command)
     }
 
     pub(super) fn require_session_by(
         &self,
         care: &Care,
         tables: &Tables,
-        by: By,
+        by: ChangeOrigin,
     ) -> Result<(), CodedError> {
         if care.force {
             return Ok(());
@@ -233,7 +233,7 @@ impl Daemon {
             mode: self.mode,
             tables,
         };
-        guard(care.session.as_ref(), before, after, by)
+        lockout::check(care.session.as_ref(), before, after, by)
             .map_err(|cut| CodedError::new(ErrorCode::Lockout, cut.to_string()))
     }
 

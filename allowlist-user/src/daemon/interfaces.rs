@@ -8,11 +8,11 @@ use log::{info, warn};
 use super::Daemon;
 use crate::dataplane::{Attachment, Difference, View, print_trace};
 use crate::hints;
-use crate::interface::{self, Facts};
+use crate::interface::{self, InterfaceInfo};
 use crate::netlink::index_of;
 
 impl Daemon {
-    pub(super) fn attach(&mut self, facts: &Facts, trace: bool) -> Result<()> {
+    pub(super) fn attach(&mut self, facts: &InterfaceInfo, trace: bool) -> Result<()> {
         let attached = self.dataplane.attach(facts, self.config.attach, trace)?;
         if let Some(warning) = attached.warning {
             warn!(target: "allowlist::attach-mode", "{warning}");
@@ -193,7 +193,7 @@ pub(super) fn indices_of(names: &[String]) -> BTreeMap<String, u32> {
 }
 
 /// Those of these interfaces that are there.
-pub(super) async fn present(names: &[String]) -> Result<Vec<Facts>> {
+pub(super) async fn present(names: &[String]) -> Result<Vec<InterfaceInfo>> {
     let mut there = Vec::new();
     for name in names {
         if index_of(name).is_some() {
@@ -203,7 +203,7 @@ pub(super) async fn present(names: &[String]) -> Result<Vec<Facts>> {
     Ok(there)
 }
 
-pub(super) async fn look_up_all(names: &[String]) -> Result<Vec<Facts>> {
+pub(super) async fn look_up_all(names: &[String]) -> Result<Vec<InterfaceInfo>> {
     let mut all = Vec::new();
     for name in names {
         all.push(interface::look_up(name).await?);

@@ -29,7 +29,7 @@ use crate::interface::require_distinct;
 use crate::ledger::{Change, Written};
 use crate::lists::SourceStates;
 use crate::policy::Source;
-use crate::session::By;
+use crate::session::ChangeOrigin;
 
 /// Who asked for a reload, and waits for it.
 pub(super) struct Asker {
@@ -501,13 +501,13 @@ impl Daemon {
     /// Puts in the kernel what everything else is of by now. Without `needs_disk`, a disk that fails is a warning.
     fn begin_next(
         &mut self,
-        interfaces: &[crate::interface::Facts],
+        interfaces: &[crate::interface::InterfaceInfo],
         care: &Care,
         before: &Config,
         needs_disk: bool,
     ) -> Result<Option<String>, CodedError> {
         let (tables, anew) = self.compiled(&self.lists).map_err(anyhow::Error::from)?;
-        self.require_session_by(care, &tables, By::Configuration)?;
+        self.require_session_by(care, &tables, ChangeOrigin::Configuration)?;
         let found = self.dataplane.applied_state()?;
         let tracking = |config: &Config| config.rules.tracks().then_some(config.max_flows);
         let is_tracking_other = tracking(before) != tracking(&self.config);

@@ -34,12 +34,12 @@ use crate::error_code::bail_with;
 use crate::gather::Fetches;
 use crate::history::History;
 use crate::hook::Teller;
-use crate::interface::{Facts, Links, require_distinct};
+use crate::interface::{InterfaceInfo, Links, require_distinct};
 use crate::ledger::{Change, Ledger, Unconfirmed, Written};
 use crate::notify::Notify;
 use crate::policy::{AtStart, Mode, Origin};
 use crate::record::Record;
-use crate::session::By;
+use crate::session::ChangeOrigin;
 use crate::state::{StateDir, StateError, StateLock};
 use crate::time::Now;
 
@@ -207,7 +207,7 @@ impl Daemon {
         // Before the kernel is touched: most of what can be wrong is found here.
         let (tables, anew) = self.compiled(&self.lists)?;
         let care = self.options.care.clone();
-        self.require_session_by(&care, &tables, By::Configuration)?;
+        self.require_session_by(&care, &tables, ChangeOrigin::Configuration)?;
         if self.pending.is_none() && self.dataplane.pending().is_some() {
             // For good: it is over, or nobody knows of it any more, and what is published now is another change.
             self.dataplane.fall_back()?;
@@ -317,7 +317,7 @@ impl Daemon {
     pub(super) fn begin(
         &mut self,
         tables: Tables,
-        interfaces: &[Facts],
+        interfaces: &[InterfaceInfo],
         counts_known: bool,
         renews: bool,
     ) -> Result<()> {
@@ -371,8 +371,8 @@ impl Daemon {
     /// Those that another version's program is on, and those that it is not on.
     fn those_of_another_version<'a>(
         &self,
-        interfaces: Vec<&'a Facts>,
-    ) -> Result<(Vec<&'a Facts>, Vec<&'a Facts>)> {
+        interfaces: Vec<&'a InterfaceInfo>,
+    ) -> Result<(Vec<&'a InterfaceInfo>, Vec<&'a InterfaceInfo>)> {
         let (mut anothers, mut new) = (Vec::new(), Vec::new());
         for facts in interfaces {
             if self.dataplane.has_previous_link(facts.index)? {

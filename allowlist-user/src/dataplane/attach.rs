@@ -24,7 +24,7 @@ use super::sys::program_maps;
 use super::{Dataplane, Hook};
 use crate::config::AttachMode;
 use crate::error_code::bail_with;
-use crate::interface::Facts;
+use crate::interface::InterfaceInfo;
 use crate::netlink::{Namespace, Netlink, index_of};
 
 /// Where in the kernel the program runs.
@@ -83,7 +83,12 @@ pub struct Attached {
 impl Dataplane {
     /// Attaches the program to an interface, or replaces the one that is there by this one without
     /// a gap, also where that is another version's. Call it after a publish: from here on packets are judged.
-    pub fn attach(&mut self, facts: &Facts, wanted: AttachMode, trace: bool) -> Result<Attached> {
+    pub fn attach(
+        &mut self,
+        facts: &InterfaceInfo,
+        wanted: AttachMode,
+        trace: bool,
+    ) -> Result<Attached> {
         let _pin_lock = self.pins.lock_exclusive()?;
         if self.is_detached() {
             bail!("{}: not attached: the filter was detached", facts.name);
@@ -179,7 +184,7 @@ impl Dataplane {
                     |_| name_of(&recorded),
                     |name| name.to_string_lossy().into_owned(),
                 );
-                let facts = Facts {
+                let facts = InterfaceInfo {
                     name,
                     index,
                     xdp_program: None,
@@ -221,7 +226,7 @@ impl Dataplane {
         (program, loaded): (&mut Xdp, &Loaded),
         link: &Path,
         slot: u32,
-        facts: &Facts,
+        facts: &InterfaceInfo,
     ) -> Result<XdpMode> {
         let mode = facts.xdp_mode.with_context(|| {
             format!(
@@ -246,7 +251,7 @@ impl Dataplane {
         &mut self,
         (program, loaded): (&mut Xdp, &Loaded),
         slot: u32,
-        facts: &Facts,
+        facts: &InterfaceInfo,
         wanted: AttachMode,
     ) -> Result<(XdpMode, Option<String>)> {
         take_off_if_pinned(&self.pins.link(slot))?; // of an interface that is gone
@@ -260,7 +265,7 @@ impl Dataplane {
         &mut self,
         (program, loaded): (&mut Xdp, &Loaded),
         slot: u32,
-        facts: &Facts,
+        facts: &InterfaceInfo,
         (old, wanted): (XdpMode, AttachMode),
     ) -> Result<(XdpMode, Option<String>)> {
         take_off(&self.pins.link(slot))?;
@@ -288,7 +293,7 @@ impl Dataplane {
     fn pin(
         &mut self,
         slot: u32,
-        facts: &Facts,
+        facts: &InterfaceInfo,
         (mode, loaded): (XdpMode, &Loaded),
         link: FdLink,
     ) -> Result<()> {
@@ -300,7 +305,7 @@ impl Dataplane {
     }
 
     /// Where the program of this slot runs on this very interface; `None` where it does not.
-    fn mode_on(&self, slot: u32, facts: &Facts) -> Result<Option<XdpMode>> {
+    fn mode_on(&self, slot: u32, facts: &InterfaceInfo) -> Result<Option<XdpMode>> {
         if !filters(&self.pins.link(slot), facts.index)? {
             return Ok(None);
         }
@@ -310,12 +315,18 @@ impl Dataplane {
     }
 
     /// Whether an interface has the filter on it.
-    pub fn filters(&self, facts: &Facts) -> Result<bool> {
+    pub fn filters(&self, facts: &InterfaceInfo) -> Result<bool> {
         let slot = self.slot_of(&facts.name, facts.index)?;
         Ok(self.mode_on(slot, facts)?.is_some())
     }
 
-    fn record(&mut self, slot: u32, facts: &Facts, mode: XdpMode, loaded: &Loaded) -> Result<()> {
+    fn record(
+        &mut self,
+        slot: u32,
+        facts: &InterfaceInfo,
+        mode: XdpMode,
+        loaded: &Loaded,
+    ) -> Result<()> {
         let here = Namespace::current()?;
         self.rename(slot, &facts.name)?;
         let identity = Identity {
@@ -487,7 +498,7 @@ pub(super) fn unpadded(name: &[u8; 16]) -> String {
 }
 
 /// The error for an interface that has another XDP program, with the remedy.
-pub(super) fn other_program(facts: &Facts, id: u32) -> String {
+pub(super) fn other_program(facts: &InterfaceInfo, id: u32) -> String {
     let name = program_name(id);
     let remedy = if name == abi::PROGRAM {
         "another instance attached it: run `allowlist detach` with its --pin-dir".to_owned()

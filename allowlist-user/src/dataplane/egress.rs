@@ -26,7 +26,7 @@ use super::link::{take_off, take_off_if_pinned, tracks};
 use super::pins::{Pins, is_pinned};
 use super::sys::program_maps;
 use crate::error_code::bail_with;
-use crate::interface::Facts;
+use crate::interface::InterfaceInfo;
 use crate::netlink::Netlink;
 
 /// The hook for sent packets.
@@ -54,7 +54,7 @@ impl Dataplane {
     /// Attaches the flow tracker to an interface if the policy tracks flows, and returns whether that is new.
     ///
     /// [`Self::attach`] attaches it too. An earlier start records flows before packets are judged by them.
-    pub fn enable_tracking(&mut self, facts: &Facts) -> Result<bool> {
+    pub fn enable_tracking(&mut self, facts: &InterfaceInfo) -> Result<bool> {
         if !self.tracks {
             return Ok(false);
         }
@@ -72,12 +72,12 @@ impl Dataplane {
 
     /// Whether the flow tracker is attached where the policy tracks flows. The removal of a clsact filter by another
     /// process is not detected.
-    pub fn is_tracking(&self, facts: &Facts) -> Result<bool> {
+    pub fn is_tracking(&self, facts: &InterfaceInfo) -> Result<bool> {
         let slot = self.slot_of(&facts.name, facts.index)?;
         Ok(!self.tracks || self.has_tracker(slot, facts)?)
     }
 
-    fn has_tracker(&self, slot: u32, facts: &Facts) -> Result<bool> {
+    fn has_tracker(&self, slot: u32, facts: &InterfaceInfo) -> Result<bool> {
         let recorded = self.interfaces.get(&slot, 0)?;
         let pin = self.pins.egress(slot);
         Ok(match recorded.egress {
@@ -92,7 +92,7 @@ impl Dataplane {
         &mut self,
         object: &mut Ebpf,
         slot: u32,
-        facts: &Facts,
+        facts: &InterfaceInfo,
         hook: Hook,
     ) -> Result<()> {
         let recorded = self.interfaces.get(&slot, 0)?;
@@ -127,7 +127,7 @@ impl Dataplane {
         &mut self,
         object: &mut Ebpf,
         slot: u32,
-        facts: &Facts,
+        facts: &InterfaceInfo,
     ) -> Result<()> {
         let recorded = self.interfaces.get(&slot, 0)?;
         let program = load(object)?;
@@ -163,7 +163,7 @@ impl Dataplane {
         &self,
         program: &mut SchedClassifier,
         slot: u32,
-        (facts, recorded): (&Facts, &Interface),
+        (facts, recorded): (&InterfaceInfo, &Interface),
         hook: Hook,
     ) -> Result<u32> {
         let pin = self.pins.egress(slot);
@@ -259,7 +259,7 @@ fn load(object: &mut Ebpf) -> Result<&mut SchedClassifier> {
     Ok(program)
 }
 
-fn attach_filter(program: &mut SchedClassifier, facts: &Facts) -> Result<()> {
+fn attach_filter(program: &mut SchedClassifier, facts: &InterfaceInfo) -> Result<()> {
     match qdisc_add_clsact(&facts.name) {
         // An earlier one of this program, or one of another program.
         Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(Errno::EEXIST as i32) => {
@@ -293,7 +293,7 @@ fn attach_filter(program: &mut SchedClassifier, facts: &Facts) -> Result<()> {
 }
 
 /// Fails where the discipline at the hook is `ingress`: there, the kernel runs a filter for sent packets on received ones.
-fn require_clsact(facts: &Facts) -> Result<()> {
+fn require_clsact(facts: &InterfaceInfo) -> Result<()> {
     let kind = Netlink::open()?.ingress_qdisc(facts.index)?;
     match kind.as_deref() {
         None | Some("clsact") => Ok(()),

@@ -22,7 +22,7 @@ use nix::errno::Errno;
 use super::attach::{XdpMode, other_program};
 use crate::config::AttachMode;
 use crate::error_code::{CodedError, ErrorCode};
-use crate::interface::Facts;
+use crate::interface::InterfaceInfo;
 use crate::netlink::{Netlink, XdpPlace};
 
 impl XdpMode {
@@ -50,7 +50,7 @@ impl XdpMode {
 /// Fails with the reason of the kernel in each mode that was tried, and the remedy.
 pub(super) fn new_link(
     program: &mut Xdp,
-    facts: &Facts,
+    facts: &InterfaceInfo,
     wanted: AttachMode,
 ) -> Result<(FdLink, XdpMode, Option<String>)> {
     let mode = match wanted {
@@ -111,7 +111,7 @@ impl Refused {
 }
 
 /// Creates a link in one mode. A refusal comes with the reason that the kernel has for it.
-fn create(program: &mut Xdp, facts: &Facts, mode: XdpMode) -> Result<FdLink, Refused> {
+fn create(program: &mut Xdp, facts: &InterfaceInfo, mode: XdpMode) -> Result<FdLink, Refused> {
     let error = match link(program, facts, mode) {
         Ok(link) => return Ok(link),
         Err(error) => error,
@@ -131,7 +131,7 @@ fn create(program: &mut Xdp, facts: &Facts, mode: XdpMode) -> Result<FdLink, Ref
     }
 }
 
-fn link(program: &mut Xdp, facts: &Facts, mode: XdpMode) -> Result<FdLink> {
+fn link(program: &mut Xdp, facts: &InterfaceInfo, mode: XdpMode) -> Result<FdLink> {
     let id = program.attach_to_if_index(facts.index, mode.flags())?;
     let link = program.take_link(id)?;
     link.try_into().map_err(|_| {
@@ -154,7 +154,7 @@ enum Attempt {
 }
 
 /// Attaches a program by netlink for the reason of the refusal, and detaches it where it is accepted.
-fn attempt(program: &Xdp, facts: &Facts, mode: XdpMode) -> Result<Attempt> {
+fn attempt(program: &Xdp, facts: &InterfaceInfo, mode: XdpMode) -> Result<Attempt> {
     let netlink = Netlink::open()?;
     let descriptor = program.fd()?.as_fd();
     if let Err(refusal) = netlink.attach_xdp(facts.index, descriptor, mode.place()) {
@@ -173,7 +173,7 @@ fn attempt(program: &Xdp, facts: &Facts, mode: XdpMode) -> Result<Attempt> {
 }
 
 /// The error for all the modes that were refused, with the remedy.
-fn with_remedy(refused: &[Refused], facts: &Facts) -> Error {
+fn with_remedy(refused: &[Refused], facts: &InterfaceInfo) -> Error {
     let name = &facts.name;
     let is_native = matches!(refused, [one] if one.mode == XdpMode::Native);
     let is_offload = matches!(refused, [one] if one.mode == XdpMode::Offload);
@@ -198,7 +198,7 @@ fn with_remedy(refused: &[Refused], facts: &Facts) -> Error {
 }
 
 /// Describes a program that is on the interface now.
-fn other_program_now(facts: &Facts) -> Option<String> {
+fn other_program_now(facts: &InterfaceInfo) -> Option<String> {
     let device = Netlink::open().ok()?.by_index(facts.index).ok()??;
     let program = device.programs.first()?;
     Some(other_program(facts, *program))

@@ -4,7 +4,7 @@ use allowlist_common::abi::{Control, ReturnTraffic};
 use anyhow::Result;
 
 use super::{Attachment, Dataplane, View};
-use crate::interface::Facts;
+use crate::interface::InterfaceInfo;
 use crate::policy::Mode;
 
 /// The generation and the attached interfaces at one moment.
@@ -79,7 +79,7 @@ impl Dataplane {
             else {
                 continue;
             };
-            let facts = Facts {
+            let facts = InterfaceInfo {
                 name: attachment.name.clone(),
                 index,
                 xdp_program: None,

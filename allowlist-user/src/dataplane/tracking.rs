@@ -185,7 +185,7 @@ fn adopt(flows: &mut Flows, marks: &Marks) -> Result<Vec<u16>> {
             return Ok((0..=u16::MAX).collect());
         }
     };
-    let evidence = Evidence::of(&sockets, &own_ports);
+    let evidence = Evidence::from_sockets(&sockets, &own_ports);
     let now = kernel_clock().as_secs() as u32;
     let mut adopted = 0;
     for own in &evidence.own {

@@ -1,8 +1,8 @@
 //! The conditions under which drivers refuse native XDP programs, from the code of the drivers in Linux 6.3 to 6.18.
 //!
-//! The filter's program supports packets in several buffers (`xdp.frags`), so a limit of the MTU that a driver waives
-//! for such programs is none here. A condition whose facts the kernel does not report is not here: the driver's entry
-//! is then not `complete`.
+//! The filter's program supports multi-buffer packets (`xdp.frags`), so MTU limits that a driver waives for such programs
+//! are left out. Conditions on facts that the kernel does not report are left out too: the driver's entry is then not
+//! `complete`.
 
 use super::{Channels, Driver, Obstacle, XdpFeatures};
 
@@ -19,7 +19,7 @@ mod virtio {
     pub(super) const MRG_RXBUF: u64 = 1 << 15;
     pub(super) const ANY_LAYOUT: u64 = 1 << 27;
     pub(super) const VERSION_1: u64 = 1 << 32;
-    /// All that the host may do to received packets.
+    /// All offloads that the host may apply to received packets.
     pub(super) const HOST_OFFLOADS: u64 =
         GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | GUEST_ECN | GUEST_UFO | GUEST_USO4 | GUEST_USO6;
 }
@@ -34,7 +34,7 @@ pub(super) struct Conditions {
 }
 
 impl Conditions {
-    /// The largest MTU with a native program, where it is known.
+    /// Returns the largest MTU with a native program, if it is known.
     pub(super) fn largest_mtu(&self, driver: &Driver) -> Option<u32> {
         (self.largest_mtu)(driver)
     }
@@ -49,7 +49,7 @@ impl Driver {
         };
         match self.name.as_deref().unwrap_or_default() {
             "tun" | "veth" => entry(false, true),
-            // With merged buffers, it refuses devices whose headers are in a buffer of their own.
+            // With mergeable buffers, the driver refuses devices whose headers are in a separate buffer.
             "virtio_net" => entry(
                 false,
                 self.virtio.is_some_and(|features| {
@@ -66,13 +66,13 @@ impl Driver {
                 ..entry(false, self.channels.is_some())
             },
             "igc" => entry(true, true),
-            // They refuse programs with SR-IOV, DCB, IPsec, header split or too few resources too.
+            // These drivers also refuse programs with SR-IOV, DCB, IPsec, header split or too few resources.
             "bnxt_en" | "i40e" | "ixgbe" => entry(true, false),
             _ => entry(false, false),
         }
     }
 
-    /// The first obstacle to a native program.
+    /// Returns the first obstacle to a native program.
     pub(super) fn obstacle(&self) -> Option<Obstacle> {
         let name = self.name.as_deref().unwrap_or_default();
         if let Some(features) = self.xdp
@@ -86,7 +86,7 @@ impl Driver {
         }
         let channels = self.channels.unwrap_or_default();
         match name {
-            // drivers/net/veth.c, veth_xdp_set; where features are reported, they are cleared for the same cause.
+            // drivers/net/veth.c, veth_xdp_set; a kernel that reports features clears them for the same reason.
             "veth" => {
                 let tx = self.peer.as_ref().and_then(|peer| peer.tx);
                 let is_few = self.channels.is_some() && tx.is_some_and(|tx| tx > channels.rx);
@@ -152,7 +152,7 @@ impl Driver {
     }
 }
 
-/// An obstacle where there are not twice as many queues as are used.
+/// Returns an obstacle unless there are at least twice as many queues as are used.
 fn few_spare(used: u32, max: u32, separate: bool) -> Option<Obstacle> {
     (2 * used > max).then_some(Obstacle::Queues {
         most: max / 2,

@@ -1,4 +1,4 @@
-//! The XDP features of a driver, by the generic netlink family `netdev` (Linux 6.3).
+//! Reads the XDP features of a driver by the generic netlink family `netdev` (Linux 6.3).
 
 use ethtool::EthtoolHandle;
 use futures_util::StreamExt as _;
@@ -50,7 +50,7 @@ impl ParseableParametrized<[u8], GenlHeader> for Netdev {
     }
 }
 
-/// The XDP features of an interface; `None` on a kernel that does not report them.
+/// Returns the XDP features of an interface, or `None` on a kernel that does not report them.
 pub(super) async fn xdp_features(netlink: &mut EthtoolHandle, index: u32) -> Option<XdpFeatures> {
     let attributes = vec![DefaultNla::new(INDEX, index.to_ne_bytes().to_vec())];
     let mut request = NetlinkMessage::from(GenlMessage::from_payload(Netdev(attributes)));

@@ -1,8 +1,8 @@
-//! The reasons for which an XDP program is refused, and the remedy for each.
+//! The reasons for which the kernel or a driver refuses an XDP program, with a remedy for each.
 
 use std::fmt;
 
-/// A reason for which a native program, or any, is refused.
+/// A reason for which a native program, or any program, is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Obstacle {
     /// The driver supports no native program.
@@ -13,7 +13,7 @@ pub enum Obstacle {
     FewQueues {
         /// The receive queues.
         rx: Option<u32>,
-        /// The number to raise them to; `None` where they cannot be raised enough.
+        /// The sufficient number; `None` if the maximum is too low.
         raise_to: Option<u32>,
         /// The peer's name, if it is in the same namespace.
         peer: Option<String>,
@@ -25,12 +25,12 @@ pub enum Obstacle {
     },
     /// More than half of the queues are in use, and a native program needs one more for each.
     Queues {
-        /// The most that leave room.
+        /// The largest number of queues that leaves enough spare ones.
         most: u32,
-        /// Whether the driver has separate queues for receiving and sending.
+        /// Whether the driver has separate receive and transmit queues.
         separate: bool,
     },
-    /// The driver has separate queues for receiving and sending, which have to be combined.
+    /// The driver has separate receive and transmit queues, and requires combined ones.
     SeparateQueues {
         /// The number of combined queues.
         combined: u32,
@@ -39,9 +39,9 @@ pub enum Obstacle {
     Lro,
     /// Receive merging on the card is on.
     HardwareGro,
-    /// A virtio card's host merges packets or leaves out checksums, and gives the guest no way to end that.
+    /// The host of a virtio card merges packets or omits checksums, and does not let the guest turn this off.
     HostOffloads,
-    /// The interface above has an XDP program.
+    /// The master of the interface has an XDP program.
     FilteredMaster(String),
     /// The interface has another XDP program.
     OtherProgram {
@@ -58,28 +58,25 @@ impl fmt::Display for Obstacle {
             Self::NoNative => out.write_str("the driver supports no native XDP"),
             Self::NoOffload => out.write_str("the driver supports no XDP on the card"),
             Self::FewQueues { rx, .. } => {
-                let rx = rx.map_or_else(|| "its".to_owned(), |rx| format!("the {rx}"));
-                write!(
-                    out,
-                    "its peer has more transmit queues than {rx} receive queues of this end"
-                )
+                out.write_str("the peer has more transmit queues than this end has receive queues")?;
+                rx.map_or(Ok(()), |rx| write!(out, " ({rx})"))
             }
             Self::Mtu { largest } => write!(out, "the MTU is larger than {largest}"),
             Self::Queues { most, .. } => write!(
                 out,
-                "native XDP needs a second transmit queue for each queue, which leaves at most {most} queues"
+                "native XDP needs a spare transmit queue for each queue in use, so at most {most} queues can be in use"
             ),
             Self::SeparateQueues { .. } => {
-                out.write_str("the queues for receiving and sending are not combined")
+                out.write_str("the receive and transmit queues are not combined")
             }
             Self::Lro => out.write_str("large receive offload (LRO) is on"),
-            Self::HardwareGro => out.write_str("receive merging on the card (rx-gro-hw) is on"),
+            Self::HardwareGro => out.write_str("hardware GRO (rx-gro-hw) is on"),
             Self::HostOffloads => out.write_str(
-                "the virtual machine's host merges packets or leaves out checksums, and the guest cannot end that",
+                "the host of this virtual machine merges packets or omits checksums, and the guest cannot turn this off",
             ),
             Self::FilteredMaster(master) => write!(
                 out,
-                "{master}, of which it is a part, has an XDP program, beside which the kernel allows none here"
+                "its master {master} has an XDP program, and the kernel allows none on a member besides"
             ),
             Self::OtherProgram { id, name } => {
                 write!(out, "it has another XDP program, id {id} ({name})")
@@ -89,7 +86,7 @@ impl fmt::Display for Obstacle {
 }
 
 impl Obstacle {
-    /// The remedy for an interface: a command in backticks where a command removes the obstacle.
+    /// Returns the remedy for an interface, with a command in backticks if a command removes the obstacle.
     pub fn remedy(&self, interface: &str) -> Option<String> {
         Some(match self {
             Self::NoNative | Self::NoOffload | Self::Queues { most: 0, .. } => return None,
@@ -118,7 +115,7 @@ impl Obstacle {
             Self::Lro => format!("`ethtool -K {interface} lro off`"),
             Self::HardwareGro => format!("`ethtool -K {interface} rx-gro-hw off`"),
             Self::HostOffloads => {
-                "the host has to offer control over offloads (QEMU: `ctrl_guest_offloads=on`), or to switch the offloads off".to_owned()
+                "on the virtual machine's host, enable control of offloads (QEMU: `ctrl_guest_offloads=on`), or turn the offloads off".to_owned()
             }
             Self::FilteredMaster(master) => {
                 format!("filter {master} alone, or `ip link set dev {master} xdp off`")

@@ -1,6 +1,7 @@
-//! Reads the facts about an interface's driver: over rtnetlink, ethtool's and netdev's generic netlink, and from sysfs.
+//! Reads facts about an interface's driver: over rtnetlink, the generic netlink families of ethtool and netdev, and from
+//! sysfs.
 //!
-//! Every fact but the interface itself may be missing, where the kernel or the driver does not report it.
+//! Any fact except the interface itself may be missing, if the kernel or the driver does not report it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,31 +15,31 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkInfo, LinkMessage};
 use super::netdev::xdp_features;
 use super::{Channels, Driver, Peer, Program};
 use crate::dataplane::name_of_program;
-use crate::interface::Facts;
+use crate::interface::InterfaceInfo;
 use crate::netlink::Netlink;
 
 /// Reads the facts about the driver of an interface in this process's network namespace.
 ///
 /// # Errors
-/// Fails where the interface cannot be read.
-pub async fn read(facts: &Facts) -> Result<Driver> {
+/// Fails if the interface cannot be read.
+pub async fn read(interface: &InterfaceInfo) -> Result<Driver> {
     let (connection, netlink, _) = rtnetlink::new_connection().context("cannot open netlink")?;
     let connection = tokio::spawn(connection);
-    let get = netlink.link().get().match_index(facts.index).execute();
+    let get = netlink.link().get().match_index(interface.index).execute();
     let link = Box::pin(get).try_next().await;
     connection.abort();
     let link = link
         .ok()
         .flatten()
-        .with_context(|| format!("cannot read the interface {}", facts.name))?;
+        .with_context(|| format!("cannot read the interface {}", interface.name))?;
     let mut driver = Driver {
-        interface: facts.name.clone(),
+        interface: interface.name.clone(),
         page_size: page_size(),
-        program: facts.xdp_program.map(|id| {
+        program: interface.xdp_program.map(|id| {
             let name = name_of_program(id);
             Program {
                 id,
-                mode: facts.xdp_mode,
+                mode: interface.xdp_mode,
                 is_filter: name.as_deref() == Some(abi::PROGRAM),
                 name,
             }
@@ -69,9 +70,9 @@ pub async fn read(facts: &Facts) -> Result<Driver> {
         return Ok(driver);
     };
     let connection = tokio::spawn(connection);
-    driver.xdp = xdp_features(&mut netlink, facts.index).await;
-    driver.channels = channels(&mut netlink, &facts.name).await;
-    (driver.lro, driver.hardware_gro) = merging(&mut netlink, &facts.name).await;
+    driver.xdp = xdp_features(&mut netlink, interface.index).await;
+    driver.channels = channels(&mut netlink, &interface.name).await;
+    (driver.lro, driver.hardware_gro) = merging(&mut netlink, &interface.name).await;
     if driver.name.as_deref() == Some("veth")
         && !is_peer_elsewhere
         && let Some(name) = peer.and_then(name_of)
@@ -86,7 +87,7 @@ pub async fn read(facts: &Facts) -> Result<Driver> {
     Ok(driver)
 }
 
-/// The name of the interface with this index, if it has an XDP program.
+/// Returns the name of the interface with this index, if it has an XDP program.
 fn filtered(index: u32) -> Option<String> {
     let device = Netlink::open().ok()?.by_index(index).ok()??;
     (!device.programs.is_empty()).then_some(device.name)
@@ -96,7 +97,7 @@ fn name_of(index: u32) -> Option<String> {
     Some(Netlink::open().ok()?.by_index(index).ok()??.name)
 }
 
-/// The folder in sysfs of the device below an interface, which is the same in each network namespace.
+/// Returns the sysfs directory of the device of an interface, which is the same in each network namespace.
 fn parent(link: &LinkMessage) -> Option<PathBuf> {
     let mut name = None;
     let mut bus = None;
@@ -110,7 +111,7 @@ fn parent(link: &LinkMessage) -> Option<PathBuf> {
     Some(Path::new("/sys/bus").join(bus?).join("devices").join(name?))
 }
 
-/// The last part of a symbolic link's target.
+/// Returns the last component of a symbolic link's target.
 fn target(path: &Path) -> Option<String> {
     let target = fs::read_link(path).ok()?;
     Some(target.file_name()?.to_string_lossy().into_owned())
@@ -130,7 +131,7 @@ fn kind(link: &LinkMessage) -> Option<String> {
     })
 }
 
-/// The features of a virtio device as a number, from a text with one character for each bit, bit 0 first.
+/// Parses the features of a virtio device: one character for each bit, bit 0 first.
 fn bits(text: &str) -> Option<u64> {
     let mut value = 0;
     for (place, bit) in text.trim().bytes().take(64).enumerate() {
@@ -164,7 +165,7 @@ async fn channels(netlink: &mut EthtoolHandle, name: &str) -> Option<Channels> {
     Some(channels)
 }
 
-/// Whether large receive offload is on, and whether `rx-gro-hw` is.
+/// Returns whether large receive offload and `rx-gro-hw` are on.
 async fn merging(netlink: &mut EthtoolHandle, name: &str) -> (bool, bool) {
     let mut found = (false, false);
     let Ok(answers) = netlink.feature().get(Some(name)).execute().await else {
@@ -185,10 +186,10 @@ async fn merging(netlink: &mut EthtoolHandle, name: &str) -> (bool, bool) {
     found
 }
 
-/// The size of a page of memory, in bytes.
+/// Returns the size of a page of memory, in bytes.
 fn page_size() -> u32 {
     #[expect(unsafe_code, reason = "a call of the C library")]
-    // SAFETY: it takes a number, and returns one.
+    // SAFETY: `sysconf` takes a number and returns one.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     u32::try_from(size).unwrap_or(0)
 }
@@ -198,7 +199,7 @@ mod tests {
     use super::bits;
 
     #[test]
-    fn virtio_features_are_bits_from_the_first_character_on() {
+    fn virtio_features_are_parsed_from_bit_0() {
         for (text, expected) in [
             ("", Some(0)),
             ("0110\n", Some(0b0110)),

@@ -108,7 +108,7 @@ fn check(driver: &Driver, wanted: AttachMode, expected: &Prediction) {
     assert_eq!(driver.predict(wanted), *expected, "{wanted:?} {driver:?}");
 }
 
-/// Forced native mode fails where the automatic choice falls back, for the same reason. Returns the texts for it.
+/// Checks that `native` fails and `auto` falls back for the same obstacle, and returns the texts of the obstacle.
 #[track_caller]
 fn check_obstacle(driver: &Driver, obstacle: Obstacle) -> String {
     check(driver, Auto, &FallsBack(obstacle.clone()));
@@ -119,7 +119,7 @@ fn check_obstacle(driver: &Driver, obstacle: Obstacle) -> String {
     text
 }
 
-/// The texts of an obstacle.
+/// Returns the texts of an obstacle.
 fn text(driver: &Driver, obstacle: &Obstacle) -> String {
     let name = driver.name.as_deref().unwrap_or_default();
     let remedy = obstacle.remedy(&driver.interface);
@@ -206,7 +206,7 @@ fn obstacles_of_network_cards() {
 }
 
 #[test]
-fn without_an_obstacle_the_driver_and_its_conditions_decide() {
+fn predictions_without_an_obstacle() {
     let unknown = |driver| Driver {
         xdp: None,
         ..driver
@@ -274,7 +274,7 @@ fn without_an_obstacle_the_driver_and_its_conditions_decide() {
 }
 
 #[test]
-fn on_the_card_the_features_decide() {
+fn offload_depends_on_the_features() {
     for (driver, expected) in [
         (driver("nfp"), Fails(Obstacle::NoOffload)),
         (
@@ -294,7 +294,7 @@ fn on_the_card_the_features_decide() {
 }
 
 #[test]
-fn a_program_that_is_there_decides_first() {
+fn attached_programs_decide_first() {
     let other = Obstacle::OtherProgram {
         id: 7,
         name: "other".to_owned(),

@@ -9,10 +9,10 @@ use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use super::Netlink;
 
 impl Netlink {
-    /// The kind of the queueing discipline at the ingress of an interface, `clsact` or `ingress`; `None` without one.
+    /// Returns the kind of the queueing discipline at the ingress of an interface, `clsact` or `ingress`.
     ///
     /// # Errors
-    /// Fails where the kernel refuses the request.
+    /// Fails if the kernel refuses the request.
     pub fn ingress_qdisc(&self, index: u32) -> Result<Option<String>> {
         let mut message = TcMessage::default();
         message.header.index = index.cast_signed();
@@ -20,7 +20,7 @@ impl Netlink {
         let request = RouteNetlinkMessage::GetQueueDiscipline(message);
         let what =
             || format!("cannot read the queueing disciplines of the interface with index {index}");
-        // Without the echo, only those who listen to changes get the answer.
+        // Without the echo flag, the kernel sends the answer only to multicast subscribers.
         let answer = self
             .exchange(request, NLM_F_REQUEST | NLM_F_ECHO)
             .with_context(what)?;
@@ -38,7 +38,7 @@ impl Netlink {
                     _ => Err(error).with_context(what),
                 }
             }
-            other => bail!("the kernel answered with a message of another type: {other:?}"),
+            other => bail!("unexpected netlink response from the kernel: {other:?}"),
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Attaching and detaching an XDP program by a netlink request, whose refusal has the kernel's reason in words.
+//! Attaches and detaches an XDP program by a netlink request, and reports the kernel's reason for a refusal.
 //!
-//! Invariant: a refusal keeps the sentence of the extended acknowledgement, escaped, where the kernel sends one.
+//! Invariant: a refusal keeps the escaped text of the extended acknowledgement, if the kernel sends one.
 
 use std::fmt;
 use std::io;
@@ -18,7 +18,7 @@ use crate::text::on_one_line;
 /// `XDP_FLAGS_*` of the kernel's `linux/if_link.h`.
 const UPDATE_IF_NOEXIST: u32 = 1 << 0;
 const REPLACE: u32 = 1 << 4;
-/// Instead of a descriptor: no program.
+/// The value of a descriptor that stands for no program.
 const NO_PROGRAM: i32 = -1;
 /// The length of the header of the refused request, a `struct nlmsghdr`, in a capped error message.
 const REQUEST_HEADER: usize = 16;
@@ -36,12 +36,12 @@ pub enum XdpPlace {
     Card = 1 << 3,
 }
 
-/// A netlink request that the kernel refused, or that did not get through.
+/// A netlink request that the kernel refused, or that could not be sent.
 #[derive(Debug)]
 pub struct Refusal {
     /// The error number.
     pub error: io::Error,
-    /// The kernel's reason in words, on one line; `None` where the kernel sends none.
+    /// The kernel's reason as text on one line; `None` if the kernel sends none.
     pub reason: Option<String>,
 }
 
@@ -66,10 +66,10 @@ impl From<io::Error> for Refusal {
 }
 
 impl Netlink {
-    /// Attaches an XDP program, without a link, to an interface that has no program in this place.
+    /// Attaches an XDP program, without a link, to an interface that has no program in this mode.
     ///
     /// # Errors
-    /// Fails with the kernel's reason where the kernel or the driver refuses the program.
+    /// Fails with the kernel's reason if the kernel or the driver refuses the program.
     pub fn attach_xdp(
         &self,
         index: u32,
@@ -85,10 +85,10 @@ impl Netlink {
         )
     }
 
-    /// Detaches an XDP program that [`Self::attach_xdp`] attached; any other program stays.
+    /// Detaches an XDP program that [`Self::attach_xdp`] attached, and no other program.
     ///
     /// # Errors
-    /// Fails where the program is not attached in this place.
+    /// Fails if the program is not attached in this mode.
     pub fn detach_xdp(
         &self,
         index: u32,
@@ -106,7 +106,7 @@ impl Netlink {
     }
 
     fn set_xdp(&self, index: u32, xdp: Vec<LinkXdp>) -> Result<(), Refusal> {
-        // Without the refused request in it, so that the attributes are at a fixed place.
+        // The answer leaves out the refused request, so that the attributes are at a fixed offset.
         self.socket.set_cap_ack(true)?;
         self.socket.set_ext_ack(true)?;
         let mut message = LinkMessage::default();
@@ -121,14 +121,15 @@ impl Netlink {
                 reason: reason(answer.header.flags, &error.header),
             }),
             other => Err(Refusal::from(io::Error::other(format!(
-                "the kernel answered with a message of another type: {other:?}"
+                "unexpected netlink response from the kernel: {other:?}"
             )))),
         }
     }
 }
 
-/// Returns the sentence of an extended acknowledgement, on one line, from the flags of the error message and the
-/// bytes behind its error number.
+/// Returns the text of an extended acknowledgement, on one line.
+///
+/// `flags` are those of the error message, `bytes` those after its error number.
 fn reason(flags: u16, bytes: &[u8]) -> Option<String> {
     if flags & NLM_F_CAPPED == 0 || flags & NLM_F_ACK_TLVS == 0 {
         return None;
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_is_the_sentence_of_the_kernel_on_one_line() {
+    fn reasons_are_the_kernel_text_on_one_line() {
         const BOTH: u16 = NLM_F_CAPPED | NLM_F_ACK_TLVS;
         let offset: (u16, &[u8]) = (2, &[0; 4]);
         for (flags, attributes, expected) in [

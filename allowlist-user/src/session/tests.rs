@@ -1,4 +1,4 @@
-//! What tells of a session, where it is looked for, and which changes would cut it.
+//! Evidence of a session, the order in which it is used, and the changes that would cut the session.
 
 use std::fmt::Write as _;
 use std::fs::{create_dir_all, write};
@@ -7,6 +7,7 @@ use std::path::Path;
 
 use expect_test::{expect, expect_file};
 
+use super::lockout::evaluate;
 use super::*;
 use crate::compile::{Names, Tables, compile};
 use crate::config::Config;
@@ -14,7 +15,7 @@ use crate::policy::{Feed, Mode, Origin, Snapshot};
 
 #[track_caller]
 fn check_connection(text: &str, expected: Option<(&str, &str, Option<&str>)>) {
-    let found = told::connection(text);
+    let found = login_sources::connection(text);
     let expected = expected.map(|(peer, local, interface)| {
         let address = |text: &str| text.parse::<SocketAddr>().expect("an address and a port");
         (address(peer), address(local), interface.map(str::to_owned))
@@ -61,7 +62,7 @@ fn variables() {
         (b"XSSH_CONNECTION=a\0SSH_CONNECTION_X=b\0", None),
         (b"", None),
     ] {
-        let found = told::variable(environment, SSH_CONNECTION);
+        let found = login_sources::variable(environment, SSH_CONNECTION);
         assert_eq!(found.as_deref(), expected);
     }
 }
@@ -69,24 +70,24 @@ fn variables() {
 #[test]
 fn parents_and_terminals() {
     let status = "Name:\tsh\nPid:\t7\nPPid:\t5\nTracerPid:\t0\n";
-    assert_eq!(told::parent(status), Some(5));
-    assert_eq!(told::parent("Name:\tPPid: 5\n"), None);
+    assert_eq!(login_sources::parent(status), Some(5));
+    assert_eq!(login_sources::parent("Name:\tPPid: 5\n"), None);
     for (file, expected) in [
         ("/dev/pts/3", Some("pts/3")),
         ("/dev/tty1", Some("tty1")),
         ("/dev/null", None),
         ("pipe:[4711]", None),
     ] {
-        assert_eq!(told::line(file).as_deref(), expected, "{file}");
+        assert_eq!(login_sources::line(file).as_deref(), expected, "{file}");
     }
 }
 
-/// A folder that looks like `/proc`, and a file like `utmp`.
-struct Pretended {
+/// A directory in the format of `/proc`, and a file in the format of `utmp`.
+struct FakeHost {
     folder: tempfile::TempDir,
 }
 
-impl Pretended {
+impl FakeHost {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         Self { folder }
@@ -121,56 +122,53 @@ impl Pretended {
 const CONNECTION: &str = "SSH_CONNECTION=203.0.113.9 40000 198.51.100.1 22";
 
 #[test]
-fn the_own_environment_comes_first() {
-    let pretended = Pretended::new();
-    pretended.process(7, 5, "", "/dev/null");
-    pretended.process(5, 1, CONNECTION, "/dev/null");
+fn the_environment_of_the_process_is_preferred() {
+    let fake = FakeHost::new();
+    fake.process(7, 5, "", "/dev/null");
+    fake.process(5, 1, CONNECTION, "/dev/null");
     let own = "203.0.113.8 40000 198.51.100.1 22";
-    let found = pretended.host().find(Some(own), 7).expect("a session");
+    let found = fake.host().find(Some(own), 7).expect("a session");
     assert_eq!(
-        (found.peer.to_string(), found.how),
-        ("203.0.113.8:40000".to_owned(), How::Environment)
+        (found.peer.to_string(), found.evidence),
+        ("203.0.113.8:40000".to_owned(), Evidence::Environment)
     );
-    let damaged = pretended
-        .host()
-        .find(Some("UNKNOWN"), 7)
-        .expect("a session");
-    assert_eq!(damaged.how, How::Ancestor(5));
+    let damaged = fake.host().find(Some("UNKNOWN"), 7).expect("a session");
+    assert_eq!(damaged.evidence, Evidence::Ancestor(5));
 }
 
 #[test]
-fn the_nearest_ancestor_is_asked() {
-    let pretended = Pretended::new();
-    pretended.process(9, 7, "A=1", "/dev/null");
-    pretended.process(7, 5, "A=1", "/dev/null");
-    pretended.process(5, 3, CONNECTION, "/dev/null");
-    pretended.process(
+fn the_nearest_ancestor_is_used() {
+    let fake = FakeHost::new();
+    fake.process(9, 7, "A=1", "/dev/null");
+    fake.process(7, 5, "A=1", "/dev/null");
+    fake.process(5, 3, CONNECTION, "/dev/null");
+    fake.process(
         3,
         1,
         "SSH_CONNECTION=203.0.113.1 1 198.51.100.1 22",
         "/dev/null",
     );
-    let found = pretended.host().find(None, 9).expect("a session");
-    assert_eq!(found.how, How::Ancestor(5));
+    let found = fake.host().find(None, 9).expect("a session");
+    assert_eq!(found.evidence, Evidence::Ancestor(5));
     assert_eq!(found.peer.to_string(), "203.0.113.9:40000");
 }
 
-/// What the first process was started with tells of nobody's login.
+/// The environment of process 1 describes no login.
 #[test]
-fn the_first_process_is_not_asked() {
-    let pretended = Pretended::new();
-    pretended.process(7, 1, "", "/dev/null");
-    pretended.process(1, 0, CONNECTION, "/dev/null");
-    assert_eq!(pretended.host().find(None, 7), None);
+fn process_1_is_not_used() {
+    let fake = FakeHost::new();
+    fake.process(7, 1, "", "/dev/null");
+    fake.process(1, 0, CONNECTION, "/dev/null");
+    assert_eq!(fake.host().find(None, 7), None);
 }
 
-/// Process numbers are used again, so what was read of them may go round.
+/// Process ids are reused, so the parents that are read one after the other can form a cycle.
 #[test]
-fn a_circle_ends() {
-    let pretended = Pretended::new();
-    pretended.process(7, 5, "", "/dev/null");
-    pretended.process(5, 7, "", "/dev/null");
-    assert_eq!(pretended.host().find(None, 7), None);
+fn a_cycle_of_ancestors_ends() {
+    let fake = FakeHost::new();
+    fake.process(7, 5, "", "/dev/null");
+    fake.process(5, 7, "", "/dev/null");
+    assert_eq!(fake.host().find(None, 7), None);
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -190,26 +188,26 @@ fn a_login_at_the_terminal_is_the_last_resort() {
         ("pts/3", ":0", None),
         ("pts/3", "", None),
     ] {
-        let pretended = Pretended::new();
+        let fake = FakeHost::new();
         // sudo has given the command a terminal of its own.
-        pretended.process(7, 5, "", "/dev/pts/9");
-        pretended.process(5, 1, "", "/dev/pts/3");
-        pretended.login(line, host);
-        let found = pretended.host().find(None, 7);
+        fake.process(7, 5, "", "/dev/pts/9");
+        fake.process(5, 1, "", "/dev/pts/3");
+        fake.login(line, host);
+        let found = fake.host().find(None, 7);
         let peer = found.as_ref().map(|session| session.peer.to_string());
         assert_eq!(peer.as_deref(), expected, "{line} {host:?}");
         if let Some(session) = found {
             assert!(session.local.ip().is_unspecified());
             assert_eq!(
-                (session.local.port(), session.how),
-                (22, How::Login(line.to_owned()))
+                (session.local.port(), session.evidence),
+                (22, Evidence::Login(line.to_owned()))
             );
         }
     }
 }
 
 #[test]
-fn a_session_survives_being_sent() {
+fn sessions_round_trip_as_json() {
     let session = session("fe80::9", "fe80::1", Some("eth1"));
     let text = serde_json::to_string(&session).expect("JSON");
     assert_eq!(serde_json::from_str::<Session>(&text).ok(), Some(session));
@@ -221,7 +219,7 @@ fn session(peer: &str, local: &str, interface: Option<&str>) -> Session {
         peer: SocketAddr::new(address(peer), 40_000),
         local: SocketAddr::new(address(local), 22),
         interface: interface.map(str::to_owned),
-        how: How::Environment,
+        evidence: Evidence::Environment,
     }
 }
 
@@ -248,9 +246,9 @@ fn compiled(text: &str) -> (Config, Tables) {
     (config, tables)
 }
 
-/// `eth0` and `eth1`, `br0` over `eth2`, and an address that no interface receives by.
-fn this_host() -> Vec<Holder> {
-    let holder = |name: &str, addresses: &[&str], below: &[&str], receives| Holder {
+/// `eth0` and `eth1`, `br0` with port `eth2`, and an address on an interface on which no packet arrives.
+fn this_host() -> Vec<HostInterface> {
+    let interface = |name: &str, addresses: &[&str], below: &[&str], receives| HostInterface {
         name: name.to_owned(),
         addresses: addresses
             .iter()
@@ -260,23 +258,23 @@ fn this_host() -> Vec<Holder> {
         receives,
     };
     vec![
-        holder("br0", &["192.0.2.1"], &["eth2"], true),
-        holder("dummy0", &["192.0.2.99"], &[], false),
-        holder(
+        interface("br0", &["192.0.2.1"], &["eth2"], true),
+        interface("dummy0", &["192.0.2.99"], &[], false),
+        interface(
             "eth0",
             &["198.51.100.1", "2001:db8:1::1", "fe80::1"],
             &[],
             true,
         ),
-        holder("eth1", &["198.51.101.1", "fe80::1"], &[], true),
-        holder("eth2", &[], &[], true),
-        holder("lo", &["127.0.0.1", "::1"], &[], false),
+        interface("eth1", &["198.51.101.1", "fe80::1"], &[], true),
+        interface("eth2", &[], &[], true),
+        interface("lo", &["127.0.0.1", "::1"], &[], false),
     ]
 }
 
 const OPEN: &str = "";
 /// Peers in `203.0.113.0/24` and `2001:db8:9::/48` reach SSH.
-const GUARDED: &str = "
+const RESTRICTED: &str = "
 [services.ssh]
 ports = ['tcp/22']
 allow = ['office']
@@ -285,7 +283,7 @@ prefixes = ['203.0.113.0/24', '2001:db8:9::/48']
 ";
 
 #[track_caller]
-fn check_cut(
+fn check_lockout(
     (peer, local, zone): (&str, &str, Option<&str>),
     before: Option<&str>,
     after: &str,
@@ -293,7 +291,7 @@ fn check_cut(
 ) {
     let before = before.map(compiled);
     let (config, tables) = compiled(after);
-    let found = cut(
+    let found = evaluate(
         &session(peer, local, zone),
         &this_host(),
         before.as_ref().map(|(config, tables)| Generation {
@@ -306,97 +304,107 @@ fn check_cut(
             mode: config.mode,
             tables: &tables,
         },
-        By::Command,
+        ChangeOrigin::Command,
     );
-    let interface = found.as_ref().map(|cut| &*cut.interface);
+    let interface = found.as_ref().map(|error| &*error.interface);
     assert_eq!(interface, expected, "{peer} to {local} by {after}");
 }
 
 #[test]
-fn what_would_be_cut() {
+fn changes_that_cut_the_session() {
     let on = |interfaces: &str, rest: &str| format!("interfaces = [{interfaces}]\n{rest}");
-    let guarded = &*on("'eth0', 'eth1', 'eth2'", GUARDED);
+    let restricted = &*on("'eth0', 'eth1', 'eth2'", RESTRICTED);
     let friend = ("203.0.113.9", "198.51.100.1", None);
     let stranger = ("192.0.2.200", "198.51.100.1", None);
-    check_cut(friend, None, guarded, None);
-    check_cut(stranger, None, guarded, Some("eth0"));
-    check_cut(
+    check_lockout(friend, None, restricted, None);
+    check_lockout(stranger, None, restricted, Some("eth0"));
+    check_lockout(
         ("2001:db8:9::1", "2001:db8:1::1", None),
         None,
-        guarded,
+        restricted,
         None,
     );
-    check_cut(
+    check_lockout(
         ("2001:db8:8::1", "2001:db8:1::1", None),
         None,
-        guarded,
+        restricted,
         Some("eth0"),
     );
-    // The interface that has the address is the one that counts.
-    check_cut(stranger, None, &on("'eth1'", GUARDED), None);
-    check_cut(
+    // The interface with the local address decides.
+    check_lockout(stranger, None, &on("'eth1'", RESTRICTED), None);
+    check_lockout(
         ("192.0.2.200", "198.51.101.1", None),
         None,
-        guarded,
+        restricted,
         Some("eth1"),
     );
-    check_cut(
+    check_lockout(
         ("192.0.2.200", "192.0.2.1", None),
         None,
-        guarded,
+        restricted,
         Some("eth2"),
     );
-    check_cut(
+    check_lockout(
         ("fe80::9", "fe80::1", Some("eth1")),
         None,
-        guarded,
+        restricted,
         Some("eth1"),
     );
-    check_cut(("fe80::9", "fe80::1", None), None, guarded, Some("eth0"));
-    // All of them where nobody can tell.
-    check_cut(
+    check_lockout(("fe80::9", "fe80::1", None), None, restricted, Some("eth0"));
+    // All filtered interfaces if the local address is unknown.
+    check_lockout(
         ("192.0.2.200", "0.0.0.0", None),
         None,
-        guarded,
+        restricted,
         Some("eth0"),
     );
-    check_cut(
+    check_lockout(
         ("192.0.2.200", "192.0.2.99", None),
         None,
-        &on("'eth1'", GUARDED),
+        &on("'eth1'", RESTRICTED),
         Some("eth1"),
     );
-    check_cut(friend, None, &on("'eth0'", OPEN), None);
-    // From this host itself nothing comes in by a wire.
-    check_cut(("198.51.100.1", "198.51.100.1", None), None, guarded, None);
-    check_cut(("127.0.0.1", "127.0.0.1", None), None, guarded, None);
-    check_cut(
+    check_lockout(friend, None, &on("'eth0'", OPEN), None);
+    // Connections from this host itself arrive on loopback only.
+    check_lockout(
+        ("198.51.100.1", "198.51.100.1", None),
+        None,
+        restricted,
+        None,
+    );
+    check_lockout(("127.0.0.1", "127.0.0.1", None), None, restricted, None);
+    check_lockout(
         ("127.0.0.1", "127.0.0.1", None),
         None,
-        &on("'lo'", GUARDED),
+        &on("'lo'", RESTRICTED),
         Some("lo"),
     );
-    // What is cut already is not cut by this.
-    check_cut(stranger, Some(guarded), guarded, None);
-    check_cut(
+    // Connections that are dropped already are not cut by the change.
+    check_lockout(stranger, Some(restricted), restricted, None);
+    check_lockout(
         stranger,
-        Some(&on("'eth1'", GUARDED)),
-        guarded,
+        Some(&on("'eth1'", RESTRICTED)),
+        restricted,
         Some("eth0"),
     );
-    check_cut(stranger, Some(&on("'eth0'", OPEN)), guarded, Some("eth0"));
-    // Nothing is carried out.
-    let observing = format!("mode = 'observe'\n{guarded}");
-    check_cut(stranger, None, &observing, None);
-    check_cut(stranger, Some(&observing), guarded, Some("eth0"));
-    // No service, and a closed host.
+    check_lockout(
+        stranger,
+        Some(&on("'eth0'", OPEN)),
+        restricted,
+        Some("eth0"),
+    );
+    // Observe mode drops nothing.
+    let observing = format!("mode = 'observe'\n{restricted}");
+    check_lockout(stranger, None, &observing, None);
+    check_lockout(stranger, Some(&observing), restricted, Some("eth0"));
+    // No service covers the port, and the default is to drop.
     let closed = on("'eth0'", "default = 'drop'\n");
-    check_cut(friend, None, &closed, Some("eth0"));
-    check_cut(friend, Some(guarded), &closed, Some("eth0"));
-    let elsewhere = GUARDED.replace("allow", "interfaces = ['eth1']\nallow");
+    check_lockout(friend, None, &closed, Some("eth0"));
+    check_lockout(friend, Some(restricted), &closed, Some("eth0"));
+    let elsewhere = RESTRICTED.replace("allow", "interfaces = ['eth1']\nallow");
     let elsewhere = format!("default = 'drop'\n{}", on("'eth0', 'eth1'", &elsewhere));
-    check_cut(friend, None, &elsewhere, Some("eth0"));
-    check_cut(
+    check_lockout(friend, None, &elsewhere, Some("eth0"));
+    check_lockout(
         ("203.0.113.9", "198.51.101.1", None),
         None,
         &elsewhere,
@@ -409,31 +417,31 @@ fn refusals_name_the_reason_and_the_remedy() {
     let office = "prefixes = ['203.0.113.0/24', '2001:db8:9::/48']";
     let mut refusals = String::new();
     for (title, rest, by) in [
-        ("a command", GUARDED.to_owned(), By::Command),
+        ("a command", RESTRICTED.to_owned(), ChangeOrigin::Command),
         (
             "a configuration whose source has prefixes",
-            GUARDED.to_owned(),
-            By::Configuration,
+            RESTRICTED.to_owned(),
+            ChangeOrigin::Configuration,
         ),
         (
             "a configuration whose source is a file",
-            GUARDED.replace(office, "file = 'office.txt'"),
-            By::Configuration,
+            RESTRICTED.replace(office, "file = 'office.txt'"),
+            ChangeOrigin::Configuration,
         ),
         (
             "a configuration whose source is a provider",
-            GUARDED.replace(office, "provider = 'workato'"),
-            By::Configuration,
+            RESTRICTED.replace(office, "provider = 'workato'"),
+            ChangeOrigin::Configuration,
         ),
         (
             "no service, by a command",
             "default = 'drop'".to_owned(),
-            By::Command,
+            ChangeOrigin::Command,
         ),
         (
             "no service, by a configuration",
             "default = 'drop'".to_owned(),
-            By::Configuration,
+            ChangeOrigin::Configuration,
         ),
     ] {
         let (config, tables) = compiled(&format!("interfaces = ['eth0']\n{rest}"));
@@ -443,8 +451,8 @@ fn refusals_name_the_reason_and_the_remedy() {
             tables: &tables,
         };
         let session = session("192.0.2.200", "198.51.100.1", None);
-        let cut = cut(&session, &this_host(), None, after, by).expect("cut");
-        writeln!(refusals, "{title}:\n{cut}\n").expect("a string takes any text");
+        let error = evaluate(&session, &this_host(), None, after, by).expect("a refusal");
+        writeln!(refusals, "{title}:\n{error}\n").expect("a string takes any text");
     }
     expect_file!["snapshots/refusals.txt"].assert_eq(&refusals);
 }
@@ -452,11 +460,11 @@ fn refusals_name_the_reason_and_the_remedy() {
 #[test]
 fn evidence_is_named() {
     let evidence = [
-        How::Environment,
-        How::Ancestor(4711),
-        How::Login("pts/3".to_owned()),
+        Evidence::Environment,
+        Evidence::Ancestor(4711),
+        Evidence::Login("pts/3".to_owned()),
     ];
-    let texts = evidence.map(|how| how.to_string()).join("\n");
+    let texts = evidence.map(|one| one.to_string()).join("\n");
     expect![[r#"
         SSH_CONNECTION of this process
         SSH_CONNECTION of process 4711

@@ -1,5 +1,5 @@
-//! Which paths of a configuration must be trusted: those that decide which commands run and which secrets and
-//! certificates are used, as root. Their content is not examined.
+//! Checks the paths of a configuration that must be trusted: those that determine which commands run as root, and which
+//! secrets and certificates are used. Does not examine the content of the files.
 
 use std::path::Path;
 
@@ -7,18 +7,19 @@ use super::{Finding, Problem, Untrusted, examine};
 use crate::config::{Config, secrets};
 use crate::policy::Origin;
 
-/// Something that users other than root could change.
+/// A path that users other than root can change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Concern {
     /// The description, with the remedy.
     pub message: String,
-    /// Whether the configuration must not be used: they could change a command, a secret, or a file of a
-    /// user who is not the one behind `sudo`.
+    /// Whether the configuration must not be used: the path leads to a command or a secret, or it is controlled by a user
+    /// other than the one behind `sudo`.
     pub is_fatal: bool,
 }
 
-/// Returns the concerns about a configuration's file, where it has one, and about the files that it names. A path that
-/// leads nowhere is no concern: using it fails, with its own error.
+/// Returns the concerns about the configuration file, if there is one, and about the files that it names.
+///
+/// A path that does not exist is no concern: its use fails with an error of its own.
 pub fn concerns(file: Option<&Path>, text: &str, config: &Config) -> Vec<Concern> {
     let mut concerns = Vec::new();
     let mut add = |path: &Path, is_sensitive: bool| match examine(path) {
@@ -26,7 +27,7 @@ pub fn concerns(file: Option<&Path>, text: &str, config: &Config) -> Vec<Concern
             let is_fatal = |finding: &Finding| {
                 is_sensitive || !matches!(finding.problem, Problem::SudoUser(_))
             };
-            // One is enough to act on, and a fatal one matters more.
+            // Reports one finding for each path, a fatal one if there is one.
             let worst = findings
                 .iter()
                 .find(|finding| is_fatal(finding))
@@ -47,10 +48,10 @@ pub fn concerns(file: Option<&Path>, text: &str, config: &Config) -> Vec<Concern
                 error.raw_os_error(),
                 Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)
             ) => {}
-        // Each use of a command, a token or a certificate examines it again, so the filter starts without.
+        // Each use of a command, a token or a certificate examines its path again, so the filter can start.
         Err(error) => concerns.push(Concern {
             message: format!(
-                "{}: its owner cannot be examined: {error}; it is not used until it can be",
+                "{}: cannot examine the owner: {error}; the file is not used until this succeeds",
                 path.display()
             ),
             is_fatal: Some(path) == file,

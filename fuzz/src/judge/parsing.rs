@@ -7,18 +7,18 @@ use allowlist_common::packet::{
     Address, Contents, Malformed, PackedPacket, Packet, Transport, parse, parse_fast,
     parse_network, parse_transport, read_addresses,
 };
-use allowlist_tests::model::dissect::Facts;
+use allowlist_tests::model::dissect::ParsedFrame;
 use allowlist_tests::model::{self, Content};
 
 use super::hex;
 
 /// Compares a parsed frame with the model's: a difference may not affect the verdict.
-pub(super) fn check(frame: &[u8], facts: &Facts) {
+pub(super) fn check(frame: &[u8], facts: &ParsedFrame) {
     let parsed = parse(frame);
     let agree = match (&parsed, facts) {
-        (Err(cause), Facts::Malformed(expected)) => cause == expected,
-        (Ok(Contents::Arp), Facts::Arp) | (Ok(Contents::Other), Facts::NotIp) => true,
-        (Ok(Contents::Ip(packet)), Facts::Ip(expected)) => is_same(packet, expected, frame),
+        (Err(cause), ParsedFrame::Malformed(expected)) => cause == expected,
+        (Ok(Contents::Arp), ParsedFrame::Arp) | (Ok(Contents::Other), ParsedFrame::NotIp) => true,
+        (Ok(Contents::Ip(packet)), ParsedFrame::Ip(expected)) => is_same(packet, expected, frame),
         _ => false,
     };
     assert!(agree, "{parsed:?}\n{facts:?}\n{}", hex(frame));

@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use allowlist_tests::lab::{Program, Site};
+use allowlist_tests::lab::{Program, Testbed};
 use allowlist_user::control::{Care, Client, Entry, Wanted};
 use anyhow::{Result, ensure};
 
@@ -70,8 +70,8 @@ pub(crate) fn run(record: &mut Record, effort: &Effort) -> Result<()> {
 }
 
 /// A daemon with a list of so many prefixes.
-fn filter(listed: u32) -> Result<(Site, Program)> {
-    let site = Site::new()?;
+fn filter(listed: u32) -> Result<(Testbed, Program)> {
+    let site = Testbed::new()?;
     let mut list = String::from("198.18.0.1\n");
     for number in 0..listed {
         let [_, a, b, c] = number.to_be_bytes();

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use allowlist_common::abi::PROGRAM;
 use allowlist_common::verdict::{Reason, Verdict};
-use allowlist_tests::lab::{frame, judged_during};
+use allowlist_tests::lab::{frame, with_background_load};
 use allowlist_user::dataplane::View;
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::Xdp;
@@ -133,7 +133,7 @@ fn under_load(record: &mut Record, effort: &Effort) -> Result<()> {
         let to = "198.51.100.1:443".parse().expect("an address");
         frame::tcp_syn(from, to)
     });
-    let [friends, strangers] = judged_during(judge, frames, || {
+    let [friends, strangers] = with_background_load(judge, frames, || {
         (0..publishes).try_for_each(|turn| in_force.publish(&tables[turn % 2]))
     })?;
     let after = view.counters_of(0)?;

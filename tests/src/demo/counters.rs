@@ -9,7 +9,7 @@ use allowlist_common::verdict::{Reason, Verdict};
 use allowlist_user::dataplane::View;
 use anyhow::Context;
 
-use super::cast::Decision;
+use super::fixtures::Decision;
 
 /// Reads one interface's counters from the pinned maps.
 pub(crate) fn read(pin_dir: &Path, interface: &str) -> anyhow::Result<Counters> {

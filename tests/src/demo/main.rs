@@ -1,14 +1,14 @@
 //! `allowlist-demo`: the filter at work, without touching the machine's own network.
 //!
-//! `stage` sets up a host, an internet and the filter between them; `cast` says who sends what and
+//! `topology` sets up a host, an internet and the filter between them; `fixtures` says who sends what and
 //! what should become of it; `probe` sends it; `report` shows what became of it. Invariant: all
 //! that it makes belongs to this process, so that nothing is left behind, however it ends.
 
-mod cast;
 mod counters;
+mod fixtures;
 mod probe;
 mod report;
-mod stage;
+mod topology;
 
 use std::process::ExitCode;
 
@@ -17,7 +17,7 @@ use anyhow::ensure;
 use clap::Parser;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-use stage::Stage;
+use topology::Topology;
 
 /// Sends real packets from allowed and other addresses through the filter, in network namespaces of
 /// its own, and shows what became of each.
@@ -49,14 +49,14 @@ fn run(options: &Options) -> anyhow::Result<()> {
     );
     end_on_signals()?;
 
-    let pagerduty = stage::pagerduty(options.online)?;
-    let packets = cast::packets(&pagerduty);
-    let stage = Stage::new(&pagerduty, &packets)?;
+    let pagerduty = topology::pagerduty(options.online)?;
+    let packets = fixtures::packets(&pagerduty);
+    let topology = Topology::new(&pagerduty, &packets)?;
     if !options.json {
-        println!("{}\n", stage::SUMMARY);
+        println!("{}\n", topology::SUMMARY);
     }
-    let observed = probe::send_all(&stage, packets)?;
-    let counters = stage.counters()?;
+    let observed = probe::send_all(&topology, packets)?;
+    let counters = topology.counters()?;
     if options.json {
         report::json(&observed, &counters)?;
     } else {

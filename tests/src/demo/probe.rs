@@ -17,9 +17,9 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
 };
 
-use super::cast::{Decision, Packet, Port, SSH, UNPROTECTED, WEBHOOKS};
 use super::counters;
-use super::stage::{Stage, host_address};
+use super::fixtures::{Decision, Packet, Port, SSH, UNPROTECTED, WEBHOOKS};
+use super::topology::{Topology, host_address};
 
 /// A packet that is neither counted nor delivered by then is lost.
 const LOST_AFTER: Duration = Duration::from_secs(2);
@@ -48,20 +48,20 @@ impl Observed {
 }
 
 /// Sends `packets` from the internet to the host.
-pub(crate) fn send_all(stage: &Stage, packets: Vec<Packet>) -> anyhow::Result<Vec<Observed>> {
-    let sockets = stage
+pub(crate) fn send_all(topology: &Topology, packets: Vec<Packet>) -> anyhow::Result<Vec<Observed>> {
+    let sockets = topology
         .host
         .run(Sockets::open)
         .context("cannot listen on the host")?;
-    stage.internet.run(|| {
-        let observe = |packet| observe(packet, stage, &sockets);
+    topology.internet.run(|| {
+        let observe = |packet| observe(packet, topology, &sockets);
         packets.into_iter().map(observe).collect()
     })
 }
 
-fn observe(packet: Packet, stage: &Stage, sockets: &Sockets) -> anyhow::Result<Observed> {
-    let before = stage.counters()?;
-    let decisions = || Ok::<_, anyhow::Error>(counters::between(&before, &stage.counters()?));
+fn observe(packet: Packet, topology: &Topology, sockets: &Sockets) -> anyhow::Result<Observed> {
+    let before = topology.counters()?;
+    let decisions = || Ok::<_, anyhow::Error>(counters::between(&before, &topology.counters()?));
     // Open until the outcome is known, and closed before an attempt to connect is repeated.
     let sender = send(&packet).with_context(|| format!("cannot send from {}", packet.source))?;
 

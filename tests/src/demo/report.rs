@@ -12,10 +12,10 @@ use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use serde::Serialize;
 
-use super::cast::{Decision, Owner, Port};
 use super::counters;
+use super::fixtures::{Decision, Owner, Port};
 use super::probe::Observed;
-use super::stage::INTERFACE;
+use super::topology::INTERFACE;
 
 /// Of packets in a row that differ in nothing but the source, the table shows this many.
 const SHOWN: usize = 3;

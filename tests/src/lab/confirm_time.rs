@@ -4,12 +4,12 @@ use allowlist_common::abi;
 use anyhow::Context as _;
 use aya::maps::{Array, Map, MapData};
 
-use super::Site;
+use super::Testbed;
 
 /// The fallback's place in its map, as the kernel program reads it: when the time is over, and three words more.
 type Words = [u64; 4];
 
-impl Site {
+impl Testbed {
     /// Ends the time to confirm the change that waits, as if its clock had moved on: the kernel reverts at once,
     /// and a daemon at its next look.
     pub fn end_time_to_confirm(&self) -> anyhow::Result<()> {

@@ -26,7 +26,7 @@ pub const PEER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x0b];
 
 /// One end of a link.
 #[derive(Clone, Copy)]
-pub struct End<'a> {
+pub struct VethEnd<'a> {
     /// Where it is.
     pub namespace: &'a Namespace,
     /// Such as `eth0`; the two ends may have the same.
@@ -38,7 +38,7 @@ pub struct End<'a> {
 
 /// What crosses a link.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum LinkKind {
     /// Only what somebody sent on purpose.
     Silent,
     /// Also what kernels send to find each other and of their own accord.
@@ -46,7 +46,7 @@ pub enum Kind {
 }
 
 /// Connects `host` and `peer`, and returns when the link carries packets.
-pub fn connect(kind: Kind, host: End, peer: End) -> anyhow::Result<()> {
+pub fn connect(kind: LinkKind, host: VethEnd, peer: VethEnd) -> anyhow::Result<()> {
     create(host, peer).context("cannot make a veth pair")?;
     for (end, index) in [(host, index_of(host)?), (peer, index_of(peer)?)] {
         raise(kind, end, index)?;
@@ -72,7 +72,7 @@ pub fn add_addresses(
     })
 }
 
-fn create(host: End, peer: End) -> anyhow::Result<()> {
+fn create(host: VethEnd, peer: VethEnd) -> anyhow::Result<()> {
     let far_side = LinkUnspec::new_with_name(peer.name)
         .address(PEER_MAC.to_vec())
         .setns_by_fd(peer.namespace.as_fd().as_raw_fd())
@@ -85,14 +85,14 @@ fn create(host: End, peer: End) -> anyhow::Result<()> {
         .netlink(async |handle| Ok(handle.link().add(pair).execute().await?))
 }
 
-fn index_of(end: End) -> anyhow::Result<u32> {
+fn index_of(end: VethEnd) -> anyhow::Result<u32> {
     end.namespace
         .netlink(async |handle| Ok(get(&handle, end.name).await?.header.index))
 }
 
 /// Without ARP the kernel joins no group and asks for no neighbour: that is what makes it silent.
-fn raise(kind: Kind, end: End, index: u32) -> anyhow::Result<()> {
-    let is_ordinary = kind == Kind::Ordinary;
+fn raise(kind: LinkKind, end: VethEnd, index: u32) -> anyhow::Result<()> {
+    let is_ordinary = kind == LinkKind::Ordinary;
     if is_ordinary {
         let setting = |name| format!("ipv6/conf/{}/{name}", end.name);
         // A link-local address, and no waiting till nobody else is found to have it.
@@ -110,7 +110,7 @@ fn raise(kind: Kind, end: End, index: u32) -> anyhow::Result<()> {
 }
 
 /// A queue that drops everything stands in until the kernel has seen the carrier.
-fn wait_for_carrier(end: End) -> anyhow::Result<()> {
+fn wait_for_carrier(end: VethEnd) -> anyhow::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(5);
     end.namespace.netlink(async |handle| {
         loop {
@@ -131,10 +131,10 @@ fn wait_for_carrier(end: End) -> anyhow::Result<()> {
 
 /// Addresses, routes through the other end, and on a silent link it as a neighbour that is known for
 /// good.
-fn address(kind: Kind, end: End, other: End, other_mac: [u8; 6]) -> anyhow::Result<()> {
+fn address(kind: LinkKind, end: VethEnd, other: VethEnd, other_mac: [u8; 6]) -> anyhow::Result<()> {
     let known: &[IpNet] = match kind {
-        Kind::Silent => other.addresses,
-        Kind::Ordinary => &[],
+        LinkKind::Silent => other.addresses,
+        LinkKind::Ordinary => &[],
     };
     end.namespace.netlink(async |handle| {
         let index = get(&handle, end.name).await?.header.index;

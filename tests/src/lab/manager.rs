@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use nix::sys::signal::Signal;
 
-use super::{Ended, Program, Site, allowlist, eventually};
+use super::{Ended, Program, Testbed, allowlist, eventually};
 
 /// Long enough for a machine that is busy building.
 const PATIENCE: Duration = Duration::from_mins(3);
@@ -43,7 +43,7 @@ impl Manager {
 
     /// Starts it on the site's host. The program under test is `/usr/local/sbin/allowlist` there, `units` are
     /// files by name.
-    pub fn start(site: &Site, units: &[(&str, &str)]) -> anyhow::Result<Self> {
+    pub fn start(site: &Testbed, units: &[(&str, &str)]) -> anyhow::Result<Self> {
         let program = Self::program().context("there is no systemd on this machine")?;
         let folder = site.scratch.file("manager");
         fs::create_dir(&folder)?;

@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::json;
 
-use super::{FrameSender, Site, eventually, frame};
+use super::{FrameSender, Testbed, eventually, frame};
 
 /// Long enough for a machine that is busy building.
 pub const SOON: Duration = Duration::from_mins(3);
@@ -50,7 +50,7 @@ pub fn datagram(source: IpAddr, port: u16, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A socket of the host with room for all that a test sends.
-pub fn inbox(site: &Site, port: u16) -> anyhow::Result<UdpSocket> {
+pub fn inbox(site: &Testbed, port: u16) -> anyhow::Result<UdpSocket> {
     const ROOM: usize = 64 << 20;
     // A process that another test starts has this one's sockets from fork to exec, the last inbox
     // among them, and the port is taken so long.
@@ -89,7 +89,7 @@ pub fn drain(socket: &UdpSocket) -> anyhow::Result<BTreeMap<IpAddr, Vec<Vec<u8>>
 }
 
 /// Whether the host's socket gets a datagram from `source`.
-pub fn gets_through(site: &Site, source: &str) -> anyhow::Result<bool> {
+pub fn gets_through(site: &Testbed, source: &str) -> anyhow::Result<bool> {
     let inbox = inbox(site, PROTECTED)?;
     FrameSender::new(&site.peer, "eth0")?.send(&datagram(ip(source), PROTECTED, b"hello"))?;
     Ok(!drain(&inbox)?.is_empty())
@@ -109,7 +109,7 @@ pub struct Streamed {
 impl Streamed {
     /// All the while that `task` takes.
     pub fn during(
-        site: &Site,
+        site: &Testbed,
         sources: &[&str],
         task: impl FnOnce() -> anyhow::Result<()>,
     ) -> anyhow::Result<Self> {
@@ -175,7 +175,7 @@ impl Streamed {
     }
 
     /// Of the two friends and two strangers each datagram was counted once, by what became of it.
-    pub fn check_counted(&self, site: &Site) -> anyhow::Result<()> {
+    pub fn check_counted(&self, site: &Testbed) -> anyhow::Result<()> {
         let sent = self.rounds * 2;
         let expected = json!({"pass allowed": sent, "drop not-allowed": sent});
         site.check_counted("eth0", &expected)

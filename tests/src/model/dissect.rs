@@ -12,7 +12,7 @@ use super::{Content, Packet};
 
 /// What a frame is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Facts {
+pub enum ParsedFrame {
     /// It contradicts itself or its length, or hides what is in it.
     Malformed(Malformed),
     /// ARP.
@@ -30,18 +30,18 @@ const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 
 /// What a frame is.
-pub fn dissect(frame: &[u8]) -> Facts {
+pub fn dissect(frame: &[u8]) -> ParsedFrame {
     let (kind, rest) = match untagged(frame) {
         Ok(found) => found,
-        Err(cause) => return Facts::Malformed(cause),
+        Err(cause) => return ParsedFrame::Malformed(cause),
     };
     let packet = match kind {
-        0x0806 => return Facts::Arp,
+        0x0806 => return ParsedFrame::Arp,
         0x0800 => ipv4(rest),
         0x86dd => ipv6(rest),
-        _ => return Facts::NotIp,
+        _ => return ParsedFrame::NotIp,
     };
-    packet.map_or_else(Facts::Malformed, Facts::Ip)
+    packet.map_or_else(ParsedFrame::Malformed, ParsedFrame::Ip)
 }
 
 /// The type of what is in the frame, and that.

@@ -1,7 +1,7 @@
 //! Random frames between a host and others, in both directions: packets of every kind that the filter
 //! tells apart, answers to what was sent, errors that quote it, and any of these with bytes damaged.
 //!
-//! Each frame is made from a number of its own and from what was sent before, so that a world shrinks
+//! Each frame is made from a number of its own and from what was sent before, so that a scenario shrinks
 //! by leaving frames out. Written byte by byte: checksums are zeros, which no filter looks at.
 
 use std::fmt;
@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use allowlist_common::packet::{ICMP, ICMPV6, IGMP, SCTP, TCP, UDP};
 
-use super::worlds::INTERFACES;
+use super::policy_strategies::INTERFACES;
 
 /// A frame that is sent or received.
 #[derive(Clone)]

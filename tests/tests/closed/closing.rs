@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Connections in which the host only listens go on: what it acknowledges makes them known in time.
 fn downloads_go_on(start_open: bool) -> anyhow::Result<()> {
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let server = Server::start(&site)?;
     if start_open {
         let open = [
@@ -102,7 +102,7 @@ fn an_open_filter_cuts_off_no_download() -> anyhow::Result<()> {
 #[test]
 fn goes_on_when_nothing_notes_any_more() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let server = Server::start(&site)?;
     let filter = close(&site, "", &[])?;
     let pins = site.scratch.pin_dir().join(format!("v{VERSION}"));
@@ -118,7 +118,7 @@ fn goes_on_when_nothing_notes_any_more() -> anyhow::Result<()> {
 #[test]
 fn waits_for_a_link_that_is_not_gone_yet() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let server = Server::start(&site)?;
     let filter = close(&site, "", &[])?;
     let pin = site
@@ -140,7 +140,7 @@ fn waits_for_a_link_that_is_not_gone_yet() -> anyhow::Result<()> {
 #[test]
 fn in_vain_leaves_nothing_behind() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     site.second_link()?;
     let other = Scratch::new()?;
     let held = [

@@ -19,7 +19,7 @@ const SCRIPT: &str = "#!/bin/sh\necho \"event $1 $ip\"\n";
 
 /// The one address that is leased, to the host's end of the link; no time for the server to ask
 /// around whether it is taken.
-fn server(site: &Site) -> anyhow::Result<Program> {
+fn server(site: &Testbed) -> anyhow::Result<Program> {
     let leases = site.scratch.write("leases", "")?;
     let config = site.scratch.write(
         "udhcpd.conf",
@@ -38,7 +38,7 @@ fn server(site: &Site) -> anyhow::Result<Program> {
 }
 
 /// Asks three times, a second apart, and ends if nobody answers.
-fn client(site: &Site) -> anyhow::Result<Program> {
+fn client(site: &Testbed) -> anyhow::Result<Program> {
     let script = site.scratch.write("script", SCRIPT)?;
     fs::set_permissions(&script, Permissions::from_mode(0o700))?;
     let mut command = site.host.command("udhcpc")?;
@@ -61,7 +61,7 @@ fn are_installed() -> bool {
 
 /// A first lease, by packets that no address is needed for, and a renewal, by sockets.
 fn is_leased_and_renewed(attach_mode: &str) -> anyhow::Result<()> {
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let _server = server(&site)?;
     let _filter = close(&site, "", &["--attach-mode", attach_mode])?;
     let mut client = client(&site)?;
@@ -99,7 +99,7 @@ fn without_the_exception_there_is_no_lease() -> anyhow::Result<()> {
     if !are_installed() {
         skip!("needs udhcpc and udhcpd: `apt-get install udhcpc udhcpd`");
     }
-    let sites = [Site::new()?, Site::new()?];
+    let sites = [Testbed::new()?, Testbed::new()?];
     let mut running = Vec::new();
     for (site, attach_mode) in sites.iter().zip(["native", "generic"]) {
         let lines = "return_traffic = 'off'\nkeep.dhcp = false";
@@ -125,7 +125,7 @@ fn answers_of_dhcpv6_servers_arrive() -> anyhow::Result<()> {
     require_root!();
     let [_, v6] = FAMILIES;
     for kept in [true, false] {
-        let site = Site::new()?;
+        let site = Testbed::new()?;
         let _filter = close(&site, &format!("keep.dhcp = {kept}"), &[])?;
         let on_link = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0xa);
         let mut add = site.host.command("ip")?;

@@ -23,7 +23,7 @@ struct Strangers {
 }
 
 impl Strangers {
-    fn new(site: &Site) -> anyhow::Result<Self> {
+    fn new(site: &Testbed) -> anyhow::Result<Self> {
         let bind = |address: SocketAddr| UdpSocket::bind(address);
         Ok(Self {
             servers: site.host.run(|| {
@@ -75,14 +75,14 @@ impl Strangers {
 }
 
 /// The output of a command about flows.
-fn flows(site: &Site, arguments: &[&str]) -> anyhow::Result<Value> {
+fn flows(site: &Testbed, arguments: &[&str]) -> anyhow::Result<Value> {
     let ended = site.run(&[&["flows"], arguments, &["--json"]].concat())?;
     ensure!(ended.code == Some(0), "{ended:?}");
     Ok(serde_json::from_str(&ended.stdout)?)
 }
 
 /// The flows of one side, as the program lists them.
-fn listed(site: &Site, initiator: &str) -> anyhow::Result<Vec<Value>> {
+fn listed(site: &Testbed, initiator: &str) -> anyhow::Result<Vec<Value>> {
     let listed = flows(site, &["list"])?;
     let flows = listed["flows"].as_array().context("a list")?.clone();
     Ok(flows
@@ -94,7 +94,7 @@ fn listed(site: &Site, initiator: &str) -> anyhow::Result<Vec<Value>> {
 #[test]
 fn in_observe_mode_does_not_become_an_answer() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let mut filter = close(&site, "mode = \"observe\"", &[])?;
     let strangers = Strangers::new(&site)?;
     let server = Server::start(&site)?;
@@ -132,7 +132,7 @@ fn in_observe_mode_does_not_become_an_answer() -> anyhow::Result<()> {
 #[test]
 fn before_the_start_does_not_become_an_answer() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let strangers = Strangers::new(&site)?;
     let server = Server::start(&site)?;
     strangers.talk()?;
@@ -150,7 +150,7 @@ fn before_the_start_does_not_become_an_answer() -> anyhow::Result<()> {
 #[test]
 fn while_the_default_was_to_pass_does_not_become_an_answer() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let _filter = close(&site, "", &[])?;
     let config = site.scratch.file("allowlist.toml");
     let closed = std::fs::read_to_string(&config)?;
@@ -171,7 +171,7 @@ fn while_the_default_was_to_pass_does_not_become_an_answer() -> anyhow::Result<(
 #[test]
 fn to_a_service_that_is_gone_does_not_become_an_answer() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let _filter = close(&site, "", &[])?;
     let config = site.scratch.file("allowlist.toml");
     let closed = std::fs::read_to_string(&config)?;
@@ -193,7 +193,7 @@ fn to_a_service_that_is_gone_does_not_become_an_answer() -> anyhow::Result<()> {
 #[test]
 fn by_tcp_does_not_become_an_answer() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let _filter = close(&site, "mode = \"observe\"", &[])?;
     let family = FAMILIES[0];
     let listener = site.host.run(|| TcpListener::bind(family.host(SERVED)))?;
@@ -231,7 +231,7 @@ fn talk_once(mut client: &TcpStream, mut server: &TcpStream) -> anyhow::Result<(
 #[test]
 fn flows_are_listed_and_cut() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let server = Server::start(&site)?;
     let _filter = close(&site, "", &[])?;
     let clients = [
@@ -287,7 +287,7 @@ fn flows_are_listed_and_cut() -> anyhow::Result<()> {
 #[test]
 fn a_service_on_all_ports_leaves_this_host_its_answers() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let server = Server::start(&site)?;
     let lines = "[services.all]\nports = [\"any\"]\nallow = [\"friends\"]\n";
     let _filter = close(&site, lines, &[])?;

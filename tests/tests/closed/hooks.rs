@@ -29,11 +29,11 @@ struct Seers {
 }
 
 impl Seers {
-    fn of(site: &Site) -> anyhow::Result<Self> {
+    fn of(site: &Testbed) -> anyhow::Result<Self> {
         Self::on(site, "eth0")
     }
 
-    fn on(site: &Site, interface: &str) -> anyhow::Result<Self> {
+    fn on(site: &Testbed, interface: &str) -> anyhow::Result<Self> {
         let tcx = site
             .host
             .run(|| SchedClassifier::query_tcx(interface, TcAttachType::Egress))?
@@ -77,7 +77,7 @@ impl Seers {
 }
 
 /// Closes the host as a kernel without tcx has to. Nothing of it runs on.
-fn close_by_clsact(site: &Site) -> anyhow::Result<()> {
+fn close_by_clsact(site: &Testbed) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     site.host.run(|| {
         let mut dataplane = Dataplane::open(site.scratch.pin_dir(), Some(2048))?;
@@ -98,7 +98,7 @@ fn close_by_clsact(site: &Site) -> anyhow::Result<()> {
     })
 }
 
-fn has_tcx(site: &Site) -> bool {
+fn has_tcx(site: &Testbed) -> bool {
     site.host
         .run(|| SchedClassifier::query_tcx("eth0", TcAttachType::Egress))
         .is_ok()
@@ -108,7 +108,7 @@ fn has_tcx(site: &Site) -> bool {
 #[test]
 fn flows_outlive_a_change_of_the_hook() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     if !has_tcx(&site) {
         skip!("this kernel has no tcx, which came with Linux 6.6");
     }
@@ -135,7 +135,7 @@ fn flows_outlive_a_change_of_the_hook() -> anyhow::Result<()> {
 #[test]
 fn nothing_is_left_behind() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     if !has_tcx(&site) {
         skip!("this kernel has no tcx, which came with Linux 6.6");
     }
@@ -171,7 +171,7 @@ fn nothing_is_left_behind() -> anyhow::Result<()> {
 #[test]
 fn an_interface_that_is_not_configured_any_more_is_let_go() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     if !has_tcx(&site) {
         skip!("this kernel has no tcx, which came with Linux 6.6");
     }
@@ -196,7 +196,7 @@ fn an_interface_that_is_not_configured_any_more_is_let_go() -> anyhow::Result<()
 #[test]
 fn a_filter_that_is_left_is_taken_over() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let runtime = tokio::runtime::Runtime::new()?;
     site.host.run(|| -> anyhow::Result<()> {
         for _ in 0..2 {

@@ -17,7 +17,7 @@ mod talk;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use allowlist_tests::lab::{Program, Site};
+use allowlist_tests::lab::{Program, Testbed};
 use serde_json::Value;
 
 /// Long enough for a machine that is busy building.
@@ -68,7 +68,7 @@ fn at(address: &str, port: u16) -> SocketAddr {
 
 /// Starts the filter on a closed host with more lines in its configuration, those without a table
 /// first. One service: `tcp/443` and `udp/443` for `203.0.113.0/24` and `2001:db8:7::/48`.
-fn close(site: &Site, lines: &str, options: &[&str]) -> anyhow::Result<Program> {
+fn close(site: &Testbed, lines: &str, options: &[&str]) -> anyhow::Result<Program> {
     let config = site.scratch.write(
         "allowlist.toml",
         format!(

@@ -1,7 +1,7 @@
 //! A closed host on an ordinary link, where neighbours are forgotten within seconds and have to be
 //! found again by what `[keep]` lets in.
 
-use allowlist_tests::lab::{Kind, PEER_MAC, Tap, eventually};
+use allowlist_tests::lab::{LinkKind, PEER_MAC, Tap, eventually};
 use allowlist_tests::require_root;
 use anyhow::{Context as _, ensure};
 use nix::sys::signal::Signal;
@@ -10,8 +10,8 @@ use super::talk::{FRAGMENTED, Server, pings};
 use super::*;
 
 /// Both ends doubt a neighbour half a second after they heard of it, and ask it a second later.
-fn forgetful() -> anyhow::Result<Site> {
-    let site = Site::on(Kind::Ordinary)?;
+fn forgetful() -> anyhow::Result<Testbed> {
+    let site = Testbed::on(LinkKind::Ordinary)?;
     for namespace in [&site.host, &site.peer] {
         for family in ["ipv4", "ipv6"] {
             for (name, value) in [
@@ -29,7 +29,7 @@ fn forgetful() -> anyhow::Result<Site> {
 
 /// Datagrams and echoes, by which no kernel takes its neighbour to be there still; a connection's
 /// acknowledgements would do.
-fn works(site: &Site, server: &Server, family: Family) -> anyhow::Result<bool> {
+fn works(site: &Testbed, server: &Server, family: Family) -> anyhow::Result<bool> {
     Ok(server.answers(site, family, 8, SOON)?
         && server.answers(site, family, FRAGMENTED, SOON)?
         && pings(site, family, SOON)?)

@@ -16,7 +16,7 @@ const ALL: [&str; 5] = ["udp", "fragments", "tcp", "https", "ping"];
 
 /// Which of it gets its answers. What is expected is waited for longer.
 fn working(
-    site: &Site,
+    site: &Testbed,
     server: &Server,
     family: Family,
     expected: &[&str],
@@ -43,7 +43,7 @@ fn working(
 }
 
 /// Whether `allowlist fetch` gets a list from an HTTPS server of the peer.
-fn fetches(site: &Site, family: Family, timeout: Duration) -> anyhow::Result<bool> {
+fn fetches(site: &Testbed, family: Family, timeout: Duration) -> anyhow::Result<bool> {
     let address = family.peer(0).ip();
     let answers = [("/list", Answer::json(r#"["198.18.0.1"]"#))];
     let vendor = site.peer.run(|| Vendor::start_tls_at(address, answers))?;
@@ -65,7 +65,7 @@ fn fetches(site: &Site, family: Family, timeout: Duration) -> anyhow::Result<boo
 #[track_caller]
 fn check(attach_mode: &str, return_traffic: &str, expected: &[&str]) {
     let checked = || -> anyhow::Result<()> {
-        let site = Site::new()?;
+        let site = Testbed::new()?;
         let server = Server::start(&site)?;
         let lines = format!("return_traffic = '{return_traffic}'");
         let _filter = close(&site, &lines, &["--attach-mode", attach_mode])?;
@@ -115,7 +115,7 @@ fn a_refusal_is_heard_at_once() -> anyhow::Result<()> {
     /// Where the peer has no socket.
     const CLOSED: u16 = 9;
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let _filter = close(&site, "", &[])?;
     for family in FAMILIES {
         let connected = site

@@ -128,7 +128,7 @@ fn tales(family: Family, packet: &[u8]) -> [(&'static str, Vec<u8>); 5] {
 /// A router's word about a socket's own packet is believed, and before it none of the tales is; those in
 /// `believed` are let in, and only the kernel knows better.
 fn hears_of_the_path(
-    site: &Site,
+    site: &Testbed,
     family: Family,
     socket: &impl AsFd,
     packet: &[u8],
@@ -164,7 +164,7 @@ fn hears_of_the_path(
 /// One flow of each kind, in each family.
 fn all_flows(attach_mode: &str) -> anyhow::Result<()> {
     let datagrams = |family: Family| {
-        let site = Site::new()?;
+        let site = Testbed::new()?;
         let _server = Server::start(&site)?;
         let _filter = close(&site, "", &["--attach-mode", attach_mode])?;
         let client = ask_socket(&site, family)?;
@@ -174,7 +174,7 @@ fn all_flows(attach_mode: &str) -> anyhow::Result<()> {
         hears_of_the_path(&site, family, &client, &packet, &[])
     };
     let own_connection = |family: Family| {
-        let site = Site::new()?;
+        let site = Testbed::new()?;
         let server = Server::start(&site)?;
         let _filter = close(&site, "", &["--attach-mode", attach_mode])?;
         let (client, far_end) = server
@@ -184,7 +184,7 @@ fn all_flows(attach_mode: &str) -> anyhow::Result<()> {
         hears_of_the_path(&site, family, &client, &packet, &[])
     };
     let services_connection = |(family, friend): (Family, &str)| {
-        let site = Site::new()?;
+        let site = Testbed::new()?;
         add_addresses(&site.peer, "eth0", &[friend.parse()?])?;
         let _filter = close(&site, "", &["--attach-mode", attach_mode])?;
         let listener = site
@@ -211,7 +211,7 @@ fn all_flows(attach_mode: &str) -> anyhow::Result<()> {
 
 /// A segment of the host's that is the newest of its connection: a kernel asks no less of a quote.
 fn acknowledgement(
-    site: &Site,
+    site: &Testbed,
     mut here: &TcpStream,
     mut there: &TcpStream,
 ) -> anyhow::Result<Vec<u8>> {
@@ -268,7 +268,7 @@ fn is_heard_of_by_a_quote_with_extension_headers() -> anyhow::Result<()> {
         },
     ];
     for set in setters {
-        let site = Site::new()?;
+        let site = Testbed::new()?;
         let _server = Server::start(&site)?;
         let _filter = close(&site, "", &[])?;
         let client = ask_socket(&site, family)?;
@@ -293,7 +293,7 @@ fn is_heard_of_by_a_quote_with_extension_headers() -> anyhow::Result<()> {
 #[test]
 fn without_the_exception_it_is_not() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let _server = Server::start(&site)?;
     let _filter = close(&site, "keep.icmp_errors = false", &[])?;
     let sender = FrameSender::new(&site.peer, "eth0")?;

@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// # Returns
 /// How many words each conversation had.
 fn talking(
-    site: &Site,
+    site: &Testbed,
     server: &Server,
     task: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<u64> {
@@ -77,7 +77,7 @@ fn talking(
 struct Idle(Vec<UdpSocket>);
 
 impl Idle {
-    fn new(site: &Site, server: &Server) -> anyhow::Result<Self> {
+    fn new(site: &Testbed, server: &Server) -> anyhow::Result<Self> {
         let mut clients = Vec::new();
         for family in FAMILIES {
             let client = ask_socket(site, family)?;
@@ -101,7 +101,7 @@ impl Idle {
 #[track_caller]
 fn check(attach_mode: &str) {
     let checked = || -> anyhow::Result<()> {
-        let site = Site::new()?;
+        let site = Testbed::new()?;
         let server = Server::start(&site)?;
         let tap = Tap::new(&site.peer)?;
         let start = |max_flows| {
@@ -150,7 +150,7 @@ fn lose_no_answer_in_generic_mode() {
 #[test]
 fn that_fail_change_nothing() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let server = Server::start(&site)?;
     let mut filter = close(&site, "", &[])?;
     let idle = Idle::new(&site, &server)?;
@@ -183,7 +183,7 @@ fn that_fail_change_nothing() -> anyhow::Result<()> {
 #[test]
 fn and_upgrades_lose_no_answer() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let server = Server::start(&site)?;
     let mut filter = close(&site, "", &[])?;
     let pins = site.scratch.pin_dir().to_owned();
@@ -206,7 +206,7 @@ fn and_upgrades_lose_no_answer() -> anyhow::Result<()> {
 #[test]
 fn and_failed_upgrades_lose_no_answer() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let server = Server::start(&site)?;
     let mut filter = close(&site, "", &[])?;
     let idle = Idle::new(&site, &server)?;

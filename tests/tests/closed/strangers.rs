@@ -62,7 +62,7 @@ fn forged(family: Family, connected: u16) -> Vec<(&'static str, Vec<u8>)> {
 }
 
 /// Three sockets of the host's: one has asked, one is beside it, one listens.
-fn inboxes(site: &Site) -> anyhow::Result<[UdpSocket; 3]> {
+fn inboxes(site: &Testbed) -> anyhow::Result<[UdpSocket; 3]> {
     let bind = |port| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port));
     Ok(site
         .host
@@ -72,7 +72,7 @@ fn inboxes(site: &Site) -> anyhow::Result<[UdpSocket; 3]> {
 #[track_caller]
 fn check(attach_mode: &str) {
     let checked = || -> anyhow::Result<()> {
-        let site = Site::new()?;
+        let site = Testbed::new()?;
         let server = Server::start(&site)?;
         let inboxes = inboxes(&site)?;
         let listener = site
@@ -136,7 +136,7 @@ fn get_nothing_in_in_generic_mode() {
 fn without_tracking_a_segment_that_opens_nothing_is_all_that_gets_in() -> anyhow::Result<()> {
     require_root!();
     for (return_traffic, acks) in [("established", true), ("off", false)] {
-        let site = Site::new()?;
+        let site = Testbed::new()?;
         let lines = format!("return_traffic = '{return_traffic}'");
         let _filter = close(&site, &lines, &[])?;
         let sender = FrameSender::new(&site.peer, "eth0")?;
@@ -171,7 +171,7 @@ fn without_tracking_a_segment_that_opens_nothing_is_all_that_gets_in() -> anyhow
 fn connections_opened_while_observing_are_not_answers() -> anyhow::Result<()> {
     use std::io::{Read as _, Write as _};
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let family = FAMILIES[0];
     let closed_port = at(family.host, 22);
     let listener = site.host.run(|| std::net::TcpListener::bind(closed_port))?;

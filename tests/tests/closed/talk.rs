@@ -29,7 +29,7 @@ pub(crate) struct Server {
 
 impl Server {
     /// On [`DOMAIN`], for both families and protocols.
-    pub(crate) fn start(site: &Site) -> anyhow::Result<Self> {
+    pub(crate) fn start(site: &Testbed) -> anyhow::Result<Self> {
         let address = (Ipv6Addr::UNSPECIFIED, DOMAIN);
         site.peer.run(|| {
             Ok(Self {
@@ -42,7 +42,7 @@ impl Server {
     /// Whether a datagram of the host's is answered by one of `length` bytes.
     pub(crate) fn answers(
         &self,
-        site: &Site,
+        site: &Testbed,
         family: Family,
         length: usize,
         timeout: Duration,
@@ -86,7 +86,7 @@ impl Server {
     /// Whether a connection of the host's is made, and carries words and more both ways.
     pub(crate) fn accepts(
         &self,
-        site: &Site,
+        site: &Testbed,
         family: Family,
         timeout: Duration,
     ) -> anyhow::Result<bool> {
@@ -104,7 +104,7 @@ impl Server {
     /// Both ends of a connection of the host's.
     pub(crate) fn accept(
         &self,
-        site: &Site,
+        site: &Testbed,
         family: Family,
         timeout: Duration,
     ) -> anyhow::Result<Option<(TcpStream, TcpStream)>> {
@@ -127,7 +127,7 @@ impl Server {
 }
 
 /// A socket of the host's that is connected to the server.
-pub(crate) fn ask_socket(site: &Site, family: Family) -> anyhow::Result<UdpSocket> {
+pub(crate) fn ask_socket(site: &Testbed, family: Family) -> anyhow::Result<UdpSocket> {
     Ok(site.host.run(|| {
         let socket = UdpSocket::bind(family.host(0))?;
         socket.connect(family.peer(DOMAIN))?;
@@ -159,7 +159,7 @@ fn transfer(mut from: &TcpStream, mut to: &TcpStream) -> anyhow::Result<()> {
 }
 
 /// Whether the peer's kernel answers an echo request of the host's.
-pub(crate) fn pings(site: &Site, family: Family, timeout: Duration) -> anyhow::Result<bool> {
+pub(crate) fn pings(site: &Testbed, family: Family, timeout: Duration) -> anyhow::Result<bool> {
     let destination = family.peer(0);
     let (address_family, protocol, request) = match destination {
         SocketAddr::V4(_) => (

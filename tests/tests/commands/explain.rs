@@ -27,20 +27,20 @@ const VENDOR: &str = "52.5.142.59";
 const OFFICE: &str = "203.0.113.9";
 const STRANGER: &str = "192.0.2.66";
 
-fn filter(site: &Site, policy: &str) -> anyhow::Result<Program> {
+fn filter(site: &Testbed, policy: &str) -> anyhow::Result<Program> {
     let config = site.scratch.write("allowlist.toml", policy)?;
     let config = config.display().to_string();
     site.filter(&["--config", &config])
 }
 
-fn explain(site: &Site, arguments: &[&str]) -> anyhow::Result<Ended> {
+fn explain(site: &Testbed, arguments: &[&str]) -> anyhow::Result<Ended> {
     site.run(&[&["explain"], arguments].concat())
 }
 
 #[test]
 fn explain_tells_why_and_exits_by_it() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let mut filter = filter(&site, POLICY)?;
     let rows: [(&[&str], i32, &[&str]); 9] = [
         (
@@ -144,7 +144,7 @@ fn explain_tells_why_and_exits_by_it() -> anyhow::Result<()> {
 #[test]
 fn explain_as_data() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let _filter = filter(&site, POLICY)?;
     let asked = |arguments: &[&str]| -> anyhow::Result<(Option<i32>, Value)> {
         let ended = explain(&site, &[arguments, &["--json"]].concat())?;
@@ -236,7 +236,7 @@ fn explain_as_data() -> anyhow::Result<()> {
 #[test]
 fn explain_tells_interfaces_apart() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     site.second_link()?;
     let policy = POLICY
         .replace("[\"eth0\"]", "[\"eth0\", \"eth1\"]")

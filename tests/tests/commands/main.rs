@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use allowlist_tests::lab::{Ended, Program, Scratch, Site, allowlist};
+use allowlist_tests::lab::{Ended, Program, Scratch, Testbed, allowlist};
 use allowlist_tests::require_root;
 use allowlist_tests::vendor::{Answer, Vendor};
 use allowlist_user::interface;
@@ -339,7 +339,7 @@ fn providers_prints_the_catalogue() -> anyhow::Result<()> {
 #[test]
 fn nothing_in_force_is_said() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let pins = site.scratch.pin_dir().display().to_string();
     let expected = format!(
         "error[nothing-attached]: no filter is active: nothing is pinned under {pins}; start one with `allowlist run`\n"
@@ -367,7 +367,7 @@ fn nothing_in_force_is_said() -> anyhow::Result<()> {
 #[test]
 fn a_damaged_record_costs_words_only() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let _filter = site.filter(&[&["--iface", "eth0"], &SMALL[..]].concat())?;
     let record = site.scratch.file("state").join("record.v2.json");
     fs::metadata(&record)?;

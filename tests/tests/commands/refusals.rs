@@ -7,7 +7,7 @@ use super::*;
 
 /// A `run` that fails says why, with what to do, and leaves nothing behind.
 #[track_caller]
-fn check_failed_run(site: &Site, arguments: &[&str], expected: &[&str]) {
+fn check_failed_run(site: &Testbed, arguments: &[&str], expected: &[&str]) {
     let ended = site
         .run(&[&["run"], arguments].concat())
         .expect("it can be started");
@@ -22,7 +22,7 @@ fn check_failed_run(site: &Site, arguments: &[&str], expected: &[&str]) {
 }
 
 /// The id of the program on the host's interface.
-fn xdp_program(site: &Site) -> Option<u32> {
+fn xdp_program(site: &Testbed) -> Option<u32> {
     site.host.run(|| {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -37,7 +37,7 @@ fn xdp_program(site: &Site) -> Option<u32> {
 #[test]
 fn a_wrong_configuration_is_refused() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let service = "[services.web]\nports = ['tcp/443']\nallow = ['office']\n";
     // What is in the file, and what is said of it behind its name.
     let cases = [
@@ -111,7 +111,7 @@ fn a_wrong_configuration_is_refused() -> anyhow::Result<()> {
 
 /// A `run` whose list cannot be had says why, attaches nothing, and leaves nothing behind when it ends.
 #[track_caller]
-fn check_waiting_run(site: &Site, arguments: &[&str], expected: &str) {
+fn check_waiting_run(site: &Testbed, arguments: &[&str], expected: &str) {
     let arguments = [&["run"], arguments].concat();
     let mut run = Program::start(site.command(&arguments).expect("a command")).expect("it starts");
     let said = run.wait_for_line(expected, SOON);
@@ -139,7 +139,7 @@ fn check_waiting_run(site: &Site, arguments: &[&str], expected: &str) {
 #[test]
 fn what_cannot_be_had_is_waited_for() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let vendor = site.host.run(|| {
         Vendor::start([
             (
@@ -223,7 +223,7 @@ fn what_cannot_be_had_is_waited_for() -> anyhow::Result<()> {
 #[test]
 fn what_stands_in_the_way_is_named() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let ordinary = site.scratch.file("ordinary").display().to_string();
     let precious = site
         .scratch
@@ -302,7 +302,7 @@ fn what_stands_in_the_way_is_named() -> anyhow::Result<()> {
 #[test]
 fn a_second_instance_is_refused() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let mut filter = site.filter(&[&["--iface", "eth0", "--keep"], &SMALL[..]].concat())?;
     let program = xdp_program(&site).context("the filter is on eth0")?;
     let before = site.json("list")?;

@@ -93,7 +93,7 @@ fn reports_fit_a_terminal() -> anyhow::Result<()> {
 #[test]
 fn a_status_fits_a_terminal() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let config = site.scratch.write(
         "allowlist.toml",
         "interfaces = ['eth0', 'a-missing-one']\nmode = 'observe'\n[services.a-service-with-a-long-name]\nports = ['tcp/443', 'udp/5000-5010', 'icmp']\n\
@@ -124,7 +124,7 @@ fn a_status_fits_a_terminal() -> anyhow::Result<()> {
 #[test]
 fn a_list_takes_filters() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let config = site.scratch.write(
         "allowlist.toml",
         "interfaces = ['eth0']\n[services.web]\nports = ['tcp/443']\nallow = ['office', 'lab']\n\

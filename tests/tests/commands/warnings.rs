@@ -83,7 +83,7 @@ fn check_tells_of_lists_that_hold_everybody() -> anyhow::Result<()> {
 #[test]
 fn check_tells_of_a_port_of_a_bridge() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     bridge(&site.host, "br0", &["eth0"])?;
     for (filtered, expected) in [
         ("eth0", &["warning: eth0 is a port of the bridge br0: "][..]),
@@ -123,7 +123,7 @@ fn check_notes_which_fragments_services_drop() -> anyhow::Result<()> {
 #[test]
 fn loopback_is_refused() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let named = format!("interfaces = ['eth0', 'lo']\n{WEB}");
     let named = site.scratch.write("named.toml", named)?;
     let named = named.display().to_string();

@@ -20,7 +20,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use allowlist_tests::lab::stream::{FRIENDS, SOON, STRANGERS, gets_through};
-use allowlist_tests::lab::{Ended, Program, Site, Snapshot, eventually};
+use allowlist_tests::lab::{Ended, Program, Snapshot, Testbed, eventually};
 use allowlist_tests::require_root;
 use anyhow::{Context as _, ensure};
 use expect_test::{expect, expect_file};
@@ -44,7 +44,7 @@ prefixes = ["198.51.100.2"]
 
 /// A site with a daemon by a configuration that can be changed.
 struct Host {
-    site: Site,
+    site: Testbed,
     /// The configuration's path.
     config: String,
     daemon: Option<Program>,
@@ -64,7 +64,7 @@ impl Host {
 
     /// Without a daemon.
     fn down(config: &str) -> anyhow::Result<Self> {
-        let site = Site::new()?;
+        let site = Testbed::new()?;
         let config = site.scratch.write("allowlist.toml", config)?;
         Ok(Self {
             config: config.display().to_string(),

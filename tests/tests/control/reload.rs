@@ -14,7 +14,7 @@ fn what_cannot_be_put_in_force_changes_nothing() -> anyhow::Result<()> {
     bridge(&host.site.host, "br0", &[])?; // which has no native mode
     // Somebody else's program on eth1: another instance of this one.
     let other = Host {
-        site: Site::new()?,
+        site: Testbed::new()?,
         config: host.config.clone(),
         daemon: None,
     };
@@ -189,7 +189,7 @@ fn reloads_lose_nothing_and_let_nothing_in() -> anyhow::Result<()> {
 #[test]
 fn a_filter_without_a_file_has_none_to_reload() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let filter = site.filter(&[
         "--iface",
         "eth0",
@@ -211,7 +211,7 @@ fn a_filter_without_a_file_has_none_to_reload() -> anyhow::Result<()> {
 #[test]
 fn lists_are_asked_for_now() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let vendor = site
         .host
         .run(|| Vendor::start([("/list", Answer::json(r#"["192.0.2.66"]"#))]))?;
@@ -261,7 +261,7 @@ fn lists_are_asked_for_now() -> anyhow::Result<()> {
 
 impl Host {
     /// On a site that something runs on already; with a file that is a list.
-    pub(super) fn by_site(site: Site, config: &str) -> anyhow::Result<Self> {
+    pub(super) fn by_site(site: Testbed, config: &str) -> anyhow::Result<Self> {
         site.scratch.write("lab.txt", "192.0.2.99\n")?;
         let config = site.scratch.write("allowlist.toml", config)?;
         let mut host = Self {

@@ -21,7 +21,7 @@ fn list(prefixes: u32) -> String {
 }
 
 /// A running daemon with a short list.
-fn with_list(site: Site, config: &str) -> anyhow::Result<Host> {
+fn with_list(site: Testbed, config: &str) -> anyhow::Result<Host> {
     site.scratch.write("lab.txt", list(10))?;
     let path = site.scratch.write("allowlist.toml", config)?;
     let mut host = Host {
@@ -48,7 +48,7 @@ fn config(head: &str) -> String {
 fn a_list_outgrows_the_tables_without_a_gap() -> anyhow::Result<()> {
     require_root!();
     for head in ["", "default = 'drop'", "lookup = 'lpm-trie'"] {
-        let site = Site::new()?;
+        let site = Testbed::new()?;
         site.second_link()?;
         let text = config(head).replace("[\"eth0\"]", "[\"eth0\", \"eth1\"]");
         let mut host = with_list(site, &text)?;
@@ -106,7 +106,7 @@ fn a_daemon_ends_while_its_tables_grow() -> anyhow::Result<()> {
 
 /// Returns whether the daemon ended between the two halves.
 fn ends_while_its_tables_grow() -> anyhow::Result<bool> {
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let mut host = with_list(site, &config("default = 'drop'"))?;
     host.site.scratch.write("lab.txt", list(30_000))?;
     let aside = pinned(&host.site, "GENERATIONS_aside");
@@ -157,7 +157,7 @@ fn give_way(program: &Program) -> anyhow::Result<()> {
 }
 
 /// A pin of this version's.
-fn pinned(site: &Site, name: &str) -> PathBuf {
+fn pinned(site: &Testbed, name: &str) -> PathBuf {
     let version = format!("v{}", allowlist_common::abi::VERSION);
     site.scratch.pin_dir().join(version).join(name)
 }
@@ -166,7 +166,7 @@ fn pinned(site: &Site, name: &str) -> PathBuf {
 #[test]
 fn the_other_lookup_is_taken_without_a_gap() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let mut host = Host::by_site(site, &config(""))?;
     let sources = [FRIENDS, STRANGERS].concat();
     let mut daemon = host.daemon.take();

@@ -16,7 +16,7 @@ const BYTES: usize = 48 << 20;
 /// As long as a frame that a [`Tap`] cuts, and longer than any that a length field can state.
 const CUT: usize = 1 << 16;
 
-fn filter(site: &Site, attach_mode: &str) -> anyhow::Result<Program> {
+fn filter(site: &Testbed, attach_mode: &str) -> anyhow::Result<Program> {
     for namespace in [&site.host, &site.peer] {
         set_packet_limit(namespace, "eth0", LIMIT)?;
     }
@@ -35,7 +35,7 @@ fn filter(site: &Site, attach_mode: &str) -> anyhow::Result<Program> {
 }
 
 /// From the peer to the host.
-fn transfer(site: &Site, to: SocketAddr) -> anyhow::Result<()> {
+fn transfer(site: &Testbed, to: SocketAddr) -> anyhow::Result<()> {
     let listener = site.host.run(|| TcpListener::bind(to))?;
     let mut client = site.peer.run(|| TcpStream::connect(to))?;
     let (mut server, _) = listener.accept()?;
@@ -50,7 +50,7 @@ fn transfer(site: &Site, to: SocketAddr) -> anyhow::Result<()> {
 #[test]
 fn merged_packets_pass_in_generic_mode() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let filter = filter(&site, "generic")?;
     for to in ["198.51.100.1:443", "[2001:db8:1::1]:443"] {
         let tap = Tap::new(&site.peer)?;
@@ -73,7 +73,7 @@ fn merged_packets_pass_in_generic_mode() -> anyhow::Result<()> {
 #[test]
 fn native_mode_warns_of_no_merging() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let filter = filter(&site, "native")?;
     assert!(
         !filter.stderr().contains("[merged-packets]"),

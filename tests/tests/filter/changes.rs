@@ -13,14 +13,14 @@ use super::*;
 
 /// A source of its own for each test: `options` are added to `sources.vendor`, and `more` to the file.
 struct Setup {
-    site: Site,
+    site: Testbed,
     vendor: Vendor,
     config: String,
 }
 
 impl Setup {
     fn new(list: &[&str], options: &str, more: &str) -> anyhow::Result<Self> {
-        let site = Site::new()?;
+        let site = Testbed::new()?;
         let vendor = site.host.run(|| Vendor::start([("/list", answer(list))]))?;
         let setup = Self {
             config: site.scratch.file("allowlist.toml").display().to_string(),
@@ -93,7 +93,7 @@ fn addresses(count: u8) -> Vec<String> {
 }
 
 /// The id of the rejected list that waits, once there is one other than `before`.
-fn waiting_id(site: &Site, config: &str, before: &str) -> anyhow::Result<String> {
+fn waiting_id(site: &Testbed, config: &str, before: &str) -> anyhow::Result<String> {
     let mut id = String::new();
     eventually(|| {
         let diff = site.run(&["diff", "vendor", "--json", "--config", config])?;
@@ -294,7 +294,7 @@ fn a_source_that_leaves_the_configuration_goes_at_once() -> anyhow::Result<()> {
 #[test]
 fn a_file_is_read_again_when_it_is_written() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let config = site.scratch.write(
         "allowlist.toml",
         "interfaces = ['eth0']\n[services.web]\nports = ['udp/443']\nallow = ['office']\n\
@@ -350,7 +350,7 @@ fn a_file_is_read_again_when_it_is_written() -> anyhow::Result<()> {
 #[test]
 fn a_file_behind_links_is_read_again_when_they_change() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let folder = site.scratch.file("lists");
     for (version, prefix) in [("v1", "198.18.0.1"), ("v2", "198.18.0.2")] {
         fs::create_dir_all(folder.join(version))?;

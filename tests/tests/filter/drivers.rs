@@ -11,7 +11,7 @@ use allowlist_user::compile::{Names, compile};
 use allowlist_user::config::AttachMode;
 use allowlist_user::dataplane::{Dataplane, Hook};
 use allowlist_user::error_code::ErrorCode;
-use allowlist_user::interface::{Facts, look_up};
+use allowlist_user::interface::{InterfaceInfo, look_up};
 use allowlist_user::netlink::{Netlink, XdpPlace, index_of};
 use allowlist_user::policy::{self, DefaultVerdict, Mode, Policy, Rules};
 use anyhow::ensure;
@@ -34,7 +34,7 @@ fn on(interface: &'static str) -> [&'static str; SMALL.len()] {
 }
 
 /// A start that fails; its message is printed on standard error.
-fn refused(site: &Site, interface: &'static str, mode: &str) -> anyhow::Result<Ended> {
+fn refused(site: &Testbed, interface: &'static str, mode: &str) -> anyhow::Result<Ended> {
     let mode = ["--attach-mode", mode];
     let ended = site.run(&[&["run"], &on(interface)[..], &mode].concat())?;
     ensure!(ended.code == Some(1), "{ended:?}");
@@ -43,7 +43,7 @@ fn refused(site: &Site, interface: &'static str, mode: &str) -> anyhow::Result<E
 }
 
 /// Runs `check` for one interface, and returns the predicted attachment and the warnings.
-fn predicted(site: &Site, interface: &str, mode: &str) -> anyhow::Result<(Value, String)> {
+fn predicted(site: &Testbed, interface: &str, mode: &str) -> anyhow::Result<(Value, String)> {
     let config = site.scratch.write(
         "check.toml",
         format!(
@@ -61,7 +61,7 @@ fn predicted(site: &Site, interface: &str, mode: &str) -> anyhow::Result<(Value,
 }
 
 /// Attaches a program of another process by netlink, which lasts as long as the interface.
-fn attach_foreign(site: &Site, interface: &str, place: XdpPlace) -> anyhow::Result<()> {
+fn attach_foreign(site: &Testbed, interface: &str, place: XdpPlace) -> anyhow::Result<()> {
     let program = load_foreign(ForeignProgram::Xdp, PASS)?;
     site.host.run(|| {
         let index = index_of(interface).context("it is there")?;
@@ -72,7 +72,7 @@ fn attach_foreign(site: &Site, interface: &str, place: XdpPlace) -> anyhow::Resu
 #[test]
 fn a_refusal_of_the_driver_keeps_its_reason() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     veth_with_queues(&site.host, ("vq1", 1), ("vq2", 4))?;
     let ended = refused(&site, "vq1", "native")?;
     for expected in ["error[attach-failed]: ", "vq1", FEW_QUEUES, "ENOSPC"] {
@@ -115,7 +115,7 @@ fn a_refusal_of_the_driver_keeps_its_reason() -> anyhow::Result<()> {
 #[test]
 fn a_reload_that_the_driver_refuses_has_its_reason() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     veth_with_queues(&site.host, ("vq1", 1), ("vq2", 4))?;
     let config = |mode: &str| {
         site.scratch.write(
@@ -142,7 +142,7 @@ fn a_reload_that_the_driver_refuses_has_its_reason() -> anyhow::Result<()> {
 #[test]
 fn an_interface_that_comes_back_and_refuses_is_in_the_log() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let filter = site.filter(&[&SMALL[..], &["--attach-mode", "native"]].concat())?;
     remove(&site.host, "eth0")?;
     filter.wait_for_line("warning[missing-interface]: eth0", SOON)?;
@@ -156,7 +156,7 @@ fn an_interface_that_comes_back_and_refuses_is_in_the_log() -> anyhow::Result<()
 #[test]
 fn the_queues_of_a_peer_elsewhere_are_named() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     assert_eq!(predicted(&site, "eth0", "native")?.0["outcome"], "native");
     veth_with_queues(&site.host, ("vq1", 1), ("vq2", 4))?;
     move_to(&site.host, "vq2", &site.peer)?;
@@ -170,7 +170,7 @@ fn the_queues_of_a_peer_elsewhere_are_named() -> anyhow::Result<()> {
 #[test]
 fn a_driver_without_native_mode_is_named() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     bridge(&site.host, "br0", &[])?;
     let ended = refused(&site, "br0", "native")?;
     let sentence = "Underlying driver does not support XDP in native mode";
@@ -194,7 +194,7 @@ fn a_driver_without_native_mode_is_named() -> anyhow::Result<()> {
 #[test]
 fn a_program_on_the_bridge_keeps_its_ports_from_one() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     bridge(&site.host, "br0", &["eth0"])?;
     attach_foreign(&site, "br0", XdpPlace::Stack)?;
     let ended = refused(&site, "eth0", "auto")?;
@@ -207,7 +207,7 @@ fn a_program_on_the_bridge_keeps_its_ports_from_one() -> anyhow::Result<()> {
 }
 
 /// Opens the maps and publishes an empty policy.
-fn dataplane(site: &Site, default: DefaultVerdict) -> anyhow::Result<Dataplane> {
+fn dataplane(site: &Testbed, default: DefaultVerdict) -> anyhow::Result<Dataplane> {
     let mut dataplane = Dataplane::open(site.scratch.pin_dir(), Some(2048))?;
     let tables = compile(
         &Policy::default(),
@@ -223,7 +223,7 @@ fn dataplane(site: &Site, default: DefaultVerdict) -> anyhow::Result<Dataplane> 
     Ok(dataplane)
 }
 
-fn facts(interface: &str) -> anyhow::Result<Facts> {
+fn facts(interface: &str) -> anyhow::Result<InterfaceInfo> {
     tokio::runtime::Runtime::new()?.block_on(look_up(interface))
 }
 
@@ -231,7 +231,7 @@ fn facts(interface: &str) -> anyhow::Result<Facts> {
 #[test]
 fn a_program_that_came_first_is_named() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let before = site.host.run(|| facts("eth0"))?;
     attach_foreign(&site, "eth0", XdpPlace::Driver)?;
     let (attach, _) = predicted(&site, "eth0", "auto")?;
@@ -259,7 +259,7 @@ fn a_program_that_came_first_is_named() -> anyhow::Result<()> {
 #[test]
 fn a_program_by_netlink_is_detached_by_its_owner_alone() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let [own, other] = [
         load_foreign(ForeignProgram::Xdp, PASS)?,
         load_foreign(ForeignProgram::Xdp, PASS)?,
@@ -290,7 +290,7 @@ fn a_program_by_netlink_is_detached_by_its_owner_alone() -> anyhow::Result<()> {
 #[test]
 fn the_tracker_is_not_attached_to_the_ingress_discipline() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     add_ingress(&site.host, "eth0")?;
     let error = site.host.run(|| -> anyhow::Result<_> {
         let mut dataplane = dataplane(&site, DefaultVerdict::Drop)?;

@@ -7,7 +7,7 @@ use allowlist_user::compile::{Names, Tables, compile};
 use allowlist_user::config::{AttachMode, Config};
 use allowlist_user::dataplane::{Dataplane, View, detach_all};
 use allowlist_user::error_code::ErrorCode;
-use allowlist_user::interface::{Facts, look_up};
+use allowlist_user::interface::{InterfaceInfo, look_up};
 use anyhow::ensure;
 use expect_test::expect;
 
@@ -49,24 +49,24 @@ impl Policy {
     }
 }
 
-fn facts(site: &Site, name: &str) -> anyhow::Result<Facts> {
+fn facts(site: &Testbed, name: &str) -> anyhow::Result<InterfaceInfo> {
     let runtime = tokio::runtime::Runtime::new()?;
     site.host.run(|| runtime.block_on(look_up(name)))
 }
 
-fn attach(site: &Site, dataplane: &mut Dataplane, name: &str) -> anyhow::Result<()> {
+fn attach(site: &Testbed, dataplane: &mut Dataplane, name: &str) -> anyhow::Result<()> {
     let facts = facts(site, name)?;
     site.host
         .run(|| dataplane.attach(&facts, AttachMode::Auto, false))?;
     Ok(())
 }
 
-fn open(site: &Site) -> anyhow::Result<Dataplane> {
+fn open(site: &Testbed) -> anyhow::Result<Dataplane> {
     open_with(site, None)
 }
 
 /// A process that another test starts holds this one's lock from fork to exec, after the test has dropped it.
-fn open_with(site: &Site, max_flows: Option<u32>) -> anyhow::Result<Dataplane> {
+fn open_with(site: &Testbed, max_flows: Option<u32>) -> anyhow::Result<Dataplane> {
     let mut opened = None;
     eventually(
         || match Dataplane::open(site.scratch.pin_dir(), max_flows) {
@@ -81,38 +81,38 @@ fn open_with(site: &Site, max_flows: Option<u32>) -> anyhow::Result<Dataplane> {
     opened.context("it is open")
 }
 
-fn view(site: &Site) -> anyhow::Result<View> {
+fn view(site: &Testbed) -> anyhow::Result<View> {
     View::open(site.scratch.pin_dir())
 }
 
 /// `FRIENDS` are let in on `eth0`.
-fn filtering(site: &Site) -> anyhow::Result<Dataplane> {
+fn filtering(site: &Testbed) -> anyhow::Result<Dataplane> {
     let mut dataplane = open(site)?;
     Policy::new(&FRIENDS).publish(&mut dataplane)?;
     attach(site, &mut dataplane, "eth0")?;
     Ok(dataplane)
 }
 
-fn fell_back(site: &Site) -> anyhow::Result<bool> {
+fn fell_back(site: &Testbed) -> anyhow::Result<bool> {
     Ok(view(site)?
         .pending()?
         .is_some_and(|pending| pending.fell_back))
 }
 
 /// The interfaces that are filtered.
-fn attached(site: &Site) -> anyhow::Result<Vec<String>> {
+fn attached(site: &Testbed) -> anyhow::Result<Vec<String>> {
     let attachments = site.host.run(|| view(site)?.attachments())?;
     Ok(attachments.into_iter().map(|one| one.name).collect())
 }
 
 /// What the prefixes in force let in.
-fn lets_in(site: &Site) -> anyhow::Result<Vec<IpAddr>> {
+fn lets_in(site: &Testbed) -> anyhow::Result<Vec<IpAddr>> {
     let entries = view(site)?.entries()?;
     Ok(entries.iter().map(|entry| entry.prefix.addr()).collect())
 }
 
 /// Whether `eth1` lets a stranger's datagram in.
-fn second_lets_in(site: &Site) -> anyhow::Result<bool> {
+fn second_lets_in(site: &Testbed) -> anyhow::Result<bool> {
     let inbox = inbox(site, PROTECTED)?;
     let to = SocketAddr::new(ip("198.51.101.1"), PROTECTED);
     let frame = frame::udp(SocketAddr::new(ip(STRANGERS[0]), 40_000), to, b"hello");
@@ -120,8 +120,8 @@ fn second_lets_in(site: &Site) -> anyhow::Result<bool> {
     Ok(!drain(&inbox)?.is_empty())
 }
 
-fn with_second_interface() -> anyhow::Result<Site> {
-    let site = Site::new()?;
+fn with_second_interface() -> anyhow::Result<Testbed> {
+    let site = Testbed::new()?;
     site.second_link()?;
     Ok(site)
 }
@@ -129,7 +129,7 @@ fn with_second_interface() -> anyhow::Result<Site> {
 #[test]
 fn a_change_that_nobody_confirms_is_taken_back() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let mut dataplane = filtering(&site)?;
     let sources = [FRIENDS, STRANGERS].concat();
     let streamed = Streamed::during(&site, &sources, || {
@@ -172,7 +172,7 @@ fn a_change_that_nobody_confirms_is_taken_back() -> anyhow::Result<()> {
 #[test]
 fn the_time_to_confirm_passes_by_itself() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let mut dataplane = filtering(&site)?;
     dataplane.arm_rollback(Duration::from_millis(300))?;
     Policy::new(&STRANGERS).publish(&mut dataplane)?;
@@ -186,7 +186,7 @@ fn the_time_to_confirm_passes_by_itself() -> anyhow::Result<()> {
 #[test]
 fn a_first_start_that_nobody_confirms_lets_everything_pass() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let mut dataplane = open(&site)?;
     dataplane.arm_rollback(LONG)?;
     Policy::new(&FRIENDS).publish(&mut dataplane)?;
@@ -280,7 +280,7 @@ fn an_interface_that_the_change_left_out_is_filtered_afterwards() -> anyhow::Res
 #[test]
 fn what_is_confirmed_in_time_stays() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let mut dataplane = filtering(&site)?;
     dataplane.arm_rollback(LONG)?;
     Policy::new(&STRANGERS).publish(&mut dataplane)?;
@@ -318,7 +318,7 @@ fn what_is_confirmed_in_time_stays() -> anyhow::Result<()> {
 #[test]
 fn what_is_confirmed_too_late_is_gone() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let mut dataplane = filtering(&site)?;
     dataplane.arm_rollback(Duration::ZERO)?;
     Policy::new(&STRANGERS).publish(&mut dataplane)?;
@@ -339,7 +339,7 @@ fn what_is_confirmed_too_late_is_gone() -> anyhow::Result<()> {
 #[test]
 fn publishes_while_a_change_waits_leave_what_is_gone_back_to() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let mut dataplane = filtering(&site)?;
     dataplane.arm_rollback(LONG)?;
     // One prefix more than what is gone back to: it must not change in place there.
@@ -374,7 +374,7 @@ fn publishes_while_a_change_waits_leave_what_is_gone_back_to() -> anyhow::Result
 #[test]
 fn a_guarded_change_that_fails_waits_for_nobody() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let mut dataplane = filtering(&site)?;
     let found = dataplane.applied_state()?;
     dataplane.arm_rollback(Duration::from_millis(1))?;
@@ -391,7 +391,7 @@ fn a_guarded_change_that_fails_waits_for_nobody() -> anyhow::Result<()> {
 fn what_this_host_sends_is_noted_as_long_as_it_may_be_asked_for() -> anyhow::Result<()> {
     require_root!();
     let closed = "default = 'drop'";
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let noted = || {
         site.scratch
             .pin_dir()
@@ -423,7 +423,7 @@ fn what_this_host_sends_is_noted_as_long_as_it_may_be_asked_for() -> anyhow::Res
 #[test]
 fn a_folder_that_was_made_again_is_anothers() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let first = filtering(&site)?;
     let seen = view(&site)?;
     assert!(first.has_all_pins() && seen.has_all_pins());

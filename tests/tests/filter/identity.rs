@@ -19,7 +19,7 @@ const LIMITED: &str = r#"
     prefixes = ["203.0.113.0/24", "2001:db8:7::/48"]
 "#;
 
-fn start(site: &Site, config: &str) -> anyhow::Result<Program> {
+fn start(site: &Testbed, config: &str) -> anyhow::Result<Program> {
     let config = site.scratch.write("identity.toml", config)?;
     site.filter(&["--config", &config.display().to_string()])
 }
@@ -33,22 +33,22 @@ fn ip_link(namespace: &Namespace, arguments: &[&str]) -> anyhow::Result<()> {
 }
 
 /// Two links, whose ends at the peer have the same names as at the host: `vi` and `vj`.
-fn two_links() -> anyhow::Result<Site> {
-    let site = Site::new()?;
+fn two_links() -> anyhow::Result<Testbed> {
+    let site = Testbed::new()?;
     for (number, name) in [(3, "vi"), (4, "vj")] {
         link(&site, number, name)?;
     }
     Ok(site)
 }
 
-fn link(site: &Site, number: u8, name: &str) -> anyhow::Result<()> {
+fn link(site: &Testbed, number: u8, name: &str) -> anyhow::Result<()> {
     let v4 = |end| format!("198.51.10{number}.{end}/24");
     let v6 = |end| format!("2001:db8:{number}::{end}/64");
     site.link(name, [&v4(1), &v6(1)], [&v4(2), &v6(2)])
 }
 
 /// How many packets a stranger to `web` gets dropped that come in by the peer's interface of this name.
-fn stranger_is_dropped(site: &Site, peers: &str) -> anyhow::Result<bool> {
+fn stranger_is_dropped(site: &Testbed, peers: &str) -> anyhow::Result<bool> {
     let dropped = || -> anyhow::Result<u64> {
         let status = site.json("status")?;
         let services = &status["services"]["web"]["dropped_packets"];
@@ -69,7 +69,7 @@ fn stranger_is_dropped(site: &Site, peers: &str) -> anyhow::Result<bool> {
     Ok(dropped()? > before)
 }
 
-fn wait_for_filter(site: &Site, filter: &Program, names: &[&str]) -> anyhow::Result<()> {
+fn wait_for_filter(site: &Testbed, filter: &Program, names: &[&str]) -> anyhow::Result<()> {
     eventually(|| {
         let status = site.json("status")?;
         let interfaces = status["interfaces"].as_array().context("an array")?;
@@ -145,7 +145,7 @@ fn counters_stay_visible_under_each_name() -> anyhow::Result<()> {
 #[test]
 fn an_index_in_another_namespace_is_another_interface() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let elsewhere = Namespace::new()?;
     let config = LIMITED.replace(r#"["vi", "vj"]"#, r#"["vi"]"#);
     link(&site, 3, "vi")?;
@@ -185,8 +185,8 @@ fn an_index_in_another_namespace_is_another_interface() -> anyhow::Result<()> {
 #[test]
 fn another_namespace_does_not_take_a_filter_for_its_own() -> anyhow::Result<()> {
     require_root!();
-    let mut site = Site::new()?;
-    let program = |site: &Site| xdp_program(site, "eth0");
+    let mut site = Testbed::new()?;
+    let program = |site: &Testbed| xdp_program(site, "eth0");
     site.filter(&SMALL)?.stop(Signal::SIGTERM, SOON)?;
     let first = program(&site)?;
     assert!(first.is_some());

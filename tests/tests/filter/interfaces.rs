@@ -48,7 +48,7 @@ fn stay_on(cpu: usize) -> anyhow::Result<()> {
 /// # Returns
 /// The rounds on each: a round is a datagram from a friend and from a stranger to each port.
 fn flood(
-    site: &Site,
+    site: &Testbed,
     cpus: [usize; 2],
     task: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<[u64; 2]> {
@@ -108,7 +108,7 @@ fn counts_are_exact_on_two_at_once_during_publishes_and_restarts() -> anyhow::Re
     let Some(cpus) = two_cpus()? else {
         skip!("needs two CPUs, for two senders at once");
     };
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     site.second_link()?;
     let list = |other: &str| {
         let friends = FRIENDS.join("\n");
@@ -210,7 +210,7 @@ fn counts_are_exact_on_two_at_once_during_publishes_and_restarts() -> anyhow::Re
 fn check_jumbo(attach_mode: &str) {
     const LENGTH: usize = 8000;
     let jumbo = || -> anyhow::Result<()> {
-        let site = Site::new()?;
+        let site = Testbed::new()?;
         for namespace in [&site.host, &site.peer] {
             set_mtu(namespace, "eth0", 9000)?;
         }
@@ -266,7 +266,7 @@ fn jumbo_frames_are_judged_in_generic_mode() {
 #[test]
 fn a_service_on_one_interface_is_on_the_next_of_its_name() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let config = site.scratch.write(
         "allowlist.toml",
         r#"

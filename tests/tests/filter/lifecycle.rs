@@ -8,7 +8,7 @@ use expect_test::expect;
 use super::*;
 
 /// Both what is filtered and where in the kernel.
-fn interfaces(site: &Site) -> anyhow::Result<Value> {
+fn interfaces(site: &Testbed) -> anyhow::Result<Value> {
     Ok(site.json("status")?["interfaces"].clone())
 }
 
@@ -16,7 +16,7 @@ fn interfaces(site: &Site) -> anyhow::Result<Value> {
 #[test]
 fn a_failed_start_leaves_the_filter_in_force() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let mut filter =
         site.filter(&[&SMALL[..], &["--keep", "--attach-mode", "generic"]].concat())?;
     filter.stop(Signal::SIGINT, SOON)?;
@@ -43,7 +43,7 @@ fn a_failed_start_leaves_the_filter_in_force() -> anyhow::Result<()> {
 #[test]
 fn a_renamed_interface_hides_no_other() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let _filter = site.filter(&SMALL)?;
     rename(&site.host, "eth0", "wan")?;
     rename(&site.peer, "eth0", "wan")?;
@@ -64,7 +64,7 @@ fn a_renamed_interface_hides_no_other() -> anyhow::Result<()> {
 #[test]
 fn a_detach_beside_a_daemon_takes_everything_off() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let names: Vec<String> = (1..=12).map(|number| format!("veth{number}")).collect();
     let mut arguments = SMALL.map(str::to_owned).to_vec();
     for (number, name) in (1..).zip(&names) {
@@ -96,7 +96,7 @@ fn a_detach_beside_a_daemon_takes_everything_off() -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(crate) fn xdp_program(site: &Site, name: &str) -> anyhow::Result<Option<u32>> {
+pub(crate) fn xdp_program(site: &Testbed, name: &str) -> anyhow::Result<Option<u32>> {
     let runtime = tokio::runtime::Runtime::new()?;
     site.host.run(|| {
         let facts = runtime.block_on(allowlist_user::interface::look_up(name))?;
@@ -108,7 +108,7 @@ pub(crate) fn xdp_program(site: &Site, name: &str) -> anyhow::Result<Option<u32>
 #[test]
 fn a_detach_needs_no_map() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     drop(site.filter(&SMALL)?);
     std::fs::remove_file(site.scratch.pin_dir().join(format!("v{VERSION}/CONTROL")))?;
     assert!(
@@ -125,7 +125,7 @@ fn a_detach_needs_no_map() -> anyhow::Result<()> {
 #[test]
 fn three_capabilities_are_enough() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let list = site.scratch.write("list.txt", "203.0.113.7\n")?;
     let config = site.scratch.write(
         "allowlist.toml",
@@ -154,7 +154,7 @@ fn three_capabilities_are_enough() -> anyhow::Result<()> {
 #[test]
 fn match_ids_that_have_run_out_are_given_out_anew() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     drop(site.filter(&SMALL)?);
     let path = site.scratch.file("state/record.v2.json");
     let mut record: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
@@ -176,7 +176,7 @@ fn match_ids_that_have_run_out_are_given_out_anew() -> anyhow::Result<()> {
 #[test]
 fn a_bpf_file_system_is_mounted_where_there_is_none() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let folder = tempfile::tempdir()?;
     let mut command = site.host.command("unshare")?;
     // In a process namespace too, so that the daemon ends with the shell, however that ends.
@@ -211,7 +211,7 @@ fn stopping() -> anyhow::Result<()> {
         (&[], Signal::SIGKILL, None, true),
     ];
     for (options, signal, code, in_force) in cases {
-        let site = Site::new()?;
+        let site = Testbed::new()?;
         let mut filter = site.filter(&[&SMALL[..], options].concat())?;
         assert_eq!(site.json("status")?["daemon"]["pid"], filter.id());
         let ended = filter.stop(signal, SOON)?;
@@ -246,7 +246,7 @@ fn stopping() -> anyhow::Result<()> {
 fn stopping_while_it_starts() -> anyhow::Result<()> {
     require_root!();
     for (signal, in_force) in [(Signal::SIGINT, false), (Signal::SIGTERM, true)] {
-        let site = Site::new()?;
+        let site = Testbed::new()?;
         // What is sent is noted for a second before answers are judged by it: there is time for a signal.
         let config = "interfaces = ['eth0']\ndefault = 'drop'\n[services.web]\nports = ['udp/9']\nallow = ['one']\n\
                       [sources.one]\nprefixes = ['198.18.0.1']\n";
@@ -271,7 +271,7 @@ fn stopping_while_it_starts() -> anyhow::Result<()> {
 #[test]
 fn detaching_ends_the_daemon() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let mut filter = site.filter(&SMALL)?;
     let detached = site.run(&["detach"])?;
     assert_eq!(detached.code, Some(0), "{detached:?}");
@@ -292,7 +292,7 @@ fn detaching_ends_the_daemon() -> anyhow::Result<()> {
 #[test]
 fn a_start_may_follow_a_detach_at_once() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let first = site.filter(&SMALL)?;
     site.json("detach")?;
     let second = site.filter(&SMALL)?;
@@ -305,7 +305,7 @@ fn a_start_may_follow_a_detach_at_once() -> anyhow::Result<()> {
 #[test]
 fn status_knows_that_an_interface_is_gone() -> anyhow::Result<()> {
     require_root!();
-    let mut site = Site::new()?;
+    let mut site = Testbed::new()?;
     let _filter = site.filter(&SMALL)?;
     assert_eq!(site.json("status")?["filtering"], true);
     site.peer = allowlist_tests::lab::Namespace::new()?; // and the link goes with the old one

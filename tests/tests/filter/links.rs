@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::*;
 
-fn ip_link(site: &Site, arguments: &[&str]) -> anyhow::Result<()> {
+fn ip_link(site: &Testbed, arguments: &[&str]) -> anyhow::Result<()> {
     let mut command = site.host.command("ip")?;
     command.arg("link").args(arguments);
     let ended = Ended::of(command)?;
@@ -19,7 +19,7 @@ fn ip_link(site: &Site, arguments: &[&str]) -> anyhow::Result<()> {
 #[test]
 fn each_change_of_an_interface_is_told() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let runtime = Runtime::new()?;
     let mut links = site.host.run(|| {
         let _inside = runtime.enter();

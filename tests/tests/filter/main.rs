@@ -27,7 +27,9 @@ use std::time::Duration;
 
 use allowlist_common::packet::ICMPV6;
 use allowlist_tests::lab::stream::*;
-use allowlist_tests::lab::{FrameSender, Program, Site, add_addresses, bridge, eventually, frame};
+use allowlist_tests::lab::{
+    FrameSender, Program, Testbed, add_addresses, bridge, eventually, frame,
+};
 use allowlist_tests::require_root;
 use allowlist_tests::vendor::{Answer, Vendor};
 use anyhow::{Context, bail};
@@ -55,7 +57,7 @@ const SMALL: [&str; 11] = [
 ];
 
 /// Whether a connection from `source`, an address of the peer, is made in time.
-fn connects(site: &Site, source: IpAddr, port: u16, timeout: Duration) -> anyhow::Result<bool> {
+fn connects(site: &Testbed, source: IpAddr, port: u16, timeout: Duration) -> anyhow::Result<bool> {
     let timeout = TimeVal::new(
         timeout.as_secs().cast_signed(),
         timeout.subsec_micros().into(),
@@ -84,7 +86,7 @@ fn connects(site: &Site, source: IpAddr, port: u16, timeout: Duration) -> anyhow
 }
 
 /// What was sent is counted so, and soon.
-fn check_counted(site: &Site, interface: &str, expected: &Value) -> anyhow::Result<()> {
+fn check_counted(site: &Testbed, interface: &str, expected: &Value) -> anyhow::Result<()> {
     site.check_counted(interface, expected)
 }
 
@@ -95,7 +97,7 @@ fn check_verdicts(attach_mode: &str, mode: &str) {
 }
 
 fn verdicts(attach_mode: &str, mode: &str) -> anyhow::Result<()> {
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let config = site.scratch.write(
         "allowlist.toml",
         format!(
@@ -178,7 +180,7 @@ fn generic() {
 #[test]
 fn where_the_driver_cannot_it_runs_in_generic_mode_and_says_so() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     bridge(&site.host, "br0", &[])?;
     let mut on_bridge = SMALL;
     on_bridge[1] = "br0";
@@ -201,7 +203,7 @@ fn observing_counts_what_it_would_drop() {
 #[test]
 fn what_keeps_a_host_alive_passes() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let _filter = site.filter(&[
         "--iface",
         "eth0",
@@ -226,7 +228,7 @@ fn what_keeps_a_host_alive_passes() -> anyhow::Result<()> {
 #[test]
 fn options_do_without_a_file() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let _filter = site.filter(&[&SMALL[..], &["--provider", "workato"]].concat())?;
     let workato = "52.5.142.59";
     for (source, expected) in [(FRIENDS[0], true), (workato, true), (STRANGERS[0], false)] {
@@ -242,7 +244,7 @@ fn options_do_without_a_file() -> anyhow::Result<()> {
 #[test]
 fn options_without_a_file_observe() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let observing = &SMALL[..SMALL.len() - 1];
     let filter = site.filter(observing)?;
     assert!(gets_through(&site, STRANGERS[0])?, "{}", filter.output());
@@ -265,7 +267,7 @@ fn options_without_a_file_observe() -> anyhow::Result<()> {
 #[test]
 fn two_interfaces_are_counted_apart() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     site.second_link()?;
     let filter = site.filter(&[&SMALL[..], &["--iface", "eth1"]].concat())?;
     let (eth0, eth1) = (
@@ -303,7 +305,7 @@ fn two_interfaces_are_counted_apart() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn restart(site: &Site, mut filter: Program, arguments: &[&str]) -> anyhow::Result<Program> {
+fn restart(site: &Testbed, mut filter: Program, arguments: &[&str]) -> anyhow::Result<Program> {
     if !filter.stop(Signal::SIGTERM, SOON)?.success() {
         bail!("the filter failed to stop:\n{}", filter.output());
     }
@@ -313,7 +315,7 @@ fn restart(site: &Site, mut filter: Program, arguments: &[&str]) -> anyhow::Resu
 #[test]
 fn tracing_prints_a_line_a_packet() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let filter = site.filter(&[&SMALL[..], &["--trace"]].concat())?;
     let sender = FrameSender::new(&site.peer, "eth0")?;
     let packets = [
@@ -361,7 +363,7 @@ fn tracing_prints_a_line_a_packet() -> anyhow::Result<()> {
 }
 
 /// What `status` prints for people, but for its blanks.
-fn check_status_text(site: &Site, process: u32) -> anyhow::Result<()> {
+fn check_status_text(site: &Testbed, process: u32) -> anyhow::Result<()> {
     let text = site.run(&["status"])?.stdout;
     let words: Vec<Vec<&str>> = text
         .lines()
@@ -393,7 +395,7 @@ fn check_status_text(site: &Site, process: u32) -> anyhow::Result<()> {
 #[test]
 fn reports_agree_with_what_was_sent() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let config = site.scratch.write(
         "allowlist.toml",
         r#"

@@ -14,18 +14,18 @@ use aya::maps::MapInfo;
 use super::lifecycle::xdp_program;
 use super::*;
 
-fn folder(site: &Site, version: u32) -> PathBuf {
+fn folder(site: &Testbed, version: u32) -> PathBuf {
     site.scratch.pin_dir().join(format!("v{version}"))
 }
 
 /// Makes what is pinned that version's.
-fn age(site: &Site, version: u32) -> anyhow::Result<()> {
+fn age(site: &Testbed, version: u32) -> anyhow::Result<()> {
     fs::rename(folder(site, VERSION), folder(site, version))?;
     Ok(())
 }
 
 /// Only this version's folder is left, and what is in it filters.
-fn check_whole(site: &Site) -> anyhow::Result<()> {
+fn check_whole(site: &Testbed) -> anyhow::Result<()> {
     let folders: Vec<_> = fs::read_dir(site.scratch.pin_dir())?
         .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
         .collect::<anyhow::Result<_>>()?;
@@ -36,7 +36,7 @@ fn check_whole(site: &Site) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn upgrade(site: &Site, filter: &mut Program, version: u32) -> anyhow::Result<()> {
+fn upgrade(site: &Testbed, filter: &mut Program, version: u32) -> anyhow::Result<()> {
     filter.stop(Signal::SIGTERM, SOON)?;
     age(site, version)?;
     *filter = site.filter(&SMALL)?;
@@ -49,7 +49,7 @@ fn upgrade(site: &Site, filter: &mut Program, version: u32) -> anyhow::Result<()
 fn over_an_older_one_it_goes_on_counting() -> anyhow::Result<()> {
     require_root!();
     for version in [2, VERSION - 1] {
-        let site = Site::new()?;
+        let site = Testbed::new()?;
         let mut filter = site.filter(&SMALL)?;
         let sources = [FRIENDS, STRANGERS].concat();
         let streamed = Streamed::during(&site, &sources, || {
@@ -82,7 +82,7 @@ fn over_an_older_one_it_goes_on_counting() -> anyhow::Result<()> {
 
 /// Requires that what passed is counted by source across versions. Counters by reason are new in version 8, and start
 /// at 0 there.
-fn check_passed(site: &Site, streamed: &Streamed) -> anyhow::Result<()> {
+fn check_passed(site: &Testbed, streamed: &Streamed) -> anyhow::Result<()> {
     let passed = || -> anyhow::Result<Value> {
         Ok(site.json("status")?["sources"]["cli"]["passed_packets"].clone())
     };
@@ -97,7 +97,7 @@ fn check_passed(site: &Site, streamed: &Streamed) -> anyhow::Result<()> {
 fn over_one_that_counts_otherwise_counts_start_anew() -> anyhow::Result<()> {
     require_root!();
     for version in [1, VERSION + 1] {
-        let site = Site::new()?;
+        let site = Testbed::new()?;
         let mut filter = site.filter(&SMALL)?;
         let sources = [FRIENDS, STRANGERS].concat();
         let streamed = Streamed::during(&site, &sources, || upgrade(&site, &mut filter, version))?;
@@ -120,7 +120,7 @@ fn over_one_that_counts_otherwise_counts_start_anew() -> anyhow::Result<()> {
 fn a_failed_start_leaves_the_other_version_in_force() -> anyhow::Result<()> {
     require_root!();
     for version in [1, 2] {
-        let site = Site::new()?;
+        let site = Testbed::new()?;
         site.filter(&SMALL)?.stop(Signal::SIGTERM, SOON)?;
         age(&site, version)?;
         let program = xdp_program(&site, "eth0")?;
@@ -149,7 +149,7 @@ fn a_failed_start_leaves_the_other_version_in_force() -> anyhow::Result<()> {
 #[test]
 fn kills_in_the_middle_leave_what_the_next_start_can_end() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let mut filter = site.filter(&SMALL)?;
     let arguments = [&["run"], &SMALL[..]].concat();
     let sources = [FRIENDS, STRANGERS].concat();
@@ -174,7 +174,7 @@ fn kills_in_the_middle_leave_what_the_next_start_can_end() -> anyhow::Result<()>
 #[test]
 fn what_is_not_configured_is_taken_off_and_named() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     site.second_link()?;
     let both = [&SMALL[..], &["--iface", "eth1"]].concat();
     site.filter(&both)?.stop(Signal::SIGTERM, SOON)?;
@@ -190,7 +190,7 @@ fn what_is_not_configured_is_taken_off_and_named() -> anyhow::Result<()> {
 #[test]
 fn interfaces_are_found_by_their_links() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     site.filter(&SMALL)?.stop(Signal::SIGTERM, SOON)?;
     age(&site, 2)?;
     allowlist_tests::lab::rename(&site.host, "eth0", "wan")?;
@@ -210,7 +210,7 @@ fn interfaces_are_found_by_their_links() -> anyhow::Result<()> {
 fn another_attach_mode_is_changed_to() -> anyhow::Result<()> {
     require_root!();
     for version in [1, 2] {
-        let site = Site::new()?;
+        let site = Testbed::new()?;
         let generic = [&SMALL[..], &["--attach-mode", "generic"]].concat();
         site.filter(&generic)?.stop(Signal::SIGTERM, SOON)?;
         age(&site, version)?;
@@ -229,7 +229,7 @@ fn another_attach_mode_is_changed_to() -> anyhow::Result<()> {
 #[test]
 fn a_daemon_of_another_version_is_not_taken_over_from() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     site.filter(&SMALL)?.stop(Signal::SIGTERM, SOON)?;
     age(&site, 2)?;
     let daemon = File::open(folder(&site, 2))?;
@@ -248,7 +248,7 @@ fn a_daemon_of_another_version_is_not_taken_over_from() -> anyhow::Result<()> {
 #[test]
 fn a_detach_takes_off_what_another_version_pinned() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     site.filter(&SMALL)?.stop(Signal::SIGKILL, SOON)?;
     age(&site, 1)?;
     assert!(!gets_through(&site, STRANGERS[0])?, "it still filters");

@@ -24,7 +24,7 @@ fn list(prefixes: &[&str]) -> Answer {
     Answer::json(json!(prefixes).to_string())
 }
 
-fn prefixes(site: &Site) -> anyhow::Result<Vec<String>> {
+fn prefixes(site: &Testbed) -> anyhow::Result<Vec<String>> {
     let list = site.json("list")?;
     let entries = list["prefixes"]
         .as_array()
@@ -34,7 +34,7 @@ fn prefixes(site: &Site) -> anyhow::Result<Vec<String>> {
 }
 
 /// Waits until the last fetch of `vendor` has failed with this code, and returns the whole text.
-fn wait_for_failure(site: &Site, code: &str) -> anyhow::Result<String> {
+fn wait_for_failure(site: &Testbed, code: &str) -> anyhow::Result<String> {
     let mut source = Value::Null;
     eventually(|| {
         source = site.json("status")?["sources"]["vendor"].clone();
@@ -46,12 +46,12 @@ fn wait_for_failure(site: &Site, code: &str) -> anyhow::Result<String> {
 }
 
 /// Waits until this many prefixes of `vendor` are in their grace period.
-fn wait_for_held(site: &Site, count: u64) -> anyhow::Result<()> {
+fn wait_for_held(site: &Testbed, count: u64) -> anyhow::Result<()> {
     eventually(|| Ok(site.json("status")?["sources"]["vendor"]["held"] == count))
 }
 
 /// Waits until the last fetch of `vendor` has succeeded.
-fn wait_for_success(site: &Site) -> anyhow::Result<()> {
+fn wait_for_success(site: &Testbed) -> anyhow::Result<()> {
     eventually(|| Ok(site.json("status")?["sources"]["vendor"]["failure"].is_null()))
 }
 
@@ -173,7 +173,7 @@ fn no_answer_of_a_vendor_makes_the_table_worse() -> anyhow::Result<()> {
 
 /// Runs the cases on a host of its own, and returns the texts of the failures.
 fn play(cases: &[Case]) -> anyhow::Result<Vec<String>> {
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let vendor = site.host.run(|| Vendor::start([("/list", list(&GOOD))]))?;
     let config = format!(
         "interfaces = ['eth0']\n[services.web]\nports = ['udp/443']\nallow = ['vendor']\n\
@@ -211,7 +211,7 @@ fn play(cases: &[Case]) -> anyhow::Result<Vec<String>> {
 #[test]
 fn a_vendor_is_asked_only_for_what_is_new() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let body = json!(GOOD).to_string().into_bytes();
     let version = |etag, body: &[u8]| Answer::Version(Some(etag), None, body.to_vec());
     let vendor = site
@@ -255,7 +255,7 @@ fn a_vendor_is_asked_only_for_what_is_new() -> anyhow::Result<()> {
 #[test]
 fn names_that_fail_keep_their_addresses() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let name = "hooks.vendor.example";
     let good = Reply::records([
         "hooks.vendor.example 1 CNAME lb.vendor.example",
@@ -329,7 +329,7 @@ fn names_that_fail_keep_their_addresses() -> anyhow::Result<()> {
 #[test]
 fn a_clock_that_is_set_lets_nothing_go() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let vendor = site
         .host
         .run(|| Vendor::start([("/list", list(&GOOD[..3]))]))?;

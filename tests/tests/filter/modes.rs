@@ -12,7 +12,7 @@ use super::lifecycle::xdp_program;
 use super::*;
 
 /// The filter, without a daemon.
-fn filter(site: &Site) -> anyhow::Result<Dataplane> {
+fn filter(site: &Testbed) -> anyhow::Result<Dataplane> {
     let config = site.scratch.write(
         "allowlist.toml",
         "[services.web]\nports = ['udp/443']\nallow = ['friends']\n\
@@ -40,7 +40,7 @@ fn filter(site: &Site) -> anyhow::Result<Dataplane> {
 #[test]
 fn the_mode_changes_without_a_reload() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let mut dataplane = filter(&site)?;
     let program = xdp_program(&site, "eth0")?;
     let generation = dataplane.generation();
@@ -76,7 +76,7 @@ fn the_mode_changes_without_a_reload() -> anyhow::Result<()> {
 #[test]
 fn a_daemon_changes_over_at_once_and_until_the_file_does() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let list = FRIENDS.join("\n");
     site.scratch.write("list.txt", &list)?;
     let config = site.scratch.write(

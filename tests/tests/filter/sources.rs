@@ -6,7 +6,7 @@ use expect_test::expect;
 use super::*;
 
 /// `sources.vendor` is fetched every second, `sources.office` is always there.
-fn with_vendor(site: &Site, list: &str) -> anyhow::Result<(Vendor, String)> {
+fn with_vendor(site: &Testbed, list: &str) -> anyhow::Result<(Vendor, String)> {
     let vendor = site
         .host
         .run(|| Vendor::start([("/list", Answer::json(list))]))?;
@@ -31,7 +31,7 @@ fn with_vendor(site: &Site, list: &str) -> anyhow::Result<(Vendor, String)> {
     Ok((vendor, config.display().to_string()))
 }
 
-fn prefixes_of(site: &Site, source: &str) -> anyhow::Result<Vec<String>> {
+fn prefixes_of(site: &Testbed, source: &str) -> anyhow::Result<Vec<String>> {
     let list = site.json("list")?;
     let entries = list["prefixes"]
         .as_array()
@@ -48,7 +48,7 @@ fn prefixes_of(site: &Site, source: &str) -> anyhow::Result<Vec<String>> {
 fn a_vendors_change_takes_effect() -> anyhow::Result<()> {
     require_root!();
     let (old, new) = ("198.18.0.1", "2001:db8:18::1");
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let (vendor, config) = with_vendor(&site, &json!([old]).to_string())?;
     let filter = site.filter(&["--config", &config])?;
     let sources = [&FRIENDS[..], &STRANGERS, &[old, new]].concat();
@@ -90,7 +90,7 @@ fn a_vendors_change_takes_effect() -> anyhow::Result<()> {
 #[test]
 fn a_failing_vendor_changes_nothing() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let kept = ["198.18.0.1/32", "2001:db8:18::/48"];
     let (vendor, config) = with_vendor(&site, &json!(kept).to_string())?;
     let _filter = site.filter(&["--config", &config])?;
@@ -136,7 +136,7 @@ fn a_failing_vendor_changes_nothing() -> anyhow::Result<()> {
 #[test]
 fn the_last_good_list_outlives_a_boot() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let (vendor, config) = with_vendor(&site, r#"["198.18.0.1"]"#)?;
     let mut filter = site.filter(&["--config", &config])?;
     filter.stop(Signal::SIGINT, SOON)?;
@@ -150,7 +150,7 @@ fn the_last_good_list_outlives_a_boot() -> anyhow::Result<()> {
 #[test]
 fn an_edited_file_counts_from_the_next_start() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let config = site.scratch.write(
         "allowlist.toml",
         "interfaces = ['eth0']\n[services.web]\nports = ['udp/443']\nallow = ['office']\n\
@@ -170,7 +170,7 @@ fn an_edited_file_counts_from_the_next_start() -> anyhow::Result<()> {
 #[test]
 fn a_list_that_outgrows_max_prefixes_changes_nothing() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let (vendor, config) = with_vendor(&site, r#"["198.18.0.1"]"#)?;
     let text = std::fs::read_to_string(&config)?;
     site.scratch

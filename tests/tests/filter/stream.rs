@@ -9,7 +9,7 @@ use super::*;
 #[test]
 fn restarts_lose_nothing_and_let_nothing_in() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let others = ["198.18.0.0/16", "198.19.0.0/16", "2001:db8:9::/48"];
     let start = |other| site.filter(&[&SMALL[..], &["--keep", "--allow", other]].concat());
     let mut filter = start("198.17.0.0/16")?;
@@ -38,7 +38,7 @@ fn restarts_lose_nothing_and_let_nothing_in() -> anyhow::Result<()> {
 
 /// Through all generations up to this one, every packet is counted once, and those of friends by their source.
 pub(super) fn check_counted_on(
-    site: &Site,
+    site: &Testbed,
     streamed: &Streamed,
     generation: u32,
 ) -> anyhow::Result<()> {
@@ -56,7 +56,7 @@ pub(super) fn check_counted_on(
 #[test]
 fn kills_in_the_middle_of_a_publish_do_no_harm() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let config = site.scratch.write(
         "allowlist.toml",
         "interfaces = ['eth0']\n[services.web]\nports = ['udp/443']\nallow = ['many']\n\

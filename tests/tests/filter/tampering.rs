@@ -33,17 +33,17 @@ const CLOSED: &str = r#"
 const XDP_PASS: i32 = 2;
 const TCX_PASS: i32 = 0;
 
-fn pins(site: &Site) -> PathBuf {
+fn pins(site: &Testbed) -> PathBuf {
     site.scratch.pin_dir().join(format!("v{VERSION}"))
 }
 
-fn closed(site: &Site) -> anyhow::Result<Program> {
+fn closed(site: &Testbed) -> anyhow::Result<Program> {
     let config = site.scratch.write("closed.toml", CLOSED)?;
     site.filter(&["--config", &config.display().to_string()])
 }
 
 /// The kinds of what `status` reports to differ, in order.
-fn differences(site: &Site) -> anyhow::Result<Vec<String>> {
+fn differences(site: &Testbed) -> anyhow::Result<Vec<String>> {
     let status = site.json("status")?;
     let differences = status["differences"].as_array().context("an array")?;
     let kinds = differences.iter().filter_map(|one| one["kind"].as_str());
@@ -53,7 +53,7 @@ fn differences(site: &Site) -> anyhow::Result<Vec<String>> {
 }
 
 /// `status` finds this where nothing repairs it; it exits with 3 and lists the differences.
-fn check_found(site: &Site, expected: &[&str]) -> anyhow::Result<()> {
+fn check_found(site: &Testbed, expected: &[&str]) -> anyhow::Result<()> {
     let found = differences(site)?;
     anyhow::ensure!(found == expected, "{found:?}, not {expected:?}");
     let ended = site.run(&["status"])?;
@@ -65,31 +65,31 @@ fn check_found(site: &Site, expected: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn zero_control(site: &Site) -> anyhow::Result<()> {
+fn zero_control(site: &Testbed) -> anyhow::Result<()> {
     let map = Map::from_map_data(MapData::from_pin(pins(site).join(CONTROL))?)?;
     let mut control: Array<_, [u64; 2]> = map.try_into()?;
     Ok(control.set(0, [0, 0], 0)?)
 }
 
-fn replace(site: &Site, pin: &str, what: ForeignProgram, verdict: i32) -> anyhow::Result<()> {
+fn replace(site: &Testbed, pin: &str, what: ForeignProgram, verdict: i32) -> anyhow::Result<()> {
     let program = load_foreign(what, verdict)?;
     Ok(replace_program(&pins(site).join(pin), program.as_fd())?)
 }
 
-fn chain(site: &Site) -> anyhow::Result<Vec<String>> {
+fn chain(site: &Testbed) -> anyhow::Result<Vec<String>> {
     let query = || SchedClassifier::query_tcx("eth0", TcAttachType::Egress);
     let (_, programs) = site.host.run(query)?;
     let names = programs.iter().filter_map(|one| one.name_as_str());
     Ok(names.map(str::to_owned).collect())
 }
 
-type Tamper = fn(&Site) -> anyhow::Result<()>;
+type Tamper = fn(&Testbed) -> anyhow::Result<()>;
 
 /// With no daemon: `status` finds each, and the next start repairs it.
 #[test]
 fn status_finds_it_and_a_start_repairs_it() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let cases: [(Tamper, &[&str]); 8] = [
         (
             |site| Ok(fs::remove_file(pins(site).join(FLOWS))?),
@@ -164,7 +164,7 @@ fn status_finds_it_and_a_start_repairs_it() -> anyhow::Result<()> {
 #[test]
 fn a_daemon_pins_again_what_is_unpinned() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let mut filter = closed(&site)?;
     let pins = pins(&site);
     let names: Vec<_> = fs::read_dir(&pins)?
@@ -202,7 +202,7 @@ fn a_daemon_pins_again_what_is_unpinned() -> anyhow::Result<()> {
 #[test]
 fn a_daemon_makes_its_folder_again() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let filter = closed(&site)?;
     fs::remove_dir_all(site.scratch.pin_dir())?;
     eventually(|| Ok(pins(&site).join("link_0").exists())).with_context(|| filter.output())?;
@@ -212,7 +212,7 @@ fn a_daemon_makes_its_folder_again() -> anyhow::Result<()> {
 }
 
 /// A BPF file system of its own, on which `filter` pins.
-fn on_file_system(site: &Site) -> anyhow::Result<(PathBuf, Program)> {
+fn on_file_system(site: &Testbed) -> anyhow::Result<(PathBuf, Program)> {
     let point = site.scratch.file("bpf");
     fs::create_dir(&point)?;
     mount_bpf(&point)?;
@@ -236,7 +236,7 @@ fn mount_bpf(point: &std::path::Path) -> anyhow::Result<()> {
 #[test]
 fn another_file_system_in_the_place_of_the_pins_gets_them() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let (point, mut filter) = on_file_system(&site)?;
     let program = xdp_program(&site, "eth0")?;
     mount_bpf(&point)?;
@@ -256,7 +256,7 @@ fn another_file_system_in_the_place_of_the_pins_gets_them() -> anyhow::Result<()
 #[test]
 fn without_a_file_system_a_daemon_fails() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let (point, mut filter) = on_file_system(&site)?;
     umount2(&point, MntFlags::MNT_DETACH)?;
     let ended = filter.wait(SOON)?;
@@ -272,7 +272,7 @@ fn without_a_file_system_a_daemon_fails() -> anyhow::Result<()> {
 #[test]
 fn a_daemon_repairs_what_was_replaced() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let filter = closed(&site)?;
     let mut cases: Vec<(Tamper, &str)> = vec![
         (zero_control, "warning[control-word]: "),
@@ -313,7 +313,7 @@ fn a_daemon_repairs_what_was_replaced() -> anyhow::Result<()> {
 #[test]
 fn the_order_of_other_programs_is_reported_and_not_changed() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let filter = closed(&site)?;
     let index = site.host.run(|| if_nametoindex("eth0"))?;
     let program = load_foreign(ForeignProgram::Classifier, TCX_PASS)?;
@@ -337,7 +337,7 @@ fn the_order_of_other_programs_is_reported_and_not_changed() -> anyhow::Result<(
 #[test]
 fn a_read_only_file_system_keeps_nobody_from_reading() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let filter = closed(&site)?;
     let none = None::<&str>;
     let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
@@ -367,7 +367,7 @@ fn a_read_only_file_system_keeps_nobody_from_reading() -> anyhow::Result<()> {
 #[test]
 fn an_error_is_reported_as_the_error_that_it_is() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let filter = closed(&site)?;
     let process = filter.id();
     let limit = |soft: u64| {

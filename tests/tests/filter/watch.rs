@@ -26,26 +26,26 @@ const CLOSED: &str = r#"
     prefixes = ["203.0.113.0/24", "2001:db8:7::/48"]
 "#;
 
-fn closed(site: &Site, attach_mode: &str) -> anyhow::Result<Program> {
+fn closed(site: &Testbed, attach_mode: &str) -> anyhow::Result<Program> {
     let config = site.scratch.write("allowlist.toml", CLOSED)?;
     let config = config.display().to_string();
     site.filter(&["--config", &config, "--attach-mode", attach_mode])
 }
 
-fn map(site: &Site, name: &str) -> anyhow::Result<Map> {
+fn map(site: &Testbed, name: &str) -> anyhow::Result<Map> {
     let folder = site.scratch.pin_dir();
     let path = folder.join(format!("v{}/{name}", allowlist_common::abi::VERSION));
     Ok(Map::from_map_data(MapData::from_pin(path)?)?)
 }
 
 /// Until when the kernel tells of drops, by its monotonic clock; 0 is not at all.
-fn lease(site: &Site) -> anyhow::Result<Duration> {
+fn lease(site: &Testbed) -> anyhow::Result<Duration> {
     let told: Array<_, [u64; 2]> = map(site, CONTROL)?.try_into()?;
     Ok(Duration::from_nanos(told.get(&0, 0)?[1]))
 }
 
 /// Starts `allowlist watch`, and returns when the kernel tells it of drops.
-fn watch(site: &Site, options: &[&str]) -> anyhow::Result<Program> {
+fn watch(site: &Testbed, options: &[&str]) -> anyhow::Result<Program> {
     let before = lease(site)?;
     let watch = Program::start(site.command(&[&["watch"], options].concat())?)?;
     eventually(|| Ok(lease(site)? > before)).with_context(|| watch.output())?;
@@ -140,7 +140,7 @@ fn dropped() -> Vec<(Vec<u8>, &'static str, Value)> {
 }
 
 /// A friend's datagram, which is not told of, and then all that is dropped.
-fn send_all(site: &Site, cases: &[(Vec<u8>, &str, Value)]) -> anyhow::Result<()> {
+fn send_all(site: &Testbed, cases: &[(Vec<u8>, &str, Value)]) -> anyhow::Result<()> {
     let sender = FrameSender::new(&site.peer, "eth0")?;
     sender.send(&datagram(ip(FRIENDS[0]), PROTECTED, b"hello"))?;
     cases.iter().try_for_each(|(frame, ..)| sender.send(frame))
@@ -157,7 +157,7 @@ fn check_time(time: &str) -> anyhow::Result<()> {
 #[track_caller]
 fn check_told(attach_mode: &str) {
     let told = || -> anyhow::Result<()> {
-        let site = Site::new()?;
+        let site = Testbed::new()?;
         let _filter = closed(&site, attach_mode)?;
         let cases = dropped();
         let count = cases.len().to_string();
@@ -211,7 +211,7 @@ fn of_a_flood_a_part_is_told_and_the_rest_counted() -> anyhow::Result<()> {
     const BURST: u64 = 100;
     const BURSTS: u64 = 200;
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let _filter = site.filter(&SMALL)?;
     let watch = watch(&site, &["--json"])?;
     let sender = FrameSender::new(&site.peer, "eth0")?;
@@ -249,7 +249,7 @@ fn of_a_flood_a_part_is_told_and_the_rest_counted() -> anyhow::Result<()> {
 #[test]
 fn there_is_one_at_a_time() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let _filter = site.filter(&SMALL)?;
     let mut first = watch(&site, &[])?;
     let second = site.run(&["watch"])?;
@@ -272,7 +272,7 @@ fn there_is_one_at_a_time() -> anyhow::Result<()> {
 #[test]
 fn a_killed_one_leaves_nothing_on() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let _filter = site.filter(&SMALL)?;
     let sender = FrameSender::new(&site.peer, "eth0")?;
     let mut events = RingBuf::try_from(map(&site, EVENTS)?)?;
@@ -302,7 +302,7 @@ fn a_killed_one_leaves_nothing_on() -> anyhow::Result<()> {
 #[test]
 fn it_goes_on_without_a_daemon_until_the_filter_is_detached() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     site.filter(&SMALL)?.stop(Signal::SIGTERM, SOON)?;
     let sender = FrameSender::new(&site.peer, "eth0")?;
     for (options, last) in [
@@ -329,7 +329,7 @@ fn it_goes_on_without_a_daemon_until_the_filter_is_detached() -> anyhow::Result<
 #[test]
 fn while_observing_it_tells_what_would_be_dropped() -> anyhow::Result<()> {
     require_root!();
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let config = CLOSED.replacen("interfaces", "mode = 'observe'\ninterfaces", 1);
     let config = site.scratch.write("allowlist.toml", config)?;
     let _filter = site.filter(&["--config", &config.display().to_string()])?;

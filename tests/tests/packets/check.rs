@@ -11,7 +11,7 @@ use allowlist_user::compile::{Names, Tables, compile};
 use allowlist_user::config::Config;
 use allowlist_user::policy::{DefaultVerdict, Mode};
 
-use crate::frames::{End, Group, Row};
+use crate::frames::{Expected, Group, Row};
 use crate::kernel::{INTERFACE, Kernel, XDP_DROP, XDP_PASS};
 
 /// Bytes of a page, and of a jumbo frame: a frame longer than the first never comes in one piece.
@@ -36,14 +36,14 @@ impl Compiled {
     }
 
     /// With that as the default verdict of its configuration.
-    pub(crate) fn verdict(&self, end: &End) -> Verdict {
+    pub(crate) fn verdict(&self, end: &Expected) -> Verdict {
         end.verdict.unwrap_or(match self.config.rules.default {
             DefaultVerdict::Pass => Verdict::Pass,
             DefaultVerdict::Drop => Verdict::Drop,
         })
     }
 
-    fn action(&self, end: &End) -> u32 {
+    fn action(&self, end: &Expected) -> u32 {
         match (self.config.mode, self.verdict(end)) {
             (Mode::Enforce, Verdict::Drop) => XDP_DROP,
             _ => XDP_PASS,
@@ -231,7 +231,7 @@ fn check(
 }
 
 /// What one frame changes, in words.
-fn expected(compiled: &Compiled, end: &End, bytes: usize) -> Vec<String> {
+fn expected(compiled: &Compiled, end: &Expected, bytes: usize) -> Vec<String> {
     let verdict = compiled.verdict(end);
     let mut changes = vec![of_end(1, verdict, end.reason)];
     if !end.sources.is_empty() {

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use allowlist_common::judge::Decision;
 use allowlist_tests::lab::frame;
-use allowlist_tests::model::worlds::{INTERFACES, World, worlds};
+use allowlist_tests::model::policy_strategies::{INTERFACES, Scenario, scenarios};
 use allowlist_user::compile::{Names, compile};
 use allowlist_user::explain::{Judge, Target};
 use proptest::prelude::*;
@@ -17,7 +17,7 @@ use proptest::test_runner::{TestCaseError, TestError};
 use super::random::{Counts, counted_as, counts, ends, kernel};
 use super::*;
 
-/// Edges of what services of random worlds cover, and what none of them does.
+/// Edges of what services of random scenarios cover, and what none of them does.
 const PORTS: [u16; 12] = [1, 2, 21, 22, 23, 80, 443, 444, 445, 8080, 8081, 65535];
 const HOSTS: [&str; 2] = ["198.51.100.1", "2001:db8:ffff::1"];
 
@@ -43,11 +43,11 @@ fn explain_says_what_the_kernel_does() {
     let (cases, questions) = if is_long() { (500, 1000) } else { (60, 250) };
     let kernel = RefCell::new(kernel());
     // Only for the addresses that it brings.
-    let world = worlds(1);
-    let strategy = (world, vec(asked(), questions), vec(any::<[u8; 4]>(), 8));
-    let done = runner(cases).run(&strategy, |(world, asked, others)| {
-        check(&world, &asked, &others, &mut kernel.borrow_mut())
-            .map_err(|wrong| TestCaseError::fail(format!("{wrong}\n{world:?}")))
+    let scenario = scenarios(1);
+    let strategy = (scenario, vec(asked(), questions), vec(any::<[u8; 4]>(), 8));
+    let done = runner(cases).run(&strategy, |(scenario, asked, others)| {
+        check(&scenario, &asked, &others, &mut kernel.borrow_mut())
+            .map_err(|wrong| TestCaseError::fail(format!("{wrong}\n{scenario:?}")))
     });
     if let Err(error) = done {
         let (TestError::Abort(reason) | TestError::Fail(reason, _)) = error;
@@ -68,19 +68,24 @@ fn explain_says_what_the_kernel_does() {
 }
 
 fn check(
-    world: &World,
+    scenario: &Scenario,
     asked: &[Asked],
     others: &[[u8; 4]],
     kernel: &mut Kernel,
 ) -> Result<(), String> {
-    let tables =
-        compile(&world.policy, &world.snapshot, 1000, &Names::default()).expect("a small policy");
-    kernel.publish_on(&tables, world.mode, world.rules, &INTERFACES);
+    let tables = compile(
+        &scenario.policy,
+        &scenario.snapshot,
+        1000,
+        &Names::default(),
+    )
+    .expect("a small policy");
+    kernel.publish_on(&tables, scenario.mode, scenario.rules, &INTERFACES);
     kernel.forget_sent();
     let lookup = kernel.view().lookup().expect("a generation");
-    let judge = Judge::new(&tables, world.mode, &world.rules);
+    let judge = Judge::new(&tables, scenario.mode, &scenario.rules);
     let compiled = INTERFACES.map(|name| judge.on(name));
-    let mut addresses = world.edges();
+    let mut addresses = scenario.edges();
     addresses.extend(others.iter().map(|&octets| IpAddr::from(octets)));
     let mut counted = counts(kernel, &tables.names);
     for (is_second, address, target) in asked {

@@ -35,12 +35,12 @@ pub(crate) struct Row {
     /// Its bytes.
     pub(crate) frame: Vec<u8>,
     /// How it ends.
-    pub(crate) end: End,
+    pub(crate) end: Expected,
 }
 
 /// How a frame ends.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct End {
+pub(crate) struct Expected {
     /// `None` is the default verdict.
     pub(crate) verdict: Option<Verdict>,
     pub(crate) reason: Reason,
@@ -52,7 +52,7 @@ pub(crate) struct End {
     pub(crate) is_cut: bool,
 }
 
-impl End {
+impl Expected {
     const fn new(verdict: Verdict, reason: Reason) -> Self {
         Self {
             verdict: Some(verdict),
@@ -65,18 +65,18 @@ impl End {
 }
 
 /// Passes for a reason that is nobody's.
-const fn pass(reason: Reason) -> End {
-    End::new(Verdict::Pass, reason)
+const fn pass(reason: Reason) -> Expected {
+    Expected::new(Verdict::Pass, reason)
 }
 
 /// Likewise drops.
-const fn drop(reason: Reason) -> End {
-    End::new(Verdict::Drop, reason)
+const fn drop(reason: Reason) -> Expected {
+    Expected::new(Verdict::Drop, reason)
 }
 
 /// Passes, since the sources may reach the services; no services where no port can be seen.
-const fn allowed(sources: &'static str, services: &'static str) -> End {
-    End {
+const fn allowed(sources: &'static str, services: &'static str) -> Expected {
+    Expected {
         sources,
         services,
         ..pass(Reason::Allowed)
@@ -84,29 +84,29 @@ const fn allowed(sources: &'static str, services: &'static str) -> End {
 }
 
 /// Dropped by the services.
-const fn refused(services: &'static str) -> End {
-    End {
+const fn refused(services: &'static str) -> Expected {
+    Expected {
         services,
         ..drop(Reason::NotAllowed)
     }
 }
 
 /// A fragment without ports that the services of its protocol drop.
-const STRAY: End = drop(Reason::Fragment);
+const STRAY: Expected = drop(Reason::Fragment);
 
 /// The default verdict decides.
-const UNCOVERED: End = End {
+const UNCOVERED: Expected = Expected {
     verdict: None,
     ..pass(Reason::Default)
 };
 
-const ANSWER: End = pass(Reason::Answer);
+const ANSWER: Expected = pass(Reason::Answer);
 
 /// Dropped whatever follows in the frame.
-const MALFORMED: End = drop(Reason::Malformed);
+const MALFORMED: Expected = drop(Reason::Malformed);
 
 /// Malformed because the frame ends.
-const CUT_SHORT: End = End {
+const CUT_SHORT: Expected = Expected {
     is_cut: true,
     ..MALFORMED
 };
@@ -115,7 +115,7 @@ impl Group {
     fn new<D: Into<String>>(
         name: impl Into<String>,
         config: impl Into<String>,
-        rows: Vec<(D, Vec<u8>, End)>,
+        rows: Vec<(D, Vec<u8>, Expected)>,
     ) -> Self {
         let rows = rows.into_iter().map(|(description, frame, end)| Row {
             description: description.into(),

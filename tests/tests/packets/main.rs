@@ -1,5 +1,5 @@
 //! The shipped kernel programs under `BPF_PROG_TEST_RUN`: hand-made frames, each with the end that it
-//! must come to (`frames`, `check`), random worlds against the linear model (`random`), against nftables
+//! must come to (`frames`, `check`), random scenarios against the linear model (`random`), against nftables
 //! (`oracle`), and against what `explain` says (`explain`). The host's copy of the same logic is asked the same,
 //! so that the two can be trusted to be one.
 

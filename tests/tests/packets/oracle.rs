@@ -14,8 +14,8 @@ use std::net::IpAddr;
 
 use allowlist_common::packet::{SCTP, TCP, UDP};
 use allowlist_tests::lab::frame;
+use allowlist_tests::model::policy_strategies::scenarios;
 use allowlist_tests::model::static_snapshot;
-use allowlist_tests::model::worlds::worlds;
 use allowlist_tests::{require_root, skip};
 use allowlist_user::compile::{Names, compile};
 use allowlist_user::policy::{DefaultVerdict, Mode, ReturnTraffic, Rules};
@@ -190,30 +190,30 @@ fn found(row: &str, default: DefaultVerdict) -> String {
 
 /// Random policies, and packets that hit their edges, in several shapes.
 #[test]
-fn nftables_agrees_on_random_worlds() -> anyhow::Result<()> {
+fn nftables_agrees_on_random_scenarios() -> anyhow::Result<()> {
     require_nft!();
     let judge = Judge::new()?;
     let kernel = RefCell::new(Kernel::new());
     let (cases, packets) = if is_long() { (200, 190) } else { (12, 64) };
-    let shape = (worlds(0), vec(any::<u64>(), packets));
-    let done = runner(cases).run(&shape, |(world, seeds)| {
-        let (policy, snapshot) = (&world.policy, &world.snapshot);
+    let shape = (scenarios(0), vec(any::<u64>(), packets));
+    let done = runner(cases).run(&shape, |(scenario, seeds)| {
+        let (policy, snapshot) = (&scenario.policy, &scenario.snapshot);
         // Nothing in nftables is like tracking by what was sent.
         let rules = Rules {
             return_traffic: ReturnTraffic::Off,
-            ..world.rules
+            ..scenario.rules
         };
         let tables = compile(policy, snapshot, 1000, &Names::default()).expect("a small policy");
         let mut kernel = kernel.borrow_mut();
         kernel.publish_on(&tables, Mode::Enforce, rules, &[INTERFACE]);
-        let sources = world.edges();
+        let sources = scenario.edges();
         let frames: Vec<Vec<u8>> = seeds.iter().map(|seed| random(*seed, &sources)).collect();
         let slices: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
         let text = rules::render(policy, snapshot, rules, INTERFACE);
         let verdicts = judge.verdicts(&text, &slices).expect("nftables judges");
         for (place, theirs) in verdicts.into_iter().enumerate() {
             let ours = kernel.verdict(&frames[place]);
-            proptest::prop_assert_eq!(ours, theirs, "{:?} {:02x?}", world, &frames[place]);
+            proptest::prop_assert_eq!(ours, theirs, "{:?} {:02x?}", scenario, &frames[place]);
         }
         Ok(())
     });

@@ -1,4 +1,4 @@
-//! Random worlds: the kernel's programs and the host's copy of their logic against the model, which
+//! Random scenarios: the kernel's programs and the host's copy of their logic against the model, which
 //! reads the same bytes in its own way. What is sent runs through the program that notes it, so the
 //! kernel's own notes are what answers are told by.
 
@@ -10,7 +10,7 @@ use allowlist_common::judge::Decision;
 use allowlist_common::verdict::{Reason, Verdict};
 use allowlist_tests::model::dissect::dissect;
 use allowlist_tests::model::host::Host;
-use allowlist_tests::model::worlds::{INTERFACES, World, worlds};
+use allowlist_tests::model::policy_strategies::{INTERFACES, Scenario, scenarios};
 use allowlist_tests::model::{ENDS, Model, static_snapshot};
 use allowlist_tests::require_root;
 use allowlist_user::compile::{Names, compile};
@@ -33,14 +33,16 @@ const EVERYWHERE: &str = r#"
 
 /// Verdict, reason and what the driver is told: all three for every frame.
 #[test]
-fn random_worlds_agree_with_the_model() {
+fn random_scenarios_agree_with_the_model() {
     require_root!();
     let (cases, frames) = if is_long() { (1000, 2500) } else { (60, 1000) };
     let kernel = RefCell::new(kernel());
-    let done = runner(cases).run(&worlds(frames), |world| {
+    let done = runner(cases).run(&scenarios(frames), |scenario| {
         let mut kernel = kernel.borrow_mut();
-        check(&world, &mut kernel).map_err(|wrong| {
-            let smallest = world.smallest(wrong.place, |world| check(world, &mut kernel).is_err());
+        check(&scenario, &mut kernel).map_err(|wrong| {
+            let smallest = scenario.smallest(wrong.place, |scenario| {
+                check(scenario, &mut kernel).is_err()
+            });
             let wrong = check(&smallest, &mut kernel).err().unwrap_or(wrong);
             TestCaseError::fail(format!("{}\n{smallest:?}", wrong.what))
         })
@@ -59,7 +61,7 @@ fn random_worlds_agree_with_the_model() {
     }
 }
 
-/// The programs for every interface of a world.
+/// The programs for every interface of a scenario.
 pub(crate) fn kernel() -> Kernel {
     let config = Config::parse(EVERYWHERE, "test.toml".as_ref()).expect("a configuration");
     let snapshot = static_snapshot(&config.policy);
@@ -71,22 +73,27 @@ pub(crate) fn kernel() -> Kernel {
 
 /// A frame that did not end as the model says.
 struct Wrong {
-    /// In the world's traffic.
+    /// In the scenario's traffic.
     place: usize,
     what: String,
 }
 
-fn check(world: &World, kernel: &mut Kernel) -> Result<(), Wrong> {
-    let tables =
-        compile(&world.policy, &world.snapshot, 1000, &Names::default()).expect("a small policy");
-    kernel.publish_on(&tables, world.mode, world.rules, &INTERFACES);
+fn check(scenario: &Scenario, kernel: &mut Kernel) -> Result<(), Wrong> {
+    let tables = compile(
+        &scenario.policy,
+        &scenario.snapshot,
+        1000,
+        &Names::default(),
+    )
+    .expect("a small policy");
+    kernel.publish_on(&tables, scenario.mode, scenario.rules, &INTERFACES);
     kernel.forget_sent();
-    let mut host = Host::new(&tables, &world.rules, &INTERFACES).in_mode(world.mode);
-    let model = Model::new(&world.policy, &world.snapshot, &world.rules);
-    let mut model = model.in_mode(world.mode);
+    let mut host = Host::new(&tables, &scenario.rules, &INTERFACES).in_mode(scenario.mode);
+    let model = Model::new(&scenario.policy, &scenario.snapshot, &scenario.rules);
+    let mut model = model.in_mode(scenario.mode);
     let mut counted = [0, 1].map(|slot| kernel.counters_of(slot));
     let mut counts = counts(kernel, &tables.names);
-    for (place, moment) in world.traffic.iter().enumerate() {
+    for (place, moment) in scenario.traffic.iter().enumerate() {
         let (interface, frame) = (moment.interface, &moment.frame);
         let slot = usize::from(interface == INTERFACES[1]);
         let facts = dissect(frame);
@@ -97,7 +104,7 @@ fn check(world: &World, kernel: &mut Kernel) -> Result<(), Wrong> {
             continue;
         }
         let (verdict, reason) = model.receive(interface, &facts);
-        let action = match (world.mode, verdict) {
+        let action = match (scenario.mode, verdict) {
             (Mode::Enforce, Verdict::Drop) => XDP_DROP,
             _ => XDP_PASS,
         };
@@ -122,7 +129,7 @@ fn check(world: &World, kernel: &mut Kernel) -> Result<(), Wrong> {
     let by_kernel = self::counts(kernel, &tables.names);
     if counts != by_kernel {
         let what = format!("counted: {by_kernel:?}, and should be: {counts:?}");
-        let place = world.traffic.len() - 1;
+        let place = scenario.traffic.len() - 1;
         return Err(Wrong { place, what });
     }
     Ok(())

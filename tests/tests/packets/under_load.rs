@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use allowlist_common::verdict::{Reason, Verdict};
-use allowlist_tests::lab::judged_during;
+use allowlist_tests::lab::with_background_load;
 use allowlist_tests::require_root;
 use allowlist_user::compile::{Names, Tables, compile};
 use allowlist_user::config::Config;
@@ -75,7 +75,7 @@ fn publish_under_load(lookup: Engine) {
         Ok(())
     };
     let frames = [FRIEND, STRANGER].map(|source| tcp(source, 443));
-    let runs = judged_during(judge, frames, || {
+    let runs = with_background_load(judge, frames, || {
         (0..publishes).try_for_each(|turn| {
             let next = &generations[(turn + 1) % generations.len()];
             dataplane

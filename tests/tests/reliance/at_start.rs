@@ -18,7 +18,7 @@ fn config(at_start: &str, url: &str) -> String {
 #[track_caller]
 fn check(at_start: &str, own: bool, others: bool) {
     let run = || -> anyhow::Result<()> {
-        let site = Site::new()?;
+        let site = Testbed::new()?;
         // The server is there, and has nothing yet.
         let vendor = site
             .host

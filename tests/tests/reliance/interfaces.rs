@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::*;
 
-fn attached(site: &Site) -> anyhow::Result<Vec<String>> {
+fn attached(site: &Testbed) -> anyhow::Result<Vec<String>> {
     let status = site.json("status")?;
     let interfaces = status["interfaces"].as_array().context("an array")?;
     let on = interfaces.iter().filter(|one| one["attached"] == true);

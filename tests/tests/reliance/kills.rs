@@ -19,7 +19,7 @@ impl Model {
     /// Changes one prefix after the other until the daemon is gone.
     fn change(
         &mut self,
-        site: &Site,
+        site: &Testbed,
         random: &mut fastrand::Rng,
         stop: &AtomicBool,
     ) -> anyhow::Result<()> {

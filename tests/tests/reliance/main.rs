@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use allowlist_tests::lab::stream::{FRIENDS, SOON, STRANGERS, Streamed, gets_through};
-use allowlist_tests::lab::{Ended, Program, Site, eventually};
+use allowlist_tests::lab::{Ended, Program, Testbed, eventually};
 use allowlist_tests::require_root;
 use anyhow::{Context as _, ensure};
 use nix::sys::signal::Signal;
@@ -28,28 +28,28 @@ fn friends_and(more: &str) -> String {
 }
 
 /// A site with a configuration and a list, and nothing that runs.
-fn prepared() -> anyhow::Result<(Site, String)> {
-    let site = Site::new()?;
+fn prepared() -> anyhow::Result<(Testbed, String)> {
+    let site = Testbed::new()?;
     site.scratch.write("list.txt", friends_and(""))?;
     let config = site.scratch.write("allowlist.toml", CONFIG)?;
     let config = config.display().to_string();
     Ok((site, config))
 }
 
-fn start(site: &Site, config: &str) -> anyhow::Result<Program> {
+fn start(site: &Testbed, config: &str) -> anyhow::Result<Program> {
     site.filter(&["--config", config])
 }
 
 /// A command that must do what it is asked.
 #[track_caller]
-fn done(site: &Site, arguments: &[&str]) -> String {
+fn done(site: &Testbed, arguments: &[&str]) -> String {
     let ended = site.run(arguments).expect("it runs");
     assert_eq!(ended.code, Some(0), "{arguments:?}: {ended:?}");
     ended.stdout
 }
 
 /// What is added by command, as the disk has it.
-fn added(site: &Site) -> anyhow::Result<BTreeSet<String>> {
+fn added(site: &Testbed) -> anyhow::Result<BTreeSet<String>> {
     let ended = site.run(&["list", "--added", "--json"])?;
     let document: Value =
         serde_json::from_str(&ended.stdout).with_context(|| format!("{ended:?}"))?;
@@ -59,7 +59,7 @@ fn added(site: &Site) -> anyhow::Result<BTreeSet<String>> {
 }
 
 /// What is added by command, as the kernel has it.
-fn added_in_force(site: &Site) -> anyhow::Result<BTreeSet<String>> {
+fn added_in_force(site: &Testbed) -> anyhow::Result<BTreeSet<String>> {
     let list = site.json("list")?;
     let rows = list["prefixes"].as_array().context("an array")?;
     let is_added = |row: &&Value| row["sources"].to_string().contains("added.web");
@@ -69,7 +69,7 @@ fn added_in_force(site: &Site) -> anyhow::Result<BTreeSet<String>> {
 
 /// Whether packets of an address pass, as the kernel's own tables say. While a stream runs its port is taken,
 /// so nothing else can listen there.
-fn reaches(site: &Site, address: &str) -> anyhow::Result<bool> {
+fn reaches(site: &Testbed, address: &str) -> anyhow::Result<bool> {
     let ended = site.run(&["explain", address, "--port", "udp/443"])?;
     match ended.code {
         Some(0) => Ok(true),

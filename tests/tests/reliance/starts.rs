@@ -31,7 +31,7 @@ const STATE: [&str; 6] = [
 
 /// A site whose sources have lists on disk, and servers that a test may silence.
 struct Prepared {
-    site: Site,
+    site: Testbed,
     config: String,
     vendor: Vendor,
     names: NameServer,
@@ -41,7 +41,7 @@ struct Prepared {
 
 impl Prepared {
     fn new() -> anyhow::Result<Self> {
-        let site = Site::new()?;
+        let site = Testbed::new()?;
         let (vendor, names) = site.host.run(|| {
             let record = Reply::records(["hooks.example.com 60 A 198.18.0.9"]);
             let vendor = Vendor::start([("/list", Answer::json(r#"["198.18.0.1"]"#))])?;

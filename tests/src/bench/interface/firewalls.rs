@@ -5,7 +5,7 @@ mod xdp_filter;
 
 use std::env;
 
-use allowlist_tests::lab::{Ended, Site, receive_in_batches};
+use allowlist_tests::lab::{Ended, Testbed, receive_in_batches};
 use anyhow::{Context as _, Result, ensure};
 
 use super::subject::{Subject, lines};
@@ -75,7 +75,7 @@ impl Firewall {
 
 /// A set of intervals, and one rule in one chain.
 fn nftables(name: &'static str, family: &'static str, hook: &str, list: &List) -> Result<Subject> {
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     receive_in_batches(&site.host, "eth0")?;
     let elements = lines(list).trim_end().replace('\n', ", ");
     let rules = format!(
@@ -87,7 +87,7 @@ fn nftables(name: &'static str, family: &'static str, hook: &str, list: &List) -
     );
     let path = site.scratch.write("rules.nft", rules)?;
     run(&site, "nft", &["-f", &path.display().to_string()])?;
-    let count = move |site: &Site| {
+    let count = move |site: &Testbed| {
         let text = run(
             site,
             "nft",
@@ -100,7 +100,7 @@ fn nftables(name: &'static str, family: &'static str, hook: &str, list: &List) -
 
 /// A set of networks, and two rules of iptables.
 fn ipset(name: &'static str, list: &List) -> Result<Subject> {
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     receive_in_batches(&site.host, "eth0")?;
     let room = list.prefixes.len() * 2;
     let mut commands = format!("create allowed hash:net family inet maxelem {room}\n");
@@ -119,7 +119,7 @@ fn ipset(name: &'static str, list: &List) -> Result<Subject> {
     ] {
         run(&site, "iptables", &rule.split(' ').collect::<Vec<_>>())?;
     }
-    let count = |site: &Site| {
+    let count = |site: &Testbed| {
         let text = run(site, "iptables", &["-nvxL", "INPUT"])?;
         let rule = text.lines().find(|line| line.contains("DROP"));
         number_after(rule.with_context(|| text.clone())?, "")
@@ -128,7 +128,7 @@ fn ipset(name: &'static str, list: &List) -> Result<Subject> {
 }
 
 /// What a program prints on the host.
-pub(super) fn run(site: &Site, program: &str, arguments: &[&str]) -> Result<String> {
+pub(super) fn run(site: &Testbed, program: &str, arguments: &[&str]) -> Result<String> {
     let mut command = site.host.command(program)?;
     command.args(arguments);
     let ended = Ended::of(command)?;

@@ -5,7 +5,7 @@
 use std::mem::ManuallyDrop;
 
 use allowlist_common::verdict::{Reason, Verdict};
-use allowlist_tests::lab::{Program, Site};
+use allowlist_tests::lab::{Program, Testbed};
 use allowlist_user::dataplane::View;
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
@@ -16,7 +16,7 @@ use crate::programs;
 use crate::record::{Record, thousands};
 use crate::traffic::List;
 
-type Count = Box<dyn Fn(&Site) -> Result<u64>>;
+type Count = Box<dyn Fn(&Testbed) -> Result<u64>>;
 
 /// See the module.
 pub(super) struct Subject {
@@ -24,11 +24,11 @@ pub(super) struct Subject {
     count: Count,
     /// What filters only while it runs, or would stop when it is dropped.
     _process: Option<Program>,
-    pub(super) site: Site,
+    pub(super) site: Testbed,
 }
 
 impl Subject {
-    pub(super) fn new(name: &'static str, site: Site, count: Count) -> Self {
+    pub(super) fn new(name: &'static str, site: Testbed, count: Count) -> Self {
         Self {
             name,
             count,
@@ -66,7 +66,7 @@ pub(super) fn all(record: &mut Record, list: &List) -> Result<Vec<Subject>> {
 
 /// One of the benchmark's own programs, native on the host's interface.
 fn in_xdp(name: &'static str, program: &str, list: &List) -> Result<Subject> {
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let mut object = programs::load(&[programs::trie_room(list)])?;
     if program == "drop_trie" {
         programs::fill_trie(&mut object, list)?;
@@ -78,7 +78,7 @@ fn in_xdp(name: &'static str, program: &str, list: &List) -> Result<Subject> {
     Ok(Subject::new(name, site, count))
 }
 
-fn attach(site: &Site, object: &mut Ebpf, program: &str) -> Result<()> {
+fn attach(site: &Testbed, object: &mut Ebpf, program: &str) -> Result<()> {
     let program: &mut Xdp = object
         .program_mut(program)
         .context("no such program")?
@@ -89,7 +89,7 @@ fn attach(site: &Site, object: &mut Ebpf, program: &str) -> Result<()> {
 
 /// The filter as it ships: its daemon as a process, with the list as a file.
 fn allowlist(list: &List) -> Result<Subject> {
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     site.scratch.write("list.txt", lines(list))?;
     let config = site.scratch.write(
         "allowlist.toml",

@@ -9,7 +9,9 @@ use super::build::{
     fragment, fragment_to, icmp, packet, packet_to, ported, with, with_options,
 };
 use super::services::ANY;
-use super::{ANSWER, End, Group, SOURCES, STRAY, UNCOVERED, allowed, config, drop, pass, refused};
+use super::{
+    ANSWER, Expected, Group, SOURCES, STRAY, UNCOVERED, allowed, config, drop, pass, refused,
+};
 
 /// Whom the host talks to; nobody's.
 pub(super) const REMOTE: &str = "198.18.0.5";
@@ -134,7 +136,7 @@ fn segment(source: &str, port: u16, flags: u8) -> Vec<u8> {
 }
 
 #[rustfmt::skip]
-fn tcp() -> Vec<(&'static str, Vec<u8>, End)> {
+fn tcp() -> Vec<(&'static str, Vec<u8>, Expected)> {
     vec![
         ("SYN and ACK", segment(REMOTE, 50_000, SYN | ACK), ANSWER),
         ("ACK", segment(REMOTE, 50_000, ACK), ANSWER),
@@ -186,7 +188,7 @@ fn tcp() -> Vec<(&'static str, Vec<u8>, End)> {
 }
 
 #[rustfmt::skip]
-fn others() -> Vec<(&'static str, Vec<u8>, End)> {
+fn others() -> Vec<(&'static str, Vec<u8>, Expected)> {
     vec![
         ("UDP", ported(UDP, (REMOTE, 53), (HOST, 50_001), 0), ANSWER),
         ("UDP, IPv6", ported(UDP, (REMOTE6, 53), (HOST6, 50_007), 0), ANSWER),
@@ -220,7 +222,7 @@ fn others() -> Vec<(&'static str, Vec<u8>, End)> {
 }
 
 #[rustfmt::skip]
-fn fragments() -> Vec<(&'static str, Vec<u8>, End)> {
+fn fragments() -> Vec<(&'static str, Vec<u8>, Expected)> {
     vec![
         ("TCP, of a peer", fragment(REMOTE, TCP), ANSWER),
         ("TCP, of a peer, IPv6", fragment(REMOTE6, TCP), ANSWER),
@@ -244,7 +246,7 @@ fn fragments() -> Vec<(&'static str, Vec<u8>, End)> {
 }
 
 #[rustfmt::skip]
-fn shared() -> Vec<(&'static str, Vec<u8>, End)> {
+fn shared() -> Vec<(&'static str, Vec<u8>, Expected)> {
     vec![
         ("SYN and ACK", segment(REMOTE, 50_000, SYN | ACK), ANSWER),
         ("data, IPv6", segment(REMOTE6, 50_006, PSH | ACK), ANSWER),
@@ -266,7 +268,7 @@ fn shared() -> Vec<(&'static str, Vec<u8>, End)> {
 }
 
 #[rustfmt::skip]
-fn with_ping() -> Vec<(&'static str, Vec<u8>, End)> {
+fn with_ping() -> Vec<(&'static str, Vec<u8>, Expected)> {
     vec![
         ("echo reply that the host asked for, though a service covers ICMP", echo(REMOTE, HOST, 0, 0x1234), ANSWER),
         ("echo reply that the host did not ask for", echo(REMOTE, HOST, 0, 0x1235), refused("ping")),
@@ -279,7 +281,7 @@ fn with_ping() -> Vec<(&'static str, Vec<u8>, End)> {
 
 /// Where nothing was sent, or what was sent does not matter.
 #[rustfmt::skip]
-fn nothing_sent() -> Vec<(&'static str, Vec<u8>, End)> {
+fn nothing_sent() -> Vec<(&'static str, Vec<u8>, Expected)> {
     vec![
         ("SYN and ACK", segment(REMOTE, 50_000, SYN | ACK), UNCOVERED),
         ("RST, IPv6", segment(REMOTE6, 50_006, RST), UNCOVERED),
@@ -294,7 +296,7 @@ fn nothing_sent() -> Vec<(&'static str, Vec<u8>, End)> {
 }
 
 #[rustfmt::skip]
-fn established() -> Vec<(&'static str, Vec<u8>, End)> {
+fn established() -> Vec<(&'static str, Vec<u8>, Expected)> {
     vec![
         ("SYN and ACK, of anybody", segment(STRANGER, 50_000, SYN | ACK), ANSWER),
         ("ACK", segment(REMOTE, 50_000, ACK), ANSWER),

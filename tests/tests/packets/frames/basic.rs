@@ -9,11 +9,11 @@ use super::build::{
     OFFICE, OFFICE6, ROUTING, STRANGER, STRANGER6, VENDOR, VENDOR6, cut, dhcpv6, extended,
     fragment, icmp, packet, padded, tcp, tcp_header, udp, with, with_hops, with_options,
 };
-use super::{CUT_SHORT, End, MALFORMED, STRAY, UNCOVERED, allowed, pass, refused};
+use super::{CUT_SHORT, Expected, MALFORMED, STRAY, UNCOVERED, allowed, pass, refused};
 
 #[rustfmt::skip]
 #[expect(clippy::too_many_lines, reason = "a table")]
-pub(super) fn rows() -> Vec<(&'static str, Vec<u8>, End)> {
+pub(super) fn rows() -> Vec<(&'static str, Vec<u8>, Expected)> {
     use Reason::{Arp, Dhcp, IcmpError, Multicast, NeighbourDiscovery, NotIp};
     let in_extensions = |protocol: u8, payload: &[u8]| packet(VENDOR6, protocol, payload);
     vec![

@@ -7,14 +7,14 @@ use super::build::{
     ETHERNET, GRE, HOP_BY_HOP, OFFICE, STRANGER, STRANGER6, VENDOR, VENDOR6, fragment, host, ip,
     packet, tcp, tcp_header, udp, with, with_options,
 };
-use super::{End, MALFORMED, UNCOVERED, allowed, refused};
+use super::{Expected, MALFORMED, UNCOVERED, allowed, refused};
 
-const WEB: End = allowed("vendor", "web");
+const WEB: Expected = allowed("vendor", "web");
 /// The longest packet that a length field can state.
 const LONGEST: usize = 65_535;
 
 #[rustfmt::skip]
-pub(super) fn rows() -> Vec<(&'static str, Vec<u8>, End)> {
+pub(super) fn rows() -> Vec<(&'static str, Vec<u8>, Expected)> {
     let longest4 = ETHERNET + LONGEST;
     let longest6 = ETHERNET + 40 + LONGEST;
     let tag = [(0x8100, 5)];

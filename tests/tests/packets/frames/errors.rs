@@ -11,16 +11,16 @@ use super::build::{
     OFFICE6, ROUTING, STRANGER, STRANGER6, VENDOR, VENDOR6, cut, echo, error, fragment_to, host,
     packet_to, padded, ported, quote, shortened, with, with_options,
 };
-use super::{End, Group, SOURCES, UNCOVERED, allowed, drop, pass};
+use super::{Expected, Group, SOURCES, UNCOVERED, allowed, drop, pass};
 
 /// Between the host and whom it talks to; nobody's.
 const ROUTER: &str = "198.18.99.1";
 const ROUTER6: &str = "2001:db8:99::1";
 
 /// About something of the host's.
-const WANTED: End = pass(Reason::IcmpError);
+const WANTED: Expected = pass(Reason::IcmpError);
 /// About nothing of the host's.
-const UNWANTED: End = drop(Reason::IcmpError);
+const UNWANTED: Expected = drop(Reason::IcmpError);
 
 pub(super) fn groups() -> Vec<Group> {
     let group = |name: &str, settings: &str, policy: &str, rows| {
@@ -68,7 +68,7 @@ fn tcp6(port: u16) -> Vec<u8> {
 }
 
 #[rustfmt::skip]
-fn flows() -> Vec<(&'static str, Vec<u8>, End)> {
+fn flows() -> Vec<(&'static str, Vec<u8>, Expected)> {
     let udp = ported(UDP, (HOST, 50_001), (REMOTE, 53), 0);
     let udp6 = ported(UDP, (HOST6, 50_007), (REMOTE6, 53), 0);
     vec![
@@ -106,7 +106,7 @@ fn flows() -> Vec<(&'static str, Vec<u8>, End)> {
 
 /// About a service's answers, which are not noted.
 #[rustfmt::skip]
-fn served() -> Vec<(&'static str, Vec<u8>, End)> {
+fn served() -> Vec<(&'static str, Vec<u8>, Expected)> {
     let web = |to| ported(TCP, (host(to), 443), (to, 40_000), tcp_flag::ACK);
     let dns = |to| ported(UDP, (host(to), 53), (to, 40_000), 0);
     vec![
@@ -133,7 +133,7 @@ fn served() -> Vec<(&'static str, Vec<u8>, End)> {
 
 /// What is quoted, whole and in part.
 #[rustfmt::skip]
-fn quotes() -> Vec<(&'static str, Vec<u8>, End)> {
+fn quotes() -> Vec<(&'static str, Vec<u8>, Expected)> {
     let whole = about(3, &tcp(50_000));
     let whole6 = about(2, &tcp6(50_006));
     let inside = ETHERNET + 20 + 8;
@@ -226,7 +226,7 @@ fn behind_options(error: &[u8]) -> Vec<u8> {
 
 /// Where answers are not tracked, every error passes.
 #[rustfmt::skip]
-fn untracked() -> Vec<(&'static str, Vec<u8>, End)> {
+fn untracked() -> Vec<(&'static str, Vec<u8>, Expected)> {
     vec![
         ("about nothing of the host's", about(3, &tcp(50_009)), WANTED),
         ("about nothing of the host's, IPv6", about(2, &tcp6(50_009)), WANTED),
@@ -236,7 +236,7 @@ fn untracked() -> Vec<(&'static str, Vec<u8>, End)> {
 }
 
 #[rustfmt::skip]
-fn not_kept_rows() -> Vec<(&'static str, Vec<u8>, End)> {
+fn not_kept_rows() -> Vec<(&'static str, Vec<u8>, Expected)> {
     vec![
         ("about a flow of the host's", about(3, &tcp(50_000)), UNCOVERED),
         ("about a flow of the host's, IPv6", about(2, &tcp6(50_006)), UNCOVERED),
@@ -247,7 +247,7 @@ fn not_kept_rows() -> Vec<(&'static str, Vec<u8>, End)> {
 
 /// With `any`, what has no ports is a service's as well, and nothing is noted.
 #[rustfmt::skip]
-fn any() -> Vec<(&'static str, Vec<u8>, End)> {
+fn any() -> Vec<(&'static str, Vec<u8>, Expected)> {
     vec![
         ("GRE to the office", about(3, &packet_to(HOST, OFFICE, GRE, &[0; 8])), WANTED),
         ("GRE to a stranger", about(3, &packet_to(HOST, STRANGER, GRE, &[0; 8])), UNWANTED),

@@ -10,11 +10,11 @@ use super::build::{
     OFFICE6, ROUTING, STRANGER, STRANGER6, VENDOR, VENDOR6, cut, extended, fragment, fragment_at,
     icmp, packet, packet_to, padded, shortened, tcp, tcp_header, udp, with, with_options,
 };
-use super::{CUT_SHORT, End, MALFORMED, STRAY, UNCOVERED, allowed, pass, refused};
+use super::{CUT_SHORT, Expected, MALFORMED, STRAY, UNCOVERED, allowed, pass, refused};
 
-const WEB: End = allowed("vendor", "web");
+const WEB: Expected = allowed("vendor", "web");
 
-pub(super) fn rows() -> Vec<(String, Vec<u8>, End)> {
+pub(super) fn rows() -> Vec<(String, Vec<u8>, Expected)> {
     let mut rows: Vec<_> = [tags(), ipv4(), ipv6(), fragments(), jumbo()]
         .into_iter()
         .flatten()
@@ -25,7 +25,7 @@ pub(super) fn rows() -> Vec<(String, Vec<u8>, End)> {
 }
 
 #[rustfmt::skip]
-fn tags() -> Vec<(&'static str, Vec<u8>, End)> {
+fn tags() -> Vec<(&'static str, Vec<u8>, Expected)> {
     let q = 0x8100;
     let ad = 0x88a8;
     vec![
@@ -49,7 +49,7 @@ fn tags() -> Vec<(&'static str, Vec<u8>, End)> {
 }
 
 #[rustfmt::skip]
-fn ipv4() -> Vec<(&'static str, Vec<u8>, End)> {
+fn ipv4() -> Vec<(&'static str, Vec<u8>, Expected)> {
     vec![
         ("most IPv4 options", with_options(&tcp(VENDOR, 443), 10), WEB),
         ("most IPv4 options, stranger", with_options(&tcp(STRANGER, 443), 10), refused("web")),
@@ -88,7 +88,7 @@ fn ipv4() -> Vec<(&'static str, Vec<u8>, End)> {
 }
 
 #[rustfmt::skip]
-fn ipv6() -> Vec<(&'static str, Vec<u8>, End)> {
+fn ipv6() -> Vec<(&'static str, Vec<u8>, Expected)> {
     vec![
         ("last address of the prefix, IPv6", tcp("2001:db8:1::ffff:ffff:ffff:ffff", 443), WEB),
         ("an IPv4-mapped source to an unprotected port", tcp("::ffff:192.0.2.1", 22), UNCOVERED),
@@ -129,7 +129,7 @@ fn ipv6() -> Vec<(&'static str, Vec<u8>, End)> {
 }
 
 #[rustfmt::skip]
-fn fragments() -> Vec<(&'static str, Vec<u8>, End)> {
+fn fragments() -> Vec<(&'static str, Vec<u8>, Expected)> {
     let first = |frame: Vec<u8>| with(frame, &[(ETHERNET + 6, 0x20), (ETHERNET + 7, 0)]);
     vec![
         ("a fragment that overlaps TCP's flags", fragment_at(VENDOR, TCP, 8), MALFORMED),
@@ -182,7 +182,7 @@ fn fragments() -> Vec<(&'static str, Vec<u8>, End)> {
 }
 
 #[rustfmt::skip]
-fn jumbo() -> Vec<(&'static str, Vec<u8>, End)> {
+fn jumbo() -> Vec<(&'static str, Vec<u8>, Expected)> {
     let data = |source: &str, bytes: usize| {
         let frame = padded(tcp(source, 443), bytes);
         let length = frame.len();
@@ -216,7 +216,7 @@ fn long_chain(source: &str) -> Vec<u8> {
 
 /// Frames that end at each header's start and in its middle, with lengths that know of it and with
 /// lengths that do not.
-fn ends() -> Vec<(String, Vec<u8>, End)> {
+fn ends() -> Vec<(String, Vec<u8>, Expected)> {
     let tags = [(0x88a8, 5), (0x8100, 6)];
     let mut rows = Vec::new();
     let whole = [

@@ -9,7 +9,7 @@ use super::build::{
     ETHERNET, HOP_BY_HOP, LINK6, NEIGHBOUR6, OFFICE, OFFICE6, STRANGER, STRANGER6, VENDOR, dhcpv6,
     icmp, packet, tcp, udp, with, with_hops,
 };
-use super::{End, Group, UNCOVERED, allowed, config, drop, pass, refused};
+use super::{Expected, Group, UNCOVERED, allowed, config, drop, pass, refused};
 
 const KEYS: [&str; 6] = [
     "arp",
@@ -46,7 +46,7 @@ fn group(off: &[&str], default: &str) -> Group {
 
 /// The key, what is said of the frame, the frame, how it ends if it is kept, and if it is not.
 #[rustfmt::skip]
-fn rows() -> Vec<(&'static str, &'static str, Vec<u8>, End, End)> {
+fn rows() -> Vec<(&'static str, &'static str, Vec<u8>, Expected, Expected)> {
     use Reason::{Arp, Dhcp, IcmpError, Multicast, NeighbourDiscovery, NotIp};
     let from_link = |frame| with(frame, &[(ETHERNET + 7, 255)]);
     let ping = refused("ping");

@@ -11,7 +11,7 @@ use super::build::{
     STRANGER, STRANGER6, VENDOR, VENDOR6, fragment, host, icmp, packet, ported, shortened, tcp,
     udp, with, with_hops,
 };
-use super::{End, Group, MALFORMED, SOURCES, STRAY, UNCOVERED, allowed, pass, refused};
+use super::{Expected, Group, MALFORMED, SOURCES, STRAY, UNCOVERED, allowed, pass, refused};
 
 pub(super) fn groups() -> Vec<Group> {
     let settings = [("pass", "pass"), ("drop", "drop\"\nreturn_traffic = \"off")];
@@ -65,7 +65,7 @@ const SHARED: &str = r#"
 const BRANCH: &str = "203.0.113.200";
 
 #[rustfmt::skip]
-fn shared() -> Vec<(&'static str, Vec<u8>, End)> {
+fn shared() -> Vec<(&'static str, Vec<u8>, Expected)> {
     vec![
         ("SCTP, vendor", sctp(VENDOR, 3868), allowed("vendor", "signalling")),
         ("SCTP, vendor, IPv6", sctp(VENDOR6, 3868), allowed("vendor", "signalling")),
@@ -138,7 +138,7 @@ const LIMITED: &str = r#"
 const ELSEWHERE: &str = "198.18.0.1";
 
 #[rustfmt::skip]
-fn limited() -> Vec<(&'static str, Vec<u8>, End)> {
+fn limited() -> Vec<(&'static str, Vec<u8>, Expected)> {
     vec![
         ("a service of this interface, vendor", tcp(VENDOR, 8000), allowed("vendor", "here")),
         ("a service of this interface, stranger", tcp(STRANGER, 8000), refused("here")),
@@ -173,7 +173,7 @@ pub(super) const ANY: &str = r#"
 "#;
 
 #[rustfmt::skip]
-fn any() -> Vec<(&'static str, Vec<u8>, End)> {
+fn any() -> Vec<(&'static str, Vec<u8>, Expected)> {
     let all = allowed("office", "all");
     vec![
         ("a port of its own, vendor", tcp(VENDOR, 443), allowed("vendor", "all web")),
@@ -240,7 +240,7 @@ const VRRP: u8 = 112;
 const OSPF: u8 = 89;
 
 #[rustfmt::skip]
-fn protocols() -> Vec<(&'static str, Vec<u8>, End)> {
+fn protocols() -> Vec<(&'static str, Vec<u8>, Expected)> {
     let message = |source, protocol| packet(source, protocol, &[0x21; 8]);
     vec![
         ("VRRP, vendor", message(VENDOR, VRRP), allowed("vendor", "redundancy")),
@@ -289,4 +289,4 @@ fn protocols() -> Vec<(&'static str, Vec<u8>, End)> {
 }
 
 /// The IP header states more than there is.
-const MALFORMED_LENGTH: End = super::CUT_SHORT;
+const MALFORMED_LENGTH: Expected = super::CUT_SHORT;

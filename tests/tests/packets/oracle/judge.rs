@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use allowlist_common::verdict::Verdict;
-use allowlist_tests::lab::{self, End, Ended, FrameSender, Kind, Namespace, Scratch};
+use allowlist_tests::lab::{self, Ended, FrameSender, LinkKind, Namespace, Scratch, VethEnd};
 use anyhow::{Context as _, bail, ensure};
 use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;
@@ -50,12 +50,12 @@ impl Judge {
         one.set(sched_getcpu()?)?;
         sched_setaffinity(Pid::from_raw(0), &one).context("cannot stay on a CPU")?;
         let (host, peer) = (Namespace::new()?, Namespace::new()?);
-        let end = |namespace| End {
+        let end = |namespace| VethEnd {
             namespace,
             name: INTERFACE,
             addresses: &[],
         };
-        lab::connect(Kind::Silent, end(&host), end(&peer))?;
+        lab::connect(LinkKind::Silent, end(&host), end(&peer))?;
         Ok(Self {
             scratch: Scratch::new()?,
             sender: FrameSender::new(&peer, INTERFACE)?,

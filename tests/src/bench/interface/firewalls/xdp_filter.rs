@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use allowlist_tests::lab::Site;
+use allowlist_tests::lab::Testbed;
 use anyhow::{Context as _, Result};
 use aya::maps::{Map, MapData, PerCpuHashMap, PerCpuValues};
 use aya::util::nr_cpus;
@@ -22,7 +22,7 @@ const TABLE: &str = "/sys/fs/bpf/xdp-filter/filter_ipv4";
 const SOURCE: u64 = 1;
 
 pub(super) fn make(name: &'static str, list: &List) -> Result<Subject> {
-    let site = Site::new()?;
+    let site = Testbed::new()?;
     let load = "load eth0 --policy deny --features ipv4 --mode native";
     run(&site, NAME, &load.split(' ').collect::<Vec<_>>())?;
     // By its own command, one address takes a process.
@@ -34,7 +34,7 @@ pub(super) fn make(name: &'static str, list: &List) -> Result<Subject> {
         let values = PerCpuValues::try_from(vec![SOURCE; cpus])?;
         table.insert(address, values, 0)?;
     }
-    let count = |site: &Site| {
+    let count = |site: &Testbed| {
         let text = run(site, NAME, &["status"])?;
         number_after(&text, "XDP_DROP")
     };

@@ -11,7 +11,7 @@ use anyhow::{Context, ensure};
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::{End, Kind, Namespace, Program, Scratch, allowlist, connect};
+use super::{LinkKind, Namespace, Program, Scratch, VethEnd, allowlist, connect};
 
 /// Long enough for a machine that is busy building.
 const PATIENCE: Duration = Duration::from_mins(3);
@@ -19,7 +19,7 @@ const HOST: [&str; 2] = ["198.51.100.1/24", "2001:db8:1::1/64"];
 const PEER: [&str; 2] = ["198.51.100.2/24", "2001:db8:1::2/64"];
 
 /// See the module. Make it in the thread that uses it, as [`Scratch`] asks.
-pub struct Site {
+pub struct Testbed {
     /// Where the instance keeps everything.
     pub scratch: Scratch,
     /// `198.51.100.1` and `2001:db8:1::1`, where the program runs.
@@ -39,14 +39,14 @@ pub struct Ended {
     pub stderr: String,
 }
 
-impl Site {
+impl Testbed {
     /// On a silent link. Nothing runs yet.
     pub fn new() -> anyhow::Result<Self> {
-        Self::on(Kind::Silent)
+        Self::on(LinkKind::Silent)
     }
 
     /// Nothing runs yet.
-    pub fn on(kind: Kind) -> anyhow::Result<Self> {
+    pub fn on(kind: LinkKind) -> anyhow::Result<Self> {
         let site = Self {
             scratch: Scratch::new()?,
             host: Namespace::new()?,
@@ -58,7 +58,7 @@ impl Site {
 
     /// One more link, silent, whose two ends have the same name.
     pub fn link(&self, name: &str, host: [&str; 2], peer: [&str; 2]) -> anyhow::Result<()> {
-        self.connect(Kind::Silent, name, host, peer)
+        self.connect(LinkKind::Silent, name, host, peer)
     }
 
     /// The same, as `eth1`, with addresses like those of `eth0`.
@@ -72,7 +72,7 @@ impl Site {
 
     fn connect(
         &self,
-        kind: Kind,
+        kind: LinkKind,
         name: &str,
         host: [&str; 2],
         peer: [&str; 2],
@@ -80,7 +80,7 @@ impl Site {
         let networks = |texts: [&str; 2]| texts.map(str::parse::<IpNet>);
         let [host4, host6] = networks(host);
         let [peer4, peer6] = networks(peer);
-        let end = |namespace, addresses| End {
+        let end = |namespace, addresses| VethEnd {
             namespace,
             name,
             addresses,

@@ -17,13 +17,13 @@ use proptest::sample::{select, subsequence};
 use super::static_snapshot;
 use super::traffic::{Moment, traffic};
 
-/// The interfaces of every world. In the order of their names, which is that of their slots where
+/// The interfaces of every scenario. In the order of their names, which is that of their slots where
 /// both are published at once.
 pub const INTERFACES: [&str; 2] = ["lan0", "wan0"];
 
 /// A policy with prefixes, and what is sent and received under it.
 #[derive(Clone)]
-pub struct World {
+pub struct Scenario {
     /// Who may reach what.
     pub policy: Policy,
     /// With these prefixes.
@@ -36,8 +36,8 @@ pub struct World {
     pub traffic: Vec<Moment>,
 }
 
-/// Random worlds with this many frames.
-pub fn worlds(frames: usize) -> impl Strategy<Value = World> {
+/// Random scenarios with this many frames.
+pub fn scenarios(frames: usize) -> impl Strategy<Value = Scenario> {
     let feeds = vec(vec(prefix(), 1..12), 1..6);
     (feeds, rules(), any::<bool>()).prop_flat_map(move |(feeds, rules, observes)| {
         let service = (
@@ -53,7 +53,7 @@ pub fn worlds(frames: usize) -> impl Strategy<Value = World> {
         (vec(service, 0..6), addresses, seeds).prop_map(move |(services, mut remotes, seeds)| {
             remotes.extend(edges(feeds.iter().map(Vec::as_slice)));
             let policy = policy(&feeds, services);
-            World {
+            Scenario {
                 snapshot: static_snapshot(&policy),
                 policy,
                 rules,
@@ -68,13 +68,13 @@ pub fn worlds(frames: usize) -> impl Strategy<Value = World> {
     })
 }
 
-impl World {
+impl Scenario {
     /// The first and last address of each prefix, and those outside next to them.
     pub fn edges(&self) -> Vec<IpAddr> {
         edges(self.snapshot.values().map(|feed| &feed.prefixes[..]))
     }
 
-    /// The least of this world in which `fails` still holds: what was sent before the frame at
+    /// The least of this scenario in which `fails` still holds: what was sent before the frame at
     /// `place`, and the services, one after the other left out if it does.
     #[must_use]
     pub fn smallest(&self, place: usize, mut fails: impl FnMut(&Self) -> bool) -> Self {
@@ -106,7 +106,7 @@ impl World {
 }
 
 /// The policy as it would be configured, more or less.
-impl fmt::Debug for World {
+impl fmt::Debug for Scenario {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(out, "{:?} {:?}", self.mode, self.rules)?;
         for service in &self.policy.services {

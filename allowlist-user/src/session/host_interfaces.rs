@@ -1,4 +1,4 @@
-//! Which interface of this host has which address, and what it receives by. Changes nothing.
+//! Reads this host's interfaces with their addresses. Changes nothing.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,44 +8,44 @@ use anyhow::{Context as _, Result};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
-/// An interface, and what is at it.
+/// An interface of this host, with its addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Holder {
-    /// Its name.
+pub struct HostInterface {
+    /// The name.
     pub name: String,
-    /// Its addresses.
+    /// The addresses.
     pub addresses: Vec<IpAddr>,
-    /// The interfaces right below it: a bridge's ports, a bond's members, what a VLAN is on.
+    /// The interfaces directly below: the ports of a bridge, the members of a bond, the parent of a VLAN.
     pub below: Vec<String>,
-    /// Whether packets come in by it. By loopback and dummy interfaces none does: their addresses are
-    /// reached by others.
+    /// Whether packets arrive on the interface. None arrive on loopback and dummy interfaces, whose addresses are
+    /// reached over other interfaces.
     pub receives: bool,
 }
 
-/// All of them, in order of name.
-pub fn holders() -> Result<Vec<Holder>> {
-    let mut holders = BTreeMap::new();
+/// Returns all interfaces, in order of name.
+pub fn host_interfaces() -> Result<Vec<HostInterface>> {
+    let mut interfaces = BTreeMap::new();
     for entry in getifaddrs().context("cannot list this host's addresses")? {
         let name = entry.interface_name;
-        let holder: &mut Holder = holders.entry(name).or_default();
-        let is_alone = entry.flags.contains(InterfaceFlags::IFF_NOARP)
+        let interface: &mut HostInterface = interfaces.entry(name).or_default();
+        let has_no_link = entry.flags.contains(InterfaceFlags::IFF_NOARP)
             && !entry.flags.contains(InterfaceFlags::IFF_POINTOPOINT);
-        holder.receives = !is_alone && !entry.flags.contains(InterfaceFlags::IFF_LOOPBACK);
+        interface.receives = !has_no_link && !entry.flags.contains(InterfaceFlags::IFF_LOOPBACK);
         let Some(address) = entry.address else {
             continue;
         };
         if let Some(v4) = address.as_sockaddr_in() {
-            holder.addresses.push(v4.ip().into());
+            interface.addresses.push(v4.ip().into());
         } else if let Some(v6) = address.as_sockaddr_in6() {
-            holder.addresses.push(v6.ip().into());
+            interface.addresses.push(v6.ip().into());
         }
     }
-    Ok(holders
+    Ok(interfaces
         .into_iter()
-        .map(|(name, holder)| Holder {
+        .map(|(name, interface)| HostInterface {
             below: below(&name),
             name,
-            ..holder
+            ..interface
         })
         .collect())
 }

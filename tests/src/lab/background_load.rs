@@ -13,7 +13,7 @@ const BURST: u32 = 50_000;
 ///
 /// # Returns
 /// How often each of the frames was judged.
-pub fn judged_during<const N: usize>(
+pub fn with_background_load<const N: usize>(
     judge: impl Fn(&[u8], u32) -> Result<()> + Sync,
     frames: [Vec<u8>; N],
     work: impl FnOnce() -> Result<()>,

@@ -1,4 +1,4 @@
-//! What a process's environment, its status and `utmp` tell of a login. Pure: text and bytes in, words out.
+//! Parses the sources that describe a login: a process's environment and status, and `utmp`. Pure.
 
 use std::net::SocketAddr;
 
@@ -6,8 +6,9 @@ use utmp_rs::UtmpEntry;
 
 use crate::explain::Typed;
 
-/// `client_address client_port server_address server_port`, and the interface that came with either
-/// address; none for anything else, such as what sshd says of a connection without addresses.
+/// Parses `client_address client_port server_address server_port`: both ends, and the zone of either address.
+///
+/// Returns `None` for any other text, such as the one that sshd sets for a connection without addresses.
 pub(super) fn connection(text: &str) -> Option<(SocketAddr, SocketAddr, Option<String>)> {
     let mut words = text.split_whitespace();
     let mut end = || {
@@ -16,11 +17,11 @@ pub(super) fn connection(text: &str) -> Option<(SocketAddr, SocketAddr, Option<S
         Some((SocketAddr::new(typed.address, port), typed.zone))
     };
     let ((peer, peer_zone), (local, local_zone)) = (end()?, end()?);
-    let is_one = peer.is_ipv4() == local.is_ipv4() && words.next().is_none();
-    is_one.then_some((peer, local, local_zone.or(peer_zone)))
+    let is_valid = peer.is_ipv4() == local.is_ipv4() && words.next().is_none();
+    is_valid.then_some((peer, local, local_zone.or(peer_zone)))
 }
 
-/// The value of a variable in an environment as `/proc/PID/environ` has it.
+/// Returns the value of a variable in the format of `/proc/PID/environ`.
 pub(super) fn variable(environment: &[u8], name: &str) -> Option<String> {
     environment.split(|byte| *byte == 0).find_map(|variable| {
         let value = variable.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
@@ -28,23 +29,23 @@ pub(super) fn variable(environment: &[u8], name: &str) -> Option<String> {
     })
 }
 
-/// The process above one, as `/proc/PID/status` has it.
+/// Returns the id of the parent process from the text of `/proc/PID/status`.
 pub(super) fn parent(status: &str) -> Option<u32> {
     let number = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
     number.trim().parse().ok()
 }
 
-/// What `utmp` calls a terminal; none for what is no terminal.
+/// Returns the name of a terminal in `utmp` for the path of its device, or `None` if the file is no terminal.
 pub(super) fn line(file: &str) -> Option<String> {
     let line = file.strip_prefix("/dev/")?;
     (line.starts_with("pts/") || line.starts_with("tty")).then(|| line.to_owned())
 }
 
-/// From where somebody is logged in at a terminal; none for who sits here, and where only a name is known.
+/// Returns the remote address of the login at a terminal, or `None` for a local login and for a host name.
 pub(super) fn remote_of(logins: &[UtmpEntry], terminal: &str) -> Option<Typed> {
     logins.iter().find_map(|login| match login {
         UtmpEntry::UserProcess { line, host, .. } if line == terminal => {
-            // What stands behind it tells of programs, such as `203.0.113.9 via mosh [4711]`.
+            // Programs add to the address, such as `203.0.113.9 via mosh [4711]`.
             host.split_whitespace().next()?.parse().ok()
         }
         _ => None,

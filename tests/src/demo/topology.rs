@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use allowlist_common::abi::Counters;
 use allowlist_tests::lab::{
-    End, Kind, Namespace, Program, Scratch, add_addresses, allowlist, connect,
+    LinkKind, Namespace, Program, Scratch, VethEnd, add_addresses, allowlist, connect,
 };
 use allowlist_tests::vendor::{Answer, Vendor};
 use allowlist_user::catalogue;
@@ -17,10 +17,10 @@ use allowlist_user::source::{self, fetch};
 use anyhow::Context;
 use ipnet::IpNet;
 
-use super::cast::{OFFICE, PAGERDUTY, Packet, networks};
 use super::counters;
+use super::fixtures::{OFFICE, PAGERDUTY, Packet, networks};
 
-/// What `Stage::new` makes.
+/// What `Topology::new` makes.
 pub(crate) const SUMMARY: &str = "\
 A host and an internet, two network namespaces with a link between them. On the host allowlist
 filters what eth0 receives, in native mode: tcp/443 is for pagerduty, workato, freshchat and the
@@ -39,7 +39,7 @@ const FETCHED: &str = "pagerduty-webhooks-us";
 const START: Duration = Duration::from_secs(30);
 
 /// See the module. Fields are dropped in this order.
-pub(crate) struct Stage {
+pub(crate) struct Topology {
     _filter: Program,
     _vendor: Vendor,
     scratch: Scratch,
@@ -49,20 +49,20 @@ pub(crate) struct Stage {
     pub(crate) internet: Namespace,
 }
 
-impl Stage {
+impl Topology {
     /// Sets everything up, and returns when the filter says that it is ready. `pagerduty` is what
     /// that vendor's list holds.
     pub(crate) fn new(pagerduty: &[IpNet], packets: &[Packet]) -> anyhow::Result<Self> {
         let scratch = Scratch::new()?;
         let (host, internet) = (Namespace::new()?, Namespace::new()?);
         connect(
-            Kind::Silent,
-            End {
+            LinkKind::Silent,
+            VethEnd {
                 namespace: &host,
                 name: INTERFACE,
                 addresses: &networks(&HOST),
             },
-            End {
+            VethEnd {
                 namespace: &internet,
                 name: INTERFACE,
                 addresses: &networks(&INTERNET),
