@@ -389,11 +389,11 @@ mod tests {
             }
         }
         expect![[r#"
-            bridge ["eth0"]: eth0 is a port of the bridge up0: what only passes through to others behind it is judged as if it came to this host, and their traffic as if it were this host's; to judge what comes to this host alone, filter up0 instead
-            bridge ["eth0", "eth1"]: eth0 is a port of the bridge up0: what only passes through to others behind it is judged as if it came to this host, and their traffic as if it were this host's; to judge what comes to this host alone, filter up0 instead
-            openvswitch ["eth0"]: eth0 is a port of the openvswitch up0: what only passes through to others behind it is judged as if it came to this host, and their traffic as if it were this host's; to judge what comes to this host alone, filter up0 instead
-            bond ["eth0"]: eth0 is a member of the bond up0: what comes in by eth1 is not filtered; filter up0 instead, or all of its members
-            team ["eth0"]: eth0 is a member of the team up0: what comes in by eth1 is not filtered; filter up0 instead, or all of its members
+            bridge ["eth0"]: eth0 is a port of the bridge up0: the filter also judges packets that up0 only forwards between its ports, as if they were sent to this host; to filter only packets to this host, filter up0 instead
+            bridge ["eth0", "eth1"]: eth0 is a port of the bridge up0: the filter also judges packets that up0 only forwards between its ports, as if they were sent to this host; to filter only packets to this host, filter up0 instead
+            openvswitch ["eth0"]: eth0 is a port of the openvswitch up0: the filter also judges packets that up0 only forwards between its ports, as if they were sent to this host; to filter only packets to this host, filter up0 instead
+            bond ["eth0"]: eth0 is a member of the bond up0: packets that arrive on eth1 are not filtered; filter up0 or all its members
+            team ["eth0"]: eth0 is a member of the team up0: packets that arrive on eth1 are not filtered; filter up0 or all its members
         "#]].assert_eq(&warnings);
     }
 

@@ -351,10 +351,10 @@ fn outcomes_and_reasons_without_a_prediction_have_texts() {
         "offload": offload
         "fails": fails
         "unknown": not known
-        FeaturesUnknown: this kernel does not report the driver's XDP features (Linux 6.3 does), so the driver decides
-        Conditions: the driver supports it, and decides by conditions of its own
-        LongPackets: the driver supports no packets in several buffers, and decides whether the MTU is too large
-        ProgramUnknown: there is an XDP program, and only root can read whether it is the filter's
+        FeaturesUnknown: the driver decides; its XDP features are unknown, since the kernel is older than Linux 6.3
+        Conditions: the driver supports XDP, but has conditions that allowlist cannot check
+        LongPackets: the driver supports no multi-buffer XDP, and decides whether the MTU is too large
+        ProgramUnknown: an XDP program is attached, and only root can read whether it is the filter
         the driver supports no XDP on the card
     "#]].assert_eq(&texts);
 }

@@ -88,7 +88,7 @@ fn a_refusal_of_the_driver_keeps_its_reason() -> anyhow::Result<()> {
         (&attach["driver"], &attach["outcome"]),
         (&json!("veth"), &json!("fails"))
     );
-    expect![[r#"["vq1: the attach will fail: its peer has more transmit queues than the 1 receive queues of this end; `ethtool -L vq2 tx 1`; or attach_mode = \"auto\", which falls back to generic mode"]"#]].assert_eq(&warnings);
+    expect![[r#"["vq1: the attach will fail: the peer has more transmit queues than this end has receive queues (1); `ethtool -L vq2 tx 1`; or attach_mode = \"auto\", which falls back to generic mode"]"#]].assert_eq(&warnings);
     let (attach, warnings) = predicted(&site, "vq1", "auto")?;
     assert_eq!(attach["outcome"], "generic");
     assert_eq!(attach["remedy"], "`ethtool -L vq2 tx 1`");
