@@ -28,7 +28,7 @@ const SMALL: usize = 50;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Rejection {
     /// Fewer than `min`.
-    #[error("has {found} prefixes, and at least {min} are expected; lower `min` if that is right")]
+    #[error("has {found} prefixes, fewer than the minimum of {min}; lower `min` if that is right")]
     TooFew {
         /// The number of prefixes.
         found: usize,
@@ -36,7 +36,7 @@ pub enum Rejection {
         min: usize,
     },
     /// More than `max`.
-    #[error("has {found} prefixes, and at most {max} are expected; raise `max` if that is right")]
+    #[error("has {found} prefixes, more than the maximum of {max}; raise `max` if that is right")]
     TooMany {
         /// The number of prefixes.
         found: usize,
@@ -45,7 +45,7 @@ pub enum Rejection {
     },
     /// A prefix of `must_cover` is not covered.
     #[error(
-        "does not cover {missing}, as `must_cover` demands; change `must_cover` if it need not"
+        "does not cover {missing}, which `must_cover` requires; change `must_cover` if that is right"
     )]
     NotCovered {
         /// The missing prefix.
@@ -53,7 +53,7 @@ pub enum Rejection {
     },
     /// The list lost a large part of its addresses.
     #[error(
-        "lists {removed} prefixes less, and with them {lost_percent} % of the {family} addresses that it covered; more than {max_percent} % {within} is not believed; raise `max_shrink` if it is right"
+        "has {removed} prefixes less, and with them {lost_percent} % of its {family} addresses; the limit is {max_percent} % {within}; raise `max_shrink` if that is right"
     )]
     Shrunk {
         /// The number of removed prefixes.
@@ -69,7 +69,7 @@ pub enum Rejection {
     },
     /// The list gained too many addresses.
     #[error(
-        "covers {grown} that it did not cover, in addition to {before}; more than {limit} {within} is not accepted; raise `max_growth` if it is right"
+        "adds {grown} to {before}; the limit is {limit} {within}; raise `max_growth` if that is right"
     )]
     Grown {
         /// The added addresses.
@@ -83,7 +83,7 @@ pub enum Rejection {
     },
     /// More addresses would be active than the fewest of the growth window allow.
     #[error(
-        "brings the active addresses, with the grace prefixes, to {next}; the fewest within {} were {fewest}, and more than {limit} in addition are not accepted; raise `max_growth` if it is right",
+        "raises the active addresses, grace prefixes included, to {next}; the fewest within {} were {fewest}, and the limit is {limit} more; raise `max_growth` if that is right",
         humantime::format_duration(*window)
     )]
     Regrown {
@@ -98,7 +98,7 @@ pub enum Rejection {
     },
     /// The list covers more addresses than `max_addresses`.
     #[error(
-        "covers {covered}, and at most {max} are expected; raise `max_addresses` if that is right"
+        "covers {covered}, more than the maximum of {max}; raise `max_addresses` if that is right"
     )]
     TooManyAddresses {
         /// The addresses of the list and of the prefixes in their grace period.
@@ -108,7 +108,7 @@ pub enum Rejection {
     },
     /// A prefix is shorter than `min_prefix_len`.
     #[error(
-        "has {prefix}, which is wider than /{widest}, as wide as a list is trusted with; if it is meant, set `min_prefix_len`"
+        "has {prefix}, which is wider than /{widest}, the widest allowed; set `min_prefix_len` if that is right"
     )]
     TooWide {
         /// The prefix.
@@ -118,7 +118,7 @@ pub enum Rejection {
     },
     /// A prefix overlaps a special-purpose block, which is not used on the internet.
     #[error(
-        "has {prefix}, of which {special} is {what} (RFC 6890), where no vendor calls from; if it is meant, set `allow_special_use = true`"
+        "has {prefix}, which overlaps {special}: {what} (RFC 6890), not used on the internet; set `allow_special_use = true` if that is right"
     )]
     SpecialUse {
         /// The prefix.
@@ -130,7 +130,7 @@ pub enum Rejection {
     },
     /// An IPv6 prefix lies outside of 2000::/3.
     #[error(
-        "has {prefix}, which is not in 2000::/3, where all IPv6 addresses of the internet are; if it is meant, set `allow_special_use = true`"
+        "has {prefix}, which is outside of 2000::/3, the IPv6 addresses of the internet; set `allow_special_use = true` if that is right"
     )]
     NotGlobal {
         /// The prefix.

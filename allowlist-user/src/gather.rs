@@ -69,7 +69,7 @@ impl Fetches {
                 Err(_) => {
                     let within = humantime::format_duration(deadline);
                     let name = &of_task.name;
-                    let error = anyhow!("source {name}: was not fetched and read within {within}; look at what it holds");
+                    let error = anyhow!("source {name}: was not fetched and parsed within {within}; check the size of its list");
                     (Err(error), None)
                 }
                 Ok(Err(error)) => {

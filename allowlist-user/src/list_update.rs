@@ -43,7 +43,7 @@ impl RejectedUpdate {
         if self.rejection.is_acceptable() {
             let id = list_id(name, &self.fetched.prefixes);
             let reason = format!("{reason}; the id of this list is {id}");
-            format!("{reason}; if the vendor means it, `allowlist accept {name}` lets it in")
+            format!("{reason}; if the list is right, accept it with `allowlist accept {name}`")
         } else {
             reason
         }

@@ -90,7 +90,7 @@ pub fn list_id(source: &str, prefixes: &[IpNet]) -> String {
 impl Report for RejectedLists {
     fn text(&self) -> String {
         if self.sources.is_empty() {
-            return "no rejected list waits\n".to_owned();
+            return "no rejected list\n".to_owned();
         }
         let lists = self.sources.iter();
         lists.map(|(source, list)| list.text(source)).collect()

@@ -1,8 +1,8 @@
 //! A name server on loopback, over UDP and TCP: answers well, badly, late and not at all.
 //!
-//! Invariants: it listens on 127.0.0.1, with one port for both; it knows what it was told and asks nobody;
-//! when it is dropped, its threads have ended. Does not compress, cache or follow anything: a chain of
-//! aliases is in an answer only as far as the answer was told so.
+//! Invariants: it listens on 127.0.0.1, with one port for both protocols; it answers only from its configured replies;
+//! when it is dropped, its threads have ended. Does not compress, cache or follow aliases: a reply has to contain the
+//! whole chain.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -22,15 +22,15 @@ use nix::sys::socket;
 /// How soon a thread that waits sees that it should end.
 const TICK: Duration = Duration::from_millis(20);
 
-/// What a name answers. Records are lines such as `hooks.example.com 60 A 192.0.2.1`; an answer has those
-/// of the type that is asked for, and the aliases.
+/// The reply for a name. Records are lines such as `hooks.example.com 60 A 192.0.2.1`; an answer has the records of the
+/// requested type, and the aliases.
 #[derive(Clone, Debug)]
 pub enum Reply {
     /// These, as far as they are of the type.
     Records(Vec<String>),
     /// One list after another, and the first again: the next after each question for IPv4.
     Rotating(Vec<Vec<String>>),
-    /// Over UDP that there is more, and over TCP all of it.
+    /// A truncated answer over UDP, and the whole one over TCP.
     OverTcp(Vec<String>),
     /// The records, after a while.
     Late(Duration, Vec<String>),

@@ -3,7 +3,7 @@
 //! Made of `std` sockets and threads because misbehaviour needs raw bytes, which an HTTP library is
 //! there to prevent, and because a thread that has entered a network namespace can start one there.
 //!
-//! Invariants: it listens in the namespace in which it was started, on 127.0.0.1 unless it is told where;
+//! Invariants: it listens in the namespace in which it was started, on 127.0.0.1 by default;
 //! when it is dropped, its threads have ended. Understands no more of a request than its path
 //! and which version of a list it has.
 

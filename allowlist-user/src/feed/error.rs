@@ -33,12 +33,11 @@ impl FeedError {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum FeedError {
     /// The text is empty or white space.
-    #[error("is empty; a list names at least one prefix: check where it comes from")]
+    #[error("is empty; a list has at least one prefix: check its origin")]
     Empty,
     /// The answer is a web page: an error, a login, a challenge, or a description of the list.
     #[error(
-        "got a web page, not a list: {start:?}; use the address of the list itself, and open it in \
-         a browser to see what the page says"
+        "got a web page, not a list: {start:?}; open it in a browser, and configure the URL of the list itself"
     )]
     WebPage {
         /// Its first characters.
@@ -46,15 +45,14 @@ pub enum FeedError {
     },
     /// The text is not a web page, though the format is one.
     #[error(
-        "is not a web page, as it has no element: it starts with {start:?}; check `format`, and where it \
-         comes from"
+        "is not a web page, since it has no element: it starts with {start:?}; check `format` and the origin"
     )]
     NotAPage {
         /// Its first characters.
         start: String,
     },
     /// The data is binary, or text in another encoding.
-    #[error("is not text from its byte {at} on: {problem}; it has to be plain UTF-8")]
+    #[error("is not UTF-8 text from byte {at} on: {problem}; it must be plain UTF-8")]
     NotText {
         /// Offset of the first byte that is not text.
         at: usize,
@@ -62,15 +60,13 @@ pub enum FeedError {
         problem: &'static str,
     },
     /// The JSON stops before its end.
-    #[error("breaks off after {length} bytes; the transfer was cut short: try again")]
+    #[error("is truncated after {length} bytes: try again")]
     Truncated {
         /// The length in bytes.
         length: usize,
     },
     /// The text is not JSON.
-    #[error(
-        "is not JSON: {problem}: the text starts with {start:?}; check `format`, and where it comes from"
-    )]
+    #[error("is not JSON: {problem}; it starts with {start:?}: check `format` and the origin")]
     NotJson {
         /// The parser's reason, with line and column.
         problem: String,
@@ -78,21 +74,20 @@ pub enum FeedError {
         start: String,
     },
     /// The JSON document or page is nested deeper than any list.
-    #[error("is nested too deep to be read; check where it comes from")]
+    #[error("is nested too deeply; check its origin")]
     TooDeep,
     /// The page or document has more parts than the limit.
-    #[error("has too many parts to be read; check where it comes from")]
+    #[error("has too many parts; check its origin")]
     TooMany,
     /// The JSON document takes more memory than the limit.
     #[error(
-        "takes more than {} MiB of memory to read, the limit for one list; use a shorter list, or one as JSON lines, CSV or text",
+        "needs more than {} MiB of memory to parse, the limit for one list; use a shorter list, or JSON lines, CSV or text",
         MOST_BYTES >> 20
     )]
     TooMuchMemory,
     /// A selector matches nothing in a well-formed document.
     #[error(
-        "names no prefix: {selects} finds nothing in {found}; open it, and correct `select` if its \
-         shape has changed"
+        "names no prefix: {selects} matches nothing in {found}; correct `select` if the list has changed its shape"
     )]
     NothingSelected {
         /// The selectors, quoted.
@@ -101,9 +96,7 @@ pub enum FeedError {
         found: String,
     },
     /// The list has no item for a configured filter, keyword or element.
-    #[error(
-        "nothing in the list has {what}; open it, and correct `{key}` if its shape has changed"
-    )]
+    #[error("nothing in the list has {what}; correct `{key}` if the list has changed its shape")]
     Unmatched {
         /// The key of the configuration.
         key: &'static str,
@@ -112,7 +105,7 @@ pub enum FeedError {
     },
     /// An object has two members of one name.
     #[error(
-        "line {line}: {place} has the key {key:?} twice, and readers differ in which one they take; report it to the vendor"
+        "line {line}: {place} has the key {key:?} twice, which is ambiguous; report it to the vendor"
     )]
     DuplicateKey {
         /// The place of the object.
@@ -124,12 +117,12 @@ pub enum FeedError {
     },
     /// The text is one JSON document, not one per line.
     #[error(
-        "is one JSON document over several lines, not a document a line; write format = \"json\""
+        "is one JSON document over several lines, not one document per line; write format = \"json\""
     )]
     OneDocument,
     /// A selected node is not an object with fields.
     #[error(
-        "{place}: is {found}, not an object; correct `select`, so that it selects the objects that have the fields"
+        "{place}: is {found}, not an object; correct `select` to select the objects with the fields"
     )]
     NotAnObject {
         /// The place of the node.
@@ -148,9 +141,7 @@ pub enum FeedError {
         found: Box<str>,
     },
     /// An item has a field more than once.
-    #[error(
-        "{place}: has {name:?} more than once; write that name as `element`, so that each counts"
-    )]
+    #[error("{place}: has {name:?} more than once; set `element` to that name to read all of them")]
     ManyMembers {
         /// The place of the item.
         place: Place,
@@ -159,7 +150,7 @@ pub enum FeedError {
     },
     /// An element contains elements instead of text.
     #[error(
-        "{place}: holds elements, not a prefix: it has {found}; write one of their names as `element` or `attribute`"
+        "{place}: contains elements instead of a prefix: {found}; set `element` or `attribute` to one of these names"
     )]
     NotAText {
         /// The place of the element.
@@ -169,7 +160,7 @@ pub enum FeedError {
     },
     /// The text is not valid XML.
     #[error(
-        "is not XML that can be read, from line {line} on: {problem}: the text starts with {start:?}; check `format`, and where it comes from"
+        "is not valid XML, line {line}: {problem}; it starts with {start:?}: check `format` and the origin"
     )]
     NotXml {
         /// The line of the error.
@@ -181,7 +172,7 @@ pub enum FeedError {
     },
     /// The header line has the column name more than once.
     #[error(
-        "line {line}: several columns are headed {column:?}; write the number of the right one, from 0"
+        "line {line}: several columns have the name {column:?}; use the column's number, counted from 0"
     )]
     ManyHeaders {
         /// Of the header line.
@@ -201,7 +192,7 @@ pub enum FeedError {
     },
     /// The header line does not have the column.
     #[error(
-        "line {line}: no column is headed {column:?}; the header line has {found}: correct `column`"
+        "line {line}: no column has the name {column:?}; the header line has {found}: correct `column`"
     )]
     NoHeader {
         /// Of the header line.
@@ -213,7 +204,7 @@ pub enum FeedError {
     },
     /// A record has too few columns.
     #[error(
-        "line {line}: has no column {column}; it has {fields} in all, counted from 0: correct `column`, or the line"
+        "line {line}: has no column {column}, counted from 0; it has {fields} columns: correct `column` or the line"
     )]
     NoColumn {
         /// The first line of the record.
@@ -231,7 +222,7 @@ pub enum FeedError {
     },
     /// No such heading, label or column on a page.
     #[error(
-        "nothing on the page matches {key} = {pattern:?}; {found}: open it, and correct `{key}` if its shape has changed"
+        "nothing on the page matches {key} = {pattern:?}; {found}: correct `{key}` if the page has changed"
     )]
     NoMatch {
         /// The key of the configuration.
@@ -242,9 +233,7 @@ pub enum FeedError {
         found: String,
     },
     /// A `ReadMe` block cannot be parsed.
-    #[error(
-        "line {line}: this [block:{kind}] cannot be read: {problem}; check where it comes from"
-    )]
+    #[error("line {line}: invalid [block:{kind}]: {problem}; check the origin of the page")]
     Block {
         /// The first line of the block.
         line: usize,
@@ -255,7 +244,7 @@ pub enum FeedError {
     },
     /// No link on the page matches.
     #[error(
-        "no link on the page has an address that matches {pattern:?}; {found}: open it, and correct `discover` if its shape has changed"
+        "no link on the page matches {pattern:?}; {found}: correct `discover` if the page has changed"
     )]
     NoLink {
         /// The regular expression.
@@ -264,9 +253,7 @@ pub enum FeedError {
         found: String,
     },
     /// Several links on the page match.
-    #[error(
-        "{count} links on the page have addresses that match {pattern:?}: {found}; make `discover` match one"
-    )]
+    #[error("{count} links on the page match {pattern:?}: {found}; make `discover` match one")]
     ManyLinks {
         /// The regular expression.
         pattern: String,
@@ -276,11 +263,11 @@ pub enum FeedError {
         found: String,
     },
     /// The list is well-formed and has no prefix.
-    #[error("names no prefix; a list names at least one: check where it comes from")]
+    #[error("names no prefix; a list has at least one: check its origin")]
     NoPrefixes,
     /// The page marks all its prefixes as deprecated or expired.
     #[error(
-        "names no prefix that is still good: {note}; open it, and correct `page`, or ask for the new list"
+        "names no prefix that is still valid: {note}; correct `page`, or look for the vendor's new list"
     )]
     AllLeftOut {
         /// The note about the first prefix.

@@ -171,8 +171,8 @@ fn remedy(document: &Value, value: &Value) -> String {
     match value {
         Value::Array(_) => format!("select its items: \"{path}[*]\""),
         Value::Object(members) => match members.keys().next() {
-            Some(key) => format!("select what it holds, such as \"{path}{}\"", member(key)),
-            None => "select what holds prefixes".to_owned(),
+            Some(key) => format!("select its content, such as \"{path}{}\"", member(key)),
+            None => "select the prefixes".to_owned(),
         },
         _ => "each item must be an address or a prefix".to_owned(),
     }

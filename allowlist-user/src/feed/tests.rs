@@ -1,4 +1,4 @@
-//! Lists in each format: those that are read, and the errors of those that are not.
+//! Lists in each format, and the errors of invalid lists.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -447,7 +447,7 @@ proptest! {
         }
     }
 
-    /// A range has exactly the prefixes of its addresses, and no two of them can be merged.
+    /// A range yields prefixes of exactly its addresses, and no two prefixes can be merged.
     #[test]
     fn ranges_are_their_addresses(start: u32, length in 0_u32..600) {
         let end = start.saturating_add(length);

@@ -110,10 +110,10 @@ pub(super) fn is_zero_width(c: char) -> bool {
 fn problem(bytes: &[u8], at: usize) -> &'static str {
     match bytes {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "it looks like UTF-16",
-        [0x1f, 0x8b, ..] => "it looks like a file that gzip made",
-        [b'P', b'K', 3, 4, ..] => "it looks like a ZIP archive, for which `unzip` is",
+        [0x1f, 0x8b, ..] => "it looks like gzip data",
+        [b'P', b'K', 3, 4, ..] => "it looks like a ZIP archive; set `unzip`",
         [b'%', b'P', b'D', b'F', ..] => "it looks like a PDF document",
-        _ if bytes[at] == 0 => "it has a zero byte, as UTF-16 and binary files have",
+        _ if bytes[at] == 0 => "it has a zero byte, like UTF-16 and binary files",
         _ => "it is not UTF-8",
     }
 }

@@ -160,7 +160,7 @@ pub enum PrefixError {
          \"203.0.113.9\""
     )]
     NotAPrefix {
-        /// What was found, shortened.
+        /// The token, shortened.
         token: String,
     },
     /// Two prefixes without a separator, as a missing newline leaves them.
@@ -168,7 +168,7 @@ pub enum PrefixError {
         "{token:?} is not a prefix: it looks like {first:?} and {second:?} run together; separate them"
     )]
     Glued {
-        /// What was found, shortened.
+        /// The token, shortened.
         token: String,
         /// The first prefix.
         first: String,
@@ -176,11 +176,9 @@ pub enum PrefixError {
         second: String,
     },
     /// The length is more than the bits of an address.
-    #[error(
-        "{token:?} is not a prefix: its length is more than {max}; write one from /0 to /{max}"
-    )]
+    #[error("{token:?} is not a prefix: its length is greater than {max}; use /0 to /{max}")]
     TooLong {
-        /// What was found, shortened.
+        /// The token, shortened.
         token: String,
         /// Bits of an address of this family.
         max: u8,
@@ -188,7 +186,7 @@ pub enum PrefixError {
     /// `192.0.2.0/255.255.255.0`.
     #[error("{token:?} is not a prefix: it has a netmask; write /{length} instead")]
     Netmask {
-        /// What was found, shortened.
+        /// The token, shortened.
         token: String,
         /// The length of the netmask.
         length: u8,
@@ -214,19 +212,17 @@ pub enum PrefixError {
         meant: Ipv4Net,
     },
     /// `192.0.2.1;192.0.2.2` in a text.
-    #[error(
-        "{token:?} stands behind a semicolon, which starts a comment; write each prefix on a line of its own"
-    )]
+    #[error("{token:?} follows a semicolon, which starts a comment; write one prefix per line")]
     InComment {
         /// The prefix in the comment, shortened.
         token: String,
     },
     /// `192.0.2.9-192.0.2.1`.
     #[error(
-        "{token:?} is a range that ends before it starts; write \"{first}-{last}\" if it is meant"
+        "{token:?} is a range that ends before it starts; write \"{first}-{last}\" if that is intended"
     )]
     Backwards {
-        /// What was found, shortened.
+        /// The token, shortened.
         token: String,
         /// The lower end.
         first: IpAddr,

@@ -1,4 +1,4 @@
-//! Lists that pass the gate, and the refusals of those that do not.
+//! Lists that pass the gate, and the rejections of other lists.
 
 use expect_test::{ExpectFile, expect_file};
 
@@ -31,7 +31,7 @@ fn source(change: impl FnOnce(&mut Gate)) -> Source {
     source
 }
 
-/// The lists of a test with what the gate decides, and the texts of the refusals.
+/// The lists of a test with the gate's decisions, and the texts of the rejections.
 #[derive(Default)]
 struct Table(Answers);
 
@@ -149,7 +149,7 @@ fn special_use() {
         table.check(|_| {}, "", prefix, "NotGlobal");
         table.check(|gate| gate.allow_special_use = true, "", prefix, "passes");
     }
-    // Neighbours of these blocks, and allocated blocks.
+    // Neighbouring and allocated blocks.
     for prefix in [
         "9.255.255.255 11.0.0.0",
         "100.63.255.255 100.128.0.0",

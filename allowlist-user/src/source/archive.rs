@@ -24,7 +24,7 @@ const SHOWN_BYTES: usize = 300;
 pub enum ArchiveError {
     /// The data is not a valid ZIP archive.
     #[error(
-        "is not a ZIP archive that can be read: {problem}: it starts with {start:?}; check the URL, or remove `unzip`"
+        "is not a valid ZIP archive: {problem}; it starts with {start:?}: check the URL, or remove `unzip`"
     )]
     NotAnArchive {
         /// The reason.
@@ -33,7 +33,7 @@ pub enum ArchiveError {
         start: String,
     },
     /// The archive has two files of one name, or too many files.
-    #[error("is a ZIP archive with {0}; nothing of it is used: ask the vendor")]
+    #[error("is a ZIP archive with {0}; it was discarded: contact the vendor")]
     Suspicious(String),
     /// No file name matches.
     #[error("is a ZIP archive without a file that `unzip` ({pattern:?}) matches; it has {files}")]
@@ -45,7 +45,7 @@ pub enum ArchiveError {
     },
     /// The file is encrypted, damaged, or has an unsupported compression.
     #[error(
-        "{file:?} in the ZIP archive cannot be unpacked: {problem}; try again, or ask the vendor"
+        "{file:?} in the ZIP archive cannot be unpacked: {problem}; try again, or contact the vendor"
     )]
     Damaged {
         /// The file's name.
@@ -54,9 +54,7 @@ pub enum ArchiveError {
         problem: String,
     },
     /// The unpacked files are larger than `max_size`.
-    #[error(
-        "unpacks to more than {limit} bytes; if the list is meant to be that long, raise `max_size`"
-    )]
+    #[error("unpacks to more than {limit} bytes; raise `max_size` if that is right")]
     TooLarge {
         /// The limit.
         limit: u64,

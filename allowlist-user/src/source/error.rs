@@ -40,25 +40,25 @@ pub enum FetchErrorCause {
     #[error("cannot be read: {0}; check the path and its permissions")]
     File(io::Error),
     /// The path leads to a folder, a pipe or a device.
-    #[error("cannot be read as a file: {0}; name a file that holds the list")]
+    #[error("cannot be read as a file: {0}; configure the path of a regular file")]
     NotAFile(String),
     /// Reading timed out: the disk or the file system's server does not respond.
     #[error(
-        "was not read within {}; check the file system that it is on",
+        "reading timed out after {}; check the file system",
         humantime::format_duration(*.0)
     )]
     FileTimeout(Duration),
     /// The file changed while it was read.
-    #[error("changes while it is read; write a new file beside it, and rename that into its place")]
+    #[error("changed while it was read; write to a new file in the same folder, and rename it")]
     Unsteady,
     /// The list in a file that not every user may read is invalid. The details stay secret, because they quote it.
     #[error(
-        "is refused{}; the reason quotes the file, which not every user may read: `allowlist fetch` with a copy that all may read shows it",
+        "is not a valid list{}; the details are hidden, since not every user may read the file: run `allowlist fetch` with a world-readable copy to see them",
         .0.map_or_else(String::new, |line| format!(" at line {line}"))
     )]
     PrivateFile(Option<usize>),
     /// `ca_file` does not exist or contains no certificates.
-    #[error("ca_file {} cannot be used: {problem}; it must hold PEM certificates", file.display())]
+    #[error("ca_file {} cannot be used: {problem}; it must contain PEM certificates", file.display())]
     CaFile {
         /// The configured path.
         file: PathBuf,
@@ -66,7 +66,7 @@ pub enum FetchErrorCause {
         problem: String,
     },
     /// `bearer_file` does not exist or contains no token.
-    #[error("bearer_file {} cannot be used: {problem}; it must hold the token, in one line", file.display())]
+    #[error("bearer_file {} cannot be used: {problem}; it must contain the token on one line", file.display())]
     BearerFile {
         /// The configured path.
         file: PathBuf,
@@ -90,7 +90,7 @@ pub enum FetchErrorCause {
     #[error("the HTTP client cannot be set up: {0}; check the proxy variables of the environment")]
     Client(String),
     /// The URL is neither https nor loopback.
-    #[error("would be fetched unprotected; use https, or set `allow_plain_http = true`")]
+    #[error("would be fetched without TLS; use https, or set `allow_plain_http = true`")]
     Unprotected,
     /// The request timed out.
     #[error("no complete answer within {}; check that the host is reachable, or raise `timeout`", humantime::format_duration(*.0))]
@@ -104,7 +104,7 @@ pub enum FetchErrorCause {
     )]
     Unreachable(String),
     /// The server's certificate is not trusted.
-    #[error("the server cannot be trusted: {problem}; {remedy}")]
+    #[error("the server's certificate is not trusted: {problem}; {remedy}")]
     Certificate {
         /// The TLS library's reason.
         problem: String,
@@ -116,8 +116,8 @@ pub enum FetchErrorCause {
     Address(#[from] AddressError),
     /// The environment names an unusable proxy.
     #[error(
-        "the environment variable {variable} names no proxy that can be used: {problem}; write one such as \
-         http://proxy.example.com:3128, or remove it"
+        "the environment variable {variable} names no usable proxy: {problem}; set it to a URL such as \
+         http://proxy.example.com:3128, or unset it"
     )]
     Proxy {
         /// The variable's name. Its value may hold a password.
@@ -130,7 +130,7 @@ pub enum FetchErrorCause {
     Redirect(RedirectError),
     /// The page links to an address that may not be fetched.
     #[error(
-        "links to {0}, which cannot be fetched; check `discover`, or configure the https address of the list"
+        "links to {0}, which cannot be fetched; check `discover`, or configure the https URL of the list"
     )]
     Link(String),
     /// The status of the answer is not 200.
@@ -143,29 +143,27 @@ pub enum FetchErrorCause {
     },
     /// The answer has a Content-Encoding that was not requested.
     #[error(
-        "is compressed as {0:?}, which was not asked for; remove Accept-Encoding from `headers`, or ask the vendor"
+        "has Content-Encoding {0:?}, which was not requested; remove Accept-Encoding from `headers`, or contact the vendor"
     )]
     Encoding(String),
     /// The compressed data is damaged, or other bytes follow it.
-    #[error(
-        "cannot be decompressed: {0}; the whole answer is discarded: try again, or report it to the vendor"
-    )]
+    #[error("cannot be decompressed: {0}; it was discarded: try again, or report it to the vendor")]
     Compressed(String),
     /// Only the end of the connection ends the answer, so truncation cannot be detected.
     #[error(
-        "the answer has neither a length nor an end of its own, so it may be truncated and is \
-         discarded: the server has to send Content-Length or chunks"
+        "the answer has neither Content-Length nor chunks, so it may be truncated and was discarded: the server has to \
+         send one of them"
     )]
     NoLength,
     /// The answer is not a list, and its content must not be shown.
     #[error(
-        "is not a list as configured; its content is not shown, because a redirect or a link leads to a \
-         private address: open it on this host, or configure the address of the list"
+        "is not a valid list; its content is hidden, since a redirect or a link leads to a private address: open it on \
+         this host, or configure the URL of the list"
     )]
     Withheld,
     /// The connection ended within the answer.
     #[error(
-        "the answer broke off after {received} bytes: {problem}; nothing of it is used: try again"
+        "the answer was cut off after {received} bytes: {problem}; it was discarded: try again"
     )]
     Broken {
         /// The bytes received, before decompression.
@@ -174,15 +172,13 @@ pub enum FetchErrorCause {
         problem: String,
     },
     /// The list is larger than `max_size`.
-    #[error("is larger than {limit} bytes; if the list is meant to be that long, raise `max_size`")]
+    #[error("is larger than {limit} bytes; raise `max_size` if that is right")]
     TooLarge {
         /// The limit.
         limit: u64,
     },
     /// The file is larger than the limit for files.
-    #[error(
-        "is larger than {limit} bytes, the most that a file may have; check that it is the list"
-    )]
+    #[error("is larger than {limit} bytes, the limit for files; check that it is the list")]
     FileTooLarge {
         /// The limit.
         limit: u64,
@@ -194,7 +190,7 @@ pub enum FetchErrorCause {
     #[error("{0}")]
     Name(#[from] NameError),
     /// The gzip file cannot be expanded.
-    #[error("is a gzip file, and {0}; compress it again, or report it to the vendor")]
+    #[error("is an invalid gzip file: {0}; compress it again, or report it to the vendor")]
     Gzip(GzipError),
     /// The answer is complete, and not a valid list.
     #[error("{0}")]
@@ -242,11 +238,11 @@ impl From<GzipError> for FetchErrorCause {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RedirectError {
     /// The redirect leads to a URL without TLS.
-    #[error("redirects to {0}, which is not https; configure the https address of the list")]
+    #[error("redirects to {0}, which is not https; configure the https URL of the list")]
     NotHttps(String),
     /// More redirects than the limit, most likely a loop.
     #[error(
-        "redirects more than {MAX_REDIRECTS} times, last to {0}; configure the final address of the list"
+        "redirects more than {MAX_REDIRECTS} times, last to {0}; configure the final URL of the list"
     )]
     TooMany(String),
 }
@@ -332,22 +328,22 @@ impl fmt::Display for Remedy {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
             Self::SetCaFile => {
-                "if it has a private certificate authority, set ca_file; if not, the server may not send its \
+                "set ca_file if its certificate authority is private; otherwise the server may not send its \
                  intermediate certificate"
             }
             Self::CheckCaFile => {
-                "neither the system nor ca_file has the authority that signed its certificate: check ca_file, and \
-                 whether the server sends its intermediate certificate"
+                "its certificate authority is neither one of the system's nor in ca_file: check ca_file, and whether the \
+                 server sends its intermediate certificate"
             }
             Self::CheckOnlyCaFile => {
-                "ca_file does not have the authority that signed its certificate, and ca_only = true trusts no \
-                 other: check ca_file, and whether the server sends its intermediate certificate"
+                "its certificate authority is not in ca_file, and ca_only = true trusts no other: check ca_file, and \
+                 whether the server sends its intermediate certificate"
             }
             Self::AuthorityAsServer => {
-                "it shows the certificate of a certificate authority as its own: issue one for the server, without \
-                 CA:TRUE, which that authority signs"
+                "its own certificate is that of an authority (CA:TRUE): issue a server certificate that the authority \
+                 signs"
             }
-            Self::Name => "use a host name in the URL that its certificate has",
+            Self::Name => "use a host name in the URL that the certificate covers",
             Self::Time => "check this host's clock, and renew the server's certificate",
             Self::Other => "report it to the server's operator",
         })
@@ -357,29 +353,26 @@ impl fmt::Display for Remedy {
 fn remedy(status: StatusCode, obstacle: Option<Obstacle>) -> &'static str {
     match (status.as_u16(), obstacle) {
         (403 | 429, Some(Obstacle::Limit)) => {
-            "this host's address has asked too often: raise `every`, or send a token"
+            "this host's address has reached the rate limit: raise `every`, or send a token"
         }
         (_, Some(Obstacle::Challenge)) => {
-            "it wants to see a browser: set another `User-Agent` in `headers`, or use an address of the list that the \
-             vendor has for programs"
+            "it requires a browser: set another `User-Agent` in `headers`, or use the vendor's URL for programs"
         }
         (401, _) => {
-            "it wants credentials: set `bearer_file`, or a header in `headers`, or correct them"
+            "it requires credentials: set or correct `bearer_file` or a header in `headers`"
         }
         (403, _) => {
             "check the URL, the credentials (`bearer_file`, `headers`), and whether the vendor blocks this host's \
              address or its `User-Agent`"
         }
-        (407, _) => "the proxy wants credentials: add them to the proxy's URL in the environment",
-        (404 | 410, _) => {
-            "the list has moved: look for its new address in the vendor's documentation"
+        (407, _) => {
+            "the proxy requires credentials: add them to the proxy's URL in the environment"
         }
-        (429, _) => "it is asked too often: raise `every`",
-        (304, _) => {
-            "nobody asked whether the list is new: check `headers`, and any cache on the way"
-        }
-        (300..=399, _) => "configure the final address of the list",
-        (500..=599, _) => "the vendor has a problem: try again later",
+        (404 | 410, _) => "the list has moved: look up its new URL in the vendor's documentation",
+        (429, _) => "raise `every`",
+        (304, _) => "the request was not conditional: check `headers`, and any cache in between",
+        (300..=399, _) => "configure the final URL of the list",
+        (500..=599, _) => "the vendor's server failed: try again later",
         _ => "check the URL",
     }
 }

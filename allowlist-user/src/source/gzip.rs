@@ -18,7 +18,7 @@ const MAX_MEMBERS: usize = 10_000;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum GzipError {
     /// The data ends within a member.
-    #[error("its gzip data ends too early")]
+    #[error("the data ends too early")]
     Truncated,
     /// A checksum is wrong, or bytes follow that are no member.
     #[error("{0}")]

@@ -113,8 +113,8 @@ async fn ask(
                     .map_err(|cause| failed(shown(&body.target, cause).into()))?;
             if let Some(next) = body.next.filter(|next| !http.urls.contains(next)) {
                 list.notes.push(format!(
-                    "its server states a next page, {}, which is not read: add its address to `url`, or use an \
-                     address that has all of the list",
+                    "the server states a next page, {}, which is not read: add it to `url`, or use the URL of the \
+                     whole list",
                     public_url(&next)
                 ));
             }

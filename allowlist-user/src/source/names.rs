@@ -138,13 +138,12 @@ fn note(name: &str, family: Family, error: &NameError) -> String {
     let problem = match error {
         // The name is right, as it has the other records: its name server contradicts itself (RFC 8020).
         NameError::NoSuchName { .. } => format!(
-            "the name server answers that {name} does not exist when its {record} records are looked up, though it \
-             has others"
+            "the name server answers that {name} does not exist for its {record} records, though it has others"
         ),
         error => error.to_string(),
     };
     format!(
-        "{problem}: the {} addresses that were known are kept; `families = [\"{}\"]` leaves them out",
+        "{problem}: the last known {} addresses are kept; `families = [\"{}\"]` leaves them out",
         family.name(),
         other.key()
     )

@@ -1,4 +1,4 @@
-//! What a vendor answers, and how that goes over the wire.
+//! The answers of a vendor, and their form on the wire.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use flate2::write::GzEncoder;
 
 use super::Http2;
 
-/// What a path answers.
+/// The answer for a path.
 #[derive(Clone, Debug)]
 pub enum Answer {
     /// Status 200 and a body of some type.
@@ -21,7 +21,7 @@ pub enum Answer {
     Status(u16),
     /// A status, with headers, and a body.
     Full(u16, Vec<(&'static str, String)>, Vec<u8>),
-    /// Status 200 with an `ETag`, a `Last-Modified` or both; 304 to whoever has that version.
+    /// Status 200 with an `ETag`, a `Last-Modified` or both; 304 to a client with that version.
     Version(Option<&'static str>, Option<&'static str>, Vec<u8>),
     /// Status 302 to this URL.
     Redirect(String),
@@ -43,9 +43,9 @@ pub enum Answer {
     Drip,
     /// Nothing at all.
     Silence,
-    /// What is not HTTP.
+    /// Bytes that are not HTTP.
     Noise,
-    /// As a proxy does: whatever comes and goes, to that address and from it.
+    /// A proxy's tunnel: all bytes to and from that address.
     Tunnel(SocketAddr),
 }
 
@@ -140,7 +140,7 @@ impl Answer {
     }
 }
 
-/// The value of a header in a request, whichever case its name has there.
+/// Returns the value of a header in a request, independent of the case of its name.
 pub fn header<'h>(head: &'h str, name: &str) -> Option<&'h str> {
     head.lines()
         .filter_map(|line| line.split_once(':'))
@@ -172,7 +172,7 @@ fn start(stream: &mut impl Write, status: u16, headers: &[(&str, &str)]) -> io::
     write!(stream, "Connection: close\r\n\r\n")
 }
 
-/// These bytes as one member of a gzip file.
+/// Returns the bytes as one gzip member.
 ///
 /// # Panics
 /// Never, as it is in memory.

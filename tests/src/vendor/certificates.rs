@@ -1,6 +1,6 @@
-//! What a vendor shows to prove that it is one: good certificates, and those that prove nothing.
+//! The certificates of a vendor, valid and invalid.
 //!
-//! Every set has a certificate authority of its own, which nobody trusts who was not given it.
+//! Every set has its own certificate authority, which no client trusts by default.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 pub struct Certificates {
     /// The authority to trust.
     pub(super) ca_pem: String,
-    /// What the server shows, and its key.
+    /// The server's certificate chain, and its key.
     pub(super) server: Arc<ServerConfig>,
 }
 
@@ -35,12 +35,12 @@ impl Certificates {
         Self::signed(&params)
     }
 
-    /// For a name, whatever the address.
+    /// For a name, and no address.
     pub fn of(name: &str) -> Result<Self> {
         Self::signed(&params(&[name])?)
     }
 
-    /// Signed by itself. As the authority it names a stranger.
+    /// Self-signed, while the trusted authority is another one.
     pub fn self_signed(address: IpAddr) -> Result<Self> {
         let stranger = Self::good(address)?;
         let key = KeyPair::generate()?;

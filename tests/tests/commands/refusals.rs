@@ -178,7 +178,7 @@ fn what_cannot_be_had_is_waited_for() -> anyhow::Result<()> {
         ),
         (url("/nobody"), "names no prefix"),
         (url("/empty"), "is empty"),
-        (url("/truncated"), "the answer broke off after"),
+        (url("/truncated"), "the answer was cut off after"),
         (
             url("/gone"),
             "the server answered 404 Not Found; the list has moved",

@@ -339,7 +339,7 @@ fn a_file_is_read_again_when_it_is_written() -> anyhow::Result<()> {
         .map(|line| normalized(line, Some(&site.scratch)) + "\n")
         .collect();
     expect![[r#"
-        <time> warning[fetch-failed]: source office: <files>/office.txt: line 1: "198.18.0.4/99" is not a prefix: its length is more than 32; write one from /0 to /32; its last good list stays in force
+        <time> warning[fetch-failed]: source office: <files>/office.txt: line 1: "198.18.0.4/99" is not a prefix: its length is greater than 32; use /0 to /32; its last good list stays in force
         <time> warning[fetch-failed]: source office: <files>/office.txt: cannot be read: No such file or directory (os error); check the path and its permissions; its last good list stays in force
     "#]].assert_eq(&failures);
     assert!(gets_through(&site, "198.18.0.5")?);

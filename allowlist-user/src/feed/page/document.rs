@@ -1,4 +1,4 @@
-//! A page as a reader sees it: lines of text, each with what is around it.
+//! A page as a browser shows it: lines of text, each with its surrounding elements.
 //!
 //! Invariants: no line has text that a browser does not show, unless it is marked as hidden; text of two
 //! blocks is never in one line; and text of one block is never torn apart, so that two addresses that run
@@ -45,7 +45,7 @@ pub(super) struct Line {
     pub is_hidden: bool,
 }
 
-/// A list item, a definition, a cell, or a paragraph outside of them.
+/// A list item, a definition, a cell, or another paragraph.
 #[derive(Debug, Default)]
 pub(super) struct Container {
     pub lines: Vec<usize>,

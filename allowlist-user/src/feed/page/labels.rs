@@ -39,7 +39,7 @@ pub(super) struct Labels {
     pub group: Group,
     /// The label, and its introduction.
     pub texts: Vec<Rc<str>>,
-    /// For what is directly in a cell: the table has labels of its own.
+    /// The cell, for lines directly in it: the table has labels of its own.
     pub cell: Option<CellId>,
     pub outer: Option<Rc<Labels>>,
 }
@@ -96,7 +96,7 @@ impl Scope {
     /// A line without addresses. `is_label` if its element is a label.
     pub(super) fn line(&mut self, text: &str, is_label: bool) {
         if text.starts_with('{') && text.ends_with('}') {
-            // What some Markdown has about the block before it.
+            // An attribute line of a Markdown dialect, which describes the block before it.
             return;
         }
         if is_label || is_short(text) {

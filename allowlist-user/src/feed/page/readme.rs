@@ -11,7 +11,7 @@ use crate::feed::FeedError;
 
 const START: &str = "[block:";
 const END: &str = "[/block]";
-/// Of a table, whatever it says of itself.
+/// The most columns of a table, independent of the number that it states.
 const MOST_COLUMNS: usize = 100;
 
 /// The same Markdown without such blocks.
@@ -41,7 +41,7 @@ pub(super) fn unfold(text: &str) -> Result<Cow<'_, str>, FeedError> {
             }
         }
         let block = serde_json::from_str(&json).map_err(|error| wrong(error.to_string()))?;
-        // Blank lines keep it apart from what is around it.
+        // Blank lines separate it from the surrounding text.
         plain.extend(["\n", &show(kind, &block), "\n\n"]);
     }
     Ok(Cow::Owned(plain))
@@ -90,7 +90,7 @@ fn parameters(block: &Value) -> String {
         let size = block[key]
             .as_u64()
             .and_then(|size| usize::try_from(size).ok());
-        // No more than there can be cells, whatever it says.
+        // At most the number of cells, independent of the size that the block states.
         size.unwrap_or(0)
             .min(block["data"].as_object().map_or(0, serde_json::Map::len))
     };

@@ -1,8 +1,8 @@
-//! Which addresses of a page are meant, and which of those are still good.
+//! Selects the addresses of a page by the configured patterns, and leaves out the expired ones.
 //!
-//! Invariants: a pattern that matches nothing on the page fails it, as the page has changed then; each
-//! address that is meant and left out is told of. Only what is meant is judged: a wrong word in another
-//! section is not this list's.
+//! Invariants: a pattern that matches nothing on the page fails it, since the page has changed then; each selected
+//! address that is left out has a note. Only the selected part can fail the page: an invalid word in another section
+//! does not.
 
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -137,7 +137,7 @@ fn in_section<'d>(document: &'d Document, page: &Page) -> Result<Vec<&'d Line>, 
         .collect())
 }
 
-/// What all that is said of these lines comes to: the most that is to be looked at for a pattern.
+/// Returns the number of labels of the lines, an upper bound of the work for a pattern.
 fn labels(document: &Document, lines: &[&Line]) -> usize {
     let of_one = |labels: &Labels| {
         let headers = labels
@@ -191,7 +191,7 @@ fn new_labels<'d>(lines: &[&'d Line]) -> impl Iterator<Item = &'d Labels> {
     let mut labels: Vec<&Labels> = Vec::new();
     for line in lines {
         let of_line = chain(&line.labels);
-        // What is around those that were seen was seen with them.
+        // The outer labels of a known set are known too.
         labels.extend(of_line.take_while(|labels| seen.insert(std::ptr::from_ref(*labels))));
     }
     labels.into_iter()
@@ -293,7 +293,7 @@ fn beginning(line: &Line) -> Group {
     }
 }
 
-/// What labels, and the row and the column that they are in, say of whose an address is, innermost first.
+/// Returns the levels of labels of an address, innermost first: its labels, its row and its column.
 fn levels<'d>(
     document: &'d Document,
     labels: &'d Labels,

@@ -4,16 +4,16 @@
 //! that has no such row, is the first. A row of one cell over several columns is called a divider here, and
 //! names the rows below it. Knows no HTML.
 //!
-//! Invariant: what a table costs grows with its length and no faster, so headers are few, and shared.
+//! Invariant: time and memory grow linearly with the length of a table, so headers are few, and shared.
 
 use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::document::Line;
 
-/// Columns beyond this are not told apart.
+/// The most columns that are distinguished.
 pub(super) const MOST_COLUMNS: usize = 200;
-/// What is longer is no label of a row or a column.
+/// The longest label of a row or a column.
 const LONGEST_LABEL: usize = 200;
 /// Header rows that count for one column, from the top. People write one or two.
 const MOST_HEADERS: usize = 8;
@@ -41,10 +41,9 @@ pub(super) struct Row {
     pub cells: Vec<Cell>,
     /// The first cell without addresses, and the divider above.
     pub labels: Vec<Rc<str>>,
-    /// All that it says.
+    /// The whole text of the row.
     pub text: String,
-    /// What it says of its addresses: what cells without addresses say, and what others say on lines
-    /// without any.
+    /// The text about its addresses: that of cells without addresses, and of lines without addresses in other cells.
     pub note: String,
 }
 
@@ -81,12 +80,12 @@ struct Reaching {
     text: Option<Rc<str>>,
 }
 
-/// What is known of a table while its rows are gone through.
+/// The state while the rows of a table are processed.
 #[derive(Default)]
 struct State {
     reaching: Vec<Reaching>,
     headers: Vec<Vec<Rc<str>>>,
-    /// What is over the columns from one to another, until the headers change.
+    /// The headers above ranges of columns, until the headers change.
     over: HashMap<(usize, usize), Rc<[Rc<str>]>>,
     divider: Option<Rc<str>>,
     has_headers: bool,
@@ -95,7 +94,7 @@ struct State {
 }
 
 impl Table {
-    /// Fills in what follows from all rows together.
+    /// Completes the table once all rows are known.
     pub(super) fn finish(&mut self, lines: &[Line]) {
         let has_addresses = |cell: &Cell| cell.lines.iter().any(|&at| !lines[at].found.is_empty());
         let mut state = State::default();

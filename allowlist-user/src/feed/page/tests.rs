@@ -248,7 +248,7 @@ fn columns() {
             "<table><tr><th>Old<th>New<tr><td>192.0.2.1<td>192.0.2.2<tr><th>New<th>Old<tr><td>192.0.2.3<td>192.0.2.4</table>",
             "192.0.2.1 192.0.2.4",
         ),
-        // Both rows of one head count, over as many columns as they span.
+        // Both rows of a header apply, to all columns that they span.
         (
             "Old",
             "<table><tr><th rowspan=2>Region<th colspan=2>Old<th>New<tr><th>a<th>b<th>c\

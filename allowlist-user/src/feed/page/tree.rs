@@ -1,8 +1,8 @@
 //! HTML to a tree of nodes, with bounds.
 //!
-//! Invariant: time and memory grow with the length of the page and no faster. The parser follows the
-//! standard, by which a short page can stand for a huge tree: bold type that nobody closes is opened anew
-//! in each paragraph, each tag looks through all that are open, and each attribute through all before it.
+//! Invariant: time and memory grow linearly with the length of the page. The parser follows the standard, by which a
+//! short page can produce a huge tree: an unclosed `<b>` is reopened in each paragraph, each tag searches all open
+//! elements, and each attribute all previous ones.
 
 use html5ever::driver::{ParseOpts, parse_document};
 use html5ever::tendril::{StrTendril, TendrilSink};
@@ -16,7 +16,7 @@ const DEEPEST: usize = 512;
 const MOST_NODES: usize = 500_000;
 /// Attributes of one tag. Words of a comment look the same from here, so this is generous.
 const MOST_ATTRIBUTES: usize = 20_000;
-/// How much is read between two looks at the tree. Small, as what one tag can do grows with it.
+/// The bytes that are parsed between two checks of the tree. Small, since the cost of one tag grows with it.
 const STEP: usize = 512;
 
 pub(super) fn parse(text: &str) -> Result<Html, FeedError> {
@@ -52,7 +52,7 @@ fn check(html: &Html) -> Result<(), FeedError> {
     if html.tree.values().len() > MOST_NODES {
         return Err(FeedError::TooMany);
     }
-    // What was made last is about as deep as what comes next.
+    // The next node is about as deep as the last one.
     let last = html.tree.nodes().next_back();
     if last.is_some_and(|node| node.ancestors().nth(DEEPEST).is_some()) {
         return Err(FeedError::TooDeep);

@@ -1,4 +1,4 @@
-//! The words of a line, and which of them are addresses.
+//! Splits a line into words and finds the addresses.
 //!
 //! - `chars`: separators, invisible characters, look-alikes of digits
 //! - `parts`: a line to words
@@ -27,17 +27,17 @@ pub(super) use phrases::{
 };
 pub(super) use shape::What;
 
-/// As long as a label may be. What is longer is a sentence.
+/// The longest label. A longer text is a sentence.
 pub(super) const LONGEST_LABEL: usize = 80;
 /// A word longer than any two addresses is not divided.
 const LONGEST_PAIR: usize = 120;
 
-/// What is to be read as an address, a prefix or a range.
+/// A text to be parsed as an address, a prefix or a range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Found {
-    /// Where it stands in the line.
+    /// The place in the line.
     pub token: Range<usize>,
-    /// Where the words stand that say whose it is.
+    /// The place of its label in the line.
     pub label: Option<Range<usize>>,
     pub reading: Reading,
     pub is_struck_out: bool,
@@ -219,7 +219,7 @@ fn is_code(word: &str) -> bool {
     word.len() == 2 && word.bytes().all(|byte| byte.is_ascii_uppercase()) && word != "IP"
 }
 
-/// What stands before the first address, if it is short: `US data center: 192.0.2.1`.
+/// Returns the text before the first address, if it is short: `US data center: 192.0.2.1`.
 fn beginning(before: &str) -> Option<Range<usize>> {
     let is_edge = |c: char| !c.is_alphanumeric();
     let start = before.len() - before.trim_start_matches(is_edge).len();

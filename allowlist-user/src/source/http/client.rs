@@ -152,7 +152,7 @@ async fn read_certificates(file: &Path) -> Result<Vec<Certificate>, FetchErrorCa
     let certificates =
         Certificate::from_pem_bundle(&pem).map_err(|error| unusable(innermost(&error)))?;
     if certificates.is_empty() {
-        return Err(unusable("it holds no certificate".to_owned()));
+        return Err(unusable("it contains no certificate".to_owned()));
     }
     Ok(certificates)
 }

@@ -32,8 +32,8 @@ pub(super) enum Reach {
 pub enum AddressError {
     /// A link-local address or a metadata service.
     #[error(
-        "{host} is at {address}, a link-local or metadata address, from which nothing is fetched; configure \
-         the address of the list"
+        "{host} has the address {address}, a link-local or metadata address, which is never fetched from; configure \
+         the URL of the list"
     )]
     Local {
         /// The host of the URL.
@@ -43,8 +43,8 @@ pub enum AddressError {
     },
     /// A private address, to which a public server leads.
     #[error(
-        "a public server leads to {host} at {address}, which is a private address; configure the address \
-         of the list, or set `allow_private = true`"
+        "a public server leads to {host} at the private address {address}; configure the URL of the list, or set \
+         `allow_private = true`"
     )]
     Private {
         /// The host of the URL.

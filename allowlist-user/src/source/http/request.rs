@@ -337,9 +337,11 @@ async fn credentials(http: &Http) -> Result<HeaderMap, FetchErrorCause> {
             name: name.clone(),
             problem,
         };
-        let key: HeaderName = name.parse().map_err(|_| unusable("it is no header name"))?;
+        let key: HeaderName = name
+            .parse()
+            .map_err(|_| unusable("it is not a header name"))?;
         let mut value = HeaderValue::from_str(&secret.0)
-            .map_err(|_| unusable("its value has characters that no header may have"))?;
+            .map_err(|_| unusable("its value has characters that a header must not have"))?;
         value.set_sensitive(true);
         headers.append(key, value);
     }
@@ -357,7 +359,7 @@ async fn credentials(http: &Http) -> Result<HeaderMap, FetchErrorCause> {
         }
         if !token.iter().all(u8::is_ascii_graphic) {
             return Err(unusable(
-                "it has other characters than a token has".to_owned(),
+                "it has characters that a token must not have".to_owned(),
             ));
         }
         let mut value = HeaderValue::from_bytes(&[b"Bearer ", token].concat())

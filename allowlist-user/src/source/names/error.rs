@@ -12,7 +12,7 @@ use crate::feed::PrefixError;
 #[derive(Clone, Debug, Error)]
 pub enum NameError {
     /// No name server is configured.
-    #[error("{RESOLV_CONF} cannot be used: {0}; it must name a name server, or set `resolvers`")]
+    #[error("{RESOLV_CONF} cannot be used: {0}; it must list a name server, or set `resolvers`")]
     NoServers(String),
     /// The text is not a valid name.
     #[error("{name:?} is not a name: {problem}; write one such as \"hooks.example.com\"")]
@@ -42,7 +42,7 @@ pub enum NameError {
     },
     /// The name has more addresses than the limit.
     #[error(
-        "{name} has {found} addresses, and at most {MAX_ADDRESSES} are taken; check that it is the right name"
+        "{name} has {found} addresses, more than the limit of {MAX_ADDRESSES}; check that it is the right name"
     )]
     TooMany {
         /// The name.
@@ -60,7 +60,7 @@ pub enum NameError {
     },
     /// SERVFAIL, REFUSED and the like.
     #[error(
-        "{name} cannot be looked up: the name server {server} answers {problem:?} for its {record} records; check \
+        "{name} cannot be resolved: the name server {server} answers {problem:?} for its {record} records; check \
          that server, or set `resolvers`"
     )]
     Refused {
@@ -75,7 +75,7 @@ pub enum NameError {
     },
     /// No valid answer arrived in time.
     #[error(
-        "{name} cannot be looked up: no answer for its {record} records from the name server {server} in time; \
+        "{name} cannot be resolved: no answer for its {record} records from the name server {server} in time; \
          check that it is reachable, raise `timeout`, or set `resolvers`"
     )]
     Timeout {
@@ -88,7 +88,7 @@ pub enum NameError {
     },
     /// The communication with the server failed.
     #[error(
-        "{name} cannot be looked up: the name server {server} fails for its {record} records: {problem}; check \
+        "{name} cannot be resolved: the name server {server} fails for its {record} records: {problem}; check \
          that server, or set `resolvers`"
     )]
     Failed {

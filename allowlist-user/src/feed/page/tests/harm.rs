@@ -1,10 +1,10 @@
-//! What pages that mean harm cost.
+//! The cost of malicious pages.
 
 use super::*;
 
-/// Each of these stands for a tree or a search that is quadratic in its length.
+/// Each page would produce a tree or a search that is quadratic in its length.
 #[test]
-fn pages_that_mean_harm_end_soon() {
+fn malicious_pages_are_parsed_quickly() {
     let numbered = |text: &str| -> String {
         (0..8_000)
             .map(|number| text.replace('#', &number.to_string()))
@@ -78,9 +78,9 @@ fn pages_that_mean_harm_end_soon() {
     }
 }
 
-/// Each of these has many lines below the same labels, or many labels over the same lines.
+/// Each page has many lines below the same labels, or many labels over the same lines.
 #[test]
-fn labels_that_mean_harm_end_soon() {
+fn malicious_labels_are_parsed_quickly() {
     const ROW: &str = "<tr><td>192.0.2.1<td>192.0.2.2";
     let numbered = |text: &str, count: usize| -> String {
         (0..count)

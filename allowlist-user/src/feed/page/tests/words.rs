@@ -1,4 +1,4 @@
-//! What stands directly beside an address, without a blank.
+//! Text directly beside an address, without a blank.
 
 use super::*;
 
