@@ -1,7 +1,7 @@
-//! A laboratory: namespaces joined by links, frames and sockets in them, and processes.
+//! The laboratory: namespaces connected by links, with frames, sockets and processes in them.
 //!
-//! Everything in it belongs to the kernel objects that this process holds open, so the kernel takes
-//! it all back when the process ends, SIGKILL included. Several laboratories run side by side.
+//! Invariant: all of it belongs to kernel objects that this process holds open, so the kernel removes it when the process
+//! ends, also by SIGKILL. Several laboratories can run side by side.
 
 mod background_load;
 mod clock;

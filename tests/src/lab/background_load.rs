@@ -1,18 +1,16 @@
-//! Packets that are judged without a pause, each kind by a thread of its own, while something else is done.
+//! Judges packets continuously, each frame in a thread of its own, during another operation.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::Result;
 
-/// Frames that a thread runs at once, between two looks at whether it is to stop: some milliseconds. When the last thread
-/// ends its burst, the kernel takes the program out of what it dispatches XDP by, and waits; long bursts overlap.
+/// The number of runs between two checks of the stop flag: some milliseconds. When the last thread ends its burst, the
+/// kernel removes the program from the XDP dispatcher and waits, so bursts must be long enough to overlap.
 const BURST: u32 = 50_000;
 
-/// Does `work` while each of the frames is judged by `judge`, which takes a frame and how often.
-///
-/// # Returns
-/// How often each of the frames was judged.
+/// Runs `work` while threads call `judge` with a frame and a number of repetitions. Returns how often each frame was
+/// judged.
 pub fn with_background_load<const N: usize>(
     judge: impl Fn(&[u8], u32) -> Result<()> + Sync,
     frames: [Vec<u8>; N],
@@ -35,7 +33,7 @@ pub fn with_background_load<const N: usize>(
         stopped.store(true, Ordering::Relaxed);
         let mut judged = [0; N];
         for (judged, thread) in judged.iter_mut().zip(running) {
-            *judged = thread.join().expect("it does not panic")?;
+            *judged = thread.join().expect("the thread does not panic")?;
         }
         done?;
         Ok(judged)

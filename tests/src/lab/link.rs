@@ -1,9 +1,7 @@
-//! A virtual cable between two namespaces.
+//! A veth pair between two namespaces.
 //!
-//! Invariants: a link is silent unless it is asked for otherwise, which is to say that no packet crosses
-//! it but those that somebody sent on purpose (no ARP, no neighbour or router discovery, no group
-//! membership); and each end sends everything that is not its own to the other end. Needs netlink
-//! only, no `ip` command.
+//! Invariants: a silent link carries only packets that a test sends (no ARP, no neighbour or router discovery, no group
+//! membership); and each end has a default route through the other end. Uses netlink, not the `ip` command.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
@@ -19,29 +17,29 @@ use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use super::Namespace;
 
-/// The address of the end whose packets are filtered.
+/// The MAC address of the filtered end.
 pub const HOST_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x0a];
-/// The address of the other end.
+/// The MAC address of the other end.
 pub const PEER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x0b];
 
 /// One end of a link.
 #[derive(Clone, Copy)]
 pub struct VethEnd<'a> {
-    /// Where it is.
+    /// The namespace of this end.
     pub namespace: &'a Namespace,
-    /// Such as `eth0`; the two ends may have the same.
+    /// The name, such as `eth0`; both ends may have the same.
     pub name: &'a str,
-    /// With the length of the network that the two ends share. The other end routes through the first
-    /// of each family; on a silent link it also knows their link-layer address.
+    /// The addresses, with the prefix length of the network that both ends share. The other end routes through the first
+    /// one of each family; on a silent link it also has static neighbour entries for all.
     pub addresses: &'a [IpNet],
 }
 
-/// What crosses a link.
+/// The traffic of a link besides a test's own packets.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum LinkKind {
-    /// Only what somebody sent on purpose.
+    /// None.
     Silent,
-    /// Also what kernels send to find each other and of their own accord.
+    /// The kernels' own packets, such as ARP and neighbour discovery.
     Ordinary,
 }
 
@@ -57,7 +55,7 @@ pub fn connect(kind: LinkKind, host: VethEnd, peer: VethEnd) -> anyhow::Result<(
     address(kind, peer, host, HOST_MAC)
 }
 
-/// Gives the interface `name` more addresses, each on its own: no network comes with them.
+/// Adds addresses to the interface `name`, each with a full-length prefix.
 pub fn add_addresses(
     namespace: &Namespace,
     name: &str,
@@ -90,12 +88,12 @@ fn index_of(end: VethEnd) -> anyhow::Result<u32> {
         .netlink(async |handle| Ok(get(&handle, end.name).await?.header.index))
 }
 
-/// Without ARP the kernel joins no group and asks for no neighbour: that is what makes it silent.
+/// Brings an end up. Without ARP, the kernel joins no group and resolves no neighbour, so the link is silent.
 fn raise(kind: LinkKind, end: VethEnd, index: u32) -> anyhow::Result<()> {
     let is_ordinary = kind == LinkKind::Ordinary;
     if is_ordinary {
         let setting = |name| format!("ipv6/conf/{}/{name}", end.name);
-        // A link-local address, and no waiting till nobody else is found to have it.
+        // A link-local address, without duplicate address detection.
         end.namespace.set(&setting("addr_gen_mode"), "0")?;
         end.namespace.set(&setting("accept_dad"), "0")?;
     }
@@ -109,7 +107,7 @@ fn raise(kind: LinkKind, end: VethEnd, index: u32) -> anyhow::Result<()> {
     })
 }
 
-/// A queue that drops everything stands in until the kernel has seen the carrier.
+/// Waits for the carrier: until then, the kernel uses a queueing discipline that drops all packets.
 fn wait_for_carrier(end: VethEnd) -> anyhow::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(5);
     end.namespace.netlink(async |handle| {
@@ -129,8 +127,7 @@ fn wait_for_carrier(end: VethEnd) -> anyhow::Result<()> {
     })
 }
 
-/// Addresses, routes through the other end, and on a silent link it as a neighbour that is known for
-/// good.
+/// Adds the addresses and the routes through the other end, and on a silent link permanent neighbour entries.
 fn address(kind: LinkKind, end: VethEnd, other: VethEnd, other_mac: [u8; 6]) -> anyhow::Result<()> {
     let known: &[IpNet] = match kind {
         LinkKind::Silent => other.addresses,
@@ -163,7 +160,7 @@ fn address(kind: LinkKind, end: VethEnd, other: VethEnd, other_mac: [u8; 6]) -> 
     })
 }
 
-/// Gives an interface another name.
+/// Renames an interface.
 pub fn rename(namespace: &Namespace, from: &str, to: &str) -> anyhow::Result<()> {
     namespace.netlink(async |handle| {
         let index = get(&handle, from).await?.header.index;

@@ -1,8 +1,7 @@
-//! A network namespace without a name.
+//! An anonymous network namespace.
 //!
-//! Invariant: an open file is all that holds it, so it goes, with every link in it, when the last
-//! of this value, the sockets opened in it and the processes started in it is gone. Knows nothing
-//! of what the namespace is connected to.
+//! Invariant: only an open file, sockets and processes hold the namespace, so the kernel removes it with its links when
+//! the value, its sockets and its processes are gone. Does not know the links of the namespace.
 
 use std::fs::{self, File};
 use std::io;
@@ -19,8 +18,8 @@ use rtnetlink::{Handle, LinkUnspec};
 /// Each namespace's loopback interface has this index.
 const LOOPBACK: u32 = 1;
 
-/// Settings that keep the kernel from sending or dropping packets of its own accord. They apply to
-/// interfaces made later, whatever the machine's own settings are.
+/// Settings that keep the kernel from sending or dropping packets by itself. They apply to interfaces that are created
+/// later, independent of the machine's settings.
 const SETTINGS: &[(&str, &str)] = &[
     ("ipv4/conf/all/rp_filter", "0"),
     ("ipv4/conf/default/rp_filter", "0"),
@@ -30,13 +29,13 @@ const SETTINGS: &[(&str, &str)] = &[
     ("ipv6/conf/default/addr_gen_mode", "1"),
 ];
 
-/// See the module.
+/// An anonymous network namespace.
 pub struct Namespace {
     file: File,
 }
 
 impl Namespace {
-    /// A new one in which only loopback is up.
+    /// Creates a namespace in which only loopback is up.
     pub fn new() -> anyhow::Result<Self> {
         let made = thread::spawn(|| -> io::Result<File> {
             unshare(CloneFlags::CLONE_NEWNET)?;
@@ -62,18 +61,16 @@ impl Namespace {
         Ok(namespace)
     }
 
-    /// Writes a setting of the kernel's that each namespace has of its own, such as
-    /// `ipv4/conf/eth0/forwarding`.
+    /// Writes a sysctl of the namespace below `/proc/sys/net`, such as `ipv4/conf/eth0/forwarding`.
     pub fn set(&self, name: &str, value: &str) -> anyhow::Result<()> {
         let path = format!("/proc/sys/net/{name}");
         self.run(|| fs::write(&path, value))
             .with_context(|| format!("cannot write {value} to {path}"))
     }
 
-    /// Runs `task` in a thread inside the namespace, and waits for it. Sockets that it opens and
-    /// threads that it starts stay inside.
+    /// Runs `task` in a thread inside the namespace, and waits for its end. Its sockets and threads stay in the namespace.
     ///
-    /// Start no process here: [`Program`](super::Program) dies with the thread that started it.
+    /// Must not start a process: the kernel kills a [`Program`](super::Program) with the thread that started it.
     pub fn run<T: Send>(&self, task: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let inside = scope.spawn(|| {
@@ -84,7 +81,7 @@ impl Namespace {
         })
     }
 
-    /// A command whose process runs inside the namespace.
+    /// Returns a command whose process runs inside the namespace.
     #[expect(
         unsafe_code,
         reason = "the child enters the namespace between fork and exec"

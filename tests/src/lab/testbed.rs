@@ -1,6 +1,6 @@
-//! A host whose `eth0` leads to a peer, and folders for one instance of the program under test.
+//! A host whose `eth0` is connected to a peer, with directories for one instance of the program under test.
 //!
-//! Knows which options the program takes for its paths, and that a `run` says when it is ready.
+//! Depends on the program's options for paths, and on the line that `run` prints when it is ready.
 
 use std::ffi::OsStr;
 use std::process::Command;
@@ -18,34 +18,34 @@ const PATIENCE: Duration = Duration::from_mins(3);
 const HOST: [&str; 2] = ["198.51.100.1/24", "2001:db8:1::1/64"];
 const PEER: [&str; 2] = ["198.51.100.2/24", "2001:db8:1::2/64"];
 
-/// See the module. Make it in the thread that uses it, as [`Scratch`] asks.
+/// A host and a peer. [`Scratch`] requires that the thread that creates it also uses it.
 pub struct Testbed {
-    /// Where the instance keeps everything.
+    /// The directories of the instance.
     pub scratch: Scratch,
-    /// `198.51.100.1` and `2001:db8:1::1`, where the program runs.
+    /// The namespace of the program: `198.51.100.1` and `2001:db8:1::1`.
     pub host: Namespace,
-    /// `198.51.100.2` and `2001:db8:1::2`.
+    /// The namespace of the peer: `198.51.100.2` and `2001:db8:1::2`.
     pub peer: Namespace,
 }
 
 /// A process that has ended.
 #[derive(Debug)]
 pub struct Ended {
-    /// Its exit code; none if a signal ended it.
+    /// The exit code; `None` if a signal ended the process.
     pub code: Option<i32>,
-    /// All that it printed on standard output.
+    /// The standard output.
     pub stdout: String,
-    /// All that it printed on standard error.
+    /// The standard error.
     pub stderr: String,
 }
 
 impl Testbed {
-    /// On a silent link. Nothing runs yet.
+    /// Creates a testbed with a silent link. Starts no process.
     pub fn new() -> anyhow::Result<Self> {
         Self::on(LinkKind::Silent)
     }
 
-    /// Nothing runs yet.
+    /// Creates a testbed with a link of this kind. Starts no process.
     pub fn on(kind: LinkKind) -> anyhow::Result<Self> {
         let site = Self {
             scratch: Scratch::new()?,
@@ -56,12 +56,12 @@ impl Testbed {
         Ok(site)
     }
 
-    /// One more link, silent, whose two ends have the same name.
+    /// Adds a silent link whose two ends have the same name.
     pub fn link(&self, name: &str, host: [&str; 2], peer: [&str; 2]) -> anyhow::Result<()> {
         self.connect(LinkKind::Silent, name, host, peer)
     }
 
-    /// The same, as `eth1`, with addresses like those of `eth0`.
+    /// Adds a silent link `eth1` with addresses like those of `eth0`.
     pub fn second_link(&self) -> anyhow::Result<()> {
         self.link(
             "eth1",
@@ -92,7 +92,7 @@ impl Testbed {
         )
     }
 
-    /// The program on the host. A path that is not among the arguments is this site's.
+    /// Returns a command that runs the program on the host. Paths that the arguments do not set are the testbed's.
     pub fn command<A: AsRef<OsStr>>(&self, arguments: &[A]) -> anyhow::Result<Command> {
         let mut command = self.host.command(allowlist()?)?;
         command.args(arguments);
@@ -109,7 +109,7 @@ impl Testbed {
         Ended::of(self.command(arguments)?)
     }
 
-    /// Starts `allowlist run`, and returns when it says that it is ready.
+    /// Starts `allowlist run`, and returns when it reports that it is ready.
     pub fn filter<A: AsRef<OsStr>>(&self, arguments: &[A]) -> anyhow::Result<Program> {
         let run = iter::once(OsStr::new("run"));
         let arguments: Vec<&OsStr> = run.chain(arguments.iter().map(AsRef::as_ref)).collect();
@@ -118,16 +118,16 @@ impl Testbed {
         Ok(filter)
     }
 
-    /// What a command prints with `--json`.
+    /// Returns the output of a command with `--json`.
     pub fn json(&self, command: &str) -> anyhow::Result<Value> {
         let ended = self.run(&[command, "--json"])?;
-        // A status that says no is one too.
+        // `status` exits with 3 if the filter has a problem.
         let is_status = command == "status" && ended.code == Some(3);
         ensure!(ended.code == Some(0) || is_status, "{ended:?}");
         serde_json::from_str(&ended.stdout).with_context(|| ended.stdout)
     }
 
-    /// What the kernel counted on an interface, without what is 0: `{"pass allowed": 2}`.
+    /// Returns the nonzero counters of an interface: `{"pass allowed": 2}`.
     pub fn counted(&self, interface: &str) -> anyhow::Result<Value> {
         let status = self.json("status")?;
         let counters = &status["counters"][interface];
@@ -140,7 +140,7 @@ impl Testbed {
         Ok(Value::Object(counted.collect()))
     }
 
-    /// What was sent is counted so, and soon: a busy kernel may take a packet up a little later.
+    /// Waits until the counters are as expected: a busy kernel processes a packet later.
     pub fn check_counted(&self, interface: &str, expected: &Value) -> anyhow::Result<()> {
         eventually(|| Ok(self.counted(interface)? == *expected)).with_context(|| {
             let found = self.counted(interface);
@@ -149,13 +149,13 @@ impl Testbed {
     }
 }
 
-/// Waits until it is so.
+/// Waits until the condition is true.
 pub fn eventually(mut condition: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !condition()? {
         ensure!(
             Instant::now() < deadline,
-            "it did not come true in {PATIENCE:?}"
+            "the condition is still false after {PATIENCE:?}"
         );
         thread::sleep(Duration::from_millis(20));
     }
