@@ -1,7 +1,7 @@
-//! Who sends what to the host, and what should become of it.
+//! The packets of the demo with their expected decisions.
 //!
-//! Invariant: the vendors' addresses stand here a second time, as their pages gave them, and not as
-//! the catalogue has them: so the demo also proves the catalogue. Knows no kernel and no socket.
+//! Invariant: the vendors' addresses are copied from the vendors' pages and not from the catalogue, so the demo also checks
+//! the catalogue. Uses neither the kernel nor sockets.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use allowlist_common::verdict::{Reason, Verdict};
 use ipnet::IpNet;
 
-/// Where PagerDuty's webhooks came from when its documentation showed the answer of the old URL.
+/// The sources of PagerDuty's webhooks, from the example of the old URL in its documentation.
 pub(crate) const PAGERDUTY: [&str; 17] = [
     "52.13.4.226",
     "54.176.87.101",
@@ -88,7 +88,7 @@ const FRESHCHAT: [&str; 43] = [
 /// The operator's own networks.
 pub(crate) const OFFICE: [&str; 2] = ["203.0.113.0/24", "2001:db8:7::/48"];
 
-/// Somebody from nowhere near the others.
+/// Addresses of no source, and next to none.
 const STRANGERS: [&str; 2] = ["192.0.2.66", "2001:db8:bad::66"];
 
 /// Open to the vendors and the office.
@@ -98,24 +98,24 @@ pub(crate) const SSH: Port = Port::Tcp(22);
 /// Ports that no service covers.
 pub(crate) const UNPROTECTED: [Port; 2] = [Port::Tcp(8080), Port::Udp(9000)];
 
-/// Where a packet goes.
+/// The destination port of a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Port {
     Tcp(u16),
     Udp(u16),
 }
 
-/// Whose an address is.
+/// The owner of an address.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Owner {
     /// The source of that name.
     Source(&'static str),
-    /// Nobody's, and the next address after one of the source of that name.
+    /// No source; the next address after a prefix of this source.
     NextTo(&'static str),
     Nobody,
 }
 
-/// What becomes of a packet, and why.
+/// A verdict with its reason.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Decision {
     pub(crate) verdict: Verdict,
@@ -130,7 +130,7 @@ pub(crate) struct Packet {
     pub(crate) expected: Decision,
 }
 
-/// All of them, with `pagerduty` as that vendor's prefixes.
+/// Returns all packets, with `pagerduty` as that vendor's prefixes.
 pub(crate) fn packets(pagerduty: &[IpNet]) -> Vec<Packet> {
     let sources = [
         ("pagerduty", pagerduty.to_vec()),

@@ -1,8 +1,8 @@
 //! `allowlist-demo`: the filter at work, without touching the machine's own network.
 //!
-//! `topology` sets up a host, an internet and the filter between them; `fixtures` says who sends what and
-//! what should become of it; `probe` sends it; `report` shows what became of it. Invariant: all
-//! that it makes belongs to this process, so that nothing is left behind, however it ends.
+//! `topology` creates a host with the filter, and an internet; `fixtures` has the packets with their expected decisions;
+//! `probe` sends them; `report` prints the results. Invariant: all kernel objects belong to this process, so the kernel
+//! removes them at its end.
 
 mod counters;
 mod fixtures;
@@ -70,7 +70,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
     let count = observed.len();
     ensure!(
         disagreements.is_empty(),
-        "{count} packets, of which {} fared otherwise than they should",
+        "{count} packets, of which {} have an unexpected result",
         disagreements.len()
     );
     if !options.json {

@@ -1,6 +1,6 @@
-//! The set: a host, an internet that owns every sender's address, a link, and the filter on it.
+//! The topology: a host with the filter, a namespace with the addresses of all senders, and a link between them.
 //!
-//! Invariant: nothing of it is on the machine's own network or disk.
+//! Invariant: uses neither the machine's own network nor its disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -20,7 +20,7 @@ use ipnet::IpNet;
 use super::counters;
 use super::fixtures::{OFFICE, PAGERDUTY, Packet, networks};
 
-/// What `Topology::new` makes.
+/// The description of the topology for users.
 pub(crate) const SUMMARY: &str = "\
 A host and an internet, two network namespaces with a link between them. On the host allowlist
 filters what eth0 receives, in native mode: tcp/443 is for pagerduty, workato, freshchat and the
@@ -38,14 +38,14 @@ const FETCHED: &str = "pagerduty-webhooks-us";
 /// Long enough for a machine that is busy building.
 const START: Duration = Duration::from_secs(30);
 
-/// See the module. Fields are dropped in this order.
+/// The host, the internet and the filter. Fields are dropped in this order.
 pub(crate) struct Topology {
     _filter: Program,
     _vendor: Vendor,
     scratch: Scratch,
-    /// What the filter protects.
+    /// The namespace of the filter.
     pub(crate) host: Namespace,
-    /// Everybody else.
+    /// The namespace of all senders.
     pub(crate) internet: Namespace,
 }
 
@@ -93,13 +93,13 @@ impl Topology {
         })
     }
 
-    /// What the kernel counted on the host's interface so far.
+    /// Returns the counters of the host's interface.
     pub(crate) fn counters(&self) -> anyhow::Result<Counters> {
         counters::read(self.scratch.pin_dir(), INTERFACE)
     }
 }
 
-/// Where a packet from `source` reaches the host.
+/// Returns the host's address of the same family as `source`, with a port.
 pub(crate) fn host_address(source: IpAddr, port: u16) -> SocketAddr {
     let addresses = networks(&HOST).into_iter().map(|network| network.addr());
     let mut same_family = addresses.filter(|address| address.is_ipv4() == source.is_ipv4());
@@ -126,7 +126,7 @@ pub(crate) fn pagerduty(online: bool) -> anyhow::Result<Vec<IpNet>> {
     match answer {
         source::Answer::List(fetched) => Ok(fetched.prefixes),
         source::Answer::Unchanged(_) => {
-            anyhow::bail!("nothing new, said a vendor that was not asked")
+            anyhow::bail!("the vendor answered an unconditional request with 304")
         }
     }
 }

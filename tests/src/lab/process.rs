@@ -1,7 +1,7 @@
-//! A program as a process: its output line by line, and its end.
+//! A running program: its output line by line, and its exit status.
 //!
-//! Invariant: the process does not outlive the value, nor the thread that started it: the kernel
-//! kills it with that thread. Knows nothing of what the program prints.
+//! Invariant: the process ends with the value, and with the thread that started it: the kernel kills it with that thread.
+//! Does not depend on the content of the output.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
@@ -18,10 +18,10 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpid, getppid};
 
-/// How often to look whether a process has ended.
+/// The interval between checks for the end of a process.
 const POLL: Duration = Duration::from_millis(5);
 
-/// Where the program under test is: `ALLOWLIST_BIN`, else the same build as this one.
+/// Returns the path of the program under test: `ALLOWLIST_BIN`, or the program of the same build.
 pub fn allowlist() -> anyhow::Result<PathBuf> {
     let path = match env::var_os("ALLOWLIST_BIN") {
         Some(path) => PathBuf::from(path),
@@ -50,7 +50,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts `command` with nothing to read and both outputs collected.
+    /// Starts `command` with an empty standard input, and collects both outputs.
     #[expect(
         unsafe_code,
         reason = "the child asks for its parent's death between fork and exec"
@@ -90,12 +90,12 @@ impl Program {
         })
     }
 
-    /// Its process number.
+    /// Returns the process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// The first line of either output that contains `text`, as soon as there is one.
+    /// Waits for a line of either output that contains `text`, and returns the first one.
     pub fn wait_for_line(&self, text: &str, timeout: Duration) -> anyhow::Result<String> {
         let deadline = Instant::now() + timeout;
         let mut lines = self.output.lock();
@@ -114,7 +114,7 @@ impl Program {
         }
     }
 
-    /// How the process ended, if it does in time.
+    /// Waits for the end of the process, and returns its exit status.
     pub fn wait(&mut self, timeout: Duration) -> anyhow::Result<ExitStatus> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -132,13 +132,13 @@ impl Program {
         }
     }
 
-    /// Sends a signal, and waits for the end that should follow.
+    /// Sends a signal, and waits for the end of the process.
     pub fn stop(&mut self, signal: Signal, timeout: Duration) -> anyhow::Result<ExitStatus> {
         self.signal(signal)?;
         self.wait(timeout)
     }
 
-    /// Sends it a signal, such as Ctrl-C's. Nothing happens when it has ended.
+    /// Sends a signal. Does nothing if the process has ended.
     pub fn signal(&mut self, signal: Signal) -> anyhow::Result<()> {
         // Until it is waited for, the number is not given to another process.
         if self.child.try_wait()?.is_none() {
@@ -147,17 +147,17 @@ impl Program {
         Ok(())
     }
 
-    /// What it printed on standard output so far.
+    /// Returns the standard output so far.
     pub fn stdout(&self) -> String {
         self.output.lock().of(Stream::Stdout)
     }
 
-    /// What it printed on standard error so far.
+    /// Returns the standard error so far.
     pub fn stderr(&self) -> String {
         self.output.lock().of(Stream::Stderr)
     }
 
-    /// All that it printed so far, in the order in which it was read.
+    /// Returns both outputs so far, in the order in which they were read.
     pub fn output(&self) -> String {
         self.output.lock().to_string()
     }
@@ -178,7 +178,7 @@ impl Drop for Program {
     }
 }
 
-/// What a process printed, and a bell that rings when there is more.
+/// The output of a process, with a condition variable for new lines.
 #[derive(Default)]
 struct Output {
     lines: Mutex<Lines>,
@@ -247,7 +247,7 @@ fn collect(
     })
 }
 
-/// Whatever bytes it holds: a program that prints nonsense should show it.
+/// Reads a line, and replaces bytes that are not UTF-8.
 fn next_line(reader: &mut impl BufRead) -> io::Result<Option<String>> {
     let mut bytes = Vec::new();
     reader.read_until(b'\n', &mut bytes)?;

@@ -2,7 +2,7 @@
 //! to eight extension headers, packets that are longer than their length field can state, TCP, UDP, SCTP and ICMP, and what
 //! ICMP's errors quote.
 //!
-//! Shares no code with the parser that ships: it cuts slices, and what does not fit is malformed.
+//! Shares no code with the shipped parser: it takes slices, and a frame that is too short for one is malformed.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -10,14 +10,14 @@ use allowlist_common::packet::{ICMP, ICMPV6, Malformed, SCTP, TCP, UDP};
 
 use super::{Content, Packet};
 
-/// What a frame is.
+/// A parsed frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ParsedFrame {
-    /// It contradicts itself or its length, or hides what is in it.
+    /// A malformed frame: inconsistent, cut short, or with too many VLAN tags.
     Malformed(Malformed),
     /// ARP.
     Arp,
-    /// Neither that nor IP.
+    /// Neither ARP nor IP.
     NotIp,
     /// IPv4 or IPv6.
     Ip(Packet),
@@ -29,7 +29,7 @@ pub const EXTENSIONS: [u8; 5] = [0, 43, FRAGMENT, AUTHENTICATION, 60];
 const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 
-/// What a frame is.
+/// Parses a frame.
 pub fn dissect(frame: &[u8]) -> ParsedFrame {
     let (kind, rest) = match untagged(frame) {
         Ok(found) => found,
@@ -44,7 +44,7 @@ pub fn dissect(frame: &[u8]) -> ParsedFrame {
     packet.map_or_else(ParsedFrame::Malformed, ParsedFrame::Ip)
 }
 
-/// The type of what is in the frame, and that.
+/// Returns the EtherType behind the VLAN tags, and the bytes after it.
 fn untagged(frame: &[u8]) -> Result<(u16, &[u8]), Malformed> {
     let is_tag = |kind| kind == 0x8100 || kind == 0x88a8;
     let mut kind = number(frame, 12).ok_or(Malformed::EthernetHeader)?;

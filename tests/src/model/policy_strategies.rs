@@ -1,5 +1,5 @@
-//! Random policies, rules and traffic, from a universe so small that prefixes overlap, ports meet and
-//! packets hit.
+//! Strategies for random policies, rules and traffic, from so few addresses and ports that prefixes and ports overlap and
+//! packets match.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -21,18 +21,18 @@ use super::traffic::{Moment, traffic};
 /// both are published at once.
 pub const INTERFACES: [&str; 2] = ["lan0", "wan0"];
 
-/// A policy with prefixes, and what is sent and received under it.
+/// A policy with prefixes, and the traffic under it.
 #[derive(Clone)]
 pub struct Scenario {
-    /// Who may reach what.
+    /// The policy.
     pub policy: Policy,
-    /// With these prefixes.
+    /// The prefixes of its sources.
     pub snapshot: Snapshot,
-    /// And this for the rest.
+    /// The rules for packets that no service decides.
     pub rules: Rules,
-    /// Whether drops are drops.
+    /// The mode.
     pub mode: Mode,
-    /// What is sent and received, in order.
+    /// The sent and received frames, in order.
     pub traffic: Vec<Moment>,
 }
 
@@ -131,7 +131,7 @@ impl fmt::Debug for Scenario {
     }
 }
 
-/// More closed hosts than open ones, and more that track: there is more to go wrong with them.
+/// Prefers drop as the default and flow tracking, since these have more cases.
 fn rules() -> impl Strategy<Value = Rules> {
     let default = prop_oneof![1 => Just(DefaultVerdict::Pass), 3 => Just(DefaultVerdict::Drop)];
     let return_traffic = prop_oneof![
@@ -241,7 +241,7 @@ fn address() -> impl Strategy<Value = IpAddr> {
     ]
 }
 
-/// A few bits here and there, so that prefixes meet.
+/// An address that differs from others in a few bits, so that prefixes overlap.
 fn address_v4() -> impl Strategy<Value = Ipv4Addr> {
     (0_u32..4, 0_u32..4, 0_u32..4).prop_map(|(high, middle, low)| {
         Ipv4Addr::from_bits(0x0a00_0000 | high << 22 | middle << 11 | low)

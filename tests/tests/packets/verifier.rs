@@ -1,4 +1,4 @@
-//! What the verifier has to walk for each program, on the kernel that the tests run on.
+//! The number of instructions that the verifier processes for each program, on the kernel of the tests.
 
 use allowlist_tests::{require_root, skip};
 use allowlist_user::dataplane::verify;
@@ -25,7 +25,7 @@ fn the_verifier_walks_no_more_than_a_fifth_of_its_limit() {
     }
 }
 
-/// What is traced costs; what is not traced is not even walked, and what is not walked the kernel removes.
+/// The verifier does not process the trace code if tracing is off, and the kernel removes unprocessed code.
 #[test]
 fn a_trace_that_is_off_is_removed_at_load() {
     require_root!();
