@@ -1,5 +1,5 @@
-//! A group of frames by the kernel and by the host: each must end as its row says, be counted once and
-//! so, and change no other counter. In one piece, in several, and longer than it was.
+//! Runs a group of frames in the kernel and on the host, and compares verdict, reason and all counters with each row. In
+//! the kernel also in two buffers, and lengthened.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,7 @@ const LONGER: [usize; 2] = [4100, 9000];
 /// Where first pieces end: behind Ethernet, in and behind the IP headers, in and behind the transport's.
 const FIRST_PIECES: [usize; 8] = [14, 16, 20, 34, 36, 40, 54, 62];
 
-/// A configuration, and what it compiles to.
+/// A configuration with its compiled tables.
 pub(crate) struct Compiled {
     pub(crate) config: Config,
     pub(crate) tables: Tables,
@@ -35,7 +35,7 @@ impl Compiled {
         Self { config, tables }
     }
 
-    /// With that as the default verdict of its configuration.
+    /// Returns the expected verdict, under the default verdict of the configuration.
     pub(crate) fn verdict(&self, end: &Expected) -> Verdict {
         end.verdict.unwrap_or(match self.config.rules.default {
             DefaultVerdict::Pass => Verdict::Pass,
@@ -62,7 +62,7 @@ impl Compiled {
     }
 }
 
-/// Whole, and made longer.
+/// Checks each row in the kernel, unchanged and lengthened.
 pub(crate) fn in_the_kernel(groups: &[Group]) {
     each_row(groups, |compiled, kernel, row, wrong| {
         let mut ran = |what: &str, frame: &[u8]| {
@@ -79,11 +79,11 @@ pub(crate) fn in_the_kernel(groups: &[Group]) {
     });
 }
 
-/// In two pieces, the first of which ends in some header.
+/// Checks each row in two buffers, the first of which ends in a header.
 pub(crate) fn in_pieces(groups: &[Group]) {
     each_row(groups, |compiled, kernel, row, wrong| {
         for first in FIRST_PIECES {
-            // What comes behind a packet that is all in the first piece is nobody's, and not counted.
+            // Bytes behind a packet that is complete in the first buffer belong to no packet, and are not counted.
             if first < row.frame.len() && packet_end(&row.frame).is_none_or(|end| first < end) {
                 let run = |kernel: &Kernel| kernel.run_in_pieces(&row.frame, first);
                 let what = format!("first piece of {first} bytes");
@@ -93,7 +93,7 @@ pub(crate) fn in_pieces(groups: &[Group]) {
     });
 }
 
-/// The frame with more at its end: more of its packet, unless that, or what it quotes, has to stay short.
+/// Lengthens a frame, and its packet unless that is malformed or an ICMP error.
 fn lengthened(Row { frame, end, .. }: &Row, length: usize) -> Vec<u8> {
     let mut longer = frame.clone();
     longer.resize(length, 0);
@@ -106,17 +106,17 @@ fn lengthened(Row { frame, end, .. }: &Row, length: usize) -> Vec<u8> {
     longer
 }
 
-/// Where the packet in a frame ends by its IP header, which may be wrong.
+/// Returns the end of the packet according to its IP header, which may be wrong.
 fn packet_end(frame: &[u8]) -> Option<usize> {
     let (at, before) = ip_length(frame)?;
     let bytes = frame.get(at..at + 2)?.try_into().ok()?;
     if bytes == [0, 0] && frame.len() > before + usize::from(u16::MAX) {
-        return None; // more than it can state
+        return None; // longer than the field can state
     }
     Some(before + usize::from(u16::from_be_bytes(bytes)))
 }
 
-/// Where an IP header says how long the packet is, and what it does not count.
+/// Returns the offset of the length field of the IP header, and the number of bytes that the field does not count.
 fn ip_length(frame: &[u8]) -> Option<(usize, usize)> {
     let mut start = 14;
     while matches!(frame.get(start - 2..start)?, [0x81, 0] | [0x88, 0xa8]) {
@@ -129,7 +129,7 @@ fn ip_length(frame: &[u8]) -> Option<(usize, usize)> {
     }
 }
 
-/// By the same logic, compiled for the host.
+/// Checks each row against the same logic, compiled for the host.
 pub(crate) fn on_the_host(groups: &[Group]) {
     let mut wrong = Vec::new();
     for group in groups {
@@ -169,13 +169,13 @@ pub(crate) fn on_the_host(groups: &[Group]) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Runs something for each row, under its group's configuration and after what the group's host sent.
+/// Calls `run` for each row, under the configuration of its group and after the frames that the group's host sent.
 fn each_row(groups: &[Group], mut run: impl FnMut(&Compiled, &Kernel, &Row, &mut Vec<String>)) {
     let mut wrong = Vec::new();
     let mut kernel = Kernel::new();
     for group in groups {
         let compiled = Compiled::of(&group.config);
-        // So that no group finds another one's flows. Otherwise the same: loading takes long.
+        // Groups share one kernel, since loading takes long, but no flows.
         kernel.forget_sent();
         compiled.publish(&mut kernel);
         let mut names = BTreeSet::new();
@@ -187,7 +187,7 @@ fn each_row(groups: &[Group], mut run: impl FnMut(&Compiled, &Kernel, &Row, &mut
                 group.name,
                 row.description
             );
-            // For each row, so that no flow is too old for the last one on a slow machine.
+            // Repeated for each row, so that no flow expires on a slow machine.
             group.sent.iter().for_each(|frame| kernel.send(frame));
             run(&compiled, &kernel, row, &mut of_group);
         }
@@ -206,7 +206,7 @@ fn each_row(groups: &[Group], mut run: impl FnMut(&Compiled, &Kernel, &Row, &mut
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Runs one frame, and returns what is wrong with its end.
+/// Runs one frame, and returns the difference from its row.
 fn check(
     compiled: &Compiled,
     kernel: &Kernel,
@@ -230,7 +230,7 @@ fn check(
     (action != wanted).then(|| format!("{description}, {what}: action {action}, not {wanted}"))
 }
 
-/// What one frame changes, in words.
+/// Returns the expected changes of the counters, as text.
 fn expected(compiled: &Compiled, end: &Expected, bytes: usize) -> Vec<String> {
     let verdict = compiled.verdict(end);
     let mut changes = vec![of_end(1, verdict, end.reason)];
@@ -272,7 +272,7 @@ impl Counts {
         }
     }
 
-    /// What changed, in words.
+    /// Returns the changes since `before`, as text.
     fn since(&self, before: &Self, names: &Names) -> Vec<String> {
         let mut changes = Vec::new();
         for verdict in Verdict::ALL {

@@ -1,7 +1,7 @@
-//! Hand-made frames, and how each must end: verdict, reason, and what is counted for whom.
+//! Hand-made frames with the expected verdict, reason and counters.
 //!
-//! A [`Group`] is a table of rows under one configuration. Each decision of `judge` is in some group
-//! on both of its sides. Knows neither the kernel nor the host: `check` asks both.
+//! A [`Group`] is a table of rows under one configuration. Each decision of `judge` is in a group
+//! on both of its sides. Uses neither the kernel nor the host: `check` runs the frames on both.
 
 mod answers;
 mod basic;
@@ -18,37 +18,37 @@ pub(crate) use build::{VENDOR, host, icmp, icmp_of, ip, packet, ported, tcp, udp
 
 /// Frames under one configuration.
 pub(crate) struct Group {
-    /// What is special about it.
+    /// The name.
     pub(crate) name: String,
     /// The configuration file.
     pub(crate) config: String,
-    /// What the host sent before.
+    /// The frames that the host sent before.
     pub(crate) sent: Vec<Vec<u8>>,
-    /// What arrives.
+    /// The frames that arrive.
     pub(crate) rows: Vec<Row>,
 }
 
 /// One frame that arrives.
 pub(crate) struct Row {
-    /// What is said of it.
+    /// The case.
     pub(crate) description: String,
-    /// Its bytes.
+    /// The bytes.
     pub(crate) frame: Vec<u8>,
-    /// How it ends.
+    /// The expected decision.
     pub(crate) end: Expected,
 }
 
-/// How a frame ends.
+/// The expected decision and counters of a frame.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Expected {
     /// `None` is the default verdict.
     pub(crate) verdict: Option<Verdict>,
     pub(crate) reason: Reason,
-    /// The sources that it is counted for, in order, with blanks between.
+    /// The counted sources, in order, separated by spaces.
     pub(crate) sources: &'static str,
-    /// Likewise the services.
+    /// The counted services, in order, separated by spaces.
     pub(crate) services: &'static str,
-    /// Whether it only ends so because the frame ends where it does.
+    /// Whether the decision depends on the end of the frame.
     pub(crate) is_cut: bool,
 }
 
@@ -64,17 +64,17 @@ impl Expected {
     }
 }
 
-/// Passes for a reason that is nobody's.
+/// Passes, without a source or a service.
 const fn pass(reason: Reason) -> Expected {
     Expected::new(Verdict::Pass, reason)
 }
 
-/// Likewise drops.
+/// Drops, without a source or a service.
 const fn drop(reason: Reason) -> Expected {
     Expected::new(Verdict::Drop, reason)
 }
 
-/// Passes, since the sources may reach the services; no services where no port can be seen.
+/// Passes, since the services allow the sources; no services if the packet has no port.
 const fn allowed(sources: &'static str, services: &'static str) -> Expected {
     Expected {
         sources,
@@ -130,13 +130,13 @@ impl Group {
         }
     }
 
-    /// After the host sent these.
+    /// Returns the group with frames that the host sent before.
     fn after(self, sent: Vec<Vec<u8>>) -> Self {
         Self { sent, ..self }
     }
 }
 
-/// The policy that most frames are judged under.
+/// The policy of most groups.
 pub(crate) const POLICY: &str = r#"
     [services.web]
     ports = ["tcp/443", "tcp/8443-8445"]
@@ -149,7 +149,7 @@ pub(crate) const POLICY: &str = r#"
     allow = ["office"]
 "#;
 
-/// Who is who.
+/// The sources of that policy.
 pub(crate) const SOURCES: &str = r#"
     [sources.vendor]
     prefixes = ["192.0.2.0/28", "2001:db8:1::/64"]
@@ -157,12 +157,12 @@ pub(crate) const SOURCES: &str = r#"
     prefixes = ["203.0.113.0/24", "2001:db8:7::/48"]
 "#;
 
-/// `settings`, and then the policy and the sources.
+/// Returns `settings` followed by the policy and the sources.
 pub(crate) fn config(settings: &str) -> String {
     [settings, POLICY, SOURCES].concat()
 }
 
-/// All groups.
+/// Returns all groups.
 pub(crate) fn groups() -> Vec<Group> {
     [
         basic_groups(),
@@ -176,7 +176,7 @@ pub(crate) fn groups() -> Vec<Group> {
     .collect()
 }
 
-/// The frames that need no other than the basic policy, under each default verdict and mode.
+/// Returns the frames under the basic policy, with each default verdict and mode.
 fn basic_groups() -> Vec<Group> {
     let settings = [
         ("default pass", ""),

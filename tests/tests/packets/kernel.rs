@@ -1,4 +1,4 @@
-//! The shipped programs in the kernel, with maps of their own, loaded and attached to nothing.
+//! The shipped programs in the kernel, loaded with maps of their own and attached nowhere.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -18,19 +18,19 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 
-/// What the program tells the driver to do.
+/// The return code that drops a packet.
 pub(crate) const XDP_DROP: u32 = 1;
-/// Likewise.
+/// The return code that passes a packet.
 pub(crate) const XDP_PASS: u32 = 2;
 
 /// The interface of slot 0.
 pub(crate) const INTERFACE: &str = "eth0";
 
-/// The programs, loaded and attached to nothing.
+/// The programs, loaded and attached nowhere.
 pub(crate) struct Kernel {
     scratch: Scratch,
     dataplane: Dataplane,
-    /// By slot of the interface that they would be on.
+    /// By slot of the interface.
     objects: Vec<Ebpf>,
     marking: Marking,
     marks: RefCell<Array<MapData, Marking>>,
@@ -93,7 +93,7 @@ impl Kernel {
         ports.get(&port.into(), 0).expect("a port")
     }
 
-    /// The same, set.
+    /// Sets the entry of a local UDP port.
     pub(crate) fn set_foreign_port(&self, port: u16, known: ForeignPort) {
         let mut ports = self.foreign_ports.borrow_mut();
         ports.set(port.into(), known, 0).expect("a port");
@@ -124,7 +124,7 @@ impl Kernel {
         self.marking = marking;
     }
 
-    /// With nothing but a default verdict.
+    /// Publishes with a default verdict and no other rules.
     pub(crate) fn publish(&mut self, tables: &Tables, mode: Mode, default: Verdict) {
         self.publish_on(tables, mode, rules(default), &[]);
     }
@@ -144,12 +144,12 @@ impl Kernel {
             .publish(tables, mode, &rules, &interfaces)
             .expect("a publish");
         if self.dataplane.table_bytes() != before {
-            // What the dataplane does for links.
+            // The dataplane does the same for links.
             self.objects = load(&self.dataplane, self.objects.len() as u32);
         }
     }
 
-    /// What publishes, and the program of slot 0 beside it: so that one can run while the other does.
+    /// Returns the dataplane and the program of slot 0, so that a test can use both at the same time.
     pub(crate) fn parts(&mut self) -> (&mut Dataplane, &Xdp) {
         let program = self.objects[0].program(PROGRAM).expect("loaded");
         (
@@ -158,7 +158,7 @@ impl Kernel {
         )
     }
 
-    /// What comes next waits so long to be confirmed.
+    /// Requires that the next change is confirmed within this time.
     pub(crate) fn guard(&mut self, within: Duration) {
         self.dataplane.arm_rollback(within).expect("a guard");
     }
@@ -171,12 +171,12 @@ impl Kernel {
         self.dataplane.restore(found).expect("to go back");
     }
 
-    /// What the driver is told to do with a frame.
+    /// Runs the filter on a frame, and returns its return code.
     pub(crate) fn run(&self, frame: &[u8]) -> u32 {
         self.receive(0, frame)
     }
 
-    /// The same in the words of `allowlist_common`.
+    /// Runs the filter on a frame, and returns the verdict.
     pub(crate) fn verdict(&self, frame: &[u8]) -> Verdict {
         match self.run(frame) {
             XDP_PASS => Verdict::Pass,
@@ -185,12 +185,12 @@ impl Kernel {
         }
     }
 
-    /// The same, on the interface in a slot.
+    /// Runs the filter of a slot on a frame, and returns its return code.
     pub(crate) fn receive(&self, slot: usize, frame: &[u8]) -> u32 {
         self.test_run(slot, frame_of(frame))
     }
 
-    /// What the driver is told to do with a frame whose first piece has so many bytes. Linux 6.18 learnt that.
+    /// Runs the filter on a frame whose first buffer has this many bytes. Needs Linux 6.18.
     pub(crate) fn run_in_pieces(&self, frame: &[u8], first: usize) -> u32 {
         // The kernel's `struct xdp_md`, of which only the first two are looked at: data, data_end.
         let mut context = [0; 24];
@@ -211,12 +211,12 @@ impl Kernel {
         program.test_run(run).expect("a test run").return_value
     }
 
-    /// The host sends a frame.
+    /// Runs the flow tracker on a frame.
     pub(crate) fn send(&self, frame: &[u8]) {
         self.send_on(0, frame);
     }
 
-    /// The same, on the interface in a slot.
+    /// Runs the flow tracker of a slot on a frame.
     pub(crate) fn send_on(&self, slot: usize, frame: &[u8]) {
         /// To the next program, whatever the frame is.
         const TCX_NEXT: u32 = u32::MAX;
@@ -237,7 +237,7 @@ impl Kernel {
         assert_eq!(run.return_value, TCX_NEXT, "of {frame:02x?}");
     }
 
-    /// As if nothing had ever been sent.
+    /// Removes all flows.
     pub(crate) fn forget_sent(&mut self) {
         let mut ports = std::collections::BTreeSet::new();
         for name in [FLOWS, PEERS, FOREIGN] {
@@ -273,7 +273,7 @@ impl Kernel {
         self.counters_of(0)
     }
 
-    /// What was counted on the interface in a slot, by the object's own map: a system call a look.
+    /// Returns the counters of a slot, read from the object's map with one system call.
     pub(crate) fn counters_of(&self, slot: u32) -> Counters {
         let map = self.objects[0].map(COUNTERS).expect("a map");
         let counters: PerCpuArray<_, Counters> = map.try_into().expect("of counters");
@@ -288,7 +288,7 @@ impl Kernel {
         sum
     }
 
-    /// What the maps hold.
+    /// Opens a view of the maps.
     pub(crate) fn view(&self) -> View {
         View::open(self.scratch.pin_dir()).expect("pinned maps")
     }
@@ -320,7 +320,7 @@ fn load(dataplane: &Dataplane, slots: u32) -> Vec<Ebpf> {
         .collect()
 }
 
-/// Rules by which nothing is an answer.
+/// Returns rules without return traffic.
 pub(crate) fn rules(default: Verdict) -> Rules {
     Rules {
         default: match default {

@@ -36,15 +36,15 @@ use check::Compiled;
 use frames::{Group, VENDOR, config, groups, tcp};
 use kernel::{INTERFACE, Kernel, XDP_DROP, XDP_PASS};
 
-/// Under every configuration, as it comes and longer than it was.
+/// Under every configuration, unchanged and lengthened.
 #[test]
-fn every_frame_ends_as_its_row_says() {
+fn the_kernel_decides_each_row() {
     require_root!();
     check::in_the_kernel(&groups());
 }
 
 #[test]
-fn every_frame_ends_so_in_pieces() {
+fn the_kernel_decides_each_row_in_two_buffers() {
     require_root!();
     let release = kernel::release();
     if !kernel::takes_pieces(&release) {
@@ -55,11 +55,11 @@ fn every_frame_ends_so_in_pieces() {
 
 /// Runs without root.
 #[test]
-fn the_host_agrees_on_every_frame() {
+fn the_host_decides_each_row() {
     check::on_the_host(&groups());
 }
 
-/// Before the first publish there is nothing that could let anybody in.
+/// Before the first publish no source is allowed.
 #[test]
 fn without_a_generation_everything_is_dropped_and_counted() {
     require_root!();
@@ -71,9 +71,9 @@ fn without_a_generation_everything_is_dropped_and_counted() {
     );
 }
 
-/// What was attached to nothing was filtered nowhere, so that is what the kernel goes back to.
+/// Before the change the filter was attached nowhere, so the kernel rolls back to passing everything.
 #[test]
-fn a_change_that_is_too_late_passes_where_nothing_was_filtered() {
+fn an_expired_first_change_passes_everything() {
     require_root!();
     let groups = groups();
     let mut kernel = Kernel::new();
@@ -89,8 +89,8 @@ fn a_change_that_is_too_late_passes_where_nothing_was_filtered() {
     assert!(kernel.view().control().expect("a word").open);
 }
 
-/// Frames with bytes changed, cut and added, in one piece and in two, while answers are tracked: whatever
-/// the host's copy of the logic says of one, the kernel's says as well, and neither fails.
+/// Frames with changed, removed and added bytes, in one buffer and in two, with flow tracking: the kernel and the host's copy
+/// of the logic decide each alike.
 #[test]
 fn the_kernel_and_the_host_agree_on_mutated_frames() {
     require_root!();
@@ -129,7 +129,7 @@ fn the_kernel_and_the_host_agree_on_mutated_frames() {
     let cases_so_far = Cell::new(0);
     let done = runner(cases).run(&mutated, |(frame, first)| {
         if cases_so_far.get() % 500 == 0 {
-            // Again and again, so that no flow is too old, however long this takes.
+            // Repeated, so that no flow expires on a slow machine.
             tracking.sent.iter().for_each(|frame| kernel.send(frame));
         }
         cases_so_far.set(cases_so_far.get() + 1);
@@ -147,7 +147,7 @@ fn the_kernel_and_the_host_agree_on_mutated_frames() {
     done.unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// As many as the configuration promises, each found, and none beside them.
+/// The default `max_prefixes` fit; each is found, and no address next to one is.
 #[test]
 fn a_million_prefixes_fit() {
     require_root!();
@@ -184,7 +184,7 @@ fn a_million_prefixes_fit() {
     assert_eq!(kernel.view().entries().expect("a list").len(), 1_000_002);
 }
 
-/// The group in which all that is tracked matters, and nothing else passes.
+/// Returns the group in which only tracked flows pass.
 fn tracking(groups: &[Group]) -> &Group {
     let mut named = groups.iter().filter(|group| group.name == "errors, track");
     named.next().expect("a group of that name")
