@@ -100,7 +100,7 @@ fn an_open_filter_cuts_off_no_download() -> anyhow::Result<()> {
 
 /// Somebody took off what notes the host's packets: the daemon puts it back, and says so.
 #[test]
-fn goes_on_when_nothing_notes_any_more() -> anyhow::Result<()> {
+fn restores_a_missing_tracker_pin() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let server = Server::start(&site)?;
@@ -116,7 +116,7 @@ fn goes_on_when_nothing_notes_any_more() -> anyhow::Result<()> {
 /// The kernel has the flow tracker on the interface for as long as another process holds its link, and refuses the same
 /// program once more. The daemon waits for that, and does not take the older hook instead.
 #[test]
-fn waits_for_a_link_that_is_not_gone_yet() -> anyhow::Result<()> {
+fn waits_until_the_former_link_is_freed() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let server = Server::start(&site)?;
@@ -138,7 +138,7 @@ fn waits_for_a_link_that_is_not_gone_yet() -> anyhow::Result<()> {
 
 /// What holds one interface is in the way of the start, and then nothing is on the other.
 #[test]
-fn in_vain_leaves_nothing_behind() -> anyhow::Result<()> {
+fn that_fails_leaves_no_pins() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     site.second_link()?;

@@ -133,7 +133,7 @@ fn flows_outlive_a_change_of_the_hook() -> anyhow::Result<()> {
 }
 
 #[test]
-fn nothing_is_left_behind() -> anyhow::Result<()> {
+fn no_hook_is_left_behind() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     if !has_tcx(&site) {
@@ -169,7 +169,7 @@ fn nothing_is_left_behind() -> anyhow::Result<()> {
 }
 
 #[test]
-fn an_interface_that_is_not_configured_any_more_is_let_go() -> anyhow::Result<()> {
+fn an_unconfigured_interface_is_detached() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     if !has_tcx(&site) {
@@ -194,7 +194,7 @@ fn an_interface_that_is_not_configured_any_more_is_let_go() -> anyhow::Result<()
 
 /// A failed start leaves nobody who would know of the filter that it added: the next one takes its place.
 #[test]
-fn a_filter_that_is_left_is_taken_over() -> anyhow::Result<()> {
+fn a_leftover_filter_is_replaced() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let runtime = tokio::runtime::Runtime::new()?;

@@ -86,13 +86,13 @@ fn check(attach_mode: &str, return_traffic: &str, expected: &[&str]) {
 }
 
 #[test]
-fn tracked_in_native_mode_all_of_it_works() {
+fn all_protocols_work_with_tracking_in_native_mode() {
     require_root!();
     check("native", "track", &ALL);
 }
 
 #[test]
-fn tracked_in_generic_mode_all_of_it_works() {
+fn all_protocols_work_with_tracking_in_generic_mode() {
     require_root!();
     check("generic", "track", &ALL);
 }
@@ -111,7 +111,7 @@ fn with_off_nothing_works() {
 
 /// "Nobody is there" is an answer as well: a segment or an ICMP error of the peer's.
 #[test]
-fn a_refusal_is_heard_at_once() -> anyhow::Result<()> {
+fn a_refusal_arrives_at_once() -> anyhow::Result<()> {
     /// Where the peer has no socket.
     const CLOSED: u16 = 9;
     require_root!();

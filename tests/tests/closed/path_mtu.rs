@@ -238,13 +238,13 @@ fn connected(from: SocketAddr, to: SocketAddr) -> anyhow::Result<TcpStream> {
 }
 
 #[test]
-fn is_heard_of_in_native_mode() -> anyhow::Result<()> {
+fn is_learned_in_native_mode() -> anyhow::Result<()> {
     require_root!();
     all_flows("native")
 }
 
 #[test]
-fn is_heard_of_in_generic_mode() -> anyhow::Result<()> {
+fn is_learned_in_generic_mode() -> anyhow::Result<()> {
     require_root!();
     all_flows("generic")
 }
@@ -254,7 +254,7 @@ type SetOptions = fn(&std::net::UdpSocket) -> nix::Result<()>;
 
 /// A router quotes the extension headers between the addresses and the ports as well.
 #[test]
-fn is_heard_of_by_a_quote_with_extension_headers() -> anyhow::Result<()> {
+fn is_learned_from_a_quote_with_extension_headers() -> anyhow::Result<()> {
     /// One padding option; the kernel writes the next header's number.
     const OPTIONS: [u8; 8] = [0, 0, 1, 4, 0, 0, 0, 0];
     require_root!();

@@ -120,20 +120,20 @@ fn check(attach_mode: &str) {
 }
 
 #[test]
-fn get_nothing_in_in_native_mode() {
+fn are_dropped_in_native_mode() {
     require_root!();
     check("native");
 }
 
 #[test]
-fn get_nothing_in_in_generic_mode() {
+fn are_dropped_in_generic_mode() {
     require_root!();
     check("generic");
 }
 
 /// What is lost and won without tracking.
 #[test]
-fn without_tracking_a_segment_that_opens_nothing_is_all_that_gets_in() -> anyhow::Result<()> {
+fn without_tracking_only_segments_without_syn_pass() -> anyhow::Result<()> {
     require_root!();
     for (return_traffic, acks) in [("established", true), ("off", false)] {
         let site = Testbed::new()?;

@@ -1,5 +1,4 @@
-//! What a change of a list does while the filter runs: what is refused and accepted, what stays for its grace
-//! period, who is told, and what is remembered.
+//! Changes of a list while the filter runs: rejection and acceptance, grace periods, hooks and history.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -107,7 +106,7 @@ fn waiting_id(site: &Testbed, config: &str, before: &str) -> anyhow::Result<Stri
 
 /// The vendor serves a short list, the operator looks at it, and the vendor serves another one.
 #[test]
-fn no_other_list_than_the_one_that_was_shown_is_accepted() -> anyhow::Result<()> {
+fn accept_requires_the_id_of_the_current_list() -> anyhow::Result<()> {
     require_root!();
     let many = addresses(10);
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
@@ -143,7 +142,7 @@ fn no_other_list_than_the_one_that_was_shown_is_accepted() -> anyhow::Result<()>
 }
 
 #[test]
-fn a_list_that_shrinks_waits_until_it_is_accepted() -> anyhow::Result<()> {
+fn a_shrunk_list_is_rejected_until_accepted() -> anyhow::Result<()> {
     require_root!();
     let many = addresses(10);
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
@@ -199,7 +198,7 @@ fn a_list_that_shrinks_waits_until_it_is_accepted() -> anyhow::Result<()> {
         (&accepted["accepted"], &accepted["removed_count"]),
         (&json!(true), &json!(9))
     );
-    // What was accepted is the last good list, and outlives the daemon.
+    // The accepted list is the last-good list, also after a restart.
     drop(filter);
     let _filter = setup.start()?;
     assert_eq!(setup.prefixes()?, ["198.18.0.1/32"]);
@@ -215,7 +214,7 @@ fn a_list_that_shrinks_waits_until_it_is_accepted() -> anyhow::Result<()> {
 }
 
 #[test]
-fn what_is_removed_stays_for_its_grace_period() -> anyhow::Result<()> {
+fn removed_prefixes_stay_for_their_grace_period() -> anyhow::Result<()> {
     require_root!();
     let more = "[services.web]\nports = ['udp/443']\nallow = ['vendor', 'other']\n\
                 [sources.other]\nprefixes = ['198.18.0.3']";
@@ -227,7 +226,7 @@ fn what_is_removed_stays_for_its_grace_period() -> anyhow::Result<()> {
         .vendor
         .answer("/list", answer(&["198.18.0.1", "198.18.0.4"]));
     filter.wait_for_line("generation 2", SOON)?;
-    // What is new is in force at once.
+    // New prefixes are active at once.
     assert_eq!(setup.prefixes()?.len(), 4);
     let changed = setup.events()?.pop().context("it was written down")?;
     assert_eq!(changed["added"], json!(["198.18.0.4/32"]));
@@ -253,7 +252,7 @@ fn what_is_removed_stays_for_its_grace_period() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_grace_period_ends_beside_a_daemon() -> anyhow::Result<()> {
+fn a_grace_period_ends_while_the_daemon_runs() -> anyhow::Result<()> {
     require_root!();
     let list = ["198.18.0.1", "198.18.0.2"];
     let setup = Setup::new(&list, "grace = '1s'", WEB)?;
@@ -279,7 +278,7 @@ fn a_grace_period_ends_beside_a_daemon() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_source_that_leaves_the_configuration_goes_at_once() -> anyhow::Result<()> {
+fn a_source_removed_from_the_configuration_ends_at_once() -> anyhow::Result<()> {
     require_root!();
     let setup = Setup::new(&["198.18.0.1"], "", WEB)?;
     let filter = setup.start()?;
@@ -324,7 +323,7 @@ fn a_file_is_read_again_when_it_is_written() -> anyhow::Result<()> {
             .open(&path)?
             .set_modified(std::time::SystemTime::now())?;
     }
-    // What is no list changes nothing, and neither does a file that is gone.
+    // A malformed list and a missing file change nothing.
     fs::write(&path, "198.18.0.4/99\n")?;
     let fails_with = |code: &str| {
         eventually(|| Ok(site.json("status")?["sources"]["office"]["failure_code"] == code))
@@ -375,7 +374,7 @@ fn a_file_behind_links_is_read_again_when_they_change() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_hook_is_told_what_changed() -> anyhow::Result<()> {
+fn a_hook_receives_changes() -> anyhow::Result<()> {
     require_root!();
     let setup = Setup::new(&["198.18.0.1"], "grace = '0s'", WEB)?;
     let told = setup.site.scratch.file("told");
@@ -439,7 +438,7 @@ fn a_hook_is_told_what_changed() -> anyhow::Result<()> {
 }
 
 #[test]
-fn an_old_list_is_called_stale_and_stays() -> anyhow::Result<()> {
+fn a_stale_list_stays_active() -> anyhow::Result<()> {
     require_root!();
     let setup = Setup::new(&["198.18.0.1"], "max_age = '2s'", WEB)?;
     let filter = setup.start()?;
@@ -464,7 +463,7 @@ fn an_old_list_is_called_stale_and_stays() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_list_of_special_addresses_is_never_taken() -> anyhow::Result<()> {
+fn lists_of_special_addresses_are_rejected() -> anyhow::Result<()> {
     require_root!();
     let setup = Setup::new(&["8.8.8.8"], "grace = '0s'\nallow_special_use = false", WEB)?;
     let config = fs::read_to_string(&setup.config)?.replace("allow_special_use = true\n", "");

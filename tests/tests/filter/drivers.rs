@@ -192,7 +192,7 @@ fn a_driver_without_native_mode_is_named() -> anyhow::Result<()> {
 
 /// Where native and generic mode are both refused, the error has both reasons.
 #[test]
-fn a_program_on_the_bridge_keeps_its_ports_from_one() -> anyhow::Result<()> {
+fn a_program_on_a_bridge_excludes_programs_on_its_ports() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     bridge(&site.host, "br0", &["eth0"])?;
@@ -229,7 +229,7 @@ fn facts(interface: &str) -> anyhow::Result<InterfaceInfo> {
 
 /// Another process attaches its program after the look at the interface.
 #[test]
-fn a_program_that_came_first_is_named() -> anyhow::Result<()> {
+fn an_earlier_program_is_named() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let before = site.host.run(|| facts("eth0"))?;

@@ -1,5 +1,4 @@
-//! Changes that nobody confirms: until the time is over the new policy judges, after it the old one, with no
-//! process left to see to it.
+//! Commit confirm: until the deadline the new policy is active, and after it the old one, without any process.
 
 use allowlist_tests::lab::FrameSender;
 use allowlist_tests::model::static_snapshot;
@@ -85,7 +84,7 @@ fn view(site: &Testbed) -> anyhow::Result<View> {
     View::open(site.scratch.pin_dir())
 }
 
-/// `FRIENDS` are let in on `eth0`.
+/// Publishes a policy that allows `FRIENDS`, and attaches it to `eth0`.
 fn filtering(site: &Testbed) -> anyhow::Result<Dataplane> {
     let mut dataplane = open(site)?;
     Policy::new(&FRIENDS).publish(&mut dataplane)?;
@@ -105,7 +104,7 @@ fn attached(site: &Testbed) -> anyhow::Result<Vec<String>> {
     Ok(attachments.into_iter().map(|one| one.name).collect())
 }
 
-/// What the prefixes in force let in.
+/// Returns the addresses of the active prefixes.
 fn lets_in(site: &Testbed) -> anyhow::Result<Vec<IpAddr>> {
     let entries = view(site)?.entries()?;
     Ok(entries.iter().map(|entry| entry.prefix.addr()).collect())
@@ -127,7 +126,7 @@ fn with_second_interface() -> anyhow::Result<Testbed> {
 }
 
 #[test]
-fn a_change_that_nobody_confirms_is_taken_back() -> anyhow::Result<()> {
+fn an_unconfirmed_change_is_rolled_back() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let mut dataplane = filtering(&site)?;
@@ -135,7 +134,7 @@ fn a_change_that_nobody_confirms_is_taken_back() -> anyhow::Result<()> {
     let streamed = Streamed::during(&site, &sources, || {
         dataplane.arm_rollback(LONG)?;
         Policy::new(&STRANGERS).publish(&mut dataplane)?;
-        drop(dataplane); // and nobody is left
+        drop(dataplane); // no process remains
         ensure!(view(&site)?.control()?.generation == 2);
         thread::sleep(Duration::from_millis(200));
         site.end_time_to_confirm()?;
@@ -158,8 +157,8 @@ fn a_change_that_nobody_confirms_is_taken_back() -> anyhow::Result<()> {
             .count() as u64;
         assert!(before > 0 && after > 0, "{before} before, {after} after");
         assert_eq!(friend.len() as u64, before + after, "rounds are mixed");
-        let first = *stranger.first().context("strangers were let in")?;
-        let end = *stranger.last().context("strangers were let in")? + 1;
+        let first = *stranger.first().context("no packet of a stranger passed")?;
+        let end = *stranger.last().context("no packet of a stranger passed")? + 1;
         assert_eq!(stranger.len() as u64, end - first, "rounds are mixed");
         assert!(first.abs_diff(before) <= 1, "{first}, {before}");
         assert!(end.abs_diff(streamed.rounds - after) <= 1, "{end}, {after}");
@@ -170,7 +169,7 @@ fn a_change_that_nobody_confirms_is_taken_back() -> anyhow::Result<()> {
 
 /// The kernel's own clock ends the time.
 #[test]
-fn the_time_to_confirm_passes_by_itself() -> anyhow::Result<()> {
+fn the_kernel_ends_the_time_to_confirm() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let mut dataplane = filtering(&site)?;
@@ -184,7 +183,7 @@ fn the_time_to_confirm_passes_by_itself() -> anyhow::Result<()> {
 
 /// As if the filter had never been.
 #[test]
-fn a_first_start_that_nobody_confirms_lets_everything_pass() -> anyhow::Result<()> {
+fn an_unconfirmed_first_start_fails_open() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let mut dataplane = open(&site)?;
@@ -207,7 +206,7 @@ fn a_first_start_that_nobody_confirms_lets_everything_pass() -> anyhow::Result<(
         allowlist_common::verdict::Reason::Default,
     );
     assert_eq!(passed, 4);
-    // For good, and until somebody publishes again.
+    // For good, until the next publish.
     let mut dataplane = open(&site)?;
     dataplane.fall_back()?;
     assert_eq!(dataplane.pending(), None);
@@ -218,7 +217,7 @@ fn a_first_start_that_nobody_confirms_lets_everything_pass() -> anyhow::Result<(
 }
 
 #[test]
-fn an_interface_that_the_change_added_passes_afterwards() -> anyhow::Result<()> {
+fn an_added_interface_is_unfiltered_after_the_rollback() -> anyhow::Result<()> {
     require_root!();
     let site = with_second_interface()?;
     let mut dataplane = filtering(&site)?;
@@ -235,7 +234,7 @@ fn an_interface_that_the_change_added_passes_afterwards() -> anyhow::Result<()> 
         !gets_through(&site, STRANGERS[0])?,
         "eth0 was filtered before"
     );
-    // For good: it is not filtered by what is in force then.
+    // For good: the active generation does not filter it.
     let mut dataplane = open(&site)?;
     dataplane.fall_back()?;
     assert!(second_lets_in(&site)?);
@@ -245,7 +244,7 @@ fn an_interface_that_the_change_added_passes_afterwards() -> anyhow::Result<()> 
 }
 
 #[test]
-fn an_interface_that_the_change_left_out_is_filtered_afterwards() -> anyhow::Result<()> {
+fn a_removed_interface_is_filtered_after_the_rollback() -> anyhow::Result<()> {
     require_root!();
     let site = with_second_interface()?;
     let mut dataplane = filtering(&site)?;
@@ -278,14 +277,14 @@ fn an_interface_that_the_change_left_out_is_filtered_afterwards() -> anyhow::Res
 }
 
 #[test]
-fn what_is_confirmed_in_time_stays() -> anyhow::Result<()> {
+fn a_confirmed_change_stays() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let mut dataplane = filtering(&site)?;
     dataplane.arm_rollback(LONG)?;
     Policy::new(&STRANGERS).publish(&mut dataplane)?;
     drop(dataplane);
-    // Whoever confirms need not be who changed.
+    // Another process can confirm.
     let mut dataplane = open(&site)?;
     let pending = dataplane.pending().context("no change is pending")?;
     assert!(!pending.left.is_zero() && pending.left <= LONG && !pending.fell_back);
@@ -316,7 +315,7 @@ fn what_is_confirmed_in_time_stays() -> anyhow::Result<()> {
 }
 
 #[test]
-fn what_is_confirmed_too_late_is_gone() -> anyhow::Result<()> {
+fn a_late_confirmation_is_refused() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let mut dataplane = filtering(&site)?;
@@ -335,14 +334,14 @@ fn what_is_confirmed_too_late_is_gone() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// However often, by whichever process, in whichever way.
+/// Also repeatedly, by another process, in place or into another slot.
 #[test]
-fn publishes_while_a_change_waits_leave_what_is_gone_back_to() -> anyhow::Result<()> {
+fn publishes_during_a_pending_change_keep_the_fallback() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let mut dataplane = filtering(&site)?;
     dataplane.arm_rollback(LONG)?;
-    // One prefix more than what is gone back to: it must not change in place there.
+    // One prefix more than the fallback has: the slot of the fallback must not change in place.
     let mut allowed = vec![FRIENDS[0], FRIENDS[1], "198.18.0.1"];
     for more in ["198.18.0.2", "198.18.0.3", "2001:db8::1"] {
         Policy::new(&allowed).publish(&mut dataplane)?;
@@ -357,7 +356,7 @@ fn publishes_while_a_change_waits_leave_what_is_gone_back_to() -> anyhow::Result
         assert!(dataplane.pending().is_some());
     }
     assert!(gets_through(&site, STRANGERS[0])? && !gets_through(&site, STRANGERS[1])?);
-    // A reload that fails goes back to what it found, which waits still.
+    // A failed reload restores the state before, which is still pending.
     let found = dataplane.applied_state()?;
     Policy::new(&["198.18.0.9"]).publish(&mut dataplane)?;
     site.host.run(|| dataplane.restore(&found))?;
@@ -372,7 +371,7 @@ fn publishes_while_a_change_waits_leave_what_is_gone_back_to() -> anyhow::Result
 
 /// A guarded reload that fails leaves nothing to confirm.
 #[test]
-fn a_guarded_change_that_fails_waits_for_nobody() -> anyhow::Result<()> {
+fn a_failed_change_is_not_pending() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let mut dataplane = filtering(&site)?;
@@ -386,9 +385,9 @@ fn a_guarded_change_that_fails_waits_for_nobody() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A host that knows its answers goes on knowing them, though the change wants none of it.
+/// Also if the pending policy tracks no flows.
 #[test]
-fn what_this_host_sends_is_noted_as_long_as_it_may_be_asked_for() -> anyhow::Result<()> {
+fn flows_are_tracked_while_the_fallback_needs_them() -> anyhow::Result<()> {
     require_root!();
     let closed = "default = 'drop'";
     let site = Testbed::new()?;
@@ -408,7 +407,7 @@ fn what_this_host_sends_is_noted_as_long_as_it_may_be_asked_for() -> anyhow::Res
         let mut dataplane = open(&site)?;
         Policy::new(&FRIENDS).publish(&mut dataplane)?;
         attach(&site, &mut dataplane, "eth0")?;
-        assert!(noted(), "it may have to be told again");
+        assert!(noted(), "the fallback needs the tracker");
         if is_confirmed {
             dataplane.confirm()?;
         } else {
@@ -421,7 +420,7 @@ fn what_this_host_sends_is_noted_as_long_as_it_may_be_asked_for() -> anyhow::Res
 
 /// What another daemon pins at the same path is not this one's.
 #[test]
-fn a_folder_that_was_made_again_is_anothers() -> anyhow::Result<()> {
+fn a_recreated_pin_directory_belongs_to_another_process() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let first = filtering(&site)?;

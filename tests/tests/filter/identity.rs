@@ -83,7 +83,7 @@ fn wait_for_filter(site: &Testbed, filter: &Program, names: &[&str]) -> anyhow::
 
 /// udev does that: a service that is limited to a name follows it to the other card.
 #[test]
-fn names_that_are_swapped_swap_what_is_limited_to_them() -> anyhow::Result<()> {
+fn limited_services_follow_swapped_names() -> anyhow::Result<()> {
     require_root!();
     let site = two_links()?;
     let mut filter = start(&site, LIMITED)?;
@@ -183,7 +183,7 @@ fn an_index_in_another_namespace_is_another_interface() -> anyhow::Result<()> {
 
 /// Two namespaces whose `eth0` has the same index, and one state folder, pin folder and socket.
 #[test]
-fn another_namespace_does_not_take_a_filter_for_its_own() -> anyhow::Result<()> {
+fn a_filter_of_another_namespace_is_not_adopted() -> anyhow::Result<()> {
     require_root!();
     let mut site = Testbed::new()?;
     let program = |site: &Testbed| xdp_program(site, "eth0");

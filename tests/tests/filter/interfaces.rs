@@ -1,4 +1,4 @@
-//! Several interfaces, and what is told apart by them; interfaces with jumbo frames.
+//! Several interfaces, and interfaces with jumbo frames.
 
 use std::sync::Barrier;
 

@@ -7,14 +7,14 @@ use expect_test::expect;
 
 use super::*;
 
-/// Both what is filtered and where in the kernel.
+/// Returns the filtered interfaces and their modes.
 fn interfaces(site: &Testbed) -> anyhow::Result<Value> {
     Ok(site.json("status")?["interfaces"].clone())
 }
 
-/// A start that cannot do what it is asked leaves what was in force in force.
+/// A failed start keeps the active generation and the links.
 #[test]
-fn a_failed_start_leaves_the_filter_in_force() -> anyhow::Result<()> {
+fn a_failed_start_keeps_the_filter() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let mut filter =
@@ -39,7 +39,7 @@ fn a_failed_start_leaves_the_filter_in_force() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The new interface of the name has to be filtered, whatever became of the old one.
+/// The new interface of the name is filtered too.
 #[test]
 fn a_renamed_interface_hides_no_other() -> anyhow::Result<()> {
     require_root!();
@@ -62,7 +62,7 @@ fn a_renamed_interface_hides_no_other() -> anyhow::Result<()> {
 
 /// However the daemon's own looking after its interfaces falls between: off is off.
 #[test]
-fn a_detach_beside_a_daemon_takes_everything_off() -> anyhow::Result<()> {
+fn detach_beside_a_daemon_detaches_everything() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let names: Vec<String> = (1..=12).map(|number| format!("veth{number}")).collect();
@@ -104,9 +104,9 @@ pub(crate) fn xdp_program(site: &Testbed, name: &str) -> anyhow::Result<Option<u
     })
 }
 
-/// What is left of a filter can always be taken off.
+/// The remains of a filter can always be detached.
 #[test]
-fn a_detach_needs_no_map() -> anyhow::Result<()> {
+fn detach_works_without_maps() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     drop(site.filter(&SMALL)?);
@@ -121,7 +121,7 @@ fn a_detach_needs_no_map() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The capabilities that the program asks for are enough: to start, to adopt, to publish again.
+/// The documented capabilities suffice to start, to adopt maps and to publish.
 #[test]
 fn three_capabilities_are_enough() -> anyhow::Result<()> {
     require_root!();
@@ -150,9 +150,9 @@ fn three_capabilities_are_enough() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Match ids run out after thousands of changes of which sources overlap, and are given out anew.
+/// Thousands of changes of overlapping sources exhaust the match ids.
 #[test]
-fn match_ids_that_have_run_out_are_given_out_anew() -> anyhow::Result<()> {
+fn exhausted_match_ids_are_reassigned() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     drop(site.filter(&SMALL)?);
@@ -174,7 +174,7 @@ fn match_ids_that_have_run_out_are_given_out_anew() -> anyhow::Result<()> {
 
 /// A fresh machine may have no BPF file system mounted.
 #[test]
-fn a_bpf_file_system_is_mounted_where_there_is_none() -> anyhow::Result<()> {
+fn a_missing_bpf_file_system_is_mounted() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let folder = tempfile::tempdir()?;
@@ -276,7 +276,7 @@ fn detaching_ends_the_daemon() -> anyhow::Result<()> {
     let detached = site.run(&["detach"])?;
     assert_eq!(detached.code, Some(0), "{detached:?}");
     expect![[r#"
-        detached from eth0: everything passes
+        detached from eth0: every packet passes
     "#]]
     .assert_eq(&detached.stdout);
     assert!(filter.wait(SOON)?.success(), "{}", filter.output());
@@ -301,9 +301,9 @@ fn a_start_may_follow_a_detach_at_once() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The kernel takes the program off with the interface; nobody may say that it filters.
+/// The kernel detaches the program with the interface.
 #[test]
-fn status_knows_that_an_interface_is_gone() -> anyhow::Result<()> {
+fn status_reports_a_removed_interface() -> anyhow::Result<()> {
     require_root!();
     let mut site = Testbed::new()?;
     let _filter = site.filter(&SMALL)?;

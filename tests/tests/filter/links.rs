@@ -1,4 +1,4 @@
-//! What the kernel says of interfaces: that something changed, and what one is a member of.
+//! Interfaces as the kernel reports them: changes, and membership in bridges.
 
 use allowlist_tests::lab::{Ended, rename};
 use allowlist_user::interface::Links;
@@ -17,7 +17,7 @@ fn ip_link(site: &Testbed, arguments: &[&str]) -> anyhow::Result<()> {
 }
 
 #[test]
-fn each_change_of_an_interface_is_told() -> anyhow::Result<()> {
+fn each_change_of_an_interface_is_reported() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let runtime = Runtime::new()?;

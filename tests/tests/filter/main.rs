@@ -85,7 +85,7 @@ fn connects(site: &Testbed, source: IpAddr, port: u16, timeout: Duration) -> any
     })
 }
 
-/// What was sent is counted so, and soon.
+/// Waits until the counters have these values.
 fn check_counted(site: &Testbed, interface: &str, expected: &Value) -> anyhow::Result<()> {
     site.check_counted(interface, expected)
 }
@@ -178,7 +178,7 @@ fn generic() {
 
 /// A bridge's driver has no native mode.
 #[test]
-fn where_the_driver_cannot_it_runs_in_generic_mode_and_says_so() -> anyhow::Result<()> {
+fn generic_mode_is_the_fallback_and_is_logged() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     bridge(&site.host, "br0", &[])?;
@@ -195,13 +195,13 @@ fn where_the_driver_cannot_it_runs_in_generic_mode_and_says_so() -> anyhow::Resu
 }
 
 #[test]
-fn observing_counts_what_it_would_drop() {
+fn observe_mode_counts_drops() {
     require_root!();
     check_verdicts("native", "observe");
 }
 
 #[test]
-fn what_keeps_a_host_alive_passes() -> anyhow::Result<()> {
+fn essential_traffic_passes() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let _filter = site.filter(&[
@@ -226,7 +226,7 @@ fn what_keeps_a_host_alive_passes() -> anyhow::Result<()> {
 }
 
 #[test]
-fn options_do_without_a_file() -> anyhow::Result<()> {
+fn options_replace_a_file() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let _filter = site.filter(&[&SMALL[..], &["--provider", "workato"]].concat())?;
@@ -263,9 +263,9 @@ fn options_without_a_file_observe() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Every way to stop, and whether the filter is in force afterwards.
+/// Counters of one interface stay when a later start leaves it out.
 #[test]
-fn two_interfaces_are_counted_apart() -> anyhow::Result<()> {
+fn interfaces_have_separate_counters() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     site.second_link()?;
@@ -313,7 +313,7 @@ fn restart(site: &Testbed, mut filter: Program, arguments: &[&str]) -> anyhow::R
 }
 
 #[test]
-fn tracing_prints_a_line_a_packet() -> anyhow::Result<()> {
+fn tracing_prints_a_line_for_each_packet() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let filter = site.filter(&[&SMALL[..], &["--trace"]].concat())?;

@@ -1,4 +1,4 @@
-//! A start over what another version of the maps has pinned: without a gap, from whatever moment it is cut off.
+//! A start over the pins of another ABI version: without a gap, also after a kill at any moment.
 //!
 //! An older version's pins are made of this one's, by giving their folder another name.
 
@@ -18,13 +18,13 @@ fn folder(site: &Testbed, version: u32) -> PathBuf {
     site.scratch.pin_dir().join(format!("v{version}"))
 }
 
-/// Makes what is pinned that version's.
+/// Makes the pins look like those of another version.
 fn age(site: &Testbed, version: u32) -> anyhow::Result<()> {
     fs::rename(folder(site, VERSION), folder(site, version))?;
     Ok(())
 }
 
-/// Only this version's folder is left, and what is in it filters.
+/// Requires that only this version's directory is left, and that its program filters.
 fn check_whole(site: &Testbed) -> anyhow::Result<()> {
     let folders: Vec<_> = fs::read_dir(site.scratch.pin_dir())?
         .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
@@ -43,10 +43,10 @@ fn upgrade(site: &Testbed, filter: &mut Program, version: u32) -> anyhow::Result
     Ok(())
 }
 
-/// Twice, so that what was taken over is handed on. Also over one that is but one version older: of what packets are
-/// judged by, nothing is shared, however little has changed.
+/// Twice, so that adopted maps are adopted again. Also from the version before: the maps that decide about packets are
+/// never shared.
 #[test]
-fn over_an_older_one_it_goes_on_counting() -> anyhow::Result<()> {
+fn counters_survive_an_upgrade() -> anyhow::Result<()> {
     require_root!();
     for version in [2, VERSION - 1] {
         let site = Testbed::new()?;
@@ -92,9 +92,9 @@ fn check_passed(site: &Testbed, streamed: &Streamed) -> anyhow::Result<()> {
     })
 }
 
-/// What it counted meant something else, and so it does where the other is newer.
+/// The counters of version 1 and of newer versions have other meanings.
 #[test]
-fn over_one_that_counts_otherwise_counts_start_anew() -> anyhow::Result<()> {
+fn incompatible_counters_are_reset() -> anyhow::Result<()> {
     require_root!();
     for version in [1, VERSION + 1] {
         let site = Testbed::new()?;
@@ -117,7 +117,7 @@ fn over_one_that_counts_otherwise_counts_start_anew() -> anyhow::Result<()> {
 
 /// Till the first program is replaced, a start can fail and the other version's filter is as it was.
 #[test]
-fn a_failed_start_leaves_the_other_version_in_force() -> anyhow::Result<()> {
+fn a_failed_start_keeps_the_other_version() -> anyhow::Result<()> {
     require_root!();
     for version in [1, 2] {
         let site = Testbed::new()?;
@@ -147,7 +147,7 @@ fn a_failed_start_leaves_the_other_version_in_force() -> anyhow::Result<()> {
 
 /// Wherever it is cut off, the next start goes on from there.
 #[test]
-fn kills_in_the_middle_leave_what_the_next_start_can_end() -> anyhow::Result<()> {
+fn killed_migrations_are_completed_by_the_next_start() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let mut filter = site.filter(&SMALL)?;
@@ -172,7 +172,7 @@ fn kills_in_the_middle_leave_what_the_next_start_can_end() -> anyhow::Result<()>
 }
 
 #[test]
-fn what_is_not_configured_is_taken_off_and_named() -> anyhow::Result<()> {
+fn unconfigured_interfaces_are_detached_and_named() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     site.second_link()?;
@@ -207,7 +207,7 @@ fn interfaces_are_found_by_their_links() -> anyhow::Result<()> {
 }
 
 #[test]
-fn another_attach_mode_is_changed_to() -> anyhow::Result<()> {
+fn the_attach_mode_changes_across_versions() -> anyhow::Result<()> {
     require_root!();
     for version in [1, 2] {
         let site = Testbed::new()?;
@@ -227,7 +227,7 @@ fn another_attach_mode_is_changed_to() -> anyhow::Result<()> {
 
 /// Two versions' daemons cannot know of each other by their folders' names.
 #[test]
-fn a_daemon_of_another_version_is_not_taken_over_from() -> anyhow::Result<()> {
+fn a_running_daemon_of_another_version_refuses_the_start() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     site.filter(&SMALL)?.stop(Signal::SIGTERM, SOON)?;
@@ -246,7 +246,7 @@ fn a_daemon_of_another_version_is_not_taken_over_from() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_detach_takes_off_what_another_version_pinned() -> anyhow::Result<()> {
+fn detach_removes_pins_of_another_version() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     site.filter(&SMALL)?.stop(Signal::SIGKILL, SOON)?;

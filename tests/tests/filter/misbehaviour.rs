@@ -148,7 +148,7 @@ fn cases() -> Vec<Case> {
 }
 
 #[test]
-fn no_answer_of_a_vendor_makes_the_table_worse() -> anyhow::Result<()> {
+fn failed_fetches_keep_the_active_prefixes() -> anyhow::Result<()> {
     require_root!();
     let cases = cases();
     assert!(cases.len() >= 25);
@@ -209,7 +209,7 @@ fn play(cases: &[Case]) -> anyhow::Result<Vec<String>> {
 }
 
 #[test]
-fn a_vendor_is_asked_only_for_what_is_new() -> anyhow::Result<()> {
+fn requests_are_conditional() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let body = json!(GOOD).to_string().into_bytes();
@@ -238,7 +238,7 @@ fn a_vendor_is_asked_only_for_what_is_new() -> anyhow::Result<()> {
     let filter = site.filter(&["--config", &config])?;
     eventually(|| Ok(asked("\"1\"") >= 2))?;
     assert!(site.json("status")?["sources"]["vendor"]["failure"].is_null());
-    // A list that is refused is asked for as a whole again.
+    // A rejected list is fetched unconditionally.
     vendor.answer("/list", version("\"2\"", br#"["198.18.0.1"]"#));
     wait_for_failure(&site, "list-rejected")?;
     assert_eq!(asked("\"2\""), 0);
@@ -253,7 +253,7 @@ fn a_vendor_is_asked_only_for_what_is_new() -> anyhow::Result<()> {
 }
 
 #[test]
-fn names_that_fail_keep_their_addresses() -> anyhow::Result<()> {
+fn failed_names_keep_their_addresses() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let name = "hooks.vendor.example";
@@ -327,7 +327,7 @@ fn names_that_fail_keep_their_addresses() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_clock_that_is_set_lets_nothing_go() -> anyhow::Result<()> {
+fn a_clock_step_ends_no_grace_period() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let vendor = site
@@ -357,7 +357,7 @@ fn a_clock_that_is_set_lets_nothing_go() -> anyhow::Result<()> {
             Ok(lines.any(|line| line.contains("[clock-set]") && line.contains(jump)))
         })
         .with_context(|| filter.output())?;
-        // Long enough for a look at what is held, and for another fetch.
+        // Long enough for a check of grace periods and another fetch.
         thread::sleep(Duration::from_secs(3));
         assert_eq!(prefixes(&site)?, GOOD[..3], "{offset}");
         let output = filter.output();

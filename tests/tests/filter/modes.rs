@@ -54,7 +54,7 @@ fn the_mode_changes_without_a_reload() -> anyhow::Result<()> {
         Ok(())
     })?;
     streamed.check(&FRIENDS, &[]);
-    // What would be dropped is counted as if it had been.
+    // Observe mode counts drops too.
     streamed.check_counted(&site)?;
     for stranger in STRANGERS {
         let passed = streamed.from(stranger).len() as u64;
@@ -74,7 +74,7 @@ fn the_mode_changes_without_a_reload() -> anyhow::Result<()> {
 /// The same by command, to a daemon that publishes meanwhile: a publish keeps the mode, and so does a start,
 /// until the file has another one.
 #[test]
-fn a_daemon_changes_over_at_once_and_until_the_file_does() -> anyhow::Result<()> {
+fn a_mode_by_command_lasts_until_the_file_changes() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let list = FRIENDS.join("\n");
@@ -118,7 +118,7 @@ fn a_daemon_changes_over_at_once_and_until_the_file_does() -> anyhow::Result<()>
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(refused.stderr.contains("error[no-daemon]: "), "{refused:?}");
     assert!(gets_through(&site, STRANGERS[0])?);
-    // What was asked outlives the daemon, which says that the file says otherwise.
+    // The mode by command survives a restart, with a warning that the file differs.
     let filter = site.filter(&["--config", &config])?;
     assert!(gets_through(&site, STRANGERS[0])?);
     filter.wait_for_line("warning[mode-by-command]: ", SOON)?;

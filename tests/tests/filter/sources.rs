@@ -148,7 +148,7 @@ fn the_last_good_list_outlives_a_boot() -> anyhow::Result<()> {
 }
 
 #[test]
-fn an_edited_file_counts_from_the_next_start() -> anyhow::Result<()> {
+fn an_edited_file_is_read_at_the_next_start() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let config = site.scratch.write(
@@ -166,7 +166,7 @@ fn an_edited_file_counts_from_the_next_start() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A list that does not fit is refused, and must not be what the next start begins with.
+/// A list that does not fit is rejected, and not used by the next start either.
 #[test]
 fn a_list_that_outgrows_max_prefixes_changes_nothing() -> anyhow::Result<()> {
     require_root!();

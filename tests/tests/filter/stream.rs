@@ -5,9 +5,9 @@ use anyhow::ensure;
 
 use super::*;
 
-/// Whatever becomes of the program, no packet is judged by anything but a whole policy.
+/// A complete policy decides about every packet, also during restarts.
 #[test]
-fn restarts_lose_nothing_and_let_nothing_in() -> anyhow::Result<()> {
+fn restarts_neither_drop_nor_admit_packets() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let others = ["198.18.0.0/16", "198.19.0.0/16", "2001:db8:9::/48"];
@@ -54,7 +54,7 @@ pub(super) fn check_counted_on(
 
 /// Killed while it starts, at one moment after the other: a half-made generation is nobody's.
 #[test]
-fn kills_in_the_middle_of_a_publish_do_no_harm() -> anyhow::Result<()> {
+fn kills_during_a_publish_are_harmless() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let config = site.scratch.write(

@@ -87,7 +87,7 @@ type Tamper = fn(&Testbed) -> anyhow::Result<()>;
 
 /// With no daemon: `status` finds each, and the next start repairs it.
 #[test]
-fn status_finds_it_and_a_start_repairs_it() -> anyhow::Result<()> {
+fn status_reports_tampering_and_a_start_repairs_it() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let cases: [(Tamper, &[&str]); 8] = [
@@ -162,7 +162,7 @@ fn status_finds_it_and_a_start_repairs_it() -> anyhow::Result<()> {
 
 /// One map's pin is not the filter: the daemon goes on, and pins the map again that the program uses.
 #[test]
-fn a_daemon_pins_again_what_is_unpinned() -> anyhow::Result<()> {
+fn a_daemon_restores_missing_pins() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let mut filter = closed(&site)?;
@@ -200,7 +200,7 @@ fn a_daemon_pins_again_what_is_unpinned() -> anyhow::Result<()> {
 
 /// The whole folder is gone, and with it the filter: it is attached again.
 #[test]
-fn a_daemon_makes_its_folder_again() -> anyhow::Result<()> {
+fn a_daemon_restores_its_pin_directory() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let filter = closed(&site)?;
@@ -234,7 +234,7 @@ fn mount_bpf(point: &std::path::Path) -> anyhow::Result<()> {
 
 /// The daemon still has the unmounted file system open, and pins its objects again.
 #[test]
-fn another_file_system_in_the_place_of_the_pins_gets_them() -> anyhow::Result<()> {
+fn a_new_file_system_at_the_pin_directory_gets_the_pins() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let (point, mut filter) = on_file_system(&site)?;
@@ -270,7 +270,7 @@ fn without_a_file_system_a_daemon_fails() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_daemon_repairs_what_was_replaced() -> anyhow::Result<()> {
+fn a_daemon_repairs_replaced_objects() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let filter = closed(&site)?;
@@ -335,7 +335,7 @@ fn the_order_of_other_programs_is_reported_and_not_changed() -> anyhow::Result<(
 
 /// Reports need no write access.
 #[test]
-fn a_read_only_file_system_keeps_nobody_from_reading() -> anyhow::Result<()> {
+fn reports_work_on_a_read_only_file_system() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let filter = closed(&site)?;
@@ -365,7 +365,7 @@ fn a_read_only_file_system_keeps_nobody_from_reading() -> anyhow::Result<()> {
 
 /// A daemon that has no descriptor left reports that error, once.
 #[test]
-fn an_error_is_reported_as_the_error_that_it_is() -> anyhow::Result<()> {
+fn exhausted_descriptors_are_reported_once() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let filter = closed(&site)?;

@@ -1,5 +1,4 @@
-//! Drop events as a process tells them: what crossed a link and was dropped, or would have been, and how
-//! telling begins and ends.
+//! `allowlist watch`: its text and JSON for packets that are dropped, and the lease of the reader.
 
 use allowlist_common::abi::{CONTROL, EVENTS};
 use allowlist_common::packet::tcp_flag;
@@ -38,13 +37,13 @@ fn map(site: &Testbed, name: &str) -> anyhow::Result<Map> {
     Ok(Map::from_map_data(MapData::from_pin(path)?)?)
 }
 
-/// Until when the kernel tells of drops, by its monotonic clock; 0 is not at all.
+/// Reads the deadline until which the kernel sends events, by its monotonic clock; 0 if it sends none.
 fn lease(site: &Testbed) -> anyhow::Result<Duration> {
     let told: Array<_, [u64; 2]> = map(site, CONTROL)?.try_into()?;
     Ok(Duration::from_nanos(told.get(&0, 0)?[1]))
 }
 
-/// Starts `allowlist watch`, and returns when the kernel tells it of drops.
+/// Starts `allowlist watch`, and returns when the kernel sends events.
 fn watch(site: &Testbed, options: &[&str]) -> anyhow::Result<Program> {
     let before = lease(site)?;
     let watch = Program::start(site.command(&[&["watch"], options].concat())?)?;
@@ -52,7 +51,7 @@ fn watch(site: &Testbed, options: &[&str]) -> anyhow::Result<Program> {
     Ok(watch)
 }
 
-/// Frames that are dropped, and what is told of each: the line after the time, and the same as data.
+/// Returns frames that are dropped, with the expected line behind the time, and the expected JSON.
 fn dropped() -> Vec<(Vec<u8>, &'static str, Value)> {
     let [v4, v6] = STRANGERS.map(ip);
     let from = |source| SocketAddr::new(source, 40_000);
@@ -139,7 +138,7 @@ fn dropped() -> Vec<(Vec<u8>, &'static str, Value)> {
     ]
 }
 
-/// A friend's datagram, which is not told of, and then all that is dropped.
+/// Sends a friend's datagram, which causes no event, and then the frames.
 fn send_all(site: &Testbed, cases: &[(Vec<u8>, &str, Value)]) -> anyhow::Result<()> {
     let sender = FrameSender::new(&site.peer, "eth0")?;
     sender.send(&datagram(ip(FRIENDS[0]), PROTECTED, b"hello"))?;
@@ -193,20 +192,20 @@ fn check_told(attach_mode: &str) {
 }
 
 #[test]
-fn each_drop_is_told_in_native_mode() {
+fn each_drop_is_reported_in_native_mode() {
     require_root!();
     check_told("native");
 }
 
 #[test]
-fn each_drop_is_told_in_generic_mode() {
+fn each_drop_is_reported_in_generic_mode() {
     require_root!();
     check_told("generic");
 }
 
 /// A part of a flood is shown, and the others are counted: no drop is missing from the sum.
 #[test]
-fn of_a_flood_a_part_is_told_and_the_rest_counted() -> anyhow::Result<()> {
+fn a_flood_is_sampled_and_the_rest_counted() -> anyhow::Result<()> {
     /// So many at once fit into a link.
     const BURST: u64 = 100;
     const BURSTS: u64 = 200;
@@ -247,7 +246,7 @@ fn of_a_flood_a_part_is_told_and_the_rest_counted() -> anyhow::Result<()> {
 }
 
 #[test]
-fn there_is_one_at_a_time() -> anyhow::Result<()> {
+fn a_second_watch_is_refused() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let _filter = site.filter(&SMALL)?;
@@ -268,9 +267,9 @@ fn there_is_one_at_a_time() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// However a watch ends, the kernel does not tell the wall for long.
+/// The kernel stops to send events soon after the reader was killed.
 #[test]
-fn a_killed_one_leaves_nothing_on() -> anyhow::Result<()> {
+fn a_killed_watch_ends_its_lease() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let _filter = site.filter(&SMALL)?;
@@ -281,14 +280,14 @@ fn a_killed_one_leaves_nothing_on() -> anyhow::Result<()> {
         check_counted(&site, "eth0", &json!({"drop not-allowed": number}))?;
         Ok(events.next().is_some())
     };
-    ensure!(!drop_one(1)?, "told to nobody");
+    ensure!(!drop_one(1)?, "an event without a reader");
     watch(&site, &[])?.stop(Signal::SIGKILL, SOON)?;
     let until = lease(&site)?;
     ensure!(until != Duration::ZERO, "the lease has ended");
     // The kernel's clock for this is a coarse one, and is behind by some milliseconds.
     eventually(|| Ok(kernel_clock() > until + NEVER))?;
-    ensure!(!drop_one(2)?, "told to nobody");
-    ensure!(!drop_one(3)?, "told to nobody");
+    ensure!(!drop_one(2)?, "an event without a reader");
+    ensure!(!drop_one(3)?, "an event without a reader");
 
     // And the next one begins as if there had been none.
     let mut next = watch(&site, &["--count", "1"])?;
@@ -300,7 +299,7 @@ fn a_killed_one_leaves_nothing_on() -> anyhow::Result<()> {
 
 /// Who watches needs no daemon, and hears of the end of the filter.
 #[test]
-fn it_goes_on_without_a_daemon_until_the_filter_is_detached() -> anyhow::Result<()> {
+fn watch_needs_no_daemon_and_ends_on_detach() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     site.filter(&SMALL)?.stop(Signal::SIGTERM, SOON)?;
@@ -327,7 +326,7 @@ fn it_goes_on_without_a_daemon_until_the_filter_is_detached() -> anyhow::Result<
 }
 
 #[test]
-fn while_observing_it_tells_what_would_be_dropped() -> anyhow::Result<()> {
+fn observe_mode_reports_drops() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let config = CLOSED.replacen("interfaces", "mode = 'observe'\ninterfaces", 1);
