@@ -29,7 +29,7 @@ use machine::{Machine, QEMU};
 const EXCLUDED: [(&str, &str); 6] = [
     ("a_million_prefixes_fit", "needs gigabytes of memory"),
     (
-        "every_frame_ends_so_in_pieces",
+        "the_kernel_decides_each_row_in_two_buffers",
         "needs a kernel that splits test frames at a given length (6.18)",
     ),
     ("oracle::", "needs `nft`, which the machine does not have"),
