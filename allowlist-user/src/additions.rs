@@ -1,7 +1,6 @@
-//! Prefixes that people let in by command: to which service, until when, and who did it.
+//! Added prefixes: allowed by command, for one service each, with an optional time to live.
 //!
-//! Pure: a book that is told what is edited and what time it is. Each edit gives what undoes it, so that a
-//! change can be taken back when it cannot be put in force, or is not confirmed. `ledger` keeps it on disk.
+//! Pure. Each edit returns the edits that undo it, for a rollback. `journal` stores the edits.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,43 +12,43 @@ use serde::{Deserialize, Serialize};
 use crate::policy::{Feed, Origin, Policy, Source};
 use crate::time::{Now, Uptime};
 
-/// A prefix that somebody let in.
+/// An added prefix.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Addition {
     /// The prefix.
     pub prefix: IpNet,
-    /// The service that it reaches.
+    /// The service.
     pub service: String,
-    /// When it goes; none is never.
+    /// The expiry; `None` is unlimited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
     /// The expiry on the boot clock, which counts while the host is up and cannot be set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until_uptime: Option<Uptime>,
-    /// Why, in the words of who did it.
+    /// The note of the user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
-    /// When it was let in.
+    /// The time of the addition.
     pub added: Timestamp,
-    /// By whom.
+    /// The user who added it.
     pub by: String,
 }
 
 impl Addition {
-    /// Returns the time that is left, zero if it has expired; `None` for an addition without a time limit.
+    /// Returns the remaining time, zero if it has expired; `None` if it is unlimited.
     pub fn left(&self, now: &Now) -> Option<Duration> {
         let until = self.until?;
         Some(now.left(until, self.until_uptime.as_ref()))
     }
 }
 
-/// One step of a change.
+/// An edit of the added prefixes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Edit {
-    /// Lets a prefix in, in the place of what is known of it there.
+    /// Adds a prefix, or replaces the same one of that service.
     Add(Addition),
-    /// Lets it in no more. One that is not there stays away.
+    /// Removes a prefix, if it is there.
     Remove {
         /// The prefix.
         prefix: IpNet,
@@ -59,7 +58,7 @@ pub enum Edit {
 }
 
 impl Edit {
-    /// The service that it is about.
+    /// Returns the service.
     pub fn service(&self) -> &str {
         match self {
             Self::Add(addition) => &addition.service,
@@ -67,7 +66,7 @@ impl Edit {
         }
     }
 
-    /// The prefix that it is about.
+    /// Returns the prefix.
     pub fn prefix(&self) -> IpNet {
         match self {
             Self::Add(addition) => addition.prefix,
@@ -76,17 +75,14 @@ impl Edit {
     }
 }
 
-/// The book, by service and prefix.
+/// The added prefixes, by service and prefix.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Additions {
     services: BTreeMap<String, BTreeMap<IpNet, Addition>>,
 }
 
 impl Additions {
-    /// Carries out edits, in order.
-    ///
-    /// # Returns
-    /// What undoes them, in order.
+    /// Applies edits in order, and returns the edits that undo them.
     pub fn apply(&mut self, edits: &[Edit]) -> Vec<Edit> {
         let mut undo = Vec::with_capacity(edits.len());
         for edit in edits {
@@ -109,7 +105,7 @@ impl Additions {
         undo
     }
 
-    /// Removes the additions that have expired, and returns them.
+    /// Removes and returns the expired prefixes.
     pub fn expire(&mut self, now: &Now) -> Vec<Addition> {
         let over = |addition: &&Addition| addition.left(now).is_some_and(|left| left.is_zero());
         let gone: Vec<Addition> = self.all().filter(over).cloned().collect();
@@ -119,32 +115,32 @@ impl Additions {
         gone
     }
 
-    /// Returns the time until the next addition expires, or `None` if none ever does.
+    /// Returns the time until the next expiry, or `None` if there is none.
     pub fn next_expiry(&self, now: &Now) -> Option<Duration> {
         self.all().filter_map(|addition| addition.left(now)).min()
     }
 
-    /// By service, then by prefix.
+    /// Returns all added prefixes, by service, then by prefix.
     pub fn all(&self) -> impl Iterator<Item = &Addition> {
         self.services.values().flat_map(BTreeMap::values)
     }
 
-    /// How many there are.
+    /// Returns the number of added prefixes.
     pub fn len(&self) -> usize {
         self.services.values().map(BTreeMap::len).sum()
     }
 
-    /// Whether nobody was let in.
+    /// Returns whether there are none.
     pub fn is_empty(&self) -> bool {
         self.services.is_empty()
     }
 
-    /// What is known of a prefix at a service.
+    /// Returns the added prefix of a service.
     pub fn get(&self, service: &str, prefix: &IpNet) -> Option<&Addition> {
         self.services.get(service)?.get(prefix)
     }
 
-    /// The services to which exactly this prefix was let in.
+    /// Returns the services to which exactly this prefix was added.
     pub fn services_of(&self, prefix: &IpNet) -> Vec<String> {
         let has = |of_service: &BTreeMap<IpNet, Addition>| of_service.contains_key(prefix);
         self.services
@@ -154,7 +150,7 @@ impl Additions {
             .collect()
     }
 
-    /// The policy with what was let in as one more source of each service that it is for.
+    /// Returns the policy with a source of added prefixes for each service that has some.
     pub fn with(&self, policy: &Policy) -> Policy {
         let mut policy = policy.clone();
         for service in &mut policy.services {
@@ -168,7 +164,7 @@ impl Additions {
         policy
     }
 
-    /// What the source of a service has; none where nothing was added to it.
+    /// Returns the added prefixes of a service as a feed; `None` without any.
     pub fn feed(&self, service: &str) -> Option<Feed> {
         let additions = self.services.get(service)?;
         let prefixes = additions.keys().copied().collect();
@@ -176,12 +172,12 @@ impl Additions {
         Some(Feed::new(prefixes, newest.unwrap_or(Timestamp::UNIX_EPOCH)))
     }
 
-    /// The services to which something was added.
+    /// Returns the services with added prefixes.
     pub fn services(&self) -> impl Iterator<Item = &String> {
         self.services.keys()
     }
 
-    /// Services that have something and are not in the policy.
+    /// Returns the services with added prefixes that the policy lacks, with the number of prefixes.
     pub fn without_service(&self, policy: &Policy) -> Vec<(&str, usize)> {
         let is_there = |name: &str| policy.services.iter().any(|service| service.name == name);
         self.services
@@ -201,12 +197,12 @@ impl Additions {
     }
 }
 
-/// The source that what was let in to a service counts as. No configured source's name has a dot.
+/// Returns the name of the source of added prefixes of a service. Configured names have no dot.
 pub fn source_name(service: &str) -> String {
     format!("{SOURCE_PREFIX}{service}")
 }
 
-/// What the names of those sources begin with.
+/// The prefix of the names of these sources.
 pub const SOURCE_PREFIX: &str = "added.";
 
 #[cfg(test)]
@@ -244,27 +240,27 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn what_is_undone_was_never_done(
+        fn undo_restores_the_state_before(
             first in prop::collection::vec(edit(), 0..20),
             second in prop::collection::vec(edit(), 0..20),
         ) {
-            let mut book = Additions::default();
-            book.apply(&first);
-            let before = book.clone();
-            let undo = book.apply(&second);
-            book.apply(&undo);
-            prop_assert_eq!(book, before);
+            let mut added = Additions::default();
+            added.apply(&first);
+            let before = added.clone();
+            let undo = added.apply(&second);
+            added.apply(&undo);
+            prop_assert_eq!(added, before);
         }
 
-        /// A book is what a flat list of its last words is.
+        /// The result equals that of a flat map of the last edits.
         #[test]
-        fn a_book_says_what_was_said_last(edits in prop::collection::vec(edit(), 0..40), now in 0_i64..20) {
-            let mut book = Additions::default();
-            book.apply(&edits);
+        fn the_last_edit_of_a_prefix_counts(edits in prop::collection::vec(edit(), 0..40), now in 0_i64..20) {
+            let mut added = Additions::default();
+            added.apply(&edits);
             let now = Timestamp::from_second(now).expect("a time");
             let moment = Now::by_wall(now);
-            let next = book.next_expiry(&moment);
-            let gone = book.expire(&moment);
+            let next = added.next_expiry(&moment);
+            let gone = added.expire(&moment);
             prop_assert_eq!(gone.is_empty(), next.is_none_or(|next| !next.is_zero()));
             let mut model = BTreeMap::new();
             for edit in &edits {
@@ -275,13 +271,13 @@ pub(crate) mod tests {
                 };
             }
             model.retain(|_, addition| addition.until.is_none_or(|until| until > now));
-            let found: Vec<_> = book.all().cloned().collect();
+            let found: Vec<_> = added.all().cloned().collect();
             prop_assert_eq!(found, model.into_values().collect::<Vec<_>>());
         }
     }
 
     #[test]
-    fn a_service_gets_a_source_more() {
+    fn added_prefixes_are_a_source() {
         use crate::policy::{Ports, Service};
         let service = |name: &str| Service {
             name: name.to_owned(),
@@ -293,18 +289,18 @@ pub(crate) mod tests {
             services: vec![service("s1"), service("s2")],
             sources: vec![Source::new("office", Origin::Prefixes(Vec::new()))],
         };
-        let mut book = Additions::default();
-        book.apply(&[
+        let mut added = Additions::default();
+        added.apply(&[
             Edit::Add(addition(7, 1, None)),
             Edit::Add(addition(7, 3, None)),
         ]);
-        let with = book.with(&policy);
+        let with = added.with(&policy);
         assert_eq!(with.services[0].allow, ["office", "added.s1"]);
         assert_eq!(with.services[1], policy.services[1]);
         let names: Vec<_> = with.sources.iter().map(|source| &*source.name).collect();
         assert_eq!(names, ["added.s1", "office"]);
-        assert_eq!(book.without_service(&policy), [("s3", 1)]);
+        assert_eq!(added.without_service(&policy), [("s3", 1)]);
         let prefix = "192.0.2.7/32".parse().expect("a prefix");
-        assert_eq!(book.services_of(&prefix), ["s1", "s3"]);
+        assert_eq!(added.services_of(&prefix), ["s1", "s3"]);
     }
 }

@@ -1,6 +1,6 @@
-//! Who changed what and when, on disk beside last-good: a line of JSON a deed, the oldest dropped first.
+//! The audit log: who changed what and when, one line of JSON per action; the oldest lines are dropped first.
 //!
-//! A line is added and never changed. Knows what can be done, and not how.
+//! Invariant: a line is appended and never changed.
 
 use std::fmt;
 use std::io;
@@ -19,30 +19,31 @@ const NAMES: Names = Names {
     old: "audit.v1.old.jsonl",
 };
 
-/// As many prefixes of one deed as are kept.
-const KEPT: usize = 200;
-/// As many of them as are shown in a line.
-const SHOWN: usize = 4;
-/// The longest text of a request that is kept, in characters, where it is no prefix.
-const LONGEST_TEXT: usize = 60;
+/// The most prefixes of an action in the file.
+const MAX_STORED_PREFIXES: usize = 200;
+/// The most prefixes of an action in a report.
+const MAX_SHOWN_PREFIXES: usize = 4;
+/// The longest invalid prefix in the file, in characters.
+const MAX_TEXT_CHARS: usize = 60;
 
-/// Something that was done, or refused.
+/// An action, or its refusal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
-    /// When.
+pub struct AuditEntry {
+    /// The time.
     pub time: Timestamp,
-    /// By whom.
-    pub who: Who,
-    /// What.
+    /// The client, or the daemon itself.
+    #[serde(rename = "who")]
+    pub actor: Actor,
+    /// The action.
     #[serde(flatten)]
-    pub deed: Deed,
-    /// Why it was not done; absent if it was.
+    pub action: AuditAction,
+    /// The reason of a refusal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
-    /// Whether the request succeeded and changed nothing, since everything was as requested already.
+    /// Whether the request succeeded without changing anything.
     #[serde(default, skip_serializing_if = "is_false")]
     pub no_change: bool,
-    /// The generation in force afterwards.
+    /// The active generation afterwards.
     pub generation: u32,
 }
 
@@ -51,37 +52,37 @@ const fn is_false(value: &bool) -> bool {
     !*value
 }
 
-/// Who asked.
+/// The origin of an action.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Who {
-    /// A process that asked over the control socket, by what the kernel says of it.
+pub enum Actor {
+    /// A client of the control socket, by its kernel credentials.
     Peer(Peer),
-    /// The daemon itself, such as by a time that was over.
+    /// The daemon itself, for example at a deadline.
     Daemon,
-    /// Whoever sent the daemon a signal: the kernel does not say who.
+    /// A signal, whose sender is not known.
     Signal,
 }
 
-/// A process on the other end of a socket.
+/// A client of the control socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
-    /// Its user's number.
+    /// The user id.
     pub uid: u32,
-    /// Its group's number.
+    /// The group id.
     pub gid: u32,
-    /// Its number; absent if it is of another process namespace.
+    /// The process id; absent if it is in another PID namespace.
     pub pid: Option<i32>,
-    /// Its user's name, if there is one.
+    /// The user's name, if any.
     pub user: Option<String>,
-    /// The user who became that one by sudo, if one did.
+    /// The user before sudo, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sudo_user: Option<String>,
-    /// What its program is called.
+    /// The name of the program.
     pub program: Option<String>,
 }
 
-impl fmt::Display for Who {
+impl fmt::Display for Actor {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Peer(peer) => peer.fmt(out),
@@ -104,95 +105,95 @@ impl fmt::Display for Peer {
     }
 }
 
-/// What can be done.
+/// The kinds of actions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "action", rename_all = "kebab-case")]
-pub enum Deed {
-    /// The filter was started, or adopted.
+pub enum AuditAction {
+    /// The daemon started.
     Start {
-        /// Where the configuration came from.
+        /// The configuration file, or the command line.
         from: String,
         /// The number of the policy.
         policy: u64,
     },
     /// The daemon ended.
     Stop {
-        /// Whether the filter stays in force.
+        /// Whether the filter stays attached.
         filtering: bool,
     },
-    /// Prefixes were let in.
+    /// Prefixes were added.
     Add(Prefixes),
-    /// They were let in no more.
+    /// Added prefixes were removed.
     Remove(Prefixes),
-    /// Their time was over.
+    /// Added prefixes have expired.
     Expire(Prefixes),
-    /// Drops are carried out, or only counted.
+    /// The mode was set.
     Mode {
-        /// From then on.
+        /// The new mode.
         mode: Mode,
     },
-    /// A list that the gate had refused was let in.
+    /// A rejected list was accepted.
     Accept {
-        /// Its source.
+        /// The source of the list.
         source: String,
-        /// Its id.
+        /// The id of the list.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<String>,
     },
-    /// Lists were asked for before their time.
+    /// Lists were fetched by command.
     Refresh {
-        /// Their sources.
+        /// The sources of the lists.
         sources: Vec<String>,
     },
-    /// The configuration was read again.
+    /// The configuration was reloaded.
     Reload {
-        /// The number of the policy that it made; absent if nothing was new.
+        /// The number of the new policy; absent if nothing changed.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         policy: Option<u64>,
     },
-    /// An earlier policy was put in force again.
+    /// An earlier policy was activated.
     Rollback {
-        /// Which.
+        /// The number of the earlier policy.
         to: u64,
-        /// The number that it has now; absent where it was refused.
+        /// The number of the new policy; absent if the request was refused.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         policy: Option<u64>,
     },
-    /// A change that was to be confirmed was.
+    /// The pending change was confirmed.
     Confirm,
-    /// It was not, and what was before is in force again.
+    /// The pending change was rolled back at its deadline.
     NotConfirmed,
 }
 
-/// Some prefixes at a service.
+/// The prefixes of an action.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prefixes {
-    /// How many.
+    /// The number of prefixes.
     pub count: usize,
-    /// The first of them.
+    /// The first prefixes.
     pub prefixes: Vec<IpNet>,
-    /// The first texts of the request that are no prefixes, each cut to 60 characters.
+    /// The first invalid prefixes of the request, each cut to 60 characters.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unreadable: Vec<String>,
     /// The services.
     pub services: Vec<String>,
-    /// When they go.
+    /// The expiry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
-    /// Why.
+    /// The note.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
 
 impl Prefixes {
-    /// Of these, of which only the first are kept.
+    /// Summarizes prefixes with their services.
     pub fn of<'s>(pairs: impl Iterator<Item = (IpNet, &'s str)>) -> Self {
         let mut services = std::collections::BTreeSet::new();
         let (mut count, mut prefixes) = (0, Vec::new());
         for (prefix, service) in pairs {
             count += 1;
             services.insert(service);
-            if prefixes.len() < KEPT {
+            if prefixes.len() < MAX_STORED_PREFIXES {
                 prefixes.push(prefix);
             }
         }
@@ -206,25 +207,25 @@ impl Prefixes {
         }
     }
 
-    /// Adds texts of a request that are no prefixes.
+    /// Adds invalid prefixes of a request.
     #[must_use]
     pub fn with_unreadable<'t>(mut self, texts: impl Iterator<Item = &'t str>) -> Self {
         for text in texts {
             self.count += 1;
-            if self.unreadable.len() < SHOWN {
+            if self.unreadable.len() < MAX_SHOWN_PREFIXES {
                 self.unreadable
-                    .push(text.chars().take(LONGEST_TEXT).collect());
+                    .push(text.chars().take(MAX_TEXT_CHARS).collect());
             }
         }
         self
     }
 }
 
-impl fmt::Display for Deed {
+impl fmt::Display for AuditAction {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Start { from, policy } => write!(out, "start by {from}, policy {policy}"),
-            Self::Stop { filtering: true } => out.write_str("stop; the filter stays in force"),
+            Self::Stop { filtering: true } => out.write_str("stop; the filter stays attached"),
             Self::Stop { filtering: false } => out.write_str("stop; nothing is filtered"),
             Self::Add(prefixes) => write!(out, "add {prefixes}"),
             Self::Remove(prefixes) => write!(out, "remove {prefixes}"),
@@ -249,22 +250,22 @@ impl fmt::Display for Deed {
                 policy: Some(policy),
             } => write!(out, "rollback to policy {to}, as policy {policy}"),
             Self::Confirm => out.write_str("confirm"),
-            Self::NotConfirmed => out.write_str("take back what was not confirmed"),
+            Self::NotConfirmed => out.write_str("roll back the unconfirmed change"),
         }
     }
 }
 
 impl fmt::Display for Prefixes {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = self.prefixes.iter().take(SHOWN);
+        let shown = self.prefixes.iter().take(MAX_SHOWN_PREFIXES);
         let mut words: Vec<String> = shown.map(ToString::to_string).collect();
-        let left = SHOWN - words.len();
+        let left = MAX_SHOWN_PREFIXES - words.len();
         let unreadable = self.unreadable.iter().take(left);
         words.extend(unreadable.map(|text| format!("{text:?}")));
         if self.count > words.len() {
             words.push(format!("and {} more", self.count - words.len()));
         }
-        // Where it was refused, perhaps nobody said at which.
+        // A refused request may lack the service.
         let services = self.services.join(" ");
         if !services.is_empty() {
             words.push(format!("at {services}"));
@@ -279,23 +280,23 @@ impl fmt::Display for Prefixes {
     }
 }
 
-/// The writing side.
+/// The audit log, to append to.
 #[derive(Debug)]
 pub struct Audit(Lines);
 
 impl Audit {
-    /// In a state directory, which must be there. Takes no more than `max_bytes` of it.
+    /// Returns the log in an existing state directory, limited to `max_bytes`.
     pub fn new(folder: &Path, max_bytes: u64) -> Self {
         Self(Lines::new(folder, NAMES, max_bytes))
     }
 
-    /// Adds an entry.
-    pub fn add(&self, entry: &Entry) -> io::Result<()> {
+    /// Appends an entry.
+    pub fn add(&self, entry: &AuditEntry) -> io::Result<()> {
         self.0.add(serde_json::to_vec(entry)?)
     }
 }
 
-/// What is kept, the oldest first, and how many lines could not be read.
-pub fn read(folder: &Path) -> Result<(Vec<Entry>, usize)> {
+/// Reads the entries, the oldest first, and the number of damaged lines.
+pub fn read(folder: &Path) -> Result<(Vec<AuditEntry>, usize)> {
     lines::read(folder, NAMES)
 }

@@ -1,12 +1,11 @@
-//! File access within limits: the required type of a file, its greatest length, and the time that the system may take.
+//! File access with limits of type, size and time.
 //!
-//! - [`Open`] states how a file is opened, the required type of the open descriptor, and the number of bytes that are read
-//! - [`within`] runs a file operation on a thread of its own, and gives up on it after a time limit
+//! - [`Open`] states how a file is opened, its required type, and the number of bytes to read
+//! - [`within`] runs a file operation on a thread of its own with a time limit
 //!
-//! Invariants: no open waits for a writer or a device; the open descriptor is checked, and not the path; no read is
-//! longer than its limit; and no caller waits longer than its time limit, even if the kernel blocks. An operation
-//! that the kernel never ends costs one thread; until it ends, further ones at the same place fail at once.
-//! Knows no file's content.
+//! Invariants: no open waits for a writer or a device; the open descriptor is checked, not the path; no read exceeds its
+//! limit; no caller exceeds its time limit, even if the kernel blocks. An operation that never ends costs one thread;
+//! until it ends, further operations on the same path fail at once.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, FileType, Metadata, OpenOptions};
@@ -20,12 +19,12 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-/// How long a write may take. A disk that is only busy answers within this.
+/// The time limit of a write, sufficient for a busy disk.
 pub const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a read may take: a start waits for several, one after the other.
+/// The time limit of a read; shorter, since a start does several in sequence.
 const READ_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How a file is opened, and its required type. The safe choices are [`Open::state`] and [`Open::configured`].
+/// How a file is opened, and its required type. Use [`Open::state`] or [`Open::configured`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Open {
     /// The most bytes that are read. A longer file is an error.
@@ -34,54 +33,54 @@ pub struct Open {
     pub timeout: Duration,
     /// Whether the last component of the path may be a symbolic link.
     pub follows_links: bool,
-    /// Who must own the file.
+    /// The required owner.
     pub owner: Owner,
-    /// Whether a file that is written while it is read is an error, after a second try.
+    /// Whether a file that changes during two reads is an error.
     pub is_steady: bool,
 }
 
-/// Who must own a file.
+/// The required owner of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
     /// Any user.
     Any,
-    /// The owner of the folder that the file is in, or root.
+    /// The owner of the file's directory, or root.
     OfFolder,
 }
 
-/// Why a file was not opened or not read.
+/// An error of opening or reading a file.
 #[derive(Debug, Error)]
 pub enum ReadError {
-    /// The system refused.
+    /// An I/O error.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// A folder, a symbolic link, a pipe, a socket, a device.
-    #[error("it is {0} and not a regular file")]
+    /// The file is a directory, symbolic link, pipe, socket or device.
+    #[error("it is {0}, not a regular file")]
     NotRegular(&'static str),
-    /// It is a regular file by name only: a read would wait for data, as in `/proc/kmsg`.
-    #[error("reading it waits for data, so it is not a regular file on a disk")]
+    /// A read would wait for data, as of `/proc/kmsg`.
+    #[error("a read of it waits for data, so it is not a regular file")]
     Waits,
-    /// Another user owns it.
-    #[error("it is owned by user {0}, and not by the owner of its folder or root")]
+    /// Another user owns the file.
+    #[error("its owner is user {0}, not root or the owner of its directory")]
     OtherOwner(u32),
-    /// More than the limit.
+    /// The file exceeds the limit.
     #[error("it is larger than {limit} bytes")]
     TooLarge {
         /// The limit in bytes.
         limit: u64,
     },
-    /// It was written while it was read, twice.
-    #[error("it changes while it is read")]
+    /// The file changed during two reads.
+    #[error("it changes during the read")]
     Unsteady,
 }
 
 impl ReadError {
-    /// Whether there is no such file.
+    /// Returns whether the file does not exist.
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Io(error) if error.kind() == ErrorKind::NotFound)
     }
 
-    /// Whether the time limit ended it.
+    /// Returns whether the time limit was exceeded.
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::Io(error) if error.kind() == ErrorKind::TimedOut)
     }
@@ -97,7 +96,7 @@ impl From<ReadError> for io::Error {
 }
 
 impl Open {
-    /// For files that this program writes itself, in its state folder.
+    /// Returns the options for files of the state directory.
     pub const fn state(max_bytes: u64) -> Self {
         Self {
             max_bytes,
@@ -108,7 +107,7 @@ impl Open {
         }
     }
 
-    /// For files that the configuration names. They may be symbolic links.
+    /// Returns the options for files of the configuration, which may be symbolic links.
     pub const fn configured(max_bytes: u64) -> Self {
         Self {
             max_bytes,
@@ -119,7 +118,7 @@ impl Open {
         }
     }
 
-    /// Reads a file whole, on a thread of its own.
+    /// Reads a file on a thread of its own.
     ///
     /// # Errors
     /// Any [`ReadError`]; past the time limit, an I/O error of the kind [`ErrorKind::TimedOut`].
@@ -128,12 +127,12 @@ impl Open {
         within(path, self.timeout, move || self.read_here(&file), drop)?
     }
 
-    /// Reads a file whole on the calling thread, for threads that nothing waits for without a limit.
+    /// Reads a file on the calling thread, for threads that may block.
     pub fn read_here(self, path: &Path) -> Result<Vec<u8>, ReadError> {
         Ok(self.read_steadily(path, || {})?.0)
     }
 
-    /// Reads a file whole, on a thread of its own, and returns the bytes and the metadata of the file that was open.
+    /// Reads a file on a thread of its own, and returns the bytes and the metadata of the open file.
     ///
     /// # Errors
     /// As [`Open::read`].
@@ -147,7 +146,7 @@ impl Open {
         )?
     }
 
-    /// Reads a file whole; the callback runs between the read and the check that nothing was written.
+    /// Reads a file; the callback runs between the read and the check for writes.
     fn read_steadily(
         self,
         path: &Path,
@@ -175,7 +174,7 @@ impl Open {
                     limit: self.max_bytes,
                 });
             }
-            // Of the open file: one that was renamed into its place since then is for the next time.
+            // Compare the open file: a file that was renamed to the path meanwhile is left for the next read.
             if !self.is_steady || version(&file.metadata()?) == version(&before) {
                 return Ok((bytes, before));
             }
@@ -183,10 +182,10 @@ impl Open {
         Err(ReadError::Unsteady)
     }
 
-    /// Opens a file and checks the open descriptor. Does not wait for a pipe or a device, but has no time limit
-    /// of its own: a file system may hang.
+    /// Opens a file and checks the descriptor. Does not wait for a pipe or a device, but has no time limit for a file
+    /// system that hangs.
     pub fn open(self, path: &Path, options: &OpenOptions) -> Result<File, ReadError> {
-        // Before it is opened: opening a device can act on it.
+        // Check before opening too, since opening a device can have effects.
         let found = if self.follows_links {
             fs::metadata(path)
         } else {
@@ -205,7 +204,7 @@ impl Open {
             Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
                 return Err(ReadError::NotRegular("a symbolic link"));
             }
-            // A pipe without a reader, or a socket, that took the file's place just now.
+            // A pipe without a reader, or a socket, that replaced the file meanwhile.
             Err(error) if error.raw_os_error() == Some(libc::ENXIO) => {
                 return Err(ReadError::NotRegular("a pipe or a socket"));
             }
@@ -232,12 +231,12 @@ impl Open {
     }
 }
 
-/// The type of a file that is not a regular one.
+/// Returns the type of a file, with its article, unless it is a regular one.
 fn other_kind(kind: FileType) -> Option<&'static str> {
     if kind.is_file() {
         None
     } else if kind.is_dir() {
-        Some("a folder")
+        Some("a directory")
     } else if kind.is_symlink() {
         Some("a symbolic link")
     } else if kind.is_fifo() {
@@ -249,19 +248,19 @@ fn other_kind(kind: FileType) -> Option<&'static str> {
     }
 }
 
-/// What changes when a file is written to.
+/// Returns values that change when the file is written.
 fn version(metadata: &Metadata) -> (u64, i64, i64) {
     (metadata.size(), metadata.mtime(), metadata.mtime_nsec())
 }
 
-/// The places at which an operation has not ended that was given up.
+/// The paths of operations that have exceeded their time limit and not ended.
 static STUCK: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 /// The state of an operation on another thread.
 enum State<T> {
     Running,
     Done(thread::Result<T>),
-    /// Its time limit is over, and its caller went on.
+    /// The time limit was exceeded, and the caller has continued.
     GivenUp,
 }
 
@@ -270,13 +269,14 @@ struct Slot<T> {
     bell: Condvar,
 }
 
-/// Runs a file operation on a thread of its own, and waits for it at most `limit`. `place` is the file or folder:
-/// until an operation ends that was given up, others at that place or below it fail at once. An operation that
-/// was given up and ends later hands its result to `late`.
+/// Runs a file operation on a thread of its own, and waits for it at most `limit`.
+///
+/// `place` is the file or directory: until an operation that exceeded its limit ends, others at or below that path fail
+/// at once. The result of such an operation is passed to `late` when it ends.
 ///
 /// # Errors
-/// An I/O error of the kind [`ErrorKind::TimedOut`] when the time limit is over, or was over for an earlier
-/// operation that has not ended.
+/// Returns an I/O error of the kind [`ErrorKind::TimedOut`] if the limit is exceeded, by this operation or an earlier
+/// one that has not ended.
 ///
 /// # Panics
 /// If `work` does.
@@ -289,7 +289,7 @@ pub fn within<T: Send + 'static>(
     if is_stuck(place) {
         return Err(io::Error::new(
             ErrorKind::TimedOut,
-            "an earlier access to it has not ended",
+            "an earlier access has not ended",
         ));
     }
     let slot = Arc::new(Slot {
@@ -333,14 +333,14 @@ pub fn within<T: Send + 'static>(
     }
 }
 
-/// Whether an operation that was given up has not ended, at this place or at a folder above it.
+/// Returns whether an operation that exceeded its limit has not ended, at this path or above it.
 pub fn is_stuck(place: &Path) -> bool {
     let stuck = lock(&STUCK);
     place.ancestors().any(|place| stuck.contains(place))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A thread that panicked with it left it whole.
+    // A panic leaves the data consistent.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -32,7 +32,7 @@ use crate::error_code::ErrorCode;
 use crate::error_code::bail_with;
 use crate::explain::Question;
 use crate::hints;
-use crate::ledger::Written;
+use crate::journal::ConfigText;
 use crate::netlink::index_of;
 use crate::notify::Notify;
 use crate::report::{
@@ -153,7 +153,7 @@ async fn filter(paths: Paths, run: Run) -> Result<()> {
         attach: run.attach_mode.map(AttachMode::from),
         keep: run.keep,
         trace: run.trace,
-        care: change::care(&run.care),
+        apply: change::care(&run.care),
         warnings,
         paths,
     };
@@ -476,7 +476,7 @@ fn config(paths: &Paths, small: Small) -> Result<Config> {
 }
 
 /// Returns the text of the configuration: the file, or the one that the options define.
-fn written(paths: &Paths, mut small: Small) -> Result<Written> {
+fn written(paths: &Paths, mut small: Small) -> Result<ConfigText> {
     let mut seen = BTreeSet::new();
     small.iface.retain(|name| seen.insert(name.clone()));
     if small.is_policy() {
@@ -490,7 +490,7 @@ fn written(paths: &Paths, mut small: Small) -> Result<Written> {
         let text = Config::inline_toml(small.mode(), &small.allow, &small.provider, &small.port);
         // Its errors name the options.
         Config::from_inline(small.iface.clone(), small.allow, small.provider, small.port)?;
-        return Ok(Written::new(None, text, small.iface));
+        return Ok(ConfigText::new(None, text, small.iface));
     }
     let file = paths.config.as_deref().unwrap_or(Path::new(CONFIG));
     if small.enforce {
@@ -507,7 +507,7 @@ fn written(paths: &Paths, mut small: Small) -> Result<Written> {
         );
     }
     let text = Config::text(file)?;
-    Ok(Written::new(Some(file.to_owned()), text, small.iface))
+    Ok(ConfigText::new(Some(file.to_owned()), text, small.iface))
 }
 
 fn print_json(document: &serde_json::Value) -> Result<()> {

@@ -1,11 +1,9 @@
-//! What can be asked of a running daemon, and what it answers: HTTP with JSON over a Unix socket, so that
-//! `curl --unix-socket` can ask as well as the command line.
+//! The API of a running daemon: HTTP with JSON over a Unix socket, for the command line and for `curl --unix-socket`.
 //!
-//! - `server` listens, with limits: `places` for connections, `bodies` for memory; `socket` is its file; `peer`
+//! - `server` listens, with limits: `places` for connections, `bodies` for memory; `socket` creates the socket; `peer`
 //!   identifies the client; `client` sends requests
 //!
-//! Invariant: the daemon alone writes. Whoever asks waits for the daemon, and the daemon for nobody: a slow
-//! or broken client delays no publish. docs/api.md tells it for people.
+//! Invariants: only the daemon writes; a slow or broken client delays no publish. docs/api.md describes the API.
 
 mod bodies;
 mod client;
@@ -25,125 +23,124 @@ use tokio::sync::oneshot;
 pub use client::Client;
 pub use server::Control;
 
-use crate::audit::Who;
+use crate::audit::Actor;
 use crate::error_code::{CodedError, ErrorCode};
 use crate::event::Change;
 use crate::policy::{MAX_NAME_BYTES, Mode, is_name};
 use crate::report::Report;
 use crate::session::Session;
 
-/// What all paths begin with.
+/// The prefix of all paths.
 const VERSION: &str = "/v1";
-/// How many seconds a change may wait to be confirmed.
+/// The range of `confirm_within_seconds`.
 pub const CONFIRM_WITHIN: RangeInclusive<u64> = 1..=86_400;
 
-/// What only a running daemon knows.
+/// The state of a running daemon.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Live {
-    /// Its process id.
+pub struct DaemonStatus {
+    /// The process id.
     pub pid: u32,
-    /// Its version.
+    /// The version of the program.
     pub version: String,
-    /// Since when it runs.
+    /// The start of the process.
     pub started: Timestamp,
-    /// Where its configuration comes from.
+    /// The configuration file, or the command line.
     pub configuration: String,
-    /// The mode that the configuration states; a mode that was set by command may be active instead.
+    /// The mode of the configuration; a mode set by command may be active instead.
     #[serde(default)]
     pub configured_mode: Option<Mode>,
-    /// The number of the policy in force.
+    /// The number of the active policy.
     pub policy: Option<u64>,
-    /// Whether another policy than the file's is in force, since its last change was taken back.
-    pub held_back: bool,
-    /// Sources that have no list yet.
-    pub waiting: Vec<String>,
-    /// Whether the configuration is in force only when they have.
-    pub is_waiting: bool,
-    /// Whether everybody passes as if listed by those that have no list.
+    /// Whether the configuration file is suppressed, since its last change was rolled back.
+    pub config_suppressed: bool,
+    /// The sources without a list.
+    pub missing_sources: Vec<String>,
+    /// Whether the configuration is not active until these have a list (`at_start = "wait"`).
+    pub inactive: bool,
+    /// Whether every address passes as if listed by these (`at_start = "pass"`).
     #[serde(default)]
-    pub is_open: bool,
-    /// Interfaces that are not there, and are filtered as soon as they are.
-    pub waiting_for: Vec<String>,
-    /// A change that waits to be confirmed.
-    pub pending: Option<Unconfirmed>,
-    /// What is legal in the configuration, and yet probably not what was meant.
+    pub failing_open: bool,
+    /// The configured interfaces that do not exist; the filter is attached when they appear.
+    pub missing_interfaces: Vec<String>,
+    /// The change that is pending confirmation.
+    pub pending: Option<PendingChange>,
+    /// Warnings about the configuration and the mode.
     pub warnings: Vec<String>,
-    /// By source name: when it will be fetched next.
+    /// By source: the time of the next fetch.
     pub next_fetch: BTreeMap<String, Timestamp>,
 }
 
-/// A change that is taken back unless it is confirmed in time.
+/// A change that is rolled back unless it is confirmed in time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Unconfirmed {
-    /// What it is.
+pub struct PendingChange {
+    /// The description of the change.
     pub what: String,
-    /// Who made it.
+    /// The user who made it.
     pub by: String,
-    /// When it is taken back.
+    /// The deadline of the confirmation.
     pub until: Timestamp,
 }
 
-/// What is asked of a daemon that changes something. Each has a path of its name.
+/// A request that changes something. Each has a path with its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    /// Lets prefixes in: all of them, or none.
-    Add(Vec<Entry>),
-    /// Lets them in no more: all of them, or none.
-    Remove(Vec<Entry>),
-    /// Carries verdicts out, or only counts them.
+pub enum Operation {
+    /// Adds prefixes, all or none.
+    Add(Vec<PrefixRequest>),
+    /// Removes added prefixes, all or none.
+    Remove(Vec<PrefixRequest>),
+    /// Sets the mode.
     Mode(Mode),
-    /// Accepts a list that the gate rejected.
+    /// Accepts a rejected list.
     Accept {
-        /// The source's name.
+        /// The name of the source.
         source: String,
-        /// The id of the list. Without it, the answer names the list that waits.
+        /// The id of the list. Without it, the answer names the present rejected list.
         id: Option<String>,
     },
-    /// Asks for the list of this source now, or for all of them.
+    /// Fetches the list of this source now, or all lists.
     Refresh(Option<String>),
-    /// Goes back to the policy of this number, or to the one before the newest.
+    /// Rolls back to the policy with this number, or to the one before the newest.
     Rollback(Option<u64>),
-    /// Reads the configuration again.
+    /// Reads the configuration file again.
     Reload,
-    /// Keeps the change that waits for it.
+    /// Confirms the pending change.
     Confirm,
 }
 
-/// A prefix at a service.
+/// A prefix to add or remove.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Entry {
+pub struct PrefixRequest {
     /// A prefix or an address.
     pub prefix: String,
-    /// The service. To remove, without it: all to which it was added.
+    /// The service. To remove, `None` stands for all services to which the prefix was added.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
-    /// How long it is let in; for ever without it.
+    /// The time to live; `None` is unlimited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u64>,
-    /// Why.
+    /// The reason, for reports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
 
-/// With how much care something is to be done.
+/// The lockout check and the commit confirm of a change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Care {
-    /// Even if it cuts the connection over which it is asked.
+pub struct ApplyOptions {
+    /// Whether to skip the lockout check.
     pub force: bool,
-    /// Taken back after so long, unless it is confirmed.
+    /// The time after which the change is rolled back unless it is confirmed.
     pub confirm_within: Option<Duration>,
-    /// The connection over which it is asked, as far as whoever asks knows.
+    /// The login session of the client, as far as the client knows it.
     pub session: Option<Session>,
 }
 
-/// The body of a request: what the path's name takes of it, and how much care is to be taken. A key that it
-/// does not take is an error, since whoever wrote it meant something by it.
+/// The body of a request. A key that the path does not take is an error.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Asked {
+struct RequestBody {
     #[serde(skip_serializing_if = "Option::is_none")]
-    entries: Option<Vec<Entry>>,
+    entries: Option<Vec<PrefixRequest>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mode: Option<Mode>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -160,64 +157,64 @@ struct Asked {
     session: Option<Session>,
 }
 
-/// Something that is asked, by whom, and where the answer goes. Who asked may be gone by then.
+/// A request in the daemon's queue.
 #[derive(Debug)]
-pub struct Request {
-    /// What.
-    pub wanted: Wanted,
-    /// How.
-    pub care: Care,
-    /// Who.
-    pub who: Who,
-    /// The answer, when it is done.
-    pub answer: oneshot::Sender<Result<Done, CodedError>>,
+pub struct QueuedRequest {
+    /// The operation.
+    pub operation: Operation,
+    /// Its options.
+    pub options: ApplyOptions,
+    /// The client.
+    pub actor: Actor,
+    /// The channel for the answer; the client may have disconnected.
+    pub answer: oneshot::Sender<Result<ApplyOutcome, CodedError>>,
 }
 
-/// What was done. What does not apply is absent.
+/// The answer to a successful request. Fields that do not apply are absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Done {
-    /// The generation that has it.
+pub struct ApplyOutcome {
+    /// The active generation.
     pub generation: u32,
-    /// The number of the policy in force.
+    /// The number of the active policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<u64>,
-    /// The difference between the effective states before and after, a line each: empty exactly if `status`,
-    /// `list` and `explain` answer as before.
+    /// The difference between the effective states before and after, one line per change; empty exactly if the reports
+    /// `status`, `list` and `explain` do not change.
     #[serde(default)]
     pub changes: Vec<String>,
-    /// What else there is to know about the answer, a line each.
+    /// Other information, one line each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
-    /// What should be thought about.
+    /// Warnings, one line each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
-    /// When it is taken back, unless it is confirmed.
+    /// The deadline of the confirmation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirm_until: Option<Timestamp>,
-    /// What a list that was let in has more, and less; what it has less stays for its grace period.
+    /// The prefixes that an accepted list adds and removes; removed ones stay for their grace period.
     #[serde(default, flatten)]
     pub change: Option<Change>,
-    /// What came of asking for lists, by source.
+    /// The outcome of fetches, by source.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub sources: BTreeMap<String, Refreshed>,
+    pub sources: BTreeMap<String, RefreshOutcome>,
 }
 
-/// What came of asking for a list.
+/// The outcome of a fetch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refreshed {
-    /// Whether what it has is in force.
+pub struct RefreshOutcome {
+    /// Whether the source's present list is active.
     pub ok: bool,
-    /// How many prefixes of it are in force.
+    /// The number of active prefixes.
     pub prefixes: usize,
-    /// Why it is not what the source has.
+    /// The reason of a failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
-    /// The code of that reason.
+    /// The code of the reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure_code: Option<ErrorCode>,
 }
 
-impl Report for Live {
+impl Report for DaemonStatus {
     fn text(&self) -> String {
         format!("process {}, version {}\n", self.pid, self.version)
     }
@@ -227,68 +224,66 @@ impl Report for Live {
     }
 }
 
-impl Asked {
-    fn new(wanted: Wanted, care: &Care) -> Self {
-        let mut asked = Self {
-            force: care.force.then_some(true),
-            confirm_within_seconds: care.confirm_within.map(|within| within.as_secs()),
-            session: care.session.clone(),
+impl RequestBody {
+    fn new(operation: Operation, options: &ApplyOptions) -> Self {
+        let mut request = Self {
+            force: options.force.then_some(true),
+            confirm_within_seconds: options.confirm_within.map(|within| within.as_secs()),
+            session: options.session.clone(),
             ..Self::default()
         };
-        match wanted {
-            Wanted::Add(entries) | Wanted::Remove(entries) => asked.entries = Some(entries),
-            Wanted::Mode(mode) => asked.mode = Some(mode),
-            Wanted::Accept { source, id } => (asked.source, asked.id) = (Some(source), id),
-            Wanted::Refresh(source) => asked.source = source,
-            Wanted::Rollback(to) => asked.to = to,
-            Wanted::Reload | Wanted::Confirm => {}
+        match operation {
+            Operation::Add(entries) | Operation::Remove(entries) => request.entries = Some(entries),
+            Operation::Mode(mode) => request.mode = Some(mode),
+            Operation::Accept { source, id } => (request.source, request.id) = (Some(source), id),
+            Operation::Refresh(source) => request.source = source,
+            Operation::Rollback(to) => request.to = to,
+            Operation::Reload | Operation::Confirm => {}
         }
-        asked
+        request
     }
 
-    /// What the path of this name is asked by this body.
-    fn read(mut self, name: &str) -> Result<(Wanted, Care), CodedError> {
+    /// Returns the operation and its options, for the path with this name.
+    fn read(mut self, name: &str) -> Result<(Operation, ApplyOptions), CodedError> {
         let invalid = |error: String| CodedError::new(ErrorCode::InvalidRequest, error);
-        // Before anything is logged: a name that cannot exist must not reach a line of the log.
+        // Checked before the request is logged, so that no foreign text reaches the log.
         let entries = self.entries.iter().flatten();
         let services = entries.filter_map(|entry| entry.service.as_deref());
         let names = [("source", self.source.as_deref())].into_iter();
         let names = names.chain(services.map(|service| ("service", Some(service))));
         for (key, name) in names {
-            // Without a name, the daemon lists those that there are.
+            // An empty name is answered with a list of the names.
             if let Some(name) = name.filter(|name| !name.is_empty() && !is_name(name)) {
                 let error = format!(
-                    "{name:?} cannot be the name of a {key}: those have a-z, 0-9, - and _, up to {MAX_NAME_BYTES} characters"
+                    "{name:?} is not a valid name of a {key}; names consist of a-z, 0-9, - and _, up to {MAX_NAME_BYTES} characters"
                 );
                 return Err(invalid(error));
             }
         }
         let lacks = |key: &str| invalid(format!("{name} needs `{key}`"));
-        let wanted = match name {
-            "add" => Wanted::Add(self.entries.take().ok_or_else(|| lacks("entries"))?),
-            "remove" => Wanted::Remove(self.entries.take().ok_or_else(|| lacks("entries"))?),
-            "mode" => Wanted::Mode(self.mode.take().ok_or_else(|| lacks("mode"))?),
-            "accept" => Wanted::Accept {
+        let operation = match name {
+            "add" => Operation::Add(self.entries.take().ok_or_else(|| lacks("entries"))?),
+            "remove" => Operation::Remove(self.entries.take().ok_or_else(|| lacks("entries"))?),
+            "mode" => Operation::Mode(self.mode.take().ok_or_else(|| lacks("mode"))?),
+            "accept" => Operation::Accept {
                 source: self.source.take().ok_or_else(|| lacks("source"))?,
                 id: self.id.take(),
             },
-            "refresh" => Wanted::Refresh(self.source.take()),
-            "rollback" => Wanted::Rollback(self.to.take()),
-            "reload" => Wanted::Reload,
-            "confirm" => Wanted::Confirm,
+            "refresh" => Operation::Refresh(self.source.take()),
+            "rollback" => Operation::Rollback(self.to.take()),
+            "reload" => Operation::Reload,
+            "confirm" => Operation::Confirm,
             _ => {
                 return Err(CodedError::new(
                     ErrorCode::NotFound,
-                    format!(
-                        "there is nothing called {name:?} to ask; docs/api.md lists what there is"
-                    ),
+                    format!("there is no request {name:?}; docs/api.md lists all requests"),
                 ));
             }
         };
         if self.confirm_within_seconds.is_some() && matches!(name, "accept" | "refresh" | "confirm")
         {
             return Err(invalid(format!(
-                "{name} does not take `confirm_within_seconds`: it cannot be taken back"
+                "{name} does not take `confirm_within_seconds`: it cannot be rolled back"
             )));
         }
         if let Some(seconds) = self.confirm_within_seconds
@@ -300,7 +295,7 @@ impl Asked {
                 CONFIRM_WITHIN.end()
             )));
         }
-        let care = Care {
+        let options = ApplyOptions {
             force: self.force.take().unwrap_or(false),
             confirm_within: self.confirm_within_seconds.take().map(Duration::from_secs),
             session: self.session.take(),
@@ -314,18 +309,18 @@ impl Asked {
         ];
         match unused.into_iter().find(|(_, is_given)| *is_given) {
             Some((key, _)) => Err(invalid(format!("{name} does not take `{key}`"))),
-            None => Ok((wanted, care)),
+            None => Ok((operation, options)),
         }
     }
 }
 
-impl Wanted {
+impl Operation {
     /// The names of all paths.
     const NAMES: [&str; 8] = [
         "accept", "add", "confirm", "mode", "refresh", "reload", "remove", "rollback",
     ];
 
-    /// The name of its path.
+    /// Returns the name of the path.
     const fn name(&self) -> &'static str {
         match self {
             Self::Add(_) => "add",
@@ -346,33 +341,37 @@ mod tests {
 
     use super::*;
 
-    fn read(name: &str, body: &str) -> Result<Wanted, CodedError> {
-        let asked: Asked = serde_json::from_str(body)
+    fn read(name: &str, body: &str) -> Result<Operation, CodedError> {
+        let request: RequestBody = serde_json::from_str(body)
             .map_err(|error| CodedError::new(ErrorCode::InvalidRequest, error.to_string()))?;
-        Ok(asked.read(name)?.0)
+        Ok(request.read(name)?.0)
     }
 
     #[test]
     fn valid_bodies() {
-        let entry = Entry {
+        let entry = PrefixRequest {
             prefix: "192.0.2.1".to_owned(),
             service: Some("web".to_owned()),
             ttl_seconds: Some(9),
             note: None,
         };
         for (name, body, expected) in [
-            ("mode", r#"{"mode":"observe"}"#, Wanted::Mode(Mode::Observe)),
-            ("reload", "{}", Wanted::Reload),
+            (
+                "mode",
+                r#"{"mode":"observe"}"#,
+                Operation::Mode(Mode::Observe),
+            ),
+            ("reload", "{}", Operation::Reload),
             (
                 "rollback",
                 r#"{"to":7,"force":true}"#,
-                Wanted::Rollback(Some(7)),
+                Operation::Rollback(Some(7)),
             ),
-            ("refresh", "{}", Wanted::Refresh(None)),
+            ("refresh", "{}", Operation::Refresh(None)),
             (
                 "add",
                 r#"{"entries":[{"prefix":"192.0.2.1","service":"web","ttl_seconds":9}]}"#,
-                Wanted::Add(vec![entry]),
+                Operation::Add(vec![entry]),
             ),
         ] {
             assert_eq!(read(name, body), Ok(expected), "{name} {body}");
@@ -423,11 +422,11 @@ mod tests {
             reload {"forced":true}
                 unknown field `forced`, expected one of `entries`, `mode`, `source`, `id`, `to`, `force`, `confirm_within_seconds`, `session` at line 1 column 9
             detach {}
-                there is nothing called "detach" to ask; docs/api.md lists what there is
+                there is no request "detach"; docs/api.md lists all requests
             accept {"source":"../x"}
-                "../x" cannot be the name of a source: those have a-z, 0-9, - and _, up to 63 characters
+                "../x" is not a valid name of a source; names consist of a-z, 0-9, - and _, up to 63 characters
             accept {"source":"x","confirm_within_seconds":9}
-                accept does not take `confirm_within_seconds`: it cannot be taken back
+                accept does not take `confirm_within_seconds`: it cannot be rolled back
             reload {"confirm_within_seconds":0}
                 confirm_within_seconds = 0 is out of range; write 1 to 86400
             add {"entries":[{"prefix":"192.0.2.1","service":"web","ttl":9}]}
@@ -436,34 +435,35 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_is_what_is_read() {
-        let care = Care {
+    fn requests_round_trip() {
+        let options = ApplyOptions {
             force: true,
             confirm_within: Some(Duration::from_mins(1)),
             session: None,
         };
-        for wanted in [
-            Wanted::Add(vec![Entry::default()]),
-            Wanted::Remove(Vec::new()),
-            Wanted::Mode(Mode::Enforce),
-            Wanted::Accept {
+        for operation in [
+            Operation::Add(vec![PrefixRequest::default()]),
+            Operation::Remove(Vec::new()),
+            Operation::Mode(Mode::Enforce),
+            Operation::Accept {
                 source: "a".to_owned(),
                 id: Some("1f".to_owned()),
             },
-            Wanted::Refresh(Some("a".to_owned())),
-            Wanted::Rollback(None),
-            Wanted::Reload,
-            Wanted::Confirm,
+            Operation::Refresh(Some("a".to_owned())),
+            Operation::Rollback(None),
+            Operation::Reload,
+            Operation::Confirm,
         ] {
-            let name = wanted.name();
-            let mut care = care.clone();
+            let name = operation.name();
+            let mut options = options.clone();
             if matches!(name, "accept" | "refresh" | "confirm") {
-                care.confirm_within = None;
+                options.confirm_within = None;
             }
-            assert!(Wanted::NAMES.contains(&name));
-            let body = serde_json::to_string(&Asked::new(wanted.clone(), &care)).expect("is JSON");
-            let asked: Asked = serde_json::from_str(&body).expect("is a body");
-            assert_eq!(asked.read(name), Ok((wanted, care.clone())));
+            assert!(Operation::NAMES.contains(&name));
+            let body = serde_json::to_string(&RequestBody::new(operation.clone(), &options))
+                .expect("is JSON");
+            let request: RequestBody = serde_json::from_str(&body).expect("is a body");
+            assert_eq!(request.read(name), Ok((operation, options.clone())));
         }
     }
 }

@@ -1,31 +1,31 @@
-//! The loop that keeps the kernel in step with the sources and with what people ask: fetch, compile, publish.
+//! The daemon's event loop: fetches lists, compiles and publishes generations, and handles requests.
 //!
-//! - this file is the loop, and what is put in force
-//! - `start` is how a daemon begins, `plan` with which policy, `first` with which lists, `opening` its first
-//!   reads of sources, `stop` how it ends
-//! - `refresh` takes lists in, `schedule` says when they are asked for, `files` which files were touched
-//! - `asked` carries out requests of the socket: `added`, `reload`, `confirm`; `changes` has the lines of an
-//!   answer
-//! - `interfaces` keeps the filter on them, `selfcheck` compares the kernel with the published state
+//! - this file: the loop, and the activation of a generation
+//! - `start`: the start; `start_plan`: its policy; `initial_lists`: its lists; `opening`: the first read of file
+//!   sources; `stop`: the end
+//! - `refresh`: evaluates fetched lists; `schedule`: computes fetch times; `files`: watches file sources
+//! - `requests`: handles requests of the socket, with `additions`, `reload` and `confirm`; `changes`: the lines of
+//!   an answer
+//! - `interfaces`: attaches the filter; `selfcheck`: compares the kernel with the published state
 //!
-//! Invariants: before the first packet is judged a whole generation is published; a source that fails keeps
-//! its last good prefixes, and so does the kernel; what is asked is on disk before it is in force, and in
-//! force before it is answered; what cannot be done whole is not done.
+//! Invariants: a whole generation is published before the first packet is judged; a source that fails keeps its
+//! last-good list; a change is on disk before it is active, and active before it is answered; a change is applied
+//! as a whole or not at all.
 
-mod added;
-mod asked;
+mod additions;
 mod changes;
 mod confirm;
 mod files;
-mod first;
+mod initial_lists;
 mod interfaces;
 mod opening;
-mod plan;
 mod refresh;
 mod reload;
+mod requests;
 mod schedule;
 mod selfcheck;
 mod start;
+mod start_plan;
 mod stop;
 
 use std::borrow::Cow;
@@ -42,28 +42,28 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use self::added::Expiry;
-use self::asked::Refreshing;
+use self::additions::Expiry;
 use self::files::Files;
-use self::first::Late;
+use self::initial_lists::Late;
 use self::interfaces::{absent, indices_of};
 use self::opening::{Opening, opening_ends};
 use self::refresh::Clocks;
 use self::reload::Reloading;
+use self::requests::Refreshing;
 use self::selfcheck::SelfCheck;
-use crate::audit::{Audit, Deed, Entry, Who};
+use crate::audit::{Actor, Audit, AuditAction, AuditEntry};
 use crate::bounded::within;
 use crate::cli::Paths;
 use crate::compile::{CompileError, Names, Tables, compile, require_room};
 use crate::config::{AttachMode, Config};
-use crate::control::{Care, Control, Live, Unconfirmed};
+use crate::control::{ApplyOptions, Control, DaemonStatus, PendingChange};
 use crate::dataplane::Dataplane;
 use crate::error_code::bail_with;
 use crate::gather::Fetches;
 use crate::history::History;
-use crate::hook::Teller;
+use crate::hook::HookQueue;
 use crate::interface::Links;
-use crate::ledger::{Ledger, Written};
+use crate::journal::{ConfigText, Journal};
 use crate::lists::SourceStates;
 use crate::netlink::index_of;
 use crate::notify::Notify;
@@ -74,33 +74,33 @@ use crate::state::{StateDir, StateLock};
 use crate::text::on_one_line;
 use crate::trust;
 
-/// How often to look whether somebody detached the filter, and whether all is as it should be.
+/// The interval of the self-check, and of the check whether the filter was detached.
 const LOOK: Duration = Duration::from_secs(1);
 
 const COUNTS_ANEW: &str =
-    "what was counted by source so far cannot be told apart any more: those counts start anew";
+    "the match ids are renumbered, so the counters of sources and services restart at 0";
 
-/// What `run` was asked for.
+/// The options of `run`.
 pub struct Options {
-    /// Where everything is.
+    /// The paths of the socket, the pins and the state.
     pub paths: Paths,
-    /// The configuration.
-    pub written: Written,
-    /// How the program is attached, if that was typed.
+    /// The text of the configuration.
+    pub written: ConfigText,
+    /// The attach mode of the command line, if any.
     pub attach: Option<AttachMode>,
-    /// Leave the filter in force on Ctrl-C.
+    /// Whether the filter stays attached on Ctrl-C.
     pub keep: bool,
-    /// Print a line a packet.
+    /// Whether to print one line per packet.
     pub trace: bool,
-    /// With how much care to start.
-    pub care: Care,
-    /// What the configuration is warned of on this host.
+    /// The lockout check and the commit confirm of the start.
+    pub apply: ApplyOptions,
+    /// Returns the warnings about a configuration on this host.
     pub warnings: fn(&Config) -> Vec<String>,
 }
 
 impl Options {
-    /// What a configuration says, with what was typed.
-    fn read(&self, written: &Written) -> Result<Config> {
+    /// Parses a configuration, and applies the options of the command line.
+    fn read(&self, written: &ConfigText) -> Result<Config> {
         let file = written.file.as_deref();
         let file = file.unwrap_or(std::path::Path::new("the command line"));
         let mut config = Config::parse(&written.text, file)?;
@@ -115,12 +115,12 @@ impl Options {
 }
 
 impl Options {
-    /// Requires that no user but root decides which commands run and which secrets are used.
+    /// Requires that only root can change the commands and the secrets of a configuration.
     ///
     /// # Errors
-    /// The first path of the configuration that others could change. A file of the user behind `sudo` is only a
-    /// warning, unless it names a command or a secret.
-    fn require_trusted(written: &Written, config: &Config) -> Result<()> {
+    /// Names the first path that other users can change. A file of the user behind `sudo` is only logged, unless it
+    /// names a command or a secret.
+    fn require_trusted(written: &ConfigText, config: &Config) -> Result<()> {
         let (written, config) = (written.clone(), config.clone());
         let work = move || trust::concerns(written.file.as_deref(), &written.text, &config);
         let concerns = within(std::path::Path::new("trusted"), LOOK * 2, work, drop)?;
@@ -138,7 +138,7 @@ impl Options {
     }
 }
 
-/// What reaches a daemon from outside. Listened to from before the start, so that none is lost.
+/// The signals of a daemon. Handlers are installed before the start, so that no signal is lost.
 pub struct Signals {
     interrupt: Signal,
     terminate: Signal,
@@ -146,7 +146,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Listens.
+    /// Installs the handlers.
     pub fn listen() -> Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
@@ -155,7 +155,7 @@ impl Signals {
         })
     }
 
-    /// Returns when one has come that ends a program.
+    /// Returns when SIGINT or SIGTERM has arrived.
     pub async fn end(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
@@ -164,14 +164,14 @@ impl Signals {
     }
 }
 
-/// What was put in force, to be compared with what would be.
-struct InForce {
+/// The generation that this process published last, for the lockout check.
+struct Active {
     config: Arc<Config>,
     mode: Mode,
     tables: Arc<Tables>,
 }
 
-impl InForce {
+impl Active {
     fn generation(&self) -> Generation<'_> {
         Generation {
             config: &self.config,
@@ -181,82 +181,81 @@ impl InForce {
     }
 }
 
-/// A running filter.
+/// A running daemon.
 pub struct Daemon {
-    /// As it is written.
+    /// The active configuration.
     config: Arc<Config>,
-    written: Arc<Written>,
-    /// The configuration's, with what was added by command.
+    written: Arc<ConfigText>,
+    /// The configuration's policy with the added prefixes.
     policy: Policy,
     mode: Mode,
     options: Options,
     state: StateDir,
-    /// Held since the state folder was opened; none while it does not answer. Then nothing is written there.
+    /// The lock of the state directory; `None` if it could not be opened, and nothing is written there.
     lock: Option<StateLock>,
     control: Control,
     dataplane: Dataplane,
     notify: Notify,
     names: Names,
-    /// What this process put in force last.
-    in_force: Option<InForce>,
+    /// The generation that this process published last.
+    active: Option<Active>,
     lists: SourceStates,
-    ledger: Ledger,
+    journal: Journal,
     audit: Audit,
-    /// Nothing is attached before every source has a list.
-    waiting: bool,
+    /// Whether the configuration is not active yet, since sources have no list and `at_start` is `wait`.
+    inactive: bool,
     fetches: Fetches,
-    /// By source name: when to fetch it next. Sources that cannot change are not in it.
+    /// By source: the time of the next fetch. Sources that cannot change have none.
     due: BTreeMap<String, Instant>,
-    /// By source name: when its file was touched first since it was read last.
+    /// By source: the time of the first write to its file since the last read.
     writing: BTreeMap<String, Instant>,
-    /// By name of an interface that was removed since the filter was attached: the last reason in the log for which the
-    /// filter does not attach to the next one, once there is a reason.
+    /// By name of a removed interface: the last logged reason why the filter does not attach to its successor, if any.
     lost: BTreeMap<String, Option<String>>,
-    /// By name of an interface: the index that it had at the last publish.
+    /// By interface: its index at the last publish.
     published_on: BTreeMap<String, u32>,
     self_check: SelfCheck,
-    /// Tells when any interface changes; none where the kernel does not tell.
+    /// Notifications of interface changes; `None` if the kernel does not send them.
     links: Option<Links>,
-    /// By interface index: what prints its trace.
+    /// By interface index: the task that prints its trace.
     traces: BTreeMap<u32, JoinHandle<()>>,
-    /// By source name: when its list was put on disk last.
+    /// By source: the time at which its list was last stored.
     kept: BTreeMap<String, Instant>,
     files: Files,
-    /// The first reads of a start, until it is announced.
+    /// The first reads of file sources, until the start is announced.
     opening: Option<Opening>,
     late: Late,
-    /// Last-good lists that were read from disk too late for the start or the change that needed them.
+    /// Last-good lists that were read from disk after the time limit of a start or a change.
     late_lists: UnboundedReceiver<(Source, Feed)>,
     history: History,
-    teller: Teller,
+    hook_queue: HookQueue,
     clocks: Clocks,
-    /// Not before this is tried again to let go of what was held, or is over.
+    /// The earliest time for another attempt to publish expired grace periods and added prefixes.
     release_after: Instant,
     expiry: Expiry,
-    /// Not before this the changes that are active without the disk are written.
+    /// The earliest time for another attempt to write the changes that the journal does not have.
     catch_up_after: Instant,
-    /// A configuration that is being made ready.
+    /// The reload in progress.
     reloading: Option<Reloading>,
-    /// Who waits for lists.
+    /// The refresh requests in progress.
     refreshing: Vec<Refreshing>,
-    /// A change that waits to be confirmed.
+    /// The change that is pending confirmation.
     pending: Option<confirm::Pending>,
-    /// Whether the record on disk is older than what is in force.
+    /// Whether the record on disk is older than the active state.
     record_is_old: bool,
-    /// Whether the record has to say other words of services than before.
+    /// Whether the record on disk describes other services than the policy.
     is_policy_new: bool,
     started: Timestamp,
-    /// Since when packets are filtered without a gap.
+    /// The start of uninterrupted filtering.
     since: Option<Timestamp>,
     warnings: Vec<String>,
 }
 
 impl Daemon {
-    /// Keeps the kernel in step until a signal, or until somebody detaches the filter.
+    /// Runs the loop until a signal arrives or the filter is detached.
     pub async fn serve(mut self, mut signals: Signals) -> Result<()> {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.tell();
+        self.publish_status();
         self.open_sources();
         loop {
             let next = self.next_due();
@@ -271,13 +270,13 @@ impl Daemon {
                         return Ok(());
                     }
                     self.look_after_interfaces().await;
-                    self.pass_time();
+                    self.handle_timers();
                     self.write_record();
-                    self.catch_up_ledger();
-                    // The kernel's clock counts, also after this process was stopped for a while.
+                    self.catch_up_journal();
+                    // The kernel's clock decides, also if this process was stopped meanwhile.
                     if self.is_too_late() {
-                        self.take_back_unconfirmed().await?;
-                        self.tell();
+                        self.roll_back_unconfirmed().await?;
+                        self.publish_status();
                     }
                 }
                 () = changed(&mut self.links) => {
@@ -287,43 +286,43 @@ impl Daemon {
                     self.look_after_interfaces().await;
                 }
                 request = self.control.request() => {
-                    self.carry_out(request).await;
-                    self.enter_if_complete().await?;
-                    self.tell();
+                    self.handle_request(request).await;
+                    self.start_filtering_if_complete().await?;
+                    self.publish_status();
                 }
                 paths = self.files.touched() => self.touched(&paths),
                 () = opening_ends(self.opening.as_ref()), if self.opening.is_some() => self.announce(),
                 Some((source, feed)) = self.late_lists.recv() => {
-                    self.take_late(&source, feed);
-                    self.enter_if_complete().await?;
-                    self.tell();
+                    self.take_late_list(&source, feed);
+                    self.start_filtering_if_complete().await?;
+                    self.publish_status();
                 }
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
                     self.fetch_due();
                 }
                 () = sleep_until(next_time.unwrap_or_else(Instant::now)), if next_time.is_some() => {
-                    self.pass_time();
+                    self.handle_timers();
                     if self.is_too_late() {
-                        self.take_back_unconfirmed().await?;
+                        self.roll_back_unconfirmed().await?;
                     }
-                    self.tell();
+                    self.publish_status();
                 }
                 Some(gathered) = self.fetches.next() => {
                     let name = gathered.source.name.clone();
-                    self.take_in(gathered);
-                    self.enter_if_complete().await?;
+                    self.handle_fetch(gathered);
+                    self.start_filtering_if_complete().await?;
                     self.note_opened(&name);
-                    self.tell();
+                    self.publish_status();
                 }
                 prepared = Reloading::prepared(&mut self.reloading), if self.reloading.is_some() => {
                     self.commit_reload(prepared).await;
-                    self.tell();
+                    self.publish_status();
                 }
             }
         }
     }
 
-    /// When something is due that goes by the clock to the moment.
+    /// Returns the time of the next expiry or rollback.
     fn next_time(&self) -> Option<Instant> {
         let expiry = match self.expiry {
             Expiry::Never => None,
@@ -334,7 +333,7 @@ impl Daemon {
         [expiry, confirm].into_iter().flatten().min()
     }
 
-    /// Does something with the lists for which the rest of the daemon is needed too.
+    /// Calls a function with the lists and the rest of the daemon, both mutable.
     fn with_lists<T>(&mut self, act: impl FnOnce(&mut Self, &mut SourceStates) -> T) -> T {
         let mut lists = std::mem::take(&mut self.lists);
         let done = act(self, &mut lists);
@@ -342,14 +341,14 @@ impl Daemon {
         done
     }
 
-    /// The used sources that have no list.
+    /// Returns the used sources that have no list.
     fn missing(&self, lists: &SourceStates) -> Vec<String> {
         let sources = self.policy.used_sources().map(|source| &source.name);
         let missing = sources.filter(|name| lists.feed(name).is_none());
         missing.cloned().collect()
     }
 
-    /// What these lists and what stands in for those that are missing come to.
+    /// Compiles the lists; a missing one is replaced as `at_start` states. Also returns whether the match ids are new.
     fn compiled(&self, lists: &SourceStates) -> Result<(Tables, bool), CompileError> {
         let policy = self.policy.on_interfaces(&self.config.interfaces, index_of);
         let mut snapshot = Cow::Borrowed(lists.feeds());
@@ -360,16 +359,16 @@ impl Daemon {
         compile_or_number_anew(&policy, &snapshot, self.config.max_prefixes, &self.names)
     }
 
-    /// Publishes these lists; while nothing is attached yet, they only have to fit.
-    fn publish(&mut self, lists: &SourceStates, care: Option<&Care>) -> Result<u32> {
+    /// Publishes the lists. While the configuration is inactive, only checks that they fit.
+    fn publish(&mut self, lists: &SourceStates, options: Option<&ApplyOptions>) -> Result<u32> {
         let (tables, anew) = self.compiled(lists)?;
-        if self.waiting {
+        if self.inactive {
             return Ok(self.dataplane.generation());
         }
-        if let Some(care) = care {
-            self.require_session(care, &tables)?;
+        if let Some(options) = options {
+            self.require_session(options, &tables)?;
         }
-        let generation = self.put_in_force(lists, Arc::new(tables))?;
+        let generation = self.activate(lists, Arc::new(tables))?;
         if anew {
             warn!(target: "allowlist::counters-reset", "{COUNTS_ANEW}");
             self.dataplane.forget_counts()?;
@@ -377,10 +376,10 @@ impl Daemon {
         Ok(generation)
     }
 
-    /// Publishes. The record is on disk first wherever it has to say anything new: it may name what the kernel
-    /// does not have yet, but should name all that it has.
-    fn put_in_force(&mut self, lists: &SourceStates, tables: Arc<Tables>) -> Result<u32> {
-        if tables.names != self.names || self.in_force.is_none() || self.is_policy_new {
+    /// Publishes compiled tables. A new record is stored first: it may name ids that the kernel does not have yet, but
+    /// must name all that it has.
+    fn activate(&mut self, lists: &SourceStates, tables: Arc<Tables>) -> Result<u32> {
+        if tables.names != self.names || self.active.is_none() || self.is_policy_new {
             self.names = tables.names.clone();
             self.record(lists, self.dataplane.counted_generation().wrapping_add(1));
             self.dataplane.name(self.names.checksum())?;
@@ -394,7 +393,7 @@ impl Daemon {
             &self.config.interfaces,
         )?;
         self.published_on = indices_of(&self.config.interfaces);
-        self.in_force = Some(InForce {
+        self.active = Some(Active {
             config: Arc::clone(&self.config),
             mode: self.mode,
             tables,
@@ -402,109 +401,118 @@ impl Daemon {
         Ok(generation)
     }
 
-    /// A full disk is no reason not to filter: a record holds only words.
+    /// Stores the record. A failure is logged: the record is needed only for names in reports.
     fn record(&mut self, lists: &SourceStates, generation: u32) {
         let record = Record {
             before: self.dataplane.named().unwrap_or_default(),
             ..Record::of(generation, &self.names, &self.policy, lists, self.since)
         };
         if let Err(error) = self.disk().and_then(|state| record.store(state)) {
-            warn!("status and list will not name the sources rightly: {error:#}");
+            warn!(
+                "cannot store the record: {error:#}; status and list may name sources incorrectly"
+            );
         }
         (self.record_is_old, self.is_policy_new) = (false, false);
     }
 
-    /// Writes the record if it is old.
+    /// Stores the record if it is outdated.
     fn write_record(&mut self) {
         if self.record_is_old {
             self.with_lists(|daemon, lists| daemon.record(lists, daemon.dataplane.generation()));
         }
     }
 
-    /// What was done, or refused, into the audit trail. A full disk is no reason not to do it.
-    fn log(&self, who: Who, deed: Deed, refused: Option<String>) {
-        let no_change = refused.is_none() && matches!(deed, Deed::Reload { policy: None });
-        self.log_request(who, deed, refused, no_change);
+    /// Logs an action, or its refusal, and appends it to the audit log.
+    fn log(&self, actor: Actor, action: AuditAction, refused: Option<String>) {
+        let no_change = refused.is_none() && matches!(action, AuditAction::Reload { policy: None });
+        self.log_request(actor, action, refused, no_change);
     }
 
-    /// Logs a request and its outcome. `no_change` is about one that succeeded.
-    fn log_request(&self, who: Who, deed: Deed, refused: Option<String>, no_change: bool) {
+    /// Logs an action. `no_change` marks a successful one without an effect. A full disk does not fail the action.
+    fn log_request(
+        &self,
+        actor: Actor,
+        action: AuditAction,
+        refused: Option<String>,
+        no_change: bool,
+    ) {
         match &refused {
             Some(reason) => {
-                warn!(target: "allowlist::request-refused", "{who}: {deed}: not done, and nothing was changed: {reason}");
+                warn!(target: "allowlist::request-refused", "{actor}: {action}: refused, nothing was changed: {reason}");
             }
-            None if no_change => info!("{who}: {deed}: no change"),
-            None => info!("{who}: {deed}"),
+            None if no_change => info!("{actor}: {action}: no change"),
+            None => info!("{actor}: {action}"),
         }
-        let entry = Entry {
+        let entry = AuditEntry {
             time: Timestamp::now(),
-            who,
-            deed,
+            actor,
+            action,
             refused,
             no_change,
             generation: self.dataplane.generation(),
         };
         let added = self.disk().and_then(|_| Ok(self.audit.add(&entry)?));
         if let Err(error) = added {
-            warn!("the audit trail has a gap: {error:#}");
+            warn!("cannot append to the audit log: {error:#}");
         }
     }
 
-    /// The number of the policy in force, if there is room on disk to know it.
+    /// Returns the number of the active policy, if the journal has it.
     fn policy_number(&self) -> Option<u64> {
-        let newest = self.ledger.known().newest()?;
+        let newest = self.journal.known().newest()?;
         Some(newest.number)
     }
 
-    /// Tells whoever asks the socket, and the service manager.
-    fn tell(&self) {
+    /// Updates the status that the API and the service manager report.
+    fn publish_status(&self) {
         let now = (Instant::now(), Timestamp::now());
         let at = |due: Instant| now.1 + due.saturating_duration_since(now.0);
         let next = self.due.iter().map(|(name, due)| (name.clone(), at(*due)));
-        let newest = self.ledger.known().newest();
+        let newest = self.journal.known().newest();
         let missing = self.missing(&self.lists);
         let ids = self.control.rejected_ids();
         let published = ids.iter().map(|(source, id)| (&**source, &**id));
         if !published.eq(self.lists.rejected_ids()) {
             self.control.publish_rejected(self.lists.rejected());
         }
-        self.control.tell(Live {
+        self.control.set_status(DaemonStatus {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: self.started,
             configuration: self.written.origin(),
             configured_mode: Some(self.config.mode),
             policy: self.policy_number(),
-            held_back: newest.is_some_and(|policy| policy.change.held_back.is_some()),
-            is_open: self.config.at_start == AtStart::Pass && !missing.is_empty(),
-            waiting: missing,
-            is_waiting: self.waiting,
-            waiting_for: absent(&self.config.interfaces),
-            pending: self.pending.as_ref().map(|pending| Unconfirmed {
+            config_suppressed: newest
+                .is_some_and(|policy| policy.change.suppressed_config_crc.is_some()),
+            failing_open: self.config.at_start == AtStart::Pass && !missing.is_empty(),
+            missing_sources: missing,
+            inactive: self.inactive,
+            missing_interfaces: absent(&self.config.interfaces),
+            pending: self.pending.as_ref().map(|pending| PendingChange {
                 what: pending.what.clone(),
                 by: pending.by.clone(),
                 until: at(pending.deadline),
             }),
-            warnings: self.standing_warnings(),
+            warnings: self.state_warnings(),
             next_fetch: next.collect(),
         });
         self.notify.status(&self.state_line());
     }
 
-    /// The state folder, if it may be written to.
+    /// Returns the state directory, if it can be written to.
     fn disk(&self) -> Result<&StateDir> {
         if self.lock.is_none() {
             bail_with!(
                 InvalidStateDir,
-                "{}: could not be opened at the start; restart the daemon once it can",
+                "{}: the state directory could not be opened at the start; repair it, then restart the daemon",
                 self.state.path().display()
             );
         }
         Ok(&self.state)
     }
 
-    /// For whoever waits for it, who may be gone, which is no reason to stop.
-    fn say_ready(&mut self) {
+    /// Prints the line that ends the start, and notifies the service manager. A closed stdout is ignored.
+    fn announce_ready(&mut self) {
         self.opening = None;
         let line = self.state_line();
         let _ = writeln!(io::stdout(), "ready: {}", on_one_line(&line));
@@ -512,9 +520,9 @@ impl Daemon {
     }
 
     fn state_line(&self) -> String {
-        if self.waiting {
+        if self.inactive {
             return format!(
-                "waiting for lists of {}: nothing is filtered by this configuration till then",
+                "waiting for the lists of {}; the configuration is not active yet",
                 self.missing(&self.lists).join(", ")
             );
         }
@@ -524,15 +532,15 @@ impl Daemon {
         let mut there = self.config.interfaces.clone();
         there.retain(|name| !absent.contains(name));
         let mut on = if there.is_empty() {
-            "nothing yet".to_owned()
+            "no interface".to_owned()
         } else {
             there.join(", ")
         };
         if !absent.is_empty() {
-            on += &format!(", waiting for {},", absent.join(", "));
+            on += &format!(" (missing: {})", absent.join(", "));
         }
         format!(
-            "{} {on} by {prefixes} prefixes of {} sources, generation {}",
+            "{} {on}, {prefixes} prefixes from {} sources, generation {}",
             match self.mode {
                 Mode::Enforce => "filtering",
                 Mode::Observe => "observing (nothing is dropped)",
@@ -550,11 +558,9 @@ async fn changed(links: &mut Option<Links>) {
     }
 }
 
-/// Compiles with the match ids that are known; with new ones where those have run out, as they do
-/// after thousands of changes of which sources overlap.
+/// Compiles with the present match ids, or with new ones if those are used up, and returns whether they are new.
 ///
-/// # Returns
-/// Also whether the ids are new.
+/// Ids run out after thousands of changes of the overlaps between sources.
 fn compile_or_number_anew(
     policy: &Policy,
     snapshot: &Snapshot,

@@ -205,7 +205,7 @@ fn is_untrusted(cause: &(dyn std::error::Error + 'static)) -> bool {
     let inner = cause
         .downcast_ref::<io::Error>()
         .and_then(io::Error::get_ref);
-    inner.is_some_and(|inner| inner.is::<Untrusted>())
+    inner.is_some_and(<dyn std::error::Error + Send + Sync>::is::<Untrusted>)
 }
 
 /// An error with a code: the refusal of a request, on the command line and as the body of an answer of the API.

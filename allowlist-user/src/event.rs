@@ -1,89 +1,87 @@
-//! What happens to a source's list: what `history` keeps, and what a hook is told.
-//!
-//! Plain data. Who keeps it and who is told is decided elsewhere.
+//! Events of a source's list, for `history` and the hook. Plain data.
 
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// As many prefixes of a list as the history keeps of one event.
-const KEPT: usize = 200;
+/// The most prefixes of one event in the history.
+const MAX_STORED_PREFIXES: usize = 200;
 
-/// Something that happened to a source's list.
+/// An event of a source's list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// When.
+    /// The time.
     pub time: Timestamp,
-    /// The source's name.
+    /// The name of the source.
     pub source: String,
-    /// What happened.
+    /// The event.
     #[serde(flatten)]
-    pub what: What,
+    pub kind: EventKind,
 }
 
-/// What can happen.
+/// The kinds of events.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
-pub enum What {
-    /// Another list is in force.
+pub enum EventKind {
+    /// A new list is active.
     Changed {
-        /// The generation that has it.
+        /// The generation with the list.
         generation: u32,
-        /// What the list has more and less. What it has less is in force until `held_until`.
+        /// The changed prefixes; removed ones stay active until `held_until`.
         #[serde(flatten)]
         change: Change,
-        /// When what is not listed any more goes; absent if it went at once.
+        /// The end of the grace period of the removed prefixes, if they have one.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         held_until: Option<Timestamp>,
-        /// Whether the gate had refused it, and the operator accepted it.
+        /// Whether the gate had rejected the list, and the operator accepted it.
         #[serde(skip_serializing_if = "is_false", default)]
         accepted: bool,
     },
-    /// A grace period is over.
+    /// A grace period has ended.
     Released {
         /// The generation without these prefixes.
         generation: u32,
-        /// What went.
+        /// The removed prefixes.
         #[serde(flatten)]
         change: Change,
     },
-    /// The gate refused a list, and the last good one stays in force.
+    /// The gate rejected a list; the last-good list stays active.
     Refused {
-        /// Why.
+        /// The reason.
         reason: String,
-        /// What it would have changed.
+        /// The change that the list would have made.
         #[serde(flatten)]
         change: Change,
     },
-    /// The list could not be had, after it could; the last good one stays in force.
+    /// The first failed fetch after a success; the last-good list stays active.
     Failed {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// The list could be had again.
+    /// A fetch succeeded after failures.
     Recovered,
-    /// The list is older than `max_age`; it stays in force.
+    /// The list is older than `max_age`; it stays active.
     Stale {
-        /// When it was last got.
+        /// The time of the last successful fetch.
         fetched: Timestamp,
     },
 }
 
-/// Prefixes that came and went. The numbers are true also where the lists are cut short.
+/// Added and removed prefixes. The counts include prefixes that the lists omit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// How many came.
+    /// The number of added prefixes.
     pub added_count: usize,
-    /// How many went.
+    /// The number of removed prefixes.
     pub removed_count: usize,
-    /// What came; sorted.
+    /// The added prefixes, sorted.
     pub added: Vec<IpNet>,
-    /// What went; sorted.
+    /// The removed prefixes, sorted.
     pub removed: Vec<IpNet>,
 }
 
 impl Change {
-    /// Of whole lists.
+    /// Returns the change with these complete lists.
     pub fn new(added: Vec<IpNet>, removed: Vec<IpNet>) -> Self {
         Self {
             added_count: added.len(),
@@ -95,27 +93,30 @@ impl Change {
 }
 
 impl Event {
-    /// The same, as part of that generation: what a start takes in has none yet.
+    /// Returns the event with this generation, which is not known yet during a start.
     #[must_use]
-    pub fn of(mut self, first: u32) -> Self {
-        if let What::Changed { generation, .. } | What::Released { generation, .. } = &mut self.what
+    pub fn with_generation(mut self, first: u32) -> Self {
+        if let EventKind::Changed { generation, .. } | EventKind::Released { generation, .. } =
+            &mut self.kind
         {
             *generation = first;
         }
         self
     }
 
-    /// The same with lists that are cut short, so that a great change does not push out the rest.
+    /// Returns the event with at most [`MAX_STORED_PREFIXES`] prefixes per list, which limits its size in the history.
     #[must_use]
     pub fn shortened(mut self) -> Self {
-        let change = match &mut self.what {
-            What::Changed { change, .. }
-            | What::Released { change, .. }
-            | What::Refused { change, .. } => change,
-            What::Failed { .. } | What::Recovered | What::Stale { .. } => return self,
+        let change = match &mut self.kind {
+            EventKind::Changed { change, .. }
+            | EventKind::Released { change, .. }
+            | EventKind::Refused { change, .. } => change,
+            EventKind::Failed { .. } | EventKind::Recovered | EventKind::Stale { .. } => {
+                return self;
+            }
         };
-        change.added.truncate(KEPT);
-        change.removed.truncate(KEPT);
+        change.added.truncate(MAX_STORED_PREFIXES);
+        change.removed.truncate(MAX_STORED_PREFIXES);
         self
     }
 }

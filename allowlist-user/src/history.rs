@@ -1,5 +1,4 @@
-//! What changed when, on disk beside last-good: a line of JSON an event, the oldest dropped first. A history
-//! that cannot be written costs nothing but itself.
+//! The history of lists on disk: one line of JSON per event; the oldest lines are dropped first.
 
 use std::io;
 use std::path::Path;
@@ -14,23 +13,23 @@ const NAMES: Names = Names {
     old: "history.v1.old.jsonl",
 };
 
-/// The writing side.
+/// The history, to append to.
 #[derive(Debug)]
 pub struct History(Lines);
 
 impl History {
-    /// In a state directory, which must be there. Takes no more than `max_bytes` of it.
+    /// Returns the history in an existing state directory, limited to `max_bytes`.
     pub fn new(folder: &Path, max_bytes: u64) -> Self {
         Self(Lines::new(folder, NAMES, max_bytes))
     }
 
-    /// Adds an event.
+    /// Appends an event.
     pub fn add(&self, event: &Event) -> io::Result<()> {
         self.0.add(serde_json::to_vec(&event.clone().shortened())?)
     }
 }
 
-/// What is kept, the oldest first, and how many lines could not be read.
+/// Reads the events, the oldest first, and the number of damaged lines.
 pub fn read(folder: &Path) -> Result<(Vec<Event>, usize)> {
     lines::read(folder, NAMES)
 }
@@ -42,13 +41,13 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::event::{Change, What};
+    use crate::event::{Change, EventKind};
 
     fn event(number: i64) -> Event {
         Event {
             time: Timestamp::from_second(number).expect("a time"),
             source: "vendor".to_owned(),
-            what: What::Changed {
+            kind: EventKind::Changed {
                 generation: 1,
                 change: Change::new(vec!["192.0.2.0/24".parse().expect("a prefix")], Vec::new()),
                 held_until: None,
@@ -58,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_are_kept_within_the_size() {
+    fn the_oldest_events_are_dropped() {
         let folder = tempfile::tempdir().expect("a folder");
         let history = History::new(folder.path(), 4096);
         for number in 0..500 {
@@ -84,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_line_costs_itself_only() {
+    fn a_cut_line_is_skipped() {
         let folder = tempfile::tempdir().expect("a folder");
         let history = History::new(folder.path(), 4096);
         history.add(&event(1)).expect("is written");
@@ -99,19 +98,19 @@ mod tests {
     }
 
     #[test]
-    fn a_great_change_is_cut_short_and_counted() {
+    fn long_lists_are_truncated() {
         let prefixes: Vec<ipnet::IpNet> = (0..1000u32)
             .map(|number| std::net::IpAddr::from(number.to_be_bytes()).into())
             .collect();
         let great = Event {
-            what: What::Refused {
+            kind: EventKind::Refused {
                 reason: "why".to_owned(),
                 change: Change::new(prefixes, Vec::new()),
             },
             ..event(1)
         };
-        let What::Refused { change, .. } = great.shortened().what else {
-            panic!("it is another event now");
+        let EventKind::Refused { change, .. } = great.shortened().kind else {
+            panic!("another event");
         };
         assert_eq!((change.added_count, change.added.len()), (1000, 200));
     }

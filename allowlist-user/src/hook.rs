@@ -1,9 +1,7 @@
-//! Tells others what happened to a list: a command gets the event as JSON on its standard input, a webhook as
-//! the body of a POST.
+//! Passes events of lists to `[on_change]`: as JSON on the standard input of a command, and as the body of a POST.
 //!
-//! Invariants: one event at a time, in order, each for no longer than its timeout and tries; what is told
-//! slows down no fetch and no publish, and that nobody listens is a warning. Where a webhook is, is told to
-//! nobody but it.
+//! Invariants: one event at a time, in order, within its timeout and number of tries; a hook delays neither a fetch nor
+//! a publish, and its failures are only logged; the URL of a webhook, which may contain a secret, is never logged.
 
 use std::env;
 use std::ffi::OsStr;
@@ -29,21 +27,21 @@ use crate::policy::{Format, Http};
 use crate::source::post;
 use crate::trust;
 
-/// Events that wait; while a hook hangs, more are dropped with a warning.
-const WAITING: usize = 64;
-/// How often a webhook is tried.
+/// The length of the queue; further events are dropped with a warning.
+const QUEUE_LENGTH: usize = 64;
+/// The number of tries of a webhook.
 const TRIES: u32 = 4;
-/// How long after a first try comes the second; doubles with each further one.
+/// The delay between the first two tries; doubles with each further one.
 const FIRST_RETRY: Duration = Duration::from_secs(2);
 
-/// `[on_change]`: whom to tell.
+/// The configuration `[on_change]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hook {
-    /// A program and its arguments.
+    /// The program and its arguments.
     pub command: Vec<String>,
-    /// Where to POST.
+    /// The URL of the webhook.
     pub webhook: Option<Url>,
-    /// For the program, and for each try of the webhook.
+    /// The time limit of the program, and of each try of the webhook.
     pub timeout: Duration,
     /// PEM certificates to trust besides the system's.
     pub ca_file: Option<PathBuf>,
@@ -52,10 +50,10 @@ pub struct Hook {
 }
 
 impl Hook {
-    /// `timeout`, unless it is configured.
+    /// The default of `timeout`.
     pub const TIMEOUT: Duration = Duration::from_secs(30);
 
-    /// Whether there is nobody to tell.
+    /// Returns whether neither a command nor a webhook is configured.
     pub fn is_empty(&self) -> bool {
         self.command.is_empty() && self.webhook.is_none()
     }
@@ -73,64 +71,65 @@ impl Default for Hook {
     }
 }
 
-/// Hands events to a hook, from a task of its own.
-pub struct Teller {
-    tell: Option<mpsc::Sender<Event>>,
-    /// How many are not told yet.
-    waiting: Arc<AtomicUsize>,
+/// The queue of a hook, whose events are passed on by a task of its own.
+pub struct HookQueue {
+    queue: Option<mpsc::Sender<Event>>,
+    /// The number of queued events.
+    queued: Arc<AtomicUsize>,
 }
 
-impl Teller {
-    /// Needs a runtime.
+impl HookQueue {
+    /// Starts the task, on the current runtime.
     pub fn start(hook: Hook) -> Self {
-        let waiting = Arc::new(AtomicUsize::new(0));
+        let queued = Arc::new(AtomicUsize::new(0));
         if hook.is_empty() {
             return Self {
-                tell: None,
-                waiting,
+                queue: None,
+                queued,
             };
         }
-        let (tell, mut told) = mpsc::channel(WAITING);
-        let left = Arc::clone(&waiting);
+        let (queue, mut rx) = mpsc::channel(QUEUE_LENGTH);
+        let left = Arc::clone(&queued);
         tokio::spawn(async move {
-            while let Some(event) = told.recv().await {
-                hook.tell(&event).await;
+            while let Some(event) = rx.recv().await {
+                hook.deliver(&event).await;
                 left.fetch_sub(1, Ordering::Relaxed);
             }
         });
         Self {
-            tell: Some(tell),
-            waiting,
+            queue: Some(queue),
+            queued,
         }
     }
 
-    /// Returns at once.
-    pub fn tell(&self, event: &Event) {
-        let Some(tell) = &self.tell else { return };
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        if tell.try_send(event.clone()).is_err() {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
+    /// Queues an event, without waiting.
+    pub fn enqueue(&self, event: &Event) {
+        let Some(queue) = &self.queue else { return };
+        self.queued.fetch_add(1, Ordering::Relaxed);
+        if queue.try_send(event.clone()).is_err() {
+            self.queued.fetch_sub(1, Ordering::Relaxed);
             warn!(
-                "on_change: {}: an event is not told, since {WAITING} others wait for the hook",
+                "on_change: {}: dropped an event, since {QUEUE_LENGTH} others are queued",
                 event.source
             );
         }
     }
 }
 
-impl Drop for Teller {
+impl Drop for HookQueue {
     fn drop(&mut self) {
-        let waiting = self.waiting.load(Ordering::Relaxed);
-        if waiting > 0 {
+        let queued = self.queued.load(Ordering::Relaxed);
+        if queued > 0 {
             warn!(
-                "on_change: {waiting} events may not have been told, since this stops; `allowlist history` has them"
+                "on_change: stopping with {queued} events undelivered; `allowlist history` has them"
             );
         }
     }
 }
 
 impl Hook {
-    async fn tell(&self, event: &Event) {
+    /// Passes an event to the command and the webhook. Failures are logged.
+    async fn deliver(&self, event: &Event) {
         let body = serde_json::to_vec(event).expect("strings and numbers are JSON");
         if let Some((program, arguments)) = self.command.split_first()
             && let Err(error) = self.run(program, arguments, &body, event).await
@@ -143,11 +142,11 @@ impl Hook {
         if let Some(url) = &self.webhook
             && let Err(error) = self.post(url, &body).await
         {
-            // The path of a webhook is often its password.
+            // The path of a webhook may be a secret.
             let host = url.host_str().unwrap_or_default();
             warn!(
                 target: "allowlist::hook-failed",
-                "on_change: {}: the webhook at {host}: {error:#}; this event is not sent again",
+                "on_change: {}: webhook at {host}: {error:#}; the event is not sent again",
                 event.source,
             );
         }
@@ -160,8 +159,7 @@ impl Hook {
         body: &[u8],
         event: &Event,
     ) -> Result<()> {
-        // Not the daemon's whole environment: HTTPS_PROXY may have a password, and other variables identify the
-        // daemon to the service manager.
+        // Only some variables: HTTPS_PROXY may contain a password, and others identify the daemon to the service manager.
         let kept = env::vars_os().filter(|(name, _)| is_passed_on(name));
         let mut command = Command::new(program);
         command
@@ -171,11 +169,11 @@ impl Hook {
             .env("ALLOWLIST_SOURCE", &event.source)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
-            // Of its own, so that what it started ends with it.
+            // A process group, so that its children can be killed with it.
             .process_group(0)
             .kill_on_drop(true);
-        // The program may be on a disk that does not answer, and no thread of the runtime may wait for that. Its path may have
-        // changed since the start, or could not be examined then.
+        // Not on a thread of the runtime, since the program may be on a file system that hangs. The path is checked again,
+        // since it may have changed.
         let path = PathBuf::from(program);
         let start = move || {
             trust::require(&path)?;
@@ -184,16 +182,16 @@ impl Hook {
         let started = timeout(self.timeout, spawn_blocking(start)).await;
         let Ok(started) = started else {
             bail!(
-                "it was not started within {}; check the file system that it is on",
+                "not started within {}; check its file system",
                 humantime::format_duration(self.timeout)
             );
         };
-        let mut child = started?.context("was not started; check `command` and its permissions")?;
-        // Behind `child`, so that it goes first: until then its number is no other's.
+        let mut child = started?.context("cannot start; check `command` and its permissions")?;
+        // Declared after `child` and so dropped before it, while the process id cannot be reused.
         let mut group = Group::of(&child);
         let mut input = child.stdin.take().expect("it is piped");
         let done = async {
-            // A program that needs no details need not read them.
+            // The program may ignore its input.
             let _ = input.write_all(body).await;
             drop(input);
             child.wait().await
@@ -203,13 +201,13 @@ impl Hook {
                 let status = status?;
                 group.leave();
                 if !status.success() {
-                    bail!("it ended with {status}");
+                    bail!("ended with {status}");
                 }
                 Ok(())
             }
             Err(_) => {
                 bail!(
-                    "it took longer than {}, and was stopped; make it faster, or raise `timeout`",
+                    "killed after {}; make it faster, or raise `timeout`",
                     humantime::format_duration(self.timeout)
                 )
             }
@@ -228,7 +226,7 @@ impl Hook {
             let problem = match post(&http, body.to_vec()).await {
                 Ok(200..300) => return Ok(()),
                 Ok(status @ (429 | 500..)) => format!("the server answered {status}"),
-                // What is wrong with the request stays wrong.
+                // Other errors are permanent.
                 Ok(status) => bail!("the server answered {status}; check `webhook`"),
                 Err(error) => error.to_string(),
             };
@@ -242,7 +240,7 @@ impl Hook {
     }
 }
 
-/// Whether a variable of the daemon's environment is one of the hook's, too.
+/// Returns whether a variable of the daemon's environment is passed to the hook.
 fn is_passed_on(name: &OsStr) -> bool {
     const NAMES: [&str; 8] = [
         "HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER",
@@ -251,7 +249,7 @@ fn is_passed_on(name: &OsStr) -> bool {
         .is_some_and(|name| NAMES.contains(&name) || name.starts_with("LC_"))
 }
 
-/// A hook and what it started; ended when this is dropped.
+/// The process group of a hook; killed when dropped.
 struct Group(Option<Pid>);
 
 impl Group {
@@ -260,7 +258,7 @@ impl Group {
         Self(id.map(Pid::from_raw))
     }
 
-    /// It ended by itself, and what it left running is meant to.
+    /// Keeps the group running, after the program has ended by itself.
     fn leave(&mut self) {
         self.0 = None;
     }
@@ -283,13 +281,13 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::event::What;
+    use crate::event::EventKind;
 
     fn run(hook: &Hook) -> String {
         let event = Event {
             time: Timestamp::UNIX_EPOCH,
             source: "vendor".to_owned(),
-            what: What::Recovered,
+            kind: EventKind::Recovered,
         };
         let (program, arguments) = hook.command.split_first().expect("a program");
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -297,9 +295,9 @@ mod tests {
         format!("{:#}", done.expect_err("it fails"))
     }
 
-    /// Also where its path could not be examined at the start.
+    /// The path is checked at each run.
     #[test]
-    fn a_program_that_others_could_change_is_not_started() {
+    fn untrusted_programs_are_not_started() {
         use std::os::unix::fs::PermissionsExt as _;
 
         let folder = tempfile::tempdir().expect("a folder");
@@ -312,12 +310,12 @@ mod tests {
         };
         let error = run(&hook);
         let error = error.replace(&folder.path().display().to_string(), "/folder");
-        expect!["was not started; check `command` and its permissions: /folder/hook could be changed by other users than root: /folder/hook is writable by every user; `chmod o-w /folder/hook`"].assert_eq(&error);
+        expect!["cannot start; check `command` and its permissions: /folder/hook could be changed by other users than root: /folder/hook is writable by every user; `chmod o-w /folder/hook`"].assert_eq(&error);
         assert!(!made.exists());
     }
 
     #[test]
-    fn what_a_hook_started_ends_with_it() {
+    fn children_of_a_hook_are_killed_with_it() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("pid");
         let script = format!("sleep 60 & echo $! > {}; wait", file.display());
@@ -327,12 +325,11 @@ mod tests {
             ..Hook::default()
         };
         let error = run(&hook);
-        expect!["it took longer than 1s, and was stopped; make it faster, or raise `timeout`"]
-            .assert_eq(&error);
+        expect!["killed after 1s; make it faster, or raise `timeout`"].assert_eq(&error);
         let pid = fs::read_to_string(&file).expect("it was started");
         let status = Path::new("/proc").join(pid.trim()).join("status");
         for _ in 0..100 {
-            // Gone, or waiting for whoever buries it.
+            // Gone, or a zombie.
             match fs::read_to_string(&status) {
                 Ok(text) if !text.contains("State:\tZ") => {
                     std::thread::sleep(Duration::from_millis(20));

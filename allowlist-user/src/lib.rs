@@ -28,7 +28,7 @@ pub mod hints;
 pub mod history;
 pub mod hook;
 pub mod interface;
-pub mod ledger;
+pub mod journal;
 pub mod lines;
 pub mod list_update;
 pub mod lists;

@@ -1,7 +1,7 @@
-//! A file of lines that only grows, on disk beside last-good; the oldest lines are dropped first.
+//! An append-only file of lines in the state directory, with a limited size.
 //!
-//! Invariants: a line is written whole or is not read; two files take turns, so that at least half of the
-//! configured size is kept and never more than all of it. Knows nothing of what a line says.
+//! Invariants: a line that was cut short is not read; two files are rotated, so that between half and all of the
+//! configured size is kept.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
@@ -15,19 +15,19 @@ use serde::de::DeserializeOwned;
 use crate::bounded::{Open, PATIENCE, ReadError, within};
 use crate::error_code::bail_with;
 
-/// The most bytes that are read of a file: the largest `history_size` and `log_size`.
+/// The most bytes that are read from a file: the largest `history_size` and `log_size`.
 const MAX_BYTES: u64 = 1 << 30;
 
-/// Where the lines are: no source's file can have such names, since a source's name has no dot.
+/// The names of the two files. They cannot be names of a source's file, which have no second dot.
 #[derive(Clone, Copy, Debug)]
 pub struct Names {
-    /// The file that grows.
+    /// The file to append to.
     pub file: &'static str,
-    /// The one before it.
+    /// The rotated file.
     pub old: &'static str,
 }
 
-/// The writing side.
+/// The file, to append to.
 #[derive(Clone, Debug)]
 pub struct Lines {
     folder: PathBuf,
@@ -36,7 +36,7 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// In a folder that must be there. Takes no more than `max_bytes` of it.
+    /// Returns the file in an existing directory, limited to `max_bytes`.
     pub fn new(folder: &Path, names: Names, max_bytes: u64) -> Self {
         Self {
             folder: folder.to_owned(),
@@ -45,10 +45,7 @@ impl Lines {
         }
     }
 
-    /// Adds a line, which has no line break in it.
-    ///
-    /// # Errors
-    /// Those of the system. Past the time limit the line may or may not be written.
+    /// Appends a line, which must not contain a line break. After a timeout the line may have been written.
     pub fn add(&self, line: Vec<u8>) -> io::Result<()> {
         let Self {
             folder,
@@ -74,14 +71,14 @@ fn add(folder: &Path, names: Names, max_bytes: u64, mut line: Vec<u8>) -> io::Re
     }
     let mut file = open_to_append(&path)?;
     if !ends_a_line(&file)? {
-        // The rest of a line that a power cut left must not swallow this one too.
+        // The last line was cut short; keep it from absorbing this one.
         line.insert(0, b'\n');
     }
     file.write_all(&line)
 }
 
-/// Opens a file of the state folder to add to its end, and creates it if there is none. A pipe, a folder or the like
-/// in its place is renamed to `NAME.damaged` first.
+/// Opens a file of the state directory to append, and creates it if it is missing. Another file type in its place is
+/// renamed to `NAME.damaged`.
 fn open_to_append(path: &Path) -> io::Result<fs::File> {
     let mut options = OpenOptions::new();
     options.create(true).read(true).append(true).mode(0o600);
@@ -90,25 +87,21 @@ fn open_to_append(path: &Path) -> io::Result<fs::File> {
         Err(error @ (ReadError::NotRegular(_) | ReadError::OtherOwner(_))) => {
             let kept = kept_name(path);
             fs::rename(path, &kept)?;
-            warn!(
-                "{}: {error}; it is kept as {}",
-                path.display(),
-                kept.display()
-            );
+            warn!("{}: {error}; renamed to {}", path.display(), kept.display());
             Ok(open()?)
         }
         file => Ok(file?),
     }
 }
 
-/// The name under which a damaged file of the state folder is kept.
+/// Returns the name of a damaged file of the state directory.
 pub fn kept_name(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".damaged");
     name.into()
 }
 
-/// Whether the last line is whole; so is an empty file.
+/// Returns whether the last line is complete, or the file empty.
 pub fn ends_a_line(file: &fs::File) -> io::Result<bool> {
     let length = file.metadata()?.len();
     let mut last = [b'\n'];
@@ -118,7 +111,7 @@ pub fn ends_a_line(file: &fs::File) -> io::Result<bool> {
     Ok(last == [b'\n'])
 }
 
-/// What the lines say that are kept, the oldest first, and how many could not be read.
+/// Reads the lines, the oldest first, and the number of damaged ones.
 pub fn read<T: DeserializeOwned>(folder: &Path, names: Names) -> Result<(Vec<T>, usize)> {
     let (mut read, mut damaged) = (Vec::new(), 0);
     for name in [names.old, names.file] {
@@ -129,7 +122,7 @@ pub fn read<T: DeserializeOwned>(folder: &Path, names: Names) -> Result<(Vec<T>,
             Err(ReadError::Io(error)) if error.kind() == ErrorKind::PermissionDenied => {
                 bail_with!(
                     Forbidden,
-                    "cannot read {}: only root may; try sudo: {error}",
+                    "cannot read {}: {error}; only root may read it, try sudo",
                     path.display()
                 );
             }

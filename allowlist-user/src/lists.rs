@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::difference::Difference;
 use crate::error_code::ErrorCode;
-use crate::event::{Change, Event, What};
+use crate::event::{Change, Event, EventKind};
 use crate::list_update::{AcceptedUpdate, RejectedUpdate, evaluate_update, expire_grace};
 use crate::policy::{Answer, Feed, Fetched, Held, Origin, Snapshot, Source};
 use crate::rejected::{RejectedList, RejectedLists, list_id};
@@ -221,7 +221,7 @@ impl SourceStates {
         let generation = publish(self).inspect_err(|_| self.feeds.extend(before))?;
         let released = gone.into_iter().flat_map(|(name, prefixes)| {
             let change = Change::new(Vec::new(), prefixes);
-            events(&name, now, [What::Released { generation, change }])
+            events(&name, now, [EventKind::Released { generation, change }])
         });
         Ok(released.collect())
     }
@@ -262,17 +262,17 @@ impl SourceStates {
             }
         };
         let was_bad = health.is_some_and(|health| health.failure.is_some());
-        let changed = delta.map(|delta| What::Changed {
+        let changed = delta.map(|delta| EventKind::Changed {
             generation,
             held_until: delta.held_until,
             accepted: delta.accepted,
             change: delta.change(),
         });
-        let released = (!expired.is_empty()).then(|| What::Released {
+        let released = (!expired.is_empty()).then(|| EventKind::Released {
             generation,
             change: Change::new(Vec::new(), expired),
         });
-        let recovered = was_bad.then_some(What::Recovered);
+        let recovered = was_bad.then_some(EventKind::Recovered);
         let happened = [recovered, changed, released].into_iter().flatten();
         Ok(events(&name, now, happened))
     }
@@ -290,7 +290,7 @@ impl SourceStates {
         let is_first = health.failure.is_none();
         health.failure = Some(reason.clone());
         health.failure_code = Some(code);
-        let happened = is_first.then_some(What::Failed { reason });
+        let happened = is_first.then_some(EventKind::Failed { reason });
         events(name, now, happened)
     }
 
@@ -316,7 +316,7 @@ impl SourceStates {
         health.rejected_id = Some(list_id(name, &refused.fetched.prefixes));
         health.rejection = Some(refused.rejection.to_string());
         health.rejected = Some(refused.fetched);
-        let happened = (!is_known).then(|| What::Refused {
+        let happened = (!is_known).then(|| EventKind::Refused {
             reason,
             change: Change::new(refused.difference.added, refused.difference.removed),
         });
@@ -338,7 +338,7 @@ impl SourceStates {
         health.failure_code = Some(code);
         health.rejected = None;
         health.rejected_id = None;
-        let happened = (!is_known).then_some(What::Refused { reason, change });
+        let happened = (!is_known).then_some(EventKind::Refused { reason, change });
         events(name, now, happened)
     }
 
@@ -357,7 +357,7 @@ impl SourceStates {
                 let health = self.health.entry(source.name.clone()).or_default();
                 if !std::mem::replace(&mut health.is_stale, true) {
                     let fetched = feed.fetched;
-                    happened.extend(events(&source.name, now, [What::Stale { fetched }]));
+                    happened.extend(events(&source.name, now, [EventKind::Stale { fetched }]));
                 }
             }
         }
@@ -458,11 +458,15 @@ fn in_force(feed: &Feed) -> Vec<IpNet> {
     prefixes
 }
 
-fn events(name: &str, time: Timestamp, happened: impl IntoIterator<Item = What>) -> Vec<Event> {
+fn events(
+    name: &str,
+    time: Timestamp,
+    happened: impl IntoIterator<Item = EventKind>,
+) -> Vec<Event> {
     let event = |what| Event {
         time,
         source: name.to_owned(),
-        what,
+        kind: what,
     };
     happened.into_iter().map(event).collect()
 }

@@ -1,14 +1,12 @@
-//! Who holds a file that is locked: which the kernel tells, so that nobody needs to write it down.
-//!
-//! Knows locks by `flock` only, and nothing of what is locked for.
+//! Finds the process that holds the `flock` of a file, in `/proc/locks`.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 
 use nix::sys::stat::{major, minor};
 
-/// The process that has an exclusive lock on this very file or folder; `None` if it cannot be told, as where
-/// that process is in another PID namespace, or `/proc/locks` cannot be read.
+/// Returns the process with an exclusive lock of this file or directory; `None` if there is none, it is in another PID
+/// namespace, or `/proc/locks` cannot be read.
 pub fn holder(file: &File) -> Option<u32> {
     let found = file.metadata().ok()?;
     let device = (major(found.dev()), minor(found.dev()));
@@ -19,7 +17,7 @@ pub fn holder(file: &File) -> Option<u32> {
     )
 }
 
-/// The holder as errors name it: `process 123 (allowlist)`.
+/// Returns the holder for display: `process 123 (allowlist)`.
 pub fn holder_in_words(file: &File) -> Option<String> {
     let process = holder(file)?;
     let name = fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
@@ -29,10 +27,10 @@ pub fn holder_in_words(file: &File) -> Option<String> {
     })
 }
 
-/// The process in the lines of `/proc/locks`.
+/// Finds the process in the text of `/proc/locks`.
 ///
-/// Some file systems (Btrfs, overlays) tell another device there than they tell of a file. So where no lock has
-/// this one, a lock on the only such inode number is taken for it.
+/// Some file systems (Btrfs, overlayfs) report different devices in `/proc/locks` and in `stat`. If no lock has the
+/// device, the only lock of the inode number is used.
 fn find(locks: &str, device: (u64, u64), inode: u64) -> Option<u32> {
     let of_inode: Vec<_> = locks
         .lines()
@@ -44,7 +42,7 @@ fn find(locks: &str, device: (u64, u64), inode: u64) -> Option<u32> {
         [only] => Some(only),
         _ => None,
     })?;
-    // 0 and -1 stand for processes that this namespace does not know.
+    // 0 and -1 are processes of other namespaces.
     u32::try_from(lock.process)
         .ok()
         .filter(|&process| process != 0)
@@ -57,8 +55,8 @@ struct Lock {
 }
 
 impl Lock {
-    /// Of a line such as `1: FLOCK  ADVISORY  WRITE 724 08:01:1835 0 EOF`; `None` for any other kind of lock,
-    /// and for those who wait for one (`1: -> FLOCK …`).
+    /// Parses a line such as `1: FLOCK  ADVISORY  WRITE 724 08:01:1835 0 EOF`; `None` for other kinds of locks and for
+    /// waiting processes (`1: -> FLOCK …`).
     fn parse(line: &str) -> Option<Self> {
         let mut words = line.split_whitespace().skip(1);
         if (words.next()?, words.next()?, words.next()?) != ("FLOCK", "ADVISORY", "WRITE") {
@@ -95,13 +93,13 @@ garbage
 ";
 
     #[test]
-    fn lines_of_the_kernel() {
+    fn locks_are_found() {
         for (device, inode, expected) in [
             ((8, 1), 1835, Some(724)),
             ((0, 0x1c), 99, Some(728)),
             ((0, 0x1d), 99, Some(729)),
-            ((0, 0x2f), 1835, Some(724)), // another device, and no other lock that it could be
-            ((0, 0x2f), 99, None),        // either of two
+            ((0, 0x2f), 1835, Some(724)), // another device, only lock of the inode
+            ((0, 0x2f), 99, None),        // ambiguous
             ((8, 1), 1836, None),
             ((8, 1), 1837, None),
             ((8, 1), 1838, None),
@@ -114,11 +112,11 @@ garbage
     }
 
     #[test]
-    fn this_process_holds_what_it_locks() {
+    fn the_holder_of_a_lock_is_found() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = File::open(folder.path()).expect("a folder can be opened");
         assert_eq!(holder(&file), None);
-        file.lock().expect("nobody else knows of it");
+        file.lock().expect("the lock is free");
         assert_eq!(holder(&file), Some(std::process::id()));
         let words = holder_in_words(&file).expect("held");
         assert!(

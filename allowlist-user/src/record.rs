@@ -1,5 +1,6 @@
-//! What the numbers of the generation in force mean, on disk beside last-good: written by the
-//! daemon, read by any command, also when the daemon is gone and the kernel filters on.
+//! The record of the active generation on disk: the names of the kernel's ids, the services and the sources.
+//!
+//! Written by the daemon, and read by commands, also while no daemon runs.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,77 +19,77 @@ use crate::lists::{SourceHealth, SourceStates};
 use crate::policy::{Feed, Held, Policy};
 use crate::state::StateDir;
 
-/// No source's file can have this name, since a source's name has no dot.
+/// Cannot be the name of a source's file, since names of sources have no dot.
 const FILE: &str = "record.v2.json";
-/// The largest record, in bytes: it names each prefix that is held.
+/// The largest record, in bytes. It contains every grace prefix.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// A generation in words.
+/// The names and sources of a generation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// The generation.
+    /// The number of the generation.
     pub generation: u32,
-    /// Since when packets are filtered without a gap.
+    /// The start of uninterrupted filtering.
     #[serde(default)]
     pub since: Option<Timestamp>,
-    /// What its numbers mean.
+    /// The names of the ids in the kernel's maps.
     pub names: Names,
-    /// What told the names from others that were in force before: they may still be.
+    /// The checksum of the names before, which may still be the active ones.
     #[serde(default)]
     pub before: u64,
-    /// By name: what each service covers, and whom it allows.
+    /// The services, by name.
     pub services: BTreeMap<String, ServiceRecord>,
-    /// By name: the sources that are in use.
+    /// The used sources, by name.
     pub sources: BTreeMap<String, SourceRecord>,
 }
 
-/// A service in words.
+/// A service of the record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceRecord {
-    /// As configured.
+    /// The ports, as configured.
     pub ports: Vec<String>,
-    /// Names of the interfaces that it is limited to; empty is all of them.
+    /// The interfaces that it is limited to; empty is all.
     pub interfaces: Vec<String>,
-    /// Names of sources.
+    /// The allowed sources.
     pub allow: Vec<String>,
 }
 
-/// A source at the time of the record.
+/// A source of the record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceRecord {
-    /// Where it comes from, in words.
+    /// The origin, for display.
     pub origin: String,
-    /// The provider's regions, as configured; empty is the usual ones, or that there are none.
+    /// The provider's regions, as configured; empty is the default.
     #[serde(default)]
     pub regions: Vec<String>,
-    /// How many prefixes of it are in force.
+    /// The number of active prefixes.
     pub prefixes: usize,
-    /// How many of them it does not list any more, and are in their grace period.
+    /// The number of grace prefixes among them.
     #[serde(default)]
     pub held: usize,
-    /// Those, and until when.
+    /// The grace prefixes, with the end of their grace period.
     #[serde(default)]
     pub holds: Vec<Held>,
-    /// When they were got; none as long as there is no list.
+    /// The time of the last successful fetch; `None` without a list.
     pub fetched: Option<Timestamp>,
-    /// Why the last attempt to get them anew failed, if it did: these are the last good ones.
+    /// The reason why the last fetch failed, if it did.
     pub failure: Option<String>,
-    /// The code of that reason.
+    /// The code of the reason.
     #[serde(default)]
     pub failure_code: Option<ErrorCode>,
-    /// The age at which the list is stale; none if it cannot be.
+    /// The age at which the list is stale; `None` if it cannot be stale.
     #[serde(default)]
     pub max_age_seconds: Option<u64>,
-    /// Whether a list waits that the gate refused and the operator may accept.
+    /// Whether there is a rejected list that the operator can accept.
     #[serde(default)]
     pub refused: bool,
-    /// What the operator should know of the list.
+    /// Notes about the list.
     #[serde(default)]
     pub notes: Vec<String>,
 }
 
 impl SourceRecord {
-    /// The one word that matters most.
+    /// Returns the state of the source; of several, the most important one.
     pub fn state(&self, now: Timestamp) -> &'static str {
         if self.refused {
             "refused"
@@ -103,7 +104,7 @@ impl SourceRecord {
         }
     }
 
-    /// Whether its list is older than it should be.
+    /// Returns whether the list is older than its `max_age`.
     pub fn is_stale(&self, now: Timestamp) -> bool {
         let age = self.fetched.map(|fetched| now.duration_since(fetched));
         self.max_age_seconds
@@ -113,7 +114,7 @@ impl SourceRecord {
 }
 
 impl Record {
-    /// Describes a generation.
+    /// Returns the record of a generation.
     pub fn of(
         generation: u32,
         names: &Names,
@@ -164,12 +165,12 @@ impl Record {
         }
     }
 
-    /// Whether the kernel's ids have these names; `named` is what the kernel says of them.
+    /// Returns whether the names belong to the kernel's ids; `named` is the checksum in the kernel.
     pub fn is_of(&self, named: u64) -> bool {
         named == self.names.checksum() || named == self.before
     }
 
-    /// The services that any of these sources may reach, in order of name.
+    /// Returns the services that allow one of these sources, sorted by name.
     pub fn services_of(&self, sources: &[String]) -> Vec<String> {
         self.services
             .iter()
@@ -178,14 +179,13 @@ impl Record {
             .collect()
     }
 
-    /// Puts it on disk, whole or not at all.
+    /// Stores the record atomically.
     pub fn store(&self, state: &StateDir) -> Result<()> {
-        let bytes = serde_json::to_vec(self).context("cannot write the record")?;
+        let bytes = serde_json::to_vec(self).context("cannot encode the record")?;
         Ok(state.write(FILE, bytes)?)
     }
 
-    /// Reads it; `None` where there is none, or none that can be read, which is logged: it holds
-    /// only words, and what the kernel does is true without them.
+    /// Reads the record. Returns `None` if it is missing or, which is logged, damaged: reports then lack names.
     pub fn load(state_dir: &Path) -> Option<Self> {
         let path = state_dir.join(FILE);
         let bytes = match Open::state(MAX_BYTES).read(&path) {
@@ -193,7 +193,7 @@ impl Record {
             Err(error) if error.is_missing() => return None,
             Err(error) => {
                 warn!(
-                    "cannot read {}, so sources are not named: {error}",
+                    "cannot read {}: {error}; reports lack the names of sources",
                     path.display()
                 );
                 return None;
@@ -202,14 +202,14 @@ impl Record {
         serde_json::from_slice(&bytes)
             .inspect_err(|error| {
                 warn!(
-                    "{} is damaged, so sources are not named: {error}",
+                    "{} is damaged: {error}; reports lack the names of sources",
                     path.display()
                 );
             })
             .ok()
     }
 
-    /// Removes it. Not being there is fine.
+    /// Removes the record, if there is one.
     pub fn remove(state_dir: &Path) -> Result<()> {
         let path = state_dir.join(FILE);
         let file = path.clone();

@@ -1,9 +1,8 @@
-//! Last-good: the feeds that a host fell back on, kept on disk for its next boot.
+//! The state directory: the last-good lists on disk, for the next start.
 //!
-//! Invariants: a feed is stored whole or not at all; one that is damaged, or that came from another
-//! origin than the one configured now, is never returned; nobody but the owner can have written it;
-//! one process at a time holds the directory; and no caller waits for a disk longer than a limit. Does not know
-//! whether a feed is too old to use.
+//! Invariants: a list is stored atomically; a damaged list, or one from another origin than the configured one, is never
+//! returned; only the owner can write to the directory; one process at a time holds its lock; every access has a time
+//! limit.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, ErrorKind, Write};
@@ -25,38 +24,38 @@ use crate::lock;
 use crate::policy::{Feed, Format, Held, Origin, PastChange, Source, Validator, public_url};
 use crate::trust::{self, Untrusted};
 
-/// Counts up when a reader of the old form would misread the new one.
+/// The version of the format; incremented when older versions would misread a file.
 const FORMAT: u32 = 4;
-/// The oldest form that is read.
+/// The oldest version that can be read.
 const OLDEST: u32 = 1;
-/// The largest file of a feed, in bytes: as many prefixes as `max_prefixes` may allow.
+/// The largest file of a list, in bytes; sufficient for the largest `max_prefixes`.
 const MAX_FEED_BYTES: u64 = 128 << 20;
 
-/// How long a start waits for the directory.
+/// The time limit for opening the directory.
 const OPENING: Duration = Duration::from_secs(2);
 
-/// A directory of feeds, a file a source.
+/// A state directory, with one file per source.
 #[derive(Clone, Debug)]
 pub struct StateDir {
     path: PathBuf,
 }
 
-/// Holds the directory until it is dropped.
+/// The lock of a directory, until it is dropped.
 #[derive(Debug)]
-#[must_use = "the directory is free again as soon as this is dropped"]
+#[must_use = "the lock is released when this is dropped"]
 pub struct StateLock {
     _directory: File,
 }
 
 impl StateDir {
-    /// Opens the directory, and makes it (mode 0700) if there is none.
+    /// Opens the directory, and creates a missing one (mode 0700).
     pub fn open(path: &Path) -> Result<Self, StateError> {
         let folder = path.to_owned();
         let is_shared = within(
             path,
             OPENING,
             move || {
-                // Before it is made, and again in case that another user made it just then.
+                // Before it is created, and again in case another user created it meanwhile.
                 trust::require(&folder)?;
                 DirBuilder::new()
                     .recursive(true)
@@ -76,14 +75,14 @@ impl StateDir {
         }
     }
 
-    /// A directory that could not be opened, for a process that goes on without it.
+    /// Returns a directory that could not be opened, for a process that continues without it.
     pub fn unopened(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
         }
     }
 
-    /// Opens the directory to look at it; none if there is none.
+    /// Opens the directory for reading; `None` if it is missing.
     pub fn find(path: &Path) -> Result<Option<Self>, StateError> {
         let folder = path.to_owned();
         match access(path, move || fs::read_dir(&folder).map(drop)) {
@@ -98,15 +97,15 @@ impl StateDir {
         }
     }
 
-    /// Where it is.
+    /// Returns the path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Keeps other processes out; fails if another one got there first.
+    /// Locks the directory; fails if another process has the lock.
     ///
-    /// The directory itself is locked, which takes no room and no right to write: a full disk must
-    /// not keep the filter from starting.
+    /// The directory itself is locked, which needs neither space nor write access, so that the filter can start on a
+    /// full disk.
     pub fn lock(&self) -> Result<StateLock, StateError> {
         let io = |cause| StateError::Io {
             path: self.path.clone(),
@@ -131,8 +130,8 @@ impl StateDir {
         }
     }
 
-    /// The process that holds the lock of the directory, as errors name it: `process 123 (allowlist)`; none if there
-    /// is none, or if the kernel does not report it to this process.
+    /// Returns the process with the lock, for display: `process 123 (allowlist)`; `None` if there is none, or it is
+    /// unknown.
     pub fn holder(&self) -> Option<String> {
         let path = self.path.clone();
         access(&self.path, move || {
@@ -141,16 +140,17 @@ impl StateDir {
         .ok()?
     }
 
-    /// The feed that was stored last for this source, if it can be used.
+    /// Returns the stored list of a source, if there is one.
     ///
-    /// An error means that there is something which must not be used: log it, and go on without. What is
-    /// damaged is set aside, so that it can be looked at and a good one put in its place.
+    /// # Errors
+    /// Fails if the file must not be used; the caller logs the error and continues without a list. A damaged file is
+    /// renamed.
     pub fn load(&self, source: &Source) -> Result<Option<Feed>, StateError> {
-        self.peek(source)
+        self.load_readonly(source)
             .map_err(|error| self.set_aside(source, error))
     }
 
-    /// Renames a damaged file, so that it can be looked at.
+    /// Renames a damaged file, to keep it for analysis.
     fn set_aside(&self, source: &Source, error: StateError) -> StateError {
         match error {
             StateError::Damaged { path, problem, .. } => {
@@ -166,7 +166,7 @@ impl StateDir {
         }
     }
 
-    /// `load`, within a shorter time limit. A list that is read later, as from a slow disk, is handed to `late`.
+    /// Does the same as [`Self::load`] within a shorter time limit. A list that is read later is passed to `late`.
     pub fn load_or_later(
         &self,
         source: &Source,
@@ -189,15 +189,15 @@ impl StateDir {
             .map_err(|error| self.set_aside(source, error))
     }
 
-    /// `load`, and what is damaged stays where it is.
-    pub fn peek(&self, source: &Source) -> Result<Option<Feed>, StateError> {
+    /// Does the same as [`Self::load`], but does not rename a damaged file.
+    pub fn load_readonly(&self, source: &Source) -> Result<Option<Feed>, StateError> {
         if fingerprint(source).is_none() {
             return Ok(None);
         }
         self.decode(source, Open::state(MAX_FEED_BYTES).read(&self.file(source)))
     }
 
-    /// The feed in the bytes of a source's file.
+    /// Decodes the file of a source.
     fn decode(
         &self,
         source: &Source,
@@ -248,9 +248,7 @@ impl StateDir {
         }))
     }
 
-    /// Replaces what is stored for this source; on return it has reached the disk.
-    ///
-    /// What the configuration or the program itself holds is always there, and is not stored.
+    /// Stores the list of a source durably. Configured and built-in lists are not stored.
     pub fn store(&self, source: &Source, feed: &Feed) -> Result<(), StateError> {
         let Some(origin) = fingerprint(source) else {
             return Ok(());
@@ -270,14 +268,14 @@ impl StateDir {
         if bytes.len() as u64 > MAX_FEED_BYTES {
             let cause = io::Error::new(
                 ErrorKind::FileTooLarge,
-                format!("the list takes more than {MAX_FEED_BYTES} bytes there"),
+                format!("the list would take more than {MAX_FEED_BYTES} bytes"),
             );
             return Err(StateError::Io { path, cause });
         }
         self.replace(path, bytes)
     }
 
-    /// Replaces a file of this directory whole; on return it has reached the disk.
+    /// Replaces a file of the directory atomically and durably.
     pub(crate) fn write(&self, name: &str, bytes: Vec<u8>) -> Result<(), StateError> {
         self.replace(self.path.join(name), bytes)
     }
@@ -289,14 +287,14 @@ impl StateDir {
             file.write_all(&bytes)?;
             file.as_file().sync_all()?;
             if let Err(failed) = file.persist(&target) {
-                // A folder is no file to replace. Anything else is.
+                // A directory cannot be replaced by a file: rename it.
                 if failed.error.kind() != ErrorKind::IsADirectory {
                     return Err(failed.error);
                 }
                 fs::rename(&target, kept_name(&target))?;
                 failed.file.persist(&target)?;
             }
-            // The new name, too, must survive a power cut.
+            // Make the new name durable too.
             File::open(&folder)?.sync_all()
         })
         .map_err(|cause| StateError::Io { path, cause })
@@ -307,13 +305,13 @@ impl StateDir {
     }
 }
 
-/// Gives a file of a state directory another name there.
+/// Renames a file of a state directory.
 pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     let (place, to) = (from.to_owned(), to.to_owned());
     access(from, move || fs::rename(&place, &to))
 }
 
-/// Accesses a state directory or a file in it, on a thread of its own and within a time limit.
+/// Accesses a state directory on a thread of its own, within a time limit.
 fn access<T: Send + 'static>(
     place: &Path,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
@@ -321,77 +319,77 @@ fn access<T: Send + 'static>(
     within(place, PATIENCE, work, drop)?
 }
 
-/// What to do about what the system said of a file.
-fn way_out(cause: &io::Error) -> &'static str {
+/// Returns the remedy for an I/O error.
+fn remedy(cause: &io::Error) -> &'static str {
     match cause.kind() {
-        io::ErrorKind::PermissionDenied => "only its owner may look into it; try sudo",
+        io::ErrorKind::PermissionDenied => "only its owner may read it, try sudo",
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "make room there; `allowlist detach` takes the filter off without any"
+            "free some space; `allowlist detach` works without"
         }
-        io::ErrorKind::TimedOut => "check the disk, or the server, that the state directory is on",
+        io::ErrorKind::TimedOut => "check the disk or the file server of the state directory",
         _ => "check the state directory and its permissions",
     }
 }
 
-/// Why a feed could not be kept or found again.
+/// An error of the state directory.
 #[derive(Debug, Error)]
 pub enum StateError {
-    /// The system said no.
-    #[error("{}: {cause}; {}", path.display(), way_out(cause))]
+    /// An I/O error.
+    #[error("{}: {cause}; {}", path.display(), remedy(cause))]
     Io {
         /// The file or the directory.
         path: PathBuf,
-        /// What the system said.
+        /// The error.
         cause: io::Error,
     },
-    /// Others could plant a list of their own.
-    #[error("{}: others than this user may write there; give it to this user with mode 0700, or choose another --state-dir", path.display())]
+    /// Other users can write to the directory.
+    #[error("{}: other users can write to the directory; change its owner to this user and its mode to 0700, or choose another --state-dir", path.display())]
     Shared {
         /// The directory.
         path: PathBuf,
     },
-    /// Another process holds the directory.
+    /// Another process has the lock of the directory.
     #[error(
-        "{}: is in use by {}; stop it, or choose another --state-dir",
+        "{}: in use by {}; stop it, or choose another --state-dir",
         path.display(),
         holder.as_deref().unwrap_or("another process")
     )]
     Locked {
         /// The directory.
         path: PathBuf,
-        /// That process, if it can be told: `process 123 (allowlist)`.
+        /// The process, if known: `process 123 (allowlist)`.
         holder: Option<String>,
     },
-    /// A disk error, or an editor.
+    /// The file is damaged.
     #[error(
-        "{}: is damaged: {problem}; it is not used{}",
+        "{}: damaged and ignored: {problem}{}",
         path.display(),
-        kept.as_ref().map_or_else(String::new, |kept| format!(", and kept as {}", kept.display()))
+        kept.as_ref().map_or_else(String::new, |kept| format!("; renamed to {}", kept.display()))
     )]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The damage.
         problem: String,
-        /// Where it is now, if it was set aside.
+        /// The new name, if it was renamed.
         kept: Option<PathBuf>,
     },
-    /// A newer version of this program wrote it.
-    #[error("{}: has format {format}, and this version knows format {FORMAT}; it is not used, and will be replaced", path.display())]
+    /// A newer version of the program wrote the file.
+    #[error("{}: ignored, since its format {format} is newer than {FORMAT}, the newest known; it will be replaced", path.display())]
     Format {
         /// The file.
         path: PathBuf,
-        /// Its format.
+        /// The version of its format.
         format: u32,
     },
-    /// The source was pointed elsewhere.
-    #[error("{}: came from {stored}, and the source is {configured} now; it is not used, and will be replaced", path.display())]
+    /// The list is of another origin than the configured one.
+    #[error("{}: ignored, since its list is from {stored}, and the source is {configured} now; it will be replaced", path.display())]
     OtherOrigin {
         /// The file.
         path: PathBuf,
-        /// Where it came from.
+        /// The origin of the stored list.
         stored: String,
-        /// What is configured.
+        /// The configured origin.
         configured: String,
     },
 }
@@ -404,7 +402,9 @@ impl StateError {
                 ErrorCode::Forbidden
             }
             Self::Io { cause, .. }
-                if cause.get_ref().is_some_and(|inner| inner.is::<Untrusted>()) =>
+                if cause
+                    .get_ref()
+                    .is_some_and(<dyn std::error::Error + Send + Sync>::is::<Untrusted>) =>
             {
                 ErrorCode::UntrustedPath
             }
@@ -417,7 +417,7 @@ impl StateError {
 #[derive(Serialize, Deserialize)]
 struct Stored {
     format: u32,
-    /// Of the content as this program writes it.
+    /// The checksum of the content's JSON.
     crc32: u32,
     content: Content,
 }
@@ -427,17 +427,17 @@ struct Content {
     origin: String,
     fetched: Timestamp,
     prefixes: Vec<IpNet>,
-    // Format 1 had none of these: left out where empty, a file of then has the checksum that it says.
+    // Format 1 lacks these fields; they are omitted if empty, so that checksums of old files remain valid.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     held: Vec<Held>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     validators: Vec<Validator>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     notes: Vec<String>,
-    // Format 2 had no changes.
+    // Format 2 lacks this field.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     changes: Vec<PastChange>,
-    // Format 3 had neither this nor the counts of `changes` and the ages of `held`.
+    // Format 3 lacks this field, the counts of `changes` and the ages of `held`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     answered: Option<Timestamp>,
 }
@@ -458,7 +458,7 @@ impl Stored {
     }
 
     fn decode(bytes: &[u8]) -> Result<Content, Undecodable> {
-        /// What every format has.
+        /// The common fields of all formats.
         #[derive(Deserialize)]
         struct Header {
             format: u32,
@@ -470,9 +470,7 @@ impl Stored {
         }
         let stored: Self = serde_json::from_slice(bytes).map_err(damaged)?;
         if stored.crc32 != stored.content.crc32() {
-            return Err(Undecodable::Damaged(
-                "its checksum does not match".to_owned(),
-            ));
+            return Err(Undecodable::Damaged("checksum mismatch".to_owned()));
         }
         Ok(stored.content)
     }
@@ -484,10 +482,9 @@ impl Content {
     }
 }
 
-/// What must be the same for a stored feed to stand for this source; none if it is never stored.
+/// Returns the identity of a source's list, which a stored list must match; `None` if the list is never stored.
 ///
-/// Credentials may change, and do not reach the disk; a query may choose another list, and reaches
-/// it as a checksum.
+/// Credentials are not part of it. A query is, as a checksum, since it may select another list.
 fn fingerprint(source: &Source) -> Option<String> {
     let read_as = |origin: String, format: &Format, usual: &Format| {
         if format == usual {
@@ -499,7 +496,7 @@ fn fingerprint(source: &Source) -> Option<String> {
     match &source.origin {
         Origin::Prefixes(_) | Origin::Added | Origin::BuiltIn { .. } => None,
         Origin::File { path, format } => {
-            // The same file, from wherever it is named.
+            // Independent of the working directory.
             let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
             Some(read_as(path.display().to_string(), format, &Format::Text))
         }

@@ -1,4 +1,4 @@
-//! Files of a wrong type, and reads that do not end.
+//! Files of a wrong type, and operations that do not end.
 
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
@@ -11,9 +11,9 @@ use super::*;
 
 const FOREVER: Duration = Duration::from_hours(1);
 
-/// The file at a path, for a read that would wait if it were opened as it is.
+/// A read of these would wait without the checks.
 #[test]
-fn what_is_no_regular_file_is_refused_without_a_wait() {
+fn other_file_types_are_refused_without_waiting() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name);
     mkfifo(&path("pipe"), Mode::S_IRWXU).expect("a pipe");
@@ -32,14 +32,14 @@ fn what_is_no_regular_file_is_refused_without_a_wait() {
         ("device", false, "symbolic link"),
         ("link", true, "pipe"),
         ("link", false, "symbolic link"),
-        ("", false, "folder"),
+        ("", false, "directory"),
     ] {
         let read = open(follows_links).read(&path(name));
         assert!(
             matches!(read, Err(ReadError::NotRegular(kind)) if kind.ends_with(expected)),
             "{name}: {read:?}"
         );
-        // Nor is it written to.
+        // A write is refused too.
         let mut options = OpenOptions::new();
         options.append(true).create(true);
         let opened = open(follows_links).open(&path(name), &options);
@@ -53,7 +53,7 @@ fn what_is_no_regular_file_is_refused_without_a_wait() {
 }
 
 #[test]
-fn no_more_than_the_limit_is_read() {
+fn the_size_is_limited() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("list");
     fs::write(&path, "12345").expect("a file");
@@ -63,7 +63,7 @@ fn no_more_than_the_limit_is_read() {
         matches!(read, Err(ReadError::TooLarge { limit: 4 })),
         "{read:?}"
     );
-    // Its size is none, and it holds more than that.
+    // Its size is 0, but it has content.
     let read = Open::configured(4).read(Path::new("/proc/self/status"));
     assert!(
         matches!(read, Err(ReadError::TooLarge { limit: 4 })),
@@ -72,7 +72,7 @@ fn no_more_than_the_limit_is_read() {
 }
 
 #[test]
-fn a_file_that_changes_is_read_once_more() {
+fn a_file_that_changes_is_read_again() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("list");
     fs::write(&path, "192.0.2.1\n").expect("a file");
@@ -102,9 +102,9 @@ fn a_file_that_keeps_changing_is_refused() {
     assert!(matches!(read, Err(ReadError::Unsteady)), "{read:?}");
 }
 
-/// The operation blocks until the test ends it, so nothing here depends on how fast the machine is.
+/// The operation blocks until the test ends it, so the test does not depend on time.
 #[test]
-fn an_operation_that_never_ends_is_given_up_and_undone_when_it_ends() {
+fn a_late_result_is_passed_on() {
     let folder = tempfile::tempdir().expect("a folder");
     let place = folder.path().to_owned();
     let (end, ends) = mpsc::channel::<()>();
@@ -118,17 +118,17 @@ fn an_operation_that_never_ends_is_given_up_and_undone_when_it_ends() {
     });
     let kind = |result: io::Result<i32>| result.map_err(|error| error.kind());
     assert_eq!(kind(given_up), Err(ErrorKind::TimedOut));
-    // Others at that place fail at once, and no thread is made.
+    // Others at that path fail at once, without a thread.
     for place in [&place, &place.join("file")] {
         let next = within(place, FOREVER, || 8, drop);
         assert_eq!(kind(next), Err(ErrorKind::TimedOut));
     }
-    // Other places go on.
+    // Other paths are not affected.
     let other = within(Path::new("/other"), FOREVER, || 9, drop);
     assert_eq!(kind(other), Ok(9));
     end.send(()).expect("it waits");
     assert_eq!(undone.recv(), Ok(7));
-    // The place is free again, soon.
+    // The path is free again soon.
     while within(&place, FOREVER, || (), drop).is_err() {
         thread::yield_now();
     }

@@ -10,7 +10,7 @@ use super::{print, print_json};
 use crate::cli::{
     Accept, Add, CareArgs, ModeChange, Output, Paths, Refresh, Reload, Remove, Rollback,
 };
-use crate::control::{Care, Client, Done, Entry, Wanted};
+use crate::control::{ApplyOptions, ApplyOutcome, Client, Operation, PrefixRequest};
 use crate::error_code::bail_with;
 use crate::feed::parse_prefix;
 use crate::rejected::{RejectedLists, command};
@@ -21,8 +21,8 @@ use crate::session::Session;
 const MOST: usize = 200_000;
 
 /// Returns the options of a change, with the session of this process for the lockout check.
-pub(super) fn care(typed: &CareArgs) -> Care {
-    Care {
+pub(super) fn care(typed: &CareArgs) -> ApplyOptions {
+    ApplyOptions {
         force: typed.force,
         confirm_within: typed.confirm_within,
         session: Session::find(),
@@ -30,26 +30,32 @@ pub(super) fn care(typed: &CareArgs) -> Care {
 }
 
 pub(super) async fn add(paths: &Paths, options: Add) -> Result<()> {
-    let entry = |prefix| Entry {
+    let entry = |prefix| PrefixRequest {
         prefix,
         service: Some(options.service.clone()),
         ttl_seconds: options.ttl.as_ref().map(Duration::as_secs),
         note: options.note.clone(),
     };
     let entries = prefixes(options.prefix)?.into_iter().map(entry).collect();
-    ask(paths, Wanted::Add(entries), &options.care, options.output).await
+    ask(
+        paths,
+        Operation::Add(entries),
+        &options.care,
+        options.output,
+    )
+    .await
 }
 
 pub(super) async fn remove(paths: &Paths, options: Remove) -> Result<()> {
-    let entry = |prefix| Entry {
+    let entry = |prefix| PrefixRequest {
         prefix,
         service: options.service.clone(),
-        ..Entry::default()
+        ..PrefixRequest::default()
     };
     let entries = prefixes(options.prefix)?.into_iter().map(entry).collect();
     ask(
         paths,
-        Wanted::Remove(entries),
+        Operation::Remove(entries),
         &options.care,
         options.output,
     )
@@ -57,27 +63,27 @@ pub(super) async fn remove(paths: &Paths, options: Remove) -> Result<()> {
 }
 
 pub(super) async fn mode(paths: &Paths, options: ModeChange) -> Result<()> {
-    let wanted = Wanted::Mode(options.mode.into());
+    let wanted = Operation::Mode(options.mode.into());
     ask(paths, wanted, &options.care, options.output).await
 }
 
 pub(super) async fn reload(paths: &Paths, options: Reload) -> Result<()> {
-    ask(paths, Wanted::Reload, &options.care, options.output).await
+    ask(paths, Operation::Reload, &options.care, options.output).await
 }
 
 pub(super) async fn confirm(paths: &Paths, output: Output) -> Result<()> {
-    ask(paths, Wanted::Confirm, &CareArgs::default(), output).await
+    ask(paths, Operation::Confirm, &CareArgs::default(), output).await
 }
 
 pub(super) async fn rollback(paths: &Paths, options: Rollback) -> Result<()> {
-    let wanted = Wanted::Rollback(options.policy);
+    let wanted = Operation::Rollback(options.policy);
     ask(paths, wanted, &options.care, options.output).await
 }
 
 pub(super) async fn refresh(paths: &Paths, options: Refresh) -> Result<()> {
     let client = Client::new(&paths.socket);
-    let wanted = Wanted::Refresh(options.source);
-    let done = client.ask(wanted, &Care::default()).await?;
+    let wanted = Operation::Refresh(options.source);
+    let done = client.ask(wanted, &ApplyOptions::default()).await?;
     if options.output.json {
         print_json(&serde_json::to_value(&done)?)?;
     } else {
@@ -103,7 +109,7 @@ pub(super) async fn accept(paths: &Paths, options: Accept) -> Result<()> {
         None => approved(&client, &source, options.output).await?,
     };
     let done = client
-        .ask(Wanted::Accept { source, id }, &care(&typed))
+        .ask(Operation::Accept { source, id }, &care(&typed))
         .await?;
     if options.output.json {
         return print_json(&serde_json::to_value(&done)?);
@@ -149,7 +155,7 @@ async fn approved(client: &Client<'_>, source: &str, output: Output) -> Result<O
     Ok(Some(list.id.clone()))
 }
 
-async fn ask(paths: &Paths, wanted: Wanted, typed: &CareArgs, output: Output) -> Result<()> {
+async fn ask(paths: &Paths, wanted: Operation, typed: &CareArgs, output: Output) -> Result<()> {
     let client = Client::new(&paths.socket);
     let done = client.ask(wanted, &care(typed)).await?;
     for warning in &done.warnings {
@@ -161,7 +167,7 @@ async fn ask(paths: &Paths, wanted: Wanted, typed: &CareArgs, output: Output) ->
     print(&report::wrapped(&text(&done, typed)))
 }
 
-fn text(done: &Done, typed: &CareArgs) -> String {
+fn text(done: &ApplyOutcome, typed: &CareArgs) -> String {
     let lines = done.changes.iter().chain(&done.notes);
     let lines = lines.flat_map(|line| [line, "\n"]);
     let mut text: String = lines.collect();

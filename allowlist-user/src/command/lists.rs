@@ -18,7 +18,7 @@ use crate::error_code::bail_with;
 use crate::export::{Listed, export as exported};
 use crate::hints;
 use crate::history;
-use crate::ledger::Known;
+use crate::journal::PolicyHistory;
 use crate::list_update::evaluate_update;
 use crate::policy::{Answer, Feed, Origin, Snapshot, Source};
 use crate::rejected::RejectedLists;
@@ -205,7 +205,7 @@ pub(super) fn last_good(paths: &Paths, sources: &[&Source]) -> Result<Snapshot> 
         return Ok(feeds);
     };
     for source in sources {
-        match state.peek(source) {
+        match state.load_readonly(source) {
             Ok(Some(feed)) => {
                 feeds.insert(source.name.clone(), feed);
             }
@@ -337,7 +337,7 @@ pub(super) async fn export(paths: &Paths, options: &Export) -> Result<()> {
     // The export of one configured source needs no file that only root may read.
     let is_added = |name: &str| name.starts_with(SOURCE_PREFIX);
     let additions = if options.source.as_deref().is_none_or(is_added) {
-        Known::peek_additions(&paths.state_dir)?.0
+        PolicyHistory::load_additions(&paths.state_dir)?.0
     } else {
         Additions::default()
     };

@@ -140,7 +140,7 @@ fn last_good(paths: &Paths, providers: &[&Provider], found: &mut Holders) -> Res
         if !providers.iter().any(|provider| provider.name == *name) {
             continue;
         }
-        match state.peek(source) {
+        match state.load_readonly(source) {
             Ok(Some(feed)) => {
                 searched.push(name.clone());
                 let mut prefixes: Vec<IpNet> = feed.in_force().collect();

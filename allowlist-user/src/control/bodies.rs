@@ -1,7 +1,7 @@
 //! Reads the bodies of requests within limits of size, time and memory.
 //!
-//! Invariants: of bodies that are not small, one of root and one of all other users are in memory at a time; the
-//! others wait, for a limited time.
+//! Invariant: at most one large body of root and one of all other users are in memory; others wait, for a limited
+//! time.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use hyper::body::{Body as _, Bytes};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
-use crate::audit::Who;
+use crate::audit::Actor;
 use crate::error_code::{CodedError, ErrorCode};
 
-/// The longest body, in bytes: some 200,000 prefixes.
+/// The longest body, in bytes: about 200,000 prefixes.
 const LONGEST: usize = 32 << 20;
-/// Bodies up to so many bytes do not wait for each other.
+/// The longest body that is read without waiting for others, in bytes.
 const SMALL: usize = 64 << 10;
-/// How long a body may take, and how long it may wait for others.
+/// The time limit of a body, and of its wait for others.
 const TIME: Duration = Duration::from_secs(10);
 
 /// The memory for bodies.
@@ -37,14 +37,14 @@ impl Default for Bodies {
 }
 
 impl Bodies {
-    /// Reads a body. Where it is not small, the permit keeps other such bodies waiting until it is dropped.
+    /// Reads a body. A large one has a permit, which makes other large bodies wait until it is dropped.
     pub(super) async fn read(
         &self,
         body: Body,
-        who: &Who,
+        actor: &Actor,
     ) -> Result<(Bytes, Option<SemaphorePermit<'_>>), CodedError> {
         let invalid = |error: String| CodedError::new(ErrorCode::InvalidRequest, error);
-        // Without a length it may be of any size.
+        // A body without a length counts as large.
         let is_small = body
             .size_hint()
             .upper()
@@ -52,14 +52,14 @@ impl Bodies {
         let permit = if is_small {
             None
         } else {
-            let is_root = matches!(who, Who::Peer(peer) if peer.uid == 0);
+            let is_root = matches!(actor, Actor::Peer(peer) if peer.uid == 0);
             let room = if is_root {
                 &self.of_root
             } else {
                 &self.of_others
             };
             let Ok(Ok(permit)) = timeout(TIME, room.acquire()).await else {
-                let error = "another large request is being read; send this one again later";
+                let error = "another large request is being read; try again later";
                 return Err(CodedError::new(ErrorCode::Busy, error));
             };
             Some(permit)

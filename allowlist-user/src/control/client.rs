@@ -1,4 +1,4 @@
-//! Asks a daemon over its socket.
+//! Sends requests to a daemon's socket.
 
 use std::io::{self, ErrorKind};
 use std::path::Path;
@@ -12,48 +12,48 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::{Asked, Care, Done, Live, VERSION, Wanted};
+use super::{ApplyOptions, ApplyOutcome, DaemonStatus, Operation, RequestBody, VERSION};
 use crate::error_code::{CodedError, ErrorCode};
 
-/// How long a daemon may take to tell of itself before it counts as not answering.
+/// The time limit of a status request.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// How long what changes something may take: lists are fetched, and a million prefixes published.
+/// The time limit of a change, which may fetch lists and publish a million prefixes.
 const PATIENCE: Duration = Duration::from_mins(10);
 
-/// Asks on one socket.
+/// A client of one socket.
 #[derive(Debug)]
 pub struct Client<'p> {
     path: &'p Path,
 }
 
 impl<'p> Client<'p> {
-    /// Of the daemon that answers at `path`.
+    /// Returns a client of the daemon at `path`.
     pub const fn new(path: &'p Path) -> Self {
         Self { path }
     }
 
-    /// Asks for something to be done. What the daemon refuses is a [`CodedError`].
-    pub async fn ask(&self, wanted: Wanted, care: &Care) -> Result<Done> {
-        let name = wanted.name();
-        let body = serde_json::to_vec(&Asked::new(wanted, care))?;
+    /// Sends an operation, and returns the answer. A refusal is a [`CodedError`].
+    pub async fn ask(&self, operation: Operation, options: &ApplyOptions) -> Result<ApplyOutcome> {
+        let name = operation.name();
+        let body = serde_json::to_vec(&RequestBody::new(operation, options))?;
         let request = hyper::Request::post(format!("{VERSION}/{name}"))
             .header("content-type", "application/json");
         let (status, body) = self.send(request, body, PATIENCE).await?;
         if status.is_success() {
             return serde_json::from_slice(&body)
-                .context("the daemon's answer is not understood; is it of another version?");
+                .context("cannot parse the daemon's answer; does it have another version?");
         }
         Err(problem(status, &body))
     }
 
-    /// What the daemon tells of itself; none where none answers.
-    pub async fn live(&self) -> Option<Live> {
+    /// Returns the daemon's status; `None` if no daemon answers.
+    pub async fn live(&self) -> Option<DaemonStatus> {
         let request = hyper::Request::get(format!("{VERSION}/live"));
         let (_, body) = self.send(request, Vec::new(), TIMEOUT).await.ok()?;
         serde_json::from_slice(&body).ok()
     }
 
-    /// A report, as text or as JSON, for those who may not read what it is made of.
+    /// Returns a report as text or JSON, for users who cannot read the maps and the state directory.
     pub async fn report(&self, name: &str, as_json: bool) -> Result<String> {
         let accepted = if as_json {
             "application/json"
@@ -77,7 +77,7 @@ impl<'p> Client<'p> {
         let request = request
             .header("host", "allowlist")
             .body(Full::new(Bytes::from(body)))
-            .context("that cannot be asked")?;
+            .context("cannot build the request")?;
         let sent = async {
             let stream = UnixStream::connect(self.path).await?;
             let (mut sender, connection) =
@@ -91,7 +91,7 @@ impl<'p> Client<'p> {
         };
         let answered = match timeout(patience, sent).await {
             Ok(answered) => answered,
-            Err(_) => Err(anyhow!("it does not answer within {patience:?}")),
+            Err(_) => Err(anyhow!("no answer within {patience:?}")),
         };
         answered.map_err(|error| unreachable(self.path, &error))
     }
@@ -100,7 +100,9 @@ impl<'p> Client<'p> {
 fn problem(status: StatusCode, body: &[u8]) -> anyhow::Error {
     match serde_json::from_slice::<CodedError>(body) {
         Ok(problem) => anyhow::Error::new(problem),
-        Err(_) => anyhow!("the daemon did not do it ({status}); is it of another version?"),
+        Err(_) => anyhow!(
+            "the daemon answered {status} without an error code; does it have another version?"
+        ),
     }
 }
 
@@ -111,12 +113,10 @@ fn unreachable(path: &Path, error: &anyhow::Error) -> anyhow::Error {
         .is_some_and(|error| error.kind() == ErrorKind::PermissionDenied);
     if is_forbidden {
         let text = format!(
-            "cannot ask the daemon on {path}: only root may, and the members of control_group; try sudo"
+            "cannot connect to the daemon on {path}: only root and the members of control_group may; try sudo"
         );
         return CodedError::new(ErrorCode::Forbidden, text).into();
     }
-    let text = format!(
-        "no daemon answers on {path}, and it alone can do this; start one with `allowlist run`: {error:#}"
-    );
+    let text = format!("no daemon answers on {path}; start one with `allowlist run`: {error:#}");
     CodedError::new(ErrorCode::NoDaemon, text).into()
 }

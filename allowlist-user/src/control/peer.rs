@@ -1,4 +1,4 @@
-//! Who is on the other end of a socket, by what the kernel says, and whether it may ask.
+//! Identifies the client of a socket by its kernel credentials, and decides whether it has access.
 
 use std::fs;
 
@@ -7,8 +7,8 @@ use tokio::net::unix::UCred;
 
 use crate::audit::Peer;
 
-/// What the kernel says of a process that has connected. Its names are for people: they may be gone, or
-/// another's, by the time that they are read.
+/// Describes the process of a connection. Its names are for display only: the process may have ended, and its number
+/// been reused.
 pub(super) fn describe(credentials: UCred) -> Peer {
     let pid = credentials.pid();
     let of_process = |file: &str| fs::read(format!("/proc/{}/{file}", pid?)).ok();
@@ -28,7 +28,7 @@ pub(super) fn describe(credentials: UCred) -> Peer {
     }
 }
 
-/// Whether this user may ask: root, the daemon's own, and the members of a group, where one is configured.
+/// Returns whether a client has access: root, the daemon's own user, and the members of `group`.
 pub(super) fn may_ask(credentials: UCred, group: Option<Gid>) -> bool {
     let uid = Uid::from_raw(credentials.uid());
     if uid.is_root() || uid == geteuid() {
@@ -39,7 +39,7 @@ pub(super) fn may_ask(credentials: UCred, group: Option<Gid>) -> bool {
     })
 }
 
-/// All groups of a user, as a login would give them.
+/// Returns all groups of a user, as for a login.
 fn groups(uid: u32) -> Vec<Gid> {
     let Some(user) = user(uid) else {
         return Vec::new();
@@ -54,7 +54,7 @@ fn user(uid: u32) -> Option<User> {
     User::from_uid(Uid::from_raw(uid)).ok().flatten()
 }
 
-/// The group of this name.
+/// Returns the group with this name.
 pub(super) fn group(name: &str) -> Option<Gid> {
     let group = Group::from_name(name).ok().flatten()?;
     Some(group.gid)

@@ -1,22 +1,22 @@
-//! How many connections of whom are served at once. Pure, but for the lock.
+//! Limits the concurrent connections, in total and per user.
 //!
-//! Invariants: other users together leave places for root, and no user takes those of all other users.
+//! Invariants: some places are reserved for root; no single user can take all places of the others.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// How many connections are served at once.
+/// The most concurrent connections.
 const ALL: usize = 64;
-/// As many places are for root alone.
+/// The places reserved for root.
 const FOR_ROOT: usize = 16;
-/// The most connections of one other user.
+/// The most connections of one user other than root.
 const OF_ONE_USER: usize = 16;
 
 /// The places for connections.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Places(Arc<Mutex<HashMap<u32, usize>>>);
 
-/// A place that is taken until it is dropped.
+/// A taken place; free again when dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     uid: u32,
@@ -24,7 +24,7 @@ pub(super) struct Place {
 }
 
 impl Places {
-    /// Takes a place for a connection of a user; `None` while there is none for that user.
+    /// Takes a place for a connection of a user; `None` if none is free for that user.
     pub(super) fn take(&self, uid: u32) -> Option<Place> {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = taken.values().sum();
@@ -77,7 +77,7 @@ mod tests {
         drop(first);
         assert_eq!(take(0, ALL).len(), OF_ONE_USER);
         drop((others, root));
-        // Root may take all places.
+        // Root can take all places.
         assert_eq!(take(0, 2 * ALL).len(), ALL);
         let _root = take(0, ALL);
         assert!(places.take(1000).is_none());

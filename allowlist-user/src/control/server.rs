@@ -1,9 +1,8 @@
-//! The listening side: who may ask, how much and for how long; each request handed to the daemon, each report
-//! read beside it.
+//! The server: checks access, passes changes to the daemon, and reads reports in the background.
 //!
-//! Invariants: a connection is one request, with a limit on its head, its body (`bodies`) and its time, and there are
-//! only so many (`places`); what waits for the daemon is bounded too. Reports come from the pinned maps and the disk,
-//! so they cost the daemon nothing.
+//! Invariants: a connection carries one request, with limits of its head, its body (`bodies`) and its time; the numbers
+//! of connections (`places`) and of queued requests are limited; reports are read from the pinned maps and the disk,
+//! and never block the daemon's loop.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -35,8 +34,10 @@ use tokio::time::timeout;
 
 use super::bodies::Bodies;
 use super::places::Places;
-use super::{Asked, Done, Live, Request, VERSION, Wanted, peer, socket};
-use crate::audit::Who;
+use super::{
+    ApplyOutcome, DaemonStatus, Operation, QueuedRequest, RequestBody, VERSION, peer, socket,
+};
+use crate::audit::Actor;
 use crate::cli::Paths;
 use crate::error_code::{CodedError, ErrorCode};
 use crate::explain::{Question, Target, Typed};
@@ -46,47 +47,47 @@ use crate::report::{
 };
 use crate::text::{on_one_line, printable, printable_json};
 
-/// How many requests may wait for the daemon; more are told to come again.
+/// The length of the daemon's queue; further requests are answered with `busy`.
 const WAITING: usize = 64;
-/// The reports, as `Shared::report` makes them.
+/// The names of the reports; see `Shared::report`.
 const REPORTS: [&str; 8] = [
     "added", "explain", "list", "live", "log", "policies", "sources", "status",
 ];
-/// For the head of a request.
+/// The time limit of a request's head.
 const HEAD_TIME: Duration = Duration::from_secs(5);
-/// For a whole connection: some lists take their time.
+/// The time limit of a connection, which may wait for fetches.
 const LONGEST: Duration = Duration::from_mins(10);
 
-/// The listening side. Stops, and removes the socket, when it is dropped.
+/// The running server. Stops, and removes the socket, when dropped.
 pub struct Control {
     path: PathBuf,
-    live: watch::Sender<Live>,
+    live: watch::Sender<DaemonStatus>,
     rejected: watch::Sender<Arc<RejectedLists>>,
     group: watch::Sender<Option<Gid>>,
-    requests: mpsc::Receiver<Request>,
+    requests: mpsc::Receiver<QueuedRequest>,
     server: JoinHandle<()>,
 }
 
 #[derive(Clone)]
 struct Shared {
-    asked: mpsc::Sender<Request>,
-    live: watch::Receiver<Live>,
+    request: mpsc::Sender<QueuedRequest>,
+    live: watch::Receiver<DaemonStatus>,
     rejected: watch::Receiver<Arc<RejectedLists>>,
     paths: Arc<Paths>,
     bodies: Arc<Bodies>,
 }
 
 impl Control {
-    /// Listens, for root and the members of `group`, if there is one.
+    /// Starts the server, with access for root and the members of `group`, if any.
     pub fn listen(paths: &Paths, group: Option<&str>) -> Result<Self> {
         let path = &*paths.socket;
         let listener = socket::bind(path)?;
-        let (live, watching) = watch::channel(Live::default());
+        let (live, watching) = watch::channel(DaemonStatus::default());
         let (rejected, waiting) = watch::channel(Arc::default());
-        let (asked, requests) = mpsc::channel(WAITING);
+        let (request, requests) = mpsc::channel(WAITING);
         let (admitted, allowed) = watch::channel(None);
         let shared = Shared {
-            asked,
+            request,
             live: watching,
             rejected: waiting,
             paths: Arc::new(paths.clone()),
@@ -104,7 +105,7 @@ impl Control {
         Ok(control)
     }
 
-    /// Changes who may ask besides root.
+    /// Changes the group that has access besides root.
     pub fn admit(&self, name: Option<&str>) -> Result<()> {
         let group = group(name)?;
         socket::permit(&self.path, group)?;
@@ -112,21 +113,21 @@ impl Control {
         Ok(())
     }
 
-    /// Whether there is such a group.
+    /// Requires that the group exists.
     pub fn require_group(name: Option<&str>) -> Result<()> {
         group(name).map(drop)
     }
 
-    /// What is asked next.
-    pub async fn request(&mut self) -> Request {
+    /// Returns the next request.
+    pub async fn request(&mut self) -> QueuedRequest {
         match self.requests.recv().await {
             Some(request) => request,
-            // The server is gone, and nobody can ask any more.
+            // The server has ended.
             None => std::future::pending().await,
         }
     }
 
-    /// The ids of the published rejected lists, by source.
+    /// Returns the ids of the rejected lists in reports, by source.
     pub fn rejected_ids(&self) -> BTreeMap<String, String> {
         let lists = Arc::clone(&self.rejected.borrow());
         let ids = lists.sources.iter();
@@ -139,8 +140,8 @@ impl Control {
         self.rejected.send_replace(Arc::new(lists));
     }
 
-    /// What to answer from now on.
-    pub fn tell(&self, live: Live) {
+    /// Replaces the status that reports show.
+    pub fn set_status(&self, live: DaemonStatus) {
         self.live.send_replace(live);
     }
 }
@@ -152,14 +153,14 @@ impl Drop for Control {
     }
 }
 
-/// The number of a group that must be there.
+/// Returns the id of a group, which must exist.
 fn group(name: Option<&str>) -> Result<Option<Gid>> {
     let Some(name) = name else {
         return Ok(None);
     };
     let group = peer::group(name).with_context(|| {
         format!(
-            "control_group: there is no group {name:?} on this host; `groupadd --system {name}` makes it"
+            "control_group: group {name:?} does not exist; create it with `groupadd --system {name}`"
         )
     })?;
     Ok(Some(group))
@@ -171,18 +172,18 @@ async fn accept(listener: UnixListener, group: watch::Receiver<Option<Gid>>, rou
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // Usually out of descriptors: those that are open end soon.
+                // Usually a lack of descriptors, which ends with the open connections.
                 debug!("cannot accept on the control socket: {error}");
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
         };
-        // The user is known before a place is taken, so that one user cannot take all places.
+        // Read the user first, since the limits are per user.
         let Ok(credentials) = stream.peer_cred() else {
             continue;
         };
         let Some(place) = places.take(credentials.uid()) else {
-            // The connection ends, and the client may try again.
+            // Closes the connection; the client can try again.
             continue;
         };
         let (group, router) = (*group.borrow(), router.clone());
@@ -190,28 +191,28 @@ async fn accept(listener: UnixListener, group: watch::Receiver<Option<Gid>>, rou
             let _place = place;
             let served = serve(stream, credentials, group, router);
             if timeout(LONGEST, served).await.is_err() {
-                debug!("a connection to the control socket took too long, and was ended");
+                debug!("closed a connection to the control socket at its time limit");
             }
         });
     }
 }
 
 async fn serve(stream: UnixStream, credentials: UCred, group: Option<Gid>, router: Router) {
-    let who = peer::describe(credentials);
+    let actor = peer::describe(credentials);
     let router = if peer::may_ask(credentials, group) {
         router
     } else {
         warn!(
-            "control: {who} (uid {}) may not ask, and was turned away",
-            who.uid
+            "control: refused a connection of {actor} (uid {})",
+            actor.uid
         );
         let problem = CodedError::new(
             ErrorCode::Forbidden,
-            "only root may ask, and the members of control_group; try sudo",
+            "only root and the members of control_group have access; try sudo",
         );
         Router::new().fallback(async move || problem.clone().into_response())
     };
-    let router = router.layer(Extension(Who::Peer(who)));
+    let router = router.layer(Extension(Actor::Peer(actor)));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
@@ -221,7 +222,7 @@ async fn serve(stream: UnixStream, credentials: UCred, group: Option<Gid>, route
             TowerToHyperService::new(router.into_service::<Incoming>()),
         );
     if let Err(error) = served.await {
-        debug!("a request on the control socket broke off: {error}");
+        debug!("a connection to the control socket failed: {error}");
     }
 }
 
@@ -234,7 +235,7 @@ fn router(shared: Shared) -> Router {
         .method_not_allowed_fallback(async || {
             CodedError::new(
                 ErrorCode::MethodNotAllowed,
-                "reports are read by GET and changes are made by POST; GET / lists both",
+                "use GET for reports and POST for changes; GET / lists both",
             )
         })
         .fallback(async || unknown("path"))
@@ -252,7 +253,7 @@ async fn index() -> Response {
     Json(serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
         "get": paths(&REPORTS),
-        "post": paths(&Wanted::NAMES),
+        "post": paths(&Operation::NAMES),
     }))
     .into_response()
 }
@@ -260,60 +261,60 @@ async fn index() -> Response {
 fn unknown(what: &str) -> CodedError {
     CodedError::new(
         ErrorCode::NotFound,
-        format!("there is no such {what}; docs/api.md lists those there are"),
+        format!("there is no such {what}; docs/api.md lists all"),
     )
 }
 
-/// Hands what is asked to the daemon, and waits for its answer.
+/// Passes a request to the daemon, and waits for the answer.
 async fn change(
     State(shared): State<Shared>,
-    Extension(who): Extension<Who>,
+    Extension(actor): Extension<Actor>,
     Path(name): Path<String>,
     body: Body,
-) -> Result<Json<Done>, CodedError> {
+) -> Result<Json<ApplyOutcome>, CodedError> {
     let invalid = |error: String| CodedError::new(ErrorCode::InvalidRequest, error);
-    // Held until the request is done, so that large bodies are in memory one after the other.
-    let (body, _room) = shared.bodies.read(body, &who).await?;
-    let asked: Asked = if body.is_empty() {
-        Asked::default()
+    // The permit is held until the answer, so that only one large body is in memory.
+    let (body, _room) = shared.bodies.read(body, &actor).await?;
+    let request: RequestBody = if body.is_empty() {
+        RequestBody::default()
     } else {
         serde_json::from_slice(&body)
             .map_err(|error| invalid(format!("the body: {}", on_one_line(&error.to_string()))))?
     };
-    let (wanted, care) = asked.read(&name)?;
+    let (operation, options) = request.read(&name)?;
     let busy = |error: &str| CodedError::new(ErrorCode::Busy, error);
     let (answer, answered) = oneshot::channel();
-    let request = Request {
-        wanted,
-        care,
-        who,
+    let request = QueuedRequest {
+        operation,
+        options,
+        actor,
         answer,
     };
-    if shared.asked.try_send(request).is_err() {
-        return Err(busy("too many others wait for the daemon; ask again"));
+    if shared.request.try_send(request).is_err() {
+        return Err(busy("the daemon has too many requests; try again"));
     }
     match answered.await {
         Ok(answer) => answer.map(Json),
-        Err(_) => Err(busy("the daemon stopped before it came to this")),
+        Err(_) => Err(busy("the daemon stopped before it handled the request")),
     }
 }
 
-/// What can be asked about.
+/// The query of a report.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct About {
-    /// Of the log: only the newest so many.
+    /// For `log`: the number of newest entries.
     count: Option<usize>,
-    /// To explain: who, to what, and where.
+    /// For `explain`: the source address, the port and the interface.
     address: Option<String>,
     port: Option<Target>,
     iface: Option<String>,
-    /// Of the list: only these prefixes.
+    /// For `list`: the address or prefix to select, and the service.
     only: Option<String>,
     service: Option<String>,
 }
 
-/// Reads a report: JSON, or text for those who accept only that.
+/// Answers with a report: JSON, or text if the client accepts only that.
 async fn report(
     State(shared): State<Shared>,
     Path(name): Path<String>,
@@ -330,7 +331,7 @@ async fn report(
     let wants_text = headers
         .get(ACCEPT)
         .is_some_and(|accepted| accepted.as_bytes().starts_with(b"text/plain"));
-    // Reading a large table takes its time, and must not hold up other requests.
+    // In a thread of its own, since a large table takes long to read.
     let read = tokio::task::spawn_blocking(move || {
         let report = shared.report(&name, &about)?;
         Ok::<_, CodedError>(if wants_text {
@@ -341,12 +342,7 @@ async fn report(
             ("application/json", printable_json(&json).into_owned())
         })
     });
-    let failed = |_| {
-        CodedError::new(
-            ErrorCode::Refused,
-            "the report could not be made; ask again",
-        )
-    };
+    let failed = |_| CodedError::new(ErrorCode::Refused, "the report failed; try again");
     let (kind, text) = read.await.map_err(failed)??;
     Ok(([(CONTENT_TYPE, kind)], text).into_response())
 }

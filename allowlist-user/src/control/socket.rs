@@ -1,5 +1,4 @@
-//! The control socket as a file: made where no other user can interfere, and closed to everyone but root before
-//! anyone can connect.
+//! Creates the control socket, in a directory that no other user can change, and closed to all but root at first.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
@@ -14,23 +13,22 @@ use tokio::net::{UnixListener, UnixSocket};
 use crate::error_code::bail_with;
 use crate::trust;
 
-/// `sockaddr_un` has room for so many bytes, and a zero.
+/// The longest path of a `sockaddr_un`, without its final zero.
 const MAX_PATH: usize = 107;
-/// How many connections the kernel keeps until they are accepted.
+/// The length of the kernel's queue of new connections.
 const BACKLOG: u32 = 128;
 
-/// Listens on a path, for root alone. Makes the folder (mode 0700) if there is none, and replaces the socket of a
-/// daemon that was killed.
+/// Listens on a path, for root only. Creates a missing directory (mode 0700), and replaces the socket of a daemon that
+/// was killed.
 ///
 /// # Errors
-/// A path that is too long, that another daemon listens on, that is no socket, or that a user other than root could
-/// redirect.
+/// Fails if the path is too long, is not a socket, has a running daemon, or can be changed by a user other than root.
 pub(super) fn bind(path: &Path) -> Result<UnixListener> {
     let what = || format!("cannot listen on {}", path.display());
     if path.as_os_str().len() > MAX_PATH {
         bail_with!(
             InvalidSocket,
-            "{} is longer than the {MAX_PATH} bytes that a socket's path may have; choose another --socket",
+            "{} is longer than {MAX_PATH} bytes, the limit for the path of a socket; choose another --socket",
             path.display()
         );
     }
@@ -41,8 +39,8 @@ pub(super) fn bind(path: &Path) -> Result<UnixListener> {
         .mode(0o700)
         .create(folder)
         .with_context(what)?;
-    // Again, in case that another user made it just then. From here on, only root can replace the folder or the
-    // socket.
+    // Checked again, in case another user created it meanwhile. From here on, only root can replace the directory or
+    // the socket.
     trust::require(folder).with_context(what)?;
     if UnixStream::connect(path).is_ok() {
         bail_with!(
@@ -55,31 +53,30 @@ pub(super) fn bind(path: &Path) -> Result<UnixListener> {
         Ok(found) if found.file_type().is_socket() => fs::remove_file(path).with_context(what)?,
         Ok(_) => bail_with!(
             InvalidSocket,
-            "{} is there and is no socket; remove it, or choose another --socket",
+            "{} exists and is not a socket; remove it, or choose another --socket",
             path.display()
         ),
         Err(_) => {}
     }
     let socket = UnixSocket::new_stream().with_context(what)?;
-    // The kernel gives the file the mode that the socket has when it is bound.
+    // The kernel creates the file with the mode of the socket.
     fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR).with_context(what)?;
     socket.bind(path).with_context(what)?;
     socket.listen(BACKLOG).with_context(what)
 }
 
-/// Opens the socket to a group besides root, or closes it to all others.
+/// Gives a group access to the socket, or only root if it is `None`.
 ///
 /// # Errors
-/// A process that may not give the file to the group, and a folder that is closed to the group and holds other files,
-/// which this program does not open to anyone.
+/// Fails if this process may not change the group, or if the directory is closed to the group and has other files.
 pub(super) fn permit(path: &Path, group: Option<Gid>) -> Result<()> {
     let what = || {
         format!(
-            "cannot give {} to the control group; this process has to be in it (under systemd: SupplementaryGroups= in a drop-in), or to have CAP_CHOWN",
+            "cannot give {} to the control group; the process must be a member of the group (under systemd: SupplementaryGroups= in a drop-in), or have CAP_CHOWN",
             path.display()
         )
     };
-    // For root alone while the group changes.
+    // Only root has access while the group changes.
     fs::set_permissions(path, Permissions::from_mode(0o600)).with_context(what)?;
     chown(path, None, Some(group.unwrap_or(getegid()))).with_context(what)?;
     let Some(group) = group else {
@@ -91,12 +88,12 @@ pub(super) fn permit(path: &Path, group: Option<Gid>) -> Result<()> {
         .permissions()
         .mode()
         & 0o7777;
-    // A folder that everyone may enter needs nothing.
+    // A directory that all users can enter stays as it is.
     if mode & 0o001 == 0 {
         if !is_alone(path, folder).with_context(what)? {
             bail_with!(
                 InvalidSocket,
-                "cannot give {} to the control group: the members of the group cannot enter {0}'s folder, which holds other files, too; choose a --socket in a folder of its own, or open the folder by `chgrp` and `chmod g+x`",
+                "cannot give {} to the control group: its members cannot enter the directory, which also has other files; choose a --socket in a directory of its own, or open the directory with `chgrp` and `chmod g+x`",
                 path.display()
             );
         }
@@ -113,7 +110,7 @@ fn folder(path: &Path) -> &Path {
     }
 }
 
-/// Whether a folder holds nothing but this file.
+/// Returns whether a directory has no other file.
 fn is_alone(path: &Path, folder: &Path) -> std::io::Result<bool> {
     for entry in fs::read_dir(folder)? {
         if Some(&*entry?.file_name()) != path.file_name() {

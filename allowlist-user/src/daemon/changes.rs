@@ -9,7 +9,7 @@ use crate::effective::{EffectiveState, difference};
 use crate::policy::{Mode, Snapshot};
 
 impl Daemon {
-    /// The difference between the effective state that these make and the one now.
+    /// Returns the difference between an earlier effective state and the present one.
     pub(super) fn changes_since(
         &self,
         config: &Config,
@@ -22,20 +22,20 @@ impl Daemon {
         let new = EffectiveState::new(
             &self.config,
             self.mode,
-            self.ledger.known().additions(),
+            self.journal.known().additions(),
             self.lists.feeds(),
             now,
         );
         difference(&old, &new)
     }
 
-    /// The warnings that hold as long as this state: a mode that is not the configuration's, and the
-    /// configuration's own.
-    pub(super) fn standing_warnings(&self) -> Vec<String> {
+    /// Returns the warnings about the present state: a mode set by command that differs from the configuration's, and
+    /// those about the configuration.
+    pub(super) fn state_warnings(&self) -> Vec<String> {
         let by_command = (self.mode != self.config.mode).then(|| {
             let configured = self.config.mode.name();
             format!(
-                "mode {} by command: {} states {configured}; `allowlist mode {configured}` returns to that",
+                "mode {} was set by command, {} states {configured}; to return to it: `allowlist mode {configured}`",
                 self.mode.name(),
                 self.written.origin(),
             )

@@ -1,7 +1,7 @@
-//! A change that waits to be confirmed: kept, or taken back when its time is over.
+//! Commit confirm: a pending change is confirmed, or rolled back at its deadline.
 //!
-//! The kernel takes it back by itself at that moment, whatever becomes of this process; what is done here
-//! makes everything else agree with it.
+//! The kernel rolls back at the deadline by itself, also if this process has ended. This module then makes the journal
+//! and the daemon's state agree with the kernel.
 
 use std::time::Duration;
 
@@ -10,64 +10,64 @@ use jiff::Timestamp;
 use log::warn;
 use tokio::time::Instant;
 
-use super::{Daemon, plan};
-use crate::audit::{Deed, Who};
-use crate::control::Done;
+use super::{Daemon, start_plan};
+use crate::audit::{Actor, AuditAction};
+use crate::control::ApplyOutcome;
 use crate::error_code::bail_with;
 use crate::error_code::{CodedError, ErrorCode};
-use crate::ledger::{Ledger, Unconfirmed};
+use crate::journal::{ConfirmDeadline, Journal};
 
-/// A change that waits.
+/// A pending change.
 pub(super) struct Pending {
     pub(super) deadline: Instant,
     pub(super) what: String,
     pub(super) by: String,
-    /// The policy to go back to; none where nothing was filtered.
-    back_to: Option<u64>,
+    /// The policy that a rollback restores; `None` if nothing was filtered before.
+    revert_to: Option<u64>,
 }
 
 impl Pending {
-    pub(super) fn new(unconfirmed: Unconfirmed, what: String, by: String) -> Self {
+    pub(super) fn new(unconfirmed: ConfirmDeadline, what: String, by: String) -> Self {
         let left = unconfirmed.until.duration_since(Timestamp::now());
         Self {
             deadline: Instant::now() + left.try_into().unwrap_or(Duration::ZERO),
             what,
             by,
-            back_to: unconfirmed.back_to,
+            revert_to: unconfirmed.revert_to,
         }
     }
 
-    /// What a daemon before this one left waiting.
-    pub(super) fn found(ledger: &Ledger, left: Duration) -> Option<Self> {
-        let newest = ledger.known().newest()?;
+    /// Returns the pending change of an earlier daemon.
+    pub(super) fn found(journal: &Journal, left: Duration) -> Option<Self> {
+        let newest = journal.known().newest()?;
         let unconfirmed = newest.change.unconfirmed?;
         Some(Self {
             deadline: Instant::now() + left,
             what: newest.change.what.clone(),
             by: newest.change.by.clone(),
-            back_to: unconfirmed.back_to,
+            revert_to: unconfirmed.revert_to,
         })
     }
 }
 
 impl Daemon {
-    /// Makes a start one that has to be confirmed.
-    pub(super) fn guard_start(&mut self, within: Duration) -> Result<()> {
+    /// Makes the start a pending change.
+    pub(super) fn require_confirmation(&mut self, within: Duration) -> Result<()> {
         self.dataplane.arm_rollback(within)?;
-        let newest = self.ledger.known().newest();
+        let newest = self.journal.known().newest();
         let unconfirmed = newest.and_then(|policy| policy.change.unconfirmed);
         self.pending = Some(Pending::new(
-            unconfirmed.unwrap_or(Unconfirmed {
+            unconfirmed.unwrap_or(ConfirmDeadline {
                 until: Timestamp::now() + within,
-                back_to: self.policy_number(),
+                revert_to: self.policy_number(),
             }),
             format!("start by {}", self.written.origin()),
-            Who::Daemon.to_string(),
+            Actor::Daemon.to_string(),
         ));
         Ok(())
     }
 
-    /// Whether a change waits whose time is over, by this process's clock or by the kernel's.
+    /// Returns whether a pending change has passed its deadline, by this process's clock or by the kernel's.
     pub(super) fn is_too_late(&self) -> bool {
         let has_fallen_back = || {
             let pending = self.dataplane.pending();
@@ -78,12 +78,12 @@ impl Daemon {
             .is_some_and(|pending| pending.deadline <= Instant::now() || has_fallen_back())
     }
 
-    /// Keeps the change that waits.
-    pub(super) fn confirm(&mut self) -> Result<Done, CodedError> {
+    /// Confirms the pending change.
+    pub(super) fn confirm(&mut self) -> Result<ApplyOutcome, CodedError> {
         let Some(pending) = &self.pending else {
             return Err(CodedError::new(
                 ErrorCode::NothingPending,
-                "no change waits to be confirmed; if one did, it was taken back: `allowlist log` tells",
+                "no change is pending; an earlier one may have been rolled back, see `allowlist log`",
             ));
         };
         let what = pending.what.clone();
@@ -94,51 +94,51 @@ impl Daemon {
         if is_over || self.is_too_late() {
             return Err(CodedError::new(
                 ErrorCode::NotConfirmed,
-                format!("{what}: it is too late: what was before is in force again"),
+                format!("{what}: the deadline has passed, and the change is rolled back"),
             ));
         }
-        self.ledger.confirm().map_err(anyhow::Error::from)?;
+        self.journal.confirm().map_err(anyhow::Error::from)?;
         self.dataplane.confirm()?;
         self.pending = None;
-        Ok(Done {
+        Ok(ApplyOutcome {
             notes: vec![format!("{what}: confirmed")],
-            ..self.done()
+            ..self.outcome()
         })
     }
 
-    /// Takes back what was not confirmed. An error ends the daemon: the kernel goes on by what was before, and
-    /// the next start does too.
-    pub(super) async fn take_back_unconfirmed(&mut self) -> Result<()> {
+    /// Rolls back the pending change. An error ends the daemon: the kernel filters by the policy before the change,
+    /// and so does the next start.
+    pub(super) async fn roll_back_unconfirmed(&mut self) -> Result<()> {
         let Some(pending) = self.pending.take() else {
             return Ok(());
         };
-        warn!(target: "allowlist::not-confirmed", "{}: not confirmed in time, and taken back", pending.what);
-        // A publish of the change must not end what the kernel went back to.
+        warn!(target: "allowlist::not-confirmed", "{}: not confirmed in time, rolled back", pending.what);
+        // A publish must not end the state that the kernel rolled back to.
         self.dataplane.fall_back()?;
-        let Some(number) = pending.back_to else {
-            self.log(Who::Daemon, Deed::NotConfirmed, None);
+        let Some(number) = pending.revert_to else {
+            self.log(Actor::Daemon, AuditAction::NotConfirmed, None);
             self.notify.stopping();
             self.dataplane.detach()?;
             bail_with!(
                 NotConfirmed,
-                "not confirmed in time, so the filter is off again: everything passes"
+                "the start was not confirmed in time: the filter is detached, and every packet passes"
             );
         };
-        self.go_back(number).await?;
-        self.log(Who::Daemon, Deed::NotConfirmed, None);
+        self.restore_policy(number).await?;
+        self.log(Actor::Daemon, AuditAction::NotConfirmed, None);
         Ok(())
     }
 
-    /// Makes an earlier policy the one that everything agrees with.
-    async fn go_back(&mut self, number: u64) -> Result<()> {
-        let known = self.ledger.known();
+    /// Activates an earlier policy.
+    async fn restore_policy(&mut self, number: u64) -> Result<()> {
+        let known = self.journal.known();
         let Some(before) = known.get(number) else {
             bail!(
-                "policy {number} is not known any more, so the configuration of now cannot be taken back; the kernel goes on by what was before"
+                "policy {number} is not in the journal any more, so the daemon cannot roll back to it; the kernel filters by the policy before the change"
             );
         };
-        let change = plan::back(known, before, &self.written, Timestamp::now());
-        self.replace(change, &crate::control::Care::default(), None)
+        let change = start_plan::back(known, before, &self.written, Timestamp::now());
+        self.replace(change, &crate::control::ApplyOptions::default(), None)
             .await
             .map(drop)
             .map_err(|problem| anyhow::anyhow!("{}", problem.error))

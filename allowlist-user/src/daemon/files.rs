@@ -1,9 +1,9 @@
-//! Which files were touched: sources that are files are read again when somebody writes them.
+//! Watches the files of sources, which are read again after a write.
 //!
-//! The folders are watched and not the files, since most editors put a new file in the old one's place.
-//! Where the kernel cannot tell, as on network file systems, `every` has to do.
+//! Watches their directories, since most editors replace a file. Network file systems send no notifications; there
+//! the source is read at its interval (`every`).
 //!
-//! Invariant: a file system that does not answer costs the watch on its own files alone.
+//! Invariant: a file system that hangs disables the watch of its own files only.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,18 +18,18 @@ use tokio::sync::Notify;
 
 use crate::bounded::within;
 
-/// How long the setup of a watch may take. One that takes longer is set up later.
+/// The time limit for the setup of a watch. A slower one is set up in the background.
 const SETUP: Duration = Duration::from_secs(1);
 
-/// Watches some files.
+/// A watch on files.
 #[derive(Default)]
 pub(super) struct Files {
-    /// Kept for its threads; none where nothing can be watched.
+    /// Owns the watcher's threads; `None` if nothing can be watched.
     _watcher: Option<Arc<Mutex<RecommendedWatcher>>>,
     touched: Arc<Touched>,
 }
 
-/// Those that were written since somebody asked.
+/// The files that were written since the last call of [`Files::touched`].
 #[derive(Default)]
 struct Touched {
     files: Mutex<BTreeSet<PathBuf>>,
@@ -37,10 +37,10 @@ struct Touched {
     watched: Mutex<Vec<Watched>>,
 }
 
-/// A file, and what it led to when it was looked at first.
+/// A watched file.
 struct Watched {
     path: PathBuf,
-    /// Where a symbolic link leads.
+    /// The target of a symbolic link at the setup of the watch.
     target: Option<PathBuf>,
 }
 
@@ -53,20 +53,20 @@ impl Watched {
         }
     }
 
-    /// Whether what happened there may be of this file. Of a link anything may be: any step of its way may lead
-    /// elsewhere now.
+    /// Returns whether an event at `path` may concern this file. For a link every event may: any of its directories
+    /// may have changed.
     fn is_at(&self, path: &Path) -> bool {
         self.target.is_some() || path.file_name() == self.path.file_name()
     }
 }
 
-/// Whether a link is on the way to the file, in its folder or further up.
+/// Returns whether a component of the path is a symbolic link.
 fn is_link(path: &Path) -> bool {
     path.ancestors().any(Path::is_symlink)
 }
 
 impl Files {
-    /// Watches these, all at once. What cannot be watched is warned of.
+    /// Sets up a watch for each file, in parallel. Failures are logged.
     pub(super) fn watch<'p>(paths: impl Iterator<Item = &'p Path>) -> Self {
         let touched = Arc::new(Touched::default());
         let paths: BTreeSet<&Path> = paths.collect();
@@ -81,7 +81,7 @@ impl Files {
             Ok(watcher) => Arc::new(Mutex::new(watcher)),
             Err(error) => {
                 warn!(
-                    "files cannot be watched, so a change counts only when its time comes (`every`): {error}"
+                    "cannot watch source files ({error}); reading them at their interval (`every`)"
                 );
                 return Self {
                     _watcher: None,
@@ -100,7 +100,7 @@ impl Files {
         }
     }
 
-    /// The files that somebody wrote, renamed or removed, as soon as there are some.
+    /// Waits for written, renamed or removed files, and returns them.
     pub(super) async fn touched(&self) -> BTreeSet<PathBuf> {
         loop {
             let files = std::mem::take(&mut *lock(&self.touched.files));
@@ -116,7 +116,7 @@ impl Touched {
     fn hear(&self, event: &notify::Result<notify::Event>) {
         let is_meant = |file: &&Watched| match event {
             Ok(event) if matches!(event.kind, EventKind::Access(_)) => false,
-            // Which files these were, was too much to tell.
+            // The kernel has dropped events.
             Ok(event) if event.need_rescan() => true,
             Ok(event) => event.paths.iter().any(|path| file.is_at(path)),
             Err(_) => true,
@@ -136,8 +136,8 @@ impl Touched {
     }
 }
 
-/// Watches the folders of one file, within a time limit. A watch that is set up later counts as a write, since there
-/// may have been one.
+/// Watches the directories of one file, within a time limit. A watch that is set up later counts as a write, since the
+/// file may have changed before.
 fn watch_one(path: &Path, watcher: &Arc<Mutex<RecommendedWatcher>>, touched: &Arc<Touched>) {
     let (file, watcher, touched) = (path.to_owned(), Arc::clone(watcher), Arc::clone(touched));
     let (late_file, late_touched) = (path.to_owned(), Arc::clone(&touched));
@@ -147,7 +147,7 @@ fn watch_one(path: &Path, watcher: &Arc<Mutex<RecommendedWatcher>>, touched: &Ar
             .into_iter()
             .filter_map(|path| folder(path?))
             .collect();
-        // The watcher's own thread must not wait for a file system.
+        // Access the directories here: the watcher's own thread must not block.
         for folder in &folders {
             let _ = fs::metadata(folder);
         }
@@ -155,24 +155,24 @@ fn watch_one(path: &Path, watcher: &Arc<Mutex<RecommendedWatcher>>, touched: &Ar
         for folder in &folders {
             if let Err(error) = lock(&watcher).watch(folder, RecursiveMode::NonRecursive) {
                 warn!(
-                    "{} cannot be watched, so a change there counts only when its time comes (`every`): {error}",
+                    "cannot watch {} ({error}); reading its files at their interval (`every`)",
                     folder.display()
                 );
             }
         }
     };
     let late = move |()| late_touched.add(vec![late_file]);
-    // A place of its own: a watch that waits does not keep the file from being read.
+    // A place of its own, so that a blocked watch does not block reads of the file.
     if let Err(error) = within(&path.join("watch"), SETUP, work, late) {
         warn!(
-            "{} is not watched yet, so a change counts only when its time comes (`every`): {error}",
+            "{} is not watched yet ({error}); reading it at its interval (`every`)",
             path.display()
         );
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A thread that panicked with it left it whole.
+    // A panic leaves the data consistent.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

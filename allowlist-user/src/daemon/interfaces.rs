@@ -1,4 +1,4 @@
-//! The filter on its interfaces: put on at the start, and again when one comes back.
+//! Attaches the filter to its interfaces: at the start, and when a missing one appears.
 
 use std::collections::BTreeMap;
 
@@ -12,6 +12,7 @@ use crate::interface::{self, InterfaceInfo};
 use crate::netlink::index_of;
 
 impl Daemon {
+    /// Attaches the filter to an interface, and starts its trace.
     pub(super) fn attach(&mut self, facts: &InterfaceInfo, trace: bool) -> Result<()> {
         let attached = self.dataplane.attach(facts, self.config.attach, trace)?;
         if let Some(warning) = attached.warning {
@@ -28,16 +29,16 @@ impl Daemon {
         Ok(())
     }
 
-    /// Compares the kernel with the published state, and restores that: for interfaces that have come, gone, changed
-    /// names or been replaced, and for objects that another process has changed.
+    /// Compares the kernel with the published state and restores it, after interfaces appeared, were removed, renamed
+    /// or replaced, or another process changed an object.
     pub(super) async fn look_after_interfaces(&mut self) {
-        if self.waiting {
+        if self.inactive {
             return;
         }
         let now = indices_of(&self.config.interfaces);
         let is_new = now != self.published_on;
-        // The new interface may have another slot, and services that are limited to a name go by that. Where none
-        // is, the filter is on it sooner.
+        // A new interface may have another slot, which services limited to an interface depend on. If no service is
+        // limited, attach first.
         let is_first = self.limits_services();
         if is_new && is_first {
             self.publish_names(&now);
@@ -58,36 +59,35 @@ impl Daemon {
         self.repair(differences).await
     }
 
-    /// Publishes again where a name is another interface than at the last publish, so that services that are
-    /// limited to a name follow it.
+    /// Publishes again after a name was given to another interface, so that services limited to that name apply to it.
     fn publish_names(&mut self, now: &BTreeMap<String, u32>) {
         for (name, index) in now {
             let before = self.published_on.get(name);
             if before.is_some_and(|before| before != index) {
                 info!(
-                    "{name} is another interface now (index {index}); services that are limited to that name follow it"
+                    "{name} is a new interface (index {index}); services limited to that name apply to it"
                 );
             }
         }
         if let Err(error) = interface::require_distinct(&self.config.interfaces) {
-            warn!("{error:#}; until then it has the services of the name that comes last");
+            warn!("{error:#}; until then it has the services of the last of these names");
         }
         if let Err(error) = self.with_lists(|daemon, lists| daemon.publish(lists, None)) {
             warn!(
-                "the interfaces have changed, and services that are limited to an interface do not follow: {error:#}"
+                "the interfaces have changed, but services limited to an interface cannot be updated: {error:#}"
             );
         }
         self.published_on.clone_from(now); // an error is logged once
     }
 
-    /// Whether some service is not everywhere.
+    /// Returns whether a service is limited to interfaces.
     fn limits_services(&self) -> bool {
         let mut services = self.config.policy.services.iter();
         services.any(|service| !service.interfaces.is_empty())
     }
 
-    /// Says of which interfaces there is nothing to filter yet.
-    pub(super) fn say_absent(&mut self) {
+    /// Logs the configured interfaces that do not exist, each once.
+    pub(super) fn warn_missing_interfaces(&mut self) {
         for name in absent(&self.config.interfaces) {
             if !self.lost.contains_key(&name) {
                 self.lost.insert(name.clone(), None);
@@ -95,7 +95,7 @@ impl Daemon {
                     hints::interface(&name).map_or_else(String::new, |hint| format!("; {hint}"));
                 warn!(
                     target: "allowlist::missing-interface",
-                    "there is no interface {name} now (there {}); it is filtered as soon as there is one{hint}",
+                    "interface {name} does not exist (there {}); the filter is attached when it appears{hint}",
                     interface::those_there()
                 );
             }
@@ -111,7 +111,7 @@ impl Daemon {
     async fn attach_again(&mut self, differences: &[Difference]) -> Result<()> {
         for name in self.config.interfaces.clone() {
             let index = index_of(&name);
-            // Once more where it is not: link and interface are read one after the other, and may change between.
+            // Repeated, since link and interface are not read atomically.
             if index.is_some() && (self.is_attached(index)? || self.is_attached(index)?) {
                 self.lost.remove(&name);
                 continue;
@@ -120,16 +120,16 @@ impl Daemon {
                 let mut ours = differences.iter().filter(|one| one.kind.is_ours());
                 ours.any(|one| one.object.as_ref() == Some(&name))
             };
-            // Compared once more, since a pin may have been removed after the last comparison.
+            // Compared again, since a pin may have been removed since the last comparison.
             let is_lost = self.lost.contains_key(&name);
             if !is_lost && (is_ours(differences) || is_ours(&self.compare()?)) {
-                continue; // the interface is the one that it was
+                continue; // the same interface; `repair` handles it
             }
             if !self.lost.contains_key(&name) {
                 self.lost.insert(name.clone(), None);
                 warn!(
                     target: "allowlist::missing-interface",
-                    "{name}: the filter is off, since the interface is gone or is another one now; it is put on again when there is one"
+                    "{name}: the interface was removed or replaced, and is not filtered; the filter is attached when it appears"
                 );
             }
             if index.is_none() {
@@ -146,10 +146,10 @@ impl Daemon {
                     warn_of_offloads(&name).await;
                 }
                 Err(error) => {
-                    // Each reason once, also one that takes the place of another.
+                    // Log each reason once.
                     let reason = Some(format!("{error:#}"));
                     if self.lost.get(&name) != Some(&reason) {
-                        warn!("{error:#}; this is tried again");
+                        warn!("{error:#}; retrying");
                         self.lost.insert(name, reason);
                     }
                 }
@@ -159,13 +159,13 @@ impl Daemon {
     }
 }
 
-/// Warns of what an interface does to frames before the filter, which has just been attached, sees them.
+/// Logs offloads of an interface that change frames before the filter.
 pub(super) async fn warn_of_offloads(name: &str) {
     warn_of_stripped_tags(name).await;
     if let Some(bytes) = interface::merges_big_packets(name).await {
         warn!(
             target: "allowlist::merged-packets",
-            "{name} merges packets up to {bytes} bytes (BIG TCP), and in generic mode the kernel copies each that is longer than 65536 into one piece for the filter, or drops it where it finds no memory for that; `ip link set dev {name} gro_max_size 65536 gro_ipv4_max_size 65536 gso_max_size 65536 gso_ipv4_max_size 65536` avoids it"
+            "{name} merges packets up to {bytes} bytes (BIG TCP); in generic mode the kernel linearizes each packet longer than 65536 bytes for the filter, or drops it if memory is short; `ip link set dev {name} gro_max_size 65536 gro_ipv4_max_size 65536 gso_max_size 65536 gso_ipv4_max_size 65536` avoids it"
         );
     }
 }
@@ -173,18 +173,18 @@ pub(super) async fn warn_of_offloads(name: &str) {
 async fn warn_of_stripped_tags(name: &str) {
     if interface::strips_vlan_tags(name).await {
         warn!(
-            "{name} takes VLAN tags off before the filter sees them, so `watch` shows no VLAN; verdicts are the same; `ethtool -K {name} rxvlan off` leaves them on"
+            "{name} strips VLAN tags before the filter, so `watch` shows no VLAN; verdicts do not change; `ethtool -K {name} rxvlan off` keeps the tags"
         );
     }
 }
 
-/// Those of these interfaces that are not there.
+/// Returns the interfaces that do not exist.
 pub(super) fn absent(names: &[String]) -> Vec<String> {
     let is_absent = |name: &&String| index_of(name).is_none();
     names.iter().filter(is_absent).cloned().collect()
 }
 
-/// The indices of the interfaces that are there, by name.
+/// Returns the indices of the interfaces that exist, by name.
 pub(super) fn indices_of(names: &[String]) -> BTreeMap<String, u32> {
     let found = names
         .iter()
@@ -192,7 +192,7 @@ pub(super) fn indices_of(names: &[String]) -> BTreeMap<String, u32> {
     found.collect()
 }
 
-/// Those of these interfaces that are there.
+/// Looks up the interfaces that exist.
 pub(super) async fn present(names: &[String]) -> Result<Vec<InterfaceInfo>> {
     let mut there = Vec::new();
     for name in names {
@@ -203,6 +203,7 @@ pub(super) async fn present(names: &[String]) -> Result<Vec<InterfaceInfo>> {
     Ok(there)
 }
 
+/// Looks up all interfaces; one that does not exist is an error.
 pub(super) async fn look_up_all(names: &[String]) -> Result<Vec<InterfaceInfo>> {
     let mut all = Vec::new();
     for name in names {

@@ -1,7 +1,7 @@
-//! A start once the filter is on: the sources that are files are read, then the start is announced.
+//! The second half of a start: reads file sources, then announces that the daemon is ready.
 //!
-//! Invariants: nothing that a source names is touched before the filter is on; and no file that does not answer
-//! delays the announcement for longer than [`FILES`].
+//! Invariants: no file of a source is accessed before the filter is attached; a file that hangs delays the
+//! announcement by [`FILES`] at most.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,17 +13,17 @@ use super::Daemon;
 use super::start::watched;
 use crate::policy::{Feed, Origin, Source};
 
-/// How long the announcement of a start waits for the sources that are files.
+/// The time limit of the first reads of file sources.
 const FILES: Duration = Duration::from_secs(2);
 
-/// The files that are read for the first time since the start.
+/// The first reads of file sources.
 pub(super) struct Opening {
     /// Names of sources.
     reading: BTreeSet<String>,
     until: Instant,
 }
 
-/// Returns when the announcement waits no longer.
+/// Returns at the time limit of the first reads.
 pub(super) async fn opening_ends(opening: Option<&Opening>) {
     if let Some(opening) = opening {
         sleep_until(opening.until).await;
@@ -31,9 +31,9 @@ pub(super) async fn opening_ends(opening: Option<&Opening>) {
 }
 
 impl Daemon {
-    /// Begins to watch the files of sources, and to fetch all sources that are due.
+    /// Watches the files of sources, and fetches all sources that are due.
     pub(super) fn open_sources(&mut self) {
-        // Before they are read: a file that is written during the read is read again.
+        // Before the first read, so that a write during it causes another.
         self.files = watched(&self.config);
         let files = self.config.policy.used_sources();
         let files = files.filter(|source| matches!(source.origin, Origin::File { .. }));
@@ -45,7 +45,7 @@ impl Daemon {
         self.announce_if_read();
     }
 
-    /// A source was read, or could not be.
+    /// Notes that the first read of a source has ended.
     pub(super) fn note_opened(&mut self, name: &str) {
         if let Some(opening) = &mut self.opening {
             opening.reading.remove(name);
@@ -63,32 +63,32 @@ impl Daemon {
         }
     }
 
-    /// Reports that the start is done, or which lists it waits for.
+    /// Announces that the daemon is ready, or which lists it waits for.
     pub(super) fn announce(&mut self) {
         let Some(opening) = self.opening.take() else {
             return;
         };
         for name in &opening.reading {
             warn!(
-                "{name}: its file was not read within {}; the read goes on",
+                "{name}: its file was not read within {}; still reading",
                 humantime::format_duration(FILES)
             );
         }
-        if self.waiting {
+        if self.inactive {
             self.notify.ready(&self.state_line());
         } else {
-            self.say_ready();
+            self.announce_ready();
         }
     }
 
-    /// Takes in a last-good list that came from the disk too late. If the source has answered before, its list was
-    /// judged as a first one, and is judged again as the list after the last-good one.
-    pub(super) fn take_late(&mut self, source: &Source, feed: Feed) {
+    /// Handles a last-good list that was read after the time limit. A list that was fetched meanwhile was evaluated as
+    /// the first one; it is evaluated again as the successor of the last-good list.
+    pub(super) fn take_late_list(&mut self, source: &Source, feed: Feed) {
         let name = &source.name;
         if self.policy.source(name) != Some(source) {
             return;
         }
-        info!("{name}: its last good list was read from disk late");
+        info!("{name}: the last-good list was read from disk late");
         let now = self.now();
         match self.lists.propose_after(source, &feed, now) {
             None => self.publish_late(name, feed),
@@ -96,7 +96,7 @@ impl Daemon {
                 let current = self.lists.feed(name).cloned();
                 self.lists.set_feed(name, Some(feed));
                 if let Err(error) = self.adopt(source, proposal, now, None) {
-                    warn!("{error:#}; the list that it has stays active");
+                    warn!("{error:#}; the present list stays active");
                     self.lists.set_feed(name, current);
                 }
             }
@@ -108,7 +108,7 @@ impl Daemon {
         }
     }
 
-    /// Publishes a last-good list in the place of the list that the source has, if any.
+    /// Publishes a last-good list in place of the source's present one.
     fn publish_late(&mut self, name: &str, feed: Feed) {
         let current = self.lists.feed(name).cloned();
         let published = self.with_lists(|daemon, lists| {
@@ -118,7 +118,7 @@ impl Daemon {
                 .inspect_err(|_| lists.set_feed(name, current))
         });
         if let Err(error) = published {
-            warn!("source {name}: its last good list cannot be used: {error:#}");
+            warn!("source {name}: the last-good list cannot be used: {error:#}");
         }
     }
 }

@@ -1,5 +1,4 @@
-//! Lists while the daemon runs: asked for when they are due, taken in when they are good, let go of when their
-//! time is over; and who is told of it.
+//! Updates lists while the daemon runs: fetches, evaluates and publishes them, ends grace periods, emits events.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -12,9 +11,9 @@ use nix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 
 use super::{Daemon, schedule};
-use crate::control::{Care, Done};
+use crate::control::{ApplyOptions, ApplyOutcome};
 use crate::error_code::{CodedError, ErrorCode};
-use crate::event::{Event, What};
+use crate::event::{Event, EventKind};
 use crate::gather::Gathered;
 use crate::hints;
 use crate::list_update::RejectedUpdate;
@@ -22,26 +21,27 @@ use crate::lists::Proposal;
 use crate::policy::{Answer, Origin, Source};
 use crate::rejected;
 
-/// After a file was touched, its writer is left this long to be done.
+/// The delay between a write to a file and its read.
 const SETTLE: Duration = Duration::from_millis(300);
-/// A file that is touched again and again is read after this at the latest.
+/// The longest delay of a file that is written repeatedly.
 const LONGEST_SETTLE: Duration = Duration::from_secs(5);
-/// A list that is what it was is not put on disk again for this long: only its age is newer.
+/// The interval at which an unchanged list is stored again, for its age.
 const KEEP_EVERY: Duration = Duration::from_mins(10);
-/// A clock that is off by more than this was set.
+/// The smallest difference between the clocks that counts as a step of the wall clock.
 const JUMP: SignedDuration = SignedDuration::from_secs(10);
 
-/// A release that cannot be put in force is tried again after this.
+/// The retry interval for publishing expired prefixes.
 pub(super) const RELEASE_RETRY: Duration = Duration::from_mins(1);
 
-/// What the two clocks showed when they were compared last.
+/// The two clocks at their last comparison.
 pub(super) struct Clocks {
     wall: Timestamp,
-    /// Since the boot; goes on while the host sleeps.
+    /// The time since the boot, including suspend.
     steady: Duration,
 }
 
 impl Clocks {
+    /// Reads both clocks.
     pub(super) fn now() -> Self {
         let steady = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
         Self {
@@ -50,7 +50,7 @@ impl Clocks {
         }
     }
 
-    /// By how much the wall clock was set since `self`.
+    /// Returns the step of the wall clock since `self`.
     fn jump(&self, now: &Self) -> SignedDuration {
         let by_wall = now.wall.duration_since(self.wall);
         let passed = now.steady.saturating_sub(self.steady);
@@ -58,15 +58,15 @@ impl Clocks {
     }
 }
 
-/// What became of an answer.
-enum Taken {
-    InForce,
-    Refused,
+/// The outcome of a fetch.
+enum FetchOutcome {
+    Active,
+    Rejected,
     Failed,
 }
 
 impl Daemon {
-    /// Starts fetching what is due, beside the loop.
+    /// Starts the fetches that are due, in the background.
     pub(super) fn fetch_due(&mut self) {
         let now = Instant::now();
         let due: Vec<Source> = self
@@ -74,22 +74,22 @@ impl Daemon {
             .policy
             .used_sources()
             .filter(|source| self.due.get(&source.name).is_some_and(|due| *due <= now))
-            // Two answers of one source could change places: a file that is written while it is read is due
-            // when that is done.
+            // One fetch per source at a time, or answers could arrive in the wrong order. A file that is written during
+            // its read is due after the read.
             .filter(|source| !self.fetches.is_running(&source.name))
             .cloned()
             .collect();
         for source in due {
             let last = self.lists.feed(&source.name);
             let known = last.map_or_else(Vec::new, |feed| feed.validators.clone());
-            // What comes of it says when it is due again.
+            // The outcome determines the next fetch.
             self.due.remove(&source.name);
             self.writing.remove(&source.name);
             self.fetches.start(source, known);
         }
     }
 
-    /// When something is to be fetched next that is not under way.
+    /// Returns the time of the next fetch that is not in progress.
     pub(super) fn next_due(&self) -> Option<Instant> {
         let waiting = self
             .due
@@ -98,7 +98,7 @@ impl Daemon {
         waiting.map(|(_, due)| *due).min()
     }
 
-    /// Files were written: they are read again when their writers should be done.
+    /// Schedules reads of files that were written.
     pub(super) fn touched(&mut self, paths: &BTreeSet<PathBuf>) {
         let now = Instant::now();
         for source in self.config.policy.used_sources() {
@@ -111,15 +111,15 @@ impl Daemon {
         }
     }
 
-    /// Takes in what came of one fetch. What cannot be had, or cannot be put in force, stays as it is.
-    pub(super) fn take_in(&mut self, gathered: Gathered) {
+    /// Handles the outcome of a fetch. After a failure or a rejection the last-good list stays active.
+    pub(super) fn handle_fetch(&mut self, gathered: Gathered) {
         let Gathered {
             source,
             answer,
             retry_after,
         } = gathered;
         if self.policy.source(&source.name) != Some(&source) {
-            // Another configuration is in force since it was asked, and brought a list of its own.
+            // The configuration has changed since the fetch began.
             self.note_refreshed(&source.name);
             return;
         }
@@ -130,18 +130,18 @@ impl Daemon {
         };
         let taken = match answer.map(|answer| self.lists.propose(&source, answer, now)) {
             Ok(Ok(proposal)) => match self.adopt(&source, proposal, now, None) {
-                Ok(_) => Taken::InForce,
+                Ok(_) => FetchOutcome::Active,
                 Err(error) => {
                     warn!(
                         target: "allowlist::list-rejected",
-                        "{error:#}; its last good list stays in force"
+                        "{error:#}; the last-good list stays active"
                     );
-                    Taken::Refused
+                    FetchOutcome::Rejected
                 }
             },
             Ok(Err(refused)) => {
                 self.refuse(&source, *refused, now);
-                Taken::Refused
+                FetchOutcome::Rejected
             }
             Err(error) => {
                 warn!(
@@ -151,8 +151,8 @@ impl Daemon {
                 );
                 let (code, reason) = (ErrorCode::of(&error), format!("{error:#}"));
                 let events = self.lists.record_failure(&source.name, code, reason, now);
-                self.tell_of(&events);
-                Taken::Failed
+                self.emit_events(&events);
+                FetchOutcome::Failed
             }
         };
         let failures = self
@@ -161,10 +161,10 @@ impl Daemon {
             .map_or(0, |one| one.failures);
         let chance = fastrand::f64();
         let wait = match taken {
-            Taken::InForce => schedule::after_success(&source, again, chance),
-            // What came whole will not be another list in a minute, and vendors count requests.
-            Taken::Refused => schedule::after_success(&source, None, chance),
-            Taken::Failed => schedule::after_failure(&source, failures, retry_after, chance),
+            FetchOutcome::Active => schedule::after_success(&source, again, chance),
+            // A complete list will hardly differ in a minute, and vendors limit requests.
+            FetchOutcome::Rejected => schedule::after_success(&source, None, chance),
+            FetchOutcome::Failed => schedule::after_failure(&source, failures, retry_after, chance),
         };
         self.schedule(&source, wait);
         self.record_is_old = true;
@@ -172,39 +172,39 @@ impl Daemon {
         self.note_refreshed(&source.name);
     }
 
-    /// What is in force where a source gives nothing.
+    /// Describes the consequence of a failed fetch, for the log.
     fn instead(&self, name: &str) -> &'static str {
         if self.lists.feed(name).is_some() {
-            "its last good list stays in force"
+            "the last-good list stays active"
         } else {
-            "it has no list yet, and is asked again"
+            "there is no list yet; retrying"
         }
     }
 
+    /// Records and logs a list that the gate rejected.
     pub(super) fn refuse(&mut self, source: &Source, refused: RejectedUpdate, now: Timestamp) {
         let name = &source.name;
         let reason = refused.reason(source);
         warn!(
             target: "allowlist::list-rejected",
-            "{reason}; {} ({} prefixes would come, {} would go)",
+            "{reason}; {} (would add {} prefixes and remove {})",
             self.instead(name),
             refused.difference.added.len(),
             refused.difference.removed.len()
         );
         let events = self.lists.record_rejection(name, refused, reason, now);
-        // The ages of the list's changes advanced.
+        // The ages of the list's changes have changed.
         self.keep(source, false);
-        self.tell_of(&events);
+        self.emit_events(&events);
     }
 
-    /// In force first, on disk second: a list that does not get in force, for which there may be no room in the
-    /// tables, is refused as if the gate had done it.
+    /// Publishes an accepted list, then stores it. A list that does not fit the tables is rejected as by the gate.
     pub(super) fn adopt(
         &mut self,
         source: &Source,
         proposal: Proposal,
         now: Timestamp,
-        care: Option<&Care>,
+        options: Option<&ApplyOptions>,
     ) -> Result<Vec<Event>> {
         let name = &source.name;
         let is_news = proposal.needs_publish;
@@ -215,7 +215,7 @@ impl Daemon {
         let adopted = self.with_lists(|daemon, lists| {
             lists.commit(proposal, now, |lists| {
                 if is_news {
-                    daemon.publish(lists, care)
+                    daemon.publish(lists, options)
                 } else {
                     Ok(daemon.dataplane.generation())
                 }
@@ -223,7 +223,7 @@ impl Daemon {
         });
         let events = match adopted {
             Ok(events) => events,
-            // The operator may ask again, with more force.
+            // The operator may repeat the request with --force.
             Err((error, _)) if error.is::<CodedError>() => return Err(error),
             Err((error, change)) => {
                 let error = error.context(format!("source {name}"));
@@ -231,22 +231,22 @@ impl Daemon {
                 let events = self
                     .lists
                     .record_unpublished(name, code, reason, change, now);
-                self.tell_of(&events);
+                self.emit_events(&events);
                 return Err(error);
             }
         };
         let feed = self.lists.feed(name).expect("it was adopted");
-        // What is only held from now on is no news to the kernel.
-        let is_changed = |event: &Event| matches!(event.what, What::Changed { .. });
+        // A new grace period alone does not change the tables.
+        let is_changed = |event: &Event| matches!(event.kind, EventKind::Changed { .. });
         let is_other = is_news || events.iter().any(is_changed);
         if is_other {
             let held = match feed.held.len() {
                 0 => String::new(),
-                held => format!(" ({held} more until their grace period is over)"),
+                held => format!(", {held} more in their grace period"),
             };
             info!(
                 target: "allowlist::list-changed",
-                "{name}: changed, {old} prefixes before and {} now{held}; generation {}",
+                "{name}: changed from {old} to {} prefixes{held}; generation {}",
                 feed.prefixes.len(),
                 self.dataplane.generation()
             );
@@ -255,17 +255,17 @@ impl Daemon {
             warn!("{name}: {note}");
         }
         self.keep(source, is_other);
-        self.tell_of(&events);
+        self.emit_events(&events);
         Ok(events)
     }
 
-    /// Accepts the list of this id, and no other, that the gate rejected and that waits.
+    /// Accepts the rejected list with this id.
     pub(super) fn accept(
         &mut self,
         name: &str,
         id: Option<&str>,
-        care: &Care,
-    ) -> Result<Done, CodedError> {
+        options: &ApplyOptions,
+    ) -> Result<ApplyOutcome, CodedError> {
         let refuse = |kind, error: String| Err(CodedError::new(kind, error));
         let Some(source) = self.config.policy.source(name).cloned() else {
             let names: Vec<_> = self
@@ -277,7 +277,7 @@ impl Daemon {
             let there_are = hints::there_are(names);
             return refuse(
                 ErrorCode::UnknownSource,
-                format!("there is no source {name:?}; {there_are}"),
+                format!("no source is called {name:?}; {there_are}"),
             );
         };
         let now = self.now();
@@ -291,9 +291,11 @@ impl Daemon {
                 let health = self.lists.health(name);
                 let failure = health.and_then(|health| health.failure.as_ref());
                 let error = match failure {
-                    Some(failure) => format!("there is no list of {name} to accept: {failure}"),
+                    Some(failure) => format!(
+                        "{name} has no rejected list to accept; the last fetch failed: {failure}"
+                    ),
                     None => {
-                        format!("no list of {name} was refused; `allowlist status` shows its state")
+                        format!("{name} has no rejected list; `allowlist status` shows its state")
                     }
                 };
                 return refuse(ErrorCode::NoRejectedList, error);
@@ -308,7 +310,7 @@ impl Daemon {
                 return refuse(
                     ErrorCode::AnotherRejectedList,
                     format!(
-                        "the rejected list of {name} is another one now, {current}; `allowlist diff {name}` shows it, and `{command}` accepts it"
+                        "{name} has a newer rejected list now, with the id {current}; `allowlist diff {name}` shows it, `{command}` accepts it"
                     ),
                 );
             }
@@ -316,42 +318,42 @@ impl Daemon {
                 return refuse(
                     ErrorCode::InvalidRequest,
                     format!(
-                        "accept needs the `id` of the rejected list; of {name} it is {current} now: `allowlist diff {name}` shows the list, and `{command}` accepts it"
+                        "accept needs the `id` of the rejected list, which is {current} for {name}; `allowlist diff {name}` shows the list, `{command}` accepts it"
                     ),
                 );
             }
         }
         let before = self.lists.clone();
-        let adopted = self.adopt(&source, proposal, now, Some(care));
+        let adopted = self.adopt(&source, proposal, now, Some(options));
         self.record_is_old = true;
         self.write_record();
         let change = adopted
             .map_err(CodedError::from)?
             .into_iter()
-            .find_map(|event| match event.what {
-                What::Changed { change, .. } => Some(change),
+            .find_map(|event| match event.kind {
+                EventKind::Changed { change, .. } => Some(change),
                 _ => None,
             });
-        let additions = self.ledger.known().additions();
-        Ok(Done {
+        let additions = self.journal.known().additions();
+        Ok(ApplyOutcome {
             changes: self.changes_since(&self.config, self.mode, additions, before.feeds()),
             change: Some(change.unwrap_or_default()),
-            ..self.done()
+            ..self.outcome()
         })
     }
 
-    /// What time it is. Where the clock was set meanwhile, all that was stamped by it goes along first.
+    /// Returns the wall time. After a step of the clock, first shifts all stored times by it.
     pub(super) fn now(&mut self) -> Timestamp {
         let clocks = Clocks::now();
         let jump = self.clocks.jump(&clocks);
         if jump.abs() > JUMP {
             warn!(
                 target: "allowlist::clock-set",
-                "the clock was set by {}s; grace periods go on as if it had been right before",
+                "the wall clock was set by {}s; grace periods are adjusted",
                 jump.as_secs()
             );
             self.lists.apply_clock_step(clocks.wall, jump);
-            // The next start goes by what is on disk.
+            // The next start uses the times on disk.
             let used: Vec<Source> = self.config.policy.used_sources().cloned().collect();
             for source in &used {
                 self.keep(source, true);
@@ -361,8 +363,8 @@ impl Daemon {
         self.clocks.wall
     }
 
-    /// Lets go of what was held for long enough, and says which lists are too old.
-    pub(super) fn pass_time(&mut self) {
+    /// Ends grace periods and times to live, and logs lists that have become stale.
+    pub(super) fn handle_timers(&mut self) {
         let now = self.now();
         if self.lists.next_expiry().is_some_and(|next| next <= now)
             && self.release_after <= Instant::now()
@@ -373,18 +375,27 @@ impl Daemon {
             .lists
             .mark_stale(self.config.policy.used_sources(), now);
         for event in &events {
-            if let What::Stale { fetched } = event.what {
+            if let EventKind::Stale { fetched } = event.kind {
                 warn!(
                     target: "allowlist::list-stale",
-                    "{}: its list is of {fetched}, which is longer ago than its max_age; it stays in force; `allowlist status` says why there is none that is newer",
-                    event.source
+                    "{}: list is stale: last fetched {fetched}, max_age {}; still in use; see `allowlist status`",
+                    event.source,
+                    self.max_age(&event.source)
                 );
             }
         }
-        self.tell_of(&events);
+        self.emit_events(&events);
         self.expire();
     }
 
+    /// Returns the `max_age` of a source, for the log.
+    fn max_age(&self, name: &str) -> String {
+        let source = self.config.policy.source(name);
+        let max_age = source.map(|source| source.max_age).unwrap_or_default();
+        humantime::format_duration(max_age).to_string()
+    }
+
+    /// Publishes without the prefixes whose grace period has ended.
     fn release(&mut self, now: Timestamp) {
         let released = self.with_lists(|daemon, lists| {
             lists.expire_grace(now, |lists| daemon.publish(lists, None))
@@ -394,19 +405,17 @@ impl Daemon {
                 for event in &events {
                     let name = &event.source;
                     info!(
-                        "{name}: a grace period is over; generation {}",
+                        "{name}: a grace period has ended; generation {}",
                         self.dataplane.generation()
                     );
                     if let Some(source) = self.config.policy.source(name).cloned() {
                         self.keep(&source, true);
                     }
                 }
-                self.tell_of(&events);
+                self.emit_events(&events);
             }
             Err(error) => {
-                warn!(
-                    "what was held for its grace period stays for now: {error:#}; this is tried again"
-                );
+                warn!("grace prefixes stay allowed: {error:#}; retrying");
                 self.release_after = Instant::now() + RELEASE_RETRY;
             }
         }
@@ -414,18 +423,18 @@ impl Daemon {
         self.write_record();
     }
 
-    /// Writes it down, and tells the hook. A full disk is no reason not to filter.
-    pub(super) fn tell_of(&self, events: &[Event]) {
+    /// Appends events to the history, and passes them to the hook. Failures are logged.
+    pub(super) fn emit_events(&self, events: &[Event]) {
         for event in events {
             let added = self.disk().and_then(|_| Ok(self.history.add(event)?));
             if let Err(error) = added {
-                warn!("{}: the history has a gap: {error:#}", event.source);
+                warn!("{}: cannot append to the history: {error:#}", event.source);
             }
-            self.teller.tell(event);
+            self.hook_queue.enqueue(event);
         }
     }
 
-    /// Puts a source's list on disk, for the next start.
+    /// Stores a source's list for the next start.
     pub(super) fn keep(&mut self, source: &Source, is_other: bool) {
         let Some(feed) = self.lists.feed(&source.name) else {
             return;
@@ -439,12 +448,14 @@ impl Daemon {
             Ok(()) => {
                 self.kept.insert(source.name.clone(), Instant::now());
             }
-            Err(error) => warn!("{}: not kept for the next start: {error:#}", source.name),
+            Err(error) => warn!(
+                "{}: cannot store the list for the next start: {error:#}",
+                source.name
+            ),
         }
     }
 
-    /// Schedules each source for when its list is as old as `every`, which may be at once. At a start, files are read
-    /// at once.
+    /// Schedules the next fetch of each source by the age of its list. At a start, files are read at once.
     pub(super) fn schedule_all(&mut self, is_start: bool) {
         let (now, clock) = (Instant::now(), Timestamp::now());
         let changing = self
@@ -454,16 +465,16 @@ impl Daemon {
             .filter(|source| source.can_change());
         let due = changing.map(|source| {
             let every = match source.origin {
-                // How long an answer of before was good for, nobody remembers.
+                // The time to live of the last DNS answer is not stored.
                 Origin::Names(_) => Duration::ZERO,
                 Origin::File { .. } if is_start => Duration::ZERO,
                 _ => source.every,
             };
             let fetched = self.lists.feed(&source.name).map(|feed| feed.fetched);
-            // A list of which the age is not known, since the clock is behind, is as old as can be.
+            // The age is unknown if the clock is behind: fetch at once.
             let age = fetched.and_then(|fetched| clock.duration_since(fetched).try_into().ok());
             let age = age.unwrap_or(every);
-            // What was asked at the start in vain is tried again as it is while the daemon runs.
+            // A failed fetch at the start is retried as any other.
             let failed = self.lists.health(&source.name);
             let wait = match failed.filter(|health| health.failure.is_some()) {
                 Some(health) => {
@@ -477,7 +488,7 @@ impl Daemon {
     }
 
     fn schedule(&mut self, source: &Source, wait: Duration) {
-        // A file that was touched meanwhile is due already.
+        // A file that was written meanwhile is due earlier.
         let due = Instant::now() + wait;
         self.due
             .entry(source.name.clone())

@@ -1,7 +1,7 @@
-//! Another configuration in the place of the one in force: all of it, or none with the reason.
+//! Reload and rollback: activates another configuration as a whole, or refuses it with the reason.
 //!
-//! A reload is made ready beside the loop, since its lists may take a while; what is in force meanwhile goes
-//! on. A rollback needs nobody outside: what was in force once is on disk.
+//! A reload fetches its lists in the background while the present configuration stays active. A rollback uses only
+//! the lists on disk.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,45 +12,45 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle};
 
 use super::confirm::Pending;
-use super::first::{Ask, First};
+use super::initial_lists::{Fetch, InitialLists};
 use super::interfaces::{present, warn_of_offloads};
-use super::plan::held_back;
 use super::start::watched;
+use super::start_plan::suppressed_config_crc;
 use super::{Daemon, Options};
 use crate::additions::{Additions, source_name};
-use crate::audit::{Audit, Deed, Who};
+use crate::audit::{Actor, Audit, AuditAction};
 use crate::config::Config;
-use crate::control::{Care, Control, Done};
+use crate::control::{ApplyOptions, ApplyOutcome, Control};
 use crate::error_code::{CodedError, ErrorCode};
 use crate::hints;
 use crate::history::History;
-use crate::hook::Teller;
+use crate::hook::HookQueue;
 use crate::interface::require_distinct;
-use crate::ledger::{Change, Written};
+use crate::journal::{Change, ConfigText};
 use crate::lists::SourceStates;
 use crate::policy::Source;
 use crate::session::ChangeOrigin;
 
-/// Who asked for a reload, and waits for it.
-pub(super) struct Asker {
-    pub(super) who: Who,
-    pub(super) care: Care,
-    pub(super) answer: oneshot::Sender<Result<Done, CodedError>>,
+/// The client that waits for a reload.
+pub(super) struct Requester {
+    pub(super) actor: Actor,
+    pub(super) options: ApplyOptions,
+    pub(super) answer: oneshot::Sender<Result<ApplyOutcome, CodedError>>,
 }
 
-/// A configuration that is being made ready.
+/// A reload in progress.
 pub(super) struct Reloading {
     config: Config,
-    written: Arc<Written>,
-    asker: Option<Asker>,
-    task: JoinHandle<First>,
-    /// Whether somebody signalled meanwhile: the file may be another by now.
+    written: Arc<ConfigText>,
+    requester: Option<Requester>,
+    task: JoinHandle<InitialLists>,
+    /// Whether SIGHUP arrived meanwhile, so that the file must be read again.
     again: bool,
 }
 
 impl Reloading {
-    /// Returns when its lists are there.
-    pub(super) async fn prepared(reloading: &mut Option<Self>) -> Result<First, JoinError> {
+    /// Returns when the lists were fetched.
+    pub(super) async fn prepared(reloading: &mut Option<Self>) -> Result<InitialLists, JoinError> {
         match reloading {
             Some(reloading) => (&mut reloading.task).await,
             None => std::future::pending().await,
@@ -58,25 +58,25 @@ impl Reloading {
     }
 }
 
-/// What takes the place of what is in force.
-struct Next {
+/// A configuration to activate.
+struct NextConfig {
     config: Config,
-    written: Arc<Written>,
-    /// The lists of sources that are not as they were.
-    first: First,
+    written: Arc<ConfigText>,
+    /// The lists of the changed sources.
+    first: InitialLists,
 }
 
 impl Daemon {
-    /// Begins to read the configuration again: for somebody who waits, or on a signal.
-    pub(super) fn reload(&mut self, asker: Option<Asker>) {
+    /// Starts a reload, for a client or after SIGHUP.
+    pub(super) fn reload(&mut self, requester: Option<Requester>) {
         if let Some(reloading) = &mut self.reloading {
-            match asker {
-                None => reloading.again = true, // a storm of signals is one reload more
-                Some(asker) => self.answer_reload(
-                    Some(asker),
+            match requester {
+                None => reloading.again = true, // further signals cause one more reload
+                Some(requester) => self.answer_reload(
+                    Some(requester),
                     Err(CodedError::new(
                         ErrorCode::Busy,
-                        "the configuration is being reloaded at this moment; ask again",
+                        "a reload is in progress; try again",
                     )),
                     None,
                 ),
@@ -86,66 +86,68 @@ impl Daemon {
         self.notify.reloading();
         match self.prepare() {
             Ok(Some(mut reloading)) => {
-                reloading.asker = asker;
+                reloading.requester = requester;
                 self.reloading = Some(reloading);
             }
             Ok(None) => {
-                let done = Done {
+                let done = ApplyOutcome {
                     notes: vec!["the configuration is unchanged".to_owned()],
-                    warnings: self.standing_warnings(),
-                    ..self.done()
+                    warnings: self.state_warnings(),
+                    ..self.outcome()
                 };
-                self.answer_reload(asker, Ok(done), None);
+                self.answer_reload(requester, Ok(done), None);
             }
-            Err(problem) => self.answer_reload(asker, Err(problem), None),
+            Err(problem) => self.answer_reload(requester, Err(problem), None),
         }
     }
 
-    /// Reads the file, and begins to get the lists that it needs more; none if nothing is new.
+    /// Reads the file, and starts to fetch the lists of new sources. Returns `None` if nothing has changed.
     fn prepare(&mut self) -> Result<Option<Reloading>, CodedError> {
         if self.pending.is_some() {
-            self.require_free()?;
+            self.require_idle()?;
         }
         let Some(file) = &self.options.written.file else {
             return Err(CodedError::new(
                 ErrorCode::NoConfigFile,
-                "this filter was started without a configuration file, so there is none to reload; start it anew",
+                "the daemon was started without a configuration file, so there is nothing to reload; restart it instead",
             ));
         };
         let text = Config::file_text(file).map_err(anyhow::Error::from)?;
         let interfaces = self.options.written.interfaces.clone();
-        let written = Arc::new(Written::new(Some(file.clone()), text, interfaces));
+        let written = Arc::new(ConfigText::new(Some(file.clone()), text, interfaces));
         let config = self.options.read(&written).map_err(CodedError::from)?;
         Options::require_trusted(&written, &config).map_err(CodedError::from)?;
         if config.interfaces.is_empty() {
             return Err(CodedError::new(
                 ErrorCode::NoInterface,
-                "no interface to filter on; set `interfaces`",
+                "no interface is configured; set `interfaces`",
             ));
         }
         require_distinct(&config.interfaces)?;
         if config.control_group != self.config.control_group {
             Control::require_group(config.control_group.as_deref())?;
         }
-        let newest = self.ledger.known().newest();
-        let is_held_back = newest.is_some_and(|policy| policy.change.held_back.is_some());
-        if *written == *self.written && !self.waiting && !is_held_back {
+        let newest = self.journal.known().newest();
+        let is_suppressed =
+            newest.is_some_and(|policy| policy.change.suppressed_config_crc.is_some());
+        if *written == *self.written && !self.inactive && !is_suppressed {
             return Ok(None);
         }
         let wanted = self.changed_sources(&config);
         let (state, late) = (self.state.clone(), self.late.clone());
-        let task =
-            tokio::spawn(async move { First::lists(wanted, &state, Ask::Everybody, &late).await });
+        let task = tokio::spawn(async move {
+            InitialLists::lists(wanted, &state, Fetch::Missing, &late).await
+        });
         Ok(Some(Reloading {
             config,
             written,
-            asker: None,
+            requester: None,
             task,
             again: false,
         }))
     }
 
-    /// The used sources of a configuration that are not as they are now.
+    /// Returns the used sources that are new or changed in this configuration, or have no list.
     fn changed_sources(&self, config: &Config) -> Vec<Source> {
         let is_same = |source: &Source| {
             self.config.policy.source(&source.name) == Some(source)
@@ -155,52 +157,53 @@ impl Daemon {
         used.filter(|source| !is_same(source)).cloned().collect()
     }
 
-    /// The lists of a reload are there: it is put in force, or refused.
-    pub(super) async fn commit_reload(&mut self, prepared: Result<First, JoinError>) {
+    /// Activates a reload whose lists were fetched, or refuses it.
+    pub(super) async fn commit_reload(&mut self, prepared: Result<InitialLists, JoinError>) {
         let Some(Reloading {
             config,
             written,
-            asker,
+            requester,
             again,
             ..
         }) = self.reloading.take()
         else {
             return;
         };
-        let (who, care) = match &asker {
-            Some(asker) => (asker.who.clone(), asker.care.clone()),
-            None => (Who::Signal, Care::default()),
+        let (actor, options) = match &requester {
+            Some(requester) => (requester.actor.clone(), requester.options.clone()),
+            None => (Actor::Signal, ApplyOptions::default()),
         };
         let done = match prepared {
             Ok(first) => {
                 let change = Change {
                     written: Some(Arc::clone(&written)),
-                    held_back: None,
-                    ..self.change(&who, format!("reload of {}", written.origin()))
+                    suppressed_config_crc: None,
+                    ..self.change(&actor, format!("reload of {}", written.origin()))
                 };
-                let next = Next {
+                let next = NextConfig {
                     config,
                     written,
                     first,
                 };
-                self.put_next_in_force(next, change, &care, true).await
+                self.activate_next(next, change, &options, true).await
             }
             Err(error) => Err(CodedError::new(
                 ErrorCode::Refused,
-                format!("the lists could not be got: {error}"),
+                format!("the lists could not be fetched: {error}"),
             )),
         };
         let policy = done.as_ref().ok().and_then(|done| done.policy);
-        self.answer_reload(asker, done, policy);
+        self.answer_reload(requester, done, policy);
         if again {
             self.reload(None);
         }
     }
 
+    /// Logs and answers a reload.
     fn answer_reload(
         &mut self,
-        asker: Option<Asker>,
-        done: Result<Done, CodedError>,
+        requester: Option<Requester>,
+        done: Result<ApplyOutcome, CodedError>,
         policy: Option<u64>,
     ) {
         for line in done
@@ -210,39 +213,40 @@ impl Daemon {
             info!("reload: {line}");
         }
         let refused = done.as_ref().err().map(|problem| problem.error.clone());
-        let who = asker
+        let actor = requester
             .as_ref()
-            .map_or(Who::Signal, |asker| asker.who.clone());
-        self.log(who, Deed::Reload { policy }, refused);
+            .map_or(Actor::Signal, |requester| requester.actor.clone());
+        self.log(actor, AuditAction::Reload { policy }, refused);
         self.notify.ready(&self.state_line());
-        if let Some(asker) = asker {
-            let _ = asker.answer.send(done);
+        if let Some(requester) = requester {
+            let _ = requester.answer.send(done);
         }
     }
 
-    /// Puts an earlier policy in force again: the one before the newest, or the one of this number.
+    /// Rolls back to the policy before the newest, or to the one with this number. A pending change is rolled back
+    /// first.
     pub(super) async fn roll_back(
         &mut self,
         to: Option<u64>,
-        care: &Care,
-        who: &Who,
-    ) -> (Deed, Result<Done, CodedError>) {
-        let known = self.ledger.known();
+        options: &ApplyOptions,
+        actor: &Actor,
+    ) -> (AuditAction, Result<ApplyOutcome, CodedError>) {
+        let known = self.journal.known();
         let newest = self.policy_number().unwrap_or_default();
         let before = known.policies().rev().nth(1).map(|policy| policy.number);
         let number = to.or(before).unwrap_or_default();
-        let deed = |policy| Deed::Rollback { to: number, policy };
+        let action = |policy| AuditAction::Rollback { to: number, policy };
         if self.pending.is_some() {
-            // It is what somebody who cannot wait for the time to be over asks for.
+            // End the pending change before its deadline.
             let (config, mode) = (Arc::clone(&self.config), self.mode);
             let (additions, lists) = (known.additions().clone(), self.lists.clone());
-            let done = self.take_back_unconfirmed().await;
-            let done = done.map_err(CodedError::from).map(|()| Done {
+            let done = self.roll_back_unconfirmed().await;
+            let done = done.map_err(CodedError::from).map(|()| ApplyOutcome {
                 changes: self.changes_since(&config, mode, &additions, lists.feeds()),
-                notes: vec!["the unconfirmed change is rolled back".to_owned()],
-                ..self.done()
+                notes: vec!["the pending change is rolled back".to_owned()],
+                ..self.outcome()
             });
-            return (deed(self.policy_number()), done);
+            return (action(self.policy_number()), done);
         }
         let Some(policy) = known.get(number).filter(|policy| policy.number != newest) else {
             let numbers: Vec<_> = known
@@ -252,56 +256,56 @@ impl Daemon {
             let (code, error) = match to {
                 Some(number) if number == newest => (
                     ErrorCode::AlreadyActive,
-                    format!("policy {number} is in force already"),
+                    format!("policy {number} is active already"),
                 ),
                 Some(number) => (
                     ErrorCode::UnknownPolicy,
                     format!(
-                        "there is no policy {number} to go back to; {}",
+                        "no stored policy has the number {number}; {}",
                         hints::there_are(numbers)
                     ),
                 ),
                 None => (
                     ErrorCode::UnknownPolicy,
-                    "there is no policy before this one to go back to".to_owned(),
+                    "there is no earlier policy".to_owned(),
                 ),
             };
-            return (deed(None), Err(CodedError::new(code, error)));
+            return (action(None), Err(CodedError::new(code, error)));
         };
         let written = Arc::clone(policy.written());
         let change = Change {
             mode: policy.change.mode,
-            edits: known.back_to(number),
-            held_back: self.held_back_for(&written),
+            edits: known.revert_edits(number),
+            suppressed_config_crc: self.suppressed_crc_for(&written),
             written: Some(Arc::clone(&written)),
-            ..self.change(who, format!("rollback to policy {number}"))
+            ..self.change(actor, format!("rollback to policy {number}"))
         };
         let may = self
-            .require_free()
-            .and_then(|()| self.require_same_power(&written, who));
+            .require_idle()
+            .and_then(|()| self.require_same_power(&written, actor));
         let done = match may {
-            Ok(()) => self.replace(change, care, Some(number)).await,
+            Ok(()) => self.replace(change, options, Some(number)).await,
             Err(problem) => Err(problem),
         };
         let policy = done.as_ref().ok().and_then(|done| done.policy);
-        (deed(policy), done)
+        (action(policy), done)
     }
 
-    /// The checksum of what the file says now, if that is another configuration than `written`.
-    fn held_back_for(&self, written: &Written) -> Option<u32> {
+    /// Returns the checksum of the configuration file, if it differs from `written`.
+    fn suppressed_crc_for(&self, written: &ConfigText) -> Option<u32> {
         let file = self.options.written.file.as_ref()?;
         let text = Config::file_text(file).ok()?;
-        let said = Written::new(Some(file.clone()), text, Vec::new());
-        held_back(&said, written)
+        let said = ConfigText::new(Some(file.clone()), text, Vec::new());
+        suppressed_config_crc(&said, written)
     }
 
-    /// Puts a change in force that brings another configuration, with what is on this host.
+    /// Activates a change with another configuration, using only local lists.
     pub(super) async fn replace(
         &mut self,
         change: Change,
-        care: &Care,
+        options: &ApplyOptions,
         number: Option<u64>,
-    ) -> Result<Done, CodedError> {
+    ) -> Result<ApplyOutcome, CodedError> {
         let written = change
             .written
             .clone()
@@ -309,13 +313,13 @@ impl Daemon {
         let config = self.options.read(&written)?;
         let missing = written.missing_secrets_warning();
         let wanted = self.changed_sources(&config);
-        let first = First::lists(wanted, &self.state, Ask::Nobody, &self.late).await;
-        let next = Next {
+        let first = InitialLists::lists(wanted, &self.state, Fetch::None, &self.late).await;
+        let next = NextConfig {
             config,
             written,
             first,
         };
-        let mut done = self.put_next_in_force(next, change, care, false).await?;
+        let mut done = self.activate_next(next, change, options, false).await?;
         if let Some(missing) = missing {
             warn!("{missing}");
             done.warnings.push(missing);
@@ -327,10 +331,10 @@ impl Daemon {
         Ok(done)
     }
 
-    /// Members of `control_group` may not restore what root has revoked since: the users of the control socket,
-    /// and the program of `[on_change]`.
-    fn require_same_power(&self, written: &Written, who: &Who) -> Result<(), CodedError> {
-        if !matches!(who, Who::Peer(peer) if peer.uid != 0) {
+    /// Requires root to restore another `control_group` or `[on_change]`: members of the group must not restore what
+    /// root has revoked.
+    fn require_same_power(&self, written: &ConfigText, actor: &Actor) -> Result<(), CodedError> {
+        if !matches!(actor, Actor::Peer(peer) if peer.uid != 0) {
             return Ok(());
         }
         let (config, now) = (self.options.read(written)?, &self.config);
@@ -344,21 +348,19 @@ impl Daemon {
         let Some(key) = changed else { return Ok(()) };
         Err(CodedError::new(
             ErrorCode::Forbidden,
-            format!(
-                "that policy has another {key} than the active one, which only root may restore; try sudo"
-            ),
+            format!("that policy has another {key}, which only root may restore; try sudo"),
         ))
     }
 
-    /// All of it, or none.
-    async fn put_next_in_force(
+    /// Activates a configuration as a whole; on an error restores the previous state. `is_strict` refuses missing lists.
+    async fn activate_next(
         &mut self,
-        next: Next,
+        next: NextConfig,
         mut change: Change,
-        care: &Care,
+        options: &ApplyOptions,
         is_strict: bool,
-    ) -> Result<Done, CodedError> {
-        let Next {
+    ) -> Result<ApplyOutcome, CodedError> {
+        let NextConfig {
             config,
             written,
             mut first,
@@ -367,35 +369,35 @@ impl Daemon {
             let reasons: Vec<_> = first
                 .missing
                 .iter()
-                .map(|(name, reason)| format!("{name} has no list: {reason}"))
+                .map(|(name, reason)| format!("{name}: no list: {reason}"))
                 .collect();
             return Err(CodedError::new(ErrorCode::MissingLists, reasons.join("\n")));
         }
         for (name, _) in &first.missing {
-            warn!(target: "allowlist::missing-list", "{name} has no list on this host, and lets nobody in till it is fetched");
+            warn!(target: "allowlist::missing-list", "{name}: no list on this host; the source matches nothing until the list is fetched");
         }
         let interfaces = present(&config.interfaces).await?;
         let (what, by) = (change.what.clone(), change.by.clone());
-        change.unconfirmed = self.unconfirmed(care);
+        change.unconfirmed = self.unconfirmed(options);
         if config.mode != self.config.mode {
-            change.mode = None; // what the file says newly is meant
+            change.mode = None; // a new mode in the file ends the mode set by command
         }
         let unconfirmed = change.unconfirmed;
-        if self.ledger.is_staged() {
-            self.ledger.take_back(); // the start that waited is not wanted any more
+        if self.journal.has_staged() {
+            self.journal.undo_last(); // this change replaces the start that waited for lists
         }
-        let additions = self.ledger.known().additions().clone();
-        self.ledger.stage(change);
-        let before = self.exchange(config, written, &mut first, additions);
-        let entered = if self.waiting {
-            self.enter_next(care).await.map(|()| None)
+        let additions = self.journal.known().additions().clone();
+        self.journal.stage(change);
+        let before = self.swap_config(config, written, &mut first, additions);
+        let entered = if self.inactive {
+            self.start_filtering_next(options).await.map(|()| None)
         } else {
-            self.begin_next(&interfaces, care, &before.config, is_strict)
+            self.apply_next(&interfaces, options, &before.config, is_strict)
         };
         let warning = match entered {
             Ok(warning) => warning,
             Err(problem) => {
-                self.ledger.take_back();
+                self.journal.undo_last();
                 self.restore(before);
                 return Err(problem);
             }
@@ -418,29 +420,23 @@ impl Daemon {
         if changes.is_empty() {
             notes.push("no effective changes (only comments or formatting differ)".to_owned());
         }
-        Ok(Done {
+        Ok(ApplyOutcome {
             changes,
             notes,
-            warnings: warning
-                .into_iter()
-                .chain(self.standing_warnings())
-                .collect(),
+            warnings: warning.into_iter().chain(self.state_warnings()).collect(),
             confirm_until: unconfirmed.map(|unconfirmed| unconfirmed.until),
-            ..self.done()
+            ..self.outcome()
         })
     }
 
-    /// Makes everything but the kernel that of another configuration.
-    ///
-    /// # Returns
-    /// What was before.
-    fn exchange(
+    /// Replaces the daemon's state with that of another configuration, and returns the previous state.
+    fn swap_config(
         &mut self,
         config: Config,
-        written: Arc<Written>,
-        first: &mut First,
+        written: Arc<ConfigText>,
+        first: &mut InitialLists,
         before: Additions,
-    ) -> Before {
+    ) -> PreviousState {
         let lists = self.lists.clone();
         let mut next = SourceStates::default();
         for source in config.policy.used_sources() {
@@ -452,11 +448,11 @@ impl Daemon {
                 next.move_from(name, &mut first.lists);
             }
         }
-        let additions = self.ledger.known().additions();
+        let additions = self.journal.known().additions();
         for service in additions.services() {
             next.set_feed(&source_name(service), additions.feed(service));
         }
-        let before = Before {
+        let before = PreviousState {
             policy: std::mem::replace(&mut self.policy, additions.with(&config.policy)),
             config: std::mem::replace(&mut self.config, Arc::new(config)),
             written: std::mem::replace(&mut self.written, written),
@@ -466,13 +462,14 @@ impl Daemon {
         };
         self.lists = next;
         self.is_policy_new = true;
-        self.follow_ledger(&BTreeSet::new());
+        self.apply_journal(&BTreeSet::new());
         self.schedule_expiry();
         before
     }
 
-    fn restore(&mut self, before: Before) {
-        let Before {
+    /// Restores the state before [`Self::swap_config`].
+    fn restore(&mut self, before: PreviousState) {
+        let PreviousState {
             config,
             policy,
             written,
@@ -490,60 +487,58 @@ impl Daemon {
         self.schedule_expiry();
     }
 
-    /// Puts the first configuration in force for which all lists are there.
-    async fn enter_next(&mut self, care: &Care) -> Result<(), CodedError> {
-        self.options.care = care.clone();
-        self.enter().await?;
-        self.say_ready();
+    /// Activates the first configuration for which no list is missing.
+    async fn start_filtering_next(&mut self, options: &ApplyOptions) -> Result<(), CodedError> {
+        self.options.apply = options.clone();
+        self.start_filtering().await?;
+        self.announce_ready();
         Ok(())
     }
 
-    /// Puts in the kernel what everything else is of by now. Without `needs_disk`, a disk that fails is a warning.
-    fn begin_next(
+    /// Makes the kernel agree with the daemon's new state. Without `needs_disk`, a disk failure is only a warning.
+    fn apply_next(
         &mut self,
         interfaces: &[crate::interface::InterfaceInfo],
-        care: &Care,
+        options: &ApplyOptions,
         before: &Config,
         needs_disk: bool,
     ) -> Result<Option<String>, CodedError> {
         let (tables, anew) = self.compiled(&self.lists).map_err(anyhow::Error::from)?;
-        self.require_session_by(care, &tables, ChangeOrigin::Configuration)?;
+        self.require_session_by(options, &tables, ChangeOrigin::Configuration)?;
         let found = self.dataplane.applied_state()?;
         let tracking = |config: &Config| config.rules.tracks().then_some(config.max_flows);
         let is_tracking_other = tracking(before) != tracking(&self.config);
         let put = || {
-            if let Some(within) = care.confirm_within {
+            if let Some(within) = options.confirm_within {
                 self.dataplane.arm_rollback(within)?;
             }
-            let warning = self.write_ledger(needs_disk)?;
+            let warning = self.write_journal(needs_disk)?;
             if is_tracking_other {
                 self.dataplane.track(tracking(&self.config))?;
             }
             let renews = is_tracking_other || before.attach != self.config.attach;
-            self.begin(tables, interfaces, !anew, renews)?;
+            self.publish_and_attach(tables, interfaces, !anew, renews)?;
             anyhow::Ok(warning)
         };
         put().map_err(|error| match self.dataplane.restore(&found) {
             Ok(()) => error.into(),
             Err(again) => CodedError::new(
                 ErrorCode::Refused,
-                format!(
-                    "{error:#}; and what was in force before could not be put in force again: {again:#}"
-                ),
+                format!("{error:#}; and the earlier state could not be restored: {again:#}"),
             ),
         })
     }
 
-    /// What follows once it is in force, and cannot fail any more.
-    fn finish_next(&mut self, before: &Config, first: &First) {
+    /// Does the steps after an activation that cannot fail.
+    fn finish_next(&mut self, before: &Config, first: &InitialLists) {
         let paths = &self.options.paths;
         if self.config.control_group != before.control_group
             && let Err(error) = self.control.admit(self.config.control_group.as_deref())
         {
-            warn!("{error:#}; who may ask is as before");
+            warn!("{error:#}; access to the control socket is unchanged");
         }
         if self.config.hook != before.hook {
-            self.teller = Teller::start(self.config.hook.clone());
+            self.hook_queue = HookQueue::start(self.config.hook.clone());
         }
         self.history = History::new(&paths.state_dir, self.config.history_bytes);
         self.audit = Audit::new(&paths.state_dir, self.config.log_bytes);
@@ -554,7 +549,7 @@ impl Daemon {
         }
         self.lost
             .retain(|name, _| self.config.interfaces.contains(name));
-        self.say_absent();
+        self.warn_missing_interfaces();
         for source in &first.fetched {
             self.keep(source, true);
         }
@@ -562,11 +557,11 @@ impl Daemon {
         let events: Vec<_> = first
             .events
             .iter()
-            .map(|event| event.clone().of(generation))
+            .map(|event| event.clone().with_generation(generation))
             .collect();
-        self.tell_of(&events);
-        let now = self.ledger.now();
-        self.ledger.tidy(&self.state, &now);
+        self.emit_events(&events);
+        let now = self.journal.now();
+        self.journal.compact(&self.state, &now);
         self.record_is_old = true;
         self.writing.clear();
         self.schedule_all(false);
@@ -574,11 +569,11 @@ impl Daemon {
     }
 }
 
-/// The state that a change replaces: it is restored if the change fails, and compared with the new one.
-struct Before {
+/// The state before a change, to restore it on an error and to compute the changes.
+struct PreviousState {
     config: Arc<Config>,
     policy: crate::policy::Policy,
-    written: Arc<Written>,
+    written: Arc<ConfigText>,
     lists: SourceStates,
     mode: crate::policy::Mode,
     additions: Additions,

@@ -1,23 +1,23 @@
-//! When a source is asked again. Pure: knows how it went, and no clock.
+//! Computes the time until the next fetch of a source. Pure: reads no clock.
 
 use std::time::Duration;
 
 use crate::policy::Source;
 
-/// How long after a first failure a source is tried again; doubles with each further one.
+/// The retry delay after the first failure; doubles with each further one.
 const FIRST_RETRY: Duration = Duration::from_secs(15);
-/// However long a server asks to be left alone, it is asked again after this.
+/// The longest delay that a server's Retry-After can cause.
 const LONGEST_WAIT: Duration = Duration::from_hours(24);
-/// An interval is longer by up to this part, so that not all hosts ask a vendor at once.
+/// The largest random extension of an interval, as a fraction, so that hosts do not fetch at the same moment.
 const JITTER: f64 = 0.1;
 
-/// How long to wait after a good answer. `again` is when the source said to ask again.
+/// Returns the delay after a success. `again` is the delay that the source requested.
 pub(super) fn after_success(source: &Source, again: Option<Duration>, chance: f64) -> Duration {
     let every = again.map_or(source.every, |again| again.min(source.every));
     with_jitter(every, chance)
 }
 
-/// How long to wait after the `times`-th failure in a row. `asked` is what the server asked for.
+/// Returns the delay after the `times`-th consecutive failure. `asked` is the server's Retry-After.
 pub(super) fn after_failure(
     source: &Source,
     times: u32,
@@ -30,7 +30,7 @@ pub(super) fn after_failure(
     with_jitter(wait, chance)
 }
 
-/// `chance` is from 0 to 1.
+/// Extends a delay. `chance` is from 0 to 1.
 fn with_jitter(wait: Duration, chance: f64) -> Duration {
     wait.mul_f64(1.0 + JITTER * chance)
 }
@@ -41,7 +41,7 @@ mod tests {
     use crate::policy::Origin;
 
     #[test]
-    fn waits() {
+    fn delays() {
         let secs = Duration::from_secs;
         let source = Source::new("x", Origin::Prefixes(Vec::new()));
         assert_eq!(after_success(&source, None, 0.0), source.every);

@@ -1,8 +1,7 @@
 //! The self-check of a running daemon: every second, and whenever an interface changes.
 //!
-//! Invariants: the filter's own objects are repaired, each at most [`REPAIRS`] times within [`WINDOW`], so that two programs
-//! that undo each other's work do so slowly; the order of other programs is never changed; a line is logged when the state
-//! changes, and not once a second.
+//! Invariants: the filter's own objects are repaired, each at most [`REPAIRS`] times within [`WINDOW`], which limits a
+//! conflict with another program; other programs are not changed; only changes of the findings are logged.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -15,24 +14,24 @@ use super::Daemon;
 use crate::dataplane::{Difference, DifferenceKind, View};
 use crate::interface;
 
-/// How many repairs of one object there are within [`WINDOW`] at most.
+/// The most repairs of one object within [`WINDOW`].
 const REPAIRS: usize = 3;
 const WINDOW: Duration = Duration::from_mins(1);
 
 /// The findings of the self-check so far.
 #[derive(Default)]
 pub(super) struct SelfCheck {
-    /// What differed when it was looked at last, and was not repaired.
+    /// The differences of the last check that were not repaired.
     known: Vec<Difference>,
-    /// Why the kernel could not be looked at, if it could not.
+    /// The reason why the last check failed, if it did.
     failure: Option<String>,
-    /// By object: when its last repairs were made.
+    /// By object: the times of its last repairs.
     repairs: BTreeMap<Object, VecDeque<Instant>>,
-    /// The objects of which it was logged that they are not repaired for now.
+    /// The objects whose repair is suspended, which was logged.
     exhausted: BTreeSet<Object>,
 }
 
-/// An object of a repair: the kind of difference, and the interface or map.
+/// The object of a repair: the kind of difference, and the interface or map.
 type Object = (DifferenceKind, Option<String>);
 
 fn object(difference: &Difference) -> Object {
@@ -45,29 +44,29 @@ fn target(difference: &Difference) -> String {
 }
 
 impl SelfCheck {
-    /// Notes why the kernel could not be looked at, and logs it if that is new.
+    /// Records a failed check, and logs a new reason.
     pub(super) fn fail(&mut self, error: &anyhow::Error) {
         let error = format!("{error:#}");
         if self.failure.as_ref() != Some(&error) {
             warn!(
                 target: "allowlist::self-check-failed",
-                "self-check: the kernel cannot be looked at: {error}; the filter is as it was"
+                "self-check: cannot read the kernel's state: {error}; the filter is unchanged"
             );
             self.failure = Some(error);
         }
     }
 
-    /// Notes that the kernel could be looked at.
+    /// Records a successful check.
     pub(super) fn succeed(&mut self) {
         if self.failure.take().is_some() {
             info!(
                 target: "allowlist::self-check-works",
-                "self-check: the kernel can be looked at again"
+                "self-check: the kernel's state can be read again"
             );
         }
     }
 
-    /// Whether an object may be repaired now; if so, that is counted.
+    /// Returns whether an object may be repaired now, and counts the repair.
     fn may_repair(&mut self, object: &Object, now: Instant) -> bool {
         let repairs = self.repairs.entry(object.clone()).or_default();
         repairs.retain(|time| now.saturating_duration_since(*time) < WINDOW);
@@ -79,7 +78,7 @@ impl SelfCheck {
         may
     }
 
-    /// Whether this was not known before.
+    /// Returns whether the difference is new.
     fn is_new(&self, difference: &Difference) -> bool {
         !self.known.contains(difference)
     }
@@ -89,7 +88,7 @@ impl Daemon {
     /// Lists the differences between the kernel and the published state.
     pub(super) fn compare(&self) -> Result<Vec<Difference>> {
         let mut differences = View::open(&self.options.paths.pin_dir)?.self_check_now()?;
-        // Those are looked after as interfaces that come and go.
+        // `attach_again` handles these.
         differences.retain(|one| {
             !matches!(
                 one.kind,
@@ -110,7 +109,7 @@ impl Daemon {
             if self.self_check.is_new(other) {
                 warn!(
                     target: &target(other),
-                    "self-check: {}; it is not changed by this daemon",
+                    "self-check: {}; this daemon does not change it",
                     other.text
                 );
             }
@@ -124,14 +123,14 @@ impl Daemon {
         if left.is_empty() && !self.self_check.known.is_empty() {
             info!(
                 target: "allowlist::repaired",
-                "self-check: everything is as it was published again"
+                "self-check: the kernel agrees with the published state again"
             );
         }
         self.self_check.known = left;
         Ok(())
     }
 
-    /// Those that may be repaired now, and those that were repaired too often.
+    /// Returns the differences that may be repaired now, and those that were repaired too often.
     fn allowed(&mut self, ours: Vec<Difference>) -> (Vec<Difference>, Vec<Difference>) {
         let time = Instant::now();
         let (now, later): (Vec<_>, Vec<_>) = ours
@@ -141,7 +140,7 @@ impl Daemon {
             if self.self_check.exhausted.insert(object(one)) {
                 warn!(
                     target: "allowlist::repairs-exhausted",
-                    "self-check: {}; not repaired now, since {REPAIRS} repairs within a minute did not last: find the process that undoes them",
+                    "self-check: {}; repairs suspended after {REPAIRS} within a minute; find the process that undoes them",
                     one.text
                 );
             }
@@ -149,8 +148,7 @@ impl Daemon {
         (now, later)
     }
 
-    /// # Returns
-    /// What still differs.
+    /// Repairs differences, and returns those that remain.
     async fn repair_ours(&mut self, ours: Vec<Difference>) -> Result<Vec<Difference>> {
         let done = self.make_again(&ours).await;
         let still = match &done {
@@ -165,11 +163,11 @@ impl Daemon {
         for one in left.iter().filter(|one| self.self_check.is_new(one)) {
             match &done {
                 Ok(()) => {
-                    warn!(target: &target(one), "self-check: {}; the repair did not last", one.text);
+                    warn!(target: &target(one), "self-check: {}; the repair had no effect", one.text);
                 }
                 Err(error) => warn!(
                     target: &target(one),
-                    "self-check: {}; it cannot be repaired, which is tried again: {error:#}",
+                    "self-check: {}; cannot repair it: {error:#}; retrying",
                     one.text
                 ),
             }

@@ -1,7 +1,7 @@
-//! How a daemon begins: with which policy, with which lists, and what of it is put in force at once.
+//! The start of a daemon: chooses the policy, reads the lists, publishes and attaches.
 //!
-//! Invariants: nothing is attached by a start that fails, and what was in force before is again; a start needs
-//! no network; a change that was not confirmed is taken back, also when nothing ran meanwhile.
+//! Invariants: a failed start restores the earlier state of the kernel; a start needs no network; an unconfirmed change
+//! is rolled back, also if no daemon ran at its deadline.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
@@ -15,17 +15,17 @@ use log::{info, warn};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::added::Expiry;
+use super::additions::Expiry;
 use super::confirm::Pending;
 use super::files::Files;
-use super::first::{Ask, First};
+use super::initial_lists::{Fetch, InitialLists};
 use super::interfaces::{look_up_all, present, warn_of_offloads};
-use super::plan::Plan;
 use super::refresh::Clocks;
 use super::selfcheck::SelfCheck;
+use super::start_plan::StartPlan;
 use super::{COUNTS_ANEW, Daemon, Options, Signals};
 use crate::additions::Additions;
-use crate::audit::{Audit, Deed, Who};
+use crate::audit::{Actor, Audit, AuditAction};
 use crate::compile::Tables;
 use crate::config::Config;
 use crate::control::Control;
@@ -33,9 +33,9 @@ use crate::dataplane::{Dataplane, View, require_namespace};
 use crate::error_code::bail_with;
 use crate::gather::Fetches;
 use crate::history::History;
-use crate::hook::Teller;
+use crate::hook::HookQueue;
 use crate::interface::{InterfaceInfo, Links, require_distinct};
-use crate::ledger::{Change, Ledger, Unconfirmed, Written};
+use crate::journal::{Change, ConfigText, ConfirmDeadline, Journal};
 use crate::notify::Notify;
 use crate::policy::{AtStart, Mode, Origin};
 use crate::record::Record;
@@ -43,40 +43,39 @@ use crate::session::ChangeOrigin;
 use crate::state::{StateDir, StateError, StateLock};
 use crate::time::Now;
 
-/// How long a closed host's own traffic is noted before the first packet is judged by it.
+/// How long outbound flows are tracked before the first packet is judged by them.
 const LISTEN: Duration = Duration::from_secs(1);
 
 impl Daemon {
-    /// Gets every list that is at hand, publishes, attaches. On an error all is as it was before.
+    /// Reads the local lists, publishes and attaches. An error leaves the kernel as it was.
     ///
-    /// A signal is an error while lists are waited for. Once the kernel is touched it is left for [`Daemon::serve`],
-    /// which knows what to take off.
+    /// A signal while lists are read is an error; a later one is handled by [`Daemon::serve`].
     pub async fn start(options: Options, notify: Notify, signals: &mut Signals) -> Result<Self> {
         let typed = options.read(&options.written)?;
         require_trusted(&options.written, &typed)?;
         require_interfaces(&options, &typed).await?;
         let (state, lock) = open_state(&options.paths.state_dir)?;
-        let mut ledger = Ledger::open(&state, &Now::current(), &options.written.text);
-        // A change still waits if the kernel says so: till its time is over it goes on waiting.
+        let mut journal = Journal::open(&state, &Now::current(), &options.written.text);
+        // A change is still pending if the kernel has it as pending.
         let waits = View::open(&options.paths.pin_dir)
             .ok()
             .and_then(|view| view.pending().ok().flatten())
             .filter(|pending| !pending.fell_back);
-        let before = Previous::of(&options, &ledger);
-        let plan = plan(&options, &mut ledger, waits.is_some());
+        let before = Previous::of(&options, &journal);
+        let plan = plan(&options, &mut journal, waits.is_some());
         let config = options.read(&plan.written)?;
-        if plan.instead.is_some() {
+        if plan.active_policy.is_some() {
             require_trusted(&plan.written, &config)?;
         }
         let wanted = config.policy.used_sources().cloned().collect();
         let (late, late_lists) = mpsc::unbounded_channel();
         let mut first = tokio::select! {
             biased;
-            () = signals.end() => bail!("interrupted before anything was attached"),
-            first = First::lists(wanted, &state, Ask::Nobody, &late) => first,
+            () = signals.end() => bail!("interrupted; nothing was attached"),
+            first = InitialLists::lists(wanted, &state, Fetch::None, &late) => first,
         };
         require_namespace(&options.paths.pin_dir).context(
-            "not started; choose another --pin-dir (and --state-dir and --socket), or `allowlist detach --force` takes that filter off",
+            "not started; choose another --pin-dir (and --state-dir and --socket), or remove that filter with `allowlist detach --force`",
         )?;
         let control = Control::listen(&options.paths, config.control_group.as_deref())?;
         let dataplane = Dataplane::open(
@@ -92,16 +91,16 @@ impl Daemon {
             late_lists,
             history: History::new(&options.paths.state_dir, config.history_bytes),
             audit: Audit::new(&options.paths.state_dir, config.log_bytes),
-            teller: Teller::start(config.hook.clone()),
+            hook_queue: HookQueue::start(config.hook.clone()),
             clocks: Clocks::now(),
             release_after: Instant::now(),
             catch_up_after: Instant::now(),
             expiry: Expiry::Never,
             warnings: Vec::new(),
             names: record.names,
-            in_force: None,
+            active: None,
             lists: std::mem::take(&mut first.lists),
-            waiting: !first.missing.is_empty() && config.at_start == AtStart::Wait,
+            inactive: !first.missing.is_empty() && config.at_start == AtStart::Wait,
             fetches: Fetches::default(),
             due: BTreeMap::new(),
             writing: BTreeMap::new(),
@@ -113,7 +112,7 @@ impl Daemon {
             kept: BTreeMap::new(),
             reloading: None,
             refreshing: Vec::new(),
-            pending: waits.and_then(|waits| Pending::found(&ledger, waits.left)),
+            pending: waits.and_then(|waits| Pending::found(&journal, waits.left)),
             record_is_old: false,
             is_policy_new: true,
             started: Timestamp::now(),
@@ -125,11 +124,11 @@ impl Daemon {
             options,
             state,
             lock,
-            ledger,
+            journal,
             dataplane,
             notify,
         };
-        daemon.begin_with(&first).await?;
+        daemon.begin_with_lists(&first).await?;
         if let Some(Previous {
             config,
             mode,
@@ -141,46 +140,46 @@ impl Daemon {
                 info!("changed by this start: {line}");
             }
         }
-        if plan.taken_back.is_some() {
-            daemon.log(Who::Daemon, Deed::NotConfirmed, None);
+        if plan.rolled_back.is_some() {
+            daemon.log(Actor::Daemon, AuditAction::NotConfirmed, None);
         }
         Ok(daemon)
     }
 
-    /// With these lists, and with what the ledger says was added by command.
-    async fn begin_with(&mut self, first: &First) -> Result<()> {
+    /// Begins with these lists and the journal's added prefixes.
+    async fn begin_with_lists(&mut self, first: &InitialLists) -> Result<()> {
         let added: BTreeSet<String> = self
-            .ledger
+            .journal
             .known()
             .additions()
             .services()
             .cloned()
             .collect();
-        self.follow_ledger(&added);
-        self.tell();
-        let additions = self.ledger.known().additions();
+        self.apply_journal(&added);
+        self.publish_status();
+        let additions = self.journal.known().additions();
         for (service, count) in additions.without_service(&self.config.policy) {
             warn!(
-                "{count} prefixes were added to {service}, which is no service of the configuration any more: they reach nothing"
+                "{count} added prefixes have no effect: their service {service} is not configured any more"
             );
         }
         if self.mode != self.config.mode {
             warn!(
                 target: "allowlist::mode-by-command",
-                "mode {} by command, as before this start; the configuration says {}",
+                "mode {} was set by command before this start; the configuration states {}",
                 self.mode.name(),
                 self.config.mode.name()
             );
         }
-        self.say_absent();
-        self.say_missing(&first.missing);
-        if self.waiting {
-            // What does not fit will not fit later either.
+        self.warn_missing_interfaces();
+        self.warn_missing_lists(&first.missing);
+        if self.inactive {
+            // Check now that the lists fit the tables.
             self.compiled(&self.lists)?;
         } else {
-            self.enter().await?;
+            self.start_filtering().await?;
         }
-        // Only now, since the filter does not need them: a disk may hang, and a hook's program may be on one.
+        // After the filter is attached, since these may block on a disk that hangs.
         self.warnings = (self.options.warnings)(&self.config);
         for warning in &self.warnings {
             warn!("{warning}");
@@ -192,62 +191,62 @@ impl Daemon {
         let events: Vec<_> = first
             .events
             .iter()
-            .map(|event| event.clone().of(generation))
+            .map(|event| event.clone().with_generation(generation))
             .collect();
-        self.tell_of(&events);
+        self.emit_events(&events);
         self.schedule_all(true);
         Ok(())
     }
 
-    /// Puts the filter in force, the first time or in the place of another daemon's.
-    pub(super) async fn enter(&mut self) -> Result<()> {
+    /// Activates the configuration, for the first time or in place of an earlier daemon's.
+    pub(super) async fn start_filtering(&mut self) -> Result<()> {
         let interfaces = present(&self.config.interfaces).await?;
         let record = Record::load(&self.options.paths.state_dir);
         let found = self.dataplane.applied_state()?;
-        // Before the kernel is touched: most of what can be wrong is found here.
+        // Before the kernel is changed: most errors are found here.
         let (tables, anew) = self.compiled(&self.lists)?;
-        let care = self.options.care.clone();
-        self.require_session_by(&care, &tables, ChangeOrigin::Configuration)?;
+        let options = self.options.apply.clone();
+        self.require_session_by(&options, &tables, ChangeOrigin::Configuration)?;
         if self.pending.is_none() && self.dataplane.pending().is_some() {
-            // For good: it is over, or nobody knows of it any more, and what is published now is another change.
+            // Permanently: its deadline has passed or the journal lacks it, and the next publish is another change.
             self.dataplane.fall_back()?;
         }
-        if let Some(within) = care.confirm_within
+        if let Some(within) = options.confirm_within
             && self.pending.is_none()
         {
-            self.guard_start(within)?;
+            self.require_confirmation(within)?;
         }
-        let mut is_new = self.ledger.is_staged();
-        if let Err(error) = self.ledger.write() {
-            // A full disk is no reason not to filter.
-            warn!("{error}; this policy cannot be gone back to");
-            self.ledger.take_back();
+        let mut is_new = self.journal.has_staged();
+        if let Err(error) = self.journal.write() {
+            // The filter starts without the journal.
+            warn!("{error}; a rollback to this policy will not be possible");
+            self.journal.undo_last();
             is_new = false;
         }
         let known = !anew && self.are_counts_known(record.as_ref())?;
-        let begun = self.begin(tables, &interfaces, known, true);
+        let begun = self.publish_and_attach(tables, &interfaces, known, true);
         if let Err(error) = begun {
             self.dataplane.restore(&found).context(format!(
-                "{error:#}; and what was in force before could not be put in force again"
+                "{error:#}; and the earlier state could not be restored"
             ))?;
             let recorded = match record {
                 Some(record) => self.disk().and_then(|state| record.store(state)),
                 None => Record::remove(&self.options.paths.state_dir),
             };
             if let Err(error) = recorded {
-                warn!("the record on disk is of a start that failed: {error:#}");
+                warn!("the record on disk describes the failed start: {error:#}");
             }
             if is_new {
-                self.ledger.take_back();
+                self.journal.undo_last();
             }
             return Err(error);
         }
         match (found.mode(), self.mode) {
-            (Some(Mode::Enforce), Mode::Observe) => warn!(
-                "drops were carried out till now, and from now on everything passes: this start has mode observe"
-            ),
+            (Some(Mode::Enforce), Mode::Observe) => {
+                warn!("mode enforce -> observe by this start: drops are only counted now");
+            }
             (Some(Mode::Observe), Mode::Enforce) => {
-                info!("everything passed till now, and from now on drops are carried out");
+                info!("mode observe -> enforce by this start: packets are dropped now");
             }
             _ => {}
         }
@@ -255,66 +254,64 @@ impl Daemon {
             self.since = Some(Timestamp::now());
             self.record_is_old = true;
         }
-        self.waiting = false;
+        self.inactive = false;
         for facts in &interfaces {
             warn_of_offloads(&facts.name).await;
         }
-        let deed = Deed::Start {
+        let action = AuditAction::Start {
             from: self.written.origin(),
             policy: self.policy_number().unwrap_or_default(),
         };
-        self.log(Who::Daemon, deed, None);
+        self.log(Actor::Daemon, action, None);
         Ok(())
     }
 
-    /// Whether what the kernel has counted is under the names of the record.
+    /// Returns whether the record has the names of the kernel's counters.
     fn are_counts_known(&self, record: Option<&Record>) -> Result<bool> {
         let adopted = self.dataplane.counted_generation();
         let named = self.dataplane.named()?;
         Ok(match record {
             _ if adopted == 0 => true,
             None => false,
-            // A version that noted nothing wrote its record before its generation was in force.
+            // An earlier version without a checksum wrote its record before the publish.
             Some(record) if named == 0 => record.generation.wrapping_sub(adopted) <= 1,
             Some(record) => record.is_of(named),
         })
     }
 
-    /// Puts the filter in force that waited for lists, if they are all there.
-    pub(super) async fn enter_if_complete(&mut self) -> Result<()> {
-        if !self.waiting || !self.missing(&self.lists).is_empty() {
+    /// Activates the configuration that waited for lists, if none is missing any more.
+    pub(super) async fn start_filtering_if_complete(&mut self) -> Result<()> {
+        if !self.inactive || !self.missing(&self.lists).is_empty() {
             return Ok(());
         }
-        self.enter().await?;
+        self.start_filtering().await?;
         if self.opening.is_none() {
-            self.say_ready();
+            self.announce_ready();
         }
         Ok(())
     }
 
-    /// Of files nothing is reported yet: they are read as soon as the filter is on.
-    fn say_missing(&self, missing: &[(String, String)]) {
+    /// Logs the sources without a list, except files, which are read as soon as the filter is attached.
+    fn warn_missing_lists(&self, missing: &[(String, String)]) {
         let is_file = |name: &str| {
             let source = self.config.policy.source(name);
             source.is_some_and(|source| matches!(source.origin, Origin::File { .. }))
         };
         for (name, reason) in missing.iter().filter(|(name, _)| !is_file(name)) {
             let consequence = match self.config.at_start {
-                AtStart::Wait => "nothing is attached till it has one",
-                AtStart::Pass => "till it has one, whoever connects passes as if it were listed",
-                AtStart::Drop => "till it has one, it lets nobody in",
+                AtStart::Wait => "the filter is not attached until the list arrives",
+                AtStart::Pass => "every address passes as if listed until the list arrives",
+                AtStart::Drop => "the source matches nothing until the list arrives",
             };
-            warn!(target: "allowlist::missing-list", "{name} has no list yet ({reason}); {consequence}, as at_start says");
+            warn!(target: "allowlist::missing-list", "{name}: no list yet ({reason}); {consequence} (at_start)");
         }
     }
 
-    /// Publishes a generation, then attaches: from then on packets are judged.
+    /// Publishes a generation, then attaches the filter.
     ///
-    /// Where a closed host is to tell answers, what it sends is noted before the first packet is judged by
-    /// that, for long enough to know the connections that are open and talk.
-    ///
-    /// `renews` is whether the program on interfaces that are filtered already is replaced by this one's.
-    pub(super) fn begin(
+    /// If return traffic is tracked, outbound flows are tracked for [`LISTEN`] before the first packet is judged, so
+    /// that present connections continue. `renews` is whether the program is replaced on interfaces that have one.
+    pub(super) fn publish_and_attach(
         &mut self,
         tables: Tables,
         interfaces: &[InterfaceInfo],
@@ -325,7 +322,7 @@ impl Daemon {
             warn!(target: "allowlist::counters-reset", "{COUNTS_ANEW}");
             self.dataplane.forget_counts()?;
         }
-        // What filters already changes over to this program first: by the same tables, until the publish.
+        // Filtered interfaces change to this program first, with the present tables.
         let (mut filtered, mut new) = (Vec::new(), Vec::new());
         let mut is_news = false;
         self.dataplane.prepare_tracking()?;
@@ -338,7 +335,7 @@ impl Daemon {
             }
         }
         if self.dataplane.is_patched() {
-            new.append(&mut filtered); // its maps hold nothing before the publish
+            new.append(&mut filtered); // its maps are empty before the publish
         }
         for facts in filtered.into_iter().filter(|_| renews) {
             self.attach(facts, self.options.trace)?;
@@ -347,10 +344,10 @@ impl Daemon {
         self.dataplane.adopt_clients()?;
         if is_news {
             std::thread::sleep(LISTEN);
-            self.dataplane.adopt_clients()?; // those of that second
+            self.dataplane.adopt_clients()?; // those since the first call
         }
-        self.with_lists(|daemon, lists| daemon.put_in_force(lists, Arc::new(tables)))?;
-        // Where another version filters, last: till then it is as if this start had not been.
+        self.with_lists(|daemon, lists| daemon.activate(lists, Arc::new(tables)))?;
+        // Interfaces with another version's program last, so that a failure before leaves them as they were.
         let (anothers, new) = self.those_of_another_version(new)?;
         for facts in new.into_iter().chain(anothers) {
             self.attach(facts, self.options.trace)?;
@@ -362,13 +359,13 @@ impl Daemon {
         for name in detached {
             info!(
                 target: "allowlist::detached",
-                "{name}: detached, since it is not configured any more"
+                "{name}: detached, not configured any more"
             );
         }
         Ok(())
     }
 
-    /// Those that another version's program is on, and those that it is not on.
+    /// Splits interfaces into those with another version's program and the rest.
     fn those_of_another_version<'a>(
         &self,
         interfaces: Vec<&'a InterfaceInfo>,
@@ -385,43 +382,43 @@ impl Daemon {
     }
 }
 
-/// Requires trusted paths, but no file system that answers: one that hangs can run no command and give no secret.
-fn require_trusted(written: &Written, config: &Config) -> Result<()> {
+/// Requires trusted paths. A file system that hangs is only logged: it can neither run a command nor reveal a secret.
+fn require_trusted(written: &ConfigText, config: &Config) -> Result<()> {
     match Options::require_trusted(written, config) {
         Err(error)
             if error
                 .downcast_ref::<std::io::Error>()
                 .is_some_and(|error| error.kind() == ErrorKind::TimedOut) =>
         {
-            warn!("the paths of the configuration could not be examined: {error}");
+            warn!("cannot check who may change the paths of the configuration: {error}");
             Ok(())
         }
         examined => examined,
     }
 }
 
-/// Opens and locks the state folder. One that does not answer, or that the system refuses, does not keep the filter
-/// from starting: then there is no lock, and nothing is kept.
+/// Opens and locks the state directory. If it hangs or cannot be opened, the filter starts without a lock, and stores
+/// nothing.
 fn open_state(path: &Path) -> Result<(StateDir, Option<StateLock>)> {
     let opened = StateDir::open(path).and_then(|state| {
         let lock = state.lock()?;
         Ok((state, Some(lock)))
     });
     match opened {
-        // Not a folder that other users could change: nothing in it is read.
+        // A directory that other users can change is an error, and not used at all.
         Err(StateError::Io { path, cause }) if cause.kind() != ErrorKind::Other => {
             let error = StateError::Io {
                 path: path.clone(),
                 cause,
             };
-            warn!("{error}; the filter starts without last-good lists, and no command is kept");
+            warn!("{error}; starting without last-good lists; changes are not stored");
             Ok((StateDir::unopened(&path), None))
         }
         opened => Ok(opened?),
     }
 }
 
-/// The policy before a start, for the log of the changes.
+/// The policy before a start, to log what the start changes.
 struct Previous {
     config: Config,
     mode: Mode,
@@ -429,9 +426,9 @@ struct Previous {
 }
 
 impl Previous {
-    /// The newest policy in the journal, if there is one that this version can read.
-    fn of(options: &Options, ledger: &Ledger) -> Option<Self> {
-        let known = ledger.known();
+    /// Returns the newest policy of the journal, if this version can read its configuration.
+    fn of(options: &Options, journal: &Journal) -> Option<Self> {
+        let known = journal.known();
         let newest = known.newest()?;
         let config = options.read(newest.written()).ok()?;
         Some(Self {
@@ -442,18 +439,18 @@ impl Previous {
     }
 }
 
-/// With which policy to begin; the one that a start makes is staged.
-fn plan(options: &Options, ledger: &mut Ledger, waits: bool) -> Plan {
-    let mode = |written: &Written| Some(options.read(written).ok()?.mode);
+/// Chooses the policy of the start, and stages a new one in the journal.
+fn plan(options: &Options, journal: &mut Journal, waits: bool) -> StartPlan {
+    let mode = |written: &ConfigText| Some(options.read(written).ok()?.mode);
     let now = Timestamp::now();
-    let mut plan = Plan::of(options.written.clone(), ledger.known(), waits, mode, now);
-    if let Some(what) = &plan.taken_back {
-        warn!(target: "allowlist::not-confirmed", "{what}: was not confirmed in time, and is taken back");
+    let mut plan = StartPlan::new(options.written.clone(), journal.known(), waits, mode, now);
+    if let Some(what) = &plan.rolled_back {
+        warn!(target: "allowlist::not-confirmed", "{what}: not confirmed in time, rolled back");
     }
-    if let Some(number) = plan.instead {
+    if let Some(number) = plan.active_policy {
         warn!(
             target: "allowlist::config-suppressed",
-            "{}: its last change was taken back, so policy {number} is in force and not what the file says; mend the file, or `allowlist reload` to try it again",
+            "{}: the file's last change was rolled back, so policy {number} is active instead; change the file, or apply it with `allowlist reload`",
             options.written.origin()
         );
     }
@@ -461,28 +458,28 @@ fn plan(options: &Options, ledger: &mut Ledger, waits: bool) -> Plan {
         warn!("{missing}");
     }
     let change = plan.change.take().or_else(|| {
-        // What is asked to be confirmed is a policy, whatever else is the same.
-        options.care.confirm_within?;
-        let newest = ledger.known().newest()?;
+        // A start with --confirm-within is a policy of its own, even without changes.
+        options.apply.confirm_within?;
+        let newest = journal.known().newest()?;
         Some(Change {
             time: now,
-            by: Who::Daemon.to_string(),
+            by: Actor::Daemon.to_string(),
             what: format!("start by {}", plan.written.origin()),
             edits: Vec::new(),
             ..newest.change.clone()
         })
     });
     if let Some(mut change) = change {
-        let newest = ledger.known().newest();
+        let newest = journal.known().newest();
         change.unconfirmed = if waits {
-            ledger.known().unconfirmed() // as before: another start is no confirmation
+            journal.known().unconfirmed() // a start confirms nothing
         } else {
-            options.care.confirm_within.map(|within| Unconfirmed {
+            options.apply.confirm_within.map(|within| ConfirmDeadline {
                 until: now + within,
-                back_to: newest.map(|policy| policy.number),
+                revert_to: newest.map(|policy| policy.number),
             })
         };
-        ledger.stage(change);
+        journal.stage(change);
     }
     plan
 }
@@ -491,14 +488,13 @@ fn listen_to_links() -> Option<Links> {
     match Links::listen() {
         Ok(links) => Some(links),
         Err(error) => {
-            warn!("{error:#}; interfaces are looked at once a second instead");
+            warn!("{error:#}; polling the interfaces every second instead");
             None
         }
     }
 }
 
-/// A name that was typed wrongly is an error; one of a file may be of an interface that comes later, as at a
-/// boot.
+/// Requires an interface. One of the command line must exist; one of the file may appear later, as at a boot.
 async fn require_interfaces(options: &Options, config: &Config) -> Result<()> {
     if !options.written.interfaces.is_empty() {
         look_up_all(&config.interfaces).await?;
@@ -506,13 +502,13 @@ async fn require_interfaces(options: &Options, config: &Config) -> Result<()> {
     if config.interfaces.is_empty() {
         bail_with!(
             NoInterface,
-            "no interface to filter on; set `interfaces` in the configuration, or give --iface"
+            "no interface is configured; set `interfaces` in the configuration, or use --iface"
         );
     }
     require_distinct(&config.interfaces)
 }
 
-/// The files that the sources are read from.
+/// Watches the files of the sources.
 pub(super) fn watched(config: &Config) -> Files {
     Files::watch(
         config

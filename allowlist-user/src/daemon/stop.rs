@@ -1,4 +1,4 @@
-//! How a daemon ends: with the filter in force, or off, and saying which.
+//! The end of a daemon: leaves the filter attached or detaches it, and logs which.
 
 use anyhow::{Result, bail};
 use log::{info, warn};
@@ -6,64 +6,63 @@ use nix::errno::Errno;
 
 use super::Daemon;
 use super::interfaces::present;
-use crate::audit::{Deed, Who};
+use crate::audit::{Actor, AuditAction};
 use crate::dataplane::has_private_pins;
 
 impl Daemon {
-    /// Ctrl-C.
+    /// Handles SIGINT (Ctrl-C): detaches the filter, unless `--keep` was given.
     pub(super) async fn interrupted(self) -> Result<()> {
         if self.options.keep {
             return self
-                .leave("stopped; the filter stays in force, as --keep asks; `allowlist detach` takes it off")
+                .exit_attached(
+                    "stopped; the filter stays attached (--keep); `allowlist detach` removes it",
+                )
                 .await;
         }
         if self.dataplane.is_detached() {
             self.detached();
             return Ok(());
         }
-        if self.waiting && self.dataplane.generation() != 0 {
+        if self.inactive && self.dataplane.generation() != 0 {
             return self
-                .leave("stopped while it waited for lists; what was in force before stays in force")
+                .exit_attached("stopped while waiting for lists; the earlier filter stays attached")
                 .await;
         }
         self.notify.stopping();
         let interfaces = self.dataplane.detach()?;
-        self.log(Who::Signal, Deed::Stop { filtering: false }, None);
+        self.log(Actor::Signal, AuditAction::Stop { filtering: false }, None);
         if interfaces.is_empty() {
-            info!("stopped before anything was attached");
+            info!("stopped; nothing was attached");
         } else {
             info!(
                 target: "allowlist::detached",
-                "stopped; detached from {}: everything passes",
+                "stopped; detached from {}: every packet passes",
                 interfaces.join(", ")
             );
         }
         Ok(())
     }
 
-    /// A service manager's stop.
+    /// Handles SIGTERM, a service manager's stop: leaves the filter attached.
     pub(super) async fn terminated(self) -> Result<()> {
-        if self.waiting && self.dataplane.generation() == 0 {
-            // Nothing filters, and what was made to do so should not look as if it did.
+        if self.inactive && self.dataplane.generation() == 0 {
+            // Nothing is filtered: remove the pins of the unfinished start.
             self.notify.stopping();
             self.dataplane.detach()?;
-            info!("stopped before anything was attached");
+            info!("stopped; nothing was attached");
             return Ok(());
         }
-        self.leave("stopped; the filter stays in force, and `allowlist detach` takes it off")
+        self.exit_attached("stopped; the filter stays attached; `allowlist detach` removes it")
             .await
     }
 
-    /// Whether the filter was detached on purpose, which ends the daemon. Pins that are gone by accident are made again.
+    /// Returns whether the filter was detached by command, which ends the daemon. Restores pins that were lost.
     ///
     /// # Errors
-    /// Fails where the pin folder is gone and cannot be made again: then nothing holds the filter. Fails too where a
-    /// change of this process has detached the filter, since the daemon ends with success only where that was meant.
+    /// Fails if the pin directory cannot be restored, or if a failed change of this process has detached the filter.
     pub(super) fn is_detached(&mut self) -> Result<bool> {
         if self.dataplane.has_detached() {
-            bail!(
-                "the change that failed has detached the filter, so there is nothing left to run"
-            );
+            bail!("the failed change has detached the filter");
         }
         if self.dataplane.is_detached() {
             self.detached();
@@ -71,30 +70,30 @@ impl Daemon {
         }
         match self.dataplane.restore_folder() {
             Ok(false) => {}
-            Ok(true) => warn!(
-                "the pin folder was unmounted or removed while the filter was on; it is made again with all pins"
-            ),
+            Ok(true) => {
+                warn!("the pin directory was unmounted or removed; it is restored with all pins");
+            }
             Err(error) if lacks_resources(&error) => self.self_check.fail(&error),
             Err(error) => {
                 self.notify.stopping();
-                self.log(Who::Daemon, Deed::Stop { filtering: false }, None);
+                self.log(Actor::Daemon, AuditAction::Stop { filtering: false }, None);
                 return Err(error.context(
-                    "the pin folder was unmounted or removed, and cannot be made again, so nothing is filtered any more once this process has ended",
+                    "the pin directory was unmounted or removed, and cannot be restored; the filter ends with this process",
                 ));
             }
         }
         Ok(false)
     }
 
-    /// A `detach` took the filter off.
+    /// Logs the end after `allowlist detach`.
     pub(super) fn detached(&self) {
         self.notify.stopping();
-        self.log(Who::Daemon, Deed::Stop { filtering: false }, None);
+        self.log(Actor::Daemon, AuditAction::Stop { filtering: false }, None);
         info!(target: "allowlist::detached", "stopped: the filter was detached");
     }
 
-    /// Ends with the filter in force, and without a trace that nobody would read.
-    async fn leave(mut self, last_words: &str) -> Result<()> {
+    /// Ends with the filter attached, and stops its trace.
+    async fn exit_attached(mut self, message: &str) -> Result<()> {
         self.notify.stopping();
         self.write_record();
         if self.options.trace {
@@ -102,11 +101,11 @@ impl Daemon {
                 self.attach(&facts, false)?;
             }
         }
-        self.log(Who::Signal, Deed::Stop { filtering: true }, None);
-        info!(target: "allowlist::stopped", "{last_words}");
+        self.log(Actor::Signal, AuditAction::Stop { filtering: true }, None);
+        info!(target: "allowlist::stopped", "{message}");
         if has_private_pins(&self.options.paths.pin_dir) {
             warn!(
-                "{} is mounted in a private mount namespace only: the filter ends with the last process of that namespace",
+                "{} is in a private mount namespace: the filter ends with the last process of that namespace",
                 self.options.paths.pin_dir.display()
             );
         }
@@ -114,7 +113,7 @@ impl Daemon {
     }
 }
 
-/// Whether an error is of a moment at which this process or the host has too little of something.
+/// Returns whether the cause of an error is a temporary lack of memory or descriptors.
 fn lacks_resources(error: &anyhow::Error) -> bool {
     let cause = error.root_cause();
     let code = match (

@@ -42,7 +42,7 @@ fn answer(text: &str, now: Timestamp) -> Answer {
 }
 
 /// Commits a list that must pass the gate.
-fn take(lists: &mut SourceStates, source: &Source, text: &str, second: i64) -> Vec<What> {
+fn take(lists: &mut SourceStates, source: &Source, text: &str, second: i64) -> Vec<EventKind> {
     let now = at(second);
     let proposal = lists
         .propose(source, answer(text, now), now)
@@ -55,8 +55,8 @@ fn adopt(lists: &mut SourceStates, proposal: Proposal, now: Timestamp) -> Vec<Ev
     events
 }
 
-fn whats(events: Vec<Event>) -> Vec<What> {
-    events.into_iter().map(|event| event.what).collect()
+fn whats(events: Vec<Event>) -> Vec<EventKind> {
+    events.into_iter().map(|event| event.kind).collect()
 }
 
 fn in_force(lists: &SourceStates) -> String {
@@ -66,8 +66,8 @@ fn in_force(lists: &SourceStates) -> String {
     prefixes.join(" ")
 }
 
-fn changed(added: &str, removed: &str, until: Option<i64>) -> What {
-    What::Changed {
+fn changed(added: &str, removed: &str, until: Option<i64>) -> EventKind {
+    EventKind::Changed {
         generation: 7,
         change: Change::new(list(added), list(removed)),
         held_until: until.map(at),
@@ -98,7 +98,7 @@ fn removed_prefixes_stay_for_their_grace_period() {
     assert_eq!(*lists.feeds(), before);
     let Ok(events) = lists.expire_grace(at(10 + DAY), |_| Ok::<_, Infallible>(7));
     let gone = Change::new(Vec::new(), list("9.9.9.9"));
-    let released = What::Released {
+    let released = EventKind::Released {
         generation: 7,
         change: gone,
     };
@@ -128,7 +128,7 @@ fn without_a_grace_period_prefixes_are_removed_at_once() {
     source.grace = Duration::ZERO;
     let events = take(&mut lists, &source, "8.8.8.8", 10);
     // So are prefixes whose longer grace period has begun.
-    let gone = What::Released {
+    let gone = EventKind::Released {
         generation: 7,
         change: Change::new(Vec::new(), list("1.1.1.1")),
     };
@@ -214,7 +214,7 @@ fn a_rejected_list_can_be_accepted() {
         let events = whats(lists.record_rejection("vendor", refused, "why".to_owned(), now));
         let change = Change::new(list("9.9.9.9"), list(&many));
         let reason = "why".to_owned();
-        let expected = (round == 1).then_some(What::Refused { reason, change });
+        let expected = (round == 1).then_some(EventKind::Refused { reason, change });
         assert_eq!(events, Vec::from_iter(expected), "told once");
     }
     assert_eq!(lists.feeds()["vendor"].prefixes, list(&many));
@@ -228,13 +228,13 @@ fn a_rejected_list_can_be_accepted() {
         .expect("waits")
         .expect("is accepted");
     let events = whats(adopt(&mut lists, proposal, at(3)));
-    let accepted = What::Changed {
+    let accepted = EventKind::Changed {
         generation: 7,
         change: Change::new(list("9.9.9.9"), list(&many)),
         held_until: Some(at(3 + DAY)),
         accepted: true,
     };
-    assert_eq!(events, [What::Recovered, accepted]);
+    assert_eq!(events, [EventKind::Recovered, accepted]);
     assert_eq!(lists.health("vendor"), None);
     assert!(lists.propose_rejected(&source, at(4)).is_none());
     // It is the last good one now.
@@ -255,7 +255,7 @@ fn a_failed_publish_changes_nothing() {
     let events =
         whats(lists.record_failure("vendor", ErrorCode::Timeout, "down".to_owned(), at(2)));
     let reason = "down".to_owned();
-    assert_eq!(events, [What::Failed { reason }]);
+    assert_eq!(events, [EventKind::Failed { reason }]);
     assert_eq!(
         lists.record_failure("vendor", ErrorCode::Timeout, "still down".to_owned(), at(3)),
         []
@@ -272,7 +272,10 @@ fn a_failed_publish_changes_nothing() {
         ),
         (&before, Some(2))
     );
-    assert_eq!(take(&mut lists, &source, "8.8.8.8", 5), [What::Recovered]);
+    assert_eq!(
+        take(&mut lists, &source, "8.8.8.8", 5),
+        [EventKind::Recovered]
+    );
 }
 
 #[test]
@@ -282,7 +285,7 @@ fn an_unchanged_answer_renews_the_age_of_a_list() {
     let old = 15 * DAY;
     let sources = [source.clone()];
     let stale = lists.mark_stale(sources.iter(), at(old));
-    assert_eq!(whats(stale), [What::Stale { fetched: at(0) }]);
+    assert_eq!(whats(stale), [EventKind::Stale { fetched: at(0) }]);
     assert_eq!(
         lists.mark_stale(sources.iter(), at(old + 1)),
         [],

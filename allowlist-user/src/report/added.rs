@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Report, ago, table};
 use crate::additions::{Addition, Additions};
-use crate::ledger::Known;
+use crate::journal::PolicyHistory;
 use crate::text::on_one_line;
 use crate::time::Now;
 
@@ -20,7 +20,7 @@ pub struct Added {
 impl Added {
     /// Reads them from the state directory.
     pub fn read(state_dir: &Path) -> Result<Self> {
-        let (book, now) = Known::peek_additions(state_dir)?;
+        let (book, now) = PolicyHistory::load_additions(state_dir)?;
         Ok(Self { book, now })
     }
 }

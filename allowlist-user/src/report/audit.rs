@@ -6,12 +6,12 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::Report;
-use crate::audit::{self, Entry};
+use crate::audit::{self, AuditEntry};
 use crate::text::{indented, on_one_line};
 
 /// The audit log.
 pub struct AuditLog {
-    entries: Vec<Entry>,
+    entries: Vec<AuditEntry>,
     damaged: usize,
 }
 
@@ -31,7 +31,7 @@ impl Report for AuditLog {
         let mut text = String::new();
         for entry in &self.entries {
             let time = entry.time.strftime("%Y-%m-%d %H:%M:%SZ");
-            let deed = format!("{time}  {}  {}", entry.who, entry.deed);
+            let deed = format!("{time}  {}  {}", entry.actor, entry.action);
             text += &on_one_line(&deed);
             text += &match &entry.refused {
                 Some(reason) => format!("  REFUSED: {}\n", indented(reason)),

@@ -6,9 +6,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use crate::control::Refreshed;
+use crate::control::RefreshOutcome;
 use crate::difference::Difference;
-use crate::event::{Change, Event, What};
+use crate::event::{Change, Event, EventKind};
 use crate::list_update::{AcceptedUpdate, RejectedUpdate};
 use crate::rejected::{RejectedLists, command, list_id};
 
@@ -121,10 +121,10 @@ pub fn history_text(events: &[Event]) -> String {
     let mut text = String::new();
     for event in events {
         let time = event.time.strftime("%Y-%m-%d %H:%M:%SZ");
-        text += &format!("{time}  {}: {}\n", event.source, told(&event.what));
-        if let What::Changed { change, .. }
-        | What::Released { change, .. }
-        | What::Refused { change, .. } = &event.what
+        text += &format!("{time}  {}: {}\n", event.source, told(&event.kind));
+        if let EventKind::Changed { change, .. }
+        | EventKind::Released { change, .. }
+        | EventKind::Refused { change, .. } = &event.kind
         {
             text += &signed(&change.added, &change.removed);
         }
@@ -132,14 +132,14 @@ pub fn history_text(events: &[Event]) -> String {
     text
 }
 
-fn told(what: &What) -> String {
+fn told(what: &EventKind) -> String {
     let counts = |change: &Change| match (change.added_count, change.removed_count) {
         (added, 0) => format!("{added} more"),
         (0, removed) => format!("{removed} less"),
         (added, removed) => format!("{added} more, {removed} less"),
     };
     match what {
-        What::Changed {
+        EventKind::Changed {
             generation,
             change,
             held_until,
@@ -154,19 +154,19 @@ fn told(what: &What) -> String {
             }
             text + &format!("; generation {generation}")
         }
-        What::Released { generation, change } => format!(
+        EventKind::Released { generation, change } => format!(
             "released: {} after their grace period; generation {generation}",
             counts(change)
         ),
-        What::Refused { reason, change } => format!("refused: {}: {reason}", counts(change)),
-        What::Failed { reason } => format!("failed: {reason}"),
-        What::Recovered => "recovered".to_owned(),
-        What::Stale { fetched } => format!("stale: its list is of {fetched}"),
+        EventKind::Refused { reason, change } => format!("refused: {}: {reason}", counts(change)),
+        EventKind::Failed { reason } => format!("failed: {reason}"),
+        EventKind::Recovered => "recovered".to_owned(),
+        EventKind::Stale { fetched } => format!("stale: its list is of {fetched}"),
     }
 }
 
 /// Returns the results of a refresh, one line per source.
-pub fn refreshed_text(sources: &BTreeMap<String, Refreshed>) -> String {
+pub fn refreshed_text(sources: &BTreeMap<String, RefreshOutcome>) -> String {
     if sources.is_empty() {
         return "no source can be fetched\n".to_owned();
     }

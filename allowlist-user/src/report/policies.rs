@@ -6,18 +6,18 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::{Report, table};
-use crate::ledger::Known;
+use crate::journal::PolicyHistory;
 
 /// The stored policies.
 pub struct PolicyList {
-    known: Known,
+    known: PolicyHistory,
 }
 
 impl PolicyList {
     /// Reads the policies from disk.
     pub fn read(state_dir: &Path) -> Result<Self> {
         Ok(Self {
-            known: Known::peek(state_dir)?,
+            known: PolicyHistory::load_readonly(state_dir)?,
         })
     }
 }

@@ -12,19 +12,19 @@ use serde_json::{Map, Value, json};
 use super::{Epoch, Report, ago, table};
 use crate::compile::Names;
 use crate::config::Config;
-use crate::control::Live;
+use crate::control::DaemonStatus;
 use crate::dataplane::{
     Attachment, Counted, Difference, PendingConfirm, View, by_all_names, kernel_clock,
 };
 use crate::hints;
-use crate::ledger::Known;
+use crate::journal::PolicyHistory;
 use crate::policy::Mode;
 use crate::record::{Record, SourceRecord};
 
 /// The report of `status`.
 pub struct Status {
     /// The daemon, if one answers.
-    pub daemon: Option<Live>,
+    pub daemon: Option<DaemonStatus>,
     control: Control,
     attachments: Vec<Attachment>,
     counted: Vec<Counted>,
@@ -88,7 +88,7 @@ impl Status {
         are_on(&self.attachments)
             && self.holds()
             && !self.differs()
-            && daemon.is_none_or(|daemon| daemon.waiting_for.is_empty() && !daemon.is_waiting)
+            && daemon.is_none_or(|daemon| daemon.missing_interfaces.is_empty() && !daemon.inactive)
     }
 
     /// Returns whether the filter is attached as configured, and drops packets.
@@ -240,7 +240,7 @@ impl Status {
         if let Some(policy) = daemon.policy {
             text += &format!("policy {policy}, by {}\n", daemon.configuration);
         }
-        if daemon.held_back {
+        if daemon.config_suppressed {
             text += "warning: the configuration file was rolled back and is not active; correct it, then run `allowlist reload`\n";
         }
         if let Some(pending) = &daemon.pending {
@@ -251,19 +251,19 @@ impl Status {
                 ago(pending.until.duration_since(self.now).as_secs())
             );
         }
-        if daemon.is_waiting {
+        if daemon.inactive {
             text += &format!(
                 "WAITING for lists of {}: the configuration is inactive until they are fetched (at_start)\n",
-                daemon.waiting.join(", ")
+                daemon.missing_sources.join(", ")
             );
         }
-        if daemon.is_open {
+        if daemon.failing_open {
             text += &format!(
                 "OPEN: until lists of {} are fetched, these sources match every address (at_start)\n",
-                daemon.waiting.join(", ")
+                daemon.missing_sources.join(", ")
             );
         }
-        for name in &daemon.waiting_for {
+        for name in &daemon.missing_interfaces {
             let hint = hints::interface(name).map_or_else(String::new, |hint| format!("; {hint}"));
             text += &format!(
                 "warning: interface {name} does not exist; it is filtered once it appears{hint}\n"
@@ -414,7 +414,7 @@ impl Report for Status {
 
 /// Returns the mode of the newest policy's configuration, from the journal; `None` if it cannot be read.
 fn configured_mode(state_dir: &Path) -> Option<(Mode, String)> {
-    let known = Known::peek(state_dir).ok()?;
+    let known = PolicyHistory::load_readonly(state_dir).ok()?;
     let written = known.newest()?.written();
     let file = written.file.as_deref();
     let config =

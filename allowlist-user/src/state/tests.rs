@@ -1,4 +1,4 @@
-//! Lists put on disk and found again, damage and mistakes included.
+//! Storing and loading lists, with damage and mistakes.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -61,7 +61,7 @@ fn feed() -> Feed {
 const URL: &str = "https://me:hush@example.com/list?region=us&key=hush";
 
 #[test]
-fn what_is_stored_is_found_again() {
+fn lists_round_trip() {
     let (_folder, state) = state();
     assert_eq!(state.load(&source(URL)).expect("is readable"), None);
     state.store(&source(URL), &feed()).expect("is stored");
@@ -72,7 +72,7 @@ fn what_is_stored_is_found_again() {
 }
 
 #[test]
-fn no_secret_reaches_the_disk_and_nobody_else_reads_it() {
+fn files_are_private_and_have_no_secret() {
     let (_folder, state) = state();
     state.store(&source(URL), &feed()).expect("is stored");
     let path = state.path.join("vendor.json");
@@ -93,7 +93,7 @@ fn no_secret_reaches_the_disk_and_nobody_else_reads_it() {
 }
 
 #[test]
-fn another_origin_is_another_list() {
+fn a_list_of_another_origin_is_not_used() {
     let (_folder, state) = state();
     state.store(&source(URL), &feed()).expect("is stored");
     let cases = [
@@ -113,7 +113,7 @@ fn another_origin_is_another_list() {
 }
 
 #[test]
-fn a_list_that_is_read_otherwise_is_another_list() {
+fn a_list_of_another_format_is_not_used() {
     let (_folder, state) = state();
     state.store(&source(URL), &feed()).expect("is stored");
     let select = Format::Json(vec![crate::policy::Select::new("$.a[*]").expect("a path")].into());
@@ -137,7 +137,7 @@ fn a_list_that_is_read_otherwise_is_another_list() {
 }
 
 #[test]
-fn a_list_of_an_older_program_is_read() {
+fn an_older_format_is_read() {
     let (_folder, state) = state();
     let content = Content {
         origin: fingerprint(&source(URL)).expect("is stored"),
@@ -164,7 +164,7 @@ fn a_list_of_an_older_program_is_read() {
 }
 
 #[test]
-fn damage_is_noticed_and_kept() {
+fn damaged_files_are_renamed() {
     let (_folder, state) = state();
     let path = state.path.join("vendor.json");
     state.store(&source(URL), &feed()).expect("is stored");
@@ -191,7 +191,7 @@ fn damage_is_noticed_and_kept() {
 }
 
 #[test]
-fn a_newer_format_is_left_alone() {
+fn a_newer_format_is_not_changed() {
     let (_folder, state) = state();
     let path = state.path.join("vendor.json");
     fs::write(&path, r#"{"format":5,"content":"?"}"#).expect("is written");
@@ -205,7 +205,7 @@ fn a_newer_format_is_left_alone() {
 }
 
 #[test]
-fn one_process_holds_it() {
+fn one_process_has_the_lock() {
     let (_folder, state) = state();
     let lock = state.lock().expect("is free");
     let error = state.lock().expect_err("is held");
@@ -272,20 +272,20 @@ fn errors_as_text() {
         .map(|error| format!("{}: {error}", error.code()))
         .collect();
     expect![[r"
-        forbidden: /state: permission denied; only its owner may look into it; try sudo
-        invalid-state-dir: /state: no storage space; make room there; `allowlist detach` takes the filter off without any
-        invalid-state-dir: /state: timed out; check the disk, or the server, that the state directory is on
+        forbidden: /state: permission denied; only its owner may read it, try sudo
+        invalid-state-dir: /state: no storage space; free some space; `allowlist detach` works without
+        invalid-state-dir: /state: timed out; check the disk or the file server of the state directory
         invalid-state-dir: /state: entity not found; check the state directory and its permissions
-        invalid-state-dir: /state: others than this user may write there; give it to this user with mode 0700, or choose another --state-dir
-        already-running: /state: is in use by process 7 (allowlist); stop it, or choose another --state-dir
-        already-running: /state: is in use by another process; stop it, or choose another --state-dir
-        invalid-state-dir: /state: is damaged: PROBLEM; it is not used, and kept as /kept
-        invalid-state-dir: /state: has format 9, and this version knows format 4; it is not used, and will be replaced
-        invalid-state-dir: /state: came from https://old, and the source is https://new now; it is not used, and will be replaced"]].assert_eq(&lines.join("\n"));
+        invalid-state-dir: /state: other users can write to the directory; change its owner to this user and its mode to 0700, or choose another --state-dir
+        already-running: /state: in use by process 7 (allowlist); stop it, or choose another --state-dir
+        already-running: /state: in use by another process; stop it, or choose another --state-dir
+        invalid-state-dir: /state: damaged and ignored: PROBLEM; renamed to /kept
+        invalid-state-dir: /state: ignored, since its format 9 is newer than 4, the newest known; it will be replaced
+        invalid-state-dir: /state: ignored, since its list is from https://old, and the source is https://new now; it will be replaced"]].assert_eq(&lines.join("\n"));
 }
 
 #[test]
-fn others_may_not_write_there() {
+fn directories_of_other_users_are_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let permissions = fs::Permissions::from_mode(0o777);
     fs::set_permissions(folder.path(), permissions).expect("is ours");

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use allowlist_tests::lab::{Program, Testbed};
-use allowlist_user::control::{Care, Client, Entry, Wanted};
+use allowlist_user::control::{ApplyOptions, Client, Operation, PrefixRequest};
 use anyhow::{Result, ensure};
 
 use crate::Effort;
@@ -58,10 +58,10 @@ pub(crate) fn run(record: &mut Record, effort: &Effort) -> Result<()> {
         ] {
             for (round, prefixes) in changes.iter().enumerate() {
                 let start = Instant::now();
-                runtime.block_on(change(&client, Wanted::Add, prefixes))?;
+                runtime.block_on(change(&client, Operation::Add, prefixes))?;
                 add(name, round, start.elapsed());
                 if prefixes.len() > 1 {
-                    runtime.block_on(change(&client, Wanted::Remove, prefixes))?;
+                    runtime.block_on(change(&client, Operation::Remove, prefixes))?;
                 }
             }
         }
@@ -94,16 +94,18 @@ fn address(first: u8, number: u32) -> String {
 
 async fn change(
     client: &Client<'_>,
-    wanted: fn(Vec<Entry>) -> Wanted,
+    wanted: fn(Vec<PrefixRequest>) -> Operation,
     prefixes: &[String],
 ) -> Result<()> {
-    let entry = |prefix: &String| Entry {
+    let entry = |prefix: &String| PrefixRequest {
         prefix: prefix.clone(),
         service: Some("web".to_owned()),
-        ..Entry::default()
+        ..PrefixRequest::default()
     };
     let entries = prefixes.iter().map(entry).collect();
-    let done = client.ask(wanted(entries), &Care::default()).await?;
+    let done = client
+        .ask(wanted(entries), &ApplyOptions::default())
+        .await?;
     ensure!(done.generation > 0, "{done:?}");
     Ok(())
 }

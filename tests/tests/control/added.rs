@@ -1,4 +1,4 @@
-//! Prefixes that are added and removed by command, one and many, for ever and for a while.
+//! Added prefixes: one and many, with and without a time to live.
 
 use std::fmt::Write as _;
 use std::thread;
@@ -9,7 +9,7 @@ use allowlist_tests::lab::stream::{PROTECTED, datagram, drain, inbox, ip};
 use super::*;
 
 #[test]
-fn one_is_added_and_removed() -> anyhow::Result<()> {
+fn a_prefix_is_added_and_removed() -> anyhow::Result<()> {
     require_root!();
     let mut host = Host::new()?;
     assert!(host.passes(FRIENDS[0]) && !host.passes(STRANGERS[0]) && !host.passes(STRANGERS[1]));
@@ -20,11 +20,11 @@ fn one_is_added_and_removed() -> anyhow::Result<()> {
     let list = host.done(&["list", "--added"]);
     assert!(list.contains("on call") && list.contains("root"), "{list}");
     assert_eq!(added(&host)?, ["192.0.2.66/32", "2001:db8:bad::/48"]);
-    // It counts, and is told like any source.
+    // Its packets are counted, as those of any source.
     let sources = &host.site.json("status")?["sources"];
     assert_eq!(sources["added.web"]["passed_packets"], 2, "{sources}");
 
-    // It outlives the daemon, however that ends.
+    // It survives a killed daemon.
     host.kill()?;
     assert!(host.passes(STRANGERS[0]));
     host.start(&[])?;
@@ -43,7 +43,7 @@ fn one_is_added_and_removed() -> anyhow::Result<()> {
 }
 
 #[test]
-fn what_cannot_be_right_is_refused_whole() -> anyhow::Result<()> {
+fn invalid_requests_change_nothing() -> anyhow::Result<()> {
     require_root!();
     let host = Host::new()?;
     host.done(&["add", "192.0.2.1", "--service", "ssh"]);
@@ -150,7 +150,7 @@ fn many_at_once_are_all_or_none() -> anyhow::Result<()> {
     assert_eq!(added(&host)?.len(), 10_000);
     assert!(host.passes("100.64.0.1") && host.passes("100.64.39.15"));
     assert!(!host.passes("100.64.40.1"));
-    // The same again is no change, and one among many is removed alone.
+    // One prefix is removed alone; a request with a prefix that is not there is refused as a whole.
     host.done(&["remove", "100.64.0.1"]);
     assert!(!host.passes("100.64.0.1") && host.passes("100.64.0.2"));
     let ended = host.run_with(&["remove"], &many)?;
@@ -169,9 +169,9 @@ fn many_at_once_are_all_or_none() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is asked again and again is no policy of its own, and pushes no earlier one out.
+/// A request without effect makes no new policy, and so removes no earlier one.
 #[test]
-fn nothing_new_is_no_change() -> anyhow::Result<()> {
+fn requests_without_effect_make_no_policy() -> anyhow::Result<()> {
     require_root!();
     let host = Host::new()?;
     let policy =
@@ -226,9 +226,9 @@ fn nothing_new_is_no_change() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Another firewall lets in whom this one does.
+/// An export contains the added prefixes.
 #[test]
-fn what_is_added_is_exported() -> anyhow::Result<()> {
+fn added_prefixes_are_exported() -> anyhow::Result<()> {
     require_root!();
     let host = Host::new()?;
     let exported = |more: &[&str]| {
@@ -251,9 +251,9 @@ fn what_is_added_is_exported() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a source lists stays when the same prefix is removed that was added.
+/// Removing an added prefix does not affect the same prefix of a source.
 #[test]
-fn an_addition_is_beside_the_sources() -> anyhow::Result<()> {
+fn removing_an_added_prefix_affects_no_source() -> anyhow::Result<()> {
     require_root!();
     let host = Host::new()?;
     for prefix in ["203.0.113.7/32", "203.0.113.0/24", "203.0.112.0/23"] {
@@ -269,9 +269,9 @@ fn an_addition_is_beside_the_sources() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Datagrams all the while show that it goes once, and not before its time.
+/// A stream of datagrams shows that the prefix expires once, and not early.
 #[test]
-fn a_time_to_live_ends() -> anyhow::Result<()> {
+fn a_prefix_expires_once() -> anyhow::Result<()> {
     require_root!();
     let host = Host::new()?;
     let inbox = inbox(&host.site, PROTECTED)?;
@@ -321,12 +321,12 @@ fn a_time_to_live_ends() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_time_to_live_goes_on_while_no_daemon_runs() -> anyhow::Result<()> {
+fn a_prefix_expires_without_a_daemon() -> anyhow::Result<()> {
     require_root!();
     let mut host = Host::new()?;
     host.done(&["add", STRANGERS[0], "--service", "web", "--ttl", "1s"]);
     host.done(&["add", STRANGERS[1], "--service", "web", "--ttl", "1s"]);
-    // The last word counts.
+    // The last request determines the time to live.
     host.done(&["add", STRANGERS[1], "--service", "web", "--ttl", "1h"]);
     host.kill()?;
     thread::sleep(Duration::from_millis(1100));
@@ -336,9 +336,9 @@ fn a_time_to_live_goes_on_while_no_daemon_runs() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A service that the configuration has no more reaches nothing, and has what was added when it is back.
+/// Added prefixes of a service that is not configured have no effect until the service returns.
 #[test]
-fn additions_wait_for_their_service() -> anyhow::Result<()> {
+fn added_prefixes_return_with_their_service() -> anyhow::Result<()> {
     require_root!();
     let host = Host::new()?;
     host.done(&["add", STRANGERS[0], "--service", "web"]);

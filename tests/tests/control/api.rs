@@ -1,11 +1,11 @@
-//! The socket as any HTTP client sees it: paths, methods, what is refused, and what the documents look like.
+//! The API for any HTTP client: paths, methods, errors, and the shape of the documents.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 
 use super::*;
 
-/// An answer: its status, its headers in lower case, its body.
+/// An answer, with its headers in lower case.
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) headers: String,
@@ -28,7 +28,7 @@ pub(super) fn ask(
     let mut stream = UnixStream::connect(host.site.scratch.file("socket"))?;
     stream.set_read_timeout(Some(SOON))?;
     let length = body.len();
-    // A daemon that has seen enough closes its end.
+    // The daemon may close the connection early.
     let _ = write!(
         stream,
         "{method} {path} HTTP/1.1\r\nhost: allowlist\r\n{headers}content-length: {length}\r\n\r\n{body}"
@@ -44,8 +44,7 @@ pub(super) fn ask(
     })
 }
 
-/// The shape of a document: `{key: shape}`, `[shape of the first]`, or the name of a type. A map by names
-/// of things is told by its first one.
+/// Returns the shape of a document: `{key: shape}`, `[shape of the first]`, or the name of a type.
 fn shape(value: &Value) -> Value {
     match value {
         Value::Object(map) => map
@@ -135,9 +134,9 @@ fn documents_keep_their_shape() -> anyhow::Result<()> {
     assert_eq!(
         shape(&live),
         json!({
-            "configuration": "string", "configured_mode": "string", "held_back": "bool", "is_open": "bool", "is_waiting": "bool", "next_fetch": {}, "pending": "null",
-            "pid": "number", "policy": "number", "started": "string", "version": "string", "waiting": [],
-            "waiting_for": [], "warnings": []
+            "config_suppressed": "bool", "configuration": "string", "configured_mode": "string", "failing_open": "bool",
+            "inactive": "bool", "missing_interfaces": [], "missing_sources": [], "next_fetch": {}, "pending": "null",
+            "pid": "number", "policy": "number", "started": "string", "version": "string", "warnings": []
         })
     );
     let explained = get(&format!(
@@ -152,7 +151,7 @@ fn documents_keep_their_shape() -> anyhow::Result<()> {
 }
 
 #[test]
-fn the_commands_print_the_same() -> anyhow::Result<()> {
+fn commands_print_the_same_documents() -> anyhow::Result<()> {
     require_root!();
     let host = Host::new()?;
     host.done(&["add", STRANGERS[0], "--service", "web"]);
@@ -177,7 +176,7 @@ fn the_commands_print_the_same() -> anyhow::Result<()> {
 }
 
 #[test]
-fn changes_are_asked_by_a_body() -> anyhow::Result<()> {
+fn requests_with_bodies() -> anyhow::Result<()> {
     require_root!();
     let host = Host::new()?;
     let post = |path: &str, body: &str| ask(&host, "POST", path, "", body);

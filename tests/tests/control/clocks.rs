@@ -1,5 +1,4 @@
-//! A time to live while the wall clock is set back and ahead: an addition that has expired stays away, and one whose time
-//! to live has passed on the boot clock expires, wherever the wall clock stands.
+//! Times to live while the wall clock is set: an expired prefix does not return, and a prefix expires by the boot clock.
 
 use allowlist_tests::lab::WallClock;
 
@@ -7,7 +6,7 @@ use super::*;
 
 const HOUR: i64 = 3600;
 
-/// Starts the daemon with a wall clock that a test sets.
+/// Starts the daemon with a wall clock that the test controls.
 fn start(host: &mut Host, clock: &WallClock) -> anyhow::Result<()> {
     let mut command = host.site.command(&["run", "--config", &host.config])?;
     clock.show(&mut command);
@@ -18,7 +17,7 @@ fn start(host: &mut Host, clock: &WallClock) -> anyhow::Result<()> {
 }
 
 #[test]
-fn no_clock_that_is_set_back_brings_an_addition_back() -> anyhow::Result<()> {
+fn an_expired_prefix_does_not_return() -> anyhow::Result<()> {
     require_root!();
     let mut host = Host::down(CONFIG)?;
     let clock = WallClock::new(&host.site.scratch)?;
@@ -35,7 +34,7 @@ fn no_clock_that_is_set_back_brings_an_addition_back() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_time_to_live_counts_while_the_host_is_up() -> anyhow::Result<()> {
+fn a_prefix_expires_by_the_boot_clock() -> anyhow::Result<()> {
     require_root!();
     let mut host = Host::down(CONFIG)?;
     let clock = WallClock::new(&host.site.scratch)?;

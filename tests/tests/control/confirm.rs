@@ -1,16 +1,16 @@
-//! Changes that are taken back unless they are confirmed: by the daemon, and by the kernel alone.
+//! Commit confirm: unconfirmed changes are rolled back, by the daemon and by the kernel alone.
 
 use super::*;
 
-/// No test waits for it: a test ends the time itself.
+/// Long, since the tests end the time themselves.
 const WITHIN: &[&str] = &["--confirm-within", "24h"];
 
-/// Without the friends.
+/// Returns the configuration without the friend.
 fn unfriendly() -> String {
     CONFIG.replace("203.0.113.0/24", "198.18.0.0/24")
 }
 
-/// Each kind of a change, and whether the friend and the stranger pass by it.
+/// Each kind of change, and whether the friend and the stranger pass afterwards.
 const CHANGES: [(&[&str], bool, bool); 4] = [
     (&["add", "192.0.2.66", "--service", "web"], true, true),
     (&["remove", "203.0.113.7"], false, false),
@@ -18,7 +18,7 @@ const CHANGES: [(&[&str], bool, bool); 4] = [
     (&["reload"], true, false),
 ];
 
-/// What they change: a friend who passes by what was added alone.
+/// Makes the friend pass by an added prefix only.
 fn begin(host: &Host) -> anyhow::Result<()> {
     host.done(&["add", "203.0.113.7", "--service", "web"]);
     host.write(&unfriendly())?;
@@ -26,7 +26,7 @@ fn begin(host: &Host) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a reload is to find.
+/// Writes the configuration of a reload.
 fn prepare(host: &Host, change: &[&str]) -> anyhow::Result<()> {
     if change[0] == "reload" {
         host.write(&unfriendly().replace("198.18.0.0/24", "198.19.0.0/24"))?;
@@ -35,7 +35,7 @@ fn prepare(host: &Host, change: &[&str]) -> anyhow::Result<()> {
 }
 
 #[test]
-fn what_is_confirmed_stays() -> anyhow::Result<()> {
+fn confirmed_changes_stay() -> anyhow::Result<()> {
     require_root!();
     let mut host = Host::new()?;
     begin(&host)?;
@@ -47,7 +47,7 @@ fn what_is_confirmed_stays() -> anyhow::Result<()> {
         assert!(text.contains("allowlist confirm"), "{text}");
         let status = host.site.run(&["status"])?.stdout;
         assert!(status.contains("UNCONFIRMED: "), "{status}");
-        // Nothing else meanwhile.
+        // Other changes are refused meanwhile.
         let ended = host.refused(
             &["add", "192.0.2.77", "--service", "web"],
             "change-pending",
@@ -55,7 +55,7 @@ fn what_is_confirmed_stays() -> anyhow::Result<()> {
         );
         snapshot.ended(&change.join(" "), &ended, Some(&host.site.scratch));
         if change[0] == "remove" {
-            // It goes on waiting over a restart.
+            // The change stays pending over a restart.
             host.kill()?;
             host.start(&[])?;
         }
@@ -76,7 +76,7 @@ fn what_is_confirmed_stays() -> anyhow::Result<()> {
 }
 
 #[test]
-fn what_is_not_confirmed_is_taken_back() -> anyhow::Result<()> {
+fn unconfirmed_changes_are_rolled_back() -> anyhow::Result<()> {
     require_root!();
     let host = Host::new()?;
     begin(&host)?;
@@ -104,13 +104,13 @@ fn what_is_not_confirmed_is_taken_back() -> anyhow::Result<()> {
     }
     // The file's last change was rolled back, and is not active until the file changes or is reloaded.
     let daemon = host.site.json("status")?["daemon"].clone();
-    assert_eq!(daemon["held_back"], true, "{daemon}");
+    assert_eq!(daemon["config_suppressed"], true, "{daemon}");
     Ok(())
 }
 
-/// A time that is short: however slow the machine is, it is over some time.
+/// The deadline passes by itself.
 #[test]
-fn the_time_passes_by_itself() -> anyhow::Result<()> {
+fn the_deadline_passes() -> anyhow::Result<()> {
     require_root!();
     let host = Host::new()?;
     let before = host.in_force()?;
@@ -123,9 +123,9 @@ fn the_time_passes_by_itself() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The kernel goes back by itself, and the next start agrees with it.
+/// The kernel rolls back by itself, and the next start agrees with it.
 #[test]
-fn a_daemon_that_dies_confirms_nothing() -> anyhow::Result<()> {
+fn changes_are_rolled_back_without_a_daemon() -> anyhow::Result<()> {
     require_root!();
     let mut host = Host::new()?;
     begin(&host)?;
@@ -155,7 +155,7 @@ fn a_daemon_that_dies_confirms_nothing() -> anyhow::Result<()> {
         let said = host.daemon().stderr();
         assert!(said.contains("warning[not-confirmed]: "), "{said}");
     }
-    // The file still says what was taken back.
+    // The configuration file is still the rolled back one.
     host.kill()?;
     host.start(&[])?;
     assert!(host.passes(FRIENDS[0]));
@@ -169,9 +169,9 @@ fn a_daemon_that_dies_confirms_nothing() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A first start that is not confirmed leaves the host as it was: open.
+/// An unconfirmed first start leaves the host without a filter.
 #[test]
-fn a_first_start_that_is_not_confirmed_is_taken_off() -> anyhow::Result<()> {
+fn an_unconfirmed_first_start_is_detached() -> anyhow::Result<()> {
     require_root!();
     let mut host = Host::down(CONFIG)?;
     host.start(WITHIN)?;
@@ -202,16 +202,16 @@ fn a_first_start_that_is_not_confirmed_is_taken_off() -> anyhow::Result<()> {
         Some(&host.site.scratch),
     );
     snapshot.check(&expect_file!["snapshots/first_start_unconfirmed.txt"]);
-    // Whoever starts it again means it.
+    // A further start is a new one.
     host.start(WITHIN)?;
     host.done(&["confirm"]);
     assert!(!host.passes(STRANGERS[0]));
     Ok(())
 }
 
-/// A start over a running filter goes back to that one's policy.
+/// An unconfirmed start over an attached filter restores the earlier policy.
 #[test]
-fn another_start_that_is_not_confirmed_goes_back() -> anyhow::Result<()> {
+fn an_unconfirmed_start_restores_the_earlier_policy() -> anyhow::Result<()> {
     require_root!();
     let mut host = Host::new()?;
     host.daemon().stop(Signal::SIGTERM, SOON)?;
@@ -222,14 +222,14 @@ fn another_start_that_is_not_confirmed_goes_back() -> anyhow::Result<()> {
     assert!(host.passes(FRIENDS[0]));
     eventually(|| {
         let status = host.site.json("status")?;
-        Ok(status["daemon"]["held_back"] == true && status["unconfirmed"].is_null())
+        Ok(status["daemon"]["config_suppressed"] == true && status["unconfirmed"].is_null())
     })?;
     Ok(())
 }
 
-/// Who cannot wait for the time to be over.
+/// A rollback ends a pending change before its deadline.
 #[test]
-fn a_rollback_takes_back_what_waits() -> anyhow::Result<()> {
+fn a_rollback_ends_the_pending_change() -> anyhow::Result<()> {
     require_root!();
     let host = Host::new()?;
     let before = host.in_force()?;

@@ -1,4 +1,4 @@
-//! Whoever is logged in over a connection is not cut off by a change that is given over it.
+//! The lockout check: no change cuts the connection over which it was requested.
 
 use super::*;
 
@@ -6,7 +6,7 @@ use super::*;
 const LOGIN: &str = "198.51.100.2 40000 198.51.100.1 22";
 
 impl Host {
-    /// Runs a command as from a login.
+    /// Runs a command with the environment of a login.
     fn as_login(&self, arguments: &[&str]) -> anyhow::Result<Ended> {
         let mut command = self.site.command(arguments)?;
         command.env("SSH_CONNECTION", LOGIN);
@@ -30,7 +30,7 @@ impl Host {
 }
 
 #[test]
-fn no_change_cuts_who_makes_it() -> anyhow::Result<()> {
+fn no_change_cuts_its_connection() -> anyhow::Result<()> {
     require_root!();
     let host = Host::new()?;
     let stranger = CONFIG.replace("198.51.100.2", "192.0.2.1");
@@ -55,7 +55,7 @@ fn no_change_cuts_who_makes_it() -> anyhow::Result<()> {
     host.write(&CONFIG.replace("203.0.113.0/24", "203.0.112.0/24"))?;
     host.uncut(&["reload"]);
 
-    // mode: observing, what cuts can be made, but not carried out
+    // mode: in observe mode no change cuts, but enforcing would
     host.uncut(&["mode", "observe"]);
     host.write(&format!("mode = 'observe'\n{stranger}"))?;
     host.uncut(&["reload"]);
@@ -63,20 +63,20 @@ fn no_change_cuts_who_makes_it() -> anyhow::Result<()> {
     snapshot.ended("mode enforce", &ended, None);
     assert_eq!(host.site.json("status")?["mode"], "observe");
 
-    // what the refusal says to do helps
+    // the remedy of the message works
     host.uncut(&["add", "198.51.100.2/32", "--service", "ssh"]);
     host.uncut(&["mode", "enforce"]);
     let ended = host.cut(&["remove", "198.51.100.2"], &["ssh", "tcp/22"]);
     snapshot.ended("remove 198.51.100.2", &ended, None);
     snapshot.check(&expect_file!["snapshots/lockout.txt"]);
     host.uncut(&["remove", "198.51.100.2", "--force"]);
-    // It is cut now, and what changes nothing for it is not refused.
+    // The connection is cut already, so an unrelated change is allowed.
     host.uncut(&["add", "192.0.2.3", "--service", "web"]);
     Ok(())
 }
 
 #[test]
-fn no_start_cuts_who_types_it() -> anyhow::Result<()> {
+fn no_start_cuts_its_connection() -> anyhow::Result<()> {
     require_root!();
     let host = Host::down(&CONFIG.replace("198.51.100.2", "192.0.2.1"))?;
     let run = ["run", "--config", &host.config];
@@ -93,16 +93,16 @@ fn no_start_cuts_who_types_it() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// As under sudo, which drops the variable.
+/// Sudo removes the variable, which is then found in a parent process.
 #[test]
-fn the_login_is_found_above() -> anyhow::Result<()> {
+fn the_login_of_a_parent_is_found() -> anyhow::Result<()> {
     require_root!();
     let host = Host::new()?;
     host.write(&CONFIG.replace("198.51.100.2", "192.0.2.1"))?;
     let inner = host.site.command(&["reload"])?;
     let mut shell = host.site.host.command("sh")?;
     shell.env("SSH_CONNECTION", LOGIN);
-    // The shell stays, since something follows.
+    // A following command keeps the shell from replacing itself.
     shell.args([
         "-c",
         "env -u SSH_CONNECTION \"$@\"; code=$?; exit $code",
@@ -114,9 +114,9 @@ fn the_login_is_found_above() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A list that is accepted by hand can lack who accepts it.
+/// An accepted list may lack the client's address.
 #[test]
-fn no_accepted_list_cuts_who_accepts_it() -> anyhow::Result<()> {
+fn no_accepted_list_cuts_its_connection() -> anyhow::Result<()> {
     require_root!();
     let config = CONFIG.replace(
         "prefixes = [\"198.51.100.2\"]",

@@ -4,7 +4,7 @@ use allowlist_tests::vendor::{Answer, Vendor};
 
 use super::*;
 
-/// `web` is reached by the vendor's list; `ssh` by the site's peer.
+/// `web` allows the vendor's list; `ssh` allows the site's peer.
 fn config(url: &str) -> String {
     format!(
         r#"
@@ -33,8 +33,8 @@ prefixes = ["198.51.100.2"]
 fn one_run_in_the_log() -> anyhow::Result<()> {
     require_root!();
     let mut host = Host::down("")?;
-    let list = Answer::json(r#"["203.0.113.7", "203.0.113.8", "203.0.113.9"]"#);
-    let vendor = host.site.host.run(|| Vendor::start([("/list", list)]))?;
+    let answer = Answer::json(r#"["203.0.113.7", "203.0.113.8", "203.0.113.9"]"#);
+    let vendor = host.site.host.run(|| Vendor::start([("/list", answer)]))?;
     let config = config(&vendor.url("/list"));
     host.write(&config)?;
     host.start(&[])?;

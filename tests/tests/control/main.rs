@@ -1,5 +1,5 @@
-//! What a daemon is asked by the command line and by anybody who speaks HTTP: what changes, what is refused,
-//! what is taken back, and who may ask. Packets say whether it is in force.
+//! Requests to a daemon, by the command line and by HTTP: changes, refusals, rollbacks and access. Packets show whether
+//! a change is active.
 
 mod added;
 mod api;
@@ -27,7 +27,7 @@ use expect_test::{expect, expect_file};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-/// `web` is reached by `friends`; `ssh` by the site's peer, who is logged in from there.
+/// `web` allows `friends`; `ssh` allows the site's peer, from which the user is logged in.
 const CONFIG: &str = r#"
 interfaces = ["eth0"]
 [services.web]
@@ -42,7 +42,7 @@ prefixes = ["203.0.113.0/24", "2001:db8:7::/48"]
 prefixes = ["198.51.100.2"]
 "#;
 
-/// A site with a daemon by a configuration that can be changed.
+/// A site with a daemon whose configuration a test can change.
 struct Host {
     site: Testbed,
     /// The configuration's path.
@@ -51,7 +51,7 @@ struct Host {
 }
 
 impl Host {
-    /// By `CONFIG`.
+    /// Starts a daemon with `CONFIG`.
     fn new() -> anyhow::Result<Self> {
         Self::by(CONFIG)
     }
@@ -62,7 +62,7 @@ impl Host {
         Ok(host)
     }
 
-    /// Without a daemon.
+    /// Returns a host without a daemon.
     fn down(config: &str) -> anyhow::Result<Self> {
         let site = Testbed::new()?;
         let config = site.scratch.write("allowlist.toml", config)?;
@@ -85,7 +85,7 @@ impl Host {
         self.daemon.as_mut().expect("it was started")
     }
 
-    /// Without a word to it.
+    /// Kills the daemon with SIGKILL.
     fn kill(&mut self) -> anyhow::Result<()> {
         self.daemon().stop(Signal::SIGKILL, SOON)?;
         self.daemon = None;
@@ -100,7 +100,7 @@ impl Host {
         self.site.run(arguments)
     }
 
-    /// A command that must do what it is asked.
+    /// Runs a command that must succeed, and returns its standard output.
     #[track_caller]
     fn done(&self, arguments: &[&str]) -> String {
         let ended = self.run(arguments).expect("it runs");
@@ -116,14 +116,14 @@ impl Host {
         ended
     }
 
-    /// A command with these lines on its standard input.
+    /// Runs a command with this standard input.
     fn run_with(&self, arguments: &[&str], input: &str) -> anyhow::Result<Ended> {
         let mut command = self.site.command(arguments)?;
         command.stdin(Stdio::piped());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
         let mut stdin = child.stdin.take().context("standard input")?;
-        // A program that has seen enough closes its end.
+        // The program may close its input early.
         let _ = stdin.write_all(input.as_bytes());
         drop(stdin);
         let output = child.wait_with_output()?;
@@ -138,7 +138,7 @@ impl Host {
         gets_through(&self.site, source).expect("a packet is sent")
     }
 
-    /// All that a change could change: the table, the interfaces, what is added, and the mode.
+    /// Returns all state that a change could affect: the list, the interfaces, the added prefixes, and the mode.
     fn in_force(&self) -> anyhow::Result<Value> {
         let status = self.site.json("status")?;
         let mut list = self.site.json("list")?;
@@ -182,7 +182,7 @@ fn log(host: &Host) -> anyhow::Result<Vec<String>> {
         .collect())
 }
 
-/// The prefixes that are added by command.
+/// Returns the added prefixes.
 fn added(host: &Host) -> anyhow::Result<Vec<String>> {
     let ended = host.run(&["list", "--added", "--json"])?;
     let document: Value =

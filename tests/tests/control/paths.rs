@@ -1,5 +1,5 @@
-//! Paths that users other than root could change: what decides which commands run and which secrets are used is
-//! refused, and nothing of another user's is changed on the way.
+//! Paths that users other than root can change: those that determine commands and secrets are refused, and nothing of
+//! another user is changed.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
@@ -10,14 +10,14 @@ use super::*;
 /// One way to make a path untrusted.
 type Change = fn(&Stage) -> anyhow::Result<()>;
 
-/// A user who is not trusted, and a group.
+/// The id of an untrusted user and group.
 const OTHER: u32 = 12_345;
 
 fn set_mode(path: &Path, mode: u32) -> anyhow::Result<()> {
     Ok(fs::set_permissions(path, Permissions::from_mode(mode))?)
 }
 
-/// A host that no daemon runs on, with a folder for its configuration.
+/// A host without a daemon, with a directory for its configuration.
 struct Stage {
     host: Host,
     folder: PathBuf,
@@ -67,7 +67,7 @@ impl Stage {
         ))
     }
 
-    /// Requires that `check` warns of a path with this name, and that `run` is refused for it.
+    /// Requires that `check` warns about a path with this name, and that `run` refuses it.
     #[track_caller]
     fn is_refused(&self, what: &str, name: &str, environment: &[(&str, &str)]) -> Ended {
         let (warnings, ran) = self.run(environment).expect("both run");
@@ -82,7 +82,7 @@ impl Stage {
     #[track_caller]
     fn is_accepted(&self, what: &str, warns: bool, environment: &[(&str, &str)]) {
         let (warnings, ran) = self.run(environment).expect("both run");
-        // Refused for the interface alone.
+        // Only the interface is refused.
         require_error(&ran, "unknown-interface", &["none0"]);
         assert_eq!(!warnings.is_empty(), warns, "{what}: {warnings:?}");
         let folder = self.folder.display().to_string();
@@ -90,12 +90,12 @@ impl Stage {
     }
 }
 
-/// Without a command and without a secret.
+/// Returns a configuration without commands and secrets.
 fn plain() -> anyhow::Result<Stage> {
     Stage::new(CONFIG)
 }
 
-/// With a command.
+/// Returns a configuration with a command.
 fn sensitive() -> anyhow::Result<Stage> {
     let stage = Stage::new("")?;
     let hook = stage.path("hook");
@@ -110,7 +110,7 @@ fn sensitive() -> anyhow::Result<Stage> {
 }
 
 #[test]
-fn what_others_could_change_is_not_used() -> anyhow::Result<()> {
+fn untrusted_paths_are_refused() -> anyhow::Result<()> {
     require_root!();
     plain()?.is_accepted("a plain configuration", false, &[]);
     sensitive()?.is_accepted("a configuration with a command", false, &[]);
@@ -154,7 +154,7 @@ fn what_others_could_change_is_not_used() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_file_of_the_user_behind_sudo_is_used_unless_it_names_a_command() -> anyhow::Result<()> {
+fn a_file_of_the_sudo_user_may_not_name_a_command() -> anyhow::Result<()> {
     require_root!();
     let user = OTHER.to_string();
     let sudo = [("SUDO_UID", &*user)];
@@ -173,7 +173,7 @@ fn a_file_of_the_user_behind_sudo_is_used_unless_it_names_a_command() -> anyhow:
 }
 
 #[test]
-fn a_token_of_another_user_is_not_used() -> anyhow::Result<()> {
+fn a_token_of_another_user_is_refused() -> anyhow::Result<()> {
     require_root!();
     let stage = plain()?;
     let token = stage.path("token");
@@ -202,7 +202,7 @@ fn a_reload_is_as_strict_as_a_start() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Everything of a file or a folder that a careless program could change.
+/// Returns the attributes of a file or directory that a program could change.
 fn state(path: &Path) -> anyhow::Result<(u32, u32, u32, Vec<String>)> {
     let found = fs::symlink_metadata(path)?;
     let mut names = Vec::new();
@@ -215,7 +215,7 @@ fn state(path: &Path) -> anyhow::Result<(u32, u32, u32, Vec<String>)> {
 }
 
 #[test]
-fn folders_of_other_users_are_left_alone() -> anyhow::Result<()> {
+fn directories_of_other_users_are_not_changed() -> anyhow::Result<()> {
     require_root!();
     let host = Host::down(&format!("control_group = 'daemon'\n{CONFIG}"))?;
     let theirs = host.site.scratch.file("theirs");
@@ -223,7 +223,7 @@ fn folders_of_other_users_are_left_alone() -> anyhow::Result<()> {
     chown(&theirs, Some(OTHER), Some(OTHER))?;
     let victim = host.site.scratch.write("victim", "")?;
     set_mode(&victim, 0o600)?;
-    // The user of the folder has prepared it.
+    // Prepared by the owner of the directory.
     symlink(&victim, theirs.join("socket"))?;
     let before = (state(&theirs)?, state(&victim)?);
     let path = |name: &str| theirs.join(name).display().to_string();
@@ -240,7 +240,7 @@ fn folders_of_other_users_are_left_alone() -> anyhow::Result<()> {
             "{option} {place}"
         );
     }
-    // A folder of root's that holds more than the socket is not opened to the group.
+    // A directory of root with other files is not opened to the group.
     let shared = host.site.scratch.file("shared");
     fs::create_dir(&shared)?;
     set_mode(&shared, 0o700)?;
@@ -257,7 +257,7 @@ fn folders_of_other_users_are_left_alone() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_list_that_only_root_may_read_is_not_quoted() -> anyhow::Result<()> {
+fn private_files_are_not_quoted() -> anyhow::Result<()> {
     require_root!();
     let mut host = Host::down("")?;
     let (list, private) = (

@@ -1,4 +1,4 @@
-//! An ordinary user can do nothing; a member of the control group what the socket offers.
+//! Access: ordinary users have none; members of the control group can use the socket.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,9 +11,9 @@ use super::*;
 const NOBODY: u32 = 65_534;
 
 impl Host {
-    /// Runs a command as an ordinary user of this group, who may look at the paths.
+    /// Runs a command as an ordinary user of this group.
     fn as_nobody(&self, group: u32, arguments: &[&str]) -> anyhow::Result<Ended> {
-        // A copy, since the build may be where only its owner may look.
+        // A copy, since the build directory may be private.
         let folder = tempfile::tempdir()?;
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
         let program = folder.path().join("allowlist");
@@ -36,7 +36,7 @@ impl Host {
     }
 }
 
-/// Makes the folders on the way enterable, as those of a real host are.
+/// Makes the directories accessible, as on a real host.
 fn open_the_way(host: &Host) -> anyhow::Result<()> {
     for folder in host.site.scratch.file("socket").ancestors().skip(1).take(2) {
         fs::set_permissions(folder, Permissions::from_mode(0o755))?;
@@ -65,7 +65,7 @@ const COMMANDS: [&[&str]; 15] = [
 ];
 
 #[test]
-fn an_ordinary_user_can_do_nothing() -> anyhow::Result<()> {
+fn ordinary_users_have_no_access() -> anyhow::Result<()> {
     require_root!();
     let host = Host::new()?;
     host.done(&["add", "192.0.2.77", "--service", "web"]);
@@ -94,7 +94,7 @@ fn an_ordinary_user_can_do_nothing() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_member_of_the_group_can_use_the_socket() -> anyhow::Result<()> {
+fn members_of_the_group_can_use_the_socket() -> anyhow::Result<()> {
     require_root!();
     let daemon = Group::from_name("daemon")?
         .context("every host has this group")?
@@ -133,13 +133,13 @@ fn a_member_of_the_group_can_use_the_socket() -> anyhow::Result<()> {
         member(&["explain", "192.0.2.1", "--port", "udp/443"])?.code,
         Some(3)
     );
-    // The kernel said who it was.
+    // The log has the user's kernel credentials.
     let document: Value = serde_json::from_str(&host.done(&["log", "--count", "1", "--json"]))?;
     assert_eq!(
         document["entries"][0]["who"]["peer"]["uid"], NOBODY,
         "{document}"
     );
-    // What is not the socket's stays root's.
+    // Commands without the socket still need root.
     let detach = member(&["detach"])?;
     assert_eq!(detach.code, Some(1), "{detach:?}");
     assert_eq!(
@@ -148,7 +148,7 @@ fn a_member_of_the_group_can_use_the_socket() -> anyhow::Result<()> {
         "no member"
     );
 
-    // A reload may take it away.
+    // A reload can revoke the access.
     host.write(CONFIG)?;
     host.done(&["reload"]);
     assert_eq!(member(&["status"])?.code, Some(1));
@@ -157,7 +157,7 @@ fn a_member_of_the_group_can_use_the_socket() -> anyhow::Result<()> {
 
 /// A member of the current `control_group` cannot restore another group that root has revoked.
 #[test]
-fn a_rollback_by_a_member_restores_no_power() -> anyhow::Result<()> {
+fn members_cannot_restore_a_revoked_group() -> anyhow::Result<()> {
     require_root!();
     let of = |name: &str| {
         anyhow::Ok(

@@ -1,4 +1,4 @@
-//! Another configuration: all of it, or none.
+//! Reload: applied as a whole or not at all.
 
 use allowlist_tests::lab::bridge;
 use allowlist_tests::lab::stream::{PROTECTED, Streamed};
@@ -6,55 +6,17 @@ use allowlist_tests::vendor::{Answer, Vendor};
 
 use super::*;
 
-#[test]
-fn what_cannot_be_put_in_force_changes_nothing() -> anyhow::Result<()> {
-    require_root!();
-    let host = Host::new()?;
-    host.site.second_link()?;
-    bridge(&host.site.host, "br0", &[])?; // which has no native mode
-    // Somebody else's program on eth1: another instance of this one.
-    let other = Host {
-        site: Testbed::new()?,
-        config: host.config.clone(),
-        daemon: None,
-    };
-    let mut anothers = host.site.host.command(allowlist_tests::lab::allowlist()?)?;
-    anothers.args([
-        "run",
-        "--iface",
-        "eth1",
-        "--allow",
-        "203.0.113.0/24",
-        "--port",
-        "udp/443",
-        "--enforce",
-    ]);
-    anothers.args(other.site.scratch.arguments());
-    let anothers = Program::start(anothers)?;
-    anothers.wait_for_line("ready", SOON)?;
-    let vendor = host
-        .site
-        .host
-        .run(|| Vendor::start([("/page", Answer::html("<!DOCTYPE html>"))]))?;
-    let page = format!(
-        "{}[sources.vendor]\nurl = '{}'\nformat = 'json'\n",
-        CONFIG.replace("allow = [\"friends\"]", "allow = [\"friends\", \"vendor\"]"),
-        vendor.url("/page")
-    );
-    let before = host.in_force()?;
-    let long = format!(
-        "interfaces = [\"eth0\", \"eth1\"]{}",
-        CONFIG
-            .trim_start()
-            .trim_start_matches("interfaces = [\"eth0\"]")
-    );
-    let mut snapshot = Snapshot::new();
-    for (title, config, code, names) in [
+/// A configuration that is refused: its title, its text, the code, and the names in the message.
+type Refusal = (&'static str, String, &'static str, &'static [&'static str]);
+
+/// Returns refused configurations. `page` has a source without a list, `long` an interface in use.
+fn refusals(page: String, long: String) -> [Refusal; 9] {
+    [
         (
             "a port that does not exist",
             CONFIG.replace("udp/443", "udp/70000"),
             "config-invalid",
-            &["allowlist.toml:4:", "70000"][..],
+            &["allowlist.toml:4:", "70000"],
         ),
         (
             "a syntax error",
@@ -101,7 +63,53 @@ fn what_cannot_be_put_in_force_changes_nothing() -> anyhow::Result<()> {
             "no-interface",
             &["interfaces"],
         ),
-    ] {
+    ]
+}
+
+#[test]
+fn refused_reloads_change_nothing() -> anyhow::Result<()> {
+    require_root!();
+    let host = Host::new()?;
+    host.site.second_link()?;
+    bridge(&host.site.host, "br0", &[])?; // which has no native mode
+    // Another instance has a program on eth1.
+    let other = Host {
+        site: Testbed::new()?,
+        config: host.config.clone(),
+        daemon: None,
+    };
+    let mut anothers = host.site.host.command(allowlist_tests::lab::allowlist()?)?;
+    anothers.args([
+        "run",
+        "--iface",
+        "eth1",
+        "--allow",
+        "203.0.113.0/24",
+        "--port",
+        "udp/443",
+        "--enforce",
+    ]);
+    anothers.args(other.site.scratch.arguments());
+    let anothers = Program::start(anothers)?;
+    anothers.wait_for_line("ready", SOON)?;
+    let vendor = host
+        .site
+        .host
+        .run(|| Vendor::start([("/page", Answer::html("<!DOCTYPE html>"))]))?;
+    let page = format!(
+        "{}[sources.vendor]\nurl = '{}'\nformat = 'json'\n",
+        CONFIG.replace("allow = [\"friends\"]", "allow = [\"friends\", \"vendor\"]"),
+        vendor.url("/page")
+    );
+    let before = host.in_force()?;
+    let long = format!(
+        "interfaces = [\"eth0\", \"eth1\"]{}",
+        CONFIG
+            .trim_start()
+            .trim_start_matches("interfaces = [\"eth0\"]")
+    );
+    let mut snapshot = Snapshot::new();
+    for (title, config, code, names) in refusals(page, long) {
         host.write(&config)?;
         let ended = host.refused(&["reload"], code, names);
         // The kernel's own reason is part of the message, and depends on its version.
@@ -134,9 +142,9 @@ fn what_cannot_be_put_in_force_changes_nothing() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whatever a reload changes, no friend's datagram is lost, and no stranger's gets through.
+/// No reload drops a friend's datagram or passes a stranger's.
 #[test]
-fn reloads_lose_nothing_and_let_nothing_in() -> anyhow::Result<()> {
+fn reloads_have_no_gap() -> anyhow::Result<()> {
     require_root!();
     let host = Host::new()?;
     host.site.second_link()?;
@@ -187,7 +195,7 @@ fn reloads_lose_nothing_and_let_nothing_in() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_filter_without_a_file_has_none_to_reload() -> anyhow::Result<()> {
+fn a_reload_needs_a_configuration_file() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let filter = site.filter(&[
@@ -201,15 +209,15 @@ fn a_filter_without_a_file_has_none_to_reload() -> anyhow::Result<()> {
     let ended = site.run(&["reload"])?;
     require_error(&ended, "no-config-file", &[]);
     expect![[r#"
-        error[no-config-file]: this filter was started without a configuration file, so there is none to reload; start it anew
+        error[no-config-file]: the daemon was started without a configuration file, so there is nothing to reload; restart it instead
     "#]].assert_eq(&ended.stderr);
     filter.wait_for_line("warning[request-refused]: ", SOON)?;
     Ok(())
 }
 
-/// A list that is asked for by hand, and one that cannot be had.
+/// Fetches by command, with success and with a failure.
 #[test]
-fn lists_are_asked_for_now() -> anyhow::Result<()> {
+fn refresh_fetches_now() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let vendor = site
@@ -260,7 +268,7 @@ fn lists_are_asked_for_now() -> anyhow::Result<()> {
 }
 
 impl Host {
-    /// On a site that something runs on already; with a file that is a list.
+    /// Starts a daemon on a prepared site, with a list in `lab.txt`.
     pub(super) fn by_site(site: Testbed, config: &str) -> anyhow::Result<Self> {
         site.scratch.write("lab.txt", "192.0.2.99\n")?;
         let config = site.scratch.write("allowlist.toml", config)?;

@@ -1,9 +1,9 @@
-//! Earlier policies, put in force again.
+//! Rollback to earlier policies.
 
 use super::*;
 
 #[test]
-fn a_policy_comes_back_whole() -> anyhow::Result<()> {
+fn a_rollback_restores_the_whole_policy() -> anyhow::Result<()> {
     require_root!();
     let mut host = Host::new()?;
     let first = host.in_force()?;
@@ -37,7 +37,7 @@ fn a_policy_comes_back_whole() -> anyhow::Result<()> {
     }
     snapshot.check(&expect_file!["snapshots/rollback.txt"]);
 
-    // The file says what was gone back from: that does not count, until it says something else.
+    // The configuration file is suppressed until it changes.
     host.kill()?;
     host.start(&[])?;
     assert_eq!(host.in_force()?, first);
@@ -53,7 +53,7 @@ fn a_policy_comes_back_whole() -> anyhow::Result<()> {
 }
 
 #[test]
-fn the_last_twenty_are_kept() -> anyhow::Result<()> {
+fn the_last_twenty_policies_are_kept() -> anyhow::Result<()> {
     require_root!();
     let host = Host::new()?;
     for number in 1..=25 {
@@ -136,9 +136,9 @@ fn answers_state_what_changed() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A mode by command that differs from the file is in the first line, with the way back.
+/// `status` states a mode set by command that differs from the file, with the command to return.
 #[test]
-fn a_mode_by_command_is_stated() -> anyhow::Result<()> {
+fn a_mode_by_command_is_reported() -> anyhow::Result<()> {
     require_root!();
     let mut host = Host::by(&format!("mode = 'observe'\n{CONFIG}"))?;
     let status = host.run(&["status"])?;

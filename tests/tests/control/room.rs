@@ -1,4 +1,4 @@
-//! The room in the kernel's tables: a source that fills it delays neither another source nor `add`.
+//! The capacity of the kernel's tables: a source that fills them blocks neither another source nor `add`.
 
 use allowlist_tests::lab::normalized;
 
@@ -17,13 +17,13 @@ file = "big.txt"
 file = "small.txt"
 "#;
 
-/// So many addresses, a line each.
+/// Returns `count` addresses, one per line.
 fn lines(third: u8, count: u8) -> String {
     let lines = (0..count).map(|last| format!("198.18.{third}.{last}\n"));
     lines.collect()
 }
 
-/// Waits until so many prefixes of a source are active.
+/// Waits until a source has `count` active prefixes.
 fn has(host: &Host, source: &str, count: u64) -> anyhow::Result<()> {
     eventually(|| Ok(host.site.json("status")?["sources"][source]["prefixes"] == count))
 }
@@ -37,7 +37,7 @@ fn is_rejected(host: &Host, source: &str) -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_source_that_fills_the_tables_delays_no_other() -> anyhow::Result<()> {
+fn a_source_that_fills_the_tables_blocks_no_other() -> anyhow::Result<()> {
     require_root!();
     let mut host = Host::down(FILES)?;
     let scratch = &host.site.scratch;
@@ -57,7 +57,7 @@ fn a_source_that_fills_the_tables_delays_no_other() -> anyhow::Result<()> {
     host.site.scratch.write("small.txt", lines(2, 12))?;
     has(&host, "small", 12)?;
     assert!(host.passes("198.18.2.11") && host.passes("198.18.3.99"));
-    // More than a share is not for a source while the tables are full.
+    // While the tables are full, a source gets no more than its share.
     host.site.scratch.write("small.txt", lines(2, 13))?;
     is_rejected(&host, "small")?;
     has(&host, "small", 12)?;
@@ -69,8 +69,8 @@ fn a_source_that_fills_the_tables_delays_no_other() -> anyhow::Result<()> {
         .map(|line| normalized(line, Some(&host.site.scratch)))
         .collect();
     expect![[r#"
-        <time> warning[list-rejected]: source big: 101 prefixes do not fit max_prefixes = 100; nothing was changed; raise max_prefixes, or drop a source (the largest is "big" with 101); its last good list stays in force
-        <time> warning[list-rejected]: source small: 113 prefixes do not fit max_prefixes = 100; nothing was changed; raise max_prefixes, or drop a source (the largest is "big" with 100); its last good list stays in force"#]].assert_eq(&log.join("\n"));
+        <time> warning[list-rejected]: source big: 101 prefixes do not fit max_prefixes = 100; nothing was changed; raise max_prefixes, or drop a source (the largest is "big" with 101); the last-good list stays active
+        <time> warning[list-rejected]: source small: 113 prefixes do not fit max_prefixes = 100; nothing was changed; raise max_prefixes, or drop a source (the largest is "big" with 100); the last-good list stays active"#]].assert_eq(&log.join("\n"));
     // The next start has the same lists.
     host.kill()?;
     host.site.scratch.write("small.txt", lines(2, 12))?;

@@ -1,6 +1,5 @@
-//! Sweeps over everything that a running daemon writes: the state directory, its answers on the socket, its output
-//! and the environment of its hook. No secret of the configuration is anywhere, and no foreign text reaches a
-//! line or a terminal unescaped.
+//! Searches all output of a daemon for secrets and for unescaped text: the state directory, the API, the log and the
+//! hook's environment.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -13,9 +12,9 @@ use allowlist_user::text::is_deceptive;
 use super::api::{Answer, ask};
 use super::*;
 
-/// A part of every secret below, in the forms in which a secret can be written down.
+/// A part of every secret below, in several encodings.
 const TRACES: [&str; 4] = ["hush", "aHVza", "68757368", "%68%75"];
-/// All reports that the socket has.
+/// All reports of the API.
 const REPORTS: [&str; 9] = [
     "status",
     "live",
@@ -28,7 +27,7 @@ const REPORTS: [&str; 9] = [
     "nothing",
 ];
 
-/// The files of a folder and of its subfolders, with their contents.
+/// Returns the files of a directory and its subdirectories, with their contents.
 fn files(folder: &Path) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -51,7 +50,7 @@ fn check_no_secret(place: &str, text: &[u8]) {
     }
 }
 
-/// Requires that no report of the socket has a secret.
+/// Requires that no report of the API has a secret.
 fn check_reports(host: &Host) -> anyhow::Result<()> {
     for report in REPORTS {
         for accept in ["application/json", "text/plain"] {
@@ -65,7 +64,7 @@ fn check_reports(host: &Host) -> anyhow::Result<()> {
 }
 
 #[test]
-fn no_secret_leaves_the_file_that_the_operator_named() -> anyhow::Result<()> {
+fn no_output_has_a_secret() -> anyhow::Result<()> {
     require_root!();
     let mut host = Host::down("")?;
     let folder = host.site.scratch.file("elsewhere");
@@ -81,7 +80,7 @@ fn no_secret_leaves_the_file_that_the_operator_named() -> anyhow::Result<()> {
     Command::new("chmod").arg("755").arg(&program).status()?;
     let token = folder.join("token");
     fs::write(&token, "hush-token")?;
-    // Port 9 of loopback refuses connections, so that every error has its occasion to repeat the request.
+    // Port 9 of loopback refuses connections, so that errors may quote the request.
     let config = |key: &str| {
         format!(
             r#"{CONFIG}
@@ -125,7 +124,7 @@ webhook = "http://127.0.0.1:9/hush-path"
     run(&host, &["reload"])?;
     run(&host, &["rollback", "1"])?;
     run(&host, &["rollback"])?;
-    // A restart reads tags from the disk, and not secrets.
+    // A restart reads tags from the disk, not secrets.
     host.daemon().stop(Signal::SIGTERM, SOON)?;
     check_no_secret(
         "the first daemon's output",
@@ -170,7 +169,7 @@ webhook = "http://127.0.0.1:9/hush-path"
     Ok(())
 }
 
-/// One character of each kind that could end a line, reach a terminal or reorder a line.
+/// Characters that end a line, control a terminal or reorder text.
 const HOSTILE: &str = "x\\n2026-11-29 00:00:00Z  root  mode observe\\r\\u001b[2J\\u0085\\u009b31m\\u2028\\u202e\\u2066\\ufeff";
 
 #[track_caller]
@@ -184,16 +183,16 @@ fn check_escaped(place: &str, text: &str) {
 }
 
 #[test]
-fn text_of_others_is_escaped_in_every_output() -> anyhow::Result<()> {
+fn foreign_text_is_escaped_in_all_output() -> anyhow::Result<()> {
     require_root!();
     let mut host = Host::down("")?;
-    // A card may have a name with an escape sequence, which the kernel allows.
+    // The kernel allows interface names with escape sequences.
     let name = OsStr::from_bytes(b"e\x1b[31m\xe2\x80\xae");
     let mut rename = host.site.host.command("ip")?;
     rename.args(["link", "add", "name"]).arg(name);
     rename.args(["type", "veth", "peer", "name", "other"]);
     anyhow::ensure!(rename.status()?.success());
-    // A vendor's text is part of the error that its list causes.
+    // The error of a list quotes the vendor's text.
     let list = format!(
         "192.0.2.1\n{}\n",
         serde_json::from_str::<String>(&format!("\"{HOSTILE}\""))?

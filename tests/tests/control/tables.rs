@@ -1,4 +1,4 @@
-//! What the kernel looks sources up in moves, to larger tables or to the other kind, while packets come.
+//! Resizing the lookup tables, and changing their kind, under traffic.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -9,8 +9,7 @@ use allowlist_user::dataplane::View;
 
 use super::*;
 
-/// A list of so many addresses, none of which is a friend's or a stranger's or next to another, and of prefixes that
-/// overlap.
+/// Returns a list of single addresses that are neither friends, strangers nor adjacent, and of overlapping prefixes.
 fn list(prefixes: u32) -> String {
     let mut text = String::from("198.18.0.0/15\n2001:db8:1:2::/64\n2001:db8:1:2::7\n");
     for number in 0..prefixes {
@@ -20,7 +19,7 @@ fn list(prefixes: u32) -> String {
     text
 }
 
-/// A running daemon with a short list.
+/// Starts a daemon with a short list.
 fn with_list(site: Testbed, config: &str) -> anyhow::Result<Host> {
     site.scratch.write("lab.txt", list(10))?;
     let path = site.scratch.write("allowlist.toml", config)?;
@@ -42,8 +41,8 @@ fn config(head: &str) -> String {
     )
 }
 
-/// A list that outgrows the tables, on a host that is filtered on two interfaces: every packet is judged by the list
-/// before or by the list behind, both of which know the friends and no strangers.
+/// A list outgrows the tables on a host with two filtered interfaces: each packet is judged by the old list or the new
+/// one, which both have the friends and no strangers.
 #[test]
 fn a_list_outgrows_the_tables_without_a_gap() -> anyhow::Result<()> {
     require_root!();
@@ -57,9 +56,9 @@ fn a_list_outgrows_the_tables_without_a_gap() -> anyhow::Result<()> {
             for prefixes in [30_000, 10, 90_000] {
                 host.site.scratch.write("lab.txt", list(prefixes))?;
                 host.done(&["refresh", "lab"]);
-                // Whoever asks gets the whole list, in the words of the vendor's file.
+                // Reports have the whole list, in the vendor's prefixes.
                 let listed = View::open(host.site.scratch.pin_dir())?.entries()?.len();
-                // The friends' two and the peer's one besides.
+                // Also two of the friends and one of the peer.
                 ensure!(
                     listed == prefixes as usize + 3 + 3,
                     "{listed} of {prefixes}"
@@ -73,7 +72,7 @@ fn a_list_outgrows_the_tables_without_a_gap() -> anyhow::Result<()> {
         let within = if grows { SOON } else { NOT_LONG };
         let has_grown = host.daemon().wait_for_line("[tables-resized]: ", within);
         assert_eq!(has_grown.is_ok(), grows, "{head}");
-        // What is behind stays behind: the next daemon finds the tables where they are.
+        // The next daemon uses the resized tables.
         host.kill()?;
         assert!(
             host.passes("10.0.0.8") && !host.passes("10.0.0.9"),
@@ -90,12 +89,12 @@ fn a_list_outgrows_the_tables_without_a_gap() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A daemon that ends between the two halves of it: the larger tables are pinned, and the programs look into those of before. They
-/// go on to, and the next daemon gives the programs the larger ones.
+/// The daemon is killed after the larger tables are pinned, and before the programs use them. The programs keep using
+/// the earlier tables, until the next daemon replaces them.
 #[test]
-fn a_daemon_ends_while_its_tables_grow() -> anyhow::Result<()> {
+fn a_daemon_is_killed_during_a_resize() -> anyhow::Result<()> {
     require_root!();
-    // A busy machine may end the daemon too late: then it is tried again, on another host.
+    // The daemon may be killed too late: then repeat on another host.
     for _ in 0..10 {
         if ends_while_its_tables_grow()? {
             return Ok(());
@@ -104,7 +103,7 @@ fn a_daemon_ends_while_its_tables_grow() -> anyhow::Result<()> {
     anyhow::bail!("each time the tables had moved before the daemon ended");
 }
 
-/// Returns whether the daemon ended between the two halves.
+/// Returns whether the daemon was killed at the right moment.
 fn ends_while_its_tables_grow() -> anyhow::Result<bool> {
     let site = Testbed::new()?;
     let mut host = with_list(site, &config("default = 'drop'"))?;
@@ -113,12 +112,12 @@ fn ends_while_its_tables_grow() -> anyhow::Result<bool> {
     let mut daemon = host.daemon.take().context("it was started")?;
     give_way(&daemon)?;
     thread::scope(|scope| -> anyhow::Result<()> {
-        // Without an answer, unless the tables moved between two looks on a busy machine.
+        // Has no answer, unless the resize was complete before it was noticed.
         let refresh = scope.spawn(|| host.site.run(&["refresh", "lab"]));
         while !aside.exists() && !refresh.is_finished() {
             thread::sleep(Duration::from_micros(100));
         }
-        // A new program takes the kernel far longer to load than this takes.
+        // The kernel loads a new program far more slowly than this.
         daemon.stop(Signal::SIGKILL, SOON)?;
         if !aside.exists() {
             let ended = refresh.join().expect("the thread ends")?;
@@ -141,13 +140,13 @@ fn ends_while_its_tables_grow() -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// Lets the kernel prefer this test's threads to those of a program, which is then ended where the test means to.
+/// Lowers the priority of a program, so that the test can kill it at the right moment.
 fn give_way(program: &Program) -> anyhow::Result<()> {
     for thread in std::fs::read_dir(format!("/proc/{}/task", program.id()))? {
         let thread = thread?.file_name();
         let mut renice = std::process::Command::new("renice");
         renice.args(["-n", "19", "-p"]).arg(thread);
-        // A thread may have ended by now.
+        // The thread may have ended.
         renice
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -156,15 +155,15 @@ fn give_way(program: &Program) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A pin of this version's.
+/// Returns the path of a pin of this version.
 fn pinned(site: &Testbed, name: &str) -> PathBuf {
     let version = format!("v{}", allowlist_common::abi::VERSION);
     site.scratch.pin_dir().join(version).join(name)
 }
 
-/// From one kind to the other and back, by a reload and by a restart.
+/// Changes the kind of table back and forth, by reloads and a restart.
 #[test]
-fn the_other_lookup_is_taken_without_a_gap() -> anyhow::Result<()> {
+fn the_kind_of_table_changes_without_a_gap() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let mut host = Host::by_site(site, &config(""))?;

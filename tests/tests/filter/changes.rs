@@ -45,7 +45,7 @@ impl Setup {
         let config = Config::load(self.config.as_ref())?;
         let state = StateDir::open(&self.site.scratch.file("state"))?;
         let source = config.policy.source("vendor").context("it is configured")?;
-        let mut feed = state.peek(source)?.context("it was stored")?;
+        let mut feed = state.load_readonly(source)?.context("it was stored")?;
         for held in &mut feed.held {
             held.until = jiff::Timestamp::UNIX_EPOCH;
         }

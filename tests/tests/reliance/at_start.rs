@@ -1,4 +1,4 @@
-//! A start before there are lists: `at_start`; and a start from the lists on disk, without any network.
+//! Starts without lists (`at_start`), and from the lists on disk without a network.
 
 use allowlist_tests::vendor::{Answer, Vendor};
 
@@ -14,12 +14,12 @@ fn config(at_start: &str, url: &str) -> String {
     )
 }
 
-/// What passes before there is a list: a source's own, and whoever else.
+/// Checks a start without a list: whether the addresses of another source pass, and whether others do.
 #[track_caller]
 fn check(at_start: &str, own: bool, others: bool) {
     let run = || -> anyhow::Result<()> {
         let site = Testbed::new()?;
-        // The server is there, and has nothing yet.
+        // The server answers without a list.
         let vendor = site
             .host
             .run(|| Vendor::start([("/list", Answer::html("<!DOCTYPE html>"))]))?;
@@ -42,7 +42,7 @@ fn check(at_start: &str, own: bool, others: bool) {
             at_start == "wait" || sources.contains("waiting"),
             "{sources}"
         );
-        let is_open = || anyhow::Ok(site.json("status")?["daemon"]["is_open"] == true);
+        let is_open = || anyhow::Ok(site.json("status")?["daemon"]["failing_open"] == true);
         ensure!(is_open()? == (at_start == "pass"), "status");
         let text = site.run(&["status"])?.stdout;
         ensure!(text.contains("OPEN: ") == (at_start == "pass"), "{text}");
@@ -51,7 +51,7 @@ fn check(at_start: &str, own: bool, others: bool) {
         eventually(|| Ok(gets_through(&site, FRIENDS[0])? && !gets_through(&site, STRANGERS[0])?))?;
         ensure!(gets_through(&site, "198.18.0.1")?, "its own, afterwards");
         ensure!(!is_open()?, "status, afterwards");
-        // From now on the list is on disk, and a boot needs no network.
+        // The list is on disk now, so a start needs no network.
         drop(vendor);
         filter.stop(Signal::SIGTERM, SOON)?;
         done(&site, &["detach"]);
@@ -67,24 +67,24 @@ fn check(at_start: &str, own: bool, others: bool) {
 }
 
 #[test]
-fn waiting_leaves_all_as_it_is() {
+fn wait_attaches_nothing() {
     require_root!();
     check("wait", true, true);
 }
 
 #[test]
-fn passing_filters_without_the_list() {
+fn pass_fails_open() {
     require_root!();
     check("pass", true, true);
 }
 
 #[test]
-fn dropping_filters_without_the_list() {
+fn drop_fails_closed() {
     require_root!();
     check("drop", true, false);
 }
 
-/// A start that waits leaves in force what is in force, and can be mended.
+/// A start that waits for lists keeps the attached filter, and a reload can correct it.
 #[test]
 fn a_restart_that_waits_keeps_the_filter() -> anyhow::Result<()> {
     require_root!();
@@ -101,15 +101,15 @@ fn a_restart_that_waits_keeps_the_filter() -> anyhow::Result<()> {
         "{refused:?}"
     );
     expect![[r#"
-        error[missing-lists]: nothing is in force yet, since there is no list of vendor; mend the configuration and `allowlist reload`, or set at_start
+        error[missing-lists]: the configuration is not active, since these sources have no list: vendor; change the configuration and `allowlist reload`, or set at_start
     "#]].assert_eq(&refused.stderr);
-    // Mended, it is in force at once.
+    // The corrected configuration is active at once.
     std::fs::write(&path, CONFIG)?;
     done(&site, &["reload"]);
     filter.wait_for_line("ready", SOON)?;
     assert!(gets_through(&site, FRIENDS[0])? && !gets_through(&site, STRANGERS[0])?);
     done(&site, &["add", "198.18.0.9", "--service", "web"]);
-    // Ctrl-C in a start that waits changes nothing either.
+    // Ctrl-C during the wait keeps the filter too.
     filter.stop(Signal::SIGTERM, SOON)?;
     std::fs::write(&path, config("wait", "http://127.0.0.1:9/"))?;
     let mut filter = Program::start(site.command(&["run", "--config", &path])?)?;

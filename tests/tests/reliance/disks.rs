@@ -1,5 +1,5 @@
-//! A state folder that is full, cannot be written, is damaged or gone: packets do not notice, and what cannot
-//! be kept is refused.
+//! A state directory that is full, read-only, damaged or removed: packets are not affected, and changes that cannot be
+//! stored are refused.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::*;
 
-/// A small disk of its own at the state folder.
+/// A small file system at the state directory.
 struct Disk<'p> {
     path: &'p Path,
 }
@@ -56,7 +56,7 @@ impl Drop for Disk<'_> {
     }
 }
 
-/// What a host must do with such a disk, running and starting.
+/// Checks a running and a starting daemon with a failing disk.
 fn check(
     name: &str,
     spoil: impl Fn(&Disk) -> anyhow::Result<()>,
@@ -72,7 +72,7 @@ fn check(
     let streamed = Streamed::during(&site, &sources, || {
         spoil(&disk)?;
         for round in 0..2 {
-            // A block that is there already may have room for some more lines.
+            // An allocated block may have space for more lines.
             let mut refused = false;
             for number in 0..100 {
                 let prefix = format!("198.18.{round}.{}/32", number + 2);
@@ -80,7 +80,10 @@ fn check(
                 match ended.code {
                     Some(0) => acknowledged.insert(prefix),
                     Some(1) => {
-                        ensure!(ended.stderr.contains("ledger"), "{name}: {ended:?}");
+                        ensure!(
+                            ended.stderr.contains("error[disk-failed]: "),
+                            "{name}: {ended:?}"
+                        );
                         refused = true;
                         break;
                     }
@@ -93,7 +96,7 @@ fn check(
                 found == acknowledged,
                 "{name}, round {round}: {found:?}, not {acknowledged:?}"
             );
-            // A list that changes is in force all the same.
+            // A changed list becomes active nevertheless.
             site.scratch.write("list.txt", friends_and("198.19.0.1"))?;
             eventually(|| reaches(&site, "198.19.0.1"))?;
             site.scratch.write("list.txt", friends_and(""))?;
@@ -145,9 +148,9 @@ fn a_read_only_disk_costs_no_packet() -> anyhow::Result<()> {
     )
 }
 
-/// Each file of the state in each way: the filter starts, and says what it left out.
+/// The filter starts with each file of the state damaged in each way.
 #[test]
-fn damaged_files_are_told_and_left_out() -> anyhow::Result<()> {
+fn damaged_files_are_ignored() -> anyhow::Result<()> {
     require_root!();
     let (site, config) = prepared()?;
     let state = site.scratch.file("state");
@@ -197,9 +200,9 @@ fn damaged_files_are_told_and_left_out() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Somebody cleaned up: what was added is gone with the ledger, and everything else goes on.
+/// The added prefixes are lost with the journal, and everything else continues.
 #[test]
-fn a_state_folder_that_is_gone_is_made_anew() -> anyhow::Result<()> {
+fn a_removed_state_directory_is_created_again() -> anyhow::Result<()> {
     require_root!();
     let (site, config) = prepared()?;
     let state = site.scratch.file("state");
@@ -230,7 +233,7 @@ fn the_mode_and_a_rollback_need_no_disk() -> anyhow::Result<()> {
     let observed = site.run(&["mode", "observe", "--json"])?;
     assert_eq!(observed.code, Some(0), "{observed:?}");
     let answer: Value = serde_json::from_str(&observed.stdout)?;
-    // That it is not on disk, and that the file has another mode.
+    // Not on disk, and different from the file.
     assert_eq!(answer["warnings"].as_array().map(Vec::len), Some(2));
     assert!(gets_through(&site, STRANGERS[0])?);
     done(&site, &["mode", "enforce"]);

@@ -1,4 +1,4 @@
-//! Clients that ask for too much, too slowly or nonsense: no publish waits for them, and others are answered.
+//! Clients with too many, too slow or invalid requests: no publish waits for them, and others are answered.
 
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;
@@ -6,7 +6,7 @@ use std::thread;
 
 use super::*;
 
-/// The memory of a process, in KiB, and how many descriptors it has.
+/// Returns the memory of a process in KiB, and the number of its descriptors.
 fn cost(process: u32) -> anyhow::Result<(u64, usize)> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -18,7 +18,7 @@ fn cost(process: u32) -> anyhow::Result<(u64, usize)> {
 }
 
 #[test]
-fn a_flood_on_the_socket_holds_up_nobody() -> anyhow::Result<()> {
+fn a_flood_on_the_socket_blocks_nothing() -> anyhow::Result<()> {
     require_root!();
     let (site, config) = prepared()?;
     let filter = start(&site, &config)?;
@@ -72,7 +72,7 @@ fn a_flood_on_the_socket_holds_up_nobody() -> anyhow::Result<()> {
         "{resident} KiB, before {} KiB",
         before.0
     );
-    // Those who hang are let go of after their time, whether or not they leave.
+    // Idle connections are closed at their time limit.
     eventually(|| Ok(site.run(&["add", "198.18.0.1", "--service", "web"])?.code == Some(0)))?;
     drop(open);
     drop(endless);
@@ -81,7 +81,7 @@ fn a_flood_on_the_socket_holds_up_nobody() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Many at once who ask for what is right: each is answered, or told to come again.
+/// Many valid requests at once: each is answered or refused as `busy`.
 #[test]
 fn many_at_once_are_answered() -> anyhow::Result<()> {
     require_root!();

@@ -1,5 +1,4 @@
-//! Interfaces that appear, disappear and come back are filtered as soon as they are there; the others do not
-//! notice.
+//! Interfaces that appear, vanish and return are filtered at once, without an effect on others.
 
 use std::time::Instant;
 
@@ -20,7 +19,7 @@ fn attached(site: &Testbed) -> anyhow::Result<Vec<String>> {
 }
 
 #[test]
-fn one_that_comes_later_is_filtered_then() -> anyhow::Result<()> {
+fn an_interface_that_appears_is_filtered() -> anyhow::Result<()> {
     require_root!();
     let (site, config) = prepared()?;
     std::fs::write(&config, CONFIG.replace("['eth0']", "['eth0', 'eth1']"))?;
@@ -30,12 +29,16 @@ fn one_that_comes_later_is_filtered_then() -> anyhow::Result<()> {
     let mut lines = said.lines();
     let warning = lines.find(|line| line.contains("warning[missing-interface]: "));
     let warning = warning.with_context(|| said.clone())?;
-    expect!["<time> warning[missing-interface]: there is no interface eth1 now (there are eth0, lo); it is filtered as soon as there is one"].assert_eq(&normalized(warning, Some(&site.scratch)));
+    expect!["<time> warning[missing-interface]: interface eth1 does not exist (there are eth0, lo); the filter is attached when it appears"].assert_eq(&normalized(warning, Some(&site.scratch)));
     let ready = filter.wait_for_line("ready: ", SOON)?;
-    expect!["ready: filtering eth0, waiting for eth1, by 2 prefixes of 1 sources, generation 1"]
+    expect!["ready: filtering eth0 (missing: eth1), 2 prefixes from 1 sources, generation 1"]
         .assert_eq(&ready);
     let status = site.json("status")?;
-    assert_eq!(status["daemon"]["waiting_for"], json!(["eth1"]), "{status}");
+    assert_eq!(
+        status["daemon"]["missing_interfaces"],
+        json!(["eth1"]),
+        "{status}"
+    );
     let status = site.run(&["status"])?.stdout;
     assert!(status.contains("interface eth1"), "{status}");
     let sources = [FRIENDS, STRANGERS].concat();
@@ -62,12 +65,12 @@ fn one_that_comes_later_is_filtered_then() -> anyhow::Result<()> {
     let sender = FrameSender::new(&site.peer, "eth1")?;
     sender.send(&datagram(ip(STRANGERS[0]), PROTECTED, b"hello"))?;
     site.check_counted("eth1", &json!({"drop not-allowed": 1}))?;
-    // A daemon that starts without it says so, and keeps what is there.
+    // The daemon ends normally.
     filter.stop(Signal::SIGTERM, SOON)?;
     Ok(())
 }
 
-/// The only interface: nothing is filtered meanwhile, and everything is as before when it is back.
+/// The only interface vanishes and returns, with the filter as before.
 #[test]
 fn the_only_one_may_vanish() -> anyhow::Result<()> {
     require_root!();

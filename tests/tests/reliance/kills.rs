@@ -1,5 +1,5 @@
-//! kill -9 at random moments, while lists change, prefixes are added and removed, and configurations are
-//! reloaded; restarts, and upgrades over what older versions pinned.
+//! Kills at random moments during changes of lists, added prefixes and configurations; restarts; upgrades over pins of
+//! older versions.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -8,7 +8,7 @@ use allowlist_common::abi::VERSION;
 
 use super::*;
 
-/// What was acknowledged, and the one change whose answer never came.
+/// The acknowledged prefixes, and the change without an answer.
 #[derive(Default)]
 struct Model {
     added: BTreeSet<String>,
@@ -60,7 +60,7 @@ impl Model {
     }
 }
 
-/// How often a daemon is killed.
+/// Returns the number of kills.
 fn kills() -> u32 {
     let is_long = std::env::var_os("ALLOWLIST_LONG").is_some();
     if is_long { 200 } else { 20 }
@@ -155,7 +155,7 @@ fn restarts_and_upgrades_lose_nothing() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_second_daemon_is_told_who_holds_it() -> anyhow::Result<()> {
+fn a_second_daemon_names_the_first() -> anyhow::Result<()> {
     require_root!();
     let (site, config) = prepared()?;
     let filter = start(&site, &config)?;

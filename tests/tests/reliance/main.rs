@@ -1,5 +1,5 @@
-//! A daemon to rely on: killed, starved, flooded and confused, with datagrams running all the while. A friend is
-//! never refused, a stranger never admitted, and nothing is lost that somebody was told is done.
+//! Robustness under a stream of datagrams: kills, full disks, floods, hanging files and lost interfaces. No friend is
+//! dropped, no stranger passes, and no acknowledged change is lost.
 
 mod at_start;
 mod disks;
@@ -19,7 +19,7 @@ use anyhow::{Context as _, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-/// Friends by a file, which a test may write to.
+/// The friends are in a file that a test can change.
 const CONFIG: &str = "interfaces = ['eth0']\n[services.web]\nports = ['udp/443']\nallow = ['list']\n\
                       [sources.list]\nfile = 'list.txt'\nevery = '1s'\n";
 
@@ -27,7 +27,7 @@ fn friends_and(more: &str) -> String {
     format!("{}\n{}\n{more}\n", FRIENDS[0], FRIENDS[1])
 }
 
-/// A site with a configuration and a list, and nothing that runs.
+/// Returns a site with a configuration and a list, without a daemon.
 fn prepared() -> anyhow::Result<(Testbed, String)> {
     let site = Testbed::new()?;
     site.scratch.write("list.txt", friends_and(""))?;
@@ -40,7 +40,7 @@ fn start(site: &Testbed, config: &str) -> anyhow::Result<Program> {
     site.filter(&["--config", config])
 }
 
-/// A command that must do what it is asked.
+/// Runs a command that must succeed, and returns its standard output.
 #[track_caller]
 fn done(site: &Testbed, arguments: &[&str]) -> String {
     let ended = site.run(arguments).expect("it runs");
@@ -48,7 +48,7 @@ fn done(site: &Testbed, arguments: &[&str]) -> String {
     ended.stdout
 }
 
-/// What is added by command, as the disk has it.
+/// Returns the added prefixes on disk.
 fn added(site: &Testbed) -> anyhow::Result<BTreeSet<String>> {
     let ended = site.run(&["list", "--added", "--json"])?;
     let document: Value =
@@ -58,7 +58,7 @@ fn added(site: &Testbed) -> anyhow::Result<BTreeSet<String>> {
     Ok(rows.iter().map(prefix).collect())
 }
 
-/// What is added by command, as the kernel has it.
+/// Returns the added prefixes in the kernel.
 fn added_in_force(site: &Testbed) -> anyhow::Result<BTreeSet<String>> {
     let list = site.json("list")?;
     let rows = list["prefixes"].as_array().context("an array")?;
@@ -67,8 +67,7 @@ fn added_in_force(site: &Testbed) -> anyhow::Result<BTreeSet<String>> {
     Ok(rows.iter().filter(is_added).map(prefix).collect())
 }
 
-/// Whether packets of an address pass, as the kernel's own tables say. While a stream runs its port is taken,
-/// so nothing else can listen there.
+/// Returns whether packets of an address pass, by the kernel's tables. Usable while a stream occupies the port.
 fn reaches(site: &Testbed, address: &str) -> anyhow::Result<bool> {
     let ended = site.run(&["explain", address, "--port", "udp/443"])?;
     match ended.code {

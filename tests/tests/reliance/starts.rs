@@ -1,7 +1,7 @@
-//! A start, and files, disks and servers that hang or fail: the filter is on while the read still blocks.
+//! Starts with files, disks and servers that hang or fail: the filter is attached while a read still blocks.
 //!
-//! Each read on the way is replaced in turn. Nothing here depends on time: a [`Hang`] answers nothing while it
-//! lives, a pipe has no writer, a server sends nothing; so a filter that is on beside one did not wait for it.
+//! Each file and server is replaced in turn. The tests do not depend on time: a [`Hang`] never answers, a pipe has no
+//! writer, and a server sends nothing, so a filter that is attached meanwhile did not wait.
 
 use std::any::Any;
 use std::fs;
@@ -19,7 +19,7 @@ use nix::unistd::mkfifo;
 
 use super::*;
 
-/// The files in the state folder after a start with these sources.
+/// The files of the state directory after a start with these sources.
 const STATE: [&str; 6] = [
     "audit.v1.jsonl",
     "history.v1.jsonl",
@@ -29,7 +29,7 @@ const STATE: [&str; 6] = [
     "vendor.json",
 ];
 
-/// A site whose sources have lists on disk, and servers that a test may silence.
+/// A site with stored lists, and servers that a test can silence.
 struct Prepared {
     site: Testbed,
     config: String,
@@ -117,7 +117,7 @@ impl Prepared {
     }
 }
 
-/// Puts something else in the place of a file until it is dropped.
+/// Replaces a file until it is dropped.
 struct Replaced {
     path: PathBuf,
     aside: PathBuf,
@@ -212,9 +212,9 @@ fn slow_files() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where the program reads nothing by the names of the last test.
+/// The state directory itself is replaced.
 #[test]
-fn a_state_folder_that_is_none() -> anyhow::Result<()> {
+fn a_state_directory_of_another_type() -> anyhow::Result<()> {
     require_root!();
     let prepared = Prepared::new()?;
     for how in ["pipe", "huge", "loop", "/dev/null"] {
@@ -224,7 +224,7 @@ fn a_state_folder_that_is_none() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// File systems whose server is gone: open, stat and all else block in the kernel.
+/// File systems whose server hangs: all accesses block in the kernel.
 #[test]
 fn file_systems_that_hang() -> anyhow::Result<()> {
     require_root!();
@@ -274,7 +274,7 @@ fn servers_that_send_nothing_or_too_much() -> anyhow::Result<()> {
     prepared.check("silent servers, and a pipe", list)
 }
 
-/// A file that hangs fails its own source, with its path and the limit; others go on.
+/// A file that hangs fails only its own source.
 #[test]
 fn a_file_that_hangs_fails_alone() -> anyhow::Result<()> {
     require_root!();

@@ -1,4 +1,4 @@
-//! SIGHUP again and again, while the file changes: it ends with what the file says last.
+//! Repeated SIGHUP while the file changes: the last content becomes active.
 
 use std::thread;
 

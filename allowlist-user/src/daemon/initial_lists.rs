@@ -1,6 +1,6 @@
-//! The lists that a policy begins with: the last-good ones, and for a reload those of the sources now.
+//! The lists at the start of a policy: the last-good ones, and for a reload also newly fetched ones.
 //!
-//! Invariant: each list on disk is read independently and within a time limit; a list that is read later is delivered later.
+//! Invariant: each list on disk is read independently and within a time limit; a slower one is delivered later.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -20,38 +20,38 @@ use crate::lists::SourceStates;
 use crate::policy::{Feed, Origin, Snapshot, Source};
 use crate::state::StateDir;
 
-/// How long a start or a change waits for the lists on disk, all of which are read at once.
+/// The time limit for the lists on disk, which are read in parallel.
 const DISK: Duration = Duration::from_secs(2);
 
-/// What is asked for sources of which there is no last good list.
+/// Which sources are fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ask {
-    /// Whoever has it.
-    Everybody,
-    /// Nobody: what the configuration and the disk hold has to do.
-    Nobody,
+pub(super) enum Fetch {
+    /// Those without a last-good list, and all files.
+    Missing,
+    /// None: only the configuration and the disk are read.
+    None,
 }
 
 /// Delivers lists that were read from disk after [`DISK`].
 pub(super) type Late = UnboundedSender<(Source, Feed)>;
 
-/// What a policy begins with.
-pub(super) struct First {
+/// The lists at the start of a policy.
+pub(super) struct InitialLists {
     pub(super) lists: SourceStates,
-    /// The sources whose lists are other than those on disk.
+    /// The sources whose lists differ from those on disk.
     pub(super) fetched: Vec<Source>,
-    /// What is other than it was before; the generation is yet to be made.
+    /// The changes since the lists on disk, without their generation.
     pub(super) events: Vec<Event>,
-    /// The sources of which there is no list, and why.
+    /// The sources without a list, with the reason.
     pub(super) missing: Vec<(String, String)>,
 }
 
-impl First {
-    /// These sources' lists: a fetched one from disk where there is one, and everything else as it is now.
+impl InitialLists {
+    /// Reads or fetches the lists of these sources.
     pub(super) async fn lists(
         sources: Vec<Source>,
         state: &StateDir,
-        ask: Ask,
+        ask: Fetch,
         late: &Late,
     ) -> Self {
         let now = Timestamp::now();
@@ -62,17 +62,17 @@ impl First {
             let has_list = last_good.contains_key(&source.name);
             let is_here = match &source.origin {
                 Origin::Http(_) | Origin::Names(_) => false,
-                Origin::File { .. } => ask == Ask::Everybody,
+                Origin::File { .. } => ask == Fetch::Missing,
                 _ => true,
             };
-            if is_here || (!has_list && ask == Ask::Everybody) {
+            if is_here || (!has_list && ask == Fetch::Missing) {
                 wanted.push((source.clone(), Vec::new()));
             } else if !has_list {
-                missing.push((source.name.clone(), "was not asked for yet".to_owned()));
+                missing.push((source.name.clone(), "not fetched yet".to_owned()));
             }
         }
         let mut lists = SourceStates::new(last_good);
-        // While nothing ran, time went on.
+        // Grace periods may have ended while no daemon ran.
         let Ok(events) = lists.expire_grace(now, |_| Ok::<_, Infallible>(0));
         let released = sources
             .iter()
@@ -114,14 +114,14 @@ impl First {
             warn!("{}: {note}", source.name);
         }
         let Ok(events) = self.lists.commit(proposal, now, |_| Ok::<_, Infallible>(0));
-        // What the configuration or the program holds is news to nobody.
+        // Built-in and configured lists cause no events.
         if source.can_change() {
             self.events.extend(events);
         }
         Ok(())
     }
 
-    /// What is not as it should be, as a daemon that runs would say it: so that it can be seen, and accepted.
+    /// Records a failure or a rejection as a running daemon does, so that `status` shows it and `accept` finds it.
     fn note(&mut self, name: &str, problem: NotTaken, now: Timestamp) {
         let events = match problem {
             NotTaken::Failed(error) => {
@@ -137,7 +137,7 @@ impl First {
     }
 }
 
-/// The lists on disk, by source name. A list that is damaged or late is logged.
+/// Reads the lists on disk, by source. A damaged or late list is logged.
 async fn load(sources: &[Source], state: &StateDir, late: &Late) -> Snapshot {
     let mut loads = JoinSet::new();
     for source in sources {
@@ -166,7 +166,7 @@ async fn load(sources: &[Source], state: &StateDir, late: &Late) -> Snapshot {
     feeds
 }
 
-/// Why a source's last good list is used, if there is one.
+/// The reason why a fetched list is not used.
 enum NotTaken {
     Failed(anyhow::Error),
     Refused {
@@ -176,13 +176,14 @@ enum NotTaken {
 }
 
 impl NotTaken {
+    /// Logs the reason.
     fn warn(&self) {
         match self {
             Self::Failed(_) => {
-                warn!(target: "allowlist::fetch-failed", "{self}; its last good list is used");
+                warn!(target: "allowlist::fetch-failed", "{self}; using the last-good list");
             }
             Self::Refused { .. } => {
-                warn!(target: "allowlist::list-rejected", "{self}; its last good list is used");
+                warn!(target: "allowlist::list-rejected", "{self}; using the last-good list");
             }
         }
     }
@@ -207,11 +208,11 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::event::What;
+    use crate::event::EventKind;
     use crate::policy::Held;
 
-    /// The lists of a reload, for a file that held ten addresses before and holds `now` since.
-    fn start(now: Option<&str>) -> First {
+    /// Returns the lists of a reload after a file with ten addresses was replaced by `now`, or removed.
+    fn start(now: Option<&str>) -> InitialLists {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("allowlist.toml");
         let config = "interfaces = ['lo']\n[services.a]\nports = ['tcp/1']\nallow = ['lab']\n\
@@ -226,7 +227,7 @@ mod tests {
         let start = || {
             let sources = config.policy.used_sources().cloned().collect();
             let (late, _) = mpsc::unbounded_channel();
-            runtime.block_on(First::lists(sources, &state, Ask::Everybody, &late))
+            runtime.block_on(InitialLists::lists(sources, &state, Fetch::Missing, &late))
         };
         let source = config.policy.source("lab").expect("it is configured");
         let first = start();
@@ -245,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_start_refuses_is_told_and_can_be_accepted() {
+    fn rejected_lists_are_recorded_and_acceptable() {
         let first = start(Some("192.0.2.1\n"));
         let health = first.lists.health("lab").expect("a failure");
         assert_eq!(health.failure_code, Some(ErrorCode::ListRejected));
@@ -256,16 +257,16 @@ mod tests {
         assert!(health.rejected.is_some());
         assert_eq!(first.lists.feeds()["lab"].prefixes.len(), 10);
         assert!(
-            matches!(first.events[1].what, What::Refused { .. }),
+            matches!(first.events[1].kind, EventKind::Refused { .. }),
             "{:?}",
             first.events
         );
     }
 
     #[test]
-    fn what_was_let_go_of_while_nothing_ran_is_told() {
+    fn ended_grace_periods_are_events() {
         let first = start(None);
-        let What::Released { change, .. } = &first.events[0].what else {
+        let EventKind::Released { change, .. } = &first.events[0].kind else {
             panic!("{:?}", first.events);
         };
         assert_eq!(change.removed.len(), 1);
@@ -274,13 +275,13 @@ mod tests {
     }
 
     #[test]
-    fn what_a_start_cannot_read_is_told() {
+    fn unreadable_files_are_recorded() {
         let first = start(None);
         let health = first.lists.health("lab").expect("a failure");
         assert!(health.failure.is_some() && health.rejected.is_none());
         assert_eq!(first.lists.feeds()["lab"].prefixes.len(), 10);
         assert!(
-            matches!(first.events[1].what, What::Failed { .. }),
+            matches!(first.events[1].kind, EventKind::Failed { .. }),
             "{:?}",
             first.events
         );

@@ -1,6 +1,4 @@
-//! The ledger's bytes: a line a step, each with a checksum; added at the end, or written anew as a whole.
-//!
-//! Knows what a line is, and not what it means.
+//! The file of the journal: lines with checksums, which are appended, or rewritten as a whole.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
@@ -18,23 +16,22 @@ use crate::bounded::{Open, PATIENCE, ReadError, within};
 use crate::lines::{ends_a_line, kept_name};
 use crate::state::{StateDir, StateError, rename};
 
-/// No source's file can have this name, since a source's name has no dot.
+/// Cannot be the name of a source's file, since names of sources have no dot.
 const FILE: &str = "ledger.v1.jsonl";
-/// The largest ledger, in bytes. None is written that is longer, so none that is read was written by this
-/// program.
+/// The largest journal, in bytes.
 const MAX_BYTES: u64 = 256 << 20;
 
-/// A step.
+/// A line of the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Line {
-    /// What was added by command before the first change that is known.
+    /// The added prefixes before the first stored change.
     Base { additions: Vec<Addition> },
-    /// A change, and the number of the policy that it makes.
+    /// A change, with the number of its policy.
     Change { number: u64, change: Change },
-    /// That change was confirmed.
+    /// The policy was confirmed.
     Confirmed { number: u64 },
-    /// These additions expired, at that time.
+    /// These added prefixes expired at that time.
     Expired {
         time: Timestamp,
         additions: Vec<(IpNet, String)>,
@@ -43,7 +40,7 @@ pub(super) enum Line {
 
 #[derive(Serialize, Deserialize)]
 struct Stored {
-    /// Of the line as this program writes it.
+    /// The checksum of the line's JSON.
     crc32: u32,
     line: Line,
 }
@@ -72,27 +69,27 @@ impl Line {
     }
 }
 
-/// The file, to be written to.
+/// The open journal.
 #[derive(Debug)]
 pub(super) struct File {
     path: PathBuf,
-    /// How many edits are in it.
+    /// The number of edits in it.
     edits: usize,
-    /// How long it was before the last line.
+    /// Its length before the last line.
     before: Option<u64>,
-    /// Whether it may hold lines that are not known. Then nothing is added to it.
+    /// Whether it could not be read. Then nothing is appended.
     is_unread: bool,
 }
 
-/// What a file says.
+/// The content of the file.
 pub(super) struct Read {
     pub(super) lines: Vec<Line>,
     damaged: usize,
 }
 
 impl File {
-    /// Reads the file. Returns the open file, its lines, and whether some lines were damaged; then a copy of the
-    /// file is kept. A file that cannot be read has no lines, and nothing is added to it.
+    /// Reads the file. Returns it, its lines, and whether lines were damaged; then a copy of the file is kept. A file
+    /// that cannot be read has no lines, and nothing is appended to it.
     pub(super) fn open(state: &StateDir) -> (Self, Vec<Line>, bool) {
         let path = state.path().join(FILE);
         let mut file = Self {
@@ -113,10 +110,10 @@ impl File {
             let (from, to) = (file.path.clone(), kept.clone());
             let copied = within(&file.path, PATIENCE, move || copy(&from, &to), drop).flatten();
             warn!(
-                "{}: {damaged} of its lines are damaged and left out, so what was added or removed by command may not be as it was{}; `allowlist list --added` shows what there is",
+                "{}: ignoring {damaged} damaged lines, so added prefixes may be missing or have returned{}; `allowlist list --added` lists them",
                 file.path.display(),
                 if copied.is_ok() {
-                    format!("; the file as it was is kept as {}", kept.display())
+                    format!("; a copy of the file is {}", kept.display())
                 } else {
                     String::new()
                 }
@@ -126,21 +123,23 @@ impl File {
         (file, lines, damaged > 0)
     }
 
-    /// Renames a file that is no ledger, so that a new one can take its place. A file that the system does not
-    /// read stays.
+    /// Renames a file that is not a journal, so that a new one can replace it. After an I/O error the file stays.
     fn set_aside(&mut self, error: &ReadError) {
         let path = self.path.display();
-        let lost = "the policies and the prefixes that were added by command are not known";
+        let lost = "policies and added prefixes are lost";
         if let ReadError::Io(_) = error {
             self.is_unread = true;
             warn!(
-                "{path}: {error}; {lost}, and no command is kept; repair the disk, and restart the daemon"
+                "{path}: {error}; starting without policies and added prefixes, and storing no changes; repair the disk, then restart the daemon"
             );
             return;
         }
         let kept = kept_name(&self.path);
         match rename(&self.path, &kept) {
-            Ok(()) => warn!("{path}: {error}; {lost}; it is kept as {}", kept.display()),
+            Ok(()) => warn!(
+                "{path}: {error}; {lost}; the file is renamed to {}",
+                kept.display()
+            ),
             Err(cause) => {
                 self.is_unread = true;
                 warn!("{path}: {error}, and cannot be renamed: {cause}; {lost}");
@@ -148,7 +147,7 @@ impl File {
         }
     }
 
-    /// Adds a line; on return it has reached the disk. On an error nothing was added.
+    /// Appends a line durably. After an error nothing was appended.
     pub(super) fn add(&mut self, line: &Line) -> Result<(), StateError> {
         let written = self.append(line.encode());
         self.before = Some(written.map_err(|cause| self.problem(cause))?);
@@ -156,11 +155,8 @@ impl File {
         Ok(())
     }
 
-    /// Takes the line off that was added last.
-    ///
-    /// # Returns
-    /// Whether there was one.
-    pub(super) fn take_back(&mut self) -> Result<bool, StateError> {
+    /// Removes the line that was appended last. Returns whether there was one.
+    pub(super) fn undo_last(&mut self) -> Result<bool, StateError> {
         let Some(length) = self.before.take() else {
             return Ok(false);
         };
@@ -176,12 +172,12 @@ impl File {
         Ok(true)
     }
 
-    /// Nothing that was added so far will be taken back.
-    pub(super) fn keep_what_is(&mut self) {
+    /// Makes all lines permanent: none will be removed by [`Self::undo_last`].
+    pub(super) fn make_permanent(&mut self) {
         self.before = None;
     }
 
-    /// Writes all of it anew.
+    /// Rewrites the file.
     pub(super) fn replace(&mut self, state: &StateDir, lines: &[Line]) -> Result<(), StateError> {
         if self.is_unread {
             return Err(self.problem(unread()));
@@ -204,8 +200,7 @@ impl File {
         }
     }
 
-    /// # Returns
-    /// How long the file was.
+    /// Appends bytes, and returns the length of the file before.
     fn append(&self, line: Vec<u8>) -> io::Result<u64> {
         if self.is_unread {
             return Err(unread());
@@ -223,7 +218,7 @@ impl File {
                 });
                 if let Err(error) = cut {
                     warn!(
-                        "{}: {error}; a change that was refused may be applied by the next start",
+                        "{}: {error}; the next start may apply a refused change",
                         late.display()
                     );
                 }
@@ -238,14 +233,14 @@ impl File {
     }
 }
 
-/// Adds a line to the file at `path`, which is created if there is none. Returns its length before.
+/// Appends a line to the file at `path`, which is created if missing. Returns its length before.
 fn append(path: &Path, folder: &Path, line: &[u8]) -> io::Result<u64> {
     let is_new = !path.exists();
     let mut options = OpenOptions::new();
     options.create(true).read(true).append(true).mode(0o600);
     let mut file = Open::state(MAX_BYTES).open(path, &options)?;
     if !ends_a_line(&file)? {
-        // A line that a crash cut short was never confirmed, and must not be completed by the next one.
+        // Remove a line that a crash cut short, so that this one does not complete it.
         let bytes = Open::state(MAX_BYTES).read_here(path)?;
         file.set_len(whole_lines(&bytes))?;
     }
@@ -253,23 +248,23 @@ fn append(path: &Path, folder: &Path, line: &[u8]) -> io::Result<u64> {
     if length + line.len() as u64 > MAX_BYTES {
         return Err(io::Error::new(
             ErrorKind::FileTooLarge,
-            format!("it would be larger than {MAX_BYTES} bytes"),
+            format!("the file would exceed {MAX_BYTES} bytes"),
         ));
     }
     let written = file.write_all(line).and_then(|()| file.sync_data());
     if let Err(error) = written {
-        // The request is answered with an error, so no start may find it done.
+        // The request is refused, so no later start may find it.
         let _ = file.set_len(length);
         return Err(error);
     }
     if is_new {
-        // The new name, too, must survive a power cut.
+        // Make the name durable too.
         fs::File::open(folder)?.sync_all()?;
     }
     Ok(length)
 }
 
-/// Copies a file that is there to one that is new.
+/// Copies a file.
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let bytes = Open::state(MAX_BYTES).read_here(from)?;
     let _ = fs::remove_file(to);
@@ -279,7 +274,7 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 fn unread() -> io::Error {
-    io::Error::other("it could not be read at the start, so nothing is added to it")
+    io::Error::other("it could not be read at the start, so nothing is appended")
 }
 
 fn whole_lines(bytes: &[u8]) -> u64 {
@@ -287,7 +282,7 @@ fn whole_lines(bytes: &[u8]) -> u64 {
     last.map_or(0, |at| at as u64 + 1)
 }
 
-/// Reads the file of a state directory; nothing where there is none.
+/// Reads the file of a state directory; a missing one has no lines.
 pub(super) fn read(folder: &Path) -> Result<Read, StateError> {
     match read_bytes(folder) {
         Ok(bytes) => Ok(Read::of(&bytes)),
@@ -308,7 +303,7 @@ fn read_bytes(folder: &Path) -> Result<Vec<u8>, ReadError> {
 impl Read {
     fn of(bytes: &[u8]) -> Self {
         let (mut lines, mut damaged) = (Vec::new(), 0);
-        // A line without its line break was never confirmed.
+        // A last line without its line break was cut short.
         let whole = &bytes[..whole_lines(bytes) as usize];
         for bytes in whole.split(|byte| *byte == b'\n') {
             match Line::decode(bytes) {

@@ -1,37 +1,38 @@
-//! With which policy a start begins, by what was asked and what is known of the policies before. Pure.
+//! Chooses the policy of a start from the configuration and the journal. Pure.
 //!
-//! Invariants: what was not confirmed in time is taken back, also when nothing ran meanwhile; a file whose
-//! change was taken back does not count until it says something else.
+//! Invariants: an unconfirmed change is rolled back, also if no daemon ran at its deadline; a configuration file whose
+//! change was rolled back is suppressed until the file changes.
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::audit::Who;
-use crate::ledger::{Change, Known, Policy, Unconfirmed, Written};
+use crate::audit::Actor;
+use crate::journal::{Change, ConfigText, ConfirmDeadline, Policy, PolicyHistory};
 use crate::policy::Mode;
 
-/// What a start does to the policies that are known.
+/// The effect of a start on the policies of the journal.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Plan {
-    /// The configuration that it begins with.
-    pub(super) written: Arc<Written>,
-    /// The policy that it makes; none where the newest is this one.
+pub(super) struct StartPlan {
+    /// The configuration of the start.
+    pub(super) written: Arc<ConfigText>,
+    /// The new policy; `None` if the newest one is used.
     pub(super) change: Option<Change>,
-    /// What was not confirmed, and is taken back.
-    pub(super) taken_back: Option<String>,
-    /// The policy that is in force instead of what the file says.
-    pub(super) instead: Option<u64>,
+    /// The unconfirmed change that is rolled back.
+    pub(super) rolled_back: Option<String>,
+    /// The policy that is used because the configuration file is suppressed.
+    pub(super) active_policy: Option<u64>,
 }
 
-impl Plan {
-    /// For a start with `typed`. `waits` is whether the newest change still waits to be confirmed; `mode`
-    /// tells the mode of a configuration, if it is one.
-    pub(super) fn of(
-        typed: Written,
-        known: &Known,
+impl StartPlan {
+    /// Returns the plan of a start with the configuration `typed`.
+    ///
+    /// `waits` is whether the newest change is still pending; `mode` returns the mode of a valid configuration.
+    pub(super) fn new(
+        typed: ConfigText,
+        known: &PolicyHistory,
         waits: bool,
-        mode: impl Fn(&Written) -> Option<Mode>,
+        mode: impl Fn(&ConfigText) -> Option<Mode>,
         now: Timestamp,
     ) -> Self {
         let typed = Arc::new(typed);
@@ -41,79 +42,80 @@ impl Plan {
         if let Some(unconfirmed) = known.unconfirmed()
             && !waits
         {
-            return Self::take_back(typed, known, newest, unconfirmed, now, mode);
+            return Self::roll_back(typed, known, newest, unconfirmed, now, mode);
         }
-        if newest.change.held_back == Some(typed.checksum()) {
+        if newest.change.suppressed_config_crc == Some(typed.checksum()) {
             return Self {
                 written: Arc::clone(newest.written()),
                 change: None,
-                taken_back: None,
-                instead: Some(newest.number),
+                rolled_back: None,
+                active_policy: Some(newest.number),
             };
         }
-        if **newest.written() == *typed && newest.change.held_back.is_none() {
+        if **newest.written() == *typed && newest.change.suppressed_config_crc.is_none() {
             return Self {
                 written: typed,
                 change: None,
-                taken_back: None,
-                instead: None,
+                rolled_back: None,
+                active_policy: None,
             };
         }
         Self::begin(typed, Some(newest), now, mode)
     }
 
-    /// A policy of its own.
+    /// Returns the plan with a new policy.
     fn begin(
-        typed: Arc<Written>,
+        typed: Arc<ConfigText>,
         before: Option<&Policy>,
         now: Timestamp,
-        mode: impl Fn(&Written) -> Option<Mode>,
+        mode: impl Fn(&ConfigText) -> Option<Mode>,
     ) -> Self {
-        // What the file says newly is meant.
+        // A new mode in the file ends the mode set by command.
         let by_command = before.and_then(|before| {
             let is_same = mode(before.written()) == mode(&typed);
             before.change.mode.filter(|_| is_same)
         });
         let change = Change {
             time: now,
-            by: Who::Daemon.to_string(),
+            by: Actor::Daemon.to_string(),
             what: format!("start by {}", typed.origin()),
             written: Some(Arc::clone(&typed)),
             edits: Vec::new(),
             mode: by_command,
-            held_back: None,
+            suppressed_config_crc: None,
             unconfirmed: None,
         };
         Self {
             written: typed,
             change: Some(change),
-            taken_back: None,
-            instead: None,
+            rolled_back: None,
+            active_policy: None,
         }
     }
 
-    fn take_back(
-        typed: Arc<Written>,
-        known: &Known,
+    /// Returns the plan that rolls back the newest change.
+    fn roll_back(
+        typed: Arc<ConfigText>,
+        known: &PolicyHistory,
         newest: &Policy,
-        unconfirmed: Unconfirmed,
+        unconfirmed: ConfirmDeadline,
         now: Timestamp,
-        mode: impl Fn(&Written) -> Option<Mode>,
+        mode: impl Fn(&ConfigText) -> Option<Mode>,
     ) -> Self {
-        let before = unconfirmed.back_to.and_then(|number| known.get(number));
+        let before = unconfirmed.revert_to.and_then(|number| known.get(number));
         let Some(before) = before else {
-            // Nothing was filtered before, and now somebody wants it again.
+            // Nothing was filtered before the unconfirmed start, and this start is a new one.
             return Self {
-                taken_back: Some(newest.change.what.clone()),
+                rolled_back: Some(newest.change.what.clone()),
                 ..Self::begin(typed, None, now, mode)
             };
         };
         let change = back(known, before, newest.written(), now);
-        let taken_back = Some(newest.change.what.clone());
+        let rolled_back = Some(newest.change.what.clone());
         if typed.checksum() != newest.written().checksum()
             && typed.checksum() != before.written().checksum()
         {
-            // It is neither what was taken back nor what was before: somebody has mended it.
+            // The file is neither the rolled back one nor the one before it: it was corrected.
             let begun = Self::begin(typed, Some(before), now, mode);
             let change = begun.change.map(|begun| Change {
                 edits: change.edits,
@@ -121,40 +123,49 @@ impl Plan {
             });
             return Self {
                 change,
-                taken_back,
+                rolled_back,
                 ..begun
             };
         }
         Self {
             written: Arc::clone(before.written()),
-            instead: change.held_back.map(|_| before.number),
+            active_policy: change.suppressed_config_crc.map(|_| before.number),
             change: Some(change),
-            taken_back,
+            rolled_back,
         }
     }
 }
 
-/// What makes `before` the policy again, in the place of one that came from `taken_back`.
-pub(super) fn back(known: &Known, before: &Policy, taken_back: &Written, now: Timestamp) -> Change {
+/// Returns the change that activates `before` again, and suppresses the configuration `taken_back`.
+pub(super) fn back(
+    known: &PolicyHistory,
+    before: &Policy,
+    rolled_back: &ConfigText,
+    now: Timestamp,
+) -> Change {
     Change {
         time: now,
-        by: Who::Daemon.to_string(),
+        by: Actor::Daemon.to_string(),
         what: format!(
-            "back to policy {}, since a change was not confirmed",
+            "rollback to policy {}, since a change was not confirmed",
             before.number
         ),
         written: Some(Arc::clone(before.written())),
-        edits: known.back_to(before.number),
+        edits: known.revert_edits(before.number),
         mode: before.change.mode,
-        held_back: held_back(taken_back, before.written()).or(before.change.held_back),
+        suppressed_config_crc: suppressed_config_crc(rolled_back, before.written())
+            .or(before.change.suppressed_config_crc),
         unconfirmed: None,
     }
 }
 
-/// The checksum of what does not count any more, if it is a file's and other than what is gone back to.
-pub(super) fn held_back(taken_back: &Written, back_to: &Written) -> Option<u32> {
-    let is_other = taken_back.file.is_some() && !taken_back.has_text_of(back_to);
-    is_other.then(|| taken_back.checksum())
+/// Returns the checksum of a rolled back configuration, if it is a file's and differs from the restored one.
+pub(super) fn suppressed_config_crc(
+    rolled_back: &ConfigText,
+    revert_to: &ConfigText,
+) -> Option<u32> {
+    let is_other = rolled_back.file.is_some() && !rolled_back.has_text_of(revert_to);
+    is_other.then(|| rolled_back.checksum())
 }
 
 #[cfg(test)]
@@ -162,18 +173,18 @@ mod tests {
     use expect_test::expect;
 
     use super::*;
-    use crate::ledger::Ledger;
+    use crate::journal::Journal;
     use crate::state::StateDir;
     use crate::time::Now;
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
-    fn written(text: &str) -> Written {
-        Written::new(Some("allowlist.toml".into()), text.to_owned(), Vec::new())
+    fn written(text: &str) -> ConfigText {
+        ConfigText::new(Some("allowlist.toml".into()), text.to_owned(), Vec::new())
     }
 
-    /// A policy by the configuration `text`; the mode by command; whether it is unconfirmed, and since when;
-    /// what is held back.
+    /// A policy of the configuration `text`; the mode set by command; the policy to roll back to, if it is unconfirmed;
+    /// the suppressed configuration.
     type Step = (
         &'static str,
         Option<Mode>,
@@ -181,13 +192,13 @@ mod tests {
         Option<&'static str>,
     );
 
-    /// Returns a plan as text: the configuration; the change, if there is one, with its mode and what is held back;
-    /// whether something is taken back; what is in force instead.
+    /// Returns a plan as text: the configuration; the change, if any, with its mode and the suppressed configuration;
+    /// the rolled back change; the active policy.
     fn planned(steps: &[Step], typed: &str, waits: bool) -> String {
         let folder = tempfile::tempdir().expect("a folder");
         let state = StateDir::open(folder.path()).expect("a state directory");
-        let mut ledger = Ledger::open(&state, &Now::by_wall(NOW), "");
-        for (text, mode, unconfirmed, held_back) in steps {
+        let mut journal = Journal::open(&state, &Now::by_wall(NOW), "");
+        for (text, mode, unconfirmed, suppressed_config_crc) in steps {
             let change = Change {
                 time: NOW,
                 by: "root".to_owned(),
@@ -195,23 +206,23 @@ mod tests {
                 written: Some(Arc::new(written(text))),
                 edits: Vec::new(),
                 mode: *mode,
-                held_back: held_back.map(|text| written(text).checksum()),
-                unconfirmed: unconfirmed.map(|back_to| Unconfirmed {
+                suppressed_config_crc: suppressed_config_crc.map(|text| written(text).checksum()),
+                unconfirmed: unconfirmed.map(|revert_to| ConfirmDeadline {
                     until: NOW,
-                    back_to,
+                    revert_to,
                 }),
             };
-            ledger.stage(change);
-            ledger.write().expect("is written");
+            journal.stage(change);
+            journal.write().expect("is written");
         }
-        let mode = |written: &Written| {
+        let mode = |written: &ConfigText| {
             Some(if written.text.contains("observe") {
                 Mode::Observe
             } else {
                 Mode::Enforce
             })
         };
-        let plan = Plan::of(written(typed), ledger.known(), waits, mode, NOW);
+        let plan = StartPlan::new(written(typed), journal.known(), waits, mode, NOW);
         let mut words = plan.written.text.clone();
         if let Some(change) = &plan.change {
             words += &format!(", {}", change.what);
@@ -219,16 +230,16 @@ mod tests {
                 words += &format!(", {}", mode.name());
             }
             let texts = ["old", "new", "newer"];
-            let held = |text: &&str| change.held_back == Some(written(text).checksum());
+            let held = |text: &&str| change.suppressed_config_crc == Some(written(text).checksum());
             if let Some(text) = texts.iter().find(|text| held(text)) {
-                words += &format!(", {text} held back");
+                words += &format!(", {text} suppressed");
             }
         }
-        if let Some(what) = &plan.taken_back {
-            words += &format!("; {what} taken back");
+        if let Some(what) = &plan.rolled_back {
+            words += &format!("; {what} rolled back");
         }
-        if let Some(number) = plan.instead {
-            words += &format!("; instead {number}");
+        if let Some(number) = plan.active_policy {
+            words += &format!("; policy {number} active");
         }
         words
     }
@@ -319,12 +330,12 @@ mod tests {
             a mode by command, another file: new, start by allowlist.toml, observe
             a mode by command, a file with another mode: observe, start by allowlist.toml
             pending, the same file: new
-            unconfirmed, the same file: old, back to policy 1, since a change was not confirmed, new held back; reload of new taken back; instead 1
-            unconfirmed, the file before: old, back to policy 1, since a change was not confirmed, new held back; reload of new taken back; instead 1
-            unconfirmed, a third file: newer, start by allowlist.toml; reload of new taken back
-            unconfirmed additions, the same file: old, back to policy 1, since a change was not confirmed; reload of old taken back
-            an unconfirmed first start: old, start by allowlist.toml; reload of old taken back
-            rolled back, the same file: old; instead 2
+            unconfirmed, the same file: old, rollback to policy 1, since a change was not confirmed, new suppressed; reload of new rolled back; policy 1 active
+            unconfirmed, the file before: old, rollback to policy 1, since a change was not confirmed, new suppressed; reload of new rolled back; policy 1 active
+            unconfirmed, a third file: newer, start by allowlist.toml; reload of new rolled back
+            unconfirmed additions, the same file: old, rollback to policy 1, since a change was not confirmed; reload of old rolled back
+            an unconfirmed first start: old, start by allowlist.toml; reload of old rolled back
+            rolled back, the same file: old; policy 2 active
             rolled back, a third file: newer, start by allowlist.toml
             rolled back, the file before: old, start by allowlist.toml
         "]].assert_eq(&text);

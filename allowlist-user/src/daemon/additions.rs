@@ -1,4 +1,4 @@
-//! Prefixes that are let in by command, and let in no more: by people, and when their time is over.
+//! Added prefixes: `add` and `remove` requests, and the expiry of times to live.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,45 +10,45 @@ use tokio::time::Instant;
 use super::Daemon;
 use super::refresh::RELEASE_RETRY;
 use crate::additions::{Addition, Edit};
-use crate::audit::{Deed, Prefixes, Who};
-use crate::control::{Care, Done, Entry};
+use crate::audit::{Actor, AuditAction, Prefixes};
+use crate::control::{ApplyOptions, ApplyOutcome, PrefixRequest};
 use crate::error_code::{CodedError, ErrorCode};
 use crate::feed::parse_prefix;
 use crate::hints;
 use crate::policy::Gate;
 use crate::text::{is_deceptive, on_one_line};
 
-/// The longest that a prefix is let in for, but for ever.
+/// The longest time to live.
 const LONGEST_TTL: Duration = Duration::from_hours(24 * 3660);
-/// The longest reason, in characters: it is kept with each prefix, and read in a line.
+/// The longest note, in characters: it is stored with each prefix and printed in one line.
 const LONGEST_NOTE: usize = 200;
-/// How many mistakes are told at once.
+/// The most errors in one answer.
 const SHOWN: usize = 20;
 
-/// The next expiry of an addition.
+/// The next expiry of an added prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expiry {
-    /// No addition has a time limit.
+    /// No added prefix has a time to live.
     Never,
     /// The next one expires then.
     At(Instant),
-    /// Additions have expired, and the kernel still has them, since a publish failed.
+    /// Added prefixes have expired, but the publish without them failed.
     Unpublished,
 }
 
 impl Daemon {
-    /// Lets prefixes in.
+    /// Adds prefixes.
     pub(super) fn add(
         &mut self,
-        entries: &[Entry],
-        care: &Care,
-        who: &Who,
-    ) -> (Deed, Result<Done, CodedError>) {
-        let moment = self.ledger.now();
+        entries: &[PrefixRequest],
+        options: &ApplyOptions,
+        actor: &Actor,
+    ) -> (AuditAction, Result<ApplyOutcome, CodedError>) {
+        let moment = self.journal.now();
         let now = moment.wall;
-        let ttl = |entry: &Entry| entry.ttl_seconds.map(Duration::from_secs);
+        let ttl = |entry: &PrefixRequest| entry.ttl_seconds.map(Duration::from_secs);
         let first = entries.first();
-        let mut deed = Prefixes {
+        let mut action = Prefixes {
             until: first.and_then(|entry| {
                 let seconds = entry
                     .ttl_seconds
@@ -58,20 +58,22 @@ impl Daemon {
             note: first
                 .and_then(|entry| entry.note.clone())
                 .filter(|note| require_note(note).is_ok()),
-            ..asked(entries)
+            ..requested_prefixes(entries)
         };
-        let edits = each(entries, |entry| {
+        let edits = collect_edits(entries, |entry| {
             let prefix = read_prefix(&entry.prefix)?;
             let service = entry.service.clone().unwrap_or_default();
             self.require_service(&service)?;
-            if !care.force {
+            if !options.force {
                 require_narrow(prefix)?;
             }
             if entry
                 .ttl_seconds
                 .is_some_and(|ttl| ttl == 0 || ttl > LONGEST_TTL.as_secs())
             {
-                return Err(invalid("a time to live is from 1 second to 10 years"));
+                return Err(invalid(
+                    "the time to live must be from 1 second to 10 years",
+                ));
             }
             let note = entry.note.clone().filter(|note| !note.is_empty());
             note.as_deref().map_or(Ok(()), require_note)?;
@@ -82,46 +84,46 @@ impl Daemon {
                 until_uptime: ttl(entry).and_then(|ttl| Some(moment.uptime.as_ref()?.after(ttl))),
                 note,
                 added: now,
-                by: who.to_string(),
+                by: actor.to_string(),
             })])
         });
         let done = edits.and_then(|edits| {
-            deed = Prefixes {
-                until: deed.until,
-                note: deed.note.take(),
-                ..of(&edits)
+            action = Prefixes {
+                until: action.until,
+                note: action.note.take(),
+                ..edited_prefixes(&edits)
             };
-            let edits = self.news(edits);
+            let edits = self.changed_edits(edits);
             if edits.is_empty() {
-                // No policy of its own: those that can be gone back to are few.
-                self.require_free()?;
-                return Ok(Done {
+                // No new policy, since the number of stored ones is limited.
+                self.require_idle()?;
+                return Ok(ApplyOutcome {
                     notes: vec![
                         "no change: all prefixes are already allowed with these settings"
                             .to_owned(),
                     ],
-                    ..self.done()
+                    ..self.outcome()
                 });
             }
-            self.edit(edits, "add", care, who)
+            self.edit(edits, "add", options, actor)
         });
-        (Deed::Add(deed), done)
+        (AuditAction::Add(action), done)
     }
 
-    /// Lets prefixes in no more that were let in by command.
+    /// Removes added prefixes.
     pub(super) fn remove(
         &mut self,
-        entries: &[Entry],
-        care: &Care,
-        who: &Who,
-    ) -> (Deed, Result<Done, CodedError>) {
-        let mut deed = asked(entries);
-        let edits = each(entries, |entry| {
+        entries: &[PrefixRequest],
+        options: &ApplyOptions,
+        actor: &Actor,
+    ) -> (AuditAction, Result<ApplyOutcome, CodedError>) {
+        let mut action = requested_prefixes(entries);
+        let edits = collect_edits(entries, |entry| {
             if entry.ttl_seconds.is_some() || entry.note.is_some() {
-                return Err(invalid("to remove takes no time to live and no note"));
+                return Err(invalid("remove takes neither a time to live nor a note"));
             }
             let prefix = read_prefix(&entry.prefix)?;
-            let additions = self.ledger.known().additions();
+            let additions = self.journal.known().additions();
             let mut services = additions.services_of(&prefix);
             if let Some(service) = &entry.service {
                 services.retain(|one| one == service);
@@ -134,55 +136,55 @@ impl Daemon {
             Ok(services.into_iter().map(edit).collect())
         });
         let done = edits.and_then(|edits| {
-            deed = of(&edits);
-            self.edit(edits, "remove", care, who)
+            action = edited_prefixes(&edits);
+            self.edit(edits, "remove", options, actor)
         });
-        (Deed::Remove(deed), done)
+        (AuditAction::Remove(action), done)
     }
 
     fn edit(
         &mut self,
         edits: Vec<Edit>,
         verb: &str,
-        care: &Care,
-        who: &Who,
-    ) -> Result<Done, CodedError> {
+        options: &ApplyOptions,
+        actor: &Actor,
+    ) -> Result<ApplyOutcome, CodedError> {
         let what = match &edits[..] {
             [one] => format!("{verb} {} at {}", one.prefix(), one.service()),
             all => format!("{verb} {} prefixes", all.len()),
         };
-        let change = crate::ledger::Change {
+        let change = crate::journal::Change {
             edits,
-            ..self.change(who, what)
+            ..self.change(actor, what)
         };
-        self.apply(change, care)
+        self.apply(change, options)
     }
 
-    /// Notes when the next addition expires, by either clock.
+    /// Schedules the next expiry, by either clock.
     pub(super) fn schedule_expiry(&mut self) {
-        let additions = self.ledger.known().additions();
-        let left = additions.next_expiry(&self.ledger.now());
+        let additions = self.journal.known().additions();
+        let left = additions.next_expiry(&self.journal.now());
         self.expiry = left.map_or(Expiry::Never, |left| Expiry::At(Instant::now() + left));
     }
 
-    /// Removes the additions that have expired.
+    /// Removes expired added prefixes, and publishes without them.
     pub(super) fn expire(&mut self) {
         if self.expiry == Expiry::Never || self.release_after > Instant::now() {
             return;
         }
         let is_unpublished = self.expiry == Expiry::Unpublished;
-        // Not by `expiry`: either clock may have been set since.
-        let gone = self.ledger.expire(&self.ledger.now());
+        // `expiry` may be wrong, since either clock may have been set.
+        let gone = self.journal.expire(&self.journal.now());
         self.schedule_expiry();
         if gone.is_empty() && !is_unpublished {
             return;
         }
         let services: BTreeSet<String> = gone.iter().map(|one| one.service.clone()).collect();
-        self.follow_ledger(&services);
+        self.apply_journal(&services);
         let released = self.with_lists(|daemon, lists| daemon.publish(lists, None));
         if let Err(error) = released {
             warn!(
-                "{} prefixes that were added by command have expired and still pass: {error:#}; this is tried again",
+                "{} added prefixes have expired, but are still allowed: {error:#}; retrying",
                 gone.len()
             );
             self.expiry = Expiry::Unpublished;
@@ -193,30 +195,33 @@ impl Daemon {
         }
         info!(
             target: "allowlist::expired",
-            "{} prefixes that were added by command have expired",
+            "{} added prefixes have expired",
             gone.len()
         );
         let pairs = gone.iter().map(|one| (one.prefix, &*one.service));
-        self.log(Who::Daemon, Deed::Expire(Prefixes::of(pairs)), None);
+        self.log(
+            Actor::Daemon,
+            AuditAction::Expire(Prefixes::of(pairs)),
+            None,
+        );
     }
 
-    /// Those that are not in the book already as they are asked.
-    fn news(&self, edits: Vec<Edit>) -> Vec<Edit> {
+    /// Returns the edits that change something.
+    fn changed_edits(&self, edits: Vec<Edit>) -> Vec<Edit> {
         let is_new = |edit: &Edit| {
-            self.known(edit).is_none_or(|(asked, known)| {
-                (asked.until, &asked.note) != (known.until, &known.note)
-            })
+            self.existing(edit)
+                .is_none_or(|(new, known)| (new.until, &new.note) != (known.until, &known.note))
         };
         edits.into_iter().filter(is_new).collect()
     }
 
-    /// What an edit adds, and what is in the book in its place; none where nothing is.
-    fn known<'e>(&'e self, edit: &'e Edit) -> Option<(&'e Addition, &'e Addition)> {
-        let Edit::Add(asked) = edit else {
+    /// Returns the addition of an edit and the present one that it replaces, if any.
+    fn existing<'e>(&'e self, edit: &'e Edit) -> Option<(&'e Addition, &'e Addition)> {
+        let Edit::Add(new) = edit else {
             return None;
         };
-        let known = self.ledger.known().additions();
-        Some((asked, known.get(&asked.service, &asked.prefix)?))
+        let known = self.journal.known().additions();
+        Some((new, known.get(&new.service, &new.prefix)?))
     }
 
     fn require_service(&self, name: &str) -> Result<(), CodedError> {
@@ -233,7 +238,7 @@ impl Daemon {
         }
         Err(CodedError::new(
             ErrorCode::UnknownService,
-            format!("there is no service {name:?}; {}", hints::there_are(names)),
+            format!("no service is called {name:?}; {}", hints::there_are(names)),
         ))
     }
 
@@ -247,11 +252,11 @@ impl Daemon {
         let at = service.map_or_else(String::new, |service| format!(" to {service}"));
         if listing.is_empty() {
             format!(
-                "{prefix} was not added{at} by command; `allowlist list --added` shows what was"
+                "{prefix} was not added{at} by command; `allowlist list --added` lists the added prefixes"
             )
         } else {
             format!(
-                "{prefix} was not added{at} by command: {} lists it, and is where to take it out",
+                "{prefix} was not added{at} by command: it is in the list of {}; remove it there",
                 listing.join(" and ")
             )
         }
@@ -266,11 +271,10 @@ fn read_prefix(text: &str) -> Result<IpNet, CodedError> {
     parse_prefix(text).map_err(|error| CodedError::new(ErrorCode::InvalidPrefix, error.to_string()))
 }
 
-/// Returns the edits of all entries, or an error that has a line for each entry that is wrong and the code of the
-/// first one.
-fn each(
-    entries: &[Entry],
-    read: impl Fn(&Entry) -> Result<Vec<Edit>, CodedError>,
+/// Returns the edits of all entries, or an error with a line for each invalid entry and the code of the first.
+fn collect_edits(
+    entries: &[PrefixRequest],
+    read: impl Fn(&PrefixRequest) -> Result<Vec<Edit>, CodedError>,
 ) -> Result<Vec<Edit>, CodedError> {
     let mut edits = Vec::with_capacity(entries.len());
     let (mut problems, mut code) = (Vec::new(), None);
@@ -306,8 +310,8 @@ fn each(
     Err(CodedError::new(code, problems.join("\n")))
 }
 
-/// What was asked, as far as it is prefixes.
-fn asked(entries: &[Entry]) -> Prefixes {
+/// Summarizes the request, also where entries are invalid.
+fn requested_prefixes(entries: &[PrefixRequest]) -> Prefixes {
     let pairs = entries.iter().filter_map(|entry| {
         let service = entry.service.as_deref().unwrap_or_default();
         Some((parse_prefix(&entry.prefix).ok()?, service))
@@ -323,21 +327,22 @@ fn asked(entries: &[Entry]) -> Prefixes {
     }
 }
 
-fn of(edits: &[Edit]) -> Prefixes {
+/// Summarizes edits.
+fn edited_prefixes(edits: &[Edit]) -> Prefixes {
     Prefixes::of(edits.iter().map(|edit| (edit.prefix(), edit.service())))
 }
 
-/// It is shown in lines of others, and a line of JSON is kept for each prefix.
+/// Requires a note of one line without characters that could forge output.
 fn require_note(note: &str) -> Result<(), CodedError> {
     if note.chars().count() > LONGEST_NOTE || note.contains(is_deceptive) {
         return Err(invalid(format!(
-            "a note is one line of at most {LONGEST_NOTE} visible characters, without control characters and marks of direction"
+            "a note must be one line of at most {LONGEST_NOTE} characters without control or bidirectional formatting characters"
         )));
     }
     Ok(())
 }
 
-/// A digit that is missing lets half the world in.
+/// Requires a prefix length that is not a typing mistake, such as /2 for /24.
 fn require_narrow(prefix: IpNet) -> Result<(), CodedError> {
     let gate = Gate::default();
     let least = match prefix {
@@ -350,7 +355,7 @@ fn require_narrow(prefix: IpNet) -> Result<(), CodedError> {
     Err(CodedError::new(
         ErrorCode::PrefixTooWide,
         format!(
-            "{prefix} is wider than /{least}, which is more than any network has; --force if it is meant"
+            "{prefix} is wider than /{least}, wider than any network; use --force to add it anyway"
         ),
     ))
 }

@@ -1,9 +1,8 @@
-//! Replaces the secrets of a configuration's text by tags before the text reaches the disk, and puts them back
-//! from the text that the operator keeps.
+//! Replaces the secrets of a configuration by tags before it is stored, and restores them from the present file.
 //!
-//! A tag is an HMAC-SHA-256 (RFC 2104) of the secret, cut to 16 bytes, under a random key of this state
-//! directory: equal secrets have equal tags, so that a change is noticed, and a tag alone does not let anyone
-//! test a guess. Invariant: no secret that `config::secrets` finds is in a redacted text.
+//! A tag is an HMAC-SHA-256 (RFC 2104) of the secret, truncated to 16 bytes, with a random key of the state directory.
+//! Equal secrets have equal tags, so that a change is detected; without the key, a guess cannot be tested.
+//! Invariant: a redacted text has no secret that `config::secrets` finds.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -15,7 +14,7 @@ use crate::bounded::Open;
 use crate::config::{Secret, secrets, without_comments};
 use crate::state::StateDir;
 
-/// The file with the key. No source's file can have this name, since a source's name has no dot.
+/// The file of the key. Cannot be the name of a source's file, since names of sources have no dot.
 const KEY_FILE: &str = "redaction.key";
 const KEY_BYTES: usize = 32;
 /// The beginning of a redacted string, or of a redacted URL's fragment.
@@ -29,16 +28,15 @@ pub(super) struct Redactor {
     key: hmac::Key,
 }
 
-/// A text with the secrets that could be put back.
+/// A text with restored secrets.
 pub(super) struct Restored {
     pub(super) text: String,
-    /// How many secrets are unknown: their tags stand in the text.
+    /// The number of secrets that could not be restored; the text has their tags.
     pub(super) missing: usize,
 }
 
 impl Redactor {
-    /// Reads the key of a state directory, or makes one. Where the directory cannot be written, the key lasts as
-    /// long as this process; then the next start finds no secret again, and takes the operator's file.
+    /// Reads the key of a state directory, or creates one. If it cannot be stored, later starts cannot restore secrets.
     pub(super) fn open(state: &StateDir) -> Self {
         let open = Open::state(KEY_BYTES as u64);
         let kept = open.read(&state.path().join(KEY_FILE)).ok();
@@ -49,7 +47,7 @@ impl Redactor {
         let bytes = random.expect("the kernel has random bytes").expose();
         if let Err(error) = state.write(KEY_FILE, bytes.to_vec()) {
             warn!(
-                "{error}; after the next start, no earlier policy with a secret in its configuration can be restored whole"
+                "{error}; after the next start, the secrets of earlier policies cannot be restored"
             );
         }
         Self::new(&bytes)
@@ -61,8 +59,8 @@ impl Redactor {
         }
     }
 
-    /// Returns a configuration's text without comments and with a tag for each secret. It is still TOML with the
-    /// same keys, and each URL is still one. A text that is redacted stays as it is.
+    /// Returns the text without comments, with a tag for each secret: valid TOML with the same keys and valid URLs.
+    /// Idempotent.
     pub(super) fn redact(&self, text: &str) -> String {
         let text = without_comments(text);
         replace(&text, |secret| match tag(secret) {
@@ -71,7 +69,7 @@ impl Redactor {
         })
     }
 
-    /// Returns a redacted text with the secrets that `current`, the text of the operator's file, has too.
+    /// Restores the secrets of a redacted text that `current`, the text of the present file, has too.
     pub(super) fn restore(&self, text: &str, current: &str) -> Restored {
         let known = secrets(current);
         let by_tag: HashMap<String, &str> = known
@@ -88,7 +86,7 @@ impl Redactor {
         Restored { text, missing }
     }
 
-    /// The value that stands for a secret: a URL keeps its public part, so that it stays one and names its host.
+    /// Returns the replacement of a secret; of a URL, with its public part.
     fn redacted(&self, secret: &Secret) -> String {
         let digest = hmac::sign(&self.key, secret.value.as_bytes());
         let mut value = match &secret.public {
@@ -102,7 +100,7 @@ impl Redactor {
     }
 }
 
-/// The tag that a string already is, if it is one.
+/// Returns the tag, if the value is a redacted one.
 fn tag(secret: &Secret) -> Option<&str> {
     let (_, tag) = secret.value.rsplit_once(MARK)?;
     let is_tag = tag.len() == 2 * TAG_BYTES && tag.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -113,7 +111,7 @@ fn tag(secret: &Secret) -> Option<&str> {
     (is_tag && whole).then_some(tag)
 }
 
-/// Replaces each secret's literal by the one that `with` returns.
+/// Replaces the literal of each secret by the result of `with`, if any.
 fn replace(text: &str, mut with: impl FnMut(&Secret) -> Option<String>) -> String {
     let (mut out, mut at) = (String::with_capacity(text.len()), 0);
     for secret in secrets(text) {
@@ -143,7 +141,7 @@ url = "https://vendor.example/list"
 "#;
 
     #[test]
-    fn no_secret_stays_and_all_come_back() {
+    fn secrets_round_trip() {
         let redactor = Redactor::new(&[7; KEY_BYTES]);
         let redacted = redactor.redact(TEXT);
         assert!(
@@ -180,7 +178,7 @@ url = "https://vendor.example/list"
     }
 
     #[test]
-    fn the_key_is_kept_for_its_owner_alone() {
+    fn only_the_owner_can_read_the_key() {
         use std::os::unix::fs::PermissionsExt as _;
         let folder = tempfile::tempdir().expect("a folder");
         let state = StateDir::open(folder.path()).expect("a state directory");

@@ -1,4 +1,4 @@
-//! What is asked over the socket: carried out one after the other, each answered when it is done.
+//! Handles the requests of the control socket, one after the other; answers each when it has taken effect.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,114 +10,136 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::confirm::Pending;
-use super::reload::Asker;
-use super::{Daemon, InForce};
+use super::reload::Requester;
+use super::{Active, Daemon};
 use crate::additions::source_name;
-use crate::audit::{Deed, Who};
+use crate::audit::{Actor, AuditAction};
 use crate::compile::Tables;
-use crate::control::{Care, Done, Refreshed, Request, Wanted};
+use crate::control::{ApplyOptions, ApplyOutcome, Operation, QueuedRequest, RefreshOutcome};
 use crate::error_code::{CodedError, ErrorCode, bail_with};
 use crate::hints;
-use crate::ledger::{Change, Unconfirmed};
+use crate::journal::{Change, ConfirmDeadline};
 use crate::lists::SourceStates;
 use crate::policy::Mode;
 use crate::session::{ChangeOrigin, Generation, lockout};
 
-/// How often a disk that failed is tried again for changes that are active without it.
+/// The retry interval for writing changes that are active but not in the journal.
 const CATCH_UP_EVERY: Duration = Duration::from_secs(10);
 
-/// Somebody who waits for lists.
+/// A refresh request in progress.
 pub(super) struct Refreshing {
-    /// Whose.
+    /// The sources that were not fetched yet.
     left: BTreeSet<String>,
-    sources: BTreeMap<String, Refreshed>,
+    sources: BTreeMap<String, RefreshOutcome>,
     /// The lists before, for the changes in the answer.
     before: SourceStates,
-    answer: oneshot::Sender<Result<Done, CodedError>>,
+    answer: oneshot::Sender<Result<ApplyOutcome, CodedError>>,
 }
 
 impl Daemon {
-    pub(super) async fn carry_out(&mut self, request: Request) {
-        let Request {
-            wanted,
-            care,
-            who,
+    /// Handles a request and sends the answer.
+    pub(super) async fn handle_request(&mut self, request: QueuedRequest) {
+        let QueuedRequest {
+            operation,
+            options,
+            actor,
             answer,
         } = request;
         let policy = self.policy_number();
-        let (deed, done) = match wanted {
-            Wanted::Reload => return self.reload(Some(Asker { who, care, answer })),
-            Wanted::Refresh(source) => return self.refresh(source.as_deref(), who, answer),
-            Wanted::Add(entries) => self.add(&entries, &care, &who),
-            Wanted::Remove(entries) => self.remove(&entries, &care, &who),
-            Wanted::Mode(mode) => (Deed::Mode { mode }, self.change_mode(mode, &care, &who)),
-            Wanted::Accept { source, id } => {
-                let done = self.accept(&source, id.as_deref(), &care);
-                (Deed::Accept { source, id }, done)
+        let (action, done) = match operation {
+            Operation::Reload => {
+                return self.reload(Some(Requester {
+                    actor,
+                    options,
+                    answer,
+                }));
             }
-            Wanted::Rollback(to) => self.roll_back(to, &care, &who).await,
-            Wanted::Confirm => (Deed::Confirm, self.confirm()),
+            Operation::Refresh(source) => return self.refresh(source.as_deref(), actor, answer),
+            Operation::Add(entries) => self.add(&entries, &options, &actor),
+            Operation::Remove(entries) => self.remove(&entries, &options, &actor),
+            Operation::Mode(mode) => (
+                AuditAction::Mode { mode },
+                self.change_mode(mode, &options, &actor),
+            ),
+            Operation::Accept { source, id } => {
+                let done = self.accept(&source, id.as_deref(), &options);
+                (AuditAction::Accept { source, id }, done)
+            }
+            Operation::Rollback(to) => self.roll_back(to, &options, &actor).await,
+            Operation::Confirm => (AuditAction::Confirm, self.confirm()),
         };
         let refused = done.as_ref().err().map(|problem| problem.error.clone());
-        let makes_policy = matches!(deed, Deed::Add(_) | Deed::Remove(_) | Deed::Mode { .. });
+        let makes_policy = matches!(
+            action,
+            AuditAction::Add(_) | AuditAction::Remove(_) | AuditAction::Mode { .. }
+        );
         let no_change = makes_policy && done.is_ok() && self.policy_number() == policy;
-        self.log_request(who, deed, refused, no_change);
-        let _ = answer.send(done); // whoever asked may be gone
+        self.log_request(actor, action, refused, no_change);
+        let _ = answer.send(done); // the client may have disconnected
     }
 
-    fn change_mode(&mut self, mode: Mode, care: &Care, who: &Who) -> Result<Done, CodedError> {
+    fn change_mode(
+        &mut self,
+        mode: Mode,
+        options: &ApplyOptions,
+        actor: &Actor,
+    ) -> Result<ApplyOutcome, CodedError> {
         let change = Change {
             mode: (mode != self.config.mode).then_some(mode),
-            ..self.change(who, format!("mode {}", mode.name()))
+            ..self.change(actor, format!("mode {}", mode.name()))
         };
-        // What is asked again and again does not push out the policies that can be gone back to.
-        let newest = self.ledger.known().newest();
+        // No new policy, since the number of stored ones is limited.
+        let newest = self.journal.known().newest();
         if mode == self.mode && newest.is_some_and(|newest| newest.change.mode == change.mode) {
-            self.require_free()?;
-            return Ok(Done {
+            self.require_idle()?;
+            return Ok(ApplyOutcome {
                 notes: vec![format!("no change: the mode is already {}", mode.name())],
-                warnings: self.standing_warnings(),
-                ..self.done()
+                warnings: self.state_warnings(),
+                ..self.outcome()
             });
         }
-        let mut done = self.apply(change, care)?;
+        let mut done = self.apply(change, options)?;
         done.notes.push(match mode {
             Mode::Enforce => {
                 "mode enforce: packets that the policy does not allow are dropped".to_owned()
             }
             Mode::Observe => "mode observe: every packet passes; drops are only counted".to_owned(),
         });
-        done.warnings.extend(self.standing_warnings());
+        done.warnings.extend(self.state_warnings());
         Ok(done)
     }
 
-    /// What is in force now, to be answered with what was done about it.
-    pub(super) fn done(&self) -> Done {
-        Done {
+    /// Returns an answer with the present generation and policy.
+    pub(super) fn outcome(&self) -> ApplyOutcome {
+        ApplyOutcome {
             generation: self.dataplane.generation(),
             policy: self.policy_number(),
-            ..Done::default()
+            ..ApplyOutcome::default()
         }
     }
 
-    /// A change that changes nothing yet.
-    pub(super) fn change(&self, who: &Who, what: String) -> Change {
-        let newest = self.ledger.known().newest().map(|policy| &policy.change);
+    /// Returns a change without effect, as a base for others.
+    pub(super) fn change(&self, actor: &Actor, what: String) -> Change {
+        let newest = self.journal.known().newest().map(|policy| &policy.change);
         Change {
             time: Timestamp::now(),
-            by: who.to_string(),
+            by: actor.to_string(),
             what,
             written: Some(self.written.clone()),
             edits: Vec::new(),
             mode: newest.and_then(|change| change.mode),
-            held_back: newest.and_then(|change| change.held_back),
+            suppressed_config_crc: newest.and_then(|change| change.suppressed_config_crc),
             unconfirmed: None,
         }
     }
 
-    /// Carries out a change of what is added by command, or of the mode: on disk, then in force, or neither.
-    pub(super) fn apply(&mut self, mut change: Change, care: &Care) -> Result<Done, CodedError> {
-        self.require_free()?;
+    /// Applies a change of the added prefixes or the mode: writes it to the journal, then activates it, or neither.
+    pub(super) fn apply(
+        &mut self,
+        mut change: Change,
+        options: &ApplyOptions,
+    ) -> Result<ApplyOutcome, CodedError> {
+        self.require_idle()?;
         let edits: BTreeSet<String> = change
             .edits
             .iter()
@@ -125,52 +147,52 @@ impl Daemon {
             .collect();
         let what = change.what.clone();
         let by = change.by.clone();
-        change.unconfirmed = self.unconfirmed(care);
+        change.unconfirmed = self.unconfirmed(options);
         let unconfirmed = change.unconfirmed;
-        let additions = self.ledger.known().additions().clone();
-        self.ledger.stage(change);
+        let additions = self.journal.known().additions().clone();
+        self.journal.stage(change);
         let mode = self.mode;
-        self.follow_ledger(&edits);
-        let warning = match self.put_change_in_force(care, edits.is_empty()) {
+        self.apply_journal(&edits);
+        let warning = match self.activate_change(options, edits.is_empty()) {
             Ok(warning) => warning,
             Err(problem) => {
-                self.ledger.take_back();
-                self.follow_ledger(&edits);
+                self.journal.undo_last();
+                self.apply_journal(&edits);
                 self.mode = mode;
                 return Err(problem);
             }
         };
-        let now = self.ledger.now();
-        self.ledger.tidy(&self.state, &now);
+        let now = self.journal.now();
+        self.journal.compact(&self.state, &now);
         self.pending = unconfirmed.map(|unconfirmed| Pending::new(unconfirmed, what, by));
-        Ok(Done {
+        Ok(ApplyOutcome {
             changes: self.changes_since(&self.config, mode, &additions, self.lists.feeds()),
             warnings: warning.into_iter().collect(),
             confirm_until: unconfirmed.map(|unconfirmed| unconfirmed.until),
-            ..self.done()
+            ..self.outcome()
         })
     }
 
-    /// A mode takes effect without the disk too; then there is a warning.
-    fn put_change_in_force(
+    /// Writes and activates a staged change. A mode takes effect even if the disk fails; then returns a warning.
+    fn activate_change(
         &mut self,
-        care: &Care,
+        options: &ApplyOptions,
         is_mode: bool,
     ) -> Result<Option<String>, CodedError> {
         let (tables, anew) = self.compiled(&self.lists).map_err(anyhow::Error::from)?;
-        self.require_session(care, &tables)?;
-        if let Some(within) = care.confirm_within {
+        self.require_session(options, &tables)?;
+        if let Some(within) = options.confirm_within {
             self.dataplane.arm_rollback(within)?;
         }
         let put = || {
-            let warning = self.write_ledger(!is_mode)?;
+            let warning = self.write_journal(!is_mode)?;
             if is_mode {
                 self.dataplane.set_mode(self.mode);
-                if let Some(in_force) = &mut self.in_force {
-                    in_force.mode = self.mode;
+                if let Some(active) = &mut self.active {
+                    active.mode = self.mode;
                 }
             } else {
-                self.with_lists(|daemon, lists| daemon.put_in_force(lists, tables.into()))?;
+                self.with_lists(|daemon, lists| daemon.activate(lists, tables.into()))?;
                 if anew {
                     warn!(target: "allowlist::counters-reset", "{}", super::COUNTS_ANEW);
                     self.dataplane.forget_counts()?;
@@ -179,22 +201,22 @@ impl Daemon {
             anyhow::Ok(warning)
         };
         let done = put();
-        if done.is_err() && care.confirm_within.is_some() {
-            // Nothing has changed that would have to be taken back.
+        if done.is_err() && options.confirm_within.is_some() {
+            // Nothing has changed, so nothing needs a rollback.
             self.dataplane.confirm()?;
         }
         Ok(done?)
     }
 
-    /// Writes the change that was staged. Where it does not need the disk, a disk that fails is a warning.
-    pub(super) fn write_ledger(&mut self, needs_disk: bool) -> Result<Option<String>> {
-        match self.ledger.write() {
+    /// Writes the staged change. Without `needs_disk`, returns a failure as a warning.
+    pub(super) fn write_journal(&mut self, needs_disk: bool) -> Result<Option<String>> {
+        match self.journal.write() {
             Ok(_) => Ok(None),
             Err(error) if needs_disk => bail_with!(DiskFailed, "{error}"),
             Err(error) => {
-                self.ledger.keep_in_memory();
+                self.journal.keep_in_memory();
                 let warning = format!(
-                    "{error}; the change is active, and it is written as soon as the disk allows it: a restart before that undoes it"
+                    "{error}; the change is active, but is lost at a restart until it can be written; retrying"
                 );
                 warn!("{warning}");
                 Ok(Some(warning))
@@ -202,52 +224,57 @@ impl Daemon {
         }
     }
 
-    /// Writes the changes that are active without the disk, if there are some.
-    pub(super) fn catch_up_ledger(&mut self) {
-        if !self.ledger.is_behind() || self.catch_up_after > Instant::now() {
+    /// Writes the active changes that are not in the journal yet.
+    pub(super) fn catch_up_journal(&mut self) {
+        if !self.journal.is_behind() || self.catch_up_after > Instant::now() {
             return;
         }
-        match self.ledger.catch_up() {
-            Ok(()) => info!("the changes that were active without the disk are written"),
+        match self.journal.catch_up() {
+            Ok(()) => info!("all active changes are in the journal again"),
             Err(_) => self.catch_up_after = Instant::now() + CATCH_UP_EVERY,
         }
     }
 
-    /// Refuses what would cut the connection over which it is asked.
-    pub(super) fn require_session(&self, care: &Care, tables: &Tables) -> Result<(), CodedError> {
-        self.require_session_by(care, tables, ChangeOrigin::Command)
+    /// Refuses a change that would cut the connection over which it was requested.
+    pub(super) fn require_session(
+        &self,
+        options: &ApplyOptions,
+        tables: &Tables,
+    ) -> Result<(), CodedError> {
+        self.require_session_by(options, tables, ChangeOrigin::Command)
     }
 
+    /// Does the lockout check, for a change from this origin.
     pub(super) fn require_session_by(
         &self,
-        care: &Care,
+        options: &ApplyOptions,
         tables: &Tables,
         by: ChangeOrigin,
     ) -> Result<(), CodedError> {
-        if care.force {
+        if options.force {
             return Ok(());
         }
-        let before = self.in_force.as_ref().map(InForce::generation);
+        let before = self.active.as_ref().map(Active::generation);
         let after = Generation {
             config: &self.config,
             mode: self.mode,
             tables,
         };
-        lockout::check(care.session.as_ref(), before, after, by)
+        lockout::check(options.session.as_ref(), before, after, by)
             .map_err(|cut| CodedError::new(ErrorCode::Lockout, cut.to_string()))
     }
 
-    /// What has to be confirmed, by this care.
-    pub(super) fn unconfirmed(&self, care: &Care) -> Option<Unconfirmed> {
-        care.confirm_within.map(|within| Unconfirmed {
+    /// Returns the deadline of a change with these options, if it must be confirmed.
+    pub(super) fn unconfirmed(&self, options: &ApplyOptions) -> Option<ConfirmDeadline> {
+        options.confirm_within.map(|within| ConfirmDeadline {
             until: Timestamp::now() + within,
-            back_to: self.policy_number(),
+            revert_to: self.policy_number(),
         })
     }
 
-    /// Takes over what the ledger says: of these services what is added, and the mode.
-    pub(super) fn follow_ledger(&mut self, services: &BTreeSet<String>) {
-        let known = self.ledger.known();
+    /// Applies the journal's added prefixes of these services, and its mode.
+    pub(super) fn apply_journal(&mut self, services: &BTreeSet<String>) {
+        let known = self.journal.known();
         let additions = known.additions();
         for service in services {
             let name = source_name(service);
@@ -266,22 +293,22 @@ impl Daemon {
         }
     }
 
-    /// Whether a change can be made now.
-    pub(super) fn require_free(&self) -> Result<(), CodedError> {
+    /// Requires that a change is possible now.
+    pub(super) fn require_idle(&self) -> Result<(), CodedError> {
         let refuse = |code, error: String| Err(CodedError::new(code, error));
-        if self.waiting {
+        if self.inactive {
             let missing = self.missing(&self.lists).join(", ");
             return refuse(
                 ErrorCode::MissingLists,
                 format!(
-                    "nothing is in force yet, since there is no list of {missing}; mend the configuration and `allowlist reload`, or set at_start"
+                    "the configuration is not active, since these sources have no list: {missing}; change the configuration and `allowlist reload`, or set at_start"
                 ),
             );
         }
         if self.reloading.is_some() {
             return Err(CodedError::new(
                 ErrorCode::Busy,
-                "the configuration is being reloaded at this moment; ask again",
+                "a reload is in progress; try again",
             ));
         }
         if let Some(pending) = &self.pending {
@@ -289,7 +316,7 @@ impl Daemon {
             return refuse(
                 ErrorCode::ChangePending,
                 format!(
-                    "{} by {} waits to be confirmed, and is taken back in {} s; `allowlist confirm` or `allowlist rollback` first",
+                    "a change is pending ({} by {}) and is rolled back in {} s; `allowlist confirm` or `allowlist rollback` first",
                     pending.what,
                     pending.by,
                     left.as_secs()
@@ -299,18 +326,19 @@ impl Daemon {
         Ok(())
     }
 
+    /// Fetches one source or all now; the answer follows when all were fetched.
     fn refresh(
         &mut self,
         source: Option<&str>,
-        who: Who,
-        answer: oneshot::Sender<Result<Done, CodedError>>,
+        actor: Actor,
+        answer: oneshot::Sender<Result<ApplyOutcome, CodedError>>,
     ) {
         let changing = self.policy.used_sources().filter(|one| one.can_change());
         let mut names: BTreeSet<String> = changing.map(|one| one.name.clone()).collect();
         if let Some(name) = source {
             if !names.contains(name) {
                 let error = format!(
-                    "there is no source {name:?} that can be fetched; {}",
+                    "no source that can be fetched is called {name:?}; {}",
                     hints::there_are(names)
                 );
                 let _ = answer.send(Err(CodedError::new(ErrorCode::UnknownSource, error)));
@@ -319,7 +347,7 @@ impl Daemon {
             names.retain(|one| one == name);
         }
         let sources = names.iter().cloned().collect();
-        self.log(who, Deed::Refresh { sources }, None);
+        self.log(actor, AuditAction::Refresh { sources }, None);
         for name in &names {
             self.due.insert(name.clone(), Instant::now());
         }
@@ -333,12 +361,12 @@ impl Daemon {
         self.fetch_due();
     }
 
-    /// A source was asked: whoever waits for it may know.
+    /// Records the result of a fetch in the refresh requests that wait for it.
     pub(super) fn note_refreshed(&mut self, name: &str) {
         let health = self.lists.health(name);
         let failure = health.and_then(|health| health.failure.clone());
         let failure_code = health.and_then(|health| health.failure_code);
-        let outcome = Refreshed {
+        let outcome = RefreshOutcome {
             ok: failure.is_none(),
             prefixes: self.lists.feed(name).map_or(0, crate::policy::Feed::len),
             failure,
@@ -352,7 +380,7 @@ impl Daemon {
         self.answer_refreshed();
     }
 
-    /// Answers those who wait for nothing any more. A source that is gone is waited for by nobody.
+    /// Answers the refresh requests that are complete. Sources that are not configured any more are skipped.
     pub(super) fn answer_refreshed(&mut self) {
         let policy = &self.policy;
         for waiting in &mut self.refreshing {
@@ -361,12 +389,12 @@ impl Daemon {
         let is_done = |waiting: &mut Refreshing| waiting.left.is_empty();
         let complete: Vec<Refreshing> = self.refreshing.extract_if(.., is_done).collect();
         for waiting in complete {
-            let additions = self.ledger.known().additions();
+            let additions = self.journal.known().additions();
             let before = waiting.before.feeds();
-            let done = Done {
+            let done = ApplyOutcome {
                 changes: self.changes_since(&self.config, self.mode, additions, before),
                 sources: waiting.sources,
-                ..self.done()
+                ..self.outcome()
             };
             let _ = waiting.answer.send(Ok(done));
         }

@@ -1,10 +1,10 @@
-//! Which policy is in force, on disk: a line of JSON a change, each a policy with a number. What the
-//! configuration said, what was added by command, which mode, and whether it was confirmed.
+//! The journal: the policies and their changes on disk, one line of JSON per change.
 //!
-//! Invariants: a change is on disk whole, with its checksum, before anybody is told that it is done; a line
-//! that a crash cut short was told to nobody, and does not count; of the last policies is known what leads
-//! back to them; no secret of a configuration is on disk. `file` knows the bytes, `redact` the secrets. Knows
-//! neither the kernel nor whether a policy is a good one.
+//! A policy is a numbered state: the configuration's text, the added prefixes, the mode set by command, and whether it is
+//! confirmed. `file` reads and writes the lines, `redact` replaces the secrets.
+//!
+//! Invariants: a change is on disk with its checksum before its request is answered; a line that a crash cut short is
+//! ignored; the last [`MAX_POLICIES`] policies can be restored; no secret of a configuration is on disk.
 
 mod file;
 mod redact;
@@ -25,77 +25,75 @@ use crate::policy::Mode;
 use crate::state::{StateDir, StateError};
 use crate::time::{Now, SteadyClock};
 
-/// How many policies can be gone back to; one more is known, so that a change that fails costs none.
-pub const KEPT: usize = 20;
-/// So many edits more than are needed are worth writing the file anew.
+/// The number of policies that a rollback can restore; one more is kept, so that a failed change removes none.
+pub const MAX_POLICIES: usize = 20;
+/// The number of superfluous edits at which the file is rewritten.
 const HISTORY: usize = 1000;
 
-/// What makes a policy of the one before.
+/// The change from one policy to the next.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// When.
+    /// The time.
     pub time: Timestamp,
-    /// Who did it.
+    /// The user who made the change.
     pub by: String,
-    /// What it was, in words.
+    /// The description.
     pub what: String,
-    /// The configuration, where it is another one.
+    /// The configuration, if it has changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub written: Option<Arc<Written>>,
-    /// What is added by command, and what is not any more.
+    pub written: Option<Arc<ConfigText>>,
+    /// The edits of the added prefixes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub edits: Vec<Edit>,
-    /// The mode by command, from now on; none is that of the configuration.
+    /// The mode set by command; `None` is the configuration's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
-    /// The checksum of what the configuration's file says, if that does not count any more: its change was
-    /// taken back.
+    /// The checksum of the configuration file, if it is suppressed because its change was rolled back.
+    #[serde(rename = "held_back", default, skip_serializing_if = "Option::is_none")]
+    pub suppressed_config_crc: Option<u32>,
+    /// The deadline of the confirmation, if the change is not confirmed yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub held_back: Option<u32>,
-    /// Until when it must be confirmed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unconfirmed: Option<Unconfirmed>,
+    pub unconfirmed: Option<ConfirmDeadline>,
 }
 
-/// That a change has to be confirmed.
+/// The deadline of a pending change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Unconfirmed {
-    /// In time.
+pub struct ConfirmDeadline {
+    /// The time of the rollback.
     pub until: Timestamp,
-    /// The policy that is gone back to else; none where nothing was filtered before.
-    pub back_to: Option<u64>,
+    /// The policy that the rollback restores; `None` if nothing was filtered before.
+    #[serde(rename = "back_to")]
+    pub revert_to: Option<u64>,
 }
 
-/// A configuration's text and its origin.
+/// The text of a configuration and its origin.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Written {
-    /// Its file; none if it was typed.
+pub struct ConfigText {
+    /// The file; `None` for the command line.
     pub file: Option<PathBuf>,
-    /// The text, with its secrets. On disk, each secret is replaced by a tag.
+    /// The text with its secrets. On disk, each secret is replaced by a tag.
     pub text: String,
-    /// How many secrets of the text are unknown, since the file of this start does not have them: their tags
-    /// stand in the text.
+    /// The number of secrets that could not be restored from the present file; the text has their tags.
     #[serde(skip)]
     missing_secrets: usize,
-    /// The checksum of the text as it was written, of which the disk has neither comments nor secrets.
+    /// The checksum of the original text, since the text on disk lacks comments and secrets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     crc32: Option<u32>,
-    /// Interfaces that were typed, and stand for those of the text.
+    /// The interfaces of the command line, which replace those of the text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub interfaces: Vec<String>,
 }
 
-impl PartialEq for Written {
+impl PartialEq for ConfigText {
     fn eq(&self, other: &Self) -> bool {
         self.file == other.file && self.interfaces == other.interfaces && self.has_text_of(other)
     }
 }
 
-impl Eq for Written {}
+impl Eq for ConfigText {}
 
-impl Written {
-    /// A configuration of a file, or of the command line where that is `None`; `interfaces` are those that were
-    /// typed.
+impl ConfigText {
+    /// Returns the configuration of a file, or of the command line; `interfaces` are those of the command line.
     pub fn new(file: Option<PathBuf>, text: String, interfaces: Vec<String>) -> Self {
         Self {
             file,
@@ -106,31 +104,31 @@ impl Written {
         }
     }
 
-    /// Returns a checksum of the text as it was written.
+    /// Returns the checksum of the original text.
     pub fn checksum(&self) -> u32 {
         self.crc32
             .unwrap_or_else(|| crc32fast::hash(self.text.as_bytes()))
     }
 
-    /// Whether both have one text, as it was written and with the same secrets.
+    /// Returns whether the original texts are equal, secrets included.
     pub fn has_text_of(&self, other: &Self) -> bool {
         self.checksum() == other.checksum()
             && (self.text == other.text
                 || without_comments(&self.text) == without_comments(&other.text))
     }
 
-    /// A warning about secrets that could not be restored; `None` if all could.
+    /// Returns a warning about secrets that could not be restored, if any.
     pub fn missing_secrets_warning(&self) -> Option<String> {
         (self.missing_secrets > 0).then(|| {
             format!(
-                "{} of the secrets of this policy's configuration are not in {} any more and are stored nowhere else, so sources that need them keep their last-good lists; put the secrets back into the file, or use bearer_file",
+                "{} secrets of this policy's configuration are not in {} any more, so the sources that need them keep their last-good lists; restore the secrets in the file, or use bearer_file",
                 self.missing_secrets,
                 self.origin()
             )
         })
     }
 
-    /// Where it comes from, in words.
+    /// Returns the origin, for display.
     pub fn origin(&self) -> String {
         match &self.file {
             Some(file) => file.display().to_string(),
@@ -139,50 +137,50 @@ impl Written {
     }
 }
 
-/// A policy.
+/// A stored policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// Its number.
+    /// The number.
     pub number: u64,
-    /// What made it. Its configuration is always there.
+    /// The change that made it, always with a configuration.
     pub change: Change,
-    /// What leads back to the additions of the one before.
+    /// The edits that restore the added prefixes of the policy before.
     undo: Vec<Edit>,
 }
 
 impl Policy {
-    /// The configuration.
-    pub fn written(&self) -> &Arc<Written> {
+    /// Returns the configuration.
+    pub fn written(&self) -> &Arc<ConfigText> {
         self.change.written.as_ref().expect("replaying fills it in")
     }
 }
 
-/// The policies that are known, and what is added by command now.
+/// The journal of a daemon.
 #[derive(Debug)]
-pub struct Ledger {
+pub struct Journal {
     file: File,
     redactor: Redactor,
     clock: SteadyClock,
-    known: Known,
-    /// What is known and not on disk yet.
+    known: PolicyHistory,
+    /// The newest change, while it is not on disk.
     staged: Option<Line>,
-    /// Changes that are active without the disk, to be written when that is possible again.
+    /// Active changes that could not be written yet.
     unwritten: Vec<Line>,
     /// Whether the newest policy is the last of `unwritten`.
     is_newest_unwritten: bool,
 }
 
-/// What the lines say.
+/// The policies of a journal and the present added prefixes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Known {
-    /// The oldest first.
+pub struct PolicyHistory {
+    /// Oldest first.
     policies: VecDeque<Policy>,
     additions: Additions,
-    /// The newest time of any line, which the clock must not be behind.
+    /// The newest time of all lines, a lower bound of the clock.
     newest_time: Timestamp,
 }
 
-impl Default for Known {
+impl Default for PolicyHistory {
     fn default() -> Self {
         Self {
             policies: VecDeque::new(),
@@ -192,9 +190,9 @@ impl Default for Known {
     }
 }
 
-impl Known {
-    /// Reads what is in a state directory, for whoever only looks.
-    pub fn peek(folder: &Path) -> Result<Self, StateError> {
+impl PolicyHistory {
+    /// Reads the journal of a state directory without a lock.
+    pub fn load_readonly(folder: &Path) -> Result<Self, StateError> {
         let mut known = Self::default();
         for line in file::read(folder)?.lines {
             known.replay(line);
@@ -202,47 +200,44 @@ impl Known {
         Ok(known)
     }
 
-    /// Reads the additions of a state directory that have not expired, and the moment that they were judged by.
-    ///
-    /// # Errors
-    /// A ledger that cannot be read.
-    pub fn peek_additions(folder: &Path) -> Result<(Additions, Now), StateError> {
-        let known = Self::peek(folder)?;
+    /// Reads the added prefixes of a state directory that have not expired, with the time of that decision.
+    pub fn load_additions(folder: &Path) -> Result<(Additions, Now), StateError> {
+        let known = Self::load_readonly(folder)?;
         let now = SteadyClock::not_before(known.newest_time).now();
         let mut additions = known.additions;
         additions.expire(&now);
         Ok((additions, now))
     }
 
-    /// The oldest first.
+    /// Returns the policies, oldest first.
     pub fn policies(&self) -> impl DoubleEndedIterator<Item = &Policy> {
         self.policies.iter()
     }
 
-    /// The one in force.
+    /// Returns the active policy.
     pub fn newest(&self) -> Option<&Policy> {
         self.policies.back()
     }
 
-    /// By number.
+    /// Returns the policy with this number.
     pub fn get(&self, number: u64) -> Option<&Policy> {
         self.policies.iter().find(|policy| policy.number == number)
     }
 
-    /// What is added by command.
+    /// Returns the added prefixes.
     pub fn additions(&self) -> &Additions {
         &self.additions
     }
 
-    /// What leads to the additions of policy `number`.
-    pub fn back_to(&self, number: u64) -> Vec<Edit> {
+    /// Returns the edits that restore the added prefixes of policy `number`.
+    pub fn revert_edits(&self, number: u64) -> Vec<Edit> {
         let later = self.policies.iter().rev();
         let later = later.take_while(|policy| policy.number > number);
         later.flat_map(|policy| policy.undo.clone()).collect()
     }
 
-    /// What still has to be confirmed.
-    pub fn unconfirmed(&self) -> Option<Unconfirmed> {
+    /// Returns the deadline of the newest policy, if it is not confirmed.
+    pub fn unconfirmed(&self) -> Option<ConfirmDeadline> {
         self.newest()?.change.unconfirmed
     }
 
@@ -255,7 +250,7 @@ impl Known {
             Line::Change { number, mut change } => {
                 if change.written.is_none() {
                     let Some(before) = self.newest() else {
-                        return; // it was damaged, and so this says nothing
+                        return; // the line with the configuration was damaged
                     };
                     change.written = Some(Arc::clone(before.written()));
                 }
@@ -266,7 +261,7 @@ impl Known {
                     change,
                     undo,
                 });
-                if self.policies.len() > KEPT + 1 {
+                if self.policies.len() > MAX_POLICIES + 1 {
                     self.policies.pop_front();
                 }
             }
@@ -285,7 +280,7 @@ impl Known {
         }
     }
 
-    /// As few lines as say the same.
+    /// Returns the shortest journal with the same content.
     fn lines(&self, now: &Now) -> Vec<Line> {
         let mut oldest = self.additions.clone();
         for policy in self.policies.iter().rev() {
@@ -295,7 +290,7 @@ impl Known {
         let base = Line::Base {
             additions: oldest.all().cloned().collect(),
         };
-        let mut before: Option<&Arc<Written>> = None;
+        let mut before: Option<&Arc<ConfigText>> = None;
         let changes = self.policies.iter().map(|policy| {
             let mut change = policy.change.clone();
             if before.is_some_and(|before| before == policy.written()) {
@@ -307,7 +302,7 @@ impl Known {
                 change,
             }
         });
-        // Replaying the changes may bring back expired additions; and the newest time must not be lost.
+        // Replaying the changes can restore expired prefixes; and the newest time must be kept.
         let mut replayed = Self::default();
         let mut lines: Vec<Line> = std::iter::once(base).chain(changes).collect();
         lines.iter().cloned().for_each(|line| replayed.replay(line));
@@ -329,18 +324,18 @@ impl Known {
     }
 }
 
-impl Ledger {
-    /// Reads the ledger, without additions that have expired at `now`. While the disk cannot be written to, changes
-    /// are refused. A ledger that cannot be read is logged and counts as one without policies: a damaged disk does
-    /// not keep the filter from starting. Secrets of earlier policies are restored from `current`, the text of the
-    /// configuration that this start begins with.
+impl Journal {
+    /// Reads the journal, without prefixes that have expired at `now`.
+    ///
+    /// A journal that cannot be read is logged and counts as empty, so that the filter can start. Secrets of earlier
+    /// policies are restored from `current`, the text of the present configuration.
     pub fn open(state: &StateDir, now: &Now, current: &str) -> Self {
         let (file, lines, damaged) = File::open(state);
-        let mut ledger = Self {
+        let mut journal = Self {
             file,
             redactor: Redactor::open(state),
             clock: SteadyClock::not_before(Timestamp::MIN),
-            known: Known::default(),
+            known: PolicyHistory::default(),
             staged: None,
             unwritten: Vec::new(),
             is_newest_unwritten: false,
@@ -351,41 +346,38 @@ impl Ledger {
                 && let Some(written) = &mut change.written
             {
                 let written = Arc::make_mut(written);
-                // An earlier version of this program wrote texts as they were.
-                has_secrets |= ledger.redactor.redact(&written.text) != written.text;
-                let restored = ledger.redactor.restore(&written.text, current);
+                // Earlier versions did not redact the text.
+                has_secrets |= journal.redactor.redact(&written.text) != written.text;
+                let restored = journal.redactor.restore(&written.text, current);
                 (written.text, written.missing_secrets) = (restored.text, restored.missing);
             }
-            ledger.known.replay(line);
+            journal.known.replay(line);
         }
-        ledger.clock.learn(ledger.known.newest_time);
+        journal.clock.learn(journal.known.newest_time);
         let now = &Now {
-            wall: now.wall.max(ledger.known.newest_time),
+            wall: now.wall.max(journal.known.newest_time),
             uptime: now.uptime.clone(),
         };
-        ledger.known.additions.expire(now);
+        journal.known.additions.expire(now);
         if damaged || has_secrets {
-            ledger.rewrite(state, now);
+            journal.rewrite(state, now);
         }
-        ledger
+        journal
     }
 
-    /// What it says.
-    pub fn known(&self) -> &Known {
+    /// Returns the policies.
+    pub fn known(&self) -> &PolicyHistory {
         &self.known
     }
 
-    /// Adds a policy; on return it has reached the disk. On an error nothing was added.
-    ///
-    /// # Returns
-    /// Its number.
+    /// Appends a policy durably, and returns its number. After an error nothing was appended.
     #[cfg(test)]
     fn add(&mut self, change: Change) -> Result<u64, StateError> {
         self.stage(change);
-        self.write().inspect_err(|_| self.take_back())
+        self.write().inspect_err(|_| self.undo_last())
     }
 
-    /// Adds a policy that is not on disk yet: [`Self::write`] puts it there, [`Self::take_back`] forgets it.
+    /// Adds a policy in memory: [`Self::write`] writes it, [`Self::undo_last`] removes it.
     pub fn stage(&mut self, mut change: Change) {
         let newest = self.known.newest();
         let number = newest.map_or(1, |policy| policy.number + 1);
@@ -395,13 +387,13 @@ impl Ledger {
         let line = Line::Change { number, change };
         self.known.replay(line.clone());
         self.clock.learn(self.known.newest_time);
-        self.file.keep_what_is();
+        self.file.make_permanent();
         self.is_newest_unwritten = false;
         self.staged = Some(line);
     }
 
-    /// Gives up writing the change that was staged for now: it is active without the disk, and the next write
-    /// that succeeds writes it first. [`Self::take_back`] forgets it.
+    /// Keeps the staged change in memory after a failed write; the next successful write includes it.
+    /// [`Self::undo_last`] removes it.
     pub fn keep_in_memory(&mut self) {
         if let Some(line) = self.staged.take() {
             self.unwritten.push(line);
@@ -409,7 +401,7 @@ impl Ledger {
         }
     }
 
-    /// Whether there are active changes that are not on disk.
+    /// Returns whether active changes are not on disk.
     pub fn is_behind(&self) -> bool {
         !self.unwritten.is_empty()
     }
@@ -419,23 +411,19 @@ impl Ledger {
         while let Some(line) = self.unwritten.first() {
             let line = self.redacted(line.clone());
             self.file.add(&line)?;
-            self.file.keep_what_is();
+            self.file.make_permanent();
             self.unwritten.remove(0);
             self.is_newest_unwritten = false;
         }
         Ok(())
     }
 
-    /// Whether there is a policy that is not on disk yet.
-    pub fn is_staged(&self) -> bool {
+    /// Returns whether the newest policy is staged.
+    pub fn has_staged(&self) -> bool {
         self.staged.is_some()
     }
 
-    /// Puts on disk what was staged; on return it is there. On an error it stays staged, for
-    /// [`Self::take_back`].
-    ///
-    /// # Returns
-    /// The newest policy's number.
+    /// Writes the staged change durably, and returns the newest policy's number. After an error it stays staged.
     pub fn write(&mut self) -> Result<u64, StateError> {
         if let Some(line) = &self.staged {
             let line = line.clone();
@@ -447,18 +435,17 @@ impl Ledger {
         Ok(self.known.newest().map_or(0, |policy| policy.number))
     }
 
-    /// What was staged last could not be put in force, whether it is on disk yet or not, and was never. Nothing
-    /// happens where that was done already.
-    pub fn take_back(&mut self) {
+    /// Removes the last staged change, on disk too, since it could not be activated. A repeated call has no effect.
+    pub fn undo_last(&mut self) {
         if self.is_newest_unwritten {
             self.unwritten.pop();
             self.is_newest_unwritten = false;
         } else if self.staged.take().is_none() {
-            match self.file.take_back() {
+            match self.file.undo_last() {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => warn!(
-                    "{error}; the change that failed may be tried again by the next start; `allowlist rollback` undoes it then"
+                    "{error}; the next start may apply the failed change; `allowlist rollback` undoes it then"
                 ),
             }
         }
@@ -467,7 +454,7 @@ impl Ledger {
         }
     }
 
-    /// The newest policy is confirmed.
+    /// Records that the newest policy is confirmed.
     pub fn confirm(&mut self) -> Result<(), StateError> {
         let Some(number) = self.known.newest().map(|policy| policy.number) else {
             return Ok(());
@@ -479,13 +466,12 @@ impl Ledger {
         Ok(())
     }
 
-    /// Returns the moment that grants are judged by: never before the newest time of the ledger.
+    /// Returns the time by which prefixes expire, never earlier than the newest time of the journal.
     pub fn now(&self) -> Now {
         self.clock.now()
     }
 
-    /// Removes the additions that have expired, and returns them. That they have is written down, so that a clock
-    /// that is set back brings none back.
+    /// Removes and returns the expired prefixes. The expiry is recorded, so that a clock that is set back restores none.
     pub fn expire(&mut self, now: &Now) -> Vec<Addition> {
         let gone = self.known.additions.expire(now);
         if !gone.is_empty() {
@@ -498,22 +484,22 @@ impl Ledger {
             self.clock.learn(now.wall);
             if let Err(error) = self.file.add(&line) {
                 warn!(
-                    "{error}; an addition that has expired may pass again after a start with a clock that was set back"
+                    "{error}; after a restart with a clock that was set back, an expired prefix may be allowed again"
                 );
             }
-            self.file.keep_what_is();
+            self.file.make_permanent();
         }
         gone
     }
 
-    /// Writes the file anew if most of it is history. That it cannot be is no loss.
-    pub fn tidy(&mut self, state: &StateDir, now: &Now) {
+    /// Rewrites the file if most of it is superfluous. A failure is logged.
+    pub fn compact(&mut self, state: &StateDir, now: &Now) {
         if self.file.edits() > self.known.edits() * 2 + HISTORY {
             self.rewrite(state, now);
         }
     }
 
-    /// Returns the line as it may be on disk.
+    /// Returns the line without secrets.
     fn redacted(&self, mut line: Line) -> Line {
         if let Line::Change { change, .. } = &mut line
             && let Some(written) = &mut change.written
