@@ -128,7 +128,7 @@ pub enum Rejection {
         /// The purpose of the block.
         what: &'static str,
     },
-    /// An IPv6 prefix lies outside of 2000::/3.
+    /// An IPv6 prefix lies outside of `2000::/3`.
     #[error(
         "has {prefix}, which is outside of 2000::/3, the IPv6 addresses of the internet; set `allow_special_use = true` if that is right"
     )]

@@ -1,4 +1,4 @@
-//! Notifications for a service manager: ready, reloading, stopping, alive (the protocol of sd_notify(3)).
+//! Notifications for a service manager: ready, reloading, stopping, alive (the protocol of `sd_notify(3)`).
 //!
 //! Invariants: without a service manager nothing happens; a notification that cannot be sent neither stops nor
 //! delays the daemon. Does not know when the states are reached.

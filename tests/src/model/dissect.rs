@@ -44,7 +44,7 @@ pub fn dissect(frame: &[u8]) -> ParsedFrame {
     packet.map_or_else(ParsedFrame::Malformed, ParsedFrame::Ip)
 }
 
-/// Returns the EtherType behind the VLAN tags, and the bytes after it.
+/// Returns the `EtherType` behind the VLAN tags, and the bytes after it.
 fn untagged(frame: &[u8]) -> Result<(u16, &[u8]), Malformed> {
     let is_tag = |kind| kind == 0x8100 || kind == 0x88a8;
     let mut kind = number(frame, 12).ok_or(Malformed::EthernetHeader)?;

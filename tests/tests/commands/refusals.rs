@@ -70,7 +70,7 @@ fn a_wrong_configuration_is_refused() -> anyhow::Result<()> {
         (
             &format!("{service}[sources.office]\nurl = 'http://example.com/'\nformat = 'json'\n"),
             ":5:7: ",
-            &["sources.office.url: ", "write https://"],
+            &["sources.office.url: ", "use https://"],
         ),
         (
             &format!("{service}[sources.office]\nprefixes = []\n"),
@@ -252,7 +252,7 @@ fn what_stands_in_the_way_is_named() -> anyhow::Result<()> {
         ),
         (
             SMALL.to_vec(),
-            &["no interface to filter on", "give --iface"],
+            &["no interface is configured", "use --iface"],
         ),
         (vec!["--iface", "eth0", "--port", "tcp/443"], &["--allow: "]),
         (
@@ -306,7 +306,7 @@ fn a_second_instance_is_refused() -> anyhow::Result<()> {
     let mut filter = site.filter(&[&["--iface", "eth0", "--keep"], &SMALL[..]].concat())?;
     let program = xdp_program(&site).context("the filter is on eth0")?;
     let before = site.json("list")?;
-    let process = format!("is in use by process {} (allowlist); ", filter.id());
+    let process = format!("in use by process {} (allowlist); ", filter.id());
     let pins = format!(
         "another daemon, process {} (allowlist), uses {}; ",
         filter.id(),

@@ -338,8 +338,8 @@ fn a_file_is_read_again_when_it_is_written() -> anyhow::Result<()> {
         .map(|line| normalized(line, Some(&site.scratch)) + "\n")
         .collect();
     expect![[r#"
-        <time> warning[fetch-failed]: source office: <files>/office.txt: line 1: "198.18.0.4/99" is not a prefix: its length is greater than 32; use /0 to /32; its last good list stays in force
-        <time> warning[fetch-failed]: source office: <files>/office.txt: cannot be read: No such file or directory (os error); check the path and its permissions; its last good list stays in force
+        <time> warning[fetch-failed]: source office: <files>/office.txt: line 1: "198.18.0.4/99" is not a prefix: its length is greater than 32; use /0 to /32; the last-good list stays active
+        <time> warning[fetch-failed]: source office: <files>/office.txt: cannot be read: No such file or directory (os error); check the path and its permissions; the last-good list stays active
     "#]].assert_eq(&failures);
     assert!(gets_through(&site, "198.18.0.5")?);
     Ok(())
@@ -430,8 +430,8 @@ fn a_hook_receives_changes() -> anyhow::Result<()> {
     };
     eventually(|| Ok(failures().len() == 2)).with_context(|| filter.output())?;
     expect![[r#"
-        <time> warning[hook-failed]: on_change: vendor: <files>/tell: was not started; check `command` and its permissions: No such file or directory (os error)
-        <time> warning[hook-failed]: on_change: vendor: the webhook at 127.0.0.1: the server answered 400; check `webhook`; this event is not sent again
+        <time> warning[hook-failed]: on_change: vendor: <files>/tell: cannot start; check `command` and its permissions: No such file or directory (os error)
+        <time> warning[hook-failed]: on_change: vendor: webhook at 127.0.0.1: the server answered 400; check `webhook`; the event is not sent again
     "#]].assert_eq(&failures().concat());
     assert!(gets_through(&setup.site, "198.18.0.3")?);
     Ok(())

@@ -265,7 +265,7 @@ fn without_a_file_system_a_daemon_fails() -> anyhow::Result<()> {
     let error = log.lines().find(|line| line.contains("error["));
     let error = error.with_context(|| filter.output())?;
     assert!(error.contains("error[invalid-pin-dir]: "), "{error}");
-    expect!["error[invalid-pin-dir]: the pin folder was unmounted or removed, and cannot be made again, so nothing is filtered any more once this process has ended: <files>/bpf/pins is not on a BPF file system, so nothing can be pinned there; choose a --pin-dir under /sys/fs/bpf"].assert_eq(&normalized(error, Some(&site.scratch)));
+    expect!["error[invalid-pin-dir]: the pin directory was unmounted or removed, and cannot be restored; the filter ends with this process: <files>/bpf/pins is not on a BPF file system, so nothing can be pinned there; choose a --pin-dir under /sys/fs/bpf"].assert_eq(&normalized(error, Some(&site.scratch)));
     eventually(|| gets_through(&site, STRANGERS[0]))
 }
 
