@@ -204,7 +204,7 @@ fn the_daemon_lives_within_the_limit_of_its_unit() -> anyhow::Result<()> {
     let mut daemon = start()?;
     let failed = |run: &Program| -> anyhow::Result<()> {
         for (name, _) in formats {
-            run.wait_for_line(&format!("warning: source {name}: "), SOON)?;
+            run.wait_for_line(&format!(": source {name}: "), SOON)?;
             let sources = site.json("sources")?;
             ensure!(
                 sources["sources"][name]["prefixes"] == 1,

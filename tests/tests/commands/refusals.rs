@@ -284,11 +284,11 @@ fn what_stands_in_the_way_is_named() -> anyhow::Result<()> {
         ),
         (
             [&on_eth0(&[])[..], &["--socket", &too_long]].concat(),
-            &["xxxxxxxx", "longer than the 107 bytes"],
+            &["xxxxxxxx", "longer than 107 bytes"],
         ),
         (
             [&on_eth0(&[])[..], &["--socket", &precious]].concat(),
-            &["/precious", "is no socket"],
+            &["/precious", "not a socket"],
         ),
     ] {
         check_failed_run(&site, &arguments, expected);

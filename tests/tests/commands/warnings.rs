@@ -256,6 +256,6 @@ fn check_hints_at_names_of_interfaces() -> anyhow::Result<()> {
     let [line] = said(&ended)[..] else {
         panic!("{ended:?}");
     };
-    assert!(line.contains("no interface is configured"), "{line}");
+    assert!(line.contains("no interface to filter on"), "{line}");
     Ok(())
 }
