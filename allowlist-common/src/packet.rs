@@ -3,16 +3,13 @@
 //! Invariants: the parser reads nothing beyond the length in the IP header, so Ethernet padding is never parsed as a
 //! header; it reads no ports from a later fragment; a packet with inconsistent headers is [`Malformed`]. Knows no
 //! policy. The submodule `quote` parses the packet inside an ICMP error.
-//!
-//! Formats: IEEE 802.1Q, RFC 791 (IPv4), RFC 8200 (IPv6 and its extension headers), RFC 2675 (jumbograms),
-//! RFC 4302 (AH), RFC 9293 (TCP), RFC 9260 (SCTP).
+//! Formats: IEEE 802.1Q, RFC 791, 8200 and 2675 (IP), 4302 (AH), 9293 (TCP), 9260 (SCTP).
 
 mod addresses;
 mod fast_path;
 mod malformed;
 mod packed;
 mod quote;
-
 pub use addresses::{Addresses, read_addresses};
 pub use fast_path::parse_fast;
 pub use malformed::Malformed;
@@ -298,7 +295,6 @@ pub fn parse_network<F: Frame + ?Sized>(frame: &F) -> Result<(Contents, Option<S
     };
     Ok((Contents::Ip(packet), header))
 }
-
 #[inline(always)]
 const fn is_tag(kind: u16) -> bool {
     kind == 0x8100 || kind == 0x88a8
