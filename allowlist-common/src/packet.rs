@@ -3,20 +3,23 @@
 //! Invariants: the parser reads nothing beyond the length in the IP header, so Ethernet padding is never parsed as a
 //! header; it reads no ports from a later fragment; a packet with inconsistent headers is [`Malformed`]. Knows no
 //! policy. The submodule `quote` parses the packet inside an ICMP error.
-//! Formats: IEEE 802.1Q, RFC 791, 8200 and 2675 (IP), 4302 (AH), 9293 (TCP), 9260 (SCTP).
+//!
+//! Formats: IEEE 802.1Q, RFC 791 (IPv4), RFC 8200 (IPv6 and its extension headers), RFC 2675 (jumbograms),
+//! RFC 4302 (AH), RFC 9293 (TCP), RFC 9260 (SCTP).
 
+mod address;
 mod addresses;
 mod fast_path;
 mod malformed;
 mod packed;
 mod quote;
+
+pub use address::Address;
 pub use addresses::{Addresses, read_addresses};
 pub use fast_path::parse_fast;
 pub use malformed::Malformed;
 pub use packed::{PackedMeta, PackedPacket};
 pub use quote::Quote;
-
-use core::net::IpAddr;
 
 use crate::frame::{Frame, u16_at, u32_at};
 
@@ -29,15 +32,6 @@ pub enum Contents {
     Other,
     /// An IPv4 or IPv6 packet.
     Ip(Packet),
-}
-
-/// The IP address of a packet, as a number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Address {
-    /// An IPv4 address.
-    V4(u32),
-    /// An IPv6 address: the upper and the lower 64 bits.
-    V6([u64; 2]),
 }
 
 /// The fields that a packet is judged by.
@@ -178,72 +172,6 @@ pub const fn hides_protocol(family: u8, protocol: u8) -> bool {
     family == 6 && is_extension(protocol)
 }
 
-impl Address {
-    /// Returns the address in 16 bytes; an IPv4 address takes the first 4, and the others are 0.
-    #[inline(always)]
-    pub const fn padded(self) -> [u64; 2] {
-        match self {
-            Self::V4(address) => [(address as u64) << 32, 0],
-            Self::V6(halves) => halves,
-        }
-    }
-
-    /// Returns the IP version, 4 or 6.
-    #[inline(always)]
-    pub const fn family(self) -> u8 {
-        match self {
-            Self::V4(_) => 4,
-            Self::V6(_) => 6,
-        }
-    }
-
-    /// Reports whether this is an IPv6 link-local address (`fe80::/10`). Routers forward no packets from or to such an
-    /// address (RFC 4291, 2.5.6).
-    #[inline(always)]
-    pub const fn is_link_local(self) -> bool {
-        matches!(self, Self::V6([network, _]) if network >> 54 == 0xfe80 >> 6)
-    }
-
-    /// Reports whether this is the unspecified address of its family.
-    #[inline(always)]
-    pub const fn is_unspecified(self) -> bool {
-        matches!(self, Self::V4(0) | Self::V6([0, 0]))
-    }
-
-    /// Returns the address that [`Self::padded`] encoded, for its IP version.
-    #[inline(always)]
-    pub const fn from_padded(family: u8, padded: [u64; 2]) -> Self {
-        if family == 4 {
-            Self::V4((padded[0] >> 32) as u32)
-        } else {
-            Self::V6(padded)
-        }
-    }
-}
-
-impl From<IpAddr> for Address {
-    fn from(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(address) => Self::V4(address.to_bits()),
-            IpAddr::V6(address) => {
-                let bits = address.to_bits();
-                Self::V6([(bits >> 64) as u64, bits as u64])
-            }
-        }
-    }
-}
-
-impl From<Address> for IpAddr {
-    fn from(address: Address) -> Self {
-        match address {
-            Address::V4(number) => Self::V4(number.into()),
-            Address::V6([network, host]) => {
-                Self::V6((u128::from(network) << 64 | u128::from(host)).into())
-            }
-        }
-    }
-}
-
 /// Parses a frame.
 ///
 /// # Errors
@@ -295,6 +223,7 @@ pub fn parse_network<F: Frame + ?Sized>(frame: &F) -> Result<(Contents, Option<S
     };
     Ok((Contents::Ip(packet), header))
 }
+
 #[inline(always)]
 const fn is_tag(kind: u16) -> bool {
     kind == 0x8100 || kind == 0x88a8
