@@ -34,6 +34,16 @@ fn open(folder: &Path) -> (StateDir, Journal) {
     (state, journal)
 }
 
+/// Opens a journal, and adds three policies that each add a prefix.
+fn open_with_three_changes(folder: &Path) -> Journal {
+    let (_, mut journal) = open(folder);
+    for number in 0..3 {
+        let edits = vec![Edit::Add(addition(number, 0, None))];
+        journal.add(change("x", edits)).expect("is written");
+    }
+    journal
+}
+
 fn steps() -> impl Strategy<Value = Vec<(u8, Vec<Edit>, bool)>> {
     let step = (
         0_u8..3,
@@ -114,7 +124,7 @@ fn a_crash_loses_whole_changes() {
             changes * 3,
             "{length} bytes"
         );
-        // What comes next is not lost for it, and completes nothing.
+        // The next record is not lost, and does not complete the damaged one.
         let number = journal.add(change("y", Vec::new())).expect("is written");
         assert_eq!(number, changes as u64 + 1);
         let known = PolicyHistory::load_readonly(folder.path()).expect("is readable");
@@ -126,11 +136,7 @@ fn a_crash_loses_whole_changes() {
 fn damaged_lines_are_skipped_and_kept() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join(FILE);
-    let (_, mut journal) = open(folder.path());
-    for number in 0..3 {
-        let edits = vec![Edit::Add(addition(number, 0, None))];
-        journal.add(change("x", edits)).expect("is written");
-    }
+    open_with_three_changes(folder.path());
     let text = fs::read_to_string(&path).expect("is there");
     let damaged = text.replace("192.0.2.1/32", "192.0.2.9/32");
     fs::write(&path, &damaged).expect("is written");
@@ -202,11 +208,7 @@ fn confirmations_are_stored() {
 fn a_failed_write_affects_no_other_change() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join(FILE);
-    let (_, mut journal) = open(folder.path());
-    for number in 0..3 {
-        let edits = vec![Edit::Add(addition(number, 0, None))];
-        journal.add(change("x", edits)).expect("is written");
-    }
+    let mut journal = open_with_three_changes(folder.path());
     let known = journal.known.clone();
     let aside = folder.path().join("aside");
     fs::rename(&path, &aside).expect("it is there");

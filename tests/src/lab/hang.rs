@@ -11,6 +11,30 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+/// Mounts a FUSE file system over a file or a directory, and returns the server's side of it. `name` is the source that
+/// `mount` shows. Needs private mounts, as a [`super::Scratch`] makes them.
+pub(super) fn mount_fuse(name: &str, path: &Path) -> anyhow::Result<File> {
+    let server = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .context("cannot open /dev/fuse")?;
+    let kind = if path.is_dir() { "40000" } else { "100000" };
+    let options = format!(
+        "fd={},rootmode={kind},user_id=0,group_id=0",
+        server.as_raw_fd()
+    );
+    mount(
+        Some(name),
+        path,
+        Some("fuse"),
+        MsFlags::empty(),
+        Some(&*options),
+    )
+    .with_context(|| format!("cannot mount over {}", path.display()))?;
+    Ok(server)
+}
+
 /// See the module.
 pub struct Hang {
     path: PathBuf,
@@ -21,24 +45,7 @@ pub struct Hang {
 impl Hang {
     /// Covers a file or a folder that is there. Needs private mounts, as a [`super::Scratch`] makes them.
     pub fn over(path: &Path) -> anyhow::Result<Self> {
-        let server = File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/fuse")
-            .context("cannot open /dev/fuse")?;
-        let kind = if path.is_dir() { "40000" } else { "100000" };
-        let options = format!(
-            "fd={},rootmode={kind},user_id=0,group_id=0",
-            server.as_raw_fd()
-        );
-        mount(
-            Some("hang"),
-            path,
-            Some("fuse"),
-            MsFlags::empty(),
-            Some(&*options),
-        )
-        .with_context(|| format!("cannot mount over {}", path.display()))?;
+        let server = mount_fuse("hang", path)?;
         Ok(Self {
             path: path.to_owned(),
             server: Some(server),

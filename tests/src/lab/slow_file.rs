@@ -4,18 +4,18 @@
 //! It is the root of a FUSE file system that a thread of this process serves. Needs private mounts, as a
 //! [`super::Scratch`] makes them.
 
-use std::fs::File;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context as _;
 use fuser::{
     BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
     INodeNo, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyOpen, Request, Session, SessionACL,
 };
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MntFlags, umount2};
+
+use super::hang::mount_fuse;
 
 /// The time that one read takes.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -31,24 +31,7 @@ pub struct SlowFile {
 impl SlowFile {
     /// Covers the file at `path`, which has to be there.
     pub fn over(path: &Path) -> anyhow::Result<Self> {
-        let server = File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/fuse")
-            .context("cannot open /dev/fuse")?;
-        let options = format!(
-            "fd={},rootmode=100000,user_id=0,group_id=0",
-            server.as_raw_fd()
-        );
-        mount(
-            Some("slow"),
-            path,
-            Some("fuse"),
-            MsFlags::empty(),
-            Some(&*options),
-        )
-        .with_context(|| format!("cannot mount over {}", path.display()))?;
-        let server = OwnedFd::from(server);
+        let server = OwnedFd::from(mount_fuse("slow", path)?);
         let session = Session::from_fd(SlowRoot, server, SessionACL::All, Config::default())?;
         Ok(Self {
             path: path.to_owned(),

@@ -8,13 +8,12 @@ use std::net::{IpAddr, SocketAddr};
 use allowlist_common::judge::Decision;
 use allowlist_tests::lab::frame;
 use allowlist_tests::model::policy_strategies::{INTERFACES, Scenario, scenarios};
-use allowlist_user::compile::{Names, compile};
 use allowlist_user::explain::{Judge, Target};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{TestCaseError, TestError};
 
-use super::random::{Counts, counted_as, counts, ends, kernel};
+use super::random::{Counts, counted_as, counts, ends, kernel, publish_scenario};
 use super::*;
 
 /// Edges of what services of random scenarios cover, and what none of them does.
@@ -73,15 +72,7 @@ fn check(
     others: &[[u8; 4]],
     kernel: &mut Kernel,
 ) -> Result<(), String> {
-    let tables = compile(
-        &scenario.policy,
-        &scenario.snapshot,
-        1000,
-        &Names::default(),
-    )
-    .expect("a small policy");
-    kernel.publish_on(&tables, scenario.mode, scenario.rules, &INTERFACES);
-    kernel.forget_sent();
+    let tables = publish_scenario(scenario, kernel);
     let lookup = kernel.view().lookup().expect("a generation");
     let judge = Judge::new(&tables, scenario.mode, &scenario.rules);
     let compiled = INTERFACES.map(|name| judge.on(name));

@@ -13,7 +13,7 @@ use allowlist_tests::model::host::Host;
 use allowlist_tests::model::policy_strategies::{INTERFACES, Scenario, scenarios};
 use allowlist_tests::model::{ENDS, Model, static_snapshot};
 use allowlist_tests::require_root;
-use allowlist_user::compile::{Names, compile};
+use allowlist_user::compile::{Names, Tables, compile};
 use allowlist_user::config::Config;
 use allowlist_user::policy::Mode;
 use proptest::test_runner::{TestCaseError, TestError};
@@ -78,7 +78,8 @@ struct Wrong {
     what: String,
 }
 
-fn check(scenario: &Scenario, kernel: &mut Kernel) -> Result<(), Wrong> {
+/// Publishes the policy of a scenario to a kernel without flows, and returns its tables.
+pub(crate) fn publish_scenario(scenario: &Scenario, kernel: &mut Kernel) -> Tables {
     let tables = compile(
         &scenario.policy,
         &scenario.snapshot,
@@ -88,6 +89,11 @@ fn check(scenario: &Scenario, kernel: &mut Kernel) -> Result<(), Wrong> {
     .expect("a small policy");
     kernel.publish_on(&tables, scenario.mode, scenario.rules, &INTERFACES);
     kernel.forget_sent();
+    tables
+}
+
+fn check(scenario: &Scenario, kernel: &mut Kernel) -> Result<(), Wrong> {
+    let tables = publish_scenario(scenario, kernel);
     let mut host = Host::new(&tables, &scenario.rules, &INTERFACES).in_mode(scenario.mode);
     let model = Model::new(&scenario.policy, &scenario.snapshot, &scenario.rules);
     let mut model = model.in_mode(scenario.mode);
