@@ -70,13 +70,6 @@ impl Dataplane {
         Ok(!was_tracked)
     }
 
-    /// Whether the flow tracker is attached where the policy tracks flows. The removal of a clsact filter by another
-    /// process is not detected.
-    pub fn is_tracking(&self, facts: &InterfaceInfo) -> Result<bool> {
-        let slot = self.slot_of(&facts.name, facts.index)?;
-        Ok(!self.tracks || self.has_tracker(slot, facts)?)
-    }
-
     fn has_tracker(&self, slot: u32, facts: &InterfaceInfo) -> Result<bool> {
         let recorded = self.interfaces.get(&slot, 0)?;
         let pin = self.pins.egress(slot);
