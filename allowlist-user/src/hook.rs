@@ -258,7 +258,7 @@ impl Group {
         Self(id.map(Pid::from_raw))
     }
 
-    /// Keeps the group running, after the program has ended by itself.
+    /// Keeps the group running, after the program has ended.
     fn leave(&mut self) {
         self.0 = None;
     }

@@ -1,6 +1,6 @@
 //! Commit confirm: a pending change is confirmed, or rolled back at its deadline.
 //!
-//! The kernel rolls back at the deadline by itself, also if this process has ended. This module then makes the journal
+//! The kernel rolls back at the deadline, also if this process has ended. This module then makes the journal
 //! and the daemon's state agree with the kernel.
 
 use std::time::Duration;

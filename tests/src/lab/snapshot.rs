@@ -2,7 +2,7 @@
 //!
 //! A snapshot holds the whole output, so that a change of a message is seen and accepted in one place:
 //! `UPDATE_EXPECT=1` rewrites all snapshots (expect-test). Knows how paths, ports, times and numbers of processes
-//! look, and nothing of what the program prints besides.
+//! look, and nothing else about the output.
 
 use std::fmt::Write as _;
 use std::sync::LazyLock;

@@ -108,7 +108,7 @@ fn unconfirmed_changes_are_rolled_back() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The deadline passes by itself.
+/// The deadline passes without a command.
 #[test]
 fn the_deadline_passes() -> anyhow::Result<()> {
     require_root!();
@@ -123,7 +123,7 @@ fn the_deadline_passes() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The kernel rolls back by itself, and the next start agrees with it.
+/// The kernel rolls back without the daemon, and the next start agrees with it.
 #[test]
 fn changes_are_rolled_back_without_a_daemon() -> anyhow::Result<()> {
     require_root!();
