@@ -1,12 +1,12 @@
-//! `--against OBJECT`: the shipped kernel program beside an older one, loaded from its object file: the costs of a dropped
-//! and an allowed packet in each, and their ratio.
+//! `--against OBJECT`: compares this build's kernel program with an older one, loaded from its object file: the costs of
+//! dropped and allowed packets in each, and their ratio.
 //!
-//! The placement of a program by the just-in-time compiler moves the cost of the same code by some percent. So each is loaded
-//! five times, and the older one five times more as a subject of its own: its ratio to itself is the noise floor, within which
-//! a ratio means nothing. All loads take turns within a round, in another order in each; a value is the median of a subject's
-//! loads, and a ratio is one of values of the same round.
+//! The address at which the JIT compiler places a program changes the cost of the same code by some percent. So each
+//! program is loaded five times, and the older one five more times as a subject of its own: its ratio to itself is the
+//! noise floor, and smaller differences mean nothing. All loads take turns within a round, in a different order each
+//! time. A value is the median of a subject's loads, and a ratio compares values of the same round.
 //!
-//! Both get the same policy, each in maps of its own (`tables`).
+//! Both programs get the same policy, each in its own maps (`tables`).
 
 mod tables;
 
@@ -31,13 +31,13 @@ pub(crate) const UNIT: &str = "ns/packet";
 pub(crate) const RATIO: &str = "times the older object";
 pub(crate) const INSTRUCTIONS: &str = "instructions";
 pub(crate) const CODE: &str = "bytes of machine code";
-pub(crate) const WALKED: &str = "instructions verified";
+pub(crate) const VERIFIED: &str = "instructions verified";
 
 const NEW: &str = "this build";
 pub(crate) const OLD: &str = "older object";
 const FLOOR: &str = "older object again";
 
-/// How often each subject is loaded.
+/// The number of times that each subject is loaded.
 const LOADS: usize = 5;
 const XDP_PASS: u32 = 2;
 
@@ -72,14 +72,14 @@ const CASES: [Case; 6] = [
     case("TCP SYN over IPv6, dropped", Family::V6, syn, false),
 ];
 
-/// An object file, loaded several times.
+/// An object file that is loaded several times.
 struct Subject {
     name: &'static str,
     loads: Vec<Ebpf>,
 }
 
 pub(crate) fn run(record: &mut Record, effort: &Effort, file: &Path) -> Result<()> {
-    effort.say(&format!("against {}", file.display()));
+    effort.announce(&format!("against {}", file.display()));
     let old = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let old = old.as_slice();
     let policy = Policy::new()?;
@@ -109,7 +109,7 @@ pub(crate) fn run(record: &mut Record, effort: &Effort, file: &Path) -> Result<(
     Ok(())
 }
 
-/// One turn of every load of every subject.
+/// Measures each load of each subject once.
 fn measure(
     record: &mut Record,
     effort: &Effort,
@@ -121,7 +121,7 @@ fn measure(
     let mut costs = vec![[0.0; LOADS]; subjects.len()];
     let turns = subjects.len() * LOADS;
     for turn in 0..turns {
-        // Neighbours in time are of different subjects, and every round begins with another one.
+        // Consecutive turns have different subjects, and each round begins with another turn.
         let turn = (turn + round) % turns;
         let (subject, load) = (turn % subjects.len(), turn / subjects.len());
         costs[subject][load] =
@@ -129,7 +129,7 @@ fn measure(
     }
     let medians: Vec<f64> = costs.into_iter().map(median).collect();
     let old = subjects.iter().position(|subject| subject.name == OLD);
-    let old = medians[old.context("there is an older object")?];
+    let old = medians[old.context("no older object among the subjects")?];
     for (subject, value) in subjects.iter().zip(medians) {
         let mut add = |unit, value| {
             record.add(Sample {
@@ -187,7 +187,7 @@ impl Subject {
             let found = programs::verdict(self.program(load)?, frame)?;
             ensure!(
                 found == wanted,
-                "{}, {}: the verdict is {found}, not {wanted}: the policy means something else to this object",
+                "{}, {}: the verdict is {found}, not {wanted}: this object reads the policy differently",
                 self.name,
                 case.name
             );
@@ -195,13 +195,13 @@ impl Subject {
         Ok(())
     }
 
-    /// Records instruction counts, which are the same for each load.
+    /// Records the sizes of the program, which are the same for each load.
     fn record_sizes(&self, record: &mut Record) -> Result<()> {
         let size = programs::size(self.program(0)?)?;
         for (unit, value) in [
             (INSTRUCTIONS, size.instructions),
             (CODE, size.code),
-            (WALKED, size.walked),
+            (VERIFIED, size.verified),
         ] {
             record.add(Sample {
                 measure: MEASURE,
@@ -218,7 +218,7 @@ impl Subject {
 }
 
 impl Case {
-    /// From an address that is listed or not.
+    /// Returns the frame, with a listed source if it is to be allowed.
     fn frame(&self) -> Vec<u8> {
         let mut frame = (self.make)(self.family);
         let at = match self.family {

@@ -1,8 +1,8 @@
-//! How long a change by command takes, from the request to the answer, which
-//! comes when it is on disk and in force.
+//! Measure 5: the latency of a change by command, from the request to the response, which the daemon sends when the
+//! change is stored on disk and active.
 //!
-//! A daemon runs as a process in a namespace of its own; the requests go over its socket. Times are of this
-//! machine and this disk.
+//! The daemon runs as a process in its own namespace, and receives the requests at its socket. The results depend on the
+//! disk of the machine.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -14,11 +14,11 @@ use anyhow::{Result, ensure};
 use crate::Effort;
 use crate::record::{Record, Sample};
 
-/// Prefixes of a list that are in force besides.
+/// The number of prefixes in the active list.
 const LISTED: [u32; 3] = [0, 10_000, 100_000];
-/// Changes of one prefix in a round.
+/// The number of single-prefix changes per round.
 const SINGLES: usize = 20;
-/// Prefixes of a batch.
+/// The number of prefixes in a batch.
 const BATCH: u32 = 10_000;
 
 pub(crate) const MEASURE: &str = "changes";
@@ -34,19 +34,19 @@ pub(crate) fn run(record: &mut Record, effort: &Effort) -> Result<()> {
         &LISTED[..]
     };
     for &listed in lists {
-        effort.say(&format!("changes: {listed} prefixes before"));
-        let (site, _filter) = filter(listed)?;
-        let socket = site.scratch.file("socket");
+        effort.announce(&format!("changes: {listed} active prefixes"));
+        let (testbed, _filter) = filter(listed)?;
+        let socket = testbed.scratch.file("socket");
         let client = Client::new(&socket);
         let rounds = effort.rounds;
-        let mut add = |subject: &str, round: usize, took: Duration| {
+        let mut add = |subject: &str, round: usize, elapsed: Duration| {
             record.add(Sample {
                 measure: MEASURE,
                 subject: subject.to_owned(),
-                case: "in force before".to_owned(),
+                case: "active list".to_owned(),
                 prefixes: listed as usize,
                 round,
-                value: took.as_secs_f64() * 1e3,
+                value: elapsed.as_secs_f64() * 1e3,
                 unit: UNIT,
             });
         };
@@ -69,22 +69,22 @@ pub(crate) fn run(record: &mut Record, effort: &Effort) -> Result<()> {
     Ok(())
 }
 
-/// A daemon with a list of so many prefixes.
+/// Starts a daemon with a list of `listed` prefixes.
 fn filter(listed: u32) -> Result<(Testbed, Program)> {
-    let site = Testbed::new()?;
+    let testbed = Testbed::new()?;
     let mut list = String::from("198.18.0.1\n");
     for number in 0..listed {
         let [_, a, b, c] = number.to_be_bytes();
         writeln!(list, "100.{}.{b}.{c}", 64 + a)?;
     }
-    site.scratch.write("list.txt", list)?;
-    let config = site.scratch.write(
+    testbed.scratch.write("list.txt", list)?;
+    let config = testbed.scratch.write(
         "allowlist.toml",
         "interfaces = ['eth0']\n[services.web]\nports = ['tcp/443']\nallow = ['list']\n\
          [sources.list]\nfile = 'list.txt'\n",
     )?;
-    let filter = site.filter(&["--config", &config.display().to_string()])?;
-    Ok((site, filter))
+    let filter = testbed.filter(&["--config", &config.display().to_string()])?;
+    Ok((testbed, filter))
 }
 
 fn address(first: u8, number: u32) -> String {
@@ -94,7 +94,7 @@ fn address(first: u8, number: u32) -> String {
 
 async fn change(
     client: &Client<'_>,
-    wanted: fn(Vec<PrefixRequest>) -> Operation,
+    operation: fn(Vec<PrefixRequest>) -> Operation,
     prefixes: &[String],
 ) -> Result<()> {
     let entry = |prefix: &String| PrefixRequest {
@@ -103,9 +103,9 @@ async fn change(
         ..PrefixRequest::default()
     };
     let entries = prefixes.iter().map(entry).collect();
-    let done = client
-        .ask(wanted(entries), &ApplyOptions::default())
+    let outcome = client
+        .ask(operation(entries), &ApplyOptions::default())
         .await?;
-    ensure!(done.generation > 0, "{done:?}");
+    ensure!(outcome.generation > 0, "{outcome:?}");
     Ok(())
 }

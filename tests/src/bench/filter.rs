@@ -1,8 +1,8 @@
-//! Measure 2, under random traffic: what a packet costs in the whole filter as it ships, beside a program that drops
-//! everything and the small filter that somebody would write with the kernel's trie.
+//! Measure 2, under random traffic: the cost of a packet in the whole filter, in a program that drops everything, and in
+//! a minimal filter with the kernel's trie.
 //!
-//! A program in front of each gives a frame the next of a million sources, and hands it on; what that costs is
-//! known by handing frames to the program that drops everything, and is taken off.
+//! A front program writes the next of a million source addresses into each frame, and tail-calls the subject. The cost of
+//! the front program is measured with the program that drops everything, and subtracted.
 
 use allowlist_common::abi::PROGRAM;
 use allowlist_tests::lab::frame;
@@ -12,16 +12,16 @@ use aya::maps::{Array, MapData, ProgramArray};
 use aya::programs::Xdp;
 
 use crate::Effort;
-use crate::programs::{self, ADDRESSES, InForce, XDP_DROP};
+use crate::programs::{self, ADDRESSES, PublishedList, XDP_DROP};
 use crate::record::{Record, Sample};
 use crate::traffic::{Family, List, Traffic};
 
 pub(crate) const MEASURE: &str = "filter";
 pub(crate) const UNIT: &str = "ns/packet";
-/// What the others are compared with.
+/// The baseline of the ratios.
 pub(crate) const BARE: &str = "XDP drop";
 const TRIE: &str = "trie in XDP";
-/// What ships, by its setting of `lookup`.
+/// The shipped filter, by its setting of `lookup`.
 const OURS: [(&str, &str); 2] = [
     ("allowlist", "range-table"),
     ("allowlist, lpm-trie", "lpm-trie"),
@@ -30,37 +30,37 @@ const OURS: [(&str, &str); 2] = [
 const SEED: u64 = 20_260_103;
 const XDP_PASS: u32 = 2;
 
-/// What comes, and under which settings.
+/// A kind of packet, under one configuration.
 struct Case {
     name: &'static str,
     family: Family,
     prefixes: usize,
     traffic: Traffic,
     frame: fn(Family) -> Vec<u8>,
-    /// On top of `default = "drop"`.
+    /// Configuration keys in addition to `default = "drop"`.
     keys: &'static str,
-    /// How many services there are; the frames go to the last.
+    /// The number of services; the frames are sent to the last one.
     services: u16,
-    /// Whether the small filter can do it too: it knows UDP over IPv4 by its source, and drops or passes it.
-    small_too: bool,
-    says: u32,
+    /// Whether the minimal filter supports the case: it drops or passes UDP over IPv4 by source address.
+    in_small_filter: bool,
+    expected: u32,
 }
 
 const MISS: Case = Case {
-    name: "UDP, nobody's",
+    name: "UDP, not allowed",
     family: Family::V4,
     prefixes: 10_000,
     traffic: Traffic::Miss,
     frame: udp,
     keys: "",
     services: 1,
-    small_too: true,
-    says: XDP_DROP,
+    in_small_filter: true,
+    expected: XDP_DROP,
 };
 const HIT: Case = Case {
     name: "UDP, allowed",
     traffic: Traffic::Hit,
-    says: XDP_PASS,
+    expected: XDP_PASS,
     ..MISS
 };
 
@@ -71,44 +71,44 @@ const CASES: [Case; 14] = [
         ..MISS
     },
     Case {
-        name: "TCP, nobody's",
+        name: "TCP, not allowed",
         frame: syn,
-        small_too: false,
+        in_small_filter: false,
         ..MISS
     },
     Case {
-        name: "in a VLAN, nobody's",
+        name: "in a VLAN, not allowed",
         frame: in_vlan,
-        small_too: false,
+        in_small_filter: false,
         ..MISS
     },
     Case {
-        name: "no service's, nobody's",
-        frame: elsewhere,
-        small_too: false,
+        name: "to no service, not allowed",
+        frame: udp_to_no_service,
+        in_small_filter: false,
         ..MISS
     },
     Case {
-        name: "64 services, nobody's",
+        name: "64 services, not allowed",
         services: 64,
         ..MISS
     },
     Case {
-        name: "tracking, nobody's",
+        name: "tracking, not allowed",
         keys: "return_traffic = 'track'",
         ..MISS
     },
     Case {
-        name: "observed, nobody's",
+        name: "observed, not allowed",
         keys: "mode = 'observe'",
-        small_too: false,
-        says: XDP_PASS,
+        in_small_filter: false,
+        expected: XDP_PASS,
         ..MISS
     },
     Case {
-        name: "IPv6, nobody's",
+        name: "IPv6, not allowed",
         family: Family::V6,
-        small_too: false,
+        in_small_filter: false,
         ..MISS
     },
     HIT,
@@ -129,13 +129,13 @@ const CASES: [Case; 14] = [
     Case {
         name: "IPv6, allowed",
         family: Family::V6,
-        small_too: false,
+        in_small_filter: false,
         ..HIT
     },
 ];
 
 pub(crate) fn run(record: &mut Record, effort: &Effort) -> Result<()> {
-    effort.say("filter: the whole filter under random traffic");
+    effort.announce("filter: the whole filter under random traffic");
     let cases = if effort.is_quick {
         &CASES[..1]
     } else {
@@ -150,19 +150,19 @@ pub(crate) fn run(record: &mut Record, effort: &Effort) -> Result<()> {
 fn measure(record: &mut Record, effort: &Effort, case: &Case) -> Result<()> {
     let list = List::new(case.family, case.prefixes, SEED);
     let mut front = Front::new(&list, case)?;
-    let mut small = programs::load(&[programs::trie_room(&list)])?;
-    if case.small_too {
+    let mut small = programs::load(&[programs::trie_capacity(&list)])?;
+    if case.in_small_filter {
         programs::fill_trie(&mut small, &list)?;
     }
     let mut filters = Vec::new();
     for (_, lookup) in OURS {
-        let in_force = InForce::of(&list, &policy(case, lookup))?;
-        let object = in_force.dataplane.load_program(0, false)?;
-        filters.push((object, in_force));
+        let published = PublishedList::publish_policy(&list, &policy(case, lookup))?;
+        let object = published.dataplane.load_program(0, false)?;
+        filters.push((object, published));
     }
     let bare = programs::program(&small, "bare")?;
     let mut subjects = Vec::new();
-    if case.small_too {
+    if case.in_small_filter {
         subjects.push((TRIE, programs::program(&small, "drop_trie")?));
     }
     for ((name, _), (object, _)) in OURS.iter().zip(&filters) {
@@ -170,13 +170,16 @@ fn measure(record: &mut Record, effort: &Effort, case: &Case) -> Result<()> {
         subjects.push((name, program));
     }
     for (name, program) in &subjects {
-        let says = front.verdict(program)?;
-        let wanted = case.says;
-        ensure!(says == wanted, "{name} said {says}, and not {wanted}");
+        let verdict = front.verdict(program)?;
+        let expected = case.expected;
+        ensure!(
+            verdict == expected,
+            "{name}: the verdict is {verdict}, not {expected}"
+        );
     }
     for round in 0..effort.rounds {
-        let alone = programs::cost(bare, &front.frame, effort.burst)?;
-        let handed = front.cost(bare, effort.burst)?;
+        let direct = programs::cost(bare, &front.frame, effort.burst)?;
+        let through_front = front.cost(bare, effort.burst)?;
         let mut add = |subject: &str, value: f64| {
             record.add(Sample {
                 measure: MEASURE,
@@ -188,19 +191,22 @@ fn measure(record: &mut Record, effort: &Effort, case: &Case) -> Result<()> {
                 unit: UNIT,
             });
         };
-        add(BARE, alone);
+        add(BARE, direct);
         for (name, program) in &subjects {
-            add(name, front.cost(program, effort.burst)? - handed + alone);
+            add(
+                name,
+                front.cost(program, effort.burst)? - through_front + direct,
+            );
         }
     }
-    // The kernel takes a CPU for as long as it frees prefixes.
+    // Freeing the prefixes would occupy a CPU during the next measurement.
     std::mem::forget(small);
     Ok(())
 }
 
 fn policy(case: &Case, lookup: &str) -> String {
     let mut text = format!("default = 'drop'\nlookup = '{lookup}'\n{}\n", case.keys);
-    let sources = InForce::sources();
+    let sources = PublishedList::sources();
     for service in (0..case.services).rev() {
         let port = PORT - service;
         text += &format!(
@@ -210,7 +216,7 @@ fn policy(case: &Case, lookup: &str) -> String {
     text
 }
 
-/// What hands frames on.
+/// The program that writes a source address into each frame and tail-calls a subject.
 struct Front {
     object: Ebpf,
     name: &'static str,
@@ -242,7 +248,7 @@ impl Front {
         })
     }
 
-    fn hand_to(&mut self, subject: &Xdp) -> Result<()> {
+    fn set_subject(&mut self, subject: &Xdp) -> Result<()> {
         let map = self.object.map_mut("SUBJECT").context("no SUBJECT")?;
         let mut programs: ProgramArray<&mut MapData> = map.try_into()?;
         programs.set(0, subject.fd()?, 0)?;
@@ -250,7 +256,7 @@ impl Front {
     }
 
     fn cost(&mut self, subject: &Xdp, burst: u32) -> Result<f64> {
-        self.hand_to(subject)?;
+        self.set_subject(subject)?;
         programs::cost(
             programs::program(&self.object, self.name)?,
             &self.frame,
@@ -259,13 +265,13 @@ impl Front {
     }
 
     fn verdict(&mut self, subject: &Xdp) -> Result<u32> {
-        self.hand_to(subject)?;
+        self.set_subject(subject)?;
         let program = programs::program(&self.object, self.name)?;
         programs::verdict(program, &self.frame)
     }
 }
 
-/// The last service's.
+/// The port of the last service.
 const PORT: u16 = 4_433;
 
 fn udp(family: Family) -> Vec<u8> {
@@ -273,7 +279,7 @@ fn udp(family: Family) -> Vec<u8> {
     frame::udp(from, to, b"bench")
 }
 
-fn elsewhere(family: Family) -> Vec<u8> {
+fn udp_to_no_service(family: Family) -> Vec<u8> {
     let (from, to) = family.ends(PORT + 1);
     frame::udp(from, to, b"bench")
 }

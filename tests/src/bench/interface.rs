@@ -1,12 +1,12 @@
-//! Measure 3: how much of a flood is dropped through an interface, by what filters it.
+//! Measure 3: the rate at which a flood through an interface is dropped, by firewall.
 //!
-//! Two namespaces for each subject, joined by a veth pair: one end sends frames from memory
-//! (`BPF_F_TEST_XDP_LIVE_FRAMES`), from sources of which no list knows any; the other has the subject. Sender and
-//! receiver take turns on one CPU, 64 frames at a time, so nothing is lost between them, and the rate is
-//! that of both together: `XDP drop` shows how much of it is the sender's and the interface's share. Every
-//! subject drops by its own rules and says by its own counter how much; that must be all that was sent.
+//! Each subject has two namespaces that a veth pair connects. One end sends frames from memory
+//! (`BPF_F_TEST_XDP_LIVE_FRAMES`), from sources outside all prefixes; the other end has the subject. Sender and receiver
+//! take turns on one CPU, 64 frames at a time, so no frame is lost between them, and the rate includes the cost of both:
+//! `XDP drop` measures the share of the sender and the interface. Each subject drops by its own rules and reports its own
+//! counter, which must match the number of sent frames.
 //!
-//! Subjects take turns, round after round, with the same addresses in the same order.
+//! Subjects take turns in each round, with the same addresses in the same order.
 
 mod firewalls;
 mod subject;
@@ -30,29 +30,29 @@ use crate::traffic::{Family, List, Traffic};
 pub(crate) const MEASURE: &str = "interface";
 pub(crate) const RATE: &str = "packets/s";
 pub(crate) const COST: &str = "ns/packet";
-/// What the interface itself and the sender take.
+/// The baseline: the cost of the interface and the sender.
 const FLOOR: &str = "XDP drop";
-/// What ships.
+/// The shipped filter.
 pub(crate) const OURS: &str = "allowlist";
 const CASE: &str = "UDP flood";
 
 const SEED: u64 = 20_260_102;
 pub(crate) const PREFIXES: [usize; 2] = [10_000, 100_000];
-/// Frames of a round.
+/// The number of frames per round.
 const FRAMES: u32 = 500_000;
 const QUICK_FRAMES: u32 = 100_000;
-/// Frames that the sender makes at once: as many as the receiver takes at once.
+/// The batch size of the sender, which is also that of the receiver (`NAPI_POLL_WEIGHT`).
 const BATCH: u32 = 64;
-/// Any port on which nobody listens; it is open to the prefixes of the list.
+/// The destination port: no program listens on it, and the prefixes of the list are allowed there.
 const PORT: u16 = 9;
 
-/// What is still there after a measure. Keep it until all is measured: the kernel takes a CPU for as long as
-/// it frees prefixes.
-pub(crate) struct Remains {
+/// The subjects of a finished measure. Keep them until all measures have ended, because the kernel occupies a CPU while
+/// it frees their prefixes.
+pub(crate) struct FinishedSubjects {
     _subjects: Vec<Subject>,
 }
 
-pub(crate) fn run(record: &mut Record, effort: &Effort) -> Result<Remains> {
+pub(crate) fn run(record: &mut Record, effort: &Effort) -> Result<FinishedSubjects> {
     let frames = if effort.is_quick {
         QUICK_FRAMES
     } else {
@@ -64,15 +64,15 @@ pub(crate) fn run(record: &mut Record, effort: &Effort) -> Result<Remains> {
         &PREFIXES[..]
     };
     let mut sender = Sender::new(frames)?;
-    let mut remains = Vec::new();
-    for (place, &count) in prefixes.iter().enumerate() {
-        effort.say(&format!("interface: {count} prefixes"));
-        let list = List::new(Family::V4, count, SEED + place as u64);
-        let strangers = list.addresses(Traffic::Miss, ADDRESSES, SEED);
+    let mut finished = Vec::new();
+    for (index, &count) in prefixes.iter().enumerate() {
+        effort.announce(&format!("interface: {count} prefixes"));
+        let list = List::new(Family::V4, count, SEED + index as u64);
+        let unlisted = list.addresses(Traffic::Miss, ADDRESSES, SEED);
         programs::set_addresses(
             &mut sender.object,
             Family::V4,
-            &strangers.context("a list has misses")?,
+            &unlisted.context("no addresses outside the list")?,
         )?;
         let subjects = subject::all(record, &list)?;
         for round in 0..effort.rounds {
@@ -91,12 +91,14 @@ pub(crate) fn run(record: &mut Record, effort: &Effort) -> Result<Remains> {
                 }
             }
         }
-        remains.extend(subjects);
+        finished.extend(subjects);
     }
-    Ok(Remains { _subjects: remains })
+    Ok(FinishedSubjects {
+        _subjects: finished,
+    })
 }
 
-/// What sends.
+/// The sender of the flood.
 struct Sender {
     object: Ebpf,
     template: Vec<u8>,
@@ -105,13 +107,13 @@ struct Sender {
 
 impl Sender {
     fn new(frames: u32) -> Result<Self> {
-        /// Where the datagram has its checksum.
+        /// The offset of the UDP checksum.
         const CHECKSUM: usize = 14 + 20 + 6;
-        // The stack drops what is not for its host, before any rule is asked.
+        // The stack drops packets to other addresses before any firewall rule.
         let [from, to] = ["198.51.100.2", "198.51.100.1"]
             .map(|address| format!("{address}:{PORT}").parse().expect("an address"));
         let mut template = frame::udp(from, to, &[0; 18]);
-        // Its checksum would be of one source alone; 0 is for none.
+        // The checksum would depend on the source; 0 means that there is none.
         template[CHECKSUM..CHECKSUM + 2].fill(0);
         Ok(Self {
             object: programs::load(&[])?,
@@ -120,9 +122,9 @@ impl Sender {
         })
     }
 
-    /// Packets a second that the subject dropped.
+    /// Sends a round of frames, and returns the number of packets that the subject dropped per second.
     fn flood(&mut self, subject: &Subject) -> Result<f64> {
-        let peer = &subject.site.peer;
+        let peer = &subject.testbed.peer;
         let index = peer.run(|| if_nametoindex("eth0"))?;
         let port = self.object.map_mut("PORT").context("no PORT")?;
         let mut port: Array<&mut MapData, u32> = port.try_into()?;
@@ -140,20 +142,20 @@ impl Sender {
             })
         })
         .context("cannot send")?;
-        let took = started.elapsed();
-        let dropped = settled(subject, before + u64::from(self.frames))? - before;
+        let elapsed = started.elapsed();
+        let dropped = wait_for_drops(subject, before + u64::from(self.frames))? - before;
         let lost = u64::from(self.frames).abs_diff(dropped);
         ensure!(
             lost <= u64::from(self.frames) / 100,
-            "of {} packets it dropped {dropped}",
+            "dropped {dropped} of {} packets",
             self.frames
         );
-        Ok(float(dropped) / took.as_secs_f64())
+        Ok(float(dropped) / elapsed.as_secs_f64())
     }
 }
 
-/// What a subject has dropped, once that is all that was sent, or no more comes.
-fn settled(subject: &Subject, expected: u64) -> Result<u64> {
+/// Waits until the subject has dropped all packets or a short time has passed, and returns its counter.
+fn wait_for_drops(subject: &Subject, expected: u64) -> Result<u64> {
     const PATIENCE: Duration = Duration::from_millis(300);
     let deadline = Instant::now() + PATIENCE;
     loop {

@@ -1,11 +1,10 @@
-//! Measure 1: what it costs to look an address up, by the number of prefixes, under random traffic.
+//! Measure 1: the cost of an address lookup, by the number of prefixes, under random traffic.
 //!
-//! Each program takes the next of a million addresses, which were drawn before, and looks it up; the floor
-//! takes it and looks nothing up. So what a subject costs above the floor of the same round is the lookup
-//! with all its cache misses. Subjects take turns, a burst each. Programs, memory and prefixes are compared
-//! beside it.
+//! Each program reads the next of a million addresses, which were drawn before, and looks it up; the floor only reads it.
+//! So the cost of a subject above the floor of the same round is the lookup with all its cache misses. Subjects take
+//! turns, one burst each. The sizes of programs and tables are recorded too.
 //!
-//! Another subject is another entry of [`SUBJECTS`], with programs and maps of its own in `tests/ebpf`.
+//! A new subject is an entry in [`SUBJECTS`], with its own programs and maps in `tests/ebpf`.
 
 use std::mem;
 
@@ -20,16 +19,16 @@ use crate::record::{Record, Sample, float};
 use crate::traffic::{Family, List, Traffic};
 
 pub(crate) const MEASURE: &str = "lookup";
-/// What a packet costs, all in all.
+/// The whole cost of a packet.
 pub(crate) const GROSS: &str = "ns/packet";
-/// The same without what the floor costs in the same round.
+/// The cost of a packet minus the cost of the floor in the same round.
 pub(crate) const NET: &str = "ns/packet over floor";
 pub(crate) const CODE: &str = "bytes of machine code";
 pub(crate) const INSTRUCTIONS: &str = "instructions";
-pub(crate) const WALKED: &str = "instructions verified";
+pub(crate) const VERIFIED: &str = "instructions verified";
 pub(crate) const MEMORY: &str = "bytes/prefix";
 
-/// The subject that the others are compared with.
+/// The baseline of the other subjects.
 pub(crate) const FLOOR: &str = "floor";
 pub(crate) const TRIE: &str = "trie";
 pub(crate) const OURS: &str = "range table";
@@ -39,16 +38,16 @@ const PREFIXES: [usize; 6] = [0, 28, 1_000, 10_000, 100_000, 1_000_000];
 const QUICK_PREFIXES: [usize; 4] = [0, 28, 10_000, 100_000];
 const QUICK_TRAFFIC: [Traffic; 2] = [Traffic::Miss, Traffic::Zipf];
 
-/// A way to look an address up.
+/// A lookup engine.
 struct Subject {
     name: &'static str,
-    /// For IPv4 and for IPv6.
+    /// The programs for IPv4 and for IPv6.
     programs: [&'static str; 2],
-    /// The maps whose size goes by the list, and their entries for it.
-    room: fn(&List) -> Vec<(&'static str, u32)>,
-    /// Puts a list into its maps. Returns the bytes that they take, where it has any.
+    /// The maps whose capacity depends on the list, with their capacities.
+    capacities: fn(&List) -> Vec<(&'static str, u32)>,
+    /// Writes a list to the maps, and returns their size in bytes if the engine has any.
     fill: fn(&mut Ebpf, &List, &RangeTable) -> Result<Option<u64>>,
-    /// Whether it looks anything up, so that what it finds is checked.
+    /// Whether the programs look up addresses, so that their results are checked.
     looks_up: bool,
 }
 
@@ -56,28 +55,28 @@ const SUBJECTS: [Subject; 4] = [
     Subject {
         name: "bare",
         programs: ["bare", "bare"],
-        room: |_| Vec::new(),
+        capacities: |_| Vec::new(),
         fill: |_, _, _| Ok(None),
         looks_up: false,
     },
     Subject {
         name: FLOOR,
         programs: ["floor4", "floor6"],
-        room: |_| Vec::new(),
+        capacities: |_| Vec::new(),
         fill: |_, _, _| Ok(None),
         looks_up: false,
     },
     Subject {
         name: TRIE,
         programs: ["trie4", "trie6"],
-        room: |list| vec![programs::trie_room(list)],
+        capacities: |list| vec![programs::trie_capacity(list)],
         fill: |object, list, _| programs::fill_trie(object, list).map(Some),
         looks_up: true,
     },
     Subject {
         name: OURS,
         programs: ["ranges4", "ranges6"],
-        room: |_| Vec::new(),
+        capacities: |_| Vec::new(),
         fill: |_, _, table| Ok(Some(table.bytes)),
         looks_up: true,
     },
@@ -90,9 +89,9 @@ pub(crate) fn run(record: &mut Record, effort: &Effort) -> Result<()> {
         } else {
             &PREFIXES
         };
-        for (place, &count) in prefixes.iter().enumerate() {
-            effort.say(&format!("lookup: {family}, {count} prefixes"));
-            let list = List::new(family, count, SEED + place as u64);
+        for (index, &count) in prefixes.iter().enumerate() {
+            effort.announce(&format!("lookup: {family}, {count} prefixes"));
+            let list = List::new(family, count, SEED + index as u64);
             measure(record, effort, &list)
                 .with_context(|| format!("{family}, {count} prefixes"))?;
         }
@@ -101,9 +100,12 @@ pub(crate) fn run(record: &mut Record, effort: &Effort) -> Result<()> {
 }
 
 fn measure(record: &mut Record, effort: &Effort, list: &List) -> Result<()> {
-    let room: Vec<_> = SUBJECTS.iter().flat_map(|one| (one.room)(list)).collect();
+    let capacities: Vec<_> = SUBJECTS
+        .iter()
+        .flat_map(|one| (one.capacities)(list))
+        .collect();
     let table = RangeTable::of(list)?;
-    let mut object = programs::load_with(&room, Some(&table))?;
+    let mut object = programs::load_with(&capacities, Some(&table))?;
     for subject in &SUBJECTS {
         let bytes = (subject.fill)(&mut object, list, &table).context(subject.name)?;
         record_sizes(record, &object, list, subject, bytes)?;
@@ -120,8 +122,8 @@ fn measure(record: &mut Record, effort: &Effort, list: &List) -> Result<()> {
                 .with_context(|| traffic.to_string())?;
         }
     }
-    // Freeing a million prefixes takes a CPU for seconds, beside what is measured next: the kernel does it
-    // when this process is gone.
+    // Freeing a million prefixes would occupy a CPU for seconds during the next measurement. The kernel frees them when
+    // the process ends.
     mem::forget(object);
     Ok(())
 }
@@ -148,7 +150,7 @@ fn measure_traffic(
             costs.push(programs::cost(program, &frame, effort.burst)?);
         }
         let floor = SUBJECTS.iter().position(|one| one.name == FLOOR);
-        let floor = costs[floor.context("there is a floor")?];
+        let floor = costs[floor.context("no floor among the subjects")?];
         for (subject, cost) in SUBJECTS.iter().zip(costs) {
             let net = subject.looks_up.then_some((NET, cost - floor));
             for (unit, value) in [Some((GROSS, cost)), net].into_iter().flatten() {
@@ -167,7 +169,7 @@ fn measure_traffic(
     Ok(())
 }
 
-/// That a program finds what the traffic is named for; half of a mix, give or take.
+/// Checks that a program finds the share of addresses that the traffic promises; about half of a mix.
 fn check_found(
     object: &Ebpf,
     subject: &Subject,
@@ -180,20 +182,20 @@ fn check_found(
     programs::cost(program, frame, RUNS)?;
     let found = programs::tally(object)?.found - before;
     let runs = u64::from(RUNS);
-    let is_right = match traffic {
+    let is_expected = match traffic {
         Traffic::Miss => found == 0,
         Traffic::Hit | Traffic::Zipf => found == runs,
         Traffic::Mix => (runs * 2 / 5..=runs * 3 / 5).contains(&found),
     };
     ensure!(
-        is_right,
+        is_expected,
         "{} found {found} of {runs} addresses of {traffic}",
         subject.name
     );
     Ok(())
 }
 
-/// What a subject takes that no round changes.
+/// Records the sizes of a subject, which are the same in each round.
 fn record_sizes(
     record: &mut Record,
     object: &Ebpf,
@@ -206,7 +208,7 @@ fn record_sizes(
     let of_program = [
         (CODE, size.code),
         (INSTRUCTIONS, size.instructions),
-        (WALKED, size.walked),
+        (VERIFIED, size.verified),
     ];
     // The program is the same for every list.
     let of_program = of_program
@@ -243,7 +245,7 @@ impl Subject {
     }
 }
 
-/// One of the family; its addresses are not looked at.
+/// Returns a frame of the family; the programs do not read its addresses.
 fn frame(family: Family) -> Vec<u8> {
     let (from, to) = family.ends(9);
     frame::udp(from, to, b"bench")

@@ -1,14 +1,15 @@
-//! `cargo xtask bench`: what is asked for is measured, shown, and written under `target/bench`.
+//! `cargo xtask bench`: runs the selected measures, prints their results and writes them to `target/bench`.
 //!
-//! - `lookup`: an address among many prefixes, by ways to look it up
-//! - `filter`: a packet in the filter's program, under random traffic
-//! - `packets`: a packet in the filter's program, by kind and by setting
-//! - `interface`: a flood through an interface, by what filters it
-//! - `publishes`: a whole list compiled and put in force, and packets misjudged meanwhile
-//! - `changes`: a change by command, from the request to the answer
-//! - `against`: a packet in the kernel program beside an older one, with `--against OBJECT`
+//! - `lookup`: the cost of an address lookup, by engine, family and number of prefixes
+//! - `filter`: the cost of a packet in the XDP program, under random traffic
+//! - `packets`: the cost of a packet in the XDP program, by kind of packet and by setting
+//! - `interface`: the rate at which a flood through an interface is dropped, by firewall
+//! - `publishes`: the time to compile and publish a list, and the number of wrong verdicts during publishes
+//! - `changes`: the latency of a change by command, from the request to the response
+//! - `against`: the cost of a packet in this kernel program and in an older one, with `--against OBJECT`
 //!
-//! Subjects take turns within a run, and a value is a median of rounds: only values of one run can be compared.
+//! Subjects take turns within a run, and a result is the median of the rounds. Results of different runs are not
+//! comparable.
 
 mod against;
 mod changes;
@@ -27,51 +28,51 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
 
-use crate::record::{Record, Shown, thousands};
+use crate::record::{Record, TableSpec, thousands};
 
-/// Measure what a lookup, a packet and a change cost
+/// Measure the cost of lookups, packets, floods, publishes and changes
 #[derive(Parser)]
 struct Args {
-    /// What to measure; all of it, if not said
+    /// Measures to run [default: all]
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Measure>,
-    /// Compare with an older kernel program, by its object file; without --only it is the only measure
+    /// Compare with the kernel program in this older object file; without --only, no other measure runs
     #[arg(long, value_name = "OBJECT")]
     against: Option<PathBuf>,
-    /// Less of it, in half a minute: fewer rounds, and fewer and smaller lists
+    /// Use fewer rounds, fewer lists and smaller lists: half a minute in all
     #[arg(long)]
     quick: bool,
-    /// Print all values as JSON, instead of tables
+    /// Print all samples and summaries as JSON instead of tables
     #[arg(long)]
     json: bool,
-    /// Rounds, of which the median is shown; 9, or 3 with --quick
+    /// Number of rounds [default: 9, or 3 with --quick]
     #[arg(long)]
     rounds: Option<usize>,
-    /// Packets of a round, for each subject
+    /// Packets per subject and round
     #[arg(long, default_value_t = 200_000)]
     burst: u32,
-    /// Where to write values and plots
+    /// Directory for samples and plots
     #[arg(long, default_value = "target/bench")]
     out: PathBuf,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Measure {
-    /// An address among many prefixes
+    /// The cost of an address lookup
     Lookup,
-    /// A packet in the whole filter, under random traffic
+    /// The cost of a packet in the whole filter, under random traffic
     Filter,
-    /// A packet, by kind and by setting
+    /// The cost of a packet, by kind and by setting
     Packets,
-    /// A flood through an interface, by what filters it
+    /// The drop rate of a flood through an interface, by firewall
     Interface,
-    /// A whole list compiled and put in force
+    /// The time to compile and publish a list
     Publishes,
-    /// A change by command
+    /// The latency of a change by command
     Changes,
 }
 
-/// How much is measured.
+/// The extent of the measurements.
 struct Effort {
     rounds: usize,
     burst: u32,
@@ -79,9 +80,9 @@ struct Effort {
 }
 
 impl Effort {
-    /// Says on standard error what comes next.
-    fn say(&self, what: &str) {
-        eprintln!("bench: {what}, {} rounds", self.rounds);
+    /// Prints the name of the next measure to standard error.
+    fn announce(&self, measure: &str) {
+        eprintln!("bench: {measure}, {} rounds", self.rounds);
     }
 }
 
@@ -93,14 +94,14 @@ fn main() -> Result<()> {
         is_quick: args.quick,
     };
     let mut record = Record::default();
-    // A build beside it doubles what a packet takes.
+    // A concurrent build doubles the cost of a packet.
     let load = record::load();
     if load > record::float(record::cpus() as u64) / 4.0 {
         record.note(format!(
-            "something else kept this machine busy (load {load}): costs are too high, and their spread too"
+            "the machine was busy when the benchmark started (load {load}): costs and their spread are too high"
         ));
     }
-    let mut remains = Vec::new();
+    let mut finished = Vec::new();
     if let Some(object) = &args.against {
         against::run(&mut record, &effort, object)?;
     }
@@ -113,7 +114,7 @@ fn main() -> Result<()> {
             Measure::Lookup => lookup::run(&mut record, &effort)?,
             Measure::Filter => filter::run(&mut record, &effort)?,
             Measure::Packets => packets::run(&mut record, &effort)?,
-            Measure::Interface => remains.push(interface::run(&mut record, &effort)?),
+            Measure::Interface => finished.push(interface::run(&mut record, &effort)?),
             Measure::Publishes => publishes::run(&mut record, &effort)?,
             Measure::Changes => changes::run(&mut record, &effort)?,
         }
@@ -132,13 +133,13 @@ fn main() -> Result<()> {
 }
 
 fn show(record: &Record) {
-    let table = |heading: &str, shown: Shown<'_>| {
-        let table = record.table(shown);
+    let table = |heading: &str, spec: TableSpec<'_>| {
+        let table = record.table(spec);
         if table.row_count() > 0 {
             println!("{heading}\n\n{table}\n");
         }
     };
-    let lookup = Shown {
+    let lookup = TableSpec {
         measure: lookup::MEASURE,
         unit: lookup::GROSS,
         cases: "traffic",
@@ -150,7 +151,7 @@ fn show(record: &Record) {
     );
     table(
         "Lookup, ns above the floor: median [quartiles], ratio to the trie",
-        Shown {
+        TableSpec {
             unit: lookup::NET,
             against: Some(lookup::TRIE),
             ..lookup
@@ -159,13 +160,13 @@ fn show(record: &Record) {
     for unit in [
         lookup::CODE,
         lookup::INSTRUCTIONS,
-        lookup::WALKED,
+        lookup::VERIFIED,
         lookup::MEMORY,
     ] {
         let heading = format!("Lookup, {unit}");
         table(
             &heading,
-            Shown {
+            TableSpec {
                 unit,
                 cases: "family",
                 against: None,
@@ -174,8 +175,8 @@ fn show(record: &Record) {
         );
     }
     table(
-        "The whole filter, ns: median [quartiles], ratio to a program that drops everything",
-        Shown {
+        "Whole filter, ns a packet: median [quartiles], ratio to a program that drops everything",
+        TableSpec {
             measure: filter::MEASURE,
             unit: filter::UNIT,
             cases: "traffic",
@@ -183,8 +184,8 @@ fn show(record: &Record) {
         },
     );
     table(
-        "Packets, ns: median [quartiles], ratio to the first",
-        Shown {
+        "Packets, ns: median [quartiles], ratio to the first setting",
+        TableSpec {
             measure: packets::MEASURE,
             unit: packets::UNIT,
             cases: "packet",
@@ -194,25 +195,25 @@ fn show(record: &Record) {
     show_against(&table);
     for prefixes in interface::PREFIXES {
         let units = [interface::RATE, interface::COST];
-        let table = record.standing(interface::MEASURE, prefixes, units, interface::OURS);
+        let table = record.comparison(interface::MEASURE, prefixes, units, interface::OURS);
         if table.row_count() > 0 {
             let prefixes = thousands(prefixes);
             println!("Flood through an interface, {prefixes} prefixes, dropped\n\n{table}\n");
         }
     }
     table(
-        "Whole lists, ms: median [quartiles]",
-        Shown {
+        "Publishes, ms: median [quartiles]",
+        TableSpec {
             measure: publishes::MEASURE,
             unit: publishes::UNIT,
             cases: "case",
             against: None,
         },
     );
-    for unit in [publishes::MISJUDGED, publishes::JUDGED] {
+    for unit in [publishes::WRONG, publishes::JUDGED] {
         table(
-            &format!("Whole lists under load, {unit}"),
-            Shown {
+            &format!("Publishes under load, {unit}"),
+            TableSpec {
                 measure: publishes::MEASURE,
                 unit,
                 cases: "case",
@@ -222,7 +223,7 @@ fn show(record: &Record) {
     }
     table(
         "Changes by command, ms: median [quartiles]",
-        Shown {
+        TableSpec {
             measure: changes::MEASURE,
             unit: changes::UNIT,
             cases: "case",
@@ -234,9 +235,9 @@ fn show(record: &Record) {
     }
 }
 
-/// The tables of `--against`.
-fn show_against(table: &dyn Fn(&str, Shown<'_>)) {
-    let against = Shown {
+/// Prints the tables of `--against`.
+fn show_against(table: &dyn Fn(&str, TableSpec<'_>)) {
+    let against = TableSpec {
         measure: against::MEASURE,
         unit: against::UNIT,
         cases: "packet",
@@ -249,7 +250,7 @@ fn show_against(table: &dyn Fn(&str, Shown<'_>)) {
     for (unit, heading) in [
         (
             against::RATIO,
-            "Against the older object, ratio within a round: median [quartiles]; again is the noise floor",
+            "Against the older object, ratio within a round: median [quartiles]; the ratio of the older object to itself is the noise floor",
         ),
         (
             against::INSTRUCTIONS,
@@ -260,13 +261,13 @@ fn show_against(table: &dyn Fn(&str, Shown<'_>)) {
             "Against the older object, bytes of machine code",
         ),
         (
-            against::WALKED,
-            "Against the older object, instructions verified",
+            against::VERIFIED,
+            "Against the older object, instructions processed by the verifier",
         ),
     ] {
         table(
             heading,
-            Shown {
+            TableSpec {
                 unit,
                 against: None,
                 ..against
@@ -275,8 +276,7 @@ fn show_against(table: &dyn Fn(&str, Shown<'_>)) {
     }
 }
 
-/// # Returns
-/// The files.
+/// Draws the plots of the recorded measures, and returns the paths of the files.
 fn draw(record: &Record, folder: &Path) -> Result<Vec<PathBuf>> {
     let summaries = record.summaries();
     let mut written = Vec::new();
@@ -293,7 +293,7 @@ fn draw(record: &Record, folder: &Path) -> Result<Vec<PathBuf>> {
         }
         let path = folder.join(format!("lookup-{}.svg", name.to_lowercase()));
         let axes = plot::Axes {
-            title: &format!("Looking up a random {name} source"),
+            title: &format!("Lookup of a random {name} source"),
             value: "ns a packet",
         };
         plot::lines(&path, &axes, &of_family)
@@ -307,8 +307,8 @@ fn draw(record: &Record, folder: &Path) -> Result<Vec<PathBuf>> {
     if !rates.is_empty() {
         let path = folder.join("interface.svg");
         let axes = plot::Axes {
-            title: "A flood dropped behind an interface, on one CPU with its sender",
-            value: "packets dropped a second",
+            title: "Drop rate of a flood, with sender and receiver on one CPU",
+            value: "dropped packets per second",
         };
         plot::bars(&path, &axes, &rates)
             .with_context(|| format!("cannot draw {}", path.display()))?;

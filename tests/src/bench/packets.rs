@@ -1,9 +1,9 @@
-//! Measure 2: what a packet costs in the filter's program, by kind of packet and by setting, in nanoseconds
-//! of `BPF_PROG_TEST_RUN` on one CPU.
+//! Measure 2: the cost of a packet in the XDP program, by kind of packet and by setting, in nanoseconds of
+//! `BPF_PROG_TEST_RUN` on one CPU.
 //!
-//! The settings take turns, round after round, so that what else the machine does meets all of them. A frame
-//! is run in bursts, so caches and predictors know it: this compares the paths through the program, and not
-//! what memory costs under random traffic, which `lookup` does.
+//! The settings take turns in each round, so that other load of the machine affects all of them. Each frame runs in
+//! bursts, so caches and branch predictors are warm: this compares the paths through the program. The cost of memory
+//! under random traffic is measured by `lookup` and `filter`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -26,7 +26,7 @@ use crate::record::{Record, Sample, float};
 pub(crate) const MEASURE: &str = "packets";
 pub(crate) const UNIT: &str = "ns/packet";
 
-/// This host, which is closed but for its service, with these keys on top.
+/// The policy of a closed host with one service; the keys of a setting come first.
 const POLICY: &str = r#"
     default = "drop"
     [services.web]
@@ -36,15 +36,15 @@ const POLICY: &str = r#"
     prefixes = ["203.0.113.0/24"]
 "#;
 const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
-/// What this host talks to, and from where.
+/// The remote ends of the host's flows, and its local ports: one with flows, one without.
 const RESOLVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(9, 9, 9, 9)), 53);
 const MIRROR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 443);
 const USED: u16 = 40_000;
 const UNUSED: u16 = 50_000;
-/// Different frames of a kind.
+/// The number of frames per kind.
 const FRAMES: u16 = 8;
 
-/// Settings and their names; the first is what the others are compared with.
+/// The names and keys of the settings; the first is the baseline.
 pub(crate) const SETTINGS: [(&str, &str); 4] = [
     ("off", "return_traffic = \"off\""),
     ("established", "return_traffic = \"established\""),
@@ -53,10 +53,10 @@ pub(crate) const SETTINGS: [(&str, &str); 4] = [
 ];
 
 pub(crate) fn run(record: &mut Record, effort: &Effort) -> Result<()> {
-    // Watching waits in a runtime.
+    // `Watch` requires a runtime.
     let runtime = tokio::runtime::Runtime::new()?;
     let _inside = runtime.enter();
-    effort.say("packets: by kind and by setting");
+    effort.announce("packets: by kind and by setting");
     let frames = if effort.is_quick { 2 } else { FRAMES };
     let kinds = kinds(frames);
     let mut subjects = Vec::new();
@@ -81,7 +81,7 @@ pub(crate) fn run(record: &mut Record, effort: &Effort) -> Result<()> {
     Ok(())
 }
 
-/// Kinds of packets: those of a flood first, which all settings should drop at the same cost.
+/// Returns the kinds of packets: first those of a flood, whose cost should not depend on the setting.
 fn kinds(frames: u16) -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let each = |make: &dyn Fn(u16) -> Vec<u8>| (0..frames).map(make).collect::<Vec<_>>();
     let stranger = |n: u16| {
@@ -139,7 +139,7 @@ fn tcp(from: SocketAddr, to: SocketAddr, flags: u8) -> Vec<u8> {
     frame
 }
 
-/// The programs under one setting.
+/// The programs with one setting.
 struct Subject {
     object: Ebpf,
     watch: Option<Watch>,
@@ -158,13 +158,13 @@ impl Subject {
             config.max_prefixes,
             &Names::default(),
         )?;
-        let room = config.rules.tracks().then_some(config.max_flows);
-        let mut dataplane = Dataplane::open(scratch.pin_dir(), room)?;
+        let max_flows = config.rules.tracks().then_some(config.max_flows);
+        let mut dataplane = Dataplane::open(scratch.pin_dir(), max_flows)?;
         dataplane.publish(&tables, config.mode, &config.rules, &[])?;
         let mut object = dataplane.load_program(0, false)?;
         let egress: &mut SchedClassifier = object
             .program_mut(TRACKER_PROGRAM)
-            .context("no egress program")?
+            .context("no flow tracker")?
             .try_into()?;
         egress.load()?;
         for to in [RESOLVER, MIRROR] {
@@ -191,7 +191,7 @@ impl Subject {
         })
     }
 
-    /// Nanoseconds a packet, over all frames of a kind.
+    /// Measures the mean cost of the frames of a kind, in nanoseconds per packet.
     fn cost(&mut self, frames: &[Vec<u8>], burst: u32) -> Result<f64> {
         let program: &Xdp = self
             .object

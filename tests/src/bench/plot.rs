@@ -1,6 +1,6 @@
-//! Plots, as SVG: cost against the number of prefixes, a line a subject; and bars, one a subject.
+//! SVG plots: lines of cost against the number of prefixes, one per subject; and bars, one per subject.
 //!
-//! Knows summaries, and nothing of how they were measured. Text is set by whoever shows the file.
+//! Depends only on summaries, not on the measures. The viewer chooses the fonts.
 
 use std::path::Path;
 
@@ -9,10 +9,10 @@ use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use crate::record::{Summary, float, in_order, number, thousands};
+use crate::record::{Summary, distinct, float, number, thousands};
 
 const FONT: &str = "sans-serif";
-/// Told apart also by those who see few colours (Okabe and Ito's), the floor of a measure first.
+/// The palette of Okabe and Ito, which colour-blind readers can distinguish. The first colour is for the baseline.
 const COLOURS: [RGBColor; 7] = [
     RGBColor(0x99, 0x99, 0x99),
     RGBColor(0x00, 0x00, 0x00),
@@ -23,26 +23,26 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(0xe6, 0x9f, 0x00),
 ];
 const GRID: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
-/// Where a logarithmic axis shows no prefix at all.
+/// The position of zero prefixes on the logarithmic axis.
 const NONE: f64 = 1.0;
 
-/// What is on the axes.
+/// The title of a plot, and the label of its value axis.
 pub(crate) struct Axes<'a> {
     pub(crate) title: &'a str,
     pub(crate) value: &'a str,
 }
 
-/// A panel for each case.
+/// Draws a panel for each case, with a line for each subject.
 pub(crate) fn lines(path: &Path, axes: &Axes<'_>, summaries: &[Summary]) -> Result<()> {
-    let cases = in_order(summaries.iter().map(|one| one.case.clone()));
-    let subjects = in_order(summaries.iter().map(|one| one.subject.clone()));
+    let cases = distinct(summaries.iter().map(|one| one.case.clone()));
+    let subjects = distinct(summaries.iter().map(|one| one.subject.clone()));
     let rows = cases.len().div_ceil(2).max(1);
     let columns = cases.len().clamp(1, 2);
     let size = (620 * columns as u32, 60 + 420 * rows as u32);
     let root = SVGBackend::new(path, size).into_drawing_area();
     root.fill(&WHITE)?;
     let root = root.titled(axes.title, (FONT, 24))?;
-    // One scale for all, so that panels can be compared.
+    // All panels have the same scale, so that they are comparable.
     let top = summaries
         .iter()
         .map(|one| one.upper_quartile)
@@ -74,8 +74,8 @@ pub(crate) fn lines(path: &Path, axes: &Axes<'_>, summaries: &[Summary]) -> Resu
             .axis_desc_style((FONT, 15))
             .label_style((FONT, 13))
             .draw()?;
-        for (place, subject) in subjects.iter().enumerate() {
-            let colour = COLOURS[place % COLOURS.len()];
+        for (row, subject) in subjects.iter().enumerate() {
+            let colour = COLOURS[row % COLOURS.len()];
             let of_subject = || {
                 summaries
                     .iter()
@@ -116,10 +116,10 @@ pub(crate) fn lines(path: &Path, axes: &Axes<'_>, summaries: &[Summary]) -> Resu
     Ok(())
 }
 
-/// A panel for each number of prefixes, a bar for each subject: its median, and a line between its quartiles.
+/// Draws a panel for each number of prefixes, with a bar for each subject's median and a line between its quartiles.
 pub(crate) fn bars(path: &Path, axes: &Axes<'_>, summaries: &[Summary]) -> Result<()> {
-    let counts = in_order(summaries.iter().map(|one| one.prefixes));
-    let subjects = in_order(summaries.iter().map(|one| one.subject.clone()));
+    let counts = distinct(summaries.iter().map(|one| one.prefixes));
+    let subjects = distinct(summaries.iter().map(|one| one.subject.clone()));
     let height = 90 + 44 * subjects.len();
     let root =
         SVGBackend::new(path, (900, (50 + height * counts.len()) as u32)).into_drawing_area();
@@ -131,16 +131,16 @@ pub(crate) fn bars(path: &Path, axes: &Axes<'_>, summaries: &[Summary]) -> Resul
         .fold(0.0, f64::max)
         * 1.15;
     for (panel, &prefixes) in root.split_evenly((counts.len(), 1)).iter().zip(&counts) {
-        // The first is on top, and places count from below.
-        let place = |subject: &str| {
+        // The first subject is at the top, and the axis counts from the bottom.
+        let row = |subject: &str| {
             let from_top = subjects.iter().position(|one| one == subject).unwrap_or(0);
             subjects.len() - 1 - from_top
         };
-        let after = |place: usize| {
-            if place + 1 == subjects.len() {
+        let after = |row: usize| {
+            if row + 1 == subjects.len() {
                 SegmentValue::Last
             } else {
-                SegmentValue::Exact(place + 1)
+                SegmentValue::Exact(row + 1)
             }
         };
         let mut chart = ChartBuilder::on(panel)
@@ -153,9 +153,9 @@ pub(crate) fn bars(path: &Path, axes: &Axes<'_>, summaries: &[Summary]) -> Resul
             .configure_mesh()
             .x_desc(axes.value)
             .x_label_formatter(&|value| number(*value))
-            .y_label_formatter(&|place| match place {
-                SegmentValue::CenterOf(place) if *place < subjects.len() => {
-                    subjects[subjects.len() - 1 - place].clone()
+            .y_label_formatter(&|row| match row {
+                SegmentValue::CenterOf(row) if *row < subjects.len() => {
+                    subjects[subjects.len() - 1 - row].clone()
                 }
                 _ => String::new(),
             })
@@ -167,10 +167,10 @@ pub(crate) fn bars(path: &Path, axes: &Axes<'_>, summaries: &[Summary]) -> Resul
             .label_style((FONT, 14))
             .draw()?;
         for one in summaries.iter().filter(|one| one.prefixes == prefixes) {
-            let place = place(&one.subject);
-            let index = subjects.len() - 1 - place;
-            let (from, to) = (SegmentValue::Exact(place), after(place));
-            let middle = SegmentValue::CenterOf(place);
+            let row = row(&one.subject);
+            let index = subjects.len() - 1 - row;
+            let (from, to) = (SegmentValue::Exact(row), after(row));
+            let middle = SegmentValue::CenterOf(row);
             let mut bar = Rectangle::new(
                 [(0.0, from), (one.median, to)],
                 COLOURS[index % COLOURS.len()].mix(0.85).filled(),
@@ -196,7 +196,7 @@ pub(crate) fn bars(path: &Path, axes: &Axes<'_>, summaries: &[Summary]) -> Resul
     Ok(())
 }
 
-/// A place on the axis of prefixes.
+/// Returns the position of a number of prefixes on the x axis.
 fn x(prefixes: usize) -> f64 {
     if prefixes == 0 {
         NONE
@@ -205,10 +205,10 @@ fn x(prefixes: usize) -> f64 {
     }
 }
 
-fn label(place: f64) -> String {
-    if (place - NONE).abs() < 0.5 {
+fn label(row: f64) -> String {
+    if (row - NONE).abs() < 0.5 {
         "0".to_owned()
     } else {
-        thousands(format_args!("{place:.0}"))
+        thousands(format_args!("{row:.0}"))
     }
 }

@@ -1,5 +1,4 @@
-//! The programs that exist to be measured (`tests/ebpf`), loaded: their maps filled, their bursts run, their
-//! counts read.
+//! Loads the benchmark's programs (`tests/ebpf`), fills their maps, runs them in bursts and reads their counters.
 
 use std::fmt::{Display, Write as _};
 use std::mem::offset_of;
@@ -21,17 +20,17 @@ use jiff::Timestamp;
 
 use crate::traffic::{Family, List};
 
-/// The object that `tests/ebpf` compiles to.
+/// The object file of `tests/ebpf`.
 static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/allowlist-bench-ebpf"));
 
-/// How many addresses the programs have to take from; theirs, repeated.
+/// The number of addresses in the map; `tests/ebpf` has the same constant.
 pub(crate) const ADDRESSES: usize = 1 << 20;
 
-/// What a program says to drop a packet.
+/// The return value of a program that drops the packet.
 pub(crate) const XDP_DROP: u32 = 1;
 
-/// What the programs counted, on all CPUs; theirs, repeated.
+/// The counters of one CPU, or their sum; `tests/ebpf` has the same type.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tally {
@@ -41,30 +40,30 @@ pub(crate) struct Tally {
     sum: u64,
 }
 
-/// What the kernel made of a program.
+/// The sizes of a program, as the kernel reports them.
 pub(crate) struct Size {
-    /// Bytes of machine code.
+    /// The size of the machine code in bytes.
     pub(crate) code: u32,
-    /// As the kernel has them after it has put in what it knows better.
+    /// The number of BPF instructions after the kernel's rewriting (`xlated`).
     pub(crate) instructions: u32,
-    /// That the verifier walked.
-    pub(crate) walked: u32,
+    /// The number of instructions that the verifier processed.
+    pub(crate) verified: u32,
 }
 
-#[expect(unsafe_code, reason = "maps' contents are read as this")]
-// SAFETY: integers without padding, so any bytes are one.
+#[expect(unsafe_code, reason = "aya reads map values of this type")]
+// SAFETY: integers without padding, so any bytes are a valid value.
 unsafe impl aya::Pod for Tally {}
 
-/// All programs and maps once; `room` is how many entries maps are made for.
+/// Loads all programs and maps; `capacities` has the capacities of maps.
 ///
-/// Forget it (`mem::forget`) where it holds many prefixes and something is measured afterwards: the kernel
-/// takes a CPU for as long as it frees them.
-pub(crate) fn load(room: &[(&str, u32)]) -> Result<Ebpf> {
-    load_with(room, None)
+/// Pass the result to `mem::forget` if it has many prefixes and a measurement follows: the kernel occupies a CPU while it
+/// frees them.
+pub(crate) fn load(capacities: &[(&str, u32)]) -> Result<Ebpf> {
+    load_with(capacities, None)
 }
 
-/// The same, with a range table that is in force.
-pub(crate) fn load_with(room: &[(&str, u32)], table: Option<&RangeTable>) -> Result<Ebpf> {
+/// Loads all programs and maps, with the map of a published range table.
+pub(crate) fn load_with(capacities: &[(&str, u32)], table: Option<&RangeTable>) -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
     if let Some(table) = table {
         loader
@@ -72,17 +71,17 @@ pub(crate) fn load_with(room: &[(&str, u32)], table: Option<&RangeTable>) -> Res
             .override_global(abi::GLOBAL_POOL, &table.pool, true)
             .override_global("SLOT", &table.slot, true);
     }
-    for (map, entries) in room {
+    for (map, entries) in capacities {
         loader.map_max_entries(map, (*entries).max(1));
     }
     let mut object = loader
         .load(OBJECT)
-        .context("the kernel does not take the benchmark's programs")?;
+        .context("the kernel refuses the benchmark's maps")?;
     for (name, program) in object.programs_mut() {
         let program: &mut Xdp = program.try_into()?;
         program
             .load()
-            .with_context(|| format!("the kernel does not take the benchmark's {name}"))?;
+            .with_context(|| format!("the kernel refuses the benchmark's program {name}"))?;
     }
     Ok(object)
 }
@@ -94,7 +93,7 @@ pub(crate) fn program<'a>(object: &'a Ebpf, name: &str) -> Result<&'a Xdp> {
     Ok(program.try_into()?)
 }
 
-/// What comes, in this order, and again from the start.
+/// Sets the addresses that the programs read, in this order and cyclically.
 pub(crate) fn set_addresses(object: &mut Ebpf, family: Family, addresses: &[u128]) -> Result<()> {
     match family {
         Family::V4 => {
@@ -123,55 +122,56 @@ fn set_array<T: aya::Pod, const N: usize>(
     Ok(())
 }
 
-/// A list in the range table that ships, by the code that ships.
+/// A list in the product's range table, compiled and published by the product's code.
 pub(crate) struct RangeTable {
-    /// Of the map that holds it, and the slot there.
+    /// The pin of the map.
     pin: PathBuf,
+    /// The active slot.
     slot: u32,
-    /// Words of its pool.
+    /// The size of the pool in words.
     pool: u32,
-    /// Bytes of its roots and its pool, spare room included; the services beside them are not counted.
+    /// The size of the roots and the pool in bytes, with spare room and without the services.
     pub(crate) bytes: u64,
     _dataplane: Dataplane,
     _scratch: Scratch,
 }
 
-/// Sources that a list is dealt out to, so that what is next to each other is told apart.
+/// The number of sources; the prefixes are distributed over them, so that adjacent prefixes have different ids.
 const SOURCES: usize = 16;
 
-/// A list in force, by the code that ships.
-pub(crate) struct InForce {
+/// A list that the product's code has compiled and published.
+pub(crate) struct PublishedList {
     pub(crate) config: Config,
     pub(crate) dataplane: Dataplane,
     pub(crate) scratch: Scratch,
 }
 
-impl InForce {
-    /// A policy with these keys and services, whose sources are named `s0` to `s15`, over a list.
-    pub(crate) fn of(list: &List, keys_and_services: &str) -> Result<Self> {
+impl PublishedList {
+    /// Publishes a policy with these keys and services, whose sources `s0` to `s15` have the prefixes of a list.
+    pub(crate) fn publish_policy(list: &List, keys_and_services: &str) -> Result<Self> {
         let mut text = String::from(keys_and_services);
         for source in 0..SOURCES {
             write!(text, "\n[sources.s{source}]\nprefixes = ['192.0.2.1']")?;
         }
         let config = Config::parse(&text, Path::new("bench"))?;
         let scratch = Scratch::new()?;
-        let room = config.rules.tracks().then_some(config.max_flows);
-        let dataplane = Dataplane::open(scratch.pin_dir(), room)?;
-        let mut in_force = Self {
+        let max_flows = config.rules.tracks().then_some(config.max_flows);
+        let dataplane = Dataplane::open(scratch.pin_dir(), max_flows)?;
+        let mut published = Self {
             config,
             dataplane,
             scratch,
         };
-        let tables = in_force.compile(&Self::snapshot(list, None))?;
-        in_force.publish(&tables)?;
-        Ok(in_force)
+        let tables = published.compile(&Self::snapshot(list, None))?;
+        published.publish(&tables)?;
+        Ok(published)
     }
 
-    /// A list as what its sources had, with one prefix more.
+    /// Distributes a list over the sources; `more` is an additional prefix.
     pub(crate) fn snapshot(list: &List, more: Option<IpNet>) -> Snapshot {
         let mut lists = vec![Vec::new(); SOURCES];
-        for (place, prefix) in list.prefixes.iter().enumerate() {
-            lists[place % SOURCES].push(prefix.net(list.family));
+        for (index, prefix) in list.prefixes.iter().enumerate() {
+            lists[index % SOURCES].push(prefix.net(list.family));
         }
         lists[0].extend(more);
         let feeds = lists.into_iter().enumerate().map(|(source, prefixes)| {
@@ -193,7 +193,7 @@ impl InForce {
         Ok(())
     }
 
-    /// The sources, as a service's `allow` lists them.
+    /// Returns the names of the sources, for the `allow` key of a service.
     pub(crate) fn sources() -> String {
         let names: Vec<_> = (0..SOURCES).map(|source| format!("'s{source}'")).collect();
         names.join(", ")
@@ -202,11 +202,11 @@ impl InForce {
 
 impl RangeTable {
     pub(crate) fn of(list: &List) -> Result<Self> {
-        let sources = InForce::sources();
+        let sources = PublishedList::sources();
         let policy = format!("[services.web]\nports = ['tcp/443']\nallow = [{sources}]\n");
-        let InForce {
+        let PublishedList {
             dataplane, scratch, ..
-        } = InForce::of(list, &policy)?;
+        } = PublishedList::publish_policy(list, &policy)?;
         let bytes = dataplane.table_bytes();
         let services = offset_of!(GenerationTables, reach);
         let pool = (bytes - size_of::<GenerationTables>()) / size_of::<u64>();
@@ -223,15 +223,12 @@ impl RangeTable {
     }
 }
 
-/// The room that [`fill_trie`] takes.
-pub(crate) fn trie_room(list: &List) -> (&'static str, u32) {
+/// Returns the map that [`fill_trie`] writes, with the capacity for a list.
+pub(crate) fn trie_capacity(list: &List) -> (&'static str, u32) {
     (trie_name(list.family), list.prefixes.len() as u32)
 }
 
-/// Puts a list into the trie of its family.
-///
-/// # Returns
-/// Bytes of memory, as the kernel says.
+/// Writes a list to the trie of its family, and returns the memory of the trie in bytes, as the kernel reports it.
 pub(crate) fn fill_trie(object: &mut Ebpf, list: &List) -> Result<u64> {
     let name = trie_name(list.family);
     let map = object.map_mut(name).with_context(|| format!("no {name}"))?;
@@ -262,40 +259,40 @@ const fn trie_name(family: Family) -> &'static str {
     }
 }
 
-/// Bytes that a map takes, as the kernel says.
+/// Returns the memory of a map in bytes, as the kernel reports it.
 pub(crate) fn memory(object: &Ebpf, map: &str) -> Result<u64> {
     use std::os::fd::{AsFd as _, AsRawFd as _};
     let map = object.map(map).with_context(|| format!("no {map}"))?;
     let data = match map {
         aya::maps::Map::Array(data) | aya::maps::Map::LpmTrie(data) => data,
-        other => bail!("no memory is known of {other:?}"),
+        other => bail!("cannot measure the memory of {other:?}"),
     };
     let path = format!("/proc/self/fdinfo/{}", data.fd().as_fd().as_raw_fd());
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     let bytes = text.lines().find_map(|line| line.strip_prefix("memlock:"));
     Ok(bytes
-        .context("the kernel names no memory")?
+        .context("the kernel reports no memory of the map")?
         .trim()
         .parse()?)
 }
 
-/// Nanoseconds a run, over a burst of runs.
+/// Runs a program in a burst, and returns the mean cost of a run in nanoseconds.
 pub(crate) fn cost(program: &Xdp, frame: &[u8], burst: u32) -> Result<f64> {
     let options = TestRunOptions {
         data_in: Some(frame),
         repeat: burst,
         ..TestRunOptions::default()
     };
-    let took = program.test_run(options)?.duration;
+    let elapsed = program.test_run(options)?.duration;
     ensure!(
-        !took.is_zero(),
-        "the kernel measured nothing; give a larger --burst"
+        !elapsed.is_zero(),
+        "the kernel measured 0 ns: use a larger --burst"
     );
-    // The kernel says whole nanoseconds, in 32 bits.
-    Ok(f64::from(u32::try_from(took.as_nanos())?))
+    // The kernel reports whole nanoseconds in 32 bits.
+    Ok(f64::from(u32::try_from(elapsed.as_nanos())?))
 }
 
-/// What a program says to a frame.
+/// Runs a program once, and returns its return value.
 pub(crate) fn verdict(program: &Xdp, frame: &[u8]) -> Result<u32> {
     let options = TestRunOptions {
         data_in: Some(frame),
@@ -304,18 +301,21 @@ pub(crate) fn verdict(program: &Xdp, frame: &[u8]) -> Result<u32> {
     Ok(program.test_run(options)?.return_value)
 }
 
-/// Whether a program does what is measured: it drops, and finds in a burst of lookups what it should.
+/// Checks that a program drops the frame.
 pub(crate) fn check(program: &Xdp, name: impl Display, frame: &[u8]) -> Result<()> {
     let verdict = verdict(program, frame)?;
-    ensure!(verdict == XDP_DROP, "{name} said {verdict}, and not drop");
+    ensure!(
+        verdict == XDP_DROP,
+        "{name}: the verdict is {verdict}, not {XDP_DROP} (drop)"
+    );
     Ok(())
 }
 
 pub(crate) fn tally(object: &Ebpf) -> Result<Tally> {
     let map = object.map("TALLY").context("no TALLY")?;
     let array: PerCpuArray<&MapData, Tally> = map.try_into()?;
-    let here = array.get(&0, 0)?;
-    Ok(here.iter().fold(Tally::default(), |sum, cpu| Tally {
+    let cpus = array.get(&0, 0)?;
+    Ok(cpus.iter().fold(Tally::default(), |sum, cpu| Tally {
         taken: sum.taken.wrapping_add(cpu.taken),
         found: sum.found.wrapping_add(cpu.found),
         dropped: sum.dropped.wrapping_add(cpu.dropped),
@@ -328,6 +328,6 @@ pub(crate) fn size(program: &Xdp) -> Result<Size> {
     Ok(Size {
         code: info.size_jitted(),
         instructions: info.size_translated().unwrap_or(0) / 8,
-        walked: info.verified_instruction_count().unwrap_or(0),
+        verified: info.verified_instruction_count().unwrap_or(0),
     })
 }

@@ -1,8 +1,8 @@
-//! What was measured: every value as it came, and what is said of them.
+//! The results: all samples, and their summaries.
 //!
-//! A sample is a row of a file of its measure, `target/bench/<measure>.csv`; a summary is the median of the
-//! rounds of one subject in one case, with its quartiles. `target/bench/bench.json` holds all of both. Knows
-//! nothing of what is measured, nor of how it is drawn (`plot`).
+//! A sample is a row of `target/bench/<measure>.csv`; a summary is the median of the rounds of one subject in one case,
+//! with its quartiles. `target/bench/bench.json` has all samples and summaries. Depends neither on the measures nor on
+//! the plots (`plot`).
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -12,26 +12,26 @@ use anyhow::{Context as _, Result};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-/// Raised where the meaning of what [`Record::json`] writes changes.
+/// The version of the format of [`Record::json`]; raised when the meaning of a field changes.
 const SCHEMA: u32 = 1;
 
-/// One value of one round.
+/// One measured value of one round.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Sample {
-    /// Which of the benchmark's measures.
+    /// The name of the measure.
     pub(crate) measure: &'static str,
-    /// What is compared.
+    /// The engine, program or setting that is compared with others.
     pub(crate) subject: String,
-    /// Under which circumstances: subjects are compared within a case.
+    /// The conditions; subjects are compared within a case.
     pub(crate) case: String,
-    /// How many prefixes are in force.
+    /// The number of active prefixes.
     pub(crate) prefixes: usize,
     pub(crate) round: usize,
     pub(crate) value: f64,
     pub(crate) unit: &'static str,
 }
 
-/// What the rounds of one subject in one case have in common.
+/// The statistics of all rounds of one subject in one case.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Summary {
     pub(crate) measure: &'static str,
@@ -47,13 +47,13 @@ pub(crate) struct Summary {
     pub(crate) max: f64,
 }
 
-/// Where it was measured.
+/// The machine that ran the benchmark.
 #[derive(Serialize)]
 struct Machine {
     kernel: String,
     processor: String,
     cpus: usize,
-    /// How many processes wanted to run in the last minute, at the end of all measures.
+    /// The load average of the last minute, at the end of all measures.
     load: f64,
 }
 
@@ -61,27 +61,27 @@ struct Machine {
 struct Document<'a> {
     schema: u32,
     machine: Machine,
-    /// What was left out, and why.
+    /// Skipped subjects and disturbances, with their reasons.
     notes: &'a [String],
     summaries: Vec<Summary>,
     samples: &'a [Sample],
 }
 
-/// See the module.
+/// All samples and notes of a run.
 #[derive(Default)]
 pub(crate) struct Record {
     samples: Vec<Sample>,
     notes: Vec<String>,
 }
 
-/// A table's place in the record.
+/// The selection of samples that a table shows.
 #[derive(Clone, Copy)]
-pub(crate) struct Shown<'a> {
+pub(crate) struct TableSpec<'a> {
     pub(crate) measure: &'static str,
     pub(crate) unit: &'static str,
-    /// What the first column is called.
+    /// The heading of the first column.
     pub(crate) cases: &'a str,
-    /// The subject to which each other's ratio is given.
+    /// The subject that is the baseline of the ratios.
     pub(crate) against: Option<&'a str>,
 }
 
@@ -90,7 +90,7 @@ impl Record {
         self.samples.push(sample);
     }
 
-    /// Says what is missing, and why.
+    /// Adds a note about a skipped subject or a disturbance, unless it exists already.
     pub(crate) fn note(&mut self, note: String) {
         if !self.notes.contains(&note) {
             self.notes.push(note);
@@ -101,7 +101,7 @@ impl Record {
         &self.notes
     }
 
-    /// In the order in which they were first measured.
+    /// Returns the summaries, in the order of the first samples.
     pub(crate) fn summaries(&self) -> Vec<Summary> {
         let mut places = HashMap::new();
         let mut groups: Vec<(&Sample, Vec<f64>)> = Vec::new();
@@ -113,11 +113,11 @@ impl Record {
                 &sample.subject,
                 sample.unit,
             );
-            let place = *places.entry(key).or_insert_with(|| {
+            let index = *places.entry(key).or_insert_with(|| {
                 groups.push((sample, Vec::new()));
                 groups.len() - 1
             });
-            groups[place].1.push(sample.value);
+            groups[index].1.push(sample.value);
         }
         groups
             .into_iter()
@@ -125,17 +125,17 @@ impl Record {
             .collect()
     }
 
-    /// A row for each case and number of prefixes, a column for each subject.
-    pub(crate) fn table(&self, shown: Shown<'_>) -> Table {
+    /// Returns a table with a row for each case and number of prefixes, and a column for each subject.
+    pub(crate) fn table(&self, spec: TableSpec<'_>) -> Table {
         let mut summaries = self.summaries();
-        summaries.retain(|one| one.measure == shown.measure && one.unit == shown.unit);
+        summaries.retain(|one| one.measure == spec.measure && one.unit == spec.unit);
         let has_prefixes = summaries.iter().any(|one| one.prefixes != 0);
-        let subjects = in_order(summaries.iter().map(|one| one.subject.clone()));
-        let rows = in_order(summaries.iter().map(|one| (one.case.clone(), one.prefixes)));
+        let subjects = distinct(summaries.iter().map(|one| one.subject.clone()));
+        let rows = distinct(summaries.iter().map(|one| (one.case.clone(), one.prefixes)));
 
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
-        let mut header = vec![shown.cases.to_owned()];
+        let mut header = vec![spec.cases.to_owned()];
         header.extend(has_prefixes.then(|| "prefixes".to_owned()));
         header.extend(subjects.iter().cloned());
         table.set_header(header);
@@ -148,11 +148,11 @@ impl Record {
                     one.case == case && one.prefixes == prefixes && one.subject == subject
                 })
             };
-            let against = shown.against.and_then(find).map(|one| one.median);
+            let against = spec.against.and_then(find).map(|one| one.median);
             let mut row = vec![case.clone()];
             row.extend(has_prefixes.then(|| thousands(prefixes)));
             row.extend(subjects.iter().map(|subject| {
-                let ratio = against.filter(|_| shown.against != Some(subject));
+                let ratio = against.filter(|_| spec.against != Some(subject));
                 find(subject).map_or_else(String::new, |one| one.cell(ratio))
             }));
             table.add_row(row);
@@ -160,9 +160,9 @@ impl Record {
         table
     }
 
-    /// A row for each subject, with so many prefixes: the first unit's median and quartiles, the other's median,
-    /// and how many times as much of the first the subject `ours` does.
-    pub(crate) fn standing(
+    /// Returns a table with a row for each subject at this number of prefixes: the median and quartiles of the first
+    /// unit, the median of the second one, and the ratio of the subject `ours` to this subject in the first unit.
+    pub(crate) fn comparison(
         &self,
         measure: &str,
         prefixes: usize,
@@ -198,14 +198,11 @@ impl Record {
         table
     }
 
-    /// Writes what was measured under `folder`.
-    ///
-    /// # Returns
-    /// The files.
+    /// Writes all samples and summaries to `folder`, and returns the paths of the files.
     pub(crate) fn write(&self, folder: &Path) -> Result<Vec<PathBuf>> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let mut written = Vec::new();
-        for measure in in_order(self.samples.iter().map(|sample| sample.measure)) {
+        for measure in distinct(self.samples.iter().map(|sample| sample.measure)) {
             let path = folder.join(format!("{measure}.csv"));
             let mut file = csv::Writer::from_path(&path)
                 .with_context(|| format!("cannot write {}", path.display()))?;
@@ -222,7 +219,7 @@ impl Record {
         Ok(written)
     }
 
-    /// All of it, with the machine that it was measured on.
+    /// Returns all samples, summaries and notes with a description of the machine, as JSON.
     pub(crate) fn json(&self) -> Result<String> {
         let document = Document {
             schema: SCHEMA,
@@ -238,7 +235,7 @@ impl Record {
 impl Summary {
     fn of(sample: &Sample, mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
-        // The nearest value that was measured.
+        // The nearest sample, without interpolation.
         let at = |quarters: usize| values[(quarters * (values.len() - 1) + 2) / 4];
         Self {
             measure: sample.measure,
@@ -255,7 +252,7 @@ impl Summary {
         }
     }
 
-    /// The median, the quartiles where they differ, and the ratio to another median.
+    /// Formats the median, the quartiles if they differ, and the ratio to another median.
     fn cell(&self, against: Option<f64>) -> String {
         let mut cell = number(self.median);
         let [low, high] = [self.lower_quartile, self.upper_quartile].map(number);
@@ -289,14 +286,14 @@ pub(crate) fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// How many processes wanted to run in the last minute, on average.
+/// Returns the load average of the last minute.
 pub(crate) fn load() -> f64 {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let minute = text.split(' ').next();
     minute.and_then(|load| load.parse().ok()).unwrap_or(0.0)
 }
 
-/// With as many digits as mean something.
+/// Formats a value with about three significant digits.
 pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 1e6 => format!("{:.2}M", value / 1e6),
@@ -307,18 +304,18 @@ pub(crate) fn number(value: f64) -> String {
     }
 }
 
-/// As exact as what is counted here needs it.
-#[expect(clippy::cast_precision_loss, reason = "nothing here counts that far")]
+/// Converts a count, exactly up to 2^53.
+#[expect(clippy::cast_precision_loss, reason = "no count here reaches 2^53")]
 pub(crate) const fn float(number: u64) -> f64 {
     number as f64
 }
 
-/// `100,000`.
+/// Formats a number with thousands separators: `100,000`.
 pub(crate) fn thousands(number: impl fmt::Display) -> String {
     let digits = number.to_string();
     let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -326,8 +323,8 @@ pub(crate) fn thousands(number: impl fmt::Display) -> String {
     text
 }
 
-/// Each once, where it came first.
-pub(crate) fn in_order<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
+/// Removes duplicates, and keeps the order of first occurrence.
+pub(crate) fn distinct<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
     let mut seen = Vec::new();
     for one in all {
         if !seen.contains(&one) {
@@ -342,7 +339,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_summary_is_of_one_subject_in_one_case() {
+    fn summaries_group_samples_by_subject() {
         let mut record = Record::default();
         for round in 0..5 {
             for (subject, factor) in [("slow", 20.0), ("fast", 10.0)] {
@@ -368,7 +365,7 @@ mod tests {
         let quartiles = [fast.lower_quartile, fast.median, fast.upper_quartile];
         assert_eq!(quartiles.map(number), ["20", "30", "40"]);
         assert_eq!([fast.min, fast.max].map(number), ["10", "50"]);
-        let table = record.table(Shown {
+        let table = record.table(TableSpec {
             measure: "test",
             unit: "ns",
             cases: "traffic",

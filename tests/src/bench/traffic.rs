@@ -1,8 +1,8 @@
-//! Prefixes as large lists have them, and addresses as a network brings them. Pure: the same seed gives the
-//! same ones.
+//! Random lists with the prefix lengths of large real lists, and random source addresses. Deterministic: the same seed
+//! gives the same result.
 //!
-//! An address is a number, of 32 or of 128 bits, so that one code does for both families. What a list covers
-//! is [`Ranges`]; what misses it is drawn till it does.
+//! An address is a number of 32 or 128 bits, so that both families share the code. [`Ranges`] is the union of a list's
+//! prefixes; addresses outside it are drawn by rejection sampling.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -11,55 +11,54 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use fastrand::Rng;
 use ipnet::IpNet;
 
-/// A family of addresses.
+/// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Family {
     V4,
     V6,
 }
 
-/// Which addresses come.
+/// The distribution of source addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Traffic {
-    /// Outside all prefixes.
+    /// Addresses outside all prefixes.
     Miss,
-    /// Any address of any prefix.
+    /// Random addresses of random prefixes.
     Hit,
-    /// Half of each.
+    /// Hits and misses, half of each.
     Mix,
-    /// Of prefixes of which a few are most of what comes: the n-th as often as 1/n.
+    /// Hits whose prefixes follow Zipf's law: the frequency of the n-th prefix is proportional to 1/n.
     Zipf,
 }
 
-/// Of a family: the first address, and how many bits of it count.
+/// The first address of a prefix, and its length. The family is stored elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Prefix {
     pub(crate) address: u128,
     pub(crate) length: u8,
 }
 
-/// A list of prefixes, and where its providers have theirs.
+/// A list of prefixes, and the address blocks of their providers.
 pub(crate) struct List {
     pub(crate) family: Family,
     pub(crate) prefixes: Vec<Prefix>,
-    /// IPv6 alone: what the providers have, of which they list parts.
+    /// IPv6 only: the providers' allocations, which contain the prefixes.
     blocks: Vec<Prefix>,
     ranges: Ranges,
 }
 
-/// What prefixes cover, in order; no two of them touch.
+/// The union of prefixes, as sorted ranges with gaps between them.
 struct Ranges(Vec<(u128, u128)>);
 
-/// Providers with IPv6 addresses.
+/// The number of providers with IPv6 addresses.
 const PROVIDERS: usize = 64;
-/// Of each provider's block, prefixes of one length cover no more than this part, so that something is
-/// missed.
-const COVERED: u32 = 5;
+/// The prefixes of one length cover at most 1/2^5 of a provider's block, so that misses inside a block exist.
+const COVERED_SHIFT: u32 = 5;
 
 impl Family {
     pub(crate) const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
-    /// Ends of a packet: any, and this port of a host.
+    /// Returns the endpoints of a packet: a source, and this port of the host.
     pub(crate) fn ends(self, port: u16) -> (SocketAddr, SocketAddr) {
         let [from, to]: [IpAddr; 2] = match self {
             Self::V4 => ["198.51.100.2", "198.51.100.1"],
@@ -110,7 +109,7 @@ impl Prefix {
         }
     }
 
-    /// As the rest of the world writes it.
+    /// Converts the prefix to an `IpNet`.
     pub(crate) fn net(self, family: Family) -> IpNet {
         let address: IpAddr = match family {
             Family::V4 => Ipv4Addr::from_bits(self.address as u32).into(),
@@ -129,7 +128,7 @@ impl Prefix {
 }
 
 impl List {
-    /// So many different prefixes.
+    /// Draws a list of `count` different prefixes.
     pub(crate) fn new(family: Family, count: usize, seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let (prefixes, blocks) = match family {
@@ -144,7 +143,7 @@ impl List {
         }
     }
 
-    /// So many addresses, or none where there is no prefix to hit.
+    /// Draws `count` addresses; `None` if the list is empty and the traffic has hits.
     pub(crate) fn addresses(&self, traffic: Traffic, count: usize, seed: u64) -> Option<Vec<u128>> {
         if self.prefixes.is_empty() && traffic != Traffic::Miss {
             return None;
@@ -159,7 +158,7 @@ impl List {
             Traffic::Mix if rng.bool() => self.hit(rng),
             Traffic::Miss | Traffic::Mix => self.miss(rng),
             Traffic::Zipf => {
-                // Prefixes are in no order, so their places do for ranks.
+                // Prefixes are in random order, so their indices can be their ranks.
                 let weight = rng.f64() * weights[weights.len() - 1];
                 let rank = weights.partition_point(|sum| *sum <= weight);
                 let prefix = self.prefixes[rank.min(self.prefixes.len() - 1)];
@@ -214,7 +213,7 @@ impl Ranges {
     }
 }
 
-/// A quarter single addresses, the rest of any length from /20 on.
+/// Draws IPv4 prefixes: a quarter are single addresses, the rest have random lengths of /20 to /32.
 fn prefixes4(count: usize, rng: &mut Rng) -> Vec<Prefix> {
     distinct(count, || {
         let length = if rng.u8(..4) == 0 {
@@ -226,18 +225,18 @@ fn prefixes4(count: usize, rng: &mut Rng) -> Vec<Prefix> {
     })
 }
 
-/// An eighth single addresses, the rest of any length up to /64, all of some providers' blocks. An eighth
-/// of the providers list their whole block besides.
+/// Draws IPv6 prefixes inside the blocks of some providers: an eighth are single addresses, the rest have random lengths
+/// up to /64. An eighth of the providers may list their whole block too.
 fn prefixes6(count: usize, rng: &mut Rng) -> (Vec<Prefix>, Vec<Prefix>) {
     let blocks = distinct(PROVIDERS, || {
         let length = rng.u8(29..=32);
         Some(Prefix::of(Family::V6, global6(rng), length))
     });
-    // How many there are of each length, in each block.
+    // The number of prefixes of each length in each block.
     let mut used = vec![[0_u32; 65]; PROVIDERS];
     let prefixes = distinct(count, || {
-        let place = rng.usize(..PROVIDERS);
-        let block = blocks[place];
+        let provider = rng.usize(..PROVIDERS);
+        let block = blocks[provider];
         let address = block.any(Family::V6, rng);
         if rng.u8(..8) == 0 {
             return Some(Prefix::of(Family::V6, address, 128));
@@ -245,11 +244,11 @@ fn prefixes6(count: usize, rng: &mut Rng) -> (Vec<Prefix>, Vec<Prefix>) {
         let length = rng.u8(29..=64);
         let deeper = u32::from(length.checked_sub(block.length)?);
         let most = if deeper == 0 {
-            u32::from(place.is_multiple_of(8))
+            u32::from(provider.is_multiple_of(8))
         } else {
-            1_u32.checked_shl(deeper).unwrap_or(u32::MAX) >> COVERED
+            1_u32.checked_shl(deeper).unwrap_or(u32::MAX) >> COVERED_SHIFT
         };
-        let used = &mut used[place][usize::from(length)];
+        let used = &mut used[provider][usize::from(length)];
         (*used < most).then(|| {
             *used += 1;
             Prefix::of(Family::V6, address, length)
@@ -258,7 +257,7 @@ fn prefixes6(count: usize, rng: &mut Rng) -> (Vec<Prefix>, Vec<Prefix>) {
     (prefixes, blocks)
 }
 
-/// So many different ones, in the order in which they were drawn.
+/// Draws `count` different prefixes, in the order in which they were drawn.
 fn distinct(count: usize, mut draw: impl FnMut() -> Option<Prefix>) -> Vec<Prefix> {
     let mut known = HashSet::with_capacity(count);
     let mut prefixes = Vec::with_capacity(count);
@@ -272,7 +271,7 @@ fn distinct(count: usize, mut draw: impl FnMut() -> Option<Prefix>) -> Vec<Prefi
     prefixes
 }
 
-/// Any address that a host on the internet can have.
+/// Draws a public IPv4 unicast address.
 fn public4(rng: &mut Rng) -> u32 {
     loop {
         let address = Ipv4Addr::from_bits(rng.u32(0x0100_0000..0xe000_0000));
@@ -291,12 +290,12 @@ fn public4(rng: &mut Rng) -> u32 {
     }
 }
 
-/// Any address of `2000::/3`.
+/// Draws an address of `2000::/3`.
 fn global6(rng: &mut Rng) -> u128 {
     1 << 125 | rng.u128(..) >> 3
 }
 
-/// Sums of 1/n.
+/// Returns the partial sums of 1/n.
 fn zipf(count: usize) -> Vec<f64> {
     let mut sum = 0.0;
     let mut rank = 0.0;
@@ -321,7 +320,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn traffic_is_what_it_is_called() {
+    fn traffic_has_the_promised_share_of_hits() {
         for family in Family::BOTH {
             for count in [28, 5_000] {
                 let list = List::new(family, count, 1);

@@ -1,8 +1,8 @@
-//! One policy in the maps of an object of this or of an older ABI version.
+//! Writes one policy into the maps of an object file, of this or of an older ABI version.
 //!
-//! Maps are the object's own, so each version is loaded with the sizes that it was built with; their contents come from the
-//! shipped compiler. In the tables of a generation, the rows of interfaces may be longer or shorter at their end, which
-//! judges no packet of this measure; any other difference in size is refused.
+//! Each object has its own maps, with the sizes that it was built with; this build's compiler makes their contents. In
+//! the tables of a generation, the interface rows may be longer or shorter at their end, because no packet of this
+//! measure needs that part. Any other difference in size is an error.
 
 use std::fmt::Write as _;
 use std::os::fd::AsFd as _;
@@ -21,19 +21,19 @@ use aya::{Ebpf, EbpfLoader};
 
 use crate::traffic::{Family, List, Traffic};
 
-/// How many prefixes of each family are listed: their tables fit into the smallest pool.
+/// The number of listed prefixes of each family; their tables fit into the smallest pool.
 pub(super) const PREFIXES: usize = 500;
-/// The service's, by UDP and TCP.
+/// The port of the service, for UDP and TCP.
 pub(super) const PORT: u16 = 4_433;
 const SEED: u64 = 20_261_129;
 
-/// The slot that is filled.
+/// The slot that is written.
 const SLOT: u32 = 0;
-/// Maps whose room goes by the configuration, in some version.
+/// Maps whose capacity depends on the configuration in some version.
 const BY_CONFIGURATION: [&str; 3] = [abi::FLOWS, "PEERS", "FOREIGN"];
 const ROOM: u32 = 1024;
 
-/// A closed host with one service, compiled.
+/// The compiled policy of a closed host with one service.
 pub(super) struct Policy {
     tables: Tables,
     ranges: RangeTable,
@@ -60,7 +60,7 @@ impl Policy {
     }
 }
 
-/// The bytes of a listed address.
+/// Returns the bytes of a listed address.
 pub(super) fn listed(family: Family) -> Vec<u8> {
     let list = List::new(family, PREFIXES, SEED);
     let address = list.addresses(Traffic::Hit, 1, SEED).map(|all| all[0]);
@@ -71,32 +71,34 @@ pub(super) fn listed(family: Family) -> Vec<u8> {
     }
 }
 
-/// How an object lays its tables out.
+/// The layout of an object's tables.
 pub(super) struct Layout {
-    /// Bytes of one generation's tables, its pool included.
+    /// The size of one generation's tables with its pool, in bytes.
     generation: usize,
-    /// Bytes at the end of each interface's row, behind the services.
+    /// The size of an interface row behind the services, in bytes.
     row_end: usize,
 }
 
-/// Words of a pool, by default.
+/// The default size of a pool, in words.
 const POOL: usize = MIN_POOL_WORDS as usize;
 
 impl Layout {
+    /// Reads the layout of an object's maps.
+    ///
     /// # Errors
-    /// Names the map that is missing, or of another size than this build can fill.
+    /// If a map is missing, or this build cannot fill a map of its size.
     pub(super) fn of(object: &Ebpf) -> Result<Self> {
         let control = array(object, abi::CONTROL)?.info()?.value_size() as usize;
         ensure!(
             control == size_of::<[u64; 2]>(),
-            "its {} has values of {control} bytes, and this build's have {}: it cannot be filled; compare with an object of a nearer version",
+            "map {}: the older object has values of {control} bytes, this build of {}; compare with an object of a nearer version",
             abi::CONTROL,
             size_of::<[u64; 2]>()
         );
         let generation = array(object, abi::GENERATIONS)?.info()?.value_size() as usize;
         let Some(row_end) = row_end(generation) else {
             bail!(
-                "its {} has values of {generation} bytes, and this build's have {OWN}, which differ in more than the ends of the interfaces' rows: it cannot be filled; compare with an object of a nearer version",
+                "map {}: the older object has values of {generation} bytes, this build of {OWN}, and not only the ends of the interface rows differ; compare with an object of a nearer version",
                 abi::GENERATIONS
             );
         };
@@ -106,7 +108,7 @@ impl Layout {
         })
     }
 
-    /// Puts the policy into the first slot, and makes it active.
+    /// Writes the policy to the first slot, and makes it active.
     pub(super) fn fill(&self, object: &mut Ebpf, policy: &Policy) -> Result<()> {
         write_slot(array(object, abi::GENERATIONS)?, &self.bytes(policy)?)?;
         let control = Control {
@@ -122,7 +124,7 @@ impl Layout {
         Ok(())
     }
 
-    /// The tables of a generation as this object has them.
+    /// Returns the tables of a generation in the layout of this object.
     fn bytes(&self, policy: &Policy) -> Result<Vec<u8>> {
         let services = &policy.tables.services;
         let ranges = &policy.ranges;
@@ -137,8 +139,8 @@ impl Layout {
         }
         bytes.extend(services.counter_ids.iter().flat_map(|id| id.to_ne_bytes()));
         bytes.extend(ranges.reach.iter().flat_map(|set| set.to_ne_bytes()));
-        bytes.extend(ranges.v4.iter().flat_map(|place| place.to_ne_bytes()));
-        bytes.extend(ranges.v6.iter().flat_map(|place| place.to_ne_bytes()));
+        bytes.extend(ranges.v4.iter().flat_map(|offset| offset.to_ne_bytes()));
+        bytes.extend(ranges.v6.iter().flat_map(|offset| offset.to_ne_bytes()));
         ensure!(
             ranges.pool.len() <= POOL,
             "the list is too large for the smallest pool"
@@ -149,7 +151,7 @@ impl Layout {
     }
 }
 
-/// An object's maps, which are its own and pinned nowhere.
+/// Creates an object's maps without pinning them.
 pub(super) fn load(object: &[u8]) -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
     for name in BY_CONFIGURATION {
@@ -157,32 +159,32 @@ pub(super) fn load(object: &[u8]) -> Result<Ebpf> {
     }
     loader
         .load(object)
-        .context("the kernel does not take its maps, or it is no eBPF object file")
+        .context("cannot create the maps: the kernel refuses them, or the file is no eBPF object")
 }
 
 fn array<'a>(object: &'a Ebpf, name: &str) -> Result<&'a MapData> {
     match object.map(name) {
         Some(Map::Array(data)) => Ok(data),
-        Some(_) => bail!("its {name} is no array: it is too old to be compared with"),
-        None => bail!("it has no map {name}: it is too old, or not allowlist's"),
+        Some(_) => bail!("map {name} is no array: the object is too old to compare with"),
+        None => bail!("map {name} is missing: the object is too old, or not allowlist's"),
     }
 }
 
-/// Bytes of an interface's row before its end: the services.
+/// The size of the services at the start of an interface row, in bytes.
 const SERVICES: usize = std::mem::offset_of!(InterfaceServices, fragment_services);
-/// More than any version has behind them.
+/// An upper bound of the size of a row behind the services, for any version.
 const LONGEST_END: usize = 256;
 
 const _: () = assert!(
     std::mem::offset_of!(ServiceTable, interfaces) == 3 * (1 << 16) + (1 << 8),
-    "ports and protocols come before the interfaces"
+    "ports and protocols precede the interface rows"
 );
 
-/// Bytes of one generation's tables in this build.
+/// The size of one generation's tables in this build, in bytes.
 const OWN: usize = size_of::<GenerationTables>() + POOL * size_of::<u64>();
 
-/// The bytes behind the services in each interface's row, by those of a whole generation; `None` if they differ from this
-/// build's in anything else.
+/// Computes the size of an interface row behind the services from the size of a whole generation; `None` if another part
+/// differs from this build too.
 fn row_end(generation: usize) -> Option<usize> {
     let rows = abi::MAX_INTERFACES as usize;
     let without_ends = OWN - rows * (size_of::<InterfaceServices>() - SERVICES);
@@ -191,16 +193,16 @@ fn row_end(generation: usize) -> Option<usize> {
     (ends.is_multiple_of(rows * size_of::<u64>()) && row_end <= LONGEST_END).then_some(row_end)
 }
 
-/// Writes to the first slot of a map that the kernel lets processes map into their memory.
+/// Writes to the first slot of a map that has `BPF_F_MMAPABLE`.
 #[expect(
     unsafe_code,
-    reason = "aya writes values of a size that is known to the compiler alone"
+    reason = "aya writes only values whose size is known at compile time"
 )]
 fn write_slot(map: &MapData, bytes: &[u8]) -> Result<()> {
     use std::os::fd::AsRawFd as _;
     let fd = map.fd().as_fd().as_raw_fd();
     let length = bytes.len().next_multiple_of(4096);
-    // SAFETY: a new mapping at an address of the kernel's choice, of a descriptor that is open.
+    // SAFETY: a new mapping of an open descriptor, at an address that the kernel chooses.
     let at = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
@@ -216,7 +218,7 @@ fn write_slot(map: &MapData, bytes: &[u8]) -> Result<()> {
         "cannot map the tables into memory: {}",
         std::io::Error::last_os_error()
     );
-    // SAFETY: the mapping is as long, no other code has its address, and no packet is judged by these tables yet.
+    // SAFETY: the mapping is long enough, no other code has its address, and no program runs on these tables yet.
     unsafe {
         std::ptr::copy_nonoverlapping(bytes.as_ptr(), at.cast(), bytes.len());
         libc::munmap(at, length);
@@ -229,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_may_end_later_or_sooner() {
+    fn row_ends_may_differ_by_whole_words() {
         let own = size_of::<InterfaceServices>() - SERVICES;
         let (rows, word) = (abi::MAX_INTERFACES as usize, size_of::<u64>());
         assert_eq!(row_end(OWN), Some(own));

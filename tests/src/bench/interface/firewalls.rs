@@ -1,5 +1,4 @@
-//! The firewalls that a host could have instead, each with the rules that somebody would write for it: in comes
-//! what the set has, and the rest is dropped and counted.
+//! Alternative firewalls, each with its usual rules for the task: allow the sources in a set, drop and count the rest.
 
 mod xdp_filter;
 
@@ -11,14 +10,14 @@ use anyhow::{Context as _, Result, ensure};
 use super::subject::{Subject, lines};
 use crate::traffic::List;
 
-/// One of them, and what it needs.
+/// A firewall and its requirements.
 pub(super) struct Firewall {
     pub(super) name: &'static str,
-    /// Programs that must be installed, each with Debian's package that brings it.
+    /// The required programs, each with its Debian package.
     needs: &'static [(&'static str, &'static str)],
-    /// How many prefixes it takes.
+    /// The maximum number of prefixes.
     pub(super) most: usize,
-    /// Puts a list in force in namespaces of its own.
+    /// Creates a testbed and loads the rules for a list.
     pub(super) make: fn(&'static str, &List) -> Result<Subject>,
 }
 
@@ -58,7 +57,7 @@ pub(super) const ALL: [Firewall; 4] = [
 ];
 
 impl Firewall {
-    /// What to install for it, if something is missing.
+    /// Returns a note that names the missing program and its package, if there is one.
     pub(super) fn missing(&self) -> Result<Option<String>> {
         let path = env::var_os("PATH").context("there is no PATH")?;
         let is_there =
@@ -66,17 +65,17 @@ impl Firewall {
         let missing = self.needs.iter().find(|(program, _)| !is_there(program));
         Ok(missing.map(|(program, package)| {
             format!(
-                "{} is left out: {program} is missing (`apt install {package}`)",
+                "{} is skipped: {program} is missing (`apt install {package}`)",
                 self.name
             )
         }))
     }
 }
 
-/// A set of intervals, and one rule in one chain.
+/// Loads an interval set, and one chain with two rules.
 fn nftables(name: &'static str, family: &'static str, hook: &str, list: &List) -> Result<Subject> {
-    let site = Testbed::new()?;
-    receive_in_batches(&site.host, "eth0")?;
+    let testbed = Testbed::new()?;
+    receive_in_batches(&testbed.host, "eth0")?;
     let elements = lines(list).trim_end().replace('\n', ", ");
     let rules = format!(
         "table {family} bench {{\n\
@@ -85,31 +84,31 @@ fn nftables(name: &'static str, family: &'static str, hook: &str, list: &List) -
            chain filter {{ {hook} ip saddr @allowed accept; counter name dropped drop; }}\n\
          }}\n"
     );
-    let path = site.scratch.write("rules.nft", rules)?;
-    run(&site, "nft", &["-f", &path.display().to_string()])?;
-    let count = move |site: &Testbed| {
+    let path = testbed.scratch.write("rules.nft", rules)?;
+    run(&testbed, "nft", &["-f", &path.display().to_string()])?;
+    let count = move |testbed: &Testbed| {
         let text = run(
-            site,
+            testbed,
             "nft",
             &["list", "counter", family, "bench", "dropped"],
         )?;
         number_after(&text, "packets ")
     };
-    Ok(Subject::new(name, site, Box::new(count)))
+    Ok(Subject::new(name, testbed, Box::new(count)))
 }
 
-/// A set of networks, and two rules of iptables.
+/// Loads a `hash:net` set, and two iptables rules.
 fn ipset(name: &'static str, list: &List) -> Result<Subject> {
-    let site = Testbed::new()?;
-    receive_in_batches(&site.host, "eth0")?;
-    let room = list.prefixes.len() * 2;
-    let mut commands = format!("create allowed hash:net family inet maxelem {room}\n");
+    let testbed = Testbed::new()?;
+    receive_in_batches(&testbed.host, "eth0")?;
+    let capacity = list.prefixes.len() * 2;
+    let mut commands = format!("create allowed hash:net family inet maxelem {capacity}\n");
     for line in lines(list).lines() {
         commands += &format!("add allowed {line}\n");
     }
-    let path = site.scratch.write("sets", commands)?;
+    let path = testbed.scratch.write("sets", commands)?;
     run(
-        &site,
+        &testbed,
         "ipset",
         &["restore", "-file", &path.display().to_string()],
     )?;
@@ -117,19 +116,19 @@ fn ipset(name: &'static str, list: &List) -> Result<Subject> {
         "-A INPUT -m set --match-set allowed src -j ACCEPT",
         "-A INPUT -j DROP",
     ] {
-        run(&site, "iptables", &rule.split(' ').collect::<Vec<_>>())?;
+        run(&testbed, "iptables", &rule.split(' ').collect::<Vec<_>>())?;
     }
-    let count = |site: &Testbed| {
-        let text = run(site, "iptables", &["-nvxL", "INPUT"])?;
+    let count = |testbed: &Testbed| {
+        let text = run(testbed, "iptables", &["-nvxL", "INPUT"])?;
         let rule = text.lines().find(|line| line.contains("DROP"));
         number_after(rule.with_context(|| text.clone())?, "")
     };
-    Ok(Subject::new(name, site, Box::new(count)))
+    Ok(Subject::new(name, testbed, Box::new(count)))
 }
 
-/// What a program prints on the host.
-pub(super) fn run(site: &Testbed, program: &str, arguments: &[&str]) -> Result<String> {
-    let mut command = site.host.command(program)?;
+/// Runs a program on the host, and returns its output.
+pub(super) fn run(testbed: &Testbed, program: &str, arguments: &[&str]) -> Result<String> {
+    let mut command = testbed.host.command(program)?;
     command.args(arguments);
     let ended = Ended::of(command)?;
     ensure!(
@@ -141,7 +140,7 @@ pub(super) fn run(site: &Testbed, program: &str, arguments: &[&str]) -> Result<S
     Ok(ended.stdout)
 }
 
-/// The first number behind these words.
+/// Returns the first number after `words`.
 pub(super) fn number_after(text: &str, words: &str) -> Result<u64> {
     let (_, rest) = text
         .split_once(words)

@@ -1,6 +1,6 @@
-//! What filters a flood: each with two namespaces, a list of prefixes in force, and a count of what it dropped.
+//! The subjects of the flood: each has a testbed, an active list of prefixes, and a counter of dropped packets.
 //!
-//! Another subject is another entry of [`all`]. Firewalls that others wrote are in `firewalls`.
+//! A new subject is an entry in [`all`]. Firewalls of other projects are in `firewalls`.
 
 use std::mem::ManuallyDrop;
 
@@ -18,32 +18,32 @@ use crate::traffic::List;
 
 type Count = Box<dyn Fn(&Testbed) -> Result<u64>>;
 
-/// See the module.
+/// A firewall with its testbed.
 pub(super) struct Subject {
     pub(super) name: &'static str,
     count: Count,
-    /// What filters only while it runs, or would stop when it is dropped.
+    /// The daemon, which ends when it is dropped.
     _process: Option<Program>,
-    pub(super) site: Testbed,
+    pub(super) testbed: Testbed,
 }
 
 impl Subject {
-    pub(super) fn new(name: &'static str, site: Testbed, count: Count) -> Self {
+    pub(super) fn new(name: &'static str, testbed: Testbed, count: Count) -> Self {
         Self {
             name,
             count,
             _process: None,
-            site,
+            testbed,
         }
     }
 
-    /// Packets that it dropped so far, as it counts them itself.
+    /// Reads the subject's own counter of dropped packets.
     pub(super) fn dropped(&self) -> Result<u64> {
-        (self.count)(&self.site)
+        (self.count)(&self.testbed)
     }
 }
 
-/// All that can run here; what cannot is noted.
+/// Creates all subjects that can run on this machine, and notes the others.
 pub(super) fn all(record: &mut Record, list: &List) -> Result<Vec<Subject>> {
     let mut subjects = vec![
         in_xdp(FLOOR, "drop_all", list)?,
@@ -54,7 +54,7 @@ pub(super) fn all(record: &mut Record, list: &List) -> Result<Vec<Subject>> {
         match firewall.missing()? {
             Some(note) => record.note(note),
             None if list.prefixes.len() > firewall.most => record.note(format!(
-                "{} is left out above {} prefixes: it takes no more",
+                "{} is skipped: its maximum is {} prefixes",
                 firewall.name,
                 thousands(firewall.most)
             )),
@@ -64,34 +64,36 @@ pub(super) fn all(record: &mut Record, list: &List) -> Result<Vec<Subject>> {
     Ok(subjects)
 }
 
-/// One of the benchmark's own programs, native on the host's interface.
+/// Attaches one of the benchmark's programs to the host's interface in native mode.
 fn in_xdp(name: &'static str, program: &str, list: &List) -> Result<Subject> {
-    let site = Testbed::new()?;
-    let mut object = programs::load(&[programs::trie_room(list)])?;
+    let testbed = Testbed::new()?;
+    let mut object = programs::load(&[programs::trie_capacity(list)])?;
     if program == "drop_trie" {
         programs::fill_trie(&mut object, list)?;
     }
-    attach(&site, &mut object, program).with_context(|| format!("cannot attach {program}"))?;
-    // Its interface goes with the namespaces; its prefixes are not freed while something is measured.
+    attach(&testbed, &mut object, program).with_context(|| format!("cannot attach {program}"))?;
+    // The program disappears with the namespace. Not dropped here, because freeing the prefixes occupies a CPU.
     let object = ManuallyDrop::new(object);
     let count: Count = Box::new(move |_| Ok(programs::tally(&object)?.dropped));
-    Ok(Subject::new(name, site, count))
+    Ok(Subject::new(name, testbed, count))
 }
 
-fn attach(site: &Testbed, object: &mut Ebpf, program: &str) -> Result<()> {
+fn attach(testbed: &Testbed, object: &mut Ebpf, program: &str) -> Result<()> {
     let program: &mut Xdp = object
         .program_mut(program)
         .context("no such program")?
         .try_into()?;
-    site.host.run(|| program.attach("eth0", XdpMode::Driver))?;
+    testbed
+        .host
+        .run(|| program.attach("eth0", XdpMode::Driver))?;
     Ok(())
 }
 
-/// The filter as it ships: its daemon as a process, with the list as a file.
+/// Starts the shipped daemon, with the list in a file.
 fn allowlist(list: &List) -> Result<Subject> {
-    let site = Testbed::new()?;
-    site.scratch.write("list.txt", lines(list))?;
-    let config = site.scratch.write(
+    let testbed = Testbed::new()?;
+    testbed.scratch.write("list.txt", lines(list))?;
+    let config = testbed.scratch.write(
         "allowlist.toml",
         format!(
             "interfaces = ['eth0']\ndefault = 'drop'\nattach_mode = 'native'\n\
@@ -99,9 +101,9 @@ fn allowlist(list: &List) -> Result<Subject> {
              [sources.list]\nfile = 'list.txt'\n"
         ),
     )?;
-    let process = site.filter(&["--config", &config.display().to_string()])?;
-    let count: Count = Box::new(|site| {
-        let view = View::open(site.scratch.pin_dir())?;
+    let process = testbed.filter(&["--config", &config.display().to_string()])?;
+    let count: Count = Box::new(|testbed| {
+        let view = View::open(testbed.scratch.pin_dir())?;
         let counters = view.counters()?;
         let counters = counters.get("eth0").context("eth0 is not filtered")?;
         let drops = Reason::ALL.map(|reason| counters.get(Verdict::Drop, reason));
@@ -109,11 +111,11 @@ fn allowlist(list: &List) -> Result<Subject> {
     });
     Ok(Subject {
         _process: Some(process),
-        ..Subject::new(OURS, site, count)
+        ..Subject::new(OURS, testbed, count)
     })
 }
 
-/// A list as text, a prefix a line.
+/// Returns a list as text, one prefix per line.
 pub(super) fn lines(list: &List) -> String {
     let mut text = String::new();
     for prefix in &list.prefixes {

@@ -1,5 +1,5 @@
-//! xdp-filter, of xdp-tools. It knows addresses and no prefixes: so it gets the first address of each, which
-//! is one lookup in a hash table for a packet from elsewhere, as it would be with any others.
+//! xdp-filter, from xdp-tools. It matches addresses, not prefixes, so its table gets the first address of each prefix. A
+//! packet from another source costs one hash lookup, which does not depend on the addresses in the table.
 
 use std::path::Path;
 
@@ -13,19 +13,19 @@ use crate::interface::subject::Subject;
 use crate::traffic::List;
 
 pub(super) const NAME: &str = "xdp-filter";
-/// What its table has room for, and not to be changed.
+/// The fixed size of its table.
 pub(super) const MOST: usize = 10_000;
 
-/// Where it keeps its addresses, in the mount namespace that sites share; so there is one at a time.
+/// The pin of its address table. All testbeds share the mount namespace, so only one can use it at a time.
 const TABLE: &str = "/sys/fs/bpf/xdp-filter/filter_ipv4";
-/// An address is let in as a source (its `MAP_FLAG_SRC`).
+/// Allows an address as a source (`MAP_FLAG_SRC` of xdp-filter).
 const SOURCE: u64 = 1;
 
 pub(super) fn make(name: &'static str, list: &List) -> Result<Subject> {
-    let site = Testbed::new()?;
+    let testbed = Testbed::new()?;
     let load = "load eth0 --policy deny --features ipv4 --mode native";
-    run(&site, NAME, &load.split(' ').collect::<Vec<_>>())?;
-    // By its own command, one address takes a process.
+    run(&testbed, NAME, &load.split(' ').collect::<Vec<_>>())?;
+    // The xdp-filter command adds only one address per process.
     let map = Map::from_map_data(MapData::from_pin(Path::new(TABLE)).context(TABLE)?)?;
     let mut table: PerCpuHashMap<MapData, [u8; 4], u64> = map.try_into()?;
     let cpus = nr_cpus().map_err(|(path, error)| anyhow::anyhow!("{path}: {error}"))?;
@@ -34,9 +34,9 @@ pub(super) fn make(name: &'static str, list: &List) -> Result<Subject> {
         let values = PerCpuValues::try_from(vec![SOURCE; cpus])?;
         table.insert(address, values, 0)?;
     }
-    let count = |site: &Testbed| {
-        let text = run(site, NAME, &["status"])?;
+    let count = |testbed: &Testbed| {
+        let text = run(testbed, NAME, &["status"])?;
         number_after(&text, "XDP_DROP")
     };
-    Ok(Subject::new(name, site, Box::new(count)))
+    Ok(Subject::new(name, testbed, Box::new(count)))
 }
