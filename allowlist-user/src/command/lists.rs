@@ -14,7 +14,7 @@ use crate::cli::{Diff, Export, Fetch, History, Paths};
 use crate::compile::{CompileError, require_room};
 use crate::config::{Config, provided};
 use crate::control::Client;
-use crate::error_code::bail_with;
+use crate::error_code::{CodedError, ErrorCode, bail_with};
 use crate::export::{Listed, export as exported};
 use crate::hints;
 use crate::history;
@@ -49,7 +49,8 @@ async fn fetch_all<'s>(sources: impl Iterator<Item = &'s Source>) -> Result<Snap
         }
     }
     if failed > 0 {
-        bail!(
+        bail_with!(
+            MissingLists,
             "{failed} sources failed to fetch; without a last-good list they would block activation"
         );
     }
@@ -187,13 +188,14 @@ fn chosen<'c>(config: &'c Config, name: Option<&str>) -> Result<Vec<&'c Source>>
     let Some(name) = name else {
         return Ok(config.policy.used_sources().collect());
     };
-    let source = config.policy.source(name).with_context(|| {
+    let source = config.policy.source(name).ok_or_else(|| {
         let names: Vec<_> = config.policy.sources.iter().map(|one| &*one.name).collect();
-        format!(
+        let error = format!(
             "there is no source {name:?}{}; the configuration has {}",
             hints::did_you_mean(name, &names),
             names.join(", ")
-        )
+        );
+        CodedError::new(ErrorCode::UnknownSource, error)
     })?;
     Ok(vec![source])
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use ipnet::IpNet;
 use log::warn;
 
@@ -13,7 +13,7 @@ use super::{CONFIG, print, print_json, progress};
 use crate::catalogue::{self, List, Provider};
 use crate::cli::{Output, Paths, Providers, ProvidersCommand};
 use crate::config::{Config, provided};
-use crate::error_code::bail_with;
+use crate::error_code::{CodedError, ErrorCode, bail_with};
 use crate::hints;
 use crate::policy::{Answer, Source};
 use crate::report::{self, Holder, Holders};
@@ -44,9 +44,11 @@ pub(super) async fn providers(paths: &Paths, options: &Providers) -> Result<()> 
 }
 
 fn show_provider(name: &str, output: Output) -> Result<()> {
-    let provider = catalogue::find(name).with_context(|| {
+    let provider = catalogue::find(name).ok_or_else(|| {
         let hint = hints::did_you_mean(name, &provider_names());
-        format!("no provider is named {name:?}{hint}; `allowlist providers` lists them")
+        let error =
+            format!("no provider is named {name:?}{hint}; `allowlist providers` lists them");
+        CodedError::new(ErrorCode::UnknownProvider, error)
     })?;
     if output.json {
         print_json(&report::provider_json(provider))

@@ -20,7 +20,7 @@ use thiserror::Error;
 
 use super::link::{LinkState, interface_of, state};
 use super::sys::{Access, open_pinned, pin};
-use crate::error_code::bail_with;
+use crate::error_code::{CodedError, ErrorCode, bail_with};
 use crate::lock::holder_in_words;
 
 /// Where a BPF file system is expected, and mounted when it is missing.
@@ -125,11 +125,12 @@ impl Pins {
             .recursive(true)
             .mode(0o700)
             .create(&pins.folder)
-            .with_context(|| {
-                format!(
-                    "cannot create the pin directory {} (a BPF file system allows no dot in a name)",
+            .map_err(|error| {
+                let text = format!(
+                    "cannot create the pin directory {} (a BPF file system allows no dot in a name): {error}",
                     pins.folder.display()
-                )
+                );
+                CodedError::new(ErrorCode::InvalidPinDir, text)
             })?;
         pins.require_owner()?;
         pins.opened = Some(lock(&pins.folder, root)?);

@@ -12,13 +12,14 @@ use std::path::Path;
 
 use allowlist_common::abi::{Control, ReturnTraffic, Traffic};
 use allowlist_common::verdict::Verdict;
-use anyhow::{Result, bail};
+use anyhow::Result;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
 use super::Epoch;
 use super::status::by_name;
 use crate::dataplane::{Attachment, Lookup, View, kernel_clock};
+use crate::error_code::bail_with;
 use crate::explain::{Question, Row, Target, rows};
 use crate::netlink::index_of;
 use crate::record::{Record, SourceRecord};
@@ -176,7 +177,8 @@ fn asked(attachments: Vec<Attachment>, wanted: Option<&str>) -> Result<Vec<Attac
     let is_wanted =
         |one: &Attachment| one.name == wanted || (index.is_some() && one.index == index);
     if !filtered.iter().any(is_wanted) {
-        bail!(
+        bail_with!(
+            NothingAttached,
             "{wanted} is not filtered, so every packet that it receives passes; the filter is on {}",
             if names.is_empty() {
                 "no interface".to_owned()

@@ -4,12 +4,13 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::{Report, shortened, width};
 use crate::dataplane::{Entry, View};
+use crate::error_code::{CodedError, ErrorCode};
 use crate::feed::parse_prefix;
 use crate::hints;
 use crate::record::Record;
@@ -80,10 +81,20 @@ impl List {
     /// If no source or service has this name; the error lists the existing names.
     pub fn narrow(mut self, only: Option<&Only>, service: Option<&str>) -> Result<Self> {
         if let Some(Only::Source(name)) = only {
-            require("source", name, self.record.sources.keys())?;
+            require(
+                ErrorCode::UnknownSource,
+                "source",
+                name,
+                self.record.sources.keys(),
+            )?;
         }
         if let Some(name) = service {
-            require("service", name, self.record.services.keys())?;
+            require(
+                ErrorCode::UnknownService,
+                "service",
+                name,
+                self.record.services.keys(),
+            )?;
         }
         self.rows.retain(|row| {
             let is_reached = service.is_none_or(|name| row.services.iter().any(|one| one == name));
@@ -100,15 +111,22 @@ impl List {
     }
 }
 
-fn require<'n>(kind: &str, name: &str, known: impl Iterator<Item = &'n String>) -> Result<()> {
+fn require<'n>(
+    code: ErrorCode,
+    kind: &str,
+    name: &str,
+    known: impl Iterator<Item = &'n String>,
+) -> Result<()> {
     let known: Vec<&str> = known.map(String::as_str).collect();
-    ensure!(
-        known.contains(&name),
+    if known.contains(&name) {
+        return Ok(());
+    }
+    let error = format!(
         "there is no {kind} {name:?}{}; {}",
         hints::did_you_mean(name, &known),
         hints::there_are(&known)
     );
-    Ok(())
+    Err(CodedError::new(code, error).into())
 }
 
 impl Report for List {
