@@ -1,143 +1,128 @@
-//! What is refused: each with a message that names the thing and what to do, and nothing left behind.
+//! Refused commands: the error names the object and the remedy, and the command leaves nothing behind.
 
 use allowlist_common::abi::VERSION;
-use allowlist_tests::lab::Tun;
+use allowlist_tests::lab::{Tun, eventually, normalized};
 
 use super::*;
 
-/// A `run` that fails says why, with what to do, and leaves nothing behind.
+/// Requires that `run` fails with an error code, and that it leaves nothing behind.
 #[track_caller]
-fn check_failed_run(site: &Testbed, arguments: &[&str], expected: &[&str]) {
+fn check_failed_run(site: &Testbed, arguments: &[&str], code: &str) -> Ended {
     let ended = site
         .run(&[&["run"], arguments].concat())
-        .expect("it can be started");
-    check_error(&ended, 1, expected);
-    for left in [
+        .expect("the program starts");
+    check_error(&ended, code);
+    check_nothing_left(site, &format!("{ended:?}"));
+    ended
+}
+
+/// Requires that there are no pins, no socket and no XDP program.
+#[track_caller]
+fn check_nothing_left(site: &Testbed, output: &str) {
+    for path in [
         site.scratch.pin_dir().join(format!("v{VERSION}")),
         site.scratch.file("socket"),
     ] {
-        assert!(!left.exists(), "{} is left: {ended:?}", left.display());
+        assert!(!path.exists(), "{} is left: {output}", path.display());
     }
-    assert_eq!(xdp_program(site), None, "left on eth0: {ended:?}");
+    assert_eq!(xdp_program(site), None, "left on eth0: {output}");
 }
 
-/// The id of the program on the host's interface.
+/// Returns the id of the XDP program on the host's interface.
 fn xdp_program(site: &Testbed) -> Option<u32> {
     site.host.run(|| {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
-        let facts = runtime
+        let info = runtime
             .expect("a runtime")
             .block_on(interface::look_up("eth0"));
-        facts.expect("the interface is there").xdp_program
+        info.expect("the interface exists").xdp_program
     })
 }
 
 #[test]
-fn a_wrong_configuration_is_refused() -> anyhow::Result<()> {
+fn run_refuses_an_invalid_configuration() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let service = "[services.web]\nports = ['tcp/443']\nallow = ['office']\n";
-    // What is in the file, and what is said of it behind its name.
-    let cases = [
-        ("interfaces = [", ":1:", &["is not TOML"][..]),
+    let mut snapshot = Snapshot::new();
+    for (title, config) in [
+        ("not TOML", "interfaces = ["),
+        ("an unknown key", "interface = ['eth0']\n"),
         (
-            "interface = ['eth0']\n",
-            ":1:1: ",
-            &["interface: ", "did you mean `interfaces`?"],
-        ),
-        (
+            "an unknown source",
             &format!("{service}[sources.ofice]\nprefixes = ['192.0.2.1']\n"),
-            ":3:10: ",
-            &["services.web.allow[0]: ", "did you mean \"ofice\"?"],
         ),
         (
+            "host bits",
             &format!(
                 "{service}[sources.office]\nprefixes = [\n  '192.0.2.1',\n  '203.0.113.9/24',\n]\n"
             ),
-            ":7:3: ",
-            &[
-                "sources.office.prefixes[1]: ",
-                "write \"203.0.113.0/24\" for the network",
-            ],
         ),
         (
+            "an unknown provider",
             &format!("{service}[sources.office]\nprovider = 'workatoo'\n"),
-            ":5:12: ",
-            &["sources.office.provider: ", "did you mean \"workato\"?"],
         ),
         (
+            "http",
             &format!("{service}[sources.office]\nurl = 'http://example.com/'\nformat = 'json'\n"),
-            ":5:7: ",
-            &["sources.office.url: ", "use https://"],
         ),
         (
+            "no prefixes",
             &format!("{service}[sources.office]\nprefixes = []\n"),
-            ":5:12: ",
-            &["sources.office.prefixes: is empty"],
         ),
         (
+            "no sources",
             "[services.web]\nports = ['tcp/443']\nallow = []\n",
-            ":3:9: ",
-            &["services.web.allow: is empty"],
         ),
         (
+            "not a port",
             "[services.web]\nports = ['tcp/70000']\nallow = []\n",
-            ":2:10: ",
-            &["services.web.ports[0]: "],
         ),
-        (
-            "max_prefixes = 0\n",
-            ":1:16: ",
-            &["max_prefixes: is out of range"],
-        ),
-    ];
-    for (config, place, expected) in cases {
+        ("max_prefixes = 0", "max_prefixes = 0\n"),
+    ] {
         let path = site
             .scratch
             .write("allowlist.toml", config)?
             .display()
             .to_string();
-        let place = format!("error[config-invalid]: {path}{place}");
-        let expected: Vec<&str> = [place.as_str()]
-            .into_iter()
-            .chain(expected.iter().copied())
-            .collect();
-        check_failed_run(&site, &["--iface", "eth0", "--config", &path], &expected);
+        let arguments = ["--iface", "eth0", "--config", &path];
+        let ended = check_failed_run(&site, &arguments, "config-invalid");
+        snapshot.ended(title, &ended, Some(&site.scratch));
     }
+    snapshot.check(&expect_file!["snapshots/refused_configurations.txt"]);
     Ok(())
 }
 
-/// A `run` whose list cannot be had says why, attaches nothing, and leaves nothing behind when it ends.
+/// Requires that `run` waits for the list of `vendor` and attaches nothing, and that it leaves nothing behind when it
+/// ends.
+///
+/// Returns the record of the log, and the lines of `status` about the source.
 #[track_caller]
-fn check_waiting_run(site: &Testbed, arguments: &[&str], expected: &str) {
+fn check_waiting_run(site: &Testbed, arguments: &[&str], code: &str) -> String {
     let arguments = [&["run"], arguments].concat();
     let mut run = Program::start(site.command(&arguments).expect("a command")).expect("it starts");
-    let said = run.wait_for_line(expected, SOON);
-    said.unwrap_or_else(|error| panic!("{error:?}"));
+    let warning = run.wait_for_line("source vendor: ", SOON);
+    let warning = warning.unwrap_or_else(|error| panic!("{error:?}"));
     assert_eq!(xdp_program(site), None, "attached: {}", run.output());
     let status = site.run(&["status"]).expect("it runs");
     assert_eq!(status.code, Some(3), "{status:?}");
-    let waits = "WAITING for lists of vendor: the configuration is inactive until they are fetched (at_start)";
-    assert!(status.stdout.contains(waits), "{status:?}");
+    let has_code = || Ok(site.json("status")?["sources"]["vendor"]["failure_code"] == code);
+    eventually(has_code).unwrap_or_else(|error| panic!("{code}: {error}: {}", run.output()));
     let ended = run.stop(Signal::SIGTERM, SOON).expect("it ends");
     assert!(ended.success(), "{}", run.output());
-    for left in [
-        site.scratch.pin_dir().join(format!("v{VERSION}")),
-        site.scratch.file("socket"),
-    ] {
-        assert!(
-            !left.exists(),
-            "{} is left: {}",
-            left.display(),
-            run.output()
-        );
-    }
+    check_nothing_left(site, &run.output());
+    let lines = status
+        .stdout
+        .lines()
+        .filter(|line| line.contains("vendor:"));
+    let lines: Vec<_> = lines.collect();
+    format!("{warning}\n--- status\n{}", lines.join("\n"))
 }
 
 #[test]
-fn what_cannot_be_had_is_waited_for() -> anyhow::Result<()> {
+fn run_waits_for_a_list_that_cannot_be_fetched() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let vendor = site.host.run(|| {
@@ -146,7 +131,7 @@ fn what_cannot_be_had_is_waited_for() -> anyhow::Result<()> {
                 "/page",
                 Answer::html("<!DOCTYPE html><title>Just a moment…</title>"),
             ),
-            ("/nobody", Answer::json("[]")),
+            ("/none", Answer::json("[]")),
             ("/empty", Answer::json("")),
             (
                 "/truncated",
@@ -171,38 +156,22 @@ fn what_cannot_be_had_is_waited_for() -> anyhow::Result<()> {
         )
     };
     let file = |name: &str| format!("file = '{name}'");
-    for (source, expected) in [
+    let mut snapshot = Snapshot::new();
+    for (title, source, code) in [
+        ("a web page", url("/page"), "list-is-web-page"),
+        ("no prefixes", url("/none"), "list-empty"),
+        ("an empty answer", url("/empty"), "list-empty"),
+        ("a truncated answer", url("/truncated"), "incomplete"),
+        ("status 404", url("/gone"), "http-status"),
+        ("a redirect to http", url("/away"), "redirect-refused"),
+        ("more prefixes than fit", url("/many"), "too-many-prefixes"),
         (
-            url("/page"),
-            "got a web page, not a list: \"<!DOCTYPE html>",
-        ),
-        (url("/nobody"), "names no prefix"),
-        (url("/empty"), "is empty"),
-        (url("/truncated"), "the answer was cut off after"),
-        (
-            url("/gone"),
-            "the server answered 404 Not Found; the list has moved",
-        ),
-        (
-            url("/away"),
-            "redirects to http://lists.example.com/, which is not https",
-        ),
-        (
-            url("/many"),
-            "3 prefixes do not fit max_prefixes = 2; nothing was changed; raise max_prefixes",
-        ),
-        (
+            "a closed port",
             format!("url = '{closed}'\nformat = 'json'"),
-            "cannot be reached: tcp connect error: Connection refused",
+            "unreachable",
         ),
-        (
-            file(&missing),
-            "missing.txt: cannot be read: No such file or directory",
-        ),
-        (
-            file("/dev/zero"),
-            "/dev/zero: cannot be read as a file: it is a device",
-        ),
+        ("a missing file", file(&missing), "file-unreadable"),
+        ("a device", file("/dev/zero"), "file-unreadable"),
     ] {
         let config = format!(
             "interfaces = ['eth0']\nmax_prefixes = 2\n[services.web]\nports = ['tcp/443']\n\
@@ -213,15 +182,17 @@ fn what_cannot_be_had_is_waited_for() -> anyhow::Result<()> {
             .write("allowlist.toml", config)?
             .display()
             .to_string();
-        check_waiting_run(&site, &["--config", &config], expected);
-        // What came too long is not what the next start begins with either.
+        let output = check_waiting_run(&site, &["--config", &config], code);
+        snapshot.text(title, &output, Some(&site.scratch));
+        // A list with too many prefixes is no last-good list of the next start either.
         let _ = fs::remove_dir_all(site.scratch.file("state"));
     }
+    snapshot.check(&expect_file!["snapshots/waiting.txt"]);
     Ok(())
 }
 
 #[test]
-fn what_stands_in_the_way_is_named() -> anyhow::Result<()> {
+fn run_names_the_obstacle() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let ordinary = site.scratch.file("ordinary").display().to_string();
@@ -238,67 +209,64 @@ fn what_stands_in_the_way_is_named() -> anyhow::Result<()> {
         .to_string();
     let _tunnel = Tun::new(&site.host, "tun0")?;
     let on_eth0 = |options: &[&'static str]| [&["--iface", "eth0"], &SMALL[..], options].concat();
-    for (arguments, expected) in [
+    let mut snapshot = Snapshot::new();
+    for (arguments, code) in [
         (
             [&["--iface", "eth7"], &SMALL[..]].concat(),
-            &["there is no interface \"eth7\"; there are eth0, lo, tun0"][..],
+            "unknown-interface",
         ),
         (
             [&["--iface", "tun0"], &SMALL[..]].concat(),
-            &[
-                "tun0 carries no Ethernet frames",
-                "filter the interface below it",
-            ],
+            "unsupported-interface",
         ),
+        (SMALL.to_vec(), "no-interface"),
         (
-            SMALL.to_vec(),
-            &["no interface is configured", "use --iface"],
+            vec!["--iface", "eth0", "--port", "tcp/443"],
+            "config-invalid",
         ),
-        (vec!["--iface", "eth0", "--port", "tcp/443"], &["--allow: "]),
         (
             vec!["--iface", "eth0", "--allow", "203.0.113.0/24"],
-            &["--port: "],
+            "config-invalid",
         ),
-        (
-            on_eth0(&["--provider", "acme"]),
-            &["--provider: there is no provider \"acme\"; `allowlist providers` lists"],
-        ),
-        (
-            on_eth0(&["--attach-mode", "offload"]),
-            &["cannot attach to eth0: offload mode is refused"],
-        ),
+        (on_eth0(&["--provider", "acme"]), "config-invalid"),
         (
             [&on_eth0(&[])[..], &["--config", &config]].concat(),
-            &["define a configuration", "use either"],
+            "invalid-request",
         ),
         (
             [&on_eth0(&[])[..], &["--pin-dir", &ordinary]].concat(),
-            &[
-                "/ordinary is not on a BPF file system",
-                "choose a --pin-dir under /sys/fs/bpf",
-            ],
+            "invalid-pin-dir",
         ),
         (
             [&on_eth0(&[])[..], &["--pin-dir", "/sys/fs/bpf/a.b"]].concat(),
-            &["/sys/fs/bpf/a.b", "no dot in a name"],
+            "invalid-pin-dir",
         ),
         (
             [&on_eth0(&[])[..], &["--socket", &too_long]].concat(),
-            &["xxxxxxxx", "longer than 107 bytes"],
+            "invalid-socket",
         ),
         (
             [&on_eth0(&[])[..], &["--socket", &precious]].concat(),
-            &["/precious", "not a socket"],
+            "invalid-socket",
         ),
     ] {
-        check_failed_run(&site, &arguments, expected);
+        let ended = check_failed_run(&site, &arguments, code);
+        let title = normalized(&arguments.join(" "), Some(&site.scratch));
+        snapshot.ended(&title, &ended, Some(&site.scratch));
+    }
+    snapshot.check(&expect_file!["snapshots/refused_runs.txt"]);
+    // The kernel's reason is not a part of the snapshot.
+    let offload = on_eth0(&["--attach-mode", "offload"]);
+    let ended = check_failed_run(&site, &offload, "attach-failed");
+    for name in ["eth0", "offload"] {
+        assert!(ended.stderr.contains(name), "{ended:?}");
     }
     assert_eq!(fs::read_to_string(precious)?, "not a socket");
     assert!(!Path::new(&ordinary).exists());
     Ok(())
 }
 
-/// Each thing that two instances cannot share.
+/// Two instances share one directory, the socket or the interface.
 #[test]
 fn a_second_instance_is_refused() -> anyhow::Result<()> {
     require_root!();
@@ -306,20 +274,16 @@ fn a_second_instance_is_refused() -> anyhow::Result<()> {
     let mut filter = site.filter(&[&["--iface", "eth0", "--keep"], &SMALL[..]].concat())?;
     let program = xdp_program(&site).context("the filter is on eth0")?;
     let before = site.json("list")?;
-    let process = format!("in use by process {} (allowlist); ", filter.id());
-    let pins = format!(
-        "another daemon, process {} (allowlist), uses {}; ",
-        filter.id(),
-        site.scratch.pin_dir().display()
-    );
-    let another = format!("eth0 has another XDP program, id {program} (allowlist)");
-    let cases = [
-        ("--state-dir", process.as_str()),
-        ("--socket", "another daemon answers on "),
-        ("none", &another),
-        ("--pin-dir", &pins),
-    ];
-    for (shared, expected) in cases {
+    let process = format!("process {} (allowlist)", filter.id());
+    let pins = site.scratch.pin_dir().display().to_string();
+    let program = format!("id {program} (allowlist)");
+    let mut snapshot = Snapshot::new();
+    for (shared, code, names) in [
+        ("--state-dir", "already-running", &[process.as_str()][..]),
+        ("--socket", "already-running", &[]),
+        ("none", "interface-in-use", &["eth0", &program]),
+        ("--pin-dir", "already-running", &[&process, &pins]),
+    ] {
         let other = Scratch::new()?;
         let mut arguments = vec!["run".into(), "--iface".into(), "eth0".into()];
         arguments.extend(["--allow", "198.18.0.0/15", "--port", "tcp/443"].map(Into::into));
@@ -327,7 +291,7 @@ fn a_second_instance_is_refused() -> anyhow::Result<()> {
         for (own, other) in own.chunks(2).zip(other.arguments().chunks(2)) {
             arguments.extend_from_slice(if own[0] == shared { own } else { other });
         }
-        // Would it start, it must not run for ever.
+        // A second instance that starts nevertheless runs until the deadline.
         let mut second = Program::start(site.command(&arguments)?)?;
         let status = second.wait(SOON);
         let status = status.with_context(|| format!("a second one with the same {shared}"))?;
@@ -336,12 +300,17 @@ fn a_second_instance_is_refused() -> anyhow::Result<()> {
             stdout: second.stdout(),
             stderr: second.stderr(),
         };
-        check_error(&ended, 1, &[expected]);
+        check_error(&ended, code);
+        for name in names {
+            assert!(ended.stderr.contains(name), "{name}: {ended:?}");
+        }
+        snapshot.ended(&format!("shared: {shared}"), &ended, Some(&site.scratch));
         assert!(
             !other.pin_dir().join(format!("v{VERSION}")).exists(),
             "{shared}"
         );
     }
+    snapshot.check(&expect_file!["snapshots/second_instance.txt"]);
     assert_eq!(site.json("list")?, before);
     let ended = filter.stop(Signal::SIGINT, SOON)?;
     assert!(ended.success(), "{}", filter.output());
@@ -349,14 +318,17 @@ fn a_second_instance_is_refused() -> anyhow::Result<()> {
 }
 
 #[test]
-fn without_privileges_it_says_so() -> anyhow::Result<()> {
+fn run_and_detach_need_privileges() -> anyhow::Result<()> {
     require_root!();
     let home = Home::new()?;
     let run = [&["run", "--iface", "eth0"], &SMALL[..]].concat();
     let own = ["--state-dir", "state", "--socket", "socket"];
+    let mut snapshot = Snapshot::new();
     for arguments in [&[&run[..], &own].concat()[..], &["detach"], &run] {
         let ended = home.run_as_nobody(arguments)?;
-        check_error(&ended, 1, &["no privileges", "try sudo"]);
+        check_error(&ended, "not-privileged");
+        snapshot.ended(&arguments.join(" "), &ended, None);
     }
+    snapshot.check(&expect_file!["snapshots/no_privileges.txt"]);
     Ok(())
 }

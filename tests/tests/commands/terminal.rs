@@ -1,4 +1,4 @@
-//! Output on a terminal, which fits its width, and in a pipe, where nothing is shortened.
+//! Output fits the width of a terminal, and is not shortened in a pipe.
 
 use std::io::Read as _;
 use std::os::fd::OwnedFd;
@@ -8,7 +8,7 @@ use nix::pty::{Winsize, openpty};
 
 use super::*;
 
-/// Runs a command whose standard output is a terminal of so many columns; returns the output.
+/// Runs a command whose standard output is a terminal with this number of columns, and returns the output.
 fn on_terminal(mut command: Command, columns: u16) -> anyhow::Result<String> {
     let size = Winsize {
         ws_row: 50,
@@ -23,7 +23,7 @@ fn on_terminal(mut command: Command, columns: u16) -> anyhow::Result<String> {
         .stdout(Stdio::from(terminal.slave))
         .stderr(Stdio::null())
         .spawn()?;
-    drop(command); // it holds the other end open
+    drop(command); // it holds the slave open
     let output = read_to_end(terminal.master);
     child.wait()?;
     Ok(output.replace("\r\n", "\n"))
@@ -31,7 +31,7 @@ fn on_terminal(mut command: Command, columns: u16) -> anyhow::Result<String> {
 
 fn read_to_end(master: OwnedFd) -> String {
     let mut bytes = Vec::new();
-    // A terminal whose other end is closed is an error, and not the end of a file.
+    // A closed slave is the error EIO, not the end of the file.
     let _ = fs::File::from(master).read_to_end(&mut bytes);
     String::from_utf8_lossy(&bytes).into_owned()
 }
@@ -77,7 +77,7 @@ fn reports_fit_a_terminal() -> anyhow::Result<()> {
                 check_fits(&arguments.join(" "), &text, columns.into());
             }
         }
-        // In a pipe nothing is shortened, also if COLUMNS is set.
+        // COLUMNS does not shorten the output in a pipe.
         let mut narrow = command()?;
         narrow.env("COLUMNS", "60");
         let piped = Ended::of(narrow)?.stdout;
@@ -120,9 +120,9 @@ fn a_status_fits_a_terminal() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Some of the prefixes: by source, by address or prefix, and by service.
+/// The filters are a source, an address or prefix, and a service.
 #[test]
-fn a_list_takes_filters() -> anyhow::Result<()> {
+fn list_prints_the_prefixes_of_a_filter() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let config = site.scratch.write(
@@ -159,61 +159,42 @@ fn a_list_takes_filters() -> anyhow::Result<()> {
         let text = site.run(&[&["list"], filters].concat())?.stdout;
         assert_eq!(text.lines().count(), expected.len() + 2, "{text}");
     }
-    for (filters, code, expected) in [
-        (
-            &["ofice"][..],
-            1,
-            "no source \"ofice\"; did you mean \"office\"?",
-        ),
-        (
-            &["--service", "wev"],
-            1,
-            "no service \"wev\"; did you mean \"web\"?",
-        ),
-        (&["203.0.113.9/24"], 2, "has host bits set"),
+    let mut snapshot = Snapshot::new();
+    for (filters, code) in [
+        (&["ofice"][..], "unknown-source"),
+        (&["--service", "wev"], "unknown-service"),
     ] {
-        check_error(
-            &site.run(&[&["list"], filters].concat())?,
-            code,
-            &[expected],
-        );
+        let ended = site.run(&[&["list"], filters].concat())?;
+        check_error(&ended, code);
+        snapshot.ended(&filters.join(" "), &ended, Some(&site.scratch));
     }
+    let ended = site.run(&["list", "203.0.113.9/24"])?;
+    check_usage_error(&ended);
+    snapshot.ended("203.0.113.9/24", &ended, None);
+    snapshot.check(&expect_file!["snapshots/list_unknown.txt"]);
     Ok(())
 }
 
 #[test]
-fn what_was_meant_is_offered() -> anyhow::Result<()> {
+fn errors_suggest_similar_names() -> anyhow::Result<()> {
     let home = Home::new()?;
-    for (arguments, expected) in [
-        (&["fetch", "githb"][..], "did you mean \"github\"?"),
-        (&["providers", "show", "githb"], "did you mean \"github\"?"),
+    let mut snapshot = Snapshot::new();
+    for (arguments, code) in [
+        (&["fetch", "githb"][..], "unknown-source"),
+        (&["providers", "show", "githb"], "unknown-provider"),
+        (&["check", "--enforce"], "invalid-request"),
     ] {
-        check_error(&home.run(arguments)?, 1, &[expected]);
+        let ended = home.run(arguments)?;
+        check_error(&ended, code);
+        snapshot.ended(&arguments.join(" "), &ended, None);
     }
-    let version = home.run(&["version"])?;
-    assert_eq!(
-        (version.code, version.stdout),
-        (Some(0), home.run(&["--version"])?.stdout)
-    );
-    let help = home.run(&["--help"])?.stdout;
-    for group in [
-        "State and packets:",
-        "The filter and its policy:",
-        "Sources and providers:",
-    ] {
-        assert!(help.contains(group), "{help}");
-    }
-    check_error(
-        &home.run(&["check", "--enforce"])?,
-        1,
-        &["--enforce applies to a configuration from options"],
-    );
+    snapshot.check(&expect_file!["snapshots/suggestions.txt"]);
     Ok(())
 }
 
-/// Values that are no files are not completed as files, and providers are offered by name.
+/// Only values that are files complete to files; providers complete to names.
 #[test]
-fn completions_offer_what_can_be_typed() -> anyhow::Result<()> {
+fn completions_fit_the_kind_of_a_value() -> anyhow::Result<()> {
     let home = Home::new()?;
     let script = home.run(&["completions", "bash"])?.stdout;
     home.write("completions", &script)?;

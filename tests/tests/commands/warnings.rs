@@ -1,125 +1,119 @@
-//! What `check` warns of, that only a host or the lists can tell.
+//! The warnings and notes of `check` that depend on the host or on the lists.
 
-use allowlist_tests::lab::bridge;
+use allowlist_tests::lab::{bridge, normalized};
 
 use super::*;
 
+/// Returns the number of warnings and notes of a successful `check`, without the one that the interface is missing.
 #[track_caller]
-fn said(ended: &Ended) -> Vec<&str> {
+fn warnings(ended: &Ended) -> usize {
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    let lines = ended.stdout.lines();
-    let is_said = |line: &&str| line.starts_with("warning: ") || line.starts_with("note: ");
-    // Of the machine's own card, which may be there, and may have any driver.
-    let is_of_here = |line: &&str| {
-        let text = line.split_once(": ").map_or("", |(_, text)| text);
-        text == format!("this host has no interface {HERE} now")
-            || text.starts_with(&format!("{HERE}: the "))
-    };
-    lines
-        .filter(is_said)
-        .filter(|line| !is_of_here(line))
-        .collect()
+    let is_warning = |line: &&str| line.starts_with("warning: ") || line.starts_with("note: ");
+    let is_missing = |line: &&str| line.starts_with("warning: ") && line.contains(MISSING);
+    let lines = ended.stdout.lines().filter(is_warning);
+    lines.filter(|line| !is_missing(line)).count()
 }
 
-/// An interface that is there or not, on the machine that the tests run on.
-const HERE: &str = "eth0";
+/// An interface that no machine has.
+const MISSING: &str = "no-such";
 const WEB: &str = "[services.web]\nports = ['tcp/443']\nallow = ['office']\n[sources.office]\nprefixes = ['203.0.113.0/24']\n";
 
 #[test]
-fn check_tells_who_reaches_ssh() -> anyhow::Result<()> {
+fn check_reports_who_reaches_ssh() -> anyhow::Result<()> {
     let home = Home::new()?;
-    for (keys, expected) in [
-        (
-            "",
-            "note: SSH is open to everybody: no service covers tcp/22, and default = \"pass\";",
-        ),
-        (
-            "default = 'drop'",
-            "warning: SSH is closed: default = \"drop\", and no service covers tcp/22; add [services.ssh] with",
-        ),
+    let mut snapshot = Snapshot::new();
+    for (title, keys) in [
+        ("default = pass", ""),
+        ("default = drop", "default = 'drop'"),
     ] {
         home.write(
             "allowlist.toml",
-            &format!("interfaces = ['{HERE}']\n{keys}\n{WEB}"),
+            &format!("interfaces = ['{MISSING}']\n{keys}\n{WEB}"),
         )?;
         let ended = home.run(&["check", "--config", "allowlist.toml"])?;
-        let [line] = said(&ended)[..] else {
-            panic!("{ended:?}");
-        };
-        assert!(line.starts_with(expected), "{line}");
+        assert_eq!(warnings(&ended), 1, "{title}: {ended:?}");
+        snapshot.ended(title, &ended, None);
         let ended = home.run(&["check", "--json", "--config", "allowlist.toml"])?;
-        assert!(ended.stderr.contains(expected), "{ended:?}");
         parsed(&ended);
+        snapshot.text(
+            &format!("{title}: warnings beside JSON"),
+            &ended.stderr,
+            None,
+        );
         let ssh = WEB.replace("'tcp/443'", "'tcp/443', 'tcp/22'");
         home.write(
             "allowlist.toml",
-            &format!("interfaces = ['{HERE}']\n{keys}\n{ssh}"),
+            &format!("interfaces = ['{MISSING}']\n{keys}\n{ssh}"),
         )?;
         let ended = home.run(&["check", "--config", "allowlist.toml"])?;
-        assert_eq!(said(&ended), [""; 0], "{keys}");
+        assert_eq!(warnings(&ended), 0, "{title}: {ended:?}");
     }
-    // Whoever types a few options for a try knows what they leave out.
-    let ended = home.run(&[&["check", "--iface", HERE], &SMALL[..]].concat())?;
-    assert_eq!(said(&ended), [""; 0]);
+    // A policy from options is a trial, without warnings about SSH.
+    let ended = home.run(&[&["check", "--iface", MISSING], &SMALL[..]].concat())?;
+    assert_eq!(warnings(&ended), 0, "{ended:?}");
+    snapshot.check(&expect_file!["snapshots/check_ssh.txt"]);
     Ok(())
 }
 
 #[test]
-fn check_tells_of_lists_that_hold_everybody() -> anyhow::Result<()> {
+fn check_warns_of_lists_that_allow_every_address() -> anyhow::Result<()> {
     let home = Home::new()?;
     home.write("all.txt", "0.0.0.0/1\n128.0.0.0/1\n")?;
     home.write(
         "allowlist.toml",
-        &format!("interfaces = ['{HERE}']\n[services.web]\nports = ['tcp/22']\nallow = ['all']\n[sources.all]\nfile = 'all.txt'\nmin_prefix_len = {{ v4 = 0, v6 = 0 }}\n"),
+        &format!("interfaces = ['{MISSING}']\n[services.web]\nports = ['tcp/22']\nallow = ['all']\n[sources.all]\nfile = 'all.txt'\nmin_prefix_len = {{ v4 = 0, v6 = 0 }}\n"),
     )?;
     let ended = home.run(&["check", "--config", "allowlist.toml"])?;
-    let expected =
-        "warning: services.web is open to everyone: the list of sources.all covers 0.0.0.0/0";
-    assert_eq!(said(&ended), [expected]);
+    assert_eq!(warnings(&ended), 1, "{ended:?}");
+    let mut snapshot = Snapshot::new();
+    snapshot.ended("two halves of the IPv4 addresses", &ended, None);
+    snapshot.check(&expect_file!["snapshots/check_every_address.txt"]);
     Ok(())
 }
 
-/// Of a bond's members the unit tests tell: not every kernel that tests run on has bonds.
+/// Unit tests check members of a bond, since not every kernel that runs the tests has bonds.
 #[test]
-fn check_tells_of_a_port_of_a_bridge() -> anyhow::Result<()> {
+fn check_reports_bridges_and_their_ports() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     bridge(&site.host, "br0", &["eth0"])?;
-    for (filtered, expected) in [
-        ("eth0", &["warning: eth0 is a port of the bridge br0: "][..]),
-        ("br0", &["note: br0: the filter will run in generic mode"]),
-    ] {
+    let mut snapshot = Snapshot::new();
+    for interface in ["eth0", "br0"] {
         let ssh = WEB.replace("443", "22");
-        let config = format!("interfaces = ['{filtered}']\n{ssh}");
+        let config = format!("interfaces = ['{interface}']\n{ssh}");
         let config = site.scratch.write("allowlist.toml", config)?;
         let ended = site.run(&["check", "--config", &config.display().to_string()])?;
-        let said = said(&ended);
-        assert_eq!(said.len(), expected.len(), "{filtered}: {said:?}");
-        for (line, expected) in said.iter().zip(expected) {
-            assert!(line.starts_with(expected), "{filtered}: {line}");
-        }
+        assert_eq!(warnings(&ended), 1, "{interface}: {ended:?}");
+        snapshot.ended(interface, &ended, Some(&site.scratch));
     }
+    snapshot.check(&expect_file!["snapshots/check_bridge.txt"]);
     Ok(())
 }
 
 #[test]
-fn check_notes_which_fragments_services_drop() -> anyhow::Result<()> {
+fn check_notes_fragments_that_services_drop() -> anyhow::Result<()> {
     let home = Home::new()?;
-    for (ports, is_noted) in [("'tcp/22', 'udp/53'", true), ("'tcp/22', 'gre'", false)] {
+    let mut snapshot = Snapshot::new();
+    for (ports, noted) in [("'tcp/22', 'udp/53'", 1), ("'tcp/22', 'gre'", 0)] {
         let web = WEB.replace("'tcp/443'", ports);
-        home.write("allowlist.toml", &format!("interfaces = ['{HERE}']\n{web}"))?;
+        home.write(
+            "allowlist.toml",
+            &format!("interfaces = ['{MISSING}']\n{web}"),
+        )?;
         let ended = home.run(&["check", "--config", "allowlist.toml"])?;
-        let said = said(&ended);
-        assert_eq!(said.len(), usize::from(is_noted), "{ports}: {said:?}");
-        assert!(
-            said.iter().all(|line| line.starts_with("note: ")),
-            "{said:?}"
-        );
+        assert_eq!(warnings(&ended), noted, "{ports}: {ended:?}");
+        let notes = ended
+            .stdout
+            .lines()
+            .filter(|line| line.starts_with("note: "));
+        assert_eq!(notes.count(), noted, "{ports}: {ended:?}");
+        snapshot.ended(ports, &ended, None);
     }
+    snapshot.check(&expect_file!["snapshots/check_fragments.txt"]);
     Ok(())
 }
 
-/// In the file and by option, and in every command that takes either.
+/// Both commands refuse it, in the file and as an option.
 #[test]
 fn loopback_is_refused() -> anyhow::Result<()> {
     require_root!();
@@ -128,6 +122,7 @@ fn loopback_is_refused() -> anyhow::Result<()> {
     let named = site.scratch.write("named.toml", named)?;
     let named = named.display().to_string();
     let open = site.scratch.write("open.toml", WEB)?.display().to_string();
+    let mut snapshot = Snapshot::new();
     for arguments in [
         &["--config", &*named][..],
         &["--config", &*open, "--iface", "lo"],
@@ -136,22 +131,26 @@ fn loopback_is_refused() -> anyhow::Result<()> {
         for command in ["check", "run"] {
             let ended = site.run(&[&[command], arguments].concat())?;
             assert_eq!(ended.code, Some(1), "{ended:?}");
-            for expected in ["lo is the loopback interface", "leave it out"] {
-                assert!(ended.stderr.contains(expected), "{ended:?}");
+            if command == "run" {
+                check_error(&ended, "unsupported-interface");
             }
+            let title = [&[command], arguments].concat().join(" ");
+            let title = normalized(&title, Some(&site.scratch));
+            snapshot.ended(&title, &ended, Some(&site.scratch));
         }
     }
+    snapshot.check(&expect_file!["snapshots/loopback.txt"]);
     Ok(())
 }
 
-/// The report is printed also when a source fails: a source without a list is a row.
+/// A source without a list is a row of the report.
 #[test]
 fn check_reports_a_source_that_fails() -> anyhow::Result<()> {
     let vendor = Vendor::start([("/list", Answer::json(r#"["198.18.0.9"]"#))])?;
     let home = Home::new()?;
     let config = |keys: &str| {
         format!(
-            "interfaces = ['{HERE}']\ndefault = 'drop'\n{keys}\n[services.web]\nports = ['tcp/443']\nallow = ['vendor', 'office']\n\
+            "interfaces = ['{MISSING}']\ndefault = 'drop'\n{keys}\n[services.web]\nports = ['tcp/443']\nallow = ['vendor', 'office']\n\
              [sources.office]\nprefixes = ['203.0.113.0/24']\n\
              [sources.vendor]\nurl = '{}'\nformat = 'json'\nallow_special_use = true\n",
             vendor.url("/list")
@@ -173,14 +172,8 @@ fn check_reports_a_source_that_fails() -> anyhow::Result<()> {
     vendor.answer("/list", Answer::Status(503));
     let ended = check(&[])?;
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    for expected in [
-        "office",
-        "failed, no list",
-        "warning: SSH is closed",
-        "not ok: sources.vendor has no list",
-    ] {
-        assert!(ended.stdout.contains(expected), "{expected}: {ended:?}");
-    }
+    let mut snapshot = Snapshot::new();
+    snapshot.ended("no list", &ended, None);
     let (code, failed) = document(&[])?;
     assert_eq!((code, &failed["ok"]), (Some(1), &json!(false)));
     assert!(
@@ -188,7 +181,7 @@ fn check_reports_a_source_that_fails() -> anyhow::Result<()> {
         "{failed}"
     );
     assert_eq!(failed["sources"]["office"]["prefixes"], 1);
-    // A start that does not wait for it would filter.
+    // With `at_start = "drop"`, a start filters without the list.
     home.write("allowlist.toml", &config("at_start = 'drop'"))?;
     let (code, dropping) = document(&[])?;
     assert_eq!(
@@ -197,7 +190,7 @@ fn check_reports_a_source_that_fails() -> anyhow::Result<()> {
         "{dropping}"
     );
 
-    // So would one with a last-good list.
+    // A start with a last-good list filters too.
     home.write("allowlist.toml", &config(""))?;
     let parsed = allowlist_user::config::Config::load(&home.folder.path().join("allowlist.toml"))?;
     let source = parsed.policy.source("vendor").context("it is configured")?;
@@ -215,7 +208,8 @@ fn check_reports_a_source_that_fails() -> anyhow::Result<()> {
     );
     assert_eq!(last_good["sources"]["vendor"]["prefixes"], 2);
     assert!(last_good["sources"]["vendor"]["failure"].is_string());
-    // Offline, nothing is fetched, and nothing has failed.
+    snapshot.ended("a last-good list", &without_ages(check(&[])?), None);
+    // With --offline there is no fetch, so there is no failure.
     vendor.answer("/list", Answer::json(r#"["198.18.0.9"]"#));
     let (code, offline) = document(&["--offline"])?;
     assert_eq!((code, &offline["ok"]), (Some(0), &json!(true)), "{offline}");
@@ -223,39 +217,32 @@ fn check_reports_a_source_that_fails() -> anyhow::Result<()> {
     assert!(offline["sources"]["vendor"]["failure"].is_null());
     let (_, fetched) = document(&[])?;
     assert_eq!(fetched["sources"]["vendor"]["prefixes"], 1);
-    // Too many prefixes are a failure of a start; the report is printed before it.
+    // A start with too many prefixes fails; the report is still printed.
     home.write("allowlist.toml", &config("max_prefixes = 1"))?;
     let ended = check(&[])?;
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(
-        ended.stdout.contains("not ok: ") && ended.stdout.contains("office"),
-        "{ended:?}"
-    );
+    snapshot.ended("more prefixes than fit", &ended, None);
+    snapshot.check(&expect_file!["snapshots/check_failures.txt"]);
     Ok(())
 }
 
-/// A name that no interface can have comes with the one to write, once.
+/// The warning about an invalid name suggests a valid one.
 #[test]
-fn check_hints_at_names_of_interfaces() -> anyhow::Result<()> {
+fn check_suggests_names_of_interfaces() -> anyhow::Result<()> {
     let home = Home::new()?;
-    for (name, expected) in [
-        ("lo@if2", "write \"lo\""),
-        ("lo*", "names are not patterns"),
-        ("all", "write the name of each interface"),
+    let mut snapshot = Snapshot::new();
+    let ssh = WEB.replace("443", "22");
+    for interfaces in [
+        "interfaces = ['lo@if2']",
+        "interfaces = ['lo*']",
+        "interfaces = ['all']",
+        "",
     ] {
-        let ssh = WEB.replace("443", "22");
-        home.write("allowlist.toml", &format!("interfaces = ['{name}']\n{ssh}"))?;
+        home.write("allowlist.toml", &format!("{interfaces}\n{ssh}"))?;
         let ended = home.run(&["check", "--config", "allowlist.toml"])?;
-        let [line] = said(&ended)[..] else {
-            panic!("{ended:?}");
-        };
-        assert!(line.contains(expected), "{line}");
+        assert_eq!(warnings(&ended), 1, "{interfaces}: {ended:?}");
+        snapshot.ended(interfaces, &ended, None);
     }
-    home.write("allowlist.toml", &WEB.replace("443", "22"))?;
-    let ended = home.run(&["check", "--config", "allowlist.toml"])?;
-    let [line] = said(&ended)[..] else {
-        panic!("{ended:?}");
-    };
-    assert!(line.contains("no interface to filter on"), "{line}");
+    snapshot.check(&expect_file!["snapshots/check_interface_names.txt"]);
     Ok(())
 }
