@@ -1,4 +1,4 @@
-//! The demo, as `cargo xtask run` starts it.
+//! Tests of the demo that `cargo xtask run` starts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -62,7 +62,7 @@ fn every_verdict_agrees_with_the_socket() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Which packets the counters of "pass" hold besides depends on the machine: a busy one sends segments again.
+/// The counters of passed packets are replaced, because a busy machine retransmits segments.
 #[test]
 fn the_text_shows_each_packet() -> anyhow::Result<()> {
     require_root!();
@@ -106,7 +106,7 @@ fn signals_leave_nothing_behind() -> anyhow::Result<()> {
         assert_eq!(demo.wait(SOON)?.code(), code, "{}", demo.output());
         assert!(
             eventually(|| !is_running(&filter)),
-            "{} lives on after {signal}",
+            "{} still runs after {signal}",
             filter.display()
         );
     }
@@ -114,7 +114,7 @@ fn signals_leave_nothing_behind() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The process that the demo starts: the filter.
+/// Returns the process that the demo starts, which is the filter.
 fn first_child(parent: u32) -> PathBuf {
     let list = format!("/proc/{parent}/task/{parent}/children");
     let mut child = None;
@@ -127,10 +127,10 @@ fn first_child(parent: u32) -> PathBuf {
         child.is_some()
     });
     assert!(has_started, "the demo started no process");
-    child.expect("it has started")
+    child.expect("a process")
 }
 
-/// A process that has ended has no program any more, even before its exit code is asked for.
+/// Reports whether a process runs. A zombie has no executable.
 fn is_running(process: &Path) -> bool {
     fs::read_link(process.join("exe")).is_ok()
 }

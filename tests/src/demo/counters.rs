@@ -1,6 +1,4 @@
-//! What the kernel counted, by verdict and reason.
-//!
-//! Knows nothing of packets: `probe` knows what a difference means.
+//! The kernel's counters by verdict and reason. `probe` interprets their differences.
 
 use std::path::Path;
 
@@ -19,7 +17,7 @@ pub(crate) fn read(pin_dir: &Path, interface: &str) -> anyhow::Result<Counters> 
         .with_context(|| format!("the kernel counts nothing on {interface}"))
 }
 
-/// Every pair of verdict and reason, with its count.
+/// Returns all pairs of verdict and reason with their counts.
 pub(crate) fn all(counters: &Counters) -> impl Iterator<Item = (Decision, u64)> {
     let decisions = Verdict::ALL
         .into_iter()
@@ -27,7 +25,7 @@ pub(crate) fn all(counters: &Counters) -> impl Iterator<Item = (Decision, u64)> 
     decisions.map(|decision| (decision, counters.get(decision.verdict, decision.reason)))
 }
 
-/// What was counted between two readings.
+/// Returns the decisions that were counted between two readings.
 pub(crate) fn between(before: &Counters, after: &Counters) -> Vec<Decision> {
     all(before)
         .zip(all(after))

@@ -88,12 +88,12 @@ const FRESHCHAT: [&str; 43] = [
 /// The operator's own networks.
 pub(crate) const OFFICE: [&str; 2] = ["203.0.113.0/24", "2001:db8:7::/48"];
 
-/// Addresses of no source, and next to none.
+/// Addresses of no source, and not adjacent to a source.
 const STRANGERS: [&str; 2] = ["192.0.2.66", "2001:db8:bad::66"];
 
-/// Open to the vendors and the office.
+/// The port that is open to the vendors and the office.
 pub(crate) const WEBHOOKS: Port = Port::Tcp(443);
-/// Open to the office.
+/// The port that is open to the office.
 pub(crate) const SSH: Port = Port::Tcp(22);
 /// Ports that no service covers.
 pub(crate) const UNPROTECTED: [Port; 2] = [Port::Tcp(8080), Port::Udp(9000)];
@@ -112,7 +112,7 @@ pub(crate) enum Owner {
     Source(&'static str),
     /// No source; the next address after a prefix of this source.
     NextTo(&'static str),
-    Nobody,
+    Unlisted,
 }
 
 /// A verdict with its reason.
@@ -165,7 +165,7 @@ pub(crate) fn packets(pagerduty: &[IpNet]) -> Vec<Packet> {
             let expected = Decision::DEFAULT;
             packets.push(Packet {
                 source,
-                owner: Owner::Nobody,
+                owner: Owner::Unlisted,
                 port,
                 expected,
             });
@@ -174,7 +174,7 @@ pub(crate) fn packets(pagerduty: &[IpNet]) -> Vec<Packet> {
     packets
 }
 
-/// An address of each prefix, and the one after each prefix; by source, owner and family.
+/// Returns an address of each prefix and the address after each prefix, ordered by source, owner and family.
 fn senders(sources: &[(&'static str, Vec<IpNet>)]) -> Vec<(Owner, IpAddr)> {
     let taken: Vec<IpNet> = sources
         .iter()
@@ -188,7 +188,7 @@ fn senders(sources: &[(&'static str, Vec<IpNet>)]) -> Vec<(Owner, IpAddr)> {
                 .iter()
                 .map(|&prefix| (Owner::Source(name), member(prefix))),
         );
-        // Addresses in a row share the address after them: once is enough.
+        // Adjacent addresses share the address after them, which is needed once.
         let after: BTreeSet<IpAddr> = prefixes
             .iter()
             .filter_map(|prefix| first_free_after(*prefix, &taken))
@@ -202,12 +202,12 @@ fn senders(sources: &[(&'static str, Vec<IpNet>)]) -> Vec<(Owner, IpAddr)> {
     senders
 }
 
-/// Not the first address, which names the network, unless there is no other.
+/// Returns an address of a prefix, but not the network address unless it is the only one.
 fn member(prefix: IpNet) -> IpAddr {
     prefix.hosts().nth(6).unwrap_or(prefix.network())
 }
 
-/// None at the end of the address space.
+/// Returns the first address after a prefix that is in no prefix of `taken`; `None` at the end of the address space.
 fn first_free_after(prefix: IpNet, taken: &[IpNet]) -> Option<IpAddr> {
     let mut address = successor(prefix.broadcast())?;
     while let Some(holder) = taken.iter().find(|prefix| prefix.contains(&address)) {
@@ -223,7 +223,7 @@ fn successor(address: IpAddr) -> Option<IpAddr> {
     }
 }
 
-/// The prefixes that these constants name; an address is a prefix of full length.
+/// Parses constants as prefixes; an address is a prefix of full length.
 pub(crate) fn networks(texts: &[&str]) -> Vec<IpNet> {
     texts
         .iter()
@@ -232,7 +232,7 @@ pub(crate) fn networks(texts: &[&str]) -> Vec<IpNet> {
 }
 
 fn parsed(text: &str) -> IpAddr {
-    text.parse().expect("a constant of this file is an address")
+    text.parse().expect("the constant is an address")
 }
 
 impl Decision {
@@ -259,11 +259,11 @@ impl Decision {
 }
 
 impl Owner {
-    /// The source's name, if the address is a source's.
+    /// Returns the name of the source that the address belongs to.
     pub(crate) fn source(self) -> Option<&'static str> {
         match self {
             Self::Source(name) => Some(name),
-            Self::NextTo(_) | Self::Nobody => None,
+            Self::NextTo(_) | Self::Unlisted => None,
         }
     }
 }
@@ -278,8 +278,8 @@ impl fmt::Display for Owner {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Source(name) => out.write_str(name),
-            Self::NextTo(name) => write!(out, "nobody (next to {name})"),
-            Self::Nobody => out.write_str("nobody"),
+            Self::NextTo(name) => write!(out, "no source (next to {name})"),
+            Self::Unlisted => out.write_str("no source"),
         }
     }
 }

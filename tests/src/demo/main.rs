@@ -1,4 +1,4 @@
-//! `allowlist-demo`: the filter at work, without touching the machine's own network.
+//! `allowlist-demo`: runs the filter in network namespaces, and shows its decisions for real packets.
 //!
 //! `topology` creates a host with the filter, and an internet; `fixtures` has the packets with their expected decisions;
 //! `probe` sends them; `report` prints the results. Invariant: all kernel objects belong to this process, so the kernel
@@ -19,12 +19,12 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 
 use topology::Topology;
 
-/// Sends real packets from allowed and other addresses through the filter, in network namespaces of
-/// its own, and shows what became of each.
+/// Sends packets from allowed and other addresses through the filter, in private network namespaces, and
+/// shows the decision for each.
 #[derive(Parser)]
 #[command(name = "allowlist-demo")]
 struct Options {
-    /// Fetch PagerDuty's list from PagerDuty, instead of serving a copy from loopback.
+    /// Fetch PagerDuty's list from PagerDuty instead of a copy on loopback.
     #[arg(long)]
     online: bool,
     /// Print one JSON document.
@@ -79,17 +79,17 @@ fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ends at once with the code that shells give to a program ended so (130 for Ctrl-C). The kernel
-/// then takes back children, namespaces and mounts: there is nothing to tidy up.
+/// Exits on a signal with the exit code that shells use for it (130 for Ctrl-C). The kernel then removes child processes,
+/// namespaces and mounts.
 #[expect(unsafe_code, reason = "a signal handler")]
 fn end_on_signals() -> nix::Result<()> {
     extern "C" fn end(signal: libc::c_int) {
-        // SAFETY: `_exit` may be called in a signal handler and does not return.
+        // SAFETY: `_exit` is async-signal-safe, and does not return.
         unsafe { libc::_exit(128 + signal) }
     }
     let action = SigAction::new(SigHandler::Handler(end), SaFlags::empty(), SigSet::empty());
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        // SAFETY: the handler makes one call, which is allowed in signal handlers.
+        // SAFETY: the handler makes only one async-signal-safe call.
         unsafe { sigaction(signal, &action) }?;
     }
     Ok(())

@@ -1,7 +1,7 @@
-//! Sends each packet, one after the other, and watches the kernel's counters and the host's sockets.
+//! Sends the packets one after the other, and observes the kernel's counters and the host's sockets.
 //!
-//! Invariant: what it observes of a packet is of that packet alone. That holds because nothing else
-//! crosses the link, and because the host ends a connection, so that no packet of it comes later.
+//! Invariant: an observation concerns one packet only. The link carries no other packets, and the host resets each
+//! connection, so that no packet of a connection arrives later.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -21,24 +21,24 @@ use super::counters;
 use super::fixtures::{Decision, Packet, Port, SSH, UNPROTECTED, WEBHOOKS};
 use super::topology::{Topology, host_address};
 
-/// A packet that is neither counted nor delivered by then is lost.
+/// The time after which a packet that was neither counted nor delivered is lost.
 const LOST_AFTER: Duration = Duration::from_secs(2);
-/// How long a packet that was counted as dropped has to turn up at the socket nevertheless.
+/// The time for which the socket is observed after a packet was counted as dropped.
 const GRACE: Duration = Duration::from_millis(3);
-/// How often to look.
+/// The interval between observations.
 const POLL: Duration = Duration::from_micros(200);
 
-/// What became of a packet.
+/// A packet with its observed decision and delivery.
 pub(crate) struct Observed {
     pub(crate) packet: Packet,
-    /// What the kernel counted; nothing, or several things, when something is wrong.
+    /// The decisions that the kernel counted: exactly one, unless there is an error.
     pub(crate) decisions: Vec<Decision>,
-    /// Whether a socket of the host got it.
+    /// Whether a socket of the host received the packet.
     pub(crate) delivered: bool,
 }
 
 impl Observed {
-    /// What the kernel decided, if it decided one thing.
+    /// Returns the kernel's decision, if there is exactly one.
     pub(crate) fn decision(&self) -> Option<Decision> {
         match self.decisions[..] {
             [decision] => Some(decision),
@@ -62,7 +62,7 @@ pub(crate) fn send_all(topology: &Topology, packets: Vec<Packet>) -> anyhow::Res
 fn observe(packet: Packet, topology: &Topology, sockets: &Sockets) -> anyhow::Result<Observed> {
     let before = topology.counters()?;
     let decisions = || Ok::<_, anyhow::Error>(counters::between(&before, &topology.counters()?));
-    // Open until the outcome is known, and closed before an attempt to connect is repeated.
+    // Kept open until the result is known, and closed before the kernel retransmits a SYN.
     let sender = send(&packet).with_context(|| format!("cannot send from {}", packet.source))?;
 
     let mut deadline = Instant::now() + LOST_AFTER;
@@ -89,7 +89,7 @@ fn observe(packet: Packet, topology: &Topology, sockets: &Sockets) -> anyhow::Re
     })
 }
 
-/// Sends a datagram or begins to connect, from the packet's very address.
+/// Sends a datagram or a SYN from the address of the packet.
 fn send(packet: &Packet) -> io::Result<OwnedFd> {
     let source = SocketAddr::new(packet.source, 0);
     match packet.port {
@@ -132,7 +132,7 @@ impl Sockets {
             .map(Self)
     }
 
-    /// Whether the socket of the packet's port got it.
+    /// Reports whether the socket of the packet's port has received it.
     fn received(&self, packet: &Packet) -> io::Result<bool> {
         for (port, receiver) in &self.0 {
             if *port == packet.port
@@ -146,7 +146,7 @@ impl Sockets {
 }
 
 impl Receiver {
-    /// For both families, and without waiting.
+    /// Opens a non-blocking socket for both families.
     fn open(port: Port) -> io::Result<Self> {
         Ok(match port {
             Port::Tcp(port) => {
@@ -162,7 +162,7 @@ impl Receiver {
         })
     }
 
-    /// Whom the next connection or datagram is from, if there is one.
+    /// Returns the sender of the next connection or datagram, if there is one.
     fn poll(&self) -> io::Result<Option<IpAddr>> {
         let received = match self {
             Self::Connections(listener) => listener.accept().and_then(|(connection, from)| {
@@ -179,12 +179,12 @@ impl Receiver {
     }
 }
 
-/// Makes the end of `connection` one segment from here, which asks for no answer.
+/// Makes closing `connection` send a reset, to which the peer does not answer.
 fn reset(connection: &TcpStream) -> io::Result<()> {
-    let at_once = linger {
+    let immediately = linger {
         l_onoff: 1,
         l_linger: 0,
     };
-    setsockopt(connection, sockopt::Linger, &at_once)?;
+    setsockopt(connection, sockopt::Linger, &immediately)?;
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! What became of the packets, as text or as JSON, and where kernel, socket and plan disagree.
+//! Prints the decisions as text or as JSON, and lists the packets whose counter or delivery differs from the expectation.
 //!
-//! Invariant: standard output gets the result alone, in JSON exactly one document.
+//! Invariant: only the result is written to standard output; with JSON, exactly one document.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -17,10 +17,10 @@ use super::fixtures::{Decision, Owner, Port};
 use super::probe::Observed;
 use super::topology::INTERFACE;
 
-/// Of packets in a row that differ in nothing but the source, the table shows this many.
+/// The number of rows that the table shows of consecutive packets that differ only in the source.
 const SHOWN: usize = 3;
 
-/// A table and the counters.
+/// Prints a table and the counters.
 pub(crate) fn text(observed: &[Observed], counters: &Counters) -> io::Result<()> {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);
@@ -33,7 +33,7 @@ pub(crate) fn text(observed: &[Observed], counters: &Counters) -> io::Result<()>
         "delivered",
     ]);
     for alike in observed.chunk_by(is_like) {
-        // A line in place of a single row would save nothing.
+        // A summary line instead of a single row would not make the table shorter.
         let shown = if alike.len() > SHOWN + 1 {
             SHOWN
         } else {
@@ -61,7 +61,7 @@ pub(crate) fn text(observed: &[Observed], counters: &Counters) -> io::Result<()>
     writeln!(out)
 }
 
-/// One document with everything.
+/// Prints all results as one JSON document.
 pub(crate) fn json(observed: &[Observed], counters: &Counters) -> io::Result<()> {
     let document = Document {
         packets: observed.iter().map(PacketLine::new).collect(),
@@ -81,7 +81,7 @@ struct Document {
 #[derive(Serialize)]
 struct PacketLine {
     source: IpAddr,
-    /// Null if the address is nobody's.
+    /// The source that the address belongs to, or null.
     provider: Option<&'static str>,
     port: String,
     verdict: Option<&'static str>,
@@ -116,7 +116,7 @@ fn by_verdict_and_reason(counters: &Counters) -> CountersByName {
     by_name
 }
 
-/// A line for each packet of which kernel, socket and plan do not say the same.
+/// Returns a line for each packet whose counter or delivery is not as expected.
 pub(crate) fn disagreements(observed: &[Observed]) -> Vec<String> {
     observed.iter().filter_map(disagreement).collect()
 }
@@ -139,18 +139,18 @@ fn disagreement(observed: &Observed) -> Option<String> {
             .collect::<Vec<_>>()
             .join(" and "),
     };
-    let got = if *delivered {
-        "got it"
+    let delivery = if *delivered {
+        "received it"
     } else {
-        "did not get it"
+        "did not receive it"
     };
     Some(format!(
-        "{} ({}) to {}: {expected} was expected; the kernel counted {counted}, and the socket {got}",
+        "{} ({}) to {}: expected {expected}; the kernel counted {counted}, and the socket {delivery}",
         packet.source, packet.owner, packet.port
     ))
 }
 
-/// The cells after the source.
+/// Returns the values of the columns after the source.
 fn cells(observed: &Observed) -> (Owner, Port, Option<Decision>, bool) {
     (
         observed.packet.owner,

@@ -50,8 +50,7 @@ pub(crate) struct Topology {
 }
 
 impl Topology {
-    /// Sets everything up, and returns when the filter says that it is ready. `pagerduty` is what
-    /// that vendor's list holds.
+    /// Creates the topology, and returns when the filter is ready. `pagerduty` has the prefixes of that vendor's list.
     pub(crate) fn new(pagerduty: &[IpNet], packets: &[Packet]) -> anyhow::Result<Self> {
         let scratch = Scratch::new()?;
         let (host, internet) = (Namespace::new()?, Namespace::new()?);
@@ -83,7 +82,7 @@ impl Topology {
         let filter = Program::start(command)?;
         filter
             .wait_for_line("ready", START)
-            .context("allowlist did not get ready")?;
+            .context("allowlist is not ready")?;
         Ok(Self {
             _filter: filter,
             _vendor: vendor,
@@ -109,7 +108,7 @@ pub(crate) fn host_address(source: IpAddr, port: u16) -> SocketAddr {
     )
 }
 
-/// PagerDuty's prefixes: as they are now, or as its documentation once showed them.
+/// Returns PagerDuty's prefixes: the current ones, or those of the example in its documentation.
 pub(crate) fn pagerduty(online: bool) -> anyhow::Result<Vec<IpNet>> {
     if !online {
         return Ok(networks(&PAGERDUTY));
@@ -141,7 +140,7 @@ allow = ["pagerduty", "workato", "freshchat", "office"]
 ports = ["tcp/22"]
 allow = ["office"]
 
-# The host's namespace has no way out: loopback serves the vendor's list.
+# The host's namespace has no route to the internet: loopback serves the vendor's list.
 [sources.pagerduty]
 provider = "{FETCHED}"
 url = "{pagerduty}"
