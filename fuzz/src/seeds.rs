@@ -181,7 +181,7 @@ pub fn transfer() -> Vec<Vec<u8>> {
 mod tests {
     use std::collections::BTreeSet;
 
-    use allowlist_tests::model::ENDS;
+    use allowlist_tests::model::DECISIONS;
     use allowlist_user::config::Config;
 
     use super::*;
@@ -195,7 +195,7 @@ mod tests {
                 ends.insert((verdict.name(), reason.name()));
             });
         }
-        for (verdict, reason) in ENDS {
+        for (verdict, reason) in DECISIONS {
             let end = (verdict.name(), reason.name());
             assert!(ends.contains(&end), "no seed has the decision {end:?}");
         }

@@ -1,10 +1,11 @@
-//! What the filter should do, said as plainly as possible: every service, every source, every prefix
-//! and everything that was ever sent, one after the other. Slow and obvious; shares no code with
-//! `compile` or the kernel, and knows no clock: what was sent once can be answered for ever.
+//! The model: the specification of the filter as slow and simple code. It compares a packet with each service, each
+//! source, each prefix and each packet that the host has sent, one after the other.
 //!
-//! - `dissect` makes facts of a frame's bytes, just as plainly
-//! - `host` is no model: it is the logic that ships, over compiled tables
-//! - `scenarios` makes random policies, and `traffic` random frames
+//! Shares no code with `compile` or the kernel program. Has no clock: flows never expire.
+//!
+//! - `dissect` parses frames, as simply
+//! - `host` runs the shipped packet logic over compiled tables; it is not a model
+//! - `policy_strategies` generates random policies, and `traffic` random frames
 
 pub mod dissect;
 pub mod host;
@@ -21,8 +22,8 @@ use allowlist_user::policy::{
 
 use dissect::ParsedFrame;
 
-/// Every end that a packet can have: what stands for all traffic has each of them.
-pub const ENDS: [(Verdict, Reason); 16] = [
+/// All decisions that a packet can get. Random traffic has to produce all decisions.
+pub const DECISIONS: [(Verdict, Reason); 16] = [
     (Verdict::Pass, Reason::NotIp),
     (Verdict::Drop, Reason::NotIp),
     (Verdict::Pass, Reason::Arp),
@@ -41,41 +42,41 @@ pub const ENDS: [(Verdict, Reason); 16] = [
     (Verdict::Drop, Reason::Default),
 ];
 
-/// A packet as the model sees it.
+/// A parsed packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// Who sent it.
+    /// The source address.
     pub source: IpAddr,
-    /// To whom.
+    /// The destination address.
     pub destination: IpAddr,
-    /// Time to live, or hop limit.
+    /// The time to live, or hop limit.
     pub hops: u8,
-    /// After all extension headers.
+    /// The protocol after all extension headers.
     pub protocol: u8,
-    /// What follows.
+    /// The content after the IP headers.
     pub content: Content,
 }
 
-/// What a packet carries.
+/// The content of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
     /// TCP, UDP or SCTP.
     Ports {
-        /// Of the sender.
+        /// The source port.
         source: u16,
-        /// Of the receiver.
+        /// The destination port.
         destination: u16,
-        /// 0 but for TCP.
+        /// The TCP flags; 0 for other protocols.
         flags: u8,
     },
-    /// ICMP of either family, over either family, but for errors.
+    /// An ICMP message of either family, over either family, except errors.
     Icmp {
-        /// The message's type.
+        /// The type of the message.
         kind: u8,
-        /// Bytes 4 and 5.
+        /// Bytes 4 and 5 of the message.
         identifier: u16,
     },
-    /// An error, and what it quotes, if that can be read.
+    /// An ICMP error with the quoted packet, if that can be parsed.
     IcmpError(Option<Box<Packet>>),
     /// A fragment that is not the first.
     LaterFragment,
@@ -83,7 +84,7 @@ pub enum Content {
     Other,
 }
 
-/// The filter, and what it remembers.
+/// The model of a filter, with its state.
 pub struct Model<'a> {
     policy: &'a Policy,
     snapshot: &'a Snapshot,
@@ -91,14 +92,15 @@ pub struct Model<'a> {
     observes: bool,
     /// The packets of flows that this host initiated.
     sent: Vec<Packet>,
-    /// The same, also once this host has accepted a connection with the same ends: what fragments are known by.
+    /// The packets of `sent`, and those of connections whose endpoints this host has accepted a connection with since then.
+    /// Later fragments are compared with these.
     peers: Vec<Packet>,
-    /// The other end and this host's port of datagrams that came in first, while they passed.
+    /// The remote endpoint and the host's port of foreign datagrams that passed.
     received: Vec<(IpAddr, u16, u16)>,
 }
 
 impl<'a> Model<'a> {
-    /// A filter that has seen nothing yet.
+    /// Creates a filter in enforce mode that has seen no packet.
     pub const fn new(policy: &'a Policy, snapshot: &'a Snapshot, rules: &'a Rules) -> Self {
         Self {
             policy,
@@ -111,20 +113,20 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// The same in this mode.
+    /// Sets the mode.
     #[must_use]
     pub fn in_mode(mut self, mode: Mode) -> Self {
         self.observes = mode == Mode::Observe;
         self
     }
 
-    /// The host sends a frame on an interface.
+    /// Records a frame that the host sends on an interface.
     pub fn send(&mut self, interface: &str, facts: ParsedFrame) {
         let ParsedFrame::Ip(packet) = facts else {
             return;
         };
         match (packet.protocol, &packet.content) {
-            // Whatever comes to a service's port is the service's, and no answer.
+            // Packets to the port of a service are decided by the service, and are no answers.
             (TCP | UDP, Content::Ports { source, .. })
                 if self.is_served(interface, packet.protocol, *source) => {}
             (TCP, Content::Ports { flags, .. }) => self.send_segment(*flags, packet),
@@ -136,9 +138,9 @@ impl<'a> Model<'a> {
                     ..
                 },
             ) => {
-                let came_first = (packet.destination, *destination, *source);
+                let foreign = (packet.destination, *destination, *source);
                 if self.sent.iter().any(|sent| has_same_ends(&packet, sent))
-                    || !self.received.contains(&came_first)
+                    || !self.received.contains(&foreign)
                 {
                     self.initiate(packet);
                 }
@@ -150,7 +152,7 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// A connection is this host's from a SYN on, until this host accepts one with the same ends.
+    /// A SYN makes the connection the host's own, until the host accepts a connection with the same endpoints.
     fn send_segment(&mut self, flags: u8, packet: Packet) {
         use tcp_flag::{ACK, RST, SYN};
 
@@ -166,7 +168,7 @@ impl<'a> Model<'a> {
         self.sent.push(packet);
     }
 
-    /// The packets to compare one with, to find out whether this host initiated its flow.
+    /// Returns the sent packets that decide whether the host initiated the flow of a packet.
     fn known_for(&self, content: &Content) -> &[Packet] {
         if *content == Content::LaterFragment {
             &self.peers
@@ -175,17 +177,17 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// Whether packets to a port are for services alone: some cover it, and others cover the ports from which this
-    /// host connects.
+    /// Reports whether services alone decide packets to a port: a service covers it, and the port does not share its
+    /// services with the host's ephemeral ports.
     fn is_served(&self, interface: &str, protocol: u8, port: u16) -> bool {
         let covering = self.names_covering(interface, protocol, port);
         !covering.is_empty() && !self.is_shared(interface, &covering)
     }
 
-    /// Whether the same services cover a port from which this host connects.
+    /// Reports whether the same services cover an ephemeral port of the host.
     fn is_shared(&self, interface: &str, covering: &[&str]) -> bool {
         let own = host::own_ports();
-        // Between these ports nothing changes.
+        // The set of covering services changes only at these ports.
         let services = self.services_on(interface);
         let ranges = services
             .flat_map(|service| &service.ports)
@@ -209,7 +211,7 @@ impl<'a> Model<'a> {
         services.map(|service| &*service.name).collect()
     }
 
-    /// Judges a frame that an interface receives.
+    /// Decides a frame that an interface receives.
     pub fn receive(&mut self, interface: &str, facts: &ParsedFrame) -> (Verdict, Reason) {
         let end = self.end(interface, facts);
         if let ParsedFrame::Ip(packet) = facts
@@ -221,12 +223,12 @@ impl<'a> Model<'a> {
             && packet.protocol == UDP
             && self.tracks()
         {
-            let passes_unasked = match end {
+            let passes_as_foreign = match end {
                 (Verdict::Drop, Reason::Default | Reason::NotAllowed) => self.observes,
                 (Verdict::Pass, Reason::Allowed) => !self.is_served(interface, UDP, destination),
                 _ => false,
             };
-            if passes_unasked && !self.is_answer(packet) {
+            if passes_as_foreign && !self.is_answer(packet) {
                 self.received.push((packet.source, source, destination));
             }
         }
@@ -252,7 +254,7 @@ impl<'a> Model<'a> {
             && let Content::IcmpError(quoted) = &packet.content
         {
             let is_wanted =
-                !self.tracks() || self.is_about_ours(interface, packet, quoted.as_deref());
+                !self.tracks() || self.quotes_own_packet(interface, packet, quoted.as_deref());
             return (pass_if(is_wanted), Reason::IcmpError);
         }
         if keep.dhcp && is_dhcp_answer(packet) {
@@ -294,7 +296,7 @@ impl<'a> Model<'a> {
         (pass_if(passes), Reason::Default)
     }
 
-    /// Whether what is sent is noted, and asked for.
+    /// Reports whether flows are tracked.
     fn tracks(&self) -> bool {
         self.rules.default == DefaultVerdict::Drop
             && self.rules.return_traffic == ReturnTraffic::Track
@@ -302,7 +304,7 @@ impl<'a> Model<'a> {
 
     fn is_answer(&self, packet: &Packet) -> bool {
         if self.rules.default == DefaultVerdict::Pass {
-            return false; // nothing depends on it
+            return false; // the default verdict is the same
         }
         match self.rules.return_traffic {
             ReturnTraffic::Off => false,
@@ -314,9 +316,9 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// Whether an error is about a packet that this host sent: a noted one, or a service's to somebody
-    /// who may reach that service.
-    fn is_about_ours(&self, interface: &str, error: &Packet, quoted: Option<&Packet>) -> bool {
+    /// Reports whether an ICMP error quotes a packet of this host: one of a tracked flow, or one of a service to a peer
+    /// that the service allows.
+    fn quotes_own_packet(&self, interface: &str, error: &Packet, quoted: Option<&Packet>) -> bool {
         let Some(quoted) = quoted else {
             return false;
         };
@@ -339,7 +341,7 @@ impl<'a> Model<'a> {
                 .any(|sent| is_of_the_same_flow(quoted, sent))
     }
 
-    /// The services that cover a protocol and port; of protocols without ports the port is not asked.
+    /// Returns the services that cover a protocol and port. The port has no meaning for protocols without ports.
     fn covering(
         &self,
         interface: &str,
@@ -358,8 +360,8 @@ impl<'a> Model<'a> {
         })
     }
 
-    /// The services that cover a later fragment's protocol on some port: all of them, if an IPv6 extension header hides
-    /// the protocol.
+    /// Returns the services that cover the protocol of a later fragment on any port: all services, if an IPv6 extension
+    /// header hides the protocol.
     fn covering_any_of(
         &self,
         interface: &str,
@@ -393,7 +395,7 @@ impl<'a> Model<'a> {
     }
 }
 
-/// Whether the protocol of a later fragment is in the first one alone.
+/// Reports whether only the first fragment has the transport protocol.
 fn is_hidden(fragment: &Packet) -> bool {
     fragment.source.is_ipv6() && dissect::EXTENSIONS.contains(&fragment.protocol)
 }
@@ -402,7 +404,8 @@ const fn pass_if(passes: bool) -> Verdict {
     if passes { Verdict::Pass } else { Verdict::Drop }
 }
 
-/// Router and neighbour solicitation and advertisement, redirect: RFC 4861, from the same link.
+/// Reports whether a packet is neighbour discovery (RFC 4861) from the same link: router or neighbour solicitation or
+/// advertisement, or redirect.
 fn is_neighbour_discovery(packet: &Packet) -> bool {
     packet.source.is_ipv6()
         && packet.protocol == ICMPV6
@@ -410,7 +413,7 @@ fn is_neighbour_discovery(packet: &Packet) -> bool {
         && matches!(packet.content, Content::Icmp { kind, .. } if (133..=137).contains(&kind))
 }
 
-/// Of DHCP from any server or relay; of DHCPv6 to the address that the client has on its link.
+/// Reports whether a packet is an answer of a DHCP server or relay, or a DHCPv6 answer to a link-local address.
 fn is_dhcp_answer(packet: &Packet) -> bool {
     let (server, client, is_for_the_link) = match packet.destination {
         IpAddr::V4(_) => (67, 68, true),
@@ -422,7 +425,7 @@ fn is_dhcp_answer(packet: &Packet) -> bool {
             if source == server && destination == client)
 }
 
-/// IGMP, or multicast listener query, report, done, and report of version 2, sent on this link.
+/// Reports whether a packet is IGMP or multicast listener discovery (query, report, done, version 2 report) from this link.
 fn is_group_membership(packet: &Packet) -> bool {
     if packet.hops != 1 {
         return false;
@@ -437,7 +440,7 @@ fn is_group_membership(packet: &Packet) -> bool {
     }
 }
 
-/// Of a family's own ICMP: the other one's is nothing that a host answers.
+/// Reports whether a message is an echo request in the ICMP of its family. Hosts ignore the ICMP of the other family.
 fn is_echo_request(packet: &Packet, kind: u8) -> bool {
     matches!(
         (packet.source, packet.protocol, kind),
@@ -458,7 +461,7 @@ fn opens_no_connection(packet: &Packet) -> bool {
             if flags & (tcp_flag::ACK | tcp_flag::RST) != 0)
 }
 
-/// Whether two packets that this host sent have the same addresses and ports.
+/// Reports whether two sent packets have the same addresses and ports.
 fn has_same_ends(packet: &Packet, sent: &Packet) -> bool {
     let ports = |packet: &Packet| match packet.content {
         Content::Ports {
@@ -479,7 +482,7 @@ fn has_same_ends(packet: &Packet, sent: &Packet) -> bool {
     ends(packet) == ends(sent)
 }
 
-/// Whether a packet can be an answer to one that was sent.
+/// Reports whether a packet can be an answer to a sent packet.
 fn answers(packet: &Packet, sent: &Packet) -> bool {
     if packet.protocol != sent.protocol
         || packet.source != sent.destination
@@ -488,7 +491,7 @@ fn answers(packet: &Packet, sent: &Packet) -> bool {
         return false;
     }
     match (&packet.content, &sent.content) {
-        // Its first fragment has the ports; without that one it is of no use.
+        // The first fragment has the ports; a later fragment is useless without it.
         (Content::LaterFragment, _) => true,
         (
             Content::Ports {
@@ -516,8 +519,8 @@ fn answers(packet: &Packet, sent: &Packet) -> bool {
     }
 }
 
-/// Whether what an error quotes could be a packet that was sent, or one like it. The protocol that a later fragment
-/// hides could be any.
+/// Reports whether a quoted packet belongs to the flow of a sent packet. A hidden protocol of a later fragment matches
+/// every protocol.
 fn is_of_the_same_flow(quoted: &Packet, sent: &Packet) -> bool {
     let is_later = quoted.content == Content::LaterFragment;
     if quoted.protocol != sent.protocol && !(is_later && is_hidden(quoted))
@@ -551,7 +554,7 @@ fn is_of_the_same_flow(quoted: &Packet, sent: &Packet) -> bool {
     }
 }
 
-/// The snapshot of a policy whose sources all have their prefixes in the configuration.
+/// Returns the snapshot of a policy whose sources all have static prefixes.
 pub fn static_snapshot(policy: &Policy) -> Snapshot {
     policy
         .sources

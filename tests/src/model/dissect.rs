@@ -1,8 +1,7 @@
-//! A frame's bytes to facts, by the rules that the documents state: two VLAN tags, IPv4, IPv6 with up
-//! to eight extension headers, packets that are longer than their length field can state, TCP, UDP, SCTP and ICMP, and what
-//! ICMP's errors quote.
+//! A frame parser that follows the documents: up to two VLAN tags, IPv4, IPv6 with up to eight extension headers, BIG TCP
+//! packets, TCP, UDP, SCTP, ICMP, and the packets that ICMP errors quote.
 //!
-//! Shares no code with the shipped parser: it takes slices, and a frame that is too short for one is malformed.
+//! Shares no code with the shipped parser: it takes slices, and a frame that is too short for a slice is malformed.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -23,8 +22,8 @@ pub enum ParsedFrame {
     Ip(Packet),
 }
 
-/// IPv6's extension headers that lead on to another header: hop-by-hop options, routing, fragment,
-/// authentication, destination options.
+/// The IPv6 extension headers with a next header: hop-by-hop options, routing, fragment, authentication, destination
+/// options.
 pub const EXTENSIONS: [u8; 5] = [0, 43, FRAGMENT, AUTHENTICATION, 60];
 const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
@@ -82,7 +81,7 @@ fn v6_addresses(header: &[u8]) -> Option<(IpAddr, IpAddr)> {
     Some((address(8)?, address(24)?))
 }
 
-/// More than the length field of an IP header can state.
+/// The smallest packet whose length does not fit into the length field of an IP header.
 const BIG: usize = 65_536;
 
 fn ipv4(bytes: &[u8]) -> Result<Packet, Malformed> {
@@ -98,7 +97,7 @@ fn ipv4(bytes: &[u8]) -> Result<Packet, Malformed> {
         0 if bytes.len() >= BIG => bytes.len(),
         stated => usize::from(stated),
     };
-    // Cut to the packet's length: what the link padded behind it is not part of it.
+    // Cut to the packet's length, because the link may have padded the frame.
     let payload = bytes.get(..total_length);
     let payload = payload.and_then(|packet| packet.get(header_length..));
     let payload = payload.ok_or(Malformed::PacketLength)?;
@@ -146,15 +145,15 @@ fn ipv6(bytes: &[u8]) -> Result<Packet, Malformed> {
     })
 }
 
-/// The length of a payload that is too long for its length field: in the first of the hop-by-hop options, or all that
-/// is there.
+/// Returns the length of a payload that is too long for its length field: the value of the jumbo payload option, if that is
+/// the first hop-by-hop option, or the length of the frame.
 fn jumbo_length(next: u8, behind: &[u8]) -> Result<usize, Malformed> {
     match (next, behind) {
         (0, [_, _, 0xc2, 4, stated @ ..]) => {
             let stated = stated.first_chunk().map(|bytes| u32::from_be_bytes(*bytes));
             let stated = stated.map_or(0, |stated| stated as usize);
-            let is_right = stated >= BIG;
-            is_right.then_some(stated).ok_or(Malformed::PacketLength)
+            let is_valid = stated >= BIG;
+            is_valid.then_some(stated).ok_or(Malformed::PacketLength)
         }
         _ => Ok(behind.len()),
     }
@@ -197,7 +196,7 @@ fn chain(first: u8, mut payload: &[u8]) -> Result<Chain<'_>, Malformed> {
     })
 }
 
-/// The bytes of the shortest header that a protocol can have.
+/// Returns the minimum header length of a protocol.
 const fn shortest(protocol: u8) -> usize {
     match protocol {
         TCP => 20,
@@ -207,7 +206,7 @@ const fn shortest(protocol: u8) -> usize {
     }
 }
 
-/// A later fragment must not begin where the first one's header was.
+/// Rejects a later fragment that overlaps the transport header in the first one.
 fn later_fragment(protocol: u8, offset: usize) -> Result<Content, Malformed> {
     let is_behind = offset >= shortest(protocol);
     is_behind
@@ -240,7 +239,7 @@ fn transport(payload: &[u8], protocol: u8, is_v6: bool) -> Result<Content, Malfo
     })
 }
 
-/// The packet that an error quotes: its start only, and what it says of its length is not asked.
+/// Parses the IPv4 packet that an ICMP error quotes. Ignores its length field, because only its start is quoted.
 fn quoted_v4(bytes: &[u8]) -> Option<Packet> {
     let (source, destination) = v4_addresses(bytes)?;
     let header_length = usize::from(bytes[0] & 15) * 4;
@@ -258,7 +257,7 @@ fn quoted_v4(bytes: &[u8]) -> Option<Packet> {
     })
 }
 
-/// The same, behind its extension headers.
+/// Parses the IPv6 packet that an ICMPv6 error quotes, with its extension headers.
 fn quoted_v6(bytes: &[u8]) -> Option<Packet> {
     let (source, destination) = v6_addresses(bytes)?;
     if bytes[0] >> 4 != 6 {
@@ -276,8 +275,8 @@ fn quoted_v6(bytes: &[u8]) -> Option<Packet> {
     })
 }
 
-/// The 8 bytes that RFC 792 promises have the ports, or the identifier of an echo request: nobody waits
-/// for an error about another message.
+/// Parses the 8 bytes of transport header that RFC 792 requires in a quote: the ports, or the identifier of an echo
+/// request. Other ICMP messages have no tracked flow.
 fn quoted_content(
     payload: Option<&[u8]>,
     protocol: u8,

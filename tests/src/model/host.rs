@@ -1,5 +1,5 @@
-//! The logic that ships, on the host: `parse` and `judge` over slices and compiled tables, with what
-//! was sent in plain sets. Nothing expires.
+//! The shipped packet logic in userspace: `parse` and `judge` over slices and compiled tables, with the tracked flows in
+//! maps of the standard library. No flow expires.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
@@ -20,7 +20,7 @@ use allowlist_user::compile::Tables;
 use allowlist_user::policy::{self, DefaultVerdict, Mode, Rules};
 use ipnet::{Ipv4Net, Ipv6Net};
 
-/// Compiled tables under a control word, and what the host sent.
+/// Compiled tables with a control word, and the tracked flows of the host.
 pub struct Host<'a> {
     tables: &'a Tables,
     services: Box<ServiceTable>,
@@ -32,7 +32,7 @@ pub struct Host<'a> {
 }
 
 impl<'a> Host<'a> {
-    /// These tables by these rules on these interfaces; nothing was sent yet, and drops are enforced.
+    /// Creates a host in enforce mode with these tables, rules and interfaces, without flows.
     pub fn new(tables: &'a Tables, rules: &Rules, interfaces: &[&str]) -> Self {
         let mut services = tables.services.clone();
         for (slot, name) in interfaces.iter().enumerate() {
@@ -54,14 +54,14 @@ impl<'a> Host<'a> {
         }
     }
 
-    /// The same in this mode.
+    /// Sets the mode.
     #[must_use]
     pub fn in_mode(mut self, mode: Mode) -> Self {
         self.control.observe = mode == Mode::Observe;
         self
     }
 
-    /// The host sends a frame on an interface.
+    /// Tracks a frame that the host sends on an interface.
     pub fn send(&mut self, interface: &str, frame: &[u8]) {
         let lookup = self.lookup(interface, frame);
         if self.control.return_traffic == ReturnTraffic::Track
@@ -102,7 +102,7 @@ impl<'a> Host<'a> {
         }
     }
 
-    /// What becomes of a frame that an interface receives.
+    /// Decides a frame that an interface receives.
     pub fn receive(&self, interface: &str, frame: &[u8]) -> Decision {
         let lookup = self.lookup(interface, frame);
         let parsed = parse(frame);
@@ -131,7 +131,7 @@ impl<'a> Host<'a> {
     }
 }
 
-/// The control word of these rules.
+/// Returns the control word for these rules.
 fn control(rules: Rules) -> Control {
     let kept = [
         (Exemptions::ARP, rules.keep.arp),
@@ -151,7 +151,7 @@ fn control(rules: Rules) -> Control {
         (_, policy::ReturnTraffic::Track) => (Verdict::Drop, ReturnTraffic::Track),
     };
     Control {
-        lookup: Engine::RangeTable, // it has lists of its own
+        lookup: Engine::RangeTable, // not used: `grant` searches the compiled lists
         generation: 1,
         slot: 0,
         default_verdict,
@@ -168,12 +168,12 @@ fn control(rules: Rules) -> Control {
     }
 }
 
-/// The ports from which this host connects.
+/// Returns the ephemeral port range of the host.
 pub(super) fn own_ports() -> RangeInclusive<u16> {
     allowlist_user::sockets::own_ports().expect("a Linux host")
 }
 
-/// For one frame on one interface.
+/// The lookups for one frame on one interface.
 struct Lookup<'h> {
     host: &'h Host<'h>,
     slot: usize,
@@ -181,7 +181,7 @@ struct Lookup<'h> {
 }
 
 impl Lookup<'_> {
-    /// Whether packets to a flow's port are for services alone.
+    /// Reports whether services alone decide packets to the port of a flow.
     fn is_served(&self, flow: &Flow) -> bool {
         use judge::Tables as _;
         if !matches!(flow.protocol, TCP | UDP) {

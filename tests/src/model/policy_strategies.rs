@@ -1,4 +1,4 @@
-//! Strategies for random policies, rules and traffic, from so few addresses and ports that prefixes and ports overlap and
+//! Strategies for random policies, rules and traffic. The few addresses and ports make prefixes and ports overlap, and
 //! packets match.
 
 use std::cmp::Ordering;
@@ -17,8 +17,8 @@ use proptest::sample::{select, subsequence};
 use super::static_snapshot;
 use super::traffic::{Moment, traffic};
 
-/// The interfaces of every scenario. In the order of their names, which is that of their slots where
-/// both are published at once.
+/// The interfaces of every scenario, in alphabetical order, which is the order of their slots if both are published at
+/// once.
 pub const INTERFACES: [&str; 2] = ["lan0", "wan0"];
 
 /// A policy with prefixes, and the traffic under it.
@@ -36,7 +36,7 @@ pub struct Scenario {
     pub traffic: Vec<Moment>,
 }
 
-/// Random scenarios with this many frames.
+/// Returns random scenarios with this many frames.
 pub fn scenarios(frames: usize) -> impl Strategy<Value = Scenario> {
     let feeds = vec(vec(prefix(), 1..12), 1..6);
     (feeds, rules(), any::<bool>()).prop_flat_map(move |(feeds, rules, observes)| {
@@ -69,20 +69,20 @@ pub fn scenarios(frames: usize) -> impl Strategy<Value = Scenario> {
 }
 
 impl Scenario {
-    /// The first and last address of each prefix, and those outside next to them.
+    /// Returns the first and last address of each prefix, and the adjacent addresses outside.
     pub fn edges(&self) -> Vec<IpAddr> {
         edges(self.snapshot.values().map(|feed| &feed.prefixes[..]))
     }
 
-    /// The least of this scenario in which `fails` still holds: what was sent before the frame at
-    /// `place`, and the services, one after the other left out if it does.
+    /// Shrinks the scenario while `fails` returns true: keeps the frames that were sent before the frame at `position`,
+    /// then removes sent frames and services one by one.
     #[must_use]
-    pub fn smallest(&self, place: usize, mut fails: impl FnMut(&Self) -> bool) -> Self {
+    pub fn smallest(&self, position: usize, mut fails: impl FnMut(&Self) -> bool) -> Self {
         let mut smallest = self.clone();
-        let mut places = 0..;
+        let mut positions = 0..;
         smallest
             .traffic
-            .retain(|moment| match places.next().cmp(&Some(place)) {
+            .retain(|moment| match positions.next().cmp(&Some(position)) {
                 Ordering::Less => moment.is_sent,
                 Ordering::Equal => true,
                 Ordering::Greater => false,
@@ -105,7 +105,7 @@ impl Scenario {
     }
 }
 
-/// The policy as it would be configured, more or less.
+/// Prints the policy in a form similar to the configuration.
 impl fmt::Debug for Scenario {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(out, "{:?} {:?}", self.mode, self.rules)?;
@@ -131,7 +131,7 @@ impl fmt::Debug for Scenario {
     }
 }
 
-/// Prefers drop as the default and flow tracking, since these have more cases.
+/// Prefers `default = "drop"` and flow tracking, which have more cases.
 fn rules() -> impl Strategy<Value = Rules> {
     let default = prop_oneof![1 => Just(DefaultVerdict::Pass), 3 => Just(DefaultVerdict::Drop)];
     let return_traffic = prop_oneof![
@@ -194,7 +194,7 @@ fn source_name(place: usize) -> String {
     format!("source{place}")
 }
 
-/// The first and last address of each prefix, and the addresses outside next to them.
+/// Returns the first and last address of each prefix, and the adjacent addresses outside.
 fn edges<'f>(feeds: impl Iterator<Item = &'f [IpNet]>) -> Vec<IpAddr> {
     feeds
         .flatten()
@@ -205,7 +205,7 @@ fn edges<'f>(feeds: impl Iterator<Item = &'f [IpNet]>) -> Vec<IpAddr> {
         .collect()
 }
 
-/// The next address, or the one before.
+/// Returns the next or the previous address.
 fn beside(address: IpAddr, up: bool) -> IpAddr {
     match address {
         IpAddr::V4(address) => {
@@ -236,12 +236,12 @@ fn address() -> impl Strategy<Value = IpAddr> {
     prop_oneof![
         4 => address_v4().prop_map(IpAddr::V4),
         4 => address_v6().prop_map(IpAddr::V6),
-        // Begins with the bytes of an IPv4 address of this universe.
+        // Begins with the bytes of an IPv4 address that `address_v4` generates.
         1 => Just(IpAddr::V6(Ipv6Addr::new(0x0a00, 0, 0, 0, 0, 0, 0, 0))),
     ]
 }
 
-/// An address that differs from others in a few bits, so that prefixes overlap.
+/// Generates addresses that differ in few bits, so that prefixes overlap.
 fn address_v4() -> impl Strategy<Value = Ipv4Addr> {
     (0_u32..4, 0_u32..4, 0_u32..4).prop_map(|(high, middle, low)| {
         Ipv4Addr::from_bits(0x0a00_0000 | high << 22 | middle << 11 | low)

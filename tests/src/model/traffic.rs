@@ -1,8 +1,8 @@
-//! Random frames between a host and others, in both directions: packets of every kind that the filter
-//! tells apart, answers to what was sent, errors that quote it, and any of these with bytes damaged.
+//! Random frames between a host and remote addresses, in both directions: packets of every kind that the filter
+//! distinguishes, answers to sent packets, ICMP errors that quote sent packets, and damaged variants of all these.
 //!
-//! Each frame is made from a number of its own and from what was sent before, so that a scenario shrinks
-//! by leaving frames out. Written byte by byte: checksums are zeros, which no filter looks at.
+//! Each frame depends only on its own seed and on the packets sent before, so a scenario shrinks by removing frames.
+//! Frames are written byte by byte; checksums are 0, because the filter ignores them.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -14,11 +14,11 @@ use super::policy_strategies::INTERFACES;
 /// A frame that is sent or received.
 #[derive(Clone)]
 pub struct Moment {
-    /// Where.
+    /// The interface.
     pub interface: &'static str,
-    /// By this host, or by another.
+    /// Whether the host sends the frame.
     pub is_sent: bool,
-    /// Its bytes.
+    /// The bytes of the frame.
     pub frame: Vec<u8>,
 }
 
@@ -32,18 +32,18 @@ impl fmt::Debug for Moment {
     }
 }
 
-/// One frame for each seed, between this host and `remotes`.
+/// Generates one frame for each seed, between the host and `remotes`.
 pub fn traffic(remotes: &[IpAddr], seeds: &[u64]) -> Vec<Moment> {
     let mut sent = Vec::new();
     let mut moments = Vec::with_capacity(seeds.len());
     for seed in seeds {
         let mut dice = Dice(*seed);
         let interface = dice.pick(&INTERFACES);
-        // Often at first, so that what follows has something to answer.
+        // Often at the start, so that later frames can be answers.
         let is_sent = dice.one_in(if sent.len() < 8 { 2 } else { 8 });
         let frame = if is_sent {
             let packet = outbound(&mut dice, remotes);
-            // What is sent is one piece to the kernel, and must fit.
+            // The flow tracker gets sent frames as one linear buffer, whose size is limited.
             let mut frame = framed(&mut dice, &packet.bytes());
             frame.truncate(ORDINARY);
             if dice.one_in(12) {
@@ -63,7 +63,7 @@ pub fn traffic(remotes: &[IpAddr], seeds: &[u64]) -> Vec<Moment> {
     moments
 }
 
-/// This host's addresses. The third one begins with the bytes of the first.
+/// The host's addresses. The third one begins with the bytes of the first.
 const HOSTS: [IpAddr; 5] = [
     IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)),
     IpAddr::V4(Ipv4Addr::new(198, 51, 100, 2)),
@@ -72,7 +72,7 @@ const HOSTS: [IpAddr; 5] = [
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 2)),
 ];
 
-/// Those of services, those next to them, DHCP's, and some for the other side. 0 is nobody's, and may come.
+/// Ports of services, adjacent ports, DHCP ports, ephemeral ports, and 0, which no program uses but packets can have.
 const PORTS: [u16; 16] = [
     0, 1, 22, 22, 80, 443, 443, 444, 8080, 65535, 67, 68, 546, 547, 40_000, 40_001,
 ];
@@ -87,7 +87,7 @@ const ESP: u8 = 50;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 
-/// A number at a time from a seed: `SplitMix64`.
+/// A random number generator: `SplitMix64`.
 struct Dice(u64);
 
 impl Dice {
@@ -115,7 +115,7 @@ impl Dice {
         self.number() as u8
     }
 
-    /// One of this host's addresses of the same family.
+    /// Picks an address of the host, of the same family as `remote`.
     fn host(&mut self, remote: IpAddr) -> IpAddr {
         let hosts: Vec<IpAddr> = HOSTS
             .into_iter()
@@ -125,18 +125,18 @@ impl Dice {
     }
 }
 
-/// A packet to be.
+/// A packet before it is written as bytes.
 #[derive(Clone)]
 struct Draft {
     source: IpAddr,
     destination: IpAddr,
     hops: u8,
     protocol: u8,
-    /// Offset in units of 8 bytes, and whether more follow.
+    /// The fragment offset in units of 8 bytes, and whether more fragments follow.
     fragment: Option<(u16, bool)>,
-    /// Words of IPv4 options.
+    /// The number of 32-bit words of IPv4 options.
     options: u8,
-    /// IPv6 extension headers; a fragment header says what `fragment` does.
+    /// The IPv6 extension headers; the fields of a fragment header come from `fragment`.
     extensions: Vec<u8>,
     body: Vec<u8>,
 }
@@ -159,7 +159,7 @@ impl Draft {
         match (self.source, self.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => self.v4(source, destination),
             (IpAddr::V6(source), IpAddr::V6(destination)) => self.v6(source, destination),
-            _ => unreachable!("both are made of one family"),
+            _ => unreachable!("both addresses are of one family"),
         }
     }
 
@@ -221,7 +221,7 @@ impl Draft {
         bytes
     }
 
-    /// The 16-bit number in the body, or 0 where it is shorter.
+    /// Returns the 16-bit number at an offset of the body, or 0 behind its end.
     fn number(&self, at: usize) -> u16 {
         match self.body.get(at..at + 2) {
             Some(bytes) => u16::from_be_bytes([bytes[0], bytes[1]]),
@@ -253,7 +253,7 @@ fn icmp(kind: u8, identifier: u16) -> Vec<u8> {
     vec![kind, 0, 0, 0, high, low, 0, 1]
 }
 
-/// The ICMP of an address's family.
+/// Returns the ICMP protocol of an address's family.
 const fn own_icmp(address: IpAddr) -> u8 {
     if address.is_ipv4() { ICMP } else { ICMPV6 }
 }
@@ -284,7 +284,7 @@ fn inbound(dice: &mut Dice, remotes: &[IpAddr], sent: &[Draft]) -> Vec<u8> {
             draft
         }
         6..9 => error(dice, remotes, sent),
-        9 => keeps_alive(dice, host, remote),
+        9 => essential_packet(dice, host, remote),
         10 if dice.one_in(2) => {
             let kind = dice.pick(&[0x0806, 0x0806, 0x88cc, 0x0842, 46, 0x8864, 0x86dd, 0x0800]);
             let body: Vec<u8> = (0..46).map(|_| dice.byte()).collect();
@@ -317,7 +317,7 @@ fn any_packet(dice: &mut Dice, source: IpAddr, destination: IpAddr) -> Draft {
             (protocol, icmp(dice.pick(&kinds), dice.pick(&IDENTIFIERS)))
         }
         _ => {
-            // Among them those of extension headers, which IPv4 has no chain of.
+            // Includes the numbers of IPv6 extension headers, which are ordinary protocols in IPv4.
             let protocols = [
                 IGMP,
                 47,
@@ -343,7 +343,7 @@ fn any_packet(dice: &mut Dice, source: IpAddr, destination: IpAddr) -> Draft {
     draft
 }
 
-/// What comes back to one of the packets that were sent, sometimes with something wrong.
+/// Generates an answer to a sent packet, sometimes with a wrong field.
 fn answer(dice: &mut Dice, remotes: &[IpAddr], sent: &[Draft]) -> Draft {
     let sent = &sent[dice.below(sent.len())];
     let (mut from, mut to) = (sent.number(2), sent.number(0));
@@ -374,7 +374,7 @@ fn answer(dice: &mut Dice, remotes: &[IpAddr], sent: &[Draft]) -> Draft {
     draft
 }
 
-/// An ICMP error about something that was sent, or that a service could have sent.
+/// Generates an ICMP error that quotes a sent packet, or a packet that a service could have sent.
 fn error(dice: &mut Dice, remotes: &[IpAddr], sent: &[Draft]) -> Draft {
     let about = if sent.is_empty() || dice.one_in(2) {
         outbound(dice, remotes)
@@ -399,8 +399,8 @@ fn error(dice: &mut Dice, remotes: &[IpAddr], sent: &[Draft]) -> Draft {
     ];
     quoted.truncate(dice.pick(&lengths));
     if dice.one_in(8) && !quoted.is_empty() {
-        let place = dice.below(quoted.len());
-        quoted[place] = dice.byte();
+        let position = dice.below(quoted.len());
+        quoted[position] = dice.byte();
     }
     let routers: Vec<IpAddr> = remotes
         .iter()
@@ -423,8 +423,8 @@ fn error(dice: &mut Dice, remotes: &[IpAddr], sent: &[Draft]) -> Draft {
     Draft::new(dice.pick(&routers), host, own_icmp(host), body)
 }
 
-/// What keeps a host on its network, or nearly.
-fn keeps_alive(dice: &mut Dice, host: IpAddr, remote: IpAddr) -> Draft {
+/// Generates a packet that `[keep]` exempts, or a similar one: DHCP, group membership, neighbour discovery.
+fn essential_packet(dice: &mut Dice, host: IpAddr, remote: IpAddr) -> Draft {
     let is_v4 = remote.is_ipv4();
     let mut draft = Draft::new(remote, host, IGMP, vec![0x11; 8]);
     match dice.below(3) {
@@ -439,24 +439,24 @@ fn keeps_alive(dice: &mut Dice, host: IpAddr, remote: IpAddr) -> Draft {
             let kinds = [130, 131, 132, 133, 134, 135, 136, 137, 138, 143, 144];
             let kind = dice.pick(&kinds);
             draft.body = icmp(kind, 0);
-            let right = if (133..=137).contains(&kind) { 255 } else { 1 };
-            draft.hops = dice.pick(&[right, right, right, 254, 2]);
+            let valid = if (133..=137).contains(&kind) { 255 } else { 1 };
+            draft.hops = dice.pick(&[valid, valid, valid, 254, 2]);
         }
     }
     if !is_v4 && dice.one_in(2) {
-        let of_links: [IpAddr; 4] = [
+        let link_addresses: [IpAddr; 4] = [
             [0xfe80, 0, 0, 0, 0, 0, 0, 9].into(),
             [0xfebf, 0, 0, 0, 0, 0, 0, 9].into(),
             [0xfec0, 0, 0, 0, 0, 0, 0, 9].into(),
             [0; 8].into(),
         ];
-        draft.source = dice.pick(&of_links);
-        draft.destination = dice.pick(&of_links);
+        draft.source = dice.pick(&link_addresses);
+        draft.destination = dice.pick(&link_addresses);
     }
     draft
 }
 
-/// Options, extension headers, fragments.
+/// Adds options, extension headers or fragmentation.
 fn elaborate(dice: &mut Dice, draft: &mut Draft) {
     draft.options = dice.pick(&[0, 0, 1, 5, 10]);
     let count = dice.pick(&[0, 0, 1, 1, 2, 3, 8, 9]);
@@ -468,7 +468,7 @@ fn elaborate(dice: &mut Dice, draft: &mut Draft) {
     }
 }
 
-/// A packet in a frame, with tags and padding.
+/// Writes a packet to a frame, sometimes with VLAN tags and padding.
 fn framed(dice: &mut Dice, packet: &[u8]) -> Vec<u8> {
     let kind = if packet[0] >> 4 == 4 { 0x0800 } else { 0x86dd };
     let mut frame = tagged(dice, kind, packet);
@@ -491,29 +491,29 @@ fn tagged(dice: &mut Dice, kind: u16, payload: &[u8]) -> Vec<u8> {
 }
 
 const ORDINARY: usize = 1500;
-/// More than the kernel keeps in one piece, on every machine with pages of 4 KiB.
+/// More than the linear part of a frame on machines with pages of 4 KiB.
 const JUMBO: usize = 5000;
-/// The kernel runs no program on a frame without its Ethernet header,
+/// The minimum length of a received frame in a test run of the kernel: the Ethernet header.
 const SHORTEST_RECEIVED: usize = 14;
-/// nor, for one that is sent, without the IP header that its type promises.
+/// The minimum length of a sent frame in a test run of the kernel: with the IP header of its Ethernet type.
 const SHORTEST_SENT: usize = 14 + 40;
 
 /// Changes, adds, removes and cuts bytes.
 fn damage(dice: &mut Dice, frame: &mut Vec<u8>, shortest: usize) {
-    // In a frame in pieces a header may not lie as deep as damage may put it.
+    // Damage could move headers behind the linear part of a longer frame, where they do not occur.
     frame.truncate(ORDINARY);
     for _ in 0..=dice.below(3) {
-        // Mostly where the headers are.
+        // Usually in the headers.
         let end = frame.len().min(dice.pick(&[60, 60, 500]));
-        let place = dice.below(end);
+        let position = dice.below(end);
         match dice.below(8) {
-            0..3 => frame[place] = dice.byte(),
-            3 | 4 => frame[place] ^= 1 << dice.below(8),
-            5 => frame.insert(place, dice.byte()),
+            0..3 => frame[position] = dice.byte(),
+            3 | 4 => frame[position] ^= 1 << dice.below(8),
+            5 => frame.insert(position, dice.byte()),
             6 => {
-                frame.remove(place);
+                frame.remove(position);
             }
-            _ => frame.truncate(place),
+            _ => frame.truncate(position),
         }
         if frame.len() < shortest {
             frame.resize(shortest, 0);

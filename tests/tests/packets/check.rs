@@ -1,5 +1,5 @@
-//! Runs a group of frames in the kernel and on the host, and compares verdict, reason and all counters with each row. In
-//! the kernel also in two buffers, and lengthened.
+//! Runs groups of frames in the kernel and on the host, and compares verdict, reason and all counters with each row. In the
+//! kernel, frames also run in two buffers, and lengthened.
 
 use std::collections::BTreeSet;
 
@@ -14,10 +14,10 @@ use allowlist_user::policy::{DefaultVerdict, Mode};
 use crate::frames::{Expected, Group, Row};
 use crate::kernel::{INTERFACE, Kernel, XDP_DROP, XDP_PASS};
 
-/// Bytes of a page, and of a jumbo frame: a frame longer than the first never comes in one piece.
+/// More than a page, and the size of a jumbo frame: both do not fit into a linear buffer.
 const LONGER: [usize; 2] = [4100, 9000];
-/// Where first pieces end: behind Ethernet, in and behind the IP headers, in and behind the transport's.
-const FIRST_PIECES: [usize; 8] = [14, 16, 20, 34, 36, 40, 54, 62];
+/// The sizes of the linear part: up to the Ethernet header, into and up to the IP and transport headers.
+const LINEAR_SIZES: [usize; 8] = [14, 16, 20, 34, 36, 40, 54, 62];
 
 /// A configuration with its compiled tables.
 pub(crate) struct Compiled {
@@ -51,7 +51,7 @@ impl Compiled {
     }
 
     pub(crate) fn publish(&self, kernel: &mut Kernel) {
-        // The first free slot is the first name's.
+        // The first name gets the first free slot.
         let interfaces = [INTERFACE, "eth1"];
         kernel.publish_on(
             &self.tables,
@@ -65,29 +65,35 @@ impl Compiled {
 /// Checks each row in the kernel, unchanged and lengthened.
 pub(crate) fn in_the_kernel(groups: &[Group]) {
     each_row(groups, |compiled, kernel, row, wrong| {
-        let mut ran = |what: &str, frame: &[u8]| {
+        let mut run_as = |variant: &str, frame: &[u8]| {
             let run = |kernel: &Kernel| kernel.run(frame);
-            wrong.extend(check(compiled, kernel, row, (what, frame.len()), run));
+            wrong.extend(check(compiled, kernel, row, (variant, frame.len()), run));
         };
-        ran("whole", &row.frame);
+        run_as("whole", &row.frame);
         for length in LONGER {
             if row.frame.len() < length && !row.end.is_cut {
                 let frame = lengthened(row, length);
-                ran(&format!("as {length} bytes"), &frame);
+                run_as(&format!("as {length} bytes"), &frame);
             }
         }
     });
 }
 
 /// Checks each row in two buffers, the first of which ends in a header.
-pub(crate) fn in_pieces(groups: &[Group]) {
+pub(crate) fn in_two_buffers(groups: &[Group]) {
     each_row(groups, |compiled, kernel, row, wrong| {
-        for first in FIRST_PIECES {
-            // Bytes behind a packet that is complete in the first buffer belong to no packet, and are not counted.
+        for first in LINEAR_SIZES {
+            // If the packet is complete in the first buffer, the second one is padding, which is not counted.
             if first < row.frame.len() && packet_end(&row.frame).is_none_or(|end| first < end) {
-                let run = |kernel: &Kernel| kernel.run_in_pieces(&row.frame, first);
-                let what = format!("first piece of {first} bytes");
-                wrong.extend(check(compiled, kernel, row, (&what, row.frame.len()), run));
+                let run = |kernel: &Kernel| kernel.run_with_linear_size(&row.frame, first);
+                let variant = format!("linear part of {first} bytes");
+                wrong.extend(check(
+                    compiled,
+                    kernel,
+                    row,
+                    (&variant, row.frame.len()),
+                    run,
+                ));
             }
         }
     });
@@ -146,7 +152,7 @@ pub(crate) fn on_the_host(groups: &[Group]) {
         {
             let decision = host.receive(INTERFACE, frame);
             let names = &compiled.tables.names;
-            let said = (
+            let found = (
                 decision.verdict,
                 decision.reason,
                 names.matches[decision.match_id as usize].join(" "),
@@ -158,9 +164,9 @@ pub(crate) fn on_the_host(groups: &[Group]) {
                 end.sources.to_owned(),
                 end.services.to_owned(),
             );
-            if said != expected {
+            if found != expected {
                 wrong.push(format!(
-                    "{}: {description}: {said:?}, not {expected:?}",
+                    "{}: {description}: {found:?}, not {expected:?}",
                     group.name
                 ));
             }
@@ -175,8 +181,8 @@ fn each_row(groups: &[Group], mut run: impl FnMut(&Compiled, &Kernel, &Row, &mut
     let mut kernel = Kernel::new();
     for group in groups {
         let compiled = Compiled::of(&group.config);
-        // Groups share one kernel, since loading takes long, but no flows.
-        kernel.forget_sent();
+        // Groups share one kernel, because loading is slow, but no flows.
+        kernel.clear_flows();
         compiled.publish(&mut kernel);
         let mut names = BTreeSet::new();
         let mut of_group = Vec::new();
@@ -200,7 +206,7 @@ fn each_row(groups: &[Group], mut run: impl FnMut(&Compiled, &Kernel, &Row, &mut
         wrong.extend(
             of_group
                 .into_iter()
-                .map(|what| format!("{}: {what}", group.name)),
+                .map(|error| format!("{}: {error}", group.name)),
         );
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -213,7 +219,7 @@ fn check(
     Row {
         description, end, ..
     }: &Row,
-    (what, bytes): (&str, usize),
+    (variant, bytes): (&str, usize),
     run: impl FnOnce(&Kernel) -> u32,
 ) -> Option<String> {
     let names = &compiled.tables.names;
@@ -223,17 +229,18 @@ fn check(
     let expected = expected(compiled, end, bytes);
     if counted != expected {
         return Some(format!(
-            "{description}, {what}: {counted:?}, not {expected:?}"
+            "{description}, {variant}: {counted:?}, not {expected:?}"
         ));
     }
-    let wanted = compiled.action(end);
-    (action != wanted).then(|| format!("{description}, {what}: action {action}, not {wanted}"))
+    let expected = compiled.action(end);
+    (action != expected)
+        .then(|| format!("{description}, {variant}: action {action}, not {expected}"))
 }
 
 /// Returns the expected changes of the counters, as text.
 fn expected(compiled: &Compiled, end: &Expected, bytes: usize) -> Vec<String> {
     let verdict = compiled.verdict(end);
-    let mut changes = vec![of_end(1, verdict, end.reason)];
+    let mut changes = vec![decision_text(1, verdict, end.reason)];
     if !end.sources.is_empty() {
         changes.push(format!("source {}: passed 1, {bytes} bytes", end.sources));
     }
@@ -251,11 +258,11 @@ fn expected(compiled: &Compiled, end: &Expected, bytes: usize) -> Vec<String> {
     changes
 }
 
-fn of_end(packets: u64, verdict: Verdict, reason: Reason) -> String {
+fn decision_text(packets: u64, verdict: Verdict, reason: Reason) -> String {
     format!("{packets} {} {}", verdict.name(), reason.name())
 }
 
-/// Every counter that a frame may change.
+/// All counters that a frame may change.
 struct Counts {
     ends: Counters,
     sources: Vec<Traffic>,
@@ -279,14 +286,14 @@ impl Counts {
             for reason in Reason::ALL {
                 let packets = self.ends.get(verdict, reason) - before.ends.get(verdict, reason);
                 if packets != 0 {
-                    changes.push(of_end(packets, verdict, reason));
+                    changes.push(decision_text(packets, verdict, reason));
                 }
             }
         }
         let passed = |now: &Traffic, before: &Traffic| {
             let (packets, bytes) = (now.packets - before.packets, now.bytes - before.bytes);
             let is_timed = now.last != 0 && now.last >= before.last;
-            let time = if is_timed { "" } else { ", at no time" };
+            let time = if is_timed { "" } else { ", without a time" };
             (*now != *before).then(|| format!("passed {packets}, {bytes} bytes{time}"))
         };
         for (id, (now, before)) in self.sources.iter().zip(&before.sources).enumerate() {

@@ -1,6 +1,6 @@
-//! What `explain` says of a packet against what becomes of it: for random policies the kernel's program gets
-//! a frame, and both judges that explain by, over the pinned maps and over compiled tables, get what stands
-//! for it. Verdict, reason, service and the sources that let it in are the same, or one of them lies.
+//! Compares `explain` with the kernel program under random policies. The kernel program gets a frame, and both engines of
+//! `explain`, over pinned maps and over compiled tables, get the query that the frame represents. Verdict, reason, service
+//! and matching sources must be equal.
 
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
@@ -13,17 +13,17 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{TestCaseError, TestError};
 
-use super::random::{Counts, counted_as, counts, ends, kernel, publish_scenario};
+use super::random::{Counts, counted_as, counted_decisions, counts, kernel, publish_scenario};
 use super::*;
 
-/// Edges of what services of random scenarios cover, and what none of them does.
+/// Ports at the edges of the services of random scenarios, and ports that no service covers.
 const PORTS: [u16; 12] = [1, 2, 21, 22, 23, 80, 443, 444, 445, 8080, 8081, 65535];
 const HOSTS: [&str; 2] = ["198.51.100.1", "2001:db8:ffff::1"];
 
-/// What is asked: which interface, which of the addresses, and to what.
-type Asked = (bool, Index, Target);
+/// A query: whether it is for the second interface, the index of the source address, and the target.
+type Query = (bool, Index, Target);
 
-fn asked() -> impl Strategy<Value = Asked> {
+fn queries() -> impl Strategy<Value = Query> {
     let port = || select(PORTS.to_vec());
     let target = prop_oneof![
         5 => port().prop_map(Target::Tcp),
@@ -37,15 +37,15 @@ fn asked() -> impl Strategy<Value = Asked> {
 }
 
 #[test]
-fn explain_says_what_the_kernel_does() {
+fn explain_agrees_with_the_kernel() {
     require_root!();
-    let (cases, questions) = if is_long() { (500, 1000) } else { (60, 250) };
+    let (cases, count) = if is_long() { (500, 1000) } else { (60, 250) };
     let kernel = RefCell::new(kernel());
-    // Only for the addresses that it brings.
+    // The scenario supplies only addresses.
     let scenario = scenarios(1);
-    let strategy = (scenario, vec(asked(), questions), vec(any::<[u8; 4]>(), 8));
-    let done = runner(cases).run(&strategy, |(scenario, asked, others)| {
-        check(&scenario, &asked, &others, &mut kernel.borrow_mut())
+    let strategy = (scenario, vec(queries(), count), vec(any::<[u8; 4]>(), 8));
+    let done = runner(cases).run(&strategy, |(scenario, queries, others)| {
+        check(&scenario, &queries, &others, &mut kernel.borrow_mut())
             .map_err(|wrong| TestCaseError::fail(format!("{wrong}\n{scenario:?}")))
     });
     if let Err(error) = done {
@@ -68,7 +68,7 @@ fn explain_says_what_the_kernel_does() {
 
 fn check(
     scenario: &Scenario,
-    asked: &[Asked],
+    queries: &[Query],
     others: &[[u8; 4]],
     kernel: &mut Kernel,
 ) -> Result<(), String> {
@@ -79,30 +79,28 @@ fn check(
     let mut addresses = scenario.edges();
     addresses.extend(others.iter().map(|&octets| IpAddr::from(octets)));
     let mut counted = counts(kernel, &tables.names);
-    for (is_second, address, target) in asked {
+    for (is_second, address, target) in queries {
         let slot = usize::from(*is_second);
         let address = addresses[address.index(addresses.len())];
         let packet = target.packet(address);
-        let by_view = lookup
-            .judge(slot as u32, [packet])
-            .expect("maps to look into");
+        let by_view = lookup.judge(slot as u32, [packet]).expect("readable maps");
         let by_tables = compiled[slot].judge(&packet);
         let before = kernel.counters_of(slot as u32);
         kernel.receive(slot, &frame_to(*target, address));
-        let ends = ends(&before, &kernel.counters_of(slot as u32));
-        let what = format!(
-            "{address} to {target} on {}\nthe kernel: {ends:?}\nby its maps: {by_view:?}\nby compiled tables: {by_tables:?}",
+        let found = counted_decisions(&before, &kernel.counters_of(slot as u32));
+        let context = format!(
+            "{address} to {target} on {}\nthe kernel: {found:?}\nby its maps: {by_view:?}\nby compiled tables: {by_tables:?}",
             INTERFACES[slot]
         );
-        if by_view != [by_tables] || ends != [(by_tables.verdict, by_tables.reason)] {
-            return Err(what);
+        if by_view != [by_tables] || found != [(by_tables.verdict, by_tables.reason)] {
+            return Err(context);
         }
-        // What it was counted under tells the service and the sources.
+        // The counters identify the service and the sources.
         expect(&mut counted, &by_tables);
         let by_kernel = counts(kernel, &tables.names);
         if counted != by_kernel {
             return Err(format!(
-                "{what}\ncounted: {by_kernel:?}, and should be: {counted:?}"
+                "{context}\ncounted: {by_kernel:?}, expected: {counted:?}"
             ));
         }
     }
@@ -110,12 +108,12 @@ fn check(
 }
 
 fn expect(counted: &mut Counts, decision: &Decision) {
-    for end in counted_as(decision) {
-        *counted.entry(end).or_default() += 1;
+    for counter in counted_as(decision) {
+        *counted.entry(counter).or_default() += 1;
     }
 }
 
-/// What the question means, as bytes.
+/// Returns the frame that a query represents.
 fn frame_to(target: Target, source: IpAddr) -> Vec<u8> {
     const GRE: u8 = 47;
     const SCTP: u8 = 132;

@@ -74,7 +74,7 @@ const fn drop(reason: Reason) -> Expected {
     Expected::new(Verdict::Drop, reason)
 }
 
-/// Passes, since the services allow the sources; no services if the packet has no port.
+/// Passes, because the services allow the sources; no services if the packet has no port.
 const fn allowed(sources: &'static str, services: &'static str) -> Expected {
     Expected {
         sources,
@@ -102,7 +102,7 @@ const UNCOVERED: Expected = Expected {
 
 const ANSWER: Expected = pass(Reason::Answer);
 
-/// Dropped whatever follows in the frame.
+/// Dropped, independent of the rest of the frame.
 const MALFORMED: Expected = drop(Reason::Malformed);
 
 /// Malformed because the frame ends.

@@ -1,5 +1,5 @@
-//! One publish after the other, of which some change one prefix and some many: the kernel's table is what was
-//! published last, whichever way it went there, and so are the verdicts.
+//! Publishes that change one prefix, in place, or many prefixes, in another slot: after each publish, table and verdicts
+//! are those of the last published policy.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ use super::{is_long, runner};
 const CONFIG: &str = "interfaces = ['eth0']\n[services.web]\nports = ['tcp/443']\nallow = ['one']\n\
                       [sources.one]\nprefixes = ['192.0.2.1']\n";
 
-/// Inside each other, beside each other, and of both families.
+/// Nested and adjacent prefixes of both families.
 const PREFIXES: [&str; 9] = [
     "0.0.0.0/0",
     "198.18.0.0/15",
@@ -56,7 +56,7 @@ fn rules(lookup: Engine) -> Rules {
 /// The match id of each prefix.
 type Model = BTreeMap<IpNet, u32>;
 
-/// Whether an id reaches the service.
+/// Reports whether an id reaches the service.
 const fn reaches(id: u32) -> bool {
     id != 2
 }
@@ -93,11 +93,9 @@ fn in_kernel(kernel: &Kernel) -> Vec<(IpNet, Grant)> {
         .collect()
 }
 
-/// By the longest prefix, and by nothing but what it says.
+/// Returns the verdict for a source by its longest prefix.
 fn verdict(model: &Model, source: &str) -> Verdict {
-    let source: Ipv4Net = format!("{source}/32")
-        .parse()
-        .expect("an address of this file");
+    let source: Ipv4Net = format!("{source}/32").parse().expect("an address");
     let containing = model
         .iter()
         .filter(|(prefix, _)| prefix.contains(&IpNet::V4(source)));
@@ -108,7 +106,7 @@ fn verdict(model: &Model, source: &str) -> Verdict {
 }
 
 #[test]
-fn the_kernels_table_is_what_was_published_last() {
+fn the_table_matches_the_last_publish() {
     require_root!();
     for engine in ENGINES {
         publish_in_turn(rules(engine));
@@ -120,7 +118,7 @@ fn publish_in_turn(rules: Rules) {
     let kernel = RefCell::new(Kernel::new());
     let grant = prop_oneof![Just(None), (1..4_u32).prop_map(Some)];
     let prefix = select(&PREFIXES[..]).prop_map(|text| text.parse().expect("a prefix"));
-    // Mostly one, so that many publishes in a row are in place.
+    // Usually one change, so that many consecutive publishes are in place.
     let changes = prop_oneof![
         4 => vec((prefix.clone(), grant.clone()), 1),
         1 => vec((prefix, grant), 0..4),
@@ -135,9 +133,9 @@ fn publish_in_turn(rules: Rules) {
         let mut kernel = kernel.borrow_mut();
         let mut model = Model::new();
         kernel.publish_on(&tables(&base, &model), Mode::Enforce, rules, &[]);
-        for (changes, is_taken_back, is_observed) in publishes {
+        for (changes, is_rolled_back, is_observed) in publishes {
             let before = (model.clone(), kernel.view().control().expect("a word"));
-            let found = is_taken_back.then(|| kernel.in_force());
+            let found = is_rolled_back.then(|| kernel.applied_state());
             for (prefix, grant) in changes {
                 match grant {
                     Some(grant) => model.insert(prefix, grant),
@@ -157,7 +155,7 @@ fn publish_in_turn(rules: Rules) {
                 .into_iter()
                 .filter(|prefix| model.get(prefix) != before.0.get(prefix))
                 .count();
-            // After one that was taken back nobody knows what is in the kernel.
+            // After a rollback, the dataplane does not know the contents of the slots, so any publish may use another slot.
             if differing > 1 || now.observe != before.1.observe {
                 prop_assert_ne!(now.slot, before.1.slot, "{} in place", differing);
             }
@@ -176,7 +174,7 @@ fn publish_in_turn(rules: Rules) {
     done.unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// Else a hundred thousand others would be written again for one.
+/// A change of one prefix must not write a hundred thousand others again.
 #[test]
 fn one_prefix_among_many_changes_in_place() {
     require_root!();
@@ -188,8 +186,8 @@ fn one_prefix_among_many_changes_in_place() {
 fn change_one_among_many(rules: Rules) {
     let base = Compiled::of(CONFIG).tables;
     let mut kernel = Kernel::new();
-    let many = (0..100_000_u32).map(|place| {
-        let prefix = Ipv4Net::new((0x0a00_0000 + 2 * place).into(), 32).expect("a prefix");
+    let many = (0..100_000_u32).map(|index| {
+        let prefix = Ipv4Net::new((0x0a00_0000 + 2 * index).into(), 32).expect("a prefix");
         (IpNet::V4(prefix), 1)
     });
     let mut model: Model = many.collect();

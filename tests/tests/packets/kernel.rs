@@ -1,4 +1,4 @@
-//! The shipped programs in the kernel, loaded with maps of their own and attached nowhere.
+//! The shipped programs, loaded into the kernel with their own maps, and not attached.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -26,30 +26,30 @@ pub(crate) const XDP_PASS: u32 = 2;
 /// The interface of slot 0.
 pub(crate) const INTERFACE: &str = "eth0";
 
-/// The programs, loaded and attached nowhere.
+/// The loaded programs, not attached.
 pub(crate) struct Kernel {
     scratch: Scratch,
     dataplane: Dataplane,
-    /// By slot of the interface.
+    /// The programs of each slot.
     objects: Vec<Ebpf>,
     marking: Marking,
     marks: RefCell<Array<MapData, Marking>>,
     foreign_ports: RefCell<Array<MapData, ForeignPort>>,
-    /// Whether ports that were a service's are this host's at once.
+    /// Whether the host's ports are trusted at once after a service had them.
     pub(crate) trusts_ports: bool,
-    /// Whether it is the programs that find out whether marks are evicted.
+    /// Whether the programs detect evicted marks; otherwise the test sets the state.
     pub(crate) keeps_crowding: bool,
 }
 
 impl Kernel {
-    /// For one interface.
+    /// Loads the programs for one interface.
     pub(crate) fn new() -> Self {
         Self::with_slots(1)
     }
 
-    /// For so many interfaces.
+    /// Loads the programs for this number of interfaces.
     pub(crate) fn with_slots(slots: u32) -> Self {
-        let scratch = Scratch::new().expect("a folder for pins");
+        let scratch = Scratch::new().expect("a directory for pins");
         let dataplane = Dataplane::open(scratch.pin_dir(), Some(8192)).expect("maps");
         let objects = load(&dataplane, slots);
         let map = |name: &str| {
@@ -87,7 +87,7 @@ impl Kernel {
         }
     }
 
-    /// The entry of a local UDP port.
+    /// Returns the entry of a local UDP port.
     pub(crate) fn foreign_port(&self, port: u16) -> ForeignPort {
         let ports = self.foreign_ports.borrow();
         ports.get(&port.into(), 0).expect("a port")
@@ -99,18 +99,18 @@ impl Kernel {
         ports.set(port.into(), known, 0).expect("a port");
     }
 
-    /// Whether the programs found that marks may be evicted.
+    /// Reports whether the programs have detected that marks may be evicted.
     pub(crate) fn found_crowding(&self) -> bool {
-        let marking = self.marks.borrow().get(&0, 0).expect("one");
+        let marking = self.marks.borrow().get(&0, 0).expect("an entry");
         marking.crowded_until != 0
     }
 
-    /// The state that [`Self::set_marking`] set.
+    /// Returns the state that [`Self::set_marking`] has set.
     pub(crate) fn marking(&self) -> Marking {
         self.marking
     }
 
-    /// Removes all entries of a table of flows.
+    /// Removes all entries of a flow table.
     pub(crate) fn clear(&mut self, name: &str) {
         let mut table = self.flow_table(name);
         let keys: Vec<Flow> = table.keys().flatten().collect();
@@ -119,7 +119,7 @@ impl Kernel {
         }
     }
 
-    /// Sets the state of the marks of foreign flows, for each packet that is sent from now on.
+    /// Sets the state of the marks of foreign flows, for all packets that are sent later.
     pub(crate) fn set_marking(&mut self, marking: Marking) {
         self.marking = marking;
     }
@@ -129,8 +129,8 @@ impl Kernel {
         self.publish_on(tables, mode, rules(default), &[]);
     }
 
-    /// Interfaces that some service is limited to get slots in the order of their names when they are
-    /// published first.
+    /// Publishes for these interfaces. An interface that a service is limited to gets a slot at its first publish, in the
+    /// order of names.
     pub(crate) fn publish_on(
         &mut self,
         tables: &Tables,
@@ -144,7 +144,7 @@ impl Kernel {
             .publish(tables, mode, &rules, &interfaces)
             .expect("a publish");
         if self.dataplane.table_bytes() != before {
-            // The dataplane does the same for links.
+            // The dataplane also replaces programs when the size of the tables changes.
             self.objects = load(&self.dataplane, self.objects.len() as u32);
         }
     }
@@ -159,16 +159,16 @@ impl Kernel {
     }
 
     /// Requires that the next change is confirmed within this time.
-    pub(crate) fn guard(&mut self, within: Duration) {
-        self.dataplane.arm_rollback(within).expect("a guard");
+    pub(crate) fn arm_rollback(&mut self, within: Duration) {
+        self.dataplane.arm_rollback(within).expect("a fallback");
     }
 
-    pub(crate) fn in_force(&self) -> AppliedState {
+    pub(crate) fn applied_state(&self) -> AppliedState {
         self.dataplane.applied_state().expect("pinned maps")
     }
 
     pub(crate) fn restore(&mut self, found: &AppliedState) {
-        self.dataplane.restore(found).expect("to go back");
+        self.dataplane.restore(found).expect("a rollback");
     }
 
     /// Runs the filter on a frame, and returns its return code.
@@ -190,9 +190,9 @@ impl Kernel {
         self.test_run(slot, frame_of(frame))
     }
 
-    /// Runs the filter on a frame whose first buffer has this many bytes. Needs Linux 6.18.
-    pub(crate) fn run_in_pieces(&self, frame: &[u8], first: usize) -> u32 {
-        // The kernel's `struct xdp_md`, of which only the first two are looked at: data, data_end.
+    /// Runs the filter on a frame whose linear part has this size. Needs Linux 6.18.
+    pub(crate) fn run_with_linear_size(&self, frame: &[u8], first: usize) -> u32 {
+        // The kernel's `struct xdp_md`, of which a test run reads only `data` and `data_end`.
         let mut context = [0; 24];
         context[4..8].copy_from_slice(&(first as u32).to_ne_bytes());
         let run = TestRunOptions {
@@ -218,12 +218,12 @@ impl Kernel {
 
     /// Runs the flow tracker of a slot on a frame.
     pub(crate) fn send_on(&self, slot: usize, frame: &[u8]) {
-        /// To the next program, whatever the frame is.
+        /// The return code that continues with the next program.
         const TCX_NEXT: u32 = u32::MAX;
-        // However many marks there are on however many CPUs.
+        // The state does not depend on the number of marks and CPUs.
         if !self.keeps_crowding {
             let mut marks = self.marks.borrow_mut();
-            marks.set(0, self.marking, 0).expect("room for one");
+            marks.set(0, self.marking, 0).expect("an array");
         }
         if self.trusts_ports {
             self.trust_port_of(frame);
@@ -238,7 +238,7 @@ impl Kernel {
     }
 
     /// Removes all flows.
-    pub(crate) fn forget_sent(&mut self) {
+    pub(crate) fn clear_flows(&mut self) {
         let mut ports = std::collections::BTreeSet::new();
         for name in [FLOWS, PEERS, FOREIGN] {
             let mut flows = self.flow_table(name);
@@ -252,7 +252,7 @@ impl Kernel {
         if !ports.is_empty() {
             let map = object.map_mut(PORTS).expect("a map");
             let mut in_use: Array<_, PortsInUse> = map.try_into().expect("of ports");
-            in_use.set(0, NO_PORTS, 0).expect("room for one");
+            in_use.set(0, NO_PORTS, 0).expect("an array");
         }
         let mut foreign = self.foreign_ports.borrow_mut();
         for port in ports {
@@ -263,7 +263,7 @@ impl Kernel {
         self.set_marking(ARMED);
     }
 
-    /// One of the tables of flows.
+    /// Opens a flow table.
     pub(crate) fn flow_table(&mut self, name: &str) -> HashMap<&mut MapData, Flow, FlowEntry> {
         let map = self.objects[0].map_mut(name).expect("a map");
         map.try_into().expect("of flows")
@@ -294,7 +294,7 @@ impl Kernel {
     }
 }
 
-/// Every interface is armed.
+/// The state in which every interface is armed.
 const ARMED: Marking = Marking {
     armed: u64::MAX,
     crowded_until: 0,
@@ -304,17 +304,17 @@ const NO_PORTS: PortsInUse = PortsInUse {
     until: [[0; 1 << 16]; 3],
 };
 
-/// The programs for so many slots.
+/// Loads the programs for this number of slots.
 fn load(dataplane: &Dataplane, slots: u32) -> Vec<Ebpf> {
     (0..slots)
         .map(|slot| {
             let mut object = dataplane.load_program(slot, false).expect("a program");
-            let egress: &mut SchedClassifier = object
+            let tracker: &mut SchedClassifier = object
                 .program_mut(TRACKER_PROGRAM)
                 .expect("in the object")
                 .try_into()
                 .expect("a classifier");
-            egress.load().expect("a program that notes what is sent");
+            tracker.load().expect("the flow tracker");
             object
         })
         .collect()
@@ -339,14 +339,14 @@ fn frame_of(frame: &[u8]) -> TestRunOptions<'_> {
     }
 }
 
-/// The kernel's release, such as `6.1.0-50-amd64`.
+/// Returns the kernel's release, such as `6.1.0-50-amd64`.
 pub(crate) fn release() -> String {
-    let name = nix::sys::utsname::uname().expect("every kernel has a name");
+    let name = nix::sys::utsname::uname().expect("the system information");
     name.release().to_string_lossy().into_owned()
 }
 
-/// Whether a test frame's first piece can be shorter than a page there: since Linux 6.18.
-pub(crate) fn takes_pieces(release: &str) -> bool {
+/// Reports whether the linear part of a test frame can be shorter than a page (since Linux 6.18).
+pub(crate) fn supports_linear_size(release: &str) -> bool {
     let mut numbers = release.split(['.', '-']).map(str::parse::<u32>);
     match (numbers.next(), numbers.next()) {
         (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (6, 18),

@@ -1,7 +1,6 @@
-//! The shipped kernel programs under `BPF_PROG_TEST_RUN`: hand-made frames, each with the end that it
-//! must come to (`frames`, `check`), random scenarios against the linear model (`random`), against nftables
-//! (`oracle`), and against what `explain` says (`explain`). The host's copy of the same logic is asked the same,
-//! so that the two can be trusted to be one.
+//! The shipped kernel programs under `BPF_PROG_TEST_RUN`: hand-made frames with expected decisions (`frames`, `check`), and
+//! random scenarios against the model (`random`), nftables (`oracle`) and `explain` (`explain`). The same packet logic,
+//! compiled for the host, runs the same frames, so that tests on the host are valid for the kernel.
 
 mod check;
 mod explain;
@@ -36,7 +35,7 @@ use check::Compiled;
 use frames::{Group, VENDOR, config, groups, tcp};
 use kernel::{INTERFACE, Kernel, XDP_DROP, XDP_PASS};
 
-/// Under every configuration, unchanged and lengthened.
+/// Runs each frame under each configuration, unchanged and lengthened.
 #[test]
 fn the_kernel_decides_each_row() {
     require_root!();
@@ -47,10 +46,12 @@ fn the_kernel_decides_each_row() {
 fn the_kernel_decides_each_row_in_two_buffers() {
     require_root!();
     let release = kernel::release();
-    if !kernel::takes_pieces(&release) {
-        skip!("Linux {release} runs no test frame in pieces of a chosen size (6.18 brought it)");
+    if !kernel::supports_linear_size(&release) {
+        skip!(
+            "Linux {release} cannot run a test frame with a linear part of a chosen size (added in 6.18)"
+        );
     }
-    check::in_pieces(&groups());
+    check::in_two_buffers(&groups());
 }
 
 /// Runs without root.
@@ -77,7 +78,7 @@ fn an_expired_first_change_passes_everything() {
     require_root!();
     let groups = groups();
     let mut kernel = Kernel::new();
-    kernel.guard(Duration::ZERO);
+    kernel.arm_rollback(Duration::ZERO);
     Compiled::of(&tracking(&groups).config).publish(&mut kernel);
     let rows = || groups.iter().flat_map(|group| &group.rows);
     for row in rows() {
@@ -85,7 +86,7 @@ fn an_expired_first_change_passes_everything() {
     }
     let passed = kernel.counters().get(Verdict::Pass, Reason::Default);
     assert_eq!(passed, rows().count() as u64);
-    kernel.guard(Duration::from_hours(1));
+    kernel.arm_rollback(Duration::from_hours(1));
     assert!(kernel.view().control().expect("a word").open);
 }
 
@@ -105,9 +106,9 @@ fn the_kernel_and_the_host_agree_on_mutated_frames() {
         .iter()
         .for_each(|frame| host.send(INTERFACE, frame));
 
-    let takes_pieces = kernel::takes_pieces(&kernel::release());
+    let supports_linear_size = kernel::supports_linear_size(&kernel::release());
     let rows = groups.iter().flat_map(|group| &group.rows);
-    // Longer frames are in pieces, of which the kernel judges the first 512 bytes.
+    // Longer frames have fragments, and the kernel program reads only their first 512 bytes.
     let originals: Vec<Vec<u8>> = rows
         .map(|row| row.frame.clone())
         .filter(|frame| frame.len() <= 3000)
@@ -115,10 +116,10 @@ fn the_kernel_and_the_host_agree_on_mutated_frames() {
     let changes = vec((any::<Index>(), any::<u8>()), 0..4);
     let shape = (select(originals), changes, 14..200_usize, 0..80_usize);
     let mutated = shape.prop_map(|(mut frame, changes, length, first)| {
-        for (place, byte) in changes {
-            // Mostly in the headers, however long the frame is.
-            let place = place.index(frame.len().min(100));
-            frame[place] = byte;
+        for (index, byte) in changes {
+            // Usually in the headers, independent of the length of the frame.
+            let offset = index.index(frame.len().min(100));
+            frame[offset] = byte;
         }
         if length < 100 {
             frame.resize(length, 0xa5);
@@ -136,8 +137,8 @@ fn the_kernel_and_the_host_agree_on_mutated_frames() {
         let decision = host.receive(INTERFACE, &frame);
         let mut expected = kernel.counters();
         *expected.cell(decision.verdict, decision.reason) += 1;
-        if takes_pieces && (14..frame.len()).contains(&first) {
-            kernel.run_in_pieces(&frame, first);
+        if supports_linear_size && (14..frame.len()).contains(&first) {
+            kernel.run_with_linear_size(&frame, first);
         } else {
             kernel.run(&frame);
         }
@@ -147,38 +148,38 @@ fn the_kernel_and_the_host_agree_on_mutated_frames() {
     done.unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// The default `max_prefixes` fit; each is found, and no address next to one is.
+/// The default `max_prefixes` fit; lookups find the prefixes, and not the adjacent addresses.
 #[test]
 fn a_million_prefixes_fit() {
     require_root!();
-    let config = config("").replace("192.0.2.0/28", "203.0.113.1"); // no room in the text for a million
+    let config = config("").replace("192.0.2.0/28", "203.0.113.1"); // replaced below
     let config = Config::parse(&config, "test.toml".as_ref()).expect("a configuration");
     let mut snapshot = model::static_snapshot(&config.policy);
-    let even = |place: u32| Ipv4Addr::from_bits(0x0a00_0000 + 2 * place);
+    let even = |index: u32| Ipv4Addr::from_bits(0x0a00_0000 + 2 * index);
     let vendor = snapshot.get_mut("vendor").expect("a source");
     vendor.prefixes = (0..1_000_000)
-        .map(|place| IpNet::from(IpAddr::from(even(place))))
+        .map(|index| IpNet::from(IpAddr::from(even(index))))
         .collect();
     let compiled = |limit| compile(&config.policy, &snapshot, limit, &Names::default());
     assert!(
         compiled(1_000_000).is_err(),
-        "the office's do not fit besides"
+        "the office's prefixes exceed the limit"
     );
-    let tables = compiled(1_000_002).expect("all of them fit");
+    let tables = compiled(1_000_002).expect("all prefixes fit");
     let mut kernel = Kernel::new();
     kernel.publish(&tables, Mode::Enforce, Verdict::Pass);
-    for place in [0, 1, 499_999, 999_999] {
-        let address = even(place);
-        let beside = Ipv4Addr::from_bits(address.to_bits() + 1);
+    for index in [0, 1, 499_999, 999_999] {
+        let address = even(index);
+        let adjacent = Ipv4Addr::from_bits(address.to_bits() + 1);
         assert_eq!(
             kernel.run(&tcp(&address.to_string(), 443)),
             XDP_PASS,
             "{address}"
         );
         assert_eq!(
-            kernel.run(&tcp(&beside.to_string(), 443)),
+            kernel.run(&tcp(&adjacent.to_string(), 443)),
             XDP_DROP,
-            "{beside}"
+            "{adjacent}"
         );
     }
     assert_eq!(kernel.view().entries().expect("a list").len(), 1_000_002);

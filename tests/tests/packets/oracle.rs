@@ -1,9 +1,8 @@
-//! A second opinion: the same policy as nftables rules in a namespace of its own, and the same frames over
-//! a link to it. The kernel's own parser, its own sets and its own rules must come to the same verdicts.
+//! nftables as an oracle: the same policy as nftables rules in a separate namespace, which receives the same frames over a
+//! link. The parser, sets and rules of nftables must produce the same verdicts as the filter.
 //!
-//! `rules` renders a policy, `judge` sends frames and reads what became of them. Where the two are meant
-//! to differ, [`DIFFERENCES`] says for which frames and why; a difference that is not listed fails, and
-//! so does a listed one that is gone.
+//! `rules` renders a policy; `judge` sends frames and reads their verdicts. [`DIFFERENCES`] lists the permitted differences
+//! with their reasons. The test fails if an unlisted difference appears, or a listed one disappears.
 
 mod judge;
 mod rules;
@@ -29,16 +28,16 @@ use crate::{is_long, runner};
 
 use judge::Judge;
 
-/// Ports that random policies' ranges begin and end at, and some beside them.
+/// Ports at the edges of the ranges of random policies, and adjacent ones.
 const PORTS: [u16; 10] = [1, 2, 22, 80, 443, 444, 445, 8080, 65_534, 65_535];
 
-/// Longer frames do not fit the link.
+/// The maximum frame length of the link.
 const LONGEST: usize = 1514;
 
-/// Rows that the two judge differently.
+/// Rows for which nftables and the filter have different verdicts.
 struct Difference {
     why: &'static str,
-    /// The default verdicts under which it shows: under the other one both happen to say the same.
+    /// The default verdicts under which the verdicts differ; under the other one, they are equal by chance.
     defaults: &'static [DefaultVerdict],
     rows: &'static [&'static str],
 }
@@ -49,7 +48,7 @@ const DROP: &[DefaultVerdict] = &[DefaultVerdict::Drop];
 
 const DIFFERENCES: &[Difference] = &[
     Difference {
-        why: "the kernel takes off one tag, and what has another one is not IP to nftables",
+        why: "the kernel removes one tag, and nftables does not recognise IP behind another one",
         defaults: BOTH,
         rows: &[
             "two tags, stranger",
@@ -61,13 +60,13 @@ const DIFFERENCES: &[Difference] = &[
             "tagged TCP, cut after 41 bytes",
             "tagged TCP, cut after 42 bytes",
             "tagged TCP, cut after 61 bytes",
-            "three tags hide what is in them",
+            "three tags around TCP",
             "three tags, 802.1ad outside",
-            "three tags around what is not IP",
+            "three tags around LLDP",
         ],
     },
     Difference {
-        why: "to nftables at ingress, padding behind a packet is part of it",
+        why: "at ingress, nftables treats padding as part of the packet",
         defaults: BOTH,
         rows: &[
             "total length cuts the TCP header; padding is no header",
@@ -86,17 +85,17 @@ const DIFFERENCES: &[Difference] = &[
         rows: &["extension header a little past the packet"],
     },
     Difference {
-        why: "nftables takes an authentication header for the transport's, and looks no further",
+        why: "nftables treats an authentication header as the transport header",
         defaults: PASS,
         rows: &["an authentication header past the packet"],
     },
     Difference {
-        why: "nftables takes an authentication header for the transport's, and looks no further",
+        why: "nftables treats an authentication header as the transport header",
         defaults: DROP,
         rows: &[
             "authentication header, vendor",
             "a first fragment whose options are behind its header, vendor",
-            "AH over IPv6 is looked through",
+            "AH over IPv6 is skipped",
         ],
     },
     Difference {
@@ -111,23 +110,23 @@ const DIFFERENCES: &[Difference] = &[
         ],
     },
     Difference {
-        why: "of two fragment headers, nftables compares the first, which does not say that it is a later one",
+        why: "nftables reads only the first of two fragment headers, which is not that of a later fragment",
         defaults: DROP,
         rows: &["a fragment inside a fragment"],
     },
 ];
 
-/// Leaves the test where there is no nft.
+/// Skips the test if `nft` is not installed.
 macro_rules! require_nft {
     () => {
         require_root!();
         if !judge::is_installed() {
-            skip!("there is no `nft`: run `apt-get install nftables`");
+            skip!("`nft` is not installed: run `apt-get install nftables`");
         }
     };
 }
 
-/// Every group of frames, but for those that need a memory of what was sent.
+/// Compares all groups of frames except those with flow tracking or in observe mode.
 #[test]
 fn nftables_agrees_on_every_frame() -> anyhow::Result<()> {
     require_nft!();
@@ -147,10 +146,10 @@ fn nftables_agrees_on_every_frame() -> anyhow::Result<()> {
         let rows: Vec<_> = rows.filter(|row| row.frame.len() <= LONGEST).collect();
         let frames: Vec<&[u8]> = rows.iter().map(|row| row.frame.as_slice()).collect();
         let verdicts = judge.verdicts(&rules, &frames)?;
-        for (row, theirs) in rows.into_iter().zip(verdicts) {
-            let ours = kernel.verdict(&row.frame);
-            if ours != theirs {
-                different.insert(found(&row.description, config.rules.default));
+        for (row, by_nftables) in rows.into_iter().zip(verdicts) {
+            let by_filter = kernel.verdict(&row.frame);
+            if by_filter != by_nftables {
+                different.insert(key(&row.description, config.rules.default));
             }
         }
     }
@@ -159,36 +158,36 @@ fn nftables_agrees_on_every_frame() -> anyhow::Result<()> {
         .iter()
         .filter(|row| !listed.contains_key(*row))
         .collect();
-    assert!(
-        unlisted.is_empty(),
-        "judged differently, and not listed: {unlisted:#?}"
-    );
+    assert!(unlisted.is_empty(), "unlisted differences: {unlisted:#?}");
     let gone: Vec<_> = listed
         .iter()
         .filter(|(row, _)| !different.contains(*row))
         .collect();
-    assert!(gone.is_empty(), "listed, and judged alike: {gone:#?}");
+    assert!(
+        gone.is_empty(),
+        "listed differences without effect: {gone:#?}"
+    );
     Ok(())
 }
 
-/// Each row that differs, and why it may.
+/// Returns the permitted differences with their reasons.
 fn listed() -> BTreeMap<String, &'static str> {
     let mut listed = BTreeMap::new();
     for difference in DIFFERENCES {
         for row in difference.rows {
             for default in difference.defaults {
-                listed.insert(found(row, *default), difference.why);
+                listed.insert(key(row, *default), difference.why);
             }
         }
     }
     listed
 }
 
-fn found(row: &str, default: DefaultVerdict) -> String {
+fn key(row: &str, default: DefaultVerdict) -> String {
     format!("default {default:?}: {row}")
 }
 
-/// Random policies, and packets that hit their edges, in several shapes.
+/// Compares random policies, with packets of several forms at the edges of prefixes and port ranges.
 #[test]
 fn nftables_agrees_on_random_scenarios() -> anyhow::Result<()> {
     require_nft!();
@@ -198,7 +197,7 @@ fn nftables_agrees_on_random_scenarios() -> anyhow::Result<()> {
     let shape = (scenarios(0), vec(any::<u64>(), packets));
     let done = runner(cases).run(&shape, |(scenario, seeds)| {
         let (policy, snapshot) = (&scenario.policy, &scenario.snapshot);
-        // Nothing in nftables is like tracking by what was sent.
+        // nftables has no equivalent of the flow table at ingress.
         let rules = Rules {
             return_traffic: ReturnTraffic::Off,
             ..scenario.rules
@@ -210,10 +209,18 @@ fn nftables_agrees_on_random_scenarios() -> anyhow::Result<()> {
         let frames: Vec<Vec<u8>> = seeds.iter().map(|seed| random(*seed, &sources)).collect();
         let slices: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
         let text = rules::render(policy, snapshot, rules, INTERFACE);
-        let verdicts = judge.verdicts(&text, &slices).expect("nftables judges");
-        for (place, theirs) in verdicts.into_iter().enumerate() {
-            let ours = kernel.verdict(&frames[place]);
-            proptest::prop_assert_eq!(ours, theirs, "{:?} {:02x?}", scenario, &frames[place]);
+        let verdicts = judge
+            .verdicts(&text, &slices)
+            .expect("verdicts of nftables");
+        for (index, by_nftables) in verdicts.into_iter().enumerate() {
+            let by_filter = kernel.verdict(&frames[index]);
+            proptest::prop_assert_eq!(
+                by_filter,
+                by_nftables,
+                "{:?} {:02x?}",
+                scenario,
+                &frames[index]
+            );
         }
         Ok(())
     });
@@ -221,7 +228,7 @@ fn nftables_agrees_on_random_scenarios() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A packet from one of these sources, as it is, in a tag, with options, or a fragment of it.
+/// Generates a packet from one of the sources: unchanged, tagged, with options, or as a later fragment.
 fn random(seed: u64, sources: &[IpAddr]) -> Vec<u8> {
     let pick = |shift: u32, of: usize| (seed >> shift) as usize % of;
     let source = sources[pick(0, sources.len())];

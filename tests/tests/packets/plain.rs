@@ -1,22 +1,22 @@
-//! Plain packets, which the kernel program parses in one go, against how every frame is parsed. Runs without root.
+//! Compares the parser of the fast path with the complete parser. Runs without root.
 
 use allowlist_common::packet::{Contents, Packet, parse, parse_fast};
 
 use super::frames::groups;
 
-fn in_one_go(frame: &[u8]) -> Option<Packet> {
+fn fast(frame: &[u8]) -> Option<Packet> {
     parse_fast(frame, Some, Some)
 }
 
-/// Every hand-made frame, each of its starts, and each with one bit changed in the part that headers are in.
+/// Parses all hand-made frames, all their beginnings, and all variants with one changed bit in the headers.
 #[test]
-fn a_plain_packet_is_what_parsing_says() {
+fn the_fast_path_agrees_with_the_parser() {
     const HEADERS: usize = 14 + 8 + 40 + 60;
-    let mut plain_ones = 0;
+    let mut parsed = 0;
     let mut check = |frame: &[u8]| {
-        if let Some(packet) = in_one_go(frame) {
+        if let Some(packet) = fast(frame) {
             assert_eq!(Ok(Contents::Ip(packet)), parse(frame), "{frame:02x?}");
-            plain_ones += 1;
+            parsed += 1;
         }
     };
     for row in groups().iter().flat_map(|group| &group.rows) {
@@ -24,20 +24,20 @@ fn a_plain_packet_is_what_parsing_says() {
         for length in 0..=frame.len().min(10_000) {
             check(&frame[..length]);
         }
-        for place in 0..frame.len().min(HEADERS) {
+        for offset in 0..frame.len().min(HEADERS) {
             for bit in 0..8 {
-                frame[place] ^= 1 << bit;
+                frame[offset] ^= 1 << bit;
                 check(&frame);
-                frame[place] ^= 1 << bit;
+                frame[offset] ^= 1 << bit;
             }
         }
     }
-    assert!(plain_ones > 10_000, "only {plain_ones}");
+    assert!(parsed > 10_000, "only {parsed}");
 }
 
-/// What most of the world sends is plain: else the short way is there for nothing.
+/// The fast path accepts the most frequent packets.
 #[test]
-fn common_packets_are_plain() {
+fn the_fast_path_accepts_common_packets() {
     use allowlist_tests::lab::frame;
     let ends = |from: &str, to: &str| (from.parse().expect("one"), to.parse().expect("one"));
     for (from, to) in [
@@ -51,9 +51,9 @@ fn common_packets_are_plain() {
         ] {
             let tagged = frame::tagged(untagged.clone(), &[(0x8100, 7)]);
             let twice = frame::tagged(untagged.clone(), &[(0x88a8, 7), (0x8100, 8)]);
-            assert!(in_one_go(&untagged).is_some_and(|packet| packet.vlan == 0));
-            assert!(in_one_go(&tagged).is_some_and(|packet| packet.vlan == 7));
-            assert!(in_one_go(&twice).is_none());
+            assert!(fast(&untagged).is_some_and(|packet| packet.vlan == 0));
+            assert!(fast(&tagged).is_some_and(|packet| packet.vlan == 7));
+            assert!(fast(&twice).is_none());
         }
     }
 }

@@ -1,9 +1,9 @@
-//! A player: random orders of outside packets, host sends, mode changes, reloads, restarts and time, by the logic
-//! that ships (`pure`) and by the kernel's programs (`in_kernel`), against a plain model (`expected`).
+//! A player: random sequences of received and sent packets, mode changes, reloads, restarts and time steps, in the shipped
+//! packet logic (`pure`) and in the kernel programs (`in_kernel`), compared with a model (`expected`).
 //!
-//! Invariant that is tested after every step: no flow is alive as this host's own if its first packet came from
-//! outside, or if nothing but answers to stray packets has extended it. Flows that this host certainly initiated
-//! are alive. The seed and the number of steps are printed.
+//! Invariant, tested after each step: no flow is alive as the host's own if its first packet was received, or if only
+//! answers to stray packets have extended it. Flows that the host has certainly initiated are alive. The test prints its
+//! seed and number of steps.
 
 mod expected;
 mod in_kernel;
@@ -25,16 +25,16 @@ const ACK: u8 = tcp_flag::ACK;
 const RST: u8 = tcp_flag::RST;
 const FIN: u8 = tcp_flag::FIN;
 
-/// A flow as this host sees it. Few of each, so that they meet again and again.
+/// The endpoints of a flow, as seen by the host. There are few values, so that flows recur often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Ends {
     protocol: u8,
-    /// Which of this host's addresses.
+    /// The index of the host's address.
     local: u8,
     local_port: u16,
-    /// Which of the other sides.
+    /// The index of the remote address.
     remote: u8,
-    /// 0 for ICMP.
+    /// The remote port; 0 for ICMP.
     remote_port: u16,
 }
 
@@ -81,29 +81,29 @@ impl Ends {
 }
 
 const REMOTES: u8 = 3;
-/// The remote that services allow.
+/// The index of the remote address that services allow.
 const FRIEND: u8 = 0;
-/// The port of a service, where there is one.
+/// The port of the service in [`Policy::Served`].
 const SERVED: u16 = 5353;
-/// That, another server's, and two of the range from which this host connects.
+/// The local ports: that of the service, that of another server, and two ephemeral ports.
 const PORTS: [u16; 4] = [SERVED, 7000, 40_000, 50_000];
 
-/// A packet, of either direction.
+/// A received or sent packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Packet {
     ends: Ends,
-    /// TCP's flags; for ICMP 1 for an echo request and 0 for a reply.
+    /// The TCP flags; for ICMP 1 for an echo request and 0 for a reply.
     flags: u8,
 }
 
 /// The policy for packets that are not tracked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Policy {
-    /// `default = "pass"`, nothing is tracked.
+    /// `default = "pass"`, without tracking.
     Open,
     /// `default = "drop"` and no service.
     Closed,
-    /// And one for [`SERVED`] by UDP, which allows [`FRIEND`].
+    /// `default = "drop"` and a service for UDP port [`SERVED`], which allows [`FRIEND`].
     Served,
     /// `default = "drop"` and a service for all ports, which allows [`FRIEND`].
     Shared,
@@ -114,12 +114,12 @@ impl Policy {
         !matches!(self, Self::Open)
     }
 
-    /// Whether a service has a packet's port for itself, so that flows from there are not recorded.
+    /// Reports whether a service alone decides packets to the port, so that flows from the port are not tracked.
     pub(super) fn is_served(self, ends: Ends) -> bool {
         self == Self::Served && self.covers(ends)
     }
 
-    /// Whether a service covers a packet's port.
+    /// Reports whether a service covers the local port.
     pub(super) fn covers(self, ends: Ends) -> bool {
         match self {
             Self::Open | Self::Closed => false,
@@ -132,19 +132,19 @@ impl Policy {
 /// One step.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// A packet arrives; this host replies at once if it gets it, and `replies`.
+    /// A packet arrives. If it passes and `replies` is set, the host replies at once.
     Receive { packet: Packet, replies: bool },
-    /// This host sends.
+    /// The host sends a packet.
     Send(Packet),
-    /// Packets that would be dropped pass from now on, or not.
+    /// Observe mode is switched on or off.
     Observe(bool),
-    /// Another policy.
+    /// Another policy is published.
     Reload(Policy),
-    /// Detach and start.
+    /// The filter is detached and started again.
     Restart,
-    /// Seconds go by.
+    /// Seconds pass.
     Pass(u32),
-    /// Other strangers send, so that marks are evicted.
+    /// Many other addresses send, so that marks are evicted.
     Flood,
 }
 
@@ -186,7 +186,7 @@ impl Step {
 }
 
 impl Step {
-    /// Of the packet, if the step is one.
+    /// Returns the endpoints of the packet, if the step has one.
     fn ends(&self) -> Option<Ends> {
         match self {
             Self::Receive { packet, .. } | Self::Send(packet) => Some(packet.ends),
@@ -194,7 +194,7 @@ impl Step {
         }
     }
 
-    /// Whether the step is about packets between these ends, to and from any of this host's addresses, or about all.
+    /// Reports whether the step concerns these endpoints with any address of the host, or all packets.
     fn concerns(&self, ends: Ends) -> bool {
         self.ends()
             .is_none_or(|others| Ends { local: 0, ..others } == Ends { local: 0, ..ends })
@@ -203,7 +203,7 @@ impl Step {
 
 /// The implementation under test.
 pub(super) trait Subject {
-    /// Whether the packet passes.
+    /// Receives a packet, and reports whether it passes.
     fn receive(&mut self, packet: &Packet) -> bool;
     fn send(&mut self, packet: &Packet);
     /// Publishes a policy in enforce or observe mode.
@@ -212,11 +212,11 @@ pub(super) trait Subject {
     fn restart(&mut self);
     fn pass(&mut self, seconds: u32);
     fn flood(&mut self);
-    /// Whether a flow is alive as this host's own.
+    /// Reports whether a flow is alive as the host's own.
     fn is_own(&mut self, ends: Ends) -> bool;
 }
 
-/// Plays so many steps.
+/// Plays `count` steps.
 fn play(subject: &mut impl Subject, seed: u64, count: usize) -> Result<(), String> {
     let mut rng = Rng::with_seed(seed);
     let mut expected = Expected::new();
@@ -279,7 +279,7 @@ fn play(subject: &mut impl Subject, seed: u64, count: usize) -> Result<(), Strin
     Ok(())
 }
 
-/// The reply of this host's network stack.
+/// Returns the reply of the host's network stack.
 fn reply(packet: &Packet, rng: &mut Rng) -> Packet {
     let mut ends = packet.ends;
     let flags = match ends.protocol {
@@ -287,7 +287,7 @@ fn reply(packet: &Packet, rng: &mut Rng) -> Packet {
         TCP => [RST, ACK][rng.usize(..2)],
         ICMP => 0,
         _ => {
-            // Of the address that its route has.
+            // From the address of its route.
             ends.local = rng.u8(..2);
             0
         }
@@ -295,7 +295,7 @@ fn reply(packet: &Packet, rng: &mut Rng) -> Packet {
     Packet { ends, flags }
 }
 
-/// The steps of a sequence.
+/// The number of steps in a sequence.
 const STEPS: usize = 120;
 
 fn seed() -> u64 {

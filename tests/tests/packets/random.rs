@@ -1,6 +1,5 @@
-//! Random scenarios: the kernel's programs and the host's copy of their logic against the model, which
-//! reads the same bytes in its own way. What is sent runs through the program that notes it, so the
-//! kernel's own notes are what answers are told by.
+//! Random scenarios: compares the kernel programs and the packet logic on the host with the model, which has its own
+//! parser. Sent frames run through the flow tracker, so the kernel recognises answers by its own flow table.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -11,7 +10,7 @@ use allowlist_common::verdict::{Reason, Verdict};
 use allowlist_tests::model::dissect::dissect;
 use allowlist_tests::model::host::Host;
 use allowlist_tests::model::policy_strategies::{INTERFACES, Scenario, scenarios};
-use allowlist_tests::model::{ENDS, Model, static_snapshot};
+use allowlist_tests::model::{DECISIONS, Model, static_snapshot};
 use allowlist_tests::require_root;
 use allowlist_user::compile::{Names, Tables, compile};
 use allowlist_user::config::Config;
@@ -25,13 +24,13 @@ use super::{is_long, runner};
 const EVERYWHERE: &str = r#"
     [services.everywhere]
     ports = ["tcp/22"]
-    allow = ["somebody"]
+    allow = ["some"]
     interfaces = ["lan0", "wan0"]
-    [sources.somebody]
+    [sources.some]
     prefixes = ["192.0.2.1"]
 "#;
 
-/// Verdict, reason and what the driver is told: all three for every frame.
+/// Compares verdict, reason and return code for each frame.
 #[test]
 fn random_scenarios_agree_with_the_model() {
     require_root!();
@@ -40,11 +39,11 @@ fn random_scenarios_agree_with_the_model() {
     let done = runner(cases).run(&scenarios(frames), |scenario| {
         let mut kernel = kernel.borrow_mut();
         check(&scenario, &mut kernel).map_err(|wrong| {
-            let smallest = scenario.smallest(wrong.place, |scenario| {
+            let smallest = scenario.smallest(wrong.position, |scenario| {
                 check(scenario, &mut kernel).is_err()
             });
             let wrong = check(&smallest, &mut kernel).err().unwrap_or(wrong);
-            TestCaseError::fail(format!("{}\n{smallest:?}", wrong.what))
+            TestCaseError::fail(format!("{}\n{smallest:?}", wrong.message))
         })
     });
     if let Err(error) = done {
@@ -53,7 +52,7 @@ fn random_scenarios_agree_with_the_model() {
     }
     let kernel = kernel.into_inner();
     let counters = [0, 1].map(|slot| kernel.counters_of(slot));
-    for (verdict, reason) in ENDS {
+    for (verdict, reason) in DECISIONS {
         for counters in &counters {
             let packets = counters.get(verdict, reason);
             assert!(packets > 0, "never {verdict:?} {reason:?}");
@@ -61,7 +60,7 @@ fn random_scenarios_agree_with_the_model() {
     }
 }
 
-/// The programs for every interface of a scenario.
+/// Loads the programs for all interfaces of a scenario.
 pub(crate) fn kernel() -> Kernel {
     let config = Config::parse(EVERYWHERE, "test.toml".as_ref()).expect("a configuration");
     let snapshot = static_snapshot(&config.policy);
@@ -71,11 +70,11 @@ pub(crate) fn kernel() -> Kernel {
     kernel
 }
 
-/// A frame that did not end as the model says.
+/// A frame whose decision differs from the model.
 struct Wrong {
-    /// In the scenario's traffic.
-    place: usize,
-    what: String,
+    /// The position of the frame in the traffic of the scenario.
+    position: usize,
+    message: String,
 }
 
 /// Publishes the policy of a scenario to a kernel without flows, and returns its tables.
@@ -88,7 +87,7 @@ pub(crate) fn publish_scenario(scenario: &Scenario, kernel: &mut Kernel) -> Tabl
     )
     .expect("a small policy");
     kernel.publish_on(&tables, scenario.mode, scenario.rules, &INTERFACES);
-    kernel.forget_sent();
+    kernel.clear_flows();
     tables
 }
 
@@ -99,7 +98,7 @@ fn check(scenario: &Scenario, kernel: &mut Kernel) -> Result<(), Wrong> {
     let mut model = model.in_mode(scenario.mode);
     let mut counted = [0, 1].map(|slot| kernel.counters_of(slot));
     let mut counts = counts(kernel, &tables.names);
-    for (place, moment) in scenario.traffic.iter().enumerate() {
+    for (position, moment) in scenario.traffic.iter().enumerate() {
         let (interface, frame) = (moment.interface, &moment.frame);
         let slot = usize::from(interface == INTERFACES[1]);
         let facts = dissect(frame);
@@ -118,34 +117,33 @@ fn check(scenario: &Scenario, kernel: &mut Kernel) -> Result<(), Wrong> {
         let by_kernel = kernel.receive(slot, frame);
         let before = counted[slot];
         counted[slot] = kernel.counters_of(slot as u32);
-        let ends = ends(&before, &counted[slot]);
+        let decisions = counted_decisions(&before, &counted[slot]);
         if (by_host.verdict, by_host.reason) != (verdict, reason)
-            || ends != [(verdict, reason)]
+            || decisions != [(verdict, reason)]
             || by_kernel != action
         {
-            let what = format!(
-                "the model: {verdict:?} {reason:?}, action {action}\nthe kernel: {ends:?}, action {by_kernel}\nthe host's copy: {by_host:?}\n{facts:?}"
+            let message = format!(
+                "the model: {verdict:?} {reason:?}, action {action}\nthe kernel: {decisions:?}, action {by_kernel}\nthe host: {by_host:?}\n{facts:?}"
             );
-            return Err(Wrong { place, what });
+            return Err(Wrong { position, message });
         }
-        for end in counted_as(&by_host) {
-            *counts.entry(end).or_default() += 1;
+        for counter in counted_as(&by_host) {
+            *counts.entry(counter).or_default() += 1;
         }
     }
     let by_kernel = self::counts(kernel, &tables.names);
     if counts != by_kernel {
-        let what = format!("counted: {by_kernel:?}, and should be: {counts:?}");
-        let place = scenario.traffic.len() - 1;
-        return Err(Wrong { place, what });
+        let message = format!("counted: {by_kernel:?}, expected: {counts:?}");
+        let position = scenario.traffic.len() - 1;
+        return Err(Wrong { position, message });
     }
     Ok(())
 }
 
-/// Packets by what they are counted as, besides the end: the sources that let them in, and the service,
-/// by id. Without what is 0.
+/// The nonzero packet counters of sources and services, by kind and id.
 pub(crate) type Counts = BTreeMap<(&'static str, u32), u64>;
 
-/// What a packet with this end is counted as.
+/// Returns the source and service counters that a packet with this decision increments.
 pub(crate) fn counted_as(decision: &Decision) -> Vec<(&'static str, u32)> {
     let service = if decision.match_id != 0 {
         "passed"
@@ -154,12 +152,12 @@ pub(crate) fn counted_as(decision: &Decision) -> Vec<(&'static str, u32)> {
     } else {
         return Vec::new();
     };
-    let mut ends = vec![("sources", decision.match_id), (service, decision.service)];
-    ends.retain(|(_, id)| *id != 0);
-    ends
+    let mut counters = vec![("sources", decision.match_id), (service, decision.service)];
+    counters.retain(|(_, id)| *id != 0);
+    counters
 }
 
-/// What the kernel counted since its maps were made, under the ids that have names.
+/// Returns the kernel's counters of all ids with names since the maps were created.
 pub(crate) fn counts(kernel: &Kernel, names: &Names) -> Counts {
     let view = kernel.view();
     let sources = view.traffic(names.matches.len()).expect("counts");
@@ -177,14 +175,14 @@ pub(crate) fn counts(kernel: &Kernel, names: &Names) -> Counts {
     all.filter(|(_, packets)| *packets != 0).collect()
 }
 
-/// What was counted between.
-pub(crate) fn ends(before: &Counters, after: &Counters) -> Vec<(Verdict, Reason)> {
-    let mut ends = Vec::new();
+/// Returns the decisions that were counted between two readings.
+pub(crate) fn counted_decisions(before: &Counters, after: &Counters) -> Vec<(Verdict, Reason)> {
+    let mut decisions = Vec::new();
     for verdict in Verdict::ALL {
         for reason in Reason::ALL {
             let packets = after.get(verdict, reason) - before.get(verdict, reason);
-            ends.extend((0..packets).map(|_| (verdict, reason)));
+            decisions.extend((0..packets).map(|_| (verdict, reason)));
         }
     }
-    ends
+    decisions
 }

@@ -1,5 +1,5 @@
-//! Whole generations one after the other while packets are judged on every CPU: none is judged by a table that is being
-//! written, nor by none.
+//! Publishes generations one after the other while packets run on all CPUs: no packet uses a table that is being written,
+//! and each packet has a table.
 
 use std::sync::Mutex;
 use std::thread;
@@ -19,11 +19,11 @@ use super::frames::tcp;
 use super::is_long;
 use super::kernel::Kernel;
 
-/// Addresses of the same /16, so that all of the changes are in one chunk of the range table.
-const FRIEND: &str = "198.18.77.7";
-const STRANGER: &str = "198.18.99.9";
+/// Addresses of the same /16, so that all changes are in one chunk of the range table.
+const ALLOWED: &str = "198.18.77.7";
+const UNLISTED: &str = "198.18.99.9";
 
-/// One of two policies: both let the friend in and not the stranger, and are different in all else that is near.
+/// Returns a policy for a turn. All policies allow the same one of the two addresses, and differ in the prefixes nearby.
 fn tables(turn: u32) -> Tables {
     let text = "[services.web]\nports = ['tcp/443']\nallow = ['a', 'b']\n\
                 [sources.a]\nprefixes = ['198.18.77.0/24']\n\
@@ -44,7 +44,7 @@ fn tables(turn: u32) -> Tables {
 }
 
 #[test]
-fn no_packet_meets_a_table_that_is_written() {
+fn no_packet_uses_a_table_that_is_being_written() {
     require_root!();
     for lookup in [Engine::RangeTable, Engine::LpmTrie] {
         publish_under_load(lookup);
@@ -74,7 +74,7 @@ fn publish_under_load(lookup: Engine) {
         })?;
         Ok(())
     };
-    let frames = [FRIEND, STRANGER].map(|source| tcp(source, 443));
+    let frames = [ALLOWED, UNLISTED].map(|source| tcp(source, 443));
     let runs = with_background_load(judge, frames, || {
         (0..publishes).try_for_each(|turn| {
             let next = &generations[(turn + 1) % generations.len()];
@@ -93,20 +93,19 @@ fn publish_under_load(lookup: Engine) {
             counted(Verdict::Drop, Reason::NotAllowed)
         ],
         runs,
-        "friends let in and strangers refused, of those that came"
+        "passed and dropped packets, compared with the runs"
     );
 }
 
-/// Programs that exist to be measured, and one that takes its time.
+/// The benchmark's programs, and `linger`.
 static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/allowlist-bench-ebpf"));
-/// What `linger` is told, for its packet to go.
-const GO: u64 = 2;
-/// What it stores then, or after some seconds.
-const GONE: u64 = 3;
+/// The state that makes `linger` end.
+const STOP: u64 = 2;
+/// The state that `linger` stores when it ends, at the latest after some seconds.
+const DONE: u64 = 3;
 
-/// A packet that is in the kernel when its slot is left is waited for before that slot is written to again, however long
-/// it takes.
+/// A publish waits for the packets that use a slot before it writes to that slot again, independent of their duration.
 #[test]
 fn a_slot_is_not_written_while_a_packet_lingers() {
     require_root!();
@@ -129,9 +128,9 @@ fn a_slot_is_not_written_while_a_packet_lingers() {
         .expect("the program")
         .try_into()
         .expect("an XDP program");
-    linger.load().expect("the kernel takes it");
+    linger.load().expect("the program loads");
     let lingers = Mutex::new(lingers);
-    let lingers = || lingers.lock().expect("no thread failed with it");
+    let lingers = || lingers.lock().expect("no other thread panicked");
     let state = || lingers().get(&0, 0).expect("its state");
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -144,15 +143,19 @@ fn a_slot_is_not_written_while_a_packet_lingers() {
         while state() == 0 {
             thread::yield_now();
         }
-        publish(2); // leaves a slot that a packet may be looking into
-        assert_ne!(state(), GONE, "the packet was waited for too early");
+        publish(2); // leaves the slot that the program may use
+        assert_ne!(
+            state(),
+            DONE,
+            "the publish waited for the program too early"
+        );
         scope.spawn(|| {
-            // Longer than two publishes take that wait for nobody.
+            // Longer than two publishes without a wait.
             thread::sleep(Duration::from_millis(500));
-            lingers().set(0, GO, 0).expect("a map that can be written");
+            lingers().set(0, STOP, 0).expect("a writable map");
         });
-        publish(0); // and the next one, or the one after it, writes there
+        publish(0); // this publish or the next one writes to that slot
         publish(1);
-        assert_eq!(state(), GONE, "the packet was not waited for");
+        assert_eq!(state(), DONE, "the publish did not wait for the program");
     });
 }

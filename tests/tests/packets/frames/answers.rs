@@ -1,4 +1,4 @@
-//! `return_traffic`: what passes as an answer to what the host sent, and what only looks like one.
+//! `return_traffic`: answers to packets of the host, and packets that only resemble answers.
 
 use allowlist_common::packet::{ICMP, ICMPV6, SCTP, TCP, UDP, tcp_flag};
 use allowlist_common::verdict::Reason;
@@ -13,7 +13,7 @@ use super::{
     ANSWER, Expected, Group, SOURCES, STRAY, UNCOVERED, allowed, config, drop, pass, refused,
 };
 
-/// Whom the host talks to; nobody's.
+/// The remote end of the host's flows, in no source.
 pub(super) const REMOTE: &str = "198.18.0.5";
 pub(super) const REMOTE6: &str = "2001:db8:55::5";
 
@@ -24,7 +24,7 @@ const FIN: u8 = tcp_flag::FIN;
 const PSH: u8 = 1 << 3;
 const URG: u8 = 1 << 5;
 
-/// The same services without ping, which would be asked for every echo reply.
+/// The services of the basic policy without ping, which would decide echo replies.
 pub(super) const WITHOUT_PING: &str = r#"
     [services.web]
     ports = ["tcp/443", "tcp/8443-8445"]
@@ -84,7 +84,7 @@ pub(super) fn groups() -> Vec<Group> {
     ]
 }
 
-/// What the host sends before.
+/// Returns the frames that the host has sent.
 #[rustfmt::skip]
 pub(super) fn sent() -> Vec<Vec<u8>> {
     vec![
@@ -94,12 +94,12 @@ pub(super) fn sent() -> Vec<Vec<u8>> {
         ported(UDP, (HOST6, 50_007), (REMOTE6, 53), 0),
         echo(HOST, REMOTE, 8, 0x1234),
         echo(HOST6, REMOTE6, 128, 0x1236),
-        // Ended by the host: what is under way still comes in.
+        // Ended by the host; packets that are already in flight still pass.
         ported(TCP, (HOST, 50_002), (REMOTE, 443), SYN),
         ported(TCP, (HOST, 50_002), (REMOTE, 443), FIN | ACK),
         ported(TCP, (HOST, 50_003), (REMOTE, 443), SYN),
         ported(TCP, (HOST, 50_003), (REMOTE, 443), RST),
-        // Nothing of this begins a connection.
+        // None begins a connection.
         ported(TCP, (HOST, 50_020), (REMOTE, 443), RST),
         ported(TCP, (HOST, 50_021), (REMOTE, 443), RST | ACK),
         ported(TCP, (HOST, 50_022), (REMOTE, 443), ACK),
@@ -108,12 +108,12 @@ pub(super) fn sent() -> Vec<Vec<u8>> {
         ported(TCP, (HOST, 50_025), (REMOTE, 443), SYN | RST),
         ported(TCP, (HOST, 50_026), (REMOTE, 443), SYN),
         ported(TCP, (HOST, 50_026), (REMOTE, 443), SYN | ACK),
-        // From behind a tag, IPv4 options and extension headers.
+        // Behind a tag, IPv4 options and extension headers.
         tagged(ported(TCP, (HOST, 50_010), (REMOTE, 443), SYN), &[(0x8100, 5)]),
         with_options(&ported(TCP, (HOST, 50_011), (REMOTE, 443), SYN), 1),
         packet_to(HOST6, REMOTE6, DESTINATION, &[&[UDP, 0, 1, 4, 0, 0, 0, 0][..], &50_012_u16.to_be_bytes(), &[0, 53, 0, 8, 0, 0]].concat()),
         with(ported(UDP, (HOST, 50_013), (REMOTE, 53), 0), &[(ETHERNET + 6, 0x20)]),
-        // Not noted: from a service's port, by a protocol that has no flows, without ports, broken.
+        // Not tracked: from a service's port, of a protocol without flows, without ports, malformed.
         ported(TCP, (HOST, 443), (REMOTE, 51_000), SYN | ACK),
         ported(UDP, (HOST, 53), (STRANGER, 51_000), 0),
         ported(SCTP, (HOST, 50_004), (REMOTE, 3868), 0),
@@ -125,7 +125,7 @@ pub(super) fn sent() -> Vec<Vec<u8>> {
     ]
 }
 
-/// From a remote's port 443 to the host's port.
+/// Returns a segment from port 443 of the remote to this port of the host.
 fn segment(source: &str, port: u16, flags: u8) -> Vec<u8> {
     ported(
         TCP,
@@ -145,7 +145,7 @@ fn tcp() -> Vec<(&'static str, Vec<u8>, Expected)> {
         ("RST and ACK", segment(REMOTE, 50_000, RST | ACK), ANSWER),
         ("FIN and ACK", segment(REMOTE, 50_000, FIN | ACK), ANSWER),
         ("SYN", segment(REMOTE, 50_000, SYN), UNCOVERED),
-        ("SYN of one that asks for congestion notification", segment(REMOTE, 50_000, SYN | 0xc0), UNCOVERED),
+        ("SYN with ECN flags", segment(REMOTE, 50_000, SYN | 0xc0), UNCOVERED),
         ("FIN", segment(REMOTE, 50_000, FIN), UNCOVERED),
         ("no flag", segment(REMOTE, 50_000, 0), UNCOVERED),
         ("FIN, PSH and URG", segment(REMOTE, 50_000, FIN | PSH | URG), UNCOVERED),
@@ -172,18 +172,18 @@ fn tcp() -> Vec<(&'static str, Vec<u8>, Expected)> {
         ("after an RST and ACK alone", segment(REMOTE, 50_021, ACK), UNCOVERED),
         ("after an ACK alone", segment(REMOTE, 50_022, ACK), UNCOVERED),
         ("after a FIN alone", segment(REMOTE, 50_023, ACK), UNCOVERED),
-        ("in a connection that the host accepted", segment(REMOTE, 50_024, ACK), UNCOVERED),
+        ("in an accepted connection", segment(REMOTE, 50_024, ACK), UNCOVERED),
         ("after a SYN and RST", segment(REMOTE, 50_025, ACK), UNCOVERED),
-        ("in one that both opened", segment(REMOTE, 50_026, ACK), UNCOVERED),
-        ("to what was sent behind a tag", segment(REMOTE, 50_010, ACK), ANSWER),
-        ("to what was sent with options", segment(REMOTE, 50_011, ACK), ANSWER),
-        ("to what was sent broken", segment(REMOTE, 50_005, ACK), UNCOVERED),
+        ("in a simultaneously opened connection", segment(REMOTE, 50_026, ACK), UNCOVERED),
+        ("to a segment that was sent behind a tag", segment(REMOTE, 50_010, ACK), ANSWER),
+        ("to a segment that was sent with options", segment(REMOTE, 50_011, ACK), ANSWER),
+        ("to a malformed segment", segment(REMOTE, 50_005, ACK), UNCOVERED),
         ("an answer in a tag", tagged(segment(REMOTE, 50_000, ACK), &[(0x8100, 5)]), ANSWER),
         ("an answer with IPv4 options", with_options(&segment(REMOTE, 50_000, ACK), 2), ANSWER),
         ("an answer behind a header", packet_to(REMOTE6, HOST6, DESTINATION, &[&[TCP, 0, 1, 4, 0, 0, 0, 0][..], &segment(REMOTE6, 50_006, ACK)[ETHERNET + 40..]].concat()), ANSWER),
         ("an answer's first fragment", with(segment(REMOTE, 50_000, ACK), &[(ETHERNET + 6, 0x20)]), ANSWER),
-        ("to a service's port, which is not noted", ported(TCP, (REMOTE, 51_000), (HOST, 443), ACK), refused("web")),
-        ("to a service's port, from who may", ported(TCP, (VENDOR, 51_000), (HOST, 443), ACK), allowed("vendor", "web")),
+        ("to a service's port, which is not tracked", ported(TCP, (REMOTE, 51_000), (HOST, 443), ACK), refused("web")),
+        ("to a service's port, vendor", ported(TCP, (VENDOR, 51_000), (HOST, 443), ACK), allowed("vendor", "web")),
     ]
 }
 
@@ -196,16 +196,16 @@ fn others() -> Vec<(&'static str, Vec<u8>, Expected)> {
         ("UDP, another local port", ported(UDP, (REMOTE, 53), (HOST, 50_009), 0), UNCOVERED),
         ("UDP, another remote", ported(UDP, (STRANGER, 53), (HOST, 50_001), 0), UNCOVERED),
         ("UDP, another local address", ported(UDP, (REMOTE6, 53), ("2001:db8:ffff::2", 50_007), 0), UNCOVERED),
-        ("UDP to what was sent behind a header", ported(UDP, (REMOTE6, 53), (HOST6, 50_012), 0), ANSWER),
-        ("UDP to what was sent in a first fragment", ported(UDP, (REMOTE, 53), (HOST, 50_013), 0), ANSWER),
-        ("UDP to a service's port, which is not noted", ported(UDP, (STRANGER, 51_000), (HOST, 53), 0), refused("dns")),
+        ("UDP to a datagram that was sent behind a header", ported(UDP, (REMOTE6, 53), (HOST6, 50_012), 0), ANSWER),
+        ("UDP to a datagram that was sent as a first fragment", ported(UDP, (REMOTE, 53), (HOST, 50_013), 0), ANSWER),
+        ("UDP to a service's port, which is not tracked", ported(UDP, (STRANGER, 51_000), (HOST, 53), 0), refused("dns")),
         ("TCP of a UDP flow's ports", ported(TCP, (REMOTE, 53), (HOST, 50_001), ACK), UNCOVERED),
         ("SCTP has no flows", ported(SCTP, (REMOTE, 3868), (HOST, 50_004), 0), UNCOVERED),
         ("GRE has no flows", packet(REMOTE, GRE, &[0; 8]), UNCOVERED),
         ("echo reply", echo(REMOTE, HOST, 0, 0x1234), ANSWER),
         ("echo reply, IPv6", echo(REMOTE6, HOST6, 129, 0x1236), ANSWER),
         ("echo reply, another identifier", echo(REMOTE, HOST, 0, 0x1235), UNCOVERED),
-        ("echo reply, identifier 0, from a peer: no question had it", echo(REMOTE, HOST, 0, 0), UNCOVERED),
+        ("echo reply, identifier 0, from a peer: no request had it", echo(REMOTE, HOST, 0, 0), UNCOVERED),
         ("echo reply, identifier 0, stranger", echo(STRANGER, HOST, 0, 0), UNCOVERED),
         ("echo reply, another remote", echo(STRANGER, HOST, 0, 0x1234), UNCOVERED),
         ("echo reply, IPv6, another identifier", echo(REMOTE6, HOST6, 129, 0x1234), UNCOVERED),
@@ -236,11 +236,11 @@ fn fragments() -> Vec<(&'static str, Vec<u8>, Expected)> {
         ("UDP, vendor", fragment(VENDOR, UDP), STRAY),
         ("UDP, office", fragment(OFFICE, UDP), allowed("office", "")),
         ("TCP, of a peer, to another address", fragment_to(REMOTE, "198.51.100.9", TCP), STRAY),
-        ("UDP, of whom the host sent but fragments", fragment("198.18.0.6", UDP), STRAY),
+        ("UDP, of a remote to which the host sent only fragments", fragment("198.18.0.6", UDP), STRAY),
         ("SCTP, of a peer", fragment(REMOTE, SCTP), UNCOVERED),
         ("GRE, of a peer", fragment(REMOTE, GRE), UNCOVERED),
-        ("what begins with options, of a peer", fragment(REMOTE6, DESTINATION), STRAY),
-        ("what begins with options, vendor", fragment(VENDOR6, DESTINATION), allowed("vendor", "")),
+        ("begins with options, of a peer", fragment(REMOTE6, DESTINATION), STRAY),
+        ("begins with options, vendor", fragment(VENDOR6, DESTINATION), allowed("vendor", "")),
         ("ICMPv6 over IPv4, of a peer", fragment(REMOTE, ICMPV6), UNCOVERED),
     ]
 }
@@ -257,12 +257,12 @@ fn shared() -> Vec<(&'static str, Vec<u8>, Expected)> {
         ("UDP, IPv6", ported(UDP, (REMOTE6, 53), (HOST6, 50_007), 0), ANSWER),
         ("UDP, another remote", ported(UDP, (STRANGER, 53), (HOST, 50_001), 0), refused("all")),
         ("UDP that the host sent from a low port of the same service", ported(UDP, (STRANGER, 51_000), (HOST, 53), 0), ANSWER),
-        ("UDP from who may", ported(UDP, (OFFICE, 53), (HOST, 50_001), 0), allowed("office", "all")),
-        ("SYN from who may", segment(OFFICE, 50_000, SYN), allowed("office", "all")),
+        ("UDP, office", ported(UDP, (OFFICE, 53), (HOST, 50_001), 0), allowed("office", "all")),
+        ("SYN, office", segment(OFFICE, 50_000, SYN), allowed("office", "all")),
         ("echo reply", echo(REMOTE, HOST, 0, 0x1234), ANSWER),
         ("echo request", echo(STRANGER, HOST, 8, 0x1234), refused("all")),
-        ("to a port that no connection is made from: another service covers it as well", ported(TCP, (REMOTE, 51_000), (HOST, 443), ACK), refused("all web")),
-        ("to that port from who may", ported(TCP, (VENDOR, 51_000), (HOST, 443), ACK), allowed("vendor", "all web")),
+        ("to a port below the ephemeral range, which another service covers too", ported(TCP, (REMOTE, 51_000), (HOST, 443), ACK), refused("all web")),
+        ("to that port, vendor", ported(TCP, (VENDOR, 51_000), (HOST, 443), ACK), allowed("vendor", "all web")),
         ("GRE", packet(STRANGER, GRE, &[0; 8]), refused("all")),
     ]
 }
@@ -270,8 +270,8 @@ fn shared() -> Vec<(&'static str, Vec<u8>, Expected)> {
 #[rustfmt::skip]
 fn with_ping() -> Vec<(&'static str, Vec<u8>, Expected)> {
     vec![
-        ("echo reply that the host asked for, though a service covers ICMP", echo(REMOTE, HOST, 0, 0x1234), ANSWER),
-        ("echo reply that the host did not ask for", echo(REMOTE, HOST, 0, 0x1235), refused("ping")),
+        ("echo reply to a request of the host, although a service covers ICMP", echo(REMOTE, HOST, 0, 0x1234), ANSWER),
+        ("echo reply without a request", echo(REMOTE, HOST, 0, 0x1235), refused("ping")),
         ("echo request, office", icmp(OFFICE, 8), allowed("office", "ping")),
         ("later fragment of ICMP, of a peer", fragment(REMOTE, ICMP), ANSWER),
         ("later fragment of ICMP, stranger", fragment(STRANGER, ICMP), STRAY),
@@ -279,7 +279,7 @@ fn with_ping() -> Vec<(&'static str, Vec<u8>, Expected)> {
     ]
 }
 
-/// Where nothing was sent, or what was sent does not matter.
+/// Rows for a host that has sent no packet, or with settings that ignore sent packets.
 #[rustfmt::skip]
 fn nothing_sent() -> Vec<(&'static str, Vec<u8>, Expected)> {
     vec![
@@ -298,7 +298,7 @@ fn nothing_sent() -> Vec<(&'static str, Vec<u8>, Expected)> {
 #[rustfmt::skip]
 fn established() -> Vec<(&'static str, Vec<u8>, Expected)> {
     vec![
-        ("SYN and ACK, of anybody", segment(STRANGER, 50_000, SYN | ACK), ANSWER),
+        ("SYN and ACK, stranger", segment(STRANGER, 50_000, SYN | ACK), ANSWER),
         ("ACK", segment(REMOTE, 50_000, ACK), ANSWER),
         ("ACK to any port", segment(REMOTE, 9, ACK), ANSWER),
         ("RST, IPv6", segment(STRANGER6, 50_000, RST), ANSWER),
@@ -314,7 +314,7 @@ fn established() -> Vec<(&'static str, Vec<u8>, Expected)> {
         ("echo reply", echo(REMOTE, HOST, 0, 0x1234), refused("ping")),
         ("later fragment of TCP", fragment(REMOTE, TCP), STRAY),
         ("later fragment of GRE", fragment(REMOTE, GRE), UNCOVERED),
-        ("an ICMP error, whatever it quotes", icmp(STRANGER, 3), pass(Reason::IcmpError)),
+        ("an ICMP error, independent of the quote", icmp(STRANGER, 3), pass(Reason::IcmpError)),
         ("IPv4's broken header", with(segment(REMOTE, 50_000, ACK), &[(ETHERNET, 0x44)]), drop(Reason::Malformed)),
     ]
 }

@@ -1,4 +1,4 @@
-//! Sources and ports, what keeps a host alive, and each kind of header, under the basic policy.
+//! Sources, ports, exemptions, and each kind of header, under the basic policy.
 
 use allowlist_common::packet::{ICMP, ICMPV6, TCP, UDP};
 use allowlist_common::verdict::Reason;
@@ -54,9 +54,9 @@ pub(super) fn rows() -> Vec<(&'static str, Vec<u8>, Expected)> {
         ("802.1ad tag, stranger", frame::tagged(tcp(STRANGER6, 443), &[(0x88a8, 5)]), refused("web")),
         ("two tags, vendor", frame::tagged(tcp(VENDOR6, 443), &[(0x88a8, 5), (0x8100, 6)]), allowed("vendor", "web")),
         ("two tags, stranger", frame::tagged(tcp(STRANGER, 443), &[(0x88a8, 5), (0x8100, 6)]), refused("web")),
-        ("three tags hide what is in them", frame::tagged(tcp(VENDOR, 443), &[(0x8100, 5), (0x8100, 6), (0x8100, 7)]), MALFORMED),
+        ("three tags around TCP", frame::tagged(tcp(VENDOR, 443), &[(0x8100, 5), (0x8100, 6), (0x8100, 7)]), MALFORMED),
         ("a tag and nothing behind", cut(frame::tagged(tcp(VENDOR, 443), &[(0x8100, 5)]), 16), CUT_SHORT),
-        // Keeps the host alive
+        // Exemptions
         ("neighbour solicitation from the link", with(icmp(STRANGER6, 135), &[(ETHERNET + 7, 255)]), pass(NeighbourDiscovery)),
         ("router advertisement from the link", with(icmp(STRANGER6, 134), &[(ETHERNET + 7, 255)]), pass(NeighbourDiscovery)),
         ("redirect from the link, IPv6", with(icmp(STRANGER6, 137), &[(ETHERNET + 7, 255)]), pass(NeighbourDiscovery)),
@@ -100,7 +100,7 @@ pub(super) fn rows() -> Vec<(&'static str, Vec<u8>, Expected)> {
         ("multicast listener query with more hops left", icmp(NEIGHBOUR6, 130), refused("ping")),
         ("multicast listener query from another network", with_hops(icmp(STRANGER6, 130), 1), refused("ping")),
         ("multicast listener report 2 behind a hop-by-hop header", with_hops(packet(NEIGHBOUR6, HOP_BY_HOP, &[&[ICMPV6, 0, 5, 2, 0, 0, 1, 0][..], &[143, 0, 0, 0, 0, 0, 0, 0]].concat()), 1), pass(Multicast)),
-        // Fragments: by source alone
+        // Fragments: decided by source
         ("later fragment, vendor", fragment(VENDOR, TCP), allowed("vendor", "")),
         ("later fragment, stranger", fragment(STRANGER, TCP), STRAY),
         ("later fragment of a protocol where the vendor has no service", fragment(VENDOR, UDP), STRAY),

@@ -46,7 +46,7 @@ pub(super) fn rows() -> Vec<(&'static str, Vec<u8>, Expected)> {
         ("a jumbogram in a tag", tagged(jumbogram(VENDOR6, 66_000, 0), &tag), WEB),
         ("a jumbogram that is padded", jumbogram(VENDOR6, 66_000, -8), WEB),
         ("a jumbogram that is longer than its frame", jumbogram(VENDOR6, 66_000, 1), MALFORMED),
-        ("a jumbogram of the least length", jumbogram(VENDOR6, longest6 + 1, 0), WEB),
+        ("a jumbogram of the minimum length", jumbogram(VENDOR6, longest6 + 1, 0), WEB),
         ("a jumbogram whose length would fit its length field", jumbogram(VENDOR6, longest6 + 8, -8), MALFORMED),
         ("a jumbogram of a length of 0", jumbogram(VENDOR6, 66_000, -(66_000 - 54)), MALFORMED),
         ("a short jumbogram", jumbogram(VENDOR6, 9000, 0), MALFORMED),
@@ -60,7 +60,7 @@ fn at(address: &str, port: u16) -> std::net::SocketAddr {
     std::net::SocketAddr::new(ip(address), port)
 }
 
-/// The frame with a length field of 0 and zeros behind, so that it has so many bytes.
+/// Sets the length field to 0, and pads the frame with zeros to this size.
 fn unstated(mut frame: Vec<u8>, bytes: usize) -> Vec<u8> {
     let length = match frame[ETHERNET] >> 4 {
         4 => ETHERNET + 2,
@@ -71,7 +71,7 @@ fn unstated(mut frame: Vec<u8>, bytes: usize) -> Vec<u8> {
     frame
 }
 
-/// TCP to web behind a hop-by-hop header, of which the first byte is left out here.
+/// Returns TCP to web behind a hop-by-hop header, whose first byte is added.
 fn behind(source: &str, header: [u8; 8]) -> Vec<u8> {
     let mut header = header.to_vec();
     header[0] = TCP;
@@ -81,7 +81,7 @@ fn behind(source: &str, header: [u8; 8]) -> Vec<u8> {
     packet(source, HOP_BY_HOP, &[header, tcp_header(443)].concat())
 }
 
-/// TCP to web in a frame of so many bytes, with an option that states what it has and so many bytes more.
+/// Returns TCP to web in a frame of this size, with a jumbo payload option that states the length plus `more`.
 fn jumbogram(source: &str, bytes: usize, more: isize) -> Vec<u8> {
     let stated = (bytes - ETHERNET - 40).checked_add_signed(more);
     let stated = stated.expect("a length") as u32;

@@ -1,28 +1,28 @@
-//! Packets of the tables, byte by byte: who sends them, and what is done to their headers.
+//! Builds the frames of the tables: addresses, packets, and modifications of headers.
 //!
-//! Knows no policy. Checksums are right only where `allowlist_tests::lab::frame` makes them: nothing
-//! that judges these frames looks.
+//! Does not depend on the policy. Only frames of `allowlist_tests::lab::frame` have valid checksums; the filter and
+//! nftables at ingress ignore checksums.
 
 use std::net::{IpAddr, SocketAddr};
 
 use allowlist_common::packet::{ICMP, ICMPV6, TCP, UDP};
 use allowlist_tests::lab::frame;
 
-/// In the vendor's prefixes: reaches web.
+/// Addresses of the vendor, which reach web.
 pub(crate) const VENDOR: &str = "192.0.2.15";
 pub(crate) const VENDOR6: &str = "2001:db8:1::ffff";
-/// In the office's: reaches everything.
+/// Addresses of the office, which reach all services.
 pub(crate) const OFFICE: &str = "203.0.113.9";
 pub(crate) const OFFICE6: &str = "2001:db8:7:1::9";
-/// In nobody's; the first one is next to the vendor's prefix.
+/// Addresses in no source, adjacent to the vendor's prefixes.
 pub(crate) const STRANGER: &str = "192.0.2.16";
 pub(crate) const STRANGER6: &str = "2001:db8:1:1::";
-/// A neighbour, by its address on the link alone.
+/// The link-local address of a neighbour.
 pub(crate) const NEIGHBOUR6: &str = "fe80::9";
 /// The protected host.
 pub(crate) const HOST: &str = "198.51.100.1";
 pub(crate) const HOST6: &str = "2001:db8:ffff::1";
-/// Its address on the link.
+/// The link-local address of the protected host.
 pub(crate) const LINK6: &str = "fe80::1";
 
 pub(crate) const ETHERNET: usize = 14;
@@ -39,7 +39,7 @@ pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-/// The protected host's address of the same family.
+/// Returns the protected host's address of the same family.
 pub(crate) fn host(source: &str) -> &'static str {
     if ip(source).is_ipv4() { HOST } else { HOST6 }
 }
@@ -59,30 +59,30 @@ pub(crate) fn udp(source: &str, from: u16, port: u16) -> Vec<u8> {
     )
 }
 
-/// From a DHCPv6 server's port to a client's.
+/// Returns a packet from a DHCPv6 server's port to a client's.
 pub(crate) fn dhcpv6(source: &str, to: &str) -> Vec<u8> {
     ported(UDP, (source, 547), (to, 546), 0)
 }
 
-/// The frame of an IPv4 or IPv6 packet with so many hops left.
+/// Sets the time to live or hop limit.
 pub(crate) fn with_hops(frame: Vec<u8>, hops: u8) -> Vec<u8> {
     let is_v4 = frame[ETHERNET] >> 4 == 4;
     with(frame, &[(ETHERNET + if is_v4 { 8 } else { 7 }, hops)])
 }
 
-/// An ICMP message of a type, with room for what any of them carries.
+/// Returns an ICMP message of this type, long enough for each type.
 pub(crate) fn icmp(source: &str, kind: u8) -> Vec<u8> {
     let mut message = [0; 32];
     message[0] = kind;
     packet(source, icmp_of(source), &message)
 }
 
-/// The protocol of the ICMP of an address's family.
+/// Returns the ICMP protocol of an address's family.
 pub(crate) fn icmp_of(address: &str) -> u8 {
     if ip(address).is_ipv4() { ICMP } else { ICMPV6 }
 }
 
-/// To the protected host.
+/// Returns a packet to the protected host.
 pub(crate) fn packet(source: &str, protocol: u8, payload: &[u8]) -> Vec<u8> {
     packet_to(source, host(source), protocol, payload)
 }
@@ -99,7 +99,7 @@ pub(crate) fn fragment_to(source: &str, to: &str, protocol: u8) -> Vec<u8> {
     frame::later_fragment(ip(source), ip(to), protocol, &[0xff; 32])
 }
 
-/// A fragment that begins so many bytes into its packet.
+/// Returns a fragment with this offset in bytes.
 pub(crate) fn fragment_at(source: &str, protocol: u8, bytes: u16) -> Vec<u8> {
     let frame = fragment(source, protocol);
     let offset = (bytes / 8).to_be_bytes();
@@ -117,7 +117,7 @@ pub(crate) fn fragment_at(source: &str, protocol: u8, bytes: u16) -> Vec<u8> {
     }
 }
 
-/// A packet whose first 4 bytes are ports, as long as the longest such header; `byte13` is TCP's flags.
+/// Returns a packet whose payload is a transport header with ports, as long as that of TCP; `byte13` is the TCP flags.
 pub(crate) fn ported(
     protocol: u8,
     (source, from): (&str, u16),
@@ -132,7 +132,7 @@ pub(crate) fn ported(
     packet_to(source, to, protocol, &header)
 }
 
-/// An ICMP message with an identifier.
+/// Returns an ICMP message with an identifier.
 pub(crate) fn echo(source: &str, to: &str, kind: u8, identifier: u16) -> Vec<u8> {
     let [high, low] = identifier.to_be_bytes();
     packet_to(
@@ -143,10 +143,10 @@ pub(crate) fn echo(source: &str, to: &str, kind: u8, identifier: u16) -> Vec<u8>
     )
 }
 
-/// The frame with bytes replaced.
+/// Replaces bytes of a frame.
 pub(crate) fn with(mut frame: Vec<u8>, changes: &[(usize, u8)]) -> Vec<u8> {
-    for (place, byte) in changes {
-        frame[*place] = *byte;
+    for (offset, byte) in changes {
+        frame[*offset] = *byte;
     }
     frame
 }
@@ -156,15 +156,15 @@ pub(crate) fn cut(mut frame: Vec<u8>, length: usize) -> Vec<u8> {
     frame
 }
 
-/// Cut, and with an IP header that knows of it.
+/// Truncates the frame, and adjusts the length in the IP header.
 pub(crate) fn shortened(frame: Vec<u8>, length: usize) -> Vec<u8> {
     let mut frame = cut(frame, length);
-    let (place, payload) = if frame[ETHERNET] >> 4 == 4 {
+    let (offset, payload) = if frame[ETHERNET] >> 4 == 4 {
         (ETHERNET + 2, length - ETHERNET)
     } else {
         (ETHERNET + 4, length - ETHERNET - 40)
     };
-    frame[place..place + 2].copy_from_slice(&(payload as u16).to_be_bytes());
+    frame[offset..offset + 2].copy_from_slice(&(payload as u16).to_be_bytes());
     frame
 }
 
@@ -173,7 +173,7 @@ pub(crate) fn padded(mut frame: Vec<u8>, bytes: usize) -> Vec<u8> {
     frame
 }
 
-/// A minimal TCP header to a port.
+/// Returns a TCP header without options to this port.
 pub(crate) fn tcp_header(port: u16) -> Vec<u8> {
     let mut header = vec![0; 20];
     header[..2].copy_from_slice(&40_000_u16.to_be_bytes());
@@ -182,7 +182,7 @@ pub(crate) fn tcp_header(port: u16) -> Vec<u8> {
     header
 }
 
-/// IPv6 with extension headers of these kinds, 8 bytes each, in front of TCP to a port.
+/// Returns IPv6 with these extension headers of 8 bytes each, and TCP to this port.
 pub(crate) fn extended(source: &str, headers: &[u8], port: u16) -> Vec<u8> {
     let mut payload = Vec::new();
     for next in headers.iter().skip(1).chain([&TCP]) {
@@ -192,7 +192,7 @@ pub(crate) fn extended(source: &str, headers: &[u8], port: u16) -> Vec<u8> {
     packet(source, headers[0], &payload)
 }
 
-/// The frame of an IPv4 packet with options, so many times 4 bytes.
+/// Adds IPv4 options of this number of 32-bit words.
 pub(crate) fn with_options(frame: &[u8], words: u8) -> Vec<u8> {
     let (before, after) = frame.split_at(ETHERNET + 20);
     let options = [1_u8, 1, 1, 0].repeat(words.into());
@@ -203,13 +203,13 @@ pub(crate) fn with_options(frame: &[u8], words: u8) -> Vec<u8> {
     changed
 }
 
-/// An ICMP error about `quoted`, which starts with its IP header.
+/// Returns an ICMP error that quotes `quoted`, which begins with its IP header.
 pub(crate) fn error(source: &str, to: &str, kind: u8, quoted: &[u8]) -> Vec<u8> {
     let message = [&[kind, 0, 0, 0, 0, 0, 5, 0], quoted].concat();
     packet_to(source, to, icmp_of(source), &message)
 }
 
-/// What an error quotes of a frame: its IP header and 8 bytes more.
+/// Returns the quote of a frame in an ICMP error: the IP header and 8 more bytes.
 pub(crate) fn quote(frame: &[u8]) -> Vec<u8> {
     let header = match frame[ETHERNET] >> 4 {
         4 => usize::from(frame[ETHERNET] & 0x0f) * 4,

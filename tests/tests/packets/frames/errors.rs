@@ -1,5 +1,4 @@
-//! ICMP errors while answers are tracked: each passes only for a packet that the host sent, by what is
-//! quoted of it.
+//! ICMP errors with flow tracking: an error passes only if it quotes a packet that the host has sent.
 
 use allowlist_common::packet::{ICMP, ICMPV6, SCTP, TCP, UDP, tcp_flag};
 use allowlist_common::verdict::Reason;
@@ -13,13 +12,13 @@ use super::build::{
 };
 use super::{Expected, Group, SOURCES, UNCOVERED, allowed, drop, pass};
 
-/// Between the host and whom it talks to; nobody's.
+/// A router between the host and the remote, in no source.
 const ROUTER: &str = "198.18.99.1";
 const ROUTER6: &str = "2001:db8:99::1";
 
-/// About something of the host's.
+/// The error quotes a packet of the host.
 const WANTED: Expected = pass(Reason::IcmpError);
-/// About nothing of the host's.
+/// The error quotes no packet of the host.
 const UNWANTED: Expected = drop(Reason::IcmpError);
 
 pub(super) fn groups() -> Vec<Group> {
@@ -29,7 +28,7 @@ pub(super) fn groups() -> Vec<Group> {
     let track = "default = \"drop\"\n";
     let observe = "mode = \"observe\"\ndefault = \"drop\"\n";
     let loose = "default = \"drop\"\nreturn_traffic = \"established\"\n";
-    let not_kept = "default = \"drop\"\n[keep]\nicmp_errors = false\n";
+    let not_exempt = "default = \"drop\"\n[keep]\nicmp_errors = false\n";
     let mut all = flows();
     all.extend(served());
     all.extend(quotes());
@@ -38,7 +37,12 @@ pub(super) fn groups() -> Vec<Group> {
         group("errors, observe", observe, WITHOUT_PING, served()),
         group("errors, established", loose, WITHOUT_PING, untracked()),
         group("errors, default pass", "", WITHOUT_PING, untracked()),
-        group("errors, not kept", not_kept, WITHOUT_PING, not_kept_rows()),
+        group(
+            "errors, not exempt",
+            not_exempt,
+            WITHOUT_PING,
+            not_exempt_rows(),
+        ),
         group("errors, any", track, ANY, any()),
     ]
 }
@@ -49,7 +53,7 @@ const ANY: &str = r#"
     allow = ["office"]
 "#;
 
-/// About what the host sent, from a router or from the other side.
+/// Errors about the host's packets, from a router or from the remote end.
 fn about(kind: u8, frame: &[u8]) -> Vec<u8> {
     let (router, to) = if frame[ETHERNET] >> 4 == 4 {
         (ROUTER, HOST)
@@ -95,16 +99,16 @@ fn flows() -> Vec<(&'static str, Vec<u8>, Expected)> {
         ("another local port, IPv6", about(2, &tcp6(50_009)), UNWANTED),
         ("another remote, IPv6", about(2, &ported(TCP, (HOST6, 50_006), (STRANGER6, 443), 0)), UNWANTED),
         ("about another identifier, IPv6", about(3, &echo(HOST6, REMOTE6, 128, 0x1234)), UNWANTED),
-        ("about what others send", about(3, &ported(TCP, (REMOTE, 443), (HOST, 50_000), 0)), UNWANTED),
-        ("to another than who sent it", error(ROUTER, "198.51.100.9", 3, &quote(&tcp(50_000))), UNWANTED),
-        ("to another than who sent it, IPv6", error(ROUTER6, "2001:db8:ffff::2", 2, &quote(&tcp6(50_006))), UNWANTED),
-        ("as if another had sent it", about(3, &ported(TCP, ("198.51.100.9", 50_000), (REMOTE, 443), 0)), UNWANTED),
+        ("about a packet that the host received", about(3, &ported(TCP, (REMOTE, 443), (HOST, 50_000), 0)), UNWANTED),
+        ("to an address that did not send it", error(ROUTER, "198.51.100.9", 3, &quote(&tcp(50_000))), UNWANTED),
+        ("to an address that did not send it, IPv6", error(ROUTER6, "2001:db8:ffff::2", 2, &quote(&tcp6(50_006))), UNWANTED),
+        ("about a packet of another source address", about(3, &ported(TCP, ("198.51.100.9", 50_000), (REMOTE, 443), 0)), UNWANTED),
         ("about SCTP", about(3, &ported(SCTP, (HOST, 50_004), (REMOTE, 3868), 0)), UNWANTED),
         ("about GRE", about(3, &packet_to(HOST, REMOTE, GRE, &[0; 8])), UNWANTED),
     ]
 }
 
-/// About a service's answers, which are not noted.
+/// Errors about a service's answers, which are not tracked.
 #[rustfmt::skip]
 fn served() -> Vec<(&'static str, Vec<u8>, Expected)> {
     let web = |to| ported(TCP, (host(to), 443), (to, 40_000), tcp_flag::ACK);
@@ -115,7 +119,7 @@ fn served() -> Vec<(&'static str, Vec<u8>, Expected)> {
         ("web to the office", about(3, &web(OFFICE)), WANTED),
         ("web to a stranger", about(3, &web(STRANGER)), UNWANTED),
         ("web to a stranger, IPv6", about(2, &web(STRANGER6)), UNWANTED),
-        ("web to a stranger to whom a segment went", about(3, &ported(TCP, (HOST, 443), (REMOTE, 51_000), 0)), UNWANTED),
+        ("web to a remote to which the host has sent a segment", about(3, &ported(TCP, (HOST, 443), (REMOTE, 51_000), 0)), UNWANTED),
         ("dns to the office", about(3, &dns(OFFICE)), WANTED),
         ("dns to the office, IPv6", about(1, &dns(OFFICE6)), WANTED),
         ("dns to the vendor", about(3, &dns(VENDOR)), UNWANTED),
@@ -127,11 +131,11 @@ fn served() -> Vec<(&'static str, Vec<u8>, Expected)> {
         ("a fragment to the office, IPv6", about(2, &fragment_to(HOST6, OFFICE6, UDP)), WANTED),
         ("GRE to the office, which no service covers", about(3, &packet_to(HOST, OFFICE, GRE, &[0; 8])), UNWANTED),
         ("an echo to the office, which no service covers", about(3, &echo(HOST, OFFICE, 8, 7)), UNWANTED),
-        ("port 0 to the vendor: no service is there", about(3, &ported(TCP, (HOST, 0), (VENDOR, 40_000), 0)), UNWANTED),
+        ("port 0 to the vendor, which no service covers", about(3, &ported(TCP, (HOST, 0), (VENDOR, 40_000), 0)), UNWANTED),
     ]
 }
 
-/// What is quoted, whole and in part.
+/// Complete and truncated quotes.
 #[rustfmt::skip]
 fn quotes() -> Vec<(&'static str, Vec<u8>, Expected)> {
     let whole = about(3, &tcp(50_000));
@@ -144,11 +148,11 @@ fn quotes() -> Vec<(&'static str, Vec<u8>, Expected)> {
     vec![
         ("nothing quoted", error(ROUTER, HOST, 3, &[]), UNWANTED),
         ("nothing quoted, IPv6", error(ROUTER6, HOST6, 2, &[]), UNWANTED),
-        ("no whole IP header", error(ROUTER, HOST, 3, &tcp(50_000)[ETHERNET..ETHERNET + 19]), UNWANTED),
+        ("a truncated IP header", error(ROUTER, HOST, 3, &tcp(50_000)[ETHERNET..ETHERNET + 19]), UNWANTED),
         ("an IP header alone", error(ROUTER, HOST, 3, &tcp(50_000)[ETHERNET..ETHERNET + 20]), UNWANTED),
         ("7 bytes behind it", unread.clone(), UNWANTED),
         ("7 bytes behind it, and padding", padded(unread, 10), UNWANTED),
-        ("no whole IPv6 header", error(ROUTER6, HOST6, 2, &tcp6(50_006)[ETHERNET..ETHERNET + 39]), UNWANTED),
+        ("a truncated IPv6 header", error(ROUTER6, HOST6, 2, &tcp6(50_006)[ETHERNET..ETHERNET + 39]), UNWANTED),
         ("an IPv6 header alone", error(ROUTER6, HOST6, 2, &tcp6(50_006)[ETHERNET..ETHERNET + 40]), UNWANTED),
         ("7 bytes behind it, IPv6", error(ROUTER6, HOST6, 2, &tcp6(50_006)[ETHERNET..ETHERNET + 47]), UNWANTED),
         ("more than 8 bytes", error(ROUTER, HOST, 3, &tcp(50_000)[ETHERNET..]), WANTED),
@@ -157,15 +161,15 @@ fn quotes() -> Vec<(&'static str, Vec<u8>, Expected)> {
         ("IPv6 inside IPv4's", error(ROUTER, HOST, 3, &quote(&tcp6(50_006))), UNWANTED),
         ("IPv4 inside IPv6's", error(ROUTER6, HOST6, 2, &padded(quote(&tcp(50_000)), 40)), UNWANTED),
         ("header length below 5 inside", with(whole.clone(), &[(inside, 0x44)]), UNWANTED),
-        ("header length past what is quoted", with(whole.clone(), &[(inside, 0x46)]), UNWANTED),
-        ("a total length inside that is a lie", with(whole.clone(), &[(inside + 2, 255)]), WANTED),
+        ("header length past the quote", with(whole.clone(), &[(inside, 0x46)]), UNWANTED),
+        ("a wrong total length inside", with(whole.clone(), &[(inside + 2, 255)]), WANTED),
         ("a packet with options", about(3, &with_options(&tcp(50_000), 1)), WANTED),
         ("a packet with most options", about(3, &with_options(&tcp(50_000), 10)), WANTED),
         ("a packet with options, another's", about(3, &with_options(&tcp(50_009), 1)), UNWANTED),
         ("a first fragment", with(whole.clone(), &[(inside + 6, 0x20)]), WANTED),
         ("a later fragment to a peer", about(3, &fragment_to(HOST, REMOTE, TCP)), WANTED),
         ("a later fragment of UDP to a peer", about(11, &fragment_to(HOST, REMOTE, UDP)), WANTED),
-        ("a later fragment to nobody", about(3, &fragment_to(HOST, "198.18.0.6", UDP)), UNWANTED),
+        ("a later fragment to a remote without a flow", about(3, &fragment_to(HOST, "198.18.0.6", UDP)), UNWANTED),
         ("a later fragment of SCTP to a peer", about(3, &fragment_to(HOST, REMOTE, SCTP)), UNWANTED),
         ("a later fragment to a peer, IPv6", about(2, &fragment_to(HOST6, REMOTE6, TCP)), WANTED),
         ("a first fragment, IPv6", quoted6(&fragment_header(1)), WANTED),
@@ -203,7 +207,7 @@ fn quotes() -> Vec<(&'static str, Vec<u8>, Expected)> {
     ]
 }
 
-/// A segment that the host sent over IPv6, behind the given extension headers.
+/// Returns an IPv6 segment of the host behind these extension headers.
 fn behind(headers: &[u8], port: u16) -> Vec<u8> {
     let mut payload = Vec::new();
     for (place, kind) in headers.iter().enumerate() {
@@ -217,35 +221,35 @@ fn behind(headers: &[u8], port: u16) -> Vec<u8> {
     packet_to(HOST6, REMOTE6, headers[0], &payload)
 }
 
-/// An error of IPv6 with destination options of its own.
+/// Inserts destination options before an ICMPv6 error.
 fn behind_options(error: &[u8]) -> Vec<u8> {
     let options = [ICMPV6, 0, 1, 4, 0, 0, 0, 0];
     let payload = [&options[..], &error[ETHERNET + 40..]].concat();
     packet_to(ROUTER6, HOST6, DESTINATION, &payload)
 }
 
-/// Where answers are not tracked, every error passes.
+/// Without flow tracking, all errors pass.
 #[rustfmt::skip]
 fn untracked() -> Vec<(&'static str, Vec<u8>, Expected)> {
     vec![
-        ("about nothing of the host's", about(3, &tcp(50_009)), WANTED),
-        ("about nothing of the host's, IPv6", about(2, &tcp6(50_009)), WANTED),
+        ("about no packet of the host", about(3, &tcp(50_009)), WANTED),
+        ("about no packet of the host, IPv6", about(2, &tcp6(50_009)), WANTED),
         ("nothing quoted", error(ROUTER, HOST, 3, &[]), WANTED),
-        ("as if another had sent it", about(3, &ported(TCP, ("198.51.100.9", 50_000), (REMOTE, 443), 0)), WANTED),
+        ("about a packet of another source address", about(3, &ported(TCP, ("198.51.100.9", 50_000), (REMOTE, 443), 0)), WANTED),
     ]
 }
 
 #[rustfmt::skip]
-fn not_kept_rows() -> Vec<(&'static str, Vec<u8>, Expected)> {
+fn not_exempt_rows() -> Vec<(&'static str, Vec<u8>, Expected)> {
     vec![
-        ("about a flow of the host's", about(3, &tcp(50_000)), UNCOVERED),
-        ("about a flow of the host's, IPv6", about(2, &tcp6(50_006)), UNCOVERED),
-        ("about nothing of the host's", about(3, &tcp(50_009)), UNCOVERED),
+        ("about a flow of the host", about(3, &tcp(50_000)), UNCOVERED),
+        ("about a flow of the host, IPv6", about(2, &tcp6(50_006)), UNCOVERED),
+        ("about no packet of the host", about(3, &tcp(50_009)), UNCOVERED),
         ("an answer", ported(TCP, (REMOTE, 443), (HOST, 50_000), tcp_flag::ACK), super::ANSWER),
     ]
 }
 
-/// With `any`, what has no ports is a service's as well, and nothing is noted.
+/// With `any`, the service also covers protocols without ports, which have no flows.
 #[rustfmt::skip]
 fn any() -> Vec<(&'static str, Vec<u8>, Expected)> {
     vec![
@@ -256,8 +260,8 @@ fn any() -> Vec<(&'static str, Vec<u8>, Expected)> {
         ("any TCP port to a stranger", about(3, &ported(TCP, (HOST, 9), (STRANGER, 9), 0)), UNWANTED),
         ("a flow of this host, from a port that the service covers", about(3, &tcp(50_000)), WANTED),
         ("an echo to the office", about(11, &echo(HOST, OFFICE, 8, 7)), WANTED),
-        ("from the office about nothing", error(OFFICE, HOST, 3, &[]), UNWANTED),
-        ("an answer to such a port", ported(TCP, (REMOTE, 443), (HOST, 50_000), tcp_flag::ACK), super::ANSWER),
+        ("from the office, without a quote", error(OFFICE, HOST, 3, &[]), UNWANTED),
+        ("an answer to a port that the service covers", ported(TCP, (REMOTE, 443), (HOST, 50_000), tcp_flag::ACK), super::ANSWER),
         ("the office", ported(TCP, (OFFICE, 443), (HOST, 50_000), tcp_flag::ACK), allowed("office", "all")),
     ]
 }

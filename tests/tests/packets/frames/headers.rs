@@ -1,5 +1,5 @@
-//! Headers at their limits, under the basic policy: tags, options, chains, fragments that overlap, and
-//! frames that end at, before and behind each header.
+//! Headers at their limits, under the basic policy: tags, options, extension header chains, overlapping fragments, and
+//! frames that end before, in and behind each header.
 
 use allowlist_common::packet::{ICMP, ICMPV6, SCTP, TCP, UDP};
 use allowlist_common::verdict::Reason;
@@ -36,10 +36,10 @@ fn tags() -> Vec<(&'static str, Vec<u8>, Expected)> {
         ("two 802.1ad tags, stranger, IPv6", tagged(tcp(STRANGER6, 443), &[(ad, 5), (ad, 6)]), refused("web")),
         ("802.1Q outside 802.1ad", tagged(tcp(VENDOR6, 443), &[(q, 5), (ad, 6)]), WEB),
         ("three tags, 802.1ad outside", tagged(tcp(VENDOR6, 443), &[(ad, 5), (q, 6), (q, 7)]), MALFORMED),
-        ("three tags around what is not IP", tagged(frame::ethernet(0x88cc, &[0; 46]), &[(q, 5), (q, 6), (q, 7)]), MALFORMED),
+        ("three tags around LLDP", tagged(frame::ethernet(0x88cc, &[0; 46]), &[(q, 5), (q, 6), (q, 7)]), MALFORMED),
         ("two tags around ARP", tagged(frame::ethernet(0x0806, &[0; 28]), &[(ad, 5), (q, 6)]), pass(Reason::Arp)),
         ("one tag around LLDP", tagged(frame::ethernet(0x88cc, &[0; 46]), &[(q, 5)]), pass(Reason::NotIp)),
-        ("the older number of a tag is none", tagged(tcp(STRANGER, 443), &[(0x9100, 5)]), pass(Reason::NotIp)),
+        ("0x9100 is not recognised as a tag", tagged(tcp(STRANGER, 443), &[(0x9100, 5)]), pass(Reason::NotIp)),
         ("PPPoE is not IP", frame::ethernet(0x8864, &[0; 46]), pass(Reason::NotIp)),
         ("MPLS is not IP", frame::ethernet(0x8847, &[0; 46]), pass(Reason::NotIp)),
         ("one tag around a broken header", tagged(with(tcp(VENDOR, 443), &[(ETHERNET, 0x44)]), &[(q, 5)]), MALFORMED),
@@ -53,7 +53,7 @@ fn ipv4() -> Vec<(&'static str, Vec<u8>, Expected)> {
     vec![
         ("most IPv4 options", with_options(&tcp(VENDOR, 443), 10), WEB),
         ("most IPv4 options, stranger", with_options(&tcp(STRANGER, 443), 10), refused("web")),
-        ("what would be ports without the options", with_options(&tcp(STRANGER, 22), 10), UNCOVERED),
+        ("options that resemble ports of a service", with_options(&tcp(STRANGER, 22), 10), UNCOVERED),
         ("IPv4 options of a later fragment", with_options(&fragment(VENDOR, TCP), 2), allowed("vendor", "")),
         ("IPv4 options before an ICMP message", with_options(&icmp(OFFICE, 8), 3), allowed("office", "ping")),
         ("version 0", with(tcp(VENDOR, 443), &[(ETHERNET, 0x05)]), MALFORMED),
@@ -70,12 +70,12 @@ fn ipv4() -> Vec<(&'static str, Vec<u8>, Expected)> {
         ("to a broadcast address", packet_to(STRANGER, "255.255.255.255", TCP, &tcp_header(443)), refused("web")),
         ("to a multicast address", packet_to(VENDOR, "224.0.0.1", TCP, &tcp_header(443)), WEB),
         ("from the host's own address", packet_to("198.51.100.1", "198.51.100.1", TCP, &tcp_header(443)), refused("web")),
-        ("IPv6 in IPv4 is judged by what is outside", packet(STRANGER, 41, &tcp(VENDOR6, 443)[ETHERNET..]), UNCOVERED),
+        ("IPv6 in IPv4 is decided by the IPv4 header", packet(STRANGER, 41, &tcp(VENDOR6, 443)[ETHERNET..]), UNCOVERED),
         ("protocol 0 over IPv4", packet(STRANGER, HOP_BY_HOP, &[TCP, 0, 0, 0, 0, 0, 0, 0]), UNCOVERED),
         ("an authentication header over IPv4 hides its ports", packet(STRANGER, AUTHENTICATION, &[TCP, 1, 0, 0]), UNCOVERED),
         ("ESP over IPv4", packet(STRANGER, ESP, &[0; 32]), UNCOVERED),
         ("protocol 255", packet(STRANGER, 255, &[0; 8]), UNCOVERED),
-        ("an ICMP type that nobody uses", icmp(STRANGER, 255), refused("ping")),
+        ("an unused ICMP type", icmp(STRANGER, 255), refused("ping")),
         ("source quench is not an error", icmp(STRANGER, 4), refused("ping")),
         ("the type before time exceeded", icmp(STRANGER, 10), refused("ping")),
         ("echo reply", icmp(STRANGER, 0), refused("ping")),
@@ -108,12 +108,12 @@ fn ipv6() -> Vec<(&'static str, Vec<u8>, Expected)> {
         ("options behind an atomic fragment", extended(VENDOR6, &[FRAGMENT, DESTINATION], 443), WEB),
         ("a long options header", packet(VENDOR6, DESTINATION, &[&[TCP, 4, 1, 36][..], &[0; 36], &tcp_header(443)].concat()), WEB),
         ("a long options header, stranger", packet(STRANGER6, DESTINATION, &[&[TCP, 4, 1, 36][..], &[0; 36], &tcp_header(443)].concat()), refused("web")),
-        ("a length in a fragment header is none", packet(VENDOR6, FRAGMENT, &[&[TCP, 9, 0, 0, 0, 0, 0, 1][..], &tcp_header(443)].concat()), WEB),
+        ("a fragment header with a nonzero reserved byte", packet(VENDOR6, FRAGMENT, &[&[TCP, 9, 0, 0, 0, 0, 0, 1][..], &tcp_header(443)].concat()), WEB),
         ("options behind which the packet ends", packet(STRANGER6, DESTINATION, &[NO_NEXT, 0, 1, 4, 0, 0, 0, 0]), UNCOVERED),
         ("options behind which TCP ends", packet(VENDOR6, DESTINATION, &[TCP, 0, 1, 4, 0, 0, 0, 0]), MALFORMED),
         ("a fragment header cut short", packet(VENDOR6, FRAGMENT, &[TCP, 0, 0, 0]), MALFORMED),
         ("an authentication header past the packet", packet(VENDOR6, AUTHENTICATION, &[TCP, 9, 0, 0, 0, 0, 0, 0]), MALFORMED),
-        ("mobility is not looked into", packet(STRANGER6, 135, &[TCP, 0, 0, 0, 0, 0, 0, 0]), UNCOVERED),
+        ("a mobility header is not followed", packet(STRANGER6, 135, &[TCP, 0, 0, 0, 0, 0, 0, 0]), UNCOVERED),
         ("eight headers, the last one a fragment's", extended(VENDOR6, &[HOP_BY_HOP, 60, 60, 60, 60, 60, 60, FRAGMENT], 443), WEB),
         ("neighbour solicitation behind options", with(packet(STRANGER6, DESTINATION, &[&[ICMPV6, 0, 1, 4, 0, 0, 0, 0][..], &[135, 0, 0, 0, 0, 0, 0, 0]].concat()), &[(ETHERNET + 7, 255)]), pass(Reason::NeighbourDiscovery)),
         ("router solicitation from the link", with(icmp(STRANGER6, 133), &[(ETHERNET + 7, 255)]), pass(Reason::NeighbourDiscovery)),
@@ -194,7 +194,7 @@ fn jumbo() -> Vec<(&'static str, Vec<u8>, Expected)> {
         ("9000 bytes of TCP, IPv6", data(VENDOR6, 9000), WEB),
         ("9000 bytes of TCP, IPv6, stranger", data(STRANGER6, 9000), refused("web")),
         ("9000 bytes of TCP in a tag", tagged(data(STRANGER, 9000), &[(0x8100, 5)]), refused("web")),
-        ("9000 bytes, and the total length says one more", with(data(VENDOR, 9000), &[(ETHERNET + 2, 0x23), (ETHERNET + 3, 0x51)]), CUT_SHORT),
+        ("9000 bytes, and a total length of one more", with(data(VENDOR, 9000), &[(ETHERNET + 2, 0x23), (ETHERNET + 3, 0x51)]), CUT_SHORT),
         ("9000 bytes of padding do not make TCP's header whole", padded(with(tcp(VENDOR, 443), &[(ETHERNET + 3, 39)]), 9000), MALFORMED),
         ("eight headers of 48 bytes", long_chain(VENDOR6), WEB),
         ("eight headers of 48 bytes, stranger", long_chain(STRANGER6), refused("web")),
@@ -214,8 +214,7 @@ fn long_chain(source: &str) -> Vec<u8> {
     packet(source, DESTINATION, &payload)
 }
 
-/// Frames that end at each header's start and in its middle, with lengths that know of it and with
-/// lengths that do not.
+/// Frames that end at the start and in the middle of each header, with matching and with unchanged length fields.
 fn ends() -> Vec<(String, Vec<u8>, Expected)> {
     let tags = [(0x88a8, 5), (0x8100, 6)];
     let mut rows = Vec::new();

@@ -1,5 +1,5 @@
-//! `[keep]`: each exception on and off, under both default verdicts. What is not kept is judged like
-//! anything else, or dropped if it is not IP.
+//! `[keep]`: each exemption on and off, under both default verdicts. Without its exemption, a packet is decided like any
+//! other, or dropped if it is not IP.
 
 use allowlist_common::packet::ICMPV6;
 use allowlist_common::verdict::Reason;
@@ -32,19 +32,23 @@ fn group(off: &[&str], default: &str) -> Group {
     let settings = format!("default = \"{default}\"\nreturn_traffic = \"off\"\n[keep]\n{keys}");
     let rows = rows()
         .into_iter()
-        .map(|(key, description, frame, kept, judged)| {
-            let end = if off.contains(&key) { judged } else { kept };
+        .map(|(key, description, frame, exempt, otherwise)| {
+            let end = if off.contains(&key) {
+                otherwise
+            } else {
+                exempt
+            };
             (description, frame, end)
         })
         .collect();
     Group::new(
-        format!("not kept: {off:?}, default {default}"),
+        format!("not exempt: {off:?}, default {default}"),
         config(&settings),
         rows,
     )
 }
 
-/// The key, what is said of the frame, the frame, how it ends if it is kept, and if it is not.
+/// Returns key, description, frame, and the decisions with and without the exemption.
 #[rustfmt::skip]
 fn rows() -> Vec<(&'static str, &'static str, Vec<u8>, Expected, Expected)> {
     use Reason::{Arp, Dhcp, IcmpError, Multicast, NeighbourDiscovery, NotIp};

@@ -1,6 +1,6 @@
 //! Services that share ports, SCTP, services of one interface, and `any`.
 //!
-//! The program under test is `eth0`'s.
+//! The program under test is attached to `eth0`.
 
 use allowlist_common::packet::{ICMP, ICMPV6, SCTP, TCP, UDP};
 use allowlist_common::verdict::Reason;
@@ -61,7 +61,7 @@ const SHARED: &str = r#"
     ports = ["tcp/65535", "udp/65535", "sctp/65535", "tcp/1"]
     allow = ["branch"]
 "#;
-/// In the branch's prefix, and so in the office's.
+/// An address in the branch's prefix, which is inside the office's.
 const BRANCH: &str = "203.0.113.200";
 
 #[rustfmt::skip]
@@ -71,7 +71,7 @@ fn shared() -> Vec<(&'static str, Vec<u8>, Expected)> {
         ("SCTP, vendor, IPv6", sctp(VENDOR6, 3868), allowed("vendor", "signalling")),
         ("SCTP, stranger", sctp(STRANGER, 3868), refused("signalling")),
         ("SCTP, stranger, IPv6", sctp(STRANGER6, 3868), refused("signalling")),
-        ("SCTP, office to what is not its", sctp(OFFICE, 3868), refused("signalling")),
+        ("SCTP, office to the vendor's port", sctp(OFFICE, 3868), refused("signalling")),
         ("SCTP, before a range", sctp(STRANGER, 4999), UNCOVERED),
         ("SCTP, first of a range", sctp(VENDOR, 5000), allowed("vendor", "signalling")),
         ("SCTP, in a range, stranger", sctp(STRANGER, 5001), refused("signalling")),
@@ -94,16 +94,16 @@ fn shared() -> Vec<(&'static str, Vec<u8>, Expected)> {
         ("a port of two services, vendor", tcp(VENDOR, 80), allowed("vendor", "admin web")),
         ("a port of two services, office", tcp(OFFICE, 80), allowed("office", "admin web")),
         ("a port of two services, stranger", tcp(STRANGER, 80), refused("admin web")),
-        ("the port beside, vendor", tcp(VENDOR6, 81), allowed("vendor", "web")),
-        ("the port beside, office", tcp(OFFICE6, 81), refused("web")),
+        ("the adjacent port, vendor", tcp(VENDOR6, 81), allowed("vendor", "web")),
+        ("the adjacent port, office", tcp(OFFICE6, 81), refused("web")),
         ("UDP of a service with both, office", udp(OFFICE, 40_000, 80), allowed("office", "admin")),
         ("UDP of a service with both, vendor", udp(VENDOR, 40_000, 80), refused("admin")),
-        ("two sources have the address", tcp(BRANCH, 80), allowed("branch office", "admin web")),
-        ("one of the two reaches it", tcp(BRANCH, 65_535), allowed("branch office", "top")),
-        ("the wider one does not", tcp(OFFICE, 65_535), refused("top")),
+        ("an address in two prefixes", tcp(BRANCH, 80), allowed("branch office", "admin web")),
+        ("an address in two prefixes, of which one is allowed", tcp(BRANCH, 65_535), allowed("branch office", "top")),
+        ("the wider prefix is not allowed", tcp(OFFICE, 65_535), refused("top")),
         ("highest port of UDP", udp(BRANCH, 40_000, 65_535), allowed("branch office", "top")),
         ("highest port of SCTP, stranger", sctp(STRANGER, 65_535), refused("top")),
-        ("lowest port", tcp(BRANCH, 1), allowed("branch office", "top")),
+        ("the lowest port", tcp(BRANCH, 1), allowed("branch office", "top")),
         ("port 0", tcp(STRANGER, 0), UNCOVERED),
         ("ICMP, which no service covers", icmp(STRANGER, 8), UNCOVERED),
         ("later fragment of ICMP, which no service covers", fragment(STRANGER, ICMP), UNCOVERED),
@@ -134,7 +134,7 @@ const LIMITED: &str = r#"
     [sources.branch]
     prefixes = ["198.18.0.0/24"]
 "#;
-/// Reaches what is everywhere.
+/// An address that reaches the service on all interfaces.
 const ELSEWHERE: &str = "198.18.0.1";
 
 #[rustfmt::skip]
@@ -142,12 +142,12 @@ fn limited() -> Vec<(&'static str, Vec<u8>, Expected)> {
     vec![
         ("a service of this interface, vendor", tcp(VENDOR, 8000), allowed("vendor", "here")),
         ("a service of this interface, stranger", tcp(STRANGER, 8000), refused("here")),
-        ("the other interface's friend of that port", tcp(OFFICE, 8000), refused("here")),
+        ("a source of that port's service on the other interface", tcp(OFFICE, 8000), refused("here")),
         ("a service of both, office", tcp(OFFICE6, 7000), allowed("office", "both")),
         ("a service of both, stranger", tcp(STRANGER6, 7000), refused("both")),
-        ("what is left of a shared port here", tcp(ELSEWHERE, 9000), allowed("branch", "everywhere")),
-        ("what is left of a shared port, the other interface's friend", tcp(OFFICE, 9000), refused("everywhere")),
-        ("the port beside", tcp(STRANGER, 9001), refused("everywhere")),
+        ("a shared port, of which only one service is on this interface", tcp(ELSEWHERE, 9000), allowed("branch", "everywhere")),
+        ("a shared port, source of the service on the other interface", tcp(OFFICE, 9000), refused("everywhere")),
+        ("the adjacent port", tcp(STRANGER, 9001), refused("everywhere")),
         ("the other interface's UDP port, office", udp(OFFICE, 40_000, 53), UNCOVERED),
         ("the other interface's UDP port, stranger", udp(STRANGER, 40_000, 53), UNCOVERED),
         ("the other interface's SCTP port", sctp(OFFICE, 80), UNCOVERED),
@@ -162,7 +162,7 @@ fn limited() -> Vec<(&'static str, Vec<u8>, Expected)> {
     ]
 }
 
-/// A service that covers all ports, and so those from which this host connects, and one that does not.
+/// A service that covers all ports, including the ephemeral ones, and a service with one port.
 pub(super) const ANY: &str = r#"
     [services.all]
     ports = ["any"]
@@ -207,7 +207,7 @@ fn any() -> Vec<(&'static str, Vec<u8>, Expected)> {
         ("later fragment of AH over IPv4, vendor", fragment(VENDOR, AUTHENTICATION), STRAY),
         ("later fragment of options' number over IPv4, vendor", fragment(VENDOR, DESTINATION), STRAY),
         ("ARP", frame::ethernet(0x0806, &[0; 28]), pass(Reason::Arp)),
-        ("what is not IP", frame::ethernet(0x88cc, &[0; 46]), pass(Reason::NotIp)),
+        ("LLDP", frame::ethernet(0x88cc, &[0; 46]), pass(Reason::NotIp)),
         ("IGMP", with_hops(packet(STRANGER, 2, &[0x11; 8]), 1), pass(Reason::Multicast)),
         ("DHCP answer", udp(STRANGER, 67, 68), pass(Reason::Dhcp)),
         ("neighbour solicitation", with(icmp(STRANGER6, 135), &[(ETHERNET + 7, 255)]), pass(Reason::NeighbourDiscovery)),
@@ -258,7 +258,7 @@ fn protocols() -> Vec<(&'static str, Vec<u8>, Expected)> {
         ("ESP, office, IPv6", message(OFFICE6, ESP), allowed("office", "tunnels")),
         ("AH over IPv4, office", packet(OFFICE, AUTHENTICATION, &[TCP, 1, 0, 0]), allowed("office", "tunnels")),
         ("AH over IPv4, stranger", packet(STRANGER, AUTHENTICATION, &[TCP, 1, 0, 0]), refused("tunnels")),
-        ("AH over IPv6 is looked through", packet(OFFICE6, AUTHENTICATION, &[&[UDP, 1, 0, 0][..], &[0; 16]].concat()), UNCOVERED),
+        ("AH over IPv6 is skipped", packet(OFFICE6, AUTHENTICATION, &[&[UDP, 1, 0, 0][..], &[0; 16]].concat()), UNCOVERED),
         ("IPv4's echo request, office", icmp(OFFICE, 8), allowed("office", "ping4")),
         ("IPv4's echo request, stranger", icmp(STRANGER, 8), refused("ping4")),
         ("IPv6's echo request, stranger", icmp(STRANGER6, 128), UNCOVERED),
@@ -274,7 +274,7 @@ fn protocols() -> Vec<(&'static str, Vec<u8>, Expected)> {
         ("later fragment of VRRP, vendor", fragment(VENDOR, VRRP), allowed("vendor", "")),
         ("later fragment of VRRP, stranger", fragment(STRANGER, VRRP), STRAY),
         ("later fragment of VRRP, stranger, IPv6", fragment(STRANGER6, VRRP), STRAY),
-        ("later fragment of what no service covers", fragment(STRANGER, 111), UNCOVERED),
+        ("later fragment of an uncovered protocol, IP protocol 111", fragment(STRANGER, 111), UNCOVERED),
         ("later fragment of GRE, vendor", fragment(VENDOR6, GRE), STRAY),
         ("later fragment of AH over IPv4, office", fragment(OFFICE, AUTHENTICATION), allowed("office", "")),
         ("later fragment of AH over IPv4, stranger", fragment(STRANGER, AUTHENTICATION), STRAY),
@@ -284,9 +284,9 @@ fn protocols() -> Vec<(&'static str, Vec<u8>, Expected)> {
         ("later fragment of TCP, vendor", fragment(VENDOR, TCP), allowed("vendor", "")),
         ("later fragment that begins with options, office", fragment(OFFICE6, DESTINATION), allowed("office", "")),
         ("later fragment that begins with options, stranger", fragment(STRANGER6, DESTINATION), STRAY),
-        ("IGMP, which is kept", with_hops(packet(STRANGER, 2, &[0x11; 8]), 1), pass(Reason::Multicast)),
+        ("IGMP, which is exempt", with_hops(packet(STRANGER, 2, &[0x11; 8]), 1), pass(Reason::Multicast)),
     ]
 }
 
-/// The IP header states more than there is.
+/// Malformed, because the length in the IP header exceeds the frame.
 const MALFORMED_LENGTH: Expected = super::CUT_SHORT;

@@ -1,6 +1,6 @@
-//! Two namespaces and a link: one sends frames, and nftables in the other says what becomes of each.
+//! Sends frames over a link to a namespace with nftables, and reads the verdict of each frame.
 //!
-//! A frame's number is in its Ethernet source address, which neither filter looks at. Knows no policy.
+//! The number of a frame is in its Ethernet source address, which neither filter uses. Does not depend on the policy.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -17,16 +17,16 @@ use serde_json::Value;
 use super::rules::{DROPPED, PASSED, TABLE};
 use crate::kernel::INTERFACE;
 
-/// Frames that are sent before somebody looks: fewer than a CPU's queue holds.
+/// The number of frames per reading of the verdicts; less than the length of a CPU's queue.
 const BATCH: usize = 200;
-/// Where a frame's source address is.
+/// The offset of the Ethernet source address.
 const SOURCE: usize = 6;
-/// The number of a frame that only tells that those before it have arrived.
+/// The number of the last frame of a batch; its verdict shows that all frames before it have arrived.
 const LAST: u16 = u16::MAX;
 /// Longer than a busy machine takes for a batch.
 const PATIENCE: Duration = Duration::from_mins(3);
 
-/// See the module.
+/// A link to a namespace with nftables.
 pub(super) struct Judge {
     scratch: Scratch,
     host: Namespace,
@@ -34,21 +34,21 @@ pub(super) struct Judge {
     sender: FrameSender,
 }
 
-/// Whether there is an `nft` to start.
+/// Reports whether `nft` is installed.
 pub(super) fn is_installed() -> bool {
     match Command::new("nft").arg("--version").output() {
         Err(error) if error.kind() == ErrorKind::NotFound => false,
-        // Whatever else is wrong with it should be seen.
+        // Other errors make the tests fail later.
         _ => true,
     }
 }
 
 impl Judge {
     pub(super) fn new() -> anyhow::Result<Self> {
-        // Each CPU queues what is sent on it, so on one of them nothing overtakes.
+        // Each CPU has its own queue, so frames that one CPU sends stay in order.
         let mut one = CpuSet::new();
         one.set(sched_getcpu()?)?;
-        sched_setaffinity(Pid::from_raw(0), &one).context("cannot stay on a CPU")?;
+        sched_setaffinity(Pid::from_raw(0), &one).context("cannot pin the thread to a CPU")?;
         let (host, peer) = (Namespace::new()?, Namespace::new()?);
         let end = |namespace| VethEnd {
             namespace,
@@ -64,17 +64,17 @@ impl Judge {
         })
     }
 
-    /// What becomes of each frame under these rules; of one that never gets to them it is a drop.
+    /// Returns the verdict of each frame under these rules. A frame that does not reach the rules counts as dropped.
     pub(super) fn verdicts(&self, rules: &str, frames: &[&[u8]]) -> anyhow::Result<Vec<Verdict>> {
         let file = self.scratch.write("rules.nft", rules)?;
         let mut verdicts = Vec::new();
         for batch in frames.chunks(BATCH) {
             self.nft(&["-f", &file.display().to_string()])
-                .with_context(|| format!("nft does not take\n{rules}"))?;
+                .with_context(|| format!("nft refuses the rules\n{rules}"))?;
             for (number, frame) in (0..).zip(batch) {
                 self.sender.send(&numbered(frame, number))?;
             }
-            // ARP, which is in one of the sets under any rules.
+            // ARP, which any rules add to one of the sets.
             let last = lab::frame::ethernet(0x0806, &[0; 28]);
             self.sender.send(&numbered(&last, LAST))?;
             let judged = self.judged()?;
@@ -87,7 +87,7 @@ impl Judge {
         Ok(verdicts)
     }
 
-    /// What became of the frames so far, by number, once the last one is among them.
+    /// Waits for the last frame, and returns the verdicts by frame number.
     fn judged(&self) -> anyhow::Result<BTreeMap<u16, Verdict>> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -102,12 +102,14 @@ impl Judge {
                 return Ok(judged);
             }
             if Instant::now() > deadline {
-                bail!("the last frame did not come in {PATIENCE:?}; so far {judged:?}");
+                bail!(
+                    "the last frame has no verdict after {PATIENCE:?}; verdicts so far: {judged:?}"
+                );
             }
         }
     }
 
-    /// The numbers of the frames in a set, each of which was put there once.
+    /// Returns the numbers of the frames in a set, each of which was added once.
     fn members(&self, set: &str) -> anyhow::Result<Vec<u16>> {
         let mut arguments = vec!["-j", "list", "set"];
         arguments.extend(TABLE.split(' '));
@@ -131,10 +133,10 @@ impl Judge {
     }
 }
 
-/// The number in an element such as `{"elem": {"val": "02:00:00:00:00:07", "counter": {"packets": 1}}}`.
+/// Parses the frame number in an element such as `{"elem": {"val": "02:00:00:00:00:07", "counter": {"packets": 1}}}`.
 fn member(entry: &Value) -> anyhow::Result<u16> {
     let element = &entry["elem"];
-    ensure!(element["counter"]["packets"] == 1, "not judged once");
+    ensure!(element["counter"]["packets"] == 1, "not added exactly once");
     let address = element["val"].as_str().context("no address")?;
     let number = address
         .get(12..)

@@ -1,9 +1,8 @@
-//! A configuration as nftables rules, at an interface's ingress, where the filter is as well: before
-//! fragments are put together, and with frames that are not IP.
+//! Renders a configuration as nftables rules for the ingress hook of an interface, which sees the same packets as the
+//! filter: before reassembly, and including frames that are not IP.
 //!
-//! Shares no code with the compiler or with the kernel program. Each frame ends in one of two sets, by
-//! its Ethernet source, which is how the sender numbers frames. Knows no return traffic but
-//! `established` and `off`.
+//! Shares no code with the compiler or the kernel program. The rules add the Ethernet source of each frame, which is the
+//! number of the frame, to the set of its verdict. Supports only `established` and `off` as `return_traffic`.
 
 use std::fmt::Write as _;
 
@@ -16,15 +15,15 @@ use ipnet::IpNet;
 pub(super) const TABLE: &str = "netdev oracle";
 /// The set of frames that pass.
 pub(super) const PASSED: &str = "passed";
-/// The set of those that do not.
+/// The set of frames that are dropped.
 pub(super) const DROPPED: &str = "dropped";
 
-/// Matches IPv6 alone.
+/// Matches IPv6.
 const IPV6: &str = "meta protocol ip6";
-/// IPv6 extension headers: of a later fragment they hide the protocol.
+/// The IPv6 extension headers, which hide the protocol of a later fragment.
 const EXTENSIONS: &str = "{ 0, 43, 44, 51, 60 }";
 
-/// The input of `nft -f` that replaces the table.
+/// Returns the input of `nft -f` that replaces the table.
 pub(super) fn render(
     policy: &Policy,
     snapshot: &Snapshot,
@@ -54,7 +53,7 @@ pub(super) fn render(
         "later",
         OVERLAPPING.to_owned() + &by_service(&services, later),
     );
-    chain("whole", kept(rules.keep) + &by_service(&services, covers));
+    chain("whole", exempt(rules.keep) + &by_service(&services, covers));
     chain("addressed", addressed());
     chain("judge", judge(rules, interface));
     text + "}\n"
@@ -64,7 +63,7 @@ fn end(set: &str, verdict: &str) -> String {
     format!("add @{set} {{ ether saddr counter }} {verdict}\n")
 }
 
-/// The addresses that may reach a service, by family.
+/// Returns the sets of allowed addresses of a service, one per family.
 fn sets(place: usize, service: &Service, snapshot: &Snapshot) -> String {
     let prefixes = service
         .allow
@@ -88,12 +87,13 @@ fn sets(place: usize, service: &Service, snapshot: &Snapshot) -> String {
     text
 }
 
-/// First whom any service lets in, then what any service covers, then the rest.
+/// Returns the rules that allow the sources of the services, then those that drop other packets to the services, and then
+/// those for all other packets.
 fn by_service(services: &[(usize, &Service)], matches: impl Fn(&Ports) -> Vec<String>) -> String {
     let mut text = String::new();
     for (place, service) in services {
         for rule in service.ports.iter().flat_map(&matches) {
-            // nft refuses a rule of one family that compares an address of the other.
+            // nft refuses a rule that matches one family and compares an address of the other.
             if !rule.starts_with(IPV6) {
                 let _ = writeln!(text, "{rule} ip saddr @s{place}v4 goto pass");
             }
@@ -108,7 +108,7 @@ fn by_service(services: &[(usize, &Service)], matches: impl Fn(&Ports) -> Vec<St
     text + "goto uncovered\n"
 }
 
-/// What matches a packet with ports, or of a protocol without.
+/// Returns the matches for whole packets to the ports.
 fn covers(ports: &Ports) -> Vec<String> {
     vec![match ports {
         Ports::Tcp(range) => format!("tcp dport {}-{}", range.start(), range.end()),
@@ -120,7 +120,7 @@ fn covers(ports: &Ports) -> Vec<String> {
     }]
 }
 
-/// What matches a later fragment that could be to the same.
+/// Returns the matches for later fragments that may belong to such packets.
 fn later(ports: &Ports) -> Vec<String> {
     let protocols = match ports {
         Ports::Tcp(_) => "6",
@@ -148,15 +148,15 @@ fn uncovered(rules: Rules) -> String {
     .to_owned()
 }
 
-/// A fragment that begins in a transport header, in units of 8 bytes.
+/// Drops fragments that begin inside the transport header; offsets are in units of 8 bytes.
 const OVERLAPPING: &str = "meta l4proto 6 ip frag-off & 0x1fff 1-2 goto refuse
 meta l4proto 6 frag frag-off 1-2 goto refuse
 meta l4proto 132 ip frag-off & 0x1fff 1 goto refuse
 meta l4proto 132 frag frag-off 1 goto refuse
 ";
 
-/// Later fragments apart; of the others the transport header must be whole, which is to say that its last
-/// byte can be compared with something.
+/// Returns the rules that separate later fragments, and drop other packets without a complete transport header. The header
+/// is complete if its last byte can be compared.
 fn addressed() -> String {
     let mut text =
         String::from("ip frag-off & 0x1fff != 0 goto later\nfrag frag-off != 0 goto later\n");
@@ -168,8 +168,8 @@ fn addressed() -> String {
     text + "goto whole\n"
 }
 
-/// What passes before the services are asked.
-fn kept(keep: Keep) -> String {
+/// Returns the rules of the exemptions, which precede the services.
+fn exempt(keep: Keep) -> String {
     let exceptions: [(bool, &[&str]); 4] = [
         (
             keep.neighbour_discovery,
@@ -200,7 +200,7 @@ fn kept(keep: Keep) -> String {
     let mut text = String::new();
     for rule in exceptions
         .iter()
-        .filter(|(kept, _)| *kept)
+        .filter(|(is_exempt, _)| *is_exempt)
         .flat_map(|(_, rules)| *rules)
     {
         let _ = writeln!(text, "{rule} goto pass");
@@ -208,9 +208,9 @@ fn kept(keep: Keep) -> String {
     text
 }
 
-/// Where a frame comes in. A packet whose headers the kernel cannot follow has no protocol to compare.
+/// Returns the base chain. A packet whose headers the kernel cannot parse has no protocol to compare.
 fn judge(rules: Rules, interface: &str) -> String {
-    let target = |kept| if kept { "pass" } else { "refuse" };
+    let target = |is_exempt| if is_exempt { "pass" } else { "refuse" };
     format!(
         "type filter hook ingress device \"{interface}\" priority -500; policy accept;\n\
          meta protocol arp goto {}\n\

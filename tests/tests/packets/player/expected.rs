@@ -1,5 +1,5 @@
-//! The model: for each flow the side that sent first, and the time at which this host initiated it. Shares no code with the logic that
-//! ships, and has one clock.
+//! The model: records for each flow which side sent first, and when the host initiated it. Shares no code with the shipped
+//! packet logic, and has one clock.
 
 use std::collections::HashMap;
 
@@ -8,35 +8,36 @@ use allowlist_common::packet::{TCP, UDP};
 
 use super::{ACK, Ends, FIN, PORTS, Packet, Policy, RST, SERVED, SYN};
 
-/// Near the end of a time the kernel's clock may differ by as much as the test takes.
+/// The tolerance for expiry in seconds: the kernel's clock runs on while the test runs.
 const UNSURE: u32 = 15;
 
-/// An exchange of datagrams, which ends by a pause.
+/// An exchange of datagrams, which a pause ends.
 #[derive(Clone, Copy, Debug)]
 struct Exchange {
-    /// Whether the first one came from outside.
+    /// Whether the first datagram was received.
     is_foreign: bool,
-    /// Whether this host sent the first one, and then one came from outside to another address of this host: a mark is
-    /// about all addresses, so nothing is certain about flows that begin now.
+    /// Whether the host sent the first datagram, and later received one on another address: a mark is for all addresses of
+    /// the host, so the origin of flows that begin now is uncertain.
     is_mixed: bool,
-    /// Whether the filter saw that; else it can only know that the port is one that strangers may have sent to, and
-    /// only for as long as a flow lives.
+    /// Whether the filter has recorded that. Otherwise it only knows that the port may have received foreign datagrams, and
+    /// only for the lifetime of a flow.
     is_seen: bool,
     last: u32,
-    /// Until when the filter may hold its origin for unknown, since this host sent while marks may have been evicted.
+    /// The end of the time in which the filter may treat the origin as unknown, because the host sent while marks may have
+    /// been evicted.
     unknown_until: u32,
-    /// When a datagram came from outside last.
+    /// The time of the last received datagram.
     heard: u32,
 }
 
-/// A connection, or echo requests, of this host.
+/// A connection or a sequence of echo requests of the host.
 #[derive(Clone, Copy, Debug)]
 struct Initiated {
-    /// When it ends if this host sends nothing.
+    /// The time of expiry if the host sends no more packets.
     until: u32,
-    /// Whether this host has ended it.
+    /// Whether the host has closed the connection.
     is_closing: bool,
-    /// Whether the other side sent after it had expired.
+    /// Whether the remote end sent after the expiry.
     is_unsure: bool,
 }
 
@@ -44,13 +45,13 @@ pub(super) struct Expected {
     pub(super) policy: Policy,
     pub(super) observes: bool,
     now: u32,
-    /// Of UDP, by both ends without this host's address.
+    /// UDP exchanges, by endpoints without the host's address.
     exchanges: HashMap<Ends, Exchange>,
-    /// Of TCP and ICMP.
+    /// TCP connections and ICMP echo requests.
     initiated: HashMap<Ends, Initiated>,
-    /// Flows of UDP that this host certainly initiated, and until when they live.
+    /// UDP flows that the host has certainly initiated, with their time of expiry.
     own: HashMap<Ends, u32>,
-    /// Until when the origin of datagrams from a port may be unknown.
+    /// The end of the time in which the origin of datagrams from a port may be unknown.
     unknown: HashMap<u16, u32>,
     crowded_until: u32,
 }
@@ -73,7 +74,7 @@ impl Expected {
         }
     }
 
-    /// Whether the flow tracker records packets of this host between these ends.
+    /// Reports whether the flow tracker records sent packets with these endpoints.
     fn records(&self, ends: Ends) -> bool {
         self.policy.tracks() && !self.policy.is_served(ends)
     }
@@ -176,7 +177,7 @@ impl Expected {
         self.initiated.insert(ends, flow);
     }
 
-    /// No segment comes from an open socket, so none extends a flow that this host has ended.
+    /// The socket is closed, so no segment extends a flow that the host has ended.
     fn send_segment(&mut self, ends: Ends, flags: u8) {
         let now = self.now;
         if flags == SYN {
@@ -211,7 +212,7 @@ impl Expected {
         self.policy = policy;
     }
 
-    /// The filter has lost its state.
+    /// Clears the state of the filter.
     pub(super) fn restart(&mut self) {
         for exchange in self.exchanges.values_mut() {
             exchange.is_seen = false;
@@ -227,7 +228,7 @@ impl Expected {
         }
     }
 
-    /// Nothing is known of where the exchanges of a port began.
+    /// Makes the origin of the exchanges of a port unknown.
     fn distrust(&mut self, port: u16) {
         let now = self.now;
         for (ends, exchange) in &mut self.exchanges {
@@ -243,7 +244,7 @@ impl Expected {
         self.now += seconds;
     }
 
-    /// All marks are evicted: from here on only the ports are evidence.
+    /// Evicts all marks: from now on, only the state of ports shows the origin.
     pub(super) fn flood(&mut self) {
         self.crowded_until = self.now + UDP_IDLE;
         for exchange in self
@@ -258,7 +259,7 @@ impl Expected {
         }
     }
 
-    /// The violated invariant, if any, of a flow that is alive as this host's own, or is not.
+    /// Returns the violated invariant, if any, for a flow that is (`is_own`) or is not alive as the host's own.
     pub(super) fn wrong(&self, ends: Ends, is_own: bool) -> Option<&'static str> {
         let now = self.now;
         if !self.policy.tracks() {
@@ -270,20 +271,18 @@ impl Expected {
                 exchange.is_foreign && now < exchange.last + UDP_IDLE - UNSURE
             });
             return if is_own && is_foreign && certain + UNSURE < now {
-                Some("its first packet came from outside")
+                Some("its first packet was received")
             } else if !is_own && now + UNSURE < certain {
-                Some("this host's own flow is lost")
+                Some("the host's own flow is lost")
             } else {
                 None
             };
         }
         match (is_own, self.initiated.get(&ends)) {
-            (true, None) => Some("this host initiated nothing"),
-            (true, Some(flow)) if flow.until + UNSURE < now => {
-                Some("this host has not extended it")
-            }
+            (true, None) => Some("the host has not initiated it"),
+            (true, Some(flow)) if flow.until + UNSURE < now => Some("the host has not extended it"),
             (false, Some(flow)) if !flow.is_unsure && now + UNSURE < flow.until => {
-                Some("this host's own flow is lost")
+                Some("the host's own flow is lost")
             }
             _ => None,
         }

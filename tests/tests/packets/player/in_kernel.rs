@@ -1,4 +1,4 @@
-//! The kernel's programs. Time goes by as the times of the tables' entries are set back.
+//! The kernel programs. Time passes by subtraction from the times in the tables.
 
 use std::net::SocketAddr;
 
@@ -43,7 +43,7 @@ impl InKernel {
     }
 }
 
-/// The frame of a packet.
+/// Returns the frame of a packet.
 fn frame(packet: &Packet, is_sent: bool) -> Vec<u8> {
     let ends = &packet.ends;
     let local = (LOCALS[usize::from(ends.local)], ends.local_port);
@@ -96,7 +96,7 @@ impl Subject for InKernel {
 
     fn set(&mut self, policy: Policy, observes: bool) {
         if policy.tracks() && !self.policy.tracks() {
-            // As a start does.
+            // As at a start.
             for name in [FLOWS, PEERS] {
                 self.kernel.clear(name);
             }
@@ -104,13 +104,13 @@ impl Subject for InKernel {
         }
         Compiled::of(&text(policy, observes)).publish(&mut self.kernel);
         if self.policy == Policy::Served && policy != Policy::Served {
-            self.distrust(&[SERVED]); // as a publish does
+            self.distrust(&[SERVED]); // as at a publish
         }
         self.policy = policy;
     }
 
     fn restart(&mut self) {
-        self.kernel.forget_sent();
+        self.kernel.clear_flows();
         self.distrust(&PORTS);
     }
 
@@ -119,7 +119,7 @@ impl Subject for InKernel {
             let mut table = self.kernel.flow_table(name);
             let entries: Vec<(Flow, FlowEntry)> = table.iter().flatten().collect();
             for (key, entry) in entries {
-                // An entry that was there is not one that never was.
+                // 0 would mean that the entry never existed.
                 let expires = entry.expires.saturating_sub(seconds).max(1);
                 table
                     .insert(key, FlowEntry { expires, ..entry }, 0)
@@ -158,10 +158,10 @@ impl Subject for InKernel {
     }
 }
 
-/// More strangers than there is room for marks: this host's flows stay, no reply creates one, and the tables stay within
-/// their bounds.
+/// With more foreign flows than marks, the host's flows remain, replies create no flow, and the tables stay within their
+/// limits.
 #[test]
-fn a_flood_of_strangers_evicts_no_flow_of_this_host() {
+fn a_flood_evicts_no_flow_of_the_host() {
     require_root!();
     let mut kernel = Kernel::new();
     Compiled::of("mode = \"observe\"\ndefault = \"drop\"\nmax_flows = 1024\n").publish(&mut kernel);
@@ -175,13 +175,13 @@ fn a_flood_of_strangers_evicts_no_flow_of_this_host() {
         kernel.run(&frame::udp(stranger(number), server(7000), b"flood"));
     }
     assert!(kernel.found_crowding(), "marks were evicted");
-    let kept = kernel.flow_table(FOREIGN).keys().flatten().count();
-    assert!(kept <= FOREIGN_FLOWS as usize, "{kept} marks");
-    // Also a reply whose mark is gone.
+    let marks = kernel.flow_table(FOREIGN).keys().flatten().count();
+    assert!(marks <= FOREIGN_FLOWS as usize, "{marks} marks");
+    // The mark of one reply has been evicted.
     kernel.keeps_crowding = true;
     kernel.send(&frame::udp(server(SERVED), stranger(0), b"reply"));
     kernel.send(&frame::udp(server(7000), stranger(FOREIGN_FLOWS), b"reply"));
-    // A port that no stranger sent to.
+    // No foreign datagram was sent to this port.
     kernel.send(&frame::udp(server(50_000), remote, b"question"));
     let own: Vec<u16> = kernel
         .flow_table(FLOWS)

@@ -1,4 +1,4 @@
-//! The logic that ships, with tables that are plain maps, and faults that can be planted into it.
+//! The shipped packet logic over maps of the standard library, with faults that a test can plant.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -10,14 +10,14 @@ use allowlist_common::packet::{Address, TCP, UDP};
 
 use super::{ACK, Ends, FRIEND, PORTS, Packet, Policy, RST, SYN, Subject};
 
-/// A mistake that the filter could have. The player has to find each.
+/// A fault that the filter could have. The player has to find each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     /// An RST extends a flow, as an ACK does.
     RstExtends,
     /// A segment without SYN creates a flow.
     AckCreates,
-    /// So does one that accepts a connection.
+    /// A segment that accepts a connection creates a flow.
     SynAckCreates,
     /// Segments of a closed socket extend a closing flow.
     ClosedSocketExtends,
@@ -25,25 +25,25 @@ pub(super) enum Fault {
     ReceiveExtends,
     /// An echo reply creates a flow.
     EchoReplyCreates,
-    /// A mark is not looked at.
+    /// Marks are ignored.
     ReplyCreates,
-    /// Nothing is marked in observe mode.
+    /// No flow is marked in observe mode.
     NoMarks,
-    /// Packets that a service allows, on ports from which this host connects, are not marked.
+    /// Packets to ephemeral ports that a service allows are not marked.
     NoMarksOfAllowed,
-    /// A mark holds for one of this host's addresses alone.
+    /// A mark is for only one address of the host.
     MarksByAddress,
-    /// A mark is not extended while the flow goes on.
+    /// A mark is not extended while the flow continues.
     MarksEndEarly,
-    /// Marks are gone when drops are enforced.
+    /// Marks are removed when drops are enforced.
     ModeForgetsMarks,
     /// A flow whose mark was evicted is trusted.
     EvictedIsTrusted,
-    /// The ports of older sockets are trusted.
+    /// The ports of sockets from before the start are trusted.
     OldSocketsAreTrusted,
-    /// And those from which flows were not recorded, since they were a service's.
+    /// Ports from which flows were not tracked, because a service had them, are trusted.
     NewlyRecordedIsTrusted,
-    /// Flows from before a time without tracking are kept.
+    /// Flows from before a period without tracking are kept.
     OldFlowsAreKept,
 }
 
@@ -79,7 +79,7 @@ pub(super) struct Pure {
     crowded_until: u32,
 }
 
-/// The flow of some ends.
+/// Returns the flow with these endpoints.
 pub(super) fn flow(ends: Ends) -> Flow {
     let address = |text: &str| -> Address {
         let address: IpAddr = text.parse().expect("an address");
@@ -230,7 +230,7 @@ impl Subject for Pure {
                 self.foreign.insert(key, update.entry);
             }
             Table::None => {}
-            Table::Undecided => panic!("{sent:?} stays undecided"),
+            Table::Undecided => panic!("the origin of {sent:?} is undecided"),
         }
     }
 
