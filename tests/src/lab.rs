@@ -1,7 +1,7 @@
-//! The laboratory: namespaces connected by links, with frames, sockets and processes in them.
+//! The laboratory: network namespaces that links connect, with frames, sockets and processes in them.
 //!
-//! Invariant: all of it belongs to kernel objects that this process holds open, so the kernel removes it when the process
-//! ends, also by SIGKILL. Several laboratories can run side by side.
+//! Invariant: this process holds all kernel objects of the laboratory open, so the kernel removes them when the process
+//! ends, also by SIGKILL. Several laboratories can run at the same time.
 
 mod background_load;
 mod clock;

@@ -1,8 +1,8 @@
-//! What the tests and the demo stand on: a laboratory of network namespaces, the program as a
-//! process, and a vendor that answers from loopback.
+//! The environment of tests and demo: network namespaces, the program as a process, a vendor's server on loopback, a name
+//! server, and a model of the filter.
 //!
-//! Invariant: nothing here changes the machine's own network or mounts, and nothing outlives the
-//! process, however it ends. Knows nothing of how `allowlist` works inside.
+//! Invariant: the machine's network and mounts stay unchanged, and the kernel removes everything when the process ends,
+//! also by SIGKILL.
 
 pub mod lab;
 pub mod model;

@@ -19,20 +19,20 @@ use hickory_proto::rr::rdata::{A, AAAA, CNAME};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use nix::sys::socket;
 
-/// How soon a thread that waits sees that it should end.
+/// The interval at which a waiting thread checks whether it should end.
 const TICK: Duration = Duration::from_millis(20);
 
 /// The reply for a name. Records are lines such as `hooks.example.com 60 A 192.0.2.1`; an answer has the records of the
 /// requested type, and the aliases.
 #[derive(Clone, Debug)]
 pub enum Reply {
-    /// These, as far as they are of the type.
+    /// These records.
     Records(Vec<String>),
-    /// One list after another, and the first again: the next after each question for IPv4.
+    /// Several lists in rotation; each query for A records selects the next one.
     Rotating(Vec<Vec<String>>),
     /// A truncated answer over UDP, and the whole one over TCP.
     OverTcp(Vec<String>),
-    /// The records, after a while.
+    /// The records, after a delay.
     Late(Duration, Vec<String>),
     /// NXDOMAIN.
     NoSuchName,
@@ -44,17 +44,17 @@ pub enum Reply {
     FormatError,
     /// NOTIMP.
     NotImplemented,
-    /// FORMERR to queries with EDNS, as of a server that does not know it, and the records to others.
+    /// FORMERR to queries with EDNS, as by a server without EDNS, and the records to others.
     NoEdns(Vec<String>),
     /// One reply for the A records, and another for the AAAA records.
     ByFamily(Box<[Reply; 2]>),
-    /// Nothing.
+    /// No reply.
     Silence,
-    /// Bytes that are no message.
+    /// Bytes that are not a DNS message.
     Garbage,
-    /// The records, as the answer to another question of the same client.
+    /// The records, with the id of another query of the client.
     WrongId(Vec<String>),
-    /// The records, as the answer to the question for another name.
+    /// The records, as a reply to a query for another name.
     WrongQuestion(Vec<String>),
 }
 
@@ -64,7 +64,7 @@ impl Reply {
         Self::ByFamily(Box::new([v4, v6]))
     }
 
-    /// Records, by line.
+    /// Returns a reply with these records, one per line.
     pub fn records<'l>(lines: impl IntoIterator<Item = &'l str>) -> Self {
         Self::Records(lines.into_iter().map(str::to_owned).collect())
     }
@@ -80,13 +80,13 @@ pub struct NameServer {
 
 struct Shared {
     replies: Mutex<Vec<(Name, Reply)>>,
-    /// How each question came, its name and its type, in the order in which they came.
+    /// The protocol, name and type of each query, in the order of arrival.
     questions: Mutex<Vec<String>>,
     stopping: AtomicBool,
 }
 
 impl NameServer {
-    /// Answers by name; any other name does not exist.
+    /// Starts a server with these replies by name; other names do not exist.
     pub fn start<'n>(replies: impl IntoIterator<Item = (&'n str, Reply)>) -> Result<Self> {
         let (listener, udp) = bind()?;
         let shared = Arc::new(Shared {
@@ -117,12 +117,12 @@ impl NameServer {
         Ok(server)
     }
 
-    /// Where it listens.
+    /// Returns the address and port of the server.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Answers differently from now on.
+    /// Replaces the replies.
     pub fn reply(&self, name: &str, reply: Reply) {
         let name = parse_name(name);
         let mut replies = lock(&self.shared.replies);
@@ -130,7 +130,7 @@ impl NameServer {
         replies.push((name, reply));
     }
 
-    /// Such as `udp hooks.example.com. A`, in the order in which they came.
+    /// Returns the queries, such as `udp hooks.example.com. A`, in the order of arrival.
     pub fn questions(&self) -> Vec<String> {
         lock(&self.shared.questions).clone()
     }
@@ -152,7 +152,7 @@ impl fmt::Debug for NameServer {
     }
 }
 
-/// Another test may have one of the two ports.
+/// Binds the same port for UDP and TCP. Tries several ports, because another test may use one of the two.
 fn bind() -> Result<(TcpListener, UdpSocket)> {
     for _ in 0..100 {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen")?;
@@ -201,7 +201,7 @@ fn serve_tcp(listener: &TcpListener, shared: &Arc<Shared>) {
     }
 }
 
-/// Each message has its length before it.
+/// Serves a TCP connection, on which each message follows its length.
 fn serve_stream(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     stream.set_read_timeout(Some(TICK))?;
     loop {
@@ -237,7 +237,7 @@ fn read(stream: &mut TcpStream, mut buffer: &mut [u8], shared: &Shared) -> io::R
     Ok(())
 }
 
-/// Whether the server is still there then.
+/// Waits, and reports whether the server still runs.
 fn pause(wait: Duration, shared: &Shared) -> bool {
     let mut left = wait;
     while !left.is_zero() && !shared.stopping.load(Ordering::Relaxed) {
@@ -248,7 +248,7 @@ fn pause(wait: Duration, shared: &Shared) -> bool {
     !shared.stopping.load(Ordering::Relaxed)
 }
 
-/// What to send, and after how long; none for silence.
+/// Returns the reply to a query and its delay; `None` for no reply.
 fn answer(question: &[u8], shared: &Shared, is_tcp: bool) -> Option<(Duration, Vec<u8>)> {
     let question = Message::from_vec(question).ok()?;
     let query = question.queries.first()?.clone();
@@ -346,7 +346,7 @@ fn parse_name(text: &str) -> Name {
     name
 }
 
-/// A thread that panicked while it held the lock has failed a test already.
+/// Locks a mutex, also if it is poisoned: the panic has failed a test already.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,14 +1,13 @@
-//! Tests that cannot run here say so and why, where nobody can overlook it.
+//! Records skipped tests with their reasons.
 //!
-//! Invariant: every skip is a line on the real standard error, past the test harness, and a line in
-//! the file that `ALLOWLIST_SKIPS` names, which is how `cargo xtask test` counts them. Does not know
-//! which skips are expected.
+//! Invariant: each skip is a line on standard error, which the test harness does not capture, and a line in the file
+//! `ALLOWLIST_SKIPS`, from which `cargo xtask test` counts them. Does not know which skips are expected.
 
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 
-/// Leaves the test with a reason: `skip!("kernel {release} has no tcx (6.6 brought it)")`.
+/// Returns from the test and records the reason: `skip!("kernel {release} has no tcx (added in 6.6)")`.
 #[macro_export]
 macro_rules! skip {
     ($($reason:tt)+) => {{
@@ -17,7 +16,7 @@ macro_rules! skip {
     }};
 }
 
-/// Leaves the test unless it runs as root.
+/// Skips the test unless it runs as root.
 #[macro_export]
 macro_rules! require_root {
     () => {
@@ -27,9 +26,9 @@ macro_rules! require_root {
     };
 }
 
-/// What a test returns when it is skipped.
+/// The return type of a test that can be skipped.
 pub trait Outcome {
-    /// As if it had passed.
+    /// Returns the value of a test that passed.
     fn skipped() -> Self;
 }
 
@@ -43,24 +42,25 @@ impl<E> Outcome for Result<(), E> {
     }
 }
 
-/// Whether this process runs as root.
+/// Reports whether this process runs as root.
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// Notes a skip. `closure` is the type name of a closure in the test, which starts with the test's.
+/// Records a skip. `closure` is the type name of a closure in the test, which begins with the path of the test.
 pub fn record(closure: &str, reason: fmt::Arguments<'_>) {
     let test = closure.trim_end_matches("::{{closure}}");
-    // Standard error by its own handle: the test harness swallows what the print macros write.
+    // Written to the handle of standard error, because the test harness captures the output of the print macros.
     let _ = io::stderr().write_all(format!("SKIP {test}: {reason}\n").as_bytes());
     if let Some(path) = std::env::var_os("ALLOWLIST_SKIPS") {
-        // One write to the end of the file, so that tests that run at once do not mix their lines.
+        // One append per line, so that concurrent tests do not mix their lines.
         let line = format!("{test}: {reason}\n");
         let written = OpenOptions::new()
             .create(true)
             .append(true)
             .open(&path)
             .and_then(|mut file| file.write_all(line.as_bytes()));
-        written.unwrap_or_else(|error| panic!("cannot note a skip in {}: {error}", path.display()));
+        written
+            .unwrap_or_else(|error| panic!("cannot record a skip in {}: {error}", path.display()));
     }
 }

@@ -1,11 +1,10 @@
-//! A vendor on loopback: serves lists, and misbehaves in every way that real vendors do.
+//! A vendor's HTTP server on loopback, which serves lists and misbehaves in the ways of real vendors.
 //!
-//! Made of `std` sockets and threads because misbehaviour needs raw bytes, which an HTTP library is
-//! there to prevent, and because a thread that has entered a network namespace can start one there.
+//! Uses `std` sockets and threads: misbehaviour needs raw bytes, which an HTTP library prevents, and a thread inside a
+//! network namespace can start the server there.
 //!
-//! Invariants: it listens in the namespace in which it was started, on 127.0.0.1 by default;
-//! when it is dropped, its threads have ended. Understands no more of a request than its path
-//! and which version of a list it has.
+//! Invariants: the server listens in the namespace of the thread that started it, on 127.0.0.1 by default; its threads
+//! have ended when the value is dropped. Of a request it reads only the path and the conditional headers.
 
 mod answer;
 mod certificates;
@@ -38,19 +37,19 @@ pub struct Vendor {
 struct Shared {
     answers: Mutex<Vec<(String, Answer)>>,
     tls: Option<Arc<ServerConfig>>,
-    /// Heads of requests, in the order in which they came.
+    /// The heads of all requests, in the order of arrival.
     requests: Mutex<Vec<String>>,
-    /// None once the server is stopping.
+    /// The open connections; `None` while the server stops.
     streams: Mutex<Option<Vec<TcpStream>>>,
 }
 
 impl Vendor {
-    /// Answers by path over HTTP; any other path is 404.
+    /// Starts an HTTP server with these answers by path; other paths get 404.
     pub fn start(answers: impl IntoIterator<Item = (&'static str, Answer)>) -> Result<Self> {
         Self::start_with(Ipv4Addr::LOCALHOST.into(), answers, None)
     }
 
-    /// The same on an address of the namespace.
+    /// Starts an HTTP server on an address of the namespace.
     pub fn start_at(
         address: IpAddr,
         answers: impl IntoIterator<Item = (&'static str, Answer)>,
@@ -58,12 +57,12 @@ impl Vendor {
         Self::start_with(address, answers, None)
     }
 
-    /// The same over HTTPS, with a certificate for `127.0.0.1` and `localhost`.
+    /// Starts an HTTPS server with a certificate for `127.0.0.1` and `localhost`.
     pub fn start_tls(answers: impl IntoIterator<Item = (&'static str, Answer)>) -> Result<Self> {
         Self::start_tls_at(Ipv4Addr::LOCALHOST.into(), answers)
     }
 
-    /// The same on an address of the namespace, which the certificate also has.
+    /// Starts an HTTPS server on an address of the namespace, with a certificate for it.
     pub fn start_tls_at(
         address: IpAddr,
         answers: impl IntoIterator<Item = (&'static str, Answer)>,
@@ -71,7 +70,7 @@ impl Vendor {
         Self::start_tls_with(Certificates::good(address)?, address, answers)
     }
 
-    /// The same with other certificates.
+    /// Starts an HTTPS server with these certificates.
     pub fn start_tls_with(
         certificates: Certificates,
         address: IpAddr,
@@ -80,7 +79,7 @@ impl Vendor {
         Self::start_with(address, answers, Some(certificates))
     }
 
-    /// The same by HTTP/2, with one answer for every path.
+    /// Starts an HTTP/2 server with one answer for all paths.
     pub fn start_http2(answer: Http2) -> Result<Self> {
         let address = Ipv4Addr::LOCALHOST.into();
         let certificates = Certificates::good(address)?.for_http2();
@@ -94,7 +93,7 @@ impl Vendor {
     ) -> Result<Self> {
         let listener = TcpListener::bind((address, 0)).with_context(|| {
             format!(
-                "cannot listen on {address}: has this namespace an interface with it, and is it up?"
+                "cannot listen on {address}: is it an address of an interface of this namespace that is up?"
             )
         })?;
         let (ca_pem, tls) = match certificates {
@@ -123,12 +122,12 @@ impl Vendor {
         })
     }
 
-    /// Where it listens.
+    /// Returns the address and port of the server.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The URL of a path that starts with a slash.
+    /// Returns the URL of a path, which begins with a slash.
     pub fn url(&self, path: &str) -> String {
         let scheme = if self.ca_pem.is_some() {
             "https"
@@ -138,19 +137,19 @@ impl Vendor {
         format!("{scheme}://{}{path}", self.address)
     }
 
-    /// The certificate to trust, if this is HTTPS.
+    /// Returns the certificate of the authority, if the server uses TLS.
     pub fn ca_pem(&self) -> Option<&str> {
         self.ca_pem.as_deref()
     }
 
-    /// Answers differently from now on.
+    /// Replaces the answers.
     pub fn answer(&self, path: &str, answer: Answer) {
         let mut answers = lock(&self.shared.answers);
         answers.retain(|(known, _)| known != path);
         answers.push((path.to_owned(), answer));
     }
 
-    /// Request lines and headers, in the order in which they came.
+    /// Returns the request lines and headers, in the order of arrival.
     pub fn requests(&self) -> Vec<String> {
         lock(&self.shared.requests).clone()
     }
@@ -158,7 +157,7 @@ impl Vendor {
 
 impl Drop for Vendor {
     fn drop(&mut self) {
-        // Not by a last connection: the thread that drops it may be in another namespace.
+        // Not with a last connection, because the dropping thread may be in another namespace.
         let _ = socket::shutdown(self.listener.as_raw_fd(), socket::Shutdown::Both);
         for stream in lock(&self.shared.streams).take().into_iter().flatten() {
             let _ = stream.shutdown(Shutdown::Both);
@@ -186,7 +185,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             None => break,
         }
         let shared = Arc::clone(shared);
-        // A client that goes away is what these tests are about, not a failure of the server.
+        // A client that closes the connection is a test case, not a failure of the server.
         connections.push(thread::spawn(move || drop(serve(stream, &shared))));
     }
     for connection in connections {
@@ -239,7 +238,7 @@ fn receive(stream: &mut impl Read, shared: &Shared) -> io::Result<(String, Answe
     Ok((head, answer.unwrap_or(Answer::Status(404))))
 }
 
-/// Until one of the two goes away.
+/// Copies bytes in both directions until one side closes the connection.
 fn tunnel(client: &mut TcpStream, to: SocketAddr) -> io::Result<()> {
     let mut server = TcpStream::connect(to)?;
     client.write_all(b"HTTP/1.1 200 Connected\r\n\r\n")?;
@@ -266,7 +265,7 @@ fn read_head(stream: &mut impl Read) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&head).into_owned())
 }
 
-/// A thread that panicked while it held the lock has failed a test already.
+/// Locks a mutex, also if it is poisoned: the panic has failed a test already.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

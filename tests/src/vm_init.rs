@@ -1,8 +1,8 @@
-//! `allowlist-vm-init`: the first process of the machine that `cargo xtask vm` boots. Mounts what the
-//! tests look for, runs the one test program, tells the console how it ended, and powers off.
+//! `allowlist-vm-init`: the first process of the virtual machine that `cargo xtask vm` boots. Mounts the file systems that
+//! the tests need, runs the test program, reports its exit status on the console, and powers off.
 //!
-//! Speaks to `xtask/src/vm/console.rs` in lines that start with a mark. Knows no test. Refuses to be
-//! anything but the first process: it would power off the machine of whoever tries it by hand.
+//! Reports to `xtask/src/vm/console.rs` in lines that begin with a mark. Does not depend on the tests. Refuses to run as
+//! any process but the first, because it powers the machine off.
 
 use std::fs;
 use std::io::{self, ErrorKind, Write as _};
@@ -13,14 +13,14 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::termios::tcdrain;
 
-/// Starts a line that is for xtask, which knows the same words.
+/// The start of a line for xtask, which has the same constant.
 const MARK: &str = "allowlist-vm: ";
-/// What xtask put beside this program: the test program, and its arguments, one a line.
+/// The files that xtask has added to the image: the test program, and its arguments, one per line.
 const TESTS: &str = "/tests";
 const ARGUMENTS: &str = "/arguments";
-/// Where the test program notes what it skipped.
+/// The file with the skips of the test program (`ALLOWLIST_SKIPS`).
 const SKIPS: &str = "/tmp/skips.txt";
-/// Kind and place of each file system. Nothing else in this machine mounts any.
+/// The type and mount point of each file system. No other program in this machine mounts any.
 const MOUNTS: [(&str, &str); 5] = [
     ("devtmpfs", "/dev"),
     ("proc", "/proc"),
@@ -35,41 +35,41 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     match run() {
-        Ok(ended) => tell("tests", &ended),
-        Err(error) => tell("error", &format!("{error:#}")),
+        Ok(status) => report("tests", &status),
+        Err(error) => report("error", &format!("{error:#}")),
     }
-    // A machine without power loses what the serial line has not sent yet.
+    // Power-off discards the output that the serial line has not sent yet.
     let _ = tcdrain(io::stdout());
     let Err(error) = reboot(RebootMode::RB_POWER_OFF);
-    // Ends the first process, so the kernel panics, which ends this machine as well.
+    // The end of the first process makes the kernel panic, which ends the machine too.
     panic!("cannot power off: {error}");
 }
 
-/// How the test program ended.
+/// Runs the test program, and returns its exit status as text.
 fn run() -> anyhow::Result<String> {
     for (kind, target) in MOUNTS {
         mount_new(kind, target)?;
     }
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").context("no kernel release")?;
-    tell("kernel", release.trim_end());
+    report("kernel", release.trim_end());
     ensure!(
         fs::exists("/sys/kernel/btf/vmlinux")?,
-        "this kernel describes no types of its own (CONFIG_DEBUG_INFO_BTF)"
+        "the kernel has no BTF (CONFIG_DEBUG_INFO_BTF)"
     );
 
     let arguments = fs::read_to_string(ARGUMENTS).context("no arguments for the tests")?;
-    let ended = Command::new(TESTS)
+    let status = Command::new(TESTS)
         .args(arguments.lines())
         .env("ALLOWLIST_SKIPS", SKIPS)
         .status()
         .context("cannot start the tests")?;
     match fs::read_to_string(SKIPS) {
-        Ok(skips) => skips.lines().for_each(|skip| tell("skip", skip)),
-        // Nothing was skipped.
+        Ok(skips) => skips.lines().for_each(|skip| report("skip", skip)),
+        // No test was skipped.
         Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Err(error) => return Err(error).context("cannot read what was skipped"),
+        Err(error) => return Err(error).context("cannot read the skips"),
     }
-    Ok(ended.to_string())
+    Ok(status.to_string())
 }
 
 fn mount_new(kind: &str, target: &str) -> anyhow::Result<()> {
@@ -88,8 +88,8 @@ fn mount_new(kind: &str, target: &str) -> anyhow::Result<()> {
         .with_context(|| format!("cannot mount a {kind} file system on {target}"))
 }
 
-/// One line for xtask, also when a test left a line without its end.
-fn tell(word: &str, value: &str) {
-    let told = io::stdout().write_all(format!("\n{MARK}{word} {value}\n").as_bytes());
-    told.expect("the console takes it");
+/// Writes a line for xtask. Begins with a newline, because a test may have left a line without its end.
+fn report(word: &str, value: &str) {
+    let written = io::stdout().write_all(format!("\n{MARK}{word} {value}\n").as_bytes());
+    written.expect("cannot write to the console");
 }

@@ -1,4 +1,4 @@
-//! The laboratory itself: if these fail, no other test here means anything.
+//! Tests of the laboratory, on which all other tests depend.
 
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -46,7 +46,7 @@ impl Pair {
 }
 
 fn networks<const N: usize>(texts: [&str; N]) -> [IpNet; N] {
-    texts.map(|text| text.parse().expect("it is a network"))
+    texts.map(|text| text.parse().expect("a network"))
 }
 
 fn udp_socket(namespace: &Namespace, address: &str) -> anyhow::Result<UdpSocket> {
@@ -69,7 +69,7 @@ fn frames_arrive_at_a_socket() -> anyhow::Result<()> {
         let payload = source.to_string();
         let frame = frame::udp(source, destination.parse()?, payload.as_bytes());
         let mut buffer = [0; 64];
-        // A CPU's queue of received packets is everybody's: another test may fill it for a moment.
+        // All namespaces share a CPU's receive queue, which another test may fill for a moment.
         let mut received = Err(std::io::ErrorKind::TimedOut.into());
         for _ in 0..10 {
             sender.send(&frame)?;
@@ -118,7 +118,7 @@ fn frames_are_well_formed() -> anyhow::Result<()> {
 }
 
 #[test]
-fn connections_come_from_any_added_address() -> anyhow::Result<()> {
+fn connections_can_have_any_added_source_address() -> anyhow::Result<()> {
     require_root!();
     let pair = Pair::new()?;
     let sources: Vec<IpAddr> = (0..150)
@@ -142,7 +142,7 @@ fn connections_come_from_any_added_address() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_connection_goes_both_ways() -> anyhow::Result<()> {
+fn a_connection_carries_data_both_ways() -> anyhow::Result<()> {
     require_root!();
     let pair = Pair::new()?;
     let listener = pair.host.run(|| TcpListener::bind("[::]:443"))?;
@@ -156,7 +156,7 @@ fn a_connection_goes_both_ways() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Counters in other tests are exact only if nothing but their own packets arrives.
+/// The counters of other tests are exact only if the link carries no other packets.
 #[test]
 fn a_link_is_silent() -> anyhow::Result<()> {
     require_root!();
@@ -169,15 +169,15 @@ fn a_link_is_silent() -> anyhow::Result<()> {
     let eth0 = received
         .lines()
         .find(|line| line.contains("eth0"))
-        .expect("it is listed");
+        .expect("eth0 is listed");
     let packets = eth0.split_whitespace().nth(2);
     assert_eq!(packets, Some("0"), "{eth0}");
     Ok(())
 }
 
-/// The kernel removes a link when the namespace of either end goes.
+/// The kernel removes a link with the namespace of either end.
 #[test]
-fn a_namespace_goes_with_its_value() -> anyhow::Result<()> {
+fn dropping_a_namespace_removes_it() -> anyhow::Result<()> {
     require_root!();
     let Pair { host, peer } = Pair::new()?;
     let has_link = || {
@@ -188,7 +188,7 @@ fn a_namespace_goes_with_its_value() -> anyhow::Result<()> {
     drop(host);
     assert!(
         eventually(|| !has_link()),
-        "somebody holds the other namespace"
+        "the other namespace still exists"
     );
     Ok(())
 }
@@ -208,7 +208,7 @@ fn commands_run_inside() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_process_goes_with_its_value() -> anyhow::Result<()> {
+fn dropping_a_program_ends_its_process() -> anyhow::Result<()> {
     let sleeper = sleep()?;
     let id = Pid::from_raw(sleeper.id().cast_signed());
     assert_eq!(kill(id, None), Ok(()));
@@ -218,8 +218,10 @@ fn a_process_goes_with_its_value() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_process_goes_with_the_thread_that_started_it() -> anyhow::Result<()> {
-    let mut sleeper = thread::spawn(sleep).join().expect("it does not panic")?;
+fn a_process_ends_with_the_thread_that_started_it() -> anyhow::Result<()> {
+    let mut sleeper = thread::spawn(sleep)
+        .join()
+        .expect("the thread does not panic")?;
     let status = sleeper.wait(SOON)?;
     assert_eq!(
         std::os::unix::process::ExitStatusExt::signal(&status),
@@ -235,7 +237,7 @@ fn failures_show_what_a_process_printed() -> anyhow::Result<()> {
     let mut shell = Program::start(command)?;
     let error = shell
         .wait_for_line("ready", SOON)
-        .expect_err("it prints no such line")
+        .expect_err("the process prints no such line")
         .to_string();
     assert!(error.contains("one") && error.contains("two"), "{error}");
     assert_eq!(shell.wait(SOON)?.code(), Some(3));
@@ -253,7 +255,7 @@ fn sleep() -> anyhow::Result<Program> {
 }
 
 #[test]
-fn scratches_are_apart_and_unseen() -> anyhow::Result<()> {
+fn scratch_directories_are_separate_and_private() -> anyhow::Result<()> {
     require_root!();
     let (one, two) = (Scratch::new()?, Scratch::new()?);
     assert_ne!(one.pin_dir(), two.pin_dir());
@@ -262,7 +264,7 @@ fn scratches_are_apart_and_unseen() -> anyhow::Result<()> {
 
     let path = one.write("allowlist.toml", "")?;
     assert!(path.is_file());
-    // The first process has the machine's own mounts.
+    // Process 1 has the machine's mounts.
     assert!(
         !Path::new("/proc/1/root")
             .join(path.strip_prefix("/")?)

@@ -1,7 +1,7 @@
 //! Measure 2: the cost of a packet in the XDP program, by kind of packet and by setting, in nanoseconds of
 //! `BPF_PROG_TEST_RUN` on one CPU.
 //!
-//! The settings take turns in each round, so that other load of the machine affects all of them. Each frame runs in
+//! The settings take turns in each round, so that other load of the machine affects all settings. Each frame runs in
 //! bursts, so caches and branch predictors are warm: this compares the paths through the program. The cost of memory
 //! under random traffic is measured by `lookup` and `filter`.
 

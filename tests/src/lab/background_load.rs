@@ -1,4 +1,4 @@
-//! Judges packets continuously, each frame in a thread of its own, during another operation.
+//! Runs frames through a program continuously during another operation, each frame in its own thread.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -9,8 +9,8 @@ use anyhow::Result;
 /// kernel removes the program from the XDP dispatcher and waits, so bursts must be long enough to overlap.
 const BURST: u32 = 50_000;
 
-/// Runs `work` while threads call `judge` with a frame and a number of repetitions. Returns how often each frame was
-/// judged.
+/// Runs `work` while threads call `judge` with a frame and a number of repetitions. Returns the number of runs of each
+/// frame.
 pub fn with_background_load<const N: usize>(
     judge: impl Fn(&[u8], u32) -> Result<()> + Sync,
     frames: [Vec<u8>; N],

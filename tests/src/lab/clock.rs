@@ -1,8 +1,8 @@
-//! A wall clock that one process sees, and a test sets: the machine's own is nobody's to touch, and no
-//! namespace has one.
+//! A wall clock for one process that a test can set. Linux has no namespace for the wall clock, and the machine's clock
+//! must stay unchanged.
 //!
-//! A few lines of C stand before the C library's `clock_gettime` in that process. Timers and everything else
-//! that goes by other clocks go on as they are. Needs the C compiler that building the program needs.
+//! A small C library is preloaded that replaces `clock_gettime` of the C library. Timers and other clocks are not affected.
+//! Needs the C compiler that the build of the program needs too.
 
 use std::fs;
 use std::path::PathBuf;
@@ -36,14 +36,14 @@ int clock_gettime(clockid_t clock, struct timespec *now) {
 }
 "#;
 
-/// A clock that shows the true time until it is set.
+/// A wall clock with an offset from the machine's clock, initially 0.
 pub struct WallClock {
     library: PathBuf,
     offset: PathBuf,
 }
 
 impl WallClock {
-    /// In a scratch's files.
+    /// Compiles the library in the files of a scratch directory.
     pub fn new(scratch: &Scratch) -> anyhow::Result<Self> {
         let source = scratch.write("clock.c", SOURCE)?;
         let library = scratch.file("clock.so");
@@ -57,16 +57,16 @@ impl WallClock {
         Ok(Self { library, offset })
     }
 
-    /// Lets a program that is yet to start see this clock.
+    /// Makes a program that is not started yet use this clock.
     pub fn show(&self, program: &mut Command) {
         program
             .env("LD_PRELOAD", &self.library)
             .env("WALL_CLOCK_OFFSET", &self.offset);
     }
 
-    /// Sets it so many seconds from the true time.
+    /// Sets the offset from the machine's clock in seconds.
     pub fn set(&self, offset: i64) -> anyhow::Result<()> {
-        // Whole at once: the program looks at any moment.
+        // Replaced atomically, because the program may read the file at any time.
         let new = self.offset.with_extension("new");
         fs::write(&new, offset.to_string())?;
         Ok(fs::rename(new, &self.offset)?)

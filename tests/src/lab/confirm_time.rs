@@ -1,4 +1,4 @@
-//! Ends the time to confirm a change at the moment that a test chooses: no test races against a deadline.
+//! Ends the time to confirm a change at a moment that the test chooses, so that no test races against a deadline.
 
 use allowlist_common::abi;
 use anyhow::Context as _;
@@ -6,12 +6,12 @@ use aya::maps::{Array, Map, MapData};
 
 use super::Testbed;
 
-/// The fallback's place in its map, as the kernel program reads it: when the time is over, and three words more.
+/// The value of the fallback map: the deadline and three more words.
 type Words = [u64; 4];
 
 impl Testbed {
-    /// Ends the time to confirm the change that waits, as if its clock had moved on: the kernel reverts at once,
-    /// and a daemon at its next look.
+    /// Ends the time to confirm the pending change by moving its deadline to the past: the kernel program reverts at once,
+    /// and the daemon at its next check.
     pub fn end_time_to_confirm(&self) -> anyhow::Result<()> {
         let pin = format!("v{}/{}", abi::VERSION, abi::FALLBACK);
         let pin = self.scratch.pin_dir().join(pin);

@@ -1,6 +1,6 @@
-//! Foreign programs and links: tampering by another root process on a host.
+//! Foreign programs and links, as another root process on the host could attach them.
 //!
-//! System calls by hand, since a library would detach its links.
+//! Uses system calls directly, because a library would detach its links.
 
 use std::ffi::{CString, c_long};
 use std::io;
@@ -11,9 +11,9 @@ use std::path::Path;
 /// The hook of a program.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum ForeignProgram {
-    /// To see what an interface receives.
+    /// An XDP program.
     Xdp,
-    /// To see what an interface sends, by tcx.
+    /// A classifier for tcx egress.
     Classifier,
 }
 
@@ -58,14 +58,14 @@ struct Get {
     flags: u32,
 }
 
-/// Loads a program that gives every packet this verdict.
-pub fn load_foreign(what: ForeignProgram, verdict: i32) -> io::Result<OwnedFd> {
+/// Loads a program that returns this verdict for every packet.
+pub fn load_foreign(hook: ForeignProgram, verdict: i32) -> io::Result<OwnedFd> {
     const XDP: (u32, u32) = (6, 37);
     const CLASSIFIER: (u32, u32) = (3, 0);
     // `r0 = verdict`, `exit`
     let code = [0xb7 | u64::from(verdict.cast_unsigned()) << 32, 0x95_u64];
     let license = CString::new("GPL")?;
-    let (kind, expected_attach_type) = match what {
+    let (kind, expected_attach_type) = match hook {
         ForeignProgram::Xdp => XDP,
         ForeignProgram::Classifier => CLASSIFIER,
     };
@@ -81,7 +81,7 @@ pub fn load_foreign(what: ForeignProgram, verdict: i32) -> io::Result<OwnedFd> {
     descriptor(5, &mut load)
 }
 
-/// Puts a program into a pinned link, in the place of the one that is there.
+/// Replaces the program of a pinned link.
 pub fn replace_program(link: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
     let link = open_link(link)?;
     let mut update = LinkUpdate {
@@ -93,14 +93,14 @@ pub fn replace_program(link: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
     call(29, &mut update).map(drop)
 }
 
-/// Takes the program of a pinned link off its interface; the pin stays.
+/// Detaches a pinned link from its interface; the pin remains.
 pub fn detach_link(link: &Path) -> io::Result<()> {
     let link = open_link(link)?;
     let mut detach = link.as_raw_fd().cast_unsigned();
     call(34, &mut detach).map(drop)
 }
 
-/// Attaches a classifier to the tcx egress of an interface, before all others. It stays until the result is dropped.
+/// Attaches a classifier to the tcx egress hook of an interface, before all others, until the result is dropped.
 pub fn attach_first(program: BorrowedFd<'_>, interface: u32) -> io::Result<OwnedFd> {
     const TCX_EGRESS: u32 = 47;
     const BEFORE: u32 = 1 << 3;
@@ -128,15 +128,18 @@ fn open_link(pin: &Path) -> io::Result<OwnedFd> {
 
 fn descriptor<Attributes>(command: c_long, attributes: &mut Attributes) -> io::Result<OwnedFd> {
     let descriptor = call(command, attributes)?;
-    #[expect(unsafe_code, reason = "a descriptor of a system call's")]
-    // SAFETY: the commands that come here return a new descriptor, which has no other owner.
+    #[expect(
+        unsafe_code,
+        reason = "takes ownership of the descriptor that the system call returns"
+    )]
+    // SAFETY: these commands return a new descriptor, which has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
 fn call<Attributes>(command: c_long, attributes: &mut Attributes) -> io::Result<i32> {
     #[expect(unsafe_code, reason = "a system call")]
-    // SAFETY: each command gets the start of the kernel's `union bpf_attr` that it takes, and its pointers are valid
-    // in the caller until it has returned.
+    // SAFETY: each command gets the part of `union bpf_attr` that it reads, and the caller keeps its pointers valid until
+    // the call returns.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,

@@ -1,7 +1,7 @@
-//! Ethernet frames from the peer's end of a link to the host's, byte by byte.
+//! Ethernet frames from the peer's end of a link to the host's end.
 //!
-//! Invariant: what these functions return is well-formed, checksums included; a test that wants a
-//! broken frame breaks it. Knows no interface: [`FrameSender`](super::FrameSender) sends them.
+//! Invariant: the frames are well-formed, including checksums; tests of malformed frames modify them. Does not send:
+//! [`FrameSender`](super::FrameSender) does.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,12 +14,12 @@ use etherparse::{
 
 use super::{HOST_MAC, PEER_MAC};
 
-/// Where the type, or the first tag, of a frame is.
+/// The offset of the Ethernet type, or of the first tag.
 const TYPE_OFFSET: usize = 12;
-/// Any number: the frames of one test are not numbered.
+/// The IP identification of all frames, and the identifier of echo requests.
 const IDENTIFICATION: u16 = 0x0a11;
 
-/// The first segment of a TCP connection.
+/// Returns a TCP SYN.
 pub fn tcp_syn(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
     let packet = ip(source.ip(), destination.ip())
         .tcp(source.port(), destination.port(), 0, 65_535)
@@ -27,7 +27,7 @@ pub fn tcp_syn(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
     written(|frame| packet.write_to_vec(frame, &[]))
 }
 
-/// A segment with these of [`tcp_flag`]'s flags.
+/// Returns a TCP segment with these flags of [`tcp_flag`].
 pub fn tcp(source: SocketAddr, destination: SocketAddr, flags: u8) -> Vec<u8> {
     const NUMBER: u32 = 1;
     let mut packet =
@@ -48,13 +48,13 @@ pub fn tcp(source: SocketAddr, destination: SocketAddr, flags: u8) -> Vec<u8> {
     written(|frame| packet.write_to_vec(frame, &[]))
 }
 
-/// A UDP datagram.
+/// Returns a UDP datagram.
 pub fn udp(source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> Vec<u8> {
     let packet = ip(source.ip(), destination.ip()).udp(source.port(), destination.port());
     written(|frame| packet.write_to_vec(frame, payload))
 }
 
-/// An ICMP or ICMPv6 echo request.
+/// Returns an ICMP or ICMPv6 echo request.
 pub fn echo_request(source: IpAddr, destination: IpAddr) -> Vec<u8> {
     let packet = ip(source, destination);
     if source.is_ipv4() {
@@ -72,7 +72,7 @@ pub fn echo_request(source: IpAddr, destination: IpAddr) -> Vec<u8> {
     }
 }
 
-/// The answer to an echo request with that identifier.
+/// Returns an echo reply with this identifier.
 pub fn echo_reply(source: IpAddr, destination: IpAddr, identifier: u16) -> Vec<u8> {
     let packet = ip(source, destination);
     if source.is_ipv4() {
@@ -84,7 +84,7 @@ pub fn echo_reply(source: IpAddr, destination: IpAddr, identifier: u16) -> Vec<u
     }
 }
 
-/// A router's word that a packet is longer than `mtu`, with as much of the packet as it quotes.
+/// Returns a router's fragmentation-needed or packet-too-big error with `mtu`, which quotes `quoted`.
 pub fn too_big(router: IpAddr, destination: IpAddr, mtu: u16, quoted: &[u8]) -> Vec<u8> {
     let packet = ip(router, destination);
     if router.is_ipv4() {
@@ -97,7 +97,7 @@ pub fn too_big(router: IpAddr, destination: IpAddr, mtu: u16, quoted: &[u8]) -> 
     }
 }
 
-/// A packet of any protocol with any payload, which may as well be an IPv6 extension header.
+/// Returns a packet of any protocol with any payload, which may begin with an IPv6 extension header.
 pub fn packet(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
     let mut headers = headers(source, destination);
     let length = payload.len();
@@ -121,7 +121,7 @@ pub fn packet(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8])
     ethernet(kind.0, &[&header, payload].concat())
 }
 
-/// The last fragment of a packet, which holds bytes from the middle of it and so no ports.
+/// Returns the last fragment of a packet, which has no ports.
 pub fn later_fragment(
     source: IpAddr,
     destination: IpAddr,
@@ -129,7 +129,7 @@ pub fn later_fragment(
     payload: &[u8],
 ) -> Vec<u8> {
     // In units of 8 bytes.
-    let offset = IpFragOffset::try_new(100).expect("13 bits hold it");
+    let offset = IpFragOffset::try_new(100).expect("the offset fits into 13 bits");
     let mut headers = headers(source, destination);
     match &mut headers {
         IpHeaders::Ipv4(header, _) => {
@@ -149,7 +149,7 @@ pub fn later_fragment(
     written(|frame| packet.write_to_vec(frame, IpNumber(protocol), payload))
 }
 
-/// A frame of any type with any payload.
+/// Returns a frame of any type with any payload.
 pub fn ethernet(ether_type: u16, payload: &[u8]) -> Vec<u8> {
     let header = Ethernet2Header {
         source: PEER_MAC,
@@ -159,7 +159,7 @@ pub fn ethernet(ether_type: u16, payload: &[u8]) -> Vec<u8> {
     [&header.to_bytes(), payload].concat()
 }
 
-/// `frame` with VLAN tags in front, the outermost first: each a type (0x8100 or 0x88a8) and a number.
+/// Inserts VLAN tags, the outermost first. Each has a type (0x8100 or 0x88a8) and a VLAN id.
 pub fn tagged(mut frame: Vec<u8>, tags: &[(u16, u16)]) -> Vec<u8> {
     let bytes = tags
         .iter()
@@ -172,7 +172,7 @@ fn ip(source: IpAddr, destination: IpAddr) -> PacketBuilderStep<IpHeaders> {
     PacketBuilder::ethernet2(PEER_MAC, HOST_MAC).ip(headers(source, destination))
 }
 
-/// Lengths, protocol and checksum are filled in when the frame is written.
+/// Returns IP headers; the lengths, protocol and checksum are set when the frame is written.
 fn headers(source: IpAddr, destination: IpAddr) -> IpHeaders {
     const HOP_LIMIT: u8 = 64;
     match (source, destination) {

@@ -1,4 +1,4 @@
-//! Sends frames as they are, past the sender's own network stack.
+//! Sends raw frames, which bypass the sender's network stack.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -8,14 +8,14 @@ use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, se
 
 use super::Namespace;
 
-/// A packet socket and the interface that it sends on.
+/// A packet socket, and the interface on which it sends.
 pub struct FrameSender {
     socket: OwnedFd,
     interface: LinkAddr,
 }
 
 impl FrameSender {
-    /// On the interface `name` of `namespace`. Usable from any thread.
+    /// Opens a socket for the interface `name` of `namespace`. Usable from any thread.
     pub fn new(namespace: &Namespace, name: &str) -> anyhow::Result<Self> {
         namespace.run(|| {
             let interface = getifaddrs()?

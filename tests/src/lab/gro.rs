@@ -1,8 +1,7 @@
-//! An interface's own way of receiving packets in batches (NAPI), which a veth has only while it is asked to
-//! merge packets (GRO).
+//! Enables batched receive (NAPI) on an interface; a veth uses NAPI only while GRO is on.
 //!
-//! So a frame that an XDP program sends to it arrives though no XDP program receives there, as on a network
-//! card; and the stack takes packets up as it does there.
+//! With NAPI, a veth accepts redirected XDP frames without an XDP program of its own, and passes packets to the stack as a
+//! network card does.
 
 use std::ffi::c_char;
 use std::io;
@@ -13,7 +12,7 @@ use anyhow::{Result, ensure};
 
 use super::Namespace;
 
-/// What the kernel reads for one setting (`struct ethtool_value`).
+/// The kernel's `struct ethtool_value`.
 #[repr(C)]
 struct Setting {
     command: u32,
@@ -22,8 +21,8 @@ struct Setting {
 
 const ETHTOOL_SGRO: u32 = 0x2c;
 
-/// Turns it on.
-#[expect(unsafe_code, reason = "there is no other way than this system call")]
+/// Enables GRO, and thereby NAPI, on the interface `name`.
+#[expect(unsafe_code, reason = "the setting has only an ioctl")]
 pub fn receive_in_batches(namespace: &Namespace, name: &str) -> Result<()> {
     let mut setting = Setting {
         command: ETHTOOL_SGRO,
@@ -37,15 +36,15 @@ pub fn receive_in_batches(namespace: &Namespace, name: &str) -> Result<()> {
     };
     ensure!(
         name.len() < request.ifr_name.len(),
-        "{name} is no interface's name"
+        "{name} is too long for an interface name"
     );
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = c_char::from_ne_bytes([from]);
     }
-    // Any socket leads to the interfaces of its namespace.
+    // A socket of any kind gives access to the interfaces of its namespace.
     let socket = namespace.run(|| UdpSocket::bind(("127.0.0.1", 0)))?;
-    // SAFETY: the kernel reads a name that ends with a 0, and a setting of the size that goes with its
-    // command; both live until it returns.
+    // SAFETY: the kernel reads a NUL-terminated name and a setting of the command's size; both are valid until the call
+    // returns.
     let done = unsafe {
         libc::ioctl(
             socket.as_raw_fd(),

@@ -1,8 +1,7 @@
-//! A file or a folder that never answers: every access to it blocks in the kernel until the test ends that.
+//! A file or directory whose accesses block in the kernel until the test removes it.
 //!
-//! It is the root of a FUSE file system whose server reads no request, so nothing depends on time: while a
-//! [`Hang`] lives, no read below it can have ended. As with a network file system whose server is gone, a
-//! process that waits can be killed.
+//! It is the root of a FUSE file system whose server reads no requests, so no test depends on time: no access completes
+//! while the [`Hang`] exists. A blocked process can be killed, as with a network file system whose server is down.
 
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
@@ -11,8 +10,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-/// Mounts a FUSE file system over a file or a directory, and returns the server's side of it. `name` is the source that
-/// `mount` shows. Needs private mounts, as a [`super::Scratch`] makes them.
+/// Mounts a FUSE file system over a file or directory, and returns the descriptor of its server. `name` is the source that
+/// `mount` shows. Requires private mounts, as [`super::Scratch`] creates them.
 pub(super) fn mount_fuse(name: &str, path: &Path) -> anyhow::Result<File> {
     let server = File::options()
         .read(true)
@@ -35,15 +34,15 @@ pub(super) fn mount_fuse(name: &str, path: &Path) -> anyhow::Result<File> {
     Ok(server)
 }
 
-/// See the module.
+/// A file or directory whose accesses block.
 pub struct Hang {
     path: PathBuf,
-    /// The server's side. Closing it ends what waits with an error.
+    /// The descriptor of the server. Closing it makes blocked accesses fail.
     server: Option<File>,
 }
 
 impl Hang {
-    /// Covers a file or a folder that is there. Needs private mounts, as a [`super::Scratch`] makes them.
+    /// Covers an existing file or directory. Requires private mounts, as [`super::Scratch`] creates them.
     pub fn over(path: &Path) -> anyhow::Result<Self> {
         let server = mount_fuse("hang", path)?;
         Ok(Self {
@@ -52,7 +51,7 @@ impl Hang {
         })
     }
 
-    /// Covers a file or a folder that is there by a file system whose server has ended: every access fails with `ENOTCONN`.
+    /// Covers an existing file or directory with a file system whose server has ended: accesses fail with `ENOTCONN`.
     pub fn failing(path: &Path) -> anyhow::Result<Self> {
         let mut hang = Self::over(path)?;
         drop(hang.server.take());

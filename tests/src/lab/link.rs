@@ -45,7 +45,7 @@ pub enum LinkKind {
 
 /// Connects `host` and `peer`, and returns when the link carries packets.
 pub fn connect(kind: LinkKind, host: VethEnd, peer: VethEnd) -> anyhow::Result<()> {
-    create(host, peer).context("cannot make a veth pair")?;
+    create(host, peer).context("cannot create a veth pair")?;
     for (end, index) in [(host, index_of(host)?), (peer, index_of(peer)?)] {
         raise(kind, end, index)?;
     }
@@ -193,24 +193,24 @@ pub fn move_to(from: &Namespace, name: &str, to: &Namespace) -> anyhow::Result<(
     })
 }
 
-/// Makes a bridge of interfaces.
+/// Creates a bridge with these interfaces as ports.
 pub fn bridge(namespace: &Namespace, name: &str, ports: &[&str]) -> anyhow::Result<()> {
     namespace.netlink(async |handle| {
         let bridge = LinkBridge::new(name).build();
         let made = handle.link().add(bridge).execute().await;
-        made.with_context(|| format!("cannot make the bridge {name}"))?;
+        made.with_context(|| format!("cannot create the bridge {name}"))?;
         let index = get(&handle, name).await?.header.index;
         for port in ports {
             let port_index = get(&handle, port).await?.header.index;
             let message = LinkUnspec::new_with_index(port_index).controller(index);
             let joined = handle.link().set(message.build()).execute().await;
-            joined.with_context(|| format!("cannot put {port} into {name}"))?;
+            joined.with_context(|| format!("cannot add {port} to the bridge {name}"))?;
         }
         Ok(())
     })
 }
 
-/// Connects two interfaces of one namespace, each with its own number of receive and transmit queues.
+/// Creates a veth pair in one namespace, each end with its own number of receive and transmit queues.
 pub fn veth_with_queues(
     namespace: &Namespace,
     (name, queues): (&str, u32),
@@ -227,7 +227,7 @@ pub fn veth_with_queues(
         .build();
     namespace.netlink(async |handle| {
         let made = handle.link().add(pair).execute().await;
-        made.with_context(|| format!("cannot make the veth pair {name} and {peer}"))
+        made.with_context(|| format!("cannot create the veth pair {name} and {peer}"))
     })
 }
 
@@ -247,7 +247,7 @@ pub fn set_channels(namespace: &Namespace, name: &str, count: u32) -> anyhow::Re
     })
 }
 
-/// Adds the ingress queueing discipline, beside which there is no clsact.
+/// Adds the ingress queueing discipline, which excludes clsact.
 pub fn add_ingress(namespace: &Namespace, name: &str) -> anyhow::Result<()> {
     namespace.netlink(async |handle| {
         let index = get(&handle, name).await?.header.index;
@@ -257,7 +257,7 @@ pub fn add_ingress(namespace: &Namespace, name: &str) -> anyhow::Result<()> {
     })
 }
 
-/// Sets how long a packet on an interface may be, Ethernet header not included.
+/// Sets the MTU of an interface.
 pub fn set_mtu(namespace: &Namespace, name: &str, mtu: u32) -> anyhow::Result<()> {
     namespace.netlink(async |handle| {
         let index = get(&handle, name).await?.header.index;
@@ -267,7 +267,7 @@ pub fn set_mtu(namespace: &Namespace, name: &str, mtu: u32) -> anyhow::Result<()
     })
 }
 
-/// Sets how long packets of an interface may be before they are split or after they are merged, for both families.
+/// Sets the GSO and GRO size limits of an interface for both families.
 pub fn set_packet_limit(namespace: &Namespace, name: &str, bytes: u32) -> anyhow::Result<()> {
     namespace.netlink(async |handle| {
         let index = get(&handle, name).await?.header.index;
@@ -287,7 +287,7 @@ pub fn set_packet_limit(namespace: &Namespace, name: &str, bytes: u32) -> anyhow
     })
 }
 
-/// The kinds of the filters that see what an interface sends, as `tc` would list them.
+/// Returns the kinds of the egress filters of an interface, as `tc` lists them.
 pub fn egress_filters(namespace: &Namespace, name: &str) -> anyhow::Result<Vec<String>> {
     namespace.netlink(async |handle| {
         let index = get(&handle, name).await?.header.index;
@@ -295,7 +295,7 @@ pub fn egress_filters(namespace: &Namespace, name: &str) -> anyhow::Result<Vec<S
         let mut listed = filters.get().egress().execute();
         let mut kinds = Vec::new();
         while let Some(filter) = listed.try_next().await? {
-            // Beside each filter its priority is listed, without a handle.
+            // The kernel also lists an entry without a handle for each priority.
             if u32::from(filter.header.handle) != 0 {
                 kinds.extend(filter.attributes.into_iter().find_map(|one| match one {
                     TcAttribute::Kind(kind) => Some(kind),
@@ -325,7 +325,7 @@ async fn add_address(handle: &Handle, index: u32, network: IpNet) -> anyhow::Res
     let mut request = handle
         .address()
         .add(index, network.addr(), network.prefix_len());
-    // Else an IPv6 address cannot be bound to until the kernel's workqueue has looked after it.
+    // Without this flag, an IPv6 address cannot be bound until the kernel's workqueue has processed it.
     request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
     request
         .execute()

@@ -1,7 +1,7 @@
-//! systemd, as the first process of namespaces of its own, with the program under test installed in it.
+//! systemd as the first process of its own namespaces, with the program under test installed.
 //!
-//! Invariant: it has the units that it is given and no other, and can write to nothing of the machine's own.
-//! Knows nothing of what the units do. Needs root, and a machine whose kernel has control groups of version 2.
+//! Invariant: systemd has only the units of the test, and the machine's file systems are read-only for it. Does not depend
+//! on the units. Needs root and cgroup v2.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -18,7 +18,7 @@ use super::{Ended, Program, Testbed, allowlist, eventually};
 const PATIENCE: Duration = Duration::from_mins(3);
 const SCRIPT: &str = include_str!("manager.sh");
 const PROGRAMS: [&str; 2] = ["/usr/lib/systemd/systemd", "/lib/systemd/systemd"];
-/// What other units are ordered by.
+/// The targets that units refer to.
 const TARGETS: [&str; 6] = [
     "basic",
     "default",
@@ -28,24 +28,24 @@ const TARGETS: [&str; 6] = [
     "shutdown",
 ];
 
-/// See the module.
+/// A running systemd.
 pub struct Manager {
     process: Program,
-    /// Its first process, in our own numbers.
+    /// The process id of systemd in the namespace of the tests.
     init: u32,
 }
 
 impl Manager {
-    /// Where the machine has it, if it has.
+    /// Returns the path of systemd, if the machine has it.
     pub fn program() -> Option<&'static Path> {
         PROGRAMS.map(Path::new).into_iter().find(|p| p.exists())
     }
 
-    /// Starts it on the site's host. The program under test is `/usr/local/sbin/allowlist` there, `units` are
-    /// files by name.
-    pub fn start(site: &Testbed, units: &[(&str, &str)]) -> anyhow::Result<Self> {
+    /// Starts systemd on the host of a testbed. The program under test is `/usr/local/sbin/allowlist` there; `units` are the
+    /// names and contents of unit files.
+    pub fn start(testbed: &Testbed, units: &[(&str, &str)]) -> anyhow::Result<Self> {
         let program = Self::program().context("there is no systemd on this machine")?;
-        let folder = site.scratch.file("manager");
+        let folder = testbed.scratch.file("manager");
         fs::create_dir(&folder)?;
         fs::create_dir(folder.join("units"))?;
         fs::copy(allowlist()?, folder.join("allowlist"))?;
@@ -56,10 +56,10 @@ impl Manager {
         let targets = targets.iter().map(|(name, text)| (name.as_str(), *text));
         for (name, text) in units.iter().copied().chain(targets) {
             let file = folder.join("units").join(name);
-            fs::create_dir_all(file.parent().expect("it is in the folder"))?;
+            fs::create_dir_all(file.parent().expect("the path has a parent"))?;
             fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
         }
-        let mut command = site.host.command("unshare")?;
+        let mut command = testbed.host.command("unshare")?;
         command
             .args(["--mount", "sh", "-euc", SCRIPT, "manager"])
             .arg(&folder)
@@ -71,11 +71,11 @@ impl Manager {
         let mut init = None;
         let children = PathBuf::from(format!("/proc/{parent}/task/{parent}/children"));
         eventually(|| {
-            let children = fs::read_to_string(&children).context("it ended at once")?;
+            let children = fs::read_to_string(&children).context("systemd ended at its start")?;
             init = children.split_whitespace().next().map(str::to_owned);
             Ok(init.is_some())
         })?;
-        let init = init.context("it has a child, or it would have failed")?;
+        let init = init.context("systemd has no child process")?;
         let manager = Self {
             process,
             init: init.parse()?,
@@ -88,7 +88,7 @@ impl Manager {
         Ok(manager)
     }
 
-    /// A program inside, run to its end.
+    /// Runs a program inside the namespaces to its end.
     pub fn run<A: AsRef<OsStr>>(&self, program: &str, arguments: &[A]) -> anyhow::Result<Ended> {
         let mut command = Command::new("nsenter");
         command
@@ -98,19 +98,19 @@ impl Manager {
         Ended::of(command)
     }
 
-    /// What it is asked, and what it says.
+    /// Runs `systemctl`, which may fail.
     pub fn systemctl(&self, arguments: &[&str]) -> anyhow::Result<Ended> {
         self.run("systemctl", arguments)
     }
 
-    /// `systemctl`, which must succeed.
+    /// Runs `systemctl`, which must succeed, and returns its output.
     pub fn ask(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let ended = self.systemctl(arguments)?;
         ensure!(ended.code == Some(0), "systemctl {arguments:?}: {ended:?}");
         Ok(ended.stdout.trim_end().to_owned())
     }
 
-    /// A file as those inside see it.
+    /// Returns the path of a file inside the namespaces, as seen from outside.
     pub fn file(&self, path: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{path}", self.init))
     }
@@ -118,7 +118,7 @@ impl Manager {
 
 impl Drop for Manager {
     fn drop(&mut self) {
-        // Which takes its control group away too.
+        // The script removes the control group too.
         let _ = self.process.stop(Signal::SIGTERM, PATIENCE);
     }
 }

@@ -18,8 +18,8 @@ use rtnetlink::{Handle, LinkUnspec};
 /// Each namespace's loopback interface has this index.
 const LOOPBACK: u32 = 1;
 
-/// Settings that keep the kernel from sending or dropping packets by itself. They apply to interfaces that are created
-/// later, independent of the machine's settings.
+/// Settings that keep the kernel from sending its own packets and from dropping the test's. They apply to interfaces that
+/// are created later, independent of the machine's settings.
 const SETTINGS: &[(&str, &str)] = &[
     ("ipv4/conf/all/rp_filter", "0"),
     ("ipv4/conf/default/rp_filter", "0"),
@@ -44,7 +44,7 @@ impl Namespace {
         let file = made
             .join()
             .unwrap_or_else(|panic| resume_unwind(panic))
-            .context("cannot make a network namespace")?;
+            .context("cannot create a network namespace")?;
         let namespace = Self { file };
         for (name, value) in SETTINGS {
             namespace.set(name, value)?;
@@ -74,7 +74,7 @@ impl Namespace {
     pub fn run<T: Send>(&self, task: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let inside = scope.spawn(|| {
-                setns(&self.file, CloneFlags::CLONE_NEWNET).expect("it was made by this process");
+                setns(&self.file, CloneFlags::CLONE_NEWNET).expect("the namespace exists");
                 task()
             });
             inside.join().unwrap_or_else(|panic| resume_unwind(panic))

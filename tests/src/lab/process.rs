@@ -53,7 +53,7 @@ impl Program {
     /// Starts `command` with an empty standard input, and collects both outputs.
     #[expect(
         unsafe_code,
-        reason = "the child asks for its parent's death between fork and exec"
+        reason = "the child sets its parent-death signal between fork and exec"
     )]
     pub fn start(mut command: Command) -> anyhow::Result<Self> {
         let parent = getpid();
@@ -61,7 +61,7 @@ impl Program {
         unsafe {
             command.pre_exec(move || {
                 set_pdeathsig(Signal::SIGKILL)?;
-                // The parent may have died before the call above; nothing would tell the child.
+                // The signal is not sent if the parent has died before the call above.
                 if getppid() == parent {
                     Ok(())
                 } else {
@@ -77,8 +77,8 @@ impl Program {
             .spawn()
             .with_context(|| format!("cannot start {command:?}"))?;
         let output = Arc::new(Output::default());
-        let stdout = child.stdout.take().expect("it is piped");
-        let stderr = child.stderr.take().expect("it is piped");
+        let stdout = child.stdout.take().expect("the output is piped");
+        let stderr = child.stderr.take().expect("the output is piped");
         let readers = vec![
             collect(stdout, Stream::Stdout, Arc::clone(&output)),
             collect(stderr, Stream::Stderr, Arc::clone(&output)),
@@ -140,7 +140,7 @@ impl Program {
 
     /// Sends a signal. Does nothing if the process has ended.
     pub fn signal(&mut self, signal: Signal) -> anyhow::Result<()> {
-        // Until it is waited for, the number is not given to another process.
+        // The kernel does not reuse the process id before the process is waited for.
         if self.child.try_wait()?.is_none() {
             kill(Pid::from_raw(self.child.id().cast_signed()), signal)?;
         }
@@ -171,8 +171,8 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Both fail only when it has ended and was waited for. Its pipes may live on in processes
-        // of its own, so the readers are left to themselves.
+        // Both calls fail only if the process has ended and was waited for. Its children may keep the pipes open, so the
+        // reader threads are not joined.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -188,7 +188,7 @@ struct Output {
 #[derive(Default)]
 struct Lines {
     all: Vec<Line>,
-    /// How many of the streams have ended.
+    /// The number of streams that have ended.
     closed: usize,
 }
 

@@ -1,7 +1,7 @@
-//! Folders that only this thread and what it starts can see: one on a BPF file system, one in memory.
+//! Private directories of a thread and its child processes: one on a BPF file system, one in memory.
 //!
-//! Invariant: both live on mounts of a private mount namespace, so pins and files vanish with the
-//! last process that uses them, and the machine's own mounts stay as they are. Needs root.
+//! Invariant: both are on mounts of a private mount namespace, so the kernel removes pins and files with the last process
+//! that uses them, and the machine's mounts stay unchanged. Needs root.
 
 use std::ffi::OsString;
 use std::fs;
@@ -14,25 +14,25 @@ use anyhow::Context;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-/// There on every kernel with BPF, mounted or not, so that no mount point has to be made on disk.
+/// A mount point that exists on every kernel with BPF, so that none has to be created on disk.
 const BPF_MOUNT: &str = "/sys/fs/bpf";
-/// A folder of the BPF file system above.
+/// The mount point of the files, a directory of the BPF file system above.
 const FILES_MOUNT: &str = "/sys/fs/bpf/files";
 
-/// The mount namespaces that this process made, by number.
+/// The inodes of the mount namespaces that this process has created.
 static PRIVATE: Mutex<Vec<u64>> = Mutex::new(Vec::new());
-/// Tells apart the scratches that share mounts.
+/// The number of the next instance; several instances can share mounts.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// One instance's folders. Make it in the thread that starts what uses it: other threads that run
-/// already do not see them.
+/// The directories of one instance. Create it in the thread that starts their users: threads that run already do not see
+/// the mounts.
 pub struct Scratch {
     pins: PathBuf,
     files: PathBuf,
 }
 
 impl Scratch {
-    /// New, empty folders.
+    /// Creates empty directories.
     pub fn new() -> anyhow::Result<Self> {
         private_mounts()?;
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -45,24 +45,24 @@ impl Scratch {
         Ok(scratch)
     }
 
-    /// On a BPF file system.
+    /// Returns the directory on the BPF file system.
     pub fn pin_dir(&self) -> &Path {
         &self.pins
     }
 
-    /// The path of a file; nothing is made.
+    /// Returns the path of a file, without creating it.
     pub fn file(&self, name: &str) -> PathBuf {
         self.files.join(name)
     }
 
-    /// Writes a file and returns its path.
+    /// Writes a file, and returns its path.
     pub fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> anyhow::Result<PathBuf> {
         let path = self.file(name);
         fs::write(&path, contents).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
     }
 
-    /// What makes `allowlist run` use these folders and no other.
+    /// Returns the options that make `allowlist run` use these directories.
     pub fn arguments(&self) -> [OsString; 6] {
         [
             "--pin-dir".into(),
@@ -77,20 +77,20 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // At the latest they go with the mounts.
+        // If this fails, the kernel removes the directories with the mounts.
         let _ = fs::remove_dir_all(&self.pins);
         let _ = fs::remove_dir_all(&self.files);
     }
 }
 
-/// Moves this thread to mounts of its own, once.
+/// Moves this thread to a private mount namespace, unless it is in one already.
 fn private_mounts() -> anyhow::Result<()> {
     let mut private = PRIVATE.lock().unwrap_or_else(PoisonError::into_inner);
     if private.contains(&mount_namespace()?) {
         return Ok(());
     }
-    unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
-    // Else what is mounted below would appear on the machine, where / is usually shared.
+    unshare(CloneFlags::CLONE_NEWNS).context("cannot create a mount namespace")?;
+    // Without this, the mounts below would propagate to the machine, where / is usually shared.
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
         .context("cannot make the mounts private")?;

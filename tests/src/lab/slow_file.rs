@@ -1,8 +1,7 @@
-//! A file that is read a byte at a time: each read takes a tenth of a second, and there are so many bytes that no
-//! read of the whole file ends while a test runs.
+//! A file whose reads return one byte after a tenth of a second. It is so long that no test reads all of the file.
 //!
-//! It is the root of a FUSE file system that a thread of this process serves. Needs private mounts, as a
-//! [`super::Scratch`] makes them.
+//! It is the root of a FUSE file system that a thread of this process serves. Requires private mounts, as
+//! [`super::Scratch`] creates them.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -29,7 +28,7 @@ pub struct SlowFile {
 }
 
 impl SlowFile {
-    /// Covers the file at `path`, which has to be there.
+    /// Covers the file at `path`, which must exist.
     pub fn over(path: &Path) -> anyhow::Result<Self> {
         let server = OwnedFd::from(mount_fuse("slow", path)?);
         let session = Session::from_fd(SlowRoot, server, SessionACL::All, Config::default())?;

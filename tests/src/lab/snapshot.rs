@@ -1,8 +1,7 @@
-//! Output of the program as a text that is the same in each run, for snapshots.
+//! Snapshots of the program's output, in a form that is the same in each run.
 //!
-//! A snapshot holds the whole output, so that a change of a message is seen and accepted in one place:
-//! `UPDATE_EXPECT=1` rewrites all snapshots (expect-test). Knows how paths, ports, times and numbers of processes
-//! look, and nothing else about the output.
+//! A snapshot has the whole output, so that a changed message is reviewed in one place: `UPDATE_EXPECT=1` rewrites all
+//! snapshots (expect-test). Depends on the form of paths, ports, times and process ids, and on nothing else in the output.
 
 use std::fmt::Write as _;
 use std::sync::LazyLock;
@@ -12,7 +11,7 @@ use regex::Regex;
 
 use super::{Ended, Scratch};
 
-/// What differs between runs, and its placeholder. The first pattern that matches at a place counts.
+/// Patterns of text that differs between runs, with their placeholders, in order of precedence.
 const PATTERNS: [(&str, &str); 10] = [
     (
         r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)?",
@@ -41,7 +40,7 @@ static REGEXES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     PATTERNS.into_iter().map(compile).collect()
 });
 
-/// Returns `text` with placeholders for paths of `scratch` and for everything else that differs between runs.
+/// Returns `text` with placeholders for paths of `scratch` and for all other text that differs between runs.
 pub fn normalized(text: &str, scratch: Option<&Scratch>) -> String {
     let mut text = text.to_owned();
     if let Some(scratch) = scratch {

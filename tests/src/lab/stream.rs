@@ -1,6 +1,6 @@
-//! Datagrams that cross a link: from friends and strangers, one or a stream of them, and what arrives.
+//! Sends single datagrams or a stream from allowed and other addresses over a link, and records the received ones.
 //!
-//! Nothing but what a test sends crosses a link, so counts are exact.
+//! A silent link carries only the test's packets, so counts are exact.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -17,24 +17,24 @@ use super::{FrameSender, Testbed, eventually, frame};
 
 /// Long enough for a machine that is busy building.
 pub const SOON: Duration = Duration::from_mins(3);
-/// Long enough for what does not come.
+/// The time to wait for a datagram that should not arrive.
 pub const NEVER: Duration = Duration::from_millis(200);
 
-/// Allowed by every policy of tests that use this.
+/// Addresses that the policies of the tests allow.
 pub const FRIENDS: [&str; 2] = ["203.0.113.7", "2001:db8:7::7"];
-/// Allowed by none.
+/// Addresses that the policies of the tests do not allow.
 pub const STRANGERS: [&str; 2] = ["192.0.2.66", "2001:db8:bad::66"];
-/// A port that every policy here protects.
+/// A port that the policies of the tests protect.
 pub const PROTECTED: u16 = 443;
-/// A port that none does.
+/// A port that the policies of the tests do not protect.
 pub const UNPROTECTED: u16 = 9000;
 
-/// An address of a test.
+/// Parses a constant address of a test.
 pub fn ip(text: &str) -> IpAddr {
-    text.parse().expect("an address of this file")
+    text.parse().expect("an address")
 }
 
-/// The host's address on `eth0`, of the same family.
+/// Returns the host's address on `eth0` of the same family as `source`, with a port.
 pub fn host(source: IpAddr, port: u16) -> SocketAddr {
     let host = if source.is_ipv4() {
         "198.51.100.1"
@@ -44,19 +44,19 @@ pub fn host(source: IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(ip(host), port)
 }
 
-/// A datagram's frame from `source` to the host.
+/// Returns the frame of a datagram from `source` to the host.
 pub fn datagram(source: IpAddr, port: u16, payload: &[u8]) -> Vec<u8> {
     frame::udp(SocketAddr::new(source, 40_000), host(source, port), payload)
 }
 
-/// A socket of the host with room for all that a test sends.
-pub fn inbox(site: &Testbed, port: u16) -> anyhow::Result<UdpSocket> {
-    const ROOM: usize = 64 << 20;
-    // A process that another test starts has this one's sockets from fork to exec, the last inbox
-    // among them, and the port is taken so long.
+/// Binds a socket on the host whose buffer has room for all datagrams of a test.
+pub fn inbox(testbed: &Testbed, port: u16) -> anyhow::Result<UdpSocket> {
+    const BUFFER: usize = 64 << 20;
+    // A child process that another test starts holds this process's sockets between fork and exec, so the port of the
+    // previous inbox can still be in use.
     let mut bound = None;
     eventually(|| {
-        match site
+        match testbed
             .host
             .run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)))
         {
@@ -66,13 +66,13 @@ pub fn inbox(site: &Testbed, port: u16) -> anyhow::Result<UdpSocket> {
         }
         Ok(bound.is_some())
     })?;
-    let socket = bound.context("bound, or it would have failed")?;
-    setsockopt(&socket, sockopt::RcvBufForce, &ROOM)?;
+    let socket = bound.context("no socket")?;
+    setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)?;
     socket.set_read_timeout(Some(NEVER))?;
     Ok(socket)
 }
 
-/// What has come, by sender, until nothing more comes.
+/// Receives until no more datagrams arrive, and returns the payloads by sender.
 pub fn drain(socket: &UdpSocket) -> anyhow::Result<BTreeMap<IpAddr, Vec<Vec<u8>>>> {
     let mut received = BTreeMap::<_, Vec<_>>::new();
     let mut buffer = [0; 64];
@@ -88,32 +88,32 @@ pub fn drain(socket: &UdpSocket) -> anyhow::Result<BTreeMap<IpAddr, Vec<Vec<u8>>
     }
 }
 
-/// Whether the host's socket gets a datagram from `source`.
-pub fn gets_through(site: &Testbed, source: &str) -> anyhow::Result<bool> {
-    let inbox = inbox(site, PROTECTED)?;
-    FrameSender::new(&site.peer, "eth0")?.send(&datagram(ip(source), PROTECTED, b"hello"))?;
+/// Reports whether a socket on the host receives a datagram from `source`.
+pub fn gets_through(testbed: &Testbed, source: &str) -> anyhow::Result<bool> {
+    let inbox = inbox(testbed, PROTECTED)?;
+    FrameSender::new(&testbed.peer, "eth0")?.send(&datagram(ip(source), PROTECTED, b"hello"))?;
     Ok(!drain(&inbox)?.is_empty())
 }
 
-/// The rounds that a stream has at least.
+/// The minimum number of rounds of a stream.
 const FEWEST_ROUNDS: u64 = 100;
 
-/// Datagrams with running numbers from each address, all the while that a task takes.
+/// Numbered datagrams from each address, sent during a task.
 pub struct Streamed {
-    /// How many were sent from each address.
+    /// The number of datagrams sent from each address.
     pub rounds: u64,
-    /// The numbers that the host got, by address.
+    /// The numbers of the datagrams that the host received, by address.
     received: BTreeMap<IpAddr, Vec<u64>>,
 }
 
 impl Streamed {
-    /// All the while that `task` takes.
+    /// Sends datagrams from `sources` while `task` runs.
     pub fn during(
-        site: &Testbed,
+        testbed: &Testbed,
         sources: &[&str],
         task: impl FnOnce() -> anyhow::Result<()>,
     ) -> anyhow::Result<Self> {
-        /// Also when the task panics: else the sender would be waited for in vain.
+        /// Stops the sender also if the task panics; otherwise the scope would wait for the sender forever.
         struct Stop<'a>(&'a AtomicBool);
         impl Drop for Stop<'_> {
             fn drop(&mut self) {
@@ -121,12 +121,12 @@ impl Streamed {
             }
         }
 
-        let inbox = inbox(site, PROTECTED)?;
-        let sender = FrameSender::new(&site.peer, "eth0")?;
+        let inbox = inbox(testbed, PROTECTED)?;
+        let sender = FrameSender::new(&testbed.peer, "eth0")?;
         let stopped = AtomicBool::new(false);
         let send = || {
             let mut rounds = 0_u64;
-            // A task may end before a busy machine has sent enough.
+            // The task may end before a busy machine has sent enough rounds.
             while !stopped.load(Ordering::Relaxed) || rounds <= FEWEST_ROUNDS {
                 for source in sources {
                     sender.send(&datagram(ip(source), PROTECTED, &rounds.to_be_bytes()))?;
@@ -150,7 +150,7 @@ impl Streamed {
         };
         let (rounds, received) = thread::scope(|scope| {
             let sending = scope.spawn(send);
-            // All the while, since no socket has room for a long stream.
+            // Receives concurrently, because no socket buffer has room for a long stream.
             let receiving = scope.spawn(receive);
             let stop = Stop(&stopped);
             task()?;
@@ -169,24 +169,24 @@ impl Streamed {
         })
     }
 
-    /// The numbers that came from an address.
+    /// Returns the numbers of the datagrams received from an address.
     pub fn from(&self, source: &str) -> &[u64] {
         self.received.get(&ip(source)).map_or(&[], Vec::as_slice)
     }
 
-    /// Of the two friends and two strangers each datagram was counted once, by what became of it.
-    pub fn check_counted(&self, site: &Testbed) -> anyhow::Result<()> {
+    /// Checks that the filter counted each datagram of two allowed and two other addresses exactly once.
+    pub fn check_counted(&self, testbed: &Testbed) -> anyhow::Result<()> {
         let sent = self.rounds * 2;
         let expected = json!({"pass allowed": sent, "drop not-allowed": sent});
-        site.check_counted("eth0", &expected)
+        testbed.check_counted("eth0", &expected)
     }
 
-    /// All of these, and nothing of those.
+    /// Checks that all datagrams from `always` and none from `never` were received.
     #[track_caller]
     pub fn check(&self, always: &[&str], never: &[&str]) {
         assert!(
             self.rounds > FEWEST_ROUNDS,
-            "{} rounds are no stream",
+            "only {} rounds were sent",
             self.rounds
         );
         for source in always {
@@ -196,7 +196,7 @@ impl Streamed {
                 .collect();
             assert!(
                 lost.is_empty(),
-                "of {} from {source} these were lost: {lost:?}",
+                "{source}: lost {lost:?} of {} datagrams",
                 self.rounds
             );
         }

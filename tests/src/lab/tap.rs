@@ -1,4 +1,4 @@
-//! Sees every frame that a namespace sends or receives, as it is.
+//! Captures all frames that a namespace sends or receives.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -12,20 +12,20 @@ use nix::sys::time::TimeVal;
 
 use super::Namespace;
 
-/// Room for all that a test sends.
-const ROOM: usize = 64 << 20;
+/// The size of the receive buffer: enough for all frames of a test.
+const BUFFER: usize = 64 << 20;
 /// Long enough for a machine that is busy building.
 const PATIENCE: Duration = Duration::from_mins(3);
-/// How long nothing has to come for all to have come.
+/// The time without a frame after which all frames have arrived.
 const QUIET: TimeVal = TimeVal::new(0, 200_000);
 
-/// A packet socket that misses nothing from the moment when it is made.
+/// A packet socket that captures all frames from its creation on.
 pub struct Tap {
     socket: OwnedFd,
 }
 
 impl Tap {
-    /// On all interfaces of `namespace`. Usable from any thread.
+    /// Captures on all interfaces of `namespace`. Usable from any thread.
     pub fn new(namespace: &Namespace) -> anyhow::Result<Self> {
         let socket = namespace
             .run(|| {
@@ -37,24 +37,24 @@ impl Tap {
                 )
             })
             .context("cannot open a packet socket")?;
-        setsockopt(&socket, sockopt::RcvBufForce, &ROOM)?;
+        setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)?;
         setsockopt(&socket, sockopt::ReceiveTimeout, &QUIET)?;
         Ok(Self { socket })
     }
 
-    /// Waits for the next frame that is wanted; those before it are forgotten.
+    /// Waits for the next frame that `wanted` accepts, and discards the frames before it.
     pub fn next(&self, wanted: impl Fn(&[u8]) -> bool) -> anyhow::Result<Vec<u8>> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             match self.receive()? {
                 Some(frame) if wanted(&frame) => return Ok(frame),
-                None if Instant::now() > deadline => bail!("no such frame in {PATIENCE:?}"),
+                None if Instant::now() > deadline => bail!("no matching frame in {PATIENCE:?}"),
                 _ => {}
             }
         }
     }
 
-    /// All frames that have come, once no more come.
+    /// Receives until no more frames arrive, and returns them.
     pub fn drain(&self) -> anyhow::Result<Vec<Vec<u8>>> {
         std::iter::from_fn(|| self.receive().transpose()).collect()
     }

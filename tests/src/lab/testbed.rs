@@ -47,13 +47,13 @@ impl Testbed {
 
     /// Creates a testbed with a link of this kind. Starts no process.
     pub fn on(kind: LinkKind) -> anyhow::Result<Self> {
-        let site = Self {
+        let testbed = Self {
             scratch: Scratch::new()?,
             host: Namespace::new()?,
             peer: Namespace::new()?,
         };
-        site.connect(kind, "eth0", HOST, PEER)?;
-        Ok(site)
+        testbed.connect(kind, "eth0", HOST, PEER)?;
+        Ok(testbed)
     }
 
     /// Adds a silent link whose two ends have the same name.

@@ -1,4 +1,4 @@
-//! An interface whose frames start with the IP header, as a tunnel's do.
+//! A TUN interface, whose frames begin with the IP header.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -8,23 +8,23 @@ use anyhow::Context as _;
 
 use super::Namespace;
 
-/// A TUN interface; it goes when this is dropped.
+/// A TUN interface. The kernel removes it when the value is dropped.
 #[derive(Debug)]
 pub struct Tun {
     _file: File,
 }
 
 impl Tun {
-    /// Makes one with this name, down and without addresses.
+    /// Creates an interface with this name, down and without addresses.
     pub fn new(namespace: &Namespace, name: &str) -> anyhow::Result<Self> {
         let file = namespace.run(|| open(name));
         Ok(Self {
-            _file: file.with_context(|| format!("cannot make {name}"))?,
+            _file: file.with_context(|| format!("cannot create {name}"))?,
         })
     }
 }
 
-/// The kernel's `struct ifreq`, as the request below takes it.
+/// The kernel's `struct ifreq`, as `TUNSETIFF` uses it.
 #[repr(C)]
 struct Request {
     name: [u8; libc::IFNAMSIZ],
@@ -44,7 +44,7 @@ fn open(name: &str) -> io::Result<File> {
     };
     request.name[..name.len()].copy_from_slice(name.as_bytes());
     #[expect(unsafe_code, reason = "a system call")]
-    // SAFETY: the request is what this call takes and fills in, and lives until it has returned.
+    // SAFETY: the call reads and writes the request, which is valid until it returns.
     let done = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
     if done < 0 {
         return Err(io::Error::last_os_error());

@@ -1,4 +1,4 @@
-//! The answers of a vendor, and their form on the wire.
+//! The answers of a vendor's server, and their encoding.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -13,11 +13,11 @@ use super::Http2;
 /// The answer for a path.
 #[derive(Clone, Debug)]
 pub enum Answer {
-    /// Status 200 and a body of some type.
+    /// Status 200 with a body of this content type.
     Body(&'static str, Vec<u8>),
-    /// Status 200 and a body that is compressed on its way.
+    /// Status 200 with a body that is sent compressed.
     Gzip(Vec<u8>),
-    /// Another status, and a few words of HTML.
+    /// Another status, with a short HTML body.
     Status(u16),
     /// A status, with headers, and a body.
     Full(u16, Vec<(&'static str, String)>, Vec<u8>),
@@ -25,23 +25,23 @@ pub enum Answer {
     Version(Option<&'static str>, Option<&'static str>, Vec<u8>),
     /// Status 302 to this URL.
     Redirect(String),
-    /// The first bytes of a longer body, and the end of the connection.
+    /// The first bytes of a longer body, and then the end of the connection.
     Truncated(Vec<u8>),
-    /// The same with a body in chunks, of which the last does not come.
+    /// A chunked body whose last chunk is missing.
     CutChunks(Vec<u8>),
-    /// A compressed body that ends too early, within a whole answer.
+    /// A complete answer whose compressed body is truncated.
     CutGzip(Vec<u8>),
-    /// A body of no length, which ends with the connection: over TLS, without the word that it was all.
+    /// A body without a length, which ends with the connection; over TLS without `close_notify`.
     Unended(Vec<u8>),
     /// These bytes, from the status line on, and the end of the connection.
     Raw(Vec<u8>),
-    /// The answer of `Vendor::start_http2` alone.
+    /// The answer of an HTTP/2 server; only for `Vendor::start_http2`.
     Http2(Http2),
     /// Status 200 and a body without end.
     Endless,
-    /// A byte of a body now and then.
+    /// A body that is sent one byte at a time.
     Drip,
-    /// Nothing at all.
+    /// No answer.
     Silence,
     /// Bytes that are not HTTP.
     Noise,
@@ -50,17 +50,17 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// A JSON text, with the content type that a list's vendor really uses.
+    /// Returns an answer with a JSON text.
     pub fn json(text: impl Into<String>) -> Self {
         Self::Body("binary/octet-stream", text.into().into_bytes())
     }
 
-    /// A web page.
+    /// Returns an answer with an HTML page.
     pub fn html(text: impl Into<String>) -> Self {
         Self::Body("text/html; charset=utf-8", text.into().into_bytes())
     }
 
-    /// Sends it. `head` is the request, which was read.
+    /// Sends the answer to the request with this head.
     pub(super) fn send(self, head: &str, stream: &mut (impl Read + Write)) -> io::Result<()> {
         match self {
             Self::Body(content_type, body) => {
@@ -109,7 +109,7 @@ impl Answer {
                 start(stream, 200, &[("Transfer-Encoding", "chunked")])?;
                 write!(stream, "{:x}\r\n", body.len())?;
                 stream.write_all(&body)?;
-                stream.write_all(b"\r\n40\r\nnot all of it")?;
+                stream.write_all(b"\r\n40\r\nnot complete")?;
             }
             Self::Unended(body) => {
                 start(stream, 200, &[])?;
@@ -130,10 +130,10 @@ impl Answer {
                     thread::sleep(Duration::from_millis(20));
                 }
             }
-            // Until the client gives up, or the server is dropped.
+            // Until the client closes the connection, or the server is dropped.
             Self::Silence => while stream.read(&mut [0; 1024])? > 0 {},
             Self::Noise => stream.write_all(b"\x15\x03\x01 220 mail.example.com ESMTP\r\n")?,
-            // `serve` knows the socket that this takes.
+            // `serve` handles these, because they need the socket.
             Self::Tunnel(_) | Self::Http2(_) => send(stream, 501, &[], b"")?,
         }
         stream.flush()
@@ -156,7 +156,7 @@ fn send(
 ) -> io::Result<()> {
     let length = body.len().to_string();
     let mut headers = headers.to_vec();
-    // These have no body, and a client is right to be confused by its length.
+    // These have no body, and a length would be an error.
     if !matches!(status, 204 | 304) {
         headers.push(("Content-Length", &length));
     }
@@ -165,7 +165,7 @@ fn send(
 }
 
 fn start(stream: &mut impl Write, status: u16, headers: &[(&str, &str)]) -> io::Result<()> {
-    write!(stream, "HTTP/1.1 {status} Said So\r\n")?;
+    write!(stream, "HTTP/1.1 {status} Test\r\n")?;
     for (name, value) in headers {
         write!(stream, "{name}: {value}\r\n")?;
     }
@@ -175,7 +175,7 @@ fn start(stream: &mut impl Write, status: u16, headers: &[(&str, &str)]) -> io::
 /// Returns the bytes as one gzip member.
 ///
 /// # Panics
-/// Never, as it is in memory.
+/// Never, because writing to memory does not fail.
 pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(bytes).expect("it is in memory");

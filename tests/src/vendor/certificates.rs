@@ -12,22 +12,22 @@ use rcgen::{
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// A server's certificate, and whom to trust for it.
+/// A server's certificate, and the authority to trust.
 #[derive(Clone, Debug)]
 pub struct Certificates {
-    /// The authority to trust.
+    /// The certificate of the authority.
     pub(super) ca_pem: String,
     /// The server's certificate chain, and its key.
     pub(super) server: Arc<ServerConfig>,
 }
 
 impl Certificates {
-    /// For an address and `localhost`, good for centuries.
+    /// Returns valid certificates for an address and `localhost`.
     pub fn good(address: IpAddr) -> Result<Self> {
         Self::signed(&params(&[&address.to_string(), "localhost"])?)
     }
 
-    /// The same, of a year that is over.
+    /// Returns expired certificates.
     pub fn expired(address: IpAddr) -> Result<Self> {
         let mut params = params(&[&address.to_string()])?;
         params.not_before = date_time_ymd(2020, 1, 1);
@@ -35,34 +35,34 @@ impl Certificates {
         Self::signed(&params)
     }
 
-    /// For a name, and no address.
+    /// Returns certificates for a name, without an address.
     pub fn of(name: &str) -> Result<Self> {
         Self::signed(&params(&[name])?)
     }
 
-    /// Self-signed, while the trusted authority is another one.
+    /// Returns a self-signed certificate, which the trusted authority has not signed.
     pub fn self_signed(address: IpAddr) -> Result<Self> {
-        let stranger = Self::good(address)?;
+        let other = Self::good(address)?;
         let key = KeyPair::generate()?;
         let mut params = params(&[&address.to_string()])?;
-        // A name of its own: by its usual one, the stranger might have signed it.
+        // Another issuer name; otherwise the client would look for the signature of the trusted authority.
         params
             .distinguished_name
-            .push(DnType::CommonName, "nobody but itself");
+            .push(DnType::CommonName, "self-signed");
         let certificate = params.self_signed(&key)?;
         Ok(Self {
-            ca_pem: stranger.ca_pem,
+            ca_pem: other.ca_pem,
             server: server(certificate.der().clone(), &key)?,
         })
     }
 
-    /// The same for a server that speaks HTTP/2 alone.
+    /// Restricts the server to HTTP/2.
     pub(super) fn for_http2(mut self) -> Self {
         Arc::make_mut(&mut self.server).alpn_protocols = vec![b"h2".to_vec()];
         self
     }
 
-    /// Signed by an authority that the client does not see: one between the trusted one and the server.
+    /// Returns a chain without the intermediate certificate that signed the server's.
     pub fn without_intermediate(address: IpAddr) -> Result<Self> {
         let root = authority("the root")?;
         let mut intermediate = CertificateParams::new(Vec::new())?;
@@ -80,7 +80,7 @@ impl Certificates {
         })
     }
 
-    /// The authority's own certificate, shown as the server's.
+    /// Returns the certificate of the authority as the server's.
     pub fn authority_as_server(address: IpAddr) -> Result<Self> {
         let mut params = params(&[&address.to_string()])?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

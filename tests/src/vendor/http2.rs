@@ -1,12 +1,12 @@
-//! HTTP/2 (RFC 9113) as far as one answer needs it, written by hand, so that it can end in every way.
+//! The part of HTTP/2 (RFC 9113) that one answer needs, written by hand so that it can end in every way.
 //!
-//! Understands no more of a client than that it has sent its request. Knows no Huffman codes and no dynamic table.
+//! Does not parse the request. Supports neither Huffman codes nor the dynamic table.
 
 use std::io::{self, Read, Write};
 
 /// The first bytes of a client.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Every client takes frames of this size.
+/// The frame size that every client accepts.
 const MOST_OF_FRAME: usize = 16 << 10;
 /// The stream of a connection's first request.
 const STREAM: u32 = 1;
@@ -25,15 +25,15 @@ const END_HEADERS: u8 = 4;
 pub struct Http2 {
     /// The value of `content-length`, which may be false.
     pub length: Option<usize>,
-    /// Whether the body calls itself compressed by gzip.
+    /// Whether the answer has `content-encoding: gzip`.
     pub is_gzip: bool,
     /// The bytes of the body.
     pub body: Vec<u8>,
-    /// The end of the answer.
+    /// The way in which the answer ends.
     pub end: End,
 }
 
-/// What ends an answer.
+/// The end of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// `END_STREAM`, with the last data.
@@ -51,7 +51,7 @@ pub enum End {
 }
 
 impl Http2 {
-    /// All of a body, without a length.
+    /// Returns an answer with this body, without a length.
     pub fn whole(body: impl Into<Vec<u8>>) -> Self {
         Self {
             length: None,
@@ -142,7 +142,7 @@ fn send(stream: &mut impl Write, kind: u8, flags: u8, of: u32, payload: &[u8]) -
     stream.write_all(payload)
 }
 
-/// The kind of the next frame, which is read to its end.
+/// Reads the next frame, and returns its type.
 fn receive(stream: &mut impl Read) -> io::Result<u8> {
     let mut head = [0; 9];
     stream.read_exact(&mut head)?;
