@@ -5,11 +5,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use allowlist_policy::{Feed, Origin, Policy, Source};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::policy::{Feed, Origin, Policy, Source};
 use crate::time::{Now, Uptime};
 
 /// An added prefix.
@@ -278,7 +278,7 @@ pub(crate) mod tests {
 
     #[test]
     fn added_prefixes_are_a_source() {
-        use crate::policy::{Ports, Service};
+        use allowlist_policy::{Ports, Service};
         let service = |name: &str| Service {
             name: name.to_owned(),
             ports: vec![Ports::Any],

@@ -6,13 +6,12 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use allowlist_files::lines::{self, Lines, Names};
+use allowlist_policy::Mode;
 use anyhow::Result;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-
-use crate::lines::{self, Lines, Names};
-use crate::policy::Mode;
 
 const NAMES: Names = Names {
     file: "audit.v1.jsonl",

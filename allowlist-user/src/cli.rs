@@ -9,16 +9,16 @@ mod lists;
 
 use std::path::PathBuf;
 
+use allowlist_dataplane::AttachModeRequest;
+use allowlist_lists::feed::parse_prefix;
+use allowlist_policy::explain::{Target, Typed};
+use allowlist_policy::{Mode, Ports};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 pub use self::change::{Add, CareArgs, List, Log, Refresh, Reload, Remove, Rollback};
 pub use self::groups::command;
 pub use self::lists::{Accept, Diff, Export, Fetch, History, Providers, ProvidersCommand};
-use crate::config::AttachMode;
-use crate::explain::{Target, Typed};
-use crate::feed::parse_prefix;
-use crate::policy::{Mode, Ports};
 
 /// A source-address filter for Linux edge hosts: only the vendors and networks that you list reach
 /// your services.
@@ -501,7 +501,7 @@ pub struct Output {
     pub json: bool,
 }
 
-/// The argument for an [`AttachMode`].
+/// The argument for an [`AttachModeRequest`].
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum AttachModeArg {
     /// Native if the driver supports it, otherwise generic with a warning
@@ -514,7 +514,7 @@ pub enum AttachModeArg {
     Offload,
 }
 
-impl From<AttachModeArg> for AttachMode {
+impl From<AttachModeArg> for AttachModeRequest {
     fn from(typed: AttachModeArg) -> Self {
         match typed {
             AttachModeArg::Auto => Self::Auto,

@@ -13,34 +13,36 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
+use allowlist_dataplane::AttachModeRequest;
+use allowlist_dataplane::netlink::index_of;
+use allowlist_dataplane::sockets;
+use allowlist_dataplane::{self as dataplane, NothingPinned, Seen, View};
+use allowlist_files::bounded;
+use allowlist_policy::error_code::ErrorCode;
+use allowlist_policy::error_code::bail_with;
+use allowlist_policy::explain::Question;
+use allowlist_policy::hints;
+use allowlist_policy::text::{on_one_line, printable, printable_json};
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use log::{debug, info, warn};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 
-use crate::bounded;
 use crate::cli::{
     Cli, Command, Explain, FlowsCommand, List, Log, Output, Paths, Require, Run, Small,
     StatusOptions, Watch, generate,
 };
-use crate::config::{AttachMode, Config};
+use crate::config::Config;
 use crate::control::Client;
 use crate::daemon::{self, Daemon, Signals};
-use crate::dataplane::{self, NothingPinned, Seen, View};
-use crate::error_code::ErrorCode;
-use crate::error_code::bail_with;
-use crate::explain::Question;
-use crate::hints;
+use crate::error_code::code_of;
 use crate::journal::ConfigText;
-use crate::netlink::index_of;
 use crate::notify::Notify;
 use crate::report::{
     self, Added, AuditLog, Epoch, Explanation, PolicyList, Report, Sources, Status,
 };
-use crate::sockets;
-use crate::text::{on_one_line, printable, printable_json};
-use crate::trust;
+use crate::trusted_paths;
 
 const CONFIG: &str = "/etc/allowlist/allowlist.toml";
 /// The exit code of a query whose answer is no.
@@ -56,7 +58,7 @@ const MANY_FILES: u64 = 4096;
 /// cause.
 pub fn error_text(error: &anyhow::Error) -> String {
     let text = format!("{error:#}");
-    let label = match ErrorCode::of(error) {
+    let label = match code_of(error) {
         ErrorCode::Failed => "error".to_owned(),
         code => format!("error[{code}]"),
     };
@@ -68,7 +70,7 @@ pub fn error_text(error: &anyhow::Error) -> String {
 
 /// Returns the exit code for an error.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
-    match ErrorCode::of(error) {
+    match code_of(error) {
         ErrorCode::Lockout => ExitCode::from(WOULD_CUT),
         _ => ExitCode::FAILURE,
     }
@@ -150,7 +152,7 @@ async fn filter(paths: Paths, run: Run) -> Result<()> {
     }
     let options = daemon::Options {
         written,
-        attach: run.attach_mode.map(AttachMode::from),
+        attach: run.attach_mode.map(AttachModeRequest::from),
         keep: run.keep,
         trace: run.trace,
         apply: change::care(&run.care),
@@ -216,7 +218,7 @@ fn warnings(config: &Config) -> Vec<String> {
 fn path_warnings(paths: &Paths, config: &Config) -> Vec<String> {
     let file = paths.config.as_deref().unwrap_or(Path::new(CONFIG));
     let text = Config::file_text(file).unwrap_or_default();
-    let concerns = trust::concerns(Some(file), &text, config);
+    let concerns = trusted_paths::concerns(Some(file), &text, config);
     concerns
         .into_iter()
         .map(|concern| concern.message)

@@ -20,20 +20,22 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use allowlist_common::packet::{TCP, UDP};
-use ipnet::IpNet;
-use serde::Serialize;
-
-use crate::bounded::{Open, ReadError};
-use crate::catalogue::{self, Provider};
-use crate::error_code::ErrorCode;
-use crate::feed;
-use crate::hints::nearest;
-use crate::hook::Hook;
-use crate::policy::{
+use allowlist_dataplane::AttachModeRequest;
+use allowlist_files::bounded::{Open, ReadError};
+use allowlist_lists::catalogue::{self, Provider};
+use allowlist_lists::feed;
+use allowlist_policy::compile::Tables;
+use allowlist_policy::error_code::ErrorCode;
+use allowlist_policy::hints::nearest;
+use allowlist_policy::lockout::Generation;
+use allowlist_policy::text::is_deceptive;
+use allowlist_policy::{
     AtStart, DefaultVerdict, Direction, Mode, Origin, Policy, Ports, ReturnTraffic, Rules, Service,
     Source, is_loopback,
 };
-use crate::text::is_deceptive;
+use ipnet::IpNet;
+
+use crate::hook::Hook;
 use document::Problems;
 pub use secrets::{Secret, secrets, without_comments};
 pub use sources::provided;
@@ -48,7 +50,7 @@ pub struct Config {
     /// The default verdict, return traffic, exemptions and lookup.
     pub rules: Rules,
     /// How to attach the XDP program.
-    pub attach: AttachMode,
+    pub attach: AttachModeRequest,
     /// The maximum number of prefixes of a generation.
     pub max_prefixes: u32,
     /// The maximum number of tracked flows.
@@ -67,21 +69,6 @@ pub struct Config {
     pub policy: Policy,
 }
 
-/// How the kernel runs the program: `attach_mode = "…"`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AttachMode {
-    /// Native if the driver supports it, else generic with a warning.
-    #[default]
-    Auto,
-    /// In the driver, before the kernel's network stack.
-    Native,
-    /// In the network stack: slower, works on every interface.
-    Generic,
-    /// On the network card.
-    Offload,
-}
-
 /// The default of `max_prefixes`.
 const MAX_PREFIXES: u32 = 250_000;
 /// The default of `max_flows`: about 15 MB of kernel memory, with the flows' peers.
@@ -98,6 +85,18 @@ const MAX_BYTES: u64 = 16 << 20;
 const SHOWN_PROBLEMS: usize = 20;
 
 impl Config {
+    /// Returns the generation that these tables, compiled from the configuration, make in this mode: what the lockout
+    /// check compares.
+    pub fn generation<'a>(&'a self, mode: Mode, tables: &'a Tables) -> Generation<'a> {
+        Generation {
+            interfaces: &self.interfaces,
+            policy: &self.policy,
+            rules: &self.rules,
+            mode,
+            tables,
+        }
+    }
+
     /// Reads and validates a file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         Self::parse(&Self::text(path)?, path)
@@ -383,7 +382,7 @@ impl Config {
             interfaces,
             mode: Mode::default(),
             rules: Rules::default(),
-            attach: AttachMode::default(),
+            attach: AttachModeRequest::default(),
             max_prefixes: MAX_PREFIXES,
             max_flows: MAX_FLOWS,
             hook: Hook::default(),

@@ -16,6 +16,10 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use allowlist_lists::event::Change;
+use allowlist_policy::error_code::ErrorCode;
+use allowlist_policy::lockout::Session;
+use allowlist_policy::{MAX_NAME_BYTES, Mode, is_name};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -24,11 +28,8 @@ pub use client::Client;
 pub use server::Control;
 
 use crate::audit::Actor;
-use crate::error_code::{CodedError, ErrorCode};
-use crate::event::Change;
-use crate::policy::{MAX_NAME_BYTES, Mode, is_name};
+use crate::error_code::ApiError;
 use crate::report::Report;
-use crate::session::Session;
 
 /// The prefix of all paths.
 const VERSION: &str = "/v1";
@@ -167,7 +168,7 @@ pub struct QueuedRequest {
     /// The client.
     pub actor: Actor,
     /// The channel for the answer; the client may have disconnected.
-    pub answer: oneshot::Sender<Result<ApplyOutcome, CodedError>>,
+    pub answer: oneshot::Sender<Result<ApplyOutcome, ApiError>>,
 }
 
 /// The answer to a successful request. Fields that do not apply are absent.
@@ -244,8 +245,8 @@ impl RequestBody {
     }
 
     /// Returns the operation and its options, for the path with this name.
-    fn read(mut self, name: &str) -> Result<(Operation, ApplyOptions), CodedError> {
-        let invalid = |error: String| CodedError::new(ErrorCode::InvalidRequest, error);
+    fn read(mut self, name: &str) -> Result<(Operation, ApplyOptions), ApiError> {
+        let invalid = |error: String| ApiError::new(ErrorCode::InvalidRequest, error);
         // Checked before the request is logged, so that no foreign text reaches the log.
         let entries = self.entries.iter().flatten();
         let services = entries.filter_map(|entry| entry.service.as_deref());
@@ -274,7 +275,7 @@ impl RequestBody {
             "reload" => Operation::Reload,
             "confirm" => Operation::Confirm,
             _ => {
-                return Err(CodedError::new(
+                return Err(ApiError::new(
                     ErrorCode::NotFound,
                     format!("there is no request {name:?}; docs/api.md lists all requests"),
                 ));
@@ -341,9 +342,9 @@ mod tests {
 
     use super::*;
 
-    fn read(name: &str, body: &str) -> Result<Operation, CodedError> {
+    fn read(name: &str, body: &str) -> Result<Operation, ApiError> {
         let request: RequestBody = serde_json::from_str(body)
-            .map_err(|error| CodedError::new(ErrorCode::InvalidRequest, error.to_string()))?;
+            .map_err(|error| ApiError::new(ErrorCode::InvalidRequest, error.to_string()))?;
         Ok(request.read(name)?.0)
     }
 

@@ -34,6 +34,19 @@ use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
+use allowlist_dataplane::AttachModeRequest;
+use allowlist_dataplane::Dataplane;
+use allowlist_dataplane::interface::Links;
+use allowlist_dataplane::netlink::index_of;
+use allowlist_files::bounded::within;
+use allowlist_lists::gather::Fetches;
+use allowlist_lists::state::{StateDir, StateLock};
+use allowlist_lists::states::SourceStates;
+use allowlist_policy::compile::{CompileError, Names, Tables, compile, require_room};
+use allowlist_policy::error_code::bail_with;
+use allowlist_policy::lockout::Generation;
+use allowlist_policy::text::on_one_line;
+use allowlist_policy::{AtStart, Feed, Mode, Policy, Snapshot, Source};
 use anyhow::Result;
 use jiff::Timestamp;
 use log::{info, warn};
@@ -52,27 +65,15 @@ use self::reload::Reloading;
 use self::requests::Refreshing;
 use self::selfcheck::SelfCheck;
 use crate::audit::{Actor, Audit, AuditAction, AuditEntry};
-use crate::bounded::within;
 use crate::cli::Paths;
-use crate::compile::{CompileError, Names, Tables, compile, require_room};
-use crate::config::{AttachMode, Config};
+use crate::config::Config;
 use crate::control::{ApplyOptions, Control, DaemonStatus, PendingChange};
-use crate::dataplane::Dataplane;
-use crate::error_code::bail_with;
-use crate::gather::Fetches;
 use crate::history::History;
 use crate::hook::HookQueue;
-use crate::interface::Links;
 use crate::journal::{ConfigText, Journal};
-use crate::lists::SourceStates;
-use crate::netlink::index_of;
 use crate::notify::Notify;
-use crate::policy::{AtStart, Feed, Mode, Policy, Snapshot, Source};
 use crate::record::Record;
-use crate::session::Generation;
-use crate::state::{StateDir, StateLock};
-use crate::text::on_one_line;
-use crate::trust;
+use crate::trusted_paths;
 
 /// The interval of the self-check, and of the check whether the filter was detached.
 const LOOK: Duration = Duration::from_secs(1);
@@ -87,7 +88,7 @@ pub struct Options {
     /// The text of the configuration.
     pub written: ConfigText,
     /// The attach mode of the command line, if any.
-    pub attach: Option<AttachMode>,
+    pub attach: Option<AttachModeRequest>,
     /// Whether the filter stays attached on Ctrl-C.
     pub keep: bool,
     /// Whether to print one line per packet.
@@ -122,7 +123,7 @@ impl Options {
     /// names a command or a secret.
     fn require_trusted(written: &ConfigText, config: &Config) -> Result<()> {
         let (written, config) = (written.clone(), config.clone());
-        let work = move || trust::concerns(written.file.as_deref(), &written.text, &config);
+        let work = move || trusted_paths::concerns(written.file.as_deref(), &written.text, &config);
         let concerns = within(std::path::Path::new("trusted"), LOOK * 2, work, drop)?;
         for concern in concerns {
             if concern.is_fatal {
@@ -173,11 +174,7 @@ struct Active {
 
 impl Active {
     fn generation(&self) -> Generation<'_> {
-        Generation {
-            config: &self.config,
-            mode: self.mode,
-            tables: &self.tables,
-        }
+        self.config.generation(self.mode, &self.tables)
     }
 }
 

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::path::PathBuf;
 
+use allowlist_policy::{Keep, Mode, Policy, Rules, Service, Snapshot, public_url};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -22,7 +23,6 @@ use serde::Serialize;
 use crate::additions::{Addition, Additions};
 use crate::config::Config;
 use crate::hook::Hook;
-use crate::policy::{Keep, Mode, Policy, Rules, Service, Snapshot, public_url};
 use crate::time::Now;
 
 /// The number of prefixes of a list or service that a difference names; the rest are counted.

@@ -13,11 +13,10 @@ mod tests;
 
 use std::fmt;
 
+use allowlist_policy::text::on_one_line;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
 use thiserror::Error;
-
-use crate::text::on_one_line;
 
 /// The maximum length of an `iptables` chain; `ipset` accepts three more characters, for `-v4`.
 const LONGEST_IN_KERNEL: usize = 28;

@@ -3,10 +3,9 @@
 use std::io;
 use std::path::Path;
 
+use allowlist_files::lines::{self, Lines, Names};
+use allowlist_lists::event::Event;
 use anyhow::Result;
-
-use crate::event::Event;
-use crate::lines::{self, Lines, Names};
 
 const NAMES: Names = Names {
     file: "history.v1.jsonl",
@@ -41,7 +40,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::event::{Change, EventKind};
+    use allowlist_lists::event::{Change, EventKind};
 
     fn event(number: i64) -> Event {
         Event {

@@ -11,6 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use allowlist_files::trust;
+use allowlist_lists::event::Event;
+use allowlist_lists::source::post;
+use allowlist_policy::{Format, Http};
 use anyhow::{Context as _, Result, bail};
 use log::warn;
 use nix::sys::signal::{Signal, killpg};
@@ -21,11 +25,6 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use url::Url;
-
-use crate::event::Event;
-use crate::policy::{Format, Http};
-use crate::source::post;
-use crate::trust;
 
 /// The length of the queue; further events are dropped with a warning.
 const QUEUE_LENGTH: usize = 64;
@@ -281,7 +280,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::event::EventKind;
+    use allowlist_lists::event::EventKind;
 
     fn run(hook: &Hook) -> String {
         let event = Event {

@@ -13,6 +13,8 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use allowlist_lists::state::{StateDir, StateError};
+use allowlist_policy::Mode;
 use jiff::Timestamp;
 use log::warn;
 use serde::{Deserialize, Serialize};
@@ -21,8 +23,6 @@ use self::file::{File, Line};
 use self::redact::Redactor;
 use crate::additions::{Addition, Additions, Edit};
 use crate::config::without_comments;
-use crate::policy::Mode;
-use crate::state::{StateDir, StateError};
 use crate::time::{Now, SteadyClock};
 
 /// The number of policies that a rollback can restore; one more is kept, so that a failed change removes none.

@@ -1,50 +1,58 @@
-//! The `allowlist` program as a library: fetches the lists of the sources and keeps the kernel's tables up to date.
+//! The `allowlist` program as a library: the command line, the daemon, the API on its socket, and reports.
 //!
-//! Data flows one way: `source` -> `feed` -> `policy` -> `compile` -> `dataplane` -> `report`.
-//! `daemon` drives them; `cli` has the arguments. No module calls one on its left.
+//! - [`cli`] has the arguments and [`command`] the commands; [`config`] reads the configuration
+//! - [`daemon`] drives lists, tables and kernel; [`control`] is its socket and client, [`session`] finds the login that
+//!   the lockout check protects
+//! - [`report`] prints the state of the filter as text and JSON, [`export`] the prefixes in the formats of other firewalls
+//! - [`journal`], [`history`], [`audit`] and [`record`] are files of the state directory; [`hook`] and [`notify`] emit
+//!   events to a command, a webhook and systemd
+//!
+//! Lists are in `allowlist-lists`, policies in `allowlist-policy`, and everything that touches the kernel's tables is in
+//! `allowlist-dataplane`.
+//!
+//! # Examples
+//!
+//! Read a configuration, as `allowlist check` does:
+//!
+//! ```
+//! use std::path::Path;
+//!
+//! use allowlist_user::config::Config;
+//!
+//! let text = r#"
+//!     [services.web]
+//!     ports = ["tcp/443"]
+//!     allow = ["office"]
+//!     [sources.office]
+//!     prefixes = ["203.0.113.0/24"]
+//! "#;
+//! let config = Config::parse(text, Path::new("/etc/allowlist/allowlist.toml"))?;
+//! assert_eq!(config.policy.services[0].name, "web");
+//!
+//! let error = Config::parse("mod = \"observe\"", Path::new("a.toml")).expect_err("no such key");
+//! assert!(error.to_string().contains("mode"), "{error}");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#![forbid(unsafe_code)]
 
 pub mod additions;
 pub mod audit;
-pub mod bounded;
-pub mod catalogue;
 pub mod cli;
 pub mod command;
-pub mod compile;
 pub mod config;
 pub mod control;
 pub mod daemon;
-pub mod dataplane;
-pub mod difference;
-pub mod driver;
 pub mod effective;
 pub mod error_code;
-pub mod event;
-pub mod explain;
 pub mod export;
-pub mod feed;
-pub mod gate;
-pub mod gather;
-pub mod hints;
 pub mod history;
 pub mod hook;
-pub mod interface;
 pub mod journal;
-pub mod lines;
-pub mod list_update;
-pub mod lists;
-pub mod lock;
 pub mod logger;
-pub mod netlink;
 pub mod notify;
-pub mod past;
-pub mod policy;
 pub mod record;
-pub mod rejected;
 pub mod report;
 pub mod session;
-pub mod sockets;
-pub mod source;
-pub mod state;
-pub mod text;
 pub mod time;
-pub mod trust;
+pub mod trusted_paths;

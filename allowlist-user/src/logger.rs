@@ -10,11 +10,10 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::os::fd::AsFd;
 
+use allowlist_policy::text::indented;
 use jiff::Timestamp;
 use log::Level;
 use nix::sys::stat::fstat;
-
-use crate::text::indented;
 
 /// What precedes the text of each record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,11 @@
 //! The program: parses the command line, runs the command and prints its error.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
+use allowlist_policy::text::printable;
 use allowlist_user::cli::{self, Cli, Command};
-use allowlist_user::text::printable;
 use allowlist_user::{command, logger};
 use clap::FromArgMatches as _;
 

@@ -7,17 +7,16 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
+use allowlist_files::bounded::{Open, PATIENCE, within};
+use allowlist_lists::state::StateDir;
+use allowlist_lists::states::{SourceHealth, SourceStates};
+use allowlist_policy::compile::Names;
+use allowlist_policy::error_code::ErrorCode;
+use allowlist_policy::{Feed, Held, Policy};
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use log::warn;
 use serde::{Deserialize, Serialize};
-
-use crate::bounded::{Open, PATIENCE, within};
-use crate::compile::Names;
-use crate::error_code::ErrorCode;
-use crate::lists::{SourceHealth, SourceStates};
-use crate::policy::{Feed, Held, Policy};
-use crate::state::StateDir;
 
 /// Cannot be the name of a source's file, since names of sources have no dot.
 const FILE: &str = "record.v2.json";

@@ -12,10 +12,13 @@ mod list;
 mod plan;
 mod policies;
 mod providers;
+mod rejected;
 mod sources;
 mod status;
 mod table;
 
+use allowlist_dataplane::Verified;
+use allowlist_policy::{Feed, Source};
 use serde_json::{Value, json};
 
 pub use added::Added;
@@ -32,13 +35,11 @@ pub use list::{List, Only};
 pub use plan::Plan;
 pub use policies::PolicyList;
 pub use providers::{provider_json, provider_text, providers_json, providers_text};
+pub use rejected::rejected_text;
 pub use sources::Sources;
 pub use status::Status;
 use table::{Table, shortened, table, width};
 pub use table::{fit_to_terminal, terminal_width, wrapped};
-
-use crate::dataplane::Verified;
-use crate::policy::{Feed, Source};
 
 /// A report about the state at the moment when it was read.
 pub trait Report {

@@ -1,91 +1,73 @@
 //! The login session that a command belongs to, and the lockout check, which protects it.
 //!
-//! - this file finds the session
+//! - this file finds the session, and runs the lockout check with it
 //! - `login_sources` parses the environment, the process status and `utmp`: pure
 //! - `host_interfaces` reads this host's interfaces and addresses
-//! - `lockout` refuses a change that would cut the session
 //!
 //! A session is only a reason to refuse a change, never a permission: a caller can forge it. Finds remote logins only.
 
 mod host_interfaces;
-pub mod lockout;
 mod login_sources;
 
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use allowlist_policy::explain::Typed;
+use allowlist_policy::lockout::{
+    ChangeOrigin, Evidence, Generation, LockoutError, SSH_CONNECTION, Session, evaluate,
+};
+use log::warn;
 use utmp_rs::{UtmpEntry, UtmpParser};
 
-pub use host_interfaces::{HostInterface, host_interfaces};
-pub use lockout::{ChangeOrigin, Generation, LockoutError};
+use host_interfaces::host_interfaces;
 
-use crate::explain::Typed;
-
-/// The environment variable in which sshd stores the addresses and ports of both ends.
-const SSH_CONNECTION: &str = "SSH_CONNECTION";
 /// The port of sshd for a session whose local port is unknown.
 const SSH: u16 = 22;
 /// The number of ancestors to examine, above any chain of processes that a user starts.
 const MAX_ANCESTORS: usize = 64;
 
-/// A remote login.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Session {
-    /// The remote end. Its port is 0 if it is unknown.
-    pub peer: SocketAddr,
-    /// This host's end. Its address is unspecified if it is unknown.
-    pub local: SocketAddr,
-    /// The interface, if an address has a zone.
-    pub interface: Option<String>,
-    /// The source of the information.
-    #[serde(rename = "how")]
-    pub evidence: Evidence,
+/// Returns the session of this process, or `None` without evidence of one, as at a console.
+pub fn find() -> Option<Session> {
+    let own = std::env::var(SSH_CONNECTION).ok();
+    Host::default().find(own.as_deref(), std::process::id())
 }
 
-/// The source of the information about a session.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Evidence {
-    /// The environment of this process.
-    Environment,
-    /// The environment of an ancestor, by its process id: `sudo` and `su` drop the variable.
-    Ancestor(u32),
-    /// The login at a terminal, by `utmp`.
-    Login(String),
-}
-
-impl Session {
-    /// Returns the session of this process, or `None` without evidence of one, as at a console.
-    pub fn find() -> Option<Self> {
-        let own = std::env::var(SSH_CONNECTION).ok();
-        Host::default().find(own.as_deref(), std::process::id())
-    }
-
-    fn from_connection(text: &str, evidence: Evidence) -> Option<Self> {
-        let (peer, local, interface) = login_sources::connection(text)?;
-        Some(Self {
-            peer,
-            local,
-            interface,
-            evidence,
-        })
+/// Checks a change against this host's present interfaces. Without a session every change is safe.
+///
+/// # Errors
+/// Fails if the change would cut the session.
+pub fn check(
+    session: Option<&Session>,
+    before: Option<Generation<'_>>,
+    after: Generation<'_>,
+    origin: ChangeOrigin,
+) -> Result<(), Box<LockoutError>> {
+    let Some(session) = session else {
+        return Ok(());
+    };
+    let interfaces = host_interfaces().unwrap_or_else(|error| {
+        warn!("{error:#}; the lockout check assumes that the session can use any interface");
+        Vec::new()
+    });
+    match evaluate(session, &interfaces, before, after, origin) {
+        Some(error) => Err(Box::new(error)),
+        None => Ok(()),
     }
 }
 
-impl fmt::Display for Evidence {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Environment => write!(out, "{SSH_CONNECTION} of this process"),
-            Self::Ancestor(process) => write!(out, "{SSH_CONNECTION} of process {process}"),
-            Self::Login(line) => write!(out, "the login at {line}"),
-        }
-    }
+/// Parses the value of `SSH_CONNECTION`.
+fn from_connection(text: &str, evidence: Evidence) -> Option<Session> {
+    let (peer, local, interface) = login_sources::connection(text)?;
+    Some(Session {
+        peer,
+        local,
+        interface,
+        evidence,
+    })
 }
 
 /// The files in which a host describes its processes and logins.
@@ -105,13 +87,13 @@ impl Default for Host {
 
 impl Host {
     fn find(&self, own: Option<&str>, process: u32) -> Option<Session> {
-        own.and_then(|text| Session::from_connection(text, Evidence::Environment))
+        own.and_then(|text| from_connection(text, Evidence::Environment))
             .or_else(|| {
                 self.ancestors(process).into_iter().find_map(|ancestor| {
                     // An ordinary user cannot read the environment of another user's process.
                     let bytes = fs::read(self.path_of(ancestor, "environ")).ok()?;
                     let text = login_sources::variable(&bytes, SSH_CONNECTION)?;
-                    Session::from_connection(&text, Evidence::Ancestor(ancestor))
+                    from_connection(&text, Evidence::Ancestor(ancestor))
                 })
             })
             .or_else(|| self.by_login(process))

@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
-use allowlist_user::compile::{Names, Tables, compile};
+use allowlist_policy::compile::{Names, Tables, compile};
+use allowlist_policy::{Feed, Origin, Policy, Snapshot};
 use allowlist_user::config::{Config, ConfigError, Problem};
-use allowlist_user::policy::{Feed, Origin, Policy, Snapshot};
 
 /// Parses the bytes as a configuration.
 ///

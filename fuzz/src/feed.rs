@@ -3,8 +3,8 @@
 
 use std::sync::LazyLock;
 
-use allowlist_user::feed::{self, FeedError, List, check_prefix, find_link};
-use allowlist_user::policy::{Column, Format, Page, Pattern, Select};
+use allowlist_lists::feed::{self, FeedError, List, check_prefix, find_link};
+use allowlist_policy::{Column, Format, Page, Pattern, Select};
 use jiff::civil::{Date, date};
 
 /// An arbitrary date.

@@ -16,14 +16,13 @@ use std::sync::LazyLock;
 use allowlist_common::flow::OutboundPacket;
 use allowlist_common::packet::{Contents, parse};
 use allowlist_common::verdict::{Reason, Verdict};
+use allowlist_policy::compile::{Names, Tables, compile};
+use allowlist_policy::{DefaultVerdict, Keep, Policy, ReturnTraffic, Rules, Snapshot};
 use allowlist_tests::model::dissect::dissect;
 use allowlist_tests::model::host::Host;
 use allowlist_tests::model::policy_strategies::INTERFACES;
 use allowlist_tests::model::{Model, static_snapshot};
-use allowlist_user::compile::{Names, Tables, compile};
 use allowlist_user::config::Config;
-use allowlist_user::policy::{DefaultVerdict, Keep, Policy, ReturnTraffic, Rules, Snapshot};
-
 use flow_history::FlowHistory;
 
 /// The policies, as configurations.

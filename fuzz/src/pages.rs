@@ -10,8 +10,8 @@
 
 use std::net::IpAddr;
 
-use allowlist_user::feed::{self, List, parse_ends, parse_prefix, parse_with_length};
-use allowlist_user::policy::{Format, Page};
+use allowlist_lists::feed::{self, List, parse_ends, parse_prefix, parse_with_length};
+use allowlist_policy::{Format, Page};
 use ipnet::IpNet;
 use jiff::civil::{Date, date};
 

@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::{env, fs};
 
+use allowlist_policy::Origin;
 use allowlist_tests::model::policy_strategies::INTERFACES;
 use allowlist_tests::model::traffic::traffic;
-use allowlist_user::policy::Origin;
 use ipnet::IpNet;
 
 use crate::judge::{Item, Setting, WORLDS, encode};

@@ -6,9 +6,9 @@
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
+use allowlist_lists::source;
+use allowlist_policy::{self as policy, Format, Http, Origin, Source};
 use allowlist_tests::vendor::{Answer, End, Http2, Vendor, gzip};
-use allowlist_user::policy::{self, Format, Http, Origin, Source};
-use allowlist_user::source;
 use tempfile::NamedTempFile;
 use tokio::runtime::Runtime;
 

@@ -16,10 +16,9 @@ use std::net::IpAddr;
 
 use allowlist_common::packet::{ICMP, ICMPV6, IGMP, SCTP, TCP, UDP, tcp_flag};
 use allowlist_common::verdict::{Reason, Verdict};
-use allowlist_user::policy::{
+use allowlist_policy::{
     DefaultVerdict, Feed, Mode, Origin, Policy, Ports, ReturnTraffic, Rules, Service, Snapshot,
 };
-
 use dissect::ParsedFrame;
 
 /// All decisions that a packet can get. Random traffic has to produce all decisions.

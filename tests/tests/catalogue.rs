@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 
+use allowlist_lists::catalogue::{self, List, Region};
+use allowlist_lists::feed;
+use allowlist_lists::gate::judge;
+use allowlist_lists::source;
+use allowlist_policy::{Origin, Source};
 use allowlist_tests::vendor::{Answer, Vendor};
-use allowlist_user::catalogue::{self, List, Region};
 use allowlist_user::config::provided;
-use allowlist_user::feed;
-use allowlist_user::gate::judge;
-use allowlist_user::policy::{Origin, Source};
-use allowlist_user::source;
 use anyhow::{Context, anyhow, bail, ensure};
 use ipnet::IpNet;
 use serde::Deserialize;

@@ -4,14 +4,14 @@
 use std::net::{IpAddr, SocketAddr};
 
 use allowlist_common::verdict::{Reason, Verdict};
+use allowlist_policy::compile::{CompileError, Names, compile};
+use allowlist_policy::{DefaultVerdict, Rules};
 use allowlist_tests::lab::frame;
 use allowlist_tests::model::dissect::dissect;
 use allowlist_tests::model::host::Host;
 use allowlist_tests::model::policy_strategies::{INTERFACES, scenarios};
 use allowlist_tests::model::{Model, static_snapshot};
-use allowlist_user::compile::{CompileError, Names, compile};
 use allowlist_user::config::Config;
-use allowlist_user::policy::{DefaultVerdict, Rules};
 use expect_test::expect;
 use proptest::prelude::*;
 

@@ -4,10 +4,10 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use allowlist_policy::error_code::ErrorCode;
 use allowlist_tests::skip;
 use allowlist_user::cli::generate;
 use allowlist_user::config::{Config, ConfigError};
-use allowlist_user::error_code::ErrorCode;
 use strum::IntoEnumIterator as _;
 
 fn parse(text: &str, from: &str) -> Config {

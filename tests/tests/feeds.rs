@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
+use allowlist_lists::feed::{self, FeedError, List};
+use allowlist_policy::error_code::ErrorCode;
+use allowlist_policy::{Column, Format, Page, Pattern, Select};
 use allowlist_tests::lab::Snapshot;
-use allowlist_user::error_code::ErrorCode;
-use allowlist_user::feed::{self, FeedError, List};
-use allowlist_user::policy::{Column, Format, Page, Pattern, Select};
 use expect_test::expect_file;
 use jiff::civil::{Date, date};
 

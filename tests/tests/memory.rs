@@ -12,10 +12,10 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use allowlist_lists::feed::{self, FeedError};
+use allowlist_policy::{Format, Select};
 use allowlist_tests::lab::{Program, Testbed};
 use allowlist_tests::{require_root, skip};
-use allowlist_user::feed::{self, FeedError};
-use allowlist_user::policy::{Format, Select};
 use anyhow::ensure;
 use jiff::civil::Date;
 use nix::sys::signal::Signal;

@@ -4,8 +4,9 @@
 use std::env;
 use std::process::Command;
 
+use allowlist_policy::lockout::{Evidence, Session};
 use allowlist_tests::lab::Ended;
-use allowlist_user::session::{Evidence, Session};
+use allowlist_user::session;
 use anyhow::Context as _;
 
 const CONNECTION: &str = "203.0.113.9 40000 198.51.100.1 22";
@@ -17,7 +18,7 @@ const PRINTS: &str = "prints_its_session";
 #[test]
 #[ignore = "it is what the other tests start"]
 fn prints_its_session() {
-    let found = Session::find();
+    let found = session::find();
     let text = serde_json::to_string(&found).expect("it has no maps");
     println!("session {text}");
 }

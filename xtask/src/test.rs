@@ -71,6 +71,17 @@ impl Args {
     }
 }
 
+/// The packages whose tests need no root.
+const HOST_PACKAGES: [&str; 7] = [
+    "allowlist-common",
+    "allowlist-dataplane",
+    "allowlist-files",
+    "allowlist-lists",
+    "allowlist-policy",
+    "allowlist-user",
+    "xtask",
+];
+
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let start = Instant::now();
     let root = Root::reach("running the kernel tests")?;
@@ -80,7 +91,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     fs::write(&skips, "").with_context(|| format!("cannot write {}", skips.display()))?;
     let environment = args.environment(built.executable("allowlist")?, &skips);
 
-    let mut host = args.cargo_test(None, &["allowlist-common", "allowlist-user", "xtask"]);
+    let mut host = args.cargo_test(None, &HOST_PACKAGES);
     let mut kernel_environment = environment.clone();
     if std::env::var_os(THREADS).is_none() {
         let cores = thread::available_parallelism().map_or(1, usize::from);

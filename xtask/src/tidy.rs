@@ -1,4 +1,4 @@
-//! The repository's own rules that no lint checks: module headers, file length, and which folder may use which library.
+//! The repository's own rules that no lint checks: module headers and file length.
 //!
 //! Works on text only. Skips this file, which contains all forbidden patterns.
 
@@ -13,31 +13,6 @@ const MAX_LINES: usize = 600;
 
 /// Markers of unfinished work.
 const UNFINISHED: [&str; 5] = ["TODO", "FIXME", "dbg!(", "todo!(", "unimplemented!("];
-
-/// Libraries, and the only paths that may use them.
-const OWNERS: [(&str, &[&str]); 3] = [
-    (
-        "aya::",
-        &[
-            "allowlist-common/",
-            "allowlist-user/src/dataplane",
-            "tests/src/bench/",
-            "tests/src/lab/",
-            "tests/tests/",
-        ],
-    ),
-    ("reqwest::", &["allowlist-user/src/source"]),
-    (
-        "clap::",
-        &[
-            "allowlist-user/src/cli",
-            "allowlist-user/src/main.rs",
-            "tests/src/bench/",
-            "tests/src/demo/",
-            "xtask/",
-        ],
-    ),
-];
 
 /// Returns every violation below `root`, as `file:line: message`.
 pub(crate) fn check(root: &Path) -> Result<Vec<String>> {
@@ -108,14 +83,6 @@ fn check_file(name: &str, text: &str) -> Vec<String> {
                 ));
             }
         }
-        for (library, owners) in OWNERS {
-            if line.contains(library) && !owners.iter().any(|owner| name.starts_with(owner)) {
-                find(format!(
-                    "`{library}` may be used only in {}",
-                    owners.join(", ")
-                ));
-            }
-        }
     }
     findings
 }
@@ -138,36 +105,6 @@ mod tests {
                 "README.md",
                 "no rule for TODO\nbut here \n",
                 &["README.md:2: trailing whitespace"],
-            ),
-            (
-                "allowlist-user/src/config.rs",
-                "//! A.\nuse aya::Ebpf;\n",
-                &["allowlist-user/src/config.rs:2: `aya::`"],
-            ),
-            (
-                "allowlist-user/src/dataplane/pin.rs",
-                "//! A.\nuse aya::Ebpf;\n",
-                &[],
-            ),
-            (
-                "allowlist-ebpf/src/main.rs",
-                "//! A.\nuse aya_ebpf::maps;\n",
-                &[],
-            ),
-            (
-                "allowlist-user/src/source.rs",
-                "//! A.\nuse reqwest::Url;\n",
-                &[],
-            ),
-            (
-                "allowlist-user/src/feed.rs",
-                "//! A.\nuse reqwest::Url;\n",
-                &["allowlist-user/src/feed.rs:2: `reqwest::`"],
-            ),
-            (
-                "tests/src/lib.rs",
-                "//! A.\nuse clap::Parser;\n",
-                &["tests/src/lib.rs:2: `clap::`"],
             ),
         ];
         for (name, text, expected) in table {

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use allowlist_lists::catalogue;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, CommandFactory as _, ValueHint};
 use clap_complete::Shell;
@@ -12,7 +13,6 @@ use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
 use super::Cli;
-use crate::catalogue;
 
 /// System administration, among the sections of the manual.
 const SECTION: &str = "8";

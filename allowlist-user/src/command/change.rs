@@ -3,6 +3,9 @@
 use std::io::{IsTerminal as _, Read as _};
 use std::time::Duration;
 
+use allowlist_lists::feed::parse_prefix;
+use allowlist_lists::rejected::{RejectedLists, command};
+use allowlist_policy::error_code::bail_with;
 use anyhow::{Context as _, Result, ensure};
 use log::{info, warn};
 
@@ -11,11 +14,9 @@ use crate::cli::{
     Accept, Add, CareArgs, ModeChange, Output, Paths, Refresh, Reload, Remove, Rollback,
 };
 use crate::control::{ApplyOptions, ApplyOutcome, Client, Operation, PrefixRequest};
-use crate::error_code::bail_with;
-use crate::feed::parse_prefix;
-use crate::rejected::{RejectedLists, command};
 use crate::report;
-use crate::session::Session;
+use crate::report::rejected_text;
+use crate::session;
 
 /// The most prefixes of one request; the daemon refuses more.
 const MOST: usize = 200_000;
@@ -25,7 +26,7 @@ pub(super) fn care(typed: &CareArgs) -> ApplyOptions {
     ApplyOptions {
         force: typed.force,
         confirm_within: typed.confirm_within,
-        session: Session::find(),
+        session: session::find(),
     }
 }
 
@@ -132,7 +133,7 @@ async fn approved(client: &Client<'_>, source: &str, output: Output) -> Result<O
     let Some(list) = rejected.sources.get(source).filter(|list| list.acceptable) else {
         return Ok(None);
     };
-    let text = list.text(source);
+    let text = rejected_text(source, list);
     if output.json {
         eprint!("{text}");
     } else {

@@ -6,6 +6,10 @@ mod interfaces;
 
 use std::process::ExitCode;
 
+use allowlist_lists::states::SourceStates;
+use allowlist_policy::compile::{Names, Tables, compile, require_room};
+use allowlist_policy::error_code::ErrorCode;
+use allowlist_policy::{AtStart, Feed, Origin, Policy, Snapshot, Source};
 use anyhow::{Result, bail};
 use jiff::Timestamp;
 use log::{info, warn};
@@ -14,11 +18,7 @@ use self::interfaces::Interfaces;
 use super::lists::{first_feed, last_good};
 use super::{config, path_warnings, print, print_json, progress, warnings};
 use crate::cli::{Check, Paths};
-use crate::compile::{Names, Tables, compile, require_room};
 use crate::config::Config;
-use crate::error_code::ErrorCode;
-use crate::lists::SourceStates;
-use crate::policy::{AtStart, Feed, Origin, Policy, Snapshot, Source};
 use crate::record::Record;
 use crate::report::{self, Plan};
 

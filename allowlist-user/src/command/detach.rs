@@ -4,13 +4,13 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use allowlist_dataplane as dataplane;
+use allowlist_lists::state::StateDir;
 use anyhow::{Context as _, Result};
 use log::warn;
 
 use super::{print, print_json};
 use crate::cli::{Detach, Paths};
-use crate::dataplane;
-use crate::state::StateDir;
 
 /// The time limit for the daemon to end; it checks its pins every second.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -3,27 +3,27 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use allowlist_lists::catalogue::{self, Provider};
+use allowlist_lists::list_update::evaluate_update;
+use allowlist_lists::rejected::RejectedLists;
+use allowlist_lists::state::{StateDir, StateError};
+use allowlist_policy::compile::{CompileError, require_room};
+use allowlist_policy::error_code::{CodedError, ErrorCode, bail_with};
+use allowlist_policy::hints;
+use allowlist_policy::{Answer, Feed, Origin, Snapshot, Source};
 use anyhow::{Context as _, Result, bail, ensure};
 use jiff::Timestamp;
 use log::{info, warn};
 
 use super::{CONFIG, config, print, print_json, progress};
 use crate::additions::{Additions, SOURCE_PREFIX, source_name};
-use crate::catalogue::{self, Provider};
 use crate::cli::{Diff, Export, Fetch, History, Paths};
-use crate::compile::{CompileError, require_room};
 use crate::config::{Config, provided};
 use crate::control::Client;
-use crate::error_code::{CodedError, ErrorCode, bail_with};
 use crate::export::{Listed, export as exported};
-use crate::hints;
 use crate::history;
 use crate::journal::PolicyHistory;
-use crate::list_update::evaluate_update;
-use crate::policy::{Answer, Feed, Origin, Snapshot, Source};
-use crate::rejected::RejectedLists;
 use crate::report::{self, Outcome};
-use crate::state::{StateDir, StateError};
 
 /// Fetches the lists of these sources.
 ///
@@ -75,7 +75,7 @@ pub(super) async fn fetch(paths: &Paths, options: &Fetch) -> Result<()> {
     if let Some(warning) = &source.warning {
         warn!("{}: {warning}", source.name);
     }
-    let fetching = crate::source::fetch(&source, &[]);
+    let fetching = allowlist_lists::source::fetch(&source, &[]);
     let Answer::List(fetched) = progress::shown(&source.name, fetching).await? else {
         bail!(
             "source {}: the server answered \"not modified\" to an unconditional request",

@@ -8,12 +8,12 @@ use std::io::{IsTerminal as _, Write as _, stderr};
 use std::pin::pin;
 use std::time::Duration;
 
+use allowlist_lists::gather::{Fetches, Gathered};
+use allowlist_policy::text::on_one_line;
+use allowlist_policy::{Source, Validator};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-use crate::gather::{Fetches, Gathered};
-use crate::policy::{Source, Validator};
 use crate::report::terminal_width;
-use crate::text::on_one_line;
 
 /// The delay before the line is first printed, and the interval between its updates.
 const TICK: Duration = Duration::from_secs(1);

@@ -4,20 +4,20 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
+use allowlist_lists::catalogue::{self, List, Provider};
+use allowlist_lists::state::StateDir;
+use allowlist_policy::error_code::{CodedError, ErrorCode, bail_with};
+use allowlist_policy::hints;
+use allowlist_policy::{Answer, Source};
 use anyhow::Result;
 use ipnet::IpNet;
 use log::warn;
 
 use super::lists::provider_names;
 use super::{CONFIG, print, print_json, progress};
-use crate::catalogue::{self, List, Provider};
 use crate::cli::{Output, Paths, Providers, ProvidersCommand};
 use crate::config::{Config, provided};
-use crate::error_code::{CodedError, ErrorCode, bail_with};
-use crate::hints;
-use crate::policy::{Answer, Source};
 use crate::report::{self, Holder, Holders};
-use crate::state::StateDir;
 
 pub(super) async fn providers(paths: &Paths, options: &Providers) -> Result<()> {
     if let Some(ProvidersCommand::Show { name, output }) = &options.show {

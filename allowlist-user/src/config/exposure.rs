@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 
 use allowlist_common::packet::{TCP, UDP};
+use allowlist_policy::{DefaultVerdict, Origin, Ports, Service, Snapshot};
 use ipnet::IpNet;
 
 use super::Config;
-use crate::policy::{DefaultVerdict, Origin, Ports, Service, Snapshot};
 
 const SSH: u16 = 22;
 
@@ -116,7 +116,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::policy::Feed;
+    use allowlist_policy::Feed;
 
     fn config(keys: &str, ports: &str) -> Config {
         let text = format!(

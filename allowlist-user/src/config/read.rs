@@ -3,11 +3,16 @@
 //! Invariant: an invalid value is reported with its remedy and replaced by its default, and reading
 //! continues. Does no I/O.
 
-use allowlist_common::abi::MAX_SERVICES;
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
+use allowlist_common::abi::MAX_SERVICES;
+use allowlist_dataplane::AttachModeRequest;
+use allowlist_policy::{
+    AtStart, DefaultVerdict, Direction, Engine, Keep, MAX_NAME_BYTES, Mode, Policy, ReturnTraffic,
+    Rules, Service, Source, is_name,
+};
 use toml::Spanned;
 use toml::de::DeTable;
 
@@ -16,14 +21,9 @@ use super::sources::{
     TIMEOUT_RANGE, read_ca_only, read_duration, read_one_url, read_path, read_size, read_sources,
 };
 use super::{
-    AttachMode, Config, HISTORY_BYTES, LOG_BYTES, MAX_FLOWS, MAX_PREFIXES, check_interface,
-    nearest, outbound,
+    Config, HISTORY_BYTES, LOG_BYTES, MAX_FLOWS, MAX_PREFIXES, check_interface, nearest, outbound,
 };
 use crate::hook::Hook;
-use crate::policy::{
-    AtStart, DefaultVerdict, Direction, Engine, Keep, MAX_NAME_BYTES, Mode, Policy, ReturnTraffic,
-    Rules, Service, Source, is_name,
-};
 
 const MAX_PREFIXES_RANGE: RangeInclusive<u64> = 1..=4_000_000;
 const MAX_FLOWS_RANGE: RangeInclusive<u64> = 1024..=16_000_000;
@@ -66,10 +66,10 @@ pub(super) fn config(
         ("off", ReturnTraffic::Off),
     ];
     let attach_modes = [
-        ("auto", AttachMode::Auto),
-        ("native", AttachMode::Native),
-        ("generic", AttachMode::Generic),
-        ("offload", AttachMode::Offload),
+        ("auto", AttachModeRequest::Auto),
+        ("native", AttachModeRequest::Native),
+        ("generic", AttachModeRequest::Generic),
+        ("offload", AttachModeRequest::Offload),
     ];
     let lookups = [
         ("range-table", Engine::RangeTable),

@@ -7,11 +7,10 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use allowlist_policy::public_url;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use url::Url;
-
-use crate::policy::public_url;
 
 /// A secret string in a text.
 #[derive(Clone, Debug, PartialEq, Eq)]

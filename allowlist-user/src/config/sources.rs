@@ -12,6 +12,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use allowlist_lists::catalogue::{self, FORMAT_KEYS, List, Provider, Region};
+use allowlist_lists::feed;
+use allowlist_policy::{Family, Format, Http, Lookup, Origin, Source, is_loopback};
 use url::Url;
 
 use self::format::read_format;
@@ -20,9 +23,6 @@ pub(super) use self::options::{TIMEOUT_RANGE, read_ca_only, read_duration, read_
 use super::document::{self, Node, Problems, Table};
 use super::read::{check_name, read_filled, read_list};
 use super::{sorted, unknown_provider};
-use crate::catalogue::{self, FORMAT_KEYS, List, Provider, Region};
-use crate::feed;
-use crate::policy::{Family, Format, Http, Lookup, Origin, Source, is_loopback};
 
 /// All keys, with the kinds of source that use them.
 const KEYS: &[(&[&str], &[Kind])] = &[

@@ -4,11 +4,11 @@ use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
+use allowlist_policy::{Engine, Format, Http, Keep};
 use expect_test::{ExpectFile, expect, expect_file};
 use proptest::prelude::*;
 
 use super::*;
-use crate::policy::{Engine, Format, Http, Keep};
 
 /// A valid configuration, to which a case adds its own text.
 const VALID: &str = r#"
@@ -19,6 +19,7 @@ allow = ["office"]
 prefixes = ["203.0.113.0/24"]
 "#;
 
+mod catalogue;
 mod mistakes;
 mod sources;
 
@@ -114,7 +115,7 @@ fn reads_every_key() {
             lookup: Engine::LpmTrie,
         }
     );
-    assert_eq!(config.attach, AttachMode::Generic);
+    assert_eq!(config.attach, AttachModeRequest::Generic);
     assert_eq!((config.max_prefixes, config.max_flows), (1_000_000, 2048));
 
     let [service] = &config.policy.services[..] else {
@@ -197,7 +198,7 @@ fn defaults() {
     );
     assert_eq!(
         (config.attach, config.max_prefixes, config.max_flows),
-        (AttachMode::Auto, 250_000, 65_536)
+        (AttachModeRequest::Auto, 250_000, 65_536)
     );
     assert_eq!(config.policy.sources[0].every, Duration::from_hours(1));
     assert_eq!(parse_right("").policy, Policy::default());

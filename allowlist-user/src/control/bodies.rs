@@ -5,13 +5,14 @@
 
 use std::time::Duration;
 
+use allowlist_policy::error_code::ErrorCode;
 use axum::body::{Body, to_bytes};
 use hyper::body::{Body as _, Bytes};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use crate::audit::Actor;
-use crate::error_code::{CodedError, ErrorCode};
+use crate::error_code::ApiError;
 
 /// The longest body, in bytes: about 200,000 prefixes.
 const LONGEST: usize = 32 << 20;
@@ -42,8 +43,8 @@ impl Bodies {
         &self,
         body: Body,
         actor: &Actor,
-    ) -> Result<(Bytes, Option<SemaphorePermit<'_>>), CodedError> {
-        let invalid = |error: String| CodedError::new(ErrorCode::InvalidRequest, error);
+    ) -> Result<(Bytes, Option<SemaphorePermit<'_>>), ApiError> {
+        let invalid = |error: String| ApiError::new(ErrorCode::InvalidRequest, error);
         // A body without a length counts as large.
         let is_small = body
             .size_hint()
@@ -60,7 +61,7 @@ impl Bodies {
             };
             let Ok(Ok(permit)) = timeout(TIME, room.acquire()).await else {
                 let error = "another large request is being read; try again later";
-                return Err(CodedError::new(ErrorCode::Busy, error));
+                return Err(ApiError::new(ErrorCode::Busy, error));
             };
             Some(permit)
         };

@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::Duration;
 
+use allowlist_policy::error_code::ErrorCode;
 use anyhow::{Context as _, Result, anyhow};
 use http_body_util::{BodyExt as _, Full};
 use hyper::StatusCode;
@@ -13,7 +14,8 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::{ApplyOptions, ApplyOutcome, DaemonStatus, Operation, RequestBody, VERSION};
-use crate::error_code::{CodedError, ErrorCode};
+
+use crate::error_code::ApiError;
 
 /// The time limit of a status request.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -32,7 +34,7 @@ impl<'p> Client<'p> {
         Self { path }
     }
 
-    /// Sends an operation, and returns the answer. A refusal is a [`CodedError`].
+    /// Sends an operation, and returns the answer. A refusal is a [`ApiError`].
     pub async fn ask(&self, operation: Operation, options: &ApplyOptions) -> Result<ApplyOutcome> {
         let name = operation.name();
         let body = serde_json::to_vec(&RequestBody::new(operation, options))?;
@@ -98,7 +100,7 @@ impl<'p> Client<'p> {
 }
 
 fn problem(status: StatusCode, body: &[u8]) -> anyhow::Error {
-    match serde_json::from_slice::<CodedError>(body) {
+    match serde_json::from_slice::<ApiError>(body) {
         Ok(problem) => anyhow::Error::new(problem),
         Err(_) => anyhow!(
             "the daemon answered {status} without an error code; does it have another version?"
@@ -115,8 +117,8 @@ fn unreachable(path: &Path, error: &anyhow::Error) -> anyhow::Error {
         let text = format!(
             "cannot connect to the daemon on {path}: only root and the members of control_group may; try sudo"
         );
-        return CodedError::new(ErrorCode::Forbidden, text).into();
+        return ApiError::new(ErrorCode::Forbidden, text).into();
     }
     let text = format!("no daemon answers on {path}; start one with `allowlist run`: {error:#}");
-    CodedError::new(ErrorCode::NoDaemon, text).into()
+    ApiError::new(ErrorCode::NoDaemon, text).into()
 }

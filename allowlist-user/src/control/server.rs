@@ -10,6 +10,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use allowlist_lists::rejected::RejectedLists;
+use allowlist_policy::error_code::ErrorCode;
+use allowlist_policy::explain::{Question, Target, Typed};
+use allowlist_policy::text::{on_one_line, printable, printable_json};
 use anyhow::{Context as _, Result};
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
@@ -39,13 +43,10 @@ use super::{
 };
 use crate::audit::Actor;
 use crate::cli::Paths;
-use crate::error_code::{CodedError, ErrorCode};
-use crate::explain::{Question, Target, Typed};
-use crate::rejected::RejectedLists;
+use crate::error_code::ApiError;
 use crate::report::{
     Added, AuditLog, Explanation, List, Only, PolicyList, Report, Sources, Status,
 };
-use crate::text::{on_one_line, printable, printable_json};
 
 /// The length of the daemon's queue; further requests are answered with `busy`.
 const WAITING: usize = 64;
@@ -206,7 +207,7 @@ async fn serve(stream: UnixStream, credentials: UCred, group: Option<Gid>, route
             "control: refused a connection of {actor} (uid {})",
             actor.uid
         );
-        let problem = CodedError::new(
+        let problem = ApiError::new(
             ErrorCode::Forbidden,
             "only root and the members of control_group have access; try sudo",
         );
@@ -233,7 +234,7 @@ fn router(shared: Shared) -> Router {
         .route("/", get(index))
         .route(VERSION, get(index))
         .method_not_allowed_fallback(async || {
-            CodedError::new(
+            ApiError::new(
                 ErrorCode::MethodNotAllowed,
                 "use GET for reports and POST for changes; GET / lists both",
             )
@@ -258,8 +259,8 @@ async fn index() -> Response {
     .into_response()
 }
 
-fn unknown(what: &str) -> CodedError {
-    CodedError::new(
+fn unknown(what: &str) -> ApiError {
+    ApiError::new(
         ErrorCode::NotFound,
         format!("there is no such {what}; docs/api.md lists all"),
     )
@@ -271,8 +272,8 @@ async fn change(
     Extension(actor): Extension<Actor>,
     Path(name): Path<String>,
     body: Body,
-) -> Result<Json<ApplyOutcome>, CodedError> {
-    let invalid = |error: String| CodedError::new(ErrorCode::InvalidRequest, error);
+) -> Result<Json<ApplyOutcome>, ApiError> {
+    let invalid = |error: String| ApiError::new(ErrorCode::InvalidRequest, error);
     // The permit is held until the answer, so that only one large body is in memory.
     let (body, _room) = shared.bodies.read(body, &actor).await?;
     let request: RequestBody = if body.is_empty() {
@@ -282,7 +283,7 @@ async fn change(
             .map_err(|error| invalid(format!("the body: {}", on_one_line(&error.to_string()))))?
     };
     let (operation, options) = request.read(&name)?;
-    let busy = |error: &str| CodedError::new(ErrorCode::Busy, error);
+    let busy = |error: &str| ApiError::new(ErrorCode::Busy, error);
     let (answer, answered) = oneshot::channel();
     let request = QueuedRequest {
         operation,
@@ -320,10 +321,10 @@ async fn report(
     Path(name): Path<String>,
     about: Result<Query<About>, QueryRejection>,
     headers: HeaderMap,
-) -> Result<Response, CodedError> {
+) -> Result<Response, ApiError> {
     let Query(about) = about.map_err(|error| {
         let error = on_one_line(&error.body_text()).into_owned();
-        CodedError::new(
+        ApiError::new(
             ErrorCode::InvalidRequest,
             format!("the query of {name:?}: {error}"),
         )
@@ -334,7 +335,7 @@ async fn report(
     // In a thread of its own, since a large table takes long to read.
     let read = tokio::task::spawn_blocking(move || {
         let report = shared.report(&name, &about)?;
-        Ok::<_, CodedError>(if wants_text {
+        Ok::<_, ApiError>(if wants_text {
             let text = report.text();
             ("text/plain; charset=utf-8", printable(&text).into_owned())
         } else {
@@ -342,13 +343,13 @@ async fn report(
             ("application/json", printable_json(&json).into_owned())
         })
     });
-    let failed = |_| CodedError::new(ErrorCode::Refused, "the report failed; try again");
+    let failed = |_| ApiError::new(ErrorCode::Refused, "the report failed; try again");
     let (kind, text) = read.await.map_err(failed)??;
     Ok(([(CONTENT_TYPE, kind)], text).into_response())
 }
 
 impl Shared {
-    fn report(&self, name: &str, about: &About) -> Result<Box<dyn Report>, CodedError> {
+    fn report(&self, name: &str, about: &About) -> Result<Box<dyn Report>, ApiError> {
         let Paths {
             pin_dir, state_dir, ..
         } = &*self.paths;
@@ -365,14 +366,14 @@ impl Shared {
                 Box::new(Sources(status))
             }
             "list" => {
-                let invalid = |error| CodedError::new(ErrorCode::InvalidRequest, error);
+                let invalid = |error| ApiError::new(ErrorCode::InvalidRequest, error);
                 let only = about.only.as_deref().map(str::parse).transpose();
                 let only: Option<Only> = only.map_err(invalid)?;
                 let list = List::read(pin_dir, state_dir)?;
                 Box::new(list.narrow(only.as_ref(), about.service.as_deref())?)
             }
             "explain" => {
-                let invalid = |error| CodedError::new(ErrorCode::InvalidRequest, error);
+                let invalid = |error| ApiError::new(ErrorCode::InvalidRequest, error);
                 let typed = about.address.as_deref().unwrap_or_default();
                 let typed: Typed = typed.parse().map_err(invalid)?;
                 let question = Question {
@@ -391,7 +392,7 @@ impl Shared {
     }
 }
 
-impl IntoResponse for CodedError {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status = match self.code {
             ErrorCode::InvalidRequest | ErrorCode::InvalidPrefix | ErrorCode::ConfigInvalid => {

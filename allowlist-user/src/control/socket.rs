@@ -5,13 +5,12 @@ use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use allowlist_files::trust;
+use allowlist_policy::error_code::bail_with;
 use anyhow::{Context as _, Result};
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Uid, chown, getegid};
 use tokio::net::{UnixListener, UnixSocket};
-
-use crate::error_code::bail_with;
-use crate::trust;
 
 /// The longest path of a `sockaddr_un`, without its final zero.
 const MAX_PATH: usize = 107;

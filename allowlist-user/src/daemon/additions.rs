@@ -3,6 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use allowlist_lists::feed::parse_prefix;
+use allowlist_policy::Gate;
+use allowlist_policy::error_code::ErrorCode;
+use allowlist_policy::hints;
+use allowlist_policy::text::{is_deceptive, on_one_line};
 use ipnet::IpNet;
 use log::{info, warn};
 use tokio::time::Instant;
@@ -12,11 +17,7 @@ use super::refresh::RELEASE_RETRY;
 use crate::additions::{Addition, Edit};
 use crate::audit::{Actor, AuditAction, Prefixes};
 use crate::control::{ApplyOptions, ApplyOutcome, PrefixRequest};
-use crate::error_code::{CodedError, ErrorCode};
-use crate::feed::parse_prefix;
-use crate::hints;
-use crate::policy::Gate;
-use crate::text::{is_deceptive, on_one_line};
+use crate::error_code::ApiError;
 
 /// The longest time to live.
 const LONGEST_TTL: Duration = Duration::from_hours(24 * 3660);
@@ -43,7 +44,7 @@ impl Daemon {
         entries: &[PrefixRequest],
         options: &ApplyOptions,
         actor: &Actor,
-    ) -> (AuditAction, Result<ApplyOutcome, CodedError>) {
+    ) -> (AuditAction, Result<ApplyOutcome, ApiError>) {
         let moment = self.journal.now();
         let now = moment.wall;
         let ttl = |entry: &PrefixRequest| entry.ttl_seconds.map(Duration::from_secs);
@@ -116,7 +117,7 @@ impl Daemon {
         entries: &[PrefixRequest],
         options: &ApplyOptions,
         actor: &Actor,
-    ) -> (AuditAction, Result<ApplyOutcome, CodedError>) {
+    ) -> (AuditAction, Result<ApplyOutcome, ApiError>) {
         let mut action = requested_prefixes(entries);
         let edits = collect_edits(entries, |entry| {
             if entry.ttl_seconds.is_some() || entry.note.is_some() {
@@ -130,7 +131,7 @@ impl Daemon {
             }
             if services.is_empty() {
                 let text = self.not_added(prefix, entry.service.as_deref());
-                return Err(CodedError::new(ErrorCode::NotAdded, text));
+                return Err(ApiError::new(ErrorCode::NotAdded, text));
             }
             let edit = |service| Edit::Remove { prefix, service };
             Ok(services.into_iter().map(edit).collect())
@@ -148,7 +149,7 @@ impl Daemon {
         verb: &str,
         options: &ApplyOptions,
         actor: &Actor,
-    ) -> Result<ApplyOutcome, CodedError> {
+    ) -> Result<ApplyOutcome, ApiError> {
         let what = match &edits[..] {
             [one] => format!("{verb} {} at {}", one.prefix(), one.service()),
             all => format!("{verb} {} prefixes", all.len()),
@@ -224,7 +225,7 @@ impl Daemon {
         Some((new, known.get(&new.service, &new.prefix)?))
     }
 
-    fn require_service(&self, name: &str) -> Result<(), CodedError> {
+    fn require_service(&self, name: &str) -> Result<(), ApiError> {
         let services = &self.config.policy.services;
         if services.iter().any(|service| service.name == name) {
             return Ok(());
@@ -236,7 +237,7 @@ impl Daemon {
                 hints::there_are(names)
             )));
         }
-        Err(CodedError::new(
+        Err(ApiError::new(
             ErrorCode::UnknownService,
             format!("no service is called {name:?}; {}", hints::there_are(names)),
         ))
@@ -263,19 +264,19 @@ impl Daemon {
     }
 }
 
-fn invalid(text: impl Into<String>) -> CodedError {
-    CodedError::new(ErrorCode::InvalidRequest, text)
+fn invalid(text: impl Into<String>) -> ApiError {
+    ApiError::new(ErrorCode::InvalidRequest, text)
 }
 
-fn read_prefix(text: &str) -> Result<IpNet, CodedError> {
-    parse_prefix(text).map_err(|error| CodedError::new(ErrorCode::InvalidPrefix, error.to_string()))
+fn read_prefix(text: &str) -> Result<IpNet, ApiError> {
+    parse_prefix(text).map_err(|error| ApiError::new(ErrorCode::InvalidPrefix, error.to_string()))
 }
 
 /// Returns the edits of all entries, or an error with a line for each invalid entry and the code of the first.
 fn collect_edits(
     entries: &[PrefixRequest],
-    read: impl Fn(&PrefixRequest) -> Result<Vec<Edit>, CodedError>,
-) -> Result<Vec<Edit>, CodedError> {
+    read: impl Fn(&PrefixRequest) -> Result<Vec<Edit>, ApiError>,
+) -> Result<Vec<Edit>, ApiError> {
     let mut edits = Vec::with_capacity(entries.len());
     let (mut problems, mut code) = (Vec::new(), None);
     for (place, entry) in (1..).zip(entries) {
@@ -307,7 +308,7 @@ fn collect_edits(
         problems.push("nothing was changed".to_owned());
     }
     let code = code.unwrap_or(ErrorCode::InvalidRequest);
-    Err(CodedError::new(code, problems.join("\n")))
+    Err(ApiError::new(code, problems.join("\n")))
 }
 
 /// Summarizes the request, also where entries are invalid.
@@ -333,7 +334,7 @@ fn edited_prefixes(edits: &[Edit]) -> Prefixes {
 }
 
 /// Requires a note of one line without characters that could forge output.
-fn require_note(note: &str) -> Result<(), CodedError> {
+fn require_note(note: &str) -> Result<(), ApiError> {
     if note.chars().count() > LONGEST_NOTE || note.contains(is_deceptive) {
         return Err(invalid(format!(
             "a note must be one line of at most {LONGEST_NOTE} characters without control or bidirectional formatting characters"
@@ -343,7 +344,7 @@ fn require_note(note: &str) -> Result<(), CodedError> {
 }
 
 /// Requires a prefix length that is not a typing mistake, such as /2 for /24.
-fn require_narrow(prefix: IpNet) -> Result<(), CodedError> {
+fn require_narrow(prefix: IpNet) -> Result<(), ApiError> {
     let gate = Gate::default();
     let least = match prefix {
         IpNet::V4(_) => gate.min_prefix_len_v4,
@@ -352,7 +353,7 @@ fn require_narrow(prefix: IpNet) -> Result<(), CodedError> {
     if prefix.prefix_len() >= least {
         return Ok(());
     }
-    Err(CodedError::new(
+    Err(ApiError::new(
         ErrorCode::PrefixTooWide,
         format!(
             "{prefix} is wider than /{least}, wider than any network; use --force to add it anyway"

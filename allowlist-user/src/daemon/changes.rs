@@ -1,12 +1,12 @@
 //! The lines of an answer to a change: the difference of the effective states, and warnings.
 
+use allowlist_policy::{Mode, Snapshot};
 use jiff::Timestamp;
 
 use super::Daemon;
 use crate::additions::Additions;
 use crate::config::Config;
 use crate::effective::{EffectiveState, difference};
-use crate::policy::{Mode, Snapshot};
 
 impl Daemon {
     /// Returns the difference between an earlier effective state and the present one.

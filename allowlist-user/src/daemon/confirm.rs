@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use allowlist_policy::error_code::ErrorCode;
+use allowlist_policy::error_code::bail_with;
 use anyhow::{Result, bail};
 use jiff::Timestamp;
 use log::warn;
@@ -13,8 +15,7 @@ use tokio::time::Instant;
 use super::{Daemon, start_plan};
 use crate::audit::{Actor, AuditAction};
 use crate::control::ApplyOutcome;
-use crate::error_code::bail_with;
-use crate::error_code::{CodedError, ErrorCode};
+use crate::error_code::ApiError;
 use crate::journal::{ConfirmDeadline, Journal};
 
 /// A pending change.
@@ -79,9 +80,9 @@ impl Daemon {
     }
 
     /// Confirms the pending change.
-    pub(super) fn confirm(&mut self) -> Result<ApplyOutcome, CodedError> {
+    pub(super) fn confirm(&mut self) -> Result<ApplyOutcome, ApiError> {
         let Some(pending) = &self.pending else {
-            return Err(CodedError::new(
+            return Err(ApiError::new(
                 ErrorCode::NothingPending,
                 "no change is pending; an earlier one may have been rolled back, see `allowlist log`",
             ));
@@ -92,7 +93,7 @@ impl Daemon {
             .pending()
             .is_none_or(|pending| pending.fell_back);
         if is_over || self.is_too_late() {
-            return Err(CodedError::new(
+            return Err(ApiError::new(
                 ErrorCode::NotConfirmed,
                 format!("{what}: the deadline has passed, and the change is rolled back"),
             ));

@@ -12,11 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use allowlist_files::bounded::within;
 use log::warn;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
-
-use crate::bounded::within;
 
 /// The time limit for the setup of a watch. A slower one is set up in the background.
 const SETUP: Duration = Duration::from_secs(1);

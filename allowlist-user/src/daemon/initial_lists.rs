@@ -6,19 +6,19 @@ use std::convert::Infallible;
 use std::fmt;
 use std::time::Duration;
 
+use allowlist_lists::event::Event;
+use allowlist_lists::gather::{Gathered, gather};
+use allowlist_lists::list_update::RejectedUpdate;
+use allowlist_lists::state::StateDir;
+use allowlist_lists::states::SourceStates;
+use allowlist_policy::{Feed, Origin, Snapshot, Source};
 use anyhow::Result;
 use jiff::Timestamp;
 use log::warn;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
 
-use crate::error_code::ErrorCode;
-use crate::event::Event;
-use crate::gather::{Gathered, gather};
-use crate::list_update::RejectedUpdate;
-use crate::lists::SourceStates;
-use crate::policy::{Feed, Origin, Snapshot, Source};
-use crate::state::StateDir;
+use crate::error_code::code_of;
 
 /// The time limit for the lists on disk, which are read in parallel.
 const DISK: Duration = Duration::from_secs(2);
@@ -125,7 +125,7 @@ impl InitialLists {
     fn note(&mut self, name: &str, problem: NotTaken, now: Timestamp) {
         let events = match problem {
             NotTaken::Failed(error) => {
-                let code = ErrorCode::of(&error);
+                let code = code_of(&error);
                 self.lists
                     .record_failure(name, code, format!("{error:#}"), now)
             }
@@ -200,6 +200,7 @@ impl fmt::Display for NotTaken {
 
 #[cfg(test)]
 mod tests {
+    use allowlist_policy::error_code::ErrorCode;
     use std::fs;
     use std::path::PathBuf;
 
@@ -208,8 +209,8 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::event::EventKind;
-    use crate::policy::Held;
+    use allowlist_lists::event::EventKind;
+    use allowlist_policy::Held;
 
     /// Returns the lists of a reload after a file with ten addresses was replaced by `now`, or removed.
     fn start(now: Option<&str>) -> InitialLists {

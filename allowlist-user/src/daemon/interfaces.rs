@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use allowlist_dataplane::interface::{self, InterfaceInfo};
+use allowlist_dataplane::netlink::index_of;
+use allowlist_dataplane::{Attachment, Difference, View, print_trace};
+use allowlist_policy::hints;
 use anyhow::Result;
 use log::{info, warn};
 
 use super::Daemon;
-use crate::dataplane::{Attachment, Difference, View, print_trace};
-use crate::hints;
-use crate::interface::{self, InterfaceInfo};
-use crate::netlink::index_of;
 
 impl Daemon {
     /// Attaches the filter to an interface, and starts its trace.

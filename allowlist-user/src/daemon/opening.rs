@@ -6,12 +6,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use allowlist_policy::{Feed, Origin, Source};
 use log::{info, warn};
 use tokio::time::{Instant, sleep_until};
 
 use super::Daemon;
 use super::start::watched;
-use crate::policy::{Feed, Origin, Source};
 
 /// The time limit of the first reads of file sources.
 const FILES: Duration = Duration::from_secs(2);

@@ -4,6 +4,14 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use allowlist_lists::event::{Event, EventKind};
+use allowlist_lists::gather::Gathered;
+use allowlist_lists::list_update::RejectedUpdate;
+use allowlist_lists::rejected;
+use allowlist_lists::states::Proposal;
+use allowlist_policy::error_code::ErrorCode;
+use allowlist_policy::hints;
+use allowlist_policy::{Answer, Origin, Source};
 use anyhow::Result;
 use jiff::{SignedDuration, Timestamp};
 use log::{info, warn};
@@ -12,14 +20,7 @@ use tokio::time::Instant;
 
 use super::{Daemon, schedule};
 use crate::control::{ApplyOptions, ApplyOutcome};
-use crate::error_code::{CodedError, ErrorCode};
-use crate::event::{Event, EventKind};
-use crate::gather::Gathered;
-use crate::hints;
-use crate::list_update::RejectedUpdate;
-use crate::lists::Proposal;
-use crate::policy::{Answer, Origin, Source};
-use crate::rejected;
+use crate::error_code::{ApiError, code_of};
 
 /// The delay between a write to a file and its read.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -149,7 +150,7 @@ impl Daemon {
                     "{error:#}; {}",
                     self.instead(&source.name)
                 );
-                let (code, reason) = (ErrorCode::of(&error), format!("{error:#}"));
+                let (code, reason) = (code_of(&error), format!("{error:#}"));
                 let events = self.lists.record_failure(&source.name, code, reason, now);
                 self.emit_events(&events);
                 FetchOutcome::Failed
@@ -224,10 +225,10 @@ impl Daemon {
         let events = match adopted {
             Ok(events) => events,
             // The operator may repeat the request with --force.
-            Err((error, _)) if error.is::<CodedError>() => return Err(error),
+            Err((error, _)) if error.is::<ApiError>() => return Err(error),
             Err((error, change)) => {
                 let error = error.context(format!("source {name}"));
-                let (code, reason) = (ErrorCode::of(&error), format!("{error:#}"));
+                let (code, reason) = (code_of(&error), format!("{error:#}"));
                 let events = self
                     .lists
                     .record_unpublished(name, code, reason, change, now);
@@ -265,8 +266,8 @@ impl Daemon {
         name: &str,
         id: Option<&str>,
         options: &ApplyOptions,
-    ) -> Result<ApplyOutcome, CodedError> {
-        let refuse = |kind, error: String| Err(CodedError::new(kind, error));
+    ) -> Result<ApplyOutcome, ApiError> {
+        let refuse = |kind, error: String| Err(ApiError::new(kind, error));
         let Some(source) = self.config.policy.source(name).cloned() else {
             let names: Vec<_> = self
                 .config
@@ -328,7 +329,7 @@ impl Daemon {
         self.record_is_old = true;
         self.write_record();
         let change = adopted
-            .map_err(CodedError::from)?
+            .map_err(ApiError::from)?
             .into_iter()
             .find_map(|event| match event.kind {
                 EventKind::Changed { change, .. } => Some(change),

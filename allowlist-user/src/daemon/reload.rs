@@ -6,6 +6,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use allowlist_dataplane::interface::require_distinct;
+use allowlist_lists::states::SourceStates;
+use allowlist_policy::Source;
+use allowlist_policy::error_code::ErrorCode;
+use allowlist_policy::hints;
+use allowlist_policy::lockout::ChangeOrigin;
 use anyhow::Result;
 use log::{info, warn};
 use tokio::sync::oneshot;
@@ -21,21 +27,16 @@ use crate::additions::{Additions, source_name};
 use crate::audit::{Actor, Audit, AuditAction};
 use crate::config::Config;
 use crate::control::{ApplyOptions, ApplyOutcome, Control};
-use crate::error_code::{CodedError, ErrorCode};
-use crate::hints;
+use crate::error_code::ApiError;
 use crate::history::History;
 use crate::hook::HookQueue;
-use crate::interface::require_distinct;
 use crate::journal::{Change, ConfigText};
-use crate::lists::SourceStates;
-use crate::policy::Source;
-use crate::session::ChangeOrigin;
 
 /// The client that waits for a reload.
 pub(super) struct Requester {
     pub(super) actor: Actor,
     pub(super) options: ApplyOptions,
-    pub(super) answer: oneshot::Sender<Result<ApplyOutcome, CodedError>>,
+    pub(super) answer: oneshot::Sender<Result<ApplyOutcome, ApiError>>,
 }
 
 /// A reload in progress.
@@ -74,7 +75,7 @@ impl Daemon {
                 None => reloading.again = true, // further signals cause one more reload
                 Some(requester) => self.answer_reload(
                     Some(requester),
-                    Err(CodedError::new(
+                    Err(ApiError::new(
                         ErrorCode::Busy,
                         "a reload is in progress; try again",
                     )),
@@ -102,12 +103,12 @@ impl Daemon {
     }
 
     /// Reads the file, and starts to fetch the lists of new sources. Returns `None` if nothing has changed.
-    fn prepare(&mut self) -> Result<Option<Reloading>, CodedError> {
+    fn prepare(&mut self) -> Result<Option<Reloading>, ApiError> {
         if self.pending.is_some() {
             self.require_idle()?;
         }
         let Some(file) = &self.options.written.file else {
-            return Err(CodedError::new(
+            return Err(ApiError::new(
                 ErrorCode::NoConfigFile,
                 "the daemon was started without a configuration file, so there is nothing to reload; restart it instead",
             ));
@@ -115,10 +116,10 @@ impl Daemon {
         let text = Config::file_text(file).map_err(anyhow::Error::from)?;
         let interfaces = self.options.written.interfaces.clone();
         let written = Arc::new(ConfigText::new(Some(file.clone()), text, interfaces));
-        let config = self.options.read(&written).map_err(CodedError::from)?;
-        Options::require_trusted(&written, &config).map_err(CodedError::from)?;
+        let config = self.options.read(&written).map_err(ApiError::from)?;
+        Options::require_trusted(&written, &config).map_err(ApiError::from)?;
         if config.interfaces.is_empty() {
-            return Err(CodedError::new(
+            return Err(ApiError::new(
                 ErrorCode::NoInterface,
                 "no interface is configured; set `interfaces`",
             ));
@@ -187,7 +188,7 @@ impl Daemon {
                 };
                 self.activate_next(next, change, &options, true).await
             }
-            Err(error) => Err(CodedError::new(
+            Err(error) => Err(ApiError::new(
                 ErrorCode::Refused,
                 format!("the lists could not be fetched: {error}"),
             )),
@@ -203,7 +204,7 @@ impl Daemon {
     fn answer_reload(
         &mut self,
         requester: Option<Requester>,
-        done: Result<ApplyOutcome, CodedError>,
+        done: Result<ApplyOutcome, ApiError>,
         policy: Option<u64>,
     ) {
         for line in done
@@ -230,7 +231,7 @@ impl Daemon {
         to: Option<u64>,
         options: &ApplyOptions,
         actor: &Actor,
-    ) -> (AuditAction, Result<ApplyOutcome, CodedError>) {
+    ) -> (AuditAction, Result<ApplyOutcome, ApiError>) {
         let known = self.journal.known();
         let newest = self.policy_number().unwrap_or_default();
         let before = known.policies().rev().nth(1).map(|policy| policy.number);
@@ -241,7 +242,7 @@ impl Daemon {
             let (config, mode) = (Arc::clone(&self.config), self.mode);
             let (additions, lists) = (known.additions().clone(), self.lists.clone());
             let done = self.roll_back_unconfirmed().await;
-            let done = done.map_err(CodedError::from).map(|()| ApplyOutcome {
+            let done = done.map_err(ApiError::from).map(|()| ApplyOutcome {
                 changes: self.changes_since(&config, mode, &additions, lists.feeds()),
                 notes: vec!["the pending change is rolled back".to_owned()],
                 ..self.outcome()
@@ -270,7 +271,7 @@ impl Daemon {
                     "there is no earlier policy".to_owned(),
                 ),
             };
-            return (action(None), Err(CodedError::new(code, error)));
+            return (action(None), Err(ApiError::new(code, error)));
         };
         let written = Arc::clone(policy.written());
         let change = Change {
@@ -305,7 +306,7 @@ impl Daemon {
         change: Change,
         options: &ApplyOptions,
         number: Option<u64>,
-    ) -> Result<ApplyOutcome, CodedError> {
+    ) -> Result<ApplyOutcome, ApiError> {
         let written = change
             .written
             .clone()
@@ -333,7 +334,7 @@ impl Daemon {
 
     /// Requires root to restore another `control_group` or `[on_change]`: members of the group must not restore what
     /// root has revoked.
-    fn require_same_power(&self, written: &ConfigText, actor: &Actor) -> Result<(), CodedError> {
+    fn require_same_power(&self, written: &ConfigText, actor: &Actor) -> Result<(), ApiError> {
         if !matches!(actor, Actor::Peer(peer) if peer.uid != 0) {
             return Ok(());
         }
@@ -346,7 +347,7 @@ impl Daemon {
             None
         };
         let Some(key) = changed else { return Ok(()) };
-        Err(CodedError::new(
+        Err(ApiError::new(
             ErrorCode::Forbidden,
             format!("that policy has another {key}, which only root may restore; try sudo"),
         ))
@@ -359,7 +360,7 @@ impl Daemon {
         mut change: Change,
         options: &ApplyOptions,
         is_strict: bool,
-    ) -> Result<ApplyOutcome, CodedError> {
+    ) -> Result<ApplyOutcome, ApiError> {
         let NextConfig {
             config,
             written,
@@ -371,7 +372,7 @@ impl Daemon {
                 .iter()
                 .map(|(name, reason)| format!("{name}: no list: {reason}"))
                 .collect();
-            return Err(CodedError::new(ErrorCode::MissingLists, reasons.join("\n")));
+            return Err(ApiError::new(ErrorCode::MissingLists, reasons.join("\n")));
         }
         for (name, _) in &first.missing {
             warn!(target: "allowlist::missing-list", "{name}: no list on this host; the source matches nothing until the list is fetched");
@@ -488,7 +489,7 @@ impl Daemon {
     }
 
     /// Activates the first configuration for which no list is missing.
-    async fn start_filtering_next(&mut self, options: &ApplyOptions) -> Result<(), CodedError> {
+    async fn start_filtering_next(&mut self, options: &ApplyOptions) -> Result<(), ApiError> {
         self.options.apply = options.clone();
         self.start_filtering().await?;
         self.announce_ready();
@@ -498,11 +499,11 @@ impl Daemon {
     /// Makes the kernel agree with the daemon's new state. Without `needs_disk`, a disk failure is only a warning.
     fn apply_next(
         &mut self,
-        interfaces: &[crate::interface::InterfaceInfo],
+        interfaces: &[allowlist_dataplane::interface::InterfaceInfo],
         options: &ApplyOptions,
         before: &Config,
         needs_disk: bool,
-    ) -> Result<Option<String>, CodedError> {
+    ) -> Result<Option<String>, ApiError> {
         let (tables, anew) = self.compiled(&self.lists).map_err(anyhow::Error::from)?;
         self.require_session_by(options, &tables, ChangeOrigin::Configuration)?;
         let found = self.dataplane.applied_state()?;
@@ -522,7 +523,7 @@ impl Daemon {
         };
         put().map_err(|error| match self.dataplane.restore(&found) {
             Ok(()) => error.into(),
-            Err(again) => CodedError::new(
+            Err(again) => ApiError::new(
                 ErrorCode::Refused,
                 format!("{error:#}; and the earlier state could not be restored: {again:#}"),
             ),
@@ -572,9 +573,9 @@ impl Daemon {
 /// The state before a change, to restore it on an error and to compute the changes.
 struct PreviousState {
     config: Arc<Config>,
-    policy: crate::policy::Policy,
+    policy: allowlist_policy::Policy,
     written: Arc<ConfigText>,
     lists: SourceStates,
-    mode: crate::policy::Mode,
+    mode: allowlist_policy::Mode,
     additions: Additions,
 }

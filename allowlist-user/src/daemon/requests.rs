@@ -3,6 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use allowlist_lists::states::SourceStates;
+use allowlist_policy::Mode;
+use allowlist_policy::compile::Tables;
+use allowlist_policy::error_code::{ErrorCode, bail_with};
+use allowlist_policy::hints;
+use allowlist_policy::lockout::ChangeOrigin;
 use anyhow::Result;
 use jiff::Timestamp;
 use log::{info, warn};
@@ -14,14 +20,10 @@ use super::reload::Requester;
 use super::{Active, Daemon};
 use crate::additions::source_name;
 use crate::audit::{Actor, AuditAction};
-use crate::compile::Tables;
 use crate::control::{ApplyOptions, ApplyOutcome, Operation, QueuedRequest, RefreshOutcome};
-use crate::error_code::{CodedError, ErrorCode, bail_with};
-use crate::hints;
+use crate::error_code::ApiError;
 use crate::journal::{Change, ConfirmDeadline};
-use crate::lists::SourceStates;
-use crate::policy::Mode;
-use crate::session::{ChangeOrigin, Generation, lockout};
+use crate::session;
 
 /// The retry interval for writing changes that are active but not in the journal.
 const CATCH_UP_EVERY: Duration = Duration::from_secs(10);
@@ -33,7 +35,7 @@ pub(super) struct Refreshing {
     sources: BTreeMap<String, RefreshOutcome>,
     /// The lists before, for the changes in the answer.
     before: SourceStates,
-    answer: oneshot::Sender<Result<ApplyOutcome, CodedError>>,
+    answer: oneshot::Sender<Result<ApplyOutcome, ApiError>>,
 }
 
 impl Daemon {
@@ -83,7 +85,7 @@ impl Daemon {
         mode: Mode,
         options: &ApplyOptions,
         actor: &Actor,
-    ) -> Result<ApplyOutcome, CodedError> {
+    ) -> Result<ApplyOutcome, ApiError> {
         let change = Change {
             mode: (mode != self.config.mode).then_some(mode),
             ..self.change(actor, format!("mode {}", mode.name()))
@@ -138,7 +140,7 @@ impl Daemon {
         &mut self,
         mut change: Change,
         options: &ApplyOptions,
-    ) -> Result<ApplyOutcome, CodedError> {
+    ) -> Result<ApplyOutcome, ApiError> {
         self.require_idle()?;
         let edits: BTreeSet<String> = change
             .edits
@@ -178,7 +180,7 @@ impl Daemon {
         &mut self,
         options: &ApplyOptions,
         is_mode: bool,
-    ) -> Result<Option<String>, CodedError> {
+    ) -> Result<Option<String>, ApiError> {
         let (tables, anew) = self.compiled(&self.lists).map_err(anyhow::Error::from)?;
         self.require_session(options, &tables)?;
         if let Some(within) = options.confirm_within {
@@ -240,7 +242,7 @@ impl Daemon {
         &self,
         options: &ApplyOptions,
         tables: &Tables,
-    ) -> Result<(), CodedError> {
+    ) -> Result<(), ApiError> {
         self.require_session_by(options, tables, ChangeOrigin::Command)
     }
 
@@ -250,18 +252,14 @@ impl Daemon {
         options: &ApplyOptions,
         tables: &Tables,
         by: ChangeOrigin,
-    ) -> Result<(), CodedError> {
+    ) -> Result<(), ApiError> {
         if options.force {
             return Ok(());
         }
         let before = self.active.as_ref().map(Active::generation);
-        let after = Generation {
-            config: &self.config,
-            mode: self.mode,
-            tables,
-        };
-        lockout::check(options.session.as_ref(), before, after, by)
-            .map_err(|cut| CodedError::new(ErrorCode::Lockout, cut.to_string()))
+        let after = self.config.generation(self.mode, tables);
+        session::check(options.session.as_ref(), before, after, by)
+            .map_err(|cut| ApiError::new(ErrorCode::Lockout, cut.to_string()))
     }
 
     /// Returns the deadline of a change with these options, if it must be confirmed.
@@ -294,8 +292,8 @@ impl Daemon {
     }
 
     /// Requires that a change is possible now.
-    pub(super) fn require_idle(&self) -> Result<(), CodedError> {
-        let refuse = |code, error: String| Err(CodedError::new(code, error));
+    pub(super) fn require_idle(&self) -> Result<(), ApiError> {
+        let refuse = |code, error: String| Err(ApiError::new(code, error));
         if self.inactive {
             let missing = self.missing(&self.lists).join(", ");
             return refuse(
@@ -306,7 +304,7 @@ impl Daemon {
             );
         }
         if self.reloading.is_some() {
-            return Err(CodedError::new(
+            return Err(ApiError::new(
                 ErrorCode::Busy,
                 "a reload is in progress; try again",
             ));
@@ -331,7 +329,7 @@ impl Daemon {
         &mut self,
         source: Option<&str>,
         actor: Actor,
-        answer: oneshot::Sender<Result<ApplyOutcome, CodedError>>,
+        answer: oneshot::Sender<Result<ApplyOutcome, ApiError>>,
     ) {
         let changing = self.policy.used_sources().filter(|one| one.can_change());
         let mut names: BTreeSet<String> = changing.map(|one| one.name.clone()).collect();
@@ -341,7 +339,7 @@ impl Daemon {
                     "no source that can be fetched is called {name:?}; {}",
                     hints::there_are(names)
                 );
-                let _ = answer.send(Err(CodedError::new(ErrorCode::UnknownSource, error)));
+                let _ = answer.send(Err(ApiError::new(ErrorCode::UnknownSource, error)));
                 return;
             }
             names.retain(|one| one == name);
@@ -368,7 +366,7 @@ impl Daemon {
         let failure_code = health.and_then(|health| health.failure_code);
         let outcome = RefreshOutcome {
             ok: failure.is_none(),
-            prefixes: self.lists.feed(name).map_or(0, crate::policy::Feed::len),
+            prefixes: self.lists.feed(name).map_or(0, allowlist_policy::Feed::len),
             failure,
             failure_code,
         };

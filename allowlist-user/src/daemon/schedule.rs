@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::policy::Source;
+use allowlist_policy::Source;
 
 /// The retry delay after the first failure; doubles with each further one.
 const FIRST_RETRY: Duration = Duration::from_secs(15);
@@ -38,7 +38,7 @@ fn with_jitter(wait: Duration, chance: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Origin;
+    use allowlist_policy::Origin;
 
     #[test]
     fn delays() {

@@ -6,13 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use allowlist_dataplane::interface;
+use allowlist_dataplane::{Difference, DifferenceKind, View};
 use anyhow::Result;
 use log::{info, warn};
 use tokio::time::Instant;
 
 use super::Daemon;
-use crate::dataplane::{Difference, DifferenceKind, View};
-use crate::interface;
 
 /// The most repairs of one object within [`WINDOW`].
 const REPAIRS: usize = 3;

@@ -9,6 +9,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use allowlist_dataplane::interface::{InterfaceInfo, Links, require_distinct};
+use allowlist_dataplane::{Dataplane, View, require_namespace};
+use allowlist_lists::gather::Fetches;
+use allowlist_lists::state::{StateDir, StateError, StateLock};
+use allowlist_policy::compile::Tables;
+use allowlist_policy::error_code::bail_with;
+use allowlist_policy::lockout::ChangeOrigin;
+use allowlist_policy::{AtStart, Mode, Origin};
 use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
 use log::{info, warn};
@@ -26,21 +34,13 @@ use super::start_plan::StartPlan;
 use super::{COUNTS_ANEW, Daemon, Options, Signals};
 use crate::additions::Additions;
 use crate::audit::{Actor, Audit, AuditAction};
-use crate::compile::Tables;
 use crate::config::Config;
 use crate::control::Control;
-use crate::dataplane::{Dataplane, View, require_namespace};
-use crate::error_code::bail_with;
-use crate::gather::Fetches;
 use crate::history::History;
 use crate::hook::HookQueue;
-use crate::interface::{InterfaceInfo, Links, require_distinct};
 use crate::journal::{Change, ConfigText, ConfirmDeadline, Journal};
 use crate::notify::Notify;
-use crate::policy::{AtStart, Mode, Origin};
 use crate::record::Record;
-use crate::session::ChangeOrigin;
-use crate::state::{StateDir, StateError, StateLock};
 use crate::time::Now;
 
 /// How long outbound flows are tracked before the first packet is judged by them.

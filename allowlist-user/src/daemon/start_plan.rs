@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
+use allowlist_policy::Mode;
 use jiff::Timestamp;
 
 use crate::audit::Actor;
 use crate::journal::{Change, ConfigText, ConfirmDeadline, Policy, PolicyHistory};
-use crate::policy::Mode;
 
 /// The effect of a start on the policies of the journal.
 #[derive(Debug, PartialEq, Eq)]
@@ -174,8 +174,8 @@ mod tests {
 
     use super::*;
     use crate::journal::Journal;
-    use crate::state::StateDir;
     use crate::time::Now;
+    use allowlist_lists::state::StateDir;
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 

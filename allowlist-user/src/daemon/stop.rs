@@ -1,5 +1,6 @@
 //! The end of a daemon: leaves the filter attached or detaches it, and logs which.
 
+use allowlist_dataplane::has_private_pins;
 use anyhow::{Result, bail};
 use log::{info, warn};
 use nix::errno::Errno;
@@ -7,7 +8,6 @@ use nix::errno::Errno;
 use super::Daemon;
 use super::interfaces::present;
 use crate::audit::{Actor, AuditAction};
-use crate::dataplane::has_private_pins;
 
 impl Daemon {
     /// Handles SIGINT (Ctrl-C): detaches the filter, unless `--keep` was given.

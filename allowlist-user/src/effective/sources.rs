@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use allowlist_policy::difference::Difference;
+use allowlist_policy::{Feed, Gate, Http, Lookup, Origin, Pattern, Policy, Source, public_url};
 use ipnet::IpNet;
 
 use super::{EffectiveState, Lines, or_none, path, size, time};
-use crate::difference::Difference;
-use crate::policy::{Feed, Gate, Http, Lookup, Origin, Pattern, Policy, Source, public_url};
 
 /// Adds the differences between the sources of two states.
 pub(super) fn compare(old: &EffectiveState, new: &EffectiveState, lines: &mut Lines) {

@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
+use allowlist_lists::states::SourceStates;
+use allowlist_policy::compile::{Names, compile};
+use allowlist_policy::{Feed, Origin};
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 
 use super::*;
 use crate::additions::{Edit, source_name, tests::edit};
-use crate::compile::{Names, compile};
-use crate::lists::SourceStates;
-use crate::policy::{Feed, Origin};
 use crate::record::Record;
 use crate::report::Plan;
 use crate::time::Now;

@@ -5,10 +5,10 @@ mod whole;
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use allowlist_lists::feed;
 use expect_test::expect;
 
 use super::*;
-use crate::{feed, policy};
 
 /// Overlapping, adjacent, repeated and unsorted prefixes of both families.
 const VENDOR: &[&str] = &[
@@ -103,7 +103,8 @@ fn header_names_sources_and_origins() {
     listed.sort_unstable();
     listed.dedup();
     let today = jiff::civil::date(2026, 11, 24);
-    let read = feed::parse(&policy::Format::Text, text.as_bytes(), today).expect("is a list");
+    let read =
+        feed::parse(&allowlist_policy::Format::Text, text.as_bytes(), today).expect("is a list");
     assert_eq!(read.prefixes, listed);
 }
 

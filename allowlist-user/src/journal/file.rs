@@ -5,6 +5,9 @@ use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use allowlist_files::bounded::{Open, PATIENCE, ReadError, within};
+use allowlist_files::lines::{ends_a_line, kept_name};
+use allowlist_lists::state::{StateDir, StateError, rename};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use log::warn;
@@ -12,9 +15,6 @@ use serde::{Deserialize, Serialize};
 
 use super::Change;
 use crate::additions::Addition;
-use crate::bounded::{Open, PATIENCE, ReadError, within};
-use crate::lines::{ends_a_line, kept_name};
-use crate::state::{StateDir, StateError, rename};
 
 /// Cannot be the name of a source's file, since names of sources have no dot.
 const FILE: &str = "ledger.v1.jsonl";

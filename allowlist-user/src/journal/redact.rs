@@ -7,12 +7,12 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
+use allowlist_files::bounded::Open;
+use allowlist_lists::state::StateDir;
 use log::warn;
 use ring::{hmac, rand};
 
-use crate::bounded::Open;
 use crate::config::{Secret, secrets, without_comments};
-use crate::state::StateDir;
 
 /// The file of the key. Cannot be the name of a source's file, since names of sources have no dot.
 const KEY_FILE: &str = "redaction.key";

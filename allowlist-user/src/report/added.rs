@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
+use allowlist_policy::text::on_one_line;
 use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::{Report, ago, table};
 use crate::additions::{Addition, Additions};
 use crate::journal::PolicyHistory;
-use crate::text::on_one_line;
 use crate::time::Now;
 
 /// The prefixes that were added by command.

@@ -1,21 +1,21 @@
 //! The predicted attachment of each interface, for `check`. Pure.
 
+use allowlist_dataplane::AttachModeRequest;
+use allowlist_dataplane::driver::{Driver, Obstacle, Prediction};
 use serde_json::{Value, json};
 
 use super::{Table, table};
-use crate::config::AttachMode;
-use crate::driver::{Driver, Obstacle, Prediction};
 
 /// An interface, and the expected result of attaching the filter to it.
 pub struct ExpectedAttach {
     driver: Driver,
-    wanted: AttachMode,
+    wanted: AttachModeRequest,
     prediction: Prediction,
 }
 
 impl ExpectedAttach {
     /// Predicts the result of attaching the filter in a configured mode.
-    pub fn new(driver: Driver, wanted: AttachMode) -> Self {
+    pub fn new(driver: Driver, wanted: AttachModeRequest) -> Self {
         Self {
             prediction: driver.predict(wanted),
             driver,

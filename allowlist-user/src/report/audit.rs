@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
+use allowlist_policy::text::{indented, on_one_line};
 use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::Report;
 use crate::audit::{self, AuditEntry};
-use crate::text::{indented, on_one_line};
 
 /// The audit log.
 pub struct AuditLog {

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use allowlist_lists::event::{Change, Event, EventKind};
+use allowlist_lists::list_update::{AcceptedUpdate, RejectedUpdate};
+use allowlist_lists::rejected::{RejectedLists, command, list_id};
+use allowlist_policy::difference::Difference;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
+use super::rejected::rejected_text;
 use crate::control::RefreshOutcome;
-use crate::difference::Difference;
-use crate::event::{Change, Event, EventKind};
-use crate::list_update::{AcceptedUpdate, RejectedUpdate};
-use crate::rejected::{RejectedLists, command, list_id};
 
 /// The most prefixes of one change in a text; JSON has every prefix.
 const SHOWN: usize = 20;
@@ -36,7 +37,7 @@ pub fn diff_text(outcomes: &BTreeMap<String, Outcome>, rejected: &RejectedLists)
         // The list that the daemon rejected may differ from the current one.
         let waiting = rejected.sources.get(name);
         let other = waiting.filter(|list| id.as_ref() != Some(&list.id));
-        text += &other.map_or_else(String::new, |list| list.text(name));
+        text += &other.map_or_else(String::new, |list| rejected_text(name, list));
         match outcome {
             Outcome::Failed(reason) => text += &format!("{name}: cannot be had: {reason}\n"),
             Outcome::Refused(refused) => {

@@ -6,10 +6,9 @@ use std::time::Duration;
 use allowlist_common::abi::Event;
 use allowlist_common::packet::{Address, ICMP, ICMPV6, IGMP, Malformed, SCTP, TCP, UDP};
 use allowlist_common::verdict::Reason;
+use allowlist_dataplane::Seen;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-
-use crate::dataplane::Seen;
 
 /// The flags of TCP, from the lowest bit.
 const FLAGS: [&str; 8] = ["FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"];

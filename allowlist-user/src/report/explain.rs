@@ -12,16 +12,16 @@ use std::path::Path;
 
 use allowlist_common::abi::{Control, ReturnTraffic, Traffic};
 use allowlist_common::verdict::Verdict;
+use allowlist_dataplane::netlink::index_of;
+use allowlist_dataplane::{Attachment, Lookup, View, kernel_clock};
+use allowlist_policy::error_code::bail_with;
+use allowlist_policy::explain::{Question, Row, Target, rows};
 use anyhow::Result;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
 use super::Epoch;
 use super::status::by_name;
-use crate::dataplane::{Attachment, Lookup, View, kernel_clock};
-use crate::error_code::bail_with;
-use crate::explain::{Question, Row, Target, rows};
-use crate::netlink::index_of;
 use crate::record::{Record, SourceRecord};
 
 /// The answer to a [`Question`].

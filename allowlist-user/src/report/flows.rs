@@ -1,10 +1,10 @@
 //! Tracked flows, and flows that were removed by `flows cut`.
 
 use allowlist_common::packet::{TCP, UDP};
+use allowlist_dataplane::{Side, TrackedFlow};
 use serde_json::{Value, json};
 
 use super::{Report, table};
-use crate::dataplane::{Side, TrackedFlow};
 
 /// Tracked flows, or removed flows.
 pub struct Flows {

@@ -4,15 +4,15 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
+use allowlist_dataplane::{Entry, View};
+use allowlist_lists::feed::parse_prefix;
+use allowlist_policy::error_code::{CodedError, ErrorCode};
+use allowlist_policy::hints;
 use anyhow::Result;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::{Report, shortened, width};
-use crate::dataplane::{Entry, View};
-use crate::error_code::{CodedError, ErrorCode};
-use crate::feed::parse_prefix;
-use crate::hints;
 use crate::record::Record;
 
 /// The kernel's table of prefixes, with names.

@@ -1,17 +1,17 @@
 //! The policy that a start would publish, for `check`.
 
+use allowlist_dataplane::Entry;
+use allowlist_policy::DefaultVerdict;
+use allowlist_policy::compile::Tables;
+use allowlist_policy::text::indented;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::attach::{ExpectedAttach, attach_table};
 use super::list::entries_json;
 use super::{Table, ago, table};
-use crate::compile::Tables;
 use crate::config::Config;
-use crate::dataplane::Entry;
-use crate::policy::DefaultVerdict;
 use crate::record::{Record, SourceRecord};
-use crate::text::indented;
 
 /// A compiled configuration that is not published.
 pub struct Plan<'a> {

@@ -3,11 +3,11 @@
 //! Invariants: in a pipe, no line of the table is longer than a hundred characters; the JSON has every field of an
 //! entry; the text of one entry is TOML.
 
+use allowlist_lists::catalogue::{Evidence, List, Parameter, Provider, Region, comment};
+use allowlist_policy::Direction;
 use serde_json::{Value, json};
 
 use super::table;
-use crate::catalogue::{Evidence, List, Parameter, Provider, Region, comment};
-use crate::policy::Direction;
 
 /// The most region codes of a row; more are counted.
 const REGIONS_WIDTH: usize = 11;
@@ -137,7 +137,7 @@ fn evidence(evidence: Evidence) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalogue;
+    use allowlist_lists::catalogue;
 
     #[test]
     fn the_whole_catalogue_fits_a_hundred_columns() {

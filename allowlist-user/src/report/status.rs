@@ -5,20 +5,20 @@ use std::path::Path;
 
 use allowlist_common::abi::{Control, Counters, FLOWS, ReturnTraffic, ServiceTraffic, Traffic};
 use allowlist_common::verdict::{Reason, Verdict};
+use allowlist_dataplane::{
+    Attachment, Counted, Difference, PendingConfirm, View, by_all_names, kernel_clock,
+};
+use allowlist_policy::Mode;
+use allowlist_policy::compile::Names;
+use allowlist_policy::hints;
 use anyhow::Result;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::{Epoch, Report, ago, table};
-use crate::compile::Names;
 use crate::config::Config;
 use crate::control::DaemonStatus;
-use crate::dataplane::{
-    Attachment, Counted, Difference, PendingConfirm, View, by_all_names, kernel_clock,
-};
-use crate::hints;
 use crate::journal::PolicyHistory;
-use crate::policy::Mode;
 use crate::record::{Record, SourceRecord};
 
 /// The report of `status`.

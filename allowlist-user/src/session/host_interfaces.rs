@@ -2,28 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::IpAddr;
 
+use allowlist_policy::lockout::HostInterface;
 use anyhow::{Context as _, Result};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
-/// An interface of this host, with its addresses.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HostInterface {
-    /// The name.
-    pub name: String,
-    /// The addresses.
-    pub addresses: Vec<IpAddr>,
-    /// The interfaces directly below: the ports of a bridge, the members of a bond, the parent of a VLAN.
-    pub below: Vec<String>,
-    /// Whether packets arrive on the interface. None arrive on loopback and dummy interfaces, whose addresses are
-    /// reached over other interfaces.
-    pub receives: bool,
-}
-
 /// Returns all interfaces, in order of name.
-pub fn host_interfaces() -> Result<Vec<HostInterface>> {
+pub(super) fn host_interfaces() -> Result<Vec<HostInterface>> {
     let mut interfaces = BTreeMap::new();
     for entry in getifaddrs().context("cannot list this host's addresses")? {
         let name = entry.interface_name;

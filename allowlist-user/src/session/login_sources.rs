@@ -2,9 +2,8 @@
 
 use std::net::SocketAddr;
 
+use allowlist_policy::explain::Typed;
 use utmp_rs::UtmpEntry;
-
-use crate::explain::Typed;
 
 /// Parses `client_address client_port server_address server_port`: both ends, and the zone of either address.
 ///

@@ -5,13 +5,13 @@ use std::fs::{create_dir_all, write};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use allowlist_policy::compile::{Names, Tables, compile};
+use allowlist_policy::lockout::HostInterface;
+use allowlist_policy::{Feed, Mode, Origin, Snapshot};
 use expect_test::{expect, expect_file};
 
-use super::lockout::evaluate;
 use super::*;
-use crate::compile::{Names, Tables, compile};
 use crate::config::Config;
-use crate::policy::{Feed, Mode, Origin, Snapshot};
 
 #[track_caller]
 fn check_connection(text: &str, expected: Option<(&str, &str, Option<&str>)>) {
@@ -294,16 +294,10 @@ fn check_lockout(
     let found = evaluate(
         &session(peer, local, zone),
         &this_host(),
-        before.as_ref().map(|(config, tables)| Generation {
-            config,
-            mode: config.mode,
-            tables,
-        }),
-        Generation {
-            config: &config,
-            mode: config.mode,
-            tables: &tables,
-        },
+        before
+            .as_ref()
+            .map(|(config, tables)| config.generation(config.mode, tables)),
+        config.generation(config.mode, &tables),
         ChangeOrigin::Command,
     );
     let interface = found.as_ref().map(|error| &*error.interface);
@@ -445,11 +439,7 @@ fn refusals_name_the_reason_and_the_remedy() {
         ),
     ] {
         let (config, tables) = compiled(&format!("interfaces = ['eth0']\n{rest}"));
-        let after = Generation {
-            config: &config,
-            mode: Mode::Enforce,
-            tables: &tables,
-        };
+        let after = config.generation(Mode::Enforce, &tables);
         let session = session("192.0.2.200", "198.51.100.1", None);
         let error = evaluate(&session, &this_host(), None, after, by).expect("a refusal");
         writeln!(refusals, "{title}:\n{error}\n").expect("a string takes any text");

@@ -14,8 +14,8 @@ use std::fs;
 use std::path::Path;
 
 use allowlist_common::abi::PROGRAM;
+use allowlist_dataplane as dataplane;
 use allowlist_tests::lab::frame;
-use allowlist_user::dataplane;
 use anyhow::{Context as _, Result, ensure};
 use aya::Ebpf;
 use aya::programs::Xdp;

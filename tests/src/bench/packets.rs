@@ -10,11 +10,11 @@ use std::path::Path;
 
 use allowlist_common::abi::{PROGRAM, TRACKER_PROGRAM};
 use allowlist_common::packet::tcp_flag;
+use allowlist_dataplane::{Dataplane, Watch};
+use allowlist_policy::compile::{Names, compile};
 use allowlist_tests::lab::{Scratch, frame};
 use allowlist_tests::model::static_snapshot;
-use allowlist_user::compile::{Names, compile};
 use allowlist_user::config::Config;
-use allowlist_user::dataplane::{Dataplane, Watch};
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};

@@ -5,11 +5,11 @@ use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 
 use allowlist_common::abi::{self, GenerationTables, Grant};
+use allowlist_dataplane::{Dataplane, View};
+use allowlist_policy::compile::{Names, Tables, compile};
+use allowlist_policy::{Feed, Snapshot};
 use allowlist_tests::lab::Scratch;
-use allowlist_user::compile::{Names, Tables, compile};
 use allowlist_user::config::Config;
-use allowlist_user::dataplane::{Dataplane, View};
-use allowlist_user::policy::{Feed, Snapshot};
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, LpmTrie, MapData, PerCpuArray};

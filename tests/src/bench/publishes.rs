@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use allowlist_common::abi::PROGRAM;
 use allowlist_common::verdict::{Reason, Verdict};
+use allowlist_dataplane::View;
 use allowlist_tests::lab::{frame, with_background_load};
-use allowlist_user::dataplane::View;
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::Xdp;
 use ipnet::IpNet;

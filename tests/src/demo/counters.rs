@@ -4,7 +4,7 @@ use std::path::Path;
 
 use allowlist_common::abi::Counters;
 use allowlist_common::verdict::{Reason, Verdict};
-use allowlist_user::dataplane::View;
+use allowlist_dataplane::View;
 use anyhow::Context;
 
 use super::fixtures::Decision;

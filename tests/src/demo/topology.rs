@@ -7,13 +7,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use allowlist_common::abi::Counters;
+use allowlist_lists::catalogue;
+use allowlist_lists::source::{self, fetch};
 use allowlist_tests::lab::{
     LinkKind, Namespace, Program, Scratch, VethEnd, add_addresses, allowlist, connect,
 };
 use allowlist_tests::vendor::{Answer, Vendor};
-use allowlist_user::catalogue;
 use allowlist_user::config::provided;
-use allowlist_user::source::{self, fetch};
 use anyhow::Context;
 use ipnet::IpNet;
 

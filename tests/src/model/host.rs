@@ -16,8 +16,8 @@ use allowlist_common::flow::{
 use allowlist_common::judge::{self, Decision};
 use allowlist_common::packet::{Address, Contents, Quote, TCP, UDP, parse};
 use allowlist_common::verdict::{Reason, Verdict};
-use allowlist_user::compile::Tables;
-use allowlist_user::policy::{self, DefaultVerdict, Mode, Rules};
+use allowlist_policy::compile::Tables;
+use allowlist_policy::{self as policy, DefaultVerdict, Mode, Rules};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 /// Compiled tables with a control word, and the tracked flows of the host.
@@ -170,7 +170,7 @@ fn control(rules: Rules) -> Control {
 
 /// Returns the ephemeral port range of the host.
 pub(super) fn own_ports() -> RangeInclusive<u16> {
-    allowlist_user::sockets::own_ports().expect("a Linux host")
+    allowlist_dataplane::sockets::own_ports().expect("a Linux host")
 }
 
 /// The lookups for one frame on one interface.

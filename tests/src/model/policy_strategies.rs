@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use allowlist_user::policy::{
+use allowlist_policy::{
     DefaultVerdict, Engine, Keep, Mode, Origin, Policy, Ports, ReturnTraffic, Rules, Service,
     Snapshot, Source,
 };

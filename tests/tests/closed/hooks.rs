@@ -2,13 +2,13 @@
 //! asks any more.
 
 use allowlist_common::abi::{TRACKER_PROGRAM, VERSION};
+use allowlist_dataplane::AttachModeRequest;
+use allowlist_dataplane::interface::look_up;
+use allowlist_dataplane::{Dataplane, Hook};
+use allowlist_policy::compile::{Names, compile};
+use allowlist_policy::{DefaultVerdict, Mode, Policy, Rules, Snapshot};
 use allowlist_tests::lab::egress_filters;
 use allowlist_tests::{require_root, skip};
-use allowlist_user::compile::{Names, compile};
-use allowlist_user::config::AttachMode;
-use allowlist_user::dataplane::{Dataplane, Hook};
-use allowlist_user::interface::look_up;
-use allowlist_user::policy::{DefaultVerdict, Mode, Policy, Rules, Snapshot};
 use anyhow::ensure;
 use aya::programs::SchedClassifier;
 use aya::programs::tc::TcAttachType;
@@ -88,7 +88,7 @@ fn close_by_clsact(site: &Testbed) -> anyhow::Result<()> {
         };
         dataplane.publish(&tables, Mode::Enforce, &rules, &[])?;
         let facts = runtime.block_on(look_up("eth0"))?;
-        dataplane.attach(&facts, AttachMode::Auto, false)?;
+        dataplane.attach(&facts, AttachModeRequest::Auto, false)?;
         // The second takes the place of the first, as at a restart.
         for _ in 0..2 {
             let mut object = dataplane.load_program(0, false)?;

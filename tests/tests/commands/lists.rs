@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use allowlist_lists::state::StateDir;
+use allowlist_policy::Feed;
 use allowlist_user::config::Config;
-use allowlist_user::policy::Feed;
-use allowlist_user::state::StateDir;
 
 use super::*;
 

@@ -18,10 +18,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use allowlist_dataplane::interface;
 use allowlist_tests::lab::{Ended, Program, Scratch, Snapshot, Testbed, allowlist};
 use allowlist_tests::require_root;
 use allowlist_tests::vendor::{Answer, Vendor};
-use allowlist_user::interface;
 use anyhow::{Context, ensure};
 use expect_test::expect_file;
 use nix::sys::signal::Signal;

@@ -194,11 +194,11 @@ fn check_reports_a_source_that_fails() -> anyhow::Result<()> {
     home.write("allowlist.toml", &config(""))?;
     let parsed = allowlist_user::config::Config::load(&home.folder.path().join("allowlist.toml"))?;
     let source = parsed.policy.source("vendor").context("it is configured")?;
-    let state = allowlist_user::state::StateDir::open(&home.folder.path().join("state"))?;
+    let state = allowlist_lists::state::StateDir::open(&home.folder.path().join("state"))?;
     let kept = vec!["198.18.0.1/32".parse()?, "198.18.0.2/32".parse()?];
     state.store(
         source,
-        &allowlist_user::policy::Feed::new(kept, jiff::Timestamp::now()),
+        &allowlist_policy::Feed::new(kept, jiff::Timestamp::now()),
     )?;
     let (code, last_good) = document(&[])?;
     assert_eq!(

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use allowlist_user::text::is_deceptive;
+use allowlist_policy::text::is_deceptive;
 
 use super::api::{Answer, ask};
 use super::*;

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::thread;
 
+use allowlist_dataplane::View;
 use allowlist_tests::lab::stream::Streamed;
-use allowlist_user::dataplane::View;
 
 use super::*;
 

@@ -3,9 +3,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
+use allowlist_lists::state::StateDir;
 use allowlist_tests::lab::{Snapshot, normalized};
 use allowlist_user::config::Config;
-use allowlist_user::state::StateDir;
 use expect_test::{expect, expect_file};
 
 use super::*;

@@ -2,18 +2,19 @@
 
 use std::os::fd::AsFd as _;
 
+use allowlist_dataplane::AttachModeRequest;
+use allowlist_dataplane::interface::{InterfaceInfo, look_up};
+use allowlist_dataplane::netlink::{Netlink, XdpPlace, index_of};
+use allowlist_dataplane::{Dataplane, Hook};
+use allowlist_policy::compile::{Names, compile};
+use allowlist_policy::error_code::ErrorCode;
+use allowlist_policy::{self as policy, DefaultVerdict, Mode, Policy, Rules};
 use allowlist_tests::lab::{
     Ended, ForeignProgram, Snapshot, add_ingress, load_foreign, move_to, remove, set_channels,
     veth_with_queues,
 };
 use allowlist_tests::skip;
-use allowlist_user::compile::{Names, compile};
-use allowlist_user::config::AttachMode;
-use allowlist_user::dataplane::{Dataplane, Hook};
-use allowlist_user::error_code::ErrorCode;
-use allowlist_user::interface::{InterfaceInfo, look_up};
-use allowlist_user::netlink::{Netlink, XdpPlace, index_of};
-use allowlist_user::policy::{self, DefaultVerdict, Mode, Policy, Rules};
+use allowlist_user::error_code::code_of;
 use anyhow::ensure;
 use aya::programs::SchedClassifier;
 use aya::programs::tc::TcAttachType;
@@ -239,14 +240,14 @@ fn an_earlier_program_is_named() -> anyhow::Result<()> {
     let id = xdp_program(&site, "eth0")?.context("it is attached")?;
     let mut snapshot = Snapshot::new();
     let mut dataplane = site.host.run(|| dataplane(&site, DefaultVerdict::Pass))?;
-    for wanted in [AttachMode::Native, AttachMode::Generic, AttachMode::Auto] {
+    for wanted in [
+        AttachModeRequest::Native,
+        AttachModeRequest::Generic,
+        AttachModeRequest::Auto,
+    ] {
         let attached = site.host.run(|| dataplane.attach(&before, wanted, false));
         let error = attached.err().context("it is attached")?;
-        assert_eq!(
-            ErrorCode::of(&error),
-            ErrorCode::InterfaceInUse,
-            "{error:#}"
-        );
+        assert_eq!(code_of(&error), ErrorCode::InterfaceInUse, "{error:#}");
         let text = format!("{error:#}").replace(&format!("id {id} "), "id <id> ");
         snapshot.text(&format!("{wanted:?}"), &text, None);
         assert_eq!(xdp_program(&site, "eth0")?, Some(id), "{wanted:?}");
@@ -298,7 +299,7 @@ fn the_tracker_is_not_attached_to_the_ingress_discipline() -> anyhow::Result<()>
         let attached = dataplane.attach_tracker(&mut object, 0, &facts("eth0")?, Hook::Clsact);
         attached.err().context("it is attached")
     })?;
-    assert_eq!(ErrorCode::of(&error), ErrorCode::UnsupportedInterface);
+    assert_eq!(code_of(&error), ErrorCode::UnsupportedInterface);
     expect![[r#"cannot attach the flow tracker to eth0; return_traffic = "established" or "off" does without it: eth0 has the queueing discipline ingress, which excludes clsact; replace it: `tc qdisc del dev eth0 ingress`, then attach its filters to the ingress of clsact (`tc qdisc add dev eth0 clsact`)"#]].assert_eq(&format!("{error:#}"));
     let query = || SchedClassifier::query_tcx("eth0", TcAttachType::Egress);
     if site.host.run(query).is_err() {

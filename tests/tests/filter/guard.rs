@@ -1,12 +1,14 @@
 //! Commit confirm: until the deadline the new policy is active, and after it the old one, without any process.
 
+use allowlist_dataplane::AttachModeRequest;
+use allowlist_dataplane::interface::{InterfaceInfo, look_up};
+use allowlist_dataplane::{Dataplane, View, detach_all};
+use allowlist_policy::compile::{Names, Tables, compile};
+use allowlist_policy::error_code::ErrorCode;
 use allowlist_tests::lab::FrameSender;
 use allowlist_tests::model::static_snapshot;
-use allowlist_user::compile::{Names, Tables, compile};
-use allowlist_user::config::{AttachMode, Config};
-use allowlist_user::dataplane::{Dataplane, View, detach_all};
-use allowlist_user::error_code::ErrorCode;
-use allowlist_user::interface::{InterfaceInfo, look_up};
+use allowlist_user::config::Config;
+use allowlist_user::error_code::code_of;
 use anyhow::ensure;
 use expect_test::expect;
 
@@ -56,7 +58,7 @@ fn facts(site: &Testbed, name: &str) -> anyhow::Result<InterfaceInfo> {
 fn attach(site: &Testbed, dataplane: &mut Dataplane, name: &str) -> anyhow::Result<()> {
     let facts = facts(site, name)?;
     site.host
-        .run(|| dataplane.attach(&facts, AttachMode::Auto, false))?;
+        .run(|| dataplane.attach(&facts, AttachModeRequest::Auto, false))?;
     Ok(())
 }
 
@@ -73,7 +75,7 @@ fn open_with(site: &Testbed, max_flows: Option<u32>) -> anyhow::Result<Dataplane
                 opened = Some(dataplane);
                 Ok(true)
             }
-            Err(error) if ErrorCode::of(&error) == ErrorCode::AlreadyRunning => Ok(false),
+            Err(error) if code_of(&error) == ErrorCode::AlreadyRunning => Ok(false),
             Err(error) => Err(error),
         },
     )?;
@@ -292,7 +294,7 @@ fn a_confirmed_change_stays() -> anyhow::Result<()> {
     let again = dataplane
         .arm_rollback(LONG)
         .expect_err("a change is pending");
-    assert_eq!(ErrorCode::of(&again), ErrorCode::ChangePending, "{again}");
+    assert_eq!(code_of(&again), ErrorCode::ChangePending, "{again}");
     dataplane.confirm()?;
     assert_eq!(dataplane.pending(), None);
     site.end_time_to_confirm()?;
@@ -309,7 +311,7 @@ fn a_confirmed_change_stays() -> anyhow::Result<()> {
     }
     dataplane.confirm()?; // of nothing
     let error = dataplane.fall_back().expect_err("no change is pending");
-    assert_eq!(ErrorCode::of(&error), ErrorCode::NothingPending);
+    assert_eq!(code_of(&error), ErrorCode::NothingPending);
     expect!["no change is pending, so there is nothing to roll back"].assert_eq(&error.to_string());
     Ok(())
 }
@@ -322,7 +324,7 @@ fn a_late_confirmation_is_refused() -> anyhow::Result<()> {
     dataplane.arm_rollback(Duration::ZERO)?;
     Policy::new(&STRANGERS).publish(&mut dataplane)?;
     let late = dataplane.confirm().expect_err("the deadline has passed");
-    assert_eq!(ErrorCode::of(&late), ErrorCode::NotConfirmed);
+    assert_eq!(code_of(&late), ErrorCode::NotConfirmed);
     expect!["too late: the change was rolled back, since it was not confirmed in time"]
         .assert_eq(&late.to_string());
     assert!(gets_through(&site, FRIENDS[0])? && !gets_through(&site, STRANGERS[0])?);
@@ -347,7 +349,7 @@ fn publishes_during_a_pending_change_keep_the_fallback() -> anyhow::Result<()> {
         Policy::new(&allowed).publish(&mut dataplane)?;
         allowed.push(more);
         Policy::new(&allowed).publish(&mut dataplane)?;
-        dataplane.set_mode(allowlist_user::policy::Mode::Observe);
+        dataplane.set_mode(allowlist_policy::Mode::Observe);
         assert!(gets_through(&site, STRANGERS[0])?, "observed");
         drop(dataplane);
         dataplane = open(&site)?;

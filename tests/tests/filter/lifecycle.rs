@@ -99,7 +99,7 @@ fn detach_beside_a_daemon_detaches_everything() -> anyhow::Result<()> {
 pub(crate) fn xdp_program(site: &Testbed, name: &str) -> anyhow::Result<Option<u32>> {
     let runtime = tokio::runtime::Runtime::new()?;
     site.host.run(|| {
-        let facts = runtime.block_on(allowlist_user::interface::look_up(name))?;
+        let facts = runtime.block_on(allowlist_dataplane::interface::look_up(name))?;
         Ok(facts.xdp_program)
     })
 }

@@ -1,7 +1,7 @@
 //! Interfaces as the kernel reports them: changes, and membership in bridges.
 
+use allowlist_dataplane::interface::Links;
 use allowlist_tests::lab::{Ended, rename};
-use allowlist_user::interface::Links;
 use anyhow::ensure;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;

@@ -1,10 +1,11 @@
 //! From enforcing to observing and back, while packets come: one word changes, and nothing else.
 
-use allowlist_user::compile::{Names, compile};
-use allowlist_user::config::{AttachMode, Config};
-use allowlist_user::dataplane::{Dataplane, View};
-use allowlist_user::interface::look_up;
-use allowlist_user::policy::{Feed, Mode, Origin, Snapshot};
+use allowlist_dataplane::AttachModeRequest;
+use allowlist_dataplane::interface::look_up;
+use allowlist_dataplane::{Dataplane, View};
+use allowlist_policy::compile::{Names, compile};
+use allowlist_policy::{Feed, Mode, Origin, Snapshot};
+use allowlist_user::config::Config;
 use anyhow::ensure;
 use jiff::Timestamp;
 
@@ -32,7 +33,7 @@ fn filter(site: &Testbed) -> anyhow::Result<Dataplane> {
         let mut dataplane = Dataplane::open(site.scratch.pin_dir(), None)?;
         dataplane.publish(&tables, Mode::Enforce, &config.rules, &[])?;
         let facts = runtime.block_on(look_up("eth0"))?;
-        dataplane.attach(&facts, AttachMode::Native, false)?;
+        dataplane.attach(&facts, AttachModeRequest::Native, false)?;
         Ok(dataplane)
     })
 }

@@ -2,8 +2,8 @@
 
 use allowlist_common::abi::{CONTROL, EVENTS};
 use allowlist_common::packet::tcp_flag;
+use allowlist_dataplane::kernel_clock;
 use allowlist_tests::lab::Ended;
-use allowlist_user::dataplane::kernel_clock;
 use anyhow::ensure;
 use aya::maps::{Array, Map, MapData, RingBuf};
 use expect_test::expect;

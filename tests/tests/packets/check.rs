@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 
 use allowlist_common::abi::{Counters, ServiceTraffic, Traffic};
 use allowlist_common::verdict::{Reason, Verdict};
+use allowlist_policy::compile::{Names, Tables, compile};
+use allowlist_policy::{DefaultVerdict, Mode};
 use allowlist_tests::model::host::Host;
 use allowlist_tests::model::static_snapshot;
-use allowlist_user::compile::{Names, Tables, compile};
 use allowlist_user::config::Config;
-use allowlist_user::policy::{DefaultVerdict, Mode};
 
 use crate::frames::{Expected, Group, Row};
 use crate::kernel::{INTERFACE, Kernel, XDP_DROP, XDP_PASS};

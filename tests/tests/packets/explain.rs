@@ -6,9 +6,9 @@ use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 
 use allowlist_common::judge::Decision;
+use allowlist_policy::explain::{Judge, Target};
 use allowlist_tests::lab::frame;
 use allowlist_tests::model::policy_strategies::{INTERFACES, Scenario, scenarios};
-use allowlist_user::explain::{Judge, Target};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{TestCaseError, TestError};

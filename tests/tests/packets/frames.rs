@@ -3,6 +3,8 @@
 //! A [`Group`] is a table of rows under one configuration. Each decision of `judge` is in a group
 //! on both of its sides. Uses neither the kernel nor the host: `check` runs the frames on both.
 
+use allowlist_common::verdict::{Reason, Verdict};
+
 mod answers;
 mod basic;
 mod big;
@@ -11,8 +13,6 @@ mod errors;
 mod headers;
 mod keep;
 mod services;
-
-use allowlist_common::verdict::{Reason, Verdict};
 
 pub(crate) use build::{VENDOR, host, icmp, icmp_of, ip, packet, ported, tcp, udp, with_options};
 

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 
 use allowlist_common::abi::Grant;
 use allowlist_common::verdict::Verdict;
+use allowlist_dataplane::Entry;
+use allowlist_policy::compile::Tables;
+use allowlist_policy::{Engine, Mode, Rules};
 use allowlist_tests::require_root;
-use allowlist_user::compile::Tables;
-use allowlist_user::dataplane::Entry;
-use allowlist_user::policy::{Engine, Mode, Rules};
 use ipnet::{IpNet, Ipv4Net};
 use proptest::collection::vec;
 use proptest::prelude::*;

@@ -10,10 +10,10 @@ use allowlist_common::abi::{
 use allowlist_common::flow::{Flow, FlowEntry, ForeignPort, Marking, OutboundPacket, PortsInUse};
 use allowlist_common::packet::{Contents, parse};
 use allowlist_common::verdict::{Reason, Verdict};
+use allowlist_dataplane::{AppliedState, Dataplane, View};
+use allowlist_policy::compile::Tables;
+use allowlist_policy::{DefaultVerdict, Mode, ReturnTraffic, Rules};
 use allowlist_tests::lab::Scratch;
-use allowlist_user::compile::Tables;
-use allowlist_user::dataplane::{AppliedState, Dataplane, View};
-use allowlist_user::policy::{DefaultVerdict, Mode, ReturnTraffic, Rules};
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};

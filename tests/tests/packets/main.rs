@@ -19,12 +19,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use allowlist_common::verdict::{Reason, Verdict};
+use allowlist_policy::Mode;
+use allowlist_policy::compile::{Names, compile};
 use allowlist_tests::model;
 use allowlist_tests::model::host::Host;
 use allowlist_tests::{require_root, skip};
-use allowlist_user::compile::{Names, compile};
 use allowlist_user::config::Config;
-use allowlist_user::policy::Mode;
 use ipnet::IpNet;
 use proptest::collection::vec;
 use proptest::prelude::{Strategy as _, any};

@@ -12,12 +12,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use allowlist_common::packet::{SCTP, TCP, UDP};
+use allowlist_policy::compile::{Names, compile};
+use allowlist_policy::{DefaultVerdict, Mode, ReturnTraffic, Rules};
 use allowlist_tests::lab::frame;
 use allowlist_tests::model::policy_strategies::scenarios;
 use allowlist_tests::model::static_snapshot;
 use allowlist_tests::{require_root, skip};
-use allowlist_user::compile::{Names, compile};
-use allowlist_user::policy::{DefaultVerdict, Mode, ReturnTraffic, Rules};
 use proptest::collection::vec;
 use proptest::prelude::any;
 

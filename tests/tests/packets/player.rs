@@ -12,13 +12,13 @@ mod pure;
 use std::fmt::Debug;
 
 use allowlist_common::packet::{ICMP, TCP, UDP, tcp_flag};
+use allowlist_tests::require_root;
 use fastrand::Rng;
 
 use self::expected::Expected;
 use self::in_kernel::InKernel;
 use self::pure::{Fault, Pure};
 use crate::is_long;
-use allowlist_tests::require_root;
 
 const SYN: u8 = tcp_flag::SYN;
 const ACK: u8 = tcp_flag::ACK;

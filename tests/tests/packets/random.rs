@@ -7,14 +7,14 @@ use std::collections::BTreeMap;
 use allowlist_common::abi::Counters;
 use allowlist_common::judge::Decision;
 use allowlist_common::verdict::{Reason, Verdict};
+use allowlist_policy::Mode;
+use allowlist_policy::compile::{Names, Tables, compile};
 use allowlist_tests::model::dissect::dissect;
 use allowlist_tests::model::host::Host;
 use allowlist_tests::model::policy_strategies::{INTERFACES, Scenario, scenarios};
 use allowlist_tests::model::{DECISIONS, Model, static_snapshot};
 use allowlist_tests::require_root;
-use allowlist_user::compile::{Names, Tables, compile};
 use allowlist_user::config::Config;
-use allowlist_user::policy::Mode;
 use proptest::test_runner::{TestCaseError, TestError};
 
 use super::kernel::{Kernel, XDP_DROP, XDP_PASS, rules};

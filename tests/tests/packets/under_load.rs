@@ -6,11 +6,11 @@ use std::thread;
 use std::time::Duration;
 
 use allowlist_common::verdict::{Reason, Verdict};
+use allowlist_policy::compile::{Names, Tables, compile};
+use allowlist_policy::{Engine, Mode, Rules};
 use allowlist_tests::lab::with_background_load;
 use allowlist_tests::require_root;
-use allowlist_user::compile::{Names, Tables, compile};
 use allowlist_user::config::Config;
-use allowlist_user::policy::{Engine, Mode, Rules};
 use aya::maps::Array;
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use ipnet::{IpNet, Ipv4Net};

@@ -1,7 +1,7 @@
 //! The number of instructions that the verifier processes for each program, on the kernel of the tests.
 
+use allowlist_dataplane::verify;
 use allowlist_tests::{require_root, skip};
-use allowlist_user::dataplane::verify;
 
 /// A fifth of the kernel's limit. Older verifiers process more instructions for the same program, and a change that doubles
 /// the number should fail this test long before a kernel refuses the program.

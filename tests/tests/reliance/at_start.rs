@@ -1,7 +1,6 @@
 //! Starts without lists (`at_start`), and from the lists on disk without a network.
 
 use allowlist_tests::vendor::{Answer, Vendor};
-
 use expect_test::expect;
 
 use super::*;

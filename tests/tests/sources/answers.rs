@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use allowlist_lists::source::{self, FetchErrorCause};
+use allowlist_policy::error_code::ErrorCode::{self, *};
+use allowlist_policy::{Format, Http, Origin, Source};
 use allowlist_tests::vendor::{Answer, Vendor, header};
-use allowlist_user::error_code::ErrorCode::{self, *};
-use allowlist_user::policy::{Format, Http, Origin, Source};
-use allowlist_user::source::{self, FetchErrorCause};
 use expect_test::{ExpectFile, expect_file};
 
 use super::{Errors, LIST, check_list, fetch, http, vendor};

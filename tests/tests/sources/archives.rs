@@ -2,10 +2,10 @@
 
 use std::io::{Cursor, Write as _};
 
+use allowlist_lists::source::{ArchiveError, FetchError, FetchErrorCause, Fetched};
+use allowlist_policy::error_code::ErrorCode::{self, *};
+use allowlist_policy::{Format, Http, Pattern};
 use allowlist_tests::vendor::Answer;
-use allowlist_user::error_code::ErrorCode::{self, *};
-use allowlist_user::policy::{Format, Http, Pattern};
-use allowlist_user::source::{ArchiveError, FetchError, FetchErrorCause, Fetched};
 use expect_test::expect_file;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};

@@ -1,8 +1,8 @@
 //! Asking whether a list is new.
 
+use allowlist_lists::source::{self, FetchError, FetchErrorCause, Fetched};
+use allowlist_policy::{Format, Http, Origin, Page, Pattern, Validator};
 use allowlist_tests::vendor::{Answer, Vendor, header};
-use allowlist_user::policy::{Format, Http, Origin, Page, Pattern, Validator};
-use allowlist_user::source::{self, FetchError, FetchErrorCause, Fetched};
 
 use super::{LIST, ask, check_list, http, urls, vendor};
 

@@ -1,11 +1,11 @@
 //! Lists whose address is on a page.
 
-use allowlist_tests::vendor::{Answer, header};
-use allowlist_user::error_code::ErrorCode::{
+use allowlist_lists::source;
+use allowlist_policy::error_code::ErrorCode::{
     HttpStatus, ListMalformed, NothingSelected, RedirectRefused,
 };
-use allowlist_user::policy::{Http, Origin, Pattern, Validator};
-use allowlist_user::source;
+use allowlist_policy::{Http, Origin, Pattern, Validator};
+use allowlist_tests::vendor::{Answer, header};
 use expect_test::expect_file;
 
 use super::{Errors, LIST, ask, check_list, fetch, http, secret, vendor};

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use allowlist_user::error_code::ErrorCode::{FileUnreadable, ListEmpty, ListMalformed, TooLarge};
-use allowlist_user::policy::{Format, Origin};
+use allowlist_policy::error_code::ErrorCode::{FileUnreadable, ListEmpty, ListMalformed, TooLarge};
+use allowlist_policy::{Format, Origin};
 use expect_test::expect_file;
 
 use super::{Errors, LIST, PREFIXES, check_list, fetch_origin};

@@ -19,11 +19,11 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use allowlist_lists::source::{self, FetchError, FetchErrorCause, Fetched};
+use allowlist_policy::error_code::ErrorCode;
+use allowlist_policy::{Format, Http, Origin, Secret, Source, Validator};
 use allowlist_tests::lab::Snapshot;
 use allowlist_tests::vendor::{Answer, Vendor};
-use allowlist_user::error_code::ErrorCode;
-use allowlist_user::policy::{Format, Http, Origin, Secret, Source, Validator};
-use allowlist_user::source::{self, FetchError, FetchErrorCause, Fetched};
 use expect_test::ExpectFile;
 
 const LIST: &str = r#"["198.51.100.7", "192.0.2.0/24", "2001:db8::/32", "192.0.2.0/24"]"#;

@@ -3,11 +3,11 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
+use allowlist_lists::list_update::evaluate_update;
+use allowlist_lists::source::{self, FetchError, FetchErrorCause, Fetched, NameError};
+use allowlist_policy::error_code::ErrorCode::NameFailed;
+use allowlist_policy::{Family, Feed, Lookup, Origin, Source};
 use allowlist_tests::name_server::{NameServer, Reply};
-use allowlist_user::error_code::ErrorCode::NameFailed;
-use allowlist_user::list_update::evaluate_update;
-use allowlist_user::policy::{Family, Feed, Lookup, Origin, Source};
-use allowlist_user::source::{self, FetchError, FetchErrorCause, Fetched, NameError};
 use expect_test::expect_file;
 use ipnet::IpNet;
 

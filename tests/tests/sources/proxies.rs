@@ -6,8 +6,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 
+use allowlist_policy::Http;
 use allowlist_tests::vendor::{Answer, Certificates, Vendor};
-use allowlist_user::policy::Http;
 
 use super::{LIST, ca_file, fetch, http, vendor, written};
 

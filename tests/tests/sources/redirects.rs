@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
+use allowlist_lists::source::{AddressError, FetchError, FetchErrorCause, Fetched};
+use allowlist_policy::error_code::ErrorCode::{AddressRefused, HttpStatus, RedirectRefused};
+use allowlist_policy::{Http, Pattern};
 use allowlist_tests::lab::{Namespace, add_addresses};
 use allowlist_tests::vendor::{Answer, Vendor};
-use allowlist_user::error_code::ErrorCode::{AddressRefused, HttpStatus, RedirectRefused};
-use allowlist_user::policy::{Http, Pattern};
-use allowlist_user::source::{AddressError, FetchError, FetchErrorCause, Fetched};
 use expect_test::expect_file;
 
 use super::{Errors, LIST, ca_file, check_list, fetch, http, vendor};

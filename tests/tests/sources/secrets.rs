@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::PathBuf;
 
+use allowlist_policy::error_code::ErrorCode::InvalidCredentials;
+use allowlist_policy::{Http, Source};
 use allowlist_tests::vendor::{Answer, Vendor, header};
-use allowlist_user::error_code::ErrorCode::InvalidCredentials;
-use allowlist_user::policy::{Http, Source};
 use expect_test::expect_file;
 
 use super::{Errors, LIST, check_list, fetch, http, secret, vendor};
@@ -128,7 +128,7 @@ fn no_message_repeats_a_secret() {
         let http = with_secrets(&url, folder.path());
         let shown = format!("{:?} {:?}", http.headers, http.bearer_file);
         assert!(!shown.contains("hush"), "{shown}");
-        let name = Source::new("vendor", allowlist_user::policy::Origin::Http(http.clone()));
+        let name = Source::new("vendor", allowlist_policy::Origin::Http(http.clone()));
         assert!(!name.origin.to_string().contains("hush"), "{}", name.origin);
         let error = fetch(http).expect_err("must be refused");
         let shown = format!("{error} {error:?}");

@@ -1,8 +1,8 @@
 //! Transfers that end too early, in every way in which one can: only complete lists are accepted.
 
+use allowlist_lists::source::{FetchError, FetchErrorCause, Fetched};
+use allowlist_policy::{Format, Http, Pattern};
 use allowlist_tests::vendor::{Answer, End, Http2, Vendor, gzip};
-use allowlist_user::policy::{Format, Http, Pattern};
-use allowlist_user::source::{FetchError, FetchErrorCause, Fetched};
 
 use super::{ca_file, check_list, fetch, http, vendor, written};
 
@@ -190,7 +190,7 @@ fn a_gzip_file_is_a_list_like_any_other() {
     let path = folder.path().join("list.gz");
     let read = |bytes: &[u8]| {
         std::fs::write(&path, bytes).expect("a file");
-        super::fetch_origin(allowlist_user::policy::Origin::File {
+        super::fetch_origin(allowlist_policy::Origin::File {
             path: path.clone(),
             format: Format::Text,
         })

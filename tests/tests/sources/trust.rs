@@ -4,12 +4,12 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use allowlist_tests::vendor::{Answer, Certificates, Vendor};
-use allowlist_user::error_code::ErrorCode::{
+use allowlist_lists::source::{FetchErrorCause, Remedy};
+use allowlist_policy::Http;
+use allowlist_policy::error_code::ErrorCode::{
     Incomplete, InvalidCredentials, Timeout, UntrustedServer,
 };
-use allowlist_user::policy::Http;
-use allowlist_user::source::{FetchErrorCause, Remedy};
+use allowlist_tests::vendor::{Answer, Certificates, Vendor};
 use expect_test::expect_file;
 
 use super::{Errors, LIST, ca_file, check_list, fetch, http, vendor};

@@ -1,10 +1,11 @@
 //! The configured interfaces, for `check`: their faults, and the expected result of attaching the filter to each.
 
+use allowlist_dataplane::driver;
+use allowlist_dataplane::interface;
+use allowlist_dataplane::netlink::index_of;
+use allowlist_policy::hints;
+
 use crate::config::Config;
-use crate::driver;
-use crate::hints;
-use crate::interface;
-use crate::netlink::index_of;
 use crate::report::ExpectedAttach;
 
 /// The findings about the configured interfaces.

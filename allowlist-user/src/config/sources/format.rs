@@ -1,11 +1,12 @@
 //! Reads `format`, and the keys that belong to some formats only.
 
+use allowlist_policy::{Csv, Format, Json, Lines, Page, Pattern, Select, Xml};
+
 mod fields;
 
 use self::fields::{read_column, read_columns, read_filter, read_item, read_texts};
 use super::super::document::{Node, Problems, Table};
 use super::super::read::read_filled;
-use crate::policy::{Csv, Format, Json, Lines, Page, Pattern, Select, Xml};
 
 /// The values of `format`.
 const FORMATS: [&str; 7] = ["json", "jsonl", "text", "csv", "xml", "html", "markdown"];

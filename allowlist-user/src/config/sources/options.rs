@@ -6,13 +6,14 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
+use allowlist_lists::feed;
+use allowlist_policy::{Direction, Gate, Http, Origin, Secret, Source};
+
 use super::super::document::{Node, Problems, Table};
 use super::super::read::read_list;
 use super::format::{read_pattern, read_patterns};
 use super::read_path;
 use super::size::read_size as read_list_size;
-use crate::feed;
-use crate::policy::{Direction, Gate, Http, Origin, Secret, Source};
 
 const EVERY_RANGE: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_hours(24 * 30);

@@ -3,9 +3,10 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use allowlist_policy::{Gate, PerFamily};
+
 use super::super::document::{Node, Problems, Table};
 use super::options::read_duration;
-use crate::policy::{Gate, PerFamily};
 
 const WINDOW_RANGE: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_hours(24 * 365);

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use expect_test::expect_file;
-
-use super::{check_mistakes, parse_right, url};
-use crate::policy::{
+use allowlist_policy::{
     Column, Condition, Csv, Direction, Family, Format, Gate, Http, Item, Json, Lines, Lookup,
     Origin, Page, Pattern, PerFamily, Secret, Select, Source, Xml,
 };
+use expect_test::expect_file;
+
+use super::{check_mistakes, parse_right, url};
 
 /// Returns the source of a configuration with this `[sources.x]` table.
 fn read(text: &str) -> Source {

@@ -3,12 +3,12 @@
 use allowlist_common::abi::Exemptions;
 use allowlist_common::judge::Decision;
 use allowlist_common::verdict::Reason;
+use allowlist_policy::Held;
+use allowlist_policy::compile::Names;
 use expect_test::expect;
 use serde_json::json;
 
 use super::*;
-use crate::compile::Names;
-use crate::policy::Held;
 use crate::record::ServiceRecord;
 use crate::report::Report as _;
 
@@ -30,7 +30,7 @@ fn record() -> Record {
         holds,
         fetched: Some(time("2026-01-01T00:00:00Z")),
         failure: Some("cannot be reached".to_owned()),
-        failure_code: Some(crate::error_code::ErrorCode::Unreachable),
+        failure_code: Some(allowlist_policy::error_code::ErrorCode::Unreachable),
         max_age_seconds: None,
         refused: false,
         notes: Vec::new(),

@@ -12,8 +12,8 @@ use allowlist_common::abi::{
     self, Control, GenerationTables, InterfaceServices, MIN_POOL_WORDS, ReturnTraffic, ServiceTable,
 };
 use allowlist_common::verdict::Verdict;
+use allowlist_policy::compile::{Names, RangeTable, Tables, compile};
 use allowlist_tests::model::static_snapshot;
-use allowlist_user::compile::{Names, RangeTable, Tables, compile};
 use allowlist_user::config::Config;
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{Array, Map, MapData};

@@ -5,8 +5,8 @@
 use std::mem::ManuallyDrop;
 
 use allowlist_common::verdict::{Reason, Verdict};
+use allowlist_dataplane::View;
 use allowlist_tests::lab::{Program, Testbed};
-use allowlist_user::dataplane::View;
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::programs::{Xdp, XdpMode};

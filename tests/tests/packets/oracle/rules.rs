@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-use allowlist_user::policy::{
+use allowlist_policy::{
     DefaultVerdict, Keep, Policy, Ports, ReturnTraffic, Rules, Service, Snapshot,
 };
 use ipnet::IpNet;

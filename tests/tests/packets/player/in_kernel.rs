@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use allowlist_common::abi::{FLOWS, FOREIGN, PEERS};
 use allowlist_common::flow::{FOREIGN_FLOWS, Flow, FlowEntry, ForeignPort, Marking, UDP_IDLE};
 use allowlist_common::packet::{ICMP, TCP, UDP};
+use allowlist_dataplane::kernel_clock;
 use allowlist_tests::lab::frame;
 use allowlist_tests::require_root;
-use allowlist_user::dataplane::kernel_clock;
 
 use super::pure::flow;
 use super::{Ends, FRIEND, PORTS, Packet, Policy, SERVED, Subject};

@@ -1,7 +1,8 @@
 //! Reads the keys that name fields of an item: columns, members, attributes.
 
+use allowlist_policy::{Column, Condition, Item};
+
 use super::super::super::document::{Node, Problems, Table};
-use crate::policy::{Column, Condition, Item};
 
 /// The limit of column numbers.
 const MOST_COLUMNS: u64 = 1000;

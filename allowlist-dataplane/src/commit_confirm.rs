@@ -1,0 +1,221 @@
+//! Commit confirm: the kernel rolls a change back unless it is confirmed in time, also if this process ends.
+//!
+//! Invariants: while a change is pending, the slot of its fallback is not written to, and the links and the flow
+//! tables that the fallback needs stay. The maps alone hold the pending change, so any later process finds it.
+
+use std::time::Duration;
+
+use allowlist_common::abi::{Control, Fallback, MAX_INTERFACES, ReturnTraffic};
+use allowlist_policy::error_code::bail_with;
+use anyhow::Result;
+
+use super::Dataplane;
+use super::clock::kernel_clock_coarse;
+use super::link::take_off;
+use super::pins::is_pinned;
+use super::tries::TrieSlots;
+
+/// A pending change, or one that was not confirmed in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PendingConfirm {
+    /// The time left to confirm; zero after the deadline.
+    pub left: Duration,
+    /// Whether the deadline has passed, so that the kernel uses the fallback.
+    pub fell_back: bool,
+    /// The control word before the change.
+    pub back_to: Control,
+}
+
+/// Returns the pending change that the maps hold.
+pub(super) fn pending(control: Control, fallback: &Fallback) -> Option<PendingConfirm> {
+    let now = kernel_clock_coarse();
+    control.pending.then(|| PendingConfirm {
+        left: Duration::from_nanos(fallback.until.saturating_sub(now)),
+        fell_back: fallback.is_expired(now),
+        back_to: fallback.rollback_target(),
+    })
+}
+
+/// Returns the control word that decides about packets on interfaces that were filtered before the change.
+pub(super) fn effective(control: Control, fallback: &Fallback) -> Control {
+    match pending(control, fallback) {
+        Some(pending) if pending.fell_back => pending.back_to,
+        _ => control,
+    }
+}
+
+/// Whether every packet passes in a slot although the program is attached: the change leaves its interface out, or
+/// added the interface and was not confirmed.
+pub(super) fn is_open(control: Control, fallback: &Fallback, slot: u32) -> bool {
+    Control::decode(fallback.effective(control.encode(), slot, kernel_clock_coarse())).open
+}
+
+impl Dataplane {
+    /// Makes the kernel roll back to the present generation, mode and interfaces, unless [`Self::confirm`] follows in
+    /// time.
+    ///
+    /// Call it before the change. The rollback does not need this process. Without a present generation, every packet
+    /// passes after the rollback. A change whose deadline has passed is rolled back for good first; a pending one is an
+    /// error.
+    pub fn arm_rollback(&mut self, within: Duration) -> Result<()> {
+        match self.pending() {
+            Some(pending) if pending.fell_back => self.fall_back()?,
+            Some(pending) => bail_with!(
+                ChangePending,
+                "another change is pending for {} s; confirm it with `allowlist confirm`, or let it expire",
+                pending.left.as_secs()
+            ),
+            None => {}
+        }
+        let current = self.control.load();
+        let mut interfaces = 0;
+        for slot in 0..MAX_INTERFACES {
+            if self.pins.interface_of(slot)?.is_some() {
+                interfaces |= Fallback::bit(slot);
+            }
+        }
+        // A packet may still be using an earlier pending word, and so the last fallback.
+        self.rcu.synchronize()?;
+        let within = u64::try_from(within.as_nanos()).unwrap_or(u64::MAX);
+        self.fallback.store(&Fallback {
+            until: kernel_clock_coarse().saturating_add(within),
+            word: current.encode(),
+            interfaces,
+            bypassed: 0,
+        });
+        // A packet that reads the bit below must find all of the above.
+        self.rcu.synchronize()?;
+        self.control.store(Control {
+            pending: true,
+            ..current
+        });
+        Ok(())
+    }
+
+    /// Returns the pending change, of this or another process.
+    pub fn pending(&self) -> Option<PendingConfirm> {
+        pending(self.control.load(), &self.fallback.load())
+    }
+
+    /// Confirms the pending change. No-op if none is pending; an error if its deadline has passed.
+    pub fn confirm(&mut self) -> Result<()> {
+        let control = self.control.load();
+        let Some(pending) = self.pending() else {
+            return Ok(());
+        };
+        if pending.fell_back {
+            bail_with!(
+                NotConfirmed,
+                "too late: the change was rolled back, since it was not confirmed in time"
+            );
+        }
+        let fallback = self.fallback.load();
+        let _pin_lock = self.pins.lock_exclusive()?;
+        // While they are still bypassed: under a word without the pending bit, their packets would be dropped.
+        for slot in (0..MAX_INTERFACES).filter(|&slot| fallback.bypassed & Fallback::bit(slot) != 0)
+        {
+            self.detach_slot(slot)?;
+        }
+        self.control.store(Control {
+            pending: false,
+            ..control
+        });
+        if !self.tracks {
+            self.disable_all_tracking()?;
+        }
+        self.free(pending.back_to)
+    }
+
+    /// Rolls the pending change back for good, before or after its deadline.
+    ///
+    /// If there was no generation before the change, every packet passes until the interfaces are detached.
+    pub fn fall_back(&mut self) -> Result<()> {
+        let control = self.control.load();
+        if !control.pending {
+            bail_with!(
+                NothingPending,
+                "no change is pending, so there is nothing to roll back"
+            );
+        }
+        // From here on the kernel uses the fallback, also if this process ends.
+        self.fallback.end();
+        let fallback = self.fallback.load();
+        let back_to = fallback.rollback_target();
+        let _pin_lock = self.pins.lock_exclusive()?;
+        if !back_to.open {
+            // While every packet passes there: under a word without the pending bit, some would be dropped.
+            for slot in 0..MAX_INTERFACES {
+                if fallback.interfaces & Fallback::bit(slot) == 0 {
+                    self.detach_slot(slot)?;
+                }
+            }
+        }
+        self.flip(Control {
+            generation: self.next_generation(),
+            ..back_to
+        });
+        self.published = None; // that was of the other slot
+        self.tracks = back_to.return_traffic == ReturnTraffic::Track;
+        if !self.tracks {
+            self.disable_all_tracking()?;
+        }
+        self.free(control)
+    }
+
+    /// Returns the control word that decides about packets now.
+    pub(super) fn effective(&self) -> Control {
+        effective(self.control.load(), &self.fallback.load())
+    }
+
+    /// Whether the fallback needs the flow tracker.
+    pub(super) fn fallback_tracks(&self) -> bool {
+        self.pending()
+            .is_some_and(|pending| pending.back_to.return_traffic == ReturnTraffic::Track)
+    }
+
+    /// Whether the fallback filters the interface in a slot.
+    pub(super) fn fallback_filters(&self, slot: u32) -> bool {
+        self.control.load().pending && self.fallback.load().interfaces & Fallback::bit(slot) != 0
+    }
+
+    /// Lets every packet pass in a slot that the fallback filters, until the change is confirmed or rolled back.
+    ///
+    /// Returns whether that is new.
+    pub(super) fn bypass(&self, slot: u32) -> bool {
+        let (control, fallback) = (self.control.load(), self.fallback.load());
+        let is_news = pending(control, &fallback).is_some_and(|pending| !pending.fell_back)
+            && !is_open(control, &fallback, slot);
+        self.fallback.set_bypassed(slot, true);
+        is_news
+    }
+
+    /// Detaches the program from the interface in a slot, if it is attached.
+    fn detach_slot(&mut self, slot: u32) -> Result<()> {
+        let pin = self.pins.link(slot);
+        if is_pinned(&pin)? {
+            take_off(&pin)?;
+            self.disable_tracking(slot)?;
+            self.forget(slot)?;
+        }
+        Ok(())
+    }
+
+    fn disable_all_tracking(&mut self) -> Result<()> {
+        for slot in 0..MAX_INTERFACES {
+            if self.interfaces.get(&slot, 0)?.egress != 0 {
+                self.disable_tracking(slot)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees the memory of a generation that is no longer active.
+    fn free(&mut self, old: Control) -> Result<()> {
+        if old.open || old.generation == 0 || old.slot == self.control.load().slot {
+            return Ok(());
+        }
+        self.rcu.synchronize()?;
+        self.prefixes.empty(&self.pins, old.slot)?;
+        TrieSlots::empty(&self.pins, old.slot)
+    }
+}

@@ -1,0 +1,321 @@
+//! The flow tracker on an interface: attached, replaced, detached.
+//!
+//! It is attached by a pinned tcx link (Linux 6.6), or else by a filter of the clsact queueing discipline, which needs no
+//! pin. Invariant: the record of a slot states which of the two is used.
+
+use std::error::Error;
+use std::os::fd::AsFd as _;
+use std::time::Duration;
+use std::{io, iter, thread};
+
+use allowlist_common::abi::{self, Identity, Interface};
+use allowlist_policy::error_code::bail_with;
+use anyhow::{Context as _, Result};
+use aya::Ebpf;
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::tc::{
+    NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcAttachType, TcError,
+    TcHandle, qdisc_add_clsact,
+};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier};
+use log::warn;
+use nix::errno::Errno;
+use nix::net::if_::if_indextoname;
+
+use super::Dataplane;
+use super::link::{take_off, take_off_if_pinned, tracks};
+use super::pins::{Pins, is_pinned};
+use super::sys::program_maps;
+use crate::interface::InterfaceInfo;
+use crate::netlink::Netlink;
+
+/// The hook for sent packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// tcx, or clsact where the kernel has no tcx.
+    Best,
+    /// clsact.
+    Clsact,
+}
+
+/// The number of waits, and the length of each, until the kernel frees an earlier link.
+const WAITS: u32 = 40;
+const WAIT: Duration = Duration::from_millis(50);
+
+pub(super) const BY_TCX: u32 = 1;
+const BY_CLSACT: u32 = 2;
+
+/// The highest priority, since another filter can end the chain.
+const PRIORITY: u16 = 1;
+/// Identifies our filter among those of that priority.
+const HANDLE: TcHandle = TcHandle::new(0, 0xa110);
+
+impl Dataplane {
+    /// Attaches the flow tracker to an interface if the policy tracks flows, and returns whether that is new.
+    ///
+    /// [`Self::attach`] attaches it too. An earlier start records flows before packets are judged by them.
+    pub fn enable_tracking(&mut self, facts: &InterfaceInfo) -> Result<bool> {
+        if !self.tracks {
+            return Ok(false);
+        }
+        let _pin_lock = self.pins.lock_exclusive()?;
+        let slot = self.reserve(&facts.name)?;
+        let recorded = self.interfaces.get(&slot, 0)?;
+        if self.previous_tracks(slot, recorded.egress == BY_CLSACT)? {
+            return Ok(false); // until this version's program is attached
+        }
+        let was_tracked = self.has_tracker(slot, facts)?;
+        let mut object = self.load(slot, false)?;
+        self.attach_tracker(&mut object, slot, facts, Hook::Best)?;
+        Ok(!was_tracked)
+    }
+
+    fn has_tracker(&self, slot: u32, facts: &InterfaceInfo) -> Result<bool> {
+        let recorded = self.interfaces.get(&slot, 0)?;
+        let pin = self.pins.egress(slot);
+        Ok(match recorded.egress {
+            BY_TCX => tracks(&pin, facts.index)?,
+            BY_CLSACT => recorded.index == facts.index,
+            _ => false,
+        })
+    }
+
+    /// Attaches the flow tracker to an interface if the policy tracks flows, and detaches it if not.
+    pub fn attach_tracker(
+        &mut self,
+        object: &mut Ebpf,
+        slot: u32,
+        facts: &InterfaceInfo,
+        hook: Hook,
+    ) -> Result<()> {
+        let recorded = self.interfaces.get(&slot, 0)?;
+        let egress = if self.tracks {
+            let program = load(object)?;
+            self.record_tracker(slot, program)?;
+            self.attach_egress(program, slot, (facts, &recorded), hook)
+                .with_context(|| {
+                    format!(
+                        "cannot attach the flow tracker to {}; return_traffic = \"established\" or \"off\" does without it",
+                        facts.name
+                    )
+                })?
+        } else if self.fallback_tracks() {
+            recorded.egress // a rollback needs its flows
+        } else {
+            detach_tracker(&self.pins, slot, &recorded)?;
+            0
+        };
+        // With the interface, so that a filter on it can be removed after any failure below.
+        self.rename(slot, &facts.name)?;
+        let recorded = Interface {
+            egress,
+            index: facts.index,
+            ..self.interfaces.get(&slot, 0)?
+        };
+        Ok(self.interfaces.set(slot, recorded, 0)?)
+    }
+
+    /// Replaces the flow tracker on the interface of a slot by the one of this object.
+    pub(super) fn replace_tracker(
+        &mut self,
+        object: &mut Ebpf,
+        slot: u32,
+        facts: &InterfaceInfo,
+    ) -> Result<()> {
+        let recorded = self.interfaces.get(&slot, 0)?;
+        let program = load(object)?;
+        self.record_tracker(slot, program)?;
+        let egress = self.attach_egress(program, slot, (facts, &recorded), Hook::Best)?;
+        Ok(self
+            .interfaces
+            .set(slot, Interface { egress, ..recorded }, 0)?)
+    }
+
+    fn record_tracker(&mut self, slot: u32, program: &SchedClassifier) -> Result<()> {
+        let (tracker, _) =
+            program_maps(program.fd()?.as_fd()).context("cannot read the info of the program")?;
+        let identity = Identity {
+            tracker,
+            ..self.identities.get(&slot, 0)?
+        };
+        Ok(self.identities.set(slot, identity, 0)?)
+    }
+
+    /// Detaches the flow tracker from the interface of a slot.
+    pub(super) fn disable_tracking(&mut self, slot: u32) -> Result<()> {
+        let recorded = self.interfaces.get(&slot, 0)?;
+        detach_tracker(&self.pins, slot, &recorded)?;
+        let recorded = Interface {
+            egress: 0,
+            ..recorded
+        };
+        Ok(self.interfaces.set(slot, recorded, 0)?)
+    }
+
+    fn attach_egress(
+        &self,
+        program: &mut SchedClassifier,
+        slot: u32,
+        (facts, recorded): (&InterfaceInfo, &Interface),
+        hook: Hook,
+    ) -> Result<u32> {
+        let pin = self.pins.egress(slot);
+        if is_pinned(&pin)? {
+            if hook == Hook::Best && tracks(&pin, facts.index)? {
+                let link: FdLink = PinnedLink::from_pin(&pin)?.into();
+                let id = program.attach_to_link(link.try_into()?)?;
+                drop(program.take_link(id)?); // the pin holds it
+                return Ok(BY_TCX);
+            }
+            take_off(&pin)?;
+        }
+        let mut no_tcx = None;
+        if hook == Hook::Best {
+            match attach_first(program, &facts.name) {
+                Ok(id) => {
+                    let link: FdLink = program.take_link(id)?.try_into()?;
+                    link.pin(&pin).context("cannot pin the link")?;
+                    if recorded.egress == BY_CLSACT && recorded.index == facts.index {
+                        remove_filter(&facts.name); // an older kernel's, or a test's
+                    }
+                    return Ok(BY_TCX);
+                }
+                Err(error) if is_there_already(&error) => {
+                    return Err(error).context(
+                        "the flow tracker is already attached, by a link without a pin; end the process that holds the link",
+                    );
+                }
+                Err(error) => {
+                    log::debug!("{}: no tcx: {error}", facts.name);
+                    no_tcx = Some(error);
+                }
+            }
+        }
+        attach_filter(program, facts).map_err(|error| match no_tcx {
+            None => error,
+            Some(no_tcx) => error.context(format!(
+                "the kernel refuses a tcx link ({:#}) and a clsact filter",
+                anyhow::Error::from(no_tcx)
+            )),
+        })?;
+        Ok(BY_CLSACT)
+    }
+}
+
+/// Attaches the program before all others at the tcx egress of the interface, since any other may end the chain.
+///
+/// The kernel frees a link some time after its pin was removed, and refuses the same program until then, so this retries
+/// instead of falling back to clsact.
+fn attach_first(
+    program: &mut SchedClassifier,
+    interface: &str,
+) -> Result<SchedClassifierLinkId, ProgramError> {
+    let mut waits = 0;
+    loop {
+        let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+        match program.attach_with_options(interface, TcAttachType::Egress, order) {
+            Err(error) if waits < WAITS && is_there_already(&error) => thread::sleep(WAIT),
+            attached => return attached,
+        }
+        waits += 1;
+    }
+}
+
+fn is_there_already(error: &ProgramError) -> bool {
+    let causes = iter::successors(Some(error as &dyn Error), |error| (*error).source());
+    causes
+        .filter_map(|error| error.downcast_ref::<io::Error>())
+        .any(|error| error.raw_os_error() == Some(Errno::EEXIST as i32))
+}
+
+/// Detaches the flow tracker from the interface of a slot, if it is attached.
+pub(super) fn detach_tracker(pins: &Pins, slot: u32, recorded: &Interface) -> Result<()> {
+    take_off_if_pinned(&pins.egress(slot))?;
+    if recorded.egress == BY_CLSACT
+        && let Ok(name) = if_indextoname(recorded.index)
+    {
+        remove_filter(&name.to_string_lossy());
+    }
+    Ok(())
+}
+
+fn load(object: &mut Ebpf) -> Result<&mut SchedClassifier> {
+    let program: &mut SchedClassifier = object
+        .program_mut(abi::TRACKER_PROGRAM)
+        .with_context(|| format!("the kernel object has no program {}", abi::TRACKER_PROGRAM))?
+        .try_into()?;
+    if program.fd().is_err() {
+        program
+            .load()
+            .context("the kernel rejected the program (verifier log follows)")?;
+    }
+    Ok(program)
+}
+
+fn attach_filter(program: &mut SchedClassifier, facts: &InterfaceInfo) -> Result<()> {
+    match qdisc_add_clsact(&facts.name) {
+        // An earlier one of this program, or one of another program.
+        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(Errno::EEXIST as i32) => {
+            require_clsact(facts)?;
+        }
+        added => added.context("cannot add the clsact queueing discipline")?,
+    }
+    // Replaces our earlier filter; fails if there is none.
+    let replaced = program.attach_to_link(filter(&facts.name)?);
+    let id = if let Ok(id) = replaced {
+        id
+    } else {
+        let options = NlOptions {
+            priority: PRIORITY,
+            handle: HANDLE,
+            ..NlOptions::default()
+        };
+        let options = TcAttachOptions::Netlink(options);
+        program
+            .attach_with_options(&facts.name, TcAttachType::Egress, options)
+            .with_context(|| {
+                format!(
+                    "cannot add a filter with priority {PRIORITY}; if another kind of filter uses it (`tc filter show dev {} egress`), change the priority of that filter",
+                    facts.name
+                )
+            })?
+    };
+    // Its drop would detach the filter.
+    std::mem::forget(program.take_link(id)?);
+    Ok(())
+}
+
+/// Fails where the discipline at the hook is `ingress`: there, the kernel runs a filter for sent packets on received ones.
+fn require_clsact(facts: &InterfaceInfo) -> Result<()> {
+    let kind = Netlink::open()?.ingress_qdisc(facts.index)?;
+    match kind.as_deref() {
+        None | Some("clsact") => Ok(()),
+        Some(kind) => bail_with!(
+            UnsupportedInterface,
+            "{} has the queueing discipline {kind}, which excludes clsact; replace it: `tc qdisc del dev {} {kind}`, then attach its filters to the ingress of clsact (`tc qdisc add dev {} clsact`)",
+            facts.name,
+            facts.name,
+            facts.name
+        ),
+    }
+}
+
+fn filter(name: &str) -> Result<SchedClassifierLink> {
+    Ok(SchedClassifierLink::attached(
+        name,
+        TcAttachType::Egress,
+        PRIORITY,
+        HANDLE,
+        None,
+    )?)
+}
+
+/// Removes the clsact filter; the queueing discipline stays, since others may use it.
+fn remove_filter(name: &str) {
+    use aya::programs::links::Link as _;
+    let removed = filter(name).and_then(|link| Ok(link.detach()?));
+    if let Err(error) = removed {
+        // It records flows that are not used, which is harmless.
+        warn!("{name}: cannot remove the flow tracker's clsact filter: {error:#}");
+    }
+}

@@ -1,0 +1,355 @@
+//! The kernel side of allowlist: maps, programs, links and pins. The only user of aya, and of `unsafe` in userspace.
+//!
+//! [`Dataplane`] writes: it opens or creates the maps, publishes generations, and attaches. [`View`] reads the same maps
+//! in any process, without a daemon. [`interface`], [`driver`], [`netlink`] and [`sockets`] are about the host's
+//! interfaces and sockets.
+//!
+//! - this file makes or adopts the maps, and loads programs
+//! - `publish` fills the maps, and switches from one generation to the next
+//! - `commit_confirm` makes the kernel roll back a change that is not confirmed
+//! - `migrate` replaces the program of another version
+//! - `attach` and `new_link` attach the program to an interface, `egress` the flow tracker
+//! - `flows` resizes the flow table, `tracking` adds flows that are older than the filter, `tracked` lists and cuts flows
+//! - `snapshot` reads and restores the applied state, `detach` detaches
+//! - `view` reads the maps without a daemon
+//! - `lookup` computes the verdict of the active generation for a packet
+//! - `ranges` and `tries` are the two lookup structures for sources
+//! - `generations` are the tables of the slots, `slots` other maps by slot, `memory` the memory of a map
+//! - `control_map` stores values atomically, `rcu` waits for running programs, `sys` makes system calls that aya lacks
+//! - `link` reads and detaches pinned links
+//! - `pins` knows the paths of all pins
+//! - `selfcheck` compares the kernel with the published state, `facts` reads both, `repair` restores pins
+//! - `trace` prints the log lines of the program
+//! - `verify` loads the programs for the kernel's verifier only
+//! - `watch` reads drop events
+//!
+//! Invariant: maps and links are pinned as soon as they exist, so the kernel filters without this process. Knows nothing
+//! of lists or files.
+//!
+//! # Examples
+//!
+//! Make a policy the active generation, in observe mode, as root:
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use allowlist_dataplane::Dataplane;
+//! use allowlist_policy::compile::{Names, compile};
+//! use allowlist_policy::{Mode, Policy, Rules, Snapshot};
+//!
+//! let tables = compile(&Policy::default(), &Snapshot::default(), 1000, &Names::default())?;
+//! let mut dataplane = Dataplane::open(Path::new("/sys/fs/bpf/allowlist"), None)?;
+//! let interfaces = ["eth0".to_owned()];
+//! let generation = dataplane.publish(&tables, Mode::Observe, &Rules::default(), &interfaces)?;
+//! assert_eq!(generation, 1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod attach;
+mod attach_mode;
+mod clock;
+mod commit_confirm;
+mod control_map;
+mod detach;
+mod egress;
+mod facts;
+mod flows;
+mod generations;
+mod link;
+mod lookup;
+mod memory;
+mod migrate;
+mod mount;
+mod new_link;
+mod pins;
+mod publish;
+mod ranges;
+mod rcu;
+mod repair;
+mod selfcheck;
+mod slots;
+mod snapshot;
+mod sys;
+mod trace;
+mod tracked;
+mod tracking;
+mod tries;
+mod verify;
+mod view;
+mod watch;
+
+pub mod driver;
+pub mod interface;
+pub mod netlink;
+pub mod sockets;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use allowlist_common::abi::{self, Control, Identity, Interface, ServiceTraffic, Traffic};
+use allowlist_policy::Mode;
+use anyhow::{Context as _, Result};
+use aya::maps::{Array, MapData, PerCpuArray, PerCpuValues};
+use aya::programs::Xdp;
+use aya::util::nr_cpus;
+use aya::{Ebpf, EbpfLoader};
+use log::warn;
+
+pub use self::attach::{Attached, XdpMode, name_of_program};
+pub use self::attach_mode::AttachModeRequest;
+pub use self::clock::kernel_clock;
+pub use self::commit_confirm::PendingConfirm;
+pub use self::detach::detach_all;
+pub use self::egress::Hook;
+pub use self::facts::require_namespace;
+pub use self::lookup::Lookup;
+pub use self::mount::has_private_pins;
+pub use self::pins::{NothingPinned, require_privileges};
+pub use self::selfcheck::{Difference, DifferenceKind};
+pub use self::snapshot::AppliedState;
+pub use self::trace::print_trace;
+pub use self::tracked::{Side, TrackedFlow};
+pub use self::verify::{Verified, verify};
+pub use self::view::{Attachment, Counted, Entry, View, by_all_names};
+pub use self::watch::{Seen, Watch};
+use control_map::{ControlMap, FallbackMap, PublishedControl, PublishedMap};
+use flows::Flows;
+use generations::Generations;
+use migrate::PreviousVersion;
+use pins::{Pins, is_pinned};
+use publish::Published;
+use rcu::GracePeriod;
+use repair::OpenMaps;
+use slots::Slots;
+use sys::Access;
+use tracking::Marks;
+use tries::TrieSlots;
+
+/// The object file of allowlist-ebpf, embedded into this program.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/allowlist-ebpf"));
+
+/// Returns the embedded object file of the kernel programs.
+pub fn object() -> &'static [u8] {
+    OBJECT
+}
+
+/// The maps that can be replaced by a larger one of the same name.
+const MOVED: [&str; 3] = [abi::FLOWS, abi::PEERS, abi::GENERATIONS];
+
+/// The maps, open for writing; one process at a time for each pin directory.
+pub struct Dataplane {
+    pins: Pins,
+    /// Every pinned map, to restore a missing pin.
+    open_maps: OpenMaps,
+    /// By slot: the programs that were last attached, which use the maps that are pinned now.
+    programs: BTreeMap<u32, Ebpf>,
+    control: PublishedControl,
+    fallback: FallbackMap,
+    generations: Generations,
+    prefixes: Slots,
+    tries: TrieSlots,
+    matches: PerCpuArray<MapData, Traffic>,
+    service_counts: PerCpuArray<MapData, ServiceTraffic>,
+    interfaces: Array<MapData, Interface>,
+    identities: Array<MapData, Identity>,
+    names: Array<MapData, u64>,
+    flows: Box<Flows>,
+    marks: Box<Marks>,
+    rcu: GracePeriod,
+    /// The active tables, if this value published them.
+    published: Option<Published>,
+    /// Whether the policy tracks flows.
+    tracks: bool,
+    /// The pins of other versions.
+    others: Vec<PreviousVersion>,
+    /// Whether a link of another version has this version's program already.
+    has_replaced: bool,
+    /// Whether pins were missing at the start, so that attached programs use other maps.
+    is_patched: bool,
+    /// Whether this process has detached the filter itself.
+    has_detached: AtomicBool,
+}
+
+impl Dataplane {
+    /// Opens the maps that are pinned under `pin_dir`, or creates and pins them. Attaches nothing.
+    ///
+    /// A filter of another version stays active until [`Self::attach`] and [`Self::remove_previous`]; its maps are
+    /// adopted if their meaning is the same.
+    ///
+    /// `max_flows` is the size of the flow table; `None` disables tracking.
+    pub fn open(pin_dir: &Path, max_flows: Option<u32>) -> Result<Self> {
+        let pins = Pins::create(pin_dir)?;
+        let _pin_lock = pins.lock_exclusive()?;
+        for name in MOVED {
+            pins.restore_backup(name)?;
+        }
+        let is_patched = repair::restore_maps(&pins)?;
+        let adopted = PreviousVersion::find(pin_dir).and_then(|others| {
+            migrate::adopt_maps(&pins, &others)?;
+            Ok(others)
+        });
+        let mut others = adopted.inspect_err(|_| remove_unused(&pins))?;
+        let room = max_flows.unwrap_or(flows::UNUSED);
+        flows::back_up_resized(&pins, max_flows)?;
+        let mut object = load(&pins, 0, false, room).inspect_err(|_| {
+            remove_unused(&pins);
+            flows::restore_backups(&pins);
+        })?;
+        let mut flows = Box::new(Flows::take(&mut object)?);
+        flows.copy(&pins)?;
+        let mut take = |name: &str| {
+            object
+                .take_map(name)
+                .with_context(|| format!("the kernel object has no map {name}"))
+        };
+        migrate::detect_shared_maps(&pins, &mut others)?;
+        let mut rcu = GracePeriod::new()?;
+        rcu.start(); // another process may just have left a slot
+        let control = PublishedControl::new(
+            ControlMap::map(&take(abi::CONTROL)?, Access::ReadWrite)?,
+            PublishedMap::map(&take(abi::PUBLISHED)?, Access::ReadWrite)?,
+        );
+        if control.restore() {
+            warn!(
+                "another process changed the control word while no daemon ran; the published word is restored"
+            );
+        }
+        Ok(Self {
+            control,
+            fallback: FallbackMap::map(&take(abi::FALLBACK)?, Access::ReadWrite)?,
+            tries: TrieSlots {
+                v4: take(abi::TRIES_V4)?.try_into()?,
+                v6: take(abi::TRIES_V6)?.try_into()?,
+            },
+            generations: Generations::open(&pins)?,
+            prefixes: Slots::open(&pins, abi::PREFIXES)?,
+            matches: take(abi::MATCHES)?.try_into()?,
+            service_counts: take(abi::SERVICE_COUNTS)?.try_into()?,
+            interfaces: take(abi::INTERFACES)?.try_into()?,
+            identities: take(abi::IDENTITIES)?.try_into()?,
+            names: take(abi::NAMES)?.try_into()?,
+            flows,
+            marks: Box::new(Marks::open(&pins)?),
+            rcu,
+            published: None,
+            tracks: max_flows.is_some(),
+            others,
+            has_replaced: false,
+            is_patched,
+            has_detached: AtomicBool::new(false),
+            open_maps: OpenMaps::open(&pins)?,
+            programs: BTreeMap::new(),
+            pins,
+        })
+    }
+
+    /// Returns the active generation; 0 before the first publish.
+    pub fn generation(&self) -> u32 {
+        self.control.load().generation
+    }
+
+    /// Returns the generation whose counters the maps hold: the active one, or before the first publish that of another
+    /// version whose maps were adopted.
+    pub fn counted_generation(&self) -> u32 {
+        let own = self.generation();
+        let adopted = self.others.iter().map(|other| other.counted).max();
+        own.max(adopted.unwrap_or(0))
+    }
+
+    /// The number of the next generation.
+    fn next_generation(&self) -> u32 {
+        self.counted_generation().wrapping_add(1).max(1)
+    }
+
+    /// Stores the checksum of the table of ids and names that the next generation uses.
+    pub fn name(&mut self, checksum: u64) -> Result<()> {
+        Ok(self.names.set(0, checksum, 0)?)
+    }
+
+    /// Returns the checksum that [`Self::name`] stored last, in this or another process; 0 if none.
+    pub fn named(&self) -> Result<u64> {
+        Ok(self.names.get(&0, 0)?)
+    }
+
+    /// Changes the mode by one store.
+    pub fn set_mode(&mut self, mode: Mode) {
+        self.control.store(Control {
+            observe: mode == Mode::Observe,
+            ..self.control.load()
+        });
+    }
+
+    /// Loads a copy of the program for the interface in `slot`, without attaching it.
+    pub fn load_program(&self, slot: u32, trace: bool) -> Result<Ebpf> {
+        let mut object = self.load(slot, trace)?;
+        let program: &mut Xdp = object
+            .program_mut(abi::PROGRAM)
+            .with_context(|| format!("the kernel object has no program {}", abi::PROGRAM))?
+            .try_into()?;
+        program
+            .load()
+            .context("the kernel rejected the program (verifier log follows)")?;
+        Ok(object)
+    }
+
+    fn load(&self, slot: u32, trace: bool) -> Result<Ebpf> {
+        load(&self.pins, slot, trace, flows::UNUSED)
+    }
+
+    /// Resets the counters of sources and services, for when the meaning of their ids is lost.
+    pub fn forget_counts(&mut self) -> Result<()> {
+        let cpus = nr_cpus().map_err(|(_, error)| error)?;
+        for id in 0..abi::MAX_MATCHES {
+            let nothing = PerCpuValues::try_from(vec![Traffic::default(); cpus])?;
+            self.matches.set(id, nothing, 0)?;
+        }
+        for id in 0..abi::MAX_SERVICE_COUNTS {
+            let nothing = PerCpuValues::try_from(vec![ServiceTraffic::default(); cpus])?;
+            self.service_counts.set(id, nothing, 0)?;
+        }
+        Ok(())
+    }
+}
+
+/// Removes maps that no program uses, since a part of them would fail the next start.
+fn remove_unused(pins: &Pins) {
+    if pins.have_links().is_ok_and(|are_there| !are_there) {
+        let _ = pins.remove();
+    }
+}
+
+/// Opens a copy of the programs for the interface in `slot`, with the pinned maps. A new flow table gets `room` entries.
+fn load(pins: &Pins, slot: u32, trace: bool, room: u32) -> Result<Ebpf> {
+    let trace = u8::from(trace);
+    let pool = pool_words(pins)?;
+    let cpus = nr_cpus().map_err(|(_, error)| error)? as u32;
+    let paths: Vec<_> = abi::PINNED
+        .iter()
+        .map(|(name, _)| (*name, pins.map(name)))
+        .collect();
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global(abi::GLOBAL_INTERFACE, &slot, true)
+        .override_global(abi::GLOBAL_TRACE, &trace, true)
+        .override_global(abi::GLOBAL_POOL, &pool, true)
+        .override_global(abi::GLOBAL_CPUS, &cpus, true);
+    for name in flows::TABLES {
+        loader.map_max_entries(name, room);
+    }
+    for (name, path) in &paths {
+        loader.map_pin_path(name, path);
+    }
+    loader
+        .load(OBJECT)
+        .context("cannot create or open the kernel maps")
+}
+
+/// Returns the number of words in the pool of the pinned tables, or of new ones.
+fn pool_words(pins: &Pins) -> Result<u32> {
+    if !is_pinned(&pins.map(abi::GENERATIONS))? {
+        return Ok(abi::MIN_POOL_WORDS);
+    }
+    let words = Generations::open(pins)?.words() - ranges::FIXED;
+    u32::try_from(words).context("the tables are too large")
+}

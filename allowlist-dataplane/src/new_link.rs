@@ -1,0 +1,205 @@
+//! A new XDP link on an interface, and the kernel's reason where it refuses one.
+//!
+//! `BPF_LINK_CREATE` reports an error number alone. The sentence of the driver, such as which MTU is too large, goes to
+//! the tracepoint `xdp:bpf_xdp_link_attach_failed` (Linux 6.6), or into the answer to a netlink request. So a refused
+//! program is attached once more by netlink, which calls the same code of the driver, has that sentence on every
+//! supported kernel, and needs neither tracefs nor a reader that is ready before the attempt. The request names the same
+//! interface and mode, in the network namespace of the calling thread, and only takes effect where no program is
+//! attached. Should it succeed, because the cause has gone between the two attempts, the program is detached again,
+//! which the request does for this very program alone, and the link is created once more.
+
+use std::fmt;
+use std::io;
+use std::os::fd::AsFd as _;
+
+use allowlist_policy::error_code::{CodedError, ErrorCode};
+use anyhow::{Context as _, Error, Result, anyhow};
+use aya::programs::Xdp;
+use aya::programs::links::FdLink;
+use aya::programs::xdp::XdpMode as AyaMode;
+use log::debug;
+use nix::errno::Errno;
+
+use super::attach::{XdpMode, other_program};
+use crate::attach_mode::AttachModeRequest;
+use crate::interface::InterfaceInfo;
+use crate::netlink::{Netlink, XdpPlace};
+
+impl XdpMode {
+    const fn flags(self) -> AyaMode {
+        match self {
+            Self::Native => AyaMode::Driver,
+            Self::Generic => AyaMode::Skb,
+            Self::Offload => AyaMode::Hardware,
+        }
+    }
+
+    const fn place(self) -> XdpPlace {
+        match self {
+            Self::Native => XdpPlace::Driver,
+            Self::Generic => XdpPlace::Stack,
+            Self::Offload => XdpPlace::Card,
+        }
+    }
+}
+
+/// Attaches a loaded program by a new link, and returns the link, its mode, and a warning where that is not the mode of
+/// choice.
+///
+/// # Errors
+/// Fails with the reason of the kernel in each mode that was tried, and the remedy.
+pub(super) fn new_link(
+    program: &mut Xdp,
+    facts: &InterfaceInfo,
+    wanted: AttachModeRequest,
+) -> Result<(FdLink, XdpMode, Option<String>)> {
+    let mode = match wanted {
+        AttachModeRequest::Native | AttachModeRequest::Auto => XdpMode::Native,
+        AttachModeRequest::Generic => XdpMode::Generic,
+        AttachModeRequest::Offload => XdpMode::Offload,
+    };
+    let refused = match create(program, facts, mode) {
+        Ok(link) => return Ok((link, mode, None)),
+        Err(refused) => refused,
+    };
+    if wanted != AttachModeRequest::Auto {
+        return Err(with_remedy(&[refused], facts));
+    }
+    match create(program, facts, XdpMode::Generic) {
+        Ok(link) => {
+            let warning = format!(
+                "{} runs the filter in generic mode, in the network stack, which is slower: {refused}; `allowlist check` lists known causes and their remedies",
+                facts.name
+            );
+            Ok((link, XdpMode::Generic, Some(warning)))
+        }
+        Err(generic) => Err(with_remedy(&[refused, generic], facts)),
+    }
+}
+
+/// A mode in which the kernel did not attach the program, and the reason.
+struct Refused {
+    mode: XdpMode,
+    /// The kernel's own sentence; `None` where it has none.
+    reason: Option<String>,
+    error: Error,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mode = self.mode.name();
+        match (&self.reason, self.errno()) {
+            (Some(reason), Some(errno)) => {
+                write!(out, "{mode} mode is refused: {reason} ({errno:?})")
+            }
+            (Some(reason), None) => write!(out, "{mode} mode is refused: {reason}"),
+            (None, Some(errno)) => write!(
+                out,
+                "{mode} mode is refused without a reason: {} ({errno:?}); the driver may have logged one, see `dmesg`",
+                errno.desc()
+            ),
+            (None, None) => write!(out, "{mode} mode is refused: {:#}", self.error),
+        }
+    }
+}
+
+impl Refused {
+    fn errno(&self) -> Option<Errno> {
+        let cause = self.error.root_cause().downcast_ref::<io::Error>()?;
+        cause.raw_os_error().map(Errno::from_raw)
+    }
+}
+
+/// Creates a link in one mode. A refusal comes with the reason that the kernel has for it.
+fn create(program: &mut Xdp, facts: &InterfaceInfo, mode: XdpMode) -> Result<FdLink, Refused> {
+    let error = match link(program, facts, mode) {
+        Ok(link) => return Ok(link),
+        Err(error) => error,
+    };
+    let refused = |error, reason| Refused {
+        mode,
+        reason,
+        error,
+    };
+    match attempt(program, facts, mode) {
+        Ok(Attempt::Refused(reason)) => Err(refused(error, reason)),
+        Ok(Attempt::Accepted) => link(program, facts, mode).map_err(|error| refused(error, None)),
+        Err(failure) => {
+            debug!("{}: no reason for the refusal: {failure:#}", facts.name);
+            Err(refused(error, None))
+        }
+    }
+}
+
+fn link(program: &mut Xdp, facts: &InterfaceInfo, mode: XdpMode) -> Result<FdLink> {
+    let id = program.attach_to_if_index(facts.index, mode.flags())?;
+    let link = program.take_link(id)?;
+    link.try_into().map_err(|_| {
+        // The library attached by netlink where the kernel took no link.
+        let detached = Netlink::open()
+            .and_then(|netlink| Ok(netlink.detach_xdp(facts.index, program.fd()?.as_fd(), mode.place())?));
+        if let Err(error) = detached {
+            debug!("{}: a program without a link stays: {error:#}", facts.name);
+        }
+        anyhow!("the kernel supports no XDP link, without which the filter would end with this process; Linux 5.9 supports them")
+    })
+}
+
+/// The result of attaching a program by netlink.
+enum Attempt {
+    /// With the kernel's sentence; `None` where it has none.
+    Refused(Option<String>),
+    /// The program is detached again.
+    Accepted,
+}
+
+/// Attaches a program by netlink for the reason of the refusal, and detaches it where it is accepted.
+fn attempt(program: &Xdp, facts: &InterfaceInfo, mode: XdpMode) -> Result<Attempt> {
+    let netlink = Netlink::open()?;
+    let descriptor = program.fd()?.as_fd();
+    if let Err(refusal) = netlink.attach_xdp(facts.index, descriptor, mode.place()) {
+        debug!("{}: {} mode by netlink: {refusal}", facts.name, mode.name());
+        return Ok(Attempt::Refused(refusal.reason));
+    }
+    netlink
+        .detach_xdp(facts.index, descriptor, mode.place())
+        .with_context(|| {
+            format!(
+                "a program without a link stays; `ip link set dev {} xdp off` detaches it",
+                facts.name
+            )
+        })?;
+    Ok(Attempt::Accepted)
+}
+
+/// The error for all the modes that were refused, with the remedy.
+fn with_remedy(refused: &[Refused], facts: &InterfaceInfo) -> Error {
+    let name = &facts.name;
+    let is_native = matches!(refused, [one] if one.mode == XdpMode::Native);
+    let is_offload = matches!(refused, [one] if one.mode == XdpMode::Offload);
+    let has_another = |one: &Refused| matches!(one.errno(), Some(Errno::EBUSY | Errno::EEXIST));
+    let is_in_use = refused.iter().any(has_another);
+    let remedy = if is_in_use {
+        // Since the look at the interface; empty where the program is on another interface, which the reason names.
+        other_program_now(facts).map_or_else(String::new, |other| format!("; {other}"))
+    } else if is_native || is_offload {
+        "; `allowlist check` lists known causes and their remedies, and attach_mode = \"auto\" or `--attach-mode auto` falls back to generic mode".to_owned()
+    } else {
+        String::new()
+    };
+    let modes: Vec<String> = refused.iter().map(ToString::to_string).collect();
+    let code = if is_in_use {
+        ErrorCode::InterfaceInUse
+    } else {
+        ErrorCode::AttachFailed
+    };
+    let text = format!("cannot attach to {name}: {}{remedy}", modes.join("; "));
+    CodedError::new(code, text).into()
+}
+
+/// Describes a program that is on the interface now.
+fn other_program_now(facts: &InterfaceInfo) -> Option<String> {
+    let device = Netlink::open().ok()?.by_index(facts.index).ok()??;
+    let program = device.programs.first()?;
+    Some(other_program(facts, *program))
+}

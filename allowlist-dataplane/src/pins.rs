@@ -1,0 +1,475 @@
+//! The pins of maps and links, and their requirements: a BPF file system and privileges.
+//!
+//! Layout: `PIN_DIR/v<ABI version>/<MAP>`, and beside the maps `link_<interface slot>` and
+//! `egress_<interface slot>`. Links go by slot and not by interface, since a BPF file system takes no dot in a name.
+
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io::ErrorKind;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use allowlist_common::abi;
+use allowlist_files::lock::holder_in_words;
+use allowlist_policy::error_code::{CodedError, ErrorCode, bail_with};
+use anyhow::{Context as _, Result, bail};
+use aya::maps::{Map, MapData};
+use log::{info, warn};
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use nix::unistd::geteuid;
+use thiserror::Error;
+
+use super::link::{LinkState, interface_of, state};
+use super::sys::{Access, open_pinned, pin};
+
+/// Where a BPF file system is expected, and mounted when it is missing.
+const BPF_FS: &str = "/sys/fs/bpf";
+
+/// What pins of links begin with; an interface slot's number follows.
+pub(super) const LINK: &str = "link_";
+/// The same for links of the flow tracker.
+pub(super) const EGRESS_LINK: &str = "egress_";
+
+/// No version has pins there.
+#[derive(Debug, Error)]
+#[error(
+    "no filter is active: nothing is pinned under {}; start one with `allowlist run`",
+    .0.display()
+)]
+pub struct NothingPinned(PathBuf);
+
+/// Whether something is pinned there. That it cannot be found out is an error, and not a no.
+pub(super) fn is_pinned(path: &Path) -> Result<bool> {
+    path.try_exists()
+        .with_context(|| format!("cannot check whether {} exists", path.display()))
+}
+
+/// The folders under `root` of other ABI versions, and which those are.
+///
+/// # Errors
+/// Fails where `root` is there and cannot be listed.
+pub(super) fn other_versions(root: &Path) -> Result<Vec<(u32, PathBuf)>> {
+    let version = |path: &Path| {
+        let name = path.file_name()?.to_str()?;
+        name.strip_prefix('v')?.parse().ok()
+    };
+    let what = || format!("cannot list the pin folder {}", root.display());
+    let entries = match fs::read_dir(root) {
+        Err(error) if is_absence(error.kind()) => return Ok(Vec::new()),
+        entries => entries.with_context(what)?,
+    };
+    let mut others = Vec::new();
+    for entry in entries {
+        let path = entry.with_context(what)?.path();
+        if let Some(version) = version(&path).filter(|version| *version != abi::VERSION) {
+            others.push((version, path));
+        }
+    }
+    Ok(others)
+}
+
+/// Whether an error of opening a path means that nothing is there.
+fn is_absence(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
+/// Locks a pin folder for the one that writes.
+pub(super) fn lock(folder: &Path, root: &Path) -> Result<File> {
+    let lock = File::open(folder)
+        .with_context(|| format!("cannot open the pin folder {}", folder.display()))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => bail_with!(
+            AlreadyRunning,
+            "{} uses {}; stop it, or choose another --pin-dir (and --state-dir and --socket)",
+            holder_in_words(&lock).map_or_else(
+                || "another daemon".to_owned(),
+                |holder| format!("another daemon, {holder},")
+            ),
+            root.display()
+        ),
+        Err(TryLockError::Error(error)) => Err(error).context("cannot lock the pin folder"),
+    }
+}
+
+/// A pin folder of this ABI version.
+#[derive(Debug)]
+pub(super) struct Pins {
+    root: PathBuf,
+    folder: PathBuf,
+    /// The directory that was opened, to distinguish it from a later one at that path; locked by the writer.
+    opened: Option<File>,
+    /// The access for maps.
+    access: Access,
+}
+
+impl Pins {
+    /// Opens a pin folder for writing, and makes it if it is missing.
+    pub(super) fn create(root: &Path) -> Result<Self> {
+        let mut pins = Self::at(root, Access::ReadWrite);
+        mount_bpf_fs(root)?;
+        let there = root
+            .ancestors()
+            .find(|folder| folder.exists())
+            .unwrap_or(root);
+        if statfs(there)?.filesystem_type() != BPF_FS_MAGIC {
+            bail_with!(
+                InvalidPinDir,
+                "{} is not on a BPF file system, so nothing can be pinned there; choose a --pin-dir under {BPF_FS}",
+                root.display()
+            );
+        }
+        pins.require_owner()?; // before creating anything in it
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&pins.folder)
+            .map_err(|error| {
+                let text = format!(
+                    "cannot create the pin directory {} (a BPF file system allows no dot in a name): {error}",
+                    pins.folder.display()
+                );
+                CodedError::new(ErrorCode::InvalidPinDir, text)
+            })?;
+        pins.require_owner()?;
+        pins.opened = Some(lock(&pins.folder, root)?);
+        if !pins.is_current() {
+            bail!(
+                "another process detached the filter under {} meanwhile; start again",
+                root.display()
+            );
+        }
+        Ok(pins)
+    }
+
+    /// Opens a pin folder that must be there, to read its maps.
+    ///
+    /// # Errors
+    /// [`NothingPinned`] only where there is no such folder.
+    pub(super) fn open(root: &Path) -> Result<Self> {
+        Self::open_for(root, Access::ReadOnly)
+    }
+
+    /// Opens a pin folder that must be there.
+    pub(super) fn open_for(root: &Path, access: Access) -> Result<Self> {
+        let mut pins = Self::at(root, access);
+        if fs::metadata(root).is_ok_and(|found| found.uid() != geteuid().as_raw())
+            && !geteuid().is_root()
+        {
+            bail_with!(
+                Forbidden,
+                "cannot open {}: only its owner may; try sudo",
+                root.display()
+            );
+        }
+        pins.require_owner()?;
+        match File::open(&pins.folder) {
+            Ok(folder) => {
+                pins.opened = Some(folder);
+                Ok(pins)
+            }
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                bail_with!(
+                    Forbidden,
+                    "cannot open {}: only root may; try sudo",
+                    root.display()
+                )
+            }
+            Err(error) if !is_absence(error.kind()) => Err(error)
+                .with_context(|| format!("cannot open the pin folder {}", pins.folder.display())),
+            Err(_) if !other_versions(root)?.is_empty() => bail_with!(
+                OtherVersion,
+                "another version pinned the filter under {}; `allowlist run` migrates it, `allowlist detach` removes it",
+                root.display()
+            ),
+            Err(_) => Err(NothingPinned(root.to_owned()).into()),
+        }
+    }
+
+    /// Waits for the lock of the pin directory, which is held while pins change.
+    pub(super) fn lock_exclusive(&self) -> Result<File> {
+        let lock = File::open(&self.root)
+            .with_context(|| format!("cannot open the pin folder {}", self.root.display()))?;
+        lock.lock().context("cannot lock the pin folder")?;
+        Ok(lock)
+    }
+
+    /// Whether every map is pinned in the directory that was opened, and not in one that another process created at the
+    /// same path.
+    pub(super) fn is_complete(&self) -> bool {
+        self.is_current() && self.have_maps()
+    }
+
+    /// Whether every map is pinned.
+    pub(super) fn have_maps(&self) -> bool {
+        abi::PINNED.iter().all(|(name, _)| self.map(name).exists())
+    }
+
+    /// The names of the maps that are not pinned.
+    pub(super) fn missing_maps(&self) -> Result<Vec<&'static str>> {
+        let mut missing = Vec::new();
+        for (name, _) in abi::PINNED {
+            if !is_pinned(&self.map(name))? {
+                missing.push(name);
+            }
+        }
+        Ok(missing)
+    }
+
+    /// A path to the folder that was opened, wherever it is by now: also once its file system was unmounted, as long
+    /// as this value lives.
+    pub(super) fn opened_folder(&self) -> Option<PathBuf> {
+        let opened = self.opened.as_ref()?;
+        Some(PathBuf::from(format!(
+            "/proc/self/fd/{}",
+            opened.as_raw_fd()
+        )))
+    }
+
+    /// Pins an object of which a process has a descriptor at its path again.
+    pub(super) fn pin_again(&self, object: std::os::fd::BorrowedFd<'_>, name: &str) -> Result<()> {
+        pin(object, &self.map(name)).with_context(|| format!("cannot pin {name} again"))
+    }
+
+    /// Pins the links again that are in the folder of `before`, which is not at its path any more.
+    pub(super) fn take_links_of(&self, before: &Self) -> Result<()> {
+        let Some(folder) = before.opened_folder() else {
+            return Ok(());
+        };
+        for slot in 0..abi::MAX_INTERFACES {
+            for name in [link_name(slot), egress_name(slot)] {
+                match open_pinned(&folder.join(&name), Access::ReadWrite) {
+                    Ok(link) => self.pin_again(link.as_fd(), &name)?,
+                    Err(error) if is_absence(error.kind()) => {}
+                    Err(error) => {
+                        return Err(error).with_context(|| format!("cannot open {name}"));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a daemon has the folder locked.
+    pub(super) fn is_published_into(&self) -> Result<bool> {
+        let lock = File::open(&self.folder)
+            .with_context(|| format!("cannot open the pin folder {}", self.folder.display()))?;
+        Ok(matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
+    }
+
+    /// Whether the folder that was opened is still the one at its path.
+    pub(super) fn is_current(&self) -> bool {
+        let opened = self.opened.as_ref().map(File::metadata);
+        match (opened, fs::metadata(&self.folder)) {
+            (Some(Ok(opened)), Ok(there)) => {
+                (opened.dev(), opened.ino()) == (there.dev(), there.ino())
+            }
+            _ => false,
+        }
+    }
+
+    /// The index of the interface that a slot's link is on; `None` without a link, or when its
+    /// interface is gone.
+    pub(super) fn interface_of(&self, slot: u32) -> Result<Option<u32>> {
+        interface_of(&self.link(slot))
+    }
+
+    /// The state of a slot's link; `None` where none is pinned.
+    pub(super) fn link_state(&self, slot: u32) -> Result<Option<LinkState>> {
+        state(&self.link(slot))
+    }
+
+    /// Fails if another user can replace or rename the pins.
+    fn require_owner(&self) -> Result<()> {
+        for folder in [&self.root, &self.folder] {
+            let Ok(found) = fs::metadata(folder) else {
+                continue;
+            };
+            if found.uid() != geteuid().as_raw() || found.mode() & 0o022 != 0 {
+                bail_with!(
+                    InvalidPinDir,
+                    "{} belongs to user {} with mode {:o}, so other users could change its pins; remove it, or choose another --pin-dir",
+                    folder.display(),
+                    found.uid(),
+                    found.mode() & 0o7777
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn at(root: &Path, access: Access) -> Self {
+        Self {
+            root: root.to_owned(),
+            folder: root.join(format!("v{}", abi::VERSION)),
+            opened: None,
+            access,
+        }
+    }
+
+    /// The configured directory.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The folder that everything is pinned in.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Where a map is pinned.
+    pub(super) fn map(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// The pinned map of this name.
+    pub(super) fn open_map(&self, name: &str) -> Result<Map> {
+        Ok(Map::from_map_data(self.open_data(name)?)?)
+    }
+
+    /// The pinned map of this name, of any type.
+    pub(super) fn open_data(&self, name: &str) -> Result<MapData> {
+        let path = self.map(name);
+        let what = || format!("cannot open the map {}", path.display());
+        let map = open_pinned(&path, self.access).with_context(what)?;
+        MapData::from_fd(map).with_context(what)
+    }
+
+    /// Where the link of an interface slot is pinned.
+    pub(super) fn link(&self, slot: u32) -> PathBuf {
+        self.folder.join(link_name(slot))
+    }
+
+    /// Where the link of what notes an interface slot's outbound packets is pinned.
+    pub(super) fn egress(&self, slot: u32) -> PathBuf {
+        self.folder.join(egress_name(slot))
+    }
+
+    /// A directory that the reader of events locks.
+    pub(super) fn watchers(&self) -> PathBuf {
+        self.folder.join("watchers")
+    }
+
+    /// Whether any interface has its link here.
+    pub(super) fn have_links(&self) -> Result<bool> {
+        for slot in 0..abi::MAX_INTERFACES {
+            if is_pinned(&self.link(slot))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Unpins one map. Not being there is fine.
+    pub(super) fn unpin(&self, name: &str) -> Result<()> {
+        match fs::remove_file(self.map(name)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot unpin {name}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Where a map is pinned that another one of the same name takes the place of, as long as some program may still
+    /// look into it.
+    pub(super) fn backup_path(&self, name: &str) -> PathBuf {
+        self.map(&backup_name(name))
+    }
+
+    /// Moves a map's pin aside.
+    pub(super) fn back_up(&self, name: &str) -> Result<()> {
+        self.unpin_backup(name)?;
+        fs::rename(self.map(name), self.backup_path(name))
+            .with_context(|| format!("cannot rename the pin of map {name}"))
+    }
+
+    /// Puts a map back that was moved aside, if no other one was pinned: a process may have ended between.
+    pub(super) fn restore_backup(&self, name: &str) -> Result<()> {
+        let (pin, aside) = (self.map(name), self.backup_path(name));
+        if is_pinned(&aside)? && !is_pinned(&pin)? {
+            fs::rename(aside, pin)
+                .with_context(|| format!("cannot restore the pin of map {name}"))?;
+        }
+        Ok(())
+    }
+
+    /// Unpins a map that was moved aside. That none was is fine.
+    pub(super) fn unpin_backup(&self, name: &str) -> Result<()> {
+        self.unpin(&backup_name(name))
+    }
+
+    /// Unpins every map and removes the folders. Links must be gone.
+    pub(super) fn remove(&self) -> Result<()> {
+        for (name, _) in abi::PINNED {
+            self.unpin(name)?;
+        }
+        for name in super::MOVED {
+            self.unpin_backup(name)?;
+        }
+        super::slots::remove_all(self, abi::PREFIXES)?;
+        let _ = fs::remove_dir(self.watchers()); // it exists only if events were read
+        if let Err(error) = fs::remove_dir(&self.folder) {
+            // The filter is detached, so this is no error.
+            warn!("cannot remove {}: {error}", self.folder.display());
+        }
+        // Another ABI version's pins may be beside these, and keep the folder.
+        let _ = fs::remove_dir(&self.root);
+        Ok(())
+    }
+}
+
+fn link_name(slot: u32) -> String {
+    format!("{LINK}{slot}")
+}
+
+fn egress_name(slot: u32) -> String {
+    format!("{EGRESS_LINK}{slot}")
+}
+
+fn backup_name(name: &str) -> String {
+    format!("{name}_aside")
+}
+
+/// Mounts the BPF file system if `root` is to be on it and it is not there.
+fn mount_bpf_fs(root: &Path) -> Result<()> {
+    let mounted = statfs(BPF_FS).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC);
+    if !root.starts_with(BPF_FS) || mounted {
+        return Ok(());
+    }
+    mount(
+        Some("bpf"),
+        BPF_FS,
+        Some("bpf"),
+        MsFlags::empty(),
+        Some("mode=0700"),
+    )
+    .with_context(|| {
+        format!("cannot mount the BPF file system; try `mount -t bpf bpf {BPF_FS}`")
+    })?;
+    info!("mounted a BPF file system on {BPF_FS}; unmounting it removes the filter");
+    Ok(())
+}
+
+/// Fails with what to do where this process may not load programs and attach them.
+pub fn require_privileges() -> Result<()> {
+    const NET_ADMIN: u64 = 1 << 12;
+    const SYS_ADMIN: u64 = 1 << 21;
+    const PERFMON: u64 = 1 << 38;
+    const BPF: u64 = 1 << 39;
+    let status =
+        fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .context("cannot find this process's capabilities in /proc/self/status")?;
+    let has = |wanted| effective & wanted == wanted;
+    if !has(NET_ADMIN) || !(has(BPF | PERFMON) || has(SYS_ADMIN)) {
+        bail_with!(
+            NotPrivileged,
+            "no privileges: loading and attaching the filter requires root, or the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; try sudo"
+        );
+    }
+    Ok(())
+}

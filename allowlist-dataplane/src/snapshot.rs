@@ -1,0 +1,92 @@
+//! The applied state as a whole: read before a change, and restored where the change fails.
+
+use allowlist_common::abi::{Control, ReturnTraffic};
+use allowlist_policy::Mode;
+use anyhow::Result;
+
+use super::{Attachment, Dataplane, View};
+use crate::interface::InterfaceInfo;
+
+/// The generation and the attached interfaces at one moment.
+pub struct AppliedState {
+    control: Control,
+    attachments: Vec<Attachment>,
+}
+
+impl AppliedState {
+    /// Returns the mode; `None` if nothing was filtered.
+    pub fn mode(&self) -> Option<Mode> {
+        let is_filtering =
+            self.control.generation != 0 && !self.control.open && !self.attachments.is_empty();
+        is_filtering.then_some(if self.control.observe {
+            Mode::Observe
+        } else {
+            Mode::Enforce
+        })
+    }
+}
+
+impl Dataplane {
+    /// Whether every map is still pinned at its path.
+    pub fn has_all_pins(&self) -> bool {
+        self.pins.is_complete()
+    }
+
+    /// Whether the filter was detached on purpose, by this or another process.
+    pub fn is_detached(&self) -> bool {
+        self.control.is_detached()
+    }
+
+    /// Reads the applied state, for [`Self::restore`].
+    pub fn applied_state(&self) -> Result<AppliedState> {
+        Ok(AppliedState {
+            control: self.effective(),
+            attachments: View::open(self.pins.root())?.attachments()?,
+        })
+    }
+
+    /// Restores a state of at most one publish ago: generation, interfaces and their XDP modes. Detaches everything if
+    /// there was no generation.
+    pub fn restore(&mut self, before: &AppliedState) -> Result<()> {
+        if before.control.generation == 0 && !before.control.open {
+            if self.abort_migration()? {
+                return Ok(());
+            }
+            return self.detach().map(drop);
+        }
+        // A whole publish fills another slot and leaves this one as it was.
+        self.undo_in_place(before.control)?;
+        // This rolls back a change that has become pending since, so nothing is left to confirm.
+        let pending = before.control.pending && self.control.load().pending;
+        self.flip(Control {
+            pending,
+            ..before.control
+        });
+        self.published = None; // it may describe the other slot
+        self.tracks = before.control.return_traffic == ReturnTraffic::Track;
+        let indices: Vec<u32> = before
+            .attachments
+            .iter()
+            .filter_map(|one| one.index)
+            .collect();
+        self.detach_others(&indices)?;
+        if self.is_patched {
+            return self.finish_flow_migration(); // the attached programs still use the maps from before the start
+        }
+        for attachment in &before.attachments {
+            let (Some(index), Some(mode), true) =
+                (attachment.index, attachment.mode, attachment.attached)
+            else {
+                continue;
+            };
+            let facts = InterfaceInfo {
+                name: attachment.name.clone(),
+                index,
+                xdp_program: None,
+                xdp_mode: None,
+            };
+            self.attach(&facts, mode.wanted(), false)?;
+        }
+        self.finish_flow_migration()
+    }
+}

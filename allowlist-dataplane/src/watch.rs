@@ -1,0 +1,175 @@
+//! Drop events, as the kernel sends them while somebody reads.
+//!
+//! Invariants: one process reads at a time, since the ring has one reader's place in it; and the
+//! kernel stops sending some seconds after the reader stopped saying that it is there, however it
+//! ended. Needs no daemon.
+
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, File, TryLockError};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use allowlist_common::abi::{self, Event, EventBudget};
+use allowlist_policy::error_code::bail_with;
+use anyhow::{Context as _, Result};
+use aya::maps::{MapData, PerCpuArray, RingBuf};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time::{Instant, timeout_at};
+
+use super::View;
+use super::clock::kernel_clock;
+use super::control_map::ControlMap;
+use super::pins::{Pins, require_privileges};
+use super::sys::Access;
+
+/// How long after the last sign of life the kernel goes on sending.
+const LEASE: Duration = Duration::from_secs(4);
+/// How often a sign of life is given, and the suppressed ones are counted.
+const SIGN: Duration = Duration::from_secs(1);
+
+/// The reading end of the events. The kernel stops sending when it is dropped.
+pub struct Watch {
+    ring: RingBuf<MapData>,
+    ready: AsyncFd<OwnedFd>,
+    control: ControlMap,
+    budget: PerCpuArray<MapData, EventBudget>,
+    suppressed: u64,
+    next_sign: Instant,
+    view: View,
+    names: BTreeMap<u32, String>,
+    _lock: File,
+}
+
+/// An item from the ring buffer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// A packet that was dropped, or would have been; and the name of its interface.
+    Drop(Event, String),
+    /// The number of drops that were suppressed since the last item.
+    Suppressed(u64),
+    /// The filter was detached: this is the last item.
+    Detached,
+}
+
+impl Watch {
+    /// Starts to read; earlier events are skipped.
+    pub fn open(pin_dir: &Path) -> Result<Self> {
+        require_privileges()?;
+        let pins = Pins::open_for(pin_dir, Access::ReadWrite)?;
+        let lock = lock(&pins)?;
+        let view = View::open(pin_dir)?;
+        let mut ring = RingBuf::try_from(pins.open_map(abi::EVENTS)?)?;
+        while ring.next().is_some() {}
+        let descriptor = ring.as_fd().try_clone_to_owned()?;
+        #[expect(
+            unsafe_code,
+            reason = "the only constructor that tokio does not deprecate"
+        )]
+        // SAFETY: the descriptor is open, is moved in here, and is never replaced.
+        let ready = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }
+            .context("cannot wait for events")?;
+        let mut watch = Self {
+            ring,
+            ready,
+            control: ControlMap::map(&pins.open_map(abi::CONTROL)?, Access::ReadWrite)?,
+            budget: pins.open_map(abi::EVENT_BUDGET)?.try_into()?,
+            suppressed: 0,
+            next_sign: Instant::now() + SIGN,
+            names: BTreeMap::new(),
+            view,
+            _lock: lock,
+        };
+        watch.suppressed = watch.suppressed_so_far()?;
+        watch.sign();
+        Ok(watch)
+    }
+
+    /// Renews the lease of the reader if it is due; [`Self::next`] does so too.
+    pub fn keep_watching(&mut self) {
+        if Instant::now() >= self.next_sign {
+            self.next_sign = Instant::now() + SIGN;
+            self.sign();
+        }
+    }
+
+    /// Waits for the next item.
+    pub async fn next(&mut self) -> Result<Seen> {
+        loop {
+            if Instant::now() >= self.next_sign {
+                self.next_sign = Instant::now() + SIGN;
+                if self.view.is_detached() {
+                    return Ok(Seen::Detached);
+                }
+                self.sign();
+                let now = self.suppressed_so_far()?;
+                let more = now.saturating_sub(std::mem::replace(&mut self.suppressed, now));
+                if more > 0 {
+                    return Ok(Seen::Suppressed(more));
+                }
+            }
+            if let Some(event) = self.take() {
+                let name = self.name(event.interface)?;
+                return Ok(Seen::Drop(event, name));
+            }
+            if let Ok(ready) = timeout_at(self.next_sign, self.ready.readable()).await {
+                ready?.clear_ready();
+            }
+        }
+    }
+
+    fn take(&mut self) -> Option<Event> {
+        let item = self.ring.next()?;
+        (item.len() == size_of::<Event>()).then(|| {
+            #[expect(unsafe_code, reason = "bytes of the kernel's to a value")]
+            // SAFETY: as many bytes as an event has, of which any are one; they need not be aligned.
+            unsafe {
+                item.as_ptr().cast::<Event>().read_unaligned()
+            }
+        })
+    }
+
+    /// Renews the lease of the reader.
+    fn sign(&self) {
+        let until = kernel_clock() + LEASE;
+        self.control.watch_until(until.as_nanos() as u64);
+    }
+
+    fn suppressed_so_far(&self) -> Result<u64> {
+        let of_cpus = self.budget.get(&0, 0)?;
+        Ok(of_cpus.iter().map(|budget| budget.suppressed).sum())
+    }
+
+    fn name(&mut self, slot: u32) -> Result<String> {
+        if !self.names.contains_key(&slot) {
+            let attachments = self.view.attachments()?.into_iter();
+            self.names = attachments.map(|one| (one.slot, one.name)).collect();
+        }
+        let known = self.names.get(&slot);
+        Ok(known.cloned().unwrap_or_else(|| format!("slot {slot}")))
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.control.watch_until(0);
+    }
+}
+
+fn lock(pins: &Pins) -> Result<File> {
+    let folder = pins.watchers();
+    DirBuilder::new()
+        .recursive(true)
+        .create(&folder)
+        .with_context(|| format!("cannot create {}", folder.display()))?;
+    let lock = File::open(&folder)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => bail_with!(
+            Busy,
+            "another `allowlist watch` is running, and only one can read the events; end it first"
+        ),
+        Err(TryLockError::Error(error)) => Err(error).context("cannot lock the events"),
+    }
+}

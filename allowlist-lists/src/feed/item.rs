@@ -1,0 +1,112 @@
+//! How one item of a list gives prefixes, and which items count: the part that JSON, CSV and XML share.
+//!
+//! Invariants: two fields that mean one thing are read together or fail the list; and a value that a filter names
+//! has to occur, unless the list may be empty.
+
+use allowlist_policy::{Column, Condition, Item};
+use ipnet::IpNet;
+
+use super::text::trim;
+use super::token::{parse_ends, parse_with_length};
+use super::{FeedError, MOST_PREFIXES, Place, take};
+
+/// Reads the tokens of a text: one, or several with a separator between them. A blank one gives nothing.
+pub(super) fn take_tokens(
+    text: &str,
+    separator: Option<&str>,
+    prefixes: &mut Vec<IpNet>,
+    place: impl Fn() -> Place,
+) -> Result<(), FeedError> {
+    let tokens: Vec<&str> = match separator {
+        Some(separator) if separator.trim().is_empty() => text.split_whitespace().collect(),
+        Some(separator) => text.split(separator).collect(),
+        None => vec![text],
+    };
+    for token in tokens
+        .into_iter()
+        .map(trim)
+        .filter(|token| !token.is_empty())
+    {
+        take(token, prefixes, &place)?;
+    }
+    Ok(())
+}
+
+/// Reads the two fields of a range or of a prefix. Two blank ones give nothing.
+pub(super) fn take_pair(
+    item: &Item,
+    first: &str,
+    second: &str,
+    prefixes: &mut Vec<IpNet>,
+    place: impl Fn() -> Place,
+) -> Result<(), FeedError> {
+    let (first, second) = (trim(first), trim(second));
+    if first.is_empty() && second.is_empty() {
+        return Ok(());
+    }
+    let found = match item {
+        Item::Range(_) => parse_ends(first, second),
+        _ => parse_with_length(first, second).map(|prefix| vec![prefix]),
+    };
+    prefixes.extend(found.map_err(|error| FeedError::Prefix {
+        place: place(),
+        error: Box::new(error),
+    })?);
+    if prefixes.len() > MOST_PREFIXES {
+        return Err(FeedError::TooManyPrefixes);
+    }
+    Ok(())
+}
+
+/// The conditions of `where`, and which of their values have occurred.
+pub(super) struct Filter<'r> {
+    conditions: &'r [Condition],
+    has_occurred: Vec<Vec<bool>>,
+}
+
+impl<'r> Filter<'r> {
+    pub(super) fn new(conditions: &'r [Condition]) -> Self {
+        Self {
+            conditions,
+            has_occurred: conditions
+                .iter()
+                .map(|condition| vec![false; condition.values.len()])
+                .collect(),
+        }
+    }
+
+    /// Whether an item fulfils every condition. `field` returns the text of one of its fields.
+    pub(super) fn passes(&mut self, field: impl Fn(&Column) -> Option<String>) -> bool {
+        let mut passes = true;
+        for (condition, occurred) in self.conditions.iter().zip(&mut self.has_occurred) {
+            let text = field(&condition.field);
+            let text = text.as_deref().map(trim);
+            match condition
+                .values
+                .iter()
+                .position(|value| Some(value.as_str()) == text)
+            {
+                Some(index) => occurred[index] = true,
+                None => passes = false,
+            }
+        }
+        passes
+    }
+
+    /// # Errors
+    /// A value has not occurred, and the list may not be empty.
+    pub(super) fn check(&self, may_be_empty: bool) -> Result<(), FeedError> {
+        if may_be_empty {
+            return Ok(());
+        }
+        for (condition, occurred) in self.conditions.iter().zip(&self.has_occurred) {
+            if let Some(index) = occurred.iter().position(|occurred| !occurred) {
+                return Err(FeedError::Unmatched {
+                    key: "where",
+                    what: format!("{} = {:?}", condition.field, condition.values[index]),
+                });
+            }
+        }
+        Ok(())
+    }
+}

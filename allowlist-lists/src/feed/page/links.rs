@@ -1,0 +1,125 @@
+//! Pages on which the list is linked: the one address that a pattern matches, or the newest of several.
+//!
+//! Knows no URL: an address is returned as it is written, and so is the base that the page states for it.
+
+use allowlist_policy::Pattern;
+use scraper::{Html, Node};
+
+use super::super::text::decode;
+use super::super::{FeedError, some_of};
+use super::tree;
+
+/// How many links an error shows.
+const SHOWN_LINKS: usize = 5;
+
+/// The link to a list, as the page has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The address, as written.
+    pub address: String,
+    /// The address to which it is relative, if the page states one (`<base href>`).
+    pub base: Option<String>,
+}
+
+/// The one address, as written, that the pattern matches.
+///
+/// # Errors
+/// No link matches, or several do.
+pub fn find_link(bytes: &[u8], pattern: &Pattern) -> Result<String, FeedError> {
+    find(bytes, pattern, false).map(|link| link.address)
+}
+
+/// The link whose address the pattern matches. With `newest`, it is the one of several with the greatest numbers in
+/// the match of the pattern's first group, or of the pattern if it has no group: a date that begins with its year.
+///
+/// # Errors
+/// No link matches, or several do and none is the newest.
+pub fn find(bytes: &[u8], pattern: &Pattern, newest: bool) -> Result<Link, FeedError> {
+    let html = tree::parse(decode(bytes)?)?;
+    let mut links = hrefs(&html, "a");
+    links.sort_unstable();
+    links.dedup();
+    let mut matching: Vec<&str> = links
+        .iter()
+        .copied()
+        .filter(|link| pattern.is_match(link))
+        .collect();
+    if newest {
+        let greatest = matching.iter().map(|link| numbers(pattern, link)).max();
+        matching.retain(|link| Some(numbers(pattern, link)) == greatest);
+    }
+    match matching[..] {
+        [link] => Ok(Link {
+            address: link.to_owned(),
+            base: hrefs(&html, "base").first().map(|&base| base.to_owned()),
+        }),
+        [] => Err(FeedError::NoLink {
+            pattern: pattern.as_str().to_owned(),
+            found: match links.len() {
+                0 => "it has no links".to_owned(),
+                _ => format!("it links to {}", some_of(links, SHOWN_LINKS)),
+            },
+        }),
+        _ => Err(FeedError::ManyLinks {
+            pattern: pattern.as_str().to_owned(),
+            count: matching.len(),
+            found: some_of(matching, SHOWN_LINKS),
+        }),
+    }
+}
+
+/// The addresses of the elements of that name, in the order of the page.
+fn hrefs<'h>(html: &'h Html, element: &str) -> Vec<&'h str> {
+    let nodes = html.tree.nodes().filter_map(|node| match node.value() {
+        Node::Element(found) if found.name() == element => found.attr("href"),
+        _ => None,
+    });
+    nodes.map(str::trim).collect()
+}
+
+/// The numbers in the pattern's match, for an order in which 9 comes before 10.
+fn numbers(pattern: &Pattern, link: &str) -> Vec<u64> {
+    let found = pattern.first_group(link).unwrap_or_default();
+    found
+        .split(|c: char| !c.is_ascii_digit())
+        .filter(|digits| !digits.is_empty())
+        .map(|digits| digits.parse().unwrap_or(u64::MAX))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn newest(html: &str, pattern: &str) -> Option<String> {
+        let pattern = Pattern::new(pattern).expect("a pattern");
+        find(html.as_bytes(), &pattern, true)
+            .ok()
+            .map(|link| link.address)
+    }
+
+    #[test]
+    fn the_newest_of_several_has_the_greatest_date() {
+        let page = "<a href='/1/tags-20260928.json'>a</a><a href='/9/tags-20251231.json'>b</a>";
+        let expected = Some("/1/tags-20260928.json".to_owned());
+        assert_eq!(newest(page, r"tags-(\d+)\.json"), expected);
+        assert_eq!(newest(page, r"tags-\d+\.json"), expected);
+        let page = "<a href='2026-9-30'>a</a><a href='2026-10-1'>b</a><a href='2026-01-31'>c</a>";
+        assert_eq!(
+            newest(page, r"^(\d+-\d+-\d+)$"),
+            Some("2026-10-1".to_owned())
+        );
+        // Two of one day.
+        let page = "<a href='a-20260928.json'>a</a><a href='b-20260928.json'>b</a>";
+        assert_eq!(newest(page, r"(\d+)\.json"), None);
+        assert_eq!(newest("<a href='x'>a</a>", r"(\d+)\.json"), None);
+    }
+
+    #[test]
+    fn the_first_base_of_a_page_counts() {
+        let page = "<base target='_top'><base href=' /lists/ '><base href='/other/'><a href='a.json'>a</a>";
+        let pattern = Pattern::new("json").expect("a pattern");
+        let link = find(page.as_bytes(), &pattern, false).expect("a link");
+        assert_eq!(link.base.as_deref(), Some("/lists/"));
+    }
+}

@@ -1,0 +1,298 @@
+//! The gate: accepts or rejects a list before it becomes active.
+//!
+//! A vendor's list may change, but not shrink to nothing, open the host to half of the internet, or turn into another
+//! list. Pure: knows no network, no disk and no clock. `source` and `feed` check before whether the bytes are a list;
+//! `compile` checks later whether the tables have room for it.
+
+mod size;
+mod special;
+
+use std::fmt;
+use std::time::Duration;
+
+use allowlist_policy::difference::{covers, lost};
+use allowlist_policy::error_code::ErrorCode;
+use allowlist_policy::{Gate, PerFamily, Source};
+use ipnet::IpNet;
+use thiserror::Error;
+
+pub use self::size::{Amount, Family, notes, without_notes};
+
+/// A small list may always lose this many prefixes: its losses are large in percent.
+const FEW: usize = 5;
+/// The most prefixes of a small list.
+const SMALL: usize = 50;
+
+/// The reason why a list was rejected. The last-good list stays active.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Rejection {
+    /// Fewer than `min`.
+    #[error("has {found} prefixes, fewer than the minimum of {min}; lower `min` if that is right")]
+    TooFew {
+        /// The number of prefixes.
+        found: usize,
+        /// `min`.
+        min: usize,
+    },
+    /// More than `max`.
+    #[error("has {found} prefixes, more than the maximum of {max}; raise `max` if that is right")]
+    TooMany {
+        /// The number of prefixes.
+        found: usize,
+        /// `max`.
+        max: usize,
+    },
+    /// A prefix of `must_cover` is not covered.
+    #[error(
+        "does not cover {missing}, which `must_cover` requires; change `must_cover` if that is right"
+    )]
+    NotCovered {
+        /// The missing prefix.
+        missing: IpNet,
+    },
+    /// The list lost a large part of its addresses.
+    #[error(
+        "has {removed} prefixes less, and with them {lost_percent} % of its {family} addresses; the limit is {max_percent} % {within}; raise `max_shrink` if that is right"
+    )]
+    Shrunk {
+        /// The number of removed prefixes.
+        removed: usize,
+        /// The lost part of the family's addresses, in percent.
+        lost_percent: u128,
+        /// The family.
+        family: Family,
+        /// `max_shrink`.
+        max_percent: u16,
+        /// The list that it is compared with.
+        within: Within,
+    },
+    /// The list gained too many addresses.
+    #[error(
+        "adds {grown} to {before}; the limit is {limit} {within}; raise `max_growth` if that is right"
+    )]
+    Grown {
+        /// The added addresses.
+        grown: Amount,
+        /// The addresses of the previous list.
+        before: Amount,
+        /// The most addresses that may be added.
+        limit: Amount,
+        /// The list that it is compared with.
+        within: Within,
+    },
+    /// More addresses would be active than the fewest of the growth window allow.
+    #[error(
+        "raises the active addresses, grace prefixes included, to {next}; the fewest within {} were {fewest}, and the limit is {limit} more; raise `max_growth` if that is right",
+        humantime::format_duration(*window)
+    )]
+    Regrown {
+        /// The addresses that would be active with the list.
+        next: Amount,
+        /// The fewest addresses that were active within the window.
+        fewest: Amount,
+        /// The most addresses that may be added.
+        limit: Amount,
+        /// `growth_window`.
+        window: Duration,
+    },
+    /// The list covers more addresses than `max_addresses`.
+    #[error(
+        "covers {covered}, more than the maximum of {max}; raise `max_addresses` if that is right"
+    )]
+    TooManyAddresses {
+        /// The addresses of the list and of the prefixes in their grace period.
+        covered: Amount,
+        /// `max_addresses`.
+        max: Amount,
+    },
+    /// A prefix is shorter than `min_prefix_len`.
+    #[error(
+        "has {prefix}, which is wider than /{widest}, the widest allowed; set `min_prefix_len` if that is right"
+    )]
+    TooWide {
+        /// The prefix.
+        prefix: IpNet,
+        /// The shortest length allowed.
+        widest: u8,
+    },
+    /// A prefix overlaps a special-purpose block, which is not used on the internet.
+    #[error(
+        "has {prefix}, which overlaps {special}: {what} (RFC 6890), not used on the internet; set `allow_special_use = true` if that is right"
+    )]
+    SpecialUse {
+        /// The prefix.
+        prefix: IpNet,
+        /// The block of the registry.
+        special: IpNet,
+        /// The purpose of the block.
+        what: &'static str,
+    },
+    /// An IPv6 prefix lies outside of `2000::/3`.
+    #[error(
+        "has {prefix}, which is outside of 2000::/3, the IPv6 addresses of the internet; set `allow_special_use = true` if that is right"
+    )]
+    NotGlobal {
+        /// The prefix.
+        prefix: IpNet,
+    },
+}
+
+impl Rejection {
+    /// Returns the code of the refusal.
+    pub fn code(&self) -> ErrorCode {
+        if self.is_acceptable() {
+            ErrorCode::ListRejected
+        } else {
+            ErrorCode::ListForbidden
+        }
+    }
+
+    /// Whether the operator may accept this list. A forbidden prefix needs a change of the configuration instead.
+    pub fn is_acceptable(&self) -> bool {
+        !matches!(
+            self,
+            Self::TooWide { .. } | Self::SpecialUse { .. } | Self::NotGlobal { .. }
+        )
+    }
+}
+
+/// The lists that a new one is compared with. All are sorted and distinct.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Before<'l> {
+    /// The last good list.
+    pub last: &'l [IpNet],
+    /// The list at the start of the growth window.
+    pub earliest: &'l [IpNet],
+    /// The prefixes in their grace period, which stay active beside the new list.
+    pub held: &'l [IpNet],
+    /// Those of `held` that are no growth: dropped by a list before the growth window, or active when the operator
+    /// accepted a list.
+    pub settled: &'l [IpNet],
+    /// The fewest addresses that were active within the growth window, grace prefixes included.
+    pub fewest: PerFamily,
+}
+
+/// The list that a change is measured against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Within {
+    /// The last-good list.
+    Once,
+    /// The list at the start of the growth window.
+    Window(Duration),
+}
+
+impl fmt::Display for Within {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Once => out.write_str("at once"),
+            Self::Window(window) => {
+                write!(out, "within {}", humantime::format_duration(*window))
+            }
+        }
+    }
+}
+
+/// Checks a list against the gate of its source and, unless it is the first, against the previous lists.
+///
+/// With `accepted`, the operator has accepted this list: only its prefixes are checked, not its size and changes.
+pub fn judge(
+    source: &Source,
+    before: Option<Before<'_>>,
+    new: &[IpNet],
+    accepted: bool,
+) -> Result<(), Rejection> {
+    let gate = &source.gate;
+    check_each(gate, new)?;
+    if accepted {
+        return Ok(());
+    }
+    let found = new.len();
+    if found < gate.min {
+        return Err(Rejection::TooFew {
+            found,
+            min: gate.min,
+        });
+    }
+    if let Some(max) = gate.max.filter(|max| found > *max) {
+        return Err(Rejection::TooMany { found, max });
+    }
+    if let Some(missing) = gate.must_cover.iter().find(|wanted| !covers(new, **wanted)) {
+        return Err(Rejection::NotCovered { missing: *missing });
+    }
+    size::check_addresses(source, before, new)?;
+    let Some(before) = before else {
+        return Ok(());
+    };
+    check_shrink(gate, before.last, new, Within::Once)?;
+    let window = Within::Window(gate.growth_window);
+    check_shrink(gate, before.earliest, new, window)?;
+    size::check_growth(source, before, new)
+}
+
+fn check_each(gate: &Gate, new: &[IpNet]) -> Result<(), Rejection> {
+    for prefix in new {
+        let widest = match prefix {
+            IpNet::V4(_) => gate.min_prefix_len_v4,
+            IpNet::V6(_) => gate.min_prefix_len_v6,
+        };
+        if prefix.prefix_len() < widest {
+            return Err(Rejection::TooWide {
+                prefix: *prefix,
+                widest,
+            });
+        }
+        if !gate.allow_special_use
+            && let Some((special, what)) = special::special_use(*prefix)
+        {
+            return Err(Rejection::SpecialUse {
+                prefix: *prefix,
+                special,
+                what,
+            });
+        }
+        if !gate.allow_special_use && !special::is_global_unicast(*prefix) {
+            return Err(Rejection::NotGlobal { prefix: *prefix });
+        }
+    }
+    Ok(())
+}
+
+fn check_shrink(
+    gate: &Gate,
+    last: &[IpNet],
+    new: &[IpNet],
+    within: Within,
+) -> Result<(), Rejection> {
+    let removed = last
+        .iter()
+        .filter(|prefix| new.binary_search(prefix).is_err())
+        .count();
+    let are_few = removed <= FEW && last.len() <= SMALL;
+    let has_both = Family::BOTH
+        .iter()
+        .all(|family| last.iter().any(family.is_family()));
+    for family in Family::BOTH {
+        let (covered, gone) = lost(last, new, family.is_family());
+        // The loss of a whole family is always checked, however few its prefixes are.
+        let is_gone = has_both && !new.iter().any(family.is_family());
+        if covered == 0 || (are_few && !is_gone) {
+            continue;
+        }
+        // Shifted so that the product fits in 128 bits; the lost precision is negligible.
+        let shift = if covered > u128::MAX >> 16 { 16 } else { 0 };
+        let (covered, gone) = (covered >> shift, gone >> shift);
+        if gone * 1000 > covered * u128::from(gate.max_shrink) {
+            return Err(Rejection::Shrunk {
+                removed,
+                lost_percent: gone * 100 / covered,
+                family,
+                max_percent: gate.max_shrink / 10,
+                within,
+            });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,241 @@
+//! How many addresses a list covers, and how many it adds: judged for each family, overlaps counted once.
+//!
+//! Prefixes in their grace period count as well, so a source that lists other prefixes at each fetch is judged by
+//! all its active prefixes.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use allowlist_policy::difference::{self, is_v4, is_v6, lost};
+use allowlist_policy::{Origin, PerFamily, Source};
+use ipnet::IpNet;
+
+use super::{Before, Rejection, Within};
+
+/// A list may always grow by this many addresses, those of an IPv4 /20 and an IPv6 /28: the growth of small lists is
+/// large in percent.
+const FREE_GROWTH: PerFamily = PerFamily {
+    v4: 1 << 12,
+    v6: 1 << 100,
+};
+/// The same for a file, which its owner edits: the addresses of an IPv4 /16 and an IPv6 /20.
+const FREE_GROWTH_OF_FILES: PerFamily = PerFamily {
+    v4: 1 << 16,
+    v6: 1 << 108,
+};
+
+/// The beginning of the notes that this module writes.
+const NOTE: &str = "covers ";
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both families.
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// Whether a prefix belongs to this family.
+    pub(super) fn is_family(self) -> fn(&IpNet) -> bool {
+        match self {
+            Self::V4 => is_v4,
+            Self::V6 => is_v6,
+        }
+    }
+
+    /// The number of this family.
+    fn of(self, numbers: PerFamily) -> u128 {
+        match self {
+            Self::V4 => numbers.v4,
+            Self::V6 => numbers.v6,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+/// A number of addresses of a family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Amount {
+    /// The family.
+    pub family: Family,
+    /// The number of addresses.
+    pub addresses: u128,
+}
+
+impl fmt::Display for Amount {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let family = self.family;
+        match (family, self.addresses) {
+            (Family::V6, many) if many >= 1 << 80 => write!(out, "{} IPv6 /48s", many >> 80)?,
+            (Family::V6, many) if many >= 1 << 64 => write!(out, "{} IPv6 /64s", many >> 64)?,
+            (_, few) => write!(out, "{few} {family} addresses")?,
+        }
+        // In hundredths of a percent.
+        let share = self.addresses / (family.of(PerFamily::ALL) / 10_000);
+        if share > 0 {
+            write!(out, " ({}.{:02} % of {family})", share / 100, share % 100)?;
+        }
+        Ok(())
+    }
+}
+
+/// Rejects a list that covers more than `max_addresses`, grace prefixes included. A list that adds no address is not
+/// rejected for this, since the previous list covers as much.
+pub(super) fn check_addresses(
+    source: &Source,
+    before: Option<Before<'_>>,
+    new: &[IpNet],
+) -> Result<(), Rejection> {
+    let (active, next) = activities(source, before.unwrap_or_default(), new);
+    for family in Family::BOTH {
+        let max = family.of(source.gate.max_addresses);
+        let addresses = covered(&next, family);
+        if addresses > max && added(&active, new, family) > 0 {
+            return Err(Rejection::TooManyAddresses {
+                covered: Amount { family, addresses },
+                max: Amount {
+                    family,
+                    addresses: max,
+                },
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Rejects a list that adds too many addresses: to the last list at once, to the list at the start of the growth
+/// window in all, or to the fewest addresses that were active within the window.
+///
+/// A list that adds no address to the active ones is not refused. So all that is active at the end of any window was
+/// active at its start, or was compared with a number that is no greater than the one at its start.
+pub(super) fn check_growth(
+    source: &Source,
+    before: Before<'_>,
+    new: &[IpNet],
+) -> Result<(), Rejection> {
+    let gate = &source.gate;
+    let free = match source.origin {
+        Origin::File { .. } => FREE_GROWTH_OF_FILES,
+        _ => FREE_GROWTH,
+    };
+    let (active, next) = activities(source, before, new);
+    let at_start = united(before.earliest, before.settled);
+    for family in Family::BOTH {
+        let at_once = added(&active, new, family);
+        if at_once == 0 {
+            continue;
+        }
+        let amount = |addresses| Amount { family, addresses };
+        let limit_of = |addresses| part(addresses, gate.max_growth).max(family.of(free));
+        let window = Within::Window(gate.growth_window);
+        let in_all = added(&at_start, &next, family);
+        for (list, grown, within) in [
+            (before.last, at_once, Within::Once),
+            (before.earliest, in_all, window),
+        ] {
+            let before = covered(list, family);
+            let limit = limit_of(before);
+            if grown > limit {
+                return Err(Rejection::Grown {
+                    grown: amount(grown),
+                    before: amount(before),
+                    limit: amount(limit),
+                    within,
+                });
+            }
+        }
+        let fewest = family.of(before.fewest);
+        let limit = limit_of(fewest);
+        let next = covered(&next, family);
+        if next > fewest.saturating_add(limit) {
+            return Err(Rejection::Regrown {
+                next: amount(next),
+                fewest: amount(fewest),
+                limit: amount(limit),
+                window: gate.growth_window,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The prefixes that are active now, and those that would be with a new list. Large lists are not copied where
+/// they are the whole answer.
+fn activities<'l>(
+    source: &Source,
+    before: Before<'l>,
+    new: &'l [IpNet],
+) -> (Cow<'l, [IpNet]>, Cow<'l, [IpNet]>) {
+    let active = united(before.last, before.held);
+    let next = if source.grace.is_zero() {
+        united(new, before.held)
+    } else if active.is_empty() {
+        Cow::Borrowed(new)
+    } else {
+        Cow::Owned(united(new, &active).into_owned())
+    };
+    (active, next)
+}
+
+/// How many addresses a list covers.
+fn covered(list: &[IpNet], family: Family) -> u128 {
+    difference::covered(list, family.is_family())
+}
+
+/// How many addresses of `new` the list `old` does not cover.
+fn added(old: &[IpNet], new: &[IpNet], family: Family) -> u128 {
+    lost(new, old, family.is_family()).1
+}
+
+/// The notes for the operator about the size of an active list.
+pub fn notes(source: &Source, active: &[IpNet]) -> Vec<String> {
+    let mut notes = Vec::new();
+    for family in Family::BOTH {
+        let addresses = covered(active, family);
+        if addresses >= family.of(source.gate.notable_addresses) {
+            notes.push(format!(
+                "{NOTE}{}; check that the source is meant to allow so many",
+                Amount { family, addresses }
+            ));
+        }
+    }
+    notes
+}
+
+/// The notes of a list without those about its size.
+pub fn without_notes(notes: Vec<String>) -> Vec<String> {
+    let is_other = |note: &String| !note.starts_with(NOTE);
+    notes.into_iter().filter(is_other).collect()
+}
+
+/// That many thousandths of a number, which may be as large as IPv6.
+fn part(number: u128, thousandths: u32) -> u128 {
+    let thousandths = u128::from(thousandths);
+    match number.checked_mul(thousandths) {
+        Some(product) => product / 1000,
+        None => (number / 1000).saturating_mul(thousandths),
+    }
+}
+
+/// Both lists as one, in order.
+fn united<'l>(one: &'l [IpNet], other: &[IpNet]) -> Cow<'l, [IpNet]> {
+    if other.is_empty() {
+        return Cow::Borrowed(one);
+    }
+    let mut all = [one, other].concat();
+    all.sort_unstable();
+    Cow::Owned(all)
+}

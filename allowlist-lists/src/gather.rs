@@ -1,0 +1,131 @@
+//! Fetches several sources at the same time. A slow source delays no other.
+//!
+//! Keeps no lists and handles no failures: it returns them with their sources.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use allowlist_policy::{Answer, Origin, Source, Validator};
+use anyhow::{Result, anyhow};
+use tokio::sync::Semaphore;
+use tokio::task::{Id, JoinSet};
+use tokio::time::timeout;
+
+use crate::source::fetch;
+
+/// The time limit for parsing, more than any list takes. A fetch that exceeds it hangs, such as on a dead file server.
+const READING: Duration = Duration::from_mins(2);
+
+/// The most fetches over the network at the same time: vendors count requests, and a small host has few sockets.
+const AT_ONCE: usize = 8;
+/// The most files read at the same time. Some may be on a file system that does not respond.
+const FILES_AT_ONCE: usize = 32;
+
+/// The result of fetching a source.
+#[derive(Debug)]
+pub struct Gathered {
+    /// The source.
+    pub source: Source,
+    /// The answer, or the error.
+    pub answer: Result<Answer>,
+    /// The time after which the server permits the next request, if it states one.
+    pub retry_after: Option<Duration>,
+}
+
+/// The fetches in progress.
+pub struct Fetches {
+    running: JoinSet<(Result<Answer>, Option<Duration>)>,
+    sources: HashMap<Id, Source>,
+    room: Arc<Semaphore>,
+    room_for_files: Arc<Semaphore>,
+}
+
+impl Default for Fetches {
+    fn default() -> Self {
+        Self {
+            running: JoinSet::new(),
+            sources: HashMap::new(),
+            room: Arc::new(Semaphore::new(AT_ONCE)),
+            room_for_files: Arc::new(Semaphore::new(FILES_AT_ONCE)),
+        }
+    }
+}
+
+impl Fetches {
+    /// Queues a fetch, which starts as soon as a slot is free. `known` has the validators of the source's last answer.
+    pub fn start(&mut self, source: Source, known: Vec<Validator>) {
+        // Files have slots of their own, so no server delays them.
+        let room = Arc::clone(match source.origin {
+            Origin::Http(_) | Origin::Names(_) => &self.room,
+            _ => &self.room_for_files,
+        });
+        let of_task = source.clone();
+        let task = self.running.spawn(async move {
+            let _room = room.acquire().await; // it is never closed
+            let deadline = deadline(&of_task);
+            match timeout(deadline, fetch(&of_task, &known)).await {
+                Ok(Ok(answer)) => (Ok(answer), None),
+                Err(_) => {
+                    let within = humantime::format_duration(deadline);
+                    let name = &of_task.name;
+                    let error = anyhow!("source {name}: was not fetched and parsed within {within}; check the size of its list");
+                    (Err(error), None)
+                }
+                Ok(Err(error)) => {
+                    let retry_after = error.retry_after;
+                    (Err(error.into()), retry_after)
+                }
+            }
+        });
+        self.sources.insert(task.id(), source);
+    }
+
+    /// Whether a source is being fetched or queued.
+    pub fn is_running(&self, name: &str) -> bool {
+        self.sources.values().any(|source| source.name == name)
+    }
+
+    /// Waits for a fetch to finish and returns its result; none if there is no fetch.
+    pub async fn next(&mut self) -> Option<Gathered> {
+        let (id, answer, retry_after) = match self.running.join_next_with_id().await? {
+            Ok((id, (answer, retry_after))) => (id, answer, retry_after),
+            Err(error) => {
+                let answer = Err(anyhow!("the fetch ended unexpectedly: {error}"));
+                (error.id(), answer, None)
+            }
+        };
+        let source = self.sources.remove(&id)?;
+        Some(Gathered {
+            source,
+            answer,
+            retry_after,
+        })
+    }
+}
+
+/// Returns the time limit of a whole fetch: the sum of its timeouts, and the time for parsing.
+fn deadline(source: &Source) -> Duration {
+    let requests = match &source.origin {
+        // A page with the link, a conditional request, and an unconditional one.
+        Origin::Http(http) => http.timeout * 3 * http.urls.len() as u32,
+        Origin::Names(lookup) => lookup.timeout,
+        Origin::File { .. } | Origin::Prefixes(_) | Origin::Added | Origin::BuiltIn { .. } => {
+            Duration::ZERO
+        }
+    };
+    requests + READING
+}
+
+/// Fetches these sources and returns the results in no particular order.
+pub async fn gather(sources: Vec<(Source, Vec<Validator>)>) -> Vec<Gathered> {
+    let mut fetches = Fetches::default();
+    for (source, known) in sources {
+        fetches.start(source, known);
+    }
+    let mut gathered = Vec::new();
+    while let Some(one) = fetches.next().await {
+        gathered.push(one);
+    }
+    gathered
+}

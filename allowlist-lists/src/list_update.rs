@@ -1,0 +1,237 @@
+//! Evaluates a new answer of a source: the list is accepted as a whole, with the removed prefixes in their grace
+//! period, or rejected as a whole.
+//!
+//! Pure: the caller fetches, states the time, publishes and stores. So the daemon, `check` and `diff` decide alike,
+//! and a test can run any sequence.
+
+use allowlist_policy::difference::Difference;
+use allowlist_policy::{Answer, Family, Feed, Fetched, Held, Origin, PerFamily, Source};
+use ipnet::IpNet;
+use jiff::Timestamp;
+
+use crate::gate::{self, Before, Rejection, judge};
+use crate::past;
+use crate::rejected::list_id;
+
+/// An update that the gate accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AcceptedUpdate {
+    /// The new feed of the source.
+    pub feed: Feed,
+    /// The prefixes added to and removed from the list.
+    pub difference: Difference,
+}
+
+/// An update that the gate rejected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RejectedUpdate {
+    /// The reason.
+    pub rejection: Rejection,
+    /// The difference to the current list.
+    pub difference: Difference,
+    /// The list, which the operator may accept.
+    pub fetched: Fetched,
+    /// The feed that the source keeps, with the ages of this answer.
+    pub kept: Option<Feed>,
+}
+
+impl RejectedUpdate {
+    /// Returns the reason with the source and the remedy, for display.
+    pub fn reason(&self, source: &Source) -> String {
+        let name = &source.name;
+        let reason = format!("source {name}: {}: {}", source.origin, self.rejection);
+        if self.rejection.is_acceptable() {
+            let id = list_id(name, &self.fetched.prefixes);
+            let reason = format!("{reason}; the id of this list is {id}");
+            format!("{reason}; if the list is right, accept it with `allowlist accept {name}`")
+        } else {
+            reason
+        }
+    }
+}
+
+/// Evaluates an answer of a source against its current feed `last`.
+///
+/// With `accepted`, the operator has accepted this list, and only its prefixes are checked, not its size and changes.
+pub fn evaluate_update(
+    source: &Source,
+    last: Option<&Feed>,
+    answer: Answer,
+    accepted: bool,
+    now: Timestamp,
+) -> Result<AcceptedUpdate, Box<RejectedUpdate>> {
+    let last = last.map(|feed| past::aged(source, feed, now));
+    let last = last.as_ref();
+    let fetched = match answer {
+        Answer::List(fetched) => with_kept(fetched, last),
+        Answer::Unchanged(fetched) => {
+            // Conditional requests are only sent when a list exists.
+            let last = last
+                .cloned()
+                .unwrap_or_else(|| Feed::new(Vec::new(), fetched));
+            if let Err(rejection) = judge(source, None, &last.prefixes, true) {
+                return Err(Box::new(RejectedUpdate {
+                    rejection,
+                    difference: Difference::default(),
+                    fetched: Fetched {
+                        prefixes: last.prefixes,
+                        notes: last.notes,
+                        fetched,
+                        validators: last.validators,
+                        again: None,
+                        kept: Vec::new(),
+                    },
+                    kept: None,
+                }));
+            }
+            let held = hold(source, Some(&last), &[], &last.prefixes, now);
+            let feed = Feed {
+                held,
+                fetched,
+                ..last
+            };
+            return Ok(AcceptedUpdate {
+                feed: with_notes(source, feed),
+                difference: Difference::default(),
+            });
+        }
+    };
+    let listed = last.map_or(&[][..], |feed| &feed.prefixes);
+    let difference = Difference::between(listed, &fetched.prefixes);
+    let is_news = last.is_none() || !difference.is_empty();
+    // An unchanged list passed before, maybe by `accept`, so its size is not checked again. Its prefixes are, since the
+    // configuration may have changed.
+    let is_judged_anew = !accepted && is_news;
+    let (earliest, fewest) = match last {
+        Some(last) if is_judged_anew => (
+            past::earliest(&last.changes, &last.prefixes),
+            past::fewest(last, now),
+        ),
+        _ => (Vec::new(), PerFamily::default()),
+    };
+    let window = source.gate.growth_window.as_secs();
+    let active = last.iter().flat_map(|last| &last.held);
+    let active = active.filter(|held| held.until > now);
+    let held: Vec<IpNet> = active.clone().map(|held| held.prefix).collect();
+    let settled = active.filter(|held| held.seconds >= window);
+    let settled: Vec<IpNet> = settled.map(|held| held.prefix).collect();
+    let before = last.map(|last| Before {
+        last: &last.prefixes,
+        earliest: &earliest,
+        held: &held,
+        settled: &settled,
+        fewest,
+    });
+    if !matches!(source.origin, Origin::Prefixes(_))
+        && let Err(rejection) = judge(source, before, &fetched.prefixes, !is_judged_anew)
+    {
+        return Err(Box::new(RejectedUpdate {
+            rejection,
+            difference,
+            fetched,
+            kept: last.cloned(),
+        }));
+    }
+    let mut held = hold(source, last, &difference.removed, &fetched.prefixes, now);
+    let changes = match last {
+        Some(last) if !accepted => past::changes(source, last, &fetched.prefixes, now),
+        _ => Vec::new(),
+    };
+    if accepted {
+        // Later lists are compared with the approved state: the list, and the grace prefixes beside it.
+        for held in &mut held {
+            held.seconds = u64::MAX;
+        }
+    }
+    let feed = Feed {
+        prefixes: fetched.prefixes,
+        held,
+        fetched: fetched.fetched,
+        validators: fetched.validators,
+        notes: fetched.notes,
+        changes,
+        answered: last.map_or(now, |last| last.answered),
+    };
+    Ok(AcceptedUpdate {
+        feed: with_notes(source, feed),
+        difference,
+    })
+}
+
+/// Replaces the notes about the size of the feed.
+fn with_notes(source: &Source, mut feed: Feed) -> Feed {
+    feed.notes = gate::without_notes(std::mem::take(&mut feed.notes));
+    if !matches!(source.origin, Origin::Prefixes(_) | Origin::Added) {
+        let notes = if feed.held.is_empty() {
+            gate::notes(source, &feed.prefixes)
+        } else {
+            let mut active: Vec<IpNet> = feed.in_force().collect();
+            active.sort_unstable();
+            gate::notes(source, &active)
+        };
+        feed.notes.extend(notes);
+    }
+    feed
+}
+
+/// Adds the previous prefixes of each family without an answer to the list.
+fn with_kept(mut fetched: Fetched, last: Option<&Feed>) -> Fetched {
+    let kept = std::mem::take(&mut fetched.kept);
+    if let Some(last) = last.filter(|_| !kept.is_empty()) {
+        let before = last.prefixes.iter();
+        fetched
+            .prefixes
+            .extend(before.filter(|prefix| kept.contains(&Family::of(prefix))));
+        fetched.prefixes.sort_unstable();
+        fetched.prefixes.dedup();
+    }
+    fetched
+}
+
+/// Returns the feed without the prefixes whose grace period is over, and these prefixes; none if there are none.
+pub fn expire_grace(feed: &Feed, now: Timestamp) -> Option<(Feed, Vec<IpNet>)> {
+    let (held, gone): (Vec<Held>, Vec<Held>) = feed.held.iter().partition(|held| held.until > now);
+    let gone = gone.into_iter().map(|held| held.prefix).collect::<Vec<_>>();
+    (!gone.is_empty()).then(|| {
+        let feed = Feed {
+            held,
+            ..feed.clone()
+        };
+        (feed, gone)
+    })
+}
+
+/// Returns the latest end of a grace period. Clamps ends that a longer configured grace period or a clock that was
+/// ahead has set.
+fn end_of_grace(source: &Source, now: Timestamp) -> Timestamp {
+    now.saturating_add(source.grace).unwrap_or(Timestamp::MAX)
+}
+
+/// Returns the grace prefixes: those of `last` that are not listed again, and the removed ones.
+fn hold(
+    source: &Source,
+    last: Option<&Feed>,
+    removed: &[IpNet],
+    listed: &[IpNet],
+    now: Timestamp,
+) -> Vec<Held> {
+    let until = end_of_grace(source, now);
+    let before = last.map_or(&[][..], |feed| &feed.held);
+    let mut held: Vec<Held> = before
+        .iter()
+        .map(|held| Held {
+            until: held.until.min(until),
+            ..*held
+        })
+        .filter(|held| held.until > now && listed.binary_search(&held.prefix).is_err())
+        .collect();
+    if until > now {
+        held.extend(removed.iter().map(|&prefix| Held {
+            prefix,
+            until,
+            seconds: 0,
+        }));
+    }
+    held.sort_unstable();
+    held
+}

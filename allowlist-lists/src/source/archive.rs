@@ -1,0 +1,156 @@
+//! Unpacks lists from a ZIP archive in memory.
+//!
+//! Invariants: nothing is written to disk; the unpacked size has a limit, independent of the sizes that the archive
+//! states; and an ambiguous archive is refused. Knows no format of lists.
+
+use std::io::{Cursor, Read as _};
+
+use allowlist_policy::Pattern;
+use thiserror::Error;
+use zip::ZipArchive;
+use zip::result::ZipError;
+
+use crate::feed::{FeedError, shown, some_of};
+
+/// The most files that an archive may have.
+const MAX_FILES: usize = 1000;
+/// The most file names that an error shows.
+const SHOWN_NAMES: usize = 8;
+/// The bytes of a text from which an error shows the start.
+const SHOWN_BYTES: usize = 300;
+
+/// The reason why an archive yields no list.
+#[derive(Debug, Error)]
+pub enum ArchiveError {
+    /// The data is not a valid ZIP archive.
+    #[error(
+        "is not a valid ZIP archive: {problem}; it starts with {start:?}: check the URL, or remove `unzip`"
+    )]
+    NotAnArchive {
+        /// The reason.
+        problem: String,
+        /// The first characters of the data.
+        start: String,
+    },
+    /// The archive has two files of one name, or too many files.
+    #[error("is a ZIP archive with {0}; it was discarded: contact the vendor")]
+    Suspicious(String),
+    /// No file name matches.
+    #[error("is a ZIP archive without a file that `unzip` ({pattern:?}) matches; it has {files}")]
+    NoMatch {
+        /// `unzip`.
+        pattern: String,
+        /// The names of the archive's files.
+        files: String,
+    },
+    /// The file is encrypted, damaged, or has an unsupported compression.
+    #[error(
+        "{file:?} in the ZIP archive cannot be unpacked: {problem}; try again, or contact the vendor"
+    )]
+    Damaged {
+        /// The file's name.
+        file: String,
+        /// The reason.
+        problem: String,
+    },
+    /// The unpacked files are larger than `max_size`.
+    #[error("unpacks to more than {limit} bytes; raise `max_size` if that is right")]
+    TooLarge {
+        /// The limit.
+        limit: u64,
+    },
+    /// A file in the archive is not a valid list.
+    #[error("{file:?} in the ZIP archive: {error}")]
+    Feed {
+        /// The file's name.
+        file: String,
+        /// The reason.
+        error: FeedError,
+    },
+}
+
+/// Returns the files that a pattern matches, with their names; at least one for each pattern, at most `limit` bytes in
+/// all.
+pub(super) fn unzip(
+    bytes: &[u8],
+    patterns: &[Pattern],
+    limit: u64,
+) -> Result<Vec<(String, Vec<u8>)>, ArchiveError> {
+    let unreadable = |error: ZipError| ArchiveError::NotAnArchive {
+        problem: problem(&error),
+        start: shown(&String::from_utf8_lossy(
+            &bytes[..bytes.len().min(SHOWN_BYTES)],
+        )),
+    };
+    let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(unreadable)?;
+    if archive.len() > MAX_FILES {
+        let files = format!("{} files, more than {MAX_FILES}", archive.len());
+        return Err(ArchiveError::Suspicious(files));
+    }
+    if archive.has_duplicate_names() {
+        return Err(ArchiveError::Suspicious("two files of one name".to_owned()));
+    }
+    let mut names = Vec::new();
+    let mut has_matched = vec![false; patterns.len()];
+    let mut left = limit;
+    let mut files = Vec::new();
+    for index in 0..archive.len() {
+        let entry = archive.by_index_data(index).map_err(unreadable)?;
+        let name = entry.name().map_err(unreadable)?.into_owned();
+        if !entry.is_file() || is_hidden(&name) {
+            continue;
+        }
+        names.push(name.clone());
+        let mut is_selected = false;
+        for (pattern, has_matched) in patterns.iter().zip(&mut has_matched) {
+            if pattern.is_match(&name) {
+                (is_selected, *has_matched) = (true, true);
+            }
+        }
+        if !is_selected {
+            continue;
+        }
+        let damaged = |problem: String| ArchiveError::Damaged {
+            file: shown(&name),
+            problem,
+        };
+        if entry.encrypted() {
+            return Err(damaged("it is encrypted".to_owned()));
+        }
+        let file = archive.by_index(index);
+        let file = file.map_err(|error| damaged(problem(&error)))?;
+        let mut unpacked = Vec::new();
+        // One byte beyond the limit detects an excess, and reading to the end verifies the checksum.
+        file.take(left + 1)
+            .read_to_end(&mut unpacked)
+            .map_err(|error| damaged(error.to_string()))?;
+        left = left
+            .checked_sub(unpacked.len() as u64)
+            .ok_or(ArchiveError::TooLarge { limit })?;
+        files.push((name, unpacked));
+    }
+    if let Some(missing) = has_matched.iter().position(|has_matched| !has_matched) {
+        return Err(ArchiveError::NoMatch {
+            pattern: patterns[missing].as_str().to_owned(),
+            files: match names.len() {
+                0 => "no file at all".to_owned(),
+                _ => some_of(names.iter().map(String::as_str), SHOWN_NAMES),
+            },
+        });
+    }
+    Ok(files)
+}
+
+/// Whether the file is metadata of a desktop system, which is not a list.
+fn is_hidden(name: &str) -> bool {
+    name.split('/')
+        .any(|part| part == "__MACOSX" || part.starts_with('.'))
+}
+
+fn problem(error: &ZipError) -> String {
+    match error {
+        ZipError::InvalidArchive(problem) => problem.to_string(),
+        ZipError::UnsupportedArchive(problem) => (*problem).to_owned(),
+        error => error.to_string(),
+    }
+}

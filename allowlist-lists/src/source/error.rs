@@ -1,0 +1,378 @@
+//! The errors of a fetch, each with its remedy.
+//!
+//! Invariant: no variant holds a header's value, a token, or a URL with its query, so that neither
+//! `Display` nor `Debug` can show one.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use allowlist_policy::error_code::ErrorCode;
+use reqwest::StatusCode;
+use rustls::CertificateError;
+use thiserror::Error;
+
+use super::archive::ArchiveError;
+use super::gzip::GzipError;
+use super::http::{AddressError, MAX_REDIRECTS};
+use super::names::NameError;
+use crate::feed::FeedError;
+
+/// The error of a fetch: its source, its origin and its cause.
+#[derive(Debug, Error)]
+#[error("source {name}: {origin}: {cause}")]
+pub struct FetchError {
+    /// The source.
+    pub name: String,
+    /// The origin that was fetched: a URL without secrets, a path, or names.
+    pub origin: String,
+    /// The cause, boxed because it is larger than a successful result of `fetch`.
+    pub cause: Box<FetchErrorCause>,
+    /// The time after which the server permits the next request, if it states one.
+    pub retry_after: Option<Duration>,
+}
+
+/// The cause of a failed fetch, with the remedy. The answer is discarded as a whole.
+#[derive(Debug, Error)]
+pub enum FetchErrorCause {
+    /// The file does not exist or cannot be read.
+    #[error("cannot be read: {0}; check the path and its permissions")]
+    File(io::Error),
+    /// The path leads to a folder, a pipe or a device.
+    #[error("cannot be read as a file: {0}; configure the path of a regular file")]
+    NotAFile(String),
+    /// Reading timed out: the disk or the file system's server does not respond.
+    #[error(
+        "reading timed out after {}; check the file system",
+        humantime::format_duration(*.0)
+    )]
+    FileTimeout(Duration),
+    /// The file changed while it was read.
+    #[error("changed while it was read; write to a new file in the same folder, and rename it")]
+    Unsteady,
+    /// The list in a file that not every user may read is invalid. The details stay secret, because they quote it.
+    #[error(
+        "is not a valid list{}; the details are hidden, since not every user may read the file: run `allowlist fetch` with a world-readable copy to see them",
+        .0.map_or_else(String::new, |line| format!(" at line {line}"))
+    )]
+    PrivateFile(Option<usize>),
+    /// `ca_file` does not exist or contains no certificates.
+    #[error("ca_file {} cannot be used: {problem}; it must contain PEM certificates", file.display())]
+    CaFile {
+        /// The configured path.
+        file: PathBuf,
+        /// The reason.
+        problem: String,
+    },
+    /// `bearer_file` does not exist or contains no token.
+    #[error("bearer_file {} cannot be used: {problem}; it must contain the token on one line", file.display())]
+    BearerFile {
+        /// The configured path.
+        file: PathBuf,
+        /// The reason.
+        problem: String,
+    },
+    /// A configured header has an invalid name or value.
+    #[error("the header {name:?} cannot be sent: {problem}; correct it under `headers`")]
+    Header {
+        /// The header's name.
+        name: String,
+        /// The reason, without the value.
+        problem: &'static str,
+    },
+    /// The system has no certificate authorities, and `ca_file` is not set.
+    #[error(
+        "the system has no certificate authorities; install the package ca-certificates, or set ca_file"
+    )]
+    NoCertificateAuthorities,
+    /// The HTTP client cannot be created.
+    #[error("the HTTP client cannot be set up: {0}; check the proxy variables of the environment")]
+    Client(String),
+    /// The URL is neither https nor loopback.
+    #[error("would be fetched without TLS; use https, or set `allow_plain_http = true`")]
+    Unprotected,
+    /// The request timed out.
+    #[error("no complete answer within {}; check that the host is reachable, or raise `timeout`", humantime::format_duration(*.0))]
+    Timeout(Duration),
+    /// The connection timed out.
+    #[error("no connection within {}; check that the host is reachable, and this host's route and proxy", humantime::format_duration(*.0))]
+    NoConnection(Duration),
+    /// The connection failed: name resolution, route, refused or TLS.
+    #[error(
+        "cannot be reached: {0}; check the URL, this host's name resolution, its route and its proxy"
+    )]
+    Unreachable(String),
+    /// The server's certificate is not trusted.
+    #[error("the server's certificate is not trusted: {problem}; {remedy}")]
+    Certificate {
+        /// The TLS library's reason.
+        problem: String,
+        /// The advice for the operator.
+        remedy: Remedy,
+    },
+    /// The server's address is one that no request may go to.
+    #[error("{0}")]
+    Address(#[from] AddressError),
+    /// The environment names an unusable proxy.
+    #[error(
+        "the environment variable {variable} names no usable proxy: {problem}; set it to a URL such as \
+         http://proxy.example.com:3128, or unset it"
+    )]
+    Proxy {
+        /// The variable's name. Its value may hold a password.
+        variable: &'static str,
+        /// The reason why its value is unusable.
+        problem: &'static str,
+    },
+    /// A redirect that is not followed.
+    #[error("{0}")]
+    Redirect(RedirectError),
+    /// The page links to an address that may not be fetched.
+    #[error(
+        "links to {0}, which cannot be fetched; check `discover`, or configure the https URL of the list"
+    )]
+    Link(String),
+    /// The status of the answer is not 200.
+    #[error("the server answered {status}; {}", remedy(*status, *obstacle))]
+    Status {
+        /// The status.
+        status: StatusCode,
+        /// The reason, if the headers state one.
+        obstacle: Option<Obstacle>,
+    },
+    /// The answer has a Content-Encoding that was not requested.
+    #[error(
+        "has Content-Encoding {0:?}, which was not requested; remove Accept-Encoding from `headers`, or contact the vendor"
+    )]
+    Encoding(String),
+    /// The compressed data is damaged, or other bytes follow it.
+    #[error("cannot be decompressed: {0}; it was discarded: try again, or report it to the vendor")]
+    Compressed(String),
+    /// Only the end of the connection ends the answer, so truncation cannot be detected.
+    #[error(
+        "the answer has neither Content-Length nor chunks, so it may be truncated and was discarded: the server has to \
+         send one of them"
+    )]
+    NoLength,
+    /// The answer is not a list, and its content must not be shown.
+    #[error(
+        "is not a valid list; its content is hidden, since a redirect or a link leads to a private address: open it on \
+         this host, or configure the URL of the list"
+    )]
+    Withheld,
+    /// The connection ended within the answer.
+    #[error(
+        "the answer was cut off after {received} bytes: {problem}; it was discarded: try again"
+    )]
+    Broken {
+        /// The bytes received, before decompression.
+        received: u64,
+        /// The HTTP client's reason.
+        problem: String,
+    },
+    /// The list is larger than `max_size`.
+    #[error("is larger than {limit} bytes; raise `max_size` if that is right")]
+    TooLarge {
+        /// The limit.
+        limit: u64,
+    },
+    /// The file is larger than the limit for files.
+    #[error("is larger than {limit} bytes, the limit for files; check that it is the list")]
+    FileTooLarge {
+        /// The limit.
+        limit: u64,
+    },
+    /// The ZIP archive contains no list.
+    #[error("{0}")]
+    Archive(#[from] ArchiveError),
+    /// A name has no usable addresses.
+    #[error("{0}")]
+    Name(#[from] NameError),
+    /// The gzip file cannot be expanded.
+    #[error("is an invalid gzip file: {0}; compress it again, or report it to the vendor")]
+    Gzip(GzipError),
+    /// The answer is complete, and not a valid list.
+    #[error("{0}")]
+    Feed(#[from] FeedError),
+}
+
+impl FetchErrorCause {
+    /// Returns the code of the error.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::File(_) | Self::NotAFile(_) | Self::FileTimeout(_) | Self::Unsteady => {
+                ErrorCode::FileUnreadable
+            }
+            Self::PrivateFile(_) | Self::Withheld => ErrorCode::ListMalformed,
+            Self::CaFile { .. } | Self::BearerFile { .. } | Self::Header { .. } => {
+                ErrorCode::InvalidCredentials
+            }
+            Self::NoCertificateAuthorities | Self::Certificate { .. } => ErrorCode::UntrustedServer,
+            Self::Client(_) | Self::Proxy { .. } | Self::Unreachable(_) => ErrorCode::Unreachable,
+            Self::Unprotected | Self::Address(_) => ErrorCode::AddressRefused,
+            Self::Timeout(_) | Self::NoConnection(_) => ErrorCode::Timeout,
+            Self::Redirect(_) | Self::Link(_) => ErrorCode::RedirectRefused,
+            Self::Status { .. } => ErrorCode::HttpStatus,
+            Self::NoLength | Self::Broken { .. } => ErrorCode::Incomplete,
+            Self::TooLarge { .. } | Self::FileTooLarge { .. } => ErrorCode::TooLarge,
+            Self::Encoding(_) | Self::Compressed(_) | Self::Gzip(_) | Self::Archive(_) => {
+                ErrorCode::InvalidArchive
+            }
+            Self::Name(_) => ErrorCode::NameFailed,
+            Self::Feed(error) => error.code(),
+        }
+    }
+}
+
+impl From<GzipError> for FetchErrorCause {
+    fn from(error: GzipError) -> Self {
+        match error {
+            GzipError::TooLarge { limit } => Self::TooLarge { limit },
+            error => Self::Gzip(error),
+        }
+    }
+}
+
+/// The reason why a redirect is not followed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RedirectError {
+    /// The redirect leads to a URL without TLS.
+    #[error("redirects to {0}, which is not https; configure the https URL of the list")]
+    NotHttps(String),
+    /// More redirects than the limit, most likely a loop.
+    #[error(
+        "redirects more than {MAX_REDIRECTS} times, last to {0}; configure the final URL of the list"
+    )]
+    TooMany(String),
+}
+
+/// A cause with the context that is known where it occurs.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) cause: Box<FetchErrorCause>,
+    /// The URL or page, if the source has several or a link was followed.
+    pub(super) place: Option<String>,
+    pub(super) retry_after: Option<Duration>,
+}
+
+impl Failure {
+    /// Returns the failure with its URL or page.
+    pub(super) fn at(mut self, place: &str) -> Self {
+        self.place = Some(place.to_owned());
+        self
+    }
+}
+
+impl<E: Into<FetchErrorCause>> From<E> for Failure {
+    fn from(cause: E) -> Self {
+        Self {
+            cause: Box::new(cause.into()),
+            place: None,
+            retry_after: None,
+        }
+    }
+}
+
+/// The reason for a refusal, as the headers of an answer state it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// This host has used up its requests.
+    Limit,
+    /// A test for browsers.
+    Challenge,
+}
+
+/// The advice for a certificate that is not trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// The authority is unknown, and none is configured.
+    SetCaFile,
+    /// The authority is unknown, and others are configured.
+    CheckCaFile,
+    /// The same, and only these are trusted.
+    CheckOnlyCaFile,
+    /// The server shows a certificate authority's certificate.
+    AuthorityAsServer,
+    /// The certificate is for other names.
+    Name,
+    /// The certificate's time is over, or has not begun.
+    Time,
+    /// Something else.
+    Other,
+}
+
+impl Remedy {
+    /// Returns the advice for a certificate error with this configuration.
+    pub(super) fn of(error: &CertificateError, has_ca_file: bool, ca_only: bool) -> Self {
+        use CertificateError::{BadSignature, UnknownIssuer};
+        match error {
+            // Another authority with the name of a trusted one has another signature.
+            UnknownIssuer | BadSignature if ca_only => Self::CheckOnlyCaFile,
+            UnknownIssuer | BadSignature if has_ca_file => Self::CheckCaFile,
+            UnknownIssuer | BadSignature => Self::SetCaFile,
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                Self::Name
+            }
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. } => Self::Time,
+            other if other.to_string().contains("CaUsedAsEndEntity") => Self::AuthorityAsServer,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl fmt::Display for Remedy {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::SetCaFile => {
+                "set ca_file if its certificate authority is private; otherwise the server may not send its \
+                 intermediate certificate"
+            }
+            Self::CheckCaFile => {
+                "its certificate authority is neither one of the system's nor in ca_file: check ca_file, and whether the \
+                 server sends its intermediate certificate"
+            }
+            Self::CheckOnlyCaFile => {
+                "its certificate authority is not in ca_file, and ca_only = true trusts no other: check ca_file, and \
+                 whether the server sends its intermediate certificate"
+            }
+            Self::AuthorityAsServer => {
+                "its own certificate is that of an authority (CA:TRUE): issue a server certificate that the authority \
+                 signs"
+            }
+            Self::Name => "use a host name in the URL that the certificate covers",
+            Self::Time => "check this host's clock, and renew the server's certificate",
+            Self::Other => "report it to the server's operator",
+        })
+    }
+}
+
+fn remedy(status: StatusCode, obstacle: Option<Obstacle>) -> &'static str {
+    match (status.as_u16(), obstacle) {
+        (403 | 429, Some(Obstacle::Limit)) => {
+            "this host's address has reached the rate limit: raise `every`, or send a token"
+        }
+        (_, Some(Obstacle::Challenge)) => {
+            "it requires a browser: set another `User-Agent` in `headers`, or use the vendor's URL for programs"
+        }
+        (401, _) => {
+            "it requires credentials: set or correct `bearer_file` or a header in `headers`"
+        }
+        (403, _) => {
+            "check the URL, the credentials (`bearer_file`, `headers`), and whether the vendor blocks this host's \
+             address or its `User-Agent`"
+        }
+        (407, _) => {
+            "the proxy requires credentials: add them to the proxy's URL in the environment"
+        }
+        (404 | 410, _) => "the list has moved: look up its new URL in the vendor's documentation",
+        (429, _) => "raise `every`",
+        (304, _) => "the request was not conditional: check `headers`, and any cache in between",
+        (300..=399, _) => "configure the final URL of the list",
+        (500..=599, _) => "the vendor's server failed: try again later",
+        _ => "check the URL",
+    }
+}

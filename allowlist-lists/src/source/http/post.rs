@@ -1,0 +1,29 @@
+//! Posts a JSON document, by the rules for fetching lists: the same certificates, no proxy to loopback, no
+//! redirects. Does not know the document's content.
+
+use allowlist_policy::Http;
+
+use super::client::Clients;
+use super::request::classify;
+use crate::source::FetchErrorCause;
+
+/// Sends a JSON document to the first URL.
+///
+/// # Returns
+/// The status that the server answered.
+///
+/// # Errors
+/// There was no answer.
+pub async fn post(http: &Http, body: Vec<u8>) -> Result<u16, FetchErrorCause> {
+    let url = &http.urls[0];
+    let mut clients = Clients::new(http).await?;
+    let (client, _) = clients.for_url(http, url, true).await?;
+    let sent = client
+        .post(url.clone())
+        .timeout(http.timeout)
+        .header("content-type", "application/json")
+        .body(body)
+        .send();
+    let answer = sent.await.map_err(|error| classify(&error, http))?;
+    Ok(answer.status().as_u16())
+}

@@ -1,0 +1,530 @@
+//! The state directory: the last-good lists on disk, for the next start.
+//!
+//! Invariants: a list is stored atomically; a damaged list, or one from another origin than the configured one, is never
+//! returned; only the owner can write to the directory; one process at a time holds its lock; every access has a time
+//! limit.
+
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use allowlist_files::bounded::{Open, PATIENCE, ReadError, within};
+use allowlist_files::lines::kept_name;
+use allowlist_files::lock;
+use allowlist_files::trust::{self, Untrusted};
+use allowlist_policy::error_code::ErrorCode;
+use allowlist_policy::{Feed, Format, Held, Origin, PastChange, Source, Validator, public_url};
+use ipnet::IpNet;
+use jiff::Timestamp;
+use nix::unistd::geteuid;
+use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
+use thiserror::Error;
+
+/// The version of the format; incremented when older versions would misread a file.
+const FORMAT: u32 = 4;
+/// The oldest version that can be read.
+const OLDEST: u32 = 1;
+/// The largest file of a list, in bytes; sufficient for the largest `max_prefixes`.
+const MAX_FEED_BYTES: u64 = 128 << 20;
+
+/// The time limit for opening the directory.
+const OPENING: Duration = Duration::from_secs(2);
+
+/// A state directory, with one file per source.
+#[derive(Clone, Debug)]
+pub struct StateDir {
+    path: PathBuf,
+}
+
+/// The lock of a directory, until it is dropped.
+#[derive(Debug)]
+#[must_use = "the lock is released when this is dropped"]
+pub struct StateLock {
+    _directory: File,
+}
+
+impl StateDir {
+    /// Opens the directory, and creates a missing one (mode 0700).
+    pub fn open(path: &Path) -> Result<Self, StateError> {
+        let folder = path.to_owned();
+        let is_shared = within(
+            path,
+            OPENING,
+            move || {
+                // Before it is created, and again in case another user created it meanwhile.
+                trust::require(&folder)?;
+                DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(&folder)?;
+                trust::require(&folder)?;
+                let found = fs::metadata(&folder)?;
+                Ok(found.mode() & 0o022 != 0 || found.uid() != geteuid().as_raw())
+            },
+            drop,
+        );
+        let path = path.to_owned();
+        match is_shared.flatten() {
+            Ok(false) => Ok(Self { path }),
+            Ok(true) => Err(StateError::Shared { path }),
+            Err(cause) => Err(StateError::Io { path, cause }),
+        }
+    }
+
+    /// Returns a directory that could not be opened, for a process that continues without it.
+    pub fn unopened(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+        }
+    }
+
+    /// Opens the directory for reading; `None` if it is missing.
+    pub fn find(path: &Path) -> Result<Option<Self>, StateError> {
+        let folder = path.to_owned();
+        match access(path, move || fs::read_dir(&folder).map(drop)) {
+            Ok(()) => Ok(Some(Self {
+                path: path.to_owned(),
+            })),
+            Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(None),
+            Err(cause) => Err(StateError::Io {
+                path: path.to_owned(),
+                cause,
+            }),
+        }
+    }
+
+    /// Returns the path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Locks the directory; fails if another process has the lock.
+    ///
+    /// The directory itself is locked, which needs neither space nor write access, so that the filter can start on a
+    /// full disk.
+    pub fn lock(&self) -> Result<StateLock, StateError> {
+        let io = |cause| StateError::Io {
+            path: self.path.clone(),
+            cause,
+        };
+        let path = self.path.clone();
+        let (directory, locked) = access(&self.path, move || {
+            let directory = File::open(&path)?;
+            let locked = directory.try_lock();
+            Ok((directory, locked))
+        })
+        .map_err(io)?;
+        match locked {
+            Ok(()) => Ok(StateLock {
+                _directory: directory,
+            }),
+            Err(TryLockError::WouldBlock) => Err(StateError::Locked {
+                path: self.path.clone(),
+                holder: lock::holder_in_words(&directory),
+            }),
+            Err(TryLockError::Error(cause)) => Err(io(cause)),
+        }
+    }
+
+    /// Returns the process with the lock, for display: `process 123 (allowlist)`; `None` if there is none, or it is
+    /// unknown.
+    pub fn holder(&self) -> Option<String> {
+        let path = self.path.clone();
+        access(&self.path, move || {
+            Ok(lock::holder_in_words(&File::open(&path)?))
+        })
+        .ok()?
+    }
+
+    /// Returns the stored list of a source, if there is one.
+    ///
+    /// # Errors
+    /// Fails if the file must not be used; the caller logs the error and continues without a list. A damaged file is
+    /// renamed.
+    pub fn load(&self, source: &Source) -> Result<Option<Feed>, StateError> {
+        self.load_readonly(source)
+            .map_err(|error| self.set_aside(source, error))
+    }
+
+    /// Renames a damaged file, to keep it for analysis.
+    fn set_aside(&self, source: &Source, error: StateError) -> StateError {
+        match error {
+            StateError::Damaged { path, problem, .. } => {
+                let kept = self.path.join(format!("{}.damaged", source.name));
+                let renamed = rename(&path, &kept);
+                StateError::Damaged {
+                    path,
+                    problem,
+                    kept: renamed.ok().map(|()| kept),
+                }
+            }
+            other => other,
+        }
+    }
+
+    /// Does the same as [`Self::load`] within a shorter time limit. A list that is read later is passed to `late`.
+    pub fn load_or_later(
+        &self,
+        source: &Source,
+        limit: Duration,
+        late: impl FnOnce(Feed) + Send + 'static,
+    ) -> Result<Option<Feed>, StateError> {
+        if fingerprint(source).is_none() {
+            return Ok(None);
+        }
+        let path = self.file(source);
+        let (file, state, owned) = (path.clone(), self.clone(), source.clone());
+        let work = move || Open::state(MAX_FEED_BYTES).read_here(&file);
+        let late = move |read| {
+            if let Ok(Some(feed)) = state.decode(&owned, read) {
+                late(feed);
+            }
+        };
+        let read = within(&path, limit, work, late).unwrap_or_else(|error| Err(error.into()));
+        self.decode(source, read)
+            .map_err(|error| self.set_aside(source, error))
+    }
+
+    /// Does the same as [`Self::load`], but does not rename a damaged file.
+    pub fn load_readonly(&self, source: &Source) -> Result<Option<Feed>, StateError> {
+        if fingerprint(source).is_none() {
+            return Ok(None);
+        }
+        self.decode(source, Open::state(MAX_FEED_BYTES).read(&self.file(source)))
+    }
+
+    /// Decodes the file of a source.
+    fn decode(
+        &self,
+        source: &Source,
+        read: Result<Vec<u8>, ReadError>,
+    ) -> Result<Option<Feed>, StateError> {
+        let Some(origin) = fingerprint(source) else {
+            return Ok(None);
+        };
+        let path = self.file(source);
+        let bytes = match read {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_missing() => return Ok(None),
+            Err(ReadError::Io(cause)) => return Err(StateError::Io { path, cause }),
+            Err(other) => {
+                return Err(StateError::Damaged {
+                    path,
+                    problem: other.to_string(),
+                    kept: None,
+                });
+            }
+        };
+        let content = match Stored::decode(&bytes) {
+            Ok(content) => content,
+            Err(Undecodable::Format(format)) => return Err(StateError::Format { path, format }),
+            Err(Undecodable::Damaged(problem)) => {
+                return Err(StateError::Damaged {
+                    path,
+                    problem,
+                    kept: None,
+                });
+            }
+        };
+        if content.origin != origin {
+            return Err(StateError::OtherOrigin {
+                path,
+                stored: content.origin,
+                configured: origin,
+            });
+        }
+        Ok(Some(Feed {
+            prefixes: content.prefixes,
+            held: content.held,
+            fetched: content.fetched,
+            validators: content.validators,
+            notes: content.notes,
+            changes: content.changes,
+            answered: content.answered.unwrap_or(content.fetched),
+        }))
+    }
+
+    /// Stores the list of a source durably. Configured and built-in lists are not stored.
+    pub fn store(&self, source: &Source, feed: &Feed) -> Result<(), StateError> {
+        let Some(origin) = fingerprint(source) else {
+            return Ok(());
+        };
+        let path = self.file(source);
+        let content = Content {
+            origin,
+            fetched: feed.fetched,
+            prefixes: feed.prefixes.clone(),
+            held: feed.held.clone(),
+            validators: feed.validators.clone(),
+            notes: feed.notes.clone(),
+            changes: feed.changes.clone(),
+            answered: (feed.answered != feed.fetched).then_some(feed.answered),
+        };
+        let bytes = Stored::encode(content);
+        if bytes.len() as u64 > MAX_FEED_BYTES {
+            let cause = io::Error::new(
+                ErrorKind::FileTooLarge,
+                format!("the list would take more than {MAX_FEED_BYTES} bytes"),
+            );
+            return Err(StateError::Io { path, cause });
+        }
+        self.replace(path, bytes)
+    }
+
+    /// Replaces a file of the directory atomically and durably.
+    pub fn write(&self, name: &str, bytes: Vec<u8>) -> Result<(), StateError> {
+        self.replace(self.path.join(name), bytes)
+    }
+
+    fn replace(&self, path: PathBuf, bytes: Vec<u8>) -> Result<(), StateError> {
+        let (folder, target) = (self.path.clone(), path.clone());
+        access(&path, move || {
+            let mut file = NamedTempFile::new_in(&folder)?;
+            file.write_all(&bytes)?;
+            file.as_file().sync_all()?;
+            if let Err(failed) = file.persist(&target) {
+                // A directory cannot be replaced by a file: rename it.
+                if failed.error.kind() != ErrorKind::IsADirectory {
+                    return Err(failed.error);
+                }
+                fs::rename(&target, kept_name(&target))?;
+                failed.file.persist(&target)?;
+            }
+            // Make the new name durable too.
+            File::open(&folder)?.sync_all()
+        })
+        .map_err(|cause| StateError::Io { path, cause })
+    }
+
+    fn file(&self, source: &Source) -> PathBuf {
+        self.path.join(format!("{}.json", source.name))
+    }
+}
+
+/// Renames a file of a state directory.
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    let (place, to) = (from.to_owned(), to.to_owned());
+    access(from, move || fs::rename(&place, &to))
+}
+
+/// Accesses a state directory on a thread of its own, within a time limit.
+fn access<T: Send + 'static>(
+    place: &Path,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    within(place, PATIENCE, work, drop)?
+}
+
+/// Returns the remedy for an I/O error.
+fn remedy(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::PermissionDenied => "only its owner may read it, try sudo",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "free some space; `allowlist detach` works without"
+        }
+        io::ErrorKind::TimedOut => "check the disk or the file server of the state directory",
+        _ => "check the state directory and its permissions",
+    }
+}
+
+/// An error of the state directory.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// An I/O error.
+    #[error("{}: {cause}; {}", path.display(), remedy(cause))]
+    Io {
+        /// The file or the directory.
+        path: PathBuf,
+        /// The error.
+        cause: io::Error,
+    },
+    /// Other users can write to the directory.
+    #[error("{}: other users can write to the directory; change its owner to this user and its mode to 0700, or choose another --state-dir", path.display())]
+    Shared {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Another process has the lock of the directory.
+    #[error(
+        "{}: in use by {}; stop it, or choose another --state-dir",
+        path.display(),
+        holder.as_deref().unwrap_or("another process")
+    )]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+        /// The process, if known: `process 123 (allowlist)`.
+        holder: Option<String>,
+    },
+    /// The file is damaged.
+    #[error(
+        "{}: damaged and ignored: {problem}{}",
+        path.display(),
+        kept.as_ref().map_or_else(String::new, |kept| format!("; renamed to {}", kept.display()))
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The damage.
+        problem: String,
+        /// The new name, if it was renamed.
+        kept: Option<PathBuf>,
+    },
+    /// A newer version of the program wrote the file.
+    #[error("{}: ignored, since its format {format} is newer than {FORMAT}, the newest known; it will be replaced", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// The version of its format.
+        format: u32,
+    },
+    /// The list is of another origin than the configured one.
+    #[error("{}: ignored, since its list is from {stored}, and the source is {configured} now; it will be replaced", path.display())]
+    OtherOrigin {
+        /// The file.
+        path: PathBuf,
+        /// The origin of the stored list.
+        stored: String,
+        /// The configured origin.
+        configured: String,
+    },
+}
+
+impl StateError {
+    /// Returns the stable identifier.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Io { cause, .. } if cause.kind() == ErrorKind::PermissionDenied => {
+                ErrorCode::Forbidden
+            }
+            Self::Io { cause, .. }
+                if cause
+                    .get_ref()
+                    .is_some_and(<dyn std::error::Error + Send + Sync>::is::<Untrusted>) =>
+            {
+                ErrorCode::UntrustedPath
+            }
+            Self::Locked { .. } => ErrorCode::AlreadyRunning,
+            _ => ErrorCode::InvalidStateDir,
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    format: u32,
+    /// The checksum of the content's JSON.
+    crc32: u32,
+    content: Content,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Content {
+    origin: String,
+    fetched: Timestamp,
+    prefixes: Vec<IpNet>,
+    // Format 1 lacks these fields; they are omitted if empty, so that checksums of old files remain valid.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    held: Vec<Held>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    validators: Vec<Validator>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
+    // Format 2 lacks this field.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    changes: Vec<PastChange>,
+    // Format 3 lacks this field, the counts of `changes` and the ages of `held`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    answered: Option<Timestamp>,
+}
+
+enum Undecodable {
+    Format(u32),
+    Damaged(String),
+}
+
+impl Stored {
+    fn encode(content: Content) -> Vec<u8> {
+        let stored = Self {
+            format: FORMAT,
+            crc32: content.crc32(),
+            content,
+        };
+        serde_json::to_vec(&stored).expect("strings and numbers are JSON")
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Content, Undecodable> {
+        /// The common fields of all formats.
+        #[derive(Deserialize)]
+        struct Header {
+            format: u32,
+        }
+        let damaged = |error: serde_json::Error| Undecodable::Damaged(error.to_string());
+        let Header { format } = serde_json::from_slice(bytes).map_err(damaged)?;
+        if !(OLDEST..=FORMAT).contains(&format) {
+            return Err(Undecodable::Format(format));
+        }
+        let stored: Self = serde_json::from_slice(bytes).map_err(damaged)?;
+        if stored.crc32 != stored.content.crc32() {
+            return Err(Undecodable::Damaged("checksum mismatch".to_owned()));
+        }
+        Ok(stored.content)
+    }
+}
+
+impl Content {
+    fn crc32(&self) -> u32 {
+        crc32fast::hash(&serde_json::to_vec(self).expect("strings and numbers are JSON"))
+    }
+}
+
+/// Returns the identity of a source's list, which a stored list must match; `None` if the list is never stored.
+///
+/// Credentials are not part of it. A query is, as a checksum, since it may select another list.
+fn fingerprint(source: &Source) -> Option<String> {
+    let read_as = |origin: String, format: &Format, usual: &Format| {
+        if format == usual {
+            origin
+        } else {
+            format!("{origin} as {format}")
+        }
+    };
+    match &source.origin {
+        Origin::Prefixes(_) | Origin::Added | Origin::BuiltIn { .. } => None,
+        Origin::File { path, format } => {
+            // Independent of the working directory.
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            Some(read_as(path.display().to_string(), format, &Format::Text))
+        }
+        Origin::Http(http) => {
+            let urls: Vec<_> = http
+                .urls
+                .iter()
+                .map(|url| {
+                    let query = url
+                        .query()
+                        .map(|query| format!("?crc32={:08x}", crc32fast::hash(query.as_bytes())));
+                    public_url(url) + &query.unwrap_or_default()
+                })
+                .collect();
+            let mut origin = read_as(urls.join(" and "), &http.format, &Format::json_array());
+            let discover = http.discover.iter().map(|pattern| (" discover ", pattern));
+            let unzip = http.unzip.iter().map(|pattern| (" unzip ", pattern));
+            for (word, pattern) in discover.chain(unzip) {
+                origin += word;
+                origin += pattern.as_str();
+            }
+            if http.newest {
+                origin += " newest";
+            }
+            Some(origin)
+        }
+        Origin::Names(lookup) => Some(format!("names {}", lookup.names.join(" "))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

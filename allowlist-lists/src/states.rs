@@ -1,0 +1,475 @@
+//! The state of every source: its list, and its health if it fails.
+//!
+//! Pure: the caller states the result of a fetch and the time, and publishes through a callback. So a test can run any
+//! sequence of answers, failures and restarts.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use allowlist_policy::difference::Difference;
+use allowlist_policy::error_code::ErrorCode;
+use allowlist_policy::{Answer, Feed, Fetched, Held, Origin, Snapshot, Source};
+use ipnet::IpNet;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::event::{Change, Event, EventKind};
+use crate::list_update::{AcceptedUpdate, RejectedUpdate, evaluate_update, expire_grace};
+use crate::rejected::{RejectedList, RejectedLists, list_id};
+
+/// Two times that are no further apart count as one: reading the clock never takes that long.
+const MOMENT: SignedDuration = SignedDuration::from_secs(5);
+
+/// The states of all sources.
+#[derive(Clone, Debug, Default)]
+pub struct SourceStates {
+    feeds: Snapshot,
+    /// The sources with a failure or a stale list, by name.
+    health: BTreeMap<String, SourceHealth>,
+}
+
+/// The health of a source with a failure or a stale list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceHealth {
+    /// The reason why the last attempt activated no list.
+    pub failure: Option<String>,
+    /// The code of that reason.
+    pub failure_code: Option<ErrorCode>,
+    /// The number of such attempts in a row.
+    pub failures: u32,
+    /// The list that the gate rejected last.
+    pub rejected: Option<Fetched>,
+    /// The id of that list.
+    pub rejected_id: Option<String>,
+    /// The reason of the gate.
+    pub rejection: Option<String>,
+    /// Whether the operator may accept that list.
+    pub is_acceptable: bool,
+    /// Whether the event about the stale list was emitted.
+    pub is_stale: bool,
+}
+
+impl SourceHealth {
+    /// Whether there is a rejected list that the operator may accept.
+    pub fn has_acceptable_list(&self) -> bool {
+        self.rejected.is_some() && self.is_acceptable
+    }
+}
+
+/// A feed that is ready to be committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proposal {
+    /// The source's name.
+    pub source: String,
+    /// Its list.
+    pub feed: Feed,
+    /// Whether the active prefixes change, so a generation has to be published.
+    pub needs_publish: bool,
+    delta: Option<ListDelta>,
+    /// The grace prefixes that expire because the grace period is shorter now.
+    expired: Vec<IpNet>,
+}
+
+/// The change from the previous list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ListDelta {
+    difference: Difference,
+    held_until: Option<Timestamp>,
+    accepted: bool,
+}
+
+impl ListDelta {
+    fn change(self) -> Change {
+        Change::new(self.difference.added, self.difference.removed)
+    }
+}
+
+impl SourceStates {
+    /// Returns the states with the last-good lists.
+    pub fn new(feeds: Snapshot) -> Self {
+        Self {
+            feeds,
+            health: BTreeMap::new(),
+        }
+    }
+
+    /// Returns the feeds of all sources.
+    pub fn feeds(&self) -> &Snapshot {
+        &self.feeds
+    }
+
+    /// Returns the feed of a source.
+    pub fn feed(&self, name: &str) -> Option<&Feed> {
+        self.feeds.get(name)
+    }
+
+    /// Moves the state of a source here.
+    pub fn move_from(&mut self, name: &str, from: &mut Self) {
+        self.feeds.extend(from.feeds.remove_entry(name));
+        self.health.extend(from.health.remove_entry(name));
+    }
+
+    /// Sets or removes a feed without a proposal.
+    pub fn set_feed(&mut self, name: &str, feed: Option<Feed>) {
+        match feed {
+            Some(feed) => self.feeds.insert(name.to_owned(), feed),
+            None => self.feeds.remove(name),
+        };
+    }
+
+    /// Returns the health of a source that has a failure or a stale list.
+    pub fn health(&self, name: &str) -> Option<&SourceHealth> {
+        self.health.get(name)
+    }
+
+    /// Returns the ids of the rejected lists, by source.
+    pub fn rejected_ids(&self) -> BTreeMap<&str, &str> {
+        let ids = self.health.iter();
+        ids.filter_map(|(name, health)| Some((&**name, health.rejected_id.as_deref()?)))
+            .collect()
+    }
+
+    /// Returns the rejected lists, compared with the active ones.
+    pub fn rejected(&self) -> RejectedLists {
+        let list = |(name, health): (&String, &SourceHealth)| {
+            let fetched = health.rejected.as_ref()?;
+            let active = self.feeds.get(name).map_or(&[][..], |feed| &feed.prefixes);
+            let list = RejectedList {
+                id: health.rejected_id.clone()?,
+                fetched: fetched.fetched,
+                reason: health.rejection.clone().unwrap_or_default(),
+                acceptable: health.is_acceptable,
+                prefixes: fetched.prefixes.len(),
+                difference: Difference::between(active, &fetched.prefixes),
+            };
+            Some((name.clone(), list))
+        };
+        RejectedLists {
+            sources: self.health.iter().filter_map(list).collect(),
+        }
+    }
+
+    /// Evaluates an answer of a source.
+    ///
+    /// # Errors
+    /// The gate rejects the list.
+    pub fn propose(
+        &self,
+        source: &Source,
+        answer: Answer,
+        now: Timestamp,
+    ) -> Result<Proposal, Box<RejectedUpdate>> {
+        let last = self.feeds.get(&source.name);
+        let update = evaluate_update(source, last, answer, false, now)?;
+        Ok(proposal(source, last, update, false))
+    }
+
+    /// Judges the list of a source that answered before its last-good list was read, as the list after the last-good
+    /// one. None if the source has not answered.
+    pub fn propose_after(
+        &self,
+        source: &Source,
+        last_good: &Feed,
+        now: Timestamp,
+    ) -> Option<Result<Proposal, Box<RejectedUpdate>>> {
+        let feed = self.feeds.get(&source.name)?.clone();
+        let fetched = Fetched {
+            notes: feed.notes,
+            validators: feed.validators,
+            ..Fetched::new(feed.prefixes, feed.fetched)
+        };
+        let update = evaluate_update(source, Some(last_good), Answer::List(fetched), false, now);
+        Some(update.map(|update| proposal(source, Some(last_good), update, false)))
+    }
+
+    /// Evaluates the list that was rejected last, as accepted by the operator; none if there is none.
+    pub fn propose_rejected(
+        &self,
+        source: &Source,
+        now: Timestamp,
+    ) -> Option<Result<Proposal, Box<RejectedUpdate>>> {
+        let health = self.health.get(&source.name)?;
+        let fetched = health.rejected.clone().filter(|_| health.is_acceptable)?;
+        let last = self.feeds.get(&source.name);
+        let update = evaluate_update(source, last, Answer::List(fetched), true, now);
+        Some(update.map(|update| proposal(source, last, update, true)))
+    }
+
+    /// Removes the grace prefixes of all sources whose grace period is over. `publish` gets the new states and returns the
+    /// generation; if it fails, nothing changes.
+    pub fn expire_grace<E>(
+        &mut self,
+        now: Timestamp,
+        publish: impl FnOnce(&Self) -> Result<u32, E>,
+    ) -> Result<Vec<Event>, E> {
+        let released: Vec<(String, Feed, Vec<IpNet>)> = self
+            .feeds
+            .iter()
+            .filter_map(|(name, feed)| {
+                let (feed, gone) = expire_grace(feed, now)?;
+                Some((name.clone(), feed, gone))
+            })
+            .collect();
+        let (mut before, mut gone) = (Vec::new(), Vec::new());
+        for (name, feed, prefixes) in released {
+            before.extend(
+                self.feeds
+                    .insert(name.clone(), feed)
+                    .map(|feed| (name.clone(), feed)),
+            );
+            gone.push((name, prefixes));
+        }
+        let generation = publish(self).inspect_err(|_| self.feeds.extend(before))?;
+        let released = gone.into_iter().flat_map(|(name, prefixes)| {
+            let change = Change::new(Vec::new(), prefixes);
+            events(&name, now, [EventKind::Released { generation, change }])
+        });
+        Ok(released.collect())
+    }
+
+    /// Returns the time at which the next grace period ends.
+    pub fn next_expiry(&self) -> Option<Timestamp> {
+        let held = self.feeds.values().flat_map(|feed| &feed.held);
+        held.map(|held| held.until).min()
+    }
+
+    /// Commits a proposal. `publish` gets the new states and returns the generation; if it fails, nothing changes, and the
+    /// change is returned with the error.
+    pub fn commit<E>(
+        &mut self,
+        proposal: Proposal,
+        now: Timestamp,
+        publish: impl FnOnce(&Self) -> Result<u32, E>,
+    ) -> Result<Vec<Event>, (E, Change)> {
+        let Proposal {
+            source: name,
+            feed,
+            needs_publish: _,
+            delta,
+            expired,
+        } = proposal;
+        let before = self.feeds.insert(name.clone(), feed);
+        let health = self.health.remove(&name);
+        let generation = match publish(self) {
+            Ok(generation) => generation,
+            Err(error) => {
+                match before {
+                    Some(before) => self.feeds.insert(name.clone(), before),
+                    None => self.feeds.remove(&name),
+                };
+                self.health.extend(health.map(|health| (name, health)));
+                let change = delta.map_or_else(Change::default, ListDelta::change);
+                return Err((error, change));
+            }
+        };
+        let was_bad = health.is_some_and(|health| health.failure.is_some());
+        let changed = delta.map(|delta| EventKind::Changed {
+            generation,
+            held_until: delta.held_until,
+            accepted: delta.accepted,
+            change: delta.change(),
+        });
+        let released = (!expired.is_empty()).then(|| EventKind::Released {
+            generation,
+            change: Change::new(Vec::new(), expired),
+        });
+        let recovered = was_bad.then_some(EventKind::Recovered);
+        let happened = [recovered, changed, released].into_iter().flatten();
+        Ok(events(&name, now, happened))
+    }
+
+    /// Records that the source cannot be fetched, or that its answer is not a valid list.
+    pub fn record_failure(
+        &mut self,
+        name: &str,
+        code: ErrorCode,
+        reason: String,
+        now: Timestamp,
+    ) -> Vec<Event> {
+        let health = self.health.entry(name.to_owned()).or_default();
+        health.failures = health.failures.saturating_add(1);
+        let is_first = health.failure.is_none();
+        health.failure = Some(reason.clone());
+        health.failure_code = Some(code);
+        let happened = is_first.then_some(EventKind::Failed { reason });
+        events(name, now, happened)
+    }
+
+    /// Records that the gate rejected a list.
+    pub fn record_rejection(
+        &mut self,
+        name: &str,
+        refused: RejectedUpdate,
+        reason: String,
+        now: Timestamp,
+    ) -> Vec<Event> {
+        if let Some(kept) = refused.kept {
+            self.feeds.insert(name.to_owned(), kept);
+        }
+        let health = self.health.entry(name.to_owned()).or_default();
+        health.failures = health.failures.saturating_add(1);
+        let is_known = health.failure.as_ref() == Some(&reason)
+            && health.rejected.as_ref().map(|list| &list.prefixes)
+                == Some(&refused.fetched.prefixes);
+        health.failure = Some(reason.clone());
+        health.failure_code = Some(refused.rejection.code());
+        health.is_acceptable = refused.rejection.is_acceptable();
+        health.rejected_id = Some(list_id(name, &refused.fetched.prefixes));
+        health.rejection = Some(refused.rejection.to_string());
+        health.rejected = Some(refused.fetched);
+        let happened = (!is_known).then(|| EventKind::Refused {
+            reason,
+            change: Change::new(refused.difference.added, refused.difference.removed),
+        });
+        events(name, now, happened)
+    }
+
+    /// Records that a list passed the gate and cannot be published.
+    pub fn record_unpublished(
+        &mut self,
+        name: &str,
+        code: ErrorCode,
+        reason: String,
+        change: Change,
+        now: Timestamp,
+    ) -> Vec<Event> {
+        let health = self.health.entry(name.to_owned()).or_default();
+        health.failures = health.failures.saturating_add(1);
+        let is_known = health.failure.replace(reason.clone()).as_ref() == Some(&reason);
+        health.failure_code = Some(code);
+        health.rejected = None;
+        health.rejected_id = None;
+        let happened = (!is_known).then_some(EventKind::Refused { reason, change });
+        events(name, now, happened)
+    }
+
+    /// Marks the sources whose lists are stale, and returns an event for each that was not marked yet.
+    pub fn mark_stale<'s>(
+        &mut self,
+        sources: impl Iterator<Item = &'s Source>,
+        now: Timestamp,
+    ) -> Vec<Event> {
+        let mut happened = Vec::new();
+        for source in sources {
+            let Some(feed) = self.feeds.get(&source.name) else {
+                continue;
+            };
+            if is_stale(source, feed, now) {
+                let health = self.health.entry(source.name.clone()).or_default();
+                if !std::mem::replace(&mut health.is_stale, true) {
+                    let fetched = feed.fetched;
+                    happened.extend(events(&source.name, now, [EventKind::Stale { fetched }]));
+                }
+            }
+        }
+        happened
+    }
+
+    /// Shifts stored times after the clock was set forward to `now`, so no grace period ends early. After the clock was
+    /// set back, times stay later than they should be until the next answer, which is harmless.
+    pub fn apply_clock_step(&mut self, now: Timestamp, by: SignedDuration) {
+        let Ok(before) = now.checked_sub(by) else {
+            return;
+        };
+        if by.is_negative() {
+            return;
+        }
+        for feed in self.feeds.values_mut() {
+            // A time after anything that this clock has shown was taken before a boot, or after the clock was set, and is
+            // right.
+            for time in [&mut feed.fetched, &mut feed.answered] {
+                if *time <= before.saturating_add(MOMENT).unwrap_or(before) {
+                    *time = time.saturating_add(by).unwrap_or(*time);
+                }
+            }
+            for held in &mut feed.held {
+                if held.until.duration_since(before) <= longest_grace() {
+                    held.until = held.until.saturating_add(by).unwrap_or(held.until);
+                }
+            }
+        }
+    }
+}
+
+fn longest_grace() -> SignedDuration {
+    SignedDuration::try_from(Source::LONGEST_GRACE).unwrap_or(SignedDuration::MAX)
+}
+
+/// Whether a list is stale: fetched longer ago than `max_age`.
+pub fn is_stale(source: &Source, feed: &Feed, now: Timestamp) -> bool {
+    let age: Result<Duration, _> = now.duration_since(feed.fetched).try_into();
+    // The age of a list from the future is unknown.
+    source.can_age() && age.is_ok_and(|age| age > source.max_age)
+}
+
+fn proposal(
+    source: &Source,
+    last: Option<&Feed>,
+    update: AcceptedUpdate,
+    accepted: bool,
+) -> Proposal {
+    let AcceptedUpdate {
+        feed,
+        mut difference,
+    } = update;
+    let was_held = last.map_or(&[][..], |last| &last.held);
+    let expired = was_held
+        .iter()
+        .map(|held| held.prefix)
+        .filter(|prefix| !is_held(&feed.held, prefix))
+        .filter(|prefix| feed.prefixes.binary_search(prefix).is_err())
+        .collect();
+    let is_same = |last: &Feed| difference.is_empty() && last.held.len() == feed.held.len();
+    let needs_publish = last.is_none_or(|last| !is_same(last) && in_force(last) != in_force(&feed));
+    if matches!(source.origin, Origin::Names(_)) {
+        // The answers of a name rotate: a grace prefix that returns was never removed, and a missing one may return.
+        difference.added.retain(|prefix| !is_held(was_held, prefix));
+        difference
+            .removed
+            .retain(|prefix| !is_held(&feed.held, prefix));
+    }
+    let held_until = difference
+        .removed
+        .first()
+        .and_then(|prefix| feed.held.iter().find(|held| held.prefix == *prefix))
+        .map(|held| held.until);
+    let delta = (last.is_none() || !difference.is_empty()).then_some(ListDelta {
+        difference,
+        held_until,
+        accepted,
+    });
+    Proposal {
+        source: source.name.clone(),
+        feed,
+        needs_publish,
+        delta,
+        expired,
+    }
+}
+
+/// Whether a prefix is in its grace period. `held` is sorted.
+fn is_held(held: &[Held], prefix: &IpNet) -> bool {
+    held.binary_search_by_key(prefix, |held| held.prefix)
+        .is_ok()
+}
+
+fn in_force(feed: &Feed) -> Vec<IpNet> {
+    let mut prefixes: Vec<IpNet> = feed.in_force().collect();
+    prefixes.sort_unstable();
+    prefixes
+}
+
+fn events(
+    name: &str,
+    time: Timestamp,
+    happened: impl IntoIterator<Item = EventKind>,
+) -> Vec<Event> {
+    let event = |what| Event {
+        time,
+        source: name.to_owned(),
+        kind: what,
+    };
+    happened.into_iter().map(event).collect()
+}
+
+#[cfg(test)]
+mod tests;

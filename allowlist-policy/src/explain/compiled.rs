@@ -1,0 +1,137 @@
+//! The verdicts of compiled tables, as the kernel would give them after a publish. Pure.
+//!
+//! Does not know flows: the verdict for an answer is that for a packet without a flow.
+
+use std::net::IpAddr;
+
+use allowlist_common::abi::{Control, ControlBits, Grant, ServiceId, ServiceTable};
+use allowlist_common::flow::Flow;
+use allowlist_common::judge::{self, Decision};
+use allowlist_common::packet::{Address, Contents, Packet, Quote};
+use allowlist_common::verdict::Verdict;
+use ipnet::{Ipv4Net, Ipv6Net};
+
+use crate::compile::Tables;
+use crate::policy::{Mode, Rules};
+
+/// A compiled generation with its mode and rules.
+#[derive(Clone, Copy)]
+pub struct Judge<'t> {
+    tables: &'t Tables,
+    control: Control,
+}
+
+impl<'t> Judge<'t> {
+    /// Returns a judge for these tables, mode and rules.
+    pub fn new(tables: &'t Tables, mode: Mode, rules: &Rules) -> Self {
+        Self {
+            tables,
+            control: rules.control(mode),
+        }
+    }
+
+    /// Returns the view of one filtered interface.
+    pub fn on(&self, interface: &str) -> OnInterface<'t> {
+        let limited = self.tables.interfaces.get(interface).map(|row| {
+            let mut services = self.tables.services.clone();
+            services.interfaces[SLOT] = **row;
+            services
+        });
+        OnInterface {
+            tables: self.tables,
+            control: self.control,
+            limited,
+        }
+    }
+
+    /// Returns the services behind a decision, sorted by name.
+    pub fn services_of(&self, decision: Decision) -> &'t [String] {
+        let names = self.tables.names.services.get(decision.service as usize);
+        names.map_or(&[], |names| names)
+    }
+}
+
+/// The interface slot. All rows are equal until a publish writes the rows of limited services, so any slot does.
+const SLOT: usize = 0;
+
+/// The tables as the program on one interface reads them.
+pub struct OnInterface<'t> {
+    tables: &'t Tables,
+    control: Control,
+    /// The services on this interface, if limited services differ there.
+    limited: Option<Box<ServiceTable>>,
+}
+
+impl OnInterface<'_> {
+    /// Returns the decision about a packet.
+    pub fn judge(&self, packet: &Packet) -> Decision {
+        judge::judge(&Ok(Contents::Ip(*packet)), self)
+    }
+
+    /// Returns whether a packet passes, also because observe mode ignores its verdict.
+    pub fn lets_through(&self, packet: &Packet) -> bool {
+        self.control.observe || self.judge(packet).verdict == Verdict::Pass
+    }
+
+    fn services(&self) -> &ServiceTable {
+        self.limited.as_deref().unwrap_or(&self.tables.services)
+    }
+}
+
+impl judge::Tables for OnInterface<'_> {
+    fn control(&self) -> ControlBits {
+        ControlBits(self.control.encode())
+    }
+
+    fn service_of_port(&self, protocol: u8, port: u16) -> ServiceId {
+        self.services().port_service(SLOT, protocol, port)
+    }
+
+    fn service_of_protocol(&self, protocol: u8) -> ServiceId {
+        self.services().protocol_service(SLOT, protocol)
+    }
+
+    fn services_of_protocol(&self, family: u8, protocol: u8) -> u64 {
+        self.services().protocol_services(SLOT, family, protocol)
+    }
+
+    /// Packets here answer no flow.
+    fn is_shared(&self, _services: u64) -> bool {
+        false
+    }
+
+    fn service_counter_id(&self, service: ServiceId) -> u32 {
+        self.services().counter_ids[usize::from(service)]
+    }
+
+    /// Returns the grant of the longest matching prefix, with one binary search per length.
+    fn grant(&self, source: &Address) -> Option<Grant> {
+        match IpAddr::from(*source) {
+            IpAddr::V4(address) => (0..=32).rev().find_map(|length| {
+                let prefix = Ipv4Net::new_assert(address, length).trunc();
+                found(&self.tables.v4, &prefix)
+            }),
+            IpAddr::V6(address) => (0..=128).rev().find_map(|length| {
+                let prefix = Ipv6Net::new_assert(address, length).trunc();
+                found(&self.tables.v6, &prefix)
+            }),
+        }
+    }
+
+    fn port_has_flows(&self, _protocol: u8, _port: u16) -> bool {
+        false
+    }
+
+    fn has_flow(&self, _flow: &Flow) -> bool {
+        false
+    }
+
+    fn flow_quoted_by(&self, _quote: Quote, _source: Address) -> Option<Flow> {
+        None
+    }
+}
+
+fn found<P: Ord>(entries: &[(P, Grant)], prefix: &P) -> Option<Grant> {
+    let place = entries.binary_search_by(|(entry, _)| entry.cmp(prefix));
+    place.ok().map(|place| entries[place].1)
+}

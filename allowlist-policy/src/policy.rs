@@ -1,0 +1,428 @@
+//! Services, sources and rules: the validated types that the rest of the program uses.
+//!
+//! Invariants: a `Policy` made by `config` uses only sources that it defines, its names are unique and sorted, and
+//! no prefix has host bits set. Does not know files, the network, the clock or the kernel.
+
+mod feed;
+mod format;
+mod protocol;
+mod source;
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use allowlist_common::abi::{self, Control, Exemptions};
+use allowlist_common::packet::{ICMP, ICMPV6, SCTP, TCP, UDP};
+use allowlist_common::verdict::Verdict;
+use ipnet::IpNet;
+use serde::Serialize;
+
+pub use feed::{Answer, Feed, Fetched, Held, PastChange, Snapshot, Validator};
+pub use format::{Column, Condition, Csv, Format, Item, Json, Lines, Page, Pattern, Select, Xml};
+pub use source::{
+    Direction, Family, Gate, Http, Lookup, Origin, PerFamily, Secret, Source, is_loopback,
+    public_url,
+};
+
+/// The longest name of a source or a service, in bytes.
+pub const MAX_NAME_BYTES: usize = 63;
+
+/// Returns whether a text can be the name of a source or a service: `a-z`, `0-9`, `-` and `_`, up to
+/// [`MAX_NAME_BYTES`].
+///
+/// Names are also file names, labels of metrics and parts of log lines.
+pub fn is_name(text: &str) -> bool {
+    let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+    !text.is_empty() && text.len() <= MAX_NAME_BYTES && text.bytes().all(is_plain)
+}
+
+/// Services and the sources that they allow.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// The services, sorted by name.
+    pub services: Vec<Service>,
+    /// The sources, sorted by name.
+    pub sources: Vec<Source>,
+}
+
+/// Protected ports, and the sources that may reach them; packets of other sources to these ports are dropped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// The key under `[services]`.
+    pub name: String,
+    /// The ports and protocols that the service covers.
+    pub ports: Vec<Ports>,
+    /// The interfaces that the service applies to; empty for all.
+    pub interfaces: Vec<String>,
+    /// The names of the allowed sources, in the order of the configuration.
+    pub allow: Vec<String>,
+}
+
+/// One entry of a service's `ports`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ports {
+    /// `"tcp/443"` or `"tcp/8443-8450"`.
+    Tcp(RangeInclusive<u16>),
+    /// `"udp/53"` or `"udp/5000-5010"`.
+    Udp(RangeInclusive<u16>),
+    /// `"sctp/3868"`.
+    Sctp(RangeInclusive<u16>),
+    /// `"icmp"`: ICMP and ICMPv6 queries, such as echo. Errors belong to no service.
+    Icmp,
+    /// `"ip/112"` or `"ip/vrrp"`: an IP protocol with all its ports.
+    Protocol(u8),
+    /// `"any"`: all protocols and ports.
+    Any,
+}
+
+/// Whether verdicts take effect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Packets with the verdict drop are dropped.
+    #[default]
+    Enforce,
+    /// All packets pass; verdicts are only counted.
+    Observe,
+}
+
+/// The behaviour of a start while a source has no list: `at_start = "…"`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AtStart {
+    /// Filtering starts when all lists are there; until then the start changes nothing.
+    #[default]
+    Wait,
+    /// Filtering starts at once; a source without a list matches all addresses (fail open).
+    Pass,
+    /// Filtering starts at once; a source without a list matches no address (fail closed).
+    Drop,
+}
+
+/// The verdict for traffic that no service covers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DefaultVerdict {
+    /// The traffic passes.
+    #[default]
+    Pass,
+    /// The traffic is dropped.
+    Drop,
+}
+
+/// The settings besides services: default verdict, return traffic, exemptions and lookup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Rules {
+    /// The default verdict.
+    pub default: DefaultVerdict,
+    /// The answers to this host that pass although the default verdict is drop.
+    pub return_traffic: ReturnTraffic,
+    /// The exemptions from the policy.
+    pub keep: Keep,
+    /// The data structure of the source lookup.
+    pub lookup: Engine,
+}
+
+/// The data structure of the source lookup in the kernel. Does not affect verdicts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Engine {
+    /// A table of address ranges, whose cost does not depend on the sources of a flood.
+    #[default]
+    RangeTable,
+    /// The kernel's longest-prefix-match tries: the reference, and the fallback for kernels without the range table.
+    LpmTrie,
+}
+
+/// The answers to this host's own traffic that pass with `default = "drop"`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReturnTraffic {
+    /// Packets that answer a tracked flow of this host.
+    #[default]
+    Track,
+    /// TCP segments that do not open a connection, from any sender.
+    Established,
+    /// None.
+    Off,
+}
+
+/// `[keep]`: traffic that passes under every policy.
+///
+/// Traffic without its exemption is subject to the policy; frames without IP are dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of the file")]
+pub struct Keep {
+    /// ARP.
+    pub arp: bool,
+    /// IPv6 neighbour and router discovery, from the same link.
+    pub neighbour_discovery: bool,
+    /// ICMP and ICMPv6 errors, path MTU included.
+    pub icmp_errors: bool,
+    /// Answers of DHCP and DHCPv6 servers.
+    pub dhcp: bool,
+    /// IGMP and MLD.
+    pub multicast: bool,
+    /// All other frames without IP, such as LLDP.
+    pub not_ip: bool,
+}
+
+impl Mode {
+    /// Returns the value of `mode` in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Observe => "observe",
+        }
+    }
+}
+
+impl AtStart {
+    /// Returns the prefixes that replace a missing list.
+    pub fn stand_in(self) -> Vec<IpNet> {
+        match self {
+            Self::Pass => ["0.0.0.0/0", "::/0"]
+                .map(|prefix| prefix.parse().expect("the text is a prefix"))
+                .to_vec(),
+            Self::Wait | Self::Drop => Vec::new(),
+        }
+    }
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            default: DefaultVerdict::default(),
+            return_traffic: ReturnTraffic::default(),
+            keep: Keep::ALL,
+            lookup: Engine::default(),
+        }
+    }
+}
+
+impl Rules {
+    /// Returns whether outbound flows are tracked.
+    pub fn tracks(&self) -> bool {
+        self.default == DefaultVerdict::Drop && self.return_traffic == ReturnTraffic::Track
+    }
+}
+
+impl Rules {
+    /// Returns the control word of these rules and a mode, without a generation: in the kernel's terms.
+    ///
+    /// With `default = "pass"` every answer passes, so none is recognised.
+    pub const fn control(&self, mode: Mode) -> Control {
+        Control {
+            default_verdict: match self.default {
+                DefaultVerdict::Pass => Verdict::Pass,
+                DefaultVerdict::Drop => Verdict::Drop,
+            },
+            observe: matches!(mode, Mode::Observe),
+            return_traffic: match (self.default, self.return_traffic) {
+                (DefaultVerdict::Pass, _) | (_, ReturnTraffic::Off) => abi::ReturnTraffic::Off,
+                (_, ReturnTraffic::Established) => abi::ReturnTraffic::Established,
+                (_, ReturnTraffic::Track) => abi::ReturnTraffic::Track,
+            },
+            exemptions: self.keep.exemptions(),
+            lookup: match self.lookup {
+                Engine::RangeTable => abi::Engine::RangeTable,
+                Engine::LpmTrie => abi::Engine::LpmTrie,
+            },
+            ..Control::NONE
+        }
+    }
+}
+
+impl Keep {
+    /// Returns the exemptions in the form of the kernel.
+    pub const fn exemptions(self) -> Exemptions {
+        Exemptions::NONE
+            .set(Exemptions::ARP, self.arp)
+            .set(Exemptions::NEIGHBOUR_DISCOVERY, self.neighbour_discovery)
+            .set(Exemptions::ICMP_ERRORS, self.icmp_errors)
+            .set(Exemptions::DHCP, self.dhcp)
+            .set(Exemptions::MULTICAST, self.multicast)
+            .set(Exemptions::NOT_IP, self.not_ip)
+    }
+
+    /// All exemptions: the default.
+    pub const ALL: Self = Self {
+        arp: true,
+        neighbour_discovery: true,
+        icmp_errors: true,
+        dhcp: true,
+        multicast: true,
+        not_ip: true,
+    };
+}
+
+impl Service {
+    /// Returns whether the service applies to an interface.
+    pub fn is_on(&self, interface: &str) -> bool {
+        self.interfaces.is_empty() || self.interfaces.iter().any(|name| name == interface)
+    }
+}
+
+impl Policy {
+    /// Returns the source with this name.
+    pub fn source(&self, name: &str) -> Option<&Source> {
+        self.sources.iter().find(|source| source.name == name)
+    }
+
+    /// Returns the first service, by name, that allows a source.
+    pub fn user_of(&self, source: &Source) -> Option<&Service> {
+        self.services
+            .iter()
+            .find(|service| service.allow.contains(&source.name))
+    }
+
+    /// Returns the sources that a service allows. Other sources are not fetched.
+    pub fn used_sources(&self) -> impl Iterator<Item = &Source> {
+        self.sources
+            .iter()
+            .filter(|source| self.user_of(source).is_some())
+    }
+
+    /// Returns the policy with the interface names of services replaced by those of the filtered interfaces.
+    ///
+    /// An interface can have several names; names with the same index are the same interface.
+    pub fn on_interfaces(
+        &self,
+        filtered: &[String],
+        index_of: impl Fn(&str) -> Option<u32>,
+    ) -> Cow<'_, Self> {
+        let filtered_name = |name: &String| {
+            if filtered.contains(name) {
+                return None;
+            }
+            let index = index_of(name)?;
+            let mut all = filtered.iter();
+            all.find(|one| index_of(one) == Some(index)).cloned()
+        };
+        let mut policy = Cow::Borrowed(self);
+        for (place, service) in self.services.iter().enumerate() {
+            for (at, name) in service.interfaces.iter().enumerate() {
+                if let Some(filtered) = filtered_name(name) {
+                    policy.to_mut().services[place].interfaces[at] = filtered;
+                }
+            }
+        }
+        policy
+    }
+}
+
+impl Ports {
+    /// Returns whether it covers a port of the range in `protocol`, TCP or UDP.
+    pub fn meets(&self, protocol: u8, ports: &RangeInclusive<u16>) -> bool {
+        let overlaps = |range: &RangeInclusive<u16>| {
+            range.start() <= ports.end() && ports.start() <= range.end()
+        };
+        match self {
+            Self::Tcp(range) => protocol == TCP && overlaps(range),
+            Self::Udp(range) => protocol == UDP && overlaps(range),
+            Self::Protocol(number) => *number == protocol,
+            Self::Any => true,
+            Self::Sctp(_) | Self::Icmp => false,
+        }
+    }
+
+    /// Returns the IP protocol, or `None` for `icmp` (both families) and `any`.
+    pub const fn protocol(&self) -> Option<u8> {
+        match self {
+            Self::Tcp(_) => Some(TCP),
+            Self::Udp(_) => Some(UDP),
+            Self::Sctp(_) => Some(SCTP),
+            Self::Protocol(number) => Some(*number),
+            Self::Icmp | Self::Any => None,
+        }
+    }
+
+    /// Returns whether it covers an IP protocol, at least in part.
+    pub const fn is_of(&self, protocol: u8) -> bool {
+        match (self, self.protocol()) {
+            (_, Some(number)) => number == protocol,
+            (Self::Icmp, None) => matches!(protocol, ICMP | ICMPV6),
+            _ => true,
+        }
+    }
+}
+
+impl FromStr for Ports {
+    type Err = String;
+
+    /// Parses an entry of `ports`. Errors contain the remedy.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "icmp" => return Ok(Self::Icmp),
+            "any" => return Ok(Self::Any),
+            // Ambiguous: one port, or the whole protocol.
+            "tcp" | "udp" | "sctp" => {
+                return Err(format!(
+                    "{text:?} has no port; write a port, such as \"{text}/443\", or \"ip/{text}\" for all ports"
+                ));
+            }
+            _ => {}
+        }
+        if let Some(protocol) = text.strip_prefix("ip/") {
+            return protocol::parse(protocol).map(Self::Protocol);
+        }
+        if let Some(number) = protocol::named(text) {
+            return Ok(Self::Protocol(number));
+        }
+        let expected = || {
+            let near = (!text.contains('/'))
+                .then(|| protocol::nearest(text))
+                .flatten();
+            near.map_or_else(
+                || {
+                    format!(
+                        "{text:?} is not a port; use the form \"tcp/443\", \"udp/5000-5010\", \"sctp/3868\", \"icmp\", \"ip/112\" (an IP protocol) or \"any\""
+                    )
+                },
+                |near| format!("{text:?} is not a port; did you mean \"ip/{near}\"?"),
+            )
+        };
+        let (protocol, range) = text.split_once('/').ok_or_else(expected)?;
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let port = |digits: &str| match digits.parse::<u16>() {
+            Ok(port) if port > 0 && digits.bytes().all(|b| b.is_ascii_digit()) => Ok(port),
+            _ => Err(format!(
+                "{digits:?} in {text:?} is not a port number; write one from 1 to 65535"
+            )),
+        };
+        let (first, last) = (port(first)?, port(last)?);
+        if first > last {
+            return Err(format!(
+                "the range {text:?} is reversed; write \"{protocol}/{last}-{first}\""
+            ));
+        }
+        match protocol {
+            "tcp" => Ok(Self::Tcp(first..=last)),
+            "udp" => Ok(Self::Udp(first..=last)),
+            "sctp" => Ok(Self::Sctp(first..=last)),
+            _ => Err(expected()),
+        }
+    }
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let range = |out: &mut fmt::Formatter<'_>, protocol: &str, ports: &RangeInclusive<u16>| {
+            if ports.start() == ports.end() {
+                write!(out, "{protocol}/{}", ports.start())
+            } else {
+                write!(out, "{protocol}/{}-{}", ports.start(), ports.end())
+            }
+        };
+        match self {
+            Self::Tcp(ports) => range(out, "tcp", ports),
+            Self::Udp(ports) => range(out, "udp", ports),
+            Self::Sctp(ports) => range(out, "sctp", ports),
+            Self::Icmp => out.write_str("icmp"),
+            Self::Protocol(number) => write!(out, "ip/{number}"),
+            Self::Any => out.write_str("any"),
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! The configured format of a list.
+
+use std::fmt;
+
+use regex::Regex;
+use serde_json_path::JsonPath;
+
+/// The format of a list. Always configured, never detected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// One prefix per line; `#` and `;` start comments.
+    Text,
+    /// Text with other comments, or with a keyword before each prefix.
+    Lines(Lines),
+    /// One JSON document.
+    Json(Json),
+    /// One JSON document per line.
+    JsonLines(Json),
+    /// Comma-separated values; `#` starts a comment line.
+    Csv(Csv),
+    /// One XML document.
+    Xml(Xml),
+    /// A web page.
+    Html(Page),
+    /// A page in Markdown.
+    Markdown(Page),
+}
+
+/// The options of [`Format::Lines`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lines {
+    /// The strings that start a comment.
+    pub comments: Vec<String>,
+    /// The first words of the lines to read; the prefix is the second word. Empty to read all lines.
+    pub keywords: Vec<String>,
+}
+
+/// The options of JSON formats.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Json {
+    /// The paths of the nodes to read; each must match.
+    pub selects: Vec<Select>,
+    /// How a selected node yields prefixes.
+    pub item: Item,
+    /// For JSON lines: the conditions on members of the lines to read.
+    pub filter: Vec<Condition>,
+}
+
+/// The options of CSV.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Csv {
+    /// The columns of tokens; empty if an item has two fields.
+    pub columns: Vec<Column>,
+    /// How a row yields prefixes.
+    pub item: Item,
+    /// The field delimiter.
+    pub delimiter: u8,
+    /// The number of lines before the header line or the first row.
+    pub skip: usize,
+    /// The conditions on the rows to read.
+    pub filter: Vec<Condition>,
+}
+
+/// The options of XML.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Xml {
+    /// The names of the elements to read; each must occur.
+    pub elements: Vec<String>,
+    /// The attribute or child element with the token; `None` for the text of the element.
+    pub attribute: Option<Column>,
+    /// How an element yields prefixes.
+    pub item: Item,
+    /// The conditions on attributes and child elements of the elements to read.
+    pub filter: Vec<Condition>,
+}
+
+/// How an item of a list yields prefixes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// The item is a token: an address, a prefix or a range. With a separator it is several tokens.
+    Token {
+        /// The separator of tokens; white space matches any white space.
+        separator: Option<String>,
+    },
+    /// The first and the last address of a range, in two fields.
+    Range([Column; 2]),
+    /// The address and the length of a prefix, in two fields.
+    Prefix([Column; 2]),
+    /// For JSON: each key of an object is a token.
+    Keys,
+}
+
+/// A condition on a field; items that do not meet it are skipped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// The column, member or attribute.
+    pub field: Column,
+    /// The accepted values; each must occur in the list.
+    pub values: Vec<String>,
+}
+
+/// A field of an item: a column (by number from 0, or by its name in the header line), a member of a JSON object, or
+/// an attribute of an XML element.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Column {
+    /// The number of a column, for lists without a header line.
+    Number(usize),
+    /// The name of the field.
+    Name(String),
+}
+
+/// The part of a page that contains the list. An absent field does not restrict it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// The pattern of the heading above.
+    pub section: Option<Pattern>,
+    /// The pattern of a row's first cell, of the label of a list item or paragraph, or of a column header.
+    pub region: Option<Pattern>,
+    /// The pattern of a column header.
+    pub column: Option<Pattern>,
+    /// The pattern of rows, list items and paragraphs to skip.
+    pub exclude_row: Option<Pattern>,
+    /// Whether code blocks are skipped.
+    pub exclude_code: bool,
+    /// Further parts, each of which must exist: for lists of several regions.
+    pub and: Vec<Page>,
+}
+
+/// A regular expression of the configuration.
+#[derive(Clone, Debug)]
+pub struct Pattern(Regex);
+
+/// A JSONPath (RFC 9535) of the configuration.
+#[derive(Clone, Debug)]
+pub struct Select {
+    text: String,
+    path: JsonPath,
+}
+
+impl Format {
+    /// Returns the format of a bare JSON array of strings.
+    pub fn json_array() -> Self {
+        let select = Select::new("$[*]").expect("the text is a JSONPath");
+        Self::Json(vec![select].into())
+    }
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self {
+            comments: ["#", ";"].map(str::to_owned).to_vec(),
+            keywords: Vec::new(),
+        }
+    }
+}
+
+impl From<Vec<Select>> for Json {
+    fn from(selects: Vec<Select>) -> Self {
+        Self {
+            selects,
+            item: Item::default(),
+            filter: Vec::new(),
+        }
+    }
+}
+
+impl From<Column> for Csv {
+    fn from(column: Column) -> Self {
+        Self {
+            columns: vec![column],
+            item: Item::default(),
+            delimiter: Self::DELIMITER,
+            skip: 0,
+            filter: Vec::new(),
+        }
+    }
+}
+
+impl Csv {
+    /// The default of `delimiter`.
+    pub const DELIMITER: u8 = b',';
+
+    /// Returns all columns that are read.
+    pub fn columns(&self) -> impl Iterator<Item = &Column> {
+        let pair = match &self.item {
+            Item::Range(pair) | Item::Prefix(pair) => &pair[..],
+            Item::Token { .. } | Item::Keys => &[],
+        };
+        let filter = self.filter.iter().map(|condition| &condition.field);
+        self.columns.iter().chain(pair).chain(filter)
+    }
+
+    /// Returns whether the first row is a header line.
+    pub fn has_header(&self) -> bool {
+        self.columns().any(|column| column.name().is_some())
+    }
+}
+
+impl Default for Item {
+    fn default() -> Self {
+        Self::Token { separator: None }
+    }
+}
+
+impl Page {
+    /// Returns the pattern of a key: `section`, `region` or `column`.
+    pub fn pattern_mut(&mut self, key: &str) -> &mut Option<Pattern> {
+        match key {
+            "section" => &mut self.section,
+            "region" => &mut self.region,
+            _ => &mut self.column,
+        }
+    }
+}
+
+impl Column {
+    /// Returns the name; `None` for a number.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Number(_) => None,
+            Self::Name(name) => Some(name),
+        }
+    }
+}
+
+impl fmt::Display for Column {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(out, "{number}"),
+            Self::Name(name) => write!(out, "{name:?}"),
+        }
+    }
+}
+
+/// Displays the format in one line, in the terms of the configuration. Equal formats have equal texts.
+impl fmt::Display for Format {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text => out.write_str("text"),
+            Self::Lines(lines) => write!(
+                out,
+                "text comments = {:?} keyword = {:?}",
+                lines.comments, lines.keywords
+            ),
+            Self::Json(json) => write!(out, "json{json}"),
+            Self::JsonLines(json) => write!(out, "jsonl{json}"),
+            Self::Csv(csv) => write!(out, "csv{csv}"),
+            Self::Xml(xml) => write!(out, "xml{xml}"),
+            Self::Html(page) => write!(out, "html{page}"),
+            Self::Markdown(page) => write!(out, "markdown{page}"),
+        }
+    }
+}
+
+impl fmt::Display for Json {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.selects
+            .iter()
+            .try_for_each(|one| write!(out, " {one}"))?;
+        write!(out, "{}", self.item)?;
+        write_filter(&self.filter, out)
+    }
+}
+
+impl fmt::Display for Csv {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.columns
+            .iter()
+            .try_for_each(|one| write!(out, " {one}"))?;
+        write!(out, "{}", self.item)?;
+        if self.delimiter != Self::DELIMITER {
+            write!(out, " delimiter = {:?}", char::from(self.delimiter))?;
+        }
+        if self.skip > 0 {
+            write!(out, " skip = {}", self.skip)?;
+        }
+        write_filter(&self.filter, out)
+    }
+}
+
+impl fmt::Display for Xml {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, " element = {:?}", self.elements)?;
+        if let Some(attribute) = &self.attribute {
+            write!(out, " attribute = {attribute}")?;
+        }
+        write!(out, "{}", self.item)?;
+        write_filter(&self.filter, out)
+    }
+}
+
+impl fmt::Display for Item {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Token { separator: None } => Ok(()),
+            Self::Token {
+                separator: Some(separator),
+            } => write!(out, " separator = {separator:?}"),
+            Self::Range([first, last]) => write!(out, " range = [{first}, {last}]"),
+            Self::Prefix([address, length]) => write!(out, " prefix = [{address}, {length}]"),
+            Self::Keys => out.write_str(" keys = true"),
+        }
+    }
+}
+
+fn write_filter(filter: &[Condition], out: &mut fmt::Formatter<'_>) -> fmt::Result {
+    filter
+        .iter()
+        .try_for_each(|one| write!(out, " where {} = {:?}", one.field, one.values))
+}
+
+impl fmt::Display for Page {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (key, pattern) in [
+            ("section", &self.section),
+            ("region", &self.region),
+            ("column", &self.column),
+            ("exclude_row", &self.exclude_row),
+        ] {
+            if let Some(pattern) = pattern {
+                write!(out, " {key} = {:?}", pattern.as_str())?;
+            }
+        }
+        if self.exclude_code {
+            out.write_str(" exclude_code = true")?;
+        }
+        self.and
+            .iter()
+            .try_for_each(|part| write!(out, " and{part}"))
+    }
+}
+
+impl Pattern {
+    /// Compiles a pattern.
+    ///
+    /// # Errors
+    /// The text is not a regular expression; the message states the reason.
+    pub fn new(text: &str) -> Result<Self, String> {
+        match Regex::new(text) {
+            Ok(regex) => Ok(Self(regex)),
+            Err(regex::Error::Syntax(message)) => {
+                let last = message.lines().last().unwrap_or_default();
+                let problem = last.strip_prefix("error: ").unwrap_or(last);
+                Err(format!("{text:?} is not a regular expression: {problem}"))
+            }
+            Err(error) => Err(format!("{text:?} cannot be compiled: {error}")),
+        }
+    }
+
+    /// Returns whether the pattern matches a part of `text`.
+    pub fn is_match(&self, text: &str) -> bool {
+        self.0.is_match(text)
+    }
+
+    /// Returns the match of the first group, or the whole match if the pattern has no group.
+    pub fn first_group<'t>(&self, text: &'t str) -> Option<&'t str> {
+        let captures = self.0.captures(text)?;
+        captures
+            .get(1)
+            .or_else(|| captures.get(0))
+            .map(|found| found.as_str())
+    }
+
+    /// Returns the text of the pattern.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Pattern {}
+
+impl Select {
+    /// Parses a path.
+    ///
+    /// # Errors
+    /// The text is not a JSONPath; the message states the place and the reason.
+    pub fn new(text: &str) -> Result<Self, String> {
+        match JsonPath::parse(text) {
+            Ok(path) => Ok(Self {
+                text: text.to_owned(),
+                path,
+            }),
+            Err(error) => Err(format!(
+                "{text:?} is not a JSONPath: {} at character {}; write one such as \"$[*]\" or \"$.hooks[*]\"",
+                error.message(),
+                error.position() + 1
+            )),
+        }
+    }
+
+    /// Returns the parsed path.
+    pub fn path(&self) -> &JsonPath {
+        &self.path
+    }
+}
+
+impl fmt::Display for Select {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.text)
+    }
+}
+
+impl PartialEq for Select {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Select {}
