@@ -241,7 +241,7 @@ pub struct Interface {
     pub name: [u8; 16],
 }
 
-#[cfg(feature = "user")]
+#[cfg(feature = "aya")]
 mod user {
     use super::{
         Counters, Event, EventBudget, Fallback, Grant, Identity, Interface, ServiceTable,

@@ -5,6 +5,11 @@
 
 /// The verdict on a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Deserialize, serde::Serialize),
+    serde(rename_all = "lowercase")
+)]
 #[repr(u32)]
 pub enum Verdict {
     /// The packet continues to the host's network stack.

@@ -13,9 +13,10 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use allowlist_common::abi::{self, Control, Exemptions};
+use allowlist_common::abi::{Control, Exemptions};
+pub use allowlist_common::abi::{Engine, ReturnTraffic};
 use allowlist_common::packet::{ICMP, ICMPV6, SCTP, TCP, UDP};
-use allowlist_common::verdict::Verdict;
+pub use allowlist_common::verdict::Verdict;
 use ipnet::IpNet;
 use serde::Serialize;
 
@@ -101,52 +102,17 @@ pub enum AtStart {
     Drop,
 }
 
-/// The verdict for traffic that no service covers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DefaultVerdict {
-    /// The traffic passes.
-    #[default]
-    Pass,
-    /// The traffic is dropped.
-    Drop,
-}
-
 /// The settings besides services: default verdict, return traffic, exemptions and lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Rules {
     /// The default verdict.
-    pub default: DefaultVerdict,
+    pub default: Verdict,
     /// The answers to this host that pass although the default verdict is drop.
     pub return_traffic: ReturnTraffic,
     /// The exemptions from the policy.
     pub keep: Keep,
     /// The data structure of the source lookup.
     pub lookup: Engine,
-}
-
-/// The data structure of the source lookup in the kernel. Does not affect verdicts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Engine {
-    /// A table of address ranges, whose cost does not depend on the sources of a flood.
-    #[default]
-    RangeTable,
-    /// The kernel's longest-prefix-match tries: the reference, and the fallback for kernels without the range table.
-    LpmTrie,
-}
-
-/// The answers to this host's own traffic that pass with `default = "drop"`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ReturnTraffic {
-    /// Packets that answer a tracked flow of this host.
-    #[default]
-    Track,
-    /// TCP segments that do not open a connection, from any sender.
-    Established,
-    /// None.
-    Off,
 }
 
 /// `[keep]`: traffic that passes under every policy.
@@ -194,10 +160,10 @@ impl AtStart {
 impl Default for Rules {
     fn default() -> Self {
         Self {
-            default: DefaultVerdict::default(),
-            return_traffic: ReturnTraffic::default(),
+            default: Verdict::Pass,
+            return_traffic: ReturnTraffic::Track,
             keep: Keep::ALL,
-            lookup: Engine::default(),
+            lookup: Engine::RangeTable,
         }
     }
 }
@@ -205,7 +171,7 @@ impl Default for Rules {
 impl Rules {
     /// Returns whether outbound flows are tracked.
     pub fn tracks(&self) -> bool {
-        self.default == DefaultVerdict::Drop && self.return_traffic == ReturnTraffic::Track
+        self.default == Verdict::Drop && self.return_traffic == ReturnTraffic::Track
     }
 }
 
@@ -215,21 +181,14 @@ impl Rules {
     /// With `default = "pass"` every answer passes, so none is recognised.
     pub const fn control(&self, mode: Mode) -> Control {
         Control {
-            default_verdict: match self.default {
-                DefaultVerdict::Pass => Verdict::Pass,
-                DefaultVerdict::Drop => Verdict::Drop,
-            },
+            default_verdict: self.default,
             observe: matches!(mode, Mode::Observe),
-            return_traffic: match (self.default, self.return_traffic) {
-                (DefaultVerdict::Pass, _) | (_, ReturnTraffic::Off) => abi::ReturnTraffic::Off,
-                (_, ReturnTraffic::Established) => abi::ReturnTraffic::Established,
-                (_, ReturnTraffic::Track) => abi::ReturnTraffic::Track,
+            return_traffic: match self.default {
+                Verdict::Pass => ReturnTraffic::Off,
+                Verdict::Drop => self.return_traffic,
             },
             exemptions: self.keep.exemptions(),
-            lookup: match self.lookup {
-                Engine::RangeTable => abi::Engine::RangeTable,
-                Engine::LpmTrie => abi::Engine::LpmTrie,
-            },
+            lookup: self.lookup,
             ..Control::NONE
         }
     }

@@ -30,8 +30,8 @@ use allowlist_policy::hints::nearest;
 use allowlist_policy::lockout::Generation;
 use allowlist_policy::text::is_deceptive;
 use allowlist_policy::{
-    AtStart, DefaultVerdict, Direction, Mode, Origin, Policy, Ports, ReturnTraffic, Rules, Service,
-    Source, is_loopback,
+    AtStart, Direction, Mode, Origin, Policy, Ports, ReturnTraffic, Rules, Service, Source,
+    Verdict, is_loopback,
 };
 use ipnet::IpNet;
 
@@ -332,11 +332,11 @@ impl Config {
         let mut warnings = Vec::new();
         let mut warn = |text: &str| warnings.push(text.to_owned());
         match (self.rules.default, self.rules.return_traffic) {
-            (DefaultVerdict::Drop, ReturnTraffic::Off) => warn(
+            (Verdict::Drop, ReturnTraffic::Off) => warn(
                 "return_traffic = \"off\" with default = \"drop\" drops the answers to this host's own connections: name \
                  resolution, time synchronization and updates fail unless a service covers them",
             ),
-            (DefaultVerdict::Drop, ReturnTraffic::Established) => warn(
+            (Verdict::Drop, ReturnTraffic::Established) => warn(
                 "return_traffic = \"established\" passes every TCP segment with ACK or RST from any sender, and drops \
                  answers over UDP, such as those of name servers",
             ),

@@ -17,7 +17,7 @@ use allowlist_common::flow::OutboundPacket;
 use allowlist_common::packet::{Contents, parse};
 use allowlist_common::verdict::{Reason, Verdict};
 use allowlist_policy::compile::{Names, Tables, compile};
-use allowlist_policy::{DefaultVerdict, Keep, Policy, ReturnTraffic, Rules, Snapshot};
+use allowlist_policy::{Keep, Policy, ReturnTraffic, Rules, Snapshot};
 use allowlist_tests::model::dissect::dissect;
 use allowlist_tests::model::host::Host;
 use allowlist_tests::model::policy_strategies::INTERFACES;
@@ -105,10 +105,10 @@ impl Setting {
 
     fn rules(self) -> Rules {
         let (default, return_traffic) = match self.0[0] >> 4 & 3 {
-            0 => (DefaultVerdict::Pass, ReturnTraffic::Track),
-            1 => (DefaultVerdict::Drop, ReturnTraffic::Track),
-            2 => (DefaultVerdict::Drop, ReturnTraffic::Established),
-            _ => (DefaultVerdict::Drop, ReturnTraffic::Off),
+            0 => (Verdict::Pass, ReturnTraffic::Track),
+            1 => (Verdict::Drop, ReturnTraffic::Track),
+            2 => (Verdict::Drop, ReturnTraffic::Established),
+            _ => (Verdict::Drop, ReturnTraffic::Off),
         };
         let keeps = |bit: u8| self.0[1] >> bit & 1 == 0;
         Rules {

@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use allowlist_common::packet::{ICMP, ICMPV6, IGMP, SCTP, TCP, UDP, tcp_flag};
 use allowlist_common::verdict::{Reason, Verdict};
 use allowlist_policy::{
-    DefaultVerdict, Feed, Mode, Origin, Policy, Ports, ReturnTraffic, Rules, Service, Snapshot,
+    Feed, Mode, Origin, Policy, Ports, ReturnTraffic, Rules, Service, Snapshot,
 };
 use dissect::ParsedFrame;
 
@@ -291,18 +291,17 @@ impl<'a> Model<'a> {
             };
             return (Verdict::Drop, reason);
         }
-        let passes = self.rules.default == DefaultVerdict::Pass;
+        let passes = self.rules.default == Verdict::Pass;
         (pass_if(passes), Reason::Default)
     }
 
     /// Reports whether flows are tracked.
     fn tracks(&self) -> bool {
-        self.rules.default == DefaultVerdict::Drop
-            && self.rules.return_traffic == ReturnTraffic::Track
+        self.rules.default == Verdict::Drop && self.rules.return_traffic == ReturnTraffic::Track
     }
 
     fn is_answer(&self, packet: &Packet) -> bool {
-        if self.rules.default == DefaultVerdict::Pass {
+        if self.rules.default == Verdict::Pass {
             return false; // the default verdict is the same
         }
         match self.rules.return_traffic {

@@ -4,8 +4,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use allowlist_common::verdict::{Reason, Verdict};
+use allowlist_policy::Rules;
 use allowlist_policy::compile::{CompileError, Names, compile};
-use allowlist_policy::{DefaultVerdict, Rules};
 use allowlist_tests::lab::frame;
 use allowlist_tests::model::dissect::dissect;
 use allowlist_tests::model::host::Host;
@@ -84,7 +84,7 @@ fn check(config: &str, expected: &[(&str, &[&str])]) {
     let snapshot = static_snapshot(&config.policy);
     let tables = compile(&config.policy, &snapshot, 1000, &Names::default()).expect("tables");
     let closed = Rules {
-        default: DefaultVerdict::Drop,
+        default: Verdict::Drop,
         ..Rules::default()
     };
     let host = Host::new(&tables, &closed, &["eth0"]);

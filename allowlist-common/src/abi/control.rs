@@ -35,21 +35,30 @@ pub struct Control {
     pub shares_ports: bool,
 }
 
-/// The structure that has a generation's prefixes.
+/// The data structure of the source lookup: `lookup = "…"`. Does not affect verdicts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize),
+    serde(rename_all = "kebab-case")
+)]
 pub enum Engine {
-    /// The range table ([`crate::ranges`]).
+    /// The range table ([`crate::ranges`]), whose cost does not depend on the sources of a flood.
     #[default]
     RangeTable = 0,
-    /// The kernel's longest-prefix-match tries.
+    /// The kernel's longest-prefix-match tries: the reference, and the fallback for kernels without the range table.
     LpmTrie = 1,
 }
 
-/// Which answers to this host's own traffic pass without a service that allows them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// The answers to this host's own traffic that pass without a service that allows them: `return_traffic = "…"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize),
+    serde(rename_all = "lowercase")
+)]
 pub enum ReturnTraffic {
     /// No answers.
-    #[default]
     Off = 0,
     /// TCP segments with ACK or RST, from any source.
     Established = 1,

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use allowlist_common::packet::{TCP, UDP};
-use allowlist_policy::{DefaultVerdict, Origin, Ports, Service, Snapshot};
+use allowlist_policy::{Origin, Ports, Service, Snapshot, Verdict};
 use ipnet::IpNet;
 
 use super::Config;
@@ -14,7 +14,7 @@ const SSH: u16 = 22;
 impl Config {
     /// Returns a warning if no service covers SSH and the default verdict drops it.
     pub fn ssh_warning(&self) -> Option<String> {
-        let is_closed = self.rules.default == DefaultVerdict::Drop && !self.covers_ssh();
+        let is_closed = self.rules.default == Verdict::Drop && !self.covers_ssh();
         is_closed.then(|| {
             format!(
                 "SSH is closed: default = \"drop\", and no service covers tcp/{SSH}; add [services.ssh] with ports = [\"tcp/{SSH}\"], and allow the networks from which you log in"
@@ -25,7 +25,7 @@ impl Config {
     /// Returns a note if no service covers SSH and the default verdict passes it. Not a warning, since another
     /// firewall may protect SSH.
     pub fn ssh_note(&self) -> Option<String> {
-        let is_open = self.rules.default == DefaultVerdict::Pass
+        let is_open = self.rules.default == Verdict::Pass
             && !self.policy.services.is_empty()
             && !self.covers_ssh();
         is_open.then(|| {
@@ -45,7 +45,7 @@ impl Config {
             Ports::Udp(range) => *range == all,
             other => other.is_of(UDP),
         });
-        let is_partly = self.rules.default == DefaultVerdict::Pass && covers_some && !covers_all;
+        let is_partly = self.rules.default == Verdict::Pass && covers_some && !covers_all;
         is_partly.then(|| {
             "later fragments of datagrams to uncovered UDP ports carry no port, so they are dropped (reason \"fragment\") unless a service with UDP ports allows their source; to receive such datagrams, add a service that covers the ports"
                 .to_owned()

@@ -10,8 +10,8 @@ use std::path::Path;
 use allowlist_common::abi::MAX_SERVICES;
 use allowlist_dataplane::AttachModeRequest;
 use allowlist_policy::{
-    AtStart, DefaultVerdict, Direction, Engine, Keep, MAX_NAME_BYTES, Mode, Policy, ReturnTraffic,
-    Rules, Service, Source, is_name,
+    AtStart, Direction, Engine, Keep, MAX_NAME_BYTES, Mode, Policy, ReturnTraffic, Rules, Service,
+    Source, Verdict, is_name,
 };
 use toml::Spanned;
 use toml::de::DeTable;
@@ -56,10 +56,7 @@ pub(super) fn config(
     ];
     root.only(&keys, problems);
     let modes = [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
-    let verdicts = [
-        ("pass", DefaultVerdict::Pass),
-        ("drop", DefaultVerdict::Drop),
-    ];
+    let verdicts = [("pass", Verdict::Pass), ("drop", Verdict::Drop)];
     let return_traffics = [
         ("track", ReturnTraffic::Track),
         ("established", ReturnTraffic::Established),
@@ -185,17 +182,19 @@ fn read_interfaces(table: &Table, problems: &mut Problems) -> Vec<String> {
     })
 }
 
-pub(super) fn read_choice<T: Copy + Default>(
+/// Returns the value of a key with these choices. The first choice is the default.
+fn read_choice<T: Copy, const N: usize>(
     table: &Table,
     key: &str,
-    choices: &[(&str, T)],
+    choices: &[(&str, T); N],
     problems: &mut Problems,
 ) -> T {
+    let default = choices[0].1;
     let Some(node) = table.get(key) else {
-        return T::default();
+        return default;
     };
     let Some(text) = node.text(problems) else {
-        return T::default();
+        return default;
     };
     let choice = choices.iter().find(|(name, _)| *name == text);
     if choice.is_none() {
@@ -208,7 +207,7 @@ pub(super) fn read_choice<T: Copy + Default>(
             format!("invalid value {text:?}; use {}", names.join(" or ")),
         );
     }
-    choice.map_or_else(T::default, |(_, value)| *value)
+    choice.map_or(default, |(_, value)| *value)
 }
 
 /// Returns `None` if the key is missing or invalid.

@@ -106,7 +106,7 @@ fn reads_every_key() {
     assert_eq!(
         config.rules,
         Rules {
-            default: DefaultVerdict::Drop,
+            default: Verdict::Drop,
             return_traffic: ReturnTraffic::Established,
             keep: Keep {
                 dhcp: false,
@@ -189,7 +189,7 @@ fn defaults() {
         (
             Mode::Enforce,
             Rules {
-                default: DefaultVerdict::Pass,
+                default: Verdict::Pass,
                 return_traffic: ReturnTraffic::Track,
                 keep: Keep::ALL,
                 lookup: Engine::RangeTable,
@@ -360,7 +360,7 @@ fn warns_of_a_service_on_the_ports_of_this_hosts_own_connections() {
     }
     // Tracked answers pass there too.
     let mut tracking = config("\"any\"");
-    tracking.rules.default = DefaultVerdict::Drop;
+    tracking.rules.default = Verdict::Drop;
     assert!(tracking.own_port_warnings(&(32_768..=60_999)).is_empty());
 }
 

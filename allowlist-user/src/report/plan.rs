@@ -1,7 +1,7 @@
 //! The policy that a start would publish, for `check`.
 
 use allowlist_dataplane::Entry;
-use allowlist_policy::DefaultVerdict;
+use allowlist_policy::Verdict;
 use allowlist_policy::compile::Tables;
 use allowlist_policy::text::indented;
 use jiff::Timestamp;
@@ -80,8 +80,8 @@ impl Plan<'_> {
             word(&self.config.mode),
             word(&self.config.rules.default),
             match self.config.rules.default {
-                DefaultVerdict::Pass => String::new(),
-                DefaultVerdict::Drop => {
+                Verdict::Pass => String::new(),
+                Verdict::Drop => {
                     format!(
                         ", return traffic {}",
                         word(&self.config.rules.return_traffic)

@@ -17,7 +17,7 @@ use allowlist_common::judge::{self, Decision};
 use allowlist_common::packet::{Address, Contents, Quote, TCP, UDP, parse};
 use allowlist_common::verdict::{Reason, Verdict};
 use allowlist_policy::compile::Tables;
-use allowlist_policy::{self as policy, DefaultVerdict, Mode, Rules};
+use allowlist_policy::{Mode, Rules};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 /// Compiled tables with a control word, and the tracked flows of the host.
@@ -144,17 +144,15 @@ fn control(rules: Rules) -> Control {
         (Exemptions::DHCP, rules.keep.dhcp),
         (Exemptions::MULTICAST, rules.keep.multicast),
     ];
-    let (default_verdict, return_traffic) = match (rules.default, rules.return_traffic) {
-        (DefaultVerdict::Pass, _) => (Verdict::Pass, ReturnTraffic::Off),
-        (_, policy::ReturnTraffic::Off) => (Verdict::Drop, ReturnTraffic::Off),
-        (_, policy::ReturnTraffic::Established) => (Verdict::Drop, ReturnTraffic::Established),
-        (_, policy::ReturnTraffic::Track) => (Verdict::Drop, ReturnTraffic::Track),
+    let return_traffic = match rules.default {
+        Verdict::Pass => ReturnTraffic::Off,
+        Verdict::Drop => rules.return_traffic,
     };
     Control {
         lookup: Engine::RangeTable, // not used: `grant` searches the compiled lists
         generation: 1,
         slot: 0,
-        default_verdict,
+        default_verdict: rules.default,
         observe: false,
         return_traffic,
         exemptions: kept

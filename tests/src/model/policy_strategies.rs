@@ -6,8 +6,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use allowlist_policy::{
-    DefaultVerdict, Engine, Keep, Mode, Origin, Policy, Ports, ReturnTraffic, Rules, Service,
-    Snapshot, Source,
+    Engine, Keep, Mode, Origin, Policy, Ports, ReturnTraffic, Rules, Service, Snapshot, Source,
+    Verdict,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proptest::collection::vec;
@@ -133,7 +133,7 @@ impl fmt::Debug for Scenario {
 
 /// Prefers `default = "drop"` and flow tracking, which have more cases.
 fn rules() -> impl Strategy<Value = Rules> {
-    let default = prop_oneof![1 => Just(DefaultVerdict::Pass), 3 => Just(DefaultVerdict::Drop)];
+    let default = prop_oneof![1 => Just(Verdict::Pass), 3 => Just(Verdict::Drop)];
     let return_traffic = prop_oneof![
         3 => Just(ReturnTraffic::Track),
         1 => Just(ReturnTraffic::Established),

@@ -6,7 +6,7 @@ use allowlist_dataplane::AttachModeRequest;
 use allowlist_dataplane::interface::look_up;
 use allowlist_dataplane::{Dataplane, Hook};
 use allowlist_policy::compile::{Names, compile};
-use allowlist_policy::{DefaultVerdict, Mode, Policy, Rules, Snapshot};
+use allowlist_policy::{Mode, Policy, Rules, Snapshot, Verdict};
 use allowlist_tests::lab::egress_filters;
 use allowlist_tests::{require_root, skip};
 use anyhow::ensure;
@@ -83,7 +83,7 @@ fn close_by_clsact(site: &Testbed) -> anyhow::Result<()> {
         let mut dataplane = Dataplane::open(site.scratch.pin_dir(), Some(2048))?;
         let tables = compile(&Policy::default(), &Snapshot::new(), 1, &Names::default())?;
         let rules = Rules {
-            default: DefaultVerdict::Drop,
+            default: Verdict::Drop,
             ..Rules::default()
         };
         dataplane.publish(&tables, Mode::Enforce, &rules, &[])?;

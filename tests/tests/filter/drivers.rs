@@ -8,7 +8,7 @@ use allowlist_dataplane::netlink::{Netlink, XdpPlace, index_of};
 use allowlist_dataplane::{Dataplane, Hook};
 use allowlist_policy::compile::{Names, compile};
 use allowlist_policy::error_code::ErrorCode;
-use allowlist_policy::{self as policy, DefaultVerdict, Mode, Policy, Rules};
+use allowlist_policy::{self as policy, Mode, Policy, Rules, Verdict};
 use allowlist_tests::lab::{
     Ended, ForeignProgram, Snapshot, add_ingress, load_foreign, move_to, remove, set_channels,
     veth_with_queues,
@@ -208,7 +208,7 @@ fn a_program_on_a_bridge_excludes_programs_on_its_ports() -> anyhow::Result<()> 
 }
 
 /// Opens the maps and publishes an empty policy.
-fn dataplane(site: &Testbed, default: DefaultVerdict) -> anyhow::Result<Dataplane> {
+fn dataplane(site: &Testbed, default: Verdict) -> anyhow::Result<Dataplane> {
     let mut dataplane = Dataplane::open(site.scratch.pin_dir(), Some(2048))?;
     let tables = compile(
         &Policy::default(),
@@ -239,7 +239,7 @@ fn an_earlier_program_is_named() -> anyhow::Result<()> {
     assert_eq!(attach["outcome"], "fails");
     let id = xdp_program(&site, "eth0")?.context("it is attached")?;
     let mut snapshot = Snapshot::new();
-    let mut dataplane = site.host.run(|| dataplane(&site, DefaultVerdict::Pass))?;
+    let mut dataplane = site.host.run(|| dataplane(&site, Verdict::Pass))?;
     for wanted in [
         AttachModeRequest::Native,
         AttachModeRequest::Generic,
@@ -294,7 +294,7 @@ fn the_tracker_is_not_attached_to_the_ingress_discipline() -> anyhow::Result<()>
     let site = Testbed::new()?;
     add_ingress(&site.host, "eth0")?;
     let error = site.host.run(|| -> anyhow::Result<_> {
-        let mut dataplane = dataplane(&site, DefaultVerdict::Drop)?;
+        let mut dataplane = dataplane(&site, Verdict::Drop)?;
         let mut object = dataplane.load_program(0, false)?;
         let attached = dataplane.attach_tracker(&mut object, 0, &facts("eth0")?, Hook::Clsact);
         attached.err().context("it is attached")
@@ -307,7 +307,7 @@ fn the_tracker_is_not_attached_to_the_ingress_discipline() -> anyhow::Result<()>
     }
     // A tcx link needs no discipline.
     site.host.run(|| -> anyhow::Result<()> {
-        let mut dataplane = dataplane(&site, DefaultVerdict::Drop)?;
+        let mut dataplane = dataplane(&site, Verdict::Drop)?;
         let mut object = dataplane.load_program(0, false)?;
         dataplane.attach_tracker(&mut object, 0, &facts("eth0")?, Hook::Best)
     })

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use allowlist_common::abi::{Counters, ServiceTraffic, Traffic};
 use allowlist_common::verdict::{Reason, Verdict};
+use allowlist_policy::Mode;
 use allowlist_policy::compile::{Names, Tables, compile};
-use allowlist_policy::{DefaultVerdict, Mode};
 use allowlist_tests::model::host::Host;
 use allowlist_tests::model::static_snapshot;
 use allowlist_user::config::Config;
@@ -37,10 +37,7 @@ impl Compiled {
 
     /// Returns the expected verdict, under the default verdict of the configuration.
     pub(crate) fn verdict(&self, end: &Expected) -> Verdict {
-        end.verdict.unwrap_or(match self.config.rules.default {
-            DefaultVerdict::Pass => Verdict::Pass,
-            DefaultVerdict::Drop => Verdict::Drop,
-        })
+        end.verdict.unwrap_or(self.config.rules.default)
     }
 
     fn action(&self, end: &Expected) -> u32 {

@@ -12,7 +12,7 @@ use allowlist_common::packet::{Contents, parse};
 use allowlist_common::verdict::{Reason, Verdict};
 use allowlist_dataplane::{AppliedState, Dataplane, View};
 use allowlist_policy::compile::Tables;
-use allowlist_policy::{DefaultVerdict, Mode, ReturnTraffic, Rules};
+use allowlist_policy::{Mode, ReturnTraffic, Rules};
 use allowlist_tests::lab::Scratch;
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
@@ -323,10 +323,7 @@ fn load(dataplane: &Dataplane, slots: u32) -> Vec<Ebpf> {
 /// Returns rules without return traffic.
 pub(crate) fn rules(default: Verdict) -> Rules {
     Rules {
-        default: match default {
-            Verdict::Pass => DefaultVerdict::Pass,
-            Verdict::Drop => DefaultVerdict::Drop,
-        },
+        default,
         return_traffic: ReturnTraffic::Off,
         ..Rules::default()
     }

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 
 use allowlist_common::packet::{SCTP, TCP, UDP};
 use allowlist_policy::compile::{Names, compile};
-use allowlist_policy::{DefaultVerdict, Mode, ReturnTraffic, Rules};
+use allowlist_policy::{Mode, ReturnTraffic, Rules, Verdict};
 use allowlist_tests::lab::frame;
 use allowlist_tests::model::policy_strategies::scenarios;
 use allowlist_tests::model::static_snapshot;
@@ -38,13 +38,13 @@ const LONGEST: usize = 1514;
 struct Difference {
     why: &'static str,
     /// The default verdicts under which the verdicts differ; under the other one, they are equal by chance.
-    defaults: &'static [DefaultVerdict],
+    defaults: &'static [Verdict],
     rows: &'static [&'static str],
 }
 
-const BOTH: &[DefaultVerdict] = &[DefaultVerdict::Pass, DefaultVerdict::Drop];
-const PASS: &[DefaultVerdict] = &[DefaultVerdict::Pass];
-const DROP: &[DefaultVerdict] = &[DefaultVerdict::Drop];
+const BOTH: &[Verdict] = &[Verdict::Pass, Verdict::Drop];
+const PASS: &[Verdict] = &[Verdict::Pass];
+const DROP: &[Verdict] = &[Verdict::Drop];
 
 const DIFFERENCES: &[Difference] = &[
     Difference {
@@ -183,7 +183,7 @@ fn listed() -> BTreeMap<String, &'static str> {
     listed
 }
 
-fn key(row: &str, default: DefaultVerdict) -> String {
+fn key(row: &str, default: Verdict) -> String {
     format!("default {default:?}: {row}")
 }
 

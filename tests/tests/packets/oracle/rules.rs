@@ -6,9 +6,7 @@
 
 use std::fmt::Write as _;
 
-use allowlist_policy::{
-    DefaultVerdict, Keep, Policy, Ports, ReturnTraffic, Rules, Service, Snapshot,
-};
+use allowlist_policy::{Keep, Policy, Ports, ReturnTraffic, Rules, Service, Snapshot, Verdict};
 use ipnet::IpNet;
 
 /// The table's family and name.
@@ -142,8 +140,8 @@ fn uncovered(rules: Rules) -> String {
         ReturnTraffic::Off | ReturnTraffic::Track => "goto refuse\n",
     };
     match rules.default {
-        DefaultVerdict::Pass => "goto pass\n",
-        DefaultVerdict::Drop => closed,
+        Verdict::Pass => "goto pass\n",
+        Verdict::Drop => closed,
     }
     .to_owned()
 }
