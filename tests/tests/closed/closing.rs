@@ -1,4 +1,4 @@
-//! A host that is closed while it talks, by a start that goes well and by one that does not.
+//! A host that is closed during its conversations, by a successful and by a failed start.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -14,19 +14,19 @@ use aya::programs::links::PinnedLink;
 use aya::programs::tc::TcAttachType;
 use nix::sys::signal::Signal;
 
-use super::talk::Server;
+use super::conversations::Server;
 use super::*;
 
 const DOWNLOADS: usize = 4;
-/// The host hears so often of each, and says nothing but that it has heard.
+/// The interval at which each server sends. The host sends only acknowledgements.
 const BETWEEN: Duration = Duration::from_millis(300);
-/// What its kernel waits for more, before it says so.
+/// The timeout of one read or write.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// Connections in which the host only listens go on: what it acknowledges makes them known in time.
-fn downloads_go_on(start_open: bool) -> anyhow::Result<()> {
-    let site = Testbed::new()?;
-    let server = Server::start(&site)?;
+/// Connections in which the host only receives continue, because the flow tracker records their acknowledgements in time.
+fn downloads_continue(start_open: bool) -> anyhow::Result<()> {
+    let testbed = Testbed::new()?;
+    let server = Server::start(&testbed)?;
     if start_open {
         let open = [
             "--iface",
@@ -37,11 +37,11 @@ fn downloads_go_on(start_open: bool) -> anyhow::Result<()> {
             "tcp/443",
             "--enforce",
         ];
-        site.filter(&open)?.stop(Signal::SIGTERM, SOON)?;
+        testbed.filter(&open)?.stop(Signal::SIGTERM, SOON)?;
     }
     let mut streams = Vec::new();
     for _ in 0..DOWNLOADS {
-        let client = site
+        let client = testbed
             .host
             .run(|| TcpStream::connect(at(FAMILIES[0].peer, 53)))?;
         let (far_end, _) = server.tcp.accept()?;
@@ -49,14 +49,14 @@ fn downloads_go_on(start_open: bool) -> anyhow::Result<()> {
         far_end.set_write_timeout(Some(PATIENCE))?;
         streams.push((client, far_end));
     }
-    let heard: [AtomicU64; DOWNLOADS] = Default::default();
+    let received: [AtomicU64; DOWNLOADS] = Default::default();
     let stopped = AtomicBool::new(false);
     thread::scope(|scope| {
         let stopped = &stopped;
-        for ((client, far_end), heard) in streams.iter_mut().zip(&heard) {
+        for ((client, far_end), received) in streams.iter_mut().zip(&received) {
             scope.spawn(move || {
                 while !stopped.load(Ordering::Relaxed) {
-                    // One that is cut off fills its sender's queue, which is no concern of this thread.
+                    // If the connection is cut, the send queue fills up, and the write fails.
                     let _ = far_end.write(&[7; 1000]);
                     thread::sleep(BETWEEN);
                 }
@@ -65,19 +65,21 @@ fn downloads_go_on(start_open: bool) -> anyhow::Result<()> {
                 let mut buffer = [0; 4096];
                 while !stopped.load(Ordering::Relaxed) {
                     if let Ok(length) = client.read(&mut buffer) {
-                        heard.fetch_add(length as u64, Ordering::Relaxed);
+                        received.fetch_add(length as u64, Ordering::Relaxed);
                     }
                 }
             });
         }
         let closed = (|| {
-            let filter = close(&site, "", &[])?;
-            let at_first = heard.each_ref().map(|heard| heard.load(Ordering::Relaxed));
-            let goes_on = || {
-                let mut both = heard.iter().zip(at_first);
-                Ok(both.all(|(heard, first)| heard.load(Ordering::Relaxed) > first + 3_000))
+            let filter = close(&testbed, "", &[])?;
+            let at_first = received
+                .each_ref()
+                .map(|received| received.load(Ordering::Relaxed));
+            let continues = || {
+                let mut both = received.iter().zip(at_first);
+                Ok(both.all(|(received, first)| received.load(Ordering::Relaxed) > first + 3_000))
             };
-            eventually(goes_on).context("some download hears nothing any more")?;
+            eventually(continues).context("a download has stopped")?;
             drop(filter);
             anyhow::Ok(())
         })();
@@ -87,61 +89,61 @@ fn downloads_go_on(start_open: bool) -> anyhow::Result<()> {
 }
 
 #[test]
-fn for_the_first_time_cuts_off_no_download() -> anyhow::Result<()> {
+fn for_the_first_time_interrupts_no_download() -> anyhow::Result<()> {
     require_root!();
-    downloads_go_on(false)
+    downloads_continue(false)
 }
 
 #[test]
-fn an_open_filter_cuts_off_no_download() -> anyhow::Result<()> {
+fn an_open_filter_interrupts_no_download() -> anyhow::Result<()> {
     require_root!();
-    downloads_go_on(true)
+    downloads_continue(true)
 }
 
-/// Somebody took off what notes the host's packets: the daemon puts it back, and says so.
+/// The daemon restores a removed pin of the flow tracker, and logs a warning.
 #[test]
 fn restores_a_missing_tracker_pin() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let server = Server::start(&site)?;
-    let filter = close(&site, "", &[])?;
-    let pins = site.scratch.pin_dir().join(format!("v{VERSION}"));
+    let testbed = Testbed::new()?;
+    let server = Server::start(&testbed)?;
+    let filter = close(&testbed, "", &[])?;
+    let pins = testbed.scratch.pin_dir().join(format!("v{VERSION}"));
     std::fs::remove_file(pins.join("egress_0"))?;
     filter.wait_for_line("warning[tracker-pin-missing]: ", SOON)?;
     eventually(|| Ok(pins.join("egress_0").exists())).with_context(|| filter.output())?;
-    eventually(|| server.answers(&site, FAMILIES[0], 8, NEVER))?;
+    eventually(|| server.answers(&testbed, FAMILIES[0], 8, NEVER))?;
     Ok(())
 }
 
-/// The kernel has the flow tracker on the interface for as long as another process holds its link, and refuses the same
-/// program once more. The daemon waits for that, and does not take the older hook instead.
+/// While another process holds the former link, the kernel refuses to attach the flow tracker again. The daemon waits for
+/// the end of the link, and does not fall back to clsact.
 #[test]
 fn waits_until_the_former_link_is_freed() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let server = Server::start(&site)?;
-    let filter = close(&site, "", &[])?;
-    let pin = site
+    let testbed = Testbed::new()?;
+    let server = Server::start(&testbed)?;
+    let filter = close(&testbed, "", &[])?;
+    let pin = testbed
         .scratch
         .pin_dir()
         .join(format!("v{VERSION}"))
         .join("egress_0");
     let held = PinnedLink::from_pin(&pin)?;
     std::fs::remove_file(&pin)?;
-    // Longer than it takes the self-check to look.
+    // Longer than the interval of the self-check.
     thread::sleep(Duration::from_millis(1200));
     drop(held);
     eventually(|| Ok(pin.exists())).with_context(|| filter.output())?;
-    eventually(|| server.answers(&site, FAMILIES[0], 8, NEVER))?;
+    eventually(|| server.answers(&testbed, FAMILIES[0], 8, NEVER))?;
     Ok(())
 }
 
-/// What holds one interface is in the way of the start, and then nothing is on the other.
+/// A start that fails because another filter holds one interface leaves no programs on the other one.
 #[test]
 fn that_fails_leaves_no_pins() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    site.second_link()?;
+    let testbed = Testbed::new()?;
+    testbed.second_link()?;
     let other = Scratch::new()?;
     let held = [
         "--iface",
@@ -154,16 +156,22 @@ fn that_fails_leaves_no_pins() -> anyhow::Result<()> {
     ];
     let mut arguments: Vec<std::ffi::OsString> = held.map(Into::into).to_vec();
     arguments.extend(other.arguments());
-    site.filter(&arguments)?.stop(Signal::SIGTERM, SOON)?;
+    testbed.filter(&arguments)?.stop(Signal::SIGTERM, SOON)?;
 
-    let refused = close(&site, "", &["--iface", "eth0", "--iface", "eth1"]);
+    let refused = close(&testbed, "", &["--iface", "eth0", "--iface", "eth1"]);
     ensure!(refused.is_err(), "eth1 has another filter");
     for interface in ["eth0", "eth1"] {
-        let found = site
+        let found = testbed
             .host
             .run(|| SchedClassifier::query_tcx(interface, TcAttachType::Egress))?;
         ensure!(found.1.is_empty(), "{interface}: {:?}", found.1);
     }
-    ensure!(!site.scratch.pin_dir().join(format!("v{VERSION}")).exists());
+    ensure!(
+        !testbed
+            .scratch
+            .pin_dir()
+            .join(format!("v{VERSION}"))
+            .exists()
+    );
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! A closed host gets and renews its lease from a real DHCP server, and hears its DHCPv6 server.
+//! A closed host gets and renews its lease from a real DHCP server, and receives answers of a DHCPv6 server.
 
 use std::fs::{self, Permissions};
 use std::io::ErrorKind;
@@ -13,41 +13,40 @@ use serde_json::json;
 
 use super::*;
 
-/// What the client calls with each event. The host has the address that it gets from the start, since
-/// a link of the laboratory has no other.
+/// The script that the client runs for each event. It sets no address, because the host has the leased address from the
+/// start.
 const SCRIPT: &str = "#!/bin/sh\necho \"event $1 $ip\"\n";
 
-/// The one address that is leased, to the host's end of the link; no time for the server to ask
-/// around whether it is taken.
-fn server(site: &Testbed) -> anyhow::Result<Program> {
-    let leases = site.scratch.write("leases", "")?;
-    let config = site.scratch.write(
+/// Starts a server that leases one address to the host's end of the link. A static lease is not probed for conflicts.
+fn server(testbed: &Testbed) -> anyhow::Result<Program> {
+    let leases = testbed.scratch.write("leases", "")?;
+    let config = testbed.scratch.write(
         "udhcpd.conf",
         format!(
             "start 198.51.100.1\nend 198.51.100.1\nstatic_lease 02:00:00:00:00:0a 198.51.100.1\n\
              interface eth0\nlease_file {}\npidfile {}\noption subnet 255.255.255.0\noption lease 3600\n",
             leases.display(),
-            site.scratch.file("udhcpd.pid").display(),
+            testbed.scratch.file("udhcpd.pid").display(),
         ),
     )?;
-    let mut command = site.peer.command("udhcpd")?;
+    let mut command = testbed.peer.command("udhcpd")?;
     command.arg("-f").arg(config);
     let server = Program::start(command)?;
     server.wait_for_line("started", SOON)?;
     Ok(server)
 }
 
-/// Asks three times, a second apart, and ends if nobody answers.
-fn client(site: &Testbed) -> anyhow::Result<Program> {
-    let script = site.scratch.write("script", SCRIPT)?;
+/// Starts a client that sends three requests, one per second, and ends if no server answers.
+fn client(testbed: &Testbed) -> anyhow::Result<Program> {
+    let script = testbed.scratch.write("script", SCRIPT)?;
     fs::set_permissions(&script, Permissions::from_mode(0o700))?;
-    let mut command = site.host.command("udhcpc")?;
+    let mut command = testbed.host.command("udhcpc")?;
     command.args(["-f", "-n", "-i", "eth0", "-t", "3", "-T", "1", "-s"]);
     command.arg(script);
     Program::start(command)
 }
 
-/// Whether both programs are here.
+/// Reports whether both programs are installed.
 fn are_installed() -> bool {
     ["udhcpc", "udhcpd"].iter().all(|program| {
         let started = std::process::Command::new(program)
@@ -59,18 +58,18 @@ fn are_installed() -> bool {
     })
 }
 
-/// A first lease, by packets that no address is needed for, and a renewal, by sockets.
+/// Checks a first lease, with raw packets, and a renewal, with UDP sockets.
 fn is_leased_and_renewed(attach_mode: &str) -> anyhow::Result<()> {
-    let site = Testbed::new()?;
-    let _server = server(&site)?;
-    let _filter = close(&site, "", &["--attach-mode", attach_mode])?;
-    let mut client = client(&site)?;
+    let testbed = Testbed::new()?;
+    let _server = server(&testbed)?;
+    let _filter = close(&testbed, "", &["--attach-mode", attach_mode])?;
+    let mut client = client(&testbed)?;
     client.wait_for_line("event bound 198.51.100.1", SOON)?;
-    let first = site.counted("eth0")?;
+    let first = testbed.counted("eth0")?;
     client.signal(Signal::SIGUSR1)?;
     client.wait_for_line("event renew 198.51.100.1", SOON)?;
-    let renewed = site.counted("eth0")?;
-    // An offer and its confirmation; then one more confirmation. A slow client asks again.
+    let renewed = testbed.counted("eth0")?;
+    // An offer and an acknowledgement, then another acknowledgement; more if the client repeats a request.
     let counts = [&first, &renewed].map(|counted| packets(counted, "pass dhcp"));
     ensure!(
         counts[0] >= 2 && counts[1] > counts[0],
@@ -81,7 +80,7 @@ fn is_leased_and_renewed(attach_mode: &str) -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_lease_is_got_and_renewed() {
+fn a_lease_is_obtained_and_renewed() {
     require_root!();
     if !are_installed() {
         skip!("needs udhcpc and udhcpd: `apt-get install udhcpc udhcpd`");
@@ -92,29 +91,29 @@ fn a_lease_is_got_and_renewed() {
     }
 }
 
-/// In either mode, the filter comes before the client's packet socket.
+/// In both attach modes, the filter runs before the client's packet socket.
 #[test]
-fn without_the_exception_there_is_no_lease() -> anyhow::Result<()> {
+fn without_the_exemption_there_is_no_lease() -> anyhow::Result<()> {
     require_root!();
     if !are_installed() {
         skip!("needs udhcpc and udhcpd: `apt-get install udhcpc udhcpd`");
     }
-    let sites = [Testbed::new()?, Testbed::new()?];
+    let testbeds = [Testbed::new()?, Testbed::new()?];
     let mut running = Vec::new();
-    for (site, attach_mode) in sites.iter().zip(["native", "generic"]) {
+    for (testbed, attach_mode) in testbeds.iter().zip(["native", "generic"]) {
         let lines = "return_traffic = 'off'\nkeep.dhcp = false";
-        let filter = close(site, lines, &["--attach-mode", attach_mode])?;
-        running.push((site, server(site)?, filter, client(site)?));
+        let filter = close(testbed, lines, &["--attach-mode", attach_mode])?;
+        running.push((testbed, server(testbed)?, filter, client(testbed)?));
     }
-    for (site, _server, _filter, client) in &mut running {
+    for (testbed, _server, _filter, client) in &mut running {
         ensure!(!client.wait(SOON)?.success(), "{}", client.output());
         ensure!(
             !client.stdout().contains("event bound"),
             "{}",
             client.output()
         );
-        let counted = site.counted("eth0")?;
-        // The server has answered, though not before it was ready.
+        let counted = testbed.counted("eth0")?;
+        // The server may have missed the first requests, but it has answered.
         ensure!(packets(&counted, "drop default") > 0, "{counted}");
     }
     Ok(())
@@ -124,11 +123,11 @@ fn without_the_exception_there_is_no_lease() -> anyhow::Result<()> {
 fn answers_of_dhcpv6_servers_arrive() -> anyhow::Result<()> {
     require_root!();
     let [_, v6] = FAMILIES;
-    for kept in [true, false] {
-        let site = Testbed::new()?;
-        let _filter = close(&site, &format!("keep.dhcp = {kept}"), &[])?;
+    for is_exempt in [true, false] {
+        let testbed = Testbed::new()?;
+        let _filter = close(&testbed, &format!("keep.dhcp = {is_exempt}"), &[])?;
         let on_link = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0xa);
-        let mut add = site.host.command("ip")?;
+        let mut add = testbed.host.command("ip")?;
         add.args([
             "address",
             "add",
@@ -137,21 +136,21 @@ fn answers_of_dhcpv6_servers_arrive() -> anyhow::Result<()> {
             "eth0",
             "nodad",
         ]);
-        ensure!(add.status()?.success(), "no address on the link");
-        let sender = FrameSender::new(&site.peer, "eth0")?;
-        let client = site
+        ensure!(add.status()?.success(), "cannot add the link-local address");
+        let sender = FrameSender::new(&testbed.peer, "eth0")?;
+        let client = testbed
             .host
             .run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 546)))?;
         let on_link = SocketAddr::from((on_link, 546));
-        // From another port, from another network, and as servers answer.
-        for (from, to, word) in [
+        // From another port, to a global address, and as DHCPv6 servers answer.
+        for (from, to, payload) in [
             (548, on_link, b"other"),
             (547, v6.host(546), b"route"),
             (547, on_link, b"reply"),
         ] {
-            sender.send(&frame::udp(v6.peer(from), to, word))?;
+            sender.send(&frame::udp(v6.peer(from), to, payload))?;
         }
-        let (timeout, expected, counted) = if kept {
+        let (timeout, expected, counted) = if is_exempt {
             let reply = (b"reply".to_vec(), v6.peer(0).ip());
             (
                 SOON,
@@ -162,7 +161,7 @@ fn answers_of_dhcpv6_servers_arrive() -> anyhow::Result<()> {
             (NEVER, None, json!({"drop default": 3}))
         };
         assert_eq!(receive(&client, timeout)?, expected);
-        site.check_counted("eth0", &counted)?;
+        testbed.check_counted("eth0", &counted)?;
     }
     Ok(())
 }

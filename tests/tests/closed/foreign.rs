@@ -1,4 +1,4 @@
-//! Flows that a stranger initiated while everything passed: once the host is closed, they are no answers.
+//! Foreign flows that began while all packets passed: after the host is closed, their packets are not answers.
 
 use std::net::{TcpListener, TcpStream};
 
@@ -8,37 +8,37 @@ use anyhow::{Context as _, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::talk::{Server, ask_socket};
+use super::conversations::{Server, client_socket};
 use super::*;
 
-/// Where a server of the host listens; no service covers it.
+/// The port of a server on the host, which no service covers.
 const SERVED: u16 = 5353;
-/// The port of a stranger.
+/// The port of the foreign clients.
 const CLIENT: u16 = 40_000;
 
-/// A server of the host, and strangers that send to it.
+/// A server on the host, and foreign clients that send to it.
 struct Strangers {
     servers: Vec<UdpSocket>,
     clients: Vec<UdpSocket>,
 }
 
 impl Strangers {
-    fn new(site: &Testbed) -> anyhow::Result<Self> {
+    fn new(testbed: &Testbed) -> anyhow::Result<Self> {
         let bind = |address: SocketAddr| UdpSocket::bind(address);
         Ok(Self {
-            servers: site.host.run(|| {
+            servers: testbed.host.run(|| {
                 let all = FAMILIES.iter().map(|family| bind(family.host(SERVED)));
                 all.collect::<Result<_, _>>()
             })?,
-            clients: site.peer.run(|| {
+            clients: testbed.peer.run(|| {
                 let all = FAMILIES.iter().map(|family| bind(family.peer(CLIENT)));
                 all.collect::<Result<_, _>>()
             })?,
         })
     }
 
-    /// Whether each question comes to the server.
-    fn are_heard(&self, timeout: Duration) -> anyhow::Result<Vec<bool>> {
+    /// Sends a datagram from each client, and reports whether the server receives it.
+    fn are_received(&self, timeout: Duration) -> anyhow::Result<Vec<bool>> {
         let mut heard = Vec::new();
         for ((family, server), client) in FAMILIES.iter().zip(&self.servers).zip(&self.clients) {
             client.send_to(b"question", family.host(SERVED))?;
@@ -47,7 +47,7 @@ impl Strangers {
         Ok(heard)
     }
 
-    /// The server sends to each.
+    /// Sends a datagram from the server to each client.
     fn reply(&self) -> anyhow::Result<()> {
         for (family, server) in FAMILIES.iter().zip(&self.servers) {
             server.send_to(b"reply", family.peer(CLIENT))?;
@@ -55,35 +55,38 @@ impl Strangers {
         Ok(())
     }
 
-    /// Each sends and gets a reply, so that both sides have sent. More than once, since an address may not be ready at first.
+    /// Sends in both directions. Repeats the first direction, because an address may not be ready at first.
     fn talk(&self) -> anyhow::Result<()> {
-        eventually(|| Ok(self.are_heard(NEVER)? == [true; 2]))?;
+        eventually(|| Ok(self.are_received(NEVER)? == [true; 2]))?;
         for server in &self.servers {
             while receive(server, NEVER)?.is_some() {}
         }
         self.reply()
     }
 
-    /// No packet of a stranger reaches the server any more, although the server goes on sending.
-    fn are_shut_out(&self) -> anyhow::Result<()> {
+    /// Checks that no client reaches the server, although the server continues to send.
+    fn are_dropped(&self) -> anyhow::Result<()> {
         for _ in 0..3 {
             self.reply()?;
-            ensure!(self.are_heard(NEVER)? == [false; 2], "a stranger is heard");
+            ensure!(
+                self.are_received(NEVER)? == [false; 2],
+                "a foreign packet passed"
+            );
         }
         Ok(())
     }
 }
 
-/// The output of a command about flows.
-fn flows(site: &Testbed, arguments: &[&str]) -> anyhow::Result<Value> {
-    let ended = site.run(&[&["flows"], arguments, &["--json"]].concat())?;
+/// Runs a `flows` command, and returns its output.
+fn flows(testbed: &Testbed, arguments: &[&str]) -> anyhow::Result<Value> {
+    let ended = testbed.run(&[&["flows"], arguments, &["--json"]].concat())?;
     ensure!(ended.code == Some(0), "{ended:?}");
     Ok(serde_json::from_str(&ended.stdout)?)
 }
 
-/// The flows of one side, as the program lists them.
-fn listed(site: &Testbed, initiator: &str) -> anyhow::Result<Vec<Value>> {
-    let listed = flows(site, &["list"])?;
+/// Returns the listed flows that this side initiated.
+fn listed(testbed: &Testbed, initiator: &str) -> anyhow::Result<Vec<Value>> {
+    let listed = flows(testbed, &["list"])?;
     let flows = listed["flows"].as_array().context("a list")?.clone();
     Ok(flows
         .into_iter()
@@ -94,36 +97,36 @@ fn listed(site: &Testbed, initiator: &str) -> anyhow::Result<Vec<Value>> {
 #[test]
 fn in_observe_mode_does_not_become_an_answer() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let mut filter = close(&site, "mode = \"observe\"", &[])?;
-    let strangers = Strangers::new(&site)?;
-    let server = Server::start(&site)?;
+    let testbed = Testbed::new()?;
+    let mut filter = close(&testbed, "mode = \"observe\"", &[])?;
+    let strangers = Strangers::new(&testbed)?;
+    let server = Server::start(&testbed)?;
     strangers.talk()?;
     ensure!(
-        listed(&site, "foreign")?.len() == 2,
+        listed(&testbed, "foreign")?.len() == 2,
         "{:?}",
-        listed(&site, "foreign")?
+        listed(&testbed, "foreign")?
     );
     let own = [
-        ask_socket(&site, FAMILIES[0])?,
-        ask_socket(&site, FAMILIES[1])?,
+        client_socket(&testbed, FAMILIES[0])?,
+        client_socket(&testbed, FAMILIES[1])?,
     ];
     for client in &own {
         ensure!(server.answers_to(client, 8, SOON)?);
     }
-    let changed = site.run(&["mode", "enforce"])?;
+    let changed = testbed.run(&["mode", "enforce"])?;
     ensure!(changed.code == Some(0), "{changed:?}");
-    strangers.are_shut_out()?;
-    // Neither does a restart make it one.
+    strangers.are_dropped()?;
+    // A restart does not change this.
     filter.stop(Signal::SIGKILL, SOON)?;
-    let config = site.scratch.file("allowlist.toml").display().to_string();
-    let _filter = site.filter(&["--config", &config])?;
-    ensure!(site.run(&["mode", "enforce"])?.code == Some(0));
-    strangers.are_shut_out()?;
+    let config = testbed.scratch.file("allowlist.toml").display().to_string();
+    let _filter = testbed.filter(&["--config", &config])?;
+    ensure!(testbed.run(&["mode", "enforce"])?.code == Some(0));
+    strangers.are_dropped()?;
     for client in &own {
         ensure!(
             server.answers_to(client, 8, SOON)?,
-            "this host's own is answered"
+            "an answer to the host is lost"
         );
     }
     Ok(())
@@ -132,17 +135,17 @@ fn in_observe_mode_does_not_become_an_answer() -> anyhow::Result<()> {
 #[test]
 fn before_the_start_does_not_become_an_answer() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let strangers = Strangers::new(&site)?;
-    let server = Server::start(&site)?;
+    let testbed = Testbed::new()?;
+    let strangers = Strangers::new(&testbed)?;
+    let server = Server::start(&testbed)?;
     strangers.talk()?;
-    let own = ask_socket(&site, FAMILIES[0])?;
+    let own = client_socket(&testbed, FAMILIES[0])?;
     ensure!(server.answers_to(&own, 8, SOON)?);
-    let _filter = close(&site, "", &[])?;
-    strangers.are_shut_out()?;
+    let _filter = close(&testbed, "", &[])?;
+    strangers.are_dropped()?;
     ensure!(
         server.answers_to(&own, 8, SOON)?,
-        "a client that is older than the filter"
+        "an answer to a client from before the start is lost"
     );
     Ok(())
 }
@@ -150,54 +153,56 @@ fn before_the_start_does_not_become_an_answer() -> anyhow::Result<()> {
 #[test]
 fn while_the_default_was_to_pass_does_not_become_an_answer() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let _filter = close(&site, "", &[])?;
-    let config = site.scratch.file("allowlist.toml");
+    let testbed = Testbed::new()?;
+    let _filter = close(&testbed, "", &[])?;
+    let config = testbed.scratch.file("allowlist.toml");
     let closed = std::fs::read_to_string(&config)?;
     let reload = |text: &str| -> anyhow::Result<()> {
-        site.scratch.write("allowlist.toml", text)?;
-        let ended: Ended = site.run(&["reload"])?;
+        testbed.scratch.write("allowlist.toml", text)?;
+        let ended: Ended = testbed.run(&["reload"])?;
         ensure!(ended.code == Some(0), "{ended:?}");
         Ok(())
     };
     reload(&closed.replace("default = \"drop\"", "default = \"pass\""))?;
-    let strangers = Strangers::new(&site)?;
+    let strangers = Strangers::new(&testbed)?;
     strangers.talk()?;
     reload(&closed)?;
-    strangers.are_shut_out()
+    strangers.are_dropped()
 }
 
-/// The service's source sent first; once the service is gone, late replies of the server create no flow.
+/// A source of the service sent first. After the removal of the service, replies of the server create no flow.
 #[test]
-fn to_a_service_that_is_gone_does_not_become_an_answer() -> anyhow::Result<()> {
+fn to_a_removed_service_does_not_become_an_answer() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let _filter = close(&site, "", &[])?;
-    let config = site.scratch.file("allowlist.toml");
+    let testbed = Testbed::new()?;
+    let _filter = close(&testbed, "", &[])?;
+    let config = testbed.scratch.file("allowlist.toml");
     let closed = std::fs::read_to_string(&config)?;
-    let strangers = Strangers::new(&site)?;
+    let strangers = Strangers::new(&testbed)?;
     let served = format!(
         "{closed}\n[services.dns]\nports = [\"udp/{SERVED}\"]\nallow = [\"strangers\"]\n\
          [sources.strangers]\nprefixes = [\"{}\", \"{}\"]\n",
         FAMILIES[0].peer, FAMILIES[1].peer
     );
-    site.scratch.write("allowlist.toml", served)?;
-    ensure!(site.run(&["reload"])?.code == Some(0));
+    testbed.scratch.write("allowlist.toml", served)?;
+    ensure!(testbed.run(&["reload"])?.code == Some(0));
     strangers.talk()?;
-    site.scratch.write("allowlist.toml", closed)?;
-    ensure!(site.run(&["reload"])?.code == Some(0));
-    strangers.are_shut_out()
+    testbed.scratch.write("allowlist.toml", closed)?;
+    ensure!(testbed.run(&["reload"])?.code == Some(0));
+    strangers.are_dropped()
 }
 
-/// A connection that a stranger opened, and one of which only a stray segment came.
+/// A connection that another host opened in observe mode.
 #[test]
 fn by_tcp_does_not_become_an_answer() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let _filter = close(&site, "mode = \"observe\"", &[])?;
+    let testbed = Testbed::new()?;
+    let _filter = close(&testbed, "mode = \"observe\"", &[])?;
     let family = FAMILIES[0];
-    let listener = site.host.run(|| TcpListener::bind(family.host(SERVED)))?;
-    let client = site
+    let listener = testbed
+        .host
+        .run(|| TcpListener::bind(family.host(SERVED)))?;
+    let client = testbed
         .peer
         .run(|| TcpStream::connect_timeout(&family.host(SERVED), SOON))?;
     let (server, _) = listener.accept()?;
@@ -206,15 +211,15 @@ fn by_tcp_does_not_become_an_answer() -> anyhow::Result<()> {
         end.set_read_timeout(Some(SOON))?;
     }
     talk_once(&client, &server)?;
-    ensure!(site.run(&["mode", "enforce"])?.code == Some(0));
+    ensure!(testbed.run(&["mode", "enforce"])?.code == Some(0));
     server.set_read_timeout(Some(NEVER))?;
     for _ in 0..3 {
         std::io::Write::write_all(&mut &server, b"reply")?;
         std::io::Write::write_all(&mut &client, b"question")?;
         let read = std::io::Read::read(&mut &server, &mut [0; 64]);
-        ensure!(read.is_err(), "a stranger's segment came: {read:?}");
+        ensure!(read.is_err(), "a foreign segment passed: {read:?}");
     }
-    ensure!(listed(&site, "own")?.is_empty());
+    ensure!(listed(&testbed, "own")?.is_empty());
     Ok(())
 }
 
@@ -227,21 +232,21 @@ fn talk_once(mut client: &TcpStream, mut server: &TcpStream) -> anyhow::Result<(
     Ok(())
 }
 
-/// Answers to a flow that was cut are dropped, with their fragments, and no others are.
+/// After `flows cut`, only answers to these flows are dropped, including fragments.
 #[test]
 fn flows_are_listed_and_cut() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let server = Server::start(&site)?;
-    let _filter = close(&site, "", &[])?;
+    let testbed = Testbed::new()?;
+    let server = Server::start(&testbed)?;
+    let _filter = close(&testbed, "", &[])?;
     let clients = [
-        ask_socket(&site, FAMILIES[0])?,
-        ask_socket(&site, FAMILIES[1])?,
+        client_socket(&testbed, FAMILIES[0])?,
+        client_socket(&testbed, FAMILIES[1])?,
     ];
     for client in &clients {
-        ensure!(server.answers_to(client, super::talk::FRAGMENTED, SOON)?);
+        ensure!(server.answers_to(client, super::conversations::FRAGMENTED, SOON)?);
     }
-    let own = listed(&site, "own")?;
+    let own = listed(&testbed, "own")?;
     ensure!(own.len() == 2, "{own:?}");
     let first = &own[0];
     assert_eq!(first["protocol"], "udp");
@@ -250,7 +255,7 @@ fn flows_are_listed_and_cut() -> anyhow::Result<()> {
     assert_eq!(first["local_port"], clients[0].local_addr()?.port());
     let remaining = first["remaining_seconds"].as_u64().context("a number")?;
     ensure!((1..=300).contains(&remaining), "{first}");
-    let only = flows(&site, &["list", "2001:db8:1::/64"])?;
+    let only = flows(&testbed, &["list", "2001:db8:1::/64"])?;
     ensure!(
         only["flows"]
             .as_array()
@@ -258,45 +263,45 @@ fn flows_are_listed_and_cut() -> anyhow::Result<()> {
         "{only}"
     );
 
-    let cut = flows(&site, &["cut", FAMILIES[0].peer])?;
+    let cut = flows(&testbed, &["cut", FAMILIES[0].peer])?;
     ensure!(
         cut["cut"].as_array().is_some_and(|flows| flows.len() == 1),
         "{cut}"
     );
-    // The server sends unasked: whole, and in fragments.
-    for length in [8, super::talk::FRAGMENTED] {
-        for (client, heard) in clients.iter().zip([false, true]) {
+    // The server sends without a request: whole packets and fragments.
+    for length in [8, super::conversations::FRAGMENTED] {
+        for (client, passes) in clients.iter().zip([false, true]) {
             server.udp.send_to(&vec![7; length], client.local_addr()?)?;
-            let timeout = if heard { SOON } else { NEVER };
+            let timeout = if passes { SOON } else { NEVER };
             ensure!(
-                receive(client, timeout)?.is_some() == heard,
-                "{length} {heard}"
+                receive(client, timeout)?.is_some() == passes,
+                "{length} {passes}"
             );
         }
     }
-    let nothing = flows(&site, &["cut", FAMILIES[0].peer])?;
+    let nothing = flows(&testbed, &["cut", FAMILIES[0].peer])?;
     assert_eq!(nothing["cut"], serde_json::json!([]));
-    // Once this host sends again, it is answered.
+    // After the host sends again, answers pass.
     ensure!(server.answers_to(&clients[0], 8, SOON)?);
-    let wrong = site.run(&["flows", "cut", "nobody"])?;
+    let wrong = testbed.run(&["flows", "cut", "invalid"])?;
     assert_eq!(wrong.code, Some(2), "{wrong:?}");
     Ok(())
 }
 
-/// A service that trusts some networks with every port takes nothing from this host's own connections.
+/// With a service on all ports, the host's own flows still get their answers.
 #[test]
 fn a_service_on_all_ports_leaves_this_host_its_answers() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let server = Server::start(&site)?;
+    let testbed = Testbed::new()?;
+    let server = Server::start(&testbed)?;
     let lines = "[services.all]\nports = [\"any\"]\nallow = [\"friends\"]\n";
-    let _filter = close(&site, lines, &[])?;
+    let _filter = close(&testbed, lines, &[])?;
     for family in FAMILIES {
-        ensure!(server.answers(&site, family, super::talk::FRAGMENTED, SOON)?);
-        ensure!(server.accepts(&site, family, SOON)?);
-        ensure!(super::talk::pings(&site, family, SOON)?);
+        ensure!(server.answers(&testbed, family, super::conversations::FRAGMENTED, SOON)?);
+        ensure!(server.accepts(&testbed, family, SOON)?);
+        ensure!(super::conversations::pings(&testbed, family, SOON)?);
     }
-    let strangers = Strangers::new(&site)?;
-    ensure!(strangers.are_heard(NEVER)? == [false; 2]);
+    let strangers = Strangers::new(&testbed)?;
+    ensure!(strangers.are_received(NEVER)? == [false; 2]);
     Ok(())
 }

@@ -1,18 +1,18 @@
-//! A closed host, met from outside and from inside: `default = "drop"`, with services for a few, and
-//! answers to what the host itself sends.
+//! A closed host: `default = "drop"`, services for a few sources, and answers to the host's own packets. Tests send from
+//! outside and from the host.
 //!
-//! Both ends of a conversation are held by one thread, so nothing runs that a test does not wait for.
+//! One thread has both ends of each conversation, so nothing runs that a test does not wait for.
 
 mod closing;
+mod conversations;
 mod dhcp;
+mod egress_hook;
 mod foreign;
-mod hooks;
 mod neighbours;
 mod own_traffic;
 mod path_mtu;
 mod restarts;
 mod strangers;
-mod talk;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -22,7 +22,7 @@ use serde_json::Value;
 
 /// Long enough for a machine that is busy building.
 const SOON: Duration = Duration::from_mins(3);
-/// Long enough for what does not come.
+/// The time to wait for a packet that should not arrive.
 const NEVER: Duration = Duration::from_millis(200);
 
 /// The addresses of one family.
@@ -31,7 +31,7 @@ struct Family {
     host: &'static str,
     /// The other end of the link.
     peer: &'static str,
-    /// Behind the other end: nobody that the host knows.
+    /// An address behind the peer, in no source.
     stranger: &'static str,
 }
 
@@ -63,13 +63,13 @@ impl Family {
 }
 
 fn at(address: &str, port: u16) -> SocketAddr {
-    SocketAddr::new(address.parse().expect("an address of this file"), port)
+    SocketAddr::new(address.parse().expect("an address"), port)
 }
 
-/// Starts the filter on a closed host with more lines in its configuration, those without a table
-/// first. One service: `tcp/443` and `udp/443` for `203.0.113.0/24` and `2001:db8:7::/48`.
-fn close(site: &Testbed, lines: &str, options: &[&str]) -> anyhow::Result<Program> {
-    let config = site.scratch.write(
+/// Starts the filter on a closed host with one service: `tcp/443` and `udp/443` for `203.0.113.0/24` and
+/// `2001:db8:7::/48`. `lines` are further lines of the configuration, top-level keys first.
+fn close(testbed: &Testbed, lines: &str, options: &[&str]) -> anyhow::Result<Program> {
+    let config = testbed.scratch.write(
         "allowlist.toml",
         format!(
             r#"
@@ -85,10 +85,10 @@ fn close(site: &Testbed, lines: &str, options: &[&str]) -> anyhow::Result<Progra
         ),
     )?;
     let config = config.display().to_string();
-    site.filter(&[&["--config", &config], options].concat())
+    testbed.filter(&[&["--config", &config], options].concat())
 }
 
-/// What a socket gets next, and from whom; `None` if nothing comes in time.
+/// Receives the next datagram and its source; `None` if none arrives in time.
 fn receive(socket: &UdpSocket, timeout: Duration) -> anyhow::Result<Option<(Vec<u8>, IpAddr)>> {
     let mut buffer = vec![0; 1 << 16];
     socket.set_read_timeout(Some(timeout))?;
@@ -102,7 +102,7 @@ fn receive(socket: &UdpSocket, timeout: Duration) -> anyhow::Result<Option<(Vec<
     }
 }
 
-/// How many packets were counted so; 0 where none were.
-fn packets(counted: &Value, end: &str) -> u64 {
-    counted[end].as_u64().unwrap_or(0)
+/// Returns the counter of this name, or 0.
+fn packets(counted: &Value, name: &str) -> u64 {
+    counted[name].as_u64().unwrap_or(0)
 }

@@ -1,18 +1,18 @@
-//! A closed host on an ordinary link, where neighbours are forgotten within seconds and have to be
-//! found again by what `[keep]` lets in.
+//! A closed host on an ordinary link, where neighbour entries expire within seconds and are resolved again by the packets
+//! that `[keep]` exempts.
 
 use allowlist_tests::lab::{LinkKind, PEER_MAC, Tap, eventually};
 use allowlist_tests::require_root;
 use anyhow::{Context as _, ensure};
 use nix::sys::signal::Signal;
 
-use super::talk::{FRAGMENTED, Server, pings};
+use super::conversations::{FRAGMENTED, Server, pings};
 use super::*;
 
-/// Both ends doubt a neighbour half a second after they heard of it, and ask it a second later.
-fn forgetful() -> anyhow::Result<Testbed> {
-    let site = Testbed::on(LinkKind::Ordinary)?;
-    for namespace in [&site.host, &site.peer] {
+/// Returns a testbed whose neighbour entries become stale after half a second and are probed a second later.
+fn with_short_neighbour_lifetimes() -> anyhow::Result<Testbed> {
+    let testbed = Testbed::on(LinkKind::Ordinary)?;
+    for namespace in [&testbed.host, &testbed.peer] {
         for family in ["ipv4", "ipv6"] {
             for (name, value) in [
                 ("base_reachable_time_ms", "500"),
@@ -24,19 +24,19 @@ fn forgetful() -> anyhow::Result<Testbed> {
             }
         }
     }
-    Ok(site)
+    Ok(testbed)
 }
 
-/// Datagrams and echoes, by which no kernel takes its neighbour to be there still; a connection's
-/// acknowledgements would do.
-fn works(site: &Testbed, server: &Server, family: Family) -> anyhow::Result<bool> {
-    Ok(server.answers(site, family, 8, SOON)?
-        && server.answers(site, family, FRAGMENTED, SOON)?
-        && pings(site, family, SOON)?)
+/// Reports whether datagrams and echo requests are answered. They do not confirm a neighbour entry, unlike the
+/// acknowledgements of a connection.
+fn works(testbed: &Testbed, server: &Server, family: Family) -> anyhow::Result<bool> {
+    Ok(server.answers(testbed, family, 8, SOON)?
+        && server.answers(testbed, family, FRAGMENTED, SOON)?
+        && pings(testbed, family, SOON)?)
 }
 
-/// Whether a frame is the peer's answer to where it is: ARP's, and IPv6's.
-fn told_where(frame: &[u8]) -> [bool; 2] {
+/// Reports whether a frame is an ARP reply or a neighbour advertisement of the peer.
+fn neighbour_answers(frame: &[u8]) -> [bool; 2] {
     let is = |at: usize, bytes: &[u8]| frame.get(at..at + bytes.len()) == Some(bytes);
     let is_peers = is(6, &PEER_MAC);
     [
@@ -45,77 +45,80 @@ fn told_where(frame: &[u8]) -> [bool; 2] {
     ]
 }
 
-/// What the host does itself goes on for longer than it knows where its neighbour is.
+/// Checks that the host's conversations continue after its neighbour entries have expired.
 #[track_caller]
-fn check_goes_on(attach_mode: &str) {
-    /// How often the host has to have asked, in each family: once, and then again.
+fn check_continues(attach_mode: &str) {
+    /// The minimum number of resolutions in each family.
     const TIMES: usize = 4;
-    let goes_on = || -> anyhow::Result<()> {
-        let site = forgetful()?;
-        let server = Server::start(&site)?;
-        let tap = Tap::new(&site.peer)?;
-        let _filter = close(&site, "", &["--attach-mode", attach_mode])?;
-        let mut told = [0; 2];
+    let continues = || -> anyhow::Result<()> {
+        let testbed = with_short_neighbour_lifetimes()?;
+        let server = Server::start(&testbed)?;
+        let tap = Tap::new(&testbed.peer)?;
+        let _filter = close(&testbed, "", &["--attach-mode", attach_mode])?;
+        let mut answers = [0; 2];
         eventually(|| {
             for family in FAMILIES {
-                ensure!(works(&site, &server, family)?, "{}", family.peer);
+                ensure!(works(&testbed, &server, family)?, "{}", family.peer);
             }
             for frame in tap.drain()? {
-                for (times, is_told) in told.iter_mut().zip(told_where(&frame)) {
-                    *times += usize::from(is_told);
+                for (count, is_answer) in answers.iter_mut().zip(neighbour_answers(&frame)) {
+                    *count += usize::from(is_answer);
                 }
             }
-            Ok(told.iter().all(|times| *times >= TIMES))
+            Ok(answers.iter().all(|count| *count >= TIMES))
         })
-        .with_context(|| format!("asked {told:?} times: {:?}", site.counted("eth0")))?;
+        .with_context(|| format!("{answers:?} answers: {:?}", testbed.counted("eth0")))?;
         for family in FAMILIES {
-            assert!(server.accepts(&site, family, SOON)?, "{}", family.peer);
+            assert!(server.accepts(&testbed, family, SOON)?, "{}", family.peer);
         }
         Ok(())
     };
-    goes_on().unwrap_or_else(|error| panic!("{attach_mode}: {error:?}"));
+    continues().unwrap_or_else(|error| panic!("{attach_mode}: {error:?}"));
 }
 
 #[test]
-fn neighbours_are_found_again_in_native_mode() {
+fn neighbours_are_resolved_again_in_native_mode() {
     require_root!();
-    check_goes_on("native");
+    check_continues("native");
 }
 
 #[test]
-fn neighbours_are_found_again_in_generic_mode() {
+fn neighbours_are_resolved_again_in_generic_mode() {
     require_root!();
-    check_goes_on("generic");
+    check_continues("generic");
 }
 
-/// The other side of it: what is not kept ends the host's conversations as soon as entries expire, of
-/// that family alone.
+/// Without an exemption, the host's conversations of that family end when its neighbour entry expires.
 #[test]
-fn without_arp_and_neighbour_discovery_the_host_falls_off() -> anyhow::Result<()> {
+fn without_arp_and_neighbour_discovery_the_host_is_unreachable() -> anyhow::Result<()> {
     require_root!();
     let [v4, v6] = FAMILIES;
-    for (key, lost, found, dropped) in [
+    for (key, unreachable, reachable, dropped) in [
         ("arp", v4, v6, "drop arp"),
         ("neighbour_discovery", v6, v4, "drop default"),
     ] {
-        let site = forgetful()?;
-        let server = Server::start(&site)?;
-        let mut filter = close(&site, "", &[])?;
+        let testbed = with_short_neighbour_lifetimes()?;
+        let server = Server::start(&testbed)?;
+        let mut filter = close(&testbed, "", &[])?;
         for family in FAMILIES {
-            ensure!(server.answers(&site, family, 8, SOON)?, "{}", family.peer);
+            ensure!(
+                server.answers(&testbed, family, 8, SOON)?,
+                "{}",
+                family.peer
+            );
         }
         filter.stop(Signal::SIGTERM, SOON)?;
-        let _filter = close(&site, &format!("keep.{key} = false"), &[])?;
-        // Three times: a busy machine may miss an answer.
+        let _filter = close(&testbed, &format!("keep.{key} = false"), &[])?;
+        // Three times, because a busy machine may miss an answer.
         let mut missed = 0;
         eventually(|| {
-            let is_answered = server.answers(&site, lost, 8, NEVER)?;
+            let is_answered = server.answers(&testbed, unreachable, 8, NEVER)?;
             missed = if is_answered { 0 } else { missed + 1 };
             Ok(missed == 3)
         })
         .context(key)?;
-        assert!(server.answers(&site, found, 8, SOON)?, "{key}");
-        let counted = site.counted("eth0")?;
+        assert!(server.answers(&testbed, reachable, 8, SOON)?, "{key}");
+        let counted = testbed.counted("eth0")?;
         assert!(packets(&counted, dropped) > 0, "{key}: {counted}");
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! A closed host learns of a shorter path from routers that nobody knows, if they quote a packet that it
-//! sent, and is told no tales.
+//! Path MTU discovery of a closed host: ICMP errors of unknown routers pass if they quote a packet that the host has sent,
+//! and forged ones do not.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv6Addr, TcpListener, TcpStream};
@@ -15,18 +15,18 @@ use nix::sys::socket::{
 use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
 use serde_json::json;
 
-use super::talk::{DOMAIN, Server, ask_socket};
+use super::conversations::{DOMAIN, Server, client_socket};
 use super::*;
 
-/// What both families' kernels believe.
+/// The path MTU in the errors, which both families accept.
 const SHORT: u16 = 1400;
-/// What the link takes.
+/// The MTU of the link.
 const LONG: i32 = 1500;
-/// Allowed by [`close`], in the order of [`FAMILIES`].
+/// Addresses that [`close`] allows, in the order of [`FAMILIES`].
 const FRIENDS: [&str; 2] = ["203.0.113.7", "2001:db8:7::7"];
 
 sockopt_impl!(
-    /// What `IpMtu` is for IPv4.
+    /// The IPv6 equivalent of `IpMtu`.
     Ipv6Mtu,
     GetOnly,
     libc::IPPROTO_IPV6,
@@ -51,7 +51,7 @@ sockopt_impl!(
     [u8; 8]
 );
 
-/// How long a packet may be, as the kernel has it for a socket that is connected.
+/// Returns the path MTU of a connected socket.
 fn path_mtu(socket: &impl AsFd, family: Family) -> anyhow::Result<i32> {
     Ok(if family.host(0).is_ipv4() {
         getsockopt(socket, sockopt::IpMtu)?
@@ -60,7 +60,7 @@ fn path_mtu(socket: &impl AsFd, family: Family) -> anyhow::Result<i32> {
     })
 }
 
-/// The next packet that the host sends from a port, without its Ethernet header.
+/// Returns the next packet that the host sends from a port, without its Ethernet header.
 fn sent(tap: &Tap, protocol: u8, from: SocketAddr) -> anyhow::Result<Vec<u8>> {
     const ETHERNET: usize = 14;
     let frame = tap.next(|frame| {
@@ -74,13 +74,13 @@ fn sent(tap: &Tap, protocol: u8, from: SocketAddr) -> anyhow::Result<Vec<u8>> {
     Ok(frame[ETHERNET..].to_vec())
 }
 
-/// A packet as a router quotes it.
+/// Returns the part of a packet that a router quotes.
 fn quoted(packet: &[u8]) -> &[u8] {
     &packet[..packet.len().min(400)]
 }
 
-/// Where in a packet its addresses and ports are: source, destination, ports, each with its length.
-fn places(family: Family) -> [(usize, usize); 3] {
+/// Returns the offsets and lengths of source address, destination address and ports.
+fn field_offsets(family: Family) -> [(usize, usize); 3] {
     if family.host(0).is_ipv4() {
         [(12, 4), (16, 4), (20, 4)]
     } else {
@@ -88,7 +88,7 @@ fn places(family: Family) -> [(usize, usize); 3] {
     }
 }
 
-/// The packet with another address at one of `places`.
+/// Replaces the address at one of the [`field_offsets`].
 fn readdressed(packet: &[u8], (at, length): (usize, usize), address: SocketAddr) -> Vec<u8> {
     let mut changed = packet.to_vec();
     match address.ip() {
@@ -98,7 +98,7 @@ fn readdressed(packet: &[u8], (at, length): (usize, usize), address: SocketAddr)
     changed
 }
 
-/// The packet with another port.
+/// Replaces the port at an offset.
 fn with_port(packet: &[u8], at: usize, port: u16) -> Vec<u8> {
     let mut changed = packet.to_vec();
     changed[at..at + 2].copy_from_slice(&port.to_be_bytes());
@@ -107,100 +107,101 @@ fn with_port(packet: &[u8], at: usize, port: u16) -> Vec<u8> {
 
 const OTHER_CLIENT: &str = "another remote port";
 
-/// What is quoted, about a packet that the host has not sent.
-fn tales(family: Family, packet: &[u8]) -> [(&'static str, Vec<u8>); 5] {
-    let [source, destination, (ports, _)] = places(family);
+/// Returns quotes of packets that the host has not sent.
+fn forged_quotes(family: Family, packet: &[u8]) -> [(&'static str, Vec<u8>); 5] {
+    let [source, destination, (ports, _)] = field_offsets(family);
     [
         ("another local port", with_port(packet, ports, 9)),
         (OTHER_CLIENT, with_port(packet, ports + 2, 9)),
         (
-            "another's packet",
+            "another source",
             readdressed(packet, source, family.stranger(0)),
         ),
         (
-            "to somebody else",
+            "another destination",
             readdressed(packet, destination, family.stranger(0)),
         ),
         ("no ports", packet[..ports + 2].to_vec()),
     ]
 }
 
-/// A router's word about a socket's own packet is believed, and before it none of the tales is; those in
-/// `believed` are let in, and only the kernel knows better.
-fn hears_of_the_path(
-    site: &Testbed,
+/// Checks that an error with a valid quote changes the path MTU of the socket, and errors with forged quotes do not. The
+/// filter passes those in `passed`, and the network stack ignores them.
+fn check_path_mtu(
+    testbed: &Testbed,
     family: Family,
     socket: &impl AsFd,
     packet: &[u8],
-    believed: &[&str],
+    passed: &[&str],
 ) -> anyhow::Result<()> {
-    let sender = FrameSender::new(&site.peer, "eth0")?;
-    let tell = |quote: &[u8]| {
+    let sender = FrameSender::new(&testbed.peer, "eth0")?;
+    let send_error = |quote: &[u8]| {
         let router = family.stranger(0).ip();
-        let told = frame::too_big(router, family.host(0).ip(), SHORT, quoted(quote));
-        sender.send(&told)
+        let error = frame::too_big(router, family.host(0).ip(), SHORT, quoted(quote));
+        sender.send(&error)
     };
     assert_eq!(path_mtu(socket, family)?, LONG);
-    for (name, tale) in tales(family, packet) {
-        let mut expected = site.counted("eth0")?;
-        let end = if believed.contains(&name) {
+    for (name, quote) in forged_quotes(family, packet) {
+        let mut expected = testbed.counted("eth0")?;
+        let counter = if passed.contains(&name) {
             "pass icmp-error"
         } else {
             "drop icmp-error"
         };
-        expected[end] = json!(packets(&expected, end) + 1);
-        tell(&tale)?;
-        site.check_counted("eth0", &expected)
+        expected[counter] = json!(packets(&expected, counter) + 1);
+        send_error(&quote)?;
+        testbed
+            .check_counted("eth0", &expected)
             .map_err(|error| error.context(name))?;
         assert_eq!(path_mtu(socket, family)?, LONG, "{name}");
     }
-    let mut expected = site.counted("eth0")?;
+    let mut expected = testbed.counted("eth0")?;
     expected["pass icmp-error"] = json!(packets(&expected, "pass icmp-error") + 1);
-    tell(packet)?;
-    site.check_counted("eth0", &expected)?;
+    send_error(packet)?;
+    testbed.check_counted("eth0", &expected)?;
     eventually(|| Ok(path_mtu(socket, family)? == i32::from(SHORT)))
 }
 
-/// One flow of each kind, in each family.
+/// Checks a flow of each kind in each family.
 fn all_flows(attach_mode: &str) -> anyhow::Result<()> {
     let datagrams = |family: Family| {
-        let site = Testbed::new()?;
-        let _server = Server::start(&site)?;
-        let _filter = close(&site, "", &["--attach-mode", attach_mode])?;
-        let client = ask_socket(&site, family)?;
-        let tap = Tap::new(&site.peer)?;
+        let testbed = Testbed::new()?;
+        let _server = Server::start(&testbed)?;
+        let _filter = close(&testbed, "", &["--attach-mode", attach_mode])?;
+        let client = client_socket(&testbed, family)?;
+        let tap = Tap::new(&testbed.peer)?;
         client.send(&[1; 1000])?;
         let packet = sent(&tap, UDP, client.local_addr()?)?;
-        hears_of_the_path(&site, family, &client, &packet, &[])
+        check_path_mtu(&testbed, family, &client, &packet, &[])
     };
     let own_connection = |family: Family| {
-        let site = Testbed::new()?;
-        let server = Server::start(&site)?;
-        let _filter = close(&site, "", &["--attach-mode", attach_mode])?;
+        let testbed = Testbed::new()?;
+        let server = Server::start(&testbed)?;
+        let _filter = close(&testbed, "", &["--attach-mode", attach_mode])?;
         let (client, far_end) = server
-            .accept(&site, family, SOON)?
-            .expect("answers to connections come in");
-        let packet = acknowledgement(&site, &client, &far_end)?;
-        hears_of_the_path(&site, family, &client, &packet, &[])
+            .accept(&testbed, family, SOON)?
+            .expect("the connection is established");
+        let packet = acknowledgement(&testbed, &client, &far_end)?;
+        check_path_mtu(&testbed, family, &client, &packet, &[])
     };
     let services_connection = |(family, friend): (Family, &str)| {
-        let site = Testbed::new()?;
-        add_addresses(&site.peer, "eth0", &[friend.parse()?])?;
-        let _filter = close(&site, "", &["--attach-mode", attach_mode])?;
-        let listener = site
+        let testbed = Testbed::new()?;
+        add_addresses(&testbed.peer, "eth0", &[friend.parse()?])?;
+        let _filter = close(&testbed, "", &["--attach-mode", attach_mode])?;
+        let listener = testbed
             .host
             .run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, 443)))?;
-        let client = site
+        let client = testbed
             .peer
             .run(|| connected(at(friend, 0), family.host(443)))?;
         let (served, _) = listener.accept()?;
         served.set_read_timeout(Some(SOON))?;
-        let packet = acknowledgement(&site, &served, &client)?;
-        // Connections of services are not tracked: whoever may reach it could have this one.
-        hears_of_the_path(&site, family, &served, &packet, &[OTHER_CLIENT])
+        let packet = acknowledgement(&testbed, &served, &client)?;
+        // Connections of services are not tracked: errors pass for each peer that the service allows.
+        check_path_mtu(&testbed, family, &served, &packet, &[OTHER_CLIENT])
     };
     for (family, friend) in FAMILIES.into_iter().zip(FRIENDS) {
-        let name = |what| format!("{what} of {}", family.host);
+        let name = |kind| format!("{kind} of {}", family.host);
         datagrams(family).map_err(|error| error.context(name("datagrams")))?;
         own_connection(family).map_err(|error| error.context(name("own connection")))?;
         services_connection((family, friend))
@@ -209,14 +210,14 @@ fn all_flows(attach_mode: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A segment of the host's that is the newest of its connection: a kernel asks no less of a quote.
+/// Returns the newest segment of a connection. The network stack ignores errors that quote older ones.
 fn acknowledgement(
-    site: &Testbed,
+    testbed: &Testbed,
     mut here: &TcpStream,
     mut there: &TcpStream,
 ) -> anyhow::Result<Vec<u8>> {
-    let tap = Tap::new(&site.peer)?;
-    there.write_all(b"word")?;
+    let tap = Tap::new(&testbed.peer)?;
+    there.write_all(b"data")?;
     here.read_exact(&mut [0; 4])?;
     let local = here.local_addr()?;
     sent(
@@ -252,7 +253,7 @@ fn is_learned_in_generic_mode() -> anyhow::Result<()> {
 /// Sets the extension headers that a socket sends.
 type SetOptions = fn(&std::net::UdpSocket) -> nix::Result<()>;
 
-/// A router quotes the extension headers between the addresses and the ports as well.
+/// A quote includes the extension headers between addresses and ports.
 #[test]
 fn is_learned_from_a_quote_with_extension_headers() -> anyhow::Result<()> {
     /// One padding option; the kernel writes the next header's number.
@@ -268,38 +269,38 @@ fn is_learned_from_a_quote_with_extension_headers() -> anyhow::Result<()> {
         },
     ];
     for set in setters {
-        let site = Testbed::new()?;
-        let _server = Server::start(&site)?;
-        let _filter = close(&site, "", &[])?;
-        let client = ask_socket(&site, family)?;
+        let testbed = Testbed::new()?;
+        let _server = Server::start(&testbed)?;
+        let _filter = close(&testbed, "", &[])?;
+        let client = client_socket(&testbed, family)?;
         set(&client)?;
-        let tap = Tap::new(&site.peer)?;
+        let tap = Tap::new(&testbed.peer)?;
         client.send(&[1; 1000])?;
         let packet = sent(&tap, UDP, client.local_addr()?)?;
         assert_ne!(packet[6], UDP, "the kernel sent no options");
-        let told = frame::too_big(
+        let error = frame::too_big(
             family.stranger(0).ip(),
             family.host(0).ip(),
             SHORT,
             quoted(&packet),
         );
-        FrameSender::new(&site.peer, "eth0")?.send(&told)?;
+        FrameSender::new(&testbed.peer, "eth0")?.send(&error)?;
         eventually(|| Ok(path_mtu(&client, family)? == i32::from(SHORT)))?;
     }
     Ok(())
 }
 
-/// The other side of it: an operator who wants no errors gets none.
+/// Without the exemption, ICMP errors are dropped.
 #[test]
-fn without_the_exception_it_is_not() -> anyhow::Result<()> {
+fn is_not_learned_without_the_exemption() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let _server = Server::start(&site)?;
-    let _filter = close(&site, "keep.icmp_errors = false", &[])?;
-    let sender = FrameSender::new(&site.peer, "eth0")?;
+    let testbed = Testbed::new()?;
+    let _server = Server::start(&testbed)?;
+    let _filter = close(&testbed, "keep.icmp_errors = false", &[])?;
+    let sender = FrameSender::new(&testbed.peer, "eth0")?;
     for (number, family) in (1..).zip(FAMILIES) {
-        let client = ask_socket(&site, family)?;
-        let tap = Tap::new(&site.peer)?;
+        let client = client_socket(&testbed, family)?;
+        let tap = Tap::new(&testbed.peer)?;
         client.send(b"question")?;
         let packet = sent(&tap, UDP, client.local_addr()?)?;
         let router = family.stranger(DOMAIN).ip();
@@ -309,7 +310,7 @@ fn without_the_exception_it_is_not() -> anyhow::Result<()> {
             SHORT,
             quoted(&packet),
         ))?;
-        site.check_counted("eth0", &json!({"drop default": number}))?;
+        testbed.check_counted("eth0", &json!({"drop default": number}))?;
         assert_eq!(path_mtu(&client, family)?, LONG);
     }
     Ok(())

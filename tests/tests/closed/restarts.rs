@@ -1,5 +1,5 @@
-//! The host's own conversations go on while the daemon is killed, stopped and started again, also with
-//! another room for flows: no answer is lost, and each is counted.
+//! The host's conversations continue while the daemon is killed, stopped and started again, also with another size of the
+//! flow table: no answer is lost, and each is counted.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -11,22 +11,19 @@ use anyhow::{Context as _, ensure};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use super::talk::{Server, ask_socket, talk};
+use super::conversations::{Server, client_socket, talk};
 use super::*;
 
-/// Between two rounds of talk: a tap has room for only so many packets.
+/// The time between two messages, which limits the number of packets that the tap has to store.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Talks all the while that a task takes.
-///
-/// # Returns
-/// How many words each conversation had.
+/// Exchanges messages while a task runs, and returns the number of messages of each conversation.
 fn talking(
-    site: &Testbed,
+    testbed: &Testbed,
     server: &Server,
     task: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<u64> {
-    /// Also when the task panics: else the talk would be waited for in vain.
+    /// Stops the conversations also if the task panics; otherwise the scope would wait for them forever.
     struct Stop<'a>(&'a AtomicBool);
     impl Drop for Stop<'_> {
         fn drop(&mut self) {
@@ -34,19 +31,19 @@ fn talking(
         }
     }
 
-    // Begun before: their first packets are not seen again.
+    // Opened before the task, so that the flow tracker does not see their first packets again.
     let mut connections = Vec::new();
     let mut clients = Vec::new();
     for family in FAMILIES {
         connections.push(
             server
-                .accept(site, family, SOON)?
-                .context("answers to connections come in")?,
+                .accept(testbed, family, SOON)?
+                .context("the connection is not established")?,
         );
-        clients.push(ask_socket(site, family)?);
+        clients.push(client_socket(testbed, family)?);
     }
     let stopped = AtomicBool::new(false);
-    let mut words = || {
+    let mut exchange = || {
         let mut words = 0;
         while !stopped.load(Ordering::Relaxed) {
             for (client, far_end) in &mut connections {
@@ -55,7 +52,7 @@ fn talking(
             for client in &clients {
                 ensure!(
                     server.answers_to(client, 8, SOON)?,
-                    "lost after {words} words"
+                    "lost an answer after {words} messages"
                 );
             }
             words += 1;
@@ -64,35 +61,34 @@ fn talking(
         Ok(words)
     };
     thread::scope(|scope| {
-        let talking = scope.spawn(&mut words);
+        let talking = scope.spawn(&mut exchange);
         let stop = Stop(&stopped);
         task()?;
         drop(stop);
-        talking.join().expect("talking does not panic")
+        talking.join().expect("the conversation does not panic")
     })
 }
 
-/// Conversations in which the host has spoken once, so that nothing but its memory tells what answers
-/// it.
+/// Conversations in which the host has sent once, so that only the flow table identifies the answers.
 struct Idle(Vec<UdpSocket>);
 
 impl Idle {
-    fn new(site: &Testbed, server: &Server) -> anyhow::Result<Self> {
+    fn new(testbed: &Testbed, server: &Server) -> anyhow::Result<Self> {
         let mut clients = Vec::new();
         for family in FAMILIES {
-            let client = ask_socket(site, family)?;
+            let client = client_socket(testbed, family)?;
             ensure!(server.answers_to(&client, 8, SOON)?, "{}", family.peer);
             clients.push(client);
         }
         Ok(Self(clients))
     }
 
-    /// One more answer to each.
-    fn hear(&self, server: &Server) -> anyhow::Result<()> {
+    /// Sends another answer in each conversation, and checks that it arrives.
+    fn check_answers(&self, server: &Server) -> anyhow::Result<()> {
         for client in &self.0 {
             let address = client.local_addr()?;
             server.udp.send_to(b"late", address)?;
-            ensure!(receive(client, SOON)?.is_some(), "{address} hears nothing");
+            ensure!(receive(client, SOON)?.is_some(), "no answer to {address}");
         }
         Ok(())
     }
@@ -101,16 +97,16 @@ impl Idle {
 #[track_caller]
 fn check(attach_mode: &str) {
     let checked = || -> anyhow::Result<()> {
-        let site = Testbed::new()?;
-        let server = Server::start(&site)?;
-        let tap = Tap::new(&site.peer)?;
+        let testbed = Testbed::new()?;
+        let server = Server::start(&testbed)?;
+        let tap = Tap::new(&testbed.peer)?;
         let start = |max_flows| {
             let lines = format!("max_flows = {max_flows}");
-            close(&site, &lines, &["--attach-mode", attach_mode])
+            close(&testbed, &lines, &["--attach-mode", attach_mode])
         };
         let mut filter = start(2048)?;
-        let idle = Idle::new(&site, &server)?;
-        let words = talking(&site, &server, || {
+        let idle = Idle::new(&testbed, &server)?;
+        let words = talking(&testbed, &server, || {
             for (signal, max_flows) in [
                 (Signal::SIGKILL, 2048),
                 (Signal::SIGTERM, 2048),
@@ -119,16 +115,16 @@ fn check(attach_mode: &str) {
             ] {
                 filter.stop(signal, SOON)?;
                 filter = start(max_flows)?;
-                assert_eq!(site.json("status")?["flows"]["room"], max_flows);
-                idle.hear(&server)
+                assert_eq!(testbed.json("status")?["flows"]["room"], max_flows);
+                idle.check_answers(&server)
                     .with_context(|| format!("after {signal}, with {max_flows}"))?;
             }
             Ok(())
         })?;
-        ensure!(words > 100, "{words} words are no conversation");
+        ensure!(words > 100, "only {words} messages");
         let frames = tap.drain()?;
         let sent = frames.iter().filter(|frame| frame[6..12] == PEER_MAC);
-        site.check_counted("eth0", &json!({"pass answer": sent.count()}))
+        testbed.check_counted("eth0", &json!({"pass answer": sent.count()}))
     };
     checked().unwrap_or_else(|error| panic!("{attach_mode}: {error:?}"));
 }
@@ -145,17 +141,16 @@ fn lose_no_answer_in_generic_mode() {
     check("generic");
 }
 
-/// Starts that come as far as the interface and fail there, by other rules: what was in force goes on, with
-/// what was noted till then.
+/// Starts with other rules that fail when they attach to the interface: the previous rules stay active, with their flows.
 #[test]
 fn that_fail_change_nothing() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let server = Server::start(&site)?;
-    let mut filter = close(&site, "", &[])?;
-    let idle = Idle::new(&site, &server)?;
+    let testbed = Testbed::new()?;
+    let server = Server::start(&testbed)?;
+    let mut filter = close(&testbed, "", &[])?;
+    let idle = Idle::new(&testbed, &server)?;
     filter.stop(Signal::SIGTERM, SOON)?;
-    let config = site.scratch.file("allowlist.toml").display().to_string();
+    let config = testbed.scratch.file("allowlist.toml").display().to_string();
     let closed = std::fs::read_to_string(&config)?;
     for (from, to) in [
         ("default = \"drop\"", "default = \"pass\""),
@@ -165,61 +160,61 @@ fn that_fail_change_nothing() -> anyhow::Result<()> {
         ),
         ("default = \"drop\"", "default = \"drop\"\nmax_flows = 1024"),
     ] {
-        site.scratch
+        testbed
+            .scratch
             .write("allowlist.toml", closed.replace(from, to))?;
-        // No driver of a virtual link offers it.
-        let ended = site.run(&["run", "--config", &config, "--attach-mode", "offload"])?;
+        // No driver of a virtual link supports offload.
+        let ended = testbed.run(&["run", "--config", &config, "--attach-mode", "offload"])?;
         ensure!(ended.code == Some(1), "{to}: {ended:?}");
-        assert_eq!(site.json("status")?["return_traffic"], "track", "{to}");
-        idle.hear(&server).context(to)?;
-        let new = Idle::new(&site, &server).context(to)?;
-        new.hear(&server).context(to)?;
+        assert_eq!(testbed.json("status")?["return_traffic"], "track", "{to}");
+        idle.check_answers(&server).context(to)?;
+        let new = Idle::new(&testbed, &server).context(to)?;
+        new.check_answers(&server).context(to)?;
     }
     Ok(())
 }
 
-/// What the host has sent by an older version's notes is answered by this one's: without a pause in which
-/// nothing but those notes could tell.
+/// Answers to flows that the previous version recorded pass in this version, and during the upgrade.
 #[test]
 fn and_upgrades_lose_no_answer() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let server = Server::start(&site)?;
-    let mut filter = close(&site, "", &[])?;
-    let pins = site.scratch.pin_dir().to_owned();
+    let testbed = Testbed::new()?;
+    let server = Server::start(&testbed)?;
+    let mut filter = close(&testbed, "", &[])?;
+    let pins = testbed.scratch.pin_dir().to_owned();
     for _ in 0..2 {
-        let idle = Idle::new(&site, &server)?;
-        let words = talking(&site, &server, || {
+        let idle = Idle::new(&testbed, &server)?;
+        let words = talking(&testbed, &server, || {
             filter.stop(Signal::SIGTERM, SOON)?;
             std::fs::rename(pins.join(format!("v{VERSION}")), pins.join("v2"))?;
-            idle.hear(&server).context("before the upgrade")?;
-            filter = close(&site, "", &[])?;
-            idle.hear(&server).context("after the upgrade")
+            idle.check_answers(&server).context("before the upgrade")?;
+            filter = close(&testbed, "", &[])?;
+            idle.check_answers(&server).context("after the upgrade")
         })?;
-        ensure!(words > 10, "{words} words are no conversation");
+        ensure!(words > 10, "only {words} messages");
         ensure!(!pins.join("v2").exists());
     }
     Ok(())
 }
 
-/// A start that fails beside an older version's filter takes none of its notes away.
+/// A failed start of this version keeps the flows of the previous version.
 #[test]
 fn and_failed_upgrades_lose_no_answer() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let server = Server::start(&site)?;
-    let mut filter = close(&site, "", &[])?;
-    let idle = Idle::new(&site, &server)?;
+    let testbed = Testbed::new()?;
+    let server = Server::start(&testbed)?;
+    let mut filter = close(&testbed, "", &[])?;
+    let idle = Idle::new(&testbed, &server)?;
     filter.stop(Signal::SIGTERM, SOON)?;
-    let pins = site.scratch.pin_dir();
+    let pins = testbed.scratch.pin_dir();
     std::fs::rename(pins.join(format!("v{VERSION}")), pins.join("v2"))?;
-    let config = site.scratch.file("allowlist.toml").display().to_string();
-    bridge(&site.host, "br0", &[])?; // which has no native mode
+    let config = testbed.scratch.file("allowlist.toml").display().to_string();
+    bridge(&testbed.host, "br0", &[])?; // a bridge has no native mode
     let options = ["--iface", "br0", "--attach-mode", "native"];
-    let ended = site.run(&[&["run", "--config", &config], &options[..]].concat())?;
+    let ended = testbed.run(&[&["run", "--config", &config], &options[..]].concat())?;
     ensure!(ended.code == Some(1), "{ended:?}");
     ensure!(pins.join("v2").exists() && !pins.join(format!("v{VERSION}")).exists());
-    idle.hear(&server)?;
-    let new = Idle::new(&site, &server)?;
-    new.hear(&server)
+    idle.check_answers(&server)?;
+    let new = Idle::new(&testbed, &server)?;
+    new.check_answers(&server)
 }

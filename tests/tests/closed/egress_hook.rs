@@ -1,5 +1,4 @@
-//! Where the host's own packets are seen: tcx or clsact, from one to the other, and nowhere once nobody
-//! asks any more.
+//! The hook of the flow tracker: tcx or clsact, changes from one to the other, and removal when tracking is not needed.
 
 use allowlist_common::abi::{TRACKER_PROGRAM, VERSION};
 use allowlist_dataplane::AttachModeRequest;
@@ -14,31 +13,31 @@ use aya::programs::SchedClassifier;
 use aya::programs::tc::TcAttachType;
 use nix::sys::signal::Signal;
 
-use super::talk::{Server, ask_socket};
+use super::conversations::{Server, client_socket};
 use super::*;
 
-/// What sees the packets that the host sends.
+/// The programs on an interface's egress hooks.
 #[derive(Debug, PartialEq, Eq)]
-struct Seers {
-    /// By tcx: the programs' names.
+struct EgressHooks {
+    /// The names of the tcx programs.
     tcx: Vec<String>,
-    /// By clsact: the filters' kinds.
+    /// The kinds of the clsact filters.
     clsact: Vec<String>,
-    /// What is pinned for it.
+    /// The names of the pins of the flow tracker.
     pins: Vec<String>,
 }
 
-impl Seers {
-    fn of(site: &Testbed) -> anyhow::Result<Self> {
-        Self::on(site, "eth0")
+impl EgressHooks {
+    fn of(testbed: &Testbed) -> anyhow::Result<Self> {
+        Self::on(testbed, "eth0")
     }
 
-    fn on(site: &Testbed, interface: &str) -> anyhow::Result<Self> {
-        let tcx = site
+    fn on(testbed: &Testbed, interface: &str) -> anyhow::Result<Self> {
+        let tcx = testbed
             .host
             .run(|| SchedClassifier::query_tcx(interface, TcAttachType::Egress))?
             .1;
-        let folder = site.scratch.pin_dir().join(format!("v{VERSION}"));
+        let folder = testbed.scratch.pin_dir().join(format!("v{VERSION}"));
         let pins = folder.read_dir().into_iter().flatten().flatten();
         let pins = pins.map(|pin| pin.file_name().to_string_lossy().into_owned());
         Ok(Self {
@@ -46,7 +45,7 @@ impl Seers {
                 .iter()
                 .filter_map(|program| Some(program.name_as_str()?.to_owned()))
                 .collect(),
-            clsact: egress_filters(&site.host, interface)?,
+            clsact: egress_filters(&testbed.host, interface)?,
             pins: pins.filter(|name| name.starts_with("egress")).collect(),
         })
     }
@@ -76,11 +75,11 @@ impl Seers {
     }
 }
 
-/// Closes the host as a kernel without tcx has to. Nothing of it runs on.
-fn close_by_clsact(site: &Testbed) -> anyhow::Result<()> {
+/// Closes the host as on a kernel without tcx. No process of the filter remains.
+fn close_by_clsact(testbed: &Testbed) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
-    site.host.run(|| {
-        let mut dataplane = Dataplane::open(site.scratch.pin_dir(), Some(2048))?;
+    testbed.host.run(|| {
+        let mut dataplane = Dataplane::open(testbed.scratch.pin_dir(), Some(2048))?;
         let tables = compile(&Policy::default(), &Snapshot::new(), 1, &Names::default())?;
         let rules = Rules {
             default: Verdict::Drop,
@@ -89,7 +88,7 @@ fn close_by_clsact(site: &Testbed) -> anyhow::Result<()> {
         dataplane.publish(&tables, Mode::Enforce, &rules, &[])?;
         let facts = runtime.block_on(look_up("eth0"))?;
         dataplane.attach(&facts, AttachModeRequest::Auto, false)?;
-        // The second takes the place of the first, as at a restart.
+        // The second filter replaces the first one, as at a restart.
         for _ in 0..2 {
             let mut object = dataplane.load_program(0, false)?;
             dataplane.attach_tracker(&mut object, 0, &facts, Hook::Clsact)?;
@@ -98,46 +97,47 @@ fn close_by_clsact(site: &Testbed) -> anyhow::Result<()> {
     })
 }
 
-fn has_tcx(site: &Testbed) -> bool {
-    site.host
+fn has_tcx(testbed: &Testbed) -> bool {
+    testbed
+        .host
         .run(|| SchedClassifier::query_tcx("eth0", TcAttachType::Egress))
         .is_ok()
 }
 
-/// An answer that comes late to what was asked under one hook comes in under the other.
+/// A late answer to a query that was tracked at one hook passes after a change to the other hook.
 #[test]
 fn flows_outlive_a_change_of_the_hook() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    if !has_tcx(&site) {
-        skip!("this kernel has no tcx, which came with Linux 6.6");
+    let testbed = Testbed::new()?;
+    if !has_tcx(&testbed) {
+        skip!("this kernel has no tcx (added in 6.6)");
     }
-    let server = Server::start(&site)?;
+    let server = Server::start(&testbed)?;
     for family in FAMILIES {
-        close_by_clsact(&site)?;
-        assert_eq!(Seers::of(&site)?, Seers::by_clsact());
-        let client = ask_socket(&site, family)?;
+        close_by_clsact(&testbed)?;
+        assert_eq!(EgressHooks::of(&testbed)?, EgressHooks::by_clsact());
+        let client = client_socket(&testbed, family)?;
         ensure!(server.answers_to(&client, 8, SOON)?, "{}", family.peer);
-        ensure!(server.accepts(&site, family, SOON)?, "{}", family.peer);
+        ensure!(server.accepts(&testbed, family, SOON)?, "{}", family.peer);
 
-        let mut filter = close(&site, "max_flows = 4096", &[])?;
-        assert_eq!(Seers::of(&site)?, Seers::by_tcx());
+        let mut filter = close(&testbed, "max_flows = 4096", &[])?;
+        assert_eq!(EgressHooks::of(&testbed)?, EgressHooks::by_tcx());
         let late = client.local_addr()?;
         server.udp.send_to(b"late", late)?;
         ensure!(receive(&client, SOON)?.is_some(), "{}", family.peer);
         ensure!(server.answers_to(&client, 8, SOON)?, "{}", family.peer);
         filter.stop(Signal::SIGTERM, SOON)?;
-        assert_eq!(Seers::of(&site)?, Seers::by_tcx());
+        assert_eq!(EgressHooks::of(&testbed)?, EgressHooks::by_tcx());
     }
     Ok(())
 }
 
 #[test]
-fn no_hook_is_left_behind() -> anyhow::Result<()> {
+fn detach_removes_the_hook() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    if !has_tcx(&site) {
-        skip!("this kernel has no tcx, which came with Linux 6.6");
+    let testbed = Testbed::new()?;
+    if !has_tcx(&testbed) {
+        skip!("this kernel has no tcx (added in 6.6)");
     }
     let open = [
         "--iface",
@@ -148,22 +148,30 @@ fn no_hook_is_left_behind() -> anyhow::Result<()> {
         "tcp/443",
         "--enforce",
     ];
-    let by_tcx = || close(&site, "", &[]).map(drop);
-    let by_clsact = || close_by_clsact(&site);
-    let ways: [(&dyn Fn() -> anyhow::Result<()>, _); 2] =
-        [(&by_tcx, Seers::by_tcx()), (&by_clsact, Seers::by_clsact())];
-    for (close, seers) in &ways {
+    let by_tcx = || close(&testbed, "", &[]).map(drop);
+    let by_clsact = || close_by_clsact(&testbed);
+    let ways: [(&dyn Fn() -> anyhow::Result<()>, _); 2] = [
+        (&by_tcx, EgressHooks::by_tcx()),
+        (&by_clsact, EgressHooks::by_clsact()),
+    ];
+    for (close, hooks) in &ways {
         close()?;
-        assert_eq!(Seers::of(&site)?, *seers);
-        site.json("detach")?;
-        assert_eq!(Seers::of(&site)?, Seers::none());
-        assert!(!site.scratch.pin_dir().join(format!("v{VERSION}")).exists());
+        assert_eq!(EgressHooks::of(&testbed)?, *hooks);
+        testbed.json("detach")?;
+        assert_eq!(EgressHooks::of(&testbed)?, EgressHooks::none());
+        assert!(
+            !testbed
+                .scratch
+                .pin_dir()
+                .join(format!("v{VERSION}"))
+                .exists()
+        );
 
         close()?;
-        assert_eq!(Seers::of(&site)?, *seers);
-        drop(site.filter(&open)?); // passes by default, so nobody asks
-        assert_eq!(Seers::of(&site)?, Seers::none(), "{seers:?}");
-        site.json("detach")?;
+        assert_eq!(EgressHooks::of(&testbed)?, *hooks);
+        drop(testbed.filter(&open)?); // passes by default, so no flows are tracked
+        assert_eq!(EgressHooks::of(&testbed)?, EgressHooks::none(), "{hooks:?}");
+        testbed.json("detach")?;
     }
     Ok(())
 }
@@ -171,45 +179,45 @@ fn no_hook_is_left_behind() -> anyhow::Result<()> {
 #[test]
 fn an_unconfigured_interface_is_detached() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    if !has_tcx(&site) {
-        skip!("this kernel has no tcx, which came with Linux 6.6");
+    let testbed = Testbed::new()?;
+    if !has_tcx(&testbed) {
+        skip!("this kernel has no tcx (added in 6.6)");
     }
-    site.second_link()?;
-    let names = |seers: Seers| (seers.tcx, seers.pins);
+    testbed.second_link()?;
+    let names = |hooks: EgressHooks| (hooks.tcx, hooks.pins);
     let program = || vec![TRACKER_PROGRAM.to_owned()];
-    let mut filter = close(&site, "", &["--iface", "eth0", "--iface", "eth1"])?;
+    let mut filter = close(&testbed, "", &["--iface", "eth0", "--iface", "eth1"])?;
     for interface in ["eth0", "eth1"] {
-        let (tcx, pins) = names(Seers::on(&site, interface)?);
+        let (tcx, pins) = names(EgressHooks::on(&testbed, interface)?);
         assert_eq!((tcx, pins.len()), (program(), 2), "{interface}");
     }
     filter.stop(Signal::SIGTERM, SOON)?;
-    let _filter = close(&site, "", &["--iface", "eth0"])?;
+    let _filter = close(&testbed, "", &["--iface", "eth0"])?;
     for (interface, tcx) in [("eth0", program()), ("eth1", Vec::new())] {
         let pins = vec!["egress_0".to_owned()];
-        assert_eq!(names(Seers::on(&site, interface)?), (tcx, pins));
+        assert_eq!(names(EgressHooks::on(&testbed, interface)?), (tcx, pins));
     }
     Ok(())
 }
 
-/// A failed start leaves nobody who would know of the filter that it added: the next one takes its place.
+/// No record of a filter remains after a failed start, so the next start replaces the filter.
 #[test]
 fn a_leftover_filter_is_replaced() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
+    let testbed = Testbed::new()?;
     let runtime = tokio::runtime::Runtime::new()?;
-    site.host.run(|| -> anyhow::Result<()> {
+    testbed.host.run(|| -> anyhow::Result<()> {
         for _ in 0..2 {
-            let mut dataplane = Dataplane::open(site.scratch.pin_dir(), Some(2048))?;
+            let mut dataplane = Dataplane::open(testbed.scratch.pin_dir(), Some(2048))?;
             let facts = runtime.block_on(look_up("eth0"))?;
             let mut object = dataplane.load_program(0, false)?;
             dataplane.attach_tracker(&mut object, 0, &facts, Hook::Clsact)?;
-            // As if the process had been killed, and the pins removed by hand.
+            // As after SIGKILL and manual removal of the pins.
             drop(dataplane);
-            std::fs::remove_dir_all(site.scratch.pin_dir().join(format!("v{VERSION}")))?;
+            std::fs::remove_dir_all(testbed.scratch.pin_dir().join(format!("v{VERSION}")))?;
         }
         Ok(())
     })?;
-    assert_eq!(egress_filters(&site.host, "eth0")?.len(), 1);
+    assert_eq!(egress_filters(&testbed.host, "eth0")?.len(), 1);
     Ok(())
 }

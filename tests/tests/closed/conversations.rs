@@ -1,6 +1,6 @@
-//! Conversations that the host begins: with a server by UDP and by TCP, and with the peer by ping.
+//! Conversations that the host initiates: with a server by UDP and TCP, and with the peer by echo requests.
 //!
-//! Invariant: each says whether its answer came in time, and leaves nothing on its way.
+//! Invariant: each function reports whether the answer arrived in time, and leaves no packet in flight.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -16,22 +16,22 @@ use nix::sys::time::TimeVal;
 
 use super::*;
 
-/// Where a resolver listens.
+/// The port of the server.
 pub(crate) const DOMAIN: u16 = 53;
-/// An answer so long that it takes several packets.
+/// The length of an answer that needs several packets.
 pub(crate) const FRAGMENTED: usize = 4000;
 
-/// The peer's server.
+/// A server on the peer.
 pub(crate) struct Server {
     pub(crate) udp: UdpSocket,
     pub(crate) tcp: TcpListener,
 }
 
 impl Server {
-    /// On [`DOMAIN`], for both families and protocols.
-    pub(crate) fn start(site: &Testbed) -> anyhow::Result<Self> {
+    /// Starts the server on [`DOMAIN`] for both families and protocols.
+    pub(crate) fn start(testbed: &Testbed) -> anyhow::Result<Self> {
         let address = (Ipv6Addr::UNSPECIFIED, DOMAIN);
-        site.peer.run(|| {
+        testbed.peer.run(|| {
             Ok(Self {
                 udp: UdpSocket::bind(address)?,
                 tcp: TcpListener::bind(address)?,
@@ -39,19 +39,19 @@ impl Server {
         })
     }
 
-    /// Whether a datagram of the host's is answered by one of `length` bytes.
+    /// Sends a datagram from a new socket of the host, and reports whether an answer of `length` bytes arrives.
     pub(crate) fn answers(
         &self,
-        site: &Testbed,
+        testbed: &Testbed,
         family: Family,
         length: usize,
         timeout: Duration,
     ) -> anyhow::Result<bool> {
-        let client = ask_socket(site, family)?;
+        let client = client_socket(testbed, family)?;
         self.answers_to(&client, length, timeout)
     }
 
-    /// The same for a socket that may have asked before.
+    /// Sends a datagram from this socket, and reports whether an answer of `length` bytes arrives.
     pub(crate) fn answers_to(
         &self,
         client: &UdpSocket,
@@ -59,17 +59,18 @@ impl Server {
         timeout: Duration,
     ) -> anyhow::Result<bool> {
         client.send(b"question")?;
-        let asking = client.local_addr()?;
+        let address = client.local_addr()?;
         let from = loop {
             let mut question = [0; 64];
             self.udp.set_read_timeout(Some(timeout))?;
             match self.udp.recv_from(&mut question) {
                 Ok((_, from))
-                    if from.ip().to_canonical() == asking.ip() && from.port() == asking.port() =>
+                    if from.ip().to_canonical() == address.ip()
+                        && from.port() == address.port() =>
                 {
                     break from;
                 }
-                Ok(_) => {} // somebody's who gave up before it came
+                Ok(_) => {} // from a client that no longer waits
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error.into()),
             }
@@ -79,18 +80,18 @@ impl Server {
         let Some((received, _)) = receive(client, timeout)? else {
             return Ok(false);
         };
-        ensure!(received == answer, "another answer: {received:?}");
+        ensure!(received == answer, "unexpected answer: {received:?}");
         Ok(true)
     }
 
-    /// Whether a connection of the host's is made, and carries words and more both ways.
+    /// Reports whether the host can open a connection; transfers short and long data in both directions.
     pub(crate) fn accepts(
         &self,
-        site: &Testbed,
+        testbed: &Testbed,
         family: Family,
         timeout: Duration,
     ) -> anyhow::Result<bool> {
-        match self.accept(site, family, timeout)? {
+        match self.accept(testbed, family, timeout)? {
             Some((mut client, mut server)) => {
                 talk(&mut client, &mut server)?;
                 transfer(&client, &server).context("to the server")?;
@@ -101,14 +102,14 @@ impl Server {
         }
     }
 
-    /// Both ends of a connection of the host's.
+    /// Opens a connection from the host, and returns both ends; `None` after a timeout.
     pub(crate) fn accept(
         &self,
-        site: &Testbed,
+        testbed: &Testbed,
         family: Family,
         timeout: Duration,
     ) -> anyhow::Result<Option<(TcpStream, TcpStream)>> {
-        let connected = site
+        let connected = testbed
             .host
             .run(|| TcpStream::connect_timeout(&family.peer(DOMAIN), timeout));
         let client = match connected {
@@ -126,40 +127,42 @@ impl Server {
     }
 }
 
-/// A socket of the host's that is connected to the server.
-pub(crate) fn ask_socket(site: &Testbed, family: Family) -> anyhow::Result<UdpSocket> {
-    Ok(site.host.run(|| {
+/// Returns a socket of the host that is connected to the server.
+pub(crate) fn client_socket(testbed: &Testbed, family: Family) -> anyhow::Result<UdpSocket> {
+    Ok(testbed.host.run(|| {
         let socket = UdpSocket::bind(family.host(0))?;
         socket.connect(family.peer(DOMAIN))?;
         Ok::<_, std::io::Error>(socket)
     })?)
 }
 
-/// A word there and one back.
+/// Sends a message in each direction.
 pub(crate) fn talk(client: &mut TcpStream, server: &mut TcpStream) -> anyhow::Result<()> {
     let mut word = [0; 8];
     client.write_all(b"question")?;
-    server.read_exact(&mut word).context("nothing came")?;
+    server
+        .read_exact(&mut word)
+        .context("no question arrived")?;
     server.write_all(b"answered")?;
-    client.read_exact(&mut word).context("no answer came")?;
-    ensure!(&word == b"answered", "another answer: {word:?}");
+    client.read_exact(&mut word).context("no answer arrived")?;
+    ensure!(&word == b"answered", "unexpected answer: {word:?}");
     Ok(())
 }
 
-/// So much that the kernel hands over packets longer than the link's.
+/// Transfers so much data that the kernel merges packets.
 fn transfer(mut from: &TcpStream, mut to: &TcpStream) -> anyhow::Result<()> {
     const BYTES: usize = 4 << 20;
     thread::scope(|scope| {
         let sending = scope.spawn(move || from.write_all(&vec![7; BYTES]));
         let mut received = vec![0; BYTES];
         to.read_exact(&mut received)?;
-        ensure!(received == vec![7; BYTES], "other bytes came");
+        ensure!(received == vec![7; BYTES], "received other bytes");
         Ok(sending.join().expect("sending does not panic")?)
     })
 }
 
-/// Whether the peer's kernel answers an echo request of the host's.
-pub(crate) fn pings(site: &Testbed, family: Family, timeout: Duration) -> anyhow::Result<bool> {
+/// Reports whether the peer's kernel answers an echo request of the host.
+pub(crate) fn pings(testbed: &Testbed, family: Family, timeout: Duration) -> anyhow::Result<bool> {
     let destination = family.peer(0);
     let (address_family, protocol, request) = match destination {
         SocketAddr::V4(_) => (
@@ -173,9 +176,9 @@ pub(crate) fn pings(site: &Testbed, family: Family, timeout: Duration) -> anyhow
             [128, 0, 0, 0, 0, 0, 0, 1],
         ),
     };
-    site.host.set("ipv4/ping_group_range", "0 0")?;
-    let socket = site.host.run(|| {
-        // A datagram socket: the kernel gives it an identifier, as a port.
+    testbed.host.set("ipv4/ping_group_range", "0 0")?;
+    let socket = testbed.host.run(|| {
+        // A datagram socket, whose identifier the kernel chooses like a port.
         let flags = SockFlag::SOCK_CLOEXEC;
         socket(address_family, SockType::Datagram, flags, protocol)
     })?;
