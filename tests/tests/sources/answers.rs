@@ -1,4 +1,4 @@
-//! What a vendor sends instead of its list.
+//! Answers of a vendor that are not its list.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ fn decompresses() {
 }
 
 #[test]
-fn a_word_that_is_no_compression_does_not_matter() {
+fn unknown_content_encodings_are_ignored() {
     for word in ["utf-8", "aws-chunked", "identity", ""] {
         let answer = Answer::Full(200, vec![("Content-Encoding", word.into())], LIST.into());
         let vendor = vendor([("/list", answer)]);
@@ -37,7 +37,7 @@ fn a_word_that_is_no_compression_does_not_matter() {
 }
 
 #[test]
-fn a_byte_order_mark_and_a_strange_type_do_not_matter() {
+fn a_byte_order_mark_and_the_content_type_are_ignored() {
     let text = "\u{feff}192.0.2.0/24\r\n198.51.100.7\r\n2001:db8::/32";
     let vendor = vendor([("/list", Answer::html(text))]);
     check_list(fetch(Http {
@@ -66,7 +66,7 @@ fn check_table(format: &Format, cases: Vec<Case>, file: &ExpectFile) {
 }
 
 #[test]
-fn refuses_what_is_not_a_list_in_json() {
+fn invalid_json_lists_are_refused() {
     let utf_16 = "[\"192.0.2.1\"]"
         .encode_utf16()
         .flat_map(u16::to_le_bytes)
@@ -98,7 +98,7 @@ fn refuses_what_is_not_a_list_in_json() {
                 ListMalformed,
             ),
             (
-                "half of the document, as the vendor has it",
+                "half of the document",
                 Answer::json(r#"["192.0.2.1", "203.0."#),
                 Incomplete,
             ),
@@ -113,7 +113,7 @@ fn refuses_what_is_not_a_list_in_json() {
                 ListMalformed,
             ),
             (
-                "compression that nobody asked for, twice",
+                "unrequested compression, twice",
                 Answer::Full(
                     200,
                     vec![("Content-Encoding", "gzip, X-Gzip".into())],
@@ -122,7 +122,7 @@ fn refuses_what_is_not_a_list_in_json() {
                 InvalidArchive,
             ),
             (
-                "compression that nobody asked for",
+                "unrequested compression",
                 Answer::Full(200, vec![("Content-Encoding", "br".into())], vec![0x8b; 9]),
                 InvalidArchive,
             ),
@@ -132,7 +132,7 @@ fn refuses_what_is_not_a_list_in_json() {
 }
 
 #[test]
-fn refuses_what_is_not_a_list_in_text() {
+fn invalid_text_lists_are_refused() {
     check_table(
         &Format::Text,
         vec![
@@ -165,7 +165,7 @@ fn refuses_what_is_not_a_list_in_text() {
 }
 
 #[test]
-fn refuses_what_is_no_answer() {
+fn failed_requests_are_refused() {
     let challenge = "<!DOCTYPE html><title>Just a moment...</title>".into();
     check_table(
         &Format::json_array(),
@@ -175,26 +175,30 @@ fn refuses_what_is_no_answer() {
                 Answer::Full(403, vec![("cf-mitigated", "challenge".into())], challenge),
                 HttpStatus,
             ),
+            ("forbidden", Answer::Status(403), HttpStatus),
+            ("unauthorized", Answer::Status(401), HttpStatus),
+            ("not found", Answer::Status(404), HttpStatus),
+            ("gone", Answer::Status(410), HttpStatus),
+            ("too many requests", Answer::Status(429), HttpStatus),
+            ("internal server error", Answer::Status(500), HttpStatus),
+            ("service unavailable", Answer::Status(503), HttpStatus),
+            ("no content", Answer::Status(204), HttpStatus),
             (
-                "a vendor that does not like this host",
-                Answer::Status(403),
+                "partial content",
+                Answer::Full(206, vec![], LIST.into()),
                 HttpStatus,
             ),
-            ("no right", Answer::Status(401), HttpStatus),
-            ("gone", Answer::Status(404), HttpStatus),
-            ("gone for good", Answer::Status(410), HttpStatus),
-            ("asked too often", Answer::Status(429), HttpStatus),
-            ("broken", Answer::Status(500), HttpStatus),
-            ("busy", Answer::Status(503), HttpStatus),
-            ("no content", Answer::Status(204), HttpStatus),
-            ("a part", Answer::Full(206, vec![], LIST.into()), HttpStatus),
             (
-                "nothing new, though nobody asked",
+                "not modified, without a condition",
                 Answer::Status(304),
                 HttpStatus,
             ),
-            ("a redirect to nowhere", Answer::Status(302), HttpStatus),
-            ("a choice", Answer::Status(300), HttpStatus),
+            (
+                "a redirect without a location",
+                Answer::Status(302),
+                HttpStatus,
+            ),
+            ("multiple choices", Answer::Status(300), HttpStatus),
             (
                 "cut off before its length",
                 Answer::Truncated(LIST.into()),
@@ -206,7 +210,7 @@ fn refuses_what_is_no_answer() {
                 Incomplete,
             ),
             (
-                "cut off before it was compressed",
+                "a truncated gzip body",
                 Answer::CutGzip(LIST.into()),
                 Incomplete,
             ),
@@ -215,7 +219,7 @@ fn refuses_what_is_no_answer() {
                 Answer::Full(200, vec![("X-Long", "x".repeat(1 << 20))], LIST.into()),
                 Unreachable,
             ),
-            ("something else than HTTP", Answer::Noise, Unreachable),
+            ("not HTTP", Answer::Noise, Unreachable),
         ],
         &expect_file!["snapshots/no_answer.txt"],
     );
@@ -233,7 +237,7 @@ fn a_truncated_answer_is_reported_with_its_length() {
 
 #[test]
 fn a_closed_port_is_unreachable() {
-    // A port that was free a moment ago.
+    // The port of a server that has ended.
     let closed = vendor([]).url("");
     let mut errors = Errors::default();
     errors.name(&closed, "<closed>");
@@ -243,7 +247,7 @@ fn a_closed_port_is_unreachable() {
 }
 
 #[test]
-fn gives_up_in_time() {
+fn slow_answers_time_out() {
     let vendor = vendor([
         ("/silence", Answer::Silence),
         ("/drip", Answer::Drip),
@@ -262,7 +266,7 @@ fn gives_up_in_time() {
 }
 
 #[test]
-fn reads_no_more_than_it_may() {
+fn bodies_have_a_maximum_size() {
     let padded = |length: usize| LIST.to_owned() + &" ".repeat(length - LIST.len());
     let vendor = vendor([
         ("/endless", Answer::Endless),
@@ -308,7 +312,7 @@ fn the_time_to_retry_is_reported() {
         errors.add(&title, &fetched, HttpStatus);
         let found = fetched.expect_err("was checked").retry_after;
         let found = found.expect("the server states it").as_secs();
-        // The test itself takes a moment.
+        // The test takes some of the time.
         assert!(
             (seconds - 60..=seconds).contains(&found),
             "{title}: {found}"
@@ -321,7 +325,7 @@ fn the_time_to_retry_is_reported() {
 }
 
 #[test]
-fn several_urls_are_one_list() {
+fn several_urls_form_one_list() {
     let vendor = vendor([
         ("/v4", Answer::json(r#"["198.51.100.7", "192.0.2.0/24"]"#)),
         ("/v6", Answer::json(r#"["2001:db8::/32", "192.0.2.0/24"]"#)),
@@ -369,7 +373,7 @@ fn a_next_page_has_a_note_unless_it_is_read_too() {
 }
 
 #[test]
-fn a_part_may_be_empty_only_where_the_list_may() {
+fn a_part_may_be_empty_only_if_the_list_may() {
     let vendor = vendor([
         ("/v4", Answer::json(LIST)),
         ("/empty", Answer::json("[]")),

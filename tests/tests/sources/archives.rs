@@ -55,7 +55,7 @@ impl Errors {
 }
 
 #[test]
-fn all_matching_files_are_one_list() {
+fn all_matching_files_form_one_list() {
     let fetched = unzipped(archive(&[
         ("lists/", ""),
         ("lists/v4.txt", V4),
@@ -131,50 +131,50 @@ fn a_file_that_is_no_archive_is_refused() {
 }
 
 #[test]
-fn an_archive_unpacks_to_no_more_than_it_may() {
+fn unpacked_archives_have_a_maximum_size() {
     let blank = " ".repeat(8 << 20);
     let bomb = archive(&[("a.txt", &blank)]);
     assert!(bomb.len() < 64 << 10, "{}", bomb.len());
     let mut errors = Errors::default();
     errors.archive("one file", bomb, InvalidArchive);
-    // All of them together.
+    // The sum of both files.
     let half = format!("{V4}{}", " ".repeat(40 << 10));
     let both = archive(&[("a.txt", &half), ("b.txt", &half)]);
     errors.archive("two files", both, InvalidArchive);
-    // To the byte.
+    // Exactly the maximum.
     let blank_part = (64 << 10) - V4.len() - V6.len();
     let full = format!("{V4}{}", " ".repeat(blank_part));
     check_list(unzipped(archive(&[("a.txt", &full), ("b.txt", V6)])));
-    // One whose header states a small size.
-    let mut liar = archive(&[("a.txt", &blank)]);
+    // A header with a wrong, small size.
+    let mut wrong = archive(&[("a.txt", &blank)]);
     let size = u32::try_from(blank.len()).expect("fits").to_le_bytes();
-    let at = liar.windows(4).rposition(|window| window == size);
+    let at = wrong.windows(4).rposition(|window| window == size);
     let at = at.expect("the directory has the size");
-    liar[at..at + 4].copy_from_slice(&100_u32.to_le_bytes());
-    errors.archive("a wrong size", liar, InvalidArchive);
+    wrong[at..at + 4].copy_from_slice(&100_u32.to_le_bytes());
+    errors.archive("a wrong size", wrong, InvalidArchive);
     errors.check(&expect_file!["snapshots/large_archives.txt"]);
 }
 
 #[test]
 fn a_damaged_or_odd_archive_is_refused() {
     let mut errors = Errors::default();
-    // A bit of what is packed.
+    // One changed bit in the compressed data.
     let mut damaged = archive(&[("v4.txt", &V4.repeat(50))]);
     let at = 30 + "v4.txt".len() + 12;
     damaged[at] ^= 0x10;
     errors.archive("damaged", damaged, InvalidArchive);
-    // In the file's own header and in the directory: that it is encrypted, or how it is compressed.
+    // The encryption flag or the compression method, in the file's header and in the directory.
     let changed = |offset: usize, value: u8| {
         let mut bytes = archive(&[("v4.txt", V4)]);
         for (start, offset) in [(&b"PK\x03\x04"[..], offset), (b"PK\x01\x02", offset + 2)] {
             let at = bytes.windows(4).position(|window| window == start);
-            bytes[at.expect("has one") + offset] = value;
+            bytes[at.expect("a header") + offset] = value;
         }
         bytes
     };
     errors.archive("encrypted", changed(6, 1), InvalidArchive);
     errors.archive("compression method 12", changed(8, 12), InvalidArchive);
-    // Two files of one name, of which programs choose differently.
+    // Two files with one name; programs differ in the one that they choose.
     let mut twice = archive(&[("v4.txt", V4), ("v5.txt", V6)]);
     while let Some(at) = twice.windows(6).position(|window| window == b"v5.txt") {
         twice[at + 1] = b'4';

@@ -1,4 +1,4 @@
-//! Lists whose address is on a page.
+//! Lists whose URL is a link on a page.
 
 use allowlist_lists::source;
 use allowlist_policy::error_code::ErrorCode::{
@@ -67,7 +67,7 @@ fn a_page_without_the_one_link_is_refused() {
 }
 
 #[test]
-fn the_page_is_asked_for_whole_and_the_list_by_its_version() {
+fn the_page_is_fetched_unconditionally_and_the_list_conditionally() {
     let monday = "Mon, 09 Nov 2026 14:14:02 GMT";
     let vendor = vendor([
         ("/page", page("/tags-1.json")),
@@ -80,7 +80,7 @@ fn the_page_is_asked_for_whole_and_the_list_by_its_version() {
     let Ok(source::Answer::List(first)) = ask(origin.clone(), &[]) else {
         panic!("must be a list");
     };
-    // A date would tell an older file from none.
+    // A date could not distinguish an older file, so only the entity tag is stored.
     let expected = Validator {
         etag: Some("\"1\"".to_owned()),
         last_modified: None,
@@ -91,9 +91,9 @@ fn the_page_is_asked_for_whole_and_the_list_by_its_version() {
         matches!(again, Ok(source::Answer::Unchanged(_))),
         "{again:?}"
     );
-    let asked = vendor.requests();
-    let asked = asked.iter().map(|head| header(head, "if-none-match"));
-    assert_eq!(asked.collect::<Vec<_>>(), [None, None, None, Some("\"1\"")]);
+    let requests = vendor.requests();
+    let tags = requests.iter().map(|head| header(head, "if-none-match"));
+    assert_eq!(tags.collect::<Vec<_>>(), [None, None, None, Some("\"1\"")]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Lists that lie on this host, and lists that are compiled in.
+//! Lists in local files, and compiled-in lists.
 
 use std::fs;
 use std::path::PathBuf;
@@ -40,7 +40,7 @@ fn a_file_that_is_no_list_is_refused() {
     fs::write(path("wrong"), "192.0.2.1\n192.0.2.0/33\n").expect("a file");
     fs::write(path("empty"), "").expect("a file");
     nix::unistd::mkfifo(&path("pipe"), nix::sys::stat::Mode::S_IRUSR).expect("a pipe");
-    // Of nothing, so that it takes no room.
+    // Sparse, so that it needs no space.
     let huge = fs::File::create(path("huge")).expect("a file");
     huge.set_len((64 << 20) + 1).expect("a hole");
     let mut errors = Errors::default();
@@ -59,14 +59,14 @@ fn a_file_that_is_no_list_is_refused() {
 }
 
 #[test]
-fn what_is_compiled_in_is_as_old_as_its_check() {
+fn compiled_in_lists_have_the_time_of_their_check() {
     let origin = Origin::BuiltIn {
         prefixes: PREFIXES
             .map(|prefix| prefix.parse().expect("a prefix"))
             .to_vec(),
         checked: "2026-11-22".parse().expect("a day"),
     };
-    let fetched = fetch_origin(origin).expect("is always there");
+    let fetched = fetch_origin(origin).expect("a list");
     assert_eq!(fetched.fetched.to_string(), "2026-11-22T00:00:00Z");
     assert_eq!(fetched.prefixes.len(), PREFIXES.len());
 }

@@ -1,11 +1,11 @@
-//! `source` against servers on loopback that answer well, badly and not at all.
+//! Tests of `source` with servers on loopback that answer correctly, incorrectly or not at all.
 //!
-//! Each way in which a vendor fails is a row: what the server does, and the code of the error; the texts are in
-//! snapshots. Knows nothing of the gate, which decides later whether a list is accepted.
+//! Each kind of failure is a row with the behaviour of the server and the error code; the texts are in snapshots. Does not
+//! test the gate, which decides later whether a list is accepted.
 
 mod answers;
 mod archives;
-mod asking_again;
+mod conditional_requests;
 mod discovery;
 mod files;
 mod names;
@@ -57,7 +57,7 @@ fn fetch(http: Http) -> Result<Fetched, FetchError> {
 fn fetch_origin(origin: Origin) -> Result<Fetched, FetchError> {
     match ask(origin, &[])? {
         source::Answer::List(fetched) => Ok(fetched),
-        source::Answer::Unchanged(_) => panic!("nobody asked whether it is new"),
+        source::Answer::Unchanged(_) => panic!("unchanged, although the request was unconditional"),
     }
 }
 
@@ -115,7 +115,7 @@ impl Errors {
             !text.contains('\n') && !text.ends_with('.'),
             "one line, without a full stop: {text}"
         );
-        // How much arrives before a connection is cut, and how the cut is seen, is up to the kernel.
+        // The number of received bytes and the kind of the error depend on the kernel.
         if let FetchErrorCause::Broken { received, problem } = &*error.cause {
             text = text
                 .replace(&format!(" {received} "), " <received> ")
@@ -140,6 +140,10 @@ impl Errors {
 
 fn ca_file(vendor: &Vendor, folder: &Path) -> PathBuf {
     let path = folder.join("ca.pem");
-    std::fs::write(&path, vendor.ca_pem().expect("a TLS vendor has one")).expect("a file");
+    std::fs::write(
+        &path,
+        vendor.ca_pem().expect("the certificate of the authority"),
+    )
+    .expect("a file");
     path
 }

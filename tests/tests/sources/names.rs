@@ -1,4 +1,4 @@
-//! The addresses of names.
+//! Lists of the addresses of names.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -83,12 +83,12 @@ fn a_name_has_the_addresses_of_both_families() {
         &["192.0.2.1/32", "192.0.2.2/32", "2001:db8::1/128"],
         120,
     );
-    // Fully qualified, and nothing is asked twice.
-    let mut asked = server.questions();
-    asked.sort();
+    // The queries are fully qualified, and none is repeated.
+    let mut queries = server.questions();
+    queries.sort();
     let expected = ["udp hooks.example.com. A", "udp hooks.example.com. AAAA"];
-    assert_eq!(asked, expected);
-    // Nor is anything remembered.
+    assert_eq!(queries, expected);
+    // There is no cache.
     server.reply(NAME, Reply::records(["hooks.example.com 300 A 192.0.2.9"]));
     check(fetch(&server), &["192.0.2.9/32"], 300);
 }
@@ -110,7 +110,7 @@ fn a_time_to_live_has_a_floor() {
 }
 
 #[test]
-fn several_names_are_one_list() {
+fn several_names_form_one_list() {
     let server = NameServer::start([
         (
             "a.example.com",
@@ -131,7 +131,7 @@ fn several_names_are_one_list() {
         &["192.0.2.1/32", "2001:db8::1/128"],
         400,
     );
-    // All of them, or none.
+    // The list fails if one name fails.
     let mut errors = errors_of(&server);
     let gone = names(&["a.example.com", "c.example.com"]);
     check_error(&gone, is_gone);
@@ -145,7 +145,7 @@ fn several_names_are_one_list() {
 }
 
 #[test]
-fn a_name_that_goes_away_fails() {
+fn a_removed_name_fails() {
     let server = server(Reply::records(["hooks.example.com 60 A 192.0.2.1"]));
     check(fetch(&server), &["192.0.2.1/32"], 60);
     server.reply(NAME, Reply::NoSuchName);
@@ -164,7 +164,7 @@ fn a_name_without_addresses_fails() {
 
 #[test]
 fn aliases_are_followed() {
-    // In one answer, by several questions, and both.
+    // In one answer, by several queries, and both.
     let server = NameServer::start([
         (
             NAME,
@@ -194,7 +194,7 @@ fn aliases_are_followed() {
 }
 
 #[test]
-fn an_address_counts_only_if_the_name_leads_to_it() {
+fn unrelated_records_are_ignored() {
     let server = server(Reply::records([
         "hooks.example.com 600 CNAME pool.example.net",
         "pool.example.net 600 A 192.0.2.1",
@@ -206,10 +206,10 @@ fn an_address_counts_only_if_the_name_leads_to_it() {
 }
 
 #[test]
-fn aliases_that_lead_nowhere_fail() {
+fn aliases_without_addresses_fail() {
     let to_nothing = ["hooks.example.com 60 CNAME pool.example.net"];
     let server = server(Reply::records(to_nothing));
-    // The end of the chain does not exist, or has nothing.
+    // The end of the chain does not exist, or has no records.
     let mut errors = errors_of(&server);
     let fetched = fetch(&server);
     check_error(&fetched, is_gone);
@@ -235,19 +235,19 @@ fn aliases_in_a_circle_fail() {
 }
 
 #[test]
-fn a_long_answer_comes_over_tcp() {
+fn truncated_answers_are_repeated_over_tcp() {
     let record = "hooks.example.com 60 A 192.0.2.1".to_owned();
     let server = server(Reply::OverTcp(vec![record]));
     check(fetch(&server), &["192.0.2.1/32"], 60);
-    let asked = server.questions();
+    let queries = server.questions();
     assert!(
-        asked.contains(&"tcp hooks.example.com. A".to_owned()),
-        "{asked:?}"
+        queries.contains(&"tcp hooks.example.com. A".to_owned()),
+        "{queries:?}"
     );
 }
 
 #[test]
-fn a_name_has_no_more_addresses_than_can_be_meant() {
+fn a_name_has_a_maximum_number_of_addresses() {
     let lines = |count: usize| {
         let line = |number| {
             format!(
@@ -269,7 +269,7 @@ fn a_name_has_no_more_addresses_than_can_be_meant() {
     assert_eq!(fetch(&server).expect("fits").prefixes.len(), 1024);
 }
 
-/// What was there lately stays for the grace period, which is not the fetch's to know.
+/// A fetch does not merge answers; addresses of earlier answers stay for the grace period.
 #[test]
 fn rotating_answers_are_each_a_list() {
     let list = |address: &str| vec![format!("hooks.example.com 60 A {address}")];
@@ -280,7 +280,7 @@ fn rotating_answers_are_each_a_list() {
 }
 
 #[test]
-fn a_server_that_fails_is_named() {
+fn errors_name_the_failing_server() {
     let mut errors = Errors::default();
     for reply in [
         Reply::ServerFailure,
@@ -328,14 +328,14 @@ fn an_invalid_answer_is_ignored_until_the_timeout() {
 }
 
 #[test]
-fn a_late_answer_is_one() {
+fn late_answers_are_accepted() {
     let record = "hooks.example.com 60 A 192.0.2.1".to_owned();
     let server = server(Reply::Late(Duration::from_millis(300), vec![record]));
     check(fetch(&server), &["192.0.2.1/32"], 60);
 }
 
 #[test]
-fn the_next_server_is_asked_when_one_fails() {
+fn the_next_server_is_queried_when_one_fails() {
     let good = server(Reply::records(["hooks.example.com 60 A 192.0.2.1"]));
     let silent = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     let silent = silent.local_addr().expect("an address");
@@ -355,13 +355,16 @@ fn the_next_server_is_asked_when_one_fails() {
         &["192.0.2.1/32"],
         60,
     );
-    // But not when one knows that there is nothing.
-    let knowing = server(Reply::NoSuchName);
-    check_error(&hasty(&[knowing.address(), good.address()], 3000), is_gone);
+    // NXDOMAIN is an answer, so no other server is queried.
+    let authoritative = server(Reply::NoSuchName);
+    check_error(
+        &hasty(&[authoritative.address(), good.address()], 3000),
+        is_gone,
+    );
 }
 
 #[test]
-fn an_address_that_no_packet_has_fails() {
+fn ipv4_mapped_addresses_fail() {
     let server = server(Reply::records([
         "hooks.example.com 60 AAAA ::ffff:192.0.2.1",
     ]));
@@ -375,7 +378,7 @@ fn an_address_that_no_packet_has_fails() {
 const V4: &str = "hooks.example.com 300 A 192.0.2.1";
 const V6: &str = "hooks.example.com 300 AAAA 2001:db8::1";
 
-/// Every way in which a family is not answered.
+/// Returns the replies that make a family fail.
 fn failures() -> Vec<Reply> {
     vec![
         Reply::ServerFailure,
@@ -388,7 +391,7 @@ fn failures() -> Vec<Reply> {
     ]
 }
 
-/// Silence takes all of the time; any other answer comes long before.
+/// Returns a timeout in milliseconds: short for silent servers, since their tests wait for it.
 fn patience(reply: &Reply) -> u64 {
     let is_silent = |reply: &Reply| matches!(reply, Reply::Silence);
     match reply {
@@ -399,7 +402,7 @@ fn patience(reply: &Reply) -> u64 {
 }
 
 #[test]
-fn one_family_is_followed_while_the_other_fails() {
+fn one_family_is_updated_while_the_other_fails() {
     let mut errors = Errors::default();
     let good = || [Reply::records([V4]), Reply::records([V6])];
     for failing in [Family::V4, Family::V6] {
@@ -407,7 +410,7 @@ fn one_family_is_followed_while_the_other_fails() {
             let title = format!("{failing:?} {reply:?}");
             let is_missing = matches!(reply, Reply::NoSuchName);
             let [v4, v6] = good();
-            // The address that no packet has is an AAAA record, so it fails that family.
+            // The IPv4-mapped address is an AAAA record, so only IPv6 can fail by it.
             let (reply, expected) = match failing {
                 Family::V4 if matches!(reply, Reply::Records(_)) => continue,
                 Family::V4 => (Reply::by_family(reply, v6), "2001:db8::1/128"),
@@ -417,10 +420,10 @@ fn one_family_is_followed_while_the_other_fails() {
             let server = server(reply);
             errors.name(&server.address().to_string(), "<server>");
             let fetched = hasty(&[server.address()], milliseconds);
-            let fetched = fetched.expect("the other family is there");
+            let fetched = fetched.expect("the addresses of the other family");
             assert_eq!(written(&fetched), [expected]);
             assert_eq!(fetched.kept, [failing]);
-            // The next query comes before the records expire.
+            // The next query is made before the records expire.
             assert_eq!(fetched.again, Some(Duration::from_mins(1)));
             let [note] = &fetched.notes[..] else {
                 panic!("{:?}", fetched.notes)
@@ -444,8 +447,8 @@ fn a_family_that_fails_beside_one_without_records_fails_the_name() {
         let is_missing = matches!(reply, Reply::NoSuchName);
         let milliseconds = patience(&reply);
         let server = server(Reply::by_family(Reply::records([]), reply));
-        let error = hasty(&[server.address()], milliseconds).expect_err("no address at all");
-        // NXDOMAIN and no records: either answer means that the name has none.
+        let error = hasty(&[server.address()], milliseconds).expect_err("no addresses");
+        // NXDOMAIN and an answer without records both mean that the name has no addresses.
         let means_none = matches!(
             &*error.cause,
             FetchErrorCause::Name(NameError::NoSuchName { .. } | NameError::NoAddresses { .. })
@@ -469,15 +472,15 @@ fn a_family_can_be_left_out() {
 }
 
 #[test]
-fn a_server_that_does_not_know_edns_is_asked_without() {
+fn queries_are_repeated_without_edns() {
     let lines = [V4, V6].map(str::to_owned).to_vec();
     let server = server(Reply::NoEdns(lines));
     check(fetch(&server), &["192.0.2.1/32", "2001:db8::1/128"], 300);
 }
 
 #[test]
-fn an_address_that_a_translator_made_is_no_source() {
-    // 64:ff9b::192.0.2.1, and the same of this network: 2001:db8:64::/96.
+fn addresses_synthesized_by_dns64_are_ignored() {
+    // 192.0.2.1 in the well-known prefix 64:ff9b::/96, and in a prefix of this network, 2001:db8:64::/96.
     let well_known = "hooks.example.com 300 AAAA 64:ff9b::c000:201";
     let own = "hooks.example.com 300 AAAA 2001:db8:64::c000:201";
     let probe = |lines: &[&str]| Reply::records(lines.iter().copied());
@@ -490,19 +493,19 @@ fn an_address_that_a_translator_made_is_no_source() {
     for (record, probed, expected) in [
         (well_known, probe(&without_translator), &both[..1]),
         (own, probe(&shown), &both[..1]),
-        // Its owner chose it.
+        // Without a translator, the address is the owner's choice.
         (own, probe(&without_translator), &both[..]),
     ] {
         let server = server(Reply::records([V4, record]));
         server.reply("ipv4only.arpa", probed);
         check(fetch(&server), expected, 300);
     }
-    // Beside no A record it is left to the gate.
+    // Without A records, the gate decides.
     let alone = server(Reply::records([well_known]));
     check(fetch(&alone), &["64:ff9b::c000:201/128"], 300);
 }
 
-/// The last addresses of the family that fails stay, and the other's change is applied.
+/// The last addresses of the failing family stay, and the change of the other family is applied.
 #[test]
 fn each_family_keeps_its_own_last_answer() {
     let source = Source::new("vendor", Origin::Names(lookup(&[NAME], &[])));

@@ -1,7 +1,7 @@
-//! Proxies, which the environment names.
+//! Proxies from environment variables.
 //!
-//! An environment is a process's, so the fetch is one of its own: this program again, told to run one
-//! test. The vendor is at 0.0.0.0, which is not a loopback address and leads there all the same.
+//! The environment belongs to a process, so each fetch runs in a child process: this test program with one test. The
+//! vendor's address is 0.0.0.0, which reaches loopback but is not a loopback address.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
@@ -15,7 +15,7 @@ const URL: &str = "ALLOWLIST_TEST_URL";
 const CA_FILE: &str = "ALLOWLIST_TEST_CA_FILE";
 const ANYWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
-/// Not a test of its own: what the others start.
+/// The child process of the other tests; passes without a fetch if it is not one.
 #[test]
 fn one_fetch_in_a_process() {
     let Ok(url) = std::env::var(URL) else {
@@ -31,7 +31,7 @@ fn one_fetch_in_a_process() {
     }
 }
 
-/// What a process with that environment fetches from there.
+/// Fetches a URL in a process with this environment, and returns the line that the process prints.
 fn fetch_with(url: &str, environment: &[(&str, &str)]) -> String {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command.args(["--exact", "proxies::one_fetch_in_a_process", "--nocapture"]);
@@ -44,7 +44,7 @@ fn fetch_with(url: &str, environment: &[(&str, &str)]) -> String {
     let line = text
         .lines()
         .find(|line| line.starts_with("fetched ") || line.starts_with("failed "));
-    line.unwrap_or_else(|| panic!("says nothing: {text}"))
+    line.unwrap_or_else(|| panic!("no result: {text}"))
         .to_owned()
 }
 
@@ -68,14 +68,14 @@ fn https_goes_through_the_proxy() {
     let address = proxy.url("/").replace("http://", "http://me:hush@");
     let environment = [("HTTPS_PROXY", address.as_str()), (CA_FILE, ca_file)];
     assert_eq!(fetch_with(&url, &environment), FETCHED);
-    let asked = proxy.requests();
+    let requests = proxy.requests();
     assert!(
-        asked[0].starts_with(&format!("CONNECT {host}:{port} ")),
-        "{asked:?}"
+        requests[0].starts_with(&format!("CONNECT {host}:{port} ")),
+        "{requests:?}"
     );
-    assert_eq!(asked.len(), 1);
+    assert_eq!(requests.len(), 1);
 
-    // A proxy that does not let it through.
+    // A proxy that is closed, and one that refuses the request.
     let closed = vendor([]).url("/").replace("http://", "http://me:hush@");
     let refusing = vendor([]);
     refusing.answer(&format!("{host}:{port}"), Answer::Status(407));
@@ -83,16 +83,16 @@ fn https_goes_through_the_proxy() {
         closed,
         refusing.url("/").replace("http://", "http://me:hush@"),
     ] {
-        let said = fetch_with(&url, &[("HTTPS_PROXY", proxy.as_str()), (CA_FILE, ca_file)]);
+        let line = fetch_with(&url, &[("HTTPS_PROXY", proxy.as_str()), (CA_FILE, ca_file)]);
         assert!(
-            said.starts_with("failed [unreachable] ") && said.contains(&url),
-            "{said}"
+            line.starts_with("failed [unreachable] ") && line.contains(&url),
+            "{line}"
         );
-        assert!(!said.contains("hush"), "{said}");
+        assert!(!line.contains("hush"), "{line}");
     }
     assert_eq!(list.requests().len(), 1);
 
-    // And one that is not meant for it.
+    // A proxy that `NO_PROXY` excludes.
     let closed = vendor([]).url("/");
     let without = [
         ("HTTPS_PROXY", closed.as_str()),
@@ -117,7 +117,7 @@ fn plain_http_goes_through_the_proxy_but_not_to_loopback() {
     assert_eq!((proxy.requests().len(), list.requests().len()), (1, 1));
 }
 
-/// Ignored, it would let the request past the proxy that was meant.
+/// If an invalid proxy were ignored, requests would bypass the intended one.
 #[test]
 fn a_proxy_that_cannot_be_used_is_an_error() {
     let list = vendor([("/list", Answer::json(LIST))]);
@@ -129,13 +129,13 @@ fn a_proxy_that_cannot_be_used_is_an_error() {
         ("http_proxy", "socks5://127.0.0.1:1080"),
         ("ALL_PROXY", "http://me:hush@:port"),
     ] {
-        let said = fetch_with(&elsewhere, &[(variable, value)]);
+        let line = fetch_with(&elsewhere, &[(variable, value)]);
         assert!(
-            said.starts_with("failed [unreachable] ") && said.contains(variable),
-            "{said}"
+            line.starts_with("failed [unreachable] ") && line.contains(variable),
+            "{line}"
         );
-        assert!(!said.contains("hush"), "{said}");
-        // It is meant for other requests.
+        assert!(!line.contains("hush"), "{line}");
+        // Requests to loopback and excluded hosts do not use the proxy.
         assert_eq!(fetch_with(&url, &[(variable, value)]), FETCHED);
         let not_meant = [(variable, value), ("NO_PROXY", "0.0.0.0")];
         assert_eq!(fetch_with(&elsewhere, &not_meant), FETCHED);

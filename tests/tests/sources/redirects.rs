@@ -1,4 +1,4 @@
-//! Where redirects may lead.
+//! The permitted targets of redirects.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use expect_test::expect_file;
 use super::{Errors, LIST, ca_file, check_list, fetch, http, vendor};
 
 #[test]
-fn follows_redirects_that_stay_safe() {
+fn safe_redirects_are_followed() {
     let list = vendor([("/list", Answer::json(LIST))]);
     let hops = vendor([
         ("/here", Answer::Redirect(list.url("/list"))),
@@ -48,7 +48,7 @@ fn follows_redirects_that_stay_safe() {
 }
 
 #[test]
-fn every_kind_of_redirect_is_one() {
+fn all_redirect_statuses_are_followed() {
     for status in [301, 302, 303, 307, 308] {
         let to = vec![("Location", "/list".to_owned())];
         let vendor = vendor([
@@ -61,7 +61,7 @@ fn every_kind_of_redirect_is_one() {
 }
 
 #[test]
-fn https_does_not_lead_back_to_http() {
+fn redirects_from_https_to_http_are_refused() {
     let plain = vendor([("/list", Answer::json(LIST))]);
     let vendor = Vendor::start_tls([("/down", Answer::Redirect(plain.url("/list")))]);
     let vendor = vendor.expect("a vendor");
@@ -75,16 +75,16 @@ fn https_does_not_lead_back_to_http() {
     errors.add("https to http", &fetch(trusting.clone()), RedirectRefused);
     errors.check(&expect_file!["snapshots/redirect_to_http.txt"]);
     assert!(plain.requests().is_empty());
-    // Unless the operator says that the list may come unprotected.
+    // Unless the operator allows plain HTTP for the list.
     check_list(fetch(Http {
         allow_plain_http: true,
         ..trusting
     }));
 }
 
-/// 0.0.0.0 is no loopback address, and leads there all the same.
+/// The address 0.0.0.0 reaches loopback but is not a loopback address.
 #[test]
-fn nothing_goes_out_unprotected_unless_it_is_allowed_to() {
+fn plain_http_needs_permission() {
     let vendor = vendor([("/list", Answer::json(LIST))]);
     let url = vendor.url("/list").replace("127.0.0.1", "0.0.0.0");
     let mut errors = Errors::default();
@@ -98,12 +98,12 @@ fn nothing_goes_out_unprotected_unless_it_is_allowed_to() {
     }));
 }
 
-/// An address that is not private, of a namespace in which it leads to this process.
+/// A public address, which belongs to loopback in the namespace of the tests.
 const PUBLIC: &str = "203.0.113.9";
 const PRIVATE: &str = "10.0.0.5";
 const METADATA: &str = "169.254.169.254";
 
-/// Runs a test where these addresses are this host's.
+/// Runs a test in a namespace whose loopback interface has these addresses.
 fn with_addresses<T: Send>(test: impl FnOnce() -> T + Send) -> T {
     let namespace = Namespace::new().expect("a namespace");
     let addresses = [PUBLIC, PRIVATE, METADATA].map(address);
@@ -119,7 +119,7 @@ fn at(text: &str, answers: impl IntoIterator<Item = (&'static str, Answer)>) -> 
     Vendor::start_at(address(text), answers).expect("a vendor")
 }
 
-/// A configuration that minds no missing TLS.
+/// Returns a source that allows plain HTTP.
 fn plain(url: &str) -> Http {
     Http {
         allow_plain_http: true,
@@ -139,7 +139,7 @@ fn check_address(fetched: Result<Fetched, FetchError>, is_local: bool) {
 }
 
 #[test]
-fn a_public_server_does_not_lead_to_a_private_address() {
+fn redirects_from_public_to_private_addresses_are_refused() {
     with_addresses(|| {
         let list = at(PRIVATE, [("/list", Answer::json(LIST))]);
         let own = vendor([("/list", Answer::json(LIST))]);
@@ -176,7 +176,7 @@ fn a_public_server_does_not_lead_to_a_private_address() {
 }
 
 #[test]
-fn a_server_of_the_owner_may_be_private_and_lead_to_others() {
+fn configured_servers_may_be_private_and_redirect_to_private_addresses() {
     with_addresses(|| {
         let own = vendor([("/list", Answer::json(LIST))]);
         let private = at(
@@ -209,7 +209,7 @@ fn nothing_is_fetched_from_a_metadata_service() {
                 true,
             );
         }
-        // The same address, written as IPv6.
+        // The IPv4-mapped form of the address.
         let url = metadata
             .url("/list")
             .replace(METADATA, "[::ffff:169.254.169.254]");
@@ -219,7 +219,7 @@ fn nothing_is_fetched_from_a_metadata_service() {
 }
 
 #[test]
-fn what_a_private_server_answers_is_shown_only_if_the_owner_named_it() {
+fn answers_of_private_servers_are_quoted_only_if_configured() {
     with_addresses(|| {
         let secret = [
             ("/words", Answer::json("hush: the secret")),
@@ -234,10 +234,10 @@ fn what_a_private_server_answers_is_shown_only_if_the_owner_named_it() {
                 allow_private: true,
                 ..plain(&public.url("/list"))
             });
-            let error = led.expect_err("is no list");
+            let error = led.expect_err("not a list");
             assert!(!format!("{error} {error:?}").contains("hush"), "{error:?}");
             assert!(matches!(*error.cause, FetchErrorCause::Withheld), "{error}");
-            let named = fetch(plain(&private.url(path))).expect_err("is no list");
+            let named = fetch(plain(&private.url(path))).expect_err("not a list");
             assert!(named.to_string().contains("hush"), "{named}");
         }
     });

@@ -1,4 +1,4 @@
-//! What is secret: who gets it, and that nobody reads it.
+//! Secrets: they are sent only to their origin, and appear in no message.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use expect_test::expect_file;
 
 use super::{Errors, LIST, check_list, fetch, http, secret, vendor};
 
-/// With every kind of credential there is, each of which says `hush`.
+/// Returns a source with all kinds of credentials, each of which contains `hush`.
 fn with_secrets(url: &str, folder: &std::path::Path) -> Http {
     let url = url.replace("http://", "http://me:hush-password@");
     Http {
@@ -30,7 +30,7 @@ fn token(folder: &std::path::Path, text: &[u8]) -> PathBuf {
 }
 
 #[test]
-fn a_token_and_headers_go_with_each_request() {
+fn each_request_has_the_token_and_the_headers() {
     let folder = tempfile::tempdir().expect("a folder");
     let vendor = vendor([
         ("/old", Answer::Redirect("/list".into())),
@@ -41,17 +41,17 @@ fn a_token_and_headers_go_with_each_request() {
         assert_eq!(header(&request, "authorization"), Some("Bearer hush-token"));
         assert_eq!(header(&request, "x-api-key"), Some("hush-key"));
     }
-    // It is read anew, as it may be renewed at any time.
+    // The token is read for each fetch, because it may be renewed at any time.
     let mut source = with_secrets(&vendor.url("/list"), folder.path());
     token(folder.path(), b"  hush-other \r\n");
     source.headers.clear();
     check_list(fetch(source.clone()));
-    let last = vendor.requests().pop().expect("was asked");
+    let last = vendor.requests().pop().expect("a request");
     assert_eq!(header(&last, "authorization"), Some("Bearer hush-other"));
-    // A password alone.
+    // Only a password.
     source.bearer_file = None;
     check_list(fetch(source));
-    let last = vendor.requests().pop().expect("was asked");
+    let last = vendor.requests().pop().expect("a request");
     assert_eq!(
         header(&last, "authorization"),
         Some("Basic bWU6aHVzaC1wYXNzd29yZA==")
@@ -59,7 +59,7 @@ fn a_token_and_headers_go_with_each_request() {
 }
 
 #[test]
-fn a_password_stays_with_its_origin() {
+fn a_password_is_sent_to_its_origin_only() {
     let elsewhere = vendor([("/list", Answer::json(LIST))]);
     let vendor = vendor([
         ("/old", Answer::Redirect("/list".into())),
@@ -93,20 +93,20 @@ fn credentials_do_not_follow_a_redirect_to_another_origin() {
     for path in ["/away", "/round"] {
         check_list(fetch(with_secrets(&vendor.url(path), folder.path())));
     }
-    let is_silent = |request: &String| {
+    let has_no_secret = |request: &String| {
         assert!(!request.contains("hush"), "{request}");
         assert_eq!(header(request, "authorization"), None, "{request}");
     };
-    elsewhere.requests().iter().for_each(is_silent);
+    elsewhere.requests().iter().for_each(has_no_secret);
     assert_eq!(elsewhere.requests().len(), 2);
-    // Whoever sent it back chose what to ask for, and what that leads to.
-    let asked = vendor.requests();
-    assert_eq!(asked.len(), 4, "{asked:?}");
-    asked[2..].iter().for_each(is_silent);
+    // The other origin chose the URL of the redirect back, and so its response.
+    let requests = vendor.requests();
+    assert_eq!(requests.len(), 4, "{requests:?}");
+    requests[2..].iter().for_each(has_no_secret);
 }
 
 #[test]
-fn no_message_repeats_a_secret() {
+fn no_message_contains_a_secret() {
     let folder = tempfile::tempdir().expect("a folder");
     let vendor = vendor([
         ("/blocked", Answer::Status(403)),
@@ -141,7 +141,7 @@ fn no_message_repeats_a_secret() {
 }
 
 #[test]
-fn invalid_credentials_are_refused_without_being_repeated() {
+fn invalid_credentials_are_refused_and_not_quoted() {
     let folder = tempfile::tempdir().expect("a folder");
     let vendor = Vendor::start([("/list", Answer::json(LIST))]).expect("a vendor");
     let url = vendor.url("/list");

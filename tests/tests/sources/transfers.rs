@@ -1,4 +1,4 @@
-//! Transfers that end too early, in every way in which one can: only complete lists are accepted.
+//! Transfers that end early in all ways: only complete lists are accepted.
 
 use allowlist_lists::source::{FetchError, FetchErrorCause, Fetched};
 use allowlist_policy::{Format, Http, Pattern};
@@ -55,12 +55,14 @@ fn all_members_of_a_compressed_body_are_read() {
         ))
     };
     check_list(encoded(members.concat()));
-    // Cut off within the second, or followed by something else.
+    // Cut off within the second member, or followed by other bytes.
     let mut cut = members.concat();
     cut.truncate(cut.len() - 3);
     check_broken(&encoded(cut));
     let followed = encoded([&members[0][..], b"198.51.100.7\n"].concat());
-    let cause = followed.expect_err("is no gzip data to its end").cause;
+    let cause = followed
+        .expect_err("trailing bytes are not gzip data")
+        .cause;
     assert!(
         matches!(*cause, FetchErrorCause::Compressed(_)),
         "{cause:?}"
@@ -77,12 +79,12 @@ fn members_of_any_size_are_read() {
     let parts = [lines(0, 10), lines(1, 3000)];
     let body = parts.map(|part| gzip(part.as_bytes())).concat();
     let encoding = vec![("Content-Encoding", "gzip".into())];
-    let fetched = fetch_text(Answer::Full(200, encoding, body)).expect("is whole");
+    let fetched = fetch_text(Answer::Full(200, encoding, body)).expect("a complete list");
     assert_eq!(fetched.prefixes.len(), 3010);
 }
 
 #[test]
-fn an_http2_stream_is_whole_by_end_stream() {
+fn end_stream_completes_an_http2_stream() {
     let length = Some(TEXT.len());
     let (first, second) = TEXT.split_at(13);
     let members = [gzip(first.as_bytes()), gzip(second.as_bytes())].concat();
@@ -131,7 +133,7 @@ fn an_http2_stream_is_whole_by_end_stream() {
             }
         }
     }
-    // The stream ends, and the length differs.
+    // The stream ends with another length than stated.
     let short = fetch_http2(Http2 {
         length,
         ..Http2::whole(&TEXT[..13])
@@ -139,9 +141,9 @@ fn an_http2_stream_is_whole_by_end_stream() {
     check_broken(&short);
 }
 
-/// The last line may be the first half of another.
+/// Without an end, the last line may be truncated.
 #[test]
-fn a_body_that_ends_with_the_connection_needs_an_end_of_its_own() {
+fn text_that_ends_with_the_connection_is_refused() {
     let close = "Connection: close\r\n";
     for head in [
         "",
@@ -149,7 +151,7 @@ fn a_body_that_ends_with_the_connection_needs_an_end_of_its_own() {
         "Transfer-Encoding: identity\r\n",
         "Transfer-Encoding: chunked, gzip\r\nContent-Length: 39\r\n",
     ] {
-        let refused = fetch_text(raw(head, TEXT.as_bytes())).expect_err("may be a part");
+        let refused = fetch_text(raw(head, TEXT.as_bytes())).expect_err("may be incomplete");
         assert!(
             matches!(*refused.cause, FetchErrorCause::NoLength),
             "{head}: {refused:?}"
@@ -163,26 +165,26 @@ fn a_body_that_ends_with_the_connection_needs_an_end_of_its_own() {
         let size = format!("{:x}\r\n", TEXT.len());
         [size.as_bytes(), TEXT.as_bytes(), b"\r\n0\r\n\r\n"].concat()
     })));
-    // JSON shows where it ends.
+    // The end of a JSON document is in its syntax.
     let vendor = vendor([
         ("/json", raw(close, super::LIST.as_bytes())),
         ("/cut", raw(close, &super::LIST.as_bytes()[..40])),
         ("/page", raw(close, b"<a href='/json'>list</a>")),
     ]);
     check_list(fetch(http(&vendor.url("/json"))));
-    let cut = fetch(http(&vendor.url("/cut"))).expect_err("is a part");
+    let cut = fetch(http(&vendor.url("/cut"))).expect_err("incomplete");
     assert!(matches!(*cut.cause, FetchErrorCause::Feed(_)), "{cut:?}");
-    // A page does not, be it the list or the way to it.
+    // The end of a page is not, neither of a list nor of a page with its link.
     let discovered = fetch(Http {
         discover: Some(Pattern::new("json").expect("a pattern")),
         ..http(&vendor.url("/page"))
     });
-    let cause = discovered.expect_err("may be a part").cause;
+    let cause = discovered.expect_err("may be incomplete").cause;
     assert!(matches!(*cause, FetchErrorCause::NoLength), "{cause:?}");
 }
 
 #[test]
-fn a_gzip_file_is_a_list_like_any_other() {
+fn gzip_files_are_decompressed() {
     let (first, second) = TEXT.split_at(13);
     let file = [gzip(first.as_bytes()), gzip(second.as_bytes())].concat();
     check_list(fetch_text(Answer::Body("application/gzip", file.clone())));
@@ -196,12 +198,12 @@ fn a_gzip_file_is_a_list_like_any_other() {
         })
     };
     check_list(read(&file));
-    let cut = read(&file[..file.len() - 1]).expect_err("is a part");
+    let cut = read(&file[..file.len() - 1]).expect_err("incomplete");
     assert!(matches!(*cut.cause, FetchErrorCause::Gzip(_)), "{cut:?}");
-    // Compressed twice: by who made it, and on its way.
+    // Compressed twice: as a file, and by the server.
     check_list(fetch_text(Answer::Gzip(file)));
     let bomb = Answer::Body("application/gzip", gzip(&vec![b' '; 4 << 20]));
-    let bomb = fetch_text(bomb).expect_err("is too large");
+    let bomb = fetch_text(bomb).expect_err("too large");
     assert!(
         matches!(*bomb.cause, FetchErrorCause::TooLarge { .. }),
         "{bomb:?}"

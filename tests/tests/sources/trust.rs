@@ -1,4 +1,4 @@
-//! Whom a fetch believes to be the vendor.
+//! The certificates that a fetch accepts.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,9 +17,9 @@ use super::{Errors, LIST, ca_file, check_list, fetch, http, vendor};
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 #[test]
-fn trusts_its_ca_file_and_nobody_else() {
+fn only_the_ca_file_and_system_authorities_are_trusted() {
     let vendor = Vendor::start_tls([("/list", Answer::json(LIST))]).expect("a vendor");
-    let stranger = Vendor::start_tls([]).expect("a vendor");
+    let other_vendor = Vendor::start_tls([]).expect("a vendor");
     let folder = tempfile::tempdir().expect("a folder");
     let url = vendor.url("/list");
     let trusting = |ca_file| {
@@ -31,9 +31,9 @@ fn trusts_its_ca_file_and_nobody_else() {
 
     check_list(trusting(ca_file(&vendor, folder.path())));
     let mut errors = Errors::of(&vendor);
-    let other = trusting(ca_file(&stranger, folder.path()));
+    let other = trusting(ca_file(&other_vendor, folder.path()));
     errors.add("another authority", &other, UntrustedServer);
-    // The system's authorities do not know the vendor, or there are none.
+    // The system's authorities have not signed the certificate, or there are none.
     let cause = fetch(http(&url)).expect_err("no ca_file").cause;
     assert!(
         matches!(
@@ -56,7 +56,7 @@ fn trusts_its_ca_file_and_nobody_else() {
 }
 
 #[test]
-fn refuses_certificates_that_prove_nothing() {
+fn invalid_certificates_are_refused() {
     let cases = [
         (Certificates::expired(LOOPBACK), Remedy::Time),
         (Certificates::of("lists.example.com"), Remedy::Name),
@@ -80,20 +80,23 @@ fn refuses_certificates_that_prove_nothing() {
             headers: vec![super::secret("X-Api-Key", "hush")],
             ..http(&vendor.url("/list"))
         });
-        let cause = fetched.expect_err("proves nothing").cause;
+        let cause = fetched.expect_err("an invalid certificate").cause;
         let remedy = match *cause {
             FetchErrorCause::Certificate { remedy, .. } => Some(remedy),
             _ => None,
         };
         assert_eq!(remedy, Some(expected), "{cause}");
-        assert!(vendor.requests().is_empty(), "it heard nothing");
+        assert!(
+            vendor.requests().is_empty(),
+            "the server received a request"
+        );
     }
 }
 
 #[test]
 fn only_the_authorities_of_ca_file_are_trusted_if_so_configured() {
     let vendor = Vendor::start_tls([("/list", Answer::json(LIST))]).expect("a vendor");
-    let stranger = Vendor::start_tls([]).expect("a vendor");
+    let other_vendor = Vendor::start_tls([]).expect("a vendor");
     let folder = tempfile::tempdir().expect("a folder");
     let pinned = |to: &Vendor| {
         fetch(Http {
@@ -103,7 +106,7 @@ fn only_the_authorities_of_ca_file_are_trusted_if_so_configured() {
         })
     };
     check_list(pinned(&vendor));
-    let cause = pinned(&stranger).expect_err("another authority").cause;
+    let cause = pinned(&other_vendor).expect_err("another authority").cause;
     let is_pinned = matches!(
         *cause,
         FetchErrorCause::Certificate {
@@ -125,12 +128,12 @@ fn a_server_without_tls_is_not_reached_by_https() {
         timeout: Duration::from_secs(1),
         ..http(&url)
     };
-    // The server waits for more of what it takes for a request.
+    // The server waits for the rest of a request.
     let error = fetch(https).expect_err("no TLS");
     assert_eq!(error.cause.code(), Timeout, "{error}");
 }
 
-/// Whoever can cut a connection could shorten a list otherwise.
+/// Otherwise an attacker who can cut a connection could shorten a list.
 #[test]
 fn a_list_that_is_cut_off_within_tls_is_refused() {
     let text = Answer::Unended(b"[\"192.0.2.0/24\"]\n".to_vec());

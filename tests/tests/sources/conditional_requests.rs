@@ -1,4 +1,4 @@
-//! Asking whether a list is new.
+//! Conditional requests.
 
 use allowlist_lists::source::{self, FetchError, FetchErrorCause, Fetched};
 use allowlist_policy::{Format, Http, Origin, Page, Pattern, Validator};
@@ -8,7 +8,7 @@ use super::{LIST, ask, check_list, http, urls, vendor};
 
 const MONDAY: &str = "Mon, 09 Nov 2026 14:14:02 GMT";
 
-fn again(
+fn fetch_again(
     vendor: &Vendor,
     paths: &[&str],
     known: &[Validator],
@@ -42,8 +42,8 @@ fn validator(etag: Option<&str>, last_modified: Option<&str>) -> Validator {
     }
 }
 
-/// What was sent to ask with in a request.
-fn asked(vendor: &Vendor, index: usize) -> Validator {
+/// Returns the validator that a request contained.
+fn sent_validator(vendor: &Vendor, index: usize) -> Validator {
     let requests = vendor.requests();
     let head = &requests[index];
     validator(
@@ -53,7 +53,7 @@ fn asked(vendor: &Vendor, index: usize) -> Validator {
 }
 
 #[test]
-fn a_validator_goes_back_as_it_came() {
+fn validators_are_returned_unchanged() {
     let versions = [
         (Some("\"abc\""), None),
         (Some("W/\"abc\""), None),
@@ -63,48 +63,48 @@ fn a_validator_goes_back_as_it_came() {
     ];
     for (etag, last_modified) in versions {
         let vendor = vendor([("/list", Answer::Version(etag, last_modified, LIST.into()))]);
-        let first = list(again(&vendor, &["/list"], &[]));
+        let first = list(fetch_again(&vendor, &["/list"], &[]));
         let expected = validator(etag, last_modified);
         assert_eq!(first.validators, std::slice::from_ref(&expected));
-        assert_eq!(asked(&vendor, 0), Validator::default());
-        check_unchanged(again(&vendor, &["/list"], &first.validators));
-        assert_eq!(asked(&vendor, 1), expected);
-        // Another version is all of it, with its own validator.
+        assert_eq!(sent_validator(&vendor, 0), Validator::default());
+        check_unchanged(fetch_again(&vendor, &["/list"], &first.validators));
+        assert_eq!(sent_validator(&vendor, 1), expected);
+        // Another version is complete, with its own validator.
         let newer = Answer::Version(Some("\"newer\""), None, LIST.into());
         vendor.answer("/list", newer);
-        let next = list(again(&vendor, &["/list"], &first.validators));
+        let next = list(fetch_again(&vendor, &["/list"], &first.validators));
         assert_eq!(next.validators, [validator(Some("\"newer\""), None)]);
         check_list(Ok(next));
     }
 }
 
 #[test]
-fn a_server_may_stop_saying_its_version() {
+fn a_server_may_stop_sending_validators() {
     let vendor = vendor([("/list", Answer::json(LIST))]);
     let known = [validator(Some("\"abc\""), Some(MONDAY))];
-    let fetched = list(again(&vendor, &["/list"], &known));
-    assert_eq!(asked(&vendor, 0), known[0]);
+    let fetched = list(fetch_again(&vendor, &["/list"], &known));
+    assert_eq!(sent_validator(&vendor, 0), known[0]);
     assert_eq!(fetched.validators, [Validator::default()]);
 }
 
 #[test]
-fn nobody_keeps_a_version_that_cannot_be_sent_or_is_no_version() {
+fn invalid_validators_are_not_stored() {
     let long = "x".repeat(1025);
     for etag in [long.as_str(), ""] {
         let answer = Answer::Full(200, vec![("ETag", etag.to_owned())], LIST.into());
         let vendor = vendor([("/list", answer)]);
-        let fetched = list(again(&vendor, &["/list"], &[]));
+        let fetched = list(fetch_again(&vendor, &["/list"], &[]));
         assert_eq!(fetched.validators, [Validator::default()]);
     }
-    // Nor does one of a damaged state get anywhere.
+    // An invalid validator from a damaged state is not sent.
     let vendor = vendor([("/list", Answer::json(LIST))]);
     let known = [validator(Some("\"a\"\r\nx-more: b"), None)];
-    check_list(Ok(list(again(&vendor, &["/list"], &known))));
-    assert_eq!(asked(&vendor, 0), Validator::default());
+    check_list(Ok(list(fetch_again(&vendor, &["/list"], &known))));
+    assert_eq!(sent_validator(&vendor, 0), Validator::default());
 }
 
 #[test]
-fn of_two_lists_either_may_be_new() {
+fn each_of_two_lists_can_change() {
     let one = r#"["192.0.2.0/24", "198.51.100.7"]"#;
     let vendor = vendor([
         ("/one", Answer::Version(Some("\"1\""), None, one.into())),
@@ -114,13 +114,13 @@ fn of_two_lists_either_may_be_new() {
         ),
     ]);
     let paths = ["/one", "/two"];
-    let first = list(again(&vendor, &paths, &[]));
-    check_unchanged(again(&vendor, &paths, &first.validators));
+    let first = list(fetch_again(&vendor, &paths, &[]));
+    check_unchanged(fetch_again(&vendor, &paths, &first.validators));
     assert_eq!(vendor.requests().len(), 4);
 
     let newer = Answer::Version(Some("\"3\""), None, r#"["2001:db8::/32"]"#.into());
     vendor.answer("/two", newer);
-    let next = list(again(&vendor, &paths, &first.validators));
+    let next = list(fetch_again(&vendor, &paths, &first.validators));
     assert_eq!(
         next.validators,
         [
@@ -129,24 +129,24 @@ fn of_two_lists_either_may_be_new() {
         ]
     );
     check_list(Ok(next));
-    // The one that was not new was needed whole after all.
+    // The unchanged part was fetched again, without a condition.
     assert_eq!(vendor.requests().len(), 7);
-    assert_eq!(asked(&vendor, 4), validator(Some("\"1\""), None));
-    assert_eq!(asked(&vendor, 5), validator(Some("\"2\""), None));
-    assert_eq!(asked(&vendor, 6), Validator::default());
+    assert_eq!(sent_validator(&vendor, 4), validator(Some("\"1\""), None));
+    assert_eq!(sent_validator(&vendor, 5), validator(Some("\"2\""), None));
+    assert_eq!(sent_validator(&vendor, 6), Validator::default());
     assert!(vendor.requests()[6].starts_with("GET /one "));
 }
 
 #[test]
-fn what_is_known_of_other_urls_is_of_no_use() {
+fn validators_of_other_urls_are_not_sent() {
     let vendor = vendor([("/list", Answer::Version(Some("\"1\""), None, LIST.into()))]);
     let known = vec![validator(Some("\"1\""), None); 2];
-    check_list(Ok(list(again(&vendor, &["/list"], &known))));
-    assert_eq!(asked(&vendor, 0), Validator::default());
+    check_list(Ok(list(fetch_again(&vendor, &["/list"], &known))));
+    assert_eq!(sent_validator(&vendor, 0), Validator::default());
 }
 
 #[test]
-fn nothing_new_is_no_answer_to_those_who_know_nothing() {
+fn not_modified_without_a_validator_is_an_error() {
     let vendor = vendor([("/list", Answer::Status(304))]);
     let url = vendor.url("/list");
     let error = ask(Origin::Http(http(&url)), &[Validator::default()]).expect_err("no list");
@@ -159,16 +159,16 @@ fn nothing_new_is_no_answer_to_those_who_know_nothing() {
     );
 }
 
-/// Nothing is new on the server on the day on which a row of its page goes.
+/// A row can expire on a day on which the server's page does not change.
 #[test]
-fn what_goes_by_the_calendar_is_fetched_whole_each_time() {
+fn pages_with_expiring_rows_are_fetched_unconditionally() {
     let page = |row: &str| format!("<h1>Webhooks</h1><p>192.0.2.1<p>192.0.2.2 {row}").into_bytes();
     let cases = [
         ("will be deprecated on 5 April 2999", true),
         ("was deprecated on 5 April 2020", false),
         ("will be deprecated some day", false),
     ];
-    for (row, is_to_go) in cases {
+    for (row, expires) in cases {
         let version = Answer::Version(Some("\"1\""), Some(MONDAY), page(row));
         let whole = Answer::Version(
             Some("\"2\""),
@@ -187,20 +187,20 @@ fn what_goes_by_the_calendar_is_fetched_whole_each_time() {
             ..urls
         });
         let first = list(ask(origin.clone(), &[]));
-        assert_eq!(first.validators.is_empty(), is_to_go, "{row}");
+        assert_eq!(first.validators.is_empty(), expires, "{row}");
         let again = ask(origin, &first.validators);
-        if is_to_go {
+        if expires {
             assert_eq!(list(again).prefixes, first.prefixes, "{row}");
-            assert_eq!(asked(&vendor, 2), Validator::default(), "{row}");
+            assert_eq!(sent_validator(&vendor, 2), Validator::default(), "{row}");
         } else {
             check_unchanged(again);
         }
     }
 }
 
-/// The date of a list that a redirect leads to says nothing of another that it may lead to later.
+/// A date is valid for one URL, and a redirect may lead to another URL later.
 #[test]
-fn a_date_is_for_the_url_itself() {
+fn dates_are_not_stored_for_redirects() {
     let vendor = vendor([
         ("/latest", Answer::Redirect("/november".into())),
         (
@@ -208,12 +208,12 @@ fn a_date_is_for_the_url_itself() {
             Answer::Version(Some("\"november\""), Some(MONDAY), LIST.into()),
         ),
     ]);
-    let first = list(again(&vendor, &["/latest"], &[]));
+    let first = list(fetch_again(&vendor, &["/latest"], &[]));
     assert_eq!(first.validators, [validator(Some("\"november\""), None)]);
-    check_unchanged(again(&vendor, &["/latest"], &first.validators));
-    // Nor is one sent there that was kept when it was no redirect.
+    check_unchanged(fetch_again(&vendor, &["/latest"], &first.validators));
+    // A stored date of the first URL is not sent to the target of its redirect.
     let known = [validator(None, Some(MONDAY))];
-    check_list(Ok(list(again(&vendor, &["/latest"], &known))));
-    assert_eq!(asked(&vendor, 4), known[0]);
-    assert_eq!(asked(&vendor, 5), Validator::default());
+    check_list(Ok(list(fetch_again(&vendor, &["/latest"], &known))));
+    assert_eq!(sent_validator(&vendor, 4), known[0]);
+    assert_eq!(sent_validator(&vendor, 5), Validator::default());
 }
