@@ -1,5 +1,5 @@
-//! Packets that are longer than their length field can state (BIG TCP). Generic mode sees them as they are, since a
-//! veth passes on packets that the sender has not split.
+//! Packets that are longer than their length field can state (BIG TCP). A veth passes on packets that the sender has not
+//! split, so generic mode gets these packets.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -8,19 +8,19 @@ use allowlist_tests::lab::{Tap, set_packet_limit};
 
 use super::*;
 
-/// More than 64 KiB, and no more than the kernel gives to a program in pieces: one piece of this size would take
-/// memory that is in one piece.
+/// More than 64 KiB, and small enough for a frame with fragments: a linear buffer of this size would need contiguous
+/// memory.
 const LIMIT: u32 = 72_000;
-/// Enough for the sender's window to grow past the limit.
+/// Enough data for the sender's window to exceed the limit.
 const BYTES: usize = 48 << 20;
-/// As long as a frame that a [`Tap`] cuts, and longer than any that a length field can state.
+/// The length at which a [`Tap`] truncates frames, which is longer than any length field can state.
 const CUT: usize = 1 << 16;
 
-fn filter(site: &Testbed, attach_mode: &str) -> anyhow::Result<Program> {
-    for namespace in [&site.host, &site.peer] {
+fn filter(testbed: &Testbed, attach_mode: &str) -> anyhow::Result<Program> {
+    for namespace in [&testbed.host, &testbed.peer] {
         set_packet_limit(namespace, "eth0", LIMIT)?;
     }
-    site.filter(&[
+    testbed.filter(&[
         "--iface",
         "eth0",
         "--allow",
@@ -34,10 +34,10 @@ fn filter(site: &Testbed, attach_mode: &str) -> anyhow::Result<Program> {
     ])
 }
 
-/// From the peer to the host.
-fn transfer(site: &Testbed, to: SocketAddr) -> anyhow::Result<()> {
-    let listener = site.host.run(|| TcpListener::bind(to))?;
-    let mut client = site.peer.run(|| TcpStream::connect(to))?;
+/// Transfers data from the peer to the host.
+fn transfer(testbed: &Testbed, to: SocketAddr) -> anyhow::Result<()> {
+    let listener = testbed.host.run(|| TcpListener::bind(to))?;
+    let mut client = testbed.peer.run(|| TcpStream::connect(to))?;
     let (mut server, _) = listener.accept()?;
     server.set_read_timeout(Some(SOON))?;
     let sent = thread::spawn(move || client.write_all(&vec![7; BYTES]));
@@ -50,14 +50,14 @@ fn transfer(site: &Testbed, to: SocketAddr) -> anyhow::Result<()> {
 #[test]
 fn merged_packets_pass_in_generic_mode() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let filter = filter(&site, "generic")?;
+    let testbed = Testbed::new()?;
+    let filter = filter(&testbed, "generic")?;
     for to in ["198.51.100.1:443", "[2001:db8:1::1]:443"] {
-        let tap = Tap::new(&site.peer)?;
-        transfer(&site, to.parse()?).context(to)?;
+        let tap = Tap::new(&testbed.peer)?;
+        transfer(&testbed, to.parse()?).context(to)?;
         tap.next(|frame| frame.len() == CUT)
             .with_context(|| format!("{to}: no packet was merged"))?;
-        let counted = site.counted("eth0")?;
+        let counted = testbed.counted("eth0")?;
         assert_eq!(counted["drop malformed"], Value::Null, "{to}: {counted}");
     }
     let log = filter.stderr();
@@ -69,12 +69,12 @@ fn merged_packets_pass_in_generic_mode() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Before packets are merged there is nothing to warn of.
+/// Native mode runs before packets are merged, so there is no warning.
 #[test]
-fn native_mode_warns_of_no_merging() -> anyhow::Result<()> {
+fn native_mode_has_no_warning_about_merging() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let filter = filter(&site, "native")?;
+    let testbed = Testbed::new()?;
+    let filter = filter(&testbed, "native")?;
     assert!(
         !filter.stderr().contains("[merged-packets]"),
         "{}",

@@ -1,4 +1,4 @@
-//! Several interfaces, and interfaces with jumbo frames.
+//! Several interfaces, and jumbo frames.
 
 use std::sync::Barrier;
 
@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 
 use super::*;
 
-/// `web` is protected on eth0 alone, `dns` on both; `list` is read again every second.
+/// `web` is protected on eth0 only, `dns` on both interfaces; `list` is read every second.
 const CONFIG: &str = r#"
     interfaces = ["eth0", "eth1"]
     [services.web]
@@ -26,7 +26,7 @@ const CONFIG: &str = r#"
 "#;
 const DNS: u16 = 53;
 
-/// The numbers of the first two CPUs that this process may run on.
+/// Returns the first two CPUs on which this process may run.
 fn two_cpus() -> anyhow::Result<Option<[usize; 2]>> {
     let allowed = sched_getaffinity(Pid::from_raw(0))?;
     let mut numbers = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false));
@@ -36,23 +36,21 @@ fn two_cpus() -> anyhow::Result<Option<[usize; 2]>> {
         .map(|(first, second)| [first, second]))
 }
 
-/// Moves this thread to a CPU, so that what it sends is judged and counted there.
-fn stay_on(cpu: usize) -> anyhow::Result<()> {
+/// Pins this thread to a CPU, so that its packets are decided and counted there.
+fn pin_to(cpu: usize) -> anyhow::Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu)?;
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
-/// Sends all the while, from two CPUs at once on two interfaces.
-///
-/// # Returns
-/// The rounds on each: a round is a datagram from a friend and from a stranger to each port.
+/// Sends on two interfaces from two CPUs while `task` runs, and returns the rounds on each interface. A round is a datagram
+/// from each friend and each stranger to each port.
 fn flood(
-    site: &Testbed,
+    testbed: &Testbed,
     cpus: [usize; 2],
     task: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<[u64; 2]> {
-    /// Also when the task panics: else the senders would be waited for in vain.
+    /// Stops the senders also if the task panics; otherwise the scope would wait for them forever.
     struct Stop<'a>(&'a AtomicBool);
     impl Drop for Stop<'_> {
         fn drop(&mut self) {
@@ -63,8 +61,8 @@ fn flood(
     let stopped = AtomicBool::new(false);
     let both = Barrier::new(2);
     let send = |name: &str, cpu| -> anyhow::Result<u64> {
-        stay_on(cpu)?;
-        let sender = FrameSender::new(&site.peer, name)?;
+        pin_to(cpu)?;
+        let sender = FrameSender::new(&testbed.peer, name)?;
         let frames: Vec<_> = [FRIENDS[0], FRIENDS[1], STRANGERS[0], STRANGERS[1]]
             .iter()
             .flat_map(|source| {
@@ -103,29 +101,30 @@ fn last_times(status: &Value) -> anyhow::Result<Vec<jiff::Timestamp>> {
 }
 
 #[test]
-fn counts_are_exact_on_two_at_once_during_publishes_and_restarts() -> anyhow::Result<()> {
+fn counters_of_two_interfaces_are_exact_during_publishes_and_restarts() -> anyhow::Result<()> {
     require_root!();
     let Some(cpus) = two_cpus()? else {
-        skip!("needs two CPUs, for two senders at once");
+        skip!("needs two CPUs for two concurrent senders");
     };
-    let site = Testbed::new()?;
-    site.second_link()?;
+    let testbed = Testbed::new()?;
+    testbed.second_link()?;
     let list = |other: &str| {
         let friends = FRIENDS.join("\n");
-        site.scratch
+        testbed
+            .scratch
             .write("list.txt", format!("{friends}\n{other}\n"))
     };
     list("198.18.0.1")?;
-    let config = site.scratch.write("allowlist.toml", CONFIG)?;
+    let config = testbed.scratch.write("allowlist.toml", CONFIG)?;
     let config = config.display().to_string();
-    let mut filter = site.filter(&["--config", &config])?;
-    let inboxes = [inbox(&site, PROTECTED)?, inbox(&site, DNS)?];
+    let mut filter = testbed.filter(&["--config", &config])?;
+    let inboxes = [inbox(&testbed, PROTECTED)?, inbox(&testbed, DNS)?];
     let has = |other: &str| -> anyhow::Result<bool> {
-        let list = site.json("list")?;
+        let list = testbed.json("list")?;
         let mut prefixes = list["prefixes"].as_array().into_iter().flatten();
         Ok(prefixes.any(|entry| entry["prefix"] == format!("{other}/32")))
     };
-    let rounds = flood(&site, cpus, || {
+    let rounds = flood(&testbed, cpus, || {
         for (publish, signal) in [
             ("198.18.0.2", Signal::SIGKILL),
             ("198.18.0.3", Signal::SIGTERM),
@@ -133,24 +132,24 @@ fn counts_are_exact_on_two_at_once_during_publishes_and_restarts() -> anyhow::Re
             list(publish)?;
             eventually(|| has(publish))?;
             filter.stop(signal, SOON)?;
-            filter = site.filter(&["--config", &config])?;
+            filter = testbed.filter(&["--config", &config])?;
         }
         Ok(())
     })?;
     let [eth0, eth1] = rounds;
-    ensure!(eth0 > 100 && eth1 > 100, "{rounds:?} rounds are no flood");
+    ensure!(eth0 > 100 && eth1 > 100, "only {rounds:?} rounds");
     check_counted(
-        &site,
+        &testbed,
         "eth0",
         &json!({"pass allowed": 4 * eth0, "drop not-allowed": 4 * eth0}),
     )?;
     check_counted(
-        &site,
+        &testbed,
         "eth1",
         &json!({"pass allowed": 2 * eth1, "pass default": 4 * eth1, "drop not-allowed": 2 * eth1}),
     )?;
 
-    let status = site.json("status")?;
+    let status = testbed.json("status")?;
     let bytes = |ports: &[u16], name: &str| -> u64 {
         let frames = FRIENDS.iter().flat_map(|friend| {
             ports
@@ -172,7 +171,7 @@ fn counts_are_exact_on_two_at_once_during_publishes_and_restarts() -> anyhow::Re
         }
     }
 
-    // What was let in has arrived, and nothing else.
+    // Exactly the passed datagrams have arrived.
     for (inbox, port) in inboxes.iter().zip([PROTECTED, DNS]) {
         let received = drain(inbox)?;
         for (sources, passes) in [(FRIENDS, true), (STRANGERS, port == PROTECTED)] {
@@ -195,32 +194,33 @@ fn counts_are_exact_on_two_at_once_during_publishes_and_restarts() -> anyhow::Re
     }
 
     let before = last_times(&status)?;
-    let sender = FrameSender::new(&site.peer, "eth0")?;
+    let sender = FrameSender::new(&testbed.peer, "eth0")?;
     for port in [PROTECTED, DNS] {
         sender.send(&datagram(ip(FRIENDS[0]), port, b"eth0"))?;
     }
     eventually(|| {
-        let now = last_times(&site.json("status")?)?;
+        let now = last_times(&testbed.json("status")?)?;
         Ok(before.iter().zip(&now).all(|(before, now)| before < now))
     })
 }
 
-/// Datagrams that fill a jumbo frame, which a driver receives in several pieces.
+/// Checks datagrams that fill a jumbo frame, which a driver receives in several buffers.
 #[track_caller]
 fn check_jumbo(attach_mode: &str) {
     const LENGTH: usize = 8000;
     let jumbo = || -> anyhow::Result<()> {
-        let site = Testbed::new()?;
-        for namespace in [&site.host, &site.peer] {
+        let testbed = Testbed::new()?;
+        for namespace in [&testbed.host, &testbed.peer] {
             set_mtu(namespace, "eth0", 9000)?;
         }
-        let _filter = site.filter(&[&SMALL[..], &["--attach-mode", attach_mode]].concat())?;
+        let _filter =
+            testbed.filter(&[&INLINE_OPTIONS[..], &["--attach-mode", attach_mode]].concat())?;
         assert_eq!(
-            site.json("status")?["interfaces"],
+            testbed.json("status")?["interfaces"],
             json!([{"name": "eth0", "mode": attach_mode, "attached": true}])
         );
-        let inbox = inbox(&site, PROTECTED)?;
-        let sender = FrameSender::new(&site.peer, "eth0")?;
+        let inbox = inbox(&testbed, PROTECTED)?;
+        let sender = FrameSender::new(&testbed.peer, "eth0")?;
         let mut bytes = 0;
         for source in [FRIENDS, STRANGERS].concat() {
             let frame = datagram(ip(source), PROTECTED, &[7; LENGTH]);
@@ -232,17 +232,20 @@ fn check_jumbo(attach_mode: &str) {
         let mut received = Vec::new();
         let mut buffer = [0; LENGTH + 1];
         while let Ok((length, from)) = inbox.recv_from(&mut buffer) {
-            ensure!(buffer[..length] == [7; LENGTH], "{length} other bytes");
+            ensure!(
+                buffer[..length] == [7; LENGTH],
+                "received {length} other bytes"
+            );
             received.push(from.ip().to_canonical());
         }
         assert_eq!(received, FRIENDS.map(ip));
         check_counted(
-            &site,
+            &testbed,
             "eth0",
             &json!({"pass allowed": 2, "drop not-allowed": 2}),
         )?;
         assert_eq!(
-            site.json("status")?["sources"]["cli"]["passed_bytes"],
+            testbed.json("status")?["sources"]["cli"]["passed_bytes"],
             bytes
         );
         Ok(())
@@ -251,23 +254,23 @@ fn check_jumbo(attach_mode: &str) {
 }
 
 #[test]
-fn jumbo_frames_are_judged_in_native_mode() {
+fn jumbo_frames_are_filtered_in_native_mode() {
     require_root!();
     check_jumbo("native");
 }
 
 #[test]
-fn jumbo_frames_are_judged_in_generic_mode() {
+fn jumbo_frames_are_filtered_in_generic_mode() {
     require_root!();
     check_jumbo("generic");
 }
 
-/// A new interface of a name is protected by the services of that name, though the old one lives on.
+/// The services of a name apply to a new interface with that name, while the former one still exists.
 #[test]
-fn a_service_on_one_interface_is_on_the_next_of_its_name() -> anyhow::Result<()> {
+fn services_apply_to_the_next_interface_with_their_name() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let config = site.scratch.write(
+    let testbed = Testbed::new()?;
+    let config = testbed.scratch.write(
         "allowlist.toml",
         r#"
         interfaces = ["eth0"]
@@ -279,21 +282,21 @@ fn a_service_on_one_interface_is_on_the_next_of_its_name() -> anyhow::Result<()>
         prefixes = ["203.0.113.0/24", "2001:db8:7::/48"]
         "#,
     )?;
-    let filter = site.filter(&["--config", &config.display().to_string()])?;
-    assert!(!gets_through(&site, STRANGERS[0])?);
-    rename(&site.host, "eth0", "old0")?;
-    rename(&site.peer, "eth0", "old0")?;
-    site.link(
+    let filter = testbed.filter(&["--config", &config.display().to_string()])?;
+    assert!(!gets_through(&testbed, STRANGERS[0])?);
+    rename(&testbed.host, "eth0", "old0")?;
+    rename(&testbed.peer, "eth0", "old0")?;
+    testbed.link(
         "eth0",
         ["198.51.102.1/24", "2001:db8:3::1/64"],
         ["198.51.102.2/24", "2001:db8:3::2/64"],
     )?;
     eventually(|| Ok(filter.stderr().matches("eth0: attached").count() == 2))?;
-    let sender = FrameSender::new(&site.peer, "eth0")?;
+    let sender = FrameSender::new(&testbed.peer, "eth0")?;
     for source in [FRIENDS[0], STRANGERS[0]] {
         sender.send(&datagram(ip(source), PROTECTED, b"hello"))?;
     }
-    let counted = || Ok(site.json("status")?["services"]["web"]["dropped_packets"] == 2);
-    eventually(counted)?; // one on each
+    let counted = || Ok(testbed.json("status")?["services"]["web"]["dropped_packets"] == 2);
+    eventually(counted)?; // one packet on each
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! What happens around the filter: signals, interfaces that vanish or are renamed, starts that fail,
-//! privileges that are few, a detach beside a running daemon. Afterwards it is on, or off, and says which.
+//! The life of the filter: signals, removed and renamed interfaces, failed starts, minimal privileges, and a detach while a
+//! daemon runs. Afterwards the filter is either attached or detached, and reports which.
 
 use allowlist_common::abi::VERSION;
 use allowlist_tests::lab::{normalized, rename};
@@ -8,65 +8,71 @@ use expect_test::expect;
 use super::*;
 
 /// Returns the filtered interfaces and their modes.
-fn interfaces(site: &Testbed) -> anyhow::Result<Value> {
-    Ok(site.json("status")?["interfaces"].clone())
+fn interfaces(testbed: &Testbed) -> anyhow::Result<Value> {
+    Ok(testbed.json("status")?["interfaces"].clone())
 }
 
 /// A failed start keeps the active generation and the links.
 #[test]
 fn a_failed_start_keeps_the_filter() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
+    let testbed = Testbed::new()?;
     let mut filter =
-        site.filter(&[&SMALL[..], &["--keep", "--attach-mode", "generic"]].concat())?;
+        testbed.filter(&[&INLINE_OPTIONS[..], &["--keep", "--attach-mode", "generic"]].concat())?;
     filter.stop(Signal::SIGINT, SOON)?;
-    bridge(&site.host, "br0", &[])?; // which has no native mode
-    let before = (site.json("list")?, interfaces(&site)?);
+    bridge(&testbed.host, "br0", &[])?; // a bridge has no native mode
+    let before = (testbed.json("list")?, interfaces(&testbed)?);
     for options in [
         &["--attach-mode", "offload"][..],
         &["--iface", "br0", "--attach-mode", "native"],
     ] {
-        let failed =
-            site.run(&[&["run", "--allow", "198.18.0.0/16"], &SMALL[..], options].concat())?;
+        let failed = testbed.run(
+            &[
+                &["run", "--allow", "198.18.0.0/16"],
+                &INLINE_OPTIONS[..],
+                options,
+            ]
+            .concat(),
+        )?;
         assert_eq!(failed.code, Some(1), "{failed:?}");
         assert!(
-            !gets_through(&site, STRANGERS[0])?,
+            !gets_through(&testbed, STRANGERS[0])?,
             "{options:?}: {failed:?}"
         );
-        let after = (site.json("list")?, interfaces(&site)?);
+        let after = (testbed.json("list")?, interfaces(&testbed)?);
         assert_eq!(after, before, "{options:?}: {failed:?}");
     }
     Ok(())
 }
 
-/// The new interface of the name is filtered too.
+/// A new interface with the former name is filtered too.
 #[test]
 fn a_renamed_interface_hides_no_other() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let _filter = site.filter(&SMALL)?;
-    rename(&site.host, "eth0", "wan")?;
-    rename(&site.peer, "eth0", "wan")?;
-    site.link(
+    let testbed = Testbed::new()?;
+    let _filter = testbed.filter(&INLINE_OPTIONS)?;
+    rename(&testbed.host, "eth0", "wan")?;
+    rename(&testbed.peer, "eth0", "wan")?;
+    testbed.link(
         "eth0",
         ["198.51.102.1/24", "2001:db8:3::1/64"],
         ["198.51.102.2/24", "2001:db8:3::2/64"],
     )?;
     let both =
         ["wan", "eth0"].map(|name| json!({"name": name, "mode": "native", "attached": true}));
-    eventually(|| Ok(interfaces(&site)? == json!(both)))?;
-    assert!(gets_through(&site, FRIENDS[0])?);
-    assert!(!gets_through(&site, STRANGERS[0])?);
+    eventually(|| Ok(interfaces(&testbed)? == json!(both)))?;
+    assert!(gets_through(&testbed, FRIENDS[0])?);
+    assert!(!gets_through(&testbed, STRANGERS[0])?);
     Ok(())
 }
 
-/// However the daemon's own looking after its interfaces falls between: off is off.
+/// A detach is complete, independent of the daemon's concurrent self-check.
 #[test]
-fn detach_beside_a_daemon_detaches_everything() -> anyhow::Result<()> {
+fn detach_during_a_self_check_is_complete() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
+    let testbed = Testbed::new()?;
     let names: Vec<String> = (1..=12).map(|number| format!("veth{number}")).collect();
-    let mut arguments = SMALL.map(str::to_owned).to_vec();
+    let mut arguments = INLINE_OPTIONS.map(str::to_owned).to_vec();
     for (number, name) in (1..).zip(&names) {
         let network = |end| {
             [
@@ -75,7 +81,7 @@ fn detach_beside_a_daemon_detaches_everything() -> anyhow::Result<()> {
             ]
         };
         let (host, peer) = (network(1), network(2));
-        site.link(
+        testbed.link(
             name,
             [host[0].as_str(), host[1].as_str()],
             [peer[0].as_str(), peer[1].as_str()],
@@ -83,22 +89,28 @@ fn detach_beside_a_daemon_detaches_everything() -> anyhow::Result<()> {
         arguments.extend(["--iface".to_owned(), name.clone()]);
     }
     for round in 0..4 {
-        let mut filter = site.filter(&arguments)?;
-        // The daemon looks once a second: meet it at several moments of that.
+        let mut filter = testbed.filter(&arguments)?;
+        // The self-check runs once a second, so the detach is tried at several times of that second.
         thread::sleep(Duration::from_millis(850 + 60 * round));
-        site.json("detach")?;
+        testbed.json("detach")?;
         assert!(filter.wait(SOON)?.success(), "{}", filter.output());
-        assert!(!site.scratch.pin_dir().join(format!("v{VERSION}")).exists());
+        assert!(
+            !testbed
+                .scratch
+                .pin_dir()
+                .join(format!("v{VERSION}"))
+                .exists()
+        );
         for name in names.iter().map(String::as_str).chain(["eth0"]) {
-            assert_eq!(xdp_program(&site, name)?, None, "{name}, round {round}");
+            assert_eq!(xdp_program(&testbed, name)?, None, "{name}, round {round}");
         }
     }
     Ok(())
 }
 
-pub(crate) fn xdp_program(site: &Testbed, name: &str) -> anyhow::Result<Option<u32>> {
+pub(crate) fn xdp_program(testbed: &Testbed, name: &str) -> anyhow::Result<Option<u32>> {
     let runtime = tokio::runtime::Runtime::new()?;
-    site.host.run(|| {
+    testbed.host.run(|| {
         let facts = runtime.block_on(allowlist_dataplane::interface::look_up(name))?;
         Ok(facts.xdp_program)
     })
@@ -108,16 +120,27 @@ pub(crate) fn xdp_program(site: &Testbed, name: &str) -> anyhow::Result<Option<u
 #[test]
 fn detach_works_without_maps() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    drop(site.filter(&SMALL)?);
-    std::fs::remove_file(site.scratch.pin_dir().join(format!("v{VERSION}/CONTROL")))?;
+    let testbed = Testbed::new()?;
+    drop(testbed.filter(&INLINE_OPTIONS)?);
+    std::fs::remove_file(
+        testbed
+            .scratch
+            .pin_dir()
+            .join(format!("v{VERSION}/CONTROL")),
+    )?;
     assert!(
-        !gets_through(&site, STRANGERS[0])?,
-        "the link still filters"
+        !gets_through(&testbed, STRANGERS[0])?,
+        "the link still drops packets"
     );
-    site.json("detach")?;
-    assert!(gets_through(&site, STRANGERS[0])?);
-    assert!(!site.scratch.pin_dir().join(format!("v{VERSION}")).exists());
+    testbed.json("detach")?;
+    assert!(gets_through(&testbed, STRANGERS[0])?);
+    assert!(
+        !testbed
+            .scratch
+            .pin_dir()
+            .join(format!("v{VERSION}"))
+            .exists()
+    );
     Ok(())
 }
 
@@ -125,9 +148,9 @@ fn detach_works_without_maps() -> anyhow::Result<()> {
 #[test]
 fn three_capabilities_are_enough() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let list = site.scratch.write("list.txt", "203.0.113.7\n")?;
-    let config = site.scratch.write(
+    let testbed = Testbed::new()?;
+    let list = testbed.scratch.write("list.txt", "203.0.113.7\n")?;
+    let config = testbed.scratch.write(
         "allowlist.toml",
         "interfaces = ['eth0']\n[services.web]\nports = ['udp/443']\nallow = ['list']\n\
          [sources.list]\nfile = 'list.txt'\nevery = '1s'\n",
@@ -136,14 +159,14 @@ fn three_capabilities_are_enough() -> anyhow::Result<()> {
         .into_iter()
         .enumerate()
     {
-        let mut command = site.host.command("setpriv")?;
+        let mut command = testbed.host.command("setpriv")?;
         command.args(["--bounding-set", "-all,+net_admin,+bpf,+perfmon"]);
-        let program = site.command(&["run", "--config", &config.display().to_string()])?;
+        let program = testbed.command(&["run", "--config", &config.display().to_string()])?;
         command.arg(program.get_program()).args(program.get_args());
         let mut filter = Program::start(command)?;
         filter.wait_for_line("ready", SOON)?;
         std::fs::write(&list, addresses)?;
-        eventually(|| Ok(gets_through(&site, "198.18.0.1")? == (round == 0)))
+        eventually(|| Ok(gets_through(&testbed, "198.18.0.1")? == (round == 0)))
             .with_context(|| filter.output())?;
         filter.stop(Signal::SIGKILL, SOON)?;
     }
@@ -154,21 +177,24 @@ fn three_capabilities_are_enough() -> anyhow::Result<()> {
 #[test]
 fn exhausted_match_ids_are_reassigned() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    drop(site.filter(&SMALL)?);
-    let path = site.scratch.file("state/record.v2.json");
+    let testbed = Testbed::new()?;
+    drop(testbed.filter(&INLINE_OPTIONS)?);
+    let path = testbed.scratch.file("state/record.v2.json");
     let mut record: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
     let old = (1..4096).map(|number| json!([format!("old{number}")]));
     record["names"]["matches"] = std::iter::once(json!([])).chain(old).collect();
     std::fs::write(&path, record.to_string())?;
-    let filter = site.filter(&SMALL)?;
+    let filter = testbed.filter(&INLINE_OPTIONS)?;
     assert!(
         filter.stderr().contains("warning[counters-reset]: "),
         "{}",
         filter.output()
     );
-    assert!(gets_through(&site, FRIENDS[0])?);
-    assert_eq!(site.json("status")?["sources"]["cli"]["passed_packets"], 1);
+    assert!(gets_through(&testbed, FRIENDS[0])?);
+    assert_eq!(
+        testbed.json("status")?["sources"]["cli"]["passed_packets"],
+        1
+    );
     Ok(())
 }
 
@@ -176,10 +202,10 @@ fn exhausted_match_ids_are_reassigned() -> anyhow::Result<()> {
 #[test]
 fn a_missing_bpf_file_system_is_mounted() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
+    let testbed = Testbed::new()?;
     let folder = tempfile::tempdir()?;
-    let mut command = site.host.command("unshare")?;
-    // In a process namespace too, so that the daemon ends with the shell, however that ends.
+    let mut command = testbed.host.command("unshare")?;
+    // In a process namespace too, so that the daemon always ends with the shell.
     command.args(["--mount", "--propagation", "private", "--mount-proc"]);
     command.args(["--pid", "--fork", "--kill-child", "sh", "-c"]);
     command.arg(format!(
@@ -190,19 +216,19 @@ fn a_missing_bpf_file_system_is_mounted() -> anyhow::Result<()> {
     command.arg("sh").arg(allowlist_tests::lab::allowlist()?);
     command
         .arg("run")
-        .args(SMALL)
+        .args(INLINE_OPTIONS)
         .args(["--pin-dir", "/sys/fs/bpf/pins"]);
     command.arg("--state-dir").arg(folder.path().join("state"));
     command.arg("--socket").arg(folder.path().join("socket"));
     let ended = allowlist_tests::lab::Ended::of(command)?;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    // In one line, as the program's own may stand before and after it.
+    // The output may contain other lines of the program.
     assert!(ended.stdout.contains("bpf_fs 1700\n"), "{ended:?}");
     Ok(())
 }
 
 #[test]
-fn stopping() -> anyhow::Result<()> {
+fn signals_detach_or_keep_the_filter() -> anyhow::Result<()> {
     require_root!();
     let cases: [(&[&str], Signal, Option<i32>, bool); 4] = [
         (&[], Signal::SIGINT, Some(0), false),
@@ -210,55 +236,59 @@ fn stopping() -> anyhow::Result<()> {
         (&[], Signal::SIGTERM, Some(0), true),
         (&[], Signal::SIGKILL, None, true),
     ];
-    for (options, signal, code, in_force) in cases {
-        let site = Testbed::new()?;
-        let mut filter = site.filter(&[&SMALL[..], options].concat())?;
-        assert_eq!(site.json("status")?["daemon"]["pid"], filter.id());
+    for (options, signal, code, remains) in cases {
+        let testbed = Testbed::new()?;
+        let mut filter = testbed.filter(&[&INLINE_OPTIONS[..], options].concat())?;
+        assert_eq!(testbed.json("status")?["daemon"]["pid"], filter.id());
         let ended = filter.stop(signal, SOON)?;
         assert_eq!(ended.code(), code, "{}", filter.output());
         let name = format!("{signal} {options:?}");
-        assert_eq!(gets_through(&site, STRANGERS[0])?, !in_force, "{name}");
-        assert!(gets_through(&site, FRIENDS[0])?, "{name}");
+        assert_eq!(gets_through(&testbed, STRANGERS[0])?, !remains, "{name}");
+        assert!(gets_through(&testbed, FRIENDS[0])?, "{name}");
         assert_eq!(
-            site.scratch.pin_dir().join(format!("v{VERSION}")).exists(),
-            in_force,
+            testbed
+                .scratch
+                .pin_dir()
+                .join(format!("v{VERSION}"))
+                .exists(),
+            remains,
             "{name}"
         );
-        if in_force {
-            let status = site.json("status")?;
+        if remains {
+            let status = testbed.json("status")?;
             assert_eq!(
                 (&status["filtering"], &status["daemon"]),
                 (&json!(true), &json!(null))
             );
             assert_eq!(
-                site.json("detach")?,
+                testbed.json("detach")?,
                 json!({"detached": ["eth0"]}),
                 "{name}"
             );
-            assert!(gets_through(&site, STRANGERS[0])?, "{name}");
+            assert!(gets_through(&testbed, STRANGERS[0])?, "{name}");
         }
     }
     Ok(())
 }
 
-/// A start that has touched the kernel ends before the signal is looked at, which then does what it always does.
+/// A signal during a start takes effect when the start is complete, as later.
 #[test]
-fn stopping_while_it_starts() -> anyhow::Result<()> {
+fn a_signal_during_the_start_detaches_or_keeps_the_filter() -> anyhow::Result<()> {
     require_root!();
-    for (signal, in_force) in [(Signal::SIGINT, false), (Signal::SIGTERM, true)] {
-        let site = Testbed::new()?;
-        // What is sent is noted for a second before answers are judged by it: there is time for a signal.
+    for (signal, remains) in [(Signal::SIGINT, false), (Signal::SIGTERM, true)] {
+        let testbed = Testbed::new()?;
+        // The filter records flows for a second before it drops packets, which is enough time for a signal.
         let config = "interfaces = ['eth0']\ndefault = 'drop'\n[services.web]\nports = ['udp/9']\nallow = ['one']\n\
                       [sources.one]\nprefixes = ['198.18.0.1']\n";
-        let config = site.scratch.write("closed.toml", config)?;
+        let config = testbed.scratch.write("closed.toml", config)?;
         let config = config.to_str().expect("a path of ASCII");
-        let mut filter = Program::start(site.command(&["run", "--config", config])?)?;
-        let maps = site.scratch.pin_dir().join(format!("v{VERSION}"));
+        let mut filter = Program::start(testbed.command(&["run", "--config", config])?)?;
+        let maps = testbed.scratch.pin_dir().join(format!("v{VERSION}"));
         eventually(|| Ok(maps.exists()))?;
         let ended = filter.stop(signal, SOON)?;
         assert_eq!(ended.code(), Some(0), "{}", filter.output());
-        assert_eq!(maps.exists(), in_force, "{}", filter.output());
-        let code = if in_force {
+        assert_eq!(maps.exists(), remains, "{}", filter.output());
+        let code = if remains {
             "[stopped]: "
         } else {
             "[detached]: "
@@ -271,9 +301,9 @@ fn stopping_while_it_starts() -> anyhow::Result<()> {
 #[test]
 fn detaching_ends_the_daemon() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let mut filter = site.filter(&SMALL)?;
-    let detached = site.run(&["detach"])?;
+    let testbed = Testbed::new()?;
+    let mut filter = testbed.filter(&INLINE_OPTIONS)?;
+    let detached = testbed.run(&["detach"])?;
     assert_eq!(detached.code, Some(0), "{detached:?}");
     expect![[r#"
         detached from eth0: every packet passes
@@ -284,19 +314,19 @@ fn detaching_ends_the_daemon() -> anyhow::Result<()> {
     let last = log.lines().last().unwrap_or_default();
     expect!["<time> [detached]: stopped: the filter was detached"]
         .assert_eq(&normalized(last, None));
-    eventually(|| gets_through(&site, STRANGERS[0]))?;
-    assert!(!site.scratch.file("socket").exists());
+    eventually(|| gets_through(&testbed, STRANGERS[0]))?;
+    assert!(!testbed.scratch.file("socket").exists());
     Ok(())
 }
 
 #[test]
 fn a_start_may_follow_a_detach_at_once() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let first = site.filter(&SMALL)?;
-    site.json("detach")?;
-    let second = site.filter(&SMALL)?;
-    assert_eq!(site.json("status")?["filtering"], true);
+    let testbed = Testbed::new()?;
+    let first = testbed.filter(&INLINE_OPTIONS)?;
+    testbed.json("detach")?;
+    let second = testbed.filter(&INLINE_OPTIONS)?;
+    assert_eq!(testbed.json("status")?["filtering"], true);
     drop((first, second));
     Ok(())
 }
@@ -305,9 +335,9 @@ fn a_start_may_follow_a_detach_at_once() -> anyhow::Result<()> {
 #[test]
 fn status_reports_a_removed_interface() -> anyhow::Result<()> {
     require_root!();
-    let mut site = Testbed::new()?;
-    let _filter = site.filter(&SMALL)?;
-    assert_eq!(site.json("status")?["filtering"], true);
-    site.peer = allowlist_tests::lab::Namespace::new()?; // and the link goes with the old one
-    eventually(|| Ok(site.json("status")?["filtering"] == false))
+    let mut testbed = Testbed::new()?;
+    let _filter = testbed.filter(&INLINE_OPTIONS)?;
+    assert_eq!(testbed.json("status")?["filtering"], true);
+    testbed.peer = allowlist_tests::lab::Namespace::new()?; // and the link goes with the old one
+    eventually(|| Ok(testbed.json("status")?["filtering"] == false))
 }

@@ -1,4 +1,4 @@
-//! Interfaces as the kernel reports them: changes, and membership in bridges.
+//! The kernel's reports of changed interfaces.
 
 use allowlist_dataplane::interface::Links;
 use allowlist_tests::lab::{Ended, rename};
@@ -8,8 +8,8 @@ use tokio::time::timeout;
 
 use super::*;
 
-fn ip_link(site: &Testbed, arguments: &[&str]) -> anyhow::Result<()> {
-    let mut command = site.host.command("ip")?;
+fn ip_link(testbed: &Testbed, arguments: &[&str]) -> anyhow::Result<()> {
+    let mut command = testbed.host.command("ip")?;
     command.arg("link").args(arguments);
     let ended = Ended::of(command)?;
     ensure!(ended.code == Some(0), "{ended:?}");
@@ -19,35 +19,36 @@ fn ip_link(site: &Testbed, arguments: &[&str]) -> anyhow::Result<()> {
 #[test]
 fn each_change_of_an_interface_is_reported() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
+    let testbed = Testbed::new()?;
     let runtime = Runtime::new()?;
-    let mut links = site.host.run(|| {
+    let mut links = testbed.host.run(|| {
         let _inside = runtime.enter();
         Links::listen()
     })?;
-    let mut told = |wait| runtime.block_on(async { timeout(wait, links.changed()).await.is_ok() });
+    let mut is_reported =
+        |wait| runtime.block_on(async { timeout(wait, links.changed()).await.is_ok() });
     let steps: [(&str, &dyn Fn() -> anyhow::Result<()>); 5] = [
         ("added", &|| {
             ip_link(
-                &site,
+                &testbed,
                 &["add", "new", "type", "veth", "peer", "name", "end"],
             )
         }),
-        ("set up", &|| ip_link(&site, &["set", "new", "up"])),
+        ("set up", &|| ip_link(&testbed, &["set", "new", "up"])),
         ("renamed while down", &|| {
-            ip_link(&site, &["set", "new", "down"])?;
-            rename(&site.host, "new", "newer")
+            ip_link(&testbed, &["set", "new", "down"])?;
+            rename(&testbed.host, "new", "newer")
         }),
         ("in a bridge", &|| {
-            ip_link(&site, &["add", "bridge", "type", "bridge"])?;
-            ip_link(&site, &["set", "newer", "master", "bridge"])
+            ip_link(&testbed, &["add", "bridge", "type", "bridge"])?;
+            ip_link(&testbed, &["set", "newer", "master", "bridge"])
         }),
-        ("removed", &|| ip_link(&site, &["delete", "newer"])),
+        ("removed", &|| ip_link(&testbed, &["delete", "newer"])),
     ];
-    for (what, change) in steps {
-        while told(NEVER) {} // of what was before
+    for (step, change) in steps {
+        while is_reported(NEVER) {} // reports of earlier steps
         change()?;
-        assert!(told(SOON), "{what}");
+        assert!(is_reported(SOON), "{step}");
     }
     Ok(())
 }

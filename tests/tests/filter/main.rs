@@ -1,12 +1,11 @@
-//! The running filter, met from outside: datagrams, connections and frames that cross a link, and
-//! what the program says of them.
+//! The running filter: datagrams, connections and frames over a link, and the program's reports about them.
 //!
-//! Nothing but what a test sends crosses a link, so counts are exact.
+//! A silent link carries only the test's packets, so counts are exact.
 
 mod big_tcp;
 mod changes;
+mod commit_confirm;
 mod drivers;
-mod guard;
 mod identity;
 mod interfaces;
 mod lifecycle;
@@ -41,8 +40,8 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 use serde_json::{Value, json};
 
-/// A filter without a file, by which `FRIENDS` reach `PROTECTED`.
-const SMALL: [&str; 11] = [
+/// The arguments of a filter without a configuration file that allows `FRIENDS` to reach `PROTECTED`.
+const INLINE_OPTIONS: [&str; 11] = [
     "--iface",
     "eth0",
     "--allow",
@@ -56,19 +55,24 @@ const SMALL: [&str; 11] = [
     "--enforce",
 ];
 
-/// Whether a connection from `source`, an address of the peer, is made in time.
-fn connects(site: &Testbed, source: IpAddr, port: u16, timeout: Duration) -> anyhow::Result<bool> {
+/// Reports whether a connection from `source`, an address of the peer, is established in time.
+fn connects(
+    testbed: &Testbed,
+    source: IpAddr,
+    port: u16,
+    timeout: Duration,
+) -> anyhow::Result<bool> {
     let timeout = TimeVal::new(
         timeout.as_secs().cast_signed(),
         timeout.subsec_micros().into(),
     );
-    site.peer.run(|| {
+    testbed.peer.run(|| {
         let family = match source {
             IpAddr::V4(_) => AddressFamily::Inet,
             IpAddr::V6(_) => AddressFamily::Inet6,
         };
         let client = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-        // Also limits how long it takes to connect.
+        // Also the timeout of `connect`.
         setsockopt(&client, sockopt::SendTimeout, &timeout)?;
         bind(
             client.as_raw_fd(),
@@ -86,19 +90,19 @@ fn connects(site: &Testbed, source: IpAddr, port: u16, timeout: Duration) -> any
 }
 
 /// Waits until the counters have these values.
-fn check_counted(site: &Testbed, interface: &str, expected: &Value) -> anyhow::Result<()> {
-    site.check_counted(interface, expected)
+fn check_counted(testbed: &Testbed, interface: &str, expected: &Value) -> anyhow::Result<()> {
+    testbed.check_counted(interface, expected)
 }
 
-/// Every kind of sender to every kind of port, by TCP and UDP.
+/// Checks packets of each kind of sender to each kind of port, by TCP and UDP.
 #[track_caller]
 fn check_verdicts(attach_mode: &str, mode: &str) {
     verdicts(attach_mode, mode).unwrap_or_else(|error| panic!("{attach_mode}, {mode}: {error:?}"));
 }
 
 fn verdicts(attach_mode: &str, mode: &str) -> anyhow::Result<()> {
-    let site = Testbed::new()?;
-    let config = site.scratch.write(
+    let testbed = Testbed::new()?;
+    let config = testbed.scratch.write(
         "allowlist.toml",
         format!(
             r#"
@@ -113,8 +117,8 @@ fn verdicts(attach_mode: &str, mode: &str) -> anyhow::Result<()> {
         ),
     )?;
     let config = config.display().to_string();
-    let _filter = site.filter(&["--config", &config, "--attach-mode", attach_mode])?;
-    let status = site.json("status")?;
+    let _filter = testbed.filter(&["--config", &config, "--attach-mode", attach_mode])?;
+    let status = testbed.json("status")?;
     assert_eq!(
         status["interfaces"],
         json!([{"name": "eth0", "mode": attach_mode, "attached": true}])
@@ -133,10 +137,10 @@ fn verdicts(attach_mode: &str, mode: &str) -> anyhow::Result<()> {
         mode == "observe" || port == UNPROTECTED || FRIENDS.map(ip).contains(&source)
     };
 
-    // Datagrams first, while every packet that is counted is one of them.
-    let sender = FrameSender::new(&site.peer, "eth0")?;
+    // Datagrams first, because connections cause further packets.
+    let sender = FrameSender::new(&testbed.peer, "eth0")?;
     for port in [PROTECTED, UNPROTECTED] {
-        let inbox = inbox(&site, port)?;
+        let inbox = inbox(&testbed, port)?;
         for &source in &senders {
             sender.send(&datagram(source, port, b"hello"))?;
         }
@@ -147,17 +151,17 @@ fn verdicts(attach_mode: &str, mode: &str) -> anyhow::Result<()> {
         assert_eq!(received, expected, "udp/{port}");
     }
     let expected = json!({"pass allowed": 2, "drop not-allowed": 2, "pass default": 4});
-    check_counted(&site, "eth0", &expected)?;
+    check_counted(&testbed, "eth0", &expected)?;
 
-    add_addresses(&site.peer, "eth0", &senders)?;
+    add_addresses(&testbed.peer, "eth0", &senders)?;
     for port in [PROTECTED, UNPROTECTED] {
-        let _listener = site
+        let _listener = testbed
             .host
             .run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)))?;
         for &source in &senders {
             let expected = passes(source, port);
             let timeout = if expected { SOON } else { NEVER };
-            let connects = connects(&site, source, port, timeout)?;
+            let connects = connects(&testbed, source, port, timeout)?;
             assert_eq!(connects, expected, "{source} to tcp/{port}");
         }
     }
@@ -180,13 +184,13 @@ fn generic() {
 #[test]
 fn generic_mode_is_the_fallback_and_is_logged() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    bridge(&site.host, "br0", &[])?;
-    let mut on_bridge = SMALL;
+    let testbed = Testbed::new()?;
+    bridge(&testbed.host, "br0", &[])?;
+    let mut on_bridge = INLINE_OPTIONS;
     on_bridge[1] = "br0";
-    let filter = site.filter(&on_bridge)?;
+    let filter = testbed.filter(&on_bridge)?;
     assert_eq!(
-        site.json("status")?["interfaces"],
+        testbed.json("status")?["interfaces"],
         json!([{"name": "br0", "mode": "generic", "attached": true}])
     );
     let warning = "warning[attach-mode]: br0 ";
@@ -203,8 +207,8 @@ fn observe_mode_counts_drops() {
 #[test]
 fn essential_traffic_passes() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let _filter = site.filter(&[
+    let testbed = Testbed::new()?;
+    let _filter = testbed.filter(&[
         "--iface",
         "eth0",
         "--allow",
@@ -213,42 +217,42 @@ fn essential_traffic_passes() -> anyhow::Result<()> {
         "any",
         "--enforce",
     ])?;
-    let sender = FrameSender::new(&site.peer, "eth0")?;
+    let sender = FrameSender::new(&testbed.peer, "eth0")?;
     sender.send(&frame::ethernet(0x0806, &[0; 28]))?;
     let stranger = ip(STRANGERS[1]);
     let mut solicitation = frame::packet(stranger, host(stranger, 0).ip(), ICMPV6, &[135; 24]);
-    solicitation[14 + 7] = 255; // the hop limit of what no router has passed on
+    solicitation[14 + 7] = 255; // the hop limit of packets from the same link
     sender.send(&solicitation)?;
     sender.send(&datagram(stranger, UNPROTECTED, b"hello"))?;
     let expected = json!({"pass arp": 1, "pass neighbour-discovery": 1, "drop not-allowed": 1});
-    check_counted(&site, "eth0", &expected)?;
+    check_counted(&testbed, "eth0", &expected)?;
     Ok(())
 }
 
 #[test]
 fn options_replace_a_file() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let _filter = site.filter(&[&SMALL[..], &["--provider", "workato"]].concat())?;
+    let testbed = Testbed::new()?;
+    let _filter = testbed.filter(&[&INLINE_OPTIONS[..], &["--provider", "workato"]].concat())?;
     let workato = "52.5.142.59";
     for (source, expected) in [(FRIENDS[0], true), (workato, true), (STRANGERS[0], false)] {
-        assert_eq!(gets_through(&site, source)?, expected, "{source}");
+        assert_eq!(gets_through(&testbed, source)?, expected, "{source}");
     }
-    let sources = &site.json("status")?["sources"];
+    let sources = &testbed.json("status")?["sources"];
     let passed = |name: &str| sources[name]["passed_packets"].clone();
     assert_eq!((passed("cli"), passed("workato")), (json!(1), json!(1)));
     Ok(())
 }
 
-/// A try without a file drops nothing, unless `--enforce` is given.
+/// Without a file, the filter drops packets only with `--enforce`.
 #[test]
 fn options_without_a_file_observe() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let observing = &SMALL[..SMALL.len() - 1];
-    let filter = site.filter(observing)?;
-    assert!(gets_through(&site, STRANGERS[0])?, "{}", filter.output());
-    let status = site.json("status")?;
+    let testbed = Testbed::new()?;
+    let observing = &INLINE_OPTIONS[..INLINE_OPTIONS.len() - 1];
+    let filter = testbed.filter(observing)?;
+    assert!(gets_through(&testbed, STRANGERS[0])?, "{}", filter.output());
+    let status = testbed.json("status")?;
     assert_eq!(
         (
             &status["mode"],
@@ -257,22 +261,22 @@ fn options_without_a_file_observe() -> anyhow::Result<()> {
         ),
         (&json!("observe"), &json!(true), &json!(false))
     );
-    assert_eq!(site.run(&["status"])?.code, Some(0));
-    let _second = restart(&site, filter, &SMALL)?;
-    assert!(!gets_through(&site, STRANGERS[0])?);
+    assert_eq!(testbed.run(&["status"])?.code, Some(0));
+    let _second = restart(&testbed, filter, &INLINE_OPTIONS)?;
+    assert!(!gets_through(&testbed, STRANGERS[0])?);
     Ok(())
 }
 
-/// Counters of one interface stay when a later start leaves it out.
+/// The counters of an interface stay if a later start does not configure it.
 #[test]
 fn interfaces_have_separate_counters() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    site.second_link()?;
-    let filter = site.filter(&[&SMALL[..], &["--iface", "eth1"]].concat())?;
+    let testbed = Testbed::new()?;
+    testbed.second_link()?;
+    let filter = testbed.filter(&[&INLINE_OPTIONS[..], &["--iface", "eth1"]].concat())?;
     let (eth0, eth1) = (
-        FrameSender::new(&site.peer, "eth0")?,
-        FrameSender::new(&site.peer, "eth1")?,
+        FrameSender::new(&testbed.peer, "eth0")?,
+        FrameSender::new(&testbed.peer, "eth1")?,
     );
     for (sender, source) in [
         (&eth0, FRIENDS[0]),
@@ -282,42 +286,42 @@ fn interfaces_have_separate_counters() -> anyhow::Result<()> {
     ] {
         sender.send(&datagram(ip(source), PROTECTED, b"hello"))?;
     }
-    check_counted(&site, "eth0", &json!({"pass allowed": 1}))?;
+    check_counted(&testbed, "eth0", &json!({"pass allowed": 1}))?;
     check_counted(
-        &site,
+        &testbed,
         "eth1",
         &json!({"pass allowed": 1, "drop not-allowed": 2}),
     )?;
-    let status = site.json("status")?;
+    let status = testbed.json("status")?;
     assert_eq!(status["sources"]["cli"]["passed_packets"], 2);
 
-    // The next start names one of them: the other is free, and keeps its counts.
-    let _second = restart(&site, filter, &SMALL)?;
+    // The next start configures one interface; the other one is detached, and keeps its counters.
+    let _second = restart(&testbed, filter, &INLINE_OPTIONS)?;
     assert_eq!(
-        site.json("status")?["interfaces"],
+        testbed.json("status")?["interfaces"],
         json!([{"name": "eth0", "mode": "native", "attached": true}])
     );
     check_counted(
-        &site,
+        &testbed,
         "eth1",
         &json!({"pass allowed": 1, "drop not-allowed": 2}),
     )?;
     Ok(())
 }
 
-fn restart(site: &Testbed, mut filter: Program, arguments: &[&str]) -> anyhow::Result<Program> {
+fn restart(testbed: &Testbed, mut filter: Program, arguments: &[&str]) -> anyhow::Result<Program> {
     if !filter.stop(Signal::SIGTERM, SOON)?.success() {
         bail!("the filter failed to stop:\n{}", filter.output());
     }
-    site.filter(arguments)
+    testbed.filter(arguments)
 }
 
 #[test]
 fn tracing_prints_a_line_for_each_packet() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let filter = site.filter(&[&SMALL[..], &["--trace"]].concat())?;
-    let sender = FrameSender::new(&site.peer, "eth0")?;
+    let testbed = Testbed::new()?;
+    let filter = testbed.filter(&[&INLINE_OPTIONS[..], &["--trace"]].concat())?;
+    let sender = FrameSender::new(&testbed.peer, "eth0")?;
     let packets = [
         (
             FRIENDS[0],
@@ -350,7 +354,7 @@ fn tracing_prints_a_line_for_each_packet() -> anyhow::Result<()> {
     let lines: Vec<&str> = printed
         .lines()
         .skip_while(|line| !line.contains("source="))
-        // Behind the time of the record.
+        // The text behind the time of the record.
         .filter_map(|line| Some(line.split_once("Z ")?.1))
         .collect();
     let expected: Vec<&str> = packets
@@ -362,9 +366,9 @@ fn tracing_prints_a_line_for_each_packet() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What `status` prints for people, but for its blanks.
-fn check_status_text(site: &Testbed, process: u32) -> anyhow::Result<()> {
-    let text = site.run(&["status"])?.stdout;
+/// Checks the text of `status`, without its white space.
+fn check_status_text(testbed: &Testbed, process: u32) -> anyhow::Result<()> {
+    let text = testbed.run(&["status"])?.stdout;
     let words: Vec<Vec<&str>> = text
         .lines()
         .map(|line| line.split_whitespace().collect())
@@ -393,10 +397,10 @@ fn check_status_text(site: &Testbed, process: u32) -> anyhow::Result<()> {
 }
 
 #[test]
-fn reports_agree_with_what_was_sent() -> anyhow::Result<()> {
+fn reports_agree_with_the_sent_packets() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let config = site.scratch.write(
+    let testbed = Testbed::new()?;
+    let config = testbed.scratch.write(
         "allowlist.toml",
         r#"
         interfaces = ["eth0"]
@@ -412,15 +416,15 @@ fn reports_agree_with_what_was_sent() -> anyhow::Result<()> {
         prefixes = ["198.18.7.0/24"]
         "#,
     )?;
-    let filter = site.filter(&["--config", &config.display().to_string()])?;
-    let sender = FrameSender::new(&site.peer, "eth0")?;
+    let filter = testbed.filter(&["--config", &config.display().to_string()])?;
+    let sender = FrameSender::new(&testbed.peer, "eth0")?;
     let mut bytes = 0;
     for (source, port) in [
         ("198.18.0.1", 443),
         ("2001:db8:18::1", 443),
-        ("198.18.7.1", 443), // the vendor's and the office's: counts for both
+        ("198.18.7.1", 443), // in both sources, and counted for both
         ("198.18.7.1", 22),
-        ("198.18.0.1", 22), // dropped: counts for nobody
+        ("198.18.0.1", 22), // dropped, and counted for no source
     ] {
         let frame = datagram(ip(source), port, b"hello");
         bytes += frame.len();
@@ -434,13 +438,13 @@ fn reports_agree_with_what_was_sent() -> anyhow::Result<()> {
         entry("198.18.7.0/24", &["ssh", "web"], &["office", "vendor"]),
         entry("2001:db8:18::/48", &["web"], &["vendor"]),
     ]});
-    assert_eq!(site.json("list")?, expected);
+    assert_eq!(testbed.json("list")?, expected);
     check_counted(
-        &site,
+        &testbed,
         "eth0",
         &json!({"pass allowed": 4, "drop not-allowed": 1}),
     )?;
-    let status = site.json("status")?;
+    let status = testbed.json("status")?;
     let passed = |name: &str, what: &str| status["sources"][name][what].clone();
     assert_eq!(
         (
@@ -472,8 +476,8 @@ fn reports_agree_with_what_was_sent() -> anyhow::Result<()> {
         (&json!(1), &json!("pass"))
     );
 
-    check_status_text(&site, filter.id())?;
-    let list = site.run(&["list"])?.stdout;
+    check_status_text(&testbed, filter.id())?;
+    let list = testbed.run(&["list"])?.stdout;
     assert!(list.ends_with("\n3 prefixes, generation 1\n"), "{list}");
     Ok(())
 }

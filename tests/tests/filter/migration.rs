@@ -1,6 +1,6 @@
-//! A start over the pins of another ABI version: without a gap, also after a kill at any moment.
+//! Starts over the pins of another ABI version: no packet is unfiltered, also after a kill at any moment.
 //!
-//! An older version's pins are made of this one's, by giving their folder another name.
+//! The pins of an older version are made from those of this version, by renaming their directory.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -14,57 +14,57 @@ use aya::maps::MapInfo;
 use super::lifecycle::xdp_program;
 use super::*;
 
-fn folder(site: &Testbed, version: u32) -> PathBuf {
-    site.scratch.pin_dir().join(format!("v{version}"))
+fn folder(testbed: &Testbed, version: u32) -> PathBuf {
+    testbed.scratch.pin_dir().join(format!("v{version}"))
 }
 
-/// Makes the pins look like those of another version.
-fn age(site: &Testbed, version: u32) -> anyhow::Result<()> {
-    fs::rename(folder(site, VERSION), folder(site, version))?;
+/// Turns the pins into those of another version.
+fn set_version(testbed: &Testbed, version: u32) -> anyhow::Result<()> {
+    fs::rename(folder(testbed, VERSION), folder(testbed, version))?;
     Ok(())
 }
 
 /// Requires that only this version's directory is left, and that its program filters.
-fn check_whole(site: &Testbed) -> anyhow::Result<()> {
-    let folders: Vec<_> = fs::read_dir(site.scratch.pin_dir())?
+fn check_whole(testbed: &Testbed) -> anyhow::Result<()> {
+    let folders: Vec<_> = fs::read_dir(testbed.scratch.pin_dir())?
         .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
         .collect::<anyhow::Result<_>>()?;
     ensure!(folders == [format!("v{VERSION}")], "{folders:?}");
-    let status = site.json("status")?;
+    let status = testbed.json("status")?;
     ensure!(status["filtering"] == true, "{status}");
-    ensure!(!gets_through(site, STRANGERS[0])? && gets_through(site, FRIENDS[0])?);
+    ensure!(!gets_through(testbed, STRANGERS[0])? && gets_through(testbed, FRIENDS[0])?);
     Ok(())
 }
 
-fn upgrade(site: &Testbed, filter: &mut Program, version: u32) -> anyhow::Result<()> {
+fn upgrade(testbed: &Testbed, filter: &mut Program, version: u32) -> anyhow::Result<()> {
     filter.stop(Signal::SIGTERM, SOON)?;
-    age(site, version)?;
-    *filter = site.filter(&SMALL)?;
+    set_version(testbed, version)?;
+    *filter = testbed.filter(&INLINE_OPTIONS)?;
     Ok(())
 }
 
-/// Twice, so that adopted maps are adopted again. Also from the version before: the maps that decide about packets are
-/// never shared.
+/// Upgrades twice, so that adopted maps are adopted again. Also from the previous version, with which the maps that decide
+/// packets are not shared.
 #[test]
 fn counters_survive_an_upgrade() -> anyhow::Result<()> {
     require_root!();
     for version in [2, VERSION - 1] {
-        let site = Testbed::new()?;
-        let mut filter = site.filter(&SMALL)?;
+        let testbed = Testbed::new()?;
+        let mut filter = testbed.filter(&INLINE_OPTIONS)?;
         let sources = [FRIENDS, STRANGERS].concat();
-        let streamed = Streamed::during(&site, &sources, || {
-            upgrade(&site, &mut filter, version)?;
+        let streamed = Streamed::during(&testbed, &sources, || {
+            upgrade(&testbed, &mut filter, version)?;
             let judges = [CONTROL, FALLBACK, GENERATIONS, PREFIXES, TRIES_V4, TRIES_V6];
             let id = |name| {
                 Some(
-                    MapInfo::from_pin(folder(&site, VERSION).join(name))
+                    MapInfo::from_pin(folder(&testbed, VERSION).join(name))
                         .ok()?
                         .id(),
                 )
             };
             let ids = || judges.map(id);
             let before = ids();
-            upgrade(&site, &mut filter, version)?;
+            upgrade(&testbed, &mut filter, version)?;
             for ((name, before), after) in judges.iter().zip(before).zip(ids()) {
                 ensure!(
                     before.is_some() && before != after,
@@ -74,17 +74,17 @@ fn counters_survive_an_upgrade() -> anyhow::Result<()> {
             Ok(())
         })?;
         streamed.check(&FRIENDS, &STRANGERS);
-        check_passed(&site, &streamed).with_context(|| format!("over v{version}"))?;
-        check_whole(&site)?;
+        check_passed(&testbed, &streamed).with_context(|| format!("over v{version}"))?;
+        check_whole(&testbed)?;
     }
     Ok(())
 }
 
-/// Requires that what passed is counted by source across versions. Counters by reason are new in version 8, and start
+/// Requires that the counters of sources continue across versions. Counters by reason are new in version 8, and start
 /// at 0 there.
-fn check_passed(site: &Testbed, streamed: &Streamed) -> anyhow::Result<()> {
+fn check_passed(testbed: &Testbed, streamed: &Streamed) -> anyhow::Result<()> {
     let passed = || -> anyhow::Result<Value> {
-        Ok(site.json("status")?["sources"]["cli"]["passed_packets"].clone())
+        Ok(testbed.json("status")?["sources"]["cli"]["passed_packets"].clone())
     };
     eventually(|| Ok(passed()? == streamed.rounds * 2)).with_context(|| {
         let passed = passed();
@@ -97,12 +97,14 @@ fn check_passed(site: &Testbed, streamed: &Streamed) -> anyhow::Result<()> {
 fn incompatible_counters_are_reset() -> anyhow::Result<()> {
     require_root!();
     for version in [1, VERSION + 1] {
-        let site = Testbed::new()?;
-        let mut filter = site.filter(&SMALL)?;
+        let testbed = Testbed::new()?;
+        let mut filter = testbed.filter(&INLINE_OPTIONS)?;
         let sources = [FRIENDS, STRANGERS].concat();
-        let streamed = Streamed::during(&site, &sources, || upgrade(&site, &mut filter, version))?;
+        let streamed = Streamed::during(&testbed, &sources, || {
+            upgrade(&testbed, &mut filter, version)
+        })?;
         streamed.check(&FRIENDS, &STRANGERS);
-        let status = site.json("status")?;
+        let status = testbed.json("status")?;
         let passed = status["sources"]["cli"]["passed_packets"].as_u64();
         let passed = passed.context("a number")?;
         assert!(
@@ -110,157 +112,169 @@ fn incompatible_counters_are_reset() -> anyhow::Result<()> {
             "{passed} over v{version}"
         );
         assert_eq!(status["generation"], 1);
-        check_whole(&site)?;
+        check_whole(&testbed)?;
     }
     Ok(())
 }
 
-/// Till the first program is replaced, a start can fail and the other version's filter is as it was.
+/// A start that fails before it has replaced a program leaves the other version's filter unchanged.
 #[test]
 fn a_failed_start_keeps_the_other_version() -> anyhow::Result<()> {
     require_root!();
     for version in [1, 2] {
-        let site = Testbed::new()?;
-        site.filter(&SMALL)?.stop(Signal::SIGTERM, SOON)?;
-        age(&site, version)?;
-        let program = xdp_program(&site, "eth0")?;
-        bridge(&site.host, "br0", &[])?;
+        let testbed = Testbed::new()?;
+        testbed
+            .filter(&INLINE_OPTIONS)?
+            .stop(Signal::SIGTERM, SOON)?;
+        set_version(&testbed, version)?;
+        let program = xdp_program(&testbed, "eth0")?;
+        bridge(&testbed.host, "br0", &[])?;
         let sources = [FRIENDS, STRANGERS].concat();
-        let streamed = Streamed::during(&site, &sources, || {
-            // It has no native mode, and comes before `eth0`.
+        let streamed = Streamed::during(&testbed, &sources, || {
+            // A bridge has no native mode, and is attached before `eth0`.
             let on_bridge = ["--iface", "br0", "--attach-mode", "native"];
-            let failed = site.run(&[&["run"], &SMALL[..], &on_bridge].concat())?;
+            let failed = testbed.run(&[&["run"], &INLINE_OPTIONS[..], &on_bridge].concat())?;
             ensure!(failed.code == Some(1), "{failed:?}");
             for part in ["error[attach-failed]: ", "br0"] {
                 ensure!(failed.stderr.contains(part), "{failed:?}");
             }
-            ensure!(xdp_program(&site, "eth0")? == program, "v{version}");
-            ensure!(!folder(&site, VERSION).exists(), "v{version}");
+            ensure!(xdp_program(&testbed, "eth0")? == program, "v{version}");
+            ensure!(!folder(&testbed, VERSION).exists(), "v{version}");
             Ok(())
         })?;
         streamed.check(&FRIENDS, &STRANGERS);
-        let _filter = site.filter(&SMALL)?;
-        check_whole(&site)?;
+        let _filter = testbed.filter(&INLINE_OPTIONS)?;
+        check_whole(&testbed)?;
     }
     Ok(())
 }
 
-/// Wherever it is cut off, the next start goes on from there.
+/// The next start completes a migration that was killed at any moment.
 #[test]
 fn killed_migrations_are_completed_by_the_next_start() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let mut filter = site.filter(&SMALL)?;
-    let arguments = [&["run"], &SMALL[..]].concat();
+    let testbed = Testbed::new()?;
+    let mut filter = testbed.filter(&INLINE_OPTIONS)?;
+    let arguments = [&["run"], &INLINE_OPTIONS[..]].concat();
     let sources = [FRIENDS, STRANGERS].concat();
-    let streamed = Streamed::during(&site, &sources, || {
+    let streamed = Streamed::during(&testbed, &sources, || {
         for moment in 1..=24 {
             filter.stop(Signal::SIGTERM, SOON)?;
-            age(&site, 2)?;
-            let mut cut_off = Program::start(site.command(&arguments)?)?;
+            set_version(&testbed, 2)?;
+            let mut killed = Program::start(testbed.command(&arguments)?)?;
             thread::sleep(Duration::from_millis(15 * moment));
-            cut_off.stop(Signal::SIGKILL, SOON)?;
-            filter = site.filter(&SMALL)?;
-            let folders = fs::read_dir(site.scratch.pin_dir())?.count();
-            ensure!(folders == 1, "cut off at {moment}: {folders} folders");
+            killed.stop(Signal::SIGKILL, SOON)?;
+            filter = testbed.filter(&INLINE_OPTIONS)?;
+            let folders = fs::read_dir(testbed.scratch.pin_dir())?.count();
+            ensure!(folders == 1, "killed at {moment}: {folders} directories");
         }
         Ok(())
     })?;
     streamed.check(&FRIENDS, &STRANGERS);
-    check_passed(&site, &streamed)?;
-    check_whole(&site)
+    check_passed(&testbed, &streamed)?;
+    check_whole(&testbed)
 }
 
 #[test]
 fn unconfigured_interfaces_are_detached_and_named() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    site.second_link()?;
-    let both = [&SMALL[..], &["--iface", "eth1"]].concat();
-    site.filter(&both)?.stop(Signal::SIGTERM, SOON)?;
-    age(&site, 2)?;
-    let filter = site.filter(&SMALL)?;
+    let testbed = Testbed::new()?;
+    testbed.second_link()?;
+    let both = [&INLINE_OPTIONS[..], &["--iface", "eth1"]].concat();
+    testbed.filter(&both)?.stop(Signal::SIGTERM, SOON)?;
+    set_version(&testbed, 2)?;
+    let filter = testbed.filter(&INLINE_OPTIONS)?;
     let line = "[detached]: eth1";
     assert!(filter.stderr().contains(line), "{}", filter.output());
-    assert_eq!(xdp_program(&site, "eth1")?, None);
-    check_whole(&site)
+    assert_eq!(xdp_program(&testbed, "eth1")?, None);
+    check_whole(&testbed)
 }
 
-/// Also where the interface has another name by now, and another is called so.
+/// Also if the interface was renamed, and another one has its former name.
 #[test]
 fn interfaces_are_found_by_their_links() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    site.filter(&SMALL)?.stop(Signal::SIGTERM, SOON)?;
-    age(&site, 2)?;
-    allowlist_tests::lab::rename(&site.host, "eth0", "wan")?;
-    site.host.run(|| anyhow::Ok(()))?;
-    let mut renamed = SMALL;
+    let testbed = Testbed::new()?;
+    testbed
+        .filter(&INLINE_OPTIONS)?
+        .stop(Signal::SIGTERM, SOON)?;
+    set_version(&testbed, 2)?;
+    allowlist_tests::lab::rename(&testbed.host, "eth0", "wan")?;
+    testbed.host.run(|| anyhow::Ok(()))?;
+    let mut renamed = INLINE_OPTIONS;
     renamed[1] = "wan";
-    let _filter = site.filter(&renamed)?;
-    let status = site.json("status")?;
+    let _filter = testbed.filter(&renamed)?;
+    let status = testbed.json("status")?;
     assert_eq!(
         status["interfaces"],
         json!([{"name": "wan", "mode": "native", "attached": true}])
     );
-    check_whole(&site)
+    check_whole(&testbed)
 }
 
 #[test]
 fn the_attach_mode_changes_across_versions() -> anyhow::Result<()> {
     require_root!();
     for version in [1, 2] {
-        let site = Testbed::new()?;
-        let generic = [&SMALL[..], &["--attach-mode", "generic"]].concat();
-        site.filter(&generic)?.stop(Signal::SIGTERM, SOON)?;
-        age(&site, version)?;
-        let filter = site.filter(&SMALL)?; // any will do
-        assert_eq!(site.json("status")?["interfaces"][0]["mode"], "generic");
+        let testbed = Testbed::new()?;
+        let generic = [&INLINE_OPTIONS[..], &["--attach-mode", "generic"]].concat();
+        testbed.filter(&generic)?.stop(Signal::SIGTERM, SOON)?;
+        set_version(&testbed, version)?;
+        let filter = testbed.filter(&INLINE_OPTIONS)?; // in any mode
+        assert_eq!(testbed.json("status")?["interfaces"][0]["mode"], "generic");
         drop(filter);
-        age(&site, version)?;
-        let _filter = site.filter(&[&SMALL[..], &["--attach-mode", "native"]].concat())?;
-        assert_eq!(site.json("status")?["interfaces"][0]["mode"], "native");
-        check_whole(&site)?;
+        set_version(&testbed, version)?;
+        let _filter =
+            testbed.filter(&[&INLINE_OPTIONS[..], &["--attach-mode", "native"]].concat())?;
+        assert_eq!(testbed.json("status")?["interfaces"][0]["mode"], "native");
+        check_whole(&testbed)?;
     }
     Ok(())
 }
 
-/// Two versions' daemons cannot know of each other by their folders' names.
+/// Daemons of two versions have different pin directories, so they need another lock.
 #[test]
 fn a_running_daemon_of_another_version_refuses_the_start() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    site.filter(&SMALL)?.stop(Signal::SIGTERM, SOON)?;
-    age(&site, 2)?;
-    let daemon = File::open(folder(&site, 2))?;
+    let testbed = Testbed::new()?;
+    testbed
+        .filter(&INLINE_OPTIONS)?
+        .stop(Signal::SIGTERM, SOON)?;
+    set_version(&testbed, 2)?;
+    let daemon = File::open(folder(&testbed, 2))?;
     daemon.try_lock()?;
-    let refused = site.run(&[&["run"], &SMALL[..]].concat())?;
+    let refused = testbed.run(&[&["run"], &INLINE_OPTIONS[..]].concat())?;
     let holder = format!("process {} (", std::process::id());
     for part in ["error[already-running]: ", &holder] {
         assert!(refused.stderr.contains(part), "{refused:?}");
     }
-    assert!(!folder(&site, VERSION).exists());
+    assert!(!folder(&testbed, VERSION).exists());
     drop(daemon);
-    let _filter = site.filter(&SMALL)?;
-    check_whole(&site)
+    let _filter = testbed.filter(&INLINE_OPTIONS)?;
+    check_whole(&testbed)
 }
 
 #[test]
 fn detach_removes_pins_of_another_version() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    site.filter(&SMALL)?.stop(Signal::SIGKILL, SOON)?;
-    age(&site, 1)?;
-    assert!(!gets_through(&site, STRANGERS[0])?, "it still filters");
-    let unknown = site.run(&["status"])?;
+    let testbed = Testbed::new()?;
+    testbed
+        .filter(&INLINE_OPTIONS)?
+        .stop(Signal::SIGKILL, SOON)?;
+    set_version(&testbed, 1)?;
+    assert!(
+        !gets_through(&testbed, STRANGERS[0])?,
+        "the filter is detached"
+    );
+    let unknown = testbed.run(&["status"])?;
     assert!(
         unknown.stderr.contains("error[other-version]: "),
         "{unknown:?}"
     );
-    let detached = site.run(&["detach"])?;
+    let detached = testbed.run(&["detach"])?;
     assert!(detached.stdout.contains("eth0"), "{detached:?}");
-    assert!(gets_through(&site, STRANGERS[0])?);
-    assert!(!folder(&site, 1).exists());
-    let _filter = site.filter(&SMALL)?;
-    check_whole(&site)
+    assert!(gets_through(&testbed, STRANGERS[0])?);
+    assert!(!folder(&testbed, 1).exists());
+    let _filter = testbed.filter(&INLINE_OPTIONS)?;
+    check_whole(&testbed)
 }

@@ -1,4 +1,4 @@
-//! Vendors and name servers that fail in every way that real ones did, while the filter runs: the active prefixes
+//! Vendors and name servers that fail in the ways of real ones, while the filter runs: the active prefixes
 //! stay, and `status` has the failure with its remedy.
 
 use std::panic::resume_unwind;
@@ -24,8 +24,8 @@ fn list(prefixes: &[&str]) -> Answer {
     Answer::json(json!(prefixes).to_string())
 }
 
-fn prefixes(site: &Testbed) -> anyhow::Result<Vec<String>> {
-    let list = site.json("list")?;
+fn prefixes(testbed: &Testbed) -> anyhow::Result<Vec<String>> {
+    let list = testbed.json("list")?;
     let entries = list["prefixes"]
         .as_array()
         .context("prefixes is an array")?;
@@ -34,10 +34,10 @@ fn prefixes(site: &Testbed) -> anyhow::Result<Vec<String>> {
 }
 
 /// Waits until the last fetch of `vendor` has failed with this code, and returns the whole text.
-fn wait_for_failure(site: &Testbed, code: &str) -> anyhow::Result<String> {
+fn wait_for_failure(testbed: &Testbed, code: &str) -> anyhow::Result<String> {
     let mut source = Value::Null;
     eventually(|| {
-        source = site.json("status")?["sources"]["vendor"].clone();
+        source = testbed.json("status")?["sources"]["vendor"].clone();
         Ok(source["failure_code"] == code)
     })
     .with_context(|| format!("{code:?}, not {source}"))?;
@@ -46,13 +46,13 @@ fn wait_for_failure(site: &Testbed, code: &str) -> anyhow::Result<String> {
 }
 
 /// Waits until this many prefixes of `vendor` are in their grace period.
-fn wait_for_held(site: &Testbed, count: u64) -> anyhow::Result<()> {
-    eventually(|| Ok(site.json("status")?["sources"]["vendor"]["held"] == count))
+fn wait_for_grace(testbed: &Testbed, count: u64) -> anyhow::Result<()> {
+    eventually(|| Ok(testbed.json("status")?["sources"]["vendor"]["held"] == count))
 }
 
 /// Waits until the last fetch of `vendor` has succeeded.
-fn wait_for_success(site: &Testbed) -> anyhow::Result<()> {
-    eventually(|| Ok(site.json("status")?["sources"]["vendor"]["failure"].is_null()))
+fn wait_for_success(testbed: &Testbed) -> anyhow::Result<()> {
+    eventually(|| Ok(testbed.json("status")?["sources"]["vendor"]["failure"].is_null()))
 }
 
 /// A title, an answer of the vendor, and the code of the failure.
@@ -171,37 +171,39 @@ fn failed_fetches_keep_the_active_prefixes() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs the cases on a host of its own, and returns the texts of the failures.
+/// Runs the cases on a separate host, and returns the texts of the failures.
 fn play(cases: &[Case]) -> anyhow::Result<Vec<String>> {
-    let site = Testbed::new()?;
-    let vendor = site.host.run(|| Vendor::start([("/list", list(&GOOD))]))?;
+    let testbed = Testbed::new()?;
+    let vendor = testbed
+        .host
+        .run(|| Vendor::start([("/list", list(&GOOD))]))?;
     let config = format!(
         "interfaces = ['eth0']\n[services.web]\nports = ['udp/443']\nallow = ['vendor']\n\
          [sources.vendor]\nurl = '{}'\nformat = 'json'\nevery = '1s'\ngrace = '0s'\ntimeout = '700ms'\n\
          max_size = '64KiB'\nmin = 2\nmust_cover = ['198.18.0.1']\nallow_special_use = true\n",
         vendor.url("/list")
     );
-    let config = site.scratch.write("allowlist.toml", config)?;
+    let config = testbed.scratch.write("allowlist.toml", config)?;
     let config = config.display().to_string();
-    let mut filter = site.filter(&["--config", &config])?;
+    let mut filter = testbed.filter(&["--config", &config])?;
     let mut failures = Vec::new();
     for (title, answer, code) in cases {
         vendor.answer("/list", answer.clone());
-        failures.push(wait_for_failure(&site, code).context(*title)?);
-        assert_eq!(prefixes(&site)?, GOOD, "{title}");
+        failures.push(wait_for_failure(&testbed, code).context(*title)?);
+        assert_eq!(prefixes(&testbed)?, GOOD, "{title}");
         // A success separates this failure from the next one.
         vendor.answer("/list", list(&GOOD));
-        wait_for_success(&site)?;
+        wait_for_success(&testbed)?;
     }
-    assert!(gets_through(&site, "198.18.0.7")?);
-    assert!(!gets_through(&site, STRANGERS[0])?);
+    assert!(gets_through(&testbed, "198.18.0.7")?);
+    assert!(!gets_through(&testbed, STRANGERS[0])?);
     // The last-good list also survives a start without the vendor.
     drop(vendor);
     filter.stop(Signal::SIGKILL, SOON)?;
-    let _filter = site.filter(&["--config", &config])?;
-    assert_eq!(prefixes(&site)?, GOOD);
+    let _filter = testbed.filter(&["--config", &config])?;
+    assert_eq!(prefixes(&testbed)?, GOOD);
     assert_eq!(
-        site.json("status")?["generation"],
+        testbed.json("status")?["generation"],
         2,
         "only the two starts published"
     );
@@ -211,10 +213,10 @@ fn play(cases: &[Case]) -> anyhow::Result<Vec<String>> {
 #[test]
 fn requests_are_conditional() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
+    let testbed = Testbed::new()?;
     let body = json!(GOOD).to_string().into_bytes();
     let version = |etag, body: &[u8]| Answer::Version(Some(etag), None, body.to_vec());
-    let vendor = site
+    let vendor = testbed
         .host
         .run(|| Vendor::start([("/list", version("\"1\"", &body))]))?;
     let config = format!(
@@ -222,7 +224,7 @@ fn requests_are_conditional() -> anyhow::Result<()> {
          [sources.vendor]\nurl = '{}'\nformat = 'json'\nevery = '1s'\nallow_special_use = true\n",
         vendor.url("/list")
     );
-    let config = site
+    let config = testbed
         .scratch
         .write("allowlist.toml", config)?
         .display()
@@ -235,34 +237,34 @@ fn requests_are_conditional() -> anyhow::Result<()> {
             .filter(|head| head.contains(&header))
             .count()
     };
-    let filter = site.filter(&["--config", &config])?;
+    let filter = testbed.filter(&["--config", &config])?;
     eventually(|| Ok(asked("\"1\"") >= 2))?;
-    assert!(site.json("status")?["sources"]["vendor"]["failure"].is_null());
+    assert!(testbed.json("status")?["sources"]["vendor"]["failure"].is_null());
     // A rejected list is fetched unconditionally.
     vendor.answer("/list", version("\"2\"", br#"["198.18.0.1"]"#));
-    wait_for_failure(&site, "list-rejected")?;
+    wait_for_failure(&testbed, "list-rejected")?;
     assert_eq!(asked("\"2\""), 0);
     drop(filter);
-    // Another start goes on where the last one was.
+    // Another start continues with the stored list and validator.
     vendor.answer("/list", version("\"1\"", &body));
     let before = asked("\"1\"");
-    let _filter = site.filter(&["--config", &config])?;
+    let _filter = testbed.filter(&["--config", &config])?;
     eventually(|| Ok(asked("\"1\"") > before))?;
-    assert_eq!(prefixes(&site)?, GOOD);
+    assert_eq!(prefixes(&testbed)?, GOOD);
     Ok(())
 }
 
 #[test]
 fn failed_names_keep_their_addresses() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
+    let testbed = Testbed::new()?;
     let name = "hooks.vendor.example";
     let good = Reply::records([
         "hooks.vendor.example 1 CNAME lb.vendor.example",
         "lb.vendor.example 1 A 198.18.0.1",
         "lb.vendor.example 1 AAAA 2001:db8:18::1",
     ]);
-    let server = site
+    let server = testbed
         .host
         .run(|| NameServer::start([(name, good.clone())]))?;
     let config = format!(
@@ -271,14 +273,14 @@ fn failed_names_keep_their_addresses() -> anyhow::Result<()> {
          timeout = '700ms'\ngrace = '1h'\nallow_special_use = true\n",
         server.address()
     );
-    let config = site
+    let config = testbed
         .scratch
         .write("allowlist.toml", config)?
         .display()
         .to_string();
-    let filter = site.filter(&["--config", &config])?;
+    let filter = testbed.filter(&["--config", &config])?;
     let both = ["198.18.0.1/32", "2001:db8:18::1/128"];
-    assert_eq!(prefixes(&site)?, both);
+    assert_eq!(prefixes(&testbed)?, both);
     let mut snapshot = Snapshot::new();
     for (title, reply) in [
         ("no such name", Reply::NoSuchName),
@@ -291,14 +293,14 @@ fn failed_names_keep_their_addresses() -> anyhow::Result<()> {
         ),
     ] {
         server.reply(name, reply);
-        let failure = wait_for_failure(&site, "name-failed").context(title)?;
+        let failure = wait_for_failure(&testbed, "name-failed").context(title)?;
         snapshot.text(title, &failure, None);
-        assert_eq!(prefixes(&site)?, both, "{title}");
+        assert_eq!(prefixes(&testbed)?, both, "{title}");
         server.reply(name, good.clone());
-        wait_for_success(&site)?;
+        wait_for_success(&testbed)?;
     }
     snapshot.check(&expect_file!["snapshots/failed_names.txt"]);
-    // Answers that take turns are all active, for longer than they are away.
+    // All rotating addresses are active, because each returns before its grace period ends.
     let turn = |host: u8| vec![format!("{name} 1 A 198.18.1.{host}")];
     server.reply(name, Reply::Rotating(vec![turn(1), turn(2), turn(3)]));
     let turns = [
@@ -308,20 +310,20 @@ fn failed_names_keep_their_addresses() -> anyhow::Result<()> {
         "198.18.1.3/32",
         both[1],
     ];
-    eventually(|| Ok(prefixes(&site)? == turns))?;
-    let generation = site.json("status")?["generation"].clone();
-    let fetched = || anyhow::Ok(site.json("status")?["sources"]["vendor"]["fetched"].clone());
+    eventually(|| Ok(prefixes(&testbed)? == turns))?;
+    let generation = testbed.json("status")?["generation"].clone();
+    let fetched = || anyhow::Ok(testbed.json("status")?["sources"]["vendor"]["fetched"].clone());
     for _ in 0..3 {
         let before = fetched()?;
         eventually(|| Ok(fetched()? != before))?;
     }
-    assert_eq!(prefixes(&site)?, turns);
+    assert_eq!(prefixes(&testbed)?, turns);
     assert_eq!(
-        site.json("status")?["generation"],
+        testbed.json("status")?["generation"],
         generation,
         "nothing flaps"
     );
-    assert!(gets_through(&site, "198.18.1.2")?);
+    assert!(gets_through(&testbed, "198.18.1.2")?);
     drop(filter);
     Ok(())
 }
@@ -329,8 +331,8 @@ fn failed_names_keep_their_addresses() -> anyhow::Result<()> {
 #[test]
 fn a_clock_step_ends_no_grace_period() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let vendor = site
+    let testbed = Testbed::new()?;
+    let vendor = testbed
         .host
         .run(|| Vendor::start([("/list", list(&GOOD[..3]))]))?;
     let config = format!(
@@ -339,14 +341,14 @@ fn a_clock_step_ends_no_grace_period() -> anyhow::Result<()> {
          allow_special_use = true\n",
         vendor.url("/list")
     );
-    let config = site.scratch.write("allowlist.toml", config)?;
-    let clock = WallClock::new(&site.scratch)?;
-    let mut command = site.command(&["run", "--config", &config.display().to_string()])?;
+    let config = testbed.scratch.write("allowlist.toml", config)?;
+    let clock = WallClock::new(&testbed.scratch)?;
+    let mut command = testbed.command(&["run", "--config", &config.display().to_string()])?;
     clock.show(&mut command);
     let filter = Program::start(command)?;
     filter.wait_for_line("ready", SOON)?;
     vendor.answer("/list", list(&GOOD[..2]));
-    wait_for_held(&site, 1)?;
+    wait_for_grace(&testbed, 1)?;
     let days = 400 * 86_400;
     // The daemon logs the jump from the time before, in seconds.
     for (offset, jump) in [(days, "345"), (-days, "-691")] {
@@ -359,13 +361,13 @@ fn a_clock_step_ends_no_grace_period() -> anyhow::Result<()> {
         .with_context(|| filter.output())?;
         // Long enough for a check of grace periods and another fetch.
         thread::sleep(Duration::from_secs(3));
-        assert_eq!(prefixes(&site)?, GOOD[..3], "{offset}");
+        assert_eq!(prefixes(&testbed)?, GOOD[..3], "{offset}");
         let output = filter.output();
         assert!(!output.contains("[list-stale]"), "{offset}: {output}");
     }
-    // And a list that changes now is held for an hour of this clock.
+    // The removed prefixes of a list that changes now have a grace period of an hour by this clock.
     vendor.answer("/list", list(&GOOD[1..2]));
-    wait_for_held(&site, 2)?;
-    assert_eq!(prefixes(&site)?, GOOD[..3]);
+    wait_for_grace(&testbed, 2)?;
+    assert_eq!(prefixes(&testbed)?, GOOD[..3]);
     Ok(())
 }

@@ -1,13 +1,13 @@
-//! Lists that change, fail and outlive a boot, while the filter runs.
+//! Lists that change, fail, and survive a reboot, while the filter runs.
 
 use allowlist_tests::lab::normalized;
 use expect_test::expect;
 
 use super::*;
 
-/// `sources.vendor` is fetched every second, `sources.office` is always there.
-fn with_vendor(site: &Testbed, list: &str) -> anyhow::Result<(Vendor, String)> {
-    let vendor = site
+/// Writes a configuration: `sources.vendor` is fetched every second, `sources.office` has static prefixes.
+fn with_vendor(testbed: &Testbed, list: &str) -> anyhow::Result<(Vendor, String)> {
+    let vendor = testbed
         .host
         .run(|| Vendor::start([("/list", Answer::json(list))]))?;
     let config = format!(
@@ -27,12 +27,12 @@ fn with_vendor(site: &Testbed, list: &str) -> anyhow::Result<(Vendor, String)> {
         "#,
         vendor.url("/list")
     );
-    let config = site.scratch.write("allowlist.toml", config)?;
+    let config = testbed.scratch.write("allowlist.toml", config)?;
     Ok((vendor, config.display().to_string()))
 }
 
-fn prefixes_of(site: &Testbed, source: &str) -> anyhow::Result<Vec<String>> {
-    let list = site.json("list")?;
+fn prefixes_of(testbed: &Testbed, source: &str) -> anyhow::Result<Vec<String>> {
+    let list = testbed.json("list")?;
     let entries = list["prefixes"]
         .as_array()
         .context("prefixes is an array")?;
@@ -48,11 +48,11 @@ fn prefixes_of(site: &Testbed, source: &str) -> anyhow::Result<Vec<String>> {
 fn a_vendors_change_takes_effect() -> anyhow::Result<()> {
     require_root!();
     let (old, new) = ("198.18.0.1", "2001:db8:18::1");
-    let site = Testbed::new()?;
-    let (vendor, config) = with_vendor(&site, &json!([old]).to_string())?;
-    let filter = site.filter(&["--config", &config])?;
+    let testbed = Testbed::new()?;
+    let (vendor, config) = with_vendor(&testbed, &json!([old]).to_string())?;
+    let filter = testbed.filter(&["--config", &config])?;
     let sources = [&FRIENDS[..], &STRANGERS, &[old, new]].concat();
-    let streamed = Streamed::during(&site, &sources, || {
+    let streamed = Streamed::during(&testbed, &sources, || {
         vendor.answer("/list", Answer::json(json!([new]).to_string()));
         let line = filter.wait_for_line("generation 2", SOON)?;
         expect!["<time> [list-changed]: vendor: changed from 1 to 1 prefixes; generation 2"]
@@ -61,8 +61,8 @@ fn a_vendors_change_takes_effect() -> anyhow::Result<()> {
         Ok(())
     })?;
     streamed.check(&FRIENDS, &STRANGERS);
-    assert_eq!(prefixes_of(&site, "vendor")?, [format!("{new}/128")]);
-    // A packet sees the old policy or the new one, so one number parts them.
+    assert_eq!(prefixes_of(&testbed, "vendor")?, [format!("{new}/128")]);
+    // Each packet is decided by the old or the new policy, so there is one number at which the policy changed.
     let before = streamed.from(old).len() as u64;
     assert!(streamed.from(old).iter().copied().eq(0..before));
     assert!(
@@ -88,17 +88,17 @@ fn a_vendors_change_takes_effect() -> anyhow::Result<()> {
 #[test]
 fn a_failing_vendor_changes_nothing() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
+    let testbed = Testbed::new()?;
     let kept = ["198.18.0.1/32", "2001:db8:18::/48"];
-    let (vendor, config) = with_vendor(&site, &json!(kept).to_string())?;
-    let _filter = site.filter(&["--config", &config])?;
+    let (vendor, config) = with_vendor(&testbed, &json!(kept).to_string())?;
+    let _filter = testbed.filter(&["--config", &config])?;
     let fails_with = |expected: &str| {
         eventually(|| {
-            let status = site.json("status")?;
+            let status = testbed.json("status")?;
             Ok(status["sources"]["vendor"]["failure_code"] == expected)
         })
         .with_context(|| format!("{expected:?} in `status`"))?;
-        assert_eq!(prefixes_of(&site, "vendor")?, kept, "{expected}");
+        assert_eq!(prefixes_of(&testbed, "vendor")?, kept, "{expected}");
         anyhow::Ok(())
     };
     for (answer, expected) in [
@@ -118,47 +118,47 @@ fn a_failing_vendor_changes_nothing() -> anyhow::Result<()> {
         fails_with(expected)?;
     }
     vendor.answer("/list", Answer::json(json!(kept).to_string()));
-    eventually(|| Ok(site.json("status")?["sources"]["vendor"]["failure"].is_null()))?;
+    eventually(|| Ok(testbed.json("status")?["sources"]["vendor"]["failure"].is_null()))?;
     drop(vendor);
     fails_with("unreachable")?;
-    let text = site.run(&["status"])?.stdout;
+    let text = testbed.run(&["status"])?.stdout;
     let warning = text
         .lines()
         .find(|line| line.starts_with("warning: vendor"));
     let warning = warning.with_context(|| text.clone())?;
     expect!["warning: vendor: the last-good list is active: source vendor: http://127.0.0.1:<port>/list: cannot be reached: tcp connect error: Connection refused (os error); check the URL, this host's name resolution, its route and its proxy"].assert_eq(&normalized(warning, None));
-    assert!(gets_through(&site, "198.18.0.1")?);
+    assert!(gets_through(&testbed, "198.18.0.1")?);
     Ok(())
 }
 
 #[test]
-fn the_last_good_list_outlives_a_boot() -> anyhow::Result<()> {
+fn the_last_good_list_survives_a_reboot() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let (vendor, config) = with_vendor(&site, r#"["198.18.0.1"]"#)?;
-    let mut filter = site.filter(&["--config", &config])?;
+    let testbed = Testbed::new()?;
+    let (vendor, config) = with_vendor(&testbed, r#"["198.18.0.1"]"#)?;
+    let mut filter = testbed.filter(&["--config", &config])?;
     filter.stop(Signal::SIGINT, SOON)?;
     drop(vendor);
-    let _filter = site.filter(&["--config", &config])?;
-    assert!(gets_through(&site, "198.18.0.1")?);
-    assert!(!gets_through(&site, STRANGERS[0])?);
+    let _filter = testbed.filter(&["--config", &config])?;
+    assert!(gets_through(&testbed, "198.18.0.1")?);
+    assert!(!gets_through(&testbed, STRANGERS[0])?);
     Ok(())
 }
 
 #[test]
 fn an_edited_file_is_read_at_the_next_start() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let config = site.scratch.write(
+    let testbed = Testbed::new()?;
+    let config = testbed.scratch.write(
         "allowlist.toml",
         "interfaces = ['eth0']\n[services.web]\nports = ['udp/443']\nallow = ['office']\n\
          [sources.office]\nfile = 'office.txt'\n",
     )?;
     let config = config.display().to_string();
     for prefix in ["198.18.0.0/16", "198.19.0.0/16"] {
-        site.scratch.write("office.txt", prefix)?;
-        let mut filter = site.filter(&["--config", &config])?;
-        assert_eq!(prefixes_of(&site, "office")?, [prefix]);
+        testbed.scratch.write("office.txt", prefix)?;
+        let mut filter = testbed.filter(&["--config", &config])?;
+        assert_eq!(prefixes_of(&testbed, "office")?, [prefix]);
         filter.stop(Signal::SIGINT, SOON)?;
     }
     Ok(())
@@ -168,28 +168,29 @@ fn an_edited_file_is_read_at_the_next_start() -> anyhow::Result<()> {
 #[test]
 fn a_list_that_outgrows_max_prefixes_changes_nothing() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let (vendor, config) = with_vendor(&site, r#"["198.18.0.1"]"#)?;
+    let testbed = Testbed::new()?;
+    let (vendor, config) = with_vendor(&testbed, r#"["198.18.0.1"]"#)?;
     let text = std::fs::read_to_string(&config)?;
-    site.scratch
+    testbed
+        .scratch
         .write("allowlist.toml", format!("max_prefixes = 3\n{text}"))?;
-    let mut filter = site.filter(&["--config", &config])?;
+    let mut filter = testbed.filter(&["--config", &config])?;
     vendor.answer("/list", Answer::json(r#"["198.18.0.1", "198.18.0.2"]"#));
     let line = filter.wait_for_line("warning[list-rejected]: ", SOON)?;
     expect![[r#"<time> warning[list-rejected]: source vendor: 4 prefixes do not fit max_prefixes = 3; nothing was changed; raise max_prefixes, or drop a source (the largest is "vendor" with 2); the last-good list stays active"#]].assert_eq(&normalized(&line, None));
-    assert_eq!(prefixes_of(&site, "vendor")?, ["198.18.0.1/32"]);
-    let events = site.json("history")?["events"].clone();
+    assert_eq!(prefixes_of(&testbed, "vendor")?, ["198.18.0.1/32"]);
+    let events = testbed.json("history")?["events"].clone();
     let refused = events
         .as_array()
         .and_then(|events| events.last())
         .context("events")?;
     assert_eq!(refused["event"], "refused");
     assert_eq!(refused["added"], json!(["198.18.0.2/32"]));
-    let code = site.json("status")?["sources"]["vendor"]["failure_code"].clone();
+    let code = testbed.json("status")?["sources"]["vendor"]["failure_code"].clone();
     filter.stop(Signal::SIGINT, SOON)?;
     drop(vendor);
-    let _filter = site.filter(&["--config", &config])?;
-    assert_eq!(prefixes_of(&site, "vendor")?, ["198.18.0.1/32"]);
+    let _filter = testbed.filter(&["--config", &config])?;
+    assert_eq!(prefixes_of(&testbed, "vendor")?, ["198.18.0.1/32"]);
     assert_eq!(code, "too-many-prefixes");
     Ok(())
 }

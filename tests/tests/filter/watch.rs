@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::*;
 
-/// Closed, with a service: every reason to drop.
+/// A closed host with a service, which has all reasons to drop.
 const CLOSED: &str = r#"
     interfaces = ["eth0"]
     default = "drop"
@@ -25,29 +25,29 @@ const CLOSED: &str = r#"
     prefixes = ["203.0.113.0/24", "2001:db8:7::/48"]
 "#;
 
-fn closed(site: &Testbed, attach_mode: &str) -> anyhow::Result<Program> {
-    let config = site.scratch.write("allowlist.toml", CLOSED)?;
+fn closed(testbed: &Testbed, attach_mode: &str) -> anyhow::Result<Program> {
+    let config = testbed.scratch.write("allowlist.toml", CLOSED)?;
     let config = config.display().to_string();
-    site.filter(&["--config", &config, "--attach-mode", attach_mode])
+    testbed.filter(&["--config", &config, "--attach-mode", attach_mode])
 }
 
-fn map(site: &Testbed, name: &str) -> anyhow::Result<Map> {
-    let folder = site.scratch.pin_dir();
+fn map(testbed: &Testbed, name: &str) -> anyhow::Result<Map> {
+    let folder = testbed.scratch.pin_dir();
     let path = folder.join(format!("v{}/{name}", allowlist_common::abi::VERSION));
     Ok(Map::from_map_data(MapData::from_pin(path)?)?)
 }
 
 /// Reads the deadline until which the kernel sends events, by its monotonic clock; 0 if it sends none.
-fn lease(site: &Testbed) -> anyhow::Result<Duration> {
-    let told: Array<_, [u64; 2]> = map(site, CONTROL)?.try_into()?;
+fn lease(testbed: &Testbed) -> anyhow::Result<Duration> {
+    let told: Array<_, [u64; 2]> = map(testbed, CONTROL)?.try_into()?;
     Ok(Duration::from_nanos(told.get(&0, 0)?[1]))
 }
 
 /// Starts `allowlist watch`, and returns when the kernel sends events.
-fn watch(site: &Testbed, options: &[&str]) -> anyhow::Result<Program> {
-    let before = lease(site)?;
-    let watch = Program::start(site.command(&[&["watch"], options].concat())?)?;
-    eventually(|| Ok(lease(site)? > before)).with_context(|| watch.output())?;
+fn watch(testbed: &Testbed, options: &[&str]) -> anyhow::Result<Program> {
+    let before = lease(testbed)?;
+    let watch = Program::start(testbed.command(&[&["watch"], options].concat())?)?;
+    eventually(|| Ok(lease(testbed)? > before)).with_context(|| watch.output())?;
     Ok(watch)
 }
 
@@ -139,13 +139,13 @@ fn dropped() -> Vec<(Vec<u8>, &'static str, Value)> {
 }
 
 /// Sends a friend's datagram, which causes no event, and then the frames.
-fn send_all(site: &Testbed, cases: &[(Vec<u8>, &str, Value)]) -> anyhow::Result<()> {
-    let sender = FrameSender::new(&site.peer, "eth0")?;
+fn send_all(testbed: &Testbed, cases: &[(Vec<u8>, &str, Value)]) -> anyhow::Result<()> {
+    let sender = FrameSender::new(&testbed.peer, "eth0")?;
     sender.send(&datagram(ip(FRIENDS[0]), PROTECTED, b"hello"))?;
     cases.iter().try_for_each(|(frame, ..)| sender.send(frame))
 }
 
-/// It was a moment ago.
+/// Checks that a time is close to now.
 fn check_time(time: &str) -> anyhow::Result<()> {
     let age = Timestamp::now().duration_since(time.parse()?);
     let tolerance = SignedDuration::from_secs(60);
@@ -154,15 +154,15 @@ fn check_time(time: &str) -> anyhow::Result<()> {
 }
 
 #[track_caller]
-fn check_told(attach_mode: &str) {
+fn check_events(attach_mode: &str) {
     let told = || -> anyhow::Result<()> {
-        let site = Testbed::new()?;
-        let _filter = closed(&site, attach_mode)?;
+        let testbed = Testbed::new()?;
+        let _filter = closed(&testbed, attach_mode)?;
         let cases = dropped();
         let count = cases.len().to_string();
 
-        let mut text = watch(&site, &["--count", &count])?;
-        send_all(&site, &cases)?;
+        let mut text = watch(&testbed, &["--count", &count])?;
+        send_all(&testbed, &cases)?;
         ensure!(text.wait(SOON)?.success(), "{}", text.output());
         let lines = text.stdout();
         let lines: Vec<_> = lines
@@ -174,8 +174,8 @@ fn check_told(attach_mode: &str) {
         assert_eq!(said, expected);
         lines.iter().try_for_each(|(time, _)| check_time(time))?;
 
-        let mut json = watch(&site, &["--json", "--count", &count])?;
-        send_all(&site, &cases)?;
+        let mut json = watch(&testbed, &["--json", "--count", &count])?;
+        send_all(&testbed, &cases)?;
         ensure!(json.wait(SOON)?.success(), "{}", json.output());
         let lines = json.stdout();
         assert_eq!(lines.lines().count(), cases.len(), "{lines}");
@@ -194,26 +194,26 @@ fn check_told(attach_mode: &str) {
 #[test]
 fn each_drop_is_reported_in_native_mode() {
     require_root!();
-    check_told("native");
+    check_events("native");
 }
 
 #[test]
 fn each_drop_is_reported_in_generic_mode() {
     require_root!();
-    check_told("generic");
+    check_events("generic");
 }
 
-/// A part of a flood is shown, and the others are counted: no drop is missing from the sum.
+/// A part of a flood is shown, and the rest is counted: the sum has all drops.
 #[test]
 fn a_flood_is_sampled_and_the_rest_counted() -> anyhow::Result<()> {
-    /// So many at once fit into a link.
+    /// The number of packets that fit into the queue of a link.
     const BURST: u64 = 100;
     const BURSTS: u64 = 200;
     require_root!();
-    let site = Testbed::new()?;
-    let _filter = site.filter(&SMALL)?;
-    let watch = watch(&site, &["--json"])?;
-    let sender = FrameSender::new(&site.peer, "eth0")?;
+    let testbed = Testbed::new()?;
+    let _filter = testbed.filter(&INLINE_OPTIONS)?;
+    let watch = watch(&testbed, &["--json"])?;
+    let sender = FrameSender::new(&testbed.peer, "eth0")?;
     let frame = datagram(ip(STRANGERS[0]), PROTECTED, b"hello");
     for _ in 0..BURSTS {
         for _ in 0..BURST {
@@ -222,7 +222,7 @@ fn a_flood_is_sampled_and_the_rest_counted() -> anyhow::Result<()> {
         thread::sleep(Duration::from_millis(1));
     }
     let sent = BURST * BURSTS;
-    check_counted(&site, "eth0", &json!({"drop not-allowed": sent}))?;
+    check_counted(&testbed, "eth0", &json!({"drop not-allowed": sent}))?;
     let sums = || -> anyhow::Result<(u64, u64)> {
         let (mut shown, mut suppressed) = (0, 0);
         for line in watch.stdout().lines() {
@@ -248,10 +248,10 @@ fn a_flood_is_sampled_and_the_rest_counted() -> anyhow::Result<()> {
 #[test]
 fn a_second_watch_is_refused() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let _filter = site.filter(&SMALL)?;
-    let mut first = watch(&site, &[])?;
-    let second = site.run(&["watch"])?;
+    let testbed = Testbed::new()?;
+    let _filter = testbed.filter(&INLINE_OPTIONS)?;
+    let mut first = watch(&testbed, &[])?;
+    let second = testbed.run(&["watch"])?;
     assert_eq!(second.code, Some(1), "{second:?}");
     assert!(second.stderr.contains("error[busy]: "), "{second:?}");
     expect![[r#"
@@ -262,8 +262,8 @@ fn a_second_watch_is_refused() -> anyhow::Result<()> {
         "{}",
         first.output()
     );
-    assert_eq!(lease(&site)?, Duration::ZERO);
-    drop(watch(&site, &[])?);
+    assert_eq!(lease(&testbed)?, Duration::ZERO);
+    drop(watch(&testbed, &[])?);
     Ok(())
 }
 
@@ -271,26 +271,26 @@ fn a_second_watch_is_refused() -> anyhow::Result<()> {
 #[test]
 fn a_killed_watch_ends_its_lease() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let _filter = site.filter(&SMALL)?;
-    let sender = FrameSender::new(&site.peer, "eth0")?;
-    let mut events = RingBuf::try_from(map(&site, EVENTS)?)?;
+    let testbed = Testbed::new()?;
+    let _filter = testbed.filter(&INLINE_OPTIONS)?;
+    let sender = FrameSender::new(&testbed.peer, "eth0")?;
+    let mut events = RingBuf::try_from(map(&testbed, EVENTS)?)?;
     let mut drop_one = |number: u64| -> anyhow::Result<bool> {
         sender.send(&datagram(ip(STRANGERS[0]), PROTECTED, b"hello"))?;
-        check_counted(&site, "eth0", &json!({"drop not-allowed": number}))?;
+        check_counted(&testbed, "eth0", &json!({"drop not-allowed": number}))?;
         Ok(events.next().is_some())
     };
     ensure!(!drop_one(1)?, "an event without a reader");
-    watch(&site, &[])?.stop(Signal::SIGKILL, SOON)?;
-    let until = lease(&site)?;
+    watch(&testbed, &[])?.stop(Signal::SIGKILL, SOON)?;
+    let until = lease(&testbed)?;
     ensure!(until != Duration::ZERO, "the lease has ended");
-    // The kernel's clock for this is a coarse one, and is behind by some milliseconds.
+    // The kernel program uses a coarse clock, which is behind by some milliseconds.
     eventually(|| Ok(kernel_clock() > until + NEVER))?;
     ensure!(!drop_one(2)?, "an event without a reader");
     ensure!(!drop_one(3)?, "an event without a reader");
 
     // And the next one begins as if there had been none.
-    let mut next = watch(&site, &["--count", "1"])?;
+    let mut next = watch(&testbed, &["--count", "1"])?;
     sender.send(&datagram(ip(STRANGERS[1]), PROTECTED, b"hello"))?;
     ensure!(next.wait(SOON)?.success(), "{}", next.output());
     ensure!(next.stdout().contains(STRANGERS[1]), "{}", next.output());
@@ -301,26 +301,30 @@ fn a_killed_watch_ends_its_lease() -> anyhow::Result<()> {
 #[test]
 fn watch_needs_no_daemon_and_ends_on_detach() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    site.filter(&SMALL)?.stop(Signal::SIGTERM, SOON)?;
-    let sender = FrameSender::new(&site.peer, "eth0")?;
+    let testbed = Testbed::new()?;
+    testbed
+        .filter(&INLINE_OPTIONS)?
+        .stop(Signal::SIGTERM, SOON)?;
+    let sender = FrameSender::new(&testbed.peer, "eth0")?;
     for (options, last) in [
         (&[][..], expect!["the filter was detached"]),
         (&["--json"], expect![[r#"{"detached":true}"#]]),
     ] {
-        let mut watch = watch(&site, options)?;
+        let mut watch = watch(&testbed, options)?;
         sender.send(&datagram(ip(STRANGERS[0]), PROTECTED, b"hello"))?;
         watch.wait_for_line(STRANGERS[0], SOON)?;
-        site.json("detach")?;
+        testbed.json("detach")?;
         ensure!(watch.wait(SOON)?.success(), "{}", watch.output());
         last.assert_eq(watch.stdout().lines().last().unwrap_or_default());
-        let ended: Ended = site.run(&["watch"])?;
+        let ended: Ended = testbed.run(&["watch"])?;
         assert_eq!(ended.code, Some(1), "{ended:?}");
         assert!(
             ended.stderr.contains("error[nothing-attached]: "),
             "{ended:?}"
         );
-        site.filter(&SMALL)?.stop(Signal::SIGTERM, SOON)?;
+        testbed
+            .filter(&INLINE_OPTIONS)?
+            .stop(Signal::SIGTERM, SOON)?;
     }
     Ok(())
 }
@@ -328,12 +332,12 @@ fn watch_needs_no_daemon_and_ends_on_detach() -> anyhow::Result<()> {
 #[test]
 fn observe_mode_reports_drops() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
+    let testbed = Testbed::new()?;
     let config = CLOSED.replacen("interfaces", "mode = 'observe'\ninterfaces", 1);
-    let config = site.scratch.write("allowlist.toml", config)?;
-    let _filter = site.filter(&["--config", &config.display().to_string()])?;
-    let mut watch = watch(&site, &["--count", "1"])?;
-    assert!(gets_through(&site, STRANGERS[0])?);
+    let config = testbed.scratch.write("allowlist.toml", config)?;
+    let _filter = testbed.filter(&["--config", &config.display().to_string()])?;
+    let mut watch = watch(&testbed, &["--count", "1"])?;
+    assert!(gets_through(&testbed, STRANGERS[0])?);
     ensure!(watch.wait(SOON)?.success(), "{}", watch.output());
     let line = watch.stdout();
     ensure!(
