@@ -20,17 +20,17 @@ fn a_prefix_is_added_and_removed() -> anyhow::Result<()> {
     let list = host.done(&["list", "--added"]);
     assert!(list.contains("on call") && list.contains("root"), "{list}");
     assert_eq!(added(&host)?, ["192.0.2.66/32", "2001:db8:bad::/48"]);
-    // Its packets are counted, as those of any source.
-    let sources = &host.site.json("status")?["sources"];
+    // Packets of added prefixes are counted like those of a source.
+    let sources = &host.testbed.json("status")?["sources"];
     assert_eq!(sources["added.web"]["passed_packets"], 2, "{sources}");
 
-    // It survives a killed daemon.
+    // The prefix survives SIGKILL of the daemon.
     host.kill()?;
     assert!(host.passes(STRANGERS[0]));
     host.start(&[])?;
     assert!(host.passes(STRANGERS[0]) && host.passes(STRANGERS[1]));
     assert_eq!(added(&host)?.len(), 2);
-    let sources = &host.site.json("status")?["sources"];
+    let sources = &host.testbed.json("status")?["sources"];
     assert_eq!(sources["added.web"]["passed_packets"], 5, "{sources}");
 
     host.done(&["remove", STRANGERS[0]]);
@@ -61,9 +61,9 @@ fn invalid_requests_change_nothing() -> anyhow::Result<()> {
             "192.0.2.0/24",
         ),
         (
-            &["add", "nobody", "--service", "web"],
+            &["add", "invalid", "--service", "web"],
             "invalid-prefix",
-            "nobody",
+            "invalid",
         ),
         (
             &["add", "0.0.0.0/0", "--service", "web"],
@@ -113,12 +113,12 @@ fn invalid_requests_change_nothing() -> anyhow::Result<()> {
             .count(),
         9
     );
-    // One line for each request; also for the text of a request that is no prefix.
+    // The log has one line for each request, also for an invalid prefix.
     let log = host.done(&["log"]);
     let begins_with_time = |line: &&str| line.starts_with("20");
     assert_eq!(log.lines().filter(begins_with_time).count(), 12, "{log}");
-    assert!(log.contains("\"nobody\""), "{log}");
-    snapshot.text("log", &log, Some(&host.site.scratch));
+    assert!(log.contains("\"invalid\""), "{log}");
+    snapshot.text("log", &log, Some(&host.testbed.scratch));
     snapshot.check(&expect_file!["snapshots/added_refused.txt"]);
     Ok(())
 }
@@ -150,11 +150,11 @@ fn many_at_once_are_all_or_none() -> anyhow::Result<()> {
     assert_eq!(added(&host)?.len(), 10_000);
     assert!(host.passes("100.64.0.1") && host.passes("100.64.39.15"));
     assert!(!host.passes("100.64.40.1"));
-    // One prefix is removed alone; a request with a prefix that is not there is refused as a whole.
+    // A single prefix can be removed; a request with an unknown prefix is refused as a whole.
     host.done(&["remove", "100.64.0.1"]);
     assert!(!host.passes("100.64.0.1") && host.passes("100.64.0.2"));
     let ended = host.run_with(&["remove"], &many)?;
-    assert_eq!(ended.code, Some(1), "one is gone already: {ended:?}");
+    assert_eq!(ended.code, Some(1), "one prefix does not exist: {ended:?}");
     assert!(host.passes("100.64.0.2"));
     host.done(&["rollback"]);
     assert_eq!(added(&host)?.len(), 10_000);
@@ -169,13 +169,14 @@ fn many_at_once_are_all_or_none() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A request without effect makes no new policy, and so removes no earlier one.
+/// A request without effect creates no policy in the history, and so removes no earlier one.
 #[test]
 fn requests_without_effect_make_no_policy() -> anyhow::Result<()> {
     require_root!();
     let host = Host::new()?;
-    let policy =
-        || -> anyhow::Result<Value> { Ok(host.site.json("status")?["daemon"]["policy"].clone()) };
+    let policy = || -> anyhow::Result<Value> {
+        Ok(host.testbed.json("status")?["daemon"]["policy"].clone())
+    };
     host.done(&["add", STRANGERS[0], "--service", "web", "--ttl", "1h"]);
     let mut snapshot = Snapshot::new();
     for (arguments, is_new) in [
@@ -210,13 +211,13 @@ fn requests_without_effect_make_no_policy() -> anyhow::Result<()> {
     ] {
         let before = (policy()?, host.in_force()?);
         let answer = host.done(arguments);
-        snapshot.text(&arguments.join(" "), &answer, Some(&host.site.scratch));
+        snapshot.text(&arguments.join(" "), &answer, Some(&host.testbed.scratch));
         let logged: Value = serde_json::from_str(&host.done(&["log", "--count", "1", "--json"]))?;
         let is_marked = logged["entries"][0]["no_change"] == true;
         assert_eq!(is_marked, !is_new, "{arguments:?}: {logged}");
         let text = host.done(&["log", "--count", "1"]);
-        snapshot.text("log --count 1", &text, Some(&host.site.scratch));
-        let status = host.site.json("status")?;
+        snapshot.text("log --count 1", &text, Some(&host.testbed.scratch));
+        let status = host.testbed.json("status")?;
         assert!(status["unconfirmed"].is_null(), "{arguments:?}: {status}");
         let after = (policy()?, host.in_force()?);
         assert_eq!(after != before, is_new, "{arguments:?}: {answer}");
@@ -274,8 +275,8 @@ fn removing_an_added_prefix_affects_no_source() -> anyhow::Result<()> {
 fn a_prefix_expires_once() -> anyhow::Result<()> {
     require_root!();
     let host = Host::new()?;
-    let inbox = inbox(&host.site, PROTECTED)?;
-    let sender = FrameSender::new(&host.site.peer, "eth0")?;
+    let inbox = inbox(&host.testbed, PROTECTED)?;
+    let sender = FrameSender::new(&host.testbed.peer, "eth0")?;
     let mut sent = 0_u64;
     let mut offer = |count| -> anyhow::Result<u64> {
         for _ in 0..count {
@@ -297,7 +298,7 @@ fn a_prefix_expires_once() -> anyhow::Result<()> {
         Some(last) => u64::from_be_bytes(last[..].try_into()?) + 1,
         None => 0,
     };
-    assert_eq!(received.len() as u64, last, "it went, and came back");
+    assert_eq!(received.len() as u64, last, "the prefix returned");
     assert!(last <= over, "{last} of {over} passed");
     let entries: Value = serde_json::from_str(&host.done(&["log", "--json"]))?;
     let entry = |what: &str| {
@@ -312,10 +313,10 @@ fn a_prefix_expires_once() -> anyhow::Result<()> {
             .parse::<jiff::Timestamp>()
     };
     let until = time(&entry("add")["until"])?;
-    let gone = time(&entry("expire")["time"])?;
-    // Either clock ends an added prefix, and the wall clock may be slewed meanwhile.
+    let expired = time(&entry("expire")["time"])?;
+    // Both clocks can end an added prefix, and the wall clock may be slewed during the test.
     let slack = jiff::SignedDuration::from_secs(1);
-    assert!(until <= gone + slack, "{until} {gone}");
+    assert!(until <= expired + slack, "{until} {expired}");
     assert!(added(&host)?.is_empty());
     Ok(())
 }

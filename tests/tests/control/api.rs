@@ -25,7 +25,7 @@ pub(super) fn ask(
     headers: &str,
     body: &str,
 ) -> anyhow::Result<Answer> {
-    let mut stream = UnixStream::connect(host.site.scratch.file("socket"))?;
+    let mut stream = UnixStream::connect(host.testbed.scratch.file("socket"))?;
     stream.set_read_timeout(Some(SOON))?;
     let length = body.len();
     // The daemon may close the connection early.
@@ -234,7 +234,7 @@ fn requests_with_bodies() -> anyhow::Result<()> {
         snapshot.text(
             &format!("POST {path} {body}"),
             &answer.body,
-            Some(&host.site.scratch),
+            Some(&host.testbed.scratch),
         );
         assert_eq!(host.in_force()?, before, "{path} {body}");
     }

@@ -2,10 +2,10 @@
 
 use super::*;
 
-/// Long, since the tests end the time themselves.
+/// Longer than any test, which ends the time explicitly.
 const WITHIN: &[&str] = &["--confirm-within", "24h"];
 
-/// Returns the configuration without the friend.
+/// Returns the configuration without the friend's prefix.
 fn unfriendly() -> String {
     CONFIG.replace("203.0.113.0/24", "198.18.0.0/24")
 }
@@ -45,15 +45,15 @@ fn confirmed_changes_stay() -> anyhow::Result<()> {
         let before = host.in_force()?;
         let text = host.done(&[change, WITHIN].concat());
         assert!(text.contains("allowlist confirm"), "{text}");
-        let status = host.site.run(&["status"])?.stdout;
+        let status = host.testbed.run(&["status"])?.stdout;
         assert!(status.contains("UNCONFIRMED: "), "{status}");
-        // Other changes are refused meanwhile.
+        // Other changes are refused while one is pending.
         let ended = host.refused(
             &["add", "192.0.2.77", "--service", "web"],
             "change-pending",
             &["`allowlist confirm`"],
         );
-        snapshot.ended(&change.join(" "), &ended, Some(&host.site.scratch));
+        snapshot.ended(&change.join(" "), &ended, Some(&host.testbed.scratch));
         if change[0] == "remove" {
             // The change stays pending over a restart.
             host.kill()?;
@@ -89,21 +89,21 @@ fn unconfirmed_changes_are_rolled_back() -> anyhow::Result<()> {
             (friend, stranger),
             "{change:?}"
         );
-        host.site.end_time_to_confirm()?;
+        host.testbed.end_time_to_confirm()?;
         assert!(
             host.passes(FRIENDS[0]) && !host.passes(STRANGERS[0]),
             "the kernel reverts at once: {change:?}"
         );
         eventually(|| Ok(host.in_force()? == before))?;
-        eventually(|| Ok(host.site.json("status")?["unconfirmed"].is_null()))?;
+        eventually(|| Ok(host.testbed.json("status")?["unconfirmed"].is_null()))?;
         host.refused(&["confirm"], "nothing-pending", &[]);
         assert!(
             log(&host)?.contains(&"not-confirmed".to_owned()),
             "{change:?}"
         );
     }
-    // The file's last change was rolled back, and is not active until the file changes or is reloaded.
-    let daemon = host.site.json("status")?["daemon"].clone();
+    // The last change of the file was rolled back, so the file is inactive until it changes or is reloaded.
+    let daemon = host.testbed.json("status")?["daemon"].clone();
     assert_eq!(daemon["config_suppressed"], true, "{daemon}");
     Ok(())
 }
@@ -116,7 +116,7 @@ fn the_deadline_passes() -> anyhow::Result<()> {
     let before = host.in_force()?;
     host.run(&["mode", "observe", "--confirm-within", "1s"])?;
     let is_back = || -> anyhow::Result<bool> {
-        let status = host.site.json("status")?;
+        let status = host.testbed.json("status")?;
         Ok(status["unconfirmed"].is_null() && host.in_force()? == before)
     };
     eventually(is_back)?;
@@ -139,12 +139,12 @@ fn changes_are_rolled_back_without_a_daemon() -> anyhow::Result<()> {
             (friend, stranger),
             "{change:?}"
         );
-        host.site.end_time_to_confirm()?;
+        host.testbed.end_time_to_confirm()?;
         assert!(
             host.passes(FRIENDS[0]) && !host.passes(STRANGERS[0]),
             "{change:?}"
         );
-        let status = host.site.json("status")?;
+        let status = host.testbed.json("status")?;
         assert_eq!(status["unconfirmed"]["taken_back"], true, "{status}");
         host.start(&[])?;
         assert!(
@@ -152,20 +152,20 @@ fn changes_are_rolled_back_without_a_daemon() -> anyhow::Result<()> {
             "{change:?}"
         );
         assert_eq!(host.in_force()?, before, "{change:?}");
-        let said = host.daemon().stderr();
-        assert!(said.contains("warning[not-confirmed]: "), "{said}");
+        let log = host.daemon().stderr();
+        assert!(log.contains("warning[not-confirmed]: "), "{log}");
     }
-    // The configuration file is still the rolled back one.
+    // The configuration file is still suppressed.
     host.kill()?;
     host.start(&[])?;
     assert!(host.passes(FRIENDS[0]));
-    let said = host.daemon().stderr();
-    assert!(said.contains("warning[config-suppressed]: "), "{said}");
+    let log = host.daemon().stderr();
+    assert!(log.contains("warning[config-suppressed]: "), "{log}");
     host.write(&unfriendly().replace("198.18.0.0/24", "198.18.1.0/24"))?;
     host.kill()?;
     host.start(&[])?;
     host.done(&["remove", "203.0.113.7"]);
-    assert!(!host.passes(FRIENDS[0]), "another file counts");
+    assert!(!host.passes(FRIENDS[0]), "a changed file is used");
     Ok(())
 }
 
@@ -176,21 +176,21 @@ fn an_unconfirmed_first_start_is_detached() -> anyhow::Result<()> {
     let mut host = Host::down(CONFIG)?;
     host.start(WITHIN)?;
     assert!(!host.passes(STRANGERS[0]));
-    host.site.end_time_to_confirm()?;
+    host.testbed.end_time_to_confirm()?;
     let ended = host.daemon().wait(SOON)?;
     assert_eq!(ended.code(), Some(1));
-    let said = host.daemon().stderr();
-    assert!(said.contains("error[not-confirmed]: "), "{said}");
+    let log = host.daemon().stderr();
+    assert!(log.contains("error[not-confirmed]: "), "{log}");
     assert!(host.passes(STRANGERS[0]));
     let status = host.run(&["status"])?;
     assert_eq!(status.code, Some(3), "{status:?}");
     let mut snapshot = Snapshot::new();
-    snapshot.ended("status of no filter", &status, Some(&host.site.scratch));
+    snapshot.ended("status of no filter", &status, Some(&host.testbed.scratch));
 
     host.start(WITHIN)?;
     host.kill()?;
     assert!(!host.passes(STRANGERS[0]));
-    host.site.end_time_to_confirm()?;
+    host.testbed.end_time_to_confirm()?;
     assert!(host.passes(STRANGERS[0]), "every packet passes");
     let status = host.run(&["status"])?;
     assert_eq!(status.code, Some(3), "{status:?}");
@@ -199,7 +199,7 @@ fn an_unconfirmed_first_start_is_detached() -> anyhow::Result<()> {
     snapshot.text(
         "status of an unconfirmed filter",
         head,
-        Some(&host.site.scratch),
+        Some(&host.testbed.scratch),
     );
     snapshot.check(&expect_file!["snapshots/first_start_unconfirmed.txt"]);
     // A further start is a new one.
@@ -218,10 +218,10 @@ fn an_unconfirmed_start_restores_the_earlier_policy() -> anyhow::Result<()> {
     host.write(&unfriendly())?;
     host.start(WITHIN)?;
     assert!(!host.passes(FRIENDS[0]));
-    host.site.end_time_to_confirm()?;
+    host.testbed.end_time_to_confirm()?;
     assert!(host.passes(FRIENDS[0]));
     eventually(|| {
-        let status = host.site.json("status")?;
+        let status = host.testbed.json("status")?;
         Ok(status["daemon"]["config_suppressed"] == true && status["unconfirmed"].is_null())
     })?;
     Ok(())

@@ -4,7 +4,7 @@ use allowlist_tests::vendor::{Answer, Vendor};
 
 use super::*;
 
-/// `web` allows the vendor's list; `ssh` allows the site's peer.
+/// `web` allows the vendor's list; `ssh` allows the testbed's peer.
 fn config(url: &str) -> String {
     format!(
         r#"
@@ -28,13 +28,16 @@ prefixes = ["198.51.100.2"]
     )
 }
 
-/// Each step waits for its record, so the order of the log is always the same.
+/// Each step waits for its record, so that the order of the log is always the same.
 #[test]
 fn one_run_in_the_log() -> anyhow::Result<()> {
     require_root!();
     let mut host = Host::down("")?;
     let answer = Answer::json(r#"["203.0.113.7", "203.0.113.8", "203.0.113.9"]"#);
-    let vendor = host.site.host.run(|| Vendor::start([("/list", answer)]))?;
+    let vendor = host
+        .testbed
+        .host
+        .run(|| Vendor::start([("/list", answer)]))?;
     let config = config(&vendor.url("/list"));
     host.write(&config)?;
     host.start(&[])?;
@@ -58,17 +61,17 @@ fn one_run_in_the_log() -> anyhow::Result<()> {
     host.refused(&["remove", "192.0.2.1"], "not-added", &["192.0.2.1"]);
     host.done(&["rollback"]);
     host.done(&["remove", "192.0.2.66", "--confirm-within", "24h"]);
-    host.site.end_time_to_confirm()?;
+    host.testbed.end_time_to_confirm()?;
     // The rollback is the last record of the change.
     eventually(|| Ok(log(&host)?.iter().any(|action| action == "not-confirmed")))?;
     let mut snapshot = Snapshot::new();
     let text = host.daemon().stderr();
-    snapshot.text("until the end", &text, Some(&host.site.scratch));
+    snapshot.text("until the end", &text, Some(&host.testbed.scratch));
     host.done(&["detach"]);
     host.daemon().wait(SOON)?;
     let text = host.daemon().stderr();
     let last = text.lines().next_back().unwrap_or_default();
-    snapshot.text("the last record", last, Some(&host.site.scratch));
+    snapshot.text("the last record", last, Some(&host.testbed.scratch));
     snapshot.check(&expect_file!["snapshots/log.txt"]);
     Ok(())
 }

@@ -3,15 +3,15 @@
 
 mod added;
 mod api;
+mod capacity;
 mod clocks;
 mod confirm;
-mod guard;
+mod lockout;
 mod log;
 mod paths;
 mod privileges;
 mod reload;
 mod rollback;
-mod room;
 mod sweep;
 mod tables;
 
@@ -27,7 +27,7 @@ use expect_test::{expect, expect_file};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-/// `web` allows `friends`; `ssh` allows the site's peer, from which the user is logged in.
+/// `web` allows `friends`; `ssh` allows the testbed's peer, from which the user is logged in.
 const CONFIG: &str = r#"
 interfaces = ["eth0"]
 [services.web]
@@ -42,9 +42,9 @@ prefixes = ["203.0.113.0/24", "2001:db8:7::/48"]
 prefixes = ["198.51.100.2"]
 "#;
 
-/// A site with a daemon whose configuration a test can change.
+/// A testbed with a daemon whose configuration a test can change.
 struct Host {
-    site: Testbed,
+    testbed: Testbed,
     /// The configuration's path.
     config: String,
     daemon: Option<Program>,
@@ -64,25 +64,25 @@ impl Host {
 
     /// Returns a host without a daemon.
     fn down(config: &str) -> anyhow::Result<Self> {
-        let site = Testbed::new()?;
-        let config = site.scratch.write("allowlist.toml", config)?;
+        let testbed = Testbed::new()?;
+        let config = testbed.scratch.write("allowlist.toml", config)?;
         Ok(Self {
             config: config.display().to_string(),
-            site,
+            testbed,
             daemon: None,
         })
     }
 
     fn start(&mut self, options: &[&str]) -> anyhow::Result<()> {
         let daemon = self
-            .site
+            .testbed
             .filter(&[&["--config", &self.config], options].concat())?;
         self.daemon = Some(daemon);
         Ok(())
     }
 
     fn daemon(&mut self) -> &mut Program {
-        self.daemon.as_mut().expect("it was started")
+        self.daemon.as_mut().expect("the daemon runs")
     }
 
     /// Kills the daemon with SIGKILL.
@@ -97,28 +97,28 @@ impl Host {
     }
 
     fn run(&self, arguments: &[&str]) -> anyhow::Result<Ended> {
-        self.site.run(arguments)
+        self.testbed.run(arguments)
     }
 
     /// Runs a command that must succeed, and returns its standard output.
     #[track_caller]
     fn done(&self, arguments: &[&str]) -> String {
-        let ended = self.run(arguments).expect("it runs");
+        let ended = self.run(arguments).expect("the command runs");
         assert_eq!(ended.code, Some(0), "{arguments:?}: {ended:?}");
         ended.stdout
     }
 
-    /// Runs a command that must be refused with this error code, and with the names of these objects in its message.
+    /// Runs a command that must fail with this error code, and with these names in its message.
     #[track_caller]
     fn refused(&self, arguments: &[&str], code: &str, names: &[&str]) -> Ended {
-        let ended = self.run(arguments).expect("it runs");
+        let ended = self.run(arguments).expect("the command runs");
         require_error(&ended, code, names);
         ended
     }
 
     /// Runs a command with this standard input.
     fn run_with(&self, arguments: &[&str], input: &str) -> anyhow::Result<Ended> {
-        let mut command = self.site.command(arguments)?;
+        let mut command = self.testbed.command(arguments)?;
         command.stdin(Stdio::piped());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
@@ -135,13 +135,13 @@ impl Host {
     }
 
     fn passes(&self, source: &str) -> bool {
-        gets_through(&self.site, source).expect("a packet is sent")
+        gets_through(&self.testbed, source).expect("a packet is sent")
     }
 
     /// Returns all state that a change could affect: the list, the interfaces, the added prefixes, and the mode.
     fn in_force(&self) -> anyhow::Result<Value> {
-        let status = self.site.json("status")?;
-        let mut list = self.site.json("list")?;
+        let status = self.testbed.json("status")?;
+        let mut list = self.testbed.json("list")?;
         list["generation"] = Value::Null;
         let added = self.run(&["list", "--added", "--json"])?;
         let added: Value = serde_json::from_str(&added.stdout)?;
@@ -155,7 +155,7 @@ impl Host {
     }
 }
 
-/// Requires that a command failed with this error code, and with the names of these objects in its message.
+/// Requires that a command failed with this error code, and with these names in its message.
 #[track_caller]
 fn require_error(ended: &Ended, code: &str, names: &[&str]) {
     let exit = if code == "lockout" { 4 } else { 1 };
@@ -169,7 +169,7 @@ fn require_error(ended: &Ended, code: &str, names: &[&str]) {
     }
 }
 
-/// The actions in the log, the oldest first; those that were refused are marked.
+/// Returns the actions in the log, oldest first; refused ones are marked.
 fn log(host: &Host) -> anyhow::Result<Vec<String>> {
     let document: Value = serde_json::from_str(&host.done(&["log", "--json"]))?;
     let entries = document["entries"].as_array().context("an array")?;

@@ -26,7 +26,7 @@ struct Stage {
 impl Stage {
     fn new(config: &str) -> anyhow::Result<Self> {
         let host = Host::down(CONFIG)?;
-        let folder = host.site.scratch.file("etc");
+        let folder = host.testbed.scratch.file("etc");
         fs::create_dir(&folder)?;
         set_mode(&folder, 0o755)?;
         let hook = folder.join("hook");
@@ -43,12 +43,12 @@ impl Stage {
         self.folder.join(name)
     }
 
-    /// Runs `check --json` and `run` with this configuration, and returns the warnings of the first that are about
-    /// the folder. A start that is not refused ends at once, as the interface does not exist.
+    /// Runs `check --json` and `run` with this configuration, and returns the warnings of `check` about
+    /// the directory. A start that is not refused fails, because the interface does not exist.
     fn run(&self, environment: &[(&str, &str)]) -> anyhow::Result<(Vec<String>, Ended)> {
         let config = self.path("allowlist.toml").display().to_string();
         let of = |arguments: &[&str]| {
-            let mut command = self.host.site.command(arguments)?;
+            let mut command = self.host.testbed.command(arguments)?;
             command.envs(environment.iter().copied());
             Ended::of(command)
         };
@@ -70,7 +70,7 @@ impl Stage {
     /// Requires that `check` warns about a path with this name, and that `run` refuses it.
     #[track_caller]
     fn is_refused(&self, what: &str, name: &str, environment: &[(&str, &str)]) -> Ended {
-        let (warnings, ran) = self.run(environment).expect("both run");
+        let (warnings, ran) = self.run(environment).expect("both commands run");
         require_error(&ran, "untrusted-path", &[name]);
         assert!(
             warnings.iter().any(|warning| warning.contains(name)),
@@ -81,7 +81,7 @@ impl Stage {
 
     #[track_caller]
     fn is_accepted(&self, what: &str, warns: bool, environment: &[(&str, &str)]) {
-        let (warnings, ran) = self.run(environment).expect("both run");
+        let (warnings, ran) = self.run(environment).expect("both commands run");
         // Only the interface is refused.
         require_error(&ran, "unknown-interface", &["none0"]);
         assert_eq!(!warnings.is_empty(), warns, "{what}: {warnings:?}");
@@ -116,29 +116,33 @@ fn untrusted_paths_are_refused() -> anyhow::Result<()> {
     sensitive()?.is_accepted("a configuration with a command", false, &[]);
     let changes: [(&str, &str, Change); 6] = [
         (
-            "a configuration for all to write",
+            "a world-writable configuration",
             "allowlist.toml",
             |stage| set_mode(&stage.path("allowlist.toml"), 0o666),
         ),
         ("another user's configuration", "allowlist.toml", |stage| {
             Ok(chown(stage.path("allowlist.toml"), Some(OTHER), None)?)
         }),
-        ("a folder for a group to write", "etc", |stage| {
+        ("a group-writable directory", "etc", |stage| {
             chown(&stage.folder, None, Some(OTHER))?;
             set_mode(&stage.folder, 0o775)
         }),
-        ("a link through another user's folder", "theirs", |stage| {
-            let theirs = stage.path("theirs");
-            fs::create_dir(&theirs)?;
-            fs::rename(stage.path("allowlist.toml"), stage.path("real.toml"))?;
-            symlink("../real.toml", theirs.join("link"))?;
-            symlink("theirs/link", stage.path("allowlist.toml"))?;
-            Ok(chown(&theirs, Some(OTHER), None)?)
-        }),
+        (
+            "a link through another user's directory",
+            "theirs",
+            |stage| {
+                let theirs = stage.path("theirs");
+                fs::create_dir(&theirs)?;
+                fs::rename(stage.path("allowlist.toml"), stage.path("real.toml"))?;
+                symlink("../real.toml", theirs.join("link"))?;
+                symlink("theirs/link", stage.path("allowlist.toml"))?;
+                Ok(chown(&theirs, Some(OTHER), None)?)
+            },
+        ),
         ("another user's program", "hook", |stage| {
             Ok(chown(stage.path("hook"), Some(OTHER), None)?)
         }),
-        ("a program for all to write", "hook", |stage| {
+        ("a world-writable program", "hook", |stage| {
             set_mode(&stage.path("hook"), 0o757)
         }),
     ];
@@ -147,7 +151,7 @@ fn untrusted_paths_are_refused() -> anyhow::Result<()> {
         let stage = sensitive()?;
         change(&stage)?;
         let ended = stage.is_refused(what, name, &[]);
-        snapshot.ended(what, &ended, Some(&stage.host.site.scratch));
+        snapshot.ended(what, &ended, Some(&stage.host.testbed.scratch));
     }
     snapshot.check(&expect_file!["snapshots/untrusted_paths.txt"]);
     Ok(())
@@ -218,10 +222,10 @@ fn state(path: &Path) -> anyhow::Result<(u32, u32, u32, Vec<String>)> {
 fn directories_of_other_users_are_not_changed() -> anyhow::Result<()> {
     require_root!();
     let host = Host::down(&format!("control_group = 'daemon'\n{CONFIG}"))?;
-    let theirs = host.site.scratch.file("theirs");
+    let theirs = host.testbed.scratch.file("theirs");
     fs::create_dir(&theirs)?;
     chown(&theirs, Some(OTHER), Some(OTHER))?;
-    let victim = host.site.scratch.write("victim", "")?;
+    let victim = host.testbed.scratch.write("victim", "")?;
     set_mode(&victim, 0o600)?;
     // Prepared by the owner of the directory.
     symlink(&victim, theirs.join("socket"))?;
@@ -241,7 +245,7 @@ fn directories_of_other_users_are_not_changed() -> anyhow::Result<()> {
         );
     }
     // A directory of root with other files is not opened to the group.
-    let shared = host.site.scratch.file("shared");
+    let shared = host.testbed.scratch.file("shared");
     fs::create_dir(&shared)?;
     set_mode(&shared, 0o700)?;
     fs::write(shared.join("other"), "")?;
@@ -250,7 +254,7 @@ fn directories_of_other_users_are_not_changed() -> anyhow::Result<()> {
     let ended = host.run(&["run", "--config", &host.config, "--socket", &socket])?;
     require_error(&ended, "invalid-socket", &["shared/socket"]);
     let mut snapshot = Snapshot::new();
-    snapshot.ended("run", &ended, Some(&host.site.scratch));
+    snapshot.ended("run", &ended, Some(&host.testbed.scratch));
     snapshot.check(&expect_file!["snapshots/shared_folder.txt"]);
     assert_eq!(state(&shared)?, before);
     Ok(())
@@ -261,8 +265,8 @@ fn private_files_are_not_quoted() -> anyhow::Result<()> {
     require_root!();
     let mut host = Host::down("")?;
     let (list, private) = (
-        host.site.scratch.file("list.txt"),
-        host.site.scratch.file("private"),
+        host.testbed.scratch.file("list.txt"),
+        host.testbed.scratch.file("private"),
     );
     fs::write(&private, "# a comment\nroot:hush-hash:19000:0:99999:7:::\n")?;
     set_mode(&private, 0o600)?;

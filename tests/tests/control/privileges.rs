@@ -7,13 +7,13 @@ use nix::unistd::Group;
 
 use super::*;
 
-/// Nobody on a Linux host.
+/// The user id of `nobody`.
 const NOBODY: u32 = 65_534;
 
 impl Host {
     /// Runs a command as an ordinary user of this group.
-    fn as_nobody(&self, group: u32, arguments: &[&str]) -> anyhow::Result<Ended> {
-        // A copy, since the build directory may be private.
+    fn unprivileged(&self, group: u32, arguments: &[&str]) -> anyhow::Result<Ended> {
+        // A copy of the program, because the build directory may be private.
         let folder = tempfile::tempdir()?;
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
         let program = folder.path().join("allowlist");
@@ -22,8 +22,8 @@ impl Host {
             .arg(&program)
             .status()?;
         ensure!(copied.success(), "cannot copy the program");
-        let whole = self.site.command(arguments)?;
-        let mut command = self.site.host.command("setpriv")?;
+        let whole = self.testbed.command(arguments)?;
+        let mut command = self.testbed.host.command("setpriv")?;
         command.args([
             "--reuid",
             &NOBODY.to_string(),
@@ -37,11 +37,21 @@ impl Host {
 }
 
 /// Makes the directories accessible, as on a real host.
-fn open_the_way(host: &Host) -> anyhow::Result<()> {
-    for folder in host.site.scratch.file("socket").ancestors().skip(1).take(2) {
+fn make_accessible(host: &Host) -> anyhow::Result<()> {
+    for folder in host
+        .testbed
+        .scratch
+        .file("socket")
+        .ancestors()
+        .skip(1)
+        .take(2)
+    {
         fs::set_permissions(folder, Permissions::from_mode(0o755))?;
     }
-    fs::set_permissions(host.site.scratch.pin_dir(), Permissions::from_mode(0o755))?;
+    fs::set_permissions(
+        host.testbed.scratch.pin_dir(),
+        Permissions::from_mode(0o755),
+    )?;
     fs::set_permissions("/sys/fs/bpf", Permissions::from_mode(0o755))?;
     Ok(())
 }
@@ -69,11 +79,11 @@ fn ordinary_users_have_no_access() -> anyhow::Result<()> {
     require_root!();
     let host = Host::new()?;
     host.done(&["add", "192.0.2.77", "--service", "web"]);
-    open_the_way(&host)?;
+    make_accessible(&host)?;
     let before = host.in_force()?;
     let mut snapshot = Snapshot::new();
     for command in COMMANDS {
-        let ended = host.as_nobody(NOBODY, command)?;
+        let ended = host.unprivileged(NOBODY, command)?;
         assert_eq!(ended.stdout, "", "{command:?}");
         let code = if matches!(command[0], "detach" | "watch") {
             "not-privileged"
@@ -81,7 +91,7 @@ fn ordinary_users_have_no_access() -> anyhow::Result<()> {
             "forbidden"
         };
         require_error(&ended, code, &[]);
-        snapshot.ended(&command.join(" "), &ended, Some(&host.site.scratch));
+        snapshot.ended(&command.join(" "), &ended, Some(&host.testbed.scratch));
         assert!(
             !ended.stderr.contains("192.0.2.77"),
             "{command:?}: {ended:?}"
@@ -97,13 +107,13 @@ fn ordinary_users_have_no_access() -> anyhow::Result<()> {
 fn members_of_the_group_can_use_the_socket() -> anyhow::Result<()> {
     require_root!();
     let daemon = Group::from_name("daemon")?
-        .context("every host has this group")?
+        .context("no such group")?
         .gid
         .as_raw();
     let config = format!("control_group = 'daemon'\n{CONFIG}");
     let host = Host::by(&config)?;
-    open_the_way(&host)?;
-    let member = |arguments: &[&str]| host.as_nobody(daemon, arguments);
+    make_accessible(&host)?;
+    let member = |arguments: &[&str]| host.unprivileged(daemon, arguments);
     for (command, expected) in [
         (&["status"][..], "filtering eth0"),
         (&["list"], "203.0.113.0/24"),
@@ -143,7 +153,7 @@ fn members_of_the_group_can_use_the_socket() -> anyhow::Result<()> {
     let detach = member(&["detach"])?;
     assert_eq!(detach.code, Some(1), "{detach:?}");
     assert_eq!(
-        host.as_nobody(NOBODY, &["status"])?.code,
+        host.unprivileged(NOBODY, &["status"])?.code,
         Some(1),
         "no member"
     );
@@ -169,7 +179,7 @@ fn members_cannot_restore_a_revoked_group() -> anyhow::Result<()> {
     };
     let (before, now) = (of("adm")?, of("daemon")?);
     let host = Host::by(&format!("control_group = 'adm'\n{CONFIG}"))?;
-    open_the_way(&host)?;
+    make_accessible(&host)?;
     for change in [
         "control_group = 'daemon'",
         "control_group = 'daemon'\nmax_prefixes = 5000",
@@ -177,12 +187,12 @@ fn members_cannot_restore_a_revoked_group() -> anyhow::Result<()> {
         host.write(&format!("{change}\n{CONFIG}"))?;
         host.done(&["reload"]);
     }
-    let back = |to: &str| host.as_nobody(now, &["rollback", to, "--json"]);
+    let back = |to: &str| host.unprivileged(now, &["rollback", to, "--json"]);
     let refused = back("1")?;
     require_error(&refused, "forbidden", &["control_group"]);
-    assert_eq!(host.as_nobody(before, &["status"])?.code, Some(1));
+    assert_eq!(host.unprivileged(before, &["status"])?.code, Some(1));
     assert_eq!(back("2")?.code, Some(0));
     host.done(&["rollback", "1"]);
-    assert_eq!(host.as_nobody(before, &["status"])?.code, Some(0));
+    assert_eq!(host.unprivileged(before, &["status"])?.code, Some(0));
     Ok(())
 }

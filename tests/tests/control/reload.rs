@@ -6,7 +6,7 @@ use allowlist_tests::vendor::{Answer, Vendor};
 
 use super::*;
 
-/// A configuration that is refused: its title, its text, the code, and the names in the message.
+/// A refused configuration: title, text, error code, and names in the message.
 type Refusal = (&'static str, String, &'static str, &'static [&'static str]);
 
 /// Returns refused configurations. `page` has a source without a list, `long` an interface in use.
@@ -38,9 +38,9 @@ fn refusals(page: String, long: String) -> [Refusal; 9] {
         ),
         (
             "a group that does not exist",
-            format!("control_group = 'nobody-has-it'\n{CONFIG}"),
+            format!("control_group = 'no-such-group'\n{CONFIG}"),
             "refused",
-            &["\"nobody-has-it\"", "groupadd"],
+            &["\"no-such-group\"", "groupadd"],
         ),
         ("an interface in use", long, "interface-in-use", &["eth1"]),
         (
@@ -70,15 +70,18 @@ fn refusals(page: String, long: String) -> [Refusal; 9] {
 fn refused_reloads_change_nothing() -> anyhow::Result<()> {
     require_root!();
     let host = Host::new()?;
-    host.site.second_link()?;
-    bridge(&host.site.host, "br0", &[])?; // which has no native mode
+    host.testbed.second_link()?;
+    bridge(&host.testbed.host, "br0", &[])?; // a bridge has no native mode
     // Another instance has a program on eth1.
     let other = Host {
-        site: Testbed::new()?,
+        testbed: Testbed::new()?,
         config: host.config.clone(),
         daemon: None,
     };
-    let mut anothers = host.site.host.command(allowlist_tests::lab::allowlist()?)?;
+    let mut anothers = host
+        .testbed
+        .host
+        .command(allowlist_tests::lab::allowlist()?)?;
     anothers.args([
         "run",
         "--iface",
@@ -89,11 +92,11 @@ fn refused_reloads_change_nothing() -> anyhow::Result<()> {
         "udp/443",
         "--enforce",
     ]);
-    anothers.args(other.site.scratch.arguments());
+    anothers.args(other.testbed.scratch.arguments());
     let anothers = Program::start(anothers)?;
     anothers.wait_for_line("ready", SOON)?;
     let vendor = host
-        .site
+        .testbed
         .host
         .run(|| Vendor::start([("/page", Answer::html("<!DOCTYPE html>"))]))?;
     let page = format!(
@@ -114,7 +117,7 @@ fn refused_reloads_change_nothing() -> anyhow::Result<()> {
         let ended = host.refused(&["reload"], code, names);
         // The kernel's own reason is part of the message, and depends on its version.
         if code != "attach-failed" {
-            snapshot.ended(title, &ended, Some(&host.site.scratch));
+            snapshot.ended(title, &ended, Some(&host.testbed.scratch));
         }
         assert_eq!(host.in_force()?, before, "{config}");
         assert!(
@@ -124,7 +127,7 @@ fn refused_reloads_change_nothing() -> anyhow::Result<()> {
     }
     std::fs::remove_file(&host.config)?;
     let ended = host.refused(&["reload"], "config-unreadable", &["allowlist.toml"]);
-    snapshot.ended("no file", &ended, Some(&host.site.scratch));
+    snapshot.ended("no file", &ended, Some(&host.testbed.scratch));
     host.write(CONFIG)?;
     let unchanged = host.done(&["reload", "--json"]);
     let unchanged: Value = serde_json::from_str(&unchanged)?;
@@ -147,7 +150,7 @@ fn refused_reloads_change_nothing() -> anyhow::Result<()> {
 fn reloads_have_no_gap() -> anyhow::Result<()> {
     require_root!();
     let host = Host::new()?;
-    host.site.second_link()?;
+    host.testbed.second_link()?;
     let with = |head: &str| {
         format!(
             "{head}\n{}",
@@ -175,12 +178,12 @@ fn reloads_have_no_gap() -> anyhow::Result<()> {
         with(one),
     ];
     let sources = [FRIENDS, STRANGERS].concat();
-    let streamed = Streamed::during(&host.site, &sources, || {
+    let streamed = Streamed::during(&host.testbed, &sources, || {
         for config in &configs {
             host.write(config)?;
             let ended = host.run(&["reload"])?;
             ensure!(ended.code == Some(0), "{config}: {ended:?}");
-            let interfaces = host.site.json("status")?["interfaces"]
+            let interfaces = host.testbed.json("status")?["interfaces"]
                 .as_array()
                 .map(Vec::len);
             let expected = 1 + usize::from(config.contains("eth1"));
@@ -189,7 +192,7 @@ fn reloads_have_no_gap() -> anyhow::Result<()> {
         Ok(())
     })?;
     streamed.check(&FRIENDS, &STRANGERS);
-    streamed.check_counted(&host.site)?;
+    streamed.check_counted(&host.testbed)?;
     assert_eq!(PROTECTED, 443);
     Ok(())
 }
@@ -197,8 +200,8 @@ fn reloads_have_no_gap() -> anyhow::Result<()> {
 #[test]
 fn a_reload_needs_a_configuration_file() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let filter = site.filter(&[
+    let testbed = Testbed::new()?;
+    let filter = testbed.filter(&[
         "--iface",
         "eth0",
         "--allow",
@@ -206,7 +209,7 @@ fn a_reload_needs_a_configuration_file() -> anyhow::Result<()> {
         "--port",
         "udp/443",
     ])?;
-    let ended = site.run(&["reload"])?;
+    let ended = testbed.run(&["reload"])?;
     require_error(&ended, "no-config-file", &[]);
     expect![[r#"
         error[no-config-file]: the daemon was started without a configuration file, so there is nothing to reload; restart it instead
@@ -219,12 +222,12 @@ fn a_reload_needs_a_configuration_file() -> anyhow::Result<()> {
 #[test]
 fn refresh_fetches_now() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let vendor = site
+    let testbed = Testbed::new()?;
+    let vendor = testbed
         .host
         .run(|| Vendor::start([("/list", Answer::json(r#"["192.0.2.66"]"#))]))?;
-    let host = Host::by_site(
-        site,
+    let host = Host::by_testbed(
+        testbed,
         &format!(
             "{}[sources.vendor]\nurl = '{}'\nformat = 'json'\nallow_special_use = true\nevery = '1h'\n\
              [sources.lab]\nfile = 'lab.txt'\n",
@@ -240,7 +243,7 @@ fn refresh_fetches_now() -> anyhow::Result<()> {
     let text = host.done(&["refresh", "vendor"]);
     assert_eq!(text, "vendor: 2 prefixes\n");
     assert!(host.passes("192.0.2.67"));
-    std::fs::remove_file(host.site.scratch.file("lab.txt"))?;
+    std::fs::remove_file(host.testbed.scratch.file("lab.txt"))?;
     let ended = host.run(&["refresh", "--json"])?;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     let document: Value = serde_json::from_str(&ended.stdout)?;
@@ -251,7 +254,7 @@ fn refresh_fetches_now() -> anyhow::Result<()> {
     assert_eq!(document["sources"]["lab"]["ok"], false);
     assert_eq!(document["changes"], json!([]));
     let mut snapshot = Snapshot::new();
-    snapshot.ended("refresh --json", &ended, Some(&host.site.scratch));
+    snapshot.ended("refresh --json", &ended, Some(&host.testbed.scratch));
     let ended = host.refused(
         &["refresh", "friends"],
         "unknown-source",
@@ -268,16 +271,16 @@ fn refresh_fetches_now() -> anyhow::Result<()> {
 }
 
 impl Host {
-    /// Starts a daemon on a prepared site, with a list in `lab.txt`.
-    pub(super) fn by_site(site: Testbed, config: &str) -> anyhow::Result<Self> {
-        site.scratch.write("lab.txt", "192.0.2.99\n")?;
-        let config = site.scratch.write("allowlist.toml", config)?;
+    /// Starts a daemon on a prepared testbed, with a list in `lab.txt`.
+    pub(super) fn by_testbed(testbed: Testbed, config: &str) -> anyhow::Result<Self> {
+        testbed.scratch.write("lab.txt", "192.0.2.99\n")?;
+        let config = testbed.scratch.write("allowlist.toml", config)?;
         let mut host = Self {
             config: config.display().to_string(),
-            site,
+            testbed,
             daemon: None,
         };
-        let daemon = Program::start(host.site.command(&["run", "--config", &host.config])?)?;
+        let daemon = Program::start(host.testbed.command(&["run", "--config", &host.config])?)?;
         daemon.wait_for_line("ready", SOON)?;
         host.daemon = Some(daemon);
         Ok(host)

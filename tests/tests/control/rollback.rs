@@ -21,7 +21,7 @@ fn a_rollback_restores_the_whole_policy() -> anyhow::Result<()> {
     let newest = list["policies"][0]["what"].as_str().unwrap_or_default();
     assert!(newest.contains("192.0.2.66/32"), "{list}");
     let list = host.done(&["rollback", "--list"]);
-    snapshot.text("rollback --list", &list, Some(&host.site.scratch));
+    snapshot.text("rollback --list", &list, Some(&host.testbed.scratch));
     host.done(&["rollback", "3"]);
     assert_eq!(host.in_force()?, third);
     host.done(&["rollback"]);
@@ -42,13 +42,13 @@ fn a_rollback_restores_the_whole_policy() -> anyhow::Result<()> {
     host.start(&[])?;
     assert_eq!(host.in_force()?, first);
     host.done(&["reload"]);
-    assert_eq!(host.site.json("status")?["default"], "drop");
+    assert_eq!(host.testbed.json("status")?["default"], "drop");
     host.done(&["rollback"]);
     assert_eq!(host.in_force()?, first);
-    host.write(&format!("# mended\ndefault = 'drop'\n{CONFIG}"))?;
+    host.write(&format!("# repaired\ndefault = 'drop'\n{CONFIG}"))?;
     host.kill()?;
     host.start(&[])?;
-    assert_eq!(host.site.json("status")?["default"], "drop");
+    assert_eq!(host.testbed.json("status")?["default"], "drop");
     Ok(())
 }
 
@@ -62,7 +62,7 @@ fn the_last_twenty_policies_are_kept() -> anyhow::Result<()> {
     let document: Value = serde_json::from_str(&host.done(&["rollback", "--list", "--json"]))?;
     let policies = document["policies"].as_array().context("an array")?;
     assert!(policies.len() >= 20, "{document}");
-    let oldest = policies.last().context("there are some")?["policy"]
+    let oldest = policies.last().context("no policy")?["policy"]
         .as_u64()
         .context("a number")?;
     host.done(&["rollback", &oldest.to_string()]);
@@ -145,14 +145,14 @@ fn a_mode_by_command_is_reported() -> anyhow::Result<()> {
     assert_eq!(status.code, Some(0), "configured observe mode: {status:?}");
     let required = host.run(&["status", "--require", "enforce"])?;
     assert_eq!(required.code, Some(3), "{required:?}");
-    assert_eq!(host.site.json("status")?["warnings"], json!([]));
+    assert_eq!(host.testbed.json("status")?["warnings"], json!([]));
     host.done(&["mode", "enforce"]);
     host.done(&["status", "--require", "enforce"]);
     let is_stated = |text: &str| text.contains("by command") && text.contains("mode observe`");
     let reloaded = host.run(&["reload"])?;
     assert!(is_stated(&reloaded.stderr), "{reloaded:?}");
     let mut snapshot = Snapshot::new();
-    snapshot.ended("reload", &reloaded, Some(&host.site.scratch));
+    snapshot.ended("reload", &reloaded, Some(&host.testbed.scratch));
     for runs in [true, false] {
         if !runs {
             host.kill()?;
@@ -163,19 +163,19 @@ fn a_mode_by_command_is_reported() -> anyhow::Result<()> {
             first.contains("BY COMMAND") && first.contains("observe"),
             "{text}"
         );
-        snapshot.text("status", first, Some(&host.site.scratch));
-        let status = host.site.json("status")?;
+        snapshot.text("status", first, Some(&host.testbed.scratch));
+        let status = host.testbed.json("status")?;
         assert_eq!(
             (&status["mode"], &status["configured_mode"]),
             (&json!("enforce"), &json!("observe"))
         );
         let warning = status["warnings"][0].as_str().unwrap_or_default();
         assert!(is_stated(warning), "{status}");
-        snapshot.text("warning", warning, Some(&host.site.scratch));
+        snapshot.text("warning", warning, Some(&host.testbed.scratch));
     }
     snapshot.check(&expect_file!["snapshots/mode_by_command.txt"]);
     host.start(&[])?;
     host.done(&["mode", "observe"]);
-    assert_eq!(host.site.json("status")?["warnings"], json!([]));
+    assert_eq!(host.testbed.json("status")?["warnings"], json!([]));
     Ok(())
 }

@@ -67,10 +67,10 @@ fn check_reports(host: &Host) -> anyhow::Result<()> {
 fn no_output_has_a_secret() -> anyhow::Result<()> {
     require_root!();
     let mut host = Host::down("")?;
-    let folder = host.site.scratch.file("elsewhere");
+    let folder = host.testbed.scratch.file("elsewhere");
     fs::create_dir(&folder)?;
-    let environment = host.site.scratch.file("environment");
-    let program = host.site.scratch.write(
+    let environment = host.testbed.scratch.file("environment");
+    let program = host.testbed.scratch.write(
         "hook",
         format!(
             "#!/bin/sh\nenv >{}.new\nmv {0}.new {0}\n",
@@ -103,7 +103,7 @@ webhook = "http://127.0.0.1:9/hush-path"
     fs::write(&path, format!("at_start = \"drop\"\n{}", config("first")))?;
     host.config = path.display().to_string();
     let start = |host: &mut Host| -> anyhow::Result<()> {
-        let mut command = host.site.command(&["run", "--config", &host.config])?;
+        let mut command = host.testbed.command(&["run", "--config", &host.config])?;
         command.env("HTTPS_PROXY", "http://me:hush-proxy@127.0.0.1:9");
         command.env("ALLOWLIST_TEST_SECRET", "hush-environment");
         let daemon = Program::start(command)?;
@@ -155,7 +155,7 @@ webhook = "http://127.0.0.1:9/hush-path"
     }
     check_reports(&host)?;
     check_no_secret("the daemon's output", host.daemon().output().as_bytes());
-    let state = host.site.scratch.file("state");
+    let state = host.testbed.scratch.file("state");
     let kept = files(&state)?;
     assert!(
         kept.iter()
@@ -188,7 +188,7 @@ fn foreign_text_is_escaped_in_all_output() -> anyhow::Result<()> {
     let mut host = Host::down("")?;
     // The kernel allows interface names with escape sequences.
     let name = OsStr::from_bytes(b"e\x1b[31m\xe2\x80\xae");
-    let mut rename = host.site.host.command("ip")?;
+    let mut rename = host.testbed.host.command("ip")?;
     rename.args(["link", "add", "name"]).arg(name);
     rename.args(["type", "veth", "peer", "name", "other"]);
     anyhow::ensure!(rename.status()?.success());
@@ -197,7 +197,7 @@ fn foreign_text_is_escaped_in_all_output() -> anyhow::Result<()> {
         "192.0.2.1\n{}\n",
         serde_json::from_str::<String>(&format!("\"{HOSTILE}\""))?
     );
-    let file = host.site.scratch.write("list.txt", list)?;
+    let file = host.testbed.scratch.write("list.txt", list)?;
     let config = format!(
         "at_start = \"drop\"\n{CONFIG}\n[sources.vendor]\nfile = \"{}\"\n",
         file.display()

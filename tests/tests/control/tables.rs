@@ -20,12 +20,12 @@ fn list(prefixes: u32) -> String {
 }
 
 /// Starts a daemon with a short list.
-fn with_list(site: Testbed, config: &str) -> anyhow::Result<Host> {
-    site.scratch.write("lab.txt", list(10))?;
-    let path = site.scratch.write("allowlist.toml", config)?;
+fn with_list(testbed: Testbed, config: &str) -> anyhow::Result<Host> {
+    testbed.scratch.write("lab.txt", list(10))?;
+    let path = testbed.scratch.write("allowlist.toml", config)?;
     let mut host = Host {
         config: path.display().to_string(),
-        site,
+        testbed,
         daemon: None,
     };
     host.start(&[])?;
@@ -41,24 +41,24 @@ fn config(head: &str) -> String {
     )
 }
 
-/// A list outgrows the tables on a host with two filtered interfaces: each packet is judged by the old list or the new
+/// A list outgrows the tables on a host with two filtered interfaces: each packet is judged by the old or the new
 /// one, which both have the friends and no strangers.
 #[test]
 fn a_list_outgrows_the_tables_without_a_gap() -> anyhow::Result<()> {
     require_root!();
     for head in ["", "default = 'drop'", "lookup = 'lpm-trie'"] {
-        let site = Testbed::new()?;
-        site.second_link()?;
+        let testbed = Testbed::new()?;
+        testbed.second_link()?;
         let text = config(head).replace("[\"eth0\"]", "[\"eth0\", \"eth1\"]");
-        let mut host = with_list(site, &text)?;
+        let mut host = with_list(testbed, &text)?;
         let sources = [FRIENDS, STRANGERS].concat();
-        let streamed = Streamed::during(&host.site, &sources, || {
+        let streamed = Streamed::during(&host.testbed, &sources, || {
             for prefixes in [30_000, 10, 90_000] {
-                host.site.scratch.write("lab.txt", list(prefixes))?;
+                host.testbed.scratch.write("lab.txt", list(prefixes))?;
                 host.done(&["refresh", "lab"]);
                 // Reports have the whole list, in the vendor's prefixes.
-                let listed = View::open(host.site.scratch.pin_dir())?.entries()?.len();
-                // Also two of the friends and one of the peer.
+                let listed = View::open(host.testbed.scratch.pin_dir())?.entries()?.len();
+                // And two prefixes of the friends, and one of the peer.
                 ensure!(
                     listed == prefixes as usize + 3 + 3,
                     "{listed} of {prefixes}"
@@ -67,7 +67,7 @@ fn a_list_outgrows_the_tables_without_a_gap() -> anyhow::Result<()> {
             Ok(())
         })?;
         streamed.check(&FRIENDS, &STRANGERS);
-        streamed.check_counted(&host.site)?;
+        streamed.check_counted(&host.testbed)?;
         let grows = head != "lookup = 'lpm-trie'";
         let within = if grows { SOON } else { NOT_LONG };
         let has_grown = host.daemon().wait_for_line("[tables-resized]: ", within);
@@ -83,8 +83,11 @@ fn a_list_outgrows_the_tables_without_a_gap() -> anyhow::Result<()> {
             host.passes("10.1.1.8") && !host.passes("10.9.9.8"),
             "{head}"
         );
-        assert_eq!(host.site.run(&["detach"])?.code, Some(0));
-        assert!(!host.site.scratch.pin_dir().exists(), "all pins are gone");
+        assert_eq!(host.testbed.run(&["detach"])?.code, Some(0));
+        assert!(
+            !host.testbed.scratch.pin_dir().exists(),
+            "all pins are gone"
+        );
     }
     Ok(())
 }
@@ -100,24 +103,24 @@ fn a_daemon_is_killed_during_a_resize() -> anyhow::Result<()> {
             return Ok(());
         }
     }
-    anyhow::bail!("each time the tables had moved before the daemon ended");
+    anyhow::bail!("each time the resize was complete before the daemon ended");
 }
 
 /// Returns whether the daemon was killed at the right moment.
 fn ends_while_its_tables_grow() -> anyhow::Result<bool> {
-    let site = Testbed::new()?;
-    let mut host = with_list(site, &config("default = 'drop'"))?;
-    host.site.scratch.write("lab.txt", list(30_000))?;
-    let aside = pinned(&host.site, "GENERATIONS_aside");
-    let mut daemon = host.daemon.take().context("it was started")?;
+    let testbed = Testbed::new()?;
+    let mut host = with_list(testbed, &config("default = 'drop'"))?;
+    host.testbed.scratch.write("lab.txt", list(30_000))?;
+    let aside = pinned(&host.testbed, "GENERATIONS_aside");
+    let mut daemon = host.daemon.take().context("no daemon")?;
     give_way(&daemon)?;
     thread::scope(|scope| -> anyhow::Result<()> {
-        // Has no answer, unless the resize was complete before it was noticed.
-        let refresh = scope.spawn(|| host.site.run(&["refresh", "lab"]));
+        // The request has no answer, unless the resize was complete before the test noticed it.
+        let refresh = scope.spawn(|| host.testbed.run(&["refresh", "lab"]));
         while !aside.exists() && !refresh.is_finished() {
             thread::sleep(Duration::from_micros(100));
         }
-        // The kernel loads a new program far more slowly than this.
+        // Loading a new program takes the kernel much longer.
         daemon.stop(Signal::SIGKILL, SOON)?;
         if !aside.exists() {
             let ended = refresh.join().expect("the thread ends")?;
@@ -131,12 +134,12 @@ fn ends_while_its_tables_grow() -> anyhow::Result<bool> {
     assert!(host.passes(FRIENDS[0]) && !host.passes(STRANGERS[0]));
 
     host.start(&[])?;
-    assert!(!aside.exists(), "no program looks into it any more");
+    assert!(!aside.exists(), "no program uses the former tables");
     assert!(host.passes(FRIENDS[0]) && !host.passes(STRANGERS[0]));
     assert!(host.passes("10.0.100.8") && !host.passes("10.0.100.9"));
     host.done(&["add", "10.0.100.9", "--service", "web"]);
     assert!(host.passes("10.0.100.9"));
-    assert_eq!(host.site.run(&["detach"])?.code, Some(0));
+    assert_eq!(host.testbed.run(&["detach"])?.code, Some(0));
     Ok(true)
 }
 
@@ -156,20 +159,20 @@ fn give_way(program: &Program) -> anyhow::Result<()> {
 }
 
 /// Returns the path of a pin of this version.
-fn pinned(site: &Testbed, name: &str) -> PathBuf {
+fn pinned(testbed: &Testbed, name: &str) -> PathBuf {
     let version = format!("v{}", allowlist_common::abi::VERSION);
-    site.scratch.pin_dir().join(version).join(name)
+    testbed.scratch.pin_dir().join(version).join(name)
 }
 
 /// Changes the kind of table back and forth, by reloads and a restart.
 #[test]
 fn the_kind_of_table_changes_without_a_gap() -> anyhow::Result<()> {
     require_root!();
-    let site = Testbed::new()?;
-    let mut host = Host::by_site(site, &config(""))?;
+    let testbed = Testbed::new()?;
+    let mut host = Host::by_testbed(testbed, &config(""))?;
     let sources = [FRIENDS, STRANGERS].concat();
     let mut daemon = host.daemon.take();
-    let streamed = Streamed::during(&host.site, &sources, || {
+    let streamed = Streamed::during(&host.testbed, &sources, || {
         for head in [
             "lookup = 'lpm-trie'",
             "lookup = 'range-table'",
@@ -188,11 +191,11 @@ fn the_kind_of_table_changes_without_a_gap() -> anyhow::Result<()> {
             daemon.stop(Signal::SIGKILL, SOON)?;
         }
         host.write(&config(""))?;
-        daemon = Some(host.site.filter(&["--config", &host.config])?);
+        daemon = Some(host.testbed.filter(&["--config", &host.config])?);
         Ok(())
     })?;
     streamed.check(&FRIENDS, &STRANGERS);
-    streamed.check_counted(&host.site)?;
+    streamed.check_counted(&host.testbed)?;
     host.daemon = daemon;
     assert!(host.passes(FRIENDS[0]));
     Ok(())

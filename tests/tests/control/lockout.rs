@@ -2,29 +2,29 @@
 
 use super::*;
 
-/// The environment of a login from the site's peer.
+/// The environment of a login from the testbed's peer.
 const LOGIN: &str = "198.51.100.2 40000 198.51.100.1 22";
 
 impl Host {
     /// Runs a command with the environment of a login.
     fn as_login(&self, arguments: &[&str]) -> anyhow::Result<Ended> {
-        let mut command = self.site.command(arguments)?;
+        let mut command = self.testbed.command(arguments)?;
         command.env("SSH_CONNECTION", LOGIN);
         Ended::of(command)
     }
 
     /// Requires that the lockout check refuses a command, naming these objects.
     #[track_caller]
-    fn cut(&self, arguments: &[&str], names: &[&str]) -> Ended {
-        let ended = self.as_login(arguments).expect("it runs");
+    fn refused_as_lockout(&self, arguments: &[&str], names: &[&str]) -> Ended {
+        let ended = self.as_login(arguments).expect("the command runs");
         require_error(&ended, "lockout", &["198.51.100.2", "--force"]);
         require_error(&ended, "lockout", names);
         ended
     }
 
     #[track_caller]
-    fn uncut(&self, arguments: &[&str]) {
-        let ended = self.as_login(arguments).expect("it runs");
+    fn done_as_login(&self, arguments: &[&str]) {
+        let ended = self.as_login(arguments).expect("the command runs");
         assert_eq!(ended.code, Some(0), "{arguments:?}: {ended:?}");
     }
 }
@@ -42,36 +42,37 @@ fn no_change_cuts_its_connection() -> anyhow::Result<()> {
         )
     );
 
-    // reload
+    // `reload`
     let before = host.in_force()?;
     host.write(&stranger)?;
     let mut snapshot = Snapshot::new();
-    let ended = host.cut(&["reload"], &["ssh", "tcp/22"]);
+    let ended = host.refused_as_lockout(&["reload"], &["ssh", "tcp/22"]);
     snapshot.ended("reload without the peer", &ended, None);
     host.write(&closed)?;
-    let ended = host.cut(&["reload"], &["tcp/22"]);
+    let ended = host.refused_as_lockout(&["reload"], &["tcp/22"]);
     snapshot.ended("reload without the service", &ended, None);
     assert_eq!(host.in_force()?, before);
     host.write(&CONFIG.replace("203.0.113.0/24", "203.0.112.0/24"))?;
-    host.uncut(&["reload"]);
+    host.done_as_login(&["reload"]);
 
-    // mode: in observe mode no change cuts, but enforcing would
-    host.uncut(&["mode", "observe"]);
+    // `mode`: in observe mode no change cuts the connection, but enforce mode would
+    host.done_as_login(&["mode", "observe"]);
     host.write(&format!("mode = 'observe'\n{stranger}"))?;
-    host.uncut(&["reload"]);
-    let ended = host.cut(&["mode", "enforce"], &["add 198.51.100.2/32 --service ssh"]);
+    host.done_as_login(&["reload"]);
+    let ended =
+        host.refused_as_lockout(&["mode", "enforce"], &["add 198.51.100.2/32 --service ssh"]);
     snapshot.ended("mode enforce", &ended, None);
-    assert_eq!(host.site.json("status")?["mode"], "observe");
+    assert_eq!(host.testbed.json("status")?["mode"], "observe");
 
-    // the remedy of the message works
-    host.uncut(&["add", "198.51.100.2/32", "--service", "ssh"]);
-    host.uncut(&["mode", "enforce"]);
-    let ended = host.cut(&["remove", "198.51.100.2"], &["ssh", "tcp/22"]);
+    // The remedy in the message works.
+    host.done_as_login(&["add", "198.51.100.2/32", "--service", "ssh"]);
+    host.done_as_login(&["mode", "enforce"]);
+    let ended = host.refused_as_lockout(&["remove", "198.51.100.2"], &["ssh", "tcp/22"]);
     snapshot.ended("remove 198.51.100.2", &ended, None);
     snapshot.check(&expect_file!["snapshots/lockout.txt"]);
-    host.uncut(&["remove", "198.51.100.2", "--force"]);
-    // The connection is cut already, so an unrelated change is allowed.
-    host.uncut(&["add", "192.0.2.3", "--service", "web"]);
+    host.done_as_login(&["remove", "198.51.100.2", "--force"]);
+    // The policy already drops the connection, so an unrelated change is allowed.
+    host.done_as_login(&["add", "192.0.2.3", "--service", "web"]);
     Ok(())
 }
 
@@ -80,12 +81,12 @@ fn no_start_cuts_its_connection() -> anyhow::Result<()> {
     require_root!();
     let host = Host::down(&CONFIG.replace("198.51.100.2", "192.0.2.1"))?;
     let run = ["run", "--config", &host.config];
-    let ended = host.cut(&run, &["ssh", "tcp/22"]);
+    let ended = host.refused_as_lockout(&run, &["ssh", "tcp/22"]);
     let mut snapshot = Snapshot::new();
-    snapshot.ended("run", &ended, Some(&host.site.scratch));
+    snapshot.ended("run", &ended, Some(&host.testbed.scratch));
     snapshot.check(&expect_file!["snapshots/lockout_start.txt"]);
     assert!(host.passes(STRANGERS[0]));
-    let mut command = host.site.command(&[&run[..], &["--force"]].concat())?;
+    let mut command = host.testbed.command(&[&run[..], &["--force"]].concat())?;
     command.env("SSH_CONNECTION", LOGIN);
     let forced = Program::start(command)?;
     forced.wait_for_line("ready", SOON)?;
@@ -99,10 +100,10 @@ fn the_login_of_a_parent_is_found() -> anyhow::Result<()> {
     require_root!();
     let host = Host::new()?;
     host.write(&CONFIG.replace("198.51.100.2", "192.0.2.1"))?;
-    let inner = host.site.command(&["reload"])?;
-    let mut shell = host.site.host.command("sh")?;
+    let inner = host.testbed.command(&["reload"])?;
+    let mut shell = host.testbed.host.command("sh")?;
     shell.env("SSH_CONNECTION", LOGIN);
-    // A following command keeps the shell from replacing itself.
+    // A further command keeps the shell from replacing itself.
     shell.args([
         "-c",
         "env -u SSH_CONNECTION \"$@\"; code=$?; exit $code",
@@ -124,10 +125,10 @@ fn no_accepted_list_cuts_its_connection() -> anyhow::Result<()> {
     );
     let host = Host::down(&config)?;
     let listed = "198.51.100.2\n192.0.2.1\n192.0.2.2\n192.0.2.3\n";
-    host.site.scratch.write("peer.txt", listed)?;
+    host.testbed.scratch.write("peer.txt", listed)?;
     let mut host = host;
     host.start(&[])?;
-    host.site
+    host.testbed
         .scratch
         .write("peer.txt", "192.0.2.1\n192.0.2.2\n")?;
     host.daemon()
@@ -142,7 +143,7 @@ fn no_accepted_list_cuts_its_connection() -> anyhow::Result<()> {
             .to_owned();
         Ok(!id.is_empty())
     })?;
-    host.cut(&["accept", "peer", &id], &["ssh", "tcp/22"]);
-    host.uncut(&["accept", "peer", &id, "--force"]);
+    host.refused_as_lockout(&["accept", "peer", &id], &["ssh", "tcp/22"]);
+    host.done_as_login(&["accept", "peer", &id, "--force"]);
     Ok(())
 }
