@@ -17,48 +17,62 @@ fn config(at_start: &str, url: &str) -> String {
 #[track_caller]
 fn check(at_start: &str, own: bool, others: bool) {
     let run = || -> anyhow::Result<()> {
-        let site = Testbed::new()?;
+        let testbed = Testbed::new()?;
         // The server answers without a list.
-        let vendor = site
+        let vendor = testbed
             .host
             .run(|| Vendor::start([("/list", Answer::html("<!DOCTYPE html>"))]))?;
-        let path = site
+        let path = testbed
             .scratch
             .write("allowlist.toml", config(at_start, &vendor.url("/list")))?;
         let path = path.display().to_string();
-        let mut filter = Program::start(site.command(&["run", "--config", &path])?)?;
+        let mut filter = Program::start(testbed.command(&["run", "--config", &path])?)?;
         let sign = if at_start == "wait" {
             "warning[missing-list]: vendor"
         } else {
             "ready"
         };
         filter.wait_for_line(sign, SOON)?;
-        eventually(|| Ok(site.run(&["status"])?.stdout.contains("vendor")))?;
-        ensure!(gets_through(&site, "198.18.0.1")? == own, "its own");
-        ensure!(gets_through(&site, STRANGERS[0])? == others, "others");
-        let sources = site.run(&["sources"])?.stdout;
+        eventually(|| Ok(testbed.run(&["status"])?.stdout.contains("vendor")))?;
+        ensure!(
+            gets_through(&testbed, "198.18.0.1")? == own,
+            "a listed source"
+        );
+        ensure!(
+            gets_through(&testbed, STRANGERS[0])? == others,
+            "other sources"
+        );
+        let sources = testbed.run(&["sources"])?.stdout;
         ensure!(
             at_start == "wait" || sources.contains("waiting"),
             "{sources}"
         );
-        let is_open = || anyhow::Ok(site.json("status")?["daemon"]["failing_open"] == true);
+        let is_open = || anyhow::Ok(testbed.json("status")?["daemon"]["failing_open"] == true);
         ensure!(is_open()? == (at_start == "pass"), "status");
-        let text = site.run(&["status"])?.stdout;
+        let text = testbed.run(&["status"])?.stdout;
         ensure!(text.contains("OPEN: ") == (at_start == "pass"), "{text}");
         vendor.answer("/list", Answer::json(format!(r#"["{}"]"#, FRIENDS[0])));
         filter.wait_for_line("ready", SOON)?;
-        eventually(|| Ok(gets_through(&site, FRIENDS[0])? && !gets_through(&site, STRANGERS[0])?))?;
-        ensure!(gets_through(&site, "198.18.0.1")?, "its own, afterwards");
+        eventually(|| {
+            Ok(gets_through(&testbed, FRIENDS[0])? && !gets_through(&testbed, STRANGERS[0])?)
+        })?;
+        ensure!(
+            gets_through(&testbed, "198.18.0.1")?,
+            "a listed source, afterwards"
+        );
         ensure!(!is_open()?, "status, afterwards");
         // The list is on disk now, so a start needs no network.
         drop(vendor);
         filter.stop(Signal::SIGTERM, SOON)?;
-        done(&site, &["detach"]);
-        ensure!(gets_through(&site, STRANGERS[0])?, "it is off");
-        let _filter = start(&site, &path)?;
+        done(&testbed, &["detach"]);
         ensure!(
-            gets_through(&site, FRIENDS[0])? && !gets_through(&site, STRANGERS[0])?,
-            "after a boot"
+            gets_through(&testbed, STRANGERS[0])?,
+            "the filter is detached"
+        );
+        let _filter = start(&testbed, &path)?;
+        ensure!(
+            gets_through(&testbed, FRIENDS[0])? && !gets_through(&testbed, STRANGERS[0])?,
+            "after a reboot"
         );
         Ok(())
     };
@@ -87,13 +101,13 @@ fn drop_fails_closed() {
 #[test]
 fn a_restart_that_waits_keeps_the_filter() -> anyhow::Result<()> {
     require_root!();
-    let (site, path) = prepared()?;
-    start(&site, &path)?.stop(Signal::SIGTERM, SOON)?;
+    let (testbed, path) = prepared()?;
+    start(&testbed, &path)?.stop(Signal::SIGTERM, SOON)?;
     std::fs::write(&path, config("wait", "http://127.0.0.1:9/"))?;
-    let mut filter = Program::start(site.command(&["run", "--config", &path])?)?;
+    let mut filter = Program::start(testbed.command(&["run", "--config", &path])?)?;
     filter.wait_for_line("warning[missing-list]: vendor", SOON)?;
-    assert!(gets_through(&site, FRIENDS[0])? && !gets_through(&site, STRANGERS[0])?);
-    let refused = site.run(&["add", "198.18.0.9", "--service", "web"])?;
+    assert!(gets_through(&testbed, FRIENDS[0])? && !gets_through(&testbed, STRANGERS[0])?);
+    let refused = testbed.run(&["add", "198.18.0.9", "--service", "web"])?;
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(
         refused.stderr.contains("error[missing-lists]: ") && refused.stderr.contains("vendor"),
@@ -104,16 +118,16 @@ fn a_restart_that_waits_keeps_the_filter() -> anyhow::Result<()> {
     "#]].assert_eq(&refused.stderr);
     // The corrected configuration is active at once.
     std::fs::write(&path, CONFIG)?;
-    done(&site, &["reload"]);
+    done(&testbed, &["reload"]);
     filter.wait_for_line("ready", SOON)?;
-    assert!(gets_through(&site, FRIENDS[0])? && !gets_through(&site, STRANGERS[0])?);
-    done(&site, &["add", "198.18.0.9", "--service", "web"]);
+    assert!(gets_through(&testbed, FRIENDS[0])? && !gets_through(&testbed, STRANGERS[0])?);
+    done(&testbed, &["add", "198.18.0.9", "--service", "web"]);
     // Ctrl-C during the wait keeps the filter too.
     filter.stop(Signal::SIGTERM, SOON)?;
     std::fs::write(&path, config("wait", "http://127.0.0.1:9/"))?;
-    let mut filter = Program::start(site.command(&["run", "--config", &path])?)?;
+    let mut filter = Program::start(testbed.command(&["run", "--config", &path])?)?;
     filter.wait_for_line("warning[missing-list]: vendor", SOON)?;
     filter.stop(Signal::SIGINT, SOON)?;
-    assert!(gets_through(&site, FRIENDS[0])? && !gets_through(&site, STRANGERS[0])?);
+    assert!(gets_through(&testbed, FRIENDS[0])? && !gets_through(&testbed, STRANGERS[0])?);
     Ok(())
 }

@@ -9,8 +9,8 @@ use serde_json::json;
 
 use super::*;
 
-fn attached(site: &Testbed) -> anyhow::Result<Vec<String>> {
-    let status = site.json("status")?;
+fn attached(testbed: &Testbed) -> anyhow::Result<Vec<String>> {
+    let status = testbed.json("status")?;
     let interfaces = status["interfaces"].as_array().context("an array")?;
     let on = interfaces.iter().filter(|one| one["attached"] == true);
     Ok(on
@@ -21,50 +21,50 @@ fn attached(site: &Testbed) -> anyhow::Result<Vec<String>> {
 #[test]
 fn an_interface_that_appears_is_filtered() -> anyhow::Result<()> {
     require_root!();
-    let (site, config) = prepared()?;
+    let (testbed, config) = prepared()?;
     std::fs::write(&config, CONFIG.replace("['eth0']", "['eth0', 'eth1']"))?;
-    let mut filter = start(&site, &config)?;
-    assert_eq!(attached(&site)?, ["eth0"]);
+    let mut filter = start(&testbed, &config)?;
+    assert_eq!(attached(&testbed)?, ["eth0"]);
     let said = filter.stderr();
     let mut lines = said.lines();
     let warning = lines.find(|line| line.contains("warning[missing-interface]: "));
     let warning = warning.with_context(|| said.clone())?;
-    expect!["<time> warning[missing-interface]: interface eth1 does not exist (there are eth0, lo); the filter is attached when it appears"].assert_eq(&normalized(warning, Some(&site.scratch)));
+    expect!["<time> warning[missing-interface]: interface eth1 does not exist (there are eth0, lo); the filter is attached when it appears"].assert_eq(&normalized(warning, Some(&testbed.scratch)));
     let ready = filter.wait_for_line("ready: ", SOON)?;
     expect!["ready: filtering eth0 (missing: eth1), 2 prefixes from 1 sources, generation 1"]
         .assert_eq(&ready);
-    let status = site.json("status")?;
+    let status = testbed.json("status")?;
     assert_eq!(
         status["daemon"]["missing_interfaces"],
         json!(["eth1"]),
         "{status}"
     );
-    let status = site.run(&["status"])?.stdout;
+    let status = testbed.run(&["status"])?.stdout;
     assert!(status.contains("interface eth1"), "{status}");
     let sources = [FRIENDS, STRANGERS].concat();
-    let streamed = Streamed::during(&site, &sources, || {
+    let streamed = Streamed::during(&testbed, &sources, || {
         for round in 0..4 {
-            site.second_link()?;
+            testbed.second_link()?;
             let start = Instant::now();
-            eventually(|| Ok(attached(&site)? == ["eth0", "eth1"]))?;
+            eventually(|| Ok(attached(&testbed)? == ["eth0", "eth1"]))?;
             println!("round {round}: attached after {:?}", start.elapsed());
             // Deleting one end of a pair deletes both.
             let deleted = Ended::of({
-                let mut command = site.host.command("ip")?;
+                let mut command = testbed.host.command("ip")?;
                 command.args(["link", "delete", "eth1"]);
                 command
             })?;
             ensure!(deleted.code == Some(0), "{deleted:?}");
-            eventually(|| Ok(attached(&site)? == ["eth0"]))?;
+            eventually(|| Ok(attached(&testbed)? == ["eth0"]))?;
         }
         Ok(())
     })?;
     streamed.check(&FRIENDS, &STRANGERS);
-    site.second_link()?;
-    eventually(|| Ok(attached(&site)? == ["eth0", "eth1"]))?;
-    let sender = FrameSender::new(&site.peer, "eth1")?;
+    testbed.second_link()?;
+    eventually(|| Ok(attached(&testbed)? == ["eth0", "eth1"]))?;
+    let sender = FrameSender::new(&testbed.peer, "eth1")?;
     sender.send(&datagram(ip(STRANGERS[0]), PROTECTED, b"hello"))?;
-    site.check_counted("eth1", &json!({"drop not-allowed": 1}))?;
+    testbed.check_counted("eth1", &json!({"drop not-allowed": 1}))?;
     // The daemon ends normally.
     filter.stop(Signal::SIGTERM, SOON)?;
     Ok(())
@@ -72,21 +72,21 @@ fn an_interface_that_appears_is_filtered() -> anyhow::Result<()> {
 
 /// The only interface vanishes and returns, with the filter as before.
 #[test]
-fn the_only_one_may_vanish() -> anyhow::Result<()> {
+fn the_only_interface_may_vanish() -> anyhow::Result<()> {
     require_root!();
-    let (mut site, config) = prepared()?;
-    let filter = start(&site, &config)?;
-    done(&site, &["add", "198.18.0.1", "--service", "web"]);
-    site.peer = Namespace::new()?; // and the link goes with the old one
-    eventually(|| Ok(attached(&site)?.is_empty()))?;
-    assert_eq!(site.run(&["status"])?.code, Some(3));
-    done(&site, &["add", "198.18.0.2", "--service", "web"]);
-    site.link(
+    let (mut testbed, config) = prepared()?;
+    let filter = start(&testbed, &config)?;
+    done(&testbed, &["add", "198.18.0.1", "--service", "web"]);
+    testbed.peer = Namespace::new()?; // and the link goes with the old one
+    eventually(|| Ok(attached(&testbed)?.is_empty()))?;
+    assert_eq!(testbed.run(&["status"])?.code, Some(3));
+    done(&testbed, &["add", "198.18.0.2", "--service", "web"]);
+    testbed.link(
         "eth0",
         ["198.51.100.1/24", "2001:db8:1::1/64"],
         ["198.51.100.2/24", "2001:db8:1::2/64"],
     )?;
-    eventually(|| Ok(attached(&site)? == ["eth0"]))?;
+    eventually(|| Ok(attached(&testbed)? == ["eth0"]))?;
     for (source, passes) in [
         (FRIENDS[0], true),
         ("198.18.0.1", true),
@@ -94,7 +94,7 @@ fn the_only_one_may_vanish() -> anyhow::Result<()> {
         (STRANGERS[0], false),
     ] {
         assert_eq!(
-            gets_through(&site, source)?,
+            gets_through(&testbed, source)?,
             passes,
             "{source}: {}",
             filter.output()

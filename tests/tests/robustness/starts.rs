@@ -1,7 +1,7 @@
 //! Starts with files, disks and servers that hang or fail: the filter is attached while a read still blocks.
 //!
 //! Each file and server is replaced in turn. The tests do not depend on time: a [`Hang`] never answers, a pipe has no
-//! writer, and a server sends nothing, so a filter that is attached meanwhile did not wait.
+//! writer, and a server sends no data, so a filter that is attached has not waited.
 
 use std::any::Any;
 use std::fs;
@@ -29,25 +29,25 @@ const STATE: [&str; 6] = [
     "vendor.json",
 ];
 
-/// A site with stored lists, and servers that a test can silence.
+/// A testbed with stored lists, and servers that a test can silence.
 struct Prepared {
-    site: Testbed,
+    testbed: Testbed,
     config: String,
     vendor: Vendor,
     names: NameServer,
-    /// Where the files are that the configuration names.
+    /// The directory of the files that the configuration names.
     folder: PathBuf,
 }
 
 impl Prepared {
     fn new() -> anyhow::Result<Self> {
-        let site = Testbed::new()?;
-        let (vendor, names) = site.host.run(|| {
+        let testbed = Testbed::new()?;
+        let (vendor, names) = testbed.host.run(|| {
             let record = Reply::records(["hooks.example.com 60 A 198.18.0.9"]);
             let vendor = Vendor::start([("/list", Answer::json(r#"["198.18.0.1"]"#))])?;
             anyhow::Ok((vendor, NameServer::start([("hooks.example.com", record)])?))
         })?;
-        let folder = site.scratch.file("named");
+        let folder = testbed.scratch.file("named");
         fs::create_dir(&folder)?;
         fs::write(folder.join("list.txt"), friends_and(""))?;
         fs::write(folder.join("token"), "hush")?;
@@ -66,16 +66,16 @@ impl Prepared {
             resolver = names.address(),
             hook = hook.display(),
         );
-        let config = site.scratch.write("allowlist.toml", config)?;
+        let config = testbed.scratch.write("allowlist.toml", config)?;
         let prepared = Self {
             config: config.display().to_string(),
-            site,
+            testbed,
             vendor,
             names,
             folder,
         };
         // From now on each source has a list on disk.
-        let mut filter = start(&prepared.site, &prepared.config)?;
+        let mut filter = start(&prepared.testbed, &prepared.config)?;
         eventually(|| {
             let mut names = STATE.iter().chain(&["hooks.json"]);
             Ok(names.all(|name| prepared.state(name).exists()))
@@ -86,32 +86,33 @@ impl Prepared {
     }
 
     fn state(&self, name: &str) -> PathBuf {
-        self.site.scratch.file("state").join(name)
+        self.testbed.scratch.file("state").join(name)
     }
 
-    /// Starts with `replaced` in the way, from no filter at all. Returns when it is on and has ended again.
-    fn check(&self, what: &str, replaced: impl Any) -> anyhow::Result<()> {
-        let site = &self.site;
+    /// Starts a detached filter while `replaced` exists, and returns after the daemon has attached it and has ended.
+    fn check(&self, case: &str, replaced: impl Any) -> anyhow::Result<()> {
+        let testbed = &self.testbed;
         let run = || -> anyhow::Result<()> {
-            done(site, &["detach"]);
+            done(testbed, &["detach"]);
             let begun = Instant::now();
-            let mut filter = Program::start(site.command(&["run", "--config", &self.config])?)?;
+            let mut filter =
+                Program::start(testbed.command(&["run", "--config", &self.config])?)?;
             filter.wait_for_line("eth0: attached", SOON)?;
-            let took = begun.elapsed();
+            let elapsed = begun.elapsed();
             ensure!(
-                !gets_through(site, STRANGERS[0])?,
-                "a stranger gets through: {}",
+                !gets_through(testbed, STRANGERS[0])?,
+                "a stranger's packet passed: {}",
                 filter.output()
             );
-            // By the list on disk, or by the file.
-            eventually(|| gets_through(site, FRIENDS[0])).with_context(|| filter.output())?;
-            // It ends although a read is stuck.
+            // By the stored list or the file.
+            eventually(|| gets_through(testbed, FRIENDS[0])).with_context(|| filter.output())?;
+            // The daemon ends although a read blocks.
             let ended = filter.stop(Signal::SIGTERM, SOON)?;
             ensure!(ended.success(), "{}", filter.output());
-            eprintln!("{what}: on after {took:?}");
+            eprintln!("{case}: attached after {elapsed:?}");
             Ok(())
         };
-        let checked = run().with_context(|| what.to_owned());
+        let checked = run().with_context(|| case.to_owned());
         drop(replaced);
         checked
     }
@@ -197,7 +198,7 @@ fn files_of_the_state_in_each_way() -> anyhow::Result<()> {
 fn slow_files() -> anyhow::Result<()> {
     require_root!();
     if !Path::new("/dev/fuse").exists() {
-        skip!("there is no FUSE on this machine");
+        skip!("this machine has no FUSE");
     }
     let prepared = Prepared::new()?;
     let named = |name: &str| prepared.folder.join(name);
@@ -218,7 +219,7 @@ fn a_state_directory_of_another_type() -> anyhow::Result<()> {
     require_root!();
     let prepared = Prepared::new()?;
     for how in ["pipe", "huge", "loop", "/dev/null"] {
-        let replaced = Replaced::new(&prepared.site.scratch.file("state"), how)?;
+        let replaced = Replaced::new(&prepared.testbed.scratch.file("state"), how)?;
         prepared.check(&format!("the state folder: {how}"), replaced)?;
     }
     Ok(())
@@ -229,7 +230,7 @@ fn a_state_directory_of_another_type() -> anyhow::Result<()> {
 fn file_systems_that_hang() -> anyhow::Result<()> {
     require_root!();
     if !Path::new("/dev/fuse").exists() {
-        skip!("no /dev/fuse");
+        skip!("this machine has no /dev/fuse");
     }
     let prepared = Prepared::new()?;
     let named = |name: &str| prepared.folder.join(name);
@@ -238,14 +239,14 @@ fn file_systems_that_hang() -> anyhow::Result<()> {
         named("token"),
         named("hook"),
         prepared.folder.clone(),
-        prepared.site.scratch.file("state"),
+        prepared.testbed.scratch.file("state"),
         PathBuf::from("/etc/resolv.conf"),
     ];
     places.extend(STATE.map(|name| prepared.state(name)));
     for place in places.iter().filter(|place| place.exists()) {
         prepared.check(&format!("{} hangs", place.display()), Hang::over(place)?)?;
     }
-    // File systems whose server has ended: every access fails.
+    // File systems whose server has ended: all accesses fail.
     for place in &places[..5] {
         prepared.check(&format!("{} fails", place.display()), Hang::failing(place)?)?;
     }
@@ -259,7 +260,7 @@ fn servers_that_send_nothing_or_too_much() -> anyhow::Result<()> {
     prepared.vendor.answer("/list", Answer::Silence);
     prepared.names.reply("hooks.example.com", Reply::Silence);
     prepared.check("silent servers", ())?;
-    // Slow, huge, and what no vendor means.
+    // Slow, huge and invalid answers.
     for (how, answer) in [
         ("slow", Answer::Drip),
         ("endless", Answer::Endless),
@@ -279,24 +280,26 @@ fn servers_that_send_nothing_or_too_much() -> anyhow::Result<()> {
 fn a_file_that_hangs_fails_alone() -> anyhow::Result<()> {
     require_root!();
     if !Path::new("/dev/fuse").exists() {
-        skip!("no /dev/fuse");
+        skip!("this machine has no /dev/fuse");
     }
-    let (site, config) = prepared()?;
-    let slow_list = site.scratch.write("hung.txt", "198.18.0.1\n")?;
+    let (testbed, config) = prepared()?;
+    let slow_list = testbed.scratch.write("hung.txt", "198.18.0.1\n")?;
     let with_hung = CONFIG
         .replace("['list']", "['list', 'hung']")
         .replace("interfaces", "at_start = 'drop'\ninterfaces")
         + "[sources.hung]\nfile = 'hung.txt'\n";
     fs::write(&config, with_hung)?;
     let hang = Hang::over(&slow_list)?;
-    let filter = start(&site, &config)?;
-    assert!(gets_through(&site, FRIENDS[0])?);
-    // Others are read when they are written, and commands are carried out.
-    site.scratch.write("list.txt", friends_and("198.19.0.1"))?;
-    eventually(|| gets_through(&site, "198.19.0.1"))?;
-    done(&site, &["add", "198.18.0.9", "--service", "web"]);
+    let filter = start(&testbed, &config)?;
+    assert!(gets_through(&testbed, FRIENDS[0])?);
+    // Other files are read when they are written, and commands work.
+    testbed
+        .scratch
+        .write("list.txt", friends_and("198.19.0.1"))?;
+    eventually(|| gets_through(&testbed, "198.19.0.1"))?;
+    done(&testbed, &["add", "198.18.0.9", "--service", "web"]);
     let failure = || -> anyhow::Result<Value> {
-        let sources = site.json("sources")?;
+        let sources = testbed.json("sources")?;
         Ok(sources["sources"]["hung"]["failure"].clone())
     };
     eventually(|| Ok(!failure()?.is_null())).with_context(|| filter.output())?;
@@ -305,9 +308,9 @@ fn a_file_that_hangs_fails_alone() -> anyhow::Result<()> {
         failure.contains(&slow_list.display().to_string()) && failure.contains("10s"),
         "{failure}"
     );
-    // Once it answers, it is read.
+    // The file is read when the file system answers.
     drop(hang);
-    done(&site, &["refresh", "hung"]);
-    assert!(gets_through(&site, "198.18.0.1")?);
+    done(&testbed, &["refresh", "hung"]);
+    assert!(gets_through(&testbed, "198.18.0.1")?);
     Ok(())
 }

@@ -16,10 +16,10 @@ struct Model {
 }
 
 impl Model {
-    /// Changes one prefix after the other until the daemon is gone.
+    /// Changes one prefix after the other until the daemon has ended.
     fn change(
         &mut self,
-        site: &Testbed,
+        testbed: &Testbed,
         random: &mut fastrand::Rng,
         stop: &AtomicBool,
     ) -> anyhow::Result<()> {
@@ -28,20 +28,20 @@ impl Model {
             let adds = !self.added.contains(&prefix);
             self.in_flight = Some((prefix.clone(), adds));
             let ended = if adds {
-                site.run(&["add", &prefix, "--service", "web"])?
+                testbed.run(&["add", &prefix, "--service", "web"])?
             } else {
-                site.run(&["remove", &prefix])?
+                testbed.run(&["remove", &prefix])?
             };
             if ended.code != Some(0) {
-                return Ok(()); // it was killed, or is not up yet
+                return Ok(()); // the daemon was killed, or is not ready yet
             }
-            self.note();
+            self.apply();
         }
         Ok(())
     }
 
-    /// The change in flight is done.
-    fn note(&mut self) {
+    /// Applies the change in flight to the model.
+    fn apply(&mut self) {
         match self.in_flight.take() {
             Some((prefix, true)) => self.added.insert(prefix),
             Some((prefix, false)) => self.added.remove(&prefix),
@@ -49,10 +49,10 @@ impl Model {
         };
     }
 
-    /// Whether this is what was acknowledged; the one in flight may be either way, and is known from now on.
+    /// Requires that these are the acknowledged prefixes. The change in flight may have been applied or not.
     fn check(&mut self, found: &BTreeSet<String>) -> anyhow::Result<()> {
         if *found != self.added {
-            self.note();
+            self.apply();
         }
         self.in_flight = None;
         ensure!(*found == self.added, "{found:?}, not {:?}", self.added);
@@ -72,19 +72,19 @@ fn kills_at_random_moments_lose_nothing() -> anyhow::Result<()> {
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let (site, config) = prepared()?;
+    let (testbed, config) = prepared()?;
     let mut model = Model::default();
-    let mut filter = start(&site, &config)?;
+    let mut filter = start(&testbed, &config)?;
     let sources = [FRIENDS, STRANGERS].concat();
-    let streamed = Streamed::during(&site, &sources, || {
+    let streamed = Streamed::during(&testbed, &sources, || {
         for round in 0..kills() {
             let moment = Duration::from_millis(random.u64(1..400));
             let stop = AtomicBool::new(false);
             let mut changes = random.fork();
             thread::scope(|scope| {
-                let changing = scope.spawn(|| model.change(&site, &mut changes, &stop));
-                // Lists and configurations change as well.
-                site.scratch.write(
+                let changing = scope.spawn(|| model.change(&testbed, &mut changes, &stop));
+                // Lists and configurations change too.
+                testbed.scratch.write(
                     "list.txt",
                     friends_and(&format!("198.19.0.{}", round % 250)),
                 )?;
@@ -101,73 +101,73 @@ fn kills_at_random_moments_lose_nothing() -> anyhow::Result<()> {
                 stop.store(true, Ordering::Relaxed);
                 changing.join().expect("changing does not panic")
             })?;
-            filter = start(&site, &config)?;
-            let found = added(&site)?;
+            filter = start(&testbed, &config)?;
+            let found = added(&testbed)?;
             model
                 .check(&found)
                 .with_context(|| format!("seed {seed}, round {round}, after {moment:?}"))?;
-            let in_force = added_in_force(&site)?;
+            let in_kernel = added_in_kernel(&testbed)?;
             ensure!(
-                in_force == found,
-                "seed {seed}, round {round}: {in_force:?} in force, not {found:?}"
+                in_kernel == found,
+                "seed {seed}, round {round}: {in_kernel:?} in the kernel, {found:?} on disk"
             );
         }
         Ok(())
     })?;
     streamed.check(&FRIENDS, &STRANGERS);
-    streamed.check_counted(&site)?;
-    let passed = &site.json("status")?["sources"]["list"]["passed_packets"];
-    assert_eq!(*passed, streamed.rounds * 2, "it went on counting");
+    streamed.check_counted(&testbed)?;
+    let passed = &testbed.json("status")?["sources"]["list"]["passed_packets"];
+    assert_eq!(*passed, streamed.rounds * 2, "a packet was not counted");
     Ok(())
 }
 
 #[test]
 fn restarts_and_upgrades_lose_nothing() -> anyhow::Result<()> {
     require_root!();
-    let (site, config) = prepared()?;
-    let mut filter = start(&site, &config)?;
-    done(&site, &["add", "198.18.0.1", "--service", "web"]);
-    done(&site, &["mode", "observe"]);
-    done(&site, &["mode", "enforce"]);
-    let pins = site.scratch.pin_dir();
+    let (testbed, config) = prepared()?;
+    let mut filter = start(&testbed, &config)?;
+    done(&testbed, &["add", "198.18.0.1", "--service", "web"]);
+    done(&testbed, &["mode", "observe"]);
+    done(&testbed, &["mode", "enforce"]);
+    let pins = testbed.scratch.pin_dir();
     let current = pins.join(format!("v{VERSION}"));
     let sources = [FRIENDS, STRANGERS].concat();
-    let streamed = Streamed::during(&site, &sources, || {
+    let streamed = Streamed::during(&testbed, &sources, || {
         for before in [None, Some("v2"), None, Some("v1"), Some("v2")] {
             filter.stop(Signal::SIGTERM, SOON)?;
             if let Some(before) = before {
                 std::fs::rename(&current, pins.join(before))?;
             }
-            filter = start(&site, &config)?;
+            filter = start(&testbed, &config)?;
             ensure!(
-                added_in_force(&site)?.contains("198.18.0.1/32"),
+                added_in_kernel(&testbed)?.contains("198.18.0.1/32"),
                 "{before:?}"
             );
             if let Some(before) = before {
-                ensure!(!pins.join(before).exists(), "{before} is left");
+                ensure!(!pins.join(before).exists(), "{before} still exists");
             }
         }
         Ok(())
     })?;
     streamed.check(&FRIENDS, &STRANGERS);
-    assert!(gets_through(&site, "198.18.0.1")?);
+    assert!(gets_through(&testbed, "198.18.0.1")?);
     Ok(())
 }
 
 #[test]
 fn a_second_daemon_names_the_first() -> anyhow::Result<()> {
     require_root!();
-    let (site, config) = prepared()?;
-    let filter = start(&site, &config)?;
-    done(&site, &["add", "198.18.0.1", "--service", "web"]);
-    let second = site.run(&["run", "--config", &config])?;
+    let (testbed, config) = prepared()?;
+    let filter = start(&testbed, &config)?;
+    done(&testbed, &["add", "198.18.0.1", "--service", "web"]);
+    let second = testbed.run(&["run", "--config", &config])?;
     assert_eq!(second.code, Some(1), "{second:?}");
     let holder = format!("process {} (allowlist)", filter.id());
     assert!(
         second.stderr.contains("error[already-running]: ") && second.stderr.contains(&holder),
         "{second:?}"
     );
-    assert!(gets_through(&site, "198.18.0.1")?);
-    assert_eq!(site.json("status")?["daemon"]["pid"], filter.id());
+    assert!(gets_through(&testbed, "198.18.0.1")?);
+    assert_eq!(testbed.json("status")?["daemon"]["pid"], filter.id());
     Ok(())
 }

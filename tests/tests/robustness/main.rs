@@ -19,7 +19,7 @@ use anyhow::{Context as _, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-/// The friends are in a file that a test can change.
+/// A configuration whose list is in a file that a test can change.
 const CONFIG: &str = "interfaces = ['eth0']\n[services.web]\nports = ['udp/443']\nallow = ['list']\n\
                       [sources.list]\nfile = 'list.txt'\nevery = '1s'\n";
 
@@ -27,30 +27,30 @@ fn friends_and(more: &str) -> String {
     format!("{}\n{}\n{more}\n", FRIENDS[0], FRIENDS[1])
 }
 
-/// Returns a site with a configuration and a list, without a daemon.
+/// Returns a testbed with a configuration and a list, without a daemon.
 fn prepared() -> anyhow::Result<(Testbed, String)> {
-    let site = Testbed::new()?;
-    site.scratch.write("list.txt", friends_and(""))?;
-    let config = site.scratch.write("allowlist.toml", CONFIG)?;
+    let testbed = Testbed::new()?;
+    testbed.scratch.write("list.txt", friends_and(""))?;
+    let config = testbed.scratch.write("allowlist.toml", CONFIG)?;
     let config = config.display().to_string();
-    Ok((site, config))
+    Ok((testbed, config))
 }
 
-fn start(site: &Testbed, config: &str) -> anyhow::Result<Program> {
-    site.filter(&["--config", config])
+fn start(testbed: &Testbed, config: &str) -> anyhow::Result<Program> {
+    testbed.filter(&["--config", config])
 }
 
 /// Runs a command that must succeed, and returns its standard output.
 #[track_caller]
-fn done(site: &Testbed, arguments: &[&str]) -> String {
-    let ended = site.run(arguments).expect("it runs");
+fn done(testbed: &Testbed, arguments: &[&str]) -> String {
+    let ended = testbed.run(arguments).expect("the command runs");
     assert_eq!(ended.code, Some(0), "{arguments:?}: {ended:?}");
     ended.stdout
 }
 
 /// Returns the added prefixes on disk.
-fn added(site: &Testbed) -> anyhow::Result<BTreeSet<String>> {
-    let ended = site.run(&["list", "--added", "--json"])?;
+fn added(testbed: &Testbed) -> anyhow::Result<BTreeSet<String>> {
+    let ended = testbed.run(&["list", "--added", "--json"])?;
     let document: Value =
         serde_json::from_str(&ended.stdout).with_context(|| format!("{ended:?}"))?;
     let rows = document["added"].as_array().context("an array")?;
@@ -59,8 +59,8 @@ fn added(site: &Testbed) -> anyhow::Result<BTreeSet<String>> {
 }
 
 /// Returns the added prefixes in the kernel.
-fn added_in_force(site: &Testbed) -> anyhow::Result<BTreeSet<String>> {
-    let list = site.json("list")?;
+fn added_in_kernel(testbed: &Testbed) -> anyhow::Result<BTreeSet<String>> {
+    let list = testbed.json("list")?;
     let rows = list["prefixes"].as_array().context("an array")?;
     let is_added = |row: &&Value| row["sources"].to_string().contains("added.web");
     let prefix = |row: &Value| row["prefix"].as_str().unwrap_or_default().to_owned();
@@ -68,8 +68,8 @@ fn added_in_force(site: &Testbed) -> anyhow::Result<BTreeSet<String>> {
 }
 
 /// Returns whether packets of an address pass, by the kernel's tables. Usable while a stream occupies the port.
-fn reaches(site: &Testbed, address: &str) -> anyhow::Result<bool> {
-    let ended = site.run(&["explain", address, "--port", "udp/443"])?;
+fn reaches(testbed: &Testbed, address: &str) -> anyhow::Result<bool> {
+    let ended = testbed.run(&["explain", address, "--port", "udp/443"])?;
     match ended.code {
         Some(0) => Ok(true),
         Some(3) => Ok(false),

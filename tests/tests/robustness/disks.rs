@@ -62,21 +62,21 @@ fn check(
     spoil: impl Fn(&Disk) -> anyhow::Result<()>,
     mend: impl Fn(&Disk) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let (site, config) = prepared()?;
-    let state = site.scratch.file("state");
+    let (testbed, config) = prepared()?;
+    let state = testbed.scratch.file("state");
     let disk = Disk::mount(&state)?;
-    let mut filter = start(&site, &config)?;
-    done(&site, &["add", "198.18.0.1", "--service", "web"]);
+    let mut filter = start(&testbed, &config)?;
+    done(&testbed, &["add", "198.18.0.1", "--service", "web"]);
     let mut acknowledged = BTreeSet::from(["198.18.0.1/32".to_owned()]);
     let sources = [FRIENDS, STRANGERS].concat();
-    let streamed = Streamed::during(&site, &sources, || {
+    let streamed = Streamed::during(&testbed, &sources, || {
         spoil(&disk)?;
         for round in 0..2 {
             // An allocated block may have space for more lines.
             let mut refused = false;
             for number in 0..100 {
                 let prefix = format!("198.18.{round}.{}/32", number + 2);
-                let ended = site.run(&["add", &prefix, "--service", "web"])?;
+                let ended = testbed.run(&["add", &prefix, "--service", "web"])?;
                 match ended.code {
                     Some(0) => acknowledged.insert(prefix),
                     Some(1) => {
@@ -91,31 +91,37 @@ fn check(
                 };
             }
             ensure!(refused, "{name}: nothing was refused");
-            let found = added_in_force(&site)?;
+            let found = added_in_kernel(&testbed)?;
             ensure!(
                 found == acknowledged,
                 "{name}, round {round}: {found:?}, not {acknowledged:?}"
             );
             // A changed list becomes active nevertheless.
-            site.scratch.write("list.txt", friends_and("198.19.0.1"))?;
-            eventually(|| reaches(&site, "198.19.0.1"))?;
-            site.scratch.write("list.txt", friends_and(""))?;
-            eventually(|| Ok(!reaches(&site, "198.19.0.1")?))?;
-            ensure!(site.json("status")?["filtering"] == true, "{name}");
+            testbed
+                .scratch
+                .write("list.txt", friends_and("198.19.0.1"))?;
+            eventually(|| reaches(&testbed, "198.19.0.1"))?;
+            testbed.scratch.write("list.txt", friends_and(""))?;
+            eventually(|| Ok(!reaches(&testbed, "198.19.0.1")?))?;
+            ensure!(testbed.json("status")?["filtering"] == true, "{name}");
             filter.stop(Signal::SIGKILL, SOON)?;
-            filter = start(&site, &config)?;
-            ensure!(reaches(&site, "198.18.0.1")?, "{name}: {}", filter.output());
+            filter = start(&testbed, &config)?;
+            ensure!(
+                reaches(&testbed, "198.18.0.1")?,
+                "{name}: {}",
+                filter.output()
+            );
         }
         mend(&disk)?;
-        done(&site, &["add", "198.18.9.9", "--service", "web"]);
+        done(&testbed, &["add", "198.18.9.9", "--service", "web"]);
         acknowledged.insert("198.18.9.9/32".to_owned());
         filter.stop(Signal::SIGKILL, SOON)?;
-        filter = start(&site, &config)?;
-        ensure!(added_in_force(&site)? == acknowledged, "{name}");
+        filter = start(&testbed, &config)?;
+        ensure!(added_in_kernel(&testbed)? == acknowledged, "{name}");
         Ok(())
     });
     let streamed = streamed.with_context(|| name.to_owned())?;
-    ensure!(streamed.rounds > 100, "{name}: no stream");
+    ensure!(streamed.rounds > 100, "{name}: too few rounds");
     for friend in FRIENDS {
         ensure!(
             streamed.from(friend).len() as u64 >= streamed.rounds,
@@ -132,14 +138,14 @@ fn check(
 }
 
 #[test]
-fn a_full_disk_costs_no_packet() -> anyhow::Result<()> {
+fn a_full_disk_affects_no_packet() -> anyhow::Result<()> {
     require_root!();
     let mend = |disk: &Disk| Ok(fs::remove_file(disk.path.join("filler"))?);
     check("full", |disk: &Disk| disk.fill(), mend)
 }
 
 #[test]
-fn a_read_only_disk_costs_no_packet() -> anyhow::Result<()> {
+fn a_read_only_disk_affects_no_packet() -> anyhow::Result<()> {
     require_root!();
     check(
         "read-only",
@@ -152,10 +158,10 @@ fn a_read_only_disk_costs_no_packet() -> anyhow::Result<()> {
 #[test]
 fn damaged_files_are_ignored() -> anyhow::Result<()> {
     require_root!();
-    let (site, config) = prepared()?;
-    let state = site.scratch.file("state");
-    let mut filter = start(&site, &config)?;
-    done(&site, &["add", "198.18.0.1", "--service", "web"]);
+    let (testbed, config) = prepared()?;
+    let state = testbed.scratch.file("state");
+    let mut filter = start(&testbed, &config)?;
+    done(&testbed, &["add", "198.18.0.1", "--service", "web"]);
     filter.stop(Signal::SIGTERM, SOON)?;
     let files: Vec<_> = fs::read_dir(&state)?.collect::<Result<_, _>>()?;
     let names: BTreeSet<String> = files
@@ -171,7 +177,7 @@ fn damaged_files_are_ignored() -> anyhow::Result<()> {
         ensure!(names.contains(expected), "{names:?}");
     }
     let sources = [FRIENDS, STRANGERS].concat();
-    let streamed = Streamed::during(&site, &sources, || {
+    let streamed = Streamed::during(&testbed, &sources, || {
         for name in &names {
             let path = state.join(name);
             let whole = fs::read(&path)?;
@@ -182,12 +188,13 @@ fn damaged_files_are_ignored() -> anyhow::Result<()> {
                 ("garbage", &garbage),
             ] {
                 fs::write(&path, bytes)?;
-                let mut filter = start(&site, &config).with_context(|| format!("{name} {how}"))?;
-                ensure!(reaches(&site, FRIENDS[0])?, "{name} {how}");
-                ensure!(site.json("status")?["filtering"] == true, "{name} {how}");
-                // It can be written again.
-                done(&site, &["add", "198.18.0.9", "--service", "web"]);
-                done(&site, &["remove", "198.18.0.9"]);
+                let mut filter =
+                    start(&testbed, &config).with_context(|| format!("{name} {how}"))?;
+                ensure!(reaches(&testbed, FRIENDS[0])?, "{name} {how}");
+                ensure!(testbed.json("status")?["filtering"] == true, "{name} {how}");
+                // The damaged file is replaced.
+                done(&testbed, &["add", "198.18.0.9", "--service", "web"]);
+                done(&testbed, &["remove", "198.18.0.9"]);
                 filter.stop(Signal::SIGKILL, SOON)?;
                 fs::write(&path, &whole)?;
             }
@@ -195,8 +202,8 @@ fn damaged_files_are_ignored() -> anyhow::Result<()> {
         Ok(())
     })?;
     streamed.check(&FRIENDS, &STRANGERS);
-    let _filter = start(&site, &config)?;
-    assert!(gets_through(&site, "198.18.0.1")?);
+    let _filter = start(&testbed, &config)?;
+    assert!(gets_through(&testbed, "198.18.0.1")?);
     Ok(())
 }
 
@@ -204,17 +211,17 @@ fn damaged_files_are_ignored() -> anyhow::Result<()> {
 #[test]
 fn a_removed_state_directory_is_created_again() -> anyhow::Result<()> {
     require_root!();
-    let (site, config) = prepared()?;
-    let state = site.scratch.file("state");
-    let mut filter = start(&site, &config)?;
+    let (testbed, config) = prepared()?;
+    let state = testbed.scratch.file("state");
+    let mut filter = start(&testbed, &config)?;
     fs::remove_dir_all(&state)?;
-    let refused = site.run(&["add", "198.18.0.1", "--service", "web"])?;
+    let refused = testbed.run(&["add", "198.18.0.1", "--service", "web"])?;
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    assert!(gets_through(&site, FRIENDS[0])?);
+    assert!(gets_through(&testbed, FRIENDS[0])?);
     filter.stop(Signal::SIGTERM, SOON)?;
-    let _filter = start(&site, &config)?;
-    done(&site, &["add", "198.18.0.1", "--service", "web"]);
-    assert!(gets_through(&site, "198.18.0.1")?);
+    let _filter = start(&testbed, &config)?;
+    done(&testbed, &["add", "198.18.0.1", "--service", "web"]);
+    assert!(gets_through(&testbed, "198.18.0.1")?);
     Ok(())
 }
 
@@ -222,32 +229,32 @@ fn a_removed_state_directory_is_created_again() -> anyhow::Result<()> {
 #[test]
 fn the_mode_and_a_rollback_need_no_disk() -> anyhow::Result<()> {
     require_root!();
-    let (site, config) = prepared()?;
-    let state = site.scratch.file("state");
+    let (testbed, config) = prepared()?;
+    let state = testbed.scratch.file("state");
     let disk = Disk::mount(&state)?;
-    let mut filter = start(&site, &config)?;
-    done(&site, &["add", "198.18.0.1", "--service", "web"]);
+    let mut filter = start(&testbed, &config)?;
+    done(&testbed, &["add", "198.18.0.1", "--service", "web"]);
     disk.read_only(true)?;
-    let refused = site.run(&["add", "198.18.0.2", "--service", "web"])?;
+    let refused = testbed.run(&["add", "198.18.0.2", "--service", "web"])?;
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    let observed = site.run(&["mode", "observe", "--json"])?;
+    let observed = testbed.run(&["mode", "observe", "--json"])?;
     assert_eq!(observed.code, Some(0), "{observed:?}");
     let answer: Value = serde_json::from_str(&observed.stdout)?;
-    // Not on disk, and different from the file.
+    // The mode is not on disk, and differs from the file.
     assert_eq!(answer["warnings"].as_array().map(Vec::len), Some(2));
-    assert!(gets_through(&site, STRANGERS[0])?);
-    done(&site, &["mode", "enforce"]);
-    assert!(!gets_through(&site, STRANGERS[0])?);
-    done(&site, &["rollback", "1"]);
-    assert!(!gets_through(&site, "198.18.0.1")?);
-    assert!(gets_through(&site, FRIENDS[0])?);
+    assert!(gets_through(&testbed, STRANGERS[0])?);
+    done(&testbed, &["mode", "enforce"]);
+    assert!(!gets_through(&testbed, STRANGERS[0])?);
+    done(&testbed, &["rollback", "1"]);
+    assert!(!gets_through(&testbed, "198.18.0.1")?);
+    assert!(gets_through(&testbed, FRIENDS[0])?);
     // A change that is refused undoes no earlier one.
-    let refused = site.run(&["add", "198.18.0.2", "--service", "web"])?;
+    let refused = testbed.run(&["add", "198.18.0.2", "--service", "web"])?;
     assert_eq!(refused.code, Some(1), "{refused:?}");
     disk.read_only(false)?;
-    eventually(|| Ok(added(&site)?.is_empty())).with_context(|| filter.output())?;
+    eventually(|| Ok(added(&testbed)?.is_empty())).with_context(|| filter.output())?;
     filter.stop(Signal::SIGKILL, SOON)?;
-    let _filter = start(&site, &config)?;
-    assert!(!gets_through(&site, "198.18.0.1")? && !gets_through(&site, STRANGERS[0])?);
+    let _filter = start(&testbed, &config)?;
+    assert!(!gets_through(&testbed, "198.18.0.1")? && !gets_through(&testbed, STRANGERS[0])?);
     Ok(())
 }

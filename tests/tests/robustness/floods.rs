@@ -20,9 +20,9 @@ fn cost(process: u32) -> anyhow::Result<(u64, usize)> {
 #[test]
 fn a_flood_on_the_socket_blocks_nothing() -> anyhow::Result<()> {
     require_root!();
-    let (site, config) = prepared()?;
-    let filter = start(&site, &config)?;
-    let socket = site.scratch.file("socket");
+    let (testbed, config) = prepared()?;
+    let filter = start(&testbed, &config)?;
+    let socket = testbed.scratch.file("socket");
     let before = cost(filter.id())?;
     let head = |length: usize| {
         format!("POST /v1/add HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n")
@@ -39,18 +39,18 @@ fn a_flood_on_the_socket_blocks_nothing() -> anyhow::Result<()> {
         ]
         .concat(),
     ];
-    // Three times as many as are served at once. Each may hold its place for 5 to 10 seconds, and whoever comes last waits
-    // for all of them.
+    // Three times the number of concurrent connections. Each may be open for 5 to 10 seconds, so the last client waits for
+    // all connections before it.
     let mut open = Vec::new();
     for number in 0..200 {
         let Ok(mut stream) = UnixStream::connect(&socket) else {
-            continue; // the queue is full, as it should be
+            continue; // the queue is full, as intended
         };
         stream.set_write_timeout(Some(Duration::from_millis(20)))?;
         let _ = stream.write_all(&greetings[number % greetings.len()]);
         open.push(stream);
     }
-    // One that sends more than any body may have.
+    // A client that sends more than the maximum size of a body.
     let mut endless = UnixStream::connect(&socket)?;
     endless.set_write_timeout(Some(Duration::from_millis(200)))?;
     let blanks = vec![b' '; 1 << 16];
@@ -60,12 +60,12 @@ fn a_flood_on_the_socket_blocks_nothing() -> anyhow::Result<()> {
             sent += blanks.len();
         }
     }
-    // Publishes go on while they wait.
+    // Publishes continue while the clients wait.
     for more in ["198.19.0.1", "198.19.0.2"] {
-        site.scratch.write("list.txt", friends_and(more))?;
-        eventually(|| gets_through(&site, more))?;
+        testbed.scratch.write("list.txt", friends_and(more))?;
+        eventually(|| gets_through(&testbed, more))?;
     }
-    assert!(gets_through(&site, FRIENDS[0])? && !gets_through(&site, STRANGERS[0])?);
+    assert!(gets_through(&testbed, FRIENDS[0])? && !gets_through(&testbed, STRANGERS[0])?);
     let (resident, _) = cost(filter.id())?;
     assert!(
         resident < before.0 + 150_000,
@@ -73,11 +73,16 @@ fn a_flood_on_the_socket_blocks_nothing() -> anyhow::Result<()> {
         before.0
     );
     // Idle connections are closed at their time limit.
-    eventually(|| Ok(site.run(&["add", "198.18.0.1", "--service", "web"])?.code == Some(0)))?;
+    eventually(|| {
+        Ok(testbed
+            .run(&["add", "198.18.0.1", "--service", "web"])?
+            .code
+            == Some(0))
+    })?;
     drop(open);
     drop(endless);
     eventually(|| Ok(cost(filter.id())?.1 <= before.1 + 2))?;
-    done(&site, &["status"]);
+    done(&testbed, &["status"]);
     Ok(())
 }
 
@@ -85,24 +90,24 @@ fn a_flood_on_the_socket_blocks_nothing() -> anyhow::Result<()> {
 #[test]
 fn many_at_once_are_answered() -> anyhow::Result<()> {
     require_root!();
-    let (site, config) = prepared()?;
-    let _filter = start(&site, &config)?;
+    let (testbed, config) = prepared()?;
+    let _filter = start(&testbed, &config)?;
     let answers: Vec<Ended> = thread::scope(|scope| {
-        let asking: Vec<_> = (0..24)
+        let clients: Vec<_> = (0..24)
             .map(|number| {
-                let site = &site;
+                let testbed = &testbed;
                 scope.spawn(move || {
-                    site.run(&["add", &format!("198.18.1.{number}"), "--service", "web"])
+                    testbed.run(&["add", &format!("198.18.1.{number}"), "--service", "web"])
                 })
             })
             .collect();
-        asking
+        clients
             .into_iter()
             .map(|one| one.join().expect("no panic"))
             .collect::<anyhow::Result<_>>()
     })?;
-    let told = answers.iter().filter(|one| one.code == Some(0)).count();
-    assert_eq!(added_in_force(&site)?.len(), told, "{answers:?}");
-    assert!(told > 12, "{answers:?}");
+    let accepted = answers.iter().filter(|one| one.code == Some(0)).count();
+    assert_eq!(added_in_kernel(&testbed)?.len(), accepted, "{answers:?}");
+    assert!(accepted > 12, "{answers:?}");
     Ok(())
 }
