@@ -1,6 +1,6 @@
 //! All lists of the catalogue: fetched over HTTP and parsed with the options of their providers.
 //!
-//! The lists in `fixtures/feeds` are this project's own, in the vendors' formats, with the difficulties of each, and mostly
+//! The lists in `fixtures/feeds` are this project's own, in the vendors' formats, with the difficulties of each, and usually
 //! with documentation addresses. `expected.toml` there has the expected prefixes, which must pass the provider's gate.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,7 +49,8 @@ fn expected() -> anyhow::Result<Vec<Expected>> {
 }
 
 fn source_of(list: &Expected) -> anyhow::Result<Source> {
-    let provider = catalogue::find(&list.provider).context("is catalogued")?;
+    let provider =
+        catalogue::find(&list.provider).context("the provider is not in the catalogue")?;
     let region = |code: &String| provider.region(code).with_context(|| code.clone());
     let regions = list
         .regions
@@ -62,7 +63,7 @@ fn source_of(list: &Expected) -> anyhow::Result<Source> {
 /// Serves the files of a list from `vendor`, and points the source to it.
 fn serve(source: &mut Source, list: &Expected, vendor: &Vendor) -> anyhow::Result<()> {
     let Origin::Http(http) = &mut source.origin else {
-        bail!("is not fetched");
+        bail!("the source is not fetched");
     };
     ensure!(
         http.urls.len() == list.files.len(),
@@ -71,7 +72,10 @@ fn serve(source: &mut Source, list: &Expected, vendor: &Vendor) -> anyhow::Resul
     );
     // The link leads to the vendor's own host, so only its discovery is tested.
     if let Some(pattern) = http.discover.take() {
-        let landing = list.landing.as_ref().context("has a landing page")?;
+        let landing = list
+            .landing
+            .as_ref()
+            .context("the fixture has no landing page")?;
         let link = feed::find_link(&fixture(landing)?, &pattern)?;
         ensure!(Some(&link) == list.link.as_ref(), "found {link}");
     }
@@ -157,7 +161,7 @@ fn lists_are_fetched_and_parsed() -> anyhow::Result<()> {
             judged = pass_gate(&source, &list.prefixes);
             match runtime.block_on(source::fetch(&source, &[]))? {
                 source::Answer::List(fetched) => Ok(fetched),
-                source::Answer::Unchanged(_) => bail!("nothing new"),
+                source::Answer::Unchanged(_) => bail!("the answer is unchanged"),
             }
         });
         match fetched {

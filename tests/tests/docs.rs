@@ -194,9 +194,9 @@ fn manual_pages_render_without_warnings() {
             .stderr(Stdio::piped())
             .spawn();
         let Ok(mut groff) = groff else {
-            skip!("there is no groff on this machine");
+            skip!("groff is not installed");
         };
-        let mut input = groff.stdin.take().expect("it is piped");
+        let mut input = groff.stdin.take().expect("standard input is piped");
         input.write_all(text.as_bytes()).expect("groff reads");
         drop(input);
         let ended = groff.wait_with_output().expect("groff ends");

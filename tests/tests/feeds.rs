@@ -1,4 +1,4 @@
-//! `feed` with pages as vendors write them, and with what vendors really served.
+//! Tests of `feed` with pages in the formats of vendors, and with recorded answers of vendors.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -10,7 +10,7 @@ use allowlist_tests::lab::Snapshot;
 use expect_test::expect_file;
 use jiff::civil::{Date, date};
 
-/// Names a folder with what vendors served and `expected.tsv`, which says how many prefixes that is.
+/// The environment variable with the directory of recorded answers, whose `expected.tsv` has the numbers of prefixes.
 const FEEDS: &str = "ALLOWLIST_FEEDS";
 const TODAY: Date = date(2026, 11, 24);
 
@@ -18,17 +18,17 @@ fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
-/// Such payloads are the vendors', and not in this repository.
+/// Returns the directory of recorded answers, which are the vendors' property and not in this repository.
 fn feeds() -> PathBuf {
     env::var_os(FEEDS).map_or_else(|| root().join("../shared/feeds"), PathBuf::from)
 }
 
 #[test]
-fn what_vendors_served_has_as_many_prefixes_as_were_counted() {
+fn recorded_answers_have_the_expected_number_of_prefixes() {
     let folder = feeds();
     let Ok(table) = fs::read_to_string(folder.join("expected.tsv")) else {
         eprintln!(
-            "nothing is checked: there is no {}/expected.tsv; {FEEDS} can name another folder",
+            "not checked: {}/expected.tsv does not exist; set {FEEDS} to use another directory",
             folder.display()
         );
         return;
@@ -37,7 +37,7 @@ fn what_vendors_served_has_as_many_prefixes_as_were_counted() {
         let [file, format, selector, count] = row.split('\t').collect::<Vec<_>>()[..] else {
             panic!("{row:?} has other columns");
         };
-        let bytes = fs::read(folder.join(file)).expect("it is in the table");
+        let bytes = fs::read(folder.join(file)).expect("a recorded answer");
         let list = feed::parse(&format_of(format, selector), &bytes, TODAY);
         let found = list.map_or_else(
             |error| error.to_string(),
@@ -47,7 +47,7 @@ fn what_vendors_served_has_as_many_prefixes_as_were_counted() {
     }
 }
 
-/// The table says it in a few words.
+/// Parses the format of a row in the table.
 fn format_of(format: &str, selector: &str) -> Format {
     match format {
         "text" => Format::Text,
@@ -63,7 +63,7 @@ fn format_of(format: &str, selector: &str) -> Format {
                 ..Page::default()
             })
         }
-        _ => panic!("no format is called {format:?}"),
+        _ => panic!("unknown format {format:?}"),
     }
 }
 
@@ -81,7 +81,7 @@ fn page(section: &str, region: &str, column: &str) -> Page {
     }
 }
 
-/// One of the fixtures, by the format that its name says.
+/// Parses a fixture; the extension of its name determines the format.
 fn read(file: &str, page: &Page, today: Date) -> Result<List, FeedError> {
     let path = root().join("tests/fixtures/pages").join(file);
     let bytes = fs::read(path).expect("a fixture");
@@ -117,7 +117,7 @@ fn check_count(file: &str, page: &Page, expected: usize) {
     );
 }
 
-/// Single addresses without their length.
+/// Formats a list; single addresses have no prefix length.
 fn words(list: &List) -> String {
     let words: Vec<String> = list
         .prefixes
@@ -128,7 +128,7 @@ fn words(list: &List) -> String {
 }
 
 #[test]
-fn workato_marks_what_is_deprecated_in_two_ways() {
+fn workato_marks_deprecated_rows_in_two_ways() {
     let mut errors = Snapshot::new();
     let from = "34.226.132.221 52.5.142.59 52.54.43.157";
     let gateways =
@@ -137,7 +137,7 @@ fn workato_marks_what_is_deprecated_in_two_ways() {
         check(file, &page("^Traffic from Workato$", "", ""), from);
         check(file, &page("^Traffic to Workato$", "", ""), gateways);
         check_count(file, &Page::default(), 9);
-        // While the announced day is to come, its row is in force.
+        // Until the announced day, the row is valid.
         let before = read(
             file,
             &page("^Traffic to Workato$", "", ""),
@@ -163,7 +163,7 @@ fn workato_marks_what_is_deprecated_in_two_ways() {
             None,
         );
     }
-    // What is in a code block is on the page too, but no more than what the list says.
+    // The addresses in the code block are on the page too, and they are also in the list.
     let without_code = Page {
         exclude_code: true,
         ..page("^How a database", "", "")
@@ -214,7 +214,7 @@ fn workato_labels_data_centers() {
 }
 
 #[test]
-fn freshchat_keeps_its_regions_however_it_is_flattened() {
+fn freshchat_keeps_its_regions_in_each_layout() {
     let files = [
         "freshchat.md",
         "freshchat.html",
@@ -237,7 +237,7 @@ fn freshchat_keeps_its_regions_however_it_is_flattened() {
 }
 
 #[test]
-fn pagerduty_keeps_examples_apart_from_the_list() {
+fn pagerduty_separates_examples_from_the_list() {
     check_count("pagerduty-export.md", &page("^Webhooks$", "", ""), 17);
     check_count("pagerduty-export.md", &page("^Query$", "", ""), 17);
     check_count(
@@ -313,7 +313,7 @@ fn tables_have_columns() {
 }
 
 #[test]
-fn what_is_not_shown_or_not_meant_is_not_read() {
+fn invisible_and_unrelated_text_is_ignored() {
     let mut errors = Snapshot::new();
     check(
         "backblaze.html",

@@ -1,8 +1,7 @@
-//! Any sequence of feeds, failures, restarts and times: the table is what a model says, and never worse than
-//! the last good list.
+//! Random sequences of lists, failures, restarts and time steps: the compiled table agrees with a model.
 //!
-//! The parts that ship are played together as the daemon plays them: `feed` reads the bytes, `lists` and the
-//! gate decide, `state` keeps and finds again, `compile` makes the table. The model is a few lines over sets.
+//! The test calls the shipped modules in the order of the daemon: `feed` parses, `lists` and the gate decide, `state` stores
+//! and loads, `compile` makes the table. The model consists of a few sets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -22,22 +21,22 @@ use proptest::prelude::*;
 
 const SOURCES: [&str; 3] = ["a", "b", "c"];
 const GRACE: SignedDuration = SignedDuration::from_hours(24);
-/// A source's first list must be one, as a start without it is refused.
+/// The last byte of the only address in the first list of each source.
 const FIRST: u8 = 200;
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// A source answers with the addresses of these last bytes.
+    /// A source answers with the addresses that have these last bytes.
     Feed(usize, BTreeSet<u8>),
-    /// A source answers with bytes that are no list.
+    /// A source answers with bytes that are not a list.
     Garbage(usize, Vec<u8>),
-    /// It says that nothing is new.
+    /// A source answers that its list is unchanged.
     Unchanged(usize),
-    /// The operator accepts what was refused.
+    /// The operator accepts the rejected list.
     Accept(usize),
-    /// Time goes by.
+    /// Hours pass.
     Hours(i64),
-    /// The daemon ends, and another starts from the disk.
+    /// The daemon ends, and another one starts from the disk.
     Restart,
 }
 
@@ -54,26 +53,26 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What a source should have, said plainly.
+/// The expected state of a source.
 #[derive(Clone, Debug, Default)]
 struct Model {
     listed: BTreeSet<u8>,
-    /// When what it lists no more goes.
-    held: BTreeMap<u8, Timestamp>,
-    refused: Option<BTreeSet<u8>>,
-    /// The list before the answers of this moment, since the growth window of the sources is a second.
+    /// The grace prefixes, with the ends of their grace periods.
+    grace: BTreeMap<u8, Timestamp>,
+    rejected: Option<BTreeSet<u8>>,
+    /// The list before the answers of the current time, because the growth window of the sources is a second.
     before: (Option<Timestamp>, BTreeSet<u8>),
 }
 
 impl Model {
     fn take(&mut self, hosts: &BTreeSet<u8>, now: Timestamp) {
-        for gone in self.listed.difference(hosts) {
-            self.held.insert(*gone, now + GRACE);
+        for removed in self.listed.difference(hosts) {
+            self.grace.insert(*removed, now + GRACE);
         }
-        self.held
+        self.grace
             .retain(|host, until| *until > now && !hosts.contains(host));
         self.listed.clone_from(hosts);
-        self.refused = None;
+        self.rejected = None;
     }
 
     fn answer(&mut self, hosts: &BTreeSet<u8>, now: Timestamp) {
@@ -86,24 +85,24 @@ impl Model {
         };
         let loses = is_suspicious(&self.listed) || is_suspicious(&self.before.1);
         if *hosts != self.listed && loses {
-            self.refused = Some(hosts.clone());
+            self.rejected = Some(hosts.clone());
         } else {
             self.take(hosts, now);
         }
     }
 
     fn accept(&mut self, now: Timestamp) {
-        if let Some(refused) = self.refused.take() {
-            self.take(&refused, now);
-            self.before = (Some(now), refused);
+        if let Some(rejected) = self.rejected.take() {
+            self.take(&rejected, now);
+            self.before = (Some(now), rejected);
         }
     }
 
-    fn in_force(&self, now: Timestamp) -> BTreeSet<u8> {
-        let held = self.held.iter().filter(|(_, until)| **until > now);
+    fn effective(&self, now: Timestamp) -> BTreeSet<u8> {
+        let grace = self.grace.iter().filter(|(_, until)| **until > now);
         self.listed
             .iter()
-            .chain(held.map(|(host, _)| host))
+            .chain(grace.map(|(host, _)| host))
             .copied()
             .collect()
     }
@@ -134,13 +133,13 @@ fn policy() -> Policy {
 }
 
 fn address(source: usize, host: u8) -> IpNet {
-    // Sources share half of their addresses: what one lists no more, another may.
+    // Sources share half of their addresses, so an address can leave one list and remain in another.
     let third = if host < 128 { 8 } else { source as u8 };
     Ipv4Net::from(std::net::Ipv4Addr::new(9, 9, third, host)).into()
 }
 
-/// What the daemon does, without a kernel.
-struct Played {
+/// The daemon without a kernel.
+struct Daemon {
     policy: Policy,
     state: StateDir,
     lists: SourceStates,
@@ -148,15 +147,15 @@ struct Played {
     now: Timestamp,
 }
 
-impl Played {
-    fn answer(&mut self, place: usize, bytes: &[u8]) {
-        let source = self.policy.sources[place].clone();
+impl Daemon {
+    fn answer(&mut self, index: usize, bytes: &[u8]) {
+        let source = self.policy.sources[index].clone();
         let today = self.now.to_zoned(jiff::tz::TimeZone::UTC).date();
         let Ok(list) = feed::parse(&Format::json_array(), bytes, today) else {
             self.lists.record_failure(
                 &source.name,
                 ErrorCode::ListMalformed,
-                "is no list".to_owned(),
+                "is not a list".to_owned(),
                 self.now,
             );
             return;
@@ -182,16 +181,16 @@ impl Played {
                     .commit(proposal, self.now, |_| Ok::<_, Infallible>(0));
                 self.keep(source);
             }
-            Err(refused) => {
-                let reason = refused.rejection.to_string();
+            Err(rejected) => {
+                let reason = rejected.rejection.to_string();
                 self.lists
-                    .record_rejection(&source.name, *refused, reason, self.now);
+                    .record_rejection(&source.name, *rejected, reason, self.now);
             }
         }
     }
 
-    fn accept(&mut self, place: usize) {
-        let source = self.policy.sources[place].clone();
+    fn accept(&mut self, index: usize) {
+        let source = self.policy.sources[index].clone();
         if let Some(Ok(proposal)) = self.lists.propose_rejected(&source, self.now) {
             let Ok(_) = self
                 .lists
@@ -201,8 +200,11 @@ impl Played {
     }
 
     fn keep(&self, source: &Source) {
-        let feed = self.lists.feed(&source.name).expect("it was adopted");
-        self.state.store(source, feed).expect("is stored");
+        let feed = self
+            .lists
+            .feed(&source.name)
+            .expect("the list is committed");
+        self.state.store(source, feed).expect("the list is stored");
     }
 
     fn pass(&mut self, hours: i64) {
@@ -211,7 +213,7 @@ impl Played {
             .lists
             .expire_grace(self.now, |_| Ok::<_, Infallible>(0));
         for event in events {
-            let source = self.policy.source(&event.source).expect("is known");
+            let source = self.policy.source(&event.source).expect("a source");
             self.keep(source);
         }
     }
@@ -222,17 +224,18 @@ impl Played {
             let feed = self
                 .state
                 .load(source)
-                .expect("is readable")
-                .expect("is there");
+                .expect("readable state")
+                .expect("a stored list");
             let feed = expire_grace(&feed, self.now).map_or(feed, |(feed, _)| feed);
             feeds.insert(source.name.clone(), feed);
         }
         self.lists = SourceStates::new(feeds);
     }
 
-    /// The table: each prefix with the sources behind it.
+    /// Returns the compiled prefixes with their sources.
     fn table(&mut self) -> BTreeMap<IpNet, Vec<String>> {
-        let tables = compile(&self.policy, self.lists.feeds(), 10_000, &self.names).expect("fits");
+        let tables =
+            compile(&self.policy, self.lists.feeds(), 10_000, &self.names).expect("tables");
         self.names = tables.names.clone();
         let entry = |(prefix, grant): &(Ipv4Net, allowlist_common::abi::Grant)| {
             ((*prefix).into(), self.names.sources_of(grant.match_id))
@@ -241,75 +244,75 @@ impl Played {
     }
 }
 
-fn bytes(place: usize, hosts: &BTreeSet<u8>) -> Vec<u8> {
+fn bytes(index: usize, hosts: &BTreeSet<u8>) -> Vec<u8> {
     let words: Vec<_> = hosts
         .iter()
-        .map(|host| address(place, *host).addr().to_string())
+        .map(|host| address(index, *host).addr().to_string())
         .collect();
     serde_json::to_vec(&words).expect("strings are JSON")
 }
 
-/// In memory where there is such a place: what is stored has to reach the disk each time.
+/// Creates a directory, in memory if possible, because the state is written to disk after each step.
 fn folder() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm")
         .or_else(|_| tempfile::tempdir())
-        .expect("a folder")
+        .expect("a directory")
 }
 
 fn check(steps: Vec<Step>) -> Result<(), TestCaseError> {
     let folder = folder();
     let now = Timestamp::from_second(1_800_000_000).expect("a time");
-    let mut played = Played {
+    let mut daemon = Daemon {
         policy: policy(),
-        state: StateDir::open(&folder.path().join("state")).expect("is made"),
+        state: StateDir::open(&folder.path().join("state")).expect("a state directory"),
         lists: SourceStates::default(),
         names: Names::default(),
         now,
     };
     let mut models = SOURCES.map(|_| Model::default());
-    for (place, model) in models.iter_mut().enumerate() {
+    for (index, model) in models.iter_mut().enumerate() {
         let first = BTreeSet::from([FIRST]);
-        played.answer(place, &bytes(place, &first));
+        daemon.answer(index, &bytes(index, &first));
         model.take(&first, now);
     }
     for step in steps {
         match &step {
-            Step::Feed(place, hosts) => {
-                played.answer(*place, &bytes(*place, hosts));
-                // An empty list is none.
+            Step::Feed(index, hosts) => {
+                daemon.answer(*index, &bytes(*index, hosts));
+                // An empty list is rejected.
                 if !hosts.is_empty() {
-                    models[*place].answer(hosts, played.now);
+                    models[*index].answer(hosts, daemon.now);
                 }
             }
-            Step::Garbage(place, bytes) => played.answer(*place, bytes),
-            Step::Unchanged(place) => {
-                let source = played.policy.sources[*place].clone();
-                let now = played.now;
-                played.take(&source, Answer::Unchanged(now));
-                // The list that is in force is the newest after all.
-                models[*place].refused = None;
+            Step::Garbage(index, bytes) => daemon.answer(*index, bytes),
+            Step::Unchanged(index) => {
+                let source = daemon.policy.sources[*index].clone();
+                let now = daemon.now;
+                daemon.take(&source, Answer::Unchanged(now));
+                // The active list is the newest one again.
+                models[*index].rejected = None;
             }
-            Step::Accept(place) => {
-                played.accept(*place);
-                models[*place].accept(played.now);
+            Step::Accept(index) => {
+                daemon.accept(*index);
+                models[*index].accept(daemon.now);
             }
-            Step::Hours(hours) => played.pass(*hours),
+            Step::Hours(hours) => daemon.pass(*hours),
             Step::Restart => {
-                played.restart();
-                // What nobody accepted is asked for again.
+                daemon.restart();
+                // The rejected list is fetched again.
                 for model in &mut models {
-                    model.refused = None;
+                    model.rejected = None;
                 }
             }
         }
         let mut expected = BTreeMap::<IpNet, Vec<String>>::new();
-        for (place, model) in models.iter().enumerate() {
-            for host in model.in_force(played.now) {
-                let sources = expected.entry(address(place, host)).or_default();
-                sources.push(SOURCES[place].to_owned());
+        for (index, model) in models.iter().enumerate() {
+            for host in model.effective(daemon.now) {
+                let sources = expected.entry(address(index, host)).or_default();
+                sources.push(SOURCES[index].to_owned());
             }
         }
-        prop_assert_eq!(played.table(), expected, "after {:?}", step);
+        prop_assert_eq!(daemon.table(), expected, "after {:?}", step);
     }
     Ok(())
 }
@@ -318,7 +321,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_table_is_the_models(steps in prop::collection::vec(step(), 1..40)) {
+    fn the_table_agrees_with_the_model(steps in prop::collection::vec(step(), 1..40)) {
         check(steps)?;
     }
 }

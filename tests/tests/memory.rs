@@ -1,5 +1,5 @@
-//! The program's memory: a list that would take too much is refused before it is read, and the daemon lives within
-//! the limit of its unit.
+//! The memory of the program: a list that would need too much is refused before it is read, and the daemon stays within the
+//! limit of its unit.
 
 #![allow(unsafe_code)]
 
@@ -27,31 +27,31 @@ const SOON: Duration = Duration::from_mins(5);
 
 thread_local! {
     /// The bytes that this thread has allocated and not freed, and their maximum.
-    static HELD: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
+    static ALLOCATED: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
 }
 
 struct Counting;
 
 fn count(bytes: isize) {
-    // A thread that ends has no more counters.
-    let _ = HELD.try_with(|held| {
-        let (now, most) = held.get();
+    // A thread that ends has no counters.
+    let _ = ALLOCATED.try_with(|allocated| {
+        let (now, most) = allocated.get();
         let now = now + bytes;
-        held.set((now, most.max(now)));
+        allocated.set((now, most.max(now)));
     });
 }
 
-// SAFETY: every call goes to the system's allocator as it is.
+// SAFETY: each call is passed to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size().cast_signed());
-        // SAFETY: the caller's promises are passed on.
+        // SAFETY: the caller's guarantees are passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         count(-layout.size().cast_signed());
-        // SAFETY: the caller's promises are passed on.
+        // SAFETY: the caller's guarantees are passed on.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -59,12 +59,12 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// The most memory that reading a list takes, in MiB, and whether it was refused for that.
+/// Parses a list, and returns the maximum of allocated memory in MiB, and whether the list was refused for that.
 fn peak(format: &Format, text: &str) -> (isize, bool) {
-    let before = HELD.get().0;
-    HELD.set((before, before));
+    let before = ALLOCATED.get().0;
+    ALLOCATED.set((before, before));
     let list = feed::parse(format, text.as_bytes(), TODAY);
-    let (_, most) = HELD.get();
+    let (_, most) = ALLOCATED.get();
     let is_refused = matches!(list, Err(FeedError::TooMuchMemory));
     ((most - before) >> 20, is_refused)
 }
@@ -73,7 +73,7 @@ fn objects(count: usize) -> String {
     format!("[{}{{}}]", r#"{"a":1},"#.repeat(count))
 }
 
-/// All shapes: a list that is read takes about the limit at most, and a list that is refused takes nothing.
+/// Lists of all forms: an accepted list needs about the limit at most, and a refused one almost no memory.
 #[test]
 fn json_takes_memory_within_its_limit() {
     let select = |text: &str| Format::Json(vec![Select::new(text).expect("a JSONPath")].into());
@@ -106,7 +106,7 @@ fn json_takes_memory_within_its_limit() {
     assert!(refused > 3, "{refused}");
 }
 
-/// A memory cgroup, of version 1 or 2.
+/// A memory cgroup of version 1 or 2.
 struct Group(PathBuf);
 
 impl Group {
@@ -126,7 +126,7 @@ impl Group {
         None
     }
 
-    /// The most that was ever used in it.
+    /// Returns the peak memory use of the cgroup.
     fn peak(&self) -> Option<u64> {
         let files = ["memory.max_usage_in_bytes", "memory.peak"];
         let text = files
@@ -135,7 +135,7 @@ impl Group {
         text?.trim().parse().ok()
     }
 
-    /// Makes a command start in it.
+    /// Makes a command start in the cgroup.
     fn add(&self, mut command: Command) -> anyhow::Result<Command> {
         let mut members = fs::File::options()
             .write(true)
@@ -154,26 +154,26 @@ impl Drop for Group {
     }
 }
 
-/// `MemoryMax=` of the unit, in bytes.
+/// Returns `MemoryMax=` of the unit in bytes.
 fn limit() -> u64 {
     let line = UNIT
         .lines()
         .find_map(|line| line.strip_prefix("MemoryMax="));
     let mib = line
         .and_then(|line| line.strip_suffix('M'))
-        .expect("it is in MiB");
+        .expect("a limit in MiB");
     mib.parse::<u64>().expect("a number") << 20
 }
 
-/// Lists of 4 MB in a file, in each format and each worth refusing: the daemon lives, the last good list stays,
-/// and the next start is as good.
+/// Lists of 4 MB in each format that have to be refused: the daemon continues, the last-good lists stay active, also after a
+/// restart.
 #[test]
-fn the_daemon_lives_within_the_limit_of_its_unit() -> anyhow::Result<()> {
+fn the_daemon_stays_within_the_limit_of_its_unit() -> anyhow::Result<()> {
     require_root!();
     let Some(group) = Group::new(limit()) else {
-        skip!("no memory cgroup can be made here");
+        skip!("cannot create a memory cgroup");
     };
-    let site = Testbed::new()?;
+    let testbed = Testbed::new()?;
     let formats = [
         ("json", "format = 'json'\nselect = ['$[*].a']"),
         ("jsonl", "format = 'jsonl'\nselect = ['$..a']"),
@@ -191,12 +191,12 @@ fn the_daemon_lives_within_the_limit_of_its_unit() -> anyhow::Result<()> {
             "jsonl" => "{\"a\":\"203.0.113.7\"}".to_owned(),
             _ => "203.0.113.7\n".to_owned(),
         };
-        site.scratch.write(name, good)?;
+        testbed.scratch.write(name, good)?;
     }
-    let path = site.scratch.write("allowlist.toml", config)?;
+    let path = testbed.scratch.write("allowlist.toml", config)?;
     let path = path.display().to_string();
     let start = || -> anyhow::Result<Program> {
-        let command = group.add(site.command(&["run", "--config", &path])?)?;
+        let command = group.add(testbed.command(&["run", "--config", &path])?)?;
         let run = Program::start(command)?;
         run.wait_for_line("ready", SOON)?;
         Ok(run)
@@ -205,7 +205,7 @@ fn the_daemon_lives_within_the_limit_of_its_unit() -> anyhow::Result<()> {
     let failed = |run: &Program| -> anyhow::Result<()> {
         for (name, _) in formats {
             run.wait_for_line(&format!(": source {name}: "), SOON)?;
-            let sources = site.json("sources")?;
+            let sources = testbed.json("sources")?;
             ensure!(
                 sources["sources"][name]["prefixes"] == 1,
                 "{name}: {sources}"
@@ -214,13 +214,16 @@ fn the_daemon_lives_within_the_limit_of_its_unit() -> anyhow::Result<()> {
         Ok(())
     };
     let bytes = 4 << 20;
-    site.scratch.write("json", objects(bytes / 8))?;
-    site.scratch
+    testbed.scratch.write("json", objects(bytes / 8))?;
+    testbed
+        .scratch
         .write("jsonl", "{\"b\":{}}\n".repeat(bytes / 9))?;
-    site.scratch.write("csv", "\"x\",".repeat(bytes / 4))?;
+    testbed.scratch.write("csv", "\"x\",".repeat(bytes / 4))?;
     let addresses =
         (0..bytes / 14).map(|n| format!("10.{}.{}.{}\n", (n >> 16) & 255, (n >> 8) & 255, n & 255));
-    site.scratch.write("text", addresses.collect::<String>())?;
+    testbed
+        .scratch
+        .write("text", addresses.collect::<String>())?;
     failed(&daemon)?;
     daemon.stop(Signal::SIGKILL, SOON)?;
     daemon = start()?;

@@ -25,7 +25,7 @@ for path in sys.argv[1:]:
 
 #[test]
 fn aws_accepts_the_export() -> anyhow::Result<()> {
-    // The full path: only Debian's Python has Debian's packages.
+    // The full path, because only Debian's Python has Debian's packages.
     require_programs!("/usr/bin/python3" from "python3");
     let machine = Machine::new()?;
     fs::write(
@@ -34,7 +34,7 @@ fn aws_accepts_the_export() -> anyhow::Result<()> {
     )?;
     let python = |words: &str| Ended::of(machine.command(&format!("/usr/bin/python3 {words}"))?);
     if python("botocore_is_there")?.code != Some(0) {
-        skip!("there is no botocore: run `apt-get install python3-botocore`");
+        skip!("botocore is not installed: run `apt-get install python3-botocore`");
     }
     fs::write(machine.folder().join("validate"), VALIDATE)?;
     let mut words = String::from("validate");

@@ -18,7 +18,7 @@ const PORT: u16 = 443;
 const LONGEST: &str = "a-name-of-twenty-eight-chars";
 
 /// Reads the contents of a tool after a load.
-type Held = fn(&Machine) -> anyhow::Result<BTreeSet<IpNet>>;
+type Contents = fn(&Machine) -> anyhow::Result<BTreeSet<IpNet>>;
 
 /// Loads several lists, each twice. `rules` are added after the first load.
 fn check_loads(
@@ -26,7 +26,7 @@ fn check_loads(
     format: Format,
     loads: &[&str],
     rules: impl FnOnce(&Machine) -> anyhow::Result<()>,
-    held: Held,
+    contents: Contents,
 ) -> anyhow::Result<()> {
     let load = |texts: &[&str]| {
         machine.write(format, texts)?;
@@ -35,22 +35,22 @@ fn check_loads(
         }
         ensure!(
             !machine.folder().join("mine").exists(),
-            "a comment was carried out"
+            "a comment was executed"
         );
         anyhow::Ok(())
     };
     let _listener = visitors::listen(&machine.namespace, PORT)?;
     load(BEFORE)?;
-    assert_eq!(held(machine)?, merged(BEFORE), "{format}");
+    assert_eq!(contents(machine)?, merged(BEFORE), "{format}");
     assert_eq!(
         visitors::admitted(&machine.namespace, PORT)?,
         visitors::everybody(),
-        "no rule uses it yet"
+        "no rule uses the set yet"
     );
     rules(machine)?;
     for texts in [BEFORE, AFTER, EVERYBODY, &BEFORE[4..], BEFORE] {
         load(texts)?;
-        assert_eq!(held(machine)?, merged(texts), "{format}");
+        assert_eq!(contents(machine)?, merged(texts), "{format}");
         assert_eq!(
             visitors::admitted(&machine.namespace, PORT)?,
             visitors::listed(texts),
@@ -76,7 +76,13 @@ fn nft_loads_the_export() -> anyhow::Result<()> {
         }
         Ok(())
     };
-    check_loads(&machine, Format::Nft, &["nft --file FILE"], rules, nft_held)?;
+    check_loads(
+        &machine,
+        Format::Nft,
+        &["nft --file FILE"],
+        rules,
+        nft_contents,
+    )?;
     assert_eq!(machine.run("nft list table inet other")?, other);
     machine.type_in(&format!(
         "nft get element inet {NAME} v4 '{{ 192.0.2.200 }}'"
@@ -104,8 +110,8 @@ fn nft_refuses_keywords_as_names() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn nft_held(machine: &Machine) -> anyhow::Result<BTreeSet<IpNet>> {
-    let mut held = BTreeSet::new();
+fn nft_contents(machine: &Machine) -> anyhow::Result<BTreeSet<IpNet>> {
+    let mut contents = BTreeSet::new();
     for set in ["v4", "v6"] {
         let json = machine.run(&format!("nft --json list set inet {NAME} {set}"))?;
         let document: Value = serde_json::from_str(&json)?;
@@ -115,10 +121,10 @@ fn nft_held(machine: &Machine) -> anyhow::Result<BTreeSet<IpNet>> {
             .find_map(|object| object.get("set"))
             .context("a set")?;
         for element in found["elem"].as_array().into_iter().flatten() {
-            held.insert(nft_prefix(element).with_context(|| element.to_string())?);
+            contents.insert(nft_prefix(element).with_context(|| element.to_string())?);
         }
     }
-    Ok(held)
+    Ok(contents)
 }
 
 fn nft_prefix(element: &Value) -> Option<IpNet> {
@@ -144,7 +150,7 @@ fn ipset_loads_the_export() -> anyhow::Result<()> {
     let load = "ipset restore -file FILE";
     machine.write(Format::Ipset, BEFORE)?;
     machine.run(load)?;
-    assert_eq!(ipset_held(&machine)?, merged(BEFORE));
+    assert_eq!(ipset_contents(&machine)?, merged(BEFORE));
     let rules = |machine: &Machine| {
         let examples = machine.examples("iptables")?;
         ensure!(examples.len() == 2, "{examples:?}");
@@ -154,7 +160,7 @@ fn ipset_loads_the_export() -> anyhow::Result<()> {
         }
         Ok(())
     };
-    check_loads(&machine, Format::Ipset, &[load], rules, ipset_held)?;
+    check_loads(&machine, Format::Ipset, &[load], rules, ipset_contents)?;
     machine.run(&format!("ipset test {NAME}-v4 192.0.2.200"))?;
     assert!(
         machine
@@ -182,8 +188,8 @@ fn ipset_loads_the_export() -> anyhow::Result<()> {
 }
 
 /// Returns the merged contents of both sets.
-fn ipset_held(machine: &Machine) -> anyhow::Result<BTreeSet<IpNet>> {
-    let mut held = Vec::new();
+fn ipset_contents(machine: &Machine) -> anyhow::Result<BTreeSet<IpNet>> {
+    let mut contents = Vec::new();
     for (set, length) in [("v4", 32), ("v6", 128)] {
         let text = machine.run(&format!("ipset save {NAME}-{set}"))?;
         for line in text.lines().filter(|line| line.starts_with("add ")) {
@@ -193,25 +199,25 @@ fn ipset_held(machine: &Machine) -> anyhow::Result<BTreeSet<IpNet>> {
             } else {
                 format!("{token}/{length}").parse()?
             };
-            held.push(prefix);
+            contents.push(prefix);
         }
     }
-    Ok(IpNet::aggregate(&held).into_iter().collect())
+    Ok(IpNet::aggregate(&contents).into_iter().collect())
 }
 
 #[test]
 fn iptables_nft_loads_the_export() -> anyhow::Result<()> {
     require_programs!("iptables-nft" from "iptables");
-    check_iptables("nft", |machine| iptables_held(machine, "nft"))
+    check_iptables("nft", |machine| iptables_contents(machine, "nft"))
 }
 
 #[test]
 fn iptables_legacy_loads_the_export() -> anyhow::Result<()> {
     require_programs!("iptables-legacy" from "iptables");
-    check_iptables("legacy", |machine| iptables_held(machine, "legacy"))
+    check_iptables("legacy", |machine| iptables_contents(machine, "legacy"))
 }
 
-fn check_iptables(kind: &str, held: Held) -> anyhow::Result<()> {
+fn check_iptables(kind: &str, contents: Contents) -> anyhow::Result<()> {
     let machine = Machine::new()?;
     let tools = ["iptables", "ip6tables"];
     for tool in tools {
@@ -235,7 +241,7 @@ fn check_iptables(kind: &str, held: Held) -> anyhow::Result<()> {
         Ok(())
     };
     let loads = loads.each_ref().map(String::as_str);
-    check_loads(&machine, Format::Iptables, &loads, rules, held)?;
+    check_loads(&machine, Format::Iptables, &loads, rules, contents)?;
     for tool in tools {
         let rules = machine.run(&format!("{tool}-{kind} -S"))?;
         let others: Vec<_> = rules
@@ -273,8 +279,8 @@ fn check_iptables(kind: &str, held: Held) -> anyhow::Result<()> {
 }
 
 /// Returns the sources that the chain of each family accepts.
-fn iptables_held(machine: &Machine, kind: &str) -> anyhow::Result<BTreeSet<IpNet>> {
-    let mut held = BTreeSet::new();
+fn iptables_contents(machine: &Machine, kind: &str) -> anyhow::Result<BTreeSet<IpNet>> {
+    let mut contents = BTreeSet::new();
     for (tool, everybody) in [
         ("iptables", IpNet::from(Ipv4Net::default())),
         ("ip6tables", Ipv6Net::default().into()),
@@ -288,12 +294,12 @@ fn iptables_held(machine: &Machine, kind: &str) -> anyhow::Result<BTreeSet<IpNet
         ensure!(last[..] == ["-A", "VEN-DOR", "-j", "RETURN"], "{rules:?}");
         for rule in &accepting[1..] {
             match rule[..] {
-                ["-A", _, "-s", prefix, "-j", "ACCEPT"] => held.extend(prefixes(&[prefix])),
+                ["-A", _, "-s", prefix, "-j", "ACCEPT"] => contents.extend(prefixes(&[prefix])),
                 // The source of all addresses is not shown.
-                ["-A", _, "-j", "ACCEPT"] => held.extend([everybody]),
+                ["-A", _, "-j", "ACCEPT"] => contents.extend([everybody]),
                 _ => anyhow::bail!("{rule:?}"),
             }
         }
     }
-    Ok(held)
+    Ok(contents)
 }

@@ -43,7 +43,7 @@ macro_rules! require_programs {
         allowlist_tests::require_root!();
         $(if !crate::is_installed($program) {
             allowlist_tests::skip!(
-                "there is no `{}`: run `apt-get install {}`", $program, $package
+                "`{}` is not installed: run `apt-get install {}`", $program, $package
             );
         })+
     };
@@ -98,7 +98,7 @@ impl Machine {
             scratch: Scratch::new()?,
         };
         fs::create_dir(machine.folder())?;
-        visitors::settle(&machine.namespace)?;
+        visitors::add_addresses_to(&machine.namespace)?;
         Ok(machine)
     }
 

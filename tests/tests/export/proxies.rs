@@ -64,7 +64,9 @@ fn nginx_loads_the_export() -> anyhow::Result<()> {
     require_programs!("nginx" from "nginx");
     let module = "/usr/lib/nginx/modules/ngx_stream_module.so";
     if !std::path::Path::new(module).exists() {
-        allowlist_tests::skip!("there is no {module}: run `apt-get install libnginx-mod-stream`");
+        allowlist_tests::skip!(
+            "{module} is not installed: run `apt-get install libnginx-mod-stream`"
+        );
     }
     let config = "load_module /usr/lib/nginx/modules/ngx_stream_module.so;
 user root;

@@ -81,7 +81,7 @@ fn mariadb_loads_the_export() -> anyhow::Result<()> {
         let shown = query(&machine, &format!("SHOW CREATE USER {account};"))?;
         Ok(shown[0].ends_with(" ACCOUNT LOCK"))
     };
-    assert!(locked()?, "it has no password yet");
+    assert!(locked()?, "the account has no password yet");
 
     // The comments contain the statements that unlock the accounts.
     let text = std::fs::read_to_string(machine.scratch.file("FILE"))?;

@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_millis(300);
 const SOON: Duration = Duration::from_mins(3);
 
 /// Adds the addresses of the visitors to a namespace.
-pub(crate) fn settle(namespace: &Namespace) -> anyhow::Result<()> {
+pub(crate) fn add_addresses_to(namespace: &Namespace) -> anyhow::Result<()> {
     add_addresses(namespace, "lo", &addresses(&VISITORS))
 }
 
@@ -83,8 +83,8 @@ pub(crate) fn answers(
             stream.set_read_timeout(Some(SOON))?;
             let mut answer = [0; 200];
             // A server that refuses a visitor may close the connection before it reads.
-            let told = stream.write_all(request.as_bytes());
-            let length = told.and_then(|()| stream.read(&mut answer)).unwrap_or(0);
+            let sent = stream.write_all(request.as_bytes());
+            let length = sent.and_then(|()| stream.read(&mut answer)).unwrap_or(0);
             let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
             Ok((visitor, answer))
         })

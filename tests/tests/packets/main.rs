@@ -4,11 +4,11 @@
 
 mod check;
 mod explain;
+mod fast_path;
 mod frames;
 mod in_place;
 mod kernel;
 mod oracle;
-mod plain;
 mod player;
 mod random;
 mod under_load;
