@@ -109,7 +109,7 @@ impl Answer {
                 start(stream, 200, &[("Transfer-Encoding", "chunked")])?;
                 write!(stream, "{:x}\r\n", body.len())?;
                 stream.write_all(&body)?;
-                stream.write_all(b"\r\n40\r\nnot complete")?;
+                stream.write_all(b"\r\n40\r\nnot completed")?;
             }
             Self::Unended(body) => {
                 start(stream, 200, &[])?;
