@@ -89,20 +89,20 @@ fn downloads_continue(start_open: bool) -> anyhow::Result<()> {
 }
 
 #[test]
-fn for_the_first_time_interrupts_no_download() -> anyhow::Result<()> {
+fn a_first_start_interrupts_no_download() -> anyhow::Result<()> {
     require_root!();
     downloads_continue(false)
 }
 
 #[test]
-fn an_open_filter_interrupts_no_download() -> anyhow::Result<()> {
+fn closing_an_open_filter_interrupts_no_download() -> anyhow::Result<()> {
     require_root!();
     downloads_continue(true)
 }
 
 /// The daemon restores a removed pin of the flow tracker, and logs a warning.
 #[test]
-fn restores_a_missing_tracker_pin() -> anyhow::Result<()> {
+fn a_missing_tracker_pin_is_restored() -> anyhow::Result<()> {
     require_root!();
     let testbed = Testbed::new()?;
     let server = Server::start(&testbed)?;
@@ -118,7 +118,7 @@ fn restores_a_missing_tracker_pin() -> anyhow::Result<()> {
 /// While another process holds the former link, the kernel refuses to attach the flow tracker again. The daemon waits for
 /// the end of the link, and does not fall back to clsact.
 #[test]
-fn waits_until_the_former_link_is_freed() -> anyhow::Result<()> {
+fn the_daemon_waits_for_the_end_of_the_former_link() -> anyhow::Result<()> {
     require_root!();
     let testbed = Testbed::new()?;
     let server = Server::start(&testbed)?;
@@ -140,7 +140,7 @@ fn waits_until_the_former_link_is_freed() -> anyhow::Result<()> {
 
 /// A start that fails because another filter holds one interface leaves no programs on the other one.
 #[test]
-fn that_fails_leaves_no_pins() -> anyhow::Result<()> {
+fn a_failed_start_leaves_no_pins() -> anyhow::Result<()> {
     require_root!();
     let testbed = Testbed::new()?;
     testbed.second_link()?;

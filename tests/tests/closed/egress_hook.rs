@@ -106,7 +106,7 @@ fn has_tcx(testbed: &Testbed) -> bool {
 
 /// A late answer to a query that was tracked at one hook passes after a change to the other hook.
 #[test]
-fn flows_outlive_a_change_of_the_hook() -> anyhow::Result<()> {
+fn flows_survive_a_change_of_the_hook() -> anyhow::Result<()> {
     require_root!();
     let testbed = Testbed::new()?;
     if !has_tcx(&testbed) {

@@ -95,7 +95,7 @@ fn listed(testbed: &Testbed, initiator: &str) -> anyhow::Result<Vec<Value>> {
 }
 
 #[test]
-fn in_observe_mode_does_not_become_an_answer() -> anyhow::Result<()> {
+fn foreign_flows_of_observe_mode_are_not_answers() -> anyhow::Result<()> {
     require_root!();
     let testbed = Testbed::new()?;
     let mut filter = close(&testbed, "mode = \"observe\"", &[])?;
@@ -133,7 +133,7 @@ fn in_observe_mode_does_not_become_an_answer() -> anyhow::Result<()> {
 }
 
 #[test]
-fn before_the_start_does_not_become_an_answer() -> anyhow::Result<()> {
+fn foreign_flows_from_before_the_start_are_not_answers() -> anyhow::Result<()> {
     require_root!();
     let testbed = Testbed::new()?;
     let strangers = Strangers::new(&testbed)?;
@@ -151,7 +151,7 @@ fn before_the_start_does_not_become_an_answer() -> anyhow::Result<()> {
 }
 
 #[test]
-fn while_the_default_was_to_pass_does_not_become_an_answer() -> anyhow::Result<()> {
+fn foreign_flows_of_a_passing_default_are_not_answers() -> anyhow::Result<()> {
     require_root!();
     let testbed = Testbed::new()?;
     let _filter = close(&testbed, "", &[])?;
@@ -172,7 +172,7 @@ fn while_the_default_was_to_pass_does_not_become_an_answer() -> anyhow::Result<(
 
 /// A source of the service sent first. After the removal of the service, replies of the server create no flow.
 #[test]
-fn to_a_removed_service_does_not_become_an_answer() -> anyhow::Result<()> {
+fn foreign_flows_of_a_removed_service_are_not_answers() -> anyhow::Result<()> {
     require_root!();
     let testbed = Testbed::new()?;
     let _filter = close(&testbed, "", &[])?;
@@ -194,7 +194,7 @@ fn to_a_removed_service_does_not_become_an_answer() -> anyhow::Result<()> {
 
 /// A connection that another host opened in observe mode.
 #[test]
-fn by_tcp_does_not_become_an_answer() -> anyhow::Result<()> {
+fn foreign_tcp_connections_are_not_answers() -> anyhow::Result<()> {
     require_root!();
     let testbed = Testbed::new()?;
     let _filter = close(&testbed, "mode = \"observe\"", &[])?;
@@ -290,7 +290,7 @@ fn flows_are_listed_and_cut() -> anyhow::Result<()> {
 
 /// With a service on all ports, the host's own flows still get their answers.
 #[test]
-fn a_service_on_all_ports_leaves_this_host_its_answers() -> anyhow::Result<()> {
+fn answers_pass_with_a_service_on_all_ports() -> anyhow::Result<()> {
     require_root!();
     let testbed = Testbed::new()?;
     let server = Server::start(&testbed)?;

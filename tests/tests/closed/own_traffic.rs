@@ -101,13 +101,13 @@ fn all_protocols_work_with_tracking_in_generic_mode() {
 }
 
 #[test]
-fn with_established_only_tcp_works() {
+fn only_tcp_works_with_established() {
     require_root!();
     check("native", "established", &["tcp", "https"]);
 }
 
 #[test]
-fn with_off_no_protocol_works() {
+fn no_protocol_works_with_off() {
     require_root!();
     check("native", "off", &[]);
 }

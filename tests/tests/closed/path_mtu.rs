@@ -239,13 +239,13 @@ fn connected(from: SocketAddr, to: SocketAddr) -> anyhow::Result<TcpStream> {
 }
 
 #[test]
-fn is_learned_in_native_mode() -> anyhow::Result<()> {
+fn the_path_mtu_is_learned_in_native_mode() -> anyhow::Result<()> {
     require_root!();
     all_flows("native")
 }
 
 #[test]
-fn is_learned_in_generic_mode() -> anyhow::Result<()> {
+fn the_path_mtu_is_learned_in_generic_mode() -> anyhow::Result<()> {
     require_root!();
     all_flows("generic")
 }
@@ -255,7 +255,7 @@ type SetOptions = fn(&std::net::UdpSocket) -> nix::Result<()>;
 
 /// A quote includes the extension headers between addresses and ports.
 #[test]
-fn is_learned_from_a_quote_with_extension_headers() -> anyhow::Result<()> {
+fn the_path_mtu_is_learned_from_a_quote_with_extension_headers() -> anyhow::Result<()> {
     /// One padding option; the kernel writes the next header's number.
     const OPTIONS: [u8; 8] = [0, 0, 1, 4, 0, 0, 0, 0];
     require_root!();
@@ -292,7 +292,7 @@ fn is_learned_from_a_quote_with_extension_headers() -> anyhow::Result<()> {
 
 /// Without the exemption, ICMP errors are dropped.
 #[test]
-fn is_not_learned_without_the_exemption() -> anyhow::Result<()> {
+fn the_path_mtu_is_not_learned_without_the_exemption() -> anyhow::Result<()> {
     require_root!();
     let testbed = Testbed::new()?;
     let _server = Server::start(&testbed)?;

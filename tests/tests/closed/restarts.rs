@@ -130,20 +130,20 @@ fn check(attach_mode: &str) {
 }
 
 #[test]
-fn lose_no_answer_in_native_mode() {
+fn restarts_lose_no_answer_in_native_mode() {
     require_root!();
     check("native");
 }
 
 #[test]
-fn lose_no_answer_in_generic_mode() {
+fn restarts_lose_no_answer_in_generic_mode() {
     require_root!();
     check("generic");
 }
 
 /// Starts with other rules that fail when they attach to the interface: the previous rules stay active, with their flows.
 #[test]
-fn that_fail_change_nothing() -> anyhow::Result<()> {
+fn failed_starts_change_nothing() -> anyhow::Result<()> {
     require_root!();
     let testbed = Testbed::new()?;
     let server = Server::start(&testbed)?;
@@ -176,7 +176,7 @@ fn that_fail_change_nothing() -> anyhow::Result<()> {
 
 /// Answers to flows that the previous version recorded pass in this version, and during the upgrade.
 #[test]
-fn and_upgrades_lose_no_answer() -> anyhow::Result<()> {
+fn upgrades_lose_no_answer() -> anyhow::Result<()> {
     require_root!();
     let testbed = Testbed::new()?;
     let server = Server::start(&testbed)?;
@@ -199,7 +199,7 @@ fn and_upgrades_lose_no_answer() -> anyhow::Result<()> {
 
 /// A failed start of this version keeps the flows of the previous version.
 #[test]
-fn and_failed_upgrades_lose_no_answer() -> anyhow::Result<()> {
+fn failed_upgrades_lose_no_answer() -> anyhow::Result<()> {
     require_root!();
     let testbed = Testbed::new()?;
     let server = Server::start(&testbed)?;

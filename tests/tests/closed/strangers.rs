@@ -126,13 +126,13 @@ fn check(attach_mode: &str) {
 }
 
 #[test]
-fn are_dropped_in_native_mode() {
+fn unsolicited_packets_are_dropped_in_native_mode() {
     require_root!();
     check("native");
 }
 
 #[test]
-fn are_dropped_in_generic_mode() {
+fn unsolicited_packets_are_dropped_in_generic_mode() {
     require_root!();
     check("generic");
 }

@@ -124,7 +124,7 @@ fn invalid_requests_change_nothing() -> anyhow::Result<()> {
 }
 
 #[test]
-fn many_at_once_are_all_or_none() -> anyhow::Result<()> {
+fn a_batch_is_added_as_a_whole_or_not_at_all() -> anyhow::Result<()> {
     require_root!();
     let host = Host::new()?;
     let mut many = String::from("# from the partner\n\n");

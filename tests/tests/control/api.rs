@@ -176,7 +176,7 @@ fn commands_print_the_same_documents() -> anyhow::Result<()> {
 }
 
 #[test]
-fn requests_with_bodies() -> anyhow::Result<()> {
+fn requests_may_have_bodies() -> anyhow::Result<()> {
     require_root!();
     let host = Host::new()?;
     let post = |path: &str, body: &str| ask(&host, "POST", path, "", body);

@@ -57,7 +57,7 @@ fn a_source_that_fills_the_tables_blocks_no_other() -> anyhow::Result<()> {
     host.testbed.scratch.write("small.txt", lines(2, 12))?;
     has(&host, "small", 12)?;
     assert!(host.passes("198.18.2.11") && host.passes("198.18.3.99"));
-    // While the tables are full, a source gets no more than its share.
+    // While the tables are full, a source gets at most its share.
     host.testbed.scratch.write("small.txt", lines(2, 13))?;
     is_rejected(&host, "small")?;
     has(&host, "small", 12)?;

@@ -13,7 +13,7 @@ impl Host {
         Ended::of(command)
     }
 
-    /// Requires that the lockout check refuses a command, naming these objects.
+    /// Requires that the lockout check refuses a command, and names these objects.
     #[track_caller]
     fn refused_as_lockout(&self, arguments: &[&str], names: &[&str]) -> Ended {
         let ended = self.as_login(arguments).expect("the command runs");

@@ -30,7 +30,7 @@ prefixes = ["198.51.100.2"]
 
 /// Each step waits for its record, so that the order of the log is always the same.
 #[test]
-fn one_run_in_the_log() -> anyhow::Result<()> {
+fn the_log_of_one_run() -> anyhow::Result<()> {
     require_root!();
     let mut host = Host::down("")?;
     let answer = Answer::json(r#"["203.0.113.7", "203.0.113.8", "203.0.113.9"]"#);

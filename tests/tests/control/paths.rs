@@ -1,4 +1,4 @@
-//! Paths that users other than root can change: those that determine commands and secrets are refused, and nothing of
+//! Paths that users other than root can change: those that determine commands and secrets are refused, and no file of
 //! another user is changed.
 
 use std::fs::{self, Permissions};

@@ -41,7 +41,7 @@ fn config(head: &str) -> String {
     )
 }
 
-/// A list outgrows the tables on a host with two filtered interfaces: each packet is judged by the old or the new
+/// A list outgrows the tables on a host with two filtered interfaces: each packet is decided by the old or the new
 /// one, which both have the friends and no strangers.
 #[test]
 fn a_list_outgrows_the_tables_without_a_gap() -> anyhow::Result<()> {

@@ -338,6 +338,6 @@ fn status_reports_a_removed_interface() -> anyhow::Result<()> {
     let mut testbed = Testbed::new()?;
     let _filter = testbed.filter(&INLINE_OPTIONS)?;
     assert_eq!(testbed.json("status")?["filtering"], true);
-    testbed.peer = allowlist_tests::lab::Namespace::new()?; // and the link goes with the old one
+    testbed.peer = allowlist_tests::lab::Namespace::new()?; // dropping the old namespace removes the link
     eventually(|| Ok(testbed.json("status")?["filtering"] == false))
 }

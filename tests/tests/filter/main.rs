@@ -169,13 +169,13 @@ fn verdicts(attach_mode: &str, mode: &str) -> anyhow::Result<()> {
 }
 
 #[test]
-fn native() {
+fn verdicts_in_native_mode() {
     require_root!();
     check_verdicts("native", "enforce");
 }
 
 #[test]
-fn generic() {
+fn verdicts_in_generic_mode() {
     require_root!();
     check_verdicts("generic", "enforce");
 }

@@ -267,7 +267,7 @@ fn a_second_watch_is_refused() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The kernel stops to send events soon after the reader was killed.
+/// The kernel program stops sending events soon after the reader was killed.
 #[test]
 fn a_killed_watch_ends_its_lease() -> anyhow::Result<()> {
     require_root!();
@@ -289,7 +289,7 @@ fn a_killed_watch_ends_its_lease() -> anyhow::Result<()> {
     ensure!(!drop_one(2)?, "an event without a reader");
     ensure!(!drop_one(3)?, "an event without a reader");
 
-    // And the next one begins as if there had been none.
+    // The next `watch` is not affected.
     let mut next = watch(&testbed, &["--count", "1"])?;
     sender.send(&datagram(ip(STRANGERS[1]), PROTECTED, b"hello"))?;
     ensure!(next.wait(SOON)?.success(), "{}", next.output());
@@ -297,7 +297,7 @@ fn a_killed_watch_ends_its_lease() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Who watches needs no daemon, and hears of the end of the filter.
+/// `watch` works without a daemon, and ends when the filter is detached.
 #[test]
 fn watch_needs_no_daemon_and_ends_on_detach() -> anyhow::Result<()> {
     require_root!();

@@ -174,7 +174,7 @@ fn publish_in_turn(rules: Rules) {
     done.unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// A change of one prefix must not write a hundred thousand others again.
+/// A change of one prefix does not rewrite a hundred thousand others.
 #[test]
 fn one_prefix_among_many_changes_in_place() {
     require_root!();

@@ -72,7 +72,7 @@ fn without_a_generation_everything_is_dropped_and_counted() {
     );
 }
 
-/// Before the change the filter was attached nowhere, so the kernel rolls back to passing everything.
+/// Before the change the filter was not attached, so the rollback passes all packets.
 #[test]
 fn an_expired_first_change_passes_everything() {
     require_root!();
@@ -90,8 +90,8 @@ fn an_expired_first_change_passes_everything() {
     assert!(kernel.view().control().expect("a word").open);
 }
 
-/// Frames with changed, removed and added bytes, in one buffer and in two, with flow tracking: the kernel and the host's copy
-/// of the logic decide each alike.
+/// Frames with changed, removed and added bytes, in one buffer and in two, with flow tracking: the kernel program and the
+/// packet logic on the host have the same decisions.
 #[test]
 fn the_kernel_and_the_host_agree_on_mutated_frames() {
     require_root!();

@@ -88,7 +88,7 @@ fn a_flood_on_the_socket_blocks_nothing() -> anyhow::Result<()> {
 
 /// Many valid requests at once: each is answered or refused as `busy`.
 #[test]
-fn many_at_once_are_answered() -> anyhow::Result<()> {
+fn concurrent_requests_are_answered_or_refused() -> anyhow::Result<()> {
     require_root!();
     let (testbed, config) = prepared()?;
     let _filter = start(&testbed, &config)?;

@@ -77,7 +77,7 @@ fn the_only_interface_may_vanish() -> anyhow::Result<()> {
     let (mut testbed, config) = prepared()?;
     let filter = start(&testbed, &config)?;
     done(&testbed, &["add", "198.18.0.1", "--service", "web"]);
-    testbed.peer = Namespace::new()?; // and the link goes with the old one
+    testbed.peer = Namespace::new()?; // dropping the old namespace removes the link
     eventually(|| Ok(attached(&testbed)?.is_empty()))?;
     assert_eq!(testbed.run(&["status"])?.code, Some(3));
     done(&testbed, &["add", "198.18.0.2", "--service", "web"]);

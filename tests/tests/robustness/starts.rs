@@ -166,7 +166,7 @@ const HOWS: [&str; 8] = [
 ];
 
 #[test]
-fn files_of_sources_in_each_way() -> anyhow::Result<()> {
+fn starts_with_unreadable_source_files() -> anyhow::Result<()> {
     require_root!();
     let prepared = Prepared::new()?;
     for name in ["list.txt", "token"] {
@@ -180,7 +180,7 @@ fn files_of_sources_in_each_way() -> anyhow::Result<()> {
 }
 
 #[test]
-fn files_of_the_state_in_each_way() -> anyhow::Result<()> {
+fn starts_with_unreadable_state_files() -> anyhow::Result<()> {
     require_root!();
     let prepared = Prepared::new()?;
     for how in HOWS {
@@ -195,7 +195,7 @@ fn files_of_the_state_in_each_way() -> anyhow::Result<()> {
 
 /// Files that are read a byte at a time, and whose end no read reaches.
 #[test]
-fn slow_files() -> anyhow::Result<()> {
+fn starts_with_slow_files() -> anyhow::Result<()> {
     require_root!();
     if !Path::new("/dev/fuse").exists() {
         skip!("this machine has no FUSE");
@@ -215,7 +215,7 @@ fn slow_files() -> anyhow::Result<()> {
 
 /// The state directory itself is replaced.
 #[test]
-fn a_state_directory_of_another_type() -> anyhow::Result<()> {
+fn starts_with_a_replaced_state_directory() -> anyhow::Result<()> {
     require_root!();
     let prepared = Prepared::new()?;
     for how in ["pipe", "huge", "loop", "/dev/null"] {
@@ -227,7 +227,7 @@ fn a_state_directory_of_another_type() -> anyhow::Result<()> {
 
 /// File systems whose server hangs: all accesses block in the kernel.
 #[test]
-fn file_systems_that_hang() -> anyhow::Result<()> {
+fn starts_with_hanging_file_systems() -> anyhow::Result<()> {
     require_root!();
     if !Path::new("/dev/fuse").exists() {
         skip!("this machine has no /dev/fuse");
@@ -254,7 +254,7 @@ fn file_systems_that_hang() -> anyhow::Result<()> {
 }
 
 #[test]
-fn servers_that_send_nothing_or_too_much() -> anyhow::Result<()> {
+fn starts_with_silent_and_endless_servers() -> anyhow::Result<()> {
     require_root!();
     let prepared = Prepared::new()?;
     prepared.vendor.answer("/list", Answer::Silence);

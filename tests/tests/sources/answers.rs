@@ -11,7 +11,7 @@ use expect_test::{ExpectFile, expect_file};
 use super::{Errors, LIST, check_list, fetch, http, vendor};
 
 #[test]
-fn fetches_a_list() {
+fn a_list_is_fetched() {
     let vendor = vendor([("/list", Answer::json(LIST))]);
     check_list(fetch(http(&vendor.url("/list"))));
     let request = &vendor.requests()[0];
@@ -22,7 +22,7 @@ fn fetches_a_list() {
 }
 
 #[test]
-fn decompresses() {
+fn a_compressed_list_is_decompressed() {
     let vendor = vendor([("/list", Answer::Gzip(LIST.into()))]);
     check_list(fetch(http(&vendor.url("/list"))));
 }

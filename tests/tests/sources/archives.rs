@@ -121,7 +121,7 @@ fn each_of_several_patterns_has_to_match_a_file() {
 }
 
 #[test]
-fn a_file_that_is_no_archive_is_refused() {
+fn invalid_archives_are_refused() {
     let mut errors = Errors::default();
     errors.archive("a text", V4.into(), InvalidArchive);
     let mut half = archive(&[("v4.txt", V4)]);

@@ -34,7 +34,7 @@ fn a_file_is_read_by_its_format() {
 }
 
 #[test]
-fn a_file_that_is_no_list_is_refused() {
+fn invalid_files_are_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name);
     fs::write(path("wrong"), "192.0.2.1\n192.0.2.0/33\n").expect("a file");

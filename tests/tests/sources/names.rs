@@ -271,7 +271,7 @@ fn a_name_has_a_maximum_number_of_addresses() {
 
 /// A fetch does not merge answers; addresses of earlier answers stay for the grace period.
 #[test]
-fn rotating_answers_are_each_a_list() {
+fn answers_are_not_merged() {
     let list = |address: &str| vec![format!("hooks.example.com 60 A {address}")];
     let server = server(Reply::Rotating(vec![list("192.0.2.1"), list("192.0.2.2")]));
     check(fetch(&server), &["192.0.2.1/32"], 60);
