@@ -314,11 +314,17 @@ fn providers_prints_the_catalogue() -> anyhow::Result<()> {
             assert_eq!(provider["warning"].is_string(), is_marked, "{provider}");
         }
     }
+    let mut snapshot = Snapshot::new();
+    for arguments in [
+        &["providers", "gitlab-com"][..],
+        &["providers", "gitlab-com", "--json"],
+    ] {
+        snapshot.ended(&arguments.join(" "), &home.run(arguments)?, None);
+    }
     let unknown = home.run(&["providers", "acme"])?;
     check_error(&unknown, "unknown-provider");
-    let mut snapshot = Snapshot::new();
     snapshot.ended("providers acme", &unknown, None);
-    snapshot.check(&expect_file!["snapshots/providers_unknown.txt"]);
+    snapshot.check(&expect_file!["snapshots/providers.txt"]);
     Ok(())
 }
 

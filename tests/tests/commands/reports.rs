@@ -90,6 +90,7 @@ fn reports_have_text_and_json() -> anyhow::Result<()> {
         (&["reload"], 0),
         (&["refresh", "vendor"], 0),
         (&["refresh", "down"], 1),
+        (&["flows", "cut", "192.0.2.1"], 0),
     ] {
         for options in [&[][..], &["--json"]] {
             let arguments = [command, options].concat();
@@ -103,6 +104,52 @@ fn reports_have_text_and_json() -> anyhow::Result<()> {
             snapshot.ended(&arguments.join(" "), &ended, Some(&site.scratch));
         }
     }
+    for arguments in [
+        &["mode", "observe"][..],
+        &["mode", "enforce", "--confirm-within", "10m"],
+        &["confirm"],
+        &["rollback", "--json"],
+        &["mode", "enforce", "--json"],
+    ] {
+        let ended = run(arguments)?;
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        snapshot.ended(&arguments.join(" "), &ended, Some(&site.scratch));
+    }
     snapshot.check(&expect_file!["snapshots/reports.txt"]);
+    Ok(())
+}
+
+#[test]
+fn detach_prints_the_interfaces() -> anyhow::Result<()> {
+    require_root!();
+    let site = Testbed::new()?;
+    let mut snapshot = Snapshot::new();
+    for options in [&[][..], &["--json"]] {
+        let _filter = site.filter(&[&["--iface", "eth0"], &SMALL[..]].concat())?;
+        let arguments = [&["detach"], options].concat();
+        let ended = site.run(&arguments)?;
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        snapshot.ended(&arguments.join(" "), &ended, Some(&site.scratch));
+    }
+    snapshot.check(&expect_file!["snapshots/detach.txt"]);
+    Ok(())
+}
+
+#[test]
+fn verify_prints_the_programs() -> anyhow::Result<()> {
+    require_root!();
+    let site = Testbed::new()?;
+    let number = Regex::new(r" *\b\d+\b")?;
+    let mut snapshot = Snapshot::new();
+    for arguments in [&["verify"][..], &["verify", "--json"]] {
+        let mut ended = site.run(arguments)?;
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        if !arguments.contains(&"--json") {
+            ended = without_ages(ended);
+        }
+        ended.stdout = number.replace_all(&ended.stdout, " <n>").into_owned();
+        snapshot.ended(&arguments.join(" "), &ended, Some(&site.scratch));
+    }
+    snapshot.check(&expect_file!["snapshots/verify.txt"]);
     Ok(())
 }
