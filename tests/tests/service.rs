@@ -1,4 +1,4 @@
-//! The program as a service: what it tells a service manager, and its unit under the real systemd.
+//! The program as a service: its notifications to a service manager, and its unit under systemd.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,16 +11,17 @@ use std::time::Duration;
 use allowlist_tests::lab::{Ended, Manager, Program, Testbed, eventually};
 use allowlist_tests::{require_root, skip};
 use anyhow::{Context, ensure};
+use expect_test::expect;
 use nix::sys::signal::Signal;
 
 const UNIT: &str = include_str!("../../dist/allowlist.service");
 
 /// Long enough for a machine that is busy building.
 const SOON: Duration = Duration::from_mins(3);
-/// Long enough for what does not come.
+/// The wait for a packet that must not arrive.
 const NEVER: Duration = Duration::from_millis(200);
 
-/// The peer of a site reaches one port and not the other.
+/// A port that the peer of a site reaches, and one that it does not reach.
 const OPEN: u16 = 7000;
 const CLOSED: u16 = 7001;
 const CONFIG: &str = r#"
@@ -37,10 +38,10 @@ prefixes = ["198.51.100.2"]
 prefixes = ["203.0.113.0/24"]
 "#;
 
-/// What a service manager is told, an assignment at a time.
-fn told(manager: &UnixDatagram) -> anyhow::Result<BTreeMap<String, String>> {
+/// Receives one notification: its assignments by name.
+fn receive(manager: &UnixDatagram) -> anyhow::Result<BTreeMap<String, String>> {
     let mut bytes = [0; 4096];
-    let length = manager.recv(&mut bytes).context("nothing was told")?;
+    let length = manager.recv(&mut bytes).context("no notification")?;
     let text = std::str::from_utf8(&bytes[..length])?;
     let assignments = text.lines().map(|line| {
         let (name, value) = line.split_once('=').context(line.to_owned())?;
@@ -49,14 +50,14 @@ fn told(manager: &UnixDatagram) -> anyhow::Result<BTreeMap<String, String>> {
     assignments.collect()
 }
 
-/// Waits for a message that has this assignment; what does not matter here comes in between.
+/// Waits for the notification with this assignment, and returns it. Skips others.
 fn wait_for(
     manager: &UnixDatagram,
     name: &str,
     value: &str,
 ) -> anyhow::Result<BTreeMap<String, String>> {
     loop {
-        let message = told(manager).with_context(|| format!("waiting for {name}={value}"))?;
+        let message = receive(manager).with_context(|| format!("waiting for {name}={value}"))?;
         if message.get(name).is_some_and(|found| found == value) {
             return Ok(message);
         }
@@ -64,7 +65,7 @@ fn wait_for(
 }
 
 #[test]
-fn a_service_manager_is_told() -> anyhow::Result<()> {
+fn notifications_follow_the_protocol_of_systemd() -> anyhow::Result<()> {
     require_root!();
     let site = Testbed::new()?;
     let socket = site.scratch.file("notify");
@@ -83,8 +84,8 @@ fn a_service_manager_is_told() -> anyhow::Result<()> {
         .env("WATCHDOG_USEC", "1000000");
     let mut run = Program::start(run)?;
     let ready = wait_for(&manager, "READY", "1")?;
-    ensure!(ready["STATUS"].contains("eth0"), "{ready:?}");
-    // It is true when it is told.
+    expect!["filtering eth0, 3 prefixes from 3 sources, generation 1"].assert_eq(&ready["STATUS"]);
+    // The filter is attached before READY=1.
     check_filters(&site)?;
     wait_for(&manager, "WATCHDOG", "1")?;
     wait_for(&manager, "WATCHDOG", "1")?;
@@ -95,7 +96,7 @@ fn a_service_manager_is_told() -> anyhow::Result<()> {
         ensure!(time > 0, "{reloading:?}");
         wait_for(&manager, "READY", "1")?;
     }
-    // What it starts is not the service, and cannot speak for it.
+    // The command of [on_change] is not the service, so it inherits no notification socket.
     fs::write(&list, "203.0.113.0/26\n")?;
     eventually(|| Ok(seen.exists())).with_context(|| run.output())?;
     let environment = fs::read_to_string(&seen)?;
@@ -104,7 +105,7 @@ fn a_service_manager_is_told() -> anyhow::Result<()> {
         "{environment}"
     );
     ensure!(!environment.contains("NOTIFY_SOCKET"), "{environment}");
-    // A configuration that is wrong ends a reload too: else the service would hang in it.
+    // READY=1 ends the reload of an invalid configuration too; without it the service would stay in state `reloading`.
     fs::write(&config, "interfaces = 7\n")?;
     run.signal(Signal::SIGHUP)?;
     wait_for(&manager, "RELOADING", "1")?;
@@ -115,7 +116,7 @@ fn a_service_manager_is_told() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether a datagram of the peer comes to that port of the host.
+/// Returns true if a datagram of the peer arrives at this port of the host.
 fn reaches(site: &Testbed, port: u16) -> anyhow::Result<bool> {
     let inbox = site.host.run(|| UdpSocket::bind(("198.51.100.1", port)))?;
     inbox.set_read_timeout(Some(NEVER))?;
@@ -130,7 +131,7 @@ fn check_filters(site: &Testbed) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A line of `/proc/PID/status`, without its name.
+/// Returns the value of a line of `/proc/PID/status`.
 fn status_of(manager: &Manager, pid: &str, name: &str) -> anyhow::Result<String> {
     let status = fs::read_to_string(manager.file(&format!("/proc/{pid}/status")))?;
     let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -142,10 +143,10 @@ fn status_of(manager: &Manager, pid: &str, name: &str) -> anyhow::Result<String>
 fn the_unit_runs_under_systemd() -> anyhow::Result<()> {
     require_root!();
     if Manager::program().is_none() {
-        skip!("there is no systemd on this machine");
+        skip!("this machine has no systemd");
     }
     let site = Testbed::new()?;
-    // There is no journal, and nothing in /etc may be written.
+    // The manager has no journal, and /etc is read-only.
     let drop_in = "[Service]\n\
         Environment=ALLOWLIST_CONFIG=/usr/local/etc/allowlist.toml\n\
         StandardOutput=append:/run/allowlist.log\n\
@@ -160,13 +161,16 @@ fn the_unit_runs_under_systemd() -> anyhow::Result<()> {
     let show = |what: &str| manager.ask(&["show", "--value", "--property", what, "allowlist"]);
     let log = || fs::read_to_string(manager.file("/run/allowlist.log")).unwrap_or_default();
 
-    ensure!(reaches(&site, CLOSED)?, "it filters before the start");
+    ensure!(
+        reaches(&site, CLOSED)?,
+        "the port is closed before the start"
+    );
     manager.ask(&["start", "allowlist"]).with_context(log)?;
     check_filters(&site).with_context(log)?;
     ensure!(!show("StatusText")?.is_empty());
 
     let first = show("MainPID")?;
-    // CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN: no more, and no less.
+    // Exactly CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN.
     for set in ["CapEff", "CapBnd"] {
         let set = status_of(&manager, &first, set)?;
         ensure!(
@@ -177,17 +181,17 @@ fn the_unit_runs_under_systemd() -> anyhow::Result<()> {
     ensure!(status_of(&manager, &first, "NoNewPrivs")? == "1");
     ensure!(
         status_of(&manager, &first, "Seccomp")? == "2",
-        "system calls are not filtered"
+        "no seccomp filter"
     );
 
-    // A crash: the filter stays in force, and the next daemon adopts it.
+    // After a crash the filter stays attached, and the next daemon adopts it.
     manager.ask(&["kill", "--signal", "KILL", "allowlist"])?;
     check_filters(&site)?;
     eventually(|| Ok(show("ActiveState")? == "active" && show("MainPID")? != first))
         .with_context(log)?;
     check_filters(&site)?;
 
-    // A reload is in force when it is done; one that is wrong says so, and changes nothing.
+    // The new configuration is active when the reload ends; the reload of an invalid one fails and changes nothing.
     fs::write(
         &config,
         CONFIG.replace("\"elsewhere\"", "\"elsewhere\", \"peer\""),
@@ -202,14 +206,14 @@ fn the_unit_runs_under_systemd() -> anyhow::Result<()> {
     manager.ask(&["reload", "allowlist"]).with_context(log)?;
     check_filters(&site)?;
 
-    // A stop leaves it in force.
+    // A stop leaves the filter attached.
     manager.ask(&["stop", "allowlist"])?;
     ensure!(show("Result")? == "success", "{}", log());
     check_filters(&site)?;
     manager.ask(&["start", "allowlist"]).with_context(log)?;
     check_filters(&site)?;
 
-    // What was taken off is not put on again by a restart.
+    // `detach` ends the service, which is not restarted.
     let detached = manager.run("/usr/local/sbin/allowlist", &["detach"])?;
     ensure!(detached.code == Some(0), "{detached:?}");
     eventually(|| Ok(show("ActiveState")? == "inactive")).with_context(log)?;
@@ -218,7 +222,7 @@ fn the_unit_runs_under_systemd() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What `systemd-analyze` says of the unit, whose program is not installed here: any other stands in for it.
+/// Runs `systemd-analyze` on the unit. Another program replaces allowlist, which is not installed.
 fn analyzed(arguments: &[&str]) -> anyhow::Result<Option<Ended>> {
     let folder = tempfile::tempdir()?;
     let unit = folder.path().join("allowlist.service");
@@ -235,10 +239,10 @@ fn analyzed(arguments: &[&str]) -> anyhow::Result<Option<Ended>> {
 }
 
 #[test]
-fn the_unit_is_right() -> anyhow::Result<()> {
-    // The manual page it names is not installed here.
+fn systemd_analyze_accepts_the_unit() -> anyhow::Result<()> {
+    // The manual page of the unit is not installed.
     let Some(verified) = analyzed(&["verify", "--man=no"])? else {
-        skip!("there is no systemd-analyze on this machine");
+        skip!("this machine has no systemd-analyze");
     };
     ensure!(
         verified.code == Some(0) && verified.stdout.is_empty() && verified.stderr.is_empty(),
@@ -247,18 +251,18 @@ fn the_unit_is_right() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What systemd counts against a unit, from 0 to 10, for what it could do if it were taken over.
+/// systemd rates the exposure of a unit from 0 (isolated) to 10.
 #[test]
-fn the_unit_is_tight() -> anyhow::Result<()> {
+fn the_exposure_of_the_unit_is_below_2() -> anyhow::Result<()> {
     let Some(rated) = analyzed(&["security", "--offline=true", "--no-pager"])? else {
-        skip!("there is no systemd-analyze on this machine");
+        skip!("this machine has no systemd-analyze");
     };
     ensure!(rated.code == Some(0), "{rated:?}");
     let overall = rated
         .stdout
         .lines()
         .find_map(|line| line.split_once("Overall exposure level for allowlist.service: "))
-        .context("there is no overall exposure level")?;
+        .context("no overall exposure level")?;
     let level = overall.1.split(' ').next().unwrap_or_default();
     ensure!(level.parse::<f64>()? < 2.0, "{}", rated.stdout);
     Ok(())

@@ -1,5 +1,5 @@
-//! The session that a process belongs to, as it really is below `sudo` and the like: the variable is in the
-//! environment of a process further up, and in that of none between.
+//! The login session of a process. Below `sudo` and similar programs, only an ancestor has `SSH_CONNECTION` in its
+//! environment.
 
 use std::env;
 use std::process::Command;
@@ -11,19 +11,19 @@ use anyhow::Context as _;
 
 const CONNECTION: &str = "203.0.113.9 40000 198.51.100.1 22";
 
-/// What the program that is started prints: this one, by the test below.
+/// The name of the test that prints its session. The other tests run this program again with it as the only test.
 const PRINTS: &str = "prints_its_session";
 
-/// Nothing by itself.
+/// Prints the session for [`found`].
 #[test]
-#[ignore = "it is what the other tests start"]
+#[ignore = "the other tests start it"]
 fn prints_its_session() {
     let found = session::find();
-    let text = serde_json::to_string(&found).expect("it has no maps");
+    let text = serde_json::to_string(&found).expect("a session is JSON");
     println!("session {text}");
 }
 
-/// What is found by a process that a shell script starts as `"$0" "$@"`.
+/// Returns the session that a process finds which a shell script starts as `"$0" "$@"`.
 fn found(script: &str) -> anyhow::Result<Option<Session>> {
     let mut command = Command::new("sh");
     command
@@ -39,12 +39,12 @@ fn found(script: &str) -> anyhow::Result<Option<Session>> {
 }
 
 #[test]
-fn a_process_below_finds_the_session_of_one_above() -> anyhow::Result<()> {
-    // Each shell has something left to do, so that none of them becomes the next.
+fn the_session_of_an_ancestor_is_found() -> anyhow::Result<()> {
+    // A shell execs its last command, so each shell has one more.
     let session = found(&format!(
         "SSH_CONNECTION='{CONNECTION}' sh -c 'env -i sh -c '\\''env -i \"$0\" \"$@\"; exit $?'\\'' \"$0\" \"$@\"; exit $?' \"$0\" \"$@\"; exit $?"
     ))?;
-    let session = session.context("there is one")?;
+    let session = session.context("no session")?;
     assert_eq!(session.peer, "203.0.113.9:40000".parse()?);
     assert_eq!(session.local, "198.51.100.1:22".parse()?);
     assert!(
@@ -55,11 +55,11 @@ fn a_process_below_finds_the_session_of_one_above() -> anyhow::Result<()> {
 }
 
 #[test]
-fn the_own_environment_counts_more() -> anyhow::Result<()> {
+fn the_own_environment_takes_precedence() -> anyhow::Result<()> {
     let session = found(&format!(
         "SSH_CONNECTION='{CONNECTION}' sh -c 'SSH_CONNECTION=\"192.0.2.7 1 192.0.2.1 22\" \"$0\" \"$@\"; exit $?' \"$0\" \"$@\"; exit $?"
     ))?;
-    let session = session.context("there is one")?;
+    let session = session.context("no session")?;
     assert_eq!(
         (session.peer, session.evidence),
         ("192.0.2.7:1".parse()?, Evidence::Environment)
