@@ -106,10 +106,11 @@ fn check_waiting_run(site: &Testbed, arguments: &[&str], code: &str) -> String {
     let warning = run.wait_for_line("source vendor: ", SOON);
     let warning = warning.unwrap_or_else(|error| panic!("{error:?}"));
     assert_eq!(xdp_program(site), None, "attached: {}", run.output());
-    let status = site.run(&["status"]).expect("it runs");
-    assert_eq!(status.code, Some(3), "{status:?}");
+    // The failure appears in `status` after it was logged.
     let has_code = || Ok(site.json("status")?["sources"]["vendor"]["failure_code"] == code);
     eventually(has_code).unwrap_or_else(|error| panic!("{code}: {error}: {}", run.output()));
+    let status = site.run(&["status"]).expect("it runs");
+    assert_eq!(status.code, Some(3), "{status:?}");
     let ended = run.stop(Signal::SIGTERM, SOON).expect("it ends");
     assert!(ended.success(), "{}", run.output());
     check_nothing_left(site, &run.output());
