@@ -1,5 +1,5 @@
-//! The environment of tests and demo: network namespaces, the program as a process, a vendor's server on loopback, a name
-//! server, and a model of the filter.
+//! The environment of the tests, the demo and the benchmark: network namespaces, the program as a process, a vendor's
+//! server on loopback, a name server, a model of the filter, and eBPF programs to measure.
 //!
 //! Invariant: the machine's network and mounts stay unchanged, and the kernel removes everything when the process ends,
 //! also by SIGKILL.
@@ -9,3 +9,7 @@ pub mod model;
 pub mod name_server;
 pub mod skip;
 pub mod vendor;
+
+/// The object file of `tests/ebpf`: the eBPF programs of the benchmark, and `linger` for a test.
+pub static EBPF_OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/allowlist-bench-ebpf"));

@@ -56,7 +56,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let root = Root::reach("the benchmark")?;
     setup::run()?;
-    // Separate builds: in one build, cargo would unify the features of the program with those of the tests.
+    // Separate builds: in one build, cargo would unify the features of the program with those of the benchmark.
     let starts_program = |measure: &String| ["interface", "changes"].contains(&measure.as_str());
     let measures_all = args.only.is_empty() && args.against.is_none();
     if measures_all || args.changes || args.only.iter().any(starts_program) {
@@ -64,7 +64,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     let bench = [
         "--release",
-        "--package=allowlist-tests",
+        "--package=allowlist-bench",
         "--bin=allowlist-bench",
     ];
     let built = cargo::build(&bench)?;

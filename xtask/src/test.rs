@@ -82,6 +82,9 @@ const HOST_PACKAGES: [&str; 7] = [
     "xtask",
 ];
 
+/// The packages whose tests run as root: allowlist-tests, and those that depend on it, so that one run builds it once.
+const KERNEL_PACKAGES: [&str; 3] = ["allowlist-tests", "allowlist-bench", "allowlist-fuzz"];
+
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let start = Instant::now();
     let root = Root::reach("running the kernel tests")?;
@@ -104,8 +107,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         // A TOML array, because cargo splits the equivalent environment variable at spaces.
         Some(format!("target.{}.runner={wrapper:?}", compiler.host()?))
     };
-    // allowlist-fuzz needs no root, but is built from allowlist-tests, so cargo tests both in one run.
-    let mut kernel = args.cargo_test(runner, &["allowlist-tests", "allowlist-fuzz"]);
+    let mut kernel = args.cargo_test(runner, &KERNEL_PACKAGES);
 
     let mut tally = Tally::default();
     let host = cargo::each_line(host.envs(environment), |line| tally.read(line))?;

@@ -1,6 +1,6 @@
 //! The maps that all programs share: the addresses to look up, in order, and the counters.
 //!
-//! `tests/src/bench/programs.rs` fills and reads them, and repeats their sizes.
+//! `bench/src/programs.rs` fills and reads them, and repeats their sizes.
 
 use aya_ebpf::btf_maps::{Array, PerCpuArray};
 use aya_ebpf::macros::btf_map;

@@ -9,7 +9,7 @@ use allowlist_common::verdict::{Reason, Verdict};
 use allowlist_policy::compile::{Names, Tables, compile};
 use allowlist_policy::{Engine, Mode, Rules};
 use allowlist_tests::lab::with_background_load;
-use allowlist_tests::require_root;
+use allowlist_tests::{EBPF_OBJECT, require_root};
 use allowlist_user::config::Config;
 use aya::maps::Array;
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
@@ -97,9 +97,6 @@ fn publish_under_load(lookup: Engine) {
     );
 }
 
-/// The benchmark's programs, and `linger`.
-static OBJECT: &[u8] =
-    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/allowlist-bench-ebpf"));
 /// The state that makes `linger` end.
 const STOP: u64 = 2;
 /// The state that `linger` stores when it ends, at the latest after some seconds.
@@ -120,7 +117,7 @@ fn a_slot_is_not_written_while_a_packet_lingers() {
     };
     publish(0);
     publish(1);
-    let mut object = aya::Ebpf::load(OBJECT).expect("the benchmark's programs");
+    let mut object = aya::Ebpf::load(EBPF_OBJECT).expect("the programs load");
     let lingers = object.take_map("LINGERS").expect("the map");
     let lingers: Array<_, u64> = lingers.try_into().expect("an array");
     let linger: &mut Xdp = object

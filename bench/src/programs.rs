@@ -8,6 +8,7 @@ use allowlist_common::abi::{self, GenerationTables, Grant};
 use allowlist_dataplane::{Dataplane, View};
 use allowlist_policy::compile::{Names, Tables, compile};
 use allowlist_policy::{Feed, Snapshot};
+use allowlist_tests::EBPF_OBJECT;
 use allowlist_tests::lab::Scratch;
 use allowlist_user::config::Config;
 use anyhow::{Context as _, Result, bail, ensure};
@@ -19,10 +20,6 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 
 use crate::traffic::{Family, List};
-
-/// The object file of `tests/ebpf`.
-static OBJECT: &[u8] =
-    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/allowlist-bench-ebpf"));
 
 /// The number of addresses in the map; `tests/ebpf` has the same constant.
 pub(crate) const ADDRESSES: usize = 1 << 20;
@@ -75,7 +72,7 @@ pub(crate) fn load_with(capacities: &[(&str, u32)], table: Option<&RangeTable>) 
         loader.map_max_entries(map, (*entries).max(1));
     }
     let mut object = loader
-        .load(OBJECT)
+        .load(EBPF_OBJECT)
         .context("the kernel refuses the benchmark's maps")?;
     for (name, program) in object.programs_mut() {
         let program: &mut Xdp = program.try_into()?;
