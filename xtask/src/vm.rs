@@ -48,7 +48,7 @@ const LIMIT: Duration = Duration::from_mins(15);
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask vm
-  cargo xtask vm the_kernel_decides            only tests with `every_frame` in their name")]
+  cargo xtask vm the_kernel_decides    only tests with `the_kernel_decides` in their name")]
 pub(crate) struct Args {
     #[command(flatten)]
     skips: skip::Policy,
