@@ -7,9 +7,9 @@ use std::fs;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
+use crate::error::{Context as _, Result, bail};
 use allowlist_common::abi::{self, Identity, Interface, MAX_INTERFACES};
 use allowlist_policy::error_code::bail_with;
-use anyhow::{Context as _, Result, bail};
 use aya::Ebpf;
 use aya::programs::links::{self, FdLink};
 use aya::programs::xdp::XdpLink;

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use allowlist_common::abi::{Control, Fallback, MAX_INTERFACES, ReturnTraffic};
 use allowlist_policy::error_code::bail_with;
-use anyhow::Result;
+
+use crate::error::Result;
 
 use super::Dataplane;
 use super::clock::kernel_clock_coarse;

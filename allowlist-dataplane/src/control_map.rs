@@ -4,8 +4,8 @@
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::error::{Context as _, Result, bail};
 use allowlist_common::abi::{Control, Fallback};
-use anyhow::{Context as _, Result, bail};
 use aya::maps::Map;
 use memmap2::{MmapOptions, MmapRaw};
 

@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
+use crate::error::{Context as _, Result, bail};
 use allowlist_common::abi::{self, Interface, MAX_INTERFACES};
-use anyhow::{Context as _, Result, bail};
 use aya::maps::{Map, MapData};
 use nix::net::if_::if_indextoname;
 

@@ -3,14 +3,13 @@
 //! It is attached by a pinned tcx link (Linux 6.6), or else by a filter of the clsact queueing discipline, which needs no
 //! pin. Invariant: the record of a slot states which of the two is used.
 
-use std::error::Error;
 use std::os::fd::AsFd as _;
+use std::thread;
 use std::time::Duration;
-use std::{io, iter, thread};
 
+use crate::error::{Context as _, Error, Result, of_program};
 use allowlist_common::abi::{self, Identity, Interface};
 use allowlist_policy::error_code::bail_with;
-use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{
@@ -195,7 +194,7 @@ impl Dataplane {
             None => error,
             Some(no_tcx) => error.context(format!(
                 "the kernel refuses a tcx link ({:#}) and a clsact filter",
-                anyhow::Error::from(no_tcx)
+                Error::from(no_tcx)
             )),
         })?;
         Ok(BY_CLSACT)
@@ -222,10 +221,7 @@ fn attach_first(
 }
 
 fn is_there_already(error: &ProgramError) -> bool {
-    let causes = iter::successors(Some(error as &dyn Error), |error| (*error).source());
-    causes
-        .filter_map(|error| error.downcast_ref::<io::Error>())
-        .any(|error| error.raw_os_error() == Some(Errno::EEXIST as i32))
+    of_program(error) == Some(Errno::EEXIST)
 }
 
 /// Detaches the flow tracker from the interface of a slot, if it is attached.

@@ -1,11 +1,11 @@
 //! Both sides of a self-check: the kernel's state now, and the published state; read through a [`View`].
 
-use std::io;
-use std::path::Path;
-
 use allowlist_common::abi::{self, Identity, MAX_INTERFACES};
 use allowlist_policy::error_code::bail_with;
-use anyhow::Result;
+use nix::errno::Errno;
+use std::path::Path;
+
+use crate::error::{Error, Result};
 use aya::maps::Array;
 
 use super::attach::{name_of, program_name};
@@ -158,9 +158,8 @@ pub(super) fn link_fact(pin: &Path) -> Result<LinkFact> {
     }
 }
 
-fn is_read_only(error: &anyhow::Error) -> bool {
-    let cause = error.root_cause().downcast_ref::<io::Error>();
-    cause.is_some_and(|error| error.kind() == io::ErrorKind::ReadOnlyFilesystem)
+fn is_read_only(error: &Error) -> bool {
+    error.errno() == Some(Errno::EROFS)
 }
 
 /// Fails where the filter that is pinned there is on interfaces of another network namespace: an index means another

@@ -4,9 +4,9 @@
 //! copied before any program uses the new one, and once more when all do, for those that were recorded
 //! meanwhile. Invariant: if a process ends in between, the next one finds either table and continues.
 
+use crate::error::{Context as _, Result};
 use allowlist_common::abi;
 use allowlist_common::flow::{Flow, FlowEntry};
-use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::maps::{HashMap, Map, MapData, MapError};
 use log::{info, warn};

@@ -7,8 +7,8 @@
 
 use std::os::fd::AsFd as _;
 
+use crate::error::{Context as _, Error, Result};
 use allowlist_common::abi::{GENERATIONS, SLOTS};
-use anyhow::{Context as _, Result};
 use aya::maps::MapData;
 
 use super::memory::{Memory, Part};
@@ -88,7 +88,7 @@ fn make(words: usize) -> Result<Generations> {
     let map = bpf_map_create(slots).map_err(|error| {
         let bytes = words * size_of::<u64>();
         let is_too_large = error.raw_os_error() == Some(libc::E2BIG);
-        let error = anyhow::Error::new(error);
+        let error = Error::from(error);
         if is_too_large {
             error.context(format!(
                 "this kernel allows no map value of {} MiB (Linux 6.10 does); set lookup = \"lpm-trie\"",

@@ -52,6 +52,7 @@ mod commit_confirm;
 mod control_map;
 mod detach;
 mod egress;
+mod error;
 mod facts;
 mod flows;
 mod generations;
@@ -87,9 +88,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+use crate::error::Context as _;
 use allowlist_common::abi::{self, Control, Identity, Interface, ServiceTraffic, Traffic};
 use allowlist_policy::Mode;
-use anyhow::{Context as _, Result};
 use aya::maps::{Array, MapData, PerCpuArray, PerCpuValues};
 use aya::programs::Xdp;
 use aya::util::nr_cpus;
@@ -102,6 +103,7 @@ pub use self::clock::kernel_clock;
 pub use self::commit_confirm::PendingConfirm;
 pub use self::detach::detach_all;
 pub use self::egress::Hook;
+pub use self::error::{Error, Result};
 pub use self::facts::require_namespace;
 pub use self::lookup::Lookup;
 pub use self::mount::has_private_pins;
@@ -351,5 +353,5 @@ fn pool_words(pins: &Pins) -> Result<u32> {
         return Ok(abi::MIN_POOL_WORDS);
     }
     let words = Generations::open(pins)?.words() - ranges::FIXED;
-    u32::try_from(words).context("the tables are too large")
+    u32::try_from(words).map_err(|_| Error::message("the tables are too large"))
 }

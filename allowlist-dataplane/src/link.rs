@@ -13,7 +13,7 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use crate::error::{Context as _, Result};
 
 use super::pins::is_pinned;
 use super::sys::{Access, bpf, open_pinned, read_info, tcx_egress_chain};

@@ -6,11 +6,11 @@
 use std::cell::RefCell;
 use std::net::IpAddr;
 
+use crate::error::{Context as _, Result, bail};
 use allowlist_common::abi::{self, Control, ControlBits, Grant, ServiceId};
 use allowlist_common::flow::{Flow, FlowEntry};
 use allowlist_common::judge::{self, Decision};
 use allowlist_common::packet::{Address, Contents, Packet, Quote};
-use anyhow::{Context as _, Result, bail};
 use aya::maps::{HashMap, MapData, MapError};
 
 use super::clock::kernel_clock;

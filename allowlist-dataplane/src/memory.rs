@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use anyhow::{Context as _, Result};
+use crate::error::{Context as _, Result};
 use aya::maps::MapData;
 use memmap2::{MmapOptions, MmapRaw};
 

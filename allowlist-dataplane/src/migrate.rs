@@ -10,8 +10,8 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use crate::error::{Context as _, Result};
 use allowlist_common::abi::{self, MAX_INTERFACES};
-use anyhow::{Context as _, Result};
 use aya::maps::{Map, MapData};
 use log::{info, warn};
 

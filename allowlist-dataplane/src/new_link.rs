@@ -9,11 +9,10 @@
 //! which the request does for this very program alone, and the link is created once more.
 
 use std::fmt;
-use std::io;
 use std::os::fd::AsFd as _;
 
+use crate::error::{Context as _, Error, Result};
 use allowlist_policy::error_code::{CodedError, ErrorCode};
-use anyhow::{Context as _, Error, Result, anyhow};
 use aya::programs::Xdp;
 use aya::programs::links::FdLink;
 use aya::programs::xdp::XdpMode as AyaMode;
@@ -82,7 +81,7 @@ struct Refused {
     mode: XdpMode,
     /// The kernel's own sentence; `None` where it has none.
     reason: Option<String>,
-    error: Error,
+    error: Box<Error>,
 }
 
 impl fmt::Display for Refused {
@@ -105,8 +104,7 @@ impl fmt::Display for Refused {
 
 impl Refused {
     fn errno(&self) -> Option<Errno> {
-        let cause = self.error.root_cause().downcast_ref::<io::Error>()?;
-        cause.raw_os_error().map(Errno::from_raw)
+        self.error.errno()
     }
 }
 
@@ -119,7 +117,7 @@ fn create(program: &mut Xdp, facts: &InterfaceInfo, mode: XdpMode) -> Result<FdL
     let refused = |error, reason| Refused {
         mode,
         reason,
-        error,
+        error: Box::new(error),
     };
     match attempt(program, facts, mode) {
         Ok(Attempt::Refused(reason)) => Err(refused(error, reason)),
@@ -141,7 +139,7 @@ fn link(program: &mut Xdp, facts: &InterfaceInfo, mode: XdpMode) -> Result<FdLin
         if let Err(error) = detached {
             debug!("{}: a program without a link stays: {error:#}", facts.name);
         }
-        anyhow!("the kernel supports no XDP link, without which the filter would end with this process; Linux 5.9 supports them")
+        Error::Message("the kernel supports no XDP link, without which the filter would end with this process; Linux 5.9 supports them".to_owned())
     })
 }
 

@@ -9,10 +9,10 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
+use crate::error::{Context as _, Result, bail};
 use allowlist_common::abi;
 use allowlist_files::lock::holder_in_words;
 use allowlist_policy::error_code::{CodedError, ErrorCode, bail_with};
-use anyhow::{Context as _, Result, bail};
 use aya::maps::{Map, MapData};
 use log::{info, warn};
 use nix::mount::{MsFlags, mount};

@@ -6,10 +6,10 @@
 
 use std::collections::VecDeque;
 
+use crate::error::{Context as _, Result, bail};
 use allowlist_common::abi::{self, Control, GENERATIONS, Grant, ReturnTraffic, ServiceTable};
 use allowlist_policy::compile::{RangeTable, Tables};
 use allowlist_policy::{Engine, Mode, Rules};
-use anyhow::{Context as _, Result, bail};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use log::{debug, info};
 

@@ -10,11 +10,11 @@
 
 use std::sync::atomic::{Ordering, fence};
 
+use crate::error::{Error, Result, bail, ensure};
 use allowlist_common::abi::{self, GenerationTables, Grant, MIN_POOL_WORDS, ServiceTable};
 use allowlist_common::packet::Address;
 use allowlist_common::ranges::{MatchId, v4, v6};
 use allowlist_policy::compile::{RangeTable, Words, part_v4, part_v6};
-use anyhow::{Result, bail, ensure};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::memory::Part;
@@ -222,11 +222,13 @@ fn prefix_of(address: [u64; 2], last: u64) -> Result<(IpNet, MatchId)> {
         IpNet::new(
             std::net::IpAddr::from((address[1] as u32).to_be_bytes()),
             length,
-        )?
+        )
     } else {
         let address = u128::from(address[0]) << 64 | u128::from(address[1]);
-        IpNet::new(std::net::IpAddr::from(address.to_be_bytes()), length)?
+        IpNet::new(std::net::IpAddr::from(address.to_be_bytes()), length)
     };
+    let prefix =
+        prefix.map_err(|_| Error::message("a prefix in the range table has an invalid length"))?;
     Ok((prefix, last as MatchId))
 }
 

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use anyhow::{Context as _, Result};
+use crate::error::{Context as _, Error, Result};
 
 use super::sys::{NewMap, bpf_map_create, set_inner_map};
 
@@ -63,7 +63,7 @@ impl GracePeriod {
             let waited = self
                 .over
                 .recv()
-                .context("the thread for RCU grace periods has ended")?;
+                .map_err(|_| Error::message("the thread for RCU grace periods has ended"))?;
             self.waiting -= 1;
             waited.context("cannot wait for an RCU grace period")?;
         }

@@ -5,8 +5,8 @@
 
 use std::os::fd::AsFd as _;
 
+use crate::error::{Context as _, Result, bail};
 use allowlist_common::abi::{self, Identity, MAX_INTERFACES};
-use anyhow::{Context as _, Result, bail};
 use aya::maps::{Array, Map, MapData};
 use log::{info, warn};
 

@@ -9,8 +9,8 @@
 use std::fs;
 use std::os::fd::AsFd as _;
 
+use crate::error::{Context as _, Result};
 use allowlist_common::abi::SLOTS;
-use anyhow::{Context as _, Result};
 use aya::maps::MapData;
 
 use super::memory::Memory;

@@ -2,7 +2,8 @@
 
 use allowlist_common::abi::{Control, ReturnTraffic};
 use allowlist_policy::Mode;
-use anyhow::Result;
+
+use crate::error::Result;
 
 use super::{Attachment, Dataplane, View};
 use crate::interface::InterfaceInfo;

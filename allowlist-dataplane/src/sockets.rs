@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::AsRawFd as _;
 
+use crate::error::{Context as _, Result, bail, ensure};
 use allowlist_common::packet::{TCP, UDP};
-use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
 };

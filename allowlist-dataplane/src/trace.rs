@@ -1,6 +1,6 @@
 //! The program's own log lines, for `--trace`: one a packet, printed as they come.
 
-use anyhow::{Context as _, Result};
+use crate::error::{Error, Result};
 use aya::Ebpf;
 use aya_log::EbpfLogger;
 use tokio::io::Interest;
@@ -10,13 +10,15 @@ use tokio::task::JoinHandle;
 /// Prints the lines of a program loaded with trace on, through the `log` crate, until the task is
 /// aborted.
 pub fn print_trace(mut object: Ebpf) -> Result<JoinHandle<()>> {
-    let logger = EbpfLogger::init(&mut object).context("cannot read the program's log")?;
+    let logger = EbpfLogger::init(&mut object)
+        .map_err(|error| Error::message(format!("cannot read the program's log: {error}")))?;
     #[expect(
         unsafe_code,
         reason = "the only constructor that tokio does not deprecate"
     )]
     // SAFETY: the logger owns its descriptor, never replaces it, and is moved in here.
-    let mut logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) }?;
+    let mut logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) }
+        .map_err(std::io::Error::from)?;
     Ok(tokio::spawn(async move {
         let _loaded = object; // its maps hold the log's ring buffer
         while let Ok(mut ready) = logger.readable_mut().await {

@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
+use crate::error::{Context as _, Result, bail};
 use allowlist_common::abi;
 use allowlist_common::flow::{Flow, FlowEntry};
-use anyhow::{Context as _, Result, bail};
 use aya::maps::Map;
 use ipnet::IpNet;
 

@@ -7,12 +7,12 @@
 
 use std::net::SocketAddr;
 
+use crate::error::{Context as _, Result};
 use allowlist_common::abi::{
     self, Interface, MAX_INTERFACES, ReturnTraffic, ServiceTable, service_set,
 };
 use allowlist_common::flow::{Flow, FlowEntry, PortsInUse, UDP_IDLE, max_lifetime, port_table};
 use allowlist_common::packet::{Address, TCP};
-use anyhow::{Context as _, Result};
 use aya::maps::MapData;
 use log::{info, warn};
 

@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 
+use crate::error::{Context as _, Error, Result};
 use allowlist_common::abi::{self, Grant};
 use allowlist_common::packet::Address;
-use anyhow::{Context as _, Result};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{ArrayOfMaps, LpmTrie, MapData, MapError};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -105,7 +105,8 @@ fn entries<K: aya::Pod + Into<IpAddr>>(trie: &Trie<K>) -> Result<Vec<Entry>> {
             let (key, grant): (Key<K>, Grant) = entry?;
             let (address, length) = (key.data(), key.prefix_len());
             Ok(Entry {
-                prefix: IpNet::new(address.into(), length as u8)?,
+                prefix: IpNet::new(address.into(), length as u8)
+                    .map_err(|_| Error::message("a prefix in the trie has an invalid length"))?,
                 grant,
             })
         })
@@ -137,7 +138,9 @@ fn trie<K: aya::Pod>(entries: impl ExactSizeIterator<Item = (Key<K>, Grant)>) ->
     const BPF_F_NO_PREALLOC: u32 = 1;
     const SPARE: u32 = 1 << 16;
     let length = entries.len();
-    let room = u32::try_from(length)?.saturating_add(SPARE);
+    let room = u32::try_from(length)
+        .unwrap_or(u32::MAX)
+        .saturating_add(SPARE);
     let mut trie = Trie::create(room, BPF_F_NO_PREALLOC).context("cannot create an LPM trie")?;
     for (key, grant) in entries {
         trie.insert(&key, grant, 0).with_context(|| {

@@ -1,7 +1,7 @@
 //! Loads the programs for the verifier of this kernel, with maps of their own, without attaching or pinning them.
 
+use crate::error::{Context as _, Result};
 use allowlist_common::abi;
-use anyhow::{Context as _, Result};
 use aya::EbpfLoader;
 use aya::programs::{ProgramInfo, SchedClassifier, Xdp};
 use serde::Serialize;

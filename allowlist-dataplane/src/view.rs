@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::error::Result;
 use allowlist_common::abi::{
     self, Control, Counters, Fallback, Grant, Interface, MAX_INTERFACES, ServiceTraffic, Traffic,
 };
 use allowlist_common::verdict::{Reason, Verdict};
-use anyhow::Result;
 use aya::maps::{Array, MapData, PerCpuArray};
 use ipnet::IpNet;
 use serde::Serialize;

@@ -10,9 +10,9 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
+use crate::error::{Context as _, Result};
 use allowlist_common::abi::{self, Event, EventBudget};
 use allowlist_policy::error_code::bail_with;
-use anyhow::{Context as _, Result};
 use aya::maps::{MapData, PerCpuArray, RingBuf};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -69,6 +69,7 @@ impl Watch {
         )]
         // SAFETY: the descriptor is open, is moved in here, and is never replaced.
         let ready = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }
+            .map_err(std::io::Error::from)
             .context("cannot wait for events")?;
         let mut watch = Self {
             ring,

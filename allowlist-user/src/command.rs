@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use allowlist_dataplane::AttachModeRequest;
 use allowlist_dataplane::netlink::index_of;
 use allowlist_dataplane::sockets;
-use allowlist_dataplane::{self as dataplane, NothingPinned, Seen, View};
+use allowlist_dataplane::{self as dataplane, Seen, View};
 use allowlist_files::bounded;
 use allowlist_policy::error_code::ErrorCode;
 use allowlist_policy::error_code::bail_with;
@@ -268,7 +268,7 @@ async fn status(paths: &Paths, options: StatusOptions) -> Result<ExitCode> {
                 status.is_as_configured()
             }
         }
-        Err(error) if error.is::<NothingPinned>() => {
+        Err(error) if code_of(&error) == ErrorCode::NothingAttached => {
             if output.json {
                 print_json(&serde_json::json!({
                     "as_configured": false,

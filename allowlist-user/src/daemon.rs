@@ -73,7 +73,7 @@ use crate::hook::HookQueue;
 use crate::journal::{ConfigText, Journal};
 use crate::notify::Notify;
 use crate::record::Record;
-use crate::trusted_paths;
+use crate::trusted_paths::{self, Concern};
 
 /// The interval of the self-check, and of the check whether the filter was detached.
 const LOOK: Duration = Duration::from_secs(1);
@@ -122,9 +122,21 @@ impl Options {
     /// Names the first path that other users can change. A file of the user behind `sudo` is only logged, unless it
     /// names a command or a secret.
     fn require_trusted(written: &ConfigText, config: &Config) -> Result<()> {
+        Self::refuse_untrusted(Self::concerns(written, config)?)
+    }
+
+    /// Returns the paths of the configuration that other users can change.
+    ///
+    /// # Errors
+    /// A file system hangs.
+    fn concerns(written: &ConfigText, config: &Config) -> io::Result<Vec<Concern>> {
         let (written, config) = (written.clone(), config.clone());
         let work = move || trusted_paths::concerns(written.file.as_deref(), &written.text, &config);
-        let concerns = within(std::path::Path::new("trusted"), LOOK * 2, work, drop)?;
+        within(std::path::Path::new("trusted"), LOOK * 2, work, drop)
+    }
+
+    /// Fails for a concern that is fatal, and warns of the others.
+    fn refuse_untrusted(concerns: Vec<Concern>) -> Result<()> {
         for concern in concerns {
             if concern.is_fatal {
                 bail_with!(

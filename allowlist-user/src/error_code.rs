@@ -2,7 +2,6 @@
 
 use std::io;
 
-use allowlist_dataplane::NothingPinned;
 use allowlist_files::trust::Untrusted;
 use allowlist_lists::source::FetchError;
 use allowlist_lists::state::StateError;
@@ -38,6 +37,13 @@ impl From<CodedError> for ApiError {
     }
 }
 
+impl From<allowlist_dataplane::Error> for ApiError {
+    /// Keeps the code; an error without one is a request that is [refused](ErrorCode::Refused).
+    fn from(error: allowlist_dataplane::Error) -> Self {
+        anyhow::Error::from(error).into()
+    }
+}
+
 impl From<anyhow::Error> for ApiError {
     /// Keeps the code of the chain; an error without one is a request that is [refused](ErrorCode::Refused).
     fn from(error: anyhow::Error) -> Self {
@@ -62,8 +68,8 @@ pub fn code_of(error: &anyhow::Error) -> ErrorCode {
             Some(error.cause.code())
         } else if let Some(error) = cause.downcast_ref::<StateError>() {
             Some(error.code())
-        } else if cause.is::<NothingPinned>() {
-            Some(ErrorCode::NothingAttached)
+        } else if let Some(error) = cause.downcast_ref::<allowlist_dataplane::Error>() {
+            Some(error.code()).filter(|code| *code != ErrorCode::Failed)
         } else if is_untrusted(cause) {
             Some(ErrorCode::UntrustedPath)
         } else {

@@ -1,6 +1,6 @@
 //! The queueing discipline at the clsact and ingress hook of an interface.
 
-use anyhow::{Context as _, Result, bail};
+use crate::error::{Context as _, Result, bail};
 use nix::errno::Errno;
 use rtnetlink::packet_core::{NLM_F_ECHO, NLM_F_REQUEST, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;

@@ -80,8 +80,12 @@ impl<'p> Client<'p> {
             .header("host", "allowlist")
             .body(Full::new(Bytes::from(body)))
             .context("cannot build the request")?;
+        let connected = match timeout(patience, UnixStream::connect(self.path)).await {
+            Ok(connected) => connected,
+            Err(_) => Err(ErrorKind::TimedOut.into()),
+        };
+        let stream = connected.map_err(|error| not_connected(self.path, &error))?;
         let sent = async {
-            let stream = UnixStream::connect(self.path).await?;
             let (mut sender, connection) =
                 hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
             let connection = tokio::spawn(connection);
@@ -95,7 +99,7 @@ impl<'p> Client<'p> {
             Ok(answered) => answered,
             Err(_) => Err(anyhow!("no answer within {patience:?}")),
         };
-        answered.map_err(|error| unreachable(self.path, &error))
+        answered.map_err(|error| no_daemon(self.path, &format!("{error:#}")))
     }
 }
 
@@ -108,17 +112,19 @@ fn problem(status: StatusCode, body: &[u8]) -> anyhow::Error {
     }
 }
 
-fn unreachable(path: &Path, error: &anyhow::Error) -> anyhow::Error {
-    let path = path.display();
-    let is_forbidden = error
-        .downcast_ref::<io::Error>()
-        .is_some_and(|error| error.kind() == ErrorKind::PermissionDenied);
-    if is_forbidden {
+fn not_connected(path: &Path, error: &io::Error) -> anyhow::Error {
+    if error.kind() == ErrorKind::PermissionDenied {
         let text = format!(
-            "cannot connect to the daemon on {path}: only root and the members of control_group may; try sudo"
+            "cannot connect to the daemon on {}: only root and the members of control_group may; try sudo",
+            path.display()
         );
         return ApiError::new(ErrorCode::Forbidden, text).into();
     }
-    let text = format!("no daemon answers on {path}; start one with `allowlist run`: {error:#}");
+    no_daemon(path, &error.to_string())
+}
+
+fn no_daemon(path: &Path, error: &str) -> anyhow::Error {
+    let path = path.display();
+    let text = format!("no daemon answers on {path}; start one with `allowlist run`: {error}");
     ApiError::new(ErrorCode::NoDaemon, text).into()
 }

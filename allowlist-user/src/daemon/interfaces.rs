@@ -45,7 +45,7 @@ impl Daemon {
         }
         match self.make_as_published().await {
             Ok(()) => self.self_check.succeed(),
-            Err(error) => self.self_check.fail(&error),
+            Err(error) => self.self_check.fail(format!("{error:#}")),
         }
         if is_new && !is_first {
             self.publish_names(&now);
@@ -138,7 +138,7 @@ impl Daemon {
             let attached = match interface::look_up(&name).await {
                 Ok(facts) => self.attach(&facts, self.options.trace),
                 Err(_) if index_of(&name).is_none() => continue, // removed since
-                Err(error) => Err(error),
+                Err(error) => Err(error.into()),
             };
             match attached {
                 Ok(()) => {

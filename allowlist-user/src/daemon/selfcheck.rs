@@ -45,8 +45,7 @@ fn target(difference: &Difference) -> String {
 
 impl SelfCheck {
     /// Records a failed check, and logs a new reason.
-    pub(super) fn fail(&mut self, error: &anyhow::Error) {
-        let error = format!("{error:#}");
+    pub(super) fn fail(&mut self, error: String) {
         if self.failure.as_ref() != Some(&error) {
             warn!(
                 target: "allowlist::self-check-failed",

@@ -384,16 +384,12 @@ impl Daemon {
 
 /// Requires trusted paths. A file system that hangs is only logged: it can neither run a command nor reveal a secret.
 fn require_trusted(written: &ConfigText, config: &Config) -> Result<()> {
-    match Options::require_trusted(written, config) {
-        Err(error)
-            if error
-                .downcast_ref::<std::io::Error>()
-                .is_some_and(|error| error.kind() == ErrorKind::TimedOut) =>
-        {
+    match Options::concerns(written, config) {
+        Err(error) if error.kind() == ErrorKind::TimedOut => {
             warn!("cannot check who may change the paths of the configuration: {error}");
             Ok(())
         }
-        examined => examined,
+        examined => Options::refuse_untrusted(examined?),
     }
 }
 
@@ -505,7 +501,8 @@ async fn require_interfaces(options: &Options, config: &Config) -> Result<()> {
             "no interface is configured; set `interfaces` in the configuration, or use --iface"
         );
     }
-    require_distinct(&config.interfaces)
+    require_distinct(&config.interfaces)?;
+    Ok(())
 }
 
 /// Watches the files of the sources.

@@ -1,7 +1,7 @@
 //! The end of a daemon: leaves the filter attached or detaches it, and logs which.
 
 use allowlist_dataplane::has_private_pins;
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use log::{info, warn};
 use nix::errno::Errno;
 
@@ -73,13 +73,13 @@ impl Daemon {
             Ok(true) => {
                 warn!("the pin directory was unmounted or removed; it is restored with all pins");
             }
-            Err(error) if lacks_resources(&error) => self.self_check.fail(&error),
+            Err(error) if lacks_resources(&error) => self.self_check.fail(format!("{error:#}")),
             Err(error) => {
                 self.notify.stopping();
                 self.log(Actor::Daemon, AuditAction::Stop { filtering: false }, None);
-                return Err(error.context(
+                return Err(error).context(
                     "the pin directory was unmounted or removed, and cannot be restored; the filter ends with this process",
-                ));
+                );
             }
         }
         Ok(false)
@@ -114,17 +114,9 @@ impl Daemon {
 }
 
 /// Returns whether the cause of an error is a temporary lack of memory or descriptors.
-fn lacks_resources(error: &anyhow::Error) -> bool {
-    let cause = error.root_cause();
-    let code = match (
-        cause.downcast_ref::<std::io::Error>(),
-        cause.downcast_ref::<Errno>(),
-    ) {
-        (Some(error), _) => error.raw_os_error().map(Errno::from_raw),
-        (None, errno) => errno.copied(),
-    };
+fn lacks_resources(error: &allowlist_dataplane::Error) -> bool {
     matches!(
-        code,
+        error.errno(),
         Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EAGAIN)
     )
 }

@@ -8,7 +8,6 @@ use allowlist_policy::error_code::ErrorCode;
 use allowlist_tests::lab::FrameSender;
 use allowlist_tests::model::static_snapshot;
 use allowlist_user::config::Config;
-use allowlist_user::error_code::code_of;
 use anyhow::ensure;
 use expect_test::expect;
 
@@ -46,13 +45,13 @@ impl Policy {
             interfaces,
             ..
         } = &self.config;
-        dataplane.publish(&self.tables, *mode, rules, interfaces)
+        Ok(dataplane.publish(&self.tables, *mode, rules, interfaces)?)
     }
 }
 
 fn facts(testbed: &Testbed, name: &str) -> anyhow::Result<InterfaceInfo> {
     let runtime = tokio::runtime::Runtime::new()?;
-    testbed.host.run(|| runtime.block_on(look_up(name)))
+    Ok(testbed.host.run(|| runtime.block_on(look_up(name)))?)
 }
 
 fn attach(testbed: &Testbed, dataplane: &mut Dataplane, name: &str) -> anyhow::Result<()> {
@@ -76,15 +75,15 @@ fn open_with(testbed: &Testbed, max_flows: Option<u32>) -> anyhow::Result<Datapl
                 opened = Some(dataplane);
                 Ok(true)
             }
-            Err(error) if code_of(&error) == ErrorCode::AlreadyRunning => Ok(false),
-            Err(error) => Err(error),
+            Err(error) if error.code() == ErrorCode::AlreadyRunning => Ok(false),
+            Err(error) => Err(error.into()),
         },
     )?;
     opened.context("not opened")
 }
 
 fn view(testbed: &Testbed) -> anyhow::Result<View> {
-    View::open(testbed.scratch.pin_dir())
+    Ok(View::open(testbed.scratch.pin_dir())?)
 }
 
 /// Publishes a policy that allows `FRIENDS`, and attaches it to `eth0`.
@@ -103,7 +102,9 @@ fn fell_back(testbed: &Testbed) -> anyhow::Result<bool> {
 
 /// Returns the filtered interfaces.
 fn attached(testbed: &Testbed) -> anyhow::Result<Vec<String>> {
-    let attachments = testbed.host.run(|| view(testbed)?.attachments())?;
+    let attachments = testbed
+        .host
+        .run(|| anyhow::Ok(view(testbed)?.attachments()?))?;
     Ok(attachments.into_iter().map(|one| one.name).collect())
 }
 
@@ -303,7 +304,7 @@ fn a_confirmed_change_stays() -> anyhow::Result<()> {
     let again = dataplane
         .arm_rollback(LONG)
         .expect_err("a change is pending");
-    assert_eq!(code_of(&again), ErrorCode::ChangePending, "{again}");
+    assert_eq!(again.code(), ErrorCode::ChangePending, "{again}");
     dataplane.confirm()?;
     assert_eq!(dataplane.pending(), None);
     testbed.end_time_to_confirm()?;
@@ -320,7 +321,7 @@ fn a_confirmed_change_stays() -> anyhow::Result<()> {
     }
     dataplane.confirm()?; // no change is pending
     let error = dataplane.fall_back().expect_err("no change is pending");
-    assert_eq!(code_of(&error), ErrorCode::NothingPending);
+    assert_eq!(error.code(), ErrorCode::NothingPending);
     expect!["no change is pending, so there is nothing to roll back"].assert_eq(&error.to_string());
     Ok(())
 }
@@ -333,7 +334,7 @@ fn a_late_confirmation_is_refused() -> anyhow::Result<()> {
     dataplane.arm_rollback(Duration::ZERO)?;
     Policy::new(&STRANGERS).publish(&mut dataplane)?;
     let late = dataplane.confirm().expect_err("the deadline has passed");
-    assert_eq!(code_of(&late), ErrorCode::NotConfirmed);
+    assert_eq!(late.code(), ErrorCode::NotConfirmed);
     expect!["too late: the change was rolled back, since it was not confirmed in time"]
         .assert_eq(&late.to_string());
     assert!(gets_through(&testbed, FRIENDS[0])? && !gets_through(&testbed, STRANGERS[0])?);

@@ -14,7 +14,6 @@ use allowlist_tests::lab::{
     veth_with_queues,
 };
 use allowlist_tests::skip;
-use allowlist_user::error_code::code_of;
 use anyhow::ensure;
 use aya::programs::SchedClassifier;
 use aya::programs::tc::TcAttachType;
@@ -231,7 +230,7 @@ fn dataplane(testbed: &Testbed, default: Verdict) -> anyhow::Result<Dataplane> {
 }
 
 fn facts(interface: &str) -> anyhow::Result<InterfaceInfo> {
-    tokio::runtime::Runtime::new()?.block_on(look_up(interface))
+    Ok(tokio::runtime::Runtime::new()?.block_on(look_up(interface))?)
 }
 
 /// Another process attaches its program after the daemon has read the state of the interface.
@@ -255,7 +254,7 @@ fn an_earlier_program_is_named() -> anyhow::Result<()> {
             .host
             .run(|| dataplane.attach(&before, wanted, false));
         let error = attached.err().context("attached")?;
-        assert_eq!(code_of(&error), ErrorCode::InterfaceInUse, "{error:#}");
+        assert_eq!(error.code(), ErrorCode::InterfaceInUse, "{error:#}");
         let text = format!("{error:#}").replace(&format!("id {id} "), "id <id> ");
         snapshot.text(&format!("{wanted:?}"), &text, None);
         assert_eq!(xdp_program(&testbed, "eth0")?, Some(id), "{wanted:?}");
@@ -307,7 +306,7 @@ fn the_tracker_is_not_attached_to_the_ingress_discipline() -> anyhow::Result<()>
         let attached = dataplane.attach_tracker(&mut object, 0, &facts("eth0")?, Hook::Clsact);
         attached.err().context("it is attached")
     })?;
-    assert_eq!(code_of(&error), ErrorCode::UnsupportedInterface);
+    assert_eq!(error.code(), ErrorCode::UnsupportedInterface);
     expect![[r#"cannot attach the flow tracker to eth0; return_traffic = "established" or "off" does without it: eth0 has the queueing discipline ingress, which excludes clsact; replace it: `tc qdisc del dev eth0 ingress`, then attach its filters to the ingress of clsact (`tc qdisc add dev eth0 clsact`)"#]].assert_eq(&format!("{error:#}"));
     let query = || SchedClassifier::query_tcx("eth0", TcAttachType::Egress);
     if testbed.host.run(query).is_err() {
@@ -317,6 +316,7 @@ fn the_tracker_is_not_attached_to_the_ingress_discipline() -> anyhow::Result<()>
     testbed.host.run(|| -> anyhow::Result<()> {
         let mut dataplane = dataplane(&testbed, Verdict::Drop)?;
         let mut object = dataplane.load_program(0, false)?;
-        dataplane.attach_tracker(&mut object, 0, &facts("eth0")?, Hook::Best)
+        dataplane.attach_tracker(&mut object, 0, &facts("eth0")?, Hook::Best)?;
+        Ok(())
     })
 }

@@ -78,9 +78,8 @@ fn publish_under_load(lookup: Engine) {
     let runs = with_background_load(judge, frames, || {
         (0..publishes).try_for_each(|turn| {
             let next = &generations[(turn + 1) % generations.len()];
-            dataplane
-                .publish(next, Mode::Enforce, &rules, &[])
-                .map(drop)
+            dataplane.publish(next, Mode::Enforce, &rules, &[])?;
+            Ok(())
         })
     });
     let runs = runs.expect("runs and publishes");
