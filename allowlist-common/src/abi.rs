@@ -133,6 +133,7 @@ pub const EVENT_BYTES: u32 = 1 << 18;
 /// The services that a source may reach, and its match id.
 ///
 /// Packed, because a trie's value has the alignment of its key, 4 bytes.
+#[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, packed(4))]
 pub struct Grant {
@@ -155,6 +156,7 @@ impl Grant {
 }
 
 /// The number of packets by verdict and reason.
+#[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Counters {
@@ -180,6 +182,7 @@ impl Counters {
 }
 
 /// Frames, bytes and the time of the last frame, such as those that passed under one match id.
+#[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Traffic {
@@ -192,6 +195,7 @@ pub struct Traffic {
 }
 
 /// Counters of the packets to one set of services.
+#[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct ServiceTraffic {
@@ -228,6 +232,7 @@ impl ServiceTraffic {
 }
 
 /// An interface that the filter is, or was, attached to.
+#[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Interface {
@@ -249,10 +254,13 @@ mod user {
     };
     use crate::flow::{Crowding, Flow, FlowEntry, ForeignPort, Marking, PortsInUse};
 
+    const fn require_pod<T: bytemuck::Pod>() {}
+
     macro_rules! plain_old_data {
         ($($value:ty),*) => {$(
-            // SAFETY: the type is `#[repr(C)]` and consists of integers and arrays of integers, so every bit pattern
-            // is valid; it has no padding, which the test of the sizes below checks.
+            const _: () = require_pod::<$value>();
+            // SAFETY: bytemuck's derive checks that the type is `#[repr(C)]`, has no padding, and that every bit pattern
+            // is valid.
             #[expect(unsafe_code, reason = "aya requires an unsafe marker for plain-old-data types")]
             unsafe impl aya::Pod for $value {}
         )*};

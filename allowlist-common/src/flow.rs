@@ -17,6 +17,7 @@ pub use track::{Crowding, FOREIGN_FLOWS, ForeignPort, Marking, Origins, Table, U
 use crate::packet::{Address, ICMP, ICMPV6, Packet, TCP, Transport, UDP, tcp_flag};
 
 /// A flow from this host's point of view: the key of the flow tables.
+#[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Flow {
@@ -37,6 +38,7 @@ pub struct Flow {
 }
 
 /// The entry of a flow in a flow table.
+#[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct FlowEntry {
@@ -49,6 +51,7 @@ pub struct FlowEntry {
 
 /// The time until which a local port may have live flows, in seconds, by [`port_table`] and local port. 0 for a port
 /// without flows, so that the test of such a port does not read the clock.
+#[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct PortsInUse {

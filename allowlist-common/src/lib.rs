@@ -46,6 +46,11 @@
 //! [malformed]: packet::Malformed
 #![no_std]
 
+#[cfg(target_endian = "big")]
+compile_error!(
+    "the range table's halves and the packed packet are little-endian: allowlist supports no big-endian target"
+);
+
 pub mod abi;
 pub mod flow;
 pub mod frame;

@@ -250,10 +250,8 @@ impl Copied {
     }
 
     /// Returns the table of ports and services.
-    #[expect(unsafe_code, reason = "words to what they were written from")]
     pub(super) fn services(&self) -> &ServiceTable {
-        // SAFETY: there are as many words and more, aligned for it; integers only, so any bits are one.
-        unsafe { &*self.words.as_ptr().cast::<ServiceTable>() }
+        bytemuck::from_bytes(&bytemuck::cast_slice(&self.words)[..size_of::<ServiceTable>()])
     }
 
     /// Returns the grant of a source.
@@ -340,16 +338,7 @@ fn paired(halves: &[u32]) -> Vec<u64> {
         .collect()
 }
 
-#[expect(
-    unsafe_code,
-    reason = "a table as the words that the kernel's memory is written in"
-)]
+/// Returns a table as the words that the kernel's memory is written in.
 fn words_of(services: &ServiceTable) -> &[u64] {
-    const WORDS: usize = size_of::<ServiceTable>() / size_of::<u64>();
-    const {
-        assert!(size_of::<ServiceTable>().is_multiple_of(size_of::<u64>()));
-        assert!(align_of::<ServiceTable>() == align_of::<u64>());
-    };
-    // SAFETY: as large and as aligned, integers only, and without padding, as a test of its sizes holds.
-    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(services).cast(), WORDS) }
+    bytemuck::cast_slice(std::slice::from_ref(services))
 }

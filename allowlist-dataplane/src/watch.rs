@@ -122,13 +122,7 @@ impl Watch {
 
     fn take(&mut self) -> Option<Event> {
         let item = self.ring.next()?;
-        (item.len() == size_of::<Event>()).then(|| {
-            #[expect(unsafe_code, reason = "bytes of the kernel's to a value")]
-            // SAFETY: as many bytes as an event has, of which any are one; they need not be aligned.
-            unsafe {
-                item.as_ptr().cast::<Event>().read_unaligned()
-            }
-        })
+        bytemuck::try_pod_read_unaligned(&item).ok()
     }
 
     /// Renews the lease of the reader.

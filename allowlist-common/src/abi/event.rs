@@ -12,6 +12,7 @@ pub const fn window(nanoseconds: u64) -> u64 {
 }
 
 /// One CPU's number of events in the current window.
+#[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct EventBudget {
@@ -24,6 +25,7 @@ pub struct EventBudget {
 }
 
 /// An entry of the ring buffer. Addresses have the format of [`crate::packet::Address::padded`].
+#[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Event {

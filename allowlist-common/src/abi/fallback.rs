@@ -6,6 +6,7 @@
 use super::Control;
 
 /// The fallback of a pending change.
+#[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Fallback {

@@ -6,6 +6,7 @@ pub const MAPS_OF_PROGRAM: usize = 32;
 /// The interface of a slot at the time of the attach, and the attached objects.
 ///
 /// Includes the network namespace, because an interface index is unique only within its namespace.
+#[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Identity {

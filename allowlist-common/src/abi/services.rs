@@ -24,6 +24,7 @@ pub const fn service_set(id: ServiceId) -> u64 {
 }
 
 /// The services of ports and protocols.
+#[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct ServiceTable {
@@ -42,6 +43,7 @@ pub struct ServiceTable {
 }
 
 /// The services on one interface.
+#[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct InterfaceServices {

@@ -17,6 +17,7 @@ use super::{Flow, FlowEntry, OutboundPacket, TCP_PARTIAL, UDP_IDLE, max_lifetime
 pub const FOREIGN_FLOWS: u32 = 1 << 14;
 
 /// For a local UDP port: the times until which an outbound datagram may be a reply although its flow has no mark.
+#[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct ForeignPort {
@@ -29,6 +30,7 @@ pub struct ForeignPort {
 }
 
 /// One CPU's count of new marks, to detect that marks of foreign flows may have been evicted.
+#[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Crowding {
@@ -39,6 +41,7 @@ pub struct Crowding {
 }
 
 /// The state of foreign marks on all interfaces.
+#[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Marking {
