@@ -236,10 +236,11 @@ pub(super) fn detach_tracker(pins: &Pins, slot: u32, recorded: &Interface) -> Re
 }
 
 fn load(object: &mut Ebpf) -> Result<&mut SchedClassifier> {
+    // By its type, since its name differs in older objects.
     let program: &mut SchedClassifier = object
-        .program_mut(abi::TRACKER_PROGRAM)
-        .with_context(|| format!("the kernel object has no program {}", abi::TRACKER_PROGRAM))?
-        .try_into()?;
+        .programs_mut()
+        .find_map(|(_, program)| program.try_into().ok())
+        .with_context(|| format!("the kernel object has no program {}", abi::TRACKER_PROGRAM))?;
     if program.fd().is_err() {
         program
             .load()

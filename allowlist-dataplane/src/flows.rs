@@ -150,7 +150,13 @@ impl Dataplane {
     pub fn track(&mut self, max_flows: Option<u32>) -> Result<()> {
         let _pin_lock = self.pins.lock_exclusive()?;
         back_up_resized(&self.pins, max_flows)?;
-        let loaded = load(&self.pins, 0, false, max_flows.unwrap_or(UNUSED));
+        let loaded = load(
+            self.object,
+            &self.pins,
+            0,
+            false,
+            max_flows.unwrap_or(UNUSED),
+        );
         let mut object = loaded.inspect_err(|_| restore_backups(&self.pins))?;
         *self.flows = Flows::take(&mut object)?;
         self.flows.copy(&self.pins)?;

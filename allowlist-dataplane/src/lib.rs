@@ -142,6 +142,8 @@ const MOVED: [&str; 3] = [abi::FLOWS, abi::PEERS, abi::GENERATIONS];
 /// The maps, open for writing; one process at a time for each pin directory.
 pub struct Dataplane {
     pins: Pins,
+    /// The object file of the kernel programs.
+    object: &'static [u8],
     /// Every pinned map, to restore a missing pin.
     open_maps: OpenMaps,
     /// By slot: the programs that were last attached, which use the maps that are pinned now.
@@ -181,6 +183,16 @@ impl Dataplane {
     ///
     /// `max_flows` is the size of the flow table; `None` disables tracking.
     pub fn open(pin_dir: &Path, max_flows: Option<u32>) -> Result<Self> {
+        Self::open_with_object(OBJECT, pin_dir, max_flows)
+    }
+
+    /// Does the same as [`Self::open`] with the object file of another build, for tests of upgrades.
+    #[doc(hidden)]
+    pub fn open_with_object(
+        object_file: &'static [u8],
+        pin_dir: &Path,
+        max_flows: Option<u32>,
+    ) -> Result<Self> {
         let pins = Pins::create(pin_dir)?;
         let _pin_lock = pins.lock_exclusive()?;
         for name in MOVED {
@@ -194,7 +206,7 @@ impl Dataplane {
         let mut others = adopted.inspect_err(|_| remove_unused(&pins))?;
         let room = max_flows.unwrap_or(flows::UNUSED);
         flows::back_up_resized(&pins, max_flows)?;
-        let mut object = load(&pins, 0, false, room).inspect_err(|_| {
+        let mut object = load(object_file, &pins, 0, false, room).inspect_err(|_| {
             remove_unused(&pins);
             flows::restore_backups(&pins);
         })?;
@@ -242,6 +254,7 @@ impl Dataplane {
             has_detached: AtomicBool::new(false),
             open_maps: OpenMaps::open(&pins)?,
             programs: BTreeMap::new(),
+            object: object_file,
             pins,
         })
     }
@@ -296,7 +309,7 @@ impl Dataplane {
     }
 
     fn load(&self, slot: u32, trace: bool) -> Result<Ebpf> {
-        load(&self.pins, slot, trace, flows::UNUSED)
+        load(self.object, &self.pins, slot, trace, flows::UNUSED)
     }
 
     /// Resets the counters of sources and services, for when the meaning of their ids is lost.
@@ -322,7 +335,7 @@ fn remove_unused(pins: &Pins) {
 }
 
 /// Opens a copy of the programs for the interface in `slot`, with the pinned maps. A new flow table gets `room` entries.
-fn load(pins: &Pins, slot: u32, trace: bool, room: u32) -> Result<Ebpf> {
+fn load(object: &[u8], pins: &Pins, slot: u32, trace: bool, room: u32) -> Result<Ebpf> {
     let trace = u8::from(trace);
     let pool = pool_words(pins)?;
     let cpus = nr_cpus().map_err(|(_, error)| error)? as u32;
@@ -343,7 +356,7 @@ fn load(pins: &Pins, slot: u32, trace: bool, room: u32) -> Result<Ebpf> {
         loader.map_pin_path(name, path);
     }
     loader
-        .load(OBJECT)
+        .load(object)
         .context("cannot create or open the kernel maps")
 }
 

@@ -16,6 +16,7 @@ mod modes;
 mod sources;
 mod stream;
 mod tampering;
+mod upgrade;
 mod watch;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
