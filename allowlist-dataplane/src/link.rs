@@ -1,22 +1,20 @@
 //! A pinned link: its interface, and how to detach it.
 //!
-//! Two things of the kernel's that aya does not offer. A link outlives its interface: it stays pinned
-//! and filters nothing, and only the kernel knows. And removing a pin takes the program off some
-//! time later, but who detaches wants to know that it is off.
+//! A link outlives its interface: it stays pinned and filters nothing, which only the kernel's information about the link
+//! shows. Removing a pin detaches the program at some later time, so a link is detached first, which takes effect at once.
 //!
 //! A link names its interface by an index alone, which another interface of another network namespace may have too.
 //! So a link is on an interface of this namespace only if that one reports the link's program.
 
-use std::ffi::c_long;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use crate::error::{Context as _, Result};
 
 use super::pins::is_pinned;
-use super::sys::{Access, bpf, open_pinned, read_info, tcx_egress_chain};
+use super::sys::{Access, detach_link, link_program_and_interface, open_pinned, tcx_egress_chain};
 use crate::netlink::Netlink;
 
 /// The kernel's state of a link.
@@ -35,10 +33,10 @@ pub(super) fn state(pin: &Path) -> Result<Option<LinkState>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         link => link.with_context(what)?,
     };
-    let info: LinkInfo = read_info(link.as_fd()).with_context(what)?;
+    let (program, interface) = link_program_and_interface(link.as_fd()).with_context(what)?;
     Ok(Some(LinkState {
-        program: info.program,
-        interface: (info.interface != 0).then_some(info.interface),
+        program,
+        interface: (interface != 0).then_some(interface),
     }))
 }
 
@@ -68,7 +66,8 @@ pub(super) fn tracks(pin: &Path, index: u32) -> Result<bool> {
 /// Takes the program off the link's interface, now, and removes the pin.
 pub(super) fn take_off(pin: &Path) -> Result<()> {
     let what = || format!("cannot detach the link {}", pin.display());
-    detach(&open_pinned(pin, Access::ReadWrite).with_context(what)?).with_context(what)?;
+    let link = open_pinned(pin, Access::ReadWrite).with_context(what)?;
+    detach_link(link.as_fd()).with_context(what)?;
     fs::remove_file(pin).with_context(|| format!("cannot unpin {}", pin.display()))
 }
 
@@ -79,37 +78,4 @@ pub(super) fn take_off_if_pinned(pin: &Path) -> Result<()> {
     } else {
         Ok(())
     }
-}
-
-/// The attributes of `BPF_LINK_DETACH`, from the kernel's `union bpf_attr`.
-#[repr(C)]
-struct LinkDetach {
-    descriptor: u32,
-}
-
-/// The start of the kernel's `struct bpf_link_info`, as it is for an XDP link and a tcx link. The kernel fills in
-/// as much as there is room for.
-#[derive(Default)]
-#[repr(C)]
-struct LinkInfo {
-    kind: u32,
-    id: u32,
-    program: u32,
-    /// The union that follows begins at a multiple of 8.
-    padding: u32,
-    interface: u32,
-    unused: u32,
-}
-
-fn detach(link: &OwnedFd) -> io::Result<()> {
-    const BPF_LINK_DETACH: c_long = 34;
-    let mut attributes = LinkDetach {
-        descriptor: link.as_raw_fd().cast_unsigned(),
-    };
-    #[expect(unsafe_code, reason = "a system call")]
-    // SAFETY: the attributes are those of this command, and hold no pointer.
-    unsafe {
-        bpf(BPF_LINK_DETACH, &mut attributes)?;
-    }
-    Ok(())
 }

@@ -1,11 +1,18 @@
-//! System calls that aya does not offer: arrays of maps and their entries, pins opened read-only, and the maps of a
-//! program.
+//! System calls that aya does not offer: arrays of maps and their entries, pins opened read-only, the maps of a
+//! program, and links that are detached. The layouts and numbers are those of aya's bindings.
 
-use std::ffi::{CString, c_long};
+use std::ffi::CString;
 use std::io;
+use std::mem::zeroed;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+
+use aya_obj::generated::bpf_attach_type::BPF_TCX_EGRESS;
+use aya_obj::generated::bpf_map_type::{BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_ARRAY_OF_MAPS};
+use aya_obj::generated::{
+    BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_RDONLY, bpf_attr, bpf_cmd, bpf_link_info, bpf_prog_info,
+};
 
 /// The use of a descriptor of a pinned object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,72 +21,6 @@ pub(super) enum Access {
     ReadOnly,
     /// To write to maps too, and for links and programs.
     ReadWrite,
-}
-
-/// The attributes of `BPF_OBJ_PIN` and `BPF_OBJ_GET`, from the kernel's `union bpf_attr`.
-#[repr(C)]
-struct PinnedObject {
-    path: u64,
-    descriptor: u32,
-    flags: u32,
-}
-
-/// The attributes of `BPF_OBJ_GET_INFO_BY_FD`, from the kernel's `union bpf_attr`.
-#[repr(C)]
-struct InfoByDescriptor {
-    descriptor: u32,
-    length: u32,
-    info: u64,
-}
-
-/// The start of the kernel's `struct bpf_prog_info`. The kernel fills in as much as there is room for.
-#[derive(Default)]
-#[repr(C)]
-struct ProgramInfo {
-    kind: u32,
-    id: u32,
-    /// Its tag, the lengths and places of its instructions, and when it was loaded by whom.
-    others: [u32; 11],
-    maps: u32,
-    map_ids: u64,
-}
-
-/// The attributes of `BPF_PROG_QUERY`, from the kernel's `union bpf_attr`.
-#[derive(Default)]
-#[repr(C)]
-struct ProgramQuery {
-    target: u32,
-    attach_type: u32,
-    query_flags: u32,
-    attach_flags: u32,
-    programs: u64,
-    count: u32,
-    padding: u32,
-    program_flags: u64,
-    links: u64,
-    link_flags: u64,
-    revision: u64,
-}
-
-/// The attributes of `BPF_MAP_CREATE`, from the kernel's `union bpf_attr`.
-#[repr(C)]
-struct MapCreate {
-    kind: u32,
-    key_size: u32,
-    value_size: u32,
-    max_entries: u32,
-    flags: u32,
-    inner: u32,
-}
-
-/// The attributes of `BPF_MAP_LOOKUP_ELEM`, `BPF_MAP_UPDATE_ELEM` and `BPF_MAP_DELETE_ELEM`.
-#[repr(C)]
-struct Element {
-    map: u32,
-    padding: u32,
-    key: u64,
-    value: u64,
-    flags: u64,
 }
 
 /// A map to create.
@@ -107,37 +48,33 @@ pub(super) enum NewMap<'a> {
 }
 
 pub(super) fn bpf_map_create(new: NewMap<'_>) -> io::Result<OwnedFd> {
-    const BPF_MAP_CREATE: c_long = 0;
-    const ARRAY: u32 = 2;
-    const ARRAY_OF_MAPS: u32 = 12;
-    const MMAPABLE: u32 = 1 << 10;
-    const INNER_MAP: u32 = 1 << 12;
     const WORD: u32 = size_of::<u64>() as u32;
     let number = |words: usize| u32::try_from(words).map_err(|_| too_large());
     let (kind, value_size, max_entries, flags, inner) = match new {
         NewMap::Values { words, entries } => {
             let bytes = number(words)?.checked_mul(WORD).ok_or_else(too_large)?;
-            (ARRAY, bytes, entries, MMAPABLE, 0)
+            (BPF_MAP_TYPE_ARRAY, bytes, entries, BPF_F_MMAPABLE, 0)
         }
-        NewMap::Words { words } => (ARRAY, WORD, number(words)?, MMAPABLE | INNER_MAP, 0),
+        NewMap::Words { words } => {
+            let flags = BPF_F_MMAPABLE | BPF_F_INNER_MAP;
+            (BPF_MAP_TYPE_ARRAY, WORD, number(words)?, flags, 0)
+        }
         NewMap::ArrayOf { inner, entries } => {
             let inner = inner.as_raw_fd().cast_unsigned();
-            (ARRAY_OF_MAPS, 4, entries, 0, inner)
+            (BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, entries, 0, inner)
         }
     };
-    let mut attributes = MapCreate {
-        kind,
-        key_size: 4,
-        value_size,
-        max_entries,
-        flags,
-        inner,
-    };
+    let mut attributes = no_attributes();
+    attributes.__bindgen_anon_1.map_type = kind as u32;
+    attributes.__bindgen_anon_1.key_size = 4;
+    attributes.__bindgen_anon_1.value_size = value_size;
+    attributes.__bindgen_anon_1.max_entries = max_entries;
+    attributes.__bindgen_anon_1.map_flags = flags;
+    attributes.__bindgen_anon_1.inner_map_fd = inner;
     #[expect(unsafe_code, reason = "a system call that gives an open descriptor")]
-    // SAFETY: the attributes are those of this command, and hold no pointer; the result is a new descriptor without
-    // another owner.
+    // SAFETY: the attributes hold no pointer; the result is a new descriptor without another owner.
     unsafe {
-        let descriptor = bpf(BPF_MAP_CREATE, &mut attributes)?;
+        let descriptor = bpf(bpf_cmd::BPF_MAP_CREATE, &mut attributes)?;
         Ok(OwnedFd::from_raw_fd(descriptor))
     }
 }
@@ -152,10 +89,9 @@ pub(super) fn set_inner_map(
     place: u32,
     map: BorrowedFd<'_>,
 ) -> io::Result<()> {
-    const BPF_MAP_UPDATE_ELEM: c_long = 2;
     let descriptor = map.as_raw_fd();
     element(
-        BPF_MAP_UPDATE_ELEM,
+        bpf_cmd::BPF_MAP_UPDATE_ELEM,
         array,
         &place,
         (&raw const descriptor) as u64,
@@ -164,34 +100,24 @@ pub(super) fn set_inner_map(
 
 /// Returns the id of the map at an index of an array of maps, if any.
 pub(super) fn inner_map_id(array: BorrowedFd<'_>, place: u32) -> io::Result<Option<u32>> {
-    const BPF_MAP_LOOKUP_ELEM: c_long = 1;
     let mut id = 0_u32;
-    match element(BPF_MAP_LOOKUP_ELEM, array, &place, (&raw mut id) as u64) {
+    match element(
+        bpf_cmd::BPF_MAP_LOOKUP_ELEM,
+        array,
+        &place,
+        (&raw mut id) as u64,
+    ) {
         Ok(()) => Ok(Some(id)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// The attributes of `BPF_MAP_LOOKUP_BATCH`, from the kernel's `union bpf_attr`.
-#[repr(C)]
-struct Batch {
-    from: u64,
-    reached: u64,
-    keys: u64,
-    values: u64,
-    count: u32,
-    map: u32,
-    element_flags: u64,
-    flags: u64,
-}
-
 /// Reads one value of an array whose values are so many words.
 pub(super) fn read_value(array: BorrowedFd<'_>, place: u32, words: usize) -> io::Result<Vec<u64>> {
-    const BPF_MAP_LOOKUP_ELEM: c_long = 1;
     let mut value = vec![0_u64; words];
     element(
-        BPF_MAP_LOOKUP_ELEM,
+        bpf_cmd::BPF_MAP_LOOKUP_ELEM,
         array,
         &place,
         value.as_mut_ptr() as u64,
@@ -201,27 +127,22 @@ pub(super) fn read_value(array: BorrowedFd<'_>, place: u32, words: usize) -> io:
 
 /// Reads an array of so many words.
 pub(super) fn read_words(array: BorrowedFd<'_>, words: usize) -> io::Result<Vec<u64>> {
-    const BPF_MAP_LOOKUP_BATCH: c_long = 24;
     let mut values = vec![0_u64; words];
     let mut keys = vec![0_u32; words];
     let mut reached = 0_u32;
-    let mut batch = Batch {
-        from: 0,
-        reached: (&raw mut reached) as u64,
-        keys: keys.as_mut_ptr() as u64,
-        values: values.as_mut_ptr() as u64,
-        count: u32::try_from(words).map_err(|_| too_large())?,
-        map: array.as_raw_fd().cast_unsigned(),
-        element_flags: 0,
-        flags: 0,
-    };
+    let mut attributes = no_attributes();
+    attributes.batch.out_batch = (&raw mut reached) as u64;
+    attributes.batch.keys = keys.as_mut_ptr() as u64;
+    attributes.batch.values = values.as_mut_ptr() as u64;
+    attributes.batch.count = u32::try_from(words).map_err(|_| too_large())?;
+    attributes.batch.map_fd = array.as_raw_fd().cast_unsigned();
     #[expect(
         unsafe_code,
         reason = "a system call that writes to `keys` and `values`"
     )]
     // SAFETY: the attributes are those of this command; it writes at most `count` keys of 4 bytes and values of 8, for
     // which there is room, and 4 bytes of how far it came.
-    let done = unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut batch) };
+    let done = unsafe { bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attributes) };
     match done {
         // That there are no more.
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -231,21 +152,17 @@ pub(super) fn read_words(array: BorrowedFd<'_>, words: usize) -> io::Result<Vec<
 
 /// Removes the map at an index of an array of maps, if any.
 pub(super) fn clear_inner_map(array: BorrowedFd<'_>, place: u32) -> io::Result<()> {
-    const BPF_MAP_DELETE_ELEM: c_long = 3;
-    match element(BPF_MAP_DELETE_ELEM, array, &place, 0) {
+    match element(bpf_cmd::BPF_MAP_DELETE_ELEM, array, &place, 0) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         done => done,
     }
 }
 
-fn element(command: c_long, array: BorrowedFd<'_>, place: &u32, value: u64) -> io::Result<()> {
-    let mut attributes = Element {
-        map: array.as_raw_fd().cast_unsigned(),
-        padding: 0,
-        key: std::ptr::from_ref(place) as u64,
-        value,
-        flags: 0,
-    };
+fn element(command: bpf_cmd, array: BorrowedFd<'_>, place: &u32, value: u64) -> io::Result<()> {
+    let mut attributes = no_attributes();
+    attributes.__bindgen_anon_2.map_fd = array.as_raw_fd().cast_unsigned();
+    attributes.__bindgen_anon_2.key = std::ptr::from_ref(place) as u64;
+    attributes.__bindgen_anon_2.__bindgen_anon_1.value = value;
     #[expect(unsafe_code, reason = "a system call")]
     // SAFETY: the attributes are the ones that these commands take; the kernel reads 4 bytes of the key and, if the command has a
     // value, reads or writes as many of that as the map's values have, which live until it has returned.
@@ -261,78 +178,90 @@ fn element(command: c_long, array: BorrowedFd<'_>, place: &u32, value: u64) -> i
 /// As the kernel reports them: `ENOENT` where nothing is pinned, `EROFS` for writing to a file system that is
 /// read-only, `EMFILE` where this process has no descriptor left.
 pub(super) fn open_pinned(path: &Path, access: Access) -> io::Result<OwnedFd> {
-    const BPF_OBJ_GET: c_long = 7;
-    const BPF_F_RDONLY: u32 = 1 << 3;
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut attributes = PinnedObject {
-        path: path.as_ptr() as u64,
-        descriptor: 0,
-        flags: match access {
-            Access::ReadOnly => BPF_F_RDONLY,
-            Access::ReadWrite => 0,
-        },
+    let mut attributes = no_attributes();
+    attributes.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    attributes.__bindgen_anon_4.file_flags = match access {
+        Access::ReadOnly => BPF_F_RDONLY,
+        Access::ReadWrite => 0,
     };
     #[expect(unsafe_code, reason = "a system call that gives an open descriptor")]
-    // SAFETY: the attributes are those of this command, and `path` lives until it has returned;
+    // SAFETY: `path` lives until it has returned;
     // the result is a new descriptor that has no other owner.
     unsafe {
-        let descriptor = bpf(BPF_OBJ_GET, &mut attributes)?;
+        let descriptor = bpf(bpf_cmd::BPF_OBJ_GET, &mut attributes)?;
         Ok(OwnedFd::from_raw_fd(descriptor))
     }
 }
 
 /// Pins an open object at an unused path.
 pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
-    const BPF_OBJ_PIN: c_long = 6;
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut attributes = PinnedObject {
-        path: path.as_ptr() as u64,
-        descriptor: object.as_raw_fd().cast_unsigned(),
-        flags: 0,
-    };
+    let mut attributes = no_attributes();
+    attributes.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    attributes.__bindgen_anon_4.bpf_fd = object.as_raw_fd().cast_unsigned();
     #[expect(unsafe_code, reason = "a system call")]
-    // SAFETY: the attributes are those of this command, and `path` lives until it has returned.
+    // SAFETY: `path` lives until it has returned.
     unsafe {
-        bpf(BPF_OBJ_PIN, &mut attributes)?;
+        bpf(bpf_cmd::BPF_OBJ_PIN, &mut attributes)?;
     }
     Ok(())
 }
 
-/// Reads the kernel's information about an open object into `info`.
-pub(super) fn read_info<Info: Default>(object: BorrowedFd<'_>) -> io::Result<Info> {
-    let mut info = Info::default();
-    read_info_into(object, &mut info)?;
-    Ok(info)
-}
-
-fn read_info_into<Info>(object: BorrowedFd<'_>, info: &mut Info) -> io::Result<()> {
-    const BPF_OBJ_GET_INFO_BY_FD: c_long = 15;
-    let mut attributes = InfoByDescriptor {
-        descriptor: object.as_raw_fd().cast_unsigned(),
-        length: size_of::<Info>() as u32,
-        info: (&raw mut *info) as u64,
-    };
-    #[expect(unsafe_code, reason = "a system call that writes to `info`")]
-    // SAFETY: the attributes are those of this command; it writes at most `length` bytes to `info`, which callers in
-    // this module's siblings make of integers, so that any bytes are valid.
-    unsafe {
-        bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
-    }
+/// Reads the kernel's information about an open object into `info`, which starts with the values that the kernel reads.
+///
+/// # Safety
+/// Any bytes must be a valid `Info`, and its pointers valid for as much as it says that there is room for.
+#[expect(unsafe_code, reason = "a system call that writes to `info`")]
+unsafe fn read_info<Info>(object: BorrowedFd<'_>, info: &mut Info) -> io::Result<()> {
+    let mut attributes = no_attributes();
+    attributes.info.bpf_fd = object.as_raw_fd().cast_unsigned();
+    attributes.info.info_len = size_of::<Info>() as u32;
+    attributes.info.info = (&raw mut *info) as u64;
+    // SAFETY: it writes at most `info_len` bytes to `info`, and the caller keeps the contract above.
+    unsafe { bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attributes)? };
     Ok(())
 }
 
-/// The id of a loaded program, and the ids of the maps that it uses.
+/// Returns the id of a loaded program, and the ids of the maps that it uses.
 pub(super) fn program_maps(program: BorrowedFd<'_>) -> io::Result<(u32, Vec<u32>)> {
     const ROOM: u32 = 64;
     let mut ids = vec![0_u32; ROOM as usize];
-    let mut info = ProgramInfo {
-        maps: ROOM,
-        map_ids: ids.as_mut_ptr() as u64,
-        ..ProgramInfo::default()
+    #[expect(unsafe_code, reason = "a system call that writes to `info` and `ids`")]
+    // SAFETY: the structure is of integers; the kernel writes at most `nr_map_ids` ids, for which there is room.
+    let info = unsafe {
+        let mut info: bpf_prog_info = zeroed();
+        info.nr_map_ids = ROOM;
+        info.map_ids = ids.as_mut_ptr() as u64;
+        read_info(program, &mut info)?;
+        info
     };
-    read_info_into(program, &mut info)?;
-    ids.truncate(info.maps as usize);
+    ids.truncate(info.nr_map_ids as usize);
     Ok((info.id, ids))
+}
+
+/// Returns the program of an XDP link or a tcx link, and the index of its interface; 0 once the interface is gone.
+pub(super) fn link_program_and_interface(link: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
+    #[expect(unsafe_code, reason = "a system call that writes to `info`")]
+    // SAFETY: the structure is of integers, and holds no pointer for these kinds of links. The index is at the same
+    // place for both.
+    unsafe {
+        let mut info: bpf_link_info = zeroed();
+        read_info(link, &mut info)?;
+        Ok((info.prog_id, info.__bindgen_anon_1.xdp.ifindex))
+    }
+}
+
+/// Detaches a link from its interface.
+pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attributes = no_attributes();
+    attributes.link_detach.link_fd = link.as_raw_fd().cast_unsigned();
+    #[expect(unsafe_code, reason = "a system call")]
+    // SAFETY: the attributes hold no pointer.
+    unsafe {
+        bpf(bpf_cmd::BPF_LINK_DETACH, &mut attributes)?
+    };
+    Ok(())
 }
 
 /// The ids of the programs on an interface's tcx egress, in the order in which they run.
@@ -340,40 +269,43 @@ pub(super) fn program_maps(program: BorrowedFd<'_>) -> io::Result<(u32, Vec<u32>
 /// # Errors
 /// `EINVAL` on a kernel without tcx, which came with Linux 6.6.
 pub(super) fn tcx_egress_chain(interface: u32) -> io::Result<Vec<u32>> {
-    const BPF_PROG_QUERY: c_long = 16;
-    const BPF_TCX_EGRESS: u32 = 47;
     const ROOM: u32 = 64; // the kernel has room for as many
     let mut ids = vec![0_u32; ROOM as usize];
-    let mut attributes = ProgramQuery {
-        target: interface,
-        attach_type: BPF_TCX_EGRESS,
-        programs: ids.as_mut_ptr() as u64,
-        count: ROOM,
-        ..ProgramQuery::default()
-    };
+    let mut attributes = no_attributes();
+    attributes.query.__bindgen_anon_1.target_ifindex = interface;
+    attributes.query.attach_type = BPF_TCX_EGRESS as u32;
+    attributes.query.prog_ids = ids.as_mut_ptr() as u64;
+    attributes.query.__bindgen_anon_2.count = ROOM;
     #[expect(unsafe_code, reason = "a system call that writes to `ids`")]
-    // SAFETY: the attributes are those of this command; it writes at most `count` ids, for which there is room.
-    unsafe {
-        bpf(BPF_PROG_QUERY, &mut attributes)?;
-    }
-    ids.truncate(attributes.count as usize);
+    // SAFETY: it writes at most `count` ids, for which there is room; the command fills in the count.
+    let count = unsafe {
+        bpf(bpf_cmd::BPF_PROG_QUERY, &mut attributes)?;
+        attributes.query.__bindgen_anon_2.count
+    };
+    ids.truncate(count as usize);
     Ok(ids)
 }
 
+/// Returns attributes in which everything is 0, which is each field's default.
+fn no_attributes() -> bpf_attr {
+    #[expect(unsafe_code, reason = "a union of structures of integers")]
+    // SAFETY: all its members are integers and arrays of integers, of which any bytes are valid.
+    unsafe {
+        zeroed()
+    }
+}
+
 /// # Safety
-/// `Attributes` must be the type of `command`, and every pointer in it valid for the command.
+/// The attributes must be those of `command`, and every pointer in them valid for the command.
 #[expect(unsafe_code, reason = "a system call")]
-pub(super) unsafe fn bpf<Attributes>(
-    command: c_long,
-    attributes: &mut Attributes,
-) -> io::Result<i32> {
-    // SAFETY: the caller keeps the contract above; the kernel reads `size_of::<Attributes>()` bytes of them.
+unsafe fn bpf(command: bpf_cmd, attributes: &mut bpf_attr) -> io::Result<i32> {
+    // SAFETY: the caller keeps the contract above. A kernel that knows fewer attributes accepts the rest as 0.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
-            command,
+            command as libc::c_long,
             std::ptr::from_mut(attributes),
-            size_of::<Attributes>(),
+            size_of::<bpf_attr>(),
         )
     };
     if result < 0 {
