@@ -32,6 +32,9 @@ const CATCH_UP_EVERY: Duration = Duration::from_secs(10);
 pub(super) struct Refreshing {
     /// The sources that were not fetched yet.
     left: BTreeSet<String>,
+    /// The sources with a fetch in progress at the time of the request. It may have read the list before, so only the
+    /// next fetch counts.
+    stale: BTreeSet<String>,
     sources: BTreeMap<String, RefreshOutcome>,
     /// The lists before, for the changes in the answer.
     before: SourceStates,
@@ -349,7 +352,9 @@ impl Daemon {
         for name in &names {
             self.due.insert(name.clone(), Instant::now());
         }
+        let in_progress = |name: &&String| self.fetches.is_running(name);
         self.refreshing.push(Refreshing {
+            stale: names.iter().filter(in_progress).cloned().collect(),
             left: names,
             sources: BTreeMap::new(),
             before: self.lists.clone(),
@@ -371,7 +376,7 @@ impl Daemon {
             failure_code,
         };
         for waiting in &mut self.refreshing {
-            if waiting.left.remove(name) {
+            if !waiting.stale.remove(name) && waiting.left.remove(name) {
                 waiting.sources.insert(name.to_owned(), outcome.clone());
             }
         }

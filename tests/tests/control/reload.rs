@@ -1,5 +1,7 @@
 //! Reload: applied as a whole or not at all.
 
+use std::thread;
+
 use allowlist_tests::lab::bridge;
 use allowlist_tests::lab::stream::{PROTECTED, Streamed};
 use allowlist_tests::vendor::{Answer, Vendor};
@@ -268,6 +270,36 @@ fn refresh_fetches_now() -> anyhow::Result<()> {
         "{sources}"
     );
     Ok(())
+}
+
+/// A fetch that is in progress at the time of a request may have read the list before, so the request waits for the next.
+#[test]
+fn refresh_does_not_take_the_answer_of_an_earlier_fetch() -> anyhow::Result<()> {
+    require_root!();
+    let testbed = Testbed::new()?;
+    let vendor = testbed
+        .host
+        .run(|| Vendor::start([("/list", Answer::json(r#"["192.0.2.66"]"#))]))?;
+    let host = Host::by_testbed(
+        testbed,
+        &format!(
+            "{}[sources.vendor]\nurl = '{}'\nformat = 'json'\nallow_special_use = true\nevery = '1h'\ntimeout = '5s'\n",
+            CONFIG.replace("allow = [\"friends\"]", "allow = [\"friends\", \"vendor\"]"),
+            vendor.url("/list")
+        ),
+    )?;
+    vendor.answer("/list", Answer::Silence);
+    let before = vendor.requests().len();
+    thread::scope(|scope| {
+        let earlier = scope.spawn(|| host.run(&["refresh", "vendor"]));
+        eventually(|| Ok(vendor.requests().len() > before))?;
+        vendor.answer("/list", Answer::json(r#"["192.0.2.67", "192.0.2.66"]"#));
+        // The earlier fetch ends by its timeout; it is the answer of the earlier request alone.
+        assert_eq!(host.done(&["refresh", "vendor"]), "vendor: 2 prefixes\n");
+        let earlier = earlier.join().expect("the command does not panic")?;
+        assert_eq!(earlier.code, Some(1), "{earlier:?}");
+        anyhow::Ok(())
+    })
 }
 
 impl Host {
