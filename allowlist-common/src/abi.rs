@@ -21,7 +21,7 @@ pub use services::{
 
 use crate::verdict::{Reason, Verdict};
 
-/// The version of the map contents.
+/// The version of the map contents. `docs/internals.md` has the meaning of each version.
 pub const VERSION: u32 = 8;
 
 /// The name of the XDP program in the object file and in the kernel.
@@ -80,32 +80,31 @@ pub const EVENT_BUDGET: &str = "EVENT_BUDGET";
 /// The pinned maps, each with the oldest ABI version whose contents are compatible. An upgrade from that version or a
 /// newer one adopts the map.
 ///
-/// Maps that decide verdicts have the current version and are never adopted: the older program uses its own until it is
+/// `None` stands for maps that decide verdicts. They are never adopted: the older program uses its own until it is
 /// replaced.
-pub const PINNED: [(&str, u32); 22] = [
-    (CONTROL, VERSION),
-    (FALLBACK, VERSION),
-    (GENERATIONS, VERSION),
-    (PREFIXES, VERSION),
-    (TRIES_V4, VERSION),
-    (TRIES_V6, VERSION),
-    (COUNTERS, 8),
-    (MATCHES, 2),
-    (SERVICE_COUNTS, 2),
-    (INTERFACES, 2),
-    (IDENTITIES, VERSION),
-    (PUBLISHED, VERSION),
-    (NAMES, 3),
-    // Older versions recorded replies to strangers as well.
-    (FLOWS, 8),
-    (PEERS, 8),
-    (FOREIGN, 8),
-    (FOREIGN_PORTS, 8),
-    (CROWDING, 8),
-    (MARKING, 8),
-    (PORTS, 8),
-    (EVENTS, 3),
-    (EVENT_BUDGET, 3),
+pub const PINNED: [(&str, Option<u32>); 22] = [
+    (CONTROL, None),
+    (FALLBACK, None),
+    (GENERATIONS, None),
+    (PREFIXES, None),
+    (TRIES_V4, None),
+    (TRIES_V6, None),
+    (COUNTERS, Some(8)),
+    (MATCHES, Some(8)),
+    (SERVICE_COUNTS, Some(8)),
+    (INTERFACES, Some(8)),
+    (IDENTITIES, None),
+    (PUBLISHED, None),
+    (NAMES, Some(8)),
+    (FLOWS, Some(8)),
+    (PEERS, Some(8)),
+    (FOREIGN, Some(8)),
+    (FOREIGN_PORTS, Some(8)),
+    (CROWDING, Some(8)),
+    (MARKING, Some(8)),
+    (PORTS, Some(8)),
+    (EVENTS, Some(8)),
+    (EVENT_BUDGET, Some(8)),
 ];
 
 /// Load-time constant, `u32`: the interface slot of this copy of the program.

@@ -80,7 +80,7 @@ impl Dataplane {
 /// Detaches the filter from every interface, removes all pins, also those of other versions, and returns the names.
 pub fn detach_all(pin_dir: &Path) -> Result<Vec<String>> {
     require_privileges()?;
-    let others = other_versions(pin_dir)?;
+    let others = other_versions(pin_dir, abi::VERSION)?;
     let mut detached = match Pins::open(pin_dir) {
         Ok(pins) => detach_own(&pins, &[])?,
         Err(_) if !others.is_empty() => Vec::new(),

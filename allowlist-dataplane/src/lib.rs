@@ -129,11 +129,29 @@ use tracking::Marks;
 use tries::TrieSlots;
 
 /// The object file of allowlist-ebpf, embedded into this program.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/allowlist-ebpf"));
+const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/allowlist-ebpf"));
 
 /// Returns the embedded object file of the kernel programs.
 pub fn object() -> &'static [u8] {
     OBJECT
+}
+
+/// The build that a [`Dataplane`] belongs to. Tests of upgrades use others than the current one.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct Build {
+    /// The object file of the kernel programs.
+    pub object: &'static [u8],
+    /// The ABI version under which the maps are pinned.
+    pub version: u32,
+}
+
+impl Build {
+    /// This build.
+    pub const CURRENT: Self = Self {
+        object: OBJECT,
+        version: abi::VERSION,
+    };
 }
 
 /// The maps that can be replaced by a larger one of the same name.
@@ -183,30 +201,26 @@ impl Dataplane {
     ///
     /// `max_flows` is the size of the flow table; `None` disables tracking.
     pub fn open(pin_dir: &Path, max_flows: Option<u32>) -> Result<Self> {
-        Self::open_with_object(OBJECT, pin_dir, max_flows)
+        Self::open_build(Build::CURRENT, pin_dir, max_flows)
     }
 
-    /// Does the same as [`Self::open`] with the object file of another build, for tests of upgrades.
+    /// Does the same as [`Self::open`] as another build.
     #[doc(hidden)]
-    pub fn open_with_object(
-        object_file: &'static [u8],
-        pin_dir: &Path,
-        max_flows: Option<u32>,
-    ) -> Result<Self> {
-        let pins = Pins::create(pin_dir)?;
+    pub fn open_build(build: Build, pin_dir: &Path, max_flows: Option<u32>) -> Result<Self> {
+        let pins = Pins::create(pin_dir, build.version)?;
         let _pin_lock = pins.lock_exclusive()?;
         for name in MOVED {
             pins.restore_backup(name)?;
         }
         let is_patched = repair::restore_maps(&pins)?;
-        let adopted = PreviousVersion::find(pin_dir).and_then(|others| {
+        let adopted = PreviousVersion::find(&pins).and_then(|others| {
             migrate::adopt_maps(&pins, &others)?;
             Ok(others)
         });
         let mut others = adopted.inspect_err(|_| remove_unused(&pins))?;
         let room = max_flows.unwrap_or(flows::UNUSED);
         flows::back_up_resized(&pins, max_flows)?;
-        let mut object = load(object_file, &pins, 0, false, room).inspect_err(|_| {
+        let mut object = load(build.object, &pins, 0, false, room).inspect_err(|_| {
             remove_unused(&pins);
             flows::restore_backups(&pins);
         })?;
@@ -254,7 +268,7 @@ impl Dataplane {
             has_detached: AtomicBool::new(false),
             open_maps: OpenMaps::open(&pins)?,
             programs: BTreeMap::new(),
-            object: object_file,
+            object: build.object,
             pins,
         })
     }

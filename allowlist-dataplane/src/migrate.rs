@@ -38,15 +38,15 @@ pub(super) struct PreviousVersion {
 
 impl PreviousVersion {
     /// Finds and locks the pins of every other version; an error if a daemon uses them.
-    pub(super) fn find(root: &Path) -> Result<Vec<Self>> {
+    pub(super) fn find(pins: &Pins) -> Result<Vec<Self>> {
         let mut others = Vec::new();
-        for (version, folder) in other_versions(root)? {
+        for (version, folder) in other_versions(pins.root(), pins.version())? {
             others.push(Self {
                 version,
                 counted: 0,
                 shares_slots: false,
                 shares_flows: false,
-                _lock: lock(&folder, root)?,
+                _lock: lock(&folder, pins.root())?,
                 folder,
             });
         }
@@ -97,12 +97,13 @@ impl PreviousVersion {
 pub(super) fn adopt_maps(pins: &Pins, others: &[PreviousVersion]) -> Result<()> {
     for (name, since) in abi::PINNED {
         let path = pins.map(name);
+        let Some(since) = since else { continue };
         if is_pinned(&path)? {
             continue;
         }
         for older in others
             .iter()
-            .filter(|other| (since..abi::VERSION).contains(&other.version))
+            .filter(|other| (since..pins.version()).contains(&other.version))
         {
             let pin = older.folder.join(name);
             if is_pinned(&pin)? {
@@ -213,7 +214,7 @@ impl Dataplane {
             info!(
                 "migrated maps from ABI v{} to v{}",
                 other.version,
-                abi::VERSION
+                self.pins.version()
             );
             self.others.pop();
         }

@@ -45,11 +45,11 @@ pub(super) fn is_pinned(path: &Path) -> Result<bool> {
         .with_context(|| format!("cannot check whether {} exists", path.display()))
 }
 
-/// The folders under `root` of other ABI versions, and which those are.
+/// The folders under `root` of other ABI versions than `own`, and which those are.
 ///
 /// # Errors
 /// Fails where `root` is there and cannot be listed.
-pub(super) fn other_versions(root: &Path) -> Result<Vec<(u32, PathBuf)>> {
+pub(super) fn other_versions(root: &Path, own: u32) -> Result<Vec<(u32, PathBuf)>> {
     let version = |path: &Path| {
         let name = path.file_name()?.to_str()?;
         name.strip_prefix('v')?.parse().ok()
@@ -62,7 +62,7 @@ pub(super) fn other_versions(root: &Path) -> Result<Vec<(u32, PathBuf)>> {
     let mut others = Vec::new();
     for entry in entries {
         let path = entry.with_context(what)?.path();
-        if let Some(version) = version(&path).filter(|version| *version != abi::VERSION) {
+        if let Some(version) = version(&path).filter(|version| *version != own) {
             others.push((version, path));
         }
     }
@@ -93,10 +93,11 @@ pub(super) fn lock(folder: &Path, root: &Path) -> Result<File> {
     }
 }
 
-/// A pin folder of this ABI version.
+/// The pin folder of an ABI version, this one except in tests of upgrades.
 #[derive(Debug)]
 pub(super) struct Pins {
     root: PathBuf,
+    version: u32,
     folder: PathBuf,
     /// The directory that was opened, to distinguish it from a later one at that path; locked by the writer.
     opened: Option<File>,
@@ -106,8 +107,8 @@ pub(super) struct Pins {
 
 impl Pins {
     /// Opens a pin folder for writing, and makes it if it is missing.
-    pub(super) fn create(root: &Path) -> Result<Self> {
-        let mut pins = Self::at(root, Access::ReadWrite);
+    pub(super) fn create(root: &Path, version: u32) -> Result<Self> {
+        let mut pins = Self::at(root, version, Access::ReadWrite);
         mount_bpf_fs(root)?;
         let there = root
             .ancestors()
@@ -153,7 +154,7 @@ impl Pins {
 
     /// Opens a pin folder that must be there.
     pub(super) fn open_for(root: &Path, access: Access) -> Result<Self> {
-        let mut pins = Self::at(root, access);
+        let mut pins = Self::at(root, abi::VERSION, access);
         if fs::metadata(root).is_ok_and(|found| found.uid() != geteuid().as_raw())
             && !geteuid().is_root()
         {
@@ -178,7 +179,7 @@ impl Pins {
             }
             Err(error) if !is_absence(error.kind()) => Err(error)
                 .with_context(|| format!("cannot open the pin folder {}", pins.folder.display())),
-            Err(_) if !other_versions(root)?.is_empty() => bail_with!(
+            Err(_) if !other_versions(root, abi::VERSION)?.is_empty() => bail_with!(
                 OtherVersion,
                 "another version pinned the filter under {}; `allowlist run` migrates it, `allowlist detach` removes it",
                 root.display()
@@ -299,10 +300,11 @@ impl Pins {
         Ok(())
     }
 
-    fn at(root: &Path, access: Access) -> Self {
+    fn at(root: &Path, version: u32, access: Access) -> Self {
         Self {
             root: root.to_owned(),
-            folder: root.join(format!("v{}", abi::VERSION)),
+            version,
+            folder: root.join(format!("v{version}")),
             opened: None,
             access,
         }
@@ -311,6 +313,11 @@ impl Pins {
     /// The configured directory.
     pub(super) fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The ABI version.
+    pub(super) const fn version(&self) -> u32 {
+        self.version
     }
 
     /// The folder that everything is pinned in.

@@ -71,7 +71,7 @@ impl Dataplane {
         if self.pins.is_current() {
             return Ok(false);
         }
-        let pins = Pins::create(self.pins.root())?;
+        let pins = Pins::create(self.pins.root(), self.pins.version())?;
         if pins.missing_maps()?.len() != abi::PINNED.len() || pins.have_links()? {
             bail!(
                 "another process has pinned a filter under {}",

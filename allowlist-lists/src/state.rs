@@ -25,8 +25,6 @@ use thiserror::Error;
 
 /// The version of the format; incremented when older versions would misread a file.
 const FORMAT: u32 = 4;
-/// The oldest version that can be read.
-const OLDEST: u32 = 1;
 /// The largest file of a list, in bytes; sufficient for the largest `max_prefixes`.
 const MAX_FEED_BYTES: u64 = 128 << 20;
 
@@ -373,8 +371,8 @@ pub enum StateError {
         /// The new name, if it was renamed.
         kept: Option<PathBuf>,
     },
-    /// A newer version of the program wrote the file.
-    #[error("{}: ignored, since its format {format} is newer than {FORMAT}, the newest known; it will be replaced", path.display())]
+    /// Another version of the program wrote the file.
+    #[error("{}: ignored, since its format is {format}, and this version reads format {FORMAT}; it will be replaced", path.display())]
     Format {
         /// The file.
         path: PathBuf,
@@ -426,17 +424,15 @@ struct Content {
     origin: String,
     fetched: Timestamp,
     prefixes: Vec<IpNet>,
-    // Format 1 lacks these fields; they are omitted if empty, so that checksums of old files remain valid.
+    // Empty fields are omitted, and the checksum is of the rest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     held: Vec<Held>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     validators: Vec<Validator>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     notes: Vec<String>,
-    // Format 2 lacks this field.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     changes: Vec<PastChange>,
-    // Format 3 lacks this field, the counts of `changes` and the ages of `held`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     answered: Option<Timestamp>,
 }
@@ -464,7 +460,7 @@ impl Stored {
         }
         let damaged = |error: serde_json::Error| Undecodable::Damaged(error.to_string());
         let Header { format } = serde_json::from_slice(bytes).map_err(damaged)?;
-        if !(OLDEST..=FORMAT).contains(&format) {
+        if format != FORMAT {
             return Err(Undecodable::Format(format));
         }
         let stored: Self = serde_json::from_slice(bytes).map_err(damaged)?;

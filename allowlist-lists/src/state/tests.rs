@@ -138,33 +138,6 @@ fn a_list_of_another_format_is_not_used() {
 }
 
 #[test]
-fn an_older_format_is_read() {
-    let (_folder, state) = state();
-    let content = Content {
-        origin: fingerprint(&source(URL)).expect("is stored"),
-        fetched: feed().fetched,
-        prefixes: feed().prefixes,
-        held: Vec::new(),
-        validators: Vec::new(),
-        notes: Vec::new(),
-        changes: Vec::new(),
-        answered: None,
-    };
-    let text = serde_json::to_string(&content).expect("is JSON");
-    assert!(!text.contains("held"), "{text}");
-    let stored = format!(
-        r#"{{"format":1,"crc32":{},"content":{text}}}"#,
-        content.crc32()
-    );
-    fs::write(state.path.join("vendor.json"), stored).expect("is written");
-    let loaded = state
-        .load(&source(URL))
-        .expect("is readable")
-        .expect("is there");
-    assert_eq!(loaded.prefixes, feed().prefixes);
-}
-
-#[test]
 fn damaged_files_are_renamed() {
     let (_folder, state) = state();
     let path = state.path.join("vendor.json");
@@ -192,16 +165,19 @@ fn damaged_files_are_renamed() {
 }
 
 #[test]
-fn a_newer_format_is_not_changed() {
+fn other_formats_are_not_changed() {
     let (_folder, state) = state();
     let path = state.path.join("vendor.json");
-    fs::write(&path, r#"{"format":5,"content":"?"}"#).expect("is written");
-    for _ in 0..2 {
-        let error = state.load(&source(URL)).expect_err("must be refused");
-        assert!(
-            matches!(error, StateError::Format { format: 5, .. }),
-            "{error}"
-        );
+    for other in [FORMAT - 1, FORMAT + 1] {
+        let text = format!(r#"{{"format":{other},"content":"?"}}"#);
+        fs::write(&path, text).expect("is written");
+        for _ in 0..2 {
+            let error = state.load(&source(URL)).expect_err("must be refused");
+            assert!(
+                matches!(error, StateError::Format { format, .. } if format == other),
+                "{error}"
+            );
+        }
     }
 }
 
@@ -281,7 +257,7 @@ fn errors_as_text() {
         already-running: /state: in use by process 7 (allowlist); stop it, or choose another --state-dir
         already-running: /state: in use by another process; stop it, or choose another --state-dir
         invalid-state-dir: /state: damaged and ignored: PROBLEM; renamed to /kept
-        invalid-state-dir: /state: ignored, since its format 9 is newer than 4, the newest known; it will be replaced
+        invalid-state-dir: /state: ignored, since its format is 9, and this version reads format 4; it will be replaced
         invalid-state-dir: /state: ignored, since its list is from https://old, and the source is https://new now; it will be replaced"]].assert_eq(&lines.join("\n"));
 }
 

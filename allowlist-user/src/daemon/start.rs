@@ -273,9 +273,7 @@ impl Daemon {
         Ok(match record {
             _ if adopted == 0 => true,
             None => false,
-            // An earlier version without a checksum wrote its record before the publish.
-            Some(record) if named == 0 => record.generation.wrapping_sub(adopted) <= 1,
-            Some(record) => record.is_of(named),
+            Some(record) => named != 0 && record.is_of(named),
         })
     }
 

@@ -1,15 +1,22 @@
 //! Starts over the pins of another ABI version: no packet is unfiltered, also after a kill at any moment.
 //!
-//! The pins of an older version are made from those of this version, by renaming their directory.
+//! The pins of another version are made from those of this version, by renaming their directory. A test process opens
+//! the maps as the next version.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 
-use allowlist_common::abi::{
-    CONTROL, FALLBACK, GENERATIONS, PREFIXES, TRIES_V4, TRIES_V6, VERSION,
-};
+use allowlist_common::abi::{PINNED, VERSION};
+use allowlist_dataplane::interface::look_up;
+use allowlist_dataplane::{AttachModeRequest, Build, Dataplane};
+use allowlist_policy::compile::compile;
+use allowlist_policy::{Feed, Mode, Origin};
+use allowlist_user::config::Config;
+use allowlist_user::record::Record;
 use anyhow::ensure;
-use aya::maps::MapInfo;
+use aya::maps::{MapData, MapInfo};
+use jiff::Timestamp;
 
 use super::lifecycle::xdp_program;
 use super::*;
@@ -18,9 +25,45 @@ fn folder(testbed: &Testbed, version: u32) -> PathBuf {
     testbed.scratch.pin_dir().join(format!("v{version}"))
 }
 
+/// A version that shares no map with this one, because no build adopts the maps of versions before 8.
+const OLDER: u32 = VERSION - 1;
+
 /// Turns the pins into those of another version.
 fn set_version(testbed: &Testbed, version: u32) -> anyhow::Result<()> {
     fs::rename(folder(testbed, VERSION), folder(testbed, version))?;
+    Ok(())
+}
+
+/// Turns the pins into those of an older version that shares all compatible maps with this one, as if an interrupted
+/// start had adopted them.
+fn set_compatible_version(testbed: &Testbed) -> anyhow::Result<()> {
+    set_version(testbed, OLDER)?;
+    DirBuilder::new()
+        .mode(0o700)
+        .create(folder(testbed, VERSION))?;
+    for (name, since) in PINNED {
+        if since.is_some() {
+            let map = MapData::from_pin(folder(testbed, OLDER).join(name))?;
+            map.pin(folder(testbed, VERSION).join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns the ids of the pinned maps of a version, in the order of [`PINNED`].
+fn map_ids(testbed: &Testbed, version: u32) -> anyhow::Result<Vec<u32>> {
+    let id = |(name, _)| Ok(MapInfo::from_pin(folder(testbed, version).join(name))?.id());
+    PINNED.into_iter().map(id).collect()
+}
+
+/// Requires that exactly the compatible maps were adopted.
+fn check_adopted(older: &[u32], newer: &[u32]) -> anyhow::Result<()> {
+    for ((name, since), (older, newer)) in PINNED.into_iter().zip(older.iter().zip(newer)) {
+        ensure!(
+            (older == newer) == since.is_some(),
+            "{name}: {older}, {newer}"
+        );
+    }
     Ok(())
 }
 
@@ -36,52 +79,91 @@ fn check_whole(testbed: &Testbed) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn upgrade(testbed: &Testbed, filter: &mut Program, version: u32) -> anyhow::Result<()> {
+fn upgrade(
+    testbed: &Testbed,
+    filter: &mut Program,
+    set_version: impl FnOnce(&Testbed) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     filter.stop(Signal::SIGTERM, SOON)?;
-    set_version(testbed, version)?;
+    set_version(testbed)?;
     *filter = testbed.filter(&INLINE_OPTIONS)?;
     Ok(())
 }
 
-/// Upgrades twice, so that adopted maps are adopted again. Also from the previous version, with which the maps that decide
-/// packets are not shared.
+/// Upgrades twice, so that adopted maps are adopted again.
 #[test]
 fn counters_survive_an_upgrade() -> anyhow::Result<()> {
     require_root!();
-    for version in [2, VERSION - 1] {
-        let testbed = Testbed::new()?;
-        let mut filter = testbed.filter(&INLINE_OPTIONS)?;
-        let sources = [FRIENDS, STRANGERS].concat();
-        let streamed = Streamed::during(&testbed, &sources, || {
-            upgrade(&testbed, &mut filter, version)?;
-            let judges = [CONTROL, FALLBACK, GENERATIONS, PREFIXES, TRIES_V4, TRIES_V6];
-            let id = |name| {
-                Some(
-                    MapInfo::from_pin(folder(&testbed, VERSION).join(name))
-                        .ok()?
-                        .id(),
-                )
-            };
-            let ids = || judges.map(id);
-            let before = ids();
-            upgrade(&testbed, &mut filter, version)?;
-            for ((name, before), after) in judges.iter().zip(before).zip(ids()) {
-                ensure!(
-                    before.is_some() && before != after,
-                    "v{version} shares {name}"
-                );
-            }
-            Ok(())
-        })?;
-        streamed.check(&FRIENDS, &STRANGERS);
-        check_passed(&testbed, &streamed).with_context(|| format!("over v{version}"))?;
-        check_whole(&testbed)?;
-    }
-    Ok(())
+    let testbed = Testbed::new()?;
+    let mut filter = testbed.filter(&INLINE_OPTIONS)?;
+    let sources = [FRIENDS, STRANGERS].concat();
+    let streamed = Streamed::during(&testbed, &sources, || {
+        for _ in 0..2 {
+            let before = map_ids(&testbed, VERSION)?;
+            upgrade(&testbed, &mut filter, set_compatible_version)?;
+            check_adopted(&before, &map_ids(&testbed, VERSION)?)?;
+        }
+        Ok(())
+    })?;
+    streamed.check(&FRIENDS, &STRANGERS);
+    check_passed(&testbed, &streamed)?;
+    check_whole(&testbed)
 }
 
-/// Requires that the counters of sources continue across versions. Counters by reason are new in version 8, and start
-/// at 0 there.
+/// The test process is the next version. Afterwards its pins are renamed, so that this version reads the counters.
+#[test]
+fn the_next_version_adopts_the_maps_of_version_8() -> anyhow::Result<()> {
+    require_root!();
+    let testbed = Testbed::new()?;
+    let config = testbed.scratch.write(
+        "allowlist.toml",
+        "interfaces = ['eth0']\n[services.web]\nports = ['udp/443']\nallow = ['cli']\n\
+         [sources.cli]\nprefixes = ['203.0.113.0/24', '2001:db8:7::/48']\n",
+    )?;
+    let mut filter = testbed.filter(&["--config", &config.display().to_string()])?;
+    let older = map_ids(&testbed, VERSION)?;
+    let program = xdp_program(&testbed, "eth0")?;
+    let config = Config::load(&config)?;
+    let lists = config.policy.sources.iter().filter_map(|source| {
+        let Origin::Prefixes(prefixes) = &source.origin else {
+            return None;
+        };
+        let feed = Feed::new(prefixes.clone(), Timestamp::now());
+        Some((source.name.clone(), feed))
+    });
+    let record = Record::load(&testbed.scratch.file("state")).context("no record")?;
+    let tables = compile(&config.policy, &lists.collect(), 10, &record.names)?;
+    let next = Build {
+        version: VERSION + 1,
+        ..Build::CURRENT
+    };
+    let runtime = tokio::runtime::Runtime::new()?;
+    let sources = [FRIENDS, STRANGERS].concat();
+    let streamed = Streamed::during(&testbed, &sources, || {
+        filter.stop(Signal::SIGTERM, SOON)?;
+        testbed.host.run(|| {
+            let mut dataplane = Dataplane::open_build(next, testbed.scratch.pin_dir(), None)?;
+            check_adopted(&older, &map_ids(&testbed, next.version)?)?;
+            ensure!(dataplane.counted_generation() == 1);
+            let generation =
+                dataplane.publish(&tables, Mode::Enforce, &config.rules, &config.interfaces)?;
+            ensure!(generation == 2, "{generation}");
+            let facts = runtime.block_on(look_up("eth0"))?;
+            ensure!(facts.xdp_program == program, "attached before the publish");
+            dataplane.attach(&facts, AttachModeRequest::Native, false)?;
+            ensure!(dataplane.remove_previous()?.is_empty());
+            ensure!(!folder(&testbed, VERSION).exists());
+            Ok(())
+        })
+    })?;
+    streamed.check(&FRIENDS, &STRANGERS);
+    ensure!(xdp_program(&testbed, "eth0")? != program);
+    fs::rename(folder(&testbed, next.version), folder(&testbed, VERSION))?;
+    check_passed(&testbed, &streamed)?;
+    check_whole(&testbed)
+}
+
+/// Requires that the counters of sources continue across versions.
 fn check_passed(testbed: &Testbed, streamed: &Streamed) -> anyhow::Result<()> {
     let passed = || -> anyhow::Result<Value> {
         Ok(testbed.json("status")?["sources"]["cli"]["passed_packets"].clone())
@@ -92,16 +174,18 @@ fn check_passed(testbed: &Testbed, streamed: &Streamed) -> anyhow::Result<()> {
     })
 }
 
-/// The counters of version 1 and of newer versions have other meanings.
+/// The counters of versions before 8 and of newer versions have other meanings.
 #[test]
 fn incompatible_counters_are_reset() -> anyhow::Result<()> {
     require_root!();
-    for version in [1, VERSION + 1] {
+    for version in [OLDER, VERSION + 1] {
         let testbed = Testbed::new()?;
         let mut filter = testbed.filter(&INLINE_OPTIONS)?;
         let sources = [FRIENDS, STRANGERS].concat();
         let streamed = Streamed::during(&testbed, &sources, || {
-            upgrade(&testbed, &mut filter, version)
+            upgrade(&testbed, &mut filter, |testbed| {
+                set_version(testbed, version)
+            })
         })?;
         streamed.check(&FRIENDS, &STRANGERS);
         let status = testbed.json("status")?;
@@ -121,12 +205,16 @@ fn incompatible_counters_are_reset() -> anyhow::Result<()> {
 #[test]
 fn a_failed_start_keeps_the_other_version() -> anyhow::Result<()> {
     require_root!();
-    for version in [1, 2] {
+    for is_compatible in [false, true] {
         let testbed = Testbed::new()?;
         testbed
             .filter(&INLINE_OPTIONS)?
             .stop(Signal::SIGTERM, SOON)?;
-        set_version(&testbed, version)?;
+        if is_compatible {
+            set_compatible_version(&testbed)?;
+        } else {
+            set_version(&testbed, OLDER)?;
+        }
         let program = xdp_program(&testbed, "eth0")?;
         bridge(&testbed.host, "br0", &[])?;
         let sources = [FRIENDS, STRANGERS].concat();
@@ -138,8 +226,8 @@ fn a_failed_start_keeps_the_other_version() -> anyhow::Result<()> {
             for part in ["error[attach-failed]: ", "br0"] {
                 ensure!(failed.stderr.contains(part), "{failed:?}");
             }
-            ensure!(xdp_program(&testbed, "eth0")? == program, "v{version}");
-            ensure!(!folder(&testbed, VERSION).exists(), "v{version}");
+            ensure!(xdp_program(&testbed, "eth0")? == program, "{is_compatible}");
+            ensure!(!folder(&testbed, VERSION).exists(), "{is_compatible}");
             Ok(())
         })?;
         streamed.check(&FRIENDS, &STRANGERS);
@@ -160,7 +248,7 @@ fn killed_migrations_are_completed_by_the_next_start() -> anyhow::Result<()> {
     let streamed = Streamed::during(&testbed, &sources, || {
         for moment in 1..=24 {
             filter.stop(Signal::SIGTERM, SOON)?;
-            set_version(&testbed, 2)?;
+            set_compatible_version(&testbed)?;
             let mut killed = Program::start(testbed.command(&arguments)?)?;
             thread::sleep(Duration::from_millis(15 * moment));
             killed.stop(Signal::SIGKILL, SOON)?;
@@ -182,7 +270,7 @@ fn unconfigured_interfaces_are_detached_and_named() -> anyhow::Result<()> {
     testbed.second_link()?;
     let both = [&INLINE_OPTIONS[..], &["--iface", "eth1"]].concat();
     testbed.filter(&both)?.stop(Signal::SIGTERM, SOON)?;
-    set_version(&testbed, 2)?;
+    set_compatible_version(&testbed)?;
     let filter = testbed.filter(&INLINE_OPTIONS)?;
     let line = "[detached]: eth1";
     assert!(filter.stderr().contains(line), "{}", filter.output());
@@ -198,7 +286,7 @@ fn interfaces_are_found_by_their_links() -> anyhow::Result<()> {
     testbed
         .filter(&INLINE_OPTIONS)?
         .stop(Signal::SIGTERM, SOON)?;
-    set_version(&testbed, 2)?;
+    set_compatible_version(&testbed)?;
     allowlist_tests::lab::rename(&testbed.host, "eth0", "wan")?;
     testbed.host.run(|| anyhow::Ok(()))?;
     let mut renamed = INLINE_OPTIONS;
@@ -215,15 +303,19 @@ fn interfaces_are_found_by_their_links() -> anyhow::Result<()> {
 #[test]
 fn the_attach_mode_changes_across_versions() -> anyhow::Result<()> {
     require_root!();
-    for version in [1, 2] {
+    let versions: [fn(&Testbed) -> anyhow::Result<()>; 2] = [
+        |testbed| set_version(testbed, OLDER),
+        set_compatible_version,
+    ];
+    for set_version in versions {
         let testbed = Testbed::new()?;
         let generic = [&INLINE_OPTIONS[..], &["--attach-mode", "generic"]].concat();
         testbed.filter(&generic)?.stop(Signal::SIGTERM, SOON)?;
-        set_version(&testbed, version)?;
+        set_version(&testbed)?;
         let filter = testbed.filter(&INLINE_OPTIONS)?; // in any mode
         assert_eq!(testbed.json("status")?["interfaces"][0]["mode"], "generic");
         drop(filter);
-        set_version(&testbed, version)?;
+        set_version(&testbed)?;
         let _filter =
             testbed.filter(&[&INLINE_OPTIONS[..], &["--attach-mode", "native"]].concat())?;
         assert_eq!(testbed.json("status")?["interfaces"][0]["mode"], "native");
@@ -240,8 +332,8 @@ fn a_running_daemon_of_another_version_refuses_the_start() -> anyhow::Result<()>
     testbed
         .filter(&INLINE_OPTIONS)?
         .stop(Signal::SIGTERM, SOON)?;
-    set_version(&testbed, 2)?;
-    let daemon = File::open(folder(&testbed, 2))?;
+    set_version(&testbed, OLDER)?;
+    let daemon = File::open(folder(&testbed, OLDER))?;
     daemon.try_lock()?;
     let refused = testbed.run(&[&["run"], &INLINE_OPTIONS[..]].concat())?;
     let holder = format!("process {} (", std::process::id());
@@ -261,7 +353,7 @@ fn detach_removes_pins_of_another_version() -> anyhow::Result<()> {
     testbed
         .filter(&INLINE_OPTIONS)?
         .stop(Signal::SIGKILL, SOON)?;
-    set_version(&testbed, 1)?;
+    set_version(&testbed, OLDER)?;
     assert!(
         !gets_through(&testbed, STRANGERS[0])?,
         "the filter is detached"
@@ -274,7 +366,7 @@ fn detach_removes_pins_of_another_version() -> anyhow::Result<()> {
     let detached = testbed.run(&["detach"])?;
     assert!(detached.stdout.contains("eth0"), "{detached:?}");
     assert!(gets_through(&testbed, STRANGERS[0])?);
-    assert!(!folder(&testbed, 1).exists());
+    assert!(!folder(&testbed, OLDER).exists());
     let _filter = testbed.filter(&INLINE_OPTIONS)?;
     check_whole(&testbed)
 }

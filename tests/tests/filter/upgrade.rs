@@ -8,7 +8,7 @@ use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 
 use allowlist_dataplane::interface::look_up;
-use allowlist_dataplane::{AttachModeRequest, Dataplane};
+use allowlist_dataplane::{AttachModeRequest, Build, Dataplane};
 use allowlist_lists::state::StateDir;
 use allowlist_policy::compile::compile;
 use allowlist_policy::{Feed, Origin, Snapshot as Lists};
@@ -95,12 +95,15 @@ impl Older {
         let mut object = Vec::new();
         let compressed = fs::read(Path::new(FOLDER).join("allowlist-ebpf.gz"))?;
         GzDecoder::new(&*compressed).read_to_end(&mut object)?;
-        let object: &'static [u8] = object.leak();
+        let build = Build {
+            object: object.leak(),
+            ..Build::CURRENT
+        };
         let runtime = tokio::runtime::Runtime::new()?;
         self.testbed.host.run(|| {
             let facts = runtime.block_on(look_up("eth0"))?;
             let pins = self.testbed.scratch.pin_dir();
-            let mut dataplane = Dataplane::open_with_object(object, pins, Some(config.max_flows))?;
+            let mut dataplane = Dataplane::open_build(build, pins, Some(config.max_flows))?;
             dataplane.prepare_tracking()?;
             dataplane.enable_tracking(&facts)?;
             dataplane.name(record.names.checksum())?;
