@@ -87,20 +87,20 @@ pub struct Options {
     pub paths: Paths,
     /// The text of the configuration.
     pub written: ConfigText,
-    /// The attach mode of the command line, if any.
+    /// The attach mode from the command line, which overrides the configuration; `None` without that option.
     pub attach: Option<AttachModeRequest>,
-    /// Whether the filter stays attached on Ctrl-C.
+    /// Whether the filter stays attached after Ctrl-C (`--keep`).
     pub keep: bool,
-    /// Whether to print one line per packet.
+    /// Whether to log one line per packet (`--trace`).
     pub trace: bool,
-    /// The lockout check and the commit confirm of the start.
+    /// The options of the lockout check and of commit confirm for the start.
     pub apply: ApplyOptions,
-    /// Returns the warnings about a configuration on this host.
+    /// The function that returns the warnings about a configuration on this host.
     pub warnings: fn(&Config) -> Vec<String>,
 }
 
 impl Options {
-    /// Parses a configuration, and applies the options of the command line.
+    /// Parses the text of a configuration, and applies the attach mode and the interfaces of the command line.
     fn read(&self, written: &ConfigText) -> Result<Config> {
         let file = written.file.as_deref();
         let file = file.unwrap_or(std::path::Path::new("the command line"));
@@ -119,8 +119,8 @@ impl Options {
     /// Requires that only root can change the commands and the secrets of a configuration.
     ///
     /// # Errors
-    /// Names the first path that other users can change. A file of the user behind `sudo` is only logged, unless it
-    /// names a command or a secret.
+    /// Names the first path that other users can change. A path that only the user behind `sudo` can change is logged,
+    /// unless it leads to a command or a secret.
     fn require_trusted(written: &ConfigText, config: &Config) -> Result<()> {
         Self::refuse_untrusted(Self::concerns(written, config)?)
     }
@@ -135,7 +135,7 @@ impl Options {
         within(std::path::Path::new("trusted"), LOOK * 2, work, drop)
     }
 
-    /// Fails for a concern that is fatal, and warns of the others.
+    /// Returns an error for the first fatal concern, and logs the others as warnings.
     fn refuse_untrusted(concerns: Vec<Concern>) -> Result<()> {
         for concern in concerns {
             if concern.is_fatal {
@@ -168,7 +168,7 @@ impl Signals {
         })
     }
 
-    /// Returns when SIGINT or SIGTERM has arrived.
+    /// Waits until SIGINT or SIGTERM arrives.
     pub async fn end(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
@@ -195,18 +195,18 @@ pub struct Daemon {
     /// The active configuration.
     config: Arc<Config>,
     written: Arc<ConfigText>,
-    /// The configuration's policy with the added prefixes.
+    /// The policy of the configuration, with a source of added prefixes for each service that has some.
     policy: Policy,
     mode: Mode,
     options: Options,
     state: StateDir,
-    /// The lock of the state directory; `None` if it could not be opened, and nothing is written there.
+    /// The lock of the state directory; `None` if the directory could not be opened, in which case nothing is stored.
     lock: Option<StateLock>,
     control: Control,
     dataplane: Dataplane,
     notify: Notify,
     names: Names,
-    /// The generation that this process published last.
+    /// The generation that this process published last; `None` before its first publish.
     active: Option<Active>,
     lists: SourceStates,
     journal: Journal,
@@ -214,23 +214,24 @@ pub struct Daemon {
     /// Whether the configuration is not active yet, since sources have no list and `at_start` is `wait`.
     inactive: bool,
     fetches: Fetches,
-    /// By source: the time of the next fetch. Sources that cannot change have none.
+    /// By source name: the time of the next fetch. Sources that cannot change have no entry.
     due: BTreeMap<String, Instant>,
-    /// By source: the time of the first write to its file since the last read.
+    /// By source name: the time of the first write to the source's file since the file was last read.
     writing: BTreeMap<String, Instant>,
-    /// By name of a removed interface: the last logged reason why the filter does not attach to its successor, if any.
+    /// By name of a removed interface: the last logged reason why the filter cannot attach to the interface that now
+    /// has this name, if any.
     lost: BTreeMap<String, Option<String>>,
-    /// By interface: its index at the last publish.
+    /// By interface name: the interface's index at the last publish.
     published_on: BTreeMap<String, u32>,
     self_check: SelfCheck,
-    /// Notifications of interface changes; `None` if the kernel does not send them.
+    /// Notifications of interface changes; `None` if they cannot be received, in which case interfaces are polled.
     links: Option<Links>,
-    /// By interface index: the task that prints its trace.
+    /// By interface index: the task that prints the trace of the interface.
     traces: BTreeMap<u32, JoinHandle<()>>,
-    /// By source: the time at which its list was last stored.
+    /// By source name: the time at which the source's list was last stored on disk.
     kept: BTreeMap<String, Instant>,
     files: Files,
-    /// The first reads of file sources, until the start is announced.
+    /// The first reads of file sources; `None` once the start is announced.
     opening: Option<Opening>,
     late: Late,
     /// Last-good lists that were read from disk after the time limit of a start or a change.
@@ -238,29 +239,29 @@ pub struct Daemon {
     history: History,
     hook_queue: HookQueue,
     clocks: Clocks,
-    /// The earliest time for another attempt to publish expired grace periods and added prefixes.
+    /// The earliest time for another attempt to publish without expired grace prefixes and added prefixes.
     release_after: Instant,
     expiry: Expiry,
-    /// The earliest time for another attempt to write the changes that the journal does not have.
+    /// The earliest time for the next attempt to write active changes that are missing from the journal.
     catch_up_after: Instant,
-    /// The reload in progress.
+    /// The reload in progress, if any.
     reloading: Option<Reloading>,
     /// The refresh requests in progress.
     refreshing: Vec<Refreshing>,
-    /// The change that is pending confirmation.
+    /// The change that is pending confirmation, if any.
     pending: Option<confirm::Pending>,
     /// Whether the record on disk is older than the active state.
     record_is_old: bool,
     /// Whether the record on disk describes other services than the policy.
     is_policy_new: bool,
     started: Timestamp,
-    /// The start of uninterrupted filtering.
+    /// The time since which packets have been filtered without interruption; `None` before the first activation.
     since: Option<Timestamp>,
     warnings: Vec<String>,
 }
 
 impl Daemon {
-    /// Runs the loop until a signal arrives or the filter is detached.
+    /// Runs the event loop until a signal arrives or the filter is detached.
     pub async fn serve(mut self, mut signals: Signals) -> Result<()> {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -331,7 +332,8 @@ impl Daemon {
         }
     }
 
-    /// Returns the time of the next expiry or rollback.
+    /// Returns the time of the next expiry of an added prefix or the deadline of the pending change, whichever is
+    /// first.
     fn next_time(&self) -> Option<Instant> {
         let expiry = match self.expiry {
             Expiry::Never => None,
@@ -342,7 +344,7 @@ impl Daemon {
         [expiry, confirm].into_iter().flatten().min()
     }
 
-    /// Calls a function with the lists and the rest of the daemon, both mutable.
+    /// Calls `act` with the daemon and its lists, both mutable; `self.lists` is empty during the call.
     fn with_lists<T>(&mut self, act: impl FnOnce(&mut Self, &mut SourceStates) -> T) -> T {
         let mut lists = std::mem::take(&mut self.lists);
         let done = act(self, &mut lists);
@@ -350,14 +352,15 @@ impl Daemon {
         done
     }
 
-    /// Returns the used sources that have no list.
+    /// Returns the names of the used sources that have no list in `lists`.
     fn missing(&self, lists: &SourceStates) -> Vec<String> {
         let sources = self.policy.used_sources().map(|source| &source.name);
         let missing = sources.filter(|name| lists.feed(name).is_none());
         missing.cloned().collect()
     }
 
-    /// Compiles the lists; a missing one is replaced as `at_start` states. Also returns whether the match ids are new.
+    /// Compiles `lists` into tables, and returns the tables and whether the match ids were renumbered. A missing list
+    /// is replaced as `at_start` defines.
     fn compiled(&self, lists: &SourceStates) -> Result<(Tables, bool), CompileError> {
         let policy = self.policy.on_interfaces(&self.config.interfaces, index_of);
         let mut snapshot = Cow::Borrowed(lists.feeds());
@@ -368,7 +371,8 @@ impl Daemon {
         compile_or_number_anew(&policy, &snapshot, self.config.max_prefixes, &self.names)
     }
 
-    /// Publishes the lists. While the configuration is inactive, only checks that they fit.
+    /// Compiles and publishes `lists`; returns the active generation. While the configuration is inactive, only checks
+    /// that the lists fit the tables. With `options`, does the lockout check first.
     fn publish(&mut self, lists: &SourceStates, options: Option<&ApplyOptions>) -> Result<u32> {
         let (tables, anew) = self.compiled(lists)?;
         if self.inactive {
@@ -385,8 +389,9 @@ impl Daemon {
         Ok(generation)
     }
 
-    /// Publishes compiled tables. A new record is stored first: it may name ids that the kernel does not have yet, but
-    /// must name all that it has.
+    /// Publishes compiled tables, and returns the new generation. If the match ids have changed, the record is stored
+    /// before the publish: it may name ids that the kernel does not have yet, but must name all ids that the kernel
+    /// has.
     fn activate(&mut self, lists: &SourceStates, tables: Arc<Tables>) -> Result<u32> {
         if tables.names != self.names || self.active.is_none() || self.is_policy_new {
             self.names = tables.names.clone();
@@ -410,7 +415,7 @@ impl Daemon {
         Ok(generation)
     }
 
-    /// Stores the record. A failure is logged: the record is needed only for names in reports.
+    /// Stores the record of `generation`, which has the names for reports. A failure is only logged.
     fn record(&mut self, lists: &SourceStates, generation: u32) {
         let record = Record {
             before: self.dataplane.named().unwrap_or_default(),
@@ -424,20 +429,21 @@ impl Daemon {
         (self.record_is_old, self.is_policy_new) = (false, false);
     }
 
-    /// Stores the record if it is outdated.
+    /// Stores the record if the record on disk is older than the active state.
     fn write_record(&mut self) {
         if self.record_is_old {
             self.with_lists(|daemon, lists| daemon.record(lists, daemon.dataplane.generation()));
         }
     }
 
-    /// Logs an action, or its refusal, and appends it to the audit log.
+    /// Logs an action, and appends it to the audit log; `refused` is the reason if the action was refused.
     fn log(&self, actor: Actor, action: AuditAction, refused: Option<String>) {
         let no_change = refused.is_none() && matches!(action, AuditAction::Reload { policy: None });
         self.log_request(actor, action, refused, no_change);
     }
 
-    /// Logs an action. `no_change` marks a successful one without an effect. A full disk does not fail the action.
+    /// Logs an action, and appends it to the audit log. `refused` is the reason of a refusal; `no_change` marks a
+    /// successful action without an effect. A failure to write the audit log is only logged.
     fn log_request(
         &self,
         actor: Actor,
@@ -466,7 +472,7 @@ impl Daemon {
         }
     }
 
-    /// Returns the number of the active policy, if the journal has it.
+    /// Returns the number of the active policy, or `None` if the journal has no policy.
     fn policy_number(&self) -> Option<u64> {
         let newest = self.journal.known().newest()?;
         Some(newest.number)
@@ -508,7 +514,10 @@ impl Daemon {
         self.notify.status(&self.state_line());
     }
 
-    /// Returns the state directory, if it can be written to.
+    /// Returns the state directory.
+    ///
+    /// # Errors
+    /// Fails if the state directory could not be opened and locked at the start.
     fn disk(&self) -> Result<&StateDir> {
         if self.lock.is_none() {
             bail_with!(
@@ -520,7 +529,7 @@ impl Daemon {
         Ok(&self.state)
     }
 
-    /// Prints the line that ends the start, and notifies the service manager. A closed stdout is ignored.
+    /// Prints the line that ends the start, and notifies the service manager. A closed standard output is ignored.
     fn announce_ready(&mut self) {
         self.opening = None;
         let line = self.state_line();
@@ -567,9 +576,10 @@ async fn changed(links: &mut Option<Links>) {
     }
 }
 
-/// Compiles with the present match ids, or with new ones if those are used up, and returns whether they are new.
+/// Compiles `snapshot` with the match ids in `known`, or with new ids if those are used up. Returns the tables, and
+/// whether the ids are new.
 ///
-/// Ids run out after thousands of changes of the overlaps between sources.
+/// Match ids run out after thousands of changes of the overlaps between sources.
 fn compile_or_number_anew(
     policy: &Policy,
     snapshot: &Snapshot,

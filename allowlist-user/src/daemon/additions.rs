@@ -19,26 +19,26 @@ use crate::audit::{Actor, AuditAction, Prefixes};
 use crate::control::{ApplyOptions, ApplyOutcome, PrefixRequest};
 use crate::error_code::ApiError;
 
-/// The longest time to live.
+/// The longest time to live of an added prefix.
 const LONGEST_TTL: Duration = Duration::from_hours(24 * 3660);
-/// The longest note, in characters: it is stored with each prefix and printed in one line.
+/// The longest note of an added prefix, in characters: it is stored with each prefix and printed in one line.
 const LONGEST_NOTE: usize = 200;
-/// The most errors in one answer.
+/// The maximum number of errors in one answer; the rest are counted.
 const SHOWN: usize = 20;
 
-/// The next expiry of an added prefix.
+/// The time at which the next added prefix expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expiry {
     /// No added prefix has a time to live.
     Never,
-    /// The next one expires then.
+    /// The next added prefix expires at this time.
     At(Instant),
     /// Added prefixes have expired, but the publish without them failed.
     Unpublished,
 }
 
 impl Daemon {
-    /// Adds prefixes.
+    /// Adds prefixes to services, all or none. Returns the action for the audit log, and the result.
     pub(super) fn add(
         &mut self,
         entries: &[PrefixRequest],
@@ -111,7 +111,7 @@ impl Daemon {
         (AuditAction::Add(action), done)
     }
 
-    /// Removes added prefixes.
+    /// Removes added prefixes, all or none. Returns the action for the audit log, and the result.
     pub(super) fn remove(
         &mut self,
         entries: &[PrefixRequest],
@@ -161,14 +161,14 @@ impl Daemon {
         self.apply(change, options)
     }
 
-    /// Schedules the next expiry, by either clock.
+    /// Schedules the next expiry of an added prefix, by the wall clock or the boot clock, whichever is first.
     pub(super) fn schedule_expiry(&mut self) {
         let additions = self.journal.known().additions();
         let left = additions.next_expiry(&self.journal.now());
         self.expiry = left.map_or(Expiry::Never, |left| Expiry::At(Instant::now() + left));
     }
 
-    /// Removes expired added prefixes, and publishes without them.
+    /// Removes the expired added prefixes, and publishes without them.
     pub(super) fn expire(&mut self) {
         if self.expiry == Expiry::Never || self.release_after > Instant::now() {
             return;
@@ -207,7 +207,7 @@ impl Daemon {
         );
     }
 
-    /// Returns the edits that change something.
+    /// Returns the edits that would change the added prefixes.
     fn changed_edits(&self, edits: Vec<Edit>) -> Vec<Edit> {
         let is_new = |edit: &Edit| {
             self.existing(edit)
@@ -216,7 +216,8 @@ impl Daemon {
         edits.into_iter().filter(is_new).collect()
     }
 
-    /// Returns the addition of an edit and the present one that it replaces, if any.
+    /// Returns the addition of an edit, and the added prefix that it would replace; `None` if there is none, or the
+    /// edit removes.
     fn existing<'e>(&'e self, edit: &'e Edit) -> Option<(&'e Addition, &'e Addition)> {
         let Edit::Add(new) = edit else {
             return None;
@@ -272,7 +273,10 @@ fn read_prefix(text: &str) -> Result<IpNet, ApiError> {
     parse_prefix(text).map_err(|error| ApiError::new(ErrorCode::InvalidPrefix, error.to_string()))
 }
 
-/// Returns the edits of all entries, or an error with a line for each invalid entry and the code of the first.
+/// Returns the edits that `read` makes of all entries.
+///
+/// # Errors
+/// Has a line for each invalid entry, and the code of the first.
 fn collect_edits(
     entries: &[PrefixRequest],
     read: impl Fn(&PrefixRequest) -> Result<Vec<Edit>, ApiError>,
@@ -311,7 +315,7 @@ fn collect_edits(
     Err(ApiError::new(code, problems.join("\n")))
 }
 
-/// Summarizes the request, also where entries are invalid.
+/// Summarizes the prefixes of a request for the audit log, including invalid ones.
 fn requested_prefixes(entries: &[PrefixRequest]) -> Prefixes {
     let pairs = entries.iter().filter_map(|entry| {
         let service = entry.service.as_deref().unwrap_or_default();
@@ -328,12 +332,12 @@ fn requested_prefixes(entries: &[PrefixRequest]) -> Prefixes {
     }
 }
 
-/// Summarizes edits.
+/// Summarizes the prefixes of edits for the audit log.
 fn edited_prefixes(edits: &[Edit]) -> Prefixes {
     Prefixes::of(edits.iter().map(|edit| (edit.prefix(), edit.service())))
 }
 
-/// Requires a note of one line without characters that could forge output.
+/// Requires a note of one line, of limited length, without characters that could forge output.
 fn require_note(note: &str) -> Result<(), ApiError> {
     if note.chars().count() > LONGEST_NOTE || note.contains(is_deceptive) {
         return Err(invalid(format!(
@@ -343,7 +347,7 @@ fn require_note(note: &str) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Requires a prefix length that is not a typing mistake, such as /2 for /24.
+/// Refuses a prefix that is so wide that its length is probably a typing mistake, such as /2 for /24.
 fn require_narrow(prefix: IpNet) -> Result<(), ApiError> {
     let gate = Gate::default();
     let least = match prefix {

@@ -9,7 +9,8 @@ use crate::config::Config;
 use crate::effective::{EffectiveState, difference};
 
 impl Daemon {
-    /// Returns the difference between an earlier effective state and the present one.
+    /// Returns the differences between an earlier effective state, given by the arguments, and the present one, a line
+    /// each.
     pub(super) fn changes_since(
         &self,
         config: &Config,
@@ -29,8 +30,8 @@ impl Daemon {
         difference(&old, &new)
     }
 
-    /// Returns the warnings about the present state: a mode set by command that differs from the configuration's, and
-    /// those about the configuration.
+    /// Returns the warnings about the present state: if the mode was set by command and differs from the
+    /// configuration's, and the warnings about the configuration.
     pub(super) fn state_warnings(&self) -> Vec<String> {
         let by_command = (self.mode != self.config.mode).then(|| {
             let configured = self.config.mode.name();

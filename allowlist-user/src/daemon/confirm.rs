@@ -38,7 +38,8 @@ impl Pending {
         }
     }
 
-    /// Returns the pending change of an earlier daemon.
+    /// Returns the change that an earlier daemon left pending; `left` is the time until its deadline. `None` without
+    /// such a change.
     pub(super) fn found(journal: &Journal, left: Duration) -> Option<Self> {
         let newest = journal.known().newest()?;
         let unconfirmed = newest.change.unconfirmed?;
@@ -52,7 +53,7 @@ impl Pending {
 }
 
 impl Daemon {
-    /// Makes the start a pending change.
+    /// Makes the start a pending change, which is rolled back unless it is confirmed `within` this time.
     pub(super) fn require_confirmation(&mut self, within: Duration) -> Result<()> {
         self.dataplane.arm_rollback(within)?;
         let newest = self.journal.known().newest();
@@ -79,7 +80,7 @@ impl Daemon {
             .is_some_and(|pending| pending.deadline <= Instant::now() || has_fallen_back())
     }
 
-    /// Confirms the pending change.
+    /// Confirms the pending change, and returns the answer for the client.
     pub(super) fn confirm(&mut self) -> Result<ApplyOutcome, ApiError> {
         let Some(pending) = &self.pending else {
             return Err(ApiError::new(
@@ -107,8 +108,8 @@ impl Daemon {
         })
     }
 
-    /// Rolls back the pending change. An error ends the daemon: the kernel filters by the policy before the change,
-    /// and so does the next start.
+    /// Rolls back the pending change after its deadline. An error ends the daemon: the kernel filters by the policy
+    /// before the change, and so does the next start.
     pub(super) async fn roll_back_unconfirmed(&mut self) -> Result<()> {
         let Some(pending) = self.pending.take() else {
             return Ok(());
@@ -130,7 +131,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Activates an earlier policy.
+    /// Activates the earlier policy that has this number.
     async fn restore_policy(&mut self, number: u64) -> Result<()> {
         let known = self.journal.known();
         let Some(before) = known.get(number) else {

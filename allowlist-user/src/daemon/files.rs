@@ -17,18 +17,18 @@ use log::warn;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 
-/// The time limit for the setup of a watch. A slower one is set up in the background.
+/// The time limit for the setup of a watch on a file. A slower setup continues in the background.
 const SETUP: Duration = Duration::from_secs(1);
 
 /// A watch on files.
 #[derive(Default)]
 pub(super) struct Files {
-    /// Owns the watcher's threads; `None` if nothing can be watched.
+    /// The watcher, which owns its threads; `None` if no file can be watched.
     _watcher: Option<Arc<Mutex<RecommendedWatcher>>>,
     touched: Arc<Touched>,
 }
 
-/// The files that were written since the last call of [`Files::touched`].
+/// The set of files that were written since the last call of [`Files::touched`].
 #[derive(Default)]
 struct Touched {
     files: Mutex<BTreeSet<PathBuf>>,
@@ -39,7 +39,7 @@ struct Touched {
 /// A watched file.
 struct Watched {
     path: PathBuf,
-    /// The target of a symbolic link at the setup of the watch.
+    /// The target of the file's symbolic link when the watch was set up; `None` if the file is no link.
     target: Option<PathBuf>,
 }
 
@@ -52,8 +52,8 @@ impl Watched {
         }
     }
 
-    /// Returns whether an event at `path` may concern this file. For a link every event may: any of its directories
-    /// may have changed.
+    /// Returns whether an event at `path` may concern this file. For a file behind a symbolic link, every event may,
+    /// since any directory of the link may have changed.
     fn is_at(&self, path: &Path) -> bool {
         self.target.is_some() || path.file_name() == self.path.file_name()
     }
@@ -65,7 +65,7 @@ fn is_link(path: &Path) -> bool {
 }
 
 impl Files {
-    /// Sets up a watch for each file, in parallel. Failures are logged.
+    /// Sets up a watch for each file, in parallel. A failure is logged.
     pub(super) fn watch<'p>(paths: impl Iterator<Item = &'p Path>) -> Self {
         let touched = Arc::new(Touched::default());
         let paths: BTreeSet<&Path> = paths.collect();
@@ -135,8 +135,8 @@ impl Touched {
     }
 }
 
-/// Watches the directories of one file, within a time limit. A watch that is set up later counts as a write, since the
-/// file may have changed before.
+/// Watches the directories of one file. If the setup exceeds the time limit, it continues in the background, and its
+/// end counts as a write, since the file may have changed before.
 fn watch_one(path: &Path, watcher: &Arc<Mutex<RecommendedWatcher>>, touched: &Arc<Touched>) {
     let (file, watcher, touched) = (path.to_owned(), Arc::clone(watcher), Arc::clone(touched));
     let (late_file, late_touched) = (path.to_owned(), Arc::clone(&touched));

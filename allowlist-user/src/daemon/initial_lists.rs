@@ -20,34 +20,35 @@ use tokio::task::JoinSet;
 
 use crate::error_code::code_of;
 
-/// The time limit for the lists on disk, which are read in parallel.
+/// The time limit for reading the last-good lists on disk, which are read in parallel.
 const DISK: Duration = Duration::from_secs(2);
 
-/// Which sources are fetched.
+/// Which sources are fetched at the start of a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fetch {
-    /// Those without a last-good list, and all files.
+    /// Sources without a last-good list, and all files.
     Missing,
-    /// None: only the configuration and the disk are read.
+    /// No source: only the lists in the configuration and on disk are used.
     None,
 }
 
-/// Delivers lists that were read from disk after [`DISK`].
+/// The sender of lists that were read from disk after the time limit [`DISK`].
 pub(super) type Late = UnboundedSender<(Source, Feed)>;
 
-/// The lists at the start of a policy.
+/// The lists at the start of a policy, and what happened when they were read or fetched.
 pub(super) struct InitialLists {
     pub(super) lists: SourceStates,
     /// The sources whose lists differ from those on disk.
     pub(super) fetched: Vec<Source>,
-    /// The changes since the lists on disk, without their generation.
+    /// The changes since the lists on disk; the events have no generation yet.
     pub(super) events: Vec<Event>,
-    /// The sources without a list, with the reason.
+    /// The names of the sources without a list, each with the reason.
     pub(super) missing: Vec<(String, String)>,
 }
 
 impl InitialLists {
-    /// Reads or fetches the lists of these sources.
+    /// Reads the lists of these sources from disk, and fetches those that `ask` selects. Lists that are read too late
+    /// are sent to `late`.
     pub(super) async fn lists(
         sources: Vec<Source>,
         state: &StateDir,
@@ -121,7 +122,7 @@ impl InitialLists {
         Ok(())
     }
 
-    /// Records a failure or a rejection as a running daemon does, so that `status` shows it and `accept` finds it.
+    /// Records the failure or rejection of a list of source `name`, so that `status` shows it and `accept` finds it.
     fn note(&mut self, name: &str, problem: NotTaken, now: Timestamp) {
         let events = match problem {
             NotTaken::Failed(error) => {
@@ -137,7 +138,7 @@ impl InitialLists {
     }
 }
 
-/// Reads the lists on disk, by source. A damaged or late list is logged.
+/// Reads the lists on disk, by source name. A damaged or late list is logged; a late one is sent to `late`.
 async fn load(sources: &[Source], state: &StateDir, late: &Late) -> Snapshot {
     let mut loads = JoinSet::new();
     for source in sources {
@@ -176,7 +177,7 @@ enum NotTaken {
 }
 
 impl NotTaken {
-    /// Logs the reason.
+    /// Logs the reason why the fetched list is not used.
     fn warn(&self) {
         match self {
             Self::Failed(_) => {

@@ -12,7 +12,7 @@ use log::{info, warn};
 use super::Daemon;
 
 impl Daemon {
-    /// Attaches the filter to an interface, and starts its trace.
+    /// Attaches the filter to an interface. With `trace`, also starts to print its trace.
     pub(super) fn attach(&mut self, facts: &InterfaceInfo, trace: bool) -> Result<()> {
         let attached = self.dataplane.attach(facts, self.config.attach, trace)?;
         if let Some(warning) = attached.warning {
@@ -59,7 +59,8 @@ impl Daemon {
         self.repair(differences).await
     }
 
-    /// Publishes again after a name was given to another interface, so that services limited to that name apply to it.
+    /// Publishes again if the name of an interface now belongs to another interface, so that services limited to that
+    /// name apply to it. `now` has the index of each name.
     fn publish_names(&mut self, now: &BTreeMap<String, u32>) {
         for (name, index) in now {
             let before = self.published_on.get(name);
@@ -80,13 +81,13 @@ impl Daemon {
         self.published_on.clone_from(now); // an error is logged once
     }
 
-    /// Returns whether a service is limited to interfaces.
+    /// Returns whether any service is limited to some interfaces.
     fn limits_services(&self) -> bool {
         let mut services = self.config.policy.services.iter();
         services.any(|service| !service.interfaces.is_empty())
     }
 
-    /// Logs the configured interfaces that do not exist, each once.
+    /// Logs each configured interface that does not exist, once.
     pub(super) fn warn_missing_interfaces(&mut self) {
         for name in absent(&self.config.interfaces) {
             if !self.lost.contains_key(&name) {
@@ -159,7 +160,7 @@ impl Daemon {
     }
 }
 
-/// Logs offloads of an interface that change frames before the filter.
+/// Logs the offloads of interface `name` that change frames before the filter sees them.
 pub(super) async fn warn_of_offloads(name: &str) {
     warn_of_stripped_tags(name).await;
     if let Some(bytes) = interface::merges_big_packets(name).await {
@@ -178,13 +179,13 @@ async fn warn_of_stripped_tags(name: &str) {
     }
 }
 
-/// Returns the interfaces that do not exist.
+/// Returns the names of the interfaces that do not exist.
 pub(super) fn absent(names: &[String]) -> Vec<String> {
     let is_absent = |name: &&String| index_of(name).is_none();
     names.iter().filter(is_absent).cloned().collect()
 }
 
-/// Returns the indices of the interfaces that exist, by name.
+/// Returns the index of each interface that exists, by name.
 pub(super) fn indices_of(names: &[String]) -> BTreeMap<String, u32> {
     let found = names
         .iter()
@@ -192,7 +193,7 @@ pub(super) fn indices_of(names: &[String]) -> BTreeMap<String, u32> {
     found.collect()
 }
 
-/// Looks up the interfaces that exist.
+/// Looks up the interfaces by name, and skips those that do not exist.
 pub(super) async fn present(names: &[String]) -> Result<Vec<InterfaceInfo>> {
     let mut there = Vec::new();
     for name in names {
@@ -203,7 +204,10 @@ pub(super) async fn present(names: &[String]) -> Result<Vec<InterfaceInfo>> {
     Ok(there)
 }
 
-/// Looks up all interfaces; one that does not exist is an error.
+/// Looks up the interfaces by name.
+///
+/// # Errors
+/// Fails if one of the interfaces does not exist.
 pub(super) async fn look_up_all(names: &[String]) -> Result<Vec<InterfaceInfo>> {
     let mut all = Vec::new();
     for name in names {

@@ -13,17 +13,17 @@ use tokio::time::{Instant, sleep_until};
 use super::Daemon;
 use super::start::watched;
 
-/// The time limit of the first reads of file sources.
+/// The time limit for the first reads of file sources, after which the start is announced without them.
 const FILES: Duration = Duration::from_secs(2);
 
-/// The first reads of file sources.
+/// The first reads of file sources, which the announcement of the start waits for.
 pub(super) struct Opening {
-    /// Names of sources.
+    /// The names of the sources whose first read has not ended.
     reading: BTreeSet<String>,
     until: Instant,
 }
 
-/// Returns at the time limit of the first reads.
+/// Waits until the time limit of the first reads; waits forever if `opening` is `None`.
 pub(super) async fn opening_ends(opening: Option<&Opening>) {
     if let Some(opening) = opening {
         sleep_until(opening.until).await;
@@ -31,7 +31,7 @@ pub(super) async fn opening_ends(opening: Option<&Opening>) {
 }
 
 impl Daemon {
-    /// Watches the files of sources, and fetches all sources that are due.
+    /// Watches the files of file sources, and fetches all sources that are due.
     pub(super) fn open_sources(&mut self) {
         // Before the first read, so that a write during it causes another.
         self.files = watched(&self.config);
@@ -45,7 +45,7 @@ impl Daemon {
         self.announce_if_read();
     }
 
-    /// Notes that the first read of a source has ended.
+    /// Records that the first read of source `name` has ended. After the last one, announces the start.
     pub(super) fn note_opened(&mut self, name: &str) {
         if let Some(opening) = &mut self.opening {
             opening.reading.remove(name);
@@ -63,7 +63,7 @@ impl Daemon {
         }
     }
 
-    /// Announces that the daemon is ready, or which lists it waits for.
+    /// Announces that the daemon is ready. While the configuration is inactive, only the service manager is notified.
     pub(super) fn announce(&mut self) {
         let Some(opening) = self.opening.take() else {
             return;
@@ -108,7 +108,7 @@ impl Daemon {
         }
     }
 
-    /// Publishes a last-good list in place of the source's present one.
+    /// Publishes the last-good list `feed` in place of the present list of source `name`.
     fn publish_late(&mut self, name: &str, feed: Feed) {
         let current = self.lists.feed(name).cloned();
         let published = self.with_lists(|daemon, lists| {

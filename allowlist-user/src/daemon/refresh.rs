@@ -22,27 +22,27 @@ use super::{Daemon, schedule};
 use crate::control::{ApplyOptions, ApplyOutcome};
 use crate::error_code::{ApiError, code_of};
 
-/// The delay between a write to a file and its read.
+/// The delay between the first write to a file and the read of that file; each further write extends it.
 const SETTLE: Duration = Duration::from_millis(300);
-/// The longest delay of a file that is written repeatedly.
+/// The longest delay between the first write to a file and its read, even if the file is written repeatedly.
 const LONGEST_SETTLE: Duration = Duration::from_secs(5);
-/// The interval at which an unchanged list is stored again, for its age.
+/// The interval at which an unchanged list is stored again, so that its age on disk stays current.
 const KEEP_EVERY: Duration = Duration::from_mins(10);
 /// The smallest difference between the clocks that counts as a step of the wall clock.
 const JUMP: SignedDuration = SignedDuration::from_secs(10);
 
-/// The retry interval for publishing expired prefixes.
+/// The delay until another attempt to publish without expired prefixes, after a failure.
 pub(super) const RELEASE_RETRY: Duration = Duration::from_mins(1);
 
-/// The two clocks at their last comparison.
+/// The wall clock and the boot clock, read at the same moment.
 pub(super) struct Clocks {
     wall: Timestamp,
-    /// The time since the boot, including suspend.
+    /// The time since the boot, suspended time included.
     steady: Duration,
 }
 
 impl Clocks {
-    /// Reads both clocks.
+    /// Reads the wall clock and the boot clock.
     pub(super) fn now() -> Self {
         let steady = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
         Self {
@@ -51,7 +51,8 @@ impl Clocks {
         }
     }
 
-    /// Returns the step of the wall clock since `self`.
+    /// Returns by how much the wall clock was stepped between `self` and `now`: its progress minus that of the boot
+    /// clock.
     fn jump(&self, now: &Self) -> SignedDuration {
         let by_wall = now.wall.duration_since(self.wall);
         let passed = now.steady.saturating_sub(self.steady);
@@ -59,7 +60,7 @@ impl Clocks {
     }
 }
 
-/// The outcome of a fetch.
+/// The outcome of a fetch, which decides when the next fetch follows.
 enum FetchOutcome {
     Active,
     Rejected,
@@ -90,7 +91,7 @@ impl Daemon {
         }
     }
 
-    /// Returns the time of the next fetch that is not in progress.
+    /// Returns the earliest time of a scheduled fetch, without the sources that are being fetched.
     pub(super) fn next_due(&self) -> Option<Instant> {
         let waiting = self
             .due
@@ -99,7 +100,7 @@ impl Daemon {
         waiting.map(|(_, due)| *due).min()
     }
 
-    /// Schedules reads of files that were written.
+    /// Schedules reads of the file sources at these paths, which were written.
     pub(super) fn touched(&mut self, paths: &BTreeSet<PathBuf>) {
         let now = Instant::now();
         for source in self.config.policy.used_sources() {
@@ -173,7 +174,7 @@ impl Daemon {
         self.note_refreshed(&source.name);
     }
 
-    /// Describes the consequence of a failed fetch, for the log.
+    /// Returns the consequence of a failed fetch of source `name`, for the log.
     fn instead(&self, name: &str) -> &'static str {
         if self.lists.feed(name).is_some() {
             "the last-good list stays active"
@@ -182,7 +183,7 @@ impl Daemon {
         }
     }
 
-    /// Records and logs a list that the gate rejected.
+    /// Records and logs a list that the gate rejected, and stores the source's list again.
     pub(super) fn refuse(&mut self, source: &Source, refused: RejectedUpdate, now: Timestamp) {
         let name = &source.name;
         let reason = refused.reason(source);
@@ -199,7 +200,8 @@ impl Daemon {
         self.emit_events(&events);
     }
 
-    /// Publishes an accepted list, then stores it. A list that does not fit the tables is rejected as by the gate.
+    /// Publishes a list that passed the gate, then stores it, and returns the events. A list that does not fit the
+    /// tables is rejected as by the gate. With `options`, does the lockout check first.
     pub(super) fn adopt(
         &mut self,
         source: &Source,
@@ -260,7 +262,8 @@ impl Daemon {
         Ok(events)
     }
 
-    /// Accepts the rejected list with this id.
+    /// Accepts the rejected list of source `name` that has this id; without an id, refuses, and the error names the
+    /// present id.
     pub(super) fn accept(
         &mut self,
         name: &str,
@@ -343,7 +346,7 @@ impl Daemon {
         })
     }
 
-    /// Returns the wall time. After a step of the clock, first shifts all stored times by it.
+    /// Returns the time of the wall clock. If that clock was stepped, first shifts all stored times by the step.
     pub(super) fn now(&mut self) -> Timestamp {
         let clocks = Clocks::now();
         let jump = self.clocks.jump(&clocks);
@@ -364,7 +367,7 @@ impl Daemon {
         self.clocks.wall
     }
 
-    /// Ends grace periods and times to live, and logs lists that have become stale.
+    /// Removes grace prefixes and added prefixes that have expired, and logs lists that have become stale.
     pub(super) fn handle_timers(&mut self) {
         let now = self.now();
         if self.lists.next_expiry().is_some_and(|next| next <= now)
@@ -389,14 +392,14 @@ impl Daemon {
         self.expire();
     }
 
-    /// Returns the `max_age` of a source, for the log.
+    /// Returns the `max_age` of source `name` as text, for the log.
     fn max_age(&self, name: &str) -> String {
         let source = self.config.policy.source(name);
         let max_age = source.map(|source| source.max_age).unwrap_or_default();
         humantime::format_duration(max_age).to_string()
     }
 
-    /// Publishes without the prefixes whose grace period has ended.
+    /// Publishes the lists without the prefixes whose grace period has ended at `now`.
     fn release(&mut self, now: Timestamp) {
         let released = self.with_lists(|daemon, lists| {
             lists.expire_grace(now, |lists| daemon.publish(lists, None))
@@ -435,7 +438,8 @@ impl Daemon {
         }
     }
 
-    /// Stores a source's list for the next start.
+    /// Stores the source's list for the next start. If `is_other` is false, the list is unchanged, and is stored only
+    /// every [`KEEP_EVERY`].
     pub(super) fn keep(&mut self, source: &Source, is_other: bool) {
         let Some(feed) = self.lists.feed(&source.name) else {
             return;
@@ -456,7 +460,7 @@ impl Daemon {
         }
     }
 
-    /// Schedules the next fetch of each source by the age of its list. At a start, files are read at once.
+    /// Schedules the next fetch of each source by the age of its list. With `is_start`, files are due at once.
     pub(super) fn schedule_all(&mut self, is_start: bool) {
         let (now, clock) = (Instant::now(), Timestamp::now());
         let changing = self

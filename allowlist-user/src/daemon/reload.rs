@@ -32,7 +32,7 @@ use crate::history::History;
 use crate::hook::HookQueue;
 use crate::journal::{Change, ConfigText};
 
-/// The client that waits for a reload.
+/// The client that requested a reload and waits for the answer.
 pub(super) struct Requester {
     pub(super) actor: Actor,
     pub(super) options: ApplyOptions,
@@ -45,12 +45,12 @@ pub(super) struct Reloading {
     written: Arc<ConfigText>,
     requester: Option<Requester>,
     task: JoinHandle<InitialLists>,
-    /// Whether SIGHUP arrived meanwhile, so that the file must be read again.
+    /// Whether SIGHUP arrived during this reload, so that the file must be read again afterwards.
     again: bool,
 }
 
 impl Reloading {
-    /// Returns when the lists were fetched.
+    /// Waits until the lists of the reload are fetched, and returns them; waits forever if no reload is in progress.
     pub(super) async fn prepared(reloading: &mut Option<Self>) -> Result<InitialLists, JoinError> {
         match reloading {
             Some(reloading) => (&mut reloading.task).await,
@@ -59,16 +59,16 @@ impl Reloading {
     }
 }
 
-/// A configuration to activate.
+/// A configuration to activate, with its text and the lists that it needs.
 struct NextConfig {
     config: Config,
     written: Arc<ConfigText>,
-    /// The lists of the changed sources.
+    /// The lists of the sources that are new or changed in this configuration.
     first: InitialLists,
 }
 
 impl Daemon {
-    /// Starts a reload, for a client or after SIGHUP.
+    /// Starts a reload, for a client or, without `requester`, after SIGHUP.
     pub(super) fn reload(&mut self, requester: Option<Requester>) {
         if let Some(reloading) = &mut self.reloading {
             match requester {
@@ -102,7 +102,8 @@ impl Daemon {
         }
     }
 
-    /// Reads the file, and starts to fetch the lists of new sources. Returns `None` if nothing has changed.
+    /// Reads the configuration file, and starts to fetch the lists of new and changed sources. Returns `None` if the
+    /// configuration has not changed.
     fn prepare(&mut self) -> Result<Option<Reloading>, ApiError> {
         if self.pending.is_some() {
             self.require_idle()?;
@@ -148,7 +149,7 @@ impl Daemon {
         }))
     }
 
-    /// Returns the used sources that are new or changed in this configuration, or have no list.
+    /// Returns the used sources that are new or changed in `config`, or have no list.
     fn changed_sources(&self, config: &Config) -> Vec<Source> {
         let is_same = |source: &Source| {
             self.config.policy.source(&source.name) == Some(source)
@@ -158,7 +159,7 @@ impl Daemon {
         used.filter(|source| !is_same(source)).cloned().collect()
     }
 
-    /// Activates a reload whose lists were fetched, or refuses it.
+    /// Activates a reload whose lists are fetched, or refuses it; then answers the client, if any.
     pub(super) async fn commit_reload(&mut self, prepared: Result<InitialLists, JoinError>) {
         let Some(Reloading {
             config,
@@ -200,7 +201,7 @@ impl Daemon {
         }
     }
 
-    /// Logs and answers a reload.
+    /// Logs the result of a reload, and sends it to the client, if any. `policy` is the number of the new policy.
     fn answer_reload(
         &mut self,
         requester: Option<Requester>,
@@ -224,8 +225,8 @@ impl Daemon {
         }
     }
 
-    /// Rolls back to the policy before the newest, or to the one with this number. A pending change is rolled back
-    /// first.
+    /// Rolls back to policy number `to`, or to the policy before the newest without a number. A pending change is
+    /// rolled back first. Returns the action for the audit log, and the result.
     pub(super) async fn roll_back(
         &mut self,
         to: Option<u64>,
@@ -292,7 +293,8 @@ impl Daemon {
         (action(policy), done)
     }
 
-    /// Returns the checksum of the configuration file, if it differs from `written`.
+    /// Returns the checksum of the text in the configuration file, or `None` if that text is the same as in `written`,
+    /// or there is no file.
     fn suppressed_crc_for(&self, written: &ConfigText) -> Option<u32> {
         let file = self.options.written.file.as_ref()?;
         let text = Config::file_text(file).ok()?;
@@ -300,7 +302,8 @@ impl Daemon {
         suppressed_config_crc(&said, written)
     }
 
-    /// Activates a change with another configuration, using only local lists.
+    /// Activates a change that has another configuration, using only local lists. `number` is the restored policy, for
+    /// the notes of the answer.
     pub(super) async fn replace(
         &mut self,
         change: Change,
@@ -332,8 +335,8 @@ impl Daemon {
         Ok(done)
     }
 
-    /// Requires root to restore another `control_group` or `[on_change]`: members of the group must not restore what
-    /// root has revoked.
+    /// Requires root for a rollback that restores another `control_group` or `[on_change]`, so that members of the
+    /// group cannot restore a permission that root has revoked.
     fn require_same_power(&self, written: &ConfigText, actor: &Actor) -> Result<(), ApiError> {
         if !matches!(actor, Actor::Peer(peer) if peer.uid != 0) {
             return Ok(());
@@ -353,7 +356,8 @@ impl Daemon {
         ))
     }
 
-    /// Activates a configuration as a whole; on an error restores the previous state. `is_strict` refuses missing lists.
+    /// Activates a configuration as a whole; on an error restores the previous state. With `is_strict`, a missing list
+    /// is an error.
     async fn activate_next(
         &mut self,
         next: NextConfig,
@@ -430,7 +434,8 @@ impl Daemon {
         })
     }
 
-    /// Replaces the daemon's state with that of another configuration, and returns the previous state.
+    /// Replaces the daemon's state with that of another configuration, and returns the previous state. `first` has the
+    /// lists of changed sources; `before` has the earlier added prefixes, for [`Self::restore`].
     fn swap_config(
         &mut self,
         config: Config,
@@ -468,7 +473,7 @@ impl Daemon {
         before
     }
 
-    /// Restores the state before [`Self::swap_config`].
+    /// Restores the daemon's state to that before [`Self::swap_config`].
     fn restore(&mut self, before: PreviousState) {
         let PreviousState {
             config,
@@ -488,7 +493,8 @@ impl Daemon {
         self.schedule_expiry();
     }
 
-    /// Activates the first configuration for which no list is missing.
+    /// Activates the new configuration while the earlier one is inactive, since now no list is missing; then announces
+    /// that the daemon is ready.
     async fn start_filtering_next(&mut self, options: &ApplyOptions) -> Result<(), ApiError> {
         self.options.apply = options.clone();
         self.start_filtering().await?;
@@ -496,7 +502,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// Makes the kernel agree with the daemon's new state. Without `needs_disk`, a disk failure is only a warning.
+    /// Publishes the daemon's new state to the kernel, and returns a warning, if any. Without `needs_disk`, a failure
+    /// to write the journal is that warning; otherwise, it is an error.
     fn apply_next(
         &mut self,
         interfaces: &[allowlist_dataplane::interface::InterfaceInfo],
@@ -530,7 +537,8 @@ impl Daemon {
         })
     }
 
-    /// Does the steps after an activation that cannot fail.
+    /// Does the steps after the activation of a configuration, none of which can fail: access, hook, logs, watches and
+    /// schedule.
     fn finish_next(&mut self, before: &Config, first: &InitialLists) {
         let paths = &self.options.paths;
         if self.config.control_group != before.control_group
@@ -570,7 +578,7 @@ impl Daemon {
     }
 }
 
-/// The state before a change, to restore it on an error and to compute the changes.
+/// The daemon's state before a change, to restore it after an error and to compute the differences.
 struct PreviousState {
     config: Arc<Config>,
     policy: allowlist_policy::Policy,

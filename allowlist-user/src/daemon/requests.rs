@@ -28,15 +28,15 @@ use crate::session;
 /// The retry interval for writing changes that are active but not in the journal.
 const CATCH_UP_EVERY: Duration = Duration::from_secs(10);
 
-/// A refresh request in progress.
+/// A refresh request whose fetches are in progress.
 pub(super) struct Refreshing {
-    /// The sources that were not fetched yet.
+    /// The names of the sources whose fetch has not ended yet.
     left: BTreeSet<String>,
     /// The sources with a fetch in progress at the time of the request. It may have read the list before, so only the
     /// next fetch counts.
     stale: BTreeSet<String>,
     sources: BTreeMap<String, RefreshOutcome>,
-    /// The lists before, for the changes in the answer.
+    /// The lists before the refresh, to compute the changes for the answer.
     before: SourceStates,
     answer: oneshot::Sender<Result<ApplyOutcome, ApiError>>,
 }
@@ -114,7 +114,7 @@ impl Daemon {
         Ok(done)
     }
 
-    /// Returns an answer with the present generation and policy.
+    /// Returns a successful answer with the active generation and policy number, as a base for other answers.
     pub(super) fn outcome(&self) -> ApplyOutcome {
         ApplyOutcome {
             generation: self.dataplane.generation(),
@@ -123,7 +123,8 @@ impl Daemon {
         }
     }
 
-    /// Returns a change without effect, as a base for others.
+    /// Returns a change by `actor` that leaves the policy as it is; `what` is its description. A base for other
+    /// changes.
     pub(super) fn change(&self, actor: &Actor, what: String) -> Change {
         let newest = self.journal.known().newest().map(|policy| &policy.change);
         Change {
@@ -138,7 +139,8 @@ impl Daemon {
         }
     }
 
-    /// Applies a change of the added prefixes or the mode: writes it to the journal, then activates it, or neither.
+    /// Applies a change of the added prefixes or the mode: writes it to the journal, then activates it. After an error,
+    /// neither is done.
     pub(super) fn apply(
         &mut self,
         mut change: Change,
@@ -178,7 +180,8 @@ impl Daemon {
         })
     }
 
-    /// Writes and activates a staged change. A mode takes effect even if the disk fails; then returns a warning.
+    /// Writes a staged change to the journal, then activates it. If `is_mode`, the change takes effect even if the disk
+    /// fails, and a warning is returned.
     fn activate_change(
         &mut self,
         options: &ApplyOptions,
@@ -213,7 +216,8 @@ impl Daemon {
         Ok(done?)
     }
 
-    /// Writes the staged change. Without `needs_disk`, returns a failure as a warning.
+    /// Writes the staged change to the journal. Without `needs_disk`, a failure is returned as a warning, and the
+    /// change stays in memory.
     pub(super) fn write_journal(&mut self, needs_disk: bool) -> Result<Option<String>> {
         match self.journal.write() {
             Ok(_) => Ok(None),
@@ -229,7 +233,8 @@ impl Daemon {
         }
     }
 
-    /// Writes the active changes that are not in the journal yet.
+    /// Writes the active changes that are missing from the journal. After a failure, the next attempt follows after
+    /// [`CATCH_UP_EVERY`].
     pub(super) fn catch_up_journal(&mut self) {
         if !self.journal.is_behind() || self.catch_up_after > Instant::now() {
             return;
@@ -240,7 +245,8 @@ impl Daemon {
         }
     }
 
-    /// Refuses a change that would cut the connection over which it was requested.
+    /// Refuses tables that would cut the connection over which the change was requested, unless the options have
+    /// `force`.
     pub(super) fn require_session(
         &self,
         options: &ApplyOptions,
@@ -249,7 +255,7 @@ impl Daemon {
         self.require_session_by(options, tables, ChangeOrigin::Command)
     }
 
-    /// Does the lockout check, for a change from this origin.
+    /// Does the lockout check for these tables; `by` is the origin of the change, which the error names.
     pub(super) fn require_session_by(
         &self,
         options: &ApplyOptions,
@@ -265,7 +271,7 @@ impl Daemon {
             .map_err(|cut| ApiError::new(ErrorCode::Lockout, cut.to_string()))
     }
 
-    /// Returns the deadline of a change with these options, if it must be confirmed.
+    /// Returns the deadline by which a change with these options must be confirmed, or `None` without `confirm_within`.
     pub(super) fn unconfirmed(&self, options: &ApplyOptions) -> Option<ConfirmDeadline> {
         options.confirm_within.map(|within| ConfirmDeadline {
             until: Timestamp::now() + within,
@@ -273,7 +279,7 @@ impl Daemon {
         })
     }
 
-    /// Applies the journal's added prefixes of these services, and its mode.
+    /// Applies the mode of the journal's newest policy, and the journal's added prefixes of `services`.
     pub(super) fn apply_journal(&mut self, services: &BTreeSet<String>) {
         let known = self.journal.known();
         let additions = known.additions();
@@ -294,7 +300,10 @@ impl Daemon {
         }
     }
 
-    /// Requires that a change is possible now.
+    /// Requires that a change can be made now.
+    ///
+    /// # Errors
+    /// Fails if the configuration is inactive, a reload is in progress, or a change is pending confirmation.
     pub(super) fn require_idle(&self) -> Result<(), ApiError> {
         let refuse = |code, error: String| Err(ApiError::new(code, error));
         if self.inactive {
@@ -327,7 +336,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Fetches one source or all now; the answer follows when all were fetched.
+    /// Fetches one source, or all sources, now. The answer is sent when all fetches have ended.
     fn refresh(
         &mut self,
         source: Option<&str>,
@@ -364,7 +373,7 @@ impl Daemon {
         self.fetch_due();
     }
 
-    /// Records the result of a fetch in the refresh requests that wait for it.
+    /// Records the result of a fetch of source `name` in each refresh request that waits for it.
     pub(super) fn note_refreshed(&mut self, name: &str) {
         let health = self.lists.health(name);
         let failure = health.and_then(|health| health.failure.clone());
@@ -383,7 +392,7 @@ impl Daemon {
         self.answer_refreshed();
     }
 
-    /// Answers the refresh requests that are complete. Sources that are not configured any more are skipped.
+    /// Answers the refresh requests whose fetches have all ended. Sources that are no longer configured are skipped.
     pub(super) fn answer_refreshed(&mut self) {
         let policy = &self.policy;
         for waiting in &mut self.refreshing {

@@ -4,20 +4,22 @@ use std::time::Duration;
 
 use allowlist_policy::Source;
 
-/// The retry delay after the first failure; doubles with each further one.
+/// The delay before the fetch after a first failure; doubles with each further failure.
 const FIRST_RETRY: Duration = Duration::from_secs(15);
-/// The longest delay that a server's Retry-After can cause.
+/// The longest delay of a fetch that a server's Retry-After header can cause.
 const LONGEST_WAIT: Duration = Duration::from_hours(24);
-/// The largest random extension of an interval, as a fraction, so that hosts do not fetch at the same moment.
+/// The largest random extension of a fetch interval, as a fraction, so that hosts do not fetch at the same moment.
 const JITTER: f64 = 0.1;
 
-/// Returns the delay after a success. `again` is the delay that the source requested.
+/// Returns the delay before the next fetch after a success. `again` is the delay that the source requested, if any;
+/// `chance` is a random number from 0 to 1.
 pub(super) fn after_success(source: &Source, again: Option<Duration>, chance: f64) -> Duration {
     let every = again.map_or(source.every, |again| again.min(source.every));
     with_jitter(every, chance)
 }
 
-/// Returns the delay after the `times`-th consecutive failure. `asked` is the server's Retry-After.
+/// Returns the delay before the next fetch after the `times`-th consecutive failure. `asked` is the server's
+/// Retry-After, if any; `chance` is a random number from 0 to 1.
 pub(super) fn after_failure(
     source: &Source,
     times: u32,
@@ -30,7 +32,7 @@ pub(super) fn after_failure(
     with_jitter(wait, chance)
 }
 
-/// Extends a delay. `chance` is from 0 to 1.
+/// Returns the delay `wait` with a random extension of up to [`JITTER`]. `chance` is a random number from 0 to 1.
 fn with_jitter(wait: Duration, chance: f64) -> Duration {
     wait.mul_f64(1.0 + JITTER * chance)
 }

@@ -14,37 +14,37 @@ use tokio::time::Instant;
 
 use super::Daemon;
 
-/// The most repairs of one object within [`WINDOW`].
+/// The maximum number of repairs of one object within [`WINDOW`]; further repairs are suspended.
 const REPAIRS: usize = 3;
 const WINDOW: Duration = Duration::from_mins(1);
 
-/// The findings of the self-check so far.
+/// The state of the self-check: what it has found, logged and repaired so far.
 #[derive(Default)]
 pub(super) struct SelfCheck {
-    /// The differences of the last check that were not repaired.
+    /// The differences that the last check found and did not repair.
     known: Vec<Difference>,
-    /// The reason why the last check failed, if it did.
+    /// The reason why the last check failed; `None` if it succeeded.
     failure: Option<String>,
-    /// By object: the times of its last repairs.
+    /// By object: the times of the object's last repairs.
     repairs: BTreeMap<Object, VecDeque<Instant>>,
-    /// The objects whose repair is suspended, which was logged.
+    /// The objects whose repair is suspended; this was logged once for each.
     exhausted: BTreeSet<Object>,
 }
 
-/// The object of a repair: the kind of difference, and the interface or map.
+/// What a repair restores: the kind of difference, and the name of the interface or map, if any.
 type Object = (DifferenceKind, Option<String>);
 
 fn object(difference: &Difference) -> Object {
     (difference.kind, difference.object.clone())
 }
 
-/// Returns the target of a log record about a difference: its kind is the code.
+/// Returns the log target for a difference, which has the kind of difference as its code.
 fn target(difference: &Difference) -> String {
     format!("allowlist::{}", difference.kind)
 }
 
 impl SelfCheck {
-    /// Records a failed check, and logs a new reason.
+    /// Records that the check failed, and logs the reason if it differs from that of the last failure.
     pub(super) fn fail(&mut self, error: String) {
         if self.failure.as_ref() != Some(&error) {
             warn!(
@@ -55,7 +55,7 @@ impl SelfCheck {
         }
     }
 
-    /// Records a successful check.
+    /// Records that the check succeeded.
     pub(super) fn succeed(&mut self) {
         if self.failure.take().is_some() {
             info!(
@@ -65,7 +65,7 @@ impl SelfCheck {
         }
     }
 
-    /// Returns whether an object may be repaired now, and counts the repair.
+    /// Returns whether an object may be repaired now, and if so, counts the repair.
     fn may_repair(&mut self, object: &Object, now: Instant) -> bool {
         let repairs = self.repairs.entry(object.clone()).or_default();
         repairs.retain(|time| now.saturating_duration_since(*time) < WINDOW);
@@ -77,14 +77,14 @@ impl SelfCheck {
         may
     }
 
-    /// Returns whether the difference is new.
+    /// Returns whether the last check did not find this difference.
     fn is_new(&self, difference: &Difference) -> bool {
         !self.known.contains(difference)
     }
 }
 
 impl Daemon {
-    /// Lists the differences between the kernel and the published state.
+    /// Returns the differences between the kernel and the published state.
     pub(super) fn compare(&self) -> Result<Vec<Difference>> {
         let mut differences = View::open(&self.options.paths.pin_dir)?.self_check_now()?;
         // `attach_again` handles these.
@@ -97,7 +97,7 @@ impl Daemon {
         Ok(differences)
     }
 
-    /// Repairs the differences of the filter's own objects, and reports the rest.
+    /// Repairs the differences that concern the filter's own objects, and reports the rest.
     pub(super) async fn repair(&mut self, differences: Vec<Difference>) -> Result<()> {
         if self.dataplane.is_detached() {
             return Ok(());
@@ -129,7 +129,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Returns the differences that may be repaired now, and those that were repaired too often.
+    /// Splits differences into those that may be repaired now, and those whose object was repaired too often.
     fn allowed(&mut self, ours: Vec<Difference>) -> (Vec<Difference>, Vec<Difference>) {
         let time = Instant::now();
         let (now, later): (Vec<_>, Vec<_>) = ours
@@ -147,7 +147,7 @@ impl Daemon {
         (now, later)
     }
 
-    /// Repairs differences, and returns those that remain.
+    /// Repairs the differences in `ours`, and returns those that remain.
     async fn repair_ours(&mut self, ours: Vec<Difference>) -> Result<Vec<Difference>> {
         let done = self.make_again(&ours).await;
         let still = match &done {

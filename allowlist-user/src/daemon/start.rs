@@ -43,13 +43,14 @@ use crate::notify::Notify;
 use crate::record::Record;
 use crate::time::Now;
 
-/// How long outbound flows are tracked before the first packet is judged by them.
+/// The time for which outbound flows are tracked before the filter judges its first packet.
 const LISTEN: Duration = Duration::from_secs(1);
 
 impl Daemon {
-    /// Reads the local lists, publishes and attaches. An error leaves the kernel as it was.
+    /// Starts a daemon: reads the local lists, publishes a generation and attaches the filter. An error leaves the
+    /// kernel as it was.
     ///
-    /// A signal while lists are read is an error; a later one is handled by [`Daemon::serve`].
+    /// A signal while lists are read is an error; a later signal is handled by [`Daemon::serve`].
     pub async fn start(options: Options, notify: Notify, signals: &mut Signals) -> Result<Self> {
         let typed = options.read(&options.written)?;
         require_trusted(&options.written, &typed)?;
@@ -146,7 +147,8 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Begins with these lists and the journal's added prefixes.
+    /// Applies the journal's added prefixes and the lists in `first`, and activates the configuration, unless a list is
+    /// missing and `at_start` is `wait`.
     async fn begin_with_lists(&mut self, first: &InitialLists) -> Result<()> {
         let added: BTreeSet<String> = self
             .journal
@@ -198,7 +200,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// Activates the configuration, for the first time or in place of an earlier daemon's.
+    /// Activates the configuration: publishes and attaches for the first time, or replaces the state of an earlier
+    /// daemon.
     pub(super) async fn start_filtering(&mut self) -> Result<()> {
         let interfaces = present(&self.config.interfaces).await?;
         let record = Record::load(&self.options.paths.state_dir);
@@ -266,7 +269,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Returns whether the record has the names of the kernel's counters.
+    /// Returns whether the record names all match ids of the counters in the kernel; if not, the counters restart at 0.
     fn are_counts_known(&self, record: Option<&Record>) -> Result<bool> {
         let adopted = self.dataplane.counted_generation();
         let named = self.dataplane.named()?;
@@ -277,7 +280,7 @@ impl Daemon {
         })
     }
 
-    /// Activates the configuration that waited for lists, if none is missing any more.
+    /// Activates an inactive configuration if every source has a list now.
     pub(super) async fn start_filtering_if_complete(&mut self) -> Result<()> {
         if !self.inactive || !self.missing(&self.lists).is_empty() {
             return Ok(());
@@ -289,7 +292,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// Logs the sources without a list, except files, which are read as soon as the filter is attached.
+    /// Logs each source without a list in `missing`, with the reason. Skips files, which are read as soon as the filter
+    /// is attached.
     fn warn_missing_lists(&self, missing: &[(String, String)]) {
         let is_file = |name: &str| {
             let source = self.config.policy.source(name);
@@ -305,10 +309,11 @@ impl Daemon {
         }
     }
 
-    /// Publishes a generation, then attaches the filter.
+    /// Publishes a generation, then attaches the filter to `interfaces`.
     ///
     /// If return traffic is tracked, outbound flows are tracked for [`LISTEN`] before the first packet is judged, so
-    /// that present connections continue. `renews` is whether the program is replaced on interfaces that have one.
+    /// that present connections continue. Without `counts_known`, counters restart at 0. With `renews`, the program is
+    /// also replaced on interfaces that have it already.
     pub(super) fn publish_and_attach(
         &mut self,
         tables: Tables,
@@ -363,7 +368,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Splits interfaces into those with another version's program and the rest.
+    /// Splits interfaces into those that have the program of another version attached, and the rest.
     fn those_of_another_version<'a>(
         &self,
         interfaces: Vec<&'a InterfaceInfo>,
@@ -380,7 +385,8 @@ impl Daemon {
     }
 }
 
-/// Requires trusted paths. A file system that hangs is only logged: it can neither run a command nor reveal a secret.
+/// Requires that only root can change the configuration's commands and secrets. If a file system hangs, this is only
+/// logged: such a path can neither run a command nor reveal a secret.
 fn require_trusted(written: &ConfigText, config: &Config) -> Result<()> {
     match Options::concerns(written, config) {
         Err(error) if error.kind() == ErrorKind::TimedOut => {
@@ -391,8 +397,8 @@ fn require_trusted(written: &ConfigText, config: &Config) -> Result<()> {
     }
 }
 
-/// Opens and locks the state directory. If it hangs or cannot be opened, the filter starts without a lock, and stores
-/// nothing.
+/// Opens and locks the state directory. If the directory hangs or cannot be opened, the filter starts without a lock
+/// (`None`), and stores nothing.
 fn open_state(path: &Path) -> Result<(StateDir, Option<StateLock>)> {
     let opened = StateDir::open(path).and_then(|state| {
         let lock = state.lock()?;
@@ -412,7 +418,7 @@ fn open_state(path: &Path) -> Result<(StateDir, Option<StateLock>)> {
     }
 }
 
-/// The policy before a start, to log what the start changes.
+/// The effective policy before a start, to log the changes that the start makes.
 struct Previous {
     config: Config,
     mode: Mode,
@@ -420,7 +426,8 @@ struct Previous {
 }
 
 impl Previous {
-    /// Returns the newest policy of the journal, if this version can read its configuration.
+    /// Returns the newest policy of the journal, or `None` if there is none or this version cannot read its
+    /// configuration.
     fn of(options: &Options, journal: &Journal) -> Option<Self> {
         let known = journal.known();
         let newest = known.newest()?;
@@ -433,7 +440,8 @@ impl Previous {
     }
 }
 
-/// Chooses the policy of the start, and stages a new one in the journal.
+/// Chooses the policy of the start; if it is a new policy, stages it in the journal. `waits` is whether the newest
+/// change is still pending.
 fn plan(options: &Options, journal: &mut Journal, waits: bool) -> StartPlan {
     let mode = |written: &ConfigText| Some(options.read(written).ok()?.mode);
     let now = Timestamp::now();
@@ -488,7 +496,8 @@ fn listen_to_links() -> Option<Links> {
     }
 }
 
-/// Requires an interface. One of the command line must exist; one of the file may appear later, as at a boot.
+/// Requires at least one interface. An interface of the command line must exist; one of the file may appear later, as
+/// at a boot.
 async fn require_interfaces(options: &Options, config: &Config) -> Result<()> {
     if !options.written.interfaces.is_empty() {
         look_up_all(&config.interfaces).await?;
@@ -503,7 +512,7 @@ async fn require_interfaces(options: &Options, config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// Watches the files of the sources.
+/// Starts a watch on the files of the configuration's file sources.
 pub(super) fn watched(config: &Config) -> Files {
     Files::watch(
         config

@@ -14,20 +14,22 @@ use crate::journal::{Change, ConfigText, ConfirmDeadline, Policy, PolicyHistory}
 /// The effect of a start on the policies of the journal.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct StartPlan {
-    /// The configuration of the start.
+    /// The text of the configuration that the start activates.
     pub(super) written: Arc<ConfigText>,
-    /// The new policy; `None` if the newest one is used.
+    /// The new policy to write to the journal; `None` if the newest policy stays active.
     pub(super) change: Option<Change>,
-    /// The unconfirmed change that is rolled back.
+    /// The description of the unconfirmed change that is rolled back, if any.
     pub(super) rolled_back: Option<String>,
-    /// The policy that is used because the configuration file is suppressed.
+    /// The number of the policy that is used because the configuration file is suppressed; `None` if it is not
+    /// suppressed.
     pub(super) active_policy: Option<u64>,
 }
 
 impl StartPlan {
-    /// Returns the plan of a start with the configuration `typed`.
+    /// Returns the plan of a start with the configuration `typed` and the journal's policies `known`.
     ///
-    /// `waits` is whether the newest change is still pending; `mode` returns the mode of a valid configuration.
+    /// `waits` is whether the newest change is still pending; `mode` returns the mode of a configuration, or `None` if
+    /// it is invalid.
     pub(super) fn new(
         typed: ConfigText,
         known: &PolicyHistory,
@@ -63,7 +65,7 @@ impl StartPlan {
         Self::begin(typed, Some(newest), now, mode)
     }
 
-    /// Returns the plan with a new policy.
+    /// Returns the plan that activates `typed` as a new policy; `before` is the policy that it replaces, if any.
     fn begin(
         typed: Arc<ConfigText>,
         before: Option<&Policy>,
@@ -93,7 +95,7 @@ impl StartPlan {
         }
     }
 
-    /// Returns the plan that rolls back the newest change.
+    /// Returns the plan that rolls back the newest policy, which was not confirmed.
     fn roll_back(
         typed: Arc<ConfigText>,
         known: &PolicyHistory,
@@ -136,7 +138,7 @@ impl StartPlan {
     }
 }
 
-/// Returns the change that activates `before` again, and suppresses the configuration `taken_back`.
+/// Returns the change that restores the policy `before`, and suppresses the configuration `rolled_back`.
 pub(super) fn back(
     known: &PolicyHistory,
     before: &Policy,
@@ -159,7 +161,8 @@ pub(super) fn back(
     }
 }
 
-/// Returns the checksum of a rolled back configuration, if it is a file's and differs from the restored one.
+/// Returns the checksum of a rolled back configuration; `None` if it came from the command line, or has the same text
+/// as the configuration that is restored.
 pub(super) fn suppressed_config_crc(
     rolled_back: &ConfigText,
     revert_to: &ConfigText,
@@ -183,8 +186,8 @@ mod tests {
         ConfigText::new(Some("allowlist.toml".into()), text.to_owned(), Vec::new())
     }
 
-    /// A policy of the configuration `text`; the mode set by command; the policy to roll back to, if it is unconfirmed;
-    /// the suppressed configuration.
+    /// A policy in a test: the text of its configuration; the mode set by command; if the policy is unconfirmed, the
+    /// policy to roll back to; the text of the suppressed configuration.
     type Step = (
         &'static str,
         Option<Mode>,

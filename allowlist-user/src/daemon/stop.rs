@@ -10,7 +10,7 @@ use super::interfaces::present;
 use crate::audit::{Actor, AuditAction};
 
 impl Daemon {
-    /// Handles SIGINT (Ctrl-C): detaches the filter, unless `--keep` was given.
+    /// Handles SIGINT (Ctrl-C): detaches the filter and ends the daemon; with `--keep`, leaves the filter attached.
     pub(super) async fn interrupted(self) -> Result<()> {
         if self.options.keep {
             return self
@@ -43,7 +43,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Handles SIGTERM, a service manager's stop: leaves the filter attached.
+    /// Handles SIGTERM, the stop signal of a service manager: ends the daemon, and leaves the filter attached.
     pub(super) async fn terminated(self) -> Result<()> {
         if self.inactive && self.dataplane.generation() == 0 {
             // Nothing is filtered: remove the pins of the unfinished start.
@@ -56,7 +56,8 @@ impl Daemon {
             .await
     }
 
-    /// Returns whether the filter was detached by command, which ends the daemon. Restores pins that were lost.
+    /// Returns whether the filter was detached by `allowlist detach`, which ends the daemon. Restores pins that were
+    /// lost otherwise.
     ///
     /// # Errors
     /// Fails if the pin directory cannot be restored, or if a failed change of this process has detached the filter.
@@ -85,14 +86,14 @@ impl Daemon {
         Ok(false)
     }
 
-    /// Logs the end after `allowlist detach`.
+    /// Logs that the daemon ends because of `allowlist detach`.
     pub(super) fn detached(&self) {
         self.notify.stopping();
         self.log(Actor::Daemon, AuditAction::Stop { filtering: false }, None);
         info!(target: "allowlist::detached", "stopped: the filter was detached");
     }
 
-    /// Ends with the filter attached, and stops its trace.
+    /// Ends the daemon with the filter attached, and stops its trace. `message` is the log record.
     async fn exit_attached(mut self, message: &str) -> Result<()> {
         self.notify.stopping();
         self.write_record();
@@ -113,7 +114,7 @@ impl Daemon {
     }
 }
 
-/// Returns whether the cause of an error is a temporary lack of memory or descriptors.
+/// Returns whether an error is due to a temporary lack of memory or file descriptors.
 fn lacks_resources(error: &allowlist_dataplane::Error) -> bool {
     matches!(
         error.errno(),
