@@ -12,53 +12,54 @@ use serde::{Deserialize, Serialize};
 
 use crate::time::{Now, Uptime};
 
-/// An added prefix.
+/// An added prefix: a prefix that a user allowed by command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Addition {
-    /// The prefix.
+    /// The prefix that was added.
     pub prefix: IpNet,
-    /// The service.
+    /// The name of the service that the prefix may reach.
     pub service: String,
-    /// The expiry; `None` is unlimited.
+    /// The time at which the prefix expires; `None` if it never expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
-    /// The expiry on the boot clock, which counts while the host is up and cannot be set.
+    /// The expiry by the boot clock, which includes suspended time and cannot be set; `None` if the prefix never
+    /// expires or the host has no boot identifier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until_uptime: Option<Uptime>,
-    /// The note of the user.
+    /// The user's note on the prefix.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
-    /// The time of the addition.
+    /// The time at which the prefix was added.
     pub added: Timestamp,
-    /// The user who added it.
+    /// The name of the user who added the prefix.
     pub by: String,
 }
 
 impl Addition {
-    /// Returns the remaining time, zero if it has expired; `None` if it is unlimited.
+    /// Returns the time until the prefix expires, zero if it has expired; `None` if it never expires.
     pub fn left(&self, now: &Now) -> Option<Duration> {
         let until = self.until?;
         Some(now.left(until, self.until_uptime.as_ref()))
     }
 }
 
-/// An edit of the added prefixes.
+/// An edit of the set of added prefixes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Edit {
-    /// Adds a prefix, or replaces the same one of that service.
+    /// Adds a prefix to a service, or replaces the same prefix of that service.
     Add(Addition),
-    /// Removes a prefix, if it is there.
+    /// Removes a prefix from a service; no effect if the service does not have it.
     Remove {
-        /// The prefix.
+        /// The prefix to remove.
         prefix: IpNet,
-        /// The service.
+        /// The name of the service that loses the prefix.
         service: String,
     },
 }
 
 impl Edit {
-    /// Returns the service.
+    /// Returns the name of the service that the edit concerns.
     pub fn service(&self) -> &str {
         match self {
             Self::Add(addition) => &addition.service,
@@ -66,7 +67,7 @@ impl Edit {
         }
     }
 
-    /// Returns the prefix.
+    /// Returns the prefix that the edit adds or removes.
     pub fn prefix(&self) -> IpNet {
         match self {
             Self::Add(addition) => addition.prefix,
@@ -82,7 +83,7 @@ pub struct Additions {
 }
 
 impl Additions {
-    /// Applies edits in order, and returns the edits that undo them.
+    /// Applies edits in order. Returns the edits that undo them.
     pub fn apply(&mut self, edits: &[Edit]) -> Vec<Edit> {
         let mut undo = Vec::with_capacity(edits.len());
         for edit in edits {
@@ -105,7 +106,7 @@ impl Additions {
         undo
     }
 
-    /// Removes and returns the expired prefixes.
+    /// Removes and returns the prefixes that have expired at `now`.
     pub fn expire(&mut self, now: &Now) -> Vec<Addition> {
         let over = |addition: &&Addition| addition.left(now).is_some_and(|left| left.is_zero());
         let gone: Vec<Addition> = self.all().filter(over).cloned().collect();
@@ -115,7 +116,7 @@ impl Additions {
         gone
     }
 
-    /// Returns the time until the next expiry, or `None` if there is none.
+    /// Returns the time until the next prefix expires, or `None` if no prefix does.
     pub fn next_expiry(&self, now: &Now) -> Option<Duration> {
         self.all().filter_map(|addition| addition.left(now)).min()
     }
@@ -130,17 +131,17 @@ impl Additions {
         self.services.values().map(BTreeMap::len).sum()
     }
 
-    /// Returns whether there are none.
+    /// Returns whether there are no added prefixes.
     pub fn is_empty(&self) -> bool {
         self.services.is_empty()
     }
 
-    /// Returns the added prefix of a service.
+    /// Returns the added prefix `prefix` of a service, or `None` if the service does not have it.
     pub fn get(&self, service: &str, prefix: &IpNet) -> Option<&Addition> {
         self.services.get(service)?.get(prefix)
     }
 
-    /// Returns the services to which exactly this prefix was added.
+    /// Returns the names of the services to which exactly this prefix was added.
     pub fn services_of(&self, prefix: &IpNet) -> Vec<String> {
         let has = |of_service: &BTreeMap<IpNet, Addition>| of_service.contains_key(prefix);
         self.services
@@ -150,7 +151,7 @@ impl Additions {
             .collect()
     }
 
-    /// Returns the policy with a source of added prefixes for each service that has some.
+    /// Returns the policy, extended by a source of added prefixes for each service that has some.
     pub fn with(&self, policy: &Policy) -> Policy {
         let mut policy = policy.clone();
         for service in &mut policy.services {
@@ -164,7 +165,7 @@ impl Additions {
         policy
     }
 
-    /// Returns the added prefixes of a service as a feed; `None` without any.
+    /// Returns the added prefixes of a service as a feed; `None` if it has none.
     pub fn feed(&self, service: &str) -> Option<Feed> {
         let additions = self.services.get(service)?;
         let prefixes = additions.keys().copied().collect();
@@ -172,12 +173,13 @@ impl Additions {
         Some(Feed::new(prefixes, newest.unwrap_or(Timestamp::UNIX_EPOCH)))
     }
 
-    /// Returns the services with added prefixes.
+    /// Returns the names of the services that have added prefixes.
     pub fn services(&self) -> impl Iterator<Item = &String> {
         self.services.keys()
     }
 
-    /// Returns the services with added prefixes that the policy lacks, with the number of prefixes.
+    /// Returns the services with added prefixes that `policy` does not have, each with the number of its added
+    /// prefixes.
     pub fn without_service(&self, policy: &Policy) -> Vec<(&str, usize)> {
         let is_there = |name: &str| policy.services.iter().any(|service| service.name == name);
         self.services
@@ -197,12 +199,13 @@ impl Additions {
     }
 }
 
-/// Returns the name of the source of added prefixes of a service. Configured names have no dot.
+/// Returns the name of the source that has the added prefixes of a service. Unlike names in the configuration, it has a
+/// dot.
 pub fn source_name(service: &str) -> String {
     format!("{SOURCE_PREFIX}{service}")
 }
 
-/// The prefix of the names of these sources.
+/// The start of the names of all sources of added prefixes.
 pub const SOURCE_PREFIX: &str = "added.";
 
 #[cfg(test)]
@@ -252,7 +255,7 @@ pub(crate) mod tests {
             prop_assert_eq!(added, before);
         }
 
-        /// The result equals that of a flat map of the last edits.
+        /// `Additions` equals a flat map that has the last edit of each prefix.
         #[test]
         fn the_last_edit_of_a_prefix_counts(edits in prop::collection::vec(edit(), 0..40), now in 0_i64..20) {
             let mut added = Additions::default();

@@ -18,31 +18,31 @@ const NAMES: Names = Names {
     old: "audit.v1.old.jsonl",
 };
 
-/// The most prefixes of an action in the file.
+/// The maximum number of prefixes that the audit log stores of one action.
 const MAX_STORED_PREFIXES: usize = 200;
-/// The most prefixes of an action in a report.
+/// The maximum number of prefixes of one action that a report shows.
 const MAX_SHOWN_PREFIXES: usize = 4;
-/// The longest invalid prefix in the file, in characters.
+/// The maximum length of an invalid prefix in the audit log, in characters.
 const MAX_TEXT_CHARS: usize = 60;
 
-/// An action, or its refusal.
+/// An entry of the audit log: an action that was done or refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditEntry {
-    /// The time.
+    /// The time of the action.
     pub time: Timestamp,
-    /// The client, or the daemon itself.
+    /// The client that requested the action, or the daemon itself.
     #[serde(rename = "who")]
     pub actor: Actor,
-    /// The action.
+    /// The action that was done or refused.
     #[serde(flatten)]
     pub action: AuditAction,
-    /// The reason of a refusal.
+    /// The reason if the action was refused; `None` if it was done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
-    /// Whether the request succeeded without changing anything.
+    /// Whether the action was done without changing anything.
     #[serde(default, skip_serializing_if = "is_false")]
     pub no_change: bool,
-    /// The active generation afterwards.
+    /// The number of the active generation after the action.
     pub generation: u32,
 }
 
@@ -51,7 +51,7 @@ const fn is_false(value: &bool) -> bool {
     !*value
 }
 
-/// The origin of an action.
+/// The originator of an action.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Actor {
@@ -59,25 +59,25 @@ pub enum Actor {
     Peer(Peer),
     /// The daemon itself, for example at a deadline.
     Daemon,
-    /// A signal, whose sender is not known.
+    /// A signal; its sender is not known.
     Signal,
 }
 
-/// A client of the control socket.
+/// A client of the control socket, as the kernel and `/proc` describe it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
-    /// The user id.
+    /// The user id of the client.
     pub uid: u32,
-    /// The group id.
+    /// The group id of the client.
     pub gid: u32,
-    /// The process id; absent if it is in another PID namespace.
+    /// The process id of the client; `None` if the process is in another PID namespace.
     pub pid: Option<i32>,
-    /// The user's name, if any.
+    /// The name of the user; `None` if the host has no name for the user id.
     pub user: Option<String>,
-    /// The user before sudo, if any.
+    /// The name of the user who ran `sudo`; `None` without `sudo`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sudo_user: Option<String>,
-    /// The name of the program.
+    /// The name of the client's program; `None` if it cannot be read.
     pub program: Option<String>,
 }
 
@@ -104,57 +104,57 @@ impl fmt::Display for Peer {
     }
 }
 
-/// The kinds of actions.
+/// An action of the audit log, by kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "action", rename_all = "kebab-case")]
 pub enum AuditAction {
     /// The daemon started.
     Start {
-        /// The configuration file, or the command line.
+        /// The origin of the configuration: the path of its file, or the command line.
         from: String,
-        /// The number of the policy.
+        /// The number of the active policy.
         policy: u64,
     },
-    /// The daemon ended.
+    /// The daemon ended, after a signal or after `allowlist detach`.
     Stop {
         /// Whether the filter stays attached.
         filtering: bool,
     },
-    /// Prefixes were added.
+    /// Prefixes were added to services.
     Add(Prefixes),
     /// Added prefixes were removed.
     Remove(Prefixes),
-    /// Added prefixes have expired.
+    /// Added prefixes reached the end of their time to live.
     Expire(Prefixes),
     /// The mode was set.
     Mode {
-        /// The new mode.
+        /// The mode that was set.
         mode: Mode,
     },
     /// A rejected list was accepted.
     Accept {
-        /// The source of the list.
+        /// The name of the list's source.
         source: String,
-        /// The id of the list.
+        /// The id of the accepted list.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<String>,
     },
-    /// Lists were fetched by command.
+    /// Lists were fetched because of a command.
     Refresh {
-        /// The sources of the lists.
+        /// The names of the fetched sources.
         sources: Vec<String>,
     },
-    /// The configuration was reloaded.
+    /// The configuration was read again.
     Reload {
-        /// The number of the new policy; absent if nothing changed.
+        /// The number of the new policy; `None` if nothing changed.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         policy: Option<u64>,
     },
     /// An earlier policy was activated.
     Rollback {
-        /// The number of the earlier policy.
+        /// The number of the earlier policy, which was restored.
         to: u64,
-        /// The number of the new policy; absent if the request was refused.
+        /// The number of the new policy, which restores the earlier one; `None` if the request was refused.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         policy: Option<u64>,
     },
@@ -164,28 +164,28 @@ pub enum AuditAction {
     NotConfirmed,
 }
 
-/// The prefixes of an action.
+/// A summary of the prefixes of an action.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prefixes {
     /// The number of prefixes.
     pub count: usize,
-    /// The first prefixes.
+    /// The first prefixes of the action, up to a limit.
     pub prefixes: Vec<IpNet>,
     /// The first invalid prefixes of the request, each cut to 60 characters.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unreadable: Vec<String>,
-    /// The services.
+    /// The names of the services that the prefixes reach.
     pub services: Vec<String>,
-    /// The expiry.
+    /// The time at which the prefixes expire; `None` for an unlimited time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
-    /// The note.
+    /// The user's note on the prefixes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
 
 impl Prefixes {
-    /// Summarizes prefixes with their services.
+    /// Returns a summary of prefixes, each given with its service.
     pub fn of<'s>(pairs: impl Iterator<Item = (IpNet, &'s str)>) -> Self {
         let mut services = std::collections::BTreeSet::new();
         let (mut count, mut prefixes) = (0, Vec::new());
@@ -206,7 +206,7 @@ impl Prefixes {
         }
     }
 
-    /// Adds invalid prefixes of a request.
+    /// Adds the invalid prefixes of a request to the summary.
     #[must_use]
     pub fn with_unreadable<'t>(mut self, texts: impl Iterator<Item = &'t str>) -> Self {
         for text in texts {
@@ -279,23 +279,24 @@ impl fmt::Display for Prefixes {
     }
 }
 
-/// The audit log, to append to.
+/// The audit log of a state directory, open for appending.
 #[derive(Debug)]
 pub struct Audit(Lines);
 
 impl Audit {
-    /// Returns the log in an existing state directory, limited to `max_bytes`.
+    /// Returns the audit log in the existing state directory `folder`, limited to `max_bytes`.
     pub fn new(folder: &Path, max_bytes: u64) -> Self {
         Self(Lines::new(folder, NAMES, max_bytes))
     }
 
-    /// Appends an entry.
+    /// Appends an entry to the audit log.
     pub fn add(&self, entry: &AuditEntry) -> io::Result<()> {
         self.0.add(serde_json::to_vec(entry)?)
     }
 }
 
-/// Reads the entries, the oldest first, and the number of damaged lines.
+/// Reads the audit log in the directory `folder`. Returns the entries, the oldest first, and the number of damaged
+/// lines.
 pub fn read(folder: &Path) -> Result<(Vec<AuditEntry>, usize)> {
     lines::read(folder, NAMES)
 }

@@ -12,23 +12,23 @@ const NAMES: Names = Names {
     old: "history.v1.old.jsonl",
 };
 
-/// The history, to append to.
+/// The history of list changes in a state directory, open for appending.
 #[derive(Debug)]
 pub struct History(Lines);
 
 impl History {
-    /// Returns the history in an existing state directory, limited to `max_bytes`.
+    /// Returns the history in the existing state directory `folder`, limited to `max_bytes`.
     pub fn new(folder: &Path, max_bytes: u64) -> Self {
         Self(Lines::new(folder, NAMES, max_bytes))
     }
 
-    /// Appends an event.
+    /// Appends an event to the history.
     pub fn add(&self, event: &Event) -> io::Result<()> {
         self.0.add(serde_json::to_vec(&event.clone().shortened())?)
     }
 }
 
-/// Reads the events, the oldest first, and the number of damaged lines.
+/// Reads the history in the directory `folder`. Returns the events, the oldest first, and the number of damaged lines.
 pub fn read(folder: &Path) -> Result<(Vec<Event>, usize)> {
     lines::read(folder, NAMES)
 }

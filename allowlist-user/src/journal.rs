@@ -27,41 +27,42 @@ use crate::time::{Now, SteadyClock};
 
 /// The number of policies that a rollback can restore; one more is kept, so that a failed change removes none.
 pub const MAX_POLICIES: usize = 20;
-/// The number of superfluous edits at which the file is rewritten.
+/// The number of superfluous edits of added prefixes in the journal above which the file is rewritten.
 const HISTORY: usize = 1000;
 
-/// The change from one policy to the next.
+/// A change from one policy to the next.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// The time.
+    /// The time of the change.
     pub time: Timestamp,
-    /// The user who made the change.
+    /// The name of the user who made the change, or of the daemon.
     pub by: String,
-    /// The description.
+    /// The description of the change, for display.
     pub what: String,
-    /// The configuration, if it has changed.
+    /// The text of the new configuration; `None` if the change keeps the configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written: Option<Arc<ConfigText>>,
-    /// The edits of the added prefixes.
+    /// The edits that the change makes to the added prefixes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub edits: Vec<Edit>,
-    /// The mode set by command; `None` is the configuration's.
+    /// The mode that was set by command; `None` if the configuration's mode is active.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
-    /// The checksum of the configuration file, if it is suppressed because its change was rolled back.
+    /// The checksum of the suppressed configuration file, which is ignored because its change was rolled back; `None`
+    /// if the file is not suppressed.
     #[serde(rename = "held_back", default, skip_serializing_if = "Option::is_none")]
     pub suppressed_config_crc: Option<u32>,
-    /// The deadline of the confirmation, if the change is not confirmed yet.
+    /// The deadline of the confirmation; `None` if the change is confirmed, or needs no confirmation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unconfirmed: Option<ConfirmDeadline>,
 }
 
-/// The deadline of a pending change.
+/// The deadline of a pending change, and the policy to roll back to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfirmDeadline {
-    /// The time of the rollback.
+    /// The time at which the change is rolled back.
     pub until: Timestamp,
-    /// The policy that the rollback restores; `None` if nothing was filtered before.
+    /// The number of the policy that the rollback restores; `None` if nothing was filtered before the change.
     #[serde(rename = "back_to")]
     pub revert_to: Option<u64>,
 }
@@ -69,17 +70,18 @@ pub struct ConfirmDeadline {
 /// The text of a configuration and its origin.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ConfigText {
-    /// The file; `None` for the command line.
+    /// The path of the configuration file; `None` for a configuration from the command line.
     pub file: Option<PathBuf>,
-    /// The text with its secrets. On disk, each secret is replaced by a tag.
+    /// The text of the configuration, including its secrets. On disk, each secret is replaced by a tag.
     pub text: String,
-    /// The number of secrets that could not be restored from the present file; the text has their tags.
+    /// The number of secrets that could not be restored from the present file; the text contains their tags instead.
     #[serde(skip)]
     missing_secrets: usize,
-    /// The checksum of the original text, since the text on disk lacks comments and secrets.
+    /// The checksum of the original text; the text on disk lacks comments and secrets. `None` if `text` is the
+    /// original.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     crc32: Option<u32>,
-    /// The interfaces of the command line, which replace those of the text.
+    /// The interfaces from the command line, which replace those of the text; empty if the command line has none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub interfaces: Vec<String>,
 }
@@ -93,7 +95,8 @@ impl PartialEq for ConfigText {
 impl Eq for ConfigText {}
 
 impl ConfigText {
-    /// Returns the configuration of a file, or of the command line; `interfaces` are those of the command line.
+    /// Returns the configuration text of `file`, or of the command line if `file` is `None`. `interfaces` are those of
+    /// the command line.
     pub fn new(file: Option<PathBuf>, text: String, interfaces: Vec<String>) -> Self {
         Self {
             file,
@@ -110,14 +113,14 @@ impl ConfigText {
             .unwrap_or_else(|| crc32fast::hash(self.text.as_bytes()))
     }
 
-    /// Returns whether the original texts are equal, secrets included.
+    /// Returns whether the original texts of both configurations are equal, including their secrets.
     pub fn has_text_of(&self, other: &Self) -> bool {
         self.checksum() == other.checksum()
             && (self.text == other.text
                 || without_comments(&self.text) == without_comments(&other.text))
     }
 
-    /// Returns a warning about secrets that could not be restored, if any.
+    /// Returns a warning if some secrets could not be restored, otherwise `None`.
     pub fn missing_secrets_warning(&self) -> Option<String> {
         (self.missing_secrets > 0).then(|| {
             format!(
@@ -128,7 +131,7 @@ impl ConfigText {
         })
     }
 
-    /// Returns the origin, for display.
+    /// Returns the origin of the configuration for display: the path of the file, or the command line.
     pub fn origin(&self) -> String {
         match &self.file {
             Some(file) => file.display().to_string(),
@@ -137,19 +140,19 @@ impl ConfigText {
     }
 }
 
-/// A stored policy.
+/// A policy that the journal stores, with the change that made it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// The number.
+    /// The number of the policy; each policy has the number after that of its predecessor.
     pub number: u64,
-    /// The change that made it, always with a configuration.
+    /// The change that made the policy. Its `written` is never `None`.
     pub change: Change,
-    /// The edits that restore the added prefixes of the policy before.
+    /// The edits that restore the added prefixes of the policy before this one.
     undo: Vec<Edit>,
 }
 
 impl Policy {
-    /// Returns the configuration.
+    /// Returns the text of the policy's configuration.
     pub fn written(&self) -> &Arc<ConfigText> {
         self.change.written.as_ref().expect("replaying fills it in")
     }
@@ -162,21 +165,21 @@ pub struct Journal {
     redactor: Redactor,
     clock: SteadyClock,
     known: PolicyHistory,
-    /// The newest change, while it is not on disk.
+    /// The newest change, until it is written to disk.
     staged: Option<Line>,
-    /// Active changes that could not be written yet.
+    /// Active changes that could not be written to disk yet, oldest first.
     unwritten: Vec<Line>,
-    /// Whether the newest policy is the last of `unwritten`.
+    /// Whether the last entry of `unwritten` is the newest policy's change.
     is_newest_unwritten: bool,
 }
 
 /// The policies of a journal and the present added prefixes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyHistory {
-    /// Oldest first.
+    /// The stored policies, oldest first.
     policies: VecDeque<Policy>,
     additions: Additions,
-    /// The newest time of all lines, a lower bound of the clock.
+    /// The newest time of all journal lines, which is a lower bound for the wall clock.
     newest_time: Timestamp,
 }
 
@@ -191,7 +194,7 @@ impl Default for PolicyHistory {
 }
 
 impl PolicyHistory {
-    /// Reads the journal of a state directory without a lock.
+    /// Reads the policies and the added prefixes from the journal in directory `folder`, without a lock.
     pub fn load_readonly(folder: &Path) -> Result<Self, StateError> {
         let mut known = Self::default();
         for line in file::read(folder)?.lines {
@@ -200,7 +203,8 @@ impl PolicyHistory {
         Ok(known)
     }
 
-    /// Reads the added prefixes of a state directory that have not expired, with the time of that decision.
+    /// Reads the added prefixes that have not expired from the journal in directory `folder`; also returns the time at
+    /// which the expiry was checked.
     pub fn load_additions(folder: &Path) -> Result<(Additions, Now), StateError> {
         let known = Self::load_readonly(folder)?;
         let now = SteadyClock::not_before(known.newest_time).now();
@@ -209,17 +213,17 @@ impl PolicyHistory {
         Ok((additions, now))
     }
 
-    /// Returns the policies, oldest first.
+    /// Returns the stored policies, oldest first.
     pub fn policies(&self) -> impl DoubleEndedIterator<Item = &Policy> {
         self.policies.iter()
     }
 
-    /// Returns the active policy.
+    /// Returns the active policy, which is the newest, or `None` if no policy is stored.
     pub fn newest(&self) -> Option<&Policy> {
         self.policies.back()
     }
 
-    /// Returns the policy with this number.
+    /// Returns the policy with this number, or `None` if it is not stored.
     pub fn get(&self, number: u64) -> Option<&Policy> {
         self.policies.iter().find(|policy| policy.number == number)
     }
@@ -236,7 +240,7 @@ impl PolicyHistory {
         later.flat_map(|policy| policy.undo.clone()).collect()
     }
 
-    /// Returns the deadline of the newest policy, if it is not confirmed.
+    /// Returns the deadline of the newest policy, or `None` if that policy is confirmed.
     pub fn unconfirmed(&self) -> Option<ConfirmDeadline> {
         self.newest()?.change.unconfirmed
     }
@@ -280,7 +284,8 @@ impl PolicyHistory {
         }
     }
 
-    /// Returns the shortest journal with the same content.
+    /// Returns the lines of the shortest journal with the same content, without the prefixes that have expired at
+    /// `now`.
     fn lines(&self, now: &Now) -> Vec<Line> {
         let mut oldest = self.additions.clone();
         for policy in self.policies.iter().rev() {
@@ -325,7 +330,7 @@ impl PolicyHistory {
 }
 
 impl Journal {
-    /// Reads the journal, without prefixes that have expired at `now`.
+    /// Opens the journal of a state directory; omits the added prefixes that have expired at `now`.
     ///
     /// A journal that cannot be read is logged and counts as empty, so that the filter can start. Secrets of earlier
     /// policies are restored from `current`, the text of the present configuration.
@@ -365,19 +370,19 @@ impl Journal {
         journal
     }
 
-    /// Returns the policies.
+    /// Returns the policies and the added prefixes of the journal.
     pub fn known(&self) -> &PolicyHistory {
         &self.known
     }
 
-    /// Appends a policy durably, and returns its number. After an error nothing was appended.
+    /// Appends a policy to the file durably, and returns the policy's number. After an error nothing is appended.
     #[cfg(test)]
     fn add(&mut self, change: Change) -> Result<u64, StateError> {
         self.stage(change);
         self.write().inspect_err(|_| self.undo_last())
     }
 
-    /// Adds a policy in memory: [`Self::write`] writes it, [`Self::undo_last`] removes it.
+    /// Adds a policy in memory. [`Self::write`] writes it to disk; [`Self::undo_last`] removes it.
     pub fn stage(&mut self, mut change: Change) {
         let newest = self.known.newest();
         let number = newest.map_or(1, |policy| policy.number + 1);
@@ -401,12 +406,12 @@ impl Journal {
         }
     }
 
-    /// Returns whether active changes are not on disk.
+    /// Returns whether active changes are missing on disk.
     pub fn is_behind(&self) -> bool {
         !self.unwritten.is_empty()
     }
 
-    /// Writes the active changes that are not on disk.
+    /// Writes the active changes that are missing on disk. After an error, the rest stay in memory.
     pub fn catch_up(&mut self) -> Result<(), StateError> {
         while let Some(line) = self.unwritten.first() {
             let line = self.redacted(line.clone());
@@ -418,12 +423,13 @@ impl Journal {
         Ok(())
     }
 
-    /// Returns whether the newest policy is staged.
+    /// Returns whether the newest policy is staged: in memory, but not written to disk.
     pub fn has_staged(&self) -> bool {
         self.staged.is_some()
     }
 
-    /// Writes the staged change durably, and returns the newest policy's number. After an error it stays staged.
+    /// Writes the staged change to disk durably, and returns the newest policy's number. After an error, the change
+    /// stays staged.
     pub fn write(&mut self) -> Result<u64, StateError> {
         if let Some(line) = &self.staged {
             let line = line.clone();
@@ -435,7 +441,8 @@ impl Journal {
         Ok(self.known.newest().map_or(0, |policy| policy.number))
     }
 
-    /// Removes the last staged change, on disk too, since it could not be activated. A repeated call has no effect.
+    /// Removes the last staged change from memory and disk, after it could not be activated. A repeated call has no
+    /// effect.
     pub fn undo_last(&mut self) {
         if self.is_newest_unwritten {
             self.unwritten.pop();
@@ -454,7 +461,7 @@ impl Journal {
         }
     }
 
-    /// Records that the newest policy is confirmed.
+    /// Records on disk that the newest policy is confirmed.
     pub fn confirm(&mut self) -> Result<(), StateError> {
         let Some(number) = self.known.newest().map(|policy| policy.number) else {
             return Ok(());
@@ -466,12 +473,14 @@ impl Journal {
         Ok(())
     }
 
-    /// Returns the time by which prefixes expire, never earlier than the newest time of the journal.
+    /// Returns the time that decides which added prefixes have expired; never earlier than the newest time in the
+    /// journal.
     pub fn now(&self) -> Now {
         self.clock.now()
     }
 
-    /// Removes and returns the expired prefixes. The expiry is recorded, so that a clock that is set back restores none.
+    /// Removes and returns the added prefixes that have expired at `now`. The expiry is written to disk, so that a
+    /// clock that is set back does not restore them.
     pub fn expire(&mut self, now: &Now) -> Vec<Addition> {
         let gone = self.known.additions.expire(now);
         if !gone.is_empty() {
@@ -492,14 +501,14 @@ impl Journal {
         gone
     }
 
-    /// Rewrites the file if most of it is superfluous. A failure is logged.
+    /// Rewrites the journal's file if most of its edits are superfluous. A failure is logged.
     pub fn compact(&mut self, state: &StateDir, now: &Now) {
         if self.file.edits() > self.known.edits() * 2 + HISTORY {
             self.rewrite(state, now);
         }
     }
 
-    /// Returns the line without secrets.
+    /// Returns the journal line with a tag in place of each secret.
     fn redacted(&self, mut line: Line) -> Line {
         if let Line::Change { change, .. } = &mut line
             && let Some(written) = &mut change.written

@@ -18,27 +18,27 @@ use jiff::Timestamp;
 use log::warn;
 use serde::{Deserialize, Serialize};
 
-/// Cannot be the name of a source's file, since names of sources have no dot.
+/// The name of the record's file. No list of a source can have this name, since names of sources have no dot.
 const FILE: &str = "record.v2.json";
-/// The largest record, in bytes. It contains every grace prefix.
+/// The maximum size of the record's file in bytes; the record contains every grace prefix.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// The names and sources of a generation.
+/// The names and the sources of a generation, for reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// The number of the generation.
     pub generation: u32,
-    /// The start of uninterrupted filtering.
+    /// The time since which packets have been filtered without interruption; `None` if it is unknown.
     #[serde(default)]
     pub since: Option<Timestamp>,
-    /// The names of the ids in the kernel's maps.
+    /// The names for the match ids in the kernel's maps.
     pub names: Names,
-    /// The checksum of the names before, which may still be the active ones.
+    /// The checksum of the previous names, which the kernel uses until the generation is published.
     #[serde(default)]
     pub before: u64,
-    /// The services, by name.
+    /// The services of the generation, by name.
     pub services: BTreeMap<String, ServiceRecord>,
-    /// The used sources, by name.
+    /// The used sources of the generation, by name.
     pub sources: BTreeMap<String, SourceRecord>,
 }
 
@@ -47,48 +47,48 @@ pub struct Record {
 pub struct ServiceRecord {
     /// The ports, as configured.
     pub ports: Vec<String>,
-    /// The interfaces that it is limited to; empty is all.
+    /// The interfaces that the service is limited to; empty for all interfaces.
     pub interfaces: Vec<String>,
-    /// The allowed sources.
+    /// The names of the sources that the service allows.
     pub allow: Vec<String>,
 }
 
 /// A source of the record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceRecord {
-    /// The origin, for display.
+    /// The origin of the source's list, for display.
     pub origin: String,
-    /// The provider's regions, as configured; empty is the default.
+    /// The regions of the provider, as configured; empty for the provider's default.
     #[serde(default)]
     pub regions: Vec<String>,
-    /// The number of active prefixes.
+    /// The number of active prefixes of the source, including grace prefixes.
     pub prefixes: usize,
-    /// The number of grace prefixes among them.
+    /// The number of grace prefixes among the active prefixes.
     #[serde(default)]
     pub held: usize,
-    /// The grace prefixes, with the end of their grace period.
+    /// The grace prefixes, each with the end of its grace period.
     #[serde(default)]
     pub holds: Vec<Held>,
-    /// The time of the last successful fetch; `None` without a list.
+    /// The time of the last successful fetch; `None` if the source has no list.
     pub fetched: Option<Timestamp>,
-    /// The reason why the last fetch failed, if it did.
+    /// The reason why the last fetch failed or its list was rejected; `None` after a success.
     pub failure: Option<String>,
-    /// The code of the reason.
+    /// The code of the failure's reason.
     #[serde(default)]
     pub failure_code: Option<ErrorCode>,
-    /// The age at which the list is stale; `None` if it cannot be stale.
+    /// The age in seconds above which the list is stale; `None` if it cannot become stale.
     #[serde(default)]
     pub max_age_seconds: Option<u64>,
     /// Whether there is a rejected list that the operator can accept.
     #[serde(default)]
     pub refused: bool,
-    /// Notes about the list.
+    /// Notes about the source's list, one line each.
     #[serde(default)]
     pub notes: Vec<String>,
 }
 
 impl SourceRecord {
-    /// Returns the state of the source; of several, the most important one.
+    /// Returns the state of the source as one word; if several states apply, the most important one.
     pub fn state(&self, now: Timestamp) -> &'static str {
         if self.refused {
             "refused"
@@ -103,7 +103,7 @@ impl SourceRecord {
         }
     }
 
-    /// Returns whether the list is older than its `max_age`.
+    /// Returns whether the list is older than its `max_age` at the time `now`.
     pub fn is_stale(&self, now: Timestamp) -> bool {
         let age = self.fetched.map(|fetched| now.duration_since(fetched));
         self.max_age_seconds
@@ -113,7 +113,8 @@ impl SourceRecord {
 }
 
 impl Record {
-    /// Returns the record of a generation.
+    /// Returns the record of a generation with this policy and these lists; `since` is the start of uninterrupted
+    /// filtering.
     pub fn of(
         generation: u32,
         names: &Names,
@@ -164,7 +165,8 @@ impl Record {
         }
     }
 
-    /// Returns whether the names belong to the kernel's ids; `named` is the checksum in the kernel.
+    /// Returns whether the record's names belong to the kernel's match ids; `named` is the checksum of the names in the
+    /// kernel.
     pub fn is_of(&self, named: u64) -> bool {
         named == self.names.checksum() || named == self.before
     }
@@ -178,13 +180,14 @@ impl Record {
             .collect()
     }
 
-    /// Stores the record atomically.
+    /// Stores the record in the state directory atomically.
     pub fn store(&self, state: &StateDir) -> Result<()> {
         let bytes = serde_json::to_vec(self).context("cannot encode the record")?;
         Ok(state.write(FILE, bytes)?)
     }
 
-    /// Reads the record. Returns `None` if it is missing or, which is logged, damaged: reports then lack names.
+    /// Reads the record from a state directory. Returns `None` if it is missing, or damaged, which is logged: reports
+    /// then lack names.
     pub fn load(state_dir: &Path) -> Option<Self> {
         let path = state_dir.join(FILE);
         let bytes = match Open::state(MAX_BYTES).read(&path) {
@@ -208,7 +211,7 @@ impl Record {
             .ok()
     }
 
-    /// Removes the record, if there is one.
+    /// Removes the record from a state directory; a missing record is no error.
     pub fn remove(state_dir: &Path) -> Result<()> {
         let path = state_dir.join(FILE);
         let file = path.clone();

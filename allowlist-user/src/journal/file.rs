@@ -16,22 +16,22 @@ use serde::{Deserialize, Serialize};
 use super::Change;
 use crate::additions::Addition;
 
-/// Cannot be the name of a source's file, since names of sources have no dot.
+/// The name of the journal's file. No list of a source can have this name, since names of sources have no dot.
 const FILE: &str = "ledger.v1.jsonl";
-/// The largest journal, in bytes.
+/// The maximum size of the journal's file, in bytes.
 const MAX_BYTES: u64 = 256 << 20;
 
 /// A line of the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Line {
-    /// The added prefixes before the first stored change.
+    /// The added prefixes at the time of the oldest stored change.
     Base { additions: Vec<Addition> },
     /// A change, with the number of its policy.
     Change { number: u64, change: Change },
-    /// The policy was confirmed.
+    /// The policy with this number was confirmed.
     Confirmed { number: u64 },
-    /// These added prefixes expired at that time.
+    /// The added prefixes that expired, and the time of the expiry.
     Expired {
         time: Timestamp,
         additions: Vec<(IpNet, String)>,
@@ -40,7 +40,7 @@ pub(super) enum Line {
 
 #[derive(Serialize, Deserialize)]
 struct Stored {
-    /// The checksum of the line's JSON.
+    /// The CRC-32 checksum of the line, as JSON.
     crc32: u32,
     line: Line,
 }
@@ -69,27 +69,27 @@ impl Line {
     }
 }
 
-/// The open journal.
+/// The open file of the journal.
 #[derive(Debug)]
 pub(super) struct File {
     path: PathBuf,
-    /// The number of edits in it.
+    /// The number of edits of added prefixes in the file.
     edits: usize,
-    /// Its length before the last line.
+    /// The length of the file before its last line; `None` if that line is permanent.
     before: Option<u64>,
-    /// Whether it could not be read. Then nothing is appended.
+    /// Whether the file could not be read, in which case nothing is appended to it.
     is_unread: bool,
 }
 
-/// The content of the file.
+/// The lines of the journal's file, and the number of damaged lines.
 pub(super) struct Read {
     pub(super) lines: Vec<Line>,
     damaged: usize,
 }
 
 impl File {
-    /// Reads the file. Returns it, its lines, and whether lines were damaged; then a copy of the file is kept. A file
-    /// that cannot be read has no lines, and nothing is appended to it.
+    /// Opens the journal's file. Returns the file, its lines, and whether some lines are damaged, in which case a copy
+    /// of the file is kept. A file that cannot be read has no lines, and nothing is appended to it.
     pub(super) fn open(state: &StateDir) -> (Self, Vec<Line>, bool) {
         let path = state.path().join(FILE);
         let mut file = Self {
@@ -123,7 +123,7 @@ impl File {
         (file, lines, damaged > 0)
     }
 
-    /// Renames a file that is not a journal, so that a new one can replace it. After an I/O error the file stays.
+    /// Renames a file that is not a journal, so that a new one can replace it. After an I/O error, keeps the file.
     fn set_aside(&mut self, error: &ReadError) {
         let path = self.path.display();
         let lost = "policies and added prefixes are lost";
@@ -147,7 +147,7 @@ impl File {
         }
     }
 
-    /// Appends a line durably. After an error nothing was appended.
+    /// Appends a line to the file durably. After an error nothing is appended.
     pub(super) fn add(&mut self, line: &Line) -> Result<(), StateError> {
         let written = self.append(line.encode());
         self.before = Some(written.map_err(|cause| self.problem(cause))?);
@@ -155,7 +155,7 @@ impl File {
         Ok(())
     }
 
-    /// Removes the line that was appended last. Returns whether there was one.
+    /// Removes the line that was appended last, unless it is permanent. Returns whether a line was removed.
     pub(super) fn undo_last(&mut self) -> Result<bool, StateError> {
         let Some(length) = self.before.take() else {
             return Ok(false);
@@ -172,12 +172,12 @@ impl File {
         Ok(true)
     }
 
-    /// Makes all lines permanent: none will be removed by [`Self::undo_last`].
+    /// Makes all lines permanent, so that [`Self::undo_last`] cannot remove them.
     pub(super) fn make_permanent(&mut self) {
         self.before = None;
     }
 
-    /// Rewrites the file.
+    /// Replaces the content of the file by `lines`.
     pub(super) fn replace(&mut self, state: &StateDir, lines: &[Line]) -> Result<(), StateError> {
         if self.is_unread {
             return Err(self.problem(unread()));
@@ -200,7 +200,7 @@ impl File {
         }
     }
 
-    /// Appends bytes, and returns the length of the file before.
+    /// Appends an encoded line to the file, and returns the length of the file before.
     fn append(&self, line: Vec<u8>) -> io::Result<u64> {
         if self.is_unread {
             return Err(unread());
@@ -233,7 +233,7 @@ impl File {
     }
 }
 
-/// Appends a line to the file at `path`, which is created if missing. Returns its length before.
+/// Appends a line to the file at `path`, and creates the file if it is missing. Returns the length of the file before.
 fn append(path: &Path, folder: &Path, line: &[u8]) -> io::Result<u64> {
     let is_new = !path.exists();
     let mut options = OpenOptions::new();
@@ -264,7 +264,7 @@ fn append(path: &Path, folder: &Path, line: &[u8]) -> io::Result<u64> {
     Ok(length)
 }
 
-/// Copies a file.
+/// Copies the file `from` to `to`.
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let bytes = Open::state(MAX_BYTES).read_here(from)?;
     let _ = fs::remove_file(to);
@@ -282,7 +282,7 @@ fn whole_lines(bytes: &[u8]) -> u64 {
     last.map_or(0, |at| at as u64 + 1)
 }
 
-/// Reads the file of a state directory; a missing one has no lines.
+/// Reads the journal's file in the state directory `folder`. A missing file has no lines.
 pub(super) fn read(folder: &Path) -> Result<Read, StateError> {
     match read_bytes(folder) {
         Ok(bytes) => Ok(Read::of(&bytes)),

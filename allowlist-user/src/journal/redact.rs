@@ -14,29 +14,31 @@ use ring::{hmac, rand};
 
 use crate::config::{Secret, secrets, without_comments};
 
-/// The file of the key. Cannot be the name of a source's file, since names of sources have no dot.
+/// The name of the file with the redaction key. No list of a source can have this name, since names of sources have no
+/// dot.
 const KEY_FILE: &str = "redaction.key";
 const KEY_BYTES: usize = 32;
-/// The beginning of a redacted string, or of a redacted URL's fragment.
+/// The beginning of a tag, which replaces a secret string or is the fragment of a redacted URL.
 const MARK: &str = "secret:";
-/// The bytes of a tag.
+/// The number of bytes of a tag.
 const TAG_BYTES: usize = 16;
 
-/// The key of a state directory.
+/// The redactor of configuration texts, which holds the secret key of a state directory.
 #[derive(Debug)]
 pub(super) struct Redactor {
     key: hmac::Key,
 }
 
-/// A text with restored secrets.
+/// A configuration text whose secrets were restored.
 pub(super) struct Restored {
     pub(super) text: String,
-    /// The number of secrets that could not be restored; the text has their tags.
+    /// The number of secrets that could not be restored; the text contains their tags instead.
     pub(super) missing: usize,
 }
 
 impl Redactor {
-    /// Reads the key of a state directory, or creates one. If it cannot be stored, later starts cannot restore secrets.
+    /// Reads the redaction key of a state directory, or creates one. If the new key cannot be stored, later starts
+    /// cannot restore secrets.
     pub(super) fn open(state: &StateDir) -> Self {
         let open = Open::state(KEY_BYTES as u64);
         let kept = open.read(&state.path().join(KEY_FILE)).ok();
@@ -59,8 +61,8 @@ impl Redactor {
         }
     }
 
-    /// Returns the text without comments, with a tag for each secret: valid TOML with the same keys and valid URLs.
-    /// Idempotent.
+    /// Returns the text without comments, and with a tag in place of each secret. The result is valid TOML with the
+    /// same keys and valid URLs. A redacted text is returned unchanged.
     pub(super) fn redact(&self, text: &str) -> String {
         let text = without_comments(text);
         replace(&text, |secret| match tag(secret) {
@@ -69,7 +71,7 @@ impl Redactor {
         })
     }
 
-    /// Restores the secrets of a redacted text that `current`, the text of the present file, has too.
+    /// Restores each secret of a redacted text that also occurs in `current`, the text of the present file.
     pub(super) fn restore(&self, text: &str, current: &str) -> Restored {
         let known = secrets(current);
         let by_tag: HashMap<String, &str> = known
@@ -86,7 +88,7 @@ impl Redactor {
         Restored { text, missing }
     }
 
-    /// Returns the replacement of a secret; of a URL, with its public part.
+    /// Returns the replacement of a secret: a tag, and for a URL also its public part.
     fn redacted(&self, secret: &Secret) -> String {
         let digest = hmac::sign(&self.key, secret.value.as_bytes());
         let mut value = match &secret.public {
@@ -100,7 +102,7 @@ impl Redactor {
     }
 }
 
-/// Returns the tag, if the value is a redacted one.
+/// Returns the tag of a string that was redacted before, or `None` for any other string.
 fn tag(secret: &Secret) -> Option<&str> {
     let (_, tag) = secret.value.rsplit_once(MARK)?;
     let is_tag = tag.len() == 2 * TAG_BYTES && tag.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -111,7 +113,7 @@ fn tag(secret: &Secret) -> Option<&str> {
     (is_tag && whole).then_some(tag)
 }
 
-/// Replaces the literal of each secret by the result of `with`, if any.
+/// Replaces each secret's string in the text by the string that `with` returns; `None` keeps the secret.
 fn replace(text: &str, mut with: impl FnMut(&Secret) -> Option<String>) -> String {
     let (mut out, mut at) = (String::with_capacity(text.len()), 0);
     for secret in secrets(text) {
