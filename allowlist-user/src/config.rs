@@ -45,25 +45,25 @@ pub use sources::provided;
 pub struct Config {
     /// The interfaces to filter on; may be empty if the command line names them.
     pub interfaces: Vec<String>,
-    /// Enforce or observe.
+    /// Whether packets are dropped (enforce), or decisions are only counted (observe).
     pub mode: Mode,
-    /// The default verdict, return traffic, exemptions and lookup.
+    /// The rules for packets: default verdict, return traffic, exemptions and lookup.
     pub rules: Rules,
-    /// How to attach the XDP program.
+    /// The mode in which to attach the XDP program.
     pub attach: AttachModeRequest,
-    /// The maximum number of prefixes of a generation.
+    /// The maximum number of prefixes in a generation.
     pub max_prefixes: u32,
-    /// The maximum number of tracked flows.
+    /// The maximum number of tracked flows in the flow table.
     pub max_flows: u32,
     /// The command and the webhook that receive events.
     pub hook: Hook,
-    /// The maximum size of the history of changes on disk.
+    /// The maximum size of the history of list changes on disk, in bytes.
     pub history_bytes: u64,
-    /// The maximum size of the audit trail on disk.
+    /// The maximum size of the audit log on disk, in bytes.
     pub log_bytes: u64,
-    /// The behaviour of a start while a source has no list.
+    /// What a start does while a source has no list.
     pub at_start: AtStart,
-    /// The group whose members may use the control socket, besides root.
+    /// The group whose members may use the control socket, besides root; `None` for root alone.
     pub control_group: Option<String>,
     /// The services and their sources.
     pub policy: Policy,
@@ -71,22 +71,22 @@ pub struct Config {
 
 /// The default of `max_prefixes`.
 const MAX_PREFIXES: u32 = 250_000;
-/// The default of `max_flows`: about 15 MB of kernel memory, with the flows' peers.
+/// The default of `max_flows`, which needs about 15 MB of kernel memory, with the flows' peers.
 const MAX_FLOWS: u32 = 65_536;
-/// The default of `history_size`.
+/// The default of `history_size`, in bytes.
 const HISTORY_BYTES: u64 = 8 << 20;
-/// The default of `log_size`.
+/// The default of `log_size`, in bytes.
 const LOG_BYTES: u64 = 8 << 20;
-/// IFNAMSIZ without the terminating NUL.
+/// The maximum length of an interface name: IFNAMSIZ without the terminating NUL.
 const MAX_INTERFACE_BYTES: usize = 15;
-/// The largest configuration, in bytes.
+/// The maximum size of a configuration file, in bytes.
 const MAX_BYTES: u64 = 16 << 20;
 /// The number of problems that an error prints; the rest are counted.
 const SHOWN_PROBLEMS: usize = 20;
 
 impl Config {
-    /// Returns the generation that these tables, compiled from the configuration, make in this mode: what the lockout
-    /// check compares.
+    /// Returns the generation of these tables, compiled from this configuration, in this mode. The lockout check
+    /// compares generations.
     pub fn generation<'a>(&'a self, mode: Mode, tables: &'a Tables) -> Generation<'a> {
         Generation {
             interfaces: &self.interfaces,
@@ -97,12 +97,12 @@ impl Config {
         }
     }
 
-    /// Reads and validates a file.
+    /// Reads and validates the configuration file at `path`.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         Self::parse(&Self::text(path)?, path)
     }
 
-    /// Reads the text of a file, or of a pipe such as `/dev/stdin`.
+    /// Reads the text of a configuration file, or of a pipe such as `/dev/stdin`.
     pub fn text(path: &Path) -> Result<String, ConfigError> {
         let is_other = std::fs::metadata(path).is_ok_and(|found| !found.is_file());
         if !is_other {
@@ -121,7 +121,7 @@ impl Config {
         Self::decode(path, read)
     }
 
-    /// Reads the text of a regular file, for callers that must not block on a pipe.
+    /// Reads the text of a configuration file; refuses a pipe, for callers that must not block.
     pub fn file_text(path: &Path) -> Result<String, ConfigError> {
         Self::decode(path, Open::configured(MAX_BYTES).read(path))
     }
@@ -154,7 +154,7 @@ impl Config {
         problems.result(config, text, file)
     }
 
-    /// Returns the configuration with one service, `cli`, that the options of a run without a file describe.
+    /// Returns the configuration that the options of a run without a file define: one service, named `cli`.
     pub fn from_inline(
         interfaces: Vec<String>,
         allow: Vec<IpNet>,
@@ -227,7 +227,7 @@ impl Config {
         ))
     }
 
-    /// Returns the text of a configuration file with the same meaning as the options.
+    /// Returns the text of a configuration file that has the same meaning as these command-line options.
     pub fn inline_toml(
         mode: Mode,
         allow: &[IpNet],
@@ -254,7 +254,7 @@ impl Config {
         text
     }
 
-    /// Returns warnings about valid settings that are probably mistakes.
+    /// Returns warnings about settings of this configuration that are valid but probably mistakes.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.interfaces.is_empty() {
@@ -309,9 +309,9 @@ impl Config {
         warnings
     }
 
-    /// Returns warnings about services that cover ephemeral ports of this host, the range `own`.
+    /// Returns warnings about services that cover ephemeral ports of this host, which are the range `own`.
     ///
-    /// Without flow tracking such a service also decides about the answers to this host's own connections.
+    /// Without flow tracking, such a service also decides about the answers to this host's own connections.
     pub fn own_port_warnings(&self, own: &RangeInclusive<u16>) -> Vec<String> {
         let meets = |ports: &Ports| ports.meets(TCP, own) || ports.meets(UDP, own);
         let services = self.policy.services.iter().filter(|_| !self.rules.tracks());
@@ -401,26 +401,26 @@ pub enum ConfigError {
     /// The file is missing or not readable.
     #[error("{}: cannot be read: {cause}; check the path and its permissions", file.display())]
     Unreadable {
-        /// The file, as the caller named it.
+        /// The path of the file, as the caller named it.
         file: PathBuf,
-        /// The error of the system.
+        /// The error of the operating system.
         cause: io::Error,
     },
     /// The file is not UTF-8 text.
     #[error("{}:{line}: not valid UTF-8; convert the file to UTF-8", file.display())]
     NotText {
-        /// The file, as the caller named it.
+        /// The path of the file, as the caller named it.
         file: PathBuf,
-        /// The first line with invalid bytes.
+        /// The number of the first line with invalid bytes.
         line: usize,
     },
-    /// All mistakes, in the order of the text; printed one per line.
+    /// All mistakes in the configuration, in the order of the text; printed one per line.
     #[error("{}", Lines(.0))]
     Invalid(Vec<Problem>),
 }
 
 impl ConfigError {
-    /// Returns the code of the error.
+    /// Returns the code of the error, for programs.
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Unreadable { .. } => ErrorCode::ConfigUnreadable,
@@ -432,11 +432,11 @@ impl ConfigError {
 /// A mistake in a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The file, line and column, from 1; `None` for the command line.
+    /// The file, and the line and column of the mistake, both from 1; `None` for the command line.
     pub place: Option<(PathBuf, usize, usize)>,
-    /// The key, such as `sources.office.prefixes[1]`, or the option; may be empty.
+    /// The key with the mistake, such as `sources.office.prefixes[1]`, or the command-line option; may be empty.
     pub key: String,
-    /// The mistake and its remedy.
+    /// The description of the mistake, with its remedy.
     pub message: String,
 }
 
@@ -507,7 +507,7 @@ fn unknown_provider(name: &str) -> String {
     }
 }
 
-/// Returns the error of a service that allows an outbound source.
+/// Returns the message for a service that allows the outbound source `name`.
 fn outbound(name: &str) -> String {
     format!(
         "{name:?} lists destinations of outbound connections; to allow inbound connections from them too, set direction = \"any\" in [sources.{name}]"

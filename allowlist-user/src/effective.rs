@@ -25,7 +25,7 @@ use crate::config::Config;
 use crate::hook::Hook;
 use crate::time::Now;
 
-/// The number of prefixes of a list or service that a difference names; the rest are counted.
+/// The maximum number of prefixes of a list or service that a difference names; the rest are counted.
 const NAMED: usize = 20;
 
 /// All inputs of verdicts: the configuration, the mode, the added prefixes and the lists.
@@ -33,14 +33,14 @@ const NAMED: usize = 20;
 pub struct EffectiveState<'a> {
     config: &'a Config,
     mode: Mode,
-    /// The added prefixes that have not expired.
+    /// The added prefixes, without those that have expired.
     additions: Additions,
     lists: &'a Snapshot,
 }
 
 impl<'a> EffectiveState<'a> {
-    /// Returns the state with these inputs. `mode` may differ from the configuration's; `additions` that have expired at
-    /// `now` are ignored; `lists` may lack sources.
+    /// Returns the effective state of these inputs. `mode` may differ from the configuration's mode; `additions` that
+    /// have expired at `now` are ignored; `lists` may lack sources.
     pub fn new(
         config: &'a Config,
         mode: Mode,
@@ -58,12 +58,12 @@ impl<'a> EffectiveState<'a> {
         }
     }
 
-    /// Returns whether a command set another mode than the configuration's.
+    /// Returns whether a command has set a mode other than that of the configuration.
     fn is_mode_by_command(&self) -> bool {
         self.mode != self.config.mode
     }
 
-    /// Returns the added prefixes of existing services, by service and prefix.
+    /// Returns the added prefixes of the services that the configuration has, by service and prefix.
     fn added(&self) -> BTreeMap<(&str, IpNet), &Addition> {
         let services = &self.config.policy.services;
         self.additions
@@ -74,7 +74,7 @@ impl<'a> EffectiveState<'a> {
     }
 }
 
-/// Returns a line for each difference between two states; none if verdicts and reports are equal.
+/// Returns a line for each difference between two effective states; no line if verdicts and reports are equal.
 pub fn difference(old: &EffectiveState, new: &EffectiveState) -> Vec<String> {
     let mut lines = Lines::default();
     mode(old, new, &mut lines);
@@ -85,7 +85,7 @@ pub fn difference(old: &EffectiveState, new: &EffectiveState) -> Vec<String> {
     lines.0
 }
 
-/// The lines of a difference, in display order.
+/// The lines that describe a difference, in display order.
 #[derive(Default)]
 struct Lines(Vec<String>);
 
@@ -94,7 +94,8 @@ impl Lines {
         self.0.push(line);
     }
 
-    /// Compares a key with one value. For values with equal texts, such as secrets, the line states only the change.
+    /// Adds a line if the value of a key differs. For values with equal texts, such as secrets, the line states only
+    /// that the value has changed.
     fn value<T: PartialEq>(&mut self, key: &str, old: &T, new: &T, show: impl Fn(&T) -> String) {
         if old == new {
             return;
@@ -107,12 +108,12 @@ impl Lines {
         });
     }
 
-    /// Compares a key whose value is displayed as in the configuration.
+    /// Adds a line if the value of a key differs; the value is displayed as in the configuration.
     fn plain<T: PartialEq + Display>(&mut self, key: &str, old: &T, new: &T) {
         self.value(key, old, new, T::to_string);
     }
 
-    /// Compares a key whose value serializes to a string of the configuration.
+    /// Adds a line if the value of a key differs; the value serializes to a string as in the configuration.
     fn word<T: PartialEq + Serialize>(&mut self, key: &str, old: &T, new: &T) {
         self.value(key, old, new, |value| match serde_json::json!(value) {
             serde_json::Value::String(word) => word,
@@ -120,7 +121,7 @@ impl Lines {
         });
     }
 
-    /// Compares a key with several values in any order.
+    /// Adds a line if the values of a key differ; their order does not matter.
     fn set<T: Display>(&mut self, key: &str, old: &[T], new: &[T]) {
         let [old, new] = [old, new].map(|items| {
             let items: BTreeSet<String> = items.iter().map(ToString::to_string).collect();
@@ -132,7 +133,7 @@ impl Lines {
         });
     }
 
-    /// Adds a line for each of the first prefixes, and one for the number of the rest.
+    /// Adds a line for each of the first prefixes, and a line with the number of the rest.
     fn prefixes(&mut self, prefixes: &[IpNet], line: impl Fn(&str) -> String) {
         for prefix in prefixes.iter().take(NAMED) {
             self.push(line(&prefix.to_string()));
@@ -159,7 +160,7 @@ fn path(path: &Option<PathBuf>) -> String {
     or_none(text.unwrap_or_default())
 }
 
-/// Formats a size in the syntax of the configuration.
+/// Returns a size in bytes in the syntax of the configuration.
 #[expect(
     clippy::trivially_copy_pass_by_ref,
     reason = "the signature of a field's formatter"
@@ -242,7 +243,7 @@ fn configuration(old: &Config, new: &Config, lines: &mut Lines) {
     }
 }
 
-/// Returns whether the interfaces differ only in their order.
+/// Returns whether the interfaces of two configurations differ only in their order.
 fn same_sets(old: &Config, new: &Config) -> bool {
     let set = |config: &Config| config.interfaces.iter().cloned().collect::<BTreeSet<_>>();
     old.interfaces != new.interfaces && set(old) == set(new)

@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{ConfigError, Problem, nearest};
 
-/// Parses a text. Reports the first syntax error.
+/// Parses a TOML text. Returns `None` after a syntax error, of which the first is reported.
 pub(in crate::config) fn parse<'t>(
     text: &'t str,
     problems: &mut Problems,
@@ -26,8 +26,8 @@ pub(in crate::config) fn parse<'t>(
     None
 }
 
-/// Returns the key of the line that starts at this position. Values are not repeated in errors, as they may be
-/// secret: an unquoted token is a syntax error too.
+/// Returns the key of the line that starts at byte `at` of the text. Errors contain the key but not the value, which
+/// may be secret: an unquoted token is a syntax error too.
 fn key_at(text: &str, at: usize) -> Option<&str> {
     let starts_a_line = text[..at].rsplit('\n').next()?.trim().is_empty();
     let (key, _) = text[at..].lines().next()?.split_once('=')?;
@@ -36,7 +36,7 @@ fn key_at(text: &str, at: usize) -> Option<&str> {
     (starts_a_line && !key.is_empty() && key.chars().all(is_bare)).then_some(key)
 }
 
-/// The mistakes found so far: position in the text, key and message.
+/// The mistakes found so far: each with its position in the text, its key and the message.
 #[derive(Default)]
 pub(in crate::config) struct Problems(Vec<(usize, String, String)>);
 
@@ -45,7 +45,7 @@ impl Problems {
         self.0.push((at, key.to_owned(), message.into()));
     }
 
-    /// Returns `value` if there are no mistakes, else all mistakes in the order of the text.
+    /// Returns `value` if no mistake was found, otherwise an error with all mistakes in the order of the text.
     pub(in crate::config) fn result<T>(
         mut self,
         value: T,
@@ -75,7 +75,7 @@ impl Problems {
     }
 }
 
-/// A value with its path of keys and its position.
+/// A value of the document, with its path of keys and its position in the text.
 pub(in crate::config) struct Node<'d> {
     pub(in crate::config) key: String,
     pub(in crate::config) at: usize,
@@ -83,7 +83,7 @@ pub(in crate::config) struct Node<'d> {
 }
 
 impl<'d> Node<'d> {
-    /// Reports a mistake in this value.
+    /// Reports a mistake in this value, with `message` as the description.
     pub(in crate::config) fn wrong(&self, problems: &mut Problems, message: impl Into<String>) {
         problems.add(self.at, &self.key, message);
     }
@@ -102,7 +102,7 @@ impl<'d> Node<'d> {
         }
     }
 
-    /// Returns the integer, or `None` without a report if the value is none or does not fit.
+    /// Returns the value as an unsigned integer, or `None` without a report if it is no integer or does not fit.
     pub(in crate::config) fn integer(&self) -> Option<u64> {
         match self.value {
             DeValue::Integer(integer) => {
@@ -112,7 +112,7 @@ impl<'d> Node<'d> {
         }
     }
 
-    /// Returns the number, or `None` without a report if the value is none.
+    /// Returns the value as a number, or `None` without a report if it is no number.
     pub(in crate::config) fn fraction(&self) -> Option<f64> {
         match self.value {
             DeValue::Float(float) => float.as_str().parse().ok(),
@@ -121,7 +121,7 @@ impl<'d> Node<'d> {
         }
     }
 
-    /// Returns the string, or `None` without a report if the value is none.
+    /// Returns the value as a string, or `None` without a report if it is no string.
     pub(in crate::config) fn string(&self) -> Option<&'d str> {
         match self.value {
             DeValue::String(text) => Some(text),
@@ -175,7 +175,8 @@ impl<'d> Node<'d> {
     }
 }
 
-/// A table with its path of keys and its position, which is that of its name if it has one.
+/// A table of the document, with its path of keys and its position in the text: that of the table's name, if it has
+/// one.
 pub(in crate::config) struct Table<'d> {
     pub(in crate::config) key: String,
     pub(in crate::config) at: usize,
@@ -191,7 +192,7 @@ impl<'d> Table<'d> {
         }
     }
 
-    /// Reports all keys that are not in `known`.
+    /// Reports all keys of the table that are not in `known`.
     pub(in crate::config) fn only(&self, known: &[&str], problems: &mut Problems) {
         for name in self.entries.keys() {
             if !known.contains(&name.get_ref().as_ref()) {
@@ -213,7 +214,7 @@ impl<'d> Table<'d> {
         })
     }
 
-    /// Returns the entries by name; their positions are those of their names.
+    /// Returns the entries of the table by name; the position of each entry is that of its name.
     pub(in crate::config) fn entries(&self) -> impl Iterator<Item = (&'d str, Node<'d>)> {
         self.entries.iter().map(|(name, value)| {
             let (at, name) = (name.span().start, name.get_ref().as_ref());

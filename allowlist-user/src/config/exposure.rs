@@ -12,7 +12,7 @@ use super::Config;
 const SSH: u16 = 22;
 
 impl Config {
-    /// Returns a warning if no service covers SSH and the default verdict drops it.
+    /// Returns a warning if no service covers SSH and the default verdict drops SSH packets, otherwise `None`.
     pub fn ssh_warning(&self) -> Option<String> {
         let is_closed = self.rules.default == Verdict::Drop && !self.covers_ssh();
         is_closed.then(|| {
@@ -22,8 +22,8 @@ impl Config {
         })
     }
 
-    /// Returns a note if no service covers SSH and the default verdict passes it. Not a warning, since another
-    /// firewall may protect SSH.
+    /// Returns a note if no service covers SSH and the default verdict passes SSH packets, otherwise `None`. This is no
+    /// warning, since another firewall may protect SSH.
     pub fn ssh_note(&self) -> Option<String> {
         let is_open = self.rules.default == Verdict::Pass
             && !self.policy.services.is_empty()
@@ -35,7 +35,8 @@ impl Config {
         })
     }
 
-    /// Returns a note if services cover some UDP ports, since they also decide about fragments to the other ports.
+    /// Returns a note if services cover some UDP ports, since these services also decide about fragments to the other
+    /// ports; otherwise `None`.
     pub fn fragment_note(&self) -> Option<String> {
         let all = 1..=u16::MAX;
         let mut ports = self.policy.services.iter().flat_map(|one| &one.ports);
@@ -211,7 +212,7 @@ mod tests {
         .assert_eq(&texts);
     }
 
-    /// `Config::warnings` reports prefixes of the configuration.
+    /// Static prefixes are reported by `Config::warnings`, and not a second time by `everyone_warnings`.
     #[test]
     fn static_prefixes_are_reported_once() {
         let text = "[services.web]\nports = ['tcp/443']\nallow = ['all']\n[sources.all]\nprefixes = ['0.0.0.0/0']\n";

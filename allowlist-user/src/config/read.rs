@@ -29,7 +29,8 @@ const MAX_PREFIXES_RANGE: RangeInclusive<u64> = 1..=4_000_000;
 const MAX_FLOWS_RANGE: RangeInclusive<u64> = 1024..=16_000_000;
 const KEPT_RANGE: RangeInclusive<u64> = 4096..=1 << 30;
 
-/// Reads a configuration. Adds mistakes to `problems`, and uses the default for each invalid value.
+/// Reads a configuration from a parsed document. Adds mistakes to `problems`, and uses the default for each invalid
+/// value. Relative paths start in `folder`.
 pub(super) fn config(
     document: &Spanned<DeTable>,
     folder: &Path,
@@ -113,7 +114,7 @@ fn read_kept_size(root: &Table, key: &str, default: u64, problems: &mut Problems
     default
 }
 
-/// Reads `control_group`. The daemon checks whether the group exists.
+/// Reads the key `control_group`. Whether the group exists is checked by the daemon.
 fn read_control_group(root: &Table, problems: &mut Problems) -> Option<String> {
     let node = root.get("control_group")?;
     let name = node.text(problems)?;
@@ -182,7 +183,7 @@ fn read_interfaces(table: &Table, problems: &mut Problems) -> Vec<String> {
     })
 }
 
-/// Returns the value of a key with these choices. The first choice is the default.
+/// Reads a key that has one of the values in `choices`. Returns the first choice if the key is missing or invalid.
 fn read_choice<T: Copy, const N: usize>(
     table: &Table,
     key: &str,
@@ -210,7 +211,7 @@ fn read_choice<T: Copy, const N: usize>(
     choice.map_or(default, |(_, value)| *value)
 }
 
-/// Returns `None` if the key is missing or invalid.
+/// Reads an integer key within `range`. Returns `None` if the key is missing or invalid, which is reported.
 fn read_number(
     root: &Table,
     key: &str,
@@ -326,7 +327,7 @@ fn read_service(
     }
 }
 
-/// Reads the items of an array of strings; reports and omits those that `read` refuses.
+/// Reads an array of strings, and parses each item with `read`. Reports and omits the items that `read` refuses.
 pub(super) fn read_list<T>(
     node: &Node,
     problems: &mut Problems,
@@ -340,7 +341,8 @@ pub(super) fn read_list<T>(
     items.into_iter().filter_map(&mut read_item).collect()
 }
 
-/// Like `read_list`, but reports repeated items. Not for prefixes, which may be concatenated from several lists.
+/// Reads an array of strings like [`read_list`], but also reports repeated items. Not for prefixes, which may be
+/// concatenated from several lists.
 fn read_distinct<T>(
     node: &Node,
     problems: &mut Problems,
@@ -355,8 +357,8 @@ fn read_distinct<T>(
     })
 }
 
-/// Like `read_distinct`, for an array that must not be missing or empty; `otherwise` is the consequence and the
-/// remedy.
+/// Reads the array `key` like [`read_distinct`], but also reports a missing or empty array; `otherwise` is the
+/// consequence and the remedy in that message.
 pub(super) fn read_filled<T>(
     table: &Table,
     key: &str,

@@ -12,18 +12,18 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use url::Url;
 
-/// A secret string in a text.
+/// A secret string in the text of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Secret {
-    /// The byte range of the string in the text, including its quotes.
+    /// The byte range of the string in the text, including the quotes.
     pub span: Range<usize>,
-    /// The string's value.
+    /// The value of the string, without quotes and escapes.
     pub value: String,
-    /// The part of a URL that is not secret; absent for other strings.
+    /// The public part of a secret URL; `None` for strings that are not URLs.
     pub public: Option<String>,
 }
 
-/// Returns the secrets of a text in their order; none if the text is not TOML.
+/// Returns the secret strings of a configuration text in their order; none if the text is not TOML.
 pub fn secrets(text: &str) -> Vec<Secret> {
     let mut found = Vec::new();
     if let Ok(document) = DeTable::parse(text) {
@@ -39,7 +39,7 @@ pub fn secrets(text: &str) -> Vec<Secret> {
     found
 }
 
-/// Returns the text without comments and without the blanks before them. Preserves line numbers.
+/// Returns the text of a configuration without comments and without the blanks before them. Preserves line numbers.
 ///
 /// A text that is not TOML is returned unchanged.
 pub fn without_comments(text: &str) -> Cow<'_, str> {
@@ -74,7 +74,8 @@ pub fn without_comments(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Returns the secret if the string at this path of keys is one.
+/// Returns the string `value` as a secret if strings at this path of keys are secret, or it is a URL with a secret
+/// part; otherwise `None`.
 fn secret(path: &[&str], value: &str, span: Range<usize>) -> Option<Secret> {
     let url = Url::parse(value)
         .ok()
@@ -107,8 +108,8 @@ fn secret(path: &[&str], value: &str, span: Range<usize>) -> Option<Secret> {
 
 type Visit<'v> = dyn FnMut(&[&str], &str, Range<usize>) + 'v;
 
-/// Visits all strings with their paths of keys. An element of an array has the path of the array, followed by
-/// `1..` from the second element on.
+/// Calls `visit` for each string of the table, with its path of keys. The path of an array's element is that of the
+/// array, followed by `1..` from the second element on.
 fn visit_table<'d>(table: &'d DeTable<'_>, path: &mut Vec<&'d str>, visit: &mut Visit<'_>) {
     for (key, value) in table {
         path.push(key.get_ref());
@@ -140,7 +141,7 @@ fn visit_value<'d>(
     }
 }
 
-/// Collects the byte ranges of keys.
+/// Adds the byte ranges of all keys of the table to `spans`.
 fn visit_keys(table: &DeTable<'_>, spans: &mut Vec<Range<usize>>) {
     for (key, value) in table {
         spans.push(key.span());

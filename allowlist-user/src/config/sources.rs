@@ -24,7 +24,7 @@ use super::document::{self, Node, Problems, Table};
 use super::read::{check_name, read_filled, read_list};
 use super::{sorted, unknown_provider};
 
-/// All keys, with the kinds of source that use them.
+/// All keys of a source, each group with the kinds of source that accept it.
 const KEYS: &[(&[&str], &[Kind])] = &[
     (
         &["provider", "regions"],
@@ -84,10 +84,10 @@ const KEYS: &[(&[&str], &[Kind])] = &[
 
 const CHANGING: &[Kind] = &[Kind::Fetched, Kind::File, Kind::Names];
 
-/// The keys that locate the list that a URL leads to.
+/// The keys that locate the list behind a URL.
 const FINDING_KEYS: &[&str] = &["discover", "newest", "unzip"];
 
-/// The keys that only the catalogue sets for a provider.
+/// The groups of keys that only the catalogue may set for a provider.
 const PROVIDERS: [&[&str]; 3] = [&["names"], FORMAT_KEYS, FINDING_KEYS];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -122,7 +122,7 @@ impl Kind {
     }
 }
 
-/// Reads the `[sources]` table.
+/// Reads the `[sources]` table. Relative paths start in `folder`.
 pub(super) fn read_sources(root: &Table, folder: &Path, problems: &mut Problems) -> Vec<Source> {
     let Some(table) = root.get("sources").and_then(|node| node.table(problems)) else {
         return Vec::new();
@@ -174,7 +174,7 @@ pub fn provided(
     })
 }
 
-/// Reads the table of a provider. Errors are mistakes in the catalogue.
+/// Reads the table of a provider in the catalogue as the source `name`. Errors are mistakes in the catalogue.
 fn parse_source(name: &str, text: &str) -> Result<Source, String> {
     let mut problems = Problems::default();
     let source = document::parse(text, &mut problems).and_then(|document| {
@@ -186,7 +186,7 @@ fn parse_source(name: &str, text: &str) -> Result<Source, String> {
     }
 }
 
-/// Returns `None` if a reported mistake leaves no usable source.
+/// Reads the table of source `name`. Returns `None` if a reported mistake leaves no usable source.
 fn read_source(
     name: &str,
     table: &Table,
@@ -280,7 +280,7 @@ fn read_names(table: &Table, problems: &mut Problems) -> Origin {
     Origin::Names(lookup)
 }
 
-/// Reads `families`, sorted and without repetitions.
+/// Reads the array `families`; returns the families sorted and without repetitions.
 fn read_families(table: &Table, problems: &mut Problems) -> Vec<Family> {
     if table.get("families").is_none() {
         return Family::ALL.to_vec();
@@ -297,7 +297,7 @@ fn read_families(table: &Table, problems: &mut Problems) -> Vec<Family> {
 /// Returns a host name in lower case without the final dot.
 ///
 /// # Errors
-/// The text is not a full host name in the ASCII form of the DNS; the message has the remedy.
+/// Fails if the text is not a full host name in the ASCII form of the DNS; the message has the remedy.
 fn check_host(text: &str) -> Result<String, String> {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -403,7 +403,7 @@ fn read_regions(
     })
 }
 
-/// Reads one URL, or an array of URLs whose lists are merged.
+/// Reads a URL, or an array of URLs whose lists are merged. Returns `None` after a reported mistake.
 fn read_urls(table: &Table, node: &Node, problems: &mut Problems) -> Option<Vec<Url>> {
     let is_plain_allowed = table
         .get("allow_plain_http")
@@ -423,13 +423,13 @@ fn read_urls(table: &Table, node: &Node, problems: &mut Problems) -> Option<Vec<
     (!urls.is_empty()).then_some(urls)
 }
 
-/// Reads a URL that is https or loopback.
+/// Reads a URL, which must be https, or http to a loopback address. Returns `None` after a reported mistake.
 pub(super) fn read_one_url(node: &Node, problems: &mut Problems) -> Option<Url> {
     let url = read_url(node.text(problems)?, false);
     url.map_err(|message| node.wrong(problems, message)).ok()
 }
 
-/// Parses a URL. Errors do not repeat the text, as it may contain a password.
+/// Parses a URL. `is_plain_allowed` allows http. Errors do not repeat the text, as it may contain a password.
 fn read_url(text: &str, is_plain_allowed: bool) -> Result<Url, String> {
     match Url::parse(text) {
         Ok(url) if url.scheme() == "https" => Ok(url),
@@ -454,7 +454,7 @@ pub(super) fn read_path(node: &Node, folder: &Path, problems: &mut Problems) -> 
     Some(folder.join(text))
 }
 
-/// Reports the keys that do not apply to this kind of source.
+/// Reports the keys of the table that do not apply to this kind of source.
 fn only_for(table: &Table, source: &Source, problems: &mut Problems) {
     let kind = Kind::of(&source.origin);
     let what = match &source.provider {

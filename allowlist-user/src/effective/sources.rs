@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::{EffectiveState, Lines, or_none, path, size, time};
 
-/// Adds the differences between the sources of two states.
+/// Adds lines for the differences between the sources of two effective states.
 pub(super) fn compare(old: &EffectiveState, new: &EffectiveState, lines: &mut Lines) {
     let by_name = |policy: &'_ Policy| -> BTreeMap<String, Source> {
         let named = |source: &Source| (source.name.clone(), source.clone());
@@ -37,7 +37,7 @@ pub(super) fn compare(old: &EffectiveState, new: &EffectiveState, lines: &mut Li
     }
 }
 
-/// Returns the active prefixes of a source, sorted; `None` if it has no list yet.
+/// Returns the active prefixes of a source in this state, sorted; `None` if the source has no list yet.
 fn prefixes(state: &EffectiveState, source: &Source) -> Option<Vec<IpNet>> {
     let of_feed = |feed: &Feed| {
         let mut prefixes: Vec<IpNet> = feed.in_force().collect();
@@ -126,7 +126,7 @@ fn keys(old: &Source, new: &Source, lines: &mut Lines) {
     }
 }
 
-/// An origin that is displayed without its details, and compared with them.
+/// An origin of a source that is compared with all its details, but displayed without them.
 #[derive(PartialEq)]
 struct Shown<'a>(&'a Origin);
 

@@ -8,10 +8,10 @@ use self::fields::{read_column, read_columns, read_filter, read_item, read_texts
 use super::super::document::{Node, Problems, Table};
 use super::super::read::read_filled;
 
-/// The values of `format`.
+/// The valid values of the key `format`.
 const FORMATS: [&str; 7] = ["json", "jsonl", "text", "csv", "xml", "html", "markdown"];
 
-/// The keys that belong to some formats, with these formats.
+/// The keys that only some formats have, each with the names of these formats.
 const KEYS: [(&str, &[&str]); 14] = [
     ("select", &["json", "jsonl"]),
     ("keys", &["json", "jsonl"]),
@@ -28,10 +28,10 @@ const KEYS: [(&str, &[&str]); 14] = [
     ("keyword", &["text"]),
     ("page", &["html", "markdown"]),
 ];
-/// The maximum of `skip`.
+/// The maximum value of the key `skip`.
 const MOST_SKIPPED: u64 = 1000;
 
-/// Returns `None` if `format` is missing, or unknown, which is reported.
+/// Reads the keys of a source's format. Returns `None` if `format` is missing, or unknown, which is reported.
 pub(super) fn read_format(table: &Table, problems: &mut Problems) -> Option<Format> {
     let Some(node) = table.get("format") else {
         return read_text_keys(table, problems);
@@ -75,7 +75,7 @@ pub(super) fn read_format(table: &Table, problems: &mut Problems) -> Option<Form
     })
 }
 
-/// Reads the keys of the text format, the default of files; reports the keys of other formats.
+/// Reads the keys of the text format, which is the default for files; reports the keys of other formats.
 fn read_text_keys(table: &Table, problems: &mut Problems) -> Option<Format> {
     for (key, formats) in KEYS {
         if let Some(other) = table.get(key)
@@ -184,7 +184,7 @@ fn read_csv(table: &Table, problems: &mut Problems) -> Csv {
     csv
 }
 
-/// Returns whether a character may delimit columns: it occurs in no prefix and has no other meaning in CSV.
+/// Returns whether a character may delimit columns: it occurs in no prefix, and has no other meaning in CSV.
 fn is_delimiter(byte: u8) -> bool {
     let is_shown = byte.is_ascii_graphic() || byte == b'\t' || byte == b' ';
     is_shown && !byte.is_ascii_alphanumeric() && !b"\"#.:/-".contains(&byte)
@@ -217,8 +217,8 @@ fn read_xml(table: &Table, problems: &mut Problems) -> Xml {
     }
 }
 
-/// Reads `page`. It must select a part of the page, since an error page with status 200 may contain an address,
-/// such as that of the client.
+/// Reads the keys that select the items of an HTML or Markdown page. They must select a part of the page, since an
+/// error page with status 200 may contain an address, such as that of the client.
 fn read_page(format: &str, table: &Table, problems: &mut Problems) -> Page {
     let Some(node) = table.get("page") else {
         table.wrong(
@@ -284,7 +284,7 @@ fn read_page(format: &str, table: &Table, problems: &mut Problems) -> Page {
     page
 }
 
-/// Reads one pattern, or an array of several.
+/// Reads a pattern, or an array of patterns; reports invalid ones.
 pub(super) fn read_patterns(node: &Node, problems: &mut Problems) -> Vec<Pattern> {
     if !node.is_array() {
         return read_pattern(node, problems).into_iter().collect();

@@ -23,10 +23,10 @@ const GRACE_RANGE: RangeInclusive<Duration> = Duration::ZERO..=Source::LONGEST_G
 const MAX_AGE_RANGE: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_hours(24 * 3650);
 const TTL_FLOOR_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24);
-/// A feed is held in memory while it is read.
+/// The range of `max_size` in bytes, limited since a list is held in memory while it is read.
 const MAX_SIZE_RANGE: RangeInclusive<u64> = 1..=64 << 20;
 const MOST_COUNT: u64 = 4_000_000;
-/// The headers that this program sets itself.
+/// The HTTP headers that this program sets itself, and that a source cannot set.
 const OWN_HEADERS: [&str; 6] = [
     "host",
     "content-length",
@@ -36,7 +36,7 @@ const OWN_HEADERS: [&str; 6] = [
     "if-modified-since",
 ];
 
-/// Reads all keys of `table` except those of the origin.
+/// Reads all keys of a source's table, except those of the origin, into `source`. Relative paths start in `folder`.
 pub(super) fn read_options(
     source: &mut Source,
     table: &Table,
@@ -152,7 +152,8 @@ pub(in crate::config) fn read_ca_only(
     ca_only
 }
 
-/// Reads a header. Messages do not repeat the value, as it may be secret.
+/// Reads the HTTP header `name`; returns `None` after a reported mistake. Messages do not repeat the value, as it may
+/// be secret.
 fn read_header(name: &str, node: &Node, problems: &mut Problems) -> Option<(String, Secret)> {
     let value = node.text(problems)?;
     let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
@@ -308,7 +309,7 @@ fn read_max_size(table: &Table, max_bytes: &mut u64, problems: &mut Problems) {
     node.wrong(problems, message);
 }
 
-/// Reads a size: a number of bytes, or a text with a unit.
+/// Reads a size in bytes: a number, or a text with a unit. Returns `None` without a report if the value is invalid.
 pub(in crate::config) fn read_size(node: &Node) -> Option<u64> {
     match node.string() {
         Some(text) => parse_size(text),

@@ -10,11 +10,11 @@ use super::options::read_duration;
 
 const WINDOW_RANGE: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_hours(24 * 365);
-/// A larger factor would not limit growth.
+/// The range of `max_growth`: a larger factor would not limit growth.
 const GROWTH_RANGE: RangeInclusive<f64> = 0.0..=1e6;
-/// Fractions of a family are rounded to multiples of 2^-`PARTS`.
+/// The precision of fractions of an address family, which are rounded to multiples of 2^-`PARTS`.
 const PARTS: u32 = 40;
-/// The length of an address in bits, for each family.
+/// The address families, each with the length of its addresses in bits.
 const BITS: [(&str, u8); 2] = [("v4", 32), ("v6", 128)];
 
 /// Reads `max_addresses`, `max_growth` and `growth_window`, after `min_prefix_len`.
@@ -96,7 +96,8 @@ fn read_max_addresses(gate: &mut Gate, table: &Table, problems: &mut Problems) {
     }
 }
 
-/// Reads a number of addresses: a fraction of the family, a number, or the size of a prefix length.
+/// Reads a number of addresses: a fraction of the family, a number, or the number of addresses of a prefix length.
+/// `bits` is the family's address length, `all` its number of addresses.
 fn addresses(node: &Node, bits: u8, all: u128) -> Option<u128> {
     if let Some(text) = node.string() {
         let length = text.strip_prefix('/')?.parse::<u8>().ok()?;
@@ -121,7 +122,7 @@ fn addresses(node: &Node, bits: u8, all: u128) -> Option<u128> {
     })
 }
 
-/// Returns the number of addresses of a prefix of this length.
+/// Returns the number of addresses in a prefix of this length; `bits` is the family's address length.
 fn size_of(bits: u8, length: u8) -> u128 {
     1_u128
         .checked_shl(u32::from(bits.saturating_sub(length)))

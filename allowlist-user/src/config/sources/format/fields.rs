@@ -4,11 +4,12 @@ use allowlist_policy::{Column, Condition, Item};
 
 use super::super::super::document::{Node, Problems, Table};
 
-/// The limit of column numbers.
+/// The maximum number of a column.
 const MOST_COLUMNS: u64 = 1000;
 const WHAT: &str = "write its number, from 0, or its name in the header line";
 
-/// Reads how an item yields prefixes. The keys exclude each other.
+/// Reads the keys that define how an item yields prefixes, of which a table may have one. `keys` is whether the format
+/// accepts the key `keys`.
 pub(super) fn read_item(table: &Table, keys: bool, problems: &mut Problems) -> Item {
     let mut items = Vec::new();
     if let Some(node) = table.get("range") {
@@ -45,7 +46,7 @@ pub(super) fn read_item(table: &Table, keys: bool, problems: &mut Problems) -> I
         .unwrap_or_default()
 }
 
-/// Reads two fields that form a prefix or a range.
+/// Reads an array of two fields that form a prefix or a range; `such_as` is an example for the message.
 fn read_pair(node: &Node, such_as: &str, problems: &mut Problems) -> [Column; 2] {
     let columns: Vec<Column> = match node.items(problems) {
         Some(items) => items.iter().filter_map(column).collect(),
@@ -60,7 +61,7 @@ fn read_pair(node: &Node, such_as: &str, problems: &mut Problems) -> [Column; 2]
     })
 }
 
-/// Reads one column, or an array of columns.
+/// Reads a column, or an array of columns.
 pub(super) fn read_columns(node: &Node, problems: &mut Problems) -> Vec<Column> {
     if node.string().is_some() || node.integer().is_some() || !node.is_array() {
         return read_column(node, problems).into_iter().collect();
@@ -114,7 +115,7 @@ pub(super) fn read_filter(table: &Table, problems: &mut Problems) -> Vec<Conditi
     conditions
 }
 
-/// Reads one text, or an array of texts; reports empty ones.
+/// Reads a text, or an array of texts, and reports empty ones; `what` describes the text in messages.
 pub(super) fn read_texts(node: &Node, what: &str, problems: &mut Problems) -> Vec<String> {
     let items = if node.is_array() {
         node.items(problems).unwrap_or_default()
@@ -130,7 +131,7 @@ pub(super) fn read_texts(node: &Node, what: &str, problems: &mut Problems) -> Ve
         .collect()
 }
 
-/// Reads a string, or a number as text.
+/// Reads a string, or a number as text. Returns `None` after a reported mistake; `what` describes the value in it.
 fn text(node: &Node, what: &str, problems: &mut Problems) -> Option<String> {
     if let Some(number) = node.integer() {
         return Some(number.to_string());
