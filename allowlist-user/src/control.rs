@@ -31,112 +31,112 @@ use crate::audit::Actor;
 use crate::error_code::ApiError;
 use crate::report::Report;
 
-/// The prefix of all paths.
+/// The prefix of all API paths.
 const VERSION: &str = "/v1";
-/// The range of `confirm_within_seconds`.
+/// The valid range of `confirm_within_seconds`.
 pub const CONFIRM_WITHIN: RangeInclusive<u64> = 1..=86_400;
 
-/// The state of a running daemon.
+/// The state of a running daemon, as the API reports it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DaemonStatus {
-    /// The process id.
+    /// The process id of the daemon.
     pub pid: u32,
-    /// The version of the program.
+    /// The version of the daemon's program.
     pub version: String,
-    /// The start of the process.
+    /// The time at which the daemon started.
     pub started: Timestamp,
-    /// The configuration file, or the command line.
+    /// The origin of the configuration: the path of its file, or the command line.
     pub configuration: String,
-    /// The mode of the configuration; a mode set by command may be active instead.
+    /// The mode of the configuration. A mode that was set by command may be active instead.
     #[serde(default)]
     pub configured_mode: Option<Mode>,
     /// The number of the active policy.
     pub policy: Option<u64>,
-    /// Whether the configuration file is suppressed, since its last change was rolled back.
+    /// Whether the configuration file is suppressed: it is ignored, since its last change was rolled back.
     pub config_suppressed: bool,
-    /// The sources without a list.
+    /// The names of the used sources that have no list.
     pub missing_sources: Vec<String>,
-    /// Whether the configuration is not active until these have a list (`at_start = "wait"`).
+    /// Whether the configuration is not active, because `missing_sources` have no list and `at_start` is `wait`.
     pub inactive: bool,
-    /// Whether every address passes as if listed by these (`at_start = "pass"`).
+    /// Whether every address passes as if listed by `missing_sources`, since `at_start` is `pass`.
     #[serde(default)]
     pub failing_open: bool,
     /// The configured interfaces that do not exist; the filter is attached when they appear.
     pub missing_interfaces: Vec<String>,
-    /// The change that is pending confirmation.
+    /// The change that is pending confirmation, if any.
     pub pending: Option<PendingChange>,
     /// Warnings about the configuration and the mode.
     pub warnings: Vec<String>,
-    /// By source: the time of the next fetch.
+    /// The time of the next fetch, by source name.
     pub next_fetch: BTreeMap<String, Timestamp>,
 }
 
 /// A change that is rolled back unless it is confirmed in time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PendingChange {
-    /// The description of the change.
+    /// The description of the pending change.
     pub what: String,
-    /// The user who made it.
+    /// The name of the user who made the change.
     pub by: String,
-    /// The deadline of the confirmation.
+    /// The deadline of the confirmation, at which the change is rolled back.
     pub until: Timestamp,
 }
 
-/// A request that changes something. Each has a path with its name.
+/// An operation that a client can request to change something. Each operation has a path with its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// Adds prefixes, all or none.
+    /// Adds all of these prefixes to services, or none of them.
     Add(Vec<PrefixRequest>),
-    /// Removes added prefixes, all or none.
+    /// Removes all of these added prefixes, or none of them.
     Remove(Vec<PrefixRequest>),
-    /// Sets the mode.
+    /// Sets the active mode.
     Mode(Mode),
-    /// Accepts a rejected list.
+    /// Accepts a list that the gate rejected.
     Accept {
-        /// The name of the source.
+        /// The name of the list's source.
         source: String,
-        /// The id of the list. Without it, the answer names the present rejected list.
+        /// The id of the rejected list. Without it, the answer is an error that names the present rejected list.
         id: Option<String>,
     },
-    /// Fetches the list of this source now, or all lists.
+    /// Fetches the list of the source with this name now, or all lists without a name.
     Refresh(Option<String>),
-    /// Rolls back to the policy with this number, or to the one before the newest.
+    /// Rolls back to the policy with this number, or without a number to the policy before the newest.
     Rollback(Option<u64>),
-    /// Reads the configuration file again.
+    /// Reads the configuration file again, and activates the configuration.
     Reload,
-    /// Confirms the pending change.
+    /// Confirms the change that is pending.
     Confirm,
 }
 
-/// A prefix to add or remove.
+/// A prefix that a request adds or removes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PrefixRequest {
-    /// A prefix or an address.
+    /// The text of a prefix or of an address.
     pub prefix: String,
-    /// The service. To remove, `None` stands for all services to which the prefix was added.
+    /// The name of the service. In a removal, `None` stands for all services to which the prefix was added.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
-    /// The time to live; `None` is unlimited.
+    /// The time to live in seconds; `None` for an unlimited time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u64>,
-    /// The reason, for reports.
+    /// The user's note on the prefix, for reports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
 
-/// The lockout check and the commit confirm of a change.
+/// The options of a change: the lockout check and commit confirm.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ApplyOptions {
-    /// Whether to skip the lockout check.
+    /// Whether to skip the lockout check (`--force`).
     pub force: bool,
-    /// The time after which the change is rolled back unless it is confirmed.
+    /// The time after which the change is rolled back unless it is confirmed; `None` if it needs no confirmation.
     pub confirm_within: Option<Duration>,
-    /// The login session of the client, as far as the client knows it.
+    /// The login session of the client, for the lockout check; `None` if the client knows of none.
     pub session: Option<Session>,
 }
 
-/// The body of a request. A key that the path does not take is an error.
+/// The body of a request, for all operations. A key that the operation does not accept is an error.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct RequestBody {
@@ -158,23 +158,23 @@ struct RequestBody {
     session: Option<Session>,
 }
 
-/// A request in the daemon's queue.
+/// A request in the daemon's queue of requests.
 #[derive(Debug)]
 pub struct QueuedRequest {
-    /// The operation.
+    /// The requested operation.
     pub operation: Operation,
-    /// Its options.
+    /// The options of the operation.
     pub options: ApplyOptions,
-    /// The client.
+    /// The client that made the request.
     pub actor: Actor,
-    /// The channel for the answer; the client may have disconnected.
+    /// The channel for the answer. Its receiver is gone if the client has disconnected.
     pub answer: oneshot::Sender<Result<ApplyOutcome, ApiError>>,
 }
 
 /// The answer to a successful request. Fields that do not apply are absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApplyOutcome {
-    /// The active generation.
+    /// The number of the active generation.
     pub generation: u32,
     /// The number of the active policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -183,34 +183,34 @@ pub struct ApplyOutcome {
     /// `status`, `list` and `explain` do not change.
     #[serde(default)]
     pub changes: Vec<String>,
-    /// Other information, one line each.
+    /// Notes on the result, one line each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
-    /// Warnings, one line each.
+    /// Warnings for the operator, one line each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
-    /// The deadline of the confirmation.
+    /// The deadline by which the change must be confirmed; `None` if it needs no confirmation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirm_until: Option<Timestamp>,
-    /// The prefixes that an accepted list adds and removes; removed ones stay for their grace period.
+    /// The prefixes that an accepted list adds and removes. Removed prefixes stay active for their grace period.
     #[serde(default, flatten)]
     pub change: Option<Change>,
-    /// The outcome of fetches, by source.
+    /// The outcomes of a refresh, by source name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sources: BTreeMap<String, RefreshOutcome>,
 }
 
-/// The outcome of a fetch.
+/// The outcome of the fetch of one source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefreshOutcome {
-    /// Whether the source's present list is active.
+    /// Whether the list that the source serves now is active.
     pub ok: bool,
-    /// The number of active prefixes.
+    /// The number of the source's active prefixes.
     pub prefixes: usize,
-    /// The reason of a failure.
+    /// The reason why the fetch failed or the list was rejected; `None` after a success.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
-    /// The code of the reason.
+    /// The code of the failure's reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure_code: Option<ErrorCode>,
 }
@@ -244,7 +244,7 @@ impl RequestBody {
         request
     }
 
-    /// Returns the operation and its options, for the path with this name.
+    /// Returns the operation that the body requests at the path `name`, with the options of the operation.
     fn read(mut self, name: &str) -> Result<(Operation, ApplyOptions), ApiError> {
         let invalid = |error: String| ApiError::new(ErrorCode::InvalidRequest, error);
         // Checked before the request is logged, so that no foreign text reaches the log.
@@ -316,12 +316,12 @@ impl RequestBody {
 }
 
 impl Operation {
-    /// The names of all paths.
+    /// The names of all operations, which are also the names of their paths.
     const NAMES: [&str; 8] = [
         "accept", "add", "confirm", "mode", "refresh", "reload", "remove", "rollback",
     ];
 
-    /// Returns the name of the path.
+    /// Returns the name of the operation, which is also the name of its path.
     const fn name(&self) -> &'static str {
         match self {
             Self::Add(_) => "add",

@@ -26,30 +26,30 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use url::Url;
 
-/// The length of the queue; further events are dropped with a warning.
+/// The maximum number of events in the queue; further events are dropped with a warning.
 const QUEUE_LENGTH: usize = 64;
-/// The number of tries of a webhook.
+/// The number of times that a webhook request is tried.
 const TRIES: u32 = 4;
-/// The delay between the first two tries; doubles with each further one.
+/// The delay between the first two tries of a webhook request; doubles with each further try.
 const FIRST_RETRY: Duration = Duration::from_secs(2);
 
-/// The configuration `[on_change]`.
+/// The receivers of events, from the table `[on_change]` of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hook {
-    /// The program and its arguments.
+    /// The program to run for each event, with its arguments; empty for none.
     pub command: Vec<String>,
-    /// The URL of the webhook.
+    /// The URL of the webhook, to which each event is sent; `None` without a webhook.
     pub webhook: Option<Url>,
-    /// The time limit of the program, and of each try of the webhook.
+    /// The time limit for a run of the program, and for each try of the webhook.
     pub timeout: Duration,
-    /// PEM certificates to trust besides the system's.
+    /// A file of PEM certificates that the webhook's connection trusts besides the system's; `None` for no file.
     pub ca_file: Option<PathBuf>,
-    /// Whether the certificates of `ca_file` are the only ones to trust.
+    /// Whether the certificates of `ca_file` are trusted instead of the system's.
     pub ca_only: bool,
 }
 
 impl Hook {
-    /// The default of `timeout`.
+    /// The default time limit of the program and the webhook.
     pub const TIMEOUT: Duration = Duration::from_secs(30);
 
     /// Returns whether neither a command nor a webhook is configured.
@@ -70,15 +70,15 @@ impl Default for Hook {
     }
 }
 
-/// The queue of a hook, whose events are passed on by a task of its own.
+/// The queue of events for a hook; a background task delivers them.
 pub struct HookQueue {
     queue: Option<mpsc::Sender<Event>>,
-    /// The number of queued events.
+    /// The number of events that are not delivered yet.
     queued: Arc<AtomicUsize>,
 }
 
 impl HookQueue {
-    /// Starts the task, on the current runtime.
+    /// Starts the task that delivers events to `hook`, on the current runtime.
     pub fn start(hook: Hook) -> Self {
         let queued = Arc::new(AtomicUsize::new(0));
         if hook.is_empty() {
@@ -101,7 +101,7 @@ impl HookQueue {
         }
     }
 
-    /// Queues an event, without waiting.
+    /// Adds an event to the queue, without waiting. If the queue is full, drops the event with a warning.
     pub fn enqueue(&self, event: &Event) {
         let Some(queue) = &self.queue else { return };
         self.queued.fetch_add(1, Ordering::Relaxed);
@@ -127,7 +127,7 @@ impl Drop for HookQueue {
 }
 
 impl Hook {
-    /// Passes an event to the command and the webhook. Failures are logged.
+    /// Delivers an event to the command and the webhook. Failures are logged.
     async fn deliver(&self, event: &Event) {
         let body = serde_json::to_vec(event).expect("strings and numbers are JSON");
         if let Some((program, arguments)) = self.command.split_first()
@@ -239,7 +239,7 @@ impl Hook {
     }
 }
 
-/// Returns whether a variable of the daemon's environment is passed to the hook.
+/// Returns whether the hook's command receives the environment variable `name` of the daemon.
 fn is_passed_on(name: &OsStr) -> bool {
     const NAMES: [&str; 8] = [
         "HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER",
@@ -248,7 +248,7 @@ fn is_passed_on(name: &OsStr) -> bool {
         .is_some_and(|name| NAMES.contains(&name) || name.starts_with("LC_"))
 }
 
-/// The process group of a hook; killed when dropped.
+/// The process group of a hook's command, killed when dropped.
 struct Group(Option<Pid>);
 
 impl Group {
@@ -257,7 +257,7 @@ impl Group {
         Self(id.map(Pid::from_raw))
     }
 
-    /// Keeps the group running, after the program has ended.
+    /// Releases the process group, so that it is not killed when dropped.
     fn leave(&mut self) {
         self.0 = None;
     }
@@ -294,7 +294,7 @@ mod tests {
         format!("{:#}", done.expect_err("it fails"))
     }
 
-    /// The path is checked at each run.
+    /// The owner and mode of the program's path are checked at each run.
     #[test]
     fn untrusted_programs_are_not_started() {
         use std::os::unix::fs::PermissionsExt as _;

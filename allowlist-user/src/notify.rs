@@ -15,14 +15,14 @@ use std::time::Duration;
 use log::debug;
 use sd_notify::NotifyState;
 
-/// The environment variable with the service manager's socket. It is removed from the environment of child
+/// The environment variable that names the service manager's socket. It is removed from the environment of child
 /// processes, which are not the service.
 pub const SOCKET: &str = "NOTIFY_SOCKET";
 
-/// The longest wait for a service manager that does not read its socket.
+/// The time limit for a message to a service manager that does not read its socket.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// The service manager, if there is one.
+/// The connection to the service manager, if there is a service manager.
 #[derive(Debug)]
 pub struct Notify {
     manager: Option<(UnixDatagram, SocketAddr)>,
@@ -30,7 +30,7 @@ pub struct Notify {
 }
 
 impl Notify {
-    /// Returns the service manager that the environment of this process names.
+    /// Returns a connection to the service manager that the environment of this process names, if any.
     pub fn from_environment() -> Self {
         Self::to(env::var_os(SOCKET), sd_notify::watchdog_enabled())
     }
@@ -48,13 +48,13 @@ impl Notify {
         }
     }
 
-    /// Returns the interval for [`alive`](Self::alive): half of the watchdog's time limit. `None` without a
-    /// watchdog.
+    /// Returns the interval at which to call [`alive`](Self::alive): half of the watchdog's time limit. `None` without
+    /// a watchdog.
     pub fn watchdog(&self) -> Option<Duration> {
         self.watchdog
     }
 
-    /// Reports that the start, or a reload, has ended.
+    /// Reports to the service manager that the start, or a reload, has ended. `status` is the new status text.
     pub fn ready(&self, status: &str) {
         self.send(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
     }
@@ -64,7 +64,8 @@ impl Notify {
         self.send(&[NotifyState::Status(&one_line(status))]);
     }
 
-    /// Reports that a reload begins. [`ready`](Self::ready) ends it, whether anything changed or not.
+    /// Reports to the service manager that a reload begins. [`ready`](Self::ready) ends the reload, whether anything
+    /// changed or not.
     pub fn reloading(&self) {
         // The time identifies this reload; systemd 253 and later require it.
         match NotifyState::monotonic_usec_now() {
@@ -73,12 +74,12 @@ impl Notify {
         }
     }
 
-    /// Reports that the daemon stops.
+    /// Reports to the service manager that the daemon stops.
     pub fn stopping(&self) {
         self.send(&[NotifyState::Stopping]);
     }
 
-    /// Reports that the event loop still runs.
+    /// Reports to the service manager's watchdog that the event loop still runs.
     pub fn alive(&self) {
         self.send(&[NotifyState::Watchdog]);
     }
@@ -109,7 +110,7 @@ fn open(name: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
     Ok((socket, address))
 }
 
-/// Replaces line breaks, which would begin another assignment.
+/// Returns the text without line breaks, since a line break would begin another assignment.
 fn one_line(text: &str) -> String {
     text.split(['\r', '\n']).collect::<Vec<_>>().join(" ")
 }
@@ -124,7 +125,7 @@ mod tests {
         String::from_utf8(bytes[..length].to_vec()).expect("it is text")
     }
 
-    /// Each call sends exactly one datagram with this text.
+    /// Checks that each call sends exactly one datagram with the expected text to `manager`.
     fn check(notify: &Notify, manager: &UnixDatagram) {
         type Call = fn(&Notify);
         manager

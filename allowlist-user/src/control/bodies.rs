@@ -14,14 +14,14 @@ use tokio::time::timeout;
 use crate::audit::Actor;
 use crate::error_code::ApiError;
 
-/// The longest body, in bytes: about 200,000 prefixes.
+/// The maximum length of a request's body in bytes, enough for about 200,000 prefixes.
 const LONGEST: usize = 32 << 20;
-/// The longest body that is read without waiting for others, in bytes.
+/// The length in bytes up to which a body is read without a permit.
 const SMALL: usize = 64 << 10;
-/// The time limit of a body, and of its wait for others.
+/// The time limit for reading a body, and for the wait for a permit.
 const TIME: Duration = Duration::from_secs(10);
 
-/// The memory for bodies.
+/// The permits for large bodies, which limit the memory that requests use.
 #[derive(Debug)]
 pub(super) struct Bodies {
     of_root: Semaphore,
@@ -38,7 +38,8 @@ impl Default for Bodies {
 }
 
 impl Bodies {
-    /// Reads a body. A large one has a permit, which makes other large bodies wait until it is dropped.
+    /// Reads the body of a request. A large body needs a permit, which is returned too: other large bodies wait until
+    /// it is dropped.
     pub(super) async fn read(
         &self,
         body: Body,

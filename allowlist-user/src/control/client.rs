@@ -17,24 +17,27 @@ use super::{ApplyOptions, ApplyOutcome, DaemonStatus, Operation, RequestBody, VE
 
 use crate::error_code::ApiError;
 
-/// The time limit of a status request.
+/// The time limit for a status request.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// The time limit of a change, which may fetch lists and publish a million prefixes.
+/// The time limit for a change, which may fetch lists and publish a million prefixes.
 const PATIENCE: Duration = Duration::from_mins(10);
 
-/// A client of one socket.
+/// A client of a daemon's control socket.
 #[derive(Debug)]
 pub struct Client<'p> {
     path: &'p Path,
 }
 
 impl<'p> Client<'p> {
-    /// Returns a client of the daemon at `path`.
+    /// Returns a client of the daemon whose control socket is at `path`.
     pub const fn new(path: &'p Path) -> Self {
         Self { path }
     }
 
-    /// Sends an operation, and returns the answer. A refusal is a [`ApiError`].
+    /// Sends an operation to the daemon, and returns the answer.
+    ///
+    /// # Errors
+    /// Has an [`ApiError`] if the daemon refuses the operation.
     pub async fn ask(&self, operation: Operation, options: &ApplyOptions) -> Result<ApplyOutcome> {
         let name = operation.name();
         let body = serde_json::to_vec(&RequestBody::new(operation, options))?;
@@ -48,14 +51,15 @@ impl<'p> Client<'p> {
         Err(problem(status, &body))
     }
 
-    /// Returns the daemon's status; `None` if no daemon answers.
+    /// Returns the daemon's status, or `None` if no daemon answers.
     pub async fn live(&self) -> Option<DaemonStatus> {
         let request = hyper::Request::get(format!("{VERSION}/live"));
         let (_, body) = self.send(request, Vec::new(), TIMEOUT).await.ok()?;
         serde_json::from_slice(&body).ok()
     }
 
-    /// Returns a report as text or JSON, for users who cannot read the maps and the state directory.
+    /// Returns the report `name` from the daemon, as text or JSON, for users who cannot read the maps and the state
+    /// directory.
     pub async fn report(&self, name: &str, as_json: bool) -> Result<String> {
         let accepted = if as_json {
             "application/json"

@@ -7,8 +7,8 @@ use tokio::net::unix::UCred;
 
 use crate::audit::Peer;
 
-/// Describes the process of a connection. Its names are for display only: the process may have ended, and its number
-/// been reused.
+/// Returns the client at the other end of a connection, with its names. The names are for display only: the process may
+/// have ended, and its id may have been reused.
 pub(super) fn describe(credentials: UCred) -> Peer {
     let pid = credentials.pid();
     let of_process = |file: &str| fs::read(format!("/proc/{}/{file}", pid?)).ok();
@@ -28,7 +28,7 @@ pub(super) fn describe(credentials: UCred) -> Peer {
     }
 }
 
-/// Returns whether a client has access: root, the daemon's own user, and the members of `group`.
+/// Returns whether a client has access: root, the daemon's own user and the members of `group` have.
 pub(super) fn may_ask(credentials: UCred, group: Option<Gid>) -> bool {
     let uid = Uid::from_raw(credentials.uid());
     if uid.is_root() || uid == geteuid() {
@@ -39,7 +39,7 @@ pub(super) fn may_ask(credentials: UCred, group: Option<Gid>) -> bool {
     })
 }
 
-/// Returns all groups of a user, as for a login.
+/// Returns the ids of all groups of a user, as for a login.
 fn groups(uid: u32) -> Vec<Gid> {
     let Some(user) = user(uid) else {
         return Vec::new();
@@ -54,7 +54,7 @@ fn user(uid: u32) -> Option<User> {
     User::from_uid(Uid::from_raw(uid)).ok().flatten()
 }
 
-/// Returns the group with this name.
+/// Returns the id of the group with this name, or `None` if the group does not exist.
 pub(super) fn group(name: &str) -> Option<Gid> {
     let group = Group::from_name(name).ok().flatten()?;
     Some(group.gid)

@@ -5,18 +5,18 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The most concurrent connections.
+/// The maximum number of concurrent connections of all users.
 const ALL: usize = 64;
-/// The places reserved for root.
+/// The number of connections that are reserved for root.
 const FOR_ROOT: usize = 16;
-/// The most connections of one user other than root.
+/// The maximum number of concurrent connections of one user other than root.
 const OF_ONE_USER: usize = 16;
 
-/// The places for connections.
+/// The number of open connections by user id, which limits further ones.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Places(Arc<Mutex<HashMap<u32, usize>>>);
 
-/// A taken place; free again when dropped.
+/// The permit of one connection; released when dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     uid: u32,
@@ -24,7 +24,7 @@ pub(super) struct Place {
 }
 
 impl Places {
-    /// Takes a place for a connection of a user; `None` if none is free for that user.
+    /// Returns a permit for a connection of the user `uid`, or `None` if a limit is reached.
     pub(super) fn take(&self, uid: u32) -> Option<Place> {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = taken.values().sum();

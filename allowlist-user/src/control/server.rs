@@ -48,18 +48,18 @@ use crate::report::{
     Added, AuditLog, Explanation, List, Only, PolicyList, Report, Sources, Status,
 };
 
-/// The length of the daemon's queue; further requests are answered with `busy`.
+/// The maximum number of requests in the daemon's queue; further requests are answered with `busy`.
 const WAITING: usize = 64;
-/// The names of the reports; see `Shared::report`.
+/// The names of the reports, which `Shared::report` makes.
 const REPORTS: [&str; 8] = [
     "added", "explain", "list", "live", "log", "policies", "sources", "status",
 ];
-/// The time limit of a request's head.
+/// The time limit for the head of a request.
 const HEAD_TIME: Duration = Duration::from_secs(5);
-/// The time limit of a connection, which may wait for fetches.
+/// The time limit of a connection, long enough to wait for fetches.
 const LONGEST: Duration = Duration::from_mins(10);
 
-/// The running server. Stops, and removes the socket, when dropped.
+/// The running server of the control socket. When dropped, it stops and removes the socket.
 pub struct Control {
     path: PathBuf,
     live: watch::Sender<DaemonStatus>,
@@ -79,7 +79,7 @@ struct Shared {
 }
 
 impl Control {
-    /// Starts the server, with access for root and the members of `group`, if any.
+    /// Starts the server on the control socket, with access for root and the members of `group`, if any.
     pub fn listen(paths: &Paths, group: Option<&str>) -> Result<Self> {
         let path = &*paths.socket;
         let listener = socket::bind(path)?;
@@ -106,7 +106,7 @@ impl Control {
         Ok(control)
     }
 
-    /// Changes the group that has access besides root.
+    /// Sets the group whose members have access besides root; `None` for root alone.
     pub fn admit(&self, name: Option<&str>) -> Result<()> {
         let group = group(name)?;
         socket::permit(&self.path, group)?;
@@ -114,12 +114,12 @@ impl Control {
         Ok(())
     }
 
-    /// Requires that the group exists.
+    /// Returns an error if the group does not exist on this host.
     pub fn require_group(name: Option<&str>) -> Result<()> {
         group(name).map(drop)
     }
 
-    /// Returns the next request.
+    /// Waits for the next request of a client, and returns it.
     pub async fn request(&mut self) -> QueuedRequest {
         match self.requests.recv().await {
             Some(request) => request,
@@ -128,7 +128,7 @@ impl Control {
         }
     }
 
-    /// Returns the ids of the rejected lists in reports, by source.
+    /// Returns the ids of the rejected lists that reports show, by source name.
     pub fn rejected_ids(&self) -> BTreeMap<String, String> {
         let lists = Arc::clone(&self.rejected.borrow());
         let ids = lists.sources.iter();
@@ -136,12 +136,12 @@ impl Control {
             .collect()
     }
 
-    /// Replaces the rejected lists that reports show.
+    /// Sets the rejected lists that reports show.
     pub fn publish_rejected(&self, lists: RejectedLists) {
         self.rejected.send_replace(Arc::new(lists));
     }
 
-    /// Replaces the status that reports show.
+    /// Sets the daemon's status that reports show.
     pub fn set_status(&self, live: DaemonStatus) {
         self.live.send_replace(live);
     }
@@ -154,7 +154,10 @@ impl Drop for Control {
     }
 }
 
-/// Returns the id of a group, which must exist.
+/// Returns the id of the group `name`, or `None` without a name.
+///
+/// # Errors
+/// Fails if the group does not exist.
 fn group(name: Option<&str>) -> Result<Option<Gid>> {
     let Some(name) = name else {
         return Ok(None);
@@ -243,7 +246,7 @@ fn router(shared: Shared) -> Router {
         .with_state(shared)
 }
 
-/// Lists the paths.
+/// Answers with the list of all paths of the API.
 async fn index() -> Response {
     let paths = |names: &[&str]| -> Vec<String> {
         names
@@ -266,7 +269,7 @@ fn unknown(what: &str) -> ApiError {
     )
 }
 
-/// Passes a request to the daemon, and waits for the answer.
+/// Passes a request to the daemon, and answers with the daemon's answer.
 async fn change(
     State(shared): State<Shared>,
     Extension(actor): Extension<Actor>,
@@ -300,22 +303,22 @@ async fn change(
     }
 }
 
-/// The query of a report.
+/// The query parameters of a report.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct About {
-    /// For `log`: the number of newest entries.
+    /// For `log`: the number of entries, counted from the newest.
     count: Option<usize>,
-    /// For `explain`: the source address, the port and the interface.
+    /// For `explain`: the source address of the packet; `port` and `iface` are its destination and interface.
     address: Option<String>,
     port: Option<Target>,
     iface: Option<String>,
-    /// For `list`: the address or prefix to select, and the service.
+    /// For `list`: the address, prefix or source to select; `service` selects the prefixes of that service.
     only: Option<String>,
     service: Option<String>,
 }
 
-/// Answers with a report: JSON, or text if the client accepts only that.
+/// Answers with the report `name`, as JSON, or as text if the client accepts only text.
 async fn report(
     State(shared): State<Shared>,
     Path(name): Path<String>,

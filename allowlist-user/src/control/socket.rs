@@ -12,13 +12,13 @@ use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Uid, chown, getegid};
 use tokio::net::{UnixListener, UnixSocket};
 
-/// The longest path of a `sockaddr_un`, without its final zero.
+/// The maximum length of a path in a `sockaddr_un`, without the final zero.
 const MAX_PATH: usize = 107;
-/// The length of the kernel's queue of new connections.
+/// The length of the kernel's queue of connections that are not accepted yet.
 const BACKLOG: u32 = 128;
 
-/// Listens on a path, for root only. Creates a missing directory (mode 0700), and replaces the socket of a daemon that
-/// was killed.
+/// Listens on a socket at `path`, which only root can use. Creates a missing directory (mode 0700), and replaces the
+/// socket of a daemon that was killed.
 ///
 /// # Errors
 /// Fails if the path is too long, is not a socket, has a running daemon, or can be changed by a user other than root.
@@ -64,7 +64,7 @@ pub(super) fn bind(path: &Path) -> Result<UnixListener> {
     socket.listen(BACKLOG).with_context(what)
 }
 
-/// Gives a group access to the socket, or only root if it is `None`.
+/// Gives a group access to the socket at `path`; without a group, only root has access.
 ///
 /// # Errors
 /// Fails if this process may not change the group, or if the directory is closed to the group and has other files.
@@ -109,7 +109,7 @@ fn folder(path: &Path) -> &Path {
     }
 }
 
-/// Returns whether a directory has no other file.
+/// Returns whether the socket at `path` is the only file in the directory `folder`.
 fn is_alone(path: &Path, folder: &Path) -> std::io::Result<bool> {
     for entry in fs::read_dir(folder)? {
         if Some(&*entry?.file_name()) != path.file_name() {
