@@ -18,39 +18,39 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
 use thiserror::Error;
 
-/// The maximum length of an `iptables` chain; `ipset` accepts three more characters, for `-v4`.
+/// The maximum length of an `iptables` chain's name; `ipset` accepts names three characters longer, for `-v4`.
 const LONGEST_IN_KERNEL: usize = 28;
-/// The maximum length of names in other formats, so that identifiers that contain them stay within limits.
+/// The maximum length of a name in other formats, so that identifiers with the name stay within the tools' limits.
 const LONGEST: usize = 128;
 
-/// The prefixes of one source.
+/// The prefixes of one source, for an export.
 #[derive(Clone, Copy, Debug)]
 pub struct Listed<'a> {
     /// The name of the source; unique in an export.
     pub source: &'a str,
-    /// The origin for display, without credentials.
+    /// The origin of the list for display, without credentials.
     pub origin: &'a str,
-    /// The active prefixes, in any order; sources may overlap.
+    /// The active prefixes of the source, in any order; sources may overlap.
     pub prefixes: &'a [IpNet],
 }
 
 /// The options of an export.
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
-    /// The name of sets, tables, chains and variables.
+    /// The name of the sets, tables, chains and variables in the export.
     pub name: &'a str,
-    /// The time of the export.
+    /// The time of the export, for the header.
     pub at: Timestamp,
     /// The TCP port that `aws-security-group` opens, and that the examples in other formats use.
     pub port: u16,
-    /// The user of the accounts that `mysql-grant` creates. Has no default.
+    /// The user of the accounts that `mysql-grant` creates; that format requires it.
     pub user: Option<&'a str>,
-    /// The database that these accounts may read. Has no default.
+    /// The database that the accounts of `mysql-grant` may read; that format requires it.
     pub database: Option<&'a str>,
 }
 
 impl<'a> Options<'a> {
-    /// The default of `port`.
+    /// The default TCP port, for [`Options::port`].
     pub const PORT: u16 = 443;
 
     /// Returns options with this name and time, and defaults for all other fields.
@@ -91,7 +91,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// All formats, in the order of the help.
+    /// All formats, in the order in which the help shows them.
     pub const ALL: [Self; 10] = [
         Self::Plain,
         Self::Json,
@@ -121,7 +121,7 @@ impl Format {
         }
     }
 
-    /// Returns one line of help.
+    /// Returns the description of the format, one line of the help.
     pub fn describe(self) -> &'static str {
         match self {
             Self::Plain => "One prefix per line; a source reads it with `file = \"…\"`",
@@ -143,7 +143,7 @@ impl Format {
         }
     }
 
-    /// Returns the maximum length of names.
+    /// Returns the maximum length of a name in this format.
     fn longest_name(self) -> usize {
         match self {
             Self::Ipset | Self::Iptables => LONGEST_IN_KERNEL,
@@ -188,60 +188,60 @@ pub enum ExportError {
         /// The name of the export.
         name: String,
     },
-    /// The name has another meaning in the format.
+    /// The name is not valid in the format.
     #[error(
         "{name:?} is not a valid name in the format {format}: use up to {longest} letters, digits, `-` and `_`, \
          and start with a letter, such as \"allowlist\""
     )]
     Name {
-        /// The format.
+        /// The format of the export.
         format: Format,
         /// The invalid name.
         name: String,
-        /// The maximum length of names in the format.
+        /// The maximum length of a name in the format.
         longest: usize,
     },
-    /// The chain is built into iptables.
+    /// The name is that of a chain that is built into iptables.
     #[error(
         "{chain} is a built-in chain or target of iptables, whose rules the export would replace; use another name, \
          such as \"allowlist\""
     )]
     ReservedChain {
-        /// The chain.
+        /// The name of the built-in chain.
         chain: String,
     },
-    /// There are more prefixes than a security group has rules.
+    /// The list has more prefixes of a family than a security group has rules.
     #[error(
         "{count} {family} prefixes do not fit into a security group, which has up to {limit} rules; export fewer \
          sources, or run the filter on the host"
     )]
     TooManyRules {
-        /// The number of prefixes.
+        /// The number of prefixes of the family.
         count: usize,
-        /// "IPv4" or "IPv6".
+        /// The name of the family: "IPv4" or "IPv6".
         family: &'static str,
-        /// The maximum number.
+        /// The maximum number of rules of a security group.
         limit: usize,
     },
-    /// `mysql-grant` lacks the user or the database.
+    /// The format `mysql-grant` lacks the user or the database.
     #[error("mysql-grant requires a {what}; use the {what} that the vendor requires")]
     NoAccount {
-        /// "user" or "database".
+        /// The missing option: "user" or "database".
         what: &'static str,
     },
-    /// The user or database needs quotes, or is too long.
+    /// The name of the user or database needs quotes, or is too long.
     #[error(
         "{text:?} is not a valid {what} for mysql-grant: use up to {longest} letters, digits, `-` and `_`"
     )]
     Account {
-        /// "user" or "database".
+        /// The invalid option: "user" or "database".
         what: &'static str,
-        /// The invalid text.
+        /// The invalid name.
         text: String,
-        /// The maximum length.
+        /// The maximum length of the name.
         longest: usize,
     },
-    /// No prefix can be the host of an account.
+    /// No prefix of the list can be the host of an account.
     #[error(
         "{name} has only IPv6 prefixes ({count}), but the host of a MySQL account is an IPv4 prefix or one address; \
          filter IPv6 on the host"
@@ -249,18 +249,18 @@ pub enum ExportError {
     NoHost {
         /// The name of the export.
         name: String,
-        /// The number of prefixes.
+        /// The number of IPv6 prefixes.
         count: usize,
     },
 }
 
-/// The input of all formats.
+/// The lists and options of an export, with the merged prefixes that all formats write.
 struct Export<'a> {
     options: &'a Options<'a>,
     lists: &'a [Listed<'a>],
     /// The merged IPv4 prefixes: sorted, disjoint and as few as possible.
     v4: Vec<Ipv4Net>,
-    /// The merged IPv6 prefixes.
+    /// The merged IPv6 prefixes: sorted, disjoint and as few as possible.
     v6: Vec<Ipv6Net>,
 }
 
@@ -286,18 +286,19 @@ impl<'a> Export<'a> {
         })
     }
 
-    /// Returns the merged prefixes, IPv4 first.
+    /// Returns the merged prefixes of both families, IPv4 first.
     fn merged(&self) -> impl Iterator<Item = IpNet> {
         let v4 = self.v4.iter().copied().map(IpNet::V4);
         v4.chain(self.v6.iter().copied().map(IpNet::V6))
     }
 
-    /// Returns the time of the export, to the second.
+    /// Returns the time of the export as text, to the second.
     fn at(&self) -> String {
         self.options.at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
     }
 
-    /// Returns comment lines that begin with `mark`: the content, the sources and the usage.
+    /// Returns comment lines for the top of an export: the content, the sources and `usage`. Each line begins with
+    /// `mark`.
     fn header(&self, mark: &str, usage: &[&str]) -> String {
         let mut text = format!(
             "{mark} {}: {} IPv4 and {} IPv6 prefixes after merging, exported {}\n",
@@ -321,7 +322,8 @@ impl<'a> Export<'a> {
     }
 }
 
-/// Checks a name. It becomes an identifier of the target tool, and each tool has its own separators.
+/// Requires a name that is valid in this format. The name becomes an identifier of the target tool, and each tool has
+/// its own separators.
 fn check_name(format: Format, name: &str) -> Result<(), ExportError> {
     let longest = format.longest_name();
     let has_valid_start = name.starts_with(|first: char| first.is_ascii_alphabetic());
@@ -340,7 +342,7 @@ fn is_plain_word(text: &str, longest: usize) -> bool {
     !text.is_empty() && text.len() <= longest && text.bytes().all(is_plain)
 }
 
-/// Returns a line for each item, with a prefix and a suffix.
+/// Returns a line for each item, with the text `before` and `after` it.
 fn lines<T: fmt::Display>(items: impl IntoIterator<Item = T>, before: &str, after: &str) -> String {
     let mut text = String::new();
     for item in items {

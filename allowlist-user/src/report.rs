@@ -66,7 +66,7 @@ pub fn feed_json(source: &Source, feed: &Feed) -> Value {
     })
 }
 
-/// Returns the result of the verifier for each program, as text.
+/// Returns the verifier's result for each eBPF program, as text.
 pub fn verified_text(verified: &[Verified]) -> String {
     let header = ["program", "instructions", "verified", "memory"];
     let mut table = table(&header, &[1, 2, 3]);
@@ -82,7 +82,7 @@ pub fn verified_text(verified: &[Verified]) -> String {
     format!("{table}\n")
 }
 
-/// Returns a duration in seconds as text in its largest unit.
+/// Returns a duration in seconds as text, in its largest unit.
 fn ago(seconds: i64) -> String {
     match seconds {
         ..120 => format!("{}s", seconds.max(0)),

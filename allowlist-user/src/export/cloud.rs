@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Export, ExportError, lines};
 
-/// The largest quota of rules per family and group that AWS grants; the default is 60.
+/// The maximum number of rules per family and security group that AWS grants; the default quota is 60.
 const MOST_RULES: usize = 1000;
 
 pub(super) fn aws_security_group(export: &Export) -> Result<String, ExportError> {

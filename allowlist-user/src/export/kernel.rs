@@ -8,13 +8,13 @@ use std::fmt::Display;
 
 use super::{Export, ExportError, lines};
 
-/// The limit of elements, larger than any list. Costs no memory. Must never change, since `create -exist` refuses an
-/// existing set with another limit.
+/// The maximum number of elements of an exported set, larger than any list. Costs no memory. Must never change, since
+/// `create -exist` refuses an existing set with another limit.
 const MAX_ELEMENTS: u32 = 1 << 24;
-/// The default `hashsize` of `ipset`.
+/// The smallest `hashsize` of an exported set, which is the default of `ipset`.
 const SMALLEST_TABLE: usize = 1024;
 
-/// Invalid names of chains: `iptables` would empty its built-in chain, or fail.
+/// Names that an exported chain must not have: `iptables` would empty its built-in chain of that name, or fail.
 const RESERVED_CHAINS: [&str; 9] = [
     "ACCEPT",
     "DROP",
@@ -27,7 +27,8 @@ const RESERVED_CHAINS: [&str; 9] = [
     "RETURN",
 ];
 
-/// Neither deletes tables nor recreates sets, since rules in the same table may use them.
+/// Returns the export for nftables. It neither deletes tables nor recreates sets, since rules in the same table may use
+/// them.
 pub(super) fn nft(export: &Export) -> String {
     let (name, port) = (export.options.name, export.options.port);
     let usage = format!(
@@ -50,7 +51,7 @@ flush set inet {name} v6
     text + &nft_elements(name, "v4", &export.v4) + &nft_elements(name, "v6", &export.v6)
 }
 
-/// Returns one statement for all elements, since nft merges the intervals of a set after each statement.
+/// Returns one statement that adds all elements to a set, since nft merges the intervals of a set after each statement.
 fn nft_elements(name: &str, set: &str, prefixes: &[impl Display]) -> String {
     // Empty braces are a syntax error.
     if prefixes.is_empty() {
@@ -93,7 +94,7 @@ Use: iptables -A INPUT -p tcp --dport {port} -m set --match-set {name}-v4 src -j
     text + &format!("destroy {name}-t4\ndestroy {name}-t6\n")
 }
 
-/// Returns the elements of a set, which cannot contain `/0` but both of its halves.
+/// Returns the elements of an `ipset` set for these prefixes. A set cannot contain `/0`, which becomes two halves.
 fn set_elements(prefixes: impl Iterator<Item = ipnet::IpNet>) -> Vec<ipnet::IpNet> {
     prefixes
         .flat_map(|prefix| {
@@ -103,7 +104,7 @@ fn set_elements(prefixes: impl Iterator<Item = ipnet::IpNet>) -> Vec<ipnet::IpNe
         .collect()
 }
 
-/// Returns one file for both tools: each skips the lines that are marked for the other.
+/// Returns one file for `iptables-restore` and `ip6tables-restore`: each skips the lines that are marked for the other.
 pub(super) fn iptables(export: &Export) -> Result<String, ExportError> {
     let chain = export.options.name.to_ascii_uppercase();
     if RESERVED_CHAINS.contains(&chain.as_str()) {

@@ -7,11 +7,11 @@ use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::{Export, ExportError, is_plain_word, lines};
 
-/// The limit of `MySQL` for users; that of `MariaDB` is higher.
+/// The maximum length of a user's name in `MySQL`; that of `MariaDB` is higher.
 const LONGEST_USER: usize = 32;
-/// The limit of both servers for databases.
+/// The maximum length of a database's name in both servers.
 const LONGEST_DATABASE: usize = 64;
-/// The host of an account can be a single IPv6 address only.
+/// The length of an IPv6 prefix that can be the host of an account: only a single address can.
 const WHOLE_V6: u8 = 128;
 
 pub(super) fn mysql_grant(export: &Export) -> Result<String, ExportError> {

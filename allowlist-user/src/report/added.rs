@@ -11,14 +11,14 @@ use crate::additions::{Addition, Additions};
 use crate::journal::PolicyHistory;
 use crate::time::Now;
 
-/// The prefixes that were added by command.
+/// The report of the prefixes that were added by command.
 pub struct Added {
     book: Additions,
     now: Now,
 }
 
 impl Added {
-    /// Reads them from the state directory.
+    /// Reads the added prefixes from the journal in `state_dir`.
     pub fn read(state_dir: &Path) -> Result<Self> {
         let (book, now) = PolicyHistory::load_additions(state_dir)?;
         Ok(Self { book, now })

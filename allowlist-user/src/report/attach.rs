@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Table, table};
 
-/// An interface, and the expected result of attaching the filter to it.
+/// An interface with the expected result of attaching the filter to it.
 pub struct ExpectedAttach {
     driver: Driver,
     wanted: AttachModeRequest,
@@ -14,7 +14,7 @@ pub struct ExpectedAttach {
 }
 
 impl ExpectedAttach {
-    /// Predicts the result of attaching the filter in a configured mode.
+    /// Predicts the result of attaching the filter through `driver` in the configured mode `wanted`.
     pub fn new(driver: Driver, wanted: AttachModeRequest) -> Self {
         Self {
             prediction: driver.predict(wanted),
@@ -23,7 +23,7 @@ impl ExpectedAttach {
         }
     }
 
-    /// The warning where native mode is refused: the reason, and the remedy if there is one.
+    /// Returns the warning if native mode is refused: the reason, and the remedy if there is one. Otherwise `None`.
     pub fn warning(&self) -> Option<String> {
         let name = &self.driver.interface;
         match &self.prediction {
@@ -49,7 +49,7 @@ impl ExpectedAttach {
         }
     }
 
-    /// Notes about the attachment that need no change.
+    /// Returns notes about the attachment that need no change.
     pub fn notes(&self) -> Vec<String> {
         let name = &self.driver.interface;
         let mut notes = Vec::new();
@@ -90,7 +90,7 @@ impl ExpectedAttach {
         }
     }
 
-    /// For programs.
+    /// Returns the expected result as JSON.
     pub(super) fn json(&self) -> Value {
         let obstacle = self.prediction.obstacle();
         let reason = match &self.prediction {
@@ -110,7 +110,7 @@ impl ExpectedAttach {
     }
 }
 
-/// A line for each interface; `None` without any.
+/// Returns the table of expected results, a row for each interface; `None` without interfaces.
 pub(super) fn attach_table(expected: &[ExpectedAttach]) -> Option<Table> {
     if expected.is_empty() {
         return None;

@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 use super::Report;
 use crate::audit::{self, AuditEntry};
 
-/// The audit log.
+/// The report of the audit log.
 pub struct AuditLog {
     entries: Vec<AuditEntry>,
     damaged: usize,
 }
 
 impl AuditLog {
-    /// Reads the audit log from disk; only the newest `count` entries, if that is given.
+    /// Reads the audit log in `state_dir`: the newest `count` entries, or all entries without `count`.
     pub fn read(state_dir: &Path, count: Option<usize>) -> Result<Self> {
         let (mut entries, damaged) = audit::read(state_dir)?;
         if let Some(count) = count {

@@ -13,20 +13,20 @@ use serde_json::{Value, json};
 use super::rejected::rejected_text;
 use crate::control::RefreshOutcome;
 
-/// The most prefixes of one change in a text; JSON has every prefix.
+/// The maximum number of prefixes of one change in a text; JSON has every prefix.
 const SHOWN: usize = 20;
 
-/// The result of a fetch for `diff`.
+/// The result of the fetch of one source for `allowlist diff`.
 pub enum Outcome {
-    /// The fetch failed.
+    /// The fetch failed, for this reason.
     Failed(String),
     /// The gate would reject the list.
     Refused(Box<RejectedUpdate>),
-    /// The list would become active; removed prefixes would stay for the grace period.
+    /// The list would become active. Its removed prefixes would stay allowed for this grace period.
     Changed(AcceptedUpdate, Duration),
 }
 
-/// Returns the rejected lists of sources and the changes of a refresh, as text.
+/// Returns the rejected lists and the changes that a refresh would make, by source, as text.
 pub fn diff_text(outcomes: &BTreeMap<String, Outcome>, rejected: &RejectedLists) -> String {
     let mut text = String::new();
     for (name, outcome) in outcomes {
@@ -80,7 +80,7 @@ pub fn diff_text(outcomes: &BTreeMap<String, Outcome>, rejected: &RejectedLists)
     text
 }
 
-/// Returns the rejected lists of sources and the changes of a refresh, as JSON.
+/// Returns the rejected lists and the changes that a refresh would make, by source, as JSON.
 pub fn diff_json(outcomes: &BTreeMap<String, Outcome>, rejected: &RejectedLists) -> Value {
     let one = |name: &str, outcome: &Outcome| match outcome {
         Outcome::Failed(reason) => json!({ "outcome": "failed", "reason": reason }),
@@ -110,14 +110,15 @@ pub fn diff_json(outcomes: &BTreeMap<String, Outcome>, rejected: &RejectedLists)
     })
 }
 
-/// The changes of a rejected list. The widest prefixes are first, so that none hides behind many narrow ones.
+/// Returns the changes of a rejected list as text. The widest prefixes are first, so that none hides behind many narrow
+/// ones.
 pub fn widest_first(difference: &Difference) -> String {
     let mut added = difference.added.clone();
     added.sort_by_key(IpNet::prefix_len);
     signed(&added, &difference.removed)
 }
 
-/// Returns events as text.
+/// Returns the events of the history as text.
 pub fn history_text(events: &[Event]) -> String {
     let mut text = String::new();
     for event in events {
@@ -166,7 +167,7 @@ fn told(what: &EventKind) -> String {
     }
 }
 
-/// Returns the results of a refresh, one line per source.
+/// Returns the outcomes of a refresh as text, one line per source.
 pub fn refreshed_text(sources: &BTreeMap<String, RefreshOutcome>) -> String {
     if sources.is_empty() {
         return "no source can be fetched\n".to_owned();
@@ -184,7 +185,7 @@ pub fn refreshed_text(sources: &BTreeMap<String, RefreshOutcome>) -> String {
     text
 }
 
-/// Returns a line for each added and removed prefix, up to a limit.
+/// Returns a line for each added prefix and each removed prefix, up to a limit.
 pub fn signed(added: &[IpNet], removed: &[IpNet]) -> String {
     let mut text = String::new();
     for (sign, prefixes) in [('+', added), ('-', removed)] {

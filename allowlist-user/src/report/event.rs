@@ -10,7 +10,7 @@ use allowlist_dataplane::Seen;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-/// The flags of TCP, from the lowest bit.
+/// The names of the TCP flags, from the lowest bit.
 const FLAGS: [&str; 8] = ["FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"];
 
 /// The wall-clock time at zero of the kernel's monotonic clock.
@@ -18,19 +18,19 @@ const FLAGS: [&str; 8] = ["FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"
 pub struct Epoch(Timestamp);
 
 impl Epoch {
-    /// Returns the epoch, from both clocks at one moment.
+    /// Returns the epoch for the wall-clock time `now` and the kernel time `monotonic` of the same moment.
     pub fn new(now: Timestamp, monotonic: Duration) -> Self {
         Self(now - monotonic)
     }
 
-    /// Returns the wall-clock time of a kernel time, with milliseconds.
+    /// Returns the wall-clock time of a kernel time in nanoseconds, with a precision of milliseconds.
     pub fn time(self, nanoseconds: u64) -> Timestamp {
         let time = self.0 + Duration::from_nanos(nanoseconds);
         Timestamp::from_millisecond(time.as_millisecond()).unwrap_or(time)
     }
 }
 
-/// Returns an event as text without a line break.
+/// Returns an event as text of one line, without a line break.
 pub fn seen_text(seen: &Seen, epoch: Epoch) -> String {
     match seen {
         Seen::Drop(event, interface) => drop_text(event, interface, epoch),
@@ -118,12 +118,12 @@ fn has_ports(event: &Event) -> bool {
         && !is_malformed(event)
 }
 
-/// Returns whether the filter did not read the transport header.
+/// Returns whether the filter could not read the transport header of the event's packet.
 const fn is_malformed(event: &Event) -> bool {
     event.reason == Reason::Malformed as u8
 }
 
-/// Returns the cause of `malformed`.
+/// Returns the cause of the reason `malformed`; `None` for other reasons.
 fn cause(event: &Event) -> Option<&'static str> {
     Malformed::from_number(event.cause).map(Malformed::name)
 }

@@ -28,25 +28,25 @@ use crate::record::{Record, SourceRecord};
 pub struct Explanation {
     question: Question,
     control: Control,
-    /// Groups of interfaces with the same decisions, and the decisions; empty if no interface is filtered.
+    /// Groups of interfaces with the same decisions, each with these decisions; empty if no interface is filtered.
     interfaces: Vec<(Vec<String>, Vec<Reached>)>,
     /// The prefixes that contain the address, longest first.
     prefixes: Vec<Matching>,
-    /// The sources of these prefixes, by name.
+    /// The sources that list these prefixes, by name.
     sources: BTreeMap<String, Behind>,
-    /// With tracking: the number of flows that this host has with the address, whose answers pass.
+    /// The number of flows between this host and the address, whose answers pass; `None` if flows are not tracked.
     flows: Option<usize>,
     is_recorded: bool,
     now: Timestamp,
     epoch: Epoch,
 }
 
-/// A decision with the names of its services and sources.
+/// A decision that a packet can reach, with the names of the services and sources involved.
 struct Reached {
     row: Row,
-    /// The services that cover the port.
+    /// The names of the services that cover the port.
     services: Vec<String>,
-    /// The sources that allow the address.
+    /// The names of the sources that allow the address.
     sources: Vec<String>,
 }
 
@@ -54,20 +54,20 @@ struct Reached {
 struct Matching {
     prefix: IpNet,
     services: Vec<String>,
-    /// The sources that list it or a wider prefix.
+    /// The names of the sources that list the prefix or a wider one.
     sources: Vec<String>,
-    /// The sources that no longer list it, with the end of the grace period.
+    /// The names of the sources that no longer list the prefix, each with the end of the grace period.
     held: Vec<(String, Timestamp)>,
 }
 
-/// A source that lists a prefix with the address.
+/// A source that lists a prefix with the address: its record, if any, and its traffic.
 struct Behind {
     record: Option<SourceRecord>,
     traffic: Traffic,
 }
 
 impl Explanation {
-    /// Reads the kernel's tables; names come from the record in `state_dir`.
+    /// Reads the answer to a question from the kernel's tables; names come from the record in `state_dir`.
     pub fn read(pin_dir: &Path, state_dir: &Path, question: Question) -> Result<Self> {
         let view = View::open(pin_dir)?;
         let lookup = view.lookup()?;
@@ -119,7 +119,7 @@ impl Explanation {
         })
     }
 
-    /// Returns whether any verdict is drop, in either mode.
+    /// Returns whether any decision is to drop the packet, in either mode.
     pub fn is_dropped(&self) -> bool {
         let mut rows = self.interfaces.iter().flat_map(|(_, rows)| rows);
         rows.any(|reached| reached.row.decision.verdict == Verdict::Drop)
@@ -162,7 +162,10 @@ impl Matching {
     }
 }
 
-/// Returns the filtered interfaces, or the one of the question.
+/// Returns the attached interfaces, or with `wanted` only the one with that name.
+///
+/// # Errors
+/// Fails if the filter is not attached to the wanted interface.
 fn asked(attachments: Vec<Attachment>, wanted: Option<&str>) -> Result<Vec<Attachment>> {
     let filtered: Vec<Attachment> = attachments
         .into_iter()
@@ -190,7 +193,7 @@ fn asked(attachments: Vec<Attachment>, wanted: Option<&str>) -> Result<Vec<Attac
     Ok(filtered.into_iter().filter(is_wanted).collect())
 }
 
-/// Returns the decisions of the question on one interface.
+/// Returns the decisions that a packet of the question can reach on one interface.
 fn reached(lookup: &Lookup, slot: u32, question: &Question) -> Result<Vec<Row>> {
     let targets: Vec<Target> = match question.target {
         Some(Target::Other) => Target::protocols(question.address).collect(),

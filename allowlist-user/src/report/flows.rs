@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 
 use super::{Report, table};
 
-/// Tracked flows, or removed flows.
+/// The report of tracked flows, or of flows that were removed.
 pub struct Flows {
-    /// The number of own flows that the table can hold; `None` for removed flows.
+    /// The number of outbound flows that the flow table can hold; `None` in a report of removed flows.
     pub room: Option<u32>,
-    /// The flows, in the order of the output.
+    /// The flows, in the order in which they are printed.
     pub flows: Vec<TrackedFlow>,
 }
 
@@ -110,7 +110,7 @@ fn remote(flow: &TrackedFlow) -> String {
     }
 }
 
-/// Returns the state of a TCP flow of this host; `None` for other flows.
+/// Returns the state of a TCP flow that this host initiated, for display; `None` for other flows.
 fn state(flow: &TrackedFlow) -> Option<&'static str> {
     let is_connection = flow.flow.protocol == TCP && flow.side == Side::Own;
     is_connection.then_some(if flow.is_closing { "closing" } else { "open" })

@@ -6,45 +6,45 @@ use ipnet::IpNet;
 use serde::Serialize;
 use serde_json::Value;
 
-/// The result of a search.
+/// The result of a search for an address in the catalogue's lists.
 #[derive(Clone, Debug, Serialize)]
 pub struct Holders {
-    /// The address that was searched for.
+    /// The address of the search.
     pub address: IpAddr,
-    /// The entries that contain it, each with its prefix.
+    /// The lists that contain the address, one item for each matching prefix.
     pub holders: Vec<Holder>,
-    /// The entries that were not searched.
+    /// The catalogue entries whose lists were not searched.
     pub not_searched: Vec<Skipped>,
 }
 
-/// An entry that contains the address.
+/// A list of the catalogue that contains the address.
 #[derive(Clone, Debug, Serialize)]
 pub struct Holder {
-    /// The provider's name.
+    /// The name of the catalogue entry.
     pub provider: String,
-    /// The region of the prefix, if the list is divided.
+    /// The region of the prefix; `None` if the list is not divided by region.
     pub region: Option<String>,
     /// The prefix that contains the address.
     pub prefix: IpNet,
     /// The kind of list: `compiled-in`, `last-good` or `fetched`.
     pub from: &'static str,
-    /// The configured source of a last-good list.
+    /// The name of the configured source for a last-good list; `None` for other lists.
     pub source: Option<String>,
-    /// The time or the day of the list.
+    /// The time or the day of the list, for display.
     pub at: String,
 }
 
-/// An entry that was not searched.
+/// A catalogue entry whose list was not searched.
 #[derive(Clone, Debug, Serialize)]
 pub struct Skipped {
-    /// The provider's name.
+    /// The name of the catalogue entry.
     pub provider: String,
-    /// The reason.
+    /// The reason why the list was not searched.
     pub reason: String,
 }
 
 impl Holders {
-    /// Returns an empty result.
+    /// Returns the result of a search that has found nothing yet.
     pub fn new(address: IpAddr) -> Self {
         Self {
             address,
@@ -53,7 +53,7 @@ impl Holders {
         }
     }
 
-    /// Adds the prefixes of a list that contain the address.
+    /// Adds the prefixes of `list` that contain the address. `from` is the kind of list, and `at` its time.
     pub fn hold(
         &mut self,
         provider: &str,
@@ -74,7 +74,7 @@ impl Holders {
         }));
     }
 
-    /// Adds an entry that was not searched.
+    /// Adds a catalogue entry that was not searched, for this reason.
     pub fn skip(&mut self, provider: &str, reason: &str) {
         self.not_searched.push(Skipped {
             provider: provider.to_owned(),
@@ -82,7 +82,7 @@ impl Holders {
         });
     }
 
-    /// Returns a line for each prefix, and one for the entries that were not searched.
+    /// Returns the result as text: a line for each prefix, and one for the entries that were not searched.
     pub fn text(&self) -> String {
         let mut text = String::new();
         for holder in &self.holders {
@@ -110,7 +110,7 @@ impl Holders {
         text
     }
 
-    /// Returns the whole result.
+    /// Returns the result as JSON.
     pub fn json(&self) -> Value {
         serde_json::to_value(self).expect("strings and numbers are JSON")
     }

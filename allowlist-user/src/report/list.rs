@@ -15,28 +15,28 @@ use serde_json::{Value, json};
 use super::{Report, shortened, width};
 use crate::record::Record;
 
-/// The kernel's table of prefixes, with names.
+/// The prefixes in the kernel's table, with the names of their sources and services.
 pub struct List {
     generation: u32,
     rows: Vec<Row>,
-    /// The number of all prefixes, shown or not.
+    /// The number of all prefixes in the table, including those that the report omits.
     all: usize,
     record: Record,
 }
 
-/// Which prefixes to show.
+/// The selection of prefixes for `allowlist list`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Only {
-    /// Prefixes that contain this one, or lie within it.
+    /// Prefixes that contain this prefix, or lie within it.
     Prefix(IpNet),
-    /// Prefixes that this source lists.
+    /// Prefixes that the source with this name lists.
     Source(String),
 }
 
 impl FromStr for Only {
     type Err = String;
 
-    /// Parses an address, a prefix, or otherwise the name of a source.
+    /// Parses the selection: an address, a prefix, or otherwise the name of a source.
     fn from_str(text: &str) -> Result<Self, String> {
         match parse_prefix(text) {
             Ok(prefix) => Ok(Self::Prefix(prefix)),
@@ -62,7 +62,7 @@ struct Row {
 }
 
 impl List {
-    /// Reads the table from the kernel, and the names from the record.
+    /// Reads the prefixes from the kernel, and the names from the record in `state_dir`.
     pub fn read(pin_dir: &Path, state_dir: &Path) -> Result<Self> {
         let view = View::open(pin_dir)?;
         let record = Record::load(state_dir).unwrap_or_default();
@@ -75,10 +75,10 @@ impl List {
         })
     }
 
-    /// Removes the prefixes that do not match.
+    /// Removes the prefixes that `only` or `service` does not select.
     ///
     /// # Errors
-    /// If no source or service has this name; the error lists the existing names.
+    /// Fails if no source or service has this name; the error lists the existing names.
     pub fn narrow(mut self, only: Option<&Only>, service: Option<&str>) -> Result<Self> {
         if let Some(Only::Source(name)) = only {
             require(
@@ -179,7 +179,7 @@ impl Report for List {
     }
 }
 
-/// Returns compiled entries as JSON.
+/// Returns compiled entries as JSON, with the names of the record.
 pub(super) fn entries_json(entries: Vec<Entry>, record: &Record) -> Value {
     rows_json(&rows(entries, record))
 }

@@ -13,28 +13,28 @@ use super::{Table, ago, table};
 use crate::config::Config;
 use crate::record::{Record, SourceRecord};
 
-/// A compiled configuration that is not published.
+/// The report of `allowlist check`: a compiled configuration that is not published.
 pub struct Plan<'a> {
     /// The configuration.
     pub config: &'a Config,
-    /// The names of sources and services.
+    /// The names of the sources and services in the tables.
     pub record: &'a Record,
-    /// The tables for the kernel.
+    /// The tables that a start would publish.
     pub tables: &'a Tables,
-    /// Warnings.
+    /// Warnings about the configuration.
     pub warnings: &'a [String],
-    /// Notes that need no change.
+    /// Notes about the configuration that need no change.
     pub notes: &'a [String],
     /// The expected result of attaching to each interface that is present.
     pub attach: &'a [ExpectedAttach],
-    /// The reasons why a start would fail, or wait.
+    /// The reasons why a start would fail, or would wait for a list.
     pub failures: &'a [String],
     /// The time of the report.
     pub now: Timestamp,
 }
 
 impl Plan<'_> {
-    /// Returns the report as text.
+    /// Returns the report as text for people.
     pub fn text(&self) -> String {
         let mut services = table(&["service", "ports", "on", "allows"], &[]);
         for (name, service) in &self.record.services {
@@ -91,7 +91,7 @@ impl Plan<'_> {
         )
     }
 
-    /// Returns a line per source; with the states if a source has failed.
+    /// Returns the table of sources; if a source has failed, with a column of their states.
     fn sources(&self) -> Table {
         let has_failed = |one: &SourceRecord| one.failure.is_some();
         if !self.record.sources.values().any(has_failed) {
@@ -118,7 +118,7 @@ impl Plan<'_> {
         sources
     }
 
-    /// Returns the report as JSON.
+    /// Returns the report as JSON for programs.
     pub fn json(&self) -> Value {
         let v4 = self.tables.v4.iter().map(|(prefix, grant)| Entry {
             prefix: (*prefix).into(),
@@ -146,7 +146,7 @@ impl Plan<'_> {
     }
 }
 
-/// Returns a value of the configuration as the file has it.
+/// Returns a value in the syntax of the configuration file.
 pub(super) fn word(value: &impl serde::Serialize) -> String {
     match json!(value) {
         Value::String(word) => word,

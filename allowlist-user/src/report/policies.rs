@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 use super::{Report, table};
 use crate::journal::PolicyHistory;
 
-/// The stored policies.
+/// The report of the policies that the journal stores.
 pub struct PolicyList {
     known: PolicyHistory,
 }
 
 impl PolicyList {
-    /// Reads the policies from disk.
+    /// Reads the policies from the journal in `state_dir`.
     pub fn read(state_dir: &Path) -> Result<Self> {
         Ok(Self {
             known: PolicyHistory::load_readonly(state_dir)?,

@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 
 use super::table;
 
-/// The most region codes of a row; more are counted.
+/// The maximum width of the region codes in a row; the rest are counted.
 const REGIONS_WIDTH: usize = 11;
-/// The mark of an entry with a warning.
+/// The mark of a catalogue entry with a warning.
 const MARK: &str = "!";
 
-/// Returns the catalogue as a table.
+/// Returns these catalogue entries as a table.
 pub fn providers_text(providers: &[&Provider]) -> String {
     let mut table = table(&["provider", "direction", "regions", "list", "title"], &[]);
     for provider in providers {
@@ -34,7 +34,7 @@ pub fn providers_text(providers: &[&Provider]) -> String {
     text
 }
 
-/// Returns one entry as a configuration with comments.
+/// Returns a catalogue entry as a configuration to copy, with comments.
 pub fn provider_text(provider: &Provider) -> String {
     let mut text = comment(&format!("{}: {}", provider.name, provider.title));
     text += &comment(&provider.about);
@@ -49,13 +49,13 @@ pub fn provider_text(provider: &Provider) -> String {
     text + &provider.configuration()
 }
 
-/// Returns the catalogue as JSON.
+/// Returns these catalogue entries as JSON.
 pub fn providers_json(providers: &[&Provider]) -> Value {
     let entries: Vec<_> = providers.iter().map(|p| provider_json(p)).collect();
     json!({ "providers": entries })
 }
 
-/// Returns one entry as JSON.
+/// Returns a catalogue entry as JSON.
 pub fn provider_json(provider: &Provider) -> Value {
     let (source, prefixes) = match &provider.list {
         List::Fetched(source) => (Some(source), None),
@@ -108,7 +108,7 @@ fn regions(regions: &[Region]) -> String {
     }
 }
 
-/// Returns the kind of list.
+/// Returns the kind of list that the provider publishes, for display.
 fn list(provider: &Provider) -> &'static str {
     match &provider.list {
         List::Fetched(source) if source.contains_key("names") => "names",

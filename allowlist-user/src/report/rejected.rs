@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{Report, widest_first};
 
-/// Returns a rejected list of `source` with its changes and the command that accepts it, for display.
+/// Returns a rejected list of `source` as text: its changes, and the command that accepts it.
 pub fn rejected_text(source: &str, list: &RejectedList) -> String {
     let difference = &list.difference;
     let mut text = format!(

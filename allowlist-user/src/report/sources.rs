@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::{Report, Status, ago, table};
 use crate::record::SourceRecord;
 
-/// The sources of a status.
+/// The report of `allowlist sources`: the sources of a status.
 pub struct Sources(pub Status);
 
 impl Report for Sources {
@@ -23,7 +23,7 @@ impl Report for Sources {
 }
 
 impl Status {
-    /// Returns a line per source.
+    /// Returns the table of sources, a row for each.
     pub(super) fn sources_table(&self) -> String {
         let header = [
             "source", "state", "prefixes", "age", "next", "passed", "bytes", "last", "from",
@@ -55,7 +55,7 @@ impl Status {
         format!("{table}\n")
     }
 
-    /// Returns the warnings and notes about sources.
+    /// Returns the warnings and notes about the sources.
     pub(super) fn source_warnings(&self) -> String {
         let mut text = String::new();
         for (name, source) in self.sources() {

@@ -21,29 +21,30 @@ use crate::control::DaemonStatus;
 use crate::journal::PolicyHistory;
 use crate::record::{Record, SourceRecord};
 
-/// The report of `status`.
+/// The report of `allowlist status`.
 pub struct Status {
-    /// The daemon, if one answers.
+    /// The status of the daemon; `None` if no daemon answers.
     pub daemon: Option<DaemonStatus>,
     control: Control,
     attachments: Vec<Attachment>,
     counted: Vec<Counted>,
-    /// Differences between the kernel and the published state.
+    /// The differences that the self-check found between the kernel and the published state.
     differences: Vec<Difference>,
     record: Option<Record>,
     traffic: BTreeMap<String, Traffic>,
     services: BTreeMap<String, ServiceTraffic>,
-    /// With tracking: the capacity of the flow table, and the number of flows.
+    /// The capacity of the flow table and the number of its flows; `None` if return traffic is not tracked.
     flows: Option<(u32, usize)>,
     pending: Option<PendingConfirm>,
-    /// The mode of the configuration of the newest policy, and the name of that configuration.
+    /// The mode of the newest policy's configuration, and the name of that configuration; `None` if the journal cannot
+    /// be read.
     journal: Option<(Mode, String)>,
     pub(super) now: Timestamp,
     epoch: Epoch,
 }
 
 impl Status {
-    /// Reads the kernel, and the names from the record.
+    /// Reads the state of the filter from the kernel, and names from the record in `state_dir`.
     pub fn read(pin_dir: &Path, state_dir: &Path) -> Result<Self> {
         let view = View::open(pin_dir)?;
         let record = Record::load(state_dir);
@@ -74,7 +75,7 @@ impl Status {
         })
     }
 
-    /// Returns whether the self-check has found a difference.
+    /// Returns whether the self-check has found a difference between the kernel and the published state.
     pub const fn differs(&self) -> bool {
         !self.differences.is_empty()
     }
@@ -96,7 +97,7 @@ impl Status {
         self.is_as_configured() && !self.control.observe
     }
 
-    /// Returns the active mode.
+    /// Returns the active mode, as the kernel has it.
     fn mode(&self) -> Mode {
         if self.control.observe {
             Mode::Observe
@@ -105,7 +106,7 @@ impl Status {
         }
     }
 
-    /// Returns the mode of the configuration and its name, if another mode is active.
+    /// Returns the mode of the configuration and the configuration's name, if another mode is active; otherwise `None`.
     fn configured_otherwise(&self) -> Option<(Mode, &str)> {
         let (configured, origin) = if let Some(daemon) = &self.daemon {
             (daemon.configured_mode?, &*daemon.configuration)
@@ -116,7 +117,7 @@ impl Status {
         (configured != self.mode()).then_some((configured, origin))
     }
 
-    /// The warnings of the daemon, or of the journal where none runs.
+    /// Returns the warnings of the daemon, or without a daemon those from the journal.
     fn warnings(&self) -> Vec<String> {
         let daemon = self.daemon.iter().flat_map(|daemon| &daemon.warnings);
         let mut warnings: Vec<String> = daemon.cloned().collect();
@@ -131,7 +132,8 @@ impl Status {
         warnings
     }
 
-    /// Returns whether a policy decides about packets.
+    /// Returns whether a policy decides about packets: a generation is published, and the filter does not pass
+    /// everything.
     fn holds(&self) -> bool {
         self.control.generation != 0 && !self.control.open
     }
@@ -272,7 +274,7 @@ impl Status {
         text
     }
 
-    /// Returns the dropped packets by reason, in one line.
+    /// Returns the number of dropped packets by reason, in one line.
     fn drops_text(&self) -> String {
         let reasons = Reason::ALL.into_iter().filter_map(|reason| {
             let of = |counted: &Counted| counted.counters.get(Verdict::Drop, reason);
@@ -436,7 +438,7 @@ fn counters_json(counters: &Counters) -> Value {
     Value::Object(verdicts.collect())
 }
 
-/// Returns the value of `return_traffic`.
+/// Returns the kernel's setting of return traffic in the syntax of the key `return_traffic`.
 fn return_traffic(kernels: ReturnTraffic) -> &'static str {
     match kernels {
         ReturnTraffic::Off => "off",
@@ -445,7 +447,8 @@ fn return_traffic(kernels: ReturnTraffic) -> &'static str {
     }
 }
 
-/// Returns counts by name. Where sources overlap, or services share a port, a packet counts for each.
+/// Returns the sum of the counters for each name; `names` has the names of each counter. Where sources overlap, or
+/// services share a port, a packet counts for each.
 pub(super) fn by_name<T: Copy + Default>(
     names: &[Vec<String>],
     counted: &[T],

@@ -11,19 +11,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-/// The separator of two columns.
+/// The number of blanks between two columns.
 const GAP: usize = 2;
-/// The least width of a text column with long cells.
+/// The minimum width of a text column that is narrowed.
 const NARROWEST: usize = 8;
-/// The width of a terminal that does not report one, such as a serial console.
+/// The width of a terminal that does not report its width, such as a serial console.
 const COMMON: usize = 80;
-/// The least width to which reports are fitted.
+/// The minimum width to which reports are fitted.
 const LEAST: usize = 40;
 
-/// The width to which reports are fitted; 0 for none. A daemon never sets it: its reports are for other processes.
+/// The width in columns to which reports are fitted; 0 for no limit. A daemon never sets it, since other processes
+/// print its reports.
 static WIDTH: AtomicUsize = AtomicUsize::new(0);
 
-/// Fits every report of this process to the width of standard output, if that is a terminal.
+/// Makes all reports of this process fit the width of standard output, if that is a terminal.
 pub fn fit_to_terminal() {
     if stdout().is_terminal() {
         let width = terminal_width(&stdout()).unwrap_or(COMMON);
@@ -31,7 +32,8 @@ pub fn fit_to_terminal() {
     }
 }
 
-/// Returns the number of columns of a terminal: `COLUMNS`, else its own size.
+/// Returns the number of columns of a terminal, from the variable `COLUMNS` or the terminal itself; `None` if
+/// `terminal` is no terminal.
 pub fn terminal_width(terminal: &impl AsFd) -> Option<usize> {
     let set = env::var("COLUMNS").ok().and_then(|text| text.parse().ok());
     let said = || terminal_size::terminal_size_of(terminal).map(|(width, _)| width.0.into());
@@ -45,11 +47,11 @@ pub(super) fn width() -> Option<usize> {
     }
 }
 
-/// Rows of cells in columns, without lines.
+/// A table of text: a header and rows of cells in aligned columns, without lines.
 pub(super) struct Table {
     header: Vec<String>,
     rows: Vec<Vec<String>>,
-    /// The columns of numbers.
+    /// The indices of the columns that are aligned to the right, which hold numbers.
     right: Vec<usize>,
 }
 
@@ -63,7 +65,7 @@ pub(super) fn table(header: &[&str], right: &[usize]) -> Table {
 }
 
 impl Table {
-    /// Adds a row of as many cells as the header has.
+    /// Adds a row to the table, with as many cells as the header.
     pub(super) fn add_row<T: ToString>(&mut self, cells: impl IntoIterator<Item = T>) {
         self.rows
             .push(cells.into_iter().map(|cell| cell.to_string()).collect());
@@ -98,7 +100,7 @@ impl Table {
         lines.join("\n")
     }
 
-    /// Narrows the widest columns of text until the table fits.
+    /// Narrows the widest text columns until the table fits into `room` columns.
     fn narrow(&self, widths: &mut [usize], room: usize) {
         let gaps = GAP * widths.len().saturating_sub(1);
         while widths.iter().sum::<usize>() + gaps > room {
@@ -121,7 +123,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// Returns the text in at most `room` columns; a longer one loses its middle.
+/// Returns the text, shortened to `room` columns by omitting its middle.
 pub(super) fn shortened(text: &str, room: usize) -> String {
     if text.width() <= room {
         return text.to_owned();
@@ -145,7 +147,7 @@ fn taken(characters: impl Iterator<Item = char>, room: usize) -> String {
         .collect()
 }
 
-/// Returns the text with lines that are too long for the terminal wrapped between words, with an indent.
+/// Returns the text with long lines wrapped between words to the width of the terminal; continued lines have an indent.
 pub fn wrapped(text: &str) -> String {
     match width() {
         Some(room) => wrapped_to(text, room),

@@ -131,7 +131,7 @@ impl Explanation {
         format!("{table}\n")
     }
 
-    /// Returns the reason of a decision: the step of docs/packets.md, and the names involved.
+    /// Returns the reason of a decision as text: the step of docs/packets.md, and the names involved.
     fn why(&self, reached: &Reached) -> String {
         let services = named(&reached.services, "a service that the record does not know");
         let address = self.question.address;
@@ -188,7 +188,7 @@ impl Explanation {
         })
     }
 
-    /// Returns the tables of prefixes and of their sources.
+    /// Returns the table of prefixes that contain the address, and the table of their sources.
     fn sources_text(&self) -> String {
         if self.prefixes.is_empty() {
             return format!("\nno active prefix contains {}\n", self.question.address);
@@ -248,7 +248,7 @@ impl Explanation {
     }
 }
 
-/// Returns the step of docs/packets.md that has this reason; `None` for an internal error.
+/// Returns the step of docs/packets.md that decides with this reason; `None` for an internal error.
 fn step(reason: Reason) -> Option<u8> {
     Some(match reason {
         Reason::NotIp | Reason::Arp => 1,
