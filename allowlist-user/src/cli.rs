@@ -376,12 +376,12 @@ pub struct Small {
 }
 
 impl Small {
-    /// Returns whether these options define a policy, so that no file is read.
+    /// Returns whether these options define a policy, in which case no configuration file is read.
     pub fn is_policy(&self) -> bool {
         !(self.allow.is_empty() && self.provider.is_empty() && self.port.is_empty())
     }
 
-    /// Returns the mode of these options: observe mode without `--enforce`.
+    /// Returns the mode that these options define: enforce with `--enforce`, otherwise observe.
     pub fn mode(&self) -> Mode {
         if self.enforce {
             Mode::Enforce

@@ -49,13 +49,13 @@ const CONFIG: &str = "/etc/allowlist/allowlist.toml";
 const NO: u8 = 3;
 /// The exit code of a change that the lockout check refused.
 const WOULD_CUT: u8 = 4;
-/// The most open files on a host with a few interfaces.
+/// The minimum limit of open files, enough for a host with a few interfaces.
 const FEWEST_FILES: u64 = 256;
-/// Enough open files for 64 interfaces.
+/// The limit of open files that is enough for 64 interfaces.
 const MANY_FILES: u64 = 4096;
 
-/// Returns the line that reports an error: `error[CODE]: TEXT`, with a hint where a limit of this process is the
-/// cause.
+/// Returns the line that reports an error: `error[CODE]: TEXT`. If a resource limit of this process is the cause, a
+/// hint follows.
 pub fn error_text(error: &anyhow::Error) -> String {
     let text = format!("{error:#}");
     let label = match code_of(error) {
@@ -68,7 +68,7 @@ pub fn error_text(error: &anyhow::Error) -> String {
     }
 }
 
-/// Returns the exit code for an error.
+/// Returns the exit code of the program for an error.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     match code_of(error) {
         ErrorCode::Lockout => ExitCode::from(WOULD_CUT),
@@ -79,7 +79,7 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
 /// Runs a command, and returns the exit code of the program.
 ///
 /// # Errors
-/// The error of the command; [`exit_code`] returns its exit code.
+/// Returns the error of the command; [`exit_code`] has the exit code for it.
 pub fn run(cli: Cli) -> Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let done = runtime.block_on(async {
@@ -163,7 +163,7 @@ async fn filter(paths: Paths, run: Run) -> Result<()> {
     Box::pin(daemon.serve(signals)).await
 }
 
-/// Raises the limit of open files as far as this process may: each interface, list and connection uses some.
+/// Raises this process's limit of open files as far as permitted, since each interface, list and connection uses some.
 fn raise_file_limit() {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return;
@@ -179,7 +179,7 @@ fn raise_file_limit() {
     }
 }
 
-/// Returns the warnings about a configuration on this host.
+/// Returns the warnings about a configuration that depend on this host.
 fn warnings(config: &Config) -> Vec<String> {
     let mut config = config.clone();
     if let Cow::Owned(policy) = config.policy.on_interfaces(&config.interfaces, index_of) {
@@ -214,7 +214,7 @@ fn warnings(config: &Config) -> Vec<String> {
     warnings
 }
 
-/// Returns a warning for each path, of the configuration or named by it, that other users than root can change.
+/// Returns a warning for each path, of the configuration file or named in it, that users other than root can change.
 fn path_warnings(paths: &Paths, config: &Config) -> Vec<String> {
     let file = paths.config.as_deref().unwrap_or(Path::new(CONFIG));
     let text = Config::file_text(file).unwrap_or_default();
@@ -225,7 +225,8 @@ fn path_warnings(paths: &Paths, config: &Config) -> Vec<String> {
         .collect()
 }
 
-/// Prints a report. Without the privilege to read it, the daemon provides it.
+/// Prints the report that `read` returns. If this user lacks the privilege to read it, prints the report `name` of the
+/// daemon.
 async fn show<R: Report>(
     paths: &Paths,
     name: &str,
@@ -246,7 +247,8 @@ fn print_report(report: &impl Report, output: Output) -> Result<()> {
     }
 }
 
-/// Returns a report from the daemon for a user who lacks the privilege to read it; `error` if that fails too.
+/// Returns the report `name` from the daemon, for a user who lacks the privilege to read it. For root, or if the
+/// request fails, returns `error`.
 async fn asked(paths: &Paths, name: &str, output: Output, error: anyhow::Error) -> Result<String> {
     if geteuid().is_root() {
         return Err(error);
@@ -303,7 +305,7 @@ async fn read_status(paths: &Paths) -> Result<Status> {
     Ok(status)
 }
 
-/// Returns the exit code of a query.
+/// Returns the exit code of a query; `is_so` is whether the answer is yes.
 fn answer(is_so: bool) -> ExitCode {
     if is_so {
         ExitCode::SUCCESS
@@ -466,7 +468,7 @@ fn write_pages(folder: &Path) -> Result<()> {
     ))
 }
 
-/// Returns the configuration: the file, or the one that the options define.
+/// Returns the parsed configuration: of the file, or the one that the command-line options define.
 fn config(paths: &Paths, small: Small) -> Result<Config> {
     let written = written(paths, small)?;
     let file = written.file.as_deref();
@@ -477,7 +479,7 @@ fn config(paths: &Paths, small: Small) -> Result<Config> {
     Ok(config)
 }
 
-/// Returns the text of the configuration: the file, or the one that the options define.
+/// Returns the text of the configuration: of the file, or the one that the command-line options define.
 fn written(paths: &Paths, mut small: Small) -> Result<ConfigText> {
     let mut seen = BTreeSet::new();
     small.iface.retain(|name| seen.insert(name.clone()));
@@ -516,7 +518,7 @@ fn print_json(document: &serde_json::Value) -> Result<()> {
     print(&printable_json(&format!("{document:#}\n")))
 }
 
-/// Prints to standard output, escaped. A closed pipe (`| head`) is no error.
+/// Prints a text to standard output, with control characters escaped. A closed pipe (`| head`) is no error.
 fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out

@@ -11,13 +11,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::ConfigError;
 
-/// The refusal of a request: the body of an answer of the API, and the error of the command that made the request.
+/// The refusal of a request: the body of an API answer, and the error of the command that made the request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{error}")]
 pub struct ApiError {
-    /// The reason and the remedy, for people.
+    /// The reason of the refusal and the remedy, as text for people.
     pub error: String,
-    /// The reason, for programs.
+    /// The code of the reason, for programs.
     pub code: ErrorCode,
 }
 
@@ -38,14 +38,16 @@ impl From<CodedError> for ApiError {
 }
 
 impl From<allowlist_dataplane::Error> for ApiError {
-    /// Keeps the code; an error without one is a request that is [refused](ErrorCode::Refused).
+    /// Converts an error of the data plane, and keeps its code. An error without a code becomes
+    /// [`Refused`](ErrorCode::Refused).
     fn from(error: allowlist_dataplane::Error) -> Self {
         anyhow::Error::from(error).into()
     }
 }
 
 impl From<anyhow::Error> for ApiError {
-    /// Keeps the code of the chain; an error without one is a request that is [refused](ErrorCode::Refused).
+    /// Converts an error, and keeps the first code in its chain. An error without a code becomes
+    /// [`Refused`](ErrorCode::Refused).
     fn from(error: anyhow::Error) -> Self {
         let code = match code_of(&error) {
             ErrorCode::Failed => ErrorCode::Refused,
@@ -55,7 +57,7 @@ impl From<anyhow::Error> for ApiError {
     }
 }
 
-/// Returns the code of the first error in the chain that has one, or [`ErrorCode::Failed`].
+/// Returns the code of the first error in the chain that has a code, or [`ErrorCode::Failed`] if none has.
 pub fn code_of(error: &anyhow::Error) -> ErrorCode {
     let codes = error.chain().filter_map(|cause| {
         if let Some(error) = cause.downcast_ref::<CodedError>() {
@@ -79,7 +81,7 @@ pub fn code_of(error: &anyhow::Error) -> ErrorCode {
     codes.into_iter().next().unwrap_or_default()
 }
 
-/// Whether an error is that of a path that other users can change.
+/// Returns whether the error means that a path can be changed by other users.
 fn is_untrusted(cause: &(dyn std::error::Error + 'static)) -> bool {
     let inner = cause
         .downcast_ref::<io::Error>()

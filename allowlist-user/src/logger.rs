@@ -15,20 +15,20 @@ use jiff::Timestamp;
 use log::Level;
 use nix::sys::stat::fstat;
 
-/// What precedes the text of each record.
+/// The text at the start of each log record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prefix {
     /// The level of warnings and errors, for a command whose output is read at once.
     Level,
-    /// The time, then the level, for a daemon whose standard error is kept by others.
+    /// The time and the level, for a daemon whose standard error is stored without times.
     Time,
-    /// The priority for journald, which keeps the time itself.
+    /// The priority for journald, which adds the time itself.
     Priority,
 }
 
 impl Prefix {
-    /// Returns the prefix for this process: a priority where journald reads standard error, else the time for
-    /// a daemon and only the level for other commands.
+    /// Returns the prefix for this process: the priority if journald reads standard error; otherwise the time for a
+    /// daemon, and the level for other commands.
     pub fn detect(is_daemon: bool) -> Self {
         match env::var("JOURNAL_STREAM") {
             Ok(stream) if is_stream(&stream, io::stderr()) => Self::Priority,
@@ -38,22 +38,22 @@ impl Prefix {
     }
 }
 
-/// The filter without `RUST_LOG`: this program's own records. A list decides how often a library logs: html5ever
-/// warns of each tag that is out of place.
+/// The filter if `RUST_LOG` is not set: only this program's own records. Libraries are off, since a list could make
+/// them log often: html5ever warns of each tag that is out of place.
 const DEFAULT_FILTER: &str = "off,allowlist=info";
 
-/// A record with this target and a code behind it carries the code in brackets: `warning[list-rejected]: ...`.
-/// Programs and tests wait for codes, so that the text of a record can change. The part before `::` keeps such
-/// records within the default filter.
+/// The start of the target of records with a code. The rest of the target is the code, which the record has in
+/// brackets: `warning[list-rejected]: ...`. Programs and tests wait for codes, so that the text of a record can change.
+/// The part before `::` keeps such records within the default filter.
 const CODE_TARGET: &str = "allowlist::";
 
-/// Starts to write log records to standard error. `RUST_LOG` replaces the default filter, which selects this
-/// program's own records from `info` up.
+/// Starts to write log records to standard error, each with this prefix. `RUST_LOG` replaces the default filter, which
+/// selects this program's own records from `info` up.
 pub fn start(prefix: Prefix) {
     builder("RUST_LOG", prefix).init();
 }
 
-/// The log; an environment variable holds its filter.
+/// Returns a builder of the logger. `variable` is the name of the environment variable with the filter.
 fn builder(variable: &str, prefix: Prefix) -> env_logger::Builder {
     let mut builder = env_logger::Builder::new();
     // Also where `RUST_LOG` is a level; its own name overrides this.
@@ -69,7 +69,7 @@ fn builder(variable: &str, prefix: Prefix) -> env_logger::Builder {
     builder
 }
 
-/// Returns one record as text that ends with a line break.
+/// Returns one record as text that ends with a line break. `code` is the code of the record, if it has one.
 fn line(prefix: Prefix, level: Level, code: Option<&str>, time: Timestamp, text: &str) -> String {
     let (priority, level) = match level {
         Level::Error => (3, "error"),
@@ -102,7 +102,8 @@ fn line(prefix: Prefix, level: Level, code: Option<&str>, time: Timestamp, text:
     line
 }
 
-/// Whether `JOURNAL_STREAM`, which is `device:inode` in decimal, names this file (systemd.exec(5)).
+/// Returns whether `stream`, the value of `JOURNAL_STREAM` (`device:inode` in decimal), names this file
+/// (systemd.exec(5)).
 fn is_stream(stream: &str, file: impl AsFd) -> bool {
     let Ok(found) = fstat(file) else {
         return false;
@@ -174,7 +175,7 @@ mod tests {
         assert!(!is_stream("", &file));
     }
 
-    /// A page can make html5ever warn once for each of its tags.
+    /// By default libraries log nothing: a page can make html5ever warn once for each of its tags.
     #[test]
     fn libraries_log_nothing_and_this_program_does() {
         let log = builder("ALLOWLIST_NO_SUCH_VARIABLE", Prefix::Level).build();

@@ -25,18 +25,19 @@ use utmp_rs::{UtmpEntry, UtmpParser};
 
 use host_interfaces::host_interfaces;
 
-/// The port of sshd for a session whose local port is unknown.
+/// The local port that is assumed for an SSH session whose port is unknown.
 const SSH: u16 = 22;
-/// The number of ancestors to examine, above any chain of processes that a user starts.
+/// The maximum number of ancestors of a process to examine, above any chain of processes that a user starts.
 const MAX_ANCESTORS: usize = 64;
 
-/// Returns the session of this process, or `None` without evidence of one, as at a console.
+/// Returns the login session of this process, or `None` if there is no evidence of a remote session, as at a console.
 pub fn find() -> Option<Session> {
     let own = std::env::var(SSH_CONNECTION).ok();
     Host::default().find(own.as_deref(), std::process::id())
 }
 
-/// Checks a change against this host's present interfaces. Without a session every change is safe.
+/// Does the lockout check: compares the generations before and after a change, for `session` and this host's present
+/// interfaces. Without a session every change is safe.
 ///
 /// # Errors
 /// Fails if the change would cut the session.
@@ -59,7 +60,7 @@ pub fn check(
     }
 }
 
-/// Parses the value of `SSH_CONNECTION`.
+/// Parses the value of `SSH_CONNECTION` into a session with this evidence; `None` if the value has no addresses.
 fn from_connection(text: &str, evidence: Evidence) -> Option<Session> {
     let (peer, local, interface) = login_sources::connection(text)?;
     Some(Session {
@@ -70,7 +71,7 @@ fn from_connection(text: &str, evidence: Evidence) -> Option<Session> {
     })
 }
 
-/// The files in which a host describes its processes and logins.
+/// The files in which a host describes its processes and logins; tests use copies.
 struct Host {
     processes: PathBuf,
     logins: PathBuf,
@@ -99,7 +100,7 @@ impl Host {
             .or_else(|| self.by_login(process))
     }
 
-    /// Returns the ancestors of a process, the nearest first, without process 1.
+    /// Returns the process ids of a process's ancestors, the nearest first, without process 1.
     fn ancestors(&self, process: u32) -> Vec<u32> {
         let mut ancestors = Vec::new();
         let mut current = process;
@@ -113,8 +114,8 @@ impl Host {
         ancestors
     }
 
-    /// Returns the remote login at the nearest terminal of a process and its ancestors: `sudo` gives a command a
-    /// terminal of its own.
+    /// Returns the session of the remote login at the nearest terminal of a process or its ancestors, or `None`.
+    /// Ancestors count since `sudo` gives a command a terminal of its own.
     fn by_login(&self, process: u32) -> Option<Session> {
         let logins: Vec<UtmpEntry> = UtmpParser::from_path(&self.logins)
             .ok()?

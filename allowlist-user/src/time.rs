@@ -14,17 +14,17 @@ use serde::{Deserialize, Serialize};
 /// The file with the kernel's random identifier of this boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// A moment of one boot of a host.
+/// A moment of one boot of a host, by the boot clock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Uptime {
     /// The kernel's random identifier of the boot.
     pub boot: String,
-    /// Seconds since the boot, suspended time included.
+    /// The seconds since the boot, suspended time included.
     pub seconds: u64,
 }
 
 impl Uptime {
-    /// Returns this moment, or `None` if the kernel has no identifier of the boot.
+    /// Returns the present moment, or `None` if the kernel has no identifier of the boot.
     pub fn now() -> Option<Self> {
         static BOOT: LazyLock<Option<String>> = LazyLock::new(|| {
             let text = std::fs::read_to_string(BOOT_ID).ok()?;
@@ -37,7 +37,7 @@ impl Uptime {
         })
     }
 
-    /// Returns the moment that is `time` later.
+    /// Returns the moment that is `time` after this one.
     #[must_use]
     pub fn after(&self, time: Duration) -> Self {
         Self {
@@ -46,30 +46,29 @@ impl Uptime {
         }
     }
 
-    /// Returns the time from this moment until a later one of the same boot: zero if that has passed, `None` for
-    /// another boot.
+    /// Returns the time from this moment until `later`: zero if `later` has passed, `None` if it is of another boot.
     pub fn until(&self, later: &Self) -> Option<Duration> {
         (self.boot == later.boot)
             .then(|| Duration::from_secs(later.seconds.saturating_sub(self.seconds)))
     }
 }
 
-/// The time since the boot, suspended time included.
+/// Returns the time since the boot, suspended time included.
 pub fn since_boot() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
 }
 
-/// A moment by both clocks.
+/// A moment by the wall clock and the boot clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Now {
-    /// The time of the wall clock, or a later one if that clock is known to be behind.
+    /// The time of the wall clock, or a later time if the wall clock is known to be behind.
     pub wall: Timestamp,
-    /// The time of the boot clock, if there is one.
+    /// The time of the boot clock; `None` if the kernel has no identifier of the boot.
     pub uptime: Option<Uptime>,
 }
 
 impl Now {
-    /// Returns this moment by both clocks.
+    /// Returns the present moment by both clocks.
     pub fn current() -> Self {
         Self {
             wall: Timestamp::now(),
@@ -77,12 +76,13 @@ impl Now {
         }
     }
 
-    /// Returns a moment of the wall clock alone.
+    /// Returns a moment that is known by the wall clock alone.
     pub const fn by_wall(wall: Timestamp) -> Self {
         Self { wall, uptime: None }
     }
 
-    /// Returns the time that is left of a grant, zero if it has expired.
+    /// Returns the time from this moment until an expiry, zero if it has passed. The expiry is given by both clocks;
+    /// the earlier one counts.
     pub fn left(&self, until: Timestamp, uptime: Option<&Uptime>) -> Duration {
         let by_wall = Duration::try_from(until.duration_since(self.wall)).unwrap_or(Duration::ZERO);
         let by_boot = self
@@ -94,17 +94,17 @@ impl Now {
     }
 }
 
-/// A wall clock that never goes backwards.
+/// A wall clock that never goes backwards while the host is up.
 #[derive(Clone, Copy, Debug)]
 pub struct SteadyClock {
-    /// The latest known time.
+    /// The latest time that the clock has learnt.
     latest: Timestamp,
-    /// The boot clock at that time.
+    /// The time of the boot clock at which `latest` was learnt.
     learnt: Duration,
 }
 
 impl SteadyClock {
-    /// Returns a clock that starts at `latest` or later.
+    /// Returns a clock whose time is never before `latest`.
     pub fn not_before(latest: Timestamp) -> Self {
         Self {
             latest,
@@ -112,14 +112,14 @@ impl SteadyClock {
         }
     }
 
-    /// Advances the clock to a time that was seen, such as that of a journal entry.
+    /// Advances the clock to `time`, such as that of a journal entry, if it is later than the clock's time.
     pub fn learn(&mut self, time: Timestamp) {
         if time > self.at(since_boot()) {
             *self = Self::not_before(time);
         }
     }
 
-    /// Returns this moment.
+    /// Returns the present moment; its wall-clock time is never before the learnt time.
     pub fn now(&self) -> Now {
         Now {
             wall: Timestamp::now().max(self.at(since_boot())),
@@ -127,7 +127,7 @@ impl SteadyClock {
         }
     }
 
-    /// Returns the earliest possible time when the boot clock shows `boot`.
+    /// Returns the earliest possible time at which the boot clock shows `boot`.
     fn at(&self, boot: Duration) -> Timestamp {
         let passed = boot.saturating_sub(self.learnt);
         self.latest.checked_add(passed).unwrap_or(self.latest)

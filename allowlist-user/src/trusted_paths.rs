@@ -8,10 +8,10 @@ use allowlist_policy::Origin;
 
 use crate::config::{Config, secrets};
 
-/// A path that users other than root can change.
+/// A path of the configuration that users other than root can change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Concern {
-    /// The description, with the remedy.
+    /// The description of the problem, with the remedy.
     pub message: String,
     /// Whether the configuration must not be used: the path leads to a command or a secret, or it is controlled by a user
     /// other than the one behind `sudo`.

@@ -14,7 +14,7 @@ use clap_mangen::roff::{Roff, bold, roman};
 
 use super::Cli;
 
-/// System administration, among the sections of the manual.
+/// The section of the manual pages: 8, system administration.
 const SECTION: &str = "8";
 
 /// Options of `completions`.
@@ -33,7 +33,7 @@ pub struct Pages {
     pub folder: PathBuf,
 }
 
-/// Returns the completion script of a shell.
+/// Returns the completion script for this shell.
 pub fn completions(shell: Shell) -> String {
     let mut script = Vec::new();
     let mut command = hinted(Cli::command());
@@ -41,8 +41,8 @@ pub fn completions(shell: Shell) -> String {
     String::from_utf8(script).expect("the generated text is UTF-8")
 }
 
-/// Returns the commands with a completion hint for every value: paths for files and folders, the names of
-/// providers, and none for values that a shell cannot know, such as a service.
+/// Adds a completion hint to each value of a command and its subcommands: paths for files and folders, the names of
+/// providers for providers, and none for values that a shell cannot know, such as a service.
 fn hinted(command: clap::Command) -> clap::Command {
     let is_of_providers = command.get_name() == "show" || command.get_name() == "fetch";
     command
@@ -67,7 +67,7 @@ fn hinted(command: clap::Command) -> clap::Command {
         .mut_subcommands(hinted)
 }
 
-/// Returns the manual page of the program and of each command, with file names.
+/// Returns the manual page of the program and of each command, each with the name of its file.
 pub fn pages() -> Vec<(String, String)> {
     // `allowlist help run` needs no page of its own.
     let mut command = Cli::command().disable_help_subcommand(true);
@@ -112,8 +112,8 @@ fn page(name: &str, command: &clap::Command) -> String {
     String::from_utf8(text).expect("the generated text is UTF-8")
 }
 
-/// Returns the sections below the options. A paragraph that opens with a heading and a colon keeps its lines and
-/// columns.
+/// Returns the sections of a manual page below the options, from the help text `help`. A paragraph that starts with a
+/// heading and a colon keeps its lines and columns.
 fn after_help(help: &str) -> Roff {
     let mut roff = Roff::new();
     let mut in_notes = false;
@@ -153,7 +153,7 @@ mod tests {
 
     use super::*;
 
-    /// Every command, by the words that are typed after `allowlist`.
+    /// Returns all commands, each with the words that are typed after `allowlist`.
     fn commands() -> Vec<(String, clap::Command)> {
         fn walk(before: &str, command: &clap::Command, found: &mut Vec<(String, clap::Command)>) {
             for command in command.get_subcommands().filter(|one| !one.is_hide_set()) {
@@ -170,7 +170,8 @@ mod tests {
         found
     }
 
-    /// What a program says about a text on its standard input; none where the program is not here.
+    /// Runs `program` with `text` on its standard input. Returns whether it succeeded, and its standard error; `None`
+    /// if it is not installed.
     fn said(program: &str, arguments: &[&str], text: &str) -> Option<(bool, String)> {
         let child = Command::new(program)
             .args(arguments)
@@ -247,8 +248,8 @@ mod tests {
         assert_eq!(text, expected);
     }
 
-    /// A command that takes nothing but `--json` and where things are needs no example. One below another
-    /// is shown by that one's.
+    /// Each command with options other than `--json` and the paths has an example in its help, or in that of its
+    /// parent.
     #[test]
     fn the_help_of_a_command_has_examples() {
         let commands = commands();
@@ -271,7 +272,7 @@ mod tests {
         }
     }
 
-    /// What the help shows can be typed so.
+    /// Each example in the help can be parsed as a command line.
     #[test]
     fn examples_are_taken() {
         use clap::Parser as _;

@@ -9,7 +9,7 @@ use clap::CommandFactory as _;
 use super::Cli;
 use crate::report::terminal_width;
 
-/// Each group with its commands, in the order in which they are shown.
+/// The groups of commands in the help: the title of each group and its commands, in display order.
 const GROUPS: [(&str, &[&str]); 5] = [
     (
         "State and packets",
@@ -39,9 +39,9 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ),
     ("Other commands", &["help"]),
 ];
-/// The column of the descriptions.
+/// The column at which the descriptions of commands begin.
 const INDENT: usize = 15;
-/// The longest line of help, in columns.
+/// The maximum length of a line of help, in columns.
 const WIDEST: usize = 100;
 
 /// Returns the definition of the command line, with the commands in groups.
@@ -81,7 +81,7 @@ fn groups(command: &clap::Command, room: usize) -> String {
     text.trim_end().to_owned() + "\n"
 }
 
-/// Returns the lines of a command: its name and its description, broken between words.
+/// Returns the help lines of a command: its name, and its description wrapped to `room` columns.
 fn entry(name: &str, about: &str, room: usize) -> String {
     let mut text = format!("  {name:<0$}", INDENT - 2);
     let mut column = INDENT;

@@ -122,7 +122,7 @@ pub struct Export {
 }
 
 impl Export {
-    /// Returns the parameters of the formats, without the lists.
+    /// Returns the options of the export format; `at` is the time of the export.
     pub fn settings(&self, at: Timestamp) -> export::Options<'_> {
         // No name has a dot.
         let plain = |source| str::strip_prefix(source, SOURCE_PREFIX).unwrap_or(source);

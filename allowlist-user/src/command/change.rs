@@ -18,10 +18,10 @@ use crate::report;
 use crate::report::rejected_text;
 use crate::session;
 
-/// The most prefixes of one request; the daemon refuses more.
+/// The maximum number of prefixes in one request, which is also the daemon's limit.
 const MOST: usize = 200_000;
 
-/// Returns the options of a change, with the session of this process for the lockout check.
+/// Returns the options of a change from the command line, with the session of this process for the lockout check.
 pub(super) fn care(typed: &CareArgs) -> ApplyOptions {
     ApplyOptions {
         force: typed.force,
@@ -125,8 +125,8 @@ pub(super) async fn accept(paths: &Paths, options: Accept) -> Result<()> {
     ))
 }
 
-/// Shows the rejected list of a source, and returns its id if the operator approves it on a terminal; `None` if
-/// there is no list to approve, so that the daemon states the reason.
+/// Shows the rejected list of a source, and returns its id if the operator approves the list on a terminal. Returns
+/// `None` if there is no list to approve; the daemon then states the reason.
 async fn approved(client: &Client<'_>, source: &str, output: Output) -> Result<Option<String>> {
     let rejected: RejectedLists = serde_json::from_str(&client.report("rejected", true).await?)
         .context("invalid answer of the daemon; is it another version?")?;
@@ -187,7 +187,8 @@ fn text(done: &ApplyOutcome, typed: &CareArgs) -> String {
     text
 }
 
-/// Returns the prefixes of the arguments, or of standard input. An error names the lines of standard input.
+/// Returns the prefixes in the arguments, or without arguments those of standard input. An error names the lines of
+/// standard input.
 fn prefixes(typed: Vec<String>) -> Result<Vec<String>> {
     if !typed.is_empty() {
         return Ok(typed);

@@ -22,10 +22,10 @@ use crate::config::Config;
 use crate::record::Record;
 use crate::report::{self, Plan};
 
-/// The lists of a start, and the failures.
+/// The lists that a start would use, with the problems of fetching or reading them.
 struct Found {
     lists: SourceStates,
-    /// The sources without a list.
+    /// The names of the sources that have no list.
     missing: Vec<String>,
     /// The reasons why last-good lists cannot be read.
     warnings: Vec<String>,
@@ -106,8 +106,8 @@ pub(super) async fn check(paths: &Paths, check: Check) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Fetches the list of every used source. The last-good list replaces one that fails, and with `offline` every list
-/// that is not on this host.
+/// Fetches the list of every used source. The last-good list is used if a fetch fails; with `offline`, it is used for
+/// every list that is not on this host.
 async fn find(paths: &Paths, config: &Config, offline: bool) -> Found {
     let is_near = |source: &&Source| !matches!(source.origin, Origin::Http(_) | Origin::Names(_));
     let (near, far): (Vec<&Source>, Vec<&Source>) = config.policy.used_sources().partition(is_near);
@@ -170,7 +170,7 @@ async fn find(paths: &Paths, config: &Config, offline: bool) -> Found {
     found
 }
 
-/// Compiles the generation that a start would publish, with stand-ins for missing lists.
+/// Compiles the generation that a start would publish; a missing list is replaced as `at_start` defines.
 fn compiled(config: &Config, lists: &SourceStates, missing: &[String]) -> Result<Tables> {
     let mut feeds = lists.feeds().clone();
     for name in missing {

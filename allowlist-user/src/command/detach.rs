@@ -12,7 +12,7 @@ use log::warn;
 use super::{print, print_json};
 use crate::cli::{Detach, Paths};
 
-/// The time limit for the daemon to end; it checks its pins every second.
+/// The time for which `detach` waits until the daemon ends; the daemon checks its pins every second.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The time between two checks of the lock of the state directory.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -45,7 +45,8 @@ pub(super) fn run(paths: &Paths, options: &Detach) -> Result<()> {
     }
 }
 
-/// Waits until no process locks the state directory. Returns the process that still does after [`PATIENCE`].
+/// Waits until no process locks the state directory. Returns the process that still locks it after [`PATIENCE`], or
+/// `None`.
 fn wait_for_daemon(state_dir: &Path) -> Option<String> {
     let state = StateDir::find(state_dir).ok()??;
     let start = Instant::now();

@@ -25,10 +25,10 @@ use crate::history;
 use crate::journal::PolicyHistory;
 use crate::report::{self, Outcome};
 
-/// Fetches the lists of these sources.
+/// Fetches the lists of these sources, and returns them by name.
 ///
 /// # Errors
-/// If a fetch fails, or the gate rejects a list. Each failure is logged.
+/// Fails if any fetch fails, or the gate rejects a list. Each failure is logged.
 async fn fetch_all<'s>(sources: impl Iterator<Item = &'s Source>) -> Result<Snapshot> {
     let mut feeds = Snapshot::new();
     let mut failed = 0;
@@ -57,7 +57,10 @@ async fn fetch_all<'s>(sources: impl Iterator<Item = &'s Source>) -> Result<Snap
     Ok(feeds)
 }
 
-/// Returns the list of a source that has none yet.
+/// Returns the list in the answer to the first fetch of a source.
+///
+/// # Errors
+/// Fails if the gate rejects the list.
 pub(super) fn first_feed(source: &Source, answer: Answer) -> Result<Feed> {
     match evaluate_update(source, None, answer, false, Timestamp::now()) {
         Ok(renewal) => Ok(renewal.feed),
@@ -106,7 +109,7 @@ pub(super) async fn fetch(paths: &Paths, options: &Fetch) -> Result<()> {
     }
 }
 
-/// Returns the source of the configuration with this name, or the provider of the catalogue.
+/// Returns the source that `options` names: a source of the configuration, or a provider of the catalogue.
 fn source(paths: &Paths, options: &Fetch) -> Result<Source> {
     let name = &*options.name;
     let provider = catalogue::find(name);
@@ -177,13 +180,13 @@ fn provided_source(provider: &'static Provider, options: &Fetch) -> Result<Sourc
     })
 }
 
-/// Returns the names of all providers.
+/// Returns the names of all providers of the catalogue.
 pub(super) fn provider_names() -> Vec<&'static str> {
     let names = catalogue::all().iter().map(|provider| &*provider.name);
     names.collect()
 }
 
-/// Returns the used sources, or the one with this name.
+/// Returns the source with this name, or all used sources if `name` is `None`.
 fn chosen<'c>(config: &'c Config, name: Option<&str>) -> Result<Vec<&'c Source>> {
     let Some(name) = name else {
         return Ok(config.policy.used_sources().collect());
@@ -270,7 +273,7 @@ pub(super) async fn diff(paths: &Paths, options: &Diff) -> Result<()> {
     Ok(())
 }
 
-/// Returns the rejected lists of a running daemon; none without a daemon, or without the privilege to query it.
+/// Returns the rejected lists of a running daemon; none if no daemon runs, or this user may not query it.
 async fn rejected(paths: &Paths) -> RejectedLists {
     let client = Client::new(&paths.socket);
     let report = client.report("rejected", true).await.ok();
@@ -279,7 +282,7 @@ async fn rejected(paths: &Paths) -> RejectedLists {
         .unwrap_or_default()
 }
 
-/// Warns if the lists of a refresh, together, do not fit the tables.
+/// Logs a warning if the lists after a refresh, together, would not fit the kernel's tables.
 fn warn_of_room(
     paths: &Paths,
     config: &Config,

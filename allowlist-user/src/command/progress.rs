@@ -15,10 +15,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::report::terminal_width;
 
-/// The delay before the line is first printed, and the interval between its updates.
+/// The delay before the progress line is first printed, and the interval between its updates.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Fetches these sources; returns the outcomes in no particular order.
+/// Fetches these sources while a progress line is shown. Returns the outcomes in no particular order.
 pub(super) async fn gather(sources: Vec<(Source, Vec<Validator>)>) -> Vec<Gathered> {
     let mut awaited: BTreeSet<String> = sources.iter().map(|one| one.0.name.clone()).collect();
     let all = awaited.len();
@@ -46,7 +46,7 @@ pub(super) async fn gather(sources: Vec<(Source, Vec<Validator>)>) -> Vec<Gather
     }
 }
 
-/// Awaits one fetch of the source of this name.
+/// Awaits the fetch of the source `name` while a progress line is shown, and returns its result.
 pub(super) async fn shown<T>(name: &str, fetch: impl Future<Output = T>) -> T {
     let mut fetch = pin!(fetch);
     let mut line = Line::new();
@@ -65,7 +65,7 @@ fn ticks() -> tokio::time::Interval {
     ticks
 }
 
-/// A line of a terminal that is updated in place, and erased when it is dropped.
+/// The progress line of a terminal, which is updated in place and erased when dropped.
 struct Line {
     started: Instant,
     is_shown: bool,

@@ -93,7 +93,7 @@ async fn holders(
     }
 }
 
-/// Returns the compiled-in prefixes of a provider that contain the address, by region.
+/// Returns the compiled-in prefixes of a provider that contain the address, each with its region.
 fn compiled_in(provider: &Provider, address: IpAddr) -> Vec<Holder> {
     let holder = |region: Option<&str>, prefix: &IpNet| Holder {
         provider: provider.name.clone(),
@@ -119,7 +119,8 @@ fn compiled_in(provider: &Provider, address: IpAddr) -> Vec<Holder> {
         .collect()
 }
 
-/// Searches the last-good lists of configured sources. Returns the providers of the searched lists.
+/// Searches the last-good lists of configured sources, and adds the results to `found`. Returns the names of the
+/// providers whose lists were searched.
 fn last_good(paths: &Paths, providers: &[&Provider], found: &mut Holders) -> Result<Vec<String>> {
     let config = match &paths.config {
         Some(file) => Config::load(file)?,
@@ -160,7 +161,7 @@ fn last_good(paths: &Paths, providers: &[&Provider], found: &mut Holders) -> Res
     Ok(searched)
 }
 
-/// Fetches the lists of all providers that need no parameter, and searches them.
+/// Fetches the lists of all providers that need no parameter, searches them, and adds the results to `found`.
 async fn fetch(providers: &[&'static Provider], found: &mut Holders) {
     let mut wanted: Vec<(Source, Vec<_>)> = Vec::new();
     for provider in providers {

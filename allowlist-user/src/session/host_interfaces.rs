@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
-/// Returns all interfaces, in order of name.
+/// Returns all network interfaces of this host, in the order of their names.
 pub(super) fn host_interfaces() -> Result<Vec<HostInterface>> {
     let mut interfaces = BTreeMap::new();
     for entry in getifaddrs().context("cannot list this host's addresses")? {

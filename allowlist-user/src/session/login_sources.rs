@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use allowlist_policy::explain::Typed;
 use utmp_rs::UtmpEntry;
 
-/// Parses `client_address client_port server_address server_port`: both ends, and the zone of either address.
+/// Parses the value of `SSH_CONNECTION`, `client_address client_port server_address server_port`. Returns the client's
+/// and the server's end, and the zone of either address.
 ///
 /// Returns `None` for any other text, such as the one that sshd sets for a connection without addresses.
 pub(super) fn connection(text: &str) -> Option<(SocketAddr, SocketAddr, Option<String>)> {
@@ -20,7 +21,8 @@ pub(super) fn connection(text: &str) -> Option<(SocketAddr, SocketAddr, Option<S
     is_valid.then_some((peer, local, local_zone.or(peer_zone)))
 }
 
-/// Returns the value of a variable in the format of `/proc/PID/environ`.
+/// Returns the value of the variable `name` in an environment with the format of `/proc/PID/environ`; `None` if the
+/// variable is not set.
 pub(super) fn variable(environment: &[u8], name: &str) -> Option<String> {
     environment.split(|byte| *byte == 0).find_map(|variable| {
         let value = variable.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
@@ -34,13 +36,13 @@ pub(super) fn parent(status: &str) -> Option<u32> {
     number.trim().parse().ok()
 }
 
-/// Returns the name of a terminal in `utmp` for the path of its device, or `None` if the file is no terminal.
+/// Returns the name that a terminal has in `utmp`, for the path of its device; `None` if the file is no terminal.
 pub(super) fn line(file: &str) -> Option<String> {
     let line = file.strip_prefix("/dev/")?;
     (line.starts_with("pts/") || line.starts_with("tty")).then(|| line.to_owned())
 }
 
-/// Returns the remote address of the login at a terminal, or `None` for a local login and for a host name.
+/// Returns the remote address of the login at a terminal; `None` for a local login, or one from a host name.
 pub(super) fn remote_of(logins: &[UtmpEntry], terminal: &str) -> Option<Typed> {
     logins.iter().find_map(|login| match login {
         UtmpEntry::UserProcess { line, host, .. } if line == terminal => {

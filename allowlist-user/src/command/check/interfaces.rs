@@ -8,7 +8,7 @@ use allowlist_policy::hints;
 use crate::config::Config;
 use crate::report::ExpectedAttach;
 
-/// The findings about the configured interfaces.
+/// The result of checking the configured interfaces.
 #[derive(Default)]
 pub(super) struct Interfaces {
     /// The expected result of attaching to each interface that is present.
