@@ -1,7 +1,7 @@
-//! The program on an interface, by a pinned link: attached, or replaced in place.
+//! Attaches the XDP program to an interface by a pinned link, or replaces the program in the link.
 //!
-//! Invariant: this process keeps no link open. Only the pin holds it, so the filter stays when this process ends, and is
-//! detached when any process removes the pin.
+//! Invariant: this process keeps no link open. Only the pin holds the link, so the filter stays attached when this
+//! process ends, and is detached when any process removes the pin.
 
 use std::fs;
 use std::os::fd::AsFd as _;
@@ -27,22 +27,22 @@ use crate::attach_mode::AttachModeRequest;
 use crate::interface::InterfaceInfo;
 use crate::netlink::{Namespace, Netlink, index_of};
 
-/// Where in the kernel the program runs.
+/// The place where an attached XDP program runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum XdpMode {
-    /// In the driver, before anything is allocated.
+    /// In the driver, before the kernel allocates a socket buffer for the packet.
     Native,
-    /// In the network stack: works everywhere, slower.
+    /// In the kernel's network stack: works on every interface, but is slower.
     Generic,
-    /// On the card.
+    /// On the network card.
     Offload,
 }
 
 impl XdpMode {
     const ALL: [Self; 3] = [Self::Native, Self::Generic, Self::Offload];
 
-    /// Returns the configured mode that requires this one.
+    /// Returns the value of `attach_mode` that accepts only this mode.
     pub(super) const fn wanted(self) -> AttachModeRequest {
         match self {
             Self::Native => AttachModeRequest::Native,
@@ -51,7 +51,7 @@ impl XdpMode {
         }
     }
 
-    /// The number in the interface map.
+    /// Returns the number of this mode in `Interface::attach_mode`, the record in the map of interfaces.
     const fn number(self) -> u32 {
         self as u32 + 1
     }
@@ -60,7 +60,7 @@ impl XdpMode {
         Self::ALL.into_iter().find(|mode| mode.number() == number)
     }
 
-    /// The word for it.
+    /// Returns the name of the mode, as in the configuration and in reports.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Native => "native",
@@ -70,19 +70,21 @@ impl XdpMode {
     }
 }
 
-/// A program that was attached.
+/// The result of attaching the XDP program to an interface.
 pub struct Attached {
-    /// Where it runs.
+    /// The mode in which the program runs.
     pub mode: XdpMode,
-    /// The reason for another mode than native, if none was configured.
+    /// A warning for the operator: native mode was refused and generic mode is used, or a change of mode left the
+    /// interface unfiltered for a moment.
     pub warning: Option<String>,
-    /// The loaded object, for its log; only with a trace.
+    /// The loaded object file, from which the trace is read; `None` without a trace.
     pub object: Option<Ebpf>,
 }
 
 impl Dataplane {
-    /// Attaches the program to an interface, or replaces the one that is there by this one without
-    /// a gap, also where that is another version's. Call it after a publish: from here on packets are judged.
+    /// Attaches the XDP program to an interface, or atomically replaces the program of this or another version there.
+    ///
+    /// Call it after a publish, because the program judges packets from the attach on.
     pub fn attach(
         &mut self,
         facts: &InterfaceInfo,
@@ -159,8 +161,9 @@ impl Dataplane {
         })
     }
 
-    /// Keeps the programs of a slot, for the next interface of its name. Their maps are kept elsewhere, so that an
-    /// interface takes few descriptors.
+    /// Keeps the loaded programs of a slot, for the next attach to an interface of the same name.
+    ///
+    /// Closes the object's own descriptors of the maps, which [`OpenMaps`](super::repair::OpenMaps) has open too.
     fn keep_programs(&mut self, slot: u32, mut object: Ebpf) {
         for (name, _) in abi::PINNED {
             drop(object.take_map(name));
@@ -168,7 +171,8 @@ impl Dataplane {
         self.programs.insert(slot, object);
     }
 
-    /// Puts programs of this object, with the maps that are pinned now, into every link of this version.
+    /// Replaces the program in every link of this version by a newly loaded one, which uses the maps that are pinned
+    /// now.
     pub(super) fn replace_programs(&mut self) -> Result<()> {
         for slot in 0..MAX_INTERFACES {
             let _pin_lock = self.pins.lock_exclusive()?;
@@ -205,7 +209,7 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Reads the kernel's id of the XDP program of an object, and which of the pinned maps it uses.
+    /// Returns the kernel's ids of an object's XDP program, and of the pinned maps that this program uses.
     fn loaded(&self, object: &Ebpf) -> Result<Loaded> {
         let program: &Xdp = object
             .program(abi::PROGRAM)
@@ -220,7 +224,9 @@ impl Dataplane {
         Ok(Loaded { program, maps })
     }
 
-    /// Puts the program into another version's link, and the link's pin among this version's.
+    /// Replaces the program in the link of another version, and moves the link's pin to this version's pin directory.
+    ///
+    /// Returns the mode in which the program runs.
     fn adopt_link(
         &mut self,
         (program, loaded): (&mut Xdp, &Loaded),
@@ -246,7 +252,9 @@ impl Dataplane {
         Ok(mode)
     }
 
-    /// To an interface that does not have the filter.
+    /// Attaches the program by a new link to an interface that has no program of any version.
+    ///
+    /// Returns the mode, and a warning if the mode is not the preferred one.
     fn attach_anew(
         &mut self,
         (program, loaded): (&mut Xdp, &Loaded),
@@ -260,7 +268,10 @@ impl Dataplane {
         Ok((mode, warning))
     }
 
-    /// The kernel takes no program in one mode beside one in another, so there is a moment without.
+    /// Attaches the program in another mode, and returns the new mode and a warning.
+    ///
+    /// The interface is unfiltered for a moment, because the kernel refuses a program in one mode while there is one in
+    /// another mode. If the new mode fails, the old mode is restored, and the result is an error.
     fn change_mode(
         &mut self,
         (program, loaded): (&mut Xdp, &Loaded),
@@ -304,7 +315,7 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Where the program of this slot runs on this very interface; `None` where it does not.
+    /// Returns the mode of this slot's program on this interface; `None` if the slot's link is not on this interface.
     fn mode_on(&self, slot: u32, facts: &InterfaceInfo) -> Result<Option<XdpMode>> {
         if !filters(&self.pins.link(slot), facts.index)? {
             return Ok(None);
@@ -314,7 +325,7 @@ impl Dataplane {
         Ok(XdpMode::from_number(recorded.attach_mode).or(facts.xdp_mode))
     }
 
-    /// Whether an interface has the filter on it.
+    /// Returns whether this version's program is attached to an interface by a pinned link.
     pub fn filters(&self, facts: &InterfaceInfo) -> Result<bool> {
         let slot = self.slot_of(&facts.name, facts.index)?;
         Ok(self.mode_on(slot, facts)?.is_some())
@@ -343,7 +354,7 @@ impl Dataplane {
         Ok(self.interfaces.set(slot, recorded, 0)?)
     }
 
-    /// Records the name of the interface in a slot, and which one it had before.
+    /// Records a new name for the interface in a slot, and keeps the previous one as its former name.
     pub(super) fn rename(&mut self, slot: u32, name: &str) -> Result<()> {
         let mut recorded = self.interfaces.get(&slot, 0)?;
         if name_of(&recorded) == name {
@@ -360,7 +371,7 @@ impl Dataplane {
         Ok(self.interfaces.set(slot, recorded, 0)?)
     }
 
-    /// Records the names that the interfaces in slots have now: they may have been renamed, or have swapped names.
+    /// Updates the recorded names of the attached interfaces, which may have been renamed or have swapped names.
     pub fn follow_names(&mut self) -> Result<()> {
         let netlink = Netlink::open()?;
         for slot in 0..MAX_INTERFACES {
@@ -382,7 +393,8 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Records that a slot has nothing attached any more, on purpose.
+    /// Records that the programs in a slot were detached on purpose, so that the self-check does not report them as
+    /// missing.
     pub(super) fn forget(&mut self, slot: u32) -> Result<()> {
         let identity = Identity {
             program: 0,
@@ -392,15 +404,20 @@ impl Dataplane {
         Ok(self.identities.set(slot, identity, 0)?)
     }
 
-    /// The slot that an interface of this name has, or is to have once there is one.
+    /// Reserves a slot for the interface with this name, which need not exist yet, and returns the slot.
     pub(super) fn reserve(&mut self, name: &str) -> Result<u32> {
         let slot = self.slot_of(name, index_of(name).unwrap_or(0))?;
         self.rename(slot, name)?;
         Ok(slot)
     }
 
-    /// The slot that this interface has by its link; else the one that has an interface of its name,
-    /// so that counts go on; else a free one.
+    /// Returns the slot for an interface with this name and index; the index is 0 if the interface does not exist.
+    ///
+    /// Prefers the slot whose link is on the interface, then the slot that was last used under this name, so that its
+    /// counters continue, and then a free slot.
+    ///
+    /// # Errors
+    /// Fails if all slots are in use.
     pub(super) fn slot_of(&self, name: &str, index: u32) -> Result<u32> {
         let device = match index {
             0 => None,
@@ -443,14 +460,14 @@ impl Dataplane {
     }
 }
 
-/// An XDP program as the kernel has it.
+/// The kernel's ids of a loaded XDP program and of the pinned maps that it uses.
 pub(super) struct Loaded {
     program: u32,
     maps: [u32; abi::MAPS_OF_PROGRAM],
 }
 
 impl Loaded {
-    /// The identity of the interface that it is attached to.
+    /// Returns a copy of a slot's identity with the ids of this program and its maps.
     const fn of(&self, identity: Identity) -> Identity {
         Identity {
             program: self.program,
@@ -461,7 +478,7 @@ impl Loaded {
 }
 
 impl AttachModeRequest {
-    /// Whether a program in this mode satisfies the configuration.
+    /// Returns whether a program in `mode` satisfies this configured mode.
     pub(crate) fn fits(self, mode: XdpMode) -> bool {
         match self {
             Self::Auto => true,
@@ -472,7 +489,8 @@ impl AttachModeRequest {
     }
 }
 
-/// Puts `program` in the place of the one that the pinned link holds: no packet is missed.
+/// Replaces the program in the link pinned at `pin` by `program`, atomically, so that every packet is judged by one of
+/// them.
 fn replace(program: &mut Xdp, pin: &Path) -> Result<()> {
     let link: FdLink = links::PinnedLink::from_pin(pin)?.into();
     let link: XdpLink = link.try_into()?;
@@ -497,7 +515,7 @@ pub(super) fn unpadded(name: &[u8; 16]) -> String {
     String::from_utf8_lossy(&name[..length.unwrap_or(name.len())]).into_owned()
 }
 
-/// The error for an interface that has another XDP program, with the remedy.
+/// Returns the error message for an interface to which another XDP program is attached, with the remedy.
 pub(super) fn other_program(facts: &InterfaceInfo, id: u32) -> String {
     let name = program_name(id);
     let remedy = if name == abi::PROGRAM {
@@ -514,12 +532,14 @@ pub(super) fn other_program(facts: &InterfaceInfo, id: u32) -> String {
     )
 }
 
-/// The name of a loaded program, "unnamed" without one.
+/// Returns the name of the loaded program with this id; "unnamed" if it has no name or the name cannot be read.
 pub(super) fn program_name(id: u32) -> String {
     name_of_program(id).unwrap_or_else(|| "unnamed".to_owned())
 }
 
-/// The name of a loaded program, "unnamed" without one; `None` where no program has this id, or this process may not read it.
+/// Returns the name of the loaded program with this id, or "unnamed" if it has no name.
+///
+/// Returns `None` if no program has this id, or this process may not read it.
 pub fn name_of_program(id: u32) -> Option<String> {
     let program = loaded_programs()
         .flatten()

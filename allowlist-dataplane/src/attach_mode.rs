@@ -1,19 +1,19 @@
-//! The XDP mode that the operator requests for an interface.
+//! The XDP mode that the operator requests for interfaces.
 
 use serde::Serialize;
 
-/// The XDP mode that the operator requests: `attach_mode = "…"`. [`XdpMode`](crate::XdpMode) is the mode that the
-/// kernel uses.
+/// The XDP mode that the operator requests by `attach_mode = "…"`. [`XdpMode`](crate::XdpMode) is the mode in which the
+/// kernel runs the program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AttachModeRequest {
-    /// Native if the driver supports it, else generic with a warning.
+    /// Native mode if the driver supports it, else generic mode with a warning.
     #[default]
     Auto,
-    /// In the driver, before the kernel's network stack.
+    /// Only native mode: in the driver, before the kernel's network stack.
     Native,
-    /// In the network stack: slower, works on every interface.
+    /// Only generic mode: in the kernel's network stack, slower, on every interface.
     Generic,
-    /// On the network card.
+    /// Only offload mode: on the network card.
     Offload,
 }

@@ -1,7 +1,7 @@
-//! The clock that the kernel programs read (`bpf_ktime_get_ns`), as userspace sees it.
+//! Reads the clock of the kernel programs (`bpf_ktime_get_ns`) from userspace.
 //!
-//! In a time namespace, `CLOCK_MONOTONIC` has an offset that the kernel programs do not have (`time_namespaces(7)`):
-//! it is subtracted, so that deadlines given to the kernel are right.
+//! In a time namespace, `CLOCK_MONOTONIC` has an offset that the kernel programs do not have (`time_namespaces(7)`).
+//! The offset is subtracted, so that deadlines are correct for the kernel programs.
 
 use std::fs;
 use std::sync::LazyLock;
@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-/// The offset of this process's time namespace, in nanoseconds.
+/// The offset of `CLOCK_MONOTONIC` in this process's time namespace, in nanoseconds.
 static OFFSET: LazyLock<i128> = LazyLock::new(|| {
     let text = fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
     monotonic_offset(&text).unwrap_or(0)
 });
 
-/// Returns the time of the kernel programs' clock.
+/// Returns the current time of the kernel programs' clock.
 pub fn kernel_clock() -> Duration {
     read(ClockId::CLOCK_MONOTONIC)
 }
@@ -32,7 +32,8 @@ fn read(clock: ClockId) -> Duration {
     Duration::from_nanos(u64::try_from(now).unwrap_or(0))
 }
 
-/// The offset in the lines of `/proc/PID/timens_offsets`, such as `monotonic  97200  0`.
+/// Returns the monotonic offset in nanoseconds from the text of `/proc/PID/timens_offsets`, with lines such as
+/// `monotonic 97200 0`.
 fn monotonic_offset(text: &str) -> Option<i128> {
     text.lines().find_map(|line| {
         let mut words = line.split_whitespace();

@@ -19,15 +19,16 @@ use super::tries::TrieSlots;
 /// A pending change, or one that was not confirmed in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PendingConfirm {
-    /// The time left to confirm; zero after the deadline.
+    /// The time that is left to confirm the change; zero after the deadline.
     pub left: Duration,
     /// Whether the deadline has passed, so that the kernel uses the fallback.
     pub fell_back: bool,
-    /// The control word before the change.
+    /// The control word to which the change is rolled back.
     pub back_to: Control,
 }
 
-/// Returns the pending change that the maps hold.
+/// Returns the change that is pending or was not confirmed in time, from the values of the maps; `None` if there is
+/// none.
 pub(super) fn pending(control: Control, fallback: &Fallback) -> Option<PendingConfirm> {
     let now = kernel_clock_coarse();
     control.pending.then(|| PendingConfirm {
@@ -45,19 +46,24 @@ pub(super) fn effective(control: Control, fallback: &Fallback) -> Control {
     }
 }
 
-/// Whether every packet passes in a slot although the program is attached: the change leaves its interface out, or
-/// added the interface and was not confirmed.
+/// Returns whether all packets pass in a slot although the program is attached, because of a pending or unconfirmed
+/// change.
+///
+/// This is so if the pending change does not filter the slot's interface, or if an unconfirmed change added the
+/// interface.
 pub(super) fn is_open(control: Control, fallback: &Fallback, slot: u32) -> bool {
     Control::decode(fallback.effective(control.encode(), slot, kernel_clock_coarse())).open
 }
 
 impl Dataplane {
-    /// Makes the kernel roll back to the present generation, mode and interfaces, unless [`Self::confirm`] follows in
-    /// time.
+    /// Makes the kernel roll back to the current generation, mode and interfaces, unless [`Self::confirm`] is called
+    /// `within` this time.
     ///
-    /// Call it before the change. The rollback does not need this process. Without a present generation, every packet
-    /// passes after the rollback. A change whose deadline has passed is rolled back for good first; a pending one is an
-    /// error.
+    /// Call it before the change. The rollback does not need this process. Without a current generation, all packets
+    /// pass after the rollback. A previous change whose deadline has passed is first rolled back permanently.
+    ///
+    /// # Errors
+    /// Fails if another change is pending.
     pub fn arm_rollback(&mut self, within: Duration) -> Result<()> {
         match self.pending() {
             Some(pending) if pending.fell_back => self.fall_back()?,
@@ -93,12 +99,16 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Returns the pending change, of this or another process.
+    /// Returns the change that is pending or was not confirmed in time, made by this or another process; `None` if
+    /// there is none.
     pub fn pending(&self) -> Option<PendingConfirm> {
         pending(self.control.load(), &self.fallback.load())
     }
 
-    /// Confirms the pending change. No-op if none is pending; an error if its deadline has passed.
+    /// Confirms the pending change. Does nothing if none is pending.
+    ///
+    /// # Errors
+    /// Fails if the deadline has passed, so that the change was rolled back.
     pub fn confirm(&mut self) -> Result<()> {
         let control = self.control.load();
         let Some(pending) = self.pending() else {
@@ -127,9 +137,9 @@ impl Dataplane {
         self.free(pending.back_to)
     }
 
-    /// Rolls the pending change back for good, before or after its deadline.
+    /// Rolls the pending change back permanently, before or after its deadline.
     ///
-    /// If there was no generation before the change, every packet passes until the interfaces are detached.
+    /// If there was no generation before the change, all packets pass until the interfaces are detached.
     pub fn fall_back(&mut self) -> Result<()> {
         let control = self.control.load();
         if !control.pending {
@@ -168,20 +178,20 @@ impl Dataplane {
         effective(self.control.load(), &self.fallback.load())
     }
 
-    /// Whether the fallback needs the flow tracker.
+    /// Returns whether there is a pending change whose fallback tracks flows.
     pub(super) fn fallback_tracks(&self) -> bool {
         self.pending()
             .is_some_and(|pending| pending.back_to.return_traffic == ReturnTraffic::Track)
     }
 
-    /// Whether the fallback filters the interface in a slot.
+    /// Returns whether there is a pending change whose fallback filters the interface in a slot.
     pub(super) fn fallback_filters(&self, slot: u32) -> bool {
         self.control.load().pending && self.fallback.load().interfaces & Fallback::bit(slot) != 0
     }
 
-    /// Lets every packet pass in a slot that the fallback filters, until the change is confirmed or rolled back.
+    /// Lets all packets pass in a slot that the fallback filters, until the pending change is confirmed or rolled back.
     ///
-    /// Returns whether that is new.
+    /// Returns whether the pending change filtered packets in the slot until now.
     pub(super) fn bypass(&self, slot: u32) -> bool {
         let (control, fallback) = (self.control.load(), self.fallback.load());
         let is_news = pending(control, &fallback).is_some_and(|pending| !pending.fell_back)
@@ -210,7 +220,7 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Frees the memory of a generation that is no longer active.
+    /// Frees the memory of the generation of `old`, which is no longer active.
     fn free(&mut self, old: Control) -> Result<()> {
         if old.open || old.generation == 0 || old.slot == self.control.load().slot {
             return Ok(());

@@ -1,5 +1,6 @@
-//! The words that the kernel program reads, mapped into memory: the one store that must be atomic is a
-//! plain store, not a copy by a system call.
+//! The control word and the other words that userspace changes while the kernel program reads them.
+//!
+//! The words are mapped into memory, so that a store is one atomic store and not a copy by a system call.
 
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +12,8 @@ use memmap2::{MmapOptions, MmapRaw};
 
 use super::sys::{Access, read_value};
 
-/// The control word, and the deadline of the reader of events.
+/// The map [`CONTROL`](allowlist_common::abi::CONTROL): the control word, and the deadline of the reader of drop
+/// events.
 pub(super) struct ControlMap(Words<2>);
 
 impl ControlMap {
@@ -23,12 +25,12 @@ impl ControlMap {
         Control::decode(self.raw())
     }
 
-    /// The word as the kernel has it.
+    /// Returns the encoded control word that the kernel program reads.
     pub(super) fn raw(&self) -> u64 {
         self.0.word(0).load(Ordering::Acquire)
     }
 
-    /// Stores the deadline of the reader of events; 0 if there is none.
+    /// Stores the time until which drop events are emitted, in nanoseconds of the kernel's clock; 0 stops them.
     pub(super) fn watch_until(&self, nanoseconds: u64) {
         self.0.word(1).store(nanoseconds, Ordering::Release);
     }
@@ -38,8 +40,10 @@ impl ControlMap {
     }
 }
 
-/// A copy of the control word that was stored last, and whether the filter is being detached on purpose. It is what
-/// processes share that only read.
+/// The map [`PUBLISHED`](allowlist_common::abi::PUBLISHED): a copy of the last stored control word, and whether the
+/// filter was detached on purpose.
+///
+/// Processes that only read share this state.
 pub(super) struct PublishedMap(Words<2>);
 
 impl PublishedMap {
@@ -47,23 +51,23 @@ impl PublishedMap {
         Ok(Self(Words::map(map, access)?))
     }
 
-    /// The control word that was stored last; 0 before the first.
+    /// Returns the encoded control word that was stored last; 0 before the first publish.
     pub(super) fn raw(&self) -> u64 {
         self.0.word(0).load(Ordering::Acquire)
     }
 
-    /// Whether a `detach` has begun.
+    /// Returns whether the filter is being, or was, detached on purpose.
     pub(super) fn is_detached(&self) -> bool {
         self.0.word(1).load(Ordering::Acquire) != 0
     }
 
-    /// States to every process that has this map open that the filter is being detached on purpose.
+    /// Marks the filter as detached on purpose, for all processes that have this map open.
     pub(super) fn mark_detached(&self) {
         self.0.word(1).store(1, Ordering::Release);
     }
 }
 
-/// The control word with its copy: the one place that stores either.
+/// The control word and its published copy. Every store of the control word is made here, to both.
 pub(super) struct PublishedControl {
     control: ControlMap,
     published: PublishedMap,
@@ -85,10 +89,9 @@ impl PublishedControl {
         self.control.store_raw(word);
     }
 
-    /// Stores the word again that was stored last, where another process has stored something else.
+    /// Stores the published control word again if another process has changed the control word.
     ///
-    /// # Returns
-    /// Whether there was one.
+    /// Returns whether the control word was changed.
     pub(super) fn restore(&self) -> bool {
         let published = self.published.raw();
         let is_other = published != 0 && published != self.control.raw();
@@ -98,13 +101,13 @@ impl PublishedControl {
         is_other
     }
 
-    /// Whether a `detach` has begun.
+    /// Returns whether the filter is being, or was, detached on purpose.
     pub(super) fn is_detached(&self) -> bool {
         self.published.is_detached()
     }
 }
 
-/// The fallback of a pending change.
+/// The map [`FALLBACK`](allowlist_common::abi::FALLBACK): the fallback of a pending change.
 pub(super) struct FallbackMap(Words<4>);
 
 impl FallbackMap {
@@ -123,7 +126,8 @@ impl FallbackMap {
         }
     }
 
-    /// Stores the whole fallback. Call it while no packet can use a pending word.
+    /// Stores all fields of the fallback. Call it only while the control word is not pending, so that no packet uses
+    /// the fallback.
     pub(super) fn store(&self, fallback: &Fallback) {
         let Fallback {
             until,
@@ -136,12 +140,12 @@ impl FallbackMap {
         }
     }
 
-    /// Ends the time to confirm: the fallback is active from here on.
+    /// Sets the deadline of the pending change to the past, so that the fallback is effective at once.
     pub(super) fn end(&self) {
         self.0.word(0).store(0, Ordering::Release);
     }
 
-    /// Whether the change filters what is in a slot, which was filtered before.
+    /// Sets whether all packets pass in a slot that was filtered before the pending change.
     pub(super) fn set_bypassed(&self, slot: u32, is_spared: bool) {
         let bit = Fallback::bit(slot);
         if is_spared {
@@ -152,14 +156,14 @@ impl FallbackMap {
     }
 }
 
-/// The first words of a map: its own memory, or for those who only read, a copy.
+/// The first `N` words of an array map: mapped into memory, or copied for a process that only reads.
 struct Words<const N: usize> {
     backing: Backing<N>,
 }
 
 enum Backing<const N: usize> {
     Mapped(MmapRaw),
-    /// The kernel maps nothing into memory that is open for reading alone.
+    /// A copy of the words, because the kernel does not map a read-only map into memory.
     Copied([AtomicU64; N]),
 }
 

@@ -1,7 +1,8 @@
-//! Detaching: one interface, all that are not configured, or everything that any version pinned.
+//! Detaches the filter: from interfaces that are no longer configured, from all interfaces, or with the pins of all
+//! versions.
 //!
-//! Invariant: every change of pins is made under one lock, so that a daemon that checks its interfaces and a `detach`
-//! cannot work against each other.
+//! Invariant: pins are changed only with the lock of the pin directory held, so that a daemon that repairs its
+//! interfaces and a concurrent `detach` do not undo each other's changes.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -23,19 +24,22 @@ use super::sys::{Access, open_pinned};
 use super::{Dataplane, View};
 
 impl Dataplane {
-    /// Detaches the filter from every interface, removes all pins of this version, and returns the names.
+    /// Detaches the filter from all interfaces, removes all pins of this version, and returns the names of the
+    /// interfaces.
     pub fn detach(&self) -> Result<Vec<String>> {
         self.detach_except(&[])
     }
 
-    /// The same, without the flow trackers in the slots `anothers`, which belong to another version.
+    /// Detaches the filter like [`Self::detach`], except the flow trackers in the slots `anothers`, which belong to
+    /// another version.
     pub(super) fn detach_except(&self, anothers: &[u32]) -> Result<Vec<String>> {
         self.has_detached.store(true, Ordering::Relaxed);
         detach_own(&self.pins, anothers)
     }
 
-    /// Whether this process has detached the filter itself, as a failed start or reload does if nothing was filtered
-    /// before.
+    /// Returns whether this process has detached the filter itself.
+    ///
+    /// A failed start or reload does so if no interface was filtered before.
     pub fn has_detached(&self) -> bool {
         self.has_detached.load(Ordering::Relaxed)
     }
@@ -77,7 +81,7 @@ impl Dataplane {
     }
 }
 
-/// Detaches the filter from every interface, removes all pins, also those of other versions, and returns the names.
+/// Detaches the filter from all interfaces, removes the pins of all versions, and returns the names of the interfaces.
 pub fn detach_all(pin_dir: &Path) -> Result<Vec<String>> {
     require_privileges()?;
     let others = other_versions(pin_dir, abi::VERSION)?;
@@ -93,14 +97,16 @@ pub fn detach_all(pin_dir: &Path) -> Result<Vec<String>> {
     Ok(detached)
 }
 
-/// The number of checks, and the time between two, for a pin that a running daemon restores within a second.
+/// The number of waits, and the length of each, for a running daemon to restore a missing pin, which takes it about a
+/// second.
 const ATTEMPTS: u32 = 30;
 const WAIT: Duration = Duration::from_millis(100);
 
 const STILL_ON: &str = "the filter is still on some interfaces; detach again";
 
-/// Detaches the links of this version and removes its pins. In the slots `anothers`, flow trackers without a pin here
-/// belong to another version.
+/// Detaches all links of this version, removes its pins, and returns the names of the interfaces.
+///
+/// In the slots `anothers`, a flow tracker without a pin of this version belongs to another version and stays.
 pub(super) fn detach_own(pins: &Pins, anothers: &[u32]) -> Result<Vec<String>> {
     let _pin_lock = mark_detached(pins)?;
     // Names are optional: a folder without some maps still has links to detach.
@@ -136,7 +142,7 @@ pub(super) fn detach_own(pins: &Pins, anothers: &[u32]) -> Result<Vec<String>> {
 
 /// Marks the filter as detached on purpose, and returns the lock of the pin directory.
 ///
-/// A running daemon has the map with this mark open, and does not restore the pins then.
+/// A running daemon has the map with this mark open, and does not restore the pins once it is set.
 fn mark_detached(pins: &Pins) -> Result<File> {
     for attempt in 0.. {
         let changing = pins.lock_exclusive()?;
@@ -162,9 +168,10 @@ fn mark_detached(pins: &Pins) -> Result<File> {
     )
 }
 
-/// Detaches the links of another version and removes its pins.
+/// Detaches all links in the pin directory of another version, removes its pins, and returns the names of the
+/// interfaces.
 ///
-/// The meaning of its maps is unknown, except that a daemon of any version ends when its control map is unpinned.
+/// The contents of its maps are unknown, except that a daemon of any version ends when its control map is unpinned.
 pub(super) fn detach_other(folder: &Path) -> Result<Vec<String>> {
     let _ = fs::remove_file(folder.join(abi::CONTROL));
     let mut detached = Vec::new();

@@ -1,7 +1,7 @@
-//! The mode in which the filter will attach to an interface, predicted from facts about its driver. Pure.
+//! Predicts from facts about a driver the mode in which the filter will attach to its interface. Pure.
 //!
 //! Invariant: a prediction follows from facts that the kernel reports and from conditions in the driver's code
-//! ([`conditions`]). Without these the prediction is [`Prediction::DriverDecides`].
+//! ([`conditions`]). If these are not sufficient, the prediction is [`Prediction::DriverDecides`].
 
 mod conditions;
 mod netdev;
@@ -24,32 +24,32 @@ pub use self::read::read;
 /// The largest MTU whose frames fit into one receive buffer of every driver.
 const ORDINARY_MTU: u32 = 1500;
 
-/// An interface and its driver.
+/// The facts about an interface and its driver that decide whether a native program attaches.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Driver {
     /// The interface's name.
     pub interface: String,
     /// The name of the driver, or of the kind of a virtual interface, such as `ena` or `veth`.
     pub name: Option<String>,
-    /// The XDP features; `None` on a kernel that does not report them, before Linux 6.3.
+    /// The XDP features of the driver; `None` on a kernel before Linux 6.3, which does not report them.
     pub xdp: Option<XdpFeatures>,
-    /// The largest packet, in bytes.
+    /// The MTU of the interface, in bytes.
     pub mtu: u32,
     /// The size of a page of memory, in bytes.
     pub page_size: u32,
-    /// The queues; `None` if the driver does not report them.
+    /// The numbers of receive and transmit queues; `None` if the driver does not report them.
     pub channels: Option<Channels>,
-    /// Whether the card merges packets (large receive offload).
+    /// Whether large receive offload is on, by which the card merges packets.
     pub lro: bool,
-    /// Whether the card merges packets reversibly (`rx-gro-hw`).
+    /// Whether hardware GRO (`rx-gro-hw`) is on, by which the card merges packets reversibly.
     pub hardware_gro: bool,
     /// The features that a virtio card has negotiated, by bit.
     pub virtio: Option<u64>,
-    /// The other end of a veth.
+    /// The other end of a veth; `None` for other interfaces, or if it is in another network namespace.
     pub peer: Option<Peer>,
     /// The master of this interface, such as a bridge, if the master has an XDP program.
     pub filtered_master: Option<String>,
-    /// The XDP program on the interface.
+    /// The XDP program that is attached to the interface; `None` if there is none.
     pub program: Option<Program>,
 }
 
@@ -58,11 +58,11 @@ pub struct Driver {
 pub struct XdpFeatures(pub u64);
 
 impl XdpFeatures {
-    /// Native programs that pass and drop packets.
+    /// The driver supports native programs that pass and drop packets.
     pub const BASIC: u64 = 1 << 0;
-    /// Programs on the card.
+    /// The driver supports programs on the network card.
     pub const OFFLOAD: u64 = 1 << 4;
-    /// Packets in several buffers.
+    /// The driver supports native programs for packets in several buffers (multi-buffer XDP).
     pub const FRAGMENTS: u64 = 1 << 5;
 
     const fn has(self, feature: u64) -> bool {
@@ -73,74 +73,74 @@ impl XdpFeatures {
 /// The numbers of an interface's queues, as `ethtool -l` shows them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Channels {
-    /// The receive-only queues.
+    /// The number of receive-only queues.
     pub rx: u32,
-    /// The most receive queues.
+    /// The maximum number of receive-only queues.
     pub rx_max: u32,
-    /// The transmit-only queues.
+    /// The number of transmit-only queues.
     pub tx: u32,
-    /// The most transmit queues.
+    /// The maximum number of transmit-only queues.
     pub tx_max: u32,
-    /// The queues for both directions.
+    /// The number of combined queues, which receive and transmit.
     pub combined: u32,
-    /// The most combined queues.
+    /// The maximum number of combined queues.
     pub combined_max: u32,
 }
 
 /// The other end of a veth, in the same network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// The name.
+    /// The name of the peer interface.
     pub name: String,
-    /// The number of transmit queues.
+    /// The number of the peer's transmit queues; `None` if it is not reported.
     pub tx: Option<u32>,
 }
 
 /// An XDP program on an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {
-    /// The kernel's id.
+    /// The kernel's id of the program.
     pub id: u32,
-    /// The name; `None` if this process may not read it.
+    /// The name of the program; `None` if this process may not read it.
     pub name: Option<String>,
-    /// The mode; `None` if there are several.
+    /// The mode of the program; `None` if programs are attached in several modes.
     pub mode: Option<XdpMode>,
-    /// Whether it has the name of the filter's program.
+    /// Whether the program has the name of the filter's XDP program.
     pub is_filter: bool,
 }
 
 /// The expected result of attaching the filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Prediction {
-    /// The filter is attached already.
+    /// The filter is attached already, in this mode; `None` if programs are attached in several modes.
     Attached(Option<XdpMode>),
-    /// It attaches in this mode.
+    /// The filter will attach in this mode.
     Attaches(XdpMode),
-    /// It attaches in native mode, and the driver restarts the link for that.
+    /// The filter will attach in native mode, and the driver restarts the link for that.
     AttachesAfterReset,
-    /// It attaches in generic mode, because of an obstacle to native mode.
+    /// The filter will attach in generic mode, because of this obstacle to native mode.
     FallsBack(Obstacle),
-    /// It does not attach.
+    /// The filter will not attach, because of this obstacle.
     Fails(Obstacle),
-    /// The facts do not decide it.
+    /// The known facts do not decide in which mode the filter attaches, for this reason.
     DriverDecides(Undecided),
 }
 
-/// A reason for which there is no prediction.
+/// The reason why the mode of the filter cannot be predicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Undecided {
     /// The kernel does not report XDP features.
     FeaturesUnknown,
     /// The driver has conditions that this program does not know.
     Conditions,
-    /// Packets may be longer than one buffer, and the driver supports no more.
+    /// Packets may be longer than one receive buffer, and the driver supports no multi-buffer XDP.
     LongPackets,
     /// This process may not read whether the program on the interface is the filter's.
     ProgramUnknown,
 }
 
 impl Driver {
-    /// Predicts the result of attaching the filter in a configured mode.
+    /// Predicts the result of attaching the filter with this configured mode.
     pub fn predict(&self, wanted: AttachModeRequest) -> Prediction {
         if let Some(program) = &self.program {
             let fits = program.mode.is_none_or(|mode| wanted.fits(mode));
@@ -179,7 +179,7 @@ impl Driver {
         }
     }
 
-    /// Returns the prediction without a known obstacle to native mode.
+    /// Returns the prediction for native mode if no obstacle is known.
     fn native(&self) -> Prediction {
         let conditions = self.conditions();
         let Some(features) = self.xdp else {
@@ -224,7 +224,7 @@ impl Prediction {
         }
     }
 
-    /// Returns the obstacle, if there is one.
+    /// Returns the obstacle that the prediction is based on; `None` if there is none.
     pub fn obstacle(&self) -> Option<&Obstacle> {
         match self {
             Self::FallsBack(obstacle) | Self::Fails(obstacle) => Some(obstacle),
@@ -237,17 +237,17 @@ impl Prediction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
-    /// Native mode.
+    /// The filter will run in native mode.
     Native,
-    /// Native mode, for which the driver restarts the link.
+    /// The filter will run in native mode, and the driver restarts the link for that.
     NativeAfterReset,
-    /// Generic mode.
+    /// The filter will run in generic mode.
     Generic,
-    /// On the card.
+    /// The filter will run on the network card.
     Offload,
-    /// The attach fails.
+    /// The attach will fail.
     Fails,
-    /// Not known before the attach.
+    /// The mode is not known before the attach.
     Unknown,
 }
 

@@ -1,7 +1,7 @@
-//! The flow tracker on an interface: attached, replaced, detached.
+//! Attaches, replaces and detaches the flow tracker on an interface.
 //!
-//! It is attached by a pinned tcx link (Linux 6.6), or else by a filter of the clsact queueing discipline, which needs no
-//! pin. Invariant: the record of a slot states which of the two is used.
+//! The flow tracker is attached by a pinned tcx link (Linux 6.6), or else by a filter of the clsact queueing
+//! discipline, which needs no pin. Invariant: the record of an interface slot states which of the two is used.
 
 use std::os::fd::AsFd as _;
 use std::thread;
@@ -28,31 +28,32 @@ use super::sys::program_maps;
 use crate::interface::InterfaceInfo;
 use crate::netlink::Netlink;
 
-/// The hook for sent packets.
+/// The kernel hook to which the flow tracker is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
-    /// tcx, or clsact where the kernel has no tcx.
+    /// tcx, or clsact if the kernel has no tcx.
     Best,
-    /// clsact.
+    /// clsact, even if the kernel has tcx.
     Clsact,
 }
 
-/// The number of waits, and the length of each, until the kernel frees an earlier link.
+/// The number of waits, and the length of each, for the kernel to free a removed link.
 const WAITS: u32 = 40;
 const WAIT: Duration = Duration::from_millis(50);
 
 pub(super) const BY_TCX: u32 = 1;
 const BY_CLSACT: u32 = 2;
 
-/// The highest priority, since another filter can end the chain.
+/// The priority of the flow tracker's clsact filter: the highest, because another filter can end the chain.
 const PRIORITY: u16 = 1;
-/// Identifies our filter among those of that priority.
+/// The handle that identifies the flow tracker's filter among clsact filters of the same priority.
 const HANDLE: TcHandle = TcHandle::new(0, 0xa110);
 
 impl Dataplane {
-    /// Attaches the flow tracker to an interface if the policy tracks flows, and returns whether that is new.
+    /// Attaches the flow tracker to an interface if the policy tracks flows, and returns whether it was not attached
+    /// before.
     ///
-    /// [`Self::attach`] attaches it too. An earlier start records flows before packets are judged by them.
+    /// [`Self::attach`] attaches it too. An earlier call records flows before packets are judged by them.
     pub fn enable_tracking(&mut self, facts: &InterfaceInfo) -> Result<bool> {
         if !self.tracks {
             return Ok(false);
@@ -79,7 +80,7 @@ impl Dataplane {
         })
     }
 
-    /// Attaches the flow tracker to an interface if the policy tracks flows, and detaches it if not.
+    /// Attaches the flow tracker to an interface if the policy tracks flows, and detaches it otherwise.
     pub fn attach_tracker(
         &mut self,
         object: &mut Ebpf,
@@ -114,7 +115,7 @@ impl Dataplane {
         Ok(self.interfaces.set(slot, recorded, 0)?)
     }
 
-    /// Replaces the flow tracker on the interface of a slot by the one of this object.
+    /// Replaces the flow tracker on the interface of a slot by the one of `object`.
     pub(super) fn replace_tracker(
         &mut self,
         object: &mut Ebpf,
@@ -201,10 +202,11 @@ impl Dataplane {
     }
 }
 
-/// Attaches the program before all others at the tcx egress of the interface, since any other may end the chain.
+/// Attaches the flow tracker as the first program on the interface's tcx egress, because any other program may end the
+/// chain.
 ///
-/// The kernel frees a link some time after its pin was removed, and refuses the same program until then, so this retries
-/// instead of falling back to clsact.
+/// The kernel frees a link some time after its pin was removed, and refuses the same program until then. Therefore the
+/// attach is retried before clsact is used.
 fn attach_first(
     program: &mut SchedClassifier,
     interface: &str,
@@ -282,7 +284,11 @@ fn attach_filter(program: &mut SchedClassifier, facts: &InterfaceInfo) -> Result
     Ok(())
 }
 
-/// Fails where the discipline at the hook is `ingress`: there, the kernel runs a filter for sent packets on received ones.
+/// Requires that the interface has no `ingress` queueing discipline, where the kernel would run a filter for sent
+/// packets on received ones.
+///
+/// # Errors
+/// Fails with the commands that replace the `ingress` discipline by clsact.
 fn require_clsact(facts: &InterfaceInfo) -> Result<()> {
     let kind = Netlink::open()?.ingress_qdisc(facts.index)?;
     match kind.as_deref() {
@@ -307,7 +313,8 @@ fn filter(name: &str) -> Result<SchedClassifierLink> {
     )?)
 }
 
-/// Removes the clsact filter; the queueing discipline stays, since others may use it.
+/// Removes the flow tracker's clsact filter from an interface. The queueing discipline stays, because other filters may
+/// use it.
 fn remove_filter(name: &str) {
     use aya::programs::links::Link as _;
     let removed = filter(name).and_then(|link| Ok(link.detach()?));

@@ -1,7 +1,7 @@
-//! The errors of this crate, with the code that programs distinguish and the error number of the operating system.
+//! The error type of this crate, with an error code for programs and the error number of the operating system.
 //!
-//! The text of an error has the object and the remedy; [`std::error::Error::source`] has the cause. Within the crate,
-//! [`Context`] adds the object to an error of a library.
+//! The text of an error states the object and the remedy; [`std::error::Error::source`] returns the cause. Within the
+//! crate, [`Context`] adds the object to the error of a library.
 
 use std::fmt::{self, Display};
 use std::io;
@@ -26,48 +26,48 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The request is refused, for a reason with a code.
+    /// The request was refused, with an error code for programs.
     #[error(transparent)]
     Refused(#[from] CodedError),
-    /// No filter is attached.
+    /// No filter is pinned in the pin directory.
     #[error(transparent)]
     NothingPinned(#[from] NothingPinned),
-    /// An error of a file or a socket.
+    /// An I/O error of a file or a socket.
     #[error(transparent)]
     Io(#[from] io::Error),
     /// An error of a system call.
     #[error(transparent)]
     Errno(#[from] Errno),
-    /// A netlink request that the kernel refuses.
+    /// The kernel refused a netlink request.
     #[error(transparent)]
     Netlink(#[from] Refusal),
-    /// An error of a kernel map.
+    /// aya's error for an operation on a map.
     #[error("{}", Causes(.0))]
     Map(MapError),
-    /// An error of a kernel program.
+    /// aya's error for an operation on a program, such as loading or attaching it.
     #[error("{}", Causes(.0))]
     Program(ProgramError),
-    /// An error of a link.
+    /// aya's error for an operation on a link.
     #[error("{}", Causes(.0))]
     Link(LinkError),
-    /// An error of a pin.
+    /// aya's error for pinning an object.
     #[error("{}", Causes(.0))]
     Pin(PinError),
-    /// An error of the object file of the kernel programs.
+    /// aya's error for loading the object file of the kernel programs.
     #[error("{}", Causes(.0))]
     Object(EbpfError),
-    /// An error of the clsact queueing discipline or its filters.
+    /// aya's error for the clsact queueing discipline or its filters.
     #[error("{}", Causes(.0))]
     Tc(TcError),
-    /// Another error, with the operation and its object.
+    /// An error with the operation that failed and its object.
     #[error(fmt = with_cause)]
     Context {
         /// The operation and its object.
         context: String,
-        /// The cause.
+        /// The error that caused this one.
         source: Box<Error>,
     },
-    /// An error without a cause.
+    /// An error that is only a text, without a cause.
     #[error("{0}")]
     Message(String),
 }
@@ -85,7 +85,7 @@ from_library!(
     MapError => Map, ProgramError => Program, LinkError => Link, PinError => Pin, EbpfError => Object, TcError => Tc
 );
 
-/// Displays an error of a library with its causes, which such an error leaves to [`std::error::Error::source`].
+/// Displays a library's error followed by its causes, which the error's own text omits.
 struct Causes<'e>(&'e (dyn std::error::Error + 'static));
 
 impl fmt::Display for Causes<'_> {
@@ -113,12 +113,12 @@ fn with_cause(context: &str, source: &Box<Error>, out: &mut fmt::Formatter<'_>) 
 }
 
 impl Error {
-    /// Returns an error with a text and without a cause.
+    /// Returns an error with only this text.
     pub(crate) fn message(text: impl Display) -> Self {
         Self::Message(text.to_string())
     }
 
-    /// Adds an operation and its object.
+    /// Returns this error with the operation that failed and its object prepended to its text.
     pub(crate) fn context(self, context: impl Display) -> Self {
         Self::Context {
             context: context.to_string(),
@@ -126,7 +126,7 @@ impl Error {
         }
     }
 
-    /// Returns the stable identifier of the error.
+    /// Returns the error code, which programs can rely on across versions.
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Refused(refused) => refused.code,
@@ -136,7 +136,7 @@ impl Error {
         }
     }
 
-    /// Returns the error number of the system call that failed, if one did.
+    /// Returns the error number of the failed system call; `None` if the cause is not a system call.
     pub fn errno(&self) -> Option<Errno> {
         match self {
             Self::Io(error) => of_io(error),
@@ -167,7 +167,7 @@ fn of_map(error: &MapError) -> Option<Errno> {
     }
 }
 
-/// Returns the error number behind an error of a program.
+/// Returns the error number that aya's program error was caused by; `None` if the cause is not a system call.
 pub(crate) fn of_program(error: &ProgramError) -> Option<Errno> {
     match error {
         ProgramError::LoadError { io_error, .. } => of_io(io_error),
@@ -178,12 +178,13 @@ pub(crate) fn of_program(error: &ProgramError) -> Option<Errno> {
     }
 }
 
-/// Adds an operation and its object to an error.
+/// Adds the operation that failed and its object to the error of a result.
 pub(crate) trait Context<T> {
-    /// Adds a text.
+    /// Prepends `context` and a colon to the text of the error.
     fn context(self, context: impl Display) -> Result<T>;
 
-    /// Adds a text that is made only for an error.
+    /// Prepends the text that `context` returns and a colon to the text of the error. Calls `context` only for an
+    /// error.
     fn with_context<C: Display>(self, context: impl FnOnce() -> C) -> Result<T>;
 }
 
@@ -207,7 +208,7 @@ impl<T> Context<T> for Option<T> {
     }
 }
 
-/// Returns early with an error that has this text.
+/// Returns early from a function with an error that has this formatted text.
 macro_rules! bail {
     ($($text:tt)+) => {
         return Err($crate::error::Error::Message(format!($($text)+)))
@@ -215,7 +216,7 @@ macro_rules! bail {
 }
 pub(crate) use bail;
 
-/// Returns early with an error that has this text, unless the condition holds.
+/// Returns early from a function with an error that has this formatted text, unless the condition is true.
 macro_rules! ensure {
     ($condition:expr, $($text:tt)+) => {
         if !$condition {

@@ -1,4 +1,4 @@
-//! Both sides of a self-check: the kernel's state now, and the published state; read through a [`View`].
+//! Reads both sides of a self-check through a [`View`]: the kernel's current state, and the published state.
 
 use allowlist_common::abi::{self, Identity, MAX_INTERFACES};
 use allowlist_policy::error_code::bail_with;
@@ -19,14 +19,16 @@ use super::sys::{Access, tcx_egress_chain};
 use super::view::View;
 use crate::netlink::{Namespace, Netlink};
 
-/// How often the kernel is looked at before a difference counts: another process may be changing it.
+/// The number of comparisons that must find a difference before it is reported, because another process may be changing
+/// the state.
 const LOOKS: usize = 5;
-/// How far apart.
+/// The time between two comparisons.
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(60);
 
 impl View {
-    /// Compares the kernel with the published state. A difference that is gone a moment later was a change that
-    /// another process was making, and is left out.
+    /// Compares the kernel's state with the published state, and returns the differences.
+    ///
+    /// Repeats the comparison, and omits differences that disappear: another process was making a change.
     pub fn self_check(&self) -> Result<Vec<Difference>> {
         let mut differences = self.self_check_now()?;
         for _ in 1..LOOKS {
@@ -40,7 +42,8 @@ impl View {
         Ok(differences)
     }
 
-    /// The same as the kernel is at this moment, for the process that alone changes it.
+    /// Compares the kernel's state with the published state once, without the repetitions of [`Self::self_check`]: for
+    /// the only process that changes the state.
     pub fn self_check_now(&self) -> Result<Vec<Difference>> {
         let published = self.published()?;
         let kernel = self.kernel(&published)?;
@@ -51,7 +54,8 @@ impl View {
         Ok(differences)
     }
 
-    /// The word that was stored last, and whether the filter was detached; `None` where its map is not pinned.
+    /// Returns the map with the published control word and the mark of a detached filter; `None` if the map is not
+    /// pinned.
     pub(super) fn published_word(&self) -> Result<Option<PublishedMap>> {
         if !is_pinned(&self.pins.map(abi::PUBLISHED))? {
             return Ok(None);
@@ -60,7 +64,8 @@ impl View {
         PublishedMap::map(&map, Access::ReadOnly).map(Some)
     }
 
-    /// The objects that were attached to the interface in a slot; none where the map is not pinned.
+    /// Returns the recorded identity of a slot's interface and its attached objects; an empty one if the map is not
+    /// pinned.
     pub(super) fn identity(&self, slot: u32) -> Result<Identity> {
         if !is_pinned(&self.pins.map(abi::IDENTITIES))? {
             return Ok(Identity::default());
@@ -148,7 +153,7 @@ impl View {
     }
 }
 
-/// The state of a pinned link. No link can be opened on a BPF file system that is mounted read-only.
+/// Reads the state of the link at a pin; [`LinkFact::Unreadable`] if the BPF file system is mounted read-only.
 pub(super) fn link_fact(pin: &Path) -> Result<LinkFact> {
     match state(pin) {
         Ok(Some(link)) => Ok(LinkFact::Pinned(link)),
@@ -162,11 +167,11 @@ fn is_read_only(error: &Error) -> bool {
     error.errno() == Some(Errno::EROFS)
 }
 
-/// Fails where the filter that is pinned there is on interfaces of another network namespace: an index means another
-/// interface in each.
+/// Requires that the filter pinned under `pin_dir` is on no interface of another network namespace, where an index
+/// means another interface.
 ///
 /// # Errors
-/// Names that namespace and those interfaces.
+/// Fails with the other network namespace and the names of the interfaces there.
 pub fn require_namespace(pin_dir: &Path) -> Result<()> {
     let Ok(pins) = Pins::open(pin_dir) else {
         return Ok(()); // the caller opens it next, and reports why

@@ -1,8 +1,8 @@
-//! The tables of this host's flows at the size that is configured.
+//! The tables of this host's flows, at the configured size.
 //!
-//! A kernel's map cannot grow. Another size takes another map: the old one is moved aside, its flows are
-//! copied before any program uses the new one, and once more when all do, for those that were recorded
-//! meanwhile. Invariant: if a process ends in between, the next one finds either table and continues.
+//! A kernel map cannot grow, so another size requires another map. The pin of the old map is renamed, its flows are
+//! copied before any program uses the new map, and flows that were recorded meanwhile are copied once all programs use
+//! it. Invariant: if a process ends in between, the next process finds either map and continues.
 
 use crate::error::{Context as _, Result};
 use allowlist_common::abi;
@@ -14,16 +14,17 @@ use log::{info, warn};
 use super::pins::{Pins, is_pinned};
 use super::{Dataplane, load};
 
-/// The size of an unused table.
+/// The number of entries of a flow table that is not used, since a map cannot be empty.
 pub(super) const UNUSED: u32 = 1;
 
-/// Both tables, each with room for `max_flows`: a flow has at most one peer, so neither takes room from the other.
+/// The names of the maps of flows and of their peers, each with `max_flows` entries: a flow has at most one peer, so
+/// neither map fills before the other.
 pub(super) const TABLES: [&str; 2] = [abi::FLOWS, abi::PEERS];
 
-/// A table of flows.
+/// A map from flows to their entries.
 pub(super) type Table = HashMap<MapData, Flow, FlowEntry>;
 
-/// The flows and their peers.
+/// The maps of this host's flows and of their peers.
 pub(super) struct Flows {
     own: Table,
     peers: Table,
@@ -43,9 +44,9 @@ impl Flows {
         })
     }
 
-    /// Records a flow of this host that is not alive in the table.
+    /// Records a flow of this host, unless the table has an entry for it that has not expired at `now`.
     ///
-    /// Returns whether it was not.
+    /// Returns whether the flow was recorded.
     pub(super) fn adopt(&mut self, flow: &Flow, entry: FlowEntry, now: u32) -> Result<bool> {
         match self.own.get(flow, 0) {
             Ok(known) if known.is_alive(now) => return Ok(false),
@@ -62,7 +63,7 @@ impl Flows {
         Ok(true)
     }
 
-    /// Removes all flows.
+    /// Removes all flows and peers.
     pub(super) fn clear(&mut self) -> Result<()> {
         for table in [&mut self.own, &mut self.peers] {
             remove_where(table, |_| true).context("cannot clear the flow table")?;
@@ -70,9 +71,9 @@ impl Flows {
         Ok(())
     }
 
-    /// Copies the flows that the new tables do not have.
+    /// Copies flows from the old tables that the new tables do not have.
     ///
-    /// Returns how many flows; `None` where there is no old table.
+    /// Returns the number of copied flows; `None` if there is no old table.
     pub(super) fn copy(&mut self, pins: &Pins) -> Result<Option<u32>> {
         let flows = copy(pins, abi::FLOWS, &mut self.own)?;
         copy(pins, abi::PEERS, &mut self.peers)?;
@@ -80,7 +81,7 @@ impl Flows {
     }
 }
 
-/// Removes the flows that `is_gone` selects, and returns them.
+/// Removes the flows for which `is_gone` returns true, and returns them with their entries.
 pub(super) fn remove_where(
     table: &mut Table,
     is_gone: impl Fn(&Flow) -> bool,
@@ -97,14 +98,15 @@ pub(super) fn remove_where(
     Ok(found)
 }
 
-/// Whether the kernel reports that there is no such entry.
+/// Returns whether a map error states that the entry does not exist.
 fn is_missing(error: &MapError) -> bool {
     matches!(error, MapError::SyscallError(error)
         if error.io_error.raw_os_error() == Some(libc::ENOENT))
 }
 
-/// Renames the pins of tables that have another size. Without a size, tables stay as they are, since a failed start
-/// restores them.
+/// Renames the pins of flow tables whose size is not `room`.
+///
+/// Without a `room`, keeps tables of any size: a failed start restores them.
 pub(super) fn back_up_resized(pins: &Pins, room: Option<u32>) -> Result<()> {
     let Some(room) = room else {
         return Ok(());
@@ -117,7 +119,7 @@ pub(super) fn back_up_resized(pins: &Pins, room: Option<u32>) -> Result<()> {
     Ok(())
 }
 
-/// Undoes [`back_up_resized`] for a start that fails.
+/// Undoes [`back_up_resized`] after a failed start.
 pub(super) fn restore_backups(pins: &Pins) {
     for name in TABLES {
         if let Err(error) = pins.restore_backup(name) {
@@ -144,9 +146,9 @@ fn copy(pins: &Pins, name: &str, new: &mut Table) -> Result<Option<u32>> {
 }
 
 impl Dataplane {
-    /// Changes whether flows are tracked, and the size of the flow table.
+    /// Sets the size of the flow table; `None` disables flow tracking.
     ///
-    /// Attach every interface again then, and call [`Self::finish_flow_migration`].
+    /// Afterwards attach every interface again, and call [`Self::finish_flow_migration`].
     pub fn track(&mut self, max_flows: Option<u32>) -> Result<()> {
         let _pin_lock = self.pins.lock_exclusive()?;
         back_up_resized(&self.pins, max_flows)?;
@@ -167,8 +169,9 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Copies the remaining flows after a change of size, and removes the old table. Call it once every program uses the
-    /// new one.
+    /// Copies the remaining flows after a change of size, and removes the old tables.
+    ///
+    /// Call it once every program uses the new tables.
     pub fn finish_flow_migration(&mut self) -> Result<()> {
         let more = self.flows.copy(&self.pins)?;
         for name in TABLES {

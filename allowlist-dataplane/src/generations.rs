@@ -1,9 +1,9 @@
-//! The tables of the generations, and their memory: one map with a value for each slot, written where it lies.
+//! The tables of the generations: one array map with a value for each slot, mapped into memory and written in place.
 //!
-//! All slots are as large, and a map stays as large as it was made: larger tables are another map, and other programs
-//! look into it. Until they all do, the old map stays pinned aside.
+//! All slots have the same size, and a map cannot grow: larger tables require another map, and programs that use it.
+//! Until all programs do, the old map stays pinned under its backup name.
 //!
-//! Knows neither the contents nor when a slot may be written to: no packet may use it then.
+//! Knows neither the contents nor when a slot may be written: only while no packet uses it.
 
 use std::os::fd::AsFd as _;
 
@@ -15,15 +15,15 @@ use super::memory::{Memory, Part};
 use super::pins::{Pins, is_pinned};
 use super::sys::{NewMap, bpf_map_create, read_value};
 
-/// See the module.
+/// The map with the generation tables of all slots.
 pub(super) struct Generations {
     memory: Memory,
-    /// Of each slot.
+    /// The size of each slot in words.
     words: usize,
 }
 
 impl Generations {
-    /// Opens the pinned map.
+    /// Opens the pinned map of generation tables.
     pub(super) fn open(pins: &Pins) -> Result<Self> {
         let map = pins.open_data(GENERATIONS)?;
         let words = map.info()?.value_size() as usize / size_of::<u64>();
@@ -35,12 +35,12 @@ impl Generations {
         Ok(Self { memory, words })
     }
 
-    /// Words of each slot.
+    /// Returns the size of each slot in words.
     pub(super) const fn words(&self) -> usize {
         self.words
     }
 
-    /// Returns the memory of a slot.
+    /// Returns the memory of a slot's tables.
     pub(super) fn get(&self, slot: u32) -> Part<'_> {
         self.memory.part(slot as usize * self.words, self.words)
     }
@@ -60,18 +60,18 @@ impl Generations {
         Ok(())
     }
 
-    /// Whether programs may still use the tables from before [`Self::resize`].
+    /// Returns whether programs may still use the map from before a [`Self::resize`].
     pub(super) fn resize_pending(pins: &Pins) -> Result<bool> {
         is_pinned(&pins.backup_path(GENERATIONS))
     }
 
-    /// Removes the tables from before [`Self::resize`], which no program uses any more.
+    /// Removes the backup pin of the map from before a [`Self::resize`], which no program uses any more.
     pub(super) fn finish_resize(pins: &Pins) -> Result<()> {
         pins.unpin_backup(GENERATIONS)
     }
 }
 
-/// The table in a slot as it is pinned now, for a process that only reads.
+/// Returns a copy of the tables in a slot of the pinned map, for a process that only reads.
 pub(super) fn read(pins: &Pins, slot: u32) -> Result<Memory> {
     let map = pins.open_data(GENERATIONS)?;
     let words = map.info()?.value_size() as usize / size_of::<u64>();

@@ -23,16 +23,16 @@ use crate::netlink::index_of;
 /// Changes within this time after a reported change are reported together: a new interface changes several times.
 const BURST: Duration = Duration::from_millis(50);
 
-/// An interface at one moment.
+/// The properties of a network interface at the time of the lookup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InterfaceInfo {
-    /// The requested name.
+    /// The name under which the interface was looked up.
     pub name: String,
-    /// The kernel's index.
+    /// The interface index, which is unique within a network namespace.
     pub index: u32,
-    /// The id of the attached XDP program, of any owner.
+    /// The kernel's id of the attached XDP program, of this filter or another; `None` if none is attached.
     pub xdp_program: Option<u32>,
-    /// The mode of that program.
+    /// The mode of the attached XDP program; `None` if none is attached.
     pub xdp_mode: Option<XdpMode>,
 }
 
@@ -89,17 +89,19 @@ async fn info(netlink: &rtnetlink::Handle, name: &str) -> Result<InterfaceInfo> 
 /// The name of the loopback interface in each network namespace.
 pub const LOOPBACK: &str = "lo";
 
-/// Returns the reason for which a loopback interface cannot be filtered, with the remedy.
+/// Returns the error message for a configured loopback interface, with the remedy.
 pub fn loopback(name: &str) -> String {
     format!(
         "{name} is the loopback interface, on which all packets come from this host: the filter would drop this host's connections to itself; leave it out"
     )
 }
 
-/// Returns the size limit for merged packets (BIG TCP) of an interface in generic mode, or `None` if no packet can be longer
-/// than an IP header can state, or if the filter runs in another mode, in which it sees packets before they are merged.
+/// Returns the size limit for merged packets (BIG TCP) of an interface with the filter in generic mode, in bytes.
+///
+/// Returns `None` if no packet can be longer than the length field of an IP header can state, or if the filter runs in
+/// another mode, in which it sees packets before they are merged.
 pub async fn merges_big_packets(name: &str) -> Option<u32> {
-    /// The kernel's default.
+    /// The kernel's default size limit in bytes.
     const ORDINARY: u32 = 65_536;
     let (connection, netlink, _) = rtnetlink::new_connection().ok()?;
     let connection = tokio::spawn(connection);
@@ -133,14 +135,14 @@ const fn attached_in(mode: XdpAttached) -> Option<XdpMode> {
     }
 }
 
-/// Reports changes of any interface in the network namespace of the thread that calls [`Links::listen`].
+/// Waits for changes of any interface in the network namespace of the thread that calls [`Links::listen`].
 pub struct Links {
     changed: Arc<Notify>,
     tasks: [JoinHandle<()>; 2],
 }
 
 impl Links {
-    /// Starts to listen. Needs a Tokio runtime.
+    /// Subscribes to changes of interfaces over netlink. Must be called in a Tokio runtime.
     pub fn listen() -> Result<Self> {
         let (connection, _, mut messages) =
             rtnetlink::new_multicast_connection(&[MulticastGroup::Link])
@@ -168,8 +170,10 @@ impl Links {
         })
     }
 
-    /// Waits for a change since the last call returned: returns at once for the first change of a burst, and once more
-    /// for the rest of the burst. Cancel safe: a change is not lost if the future is dropped.
+    /// Waits for a change of an interface since the last call.
+    ///
+    /// Returns at once for the first change of a burst, and once more after the rest of the burst. Cancel safe: a
+    /// change is not lost if the future is dropped.
     pub async fn changed(&mut self) {
         self.changed.notified().await;
     }

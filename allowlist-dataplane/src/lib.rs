@@ -157,14 +157,14 @@ impl Build {
 /// The maps that can be replaced by a larger one of the same name.
 const MOVED: [&str; 3] = [abi::FLOWS, abi::PEERS, abi::GENERATIONS];
 
-/// The maps, open for writing; one process at a time for each pin directory.
+/// The kernel maps and programs, open for writing. Only one process at a time can open a pin directory.
 pub struct Dataplane {
     pins: Pins,
     /// The object file of the kernel programs.
     object: &'static [u8],
-    /// Every pinned map, to restore a missing pin.
+    /// Descriptors of all pinned maps, to restore missing pins.
     open_maps: OpenMaps,
-    /// By slot: the programs that were last attached, which use the maps that are pinned now.
+    /// The loaded programs that were last attached, by slot. They use the maps that are pinned now.
     programs: BTreeMap<u32, Ebpf>,
     control: PublishedControl,
     fallback: FallbackMap,
@@ -179,15 +179,15 @@ pub struct Dataplane {
     flows: Box<Flows>,
     marks: Box<Marks>,
     rcu: GracePeriod,
-    /// The active tables, if this value published them.
+    /// A copy of the active tables; `None` if another process published them.
     published: Option<Published>,
     /// Whether the policy tracks flows.
     tracks: bool,
-    /// The pins of other versions.
+    /// The locked pin directories of other ABI versions.
     others: Vec<PreviousVersion>,
-    /// Whether a link of another version has this version's program already.
+    /// Whether the program in a link of another version has been replaced by this version's program.
     has_replaced: bool,
-    /// Whether pins were missing at the start, so that attached programs use other maps.
+    /// Whether pins were missing at the start, so that the attached programs use other maps than this value.
     is_patched: bool,
     /// Whether this process has detached the filter itself.
     has_detached: AtomicBool,
@@ -196,15 +196,15 @@ pub struct Dataplane {
 impl Dataplane {
     /// Opens the maps that are pinned under `pin_dir`, or creates and pins them. Attaches nothing.
     ///
-    /// A filter of another version stays active until [`Self::attach`] and [`Self::remove_previous`]; its maps are
-    /// adopted if their meaning is the same.
+    /// A filter of another version stays active until [`Self::attach`] and [`Self::remove_previous`] replace it; its
+    /// maps are adopted if their contents are compatible.
     ///
-    /// `max_flows` is the size of the flow table; `None` disables tracking.
+    /// `max_flows` is the maximum number of entries in the flow table; `None` disables flow tracking.
     pub fn open(pin_dir: &Path, max_flows: Option<u32>) -> Result<Self> {
         Self::open_build(Build::CURRENT, pin_dir, max_flows)
     }
 
-    /// Does the same as [`Self::open`] as another build.
+    /// Opens the maps like [`Self::open`], as another build of the filter, for tests of upgrades.
     #[doc(hidden)]
     pub fn open_build(build: Build, pin_dir: &Path, max_flows: Option<u32>) -> Result<Self> {
         let pins = Pins::create(pin_dir, build.version)?;
@@ -273,20 +273,21 @@ impl Dataplane {
         })
     }
 
-    /// Returns the active generation; 0 before the first publish.
+    /// Returns the number of the active generation; 0 before the first publish.
     pub fn generation(&self) -> u32 {
         self.control.load().generation
     }
 
-    /// Returns the generation whose counters the maps hold: the active one, or before the first publish that of another
-    /// version whose maps were adopted.
+    /// Returns the generation to which the counters in the maps belong.
+    ///
+    /// This is the active one, or, before the first publish, that of another version whose maps were adopted.
     pub fn counted_generation(&self) -> u32 {
         let own = self.generation();
         let adopted = self.others.iter().map(|other| other.counted).max();
         own.max(adopted.unwrap_or(0))
     }
 
-    /// The number of the next generation.
+    /// Returns the number of the next generation.
     fn next_generation(&self) -> u32 {
         self.counted_generation().wrapping_add(1).max(1)
     }
@@ -301,7 +302,7 @@ impl Dataplane {
         Ok(self.names.get(&0, 0)?)
     }
 
-    /// Changes the mode by one store.
+    /// Switches between observe and enforce mode, by one atomic store of the control word.
     pub fn set_mode(&mut self, mode: Mode) {
         self.control.store(Control {
             observe: mode == Mode::Observe,
@@ -326,7 +327,8 @@ impl Dataplane {
         load(self.object, &self.pins, slot, trace, flows::UNUSED)
     }
 
-    /// Resets the counters of sources and services, for when the meaning of their ids is lost.
+    /// Resets the counters of sources and services. Call it if the ids under which they count can no longer be mapped
+    /// to names.
     pub fn forget_counts(&mut self) -> Result<()> {
         let cpus = nr_cpus().map_err(|(_, error)| error)?;
         for id in 0..abi::MAX_MATCHES {
@@ -341,14 +343,15 @@ impl Dataplane {
     }
 }
 
-/// Removes maps that no program uses, since a part of them would fail the next start.
+/// Removes the pins of all maps after a failed start, if no link is pinned: an incomplete set of maps would fail the
+/// next start.
 fn remove_unused(pins: &Pins) {
     if pins.have_links().is_ok_and(|are_there| !are_there) {
         let _ = pins.remove();
     }
 }
 
-/// Opens a copy of the programs for the interface in `slot`, with the pinned maps. A new flow table gets `room` entries.
+/// Loads the object file for the interface in `slot`, with the pinned maps. A new flow table gets `room` entries.
 fn load(object: &[u8], pins: &Pins, slot: u32, trace: bool, room: u32) -> Result<Ebpf> {
     let trace = u8::from(trace);
     let pool = pool_words(pins)?;
@@ -374,7 +377,8 @@ fn load(object: &[u8], pins: &Pins, slot: u32, trace: bool, room: u32) -> Result
         .context("cannot create or open the kernel maps")
 }
 
-/// Returns the number of words in the pool of the pinned tables, or of new ones.
+/// Returns the size of the pool after each generation's tables in the pinned map, in words; without a map, that of a
+/// new one.
 fn pool_words(pins: &Pins) -> Result<u32> {
     if !is_pinned(&pins.map(abi::GENERATIONS))? {
         return Ok(abi::MIN_POOL_WORDS);

@@ -1,10 +1,12 @@
-//! A pinned link: its interface, and how to detach it.
+//! Reads the state of pinned links, and detaches them.
 //!
-//! A link outlives its interface: it stays pinned and filters nothing, which only the kernel's information about the link
-//! shows. Removing a pin detaches the program at some later time, so a link is detached first, which takes effect at once.
+//! A link outlives its interface: it stays pinned and filters nothing, which only the kernel's information about the
+//! link shows. Removing the last pin of a link detaches its program some time later; therefore a link is detached
+//! first, which takes effect at once.
 //!
-//! A link names its interface by an index alone, which another interface of another network namespace may have too.
-//! So a link is on an interface of this namespace only if that one reports the link's program.
+//! The kernel's information names the interface only by its index, which another interface in another network namespace
+//! may have too. Therefore a link counts as attached in this namespace only if the interface with that index reports
+//! the link's program.
 
 use std::fs;
 use std::io;
@@ -20,13 +22,14 @@ use crate::netlink::Netlink;
 /// The kernel's state of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LinkState {
-    /// The id of the program in it.
+    /// The id of the program in the link.
     pub(super) program: u32,
-    /// The index of the interface that it is on; `None` once it is on none.
+    /// The index of the interface that the link is attached to; `None` once the link is detached or the interface is
+    /// gone.
     pub(super) interface: Option<u32>,
 }
 
-/// Reads the state of the link pinned at `pin`; `None` where nothing is pinned.
+/// Reads the state of the link pinned at `pin`; `None` if nothing is pinned there.
 pub(super) fn state(pin: &Path) -> Result<Option<LinkState>> {
     let what = || format!("cannot read the link {}", pin.display());
     let link = match open_pinned(pin, Access::ReadWrite) {
@@ -40,12 +43,14 @@ pub(super) fn state(pin: &Path) -> Result<Option<LinkState>> {
     }))
 }
 
-/// The index of the interface that the link pinned at `pin` is on; `None` once that is gone, or without a pin.
+/// Returns the index of the interface of the link pinned at `pin`; `None` if the interface is gone or nothing is pinned
+/// there.
 pub(super) fn interface_of(pin: &Path) -> Result<Option<u32>> {
     Ok(state(pin)?.and_then(|link| link.interface))
 }
 
-/// Whether the XDP link pinned at `pin` is on the interface with this index in this thread's network namespace.
+/// Returns whether the XDP link pinned at `pin` is attached to the interface with this index in the calling thread's
+/// network namespace.
 pub(super) fn filters(pin: &Path, index: u32) -> Result<bool> {
     let Some(link) = state(pin)?.filter(|link| link.interface == Some(index)) else {
         return Ok(false);
@@ -54,7 +59,8 @@ pub(super) fn filters(pin: &Path, index: u32) -> Result<bool> {
     Ok(device.is_some_and(|device| device.programs.contains(&link.program)))
 }
 
-/// Whether the tcx link pinned at `pin` is on the interface with this index in this thread's network namespace.
+/// Returns whether the tcx link pinned at `pin` is attached to the interface with this index in the calling thread's
+/// network namespace.
 pub(super) fn tracks(pin: &Path, index: u32) -> Result<bool> {
     let Some(link) = state(pin)?.filter(|link| link.interface == Some(index)) else {
         return Ok(false);
@@ -63,7 +69,7 @@ pub(super) fn tracks(pin: &Path, index: u32) -> Result<bool> {
     Ok(tcx_egress_chain(index).is_ok_and(|chain| chain.contains(&link.program)))
 }
 
-/// Takes the program off the link's interface, now, and removes the pin.
+/// Detaches the link pinned at `pin` from its interface at once, and removes the pin.
 pub(super) fn take_off(pin: &Path) -> Result<()> {
     let what = || format!("cannot detach the link {}", pin.display());
     let link = open_pinned(pin, Access::ReadWrite).with_context(what)?;
@@ -71,7 +77,7 @@ pub(super) fn take_off(pin: &Path) -> Result<()> {
     fs::remove_file(pin).with_context(|| format!("cannot unpin {}", pin.display()))
 }
 
-/// The same, if there is a link.
+/// Detaches the link pinned at `pin` and removes the pin, if there is one.
 pub(super) fn take_off_if_pinned(pin: &Path) -> Result<()> {
     if is_pinned(pin)? {
         take_off(pin)

@@ -1,7 +1,7 @@
-//! Lookups in the active generation as the kernel program makes them, from the pinned maps alone. Read-only, without a
-//! daemon.
+//! Judges packets by the active generation as the kernel program does, from the pinned maps and without a daemon.
+//! Read-only.
 //!
-//! Invariant: all results of one [`Lookup`] are of one generation, also if another is published meanwhile.
+//! Invariant: all results of one [`Lookup`] are of one generation, even if another is published meanwhile.
 
 use std::cell::RefCell;
 use std::net::IpAddr;
@@ -19,27 +19,27 @@ use super::ranges::{self, Copied};
 use super::tries::Tries;
 use super::view::{Entry, View};
 
-/// How often a publish may come between before it is an error. Publishes are seconds apart.
+/// The number of attempts to read the tables without a publish in between. Publishes are seconds apart.
 const ATTEMPTS: usize = 10;
 
 /// The tables of one generation, which a later publish does not change.
 pub struct Lookup {
     control: Control,
-    /// None before the first publish.
+    /// The tables of the generation; `None` before the first publish.
     tables: Option<Tables>,
     flows: HashMap<MapData, Flow, FlowEntry>,
 }
 
 struct Tables {
     copied: Copied,
-    /// Where sources are looked up in these.
+    /// The tries, if the generation looks up sources in tries; else `None`.
     tries: Option<Tries>,
-    /// In order.
+    /// The prefixes of the generation, sorted.
     entries: Vec<Entry>,
 }
 
 impl View {
-    /// Opens the active generation for lookups.
+    /// Reads the tables of the active generation for lookups.
     pub fn lookup(&self) -> Result<Lookup> {
         for _ in 0..ATTEMPTS {
             let control = self.control()?;
@@ -86,7 +86,7 @@ impl Lookup {
         self.control
     }
 
-    /// Returns the decisions for packets on the interface in a slot, in order.
+    /// Returns the decision on each of `packets`, as if received on the interface in a slot.
     pub fn judge(
         &self,
         slot: u32,
@@ -112,12 +112,12 @@ impl Lookup {
         }
     }
 
-    /// Every prefix, IPv4 first, in order.
+    /// Returns all prefixes of the generation, IPv4 first, sorted.
     pub fn entries(&self) -> &[Entry] {
         self.tables.as_ref().map_or(&[], |tables| &tables.entries)
     }
 
-    /// The prefixes that hold an address, the longest first.
+    /// Returns the prefixes that contain an address, the longest first.
     pub fn containing(&self, address: IpAddr) -> Vec<Entry> {
         let all = self.entries().iter();
         let mut entries: Vec<Entry> = all
@@ -128,7 +128,7 @@ impl Lookup {
         entries
     }
 
-    /// How many flows of this host with an address may be answered now.
+    /// Returns the number of this host's flows with a remote address whose answers pass now.
     pub fn flows_with(&self, address: IpAddr) -> usize {
         let now = kernel_clock().as_secs() as u32;
         let alive = self.flows.iter().flatten().filter(|(flow, tracked)| {
@@ -140,19 +140,21 @@ impl Lookup {
     }
 }
 
-/// The tables as the copy of the program for one interface has them.
+/// The tables as the program on one interface sees them.
 struct OnInterface<'l> {
     lookup: &'l Lookup,
     tables: &'l Tables,
     slot: usize,
-    /// The source that was looked up last, and its grant: a system call less for each next packet.
+    /// The source that was looked up last, and its grant, which saves a system call if the next packet has the same
+    /// source.
     last: RefCell<Option<(Address, Option<Grant>)>>,
-    /// The first lookup that failed, which makes the decisions invalid.
+    /// The error of the first failed lookup, which makes the decisions invalid.
     failed: RefCell<Option<MapError>>,
 }
 
 impl OnInterface<'_> {
-    /// Nothing where there is nothing; a failure is kept.
+    /// Returns the value of a map lookup; `None` if there is no entry, or after an error, which is recorded in
+    /// `failed`.
     fn found<T>(&self, looked_up: Result<T, MapError>) -> Option<T> {
         match looked_up {
             Ok(value) => Some(value),
@@ -213,7 +215,7 @@ impl judge::Tables for OnInterface<'_> {
         grant
     }
 
-    /// The program's cheap look, which spares it most of the next one. Here the next one is enough.
+    /// Always true: the test only saves the kernel program calls of [`Self::has_flow`], which is sufficient here.
     fn port_has_flows(&self, _protocol: u8, _port: u16) -> bool {
         true
     }
@@ -224,7 +226,7 @@ impl judge::Tables for OnInterface<'_> {
             .is_some_and(|tracked| tracked.is_alive(now))
     }
 
-    /// There are no bytes that could quote anything.
+    /// Always `None`: a judged packet has no payload that could quote another packet.
     fn flow_quoted_by(&self, _quote: Quote, _source: Address) -> Option<Flow> {
         None
     }

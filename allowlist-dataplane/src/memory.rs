@@ -1,5 +1,5 @@
-//! A map's memory, shared with the kernel's programs and with processes that read: words that are loaded and stored
-//! whole.
+//! The memory of an array map, shared with the kernel programs and with processes that read: words that are loaded and
+//! stored atomically.
 
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::error::{Context as _, Result};
 use aya::maps::MapData;
 use memmap2::{MmapOptions, MmapRaw};
 
-/// See the module.
+/// An array map, mapped into memory or copied, as words of 8 bytes.
 pub(super) struct Memory {
     map: MapData,
     backing: Backing,
@@ -17,14 +17,14 @@ pub(super) struct Memory {
 }
 
 enum Backing {
-    /// The map's own.
+    /// The memory of the map, shared with the kernel.
     Mapped(MmapRaw),
-    /// Words as they were.
+    /// A copy of the map's words at one time.
     Copied(Vec<AtomicU64>),
 }
 
 impl Memory {
-    /// The first `words` words of an array.
+    /// Maps the first `words` words of an array map into memory.
     pub(super) fn map(map: MapData, words: usize) -> Result<Self> {
         let mapped = MmapOptions::new()
             .len(words * size_of::<u64>())
@@ -37,8 +37,9 @@ impl Memory {
         })
     }
 
-    /// A copy of words of a map that is open for reading, which the kernel does not map into memory. Nothing may be
-    /// stored to it.
+    /// Returns a copy of a map's words as memory that must not be written.
+    ///
+    /// For maps that are open for reading only, which the kernel does not map into memory.
     pub(super) fn copied(map: MapData, words: Vec<u64>) -> Self {
         Self {
             map,
@@ -61,7 +62,7 @@ impl Memory {
             .with_context(|| format!("cannot pin {}", path.display()))
     }
 
-    /// Some of its words.
+    /// Returns `words` words from the index `from` on.
     pub(super) fn part(&self, from: usize, words: usize) -> Part<'_> {
         assert!(
             from + words <= self.words,
@@ -75,12 +76,12 @@ impl Memory {
         }
     }
 
-    /// All of its words.
+    /// Returns all words of the map.
     pub(super) fn all(&self) -> Part<'_> {
         self.part(0, self.words)
     }
 
-    /// Where the words begin: at the start of a page, or of a copy.
+    /// Returns a pointer to the first word, which is aligned for words.
     fn start(&self) -> *mut u64 {
         match &self.backing {
             Backing::Mapped(mapped) => mapped.as_mut_ptr().cast(),
@@ -89,7 +90,7 @@ impl Memory {
     }
 }
 
-/// Words of a map, by their places from the first of these on.
+/// A range of a map's words. Indices count from the first word of the range.
 #[derive(Clone, Copy)]
 pub(super) struct Part<'m> {
     memory: &'m Memory,
@@ -110,17 +111,18 @@ impl Part<'_> {
         self.word(place).store(value, Ordering::Release);
     }
 
-    /// Half a word; twice as many places as words.
+    /// Loads 4 bytes; `place` is an index in units of 4 bytes.
     pub(super) fn load_half(&self, place: usize) -> u32 {
         self.half(place).load(Ordering::Acquire)
     }
 
-    /// The same, stored.
+    /// Stores 4 bytes; `place` is an index in units of 4 bytes.
     pub(super) fn store_half(&self, place: usize, value: u32) {
         self.half(place).store(value, Ordering::Release);
     }
 
-    /// Words one after the other, at once; no other thread or program may read them meanwhile.
+    /// Writes words from the index `place` on, not atomically: no other thread or program may read them at the same
+    /// time.
     #[expect(unsafe_code, reason = "memory shared with the kernel")]
     pub(super) fn write(&self, place: usize, words: &[u64]) {
         assert!(
@@ -136,12 +138,14 @@ impl Part<'_> {
         }
     }
 
-    /// Words one after the other, as they are met.
+    /// Returns a copy of `words` words from the index `from` on. Each word is loaded atomically, but not all of them
+    /// together.
     pub(super) fn read(&self, from: usize, words: usize) -> Vec<u64> {
         (from..from + words).map(|place| self.load(place)).collect()
     }
 
-    /// As many words as both have; no other thread or program may read these meanwhile.
+    /// Copies the words of `other`, up to the smaller size of both. No other thread or program may read this range at
+    /// the same time.
     pub(super) fn copy_from(&self, other: &Self) {
         self.write(0, &other.read(0, self.words.min(other.words)));
     }

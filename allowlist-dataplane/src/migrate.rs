@@ -22,22 +22,25 @@ use super::link::{filters, interface_of};
 use super::pins::{EGRESS_LINK, LINK, Pins, is_pinned, lock, other_versions};
 use super::sys::{Access, open_pinned};
 
-/// The pins of a program of another version.
+/// The pin directory of another ABI version's filter, locked.
 pub(super) struct PreviousVersion {
     version: u32,
     folder: PathBuf,
-    /// The generation that its counters belong to, if they were adopted; else 0.
+    /// The generation to which that version's counters belong, if this version adopted them; else 0.
     pub(super) counted: u32,
-    /// Whether both versions use the same slots for interfaces.
+    /// Whether both versions use the same map of interfaces, so that an interface has the same slot in both.
     shares_slots: bool,
-    /// Whether both versions use the same flow table.
+    /// Whether both versions use the same map of flows.
     shares_flows: bool,
-    /// Keeps a daemon of that version from starting.
+    /// The lock of the directory, which prevents a daemon of that version from starting.
     _lock: File,
 }
 
 impl PreviousVersion {
-    /// Finds and locks the pins of every other version; an error if a daemon uses them.
+    /// Finds and locks the pin directories of all other versions under the root of `pins`.
+    ///
+    /// # Errors
+    /// Fails if a daemon of another version uses its directory.
     pub(super) fn find(pins: &Pins) -> Result<Vec<Self>> {
         let mut others = Vec::new();
         for (version, folder) in other_versions(pins.root(), pins.version())? {
@@ -54,7 +57,7 @@ impl PreviousVersion {
         Ok(others)
     }
 
-    /// Returns the pin of its link on an interface.
+    /// Returns the pin of this version's XDP link on the interface with this index; `None` if there is none.
     fn link_on(&self, index: u32) -> Result<Option<PathBuf>> {
         for slot in 0..MAX_INTERFACES {
             let link = self.link(slot);
@@ -85,7 +88,7 @@ impl PreviousVersion {
         Ok(own.is_some() && own == id(self.folder.join(name))?)
     }
 
-    /// Returns the generation, which every version stores in the upper half of the control word.
+    /// Returns the active generation of this version; each version stores it in the upper half of the control word.
     fn generation(&self) -> Result<u32> {
         let control = open_data(&self.folder.join(abi::CONTROL))?;
         let control = ControlMap::map(&Map::from_map_data(control)?, Access::ReadWrite)?;
@@ -93,7 +96,7 @@ impl PreviousVersion {
     }
 }
 
-/// Pins the maps of an older version whose meaning is the same in this version, unless pinned already.
+/// Pins those maps of an older version whose contents are compatible with this version, unless a map is pinned already.
 pub(super) fn adopt_maps(pins: &Pins, others: &[PreviousVersion]) -> Result<()> {
     for (name, since) in abi::PINNED {
         let path = pins.map(name);
@@ -123,7 +126,7 @@ fn open_data(pin: &Path) -> Result<MapData> {
     MapData::from_fd(map).with_context(what)
 }
 
-/// Detects the maps that were adopted, now or by an earlier start.
+/// Detects which maps this version shares with others, because this or an earlier start adopted them.
 pub(super) fn detect_shared_maps(pins: &Pins, others: &mut [PreviousVersion]) -> Result<()> {
     for other in others {
         other.shares_slots = other.shares(pins, abi::INTERFACES)?;
@@ -137,14 +140,14 @@ pub(super) fn detect_shared_maps(pins: &Pins, others: &mut [PreviousVersion]) ->
 }
 
 impl Dataplane {
-    /// Whether the program of another version is attached to an interface.
+    /// Returns whether the program of another version is attached to the interface with this index.
     ///
-    /// Attach to such interfaces last, since a replaced program is not restored.
+    /// Attach to such interfaces last, because a replaced program is not restored if a later attach fails.
     pub fn has_previous_link(&self, index: u32) -> Result<bool> {
         Ok(self.previous_link(index)?.is_some())
     }
 
-    /// Returns the pin of another version's link on an interface.
+    /// Returns the pin of another version's XDP link on the interface with this index; `None` if there is none.
     pub(super) fn previous_link(&self, index: u32) -> Result<Option<PathBuf>> {
         for other in &self.others {
             if let Some(link) = other.link_on(index)? {
@@ -154,7 +157,8 @@ impl Dataplane {
         Ok(None)
     }
 
-    /// Returns the interface of another version's link in a slot, if both use the same slots.
+    /// Returns the interface index of another version's link in a slot, if both versions use the same slots; else
+    /// `None`.
     pub(super) fn previous_interface(&self, slot: u32) -> Result<Option<u32>> {
         for other in self.others.iter().filter(|other| other.shares_slots) {
             if let Some(index) = other.interface_of(slot)? {
@@ -164,7 +168,7 @@ impl Dataplane {
         Ok(None)
     }
 
-    /// Whether another version's flow tracker records the flows of a slot in this version's flow table.
+    /// Returns whether another version's flow tracker records the flows of a slot in the flow table of this version.
     pub(super) fn previous_tracks(&self, slot: u32, by_filter: bool) -> Result<bool> {
         for other in &self.others {
             let is_on = |prefix: &str| is_pinned(&other.folder.join(format!("{prefix}{slot}")));
@@ -181,8 +185,8 @@ impl Dataplane {
 
     /// Undoes the changes of a failed start, and returns whether there is a filter of another version.
     ///
-    /// If some of that version's links have this version's program already, nothing is changed, and the next start
-    /// continues.
+    /// Changes nothing if this version's program has replaced that version's in some links: the next start continues
+    /// the migration.
     pub(super) fn abort_migration(&mut self) -> Result<bool> {
         if self.others.is_empty() {
             return Ok(false);

@@ -1,19 +1,20 @@
-//! Whether the BPF file system that holds the pins outlives this process.
+//! Detects whether the BPF file system with the pins ends together with this process.
 //!
-//! A pin keeps a filter attached as long as its file system exists. One that is mounted in a private mount namespace
-//! only (`ip netns exec`, `unshare --mount`, a container without the host's `/sys/fs/bpf`) goes with the last process of
-//! that namespace, and the filter with it.
+//! A pin keeps a filter attached as long as its file system exists. A file system that is mounted only in a private
+//! mount namespace (`ip netns exec`, `unshare --mount`, a container without the host's `/sys/fs/bpf`) ends with the
+//! last process of that namespace, and the filter with it.
 
 use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-/// The root folder as the first process of the host, or of the container, sees it.
+/// The root directory as the first process of the host, or of the container, sees it.
 const INIT_ROOT: &str = "/proc/1/root";
 
-/// Whether the pins are in no mount namespace but this process's own, as far as can be seen: false where this process may
-/// not look into that of the first process.
+/// Returns whether the pins exist only in mount namespaces other than that of the first process.
+///
+/// Returns false if this process may not examine the first process's namespace.
 pub fn has_private_pins(pin_dir: &Path) -> bool {
     let Some((here, ours)) = pin_dir
         .ancestors()
@@ -27,7 +28,7 @@ pub fn has_private_pins(pin_dir: &Path) -> bool {
     is_elsewhere(&ours, fs::metadata(Path::new(INIT_ROOT).join(below_root)))
 }
 
-/// Whether the first process of the host sees another folder in the same place, or none.
+/// Returns whether the first process sees another directory than `ours` at the same path, or none.
 fn is_elsewhere(ours: &Metadata, theirs: io::Result<Metadata>) -> bool {
     match theirs {
         Ok(theirs) => (ours.dev(), ours.ino()) != (theirs.dev(), theirs.ino()),

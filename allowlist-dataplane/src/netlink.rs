@@ -1,4 +1,4 @@
-//! Reads one interface over netlink, in the network namespace of the calling thread. Blocks only on the kernel, and
+//! Reads single interfaces over netlink, in the network namespace of the calling thread. Blocks only on the kernel, and
 //! changes only XDP programs ([`Netlink::attach_xdp`]).
 
 mod qdisc;
@@ -19,27 +19,27 @@ use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 pub use self::xdp::{Refusal, XdpPlace};
 
-/// An interface at one moment.
+/// The properties of a network interface at the time of the request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Device {
-    /// The index, which is unique in one network namespace only.
+    /// The interface index, which is unique only within a network namespace.
     pub index: u32,
-    /// The name.
+    /// The name of the interface.
     pub name: String,
-    /// The alternative names.
+    /// The alternative names of the interface.
     pub other_names: Vec<String>,
     /// The ids of the attached XDP programs, in all modes.
     pub programs: Vec<u32>,
 }
 
 impl Device {
-    /// Returns whether this is the name or an alternative name of the interface.
+    /// Returns whether `name` is the name or an alternative name of the interface.
     pub fn is_called(&self, name: &str) -> bool {
         self.name == name || self.other_names.iter().any(|other| other == name)
     }
 }
 
-/// A connection to the kernel's routing netlink.
+/// A connection to the kernel by the routing netlink protocol (rtnetlink).
 pub struct Netlink {
     socket: Socket,
 }
@@ -141,12 +141,12 @@ fn device(link: &LinkMessage) -> Device {
     device
 }
 
-/// Returns the index of the interface with this name or alternative name, or `None` if there is none.
+/// Returns the index of the interface with this name or alternative name; `None` if there is none.
 pub fn index_of(name: &str) -> Option<u32> {
     if_nametoindex(name).ok()
 }
 
-/// A network namespace.
+/// The identity of a network namespace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Namespace {
     /// The cookie, which is unique until the host reboots.

@@ -1,12 +1,13 @@
-//! A new XDP link on an interface, and the kernel's reason where it refuses one.
+//! Creates an XDP link on an interface, and finds the kernel's reason for a refusal.
 //!
-//! `BPF_LINK_CREATE` reports an error number alone. The sentence of the driver, such as which MTU is too large, goes to
-//! the tracepoint `xdp:bpf_xdp_link_attach_failed` (Linux 6.6), or into the answer to a netlink request. So a refused
-//! program is attached once more by netlink, which calls the same code of the driver, has that sentence on every
-//! supported kernel, and needs neither tracefs nor a reader that is ready before the attempt. The request names the same
-//! interface and mode, in the network namespace of the calling thread, and only takes effect where no program is
-//! attached. Should it succeed, because the cause has gone between the two attempts, the program is detached again,
-//! which the request does for this very program alone, and the link is created once more.
+//! `BPF_LINK_CREATE` returns only an error number. The driver's message, such as which MTU is too large, is emitted to
+//! the tracepoint `xdp:bpf_xdp_link_attach_failed` (Linux 6.6), or returned in the answer to a netlink request.
+//! Therefore a refused program is attached once more by netlink: this calls the same driver code, returns the message
+//! on every supported kernel, and needs neither tracefs nor a reader that is ready before the attempt.
+//!
+//! The request names the same interface and mode, in the network namespace of the calling thread, and only takes effect
+//! if no program is attached. If it succeeds, because the cause is gone, the program is detached again, by a request
+//! that detaches only this program, and the link is created once more.
 
 use std::fmt;
 use std::os::fd::AsFd as _;
@@ -42,11 +43,12 @@ impl XdpMode {
     }
 }
 
-/// Attaches a loaded program by a new link, and returns the link, its mode, and a warning where that is not the mode of
-/// choice.
+/// Attaches a loaded program by a new link in the `wanted` mode, and returns the link, its mode, and a warning.
+///
+/// The warning is present if the mode is not the preferred one.
 ///
 /// # Errors
-/// Fails with the reason of the kernel in each mode that was tried, and the remedy.
+/// Fails with the kernel's reason in each mode that was tried, and the remedy.
 pub(super) fn new_link(
     program: &mut Xdp,
     facts: &InterfaceInfo,
@@ -79,7 +81,7 @@ pub(super) fn new_link(
 /// A mode in which the kernel did not attach the program, and the reason.
 struct Refused {
     mode: XdpMode,
-    /// The kernel's own sentence; `None` where it has none.
+    /// The kernel's message; `None` if the kernel sends none.
     reason: Option<String>,
     error: Box<Error>,
 }
@@ -108,7 +110,10 @@ impl Refused {
     }
 }
 
-/// Creates a link in one mode. A refusal comes with the reason that the kernel has for it.
+/// Creates a link in one mode.
+///
+/// # Errors
+/// Fails with the kernel's reason for the refusal.
 fn create(program: &mut Xdp, facts: &InterfaceInfo, mode: XdpMode) -> Result<FdLink, Refused> {
     let error = match link(program, facts, mode) {
         Ok(link) => return Ok(link),
@@ -143,15 +148,15 @@ fn link(program: &mut Xdp, facts: &InterfaceInfo, mode: XdpMode) -> Result<FdLin
     })
 }
 
-/// The result of attaching a program by netlink.
+/// The result of attaching a program by netlink, to obtain the kernel's reason for a refusal.
 enum Attempt {
-    /// With the kernel's sentence; `None` where it has none.
+    /// The kernel refused the program, with this message; `None` if it sends none.
     Refused(Option<String>),
-    /// The program is detached again.
+    /// The kernel accepted the program, which is detached again.
     Accepted,
 }
 
-/// Attaches a program by netlink for the reason of the refusal, and detaches it where it is accepted.
+/// Attaches a program by netlink to obtain the reason for the refusal, and detaches it if it is accepted.
 fn attempt(program: &Xdp, facts: &InterfaceInfo, mode: XdpMode) -> Result<Attempt> {
     let netlink = Netlink::open()?;
     let descriptor = program.fd()?.as_fd();
@@ -170,7 +175,7 @@ fn attempt(program: &Xdp, facts: &InterfaceInfo, mode: XdpMode) -> Result<Attemp
     Ok(Attempt::Accepted)
 }
 
-/// The error for all the modes that were refused, with the remedy.
+/// Returns the error with the reason of each refused mode, and the remedy.
 fn with_remedy(refused: &[Refused], facts: &InterfaceInfo) -> Error {
     let name = &facts.name;
     let is_native = matches!(refused, [one] if one.mode == XdpMode::Native);
@@ -195,7 +200,7 @@ fn with_remedy(refused: &[Refused], facts: &InterfaceInfo) -> Error {
     CodedError::new(code, text).into()
 }
 
-/// Describes a program that is on the interface now.
+/// Returns the error text for an XDP program that is attached to the interface now; `None` if there is none.
 fn other_program_now(facts: &InterfaceInfo) -> Option<String> {
     let device = Netlink::open().ok()?.by_index(facts.index).ok()??;
     let program = device.programs.first()?;

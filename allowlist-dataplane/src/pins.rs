@@ -1,7 +1,8 @@
 //! The pins of maps and links, and their requirements: a BPF file system and privileges.
 //!
-//! Layout: `PIN_DIR/v<ABI version>/<MAP>`, and beside the maps `link_<interface slot>` and
-//! `egress_<interface slot>`. Links go by slot and not by interface, since a BPF file system takes no dot in a name.
+//! Layout: the maps are `PIN_DIR/v<ABI version>/<MAP>`, and the links are `link_<interface slot>` and
+//! `egress_<interface slot>` in the same directory. Links are named by slot and not by interface, because a BPF file
+//! system allows no dot in a name.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::ErrorKind;
@@ -23,15 +24,15 @@ use thiserror::Error;
 use super::link::{LinkState, interface_of, state};
 use super::sys::{Access, open_pinned, pin};
 
-/// Where a BPF file system is expected, and mounted when it is missing.
+/// The mount point where a BPF file system is expected, and where it is mounted if it is missing.
 const BPF_FS: &str = "/sys/fs/bpf";
 
-/// What pins of links begin with; an interface slot's number follows.
+/// The prefix of the pin names of XDP links; the number of the interface slot follows.
 pub(super) const LINK: &str = "link_";
-/// The same for links of the flow tracker.
+/// The prefix of the pin names of the flow tracker's tcx links; the number of the interface slot follows.
 pub(super) const EGRESS_LINK: &str = "egress_";
 
-/// No version has pins there.
+/// The error of opening a pin directory in which no version of the filter has pins.
 #[derive(Debug, Error)]
 #[error(
     "no filter is active: nothing is pinned under {}; start one with `allowlist run`",
@@ -39,16 +40,19 @@ pub(super) const EGRESS_LINK: &str = "egress_";
 )]
 pub struct NothingPinned(PathBuf);
 
-/// Whether something is pinned there. That it cannot be found out is an error, and not a no.
+/// Returns whether an object is pinned at a path.
+///
+/// # Errors
+/// Fails if the path cannot be examined, for example because of its permissions.
 pub(super) fn is_pinned(path: &Path) -> Result<bool> {
     path.try_exists()
         .with_context(|| format!("cannot check whether {} exists", path.display()))
 }
 
-/// The folders under `root` of other ABI versions than `own`, and which those are.
+/// Returns the ABI versions other than `own` that have a pin directory under `root`, with the path of each.
 ///
 /// # Errors
-/// Fails where `root` is there and cannot be listed.
+/// Fails if `root` exists and cannot be listed.
 pub(super) fn other_versions(root: &Path, own: u32) -> Result<Vec<(u32, PathBuf)>> {
     let version = |path: &Path| {
         let name = path.file_name()?.to_str()?;
@@ -69,12 +73,15 @@ pub(super) fn other_versions(root: &Path, own: u32) -> Result<Vec<(u32, PathBuf)
     Ok(others)
 }
 
-/// Whether an error of opening a path means that nothing is there.
+/// Returns whether an I/O error of opening a path states that the path does not exist.
 fn is_absence(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
-/// Locks a pin folder for the one that writes.
+/// Locks a pin directory for the process that publishes into it, and returns the open directory, which holds the lock.
+///
+/// # Errors
+/// Fails with the name of the other daemon if one holds the lock.
 pub(super) fn lock(folder: &Path, root: &Path) -> Result<File> {
     let lock = File::open(folder)
         .with_context(|| format!("cannot open the pin folder {}", folder.display()))?;
@@ -93,20 +100,21 @@ pub(super) fn lock(folder: &Path, root: &Path) -> Result<File> {
     }
 }
 
-/// The pin folder of an ABI version, this one except in tests of upgrades.
+/// The pin directory of one ABI version, which is this version except in tests of upgrades.
 #[derive(Debug)]
 pub(super) struct Pins {
     root: PathBuf,
     version: u32,
     folder: PathBuf,
-    /// The directory that was opened, to distinguish it from a later one at that path; locked by the writer.
+    /// The directory as it was opened, to distinguish it from one that was created later at the same path. The process
+    /// that publishes holds a lock on it.
     opened: Option<File>,
-    /// The access for maps.
+    /// The access with which maps are opened.
     access: Access,
 }
 
 impl Pins {
-    /// Opens a pin folder for writing, and makes it if it is missing.
+    /// Opens and locks the pin directory of `version` under `root` for writing, and creates it if it is missing.
     pub(super) fn create(root: &Path, version: u32) -> Result<Self> {
         let mut pins = Self::at(root, version, Access::ReadWrite);
         mount_bpf_fs(root)?;
@@ -144,15 +152,15 @@ impl Pins {
         Ok(pins)
     }
 
-    /// Opens a pin folder that must be there, to read its maps.
+    /// Opens an existing pin directory under `root`, to read its maps.
     ///
     /// # Errors
-    /// [`NothingPinned`] only where there is no such folder.
+    /// Fails with [`NothingPinned`] only if no version has a pin directory there.
     pub(super) fn open(root: &Path) -> Result<Self> {
         Self::open_for(root, Access::ReadOnly)
     }
 
-    /// Opens a pin folder that must be there.
+    /// Opens an existing pin directory under `root` with this access to its maps, without locking it.
     pub(super) fn open_for(root: &Path, access: Access) -> Result<Self> {
         let mut pins = Self::at(root, abi::VERSION, access);
         if fs::metadata(root).is_ok_and(|found| found.uid() != geteuid().as_raw())
@@ -188,7 +196,7 @@ impl Pins {
         }
     }
 
-    /// Waits for the lock of the pin directory, which is held while pins change.
+    /// Waits for the lock that every process holds while it changes pins, and returns the file that holds the lock.
     pub(super) fn lock_exclusive(&self) -> Result<File> {
         let lock = File::open(&self.root)
             .with_context(|| format!("cannot open the pin folder {}", self.root.display()))?;
@@ -196,18 +204,18 @@ impl Pins {
         Ok(lock)
     }
 
-    /// Whether every map is pinned in the directory that was opened, and not in one that another process created at the
-    /// same path.
+    /// Returns whether every map is pinned and the opened directory is still the one at its path, not one that another
+    /// process created there later.
     pub(super) fn is_complete(&self) -> bool {
         self.is_current() && self.have_maps()
     }
 
-    /// Whether every map is pinned.
+    /// Returns whether every map of this ABI version is pinned.
     pub(super) fn have_maps(&self) -> bool {
         abi::PINNED.iter().all(|(name, _)| self.map(name).exists())
     }
 
-    /// The names of the maps that are not pinned.
+    /// Returns the names of the maps that are not pinned.
     pub(super) fn missing_maps(&self) -> Result<Vec<&'static str>> {
         let mut missing = Vec::new();
         for (name, _) in abi::PINNED {
@@ -218,8 +226,9 @@ impl Pins {
         Ok(missing)
     }
 
-    /// A path to the folder that was opened, wherever it is by now: also once its file system was unmounted, as long
-    /// as this value lives.
+    /// Returns a path to the opened directory, through its descriptor in `/proc`.
+    ///
+    /// The path is valid as long as this value exists, even after the file system was unmounted.
     pub(super) fn opened_folder(&self) -> Option<PathBuf> {
         let opened = self.opened.as_ref()?;
         Some(PathBuf::from(format!(
@@ -228,12 +237,12 @@ impl Pins {
         )))
     }
 
-    /// Pins an object of which a process has a descriptor at its path again.
+    /// Pins an open object again under its name, after the pin was removed.
     pub(super) fn pin_again(&self, object: std::os::fd::BorrowedFd<'_>, name: &str) -> Result<()> {
         pin(object, &self.map(name)).with_context(|| format!("cannot pin {name} again"))
     }
 
-    /// Pins the links again that are in the folder of `before`, which is not at its path any more.
+    /// Pins the links again that are pinned in the opened directory of `before`, which is no longer at its path.
     pub(super) fn take_links_of(&self, before: &Self) -> Result<()> {
         let Some(folder) = before.opened_folder() else {
             return Ok(());
@@ -252,14 +261,14 @@ impl Pins {
         Ok(())
     }
 
-    /// Whether a daemon has the folder locked.
+    /// Returns whether a daemon holds the lock of this pin directory.
     pub(super) fn is_published_into(&self) -> Result<bool> {
         let lock = File::open(&self.folder)
             .with_context(|| format!("cannot open the pin folder {}", self.folder.display()))?;
         Ok(matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
     }
 
-    /// Whether the folder that was opened is still the one at its path.
+    /// Returns whether the opened directory is still the one at its path.
     pub(super) fn is_current(&self) -> bool {
         let opened = self.opened.as_ref().map(File::metadata);
         match (opened, fs::metadata(&self.folder)) {
@@ -270,13 +279,13 @@ impl Pins {
         }
     }
 
-    /// The index of the interface that a slot's link is on; `None` without a link, or when its
+    /// Returns the index of the interface that a slot's XDP link is attached to; `None` if no link is pinned or its
     /// interface is gone.
     pub(super) fn interface_of(&self, slot: u32) -> Result<Option<u32>> {
         interface_of(&self.link(slot))
     }
 
-    /// The state of a slot's link; `None` where none is pinned.
+    /// Returns the state of a slot's XDP link; `None` if no link is pinned.
     pub(super) fn link_state(&self, slot: u32) -> Result<Option<LinkState>> {
         state(&self.link(slot))
     }
@@ -310,32 +319,32 @@ impl Pins {
         }
     }
 
-    /// The configured directory.
+    /// Returns the configured directory (`--pin-dir`), which has a directory for each ABI version.
     pub(super) fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The ABI version.
+    /// Returns the ABI version whose pin directory this is.
     pub(super) const fn version(&self) -> u32 {
         self.version
     }
 
-    /// The folder that everything is pinned in.
+    /// Returns the path of the pin directory of this ABI version.
     pub(super) fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Where a map is pinned.
+    /// Returns the path of a map's pin.
     pub(super) fn map(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 
-    /// The pinned map of this name.
+    /// Opens the pinned map with this name.
     pub(super) fn open_map(&self, name: &str) -> Result<Map> {
         Ok(Map::from_map_data(self.open_data(name)?)?)
     }
 
-    /// The pinned map of this name, of any type.
+    /// Opens the pinned map with this name, which may have a type that [`Map`] does not support.
     pub(super) fn open_data(&self, name: &str) -> Result<MapData> {
         let path = self.map(name);
         let what = || format!("cannot open the map {}", path.display());
@@ -343,22 +352,22 @@ impl Pins {
         MapData::from_fd(map).with_context(what)
     }
 
-    /// Where the link of an interface slot is pinned.
+    /// Returns the path of the pin of a slot's XDP link.
     pub(super) fn link(&self, slot: u32) -> PathBuf {
         self.folder.join(link_name(slot))
     }
 
-    /// Where the link of what notes an interface slot's outbound packets is pinned.
+    /// Returns the path of the pin of the flow tracker's tcx link in a slot.
     pub(super) fn egress(&self, slot: u32) -> PathBuf {
         self.folder.join(egress_name(slot))
     }
 
-    /// A directory that the reader of events locks.
+    /// Returns the path of the directory that the reader of drop events locks.
     pub(super) fn watchers(&self) -> PathBuf {
         self.folder.join("watchers")
     }
 
-    /// Whether any interface has its link here.
+    /// Returns whether the XDP link of any slot is pinned.
     pub(super) fn have_links(&self) -> Result<bool> {
         for slot in 0..abi::MAX_INTERFACES {
             if is_pinned(&self.link(slot))? {
@@ -368,7 +377,7 @@ impl Pins {
         Ok(false)
     }
 
-    /// Unpins one map. Not being there is fine.
+    /// Removes the pin with this name, if it exists.
     pub(super) fn unpin(&self, name: &str) -> Result<()> {
         match fs::remove_file(self.map(name)) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -378,20 +387,21 @@ impl Pins {
         }
     }
 
-    /// Where a map is pinned that another one of the same name takes the place of, as long as some program may still
-    /// look into it.
+    /// Returns the path of the backup pin of a replaced map, which remains until no program uses that map.
     pub(super) fn backup_path(&self, name: &str) -> PathBuf {
         self.map(&backup_name(name))
     }
 
-    /// Moves a map's pin aside.
+    /// Renames the pin of a map to its backup path.
     pub(super) fn back_up(&self, name: &str) -> Result<()> {
         self.unpin_backup(name)?;
         fs::rename(self.map(name), self.backup_path(name))
             .with_context(|| format!("cannot rename the pin of map {name}"))
     }
 
-    /// Puts a map back that was moved aside, if no other one was pinned: a process may have ended between.
+    /// Restores the pin of a map from its backup path, unless another map is pinned under the name.
+    ///
+    /// Also repairs the state that a process leaves if it ends between [`Self::back_up`] and the new pin.
     pub(super) fn restore_backup(&self, name: &str) -> Result<()> {
         let (pin, aside) = (self.map(name), self.backup_path(name));
         if is_pinned(&aside)? && !is_pinned(&pin)? {
@@ -401,12 +411,12 @@ impl Pins {
         Ok(())
     }
 
-    /// Unpins a map that was moved aside. That none was is fine.
+    /// Removes the backup pin of a map, if it exists.
     pub(super) fn unpin_backup(&self, name: &str) -> Result<()> {
         self.unpin(&backup_name(name))
     }
 
-    /// Unpins every map and removes the folders. Links must be gone.
+    /// Removes the pins of all maps, and the directories. The links must have been removed before.
     pub(super) fn remove(&self) -> Result<()> {
         for (name, _) in abi::PINNED {
             self.unpin(name)?;
@@ -438,7 +448,7 @@ fn backup_name(name: &str) -> String {
     format!("{name}_aside")
 }
 
-/// Mounts the BPF file system if `root` is to be on it and it is not there.
+/// Mounts the BPF file system if `root` is below its mount point and it is not mounted.
 fn mount_bpf_fs(root: &Path) -> Result<()> {
     let mounted = statfs(BPF_FS).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC);
     if !root.starts_with(BPF_FS) || mounted {
@@ -458,7 +468,10 @@ fn mount_bpf_fs(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Fails with what to do where this process may not load programs and attach them.
+/// Requires the privileges to load and attach kernel programs.
+///
+/// # Errors
+/// Fails with the remedy if this process lacks the capabilities.
 pub fn require_privileges() -> Result<()> {
     const NET_ADMIN: u64 = 1 << 12;
     const SYS_ADMIN: u64 = 1 << 21;

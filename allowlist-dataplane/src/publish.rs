@@ -1,8 +1,8 @@
 //! Publishes a generation: writes all tables into an idle slot, or changes one prefix of the active tables in place.
 //!
-//! Invariants: a publish stores the control word last; a failure before that has written only to a slot that no packet
-//! uses and no rollback needs. A prefix changes in place only if nothing else changes: then a packet uses the table
-//! with or without it.
+//! Invariants: a publish stores the control word last, so a publish that fails has written only to a slot that no
+//! packet uses and no rollback needs. A prefix is changed in place only if nothing else changes: each packet then uses
+//! the table either with or without the change.
 
 use std::collections::VecDeque;
 
@@ -26,13 +26,14 @@ pub(super) struct Published {
     v4: Vec<(Ipv4Net, Grant)>,
     v6: Vec<(Ipv6Net, Grant)>,
     backend: LookupBackend,
-    /// The changes in place, the oldest first: the generation, and the prefix before it.
+    /// The changes in place that can be reverted, the oldest first: the generation of each, and the state of the prefix
+    /// before it.
     undo: VecDeque<(u32, InPlaceUndo)>,
-    /// The last generation that changed in place and is not in `undo` any more.
+    /// The last generation that changed a prefix in place and was dropped from `undo`.
     forgotten: u32,
 }
 
-/// The tables for sources.
+/// The data structure in which the sources of the published tables are looked up.
 enum LookupBackend {
     Ranges(Ranges),
     Tries(Box<Tries>),
@@ -41,23 +42,24 @@ enum LookupBackend {
 /// The number of changes in place that can be reverted.
 const REMEMBERED: usize = 256;
 
-/// A prefix and its grant; `None` if the table does not have it.
+/// A prefix and its grant; the grant is `None` if the table does not contain the prefix.
 type PrefixGrant = (IpNet, Option<Grant>);
 
 /// The state before a change in place.
 struct InPlaceUndo {
     one: PrefixGrant,
-    /// With a range table.
+    /// The previous root entry; `None` if the lookup uses tries.
     before: Option<ranges::RootUndo>,
 }
 
 impl Dataplane {
-    /// Makes `tables` the generation that every interface uses, for both families at once.
+    /// Publishes `tables` as the next generation, for IPv4 and IPv6 and all interfaces at once, and returns its number.
     ///
-    /// Fills a slot that no packet uses, and then switches to it by one store. On an error the active generation stays
-    /// active. If only one prefix differs from the generation that this value published last, it changes in place.
+    /// Fills a slot that no packet uses, and then switches to it by one atomic store. If only one prefix differs from
+    /// the generation that this value published last, changes that prefix in place instead. On an error, the active
+    /// generation stays active.
     ///
-    /// Services that are limited to some of `interfaces` follow these names. Returns the number of the generation.
+    /// `interfaces` are the configured names, by which a service can be limited to some interfaces.
     pub fn publish(
         &mut self,
         tables: &Tables,
@@ -102,7 +104,8 @@ impl Dataplane {
         Ok(next.generation)
     }
 
-    /// Distrusts the ports from which flows are not recorded in the generation of `current`, and are by `services`.
+    /// Marks the origin of UDP flows as unknown for ports whose flows the generation of `current` does not record, but
+    /// `services` will.
     fn forget_services(&self, current: Control, services: &ServiceTable) -> Result<()> {
         if self.tracks && current.generation != 0 && !current.open {
             let copied = Copied::of(&self.generations.get(current.slot % abi::SLOTS))?;
@@ -111,7 +114,8 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Stores a control word that may leave a slot: the store that makes a generation active.
+    /// Stores a control word that may change the active slot, which makes a generation active, and starts an RCU grace
+    /// period.
     pub(super) fn flip(&mut self, control: Control) {
         if control.return_traffic != ReturnTraffic::Track && !control.pending {
             self.marks.disarm_all(); // nothing is marked any more
@@ -154,8 +158,9 @@ impl Dataplane {
         Ok(LookupBackend::Tries(Box::new(tries)))
     }
 
-    /// Replaces the tables by larger ones of `words` words, which hold the active generation too, and the programs by
-    /// ones that use them. The active generation decides about every packet meanwhile.
+    /// Replaces the map of generation tables by one with `words` words per slot, and all programs by ones that use it.
+    ///
+    /// Copies every slot except `idle`. The active generation decides on packets throughout.
     fn resize_tables(&mut self, words: usize, idle: u32) -> Result<()> {
         let before = self.table_words();
         {
@@ -175,8 +180,9 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Replaces the programs that may look into tables of before the last growth, if it is not known that there
-    /// are none: a process may have ended while it did that.
+    /// Replaces all attached programs if some may still use the smaller tables from before a resize.
+    ///
+    /// A process may have ended after it created the larger tables and before it replaced all programs.
     fn bring_programs_up_to_date(&mut self) -> Result<()> {
         if !Generations::resize_pending(&self.pins)? {
             return Ok(());
@@ -186,8 +192,10 @@ impl Dataplane {
         Generations::finish_resize(&self.pins)
     }
 
-    /// Bytes of the tables of one generation, their pool and its spare room included. When they change, programs that
-    /// [`Self::load_program`] loaded before use tables that are not written to any more.
+    /// Returns the size of one generation's tables in bytes, including the pool and its spare room.
+    ///
+    /// If the size changes, programs that [`Self::load_program`] loaded before use the previous tables, which are no
+    /// longer written.
     pub const fn table_bytes(&self) -> usize {
         self.table_words() * size_of::<u64>()
     }
@@ -196,10 +204,10 @@ impl Dataplane {
         self.generations.words()
     }
 
-    /// Changes one prefix in place, or none, if that is all that `next` changes.
+    /// Publishes `next` in place if its tables differ from the active ones in at most one prefix and nothing else
+    /// changes.
     ///
-    /// # Returns
-    /// Whether it did; else nothing has changed.
+    /// Returns whether it was published; if not, nothing has changed.
     fn change_in_place(&mut self, services: &ServiceTable, tables: &Tables, next: Control) -> bool {
         let current = self.control.load();
         let is_kept_to_go_back_to =
@@ -222,7 +230,10 @@ impl Dataplane {
         changed
     }
 
-    /// Changes the published tables to `tables`, if they differ in one prefix at most.
+    /// Changes the published tables to `tables` in place, if they differ in at most one prefix.
+    ///
+    /// Returns whether the published tables are equal to `tables` now. `generation` is the number under which the
+    /// change can be reverted.
     fn change_one(&self, published: &mut Published, tables: &Tables, generation: u32) -> bool {
         let (prefix, grant): PrefixGrant = match (
             difference(&published.v4, &tables.v4),
@@ -259,8 +270,9 @@ impl Dataplane {
         true
     }
 
-    /// Reverts the changes in place of the active slot since the generation `before`. Call it while a generation of this
-    /// value is active.
+    /// Reverts the changes in place that were made in the active slot after the generation of `before`.
+    ///
+    /// Call it while a generation that this value published is active.
     pub(super) fn undo_in_place(&mut self, before: Control) -> Result<()> {
         let slot = self.control.load().slot;
         let Some(published) = self.published.as_mut().filter(|_| before.slot == slot) else {
@@ -296,7 +308,7 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Returns the table with a row for each interface.
+    /// Returns the services of `tables`, with a row for the slot of each interface.
     fn service_table(
         &mut self,
         tables: &Tables,
@@ -337,7 +349,7 @@ impl Published {
         self.undo.push_back((generation, undo));
     }
 
-    /// Changes one prefix of the recorded table, and returns its state before.
+    /// Sets the grant of a prefix in the copy of the published table, and returns the prefix with its previous grant.
     fn put(&mut self, (prefix, grant): PrefixGrant) -> PrefixGrant {
         let before = match prefix {
             IpNet::V4(prefix) => put(&mut self.v4, prefix, grant),
@@ -347,9 +359,9 @@ impl Published {
     }
 }
 
-/// Sets one entry of a table that is in order.
+/// Sets the grant of a prefix in a sorted table, or removes the prefix if the grant is `None`.
 ///
-/// Returns the grant of the prefix before.
+/// Returns the previous grant of the prefix.
 fn put<P: Copy + Ord>(
     table: &mut Vec<(P, Grant)>,
     prefix: P,
@@ -366,11 +378,12 @@ fn put<P: Copy + Ord>(
     }
 }
 
-/// In how many entries two tables differ.
+/// The difference between two sorted tables of prefixes: none, one prefix, or more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Difference<P> {
     None,
-    /// In one prefix, with its new grant; `None` if it is removed.
+    /// The tables differ in one prefix, which has this grant in the new table; `None` if the new table does not contain
+    /// it.
     One(P, Option<Grant>),
     Many,
 }
@@ -407,7 +420,7 @@ mod tests {
             .collect()
     }
 
-    /// By looking each prefix up in the other.
+    /// Computes the difference by a lookup of each prefix in the other table.
     fn expected(before: &Model, after: &Model) -> Difference<u8> {
         let prefixes = (0..=u8::MAX).filter(|prefix| before.get(prefix) != after.get(prefix));
         match prefixes.collect::<Vec<_>>()[..] {
@@ -418,7 +431,7 @@ mod tests {
     }
 
     proptest! {
-        /// So small that many differ in nothing or in one.
+        /// Generates tables that are so small that many pairs are equal or differ in one prefix.
         #[test]
         fn differences(
             before in btree_map(0..6_u8, 0..2_u32, 0..6),

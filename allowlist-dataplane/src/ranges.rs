@@ -1,12 +1,12 @@
-//! The range table in the kernel's memory: a generation written whole into an idle slot, or one prefix changed in
-//! the one that is in force.
+//! The range table in the kernel's memory: writes a whole table into an idle slot, or changes one prefix of the active
+//! one.
 //!
-//! What one place of a root leads to is replaced by one store: its new chunk is put behind all that the pool holds,
-//! where no packet looks, and then the root's number changes. The old chunk stays as it is, so a change is taken back by
-//! the old number. Room for that is left in every table; where it is used up, the next change is a whole table.
+//! A change in place appends a new chunk after the used part of the pool, which no packet reads, and then replaces one
+//! root entry by one store. The old chunk is kept, so the old root entry reverts the change. Each table has spare room
+//! for such changes; if it is used up, the next change publishes a whole table.
 //!
-//! The prefixes that a table was made from are in memory of their own, for those who list them: a base in order,
-//! and behind it what changed in place since, in the order of time.
+//! The prefixes of each table are stored in a list of their own, for reports: the sorted prefixes of the published
+//! table (the *base*), then the later changes in place, in order of time.
 
 use std::sync::atomic::{Ordering, fence};
 
@@ -22,7 +22,7 @@ use super::pins::Pins;
 use super::slots::Slots;
 use super::view::Entry;
 
-/// Words before the pool.
+/// The size of the generation tables before the pool, in words.
 pub(super) const FIXED: usize = size_of::<GenerationTables>() / size_of::<u64>();
 const REACH: usize = std::mem::offset_of!(GenerationTables, reach) / size_of::<u64>();
 const ROOT_V4: usize = std::mem::offset_of!(GenerationTables, v4) / size_of::<u32>();
@@ -33,22 +33,24 @@ const _: () = assert!(
     "blocks are where cache lines are"
 );
 
-/// Words of a table with so many in its pool: a quarter more, and some, for what is changed in place and for the
-/// next generations. Whole pages, since tables are in a row in one map, and blocks are to be where cache lines are.
+/// Returns the size of a new table in words, for `pool` words of chunks.
+///
+/// Adds a quarter and a constant as spare room for changes in place and later generations. Rounds up to whole pages,
+/// because the tables are adjacent in one map, and their blocks must be aligned to cache lines.
 pub(super) const fn wanted(pool: usize) -> usize {
     const PAGE: usize = 4096 / size_of::<u64>();
     (FIXED + pool + pool / 4 + MIN_POOL_WORDS as usize).next_multiple_of(PAGE)
 }
 
-/// The prefixes of both families, each in order.
+/// The IPv4 and the IPv6 prefixes of a table, each sorted, with their grants.
 type Prefixes<'p> = (&'p [(Ipv4Net, Grant)], &'p [(Ipv6Net, Grant)]);
 
-/// A table that is in a slot.
+/// The state of a range table that was written into a slot.
 pub(super) struct Ranges {
     slot: u32,
-    /// Words of the pool that are in use.
+    /// The number of used words in the pool.
     used: usize,
-    /// Words of the prefixes' base, and changes behind it.
+    /// The size of the list's header and base in words; and the number of changes after the base.
     base: usize,
     changes: usize,
 }
@@ -56,13 +58,13 @@ pub(super) struct Ranges {
 /// The entry of a root before a change in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RootUndo {
-    /// The place of a root, in halves of words, and what it held.
+    /// The index of the root entry in the table, in units of 4 bytes; and its previous value.
     place: usize,
     root: u32,
 }
 
 impl Ranges {
-    /// Writes a table and the prefixes that it is of into a slot that no packet is looked up in.
+    /// Writes a range table, and the list of its prefixes, into a slot that no packet uses.
     pub(super) fn write(
         memory: &Part<'_>,
         prefixes: &mut Slots,
@@ -90,10 +92,10 @@ impl Ranges {
         })
     }
 
-    /// Changes one prefix, of tables that are `v4` and `v6` with it.
+    /// Sets or removes one prefix in place, and returns the previous root entry; the last argument has the prefixes
+    /// after the change.
     ///
-    /// # Returns
-    /// What takes it back; `None` where it cannot be changed in place, and then nothing has changed.
+    /// Returns `None`, and changes nothing that a packet uses, if the prefix cannot be changed in place.
     pub(super) fn change(
         &mut self,
         memory: &Part<'_>,
@@ -135,7 +137,8 @@ impl Ranges {
         Some(before)
     }
 
-    /// Restores an entry of a root from before the change of `prefix` to `grant`.
+    /// Restores a root entry that [`Self::change`] returned, and lists `prefix` with `grant`, its state before the
+    /// change.
     pub(super) fn revert(
         &mut self,
         memory: &Part<'_>,
@@ -153,7 +156,7 @@ impl Ranges {
         self.slot
     }
 
-    /// Whether the list has room for a change and for taking every change back.
+    /// Returns whether the list has room for one more change, and for reverting every change.
     fn has_list_room(&self, list: &Part<'_>) -> bool {
         self.base + (self.changes + 1) * 2 * CHANGE <= list.words()
     }
@@ -170,19 +173,20 @@ impl Ranges {
     }
 }
 
-/// The services of a generation, into a slot that no packet is looked up in.
+/// Writes the services of a generation into a slot that no packet uses.
 pub(super) fn write_services(memory: &Part<'_>, services: &ServiceTable) {
     memory.write(0, words_of(services));
 }
 
-/// A prefix must be at least as long for one place of a root to be all that it changes.
+/// The minimum length of a prefix that is covered by one root entry, and so can be changed in place.
 const ROOT_LENGTH: u8 = allowlist_common::ranges::ROOT_BITS as u8;
 
-/// Words before the base of the list: how many prefixes of IPv4 (low half) and IPv6 it has, and how many changes.
+/// The size of the list's header in words: the number of IPv4 prefixes (lower half) and IPv6 prefixes, then the number
+/// of changes.
 const LIST: usize = 2;
-/// Words of a prefix in the changes: its address, then length and id.
+/// The size of a changed prefix in the list, in words: two of address, and one of length and match id.
 const CHANGE: usize = 3;
-/// Words for changes, at least.
+/// The minimum room for changes in a new list, in words.
 const LIST_LEAST: usize = 1 << 12;
 
 fn write_list(list: &Part<'_>, v4: &[(Ipv4Net, Grant)], v6: &[(Ipv6Net, Grant)]) {
@@ -202,7 +206,8 @@ fn length_and_id(length: u8, id: u32) -> u64 {
     u64::from(length) << 16 | u64::from(id as MatchId)
 }
 
-/// Any prefix in three words; the bit is the family.
+/// Encodes a prefix of either family with its match id, as three words of the list; the bit [`IS_V6`] states the
+/// family.
 fn record(prefix: IpNet, id: u32) -> [u64; CHANGE] {
     let last = length_and_id(prefix.prefix_len(), id);
     match prefix {
@@ -232,13 +237,13 @@ fn prefix_of(address: [u64; 2], last: u64) -> Result<(IpNet, MatchId)> {
     Ok((prefix, last as MatchId))
 }
 
-/// A copy of a table, for a process that only reads.
+/// A copy of one generation's tables, for a process that only reads.
 pub(super) struct Copied {
     words: Vec<u64>,
 }
 
 impl Copied {
-    /// Copies the table of a slot. The copy is consistent if the control word is the same before and after.
+    /// Copies the tables of a slot. The copy is consistent if the control word is the same before and after.
     pub(super) fn of(memory: &Part<'_>) -> Result<Self> {
         if memory.words() < FIXED {
             bail!("the kernel's table is too short");
@@ -254,7 +259,7 @@ impl Copied {
         bytemuck::from_bytes(&bytemuck::cast_slice(&self.words)[..size_of::<ServiceTable>()])
     }
 
-    /// Returns the grant of a source.
+    /// Returns the grant of a source; `None` if no prefix contains it.
     pub(super) fn grant(&self, source: &Address) -> Option<Grant> {
         let pool = Words(&self.words[FIXED..]);
         let id = match *source {
@@ -270,13 +275,16 @@ impl Copied {
         (id != 0).then(|| self.grant_of(id))
     }
 
-    /// What an id reaches.
+    /// Returns the grant for a match id.
     fn grant_of(&self, id: MatchId) -> Grant {
         let id = u32::from(id) % abi::MAX_MATCHES;
         Grant::new(self.words[REACH + id as usize], id)
     }
 
-    /// The prefixes that the table was made from, in order.
+    /// Returns the prefixes of the table, sorted, from the slot's `list` of prefixes.
+    ///
+    /// # Errors
+    /// Fails if the list is damaged.
     pub(super) fn entries(&self, list: &Part<'_>) -> Result<Vec<Entry>> {
         let (counts, changes) = (list.load(0), list.load(1) as usize);
         let (v4, v6) = (counts as u32 as usize, (counts >> 32) as usize);
@@ -323,7 +331,8 @@ impl Copied {
     }
 }
 
-/// The list of a slot, and its table.
+/// Returns the prefixes of a slot, from its pinned list of prefixes and a copy of its tables; empty if no list is
+/// pinned.
 pub(super) fn entries_in(pins: &Pins, slot: u32, table: &Copied) -> Result<Vec<Entry>> {
     match super::slots::memory(pins, abi::PREFIXES, slot)? {
         Some(list) => table.entries(&list.all()),
@@ -338,7 +347,7 @@ fn paired(halves: &[u32]) -> Vec<u64> {
         .collect()
 }
 
-/// Returns a table as the words that the kernel's memory is written in.
+/// Returns the service table as words, to write it into the map.
 fn words_of(services: &ServiceTable) -> &[u64] {
     bytemuck::cast_slice(std::slice::from_ref(services))
 }

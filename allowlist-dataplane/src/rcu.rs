@@ -16,11 +16,11 @@ use super::sys::{NewMap, bpf_map_create, set_inner_map};
 
 /// The thread that waits for grace periods.
 pub(super) struct GracePeriod {
-    /// To the thread: one message for each grace period.
+    /// Sends the thread one message for each grace period to wait for.
     ask: Sender<()>,
-    /// From the thread: one message for each grace period that has ended.
+    /// Receives one message from the thread for each grace period that has ended.
     over: Receiver<io::Result<()>>,
-    /// Grace periods that were started and not joined.
+    /// The number of grace periods that were started and not joined.
     waiting: usize,
 }
 
@@ -50,7 +50,7 @@ impl GracePeriod {
         })
     }
 
-    /// Starts a grace period for every program that runs at this moment. Call it after leaving a slot.
+    /// Starts a grace period for all programs that run now. Call it after the control word was changed to another slot.
     pub(super) fn start(&mut self) {
         if self.ask.send(()).is_ok() {
             self.waiting += 1;
@@ -70,14 +70,14 @@ impl GracePeriod {
         Ok(())
     }
 
-    /// Waits until every program that runs at this moment has ended.
+    /// Waits until all programs that run now have ended.
     pub(super) fn synchronize(&mut self) -> Result<()> {
         self.start();
         self.join()
     }
 }
 
-/// Runs in the thread, which ends when the sender is dropped.
+/// Waits for a grace period after each message, by a store into `array`. The thread ends when the sender is dropped.
 fn run(array: &OwnedFd, stored: &OwnedFd, asked: &Receiver<()>, tell: &Sender<io::Result<()>>) {
     for () in asked {
         let waited = set_inner_map(array.as_fd(), 0, stored.as_fd());

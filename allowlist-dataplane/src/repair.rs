@@ -1,7 +1,7 @@
-//! Restores missing pins: from open descriptors of a running daemon, or at a start from recorded ids.
+//! Restores missing pins: in a running daemon from open descriptors, and at a start from recorded ids.
 //!
-//! Invariant: a restored pin refers to the map that the programs use. If that map cannot be opened, a start creates
-//! another one and replaces the programs.
+//! Invariant: a restored pin refers to the map that the attached programs use. If a start cannot open that map, it
+//! creates another one and replaces the programs.
 
 use std::os::fd::AsFd as _;
 
@@ -15,7 +15,7 @@ use super::pins::{Pins, is_pinned};
 use super::selfcheck::{Difference, DifferenceKind};
 use super::view::View;
 
-/// Every pinned map, open, in the order of [`abi::PINNED`].
+/// Open descriptors of all pinned maps, with their names and ids, in the order of [`abi::PINNED`].
 pub(super) struct OpenMaps(Vec<(&'static str, u32, MapData)>);
 
 impl OpenMaps {
@@ -28,7 +28,7 @@ impl OpenMaps {
         Ok(Self(maps))
     }
 
-    /// The ids of the maps.
+    /// Returns the ids of the maps, in the order of [`abi::PINNED`].
     pub(super) fn ids(&self) -> impl Iterator<Item = u32> {
         self.0.iter().map(|(_, id, _)| *id)
     }
@@ -40,7 +40,7 @@ impl OpenMaps {
 }
 
 impl Dataplane {
-    /// Opens the map that is pinned under a name, and closes the one that was open under it.
+    /// Opens the map that is pinned under a name now, and closes the previous map of this name.
     pub(super) fn keep_open(&mut self, name: &'static str) -> Result<()> {
         self.programs.clear(); // they use the former map
         let map = self.pins.open_data(name)?;
@@ -61,12 +61,12 @@ impl Dataplane {
         self.prefixes.pin_again(&self.pins)
     }
 
-    /// Restores the pin directory after it was unmounted or removed, and returns whether that was needed.
+    /// Restores the pin directory if it was unmounted or removed, and returns whether it was.
     ///
     /// Pins all maps, and the links that can still be opened. Call it only if [`Self::is_detached`] is false.
     ///
     /// # Errors
-    /// If the path is on no BPF file system, or has the pins of another process.
+    /// Fails if the path is not on a BPF file system, or has the pins of another process.
     pub fn restore_folder(&mut self) -> Result<bool> {
         if self.pins.is_current() {
             return Ok(false);
@@ -85,7 +85,9 @@ impl Dataplane {
         Ok(true)
     }
 
-    /// Restores maps and the control word that another process has changed. [`Self::attach`] repairs links.
+    /// Restores pins of maps and the control word, where `differences` report that another process changed them.
+    ///
+    /// [`Self::attach`] repairs links.
     pub fn repair(&mut self, differences: &[Difference]) -> Result<()> {
         let _pin_lock = self.pins.lock_exclusive()?;
         if self.is_detached() {
@@ -103,7 +105,7 @@ impl Dataplane {
         self.pin_maps_again()
     }
 
-    /// Replaces the pin of another map by the one of the map that this process publishes into.
+    /// Replaces the pin under a map's name by a pin of the map that this process publishes into, if they differ.
     fn pin_own(&self, name: &str) -> Result<()> {
         let Some((own, map)) = self.open_maps.get(name) else {
             return Ok(());
@@ -115,17 +117,18 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Whether the attached programs use other maps than this value, since some pins were missing at the start.
+    /// Returns whether the attached programs use other maps than this value, because some pins were missing at the
+    /// start.
     ///
-    /// They are replaced after a publish.
+    /// The programs are replaced after a publish.
     pub const fn is_patched(&self) -> bool {
         self.is_patched
     }
 }
 
-/// Restores missing pins of maps in use, by recorded ids, which requires `CAP_SYS_ADMIN`.
+/// Restores missing pins of maps in use by their recorded ids, which requires `CAP_SYS_ADMIN`.
 ///
-/// Returns whether attached programs use maps that could not be opened. A start creates new maps then.
+/// Returns whether the attached programs use maps that could not be opened. The start then creates new maps.
 pub(super) fn restore_maps(pins: &Pins) -> Result<bool> {
     if !pins.have_links()? {
         return Ok(false);
@@ -182,7 +185,7 @@ fn identities(pins: &Pins) -> Result<Vec<Identity>> {
 }
 
 impl View {
-    /// Whether a map is pinned.
+    /// Returns whether the map with this name is pinned.
     pub fn has(&self, name: &str) -> Result<bool> {
         is_pinned(&self.pins.map(name))
     }

@@ -1,8 +1,8 @@
-//! The self-check: compares the kernel's state with the published state. Pure: it is given both.
+//! The self-check: compares the kernel's state with the published state. Pure: the caller reads both.
 //!
-//! An interface counts as filtered only if the program that the kernel reports on it is the program of our link, and
-//! that one is the program that was published. An index alone is no identity, since each network namespace has its
-//! own.
+//! An interface counts as filtered only if the program that the kernel reports on it is the program in this filter's
+//! link, and is the published program. An interface index alone identifies no interface, because each network namespace
+//! has its own indices.
 
 use allowlist_common::abi::{Identity, PINNED};
 use serde::Serialize;
@@ -14,23 +14,24 @@ use crate::netlink;
 /// The published state.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Published {
-    /// The control word that was stored last; 0 before the first.
+    /// The last control word that this filter stored; 0 before the first publish.
     pub(super) word: u64,
-    /// The slots that have something attached.
+    /// The interface slots to which a program was attached and not detached on purpose.
     pub(super) slots: Vec<Slot>,
 }
 
-/// An interface slot as it was published.
+/// The published state of one interface slot.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Slot {
     pub(super) number: u32,
-    /// The name of its interface.
+    /// The recorded name of the interface in the slot.
     pub(super) name: String,
-    /// The index of its interface.
+    /// The recorded index of the interface in the slot.
     pub(super) index: u32,
-    /// Whether a flow tracker was attached by a tcx link.
+    /// Whether the flow tracker was attached by a tcx link, and not by a clsact filter.
     pub(super) is_tracked_by_tcx: bool,
-    /// Whether everything passes there until a change is confirmed; its program may use other maps until then.
+    /// Whether all packets pass in this slot until a pending change is confirmed or rolled back. Its program may use
+    /// other maps until then.
     pub(super) is_bypassed: bool,
     pub(super) identity: Identity,
 }
@@ -40,11 +41,11 @@ pub(super) struct Slot {
 pub(super) struct Kernel {
     /// The cookie of the network namespace that the devices are in.
     pub(super) namespace: u64,
-    /// The control word; `None` where its map is not pinned.
+    /// The control word that the kernel programs read; `None` if its map is not pinned.
     pub(super) word: Option<u64>,
-    /// Each map that is to be pinned, and the id of the map that is.
+    /// The name of each map that should be pinned, with the id of the map that is pinned; `None` if none is.
     pub(super) maps: Vec<(&'static str, Option<u32>)>,
-    /// For each published slot, in the same order.
+    /// The kernel's state of each published slot, in the order of [`Published::slots`].
     pub(super) slots: Vec<SlotFacts>,
 }
 
@@ -52,24 +53,24 @@ pub(super) struct Kernel {
 #[derive(Clone, Debug)]
 pub(super) struct SlotFacts {
     pub(super) link: LinkFact,
-    /// The link of the flow tracker.
+    /// The flow tracker's tcx link.
     pub(super) tracker: LinkFact,
-    /// The interface of this namespace that has the link's index.
+    /// The interface with the link's index in this network namespace; `None` if there is none.
     pub(super) device: Option<Device>,
 }
 
-/// A pinned link.
+/// The result of reading a link's pin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LinkFact {
-    /// None is pinned.
+    /// No link is pinned.
     Missing,
-    /// One is pinned, and cannot be opened since the file system is mounted read-only.
+    /// A link is pinned, and cannot be opened because the BPF file system is mounted read-only.
     Unreadable,
-    /// One is pinned.
+    /// A link is pinned, with this state.
     Pinned(LinkState),
 }
 
-/// An interface.
+/// The programs that the kernel reports on an interface.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Device {
     pub(super) names: Vec<String>,
@@ -94,59 +95,59 @@ impl From<netlink::Device> for Device {
 /// A difference between the kernel and the published state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Difference {
-    /// Its kind, for programs.
+    /// The kind of the difference, for programs that read the report.
     pub kind: DifferenceKind,
-    /// The interface or the map that it is about.
+    /// The name of the interface or map that differs; `None` if the difference is about neither.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub object: Option<String>,
-    /// The description.
+    /// The description of the difference, for display.
     pub text: String,
     #[serde(skip)]
     pub(super) slot: Option<u32>,
-    /// Programs that the text is to name.
+    /// The ids of the programs whose names [`Self::name_programs`] inserts into the text.
     #[serde(skip)]
     programs: Vec<u32>,
 }
 
-/// What kind of difference it is.
+/// The kind of a difference between the kernel and the published state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Display)]
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
 pub enum DifferenceKind {
-    /// The control word is not the one that was stored last.
+    /// The control word is not the one that this filter stored last.
     ControlWord,
     /// A map is not pinned.
     MapPinMissing,
-    /// Another map is pinned than the one that the program uses.
+    /// The pinned map is not the map that the attached program uses.
     MapReplaced,
     /// The XDP link is not pinned.
     LinkPinMissing,
-    /// The XDP link is on no interface, though the interface is there.
+    /// The XDP link is detached, although its interface exists.
     LinkDetached,
-    /// The XDP link holds another program than the one that was published.
+    /// The program in the XDP link is not the published program.
     ProgramReplaced,
-    /// The interface does not have the program that was published.
+    /// The published program is not attached to the interface.
     ProgramMissing,
-    /// The interface is gone.
+    /// The interface no longer exists.
     InterfaceGone,
-    /// The interface is in another network namespace than it was.
+    /// The interface was moved to another network namespace.
     InterfaceMoved,
-    /// The interface has another name.
+    /// The interface was renamed.
     InterfaceRenamed,
-    /// The filter was published in another network namespace than this process is in.
+    /// The filter was attached in another network namespace than that of this process.
     OtherNamespace,
     /// The flow tracker's link is not pinned.
     TrackerPinMissing,
     /// The flow tracker is not on the interface.
     TrackerDetached,
-    /// The flow tracker's link holds another program than the one that was published.
+    /// The program in the flow tracker's link is not the published program.
     TrackerReplaced,
-    /// Another program runs before the flow tracker, and can end the chain.
+    /// Another program runs before the flow tracker, and could end the chain before it.
     TrackerOrder,
 }
 
 impl DifferenceKind {
-    /// Whether the daemon repairs it: whether what differs is ours.
+    /// Returns whether the daemon repairs this kind of difference, because only objects of this filter are affected.
     pub const fn is_ours(self) -> bool {
         !matches!(
             self,
@@ -170,7 +171,7 @@ impl Difference {
         }
     }
 
-    /// Puts the names of other programs into the text.
+    /// Inserts the names and ids of the other programs into the text; `name_of` returns the name for an id.
     pub(super) fn name_programs(&mut self, name_of: impl Fn(u32) -> String) {
         let programs = std::mem::take(&mut self.programs);
         let named = programs

@@ -1,8 +1,9 @@
-//! Maps in slots, and their memory: as many words for each generation as it needs, which no program reads.
+//! Arrays of maps with one inner map for each slot, for data that only userspace reads. The size of each inner map is
+//! independent of the others.
 //!
-//! Each slot of an array of maps holds one map, which stays there and is written again and again. Every map in a slot
-//! is pinned, so that any later process can reach its memory without being all-powerful; the pin has the array's id in
-//! its name, so a pin that is left over is told from one that counts.
+//! An inner map stays in its slot and is rewritten for each generation. Every inner map is pinned, so that later
+//! processes can open it without `CAP_SYS_ADMIN`. The name of its pin contains the id of the array, which distinguishes
+//! valid pins from leftover ones.
 //!
 //! Knows nothing of the contents.
 
@@ -19,17 +20,17 @@ use super::sys::{
     NewMap, bpf_map_create, clear_inner_map, inner_map_id, read_words, set_inner_map,
 };
 
-/// An array of maps, and the maps.
+/// An array of maps, and the memory of the map in each slot.
 pub(super) struct Slots {
     name: &'static str,
     array: MapData,
     id: u32,
-    /// By slot. Boxed, since the owner is moved.
+    /// The memory of each slot's map; `None` for an empty slot. Boxed, because the owner is moved.
     memories: [Option<Box<Memory>>; SLOTS as usize],
 }
 
 impl Slots {
-    /// What is pinned under a name, with the maps that are in its slots.
+    /// Opens the array of maps that is pinned under a name, and the maps in its slots.
     pub(super) fn open(pins: &Pins, name: &'static str) -> Result<Self> {
         let array = pins.open_data(name)?;
         let mut slots = Self {
@@ -48,7 +49,9 @@ impl Slots {
         self.memories[slot as usize].as_deref()
     }
 
-    /// The memory of a slot, with room for so many words: the one that is there if it has it, else that of a new map.
+    /// Returns the memory of a slot with at least this number of words.
+    ///
+    /// If the slot's map is smaller, replaces it by a new map, without its contents.
     pub(super) fn room(&mut self, pins: &Pins, slot: u32, words: usize) -> Result<&Memory> {
         let fits = self.get(slot).is_some_and(|known| known.words() >= words);
         if !fits {
@@ -63,7 +66,7 @@ impl Slots {
         Ok(self.get(slot).expect("it was just made"))
     }
 
-    /// Frees the memory of a slot.
+    /// Removes the map from a slot, and its pin, which frees its memory.
     pub(super) fn empty(&mut self, pins: &Pins, slot: u32) -> Result<()> {
         clear_inner_map(self.array.fd().as_fd(), slot)
             .with_context(|| format!("cannot empty slot {slot} of {}", self.name))?;
@@ -71,7 +74,7 @@ impl Slots {
         pins.unpin(&self.pin_name(slot))
     }
 
-    /// Pins the maps in the slots again whose pins are gone.
+    /// Restores missing pins of the maps in the slots.
     pub(super) fn pin_again(&self, pins: &Pins) -> Result<()> {
         for (slot, memory) in (0..).zip(&self.memories) {
             let name = self.pin_name(slot);
@@ -92,7 +95,7 @@ impl Slots {
         Memory::map(MapData::from_fd(map)?, words)
     }
 
-    /// Returns the memory of the map in a slot, if it is pinned.
+    /// Returns the memory of the map in a slot; `None` if the slot is empty or its map is not pinned.
     fn found(&self, pins: &Pins, slot: u32) -> Result<Option<Memory>> {
         let Some(map) = found(pins, &self.array, &self.pin_name(slot), slot)? else {
             return Ok(None);
@@ -110,7 +113,7 @@ fn pin_name(name: &str, id: u32, slot: u32) -> String {
     format!("{name}_{id}_{slot}")
 }
 
-/// The map that is in a slot of an array, if it is the one that is pinned under this name.
+/// Opens the map in a slot of an array by its pin `name`; `None` if the slot is empty or another map is pinned there.
 fn found(pins: &Pins, array: &MapData, name: &str, slot: u32) -> Result<Option<MapData>> {
     let Some(id) = inner_map_id(array.fd().as_fd(), slot)? else {
         return Ok(None);
@@ -129,7 +132,8 @@ fn words_of(map: &MapData) -> Result<usize> {
     Ok(bytes / size_of::<u64>())
 }
 
-/// The map in one slot as it is pinned now, for a process that only reads.
+/// Returns a copy of the map in a slot of the array pinned as `name`, for a process that only reads; `None` if the slot
+/// is empty.
 pub(super) fn memory(pins: &Pins, name: &'static str, slot: u32) -> Result<Option<Memory>> {
     let array = pins.open_data(name)?;
     let pin = pin_name(name, array.info()?.id(), slot);
@@ -141,7 +145,7 @@ pub(super) fn memory(pins: &Pins, name: &'static str, slot: u32) -> Result<Optio
     Ok(Some(Memory::copied(map, words)))
 }
 
-/// Unpins all maps in slots of an array.
+/// Removes the pins of the inner maps of the array with this name.
 pub(super) fn remove_all(pins: &Pins, name: &str) -> Result<()> {
     let prefix = format!("{name}_");
     let entries = fs::read_dir(pins.folder()).context("cannot list the pin folder")?;

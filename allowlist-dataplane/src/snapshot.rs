@@ -1,4 +1,4 @@
-//! The applied state as a whole: read before a change, and restored where the change fails.
+//! Reads the applied state before a change, and restores it if the change fails.
 
 use allowlist_common::abi::{Control, ReturnTraffic};
 use allowlist_policy::Mode;
@@ -8,14 +8,14 @@ use crate::error::Result;
 use super::{Attachment, Dataplane, View};
 use crate::interface::InterfaceInfo;
 
-/// The generation and the attached interfaces at one moment.
+/// The generation, and the attached interfaces with their modes, before a change.
 pub struct AppliedState {
     control: Control,
     attachments: Vec<Attachment>,
 }
 
 impl AppliedState {
-    /// Returns the mode; `None` if nothing was filtered.
+    /// Returns the mode (observe or enforce) of the state; `None` if no generation was active.
     pub fn mode(&self) -> Option<Mode> {
         let is_filtering =
             self.control.generation != 0 && !self.control.open && !self.attachments.is_empty();
@@ -28,12 +28,12 @@ impl AppliedState {
 }
 
 impl Dataplane {
-    /// Whether every map is still pinned at its path.
+    /// Returns whether every map is still pinned at its path.
     pub fn has_all_pins(&self) -> bool {
         self.pins.is_complete()
     }
 
-    /// Whether the filter was detached on purpose, by this or another process.
+    /// Returns whether the filter was detached on purpose, by this or another process.
     pub fn is_detached(&self) -> bool {
         self.control.is_detached()
     }
@@ -46,8 +46,9 @@ impl Dataplane {
         })
     }
 
-    /// Restores a state of at most one publish ago: generation, interfaces and their XDP modes. Detaches everything if
-    /// there was no generation.
+    /// Restores a state that at most one publish has replaced: generation, interfaces and their XDP modes.
+    ///
+    /// Detaches the filter from all interfaces if the state has no generation.
     pub fn restore(&mut self, before: &AppliedState) -> Result<()> {
         if before.control.generation == 0 && !before.control.open {
             if self.abort_migration()? {

@@ -1,5 +1,5 @@
-//! System calls that aya does not offer: arrays of maps and their entries, pins opened read-only, the maps of a
-//! program, and links that are detached. The layouts and numbers are those of aya's bindings.
+//! System calls that aya does not offer: arrays of maps and their entries, read-only access to pins, the maps of a
+//! program, and detaching a link. The structures and constants are those of aya's bindings.
 
 use std::ffi::CString;
 use std::io;
@@ -14,35 +14,36 @@ use aya_obj::generated::{
     BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_RDONLY, bpf_attr, bpf_cmd, bpf_link_info, bpf_prog_info,
 };
 
-/// The use of a descriptor of a pinned object.
+/// The access with which a pinned object is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
-    /// To read maps, which is all that a BPF file system that is mounted read-only allows.
+    /// Reading maps. Works on a BPF file system that is mounted read-only, unlike [`Self::ReadWrite`].
     ReadOnly,
-    /// To write to maps too, and for links and programs.
+    /// Reading and writing maps. Links and programs can only be opened with this access.
     ReadWrite,
 }
 
-/// A map to create.
+/// The type and size of a map to create.
 #[derive(Clone, Copy)]
 pub(super) enum NewMap<'a> {
-    /// An array of values of so many words, which can be mapped into memory.
+    /// An array of `entries` values, which can be mapped into memory.
     Values {
-        /// 8 bytes each.
+        /// The size of a value, in words of 8 bytes.
         words: usize,
-        /// How many values.
+        /// The number of values.
         entries: u32,
     },
-    /// An array of words that can be mapped into memory; arrays of different lengths can be in the same slot.
+    /// An array of words, which can be mapped into memory. Arrays of different lengths can be stored in the same array
+    /// of maps.
     Words {
-        /// 8 bytes each.
+        /// The number of words of 8 bytes.
         words: usize,
     },
     /// An array of maps.
     ArrayOf {
-        /// A map of the same type and flags.
+        /// A map with the type and flags that all inner maps must have.
         inner: BorrowedFd<'a>,
-        /// How many.
+        /// The maximum number of inner maps.
         entries: u32,
     },
 }
@@ -83,7 +84,7 @@ fn too_large() -> io::Error {
     io::Error::from_raw_os_error(libc::E2BIG)
 }
 
-/// Stores a map in an array of maps.
+/// Stores a map at an index of an array of maps. Returns after an RCU grace period.
 pub(super) fn set_inner_map(
     array: BorrowedFd<'_>,
     place: u32,
@@ -98,7 +99,7 @@ pub(super) fn set_inner_map(
     )
 }
 
-/// Returns the id of the map at an index of an array of maps, if any.
+/// Returns the id of the map at the index `place` of an array of maps; `None` if there is none.
 pub(super) fn inner_map_id(array: BorrowedFd<'_>, place: u32) -> io::Result<Option<u32>> {
     let mut id = 0_u32;
     match element(
@@ -113,7 +114,7 @@ pub(super) fn inner_map_id(array: BorrowedFd<'_>, place: u32) -> io::Result<Opti
     }
 }
 
-/// Reads one value of an array whose values are so many words.
+/// Reads the value at the index `place` of an array map; `words` is the size of a value in words.
 pub(super) fn read_value(array: BorrowedFd<'_>, place: u32, words: usize) -> io::Result<Vec<u64>> {
     let mut value = vec![0_u64; words];
     element(
@@ -125,7 +126,7 @@ pub(super) fn read_value(array: BorrowedFd<'_>, place: u32, words: usize) -> io:
     Ok(value)
 }
 
-/// Reads an array of so many words.
+/// Reads an array map of `words` values of one word each.
 pub(super) fn read_words(array: BorrowedFd<'_>, words: usize) -> io::Result<Vec<u64>> {
     let mut values = vec![0_u64; words];
     let mut keys = vec![0_u32; words];
@@ -150,7 +151,7 @@ pub(super) fn read_words(array: BorrowedFd<'_>, words: usize) -> io::Result<Vec<
     }
 }
 
-/// Removes the map at an index of an array of maps, if any.
+/// Removes the map at the index `place` of an array of maps, if there is one.
 pub(super) fn clear_inner_map(array: BorrowedFd<'_>, place: u32) -> io::Result<()> {
     match element(bpf_cmd::BPF_MAP_DELETE_ELEM, array, &place, 0) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -172,11 +173,11 @@ fn element(command: bpf_cmd, array: BorrowedFd<'_>, place: &u32, value: u64) -> 
     Ok(())
 }
 
-/// Opens a pinned object.
+/// Opens a pinned object, and returns its descriptor.
 ///
 /// # Errors
-/// As the kernel reports them: `ENOENT` where nothing is pinned, `EROFS` for writing to a file system that is
-/// read-only, `EMFILE` where this process has no descriptor left.
+/// The kernel's error: `ENOENT` if nothing is pinned at the path, `EROFS` for writing on a file system that is mounted
+/// read-only, `EMFILE` if this process has too many open descriptors.
 pub(super) fn open_pinned(path: &Path, access: Access) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut attributes = no_attributes();
@@ -208,10 +209,11 @@ pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads the kernel's information about an open object into `info`, which starts with the values that the kernel reads.
+/// Reads the kernel's information about an open object into `info`, some of whose fields the kernel reads first.
 ///
 /// # Safety
-/// Any bytes must be a valid `Info`, and its pointers valid for as much as it says that there is room for.
+/// `Info` must be the kernel's structure for this object, valid for any bytes. Each pointer in `info` must be valid for
+/// writes of the size that `info` states for it.
 #[expect(unsafe_code, reason = "a system call that writes to `info`")]
 unsafe fn read_info<Info>(object: BorrowedFd<'_>, info: &mut Info) -> io::Result<()> {
     let mut attributes = no_attributes();
@@ -240,7 +242,8 @@ pub(super) fn program_maps(program: BorrowedFd<'_>) -> io::Result<(u32, Vec<u32>
     Ok((info.id, ids))
 }
 
-/// Returns the program of an XDP link or a tcx link, and the index of its interface; 0 once the interface is gone.
+/// Returns the id of the program in an XDP or tcx link, and the index of the link's interface, which is 0 once the
+/// interface is gone.
 pub(super) fn link_program_and_interface(link: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
     #[expect(unsafe_code, reason = "a system call that writes to `info`")]
     // SAFETY: the structure is of integers, and holds no pointer for these kinds of links. The index is at the same
@@ -252,7 +255,7 @@ pub(super) fn link_program_and_interface(link: BorrowedFd<'_>) -> io::Result<(u3
     }
 }
 
-/// Detaches a link from its interface.
+/// Detaches a link from its interface at once. The link object remains.
 pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attributes = no_attributes();
     attributes.link_detach.link_fd = link.as_raw_fd().cast_unsigned();
@@ -264,10 +267,10 @@ pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// The ids of the programs on an interface's tcx egress, in the order in which they run.
+/// Returns the ids of the programs on an interface's tcx egress, in the order in which they run.
 ///
 /// # Errors
-/// `EINVAL` on a kernel without tcx, which came with Linux 6.6.
+/// `EINVAL` on a kernel without tcx, which exists since Linux 6.6.
 pub(super) fn tcx_egress_chain(interface: u32) -> io::Result<Vec<u32>> {
     const ROOM: u32 = 64; // the kernel has room for as many
     let mut ids = vec![0_u32; ROOM as usize];
@@ -286,7 +289,7 @@ pub(super) fn tcx_egress_chain(interface: u32) -> io::Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// Returns attributes in which everything is 0, which is each field's default.
+/// Returns attributes for a `bpf` call with all fields 0, the default of each field.
 fn no_attributes() -> bpf_attr {
     #[expect(unsafe_code, reason = "a union of structures of integers")]
     // SAFETY: all its members are integers and arrays of integers, of which any bytes are valid.
@@ -295,6 +298,8 @@ fn no_attributes() -> bpf_attr {
     }
 }
 
+/// Calls `bpf(2)`, and returns its non-negative result.
+///
 /// # Safety
 /// The attributes must be those of `command`, and every pointer in them valid for the command.
 #[expect(unsafe_code, reason = "a system call")]

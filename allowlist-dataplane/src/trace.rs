@@ -1,4 +1,4 @@
-//! The program's own log lines, for `--trace`: one a packet, printed as they come.
+//! Prints the log lines of the kernel programs for `--trace`: one line per packet, in real time.
 
 use crate::error::{Error, Result};
 use aya::Ebpf;
@@ -7,8 +7,9 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinHandle;
 
-/// Prints the lines of a program loaded with trace on, through the `log` crate, until the task is
-/// aborted.
+/// Starts a task that prints the log lines of programs loaded with the trace on, through the `log` crate.
+///
+/// The task runs until it is aborted.
 pub fn print_trace(mut object: Ebpf) -> Result<JoinHandle<()>> {
     let logger = EbpfLogger::init(&mut object)
         .map_err(|error| Error::message(format!("cannot read the program's log: {error}")))?;

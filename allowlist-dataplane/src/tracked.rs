@@ -1,4 +1,4 @@
-//! The tracked flows, listed and cut by the other side's address: from the pinned maps alone.
+//! Lists and cuts tracked flows by their remote address, with the pinned maps and without a daemon.
 
 use std::net::IpAddr;
 
@@ -15,16 +15,16 @@ use super::view::View;
 /// Which side initiated a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
-    /// This host: answers pass.
+    /// This host initiated the flow: answers pass.
     Own,
-    /// The other side, while everything passed: nothing answers it.
+    /// The remote side initiated the flow, while all packets passed: its packets are not answers.
     Foreign,
-    /// Unknown: nothing answers it.
+    /// It is unknown which side initiated the flow: its packets are not answers.
     Unknown,
 }
 
 impl Side {
-    /// The word for it.
+    /// Returns the name of the side, as in reports and in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Own => "own",
@@ -34,16 +34,16 @@ impl Side {
     }
 }
 
-/// A flow in the kernel's tables.
+/// A flow in the kernel's flow tables that has not expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TrackedFlow {
-    /// Its addresses and ports.
+    /// The addresses and ports of the flow.
     pub flow: Flow,
-    /// Which side initiated it.
+    /// The side that initiated the flow.
     pub side: Side,
-    /// Whether this host has closed it.
+    /// Whether this host has closed the flow, by a FIN or RST.
     pub is_closing: bool,
-    /// Seconds until it expires.
+    /// The time until the flow expires, in seconds.
     pub remaining: u32,
 }
 
@@ -61,19 +61,20 @@ impl TrackedFlow {
         })
     }
 
-    /// The other side's address.
+    /// Returns the remote address.
     pub fn remote(&self) -> IpAddr {
         self.flow.remote_address().into()
     }
 
-    /// This host's address; `None` for a flow that it did not initiate, since that may be any.
+    /// Returns this host's address; `None` for a flow that this host did not initiate, because its entry may have no
+    /// local address.
     pub fn local(&self) -> Option<IpAddr> {
         (self.side == Side::Own).then(|| self.flow.local_address().into())
     }
 }
 
 impl View {
-    /// How many flows of this host can be tracked at once, and how many are alive.
+    /// Returns the maximum number of this host's tracked flows, and the number of flows that have not expired.
     pub fn flows(&self) -> Result<(u32, usize)> {
         let map = self.pins.open_map(abi::FLOWS)?;
         let Map::LruHashMap(data) = &map else {
@@ -89,21 +90,22 @@ impl View {
         ))
     }
 
-    /// The flows with the addresses of a prefix, or all: this host's own first, then by address and port.
+    /// Returns the flows with a remote address in `prefix`, or all flows; those that this host initiated first, then by
+    /// address and port.
     ///
     /// # Errors
-    /// Where the maps cannot be opened.
+    /// Fails if the maps cannot be opened.
     pub fn tracked(&self, prefix: Option<&IpNet>) -> Result<Vec<TrackedFlow>> {
         let read = |table: &Table| table.iter().flatten().collect();
         self.each_flow(prefix, |table, _| Ok(read(table)))
     }
 
-    /// Removes the flows with the addresses of a prefix, and their peers, from the kernel's tables.
+    /// Removes the flows with a remote address in `prefix`, and their peers, from the kernel's tables.
     ///
-    /// Returns those that had not expired.
+    /// Returns the removed flows that had not expired.
     ///
     /// # Errors
-    /// Where the maps cannot be opened or written.
+    /// Fails if the maps cannot be opened or written.
     pub fn cut(&self, prefix: &IpNet) -> Result<Vec<TrackedFlow>> {
         let cut = self.each_flow(Some(prefix), |table, name| {
             remove_where(table, |flow| is_with(flow, prefix))

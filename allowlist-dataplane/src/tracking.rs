@@ -1,9 +1,9 @@
-//! This host's own flows at the edges of tracking: flows that are older than the flow tracker, and flows from ports that
-//! were a service's.
+//! Flows whose start the flow tracker did not see: flows older than the flow tracker, and flows from ports that a
+//! service covered.
 //!
-//! Invariants: a slot is armed, so that flows of UDP are created there, only once packets on it are marked or dropped, and
-//! the ports of sockets that are older than that are known as unknown. Flows that were recorded before a time without
-//! tracking are forgotten.
+//! Invariants: an interface slot is *armed*, so that the flow tracker creates UDP flows there, only once packets on it
+//! are marked as foreign or dropped, and the ports of older sockets are recorded as unknown. Flows that were recorded
+//! before a time without tracking are removed.
 
 use std::net::SocketAddr;
 
@@ -23,13 +23,13 @@ use super::memory::Memory;
 use super::pins::Pins;
 use crate::sockets::{self, Evidence, OwnFlow, Phase};
 
-/// The memory of the maps about local ports.
+/// The maps by which the flow tracker decides whether a flow is this host's own, mapped into memory.
 pub(super) struct Marks {
-    /// [`abi::MARKING`].
+    /// The map [`abi::MARKING`].
     marking: Memory,
-    /// [`abi::FOREIGN_PORTS`].
+    /// The map [`abi::FOREIGN_PORTS`].
     foreign_ports: Memory,
-    /// [`abi::PORTS`].
+    /// The map [`abi::PORTS`].
     ports: Memory,
 }
 
@@ -47,7 +47,7 @@ impl Marks {
         })
     }
 
-    /// The slots that are armed, a bit each.
+    /// Returns the set of armed interface slots, one bit each.
     fn armed(&self) -> u64 {
         self.marking.all().load(0)
     }
@@ -67,7 +67,8 @@ impl Marks {
         self.marking.all().store(0, 0);
     }
 
-    /// From now on, the origin of flows of a UDP port is unknown for as long as such a flow lives.
+    /// Records that the origin of flows from a local UDP port is unknown, until flows that exist `now` (in seconds)
+    /// have expired.
     fn distrust(&self, port: u16, now: u32) {
         let until = now.saturating_add(UDP_IDLE);
         self.foreign_ports
@@ -75,7 +76,7 @@ impl Marks {
             .store_half(usize::from(port) * 2 + 1, until);
     }
 
-    /// Answers may come to a local port until then.
+    /// Records that a local port may have live flows until the time `until`, in seconds.
     fn expect(&self, protocol: u8, port: u16, until: u32) {
         let table = port_table(protocol) << 16;
         for port in [port, 0] {
@@ -87,11 +88,12 @@ impl Marks {
 }
 
 impl Dataplane {
-    /// Call it before tracking begins or goes on. If packets were not marked until now, the flows that were recorded
-    /// earlier are removed: strangers may use the same ports by now.
+    /// Prepares the tables of flows for tracking: call it before tracking starts or continues.
+    ///
+    /// If flows were not marked until now, removes all recorded flows, because other hosts may use the same ports now.
     ///
     /// # Errors
-    /// Where the maps cannot be written.
+    /// Fails if the maps cannot be written.
     pub fn prepare_tracking(&mut self) -> Result<()> {
         if !self.tracks {
             return Ok(());
@@ -103,10 +105,11 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Records the flows of sockets that this host has as a client, if some interface's flows from before are unknown.
+    /// Records the flows of this host's client sockets, if the policy tracks flows and some interface slot is not
+    /// armed.
     ///
     /// # Errors
-    /// Where the maps cannot be written.
+    /// Fails if the maps cannot be written.
     pub fn adopt_clients(&mut self) -> Result<()> {
         if self.tracks && self.unarmed()?.next().is_some() {
             adopt(&mut self.flows, &self.marks)?;
@@ -114,11 +117,12 @@ impl Dataplane {
         Ok(())
     }
 
-    /// From now on, the flow tracker creates flows of UDP on every interface that is filtered. Call it once
-    /// packets are judged by a policy that tracks.
+    /// Arms the slots of all filtered interfaces, so that the flow tracker creates UDP flows there.
+    ///
+    /// Call it once packets are judged by a policy that tracks flows.
     ///
     /// # Errors
-    /// Where the maps cannot be written.
+    /// Fails if the maps cannot be written.
     pub fn arm(&mut self) -> Result<()> {
         if !self.tracks || !self.is_marking() {
             return Ok(());
@@ -138,13 +142,16 @@ impl Dataplane {
         Ok(())
     }
 
-    /// The program that marks packets is not on this slot's interface, or will not be for a moment.
+    /// Disarms a slot whose interface has no program that marks foreign flows, or will have none for a moment.
     pub(super) fn disarm(&self, slot: u32) {
         self.marks.arm(slot, false);
     }
 
-    /// Ports from which flows were not recorded, since they were a service's, and are from now on: datagrams of this host from there
-    /// may be replies to sources that the service allowed, which were not marked.
+    /// Marks the origin of UDP flows as unknown for ports whose flows `before` did not record because of a service, and
+    /// `after` does.
+    ///
+    /// Datagrams from such a port may be replies to sources that the service allowed, and those flows were not marked
+    /// as foreign.
     pub(super) fn distrust_newly_recorded(&self, before: &ServiceTable, after: &ServiceTable) {
         let now = kernel_clock().as_secs() as u32;
         for port in newly_recorded(before, after) {
@@ -152,13 +159,13 @@ impl Dataplane {
         }
     }
 
-    /// Whether packets are judged by a policy that tracks.
+    /// Returns whether the effective generation tracks flows, so that foreign flows are marked.
     fn is_marking(&self) -> bool {
         let control = self.effective();
         control.generation != 0 && control.return_traffic == ReturnTraffic::Track
     }
 
-    /// The slots of filtered interfaces that are not armed.
+    /// Returns the slots with a flow tracker that are not armed.
     fn unarmed(&self) -> Result<impl Iterator<Item = u32>> {
         let mut slots = Vec::new();
         for slot in 0..MAX_INTERFACES {
@@ -171,9 +178,7 @@ impl Dataplane {
     }
 }
 
-/// Records the flows of clients.
-///
-/// Returns the UDP ports whose flows have an unknown origin.
+/// Records the flows of this host's client sockets in the flow table.
 fn adopt(flows: &mut Flows, marks: &Marks) -> Result<Vec<u16>> {
     let read = sockets::read().and_then(|sockets| Ok((sockets, sockets::own_ports()?)));
     let (sockets, own_ports) = match read {
@@ -229,8 +234,10 @@ fn flow_of(own: &OwnFlow) -> Option<Flow> {
     ))
 }
 
-/// The UDP ports from which flows are not recorded on some interface before, and are recorded there after: no service
-/// covers them any more, or this host connects from the service's ports as well.
+/// Returns the UDP ports whose flows `before` does not record on some interface, and `after` does.
+///
+/// Flows from a port are recorded if no service covers the port, or if this host also connects from the service's
+/// ports.
 fn newly_recorded(before: &ServiceTable, after: &ServiceTable) -> Vec<u16> {
     // By service: the slots of the interfaces on which flows from its ports are not recorded.
     let rows = |table: &ServiceTable| -> Vec<u64> {

@@ -1,4 +1,5 @@
-//! The kernel's longest-prefix-match tries: created for each generation, or one prefix changed in the active ones.
+//! The kernel's longest-prefix-match tries: creates the tries of a generation, or changes one prefix of the active
+//! ones.
 
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
@@ -16,27 +17,27 @@ use super::view::Entry;
 
 pub(super) type Trie<K> = LpmTrie<MapData, K, Grant>;
 
-/// The tries of one generation.
+/// The IPv4 and the IPv6 trie of one generation.
 pub(super) struct Tries {
     v4: Trie<[u8; 4]>,
     v6: Trie<[u8; 16]>,
 }
 
-/// The slots that tries are in.
+/// The two arrays of maps with the tries of each slot.
 pub(super) struct TrieSlots {
     pub(super) v4: ArrayOfMaps<MapData, Trie<[u8; 4]>>,
     pub(super) v6: ArrayOfMaps<MapData, Trie<[u8; 16]>>,
 }
 
 impl TrieSlots {
-    /// Puts tries into a slot that no packet is looked up in.
+    /// Stores the tries of a generation in a slot that no packet uses.
     pub(super) fn set(&mut self, slot: u32, tries: &Tries) -> Result<()> {
         self.v4.set(slot, &tries.v4, 0)?;
         self.v6.set(slot, &tries.v6, 0)?;
         Ok(())
     }
 
-    /// Frees the tries of a slot that no packet uses, if any.
+    /// Removes the tries, if there are any, from a slot that no packet uses.
     pub(super) fn empty(pins: &Pins, slot: u32) -> Result<()> {
         for name in [abi::TRIES_V4, abi::TRIES_V6] {
             let map = pins.open_data(name)?;
@@ -50,7 +51,7 @@ impl TrieSlots {
 }
 
 impl Tries {
-    /// Creates tries with these entries.
+    /// Creates tries with these prefixes and grants.
     pub(super) fn of(v4: &[(Ipv4Net, Grant)], v6: &[(Ipv6Net, Grant)]) -> Result<Self> {
         let v4 = v4.iter().map(|(prefix, grant)| (v4_key(*prefix), *grant));
         let v6 = v6.iter().map(|(prefix, grant)| (v6_key(*prefix), *grant));
@@ -60,7 +61,8 @@ impl Tries {
         })
     }
 
-    /// Those in a slot, for a process that only reads; they stay what they are when the slot gets others.
+    /// Opens the tries in a slot, for a process that only reads. They stay valid when other tries are stored in the
+    /// slot.
     pub(super) fn open(pins: &Pins, slot: u32) -> Result<Self> {
         let v4: ArrayOfMaps<_, Trie<[u8; 4]>> = pins.open_map(abi::TRIES_V4)?.try_into()?;
         let v6: ArrayOfMaps<_, Trie<[u8; 16]>> = pins.open_map(abi::TRIES_V6)?.try_into()?;
@@ -70,7 +72,7 @@ impl Tries {
         })
     }
 
-    /// Sets one prefix, or removes it.
+    /// Sets the grant of a prefix, or removes the prefix if the grant is `None`.
     pub(super) fn store(&mut self, prefix: IpNet, grant: Option<Grant>) -> Result<(), MapError> {
         match prefix {
             IpNet::V4(prefix) => store(&mut self.v4, &v4_key(prefix), grant),
@@ -78,7 +80,7 @@ impl Tries {
         }
     }
 
-    /// Returns the grant of a source.
+    /// Returns the grant of a source; `None` if no prefix contains it.
     pub(super) fn grant(&self, source: &Address) -> Result<Option<Grant>, MapError> {
         let found = match IpAddr::from(*source) {
             IpAddr::V4(address) => self.v4.get(&Key::new(32, address.octets()), 0),
@@ -90,7 +92,7 @@ impl Tries {
         }
     }
 
-    /// Every prefix, in order.
+    /// Returns all prefixes with their grants, sorted.
     pub(super) fn entries(&self) -> Result<Vec<Entry>> {
         let mut entries = entries(&self.v4)?;
         entries.extend(self::entries(&self.v6)?);
@@ -132,8 +134,9 @@ fn v6_key(prefix: Ipv6Net) -> Key<[u8; 16]> {
     Key::new(prefix.prefix_len().into(), prefix.network().octets())
 }
 
-/// Creates a trie with these entries and room for changes in place. The kernel allocates nodes one by one, so
-/// that room costs nothing.
+/// Creates a trie with these entries and room for changes in place.
+///
+/// The kernel allocates the nodes of a trie one by one, so spare room takes no memory.
 fn trie<K: aya::Pod>(entries: impl ExactSizeIterator<Item = (Key<K>, Grant)>) -> Result<Trie<K>> {
     const BPF_F_NO_PREALLOC: u32 = 1;
     const SPARE: u32 = 1 << 16;

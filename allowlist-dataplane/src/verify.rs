@@ -1,4 +1,5 @@
-//! Loads the programs for the verifier of this kernel, with maps of their own, without attaching or pinning them.
+//! Loads the programs to check that this kernel's verifier accepts them, with separate maps, and without attaching or
+//! pinning anything.
 
 use crate::error::{Context as _, Result};
 use allowlist_common::abi;
@@ -9,20 +10,20 @@ use serde::Serialize;
 use super::OBJECT;
 use super::pins::require_privileges;
 
-/// A program that the kernel has taken.
+/// The properties of a program that the kernel's verifier accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Verified {
-    /// Its name.
+    /// The name of the program.
     pub program: &'static str,
-    /// Its instructions, after the verifier removed what cannot be reached.
+    /// The number of the program's instructions, after the verifier removed unreachable ones.
     pub instructions: u32,
-    /// How many the verifier walked, all paths together; `None` before Linux 5.16.
+    /// The number of instructions that the verifier processed on all paths; `None` before Linux 5.16.
     pub verified_instructions: Option<u32>,
-    /// Bytes of memory that the kernel keeps for it.
+    /// The kernel memory that the program occupies, in bytes.
     pub memory_bytes: u32,
 }
 
-/// Loads every program as `run` does, and drops it again.
+/// Loads and unloads all programs, and returns their properties. `trace` loads them with the trace on.
 pub fn verify(trace: bool) -> Result<Vec<Verified>> {
     require_privileges()?;
     let slot = 0_u32;

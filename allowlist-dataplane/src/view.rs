@@ -1,4 +1,4 @@
-//! The state of the kernel, read from the pinned maps alone, without a daemon.
+//! Reads the filter's state from the pinned maps and links, without a daemon.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,86 +21,94 @@ use super::selfcheck::LinkFact;
 use super::sys::Access;
 use crate::netlink::{Namespace, Netlink};
 
-/// The pinned maps, open for reading.
+/// Access to the pinned maps and links of the filter, from any process.
 pub struct View {
     pub(super) pins: Pins,
 }
 
-/// An interface that the program was put on.
+/// An interface to which the XDP program was attached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Attachment {
-    /// The interface's name.
+    /// The current name of the interface, or the recorded one if the interface is gone.
     pub name: String,
-    /// Where the program runs; `None` where the record is damaged.
+    /// The mode in which the program runs; `None` if the record in the map is damaged.
     pub mode: Option<XdpMode>,
-    /// Whether the kernel reports the program of the link on an interface of this network namespace: not once the
-    /// interface was removed or moved away, even if there is a new one of that name or index.
+    /// Whether the kernel reports the link's program on an interface of this network namespace.
+    ///
+    /// False once the interface was removed or moved to another namespace, even if another interface has its name or
+    /// index now.
     pub attached: bool,
-    /// The inode of the network namespace that the interface is in, if that is not this process's.
+    /// The inode number of the interface's network namespace, if it is not the namespace of this process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<u32>,
-    /// Whether the link is on an interface that is not in this process's network namespace.
+    /// Whether the interface is in another network namespace than this process.
     #[serde(skip)]
     pub is_elsewhere: bool,
-    /// The index of the interface that the link is on, in this or another network namespace.
+    /// The index of the interface in its network namespace; `None` once the interface is gone.
     #[serde(skip)]
     pub index: Option<u32>,
-    /// Which copy of the program serves it.
+    /// The interface slot, under which the program counts.
     #[serde(skip)]
     pub slot: u32,
 }
 
-/// The counters of one interface.
+/// The counters of one interface slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counted {
-    /// The name that the interface has now, or had last.
+    /// The current name of the interface, or its last name if it is gone.
     pub name: String,
-    /// The names that it had before, the newest first.
+    /// The former names of the interface, the newest first.
     pub former_names: Vec<String>,
-    /// Packets by verdict and reason.
+    /// The number of packets by verdict and reason.
     pub counters: Counters,
 }
 
-/// A prefix in the kernel's table.
+/// A source prefix in the kernel's tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The source addresses.
+    /// The source addresses as a prefix.
     pub prefix: IpNet,
-    /// The services that they reach.
+    /// The services that sources in the prefix may reach, and the match id under which they are counted.
     pub grant: Grant,
 }
 
 impl View {
-    /// Opens the maps that are pinned under `pin_dir`; an error if there are none.
+    /// Opens the pin directory of this version under `pin_dir`, for reading.
+    ///
+    /// # Errors
+    /// Fails if no filter is pinned there, or if this user may not read it.
     pub fn open(pin_dir: &Path) -> Result<Self> {
         Ok(Self {
             pins: Pins::open(pin_dir)?,
         })
     }
 
-    /// The same, for [`Self::cut`].
+    /// Opens the pin directory of this version under `pin_dir`, for reading and for [`Self::cut`], which writes.
     ///
     /// # Errors
-    /// Where nothing is pinned under `pin_dir`, or this user may not write to it.
+    /// Fails if no filter is pinned there, or if this user may not write to it.
     pub fn open_for_writing(pin_dir: &Path) -> Result<Self> {
         Ok(Self {
             pins: Pins::open_for(pin_dir, Access::ReadWrite)?,
         })
     }
 
-    /// Returns the effective control word: that of the fallback, if a change was not confirmed in time.
+    /// Returns the effective control word, which is the fallback's if a pending change was not confirmed in time.
     pub fn control(&self) -> Result<Control> {
         let (control, fallback) = self.words()?;
         Ok(effective(control, &fallback))
     }
 
-    /// Returns the pending change, or the one that was not confirmed in time.
+    /// Returns the pending change, or the last change if it was not confirmed in time; `None` if there is neither.
     pub fn pending(&self) -> Result<Option<PendingConfirm>> {
         let (control, fallback) = self.words()?;
         Ok(pending(control, &fallback))
     }
 
-    /// The control word and the fallback. Where a map is not pinned, the word is the one that was published last.
+    /// Returns the control word and the fallback as the maps have them.
+    ///
+    /// If the map of the control word is not pinned, returns the word that was published last; if that of the fallback
+    /// is not, an empty fallback.
     pub(super) fn words(&self) -> Result<(Control, Fallback)> {
         let control = if self.has(abi::CONTROL)? {
             // In this order: the fallback of a word that is pending is there before it.
@@ -118,8 +126,9 @@ impl View {
         Ok((control, fallback))
     }
 
-    /// The interfaces that have a link, in the order in which they were attached. Without those where
-    /// everything passes because of a change that waits to be confirmed, or was not.
+    /// Returns the interfaces with a pinned link, in the order of their slots.
+    ///
+    /// Omits interfaces on which all packets pass because of a pending change or one that was not confirmed in time.
     pub fn attachments(&self) -> Result<Vec<Attachment>> {
         let (control, fallback) = self.words()?;
         let here = Namespace::current()?;
@@ -158,13 +167,16 @@ impl View {
         Ok(linked)
     }
 
-    /// Packets by verdict and reason since the maps were made, by interface: under its name, and under its names before
-    /// as long as no other interface has those.
+    /// Returns the number of packets by verdict and reason since the maps were created, by interface name.
+    ///
+    /// The counters of an interface are listed under its current name, and under each former name that no other
+    /// interface has now.
     pub fn counters(&self) -> Result<BTreeMap<String, Counters>> {
         Ok(by_all_names(&self.counted()?))
     }
 
-    /// The same for each interface slot that was ever attached to.
+    /// Returns the counters of each interface slot that was ever used, with the current and former names of its
+    /// interface.
     pub fn counted(&self) -> Result<Vec<Counted>> {
         let attachments = self.attachments()?;
         let mut counted = Vec::new();
@@ -188,7 +200,7 @@ impl View {
         Ok(counted)
     }
 
-    /// The same for one interface slot; nothing where the map is not pinned.
+    /// Returns the counters of one interface slot, summed over all CPUs; zeros if the map is not pinned.
     pub fn counters_of(&self, slot: u32) -> Result<Counters> {
         if !self.has(abi::COUNTERS)? {
             return Ok(Counters::ZERO);
@@ -205,7 +217,7 @@ impl View {
         Ok(sum)
     }
 
-    /// What passed under match ids 0 to `ids`, exclusive; nothing where the map is not pinned.
+    /// Returns the traffic that passed under each match id below `ids`; an empty list if the map is not pinned.
     pub fn traffic(&self, ids: usize) -> Result<Vec<Traffic>> {
         if !self.has(abi::MATCHES)? {
             return Ok(Vec::new());
@@ -214,7 +226,7 @@ impl View {
         sums(&matches, ids, abi::MAX_MATCHES, Traffic::plus)
     }
 
-    /// Verdicts under service count ids 0 to `ids`, exclusive; none where the map is not pinned.
+    /// Returns the traffic of each service counter id below `ids`; an empty list if the map is not pinned.
     pub fn service_traffic(&self, ids: usize) -> Result<Vec<ServiceTraffic>> {
         if !self.has(abi::SERVICE_COUNTS)? {
             return Ok(Vec::new());
@@ -224,12 +236,12 @@ impl View {
         sums(&counts, ids, abi::MAX_SERVICE_COUNTS, ServiceTraffic::plus)
     }
 
-    /// Whether every map is pinned where it was.
+    /// Returns whether every map is pinned, and the pin directory is still the one that was opened.
     pub fn has_all_pins(&self) -> bool {
         self.pins.is_complete()
     }
 
-    /// Whether the filter was detached, or its pins removed otherwise.
+    /// Returns whether the filter was detached, or its pin directory was removed or replaced.
     pub fn is_detached(&self) -> bool {
         !self.pins.is_current()
             || self
@@ -237,7 +249,7 @@ impl View {
                 .is_ok_and(|published| published.is_some_and(|word| word.is_detached()))
     }
 
-    /// The record of an interface slot; an empty one where the map is not pinned.
+    /// Returns the record of an interface slot; an empty record if the map is not pinned.
     pub(super) fn recorded(&self, slot: u32) -> Result<Interface> {
         if !self.has(abi::INTERFACES)? {
             return Ok(Interface::default());
@@ -254,7 +266,7 @@ impl View {
         Ok(self.lookup()?.entries().to_vec())
     }
 
-    /// The slots that have, or had, something attached.
+    /// Returns an entry for each interface slot that is or was used, with only the name, mode and slot filled in.
     fn interfaces(&self) -> Result<Vec<Attachment>> {
         let mut found = Vec::new();
         for slot in 0..MAX_INTERFACES {
@@ -275,7 +287,7 @@ impl View {
     }
 }
 
-/// Counters by name of the interface, including former names that no other interface has.
+/// Returns the counters by interface name, including former names that no other interface has now.
 pub fn by_all_names(counted: &[Counted]) -> BTreeMap<String, Counters> {
     let mut by_name = BTreeMap::new();
     for one in counted {
@@ -289,7 +301,7 @@ pub fn by_all_names(counted: &[Counted]) -> BTreeMap<String, Counters> {
     by_name
 }
 
-/// The entries 0 to `ids`, exclusive, each summed over all CPUs.
+/// Returns the entries of a per-CPU array with an index below `ids`, each summed over all CPUs with `plus`.
 fn sums<T: aya::Pod + Default>(
     map: &PerCpuArray<MapData, T>,
     ids: usize,

@@ -1,8 +1,7 @@
-//! Drop events, as the kernel sends them while somebody reads.
+//! Reads drop events, which the kernel programs emit while there is a reader.
 //!
-//! Invariants: one process reads at a time, since the ring has one reader's place in it; and the
-//! kernel stops sending some seconds after the reader stopped saying that it is there, however it
-//! ended. Needs no daemon.
+//! Invariants: only one process reads at a time, because a ring buffer has one read position. The kernel programs stop
+//! a few seconds after the reader last renewed its lease, however it ended. Needs no daemon.
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, TryLockError};
@@ -24,12 +23,12 @@ use super::control_map::ControlMap;
 use super::pins::{Pins, require_privileges};
 use super::sys::Access;
 
-/// How long after the last sign of life the kernel goes on sending.
+/// The time for which a renewed lease keeps the kernel programs emitting events.
 const LEASE: Duration = Duration::from_secs(4);
-/// How often a sign of life is given, and the suppressed ones are counted.
+/// The interval at which the reader renews its lease and reads the number of suppressed events.
 const SIGN: Duration = Duration::from_secs(1);
 
-/// The reading end of the events. The kernel stops sending when it is dropped.
+/// The reader of drop events. The kernel programs stop emitting events when it is dropped.
 pub struct Watch {
     ring: RingBuf<MapData>,
     ready: AsyncFd<OwnedFd>,
@@ -42,19 +41,22 @@ pub struct Watch {
     _lock: File,
 }
 
-/// An item from the ring buffer.
+/// An item that the reader of drop events returns.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// A packet that was dropped, or would have been; and the name of its interface.
+    /// A packet that was dropped, or would have been in enforce mode, and the name of its interface.
     Drop(Event, String),
     /// The number of drops that were suppressed since the last item.
     Suppressed(u64),
-    /// The filter was detached: this is the last item.
+    /// The filter was detached. No further item follows.
     Detached,
 }
 
 impl Watch {
-    /// Starts to read; earlier events are skipped.
+    /// Starts to read drop events. Earlier events are skipped.
+    ///
+    /// # Errors
+    /// Fails if another process reads events, or if no filter is pinned under `pin_dir`.
     pub fn open(pin_dir: &Path) -> Result<Self> {
         require_privileges()?;
         let pins = Pins::open_for(pin_dir, Access::ReadWrite)?;
@@ -87,7 +89,7 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Renews the lease of the reader if it is due; [`Self::next`] does so too.
+    /// Renews the reader's lease if it is due. [`Self::next`] does this too.
     pub fn keep_watching(&mut self) {
         if Instant::now() >= self.next_sign {
             self.next_sign = Instant::now() + SIGN;
@@ -95,7 +97,7 @@ impl Watch {
         }
     }
 
-    /// Waits for the next item.
+    /// Waits for the next item. Cancel safe: no event is lost if the future is dropped.
     pub async fn next(&mut self) -> Result<Seen> {
         loop {
             if Instant::now() >= self.next_sign {
@@ -125,7 +127,7 @@ impl Watch {
         bytemuck::try_pod_read_unaligned(&item).ok()
     }
 
-    /// Renews the lease of the reader.
+    /// Renews the reader's lease.
     fn sign(&self) {
         let until = kernel_clock() + LEASE;
         self.control.watch_until(until.as_nanos() as u64);

@@ -1,8 +1,8 @@
-//! The conditions under which drivers refuse native XDP programs, from the code of the drivers in Linux 6.3 to 6.18.
+//! The conditions under which drivers refuse native XDP programs, from the drivers' code in Linux 6.3 to 6.18.
 //!
-//! The filter's program supports multi-buffer packets (`xdp.frags`), so MTU limits that a driver waives for such programs
-//! are left out. Conditions on facts that the kernel does not report are left out too: the driver's entry is then not
-//! `complete`.
+//! The filter's program supports multi-buffer packets (`xdp.frags`), so MTU limits that a driver waives for such
+//! programs are omitted. A condition on a fact that the kernel does not report is omitted too; the driver's entry is
+//! then not `complete`.
 
 use super::{Channels, Driver, Obstacle, XdpFeatures};
 
@@ -24,17 +24,17 @@ mod virtio {
         GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | GUEST_ECN | GUEST_UFO | GUEST_USO4 | GUEST_USO6;
 }
 
-/// The entry of one driver.
+/// The known conditions of one driver.
 pub(super) struct Conditions {
-    /// The driver stops and starts the interface for the first native program.
+    /// Whether the driver restarts the interface when the first native program is attached.
     pub(super) resets: bool,
-    /// Each condition of the driver is checked by [`Driver::obstacle`].
+    /// Whether [`Driver::obstacle`] checks each condition of the driver.
     pub(super) complete: bool,
     largest_mtu: fn(&Driver) -> Option<u32>,
 }
 
 impl Conditions {
-    /// Returns the largest MTU with a native program, if it is known.
+    /// Returns the largest MTU with which the driver accepts a native program, in bytes; `None` if no limit is known.
     pub(super) fn largest_mtu(&self, driver: &Driver) -> Option<u32> {
         (self.largest_mtu)(driver)
     }
@@ -72,7 +72,7 @@ impl Driver {
         }
     }
 
-    /// Returns the first obstacle to a native program.
+    /// Returns the first obstacle to a native program; `None` if no obstacle is known.
     pub(super) fn obstacle(&self) -> Option<Obstacle> {
         let name = self.name.as_deref().unwrap_or_default();
         if let Some(features) = self.xdp
@@ -152,7 +152,8 @@ impl Driver {
     }
 }
 
-/// Returns an obstacle unless there are at least twice as many queues as are used.
+/// Returns an obstacle if more than half of the `max` queues are in use; `separate` states whether they are
+/// transmit-only queues.
 fn few_spare(used: u32, max: u32, separate: bool) -> Option<Obstacle> {
     (2 * used > max).then_some(Obstacle::Queues {
         most: max / 2,
@@ -160,8 +161,10 @@ fn few_spare(used: u32, max: u32, separate: bool) -> Option<Obstacle> {
     })
 }
 
-/// `ENA_XDP_MAX_MTU`: a page without the Ethernet and VLAN headers, the checksum, the headroom of XDP and the kernel's
-/// `struct skb_shared_info`. `None` where pages have another size than 4096 bytes.
+/// Returns `ENA_XDP_MAX_MTU` of the ena driver: the page size without the Ethernet and VLAN headers, the checksum, the
+/// XDP headroom and the kernel's `struct skb_shared_info`.
+///
+/// Returns `None` if the page size is not 4096 bytes.
 const fn ena_mtu(driver: &Driver) -> Option<u32> {
     const ETHERNET_HEADER: u32 = 14;
     const CHECKSUM: u32 = 4;
@@ -174,6 +177,6 @@ const fn ena_mtu(driver: &Driver) -> Option<u32> {
     }
 }
 
-/// The largest MTU that every version of the driver accepts: a receive buffer of 2048 bytes without the Ethernet
-/// header and a padding of 2 bytes. Versions with larger buffers accept more.
+/// The largest MTU that every version of the gve driver accepts: a receive buffer of 2048 bytes without the Ethernet
+/// header and 2 bytes of padding. Versions with larger buffers accept more.
 const GVE_MTU: u32 = 2048 - 14 - 2;

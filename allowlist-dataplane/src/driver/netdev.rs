@@ -15,7 +15,7 @@ const DEV_GET: u8 = 1;
 const INDEX: u16 = 1;
 const XDP_FEATURES: u16 = 3;
 
-/// A request or an answer of the family: its attributes.
+/// A request or an answer of the generic netlink family `netdev`, as a list of attributes.
 #[derive(Clone, Debug)]
 struct Netdev(Vec<DefaultNla>);
 

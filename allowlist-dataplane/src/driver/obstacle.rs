@@ -1,53 +1,53 @@
-//! The reasons for which the kernel or a driver refuses an XDP program, with a remedy for each.
+//! The reasons why the kernel or a driver refuses an XDP program, with a remedy for each.
 
 use std::fmt;
 
-/// A reason for which a native program, or any program, is refused.
+/// The reason why an interface refuses a native XDP program, or any XDP program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Obstacle {
-    /// The driver supports no native program.
+    /// The driver supports no native XDP programs.
     NoNative,
-    /// The driver supports no program on the card.
+    /// The driver supports no XDP programs on the network card.
     NoOffload,
     /// A veth has fewer receive queues than its peer has transmit queues.
     FewQueues {
-        /// The receive queues.
+        /// The number of the veth's receive queues; `None` if it is not reported.
         rx: Option<u32>,
-        /// The sufficient number; `None` if the maximum is too low.
+        /// The sufficient number of receive queues; `None` if the veth's maximum is lower.
         raise_to: Option<u32>,
-        /// The peer's name, if it is in the same namespace.
+        /// The name of the peer; `None` if the peer is in another network namespace.
         peer: Option<String>,
     },
-    /// The MTU is too large.
+    /// The MTU of the interface is too large for a native program.
     Mtu {
-        /// The largest for native programs.
+        /// The largest MTU for native programs, in bytes.
         largest: u32,
     },
-    /// More than half of the queues are in use, and a native program needs one more for each.
+    /// More than half of the queues are in use, and a native program needs a spare queue for each queue in use.
     Queues {
-        /// The largest number of queues that leaves enough spare ones.
+        /// The largest number of queues in use that leaves enough spare queues.
         most: u32,
         /// Whether the driver has separate receive and transmit queues.
         separate: bool,
     },
     /// The driver has separate receive and transmit queues, and requires combined ones.
     SeparateQueues {
-        /// The number of combined queues.
+        /// The number of combined queues that the remedy sets.
         combined: u32,
     },
     /// Large receive offload is on.
     Lro,
-    /// Receive merging on the card is on.
+    /// Hardware GRO is on, by which the card merges received packets.
     HardwareGro,
     /// The host of a virtio card merges packets or omits checksums, and does not let the guest turn this off.
     HostOffloads,
-    /// The master of the interface has an XDP program.
+    /// The master of the interface, with this name, has an XDP program.
     FilteredMaster(String),
     /// The interface has another XDP program.
     OtherProgram {
-        /// The kernel's id.
+        /// The kernel's id of the program.
         id: u32,
-        /// The name.
+        /// The name of the program.
         name: String,
     },
 }
@@ -86,7 +86,8 @@ impl fmt::Display for Obstacle {
 }
 
 impl Obstacle {
-    /// Returns the remedy for an interface, with a command in backticks if a command removes the obstacle.
+    /// Returns the remedy for an interface, with a command in backticks if a command removes the obstacle; `None` if
+    /// there is none.
     pub fn remedy(&self, interface: &str) -> Option<String> {
         Some(match self {
             Self::NoNative | Self::NoOffload | Self::Queues { most: 0, .. } => return None,

@@ -87,7 +87,7 @@ pub async fn read(interface: &InterfaceInfo) -> Result<Driver> {
     Ok(driver)
 }
 
-/// Returns the name of the interface with this index, if it has an XDP program.
+/// Returns the name of the interface with this index if an XDP program is attached to it, else `None`.
 fn filtered(index: u32) -> Option<String> {
     let device = Netlink::open().ok()?.by_index(index).ok()??;
     (!device.programs.is_empty()).then_some(device.name)
@@ -97,7 +97,7 @@ fn name_of(index: u32) -> Option<String> {
     Some(Netlink::open().ok()?.by_index(index).ok()??.name)
 }
 
-/// Returns the sysfs directory of the device of an interface, which is the same in each network namespace.
+/// Returns the sysfs directory of the hardware device of an interface; the path is the same in each network namespace.
 fn parent(link: &LinkMessage) -> Option<PathBuf> {
     let mut name = None;
     let mut bus = None;
@@ -165,7 +165,7 @@ async fn channels(netlink: &mut EthtoolHandle, name: &str) -> Option<Channels> {
     Some(channels)
 }
 
-/// Returns whether large receive offload and `rx-gro-hw` are on.
+/// Returns whether large receive offload is on, and whether hardware GRO (`rx-gro-hw`) is on.
 async fn merging(netlink: &mut EthtoolHandle, name: &str) -> (bool, bool) {
     let mut found = (false, false);
     let Ok(answers) = netlink.feature().get(Some(name)).execute().await else {

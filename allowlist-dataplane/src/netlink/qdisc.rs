@@ -1,4 +1,4 @@
-//! The queueing discipline at the clsact and ingress hook of an interface.
+//! Reads the queueing discipline at the clsact and ingress hook of an interface.
 
 use crate::error::{Context as _, Result, bail};
 use nix::errno::Errno;
@@ -9,10 +9,7 @@ use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use super::Netlink;
 
 impl Netlink {
-    /// Returns the kind of the queueing discipline at the ingress of an interface, `clsact` or `ingress`.
-    ///
-    /// # Errors
-    /// Fails if the kernel refuses the request.
+    /// Returns the kind of the queueing discipline at the hook, `clsact` or `ingress`; `None` if there is none.
     pub fn ingress_qdisc(&self, index: u32) -> Result<Option<String>> {
         let mut message = TcMessage::default();
         message.header.index = index.cast_signed();

@@ -15,7 +15,7 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage, LinkXdp};
 
 use super::Netlink;
 
-/// `XDP_FLAGS_*` of the kernel's `linux/if_link.h`.
+/// `XDP_FLAGS_UPDATE_IF_NOEXIST` of the kernel's `linux/if_link.h`: attach only if no program is attached.
 const UPDATE_IF_NOEXIST: u32 = 1 << 0;
 const REPLACE: u32 = 1 << 4;
 /// The value of a descriptor that stands for no program.
@@ -39,7 +39,7 @@ pub enum XdpPlace {
 /// A netlink request that the kernel refused, or that could not be sent.
 #[derive(Debug)]
 pub struct Refusal {
-    /// The error number.
+    /// The error number of the refusal, or the error of sending the request.
     pub error: io::Error,
     /// The kernel's reason as text on one line; `None` if the kernel sends none.
     pub reason: Option<String>,
@@ -127,9 +127,9 @@ impl Netlink {
     }
 }
 
-/// Returns the text of an extended acknowledgement, on one line.
+/// Returns the text of an extended acknowledgement as one line; `None` if it has no text.
 ///
-/// `flags` are those of the error message, `bytes` those after its error number.
+/// `flags` are the flags of the error message, and `bytes` the bytes after its error number.
 fn reason(flags: u16, bytes: &[u8]) -> Option<String> {
     if flags & NLM_F_CAPPED == 0 || flags & NLM_F_ACK_TLVS == 0 {
         return None;
