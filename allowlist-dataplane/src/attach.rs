@@ -93,7 +93,10 @@ impl Dataplane {
     ) -> Result<Attached> {
         let _pin_lock = self.pins.lock_exclusive()?;
         if self.is_detached() {
-            bail!("{}: not attached: the filter was detached", facts.name);
+            bail!(
+                "{}: cannot attach the filter, because it was detached; start it again with `allowlist run`",
+                facts.name
+            );
         }
         self.pin_maps_again()?;
         let slot = self.slot_of(&facts.name, facts.index)?;
@@ -215,8 +218,8 @@ impl Dataplane {
             .program(abi::PROGRAM)
             .expect("load_program loaded it")
             .try_into()?;
-        let (program, used) =
-            program_maps(program.fd()?.as_fd()).context("cannot read the info of the program")?;
+        let (program, used) = program_maps(program.fd()?.as_fd())
+            .context("cannot read the kernel's information about the XDP program")?;
         let mut maps = [0; abi::MAPS_OF_PROGRAM];
         for (id, map) in self.open_maps.ids().zip(&mut maps) {
             *map = if used.contains(&id) { id } else { 0 };
@@ -236,7 +239,7 @@ impl Dataplane {
     ) -> Result<XdpMode> {
         let mode = facts.xdp_mode.with_context(|| {
             format!(
-                "{} has a link of another version, and no program",
+                "{}: another version's link is pinned, but the kernel reports no XDP program on the interface; run `allowlist detach`, then start again",
                 facts.name
             )
         })?;

@@ -102,7 +102,8 @@ pub fn detach_all(pin_dir: &Path) -> Result<Vec<String>> {
 const ATTEMPTS: u32 = 30;
 const WAIT: Duration = Duration::from_millis(100);
 
-const STILL_ON: &str = "the filter is still on some interfaces; detach again";
+const STILL_ON: &str =
+    "the filter is still attached to some interfaces; run `allowlist detach` again";
 
 /// Detaches all links of this version, removes its pins, and returns the names of the interfaces.
 ///
@@ -190,7 +191,8 @@ pub(super) fn detach_other(folder: &Path) -> Result<Vec<String>> {
         } else if pin.is_dir() {
             let _ = fs::remove_dir(&pin);
         } else {
-            fs::remove_file(&pin).with_context(|| format!("cannot unpin {}", pin.display()))?;
+            fs::remove_file(&pin)
+                .with_context(|| format!("cannot remove the pin {}", pin.display()))?;
         }
     }
     fs::remove_dir(folder).with_context(|| format!("cannot remove {}", folder.display()))?;

@@ -132,8 +132,8 @@ impl Dataplane {
     }
 
     fn record_tracker(&mut self, slot: u32, program: &SchedClassifier) -> Result<()> {
-        let (tracker, _) =
-            program_maps(program.fd()?.as_fd()).context("cannot read the info of the program")?;
+        let (tracker, _) = program_maps(program.fd()?.as_fd())
+            .context("cannot read the kernel's information about the flow tracker")?;
         let identity = Identity {
             tracker,
             ..self.identities.get(&slot, 0)?

@@ -38,7 +38,8 @@ pub struct InterfaceInfo {
 
 /// Looks up an interface by name in this process's network namespace.
 pub async fn look_up(name: &str) -> Result<InterfaceInfo> {
-    let (connection, netlink, _) = rtnetlink::new_connection().context("cannot open netlink")?;
+    let (connection, netlink, _) =
+        rtnetlink::new_connection().context("cannot open a netlink socket")?;
     let connection = tokio::spawn(connection);
     let found = info(&netlink, name).await;
     connection.abort();

@@ -74,7 +74,7 @@ pub(super) fn take_off(pin: &Path) -> Result<()> {
     let what = || format!("cannot detach the link {}", pin.display());
     let link = open_pinned(pin, Access::ReadWrite).with_context(what)?;
     detach_link(link.as_fd()).with_context(what)?;
-    fs::remove_file(pin).with_context(|| format!("cannot unpin {}", pin.display()))
+    fs::remove_file(pin).with_context(|| format!("cannot remove the pin {}", pin.display()))
 }
 
 /// Detaches the link pinned at `pin` and removes the pin, if there is one.

@@ -57,7 +57,9 @@ impl View {
                 });
             }
         }
-        bail!("the tables change faster than they can be read; try again")
+        bail!(
+            "cannot read the tables of the active generation, because each attempt was interrupted by a publish; try again"
+        )
     }
 
     fn tables(&self, control: Control) -> Result<Tables> {
@@ -107,7 +109,9 @@ impl Lookup {
             .map(|packet| judge::judge(&Ok(Contents::Ip(packet)), &on_interface))
             .collect();
         match on_interface.failed.into_inner() {
-            Some(error) => Err(error).context("cannot read the tables in the kernel"),
+            Some(error) => {
+                Err(error).context("cannot look up an address or a flow in the kernel's tables")
+            }
             None => Ok(decisions),
         }
     }

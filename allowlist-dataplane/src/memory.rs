@@ -59,7 +59,7 @@ impl Memory {
     pub(super) fn pin(&self, path: &Path) -> Result<()> {
         self.map
             .pin(path)
-            .with_context(|| format!("cannot pin {}", path.display()))
+            .with_context(|| format!("cannot pin the map at {}", path.display()))
     }
 
     /// Returns `words` words from the index `from` on.

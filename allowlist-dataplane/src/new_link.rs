@@ -128,7 +128,10 @@ fn create(program: &mut Xdp, facts: &InterfaceInfo, mode: XdpMode) -> Result<FdL
         Ok(Attempt::Refused(reason)) => Err(refused(error, reason)),
         Ok(Attempt::Accepted) => link(program, facts, mode).map_err(|error| refused(error, None)),
         Err(failure) => {
-            debug!("{}: no reason for the refusal: {failure:#}", facts.name);
+            debug!(
+                "{}: cannot query the kernel's reason for the refusal: {failure:#}",
+                facts.name
+            );
             Err(refused(error, None))
         }
     }
@@ -142,7 +145,7 @@ fn link(program: &mut Xdp, facts: &InterfaceInfo, mode: XdpMode) -> Result<FdLin
         let detached = Netlink::open()
             .and_then(|netlink| Ok(netlink.detach_xdp(facts.index, program.fd()?.as_fd(), mode.place())?));
         if let Err(error) = detached {
-            debug!("{}: a program without a link stays: {error:#}", facts.name);
+            debug!("{}: cannot detach the XDP program that was attached by netlink: {error:#}", facts.name);
         }
         Error::Message("the kernel supports no XDP link, without which the filter would end with this process; Linux 5.9 supports them".to_owned())
     })
@@ -168,7 +171,7 @@ fn attempt(program: &Xdp, facts: &InterfaceInfo, mode: XdpMode) -> Result<Attemp
         .detach_xdp(facts.index, descriptor, mode.place())
         .with_context(|| {
             format!(
-                "a program without a link stays; `ip link set dev {} xdp off` detaches it",
+                "cannot detach the XDP program that was attached by netlink; run `ip link set dev {} xdp off`",
                 facts.name
             )
         })?;

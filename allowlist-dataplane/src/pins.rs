@@ -145,7 +145,7 @@ impl Pins {
         pins.opened = Some(lock(&pins.folder, root)?);
         if !pins.is_current() {
             bail!(
-                "another process detached the filter under {} meanwhile; start again",
+                "another process detached the filter under {} during this start; start again",
                 root.display()
             );
         }
@@ -239,7 +239,7 @@ impl Pins {
 
     /// Pins an open object again under its name, after the pin was removed.
     pub(super) fn pin_again(&self, object: std::os::fd::BorrowedFd<'_>, name: &str) -> Result<()> {
-        pin(object, &self.map(name)).with_context(|| format!("cannot pin {name} again"))
+        pin(object, &self.map(name)).with_context(|| format!("cannot restore the pin {name}"))
     }
 
     /// Pins the links again that are pinned in the opened directory of `before`, which is no longer at its path.
@@ -381,7 +381,7 @@ impl Pins {
     pub(super) fn unpin(&self, name: &str) -> Result<()> {
         match fs::remove_file(self.map(name)) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("cannot unpin {name}"))
+                Err(error).with_context(|| format!("cannot remove the pin {name}"))
             }
             _ => Ok(()),
         }

@@ -259,7 +259,9 @@ impl Dataplane {
             LookupBackend::Tries(tries) => {
                 if let Err(error) = tries.store(prefix, grant) {
                     // Such as a table that is full.
-                    debug!("{prefix} does not change in place: {error}");
+                    debug!(
+                        "cannot change the prefix {prefix} in place, so a whole generation is published: {error}"
+                    );
                     return false;
                 }
                 None
@@ -292,10 +294,9 @@ impl Dataplane {
             match (&mut published.backend, undo.before) {
                 (LookupBackend::Ranges(ranges), Some(before)) => {
                     let memory = self.generations.get(slot);
-                    let list = self
-                        .prefixes
-                        .get(slot)
-                        .context("the slot has no list of prefixes")?;
+                    let list = self.prefixes.get(slot).context(
+                        "cannot revert the change of a prefix: the list of prefixes is missing",
+                    )?;
                     ranges.revert(&memory, &list.all(), before, prefix, grant);
                 }
                 (LookupBackend::Tries(tries), _) => tries

@@ -78,7 +78,7 @@ impl Ranges {
         memory.write(ROOT_V6 / 2, &paired(&*table.v6));
         ensure!(
             FIXED + table.pool.len() <= memory.words(),
-            "the table does not fit"
+            "the range table is larger than its slot in the kernel"
         );
         memory.write(FIXED, &table.pool);
         let base = LIST + v4.len() + v6.len() * 3;
@@ -232,8 +232,9 @@ fn prefix_of(address: [u64; 2], last: u64) -> Result<(IpNet, MatchId)> {
         let address = u128::from(address[0]) << 64 | u128::from(address[1]);
         IpNet::new(std::net::IpAddr::from(address.to_be_bytes()), length)
     };
-    let prefix =
-        prefix.map_err(|_| Error::message("a prefix in the range table has an invalid length"))?;
+    let prefix = prefix.map_err(|_| {
+        Error::message("the list of prefixes in the kernel has a prefix with an invalid length")
+    })?;
     Ok((prefix, last as MatchId))
 }
 
@@ -246,7 +247,7 @@ impl Copied {
     /// Copies the tables of a slot. The copy is consistent if the control word is the same before and after.
     pub(super) fn of(memory: &Part<'_>) -> Result<Self> {
         if memory.words() < FIXED {
-            bail!("the kernel's table is too short");
+            bail!("the generation tables in the kernel are smaller than this version requires");
         }
         // The roots before their chunks, which are not written to again.
         let words = memory.read(0, memory.words());

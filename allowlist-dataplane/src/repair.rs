@@ -74,7 +74,7 @@ impl Dataplane {
         let pins = Pins::create(self.pins.root(), self.pins.version())?;
         if pins.missing_maps()?.len() != abi::PINNED.len() || pins.have_links()? {
             bail!(
-                "another process has pinned a filter under {}",
+                "cannot restore the pins under {}: another process has pinned a filter there",
                 pins.root().display()
             );
         }
@@ -91,7 +91,7 @@ impl Dataplane {
     pub fn repair(&mut self, differences: &[Difference]) -> Result<()> {
         let _pin_lock = self.pins.lock_exclusive()?;
         if self.is_detached() {
-            bail!("the filter was detached");
+            bail!("cannot repair the filter: it was detached");
         }
         for difference in differences {
             match (difference.kind, &difference.object) {

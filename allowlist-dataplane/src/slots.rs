@@ -90,7 +90,10 @@ impl Slots {
     fn make(words: usize) -> Result<Memory> {
         let map = bpf_map_create(NewMap::Words { words }).with_context(|| {
             let bytes = words * size_of::<u64>();
-            format!("cannot create a list of {} KiB in the kernel", bytes >> 10)
+            format!(
+                "cannot create a kernel map of {} KiB for the list of prefixes",
+                bytes >> 10
+            )
         })?;
         Memory::map(MapData::from_fd(map)?, words)
     }

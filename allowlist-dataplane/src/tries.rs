@@ -107,8 +107,9 @@ fn entries<K: aya::Pod + Into<IpAddr>>(trie: &Trie<K>) -> Result<Vec<Entry>> {
             let (key, grant): (Key<K>, Grant) = entry?;
             let (address, length) = (key.data(), key.prefix_len());
             Ok(Entry {
-                prefix: IpNet::new(address.into(), length as u8)
-                    .map_err(|_| Error::message("a prefix in the trie has an invalid length"))?,
+                prefix: IpNet::new(address.into(), length as u8).map_err(|_| {
+                    Error::message("the LPM trie in the kernel has a prefix with an invalid length")
+                })?,
                 grant,
             })
         })
@@ -147,7 +148,9 @@ fn trie<K: aya::Pod>(entries: impl ExactSizeIterator<Item = (Key<K>, Grant)>) ->
     let mut trie = Trie::create(room, BPF_F_NO_PREALLOC).context("cannot create an LPM trie")?;
     for (key, grant) in entries {
         trie.insert(&key, grant, 0).with_context(|| {
-            format!("the kernel accepted only some of {length} prefixes; memory may be short")
+            format!(
+                "cannot store all {length} prefixes in an LPM trie; the host may be short of memory"
+            )
         })?;
     }
     Ok(trie)

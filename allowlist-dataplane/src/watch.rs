@@ -72,7 +72,7 @@ impl Watch {
         // SAFETY: the descriptor is open, is moved in here, and is never replaced.
         let ready = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }
             .map_err(std::io::Error::from)
-            .context("cannot wait for events")?;
+            .context("cannot wait for drop events of the ring buffer")?;
         let mut watch = Self {
             ring,
             ready,
@@ -167,6 +167,8 @@ fn lock(pins: &Pins) -> Result<File> {
             Busy,
             "another `allowlist watch` is running, and only one can read the events; end it first"
         ),
-        Err(TryLockError::Error(error)) => Err(error).context("cannot lock the events"),
+        Err(TryLockError::Error(error)) => {
+            Err(error).context("cannot lock the directory of the reader of drop events")
+        }
     }
 }

@@ -76,7 +76,7 @@ impl fmt::Display for Obstacle {
             ),
             Self::FilteredMaster(master) => write!(
                 out,
-                "its master {master} has an XDP program, and the kernel allows none on a member besides"
+                "its master {master} has an XDP program, so the kernel allows none on a member of it"
             ),
             Self::OtherProgram { id, name } => {
                 write!(out, "it has another XDP program, id {id} ({name})")

@@ -23,7 +23,8 @@ use crate::netlink::Netlink;
 /// # Errors
 /// Fails if the interface cannot be read.
 pub async fn read(interface: &InterfaceInfo) -> Result<Driver> {
-    let (connection, netlink, _) = rtnetlink::new_connection().context("cannot open netlink")?;
+    let (connection, netlink, _) =
+        rtnetlink::new_connection().context("cannot open a netlink socket")?;
     let connection = tokio::spawn(connection);
     let get = netlink.link().get().match_index(interface.index).execute();
     let link = Box::pin(get).try_next().await;
