@@ -19,21 +19,22 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-/// The time limit of a write, sufficient for a busy disk.
+/// The time limit of writing a file, sufficient for a busy disk.
 pub const PATIENCE: Duration = Duration::from_secs(5);
-/// The time limit of a read; shorter, since a start does several in sequence.
+/// The time limit of reading a file; shorter than [`PATIENCE`], because a start reads several files in sequence.
 const READ_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How a file is opened, and its required type. Use [`Open::state`] or [`Open::configured`].
+/// The options for opening and reading a file, and the required properties of the file. Use [`Open::state`] or
+/// [`Open::configured`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Open {
-    /// The most bytes that are read. A longer file is an error.
+    /// The maximum size of the file in bytes. A larger file is an error.
     pub max_bytes: u64,
     /// The time limit for opening and reading together.
     pub timeout: Duration,
     /// Whether the last component of the path may be a symbolic link.
     pub follows_links: bool,
-    /// The required owner.
+    /// The required owner of the file.
     pub owner: Owner,
     /// Whether a file that changes during two reads is an error.
     pub is_steady: bool,
@@ -42,45 +43,45 @@ pub struct Open {
 /// The required owner of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// Any user.
+    /// Any user may own the file.
     Any,
-    /// The owner of the file's directory, or root.
+    /// Only root or the owner of the file's directory may own the file.
     OfFolder,
 }
 
 /// An error of opening or reading a file.
 #[derive(Debug, Error)]
 pub enum ReadError {
-    /// An I/O error.
+    /// An I/O error, including an exceeded time limit.
     #[error("{0}")]
     Io(#[from] io::Error),
     /// The file is a directory, symbolic link, pipe, socket or device.
     #[error("it is {0}, not a regular file")]
     NotRegular(&'static str),
-    /// A read would wait for data, as of `/proc/kmsg`.
-    #[error("a read of it waits for data, so it is not a regular file")]
+    /// A read of the file would wait for data, such as of `/proc/kmsg`.
+    #[error("it blocks until there is data to read, so it is not a regular file")]
     Waits,
-    /// Another user owns the file.
+    /// The file belongs to this user, who is neither root nor the owner of its directory.
     #[error("its owner is user {0}, not root or the owner of its directory")]
     OtherOwner(u32),
-    /// The file exceeds the limit.
+    /// The file is larger than the limit.
     #[error("it is larger than {limit} bytes")]
     TooLarge {
-        /// The limit in bytes.
+        /// The maximum size in bytes.
         limit: u64,
     },
     /// The file changed during two reads.
-    #[error("it changes during the read")]
+    #[error("it was modified while it was read")]
     Unsteady,
 }
 
 impl ReadError {
-    /// Returns whether the file does not exist.
+    /// Returns whether the error states that the file does not exist.
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Io(error) if error.kind() == ErrorKind::NotFound)
     }
 
-    /// Returns whether the time limit was exceeded.
+    /// Returns whether the error states that the time limit was exceeded.
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::Io(error) if error.kind() == ErrorKind::TimedOut)
     }
@@ -118,16 +119,17 @@ impl Open {
         }
     }
 
-    /// Reads a file on a thread of its own.
+    /// Reads a file on a thread of its own, and returns its bytes.
     ///
     /// # Errors
-    /// Any [`ReadError`]; past the time limit, an I/O error of the kind [`ErrorKind::TimedOut`].
+    /// Fails with any [`ReadError`]; if the time limit is exceeded, with an I/O error of the kind
+    /// [`ErrorKind::TimedOut`].
     pub fn read(self, path: &Path) -> Result<Vec<u8>, ReadError> {
         let file = path.to_owned();
         within(path, self.timeout, move || self.read_here(&file), drop)?
     }
 
-    /// Reads a file on the calling thread, for threads that may block.
+    /// Reads a file on the calling thread, without a time limit, and returns its bytes. For threads that may block.
     pub fn read_here(self, path: &Path) -> Result<Vec<u8>, ReadError> {
         Ok(self.read_steadily(path, || {})?.0)
     }
@@ -146,7 +148,7 @@ impl Open {
         )?
     }
 
-    /// Reads a file; the callback runs between the read and the check for writes.
+    /// Reads an open file and returns its bytes; `meanwhile` runs between the read and the check for writes.
     fn read_steadily(
         self,
         path: &Path,
@@ -231,7 +233,7 @@ impl Open {
     }
 }
 
-/// Returns the type of a file, with its article, unless it is a regular one.
+/// Returns the name of a file type with its article, such as "a directory"; `None` for a regular file.
 fn other_kind(kind: FileType) -> Option<&'static str> {
     if kind.is_file() {
         None
@@ -248,7 +250,7 @@ fn other_kind(kind: FileType) -> Option<&'static str> {
     }
 }
 
-/// Returns values that change when the file is written.
+/// Returns the size and modification times of a file, which differ after a write to the file.
 fn version(metadata: &Metadata) -> (u64, i64, i64) {
     (metadata.size(), metadata.mtime(), metadata.mtime_nsec())
 }
@@ -256,7 +258,7 @@ fn version(metadata: &Metadata) -> (u64, i64, i64) {
 /// The paths of operations that have exceeded their time limit and not ended.
 static STUCK: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
-/// The state of an operation on another thread.
+/// The state of a file operation that runs on another thread.
 enum State<T> {
     Running,
     Done(thread::Result<T>),
@@ -269,17 +271,17 @@ struct Slot<T> {
     bell: Condvar,
 }
 
-/// Runs a file operation on a thread of its own, and waits for it at most `limit`.
+/// Runs the file operation `work` on a thread of its own, and waits at most `limit` for its result.
 ///
-/// `place` is the file or directory: until an operation that exceeded its limit ends, others at or below that path fail
-/// at once. The result of such an operation is passed to `late` when it ends.
+/// `place` is the file or directory of the operation: until an operation that exceeded its limit ends, others at or
+/// below that path fail at once. The result of such an operation is passed to `late` when it ends.
 ///
 /// # Errors
 /// Returns an I/O error of the kind [`ErrorKind::TimedOut`] if the limit is exceeded, by this operation or an earlier
 /// one that has not ended.
 ///
 /// # Panics
-/// If `work` does.
+/// Panics if `work` panics.
 pub fn within<T: Send + 'static>(
     place: &Path,
     limit: Duration,
@@ -289,7 +291,7 @@ pub fn within<T: Send + 'static>(
     if is_stuck(place) {
         return Err(io::Error::new(
             ErrorKind::TimedOut,
-            "an earlier access has not ended",
+            "an earlier access to this path exceeded its time limit and has not ended",
         ));
     }
     let slot = Arc::new(Slot {
@@ -333,7 +335,7 @@ pub fn within<T: Send + 'static>(
     }
 }
 
-/// Returns whether an operation that exceeded its limit has not ended, at this path or above it.
+/// Returns whether an operation at this path, or at a directory above it, has exceeded its limit and not ended.
 pub fn is_stuck(place: &Path) -> bool {
     let stuck = lock(&STUCK);
     place.ancestors().any(|place| stuck.contains(place))

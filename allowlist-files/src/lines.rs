@@ -14,19 +14,19 @@ use anyhow::{Context as _, Result};
 use log::warn;
 use serde::de::DeserializeOwned;
 
-/// The most bytes that are read from a file: the largest `history_size` and `log_size`.
+/// The maximum number of bytes that are read from a file: the maximum of `history_size` and `log_size`.
 const MAX_BYTES: u64 = 1 << 30;
 
-/// The names of the two files. They cannot be names of a source's file, which have no second dot.
+/// The names of the two files with lines. They contain two dots, so they cannot be the name of a source's file.
 #[derive(Clone, Copy, Debug)]
 pub struct Names {
-    /// The file to append to.
+    /// The file to which lines are appended.
     pub file: &'static str,
-    /// The rotated file.
+    /// The file with older lines, which the next rotation replaces.
     pub old: &'static str,
 }
 
-/// The file, to append to.
+/// A file of lines, for appending.
 #[derive(Clone, Debug)]
 pub struct Lines {
     folder: PathBuf,
@@ -35,7 +35,7 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Returns the file in an existing directory, limited to `max_bytes`.
+    /// Returns the file of lines in an existing directory, limited to `max_bytes` in both files together.
     pub fn new(folder: &Path, names: Names, max_bytes: u64) -> Self {
         Self {
             folder: folder.to_owned(),
@@ -44,7 +44,7 @@ impl Lines {
         }
     }
 
-    /// Appends a line, which must not contain a line break. After a timeout the line may have been written.
+    /// Appends a line, which must not contain a line break. After a timeout, the line may or may not have been written.
     pub fn add(&self, line: Vec<u8>) -> io::Result<()> {
         let Self {
             folder,
@@ -76,8 +76,9 @@ fn add(folder: &Path, names: Names, max_bytes: u64, mut line: Vec<u8>) -> io::Re
     file.write_all(&line)
 }
 
-/// Opens a file of the state directory to append, and creates it if it is missing. Another file type in its place is
-/// renamed to `NAME.damaged`.
+/// Opens a file of the state directory for appending, and creates it if it is missing.
+///
+/// If something other than a regular file is in its place, renames that to `NAME.damaged`.
 fn open_to_append(path: &Path) -> io::Result<fs::File> {
     let mut options = OpenOptions::new();
     options.create(true).read(true).append(true).mode(0o600);
@@ -93,14 +94,14 @@ fn open_to_append(path: &Path) -> io::Result<fs::File> {
     }
 }
 
-/// Returns the name of a damaged file of the state directory.
+/// Returns the path to which a damaged file of the state directory is renamed.
 pub fn kept_name(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".damaged");
     name.into()
 }
 
-/// Returns whether the last line is complete, or the file empty.
+/// Returns whether the file is empty or ends with a line break, so that its last line is complete.
 pub fn ends_a_line(file: &fs::File) -> io::Result<bool> {
     let length = file.metadata()?.len();
     let mut last = [b'\n'];
@@ -110,7 +111,7 @@ pub fn ends_a_line(file: &fs::File) -> io::Result<bool> {
     Ok(last == [b'\n'])
 }
 
-/// Reads the lines, the oldest first, and the number of damaged ones.
+/// Reads and parses the lines of both files, and returns them, the oldest first, with the number of damaged lines.
 pub fn read<T: DeserializeOwned>(folder: &Path, names: Names) -> Result<(Vec<T>, usize)> {
     let (mut read, mut damaged) = (Vec::new(), 0);
     for name in [names.old, names.file] {

@@ -5,8 +5,9 @@ use std::os::unix::fs::MetadataExt as _;
 
 use nix::sys::stat::{major, minor};
 
-/// Returns the process with an exclusive lock of this file or directory; `None` if there is none, it is in another PID
-/// namespace, or `/proc/locks` cannot be read.
+/// Returns the id of the process that holds an exclusive `flock` of this file or directory.
+///
+/// Returns `None` if there is none, if it is in another PID namespace, or if `/proc/locks` cannot be read.
 pub fn holder(file: &File) -> Option<u32> {
     let found = file.metadata().ok()?;
     let device = (major(found.dev()), minor(found.dev()));
@@ -17,7 +18,8 @@ pub fn holder(file: &File) -> Option<u32> {
     )
 }
 
-/// Returns the holder for display: `process 123 (allowlist)`.
+/// Returns the process that holds an exclusive `flock` of this file, for display: `process 123 (allowlist)`; `None` as
+/// for [`holder`].
 pub fn holder_in_words(file: &File) -> Option<String> {
     let process = holder(file)?;
     let name = fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
@@ -27,9 +29,9 @@ pub fn holder_in_words(file: &File) -> Option<String> {
     })
 }
 
-/// Finds the process in the text of `/proc/locks`.
+/// Returns the id of the process that locks an inode of a device, from the text of `/proc/locks`.
 ///
-/// Some file systems (Btrfs, overlayfs) report different devices in `/proc/locks` and in `stat`. If no lock has the
+/// Some file systems (Btrfs, overlayfs) report different devices in `/proc/locks` and in `stat`. If no lock is on the
 /// device, the only lock of the inode number is used.
 fn find(locks: &str, device: (u64, u64), inode: u64) -> Option<u32> {
     let of_inode: Vec<_> = locks
@@ -55,8 +57,9 @@ struct Lock {
 }
 
 impl Lock {
-    /// Parses a line such as `1: FLOCK  ADVISORY  WRITE 724 08:01:1835 0 EOF`; `None` for other kinds of locks and for
-    /// waiting processes (`1: -> FLOCK …`).
+    /// Parses a line of `/proc/locks` such as `1: FLOCK ADVISORY WRITE 724 08:01:1835 0 EOF`.
+    ///
+    /// Returns `None` for other kinds of locks, and for processes that wait for a lock (`1: -> FLOCK …`).
     fn parse(line: &str) -> Option<Self> {
         let mut words = line.split_whitespace().skip(1);
         if (words.next()?, words.next()?, words.next()?) != ("FLOCK", "ADVISORY", "WRITE") {

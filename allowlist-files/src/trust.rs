@@ -24,30 +24,31 @@ const STICKY: u32 = 0o1000;
 /// A component of a path that an untrusted user controls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// The component.
+    /// The path of the component.
     pub path: PathBuf,
-    /// The reason.
+    /// The reason why the component is not trusted.
     pub problem: Problem,
 }
 
-/// The reason for which a component is not trusted.
+/// The reason why a component of a path is not trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
-    /// The owner is neither root nor the user of this process.
+    /// The component belongs to this user, who is neither root nor the user of this process.
     Owner(Uid),
-    /// The owner is the user who runs this program by sudo. This is fatal only for files with commands or secrets.
+    /// The component belongs to this user, who runs this program by sudo. This is fatal only for files with commands or
+    /// secrets.
     SudoUser(Uid),
-    /// The members of this group may write to it.
+    /// The members of this group may write to the component.
     GroupWritable(Gid),
-    /// Every user may write to it.
+    /// Every user may write to the component.
     WorldWritable,
 }
 
-/// A path that must be trusted and is not.
+/// The error for a path that must be trusted and is not.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{} could be changed by other users than root: {finding}", path.display())]
 pub struct Untrusted {
-    /// The path.
+    /// The path that must be trusted.
     pub path: PathBuf,
     /// The first component that is not trusted.
     pub finding: Finding,
@@ -77,7 +78,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// The users that are trusted.
+/// The users that are trusted with the components of a path.
 #[derive(Clone, Copy, Debug)]
 struct Users {
     own: Uid,
@@ -116,7 +117,7 @@ impl Users {
     }
 }
 
-/// Returns the untrusted components of a path, from `/` on.
+/// Returns the components of a path that are not trusted, from `/` on.
 ///
 /// Stops at a component that does not exist: only a user who controls its directory can create it.
 ///
