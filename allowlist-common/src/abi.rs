@@ -163,7 +163,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// All counters are 0.
+    /// The counters of a new map: all are 0.
     pub const ZERO: Self = Self {
         packets: [[0; Reason::ALL.len()]; Verdict::ALL.len()],
     };
@@ -180,7 +180,7 @@ impl Counters {
     }
 }
 
-/// Frames, bytes and the time of the last frame, such as those that passed under one match id.
+/// The number, size and last time of frames, such as those that passed under one match id.
 #[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -207,7 +207,7 @@ pub struct ServiceTraffic {
 }
 
 impl Traffic {
-    /// Returns the sum of two counts, with the later time.
+    /// Returns the sum of two traffic counts, with the later of their times.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         Self {
@@ -219,7 +219,7 @@ impl Traffic {
 }
 
 impl ServiceTraffic {
-    /// Returns the sum of two counts.
+    /// Returns the sum of two sets of counters.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         Self {

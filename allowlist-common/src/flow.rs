@@ -29,7 +29,7 @@ pub struct Flow {
     pub local_port: u16,
     /// The remote port; 0 for echo requests and for a peer.
     pub remote_port: u16,
-    /// TCP, UDP, or the family's ICMP; other protocols are not tracked.
+    /// The protocol number of TCP, UDP, or the family's ICMP; other protocols are not tracked.
     pub protocol: u8,
     /// The IP version, 4 or 6.
     pub family: u8,
@@ -98,7 +98,7 @@ pub const fn max_lifetime(protocol: u8) -> u32 {
 pub struct OutboundPacket {
     /// The packet's flow.
     pub flow: Flow,
-    /// The TCP flags; 0 for other protocols.
+    /// The TCP flags of the packet; 0 for other protocols.
     pub flags: u8,
 }
 
@@ -192,7 +192,8 @@ impl Flow {
         })
     }
 
-    /// Returns the flow of an inbound packet, initiated by either side; `None` if it is not tracked.
+    /// Returns the flow that an inbound packet belongs to, whichever side initiated it; `None` if its protocol is not
+    /// tracked.
     #[inline(always)]
     pub fn from_inbound(packet: &Packet) -> Option<Self> {
         let ports = match (packet.protocol, packet.transport) {
@@ -249,7 +250,7 @@ impl Flow {
         }
     }
 
-    /// Reports whether this is a peer.
+    /// Reports whether this is a peer: a flow without ports, for later fragments.
     #[inline(always)]
     pub const fn is_peer(&self) -> bool {
         self.peer != 0

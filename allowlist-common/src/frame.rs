@@ -1,6 +1,6 @@
 //! Access to the bytes of a frame, in the kernel's packet memory or in a slice.
 
-/// Bounds-checked access to a frame.
+/// Bounds-checked access to the bytes of a frame.
 pub trait Frame {
     /// Returns the frame's size in bytes.
     fn length(&self) -> usize;
@@ -51,7 +51,7 @@ fn chunk<const AT: usize, const LENGTH: usize>(bytes: &[u8]) -> [u8; LENGTH] {
         .expect("the field is inside the header")
 }
 
-/// Frames in memory, for userspace and tests.
+/// Implements access to frames in memory, for userspace and tests.
 impl Frame for [u8] {
     fn length(&self) -> usize {
         self.len()

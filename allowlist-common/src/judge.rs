@@ -29,13 +29,14 @@ pub trait Tables {
     fn service_counter_id(&self, service: ServiceId) -> u32;
     /// Returns the services that a source may reach; `None` if no prefix contains it.
     fn grant(&self, source: &Address) -> Option<Grant>;
-    /// Reports whether a local port (echo identifier; 0 for peers) has live flows.
+    /// Reports whether a local port may have live flows; `port` is the identifier for echo, and 0 for later fragments.
     ///
     /// A cheap test that avoids most calls of [`Tables::has_flow`].
     fn port_has_flows(&self, protocol: u8, port: u16) -> bool;
     /// Reports whether the flow table has a live entry for a flow.
     fn has_flow(&self, flow: &Flow) -> bool;
-    /// Returns the flow of the packet that an ICMP error from `source` quotes.
+    /// Returns the flow of the packet that an ICMP error from `source` quotes; `None` if the quote does not identify
+    /// one.
     fn flow_quoted_by(&self, quote: Quote, source: Address) -> Option<Flow>;
 }
 
@@ -136,7 +137,7 @@ pub fn judge<T: Tables>(parsed: &Result<Contents, Malformed>, tables: &T) -> Dec
     }
 }
 
-/// Returns the service that covers a packet, and the set with only this service.
+/// Returns the service that covers a packet, and the set of only this service; 0 and the empty set if none covers it.
 ///
 /// For a later fragment, whose ports are not visible, returns 0 and the set of all services that may cover it.
 #[inline(always)]
@@ -156,7 +157,7 @@ fn covering<T: Tables>(packet: &Packet, tables: &T) -> (ServiceId, u64) {
     (service, service_set(service))
 }
 
-/// Returns the decision on a frame without IP: it passes if it is exempt, and no other rule can allow it.
+/// Returns the decision on a frame without IP, which passes only if the kind `exemption` is exempt.
 #[inline(always)]
 fn essential_verdict<T: Tables>(tables: &T, exemption: Exemptions, reason: Reason) -> Decision {
     let verdict = if tables.control().exempts(exemption) {
@@ -167,9 +168,11 @@ fn essential_verdict<T: Tables>(tables: &T, exemption: Exemptions, reason: Reaso
     Decision::new(verdict, reason)
 }
 
-/// Returns the kind of essential traffic that a packet belongs to: without it, a host loses its network.
+/// Returns the kind of essential traffic that a packet belongs to, and the reason to count it under; `None` for other
+/// packets.
 ///
-/// ICMP redirects of IPv4 are deliberately not included: a host that needs them can allow `icmp`.
+/// Essential traffic is what a host needs to stay on its network. ICMP redirects of IPv4 are deliberately not included:
+/// a host that needs them can allow `icmp`.
 #[inline(always)]
 fn essential_traffic(packet: &Packet) -> Option<(Exemptions, Reason)> {
     // A router decrements the hop limit, so a neighbour discovery message with 255 is from this link (RFC 4861, 11.2).

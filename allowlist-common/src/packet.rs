@@ -26,11 +26,11 @@ use crate::frame::{Frame, u16_at, u32_at};
 /// The contents of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contents {
-    /// ARP.
+    /// The frame is an ARP message.
     Arp,
-    /// Neither ARP nor IP.
+    /// The frame is neither ARP nor IP.
     Other,
-    /// An IPv4 or IPv6 packet.
+    /// The frame is an IPv4 or IPv6 packet.
     Ip(Packet),
 }
 
@@ -54,7 +54,7 @@ pub struct Packet {
 /// The fields of a transport header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// TCP, UDP or SCTP.
+    /// The packet is TCP, UDP or SCTP.
     Ports {
         /// The source port.
         source: u16,
@@ -63,37 +63,37 @@ pub enum Transport {
         /// The TCP flags, see [`tcp_flag`]; 0 for other protocols.
         flags: u8,
     },
-    /// ICMP or ICMPv6, except errors.
+    /// The packet is ICMP or ICMPv6, except errors.
     Icmp {
-        /// The message's type.
+        /// The type of the ICMP message.
         kind: u8,
         /// The identifier of an echo message: the upper half of the second word.
         identifier: u16,
     },
-    /// An error of ICMP over IPv4 or of ICMPv6 over IPv6, path MTU included.
+    /// The packet is an error of ICMP over IPv4 or of ICMPv6 over IPv6, path MTU included.
     IcmpError {
-        /// The message's type.
+        /// The type of the ICMP message.
         kind: u8,
         /// The position of the quoted packet.
         quote: Quote,
     },
-    /// A fragment other than the first: the transport header is in another packet.
+    /// The packet is a fragment other than the first: the transport header is in another packet.
     LaterFragment,
-    /// A protocol without ports.
+    /// The packet is of a protocol without ports.
     Other,
 }
 
-/// ICMP for IPv4.
+/// The protocol number of ICMP for IPv4.
 pub const ICMP: u8 = 1;
-/// Group membership for IPv4.
+/// The protocol number of IGMP, group membership for IPv4.
 pub const IGMP: u8 = 2;
-/// TCP.
+/// The protocol number of TCP.
 pub const TCP: u8 = 6;
-/// UDP.
+/// The protocol number of UDP.
 pub const UDP: u8 = 17;
-/// ICMP for IPv6.
+/// The protocol number of ICMPv6.
 pub const ICMPV6: u8 = 58;
-/// SCTP.
+/// The protocol number of SCTP.
 pub const SCTP: u8 = 132;
 
 /// A range of bytes in a frame.
@@ -104,7 +104,8 @@ pub struct Span {
 }
 
 impl Span {
-    /// Returns a span, with its end limited to 64 KiB. All headers are well before; only payload may be cut off.
+    /// Returns the span from `start` to `end`, with the end limited to 64 KiB. All headers are well before; only
+    /// payload may be cut off.
     #[inline(always)]
     const fn new(start: usize, end: usize) -> Self {
         let end = if end > u16::MAX as usize {
@@ -124,7 +125,7 @@ impl Span {
     }
 }
 
-/// TCP flags, as in the header's byte 13.
+/// The flags of a TCP segment, as in byte 13 of the TCP header.
 pub mod tcp_flag {
     /// The sender has finished sending.
     pub const FIN: u8 = 1;
@@ -167,6 +168,8 @@ pub const fn is_extension(protocol: u8) -> bool {
 
 /// Reports whether the transport protocol of a later fragment is unknown: an IPv6 fragment that begins with an
 /// extension header.
+///
+/// `family` is the IP version; `protocol` is the next header of the fragment header.
 #[inline(always)]
 pub const fn hides_protocol(family: u8, protocol: u8) -> bool {
     family == 6 && is_extension(protocol)
@@ -175,7 +178,7 @@ pub const fn hides_protocol(family: u8, protocol: u8) -> bool {
 /// Parses a frame.
 ///
 /// # Errors
-/// The reason why the frame is malformed.
+/// Fails with the reason why the frame is malformed.
 #[inline(always)]
 pub fn parse<F: Frame + ?Sized>(frame: &F) -> Result<Contents, Malformed> {
     let (mut contents, header) = parse_network(frame)?;
@@ -194,7 +197,7 @@ pub fn parse<F: Frame + ?Sized>(frame: &F) -> Result<Contents, Malformed> {
 /// [`parse_transport`]. A later fragment has no transport header, and its transport is [`Transport::LaterFragment`].
 ///
 /// # Errors
-/// The reason why the frame is malformed.
+/// Fails with the reason why the frame is malformed.
 #[inline(always)]
 pub fn parse_network<F: Frame + ?Sized>(frame: &F) -> Result<(Contents, Option<Span>), Malformed> {
     let mut kind = frame

@@ -14,33 +14,35 @@
 pub mod v4;
 pub mod v6;
 
-/// The match id of a range: an index into [`crate::abi::MATCHES`]. 0 stands for no match.
+/// The match id of a range: an index into [`crate::abi::MATCHES`]. Id 0 stands for no match.
 pub type MatchId = u16;
 
 /// The number of address bits that index the root.
 pub const ROOT_BITS: u32 = 16;
 
-/// The memory of the chunks. Each access takes an index in units of its own width; an index out of bounds ends the
-/// lookup without a match.
+/// The memory of the range table's chunks.
+///
+/// Each access takes an index in units of its own width. An index out of bounds ends the lookup without a match.
 ///
 /// VERIFIER: with a default value instead of `None`, each step of a search would double the number of paths.
 pub trait Pool {
-    /// Returns the 4 bytes at an index.
+    /// Returns the 4 bytes at an index in units of 4 bytes; `None` if it is out of bounds.
     fn u32_at(&self, index: u32) -> Option<u32>;
-    /// Returns the 8 bytes at an index.
+    /// Returns the 8 bytes at an index in units of 8 bytes; `None` if it is out of bounds.
     fn u64_at(&self, index: u32) -> Option<u64>;
-    /// Returns the 32 bytes at an index.
+    /// Returns the 32 bytes at an index in units of 32 bytes; `None` if it is out of bounds.
     fn u64x4_at(&self, index: u32) -> Option<&[u64; 4]>;
-    /// Returns the 64 bytes at an index.
+    /// Returns the 64 bytes at an index in units of 64 bytes; `None` if it is out of bounds.
     fn cache_line_at(&self, index: u32) -> Option<&[u64; v6::BLOCK_WORDS]>;
-    /// Prefetches the cache line of the 4 bytes at an index.
+    /// Prefetches the cache line with the 4 bytes at an index in units of 4 bytes.
     fn prefetch(&self, index: u32);
 }
 
-/// Returns the number of entries that begin at an address or before it, out of `count` sorted entries: a binary search.
+/// Searches `count` sorted entries by binary search, and returns the number of those that begin at an address or before
+/// it.
 ///
 /// `after` compares an entry, numbered from 1, with the address: its result is negative if the entry begins at the
-/// address or before it.
+/// address or before it. Returns `None` if `after` does.
 ///
 /// VERIFIER: unrolled, so that the verifier compares the states of one step only with those of the same step.
 #[inline(always)]
@@ -76,7 +78,7 @@ fn partition_point(count: u32, after: impl Fn(u32) -> Option<i64>) -> Option<u32
     Some(before)
 }
 
-/// Returns all ones for a negative number and 0 otherwise. The number's upper 16 bits must be equal.
+/// Returns a word of all ones for a negative number, and 0 otherwise. The number's upper 16 bits must be equal.
 ///
 /// Branch-free: a branch would be mispredicted half of the time, and would double the verifier's paths in each step. A
 /// shift by 48 instead of 63 keeps the compiler from recognizing a comparison and emitting a branch.

@@ -24,21 +24,21 @@ pub enum Verdict {
 pub enum Reason {
     /// The frame is neither IP nor ARP, such as LLDP.
     NotIp = 0,
-    /// ARP.
+    /// The frame is an ARP message.
     Arp = 1,
     /// The headers contradict each other or the frame's length: see [`crate::packet::Malformed`].
     Malformed = 2,
-    /// IPv6 neighbour discovery from the same link.
+    /// The packet is IPv6 neighbour discovery from the same link.
     NeighbourDiscovery = 3,
-    /// An ICMP or ICMPv6 error, path MTU included.
+    /// The packet is an ICMP or ICMPv6 error, path MTU included.
     IcmpError = 4,
-    /// A response of a DHCP or DHCPv6 server.
+    /// The packet is a response of a DHCP or DHCPv6 server.
     Dhcp = 5,
-    /// Group membership: IGMP or MLD.
+    /// The packet is about group membership: IGMP or MLD.
     Multicast = 6,
     /// The source may reach the service.
     Allowed = 7,
-    /// An answer in a flow that this host initiated.
+    /// The packet is an answer in a flow that this host initiated.
     Answer = 8,
     /// The source may not reach the service.
     NotAllowed = 9,
@@ -46,7 +46,8 @@ pub enum Reason {
     Default = 10,
     /// The program did not find its own tables. Does not occur in an intact installation.
     InternalError = 11,
-    /// A later fragment, which has no ports: services cover its protocol, and no such service allows the source.
+    /// The packet is a later fragment, which has no ports: services cover its protocol, and none of these allows the
+    /// source.
     Fragment = 12,
 }
 
@@ -54,7 +55,7 @@ impl Verdict {
     /// Both verdicts, in the order of their numbers.
     pub const ALL: [Self; 2] = [Self::Pass, Self::Drop];
 
-    /// Returns the name in reports and in JSON.
+    /// Returns the name of the verdict, as in reports and in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Pass => "pass",
@@ -81,7 +82,7 @@ impl Reason {
         Self::Fragment,
     ];
 
-    /// Returns the name in reports and in JSON.
+    /// Returns the name of the reason, as in reports and in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::NotIp => "not-ip",

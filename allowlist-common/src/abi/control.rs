@@ -24,7 +24,7 @@ pub struct Control {
     pub return_traffic: ReturnTraffic,
     /// Essential traffic that passes regardless of the policy.
     pub exemptions: Exemptions,
-    /// The change awaits confirmation: [`super::Fallback`] has the deadline and the control word after it.
+    /// The active generation is a pending change: [`super::Fallback`] has the deadline and the control word after it.
     pub pending: bool,
     /// All packets pass regardless of the tables, and are counted with the default reason.
     pub open: bool,
@@ -58,11 +58,11 @@ pub enum Engine {
     serde(rename_all = "lowercase")
 )]
 pub enum ReturnTraffic {
-    /// No answers.
+    /// No answers pass.
     Off = 0,
-    /// TCP segments with ACK or RST, from any source.
+    /// TCP segments with ACK or RST pass, from any source.
     Established = 1,
-    /// Packets of flows that this host initiated, as recorded by the flow tracker.
+    /// Packets of flows that this host initiated pass, as recorded by the flow tracker.
     Track = 2,
 }
 
@@ -73,19 +73,19 @@ pub enum ReturnTraffic {
 pub struct Exemptions(u8);
 
 impl Exemptions {
-    /// ARP.
+    /// The kind: ARP.
     pub const ARP: Self = Self(1);
-    /// Frames that are neither IP nor ARP, such as LLDP.
+    /// The kind: frames that are neither IP nor ARP, such as LLDP.
     pub const NOT_IP: Self = Self(1 << 1);
-    /// IPv6 neighbour and router discovery from the same link.
+    /// The kind: IPv6 neighbour and router discovery from the same link.
     pub const NEIGHBOUR_DISCOVERY: Self = Self(1 << 2);
-    /// ICMP and ICMPv6 errors, path MTU included.
+    /// The kind: ICMP and ICMPv6 errors, path MTU included.
     pub const ICMP_ERRORS: Self = Self(1 << 3);
-    /// Responses of DHCP and DHCPv6 servers.
+    /// The kind: responses of DHCP and DHCPv6 servers.
     pub const DHCP: Self = Self(1 << 4);
-    /// Group membership: IGMP and MLD.
+    /// The kind: group membership, IGMP and MLD.
     pub const MULTICAST: Self = Self(1 << 5);
-    /// All kinds.
+    /// The set of all kinds.
     pub const ALL: Self = Self((1 << 6) - 1);
     /// The empty set.
     pub const NONE: Self = Self(0);
@@ -96,7 +96,7 @@ impl Exemptions {
         self.0 & other.0 == other.0
     }
 
-    /// Returns the set with `other` added or removed.
+    /// Returns the set with `other` added if `included`, and removed otherwise.
     #[must_use]
     pub const fn set(self, other: Self, included: bool) -> Self {
         if included {

@@ -1,8 +1,8 @@
-//! The services of protocols and ports.
+//! The tables from ports and protocols to services.
 //!
-//! A *kernel service* is a distinct set of configured services that share a port, so that a port's services take one
-//! load. A service may be limited to interfaces: a second load, from a row that stays in the cache, maps the kernel
-//! service to the one that is effective on an interface.
+//! A *kernel service* is a distinct set of configured services that share a port, so that one load returns all services
+//! of a port. A service may be limited to interfaces: a second load, from a row that stays in the cache, maps the
+//! kernel service to the one that is effective on an interface.
 
 use core::ops::RangeInclusive;
 
@@ -23,7 +23,7 @@ pub const fn service_set(id: ServiceId) -> u64 {
     }
 }
 
-/// The services of ports and protocols.
+/// The service of each port and protocol, and the services that are effective on each interface.
 #[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
@@ -47,7 +47,8 @@ pub struct ServiceTable {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct InterfaceServices {
-    /// The effective service of each service: without the configured services that are limited to other interfaces.
+    /// For each kernel service, the one that is effective on this interface: without the configured services that are
+    /// limited to other interfaces.
     pub effective: [ServiceId; 1 << 8],
     /// The set of services that cover any port of a [`fragment_class`], for later fragments, which have no ports.
     pub fragment_services: [u64; CLASSES],

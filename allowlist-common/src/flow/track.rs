@@ -57,22 +57,22 @@ pub struct Marking {
 pub struct Origins {
     /// Whether the receive path marks foreign flows, and the ports of older sockets are known.
     pub is_armed: bool,
-    /// The times of the local port.
+    /// The times that are recorded for the flow's local port.
     pub port: ForeignPort,
-    /// The time until which a mark may be missing, in seconds.
+    /// The time until which a mark may be missing because it was evicted, in seconds.
     pub crowded_until: u32,
 }
 
 /// The table that an outbound packet changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Table {
-    /// No table.
+    /// The packet changes no table.
     None,
-    /// The table of own flows.
+    /// The packet changes the table of own flows.
     Own,
-    /// The table of foreign flows; an own entry of the same flow is removed.
+    /// The packet changes the table of foreign flows, and an own entry of the same flow is removed.
     Foreign,
-    /// Depends on more than the own entry: call [`OutboundPacket::decide`].
+    /// The entry of the own flow does not decide it: call [`OutboundPacket::decide`].
     Undecided,
 }
 
@@ -81,7 +81,7 @@ pub enum Table {
 pub struct Update {
     /// The table to change.
     pub table: Table,
-    /// The new entry.
+    /// The new entry of the flow in that table.
     pub entry: FlowEntry,
 }
 
@@ -95,7 +95,7 @@ impl Update {
 }
 
 impl FlowEntry {
-    /// Stands for a missing entry.
+    /// The entry that stands for a missing one.
     pub const NONE: Self = Self {
         expires: 0,
         closing: 0,
@@ -109,19 +109,19 @@ impl FlowEntry {
         }
     }
 
-    /// Returns the entry of an own flow after a packet that neither opens nor closes it.
+    /// Returns the entry of an own flow after a packet at `now` (in seconds) that neither opens nor closes the flow.
     #[inline(always)]
     pub const fn open(protocol: u8, now: u32) -> Self {
         Self::until(now, max_lifetime(protocol), 0)
     }
 
-    /// Returns the entry of an own TCP flow that is being opened or closed.
+    /// Returns the entry of an own TCP flow that is being opened or closed, after a packet at `now` (in seconds).
     #[inline(always)]
     pub const fn partial(now: u32, is_closing: bool) -> Self {
         Self::until(now, TCP_PARTIAL, is_closing as u32)
     }
 
-    /// Returns the mark of a foreign flow after a packet of this flow.
+    /// Returns the mark of a foreign flow after a packet of this flow at `now`, in seconds.
     #[inline(always)]
     pub const fn foreign(protocol: u8, now: u32) -> Self {
         let age = if protocol == TCP {
@@ -152,11 +152,10 @@ impl FlowEntry {
 }
 
 impl OutboundPacket {
-    /// Returns the update by this packet, sent at `now` (in seconds).
+    /// Returns the change of the flow tables by this packet, which is sent at `now` (in seconds).
     ///
     /// `own` is the flow's entry in the table of own flows, or [`FlowEntry::NONE`]. `has_socket` states whether an open
-    /// socket sent the packet; it matters for closing flows only, which the kernel's replies to stray segments do not
-    /// extend.
+    /// socket sent the packet: the kernel's replies to stray segments do not extend a closing flow.
     #[inline(always)]
     pub const fn update(&self, own: FlowEntry, has_socket: bool, now: u32) -> Update {
         match self.flow.protocol {
@@ -208,7 +207,7 @@ impl OutboundPacket {
         }
     }
 
-    /// Returns the update by a segment of an open own flow.
+    /// Returns the change of the flow tables by a segment of an open own flow at `now`, in seconds.
     #[inline(always)]
     const fn continue_open(&self, now: u32) -> Update {
         let entry = if self.flags & tcp_flag::FIN != 0 {
@@ -219,7 +218,7 @@ impl OutboundPacket {
         Update::to(Table::Own, entry)
     }
 
-    /// Returns the update for a packet that [`Self::update`] left undecided.
+    /// Returns the change of the flow tables by a packet for which [`Self::update`] returned [`Table::Undecided`].
     ///
     /// `foreign` is the flow's mark in the table of foreign flows, or [`FlowEntry::NONE`].
     #[inline(always)]
@@ -258,7 +257,7 @@ impl OutboundPacket {
         }
     }
 
-    /// Returns the entry of the flow's peer after this packet.
+    /// Returns the entry of the flow's peer after this packet, which is sent at `now` (in seconds).
     #[inline(always)]
     pub const fn peer_entry(&self, now: u32) -> FlowEntry {
         FlowEntry::open(self.flow.protocol, now)

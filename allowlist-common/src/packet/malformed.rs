@@ -14,9 +14,10 @@ pub enum Malformed {
     IpHeader = 3,
     /// The version in the IP header differs from the Ethernet type.
     IpVersion = 4,
-    /// The header length of IPv4 is below 20 bytes.
+    /// The length field in the IPv4 header is below 20 bytes.
     HeaderLength = 5,
-    /// The length in the IP header, or in a jumbo payload option, is below the header's or exceeds the frame.
+    /// The packet length in the IP header, or in a jumbo payload option, is smaller than the header or larger than the
+    /// frame.
     PacketLength = 6,
     /// An IPv6 extension header is truncated, or exceeds the packet.
     ExtensionHeader = 7,
@@ -29,7 +30,7 @@ pub enum Malformed {
 }
 
 impl Malformed {
-    /// All causes, in the order of their numbers.
+    /// All causes of malformed frames, in the order of their numbers.
     pub const ALL: [Self; 10] = [
         Self::EthernetHeader,
         Self::VlanDepth,
@@ -43,7 +44,7 @@ impl Malformed {
         Self::FragmentOverlap,
     ];
 
-    /// Returns the name in reports and in JSON.
+    /// Returns the name of the cause, as in reports and in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::EthernetHeader => "ethernet-header",
@@ -59,7 +60,7 @@ impl Malformed {
         }
     }
 
-    /// Returns the cause with a number; `None` for an invalid number.
+    /// Returns the cause for its number in drop events; `None` for an invalid number.
     #[inline(always)]
     pub const fn from_number(number: u8) -> Option<Self> {
         Some(match number {

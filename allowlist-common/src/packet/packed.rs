@@ -12,18 +12,20 @@ use super::{Address, Contents, Malformed, Packet, Quote, Span, Transport};
 pub struct PackedPacket {
     source: [u64; 2],
     destination: [u64; 2],
-    /// All fields but the addresses.
+    /// The fields of the packet except the addresses.
     pub meta: PackedMeta,
 }
 
-/// All fields but the addresses: the part that parsing the transport header changes.
+/// The fields of a packed packet except the addresses: the part that parsing the transport header changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct PackedMeta {
-    /// From the lowest byte: contents, family, hops, protocol, transport, detail; then 16 bits of VLAN id. For a
-    /// malformed frame, the second byte is the cause.
+    /// The fields from the lowest byte on: contents, family, hops, protocol, transport, detail; then 16 bits of VLAN
+    /// id.
+    ///
+    /// For a malformed frame, the second byte is the cause.
     header: u64,
-    /// From the lowest 16 bits: two fields of the transport header; then 32 bits of frame length.
+    /// Two 16-bit fields of the transport header in the lowest bits, then 32 bits of frame length.
     words: u64,
 }
 
@@ -34,15 +36,15 @@ const OTHER: u8 = 2;
 const IP: u8 = 3;
 
 // Values of the transport byte, which define the meaning of the two fields and of the detail byte.
-/// Fields: the ports. Detail: the TCP flags.
+/// The transport is TCP, UDP or SCTP: the fields are the ports, and the detail is the TCP flags.
 const PORTS: u8 = 0;
-/// First field: the identifier. Detail: the message's type.
+/// The transport is ICMP or ICMPv6: the first field is the identifier, and the detail is the message's type.
 const ICMP: u8 = 1;
-/// Fields: the span of the quoted packet. Detail: the message's type.
+/// The transport is an ICMP error: the fields are the span of the quoted packet, and the detail is the message's type.
 const ICMP_ERROR: u8 = 2;
 const LATER_FRAGMENT: u8 = 3;
 const NO_PORTS: u8 = 4;
-/// Fields: the span of the transport header, which is not parsed yet.
+/// The transport header is not parsed yet: the fields are its span.
 const UNPARSED: u8 = 5;
 
 impl PackedPacket {
@@ -101,10 +103,10 @@ impl PackedPacket {
         Self { meta, ..self }
     }
 
-    /// Unpacks the result of parsing.
+    /// Unpacks the result of parsing a frame.
     ///
     /// # Errors
-    /// The reason why the frame is malformed.
+    /// Fails with the reason why the frame is malformed.
     #[inline(always)]
     pub const fn unpack(&self) -> Result<Contents, Malformed> {
         match self.meta.header as u8 {
@@ -190,7 +192,8 @@ impl PackedMeta {
         }
     }
 
-    /// Returns IP version, protocol and position of a transport header that is not parsed yet.
+    /// Returns the IP version, protocol and position of a transport header that is not parsed yet; `None` if there is
+    /// none.
     #[inline(always)]
     pub const fn unparsed_transport(&self) -> Option<(u8, u8, Span)> {
         if self.header as u8 != IP || (self.header >> 32) as u8 != UNPARSED {

@@ -29,7 +29,7 @@ impl Quote {
         (source.family() as u64) << 32 | (self.0.start as u64) << 16 | self.0.end as u64
     }
 
-    /// Returns the same as [`Self::flow`], for the result of [`Self::encode`].
+    /// Returns the flow of a quoted packet like [`Self::flow`], from the number that [`Self::encode`] returned.
     #[inline(always)]
     pub fn flow_encoded<F: Frame + ?Sized>(encoded: u64, frame: &F) -> Option<Flow> {
         let (start, end) = ((encoded >> 16) as u16 as usize, encoded as u16 as usize);
@@ -41,7 +41,8 @@ impl Quote {
     }
 }
 
-/// A mask for the offset of a quoted transport header: eight extension headers of 2 KiB are shorter.
+/// The mask for offsets of quoted transport headers, which bounds them for the verifier: eight extension headers of 2
+/// KiB are shorter.
 const OFFSETS: usize = 0x7fff;
 
 #[inline(always)]

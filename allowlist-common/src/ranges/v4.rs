@@ -51,7 +51,7 @@ impl SmallChunk {
         unsafe { &*core::ptr::from_ref(words).cast() }
     }
 
-    /// Returns the match id of an address.
+    /// Returns the match id of the range of this chunk that contains an address.
     #[inline(always)]
     const fn find(&self, address: u32) -> MatchId {
         let address = ((address & 0xffff) as u64 * LANE_ONES) | LANE_MSB;
@@ -66,13 +66,13 @@ impl SmallChunk {
     }
 }
 
-/// Returns the index of an address in the root.
+/// Returns the index of the root entry for an address.
 #[inline(always)]
 pub const fn root(address: u32) -> usize {
     (address >> (32 - ROOT_BITS)) as usize
 }
 
-/// Returns the match id of an address, from its root entry.
+/// Returns the match id of an IPv4 address, from its `root` entry and the pool; 0 for no match.
 #[inline(always)]
 pub fn find<P: Pool>(root: u32, address: u32, pool: &P) -> MatchId {
     let index = root >> ROOT_SHIFT;

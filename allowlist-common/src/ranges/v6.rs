@@ -57,19 +57,19 @@ pub const SMALL_HOST_CHUNK_RANGES: usize = 3;
 pub const NETWORK_BITS: u32 = 64 - ROOT_BITS;
 const NETWORK: u64 = (1 << NETWORK_BITS) - 1;
 
-/// Returns the index of a network in the root.
+/// Returns the index of the root entry for a network, the upper 64 bits of an address.
 #[inline(always)]
 pub const fn root(network: u64) -> usize {
     (network >> NETWORK_BITS) as usize
 }
 
-/// Returns the entry of a range that begins with a network.
+/// Encodes the entry of a block for a range that begins with a network, and its match id.
 #[inline(always)]
 pub const fn entry(network: u64, id: MatchId) -> u64 {
     (network & NETWORK) << ID_BITS | id as u64
 }
 
-/// Returns the match id of an address, from its root entry.
+/// Returns the match id of an IPv6 address, from its `root` entry and the pool; 0 for no match.
 #[inline(always)]
 pub fn find<P: Pool>(root: u32, address: [u64; 2], pool: &P) -> MatchId {
     if root & CHUNK == 0 {
@@ -106,7 +106,7 @@ fn search<P: Pool>(root: u32, [network, host]: [u64; 2], pool: &P) -> Option<Mat
     search_host_chunk(host_chunk_index(first, id), host, pool)
 }
 
-/// Returns the index slot of a network in a node.
+/// Returns the contents of the index slot for a network in a node; `None` if the node is out of the pool's bounds.
 #[inline(always)]
 fn child<P: Pool>(node: u32, network: u64, pool: &P) -> Option<u32> {
     let head = pool.cache_line_at(node)?;
@@ -122,7 +122,7 @@ fn child<P: Pool>(node: u32, network: u64, pool: &P) -> Option<u32> {
     pool.u32_at(index.wrapping_add(slot.cast_unsigned() as u32))
 }
 
-/// Returns the last entry of a block that begins at a network or before it. The first entry always does.
+/// Returns the index of a block's last entry that begins at a network or before it. The first entry always does.
 #[inline(always)]
 fn last_started(block: &[u64; BLOCK_WORDS], network: u64) -> u32 {
     // Greater than the entry of the same network with any id.
@@ -139,13 +139,13 @@ fn last_started(block: &[u64; BLOCK_WORDS], network: u64) -> u32 {
     (sum.cast_unsigned() as u32).wrapping_neg()
 }
 
-/// Returns the id of a block's entry.
+/// Returns the match id of the entry at an index of a block.
 #[inline(always)]
 const fn id_at(block: &[u64; BLOCK_WORDS], index: u32) -> MatchId {
     block[index as usize % BLOCK_WORDS] as MatchId & ((1 << ID_BITS) - 1)
 }
 
-/// Returns all ones if a block's entry covers a network, and 0 otherwise.
+/// Returns an id with all bits set if the entry at an index of a block covers a network, and 0 otherwise.
 #[inline(always)]
 fn coverage_mask(block: &[u64; BLOCK_WORDS], index: u32, network: u64) -> MatchId {
     let begins = block[index as usize % BLOCK_WORDS] >> ID_BITS;
@@ -172,7 +172,8 @@ pub const fn host_level_ids(index: u32) -> Option<(MatchId, MatchId)> {
     ))
 }
 
-/// Returns the match id of a host in a host chunk.
+/// Returns the match id of a host, the lower 64 bits of an address, in the host chunk at `index`; `None` if it is out
+/// of the pool's bounds.
 #[inline(always)]
 fn search_host_chunk<P: Pool>(index: u32, host: u64, pool: &P) -> Option<MatchId> {
     let chunk = pool.u64x4_at(index)?;
