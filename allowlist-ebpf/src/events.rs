@@ -58,7 +58,7 @@ fn emit_before(ctx: &XdpContext, reason: u32, until: u64) {
     entry.submit(0);
 }
 
-/// Takes one event from the budget of a window; returns false if the budget is exhausted.
+/// Takes one event from this CPU's budget for a window; returns false if the budget is exhausted.
 #[inline(always)]
 const fn is_within(budget: &mut EventBudget, window: u64) -> bool {
     if budget.window != window {

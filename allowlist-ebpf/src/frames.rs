@@ -80,7 +80,7 @@ impl ParsedScratch {
         self.meta().length()
     }
 
-    /// Returns the reason why the frame is malformed; `None` for a well-formed frame.
+    /// Returns the cause why the parsed frame is malformed; `None` for a well-formed frame.
     #[inline(always)]
     pub(crate) fn cause(&self) -> Option<Malformed> {
         self.meta().cause()
@@ -93,7 +93,7 @@ impl ParsedScratch {
     }
 }
 
-/// Returns the flow of the packet that an ICMP error from `source` quotes.
+/// Returns the flow of the packet that an ICMP error from `source` quotes; `None` if the quote does not identify one.
 #[inline(always)]
 pub(crate) fn quoted_flow(ctx: &XdpContext, quote: Quote, source: Address) -> Option<Flow> {
     let scratch = QUOTED.get_ptr_mut(0)?;
@@ -230,7 +230,7 @@ fn store_quoted_flow<F: Frame>(frame: &F, at: u64, scratch: *mut u64) -> u32 {
     1
 }
 
-/// The context of a program, which has the frame.
+/// The context of a kernel program, through which the frame is read.
 pub(crate) trait Buffer {
     /// Returns the start and the end of the linear part.
     ///

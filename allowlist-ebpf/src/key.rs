@@ -2,7 +2,7 @@
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 
-/// A trie key with an address at a multiple of 8.
+/// A key of a longest-prefix-match trie, with its address at a multiple of 8 bytes.
 ///
 /// VERIFIER: an 8-byte store to the stack must be aligned, and a trie's key has 4 bytes before the address.
 #[repr(C, align(8))]

@@ -41,7 +41,7 @@ use aya_ebpf::programs::XdpContext;
 
 use crate::maps::{ControlRef, Generation};
 
-/// Judges a received frame.
+/// Judges a received frame, and returns the XDP action.
 #[expect(
     clippy::needless_pass_by_value,
     reason = "the macro passes the context by value"
@@ -114,7 +114,7 @@ fn record_and_return(decision: &Decision, length: u64, word: ControlBits) -> u32
     }
 }
 
-/// Counts an internal error and drops the packet: a map is missing. Never called in practice.
+/// Counts an internal error, a missing map, and returns the action that drops the packet. Never called in practice.
 #[inline(always)]
 fn internal_error() -> u32 {
     count::record_drop(&Decision::INTERNAL_ERROR, 0);

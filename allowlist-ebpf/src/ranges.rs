@@ -12,7 +12,7 @@ use aya_ebpf::Global;
 #[unsafe(no_mangle)]
 static POOL: Global<u32> = Global::new(MIN_POOL_WORDS);
 
-/// Returns the services that a source may reach, from the range table in and after `tables`.
+/// Returns the services that a source may reach, by a lookup in the range table in and after `tables`.
 #[inline(always)]
 pub(crate) fn grant(tables: &'static GenerationTables, source: &Address) -> Grant {
     let pool = TrailingPool {

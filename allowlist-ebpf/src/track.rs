@@ -22,10 +22,10 @@ use crate::maps::{
 };
 use crate::{clock, foreign, frames};
 
-/// Continues with the next program on this interface (`TCX_NEXT`, `TC_ACT_UNSPEC`).
+/// The action that continues with the next program on this interface (`TCX_NEXT`, `TC_ACT_UNSPEC`).
 const NEXT: i32 = -1;
 
-/// Records the flow of an outbound frame.
+/// Records the flow of an outbound frame, and returns [`NEXT`].
 #[expect(
     clippy::needless_pass_by_value,
     reason = "the macro passes the context by value"
@@ -70,7 +70,7 @@ fn record(ctx: &TcContext, word: ControlBits, sent: &OutboundPacket) {
     }
 }
 
-/// Returns the update for a packet that the flow's own entry leaves undecided, from its mark and its local port.
+/// Decides by a packet's mark and local port how to update the flow tables, if the flow's own entry does not decide it.
 #[inline(always)]
 fn decide(sent: &OutboundPacket, before: FlowEntry, now: u32) -> Update {
     let flow = &sent.flow;
@@ -91,8 +91,8 @@ fn decide(sent: &OutboundPacket, before: FlowEntry, now: u32) -> Update {
     sent.decide(before, mark, &origins, now)
 }
 
-/// Writes the entry of an own flow, unless it is up to date. An update that extends the flow also extends its peer and
-/// its port.
+/// Writes the entry `after` of an own flow, unless the entry `before` is up to date. An update that extends the flow
+/// also extends its peer and its port.
 #[inline(always)]
 fn refresh_entry(sent: &OutboundPacket, before: FlowEntry, after: FlowEntry, now: u32) {
     let flow = &sent.flow;

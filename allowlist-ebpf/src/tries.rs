@@ -21,7 +21,7 @@ static TRIES_V4: Slots<Trie<[u8; 4]>> = Slots::new();
 #[btf_map]
 static TRIES_V6: Slots<Trie<[u8; 16]>> = Slots::new();
 
-/// Returns the services that a source may reach, from the tries in a slot.
+/// Returns the services that a source may reach, from the tries in a slot; `None` if no prefix contains the source.
 #[inline(always)]
 pub(crate) fn grant(slot: u32, source: &Address) -> Option<Grant> {
     match *source {
