@@ -148,7 +148,7 @@ impl Open {
         )?
     }
 
-    /// Reads an open file and returns its bytes; `meanwhile` runs between the read and the check for writes.
+    /// Reads a file; `meanwhile` runs between the read and the check for writes.
     fn read_steadily(
         self,
         path: &Path,
