@@ -478,8 +478,8 @@ const fn later_fragment(protocol: u8, fragment_offset: usize) -> Result<Transpor
 /// Parses the transport header: the second half of [`parse`].
 ///
 /// # Errors
-/// Fails if the header is truncated. This includes the header of a first fragment: regular senders do not split it, and the
-/// tiny fragment attack does (RFC 1858).
+/// Fails if the header is truncated. This includes the header of a first fragment: regular senders do not split it, and
+/// the tiny fragment attack does (RFC 1858).
 #[inline(always)]
 pub fn parse_transport<F: Frame + ?Sized>(
     frame: &F,

@@ -136,7 +136,7 @@ pub fn object() -> &'static [u8] {
     OBJECT
 }
 
-/// The build that a [`Dataplane`] belongs to. Tests of upgrades use others than the current one.
+/// The build of the filter that a [`Dataplane`] belongs to. Tests of upgrades use other builds than the current one.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
 pub struct Build {
