@@ -201,14 +201,14 @@ fn warnings(config: &Config) -> Vec<String> {
         ) {
             Ok(true) => {}
             Ok(false) => warnings.push(format!(
-                "on_change: this host has no program {program}, so no event can be delivered"
+                "on_change: this host has no program {program}, so no event can be delivered; install it, or correct `command`"
             )),
             Err(error) => warnings.push(format!("on_change: the program {program}: {error}")),
         }
     }
     if std::fs::read_to_string("/sys/kernel/realtime").is_ok_and(|text| text.trim() == "1") {
         warnings.push(
-            "this is a real-time kernel (PREEMPT_RT), on which eBPF programs preempt each other: verdicts and counters may be wrong".to_owned(),
+            "this is a real-time kernel (PREEMPT_RT), on which eBPF programs preempt each other: verdicts and counters may be wrong; use a kernel without PREEMPT_RT".to_owned(),
         );
     }
     warnings

@@ -276,7 +276,7 @@ impl Config {
                 if let Origin::Prefixes(prefixes) = &source.origin {
                     for everyone in prefixes.iter().filter(|prefix| prefix.prefix_len() == 0) {
                         warnings.push(format!(
-                            "services.{} is open to everyone: sources.{} holds {everyone}",
+                            "services.{} is open to everyone: sources.{} contains {everyone}",
                             service.name, source.name,
                         ));
                     }

@@ -423,7 +423,7 @@ impl Daemon {
         };
         if let Err(error) = self.disk().and_then(|state| record.store(state)) {
             warn!(
-                "cannot store the record: {error:#}; status and list may name sources incorrectly"
+                "cannot store the record of names: {error:#}; `allowlist status` and `allowlist list` may show wrong names of sources"
             );
         }
         (self.record_is_old, self.is_policy_new) = (false, false);

@@ -452,7 +452,7 @@ impl Journal {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => warn!(
-                    "{error}; the next start may apply the failed change; `allowlist rollback` undoes it then"
+                    "cannot remove the failed change from the journal: {error}; the next start may apply it; `allowlist rollback` then undoes it"
                 ),
             }
         }
@@ -493,7 +493,7 @@ impl Journal {
             self.clock.learn(now.wall);
             if let Err(error) = self.file.add(&line) {
                 warn!(
-                    "{error}; after a restart with a clock that was set back, an expired prefix may be allowed again"
+                    "cannot record expired prefixes in the journal: {error}; after a restart with a clock that was set back, they may be allowed again"
                 );
             }
             self.file.make_permanent();

@@ -129,7 +129,7 @@ pub(super) async fn accept(paths: &Paths, options: Accept) -> Result<()> {
 /// `None` if there is no list to approve; the daemon then states the reason.
 async fn approved(client: &Client<'_>, source: &str, output: Output) -> Result<Option<String>> {
     let rejected: RejectedLists = serde_json::from_str(&client.report("rejected", true).await?)
-        .context("invalid answer of the daemon; is it another version?")?;
+        .context("cannot parse the daemon's answer; does it have another version?")?;
     let Some(list) = rejected.sources.get(source).filter(|list| list.acceptable) else {
         return Ok(None);
     };

@@ -81,7 +81,7 @@ pub(super) async fn fetch(paths: &Paths, options: &Fetch) -> Result<()> {
     let fetching = allowlist_lists::source::fetch(&source, &[]);
     let Answer::List(fetched) = progress::shown(&source.name, fetching).await? else {
         bail!(
-            "source {}: the server answered \"not modified\" to an unconditional request",
+            "source {}: the server answered \"not modified\" to an unconditional request; report it to the vendor",
             source.name
         );
     };

@@ -101,7 +101,7 @@ impl<'p> Client<'p> {
         };
         let answered = match timeout(patience, sent).await {
             Ok(answered) => answered,
-            Err(_) => Err(anyhow!("no answer within {patience:?}")),
+            Err(_) => Err(anyhow!("the daemon did not answer within {patience:?}")),
         };
         answered.map_err(|error| no_daemon(self.path, &format!("{error:#}")))
     }

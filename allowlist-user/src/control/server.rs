@@ -282,8 +282,12 @@ async fn change(
     let request: RequestBody = if body.is_empty() {
         RequestBody::default()
     } else {
-        serde_json::from_slice(&body)
-            .map_err(|error| invalid(format!("the body: {}", on_one_line(&error.to_string()))))?
+        serde_json::from_slice(&body).map_err(|error| {
+            invalid(format!(
+                "invalid body of the request: {}",
+                on_one_line(&error.to_string())
+            ))
+        })?
     };
     let (operation, options) = request.read(&name)?;
     let busy = |error: &str| ApiError::new(ErrorCode::Busy, error);
@@ -329,7 +333,7 @@ async fn report(
         let error = on_one_line(&error.body_text()).into_owned();
         ApiError::new(
             ErrorCode::InvalidRequest,
-            format!("the query of {name:?}: {error}"),
+            format!("invalid query of the report {name:?}: {error}"),
         )
     })?;
     let wants_text = headers
@@ -346,7 +350,12 @@ async fn report(
             ("application/json", printable_json(&json).into_owned())
         })
     });
-    let failed = |_| ApiError::new(ErrorCode::Refused, "the report failed; try again");
+    let failed = |_| {
+        ApiError::new(
+            ErrorCode::Refused,
+            "the daemon failed to make the report; try again",
+        )
+    };
     let (kind, text) = read.await.map_err(failed)??;
     Ok(([(CONTENT_TYPE, kind)], text).into_response())
 }

@@ -234,7 +234,7 @@ impl Daemon {
         let names: Vec<_> = services.iter().map(|service| &*service.name).collect();
         if name.is_empty() {
             return Err(invalid(format!(
-                "the service is missing; {}",
+                "no `service` is given; {}",
                 hints::there_are(names)
             )));
         }
@@ -298,7 +298,7 @@ fn collect_edits(
         }
     }
     if entries.is_empty() {
-        problems.push("there are no entries".to_owned());
+        problems.push("the request has no entries".to_owned());
     }
     let more = problems.len().saturating_sub(SHOWN);
     problems.truncate(SHOWN);
@@ -360,7 +360,7 @@ fn require_narrow(prefix: IpNet) -> Result<(), ApiError> {
     Err(ApiError::new(
         ErrorCode::PrefixTooWide,
         format!(
-            "{prefix} is wider than /{least}, wider than any network; use --force to add it anyway"
+            "{prefix} is wider than /{least}, so its length is probably a mistake; use --force to add it anyway"
         ),
     ))
 }

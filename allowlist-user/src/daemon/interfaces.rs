@@ -71,7 +71,9 @@ impl Daemon {
             }
         }
         if let Err(error) = interface::require_distinct(&self.config.interfaces) {
-            warn!("{error:#}; until then it has the services of the last of these names");
+            warn!(
+                "{error:#}; until then, the services of the last of these names apply to the interface"
+            );
         }
         if let Err(error) = self.with_lists(|daemon, lists| daemon.publish(lists, None)) {
             warn!(

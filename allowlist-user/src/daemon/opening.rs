@@ -88,7 +88,7 @@ impl Daemon {
         if self.policy.source(name) != Some(source) {
             return;
         }
-        info!("{name}: the last-good list was read from disk late");
+        info!("{name}: the last-good list was read from disk after the time limit of the start");
         let now = self.now();
         match self.lists.propose_after(source, &feed, now) {
             None => self.publish_late(name, feed),

@@ -419,7 +419,9 @@ impl Daemon {
                 self.emit_events(&events);
             }
             Err(error) => {
-                warn!("grace prefixes stay allowed: {error:#}; retrying");
+                warn!(
+                    "cannot publish the end of a grace period: {error:#}; grace prefixes stay allowed; retrying"
+                );
                 self.release_after = Instant::now() + RELEASE_RETRY;
             }
         }

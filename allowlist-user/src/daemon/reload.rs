@@ -352,7 +352,7 @@ impl Daemon {
         let Some(key) = changed else { return Ok(()) };
         Err(ApiError::new(
             ErrorCode::Forbidden,
-            format!("that policy has another {key}, which only root may restore; try sudo"),
+            format!("the earlier policy has another {key}, which only root may restore; try sudo"),
         ))
     }
 

@@ -225,7 +225,7 @@ impl Daemon {
             Err(error) => {
                 self.journal.keep_in_memory();
                 let warning = format!(
-                    "{error}; the change is active, but is lost at a restart until it can be written; retrying"
+                    "cannot write the change to the journal: {error}; the change is active, but a restart loses it unless it is written before; retrying"
                 );
                 warn!("{warning}");
                 Ok(Some(warning))

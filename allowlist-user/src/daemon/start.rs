@@ -222,7 +222,9 @@ impl Daemon {
         let mut is_new = self.journal.has_staged();
         if let Err(error) = self.journal.write() {
             // The filter starts without the journal.
-            warn!("{error}; a rollback to this policy will not be possible");
+            warn!(
+                "cannot write this policy to the journal: {error}; a rollback to it will not be possible"
+            );
             self.journal.undo_last();
             is_new = false;
         }
@@ -237,7 +239,9 @@ impl Daemon {
                 None => Record::remove(&self.options.paths.state_dir),
             };
             if let Err(error) = recorded {
-                warn!("the record on disk describes the failed start: {error:#}");
+                warn!(
+                    "cannot restore the record of names: {error:#}; until the next start, `allowlist status` may show wrong names of sources"
+                );
             }
             if is_new {
                 self.journal.undo_last();
@@ -390,7 +394,9 @@ impl Daemon {
 fn require_trusted(written: &ConfigText, config: &Config) -> Result<()> {
     match Options::concerns(written, config) {
         Err(error) if error.kind() == ErrorKind::TimedOut => {
-            warn!("cannot check who may change the paths of the configuration: {error}");
+            warn!(
+                "cannot check which users can change the paths of the configuration: {error}; starting without this check"
+            );
             Ok(())
         }
         examined => Options::refuse_untrusted(examined?),

@@ -218,7 +218,7 @@ impl File {
                 });
                 if let Err(error) = cut {
                     warn!(
-                        "{}: {error}; the next start may apply a refused change",
+                        "cannot remove the refused change from the journal {}: {error}; the next start may apply it; `allowlist rollback` then undoes it",
                         late.display()
                     );
                 }

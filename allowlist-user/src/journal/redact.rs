@@ -49,7 +49,7 @@ impl Redactor {
         let bytes = random.expect("the kernel has random bytes").expose();
         if let Err(error) = state.write(KEY_FILE, bytes.to_vec()) {
             warn!(
-                "{error}; after the next start, the secrets of earlier policies cannot be restored"
+                "cannot store the redaction key: {error}; after the next start, the secrets of earlier policies cannot be restored"
             );
         }
         Self::new(&bytes)

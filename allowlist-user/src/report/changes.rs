@@ -39,7 +39,7 @@ pub fn diff_text(outcomes: &BTreeMap<String, Outcome>, rejected: &RejectedLists)
         let other = waiting.filter(|list| id.as_ref() != Some(&list.id));
         text += &other.map_or_else(String::new, |list| rejected_text(name, list));
         match outcome {
-            Outcome::Failed(reason) => text += &format!("{name}: cannot be had: {reason}\n"),
+            Outcome::Failed(reason) => text += &format!("{name}: fetch failed: {reason}\n"),
             Outcome::Refused(refused) => {
                 text += &format!(
                     "{name}: the gate would reject this list: {}\n",
@@ -59,7 +59,7 @@ pub fn diff_text(outcomes: &BTreeMap<String, Outcome>, rejected: &RejectedLists)
             Outcome::Changed(renewal, grace) => {
                 let (feed, difference) = (&renewal.feed, &renewal.difference);
                 if difference.is_empty() {
-                    text += &format!("{name}: nothing new, {} prefixes\n", feed.prefixes.len());
+                    text += &format!("{name}: unchanged, {} prefixes\n", feed.prefixes.len());
                     continue;
                 }
                 let stay = if difference.removed.is_empty() || grace.is_zero() {
@@ -163,7 +163,7 @@ fn told(what: &EventKind) -> String {
         EventKind::Refused { reason, change } => format!("refused: {}: {reason}", counts(change)),
         EventKind::Failed { reason } => format!("failed: {reason}"),
         EventKind::Recovered => "recovered".to_owned(),
-        EventKind::Stale { fetched } => format!("stale: its list is of {fetched}"),
+        EventKind::Stale { fetched } => format!("stale: the list was last fetched {fetched}"),
     }
 }
 

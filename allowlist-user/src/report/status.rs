@@ -149,7 +149,7 @@ impl Status {
     fn headline(&self) -> String {
         let on: Vec<_> = self.attachments.iter().filter(|one| one.attached).collect();
         let mut text = if on.is_empty() {
-            "not filtering: no interface has the filter on it\n".to_owned()
+            "not filtering: the filter is attached to no interface\n".to_owned()
         } else if self.control.generation == 0 && !self.control.open {
             "not filtering by a policy: no generation is active, so packets are dropped\n"
                 .to_owned()
@@ -334,7 +334,7 @@ impl Report for Status {
         }
         text += &format!("\n{counters}\n");
         let Some(record) = &self.record else {
-            return text + "\nnothing is known of the sources: no record in this state directory\n";
+            return text + "\nthe sources are unknown: this state directory has no record\n";
         };
         let mut services = table(
             &["service", "passed", "bytes", "last", "dropped", "ports"],

@@ -263,7 +263,7 @@ fn read_page(format: &str, table: &Table, problems: &mut Problems) -> Page {
         } else if parts.is_some() {
             node.wrong(
                 problems,
-                "has several patterns, and so has another key; write one pattern here",
+                "is an array of patterns, and another key has one already; write a single pattern here",
             );
         } else {
             parts = Some((key, read_patterns(&node, problems)));

@@ -139,7 +139,7 @@ fn without_a_record() {
         prefix        reaches  listed by  held
         192.0.2.0/24                      -
 
-        nothing is known of services and sources: no record in this state directory
+        the names of services and sources are unknown: this state directory has no record
     "#]].assert_eq(&explanation(ALLOWED, None).text());
 }
 
@@ -163,7 +163,7 @@ fn without_interfaces() {
     explanation.interfaces.clear();
     assert!(!explanation.is_dropped());
     expect![[r#"
-        192.0.2.9 passes: the filter is on no interface
+        192.0.2.9 passes: the filter is attached to no interface
     "#]]
     .assert_eq(&explanation.text());
 }

@@ -76,7 +76,7 @@ impl Explanation {
         let address = self.question.address;
         let mut text = match (self.question.target, &self.interfaces[..]) {
             (_, []) => {
-                return format!("{address} passes: the filter is on no interface\n");
+                return format!("{address} passes: the filter is attached to no interface\n");
             }
             (Some(target), [(names, rows)]) => {
                 let verdict = rows
@@ -210,7 +210,7 @@ impl Explanation {
         let mut text = format!("\n{prefixes}\n");
         if !self.is_recorded {
             return text
-                + "\nnothing is known of services and sources: no record in this state directory\n";
+                + "\nthe names of services and sources are unknown: this state directory has no record\n";
         }
         let mut sources = table(
             &["source", "state", "age", "last hit", "regions", "from"],
