@@ -192,8 +192,8 @@ impl Flow {
         })
     }
 
-    /// Returns the flow that an inbound packet belongs to, whichever side initiated it; `None` if its protocol is not
-    /// tracked.
+    /// Returns the flow that an inbound packet belongs to, initiated by this host or by the remote side; `None` if its
+    /// protocol is not tracked.
     #[inline(always)]
     pub fn from_inbound(packet: &Packet) -> Option<Self> {
         let ports = match (packet.protocol, packet.transport) {

@@ -1,7 +1,7 @@
 //! Judges packets by the active generation as the kernel program does, from the pinned maps and without a daemon.
 //! Read-only.
 //!
-//! Invariant: all results of one [`Lookup`] are of one generation, even if another is published meanwhile.
+//! Invariant: all results of one [`Lookup`] are of one generation, even if another generation is published during the lookups.
 
 use std::cell::RefCell;
 use std::net::IpAddr;

@@ -148,7 +148,7 @@ impl Ranges {
         grant: Option<Grant>,
     ) {
         memory.store_half(before.place, before.root);
-        // As many as there is room to change can be taken back: see `has_list_room`.
+        // `has_list_room` leaves room in the list to revert every change.
         self.list(list, prefix, grant);
     }
 

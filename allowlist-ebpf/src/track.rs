@@ -25,7 +25,7 @@ use crate::{clock, foreign, frames};
 /// The action that continues with the next program on this interface (`TCX_NEXT`, `TC_ACT_UNSPEC`).
 const NEXT: i32 = -1;
 
-/// Records the flow of an outbound frame, and returns [`NEXT`].
+/// Records the flow of an outbound frame, and returns `NEXT`.
 #[expect(
     clippy::needless_pass_by_value,
     reason = "the macro passes the context by value"

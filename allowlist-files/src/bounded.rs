@@ -176,7 +176,7 @@ impl Open {
                     limit: self.max_bytes,
                 });
             }
-            // Compare the open file: a file that was renamed to the path meanwhile is left for the next read.
+            // Compare the open file: another file that was renamed to the path is left for the next read.
             if !self.is_steady || version(&file.metadata()?) == version(&before) {
                 return Ok((bytes, before));
             }
@@ -206,7 +206,7 @@ impl Open {
             Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
                 return Err(ReadError::NotRegular("a symbolic link"));
             }
-            // A pipe without a reader, or a socket, that replaced the file meanwhile.
+            // A pipe without a reader, or a socket, that replaced the file after the check.
             Err(error) if error.raw_os_error() == Some(libc::ENXIO) => {
                 return Err(ReadError::NotRegular("a pipe or a socket"));
             }

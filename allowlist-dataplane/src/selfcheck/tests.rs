@@ -5,7 +5,8 @@ use DifferenceKind as Kind;
 
 const HERE: u64 = 7;
 
-/// `eth0` with index 3: program 10 in its link, tracker 11, all maps with the ids from 100 on.
+/// Returns a published state of `eth0` with index 3: program 10 in its link, flow tracker 11, and all maps with the ids
+/// from 100 on.
 fn published() -> Published {
     let mut identity = Identity {
         namespace: HERE,
@@ -43,7 +44,7 @@ fn device(names: &[&str], programs: &[u32], chain: &[u32]) -> Option<Device> {
     })
 }
 
-/// As it was published.
+/// Returns the kernel state without any difference from the published state.
 fn kernel() -> Kernel {
     let maps = (100..).zip(PINNED);
     Kernel {
@@ -216,7 +217,7 @@ fn the_flow_tracker() {
     assert!(!found[0].kind.is_ours());
 }
 
-/// The same index in another namespace is another interface.
+/// An interface with the same index in another namespace is a different interface.
 #[test]
 fn another_namespace() {
     check(

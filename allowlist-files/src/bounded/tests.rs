@@ -11,7 +11,7 @@ use super::*;
 
 const FOREVER: Duration = Duration::from_hours(1);
 
-/// A read of these would wait without the checks.
+/// Reads of special files, which would block without the checks, return errors.
 #[test]
 fn other_file_types_are_refused_without_waiting() {
     let folder = tempfile::tempdir().expect("a folder");
