@@ -57,9 +57,9 @@ const fn is_false(value: &bool) -> bool {
 pub enum Actor {
     /// A client of the control socket, by its kernel credentials.
     Peer(Peer),
-    /// The daemon itself, for example at a deadline.
+    /// The daemon itself, for example for a rollback at a deadline.
     Daemon,
-    /// A signal; its sender is not known.
+    /// A process that sent a signal to the daemon; it is not known.
     Signal,
 }
 
@@ -117,7 +117,7 @@ pub enum AuditAction {
     },
     /// The daemon ended, after a signal or after `allowlist detach`.
     Stop {
-        /// Whether the filter stays attached.
+        /// Whether the filter stays attached after the daemon has ended.
         filtering: bool,
     },
     /// Prefixes were added to services.
@@ -135,7 +135,7 @@ pub enum AuditAction {
     Accept {
         /// The name of the list's source.
         source: String,
-        /// The id of the accepted list.
+        /// The id of the accepted list; `None` if the request had no id.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<String>,
     },
@@ -160,14 +160,14 @@ pub enum AuditAction {
     },
     /// The pending change was confirmed.
     Confirm,
-    /// The pending change was rolled back at its deadline.
+    /// The pending change was rolled back at its deadline, as it was not confirmed.
     NotConfirmed,
 }
 
 /// A summary of the prefixes of an action.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prefixes {
-    /// The number of prefixes.
+    /// The number of all prefixes of the action.
     pub count: usize,
     /// The first prefixes of the action, up to a limit.
     pub prefixes: Vec<IpNet>,

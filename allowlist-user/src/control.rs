@@ -50,7 +50,7 @@ pub struct DaemonStatus {
     /// The mode of the configuration. A mode that was set by command may be active instead.
     #[serde(default)]
     pub configured_mode: Option<Mode>,
-    /// The number of the active policy.
+    /// The number of the active policy; `None` if the journal has no policy.
     pub policy: Option<u64>,
     /// Whether the configuration file is suppressed: it is ignored, since its last change was rolled back.
     pub config_suppressed: bool,
@@ -176,7 +176,7 @@ pub struct QueuedRequest {
 pub struct ApplyOutcome {
     /// The number of the active generation.
     pub generation: u32,
-    /// The number of the active policy.
+    /// The number of the active policy; `None` if the journal has no policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<u64>,
     /// The difference between the effective states before and after, one line per change; empty exactly if the reports

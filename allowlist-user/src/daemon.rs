@@ -81,11 +81,11 @@ const LOOK: Duration = Duration::from_secs(1);
 const COUNTS_ANEW: &str =
     "the match ids are renumbered, so the counters of sources and services restart at 0";
 
-/// The options of `run`.
+/// The options of `allowlist run`, which a daemon keeps for its lifetime.
 pub struct Options {
     /// The paths of the socket, the pins and the state.
     pub paths: Paths,
-    /// The text of the configuration.
+    /// The text of the configuration at the start, with its origin.
     pub written: ConfigText,
     /// The attach mode from the command line, which overrides the configuration; `None` without that option.
     pub attach: Option<AttachModeRequest>,
@@ -159,7 +159,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Installs the handlers.
+    /// Installs the handlers of the daemon's signals.
     pub fn listen() -> Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,

@@ -68,13 +68,13 @@ impl<'a> Options<'a> {
 /// The format of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// One prefix per line.
+    /// Text with one prefix per line.
     Plain,
-    /// One JSON object.
+    /// A JSON object with the prefixes of each source.
     Json,
-    /// Sets of nftables.
+    /// Sets for nftables, loaded with `nft`.
     Nft,
-    /// Sets of `ipset`.
+    /// Sets for `ipset restore`.
     Ipset,
     /// A chain for `iptables-restore` and `ip6tables-restore`.
     Iptables,
@@ -84,9 +84,9 @@ pub enum Format {
     Haproxy,
     /// A file for `--ip-permissions` of the AWS command line.
     AwsSecurityGroup,
-    /// Local values in HCL.
+    /// Local values for Terraform, in HCL.
     Terraform,
-    /// Accounts of `MySQL` and `MariaDB`.
+    /// SQL that creates accounts in `MySQL` and `MariaDB`.
     MysqlGrant,
 }
 

@@ -107,7 +107,7 @@ impl ConfigText {
         }
     }
 
-    /// Returns the checksum of the original text.
+    /// Returns the checksum of the original text, including comments and secrets.
     pub fn checksum(&self) -> u32 {
         self.crc32
             .unwrap_or_else(|| crc32fast::hash(self.text.as_bytes()))
@@ -228,7 +228,7 @@ impl PolicyHistory {
         self.policies.iter().find(|policy| policy.number == number)
     }
 
-    /// Returns the added prefixes.
+    /// Returns the present added prefixes.
     pub fn additions(&self) -> &Additions {
         &self.additions
     }

@@ -59,7 +59,7 @@ impl Notify {
         self.send(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
     }
 
-    /// Sets the status text of the service.
+    /// Sets the status text that the service manager shows for the service.
     pub fn status(&self, status: &str) {
         self.send(&[NotifyState::Status(&one_line(status))]);
     }

@@ -26,7 +26,7 @@ const MAX_BYTES: u64 = 64 << 20;
 /// The names and the sources of a generation, for reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// The number of the generation.
+    /// The number of the generation that the record describes.
     pub generation: u32,
     /// The time since which packets have been filtered without interruption; `None` if it is unknown.
     #[serde(default)]
@@ -42,10 +42,10 @@ pub struct Record {
     pub sources: BTreeMap<String, SourceRecord>,
 }
 
-/// A service of the record.
+/// A service as the record describes it for reports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceRecord {
-    /// The ports, as configured.
+    /// The ports of the service, as configured.
     pub ports: Vec<String>,
     /// The interfaces that the service is limited to; empty for all interfaces.
     pub interfaces: Vec<String>,
@@ -53,7 +53,7 @@ pub struct ServiceRecord {
     pub allow: Vec<String>,
 }
 
-/// A source of the record.
+/// A source as the record describes it for reports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceRecord {
     /// The origin of the source's list, for display.

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A valid configuration, to which a case adds its own text.
+/// A valid configuration, to which each test case adds its own text.
 const VALID: &str = r#"
 [services.web]
 ports = ["tcp/443"]

@@ -206,7 +206,7 @@ fn modes_and_added_prefixes() {
     .assert_eq(&lines[19..].join("\n"));
 }
 
-/// A configuration, the mode and the added prefixes.
+/// The inputs of an effective state: a configuration, the mode and the added prefixes.
 #[derive(Clone, Debug)]
 struct World {
     text: String,

@@ -21,7 +21,7 @@ const FILE: &str = "ledger.v1.jsonl";
 /// The maximum size of the journal's file, in bytes.
 const MAX_BYTES: u64 = 256 << 20;
 
-/// A line of the journal.
+/// A line of the journal's file, without its checksum.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Line {

@@ -8,7 +8,7 @@ use super::*;
 use crate::additions::tests::{addition, edit};
 
 const FILE: &str = "ledger.v1.jsonl";
-/// Before any expiry of these tests.
+/// The present time in these tests, before any prefix expires.
 const NOW: Timestamp = Timestamp::constant(-1, 0);
 
 fn written(text: &str) -> Arc<ConfigText> {

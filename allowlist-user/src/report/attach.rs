@@ -90,7 +90,7 @@ impl ExpectedAttach {
         }
     }
 
-    /// Returns the expected result as JSON.
+    /// Returns the interface and the expected result of attaching to it, as JSON.
     pub(super) fn json(&self) -> Value {
         let obstacle = self.prediction.obstacle();
         let reason = match &self.prediction {

@@ -30,7 +30,7 @@ pub struct Explanation {
     control: Control,
     /// Groups of interfaces with the same decisions, each with these decisions; empty if no interface is filtered.
     interfaces: Vec<(Vec<String>, Vec<Reached>)>,
-    /// The prefixes that contain the address, longest first.
+    /// The active prefixes that contain the address, longest first.
     prefixes: Vec<Matching>,
     /// The sources that list these prefixes, by name.
     sources: BTreeMap<String, Behind>,

@@ -9,7 +9,7 @@ use serde_json::Value;
 /// The result of a search for an address in the catalogue's lists.
 #[derive(Clone, Debug, Serialize)]
 pub struct Holders {
-    /// The address of the search.
+    /// The address that was searched for in the lists.
     pub address: IpAddr,
     /// The lists that contain the address, one item for each matching prefix.
     pub holders: Vec<Holder>,
@@ -30,7 +30,7 @@ pub struct Holder {
     pub from: &'static str,
     /// The name of the configured source for a last-good list; `None` for other lists.
     pub source: Option<String>,
-    /// The time or the day of the list, for display.
+    /// The time at which the list was fetched, or the day of a compiled-in list, for display.
     pub at: String,
 }
 
@@ -110,7 +110,7 @@ impl Holders {
         text
     }
 
-    /// Returns the result as JSON.
+    /// Returns the result of the search as JSON.
     pub fn json(&self) -> Value {
         serde_json::to_value(self).expect("strings and numbers are JSON")
     }

@@ -15,7 +15,7 @@ use crate::record::{Record, SourceRecord};
 
 /// The report of `allowlist check`: a compiled configuration that is not published.
 pub struct Plan<'a> {
-    /// The configuration.
+    /// The configuration that was compiled.
     pub config: &'a Config,
     /// The names of the sources and services in the tables.
     pub record: &'a Record,

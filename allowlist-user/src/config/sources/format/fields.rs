@@ -4,7 +4,7 @@ use allowlist_policy::{Column, Condition, Item};
 
 use super::super::super::document::{Node, Problems, Table};
 
-/// The maximum number of a column.
+/// The number of columns that a key can select; column numbers start at 0 and are below it.
 const MOST_COLUMNS: u64 = 1000;
 const WHAT: &str = "write its number, from 0, or its name in the header line";
 
