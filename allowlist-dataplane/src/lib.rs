@@ -34,10 +34,10 @@
 //! use std::path::Path;
 //!
 //! use allowlist_dataplane::Dataplane;
-//! use allowlist_policy::compile::{Names, compile};
+//! use allowlist_policy::compile::{IdTable, compile};
 //! use allowlist_policy::{Mode, Policy, Rules, Snapshot};
 //!
-//! let tables = compile(&Policy::default(), &Snapshot::default(), 1000, &Names::default())?;
+//! let tables = compile(&Policy::default(), &Snapshot::default(), 1000, &IdTable::default())?;
 //! let mut dataplane = Dataplane::open(Path::new("/sys/fs/bpf/allowlist"), None)?;
 //! let interfaces = ["eth0".to_owned()];
 //! let generation = dataplane.publish(&tables, Mode::Observe, &Rules::default(), &interfaces)?;

@@ -43,24 +43,24 @@ pub struct Tables {
     /// The grants of IPv6 prefixes, sorted.
     pub v6: Vec<(Ipv6Net, Grant)>,
     /// The names behind the ids in the tables.
-    pub names: Names,
+    pub ids: IdTable,
 }
 
 /// The names behind the ids in the kernel's tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Names {
+pub struct IdTable {
     /// By match id: the sources that list the matching prefix or a wider one. Id 0 is unused.
     pub matches: Vec<Vec<String>>,
     /// By service counter id: the services that cover the port. Id 0 is unused.
     pub services: Vec<Vec<String>>,
 }
 
-impl Names {
+impl IdTable {
     /// Returns a checksum that identifies the table.
     pub fn checksum(&self) -> u64 {
         let mut hasher = crc32fast::Hasher::new();
-        for names in [&self.matches, &self.services] {
-            for set in names {
+        for sets in [&self.matches, &self.services] {
+            for set in sets {
                 for name in set {
                     hasher.update(name.as_bytes());
                     hasher.update(b" ");
@@ -145,22 +145,22 @@ pub fn compile(
     policy: &Policy,
     snapshot: &Snapshot,
     max_prefixes: u32,
-    previous: &Names,
+    previous: &IdTable,
 ) -> Result<Tables, CompileError> {
     let covers = Covers::of(policy);
     let kernel = KernelServices::new(policy, &covers)?;
     let (mut sets, mut v4, mut v6) = listed_prefixes(policy, snapshot, max_prefixes)?;
     add_wider(&mut v4, &mut sets);
     add_wider(&mut v6, &mut sets);
-    let mut names = previous.clone();
-    for id_0_entry in [&mut names.matches, &mut names.services] {
+    let mut ids = previous.clone();
+    for id_0_entry in [&mut ids.matches, &mut ids.services] {
         if id_0_entry.is_empty() {
             id_0_entry.push(Vec::new());
         }
     }
     let mut services = covers.table(&kernel);
-    kernel.number_counts(policy, &mut names.services, &mut services.counter_ids)?;
-    let mut matches = Matches::new(policy, &kernel.sets, sets, &mut names.matches);
+    kernel.number_counts(policy, &mut ids.services, &mut services.counter_ids)?;
+    let mut matches = Matches::new(policy, &kernel.sets, sets, &mut ids.matches);
     let v4 = matches.grants(&v4)?;
     let v6 = matches.grants(&v6)?;
     Ok(Tables {
@@ -168,6 +168,6 @@ pub fn compile(
         interfaces: kernel.limited,
         v4,
         v6,
-        names,
+        ids,
     })
 }

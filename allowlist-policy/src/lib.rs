@@ -14,7 +14,7 @@
 //! Compile a policy with one service and one source, and get the verdict for two packets:
 //!
 //! ```
-//! use allowlist_policy::compile::{Names, compile};
+//! use allowlist_policy::compile::{IdTable, compile};
 //! use allowlist_policy::explain::{Judge, Target};
 //! use allowlist_policy::{Feed, Mode, Origin, Policy, Ports, Rules, Service, Snapshot, Source};
 //!
@@ -30,7 +30,7 @@
 //! };
 //! let mut lists = Snapshot::default();
 //! lists.insert("office".to_owned(), Feed::new(office, "2026-11-30T00:00Z".parse()?));
-//! let tables = compile(&policy, &lists, 1000, &Names::default())?;
+//! let tables = compile(&policy, &lists, 1000, &IdTable::default())?;
 //!
 //! let rules = Rules::default();
 //! let judge = Judge::new(&tables, Mode::Enforce, &rules);

@@ -351,13 +351,13 @@ pub struct Run {
     pub care: CareArgs,
     /// The configuration from options.
     #[command(flatten)]
-    pub small: Small,
+    pub inline: InlineConfig,
 }
 
 /// A configuration from options, without a file.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Without a configuration file")]
-pub struct Small {
+pub struct InlineConfig {
     /// Interface to filter; repeatable; replaces the interfaces of the file
     #[arg(long, value_name = "NAME")]
     pub iface: Vec<String>,
@@ -375,7 +375,7 @@ pub struct Small {
     pub enforce: bool,
 }
 
-impl Small {
+impl InlineConfig {
     /// Returns whether these options define a policy, in which case no configuration file is read.
     pub fn is_policy(&self) -> bool {
         !(self.allow.is_empty() && self.provider.is_empty() && self.port.is_empty())
@@ -402,7 +402,7 @@ pub struct Check {
     pub output: Output,
     /// The configuration from options.
     #[command(flatten)]
-    pub small: Small,
+    pub inline: InlineConfig,
 }
 
 /// Options of `explain`.

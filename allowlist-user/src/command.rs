@@ -30,7 +30,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 
 use crate::cli::{
-    Cli, Command, Explain, FlowsCommand, List, Log, Output, Paths, Require, Run, Small,
+    Cli, Command, Explain, FlowsCommand, InlineConfig, List, Log, Output, Paths, Require, Run,
     StatusOptions, Watch, generate,
 };
 use crate::config::Config;
@@ -139,8 +139,8 @@ async fn filter(paths: Paths, run: Run) -> Result<()> {
             paths.pin_dir.display()
         );
     }
-    let is_try = run.small.is_policy() && !run.small.enforce;
-    let mut written = written(&paths, run.small)?;
+    let is_try = run.inline.is_policy() && !run.inline.enforce;
+    let mut written = load_config_text(&paths, run.inline)?;
     if is_try {
         info!(
             "observe mode: every packet passes, and drops are only counted; --enforce or `allowlist mode enforce` drops packets"
@@ -469,8 +469,8 @@ fn write_pages(folder: &Path) -> Result<()> {
 }
 
 /// Returns the parsed configuration: of the file, or the one that the command-line options define.
-fn config(paths: &Paths, small: Small) -> Result<Config> {
-    let written = written(paths, small)?;
+fn config(paths: &Paths, inline: InlineConfig) -> Result<Config> {
+    let written = load_config_text(paths, inline)?;
     let file = written.file.as_deref();
     let mut config = Config::parse(&written.text, file.unwrap_or(Path::new("the command line")))?;
     if !written.interfaces.is_empty() {
@@ -480,10 +480,10 @@ fn config(paths: &Paths, small: Small) -> Result<Config> {
 }
 
 /// Returns the text of the configuration: of the file, or the one that the command-line options define.
-fn written(paths: &Paths, mut small: Small) -> Result<ConfigText> {
+fn load_config_text(paths: &Paths, mut inline: InlineConfig) -> Result<ConfigText> {
     let mut seen = BTreeSet::new();
-    small.iface.retain(|name| seen.insert(name.clone()));
-    if small.is_policy() {
+    inline.iface.retain(|name| seen.insert(name.clone()));
+    if inline.is_policy() {
         if let Some(file) = &paths.config {
             bail_with!(
                 InvalidRequest,
@@ -491,13 +491,19 @@ fn written(paths: &Paths, mut small: Small) -> Result<ConfigText> {
                 file.display()
             );
         }
-        let text = Config::inline_toml(small.mode(), &small.allow, &small.provider, &small.port);
+        let text =
+            Config::inline_toml(inline.mode(), &inline.allow, &inline.provider, &inline.port);
         // Its errors name the options.
-        Config::from_inline(small.iface.clone(), small.allow, small.provider, small.port)?;
-        return Ok(ConfigText::new(None, text, small.iface));
+        Config::from_inline(
+            inline.iface.clone(),
+            inline.allow,
+            inline.provider,
+            inline.port,
+        )?;
+        return Ok(ConfigText::new(None, text, inline.iface));
     }
     let file = paths.config.as_deref().unwrap_or(Path::new(CONFIG));
-    if small.enforce {
+    if inline.enforce {
         bail_with!(
             InvalidRequest,
             "--enforce applies to a configuration from options; {} has its own mode: set `mode` there, or run `allowlist mode enforce`",
@@ -511,7 +517,7 @@ fn written(paths: &Paths, mut small: Small) -> Result<ConfigText> {
         );
     }
     let text = Config::text(file)?;
-    Ok(ConfigText::new(Some(file.to_owned()), text, small.iface))
+    Ok(ConfigText::new(Some(file.to_owned()), text, inline.iface))
 }
 
 fn print_json(document: &serde_json::Value) -> Result<()> {

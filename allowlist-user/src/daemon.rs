@@ -42,7 +42,7 @@ use allowlist_files::bounded::within;
 use allowlist_lists::gather::Fetches;
 use allowlist_lists::state::{StateDir, StateLock};
 use allowlist_lists::states::SourceStates;
-use allowlist_policy::compile::{CompileError, Names, Tables, compile, require_room};
+use allowlist_policy::compile::{CompileError, IdTable, Tables, compile, require_room};
 use allowlist_policy::error_code::bail_with;
 use allowlist_policy::lockout::Generation;
 use allowlist_policy::text::on_one_line;
@@ -68,11 +68,11 @@ use crate::audit::{Actor, Audit, AuditAction, AuditEntry};
 use crate::cli::Paths;
 use crate::config::Config;
 use crate::control::{ApplyOptions, Control, DaemonStatus, PendingChange};
+use crate::generation_meta::GenerationMeta;
 use crate::history::History;
 use crate::hook::HookQueue;
 use crate::journal::{ConfigText, Journal};
 use crate::notify::Notify;
-use crate::record::Record;
 use crate::trusted_paths::{self, Concern};
 
 /// The interval of the self-check, and of the check whether the filter was detached.
@@ -205,7 +205,7 @@ pub struct Daemon {
     control: Control,
     dataplane: Dataplane,
     notify: Notify,
-    names: Names,
+    ids: IdTable,
     /// The generation that this process published last; `None` before its first publish.
     active: Option<Active>,
     lists: SourceStates,
@@ -250,9 +250,9 @@ pub struct Daemon {
     refreshing: Vec<Refreshing>,
     /// The change that is pending confirmation, if any.
     pending: Option<confirm::Pending>,
-    /// Whether the record on disk is older than the active state.
-    record_is_old: bool,
-    /// Whether the record on disk describes other services than the policy.
+    /// Whether the metadata on disk is older than the active state.
+    is_meta_outdated: bool,
+    /// Whether the metadata on disk describes other services than the policy.
     is_policy_new: bool,
     started: Timestamp,
     /// The time since which packets have been filtered without interruption; `None` before the first activation.
@@ -368,7 +368,7 @@ impl Daemon {
             let feed = Feed::new(self.config.at_start.stand_in(), Timestamp::now());
             snapshot.to_mut().insert(name, feed);
         }
-        compile_or_number_anew(&policy, &snapshot, self.config.max_prefixes, &self.names)
+        compile_or_number_anew(&policy, &snapshot, self.config.max_prefixes, &self.ids)
     }
 
     /// Compiles and publishes `lists`; returns the active generation. While the configuration is inactive, only checks
@@ -389,16 +389,16 @@ impl Daemon {
         Ok(generation)
     }
 
-    /// Publishes compiled tables, and returns the new generation. If the match ids have changed, the record is stored
+    /// Publishes compiled tables, and returns the new generation. If the match ids have changed, the metadata is stored
     /// before the publish: it may name ids that the kernel does not have yet, but must name all ids that the kernel
     /// has.
     fn activate(&mut self, lists: &SourceStates, tables: Arc<Tables>) -> Result<u32> {
-        if tables.names != self.names || self.active.is_none() || self.is_policy_new {
-            self.names = tables.names.clone();
-            self.record(lists, self.dataplane.counted_generation().wrapping_add(1));
-            self.dataplane.name(self.names.checksum())?;
+        if tables.ids != self.ids || self.active.is_none() || self.is_policy_new {
+            self.ids = tables.ids.clone();
+            self.store_meta(lists, self.dataplane.counted_generation().wrapping_add(1));
+            self.dataplane.name(self.ids.checksum())?;
         } else {
-            self.record_is_old = true;
+            self.is_meta_outdated = true;
         }
         let generation = self.dataplane.publish(
             &tables,
@@ -415,24 +415,26 @@ impl Daemon {
         Ok(generation)
     }
 
-    /// Stores the record of `generation`, which has the names for reports. A failure is only logged.
-    fn record(&mut self, lists: &SourceStates, generation: u32) {
-        let record = Record {
+    /// Stores the metadata of `generation`, which has the names for reports. A failure is only logged.
+    fn store_meta(&mut self, lists: &SourceStates, generation: u32) {
+        let meta = GenerationMeta {
             before: self.dataplane.named().unwrap_or_default(),
-            ..Record::of(generation, &self.names, &self.policy, lists, self.since)
+            ..GenerationMeta::new(generation, &self.ids, &self.policy, lists, self.since)
         };
-        if let Err(error) = self.disk().and_then(|state| record.store(state)) {
+        if let Err(error) = self.disk().and_then(|state| meta.store(state)) {
             warn!(
                 "cannot store the record of names: {error:#}; `allowlist status` and `allowlist list` may show wrong names of sources"
             );
         }
-        (self.record_is_old, self.is_policy_new) = (false, false);
+        (self.is_meta_outdated, self.is_policy_new) = (false, false);
     }
 
-    /// Stores the record if the record on disk is older than the active state.
+    /// Stores the metadata if the metadata on disk is older than the active state.
     fn write_record(&mut self) {
-        if self.record_is_old {
-            self.with_lists(|daemon, lists| daemon.record(lists, daemon.dataplane.generation()));
+        if self.is_meta_outdated {
+            self.with_lists(|daemon, lists| {
+                daemon.store_meta(lists, daemon.dataplane.generation())
+            });
         }
     }
 
@@ -584,13 +586,13 @@ fn compile_or_number_anew(
     policy: &Policy,
     snapshot: &Snapshot,
     max_prefixes: u32,
-    known: &Names,
+    known: &IdTable,
 ) -> Result<(Tables, bool), CompileError> {
     require_room(policy, snapshot, max_prefixes)?;
-    let compile = |names| compile(policy, snapshot, u32::MAX, names);
+    let compile = |ids| compile(policy, snapshot, u32::MAX, ids);
     match compile(known) {
         Err(CompileError::TooManyMatches | CompileError::TooManyServiceCounts) => {
-            Ok((compile(&Names::default())?, true))
+            Ok((compile(&IdTable::default())?, true))
         }
         tables => Ok((tables?, false)),
     }

@@ -11,7 +11,7 @@ use std::path::Path;
 use allowlist_common::abi::{PROGRAM, TRACKER_PROGRAM};
 use allowlist_common::packet::tcp_flag;
 use allowlist_dataplane::{Dataplane, Watch};
-use allowlist_policy::compile::{Names, compile};
+use allowlist_policy::compile::{IdTable, compile};
 use allowlist_tests::lab::{Scratch, frame};
 use allowlist_tests::model::static_snapshot;
 use allowlist_user::config::Config;
@@ -156,7 +156,7 @@ impl Subject {
             &config.policy,
             &snapshot,
             config.max_prefixes,
-            &Names::default(),
+            &IdTable::default(),
         )?;
         let max_flows = config.rules.tracks().then_some(config.max_flows);
         let mut dataplane = Dataplane::open(scratch.pin_dir(), max_flows)?;

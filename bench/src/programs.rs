@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use allowlist_common::abi::{self, GenerationTables, Grant};
 use allowlist_dataplane::{Dataplane, View};
-use allowlist_policy::compile::{Names, Tables, compile};
+use allowlist_policy::compile::{IdTable, Tables, compile};
 use allowlist_policy::{Feed, Snapshot};
 use allowlist_tests::EBPF_OBJECT;
 use allowlist_tests::lab::Scratch;
@@ -179,8 +179,8 @@ impl PublishedList {
     }
 
     pub(crate) fn compile(&self, snapshot: &Snapshot) -> Result<Tables> {
-        let names = Names::default();
-        Ok(compile(&self.config.policy, snapshot, u32::MAX, &names)?)
+        let ids = IdTable::default();
+        Ok(compile(&self.config.policy, snapshot, u32::MAX, &ids)?)
     }
 
     pub(crate) fn publish(&mut self, tables: &Tables) -> Result<()> {

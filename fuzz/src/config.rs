@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use allowlist_policy::compile::{Names, Tables, compile};
+use allowlist_policy::compile::{IdTable, Tables, compile};
 use allowlist_policy::{Feed, Origin, Policy, Snapshot};
 use allowlist_user::config::{Config, ConfigError, Problem};
 
@@ -47,11 +47,11 @@ fn check_config(config: &Config) {
     }
     let snapshot = snapshot(&config.policy);
     let compiled = |previous| compile(&config.policy, &snapshot, config.max_prefixes, previous);
-    match compiled(&Names::default()) {
+    match compiled(&IdTable::default()) {
         Ok(tables) => {
             check_tables(&tables, config);
-            let again = compiled(&tables.names).expect("the same input compiles again");
-            assert_eq!(again.names, tables.names, "ids changed their meaning");
+            let again = compiled(&tables.ids).expect("the same input compiles again");
+            assert_eq!(again.ids, tables.ids, "ids changed their meaning");
             assert_eq!((again.v4, again.v6), (tables.v4, tables.v6));
         }
         Err(error) => assert_ne!(error.to_string(), ""),
@@ -86,7 +86,7 @@ fn check_tables(tables: &Tables, config: &Config) {
     assert!(prefixes.len() <= config.max_prefixes as usize);
     let grants = tables.v4.iter().map(|(_, grant)| grant);
     for grant in grants.chain(tables.v6.iter().map(|(_, grant)| grant)) {
-        let sources = tables.names.sources_of(grant.match_id);
+        let sources = tables.ids.sources_of(grant.match_id);
         assert!(!sources.is_empty(), "{grant:?} has no sources");
         assert!(
             sources

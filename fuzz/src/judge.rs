@@ -16,7 +16,7 @@ use std::sync::LazyLock;
 use allowlist_common::flow::OutboundPacket;
 use allowlist_common::packet::{Contents, parse};
 use allowlist_common::verdict::{Reason, Verdict};
-use allowlist_policy::compile::{Names, Tables, compile};
+use allowlist_policy::compile::{IdTable, Tables, compile};
 use allowlist_policy::{Keep, Policy, ReturnTraffic, Rules, Snapshot};
 use allowlist_tests::model::dissect::dissect;
 use allowlist_tests::model::host::Host;
@@ -84,7 +84,7 @@ pub(crate) static WORLDS: LazyLock<[World; POLICIES.len()]> = LazyLock::new(|| {
     POLICIES.map(|text| {
         let config = Config::parse(text, "fuzz.toml".as_ref()).expect("a configuration");
         let snapshot = static_snapshot(&config.policy);
-        let tables = compile(&config.policy, &snapshot, 100, &Names::default()).expect("tables");
+        let tables = compile(&config.policy, &snapshot, 100, &IdTable::default()).expect("tables");
         World {
             policy: config.policy,
             snapshot,

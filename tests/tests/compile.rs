@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use allowlist_common::verdict::{Reason, Verdict};
 use allowlist_policy::Rules;
-use allowlist_policy::compile::{CompileError, Names, compile};
+use allowlist_policy::compile::{CompileError, IdTable, compile};
 use allowlist_tests::lab::frame;
 use allowlist_tests::model::dissect::dissect;
 use allowlist_tests::model::host::Host;
@@ -21,7 +21,7 @@ proptest! {
 
     #[test]
     fn agrees_with_the_model(scenario in scenarios(64)) {
-        let tables = compile(&scenario.policy, &scenario.snapshot, 1000, &Names::default()).expect("a small policy");
+        let tables = compile(&scenario.policy, &scenario.snapshot, 1000, &IdTable::default()).expect("a small policy");
         let mut host = Host::new(&tables, &scenario.rules, &INTERFACES).in_mode(scenario.mode);
         let mut model = Model::new(&scenario.policy, &scenario.snapshot, &scenario.rules).in_mode(scenario.mode);
         for moment in &scenario.traffic {
@@ -45,22 +45,22 @@ proptest! {
         for feed in turned.values_mut() {
             feed.prefixes.reverse();
         }
-        let compiled = |snapshot| compile(&scenario.policy, snapshot, 1000, &Names::default()).expect("a small policy");
+        let compiled = |snapshot| compile(&scenario.policy, snapshot, 1000, &IdTable::default()).expect("a small policy");
         let (a, b) = (compiled(&scenario.snapshot), compiled(&turned));
         prop_assert_eq!(a.v4, b.v4);
         prop_assert_eq!(a.v6, b.v6);
-        prop_assert_eq!(a.names, b.names);
+        prop_assert_eq!(a.ids, b.ids);
     }
 
     /// The next generation keeps the meaning of match ids.
     #[test]
     fn match_ids_are_stable(scenario in scenarios(1), next in scenarios(1)) {
-        let first = compile(&scenario.policy, &scenario.snapshot, 1000, &Names::default()).expect("a small policy");
-        let second = compile(&next.policy, &next.snapshot, 1000, &first.names).expect("a small policy");
-        let known = first.names.matches.len();
-        prop_assert_eq!(&second.names.matches[..known], &first.names.matches[..]);
-        let known = first.names.services.len();
-        prop_assert_eq!(&second.names.services[..known], &first.names.services[..]);
+        let first = compile(&scenario.policy, &scenario.snapshot, 1000, &IdTable::default()).expect("a small policy");
+        let second = compile(&next.policy, &next.snapshot, 1000, &first.ids).expect("a small policy");
+        let known = first.ids.matches.len();
+        prop_assert_eq!(&second.ids.matches[..known], &first.ids.matches[..]);
+        let known = first.ids.services.len();
+        prop_assert_eq!(&second.ids.services[..known], &first.ids.services[..]);
     }
 }
 
@@ -82,7 +82,7 @@ fn to(source: IpAddr, port: u16) -> SocketAddr {
 fn check(config: &str, expected: &[(&str, &[&str])]) {
     let config = Config::parse(config, "test.toml".as_ref()).expect("a configuration");
     let snapshot = static_snapshot(&config.policy);
-    let tables = compile(&config.policy, &snapshot, 1000, &Names::default()).expect("tables");
+    let tables = compile(&config.policy, &snapshot, 1000, &IdTable::default()).expect("tables");
     let closed = Rules {
         default: Verdict::Drop,
         ..Rules::default()
@@ -208,7 +208,7 @@ fn too_many_prefixes_are_an_error() {
             &config.policy,
             &static_snapshot(&config.policy),
             limit,
-            &Names::default(),
+            &IdTable::default(),
         )
     };
     assert!(compiled(3).is_ok(), "three distinct prefixes fit three");
@@ -246,7 +246,7 @@ fn more_than_64_combinations_of_services_are_an_error() {
             &config.policy,
             &static_snapshot(&config.policy),
             10,
-            &Names::default(),
+            &IdTable::default(),
         )
         .map(drop)
     };

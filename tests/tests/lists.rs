@@ -12,7 +12,7 @@ use allowlist_lists::list_update::expire_grace;
 use allowlist_lists::source::{Answer, Fetched};
 use allowlist_lists::state::StateDir;
 use allowlist_lists::states::SourceStates;
-use allowlist_policy::compile::{Names, compile};
+use allowlist_policy::compile::{IdTable, compile};
 use allowlist_policy::error_code::ErrorCode;
 use allowlist_policy::{Format, Http, Origin, Policy, Ports, Service, Snapshot, Source};
 use ipnet::{IpNet, Ipv4Net};
@@ -143,7 +143,7 @@ struct Daemon {
     policy: Policy,
     state: StateDir,
     lists: SourceStates,
-    names: Names,
+    ids: IdTable,
     now: Timestamp,
 }
 
@@ -234,11 +234,10 @@ impl Daemon {
 
     /// Returns the compiled prefixes with their sources.
     fn table(&mut self) -> BTreeMap<IpNet, Vec<String>> {
-        let tables =
-            compile(&self.policy, self.lists.feeds(), 10_000, &self.names).expect("tables");
-        self.names = tables.names.clone();
+        let tables = compile(&self.policy, self.lists.feeds(), 10_000, &self.ids).expect("tables");
+        self.ids = tables.ids.clone();
         let entry = |(prefix, grant): &(Ipv4Net, allowlist_common::abi::Grant)| {
-            ((*prefix).into(), self.names.sources_of(grant.match_id))
+            ((*prefix).into(), self.ids.sources_of(grant.match_id))
         };
         tables.v4.iter().map(entry).collect()
     }
@@ -266,7 +265,7 @@ fn check(steps: Vec<Step>) -> Result<(), TestCaseError> {
         policy: policy(),
         state: StateDir::open(&folder.path().join("state")).expect("a state directory"),
         lists: SourceStates::default(),
-        names: Names::default(),
+        ids: IdTable::default(),
         now,
     };
     let mut models = SOURCES.map(|_| Model::default());

@@ -46,7 +46,7 @@ impl<'t> Judge<'t> {
 
     /// Returns the services behind a decision, sorted by name.
     pub fn services_of(&self, decision: Decision) -> &'t [String] {
-        let names = self.tables.names.services.get(decision.service as usize);
+        let names = self.tables.ids.services.get(decision.service as usize);
         names.map_or(&[], |names| names)
     }
 }

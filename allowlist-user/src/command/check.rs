@@ -7,7 +7,7 @@ mod interfaces;
 use std::process::ExitCode;
 
 use allowlist_lists::states::SourceStates;
-use allowlist_policy::compile::{Names, Tables, compile, require_room};
+use allowlist_policy::compile::{IdTable, Tables, compile, require_room};
 use allowlist_policy::error_code::ErrorCode;
 use allowlist_policy::{AtStart, Feed, Origin, Policy, Snapshot, Source};
 use anyhow::{Result, bail};
@@ -19,7 +19,7 @@ use super::lists::{first_feed, last_good};
 use super::{config, path_warnings, print, print_json, progress, warnings};
 use crate::cli::{Check, Paths};
 use crate::config::Config;
-use crate::record::Record;
+use crate::generation_meta::GenerationMeta;
 use crate::report::{self, Plan};
 
 /// The lists that a start would use, with the problems of fetching or reading them.
@@ -33,8 +33,8 @@ struct Found {
 
 pub(super) async fn check(paths: &Paths, check: Check) -> Result<ExitCode> {
     // A configuration from options leaves out SSH on purpose.
-    let is_from_file = !check.small.is_policy();
-    let config = config(paths, check.small)?;
+    let is_from_file = !check.inline.is_policy();
+    let config = config(paths, check.inline)?;
     let mut warnings = warnings(&config);
     if is_from_file {
         warnings.extend(path_warnings(paths, &config));
@@ -75,13 +75,13 @@ pub(super) async fn check(paths: &Paths, check: Check) -> Result<ExitCode> {
         Err(error) => {
             failures.push(format!("{error:#}"));
             // The report then has no prefixes.
-            compile(&Policy::default(), &Snapshot::new(), 0, &Names::default())?
+            compile(&Policy::default(), &Snapshot::new(), 0, &IdTable::default())?
         }
     };
-    let record = Record::of(1, &tables.names, &config.policy, &found.lists, None);
+    let meta = GenerationMeta::new(1, &tables.ids, &config.policy, &found.lists, None);
     let plan = Plan {
         config: &config,
-        record: &record,
+        meta: &meta,
         tables: &tables,
         warnings: &warnings,
         notes: &notes,
@@ -182,6 +182,6 @@ fn compiled(config: &Config, lists: &SourceStates, missing: &[String]) -> Result
         &config.policy,
         &feeds,
         u32::MAX,
-        &Names::default(),
+        &IdTable::default(),
     )?)
 }

@@ -224,7 +224,7 @@ pub(super) fn last_good(paths: &Paths, sources: &[&Source]) -> Result<Snapshot> 
 }
 
 pub(super) async fn diff(paths: &Paths, options: &Diff) -> Result<()> {
-    let config = config(paths, crate::cli::Small::default())?;
+    let config = config(paths, crate::cli::InlineConfig::default())?;
     let mut sources = chosen(&config, options.source.as_deref())?;
     // Lists in the configuration or compiled in do not change by a refresh.
     if options.source.is_none() {
@@ -338,7 +338,7 @@ pub(super) fn history(paths: &Paths, options: &History) -> Result<()> {
 }
 
 pub(super) async fn export(paths: &Paths, options: &Export) -> Result<()> {
-    let mut config = config(paths, crate::cli::Small::default())?;
+    let mut config = config(paths, crate::cli::InlineConfig::default())?;
     // The export of one configured source needs no file that only root may read.
     let is_added = |name: &str| name.starts_with(SOURCE_PREFIX);
     let additions = if options.source.as_deref().is_none_or(is_added) {

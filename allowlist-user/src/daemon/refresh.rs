@@ -169,7 +169,7 @@ impl Daemon {
             FetchOutcome::Failed => schedule::after_failure(&source, failures, retry_after, chance),
         };
         self.schedule(&source, wait);
-        self.record_is_old = true;
+        self.is_meta_outdated = true;
         self.write_record();
         self.note_refreshed(&source.name);
     }
@@ -329,7 +329,7 @@ impl Daemon {
         }
         let before = self.lists.clone();
         let adopted = self.adopt(&source, proposal, now, Some(options));
-        self.record_is_old = true;
+        self.is_meta_outdated = true;
         self.write_record();
         let change = adopted
             .map_err(ApiError::from)?
@@ -425,7 +425,7 @@ impl Daemon {
                 self.release_after = Instant::now() + RELEASE_RETRY;
             }
         }
-        self.record_is_old = true;
+        self.is_meta_outdated = true;
         self.write_record();
     }
 

@@ -571,7 +571,7 @@ impl Daemon {
         self.emit_events(&events);
         let now = self.journal.now();
         self.journal.compact(&self.state, &now);
-        self.record_is_old = true;
+        self.is_meta_outdated = true;
         self.writing.clear();
         self.schedule_all(false);
         self.answer_refreshed();

@@ -36,11 +36,11 @@ use crate::additions::Additions;
 use crate::audit::{Actor, Audit, AuditAction};
 use crate::config::Config;
 use crate::control::Control;
+use crate::generation_meta::GenerationMeta;
 use crate::history::History;
 use crate::hook::HookQueue;
 use crate::journal::{Change, ConfigText, ConfirmDeadline, Journal};
 use crate::notify::Notify;
-use crate::record::Record;
 use crate::time::Now;
 
 /// The time for which outbound flows are tracked before the filter judges its first packet.
@@ -83,7 +83,7 @@ impl Daemon {
             &options.paths.pin_dir,
             config.rules.tracks().then_some(config.max_flows),
         )?;
-        let record = Record::load(&options.paths.state_dir).unwrap_or_default();
+        let meta = GenerationMeta::load(&options.paths.state_dir).unwrap_or_default();
         let mut daemon = Self {
             control,
             files: Files::default(),
@@ -98,7 +98,7 @@ impl Daemon {
             catch_up_after: Instant::now(),
             expiry: Expiry::Never,
             warnings: Vec::new(),
-            names: record.names,
+            ids: meta.ids,
             active: None,
             lists: std::mem::take(&mut first.lists),
             inactive: !first.missing.is_empty() && config.at_start == AtStart::Wait,
@@ -114,10 +114,10 @@ impl Daemon {
             reloading: None,
             refreshing: Vec::new(),
             pending: waits.and_then(|waits| Pending::found(&journal, waits.left)),
-            record_is_old: false,
+            is_meta_outdated: false,
             is_policy_new: true,
             started: Timestamp::now(),
-            since: record.since,
+            since: meta.since,
             written: plan.written,
             policy: config.policy.clone(),
             mode: config.mode,
@@ -204,7 +204,7 @@ impl Daemon {
     /// daemon.
     pub(super) async fn start_filtering(&mut self) -> Result<()> {
         let interfaces = present(&self.config.interfaces).await?;
-        let record = Record::load(&self.options.paths.state_dir);
+        let meta = GenerationMeta::load(&self.options.paths.state_dir);
         let found = self.dataplane.applied_state()?;
         // Before the kernel is changed: most errors are found here.
         let (tables, anew) = self.compiled(&self.lists)?;
@@ -228,15 +228,15 @@ impl Daemon {
             self.journal.undo_last();
             is_new = false;
         }
-        let known = !anew && self.are_counts_known(record.as_ref())?;
+        let known = !anew && self.are_counts_known(meta.as_ref())?;
         let begun = self.publish_and_attach(tables, &interfaces, known, true);
         if let Err(error) = begun {
             self.dataplane.restore(&found).context(format!(
                 "{error:#}; and the earlier state could not be restored"
             ))?;
-            let recorded = match record {
-                Some(record) => self.disk().and_then(|state| record.store(state)),
-                None => Record::remove(&self.options.paths.state_dir),
+            let recorded = match meta {
+                Some(meta) => self.disk().and_then(|state| meta.store(state)),
+                None => GenerationMeta::remove(&self.options.paths.state_dir),
             };
             if let Err(error) = recorded {
                 warn!(
@@ -259,7 +259,7 @@ impl Daemon {
         }
         if found.mode().is_none() || self.since.is_none() {
             self.since = Some(Timestamp::now());
-            self.record_is_old = true;
+            self.is_meta_outdated = true;
         }
         self.inactive = false;
         for facts in &interfaces {
@@ -273,14 +273,14 @@ impl Daemon {
         Ok(())
     }
 
-    /// Returns whether the record names all match ids of the counters in the kernel; if not, the counters restart at 0.
-    fn are_counts_known(&self, record: Option<&Record>) -> Result<bool> {
+    /// Returns whether the metadata names all match ids of the counters in the kernel; if not, the counters restart at 0.
+    fn are_counts_known(&self, meta: Option<&GenerationMeta>) -> Result<bool> {
         let adopted = self.dataplane.counted_generation();
         let named = self.dataplane.named()?;
-        Ok(match record {
+        Ok(match meta {
             _ if adopted == 0 => true,
             None => false,
-            Some(record) => named != 0 && record.is_of(named),
+            Some(meta) => named != 0 && meta.matches_kernel(named),
         })
     }
 

@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use allowlist_lists::states::SourceStates;
-use allowlist_policy::compile::{Names, compile};
+use allowlist_policy::compile::{IdTable, compile};
 use allowlist_policy::{Feed, Origin};
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 
 use super::*;
 use crate::additions::{Edit, source_name, tests::edit};
-use crate::record::Record;
+use crate::generation_meta::GenerationMeta;
 use crate::report::Plan;
 use crate::time::Now;
 
@@ -298,17 +298,17 @@ fn answers(world: &World) -> serde_json::Value {
         let feed = additions.feed(service);
         feeds.extend(feed.map(|feed| (source_name(service), feed)));
     }
-    let tables = compile(&with.policy, &feeds, 1000, &Names::default()).expect("they fit");
-    let record = Record::of(
+    let tables = compile(&with.policy, &feeds, 1000, &IdTable::default()).expect("they fit");
+    let meta = GenerationMeta::new(
         1,
-        &tables.names,
+        &tables.ids,
         &with.policy,
         &SourceStates::new(feeds),
         None,
     );
     let plan = Plan {
         config: &with,
-        record: &record,
+        meta: &meta,
         tables: &tables,
         warnings: &[],
         notes: &[],

@@ -1,6 +1,6 @@
 //! Explains whether a new packet from an address would pass, by the kernel's current tables.
 //!
-//! The verdicts come from the kernel's tables, by the decision code that the eBPF program runs. The record on disk
+//! The verdicts come from the kernel's tables, by the decision code that the eBPF program runs. The metadata on disk
 //! has only names; without it, ids are shown. Needs no daemon.
 
 #[cfg(test)]
@@ -22,7 +22,7 @@ use jiff::Timestamp;
 
 use super::Epoch;
 use super::status::by_name;
-use crate::record::{Record, SourceRecord};
+use crate::generation_meta::{GenerationMeta, SourceMeta};
 
 /// The answer to a [`Question`].
 pub struct Explanation {
@@ -36,7 +36,7 @@ pub struct Explanation {
     sources: BTreeMap<String, Behind>,
     /// The number of flows between this host and the address, whose answers pass; `None` if flows are not tracked.
     flows: Option<usize>,
-    is_recorded: bool,
+    has_meta: bool,
     now: Timestamp,
     epoch: Epoch,
 }
@@ -60,20 +60,20 @@ struct Matching {
     held: Vec<(String, Timestamp)>,
 }
 
-/// A source that lists a prefix with the address: its record, if any, and its traffic.
+/// A source that lists a prefix with the address: its metadata, if any, and its traffic.
 struct Behind {
-    record: Option<SourceRecord>,
+    meta: Option<SourceMeta>,
     traffic: Traffic,
 }
 
 impl Explanation {
-    /// Reads the answer to a question from the kernel's tables; names come from the record in `state_dir`.
+    /// Reads the answer to a question from the kernel's tables; names come from the metadata in `state_dir`.
     pub fn read(pin_dir: &Path, state_dir: &Path, question: Question) -> Result<Self> {
         let view = View::open(pin_dir)?;
         let lookup = view.lookup()?;
-        let loaded = Record::load(state_dir);
-        let is_recorded = loaded.is_some();
-        let record = loaded.unwrap_or_default();
+        let loaded = GenerationMeta::load(state_dir);
+        let has_meta = loaded.is_some();
+        let meta = loaded.unwrap_or_default();
         let mut interfaces: Vec<(Vec<String>, Vec<Reached>)> = Vec::new();
         for attachment in asked(view.attachments()?, question.interface.as_deref())? {
             let rows = reached(&lookup, attachment.slot, &question)?;
@@ -83,21 +83,21 @@ impl Explanation {
             if let Some((names, _)) = alike {
                 names.push(attachment.name);
             } else {
-                let rows = rows.into_iter().map(|row| Reached::new(row, &record));
+                let rows = rows.into_iter().map(|row| Reached::new(row, &meta));
                 interfaces.push((vec![attachment.name], rows.collect()));
             }
         }
-        let traffic = view.traffic(record.names.matches.len())?;
-        let traffic = by_name(&record.names.matches, &traffic, Traffic::plus);
+        let traffic = view.traffic(meta.ids.matches.len())?;
+        let traffic = by_name(&meta.ids.matches, &traffic, Traffic::plus);
         let prefixes: Vec<Matching> = lookup
             .containing(question.address)
             .into_iter()
-            .map(|entry| Matching::new(entry.prefix, entry.grant.match_id, &record))
+            .map(|entry| Matching::new(entry.prefix, entry.grant.match_id, &meta))
             .collect();
         let sources = prefixes.iter().flat_map(|matching| &matching.sources);
         let sources = sources.map(|name| {
             let behind = Behind {
-                record: record.sources.get(name).cloned(),
+                meta: meta.sources.get(name).cloned(),
                 traffic: traffic.get(name).copied().unwrap_or_default(),
             };
             (name.clone(), behind)
@@ -112,7 +112,7 @@ impl Explanation {
             sources: sources.collect(),
             prefixes,
             flows,
-            is_recorded,
+            has_meta,
             now,
             epoch: Epoch::new(now, kernel_clock()),
             question,
@@ -127,15 +127,15 @@ impl Explanation {
 }
 
 impl Reached {
-    fn new(row: Row, record: &Record) -> Self {
-        let names = &record.names;
-        let services = names.services.get(row.decision.service as usize);
+    fn new(row: Row, meta: &GenerationMeta) -> Self {
+        let ids = &meta.ids;
+        let services = ids.services.get(row.decision.service as usize);
         let services = services.cloned().unwrap_or_default();
         let allows = |source: &String| {
-            let mut covering = services.iter().filter_map(|name| record.services.get(name));
+            let mut covering = services.iter().filter_map(|name| meta.services.get(name));
             covering.any(|service| service.allow.contains(source))
         };
-        let mut sources = names.sources_of(row.decision.match_id);
+        let mut sources = ids.sources_of(row.decision.match_id);
         sources.retain(allows);
         Self {
             row,
@@ -146,16 +146,16 @@ impl Reached {
 }
 
 impl Matching {
-    fn new(prefix: IpNet, matched: u32, record: &Record) -> Self {
-        let sources = record.names.sources_of(matched);
+    fn new(prefix: IpNet, matched: u32, meta: &GenerationMeta) -> Self {
+        let sources = meta.ids.sources_of(matched);
         let held = sources.iter().filter_map(|name| {
-            let mut holds = record.sources.get(name)?.holds.iter();
+            let mut holds = meta.sources.get(name)?.holds.iter();
             let held = holds.find(|held| held.prefix == prefix)?;
             Some((name.clone(), held.until))
         });
         Self {
             prefix,
-            services: record.services_of(&sources),
+            services: meta.services_of(&sources),
             held: held.collect(),
             sources,
         }

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::{Report, shortened, width};
-use crate::record::Record;
+use crate::generation_meta::GenerationMeta;
 
 /// The prefixes in the kernel's table, with the names of their sources and services.
 pub struct List {
@@ -21,7 +21,7 @@ pub struct List {
     rows: Vec<Row>,
     /// The number of all prefixes in the table, including those that the report omits.
     all: usize,
-    record: Record,
+    meta: GenerationMeta,
 }
 
 /// The selection of prefixes for `allowlist list`.
@@ -62,16 +62,16 @@ struct Row {
 }
 
 impl List {
-    /// Reads the prefixes from the kernel, and the names from the record in `state_dir`.
+    /// Reads the prefixes from the kernel, and the names from the metadata in `state_dir`.
     pub fn read(pin_dir: &Path, state_dir: &Path) -> Result<Self> {
         let view = View::open(pin_dir)?;
-        let record = Record::load(state_dir).unwrap_or_default();
-        let rows = rows(view.entries()?, &record);
+        let meta = GenerationMeta::load(state_dir).unwrap_or_default();
+        let rows = rows(view.entries()?, &meta);
         Ok(Self {
             generation: view.control()?.generation,
             all: rows.len(),
             rows,
-            record,
+            meta,
         })
     }
 
@@ -85,7 +85,7 @@ impl List {
                 ErrorCode::UnknownSource,
                 "source",
                 name,
-                self.record.sources.keys(),
+                self.meta.sources.keys(),
             )?;
         }
         if let Some(name) = service {
@@ -93,7 +93,7 @@ impl List {
                 ErrorCode::UnknownService,
                 "service",
                 name,
-                self.record.services.keys(),
+                self.meta.services.keys(),
             )?;
         }
         self.rows.retain(|row| {
@@ -179,19 +179,19 @@ impl Report for List {
     }
 }
 
-/// Returns compiled entries as JSON, with the names of the record.
-pub(super) fn entries_json(entries: Vec<Entry>, record: &Record) -> Value {
-    rows_json(&rows(entries, record))
+/// Returns compiled entries as JSON, with the names of the metadata.
+pub(super) fn entries_json(entries: Vec<Entry>, meta: &GenerationMeta) -> Value {
+    rows_json(&rows(entries, meta))
 }
 
-fn rows(entries: Vec<Entry>, record: &Record) -> Vec<Row> {
+fn rows(entries: Vec<Entry>, meta: &GenerationMeta) -> Vec<Row> {
     entries
         .into_iter()
         .map(|entry| {
-            let sources = record.names.sources_of(entry.grant.match_id);
+            let sources = meta.ids.sources_of(entry.grant.match_id);
             Row {
                 prefix: entry.prefix,
-                services: record.services_of(&sources),
+                services: meta.services_of(&sources),
                 sources,
             }
         })

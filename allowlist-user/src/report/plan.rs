@@ -11,14 +11,14 @@ use super::attach::{ExpectedAttach, attach_table};
 use super::list::entries_json;
 use super::{Table, ago, table};
 use crate::config::Config;
-use crate::record::{Record, SourceRecord};
+use crate::generation_meta::{GenerationMeta, SourceMeta};
 
 /// The report of `allowlist check`: a compiled configuration that is not published.
 pub struct Plan<'a> {
     /// The configuration that was compiled.
     pub config: &'a Config,
     /// The names of the sources and services in the tables.
-    pub record: &'a Record,
+    pub meta: &'a GenerationMeta,
     /// The tables that a start would publish.
     pub tables: &'a Tables,
     /// Warnings about the configuration.
@@ -37,7 +37,7 @@ impl Plan<'_> {
     /// Returns the report as text for people.
     pub fn text(&self) -> String {
         let mut services = table(&["service", "ports", "on", "allows"], &[]);
-        for (name, service) in &self.record.services {
+        for (name, service) in &self.meta.services {
             let interfaces = match &service.interfaces[..] {
                 [] => "all".to_owned(),
                 some => some.join(" "),
@@ -53,7 +53,7 @@ impl Plan<'_> {
         if let Some(attach) = attach_table(self.attach) {
             text += &format!("{attach}\n\n");
         }
-        for (name, source) in &self.record.sources {
+        for (name, source) in &self.meta.sources {
             if let Some(failure) = &source.failure {
                 let begin = format!("source {name}: ");
                 let failure = failure.strip_prefix(&begin).unwrap_or(failure);
@@ -93,17 +93,17 @@ impl Plan<'_> {
 
     /// Returns the table of sources; if a source has failed, with a column of their states.
     fn sources(&self) -> Table {
-        let has_failed = |one: &SourceRecord| one.failure.is_some();
-        if !self.record.sources.values().any(has_failed) {
+        let has_failed = |one: &SourceMeta| one.failure.is_some();
+        if !self.meta.sources.values().any(has_failed) {
             let mut sources = table(&["source", "prefixes", "from"], &[1]);
-            for (name, source) in &self.record.sources {
+            for (name, source) in &self.meta.sources {
                 let count = source.prefixes.to_string();
                 sources.add_row([name.clone(), count, source.origin.clone()]);
             }
             return sources;
         }
         let mut sources = table(&["source", "state", "prefixes", "from"], &[2]);
-        for (name, source) in &self.record.sources {
+        for (name, source) in &self.meta.sources {
             let state = match (&source.failure, source.fetched) {
                 (None, _) => "ok".to_owned(),
                 (Some(_), Some(fetched)) => {
@@ -139,9 +139,9 @@ impl Plan<'_> {
             "default": self.config.rules.default,
             "return_traffic": self.config.rules.return_traffic,
             "keep": self.config.rules.keep,
-            "services": self.record.services,
-            "sources": self.record.sources,
-            "prefixes": entries_json(v4.chain(v6).collect(), self.record),
+            "services": self.meta.services,
+            "sources": self.meta.sources,
+            "prefixes": entries_json(v4.chain(v6).collect(), self.meta),
         })
     }
 }

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::{Report, Status, ago, table};
-use crate::record::SourceRecord;
+use crate::generation_meta::SourceMeta;
 
 /// The report of `allowlist sources`: the sources of a status.
 pub struct Sources(pub Status);
@@ -113,7 +113,7 @@ impl Status {
         self.daemon.as_ref()?.next_fetch.get(name).copied()
     }
 
-    fn age_of(&self, source: &SourceRecord) -> Option<i64> {
+    fn age_of(&self, source: &SourceMeta) -> Option<i64> {
         source.fetched.map(|fetched| self.age(fetched))
     }
 }

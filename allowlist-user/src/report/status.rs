@@ -9,7 +9,7 @@ use allowlist_dataplane::{
     Attachment, Counted, Difference, PendingConfirm, View, by_all_names, kernel_clock,
 };
 use allowlist_policy::Mode;
-use allowlist_policy::compile::Names;
+use allowlist_policy::compile::IdTable;
 use allowlist_policy::hints;
 use anyhow::Result;
 use jiff::Timestamp;
@@ -18,8 +18,8 @@ use serde_json::{Map, Value, json};
 use super::{Epoch, Report, ago, table};
 use crate::config::Config;
 use crate::control::DaemonStatus;
+use crate::generation_meta::{GenerationMeta, SourceMeta};
 use crate::journal::PolicyHistory;
-use crate::record::{Record, SourceRecord};
 
 /// The report of `allowlist status`.
 pub struct Status {
@@ -30,7 +30,7 @@ pub struct Status {
     counted: Vec<Counted>,
     /// The differences that the self-check found between the kernel and the published state.
     differences: Vec<Difference>,
-    record: Option<Record>,
+    meta: Option<GenerationMeta>,
     traffic: BTreeMap<String, Traffic>,
     services: BTreeMap<String, ServiceTraffic>,
     /// The capacity of the flow table and the number of its flows; `None` if return traffic is not tracked.
@@ -44,15 +44,15 @@ pub struct Status {
 }
 
 impl Status {
-    /// Reads the state of the filter from the kernel, and names from the record in `state_dir`.
+    /// Reads the state of the filter from the kernel, and names from the metadata in `state_dir`.
     pub fn read(pin_dir: &Path, state_dir: &Path) -> Result<Self> {
         let view = View::open(pin_dir)?;
-        let record = Record::load(state_dir);
-        let names = record
+        let meta = GenerationMeta::load(state_dir);
+        let ids = meta
             .as_ref()
-            .map_or_else(Names::default, |record| record.names.clone());
-        let traffic = view.traffic(names.matches.len())?;
-        let services = view.service_traffic(names.services.len())?;
+            .map_or_else(IdTable::default, |meta| meta.ids.clone());
+        let traffic = view.traffic(ids.matches.len())?;
+        let services = view.service_traffic(ids.services.len())?;
         let control = view.control()?;
         let flows = (control.return_traffic == ReturnTraffic::Track && view.has(FLOWS)?)
             .then(|| view.flows())
@@ -64,9 +64,9 @@ impl Status {
             attachments: view.attachments()?,
             counted: view.counted()?,
             differences: view.self_check()?,
-            record,
-            traffic: by_name(&names.matches, &traffic, Traffic::plus),
-            services: by_name(&names.services, &services, ServiceTraffic::plus),
+            meta,
+            traffic: by_name(&ids.matches, &traffic, Traffic::plus),
+            services: by_name(&ids.services, &services, ServiceTraffic::plus),
             flows,
             pending: view.pending()?,
             journal: configured_mode(state_dir),
@@ -138,8 +138,8 @@ impl Status {
         self.control.generation != 0 && !self.control.open
     }
 
-    pub(super) fn sources(&self) -> impl Iterator<Item = (&String, &SourceRecord)> {
-        self.record.iter().flat_map(|record| &record.sources)
+    pub(super) fn sources(&self) -> impl Iterator<Item = (&String, &SourceMeta)> {
+        self.meta.iter().flat_map(|meta| &meta.sources)
     }
 
     pub(super) fn traffic_of(&self, source: &str) -> Traffic {
@@ -182,7 +182,7 @@ impl Status {
                 self.control.default_verdict.name(),
             )
         };
-        if let Some(since) = self.record.as_ref().and_then(|record| record.since)
+        if let Some(since) = self.meta.as_ref().and_then(|meta| meta.since)
             && !on.is_empty()
             && self.holds()
         {
@@ -333,14 +333,14 @@ impl Report for Status {
             }
         }
         text += &format!("\n{counters}\n");
-        let Some(record) = &self.record else {
+        let Some(meta) = &self.meta else {
             return text + "\nthe sources are unknown: this state directory has no record\n";
         };
         let mut services = table(
             &["service", "passed", "bytes", "last", "dropped", "ports"],
             &[1, 2, 3, 4],
         );
-        for (name, service) in &record.services {
+        for (name, service) in &meta.services {
             let traffic = self.services.get(name).copied().unwrap_or_default();
             services.add_row([
                 name.clone(),
@@ -369,9 +369,9 @@ impl Report for Status {
             .map(|(name, counters)| (name.clone(), counters_json(counters)))
             .collect();
         let services: Map<_, _> = self
-            .record
+            .meta
             .iter()
-            .flat_map(|record| &record.services)
+            .flat_map(|meta| &meta.services)
             .map(|(name, service)| {
                 let traffic = self.services.get(name).copied().unwrap_or_default();
                 let value = json!({
@@ -391,7 +391,7 @@ impl Report for Status {
             "as_configured": self.is_as_configured(),
             "filtering": self.is_filtering(),
             "differences": self.differences,
-            "since": self.record.as_ref().and_then(|record| record.since),
+            "since": self.meta.as_ref().and_then(|meta| meta.since),
             "unconfirmed": self.pending.map(|pending| json!({
                 "seconds_left": pending.left.as_secs(),
                 "taken_back": pending.fell_back,

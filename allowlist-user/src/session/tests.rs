@@ -5,7 +5,7 @@ use std::fs::{create_dir_all, write};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use allowlist_policy::compile::{Names, Tables, compile};
+use allowlist_policy::compile::{IdTable, Tables, compile};
 use allowlist_policy::lockout::HostInterface;
 use allowlist_policy::{Feed, Mode, Origin, Snapshot};
 use expect_test::{expect, expect_file};
@@ -242,7 +242,7 @@ fn compiled(text: &str) -> (Config, Tables) {
             )
         })
         .collect();
-    let tables = compile(&config.policy, &lists, 100, &Names::default()).expect("a small policy");
+    let tables = compile(&config.policy, &lists, 100, &IdTable::default()).expect("a small policy");
     (config, tables)
 }
 

@@ -12,7 +12,7 @@ use allowlist_common::abi::{
     self, Control, GenerationTables, InterfaceServices, MIN_POOL_WORDS, ReturnTraffic, ServiceTable,
 };
 use allowlist_common::verdict::Verdict;
-use allowlist_policy::compile::{Names, RangeTable, Tables, compile};
+use allowlist_policy::compile::{IdTable, RangeTable, Tables, compile};
 use allowlist_tests::model::static_snapshot;
 use allowlist_user::config::Config;
 use anyhow::{Context as _, Result, bail, ensure};
@@ -54,7 +54,7 @@ impl Policy {
         );
         let config = Config::parse(&text, Path::new("bench"))?;
         let snapshot = static_snapshot(&config.policy);
-        let tables = compile(&config.policy, &snapshot, u32::MAX, &Names::default())?;
+        let tables = compile(&config.policy, &snapshot, u32::MAX, &IdTable::default())?;
         let ranges = RangeTable::of(&tables.v4, &tables.v6);
         Ok(Self { tables, ranges })
     }

@@ -4,7 +4,7 @@ use allowlist_common::abi::{TRACKER_PROGRAM, VERSION};
 use allowlist_dataplane::AttachModeRequest;
 use allowlist_dataplane::interface::look_up;
 use allowlist_dataplane::{Dataplane, Hook};
-use allowlist_policy::compile::{Names, compile};
+use allowlist_policy::compile::{IdTable, compile};
 use allowlist_policy::{Mode, Policy, Rules, Snapshot, Verdict};
 use allowlist_tests::lab::egress_filters;
 use allowlist_tests::{require_root, skip};
@@ -80,7 +80,7 @@ fn close_by_clsact(testbed: &Testbed) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     testbed.host.run(|| {
         let mut dataplane = Dataplane::open(testbed.scratch.pin_dir(), Some(2048))?;
-        let tables = compile(&Policy::default(), &Snapshot::new(), 1, &Names::default())?;
+        let tables = compile(&Policy::default(), &Snapshot::new(), 1, &IdTable::default())?;
         let rules = Rules {
             default: Verdict::Drop,
             ..Rules::default()

@@ -3,7 +3,7 @@
 use allowlist_dataplane::AttachModeRequest;
 use allowlist_dataplane::interface::{InterfaceInfo, look_up};
 use allowlist_dataplane::{Dataplane, View, detach_all};
-use allowlist_policy::compile::{Names, Tables, compile};
+use allowlist_policy::compile::{IdTable, Tables, compile};
 use allowlist_policy::error_code::ErrorCode;
 use allowlist_tests::lab::FrameSender;
 use allowlist_tests::model::static_snapshot;
@@ -34,7 +34,7 @@ impl Policy {
         );
         let config = Config::parse(&text, "test.toml".as_ref()).expect("a configuration");
         let snapshot = static_snapshot(&config.policy);
-        let tables = compile(&config.policy, &snapshot, 1000, &Names::default()).expect("tables");
+        let tables = compile(&config.policy, &snapshot, 1000, &IdTable::default()).expect("tables");
         Self { config, tables }
     }
 

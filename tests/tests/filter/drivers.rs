@@ -6,7 +6,7 @@ use allowlist_dataplane::AttachModeRequest;
 use allowlist_dataplane::interface::{InterfaceInfo, look_up};
 use allowlist_dataplane::netlink::{Netlink, XdpPlace, index_of};
 use allowlist_dataplane::{Dataplane, Hook};
-use allowlist_policy::compile::{Names, compile};
+use allowlist_policy::compile::{IdTable, compile};
 use allowlist_policy::error_code::ErrorCode;
 use allowlist_policy::{self as policy, Mode, Policy, Rules, Verdict};
 use allowlist_tests::lab::{
@@ -219,7 +219,7 @@ fn dataplane(testbed: &Testbed, default: Verdict) -> anyhow::Result<Dataplane> {
         &Policy::default(),
         &policy::Snapshot::new(),
         1,
-        &Names::default(),
+        &IdTable::default(),
     )?;
     let rules = Rules {
         default,

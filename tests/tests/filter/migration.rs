@@ -13,7 +13,7 @@ use allowlist_dataplane::{AttachModeRequest, Build, Dataplane};
 use allowlist_policy::compile::compile;
 use allowlist_policy::{Feed, Mode, Origin};
 use allowlist_user::config::Config;
-use allowlist_user::record::Record;
+use allowlist_user::generation_meta::GenerationMeta;
 use anyhow::ensure;
 use aya::maps::{MapData, MapInfo};
 use jiff::Timestamp;
@@ -131,8 +131,8 @@ fn the_next_version_adopts_the_maps_of_version_8() -> anyhow::Result<()> {
         let feed = Feed::new(prefixes.clone(), Timestamp::now());
         Some((source.name.clone(), feed))
     });
-    let record = Record::load(&testbed.scratch.file("state")).context("no record")?;
-    let tables = compile(&config.policy, &lists.collect(), 10, &record.names)?;
+    let meta = GenerationMeta::load(&testbed.scratch.file("state")).context("no record")?;
+    let tables = compile(&config.policy, &lists.collect(), 10, &meta.ids)?;
     let next = Build {
         version: VERSION + 1,
         ..Build::CURRENT

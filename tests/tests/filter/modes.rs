@@ -3,7 +3,7 @@
 use allowlist_dataplane::AttachModeRequest;
 use allowlist_dataplane::interface::look_up;
 use allowlist_dataplane::{Dataplane, View};
-use allowlist_policy::compile::{Names, compile};
+use allowlist_policy::compile::{IdTable, compile};
 use allowlist_policy::{Feed, Mode, Origin, Snapshot};
 use allowlist_user::config::Config;
 use anyhow::ensure;
@@ -27,7 +27,7 @@ fn filter(testbed: &Testbed) -> anyhow::Result<Dataplane> {
             snapshot.insert(source.name.clone(), feed);
         }
     }
-    let tables = compile(&config.policy, &snapshot, 10, &Names::default())?;
+    let tables = compile(&config.policy, &snapshot, 10, &IdTable::default())?;
     let runtime = tokio::runtime::Runtime::new()?;
     testbed.host.run(|| {
         let mut dataplane = Dataplane::open(testbed.scratch.pin_dir(), None)?;

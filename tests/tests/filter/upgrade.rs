@@ -14,8 +14,8 @@ use allowlist_policy::compile::compile;
 use allowlist_policy::{Feed, Origin, Snapshot as Lists};
 use allowlist_tests::lab::{Ended, Snapshot, WallClock};
 use allowlist_user::config::Config;
+use allowlist_user::generation_meta::GenerationMeta;
 use allowlist_user::journal::PolicyHistory;
-use allowlist_user::record::Record;
 use anyhow::ensure;
 use expect_test::expect_file;
 use flate2::read::GzDecoder;
@@ -86,9 +86,9 @@ impl Older {
             let feed = additions.feed(service).context("no added prefix")?;
             lists.insert(allowlist_user::additions::source_name(service), feed);
         }
-        let record = Record::load(&state_dir).context("no record")?;
-        let tables = compile(&policy, &lists, config.max_prefixes, &record.names)?;
-        ensure!(tables.names == record.names, "{:?}", tables.names);
+        let meta = GenerationMeta::load(&state_dir).context("no record")?;
+        let tables = compile(&policy, &lists, config.max_prefixes, &meta.ids)?;
+        ensure!(tables.ids == meta.ids, "{:?}", tables.ids);
         let newest = history.newest().context("no policy")?;
         let mode = newest.change.mode.context("no mode")?;
 
@@ -106,8 +106,8 @@ impl Older {
             let mut dataplane = Dataplane::open_build(build, pins, Some(config.max_flows))?;
             dataplane.prepare_tracking()?;
             dataplane.enable_tracking(&facts)?;
-            dataplane.name(record.names.checksum())?;
-            while dataplane.generation() < record.generation {
+            dataplane.name(meta.ids.checksum())?;
+            while dataplane.generation() < meta.generation {
                 dataplane.publish(&tables, mode, &config.rules, &config.interfaces)?;
             }
             dataplane.attach(&facts, AttachModeRequest::Native, false)?;

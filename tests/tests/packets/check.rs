@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use allowlist_common::abi::{Counters, ServiceTraffic, Traffic};
 use allowlist_common::verdict::{Reason, Verdict};
 use allowlist_policy::Mode;
-use allowlist_policy::compile::{Names, Tables, compile};
+use allowlist_policy::compile::{IdTable, Tables, compile};
 use allowlist_tests::model::host::Host;
 use allowlist_tests::model::static_snapshot;
 use allowlist_user::config::Config;
@@ -31,7 +31,7 @@ impl Compiled {
             .unwrap_or_else(|error| panic!("{error}\n{text}"));
         let snapshot = static_snapshot(&config.policy);
         let tables =
-            compile(&config.policy, &snapshot, 1000, &Names::default()).expect("a small policy");
+            compile(&config.policy, &snapshot, 1000, &IdTable::default()).expect("a small policy");
         Self { config, tables }
     }
 
@@ -148,12 +148,12 @@ pub(crate) fn on_the_host(groups: &[Group]) {
         } in &group.rows
         {
             let decision = host.receive(INTERFACE, frame);
-            let names = &compiled.tables.names;
+            let ids = &compiled.tables.ids;
             let found = (
                 decision.verdict,
                 decision.reason,
-                names.matches[decision.match_id as usize].join(" "),
-                names.services[decision.service as usize].join(" "),
+                ids.matches[decision.match_id as usize].join(" "),
+                ids.services[decision.service as usize].join(" "),
             );
             let expected = (
                 compiled.verdict(end),
@@ -219,10 +219,10 @@ fn check(
     (variant, bytes): (&str, usize),
     run: impl FnOnce(&Kernel) -> u32,
 ) -> Option<String> {
-    let names = &compiled.tables.names;
-    let before = Counts::of(kernel, names);
+    let ids = &compiled.tables.ids;
+    let before = Counts::of(kernel, ids);
     let action = run(kernel);
-    let counted = Counts::of(kernel, names).since(&before, names);
+    let counted = Counts::of(kernel, ids).since(&before, ids);
     let expected = expected(compiled, end, bytes);
     if counted != expected {
         return Some(format!(
@@ -267,17 +267,17 @@ struct Counts {
 }
 
 impl Counts {
-    fn of(kernel: &Kernel, names: &Names) -> Self {
+    fn of(kernel: &Kernel, ids: &IdTable) -> Self {
         let view = kernel.view();
         Self {
             ends: view.counters_of(0).expect("counters"),
-            sources: view.traffic(names.matches.len()).expect("traffic"),
-            services: view.service_traffic(names.services.len()).expect("traffic"),
+            sources: view.traffic(ids.matches.len()).expect("traffic"),
+            services: view.service_traffic(ids.services.len()).expect("traffic"),
         }
     }
 
     /// Returns the changes since `before`, as text.
-    fn since(&self, before: &Self, names: &Names) -> Vec<String> {
+    fn since(&self, before: &Self, ids: &IdTable) -> Vec<String> {
         let mut changes = Vec::new();
         for verdict in Verdict::ALL {
             for reason in Reason::ALL {
@@ -294,11 +294,11 @@ impl Counts {
             (*now != *before).then(|| format!("passed {packets}, {bytes} bytes{time}"))
         };
         for (id, (now, before)) in self.sources.iter().zip(&before.sources).enumerate() {
-            let source = names.matches[id].join(" ");
+            let source = ids.matches[id].join(" ");
             changes.extend(passed(now, before).map(|change| format!("source {source}: {change}")));
         }
         for (id, (now, before)) in self.services.iter().zip(&before.services).enumerate() {
-            let service = names.services[id].join(" ");
+            let service = ids.services[id].join(" ");
             let change = passed(&now.passed, &before.passed);
             changes.extend(change.map(|change| format!("service {service}: {change}")));
             let packets = now.dropped_packets - before.dropped_packets;

@@ -78,7 +78,7 @@ fn check(
     let compiled = INTERFACES.map(|name| judge.on(name));
     let mut addresses = scenario.edges();
     addresses.extend(others.iter().map(|&octets| IpAddr::from(octets)));
-    let mut counted = counts(kernel, &tables.names);
+    let mut counted = counts(kernel, &tables.ids);
     for (is_second, address, target) in queries {
         let slot = usize::from(*is_second);
         let address = addresses[address.index(addresses.len())];
@@ -97,7 +97,7 @@ fn check(
         }
         // The counters identify the service and the sources.
         expect(&mut counted, &by_tables);
-        let by_kernel = counts(kernel, &tables.names);
+        let by_kernel = counts(kernel, &tables.ids);
         if counted != by_kernel {
             return Err(format!(
                 "{context}\ncounted: {by_kernel:?}, expected: {counted:?}"

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use allowlist_common::verdict::{Reason, Verdict};
 use allowlist_policy::Mode;
-use allowlist_policy::compile::{Names, compile};
+use allowlist_policy::compile::{IdTable, compile};
 use allowlist_tests::model;
 use allowlist_tests::model::host::Host;
 use allowlist_tests::{require_root, skip};
@@ -160,7 +160,7 @@ fn a_million_prefixes_fit() {
     vendor.prefixes = (0..1_000_000)
         .map(|index| IpNet::from(IpAddr::from(even(index))))
         .collect();
-    let compiled = |limit| compile(&config.policy, &snapshot, limit, &Names::default());
+    let compiled = |limit| compile(&config.policy, &snapshot, limit, &IdTable::default());
     assert!(
         compiled(1_000_000).is_err(),
         "the office's prefixes exceed the limit"

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use allowlist_common::packet::{SCTP, TCP, UDP};
-use allowlist_policy::compile::{Names, compile};
+use allowlist_policy::compile::{IdTable, compile};
 use allowlist_policy::{Mode, ReturnTraffic, Rules, Verdict};
 use allowlist_tests::lab::frame;
 use allowlist_tests::model::policy_strategies::scenarios;
@@ -202,7 +202,7 @@ fn nftables_agrees_on_random_scenarios() -> anyhow::Result<()> {
             return_traffic: ReturnTraffic::Off,
             ..scenario.rules
         };
-        let tables = compile(policy, snapshot, 1000, &Names::default()).expect("a small policy");
+        let tables = compile(policy, snapshot, 1000, &IdTable::default()).expect("a small policy");
         let mut kernel = kernel.borrow_mut();
         kernel.publish_on(&tables, Mode::Enforce, rules, &[INTERFACE]);
         let sources = scenario.edges();

@@ -8,7 +8,7 @@ use allowlist_common::abi::Counters;
 use allowlist_common::judge::Decision;
 use allowlist_common::verdict::{Reason, Verdict};
 use allowlist_policy::Mode;
-use allowlist_policy::compile::{Names, Tables, compile};
+use allowlist_policy::compile::{IdTable, Tables, compile};
 use allowlist_tests::model::dissect::dissect;
 use allowlist_tests::model::host::Host;
 use allowlist_tests::model::policy_strategies::{INTERFACES, Scenario, scenarios};
@@ -64,7 +64,7 @@ fn random_scenarios_agree_with_the_model() {
 pub(crate) fn kernel() -> Kernel {
     let config = Config::parse(EVERYWHERE, "test.toml".as_ref()).expect("a configuration");
     let snapshot = static_snapshot(&config.policy);
-    let tables = compile(&config.policy, &snapshot, 10, &Names::default()).expect("tables");
+    let tables = compile(&config.policy, &snapshot, 10, &IdTable::default()).expect("tables");
     let mut kernel = Kernel::with_slots(INTERFACES.len() as u32);
     kernel.publish_on(&tables, Mode::Enforce, rules(Verdict::Pass), &INTERFACES);
     kernel
@@ -83,7 +83,7 @@ pub(crate) fn publish_scenario(scenario: &Scenario, kernel: &mut Kernel) -> Tabl
         &scenario.policy,
         &scenario.snapshot,
         1000,
-        &Names::default(),
+        &IdTable::default(),
     )
     .expect("a small policy");
     kernel.publish_on(&tables, scenario.mode, scenario.rules, &INTERFACES);
@@ -97,7 +97,7 @@ fn check(scenario: &Scenario, kernel: &mut Kernel) -> Result<(), Wrong> {
     let model = Model::new(&scenario.policy, &scenario.snapshot, &scenario.rules);
     let mut model = model.in_mode(scenario.mode);
     let mut counted = [0, 1].map(|slot| kernel.counters_of(slot));
-    let mut counts = counts(kernel, &tables.names);
+    let mut counts = counts(kernel, &tables.ids);
     for (position, moment) in scenario.traffic.iter().enumerate() {
         let (interface, frame) = (moment.interface, &moment.frame);
         let slot = usize::from(interface == INTERFACES[1]);
@@ -131,7 +131,7 @@ fn check(scenario: &Scenario, kernel: &mut Kernel) -> Result<(), Wrong> {
             *counts.entry(counter).or_default() += 1;
         }
     }
-    let by_kernel = self::counts(kernel, &tables.names);
+    let by_kernel = self::counts(kernel, &tables.ids);
     if counts != by_kernel {
         let message = format!("counted: {by_kernel:?}, expected: {counts:?}");
         let position = scenario.traffic.len() - 1;
@@ -158,10 +158,10 @@ pub(crate) fn counted_as(decision: &Decision) -> Vec<(&'static str, u32)> {
 }
 
 /// Returns the kernel's counters of all ids with names since the maps were created.
-pub(crate) fn counts(kernel: &Kernel, names: &Names) -> Counts {
+pub(crate) fn counts(kernel: &Kernel, ids: &IdTable) -> Counts {
     let view = kernel.view();
-    let sources = view.traffic(names.matches.len()).expect("counts");
-    let services = view.service_traffic(names.services.len()).expect("counts");
+    let sources = view.traffic(ids.matches.len()).expect("counts");
+    let services = view.service_traffic(ids.services.len()).expect("counts");
     let sources = (0..)
         .zip(&sources)
         .map(|(id, traffic)| (("sources", id), traffic.packets));

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use allowlist_common::verdict::{Reason, Verdict};
-use allowlist_policy::compile::{Names, Tables, compile};
+use allowlist_policy::compile::{IdTable, Tables, compile};
 use allowlist_policy::{Engine, Mode, Rules};
 use allowlist_tests::lab::with_background_load;
 use allowlist_tests::{EBPF_OBJECT, require_root};
@@ -40,7 +40,7 @@ fn tables(turn: u32) -> Tables {
         .filter(|prefix| prefix.addr().octets()[2] != 99)
         .map(IpNet::V4);
     snapshot.get_mut("b").expect("a source").prefixes = other.collect();
-    compile(&config.policy, &snapshot, 10_000, &Names::default()).expect("tables")
+    compile(&config.policy, &snapshot, 10_000, &IdTable::default()).expect("tables")
 }
 
 #[test]

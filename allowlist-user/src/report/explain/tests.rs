@@ -4,25 +4,25 @@ use allowlist_common::abi::Exemptions;
 use allowlist_common::judge::Decision;
 use allowlist_common::verdict::Reason;
 use allowlist_policy::Held;
-use allowlist_policy::compile::Names;
+use allowlist_policy::compile::IdTable;
 use expect_test::expect;
 use serde_json::json;
 
 use super::*;
-use crate::record::ServiceRecord;
+use crate::generation_meta::ServiceMeta;
 use crate::report::Report as _;
 
 fn time(text: &str) -> Timestamp {
     text.parse().expect("a time")
 }
 
-fn record() -> Record {
-    let service = |allow: &[&str]| ServiceRecord {
+fn meta() -> GenerationMeta {
+    let service = |allow: &[&str]| ServiceMeta {
         ports: vec!["tcp/443".to_owned()],
         interfaces: Vec::new(),
         allow: allow.iter().map(|&name| name.to_owned()).collect(),
     };
-    let source = |holds: Vec<Held>| SourceRecord {
+    let source = |holds: Vec<Held>| SourceMeta {
         origin: "https://vendor.example/".to_owned(),
         regions: vec!["EU".to_owned(), "US".to_owned()],
         prefixes: 2,
@@ -41,11 +41,11 @@ fn record() -> Record {
         seconds: 0,
     };
     let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
-    Record {
+    GenerationMeta {
         before: 0,
         since: None,
         generation: 3,
-        names: Names {
+        ids: IdTable {
             matches: vec![words(&[]), words(&["office", "vendor"])],
             services: vec![words(&[]), words(&["web"])],
         },
@@ -62,8 +62,8 @@ fn record() -> Record {
 }
 
 /// `192.0.2.9` to `tcp/443` on `eth0`, half an hour after its lists were fetched.
-fn explanation(decision: Decision, record: Option<&Record>) -> Explanation {
-    let known = record.cloned().unwrap_or_default();
+fn explanation(decision: Decision, meta: Option<&GenerationMeta>) -> Explanation {
+    let known = meta.cloned().unwrap_or_default();
     let row = Row {
         decision,
         ports: vec!["tcp/443".to_owned()],
@@ -72,7 +72,7 @@ fn explanation(decision: Decision, record: Option<&Record>) -> Explanation {
     let now = time("2026-01-01T00:30:00Z");
     let behind = matching.sources.iter().map(|name| {
         let behind = Behind {
-            record: known.sources.get(name).cloned(),
+            meta: known.sources.get(name).cloned(),
             traffic: Traffic::default(),
         };
         (name.clone(), behind)
@@ -93,7 +93,7 @@ fn explanation(decision: Decision, record: Option<&Record>) -> Explanation {
         sources: behind.collect(),
         prefixes: vec![matching],
         flows: None,
-        is_recorded: record.is_some(),
+        has_meta: meta.is_some(),
         now,
         epoch: Epoch::new(now, std::time::Duration::ZERO),
     }
@@ -120,8 +120,8 @@ fn with_a_record() {
         office  failing  30m     never  EU US    https://vendor.example/
         vendor  failing  30m     never  EU US    https://vendor.example/
     "#]]
-    .assert_eq(&explanation(ALLOWED, Some(&record())).text());
-    let document = explanation(ALLOWED, Some(&record())).json();
+    .assert_eq(&explanation(ALLOWED, Some(&meta())).text());
+    let document = explanation(ALLOWED, Some(&meta())).json();
     assert_eq!(
         document["prefixes"][0]["held_until"],
         json!({"vendor": "2026-01-02T12:00:00Z"})
@@ -159,7 +159,7 @@ fn before_the_first_publish() {
 
 #[test]
 fn without_interfaces() {
-    let mut explanation = explanation(ALLOWED, Some(&record()));
+    let mut explanation = explanation(ALLOWED, Some(&meta()));
     explanation.interfaces.clear();
     assert!(!explanation.is_dropped());
     expect![[r#"
@@ -176,7 +176,7 @@ fn open_flows_are_reported() {
         match_id: 0,
         service: 0,
     };
-    let mut explanation = explanation(dropped, Some(&record()));
+    let mut explanation = explanation(dropped, Some(&meta()));
     explanation.flows = Some(2);
     expect![[r#"
         192.0.2.9 to tcp/443 on eth0 is dropped; generation 3

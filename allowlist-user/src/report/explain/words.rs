@@ -174,15 +174,15 @@ impl Explanation {
     }
 
     fn source_json(&self, behind: &Behind) -> Value {
-        let record = behind.record.as_ref();
+        let meta = behind.meta.as_ref();
         json!({
-            "state": record.map(|one| one.state(self.now)),
-            "origin": record.map(|one| &one.origin),
-            "regions": record.map(|one| &one.regions),
-            "fetched": record.and_then(|one| one.fetched),
-            "age_seconds": record.and_then(|one| Some(self.age(one.fetched?))),
-            "failure": record.and_then(|one| one.failure.as_ref()),
-            "failure_code": record.and_then(|one| one.failure_code),
+            "state": meta.map(|one| one.state(self.now)),
+            "origin": meta.map(|one| &one.origin),
+            "regions": meta.map(|one| &one.regions),
+            "fetched": meta.and_then(|one| one.fetched),
+            "age_seconds": meta.and_then(|one| Some(self.age(one.fetched?))),
+            "failure": meta.and_then(|one| one.failure.as_ref()),
+            "failure_code": meta.and_then(|one| one.failure_code),
             "passed_packets": behind.traffic.packets,
             "last_passed": self.last(behind.traffic),
         })
@@ -208,7 +208,7 @@ impl Explanation {
             ]);
         }
         let mut text = format!("\n{prefixes}\n");
-        if !self.is_recorded {
+        if !self.has_meta {
             return text
                 + "\nthe names of services and sources are unknown: this state directory has no record\n";
         }
@@ -217,22 +217,21 @@ impl Explanation {
             &[2, 3],
         );
         for (name, behind) in &self.sources {
-            let Some(record) = &behind.record else {
+            let Some(meta) = &behind.meta else {
                 continue;
             };
             sources.add_row([
                 name.clone(),
-                record.state(self.now).to_owned(),
-                record
-                    .fetched
+                meta.state(self.now).to_owned(),
+                meta.fetched
                     .map_or_else(|| "-".to_owned(), |fetched| ago(self.age(fetched))),
                 self.last(behind.traffic)
                     .map_or_else(|| "never".to_owned(), |time| ago(self.age(time))),
-                match &record.regions[..] {
+                match &meta.regions[..] {
                     [] => "-".to_owned(),
                     some => some.join(" "),
                 },
-                record.origin.clone(),
+                meta.origin.clone(),
             ]);
         }
         text += &format!("\n{sources}\n");

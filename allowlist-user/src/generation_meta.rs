@@ -1,4 +1,4 @@
-//! The record of the active generation on disk: the names of the kernel's ids, the services and the sources.
+//! The metadata of the active generation on disk: the names of the kernel's ids, the services and the sources.
 //!
 //! Written by the daemon, and read by commands, also while no daemon runs.
 
@@ -10,7 +10,7 @@ use std::path::Path;
 use allowlist_files::bounded::{Open, PATIENCE, within};
 use allowlist_lists::state::StateDir;
 use allowlist_lists::states::{SourceHealth, SourceStates};
-use allowlist_policy::compile::Names;
+use allowlist_policy::compile::IdTable;
 use allowlist_policy::error_code::ErrorCode;
 use allowlist_policy::{Feed, Held, Policy};
 use anyhow::{Context as _, Result};
@@ -18,33 +18,34 @@ use jiff::Timestamp;
 use log::warn;
 use serde::{Deserialize, Serialize};
 
-/// The name of the record's file. No list of a source can have this name, since names of sources have no dot.
+/// The name of the metadata file. No list of a source can have this name, since names of sources have no dot.
 const FILE: &str = "record.v2.json";
-/// The maximum size of the record's file in bytes; the record contains every grace prefix.
+/// The maximum size of the metadata file in bytes; the metadata contains every grace prefix.
 const MAX_BYTES: u64 = 64 << 20;
 
 /// The names and the sources of a generation, for reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
-    /// The number of the generation that the record describes.
+pub struct GenerationMeta {
+    /// The number of the generation that the metadata describes.
     pub generation: u32,
     /// The time since which packets have been filtered without interruption; `None` if it is unknown.
     #[serde(default)]
     pub since: Option<Timestamp>,
     /// The names for the match ids in the kernel's maps.
-    pub names: Names,
+    #[serde(rename = "names")]
+    pub ids: IdTable,
     /// The checksum of the previous names, which the kernel uses until the generation is published.
     #[serde(default)]
     pub before: u64,
     /// The services of the generation, by name.
-    pub services: BTreeMap<String, ServiceRecord>,
+    pub services: BTreeMap<String, ServiceMeta>,
     /// The used sources of the generation, by name.
-    pub sources: BTreeMap<String, SourceRecord>,
+    pub sources: BTreeMap<String, SourceMeta>,
 }
 
-/// A service as the record describes it for reports.
+/// A service as the metadata describes it for reports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServiceRecord {
+pub struct ServiceMeta {
     /// The ports of the service, as configured.
     pub ports: Vec<String>,
     /// The interfaces that the service is limited to; empty for all interfaces.
@@ -53,9 +54,9 @@ pub struct ServiceRecord {
     pub allow: Vec<String>,
 }
 
-/// A source as the record describes it for reports.
+/// A source as the metadata describes it for reports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceRecord {
+pub struct SourceMeta {
     /// The origin of the source's list, for display.
     pub origin: String,
     /// The regions of the provider, as configured; empty for the provider's default.
@@ -87,7 +88,7 @@ pub struct SourceRecord {
     pub notes: Vec<String>,
 }
 
-impl SourceRecord {
+impl SourceMeta {
     /// Returns the state of the source as one word; if several states apply, the most important one.
     pub fn state(&self, now: Timestamp) -> &'static str {
         if self.refused {
@@ -112,12 +113,12 @@ impl SourceRecord {
     }
 }
 
-impl Record {
-    /// Returns the record of a generation with this policy and these lists; `since` is the start of uninterrupted
+impl GenerationMeta {
+    /// Returns the metadata of a generation with this policy and these lists; `since` is the start of uninterrupted
     /// filtering.
-    pub fn of(
+    pub fn new(
         generation: u32,
-        names: &Names,
+        ids: &IdTable,
         policy: &Policy,
         lists: &SourceStates,
         since: Option<Timestamp>,
@@ -126,17 +127,17 @@ impl Record {
             generation,
             since,
             before: 0,
-            names: names.clone(),
+            ids: ids.clone(),
             services: policy
                 .services
                 .iter()
                 .map(|service| {
-                    let record = ServiceRecord {
+                    let meta = ServiceMeta {
                         ports: service.ports.iter().map(ToString::to_string).collect(),
                         interfaces: service.interfaces.clone(),
                         allow: service.allow.clone(),
                     };
-                    (service.name.clone(), record)
+                    (service.name.clone(), meta)
                 })
                 .collect(),
             sources: policy
@@ -146,7 +147,7 @@ impl Record {
                 .map(|source| {
                     let feed = lists.feed(&source.name);
                     let health = lists.health(&source.name);
-                    let record = SourceRecord {
+                    let meta = SourceMeta {
                         origin: source.origin.to_string(),
                         regions: source.regions.clone(),
                         prefixes: feed.map_or(0, Feed::len),
@@ -159,16 +160,15 @@ impl Record {
                         refused: health.is_some_and(SourceHealth::has_acceptable_list),
                         notes: feed.map_or_else(Vec::new, |feed| feed.notes.clone()),
                     };
-                    (source.name.clone(), record)
+                    (source.name.clone(), meta)
                 })
                 .collect(),
         }
     }
 
-    /// Returns whether the record's names belong to the kernel's match ids; `named` is the checksum of the names in the
-    /// kernel.
-    pub fn is_of(&self, named: u64) -> bool {
-        named == self.names.checksum() || named == self.before
+    /// Returns whether the names of the metadata belong to the match ids of the kernel, which stores their `checksum`.
+    pub fn matches_kernel(&self, checksum: u64) -> bool {
+        checksum == self.ids.checksum() || checksum == self.before
     }
 
     /// Returns the services that allow one of these sources, sorted by name.
@@ -180,13 +180,14 @@ impl Record {
             .collect()
     }
 
-    /// Stores the record in the state directory atomically.
+    /// Stores the metadata in the state directory atomically.
     pub fn store(&self, state: &StateDir) -> Result<()> {
-        let bytes = serde_json::to_vec(self).context("cannot encode the record")?;
+        let bytes =
+            serde_json::to_vec(self).context("cannot encode the metadata of the generation")?;
         Ok(state.write(FILE, bytes)?)
     }
 
-    /// Reads the record from a state directory. Returns `None` if it is missing, or damaged, which is logged: reports
+    /// Reads the metadata from a state directory. Returns `None` if it is missing, or damaged, which is logged: reports
     /// then lack names.
     pub fn load(state_dir: &Path) -> Option<Self> {
         let path = state_dir.join(FILE);
@@ -211,7 +212,7 @@ impl Record {
             .ok()
     }
 
-    /// Removes the record from a state directory; a missing record is no error.
+    /// Removes the metadata from a state directory; a missing file is no error.
     pub fn remove(state_dir: &Path) -> Result<()> {
         let path = state_dir.join(FILE);
         let file = path.clone();
