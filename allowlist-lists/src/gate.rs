@@ -164,8 +164,8 @@ pub struct Before<'l> {
     /// The list at the start of the growth window.
     pub earliest: &'l [IpNet],
     /// The prefixes in their grace period, which stay active beside the new list.
-    pub held: &'l [IpNet],
-    /// Those of `held` that are no growth: dropped by a list before the growth window, or active when the operator
+    pub grace: &'l [IpNet],
+    /// Those of `grace` that are no growth: dropped by a list before the growth window, or active when the operator
     /// accepted a list.
     pub settled: &'l [IpNet],
     /// The fewest addresses that were active within the growth window, grace prefixes included.

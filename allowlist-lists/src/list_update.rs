@@ -5,7 +5,7 @@
 //! and a test can run any sequence.
 
 use allowlist_policy::difference::Difference;
-use allowlist_policy::{Answer, Family, Feed, Fetched, Held, Origin, PerFamily, Source};
+use allowlist_policy::{Answer, Family, Feed, Fetched, GracePrefix, Origin, PerFamily, Source};
 use ipnet::IpNet;
 use jiff::Timestamp;
 
@@ -84,9 +84,9 @@ pub fn evaluate_update(
                     kept: None,
                 }));
             }
-            let held = hold(source, Some(&last), &[], &last.prefixes, now);
+            let grace = grace_prefixes(source, Some(&last), &[], &last.prefixes, now);
             let feed = Feed {
-                held,
+                grace,
                 fetched,
                 ..last
             };
@@ -110,15 +110,15 @@ pub fn evaluate_update(
         _ => (Vec::new(), PerFamily::default()),
     };
     let window = source.gate.growth_window.as_secs();
-    let active = last.iter().flat_map(|last| &last.held);
-    let active = active.filter(|held| held.until > now);
-    let held: Vec<IpNet> = active.clone().map(|held| held.prefix).collect();
-    let settled = active.filter(|held| held.seconds >= window);
-    let settled: Vec<IpNet> = settled.map(|held| held.prefix).collect();
+    let active = last.iter().flat_map(|last| &last.grace);
+    let active = active.filter(|grace| grace.until > now);
+    let grace: Vec<IpNet> = active.clone().map(|grace| grace.prefix).collect();
+    let settled = active.filter(|grace| grace.seconds >= window);
+    let settled: Vec<IpNet> = settled.map(|grace| grace.prefix).collect();
     let before = last.map(|last| Before {
         last: &last.prefixes,
         earliest: &earliest,
-        held: &held,
+        grace: &grace,
         settled: &settled,
         fewest,
     });
@@ -132,20 +132,20 @@ pub fn evaluate_update(
             kept: last.cloned(),
         }));
     }
-    let mut held = hold(source, last, &difference.removed, &fetched.prefixes, now);
+    let mut grace = grace_prefixes(source, last, &difference.removed, &fetched.prefixes, now);
     let changes = match last {
         Some(last) if !accepted => past::changes(source, last, &fetched.prefixes, now),
         _ => Vec::new(),
     };
     if accepted {
         // Later lists are compared with the approved state: the list, and the grace prefixes beside it.
-        for held in &mut held {
-            held.seconds = u64::MAX;
+        for grace in &mut grace {
+            grace.seconds = u64::MAX;
         }
     }
     let feed = Feed {
         prefixes: fetched.prefixes,
-        held,
+        grace,
         fetched: fetched.fetched,
         validators: fetched.validators,
         notes: fetched.notes,
@@ -162,10 +162,10 @@ pub fn evaluate_update(
 fn with_notes(source: &Source, mut feed: Feed) -> Feed {
     feed.notes = gate::without_notes(std::mem::take(&mut feed.notes));
     if !matches!(source.origin, Origin::Prefixes(_) | Origin::Added) {
-        let notes = if feed.held.is_empty() {
+        let notes = if feed.grace.is_empty() {
             gate::notes(source, &feed.prefixes)
         } else {
-            let mut active: Vec<IpNet> = feed.in_force().collect();
+            let mut active: Vec<IpNet> = feed.active().collect();
             active.sort_unstable();
             gate::notes(source, &active)
         };
@@ -190,11 +190,15 @@ fn with_kept(mut fetched: Fetched, last: Option<&Feed>) -> Fetched {
 
 /// Returns the feed without the prefixes whose grace period is over, and these prefixes; none if there are none.
 pub fn expire_grace(feed: &Feed, now: Timestamp) -> Option<(Feed, Vec<IpNet>)> {
-    let (held, gone): (Vec<Held>, Vec<Held>) = feed.held.iter().partition(|held| held.until > now);
-    let gone = gone.into_iter().map(|held| held.prefix).collect::<Vec<_>>();
+    let (grace, gone): (Vec<GracePrefix>, Vec<GracePrefix>) =
+        feed.grace.iter().partition(|grace| grace.until > now);
+    let gone = gone
+        .into_iter()
+        .map(|grace| grace.prefix)
+        .collect::<Vec<_>>();
     (!gone.is_empty()).then(|| {
         let feed = Feed {
-            held,
+            grace,
             ..feed.clone()
         };
         (feed, gone)
@@ -208,30 +212,30 @@ fn end_of_grace(source: &Source, now: Timestamp) -> Timestamp {
 }
 
 /// Returns the grace prefixes: those of `last` that are not listed again, and the removed ones.
-fn hold(
+fn grace_prefixes(
     source: &Source,
     last: Option<&Feed>,
     removed: &[IpNet],
     listed: &[IpNet],
     now: Timestamp,
-) -> Vec<Held> {
+) -> Vec<GracePrefix> {
     let until = end_of_grace(source, now);
-    let before = last.map_or(&[][..], |feed| &feed.held);
-    let mut held: Vec<Held> = before
+    let before = last.map_or(&[][..], |feed| &feed.grace);
+    let mut grace: Vec<GracePrefix> = before
         .iter()
-        .map(|held| Held {
-            until: held.until.min(until),
-            ..*held
+        .map(|grace| GracePrefix {
+            until: grace.until.min(until),
+            ..*grace
         })
-        .filter(|held| held.until > now && listed.binary_search(&held.prefix).is_err())
+        .filter(|grace| grace.until > now && listed.binary_search(&grace.prefix).is_err())
         .collect();
     if until > now {
-        held.extend(removed.iter().map(|&prefix| Held {
+        grace.extend(removed.iter().map(|&prefix| GracePrefix {
             prefix,
             until,
             seconds: 0,
         }));
     }
-    held.sort_unstable();
-    held
+    grace.sort_unstable();
+    grace
 }

@@ -44,8 +44,8 @@ pub fn aged(source: &Source, feed: &Feed, now: Timestamp) -> Feed {
         change.seconds = change.seconds.saturating_add(passed.as_secs());
         change.oldest_seconds = change.oldest_seconds.saturating_add(passed.as_secs());
     }
-    for held in &mut aged.held {
-        held.seconds = held.seconds.saturating_add(passed.as_secs());
+    for grace in &mut aged.grace {
+        grace.seconds = grace.seconds.saturating_add(passed.as_secs());
     }
     aged.changes.retain(|change| change.seconds < window);
     // The part of a second that did not count yet.
@@ -108,9 +108,9 @@ fn between(
 
 /// The number of addresses that are active now: those of the list, and of the prefixes whose grace period goes on.
 fn active(feed: &Feed, now: Timestamp) -> PerFamily {
-    let held = feed.held.iter().filter(|held| held.until > now);
+    let grace = feed.grace.iter().filter(|grace| grace.until > now);
     let mut active = feed.prefixes.clone();
-    active.extend(held.map(|held| held.prefix));
+    active.extend(grace.map(|grace| grace.prefix));
     active.sort_unstable();
     PerFamily {
         v4: covered(&active, is_v4),

@@ -15,7 +15,9 @@ use allowlist_files::lines::kept_name;
 use allowlist_files::lock;
 use allowlist_files::trust::{self, Untrusted};
 use allowlist_policy::error_code::ErrorCode;
-use allowlist_policy::{Feed, Format, Held, Origin, PastChange, Source, Validator, public_url};
+use allowlist_policy::{
+    Feed, Format, GracePrefix, Origin, PastChange, Source, Validator, public_url,
+};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use nix::unistd::geteuid;
@@ -236,7 +238,7 @@ impl StateDir {
         }
         Ok(Some(Feed {
             prefixes: content.prefixes,
-            held: content.held,
+            grace: content.grace,
             fetched: content.fetched,
             validators: content.validators,
             notes: content.notes,
@@ -255,7 +257,7 @@ impl StateDir {
             origin,
             fetched: feed.fetched,
             prefixes: feed.prefixes.clone(),
-            held: feed.held.clone(),
+            grace: feed.grace.clone(),
             validators: feed.validators.clone(),
             notes: feed.notes.clone(),
             changes: feed.changes.clone(),
@@ -425,8 +427,8 @@ struct Content {
     fetched: Timestamp,
     prefixes: Vec<IpNet>,
     // Empty fields are omitted, and the checksum is of the rest.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    held: Vec<Held>,
+    #[serde(default, rename = "held", skip_serializing_if = "Vec::is_empty")]
+    grace: Vec<GracePrefix>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     validators: Vec<Validator>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

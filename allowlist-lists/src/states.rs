@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use allowlist_policy::difference::Difference;
 use allowlist_policy::error_code::ErrorCode;
-use allowlist_policy::{Answer, Feed, Fetched, Held, Origin, Snapshot, Source};
+use allowlist_policy::{Answer, Feed, Fetched, GracePrefix, Origin, Snapshot, Source};
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 
@@ -228,8 +228,8 @@ impl SourceStates {
 
     /// Returns the time at which the next grace period ends.
     pub fn next_expiry(&self) -> Option<Timestamp> {
-        let held = self.feeds.values().flat_map(|feed| &feed.held);
-        held.map(|held| held.until).min()
+        let grace = self.feeds.values().flat_map(|feed| &feed.grace);
+        grace.map(|grace| grace.until).min()
     }
 
     /// Commits a proposal. `publish` gets the new states and returns the generation; if it fails, nothing changes, and the
@@ -381,9 +381,9 @@ impl SourceStates {
                     *time = time.saturating_add(by).unwrap_or(*time);
                 }
             }
-            for held in &mut feed.held {
-                if held.until.duration_since(before) <= longest_grace() {
-                    held.until = held.until.saturating_add(by).unwrap_or(held.until);
+            for grace in &mut feed.grace {
+                if grace.until.duration_since(before) <= longest_grace() {
+                    grace.until = grace.until.saturating_add(by).unwrap_or(grace.until);
                 }
             }
         }
@@ -411,27 +411,30 @@ fn proposal(
         feed,
         mut difference,
     } = update;
-    let was_held = last.map_or(&[][..], |last| &last.held);
-    let expired = was_held
+    let was_in_grace = last.map_or(&[][..], |last| &last.grace);
+    let expired = was_in_grace
         .iter()
-        .map(|held| held.prefix)
-        .filter(|prefix| !is_held(&feed.held, prefix))
+        .map(|grace| grace.prefix)
+        .filter(|prefix| !is_in_grace(&feed.grace, prefix))
         .filter(|prefix| feed.prefixes.binary_search(prefix).is_err())
         .collect();
-    let is_same = |last: &Feed| difference.is_empty() && last.held.len() == feed.held.len();
-    let needs_publish = last.is_none_or(|last| !is_same(last) && in_force(last) != in_force(&feed));
+    let is_same = |last: &Feed| difference.is_empty() && last.grace.len() == feed.grace.len();
+    let needs_publish =
+        last.is_none_or(|last| !is_same(last) && sorted_active(last) != sorted_active(&feed));
     if matches!(source.origin, Origin::Names(_)) {
         // The answers of a name rotate: a grace prefix that returns was never removed, and a missing one may return.
-        difference.added.retain(|prefix| !is_held(was_held, prefix));
+        difference
+            .added
+            .retain(|prefix| !is_in_grace(was_in_grace, prefix));
         difference
             .removed
-            .retain(|prefix| !is_held(&feed.held, prefix));
+            .retain(|prefix| !is_in_grace(&feed.grace, prefix));
     }
     let held_until = difference
         .removed
         .first()
-        .and_then(|prefix| feed.held.iter().find(|held| held.prefix == *prefix))
-        .map(|held| held.until);
+        .and_then(|prefix| feed.grace.iter().find(|grace| grace.prefix == *prefix))
+        .map(|grace| grace.until);
     let delta = (last.is_none() || !difference.is_empty()).then_some(ListDelta {
         difference,
         held_until,
@@ -446,14 +449,15 @@ fn proposal(
     }
 }
 
-/// Whether a prefix is in its grace period. `held` is sorted.
-fn is_held(held: &[Held], prefix: &IpNet) -> bool {
-    held.binary_search_by_key(prefix, |held| held.prefix)
+/// Returns whether a prefix is in its grace period. `grace` is sorted.
+fn is_in_grace(grace: &[GracePrefix], prefix: &IpNet) -> bool {
+    grace
+        .binary_search_by_key(prefix, |grace| grace.prefix)
         .is_ok()
 }
 
-fn in_force(feed: &Feed) -> Vec<IpNet> {
-    let mut prefixes: Vec<IpNet> = feed.in_force().collect();
+fn sorted_active(feed: &Feed) -> Vec<IpNet> {
+    let mut prefixes: Vec<IpNet> = feed.active().collect();
     prefixes.sort_unstable();
     prefixes
 }

@@ -56,7 +56,7 @@ pub mod text;
 
 pub use policy::{
     Answer, AtStart, Column, Condition, Csv, Direction, Engine, Family, Feed, Fetched, Format,
-    Gate, Held, Http, Item, Json, Keep, Lines, Lookup, MAX_NAME_BYTES, Mode, Origin, Page,
+    Gate, GracePrefix, Http, Item, Json, Keep, Lines, Lookup, MAX_NAME_BYTES, Mode, Origin, Page,
     PastChange, Pattern, PerFamily, Policy, Ports, ReturnTraffic, Rules, Secret, Select, Service,
     Snapshot, Source, Validator, Verdict, Xml, is_loopback, is_name, public_url,
 };

@@ -20,7 +20,7 @@ pub use allowlist_common::verdict::Verdict;
 use ipnet::IpNet;
 use serde::Serialize;
 
-pub use feed::{Answer, Feed, Fetched, Held, PastChange, Snapshot, Validator};
+pub use feed::{Answer, Feed, Fetched, GracePrefix, PastChange, Snapshot, Validator};
 pub use format::{Column, Condition, Csv, Format, Item, Json, Lines, Page, Pattern, Select, Xml};
 pub use source::{
     Direction, Family, Gate, Http, Lookup, Origin, PerFamily, Secret, Source, is_loopback,

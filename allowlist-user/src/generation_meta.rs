@@ -12,7 +12,7 @@ use allowlist_lists::state::StateDir;
 use allowlist_lists::states::{SourceHealth, SourceStates};
 use allowlist_policy::compile::IdTable;
 use allowlist_policy::error_code::ErrorCode;
-use allowlist_policy::{Feed, Held, Policy};
+use allowlist_policy::{Feed, GracePrefix, Policy};
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use log::warn;
@@ -65,11 +65,11 @@ pub struct SourceMeta {
     /// The number of active prefixes of the source, including grace prefixes.
     pub prefixes: usize,
     /// The number of grace prefixes among the active prefixes.
-    #[serde(default)]
-    pub held: usize,
+    #[serde(default, rename = "held")]
+    pub grace: usize,
     /// The grace prefixes, each with the end of its grace period.
-    #[serde(default)]
-    pub holds: Vec<Held>,
+    #[serde(default, rename = "holds")]
+    pub grace_prefixes: Vec<GracePrefix>,
     /// The time of the last successful fetch; `None` if the source has no list.
     pub fetched: Option<Timestamp>,
     /// The reason why the last fetch failed or its list was rejected; `None` after a success.
@@ -151,8 +151,8 @@ impl GenerationMeta {
                         origin: source.origin.to_string(),
                         regions: source.regions.clone(),
                         prefixes: feed.map_or(0, Feed::len),
-                        held: feed.map_or(0, |feed| feed.held.len()),
-                        holds: feed.map_or_else(Vec::new, |feed| feed.held.clone()),
+                        grace: feed.map_or(0, |feed| feed.grace.len()),
+                        grace_prefixes: feed.map_or_else(Vec::new, |feed| feed.grace.clone()),
                         fetched: feed.map(|feed| feed.fetched),
                         max_age_seconds: source.can_age().then_some(source.max_age.as_secs()),
                         failure: health.and_then(|health| health.failure.clone()),

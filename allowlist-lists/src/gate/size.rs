@@ -179,9 +179,9 @@ fn activities<'l>(
     before: Before<'l>,
     new: &'l [IpNet],
 ) -> (Cow<'l, [IpNet]>, Cow<'l, [IpNet]>) {
-    let active = united(before.last, before.held);
+    let active = united(before.last, before.grace);
     let next = if source.grace.is_zero() {
-        united(new, before.held)
+        united(new, before.grace)
     } else if active.is_empty() {
         Cow::Borrowed(new)
     } else {

@@ -218,12 +218,12 @@ fn the_operator_may_accept_a_size_and_nothing_else() {
     }
 }
 
-fn before<'l>(last: &'l [IpNet], earliest: &'l [IpNet], held: &'l [IpNet]) -> Before<'l> {
+fn before<'l>(last: &'l [IpNet], earliest: &'l [IpNet], grace: &'l [IpNet]) -> Before<'l> {
     let covered = |family: fn(&IpNet) -> bool| lost(last, &[], family).0;
     Before {
         last,
         earliest,
-        held,
+        grace,
         settled: &[],
         fewest: PerFamily {
             v4: covered(is_v4),
@@ -318,11 +318,11 @@ fn a_change_is_judged_against_the_start_of_the_window_too() {
     answers.add("32.0.0.0/14 after 32.0.0.0/15", Some(expected.to_string()));
     answers.check(&expect_file!["snapshots/growth_within_the_window.txt"]);
     // A prefix in its grace period counts.
-    let held = list("48.0.0.0/16");
+    let grace = list("48.0.0.0/16");
     let new = list("32.0.0.0/16 56.0.0.0/32");
     let judged = judge(
         &source,
-        Some(before(&earliest, &earliest, &held)),
+        Some(before(&earliest, &earliest, &grace)),
         &new,
         false,
     );
@@ -397,16 +397,16 @@ fn a_list_grows_from_the_fewest_active_addresses_of_the_window() {
 #[test]
 fn a_prefix_that_left_before_the_window_is_no_growth() {
     let source = source(|_| {});
-    let (last, held) = (list("32.0.0.0/16"), list("48.0.0.0/15"));
+    let (last, grace) = (list("32.0.0.0/16"), list("48.0.0.0/15"));
     let before = Before {
         fewest: PerFamily { v4: 3 << 16, v6: 0 },
-        ..before(&last, &last, &held)
+        ..before(&last, &last, &grace)
     };
     let new = list("32.0.0.0/16 8.8.8.8");
     let judged = judge(&source, Some(before), &new, false);
     assert!(matches!(judged, Err(Rejection::Grown { .. })), "{judged:?}");
     let settled = Before {
-        settled: &held,
+        settled: &grace,
         ..before
     };
     assert_eq!(judge(&source, Some(settled), &new, false), Ok(()));

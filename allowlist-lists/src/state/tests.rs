@@ -28,7 +28,7 @@ fn feed() -> Feed {
     let prefixes = ["192.0.2.0/24", "2001:db8::/32"];
     let fetched = "2026-11-22T10:11:12.123456789Z".parse().expect("a time");
     Feed {
-        held: vec![Held {
+        grace: vec![GracePrefix {
             prefix: "198.51.100.0/24".parse().expect("a prefix"),
             until: fetched,
             seconds: 30,

@@ -60,8 +60,8 @@ fn whats(events: Vec<Event>) -> Vec<EventKind> {
     events.into_iter().map(|event| event.kind).collect()
 }
 
-fn in_force(lists: &SourceStates) -> String {
-    let mut prefixes: Vec<_> = lists.feeds()["vendor"].in_force().collect();
+fn active(lists: &SourceStates) -> String {
+    let mut prefixes: Vec<_> = lists.feeds()["vendor"].active().collect();
     prefixes.sort_unstable();
     let prefixes: Vec<_> = prefixes.iter().map(ToString::to_string).collect();
     prefixes.join(" ")
@@ -83,10 +83,10 @@ fn removed_prefixes_stay_for_their_grace_period() {
     assert_eq!(events, [changed("8.8.8.8 9.9.9.9", "", None)]);
     let events = take(&mut lists, &source, "8.8.8.8 1.1.1.1", 10);
     assert_eq!(events, [changed("1.1.1.1", "9.9.9.9", Some(10 + DAY))]);
-    assert_eq!(in_force(&lists), "1.1.1.1/32 8.8.8.8/32 9.9.9.9/32");
+    assert_eq!(active(&lists), "1.1.1.1/32 8.8.8.8/32 9.9.9.9/32");
     // One event, and the grace period goes on when the same list arrives again.
     assert_eq!(take(&mut lists, &source, "8.8.8.8 1.1.1.1", 20), []);
-    assert_eq!(in_force(&lists), "1.1.1.1/32 8.8.8.8/32 9.9.9.9/32");
+    assert_eq!(active(&lists), "1.1.1.1/32 8.8.8.8/32 9.9.9.9/32");
 
     assert_eq!(lists.next_expiry(), Some(at(10 + DAY)));
     let early = lists.expire_grace(at(9 + DAY), |_| Ok::<_, Infallible>(7));
@@ -104,7 +104,7 @@ fn removed_prefixes_stay_for_their_grace_period() {
         change: gone,
     };
     assert_eq!(whats(events), [released]);
-    assert_eq!(in_force(&lists), "1.1.1.1/32 8.8.8.8/32");
+    assert_eq!(active(&lists), "1.1.1.1/32 8.8.8.8/32");
     assert_eq!(lists.next_expiry(), None);
 }
 
@@ -134,7 +134,7 @@ fn without_a_grace_period_prefixes_are_removed_at_once() {
         change: Change::new(Vec::new(), list("1.1.1.1")),
     };
     assert_eq!(events, [changed("", "9.9.9.9", None), gone]);
-    assert_eq!(in_force(&lists), "8.8.8.8/32");
+    assert_eq!(active(&lists), "8.8.8.8/32");
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn rotating_answers_do_not_flap() {
         };
         assert_eq!(events, expected, "{round}");
         assert_eq!(
-            in_force(&lists),
+            active(&lists),
             "8.8.8.1/32 8.8.8.2/32 8.8.8.3/32 8.8.8.4/32"
         );
     }
@@ -299,7 +299,7 @@ fn an_unchanged_answer_renews_the_age_of_a_list() {
     assert!(!proposal.needs_publish);
     assert_eq!(adopt(&mut lists, proposal, at(old + 2)), []);
     assert_eq!(lists.feeds()["vendor"].fetched, at(old + 2));
-    assert_eq!(in_force(&lists), "8.8.8.8/32");
+    assert_eq!(active(&lists), "8.8.8.8/32");
     assert_eq!(lists.mark_stale(sources.iter(), at(old + 3)), []);
 }
 
@@ -381,7 +381,7 @@ fn a_clock_step_shortens_no_grace_period() {
         lists.apply_clock_step(at(20) + by, by);
         let left = lists
             .next_expiry()
-            .expect("is held")
+            .expect("is in its grace period")
             .duration_since(at(20) + by);
         assert_eq!(left.as_secs(), expected);
         let unchanged = Answer::Unchanged(at(20) + by);
@@ -391,7 +391,7 @@ fn a_clock_step_shortens_no_grace_period() {
         adopt(&mut lists, proposal, at(20) + by);
         let left = lists
             .next_expiry()
-            .expect("is held")
+            .expect("is in its grace period")
             .duration_since(at(20) + by);
         assert!((DAY - 10..=DAY).contains(&left.as_secs()), "{left:?}");
     }

@@ -56,7 +56,7 @@ pub fn require_room(
     let mut prefixes: Vec<IpNet> = counted
         .iter()
         .filter_map(|source| snapshot.get(&source.name))
-        .flat_map(Feed::in_force)
+        .flat_map(Feed::active)
         .collect();
     prefixes.sort_unstable();
     prefixes.dedup();

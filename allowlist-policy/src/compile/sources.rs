@@ -134,7 +134,7 @@ pub(super) fn listed_prefixes(
                 service: user.name.clone(),
             })?;
         largest = largest.max((feed.len(), &source.name));
-        for prefix in feed.in_force() {
+        for prefix in feed.active() {
             match prefix {
                 IpNet::V4(prefix) => v4.push((KeyV4::of(prefix), place as SetId)),
                 IpNet::V6(prefix) => v6.push((KeyV6::of(prefix), place as SetId)),

@@ -15,7 +15,7 @@ pub struct Feed {
     /// The prefixes of the list. Sorted and distinct; not merged, so that reports show the vendor's own prefixes.
     pub prefixes: Vec<IpNet>,
     /// The grace prefixes, which have left the list. Sorted, distinct, and disjoint from `prefixes`.
-    pub held: Vec<Held>,
+    pub grace: Vec<GracePrefix>,
     /// The time when the origin last delivered the list or confirmed it as unchanged.
     pub fetched: Timestamp,
     /// The validators of conditional requests, one for each URL.
@@ -24,7 +24,7 @@ pub struct Feed {
     pub notes: Vec<String>,
     /// The changes of the list within the growth window, newest first.
     pub changes: Vec<PastChange>,
-    /// The time of the last answer, including rejected lists. The ages in `changes` and `held` are relative to it.
+    /// The time of the last answer, including rejected lists. The ages in `changes` and `grace` are relative to it.
     pub answered: Timestamp,
 }
 
@@ -51,7 +51,7 @@ pub struct PastChange {
 
 /// A grace prefix: it left its list and stays active until the end of its grace period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Held {
+pub struct GracePrefix {
     /// The prefix.
     pub prefix: IpNet,
     /// The end of the grace period.
@@ -129,7 +129,7 @@ impl Feed {
     pub fn new(prefixes: Vec<IpNet>, fetched: Timestamp) -> Self {
         Self {
             prefixes,
-            held: Vec::new(),
+            grace: Vec::new(),
             fetched,
             validators: Vec::new(),
             notes: Vec::new(),
@@ -139,14 +139,14 @@ impl Feed {
     }
 
     /// Returns the active prefixes: those of the list and the grace prefixes. Distinct, in no particular order.
-    pub fn in_force(&self) -> impl Iterator<Item = IpNet> {
-        let held = self.held.iter().map(|held| held.prefix);
-        self.prefixes.iter().copied().chain(held)
+    pub fn active(&self) -> impl Iterator<Item = IpNet> {
+        let grace = self.grace.iter().map(|grace| grace.prefix);
+        self.prefixes.iter().copied().chain(grace)
     }
 
     /// Returns the number of active prefixes.
     pub fn len(&self) -> usize {
-        self.prefixes.len() + self.held.len()
+        self.prefixes.len() + self.grace.len()
     }
 
     /// Returns whether no prefix is active.

@@ -378,7 +378,7 @@ pub(super) async fn export(paths: &Paths, options: &Export) -> Result<()> {
             Some((
                 source,
                 source.origin.to_string(),
-                feed.in_force().collect::<Vec<_>>(),
+                feed.active().collect::<Vec<_>>(),
             ))
         })
         .collect();

@@ -146,7 +146,7 @@ fn last_good(paths: &Paths, providers: &[&Provider], found: &mut Holders) -> Res
         match state.load_readonly(source) {
             Ok(Some(feed)) => {
                 searched.push(name.clone());
-                let mut prefixes: Vec<IpNet> = feed.in_force().collect();
+                let mut prefixes: Vec<IpNet> = feed.active().collect();
                 prefixes.sort_unstable();
                 let at = feed.fetched.strftime("%Y-%m-%d %H:%M:%SZ").to_string();
                 found.hold(name, Some(&source.name), "last-good", &at, &prefixes);

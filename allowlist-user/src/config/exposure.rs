@@ -84,13 +84,13 @@ impl Config {
                 .copied()
                 .collect();
             // Two halves cover the family too.
-            let all: Vec<IpNet> = allowed().flat_map(|(_, feed)| feed.in_force()).collect();
+            let all: Vec<IpNet> = allowed().flat_map(|(_, feed)| feed.active()).collect();
             for everyone in IpNet::aggregate(&all) {
                 if everyone.prefix_len() != 0 || said.contains(&everyone) {
                     continue;
                 }
                 let holder = allowed().find(|(_, feed)| {
-                    let list: Vec<IpNet> = feed.in_force().collect();
+                    let list: Vec<IpNet> = feed.active().collect();
                     IpNet::aggregate(&list).contains(&everyone)
                 });
                 warnings.push(match holder {

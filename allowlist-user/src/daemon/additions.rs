@@ -247,7 +247,7 @@ impl Daemon {
     fn not_added(&self, prefix: IpNet, service: Option<&str>) -> String {
         let feeds = self.lists.feeds().iter();
         let listing: Vec<_> = feeds
-            .filter(|(_, feed)| feed.in_force().any(|one| one == prefix))
+            .filter(|(_, feed)| feed.active().any(|one| one == prefix))
             .map(|(name, _)| &**name)
             .filter(|name| !name.starts_with(crate::additions::SOURCE_PREFIX))
             .collect();

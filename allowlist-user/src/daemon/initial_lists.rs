@@ -211,7 +211,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use allowlist_lists::event::EventKind;
-    use allowlist_policy::Held;
+    use allowlist_policy::GracePrefix;
 
     /// Returns the lists of a reload after a file with ten addresses was replaced by `now`, or removed.
     fn start(now: Option<&str>) -> InitialLists {
@@ -234,7 +234,7 @@ mod tests {
         let source = config.policy.source("lab").expect("it is configured");
         let first = start();
         let mut feed = first.lists.feed("lab").expect("it was read").clone();
-        feed.held = vec![Held {
+        feed.grace = vec![GracePrefix {
             prefix: "198.51.100.7/32".parse().expect("a prefix"),
             until: Timestamp::UNIX_EPOCH,
             seconds: 0,
@@ -272,7 +272,7 @@ mod tests {
             panic!("{:?}", first.events);
         };
         assert_eq!(change.removed.len(), 1);
-        assert_eq!(first.lists.feeds()["lab"].held, []);
+        assert_eq!(first.lists.feeds()["lab"].grace, []);
         assert_eq!(first.fetched.len(), 1, "stored again");
     }
 

@@ -243,13 +243,13 @@ impl Daemon {
         let is_changed = |event: &Event| matches!(event.kind, EventKind::Changed { .. });
         let is_other = is_news || events.iter().any(is_changed);
         if is_other {
-            let held = match feed.held.len() {
+            let grace = match feed.grace.len() {
                 0 => String::new(),
-                held => format!(", {held} more in their grace period"),
+                grace => format!(", {grace} more in their grace period"),
             };
             info!(
                 target: "allowlist::list-changed",
-                "{name}: changed from {old} to {} prefixes{held}; generation {}",
+                "{name}: changed from {old} to {} prefixes{grace}; generation {}",
                 feed.prefixes.len(),
                 self.dataplane.generation()
             );

@@ -233,8 +233,9 @@ mod tests {
                 words += &format!(", {}", mode.name());
             }
             let texts = ["old", "new", "newer"];
-            let held = |text: &&str| change.suppressed_config_crc == Some(written(text).checksum());
-            if let Some(text) = texts.iter().find(|text| held(text)) {
+            let is_suppressed =
+                |text: &&str| change.suppressed_config_crc == Some(written(text).checksum());
+            if let Some(text) = texts.iter().find(|text| is_suppressed(text)) {
                 words += &format!(", {text} suppressed");
             }
         }

@@ -40,7 +40,7 @@ pub(super) fn compare(old: &EffectiveState, new: &EffectiveState, lines: &mut Li
 /// Returns the active prefixes of a source in this state, sorted; `None` if the source has no list yet.
 fn prefixes(state: &EffectiveState, source: &Source) -> Option<Vec<IpNet>> {
     let of_feed = |feed: &Feed| {
-        let mut prefixes: Vec<IpNet> = feed.in_force().collect();
+        let mut prefixes: Vec<IpNet> = feed.active().collect();
         prefixes.sort_unstable();
         prefixes
     };

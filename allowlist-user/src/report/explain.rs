@@ -57,7 +57,7 @@ struct Matching {
     /// The names of the sources that list the prefix or a wider one.
     sources: Vec<String>,
     /// The names of the sources that no longer list the prefix, each with the end of the grace period.
-    held: Vec<(String, Timestamp)>,
+    grace: Vec<(String, Timestamp)>,
 }
 
 /// A source that lists a prefix with the address: its metadata, if any, and its traffic.
@@ -148,15 +148,15 @@ impl Reached {
 impl Matching {
     fn new(prefix: IpNet, matched: u32, meta: &GenerationMeta) -> Self {
         let sources = meta.ids.sources_of(matched);
-        let held = sources.iter().filter_map(|name| {
-            let mut holds = meta.sources.get(name)?.holds.iter();
-            let held = holds.find(|held| held.prefix == prefix)?;
-            Some((name.clone(), held.until))
+        let grace = sources.iter().filter_map(|name| {
+            let mut grace_prefixes = meta.sources.get(name)?.grace_prefixes.iter();
+            let grace = grace_prefixes.find(|grace| grace.prefix == prefix)?;
+            Some((name.clone(), grace.until))
         });
         Self {
             prefix,
             services: meta.services_of(&sources),
-            held: held.collect(),
+            grace: grace.collect(),
             sources,
         }
     }

@@ -34,9 +34,9 @@ impl Status {
             table.add_row([
                 name.clone(),
                 source.state(self.now).to_owned(),
-                match source.held {
+                match source.grace {
                     0 => source.prefixes.to_string(),
-                    held => format!("{} ({held} in grace)", source.prefixes),
+                    grace => format!("{} ({grace} in grace)", source.prefixes),
                 },
                 self.age_of(source).map_or_else(|| "-".to_owned(), ago),
                 self.next_fetch(name).map_or_else(
@@ -91,7 +91,7 @@ impl Status {
                     "regions": source.regions,
                     "state": source.state(self.now),
                     "prefixes": source.prefixes,
-                    "held": source.held,
+                    "held": source.grace,
                     "notes": source.notes,
                     "max_age_seconds": source.max_age_seconds,
                     "fetched": source.fetched,

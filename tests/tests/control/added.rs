@@ -13,7 +13,7 @@ fn a_prefix_is_added_and_removed() -> anyhow::Result<()> {
     require_root!();
     let mut host = Host::new()?;
     assert!(host.passes(FRIENDS[0]) && !host.passes(STRANGERS[0]) && !host.passes(STRANGERS[1]));
-    let before = host.in_force()?;
+    let before = host.active_state()?;
     host.done(&["add", STRANGERS[0], "--service", "web", "--note", "on call"]);
     host.done(&["add", "2001:db8:bad::/48", "--service", "web"]);
     assert!(host.passes(STRANGERS[0]) && host.passes(STRANGERS[1]));
@@ -36,7 +36,7 @@ fn a_prefix_is_added_and_removed() -> anyhow::Result<()> {
     host.done(&["remove", STRANGERS[0]]);
     host.done(&["remove", "2001:db8:bad::/48", "--service", "web"]);
     assert!(!host.passes(STRANGERS[0]) && !host.passes(STRANGERS[1]) && host.passes(FRIENDS[0]));
-    assert_eq!(host.in_force()?, before);
+    assert_eq!(host.active_state()?, before);
     let expected = ["start", "add", "add", "start", "remove", "remove"];
     assert_eq!(log(&host)?, expected);
     Ok(())
@@ -47,7 +47,7 @@ fn invalid_requests_change_nothing() -> anyhow::Result<()> {
     require_root!();
     let host = Host::new()?;
     host.done(&["add", "192.0.2.1", "--service", "ssh"]);
-    let before = host.in_force()?;
+    let before = host.active_state()?;
     let mut snapshot = Snapshot::new();
     for (arguments, code, name) in [
         (
@@ -90,7 +90,7 @@ fn invalid_requests_change_nothing() -> anyhow::Result<()> {
     ] {
         let ended = host.refused(arguments, code, &[name]);
         snapshot.ended(&arguments.join(" "), &ended, None);
-        assert_eq!(host.in_force()?, before, "{arguments:?}");
+        assert_eq!(host.active_state()?, before, "{arguments:?}");
     }
     for (arguments, option) in [
         (
@@ -209,7 +209,7 @@ fn requests_without_effect_make_no_policy() -> anyhow::Result<()> {
         (&["mode", "observe"], false),
         (&["reload", "--confirm-within", "1h"], false),
     ] {
-        let before = (policy()?, host.in_force()?);
+        let before = (policy()?, host.active_state()?);
         let answer = host.done(arguments);
         snapshot.text(&arguments.join(" "), &answer, Some(&host.testbed.scratch));
         let logged: Value = serde_json::from_str(&host.done(&["log", "--count", "1", "--json"]))?;
@@ -219,7 +219,7 @@ fn requests_without_effect_make_no_policy() -> anyhow::Result<()> {
         snapshot.text("log --count 1", &text, Some(&host.testbed.scratch));
         let status = host.testbed.json("status")?;
         assert!(status["unconfirmed"].is_null(), "{arguments:?}: {status}");
-        let after = (policy()?, host.in_force()?);
+        let after = (policy()?, host.active_state()?);
         assert_eq!(after != before, is_new, "{arguments:?}: {answer}");
         assert_eq!(after.0 != before.0, is_new, "{arguments:?}: {answer}");
     }

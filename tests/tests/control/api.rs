@@ -197,7 +197,7 @@ fn requests_may_have_bodies() -> anyhow::Result<()> {
     assert_eq!(post("/v1/rollback", "{}")?.status, 200);
     assert_eq!(post("/v1/reload", "")?.status, 200);
     assert_eq!(post("/v1/refresh", "")?.status, 200);
-    let before = host.in_force()?;
+    let before = host.active_state()?;
     let mut snapshot = Snapshot::new();
     for (path, body, status, code) in [
         ("/v1/add", "{}", 400, "invalid-request"),
@@ -236,7 +236,7 @@ fn requests_may_have_bodies() -> anyhow::Result<()> {
             &answer.body,
             Some(&host.testbed.scratch),
         );
-        assert_eq!(host.in_force()?, before, "{path} {body}");
+        assert_eq!(host.active_state()?, before, "{path} {body}");
     }
     snapshot.check(&expect_file!["snapshots/api.txt"]);
     for (method, path, status) in [

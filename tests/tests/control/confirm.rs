@@ -42,7 +42,7 @@ fn confirmed_changes_stay() -> anyhow::Result<()> {
     let mut snapshot = Snapshot::new();
     for (change, friend, stranger) in CHANGES {
         prepare(&host, change)?;
-        let before = host.in_force()?;
+        let before = host.active_state()?;
         let text = host.done(&[change, WITHIN].concat());
         assert!(text.contains("allowlist confirm"), "{text}");
         let status = host.testbed.run(&["status"])?.stdout;
@@ -68,7 +68,7 @@ fn confirmed_changes_stay() -> anyhow::Result<()> {
         host.refused(&["confirm"], "nothing-pending", &[]);
         if change[0] != "reload" {
             host.done(&["rollback"]);
-            assert_eq!(host.in_force()?, before, "{change:?}");
+            assert_eq!(host.active_state()?, before, "{change:?}");
         }
     }
     snapshot.check(&expect_file!["snapshots/pending.txt"]);
@@ -82,7 +82,7 @@ fn unconfirmed_changes_are_rolled_back() -> anyhow::Result<()> {
     begin(&host)?;
     for (change, friend, stranger) in CHANGES {
         prepare(&host, change)?;
-        let before = host.in_force()?;
+        let before = host.active_state()?;
         host.done(&[change, WITHIN].concat());
         assert_eq!(
             (host.passes(FRIENDS[0]), host.passes(STRANGERS[0])),
@@ -94,7 +94,7 @@ fn unconfirmed_changes_are_rolled_back() -> anyhow::Result<()> {
             host.passes(FRIENDS[0]) && !host.passes(STRANGERS[0]),
             "the kernel reverts at once: {change:?}"
         );
-        eventually(|| Ok(host.in_force()? == before))?;
+        eventually(|| Ok(host.active_state()? == before))?;
         eventually(|| Ok(host.testbed.json("status")?["unconfirmed"].is_null()))?;
         host.refused(&["confirm"], "nothing-pending", &[]);
         assert!(
@@ -113,11 +113,11 @@ fn unconfirmed_changes_are_rolled_back() -> anyhow::Result<()> {
 fn the_deadline_passes() -> anyhow::Result<()> {
     require_root!();
     let host = Host::new()?;
-    let before = host.in_force()?;
+    let before = host.active_state()?;
     host.run(&["mode", "observe", "--confirm-within", "1s"])?;
     let is_back = || -> anyhow::Result<bool> {
         let status = host.testbed.json("status")?;
-        Ok(status["unconfirmed"].is_null() && host.in_force()? == before)
+        Ok(status["unconfirmed"].is_null() && host.active_state()? == before)
     };
     eventually(is_back)?;
     Ok(())
@@ -131,7 +131,7 @@ fn changes_are_rolled_back_without_a_daemon() -> anyhow::Result<()> {
     begin(&host)?;
     for (change, friend, stranger) in CHANGES {
         prepare(&host, change)?;
-        let before = host.in_force()?;
+        let before = host.active_state()?;
         host.done(&[change, WITHIN].concat());
         host.kill()?;
         assert_eq!(
@@ -151,7 +151,7 @@ fn changes_are_rolled_back_without_a_daemon() -> anyhow::Result<()> {
             host.passes(FRIENDS[0]) && !host.passes(STRANGERS[0]),
             "{change:?}"
         );
-        assert_eq!(host.in_force()?, before, "{change:?}");
+        assert_eq!(host.active_state()?, before, "{change:?}");
         let log = host.daemon().stderr();
         assert!(log.contains("warning[not-confirmed]: "), "{log}");
     }
@@ -232,7 +232,7 @@ fn an_unconfirmed_start_restores_the_earlier_policy() -> anyhow::Result<()> {
 fn a_rollback_ends_the_pending_change() -> anyhow::Result<()> {
     require_root!();
     let host = Host::new()?;
-    let before = host.in_force()?;
+    let before = host.active_state()?;
     host.done(&[
         "add",
         STRANGERS[0],
@@ -244,7 +244,7 @@ fn a_rollback_ends_the_pending_change() -> anyhow::Result<()> {
     assert!(host.passes(STRANGERS[0]));
     host.done(&["rollback"]);
     assert!(!host.passes(STRANGERS[0]));
-    assert_eq!(host.in_force()?, before);
+    assert_eq!(host.active_state()?, before);
     host.done(&["add", STRANGERS[0], "--service", "web"]);
     Ok(())
 }

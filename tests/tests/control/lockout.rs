@@ -43,7 +43,7 @@ fn no_change_cuts_its_connection() -> anyhow::Result<()> {
     );
 
     // `reload`
-    let before = host.in_force()?;
+    let before = host.active_state()?;
     host.write(&stranger)?;
     let mut snapshot = Snapshot::new();
     let ended = host.refused_as_lockout(&["reload"], &["ssh", "tcp/22"]);
@@ -51,7 +51,7 @@ fn no_change_cuts_its_connection() -> anyhow::Result<()> {
     host.write(&closed)?;
     let ended = host.refused_as_lockout(&["reload"], &["tcp/22"]);
     snapshot.ended("reload without the service", &ended, None);
-    assert_eq!(host.in_force()?, before);
+    assert_eq!(host.active_state()?, before);
     host.write(&CONFIG.replace("203.0.113.0/24", "203.0.112.0/24"))?;
     host.done_as_login(&["reload"]);
 

@@ -139,7 +139,7 @@ impl Host {
     }
 
     /// Returns all state that a change could affect: the list, the interfaces, the added prefixes, and the mode.
-    fn in_force(&self) -> anyhow::Result<Value> {
+    fn active_state(&self) -> anyhow::Result<Value> {
         let status = self.testbed.json("status")?;
         let mut list = self.testbed.json("list")?;
         list["generation"] = Value::Null;

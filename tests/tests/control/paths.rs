@@ -198,11 +198,11 @@ fn a_token_of_another_user_is_refused() -> anyhow::Result<()> {
 fn a_reload_is_as_strict_as_a_start() -> anyhow::Result<()> {
     require_root!();
     let host = Host::new()?;
-    let before = host.in_force()?;
+    let before = host.active_state()?;
     host.write(&format!("default = 'drop'\n{CONFIG}"))?;
     set_mode(Path::new(&host.config), 0o666)?;
     host.refused(&["reload"], "untrusted-path", &["allowlist.toml"]);
-    assert_eq!(host.in_force()?, before);
+    assert_eq!(host.active_state()?, before);
     Ok(())
 }
 

@@ -80,7 +80,7 @@ fn ordinary_users_have_no_access() -> anyhow::Result<()> {
     let host = Host::new()?;
     host.done(&["add", "192.0.2.77", "--service", "web"]);
     make_accessible(&host)?;
-    let before = host.in_force()?;
+    let before = host.active_state()?;
     let mut snapshot = Snapshot::new();
     for command in COMMANDS {
         let ended = host.unprivileged(NOBODY, command)?;
@@ -98,7 +98,7 @@ fn ordinary_users_have_no_access() -> anyhow::Result<()> {
         );
     }
     snapshot.check(&expect_file!["snapshots/unprivileged.txt"]);
-    assert_eq!(host.in_force()?, before);
+    assert_eq!(host.active_state()?, before);
     assert!(host.passes(FRIENDS[0]) && !host.passes(STRANGERS[0]));
     Ok(())
 }

@@ -106,7 +106,7 @@ fn refused_reloads_change_nothing() -> anyhow::Result<()> {
         CONFIG.replace("allow = [\"friends\"]", "allow = [\"friends\", \"vendor\"]"),
         vendor.url("/page")
     );
-    let before = host.in_force()?;
+    let before = host.active_state()?;
     let long = format!(
         "interfaces = [\"eth0\", \"eth1\"]{}",
         CONFIG
@@ -121,7 +121,7 @@ fn refused_reloads_change_nothing() -> anyhow::Result<()> {
         if code != "attach-failed" {
             snapshot.ended(title, &ended, Some(&host.testbed.scratch));
         }
-        assert_eq!(host.in_force()?, before, "{config}");
+        assert_eq!(host.active_state()?, before, "{config}");
         assert!(
             host.passes(FRIENDS[0]) && !host.passes(STRANGERS[0]),
             "{config}"

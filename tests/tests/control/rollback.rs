@@ -6,28 +6,28 @@ use super::*;
 fn a_rollback_restores_the_whole_policy() -> anyhow::Result<()> {
     require_root!();
     let mut host = Host::new()?;
-    let first = host.in_force()?;
+    let first = host.active_state()?;
     let mut snapshot = Snapshot::new();
     let ended = host.refused(&["rollback"], "unknown-policy", &[]);
     snapshot.ended("rollback", &ended, None);
     host.done(&["add", STRANGERS[0], "--service", "web"]); // 2
     host.done(&["mode", "observe"]); // 3
-    let third = host.in_force()?;
+    let third = host.active_state()?;
     host.write(&format!("default = 'drop'\n{CONFIG}"))?;
     host.done(&["reload"]); // 4
     host.done(&["remove", STRANGERS[0]]); // 5
-    let fifth = host.in_force()?;
+    let fifth = host.active_state()?;
     let list: Value = serde_json::from_str(&host.done(&["rollback", "--list", "--json"]))?;
     let newest = list["policies"][0]["what"].as_str().unwrap_or_default();
     assert!(newest.contains("192.0.2.66/32"), "{list}");
     let list = host.done(&["rollback", "--list"]);
     snapshot.text("rollback --list", &list, Some(&host.testbed.scratch));
     host.done(&["rollback", "3"]);
-    assert_eq!(host.in_force()?, third);
+    assert_eq!(host.active_state()?, third);
     host.done(&["rollback"]);
-    assert_eq!(host.in_force()?, fifth);
+    assert_eq!(host.active_state()?, fifth);
     host.done(&["rollback", "1"]);
-    assert_eq!(host.in_force()?, first);
+    assert_eq!(host.active_state()?, first);
     for (number, code, names) in [
         ("99", "unknown-policy", &["99", "1, 2"][..]),
         ("8", "already-active", &["8"]),
@@ -40,11 +40,11 @@ fn a_rollback_restores_the_whole_policy() -> anyhow::Result<()> {
     // The configuration file is suppressed until it changes.
     host.kill()?;
     host.start(&[])?;
-    assert_eq!(host.in_force()?, first);
+    assert_eq!(host.active_state()?, first);
     host.done(&["reload"]);
     assert_eq!(host.testbed.json("status")?["default"], "drop");
     host.done(&["rollback"]);
-    assert_eq!(host.in_force()?, first);
+    assert_eq!(host.active_state()?, first);
     host.write(&format!("# repaired\ndefault = 'drop'\n{CONFIG}"))?;
     host.kill()?;
     host.start(&[])?;

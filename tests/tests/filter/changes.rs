@@ -48,8 +48,8 @@ impl Setup {
         let state = StateDir::open(&self.testbed.scratch.file("state"))?;
         let source = config.policy.source("vendor").context("no such source")?;
         let mut feed = state.load_readonly(source)?.context("no stored list")?;
-        for held in &mut feed.held {
-            held.until = jiff::Timestamp::UNIX_EPOCH;
+        for grace in &mut feed.grace {
+            grace.until = jiff::Timestamp::UNIX_EPOCH;
         }
         Ok(state.store(source, &feed)?)
     }

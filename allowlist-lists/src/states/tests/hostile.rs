@@ -222,16 +222,16 @@ impl Played {
     }
 
     fn active(&self) -> PerFamily {
-        let mut active: Vec<_> = self.feed().into_iter().flat_map(Feed::in_force).collect();
+        let mut active: Vec<_> = self.feed().into_iter().flat_map(Feed::active).collect();
         active.sort_unstable();
         size(&active)
     }
 
     /// The grace prefixes from before the operator accepted a list.
     fn settled(&self) -> PerFamily {
-        let held = self.feed().into_iter().flat_map(|feed| &feed.held);
-        let settled = held.filter(|held| held.seconds == u64::MAX);
-        let mut settled: Vec<IpNet> = settled.map(|held| held.prefix).collect();
+        let grace = self.feed().into_iter().flat_map(|feed| &feed.grace);
+        let settled = grace.filter(|grace| grace.seconds == u64::MAX);
+        let mut settled: Vec<IpNet> = settled.map(|grace| grace.prefix).collect();
         settled.sort_unstable();
         size(&settled)
     }

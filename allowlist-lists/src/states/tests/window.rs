@@ -231,7 +231,7 @@ fn a_list_that_came_before_the_last_good_one_is_compared_with_it() {
     );
     let feed = after("32.0.0.0/17").expect("passes").feed;
     assert_eq!(feed.prefixes, list("32.0.0.0/17"));
-    assert_eq!(feed.held.len(), 1);
+    assert_eq!(feed.grace.len(), 1);
     assert_eq!(feed.changes.len(), 1);
     let silent = Host::new();
     let proposal = silent

@@ -3,7 +3,7 @@
 use allowlist_common::abi::Exemptions;
 use allowlist_common::judge::Decision;
 use allowlist_common::verdict::Reason;
-use allowlist_policy::Held;
+use allowlist_policy::GracePrefix;
 use allowlist_policy::compile::IdTable;
 use expect_test::expect;
 use serde_json::json;
@@ -22,12 +22,12 @@ fn meta() -> GenerationMeta {
         interfaces: Vec::new(),
         allow: allow.iter().map(|&name| name.to_owned()).collect(),
     };
-    let source = |holds: Vec<Held>| SourceMeta {
+    let source = |grace_prefixes: Vec<GracePrefix>| SourceMeta {
         origin: "https://vendor.example/".to_owned(),
         regions: vec!["EU".to_owned(), "US".to_owned()],
         prefixes: 2,
-        held: holds.len(),
-        holds,
+        grace: grace_prefixes.len(),
+        grace_prefixes,
         fetched: Some(time("2026-01-01T00:00:00Z")),
         failure: Some("cannot be reached".to_owned()),
         failure_code: Some(allowlist_policy::error_code::ErrorCode::Unreachable),
@@ -35,7 +35,7 @@ fn meta() -> GenerationMeta {
         refused: false,
         notes: Vec::new(),
     };
-    let held = Held {
+    let grace = GracePrefix {
         prefix: "192.0.2.0/24".parse().expect("a prefix"),
         until: time("2026-01-02T12:00:00Z"),
         seconds: 0,
@@ -54,7 +54,7 @@ fn meta() -> GenerationMeta {
             .into(),
         sources: [
             ("office", source(Vec::new())),
-            ("vendor", source(vec![held])),
+            ("vendor", source(vec![grace])),
         ]
         .map(|(name, source)| (name.to_owned(), source))
         .into(),
@@ -113,7 +113,7 @@ fn with_a_record() {
         192.0.2.9 to tcp/443 on eth0 passes; generation 3
         pass allowed: step 4: web covers it and allows vendor, which lists 192.0.2.9
 
-        prefix        reaches  listed by      held
+        prefix        reaches  listed by      grace period
         192.0.2.0/24  ssh web  office vendor  for vendor until 2026-01-02T12:00:00Z
 
         source  state    age  last hit  regions  from
@@ -136,7 +136,7 @@ fn without_a_record() {
         192.0.2.9 to tcp/443 on eth0 passes; generation 3
         pass allowed: step 4: a service that the record does not know covers it and allows a source that the record does not know, which lists 192.0.2.9
 
-        prefix        reaches  listed by  held
+        prefix        reaches  listed by  grace period
         192.0.2.0/24                      -
 
         the names of services and sources are unknown: this state directory has no record
@@ -184,7 +184,7 @@ fn open_flows_are_reported() {
 
         this host has 2 flows with 192.0.2.9: answers to them pass
 
-        prefix        reaches  listed by      held
+        prefix        reaches  listed by      grace period
         192.0.2.0/24  ssh web  office vendor  for vendor until 2026-01-02T12:00:00Z
 
         source  state    age  last hit  regions  from

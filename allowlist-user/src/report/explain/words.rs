@@ -38,8 +38,8 @@ impl Report for Explanation {
                 .map(move |name| json!({ "name": name, "decisions": decisions }))
         });
         let prefixes = self.prefixes.iter().map(|matching| {
-            let held: Map<_, _> = matching
-                .held
+            let grace: Map<_, _> = matching
+                .grace
                 .iter()
                 .map(|(source, until)| (source.clone(), json!(until)))
                 .collect();
@@ -47,7 +47,7 @@ impl Report for Explanation {
                 "prefix": matching.prefix,
                 "services": matching.services,
                 "sources": matching.sources,
-                "held_until": held,
+                "held_until": grace,
             })
         });
         let sources: Map<_, _> = self
@@ -193,17 +193,17 @@ impl Explanation {
         if self.prefixes.is_empty() {
             return format!("\nno active prefix contains {}\n", self.question.address);
         }
-        let mut prefixes = table(&["prefix", "reaches", "listed by", "held"], &[]);
+        let mut prefixes = table(&["prefix", "reaches", "listed by", "grace period"], &[]);
         for matching in &self.prefixes {
-            let held = matching.held.iter();
-            let held = held.map(|(source, until)| format!("for {source} until {until:.0}"));
+            let grace = matching.grace.iter();
+            let grace = grace.map(|(source, until)| format!("for {source} until {until:.0}"));
             prefixes.add_row([
                 matching.prefix.to_string(),
                 matching.services.join(" "),
                 matching.sources.join(" "),
-                match held.collect::<Vec<_>>().join(", ") {
+                match grace.collect::<Vec<_>>().join(", ") {
                     none if none.is_empty() => "-".to_owned(),
-                    held => held,
+                    grace => grace,
                 },
             ]);
         }
