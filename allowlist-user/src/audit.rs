@@ -226,9 +226,9 @@ impl fmt::Display for AuditAction {
             Self::Start { from, policy } => write!(out, "start by {from}, policy {policy}"),
             Self::Stop { filtering: true } => out.write_str("stop; the filter stays attached"),
             Self::Stop { filtering: false } => out.write_str("stop; nothing is filtered"),
-            Self::Add(prefixes) => write!(out, "add {prefixes}"),
-            Self::Remove(prefixes) => write!(out, "remove {prefixes}"),
-            Self::Expire(prefixes) => write!(out, "expire {prefixes}"),
+            Self::Add(prefixes) => write!(out, "add {}", prefixes.text("to")),
+            Self::Remove(prefixes) => write!(out, "remove {}", prefixes.text("from")),
+            Self::Expire(prefixes) => write!(out, "expire {}", prefixes.text("from")),
             Self::Mode { mode } => write!(out, "mode {}", mode.name()),
             Self::Accept { source, id } => {
                 write!(out, "accept the list of {source}")?;
@@ -254,8 +254,9 @@ impl fmt::Display for AuditAction {
     }
 }
 
-impl fmt::Display for Prefixes {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Prefixes {
+    /// Returns the prefixes with their services, in one line; `preposition` precedes the services.
+    fn text(&self, preposition: &str) -> String {
         let shown = self.prefixes.iter().take(MAX_SHOWN_PREFIXES);
         let mut words: Vec<String> = shown.map(ToString::to_string).collect();
         let left = MAX_SHOWN_PREFIXES - words.len();
@@ -267,7 +268,7 @@ impl fmt::Display for Prefixes {
         // A refused request may lack the service.
         let services = self.services.join(" ");
         if !services.is_empty() {
-            words.push(format!("at {services}"));
+            words.push(format!("{preposition} {services}"));
         }
         if let Some(until) = self.until {
             words.push(format!("until {}", until.strftime("%Y-%m-%d %H:%M:%SZ")));
@@ -275,7 +276,7 @@ impl fmt::Display for Prefixes {
         if let Some(note) = &self.note {
             words.push(format!("({note})"));
         }
-        out.write_str(&words.join(" "))
+        words.join(" ")
     }
 }
 

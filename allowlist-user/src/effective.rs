@@ -372,7 +372,7 @@ fn added(old: &EffectiveState, new: &EffectiveState, lines: &mut Lines) {
         .filter(|(_, old, new)| (old.until, &old.note) != (new.until, &new.note));
     let kept: Vec<_> = kept.collect();
     for ((service, prefix), old, new) in kept.iter().take(NAMED) {
-        let key = format!("{prefix} at {service}");
+        let key = format!("{prefix} to {service}");
         lines.value(&key, &old.until, &new.until, |until| match until {
             Some(until) => format!("until {}", at(*until)),
             None => "no end".to_owned(),

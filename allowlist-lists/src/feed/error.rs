@@ -87,7 +87,7 @@ pub enum FeedError {
     TooMuchMemory,
     /// A selector matches nothing in a well-formed document.
     #[error(
-        "names no prefix: {selects} matches nothing in {found}; correct `select` if the list has changed its shape"
+        "contains no prefix: {selects} matches nothing in {found}; correct `select` if the list has changed its shape"
     )]
     NothingSelected {
         /// The selectors, quoted.
@@ -263,11 +263,11 @@ pub enum FeedError {
         found: String,
     },
     /// The list is well-formed and has no prefix.
-    #[error("names no prefix; a list has at least one: check its origin")]
+    #[error("contains no prefix; a list has at least one: check its origin")]
     NoPrefixes,
     /// The page marks all its prefixes as deprecated or expired.
     #[error(
-        "names no prefix that is still valid: {note}; correct `page`, or look for the vendor's new list"
+        "contains no prefix that is still valid: {note}; correct `page`, or look for the vendor's new list"
     )]
     AllLeftOut {
         /// The note about the first prefix.

@@ -30,7 +30,7 @@ impl Config {
             && !self.covers_ssh();
         is_open.then(|| {
             format!(
-                "SSH is open to everybody: no service covers tcp/{SSH}, and default = \"pass\"; add [services.ssh] to restrict it to the networks from which you log in"
+                "SSH is allowed from every address: no service covers tcp/{SSH}, and default = \"pass\"; add [services.ssh] to restrict it to the networks from which you log in"
             )
         })
     }

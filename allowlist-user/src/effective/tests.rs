@@ -176,7 +176,7 @@ fn modes_and_added_prefixes() {
     check(
         (Mode::Enforce, &one),
         (Mode::Enforce, &until),
-        &expect!["192.0.2.77/32 at ssh: no end -> until 1970-01-01 00:01:00Z"],
+        &expect!["192.0.2.77/32 to ssh: no end -> until 1970-01-01 00:01:00Z"],
     );
     // Expired prefixes and those of removed services are ignored.
     let over = book(&[
