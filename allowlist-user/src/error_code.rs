@@ -10,6 +10,7 @@ use allowlist_policy::error_code::{CodedError, ErrorCode};
 use serde::{Deserialize, Serialize};
 
 use crate::config::ConfigError;
+use crate::export::ExportError;
 
 /// The refusal of a request: the body of an API answer, and the error of the command that made the request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -68,6 +69,8 @@ pub fn code_of(error: &anyhow::Error) -> ErrorCode {
             Some(error.code())
         } else if let Some(error) = cause.downcast_ref::<FetchError>() {
             Some(error.cause.code())
+        } else if let Some(error) = cause.downcast_ref::<ExportError>() {
+            Some(error.code())
         } else if let Some(error) = cause.downcast_ref::<StateError>() {
             Some(error.code())
         } else if let Some(error) = cause.downcast_ref::<allowlist_dataplane::Error>() {

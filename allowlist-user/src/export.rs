@@ -13,6 +13,7 @@ mod tests;
 
 use std::fmt;
 
+use allowlist_policy::error_code::ErrorCode;
 use allowlist_policy::text::on_one_line;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
@@ -252,6 +253,20 @@ pub enum ExportError {
         /// The number of IPv6 prefixes.
         count: usize,
     },
+}
+
+impl ExportError {
+    /// Returns the code of the error.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Empty { .. } => ErrorCode::ListEmpty,
+            Self::TooManyRules { .. } | Self::NoHost { .. } => ErrorCode::Refused,
+            Self::Name { .. }
+            | Self::ReservedChain { .. }
+            | Self::NoAccount { .. }
+            | Self::Account { .. } => ErrorCode::InvalidRequest,
+        }
+    }
 }
 
 /// The lists and options of an export, with the merged prefixes that all formats write.

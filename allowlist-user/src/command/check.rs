@@ -8,17 +8,18 @@ use std::process::ExitCode;
 
 use allowlist_lists::states::SourceStates;
 use allowlist_policy::compile::{IdTable, Tables, compile, require_room};
-use allowlist_policy::error_code::ErrorCode;
+use allowlist_policy::error_code::{CodedError, ErrorCode};
 use allowlist_policy::{AtStart, Feed, Origin, Policy, Snapshot, Source};
-use anyhow::{Result, bail};
+use anyhow::{Error, Result};
 use jiff::Timestamp;
 use log::{info, warn};
 
 use self::interfaces::Interfaces;
 use super::lists::{first_feed, last_good};
-use super::{config, path_warnings, print, print_json, progress, warnings};
+use super::{config, error_text, path_warnings, print, print_json, progress, warnings};
 use crate::cli::{Check, Paths};
 use crate::config::Config;
+use crate::error_code::code_of;
 use crate::generation_meta::GenerationMeta;
 use crate::report::{self, Plan};
 
@@ -66,14 +67,14 @@ pub(super) async fn check(paths: &Paths, check: Check) -> Result<ExitCode> {
     });
     for problem in problems {
         match problem {
-            Ok(failure) => failures.push(failure),
+            Ok(failure) => failures.push(CodedError::new(ErrorCode::MissingLists, failure)),
             Err(warning) => warnings.push(warning),
         }
     }
     let tables = match compiled(&config, &found.lists, &found.missing) {
         Ok(tables) => tables,
         Err(error) => {
-            failures.push(format!("{error:#}"));
+            failures.push(coded(&error));
             // The report then has no prefixes.
             compile(&Policy::default(), &Snapshot::new(), 0, &IdTable::default())?
         }
@@ -100,10 +101,23 @@ pub(super) async fn check(paths: &Paths, check: Check) -> Result<ExitCode> {
     } else {
         print(&report::wrapped(&plan.text()))?;
     }
-    if !failures.is_empty() {
-        bail!("{}", failures.join("\n"));
+    match joined(failures) {
+        Some(failures) => Err(failures.into()),
+        None => Ok(ExitCode::SUCCESS),
     }
-    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns an error as text with its code.
+fn coded(error: &Error) -> CodedError {
+    CodedError::new(code_of(error), format!("{error:#}"))
+}
+
+/// Returns one error for all failures: the first one, and a line with its own code for each other one.
+fn joined(failures: Vec<CodedError>) -> Option<CodedError> {
+    failures.into_iter().reduce(|mut all, failure| {
+        all.error += &format!("\n{}", error_text(&failure.into()));
+        all
+    })
 }
 
 /// Fetches the list of every used source. The last-good list is used if a fetch fails; with `offline`, it is used for
@@ -120,7 +134,7 @@ async fn find(paths: &Paths, config: &Config, offline: bool) -> Found {
         missing: Vec::new(),
         warnings: Vec::new(),
     };
-    let mut without: Vec<(&Source, Option<String>)> = Vec::new();
+    let mut without: Vec<(&Source, Option<CodedError>)> = Vec::new();
     if offline {
         without.extend(far.iter().map(|source| (*source, None)));
     }
@@ -135,7 +149,7 @@ async fn find(paths: &Paths, config: &Config, offline: bool) -> Found {
                 config
                     .policy
                     .source(&source.name)
-                    .map(|source| (source, Some(format!("{error:#}")))),
+                    .map(|source| (source, Some(coded(&error)))),
             ),
         }
     }
@@ -159,12 +173,13 @@ async fn find(paths: &Paths, config: &Config, offline: bool) -> Found {
         found.lists.set_feed(&source.name, feed);
         let failure = failure.or_else(|| {
             let is_missing = found.lists.feed(&source.name).is_none();
-            is_missing.then(|| "no last-good list on disk".to_owned())
+            is_missing
+                .then(|| CodedError::new(ErrorCode::MissingLists, "no last-good list on disk"))
         });
-        if let Some(failure) = failure {
+        if let Some(CodedError { error, code }) = failure {
             found
                 .lists
-                .record_failure(&source.name, ErrorCode::Failed, failure, Timestamp::now());
+                .record_failure(&source.name, code, error, Timestamp::now());
         }
     }
     found

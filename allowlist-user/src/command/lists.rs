@@ -20,6 +20,7 @@ use crate::additions::{Additions, SOURCE_PREFIX, source_name};
 use crate::cli::{Diff, Export, Fetch, History, Paths};
 use crate::config::{Config, provided};
 use crate::control::Client;
+use crate::error_code::code_of;
 use crate::export::{Listed, export as exported};
 use crate::history;
 use crate::journal::PolicyHistory;
@@ -44,7 +45,7 @@ async fn fetch_all<'s>(sources: impl Iterator<Item = &'s Source>) -> Result<Snap
             }
             Err(error) => {
                 failed += 1;
-                log::error!("{error:#}");
+                log::error!(target: &target(&error), "{error:#}");
             }
         }
     }
@@ -57,6 +58,14 @@ async fn fetch_all<'s>(sources: impl Iterator<Item = &'s Source>) -> Result<Snap
     Ok(feeds)
 }
 
+/// Returns the target of a log record that reports an error, which names the code.
+fn target(error: &anyhow::Error) -> String {
+    match code_of(error) {
+        ErrorCode::Failed => "allowlist".to_owned(),
+        code => format!("allowlist::{code}"),
+    }
+}
+
 /// Returns the list in the answer to the first fetch of a source.
 ///
 /// # Errors
@@ -64,12 +73,11 @@ async fn fetch_all<'s>(sources: impl Iterator<Item = &'s Source>) -> Result<Snap
 pub(super) fn first_feed(source: &Source, answer: Answer) -> Result<Feed> {
     match evaluate_update(source, None, answer, false, Timestamp::now()) {
         Ok(renewal) => Ok(renewal.feed),
-        Err(refused) => bail!(
-            "source {}: {}: {}",
-            source.name,
-            source.origin,
-            refused.rejection
-        ),
+        Err(refused) => {
+            let (name, origin) = (&source.name, &source.origin);
+            let error = format!("source {name}: {origin}: {}", refused.rejection);
+            Err(CodedError::new(refused.rejection.code(), error).into())
+        }
     }
 }
 

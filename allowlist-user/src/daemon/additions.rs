@@ -151,7 +151,12 @@ impl Daemon {
         actor: &Actor,
     ) -> Result<ApplyOutcome, ApiError> {
         let what = match &edits[..] {
-            [one] => format!("{verb} {} {} {}", one.prefix(), one.preposition(), one.service()),
+            [one] => format!(
+                "{verb} {} {} {}",
+                one.prefix(),
+                one.preposition(),
+                one.service()
+            ),
             all => format!("{verb} {} prefixes", all.len()),
         };
         let change = crate::journal::Change {

@@ -3,6 +3,7 @@
 use allowlist_dataplane::Entry;
 use allowlist_policy::Verdict;
 use allowlist_policy::compile::Tables;
+use allowlist_policy::error_code::CodedError;
 use allowlist_policy::text::indented;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -28,7 +29,7 @@ pub struct Plan<'a> {
     /// The expected result of attaching to each interface that is present.
     pub attach: &'a [ExpectedAttach],
     /// The reasons why a start would fail, or would wait for a list.
-    pub failures: &'a [String],
+    pub failures: &'a [CodedError],
     /// The time of the report.
     pub now: Timestamp,
 }
@@ -67,7 +68,7 @@ impl Plan<'_> {
             text += &format!("note: {note}\n");
         }
         for failure in self.failures {
-            text += &format!("not ok: {}\n", indented(failure));
+            text += &format!("not ok: {}\n", indented(&failure.error));
         }
         if !self.failures.is_empty() {
             return text;
@@ -130,7 +131,7 @@ impl Plan<'_> {
         });
         json!({
             "ok": self.failures.is_empty(),
-            "failures": self.failures,
+            "failures": self.failures.iter().map(|failure| &failure.error).collect::<Vec<_>>(),
             "warnings": self.warnings,
             "notes": self.notes,
             "interfaces": self.config.interfaces,

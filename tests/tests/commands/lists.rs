@@ -123,7 +123,7 @@ fn export_reads_last_good_lists_and_fetches_the_others() -> anyhow::Result<()> {
         &home,
         &["export", "--format", "nft", "office", "--name", "of fice"],
     )?;
-    check_failed(&ended, 1, "error: ");
+    check_error(&ended, "invalid-request");
     snapshot.ended("a name with a space", &ended, None);
     snapshot.check(&expect_file!["snapshots/export.txt"]);
     Ok(())

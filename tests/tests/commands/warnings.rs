@@ -134,6 +134,8 @@ fn loopback_is_refused() -> anyhow::Result<()> {
             if command == "run" {
                 check_error(&ended, "unsupported-interface");
             }
+            let error = "error[unsupported-interface]: ";
+            assert!(ended.stderr.starts_with(error), "{ended:?}");
             let title = [&[command], arguments].concat().join(" ");
             let title = normalized(&title, Some(&site.scratch));
             snapshot.ended(&title, &ended, Some(&site.scratch));

@@ -3,6 +3,7 @@
 use allowlist_dataplane::driver;
 use allowlist_dataplane::interface;
 use allowlist_dataplane::netlink::index_of;
+use allowlist_policy::error_code::{CodedError, ErrorCode};
 use allowlist_policy::hints;
 
 use crate::config::Config;
@@ -16,14 +17,14 @@ pub(super) struct Interfaces {
     pub(super) warnings: Vec<String>,
     pub(super) notes: Vec<String>,
     /// The reasons why a start would fail.
-    pub(super) failures: Vec<String>,
+    pub(super) failures: Vec<CodedError>,
 }
 
 impl Interfaces {
     pub(super) async fn read(config: &Config) -> Self {
         let mut found = Self::default();
         if let Err(error) = interface::require_distinct(&config.interfaces) {
-            found.failures.push(format!("{error:#}"));
+            found.failures.push(coded(&error));
         }
         for name in &config.interfaces {
             found.read_one(config, name).await;
@@ -33,7 +34,10 @@ impl Interfaces {
 
     async fn read_one(&mut self, config: &Config, name: &str) {
         if name == interface::LOOPBACK {
-            self.failures.push(interface::loopback(name));
+            self.failures.push(CodedError::new(
+                ErrorCode::UnsupportedInterface,
+                interface::loopback(name),
+            ));
             return;
         }
         if index_of(name).is_none() {
@@ -45,7 +49,7 @@ impl Interfaces {
         let facts = match interface::look_up(name).await {
             Ok(facts) => facts,
             Err(error) => {
-                self.failures.push(format!("{error:#}"));
+                self.failures.push(coded(&error));
                 return;
             }
         };
@@ -64,4 +68,9 @@ impl Interfaces {
             )),
         }
     }
+}
+
+/// Returns an error as text with its code.
+fn coded(error: &allowlist_dataplane::Error) -> CodedError {
+    CodedError::new(error.code(), format!("{error:#}"))
 }

@@ -21,6 +21,7 @@ fn invalid_names_are_refused() {
     ] {
         let error = export_one(format, given, &prefixes(VENDOR)).expect_err("the name is invalid");
         assert!(matches!(error, ExportError::Name { .. }), "{error}");
+        assert_eq!(error.code(), ErrorCode::InvalidRequest);
         errors.push(error.to_string());
     }
     for (given, expected) in [("input", "INPUT"), ("Accept", "ACCEPT")] {
@@ -60,6 +61,7 @@ fn an_empty_export_is_refused() {
     let mut errors = BTreeSet::new();
     for format in Format::ALL {
         let error = export_one(format, "vendor", &[]).expect_err("the list is empty");
+        assert_eq!(error.code(), ErrorCode::ListEmpty);
         errors.insert(error.to_string());
         assert_eq!(export(format, &options("vendor"), &[]), Err(error));
     }
@@ -71,6 +73,7 @@ fn an_empty_export_is_refused() {
 fn a_security_group_has_at_most_1000_rules() {
     assert!(export_one(Format::AwsSecurityGroup, "a", &apart(1000)).is_ok());
     let error = export_one(Format::AwsSecurityGroup, "a", &apart(1001)).expect_err("too many");
+    assert_eq!(error.code(), ErrorCode::Refused);
     expect!["1001 IPv4 prefixes do not fit into a security group, which has up to 1000 rules; export fewer sources, or run the filter on the host"].assert_eq(&error.to_string());
 }
 
